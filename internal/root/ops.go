@@ -1,0 +1,157 @@
+// Package root is the one place where aivm acts with root's rights.
+//
+// It owns the typed records (Op) of everything privileged aivm ever does, the
+// helper process that executes them ("sudo aivm root-apply") and the client
+// that talks to it. It accepts nothing but these records, and shows each in
+// words with the nearest shell line before it runs.
+//
+// It never decides whether something should be done: that is plan's and the
+// person's business. Invariants: at most one sudo process per run; every path
+// and name in a record is checked again inside the helper; nothing recursive
+// is ever done at or below a directory that can hold a mount.
+package root
+
+import (
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"al.essio.dev/pkg/shellescape"
+)
+
+// ExportBase is the directory below which every VM has its export root
+// (ExportBase/VMKEY) with one token directory per shared folder. It lies
+// outside VM storage, so nothing done to disks can reach a shared folder.
+const ExportBase = "/var/lib/aivm/export"
+
+// ExportRoot is the directory the virtiofs device of the VM with this key
+// serves. The key is the owner's uid and the VM's name (VMKey).
+func ExportRoot(vmKey string) string { return filepath.Join(ExportBase, vmKey) }
+
+// VMKey names a VM machine-wide: two users may each have a VM called "a".
+func VMKey(uid int, vm string) string { return strconv.Itoa(uid) + "-" + vm }
+
+// Op is one privileged action. The interface is sealed: the helper knows
+// exactly the kinds in this file.
+type Op interface {
+	Kind() string
+	// Shows returns the nearest shell lines, for people.
+	Shows() []string
+	sealed()
+}
+
+// Export makes the export root of a VM: a directory that is a shared mount of
+// its own, so that binds made later reach virtiofsd (shares.md 1).
+type Export struct {
+	VMKey string `json:"vm_key"`
+}
+
+// Bind puts a host folder onto a token with the share primitive: opened
+// without following links, cloned, made nosuid and nodev (read-only if RO),
+// owners mapped (guest uid 1000 = UID:GID, guest root = nobody), then moved
+// below the export root. Dev and Ino are the folder that was approved; another
+// inode at that path is refused.
+type Bind struct {
+	Src   string `json:"src"`
+	VMKey string `json:"vm_key"`
+	Token string `json:"token"`
+	RO    bool   `json:"ro,omitempty"`
+	UID   int    `json:"uid"`
+	GID   int    `json:"gid"`
+	Dev   uint64 `json:"dev"`
+	Ino   uint64 `json:"ino"`
+}
+
+// Unbind takes a token away again. It never unmounts lazily: a busy token is
+// an error.
+type Unbind struct {
+	VMKey string `json:"vm_key"`
+	Token string `json:"token"`
+}
+
+// Unexport removes the (empty) export root of a VM.
+type Unexport struct {
+	VMKey string `json:"vm_key"`
+}
+
+// Packages installs packages with the host's package manager.
+type Packages struct {
+	Manager string   `json:"manager"` // "apt"
+	Names   []string `json:"names"`
+}
+
+// Service starts a daemon: through systemd where it runs, directly otherwise.
+type Service struct {
+	Name string `json:"name"` // "libvirtd", "virtlogd"
+}
+
+// LibvirtSocket opens libvirt's socket as root and passes the open descriptor
+// to the caller, for a user who may use sudo but is not in group libvirt.
+type LibvirtSocket struct {
+	Path string `json:"path"`
+}
+
+// BuildImage builds a bootable guest image from the machine's own package
+// mirror and passes an open descriptor of the finished qcow2 to the caller, so
+// that root writes nothing at a path the caller chose.
+type BuildImage struct {
+	Distro string `json:"distro"` // "debian-12"
+}
+
+// Kind implements Op.
+func (Export) Kind() string        { return "export" }
+func (Bind) Kind() string          { return "bind" }
+func (Unbind) Kind() string        { return "unbind" }
+func (Unexport) Kind() string      { return "unexport" }
+func (Packages) Kind() string      { return "packages" }
+func (Service) Kind() string       { return "service" }
+func (LibvirtSocket) Kind() string { return "libvirt-socket" }
+func (BuildImage) Kind() string    { return "build-image" }
+
+func (Export) sealed()        {}
+func (Bind) sealed()          {}
+func (Unbind) sealed()        {}
+func (Unexport) sealed()      {}
+func (Packages) sealed()      {}
+func (Service) sealed()       {}
+func (LibvirtSocket) sealed() {}
+func (BuildImage) sealed()    {}
+
+// Shows implements Op.
+func (o Export) Shows() []string {
+	d := ExportRoot(o.VMKey)
+	return []string{"mkdir -p " + d, "mount --bind " + d + " " + d, "mount --make-shared " + d}
+}
+
+func (o Bind) Shows() []string {
+	opts := "nosuid,nodev"
+	if o.RO {
+		opts += ",ro"
+	}
+	return []string{fmt.Sprintf("mount --bind -o %s,X-mount.idmap='u:%d:1000:1 u:65534:0:1 g:%d:1000:1 g:65534:0:1' %s %s",
+		opts, o.UID, o.GID, quote(o.Src), filepath.Join(ExportRoot(o.VMKey), o.Token))}
+}
+
+func (o Unbind) Shows() []string {
+	return []string{"umount " + filepath.Join(ExportRoot(o.VMKey), o.Token)}
+}
+
+func (o Unexport) Shows() []string {
+	d := ExportRoot(o.VMKey)
+	return []string{"umount " + d, "rmdir " + d}
+}
+
+func (o Packages) Shows() []string {
+	return []string{"apt-get install --no-install-recommends " + strings.Join(o.Names, " ")}
+}
+
+func (o Service) Shows() []string { return []string{"start " + o.Name} }
+
+func (o LibvirtSocket) Shows() []string { return []string{"connect to " + o.Path} }
+
+func (o BuildImage) Shows() []string {
+	return []string{"mmdebstrap (" + o.Distro + ", from this machine's package mirror) into a bootable qcow2"}
+}
+
+func quote(s string) string { return shellescape.Quote(s) }

@@ -1,0 +1,60 @@
+// Package ui owns everything aivm says: streams, progress, tables, JSON, and
+// errors with their hints and exit statuses.
+//
+// It never decides anything and never touches the host. Invariants: results go
+// to stdout, talk to stderr; whatever came from outside is printed with
+// control characters made visible (Clean).
+package ui
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Exit statuses of the program. "ssh" passes the remote status and uses
+// ExitSSH for every failure of its own, as OpenSSH does.
+const (
+	ExitOK          = 0
+	ExitUsage       = 1
+	ExitRefused     = 2
+	ExitApproval    = 3
+	ExitInterrupted = 130
+	ExitSSH         = 255
+)
+
+// Error is a failure a person can act on: one sentence, then hints, each the
+// next command to type or a plain remark.
+type Error struct {
+	Exit    int
+	Kind    string // "usage", "refused", "approval", "failed", "interrupted"
+	Message string // lower case, no full stop
+	Hints   []string
+	Err     error // the cause, already part of Message
+}
+
+func (e *Error) Error() string { return e.Message }
+func (e *Error) Unwrap() error { return e.Err }
+
+// Hint adds hint lines and returns e.
+func (e *Error) Hint(h ...string) *Error { e.Hints = append(e.Hints, h...); return e }
+
+func newError(exit int, kind, format string, args []any) *Error {
+	err := fmt.Errorf(format, args...)
+	return &Error{Exit: exit, Kind: kind, Message: err.Error(), Err: errors.Unwrap(err)}
+}
+
+// Usage is a mistake on the command line.
+func Usage(format string, args ...any) *Error { return newError(ExitUsage, "usage", format, args) }
+
+// Refused is something aivm will not do as things are; nothing was changed.
+func Refused(format string, args ...any) *Error {
+	return newError(ExitRefused, "refused", format, args)
+}
+
+// Failed is something that was tried and went wrong.
+func Failed(format string, args ...any) *Error { return newError(ExitRefused, "failed", format, args) }
+
+// NeedsApproval is a plan that was declined, or could not be asked about.
+func NeedsApproval(format string, args ...any) *Error {
+	return newError(ExitApproval, "approval", format, args)
+}
