@@ -1,0 +1,221 @@
+package ui
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxAnswer bounds a line read at a prompt.
+const maxAnswer = 4096
+
+// Confirm asks a yes-or-no question and reads one line; an empty answer takes
+// the default, an unclear one asks again, the end of input is a no. Without a
+// terminal on stdin nobody can answer: an approval error (exit 3).
+func (s *Streams) Confirm(ctx context.Context, question string, defaultYes bool) (bool, error) {
+	choice := "[y/N]"
+	if defaultYes {
+		choice = "[Y/n]"
+	}
+	for {
+		answer, err := s.prompt(ctx, question, choice+" ")
+		if errors.Is(err, io.EOF) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		switch strings.ToLower(strings.TrimSpace(answer)) {
+		case "":
+			return defaultYes, nil
+		case "y", "yes":
+			return true, nil
+		case "n", "no":
+			return false, nil
+		}
+		choice = "please answer y or n:"
+	}
+}
+
+// AskLine asks for one line, such as a name to be typed, and returns it without
+// its line end and surrounding blanks.
+func (s *Streams) AskLine(ctx context.Context, question string) (string, error) {
+	answer, err := s.prompt(ctx, question, "")
+	if errors.Is(err, io.EOF) {
+		return "", NeedsApproval("no answer to: %s", Clean(question))
+	}
+	return strings.TrimSpace(answer), err
+}
+
+// Choose shows a numbered menu and returns the index of the chosen item. It
+// asks again on bad input.
+func (s *Streams) Choose(ctx context.Context, question string, items []string) (int, error) {
+	if len(items) == 0 {
+		return 0, Failed("nothing to choose from: %s", Clean(question))
+	}
+	var menu strings.Builder
+	menu.WriteString(CleanLines(question) + "\n")
+	for i, it := range items {
+		fmt.Fprintf(&menu, "  %d) %s\n", i+1, Clean(it))
+	}
+	ask := menu.String()
+	for {
+		answer, err := s.ask(ctx, question, ask+fmt.Sprintf("number [1-%d]: ", len(items)))
+		if errors.Is(err, io.EOF) {
+			return 0, NeedsApproval("no answer to: %s", Clean(question))
+		}
+		if err != nil {
+			return 0, err
+		}
+		n, err := strconv.Atoi(strings.TrimSpace(answer))
+		if err == nil && n >= 1 && n <= len(items) {
+			return n - 1, nil
+		}
+		ask = fmt.Sprintf("%q is not one of them; ", CleanTo(strings.TrimSpace(answer), 40))
+	}
+}
+
+func (s *Streams) prompt(ctx context.Context, question, tail string) (string, error) {
+	return s.ask(ctx, question, CleanLines(question)+" "+tail)
+}
+
+// ask shows text and reads one line. The live line stays off the screen
+// meanwhile, and a prompt left by Ctrl-C ends its line.
+func (s *Streams) ask(ctx context.Context, question, text string) (string, error) {
+	if !s.InTTY {
+		return "", NeedsApproval("there is no terminal to ask on: %s", Clean(question))
+	}
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	defer s.Suspend()()
+	s.mu.Lock()
+	_, err := io.WriteString(sink(s.Err), text)
+	s.mu.Unlock()
+	if err != nil {
+		return "", fmt.Errorf("asking: %w", err)
+	}
+	line, err := readLine(ctx, s.In)
+	if err != nil {
+		s.mu.Lock()
+		_, _ = io.WriteString(sink(s.Err), "\n")
+		s.mu.Unlock()
+	}
+	return line, err
+}
+
+// readLine takes exactly one line, byte by byte: what follows belongs to
+// whoever reads next, perhaps a child process. The end of input after some
+// bytes ends the line; before the first it is io.EOF.
+func readLine(ctx context.Context, r io.Reader) (string, error) {
+	next, stop, err := byteReader(ctx, r)
+	if err != nil {
+		return "", err
+	}
+	defer stop()
+	var line []byte
+	for {
+		b, err := next()
+		switch {
+		case errors.Is(err, io.EOF) && len(line) > 0:
+			return string(line), nil
+		case err != nil:
+			return "", err
+		case b == '\n':
+			return strings.TrimSuffix(string(line), "\r"), nil
+		}
+		if line = append(line, b); len(line) > maxAnswer {
+			return "", Usage("the answer is longer than %d bytes", maxAnswer)
+		}
+	}
+}
+
+// byteReader returns a function that reads one byte of r and gives up when ctx
+// is done. A read on a terminal cannot be interrupted, so a file is polled
+// together with a pipe that the cancellation writes to: no goroutine stays
+// behind to swallow the next line typed.
+func byteReader(ctx context.Context, r io.Reader) (next func() (byte, error), stop func(), err error) {
+	f, ok := r.(*os.File)
+	if !ok {
+		return func() (byte, error) { return readDetached(ctx, r) }, func() {}, nil
+	}
+	wakeR, wakeW, err := os.Pipe()
+	if err != nil {
+		return nil, nil, fmt.Errorf("waiting for an answer: %w", err)
+	}
+	woken := make(chan struct{})
+	unhook := context.AfterFunc(ctx, func() {
+		_, _ = wakeW.Write([]byte{0})
+		close(woken)
+	})
+	stop = func() {
+		if !unhook() {
+			<-woken
+		}
+		_ = wakeR.Close()
+		_ = wakeW.Close()
+	}
+	next = func() (byte, error) {
+		if err := waitReadable(f, wakeR); err != nil {
+			return 0, err
+		}
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		var b [1]byte
+		_, err := io.ReadFull(f, b[:])
+		return b[0], err
+	}
+	return next, stop, nil
+}
+
+func waitReadable(f, wake *os.File) error {
+	fc, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	wc, err := wake.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var pollErr error
+	err = fc.Control(func(fd uintptr) {
+		pollErr = wc.Control(func(wfd uintptr) {
+			fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(wfd), Events: unix.POLLIN}}
+			for {
+				_, err = unix.Poll(fds, -1)
+				if !errors.Is(err, unix.EINTR) {
+					return
+				}
+			}
+		})
+	})
+	return errors.Join(err, pollErr)
+}
+
+// readDetached reads one byte of something that is not a file (tests, pipes in
+// memory). A cancelled read stays behind until its reader delivers or closes.
+func readDetached(ctx context.Context, r io.Reader) (byte, error) {
+	type answer struct {
+		b   byte
+		err error
+	}
+	got := make(chan answer, 1)
+	go func() {
+		var b [1]byte
+		_, err := io.ReadFull(r, b[:])
+		got <- answer{b[0], err}
+	}()
+	select {
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	case a := <-got:
+		return a.b, a.err
+	}
+}
