@@ -1,0 +1,229 @@
+package sshcfg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/gofrs/flock"
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+
+	"aivm.dev/aivm/internal/ui"
+)
+
+// File is a file as it was read.
+type File struct {
+	Path   string // as named
+	Target string // where its symlinks lead; Path if there are none
+	Exists bool
+	Mode   fs.FileMode
+	Data   []byte
+	// Blocked says why Target cannot be replaced; nil when it can.
+	Blocked error
+
+	uid, gid int
+	dev, ino uint64
+}
+
+// readFile reads a regular file through its symlinks. A missing file, also at
+// the end of a dangling link, is a File that does not exist; anything else that
+// keeps it from being read is an error.
+func readFile(path string) (File, error) {
+	f := File{Path: path}
+	target, err := resolve(path)
+	if err != nil {
+		return f, err
+	}
+	f.Target = target
+	// O_NONBLOCK: a FIFO in the file's place must not hang us.
+	fh, err := os.OpenFile(target, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		f.Blocked = dirBlocked(filepath.Dir(target))
+		return f, nil
+	}
+	if err != nil {
+		return f, err
+	}
+	defer fh.Close()
+	st, err := fh.Stat()
+	if err != nil {
+		return f, err
+	}
+	if !st.Mode().IsRegular() {
+		return f, fmt.Errorf("%s is not a regular file", target)
+	}
+	if st.Size() > maxFile {
+		return f, fmt.Errorf("%s is larger than %d MiB", target, maxFile>>20)
+	}
+	f.Data = make([]byte, 0, st.Size()+1)
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := fh.Read(buf)
+		f.Data = append(f.Data, buf[:n]...)
+		if n == 0 || err != nil {
+			break
+		}
+	}
+	f.Exists, f.Mode = true, st.Mode().Perm()
+	if s, ok := st.Sys().(*syscall.Stat_t); ok {
+		f.uid, f.gid, f.dev, f.ino = int(s.Uid), int(s.Gid), s.Dev, s.Ino
+	}
+	// A file without its owner's write bit says "not by programs"; rename
+	// would not ask, and root is never asked.
+	if f.Mode&0o200 == 0 {
+		f.Blocked = fmt.Errorf("%s is read-only (mode %04o)", target, f.Mode)
+	} else {
+		f.Blocked = dirBlocked(filepath.Dir(target))
+	}
+	return f, nil
+}
+
+const maxFile = 16 << 20
+
+// dirBlocked says why nothing can be renamed into dir. A missing ~/.ssh is
+// made later, so then its parent counts.
+func dirBlocked(dir string) error {
+	err := unix.Access(dir, unix.W_OK|unix.X_OK)
+	if errors.Is(err, unix.ENOENT) && filepath.Base(dir) == ".ssh" {
+		dir = filepath.Dir(dir)
+		err = unix.Access(dir, unix.W_OK|unix.X_OK)
+	}
+	if err != nil {
+		return fmt.Errorf("%s cannot be written: %w", dir, err)
+	}
+	if st, err := os.Stat(dir); err == nil && st.Mode().Perm()&0o200 == 0 {
+		return fmt.Errorf("%s is read-only (mode %04o)", dir, st.Mode().Perm())
+	}
+	return nil
+}
+
+// resolve follows every symlink, and a last one even if it dangles, which
+// filepath.EvalSymlinks does not.
+func resolve(path string) (string, error) {
+	for range 40 {
+		dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+		if errors.Is(err, fs.ErrNotExist) {
+			return path, nil
+		}
+		if err != nil {
+			return "", err
+		}
+		path = filepath.Join(dir, filepath.Base(path))
+		to, err := os.Readlink(path)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EINVAL) {
+			return path, nil // absent, or not a link
+		}
+		if err != nil {
+			return "", err
+		}
+		if !filepath.IsAbs(to) {
+			to = filepath.Join(dir, to)
+		}
+		path = to
+	}
+	return "", fmt.Errorf("%s: too many symbolic links", path)
+}
+
+// makeDir makes a directory of ours with mode 0700, or tightens it.
+func makeDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return ui.Failed("making %s: %w", dir, err)
+	}
+	st, err := os.Stat(dir)
+	if err != nil {
+		return ui.Failed("reading %s: %w", dir, err)
+	}
+	if st.Mode().Perm() != 0o700 {
+		if err := os.Chmod(dir, 0o700); err != nil {
+			return ui.Failed("tightening %s: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+// replaceOwn writes a file of ours: whole or not at all, mode 0600.
+func replaceOwn(path string, data []byte) error {
+	if err := makeDir(filepath.Dir(path)); err != nil {
+		return err
+	}
+	t, err := tempFor(path, data, 0o600)
+	if err != nil {
+		return err
+	}
+	defer t.Cleanup() //nolint:errcheck // after the rename there is nothing left to clean
+	if err := t.CloseAtomicallyReplace(); err != nil {
+		return ui.Failed("writing %s: %w", path, err)
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// createOwn writes a file of ours that must not exist yet. The error wraps
+// fs.ErrExist if it does. Linking, unlike renaming, never replaces.
+func createOwn(path string, data []byte, mode fs.FileMode) error {
+	if err := makeDir(filepath.Dir(path)); err != nil {
+		return err
+	}
+	t, err := tempFor(path, data, mode)
+	if err != nil {
+		return err
+	}
+	defer t.Cleanup() //nolint:errcheck // removing the second name is all it does
+	if err := t.Sync(); err != nil {
+		return ui.Failed("writing %s: %w", path, err)
+	}
+	if err := os.Link(t.Name(), path); err != nil {
+		return ui.Failed("writing %s: %w", path, err)
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// tempFor makes the file that will become path, in its directory: a rename
+// must not cross file systems.
+func tempFor(path string, data []byte, mode fs.FileMode) (*renameio.PendingFile, error) {
+	t, err := renameio.TempFile(filepath.Dir(path), path)
+	if err != nil {
+		return nil, ui.Failed("writing %s: %w", path, err)
+	}
+	if err = t.Chmod(mode); err == nil {
+		_, err = t.Write(data)
+	}
+	if err != nil {
+		t.Cleanup() //nolint:errcheck // the write error says more
+		return nil, ui.Failed("writing %s: %w", path, err)
+	}
+	return t, nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return ui.Failed("syncing %s: %w", dir, err)
+	}
+	defer d.Close()
+	// Some file systems cannot sync a directory; the file itself is safe.
+	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.ENOTSUP) {
+		return ui.Failed("syncing %s: %w", dir, err)
+	}
+	return nil
+}
+
+// lock serialises everything that writes the user's SSH configuration. The
+// kernel lets go of it when the process dies.
+func (l Layout) lock(ctx context.Context) (unlock func(), err error) {
+	if err := makeDir(l.StateDir); err != nil {
+		return nil, err
+	}
+	fl := flock.New(l.lockPath(), flock.SetPermissions(0o600))
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if _, err := fl.TryLockContext(ctx, 20*time.Millisecond); err != nil {
+		return nil, ui.Failed("waiting for %s, held by another aivm: %w", l.lockPath(), err)
+	}
+	return func() { fl.Close() }, nil
+}

@@ -1,0 +1,134 @@
+package sshcfg
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/crypto/ssh"
+
+	"aivm.dev/aivm/internal/ui"
+)
+
+// HostKey is a guest's ed25519 host key. We make it, cloud-init hands it to
+// the guest, and ssh accepts nothing else (no trust on first use).
+type HostKey struct {
+	PrivatePEM []byte // OpenSSH format
+	Public     ssh.PublicKey
+}
+
+// NewHostKey makes a host key.
+func NewHostKey() (HostKey, error) {
+	pemBytes, pub, err := newKey("aivm host key")
+	return HostKey{PrivatePEM: pemBytes, Public: pub}, err
+}
+
+// AuthorizedKey is the public half in one line, without a line end.
+func (k HostKey) AuthorizedKey() string { return authorizedLine(k.Public) }
+
+func (l Layout) hostKeyPath(vm string) string {
+	return filepath.Join(l.VMDir(vm), "host_ed25519")
+}
+
+// KnownHostsPath is the file with the one key accepted for this VM.
+func (l Layout) KnownHostsPath(vm string) string {
+	return filepath.Join(l.VMDir(vm), "known_hosts")
+}
+
+// LoadHostKey reads the pinned host key of a VM. The error wraps
+// fs.ErrNotExist when there is none.
+func (l Layout) LoadHostKey(vm string) (HostKey, error) {
+	if err := checkVM(vm); err != nil {
+		return HostKey{}, err
+	}
+	path := l.hostKeyPath(vm)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return HostKey{}, ui.Failed("reading the host key of %q: %w", vm, err)
+	}
+	s, err := ssh.ParsePrivateKey(data)
+	if err != nil {
+		return HostKey{}, ui.Failed("reading the host key of %q in %s: %w", vm, path, err)
+	}
+	if s.PublicKey().Type() != ssh.KeyAlgoED25519 {
+		return HostKey{}, ui.Failed("the host key of %q in %s is of type %s, not %s", vm, path, s.PublicKey().Type(), ssh.KeyAlgoED25519)
+	}
+	return HostKey{PrivatePEM: data, Public: s.PublicKey()}, nil
+}
+
+// SaveHostKey keeps the host key of a VM. Saving the same key again is fine;
+// another one never replaces it, and the error then wraps fs.ErrExist.
+func (l Layout) SaveHostKey(vm string, k HostKey) error {
+	if err := checkVM(vm); err != nil {
+		return err
+	}
+	err := createOwn(l.hostKeyPath(vm), k.PrivatePEM, 0o600)
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if old, rerr := os.ReadFile(l.hostKeyPath(vm)); rerr == nil && bytes.Equal(old, k.PrivatePEM) {
+		return nil
+	}
+	return ui.Refused("%q has another host key already, it is not replaced: %w", vm, err)
+}
+
+// WriteKnownHosts writes the known_hosts file of a VM: the one line that binds
+// the stanza's HostKeyAlias to the pinned key. An unchanged file is not touched.
+func (l Layout) WriteKnownHosts(vm, alias string, pub ssh.PublicKey) error {
+	if err := checkVM(vm); err != nil {
+		return err
+	}
+	if err := checkHostKeyAlias(alias); err != nil {
+		return err
+	}
+	line := fmt.Appendf(nil, "%s %s\n", alias, authorizedLine(pub))
+	path := l.KnownHostsPath(vm)
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, line) {
+		return nil
+	}
+	return replaceOwn(path, line)
+}
+
+// checkHostKeyAlias keeps out what known_hosts gives a meaning: wildcards,
+// negation, lists, hashes, markers, comments.
+func checkHostKeyAlias(s string) error {
+	if s == "" || len(s) > 255 {
+		return ui.Refused("host key alias %q is empty or too long", s)
+	}
+	for i, c := range []byte(s) {
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '_':
+		case (c == '-' || c == '.') && i > 0:
+		default:
+			return ui.Refused("host key alias %q holds a character that is not allowed", s)
+		}
+	}
+	return nil
+}
+
+// newKey makes an ed25519 key pair in OpenSSH's own format.
+func newKey(comment string) ([]byte, ssh.PublicKey, error) {
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, nil, ui.Failed("making a key: %w", err)
+	}
+	block, err := ssh.MarshalPrivateKey(private, comment)
+	if err != nil {
+		return nil, nil, ui.Failed("encoding a key: %w", err)
+	}
+	pub, err := ssh.NewPublicKey(public)
+	if err != nil {
+		return nil, nil, ui.Failed("encoding a key: %w", err)
+	}
+	return pem.EncodeToMemory(block), pub, nil
+}
+
+func authorizedLine(pub ssh.PublicKey) string {
+	return string(bytes.TrimSpace(ssh.MarshalAuthorizedKey(pub)))
+}

@@ -1,0 +1,266 @@
+package sshcfg
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// directive is one line of an ssh configuration, with where it stands and
+// whether it applies to the alias that was asked about.
+type directive struct {
+	file    string
+	line    int
+	keyword string // lower case
+	args    []string
+	applies applies
+}
+
+// applies is how sure we are: what a Match line asks for can be known to ssh
+// alone (exec, the address, the local network).
+type applies int
+
+const (
+	no applies = iota
+	maybe
+	yes
+)
+
+// scanner reads configurations as ssh does, Include files in place, and never
+// fails: a file it cannot read or a line it does not understand is left out.
+// github.com/kevinburke/ssh_config refuses whole files for one Match line, so
+// it is of no use on files that are not ours.
+type scanner struct {
+	alias string
+	home  string // what ~ means
+	base  string // what a relative Include is relative to
+	skip  string // directory of our own files
+	files int
+	out   []directive
+}
+
+// ssh's own limit is 16 levels (READCONF_MAX_DEPTH); the number of files is
+// ours, against a glob that catches a whole home.
+const (
+	maxDepth = 16
+	maxFiles = 500
+)
+
+// directives is what ssh reads for an alias: the user's file, then the
+// system's unless the user's is named with -F. Our own files are left out.
+func (l Layout) directives(alias string) []directive {
+	s := scanner{alias: alias, home: l.Home, skip: filepath.Clean(l.ConfigDir), base: filepath.Join(l.Home, ".ssh")}
+	s.file(l.sshConfig(), yes, 0)
+	if len(l.SSHArgs()) == 0 {
+		s.base = filepath.Dir(l.systemConfig())
+		s.file(l.systemConfig(), yes, 0)
+	}
+	return s.out
+}
+
+func (s *scanner) file(path string, parent applies, depth int) {
+	if depth > maxDepth || s.files >= maxFiles || filepath.Dir(path) == s.skip {
+		return
+	}
+	s.files++
+	f, err := readFile(path)
+	if err != nil || !f.Exists {
+		return
+	}
+	s.data(path, f.Data, parent, depth)
+}
+
+func (s *scanner) data(path string, data []byte, parent applies, depth int) {
+	active := parent
+	for i, x := range splitLines(data) {
+		kw, args := parseLine(x.text)
+		if kw == "" {
+			continue
+		}
+		switch kw {
+		case "host":
+			active = min(parent, hostApplies(args, s.alias))
+		case "match":
+			active = min(parent, matchApplies(args))
+		case "include":
+			for _, a := range args {
+				a = expandHome(a, s.home)
+				if !filepath.IsAbs(a) {
+					a = filepath.Join(s.base, a)
+				}
+				names, _ := filepath.Glob(a) // a bad pattern matches nothing
+				for _, n := range names {
+					s.file(n, active, depth+1)
+				}
+			}
+		}
+		s.out = append(s.out, directive{path, i + 1, kw, args, active})
+	}
+}
+
+// hostApplies is ssh's rule: one matching pattern and no matching negated one.
+func hostApplies(patterns []string, alias string) applies {
+	hit := no
+	for _, p := range patterns {
+		neg := strings.HasPrefix(p, "!")
+		if matchPattern(strings.TrimPrefix(p, "!"), alias) {
+			if neg {
+				return no
+			}
+			hit = yes
+		}
+	}
+	return hit
+}
+
+func matchApplies(args []string) applies {
+	if len(args) == 1 && strings.EqualFold(args[0], "all") {
+		return yes
+	}
+	return maybe
+}
+
+// matchPattern matches * and ? as ssh_config(5) PATTERNS says.
+func matchPattern(p, s string) bool {
+	for p != "" {
+		switch {
+		case p[0] == '*':
+			p = strings.TrimLeft(p, "*")
+			if p == "" {
+				return true
+			}
+			for i := range len(s) {
+				if matchPattern(p, s[i:]) {
+					return true
+				}
+			}
+			return false
+		case s == "" || p[0] != '?' && p[0] != s[0]:
+			return false
+		}
+		p, s = p[1:], s[1:]
+	}
+	return s == ""
+}
+
+// parseLine splits a line into its lower-case keyword and arguments; an empty
+// keyword means blank, a comment or not understood.
+func parseLine(text string) (string, []string) {
+	text = strings.Trim(text, " \t\r\n\f\v")
+	if text == "" || text[0] == '#' {
+		return "", nil
+	}
+	i := strings.IndexAny(text, " \t=\"")
+	if i == 0 { // a quoted keyword is legal and unheard of
+		return "", nil
+	}
+	if i < 0 {
+		return strings.ToLower(text), nil
+	}
+	rest := strings.TrimLeft(text[i:], " \t")
+	if strings.HasPrefix(rest, "=") {
+		rest = strings.TrimLeft(rest[1:], " \t")
+	}
+	args, err := splitArgs(rest)
+	if err != nil {
+		return "", nil
+	}
+	return strings.ToLower(text[:i]), args
+}
+
+var errQuote = errors.New("a quote is not closed")
+
+// splitArgs follows argv_split of OpenSSH's misc.c: single and double quotes,
+// a backslash before a quote, a backslash or (outside quotes) a space, and a
+// comment from # at the start of a word.
+func splitArgs(s string) ([]string, error) {
+	var args []string
+	for i := 0; i < len(s); {
+		if s[i] == ' ' || s[i] == '\t' {
+			i++
+			continue
+		}
+		if s[i] == '#' {
+			break
+		}
+		var b strings.Builder
+		var quote byte
+		for ; i < len(s); i++ {
+			c := s[i]
+			switch {
+			case c == '\\' && i+1 < len(s) && (strings.IndexByte(`'"\`, s[i+1]) >= 0 || quote == 0 && s[i+1] == ' '):
+				i++
+				b.WriteByte(s[i])
+			case quote == 0 && (c == '"' || c == '\''):
+				quote = c
+			case quote != 0 && c == quote:
+				quote = 0
+			case quote == 0 && (c == ' ' || c == '\t'):
+				goto done
+			default:
+				b.WriteByte(c)
+			}
+		}
+	done:
+		if quote != 0 {
+			return nil, errQuote
+		}
+		args = append(args, b.String())
+	}
+	return args, nil
+}
+
+// Clash is a Host line of the user's that names an alias of ours.
+type Clash struct {
+	File string
+	Line int
+	// Legacy marks a block written by aivm 0.3. It is left alone: it comes
+	// after our Include, so ours wins.
+	Legacy bool
+}
+
+func (c Clash) String() string { return fmt.Sprintf("%s line %d", c.File, c.Line) }
+
+// Others lists where the user's own configuration, or a file it includes,
+// already has a Host line naming alias literally. Patterns that merely match
+// it do not count: our stanza comes first.
+func Others(l Layout, alias string) []Clash {
+	var cs []Clash
+	for _, d := range l.directives(alias) {
+		if d.keyword == "host" && slices.Contains(d.args, alias) {
+			cs = append(cs, Clash{File: d.file, Line: d.line})
+		}
+	}
+	blocks := map[string][][2]int{} // file -> 0.3's blocks, read once
+	for i, c := range cs {
+		bs, ok := blocks[c.File]
+		if !ok {
+			if f, err := readFile(c.File); err == nil {
+				bs = legacyBlocks(f.Data)
+			}
+			blocks[c.File] = bs
+		}
+		for _, b := range bs {
+			cs[i].Legacy = cs[i].Legacy || b[0] <= c.Line && c.Line <= b[1]
+		}
+	}
+	return cs
+}
+
+// legacyBlocks finds 0.3's blocks, "# >>> aivm:NAME >>>" to "# <<< aivm:NAME
+// <<<", as line ranges counted from 1.
+func legacyBlocks(data []byte) [][2]int {
+	var out [][2]int
+	name, from := "", 0
+	for i, x := range splitLines(data) {
+		if n, ok := strings.CutPrefix(x.text, "# >>> aivm:"); ok {
+			name, from = strings.TrimSuffix(n, " >>>"), i+1
+		} else if from > 0 && x.text == "# <<< aivm:"+name+" <<<" {
+			out = append(out, [2]int{from, i + 1})
+			from = 0
+		}
+	}
+	return out
+}

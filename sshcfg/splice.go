@@ -1,0 +1,261 @@
+package sshcfg
+
+import (
+	"bytes"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"aivm.dev/aivm/internal/ui"
+)
+
+// The markers round our one line in the user's configuration.
+const (
+	beginMarker = "# >>> aivm >>>"
+	endMarker   = "# <<< aivm <<<"
+)
+
+var bom = []byte("\xef\xbb\xbf")
+
+// includeGlob is the pattern our Include names. A directory whose name ssh
+// would take for a pattern or expand (newer releases expand % and ${ here,
+// older ones do not) is refused.
+func (l Layout) includeGlob() (string, error) {
+	if err := checkPath("Include", l.ConfigDir); err != nil {
+		return "", err
+	}
+	if strings.ContainsAny(l.ConfigDir, "*?[]{}%") {
+		return "", ui.Refused("the directory %q cannot be named in an ssh Include line", l.ConfigDir).
+			Hint("set XDG_CONFIG_HOME to a directory without * ? [ ] { } %")
+	}
+	return filepath.Join(l.ConfigDir, "*.conf"), nil
+}
+
+// IncludeLine is the line that has to stand before every other directive of
+// the user's configuration.
+func (l Layout) IncludeLine() (string, error) {
+	glob, err := l.includeGlob()
+	if err != nil {
+		return "", err
+	}
+	return "Include " + quoteWord(glob), nil
+}
+
+// line is one line with its terminator. ssh ends lines at \n alone.
+type line struct {
+	start, end int // byte offsets, end behind the terminator
+	text       string
+}
+
+func splitLines(data []byte) []line {
+	var ls []line
+	for at := 0; at < len(data); {
+		end := len(data)
+		if i := bytes.IndexByte(data[at:], '\n'); i >= 0 {
+			end = at + i + 1
+		}
+		raw := data[at:end]
+		if at == 0 {
+			raw = bytes.TrimPrefix(raw, bom)
+		}
+		ls = append(ls, line{at, end, strings.Trim(string(raw), " \t\r\n\f\v")})
+		at = end
+	}
+	return ls
+}
+
+// markerError names damaged markers; line numbers count from 1.
+type markerError struct {
+	what   string
+	remove []int
+}
+
+func (e *markerError) Error() string { return e.what }
+
+// block is the range from our begin marker's line to our end marker's.
+type block struct{ first, last int } // indexes into lines
+
+// findBlock returns our block, nil if there is none. Anything but one begin
+// followed by one end is an error: guessing could eat the user's lines.
+func findBlock(ls []line) (*block, error) {
+	type mark struct {
+		at    int
+		begin bool
+	}
+	var ms []mark
+	for i, l := range ls {
+		if l.text == beginMarker || l.text == endMarker {
+			ms = append(ms, mark{i, l.text == beginMarker})
+		}
+	}
+	switch {
+	case len(ms) == 0:
+		return nil, nil
+	case len(ms) == 2 && ms[0].begin && !ms[1].begin:
+		return &block{ms[0].at, ms[1].at}, nil
+	}
+	e := &markerError{}
+	for _, m := range ms {
+		e.remove = append(e.remove, m.at+1)
+	}
+	pairs := len(ms)%2 == 0
+	for i, m := range ms {
+		pairs = pairs && m.begin == (i%2 == 0)
+	}
+	switch {
+	case len(ms) == 1 && ms[0].begin:
+		e.what = fmt.Sprintf("line %d begins aivm's block and nothing ends it", ms[0].at+1)
+	case len(ms) == 1:
+		e.what = fmt.Sprintf("line %d ends aivm's block and nothing begins it", ms[0].at+1)
+	case len(ms) == 2 && !ms[0].begin && ms[1].begin:
+		e.what = fmt.Sprintf("the end marker on line %d stands before the begin marker on line %d", ms[0].at+1, ms[1].at+1)
+	case pairs:
+		// Keep the first pair, the others go with what is between them.
+		e.what = fmt.Sprintf("aivm's block stands there %d times, again on line %d", len(ms)/2, ms[2].at+1)
+		e.remove = nil
+		for i := 2; i < len(ms); i += 2 {
+			for n := ms[i].at; n <= ms[i+1].at; n++ {
+				e.remove = append(e.remove, n+1)
+			}
+		}
+	default:
+		// Name the line where the alternation breaks.
+		at := ms[len(ms)-1].at
+		for i, m := range ms {
+			if m.begin != (i%2 == 0) {
+				at = m.at
+				break
+			}
+		}
+		e.what = fmt.Sprintf("the marker on line %d does not match the one before it", at+1)
+	}
+	return nil, e
+}
+
+// damaged turns a markerError into what the user sees.
+func damaged(path string, err *markerError) error {
+	nums := make([]string, len(err.remove))
+	for i, n := range err.remove {
+		nums[i] = fmt.Sprint(n)
+	}
+	word := "line "
+	if len(nums) > 1 {
+		word = "lines "
+	}
+	return ui.Refused("the aivm markers in %s are damaged: %w", path, err).
+		Hint("remove " + word + strings.Join(nums, ", ") + " of " + path + ", then run the command again; aivm writes its block anew")
+}
+
+// ensureInclude returns data with our block as the first directive. It returns
+// data itself when that is so already, or when a line added by hand does the
+// same. Every byte outside the block stays, in its order.
+func ensureInclude(data []byte, l Layout) ([]byte, error) {
+	want, err := l.IncludeLine()
+	if err != nil {
+		return nil, err
+	}
+	ls := splitLines(data)
+	b, err := findBlock(ls)
+	if err != nil {
+		return nil, err
+	}
+	if b == nil {
+		if l.byHand(ls) {
+			return data, nil
+		}
+		return insertTop(data, renderBlock(data, want)), nil
+	}
+	first := true
+	for _, x := range ls[:b.first] {
+		first = first && (x.text == "" || x.text[0] == '#')
+	}
+	ours, foreign := l.inner(data, ls[b.first+1:b.last])
+	if first && len(foreign) == 0 && len(ours) == 1 && ours[0] == want {
+		return data, nil
+	}
+	start, end := ls[b.first].start, ls[b.last].end
+	if b.first == 0 && bytes.HasPrefix(data, bom) {
+		start = len(bom)
+	}
+	if first {
+		return concat(data[:start], renderBlock(data, want), foreign, data[end:]), nil
+	}
+	rest := concat(data[:start], foreign, data[end:])
+	return insertTop(rest, renderBlock(data, want)), nil
+}
+
+// removeInclude returns data without our block; lines of others that found
+// their way between the markers stay.
+func removeInclude(data []byte, l Layout) ([]byte, error) {
+	ls := splitLines(data)
+	b, err := findBlock(ls)
+	if err != nil || b == nil {
+		return data, err
+	}
+	start, end := ls[b.first].start, ls[b.last].end
+	if b.first == 0 && bytes.HasPrefix(data, bom) {
+		start = len(bom)
+	}
+	_, foreign := l.inner(data, ls[b.first+1:b.last])
+	return concat(data[:start], foreign, data[end:]), nil
+}
+
+// inner splits what stands between the markers into our Include lines (also
+// one for a directory we used before) and the bytes of everything else.
+func (l Layout) inner(data []byte, ls []line) (ours []string, foreign []byte) {
+	glob, err := l.includeGlob()
+	for _, x := range ls {
+		kw, args := parseLine(x.text)
+		mine := kw == "include" && len(args) == 1 &&
+			(err == nil && args[0] == glob || strings.HasSuffix(args[0], "/aivm/ssh/*.conf"))
+		switch {
+		case mine:
+			ours = append(ours, x.text)
+		case x.text != "":
+			foreign = append(foreign, data[x.start:x.end]...)
+		}
+	}
+	return ours, foreign
+}
+
+// byHand reports whether an Include of our files stands, without markers,
+// before every directive but other Includes.
+func (l Layout) byHand(ls []line) bool {
+	glob, err := l.includeGlob()
+	if err != nil {
+		return false
+	}
+	for _, x := range ls {
+		kw, args := parseLine(x.text)
+		if kw == "" {
+			continue
+		}
+		if kw != "include" {
+			return false
+		}
+		for _, a := range args {
+			if a = expandHome(a, l.Home); a == glob || a == filepath.Join(l.ConfigDir, "*") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func renderBlock(data []byte, include string) []byte {
+	eol := "\n"
+	if n := bytes.Count(data, []byte("\n")); n > 0 && 2*bytes.Count(data, []byte("\r\n")) > n {
+		eol = "\r\n"
+	}
+	return []byte(beginMarker + eol + include + eol + endMarker + eol)
+}
+
+func insertTop(data, blk []byte) []byte {
+	at := 0
+	if bytes.HasPrefix(data, bom) {
+		at = len(bom)
+	}
+	return concat(data[:at], blk, data[at:])
+}
+
+func concat(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
