@@ -1,0 +1,333 @@
+package root
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"aivm.dev/aivm/internal/ui"
+)
+
+// client runs actions in a helper that sudo started.
+type client struct {
+	opts Options
+	mu   sync.Mutex // one action at a time
+	h    *helper
+}
+
+// A helper is the running "sudo -- SELF root-apply".
+type helper struct {
+	conn    *net.UnixConn
+	replies chan received // closed when the helper hangs up
+	exited  chan struct{} // closed when sudo has ended
+	stderr  *relay
+}
+
+type received struct {
+	reply
+	file *os.File
+	err  error
+}
+
+// killWait bounds how long a cancelled action, or a closed helper, is waited
+// for: apt gets stopGrace to finish its package.
+const killWait = stopGrace + 5*time.Second
+
+func (c *client) Do(ctx context.Context, op Op, progress Progress) (Result, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if op == nil {
+		return Result{}, errors.New("no action given")
+	}
+	// The same check as in the helper, before anybody types a password.
+	if err := validate(op, c.opts.Euid); err != nil {
+		return Result{}, err
+	}
+	if err := ctx.Err(); err != nil {
+		return Result{}, err
+	}
+	if c.h == nil {
+		h, err := c.start(ctx)
+		if err != nil {
+			return Result{}, err
+		}
+		c.h = h
+	}
+	line, err := encodeOp(op)
+	if err != nil {
+		return Result{}, err
+	}
+	if _, err := c.h.conn.Write(append(line, '\n')); err != nil {
+		return Result{}, c.lost(err)
+	}
+	done := ctx.Done()
+	var late <-chan time.Time
+	for {
+		select {
+		case <-done:
+			done = nil
+			late = time.After(killWait)
+			_, _ = c.h.conn.Write([]byte(`{"cancel":true}` + "\n")) // a dead helper shows below
+		case <-late:
+			c.drop()
+			return Result{}, ctx.Err()
+		case r, ok := <-c.h.replies:
+			switch {
+			case !ok, r.err != nil:
+				if ctx.Err() != nil {
+					c.drop()
+					return Result{}, ctx.Err()
+				}
+				return Result{}, c.lost(r.err)
+			case r.Progress != nil:
+				if progress != nil {
+					progress(r.Progress.Line, r.Progress.Fraction)
+				}
+			case r.Error != nil:
+				if ctx.Err() != nil {
+					return Result{}, ctx.Err()
+				}
+				return Result{}, remoteError(r.Error)
+			case r.Result != nil:
+				return Result{File: r.file, Note: r.Result.Note}, nil
+			}
+		}
+	}
+}
+
+// Close hangs up; the helper ends with that.
+func (c *client) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.drop()
+	return nil
+}
+
+func (c *client) drop() {
+	if c.h == nil {
+		return
+	}
+	h := c.h
+	c.h = nil
+	h.conn.Close()
+	// Descriptors that were still on their way.
+	for r := range h.replies {
+		if r.file != nil {
+			r.file.Close()
+		}
+	}
+	select {
+	case <-h.exited:
+	case <-time.After(killWait):
+	}
+}
+
+// lost explains a helper that stopped answering.
+func (c *client) lost(cause error) error {
+	h := c.h
+	c.drop()
+	msg := h.stderr.last()
+	if msg == "" && cause != nil {
+		msg = cause.Error()
+	}
+	if msg == "" {
+		msg = "it ended without a word"
+	}
+	return ui.Failed("the privileged helper stopped: %s", msg).Hint("run the command again, it goes on where it stopped")
+}
+
+// start starts sudo and waits until the helper has said hello.
+//
+// The socket is the helper's stdin because sudo closes every descriptor above
+// 2. Its stdout is a pipe on purpose: with use_pty (the default since sudo
+// 1.9.14) sudo would otherwise take the terminal into raw mode for as long as
+// the helper lives; a pipe tells it that it is a part of a pipeline.
+func (c *client) start(ctx context.Context) (*helper, error) {
+	if len(c.opts.Self) == 0 {
+		return nil, errors.New("root: Options.Self is empty")
+	}
+	sudo, err := exec.LookPath("sudo")
+	if err != nil {
+		return nil, ui.Refused("this needs root's rights, and sudo is not installed").
+			Hint("run the command as root, or install sudo: su -c 'apt-get install sudo'")
+	}
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	theirs := os.NewFile(uintptr(fds[1]), "helper")
+	defer theirs.Close()
+	mine := os.NewFile(uintptr(fds[0]), "client")
+	nc, err := net.FileConn(mine)
+	mine.Close()
+	if err != nil {
+		return nil, err
+	}
+	args := []string{}
+	if c.opts.NonInteractive {
+		args = append(args, "-n")
+	}
+	args = append(append(append(args, "--"), c.opts.Self...), Command)
+	h := &helper{
+		conn:    nc.(*net.UnixConn),
+		replies: make(chan received, 64),
+		exited:  make(chan struct{}),
+		// What sudo says when it may not ask goes into the error instead.
+		stderr: &relay{to: c.opts.Stderr, held: c.opts.NonInteractive},
+	}
+	cmd := exec.Command(sudo, args...)
+	cmd.Stdin = theirs
+	cmd.Stdout = &tail{limit: 1024}
+	cmd.Stderr = h.stderr
+	cmd.WaitDelay = 5 * time.Second
+	if err := cmd.Start(); err != nil {
+		h.conn.Close()
+		return nil, ui.Failed("starting sudo: %w", err)
+	}
+	go func() {
+		_ = cmd.Wait() // how it ended shows in stderr
+		close(h.exited)
+	}()
+	go h.read()
+
+	select {
+	case r, ok := <-h.replies:
+		if ok && r.err == nil && r.Hello == wireVersion {
+			h.stderr.release()
+			return h, nil
+		}
+		if ok && r.Hello != 0 {
+			h.conn.Close()
+			return nil, ui.Failed("the privileged helper is of another version of aivm")
+		}
+	case <-ctx.Done():
+		h.conn.Close()
+		return nil, ctx.Err()
+	}
+	h.conn.Close()
+	// sudo says why on stderr, which is complete when it has ended.
+	select {
+	case <-h.exited:
+	case <-time.After(10 * time.Second):
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err // Ctrl-C at the password prompt
+	}
+	why := h.stderr.last()
+	if why == "" {
+		why = "no reason given"
+	}
+	if c.opts.NonInteractive {
+		return nil, ui.NeedsApproval("root's rights are needed, and sudo cannot ask without a terminal: %s", why).
+			Hint("run the command in a terminal, or first: sudo -v", "or run it as root")
+	}
+	return nil, ui.Refused("sudo did not give root's rights: %s", why).
+		Hint("ask the administrator for sudo rights, or run the command as root")
+}
+
+// read turns the stream into replies until the helper hangs up.
+func (h *helper) read() {
+	defer close(h.replies)
+	var buf []byte
+	var files []*os.File
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
+	chunk := make([]byte, 32<<10)
+	oob := make([]byte, unix.CmsgSpace(4*4))
+	for {
+		n, oobn, _, _, err := h.conn.ReadMsgUnix(chunk, oob)
+		files = append(files, passedFiles(oob[:oobn])...)
+		buf = append(buf, chunk[:n]...)
+		for {
+			i := bytes.IndexByte(buf, '\n')
+			if i < 0 {
+				break
+			}
+			var r received
+			if jerr := json.Unmarshal(buf[:i], &r.reply); jerr != nil {
+				h.replies <- received{err: fmt.Errorf("unreadable answer: %w", jerr)}
+				return
+			}
+			buf = buf[i+1:]
+			if r.Result != nil && r.Result.File {
+				if len(files) == 0 {
+					h.replies <- received{err: errors.New("a descriptor was promised and did not come")}
+					return
+				}
+				r.file, files = files[0], files[1:]
+			}
+			h.replies <- r
+		}
+		if len(buf) > maxLine {
+			h.replies <- received{err: errors.New("an answer without end")}
+			return
+		}
+		if err != nil || n == 0 {
+			return
+		}
+	}
+}
+
+func passedFiles(oob []byte) []*os.File {
+	msgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil
+	}
+	var out []*os.File
+	for i := range msgs {
+		fds, err := unix.ParseUnixRights(&msgs[i])
+		if err != nil {
+			continue
+		}
+		for _, fd := range fds {
+			unix.CloseOnExec(fd)
+			out = append(out, os.NewFile(uintptr(fd), "passed by the helper"))
+		}
+	}
+	return out
+}
+
+// relay passes stderr on and remembers its end.
+type relay struct {
+	mu   sync.Mutex
+	to   io.Writer
+	held bool
+	end  tail
+}
+
+func (r *relay) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.end.limit = 4096
+	_, _ = r.end.Write(p)
+	if !r.held {
+		_, _ = r.to.Write(p) // talk; never a reason to stop
+	}
+	return len(p), nil
+}
+
+func (r *relay) release() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.held = false
+}
+
+func (r *relay) last() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return strings.TrimSpace(lastLines(r.end.b, 3))
+}

@@ -1,0 +1,190 @@
+package root
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"strconv"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"aivm.dev/aivm/internal/ui"
+)
+
+// Serve is the helper: it executes the records that come on stdin, which must
+// be one end of a unix socket pair, one after the other, until the other end
+// is closed. It does nothing for anybody but root started by the user who made
+// that socket.
+func Serve(ctx context.Context, stdin *os.File, builders map[string]BuildFunc) error {
+	if os.Geteuid() != 0 {
+		return ui.Refused("this is the privileged half of aivm and is started by it through sudo").Hint("aivm --help")
+	}
+	caller, err := sudoCaller(os.Getenv("SUDO_UID"))
+	if err != nil {
+		return err
+	}
+	conn, err := peer(stdin, caller)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+
+	// Ctrl-C reaches this process too, as part of the terminal's foreground
+	// group. The client decides: it cancels by a record, or by closing.
+	// Caught and not ignored, because ignoring is inherited by apt.
+	sigs := make(chan os.Signal, 4)
+	signal.Notify(sigs, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGPIPE)
+	defer signal.Stop(sigs)
+
+	s := &server{conn: conn, exec: executor{caller: caller, builders: builders}}
+	return s.loop(ctx)
+}
+
+// sudoCaller reads who called sudo; -1 is root itself, without sudo.
+func sudoCaller(v string) (int, error) {
+	if v == "" {
+		return -1, nil
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 0 {
+		return 0, ui.Refused("SUDO_UID is %q, not a number", v)
+	}
+	return n, nil
+}
+
+func peer(stdin *os.File, caller int) (*net.UnixConn, error) {
+	no := func(err error) error {
+		return ui.Refused("stdin of the privileged helper is not a socket of aivm's: %w", err).
+			Hint("if sudo logs its input here (log_input), except this program from it")
+	}
+	cred, err := unix.GetsockoptUcred(int(stdin.Fd()), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil {
+		return nil, no(err)
+	}
+	if caller >= 0 && int(cred.Uid) != caller && cred.Uid != 0 {
+		return nil, no(fmt.Errorf("it was made by uid %d, sudo was called by %d", cred.Uid, caller))
+	}
+	c, err := net.FileConn(stdin)
+	if err != nil {
+		return nil, no(err)
+	}
+	uc, ok := c.(*net.UnixConn)
+	if !ok {
+		c.Close()
+		return nil, no(fmt.Errorf("it is %T", c))
+	}
+	return uc, nil
+}
+
+type server struct {
+	conn *net.UnixConn
+	exec executor
+	mu   sync.Mutex // writes
+}
+
+func (s *server) loop(ctx context.Context) error {
+	if err := s.send(reply{Hello: wireVersion}, nil); err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	// A record and the context its cancellation ends, made where records are
+	// read: a cancel that follows at once must not come before its action.
+	type job struct {
+		request
+		ctx    context.Context
+		cancel context.CancelFunc
+	}
+	jobs := make(chan job)
+	bad := make(chan error, 1)
+	go func() {
+		// However reading ends, what runs now must end too.
+		defer stop()
+		defer close(jobs)
+		cancelLast := func() {}
+		sc := bufio.NewScanner(s.conn)
+		sc.Buffer(make([]byte, 0, 4096), maxLine)
+		for sc.Scan() {
+			var r request
+			if err := strictJSON(sc.Bytes(), &r); err != nil {
+				bad <- ui.Refused("malformed record: %w", err)
+				return
+			}
+			if r.Cancel {
+				cancelLast()
+				continue
+			}
+			j := job{request: r}
+			j.ctx, j.cancel = context.WithCancel(ctx)
+			cancelLast = j.cancel
+			select {
+			case jobs <- j:
+			case <-ctx.Done():
+				j.cancel()
+				return
+			}
+		}
+	}()
+	for j := range jobs {
+		err := s.one(j.ctx, j.request)
+		j.cancel()
+		if err != nil {
+			return err
+		}
+	}
+	select {
+	case err := <-bad:
+		_ = s.send(reply{Error: wireError(err)}, nil) // it may be gone
+		return err
+	default:
+		return nil
+	}
+}
+
+// one runs one request; only a broken connection is an error of its own.
+func (s *server) one(ctx context.Context, r request) error {
+	op, err := decodeOp(r)
+	var res Result
+	if err == nil {
+		res, err = s.exec.run(ctx, op, func(line string, fraction float64) {
+			_ = s.send(reply{Progress: &progressLine{line, fraction}}, nil) // told again by the result
+		})
+	}
+	if res.File != nil {
+		defer res.File.Close()
+	}
+	if err != nil {
+		l := wireError(err)
+		if errors.Is(err, context.Canceled) {
+			l = &errorLine{Kind: "interrupted", Message: err.Error()}
+		}
+		return s.send(reply{Error: l}, nil)
+	}
+	return s.send(reply{Result: &resultLine{Note: res.Note, File: res.File != nil}}, res.File)
+}
+
+func (s *server) send(r reply, f *os.File) error {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	b = append(b, '\n')
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f == nil {
+		_, err = s.conn.Write(b)
+		return err
+	}
+	n, _, err := s.conn.WriteMsgUnix(b, unix.UnixRights(int(f.Fd())), nil)
+	if err == nil && n < len(b) {
+		_, err = s.conn.Write(b[n:])
+	}
+	return err
+}
