@@ -1,0 +1,255 @@
+package config
+
+import (
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"unicode/utf8"
+
+	"aivm.dev/aivm/internal/ui"
+)
+
+func formatInt(n int64) string { return strconv.FormatInt(n, 10) }
+
+// An editor carries bytes from one Config to another, one change at a time.
+type editor struct {
+	doc *document
+}
+
+func newEditor(data []byte) (*editor, error) {
+	doc, err := parse(data)
+	if err != nil {
+		return nil, err
+	}
+	return &editor{doc: doc}, nil
+}
+
+func (e *editor) do(edits []edit) error {
+	doc, err := parse(e.doc.apply(edits))
+	if err != nil {
+		return err
+	}
+	e.doc = doc
+	return nil
+}
+
+// rewrite returns data edited so that it says want instead of have, and what a
+// reader will then see: want, with the records in the order of the file.
+func rewrite(data []byte, have, want *Config) ([]byte, *Config, error) {
+	e, err := newEditor(data)
+	if err != nil {
+		return nil, nil, err
+	}
+	expect := want.Clone()
+	from, to := reflect.ValueOf(have).Elem(), reflect.ValueOf(want).Elem()
+	if err := e.fields(nil, from, to); err != nil {
+		return nil, nil, err
+	}
+	t := from.Type()
+	for i := range t.NumField() {
+		key := t.Field(i).Tag.Get("toml")
+		f := from.Field(i)
+		if f.Kind() != reflect.Slice {
+			continue
+		}
+		order, err := e.records(key, f, to.Field(i))
+		if err != nil {
+			return nil, nil, err
+		}
+		reflect.ValueOf(&expect).Elem().Field(i).Set(order)
+	}
+	return e.doc.data, &expect, nil
+}
+
+// fields sets what differs between two structs; path leads to their table.
+// Lists of records are the business of records.
+func (e *editor) fields(path []any, from, to reflect.Value) error {
+	t := from.Type()
+	for i := range t.NumField() {
+		f, g, tag := from.Field(i), to.Field(i), t.Field(i).Tag
+		key := tag.Get("toml")
+		var err error
+		switch {
+		case same(f, g):
+		case f.Kind() == reflect.Struct:
+			err = e.fields(append(append([]any{}, path...), key), f, g)
+		case f.Kind() != reflect.Slice:
+			err = e.do(e.doc.put(path, key, encodeValue(g, tag)))
+		case f.Type().Elem().Kind() == reflect.String:
+			err = e.list(path, key, g, tag)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// list changes a list of strings element by element, so that comments between
+// them stay; only where that is not enough it is written anew.
+func (e *editor) list(path []any, key string, want reflect.Value, tag reflect.StructTag) error {
+	wanted := want.Interface().([]string)
+	at := append(append([]any{}, path...), key)
+	n, rest := e.doc.find(at)
+	if len(rest) > 0 || n.shape != isList {
+		return e.do(e.doc.put(path, key, encodeValue(want, tag)))
+	}
+	have, numbers, ok := n.strings()
+	if len(have) == 0 {
+		numbers = true
+	}
+	numbers = numbers && tag.Get("list") == "ports"
+	out, added := listSteps(have, wanted)
+	if !ok || len(out) == len(have) {
+		return e.do(e.doc.put(path, key, joinElements(wanted, numbers)))
+	}
+	for i := len(out) - 1; i >= 0; i-- {
+		n, _ = e.doc.find(at)
+		if err := e.do([]edit{e.doc.removeElement(n, out[i])}); err != nil {
+			return err
+		}
+	}
+	for _, s := range added {
+		n, _ = e.doc.find(at)
+		if err := e.do(e.doc.appendElement(n, element(s, numbers))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// recordID is what makes a record itself; everything else of it may change.
+func recordID(v reflect.Value) string {
+	switch r := v.Interface().(type) {
+	case Network:
+		return r.Name
+	case VM:
+		return r.Name
+	case Attachment:
+		return r.VMName + "\x00" + filepath.Clean(r.HostPath)
+	}
+	return ""
+}
+
+// pairUp says which record of want each of have became (-1: none), and which
+// of want are new. Of records with the same identity the first is the first.
+func pairUp(have, want reflect.Value) (became []int, fresh []int) {
+	open := map[string][]int{}
+	for j := range want.Len() {
+		id := recordID(want.Index(j))
+		open[id] = append(open[id], j)
+	}
+	taken := make([]bool, want.Len())
+	for i := range have.Len() {
+		id := recordID(have.Index(i))
+		j := -1
+		if left := open[id]; len(left) > 0 {
+			j, open[id] = left[0], left[1:]
+			taken[j] = true
+		}
+		became = append(became, j)
+	}
+	for j, t := range taken {
+		if !t {
+			fresh = append(fresh, j)
+		}
+	}
+	return became, fresh
+}
+
+// records changes, removes and appends the records of one list, and returns
+// them in the order the file then has.
+func (e *editor) records(list string, have, want reflect.Value) (reflect.Value, error) {
+	became, fresh := pairUp(have, want)
+	order := reflect.MakeSlice(have.Type(), 0, want.Len())
+	var gone []int
+	for i, j := range became {
+		if j < 0 {
+			gone = append(gone, i)
+			continue
+		}
+		order = reflect.Append(order, want.Index(j))
+		if err := e.fields([]any{list, i}, have.Index(i), want.Index(j)); err != nil {
+			return order, err
+		}
+	}
+	if err := e.remove(list, gone); err != nil {
+		return order, err
+	}
+	for _, j := range fresh {
+		order = reflect.Append(order, want.Index(j))
+	}
+	return order, e.add(list, want, fresh)
+}
+
+func (e *editor) remove(list string, gone []int) error {
+	if len(gone) == 0 {
+		return nil
+	}
+	n, _ := e.doc.find([]any{list})
+	if n.origin == headed {
+		var recs []*node
+		for _, i := range gone {
+			recs = append(recs, n.kids[i])
+		}
+		return e.do(e.doc.removeRecords(recs))
+	}
+	for i := len(gone) - 1; i >= 0; i-- {
+		n, _ = e.doc.find([]any{list})
+		if err := e.do([]edit{e.doc.removeElement(n, gone[i])}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *editor) add(list string, want reflect.Value, fresh []int) error {
+	text := ""
+	for _, j := range fresh {
+		rec := want.Index(j)
+		ps := pairs(rec, emptyRecord(rec.Type()), nil, false)
+		n, rest := e.doc.find([]any{list})
+		if len(rest) == 0 && n.origin == inlined {
+			if err := e.do(e.doc.appendElement(n, inlineRecord(ps))); err != nil {
+				return err
+			}
+			continue
+		}
+		if text != "" {
+			text += e.doc.eol
+		}
+		text += recordText(list, ps, e.doc.eol)
+	}
+	if text == "" {
+		return nil
+	}
+	n, rest := e.doc.find([]any{list})
+	at := len(e.doc.data)
+	if len(rest) == 0 {
+		at = e.doc.endOf(n)
+	}
+	return e.do([]edit{e.doc.blockAt(at, text)})
+}
+
+// storable refuses strings TOML cannot hold, naming the key.
+func storable(v reflect.Value, key string) error {
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if err := storable(v.Field(i), join2(key, v.Type().Field(i).Tag.Get("toml"))); err != nil {
+				return err
+			}
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			if err := storable(v.Index(i), key+"["+strconv.Itoa(i)+"]"); err != nil {
+				return err
+			}
+		}
+	case reflect.String:
+		if s := v.String(); !utf8.ValidString(s) {
+			return ui.Refused("cannot store %s: %q is not valid UTF-8", key, s).Hint("rename it so that its name is UTF-8")
+		}
+	}
+	return nil
+}

@@ -1,0 +1,156 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"aivm.dev/aivm/internal/ui"
+)
+
+// Resolution is the VM a command means, and why.
+type Resolution struct {
+	VM  string
+	Why string // "flag", "folder", "active", "only"
+}
+
+// ErrNoVM is what Resolve wraps when the store has no VM at all.
+var ErrNoVM = errors.New("no VM definitions found in config store")
+
+// AmbiguousError is several VMs and no rule to choose: a person is asked, a
+// script passes --vm. Folder says that the candidates are the VMs the folder
+// is attached to, not all there are.
+type AmbiguousError struct {
+	Candidates []string
+	Folder     bool
+}
+
+func (e *AmbiguousError) Error() string {
+	if e.Folder {
+		return "host folder is attached to multiple VMs: " + strings.Join(e.Candidates, ", ")
+	}
+	return fmt.Sprintf("VM selection is ambiguous (%d configured VMs: %s)", len(e.Candidates), strings.Join(e.Candidates, ", "))
+}
+
+// UnknownVMError is a name no record has. Source says where the name came
+// from: "flag", "folder" (an attachment) or "active" (active_vm).
+type UnknownVMError struct {
+	Name   string
+	Source string
+	Known  []string
+}
+
+func (e *UnknownVMError) Error() string {
+	switch e.Source {
+	case "folder":
+		return fmt.Sprintf("VM not found in config store: %s (the folder is attached to it)", e.Name)
+	case "active":
+		return fmt.Sprintf("VM not found in config store: %s (named by active_vm)", e.Name)
+	}
+	return "VM not found in config store: " + e.Name
+}
+
+// AttachmentsOf returns the records of the folder or, if it has none, of its
+// nearest parent that has: a subfolder of an attached project belongs to it.
+// folder is absolute and free of links.
+func (c *Config) AttachmentsOf(folder string) []Attachment {
+	if folder == "" {
+		return nil
+	}
+	for dir := filepath.Clean(folder); ; dir = filepath.Dir(dir) {
+		var found []Attachment
+		for _, a := range c.Attachments {
+			if filepath.Clean(a.HostPath) == dir {
+				found = append(found, a)
+			}
+		}
+		if len(found) > 0 || dir == filepath.Dir(dir) {
+			return found
+		}
+	}
+}
+
+// Resolve finds the VM: the flag, else the one VM the folder is attached to
+// (active_vm if it is among several), else active_vm, else the only VM there
+// is. Choosing a VM never changes active_vm. A name that no record has is an
+// error, never a reason to fall through to another VM.
+//
+// Errors wrap ErrNoVM, *AmbiguousError or *UnknownVMError.
+func (c *Config) Resolve(folder, vmFlag string) (Resolution, error) {
+	return c.resolve(folder, vmFlag, "")
+}
+
+// Resolve is Config.Resolve with the store's path in what it says.
+func (s *Store) Resolve(folder, vmFlag string) (Resolution, error) {
+	return s.Config.resolve(folder, vmFlag, s.Path)
+}
+
+func (c *Config) resolve(folder, vmFlag, path string) (Resolution, error) {
+	if vmFlag != "" {
+		if _, ok := c.FindVM(vmFlag); !ok {
+			return Resolution{}, c.unknown(vmFlag, "flag")
+		}
+		return Resolution{VM: vmFlag, Why: "flag"}, nil
+	}
+	var known, gone []string
+	for _, a := range c.AttachmentsOf(folder) {
+		if _, ok := c.FindVM(a.VMName); ok {
+			known = append(known, a.VMName)
+		} else {
+			gone = append(gone, a.VMName)
+		}
+	}
+	slices.Sort(known)
+	known = slices.Compact(known)
+	switch {
+	case len(known) == 1:
+		return Resolution{VM: known[0], Why: "folder"}, nil
+	case len(known) > 1 && slices.Contains(known, c.ActiveVM):
+		return Resolution{VM: c.ActiveVM, Why: "active"}, nil
+	case len(known) > 1:
+		return Resolution{}, ui.Refused("%w", &AmbiguousError{Candidates: known, Folder: true}).Hint("re-run with --vm NAME")
+	case len(c.VMs) == 0:
+		if path != "" {
+			return Resolution{}, noVM(fmt.Errorf("%w: %s", ErrNoVM, path))
+		}
+		return Resolution{}, noVM(ErrNoVM)
+	case len(gone) > 0:
+		return Resolution{}, c.unknown(gone[0], "folder")
+	}
+	if c.ActiveVM != "" {
+		if _, ok := c.FindVM(c.ActiveVM); !ok {
+			return Resolution{}, c.unknown(c.ActiveVM, "active")
+		}
+		return Resolution{VM: c.ActiveVM, Why: "active"}, nil
+	}
+	if len(c.VMs) == 1 {
+		return Resolution{VM: c.VMs[0].Name, Why: "only"}, nil
+	}
+	names := c.VMNames()
+	slices.Sort(names)
+	return Resolution{}, ui.Refused("%w", &AmbiguousError{Candidates: names}).Hint("re-run with --vm NAME")
+}
+
+func noVM(err error) error {
+	return ui.Refused("%w", err).Hint("aivm config init", "aivm vm create")
+}
+
+func (c *Config) unknown(name, source string) error {
+	known := c.VMNames()
+	slices.Sort(known)
+	e := ui.Refused("%w", &UnknownVMError{Name: name, Source: source, Known: known})
+	switch {
+	case source != "flag":
+		e.Hint("re-run with --vm NAME", "aivm config edit")
+	case len(known) > 0:
+		if near := nearest(name, known); near != "" {
+			e.Hint("did you mean --vm " + near + "?")
+		}
+		e.Hint("aivm vm list")
+	default:
+		e.Hint("aivm vm create")
+	}
+	return e
+}

@@ -1,0 +1,253 @@
+package config
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"al.essio.dev/pkg/shellescape"
+	"golang.org/x/sys/unix"
+
+	"aivm.dev/aivm/internal/ui"
+)
+
+// storeFile is the file behind a store's path: links are followed, so that a
+// store kept in a dotfiles repository stays a link to it.
+type storeFile struct {
+	path   string // as given
+	target string // as written
+}
+
+// Seams for the fault tests: fault is called before every system call that
+// changes something, openTemp can hand out a full device.
+var (
+	fault    = func(string) {}
+	openTemp = func(name string) (*os.File, error) {
+		return os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	}
+)
+
+const maxLinks = 40 // as the kernel (path_resolution(7))
+
+// openStore finds the file and makes its directory.
+func openStore(path string) (*storeFile, error) {
+	f := &storeFile{path: path, target: path}
+	for range maxLinks {
+		link, err := os.Readlink(f.target)
+		if err != nil {
+			break // not a link, or not there
+		}
+		if !filepath.IsAbs(link) {
+			// The directory's own links count first: ".." in a link is taken
+			// from where the link really is.
+			dir, err := filepath.EvalSymlinks(filepath.Dir(f.target))
+			if err != nil {
+				return nil, f.failed(err)
+			}
+			link = filepath.Join(dir, link)
+		}
+		f.target = link
+	}
+	fault("mkdir")
+	if err := os.MkdirAll(filepath.Dir(f.target), 0o700); err != nil {
+		return nil, f.failed(err)
+	}
+	return f, nil
+}
+
+// failed explains why the store could not be written.
+func (f *storeFile) failed(err error) error {
+	dir := filepath.Dir(f.target)
+	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return ui.Failed("cannot write the config store %s: no space left: %w; nothing was changed", f.path, cause(err)).
+			Hint("df -h " + shellescape.Quote(dir))
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
+		return ui.Failed("cannot write the config store %s: %w; nothing was changed", f.path, cause(err)).
+			Hint("ls -ld "+shellescape.Quote(dir)+" "+shellescape.Quote(f.target), "or use another store with --config PATH")
+	}
+	return ui.Failed("cannot write the config store %s: %w; nothing was changed", f.path, cause(err)).
+		Hint("ls -ld " + shellescape.Quote(dir))
+}
+
+func (f *storeFile) beside(name string) string {
+	return filepath.Join(filepath.Dir(f.target), "."+filepath.Base(f.target)+name)
+}
+
+// lock waits for the lock beside the file. The lock file is never removed:
+// that would let two processes hold two locks of one name.
+func (f *storeFile) lock(ctx context.Context) (unlock func(), err error) {
+	name := f.beside(".lock")
+	tell, _ := ctx.Value(waitKey{}).(func(string))
+	started := time.Now()
+	for {
+		file, err := f.tryLock(name)
+		if err != nil {
+			return nil, f.failed(err)
+		}
+		if file != nil {
+			return func() { _ = file.Close() }, nil
+		}
+		if tell != nil && time.Since(started) > 200*time.Millisecond {
+			tell(name)
+			tell = nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ui.Failed("waited %.1f s for another aivm that is writing the config store (lock %s): %w",
+				time.Since(started).Seconds(), name, ctx.Err()).Hint("fuser -v " + shellescape.Quote(name))
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// tryLock returns nil without an error if another process has the lock.
+func (f *storeFile) tryLock(name string) (*os.File, error) {
+	fault("lock.open")
+	file, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	fault("lock.flock")
+	err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.EINTR) {
+		return nil, file.Close()
+	}
+	if err == nil {
+		// Someone may have removed the name in between; a lock nobody else can
+		// find is none.
+		var mine, named fs.FileInfo
+		if mine, err = file.Stat(); err == nil {
+			named, err = os.Stat(name)
+		}
+		if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(mine, named) {
+			return nil, file.Close()
+		}
+	}
+	if err != nil {
+		_ = file.Close()
+		return nil, fmt.Errorf("locking %s: %w", name, err)
+	}
+	return file, nil
+}
+
+// errChanged: a program that knows nothing of the lock (an editor) wrote the
+// file after it was read.
+var errChanged = errors.New("the file changed while it was being edited")
+
+// replace writes the new version and keeps the one that was read as NAME.prev.
+// The lock is held. It returns errChanged if
+// the file is no longer the one that was read.
+func (f *storeFile) replace(s *Store, data []byte) error {
+	var like fs.FileInfo
+	if s.Exists {
+		// rename would get around a file that was made read-only.
+		if err := unix.Access(f.target, unix.W_OK); err != nil {
+			return f.failed(err)
+		}
+		var err error
+		if like, err = os.Stat(f.target); err != nil {
+			return f.failed(err)
+		}
+		if err := f.write(f.target+".prev", s.Raw, like, nil); err != nil {
+			return f.failed(err)
+		}
+	}
+	unchanged := func() error {
+		raw, exists, err := readFile(f.target)
+		if err == nil && (exists != s.Exists || !bytes.Equal(raw, s.Raw)) {
+			return errChanged
+		}
+		return err
+	}
+	if err := f.write(f.target, data, like, unchanged); errors.Is(err, errChanged) {
+		return err
+	} else if err != nil {
+		return f.failed(err)
+	}
+	fault("dir.sync")
+	if err := syncDir(filepath.Dir(f.target)); err != nil {
+		return ui.Failed("wrote the config store %s, but its directory could not be synced to disk: %w", f.path, cause(err))
+	}
+	return nil
+}
+
+// write replaces a file in one rename; like gives mode and owner. The name of
+// the temporary file is fixed: only the holder of the lock uses it, and what a
+// killed one left is removed by the next. check runs last before the rename.
+func (f *storeFile) write(name string, data []byte, like fs.FileInfo, check func() error) (err error) {
+	temp := f.beside(".tmp")
+	fault("temp.remove")
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	fault("temp.open")
+	file, err := openTemp(temp)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = file.Close()
+			_ = os.Remove(temp)
+		}
+	}()
+	fault("temp.write")
+	if _, err := file.Write(data); err != nil {
+		return err
+	}
+	if like != nil {
+		if err := keepOwnerAndMode(file, like); err != nil {
+			return err
+		}
+	}
+	fault("temp.sync")
+	if err := file.Sync(); err != nil {
+		return err
+	}
+	fault("temp.close")
+	if err := file.Close(); err != nil {
+		return err
+	}
+	if check != nil {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	fault("rename")
+	return os.Rename(temp, name)
+}
+
+func keepOwnerAndMode(file *os.File, like fs.FileInfo) error {
+	var now unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &now); err != nil {
+		return err
+	}
+	if old, ok := like.Sys().(*syscall.Stat_t); ok && (now.Uid != old.Uid || now.Gid != old.Gid) {
+		fault("temp.chown")
+		if err := file.Chown(int(old.Uid), int(old.Gid)); err != nil {
+			return fmt.Errorf("keeping its owner: %w", err)
+		}
+	}
+	fault("temp.chmod")
+	return file.Chmod(like.Mode().Perm())
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = d.Close() }()
+	// Some file systems cannot sync a directory (EINVAL); the rename stands.
+	if err := d.Sync(); err != nil && !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	return nil
+}
