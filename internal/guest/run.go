@@ -1,0 +1,287 @@
+package guest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"al.essio.dev/pkg/shellescape"
+	"golang.org/x/crypto/ssh"
+)
+
+// stopGrace is how long a guest has to close the channel of a command that was
+// given up, before the whole connection is.
+const stopGrace = time.Second
+
+// Run implements Conn.
+func (c *conn) Run(ctx context.Context, cmd Cmd) (int, error) {
+	line, err := commandLine(cmd.Argv)
+	if err != nil {
+		return -1, err
+	}
+	exit, err := c.exec(ctx, line, cmd.Stdin, cmd.Stdout, cmd.Stderr)
+	if err != nil {
+		return -1, fmt.Errorf("running %s in the guest: %w", quoteArgs(cmd.Argv), err)
+	}
+	return exit, nil
+}
+
+// PutTar implements Conn.
+func (c *conn) PutTar(ctx context.Context, dir string, tar io.Reader) error {
+	if dir == "" {
+		return errors.New("unpacking in the guest: no directory is named")
+	}
+	if !strings.HasPrefix(dir, "/") {
+		dir = "./" + dir // neither an option nor the "-" of cd
+	}
+	argv := []string{"sh", "-c", `mkdir -p "$1" && exec tar -x -f - -C "$1"`, "sh", dir}
+	var stderr tail
+	exit, err := c.Run(ctx, Cmd{Argv: argv, Stdin: tar, Stderr: &stderr})
+	if err != nil {
+		return fmt.Errorf("unpacking below %s: %w", dir, err)
+	}
+	if exit != 0 {
+		return &CommandError{Argv: []string{"tar", "-x", "-C", dir}, Exit: exit, Stderr: stderr.String()}
+	}
+	return nil
+}
+
+// commandLine quotes argv for the login shell that sshd hands it to. "exec"
+// keeps the shell from taking the first word for a keyword, an alias or an
+// assignment, and lets signals reach the program.
+func commandLine(argv []string) (string, error) {
+	switch {
+	case len(argv) == 0 || argv[0] == "":
+		return "", errors.New("running in the guest: no program is named")
+	case strings.HasPrefix(argv[0], "-"):
+		return "", fmt.Errorf("running in the guest: %q is no program's name", argv[0])
+	case slices.ContainsFunc(argv, func(a string) bool { return strings.ContainsRune(a, 0) }):
+		return "", errors.New("running in the guest: an argument contains a NUL byte")
+	}
+	return "exec " + shellescape.QuoteCommand(argv), nil
+}
+
+// exec runs one command line. A nil error means that a status came.
+func (c *conn) exec(parent context.Context, line string, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
+	if err := parent.Err(); err != nil {
+		return -1, err
+	}
+	ctx, abort := context.WithCancelCause(parent)
+	defer abort(nil)
+	r := &running{ctx: ctx, abort: abort}
+	defer r.shut()
+
+	result := make(chan error, 1)
+	go func() { result <- r.session(c.client, line, stdin, stdout, stderr) }()
+
+	var err error
+	stopped := false
+	select {
+	case err = <-result:
+	case <-ctx.Done():
+		stopped = true
+		c.stop(r, result)
+	}
+	if ioErr := r.failure(); ioErr != nil {
+		return -1, ioErr
+	}
+	if stopped {
+		return -1, fmt.Errorf("given up: %w", parent.Err())
+	}
+	return c.status(err)
+}
+
+// status reads what Session.Wait returned.
+func (c *conn) status(err error) (int, error) {
+	var exited *ssh.ExitError
+	var missing *ssh.ExitMissingError
+	switch {
+	case err == nil:
+		return 0, nil
+	case errors.As(err, &exited):
+		// A status is a byte for everybody but a guest that makes it up.
+		return min(max(exited.ExitStatus(), 1), 255), nil
+	case errors.Is(err, errInputUnread):
+		return 0, nil
+	}
+	if lost := c.lost(200 * time.Millisecond); lost != nil {
+		return -1, lost
+	}
+	if errors.As(err, &missing) {
+		return -1, ErrNoStatus
+	}
+	return -1, err
+}
+
+var errUnresponsive = errors.New("the guest did not let go of a command that was given up")
+
+// stop ends a command that was given up: politely, and with the connection if
+// the guest does not react.
+func (c *conn) stop(r *running, result <-chan error) {
+	go r.terminate() // sending can block; kill frees it
+	timer := time.NewTimer(stopGrace)
+	defer timer.Stop()
+	select {
+	case <-result:
+		return
+	case <-timer.C:
+	}
+	c.kill(errUnresponsive)
+	// Only a reader or writer of the caller can still hold it up.
+	timer.Reset(stopGrace)
+	select {
+	case <-result:
+	case <-timer.C:
+	}
+}
+
+// errInputUnread: the command ended with status 0 without reading all input.
+var errInputUnread = errors.New("the command did not read all of its input")
+
+// running is one command in flight.
+type running struct {
+	ctx   context.Context
+	abort context.CancelCauseFunc
+
+	mu     sync.Mutex
+	sess   *ssh.Session
+	failed error // of the caller's streams
+	shutUp bool
+}
+
+func (r *running) session(client *ssh.Client, line string, stdin io.Reader, stdout, stderr io.Writer) error {
+	s, err := client.NewSession()
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	r.mu.Lock()
+	r.sess = s
+	r.mu.Unlock()
+	if r.ctx.Err() != nil {
+		return context.Cause(r.ctx)
+	}
+	if stdin != nil {
+		s.Stdin = &input{r, stdin}
+	}
+	if stdout != nil {
+		s.Stdout = &output{r: r, w: stdout}
+	}
+	if stderr != nil {
+		s.Stderr = &output{r: r, w: stderr}
+	}
+	if err := s.Start(line); err != nil {
+		return err
+	}
+	err = s.Wait()
+	// Wait reports a failed copy only when the status was 0. io.EOF is how
+	// writing to a channel the guest has closed fails.
+	if errors.Is(err, io.EOF) {
+		return errInputUnread
+	}
+	return err
+}
+
+func (r *running) terminate() {
+	r.mu.Lock()
+	s := r.sess
+	r.mu.Unlock()
+	if s == nil {
+		return // still opening: session sees the context
+	}
+	_ = s.Signal(ssh.SIGTERM)
+	_ = s.Close()
+}
+
+// fail notes the failure of a stream and gives the command up.
+func (r *running) fail(err error) {
+	r.mu.Lock()
+	if r.failed == nil && r.ctx.Err() == nil {
+		r.failed = err
+	}
+	r.mu.Unlock()
+	r.abort(err)
+}
+
+func (r *running) failure() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.failed
+}
+
+// shut keeps what still arrives away from the caller's writers.
+func (r *running) shut() {
+	r.mu.Lock()
+	r.shutUp = true
+	r.mu.Unlock()
+}
+
+func (r *running) isShut() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.shutUp
+}
+
+// input turns a failed read into the end of the command: x/crypto would send
+// an end of file, and the command would take half its input for all of it.
+type input struct {
+	r  *running
+	in io.Reader
+}
+
+func (i *input) Read(p []byte) (int, error) {
+	n, err := i.in.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		i.r.fail(fmt.Errorf("reading its input: %w", err))
+		i.r.terminate()
+	}
+	return n, err
+}
+
+// output turns a failed write into the end of the command, which would else
+// wait for ever for somebody to read.
+type output struct {
+	r *running
+	w io.Writer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	if o.r.isShut() {
+		return 0, io.ErrClosedPipe
+	}
+	n, err := o.w.Write(p)
+	if err != nil {
+		o.r.fail(fmt.Errorf("passing on its output: %w", err))
+	}
+	return n, err
+}
+
+// tail keeps the last words of a stream.
+type tail struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+const tailSize = 2048
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.buf.Write(p[max(0, len(p)-tailSize):])
+	if over := t.buf.Len() - tailSize; over > 0 {
+		t.buf.Next(over)
+	}
+	return len(p), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.buf.String()
+}
