@@ -58,8 +58,8 @@ fi
 printf 'cloud-init off, network from %s\n' "$network"
 `
 
-// Ready is what a guest says about cloud-init.
-type Ready struct {
+// Status is what a guest says about cloud-init.
+type Status struct {
 	Installed  bool
 	Disabled   bool     // no later boot starts it
 	Finished   bool     // a first boot is over, whether or not it had errors
@@ -92,8 +92,8 @@ const maxErrors = 20
 
 // ParseReady reads what ReadyProbe printed. Output that was cut short is an
 // error, never "not installed".
-func ParseReady(out []byte) (Ready, error) {
-	var r Ready
+func ParseReady(out []byte) (Status, error) {
+	var r Status
 	ended := false
 	lines := bufio.NewScanner(bytes.NewReader(out))
 	lines.Buffer(nil, 1<<20)
@@ -112,22 +112,22 @@ func ParseReady(out []byte) (Ready, error) {
 			r.readStatus(rest)
 		case "result":
 			if err := r.readResult(rest); err != nil {
-				return Ready{}, err
+				return Status{}, err
 			}
 		case "end":
 			ended = true
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return Ready{}, fmt.Errorf("reading the state of cloud-init: %w", err)
+		return Status{}, fmt.Errorf("reading the state of cloud-init: %w", err)
 	}
 	if !ended {
-		return Ready{}, fmt.Errorf("reading the state of cloud-init: the answer of the guest is cut short")
+		return Status{}, fmt.Errorf("reading the state of cloud-init: the answer of the guest is cut short")
 	}
 	return r, nil
 }
 
-func (r *Ready) readStatus(text string) {
+func (r *Status) readStatus(text string) {
 	var s struct {
 		V1 struct {
 			Stage      string `json:"stage"`
@@ -139,7 +139,7 @@ func (r *Ready) readStatus(text string) {
 	}
 }
 
-func (r *Ready) readResult(text string) error {
+func (r *Status) readResult(text string) error {
 	var s struct {
 		V1 struct {
 			Datasource string   `json:"datasource"`

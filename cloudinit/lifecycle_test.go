@@ -14,21 +14,21 @@ func TestParseReady(t *testing.T) {
 	many := `"e",` + strings.Repeat(`"e",`, 100) + `"e"`
 	for _, c := range []struct {
 		name, in string
-		want     Ready
+		want     Status
 		fails    bool
 	}{
 		{name: "empty", in: "", fails: true},
 		{name: "cut short", in: "installed\nfinished\n", fails: true},
 		{name: "bad result", in: "installed\nresult {\nend\n", fails: true},
-		{name: "not there", in: "end\n", want: Ready{}},
-		{name: "running", in: "installed\nstatus {\"v1\": {\"datasource\": \"DataSourceNoCloud [seed=/dev/vdb][dsmode=net]\", \"stage\": \"modules-config\"}}\nend\n", want: Ready{Installed: true, Stage: "modules-config", Datasource: "DataSourceNoCloud [seed=/dev/vdb][dsmode=net]"}},
-		{name: "half a status", in: "installed\nstatus {\"v1\": {\nend\n", want: Ready{Installed: true}},
-		{name: "stage null", in: "installed\nstatus {\"v1\": {\"stage\": null}}\nend\n", want: Ready{Installed: true}},
-		{name: "done", in: "installed\nfinished\nstatus {\"v1\": {\"stage\": null}}\nresult {\"v1\": {\"datasource\": \"d\", \"errors\": []}}\nend\n", want: Ready{Installed: true, Finished: true, Datasource: "d", Errors: []string{}}},
-		{name: "done with errors", in: "installed\nresult {\"v1\": {\"datasource\": \"d\", \"errors\": [\"a\\u001b\"]}}\nend\n", want: Ready{Installed: true, Finished: true, Datasource: "d", Errors: []string{"a\x1b"}}},
-		{name: "switched off", in: "installed\ndisabled\nfinished\nend\n", want: Ready{Installed: true, Disabled: true, Finished: true}},
-		{name: "noise", in: "hello\n\ninstalled\nend\n", want: Ready{Installed: true}},
-		{name: "too many errors", in: "result {\"v1\": {\"errors\": [" + many + "]}}\nend\n", want: Ready{Finished: true, Errors: strings.Split(strings.Repeat("e", maxErrors), "")}},
+		{name: "not there", in: "end\n", want: Status{}},
+		{name: "running", in: "installed\nstatus {\"v1\": {\"datasource\": \"DataSourceNoCloud [seed=/dev/vdb][dsmode=net]\", \"stage\": \"modules-config\"}}\nend\n", want: Status{Installed: true, Stage: "modules-config", Datasource: "DataSourceNoCloud [seed=/dev/vdb][dsmode=net]"}},
+		{name: "half a status", in: "installed\nstatus {\"v1\": {\nend\n", want: Status{Installed: true}},
+		{name: "stage null", in: "installed\nstatus {\"v1\": {\"stage\": null}}\nend\n", want: Status{Installed: true}},
+		{name: "done", in: "installed\nfinished\nstatus {\"v1\": {\"stage\": null}}\nresult {\"v1\": {\"datasource\": \"d\", \"errors\": []}}\nend\n", want: Status{Installed: true, Finished: true, Datasource: "d", Errors: []string{}}},
+		{name: "done with errors", in: "installed\nresult {\"v1\": {\"datasource\": \"d\", \"errors\": [\"a\\u001b\"]}}\nend\n", want: Status{Installed: true, Finished: true, Datasource: "d", Errors: []string{"a\x1b"}}},
+		{name: "switched off", in: "installed\ndisabled\nfinished\nend\n", want: Status{Installed: true, Disabled: true, Finished: true}},
+		{name: "noise", in: "hello\n\ninstalled\nend\n", want: Status{Installed: true}},
+		{name: "too many errors", in: "result {\"v1\": {\"errors\": [" + many + "]}}\nend\n", want: Status{Finished: true, Errors: strings.Split(strings.Repeat("e", maxErrors), "")}},
 		{name: "a line without end", in: "result " + strings.Repeat("x", 2<<20), fails: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -47,7 +47,7 @@ func FuzzParseReady(f *testing.F) {
 	f.Add([]byte("installed\nresult {\"v1\": {\"errors\": [\"a\"]}}\nend\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := ParseReady(b)
-		if err != nil && !cmp.Equal(r, Ready{}) {
+		if err != nil && !cmp.Equal(r, Status{}) {
 			t.Errorf("an error and %+v", r)
 		}
 	})
@@ -95,7 +95,7 @@ func TestReadyProbe(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	_, lookErr := exec.LookPath("cloud-init")
-	want := Ready{Installed: lookErr == nil, Disabled: true, Finished: true, Datasource: `D [seed=\x]`, Errors: []string{"one"}}
+	want := Status{Installed: lookErr == nil, Disabled: true, Finished: true, Datasource: `D [seed=\x]`, Errors: []string{"one"}}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("-want +got:\n%s", d)
 	}

@@ -1,0 +1,104 @@
+package editor
+
+import (
+	"fmt"
+	"strings"
+
+	"al.essio.dev/pkg/shellescape"
+)
+
+// Recipe is what a person needs to open a guest's folder by hand.
+type Recipe struct {
+	Alias   string   `json:"alias"`
+	Path    string   `json:"path"`
+	URI     string   `json:"uri"`
+	Command string   `json:"command"`
+	Shell   string   `json:"shell"`
+	Install []string `json:"install"`
+}
+
+// NewRecipe returns the recipe for a folder of a guest. Like OpenArgs it
+// refuses an alias or path that an editor would take for something else.
+func NewRecipe(alias, guestPath string) (Recipe, error) {
+	target, err := folderArg(alias, guestPath)
+	if err != nil {
+		return Recipe{}, err
+	}
+	code := Editors()[0]
+	return Recipe{
+		Alias: alias, Path: guestPath,
+		URI:     "vscode-remote://ssh-remote+" + alias + percentEncode(target),
+		Command: shellLine([]string{code.Commands[0], "--remote", "ssh-remote+" + alias, target}),
+		Shell:   shellLine([]string{"ssh", alias}),
+		Install: []string{
+			"install " + code.Name + ": " + code.Install,
+			shellLine([]string{code.Commands[0], "--install-extension", code.Extension}),
+		},
+	}, nil
+}
+
+// Text is the recipe for a terminal, a line each.
+func (r Recipe) Text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "  SSH host  %s\n", r.Alias)
+	fmt.Fprintf(&b, "  folder    %s\n", shellWord(r.Path))
+	fmt.Fprintf(&b, "  open      %s\n", r.Command)
+	fmt.Fprintf(&b, "  URI       %s\n", r.URI)
+	fmt.Fprintf(&b, "  shell     %s\n", r.Shell)
+	for i, line := range r.Install {
+		label := ""
+		if i == 0 {
+			label = "no editor"
+		}
+		fmt.Fprintf(&b, "  %-9s %s\n", label, line)
+	}
+	return b.String()
+}
+
+// percentEncode writes a path for a URI (RFC 3986 3.3), byte by byte. Only
+// letters, digits, "-._~" and the slashes stay: editors differ in what more
+// they leave alone.
+func percentEncode(p string) string {
+	var b strings.Builder
+	for i := range len(p) {
+		c := p[i]
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', strings.IndexByte("-._~/", c) >= 0:
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	return b.String()
+}
+
+// shellLine is a command as it is typed. A control character in a path is
+// written in the shell's $'...' form, so that it can do nothing to a terminal.
+func shellLine(argv []string) string {
+	words := make([]string, len(argv))
+	for i, a := range argv {
+		words[i] = shellWord(a)
+	}
+	return strings.Join(words, " ")
+}
+
+func shellWord(s string) string {
+	if !strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r == 0x7f || r >= 0x80 && r < 0xa0 }) {
+		return shellescape.Quote(s)
+	}
+	var b strings.Builder
+	b.WriteString("$'")
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == '\'' || c == '\\':
+			b.WriteByte('\\')
+			b.WriteByte(c)
+		case c < 0x20 || c >= 0x7f:
+			fmt.Fprintf(&b, `\%03o`, c)
+		default:
+			b.WriteByte(c)
+		}
+	}
+	b.WriteString("'")
+	return b.String()
+}
