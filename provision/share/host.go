@@ -1,0 +1,254 @@
+package share
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"sort"
+
+	"al.essio.dev/pkg/shellescape"
+	"golang.org/x/sys/unix"
+
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/root/mountinfo"
+	"aivm.dev/aivm/internal/ui"
+)
+
+// A Folder is what is known of one host folder.
+type Folder struct {
+	Err                error  // why it cannot be shared as it is; the rest is then not to be trusted
+	Dev, Ino           uint64 // of the directory itself
+	UID, GID           int
+	Type               string   // of its file system: "ext4"
+	MountDev           string   // "major:minor" as the mount table has it
+	MountRoot          string   // the folder's path inside its file system
+	SourceRO           bool     // it lies on a read-only mount, which its clone inherits
+	Readable, Writable bool     // by the user who asks
+	Submounts          []string // mounts below it: the guest sees the directories they cover
+}
+
+// HostFacts are what ObserveHost saw.
+type HostFacts struct {
+	ExportPath string
+	Export     []mountinfo.Mount            // on the export root, in order
+	Tokens     map[string][]mountinfo.Mount // below it, by token
+	Folders    map[string]Folder            // by HostPath
+}
+
+// ObserveHost reads, without any rights, the mount table (given, or
+// /proc/self/mountinfo if nil) and the folders. A folder it cannot use is no
+// error of its own: it is in the facts.
+func ObserveHost(vmKey string, atts []Attachment, table []byte) (HostFacts, error) {
+	var ms []mountinfo.Mount
+	var err error
+	if table == nil {
+		ms, err = mountinfo.Read(mountinfo.Self)
+	} else {
+		ms, err = mountinfo.Parse(table)
+	}
+	if err != nil {
+		return HostFacts{}, fmt.Errorf("reading this machine's mounts: %w", err)
+	}
+	f := HostFacts{Tokens: map[string][]mountinfo.Mount{}, Folders: map[string]Folder{}}
+	if f.ExportPath, err = root.ResolvedExport(vmKey); err != nil {
+		return HostFacts{}, err
+	}
+	f.Export = mountinfo.At(ms, f.ExportPath)
+	for _, m := range mountinfo.Below(ms, f.ExportPath) {
+		if filepath.Dir(m.Point) == f.ExportPath {
+			t := filepath.Base(m.Point)
+			f.Tokens[t] = append(f.Tokens[t], m)
+		}
+	}
+	for _, a := range atts {
+		f.Folders[a.HostPath] = observeFolder(a.HostPath, ms)
+	}
+	return f, nil
+}
+
+func observeFolder(path string, ms []mountinfo.Mount) Folder {
+	if err := checkPath("folder", path); err != nil {
+		return Folder{Err: err}
+	}
+	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return Folder{Err: folderError(path, err)}
+	}
+	defer unix.Close(fd)
+	var st unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS|unix.STATX_MNT_ID, &st); err != nil {
+		return Folder{Err: fmt.Errorf("reading folder %s: %w", path, err)}
+	}
+	var full unix.Stat_t
+	if err := unix.Fstat(fd, &full); err != nil {
+		return Folder{Err: fmt.Errorf("reading folder %s: %w", path, err)}
+	}
+	f := Folder{Dev: full.Dev, Ino: full.Ino, UID: int(full.Uid), GID: int(full.Gid)}
+	may := func(mode uint32) bool {
+		return unix.Faccessat(unix.AT_FDCWD, path, mode, unix.AT_EACCESS) == nil
+	}
+	f.Readable, f.Writable = may(unix.R_OK|unix.X_OK), may(unix.W_OK)
+	if st.Mask&unix.STATX_MNT_ID == 0 {
+		f.Err = ui.Refused("this kernel is too old to share folders safely (5.12 or newer is needed)")
+		return f
+	}
+	// The id, and not the longest prefix: mounts can hide each other.
+	m, ok := mountinfo.ByID(ms, int(st.Mnt_id))
+	if !ok {
+		f.Err = ui.Failed("the mounts around %s changed while they were read", path).Hint("run the command again")
+		return f
+	}
+	rel, err := filepath.Rel(m.Point, path)
+	if err != nil {
+		f.Err = fmt.Errorf("folder %s on mount %s: %w", path, m.Point, err)
+		return f
+	}
+	f.Type, f.MountDev, f.MountRoot, f.SourceRO = m.Type, m.Dev, filepath.Join(m.Root, rel), m.Has("ro")
+	for _, sub := range mountinfo.Below(ms, path) {
+		f.Submounts = append(f.Submounts, sub.Point)
+	}
+	return f
+}
+
+func folderError(path string, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return ui.Refused("folder %s does not exist", path)
+	case errors.Is(err, unix.ENOTDIR):
+		return ui.Refused("%s is not a folder", path)
+	case errors.Is(err, unix.ELOOP):
+		return ui.Refused("a part of %s is a symbolic link now", path).
+			Hint("attach the folder the link leads to, if that is what you want")
+	case errors.Is(err, fs.ErrPermission):
+		return ui.Refused("folder %s cannot be reached by you", path)
+	}
+	return fmt.Errorf("reading folder %s: %w", path, err)
+}
+
+// Mapped reports whether the folder's owners are mapped: if not, guest root
+// can leave files owned by root on this machine.
+func (f HostFacts) Mapped(a Attachment) bool {
+	l := f.Tokens[Token(a.HostPath)]
+	return len(l) == 1 && l[0].Has("idmapped")
+}
+
+// Bound reports whether the token of a is mounted rightly on this machine.
+func (f HostFacts) Bound(a Attachment) bool {
+	folder, ok := f.Folders[a.HostPath]
+	l := f.Tokens[Token(a.HostPath)]
+	if !ok || folder.Err != nil || !f.exported() || len(l) != 1 {
+		return false
+	}
+	m := l[0]
+	// The table says the path a mount's root has now, "//deleted" included:
+	// the same path on the same file system is the same directory.
+	return m.Parent == f.Export[0].ID && m.Dev == folder.MountDev && m.Root == folder.MountRoot &&
+		m.Has("nosuid") && m.Has("nodev") && m.Has("ro") == (a.Access == string(ReadOnly) || folder.SourceRO)
+}
+
+func (f HostFacts) exported() bool {
+	if len(f.Export) != 1 {
+		return false
+	}
+	_, shared := f.Export[0].Shared()
+	return shared
+}
+
+// Strays returns the tokens that are mounted and belong to none of atts.
+func (f HostFacts) Strays(atts []Attachment) []string {
+	wanted := map[string]bool{}
+	for _, a := range atts {
+		wanted[Token(a.HostPath)] = true
+	}
+	var out []string
+	for t := range f.Tokens {
+		if !wanted[t] {
+			out = append(out, t)
+		}
+	}
+	sort.Strings(out)
+	return out
+}
+
+// PlanHost returns what brings the host's mounts to atts; nothing when they
+// are right. isNew (nil: none) tells which folders were not approved before:
+// only they need consent. Folders that cannot be shared are left out and
+// returned as joined errors beside the actions for the others.
+func PlanHost(f HostFacts, vmKey string, atts []Attachment, isNew func(Attachment) bool) ([]plan.Action, error) {
+	if err := check(atts); err != nil {
+		return nil, err
+	}
+	consent := func(a Attachment) plan.Consent {
+		if isNew != nil && isNew(a) {
+			return plan.Ask
+		}
+		return plan.None
+	}
+	var binds []plan.Action
+	var errs []error
+	anyNew := plan.None
+	for _, a := range atts {
+		folder, ok := f.Folders[a.HostPath]
+		if !ok {
+			return nil, fmt.Errorf("share: folder %s was not observed", a.HostPath)
+		}
+		if err := usable(a, folder); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if consent(a) == plan.Ask {
+			anyNew = plan.Ask
+		}
+		if f.Bound(a) {
+			continue
+		}
+		op := root.Bind{
+			Src: a.HostPath, VMKey: vmKey, Token: Token(a.HostPath), RO: a.Access == string(ReadOnly),
+			UID: folder.UID, GID: folder.GID, Dev: folder.Dev, Ino: folder.Ino,
+		}
+		how := "read and write"
+		if op.RO {
+			how = "read only"
+		}
+		binds = append(binds, plan.Action{
+			ID:      "share.bind:" + op.Token,
+			Why:     fmt.Sprintf("share folder %s with VM %s (%s)", a.HostPath, a.VM, how),
+			Shows:   op.Shows(),
+			Consent: consent(a),
+			Root:    op,
+			Timing:  "share",
+		})
+	}
+	var out []plan.Action
+	// A VM with no folder yet needs the root too: its device serves it.
+	if !f.exported() {
+		op := root.Export{VMKey: vmKey}
+		out = append(out, plan.Action{
+			ID: "share.export", Why: "make the place where this VM's shared folders appear",
+			Shows: op.Shows(), Consent: anyNew, Root: op, Timing: "share",
+		})
+	}
+	return append(out, binds...), errors.Join(errs...)
+}
+
+// usable says whether the person who asks could do with the folder what the
+// guest will: root shares it, but must not lend more than is there.
+func usable(a Attachment, f Folder) error {
+	switch {
+	case f.Err != nil:
+		return f.Err
+	case !f.Readable:
+		return ui.Refused("folder %s cannot be read by you, so it cannot be shared", a.HostPath)
+	case a.Access == string(ReadWrite) && !f.Writable:
+		return ui.Refused("folder %s cannot be written by you, so it can be shared only for reading", a.HostPath).
+			Hint("share it for reading: --access ro")
+	}
+	return nil
+}
+
+func quote(s string) string { return shellescape.Quote(s) }

@@ -1,0 +1,113 @@
+package share
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/ui"
+)
+
+// secrets are the places below a home that hold keys, tokens or passwords.
+var secrets = []string{
+	".ssh", ".gnupg", ".aws", ".azure", ".kube", ".docker",
+	".config/gh", ".config/gcloud", ".config/op", ".config/sops",
+	".password-store", ".netrc", ".pypirc", ".npmrc",
+}
+
+// homeMarks make any folder that holds them somebody's home.
+var homeMarks = []string{".ssh", ".gnupg"}
+
+// Refuse says no to folders a guest must not get by mistake: homes, places
+// with keys, the system's own, and aivm's own files, whether the folder is one
+// of them, lies in one or holds one, with links resolved on both sides. own
+// are our configuration, state and cache directories. A path of allow (what
+// was given to --allow-sensitive) lifts the refusal for exactly that folder,
+// except for "/" and for what lies in our own directories.
+func Refuse(hostPath, home string, own, allow []string) error {
+	if err := checkPath("folder", hostPath); err != nil {
+		return err
+	}
+	folder := bothWays(hostPath)
+	touches := func(p string) (in, holds bool) {
+		for _, s := range bothWays(p) {
+			for _, f := range folder {
+				in = in || f == s || below(f, s)
+				holds = holds || f == s || below(s, f)
+			}
+		}
+		return in, holds
+	}
+	if slices.Contains(folder, "/") {
+		return ui.Refused("the whole file system cannot be shared")
+	}
+	own = append(slices.Clone(own), root.ExportBase)
+	for _, o := range own {
+		if in, _ := touches(o); in {
+			return ui.Refused("%s belongs to aivm itself (%s) and cannot be shared", hostPath, o)
+		}
+	}
+	for _, a := range allow {
+		if slices.ContainsFunc(bothWays(filepath.Clean(a)), func(p string) bool { return slices.Contains(folder, p) }) {
+			return nil
+		}
+	}
+	no := func(why string) error {
+		return ui.Refused("%s is not shared: %s", hostPath, why).
+			Hint("if the guest may really have it, repeat the command with: --allow-sensitive "+quote(hostPath), "or attach the project's own folder")
+	}
+	for _, p := range []string{"/etc", "/proc", "/sys", "/dev", "/boot"} {
+		if in, holds := touches(p); in || holds {
+			return no(p + " belongs to this machine's system")
+		}
+	}
+	for _, h := range []string{home, "/root"} {
+		if h == "" {
+			continue
+		}
+		if _, holds := touches(h); holds {
+			return no("it holds the home " + h)
+		}
+	}
+	if home != "" {
+		for _, s := range secrets {
+			p := filepath.Join(home, s)
+			if in, holds := touches(p); in || holds {
+				return no("keys or tokens are kept in " + p)
+			}
+		}
+	}
+	for _, o := range own {
+		if _, holds := touches(o); holds {
+			return no("it holds aivm's own " + o)
+		}
+	}
+	for _, m := range homeMarks {
+		if _, err := os.Lstat(filepath.Join(hostPath, m)); err == nil {
+			return no("it holds " + m + ", as a home does")
+		}
+	}
+	return nil
+}
+
+// bothWays returns a path as written and with its links resolved. What does
+// not exist is resolved as far as it does.
+func bothWays(p string) []string {
+	p = filepath.Clean(p)
+	rest := ""
+	for dir := p; ; {
+		if real, err := filepath.EvalSymlinks(dir); err == nil {
+			if real = filepath.Join(real, rest); real != p {
+				return []string{p, real}
+			}
+			return []string{p}
+		}
+		if dir == "/" || !strings.Contains(dir, "/") {
+			return []string{p}
+		}
+		rest = filepath.Join(filepath.Base(dir), rest)
+		dir = filepath.Dir(dir)
+	}
+}

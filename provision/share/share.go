@@ -1,0 +1,177 @@
+// Package share plans how a host folder appears in a guest: tokens, host
+// mounts, guest mounts.
+//
+// It owns the names (Token, FSTag, ExportMount), the facts about folders and
+// mounts on both sides, and the pure plans made from them. It never mounts
+// anything itself: the host side is internal/root's records, the guest side is
+// one shell script that guest root runs.
+//
+// Invariants: a host folder is never changed by attaching it; nothing in a
+// guest is hidden by a mount unless it is empty or ours; everything a guest
+// says is bounded and parsed as hostile; a mount counts as right only when
+// its type, source, root and inode say so (device numbers prove nothing across
+// virtiofs, shares.md 6).
+package share
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"path"
+	"slices"
+	"strings"
+
+	"aivm.dev/aivm/internal/ui"
+)
+
+// FSTag is the virtiofs tag of the one device that carries all tokens of a VM
+// in mode shared-root.
+const FSTag = "aivm-root"
+
+// ExportMount is where the guest mounts that device, for its root only: an
+// attached folder is reached at its GuestDst and nowhere else.
+const ExportMount = "/run/aivm/share"
+
+// GuestUID is the uid and gid of the guest's user.
+const GuestUID = 1000
+
+// Mode says how a folder gets into the guest.
+type Mode string
+
+// The modes.
+const (
+	SharedRoot Mode = "shared-root" // one device over all tokens
+	Shared     Mode = "shared"      // one device per token
+	Git        Mode = "git"         // a clone of its own
+)
+
+// ParseMode reads a mode as a person or a 0.3 store writes it.
+func ParseMode(s string) (Mode, error) {
+	switch fold(s) {
+	case "shared-root", "sharedroot", "root":
+		return SharedRoot, nil
+	case "shared":
+		return Shared, nil
+	case "git", "clone", "cloned", "repo":
+		return Git, nil
+	}
+	return "", ui.Usage("--mode must be one of: git, shared, shared-root")
+}
+
+// Access says whether the guest may write.
+type Access string
+
+// The kinds of access.
+const (
+	ReadWrite Access = "rw"
+	ReadOnly  Access = "ro"
+)
+
+// ParseAccess reads an access as a person or a 0.3 store writes it.
+func ParseAccess(s string) (Access, error) {
+	switch fold(s) {
+	case "rw", "readwrite", "read-write":
+		return ReadWrite, nil
+	case "ro", "readonly", "read-only":
+		return ReadOnly, nil
+	}
+	return "", ui.Usage("--access must be one of: ro, rw")
+}
+
+func fold(s string) string {
+	return strings.ReplaceAll(strings.ToLower(strings.TrimSpace(s)), "_", "-")
+}
+
+// An Attachment is one folder of one VM, as the store has it.
+type Attachment struct {
+	HostPath, VM          string // HostPath is canonical: absolute, links resolved
+	Mode                  Mode
+	Access, GuestDst, Tag string // Access "rw" or "ro"; Tag is the token
+}
+
+// Token names a folder below the export root. It depends on the canonical path
+// alone: the end of its name for people, 96 bits of its hash so that no two
+// folders share one (0.3 used the name only). 36 bytes at most, because mode
+// shared uses it as a virtiofs tag.
+func Token(hostPath string) string {
+	sum := sha256.Sum256([]byte(hostPath))
+	var slug strings.Builder
+	for _, c := range []byte(strings.ToLower(path.Base(hostPath))) {
+		if slug.Len() == 11 {
+			break
+		}
+		if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' {
+			slug.WriteByte(c)
+		} else if n := slug.Len(); n > 0 && slug.String()[n-1] != '-' {
+			slug.WriteByte('-')
+		}
+	}
+	name := strings.Trim(slug.String(), "-")
+	if name == "" {
+		name = "folder"
+	}
+	return name + "-" + hex.EncodeToString(sum[:12])
+}
+
+// checkPath is the door for every path that gets into a record or a script.
+func checkPath(what, p string) error {
+	if !path.IsAbs(p) || path.Clean(p) != p || strings.ContainsAny(p, "\x00\n\r") {
+		return ui.Refused("%s %q cannot be used: an absolute path without line breaks is needed", what, p)
+	}
+	return nil
+}
+
+// reservedDst are guest paths nothing may be mounted on, with all below them;
+// systemDst only themselves.
+var (
+	reservedDst = []string{"/proc", "/sys", "/dev", "/boot", "/run/aivm", "/etc", "/bin", "/sbin", "/lib", "/lib64"}
+	systemDst   = []string{"/", "/home", "/root", "/run", "/tmp", "/usr", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/local", "/var", "/var/lib", "/opt", "/srv", "/mnt", "/media"}
+)
+
+// CheckGuestDst refuses guest paths a folder must not cover.
+func CheckGuestDst(dst string) error {
+	if err := checkPath("guest path", dst); err != nil {
+		return err
+	}
+	reserved := slices.ContainsFunc(reservedDst, func(d string) bool { return dst == d || below(dst, d) })
+	if reserved || slices.Contains(systemDst, dst) {
+		return ui.Refused("guest path %s belongs to the guest's own system", dst).
+			Hint("choose another place: --guest-dst /home/agent/" + strings.Trim(path.Base(dst), "/"))
+	}
+	return nil
+}
+
+// below reports whether p lies strictly below dir.
+func below(p, dir string) bool {
+	return p != dir && strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
+}
+
+// check validates what a planner was given, before it looks at any fact.
+func check(atts []Attachment) error {
+	dst := map[string]string{}
+	seen := map[string]bool{}
+	for _, a := range atts {
+		if a.Mode != SharedRoot {
+			return ui.Refused("mode %s is not there yet (folder %s)", a.Mode, a.HostPath).
+				Hint("use the mode that is: --mode shared-root")
+		}
+		if a.Access != string(ReadWrite) && a.Access != string(ReadOnly) {
+			return ui.Usage("--access must be one of: ro, rw")
+		}
+		if err := checkPath("folder", a.HostPath); err != nil {
+			return err
+		}
+		if err := CheckGuestDst(a.GuestDst); err != nil {
+			return err
+		}
+		if seen[a.HostPath] {
+			return ui.Refused("folder %s is attached twice to VM %s", a.HostPath, a.VM)
+		}
+		seen[a.HostPath] = true
+		if other, ok := dst[a.GuestDst]; ok {
+			return ui.Refused("%s and %s would both be at %s in VM %s", other, a.HostPath, a.GuestDst, a.VM).
+				Hint("choose another place for one of them: --guest-dst PATH")
+		}
+		dst[a.GuestDst] = a.HostPath
+	}
+	return nil
+}
