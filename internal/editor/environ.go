@@ -66,7 +66,7 @@ func Environ(base []string) []string {
 			}
 		}
 	}
-	appDir := values["APPDIR"]
+	appDir := strings.TrimRight(values["APPDIR"], "/")
 
 	out := make([]string, 0, len(order))
 	for _, name := range order {
@@ -91,7 +91,7 @@ func withoutBundles(list, appDir string) string {
 	entries := strings.Split(list, ":")
 	kept := slices.DeleteFunc(entries, func(dir string) bool {
 		inSnap := strings.HasPrefix(dir, "/snap/") && dir != "/snap/bin"
-		inApp := appDir != "" && (dir == appDir || strings.HasPrefix(dir, strings.TrimSuffix(appDir, "/")+"/"))
+		inApp := appDir != "" && strings.HasPrefix(dir+"/", appDir+"/")
 		return inSnap || inApp
 	})
 	return strings.Join(kept, ":")

@@ -74,11 +74,13 @@ func Lookup(env Env, want string) (Found, error) {
 	missing := &NotFoundError{Want: want}
 	if want == Auto {
 		for _, e := range Editors() {
-			if !e.OpenSSH {
-				continue
-			}
-			if f, ok := find(env, e, missing); ok {
+			f, ok := find(env, e, missing)
+			switch {
+			case ok && e.OpenSSH:
 				return f, nil
+			case ok:
+				missing.Skipped = append(missing.Skipped,
+					e.Name+" is, but its SSH client does not check our host key: choose it with --editor "+e.ID)
 			}
 		}
 		return Found{}, missing

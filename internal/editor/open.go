@@ -95,7 +95,7 @@ func Open(ctx context.Context, f Found, args []string, stdout, stderr io.Writer)
 func RemoteExtension(ctx context.Context, f Found) (installed bool, err error) {
 	said, err := start(ctx, f, []string{"--list-extensions"}, launcherLimit)
 	if err != nil {
-		return false, err
+		return false, fmt.Errorf("listing the extensions of %s: %w", f.Editor.Name, err)
 	}
 	for line := range strings.Lines(string(said.out)) {
 		if strings.EqualFold(strings.TrimSpace(line), f.Editor.Extension) {

@@ -38,8 +38,8 @@ const Auto = "auto"
 // Editors returns the table in the order in which Auto tries it.
 //
 // Sources: the launchers' own packages (deb, rpm, tarball, AUR), snapcraft
-// and flathub pages, and product.json of each build for server and settings
-// folders.
+// and flathub pages, product.json of each build for server and settings
+// folders, cursor issue 3201 for the ssh that Cursor runs.
 func Editors() []Editor {
 	return []Editor{
 		{
