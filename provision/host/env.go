@@ -1,0 +1,99 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Env is how this package sees the machine. OSEnv gives the real one; tests
+// fill in their own.
+type Env struct {
+	// Head reads at most limit bytes from the start of a file. /proc/cpuinfo
+	// asks every CPU for its clock when read whole; its first page is enough.
+	Head func(path string, limit int) ([]byte, error)
+	Stat func(path string) (fs.FileInfo, error)
+	// OpenDevice opens a device for reading and writing and closes it again.
+	OpenDevice func(path string) error
+	// DialUnix connects to a socket and hangs up.
+	DialUnix func(path string) error
+	// DiskFree returns the bytes a user may still write on the file system of
+	// path, which has to exist.
+	DiskFree func(path string) (uint64, error)
+	// IDMap asks the kernel for mount_setattr(2) with nonsense: ENOSYS means
+	// that it cannot map owners of a mount.
+	IDMap  func() error
+	Getenv func(string) string
+	CPUs   func() int
+	Arch   string // as GOARCH
+	Euid   int
+	Home   string
+	// Output runs a program for the doctor and returns what it printed.
+	Output func(ctx context.Context, argv ...string) (string, error)
+}
+
+// OSEnv is the machine this process runs on.
+func OSEnv() Env {
+	home, _ := os.UserHomeDir()
+	return Env{
+		Head: head,
+		Stat: os.Stat,
+		OpenDevice: func(path string) error {
+			fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			return unix.Close(fd)
+		},
+		DialUnix: func(path string) error {
+			c, err := net.DialTimeout("unix", path, 2*time.Second)
+			if err != nil {
+				return err
+			}
+			return c.Close()
+		},
+		DiskFree: func(path string) (uint64, error) {
+			var st unix.Statfs_t
+			if err := unix.Statfs(path, &st); err != nil {
+				return 0, err
+			}
+			return st.Bavail * uint64(st.Frsize), nil
+		},
+		IDMap: func() error {
+			err := unix.MountSetattr(-1, "", 0, &unix.MountAttr{})
+			if errors.Is(err, unix.ENOSYS) {
+				return err
+			}
+			return nil
+		},
+		Getenv: os.Getenv,
+		CPUs:   runtime.NumCPU,
+		Arch:   runtime.GOARCH,
+		Euid:   os.Geteuid(),
+		Home:   home,
+		Output: func(ctx context.Context, argv ...string) (string, error) {
+			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+			defer cancel()
+			out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput()
+			return strings.TrimSpace(string(out)), err
+		},
+	}
+}
+
+func head(path string, limit int) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, int64(limit)))
+}

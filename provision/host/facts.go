@@ -1,0 +1,302 @@
+package host
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// OSRelease is /etc/os-release as far as it matters (os-release(5)).
+type OSRelease struct {
+	ID       string
+	IDLike   []string
+	Version  string // VERSION_ID, "" on rolling releases
+	Codename string // VERSION_CODENAME
+	Base     string // UBUNTU_CODENAME or DEBIAN_CODENAME of a derivative
+	Name     string // PRETTY_NAME
+}
+
+// KVMFact says whether QEMU can use the CPU's virtualisation.
+type KVMFact struct {
+	Usable bool
+	Reason string // why not, or with what reservation
+}
+
+// DaemonFact is a libvirt daemon as its socket shows it.
+type DaemonFact struct {
+	SocketPath  string
+	Exists      bool
+	Connectable bool
+	Running     bool  // by the pid file; also true when Connectable
+	Err         error // why it is not connectable
+}
+
+// Facts are what Observe saw. Err fields and a missing map entry differ: a
+// tool that is not in Tools was looked for and is not there.
+type Facts struct {
+	OS         OSRelease
+	OSErr      error // /etc/os-release could not be read
+	Arch       string
+	Kernel     string // release, "6.1.0-30-amd64"
+	CPUs       int
+	CPUFlags   []string // of vmx and svm, those the CPU has
+	MemTotalMB int      // 0: unknown
+	MemAvailMB int
+	MemErr     error
+	KVM        KVMFact
+	Tools      map[string]string // name to path, for what was found
+	Libvirtd   DaemonFact
+	Virtlogd   DaemonFact
+	Systemd    bool   // systemd is the init system
+	Container  string // "docker", "lxc", ... when this is a container
+	WSL        bool
+	Root       bool
+	IDMapErr   error // the kernel cannot map owners of a mount
+
+	diskFree func(path string) (uint64, error)
+}
+
+// Debian's and Ubuntu's places for what is not in PATH of everybody.
+var (
+	binDirs = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
+	// The C virtiofsd lives in /usr/lib/qemu, the Rust one in /usr/libexec.
+	virtiofsdPaths = []string{"/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd", "/usr/bin/virtiofsd"}
+	driverDirs     = []string{"/usr/lib/x86_64-linux-gnu/libvirt/connection-driver", "/usr/lib/libvirt/connection-driver", "/usr/lib64/libvirt/connection-driver"}
+	keyringPaths   = []string{"/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp"}
+	mbrPaths       = []string{"/usr/lib/EXTLINUX/gptmbr.bin", "/usr/lib/syslinux/mbr/gptmbr.bin"}
+)
+
+// programs are looked for in PATH and binDirs.
+var programs = []string{
+	"qemu-system-x86_64", "qemu-img", "libvirtd", "virtlogd", "dnsmasq", "nft", "iptables", "ip",
+	"ssh", "ssh-keygen", "git", "mmdebstrap", "extlinux", "sfdisk", "mke2fs",
+}
+
+// Observe reads the facts: a few dozen looks at paths, some small files and
+// two connections to local sockets. It starts no program.
+func Observe(env Env) Facts {
+	f := Facts{Arch: env.Arch, CPUs: env.CPUs(), Root: env.Euid == 0, diskFree: env.diskFree}
+	if b, err := env.Head("/etc/os-release", 1<<16); err != nil {
+		f.OSErr = err
+	} else {
+		f.OS = parseOSRelease(b)
+	}
+	if b, err := env.Head("/proc/sys/kernel/osrelease", 1<<12); err == nil {
+		f.Kernel = strings.TrimSpace(string(b))
+	}
+	f.MemTotalMB, f.MemAvailMB, f.MemErr = memory(env)
+	cpu, cpuErr := env.Head("/proc/cpuinfo", 1<<13)
+	f.CPUFlags = virtFlags(cpu)
+	f.KVM = kvm(env, f.CPUFlags, cpuErr)
+	f.Tools = tools(env)
+	f.Libvirtd = daemon(env, "/run/libvirt/libvirt-sock", "/run/libvirtd.pid", "libvirtd")
+	f.Virtlogd = daemon(env, "/run/libvirt/virtlogd-sock", "/run/virtlogd.pid", "virtlogd")
+	_, err := env.Stat("/run/systemd/system") // sd_booted(3)
+	f.Systemd = err == nil
+	f.Container = container(env)
+	f.WSL = strings.Contains(strings.ToLower(f.Kernel), "microsoft")
+	f.IDMapErr = env.IDMap()
+	return f
+}
+
+// DiskFreeGB returns the whole GiB free where dir is or will be.
+func (f Facts) DiskFreeGB(dir string) (int, error) {
+	if f.diskFree == nil {
+		return 0, errors.New("free disk space was not observed")
+	}
+	n, err := f.diskFree(dir)
+	return int(n >> 30), err
+}
+
+// diskFree asks about the nearest ancestor that exists, since dir may not have
+// been made yet.
+func (e Env) diskFree(dir string) (uint64, error) {
+	for p := filepath.Clean(dir); ; p = filepath.Dir(p) {
+		n, err := e.DiskFree(p)
+		if err == nil || !errors.Is(err, fs.ErrNotExist) || p == filepath.Dir(p) {
+			return n, err
+		}
+	}
+}
+
+func parseOSRelease(b []byte) OSRelease {
+	var o OSRelease
+	sc := bufio.NewScanner(bytes.NewReader(b))
+	for sc.Scan() {
+		k, v, ok := strings.Cut(strings.TrimSpace(sc.Text()), "=")
+		if !ok || strings.HasPrefix(k, "#") {
+			continue
+		}
+		v = strings.Trim(v, `"'`)
+		switch k {
+		case "ID":
+			o.ID = v
+		case "ID_LIKE":
+			o.IDLike = strings.Fields(v)
+		case "VERSION_ID":
+			o.Version = v
+		case "VERSION_CODENAME":
+			o.Codename = v
+		case "UBUNTU_CODENAME", "DEBIAN_CODENAME":
+			o.Base = v
+		case "PRETTY_NAME":
+			o.Name = v
+		}
+	}
+	return o
+}
+
+func memory(env Env) (total, avail int, err error) {
+	b, err := env.Head("/proc/meminfo", 1<<13)
+	if err != nil {
+		return 0, 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		w := strings.Fields(line)
+		if len(w) < 2 {
+			continue
+		}
+		n, _ := strconv.Atoi(w[1])
+		switch w[0] {
+		case "MemTotal:":
+			total = n / 1024
+		case "MemAvailable:":
+			avail = n / 1024
+		}
+	}
+	if total <= 0 {
+		return 0, 0, errors.New("/proc/meminfo names no MemTotal")
+	}
+	return total, avail, nil
+}
+
+// virtFlags returns which of vmx (Intel) and svm (AMD) the first CPU has.
+func virtFlags(cpuinfo []byte) []string {
+	for line := range strings.Lines(string(cpuinfo)) {
+		k, v, _ := strings.Cut(line, ":")
+		if strings.TrimSpace(k) != "flags" {
+			continue
+		}
+		var found []string
+		for _, w := range strings.Fields(v) {
+			if (w == "vmx" || w == "svm") && !slices.Contains(found, w) {
+				found = append(found, w)
+			}
+		}
+		return found
+	}
+	return nil
+}
+
+// kvm judges by the CPU's flags first: on a machine without them /dev/kvm can
+// open and even create a VM, in which a stock kernel then hangs.
+func kvm(env Env, flags []string, cpuErr error) KVMFact {
+	if env.Arch == "amd64" && len(flags) == 0 {
+		if cpuErr != nil {
+			return KVMFact{Reason: fmt.Sprintf("the CPU's flags could not be read: %v", cpuErr)}
+		}
+		return KVMFact{Reason: "the CPU shows neither vmx nor svm (switched off in the firmware, or this is a VM without nested virtualisation)"}
+	}
+	err := env.OpenDevice("/dev/kvm")
+	switch {
+	case err == nil:
+		return KVMFact{Usable: true}
+	case errors.Is(err, fs.ErrPermission) && env.Euid != 0:
+		// QEMU runs as libvirt's own user, which is in group kvm.
+		return KVMFact{Usable: true, Reason: "this user cannot open /dev/kvm, libvirt's QEMU can"}
+	case errors.Is(err, fs.ErrNotExist):
+		return KVMFact{Reason: "there is no /dev/kvm (kernel module kvm_intel or kvm_amd not loaded)"}
+	}
+	return KVMFact{Reason: fmt.Sprintf("/dev/kvm does not open: %v", err)}
+}
+
+func tools(env Env) map[string]string {
+	found := map[string]string{}
+	dirs := slices.Clone(binDirs)
+	for _, d := range filepath.SplitList(env.Getenv("PATH")) {
+		if filepath.IsAbs(d) && !slices.Contains(dirs, d) {
+			dirs = append(dirs, d)
+		}
+	}
+	for _, name := range programs {
+		for _, d := range dirs {
+			p := filepath.Join(d, name)
+			if st, err := env.Stat(p); err == nil && st.Mode().IsRegular() && st.Mode().Perm()&0o111 != 0 {
+				found[name] = p
+				break
+			}
+		}
+	}
+	first := func(name string, paths []string) {
+		for _, p := range paths {
+			if _, err := env.Stat(p); err == nil {
+				found[name] = p
+				return
+			}
+		}
+	}
+	first("virtiofsd", virtiofsdPaths)
+	first("debian-archive-keyring", keyringPaths)
+	first("gptmbr.bin", mbrPaths)
+	for _, d := range []string{"qemu", "network", "storage"} {
+		paths := make([]string, 0, len(driverDirs))
+		for _, dir := range driverDirs {
+			paths = append(paths, filepath.Join(dir, "libvirt_driver_"+d+".so"))
+		}
+		first("libvirt-driver-"+d, paths)
+	}
+	return found
+}
+
+func daemon(env Env, socket, pidFile, comm string) DaemonFact {
+	d := DaemonFact{SocketPath: socket}
+	_, err := env.Stat(socket)
+	// A directory we may not look into hides the socket; it does not remove it.
+	d.Exists = err == nil || !errors.Is(err, fs.ErrNotExist)
+	if d.Exists {
+		err = env.DialUnix(socket)
+		d.Connectable = err == nil
+	}
+	d.Err = err
+	d.Running = d.Connectable || running(env, pidFile, comm)
+	return d
+}
+
+// running tells a daemon that refuses this user from a socket that a dead
+// daemon left behind: connect(2) says EACCES to both.
+func running(env Env, pidFile, comm string) bool {
+	b, err := env.Head(pidFile, 32)
+	if err != nil {
+		return false
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil || pid <= 0 {
+		return false
+	}
+	got, err := env.Head("/proc/"+strconv.Itoa(pid)+"/comm", 32)
+	return err == nil && strings.TrimSpace(string(got)) == comm
+}
+
+// denied reports a socket that is there and refuses this user.
+func (d DaemonFact) denied() bool {
+	return d.Exists && (errors.Is(d.Err, fs.ErrPermission) || errors.Is(d.Err, syscall.EACCES))
+}
+
+func container(env Env) string {
+	if b, err := env.Head("/run/systemd/container", 64); err == nil && len(b) > 0 {
+		return strings.TrimSpace(string(b))
+	}
+	for path, name := range map[string]string{"/.dockerenv": "docker", "/run/.containerenv": "podman"} {
+		if _, err := env.Stat(path); err == nil {
+			return name
+		}
+	}
+	return ""
+}
