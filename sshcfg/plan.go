@@ -97,6 +97,9 @@ func Plan(f Facts, want Stanza) ([]plan.Action, error) {
 		})
 	}
 	inc, err := planInclude(f)
+	if err != nil && !errors.Is(err, ErrReadOnly) {
+		return nil, err
+	}
 	return append(as, inc...), err
 }
 
@@ -162,7 +165,7 @@ func (l Layout) readOnly(cause error) error {
 	if err != nil {
 		return err
 	}
-	return ui.Refused("%w: %w", ErrReadOnly, cause).Hint(
+	return ui.Refused("%w", fmt.Errorf("%w: %w", ErrReadOnly, cause)).Hint(
 		"add this as the first line of "+l.sshConfig()+": "+line,
 		"or print the entry and put it where you like: aivm vm ssh-config NAME",
 		"or name another file to hold the line: "+ConfigEnv+"=FILE, then use ssh -F FILE",

@@ -129,13 +129,18 @@ func ParseOurs(data []byte) (Stanza, error) {
 	if err := ValidAlias(s.Alias); err != nil {
 		return bad("%w", err)
 	}
+	lines := splitLines(data)
 	for _, n := range host.Nodes {
 		kv, ok := n.(*ssh_config.KV)
 		if !ok {
 			continue
 		}
-		args, err := splitArgs(kv.Value)
-		if err != nil || len(args) != 1 {
+		// kv.Value ends at a # even inside quotes: read the line itself.
+		var args []string
+		if n := kv.Pos().Line; n >= 1 && n <= len(lines) {
+			_, args = parseLine(lines[n-1].text)
+		}
+		if len(args) != 1 {
 			return bad("%s has not one value", kv.Key)
 		}
 		v := args[0]
@@ -194,6 +199,9 @@ func checkPath(what, p string) error {
 			return ui.Refused("the path %q for %s cannot be written into an ssh configuration", p, what).
 				Hint("use a path without quotes, backslashes and control characters")
 		}
+	}
+	if strings.HasSuffix(p, " ") { // parsers trim it, quotes or not
+		return ui.Refused("the path %q for %s ends in a space", p, what)
 	}
 	if strings.Contains(p, "${") {
 		return ui.Refused("the path %q for %s holds ${, which ssh would expand", p, what)

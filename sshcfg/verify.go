@@ -73,7 +73,8 @@ var foreign = []string{
 // Verify asks ssh what it makes of the alias and compares that with what it
 // makes of our file alone: the same program says both, so releases that spell
 // values differently do not matter. It needs two processes of some
-// milliseconds and belongs behind a change, not on the warm path.
+// milliseconds and belongs behind a change, not on the warm path. (ssh runs
+// the user's own "Match exec" commands then, as at every connection.)
 func Verify(ctx context.Context, l Layout, alias string, want Stanza, run Runner) ([]Mismatch, error) {
 	if run == nil {
 		run = Exec
@@ -101,6 +102,11 @@ func Verify(ctx context.Context, l Layout, alias string, want Stanza, run Runner
 	}
 	got, err := effective(ctx, run, l.SSHArgs(), alias)
 	if err != nil {
+		var e *ui.Error
+		if c, cerr := readFile(l.sshConfig()); cerr == nil && bytes.HasPrefix(c.Data, bom) && errors.As(err, &e) {
+			// It was unreadable to ssh before us: we keep every byte, this one too.
+			e.Hint(l.sshConfig() + " begins with a byte order mark, at which OpenSSH stops; save it as UTF-8 without one")
+		}
 		return nil, err
 	}
 	lost := true

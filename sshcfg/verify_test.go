@@ -1,0 +1,229 @@
+package sshcfg
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// verifyIn applies the stanza over a user's file and asks the real ssh.
+func verifyIn(t *testing.T, user string) (Layout, []Mismatch) {
+	t.Helper()
+	l := newLayout(t)
+	// ssh takes a relative Include from the passwd home, not from our test's.
+	user += "Host *\nInclude " + filepath.Join(l.Home, ".ssh", "more") + "\n"
+	write(t, l.sshConfig(), user, 0o600)
+	write(t, filepath.Join(l.Home, ".ssh", "more"), "Host *\n  SendEnv TOKEN_MORE\n", 0o600)
+	want := stanzaFor(l, "a")
+	apply(t, l, want)
+	ms, err := Verify(context.Background(), l, "a", want, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l, ms
+}
+
+func TestVerifyFindsWhatIsAdded(t *testing.T) {
+	l, ms := verifyIn(t, `Host x
+  RemoteForward 1111 localhost:1
+Host *
+  User me
+  RemoteForward 8080 localhost:80
+  RemoteForward 8081 localhost:81
+  LocalForward 7000 localhost:70
+  DynamicForward 1080
+  SendEnv LANG LC_* SECRET_*
+  SetEnv TERM=xterm TOKEN=x
+  IdentityFile /home/u/.ssh/work
+  CertificateFile /home/u/.ssh/work-cert.pub
+  RequestTTY force
+  RemoteCommand tmux
+  ProxyCommand nc %h %p
+  ControlMaster auto
+  ControlPath /tmp/%C
+  ForwardAgent yes
+  StrictHostKeyChecking no
+  UserKnownHostsFile /dev/null
+  GSSAPIAuthentication yes
+  KnownHostsCommand /bin/false
+Match user agent
+  LocalForward 7001 localhost:71
+`)
+	at := map[string]int{}
+	for _, m := range ms {
+		if m.File == "" || m.Hint == "" || m.Want != "" && m.Option != "requesttty" && m.Option != "remotecommand" {
+			t.Errorf("%+v", m)
+		}
+		if m.File == l.sshConfig() {
+			at[m.Option+" "+m.Got] = m.Line - 3 // our block stands above
+		}
+	}
+	want := map[string]int{
+		"remoteforward 8080 [localhost]:80": 5, "remoteforward 8081 [localhost]:81": 6,
+		"localforward 7000 [localhost]:70": 7, "localforward 7001 [localhost]:71": 24,
+		"dynamicforward 1080": 8, "sendenv SECRET_*": 9, "setenv TOKEN=x": 10,
+		"identityfile /home/u/.ssh/work": 11, "certificatefile /home/u/.ssh/work-cert.pub": 12,
+		"requesttty force": 13, "remotecommand tmux": 14,
+	}
+	for k, line := range want {
+		if at[k] != line {
+			t.Errorf("%s: line %d, want %d", k, at[k], line)
+		}
+		delete(at, k)
+	}
+	if len(at) > 0 {
+		t.Errorf("too much: %v", at)
+	}
+	found := false
+	for _, m := range ms {
+		found = found || m.Got == "TOKEN_MORE" && m.File == filepath.Join(l.Home, ".ssh", "more") && m.Line == 2
+	}
+	if !found {
+		t.Errorf("the included file is not named: %v", ms)
+	}
+}
+
+// The hint of a Mismatch has to be true: with it followed nothing is left.
+func TestVerifyHintHelps(t *testing.T) {
+	_, ms := verifyIn(t, "Host * !a\n  RemoteForward 8080 localhost:80\n  SendEnv SECRET\n")
+	for _, m := range ms {
+		if m.Got != "TOKEN_MORE" {
+			t.Error(m)
+		}
+	}
+}
+
+func TestVerifyClean(t *testing.T) {
+	_, ms := verifyIn(t, "Host *\n  User me\n  Port 99\n  HostName elsewhere\n  HostKeyAlias z\n  ProxyJump bastion\n  ControlMaster auto\n  SendEnv LANG LC_*\n  UpdateHostKeys yes\n  ForwardX11 yes\n  PreferredAuthentications password\n  HostKeyAlgorithms ssh-rsa\n  CanonicalizeHostname always\n  ServerAliveInterval 1\n  ConnectTimeout 1\n  AddKeysToAgent yes\n  IdentitiesOnly no\n")
+	for _, m := range ms {
+		if m.Got != "TOKEN_MORE" {
+			t.Error(m)
+		}
+	}
+}
+
+func TestVerifyIncludeLost(t *testing.T) {
+	l := newLayout(t)
+	want := stanzaFor(l, "a")
+	apply(t, l, want)
+	// Below a Host the Include is read as part of it.
+	write(t, l.sshConfig(), "Host x\n"+read(t, l.sshConfig()), 0o600)
+	ms, err := Verify(context.Background(), l, "a", want, nil)
+	if err != nil || len(ms) != 1 || ms[0].Option != "include" || !strings.Contains(ms[0].Hint, "Include "+l.ConfigDir) {
+		t.Errorf("%+v, %v", ms, err)
+	}
+	// A value that wins because it stands above the Include is named.
+	write(t, l.sshConfig(), "Include first\n"+strings.TrimPrefix(read(t, l.sshConfig()), "Host x\n"), 0o600)
+	write(t, filepath.Join(l.Home, ".ssh", "first"), "# c\nHost *\n  User me\n  ForwardAgent yes\n", 0o600)
+	file := read(t, l.sshConfig())
+	write(t, l.sshConfig(), strings.Replace(file, "Include first", "Include "+filepath.Join(l.Home, ".ssh", "first"), 1), 0o600)
+	ms, err = Verify(context.Background(), l, "a", want, nil)
+	if err != nil || len(ms) != 2 || ms[0].Option != "user" || ms[0].Got != "me" || ms[0].Want != "agent" || ms[0].Line != 3 || ms[1].Option != "forwardagent" {
+		t.Errorf("%+v, %v", ms, err)
+	}
+	if err := os.Remove(l.ConfPath("a")); err != nil {
+		t.Fatal(err)
+	}
+	ms, err = Verify(context.Background(), l, "a", want, nil)
+	if err != nil || len(ms) != 1 || ms[0].Option != "include" {
+		t.Errorf("%+v, %v", ms, err)
+	}
+}
+
+func TestVerifyFailures(t *testing.T) {
+	l := newLayout(t)
+	want := stanzaFor(l, "a")
+	apply(t, l, want)
+	write(t, l.sshConfig(), read(t, l.sshConfig())+"NoSuchOption yes\n", 0o600)
+	if _, err := Verify(context.Background(), l, "a", want, nil); err == nil || !strings.Contains(strings.ToLower(err.Error()), "nosuchoption") {
+		t.Errorf("what ssh says is not passed on: %v", err)
+	}
+	write(t, l.sshConfig(), mark+"# c\n", 0o600)
+	apply(t, l, want)
+	if _, err := Verify(context.Background(), l, "a", want, nil); err == nil || !strings.Contains(hints(err), "byte order mark") {
+		t.Errorf("%v %s", err, hints(err))
+	}
+	_, err := Verify(context.Background(), l, "a", want, func(context.Context, []string) ([]byte, []byte, error) {
+		return nil, nil, &exec.Error{Name: "ssh", Err: exec.ErrNotFound}
+	})
+	if !errors.Is(err, exec.ErrNotFound) || hints(err) == "" {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := Verify(ctx, l, "a", want, nil); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+// TestVerifyReadsTheFileSSHReads: -F only where ssh would read another file.
+func TestVerifyReadsTheFileSSHReads(t *testing.T) {
+	l := newLayout(t)
+	apply(t, l, stanzaFor(l, "a"))
+	var argvs []string
+	run := func(ctx context.Context, argv []string) ([]byte, []byte, error) {
+		argvs = append(argvs, strings.Join(argv, " "))
+		return []byte("host a\n"), nil, nil
+	}
+	if _, err := Verify(context.Background(), l, "a", stanzaFor(l, "a"), run); err != nil {
+		t.Fatal(err)
+	}
+	home, err := SSHHome()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SSHConfigPath = filepath.Join(home, ".ssh", "config")
+	if _, err := Verify(context.Background(), l, "a", stanzaFor(l, "a"), run); err != nil {
+		t.Fatal(err)
+	}
+	own := l.ConfPath("a")
+	want := []string{
+		"ssh -G -F " + own + " -- a", "ssh -G -F " + filepath.Join(l.Home, ".ssh", "config") + " -- a",
+		"ssh -G -F " + own + " -- a", "ssh -G -- a",
+	}
+	if strings.Join(argvs, "\n") != strings.Join(want, "\n") {
+		t.Errorf("%q", argvs)
+	}
+}
+
+func TestScanIsPatient(t *testing.T) {
+	l := newLayout(t)
+	dir := filepath.Join(l.Home, ".ssh")
+	write(t, l.sshConfig(), "Include config\nInclude missing/*\nInclude [\nInclude dir\n\"Host\" q\nHost \"open\nHost a\n", 0o600)
+	if err := os.Mkdir(filepath.Join(dir, "dir"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if cs := Others(l, "a"); len(cs) == 0 || cs[len(cs)-1].Line != 7 {
+		t.Error(cs)
+	}
+}
+
+func TestMatchPattern(t *testing.T) {
+	for _, c := range []struct {
+		p, s string
+		want bool
+	}{
+		{"a", "a", true},
+		{"a", "b", false},
+		{"*", "", true},
+		{"*", "x", true},
+		{"a*", "ab", true},
+		{"*b", "aab", true},
+		{"a?c", "abc", true},
+		{"a?c", "ac", false},
+		{"?", "", false},
+		{"a*c*", "abc", true},
+		{"a*c", "abd", false},
+		{"", "", true},
+		{"", "a", false},
+		{"A", "a", false},
+	} {
+		if got := matchPattern(c.p, c.s); got != c.want {
+			t.Errorf("%q %q: %v", c.p, c.s, got)
+		}
+	}
+}
