@@ -38,4 +38,7 @@
 // (Layout.SSHArgs), and editors have to be told the same. Or the Include line
 // is written by hand, anywhere before the first other directive: it is
 // recognised without markers and left alone.
+//
+// What replacing a file by rename cannot keep: access control lists, extended
+// attributes and further hard links of the user's configuration.
 package sshcfg

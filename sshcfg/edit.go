@@ -68,6 +68,9 @@ func (l Layout) tryEdit(change func([]byte) ([]byte, error)) (done bool, err err
 		}
 	}
 	t, err := tempFor(f.Target, out, mode)
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return false, err // adding the line by hand would not work either
+	}
 	if err != nil {
 		return false, l.readOnly(err)
 	}
