@@ -53,7 +53,7 @@ func (c *conn) Probe(ctx context.Context, ps []Probe) (map[string][]byte, error)
 	script := strings.NewReader(probeScript(mark, ps))
 	_, err := c.exec(ctx, "exec sh -s", script, frames, &stderr)
 	if err != nil {
-		if at := frames.current(); at != "" && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrTooLong)) {
+		if at := frames.current(); at != "" && frames.begun {
 			return nil, fmt.Errorf("probing the guest, at %q: %w", at, err)
 		}
 		return nil, fmt.Errorf("probing the guest: %w", err)

@@ -1,0 +1,262 @@
+package guest
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// server is an SSH server whose commands are real: it hands them to sh, as
+// sshd does. Commands that begin with "exec misbehave-" are played by itself.
+type server struct {
+	t       *testing.T
+	ln      net.Listener
+	cfg     *ssh.ServerConfig
+	hostKey ssh.Signer
+	user    ssh.Signer
+
+	bannerDelay atomic.Int64 // a time.Duration
+	silent      atomic.Bool  // accept and say nothing
+	refuse      atomic.Int32 // that many logins are refused first
+	logins      atomic.Int32
+	connections atomic.Int32
+	execs       atomic.Int32
+
+	mu    sync.Mutex
+	conns map[net.Conn]bool
+	wg    sync.WaitGroup
+}
+
+func signer(t *testing.T) ssh.Signer {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func newServer(t *testing.T) *server {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{t: t, ln: ln, hostKey: signer(t), user: signer(t), conns: map[net.Conn]bool{}}
+	s.cfg = &ssh.ServerConfig{
+		ServerVersion: "SSH-2.0-OpenSSH_9.2p1 Test",
+		PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+			if string(key.Marshal()) != string(s.user.PublicKey().Marshal()) || s.refuse.Load() > 0 {
+				return nil, errors.New("not yet")
+			}
+			return &ssh.Permissions{}, nil
+		},
+	}
+	s.cfg.AddHostKey(s.hostKey)
+	s.wg.Go(s.accept)
+	t.Cleanup(func() {
+		_ = ln.Close()
+		s.cut()
+		s.wg.Wait()
+	})
+	return s
+}
+
+func (s *server) target() Target {
+	return Target{
+		Addr: s.ln.Addr().String(), User: "agent", HostKey: s.hostKey.PublicKey(),
+		Auth: []ssh.AuthMethod{ssh.PublicKeys(s.user)},
+	}
+}
+
+func (s *server) cut() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		_ = c.Close()
+	}
+}
+
+func (s *server) accept() {
+	for {
+		c, err := s.ln.Accept()
+		if err != nil {
+			return
+		}
+		s.connections.Add(1)
+		s.mu.Lock()
+		s.conns[c] = true
+		s.mu.Unlock()
+		s.wg.Go(func() { s.serve(c) })
+	}
+}
+
+func (s *server) serve(c net.Conn) {
+	defer c.Close()
+	time.Sleep(time.Duration(s.bannerDelay.Load()))
+	if s.silent.Load() {
+		_, _ = io.Copy(io.Discard, c)
+		return
+	}
+	sc, chans, reqs, err := ssh.NewServerConn(c, s.cfg)
+	if err != nil {
+		s.refuse.Add(-1)
+		return
+	}
+	s.logins.Add(1)
+	s.wg.Go(func() { ssh.DiscardRequests(reqs) })
+	for nc := range chans {
+		switch nc.ChannelType() {
+		case "session":
+			ch, reqs, err := nc.Accept()
+			if err == nil {
+				s.wg.Go(func() { s.session(sc, ch, reqs) })
+			}
+		case "direct-tcpip":
+			var msg struct {
+				Addr  string
+				Port  uint32
+				From  string
+				FPort uint32
+			}
+			if ssh.Unmarshal(nc.ExtraData(), &msg) != nil || msg.Port == 1 {
+				_ = nc.Reject(ssh.ConnectionFailed, "refused")
+				continue
+			}
+			ch, reqs, err := nc.Accept()
+			if err == nil {
+				s.wg.Go(func() { ssh.DiscardRequests(reqs) })
+				s.wg.Go(func() {
+					_, _ = io.Copy(ch, ch) // an echo server
+					_ = ch.Close()
+				})
+			}
+		default:
+			_ = nc.Reject(ssh.UnknownChannelType, "no")
+		}
+	}
+}
+
+func (s *server) session(sc *ssh.ServerConn, ch ssh.Channel, reqs <-chan *ssh.Request) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	for req := range reqs {
+		switch req.Type {
+		case "exec":
+			s.execs.Add(1)
+			_ = req.Reply(true, nil)
+			line := string(req.Payload[4:])
+			s.wg.Go(func() { s.run(ctx, sc, ch, line) })
+		case "signal":
+			cancel()
+		default:
+			_ = req.Reply(false, nil)
+		}
+	}
+}
+
+func (s *server) run(ctx context.Context, sc *ssh.ServerConn, ch ssh.Channel, line string) {
+	defer ch.Close()
+	status := func(n uint32) {
+		_, _ = ch.SendRequest("exit-status", false, binary.BigEndian.AppendUint32(nil, n))
+	}
+	switch strings.TrimPrefix(line, "exec misbehave-") {
+	case "cut":
+		_, _ = ch.Write([]byte("half"))
+		_ = sc.Close()
+		return
+	case "nostatus":
+		_, _ = ch.Write([]byte("half"))
+		return
+	case "hugestatus":
+		status(1 << 31)
+		return
+	case "signal":
+		_, _ = ch.SendRequest("exit-signal", false, ssh.Marshal(struct {
+			Name string
+			Core bool
+			Msg  string
+			Lang string
+		}{Name: "KILL"}))
+		return
+	case "marks": // reads the script, answers with marks of its own
+		script := make([]byte, 200)
+		_, _ = io.ReadFull(ch, script)
+		_, after, _ := strings.Cut(string(script), "printf '%s\\n' '")
+		mark := after[:32]
+		_, _ = ch.Write([]byte(mark + " -1 0\n" + mark + " 7 0\n"))
+		status(0)
+		return
+	}
+	cmd := exec.Command("sh", "-c", line)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		s.t.Error(err)
+		return
+	}
+	cmd.Stdout, cmd.Stderr = ch, ch.Stderr()
+	if err := cmd.Start(); err != nil {
+		status(127)
+		return
+	}
+	inputEnded := make(chan struct{})
+	go func() {
+		_, _ = io.Copy(in, ch)
+		_ = in.Close()
+		close(inputEnded)
+	}()
+	unhook := context.AfterFunc(ctx, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) })
+	defer unhook()
+	err = cmd.Wait()
+	var exited *exec.ExitError
+	switch {
+	case errors.As(err, &exited) && exited.ExitCode() >= 0:
+		status(uint32(exited.ExitCode()))
+	case err == nil:
+		status(0)
+	}
+}
+
+// noLeaks fails the test if goroutines of this package or of x/crypto's client
+// outlive it. Call it first: its cleanup then runs last.
+func noLeaks(t *testing.T) {
+	t.Helper()
+	t.Cleanup(func() {
+		var stacks string
+		for range 100 {
+			buf := make([]byte, 1<<20)
+			stacks = string(buf[:runtime.Stack(buf, true)])
+			var left []string
+			for _, g := range strings.Split(stacks, "\n\n") {
+				if (strings.Contains(g, "internal/guest.") || strings.Contains(g, "crypto/ssh.")) && !strings.Contains(g, "testing.(*T).Run") &&
+					!strings.Contains(g, "noLeaks") && !strings.Contains(g, "testing.tRunner") {
+					left = append(left, g)
+				}
+			}
+			if len(left) == 0 {
+				return
+			}
+			stacks = strings.Join(left, "\n\n")
+			time.Sleep(20 * time.Millisecond)
+		}
+		t.Errorf("goroutines left:\n%s", stacks)
+	})
+}
