@@ -1,0 +1,336 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/gofrs/flock"
+	"golang.org/x/sys/unix"
+
+	"aivm.dev/aivm/internal/ui"
+)
+
+// Cache is the directory of images, one for a user:
+// $XDG_CACHE_HOME/aivm/images.
+type Cache struct {
+	Dir string
+}
+
+// Entry is an image in the cache.
+type Entry struct {
+	Path        string
+	SHA256      string
+	Format      string // QCOW2 or Raw
+	VirtualSize int64  // of the disk in it
+	Size        int64  // of the file
+	Source      string // where it came from, for people
+}
+
+// Progress is told what is being done; fraction is 0 to 1, or less than 0 when
+// it is not known.
+type Progress = func(line string, fraction float64)
+
+const (
+	partPrefix = ".part-"
+	lockEvery  = 200 * time.Millisecond
+)
+
+func (c Cache) entry(im indexed, source string) Entry {
+	return Entry{
+		Path: filepath.Join(c.Dir, im.SHA256+"."+im.Format), SHA256: im.SHA256, Format: im.Format,
+		VirtualSize: im.VirtualSize, Size: im.Size, Source: source,
+	}
+}
+
+// Lookup finds what ref names without reading any image. A local file that was
+// changed since it was added is not found; a digest that differs from the one
+// asked for is an error.
+func (c Cache) Lookup(ref Ref) (Entry, bool, error) {
+	ref, _ = Resolve(ref)
+	ix, err := c.loadIndex()
+	if err != nil {
+		return Entry{}, false, err
+	}
+	sum := ix.Sources[ref.String()]
+	if ref.Kind == KindFile {
+		st, err := os.Stat(ref.Path)
+		if err != nil {
+			return Entry{}, false, noFile(ref.Path, err)
+		}
+		sum = ""
+		key := keyOf(ref.Path, st)
+		for _, k := range ix.Files {
+			if k.same(key) {
+				sum = k.SHA256
+			}
+		}
+	}
+	if sum == "" {
+		return Entry{}, false, nil
+	}
+	for _, im := range ix.Images {
+		if im.SHA256 != sum {
+			continue
+		}
+		e := c.entry(im, ref.String())
+		st, err := os.Stat(e.Path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return Entry{}, false, nil
+		case err != nil:
+			return Entry{}, false, ui.Failed("reading the image cache: %w", err)
+		case st.Size() != im.Size:
+			return Entry{}, false, nil // damaged: added again, it is replaced
+		}
+		return e, true, ref.check(sum)
+	}
+	return Entry{}, false, nil
+}
+
+func (r Ref) check(sum string) error {
+	if r.SHA256 != "" && !strings.EqualFold(r.SHA256, sum) {
+		return ui.Refused("the image %s is not the one asked for: its SHA-256 is %s, not %s", ui.Clean(r.String()), sum, ui.Clean(r.SHA256))
+	}
+	return nil
+}
+
+func noFile(path string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return ui.Refused("there is no image file %s", ui.Clean(path))
+	}
+	return ui.Refused("the image file cannot be read: %w", err)
+}
+
+// Add copies r into the cache and remembers it as what source (Ref.String())
+// stands for. While another process adds an image it waits and says so. The
+// digest is taken while writing; the file appears complete or not at all.
+func (c Cache) Add(ctx context.Context, r io.Reader, source string, progress Progress) (Entry, error) {
+	return c.add(ctx, r, source, "", nil, progress)
+}
+
+// AddFile copies a local image into the cache, so that it stays what it was.
+func (c Cache) AddFile(ctx context.Context, ref Ref, progress Progress) (Entry, error) {
+	f, err := os.Open(ref.Path)
+	if err != nil {
+		return Entry{}, noFile(ref.Path, err)
+	}
+	defer f.Close()
+	before, err := f.Stat()
+	if err != nil {
+		return Entry{}, noFile(ref.Path, err)
+	}
+	if !before.Mode().IsRegular() {
+		return Entry{}, ui.Refused("the image %s is not a file", ui.Clean(ref.Path))
+	}
+	if _, _, err := Inspect(f, before.Size()); err != nil {
+		return Entry{}, fmt.Errorf("%s: %w", ui.Clean(ref.Path), err)
+	}
+	key := keyOf(ref.Path, before)
+	return c.add(ctx, f, ref.Path, ref.SHA256, &source{f: f, key: key}, progress)
+}
+
+// source is a local file that has to stay as it is while it is copied.
+type source struct {
+	f   *os.File
+	key fileKey
+}
+
+func (c Cache) add(ctx context.Context, r io.Reader, name, want string, src *source, progress Progress) (e Entry, err error) {
+	if progress == nil {
+		progress = func(string, float64) {}
+	}
+	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		return e, ui.Failed("making the image cache: %w", err)
+	}
+	unlock, err := c.lock(ctx, "add", progress)
+	if err != nil {
+		return e, err
+	}
+	defer unlock()
+	c.sweep()
+
+	tmp, err := os.CreateTemp(c.Dir, partPrefix)
+	if err != nil {
+		return e, ui.Failed("writing to the image cache: %w", err)
+	}
+	defer func() {
+		tmp.Close()
+		if err != nil {
+			_ = os.Remove(tmp.Name())
+		}
+	}()
+	size, sum, err := copySparse(ctx, tmp, r, progress)
+	if err != nil {
+		return e, writeErr(c.Dir, err)
+	}
+	if src != nil {
+		after, err := src.f.Stat()
+		if err != nil {
+			return e, noFile(name, err)
+		}
+		if !keyOf(name, after).same(src.key) {
+			return e, ui.Failed("the image %s changed while it was copied", ui.Clean(name))
+		}
+	}
+	if err := (Ref{Kind: KindFile, Path: name, SHA256: want}).check(sum); err != nil {
+		return e, err
+	}
+	format, virtual, err := Inspect(tmp, size)
+	if err != nil {
+		return e, err
+	}
+	im := indexed{SHA256: sum, Format: format, VirtualSize: virtual, Size: size, Source: name}
+	e = c.entry(im, name)
+	if err := errors.Join(tmp.Chmod(0o444), tmp.Sync()); err != nil {
+		return e, writeErr(c.Dir, err)
+	}
+	if err := os.Rename(tmp.Name(), e.Path); err != nil {
+		return e, writeErr(c.Dir, err)
+	}
+	if err := syncDir(c.Dir); err != nil {
+		return e, writeErr(c.Dir, err)
+	}
+	ix, err := c.loadIndex()
+	if err != nil {
+		return e, err
+	}
+	if src != nil {
+		ix.record(im, name, &src.key)
+	} else {
+		ix.record(im, name, nil)
+	}
+	if err := c.saveIndex(ix); err != nil {
+		return e, writeErr(c.Dir, err)
+	}
+	return e, nil
+}
+
+// Ensure returns what ref names, making it with fetch if it is not there yet.
+// Of several processes that want the same image one fetches, the others wait,
+// say so, and find it.
+func (c Cache) Ensure(ctx context.Context, ref Ref, fetch func(context.Context) (io.ReadCloser, error), progress Progress) (Entry, error) {
+	if progress == nil {
+		progress = func(string, float64) {}
+	}
+	ref, _ = Resolve(ref)
+	if e, ok, err := c.Lookup(ref); ok || err != nil {
+		return e, err
+	}
+	if ref.Kind == KindFile {
+		return c.AddFile(ctx, ref, progress)
+	}
+	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		return Entry{}, ui.Failed("making the image cache: %w", err)
+	}
+	unlock, err := c.lock(ctx, "fetch", progress)
+	if err != nil {
+		return Entry{}, err
+	}
+	defer unlock()
+	if e, ok, err := c.Lookup(ref); ok || err != nil {
+		return e, err
+	}
+	r, err := fetch(ctx)
+	if err != nil {
+		return Entry{}, err
+	}
+	defer r.Close()
+	return c.Add(ctx, r, ref.String(), progress)
+}
+
+// lock takes one of the cache's two locks. "fetch" is held outside "add".
+func (c Cache) lock(ctx context.Context, name string, progress Progress) (unlock func(), err error) {
+	l := flock.New(filepath.Join(c.Dir, "."+name+".lock"))
+	ok, err := l.TryLock()
+	if err == nil && !ok {
+		progress("waiting for another aivm that is adding an image", -1)
+		_, err = l.TryLockContext(ctx, lockEvery)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("locking the image cache: %w", err)
+	}
+	return func() { _ = l.Unlock() }, nil
+}
+
+// sweep removes what killed runs left; under the lock nobody else writes.
+func (c Cache) sweep() {
+	old, _ := filepath.Glob(filepath.Join(c.Dir, partPrefix+"*"))
+	for _, p := range old {
+		_ = os.Remove(p)
+	}
+}
+
+// copySparse copies r to the empty file w, leaving holes for runs of zeros,
+// and returns the size and the SHA-256 of what was read.
+func copySparse(ctx context.Context, w *os.File, r io.Reader, progress Progress) (int64, string, error) {
+	var total int64
+	if f, ok := r.(*os.File); ok {
+		if st, err := f.Stat(); err == nil {
+			total = st.Size()
+		}
+	}
+	sum := sha256.New()
+	buf := make([]byte, 1<<20)
+	zero := make([]byte, len(buf))
+	var done int64
+	shown := time.Now()
+	for {
+		if err := ctx.Err(); err != nil {
+			return 0, "", err
+		}
+		n, rerr := io.ReadFull(r, buf)
+		b := buf[:n]
+		_, _ = sum.Write(b)
+		if !bytes.Equal(b, zero[:n]) {
+			if _, err := w.WriteAt(b, done); err != nil {
+				return 0, "", err
+			}
+		}
+		done += int64(n)
+		if now := time.Now(); now.Sub(shown) > lockEvery {
+			shown = now
+			fraction := -1.0
+			if total > 0 {
+				fraction = min(float64(done)/float64(total), 1)
+			}
+			progress("copying the image into the cache", fraction)
+		}
+		if errors.Is(rerr, io.EOF) || errors.Is(rerr, io.ErrUnexpectedEOF) {
+			break
+		}
+		if rerr != nil {
+			return 0, "", fmt.Errorf("reading the image: %w", rerr)
+		}
+	}
+	return done, hex.EncodeToString(sum.Sum(nil)), w.Truncate(done)
+}
+
+func writeErr(dir string, err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	e := ui.Failed("writing to the image cache: %w", err)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		e.Hint("make room there: df -h " + dir)
+	}
+	return e
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
