@@ -314,7 +314,7 @@ func TestTaskOnATerminal(t *testing.T) {
 		s.Say("something\x1b happened")
 		inner := s.Task("image")
 		inner.Bytes(10<<20, 100<<20)
-		time.Sleep(2050 * time.Millisecond)
+		time.Sleep(2060 * time.Millisecond)
 		inner.Bytes(50<<20, 100<<20)
 		time.Sleep(200 * time.Millisecond)
 		inner.Done()
