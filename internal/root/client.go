@@ -167,11 +167,11 @@ func (c *client) start(ctx context.Context) (*helper, error) {
 		return nil, err
 	}
 	theirs := os.NewFile(uintptr(fds[1]), "helper")
-	defer theirs.Close()
 	mine := os.NewFile(uintptr(fds[0]), "client")
 	nc, err := net.FileConn(mine)
 	mine.Close()
 	if err != nil {
+		theirs.Close()
 		return nil, err
 	}
 	args := []string{}
@@ -191,7 +191,9 @@ func (c *client) start(ctx context.Context) (*helper, error) {
 	cmd.Stdout = &tail{limit: 1024}
 	cmd.Stderr = h.stderr
 	cmd.WaitDelay = 5 * time.Second
-	if err := cmd.Start(); err != nil {
+	err = cmd.Start()
+	theirs.Close() // else the helper's end would never be seen
+	if err != nil {
 		h.conn.Close()
 		return nil, ui.Failed("starting sudo: %w", err)
 	}
@@ -250,8 +252,9 @@ func (h *helper) read() {
 	oob := make([]byte, unix.CmsgSpace(4*4))
 	for {
 		n, oobn, _, _, err := h.conn.ReadMsgUnix(chunk, oob)
-		files = append(files, passedFiles(oob[:oobn])...)
-		buf = append(buf, chunk[:n]...)
+		// Both are -1 on a closed connection.
+		files = append(files, passedFiles(oob[:max(0, oobn)])...)
+		buf = append(buf, chunk[:max(0, n)]...)
 		for {
 			i := bytes.IndexByte(buf, '\n')
 			if i < 0 {
@@ -276,7 +279,7 @@ func (h *helper) read() {
 			h.replies <- received{err: errors.New("an answer without end")}
 			return
 		}
-		if err != nil || n == 0 {
+		if err != nil || n <= 0 {
 			return
 		}
 	}

@@ -42,6 +42,7 @@ var roles = map[string]func() int{
 	"daemon": fakeDaemon,
 	"client": clientRole,
 	"mount":  mountRole,
+	"lock":   lockRole,
 }
 
 // privately reports whether this is the process in which a test may mount: root
@@ -74,7 +75,9 @@ func privately(t *testing.T) (work string, ok bool) {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	must(t, os.Chmod(dir, 0o755))
-	must(t, os.Mkdir(filepath.Join(dir, "lib"), 0o755))
+	for _, d := range []string{"lib", "cache"} {
+		must(t, os.Mkdir(filepath.Join(dir, d), 0o755))
+	}
 	cmd := exec.Command(self, args...)
 	cmd.Env = append(os.Environ(), workEnv+"="+dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
@@ -85,11 +88,14 @@ func privately(t *testing.T) (work string, ok bool) {
 	return "", false
 }
 
-// stage prepares the namespace: propagation of / as asked, and /var/lib empty.
+// stage prepares the namespace: propagation of / as asked, and /var/lib and
+// /var/cache empty.
 func stage(t *testing.T, work string, rootPropagation uintptr) {
 	t.Helper()
 	must(t, unix.Mount("", "/", "", rootPropagation|unix.MS_REC, ""))
-	must(t, unix.Mount(filepath.Join(work, "lib"), stateDir, "", unix.MS_BIND, ""))
+	for _, d := range []string{"lib", "cache"} {
+		must(t, unix.Mount(filepath.Join(work, d), "/var/"+d, "", unix.MS_BIND, ""))
+	}
 }
 
 func must(t *testing.T, err error) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"time"
 
 	"aivm.dev/aivm/internal/ui"
@@ -33,15 +34,19 @@ const systemdDir = "/run/systemd/system"
 
 // start starts the daemon and returns when its socket answers.
 func (d daemon) start(ctx context.Context, progress Progress) error {
+	if _, err := os.Stat(systemdDir); err == nil {
+		d.argv = []string{"systemctl", "start", d.unit}
+	}
+	return d.startDirectly(ctx, progress)
+}
+
+func (d daemon) startDirectly(ctx context.Context, progress Progress) error {
 	if d.answers(ctx) == nil {
 		return nil
 	}
-	argv := d.argv
-	if _, err := os.Stat(systemdDir); err == nil {
-		argv = []string{"systemctl", "start", d.unit}
-	}
-	progress("starting "+d.argv[0], -1)
-	if _, err := (program{argv: argv}).run(ctx); err != nil {
+	name, _, _ := strings.Cut(d.unit, ".")
+	progress("starting "+name, -1)
+	if _, err := (program{argv: d.argv}).run(ctx); err != nil {
 		return err
 	}
 	start := time.Now()
@@ -51,10 +56,10 @@ func (d daemon) start(ctx context.Context, progress Progress) error {
 			return nil
 		}
 		if time.Since(start) > d.wait {
-			return ui.Failed("%s was started but does not answer on %s after %v: %w", d.argv[0], d.socket, d.wait, err).
+			return ui.Failed("%s was started but does not answer on %s after %v: %w", name, d.socket, d.wait, err).
 				Hint("look at its log: journalctl -u " + d.unit)
 		}
-		progress(fmt.Sprintf("waiting for %s to answer", d.argv[0]), -1)
+		progress(fmt.Sprintf("waiting for %s to answer", name), -1)
 		if err := pause(ctx, 100*time.Millisecond); err != nil {
 			return err
 		}

@@ -1,0 +1,207 @@
+package root
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// fakeDaemon listens on the socket of its argument as libvirtd would, until
+// the file beside it is gone.
+func fakeDaemon() int {
+	sock := os.Args[1]
+	os.Remove(sock)
+	time.Sleep(300 * time.Millisecond)
+	l, err := net.Listen("unix", sock)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	go func() {
+		for {
+			if _, err := os.Stat(sock + ".run"); err != nil {
+				l.Close()
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}()
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return 0
+		}
+		_, _ = c.Write([]byte("hello"))
+		c.Close()
+	}
+}
+
+func TestDaemonIsStartedOnceAndAwaited(t *testing.T) {
+	if _, err := os.Stat(systemdDir); err == nil {
+		t.Log("systemd runs here: the daemon is started through it, which e2e tests cover")
+	}
+	dir := t.TempDir()
+	sock := filepath.Join(dir, "s")
+	must(t, os.WriteFile(sock+".run", nil, 0o600))
+	t.Cleanup(func() { os.Remove(sock + ".run") })
+	// A socket file and a pid file of a daemon that was killed prove nothing.
+	l, err := net.Listen("unix", sock)
+	must(t, err)
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	l.Close()
+	must(t, os.WriteFile(filepath.Join(dir, "pid"), []byte("1\n"), 0o600))
+
+	self, err := os.Executable()
+	must(t, err)
+	starts := 0
+	d := daemon{unit: "x", socket: sock, wait: 10 * time.Second, argv: []string{"sh", "-c", roleEnv + "=daemon " + self + " " + sock + " >/dev/null 2>&1 &"}}
+	for range 2 {
+		must(t, d.startDirectly(t.Context(), func(l string, _ float64) {
+			if strings.HasPrefix(l, "starting") {
+				starts++
+			}
+		}))
+	}
+	if starts != 1 {
+		t.Errorf("started %d times", starts)
+	}
+	f, err := dialSocket(t.Context(), sock)
+	must(t, err)
+	defer f.Close()
+	c, err := net.FileConn(f)
+	must(t, err)
+	defer c.Close()
+	buf := make([]byte, 5)
+	if _, err := c.Read(buf); err != nil || string(buf) != "hello" {
+		t.Errorf("the passed descriptor: %q %v", buf, err)
+	}
+}
+
+func TestDaemonThatNeverAnswers(t *testing.T) {
+	d := daemon{unit: "x", socket: filepath.Join(t.TempDir(), "s"), wait: 300 * time.Millisecond, argv: []string{"true"}}
+	if err := d.startDirectly(t.Context(), func(string, float64) {}); err == nil || !strings.Contains(err.Error(), "does not answer") {
+		t.Errorf("got %v", err)
+	}
+	d.argv = []string{"sh", "-c", "echo because >&2; exit 3"}
+	if err := d.startDirectly(t.Context(), func(string, float64) {}); err == nil || !strings.Contains(err.Error(), "because") || !strings.Contains(err.Error(), "exit status 3") {
+		t.Errorf("got %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	d.wait, d.argv = time.Minute, []string{"true"}
+	time.AfterFunc(100*time.Millisecond, cancel)
+	if err := d.startDirectly(ctx, func(string, float64) {}); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAptStatus(t *testing.T) {
+	for line, want := range map[string]aptStatus{
+		"dlstatus:1:12.5:Retrieving file 1 of 3 (20s remaining)": {true, 12.5, "Retrieving file 1 of 3 (20s remaining)"},
+		"pmstatus:git:50.0:Unpacking git (amd64)":                {false, 50, "Unpacking git (amd64)"},
+		"pmstatus:libc6:amd64:20.0:Installing: libc6":            {false, 20, "Installing: libc6"},
+	} {
+		if got, ok := parseAptStatus(line); !ok || got != want {
+			t.Errorf("%q: %+v %v", line, got, ok)
+		}
+	}
+	for _, line := range []string{"", "x", "pmerror:a:1:b", "dlstatus:1:NaN:x", "dlstatus:1:200:x", "pmstatus:a:b:c", "pmstatus::::"} {
+		if got, ok := parseAptStatus(line); ok {
+			t.Errorf("%q: %+v", line, got)
+		}
+	}
+}
+
+func TestLockHolderIsNamed(t *testing.T) {
+	p := filepath.Join(t.TempDir(), "lock")
+	must(t, os.WriteFile(p, nil, 0o600))
+	if got := lockHolder(p); got != 0 {
+		t.Errorf("free, but held by %d", got)
+	}
+	// Locks belong to a process, so another one must hold it.
+	held := holdLock(t, p)
+	if got := lockHolder(p); got != held {
+		t.Errorf("held by %d, found %d", held, got)
+	}
+	if got := lockHolder(filepath.Join(t.TempDir(), "none")); got != 0 {
+		t.Errorf("no file, but held by %d", got)
+	}
+}
+
+// TestPackages installs and asks apt for real, in a namespace where what dpkg
+// and apt write is a copy.
+func TestPackages(t *testing.T) {
+	work, ok := privately(t)
+	if !ok {
+		return
+	}
+	if _, err := lookProgram("apt-get"); err != nil {
+		refuses(t, Packages{Manager: "apt", Names: []string{"git"}}, "no apt-get")
+		return
+	}
+	must(t, unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""))
+	for _, dir := range []string{"/var/lib/dpkg", "/var/lib/apt", "/var/cache/apt"} {
+		overlay(t, filepath.Join(work, "over", dir), dir)
+	}
+	// Installed: nothing is run, not even with the lock held.
+	holdLock(t, "/var/lib/dpkg/lock-frontend")
+	do(t, Packages{Manager: "apt", Names: []string{"dpkg", "coreutils"}})
+	// Missing: the holder is named while waiting, and Ctrl-C is obeyed.
+	ctx, cancel := context.WithCancel(t.Context())
+	var said string
+	_, err := New(Options{}).Do(ctx, Packages{Manager: "apt", Names: []string{"aivm-no-such-package"}}, func(l string, _ float64) { said = l; cancel() })
+	if !errors.Is(err, context.Canceled) || !strings.Contains(said, "waiting for ") || !strings.Contains(said, "pid") {
+		t.Errorf("error %v, said %q", err, said)
+	}
+}
+
+// overlay lets what is written below dir go to over instead.
+func overlay(t *testing.T, over, dir string) {
+	t.Helper()
+	for _, d := range []string{"up", "work"} {
+		must(t, os.MkdirAll(filepath.Join(over, d), 0o755))
+	}
+	must(t, unix.Mount("overlay", dir, "overlay", 0, "lowerdir="+dir+",upperdir="+over+"/up,workdir="+over+"/work"))
+}
+
+// holdLock starts a process that holds a lock on path as dpkg does, until the
+// test ends, and returns its pid.
+func holdLock(t *testing.T, path string) int {
+	t.Helper()
+	self, err := os.Executable()
+	must(t, err)
+	cmd := exec.Command(self, path)
+	cmd.Env = append(os.Environ(), roleEnv+"=lock")
+	in, err := cmd.StdinPipe()
+	must(t, err)
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	t.Cleanup(func() { in.Close(); _ = cmd.Wait() })
+	var word string
+	_, err = fmt.Fscan(out, &word)
+	must(t, err)
+	return cmd.Process.Pid
+}
+
+func lockRole() int {
+	f, err := os.OpenFile(os.Args[1], os.O_RDWR, 0)
+	if err != nil {
+		return 1
+	}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
+		return 1
+	}
+	fmt.Println("held")
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	return 0
+}

@@ -1,0 +1,310 @@
+package root
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"aivm.dev/aivm/internal/ui"
+)
+
+// Builders of the test helper: one that tells its process, one that waits.
+var testBuilders = map[string]BuildFunc{
+	"pid-1": func(_ context.Context, dir string, progress Progress) (string, error) {
+		progress("half way", 0.5)
+		p := filepath.Join(dir, "image")
+		return p, os.WriteFile(p, []byte(strconv.Itoa(os.Getpid())), 0o600)
+	},
+	"wait-1": func(ctx context.Context, _ string, progress Progress) (string, error) {
+		progress("pid "+strconv.Itoa(os.Getpid()), -1)
+		<-ctx.Done()
+		return "", ctx.Err()
+	},
+}
+
+const (
+	testUser = "aivm-sudo-test"
+	testUID  = 54321
+	testPass = "correct horse"
+)
+
+// machine makes a user with sudo rights in a copy of /etc that only this
+// namespace sees, so that nothing is left of it.
+func machine(t *testing.T, work, sudoers string) (self string) {
+	t.Helper()
+	stage(t, work, unix.MS_PRIVATE)
+	etc := filepath.Join(work, "etc")
+	sh(t, "cp -a /etc "+etc)
+	must(t, unix.Mount(etc, "/etc", "", unix.MS_BIND, ""))
+	sh(t, fmt.Sprintf("groupadd -g %d %s && useradd -M -u %[1]d -g %[1]d %[2]s && echo '%[2]s:%[3]s' | chpasswd", testUID, testUser, testPass))
+	self = filepath.Join(work, "aivm")
+	exe, err := os.Executable()
+	must(t, err)
+	sh(t, "cp "+exe+" "+self+" && chmod 755 "+self)
+	must(t, os.WriteFile("/etc/sudoers.d/"+testUser, []byte(fmt.Sprintf(sudoers, testUser)+"\n"), 0o440))
+	sh(t, "visudo -cq -f /etc/sudoers.d/"+testUser)
+	return self
+}
+
+func sh(t *testing.T, line string) {
+	t.Helper()
+	if out, err := exec.Command("sh", "-c", line).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", line, err, out)
+	}
+}
+
+// asUser is the client role, run as the throwaway user.
+func asUser(self, scene string) *exec.Cmd {
+	cmd := exec.Command(self, scene)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), roleEnv + "=client", workEnv + "=" + os.Getenv(workEnv)}
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: testUID, Gid: testUID}}
+	return cmd
+}
+
+// clientRole does, as a plain user, what a scene asks for, and prints it.
+func clientRole() int {
+	self, err := os.Executable()
+	if err != nil {
+		return 1
+	}
+	scene := os.Args[1]
+	a := New(Options{Euid: os.Geteuid(), Self: []string{self}, NonInteractive: scene != "tty", Stderr: os.Stderr})
+	defer a.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	try := func(ctx context.Context, op Op, progress Progress) {
+		r, err := a.Do(ctx, op, progress)
+		var e *ui.Error
+		switch {
+		case errors.As(err, &e):
+			fmt.Printf("%s: %s %d: %s | %s\n", op.Kind(), e.Kind, e.Exit, e.Message, strings.Join(e.Hints, "; "))
+		case err != nil:
+			fmt.Printf("%s: error: %v\n", op.Kind(), err)
+		case r.File != nil:
+			b, _ := io.ReadAll(r.File)
+			_, werr := r.File.Write([]byte("x"))
+			fmt.Printf("%s: file %s, writable %v\n", op.Kind(), b, werr == nil)
+			r.File.Close()
+		default:
+			fmt.Printf("%s: done %s\n", op.Kind(), r.Note)
+		}
+	}
+	tell := func(l string, f float64) { fmt.Printf("progress %s %g\n", l, f) }
+	key := VMKey(testUID, "a")
+	switch scene {
+	case "work", "tty":
+		try(ctx, BuildImage{Distro: "pid-1"}, tell)
+		try(ctx, Export{VMKey: key}, nil)
+		src := filepath.Join(os.Getenv(workEnv), "project")
+		var st unix.Stat_t
+		if err := unix.Stat(src, &st); err != nil {
+			return 1
+		}
+		try(ctx, Bind{Src: src, VMKey: key, Token: "p", UID: int(st.Uid), GID: int(st.Gid), Dev: st.Dev, Ino: st.Ino}, nil)
+		try(ctx, Bind{Src: src, VMKey: key, Token: "q", UID: int(st.Uid), GID: int(st.Gid), Dev: st.Dev, Ino: st.Ino + 1}, nil)
+		try(ctx, Export{VMKey: "0-a"}, nil)
+		c2, cancel2 := context.WithCancel(ctx)
+		try(c2, BuildImage{Distro: "wait-1"}, func(string, float64) { cancel2() })
+		try(ctx, BuildImage{Distro: "pid-1"}, nil)
+	case "forged":
+		// A helper must not trust its client: send what Do would not.
+		c := a.(*client)
+		h, err := c.start(ctx)
+		if err != nil {
+			return 1
+		}
+		for _, line := range []string{
+			`{"kind":"export","op":{"vm_key":"0-a"}}`,
+			`{"kind":"shell","op":{}}`,
+			`{"kind":"unbind","op":{"vm_key":"54321-a","token":"../x"}}`,
+			`{"kind":"export","op":{"vm_key":"54321-a"},"x":1}`,
+		} {
+			_, _ = h.conn.Write([]byte(line + "\n"))
+			r := <-h.replies
+			fmt.Printf("%s: %s\n", r.Error.Kind, r.Error.Message)
+		}
+		if _, open := <-h.replies; open {
+			return 1
+		}
+		fmt.Println("hung up")
+	case "hang":
+		try(ctx, BuildImage{Distro: "wait-1"}, tell)
+	case "ask":
+		try(ctx, Export{VMKey: key}, nil)
+	}
+	return 0
+}
+
+func TestThroughSudo(t *testing.T) {
+	work, ok := privately(t)
+	if !ok {
+		return
+	}
+	self := machine(t, work, "%s ALL=(root) NOPASSWD: ALL")
+	folder(t, filepath.Join(work, "project"), testUID, 0o700)
+	var out, errs bytes.Buffer
+	cmd := asUser(self, "work")
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%v\n%s%s", err, &out, &errs)
+	}
+	pid := regexp.MustCompile(`build-image: file (\d+),`).FindAllStringSubmatch(out.String(), -1)
+	if len(pid) != 2 || pid[0][1] != pid[1][1] {
+		t.Fatalf("not one helper for the whole run: %v\n%s%s", pid, &out, &errs)
+	}
+	want := `progress half way 0.5
+build-image: file PID, writable false
+export: done
+bind: done
+bind: refused 2: WORK/project is not the folder that was looked at: it was replaced meanwhile | if that was you, run the command again
+export: refused 2: vm key "0-a" belongs to uid 0, not to 54321 who asks |
+build-image: error: context canceled
+build-image: file PID, writable false
+`
+	want = strings.NewReplacer("PID", pid[0][1], "WORK", work).Replace(want)
+	if got := regexp.MustCompile(` +\n`).ReplaceAllString(out.String(), "\n"); got != want {
+		t.Errorf("got\n%s\nwant\n%s\nstderr %s", got, want, &errs)
+	}
+	if m := one(t, filepath.Join(ExportRoot(VMKey(testUID, "a")), "p")); !m.Has("idmapped") {
+		t.Errorf("mounted with %v", m.Options)
+	}
+	if left, _ := os.ReadDir(buildBase); len(left) != 0 {
+		t.Errorf("builds left %v", left)
+	}
+	gone(t, pid[0][1])
+
+	cmd = asUser(self, "forged")
+	forged, err := cmd.Output()
+	must(t, err)
+	if got := string(forged); strings.Count(got, "refused: ") != 4 || !strings.HasSuffix(got, "hung up\n") {
+		t.Errorf("forged records:\n%s", got)
+	}
+}
+
+// gone waits until a process has ended.
+func gone(t *testing.T, pid string) {
+	t.Helper()
+	for range 100 {
+		if _, err := os.Stat("/proc/" + pid); err != nil {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Errorf("the helper %s lives on", pid)
+}
+
+func TestHelperDiesWithItsClient(t *testing.T) {
+	work, ok := privately(t)
+	if !ok {
+		return
+	}
+	self := machine(t, work, "%s ALL=(root) NOPASSWD: ALL")
+	cmd := asUser(self, "hang")
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	var pid string
+	_, err = fmt.Fscanf(out, "progress pid %s", &pid)
+	must(t, err)
+	must(t, cmd.Process.Kill())
+	_ = cmd.Wait()
+	gone(t, pid)
+	if left, _ := os.ReadDir(buildBase); len(left) != 0 {
+		t.Errorf("the build left %v", left)
+	}
+}
+
+func TestSudoThatWouldAsk(t *testing.T) {
+	work, ok := privately(t)
+	if !ok {
+		return
+	}
+	self := machine(t, work, "%s ALL=(root) ALL")
+	out, err := asUser(self, "ask").CombinedOutput()
+	must(t, err)
+	if !strings.Contains(string(out), "export: approval 3: ") || !strings.Contains(string(out), "sudo -v") {
+		t.Errorf("without a terminal: %s", out)
+	}
+	// No sudo at all.
+	cmd := asUser(self, "ask")
+	cmd.Env[0] = "PATH=/nonexistent"
+	if out, err = cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "export: refused 2: ") || !strings.Contains(string(out), "not installed") {
+		t.Errorf("without sudo: %s %v", out, err)
+	}
+}
+
+// On a terminal sudo asks once, and leaves the terminal alone while the helper
+// lives, also with use_pty.
+func TestSudoAsksOnceOnATerminal(t *testing.T) {
+	work, ok := privately(t)
+	if !ok {
+		return
+	}
+	self := machine(t, work, "Defaults use_pty\n%s ALL=(root) ALL")
+	folder(t, filepath.Join(work, "project"), testUID, 0o700)
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	must(t, err)
+	defer master.Close()
+	must(t, unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0))
+	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	must(t, err)
+	name := fmt.Sprintf("/dev/pts/%d", n)
+	slave, err := os.OpenFile(name, os.O_RDWR|unix.O_NOCTTY, 0)
+	must(t, err)
+	defer slave.Close()
+	must(t, os.Chown(name, testUID, -1))
+	before, err := unix.IoctlGetTermios(int(slave.Fd()), unix.TCGETS)
+	must(t, err)
+	cmd := asUser(self, "tty")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
+	cmd.SysProcAttr.Setsid, cmd.SysProcAttr.Setctty = true, true
+	must(t, cmd.Start())
+	var seen bytes.Buffer
+	asked := 0
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	buf := make([]byte, 4096)
+	for !strings.Contains(seen.String(), "context canceled") {
+		must(t, unix.SetNonblock(int(master.Fd()), false))
+		k, err := master.Read(buf)
+		if err != nil {
+			t.Fatalf("%v after %q", err, &seen)
+		}
+		seen.Write(buf[:k])
+		if c := strings.Count(seen.String(), "password for"); c > asked {
+			asked = c
+			time.Sleep(100 * time.Millisecond) // until sudo has switched off the echo
+			_, err := master.WriteString(testPass + "\n")
+			must(t, err)
+		}
+		if strings.Contains(seen.String(), "half way") && !strings.Contains(seen.String(), "canceled") {
+			now, err := unix.IoctlGetTermios(int(slave.Fd()), unix.TCGETS)
+			must(t, err)
+			if now.Lflag != before.Lflag || now.Oflag != before.Oflag || now.Iflag != before.Iflag {
+				t.Fatalf("the terminal was changed while the helper lives: %+v, before %+v", now, before)
+			}
+		}
+	}
+	must(t, <-ended)
+	if asked != 1 {
+		t.Errorf("sudo asked %d times: %q", asked, &seen)
+	}
+	if strings.Contains(seen.String(), testPass) {
+		t.Error("the password was echoed")
+	}
+	one(t, filepath.Join(ExportRoot(VMKey(testUID, "a")), "p"))
+}
