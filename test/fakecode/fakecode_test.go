@@ -99,6 +99,28 @@ func TestOpens(t *testing.T) {
 	}
 }
 
+// TestGuestPrograms: perl and python3 each serve alone; with neither, that is
+// what is said.
+func TestGuestPrograms(t *testing.T) {
+	for program, sentence := range map[string]string{"perl": "", "python3": "", "": "false ended with 1"} {
+		t.Run(program, func(t *testing.T) {
+			g := newGuest(t)
+			g.bin = t.TempDir()
+			for _, name := range []string{"bash", "mkdir", "cat", "false", program} {
+				if path := "/usr/bin/" + name; name != "" {
+					if err := os.Symlink(path, filepath.Join(g.bin, name)); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			r := fakecode(t, g.hostHome, nil, "--remote", "ssh-remote+box", g.home)
+			if sum := r.last(t); r.failed != (sentence != "") || sum.Forward == r.failed || !strings.Contains(sum.Error, sentence) {
+				t.Errorf("%+v\n%s", sum, r.stderr)
+			}
+		})
+	}
+}
+
 func TestFails(t *testing.T) {
 	for _, c := range []struct {
 		name     string

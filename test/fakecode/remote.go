@@ -219,19 +219,21 @@ func (c *connection) close() ([]string, error) {
 }
 
 // installScript uses what a Debian guest has: perl-base or python3. The server
-// takes one connection and ends by itself after a minute. It lets go of the
-// script's stdout once the port is printed, or ssh would wait for it.
+// prints its port and goes on in the background without the script's stdout,
+// for which ssh would wait; it takes one connection and ends after a minute.
 const installScript = `umask 077
 mkdir -p "$HOME/.vscode-server/data/Machine" "$HOME/.vscode-server/cli"
 if command -v perl >/dev/null 2>&1; then
 cat >"$HOME/.vscode-server/cli/fakecode-server" <<'FAKECODE_END'
 use strict; use Socket;
-alarm 60;
 socket(my $s, PF_INET, SOCK_STREAM, 0) or die "socket: $!";
 bind($s, sockaddr_in(0, INADDR_LOOPBACK)) or die "bind: $!";
 listen($s, 1) or die "listen: $!";
 $| = 1;
 print "\nFAKECODE_PORT ", (sockaddr_in(getsockname($s)))[0], "\n";
+exit 0 if fork;
+$SIG{HUP} = 'IGNORE';
+alarm 60;
 close STDOUT; close STDERR;
 accept(my $c, $s) or exit 1;
 my $line = <$c>;
@@ -241,21 +243,21 @@ run=perl
 elif command -v python3 >/dev/null 2>&1; then
 cat >"$HOME/.vscode-server/cli/fakecode-server" <<'FAKECODE_END'
 import os, signal, socket
-signal.alarm(60)
 s = socket.create_server(("127.0.0.1", 0))
 print("\nFAKECODE_PORT", s.getsockname()[1], flush=True)
-os.close(1); os.close(2)
+if os.fork():
+    os._exit(0)
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signal.alarm(60)
+os.close(1)
+os.close(2)
 c = s.accept()[0]
-line = c.makefile("rb").readline()
-c.sendall(b"echo " + line)
-c.close()
+c.sendall(b"echo " + c.makefile("rb").readline())
+os._exit(0)
 FAKECODE_END
 run=python3
 else
-run=
-printf '\nFAKECODE_PORT neither perl nor python3 is there\n'
+run=false
 fi
-if [ -n "$run" ]; then
-(trap '' HUP; exec "$run" "$HOME/.vscode-server/cli/fakecode-server" </dev/null) &
-fi
+"$run" "$HOME/.vscode-server/cli/fakecode-server" </dev/null || printf '\nFAKECODE_PORT %s ended with %s\n' "$run" "$?"
 `

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/pem"
@@ -26,7 +27,8 @@ type fakeGuest struct {
 	hostHome string // HOME of the client, with .ssh/config
 	config   *ssh.ServerConfig
 	listener net.Listener
-	noTCP    bool // AllowTcpForwarding no
+	noTCP    bool   // AllowTcpForwarding no
+	bin      string // the only directory on the guest's PATH, if set
 	running  sync.WaitGroup
 }
 
@@ -141,7 +143,7 @@ func (g *fakeGuest) session(c ssh.NewChannel) {
 		}
 		r.Reply(true, nil)
 		cmd := exec.Command("bash", "-c", request.Command)
-		cmd.Env = []string{"HOME=" + g.home, "PATH=" + os.Getenv("PATH")}
+		cmd.Env = []string{"HOME=" + g.home, "PATH=" + cmp.Or(g.bin, os.Getenv("PATH"))}
 		cmd.Dir = g.home
 		cmd.Stdout, cmd.Stderr = channel, channel.Stderr()
 		stdin, err := cmd.StdinPipe()
