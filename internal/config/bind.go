@@ -247,12 +247,7 @@ func (b *binder) records(c *Config) {
 	seen = map[string]int{}
 	for i, n := range b.recordNodes("attachments", len(c.Attachments)) {
 		a, key := &c.Attachments[i], fmt.Sprintf("attachments[%d]", i)
-		if a.HostPath == "" && n.child("host_path") == nil {
-			b.wrong(n.at, key+".host_path", "is missing")
-			continue
-		}
-		if a.VMName == "" {
-			b.wrong(n.at, key+".vm_name", "is missing")
+		if n.shape != isTable || b.missing(n, key, "host_path", a.HostPath) || b.missing(n, key, "vm_name", a.VMName) {
 			continue
 		}
 		id := a.VMName + "\x00" + filepath.Clean(a.HostPath)
@@ -272,6 +267,17 @@ func (b *binder) recordNodes(key string, want int) []*node {
 	return n.kids
 }
 
+// missing complains of an identifying key that is absent or empty; one of the
+// wrong type has been complained of.
+func (b *binder) missing(n *node, path, key, value string) bool {
+	if k := n.child(key); k == nil {
+		b.wrong(n.at, path+"."+key, "is missing")
+	} else if s, ok := k.val.(string); ok && s == "" && key != "host_path" {
+		b.wrong(k.valueAt(), path+"."+key, "is empty")
+	}
+	return value == ""
+}
+
 // names settles the two names of a record, its own and its section's: the one
 // that is not there follows the other.
 func (b *binder) names(n *node, key, section string, name, inner *string, seen map[string]int) {
@@ -286,7 +292,7 @@ func (b *binder) names(n *node, key, section string, name, inner *string, seen m
 		*name = *inner
 	}
 	if *name == "" {
-		b.wrong(n.at, key+".name", "is missing")
+		b.missing(n, key, "name", "")
 		return
 	}
 	if !hasInner || *inner == "" {

@@ -171,8 +171,13 @@ const maxCount = 1 << 30
 // nearest returns the candidate a typo most likely meant, or "".
 func nearest(word string, candidates []string) string {
 	best, bestDistance := "", len(word)
+	lower := strings.ToLower(word)
 	for _, c := range candidates {
-		if d := distance(strings.ToLower(word), c); d < bestDistance {
+		d := distance(lower, c)
+		if len(word) > 2 && strings.HasPrefix(c, lower) {
+			d = 1 // "ram" for "ram_mb"
+		}
+		if d < bestDistance {
 			best, bestDistance = c, d
 		}
 	}

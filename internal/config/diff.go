@@ -100,7 +100,7 @@ func (e *editor) list(path []any, key string, want reflect.Value, tag reflect.St
 	}
 	numbers = numbers && tag.Get("list") == "ports"
 	out, added := listSteps(have, wanted)
-	if !ok || len(out) == len(have) {
+	if !ok || len(have) > 0 && len(out) == len(have) {
 		return e.do(e.doc.put(path, key, joinElements(wanted, numbers)))
 	}
 	for i := len(out) - 1; i >= 0; i-- {

@@ -71,7 +71,7 @@ func (d *document) put(path []any, key, value string) []edit {
 		return []edit{d.intoInline(host, dottedKey(keys)+" = "+value)}
 	case n.origin == dotted:
 		// Its home is a section; a header for it would define it twice.
-		last := d.items[d.lastItem(n)]
+		last := d.items[d.lastKey(n, host)]
 		return []edit{d.lineAt(last.end, d.indentOf(last)+dottedKey(keys)+" = "+value)}
 	case len(rest) == 0 && n.origin == headed:
 		return []edit{d.intoSection(n, dottedKey([]string{key})+" = "+value)}
@@ -105,6 +105,19 @@ func (d *document) lastItem(n *node) int {
 	last := n.item
 	for _, k := range n.kids {
 		last = max(last, d.lastItem(k))
+	}
+	return last
+}
+
+// lastKey is the index of the last key line about n in the section it is made
+// in; n may have headers of its own elsewhere.
+func (d *document) lastKey(n, section *node) int {
+	last := -1
+	if n.item >= 0 && d.items[n.item].section == section {
+		last = n.item
+	}
+	for _, k := range n.kids {
+		last = max(last, d.lastKey(k, section))
 	}
 	return last
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/BurntSushi/toml"
@@ -106,16 +107,16 @@ func parse(data []byte) (*document, error) {
 	if i := bytes.IndexByte(data, '\n'); i > 0 && data[i-1] == '\r' {
 		d.eol = "\r\n"
 	}
+	if err := d.locate(); err != nil {
+		return nil, err
+	}
 	values := map[string]any{}
 	if _, err := toml.Decode(string(data[d.bom:]), &values); err != nil {
 		var pe toml.ParseError
 		if errors.As(err, &pe) {
-			return nil, &syntaxError{offset: -1, line: pe.Position.Line, column: pe.Position.Col, message: pe.Message}
+			return nil, &syntaxError{offset: -1, line: pe.Position.Line, column: pe.Position.Col, message: strings.TrimSuffix(pe.Message, ".")}
 		}
 		return nil, &syntaxError{message: err.Error()}
-	}
-	if err := d.locate(); err != nil {
-		return nil, err
 	}
 	if err := join(d.root, values); err != nil {
 		return nil, err
@@ -183,7 +184,7 @@ func (d *document) locate() error {
 func (d *document) parserError(p *unstable.Parser, err error) error {
 	var pe *unstable.ParserError
 	if errors.As(err, &pe) && len(pe.Highlight) > 0 {
-		return &syntaxError{offset: d.bom + int(p.Range(pe.Highlight).Offset), message: pe.Message}
+		return &syntaxError{offset: d.bom + int(p.Range(pe.Highlight).Offset), message: strings.TrimSuffix(pe.Message, ".")}
 	}
 	return &syntaxError{offset: len(d.data), message: err.Error()}
 }

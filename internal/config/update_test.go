@@ -1,0 +1,495 @@
+package config
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"aivm.dev/aivm/internal/ui"
+)
+
+// The test binary plays other processes when AIVM_TEST_ROLE is set.
+func TestMain(m *testing.M) {
+	switch os.Getenv("AIVM_TEST_ROLE") {
+	case "":
+		os.Exit(m.Run())
+	case "writer":
+		play(roleWriter())
+	case "killed":
+		play(roleKilled())
+	case "full":
+		play(roleFull())
+	case "holder":
+		play(roleHolder())
+	case "unwritable":
+		play(roleUnwritable())
+	}
+}
+
+func play(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func role(name, path string, env ...string) *exec.Cmd {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(append(os.Environ(), "AIVM_TEST_ROLE="+name, "AIVM_TEST_STORE="+path), env...)
+	cmd.Stderr = os.Stderr
+	return cmd
+}
+
+func attach(path, folder string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	return Update(ctx, path, func(c *Config) error {
+		c.UpsertAttachment(Attachment{HostPath: folder, VMName: "a", Mode: "git", Access: "rw"})
+		return nil
+	})
+}
+
+func roleWriter() error {
+	for i := range 3 {
+		if err := attach(os.Getenv("AIVM_TEST_STORE"), fmt.Sprintf("/p/%s/%d", os.Getenv("AIVM_TEST_N"), i)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func TestTwentyWriters(t *testing.T) {
+	const writers = 20
+	for name, text := range map[string]string{
+		"old":   "# head\nactive_vm = 'a' # stays\n[[vms]]\nname = 'a'\nmine = 1\n",
+		"fresh": "",
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "sub", "config.toml")
+			if text != "" {
+				path = write(t, text)
+			}
+			var wg sync.WaitGroup
+			for n := range writers {
+				wg.Add(1)
+				go func() {
+					defer wg.Done()
+					if err := role("writer", path, "AIVM_TEST_N="+strconv.Itoa(n)).Run(); err != nil {
+						t.Errorf("writer %d: %v", n, err)
+					}
+				}()
+			}
+			// Readers see a whole store at any moment.
+			stop := make(chan struct{})
+			go func() {
+				wg.Wait()
+				close(stop)
+			}()
+			for done := false; !done; {
+				select {
+				case <-stop:
+					done = true
+				case <-time.After(time.Millisecond):
+					if _, err := Load(path); err != nil {
+						t.Errorf("while writing: %v", err)
+					}
+				}
+			}
+			got := map[string]int{}
+			for _, a := range mustLoad(t, path).Config.Attachments {
+				got[a.HostPath]++
+			}
+			for n := range writers {
+				for i := range 3 {
+					if p := fmt.Sprintf("/p/%d/%d", n, i); got[p] != 1 {
+						t.Errorf("%s: %d times", p, got[p])
+					}
+				}
+			}
+			if !strings.HasPrefix(read(t, path), text) {
+				t.Errorf("other bytes changed:\n%s", read(t, path))
+			}
+		})
+	}
+}
+
+func roleKilled() error {
+	at, err := strconv.Atoi(os.Getenv("AIVM_TEST_AT"))
+	if err != nil {
+		return err
+	}
+	n := 0
+	fault = func(string) {
+		if n == at {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+		n++
+	}
+	return attach(os.Getenv("AIVM_TEST_STORE"), "/new")
+}
+
+// Killed before each of its system calls in turn, the writer leaves the old or
+// the new store, whole, and the next writer is not hindered.
+func TestKilledAnywhere(t *testing.T) {
+	old := "# head\n" + smallText
+	killed := 0
+	for at := 0; ; at++ {
+		path := write(t, old)
+		cmd := role("killed", path, "AIVM_TEST_AT="+strconv.Itoa(at))
+		err := cmd.Run()
+		if err == nil {
+			break // it ran out of calls
+		}
+		if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !ws.Signaled() {
+			t.Fatalf("%d: %v", at, err)
+		}
+		killed++
+		after := read(t, path)
+		if after != old && !(strings.HasPrefix(after, old) && strings.Contains(after, "/new")) {
+			t.Errorf("killed at %d: %q", at, after)
+		}
+		if prev, err := os.ReadFile(path + ".prev"); err == nil && string(prev) != old {
+			t.Errorf("killed at %d, previous version: %q", at, prev)
+		}
+		if err := attach(path, "/next"); err != nil {
+			t.Errorf("killed at %d, next: %v", at, err)
+		}
+		if c := mustLoad(t, path).Config; len(c.AttachmentsOf("/next")) != 1 || len(c.AttachmentsOf("/p")) != 1 {
+			t.Errorf("killed at %d, next: %+v", at, c.Attachments)
+		}
+		if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), ".*")); len(left) != 1 {
+			t.Errorf("killed at %d, left: %v", at, left)
+		}
+	}
+	if killed < 12 {
+		t.Errorf("only %d places to be killed at", killed)
+	}
+}
+
+// roleFull runs in a mount namespace of its own with a file system of 64 KiB.
+func roleFull() error {
+	dir := os.Getenv("AIVM_TEST_STORE")
+	// Or the mount would show outside where / is shared.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k,mode=0700"); err != nil {
+		return err
+	}
+	path := filepath.Join(dir, "config.toml")
+	old := "# head\n" + smallText
+	if err := os.WriteFile(path, []byte(old), 0o600); err != nil {
+		return err
+	}
+	// Fill it: what is left after this is nothing.
+	f, err := os.Create(filepath.Join(dir, "fill"))
+	if err != nil {
+		return err
+	}
+	for block := make([]byte, 512); err == nil; _, err = f.Write(block) {
+	}
+	_ = f.Close()
+	if !errors.Is(err, unix.ENOSPC) {
+		return fmt.Errorf("filling: %w", err)
+	}
+	return afterFull(path, old, attach(path, "/new"))
+}
+
+func afterFull(path, old string, err error) error {
+	var ue *ui.Error
+	if !errors.Is(err, unix.ENOSPC) || !errors.As(err, &ue) || !strings.Contains(ue.Message, "no space left") || len(ue.Hints) == 0 {
+		return fmt.Errorf("full disk: %w", err)
+	}
+	if got, err := os.ReadFile(path); err != nil || string(got) != old {
+		return fmt.Errorf("full disk: %q, %w", got, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*.tmp")); len(left) != 0 {
+		return fmt.Errorf("full disk left %v", left)
+	}
+	return nil
+}
+
+func TestFullDisk(t *testing.T) {
+	t.Run("a full device", func(t *testing.T) {
+		usual := openTemp
+		defer func() { openTemp = usual }()
+		openTemp = func(string) (*os.File, error) { return os.OpenFile("/dev/full", os.O_WRONLY, 0) }
+		old := "# head\n" + smallText
+		path := write(t, old)
+		if err := afterFull(path, old, attach(path, "/new")); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("a full file system", func(t *testing.T) {
+		cmd := role("full", t.TempDir())
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
+		if os.Geteuid() != 0 {
+			cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+			cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
+			cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
+		}
+		err := cmd.Run()
+		if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EACCES) {
+			t.Log("no namespaces for this user; the full device above has to do")
+		} else if err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func roleHolder() error {
+	f, err := openStore(os.Getenv("AIVM_TEST_STORE"))
+	if err != nil {
+		return err
+	}
+	unlock, err := f.lock(context.Background())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	fmt.Println("held")
+	time.Sleep(time.Minute)
+	return nil
+}
+
+func TestLockWaitsAndTells(t *testing.T) {
+	path := write(t, "")
+	cmd := role("holder", path)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 4)); err != nil {
+		t.Fatal(err)
+	}
+	told := 0
+	ctx, cancel := context.WithTimeout(context.Background(), 400*time.Millisecond)
+	defer cancel()
+	set := func(c *Config) error { c.ActiveVM = "x"; return nil }
+	err = Update(OnWait(ctx, func(string) { told++ }), path, set)
+	if !errors.Is(err, context.DeadlineExceeded) || told != 1 || read(t, path) != "" {
+		t.Errorf("%v, told %d times", err, told)
+	}
+	// A killed holder leaves no lock.
+	go func() {
+		time.Sleep(50 * time.Millisecond)
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	if err := Update(context.Background(), path, set); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestWriteKeepsModeAndLinks(t *testing.T) {
+	dir := t.TempDir()
+	real := filepath.Join(dir, "dotfiles", "aivm.toml")
+	if err := os.MkdirAll(filepath.Dir(real), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(real, nil, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	_ = os.Chmod(real, 0o640)
+	link, second := filepath.Join(dir, "link.toml"), filepath.Join(dir, "second.toml")
+	for name, to := range map[string]string{link: "second.toml", second: "dotfiles/aivm.toml"} {
+		if err := os.Symlink(to, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	update(t, link, active("a"))
+	update(t, real, func(c *Config) { c.Behavior.Verbose = 2 })
+	info, err := os.Stat(real)
+	if err != nil || info.Mode() != 0o640 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	if to, err := os.Readlink(link); to != "second.toml" {
+		t.Errorf("%q, %v", to, err)
+	}
+	if got := read(t, real); got != "active_vm = \"a\"\n\n[behavior]\nverbose = 2\n" {
+		t.Error(got)
+	}
+	if prev, err := os.Stat(real + ".prev"); err != nil || prev.Mode() != 0o640 {
+		t.Errorf("%v", err)
+	}
+	// A link to a file that is not there yet.
+	hanging := filepath.Join(dir, "hanging.toml")
+	if err := os.Symlink("dotfiles/new.toml", hanging); err != nil {
+		t.Fatal(err)
+	}
+	update(t, hanging, active("b"))
+	if got := read(t, filepath.Join(dir, "dotfiles", "new.toml")); !strings.Contains(got, "active_vm") {
+		t.Error(got)
+	}
+}
+
+func TestOwnerIsKept(t *testing.T) {
+	if os.Geteuid() != 0 {
+		// Only root can have made the owner another one; a user sees their own kept.
+		path := write(t, "")
+		update(t, path, active("a"))
+		return
+	}
+	path := write(t, "")
+	if err := os.Chown(path, 12345, 23456); err != nil {
+		t.Fatal(err)
+	}
+	update(t, path, active("a"))
+	for _, p := range []string{path, path + ".prev"} {
+		info, err := os.Stat(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st := info.Sys().(*syscall.Stat_t); st.Uid != 12345 || st.Gid != 23456 {
+			t.Errorf("%s: %d:%d", p, st.Uid, st.Gid)
+		}
+	}
+}
+
+// roleUnwritable runs as a user who is not root.
+func roleUnwritable() error {
+	dir := os.Getenv("AIVM_TEST_STORE")
+	for name, make := range map[string]func(path string) error{
+		"file": func(path string) error {
+			return os.WriteFile(path, []byte("# mine\n"), 0o400)
+		},
+		"directory": func(path string) error {
+			if err := os.WriteFile(path, []byte("# mine\n"), 0o600); err != nil {
+				return err
+			}
+			return os.Chmod(filepath.Dir(path), 0o500)
+		},
+		"parent": func(path string) error {
+			if err := os.Remove(filepath.Dir(path)); err != nil {
+				return err
+			}
+			return os.WriteFile(filepath.Dir(path), nil, 0o600)
+		},
+	} {
+		sub := filepath.Join(dir, name)
+		if err := os.Mkdir(sub, 0o700); err != nil {
+			return err
+		}
+		path := filepath.Join(sub, "config.toml")
+		if err := make(path); err != nil {
+			return err
+		}
+		before, _ := os.ReadFile(path)
+		err := attach(path, "/new")
+		_ = os.Chmod(sub, 0o700)
+		var ue *ui.Error
+		if !errors.As(err, &ue) || len(ue.Hints) == 0 || !strings.Contains(ue.Message, path) {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if after, _ := os.ReadFile(path); string(after) != string(before) {
+			return fmt.Errorf("%s: %q became %q", name, before, after)
+		}
+		if left, _ := filepath.Glob(filepath.Join(sub, "*.prev")); len(left) > 0 {
+			return fmt.Errorf("%s: left %v", name, left)
+		}
+	}
+	return nil
+}
+
+func TestUnwritable(t *testing.T) {
+	dir, err := os.MkdirTemp("", "aivm-config")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	cmd := role("unwritable", dir)
+	if os.Geteuid() == 0 {
+		if err := os.Chown(dir, 65534, 65534); err != nil {
+			t.Fatal(err)
+		}
+		// The user cannot run the binary where go test put it.
+		self := filepath.Join(dir, "self")
+		if out, err := exec.Command("cp", os.Args[0], self).CombinedOutput(); err != nil {
+			t.Fatalf("%s %v", out, err)
+		}
+		if err := os.Chmod(self, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		cmd.Path, cmd.Dir = self, dir
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	}
+	if err := cmd.Run(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestUpdateRefusals(t *testing.T) {
+	ctx := context.Background()
+	boom := errors.New("boom")
+	add := func(a Attachment) func(*Config) error {
+		return func(c *Config) error { c.UpsertAttachment(a); return nil }
+	}
+	for name, tt := range map[string]struct {
+		text string
+		fn   func(*Config) error
+		want string
+	}{
+		"newer":     {"schema_version = 7\n", add(small), "schema_version 7"},
+		"not TOML":  {"x = \n", add(small), ":1:5: "},
+		"bad value": {"[behavior]\nverbose = \"x\"\n", add(small), ":2:11: behavior.verbose"},
+		"fn fails":  {"", func(c *Config) error { c.ActiveVM = "x"; return boom }, "boom"},
+		"not UTF-8": {"", add(Attachment{HostPath: "/a\xff", VMName: "a"}), `cannot store attachments[0].host_path: "/a\xff" is not valid UTF-8`},
+		"bad name":  {"", func(c *Config) error { c.ActiveVM = "<x>"; return nil }, "cannot store active_vm: it must be a VM name"},
+		"twice":     {"[[vms]]\nname='a'\n", func(c *Config) error { c.VMs = append(c.VMs, c.NewVM("a", "n")); return nil }, `"a" is already the name`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := write(t, tt.text)
+			err := Update(ctx, path, tt.fn)
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("%v", err)
+			}
+			if left, _ := os.ReadDir(filepath.Dir(path)); read(t, path) != tt.text || len(left) != 1 {
+				t.Errorf("%q, %v", read(t, path), left)
+			}
+		})
+	}
+	if err := Init(ctx, write(t, "schema_version = 6\n"), DefaultConfig().Defaults, true); err == nil {
+		t.Error("Init wrote a newer store")
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	cancel()
+	path := write(t, "")
+	if err := Update(ctx, path, add(small)); !errors.Is(err, context.Canceled) || read(t, path) != "" {
+		t.Errorf("%v", err)
+	}
+}
+
+// An editor that saves between our reading and our rename is not overwritten.
+func TestEditorSavesMeanwhile(t *testing.T) {
+	defer func() { fault = func(string) {} }()
+	path := write(t, "active_vm = 'a'\n")
+	saves := 0
+	fault = func(point string) {
+		if point == "temp.sync" && saves < 2 {
+			saves++
+			if err := os.WriteFile(path, []byte("# saved\nactive_vm = 'a'\n"+strings.Repeat("# again\n", saves)), 0o600); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	update(t, path, active("b"))
+	if got := read(t, path); got != "# saved\nactive_vm = \"b\"\n# again\n# again\n" {
+		t.Error(got)
+	}
+}
