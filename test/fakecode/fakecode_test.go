@@ -81,7 +81,7 @@ func TestOpens(t *testing.T) {
 		if strings.HasSuffix(name, "/") {
 			folder += "/"
 		}
-		r := fakecode(t, g.hostHome, []string{"FAKECODE_WRITE=it's here", "FAKECODE_TEXT=$HOME\n'x'"}, "--remote", "ssh-remote+box", folder)
+		r := g.open([]string{"FAKECODE_WRITE=it's here", "FAKECODE_TEXT=$HOME\n'x'"}, folder)
 		sum := r.last(t)
 		if r.failed || sum.Event != "summary" || !sum.Forward || !sum.Folder || sum.Asked || sum.Error != "" || sum.Alias != "box" || sum.Path != folder {
 			t.Fatalf("%s: %+v\n%s", name, sum, r.stderr)
@@ -113,7 +113,7 @@ func TestGuestPrograms(t *testing.T) {
 					}
 				}
 			}
-			r := fakecode(t, g.hostHome, nil, "--remote", "ssh-remote+box", g.home)
+			r := g.open(nil, g.home)
 			if sum := r.last(t); r.failed != (sentence != "") || sum.Forward == r.failed || !strings.Contains(sum.Error, sentence) {
 				t.Errorf("%+v\n%s", sum, r.stderr)
 			}
@@ -161,7 +161,7 @@ func TestFails(t *testing.T) {
 			if c.path == "-" {
 				path = "project"
 			}
-			r := fakecode(t, g.hostHome, []string{"FAKECODE_WRITE=x"}, "--remote", "ssh-remote+box", path)
+			r := g.open([]string{"FAKECODE_WRITE=x"}, path)
 			sum := r.last(t)
 			if !r.failed || sum.Folder || sum.Asked != c.asked || !strings.Contains(r.stderr, c.sentence) || !strings.Contains(sum.Error, c.sentence) {
 				t.Errorf("failed %v, %+v\nstderr %s", r.failed, sum, r.stderr)

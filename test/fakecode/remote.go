@@ -220,7 +220,7 @@ func (c *connection) close() ([]string, error) {
 
 // installScript uses what a Debian guest has: perl-base or python3. The server
 // prints its port and goes on in the background without the script's stdout,
-// for which ssh would wait; it takes one connection and ends after a minute.
+// for which ssh would wait; it takes one connection and ends after 20 seconds.
 const installScript = `umask 077
 mkdir -p "$HOME/.vscode-server/data/Machine" "$HOME/.vscode-server/cli"
 if command -v perl >/dev/null 2>&1; then
@@ -233,7 +233,7 @@ $| = 1;
 print "\nFAKECODE_PORT ", (sockaddr_in(getsockname($s)))[0], "\n";
 exit 0 if fork;
 $SIG{HUP} = 'IGNORE';
-alarm 60;
+alarm 20;
 close STDOUT; close STDERR;
 accept(my $c, $s) or exit 1;
 my $line = <$c>;
@@ -248,7 +248,7 @@ print("\nFAKECODE_PORT", s.getsockname()[1], flush=True)
 if os.fork():
     os._exit(0)
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
-signal.alarm(60)
+signal.alarm(20)
 os.close(1)
 os.close(2)
 c = s.accept()[0]

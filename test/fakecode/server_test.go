@@ -29,6 +29,7 @@ type fakeGuest struct {
 	listener net.Listener
 	noTCP    bool   // AllowTcpForwarding no
 	bin      string // the only directory on the guest's PATH, if set
+	start    sync.Once
 	running  sync.WaitGroup
 }
 
@@ -49,8 +50,16 @@ func newKey(t *testing.T) (ssh.Signer, []byte) {
 	return signer, pem.EncodeToMemory(block)
 }
 
-// newGuest starts the server and writes a client configuration with the alias
-// "box" like the one aivm writes.
+// open has the program open a folder of the guest, which begins to serve with
+// the first call, so that a test can spoil it before.
+func (g *fakeGuest) open(env []string, folder string) result {
+	g.t.Helper()
+	g.start.Do(func() { g.running.Go(g.serve) })
+	return fakecode(g.t, g.hostHome, env, "--remote", "ssh-remote+box", folder)
+}
+
+// newGuest writes a client configuration with the alias "box" like the one
+// aivm writes.
 func newGuest(t *testing.T) *fakeGuest {
 	t.Helper()
 	g := &fakeGuest{t: t, home: t.TempDir(), hostHome: t.TempDir()}
@@ -69,7 +78,6 @@ func newGuest(t *testing.T) *fakeGuest {
 	if g.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
-	g.running.Go(g.serve)
 	t.Cleanup(func() {
 		g.listener.Close()
 		g.running.Wait()
