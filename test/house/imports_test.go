@@ -1,0 +1,126 @@
+package house
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// layer returns the storey of a package of ours, "" if it has none.
+func layer(dir string) string {
+	top, below, _ := strings.Cut(dir, "/")
+	switch {
+	case dir == "cmd/aivm":
+		return "main"
+	case dir == "cmd":
+		return "cmd"
+	case dir == "provision":
+		return "composer"
+	case top == "provision" && below != "",
+		slices.Contains([]string{"cloudinit", "sshcfg", "gitsync", "settingsync"}, top):
+		return "domain"
+	case top == "internal" && below != "":
+		return "base"
+	case top == "test" && below != "":
+		return "test"
+	}
+	return ""
+}
+
+// mayImport is DESIGN "The house": each storey and those it looks down on.
+// Tests under test/ see the whole house.
+var mayImport = map[string][]string{
+	"main":     {"cmd", "base"},
+	"cmd":      {"composer", "base"},
+	"composer": {"domain", "base"},
+	"domain":   {"base"},
+	"base":     {"base"},
+	"test":     {"main", "cmd", "composer", "domain", "base", "test"},
+}
+
+// only names packages of others that one place alone may import, and why.
+var only = []struct{ imported, by, why string }{
+	{"github.com/digitalocean/go-libvirt", "internal/virt", "its calls know no context; internal/virt wraps them"},
+	{"golang.org/x/term", "internal/ui", "what is a terminal is asked once, in ui.Std"},
+}
+
+// complaint judges one import of the package in dir, "" if it is allowed.
+func complaint(dir, imp string) string {
+	for _, o := range only {
+		if (imp == o.imported || strings.HasPrefix(imp, o.imported+"/")) && dir != o.by && layer(dir) != "test" {
+			return "imports " + imp + ", which is for " + o.by + ": " + o.why
+		}
+	}
+	if imp != module && !strings.HasPrefix(imp, module+"/") {
+		return ""
+	}
+	to := strings.TrimPrefix(strings.TrimPrefix(imp, module), "/")
+	if to == dir {
+		return "" // a package_test of its own
+	}
+	from := layer(dir)
+	if from == "domain" && strings.HasPrefix(to, dir+"/") {
+		return "" // a room's own inner package
+	}
+	if !slices.Contains(mayImport[from], layer(to)) {
+		return "imports " + to + ": " + from + " must not import " + layer(to)
+	}
+	return ""
+}
+
+func TestImportDirections(t *testing.T) {
+	packages := goFiles(t)
+	for _, dir := range slices.Sorted(maps.Keys(packages)) {
+		if layer(dir) == "" {
+			t.Errorf("%s belongs to no storey of the house: see DESIGN and layer in this test", dir)
+			continue
+		}
+		for _, f := range packages[dir] {
+			for _, imp := range f.imports {
+				if c := complaint(dir, imp); c != "" {
+					t.Errorf("%s %s", f.path, c)
+				}
+			}
+		}
+	}
+}
+
+// The rule is tested against what it must catch: a rule that finds nothing
+// looks the same as one that looks at nothing.
+func TestImportRuleCatches(t *testing.T) {
+	for _, tc := range []struct {
+		dir, imp string
+		allowed  bool
+	}{
+		{"cmd/aivm", module + "/cmd", true},
+		{"cmd/aivm", module + "/provision", false},
+		{"cmd", module + "/provision", true},
+		{"cmd", module + "/internal/ui", true},
+		{"cmd", module + "/sshcfg", false},
+		{"cmd", module + "/provision/share", false},
+		{"provision", module + "/provision/share", true},
+		{"provision", module + "/cmd", false},
+		{"sshcfg", module + "/internal/guest", true},
+		{"sshcfg", module + "/cloudinit", false},
+		{"sshcfg", module + "/provision", false},
+		{"provision/share", module + "/provision/host", false},
+		{"provision/share", module + "/provision/share/inner", true},
+		{"internal/plan", module + "/internal/root", true},
+		{"internal/plan", module + "/sshcfg", false},
+		{"test/e2e", module + "/cmd", true},
+		{"provision/domain", "github.com/digitalocean/go-libvirt/socket", false},
+		{"internal/virt", "github.com/digitalocean/go-libvirt", true},
+		{"provision/domain", "libvirt.org/go/libvirtxml", true},
+		{"sshcfg", "golang.org/x/crypto/ssh", true},
+	} {
+		if c := complaint(tc.dir, tc.imp); (c == "") != tc.allowed {
+			t.Errorf("%s importing %s: %q", tc.dir, tc.imp, c)
+		}
+	}
+	for dir, want := range map[string]string{"pkg": "", "provision/x": "domain", "internal": "", "test": "", ".": "", "docs": ""} {
+		if got := layer(dir); got != want {
+			t.Errorf("layer(%q) = %q", dir, got)
+		}
+	}
+}
