@@ -116,11 +116,24 @@ func Lint(path string) ([]Problem, error) {
 func decode(path string, raw []byte) (Config, *binder, error) {
 	doc, err := parse(raw)
 	if err != nil {
-		return Config{}, nil, ui.Refused("cannot read the config store: %w", fileError(path, raw, err)).
-			Hint(command(path, "config edit"), "the version before is kept in "+path+".prev; nothing was changed")
+		e := ui.Refused("cannot read the config store: %w", fileError(path, raw, err)).Hint(command(path, "config edit"))
+		if prev := previous(path); prev != "" {
+			e.Hint("the version before aivm's last change is " + prev)
+		}
+		return Config{}, nil, e
 	}
 	c, b := bind(doc)
 	return c, b, nil
+}
+
+// previous is the kept version before the last change, or "".
+func previous(path string) string {
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		if _, err := os.Stat(target + ".prev"); err == nil {
+			return target + ".prev"
+		}
+	}
+	return ""
 }
 
 func fileError(path string, raw []byte, err error) *FileError {

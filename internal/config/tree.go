@@ -249,6 +249,8 @@ func (d *document) keyval(e *unstable.Node, table *node, made origin, i int) err
 				cur.kids = append(cur.kids, next)
 			case next.shape != isTable || next.origin == inlined:
 				return conflict(at, key)
+			case next.origin == implied:
+				next.origin = made
 			}
 			cur = next
 			continue

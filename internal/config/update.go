@@ -165,10 +165,7 @@ func writeDefaults(raw []byte, have *Config, d Defaults) ([]byte, *Config, error
 	}
 	want := have.Clone()
 	want.Defaults = d
-	if err := e.fields(nil, reflect.ValueOf(*have), reflect.ValueOf(want)); err != nil {
-		return nil, nil, err
-	}
-	// Then the keys that say what an absent key would say.
+	// Keys that are not there first, so that a new section has the usual order.
 	for _, p := range pairs(reflect.ValueOf(d), reflect.ValueOf(d), nil, true) {
 		path := []any{"defaults", p.table[0]}
 		if _, rest := e.doc.find(append(path, p.key)); len(rest) == 0 {
@@ -177,6 +174,9 @@ func writeDefaults(raw []byte, have *Config, d Defaults) ([]byte, *Config, error
 		if err := e.do(e.doc.put(path, p.key, p.value)); err != nil {
 			return nil, nil, err
 		}
+	}
+	if err := e.fields(nil, reflect.ValueOf(*have), reflect.ValueOf(want)); err != nil {
+		return nil, nil, err
 	}
 	return e.doc.data, &want, nil
 }
