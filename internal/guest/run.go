@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -15,9 +16,9 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// stopGrace is how long a guest has to close the channel of a command that was
-// given up, before the whole connection is.
-const stopGrace = time.Second
+// stopGrace is how long a call that was given up waits for its command to end,
+// and for a writer of the caller that is in the middle of a Write.
+const stopGrace = 500 * time.Millisecond
 
 // Run implements Conn.
 func (c *conn) Run(ctx context.Context, cmd Cmd) (int, error) {
@@ -75,10 +76,15 @@ func (c *conn) exec(parent context.Context, line string, stdin io.Reader, stdout
 	ctx, abort := context.WithCancelCause(parent)
 	defer abort(nil)
 	r := &running{ctx: ctx, abort: abort}
-	defer r.shut()
+	out, errOut := newOutput(r, stdout), newOutput(r, stderr)
+	if sameWriter(stdout, stderr) {
+		errOut = out // one lock, so that the two never write at once
+	}
+	defer out.shut()
+	defer errOut.shut()
 
 	result := make(chan error, 1)
-	go func() { result <- r.session(c.client, line, stdin, stdout, stderr) }()
+	go func() { result <- r.session(c.client, line, stdin, out, errOut) }()
 
 	var err error
 	stopped := false
@@ -119,22 +125,14 @@ func (c *conn) status(err error) (int, error) {
 	return -1, err
 }
 
-var errUnresponsive = errors.New("the guest did not let go of a command that was given up")
-
-// stop ends a command that was given up: politely, and with the connection if
-// the guest does not react.
+// stop ends a command that was given up and waits a moment for its end. sshd
+// confirms the end of a channel only when the program has exited, and a program
+// can ignore SIGTERM, so the wait is bounded and the channel is then left to
+// itself: the connection, which others use, stays.
 func (c *conn) stop(r *running, result <-chan error) {
-	go r.terminate() // sending can block; kill frees it
+	go r.terminate() // sending can block, as long as the connection does
 	timer := time.NewTimer(stopGrace)
 	defer timer.Stop()
-	select {
-	case <-result:
-		return
-	case <-timer.C:
-	}
-	c.kill(errUnresponsive)
-	// Only a reader or writer of the caller can still hold it up.
-	timer.Reset(stopGrace)
 	select {
 	case <-result:
 	case <-timer.C:
@@ -152,10 +150,9 @@ type running struct {
 	mu     sync.Mutex
 	sess   *ssh.Session
 	failed error // of the caller's streams
-	shutUp bool
 }
 
-func (r *running) session(client *ssh.Client, line string, stdin io.Reader, stdout, stderr io.Writer) error {
+func (r *running) session(client *ssh.Client, line string, stdin io.Reader, out, errOut *output) error {
 	s, err := client.NewSession()
 	if err != nil {
 		return err
@@ -170,12 +167,7 @@ func (r *running) session(client *ssh.Client, line string, stdin io.Reader, stdo
 	if stdin != nil {
 		s.Stdin = &input{r, stdin}
 	}
-	if stdout != nil {
-		s.Stdout = &output{r: r, w: stdout}
-	}
-	if stderr != nil {
-		s.Stderr = &output{r: r, w: stderr}
-	}
+	s.Stdout, s.Stderr = out, errOut
 	if err := s.Start(line); err != nil {
 		return err
 	}
@@ -215,21 +207,10 @@ func (r *running) failure() error {
 	return r.failed
 }
 
-// shut keeps what still arrives away from the caller's writers.
-func (r *running) shut() {
-	r.mu.Lock()
-	r.shutUp = true
-	r.mu.Unlock()
-}
-
-func (r *running) isShut() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.shutUp
-}
-
 // input turns a failed read into the end of the command: x/crypto would send
-// an end of file, and the command would take half its input for all of it.
+// an end of file, and the command would take half its input for all of it. The
+// signal arrives first. sshd passes signals on for every user but root, which
+// is why whoever logs in as root must tell a cut input by its content.
 type input struct {
 	r  *running
 	in io.Reader
@@ -245,21 +226,61 @@ func (i *input) Read(p []byte) (int, error) {
 }
 
 // output turns a failed write into the end of the command, which would else
-// wait for ever for somebody to read.
+// wait for ever for somebody to read, and keeps what arrives after the call
+// away from the caller's writer.
 type output struct {
-	r *running
-	w io.Writer
+	r    *running
+	w    io.Writer     // nil: thrown away
+	lock chan struct{} // holds an element while w is written to
+	done chan struct{} // closed when the call has returned
+	once sync.Once
+}
+
+func newOutput(r *running, w io.Writer) *output {
+	return &output{r: r, w: w, lock: make(chan struct{}, 1), done: make(chan struct{})}
 }
 
 func (o *output) Write(p []byte) (int, error) {
-	if o.r.isShut() {
+	o.lock <- struct{}{}
+	defer func() { <-o.lock }()
+	select {
+	case <-o.done:
 		return 0, io.ErrClosedPipe
+	default:
+	}
+	if o.w == nil {
+		return len(p), nil
 	}
 	n, err := o.w.Write(p)
 	if err != nil {
 		o.r.fail(fmt.Errorf("passing on its output: %w", err))
 	}
 	return n, err
+}
+
+// shut returns when no Write is under way and none will follow. Only a writer
+// that blocks for longer than stopGrace is left to finish by itself.
+func (o *output) shut() {
+	o.once.Do(func() {
+		timer := time.NewTimer(stopGrace)
+		defer timer.Stop()
+		select {
+		case o.lock <- struct{}{}:
+			close(o.done)
+			<-o.lock
+		case <-timer.C:
+			close(o.done)
+		}
+	})
+}
+
+// sameWriter reports whether a and b are one writer. Types that cannot be
+// compared are not.
+func sameWriter(a, b io.Writer) bool {
+	if a == nil || b == nil || !reflect.ValueOf(a).Comparable() || !reflect.ValueOf(b).Comparable() {
+		return false
+	}
+	return a == b
 }
 
 // tail keeps the last words of a stream.

@@ -132,8 +132,10 @@ func TestRunIsCancelled(t *testing.T) {
 	for _, argv := range [][]string{{"sleep", "60"}, {"yes"}} {
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		began := time.Now()
-		_, err := c.Run(ctx, Cmd{Argv: argv, Stdout: io.Discard})
+		var out bytes.Buffer // the race detector sees a late Write to it
+		_, err := c.Run(ctx, Cmd{Argv: argv, Stdout: &out, Stderr: &out})
 		cancel()
+		out.Reset()
 		if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > 2*time.Second {
 			t.Errorf("%q after %s: %v", argv, time.Since(began), err)
 		}
@@ -145,6 +147,39 @@ func TestRunIsCancelled(t *testing.T) {
 	cancel()
 	if _, err := c.Run(ctx, Cmd{Argv: []string{"true"}}); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled before: %v", err)
+	}
+}
+
+// A caller that does not read must not keep a cancelled call from returning.
+func TestCancelWithABlockedWriter(t *testing.T) {
+	noLeaks(t)
+	c := dial(t, newServer(t))
+	r, w := io.Pipe()
+	defer r.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	_, err := c.Run(ctx, Cmd{Argv: []string{"yes"}, Stdout: w})
+	if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > 3*time.Second {
+		t.Errorf("after %s: %v", time.Since(began), err)
+	}
+}
+
+func TestOneWriterForBothStreams(t *testing.T) {
+	noLeaks(t)
+	c := dial(t, newServer(t))
+	var both bytes.Buffer
+	script := "for i in $(seq 500); do echo out; echo err >&2; done"
+	exit, err := c.Run(t.Context(), Cmd{Argv: []string{"sh", "-c", script}, Stdout: &both, Stderr: &both})
+	if n := strings.Count(both.String(), "\n"); exit != 0 || err != nil || n != 1000 {
+		t.Errorf("exit %d, %v, %d lines", exit, err, n)
+	}
+	type odd struct {
+		io.Writer
+		_ []int
+	}
+	if sameWriter(odd{}, odd{}) || sameWriter(nil, nil) || !sameWriter(&both, &both) {
+		t.Error("sameWriter")
 	}
 }
 
