@@ -150,9 +150,9 @@ func (c *client) lost(cause error) error {
 // start starts sudo and waits until the helper has said hello.
 //
 // The socket is the helper's stdin because sudo closes every descriptor above
-// 2. Its stdout is a pipe on purpose: with use_pty (the default since sudo
-// 1.9.14) sudo would otherwise take the terminal into raw mode for as long as
-// the helper lives; a pipe tells it that it is a part of a pipeline.
+// 2. None of its three is the terminal, so sudo has no reason to take that
+// over (with use_pty it could put it into raw mode) for as long as the helper
+// lives; it asks for the password on /dev/tty.
 func (c *client) start(ctx context.Context) (*helper, error) {
 	if len(c.opts.Self) == 0 {
 		return nil, errors.New("root: Options.Self is empty")

@@ -104,23 +104,6 @@ func TestDaemonThatNeverAnswers(t *testing.T) {
 	}
 }
 
-func TestAptStatus(t *testing.T) {
-	for line, want := range map[string]aptStatus{
-		"dlstatus:1:12.5:Retrieving file 1 of 3 (20s remaining)": {true, 12.5, "Retrieving file 1 of 3 (20s remaining)"},
-		"pmstatus:git:50.0:Unpacking git (amd64)":                {false, 50, "Unpacking git (amd64)"},
-		"pmstatus:libc6:amd64:20.0:Installing: libc6":            {false, 20, "Installing: libc6"},
-	} {
-		if got, ok := parseAptStatus(line); !ok || got != want {
-			t.Errorf("%q: %+v %v", line, got, ok)
-		}
-	}
-	for _, line := range []string{"", "x", "pmerror:a:1:b", "dlstatus:1:NaN:x", "dlstatus:1:200:x", "pmstatus:a:b:c", "pmstatus::::"} {
-		if got, ok := parseAptStatus(line); ok {
-			t.Errorf("%q: %+v", line, got)
-		}
-	}
-}
-
 func TestLockHolderIsNamed(t *testing.T) {
 	p := filepath.Join(t.TempDir(), "lock")
 	must(t, os.WriteFile(p, nil, 0o600))
@@ -135,42 +118,6 @@ func TestLockHolderIsNamed(t *testing.T) {
 	if got := lockHolder(filepath.Join(t.TempDir(), "none")); got != 0 {
 		t.Errorf("no file, but held by %d", got)
 	}
-}
-
-// TestPackages installs and asks apt for real, in a namespace where what dpkg
-// and apt write is a copy.
-func TestPackages(t *testing.T) {
-	work, ok := privately(t)
-	if !ok {
-		return
-	}
-	if _, err := lookProgram("apt-get"); err != nil {
-		refuses(t, Packages{Manager: "apt", Names: []string{"git"}}, "no apt-get")
-		return
-	}
-	must(t, unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""))
-	for _, dir := range []string{"/var/lib/dpkg", "/var/lib/apt", "/var/cache/apt"} {
-		overlay(t, filepath.Join(work, "over", dir), dir)
-	}
-	// Installed: nothing is run, not even with the lock held.
-	holdLock(t, "/var/lib/dpkg/lock-frontend")
-	do(t, Packages{Manager: "apt", Names: []string{"dpkg", "coreutils"}})
-	// Missing: the holder is named while waiting, and Ctrl-C is obeyed.
-	ctx, cancel := context.WithCancel(t.Context())
-	var said string
-	_, err := New(Options{}).Do(ctx, Packages{Manager: "apt", Names: []string{"aivm-no-such-package"}}, func(l string, _ float64) { said = l; cancel() })
-	if !errors.Is(err, context.Canceled) || !strings.Contains(said, "waiting for ") || !strings.Contains(said, "pid") {
-		t.Errorf("error %v, said %q", err, said)
-	}
-}
-
-// overlay lets what is written below dir go to over instead.
-func overlay(t *testing.T, over, dir string) {
-	t.Helper()
-	for _, d := range []string{"up", "work"} {
-		must(t, os.MkdirAll(filepath.Join(over, d), 0o755))
-	}
-	must(t, unix.Mount("overlay", dir, "overlay", 0, "lowerdir="+dir+",upperdir="+over+"/up,workdir="+over+"/work"))
 }
 
 // holdLock starts a process that holds a lock on path as dpkg does, until the

@@ -1,6 +1,7 @@
 package root
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -108,6 +109,11 @@ func clientRole() int {
 	switch scene {
 	case "work", "tty":
 		try(ctx, BuildImage{Distro: "pid-1"}, tell)
+		if scene == "tty" {
+			fmt.Println("ready")
+			line, err := bufio.NewReader(os.Stdin).ReadString('\n')
+			fmt.Printf("read %q %v\n", line, err)
+		}
 		try(ctx, Export{VMKey: key}, nil)
 		src := filepath.Join(os.Getenv(workEnv), "project")
 		var st unix.Stat_t
@@ -274,7 +280,7 @@ func TestSudoAsksOnceOnATerminal(t *testing.T) {
 	cmd.SysProcAttr.Setsid, cmd.SysProcAttr.Setctty = true, true
 	must(t, cmd.Start())
 	var seen bytes.Buffer
-	asked := 0
+	asked, checked := 0, false
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	buf := make([]byte, 4096)
@@ -291,15 +297,22 @@ func TestSudoAsksOnceOnATerminal(t *testing.T) {
 			_, err := master.WriteString(testPass + "\n")
 			must(t, err)
 		}
-		if strings.Contains(seen.String(), "half way") && !strings.Contains(seen.String(), "canceled") {
+		if !checked && strings.Contains(seen.String(), "ready\r\n") {
+			checked = true
+			time.Sleep(200 * time.Millisecond)
 			now, err := unix.IoctlGetTermios(int(slave.Fd()), unix.TCGETS)
 			must(t, err)
-			if now.Lflag != before.Lflag || now.Oflag != before.Oflag || now.Iflag != before.Iflag {
-				t.Fatalf("the terminal was changed while the helper lives: %+v, before %+v", now, before)
+			if *now != *before {
+				t.Errorf("the terminal was changed while the helper lives: %+v, before %+v", now, before)
 			}
+			_, err = master.WriteString("typed\n")
+			must(t, err)
 		}
 	}
 	must(t, <-ended)
+	if !strings.Contains(seen.String(), `read "typed\n" <nil>`) {
+		t.Errorf("what is typed does not reach aivm: %q", &seen)
+	}
 	if asked != 1 {
 		t.Errorf("sudo asked %d times: %q", asked, &seen)
 	}

@@ -1,0 +1,118 @@
+package root
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestAptStatus(t *testing.T) {
+	for line, want := range map[string]aptStatus{
+		"dlstatus:1:12.5:Retrieving file 1 of 3 (20s remaining)": {true, 12.5, "Retrieving file 1 of 3 (20s remaining)"},
+		"pmstatus:git:50.0:Unpacking git (amd64)":                {false, 50, "Unpacking git (amd64)"},
+		"pmstatus:libc6:amd64:20.0:Installing: libc6":            {false, 20, "Installing: libc6"},
+	} {
+		if got, ok := parseAptStatus(line); !ok || got != want {
+			t.Errorf("%q: %+v %v", line, got, ok)
+		}
+	}
+	for _, line := range []string{"", "x", "pmerror:a:1:b", "dlstatus:1:NaN:x", "dlstatus:1:200:x", "pmstatus:a:b:c", "pmstatus::::"} {
+		if got, ok := parseAptStatus(line); ok {
+			t.Errorf("%q: %+v", line, got)
+		}
+	}
+}
+
+// aptRepo is a package source of one folder, with packages that hold nothing.
+type aptRepo struct {
+	dir   string
+	index strings.Builder
+}
+
+func (r *aptRepo) add(t *testing.T, name, postinst string) {
+	t.Helper()
+	tree := filepath.Join(r.dir, "src-"+name, "DEBIAN")
+	must(t, os.MkdirAll(tree, 0o755))
+	control := "Package: " + name + "\nVersion: 1.0\nArchitecture: all\nMaintainer: nobody <n@example.org>\nDescription: nothing\n"
+	must(t, os.WriteFile(filepath.Join(tree, "control"), []byte(control), 0o644))
+	must(t, os.WriteFile(filepath.Join(tree, "postinst"), []byte("#!/bin/sh\n"+postinst+"\n"), 0o755))
+	deb := filepath.Join(r.dir, name+".deb")
+	sh(t, "dpkg-deb --root-owner-group --build "+filepath.Dir(tree)+" "+deb)
+	b, err := os.ReadFile(deb)
+	must(t, err)
+	fmt.Fprintf(&r.index, "%sFilename: ./%s.deb\nSize: %d\nSHA256: %x\n\n", control, name, len(b), sha256.Sum256(b))
+	must(t, os.WriteFile(filepath.Join(r.dir, "Packages"), []byte(r.index.String()), 0o644))
+}
+
+// The real apt and dpkg, on copies of what they keep.
+func TestPackages(t *testing.T) {
+	work, ok := privately(t)
+	if !ok {
+		return
+	}
+	if _, err := lookProgram("apt-get"); err != nil {
+		refuses(t, Packages{Manager: "apt", Names: []string{"git"}}, "no apt-get")
+		return
+	}
+	must(t, unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""))
+	repo := &aptRepo{dir: filepath.Join(work, "repo")}
+	for _, dir := range []string{"etc", "dpkg", "apt", "cache", "log"} {
+		must(t, os.MkdirAll(filepath.Join(work, "c", dir), 0o755))
+	}
+	sh(t, "cd "+work+"/c && cp -a /etc/. etc && cp -a /var/lib/dpkg/. dpkg && rm -rf etc/apt/* && mkdir etc/apt/apt.conf.d etc/apt/preferences.d etc/apt/trusted.gpg.d log/apt")
+	must(t, os.WriteFile(work+"/c/etc/apt/sources.list", []byte("deb [trusted=yes] file:"+repo.dir+" ./\n"), 0o644))
+	for from, to := range map[string]string{"etc": "/etc", "dpkg": "/var/lib/dpkg", "apt": "/var/lib/apt", "cache": "/var/cache/apt", "log": "/var/log"} {
+		must(t, unix.Mount(filepath.Join(work, "c", from), to, "", unix.MS_BIND, ""))
+	}
+	repo.add(t, "aivm-test-a", "true")
+
+	// No lists yet: they are fetched first, and progress goes forward.
+	last, said := -1.0, ""
+	progress := func(l string, f float64) {
+		said += l + "\n"
+		if f >= 0 && f < last {
+			t.Errorf("progress went from %g back to %g at %q", last, f, l)
+		}
+		last = max(last, f)
+	}
+	root := New(Options{})
+	install := func(ctx context.Context, names ...string) error {
+		_, err := root.Do(ctx, Packages{Manager: "apt", Names: names}, progress)
+		return err
+	}
+	must(t, install(t.Context(), "aivm-test-a", "dpkg"))
+	if !strings.Contains(said, "apt-get update") || !strings.Contains(said, "aivm-test-a") || last < 0.9 {
+		t.Errorf("last fraction %g, said %q", last, said)
+	}
+	// In the source since the lists were fetched.
+	repo.add(t, "aivm-test-b", "true")
+	last = -1
+	must(t, install(t.Context(), "aivm-test-a", "aivm-test-b"))
+	if m := missingPackages(t.Context(), []string{"aivm-test-a", "aivm-test-b", "aivm-test-c"}); len(m) != 1 || m[0] != "aivm-test-c" {
+		t.Errorf("missing: %v", m)
+	}
+	// Not there at all; and one that fails to install, killed half way then mended.
+	refuses(t, Packages{Manager: "apt", Names: []string{"aivm-test-c"}}, "apt-get", "exit status 100", "aivm-test-c")
+	repo.add(t, "aivm-test-d", "[ -e "+work+"/mended ] || { echo because >&2; exit 1; }")
+	refuses(t, Packages{Manager: "apt", Names: []string{"aivm-test-d"}}, "apt-get", "aivm-test-d")
+	must(t, os.WriteFile(work+"/mended", nil, 0o644))
+	last = -1
+	must(t, install(t.Context(), "aivm-test-d"))
+
+	// Installed: nothing is run, not even waited for.
+	holdLock(t, "/var/lib/dpkg/lock-frontend")
+	must(t, install(t.Context(), "aivm-test-a"))
+	// Missing: who is in the way is named, and Ctrl-C is obeyed.
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err := root.Do(ctx, Packages{Manager: "apt", Names: []string{"aivm-test-c"}}, func(l string, _ float64) { said = l; cancel() })
+	if !errors.Is(err, context.Canceled) || !strings.Contains(said, "waiting for ") || !strings.Contains(said, "pid") {
+		t.Errorf("error %v, said %q", err, said)
+	}
+}
