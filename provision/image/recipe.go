@@ -1,0 +1,139 @@
+package image
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// codenames of what Build can build.
+var codenames = map[string]string{Debian12: "bookworm"}
+
+// The disk: GPT, one partition, as large as the finished system needs with
+// some room; cloud-init grows partition and file system at the first boot.
+const (
+	sector      = 512
+	diskSectors = 3 << 30 / sector
+	partStart   = 2048                                // 1 MiB, which leaves the boot loader's sectors alone
+	partSectors = (diskSectors - partStart - 34) &^ 7 // the backup GPT takes the last 33
+)
+
+// packages of the guest: what boots, what cloud-init and aivm need there, and
+// the few things a person misses at once in a shell. Everything else is one
+// apt-get away.
+var packages = []string{
+	// The cloud kernel has virtio, virtiofs and FUSE and boots quickest.
+	"linux-image-cloud-amd64", "systemd-sysv", "udev", "dbus", "e2fsprogs",
+	"cloud-init", "cloud-guest-utils", "fdisk", // growpart resizes with sfdisk
+	"netplan.io", "iproute2", "systemd-resolved", "systemd-timesyncd",
+	"openssh-server", "sudo", "qemu-guest-agent",
+	"git", "rsync", "curl", "ca-certificates",
+	"less", "nano", "procps", "iputils-ping", "bash-completion", "zstd",
+}
+
+// A file of the guest, by its path there.
+type file struct{ path, content string }
+
+// early files are in place before packages are configured, so that the one
+// initramfs that is made is right.
+func early(uuid string) []file {
+	return []file{
+		// A small list instead of "most" (28 MB, slow to load under
+		// emulation) or "dep" (which would look at the machine that builds).
+		{"/etc/initramfs-tools/conf.d/aivm", "MODULES=list\nCOMPRESS=zstd\n"},
+		{"/etc/initramfs-tools/modules", "virtio_pci\nvirtio_blk\nvirtio_scsi\nsd_mod\next4\n"},
+		{"/etc/fstab", "UUID=" + uuid + " / ext4 defaults,errors=remount-ro 0 1\n"},
+	}
+}
+
+// late files replace what the packages brought.
+func late(uuid, sources, aptConf string) []file {
+	files := []file{
+		// /vmlinuz and /initrd.img are links that every kernel package
+		// moves to itself, so an upgraded kernel is what boots next.
+		{"/boot/extlinux/extlinux.conf", "SERIAL 0 115200\nDEFAULT linux\nPROMPT 0\nTIMEOUT 1\n\nLABEL linux\n" +
+			"  LINUX /vmlinuz\n  INITRD /initrd.img\n  APPEND root=UUID=" + uuid + " ro console=ttyS0,115200\n"},
+		// The seed is on a disk; without one the guest comes up all the same.
+		// Its mirror is the one this machine uses.
+		{"/etc/cloud/cloud.cfg.d/90_aivm.cfg", "datasource_list: [NoCloud, None]\napt: {preserve_sources_list: true}\n"},
+		{"/etc/apt/sources.list.d/debian.sources", sources},
+		{"/etc/default/locale", "LANG=C.UTF-8\n"},
+		{"/etc/hostname", "localhost\n"},
+		{"/etc/hosts", "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"},
+		// Empty, not absent: systemd makes one at the first boot and keeps it.
+		{"/etc/machine-id", ""},
+	}
+	if aptConf != "" {
+		files = append(files, file{"/etc/apt/apt.conf.d/90aivm-mirror", aptConf})
+	}
+	return files
+}
+
+// writeTree puts files below dir, with the modes they have in the guest.
+func writeTree(dir string, files []file) error {
+	for _, f := range files {
+		p := filepath.Join(dir, f.path)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(p, []byte(f.content), 0o644); err != nil {
+			return err
+		}
+		// The process may have a tighter umask than a guest's / and /etc bear.
+		if err := os.Chmod(p, 0o644); err != nil {
+			return err
+		}
+		for d := p; d != dir; {
+			d = filepath.Dir(d)
+			if err := os.Chmod(d, 0o755); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// hostApt picks from "apt-config dump" how this machine reaches its mirror.
+// build has all of it, also proxies and their passwords; guest only what the
+// mirror itself demands: a proxy of this machine need not be one of the guest.
+func hostApt(dump string) (build, guest string) {
+	reach := []string{"Acquire::http::", "Acquire::https::", "Acquire::ForceIPv4", "Acquire::ForceIPv6", "Acquire::Retries"}
+	dates := []string{"Acquire::Check-Valid-Until", "Acquire::Check-Date"}
+	has := func(line string, prefixes []string) bool {
+		return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(line, p) })
+	}
+	for line := range strings.Lines(dump) {
+		if strings.HasSuffix(strings.TrimSpace(line), ` "";`) {
+			continue
+		}
+		if has(line, reach) || has(line, dates) {
+			build += line
+		}
+		if has(line, dates) {
+			guest += line
+		}
+	}
+	return build, guest
+}
+
+// environment of the build: nothing of the caller's but its proxies.
+func environment(environ []string, vars map[string]string) []string {
+	env := []string{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"HOME=/root", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive",
+	}
+	for _, kv := range environ {
+		k, _, _ := strings.Cut(kv, "=")
+		switch strings.ToLower(k) {
+		case "http_proxy", "https_proxy", "no_proxy", "all_proxy":
+			env = append(env, kv)
+		}
+	}
+	for k, v := range vars {
+		env = append(env, fmt.Sprintf("%s=%s", k, v))
+	}
+	slices.Sort(env)
+	return env
+}

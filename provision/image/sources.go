@@ -1,0 +1,251 @@
+package image
+
+import (
+	"io/fs"
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+)
+
+// debianKeyring is where package debian-archive-keyring puts Debian's keys, on
+// this machine and in the guest.
+const debianKeyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+// The mirror of a machine that has none of its own for Debian (Ubuntu, say).
+const (
+	publicMirror   = "http://deb.debian.org/debian"
+	publicSecurity = "http://deb.debian.org/debian-security"
+)
+
+// aptEntry is one entry of a sources file: every URI with every suite.
+type aptEntry struct {
+	uris, suites, components []string
+	options                  map[string]string // lower-case names: signed-by, trusted, check-valid-until ...
+}
+
+// A mirror is a place to get one suite of Debian from.
+type mirror struct {
+	uri     string
+	pocket  string // "", "-updates", "-security"
+	options map[string]string
+}
+
+// kept are the options that say how an archive is to be trusted, which hold
+// for the machine's mirror whatever is fetched from it.
+var kept = []string{"trusted", "check-valid-until", "check-date", "allow-weak"}
+
+// debianSuites are names by which an entry shows that it is Debian's own
+// archive (a vendor's archive may use them too, see mirrors).
+var debianSuites = []string{
+	"bullseye", "bookworm", "trixie", "forky", "duke", "sid",
+	"oldoldstable", "oldstable", "stable", "testing", "unstable",
+}
+
+// mirrors returns where this machine gets Debian from, or nil. apt is
+// /etc/apt. Entries of vendors who publish for Debian under its suite names
+// are told apart by their key: Debian's own is in debian-archive-keyring, or
+// none is named and the path is Debian's.
+func mirrors(apt fs.FS) []mirror {
+	var out []mirror
+	for _, e := range readSources(apt) {
+		if !slices.Contains(e.components, "main") {
+			continue
+		}
+		key := e.options["signed-by"]
+		for _, u := range e.uris {
+			if !webURI(u) || !(strings.Contains(key, "debian-archive") || key == "" && debianPath(u)) {
+				continue
+			}
+			for _, s := range e.suites {
+				pocket, ok := pocketOf(s)
+				if !ok || slices.ContainsFunc(out, func(m mirror) bool { return m.pocket == pocket }) {
+					continue
+				}
+				m := mirror{uri: u, pocket: pocket, options: map[string]string{}}
+				for _, k := range kept {
+					if v, ok := e.options[k]; ok {
+						m.options[k] = v
+					}
+				}
+				out = append(out, m)
+			}
+		}
+	}
+	if !slices.ContainsFunc(out, func(m mirror) bool { return m.pocket == "" }) {
+		return nil
+	}
+	slices.SortStableFunc(out, func(a, b mirror) int { return len(a.pocket) - len(b.pocket) })
+	return out
+}
+
+// publicMirrors are used where the machine has no Debian mirror of its own.
+func publicMirrors() []mirror {
+	return []mirror{{uri: publicMirror}, {uri: publicMirror, pocket: "-updates"}, {uri: publicSecurity, pocket: "-security"}}
+}
+
+func webURI(u string) bool {
+	return strings.HasPrefix(u, "http://") || strings.HasPrefix(u, "https://")
+}
+
+func debianPath(u string) bool {
+	p, err := url.Parse(u)
+	return err == nil && strings.HasPrefix(path.Base(p.Path), "debian")
+}
+
+// pocketOf splits "trixie-security"; "bullseye/updates" is its older spelling.
+func pocketOf(suite string) (string, bool) {
+	suite = strings.Replace(strings.TrimSuffix(suite, "/"), "/updates", "-security", 1)
+	base, pocket, _ := strings.Cut(suite, "-")
+	if !slices.Contains(debianSuites, base) {
+		return "", false
+	}
+	switch pocket {
+	case "":
+		return "", true
+	case "updates", "security":
+		return "-" + pocket, true
+	}
+	return "", false
+}
+
+// oneLine renders mirrors for the build, as sources.list(5) has it.
+func oneLine(ms []mirror, codename, keyring string) string {
+	var b strings.Builder
+	for _, m := range ms {
+		opts := []string{}
+		if keyring != "" {
+			opts = append(opts, "signed-by="+keyring)
+		}
+		for _, k := range kept {
+			if v, ok := m.options[k]; ok {
+				opts = append(opts, k+"="+v)
+			}
+		}
+		b.WriteString("deb ")
+		if len(opts) > 0 {
+			b.WriteString("[" + strings.Join(opts, " ") + "] ")
+		}
+		b.WriteString(m.uri + " " + codename + m.pocket + " main\n")
+	}
+	return b.String()
+}
+
+// deb822 renders mirrors for the guest. A password in a URI stays on the host.
+func deb822(ms []mirror, codename string) string {
+	var stanzas []string
+	for _, m := range ms {
+		uri := m.uri
+		if u, err := url.Parse(uri); err == nil && u.User != nil {
+			u.User = nil
+			uri = u.String()
+		}
+		s := "Types: deb\nURIs: " + uri + "\nSuites: " + codename + m.pocket + "\nComponents: main\nSigned-By: " + debianKeyring + "\n"
+		for _, k := range kept {
+			if v, ok := m.options[k]; ok {
+				s += title(k) + ": " + v + "\n"
+			}
+		}
+		stanzas = append(stanzas, s)
+	}
+	return strings.Join(stanzas, "\n")
+}
+
+// title turns check-valid-until into Check-Valid-Until.
+func title(k string) string {
+	w := strings.Split(k, "-")
+	for i := range w {
+		w[i] = strings.ToUpper(w[i][:1]) + w[i][1:]
+	}
+	return strings.Join(w, "-")
+}
+
+// readSources reads sources.list and sources.list.d in apt's order. What
+// cannot be read or parsed names no mirror.
+func readSources(apt fs.FS) []aptEntry {
+	var out []aptEntry
+	if b, err := fs.ReadFile(apt, "sources.list"); err == nil {
+		out = append(out, parseOneLine(string(b))...)
+	}
+	files, _ := fs.ReadDir(apt, "sources.list.d")
+	for _, f := range files {
+		b, err := fs.ReadFile(apt, path.Join("sources.list.d", f.Name()))
+		if err != nil {
+			continue
+		}
+		switch path.Ext(f.Name()) {
+		case ".list":
+			out = append(out, parseOneLine(string(b))...)
+		case ".sources":
+			out = append(out, parseDeb822(string(b))...)
+		}
+	}
+	return out
+}
+
+// parseOneLine reads "deb [k=v ...] URI suite component...".
+func parseOneLine(text string) []aptEntry {
+	var out []aptEntry
+	for line := range strings.Lines(text) {
+		line, _, _ = strings.Cut(line, "#")
+		rest, ok := strings.CutPrefix(strings.TrimSpace(line), "deb")
+		if !ok || rest == "" || rest[0] != ' ' && rest[0] != '\t' {
+			continue
+		}
+		rest = strings.TrimSpace(rest)
+		e := aptEntry{options: map[string]string{}}
+		if strings.HasPrefix(rest, "[") {
+			opts, after, ok := strings.Cut(rest[1:], "]")
+			if !ok {
+				continue
+			}
+			for _, o := range strings.Fields(opts) {
+				k, v, _ := strings.Cut(o, "=")
+				e.options[strings.ToLower(k)] = v
+			}
+			rest = after
+		}
+		w := strings.Fields(rest)
+		if len(w) < 3 {
+			continue
+		}
+		e.uris, e.suites, e.components = w[:1], w[1:2], w[2:]
+		out = append(out, e)
+	}
+	return out
+}
+
+// parseDeb822 reads stanzas of "Field: value" with continuation lines.
+func parseDeb822(text string) []aptEntry {
+	var out []aptEntry
+	fields := map[string]string{}
+	last := ""
+	flush := func() {
+		list := func(k string) []string { return strings.Fields(fields[k]) }
+		if slices.Contains(list("types"), "deb") && !slices.Contains([]string{"no", "false", "0", "off"}, strings.ToLower(fields["enabled"])) {
+			out = append(out, aptEntry{uris: list("uris"), suites: list("suites"), components: list("components"), options: fields})
+		}
+		fields, last = map[string]string{}, ""
+	}
+	for line := range strings.Lines(text) {
+		line = strings.TrimRight(line, "\r\n")
+		switch {
+		case strings.HasPrefix(line, "#"):
+		case strings.TrimSpace(line) == "":
+			flush()
+		case line[0] == ' ' || line[0] == '\t':
+			if last != "" {
+				fields[last] += " " + strings.TrimSpace(line)
+			}
+		default:
+			k, v, ok := strings.Cut(line, ":")
+			if !ok {
+				continue
+			}
+			last = strings.ToLower(strings.TrimSpace(k))
+			fields[last] = strings.TrimSpace(v)
+		}
+	}
+	flush()
+	return out
+}
