@@ -129,8 +129,17 @@ func (o Bind) Shows() []string {
 	if o.RO {
 		opts += ",ro"
 	}
-	return []string{fmt.Sprintf("mount --bind -o %s,X-mount.idmap='u:%d:1000:1 u:65534:0:1 g:%d:1000:1 g:65534:0:1' %s %s",
-		opts, o.UID, o.GID, quote(o.Src), filepath.Join(ExportRoot(o.VMKey), o.Token))}
+	var ids []string
+	for _, kind := range []struct {
+		letter string
+		owner  int
+	}{{"u", o.UID}, {"g", o.GID}} {
+		for _, m := range ownerMap(kind.owner) {
+			ids = append(ids, fmt.Sprintf("%s:%d:%d:%d", kind.letter, m.ContainerID, m.HostID, m.Size))
+		}
+	}
+	return []string{fmt.Sprintf("mount --bind -o %s,X-mount.idmap='%s' %s %s",
+		opts, strings.Join(ids, " "), quote(o.Src), filepath.Join(ExportRoot(o.VMKey), o.Token))}
 }
 
 func (o Unbind) Shows() []string {

@@ -190,3 +190,11 @@ func FuzzRecord(f *testing.F) {
 		}
 	})
 }
+
+func TestBindShowsItsMap(t *testing.T) {
+	b := goodOps[1].(Bind)
+	want := "mount --bind -o nosuid,nodev,ro,X-mount.idmap='u:1000:1000:1 u:65534:0:1 g:100:1000:1 g:65534:0:1' '/home/u/my p' /var/lib/aivm/export/1000-a/p-0123"
+	if got := b.Shows(); len(got) != 1 || got[0] != want {
+		t.Errorf("got %q", got)
+	}
+}

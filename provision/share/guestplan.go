@@ -1,6 +1,7 @@
 package share
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -8,7 +9,6 @@ import (
 	"strings"
 
 	"aivm.dev/aivm/internal/plan"
-	"aivm.dev/aivm/internal/root"
 	"aivm.dev/aivm/internal/root/mountinfo"
 	"aivm.dev/aivm/internal/ui"
 )
@@ -103,15 +103,17 @@ func PlanGuest(f GuestFacts, host HostFacts, atts []Attachment) (script string, 
 	if err := check(atts); err != nil {
 		return "", nil, err
 	}
+	for _, a := range atts {
+		if _, ok := host.Folders[a.HostPath]; !ok {
+			return "", nil, fmt.Errorf("share: folder %s was not observed", a.HostPath)
+		}
+	}
+	// A folder that cannot be shared was named by PlanHost; the others go on.
+	atts = slices.DeleteFunc(slices.Clone(atts), func(a Attachment) bool { return host.Folders[a.HostPath].Err != nil })
 	// Parents before children: the other way round the parent would hide them.
-	atts = slices.Clone(atts)
 	sort.SliceStable(atts, func(i, j int) bool { return len(ways(atts[i].GuestDst)) < len(ways(atts[j].GuestDst)) })
 	var todo []Attachment
 	for _, a := range atts {
-		folder, ok := host.Folders[a.HostPath]
-		if !ok || folder.Err != nil {
-			return "", nil, ui.Refused("folder %s is not ready on this machine", a.HostPath)
-		}
 		moved := slices.ContainsFunc(todo, func(p Attachment) bool { return below(a.GuestDst, p.GuestDst) })
 		if moved || Verify(f, host, a) != nil {
 			todo = append(todo, a)
@@ -124,7 +126,7 @@ func PlanGuest(f GuestFacts, host HostFacts, atts []Attachment) (script string, 
 	b.WriteString(guestHead)
 	// One function, called on the last line: a script cut off on its way
 	// does nothing at all.
-	b.WriteString("main() {\ndevice\n")
+	b.WriteString("main() {\nbad=0\ndevice\n")
 	for _, a := range slices.Backward(todo) {
 		if slices.ContainsFunc(todo, func(p Attachment) bool { return below(a.GuestDst, p.GuestDst) }) {
 			fmt.Fprintf(&b, "drop %s %s %s\n", Token(a.HostPath), quote(a.GuestDst), quote(mountinfo.Escape(a.GuestDst)))
@@ -132,6 +134,7 @@ func PlanGuest(f GuestFacts, host HostFacts, atts []Attachment) (script string, 
 	}
 	for _, a := range todo {
 		token := Token(a.HostPath)
+		b.WriteString("(\n") // one folder that cannot be mounted does not keep the others away
 		for _, d := range ways(a.GuestDst) {
 			kind := "own"
 			// Below another folder's guest path the directories are the
@@ -141,12 +144,12 @@ func PlanGuest(f GuestFacts, host HostFacts, atts []Attachment) (script string, 
 			}
 			if d == a.GuestDst || slices.ContainsFunc(atts, func(p Attachment) bool { return d == p.GuestDst }) {
 				// A mount point: what is seen there may be a host folder.
-				fmt.Fprintf(&b, "[ -d %s ] || step %s %s %s %s\n", quote(d), token, kind, quote(d), quote(path.Dir(d)))
+				fmt.Fprintf(&b, "{ [ -d %s ] && [ ! -L %s ]; } || step %s %s %s %s\n", quote(d), quote(d), token, kind, quote(d), quote(path.Dir(d)))
 				continue
 			}
 			fmt.Fprintf(&b, "step %s %s %s %s\n", token, kind, quote(d), quote(path.Dir(d)))
 		}
-		fmt.Fprintf(&b, "onto %s %s %s %d\n", token, quote(a.GuestDst), quote(mountinfo.Escape(a.GuestDst)), host.Folders[a.HostPath].Ino)
+		fmt.Fprintf(&b, "onto %s %s %s %d\n) || bad=9\n", token, quote(a.GuestDst), quote(mountinfo.Escape(a.GuestDst)), host.Folders[a.HostPath].Ino)
 		steps = append(steps, plan.Action{
 			ID:      "guest.mount:" + token,
 			Why:     fmt.Sprintf("mount folder %s at %s in VM %s", a.HostPath, a.GuestDst, a.VM),
@@ -155,31 +158,43 @@ func PlanGuest(f GuestFacts, host HostFacts, atts []Attachment) (script string, 
 			Timing:  "share",
 		})
 	}
-	b.WriteString("}\nmain\n")
+	b.WriteString("return $bad\n}\nmain\n")
 	return b.String(), steps, nil
 }
 
-// GuestError explains a guest script that did not end with status 0; out is
-// what it printed on stdout, stderr what it printed there.
+// GuestError explains a guest script that did not end with status 0: one joined
+// error for each folder it names. out is what it printed on stdout, stderr
+// what it printed there.
 func GuestError(exit int, out, stderr []byte, atts []Attachment) error {
 	if exit == 0 {
 		return nil
 	}
-	var reason, token, where string
-	for line := range strings.SplitSeq(string(out[:min(len(out), maxProbe)]), "\n") {
-		if rest, ok := strings.CutPrefix(line, "aivm-share-error "); ok {
-			reason, rest, _ = strings.Cut(rest, " ")
-			token, where, _ = strings.Cut(rest, " ")
-		}
-	}
-	var a Attachment
-	for _, c := range atts {
-		if root.ValidToken(token) && Token(c.HostPath) == token {
-			a = c
-		}
-	}
 	said := strings.TrimSpace(string(stderr[max(0, len(stderr)-500):]))
-	elsewhere := "attach the folder at another place: --guest-dst PATH"
+	var errs []error
+	for line := range strings.SplitSeq(string(out[:min(len(out), maxProbe)]), "\n") {
+		rest, ok := strings.CutPrefix(line, "aivm-share-error ")
+		if !ok || len(errs) > len(atts) {
+			continue
+		}
+		reason, rest, _ := strings.Cut(rest, " ")
+		token, where, _ := strings.Cut(rest, " ")
+		var of Attachment
+		for _, a := range atts {
+			if Token(a.HostPath) == token {
+				of = a
+			}
+		}
+		errs = append(errs, explain(reason, where, said, of))
+	}
+	if len(errs) == 0 {
+		return ui.Failed("mounting the folders in the VM ended with status %d: %q", exit, said)
+	}
+	return errors.Join(errs...)
+}
+
+func explain(reason, where, said string, a Attachment) error {
+	const elsewhere = "attach the folder at another place: --guest-dst PATH"
+	restart := "restart the VM: aivm vm restart " + quote(a.VM)
 	switch reason {
 	case "foreign":
 		return ui.Refused("something else is mounted on %q in the VM", where).Hint(elsewhere)
@@ -193,12 +208,11 @@ func GuestError(exit int, out, stderr []byte, atts []Attachment) error {
 		return ui.Refused("%q would have to be made inside another shared folder, and attaching changes none", where).Hint(elsewhere)
 	case "busy":
 		return ui.Failed("%q in the VM is in use and cannot be mounted anew: %q", where, said).
-			Hint("close what works there, or restart the VM: aivm vm restart " + quote(a.VM))
+			Hint("close what works there, or " + restart)
 	case "device":
 		return ui.Failed("the VM cannot mount its folder device %s: %q", FSTag, said)
 	case "token":
-		return ui.Failed("folder %s does not appear in the VM", a.HostPath).
-			Hint("restart the VM: aivm vm restart " + quote(a.VM))
+		return ui.Failed("folder %s does not appear in the VM", a.HostPath).Hint(restart)
 	}
-	return ui.Failed("mounting the folders in the VM ended with status %d (%q, %q): %q", exit, reason, where, said)
+	return ui.Failed("mounting folder %s in the VM failed (%q at %q): %q", a.HostPath, reason, where, said)
 }

@@ -1,0 +1,375 @@
+package share
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/root"
+)
+
+const workEnv = "AIVM_SHARE_TEST_WORK"
+
+// privately runs the test as root in a mount namespace of its own, where
+// /var/lib and /run are empty folders; it reports whether this is there.
+func privately(t *testing.T) (work string, ok bool) {
+	t.Helper()
+	if work := os.Getenv(workEnv); work != "" {
+		for _, d := range []string{"/var/lib", "/run"} {
+			must(t, unix.Mount(filepath.Join(work, "sys", d), d, "", unix.MS_BIND, ""))
+		}
+		return work, true
+	}
+	self, err := os.Executable()
+	must(t, err)
+	args := []string{"-test.run=^" + t.Name() + "$", "-test.v"}
+	if os.Geteuid() != 0 {
+		if out, err := exec.Command("sudo", append([]string{"-n", "--", self}, args...)...).CombinedOutput(); err != nil {
+			t.Fatalf("this test makes real mounts and needs root; as a user it uses sudo -n, which did not do: %v\n%s", err, out)
+		}
+		return "", false
+	}
+	dir, err := os.MkdirTemp("/var/tmp", "aivm-share-test-")
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir, err = filepath.EvalSymlinks(dir)
+	must(t, err)
+	must(t, os.Chmod(dir, 0o755))
+	for _, d := range []string{"sys/var/lib", "sys/run", "g"} {
+		must(t, os.MkdirAll(filepath.Join(dir, d), 0o755))
+	}
+	cmd := exec.Command(self, args...)
+	cmd.Env = append(os.Environ(), workEnv+"="+dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	out, err := cmd.CombinedOutput()
+	if err != nil || !bytes.Contains(out, []byte("--- PASS: "+t.Name())) {
+		t.Fatalf("in a mount namespace of its own: %v\n%s", err, out)
+	}
+	return "", false
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func ids(as []plan.Action) string {
+	var s []string
+	for _, a := range as {
+		s = append(s, a.ID+"="+string(a.Consent))
+	}
+	return strings.Join(s, " ")
+}
+
+// Observe, plan, do, observe: then nothing is left to do, as root and as a user.
+func TestHostPlanConverges(t *testing.T) {
+	work, ok := privately(t)
+	if !ok {
+		return
+	}
+	must(t, unix.Mount("tmpfs", "/mnt", "tmpfs", 0, ""))
+	a := Attachment{HostPath: filepath.Join(work, "p q"), VM: "a", Mode: SharedRoot, Access: "rw", GuestDst: "/p"}
+	b := Attachment{HostPath: "/mnt/m", VM: "a", Mode: SharedRoot, Access: "ro", GuestDst: "/m"}
+	atts := []Attachment{a, b}
+	for _, x := range atts {
+		must(t, os.Mkdir(x.HostPath, 0o700))
+		must(t, os.Chown(x.HostPath, 4321, 4322))
+	}
+	observe := func() HostFacts {
+		t.Helper()
+		f, err := ObserveHost("0-a", atts, nil)
+		must(t, err)
+		return f
+	}
+	planned := func() []plan.Action {
+		t.Helper()
+		as, err := PlanHost(observe(), "0-a", atts, func(x Attachment) bool { return x.HostPath == b.HostPath })
+		must(t, err)
+		return as
+	}
+	apply := func(as []plan.Action) {
+		t.Helper()
+		for _, x := range as {
+			if _, err := root.New(root.Options{}).Do(t.Context(), x.Root, nil); err != nil {
+				t.Fatalf("%s: %v", x.ID, err)
+			}
+		}
+	}
+	first := planned()
+	bindA, bindB := "share.bind:"+Token(a.HostPath), "share.bind:"+Token(b.HostPath)
+	if got, want := ids(first), "share.export=ask "+bindA+"=none "+bindB+"=ask"; got != want {
+		t.Errorf("planned %s, want %s", got, want)
+	}
+	apply(first)
+	if as := planned(); len(as) != 0 {
+		t.Fatalf("after it was done, planned %s", ids(as))
+	}
+	if f := observe(); !f.Mapped(a) || f.Folders[a.HostPath].UID != 4321 || f.Folders[a.HostPath].GID != 4322 || len(f.Strays(atts[:1])) != 1 {
+		t.Errorf("facts %+v", f)
+	}
+
+	expect := func(what, want string) {
+		t.Helper()
+		as := planned()
+		if ids(as) != want {
+			t.Errorf("%s: planned %s, want %s", what, ids(as), want)
+		}
+		apply(as)
+		if as := planned(); len(as) != 0 {
+			t.Errorf("%s, and done: planned %s", what, ids(as))
+		}
+	}
+	atts[0].Access = "ro"
+	expect("access changed", bindA+"=none")
+	// The folder is another one now, under the same name.
+	must(t, os.Rename(a.HostPath, a.HostPath+".old"))
+	must(t, os.Mkdir(a.HostPath, 0o755))
+	expect("folder made anew", bindA+"=none")
+	must(t, os.Remove(a.HostPath))
+	must(t, os.Mkdir(a.HostPath, 0o755))
+	expect("folder deleted and made anew", bindA+"=none")
+	must(t, unix.Unmount(filepath.Join(root.ExportRoot("0-a"), Token(b.HostPath)), 0))
+	expect("one mount lost", bindB+"=ask")
+	for _, x := range atts {
+		must(t, unix.Unmount(filepath.Join(root.ExportRoot("0-a"), Token(x.HostPath)), 0))
+	}
+	must(t, unix.Unmount(root.ExportRoot("0-a"), 0))
+	expect("after a reboot", "share.export=ask "+bindA+"=none "+bindB+"=ask")
+	// Both folders hold a mount: it is named, and stays on the host.
+	must(t, os.Mkdir(a.HostPath+"/sub", 0o755))
+	must(t, unix.Mount("tmpfs", a.HostPath+"/sub", "tmpfs", 0, ""))
+	if f := observe(); len(f.Folders[a.HostPath].Submounts) != 1 || !f.Bound(atts[0]) {
+		t.Errorf("submounts %v", f.Folders[a.HostPath].Submounts)
+	}
+}
+
+func TestHostFoldersThatCannotBeShared(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	must(t, err)
+	must(t, os.Mkdir(dir+"/real", 0o755))
+	must(t, os.Mkdir(dir+"/ok", 0o755))
+	must(t, os.WriteFile(dir+"/file", nil, 0o644))
+	must(t, os.Symlink(dir+"/real", dir+"/link"))
+	var atts []Attachment
+	for name := range map[string]string{"missing": "", "file": "", "link": "", "link/x": "", "ok": ""} {
+		atts = append(atts, Attachment{HostPath: filepath.Join(dir, name), VM: "a", Mode: SharedRoot, Access: "rw", GuestDst: "/g/" + name})
+	}
+	f, err := ObserveHost("0-a", atts, nil)
+	must(t, err)
+	as, err := PlanHost(f, "0-a", atts, nil)
+	if got := ids(as); got != "share.export=none share.bind:"+Token(dir+"/ok")+"=none" {
+		t.Errorf("planned %s", got)
+	}
+	for _, want := range []string{"missing does not exist", "file is not a folder", "symbolic link"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("no %q in %v", want, err)
+		}
+	}
+	for name, folder := range map[string]Folder{"cannot be read by you": {Writable: true}, "only for reading": {Readable: true}} {
+		f.Folders[dir+"/ok"] = folder
+		if _, err := PlanHost(f, "0-a", []Attachment{{HostPath: dir + "/ok", VM: "a", Mode: SharedRoot, Access: "rw", GuestDst: "/g"}}, nil); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// guest stands in for a VM: this namespace, with a tmpfs in the place of the
+// virtiofs device. What the scripts do with mounts and folders is real.
+type guest struct {
+	t    *testing.T
+	host HostFacts
+}
+
+func newGuest(t *testing.T) *guest {
+	t.Helper()
+	must(t, os.MkdirAll(ExportMount, 0o700))
+	must(t, unix.Mount(FSTag, ExportMount, "tmpfs", 0, "mode=700"))
+	return &guest{t, HostFacts{Folders: map[string]Folder{}}}
+}
+
+// token makes what the host shares, as the device shows it.
+func (g *guest) token(hostPath, guestDst string) Attachment {
+	g.t.Helper()
+	dir := filepath.Join(ExportMount, Token(hostPath))
+	must(g.t, os.Mkdir(dir, 0o755))
+	must(g.t, os.Chown(dir, 1000, 1000))
+	var st unix.Stat_t
+	must(g.t, unix.Stat(dir, &st))
+	g.host.Folders[hostPath] = Folder{Ino: st.Ino}
+	return Attachment{HostPath: hostPath, VM: "a", Mode: SharedRoot, Access: "rw", GuestDst: guestDst}
+}
+
+func (g *guest) probe(atts []Attachment) GuestFacts {
+	g.t.Helper()
+	cmd := exec.Command("sh", "-s")
+	cmd.Stdin = strings.NewReader(strings.ReplaceAll(GuestProbe(atts), "virtiofs", "tmpfs"))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1000, Gid: 1000}}
+	cmd.Dir = "/"
+	out, err := cmd.CombinedOutput()
+	must(g.t, err)
+	f, err := ParseGuest(bytes.ReplaceAll(out, []byte(" tmpfs aivm-root "), []byte(" virtiofs aivm-root ")))
+	if err != nil {
+		g.t.Fatalf("%v in\n%s", err, out)
+	}
+	return f
+}
+
+// run plans and runs; steps is how many folders it mounted.
+func (g *guest) run(atts ...Attachment) (steps int, err error) {
+	g.t.Helper()
+	script, as, err := PlanGuest(g.probe(atts), g.host, atts)
+	must(g.t, err)
+	if script == "" {
+		return 0, nil
+	}
+	cmd := exec.Command("sh", "-s")
+	cmd.Stdin = strings.NewReader(strings.ReplaceAll(script, "virtiofs", "tmpfs"))
+	cmd.Dir = "/"
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	_ = cmd.Run() // its status is explained below
+	return len(as), GuestError(cmd.ProcessState.ExitCode(), out.Bytes(), errs.Bytes(), atts)
+}
+
+func (g *guest) mounts(want int, atts ...Attachment) {
+	g.t.Helper()
+	n, err := g.run(atts...)
+	if err != nil || n != want {
+		g.t.Fatalf("mounted %d, want %d: %v", n, want, err)
+	}
+	f := g.probe(atts)
+	for _, a := range atts {
+		if err := Verify(f, g.host, a); err != nil {
+			g.t.Fatal(err)
+		}
+	}
+	if n, err := g.run(atts...); n != 0 || err != nil {
+		g.t.Fatalf("again: mounted %d: %v", n, err)
+	}
+}
+
+func (g *guest) refuses(a Attachment, want string, others ...Attachment) {
+	g.t.Helper()
+	if _, err := g.run(append(others, a)...); err == nil || !strings.Contains(err.Error(), want) {
+		g.t.Errorf("%s: got %v, want %q", a.GuestDst, err, want)
+	}
+}
+
+func mode(t *testing.T, p string) string {
+	t.Helper()
+	var st unix.Stat_t
+	must(t, unix.Stat(p, &st))
+	return fmt.Sprintf("%o %d", st.Mode&0o7777, st.Uid)
+}
+
+func TestGuestScripts(t *testing.T) {
+	work, ok := privately(t)
+	if !ok {
+		return
+	}
+	g, at := newGuest(t), filepath.Join(work, "g")
+	must(t, os.MkdirAll(at+"/root", 0o700)) // as /root is
+	must(t, os.MkdirAll(at+"/home", 0o755))
+	must(t, os.Mkdir(at+"/home/agent", 0o700))
+	must(t, os.Chown(at+"/home/agent", 1000, 1000))
+
+	a := g.token("/h/a", at+"/root/deep er/it's $HOME/a")
+	b := g.token("/h/b", at+"/home/agent/x/b\\040\tc")
+	g.mounts(2, a, b)
+	for p, want := range map[string]string{
+		"/root": "711 0", "/root/deep er": "755 0", "/home/agent": "700 1000", "/home/agent/x": "755 1000",
+	} {
+		if got := mode(t, at+p); got != want {
+			t.Errorf("%s has mode and owner %s, want %s", p, got, want)
+		}
+	}
+	// The agent works in them.
+	touch := exec.Command("touch", a.GuestDst+"/f", b.GuestDst+"/f")
+	touch.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1000, Gid: 1000}}
+	if out, err := touch.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+
+	// A child of a's folder, then a parent over a mounted child.
+	must(t, os.Mkdir(a.GuestDst+"/in", 0o755))
+	in := g.token("/h/a/in", a.GuestDst+"/in")
+	g.mounts(1, a, b, in)
+	child := g.token("/h/c/child", at+"/c/child")
+	g.mounts(1, child)
+	parent := g.token("/h/c", at+"/c")
+	g.refuses(child, "inside another shared folder", parent)
+	must(t, os.Mkdir(filepath.Join(ExportMount, Token("/h/c"), "child"), 0o755))
+	g.mounts(1, child, parent) // parent is there by now
+
+	// The host's folder was made anew: the old mount is replaced.
+	must(t, os.RemoveAll(filepath.Join(ExportMount, Token("/h/b"))))
+	b = g.token("/h/b", b.GuestDst)
+	g.mounts(1, a, b)
+	// A wrong folder of ours on the path is replaced as well.
+	must(t, unix.Mount(filepath.Join(ExportMount, Token("/h/a")), b.GuestDst, "", unix.MS_BIND, ""))
+	g.mounts(1, b)
+	// In use: said, not forced.
+	must(t, os.RemoveAll(filepath.Join(ExportMount, Token("/h/b"))))
+	b = g.token("/h/b", b.GuestDst)
+	f, err := os.Open(b.GuestDst)
+	must(t, err)
+	g.refuses(b, "in use")
+	f.Close()
+	g.mounts(1, b)
+
+	// What is not ours stays.
+	bad := func(name string) Attachment { return g.token("/h/"+name, at+"/bad/"+name) }
+	must(t, os.MkdirAll(at+"/bad/full/d", 0o755))
+	must(t, os.WriteFile(at+"/bad/full/d/f", []byte("mine"), 0o644))
+	g.refuses(bad("full"), "is not empty")
+	must(t, os.MkdirAll(at+"/bad/empty/dirs/only", 0o755))
+	g.mounts(1, bad("empty"))
+	must(t, os.WriteFile(at+"/bad/file", nil, 0o644))
+	g.refuses(bad("file"), "is a file")
+	must(t, os.Symlink(at+"/home", at+"/bad/link"))
+	g.refuses(bad("link"), "symbolic link")
+	g.refuses(bad("link/x"), "symbolic link")
+	must(t, os.Mkdir(at+"/bad/taken", 0o755))
+	must(t, unix.Mount("other", at+"/bad/taken", "tmpfs", 0, ""))
+	g.refuses(bad("taken"), "something else is mounted")
+	if left, err := os.ReadFile(at + "/bad/full/d/f"); err != nil || string(left) != "mine" {
+		t.Errorf("%q %v", left, err)
+	}
+	// One that cannot be mounted does not keep the others away.
+	more := g.token("/h/more", at+"/zz/y/x/more")
+	g.refuses(Attachment{HostPath: "/h/full", VM: "a", Mode: SharedRoot, Access: "rw", GuestDst: at + "/bad/full"}, "is not empty", more)
+	g.mounts(0, more)
+	lost := bad("lost")
+	must(t, os.Remove(filepath.Join(ExportMount, Token(lost.HostPath))))
+	g.refuses(lost, "does not appear")
+}
+
+// A script that arrives only in part does nothing.
+func TestGuestScriptCutOff(t *testing.T) {
+	work, ok := privately(t)
+	if !ok {
+		return
+	}
+	g := newGuest(t)
+	a := g.token("/h/a", filepath.Join(work, "g", "cut"))
+	script, _, err := PlanGuest(g.probe([]Attachment{a}), g.host, []Attachment{a})
+	must(t, err)
+	for _, n := range []int{len(script) / 2, len(script) - 2, len(script) - len("main\n")} {
+		cmd := exec.Command("sh", "-s")
+		cmd.Stdin = strings.NewReader(strings.ReplaceAll(script[:n], "virtiofs", "tmpfs"))
+		_ = cmd.Run() // a syntax error, or nothing
+		if _, err := os.Stat(a.GuestDst); err == nil {
+			t.Errorf("%d of %d bytes did something", n, len(script))
+		}
+	}
+}
