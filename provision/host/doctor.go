@@ -292,7 +292,7 @@ func checkSSH(f Facts, x Examination) Check {
 }
 
 // checkSSHPaths looks for what makes ssh refuse its configuration ("Bad owner
-// or permissions").
+// or permissions"); Debian's lets a group write that has nobody else in it.
 func checkSSHPaths(x Examination) Check {
 	c := Check{ID: "ssh-permissions", Label: "~/.ssh", State: OK, Detail: "owner and permissions are right"}
 	for _, p := range x.SSHPaths {
@@ -302,11 +302,11 @@ func checkSSHPaths(x Examination) Check {
 			return c
 		case !p.Exist:
 		case p.UID >= 0 && p.UID != x.UID && p.UID != 0:
-			c.State, c.Detail = Bad, fmt.Sprintf("%s belongs to user %d, not to you: ssh refuses it", p.Path, p.UID)
+			c.State, c.Detail = Bad, fmt.Sprintf("%s belongs to user %d, not to you: ssh may refuse it", p.Path, p.UID)
 			c.Fix = []string{"sudo chown $USER " + p.Path}
 			return c
 		case p.Mode.Perm()&0o022 != 0:
-			c.State, c.Detail = Bad, fmt.Sprintf("%s can be written by others (%04o): ssh refuses it", p.Path, p.Mode.Perm())
+			c.State, c.Detail = Bad, fmt.Sprintf("%s can be written by others (%04o): ssh may refuse it", p.Path, p.Mode.Perm())
 			c.Fix = []string{"chmod go-w " + p.Path}
 			return c
 		}
