@@ -78,8 +78,8 @@ func connect(ctx context.Context, t Target, bannerLimit time.Duration, phase fun
 		if errors.Is(err, syscall.ECONNREFUSED) {
 			at = PhasePortClosed
 		}
-		if ctx.Err() != nil {
-			err = fmt.Errorf("%w (%w)", ctx.Err(), err)
+		if over := ended(ctx); over != nil {
+			err = fmt.Errorf("%w (%w)", over, err)
 		} else {
 			phase(at)
 		}
@@ -87,6 +87,18 @@ func connect(ctx context.Context, t Target, bannerLimit time.Duration, phase fun
 	}
 	phase(PhaseNoBanner)
 	return login(ctx, t, raw, bannerLimit, phase)
+}
+
+// ended returns ctx's error, also in the moment between its deadline, which a
+// dialer sees by its own clock, and the timer that makes ctx say so.
+func ended(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if at, ok := ctx.Deadline(); ok && !time.Now().Before(at) {
+		return context.DeadlineExceeded
+	}
+	return nil
 }
 
 // login shakes hands over raw, which it closes on failure.

@@ -28,9 +28,10 @@ type server struct {
 	hostKey ssh.Signer
 	user    ssh.Signer
 
-	bannerDelay atomic.Int64 // a time.Duration
-	silent      atomic.Bool  // accept and say nothing
-	refuse      atomic.Int32 // that many logins are refused first
+	bannerDelay atomic.Int64  // a time.Duration
+	gate        chan struct{} // if set: no banner before it is closed
+	silent      atomic.Bool   // accept and say nothing
+	refuse      atomic.Int32  // that many logins are refused first
 	logins      atomic.Int32
 	connections atomic.Int32
 	execs       atomic.Int32
@@ -111,6 +112,9 @@ func (s *server) accept() {
 func (s *server) serve(c net.Conn) {
 	defer c.Close()
 	time.Sleep(time.Duration(s.bannerDelay.Load()))
+	if s.gate != nil {
+		<-s.gate
+	}
 	if s.silent.Load() {
 		_, _ = io.Copy(io.Discard, c)
 		return
@@ -206,6 +210,9 @@ func (s *server) run(ctx context.Context, sc *ssh.ServerConn, ch ssh.Channel, li
 		return
 	}
 	cmd := exec.Command("sh", "-c", line)
+	// Not the PATH of whoever runs the tests: a directory on it that cannot be
+	// read turns "not found" into "not permitted".
+	cmd.Env = []string{"PATH=/usr/bin:/bin"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	in, err := cmd.StdinPipe()
 	if err != nil {

@@ -34,8 +34,8 @@ const (
 )
 
 // WaitReady waits with the defaults until the guest lets us in. report, which
-// may be nil, is told the phase whenever it changes and every second, from one
-// goroutine. The limit is ctx's deadline or 10 minutes, whichever comes first.
+// may be nil, is told the latest phase when it has changed and every second,
+// from one goroutine; phases that pass quicker than it returns are left out. The limit is ctx's deadline or 10 minutes, whichever comes first.
 //
 // A wrong host key ends the wait at once (*HostKeyError); the limit ends it
 // with a *WaitError that holds the phase last seen and the cause; a cancelled
@@ -122,10 +122,10 @@ func (w Waiter) loop(ctx context.Context, t Target, state *waitState) (*conn, er
 		if errors.Is(err, ErrHostKey) {
 			return nil, err
 		}
-		if ctx.Err() != nil {
-			// What the limit cut short says less than the try before it.
-			var cut *UnreachableError
-			if last == nil || !errors.As(err, &cut) || cut.Phase == PhaseNoBanner {
+		if ended(ctx) != nil {
+			// What the limit cut short says less than a try before it that came
+			// as far.
+			if last == nil || reached(err) > reached(last) {
 				last = err
 			}
 			return nil, last
@@ -158,6 +158,20 @@ func (w Waiter) loop(ctx context.Context, t Target, state *waitState) (*conn, er
 		case <-timer.C:
 		}
 	}
+}
+
+// reached orders errors by how far the try came.
+func reached(err error) int {
+	var un *UnreachableError
+	switch {
+	case errors.Is(err, ErrAuth):
+		return 3
+	case !errors.As(err, &un):
+		return 2
+	case un.Phase == PhaseNoBanner:
+		return 1
+	}
+	return 0
 }
 
 // waitState is what the loop tells the reporter.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -51,6 +52,9 @@ func TestWaitFromClosedPortToLogin(t *testing.T) {
 	noLeaks(t)
 	addr := freeAddr(t)
 	up := make(chan *server, 1)
+	gate := make(chan struct{})
+	openGate := sync.OnceFunc(func() { close(gate) })
+	defer openGate()
 	hostKey, user := signer(t), signer(t)
 	target := Target{Addr: addr, User: "agent", HostKey: hostKey.PublicKey(), Auth: []ssh.AuthMethod{ssh.PublicKeys(user)}}
 	timer := time.AfterFunc(150*time.Millisecond, func() {
@@ -60,8 +64,7 @@ func TestWaitFromClosedPortToLogin(t *testing.T) {
 			close(up)
 			return
 		}
-		s := &server{t: t, ln: ln, hostKey: hostKey, user: user, conns: map[net.Conn]bool{}}
-		s.bannerDelay.Store(int64(200 * time.Millisecond))
+		s := &server{t: t, ln: ln, hostKey: hostKey, user: user, conns: map[net.Conn]bool{}, gate: gate}
 		s.cfg = &ssh.ServerConfig{PublicKeyCallback: func(ssh.ConnMetadata, ssh.PublicKey) (*ssh.Permissions, error) {
 			if s.refuse.Load() > 0 {
 				return nil, errors.New("system is booting up")
@@ -75,7 +78,13 @@ func TestWaitFromClosedPortToLogin(t *testing.T) {
 	})
 	defer timer.Stop()
 	var rec recorder
-	c, err := quick.Wait(t.Context(), target, rec.report)
+	c, err := quick.Wait(t.Context(), target, func(p Phase, d time.Duration) {
+		rec.report(p, d)
+		if p == PhaseNoBanner {
+			openGate() // however slow this machine is, the phase is seen
+		}
+	})
+	openGate()
 	s := <-up
 	defer func() {
 		_ = s.ln.Close()
