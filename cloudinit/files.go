@@ -84,7 +84,8 @@ ExecStart=updatedb.plocate --add-prunefs virtiofs
 `
 
 // firstBootScript runs in cloud-init's last stage, after SSH answers. Each
-// step stands alone, so none can keep another from happening.
+// step stands alone, so none can keep another from happening. The last one
+// switches cloud-init off for all later boots.
 const firstBootScript = `/usr/lib/systemd/systemd-sysctl /etc/sysctl.d/60-aivm.conf ||
 	/lib/systemd/systemd-sysctl /etc/sysctl.d/60-aivm.conf
 conf=/etc/updatedb.conf
@@ -96,7 +97,18 @@ if [ -f "$conf" ] && ! grep -Eq '^[[:space:]]*PRUNEFS[[:space:]]*=.*[" ]virtiofs
 	fi
 fi
 [ -s /etc/default/locale ] || printf '%s\n' LANG=C.UTF-8 >/etc/default/locale
+: >/etc/cloud/cloud-init.disabled
 true
+`
+
+// keepConf lets the seed leave as soon as SSH answers, while cloud-init still
+// works: should the guest be switched off before it is through, the next boot
+// trusts what was read from the seed and keeps network, host key and name.
+const keepConf = `# Written once by aivm.
+network: {config: disabled}
+ssh_deletekeys: false
+preserve_hostname: true
+manual_cache_clean: true
 `
 
 // UserData returns the user-data file: "#cloud-config" and JSON, which is the
@@ -129,6 +141,7 @@ func UserData(g Guest) ([]byte, error) {
 		// would write a mirror that a closed network may not reach.
 		Apt: aptConfig{PreserveSourcesList: true},
 		WriteFiles: []file{
+			{"/etc/cloud/cloud.cfg.d/99-aivm-keep.cfg", "0644", keepConf},
 			{"/etc/ssh/sshd_config.d/10-aivm.conf", "0644", sshdConf},
 			{"/etc/sysctl.d/60-aivm.conf", "0644", sysctlConf},
 			{"/etc/systemd/system/plocate-updatedb.service.d/aivm.conf", "0644", updatedbDropIn},

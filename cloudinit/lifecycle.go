@@ -8,7 +8,8 @@ import (
 	"strings"
 )
 
-// DisableScript returns a POSIX shell script that ends cloud-init's part in a
+// DisableScript mends a guest whose first boot was cut short before
+// firstBootScript could switch cloud-init off. It returns a POSIX shell script that ends cloud-init's part in a
 // guest, to be run there as root (sudo -n sh -c SCRIPT) after the first boot
 // and before the seed is deleted. It can be run any number of times.
 //
@@ -63,6 +64,7 @@ type Status struct {
 	Installed  bool
 	Disabled   bool     // no later boot starts it
 	Finished   bool     // a first boot is over, whether or not it had errors
+	SeedRead   bool     // the stages that read the seed are over
 	Stage      string   // "init-local", "init", "modules-config", "modules-final" while one runs
 	Datasource string   // "DataSourceNoCloud [seed=/dev/vdb]..." once known
 	Errors     []string // what cloud-init reports; from the guest, so hostile
@@ -132,10 +134,13 @@ func (r *Status) readStatus(text string) {
 		V1 struct {
 			Stage      string `json:"stage"`
 			Datasource string `json:"datasource"`
+			Init       struct {
+				Finished float64 `json:"finished"`
+			} `json:"init"`
 		} `json:"v1"`
 	}
 	if json.Unmarshal([]byte(text), &s) == nil {
-		r.Stage, r.Datasource = s.V1.Stage, s.V1.Datasource
+		r.Stage, r.Datasource, r.SeedRead = s.V1.Stage, s.V1.Datasource, s.V1.Init.Finished > 0
 	}
 }
 

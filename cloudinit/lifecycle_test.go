@@ -162,7 +162,7 @@ func TestFirstBootScript(t *testing.T) {
 		{"a comment", "# PRUNEFS=\"x\"\n", "# PRUNEFS=\"x\"\nPRUNEFS=\"virtiofs\"\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			tree := map[string]string{"etc/default/x": ""}
+			tree := map[string]string{"etc/default/x": "", "etc/cloud/x": ""}
 			if c.in != "" {
 				tree["etc/updatedb.conf"] = c.in
 			}
@@ -175,6 +175,9 @@ func TestFirstBootScript(t *testing.T) {
 			got, err := os.ReadFile(filepath.Join(root, "etc/updatedb.conf"))
 			if (err != nil) != (c.in == "") || string(got) != c.want {
 				t.Errorf("%v, got\n%swant\n%s", err, got, c.want)
+			}
+			if _, err := os.Stat(filepath.Join(root, "etc/cloud/cloud-init.disabled")); err != nil {
+				t.Errorf("cloud-init stays on: %v", err)
 			}
 			if lang, err := os.ReadFile(filepath.Join(root, "etc/default/locale")); string(lang) != "LANG=C.UTF-8\n" {
 				t.Errorf("locale: %v %q", err, lang)

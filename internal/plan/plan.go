@@ -45,7 +45,14 @@ type Action struct {
 	Diff    string   // unified diff, for files aivm does not own
 	Consent Consent  // zero value counts as None
 	Root    root.Op  // nil: runs as the user
-	Do      func(context.Context) error
+	// Do is what runs when Root is nil.
+	Do func(context.Context) error
+	// Got takes what a root action hands back (an open descriptor).
+	Got func(context.Context, root.Result) error
+	// Again says that the facts change so much (packages appear, libvirt can
+	// be asked) that what follows is observed and planned anew. What was
+	// approved by its id stays approved.
+	Again bool
 	// Timing names the bucket of the summary line this action's time belongs
 	// to ("image", "define", "boot", "share", "ssh", "editor").
 	Timing string

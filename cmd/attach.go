@@ -1,0 +1,37 @@
+package cmd
+
+import (
+	"github.com/spf13/cobra"
+
+	"aivm.dev/aivm/provision"
+)
+
+func (a *app) attachCmd() *cobra.Command {
+	var o provision.FolderOptions
+	c := &cobra.Command{
+		Use:   "attach [folder]",
+		Short: "Make a folder visible in a VM",
+		Long: `Make a folder of this machine visible in a VM, at the same path. The VM must
+exist; one that is off stays off and shows the folder when it is next used.
+
+Examples:
+  aivm attach .                  the folder here, in its VM
+  aivm attach ~/data --access ro only to be read
+` + exitStatuses,
+		ValidArgsFunction: completeFolder,
+		RunE: func(c *cobra.Command, args []string) error {
+			folder, err := a.folder(args)
+			if err != nil {
+				return err
+			}
+			e, err := a.provision("attach")
+			if err != nil {
+				return err
+			}
+			o.Folder = folder
+			return e.Attach(c.Context(), o)
+		},
+	}
+	a.folderFlags(c, &o)
+	return c
+}

@@ -1,0 +1,44 @@
+package cmd
+
+import (
+	"github.com/spf13/cobra"
+
+	"aivm.dev/aivm/internal/editor"
+	"aivm.dev/aivm/provision"
+)
+
+func (a *app) codeCmd() *cobra.Command {
+	var o provision.CodeOptions
+	c := &cobra.Command{
+		Use:   "code [folder]",
+		Short: "Open a folder in its VM in your editor",
+		Long: `Open a folder in its VM in your editor. What is missing on the way is made:
+packages, the guest image, the network, the VM, the shared folder, the SSH alias.
+All of it is shown first and asked for once.
+
+Examples:
+  aivm code .                       open the folder here
+  aivm code ~/project --vm work     in the VM "work"
+  aivm code . --dry-run             see what would be done
+` + exitStatuses,
+		ValidArgsFunction: completeFolder,
+		RunE: func(c *cobra.Command, args []string) error {
+			folder, err := a.folder(args)
+			if err != nil {
+				return err
+			}
+			e, err := a.provision("code")
+			if err != nil {
+				return err
+			}
+			o.Folder = folder
+			return e.Code(c.Context(), o)
+		},
+	}
+	a.folderFlags(c, &o.FolderOptions)
+	c.Flags().StringVar(&o.Image, "image", "", "the guest image of a VM that has to be made: auto, packages:debian-12, or a file")
+	c.Flags().StringVar(&o.Editor, "editor", "", "the editor to open (default: the first one found)")
+	_ = c.RegisterFlagCompletionFunc("editor", fixed(editor.IDs()...))
+	a.recreateFlags(c, "recreate-if-needed", "recreate")
+	return c
+}

@@ -1,0 +1,96 @@
+package cmd
+
+import (
+	"al.essio.dev/pkg/shellescape"
+	"github.com/spf13/cobra"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision"
+)
+
+func quoteWord(s string) string { return shellescape.Quote(ui.Clean(s)) }
+
+// provision is the world of this run.
+func (a *app) provision(verb string) (*provision.Env, error) {
+	if a.env != nil {
+		return a.env, nil
+	}
+	e, err := provision.New(provision.Options{
+		UI: a.ui, Config: a.config, Yes: a.yes, YesSudo: a.yesSudo, DryRun: a.dryRun, Verb: verb, Rerun: a.rerun(), Hook: a.hook,
+	})
+	a.env = e
+	return e, err
+}
+
+func (a *app) storePath() (string, error) { return provision.StorePath(a.config) }
+
+// flags shared by several verbs.
+
+func (a *app) dryRunFlag(c *cobra.Command) {
+	c.Flags().BoolVar(&a.dryRun, "dry-run", false, "show what would be done and change nothing")
+}
+
+func (a *app) recreateFlags(c *cobra.Command, names ...string) {
+	for _, n := range names {
+		c.Flags().BoolVar(&a.recreate, n, false, "")
+		_ = c.Flags().MarkHidden(n)
+	}
+}
+
+func (a *app) folderFlags(c *cobra.Command, o *provision.FolderOptions) {
+	f := c.Flags()
+	f.StringVar(&o.VM, "vm", "", "the VM to use, this time")
+	f.StringVar(&o.Mode, "mode", "", "how the folder gets into the VM: shared-root (default), shared, git")
+	f.StringVar(&o.Access, "access", "", "rw (default) or ro")
+	f.StringVar(&o.GuestDst, "guest-dst", "", "where the folder appears in the guest (default: the same path)")
+	f.StringArrayVar(&o.AllowSensitive, "allow-sensitive", nil, "share this `PATH` although it holds keys or belongs to the system")
+	f.StringVar(&a.hostSrc, "host-src", "", "the folder")
+	_ = f.MarkHidden("host-src")
+	_ = c.RegisterFlagCompletionFunc("vm", a.completeVM)
+	_ = c.RegisterFlagCompletionFunc("mode", fixed("shared-root", "shared", "git"))
+	_ = c.RegisterFlagCompletionFunc("access", fixed("rw", "ro"))
+	a.dryRunFlag(c)
+}
+
+// folder is the folder argument of a verb: the argument, 0.3's --host_src, or
+// the working directory.
+func (a *app) folder(args []string) (string, error) {
+	switch {
+	case len(args) > 1:
+		return "", ui.Usage("one folder at a time, not %d", len(args))
+	case len(args) == 1 && a.hostSrc != "":
+		return "", ui.Usage("the folder is given twice: %s and --host-src %s", quoteWord(args[0]), quoteWord(a.hostSrc))
+	case len(args) == 1:
+		return args[0], nil
+	case a.hostSrc != "":
+		return a.hostSrc, nil
+	}
+	return ".", nil
+}
+
+func fixed(words ...string) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return words, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// completeVM offers the VMs of the store.
+func (a *app) completeVM(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	path, err := a.storePath()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	s, err := config.Load(path)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	return s.Config.VMNames(), cobra.ShellCompDirectiveNoFileComp
+}
+
+func completeFolder(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return nil, cobra.ShellCompDirectiveFilterDirs
+}

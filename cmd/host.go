@@ -1,0 +1,68 @@
+package cmd
+
+import (
+	"github.com/spf13/cobra"
+
+	"aivm.dev/aivm/internal/ui"
+)
+
+func (a *app) hostCmd() *cobra.Command {
+	return group("host", "Look at and prepare this machine", `  aivm host doctor
+  aivm host image-fetch
+`, a.hostDoctorCmd(), a.hostImageFetchCmd())
+}
+
+func (a *app) hostDoctorCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use: "doctor", Short: "Check whether this machine can run VMs", Args: noArgs,
+		Long: `Check whether this machine can run VMs: programs, daemons, KVM, kernel, memory,
+disk, ssh. Each line says what was seen, and what would mend it.
+
+Examples:
+  aivm host doctor
+  aivm host doctor --json
+
+Exit status: 0 all is well; 1 wrong usage; 2 something is bad.`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			e, err := a.provision("doctor")
+			if err != nil {
+				return err
+			}
+			st := e.Doctor(c.Context())
+			if a.ui.JSON {
+				err = a.ui.PrintJSON(st)
+			} else {
+				a.printChecks(st.Checks)
+				a.ui.Result("📊 Progress: %d/%d checks complete", st.Done, st.Total)
+			}
+			if err == nil && st.Done < st.Total {
+				return ui.Status(ui.ExitRefused)
+			}
+			return err
+		},
+	}
+	return c
+}
+
+func (a *app) hostImageFetchCmd() *cobra.Command {
+	var image string
+	c := &cobra.Command{
+		Use: "image-fetch", Short: "Get the guest image into the cache", Args: noArgs,
+		Long: `Get the guest image into the cache, so that the first VM is quicker to make.
+
+Examples:
+  aivm host image-fetch
+  aivm host image-fetch --image packages:debian-12
+` + exitStatuses,
+		RunE: func(c *cobra.Command, _ []string) error {
+			e, err := a.provision("image-fetch")
+			if err != nil {
+				return err
+			}
+			return e.FetchImage(c.Context(), image)
+		},
+	}
+	c.Flags().StringVar(&image, "image", "", "auto, packages:debian-12, or the path of a qcow2 or raw file")
+	a.dryRunFlag(c)
+	return c
+}

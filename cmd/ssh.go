@@ -1,0 +1,50 @@
+package cmd
+
+import (
+	"github.com/spf13/cobra"
+
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision"
+)
+
+func (a *app) sshCmd() *cobra.Command {
+	var o provision.SSHOptions
+	c := &cobra.Command{
+		Use:   "ssh [folder] [-- command...]",
+		Short: "Open a shell, or run a command, in a folder inside its VM",
+		Long: `Open a login shell in the folder inside its VM. With a command after "--" that is
+run there instead: its input, output and exit status are passed through as they are.
+
+Examples:
+  aivm ssh .                    a shell
+  aivm ssh . -- go test ./...   a command
+  tar c . | aivm ssh . -- tar t
+
+Exit status: that of the shell or command; 255 for every failure of aivm's own;
+1 wrong usage; 3 approval missing or declined; 130 interrupted.`,
+		ValidArgsFunction: completeFolder,
+		RunE: func(c *cobra.Command, args []string) error {
+			if n := c.ArgsLenAtDash(); n >= 0 {
+				args, o.Command = args[:n], args[n:]
+				if len(o.Command) == 0 {
+					return ui.Usage("there is no command after --").Hint("aivm ssh --help")
+				}
+			} else if len(args) > 1 {
+				return ui.Usage("put -- before the command").Hint("aivm ssh . -- " + quoteWord(args[1]))
+			}
+			folder, err := a.folder(args)
+			if err != nil {
+				return err
+			}
+			e, err := a.provision("ssh")
+			if err != nil {
+				return err
+			}
+			o.Folder = folder
+			return e.Shell(c.Context(), o)
+		},
+	}
+	a.folderFlags(c, &o.FolderOptions)
+	a.recreateFlags(c, "recreate-if-needed", "recreate")
+	return c
+}

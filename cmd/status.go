@@ -1,0 +1,95 @@
+package cmd
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"aivm.dev/aivm/provision"
+)
+
+func statusFlags(c *cobra.Command, sudo, detail *bool) {
+	c.Flags().BoolVar(sudo, "sudo", false, "also look where only root can")
+	c.Flags().BoolVar(detail, "detail", false, "add the commands to look further")
+	c.Flags().BoolVar(detail, "details", false, "")
+	_ = c.Flags().MarkHidden("details")
+}
+
+func (a *app) statusCmd() *cobra.Command {
+	var vm string
+	var sudo, detail bool
+	c := &cobra.Command{
+		Use: "status", Short: "Show the state of this machine and of the VM that belongs here", Args: noArgs,
+		Long: `Show the state of this machine and of the VM that belongs to the working
+directory. Nothing is changed, and without --sudo nothing is asked of root.
+
+Examples:
+  aivm status
+  aivm status --vm work --json
+` + exitStatuses,
+		RunE: func(c *cobra.Command, _ []string) error {
+			e, err := a.provision("status")
+			if err != nil {
+				return err
+			}
+			return a.printStatus(c.Context(), e, vm, sudo, detail)
+		},
+	}
+	c.Flags().StringVar(&vm, "vm", "", "the VM")
+	_ = c.RegisterFlagCompletionFunc("vm", a.completeVM)
+	statusFlags(c, &sudo, &detail)
+	return c
+}
+
+func (a *app) printStatus(ctx context.Context, e *provision.Env, vm string, sudo, detail bool) error {
+	st, err := e.Status(ctx, vm, sudo)
+	if err != nil {
+		return err
+	}
+	if a.ui.JSON {
+		return a.ui.PrintJSON(st)
+	}
+	if st.VM == "" {
+		a.ui.Result("🧭 AIVM Global Status")
+		a.ui.Result("📄 Config: %s", st.Config)
+		a.printChecks(st.Checks)
+		l, err := e.Listing(ctx)
+		if err != nil {
+			return err
+		}
+		a.ui.Result("📦 Managed Resources")
+		a.ui.Result("- VMs: %d", len(l.VMs))
+		a.ui.Result("- Folder attachments: %d", len(l.Folders))
+		if len(l.VMs) == 0 {
+			a.ui.Result("No VM yet. Start with: aivm code .   (or step by step: aivm config init, aivm vm create)")
+		}
+		return nil
+	}
+	a.ui.Result("🧭 AgentVM Status: %s", st.VM)
+	a.ui.Result("📄 Config: %s", st.Config)
+	a.printChecks(st.Checks)
+	a.ui.Result("📊 Progress: %d/%d checks complete", st.Done, st.Total)
+	a.ui.Result("%s", st.Wall.Sentence)
+	if detail {
+		a.ui.Result("🛠️ Suggested Next Commands")
+		a.ui.Result("  aivm ssh .\n  virsh -c qemu:///system console %s\n  virsh -c qemu:///system dumpxml %s\n  aivm host doctor", st.VM, st.VM)
+	}
+	if !sudo {
+		a.ui.Say("Without --sudo some things can only be seen by root.")
+	}
+	return nil
+}
+
+func (a *app) printChecks(cs []provision.Check) {
+	icon := map[any]string{provision.StateOK: "✅", provision.StateBad: "❌"}
+	for _, c := range cs {
+		i, ok := icon[c.State]
+		if !ok {
+			i = "➖"
+		}
+		a.ui.Result("%s %s - %s", i, c.Label, c.Detail)
+		for _, f := range c.Fix {
+			a.ui.Result("     fix: %s", f)
+		}
+	}
+}

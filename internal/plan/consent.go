@@ -1,0 +1,105 @@
+package plan
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"aivm.dev/aivm/internal/ui"
+)
+
+// Approval is what the person has agreed to in this run.
+type Approval struct {
+	Yes     bool // --yes: everything but Typed
+	YesSudo bool // --yes-sudo: the actions that run as root
+	ids     map[string]bool
+}
+
+// Approve marks actions as agreed to by id.
+func (ap *Approval) Approve(ids ...string) {
+	if ap.ids == nil {
+		ap.ids = map[string]bool{}
+	}
+	for _, id := range ids {
+		ap.ids[id] = true
+	}
+}
+
+func (ap *Approval) covers(a Action) bool {
+	switch a.Consent {
+	case Ask:
+		return ap.Yes || (ap.YesSudo && a.Root != nil) || ap.ids[a.ID]
+	case Typed:
+		return ap.ids[a.ID]
+	}
+	return true
+}
+
+// Open returns the actions of p that still need a yes.
+func (ap *Approval) Open(p Plan) []Action {
+	var out []Action
+	for _, a := range p.Actions {
+		if !ap.covers(a) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// Consent shows the plan and asks once, if anything in it needs a yes that
+// was not given. later are sentences on what follows in the guest. rerun is
+// the command that would do without the question.
+func (ap *Approval) Consent(ctx context.Context, s *ui.Streams, p Plan, later []string, rerun string) error {
+	open := ap.Open(p)
+	if len(open) == 0 {
+		return nil
+	}
+	if !s.InTTY {
+		what := make([]string, 0, len(open))
+		for _, a := range open {
+			what = append(what, a.Why)
+		}
+		return ui.NeedsApproval("this needs your approval and there is no terminal to ask on: %s", strings.Join(what, "; ")).
+			Hint("to agree: "+rerun+" --yes", "to see all of it first: "+rerun+" --dry-run")
+	}
+	s.Say("%s", Text(p, later))
+	ok, err := s.Confirm(ctx, "Continue?", true)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return ui.NeedsApproval("nothing was changed")
+	}
+	for _, a := range p.Actions {
+		ap.Approve(a.ID)
+	}
+	return nil
+}
+
+// Text is the plan as a person reads it.
+func Text(p Plan, later []string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "On this %s aivm will:\n", map[Stage]string{Host: "machine", Guest: "guest"}[p.Stage])
+	for i, a := range p.Actions {
+		mark := ""
+		if a.Root != nil {
+			mark = "  [root]"
+		}
+		fmt.Fprintf(&b, "%3d. %s%s\n", i+1, ui.Clean(a.Why), mark)
+		for _, sh := range a.Shows {
+			fmt.Fprintf(&b, "       %s\n", ui.Clean(sh))
+		}
+		if a.Diff != "" {
+			for l := range strings.Lines(a.Diff) {
+				fmt.Fprintf(&b, "       %s\n", ui.Clean(strings.TrimRight(l, "\r\n")))
+			}
+		}
+	}
+	if len(later) > 0 {
+		b.WriteString("and then in the guest:\n")
+		for _, l := range later {
+			fmt.Fprintf(&b, "     - %s\n", ui.Clean(l))
+		}
+	}
+	return strings.TrimRight(b.String(), "\n")
+}

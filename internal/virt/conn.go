@@ -1,0 +1,148 @@
+// Package virt speaks libvirt's RPC protocol; it is the only importer of
+// go-libvirt.
+//
+// It owns the connection (dial with a context, every call bounded by one) and
+// the translation between libvirt's objects and plain structs. It never
+// decides what should exist, never builds XML (provision/domain and
+// provision/network do) and never changes an object it was not handed by name.
+//
+// Invariants: an error that means "does not exist" is ErrNotFound and nothing
+// else is; a cancelled context ends a hanging call by closing the connection
+// (go-libvirt's calls take no deadline), after which the Conn is dead.
+package virt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	libvirt "github.com/digitalocean/go-libvirt"
+	"github.com/digitalocean/go-libvirt/socket/dialers"
+)
+
+// SystemURI is the hypervisor aivm uses; remote URIs are a later chapter.
+const SystemURI = "qemu:///system"
+
+// Errors a caller branches on.
+var (
+	// ErrNotFound: libvirt answered that the object does not exist.
+	ErrNotFound = errors.New("not found")
+	// ErrDenied: the daemon runs but refuses this user.
+	ErrDenied = errors.New("libvirt refuses this user")
+	// ErrNoDaemon: nothing answers on libvirt's socket.
+	ErrNoDaemon = errors.New("libvirt is not running")
+)
+
+// SocketPaths are the places where a system libvirt listens: the modular
+// daemon's and the monolithic one's (libvirt.org/daemons.html).
+var SocketPaths = []string{"/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock"}
+
+// Conn is one connection to libvirt. Calls are safe from several goroutines.
+type Conn struct {
+	l  *libvirt.Libvirt
+	nc net.Conn
+}
+
+// Dial connects to the first socket that exists. It returns ErrNoDaemon when
+// nothing listens and ErrDenied when the socket or polkit refuses this user.
+func Dial(ctx context.Context) (*Conn, error) {
+	var last error = ErrNoDaemon
+	for _, p := range SocketPaths {
+		nc, err := (&net.Dialer{}).DialContext(ctx, "unix", p)
+		switch {
+		case err == nil:
+			return Adopt(ctx, nc)
+		case errors.Is(err, fs.ErrPermission):
+			last = fmt.Errorf("%w: %s", ErrDenied, p)
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		default:
+			last = fmt.Errorf("connecting to %s: %w", p, err)
+		}
+	}
+	return nil, last
+}
+
+// Socket returns the path of the first libvirt socket that exists.
+func Socket() string {
+	for _, p := range SocketPaths {
+		if _, err := os.Stat(p); err == nil {
+			return p
+		}
+	}
+	return SocketPaths[0]
+}
+
+// Adopt opens the hypervisor over a connection that was made elsewhere (the
+// root helper passes one for users outside group libvirt). It owns nc.
+func Adopt(ctx context.Context, nc net.Conn) (*Conn, error) {
+	c := &Conn{l: libvirt.NewWithDialer(dialers.NewAlreadyConnected(nc)), nc: nc}
+	err := c.do(ctx, func() error { return c.l.ConnectToURI(SystemURI) })
+	if err != nil {
+		_ = nc.Close()
+		var le libvirt.Error
+		if errors.As(err, &le) && (le.Code == uint32(libvirt.ErrAuthFailed) || le.Code == uint32(libvirt.ErrAuthUnavailable) ||
+			le.Code == uint32(libvirt.ErrAuthCancelled) || le.Code == uint32(libvirt.ErrAccessDenied)) {
+			return nil, fmt.Errorf("%w: %s", ErrDenied, le.Message)
+		}
+		return nil, fmt.Errorf("opening %s: %w", SystemURI, err)
+	}
+	return c, nil
+}
+
+// Close ends the connection. Calls in flight return an error.
+func (c *Conn) Close() error {
+	if c == nil {
+		return nil
+	}
+	// The polite goodbye waits for an answer a dead daemon never gives.
+	_ = c.nc.SetDeadline(time.Now().Add(2 * time.Second))
+	_ = c.l.Disconnect()
+	return c.nc.Close()
+}
+
+// do runs one call and closes the connection when ctx ends first: pending
+// calls then return at once (LIBRARIES.md §1).
+func (c *Conn) do(ctx context.Context, f func() error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = c.nc.Close() })
+	defer stop()
+	err := f()
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return translate(err)
+}
+
+// translate turns libvirt's "no such object" codes into ErrNotFound, and a
+// lost connection into ErrNoDaemon. libvirt.IsNotFound knows domains only.
+func translate(err error) error {
+	if err == nil {
+		return nil
+	}
+	var le libvirt.Error
+	if errors.As(err, &le) {
+		switch libvirt.ErrorNumber(le.Code) {
+		case libvirt.ErrNoDomain, libvirt.ErrNoNetwork, libvirt.ErrNoStoragePool, libvirt.ErrNoStorageVol,
+			libvirt.ErrNoDomainMetadata, libvirt.ErrNoDomainSnapshot:
+			return fmt.Errorf("%w: %s", ErrNotFound, le.Message)
+		}
+		return err
+	}
+	if errors.Is(err, libvirt.ErrInterrupted) || errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EPIPE) {
+		return fmt.Errorf("%w: the connection to it was lost", ErrNoDaemon)
+	}
+	return err
+}
+
+// Version is the daemon's library version as major*1e6+minor*1e3+release.
+func (c *Conn) Version(ctx context.Context) (v uint64, err error) {
+	err = c.do(ctx, func() error { v, err = c.l.ConnectGetLibVersion(); return err })
+	return v, err
+}

@@ -1,0 +1,368 @@
+package virt
+
+import (
+	"context"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"strconv"
+
+	libvirt "github.com/digitalocean/go-libvirt"
+	"libvirt.org/go/libvirtxml"
+)
+
+// State is a domain's state in the words of `aivm list`.
+type State string
+
+// Domain states; everything libvirt calls blocked, paused for a reason or
+// dying is folded into the nearest of these.
+const (
+	Running State = "running"
+	Off     State = "off"
+	Paused  State = "paused"
+	Missing State = "missing"
+)
+
+// MarkNS is the XML namespace of aivm's ownership mark in libvirt metadata.
+const MarkNS = "urn:aivm:mark:1"
+
+// Mark is what aivm wrote into the metadata of a domain or network it made.
+// The zero Mark means "not ours".
+type Mark struct {
+	Ours  bool
+	Owner int // uid of the person it belongs to
+}
+
+// By reports whether the object was made by aivm for this uid.
+func (m Mark) By(uid int) bool { return m.Ours && m.Owner == uid }
+
+// MarkXML renders the mark for the <metadata> element.
+func MarkXML(owner int) string {
+	return fmt.Sprintf(`<aivm:mark xmlns:aivm=%q owner=%q/>`, MarkNS, strconv.Itoa(owner))
+}
+
+// parseMark looks the mark up by namespace: libvirt rewrites prefixes and
+// whitespace of metadata, so text is never compared.
+func parseMark(metadata string) Mark {
+	var m struct {
+		Marks []struct {
+			XMLName xml.Name
+			Owner   string `xml:"owner,attr"`
+		} `xml:",any"`
+	}
+	if xml.Unmarshal([]byte("<m>"+metadata+"</m>"), &m) != nil {
+		return Mark{}
+	}
+	for _, k := range m.Marks {
+		if k.XMLName.Space == MarkNS && k.XMLName.Local == "mark" {
+			if uid, err := strconv.Atoi(k.Owner); err == nil {
+				return Mark{Ours: true, Owner: uid}
+			}
+		}
+	}
+	return Mark{}
+}
+
+// Domain is what aivm wants to know about one virtual machine.
+type Domain struct {
+	Name, UUID  string
+	State       State
+	Mark        Mark
+	Accel       string // "kvm" or "qemu"
+	VCPUs       int
+	RAMMB       int
+	MAC         string // of the first interface
+	Network     string
+	Disks       []Disk // of the running domain, or of the definition if it is off
+	Stored      []Disk // of the persistent definition: what the next boot has
+	Filesystems []Filesystem
+	SerialLog   string // path on the host, "" if none
+}
+
+// Disk is one disk of a domain.
+type Disk struct{ Target, File, Serial, Alias string }
+
+// Filesystem is one virtiofs device of a domain.
+type Filesystem struct{ Source, Tag string }
+
+// Disk returns the disk with this serial as it is attached now.
+func (d *Domain) Disk(serial string) (Disk, bool) { return find(d.Disks, serial) }
+
+// StoredDisk returns the disk with this serial of the persistent definition.
+func (d *Domain) StoredDisk(serial string) (Disk, bool) { return find(d.Stored, serial) }
+
+func find(disks []Disk, serial string) (Disk, bool) {
+	for _, k := range disks {
+		if k.Serial == serial {
+			return k, true
+		}
+	}
+	return Disk{}, false
+}
+
+// Domain looks a domain up by name; ErrNotFound when libvirt says there is none.
+func (c *Conn) Domain(ctx context.Context, name string) (*Domain, error) {
+	var out *Domain
+	err := c.do(ctx, func() error {
+		d, err := c.l.DomainLookupByName(name)
+		if err != nil {
+			return err
+		}
+		out, err = c.describe(d)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("domain %q: %w", name, err)
+	}
+	return out, nil
+}
+
+// Domains lists all domains, ours or not.
+func (c *Conn) Domains(ctx context.Context) ([]*Domain, error) {
+	var out []*Domain
+	err := c.do(ctx, func() error {
+		ds, _, err := c.l.ConnectListAllDomains(1, 0)
+		if err != nil {
+			return err
+		}
+		for _, d := range ds {
+			k, err := c.describe(d)
+			if errors.Is(translate(err), ErrNotFound) {
+				continue // gone between the two calls
+			}
+			if err != nil {
+				return err
+			}
+			out = append(out, k)
+		}
+		return nil
+	})
+	return out, err
+}
+
+func (c *Conn) describe(d libvirt.Domain) (*Domain, error) {
+	st, _, err := c.l.DomainGetState(d, 0)
+	if err != nil {
+		return nil, err
+	}
+	desc, err := c.l.DomainGetXMLDesc(d, 0)
+	if err != nil {
+		return nil, err
+	}
+	out, err := ParseDomain(desc)
+	if err != nil {
+		return nil, err
+	}
+	switch libvirt.DomainState(st) {
+	case libvirt.DomainShutoff, libvirt.DomainCrashed, libvirt.DomainNostate:
+		out.State = Off
+	case libvirt.DomainPaused, libvirt.DomainPmsuspended:
+		out.State = Paused
+	default:
+		out.State = Running
+	}
+	out.Stored = out.Disks
+	if out.State != Off {
+		// A device that was asked to leave stays in the live XML until the
+		// guest lets go of it.
+		inactive, err := c.l.DomainGetXMLDesc(d, libvirt.DomainXMLInactive)
+		if err != nil {
+			return nil, err
+		}
+		stored, err := ParseDomain(inactive)
+		if err != nil {
+			return nil, err
+		}
+		out.Stored = stored.Disks
+	}
+	return out, nil
+}
+
+// ParseDomain reads a domain's XML as libvirt prints it. State is left empty.
+func ParseDomain(desc string) (*Domain, error) {
+	var x libvirtxml.Domain
+	if err := x.Unmarshal(desc); err != nil {
+		return nil, fmt.Errorf("reading domain XML: %w", err)
+	}
+	d := &Domain{Name: x.Name, UUID: x.UUID, Accel: x.Type}
+	if x.Metadata != nil {
+		d.Mark = parseMark(x.Metadata.XML)
+	}
+	if x.VCPU != nil {
+		d.VCPUs = int(x.VCPU.Value)
+	}
+	if x.Memory != nil {
+		d.RAMMB = memoryMB(x.Memory.Value, x.Memory.Unit)
+	}
+	if x.Devices == nil {
+		return d, nil
+	}
+	for _, k := range x.Devices.Disks {
+		disk := Disk{Serial: k.Serial}
+		if k.Target != nil {
+			disk.Target = k.Target.Dev
+		}
+		if k.Alias != nil {
+			disk.Alias = k.Alias.Name
+		}
+		if k.Source != nil && k.Source.File != nil {
+			disk.File = k.Source.File.File
+		}
+		d.Disks = append(d.Disks, disk)
+	}
+	for _, f := range x.Devices.Filesystems {
+		fsys := Filesystem{}
+		if f.Source != nil && f.Source.Mount != nil {
+			fsys.Source = f.Source.Mount.Dir
+		}
+		if f.Target != nil {
+			fsys.Tag = f.Target.Dir
+		}
+		d.Filesystems = append(d.Filesystems, fsys)
+	}
+	for _, i := range x.Devices.Interfaces {
+		if d.MAC == "" && i.MAC != nil {
+			d.MAC = i.MAC.Address
+		}
+		if d.Network == "" && i.Source != nil && i.Source.Network != nil {
+			d.Network = i.Source.Network.Network
+		}
+	}
+	for _, s := range x.Devices.Serials {
+		if s.Log != nil {
+			d.SerialLog = s.Log.File
+		}
+	}
+	return d, nil
+}
+
+func memoryMB(v uint, unit string) int {
+	switch unit {
+	case "b", "bytes":
+		return int(v >> 20)
+	case "M", "MiB":
+		return int(v)
+	case "G", "GiB":
+		return int(v << 10)
+	default: // libvirt prints KiB
+		return int(v >> 10)
+	}
+}
+
+// Define makes (or replaces the persistent definition of) a domain.
+func (c *Conn) Define(ctx context.Context, desc string) error {
+	return c.do(ctx, func() error {
+		_, err := c.l.DomainDefineXMLFlags(desc, libvirt.DomainDefineValidate)
+		return err
+	})
+}
+
+// Start boots a defined domain. Starting a running domain is no error.
+func (c *Conn) Start(ctx context.Context, name string) error {
+	return c.withDomain(ctx, name, func(d libvirt.Domain) error {
+		if st, _, err := c.l.DomainGetState(d, 0); err != nil {
+			return err
+		} else if libvirt.DomainState(st) == libvirt.DomainRunning {
+			return nil
+		} else if libvirt.DomainState(st) == libvirt.DomainPaused {
+			return c.l.DomainResume(d)
+		}
+		return c.l.DomainCreate(d)
+	})
+}
+
+// Shutdown asks the guest to power off (ACPI); it does not wait.
+func (c *Conn) Shutdown(ctx context.Context, name string) error {
+	return c.withDomain(ctx, name, func(d libvirt.Domain) error { return c.l.DomainShutdownFlags(d, 0) })
+}
+
+// Destroy pulls the plug. A domain that is off is no error.
+func (c *Conn) Destroy(ctx context.Context, name string) error {
+	err := c.withDomain(ctx, name, func(d libvirt.Domain) error { return c.l.DomainDestroyFlags(d, 0) })
+	if isCode(err, libvirt.ErrOperationInvalid) {
+		return nil
+	}
+	return err
+}
+
+// Undefine removes a domain's definition with everything libvirt keeps beside
+// it (managed save, NVRAM, snapshot metadata); disks stay.
+func (c *Conn) Undefine(ctx context.Context, name string) error {
+	return c.withDomain(ctx, name, func(d libvirt.Domain) error {
+		return c.l.DomainUndefineFlags(d, libvirt.DomainUndefineManagedSave|libvirt.DomainUndefineNvram|
+			libvirt.DomainUndefineSnapshotsMetadata|libvirt.DomainUndefineCheckpointsMetadata)
+	})
+}
+
+// DetachDisk takes the disk with this serial out of the persistent definition
+// and asks a running guest to let go of it. The second part is asynchronous:
+// a guest that does not answer keeps the device until it is powered off.
+func (c *Conn) DetachDisk(ctx context.Context, name, serial string) error {
+	return c.withDomain(ctx, name, func(d libvirt.Domain) error {
+		inactive, err := c.l.DomainGetXMLDesc(d, libvirt.DomainXMLInactive)
+		if err != nil {
+			return err
+		}
+		if dev, ok, err := diskXML(inactive, serial); err != nil {
+			return err
+		} else if ok {
+			if err := c.l.DomainDetachDeviceFlags(d, dev, uint32(libvirt.DomainDeviceModifyConfig)); err != nil {
+				return err
+			}
+		}
+		live, err := c.l.DomainGetXMLDesc(d, 0)
+		if err != nil {
+			return err
+		}
+		dom, err := ParseDomain(live)
+		if err != nil {
+			return err
+		}
+		if disk, ok := dom.Disk(serial); ok && disk.Alias != "" {
+			err := c.l.DomainDetachDeviceAlias(d, disk.Alias, uint32(libvirt.DomainDeviceModifyLive))
+			// A second request while the first is pending is refused; that is "under way".
+			if err != nil && !isCode(err, libvirt.ErrOperationFailed) && !isCode(err, libvirt.ErrOperationInvalid) && !isCode(err, libvirt.ErrInternalError) {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// diskXML returns the one <disk> element with this serial, regenerated: it
+// only has to name the device for libvirt to find it.
+func diskXML(desc, serial string) (string, bool, error) {
+	var x libvirtxml.Domain
+	if err := x.Unmarshal(desc); err != nil {
+		return "", false, fmt.Errorf("reading domain XML: %w", err)
+	}
+	if x.Devices == nil {
+		return "", false, nil
+	}
+	for _, k := range x.Devices.Disks {
+		if k.Serial == serial {
+			s, err := k.Marshal()
+			return s, true, err
+		}
+	}
+	return "", false, nil
+}
+
+func (c *Conn) withDomain(ctx context.Context, name string, f func(libvirt.Domain) error) error {
+	err := c.do(ctx, func() error {
+		d, err := c.l.DomainLookupByName(name)
+		if err != nil {
+			return err
+		}
+		return f(d)
+	})
+	if err != nil {
+		return fmt.Errorf("domain %q: %w", name, err)
+	}
+	return nil
+}
+
+func isCode(err error, code libvirt.ErrorNumber) bool {
+	var le libvirt.Error
+	return errors.As(err, &le) && le.Code == uint32(code)
+}

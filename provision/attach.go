@@ -1,0 +1,62 @@
+package provision
+
+import (
+	"context"
+	"fmt"
+
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+)
+
+// AttachResult is what `attach --json` prints.
+type AttachResult struct {
+	Schema   int    `json:"schema"`
+	VM       string `json:"vm"`
+	Folder   string `json:"folder"`
+	GuestDst string `json:"guest_dst"`
+	Mode     string `json:"mode"`
+	Access   string `json:"access"`
+	Mounted  bool   `json:"mounted"`
+	Changed  bool   `json:"changed"`
+}
+
+// Attach makes a folder visible in a VM. A VM that is off is left off: the
+// folder is recorded and mounted when the VM is next used.
+func (e *Env) Attach(ctx context.Context, o FolderOptions) error {
+	e.timing = ui.NewTiming("share", "ssh")
+	w, err := e.wantFolder(ctx, o, false)
+	if err != nil {
+		return err
+	}
+	if w.newVM {
+		return ui.Refused("VM %q does not exist yet", w.name).Hint("aivm code " + shellQuote(o.Folder))
+	}
+	w.guest = true
+	isNew := w.newFolder
+	f, err := e.converge(ctx, w)
+	if err != nil {
+		return err
+	}
+	defer f.close()
+	d := f.domain.Domain.Value
+	running := f.conn != nil || d != nil && d.State == virt.Running
+	if e.UI.JSON {
+		return e.UI.PrintJSON(AttachResult{
+			Schema: 1, VM: w.name, Folder: w.folder.HostPath, GuestDst: w.folder.GuestDst,
+			Mode: string(w.folder.Mode), Access: w.folder.Access, Mounted: f.conn != nil, Changed: isNew,
+		})
+	}
+	e.UI.Result("Attached %s to VM %s (%s mode, access=%s)", w.folder.HostPath, w.name, w.folder.Mode, w.folder.Access)
+	switch {
+	case f.conn != nil:
+		e.UI.Result("Mounted in running VM at %s", w.folder.GuestDst)
+	case running:
+		e.UI.Result("VM %s runs but was not asked", w.name)
+	default:
+		e.UI.Result("VM %s is not running; the folder appears at %s when it is next used", w.name, w.folder.GuestDst)
+	}
+	if isNew {
+		e.UI.Say("%s", fmt.Sprintf("Recorded in %s", e.StorePath))
+	}
+	return nil
+}

@@ -1,0 +1,196 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/gofrs/flock"
+
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/ui"
+)
+
+// maxRounds bounds how often facts may change under us before we say so.
+const maxRounds = 12
+
+// converge runs the loop for w: the host, then the guest, then what is
+// recorded. It returns the facts of the last look, with the connection to the
+// guest open if w asked for it. A dry run prints the plan and returns errDry.
+func (e *Env) converge(ctx context.Context, w *want) (*facts, error) {
+	if e.timing == nil {
+		e.timing = ui.NewTiming()
+	}
+	unlock := func() {}
+	defer func() { unlock() }()
+	locked := false
+	for round := 0; ; round++ {
+		if round == maxRounds {
+			return nil, ui.Failed("the host keeps changing under aivm, %d looks were not enough", maxRounds).Hint("try again: " + e.Rerun)
+		}
+		f, err := e.observe(ctx, w)
+		if err != nil {
+			return nil, err
+		}
+		p, err := e.planHost(ctx, w, f)
+		if errors.Is(err, plan.ErrStale) {
+			f.close()
+			continue
+		}
+		if err != nil {
+			f.close()
+			return nil, err
+		}
+		if e.DryRun {
+			f.close()
+			return f, e.printDry(w, f, p)
+		}
+		if !p.Empty() && !locked {
+			// Something is to be changed: one run at a time per VM. Whoever had
+			// to wait looks again.
+			release, waited, err := e.lock(ctx, w.name)
+			if err != nil {
+				f.close()
+				return nil, err
+			}
+			unlock, locked = release, true
+			if waited {
+				f.close()
+				continue
+			}
+		}
+		if err := e.Approval.Consent(ctx, e.UI, p, e.later(w), e.Rerun); err != nil {
+			f.close()
+			return nil, err
+		}
+		again, err := e.run(ctx, p)
+		if err != nil {
+			f.close()
+			return nil, e.resume(err)
+		}
+		if again {
+			f.close()
+			e.forgetHost()
+			continue
+		}
+		if w.guest && f.conn == nil {
+			if err := e.wait(ctx, w, f); err != nil {
+				return nil, err
+			}
+		}
+		if !p.Empty() {
+			// libvirt's part of the facts is from before the plan ran.
+			e.observeLibvirt(ctx, w, f)
+		}
+		if err := e.guestStage(ctx, w, f); err != nil {
+			f.close()
+			return nil, e.resume(err)
+		}
+		return f, nil
+	}
+}
+
+// guestStage plans and applies what is missing in the guest, then records.
+func (e *Env) guestStage(ctx context.Context, w *want, f *facts) error {
+	if f.conn != nil {
+		g, err := e.planGuest(w, f)
+		if err != nil {
+			return err
+		}
+		if _, err := e.run(ctx, g); err != nil {
+			return err
+		}
+	}
+	_, err := e.run(ctx, e.planFinish(ctx, w, f))
+	return err
+}
+
+func (f *facts) close() {
+	if f != nil && f.conn != nil {
+		_ = f.conn.Close()
+		f.conn = nil
+	}
+}
+
+// run applies a plan with progress, timing and fault points.
+func (e *Env) run(ctx context.Context, p plan.Plan) (bool, error) {
+	r := plan.Runner{Root: e.Root, Hook: e.Hook, Started: func(a plan.Action) (func(string, float64), func(error)) {
+		stop := func() {}
+		if a.Timing != "" {
+			stop = e.timing.Start(a.Timing)
+		}
+		task := e.UI.Task(a.Why)
+		progress := func(detail string, fraction float64) {
+			if detail != "" {
+				task.Detail("%s", detail)
+			}
+			if fraction >= 0 {
+				task.Fraction(fraction)
+			}
+		}
+		return progress, func(err error) {
+			stop()
+			if err != nil {
+				task.Fail()
+				return
+			}
+			task.Done()
+		}
+	}}
+	return r.Run(ctx, p)
+}
+
+// resume says how to go on after a run that stopped in the middle.
+func (e *Env) resume(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return &ui.Error{Exit: ui.ExitInterrupted, Kind: "interrupted", Message: "interrupted; nothing is lost", Hints: []string{"to go on: " + e.Rerun}, Err: err}
+	}
+	return err
+}
+
+// later names the guest's part in the question about the host's.
+func (e *Env) later(w *want) []string {
+	var out []string
+	if w.newFolder && w.folder != nil {
+		out = append(out, fmt.Sprintf("mount %s (%s), readable%s for everything that runs there", w.folder.GuestDst, w.folder.Mode,
+			map[bool]string{true: " and writable"}[w.folder.Access == "rw"]))
+	}
+	return out
+}
+
+// lock takes the VM's lock; waited says that somebody else held it.
+func (e *Env) lock(ctx context.Context, vm string) (release func(), waited bool, err error) {
+	dir := e.SSH.StateDir
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, false, ui.Failed("the state directory cannot be made: %w", err).Hint("ls -ld "+shellQuote(dir), "df -h "+shellQuote(dir))
+	}
+	path := dir + "/" + vm + ".lock"
+	l := flock.New(path, flock.SetPermissions(0o600))
+	ok, err := l.TryLock()
+	if err != nil {
+		return nil, false, ui.Failed("locking VM %q: %w", vm, err).Hint("ls -l " + shellQuote(path))
+	}
+	if !ok {
+		waited = true
+		who := "another aivm"
+		if b, err := os.ReadFile(path); err == nil && len(b) > 0 {
+			who = "aivm " + ui.CleanTo(strings.TrimSpace(string(b)), 120)
+		}
+		task := e.UI.Task("waiting for " + who)
+		ok, err = l.TryLockContext(ctx, 100*time.Millisecond)
+		if err != nil || !ok {
+			task.Fail()
+			return nil, true, err
+		}
+		task.Done()
+	}
+	// Who holds it, for the one who waits.
+	_ = os.WriteFile(path, fmt.Appendf(nil, "(process %d: %s)\n", os.Getpid(), e.Rerun), 0o600)
+	return func() {
+		_ = os.Truncate(path, 0)
+		_ = l.Unlock()
+	}, waited, nil
+}

@@ -1,0 +1,327 @@
+// Package domain owns the libvirt domain of a VM: its XML, its disk and seed
+// volumes, and its life cycle (define, start, stop, delete).
+//
+// It never touches a domain without aivm's mark and this person's uid, never
+// reads, changes and redefines a domain, and never deletes a disk except for
+// `vm delete`. Invariants: a disk that is already there is used, never
+// replaced; the seed is 0600 and leaves with the first boot.
+package domain
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+)
+
+// PoolName is the libvirt storage pool of all VMs whose disks lie in the
+// default directory.
+const PoolName = "aivm"
+
+// Libvirt is what this room needs of libvirt.
+type Libvirt interface {
+	EnsurePool(ctx context.Context, name, path string) error
+	CreateVolume(ctx context.Context, pool string, v virt.NewVolume) error
+	Upload(ctx context.Context, pool, name string, r io.Reader, size uint64) error
+	DeleteVolume(ctx context.Context, pool, name string) error
+	Define(ctx context.Context, desc string) error
+	Start(ctx context.Context, name string) error
+	Shutdown(ctx context.Context, name string) error
+	Destroy(ctx context.Context, name string) error
+	Undefine(ctx context.Context, name string) error
+	DetachDisk(ctx context.Context, name, serial string) error
+	Domain(ctx context.Context, name string) (*virt.Domain, error)
+}
+
+// Facts is what libvirt says. A nil value that is known means absent.
+type Facts struct {
+	Domain plan.Known[*virt.Domain]
+	Pool   plan.Known[*virt.Pool]
+}
+
+// Base is the guest image the disk is an overlay of.
+type Base struct {
+	SHA256 string // hexadecimal; names the volume
+	Format string // "qcow2" or "raw"
+	Size   int64  // bytes of the file
+	Open   func() (io.ReadCloser, error)
+}
+
+// Volume is the name of the base image's volume in the pool.
+func (b Base) Volume() string { return "base-" + b.SHA256[:min(32, len(b.SHA256))] }
+
+// done marks a base volume whose upload is complete: libvirt cannot rename a
+// volume, so a half-written one is told apart by the missing marker.
+func (b Base) done() string { return b.Volume() + ".done" }
+
+// Wanted is the VM as it should be.
+type Wanted struct {
+	Spec    Spec
+	Key     string // root.VMKey; names the volumes
+	DiskGB  int
+	BaseDir string
+	Base    func() (Base, error) // lazily: the image may still have to be built
+	Seed    func() ([]byte, error)
+	Boot    bool // start it too
+}
+
+// Names of the volumes of a VM.
+func diskVolume(key string) string   { return key + ".qcow2" }
+func seedVolume(key string) string   { return key + ".seed" }
+func serialVolume(key string) string { return key + ".serial.log" }
+
+// DiskPath, SeedPath and SerialPath are where a VM's files lie.
+func DiskPath(baseDir, key string) string   { return baseDir + "/" + diskVolume(key) }
+func SeedPath(baseDir, key string) string   { return baseDir + "/" + seedVolume(key) }
+func SerialPath(baseDir, key string) string { return baseDir + "/" + serialVolume(key) }
+
+// SerialVolume names the serial log in the pool.
+func SerialVolume(key string) string { return serialVolume(key) }
+
+// PoolFor names the pool for a base directory: the default name for the
+// default place, a name of its own for any other.
+func PoolFor(p *virt.Pool, baseDir, defaultDir string) string {
+	if p != nil {
+		return p.Name
+	}
+	if baseDir == defaultDir {
+		return PoolName
+	}
+	return fmt.Sprintf("%s-%x", PoolName, fnv32(baseDir))
+}
+
+func fnv32(s string) uint32 {
+	h := uint32(2166136261)
+	for i := 0; i < len(s); i++ {
+		h = (h ^ uint32(s[i])) * 16777619
+	}
+	return h
+}
+
+// CheckOurs refuses a domain that is not this person's.
+func CheckOurs(d *virt.Domain, owner int) error {
+	if d == nil || d.Mark.By(owner) {
+		return nil
+	}
+	if d.Mark.Ours {
+		return ui.Refused("VM name %q is taken: the domain of that name belongs to another user (uid %d)", d.Name, d.Mark.Owner).
+			Hint("choose another name: aivm code --vm NAME", "virsh -c qemu:///system list --all")
+	}
+	return ui.Refused("VM name %q is taken by a domain aivm did not make", d.Name).
+		Hint("choose another name: aivm code --vm NAME", "virsh -c qemu:///system dominfo "+d.Name)
+}
+
+// Plan returns what is missing until the VM exists (and runs, if w.Boot).
+func Plan(f Facts, w Wanted, pool string, lv func() (Libvirt, error)) ([]plan.Action, error) {
+	if f.Domain.Err != nil {
+		return nil, fmt.Errorf("reading the domain %q: %w", w.Spec.Name, f.Domain.Err)
+	}
+	d := f.Domain.Value
+	if err := CheckOurs(d, w.Spec.Owner); err != nil {
+		return nil, err
+	}
+	var out []plan.Action
+	if d == nil {
+		a, err := planCreate(f, w, pool, lv)
+		if err != nil {
+			return nil, err
+		}
+		out = a
+	} else if d.State != virt.Running && f.Pool.Err == nil && !hasVolume(f.Pool.Value, diskVolume(w.Key)) {
+		return nil, ui.Refused("the disk of VM %q is gone: %s", w.Spec.Name, DiskPath(w.BaseDir, w.Key)).
+			Hint("put the file back, or give the VM up: aivm vm delete " + w.Spec.Name)
+	}
+	if w.Boot && (d == nil || d.State != virt.Running) {
+		out = append(out, plan.Action{
+			ID: "domain.start", Why: "start the VM " + w.Spec.Name,
+			Shows: []string{"virsh start " + w.Spec.Name}, Timing: "define",
+			Do: with(lv, func(ctx context.Context, l Libvirt) error { return startErr(w.Spec.Name, l.Start(ctx, w.Spec.Name)) }),
+		})
+	}
+	return out, nil
+}
+
+// startErr adds what helps when QEMU cannot start.
+func startErr(name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return ui.Failed("starting VM %q: %w", name, err).
+		Hint("aivm host doctor", "sudo tail /var/log/libvirt/qemu/"+name+".log")
+}
+
+func hasVolume(p *virt.Pool, name string) bool {
+	if p == nil {
+		return false
+	}
+	_, ok := p.Volumes[name]
+	return ok
+}
+
+func planCreate(f Facts, w Wanted, pool string, lv func() (Libvirt, error)) ([]plan.Action, error) {
+	if f.Pool.Err != nil {
+		return nil, fmt.Errorf("reading the storage pool: %w", f.Pool.Err)
+	}
+	var out []plan.Action
+	if f.Pool.Value == nil || !f.Pool.Value.Active {
+		out = append(out, plan.Action{
+			ID: "pool.ensure", Why: "keep VM disks in the libvirt storage pool " + w.BaseDir,
+			Shows:   []string{fmt.Sprintf("virsh pool-define-as %s dir --target %s", pool, w.BaseDir), "virsh pool-start " + pool},
+			Consent: plan.Ask, Timing: "define",
+			Do: with(lv, func(ctx context.Context, l Libvirt) error { return l.EnsurePool(ctx, pool, w.BaseDir) }),
+		})
+	}
+	if base, err := w.Base(); err != nil || !hasVolume(f.Pool.Value, base.done()) {
+		out = append(out, plan.Action{
+			ID: "image.upload", Why: "put the guest image into the storage pool, once for all VMs",
+			Shows: []string{"virsh vol-upload"}, Consent: plan.Ask, Timing: "image",
+			Do: with(lv, func(ctx context.Context, l Libvirt) error { return uploadBase(ctx, l, f.Pool.Value, pool, w) }),
+		})
+	}
+	if !hasVolume(f.Pool.Value, diskVolume(w.Key)) {
+		out = append(out, plan.Action{
+			ID: "disk.create", Why: fmt.Sprintf("make a disk of %d GB (it grows as it is used) at %s", w.DiskGB, DiskPath(w.BaseDir, w.Key)),
+			Shows: []string{"qemu-img create -f qcow2 -b BASE " + DiskPath(w.BaseDir, w.Key)}, Consent: plan.Ask, Timing: "define",
+			Do: with(lv, func(ctx context.Context, l Libvirt) error {
+				base, err := w.Base()
+				if err != nil {
+					return err
+				}
+				return l.CreateVolume(ctx, pool, virt.NewVolume{
+					Name: diskVolume(w.Key), Format: "qcow2", Mode: "0600", Capacity: uint64(w.DiskGB) << 30,
+					BackingPath: w.BaseDir + "/" + base.Volume(), BackingFormat: base.Format,
+				})
+			}),
+		})
+	}
+	out = append(out,
+		plan.Action{
+			ID: "seed.create", Why: "write the first boot's settings (user, key, host key) to a seed only root can read",
+			Shows: []string{"write " + SeedPath(w.BaseDir, w.Key)}, Consent: plan.Ask, Timing: "define",
+			Do: with(lv, func(ctx context.Context, l Libvirt) error { return putSeed(ctx, l, pool, w) }),
+		},
+		plan.Action{
+			ID: "domain.define", Why: fmt.Sprintf("define the VM %s: %d CPUs, %d MB of memory, %s", w.Spec.Name, w.Spec.VCPUs, w.Spec.RAMMB, accelName(w.Spec.Accel)),
+			Shows: []string{"virsh define (" + w.Spec.Name + ")"}, Consent: plan.Ask, Timing: "define",
+			Do: with(lv, func(ctx context.Context, l Libvirt) error {
+				desc, err := XML(w.Spec)
+				if err != nil {
+					return err
+				}
+				return l.Define(ctx, desc)
+			}),
+		})
+	return out, nil
+}
+
+func accelName(a string) string {
+	if a == "kvm" {
+		return "KVM"
+	}
+	return "emulated CPU"
+}
+
+func with(lv func() (Libvirt, error), f func(context.Context, Libvirt) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		l, err := lv()
+		if err != nil {
+			return err
+		}
+		return f(ctx, l)
+	}
+}
+
+func uploadBase(ctx context.Context, l Libvirt, p *virt.Pool, pool string, w Wanted) error {
+	base, err := w.Base()
+	if err != nil {
+		return err
+	}
+	if hasVolume(p, base.done()) {
+		return nil
+	}
+	if hasVolume(p, base.Volume()) {
+		if err := l.DeleteVolume(ctx, pool, base.Volume()); err != nil {
+			return err
+		}
+	}
+	r, err := base.Open()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	// Created raw so that libvirt takes the bytes as they are; a refresh then
+	// reads the format from the header. 0444: nobody writes to a base.
+	if err := l.CreateVolume(ctx, pool, virt.NewVolume{Name: base.Volume(), Format: "raw", Mode: "0444", Capacity: uint64(base.Size)}); err != nil {
+		return err
+	}
+	pr := &progressReader{r: r, ctx: ctx, total: base.Size}
+	if err := l.Upload(ctx, pool, base.Volume(), pr, uint64(base.Size)); err != nil {
+		return errors.Join(err, l.DeleteVolume(context.WithoutCancel(ctx), pool, base.Volume()))
+	}
+	return l.CreateVolume(ctx, pool, virt.NewVolume{Name: base.done(), Format: "raw", Mode: "0444", Capacity: 0})
+}
+
+type progressReader struct {
+	r           io.Reader
+	ctx         context.Context
+	done, total int64
+	said        time.Time
+}
+
+func (p *progressReader) Read(b []byte) (int, error) {
+	n, err := p.r.Read(b)
+	p.done += int64(n)
+	if time.Since(p.said) > 100*time.Millisecond {
+		p.said = time.Now()
+		plan.Report(p.ctx, "", float64(p.done)/float64(max(p.total, 1)))
+	}
+	return n, err
+}
+
+func putSeed(ctx context.Context, l Libvirt, pool string, w Wanted) error {
+	b, err := w.Seed()
+	if err != nil {
+		return err
+	}
+	if err := l.DeleteVolume(ctx, pool, seedVolume(w.Key)); err != nil {
+		return err
+	}
+	if err := l.CreateVolume(ctx, pool, virt.NewVolume{Name: seedVolume(w.Key), Format: "raw", Mode: "0600", Capacity: uint64(len(b))}); err != nil {
+		return err
+	}
+	return l.Upload(ctx, pool, seedVolume(w.Key), bytes.NewReader(b), uint64(len(b)))
+}
+
+// PlanRemoveSeed returns the action that takes the seed away after the first
+// boot; none when it is gone already.
+func PlanRemoveSeed(f Facts, name, key, pool string, lv func() (Libvirt, error)) []plan.Action {
+	attached := false
+	if d := f.Domain.Value; f.Domain.Err == nil && d != nil {
+		_, attached = d.StoredDisk(SeedSerial)
+	}
+	if !attached && (f.Pool.Err != nil || !hasVolume(f.Pool.Value, seedVolume(key))) {
+		return nil
+	}
+	return []plan.Action{{
+		ID: "seed.remove", Why: "remove the seed of the first boot",
+		Shows: []string{"virsh detach-disk " + name + " vdb --persistent", "virsh vol-delete " + seedVolume(key)}, Timing: "define",
+		Do: with(lv, func(ctx context.Context, l Libvirt) error {
+			if err := l.DetachDisk(ctx, name, SeedSerial); err != nil {
+				return err
+			}
+			return l.DeleteVolume(ctx, pool, seedVolume(key))
+		}),
+	}}
+}
+
+// OpenFile is Base.Open for a file of the cache.
+func OpenFile(path string) func() (io.ReadCloser, error) {
+	return func() (io.ReadCloser, error) { return os.Open(path) }
+}

@@ -1,0 +1,111 @@
+package domain
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+)
+
+// StopLimit is how long a guest may take to power off before aivm gives up.
+const StopLimit = 120 * time.Second
+
+// PlanStop returns the action that stops a running VM: asked politely, or,
+// with force, by pulling the plug.
+func PlanStop(d *virt.Domain, force bool, lv func() (Libvirt, error)) []plan.Action {
+	if d == nil || d.State == virt.Off {
+		return nil
+	}
+	if force || d.State == virt.Paused {
+		return []plan.Action{{
+			ID: "domain.destroy", Why: "switch the VM " + d.Name + " off at once", Shows: []string{"virsh destroy " + d.Name},
+			Do: with(lv, func(ctx context.Context, l Libvirt) error { return l.Destroy(ctx, d.Name) }),
+		}}
+	}
+	return []plan.Action{{
+		ID: "domain.shutdown", Why: "shut the VM " + d.Name + " down", Shows: []string{"virsh shutdown " + d.Name},
+		Do: with(lv, func(ctx context.Context, l Libvirt) error { return shutdown(ctx, l, d.Name) }),
+	}}
+}
+
+func shutdown(ctx context.Context, l Libvirt, name string) error {
+	start := time.Now()
+	asked := time.Time{}
+	for {
+		d, err := l.Domain(ctx, name)
+		if errors.Is(err, virt.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if d.State == virt.Off {
+			return nil
+		}
+		if time.Since(start) > StopLimit {
+			return ui.Failed("VM %q did not power off within %s", name, StopLimit).
+				Hint("switch it off at once: aivm vm down "+name+" --force", "look at it: virsh -c qemu:///system console "+name)
+		}
+		// A guest early in its boot drops the power button: press it again.
+		if time.Since(asked) > 20*time.Second {
+			if err := l.Shutdown(ctx, name); err != nil {
+				return err
+			}
+			asked = time.Now()
+		}
+		plan.Report(ctx, "waiting for the guest to power off", -1)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(250 * time.Millisecond):
+		}
+	}
+}
+
+// PlanDelete returns the actions that remove the domain and its volumes. The
+// caller has had the name typed.
+func PlanDelete(f Facts, name, key, pool string, lv func() (Libvirt, error)) ([]plan.Action, error) {
+	if f.Domain.Err != nil {
+		return nil, f.Domain.Err
+	}
+	if f.Pool.Err != nil {
+		return nil, f.Pool.Err
+	}
+	var out []plan.Action
+	if f.Domain.Value != nil {
+		out = append(out, plan.Action{
+			ID: "domain.delete", Why: "remove the VM " + name, Shows: []string{"virsh destroy " + name, "virsh undefine " + name}, Consent: plan.Typed,
+			Do: with(lv, func(ctx context.Context, l Libvirt) error {
+				if err := l.Destroy(ctx, name); err != nil && !errors.Is(err, virt.ErrNotFound) {
+					return err
+				}
+				if err := l.Undefine(ctx, name); err != nil && !errors.Is(err, virt.ErrNotFound) {
+					return err
+				}
+				return nil
+			}),
+		})
+	}
+	for _, v := range []string{seedVolume(key), serialVolume(key), diskVolume(key)} {
+		if !hasVolume(f.Pool.Value, v) {
+			continue
+		}
+		out = append(out, plan.Action{
+			ID: "volume.delete:" + v, Why: "delete " + f.Pool.Value.Volumes[v].Path, Shows: []string{"virsh vol-delete --pool " + pool + " " + v}, Consent: plan.Typed,
+			Do: with(lv, func(ctx context.Context, l Libvirt) error { return l.DeleteVolume(ctx, pool, v) }),
+		})
+	}
+	return out, nil
+}
+
+// Disk returns the VM's disk volume, for the question before a deletion.
+func Disk(p *virt.Pool, key string) (virt.Volume, bool) {
+	if p == nil {
+		return virt.Volume{}, false
+	}
+	v, ok := p.Volumes[diskVolume(key)]
+	return v, ok
+}

@@ -1,0 +1,141 @@
+package domain
+
+import (
+	"libvirt.org/go/libvirtxml"
+
+	"aivm.dev/aivm/internal/virt"
+)
+
+// Serials of the two disks, by which they are found again whatever name the
+// guest or libvirt gives them.
+const (
+	DiskSerial = "aivm-disk"
+	SeedSerial = "aivm-seed"
+)
+
+// SparePorts is how many PCIe devices can be hot-plugged later: 24 shared
+// folders, the limit aivm promises, and two more.
+const SparePorts = 26
+
+// fixedPorts are the root ports taken by the devices of the first definition.
+const fixedPorts = 8
+
+// Spec is everything the definition of a VM depends on.
+type Spec struct {
+	Name, UUID string
+	Owner      int
+	Accel      string // "kvm" or "qemu"
+	Emulator   string // path of the QEMU binary, "" lets libvirt choose
+	VCPUs      int
+	RAMMB      int
+	DiskPath   string
+	SeedPath   string
+	SerialLog  string
+	ExportRoot string // source of the virtiofs device
+	FSTag      string
+	Network    string
+	MAC        string
+}
+
+// XML renders the domain in its final form: it is never redefined later
+// (libvirtxml drops what it does not know), so everything folders, snapshots
+// and agents will need is here from the first boot.
+func XML(s Spec) (string, error) {
+	u := func(v uint) *uint { return &v }
+	x := libvirtxml.Domain{
+		Type: s.Accel, Name: s.Name, UUID: s.UUID,
+		Metadata: &libvirtxml.DomainMetadata{XML: virt.MarkXML(s.Owner)},
+		Memory:   &libvirtxml.DomainMemory{Value: uint(s.RAMMB), Unit: "MiB"},
+		// Shared memory is what virtiofs needs; it cannot be added to a running VM.
+		MemoryBacking: &libvirtxml.DomainMemoryBacking{
+			MemorySource: &libvirtxml.DomainMemorySource{Type: "memfd"},
+			MemoryAccess: &libvirtxml.DomainMemoryAccess{Mode: "shared"},
+		},
+		VCPU: &libvirtxml.DomainVCPU{Placement: "static", Value: uint(s.VCPUs)},
+		OS: &libvirtxml.DomainOS{
+			Type:        &libvirtxml.DomainOSType{Arch: "x86_64", Machine: "q35", Type: "hvm"},
+			BootDevices: []libvirtxml.DomainBootDevice{{Dev: "hd"}},
+		},
+		Features:   &libvirtxml.DomainFeatureList{ACPI: &libvirtxml.DomainFeature{}, APIC: &libvirtxml.DomainFeatureAPIC{}},
+		CPU:        cpu(s.Accel),
+		Clock:      &libvirtxml.DomainClock{Offset: "utc", Timer: timers(s.Accel)},
+		OnPoweroff: "destroy", OnReboot: "restart", OnCrash: "destroy",
+		PM: &libvirtxml.DomainPM{
+			SuspendToMem:  &libvirtxml.DomainPMPolicy{Enabled: "no"},
+			SuspendToDisk: &libvirtxml.DomainPMPolicy{Enabled: "no"},
+		},
+	}
+	d := &libvirtxml.DomainDeviceList{Emulator: s.Emulator}
+	d.Disks = []libvirtxml.DomainDisk{
+		{
+			Device: "disk",
+			Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "qcow2", Discard: "unmap"},
+			Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: s.DiskPath}},
+			Target: &libvirtxml.DomainDiskTarget{Dev: "vda", Bus: "virtio"},
+			Serial: DiskSerial,
+		},
+		{
+			// virtio-blk, not a CD-ROM: cloud kernels have no AHCI (test-host.md).
+			Device:   "disk",
+			Driver:   &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "raw"},
+			Source:   &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: s.SeedPath}},
+			Target:   &libvirtxml.DomainDiskTarget{Dev: "vdb", Bus: "virtio"},
+			ReadOnly: &libvirtxml.DomainDiskReadOnly{},
+			Serial:   SeedSerial,
+		},
+	}
+	d.Controllers = []libvirtxml.DomainController{
+		{Type: "usb", Model: "none"},
+		{Type: "pci", Model: "pcie-root", Index: u(0)},
+	}
+	for i := uint(1); i <= fixedPorts+SparePorts; i++ {
+		d.Controllers = append(d.Controllers, libvirtxml.DomainController{Type: "pci", Model: "pcie-root-port", Index: u(i)})
+	}
+	d.Filesystems = []libvirtxml.DomainFilesystem{{
+		AccessMode: "passthrough",
+		Driver:     &libvirtxml.DomainFilesystemDriver{Type: "virtiofs", Queue: 1024},
+		// No <cache>: virtiofsd's own default is "auto", the best for source
+		// trees (libvirt-probes.md), and libvirt knows only none and always.
+		Source: &libvirtxml.DomainFilesystemSource{Mount: &libvirtxml.DomainFilesystemSourceMount{Dir: s.ExportRoot}},
+		Target: &libvirtxml.DomainFilesystemTarget{Dir: s.FSTag},
+	}}
+	d.Interfaces = []libvirtxml.DomainInterface{{
+		MAC:    &libvirtxml.DomainInterfaceMAC{Address: s.MAC},
+		Source: &libvirtxml.DomainInterfaceSource{Network: &libvirtxml.DomainInterfaceSourceNetwork{Network: s.Network}},
+		Model:  &libvirtxml.DomainInterfaceModel{Type: "virtio"},
+		// Ports that are isolated do not reach each other on the bridge.
+		PortOptions: &libvirtxml.DomainInterfacePortOptions{Isolated: "yes"},
+	}}
+	d.Serials = []libvirtxml.DomainSerial{{
+		Source: &libvirtxml.DomainChardevSource{Pty: &libvirtxml.DomainChardevSourcePty{}},
+		Target: &libvirtxml.DomainSerialTarget{Port: u(0)},
+		Log:    &libvirtxml.DomainChardevLog{File: s.SerialLog, Append: "off"},
+	}}
+	d.Channels = []libvirtxml.DomainChannel{{
+		Source: &libvirtxml.DomainChardevSource{UNIX: &libvirtxml.DomainChardevSourceUNIX{Mode: "bind"}},
+		Target: &libvirtxml.DomainChannelTarget{VirtIO: &libvirtxml.DomainChannelTargetVirtIO{Name: "org.qemu.guest_agent.0"}},
+	}}
+	d.RNGs = []libvirtxml.DomainRNG{{
+		Model:   "virtio",
+		Backend: &libvirtxml.DomainRNGBackend{Random: &libvirtxml.DomainRNGBackendRandom{Device: "/dev/urandom"}},
+	}}
+	d.MemBalloon = &libvirtxml.DomainMemBalloon{Model: "virtio", FreePageReporting: "on"}
+	x.Devices = d
+	return x.Marshal()
+}
+
+func cpu(accel string) *libvirtxml.DomainCPU {
+	if accel == "kvm" {
+		return &libvirtxml.DomainCPU{Mode: "host-passthrough", Check: "none", Migratable: "on"}
+	}
+	// Emulation offers every feature it has; AES instructions among them.
+	return &libvirtxml.DomainCPU{Mode: "maximum", Check: "none"}
+}
+
+func timers(accel string) []libvirtxml.DomainTimer {
+	t := []libvirtxml.DomainTimer{{Name: "hpet", Present: "no"}}
+	if accel == "kvm" {
+		t = append(t, libvirtxml.DomainTimer{Name: "rtc", TickPolicy: "catchup"}, libvirtxml.DomainTimer{Name: "pit", TickPolicy: "delay"})
+	}
+	return t
+}

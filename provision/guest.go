@@ -1,0 +1,230 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"aivm.dev/aivm/cloudinit"
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/domain"
+	"aivm.dev/aivm/provision/share"
+)
+
+// bootLimit is how long a boot may take: generous with KVM, and long enough
+// for an emulated CPU on a busy machine.
+const bootLimit = 10 * time.Minute
+
+// wait holds on until the guest lets us in, says what is awaited, and gives up
+// early when the domain is no longer running.
+func (e *Env) wait(ctx context.Context, w *want, f *facts) error {
+	inst, err := loadInstance(e.SSH, w.name)
+	if err != nil {
+		return err
+	}
+	if inst == nil {
+		return ui.Failed("the state of VM %q is missing: %s", w.name, instancePath(e.SSH, w.name)).
+			Hint("aivm vm up "+w.name, "aivm vm delete "+w.name)
+	}
+	f.inst = inst
+	t, done, err := e.target(ctx, w, inst)
+	if err != nil {
+		return err
+	}
+	defer done()
+	stop := e.timing.Start("boot")
+	defer stop()
+	task := e.UI.Task("waiting for " + w.name)
+	wctx, cancel := context.WithTimeout(ctx, bootLimit)
+	defer cancel()
+	wctx, stopWatch := e.watchDomain(wctx, w.name)
+	defer stopWatch()
+	c, err := guest.WaitReady(wctx, t, func(phase guest.Phase, _ time.Duration) { task.Detail("%s", phase) })
+	if err != nil {
+		task.Fail()
+		if ctx.Err() != nil {
+			return fmt.Errorf("the VM goes on booting; to go on: %s: %w", e.Rerun, ctx.Err())
+		}
+		var hk *guest.HostKeyError
+		if errors.As(err, &hk) {
+			return e.hostKeyRefusal(w.name, err)
+		}
+		if cause := context.Cause(wctx); cause != nil && !errors.Is(cause, context.DeadlineExceeded) {
+			err = cause
+		}
+		return e.explainWait(ctx, w, inst, err)
+	}
+	task.Done()
+	f.conn = c
+	f.guest, err = e.probe(ctx, c, w)
+	return err
+}
+
+// errNotRunning ends a wait for a guest whose domain has stopped.
+var errNotRunning = errors.New("the domain is no longer running")
+
+// watchDomain cancels the context when libvirt says that the domain stopped.
+func (e *Env) watchDomain(ctx context.Context, name string) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(2 * time.Second):
+			}
+			l, err := e.libvirt(ctx)
+			if err != nil {
+				continue // could not ask: not a reason to stop waiting
+			}
+			d, err := l.Domain(ctx, name)
+			if errors.Is(err, virt.ErrNoDaemon) {
+				e.dropLibvirt()
+			}
+			if err == nil && d.State == virt.Off || errors.Is(err, virt.ErrNotFound) {
+				cancel(errNotRunning)
+				return
+			}
+		}
+	}()
+	return ctx, func() { cancel(context.Canceled) }
+}
+
+// planGuest is what is missing inside the guest.
+func (e *Env) planGuest(w *want, f *facts) (plan.Plan, error) {
+	p := plan.Plan{Stage: plan.Guest}
+	if b := f.guest.boot; b.Installed && b.Finished && !b.Disabled {
+		p.Add(plan.Action{
+			ID: "cloudinit.off", Why: "switch cloud-init off, the first boot is over", Timing: "ssh",
+			Shows: []string{"touch /etc/cloud/cloud-init.disabled"},
+			Do: func(ctx context.Context) error {
+				return e.asRoot(ctx, f.conn, "switching cloud-init off", cloudinit.DisableScript(), nil)
+			},
+		})
+	}
+	if w.folder == nil {
+		return p, nil
+	}
+	script, steps, err := share.PlanGuest(f.guest.share, f.share, []share.Attachment{*w.folder})
+	if err != nil || script == "" {
+		return p, err
+	}
+	// One script does all the steps, in the first of them; the last look
+	// decides whether it worked.
+	steps[0].Do = func(ctx context.Context) error { return e.mountInGuest(ctx, w, f, script) }
+	p.Add(steps...)
+	return p, nil
+}
+
+// mountInGuest runs the mount script and believes only what the guest's mount
+// table says afterwards. Script and look share one exec.
+func (e *Env) mountInGuest(ctx context.Context, w *want, f *facts, script string) error {
+	atts := []share.Attachment{*w.folder}
+	var out, stderr strings.Builder
+	code, err := f.conn.Run(ctx, guest.Cmd{
+		Argv: []string{"sudo", "-n", "sh", "-s"}, Stdin: strings.NewReader(script),
+		Stdout: &limited{b: &out}, Stderr: &limited{b: &stderr},
+	})
+	if err != nil {
+		return fmt.Errorf("mounting %s in the guest: %w", w.folder.GuestDst, err)
+	}
+	if err := share.GuestError(code, []byte(out.String()), []byte(stderr.String()), atts); err != nil {
+		return err
+	}
+	g, err := e.probe(ctx, f.conn, w)
+	if err != nil {
+		return err
+	}
+	f.guest = g
+	return share.Verify(g.share, f.share, *w.folder)
+}
+
+// asRoot runs a script in the guest as root and returns its last words on
+// failure.
+func (e *Env) asRoot(ctx context.Context, c guest.Conn, what, script string, out *strings.Builder) error {
+	var stderr strings.Builder
+	cmd := guest.Cmd{Argv: []string{"sudo", "-n", "sh", "-s"}, Stdin: strings.NewReader(script), Stderr: &limited{b: &stderr}}
+	if out != nil {
+		cmd.Stdout = &limited{b: out}
+	}
+	code, err := c.Run(ctx, cmd)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	if code != 0 {
+		return ui.Failed("%s failed in the guest (status %d): %s", what, code, lastLine(stderr.String()))
+	}
+	return nil
+}
+
+// limited keeps the first 256 KiB of what a guest says.
+type limited struct{ b *strings.Builder }
+
+func (l *limited) Write(p []byte) (int, error) {
+	if room := 256<<10 - l.b.Len(); room > 0 {
+		l.b.Write(p[:min(room, len(p))])
+	}
+	return len(p), nil
+}
+
+func lastLine(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return ui.CleanTo(lines[len(lines)-1], 300)
+}
+
+// planFinish is what is recorded and cleaned up on the host once the guest is
+// as it should be.
+func (e *Env) planFinish(ctx context.Context, w *want, f *facts) plan.Plan {
+	p := plan.Plan{Stage: plan.Host}
+	// cloud-init reads the seed in its first stages only; they are over when
+	// sshd has started with our keys, but a guest is asked and not trusted to
+	// be like others.
+	b := f.guest.boot
+	if f.conn != nil && (!b.Installed || b.Disabled || b.Finished || b.SeedRead) {
+		pool := domain.PoolFor(f.domain.Pool.Value, e.baseDir(w.record.Paths), DefaultBaseDir)
+		p.Add(domain.PlanRemoveSeed(f.domain, w.name, e.key(w.name), pool, e.domains(ctx))...)
+	}
+	if w.newFolder && w.folder != nil {
+		a := *w.folder
+		p.Add(plan.Action{
+			ID: "store.attach:" + a.Tag, Why: "record the folder in the config", Shows: []string{"write " + e.StorePath},
+			Do: func(ctx context.Context) error {
+				return config.Update(ctx, e.StorePath, func(c *config.Config) error {
+					rec := config.Attachment{HostPath: a.HostPath, VMName: a.VM, Mode: string(a.Mode), Access: a.Access, GuestDst: a.GuestDst, Tag: a.Tag}
+					if w.typed != a.HostPath {
+						rec.TypedPath = w.typed
+					}
+					c.UpsertAttachment(rec)
+					return nil
+				})
+			},
+		})
+	}
+	return p
+}
+
+// serialTail returns the last lines the guest wrote to its serial console,
+// made harmless.
+func (e *Env) serialTail(ctx context.Context, l *virt.Conn, w *want, n int) []string {
+	pool, err := l.PoolAt(ctx, e.baseDir(w.record.Paths))
+	if err != nil {
+		return nil
+	}
+	b, err := l.ReadTail(ctx, pool.Name, domain.SerialVolume(e.key(w.name)), 8<<10)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, s := range strings.FieldsFunc(string(b), func(r rune) bool { return r == '\n' || r == '\r' }) {
+		if s = strings.TrimSpace(ui.CleanTo(s, 200)); s != "" {
+			out = append(out, s)
+		}
+	}
+	return out[max(0, len(out)-n):]
+}

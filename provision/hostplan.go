@@ -1,0 +1,377 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"reflect"
+	"slices"
+	"strconv"
+
+	"github.com/google/uuid"
+
+	"aivm.dev/aivm/cloudinit"
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/domain"
+	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/image"
+	"aivm.dev/aivm/provision/network"
+	"aivm.dev/aivm/provision/share"
+	"aivm.dev/aivm/sshcfg"
+)
+
+// planHost is everything missing on the host for w. It is pure over facts and
+// the files of the state directory; closures in it run later.
+func (e *Env) planHost(ctx context.Context, w *want, f *facts) (plan.Plan, error) {
+	p := plan.Plan{Stage: plan.Host}
+	d := f.domain.Domain
+	running := d.Err == nil && d.Value != nil && d.Value.State == virt.Running
+	if f.conn == nil && !running && w.boot {
+		// Something has to be made or started: libvirt and its tools are needed.
+		need := host.Need{Image: w.newDomain(f) && e.needsBuild(w)}
+		as, err := host.Plan(e.hostFacts(), need)
+		if err != nil {
+			return p, err
+		}
+		p.Add(as...)
+		if f.virt.Err != nil && !e.libvirtAbsent(f.virt.Err) {
+			if len(as) == 0 {
+				return e.planLibvirt(p, f)
+			}
+			return p, nil // start the daemon first, then look again
+		}
+	}
+	if f.conn == nil && !running && w.boot || w.folder != nil && f.conn == nil && d.Err != nil {
+		if d.Err != nil {
+			return e.planLibvirt(p, f)
+		}
+	}
+	if d.Err == nil {
+		if err := domain.CheckOurs(d.Value, e.UID); err != nil {
+			if w.autoName && !d.Value.Mark.By(e.UID) {
+				w.rename(nil)
+				return p, plan.ErrStale
+			}
+			return p, err
+		}
+	}
+	if w.boot && f.conn == nil && !running {
+		as, err := e.planVM(ctx, w, f)
+		if err != nil {
+			return p, err
+		}
+		p.Add(as...)
+	}
+	if err := e.planFolder(&p, w, f); err != nil {
+		return p, err
+	}
+	if err := e.planAlias(&p, w, f); err != nil {
+		return p, err
+	}
+	p.Add(e.planStoreVM(w, f)...)
+	return p, nil
+}
+
+// newDomain reports whether a disk would have to be made.
+func (w *want) newDomain(f *facts) bool {
+	return f.domain.Domain.Err == nil && f.domain.Domain.Value == nil
+}
+
+// planLibvirt gets access to a libvirt that refuses this user: root opens the
+// socket and passes it on; nothing is changed by that.
+func (e *Env) planLibvirt(p plan.Plan, f *facts) (plan.Plan, error) {
+	if !errors.Is(f.virt.Err, virt.ErrDenied) {
+		return p, ui.Failed("libvirt cannot be asked: %w", f.virt.Err).Hint("aivm host doctor", "sudo systemctl status libvirtd")
+	}
+	p.Add(plan.Action{
+		ID: "libvirt.open", Why: "talk to libvirt, which this user may not do directly",
+		Root: root.LibvirtSocket{Path: virt.Socket()}, Got: e.adoptLibvirt, Again: true,
+	})
+	return p, nil
+}
+
+// planVM is the VM itself: image, network, address, disk, domain, boot.
+func (e *Env) planVM(ctx context.Context, w *want, f *facts) ([]plan.Action, error) {
+	var out []plan.Action
+	fresh := w.newDomain(f)
+	baseDir := e.baseDir(w.record.Paths)
+	key := e.key(w.name)
+	spec, err := network.Choose(f.net, w.network.Network, e.UID, !w.newNet || !w.autoNet())
+	if err != nil {
+		return nil, err
+	}
+	if w.newNet {
+		w.network.Network, w.network.Name = spec, spec.Name
+		w.record.NetworkName = spec.Name
+	}
+	mac := network.MAC(key)
+	if !fresh && f.domain.Domain.Value.MAC != "" {
+		mac = f.domain.Domain.Value.MAC
+	}
+	ip, err := e.address(w, f, spec, mac)
+	if err != nil {
+		return nil, err
+	}
+	size := host.Size{CPUs: w.record.VM.CPUs, RAMMB: w.record.VM.RAMMB, DiskGB: w.record.VM.DiskGB}
+	if fresh {
+		var warnings []string
+		if size, warnings, err = host.Choose(e.hostFacts(), w.wish, baseDir); err != nil {
+			return nil, err
+		}
+		for _, s := range warnings {
+			e.warnOnce(s)
+		}
+		w.record.VM.CPUs, w.record.VM.RAMMB, w.record.VM.DiskGB = size.CPUs, size.RAMMB, size.DiskGB
+	}
+	accel, slow := host.Accel(e.hostFacts())
+	if slow != "" && fresh {
+		e.warnOnce(slow)
+	}
+	ids, err := e.identities(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	var own []plan.Action
+	if fresh {
+		own = sshcfg.PlanOwnKey(e.SSH, ids)
+	}
+	out = append(out, own...)
+	out = append(out, e.planState(w, f, mac, ip, ids, len(own) > 0)...)
+	var base func() (domain.Base, error)
+	if fresh {
+		imageActions, b, err := e.planImage(w)
+		if err != nil {
+			return nil, err
+		}
+		out, base = append(out, imageActions...), b
+	}
+	nas, err := network.Plan(f.net, network.Wanted{Spec: spec, Owner: e.UID, VM: w.name, MAC: mac, IP: ip}, e.networks(ctx))
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, nas...)
+	eas, err := share.PlanHost(f.share, key, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, eas...)
+	das, err := domain.Plan(f.domain, domain.Wanted{
+		Spec: domain.Spec{
+			Name: w.name, UUID: f.inst.UUID, Owner: e.UID, Accel: accel, VCPUs: size.CPUs, RAMMB: size.RAMMB,
+			DiskPath: domain.DiskPath(baseDir, key), SeedPath: domain.SeedPath(baseDir, key), SerialLog: domain.SerialPath(baseDir, key),
+			ExportRoot: root.ExportRoot(key), FSTag: share.FSTag, Network: spec.Name, MAC: mac,
+		},
+		Key: key, DiskGB: size.DiskGB, BaseDir: baseDir, Base: base, Boot: true,
+		Seed: func() ([]byte, error) { return e.seed(ctx, w, mac) },
+	}, domain.PoolFor(f.domain.Pool.Value, baseDir, DefaultBaseDir), e.domains(ctx))
+	if err != nil {
+		return nil, err
+	}
+	return append(out, das...), nil
+}
+
+// autoNet reports whether the network's values are the built-in defaults, so
+// that a conflict may be avoided instead of refused.
+func (w *want) autoNet() bool {
+	return w.network.Network == config.DefaultConfig().Defaults.Network
+}
+
+// address is the VM's fixed address: the one reserved, the one decided before,
+// or the first free one.
+func (e *Env) address(w *want, f *facts, spec config.NetworkSpec, mac string) (netip.Addr, error) {
+	var n *virt.Network
+	for _, k := range f.net.Networks.Value {
+		if k.Name == spec.Name {
+			n = k
+		}
+	}
+	ip, reserved, err := network.Address(spec, n, mac)
+	if err != nil {
+		return ip, ui.Refused("%w", err).Hint("aivm list", "aivm vm delete NAME of a VM you no longer need")
+	}
+	if !reserved && f.inst != nil {
+		if old, perr := netip.ParseAddr(f.inst.Address); perr == nil && network.Free(spec, n, old) {
+			return old, nil
+		}
+	}
+	return ip, nil
+}
+
+// planState writes what has to be known about the VM before it exists: its
+// host key, uuid, address and keys. It leaves the planned instance in f, for
+// what is planned after it.
+func (e *Env) planState(w *want, f *facts, mac string, ip netip.Addr, ids []sshcfg.Identity, ownKey bool) []plan.Action {
+	in := Instance{Schema: 1, User: w.record.VM.User}
+	if f.inst != nil {
+		in = *f.inst
+	}
+	in.MAC, in.Address = mac, ip.String()
+	if d := f.domain.Domain.Value; d != nil {
+		in.UUID = d.UUID
+	}
+	if in.UUID == "" {
+		in.UUID = uuid.NewString()
+	}
+	if len(in.Identities) == 0 || w.newDomain(f) {
+		in.Identities = sshcfg.StanzaIdentities(ids)
+		if ownKey && !slices.Contains(in.Identities, e.SSH.OwnKeyPath()) {
+			in.Identities = append([]string{e.SSH.OwnKeyPath()}, in.Identities...)
+		}
+	}
+	_, keyErr := e.SSH.LoadHostKey(w.name)
+	same := f.inst != nil && reflect.DeepEqual(*f.inst, in)
+	f.inst = &in
+	if same && keyErr == nil {
+		return nil
+	}
+	dir := e.SSH.VMDir(w.name)
+	return []plan.Action{{
+		ID: "vm.state", Why: "make the VM's host key and remember its address", Shows: []string{"write " + dir + "/"}, Timing: "define",
+		Do: func(context.Context) error {
+			if err := saveInstance(e.SSH, w.name, in); err != nil {
+				return stateErr(dir, err)
+			}
+			return stateErr(dir, e.hostKey(w.name))
+		},
+	}}
+}
+
+func stateErr(dir string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return ui.Failed("writing the state of the VM: %w", err).Hint("ls -ld "+shellQuote(dir), "df -h "+shellQuote(dir))
+}
+
+// hostKey makes the guest's host key unless there is one.
+func (e *Env) hostKey(vm string) error {
+	hk, err := e.SSH.LoadHostKey(vm)
+	if errors.Is(err, os.ErrNotExist) {
+		if hk, err = sshcfg.NewHostKey(); err != nil {
+			return err
+		}
+		err = e.SSH.SaveHostKey(vm, hk)
+	}
+	if err != nil {
+		return err
+	}
+	return e.SSH.WriteKnownHosts(vm, vm, hk.Public)
+}
+
+// seed renders the first boot's settings from the state directory.
+func (e *Env) seed(ctx context.Context, w *want, mac string) ([]byte, error) {
+	hk, err := e.SSH.LoadHostKey(w.name)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := e.identities(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	inst, err := loadInstance(e.SSH, w.name)
+	if err != nil || inst == nil {
+		return nil, fmt.Errorf("the state of VM %q is not written yet: %w", w.name, err)
+	}
+	return cloudinit.Seed(cloudinit.Guest{
+		InstanceID: inst.UUID, Hostname: w.name, User: inst.User, AuthorizedKeys: authorized(ids),
+		HostKeyPrivatePEM: string(hk.PrivatePEM), HostKeyPublic: hk.AuthorizedKey(), MAC: mac,
+	})
+}
+
+// planFolder binds the folder below the VM's export root.
+func (e *Env) planFolder(p *plan.Plan, w *want, f *facts) error {
+	if w.folder == nil {
+		return nil
+	}
+	as, err := share.PlanHost(f.share, e.key(w.name), []share.Attachment{*w.folder}, func(share.Attachment) bool { return w.newFolder })
+	if err != nil {
+		return err
+	}
+	for _, a := range as {
+		if !hasAction(*p, a.ID) {
+			p.Add(a)
+		}
+	}
+	return nil
+}
+
+func hasAction(p plan.Plan, id string) bool {
+	for _, a := range p.Actions {
+		if a.ID == id {
+			return true
+		}
+	}
+	return false
+}
+
+// planAlias writes the ssh stanza and the Include line. A configuration that
+// cannot be edited never keeps a VM from being used: the line to add is said.
+func (e *Env) planAlias(p *plan.Plan, w *want, f *facts) error {
+	if f.inst == nil {
+		return nil
+	}
+	st := e.stanza(w, *f.inst)
+	as, err := sshcfg.Plan(sshcfg.Observe(e.SSH, st), st)
+	p.Add(as...)
+	f.aliasMade = len(as) > 0
+	if !errors.Is(err, sshcfg.ErrReadOnly) {
+		return err
+	}
+	e.warnOnce(err.Error())
+	var ue *ui.Error
+	if errors.As(err, &ue) {
+		for _, h := range ue.Hints {
+			e.warnOnce(h)
+		}
+	}
+	return nil
+}
+
+// planStoreVM records a VM that is new to the store, once it exists.
+func (e *Env) planStoreVM(w *want, f *facts) []plan.Action {
+	if !w.newVM {
+		return nil
+	}
+	return []plan.Action{{
+		ID: "store.vm", Why: fmt.Sprintf("record the VM %s in the config", w.name), Shows: []string{"write " + e.StorePath},
+		Do: func(ctx context.Context) error {
+			err := config.Update(ctx, e.StorePath, func(c *config.Config) error {
+				if _, ok := c.FindVM(w.name); ok {
+					return nil
+				}
+				if _, ok := c.FindNetwork(w.network.Name); !ok {
+					c.UpsertNetwork(w.network)
+				}
+				w.record.NetworkName = w.network.Name
+				c.UpsertVM(w.record)
+				if w.active && c.ActiveVM == "" {
+					c.ActiveVM = w.name
+				}
+				return nil
+			})
+			if err == nil {
+				w.newVM = false
+			}
+			return err
+		},
+	}}
+}
+
+func itoa(i int) string { return strconv.Itoa(i) }
+
+// needsBuild reports whether the image would have to be built here.
+func (e *Env) needsBuild(w *want) bool {
+	ref, err := w.imageRef()
+	if err != nil {
+		return false
+	}
+	r, _ := image.Resolve(ref)
+	_, ok, err := e.Cache.Lookup(r)
+	return r.Kind == "packages" && err == nil && !ok
+}

@@ -1,0 +1,158 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"os"
+	"slices"
+	"sort"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/share"
+)
+
+// Listing is the JSON of `list` (CONTRACTS).
+type Listing struct {
+	Schema   int             `json:"schema"`
+	Store    string          `json:"store"`
+	ActiveVM string          `json:"active_vm"`
+	VMs      []ListedVM      `json:"vms"`
+	Networks []ListedNetwork `json:"networks"`
+	Folders  []ListedFolder  `json:"folders"`
+}
+
+// ListedVM is one VM of a Listing.
+type ListedVM struct {
+	Name    string `json:"name"`
+	State   string `json:"state"`
+	Alias   string `json:"alias"`
+	Address string `json:"address"`
+	Network string `json:"network"`
+	CPUs    int    `json:"cpus"`
+	RAMMB   int    `json:"ram_mb"`
+	DiskGB  int    `json:"disk_gb"`
+	Image   string `json:"image"`
+}
+
+// ListedNetwork is one network of a Listing.
+type ListedNetwork struct {
+	Name     string `json:"name"`
+	Bridge   string `json:"bridge"`
+	Subnet   string `json:"subnet"`
+	Firewall bool   `json:"firewall"`
+	VMs      int    `json:"vms"`
+}
+
+// ListedFolder is one attachment of a Listing.
+type ListedFolder struct {
+	HostPath string `json:"host_path"`
+	VM       string `json:"vm"`
+	Mode     string `json:"mode"`
+	Access   string `json:"access"`
+	GuestDst string `json:"guest_dst"`
+	State    string `json:"state"`
+}
+
+// Listing reads the store, the states of the domains and the mounts; nothing
+// is changed, no privilege is needed, and what cannot be read is "unknown".
+func (e *Env) Listing(ctx context.Context) (Listing, error) {
+	store, err := e.load()
+	if err != nil {
+		return Listing{}, err
+	}
+	c := store.Config
+	out := Listing{Schema: 1, Store: store.Path, ActiveVM: c.ActiveVM, VMs: []ListedVM{}, Networks: []ListedNetwork{}, Folders: []ListedFolder{}}
+	states := e.states(ctx, len(c.VMs) > 0)
+	for _, vm := range c.VMs {
+		l := ListedVM{Name: vm.Name, Alias: vm.Name, State: states(vm.Name), Network: vm.NetworkName, CPUs: vm.VM.CPUs, RAMMB: vm.VM.RAMMB, DiskGB: vm.VM.DiskGB, Image: vm.Image.Name}
+		if in, err := loadInstance(e.SSH, vm.Name); err == nil && in != nil {
+			l.Address = in.Address
+		}
+		out.VMs = append(out.VMs, l)
+	}
+	for _, n := range c.Networks {
+		out.Networks = append(out.Networks, ListedNetwork{
+			Name: n.Name, Bridge: n.Network.Bridge, Subnet: n.Network.SubnetCIDR, Firewall: n.Firewall.Enabled, VMs: len(c.NetworkUsers(n.Name)),
+		})
+	}
+	out.Folders = e.folders(c)
+	sort.Slice(out.VMs, func(i, j int) bool { return out.VMs[i].Name < out.VMs[j].Name })
+	sort.Slice(out.Networks, func(i, j int) bool { return out.Networks[i].Name < out.Networks[j].Name })
+	return out, nil
+}
+
+// states returns a function from VM name to state. libvirt is asked only if
+// there is a VM.
+func (e *Env) states(ctx context.Context, any bool) func(string) string {
+	if !any {
+		return func(string) string { return "unknown" }
+	}
+	l, err := e.libvirt(ctx)
+	var doms []*virt.Domain
+	if err == nil {
+		doms, err = l.Domains(ctx)
+	}
+	absent := err != nil && e.libvirtAbsent(err)
+	return func(name string) string {
+		if absent {
+			return string(virt.Missing)
+		}
+		if err != nil {
+			return "unknown"
+		}
+		i := slices.IndexFunc(doms, func(d *virt.Domain) bool { return d.Name == name && d.Mark.By(e.UID) })
+		if i < 0 {
+			return string(virt.Missing)
+		}
+		return string(doms[i].State)
+	}
+}
+
+// folders lists the attachments with what the host's mount table says of them.
+func (e *Env) folders(c config.Config) []ListedFolder {
+	out := []ListedFolder{}
+	byVM := map[string][]config.Attachment{}
+	for _, a := range c.Attachments {
+		byVM[a.VMName] = append(byVM[a.VMName], a)
+	}
+	for vm, as := range byVM {
+		var atts []share.Attachment
+		for _, a := range as {
+			atts = append(atts, attachment(a))
+		}
+		hf, err := share.ObserveHost(e.key(vm), atts, nil)
+		for i, a := range as {
+			state := "unknown"
+			if _, serr := os.Stat(a.HostPath); errors.Is(serr, os.ErrNotExist) {
+				state = "missing"
+			} else if err == nil {
+				state = "detached"
+				if hf.Bound(atts[i]) {
+					state = "ok"
+				}
+			}
+			out = append(out, ListedFolder{HostPath: a.HostPath, VM: vm, Mode: string(atts[i].Mode), Access: a.Access, GuestDst: atts[i].GuestDst, State: state})
+		}
+	}
+	sort.Slice(out, func(i, j int) bool {
+		return out[i].HostPath < out[j].HostPath || out[i].HostPath == out[j].HostPath && out[i].VM < out[j].VM
+	})
+	return out
+}
+
+// attachment turns a record into what provision/share works with.
+func attachment(a config.Attachment) share.Attachment {
+	mode, err := share.ParseMode(a.Mode)
+	if err != nil {
+		mode = share.Mode(a.Mode)
+	}
+	out := share.Attachment{HostPath: a.HostPath, VM: a.VMName, Mode: mode, Access: a.Access, GuestDst: a.GuestDst, Tag: a.Tag}
+	if out.GuestDst == "" {
+		out.GuestDst = a.HostPath
+	}
+	if out.Tag == "" {
+		out.Tag = share.Token(a.HostPath)
+	}
+	return out
+}

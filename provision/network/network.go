@@ -1,0 +1,238 @@
+// Package network owns the libvirt network a VM is plugged into: choosing a
+// free subnet, the network's XML, and one fixed address per VM (MAC and DHCP
+// reservation), so that the address is known before the guest boots.
+//
+// It never touches a network aivm did not make for this person, and never
+// changes routes, interfaces or firewall rules (provision/firewall does).
+// Invariants: a subnet that overlaps a route or another network is never used;
+// a MAC and an address belong to one VM.
+package network
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+)
+
+// Candidates are the subnets tried in order; 0.3's list, then the rest of
+// 10.64.0.0/10's neighbourhood, which home and office networks rarely use.
+var Candidates = []string{
+	"10.77.0.0/24", "10.78.0.0/24", "10.79.0.0/24", "10.88.0.0/24", "10.99.0.0/24",
+	"192.168.77.0/24", "192.168.88.0/24", "10.177.0.0/24", "10.188.0.0/24", "172.30.77.0/24",
+}
+
+// Facts is what was seen of the host's networks.
+type Facts struct {
+	Networks   plan.Known[[]*virt.Network]
+	Routes     plan.Known[[]Route]
+	Interfaces []string // names that exist
+}
+
+// find returns the libvirt network of that name, nil if there is none.
+func (f Facts) find(name string) *virt.Network {
+	for _, n := range f.Networks.Value {
+		if n.Name == name {
+			return n
+		}
+	}
+	return nil
+}
+
+// Choose fills in what the spec leaves open for a network that does not exist
+// yet: a name, a bridge and the first free subnet. fixed says that the spec
+// was written by a person, so a conflict is refused instead of avoided.
+func Choose(f Facts, spec config.NetworkSpec, owner int, fixed bool) (config.NetworkSpec, error) {
+	if f.Networks.Err != nil {
+		return spec, fmt.Errorf("reading libvirt's networks: %w", f.Networks.Err)
+	}
+	if n := f.find(spec.Name); n != nil && n.Mark.By(owner) {
+		return spec, nil
+	}
+	if fixed {
+		return spec, Conflict(f, spec, owner)
+	}
+	base, bridge := spec.Name, spec.Bridge
+	for i := 1; i < 100; i++ {
+		if i > 1 {
+			spec.Name, spec.Bridge = fmt.Sprintf("%s-%d", base, i), fmt.Sprintf("%s%d", bridge, i)
+		}
+		if n := f.find(spec.Name); n != nil && n.Mark.By(owner) {
+			return fromNetwork(spec, n), nil
+		}
+		if f.find(spec.Name) != nil || f.bridgeTaken(spec.Bridge) {
+			continue
+		}
+		sub, err := f.freeSubnet(spec.SubnetCIDR)
+		if err != nil {
+			return spec, err
+		}
+		return layout(spec, sub), nil
+	}
+	return spec, ui.Refused("no free network name like %q", base).Hint("virsh -c qemu:///system net-list --all")
+}
+
+func fromNetwork(spec config.NetworkSpec, n *virt.Network) config.NetworkSpec {
+	spec = layout(spec, n.Subnet)
+	spec.Bridge, spec.GatewayIP = n.Bridge, n.Gateway.String()
+	return spec
+}
+
+func (f Facts) bridgeTaken(name string) bool {
+	for _, i := range f.Interfaces {
+		if i == name {
+			return true
+		}
+	}
+	for _, n := range f.Networks.Value {
+		if n.Bridge == name {
+			return true
+		}
+	}
+	return false
+}
+
+func (f Facts) freeSubnet(first string) (netip.Prefix, error) {
+	for _, c := range append([]string{first}, Candidates...) {
+		p, err := netip.ParsePrefix(c)
+		if err != nil {
+			continue
+		}
+		if f.overlap(p, "") == "" {
+			return p.Masked(), nil
+		}
+	}
+	return netip.Prefix{}, ui.Refused("every subnet aivm knows is in use on this machine").
+		Hint("set defaults.network.subnet_cidr in the config to a free one: aivm config path")
+}
+
+// overlap names what already uses addresses of p; "" when nothing does.
+func (f Facts) overlap(p netip.Prefix, ownBridge string) string {
+	for _, r := range f.Routes.Value {
+		if r.Dst.Bits() > 0 && r.Dst.Overlaps(p) && r.Interface != ownBridge {
+			return fmt.Sprintf("route %s via %s", r.Dst, r.Interface)
+		}
+	}
+	for _, n := range f.Networks.Value {
+		if n.Subnet.IsValid() && n.Subnet.Overlaps(p) && n.Bridge != ownBridge {
+			return fmt.Sprintf("libvirt network %q (%s)", n.Name, n.Subnet)
+		}
+	}
+	return ""
+}
+
+// layout derives gateway and DHCP range from a subnet, as 0.3 laid them out:
+// .1 the gateway, .100-.200 for guests that are not ours; reservations lie
+// below that range.
+func layout(spec config.NetworkSpec, p netip.Prefix) config.NetworkSpec {
+	a := p.Masked().Addr().As4()
+	at := func(n byte) string { b := a; b[3] = n; return netip.AddrFrom4(b).String() }
+	spec.SubnetCIDR, spec.GatewayIP = p.Masked().String(), at(1)
+	spec.DHCPStart, spec.DHCPEnd = at(100), at(200)
+	return spec
+}
+
+// Conflict says why a network of this spec cannot be made; nil when it can.
+func Conflict(f Facts, spec config.NetworkSpec, owner int) error {
+	sub, err := netip.ParsePrefix(spec.SubnetCIDR)
+	if err != nil {
+		return ui.Refused("network %q: subnet_cidr %q is not a subnet", spec.Name, spec.SubnetCIDR).Hint("aivm config path")
+	}
+	if n := f.find(spec.Name); n != nil {
+		if !n.Mark.By(owner) {
+			return ui.Refused("network %q exists and was not made by aivm for this user", spec.Name).
+				Hint("choose another name for it in the config (defaults.network.name)", "virsh -c qemu:///system net-dumpxml "+spec.Name)
+		}
+		return nil
+	}
+	if f.bridgeTaken(spec.Bridge) {
+		return ui.Refused("bridge %q of network %q is taken by something that is not ours", spec.Bridge, spec.Name).
+			Hint("choose another bridge in the config (defaults.network.bridge)", "ip link show "+spec.Bridge)
+	}
+	if f.Routes.Err != nil {
+		return ui.Failed("cannot tell whether subnet %s is free: %w", sub, f.Routes.Err)
+	}
+	if what := f.overlap(sub, spec.Bridge); what != "" {
+		return ui.Refused("subnet %s of network %q overlaps %s", sub, spec.Name, what).
+			Hint("choose another subnet in the config (defaults.network.subnet_cidr)", "ip -4 route show")
+	}
+	return nil
+}
+
+// MAC returns the fixed hardware address of a VM: libvirt's own prefix
+// (52:54:00) and three bytes of a digest, so that a run killed before it
+// recorded anything chooses the same again.
+func MAC(vmKey string) string {
+	h := sha256.Sum256([]byte("aivm-mac\x00" + vmKey))
+	return fmt.Sprintf("52:54:00:%02x:%02x:%02x", h[0], h[1], h[2])
+}
+
+// ErrFull: every address below the DHCP range is reserved.
+var ErrFull = errors.New("no free address")
+
+// Address returns the reserved address of the VM with this MAC, or the first
+// free one below the DHCP range. n may be nil (the network is not there yet).
+func Address(spec config.NetworkSpec, n *virt.Network, mac string) (netip.Addr, bool, error) {
+	sub, err := netip.ParsePrefix(spec.SubnetCIDR)
+	if err != nil {
+		return netip.Addr{}, false, fmt.Errorf("subnet_cidr %q: %w", spec.SubnetCIDR, err)
+	}
+	taken := map[netip.Addr]bool{}
+	if n != nil {
+		for _, h := range n.Hosts {
+			if strings.EqualFold(h.MAC, mac) {
+				return h.IP, true, nil
+			}
+			taken[h.IP] = true
+		}
+		if n.Subnet.IsValid() {
+			sub = n.Subnet
+		}
+		taken[n.Gateway] = true
+	}
+	if g, err := netip.ParseAddr(spec.GatewayIP); err == nil {
+		taken[g] = true
+	}
+	start, end := rangeOf(spec)
+	for a := sub.Masked().Addr().Next(); sub.Contains(a); a = a.Next() {
+		inRange := start.IsValid() && a.Compare(start) >= 0 && a.Compare(end) <= 0
+		last := !sub.Contains(a.Next())
+		if !taken[a] && !inRange && !last && a.As4()[3] >= 10 {
+			return a, false, nil
+		}
+	}
+	return netip.Addr{}, false, fmt.Errorf("%w left for a VM in %s", ErrFull, sub)
+}
+
+// Free reports whether a is an address of the network that nobody has, so that
+// a VM made half-way keeps the one it was given.
+func Free(spec config.NetworkSpec, n *virt.Network, a netip.Addr) bool {
+	sub, err := netip.ParsePrefix(spec.SubnetCIDR)
+	if err != nil || !sub.Contains(a) || a.String() == spec.GatewayIP {
+		return false
+	}
+	if n != nil {
+		for _, h := range n.Hosts {
+			if h.IP == a {
+				return false
+			}
+		}
+	}
+	start, end := rangeOf(spec)
+	return !start.IsValid() || a.Compare(start) < 0 || a.Compare(end) > 0
+}
+
+func rangeOf(spec config.NetworkSpec) (start, end netip.Addr) {
+	start, err1 := netip.ParseAddr(spec.DHCPStart)
+	end, err2 := netip.ParseAddr(spec.DHCPEnd)
+	if err1 != nil || err2 != nil {
+		return netip.Addr{}, netip.Addr{}
+	}
+	return start, end
+}

@@ -1,0 +1,149 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"libvirt.org/go/libvirtxml"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/virt"
+)
+
+// Libvirt is what this room needs of libvirt.
+type Libvirt interface {
+	DefineNetwork(ctx context.Context, desc string) error
+	StartNetwork(ctx context.Context, name string) error
+	Reserve(ctx context.Context, network string, r virt.Reservation) error
+	Network(ctx context.Context, name string) (*virt.Network, error)
+}
+
+// Wanted is the network and the one address in it that a VM needs.
+type Wanted struct {
+	Spec  config.NetworkSpec
+	Owner int
+	VM    string
+	MAC   string
+	IP    netip.Addr
+}
+
+// XML renders the network's definition. NAT, one IPv4 subnet, no IPv6; the
+// guests' names resolve through the network's own dnsmasq.
+func XML(spec config.NetworkSpec, owner int) (string, error) {
+	sub, err := netip.ParsePrefix(spec.SubnetCIDR)
+	if err != nil {
+		return "", fmt.Errorf("subnet_cidr %q: %w", spec.SubnetCIDR, err)
+	}
+	x := libvirtxml.Network{
+		Name:     spec.Name,
+		Metadata: &libvirtxml.NetworkMetadata{XML: virt.MarkXML(owner)},
+		Forward:  &libvirtxml.NetworkForward{Mode: "nat"},
+		Bridge:   &libvirtxml.NetworkBridge{Name: spec.Bridge, STP: "on", Delay: "0"},
+		IPs: []libvirtxml.NetworkIP{{
+			Address: spec.GatewayIP,
+			Prefix:  uint(sub.Bits()),
+			DHCP:    &libvirtxml.NetworkDHCP{Ranges: []libvirtxml.NetworkDHCPRange{{Start: spec.DHCPStart, End: spec.DHCPEnd}}},
+		}},
+	}
+	return x.Marshal()
+}
+
+// Plan returns what is missing for the wanted network and reservation.
+// Making the network is new (consent); starting it again is not.
+func Plan(f Facts, w Wanted, lv func() (Libvirt, error)) ([]plan.Action, error) {
+	if f.Networks.Err != nil {
+		return nil, fmt.Errorf("reading libvirt's networks: %w", f.Networks.Err)
+	}
+	if err := Conflict(f, w.Spec, w.Owner); err != nil {
+		return nil, err
+	}
+	n := f.find(w.Spec.Name)
+	var out []plan.Action
+	if n == nil {
+		out = append(out, plan.Action{
+			ID:      "network.define:" + w.Spec.Name,
+			Why:     fmt.Sprintf("make the NAT network %s (%s, bridge %s) for aivm's VMs", w.Spec.Name, w.Spec.SubnetCIDR, w.Spec.Bridge),
+			Shows:   []string{"virsh net-define (" + w.Spec.Name + ")"},
+			Consent: plan.Ask, Timing: "define",
+			Do: func(ctx context.Context) error {
+				l, err := lv()
+				if err != nil {
+					return err
+				}
+				desc, err := XML(w.Spec, w.Owner)
+				if err != nil {
+					return err
+				}
+				return l.DefineNetwork(ctx, desc)
+			},
+		})
+	}
+	if n == nil || !n.Active || !n.Autostart {
+		out = append(out, plan.Action{
+			ID:    "network.start:" + w.Spec.Name,
+			Why:   "start the network " + w.Spec.Name,
+			Shows: []string{"virsh net-start " + w.Spec.Name, "virsh net-autostart " + w.Spec.Name}, Timing: "define",
+			Do: func(ctx context.Context) error {
+				l, err := lv()
+				if err != nil {
+					return err
+				}
+				return l.StartNetwork(ctx, w.Spec.Name)
+			},
+		})
+	}
+	if w.VM == "" {
+		return out, nil
+	}
+	if n == nil || !reserved(n, w) {
+		out = append(out, plan.Action{
+			ID:    "network.reserve:" + w.VM,
+			Why:   fmt.Sprintf("reserve the address %s for %s", w.IP, w.VM),
+			Shows: []string{fmt.Sprintf("virsh net-update %s add ip-dhcp-host \"<host mac='%s' name='%s' ip='%s'/>\"", w.Spec.Name, w.MAC, w.VM, w.IP)},
+			// Part of making the VM, which asks; putting it back needs no question.
+			Timing: "define",
+			Do: func(ctx context.Context) error {
+				l, err := lv()
+				if err != nil {
+					return err
+				}
+				return reserve(ctx, l, w)
+			},
+		})
+	}
+	return out, nil
+}
+
+func reserved(n *virt.Network, w Wanted) bool {
+	for _, h := range n.Hosts {
+		if h.MAC == w.MAC && h.IP == w.IP {
+			return true
+		}
+	}
+	return false
+}
+
+// reserve adds the reservation. Another run may have taken the address since
+// it was chosen: then the facts are stale and are observed again.
+func reserve(ctx context.Context, l Libvirt, w Wanted) error {
+	err := l.Reserve(ctx, w.Spec.Name, virt.Reservation{MAC: w.MAC, Name: w.VM, IP: w.IP})
+	if err == nil {
+		return nil
+	}
+	n, nerr := l.Network(ctx, w.Spec.Name)
+	if nerr != nil {
+		return errors.Join(err, nerr)
+	}
+	if reserved(n, w) {
+		return nil
+	}
+	for _, h := range n.Hosts {
+		if h.IP == w.IP {
+			return fmt.Errorf("address %s was taken by %s meanwhile: %w", w.IP, h.Name, plan.ErrStale)
+		}
+	}
+	return err
+}

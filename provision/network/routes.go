@@ -1,0 +1,72 @@
+package network
+
+import (
+	"bufio"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+
+	"aivm.dev/aivm/internal/plan"
+)
+
+// Route is one IPv4 route of the host's main table.
+type Route struct {
+	Interface string
+	Dst       netip.Prefix
+}
+
+// ObserveRoutes reads the host's IPv4 routes and interface names; no process,
+// no privilege.
+func ObserveRoutes() (plan.Known[[]Route], []string) {
+	var names []string
+	if ifs, err := net.Interfaces(); err == nil {
+		for _, i := range ifs {
+			names = append(names, i.Name)
+		}
+	}
+	f, err := os.Open("/proc/net/route")
+	if err != nil {
+		return plan.Unknown[[]Route](err), names
+	}
+	defer f.Close()
+	rs, err := ParseRoutes(f)
+	return plan.Known[[]Route]{Value: rs, Err: err}, names
+}
+
+// ParseRoutes reads the format of /proc/net/route: addresses in hexadecimal,
+// least significant byte first (net/ipv4/fib_trie.c, fib_route_seq_show).
+func ParseRoutes(r io.Reader) ([]Route, error) {
+	var out []Route
+	sc := bufio.NewScanner(r)
+	sc.Scan() // header
+	for sc.Scan() {
+		f := strings.Fields(sc.Text())
+		if len(f) < 8 {
+			continue
+		}
+		dst, err1 := leAddr(f[1])
+		mask, err2 := leAddr(f[7])
+		if err1 != nil || err2 != nil {
+			return out, fmt.Errorf("route line %q is not understood", sc.Text())
+		}
+		m := mask.As4()
+		ones, _ := net.IPv4Mask(m[0], m[1], m[2], m[3]).Size()
+		out = append(out, Route{Interface: f[0], Dst: netip.PrefixFrom(dst, ones)})
+	}
+	return out, sc.Err()
+}
+
+func leAddr(s string) (netip.Addr, error) {
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != 4 {
+		return netip.Addr{}, fmt.Errorf("%q is not an address", s)
+	}
+	var a [4]byte
+	binary.BigEndian.PutUint32(a[:], binary.LittleEndian.Uint32(b))
+	return netip.AddrFrom4(a), nil
+}

@@ -1,0 +1,197 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"aivm.dev/aivm/cloudinit"
+	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/domain"
+	"aivm.dev/aivm/provision/network"
+	"aivm.dev/aivm/provision/share"
+)
+
+// facts is one pass over the world, unprivileged.
+type facts struct {
+	inst    *Instance
+	virt    plan.Known[*virt.Conn] // the connection itself
+	domain  domain.Facts
+	net     network.Facts
+	share   share.HostFacts
+	conn    guest.Conn // nil unless the guest answered
+	connErr error      // why not
+	guest   guestFacts
+
+	aliasMade bool // the plan of this look writes the ssh entry
+}
+
+// guestFacts is what the one probe script in the guest said.
+type guestFacts struct {
+	boot  cloudinit.Status
+	share share.GuestFacts
+}
+
+// dialLimit is how long a VM that libvirt knows nothing against may take to
+// answer before it counts as unreachable.
+const dialLimit = 5 * time.Second
+
+// observe reads the facts for w. The SSH dial and probe overlap the reads of
+// libvirt and of the host's mounts. It changes nothing and asks for nothing.
+func (e *Env) observe(ctx context.Context, w *want) (*facts, error) {
+	f := &facts{}
+	inst, err := loadInstance(e.SSH, w.name)
+	if err != nil {
+		return nil, err
+	}
+	f.inst = inst
+	dialCtx, cancelDial := context.WithCancel(ctx)
+	defer cancelDial()
+	var wg sync.WaitGroup
+	if w.guest && inst != nil {
+		wg.Go(func() { f.conn, f.guest, f.connErr = e.reach(dialCtx, w, inst) })
+	} else {
+		f.connErr = errNotTried
+	}
+	e.observeLibvirt(ctx, w, f)
+	if d := f.domain.Domain; d.Err == nil && (d.Value == nil || d.Value.State != virt.Running) {
+		cancelDial() // nobody can answer: do not wait for a route that leads nowhere
+	}
+	if w.folder != nil {
+		b, err := os.ReadFile("/proc/self/mountinfo")
+		if err != nil {
+			return nil, err
+		}
+		if f.share, err = share.ObserveHost(e.key(w.name), []share.Attachment{*w.folder}, b); err != nil {
+			return nil, err
+		}
+	}
+	wg.Wait()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if host := new(*guest.HostKeyError); errors.As(f.connErr, host) {
+		return nil, e.hostKeyRefusal(w.name, f.connErr)
+	}
+	return f, nil
+}
+
+var errNotTried = errors.New("not tried")
+
+// observeLibvirt asks for the domain, and for pool and networks only where a
+// plan can hang on them.
+func (e *Env) observeLibvirt(ctx context.Context, w *want, f *facts) {
+	l, err := e.libvirt(ctx)
+	if err != nil {
+		if e.libvirtAbsent(err) {
+			// Not installed: there is nothing it could know of.
+			f.domain.Domain, f.domain.Pool = plan.Yes[*virt.Domain](nil), plan.Yes[*virt.Pool](nil)
+			f.net.Networks = plan.Yes[[]*virt.Network](nil)
+			f.net.Routes, f.net.Interfaces = network.ObserveRoutes()
+			f.virt = plan.Unknown[*virt.Conn](err)
+			return
+		}
+		f.virt = plan.Unknown[*virt.Conn](err)
+		f.domain.Domain = plan.Unknown[*virt.Domain](err)
+		f.domain.Pool = plan.Unknown[*virt.Pool](err)
+		f.net.Networks = plan.Unknown[[]*virt.Network](err)
+		return
+	}
+	f.virt = plan.Yes(l)
+	d, err := l.Domain(ctx, w.name)
+	f.domain.Domain = known(d, err)
+	if err == nil && d.State == virt.Running {
+		if _, seeded := d.StoredDisk(domain.SeedSerial); !seeded {
+			f.domain.Pool = plan.Unknown[*virt.Pool](errNotTried)
+			f.net.Networks = plan.Unknown[[]*virt.Network](errNotTried)
+			return
+		}
+	}
+	e.observeRest(ctx, l, w, f)
+}
+
+func (e *Env) observeRest(ctx context.Context, l *virt.Conn, w *want, f *facts) {
+	p, err := l.PoolAt(ctx, e.baseDir(w.record.Paths))
+	f.domain.Pool = known(p, err)
+	ns, err := l.Networks(ctx)
+	f.net.Networks = plan.Known[[]*virt.Network]{Value: ns, Err: err}
+	f.net.Routes, f.net.Interfaces = network.ObserveRoutes()
+}
+
+// known makes "libvirt says there is none" the known absence it is.
+func known[T any](v *T, err error) plan.Known[*T] {
+	if errors.Is(err, virt.ErrNotFound) {
+		return plan.Yes[*T](nil)
+	}
+	return plan.Known[*T]{Value: v, Err: err}
+}
+
+// libvirtAbsent reports whether libvirt is not there at all, as opposed to
+// stopped or closed to us.
+func (e *Env) libvirtAbsent(err error) bool {
+	return errors.Is(err, virt.ErrNoDaemon) && e.hostFacts().Tools["libvirtd"] == "" && e.hostFacts().Tools["virtqemud"] == ""
+}
+
+// target is how the guest is reached; ok is false before the VM has a state.
+func (e *Env) target(ctx context.Context, w *want, inst *Instance) (guest.Target, func(), error) {
+	hk, err := e.SSH.LoadHostKey(w.name)
+	if err != nil {
+		return guest.Target{}, nil, fmt.Errorf("the pinned host key of %s: %w", w.name, err)
+	}
+	auth, done, err := e.auth(ctx, inst)
+	if err != nil {
+		return guest.Target{}, nil, err
+	}
+	return guest.Target{Addr: netip.AddrPortFrom(netip.MustParseAddr(inst.Address), 22).String(), User: inst.User, HostKey: hk.Public, Auth: auth}, done, nil
+}
+
+// reach makes the one connection and asks the guest everything in one script.
+func (e *Env) reach(ctx context.Context, w *want, inst *Instance) (guest.Conn, guestFacts, error) {
+	t, done, err := e.target(ctx, w, inst)
+	if err != nil {
+		return nil, guestFacts{}, err
+	}
+	defer done()
+	dctx, cancel := context.WithTimeout(ctx, dialLimit)
+	defer cancel()
+	stop := e.timing.Start("ssh")
+	defer stop()
+	c, err := guest.Dial(dctx, t)
+	if err != nil {
+		return nil, guestFacts{}, err
+	}
+	g, err := e.probe(ctx, c, w)
+	if err != nil {
+		_ = c.Close()
+		return nil, guestFacts{}, err
+	}
+	return c, g, nil
+}
+
+// probe runs the probe script: one exec for all rooms.
+func (e *Env) probe(ctx context.Context, c guest.Conn, w *want) (guestFacts, error) {
+	ps := []guest.Probe{{Name: "boot", Script: cloudinit.ReadyProbe()}}
+	if w.folder != nil {
+		ps = append(ps, guest.Probe{Name: "share", Script: share.GuestProbe([]share.Attachment{*w.folder})})
+	}
+	out, err := c.Probe(ctx, ps)
+	if err != nil {
+		return guestFacts{}, err
+	}
+	var g guestFacts
+	if g.boot, err = cloudinit.ParseReady(out["boot"]); err != nil {
+		return g, err
+	}
+	if w.folder != nil {
+		if g.share, err = share.ParseGuest(out["share"]); err != nil {
+			return g, err
+		}
+	}
+	return g, nil
+}

@@ -1,0 +1,118 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+
+	"al.essio.dev/pkg/shellescape"
+
+	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/internal/ui"
+)
+
+func shellQuote(s string) string { return shellescape.Quote(s) }
+
+// SSHOptions are the flags of `ssh`.
+type SSHOptions struct {
+	FolderOptions
+	Command []string // empty: a login shell
+}
+
+// Shell opens a shell in the folder inside the VM, or runs a command there. The
+// returned error carries the remote status; aivm's own failures are 255, as
+// with OpenSSH.
+func (e *Env) Shell(ctx context.Context, o SSHOptions) error {
+	e.timing = ui.NewTiming()
+	w, err := e.wantForShell(ctx, o.FolderOptions)
+	if err != nil {
+		return own(err)
+	}
+	w.boot, w.guest = true, true
+	f, err := e.converge(ctx, w)
+	if errors.Is(err, errDry) {
+		return nil
+	}
+	if err != nil {
+		return own(err)
+	}
+	defer f.close()
+	if err := e.checkAlias(ctx, w, f); err != nil {
+		return own(err)
+	}
+	if len(o.Command) > 0 {
+		return e.remoteCommand(ctx, w, f, o.Command)
+	}
+	return e.remoteShell(ctx, w, f)
+}
+
+func (e *Env) wantForShell(ctx context.Context, o FolderOptions) (*want, error) {
+	if !o.NoFolder {
+		return e.wantFolder(ctx, o, true)
+	}
+	return e.wantVM(ctx, o.VM, "", false)
+}
+
+// own gives a failure of aivm itself the status OpenSSH would use.
+func own(err error) error {
+	var ue *ui.Error
+	if errors.As(err, &ue) && (ue.Exit == ui.ExitUsage || ue.Exit == ui.ExitInterrupted || ue.Exit == ui.ExitApproval) {
+		return err
+	}
+	if errors.Is(err, context.Canceled) {
+		return err
+	}
+	out := &ui.Error{Exit: ui.ExitSSH, Kind: "failed", Message: err.Error(), Err: err}
+	if ue != nil {
+		out.Kind = ue.Kind
+	}
+	return out
+}
+
+// remoteCommand runs argv in the folder over the connection that is already
+// there: binary-clean, with the remote exit status.
+func (e *Env) remoteCommand(ctx context.Context, w *want, f *facts, argv []string) error {
+	run := argv
+	if w.openAt != "" {
+		run = append([]string{"sh", "-c", `cd -- "$1" && shift && exec "$@"`, "sh", w.openAt}, argv...)
+	}
+	code, err := f.conn.Run(ctx, guest.Cmd{Argv: run, Stdin: e.UI.In, Stdout: e.UI.Out, Stderr: e.UI.Err})
+	if err != nil {
+		return own(fmt.Errorf("running %s in %s: %w", argv[0], w.name, err))
+	}
+	if code != 0 {
+		return ui.Status(code)
+	}
+	return nil
+}
+
+// remoteShell hands the terminal to the ssh program, which does terminals
+// best. It reads our own file only, so nothing of the user's configuration
+// can get in between.
+func (e *Env) remoteShell(ctx context.Context, w *want, f *facts) error {
+	f.close()
+	args := []string{"-F", e.SSH.ConfPath(w.name)}
+	if e.UI.InTTY {
+		args = append(args, "-t")
+	}
+	args = append(args, w.name)
+	if w.openAt != "" {
+		args = append(args, "cd -- "+shellQuote(w.openAt)+` && exec "${SHELL:-/bin/sh}" -l`)
+	}
+	resume := e.UI.Suspend()
+	defer resume()
+	cmd := exec.CommandContext(ctx, "ssh", args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = e.UI.In, e.UI.Out, e.UI.Err
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	err := cmd.Run()
+	var ee *exec.ExitError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &ee) && ee.ExitCode() >= 0:
+		return ui.Status(ee.ExitCode())
+	}
+	return own(fmt.Errorf("starting ssh: %w", err))
+}

@@ -1,0 +1,436 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/domain"
+	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/network"
+	"aivm.dev/aivm/sshcfg"
+)
+
+// CreateOptions are the flags of `vm create`.
+type CreateOptions struct {
+	Name       string // "" = the default name
+	Image      string
+	Size       host.Size // 0 = as configured, else chosen from the host
+	SetDefault bool
+}
+
+// VMResult is what `vm create` and `vm up` print with --json.
+type VMResult struct {
+	Schema  int                `json:"schema"`
+	VM      string             `json:"vm"`
+	State   string             `json:"state"`
+	Alias   string             `json:"alias"`
+	Address string             `json:"address"`
+	Seconds map[string]float64 `json:"seconds,omitempty"`
+}
+
+// Create makes a VM that must not exist yet and waits until it can be used.
+// A run that was killed half-way is finished: its record is not there yet.
+func (e *Env) Create(ctx context.Context, o CreateOptions) error {
+	e.timing = ui.NewTiming("image", "define", "boot", "ssh")
+	store, err := e.load()
+	if err != nil {
+		return err
+	}
+	name := o.Name
+	if name == "" {
+		name = store.Config.Defaults.VM.Name
+	}
+	if _, ok := store.Config.FindVM(name); ok {
+		return ui.Refused("VM %q already exists in config store", name).
+			Hint("start it: aivm vm up "+name, "to make it anew: aivm vm delete "+name+", then aivm vm create "+name)
+	}
+	w := &want{store: store}
+	if err := e.wantNew(w, name); err != nil {
+		return err
+	}
+	w.image = o.Image
+	if o.Image != "" {
+		w.record.Image.Name = o.Image
+	}
+	for _, k := range []struct{ to, from *int }{{&w.wish.CPUs, &o.Size.CPUs}, {&w.wish.RAMMB, &o.Size.RAMMB}, {&w.wish.DiskGB, &o.Size.DiskGB}} {
+		if *k.from != 0 {
+			*k.to = *k.from
+		}
+	}
+	w.active = w.active || o.SetDefault
+	w.setActive = o.SetDefault
+	return e.bring(ctx, w)
+}
+
+// Up starts a VM and waits until it can be used.
+func (e *Env) Up(ctx context.Context, name string) error {
+	e.timing = ui.NewTiming("define", "boot", "ssh")
+	w, err := e.wantVM(ctx, name, cwd(), false)
+	if err != nil {
+		return err
+	}
+	return e.bring(ctx, w)
+}
+
+func (e *Env) bring(ctx context.Context, w *want) error {
+	w.boot, w.guest = true, true
+	f, err := e.converge(ctx, w)
+	if err != nil {
+		return err
+	}
+	defer f.close()
+	if err := e.checkAlias(ctx, w, f); err != nil {
+		return err
+	}
+	if e.UI.JSON {
+		return e.UI.PrintJSON(VMResult{Schema: 1, VM: w.name, State: "running", Alias: w.name, Address: f.inst.Address, Seconds: seconds(e.timing)})
+	}
+	e.UI.Result("VM %s is up at %s (ssh %s)", w.name, f.inst.Address, w.name)
+	e.UI.Say("%s", e.timing.Line())
+	return nil
+}
+
+// cwd is the folder a VM verb without a name looks up; "" when it is gone.
+func cwd() string {
+	d, err := os.Getwd()
+	if err != nil {
+		return ""
+	}
+	return d
+}
+
+// Down stops a VM: politely, or at once with force.
+func (e *Env) Down(ctx context.Context, name string, force bool) error {
+	w, d, err := e.ours(ctx, name)
+	if err != nil {
+		return err
+	}
+	if d == nil || d.State == virt.Off {
+		return e.said(w.name, "off", "VM %s is not running", w.name)
+	}
+	p := plan.Plan{Stage: plan.Host, Actions: domain.PlanStop(d, force, e.domains(ctx))}
+	if e.DryRun {
+		return e.printPlain("down", w.name, p)
+	}
+	if err := e.apply(ctx, p); err != nil {
+		return err
+	}
+	return e.said(w.name, "off", "VM %s is off", w.name)
+}
+
+// Restart stops a VM and starts it again.
+func (e *Env) Restart(ctx context.Context, name string, force bool) error {
+	w, d, err := e.ours(ctx, name)
+	if err != nil {
+		return err
+	}
+	p := plan.Plan{Stage: plan.Host, Actions: domain.PlanStop(d, force, e.domains(ctx))}
+	if e.DryRun {
+		p.Add(plan.Action{ID: "domain.start", Why: "start the VM " + w.name, Shows: []string{"virsh start " + w.name}})
+		return e.printPlain("restart", w.name, p)
+	}
+	if err := e.apply(ctx, p); err != nil {
+		return err
+	}
+	return e.Up(ctx, w.name)
+}
+
+func (e *Env) apply(ctx context.Context, p plan.Plan) error {
+	if e.timing == nil {
+		e.timing = ui.NewTiming()
+	}
+	if _, err := e.run(ctx, p); err != nil {
+		return e.resume(err)
+	}
+	return nil
+}
+
+func (e *Env) said(vm, state, format string, args ...any) error {
+	if e.UI.JSON {
+		r := VMResult{Schema: 1, VM: vm, State: state, Alias: vm}
+		if in, err := loadInstance(e.SSH, vm); err == nil && in != nil {
+			r.Address = in.Address
+		}
+		return e.UI.PrintJSON(r)
+	}
+	e.UI.Result(format, args...)
+	return nil
+}
+
+// ours resolves a VM and its domain, refusing one that is not this person's.
+// A nil domain means that libvirt has none.
+func (e *Env) ours(ctx context.Context, name string) (*want, *virt.Domain, error) {
+	w, err := e.wantVM(ctx, name, cwd(), false)
+	if err != nil {
+		return nil, nil, err
+	}
+	l, err := e.libvirtWithHelp(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	d, err := l.Domain(ctx, w.name)
+	if errors.Is(err, virt.ErrNotFound) {
+		return w, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return w, d, domain.CheckOurs(d, e.UID)
+}
+
+// libvirtWithHelp connects to libvirt, through the root helper where this user
+// may not, after starting it where it does not run.
+func (e *Env) libvirtWithHelp(ctx context.Context) (*virt.Conn, error) {
+	l, err := e.libvirt(ctx)
+	if err == nil {
+		return l, nil
+	}
+	p := plan.Plan{Stage: plan.Host}
+	if errors.Is(err, virt.ErrNoDaemon) {
+		if e.libvirtAbsent(err) {
+			return nil, ui.Failed("libvirt is not installed on this machine").Hint("aivm host doctor", "aivm code .")
+		}
+		as, perr := host.Plan(e.hostFacts(), host.Need{})
+		if perr != nil {
+			return nil, perr
+		}
+		for _, a := range as {
+			if a.Consent == plan.None || a.Consent == "" {
+				p.Add(a)
+			}
+		}
+		if e.DryRun || p.Empty() {
+			return nil, ui.Failed("%w", err).Hint("aivm host doctor")
+		}
+		if err := e.apply(ctx, p); err != nil {
+			return nil, err
+		}
+		e.forgetHost()
+		if l, err = e.libvirt(ctx); err == nil {
+			return l, nil
+		}
+	}
+	p, perr := e.planLibvirt(plan.Plan{Stage: plan.Host}, &facts{virt: plan.Unknown[*virt.Conn](err)})
+	if perr != nil {
+		return nil, perr
+	}
+	if err := e.apply(ctx, p); err != nil {
+		return nil, err
+	}
+	return e.libvirt(ctx)
+}
+
+// WaitIP waits until the guest answers and prints its address.
+func (e *Env) WaitIP(ctx context.Context, name string, limit time.Duration) error {
+	w, err := e.wantVM(ctx, name, cwd(), false)
+	if err != nil {
+		return err
+	}
+	in, err := loadInstance(e.SSH, w.name)
+	if err != nil {
+		return err
+	}
+	if in == nil {
+		return ui.Refused("VM %q was not made yet", w.name).Hint("aivm vm up " + w.name)
+	}
+	if e.DryRun {
+		e.UI.Result("DRYRUN: would wait for %s at %s", w.name, in.Address)
+		return nil
+	}
+	t, done, err := e.target(ctx, w, in)
+	if err != nil {
+		return err
+	}
+	defer done()
+	wctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	wctx, stop := e.watchDomain(wctx, w.name)
+	defer stop()
+	task := e.UI.Task("waiting for " + w.name)
+	c, err := guest.WaitReady(wctx, t, func(phase guest.Phase, _ time.Duration) { task.Detail("%s", phase) })
+	if err != nil {
+		task.Fail()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if cause := context.Cause(wctx); errors.Is(cause, errNotRunning) {
+			err = cause
+		}
+		return e.explainWait(ctx, w, in, err)
+	}
+	task.Done()
+	_ = c.Close()
+	if e.UI.JSON {
+		return e.UI.PrintJSON(VMResult{Schema: 1, VM: w.name, State: "running", Alias: w.name, Address: in.Address})
+	}
+	e.UI.Result("%s", in.Address)
+	return nil
+}
+
+// SSHConfig prints the ssh entry of a VM, for configurations aivm cannot edit.
+func (e *Env) SSHConfig(ctx context.Context, name string) error {
+	w, err := e.wantVM(ctx, name, cwd(), false)
+	if err != nil {
+		return err
+	}
+	in, err := loadInstance(e.SSH, w.name)
+	if err != nil {
+		return err
+	}
+	if in == nil {
+		return ui.Refused("VM %q was not made yet", w.name).Hint("aivm vm up " + w.name)
+	}
+	st := e.stanza(w, *in)
+	b, err := sshcfg.Render(st)
+	if err != nil {
+		return err
+	}
+	if e.UI.JSON {
+		return e.UI.PrintJSON(map[string]any{
+			"schema": 1, "vm": w.name, "alias": st.Alias, "hostname": st.HostName, "port": st.Port, "user": st.User,
+			"identities": st.Identities, "known_hosts": st.KnownHosts, "file": e.SSH.ConfPath(w.name), "text": string(b),
+		})
+	}
+	_, err = e.UI.Out.Write(b)
+	return err
+}
+
+// printPlain prints a plan that concerns no folder as a dry run.
+func (e *Env) printPlain(verb, vm string, p plan.Plan) error {
+	if e.UI.JSON {
+		return e.UI.PrintJSON(plan.Dry{Schema: 1, Verb: verb, VM: vm, Asks: p.Asks(), Stages: plan.Describe(p)})
+	}
+	if p.Empty() {
+		e.UI.Result("Nothing would change.")
+		return nil
+	}
+	e.UI.Result("%s", plan.Text(p, nil))
+	return nil
+}
+
+// DeleteOptions are the flags of `vm delete`.
+type DeleteOptions struct {
+	Name string
+	// Typed says that the name was given on the command line together with
+	// --yes, which counts as typing it.
+	Typed bool
+}
+
+// Delete removes a VM with its disk, after its name was typed.
+func (e *Env) Delete(ctx context.Context, o DeleteOptions) error {
+	w, d, err := e.forDeletion(ctx, o.Name)
+	if err != nil {
+		return err
+	}
+	l, err := e.libvirt(ctx)
+	if err != nil {
+		return err
+	}
+	pool, err := l.PoolAt(ctx, e.baseDir(w.record.Paths))
+	if err != nil && !errors.Is(err, virt.ErrNotFound) {
+		return err
+	}
+	p, err := e.planDelete(ctx, w, l, d, pool)
+	if err != nil {
+		return err
+	}
+	if e.DryRun {
+		return e.printPlain("delete", w.name, p)
+	}
+	e.sayDeletion(w, pool)
+	if !o.Typed {
+		if !e.UI.InTTY {
+			return ui.NeedsApproval("deleting VM %q needs its name typed and there is no terminal", w.name).Hint("aivm vm delete " + w.name + " --yes")
+		}
+		got, err := e.UI.AskLine(ctx, fmt.Sprintf("Type the VM's name to delete it for good (%s):", w.name))
+		if err != nil {
+			return err
+		}
+		if got != w.name {
+			return ui.NeedsApproval("%q is not the name; nothing was changed", got)
+		}
+	}
+	for _, a := range p.Actions {
+		e.Approval.Approve(a.ID)
+	}
+	release, _, err := e.lock(ctx, w.name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := e.apply(ctx, p); err != nil {
+		return err
+	}
+	_ = os.Remove(e.SSH.StateDir + "/" + w.name + ".lock")
+	return e.said(w.name, "missing", "VM %s is deleted; the network %s stays", w.name, w.network.Name)
+}
+
+// forDeletion finds the VM in the store, or, for one whose creation was killed
+// before it was recorded, in libvirt by our mark.
+func (e *Env) forDeletion(ctx context.Context, name string) (*want, *virt.Domain, error) {
+	w, d, err := e.ours(ctx, name)
+	var unknown *config.UnknownVMError
+	if err == nil || !errors.As(err, &unknown) && !errors.Is(err, config.ErrNoVM) || name == "" {
+		return w, d, err
+	}
+	in, lerr := loadInstance(e.SSH, name)
+	if lerr != nil || in == nil {
+		return nil, nil, err
+	}
+	store, lerr := e.load()
+	if lerr != nil {
+		return nil, nil, lerr
+	}
+	w = &want{store: store}
+	if lerr := e.wantNew(w, name); lerr != nil {
+		return nil, nil, lerr
+	}
+	l, lerr := e.libvirtWithHelp(ctx)
+	if lerr != nil {
+		return nil, nil, lerr
+	}
+	d, lerr = l.Domain(ctx, name)
+	if errors.Is(lerr, virt.ErrNotFound) {
+		return w, nil, nil
+	}
+	if lerr != nil {
+		return nil, nil, lerr
+	}
+	return w, d, domain.CheckOurs(d, e.UID)
+}
+
+// sayDeletion names what will be lost and what will not.
+func (e *Env) sayDeletion(w *want, pool *virt.Pool) {
+	if v, ok := domain.Disk(pool, e.key(w.name)); ok {
+		e.UI.Say("VM %s: its disk %s (%d MB used of %d GB) will be deleted for good.", w.name, v.Path, v.Allocation>>20, v.Capacity>>30)
+	}
+	for _, a := range w.store.Config.VMAttachments(w.name) {
+		e.UI.Say("  the folder %s is let go and stays as it is", a.HostPath)
+	}
+}
+
+// reservation is the DHCP entry of a VM in its network, if there is one.
+func reservation(n *virt.Network, mac string) (virt.Reservation, bool) {
+	if n == nil {
+		return virt.Reservation{}, false
+	}
+	ip, ok, err := network.Address(config.NetworkSpec{SubnetCIDR: n.Subnet.String()}, n, mac)
+	if err != nil || !ok {
+		return virt.Reservation{}, false
+	}
+	for _, h := range n.Hosts {
+		if h.IP == ip {
+			return h, true
+		}
+	}
+	return virt.Reservation{MAC: mac, IP: netip.Addr(ip)}, true
+}

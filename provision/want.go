@@ -1,0 +1,272 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/image"
+	"aivm.dev/aivm/provision/share"
+)
+
+// want is the state a verb asks for, as far as it is known before looking at
+// the host: names and folders, no addresses.
+type want struct {
+	store     *config.Store
+	name      string
+	record    config.VM
+	network   config.Network
+	newVM     bool // no record in the store yet
+	newNet    bool
+	autoName  bool // nobody chose the name: take the next if it is taken
+	active    bool // make it active_vm when it is recorded
+	setActive bool // even if another one is
+
+	folder    *share.Attachment // nil: no folder
+	newFolder bool
+	typed     string // the folder as typed, absolute
+	openAt    string // where the editor or shell goes, below folder.GuestDst
+
+	boot  bool // has to run
+	guest bool // has to answer over SSH
+	wish  host.Size
+	image string // --image, "" = the record's
+}
+
+// Folder checks a folder argument: absolute, existing, a directory that can be
+// read. It returns the path as typed (absolute, links kept) and as it really is.
+func Folder(arg string) (typed, real string, err error) {
+	if strings.ContainsAny(arg, "\n\r\x00") {
+		return "", "", ui.Refused("folder %q has a line break in its name", arg).Hint("rename it: neither ssh nor systemd can carry such a path")
+	}
+	typed, err = filepath.Abs(arg)
+	if err != nil {
+		return "", "", ui.Refused("folder %q: %w", arg, err)
+	}
+	// $PWD keeps the links a person walked through; Getwd honours it.
+	real, err = filepath.EvalSymlinks(typed)
+	if err != nil {
+		return "", "", ui.Refused("host_src must be an existing directory: %s", ui.Clean(typed)).Hint("mkdir -p " + shellQuote(typed))
+	}
+	st, err := os.Stat(real)
+	if err != nil {
+		return "", "", ui.Refused("folder %s cannot be looked at: %w", ui.Clean(typed), err)
+	}
+	if !st.IsDir() {
+		return "", "", ui.Refused("host_src must be an existing directory: %s is a file", ui.Clean(typed)).
+			Hint("open the folder it lies in: aivm code " + shellQuote(filepath.Dir(typed)))
+	}
+	f, err := os.Open(real)
+	if err != nil {
+		return "", "", ui.Refused("folder %s cannot be read: %w", ui.Clean(typed), err).Hint("ls -ld " + shellQuote(real))
+	}
+	_ = f.Close()
+	return typed, real, nil
+}
+
+// FolderOptions are the flags of attach, code and ssh that concern a folder.
+type FolderOptions struct {
+	Folder         string
+	VM             string
+	Mode, Access   string // "" = saved or default
+	GuestDst       string
+	AllowSensitive []string
+	Image          string
+	NoFolder       bool
+}
+
+// wantFolder resolves the VM and the attachment of a folder verb. create says
+// that a VM may be made when there is none.
+func (e *Env) wantFolder(ctx context.Context, o FolderOptions, create bool) (*want, error) {
+	typed, real, err := Folder(o.Folder)
+	if err != nil {
+		return nil, err
+	}
+	mode, access := share.SharedRoot, "rw"
+	if o.Mode != "" {
+		if mode, err = share.ParseMode(o.Mode); err != nil {
+			return nil, err
+		}
+	}
+	if o.Access != "" {
+		a, err := share.ParseAccess(o.Access)
+		if err != nil {
+			return nil, err
+		}
+		access = string(a)
+	}
+	if o.GuestDst != "" && (!filepath.IsAbs(o.GuestDst) || strings.ContainsAny(o.GuestDst, "\n\r\x00")) {
+		return nil, ui.Usage("--guest-dst must be an absolute path in the guest, not %q", o.GuestDst)
+	}
+	w, err := e.wantVM(ctx, o.VM, real, create)
+	if err != nil {
+		return nil, err
+	}
+	w.image, w.typed = o.Image, typed
+	for _, a := range w.store.Config.AttachmentsOf(real) {
+		if a.VMName != w.name {
+			continue
+		}
+		saved, err := share.ParseMode(a.Mode)
+		if err != nil {
+			return nil, ui.Refused("the saved mode %q of %s is not known", a.Mode, a.HostPath).Hint("aivm config path")
+		}
+		if o.Mode != "" && saved != mode {
+			return nil, changeRefused("mode", a, string(saved), string(mode))
+		}
+		if o.Access != "" && a.Access != access {
+			return nil, changeRefused("access", a, a.Access, access)
+		}
+		dst := a.GuestDst
+		if dst == "" {
+			dst = a.HostPath
+		}
+		if o.GuestDst != "" && filepath.Clean(o.GuestDst) != filepath.Clean(dst) {
+			return nil, changeRefused("guest_dst", a, dst, o.GuestDst)
+		}
+		w.folder = &share.Attachment{HostPath: a.HostPath, VM: a.VMName, Mode: saved, Access: a.Access, GuestDst: dst, Tag: a.Tag}
+		if w.folder.Tag == "" {
+			w.folder.Tag = share.Token(a.HostPath)
+		}
+		rel, err := filepath.Rel(a.HostPath, real)
+		if err != nil {
+			return nil, err
+		}
+		w.openAt = filepath.Join(dst, rel)
+		return w, nil
+	}
+	if err := share.Refuse(real, e.Home, e.ownDirs(), o.AllowSensitive); err != nil {
+		return nil, err
+	}
+	dst := real
+	if o.GuestDst != "" {
+		dst = filepath.Clean(o.GuestDst)
+	}
+	w.folder = &share.Attachment{HostPath: real, VM: w.name, Mode: mode, Access: access, GuestDst: dst, Tag: share.Token(real)}
+	w.newFolder, w.openAt = true, dst
+	return w, nil
+}
+
+// ownDirs are aivm's own directories: never shared with a guest.
+func (e *Env) ownDirs() []string {
+	return []string{filepath.Dir(e.StorePath), e.SSH.StateDir, e.SSH.ConfigDir, e.Cache.Dir, DefaultBaseDir, "/var/lib/aivm", "/var/cache/aivm"}
+}
+
+func changeRefused(what string, a config.Attachment, saved, asked string) error {
+	flag := "--" + strings.ReplaceAll(what, "_", "-")
+	return ui.Refused("Attachment %s mismatch: %s is attached to %s with %s, not %s", what, ui.Clean(a.HostPath), a.VMName, saved, asked).
+		Hint("to change it on purpose: aivm detach "+shellQuote(a.HostPath)+" --vm "+a.VMName,
+			"then: aivm attach "+shellQuote(a.HostPath)+" --vm "+a.VMName+" "+flag+" "+shellQuote(asked))
+}
+
+// wantVM resolves the VM of a verb by the rules of the store: flag, folder,
+// active_vm, the only one there is; otherwise a person is asked.
+func (e *Env) wantVM(ctx context.Context, flag, folder string, create bool) (*want, error) {
+	store, err := e.load()
+	if err != nil {
+		return nil, err
+	}
+	w := &want{store: store}
+	res, err := store.Resolve(folder, flag)
+	var amb *config.AmbiguousError
+	switch {
+	case err == nil:
+		w.name = res.VM
+	case errors.Is(err, config.ErrNoVM) && create:
+		return w, e.wantFirst(w)
+	case errors.As(err, &amb) && e.UI.InTTY:
+		i, err := e.UI.Choose(ctx, "Which VM?", amb.Candidates)
+		if err != nil {
+			return nil, err
+		}
+		w.name = amb.Candidates[i]
+	default:
+		return nil, err
+	}
+	return w, e.wantKnown(w)
+}
+
+// wantKnown joins a record with its network.
+func (e *Env) wantKnown(w *want) error {
+	vm, ok := w.store.Config.FindVM(w.name)
+	if !ok {
+		return ui.Refused("VM not found in config store: %s", w.name).Hint("aivm list", "aivm vm create "+w.name)
+	}
+	n, err := w.store.Config.NetworkOf(vm)
+	if err != nil {
+		return err
+	}
+	w.record, w.network = *vm, *n
+	w.wish = host.Size{CPUs: vm.VM.CPUs, RAMMB: vm.VM.RAMMB, DiskGB: vm.VM.DiskGB}
+	return nil
+}
+
+// wantFirst is the VM that is made when there is none.
+func (e *Env) wantFirst(w *want) error {
+	if !e.UI.InTTY && !e.Approval.Yes && !e.DryRun {
+		return ui.NeedsApproval("No managed VM found for this folder. Re-run with --yes to create one automatically.").
+			Hint(e.Rerun+" --yes", "to see all of it first: "+e.Rerun+" --dry-run")
+	}
+	w.autoName = true
+	return e.wantNew(w, w.store.Config.Defaults.VM.Name)
+}
+
+// wantNew fills in a VM that has no record yet.
+func (e *Env) wantNew(w *want, name string) error {
+	if err := config.ValidateVMName(name); err != nil {
+		return err
+	}
+	c := &w.store.Config
+	w.name, w.newVM = name, true
+	w.active = len(c.VMs) == 0 && c.ActiveVM == ""
+	netName := c.Defaults.Network.Name
+	if len(c.Networks) > 0 {
+		netName = c.Networks[0].Name
+		for _, n := range c.Networks {
+			if n.Name == c.Defaults.Network.Name {
+				netName = n.Name
+			}
+		}
+	}
+	if n, ok := c.FindNetwork(netName); ok {
+		w.network = *n
+	} else {
+		w.network, w.newNet = c.NewNetwork(netName), true
+	}
+	w.record = c.NewVM(name, w.network.Name)
+	w.wish = host.Size{CPUs: w.record.VM.CPUs, RAMMB: w.record.VM.RAMMB, DiskGB: w.record.VM.DiskGB}
+	return nil
+}
+
+// rename takes the next free default name, when the first is somebody else's.
+func (w *want) rename(taken []string) {
+	base := w.store.Config.Defaults.VM.Name
+	for i := 2; ; i++ {
+		name := base + "-" + itoa(i)
+		if _, ok := w.store.Config.FindVM(name); !ok && !slices.Contains(taken, name) {
+			w.name, w.record.Name, w.record.VM.Name = name, name, name
+			if w.folder != nil {
+				w.folder.VM = name
+			}
+			return
+		}
+	}
+}
+
+// imageRef is the image a new disk is made from.
+func (w *want) imageRef() (image.Ref, error) {
+	s := w.image
+	if s == "" {
+		s = w.record.Image.Name
+	}
+	if s == "" {
+		s = "auto"
+	}
+	return image.Parse(s)
+}
