@@ -6,6 +6,7 @@ import (
 	_ "embed" // build.sh
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -110,9 +111,6 @@ func prepare(ctx context.Context, codename, workDir string) (map[string]string, 
 				Hint("sudo apt-get install debian-archive-keyring")
 		}
 	}
-	if ms == nil {
-		ms = publicMirrors()
-	}
 	dump, err := exec.CommandContext(ctx, "apt-config", "dump").Output()
 	if err != nil {
 		return nil, ui.Failed("apt-config dump: %w", err)
@@ -123,18 +121,34 @@ func prepare(ctx context.Context, codename, workDir string) (map[string]string, 
 	buildConf += "Dir::Etc::netrc \"/etc/apt/auth.conf\";\nDir::Etc::netrcparts \"/etc/apt/auth.conf.d\";\n"
 
 	id := uuid.NewString()
+	vars := map[string]string{
+		"WORK": workDir, "CODENAME": codename, "PACKAGES": strings.Join(packages, ","), "ROOT_UUID": id, "GPTMBR": mbr,
+		"DISK_SECTORS": strconv.Itoa(diskSectors), "PART_START": strconv.Itoa(partStart), "PART_SECTORS": strconv.Itoa(partSectors),
+	}
+	list, source := packageSource(ms, codename, keyring, workDir)
+	maps.Copy(vars, source)
 	if err := errors.Join(
 		os.WriteFile(filepath.Join(workDir, "apt.conf"), []byte(buildConf), 0o600),
-		os.WriteFile(filepath.Join(workDir, "sources.list"), []byte(oneLine(ms, codename, keyring)), 0o600),
+		os.WriteFile(filepath.Join(workDir, "sources.list"), []byte(list), 0o600),
 		writeTree(filepath.Join(workDir, "early"), early(id)),
 		writeTree(filepath.Join(workDir, "late"), late(id, deb822(ms, codename), guestConf)),
 	); err != nil {
 		return nil, ui.Failed("preparing the build: %w", err)
 	}
-	return map[string]string{
-		"WORK": workDir, "CODENAME": codename, "PACKAGES": strings.Join(packages, ","), "ROOT_UUID": id, "GPTMBR": mbr,
-		"DISK_SECTORS": strconv.Itoa(diskSectors), "PART_START": strconv.Itoa(partStart), "PART_SECTORS": strconv.Itoa(partSectors),
-	}, nil
+	return vars, nil
+}
+
+// packageSource says where mmdebstrap gets the packages: from list, the content of
+// sources.list in workDir, or from its own default mirror.
+//
+// For the default it is given Debian's keys by name. It could look for them
+// itself, but only where gpg is installed, and the entries it writes for the
+// guest would then name the file of this machine.
+func packageSource(ms []mirror, codename, keyring, workDir string) (list string, vars map[string]string) {
+	if ms == nil {
+		return "", map[string]string{"SOURCES": "", "KEYRING": keyring}
+	}
+	return oneLine(ms, codename, keyring), map[string]string{"SOURCES": filepath.Join(workDir, "sources.list"), "KEYRING": ""}
 }
 
 // runScript runs a bash script as process 1 of a process namespace, in a

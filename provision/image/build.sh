@@ -26,7 +26,8 @@ mkdir root
 mount -t ext4 -o "loop,offset=$((PART_START * 512)),sizelimit=$((PART_SECTORS * 512)),noatime" disk.raw root
 
 step 0.02 fetching the packages
-mmdebstrap --verbose --mode=root --variant=apt --architectures=amd64 --format=directory \
+# Without SOURCES it takes its default mirror (mmdebstrap(1), MIRROR).
+mmdebstrap ${KEYRING:+"--keyring=$KEYRING"} --verbose --mode=root --variant=apt --architectures=amd64 --format=directory \
 	--include="$PACKAGES" \
 	--aptopt="$WORK/apt.conf" \
 	--dpkgopt=force-unsafe-io \
@@ -35,11 +36,14 @@ mmdebstrap --verbose --mode=root --variant=apt --architectures=amd64 --format=di
 	--dpkgopt='path-exclude=/usr/share/doc/*' \
 	--dpkgopt='path-include=/usr/share/doc/*/copyright' \
 	--setup-hook='cp -a "$WORK/early/." "$1/"' \
-	"$CODENAME" root "$WORK/sources.list"
+	"$CODENAME" root ${SOURCES:+"$SOURCES"}
 
 step 0.90 setting the system up
-rm -f root/etc/apt/sources.list root/etc/apt/sources.list.d/* \
-	root/etc/apt/apt.conf.d/99mmdebstrap root/etc/dpkg/dpkg.cfg.d/99mmdebstrap
+rm -f root/etc/apt/apt.conf.d/99mmdebstrap root/etc/dpkg/dpkg.cfg.d/99mmdebstrap
+if test -n "$SOURCES"; then
+	# The guest's own, without this machine's passwords, are in late.
+	rm -f root/etc/apt/sources.list root/etc/apt/sources.list.d/*
+fi
 cp -a late/. root/
 ln -sf ../run/systemd/resolve/stub-resolv.conf root/etc/resolv.conf
 # Every VM makes or gets its own.

@@ -208,7 +208,7 @@ func TestRecipe(t *testing.T) {
 	old := syscall.Umask(0o077)
 	err := os.Mkdir(filepath.Join(dir, "tree"), 0o700)
 	if err == nil {
-		err = writeTree(filepath.Join(dir, "tree"), late(id, "", ""))
+		err = writeTree(filepath.Join(dir, "tree"), late(id, "SOURCES\n", ""))
 	}
 	syscall.Umask(old)
 	if err != nil {

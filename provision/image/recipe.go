@@ -48,7 +48,8 @@ func early(uuid string) []file {
 	}
 }
 
-// late files replace what the packages brought.
+// late files replace what the packages brought. Without sources the guest keeps
+// the entries mmdebstrap wrote for its default mirror.
 func late(uuid, sources, aptConf string) []file {
 	files := []file{
 		// /vmlinuz and /initrd.img are links that every kernel package
@@ -56,14 +57,16 @@ func late(uuid, sources, aptConf string) []file {
 		{"/boot/extlinux/extlinux.conf", "SERIAL 0 115200\nDEFAULT linux\nPROMPT 0\nTIMEOUT 1\n\nLABEL linux\n" +
 			"  LINUX /vmlinuz\n  INITRD /initrd.img\n  APPEND root=UUID=" + uuid + " ro console=ttyS0,115200\n"},
 		// The seed is on a disk; without one the guest comes up all the same.
-		// Its mirror is the one this machine uses.
+		// Its mirror is the one it was built from.
 		{"/etc/cloud/cloud.cfg.d/90_aivm.cfg", "datasource_list: [NoCloud, None]\napt: {preserve_sources_list: true}\n"},
-		{"/etc/apt/sources.list.d/debian.sources", sources},
 		{"/etc/default/locale", "LANG=C.UTF-8\n"},
 		{"/etc/hostname", "localhost\n"},
 		{"/etc/hosts", "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"},
 		// Empty, not absent: systemd makes one at the first boot and keeps it.
 		{"/etc/machine-id", ""},
+	}
+	if sources != "" {
+		files = append(files, file{"/etc/apt/sources.list.d/debian.sources", sources})
 	}
 	if aptConf != "" {
 		files = append(files, file{"/etc/apt/apt.conf.d/90aivm-mirror", aptConf})

@@ -12,12 +12,6 @@ import (
 // this machine and in the guest.
 const debianKeyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-// The mirror of a machine that has none of its own for Debian (Ubuntu, say).
-const (
-	publicMirror   = "http://deb.debian.org/debian"
-	publicSecurity = "http://deb.debian.org/debian-security"
-)
-
 // aptEntry is one entry of a sources file: every URI with every suite.
 type aptEntry struct {
 	uris, suites, components []string
@@ -42,8 +36,8 @@ var debianSuites = []string{
 	"oldoldstable", "oldstable", "stable", "testing", "unstable",
 }
 
-// mirrors returns where this machine gets Debian from, or nil. apt is
-// /etc/apt. Entries of vendors who publish for Debian under its suite names
+// mirrors returns where this machine gets Debian from, or nil where it does not
+// (Ubuntu, say): then mmdebstrap uses its own default. apt is /etc/apt. Entries of vendors who publish for Debian under its suite names
 // are told apart by their key: Debian's own is in debian-archive-keyring, or
 // none is named and the path is Debian's.
 func mirrors(apt fs.FS) []mirror {
@@ -77,11 +71,6 @@ func mirrors(apt fs.FS) []mirror {
 	}
 	slices.SortStableFunc(out, func(a, b mirror) int { return len(a.pocket) - len(b.pocket) })
 	return out
-}
-
-// publicMirrors are used where the machine has no Debian mirror of its own.
-func publicMirrors() []mirror {
-	return []mirror{{uri: publicMirror}, {uri: publicMirror, pocket: "-updates"}, {uri: publicSecurity, pocket: "-security"}}
 }
 
 func webURI(u string) bool {

@@ -119,5 +119,25 @@ func TestSourcesFiles(t *testing.T) {
 		t.Error("a password gets into the guest")
 	}
 	golden(t, "guest.sources", g)
-	golden(t, "public.list", oneLine(publicMirrors(), "bookworm", debianKeyring))
+}
+
+// A machine without a Debian mirror leaves the choice to mmdebstrap.
+func TestSourceOfPackages(t *testing.T) {
+	ms := []mirror{{uri: "http://mirror.example.org/debian"}}
+	list, vars := packageSource(ms, "bookworm", debianKeyring, "/w")
+	if vars["SOURCES"] != "/w/sources.list" || vars["KEYRING"] != "" || list != "deb [signed-by="+debianKeyring+"] http://mirror.example.org/debian bookworm main\n" {
+		t.Errorf("with a mirror: %q %v", list, vars)
+	}
+	list, vars = packageSource(nil, "bookworm", debianKeyring, "/w")
+	if list != "" || vars["SOURCES"] != "" || vars["KEYRING"] != debianKeyring {
+		t.Errorf("without one: %q %v", list, vars)
+	}
+	if g := deb822(nil, "bookworm"); g != "" {
+		t.Errorf("the guest's sources: %q", g)
+	}
+	for _, f := range late("id", "", "") {
+		if strings.Contains(f.path, "sources.list") {
+			t.Errorf("%s would hide what mmdebstrap wrote", f.path)
+		}
+	}
 }
