@@ -1,0 +1,280 @@
+package script
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
+)
+
+var commands = map[string]func(*testscript.TestScript, bool, []string){
+	"rc":       cmdRC,
+	"keep":     cmdKeep,
+	"kept":     cmdKept,
+	"store":    cmdStore,
+	"smallfs":  cmdSmallfs,
+	"readonly": cmdReadonly,
+	"finally":  cmdFinally,
+	"json":     cmdJSON,
+	"shape":    cmdShape,
+	"tty":      cmdTTY,
+	"hints":    cmdHints,
+}
+
+// cmdRC runs a program and wants exactly this exit status: rc 3 aivm code .
+// A program killed by a signal has 128 and its number, as in a shell.
+func cmdRC(ts *testscript.TestScript, neg bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	if neg || err != nil || len(args) < 2 {
+		ts.Fatalf("usage: rc STATUS PROGRAM ARG...")
+	}
+	wantStatus(ts, want, ts.Exec(args[1], args[2:]...))
+}
+
+func wantStatus(ts *testscript.TestScript, want int, err error) {
+	got := 0
+	var ee *exec.ExitError
+	switch {
+	case errors.As(err, &ee):
+		got = ee.ExitCode()
+		if st, ok := ee.Sys().(syscall.WaitStatus); ok && st.Signaled() {
+			got = 128 + int(st.Signal())
+		}
+	case err != nil:
+		ts.Fatalf("%v", err)
+	}
+	if got != want {
+		ts.Fatalf("exit status %d, want %d", got, want)
+	}
+}
+
+// tree describes every file below roots: kind, mode, owner, link target,
+// content and time of change, so that writing the same bytes again shows too.
+func tree(roots []string) (string, error) {
+	var b strings.Builder
+	for _, root := range roots {
+		err := filepath.WalkDir(root, func(p string, _ fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) {
+				fmt.Fprintf(&b, "%s missing\n", p)
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			st, err := os.Lstat(p)
+			if err != nil {
+				return err
+			}
+			sys := st.Sys().(*syscall.Stat_t)
+			fmt.Fprintf(&b, "%s %v %d:%d", p, st.Mode(), sys.Uid, sys.Gid)
+			switch {
+			case st.Mode()&fs.ModeSymlink != 0:
+				to, err := os.Readlink(p)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(&b, " -> %s", to)
+			case st.Mode().IsRegular():
+				data, err := os.ReadFile(p)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(&b, " %d bytes %x inode %d %d", len(data), sha256.Sum256(data), sys.Ino, sys.Mtim.Nano())
+			}
+			b.WriteByte('\n')
+			return nil
+		})
+		if err != nil {
+			return "", err
+		}
+	}
+	return b.String(), nil
+}
+
+type kept struct {
+	roots []string
+	was   string
+}
+
+// trees of "keep", by script and name.
+var trees = map[*testscript.TestScript]map[string]kept{}
+
+// cmdKeep remembers how trees look now: keep NAME PATH...; without paths the
+// script's home, with the ssh configuration, the store and the state in it.
+func cmdKeep(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: keep NAME [PATH...]")
+	}
+	roots := []string{ts.Getenv("HOME")}
+	if len(args) > 1 {
+		roots = nil
+		for _, a := range args[1:] {
+			roots = append(roots, ts.MkAbs(a))
+		}
+	}
+	was, err := tree(roots)
+	ts.Check(err)
+	treesMu.Lock()
+	defer treesMu.Unlock()
+	if trees[ts] == nil {
+		trees[ts] = map[string]kept{}
+		ts.Defer(func() { treesMu.Lock(); delete(trees, ts); treesMu.Unlock() })
+	}
+	trees[ts][args[0]] = kept{roots, was}
+}
+
+// cmdKept wants a tree to be as it was: kept NAME.
+func cmdKept(ts *testscript.TestScript, neg bool, args []string) {
+	treesMu.Lock()
+	k, ok := trees[ts][args[0]]
+	treesMu.Unlock()
+	if !ok {
+		ts.Fatalf("nothing was kept as %q", args[0])
+	}
+	is, err := tree(k.roots)
+	ts.Check(err)
+	if d := cmp.Diff(strings.Split(k.was, "\n"), strings.Split(is, "\n")); (d == "") == neg {
+		if neg {
+			ts.Fatalf("%s did not change", args[0])
+		}
+		ts.Fatalf("%s changed (-was +is):\n%s", args[0], d)
+	}
+}
+
+// cmdStore writes a store with names of the script's own: store [vm NAME...].
+func cmdStore(ts *testscript.TestScript, neg bool, args []string) {
+	e := ts.Getenv
+	net := fmt.Sprintf("name = %q\nbridge = %q\nsubnet_cidr = \"%[3]s.0/24\"\ngateway_ip = \"%[3]s.1\"\ndhcp_start = \"%[3]s.100\"\ndhcp_end = \"%[3]s.200\"\n",
+		e("NET"), e("BRIDGE"), e("SUB"))
+	var b strings.Builder
+	fmt.Fprintf(&b, "schema_version = 5\n\n[defaults.vm]\nname = %q\ncpus = 1\nram_mb = 512\ndisk_gb = 4\n\n[defaults.network]\n%s\n[defaults.paths]\nbase_dir = %q\n",
+		e("VM"), net, e("BASE"))
+	if len(args) > 0 {
+		fmt.Fprintf(&b, "\n[[networks]]\nname = %q\n\n[networks.network]\n%s", e("NET"), net)
+	}
+	for _, vm := range args {
+		fmt.Fprintf(&b, "\n[[vms]]\nname = %q\nnetwork_name = %q\n\n[vms.vm]\nname = %[1]q\nuser = \"agent\"\ncpus = 1\nram_mb = 512\ndisk_gb = 4\n\n[vms.paths]\nbase_dir = %q\n",
+			vm, e("NET"), e("BASE"))
+	}
+	ts.Check(os.MkdirAll(filepath.Dir(e("STORE")), 0o700))
+	ts.Check(os.WriteFile(e("STORE"), []byte(b.String()), 0o600))
+}
+
+// cmdSmallfs mounts a file system of SIZE at DIR and, with "full", fills it.
+func cmdSmallfs(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: smallfs SIZE DIR [full]")
+	}
+	dir := ts.MkAbs(args[1])
+	ts.Check(os.MkdirAll(dir, 0o755))
+	ts.Check(unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=755,size="+args[0]))
+	ts.Defer(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	if len(args) > 2 {
+		f, err := os.Create(filepath.Join(dir, "ballast"))
+		ts.Check(err)
+		defer f.Close()
+		for err = nil; err == nil; {
+			_, err = f.Write(make([]byte, 4096))
+		}
+		if !errors.Is(err, unix.ENOSPC) {
+			ts.Fatalf("filling %s: %v", dir, err)
+		}
+	}
+}
+
+// cmdReadonly makes a directory a read-only mount: not even root writes there.
+func cmdReadonly(ts *testscript.TestScript, neg bool, args []string) {
+	dir := ts.MkAbs(args[0])
+	if neg {
+		ts.Check(unix.Unmount(dir, unix.MNT_DETACH))
+		return
+	}
+	ts.Check(unix.Mount(dir, dir, "", unix.MS_BIND, ""))
+	ts.Check(unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
+	ts.Defer(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+}
+
+// cmdFinally runs a program when the script has ended, however it did. Its
+// failure is no failure of the script: the guard sees what is left.
+func cmdFinally(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Defer(func() {
+		_ = exec.Command(args[0], args[1:]...).Run() // gone already is as well
+	})
+}
+
+// cmdHints wants the last command's stderr to be one error line and hints that
+// each name something to type or to do, whatever they say.
+func cmdHints(ts *testscript.TestScript, neg bool, args []string) {
+	var errs, hints int
+	for line := range strings.Lines(ts.ReadFile("stderr")) {
+		switch {
+		case strings.HasPrefix(line, "error: "):
+			errs++
+			if text := strings.TrimSpace(line); strings.HasSuffix(text, ".") && !strings.HasSuffix(text, "...") {
+				ts.Fatalf("the sentence ends with a full stop: %s", text)
+			}
+		case strings.HasPrefix(line, "hint: "):
+			hints++
+		case strings.HasPrefix(line, "warning: "):
+		default:
+			if slices.Contains(args, "alone") {
+				ts.Fatalf("more than an error and hints is said: %q", line)
+			}
+		}
+	}
+	if errs != 1 || hints == 0 {
+		ts.Fatalf("%d errors and %d hints, want one and some", errs, hints)
+	}
+}
+
+// cmdJSON looks into JSON: json FILE .path.0.key [VALUE]. VALUE is JSON or a
+// plain string; "!" before json wants the path to be absent.
+func cmdJSON(ts *testscript.TestScript, neg bool, args []string) {
+	var v any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &v))
+	found := true
+	for _, k := range strings.Split(strings.TrimPrefix(args[1], "."), ".") {
+		if k == "" {
+			continue
+		}
+		switch x := v.(type) {
+		case map[string]any:
+			v, found = x[k]
+		case []any:
+			i, err := strconv.Atoi(k)
+			if found = err == nil && i < len(x); found {
+				v = x[i]
+			}
+		default:
+			found = false
+		}
+		if !found {
+			break
+		}
+	}
+	if found == neg {
+		ts.Fatalf("%s: there = %v", args[1], found)
+	}
+	if neg || len(args) < 3 {
+		return
+	}
+	var want any
+	if json.Unmarshal([]byte(args[2]), &want) != nil {
+		want = args[2]
+	}
+	if d := cmp.Diff(want, v); d != "" {
+		ts.Fatalf("%s (-want +got):\n%s", args[1], d)
+	}
+}

@@ -1,0 +1,195 @@
+package script
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"aivm.dev/aivm/cmd"
+	"aivm.dev/aivm/internal/config"
+)
+
+// programs are what the scripts find in PATH besides the machine's own.
+var programs = map[string]func(){
+	"aivm":   aivm,
+	"code":   code,
+	"as":     as,
+	"hiding": hiding,
+}
+
+// Environment of the program under test; the shipped one knows none of it.
+const (
+	changeEnv = "AIVM_TEST_CHANGE" // "1": this script may change libvirt
+	killEnv   = "AIVM_TEST_KILL"   // pattern of a fault point: SIGKILL there
+	intEnv    = "AIVM_TEST_INT"    // the same with SIGINT
+	pointsEnv = "AIVM_TEST_POINTS" // file that gets a line for each fault point
+	codeEnv   = "FAKE_CODE_LOG"    // file that gets a JSON array for each start of code
+)
+
+func aivm() {
+	checked := false
+	os.Exit(cmd.Main(os.Args[1:], func(point string) {
+		if !checked {
+			mayChange()
+			checked = true
+		}
+		if f := os.Getenv(pointsEnv); f != "" {
+			appendLine(f, point)
+		}
+		for env, sig := range map[string]syscall.Signal{killEnv: unix.SIGKILL, intEnv: unix.SIGINT} {
+			if p := os.Getenv(env); p != "" {
+				if ok, err := path.Match(p, point); err != nil || ok {
+					_ = unix.Kill(os.Getpid(), sig)
+					if sig == unix.SIGKILL {
+						select {}
+					}
+				}
+			}
+		}
+	}))
+}
+
+// mayChange is called before the first action of a run. It stops a script that
+// did not mean to change anything, or that would touch what is not a test's.
+func mayChange() {
+	bug := func(format string, args ...any) {
+		fmt.Fprintf(os.Stderr, "SCRIPT BUG: "+format+"\n", args...)
+		os.Exit(97)
+	}
+	if os.Getenv(changeEnv) != "1" {
+		bug("something is about to be changed without %s=1", changeEnv)
+	}
+	file, err := config.DefaultPath()
+	if err != nil {
+		bug("%v", err)
+	}
+	for i, a := range os.Args {
+		if a == "--config" && i+1 < len(os.Args) {
+			file = os.Args[i+1]
+		}
+	}
+	s, err := config.Load(file)
+	if err != nil {
+		bug("%v", err)
+	}
+	d := s.Config.Defaults
+	own := strings.HasPrefix(d.VM.Name, "scr") && strings.HasPrefix(d.Network.Name, "scr") && strings.HasPrefix(d.Paths.BaseDir, stageBase)
+	for _, v := range s.Config.VMs {
+		own = own && strings.HasPrefix(v.Name, "scr")
+	}
+	for _, n := range s.Config.Networks {
+		own = own && strings.HasPrefix(n.Network.Name, "scr")
+	}
+	if !own {
+		bug("the store %s names things that are not a script's", file)
+	}
+}
+
+func appendLine(file, text string) {
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o666)
+	if err == nil {
+		_, err = f.WriteString(text + "\n")
+	}
+	if err == nil {
+		err = f.Close()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "SCRIPT BUG:", err)
+		os.Exit(97)
+	}
+}
+
+// code stands in for VS Code where none is opened: it records how it was
+// started, and has the extension.
+func code() {
+	if b, err := json.Marshal(os.Args[1:]); err == nil && os.Getenv(codeEnv) != "" {
+		appendLine(os.Getenv(codeEnv), string(b))
+	}
+	if len(os.Args) > 1 && os.Args[1] == "--list-extensions" {
+		fmt.Println("ms-vscode-remote.remote-ssh")
+	}
+}
+
+// as runs a command as one of the stage's users, with that user's home below
+// $WORK: as USER PROGRAM ARG...
+func as() {
+	u, err := user.Lookup(os.Args[1])
+	must(err)
+	uid, err := strconv.Atoi(u.Uid)
+	must(err)
+	home := filepath.Join(os.Getenv("WORK"), "home-"+u.Username)
+	must(os.MkdirAll(home, 0o700))
+	must(os.Chown(home, uid, uid))
+	prog, err := exec.LookPath(os.Args[2])
+	must(err)
+	for _, k := range []string{"XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"} {
+		must(os.Unsetenv(k))
+	}
+	must(os.Setenv("HOME", home))
+	must(os.Setenv("USER", u.Username))
+	must(os.Setenv("AIVM_SSH_CONFIG", filepath.Join(home, ".ssh", "config")))
+	must(syscall.Setgroups([]int{uid}))
+	must(syscall.Setgid(uid))
+	must(syscall.Setuid(uid))
+	must(syscall.Exec(prog, os.Args[2:], os.Environ()))
+}
+
+// hiding runs a command in a mount namespace where libvirt is not as it is:
+//
+//	hiding libvirt PROGRAM ARG...   nothing listens, and it cannot be started
+//	hiding socket MODE PROGRAM ...  a socket that refuses everybody else
+func hiding() {
+	runtime.LockOSThread()
+	must(unix.Unshare(unix.CLONE_NEWNS))
+	must(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+	// A second libvirtd would take over the machine's domains: none can start.
+	no := filepath.Join(os.Getenv("WORK"), ".no-daemon")
+	must(os.WriteFile(no, []byte("#!/bin/sh\necho \"$0: out of order\" >&2\nexit 7\n"), 0o755))
+	for _, d := range []string{"libvirtd", "virtlogd", "virtqemud"} {
+		if p, err := exec.LookPath(d); err == nil {
+			must(unix.Mount(no, p, "", unix.MS_BIND, ""))
+		}
+	}
+	args := os.Args[2:]
+	switch os.Args[1] {
+	case "libvirt":
+		must(unix.Mount("tmpfs", "/run/libvirt", "tmpfs", 0, "mode=755"))
+		for _, p := range []string{"/run/libvirtd.pid", "/run/virtlogd.pid"} {
+			if _, err := os.Stat(p); err == nil {
+				must(unix.Mount("/dev/null", p, "", unix.MS_BIND, ""))
+			}
+		}
+	case "socket":
+		mode, err := strconv.ParseUint(args[0], 8, 32)
+		must(err)
+		args = args[1:]
+		must(unix.Mount("tmpfs", "/run/libvirt", "tmpfs", 0, "mode=755"))
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0) // without CLOEXEC: it goes on listening
+		must(err)
+		must(unix.Bind(fd, &unix.SockaddrUnix{Name: "/run/libvirt/libvirt-sock"}))
+		must(unix.Listen(fd, 5))
+		must(os.Chmod("/run/libvirt/libvirt-sock", os.FileMode(mode)))
+	default:
+		must(fmt.Errorf("hiding what?"))
+	}
+	prog, err := exec.LookPath(args[0])
+	must(err)
+	must(syscall.Exec(prog, args, os.Environ()))
+}
+
+func must(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "SCRIPT BUG:", err)
+		os.Exit(97)
+	}
+}

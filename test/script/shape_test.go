@@ -1,0 +1,102 @@
+package script
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// shapes are the objects other programs read, as they were promised: every
+// key has to be there with a value of this kind. A string of the form "a|b" is
+// one of these words; an array's element stands for all of them. Keys that
+// end in "?" may be left out. What is not here must not appear: fields are
+// only ever added, and then here too.
+var shapes = map[string]string{
+	"error": `{"schema":1,"error":{"exit":2,"kind":"usage|refused|failed|approval|interrupted","message":"…","hints":["aivm …"]}}`,
+	"status": `{"schema":1,"config":"PATH","vm":"NAME","checks":[{"id":"firewall","label":"Firewall","state":"ok|bad|unknown|skipped","detail":"…","fix":["aivm …"]}],
+		"done":7,"total":9,"wall":{"sentence":"…","writable":["/p"]}}`,
+	"list": `{"schema":1,"store":"PATH","active_vm":"a",
+		"vms":[{"name":"a","state":"running|off|paused|missing|unknown","alias":"a","address":"10.77.0.50","network":"aivm-net","cpus":4,"ram_mb":8192,"disk_gb":40,"image":"…"}],
+		"networks":[{"name":"aivm-net","bridge":"…","subnet":"…","firewall":true,"vms":1}],
+		"folders":[{"host_path":"/p","vm":"a","mode":"git|shared|shared-root","access":"rw|ro","guest_dst":"/home/agent/p","state":"ok|detached|detaching|missing|unknown"}]}`,
+	"dry-run": `{"schema":1,"verb":"code","vm?":"a","folder?":"/p","guest_dst?":"/p","asks":true,
+		"stages":[{"stage":"host|guest","actions":[{"id":"domain.define","why":"…","shows":["…"],"diff?":"…","root":false,"consent":"none|ask|typed"}]}],"then?":"code …"}`,
+	"warning": `{"schema":1,"warning":{"message":"…"}}`,
+}
+
+// cmdShape wants a file to hold one object of a promised shape: shape FILE KIND.
+func cmdShape(ts *testscript.TestScript, _ bool, args []string) {
+	var want, got any
+	if err := json.Unmarshal([]byte(shapes[args[1]]), &want); err != nil {
+		ts.Fatalf("the shape %q: %v", args[1], err)
+	}
+	text := ts.ReadFile(args[0])
+	if err := json.Unmarshal([]byte(text), &got); err != nil {
+		ts.Fatalf("not one JSON object: %v", err)
+	}
+	if strings.Count(text, "\n") != 1 || !strings.HasSuffix(text, "\n") {
+		ts.Fatalf("for a program an object is one line")
+	}
+	for _, c := range compareShape("", want, got) {
+		ts.Logf("%s", c)
+		defer ts.Fatalf("%s is not of the shape %q", args[0], args[1])
+	}
+}
+
+func compareShape(at string, want, got any) []string {
+	bad := func(format string, args ...any) []string { return []string{at + ": " + fmt.Sprintf(format, args...)} }
+	var out []string
+	switch w := want.(type) {
+	case map[string]any:
+		g, ok := got.(map[string]any)
+		if !ok {
+			return bad("%v is not an object", got)
+		}
+		known := map[string]bool{}
+		for k, v := range w {
+			name, optional := strings.CutSuffix(k, "?")
+			known[name] = true
+			if have, ok := g[name]; ok {
+				out = append(out, compareShape(at+"."+name, v, have)...)
+			} else if !optional {
+				out = append(out, bad("%s is missing", name)...)
+			}
+		}
+		for k := range g {
+			if !known[k] {
+				out = append(out, bad("%s was not promised", k)...)
+			}
+		}
+	case []any:
+		g, ok := got.([]any)
+		if !ok {
+			return bad("%v is not an array", got)
+		}
+		for i, v := range g {
+			out = append(out, compareShape(fmt.Sprintf("%s.%d", at, i), w[0], v)...)
+		}
+	case string:
+		g, ok := got.(string)
+		if !ok {
+			return bad("%v is not a string", got)
+		}
+		if words := strings.Split(w, "|"); len(words) > 1 && !slices.Contains(words, g) {
+			return bad("%q is none of %v", g, words)
+		}
+	case float64:
+		if _, ok := got.(float64); !ok {
+			return bad("%v is not a number", got)
+		}
+	case bool:
+		if _, ok := got.(bool); !ok {
+			return bad("%v is not true or false", got)
+		}
+	}
+	if at == ".schema" && got != want {
+		return bad("%v", got)
+	}
+	return out
+}
