@@ -39,6 +39,9 @@ func (e *Env) planHost(ctx context.Context, w *want, f *facts) (plan.Plan, error
 		if err != nil {
 			return p, err
 		}
+		if len(as) > 0 {
+			as[len(as)-1].Again = true
+		}
 		p.Add(as...)
 		if f.virt.Err != nil && !e.libvirtAbsent(f.virt.Err) {
 			if len(as) == 0 {

@@ -104,6 +104,8 @@ func (e executor) run(ctx context.Context, op Op, progress Progress) (Result, er
 		return Result{}, installPackages(ctx, o, progress)
 	case Service:
 		return Result{}, daemons[o.Name].start(ctx, progress)
+	case KVMDevice:
+		return Result{}, openKVM()
 	case LibvirtSocket:
 		f, err := dialSocket(ctx, o.Path)
 		return Result{File: f}, err

@@ -86,6 +86,10 @@ type Service struct {
 	Name string `json:"name"` // "libvirtd", "virtlogd"
 }
 
+// KVMDevice gives group kvm the device /dev/kvm, as QEMU's udev rule does;
+// for machines that have no udev.
+type KVMDevice struct{}
+
 // LibvirtSocket opens libvirt's socket as root and passes the open descriptor
 // to the caller, for a user who may use sudo but is not in group libvirt.
 type LibvirtSocket struct {
@@ -106,6 +110,7 @@ func (Unbind) Kind() string        { return "unbind" }
 func (Unexport) Kind() string      { return "unexport" }
 func (Packages) Kind() string      { return "packages" }
 func (Service) Kind() string       { return "service" }
+func (KVMDevice) Kind() string     { return "kvm-device" }
 func (LibvirtSocket) Kind() string { return "libvirt-socket" }
 func (BuildImage) Kind() string    { return "build-image" }
 
@@ -115,6 +120,7 @@ func (Unbind) sealed()        {}
 func (Unexport) sealed()      {}
 func (Packages) sealed()      {}
 func (Service) sealed()       {}
+func (KVMDevice) sealed()     {}
 func (LibvirtSocket) sealed() {}
 func (BuildImage) sealed()    {}
 
@@ -156,6 +162,9 @@ func (o Packages) Shows() []string {
 }
 
 func (o Service) Shows() []string { return []string{"start " + o.Name} }
+
+// Shows implements Op.
+func (KVMDevice) Shows() []string { return []string{"chgrp kvm /dev/kvm", "chmod 0660 /dev/kvm"} }
 
 func (o LibvirtSocket) Shows() []string { return []string{"connect to " + o.Path} }
 

@@ -64,6 +64,7 @@ var kinds = map[string]func(json.RawMessage) (Op, error){
 	Unexport{}.Kind():      decodeAs[Unexport],
 	Packages{}.Kind():      decodeAs[Packages],
 	Service{}.Kind():       decodeAs[Service],
+	KVMDevice{}.Kind():     decodeAs[KVMDevice],
 	LibvirtSocket{}.Kind(): decodeAs[LibvirtSocket],
 	BuildImage{}.Kind():    decodeAs[BuildImage],
 }
@@ -183,6 +184,8 @@ func validate(op Op, caller int) error {
 		if _, ok := daemons[o.Name]; !ok {
 			return bad("service name", o.Name)
 		}
+		return nil
+	case KVMDevice:
 		return nil
 	case LibvirtSocket:
 		if !slices.Contains(libvirtSockets, o.Path) {

@@ -20,6 +20,7 @@ var goodOps = []Op{
 	Unexport{VMKey: "1000-a"},
 	Packages{Manager: "apt", Names: []string{"qemu-system-x86", "libstdc++6", "g++"}},
 	Service{Name: "libvirtd"},
+	KVMDevice{},
 	LibvirtSocket{Path: "/run/libvirt/libvirt-sock"},
 	BuildImage{Distro: "debian-12"},
 }

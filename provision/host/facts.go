@@ -51,6 +51,7 @@ type Facts struct {
 	MemAvailMB int
 	MemErr     error
 	KVM        KVMFact
+	KVMClosed  bool              // /dev/kvm is there and closed to group kvm, and no udev will open it
 	Tools      map[string]string // name to path, for what was found
 	Libvirtd   DaemonFact
 	Virtlogd   DaemonFact
@@ -95,6 +96,7 @@ func Observe(env Env) Facts {
 	cpu, cpuErr := env.Head("/proc/cpuinfo", 1<<13)
 	f.CPUFlags = virtFlags(cpu)
 	f.KVM = kvm(env, f.CPUFlags, cpuErr)
+	f.KVMClosed = kvmClosed(env)
 	f.Tools = tools(env)
 	f.Libvirtd = daemon(env, "/run/libvirt/libvirt-sock", "/run/libvirtd.pid", "libvirtd")
 	f.Virtlogd = daemon(env, "/run/libvirt/virtlogd-sock", "/run/virtlogd.pid", "virtlogd")
@@ -299,4 +301,37 @@ func container(env Env) string {
 		}
 	}
 	return ""
+}
+
+// kvmClosed reports whether QEMU's user, who is in group kvm, cannot open a
+// /dev/kvm that is there. udev sees to that where it runs.
+func kvmClosed(env Env) bool {
+	if _, err := env.Stat("/run/udev"); err == nil {
+		return false
+	}
+	st, err := env.Stat("/dev/kvm")
+	if err != nil {
+		return false
+	}
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	if !ok || sys.Mode&0o006 == 0o006 {
+		return false
+	}
+	gid, ok := groupID(env, "kvm")
+	return ok && (int(sys.Gid) != gid || sys.Mode&0o060 != 0o060)
+}
+
+// groupID looks a group up in /etc/group (group(5)).
+func groupID(env Env, name string) (int, bool) {
+	b, err := env.Head("/etc/group", 1<<20)
+	if err != nil {
+		return 0, false
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Split(strings.TrimSpace(line), ":"); len(f) >= 3 && f[0] == name {
+			gid, err := strconv.Atoi(f[2])
+			return gid, err == nil
+		}
+	}
+	return 0, false
 }

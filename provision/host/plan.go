@@ -20,7 +20,9 @@ type Need struct {
 const (
 	PackagesID = "host.packages"
 	ServiceID  = "host.service." // and the daemon's name
-	timing     = "host"
+	// KVMDeviceID is the action that opens /dev/kvm to QEMU's user.
+	KVMDeviceID = "host.kvm-device"
+	timing      = "host"
 )
 
 // a tool is something that has to be on the machine, and where it comes from.
@@ -96,6 +98,14 @@ func Plan(f Facts, need Need) ([]plan.Action, error) {
 			Consent: plan.Ask,
 			Root:    op,
 			Timing:  timing,
+		})
+	}
+	if f.KVMClosed {
+		op := root.KVMDevice{}
+		actions = append(actions, plan.Action{
+			ID:    KVMDeviceID,
+			Why:   "let QEMU's user open /dev/kvm, as udev would: libvirt otherwise takes minutes over each VM",
+			Shows: op.Shows(), Consent: plan.Ask, Root: op, Timing: timing,
 		})
 	}
 	for _, name := range daemons(f) {

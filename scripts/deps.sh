@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Installs what the tests need and starts libvirt where no systemd does.
+# Run as root. What is there already costs nothing.
+set -euo pipefail
+packages=(
+	# what aivm itself needs (provision/host)
+	qemu-system-x86 qemu-utils libvirt-daemon-system libvirt-daemon-driver-qemu
+	dnsmasq-base nftables iptables iproute2 openssh-client
+	mmdebstrap extlinux syslinux-common fdisk e2fsprogs
+	# what the tests look with
+	libvirt-clients libxml2-utils cloud-init git rsync sudo procps util-linux
+	python3-yaml genisoimage socat gcc libc6-dev
+)
+missing=()
+for p in "${packages[@]}"; do
+	[ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")
+done
+if [ "${#missing[@]}" -gt 0 ]; then
+	echo "installing: ${missing[*]}"
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get -qq update
+	apt-get -qq -o DPkg::Lock::Timeout=300 install --no-install-recommends "${missing[@]}" >/dev/null
+fi
+if [ -d /run/systemd/system ]; then
+	systemctl start libvirtd
+else
+	virsh -c qemu:///system version >/dev/null 2>&1 || {
+		pgrep -x virtlogd >/dev/null || virtlogd -d
+		pgrep -x libvirtd >/dev/null || libvirtd -d
+		for _ in $(seq 100); do
+			virsh -c qemu:///system version >/dev/null 2>&1 && break
+			sleep 0.1
+		done
+	}
+fi
+virsh -c qemu:///system version >/dev/null

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Runs all tests and prints the seconds of each suite and the totals. Started
+# as a user it goes on as root through sudo: mounts, users and VMs need it.
+#
+#   scripts/test.sh [suite...]     suites: lint unit script e2e (default: all)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if [ "$(id -u)" != 0 ]; then
+	# The user's module cache is read, never written, by root.
+	go mod download
+	exec sudo -- env "PATH=$PATH" "GOMODCACHE=$(go env GOMODCACHE)" "GOPROXY=$(go env GOPROXY)" \
+		"GOFLAGS=$(go env GOFLAGS)" GOCACHE=/var/cache/aivm-test/go-build "AIVM_TEST_USER=$(id -un)" \
+		bash scripts/test.sh "$@"
+fi
+suites=("$@")
+[ "${#suites[@]}" -gt 0 ] || suites=(lint unit script e2e)
+log=$(mktemp -d)
+trap 'rm -rf "$log"' EXIT
+began=$SECONDS
+scripts/deps.sh
+echo "== what tests need: $((SECONDS - began)) s"
+
+status=0 passed=0 failed=0 skipped=0
+# gotest NAME ARGS...: one suite of go tests
+gotest() {
+	local name=$1 start=$SECONDS rc=0
+	shift
+	echo "== $name"
+	go test -v "$@" >"$log/$name" 2>&1 || rc=$?
+	local p f s
+	p=$(grep -cE '^ *--- PASS' "$log/$name" || true)
+	f=$(grep -cE '^ *--- FAIL' "$log/$name" || true)
+	s=$(grep -cE '^ *--- SKIP' "$log/$name" || true)
+	if [ "$rc" != 0 ]; then
+		status=1
+		grep -vE '^( *--- PASS|=== )' "$log/$name" | tail -n 400
+		[ "$f" -gt 0 ] || f=1
+	else
+		grep -E '^(ok|FAIL|panic)' "$log/$name" || true
+	fi
+	grep -E '^ *--- SKIP' -A2 "$log/$name" || true
+	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+	echo "== $name: $p passed, $f failed, $s skipped in $((SECONDS - start)) s"
+}
+for suite in "${suites[@]}"; do
+	case $suite in
+	lint)
+		start=$SECONDS
+		scripts/lint.sh || status=1
+		echo "== lint: $((SECONDS - start)) s"
+		;;
+	unit) gotest unit $(go list ./... | grep -vE '/test/(script|e2e)') ;;
+	script) gotest script ./test/script/... ;;
+	e2e) AIVM_E2E=1 gotest e2e -timeout 60m ./test/e2e ;;
+	*)
+		echo "there is no suite $suite" >&2
+		exit 2
+		;;
+	esac
+done
+echo "== all: $((SECONDS - began)) s"
+echo "$passed passed, $failed failed, $skipped skipped"
+exit $status

@@ -1,0 +1,207 @@
+// Package e2e proves aivm from the outside on the real thing: libvirt, QEMU,
+// virtiofsd, dnsmasq, cloud-init and OpenSSH. The one stand-in is the editor
+// (test/fakecode). It needs root: `make test` starts it through sudo where it
+// must.
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// cacheHome holds the guest image between runs; it is rebuilt when missing.
+const cacheHome = "/var/cache/aivm-test"
+
+// bin holds the programs under test, built once.
+var bin string
+
+func TestMain(m *testing.M) {
+	if os.Getenv("AIVM_E2E") == "" {
+		fmt.Println("e2e: these tests make real VMs; run them with: make test")
+		os.Exit(0)
+	}
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(os.Stderr, "e2e: root is needed (make test uses sudo)")
+		os.Exit(1)
+	}
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "aivm-e2e-bin-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	bin = dir
+	for out, pkg := range map[string]string{"aivm": "../../cmd/aivm", "aivm-faulty": "./aivm-faulty", "code": "../fakecode"} {
+		c := exec.Command("go", "build", "-o", filepath.Join(dir, out), pkg)
+		if b, err := c.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "building %s: %v\n%s", pkg, err, b)
+			return 1
+		}
+	}
+	return m.Run()
+}
+
+// world is one person's surroundings: a home, an environment, a way to run.
+type world struct {
+	t    *testing.T
+	home string
+	user string // "" = root
+	env  []string
+	log  string // of the editor's stand-in
+}
+
+// rootWorld has an empty home of its own and keeps away from root's real
+// ssh configuration.
+func rootWorld(t *testing.T) *world {
+	t.Helper()
+	home := t.TempDir()
+	w := &world{t: t, home: home, log: filepath.Join(home, "code.log")}
+	w.env = []string{
+		"HOME=" + home, "PATH=" + bin + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8",
+		"XDG_CACHE_HOME=" + cacheHome, "AIVM_SSH_CONFIG=" + filepath.Join(home, ".ssh/config"), "FAKECODE_LOG=" + w.log,
+	}
+	return w
+}
+
+type result struct {
+	code           int
+	stdout, stderr string
+	took           time.Duration
+}
+
+// start runs a program in this world; dir "" is the home.
+func (w *world) run(dir string, stdin []byte, env []string, argv ...string) result {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
+	defer cancel()
+	if w.user != "" {
+		argv = append([]string{"sudo", "-u", w.user, "env", "-i", "-C", cmp(dir, w.home)}, append(append(append([]string{}, w.env...), env...), argv...)...)
+	}
+	c := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	c.Dir = cmp(dir, w.home)
+	if w.user == "" {
+		c.Env = append(append([]string{}, w.env...), env...)
+		if p, err := exec.LookPath(filepath.Join(bin, argv[0])); err == nil {
+			c.Path = p
+			c.Err = nil
+		}
+	}
+	var out, errw bytes.Buffer
+	c.Stdin, c.Stdout, c.Stderr = bytes.NewReader(stdin), &out, &errw
+	began := time.Now()
+	err := c.Run()
+	r := result{stdout: out.String(), stderr: errw.String(), took: time.Since(began)}
+	var ee *exec.ExitError
+	switch {
+	case errors.As(err, &ee):
+		r.code = ee.ExitCode()
+	case err != nil:
+		w.t.Fatalf("%v: %v", argv, err)
+	}
+	return r
+}
+
+func cmp(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+func (w *world) aivm(dir string, args ...string) result {
+	w.t.Helper()
+	return w.run(dir, nil, nil, append([]string{filepath.Join(bin, "aivm")}, args...)...)
+}
+
+// must runs aivm and fails the test unless it exits 0.
+func (w *world) must(dir string, args ...string) result {
+	w.t.Helper()
+	r := w.aivm(dir, args...)
+	if r.code != 0 {
+		w.t.Fatalf("aivm %s: exit %d\nstdout: %s\nstderr: %s", strings.Join(args, " "), r.code, r.stdout, r.stderr)
+	}
+	return r
+}
+
+// ssh runs the plain OpenSSH client on an alias.
+func (w *world) ssh(stdin []byte, args ...string) result {
+	w.t.Helper()
+	return w.run("", stdin, nil, append([]string{"ssh", "-F", filepath.Join(w.home, ".ssh/config"), "-o", "BatchMode=yes"}, args...)...)
+}
+
+// guest runs a shell line in the guest and returns its output.
+func (w *world) guest(alias, line string) string {
+	w.t.Helper()
+	r := w.ssh(nil, alias, line)
+	if r.code != 0 {
+		w.t.Fatalf("in the guest: %s: exit %d\n%s%s", line, r.code, r.stdout, r.stderr)
+	}
+	return strings.TrimRight(r.stdout, "\n")
+}
+
+func virsh(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := exec.Command("virsh", append([]string{"-c", "qemu:///system"}, args...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("virsh %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// opened returns the last summary of the editor's stand-in.
+func (w *world) opened() (rec struct {
+	Event, Alias, Path, Error string
+	Asked, Forward, Folder    bool
+},
+) {
+	w.t.Helper()
+	b, err := os.ReadFile(w.log)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if strings.Contains(line, `"event":"summary"`) {
+			if err := json.Unmarshal([]byte(line), &rec); err != nil {
+				w.t.Fatal(err)
+			}
+		}
+	}
+	return rec
+}
+
+func write(t *testing.T, path, text string, mode os.FileMode) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// run2 runs a program of the host and returns its output.
+func run2(t *testing.T, argv ...string) string {
+	t.Helper()
+	out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %v\n%s", argv, err, out)
+	}
+	return string(out)
+}

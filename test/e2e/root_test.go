@@ -1,0 +1,470 @@
+package e2e
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestRoot is the life of one VM of root's: made by a run that is killed at
+// every action, used, used again, stopped, started, deleted.
+func TestRoot(t *testing.T) {
+	w := rootWorld(t)
+	const vm = "e2e"
+	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "# mine\n[defaults.vm]\nname = \""+vm+"\"\nram_mb = 2048 # enough\n", 0o600)
+	write(t, filepath.Join(w.home, ".ssh/config"), "Host other\n\tUser me\n", 0o644)
+	project := filepath.Join(w.home, "work", "my.project é & 'q'")
+	write(t, filepath.Join(project, "hello.txt"), "hello\n", 0o644)
+	t.Cleanup(func() { w.aivm("", "vm", "delete", vm, "--yes") })
+
+	step := func(name string, f func(t *testing.T)) {
+		t.Run(name, func(t *testing.T) {
+			w.t = t
+			f(t)
+		})
+		w.t = t
+		if t.Failed() {
+			t.FailNow() // what follows stands on it
+		}
+	}
+
+	step("refused without approval", func(t *testing.T) {
+		if r := w.aivm(project, "code", "."); r.code != 3 || !strings.Contains(r.stderr, "--yes") {
+			t.Fatalf("%+v", r)
+		}
+	})
+	step("killed at every action", func(t *testing.T) { killWalk(t, w, project) })
+	step("the finished VM", func(t *testing.T) { checkVM(t, w, vm, project) })
+	step("the share", func(t *testing.T) { checkShare(t, w, vm, project) })
+	step("a second run changes nothing", func(t *testing.T) { checkWarm(t, w, vm, project) })
+	step("ssh", func(t *testing.T) { checkSSH(t, w, project) })
+	step("plain clients", func(t *testing.T) { checkClients(t, w, vm, project) })
+	step("attach", func(t *testing.T) { checkAttach(t, w, vm) })
+	step("status and list", func(t *testing.T) { checkFacts(t, w, vm, project) })
+	step("restart", func(t *testing.T) { checkRestart(t, w, vm, project) })
+	step("delete", func(t *testing.T) { checkDelete(t, w, vm, project) })
+}
+
+// killWalk kills a cold `code` with SIGKILL at each of its fault points in
+// turn, each run going on where the last one died; the last run finishes. One
+// boot is enough for all of them.
+func killWalk(t *testing.T, w *world, project string) {
+	faulty := filepath.Join(bin, "aivm-faulty")
+	points := filepath.Join(w.home, "points")
+	killed := map[string]bool{}
+	for range 80 {
+		_ = os.Remove(points)
+		// The next point nobody died at yet is only known when it is reached:
+		// a run is told the points of the run before it, plus one.
+		at := nextPoint(t, w, project, killed)
+		if at == "" {
+			break
+		}
+		killed[at] = true
+		r := w.run(project, nil, []string{"AIVM_KILL_AT=" + at, "AIVM_POINTS=" + points, "FAKECODE_WRITE=from-the-editor"}, faulty, "code", ".", "--yes")
+		if r.code == 0 {
+			continue // the point did not come up: something before it was all there was
+		}
+		if r.code != -1 {
+			t.Fatalf("killed at %s: exit %d\n%s", at, r.code, r.stderr)
+		}
+	}
+	r := w.run(project, nil, []string{"FAKECODE_WRITE=from-the-editor"}, faulty, "code", ".", "--yes")
+	if r.code != 0 {
+		t.Fatalf("the last run: exit %d\n%s", r.code, r.stderr)
+	}
+	t.Logf("killed at %d points", len(killed))
+	if len(killed) < 20 {
+		t.Errorf("only %d fault points: %v", len(killed), killed)
+	}
+	rec := w.opened()
+	if rec.Error != "" || rec.Asked || !rec.Forward || !rec.Folder {
+		t.Errorf("the editor: %+v", rec)
+	}
+	if b, err := os.ReadFile(filepath.Join(project, "from-the-editor")); err != nil || len(b) == 0 {
+		t.Errorf("what the editor wrote: %v %q", err, b)
+	}
+}
+
+// nextPoint asks a dry run what is still to be done on the host and returns
+// the first fault point no run has died at yet; "" when all have been.
+func nextPoint(t *testing.T, w *world, project string, killed map[string]bool) string {
+	r := w.must(project, "code", ".", "--yes", "--dry-run", "--json")
+	var d struct {
+		Stages []struct {
+			Actions []struct{ ID string }
+		}
+	}
+	if err := json.Unmarshal([]byte(r.stdout), &d); err != nil {
+		t.Fatalf("%v\n%s", err, r.stdout)
+	}
+	for _, s := range d.Stages {
+		for _, a := range s.Actions {
+			for _, when := range []string{":before", ":after"} {
+				if p := a.ID + when; !killed[p] {
+					return p
+				}
+			}
+		}
+	}
+	for _, p := range []string{"seed.remove:before", "seed.remove:after"} {
+		if !killed[p] {
+			return p
+		}
+	}
+	return ""
+}
+
+func checkVM(t *testing.T, w *world, vm, project string) {
+	xml := virsh(t, "dumpxml", "--inactive", vm)
+	for _, want := range []string{"urn:aivm:mark:1", "owner=['\"]0['\"]", "isolated=['\"]yes['\"]", "memfd", "org.qemu.guest_agent.0", "aivm-root"} {
+		if !regexp.MustCompile(want).MatchString(xml) {
+			t.Errorf("the definition lacks %s", want)
+		}
+	}
+	if strings.Contains(xml, "aivm-seed") {
+		t.Error("the seed is still in the definition")
+	}
+	if _, err := os.Stat("/var/lib/libvirt/aivm/0-" + vm + ".seed"); !os.IsNotExist(err) {
+		t.Errorf("the seed is still there: %v", err)
+	}
+	for what, line := range map[string]string{
+		"user":           `[ "$(id -u):$(id -un)" = 1000:agent ]`,
+		"sudo":           `sudo -n true`,
+		"locked":         `sudo -n passwd -S agent | grep -q ' L '`,
+		"root closed":    `sudo -n grep -q '^PermitRootLogin no' /etc/ssh/sshd_config.d/10-aivm.conf`,
+		"one host key":   `[ "$(ls /etc/ssh/ssh_host_*_key)" = /etc/ssh/ssh_host_ed25519_key ]`,
+		"inotify":        `grep -q 524288 /etc/sysctl.d/60-aivm.conf`,
+		"hostname":       `[ "$(hostname)" = ` + vm + ` ]`,
+		"cloud-init off": `for i in $(seq 120); do [ -e /etc/cloud/cloud-init.disabled ] && exit 0; sleep 1; done; exit 1`,
+		"internet's DNS": `getent hosts ` + vm,
+	} {
+		if r := w.ssh(nil, vm, line); r.code != 0 {
+			t.Errorf("%s: %q in the guest: exit %d %s%s", what, line, r.code, r.stdout, r.stderr)
+		}
+	}
+	if r := w.ssh(nil, "-o", "PubkeyAuthentication=no", "-o", "PreferredAuthentications=password,keyboard-interactive", vm, "true"); r.code == 0 || !strings.Contains(r.stderr, "Permission denied (publickey)") {
+		t.Errorf("a login without a key: %+v", r)
+	}
+	cfg, err := os.ReadFile(filepath.Join(w.home, ".ssh/config"))
+	if err != nil || !strings.HasSuffix(string(cfg), "Host other\n\tUser me\n") || !strings.HasPrefix(string(cfg), "# >>> aivm >>>\nInclude ") {
+		t.Errorf("~/.ssh/config: %v\n%s", err, cfg)
+	}
+	store, err := os.ReadFile(filepath.Join(w.home, ".config/aivm/config.toml"))
+	if err != nil || !strings.HasPrefix(string(store), "# mine\n[defaults.vm]\nname = \"e2e\"\nram_mb = 2048 # enough\n") && !strings.Contains(string(store), "ram_mb = 2048 # enough\n") {
+		t.Errorf("the store lost something: %v\n%s", err, store)
+	}
+	for _, p := range []string{".local/state/aivm/e2e/host_ed25519", ".local/state/aivm/id_ed25519", ".config/aivm/ssh/e2e.conf"} {
+		if st, err := os.Stat(filepath.Join(w.home, p)); err != nil || st.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v %v", p, err, st)
+		}
+	}
+}
+
+func checkShare(t *testing.T, w *world, vm, project string) {
+	q := "'" + strings.ReplaceAll(project, "'", `'\''`) + "'"
+	if got := w.guest(vm, "cat "+q+"/hello.txt"); got != "hello" {
+		t.Errorf("the guest reads %q", got)
+	}
+	// The mount table of the guest: virtiofs, our tag, the token as root.
+	mi := w.guest(vm, `grep ' - virtiofs aivm-root ' /proc/self/mountinfo`)
+	if n := strings.Count(mi, "\n") + 1; n != 2 {
+		t.Errorf("%d virtiofs mounts:\n%s", n, mi)
+	}
+	w.guest(vm, "cd "+q+" && echo x > by-agent && sudo -n sh -c 'echo x > by-root; cp /bin/true setuid; chmod 4755 setuid' && mv by-agent moved && ln moved linked && mkdir d && git init -q repo && cd repo && git -c user.name=a -c user.email=a@b commit -q --allow-empty -m x")
+	owner := func(name string) uint32 {
+		st, err := os.Stat(filepath.Join(project, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Sys().(*syscall.Stat_t).Uid
+	}
+	for name, want := range map[string]uint32{"moved": 0, "linked": 0, "d": 0, "repo/.git/HEAD": 0, "by-root": 65534, "setuid": 65534} {
+		if got := owner(name); got != want {
+			t.Errorf("%s belongs to %d on the host, not %d", name, got, want)
+		}
+	}
+	write(t, filepath.Join(project, "by-host"), "host\n", 0o600)
+	if got := w.guest(vm, "stat -c %U "+q+"/by-host && cat "+q+"/by-host"); got != "agent\nhost" {
+		t.Errorf("the guest sees %q", got)
+	}
+	if out := run2(t, "findmnt", "-rno", "OPTIONS", "-R", "/var/lib/aivm/export/0-"+vm); !strings.Contains(out, "nosuid") || !strings.Contains(out, "nodev") || !strings.Contains(out, "idmapped") {
+		t.Errorf("the token's mount: %s", out)
+	}
+}
+
+// checkWarm: a second run asks nothing, logs in once, writes not one byte.
+func checkWarm(t *testing.T, w *world, vm, project string) {
+	count := func() int {
+		n, err := strconv.Atoi(w.guest(vm, `sudo -n journalctl -u ssh -o cat --no-pager | grep -c 'Accepted publickey'`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	w.must(project, "code", ".") // takes away what the first run had to leave (seed)
+	before, logins, xml := snapshot(t, w.home), count(), virsh(t, "dumpxml", vm)
+	r := w.run(project, nil, []string{"FAKECODE_QUICK=1"}, filepath.Join(bin, "aivm"), "code", ".")
+	if r.code != 0 {
+		t.Fatalf("%+v", r)
+	}
+	if n := count() - logins; n != 2 { // the run's one and this count's own
+		t.Errorf("%d logins in a warm run", n-1)
+	}
+	after := snapshot(t, w.home)
+	delete(before, "code.log")
+	delete(after, "code.log")
+	if !sameMap(before, after) {
+		t.Errorf("a warm run wrote:\n%v\n%v", before, after)
+	}
+	if now := virsh(t, "dumpxml", vm); now != xml {
+		t.Error("a warm run changed the domain")
+	}
+	checkTiming(t, r)
+}
+
+// checkTiming: the figures of the timing line add up to the wall time.
+func checkTiming(t *testing.T, r result) {
+	t.Helper()
+	lines := strings.Split(strings.TrimSpace(r.stderr), "\n")
+	last := lines[len(lines)-1]
+	sum := 0.0
+	for _, f := range regexp.MustCompile(`[a-z]+ ([0-9.]+)`).FindAllStringSubmatch(last, -1) {
+		v, err := strconv.ParseFloat(f[1], 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum += v
+	}
+	wall := r.took.Seconds()
+	if d := sum - wall; d > 0.05*wall || d < -0.05*wall-0.05 {
+		t.Errorf("the timing line %q adds up to %.2f s of %.2f s", last, sum, wall)
+	}
+	for _, b := range []string{"image", "define", "boot", "share", "ssh", "editor"} {
+		if !strings.Contains(last, b) {
+			t.Errorf("the timing line lacks %s: %s", b, last)
+		}
+	}
+}
+
+// snapshot is every file below dir with its size, mode and change time.
+func snapshot(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	err := filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		st, err := d.Info()
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(dir, p)
+		if strings.HasPrefix(rel, "work/") {
+			return nil
+		}
+		out[rel] = fmt.Sprint(st.Size(), st.Mode(), st.Sys().(*syscall.Stat_t).Ctim)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func sameMap(a, b map[string]string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for k, v := range a {
+		if b[k] != v {
+			return false
+		}
+	}
+	return true
+}
+
+func checkSSH(t *testing.T, w *world, project string) {
+	aivm := filepath.Join(bin, "aivm")
+	if r := w.aivm(project, "ssh", ".", "--", "sh", "-c", "pwd; echo oops >&2; exit 42"); r.code != 42 || r.stdout != project+"\n" || r.stderr != "oops\n" {
+		t.Errorf("%+v", r)
+	}
+	// From a subfolder of an attached folder, and arguments exactly as given.
+	sub := filepath.Join(project, "d")
+	if r := w.aivm(sub, "ssh", ".", "--", "printf", "%s|", "a b", "$HOME", "x'y", "--", "-n"); r.stdout != `a b|$HOME|x'y|--|-n|` || r.code != 0 {
+		t.Errorf("%+v", r)
+	}
+	blob := make([]byte, 1<<20)
+	_, _ = rand.Read(blob)
+	if r := w.run(project, blob, nil, aivm, "ssh", ".", "--", "cat"); r.code != 0 || !bytes.Equal([]byte(r.stdout), blob) {
+		t.Errorf("a megabyte through cat: exit %d, %d bytes back\n%s", r.code, len(r.stdout), r.stderr)
+	}
+	if r := w.aivm(project, "ssh", ".", "--", "no-such-program"); r.code != 127 {
+		t.Errorf("a missing program: %+v", r)
+	}
+	if r := w.aivm(project, "ssh", ".", "--", "sh", "-c", "kill -9 $$"); r.code != 137 {
+		t.Errorf("a killed command: %+v", r)
+	}
+	if r := w.run(project, []byte("echo in-$(pwd)\nexit 7\n"), nil, aivm, "ssh", "."); r.code != 7 || !strings.Contains(r.stdout, "in-"+project) {
+		t.Errorf("a shell without a terminal: %+v", r)
+	}
+}
+
+func checkClients(t *testing.T, w *world, vm, project string) {
+	conf := filepath.Join(w.home, ".ssh/config")
+	src := filepath.Join(w.home, "blob")
+	blob := make([]byte, 300<<10)
+	_, _ = rand.Read(blob)
+	if err := os.WriteFile(src, blob, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	same := func(how, path string) {
+		if b, err := os.ReadFile(path); err != nil || !bytes.Equal(b, blob) {
+			t.Errorf("%s: %v, %d bytes", how, err, len(b))
+		}
+	}
+	for _, c := range [][]string{
+		{"scp", "-q", "-F", conf, src, vm + ":blob"},
+		{"scp", "-q", "-F", conf, vm + ":blob", src + ".scp"},
+		{"rsync", "-e", "ssh -F " + conf, src, vm + ":blob2"},
+		{"rsync", "-e", "ssh -F " + conf, vm + ":blob2", src + ".rsync"},
+	} {
+		if r := w.run("", nil, nil, c...); r.code != 0 {
+			t.Errorf("%v: %+v", c, r)
+		}
+	}
+	same("scp", src+".scp")
+	same("rsync", src+".rsync")
+	w.guest(vm, "git init -q --bare bare.git")
+	repo := filepath.Join(w.home, "repo")
+	git := func(args ...string) {
+		if r := w.run("", nil, []string{"GIT_SSH_COMMAND=ssh -F " + conf}, append([]string{"git"}, args...)...); r.code != 0 {
+			t.Errorf("git %v: %+v", args, r)
+		}
+	}
+	git("init", "-q", repo)
+	git("-C", repo, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "x")
+	git("-C", repo, "push", "-q", vm+":bare.git", "HEAD:refs/heads/main")
+	git("clone", "-q", vm+":bare.git", repo+"2")
+}
+
+func checkAttach(t *testing.T, w *world, vm string) {
+	// Below root's own home in the guest, where agent may not walk: made
+	// traversable on the way.
+	dir := filepath.Join("/root", fmt.Sprintf("aivm-e2e-%d", os.Getpid()), "deep", "er")
+	write(t, filepath.Join(dir, "f"), "deep\n", 0o600)
+	t.Cleanup(func() {
+		_ = os.Remove(filepath.Join(dir, "f"))
+		for d := dir; d != "/root"; d = filepath.Dir(d) {
+			_ = os.Remove(d)
+		}
+	})
+	r := w.must(dir, "attach", ".", "--yes")
+	if !strings.Contains(r.stdout, "Mounted in running VM at "+dir) {
+		t.Errorf("%+v", r)
+	}
+	if got := w.guest(vm, "cat "+dir+"/f"); got != "deep" {
+		t.Errorf("the guest reads %q", got)
+	}
+	if r := w.aivm(dir, "attach", ".", "--access", "ro"); r.code != 2 || !strings.Contains(r.stderr, "aivm detach") {
+		t.Errorf("another access: %+v", r)
+	}
+	ro := filepath.Join(w.home, "ro")
+	write(t, filepath.Join(ro, "f"), "only to read\n", 0o644)
+	w.must(ro, "attach", ".", "--access", "ro", "--guest-dst", "/srv/ro", "--yes")
+	if r := w.ssh(nil, vm, "cat /srv/ro/f && sudo -n mount -o remount,rw /srv/ro; sudo -n touch /srv/ro/x"); r.code == 0 || !strings.Contains(r.stdout, "only to read") {
+		t.Errorf("ro does not hold against guest root: %+v", r)
+	}
+	if _, err := os.Stat(filepath.Join(ro, "x")); !os.IsNotExist(err) {
+		t.Error("the guest wrote into a read-only share")
+	}
+}
+
+func checkFacts(t *testing.T, w *world, vm, project string) {
+	var l struct {
+		Schema  int
+		VMs     []struct{ Name, State, Address string }
+		Folders []struct {
+			HostPath string `json:"host_path"`
+			State    string
+		}
+	}
+	if err := json.Unmarshal([]byte(w.must("", "list", "--json").stdout), &l); err != nil {
+		t.Fatal(err)
+	}
+	if len(l.VMs) != 1 || l.VMs[0].State != "running" || len(l.Folders) != 3 || l.Folders[0].State != "ok" {
+		t.Errorf("%+v", l)
+	}
+	var st struct {
+		Checks      []struct{ ID, State string }
+		Done, Total int
+		Wall        struct{ Writable []string }
+	}
+	if err := json.Unmarshal([]byte(w.must(project, "status", "--json").stdout), &st); err != nil {
+		t.Fatal(err)
+	}
+	if st.Done != st.Total || st.Total < 6 || len(st.Wall.Writable) != 2 {
+		t.Errorf("%+v", st)
+	}
+	if ip := strings.TrimSpace(w.must(project, "vm", "wait-ip").stdout); ip != l.VMs[0].Address {
+		t.Errorf("wait-ip: %s", ip)
+	}
+	if r := w.must(project, "vm", "ssh_config"); !strings.Contains(r.stdout, "Host "+vm) {
+		t.Errorf("%+v", r)
+	}
+}
+
+func checkRestart(t *testing.T, w *world, vm, project string) {
+	facts := `sudo -n cat /etc/ssh/ssh_host_ed25519_key.pub ~/.ssh/authorized_keys; id; ip -4 -o addr show scope global | awk '{print $4}'`
+	before := w.guest(vm, facts)
+	w.guest(vm, "echo kept > ~/kept; sync")
+	w.must("", "vm", "down", vm)
+	if s := strings.TrimSpace(virsh(t, "domstate", vm)); s != "shut off" {
+		t.Fatalf("after down: %s", s)
+	}
+	if r := w.aivm("", "vm", "status", vm); r.code != 0 || !strings.Contains(r.stdout, "aivm vm up "+vm) {
+		t.Errorf("%+v", r)
+	}
+	began := time.Now()
+	w.must("", "vm", "up", vm)
+	t.Logf("a later boot: %.1f s", time.Since(began).Seconds())
+	if after := w.guest(vm, facts); after != before {
+		t.Errorf("a later boot changed:\n%s\nto\n%s", before, after)
+	}
+	if got := w.guest(vm, "cat ~/kept; systemctl is-active cloud-init.service"); !strings.Contains(got, "kept") {
+		t.Errorf("%q", got)
+	}
+}
+
+func checkDelete(t *testing.T, w *world, vm, project string) {
+	if r := w.aivm("", "vm", "delete", vm); r.code != 3 || !strings.Contains(r.stderr, "aivm vm delete "+vm+" --yes") {
+		t.Errorf("without a terminal: %+v", r)
+	}
+	sum := run2(t, "sh", "-c", `cd "$1" && find . -type f -exec sha256sum {} + | sort`, "sh", project)
+	w.must("", "vm", "delete", vm, "--yes")
+	if now := run2(t, "sh", "-c", `cd "$1" && find . -type f -exec sha256sum {} + | sort`, "sh", project); now != sum {
+		t.Error("deleting the VM changed the host folder")
+	}
+	for _, where := range [][]string{
+		{"virsh", "-c", "qemu:///system", "list", "--all", "--name"},
+		{"virsh", "-c", "qemu:///system", "net-dumpxml", "aivm-net"},
+		{"find", "/var/lib/aivm", "/var/lib/libvirt/aivm", "/run/libvirt", "/etc/libvirt", filepath.Join(w.home, ".local"), filepath.Join(w.home, ".config/aivm/ssh"), "-name", "*" + vm + "*"},
+		{"cat", "/proc/self/mountinfo", filepath.Join(w.home, ".ssh/config")},
+	} {
+		if out := run2(t, where...); strings.Contains(out, "0-"+vm) || strings.Contains(out, "'"+vm+"'") || strings.Contains(out, vm+"\n") {
+			t.Errorf("%v still knows the VM:\n%s", where, out)
+		}
+	}
+	if b, err := os.ReadFile(filepath.Join(w.home, ".ssh/config")); err != nil || string(b) != "Host other\n\tUser me\n" {
+		t.Errorf("~/.ssh/config after the last VM is gone: %v\n%s", err, b)
+	}
+}
