@@ -211,7 +211,7 @@ func (e *Env) wantKnown(w *want) error {
 func (e *Env) wantFirst(w *want) error {
 	if !e.UI.InTTY && !e.Approval.Yes && !e.DryRun {
 		return ui.NeedsApproval("No managed VM found for this folder. Re-run with --yes to create one automatically.").
-			Hint(e.Rerun+" --yes", "to see all of it first: "+e.Rerun+" --dry-run")
+			Hint(ui.AddFlag(e.Rerun, "--yes"), "to see all of it first: "+ui.AddFlag(e.Rerun, "--dry-run"))
 	}
 	w.autoName = true
 	return e.wantNew(w, w.store.Config.Defaults.VM.Name)

@@ -60,7 +60,7 @@ func (ap *Approval) Consent(ctx context.Context, s *ui.Streams, p Plan, later []
 			what = append(what, a.Why)
 		}
 		return ui.NeedsApproval("this needs your approval and there is no terminal to ask on: %s", strings.Join(what, "; ")).
-			Hint("to agree: "+rerun+" --yes", "to see all of it first: "+rerun+" --dry-run")
+			Hint("to agree: "+ui.AddFlag(rerun, "--yes"), "to see all of it first: "+ui.AddFlag(rerun, "--dry-run"))
 	}
 	s.Say("%s", Text(p, later))
 	ok, err := s.Confirm(ctx, "Continue?", true)
