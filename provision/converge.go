@@ -21,9 +21,6 @@ const maxRounds = 12
 // recorded. It returns the facts of the last look, with the connection to the
 // guest open if w asked for it. A dry run prints the plan and returns errDry.
 func (e *Env) converge(ctx context.Context, w *want) (*facts, error) {
-	if e.timing == nil {
-		e.timing = ui.NewTiming()
-	}
 	unlock := func() {}
 	defer func() { unlock() }()
 	locked := false

@@ -67,7 +67,7 @@ func New(o Options) (*Env, error) {
 			Stderr: suspending{o.UI}, Builders: Builders(),
 		}),
 		Approval: plan.Approval{Yes: o.Yes, YesSudo: o.YesSudo || configuredYesSudo(path)},
-		DryRun:   o.DryRun, Verb: o.Verb, Rerun: o.Rerun, Hook: o.Hook,
+		DryRun:   o.DryRun, Verb: o.Verb, Rerun: o.Rerun, Hook: o.Hook, timing: ui.NewTiming(),
 	}, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 	"time"
 
 	"aivm.dev/aivm/internal/config"
@@ -145,9 +146,6 @@ func (e *Env) Restart(ctx context.Context, name string, force bool) error {
 }
 
 func (e *Env) apply(ctx context.Context, p plan.Plan) error {
-	if e.timing == nil {
-		e.timing = ui.NewTiming()
-	}
 	if _, err := e.run(ctx, p); err != nil {
 		return e.resume(err)
 	}
@@ -313,7 +311,7 @@ func (e *Env) printPlain(verb, vm string, p plan.Plan) error {
 		e.UI.Result("Nothing would change.")
 		return nil
 	}
-	e.UI.Result("%s", plan.Text(p, nil))
+	e.UI.Result("%s", strings.Replace(plan.Text(p, nil), "aivm will:", "aivm would:", 1))
 	return nil
 }
 

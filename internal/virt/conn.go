@@ -84,9 +84,11 @@ func Adopt(ctx context.Context, nc net.Conn) (*Conn, error) {
 	err := c.do(ctx, func() error { return c.l.ConnectToURI(SystemURI) })
 	if err != nil {
 		_ = nc.Close()
+		// Authentication fails in many ways and codes (no polkit, no bus, no
+		// agent to ask). For a plain user whatever libvirt answers here is a
+		// refusal: root's connection tells whether it is more than that.
 		var le libvirt.Error
-		if errors.As(err, &le) && (le.Code == uint32(libvirt.ErrAuthFailed) || le.Code == uint32(libvirt.ErrAuthUnavailable) ||
-			le.Code == uint32(libvirt.ErrAuthCancelled) || le.Code == uint32(libvirt.ErrAccessDenied)) {
+		if errors.As(err, &le) && (os.Geteuid() != 0 || le.Code == uint32(libvirt.ErrAuthFailed)) {
 			return nil, fmt.Errorf("%w: %s", ErrDenied, le.Message)
 		}
 		return nil, fmt.Errorf("opening %s: %w", SystemURI, err)

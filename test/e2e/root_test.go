@@ -48,7 +48,7 @@ func TestRoot(t *testing.T) {
 	step("a second run changes nothing", func(t *testing.T) { checkWarm(t, w, vm, project) })
 	step("ssh", func(t *testing.T) { checkSSH(t, w, project) })
 	step("plain clients", func(t *testing.T) { checkClients(t, w, vm, project) })
-	step("attach", func(t *testing.T) { checkAttach(t, w, vm) })
+	step("attach", func(inner *testing.T) { checkAttach(inner, t, w, vm) })
 	step("status and list", func(t *testing.T) { checkFacts(t, w, vm, project) })
 	step("restart", func(t *testing.T) { checkRestart(t, w, vm, project) })
 	step("delete", func(t *testing.T) { checkDelete(t, w, vm, project) })
@@ -357,12 +357,12 @@ func checkClients(t *testing.T, w *world, vm, project string) {
 	git("clone", "-q", vm+":bare.git", repo+"2")
 }
 
-func checkAttach(t *testing.T, w *world, vm string) {
+func checkAttach(t, whole *testing.T, w *world, vm string) {
 	// Below root's own home in the guest, where agent may not walk: made
 	// traversable on the way.
 	dir := filepath.Join("/root", fmt.Sprintf("aivm-e2e-%d", os.Getpid()), "deep", "er")
 	write(t, filepath.Join(dir, "f"), "deep\n", 0o600)
-	t.Cleanup(func() {
+	whole.Cleanup(func() {
 		_ = os.Remove(filepath.Join(dir, "f"))
 		for d := dir; d != "/root"; d = filepath.Dir(d) {
 			_ = os.Remove(d)
