@@ -10,6 +10,7 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
 )
@@ -41,23 +42,34 @@ func (e *Env) converge(ctx context.Context, w *want) (*facts, error) {
 			f.close()
 			return nil, err
 		}
+		if w.newVM || w.newFolder {
+			// What cannot be recorded at the end is not begun.
+			if err := config.CheckWritable(e.StorePath); err != nil {
+				f.close()
+				return nil, err
+			}
+		}
 		if e.DryRun {
 			f.close()
 			return f, e.printDry(w, f, p)
 		}
 		if !p.Empty() && !locked {
 			// Something is to be changed: one run at a time per VM. Whoever had
-			// to wait looks again.
+			// to wait looks again, and so does who wants to make a VM: another
+			// run may have made it since the first look.
 			release, waited, err := e.lock(ctx, w.name)
 			if err != nil {
 				f.close()
 				return nil, err
 			}
 			unlock, locked = release, true
-			if waited {
+			if waited || w.newDomain(f) {
 				f.close()
 				continue
 			}
+		}
+		if e.UI.Verbose > 0 && !p.Empty() {
+			e.UI.Say("%s", plan.Text(p, e.later(w)))
 		}
 		if err := e.Approval.Consent(ctx, e.UI, p, e.later(w), e.Rerun); err != nil {
 			f.close()
@@ -73,7 +85,7 @@ func (e *Env) converge(ctx context.Context, w *want) (*facts, error) {
 			e.forgetHost()
 			continue
 		}
-		if w.guest && f.conn == nil {
+		if w.guest && f.conn == nil && (w.boot || f.running()) {
 			if err := e.wait(ctx, w, f); err != nil {
 				return nil, err
 			}

@@ -163,7 +163,7 @@ func (e *Env) load() (*config.Store, error) {
 		return nil, err
 	}
 	for _, w := range s.Warnings {
-		e.UI.Warn("%s", warningText(s.Path, w))
+		e.warnOnce(warningText(s.Path, w))
 	}
 	return s, nil
 }

@@ -31,7 +31,7 @@ import (
 func (e *Env) planHost(ctx context.Context, w *want, f *facts) (plan.Plan, error) {
 	p := plan.Plan{Stage: plan.Host}
 	d := f.domain.Domain
-	running := d.Err == nil && d.Value != nil && d.Value.State == virt.Running
+	running := f.running()
 	if f.conn == nil && !running && w.boot {
 		// Something has to be made or started: libvirt and its tools are needed.
 		need := host.Need{Image: w.newDomain(f) && e.needsBuild(w)}
@@ -63,6 +63,20 @@ func (e *Env) planHost(ctx context.Context, w *want, f *facts) (plan.Plan, error
 			}
 			return p, err
 		}
+		if d.Value != nil && f.inst == nil {
+			_, err := e.SSH.LoadHostKey(w.name)
+			switch {
+			case err == nil && !running: // what else was known is asked of libvirt
+			case err == nil:
+				return p, ui.Refused("the address of VM %q is not remembered in %s any more", w.name, instancePath(e.SSH, w.name)).
+					Hint("to have it read anew: aivm vm restart " + w.name)
+			case w.autoName:
+				w.rename(nil)
+				return p, plan.ErrStale
+			default:
+				return p, e.stateLost(w)
+			}
+		}
 	}
 	if w.boot && f.conn == nil && !running {
 		as, err := e.planVM(ctx, w, f)
@@ -79,6 +93,19 @@ func (e *Env) planHost(ctx context.Context, w *want, f *facts) (plan.Plan, error
 	}
 	p.Add(e.planStoreVM(w, f)...)
 	return p, nil
+}
+
+// stateLost refuses a VM of this person's whose host key and address are not
+// here: made with another HOME or XDG_STATE_HOME, or its files are gone. There
+// is no way into it from here.
+func (e *Env) stateLost(w *want) error {
+	dir := e.SSH.VMDir(w.name)
+	err := ui.Refused("VM %q exists, but what is needed to get into it (host key, address) is not in %s", w.name, dir).
+		Hint("was it made with another HOME or XDG_STATE_HOME? then use that", "or bring "+shellQuote(dir)+" back from a backup")
+	if w.newVM {
+		return err.Hint("or make one of another name: aivm vm create NAME")
+	}
+	return err.Hint("to give it and its disk up: aivm vm delete " + w.name)
 }
 
 // newDomain reports whether a disk would have to be made.

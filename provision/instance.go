@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 
@@ -42,9 +43,13 @@ func loadInstance(l sshcfg.Layout, vm string) (*Instance, error) {
 		return nil, err
 	}
 	var in Instance
-	if err := json.Unmarshal(b, &in); err != nil {
+	err = json.Unmarshal(b, &in)
+	if err == nil {
+		_, err = netip.ParseAddr(in.Address)
+	}
+	if err != nil {
 		return nil, ui.Refused("the state file of VM %q is damaged: %s: %w", vm, instancePath(l, vm), err).
-			Hint("move it away; the next aivm command asks libvirt instead: mv " + instancePath(l, vm) + " /tmp/")
+			Hint("move it away, and what it said is asked of libvirt: mv "+shellQuote(instancePath(l, vm))+" /tmp/", "then: aivm vm restart "+vm)
 	}
 	return &in, nil
 }

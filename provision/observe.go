@@ -32,6 +32,12 @@ type facts struct {
 	aliasMade bool // the plan of this look writes the ssh entry
 }
 
+// running reports whether libvirt says that the VM runs.
+func (f *facts) running() bool {
+	d := f.domain.Domain
+	return d.Err == nil && d.Value != nil && d.Value.State == virt.Running
+}
+
 // guestFacts is what the one probe script in the guest said.
 type guestFacts struct {
 	boot  cloudinit.Status

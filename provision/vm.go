@@ -344,6 +344,9 @@ func (e *Env) Delete(ctx context.Context, o DeleteOptions) error {
 	if e.DryRun {
 		return e.printPlain("delete", w.name, p)
 	}
+	if err := config.CheckWritable(e.StorePath); err != nil {
+		return err // else its record would outlive it
+	}
 	e.sayDeletion(w, pool)
 	if !o.Typed {
 		if !e.UI.InTTY {

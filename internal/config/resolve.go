@@ -149,6 +149,8 @@ func (c *Config) unknown(name, source string) error {
 			e.Hint("did you mean --vm " + near + "?")
 		}
 		e.Hint("aivm vm list")
+	case strictName.MatchString(name) && len(name) <= maxName:
+		e.Hint("aivm vm create " + name)
 	default:
 		e.Hint("aivm vm create")
 	}

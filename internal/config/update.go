@@ -57,8 +57,7 @@ func change(ctx context.Context, path string, edit func(*Store) ([]byte, error))
 			return nil, nil, err
 		}
 		if s.Newer {
-			return nil, nil, ui.Refused("the config store %s has schema_version %d, this aivm writes %d: it is read-only here; nothing was changed",
-				path, s.Config.SchemaVersion, Schema).Hint("use the aivm that wrote it, or another store with --config PATH")
+			return nil, nil, newer(s)
 		}
 		out, err := edit(s)
 		if err == nil && s.Exists && bytes.Equal(out, s.Raw) {
@@ -92,6 +91,11 @@ func change(ctx context.Context, path string, edit func(*Store) ([]byte, error))
 	}
 	return ui.Failed("cannot write the config store %s: another program keeps changing it; nothing was changed", path).
 		Hint("close the editor that has it open")
+}
+
+func newer(s *Store) error {
+	return ui.Refused("the config store %s has schema_version %d, this aivm writes %d: it is read-only here; nothing was changed",
+		s.Path, s.Config.SchemaVersion, Schema).Hint("use the aivm that wrote it, or another store with --config PATH")
 }
 
 // settleNames does what reading a record with one name does.

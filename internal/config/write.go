@@ -35,8 +35,62 @@ var (
 
 const maxLinks = 40 // as the kernel (path_resolution(7))
 
+// CheckWritable says why Update would fail, as far as that can be seen without
+// changing anything: a newer store, a file or directory this user may not
+// write to, a full disk. Ask it before work whose end is to be recorded.
+func CheckWritable(path string) error {
+	s, err := Load(path)
+	if err != nil {
+		return err
+	}
+	if s.Newer {
+		return newer(s)
+	}
+	f, err := findStore(path)
+	if err != nil {
+		return err
+	}
+	if s.Exists {
+		if err := unix.Access(f.target, unix.W_OK); err != nil {
+			return f.failed(err)
+		}
+	}
+	dir := filepath.Dir(f.target)
+	for {
+		err := unix.Access(dir, unix.W_OK|unix.X_OK)
+		if errors.Is(err, unix.ENOENT) && dir != filepath.Dir(dir) {
+			dir = filepath.Dir(dir)
+			continue
+		}
+		if err != nil {
+			return f.failed(err)
+		}
+		break
+	}
+	var st unix.Statfs_t
+	// The new version, the one before it, and what a directory may need. A
+	// file system that counts nothing (some network ones say 0 blocks in all)
+	// is not full.
+	if err := unix.Statfs(dir, &st); err == nil && st.Blocks > 0 && st.Bavail*uint64(st.Bsize) < uint64(2*len(s.Raw)+16<<10) {
+		return f.failed(unix.ENOSPC)
+	}
+	return nil
+}
+
 // openStore finds the file and makes its directory.
 func openStore(path string) (*storeFile, error) {
+	f, err := findStore(path)
+	if err != nil {
+		return nil, err
+	}
+	fault("mkdir")
+	if err := os.MkdirAll(filepath.Dir(f.target), 0o700); err != nil {
+		return nil, f.failed(err)
+	}
+	return f, nil
+}
+
+func findStore(path string) (*storeFile, error) {
 	f := &storeFile{path: path, target: path}
 	for range maxLinks {
 		link, err := os.Readlink(f.target)
@@ -53,10 +107,6 @@ func openStore(path string) (*storeFile, error) {
 			link = filepath.Join(dir, link)
 		}
 		f.target = link
-	}
-	fault("mkdir")
-	if err := os.MkdirAll(filepath.Dir(f.target), 0o700); err != nil {
-		return nil, f.failed(err)
 	}
 	return f, nil
 }
