@@ -3,6 +3,7 @@ package provision
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -47,12 +48,12 @@ func Folder(arg string) (typed, real string, err error) {
 	}
 	typed, err = filepath.Abs(arg)
 	if err != nil {
-		return "", "", ui.Refused("folder %q: %w", arg, err)
+		return "", "", ui.Refused("the working directory is gone: %w", err).Hint("cd to a folder that exists and try again")
 	}
 	// $PWD keeps the links a person walked through; Getwd honours it.
 	real, err = filepath.EvalSymlinks(typed)
 	if err != nil {
-		return "", "", ui.Refused("host_src must be an existing directory: %s", ui.Clean(typed)).Hint("mkdir -p " + shellQuote(typed))
+		return "", "", noFolder(typed, err)
 	}
 	st, err := os.Stat(real)
 	if err != nil {
@@ -68,6 +69,19 @@ func Folder(arg string) (typed, real string, err error) {
 	}
 	_ = f.Close()
 	return typed, real, nil
+}
+
+// noFolder says why a folder cannot be found, and makes one only where that is
+// what is missing.
+func noFolder(typed string, err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return ui.Refused("folder %s cannot be reached by you: %w", ui.Clean(typed), err).Hint("namei -l " + shellQuote(typed))
+	}
+	e := ui.Refused("host_src must be an existing directory: %s", ui.Clean(typed))
+	if _, lerr := os.Lstat(typed); lerr == nil || !errors.Is(err, fs.ErrNotExist) {
+		return e.Hint("see where the links lead: namei -l " + shellQuote(typed))
+	}
+	return e.Hint("mkdir -p " + shellQuote(typed))
 }
 
 // FolderOptions are the flags of attach, code and ssh that concern a folder.
@@ -102,7 +116,8 @@ func (e *Env) wantFolder(ctx context.Context, o FolderOptions, create bool) (*wa
 		access = string(a)
 	}
 	if o.GuestDst != "" && (!filepath.IsAbs(o.GuestDst) || strings.ContainsAny(o.GuestDst, "\n\r\x00")) {
-		return nil, ui.Usage("--guest-dst must be an absolute path in the guest, not %q", o.GuestDst)
+		return nil, ui.Usage("--guest-dst must be an absolute path in the guest, not %q", o.GuestDst).
+			Hint("for example: --guest-dst /home/agent/" + shellQuote(filepath.Base(typed)))
 	}
 	w, err := e.wantVM(ctx, o.VM, real, create)
 	if err != nil {
@@ -161,8 +176,8 @@ func (e *Env) ownDirs() []string {
 func changeRefused(what string, a config.Attachment, saved, asked string) error {
 	flag := "--" + strings.ReplaceAll(what, "_", "-")
 	return ui.Refused("Attachment %s mismatch: %s is attached to %s with %s, not %s", what, ui.Clean(a.HostPath), a.VMName, saved, asked).
-		Hint("to change it on purpose: aivm detach "+shellQuote(a.HostPath)+" --vm "+a.VMName,
-			"then: aivm attach "+shellQuote(a.HostPath)+" --vm "+a.VMName+" "+flag+" "+shellQuote(asked))
+		Hint("as it is: aivm code "+shellQuote(a.HostPath)+" --vm "+a.VMName,
+			"to change it on purpose take its record out (aivm config edit), then: aivm attach "+shellQuote(a.HostPath)+" --vm "+a.VMName+" "+flag+" "+shellQuote(asked))
 }
 
 // wantVM resolves the VM of a verb by the rules of the store: flag, folder,
@@ -210,7 +225,7 @@ func (e *Env) wantKnown(w *want) error {
 // wantFirst is the VM that is made when there is none.
 func (e *Env) wantFirst(w *want) error {
 	if !e.UI.InTTY && !e.Approval.Yes && !e.DryRun {
-		return ui.NeedsApproval("No managed VM found for this folder. Re-run with --yes to create one automatically.").
+		return ui.NeedsApproval("No managed VM found for this folder. Re-run with --yes to create one automatically").
 			Hint(ui.AddFlag(e.Rerun, "--yes"), "to see all of it first: "+ui.AddFlag(e.Rerun, "--dry-run"))
 	}
 	w.autoName = true

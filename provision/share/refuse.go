@@ -41,12 +41,12 @@ func Refuse(hostPath, home string, own, allow []string) error {
 		return in, holds
 	}
 	if slices.Contains(folder, "/") {
-		return ui.Refused("the whole file system cannot be shared")
+		return ui.Refused("the whole file system cannot be shared").Hint("share the project's own folder: aivm code FOLDER")
 	}
 	own = append(slices.Clone(own), root.ExportBase)
 	for _, o := range own {
 		if in, _ := touches(o); in {
-			return ui.Refused("%s belongs to aivm itself (%s) and cannot be shared", hostPath, o)
+			return ui.Refused("%s belongs to aivm itself (%s) and cannot be shared", hostPath, o).Hint("share the project's own folder: aivm code FOLDER")
 		}
 	}
 	for _, a := range allow {

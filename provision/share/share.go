@@ -123,19 +123,30 @@ func checkPath(what, p string) error {
 // reservedDst are guest paths nothing may be mounted on, with all below them;
 // systemDst only themselves.
 var (
-	reservedDst = []string{"/proc", "/sys", "/dev", "/boot", "/run/aivm", "/etc", "/bin", "/sbin", "/lib", "/lib64"}
-	systemDst   = []string{"/", "/home", "/root", "/run", "/tmp", "/usr", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/local", "/var", "/var/lib", "/opt", "/srv", "/mnt", "/media"}
+	reservedDst = []string{"/proc", "/sys", "/dev", "/boot", "/run/aivm", "/etc", "/bin", "/sbin", "/lib", "/lib64", "/home/agent/.ssh"}
+	systemDst   = []string{"/", "/home", "/root", "/run", "/tmp", "/usr", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/local", "/var", "/var/lib", "/opt", "/srv", "/mnt", "/media", "/home/agent"}
 )
 
-// CheckGuestDst refuses guest paths a folder must not cover.
+// CheckGuestDst refuses guest paths a folder must not cover: the system's
+// own, and the home of the guest's user, whose key lets us in.
 func CheckGuestDst(dst string) error {
 	if err := checkPath("guest path", dst); err != nil {
 		return err
 	}
+	name := strings.Trim(path.Base(dst), "/")
+	for part := range strings.SplitSeq(dst, "/") {
+		if len(part) > 255 { // NAME_MAX (linux/limits.h)
+			return ui.Refused("guest path %s has a name of %d bytes, 255 is the most there can be", dst, len(part)).
+				Hint("choose another place: --guest-dst /home/agent/NAME")
+		}
+	}
+	if name == "" {
+		name = "NAME"
+	}
 	reserved := slices.ContainsFunc(reservedDst, func(d string) bool { return dst == d || below(dst, d) })
 	if reserved || slices.Contains(systemDst, dst) {
 		return ui.Refused("guest path %s belongs to the guest's own system", dst).
-			Hint("choose another place: --guest-dst /home/agent/" + strings.Trim(path.Base(dst), "/"))
+			Hint("choose another place: --guest-dst " + quote("/home/agent/"+name))
 	}
 	return nil
 }
