@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -52,13 +53,12 @@ type app struct {
 	hook func(string)
 	env  *provision.Env
 
-	config         string
-	yes, yesSudo   bool
-	dryRun         bool
-	verbose        int
-	recreate       bool // 0.3's --recreate and --recreate_if_needed
-	hostSrc        string
-	vmFlag, vmName string
+	config       string
+	yes, yesSudo bool
+	dryRun       bool
+	verbose      int
+	recreate     bool // 0.3's --recreate and --recreate_if_needed
+	hostSrc      string
 }
 
 func (a *app) close() {
@@ -102,8 +102,15 @@ Examples:
 	c.SetOut(a.ui.Out)
 	c.SetErr(a.ui.Err)
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return ui.Usage("%w", err).Hint(c.CommandPath() + " --help")
+		e := ui.Usage("%w", err)
+		for _, w := range a.args {
+			if _, serr := os.Lstat(w); serr == nil && strings.HasPrefix(w, "-") {
+				e.Hint("for the folder or file of that name: " + c.CommandPath() + " " + quoteWord("./"+w))
+			}
+		}
+		return e.Hint(c.CommandPath() + " --help")
 	})
+	c.SetHelpCommand(a.helpCmd())
 	c.AddCommand(a.codeCmd(), a.sshCmd(), a.attachCmd(), a.vmCmd(), a.statusCmd(), a.listCmd(), a.hostCmd(), a.configCmd(), a.rootApplyCmd())
 	c.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		return pflag.NormalizedName(strings.ReplaceAll(name, "_", "-"))
@@ -140,6 +147,7 @@ func group(use, short, example string, subs ...*cobra.Command) *cobra.Command {
 
 func unknownCommand(c *cobra.Command, name string) error {
 	e := ui.Usage("%s has no command %q", c.CommandPath(), name)
+	c.SuggestionsMinimumDistance = 2
 	for _, s := range c.SuggestionsFor(strings.ReplaceAll(name, "_", "-")) {
 		e.Hint(c.CommandPath() + " " + s)
 	}
@@ -149,32 +157,56 @@ func unknownCommand(c *cobra.Command, name string) error {
 // prepare refuses to start through sudo: files made for root would lie where
 // the user's belong, and the user's libvirt, keys and editor are not root's.
 func (a *app) prepare(c *cobra.Command) error {
-	if c.Name() == root.Command || c.Name() == "help" || strings.HasPrefix(c.Name(), "__complete") || c.Name() == "completion" || c.HasParent() && c.Parent().Name() == "completion" {
+	if harmless := []string{root.Command, "help", "__complete", "__completeNoDesc", "completion"}; slices.Contains(harmless, c.Name()) ||
+		c.HasParent() && slices.Contains(harmless, c.Parent().Name()) {
 		return nil
 	}
 	if by := os.Getenv("SUDO_UID"); os.Geteuid() == 0 && by != "" && by != "0" {
 		return ui.Refused("aivm was started through sudo: run it without sudo, aivm asks for what it needs").
-			Hint("aivm " + strings.Join(a.args, " "))
+			Hint(typed(a.args, nil))
 	}
 	if a.recreate {
-		return ui.Refused("aivm never makes a VM anew by itself: its disk would be lost").
-			Hint("to do it knowingly: aivm vm delete NAME", "then: aivm code .")
+		return a.neverAnew(c)
 	}
 	a.ui.Verbose = a.verbose
 	return nil
 }
 
+// neverAnew refuses 0.3's flags that replaced a VM, with the two commands that
+// do it knowingly.
+func (a *app) neverAnew(c *cobra.Command) error {
+	name := "NAME"
+	if f := c.Flags().Lookup("vm"); f != nil && f.Value.String() != "" {
+		name = quoteWord(f.Value.String())
+	} else if p := c.Parent(); p != nil && p.Name() == "vm" && len(c.Flags().Args()) == 1 && (c.Name() == "create" || c.Name() == "up") {
+		name = quoteWord(c.Flags().Args()[0])
+	}
+	again := typed(a.args, append(slices.Clone(consents), "--force", "--recreate", "--recreate-if-needed", "--recreate_if_needed"))
+	if c.Name() == "up" {
+		again = "aivm vm create " + name
+	}
+	return ui.Refused("aivm never makes a VM anew by itself: its disk would be lost").
+		Hint("to do it knowingly: aivm vm delete "+name, "then: "+again)
+}
+
+// consents are the flags a command to type again is shown without.
+var consents = []string{"--dry-run", "--dry_run", "--yes", "-y"}
+
 // rerun is the command line as a person would type it again, without --yes.
-func (a *app) rerun() string {
+func (a *app) rerun() string { return typed(a.args, consents) }
+
+// typed is a command line as a person types it, without the flags named; what
+// stands behind "--" is another program's and stays.
+func typed(args, without []string) string {
 	words := []string{"aivm"}
-	for i, w := range a.args {
+	for i, w := range args {
 		if w == "--" {
-			for _, k := range a.args[i:] {
+			for _, k := range args[i:] {
 				words = append(words, quoteWord(k))
 			}
 			break
 		}
-		if w != "--dry-run" && w != "--dry_run" && w != "--yes" && w != "-y" {
+		if !slices.Contains(without, w) {
 			words = append(words, quoteWord(w))
 		}
 	}

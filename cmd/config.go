@@ -14,7 +14,7 @@ import (
 func (a *app) configCmd() *cobra.Command {
 	return group("config", "Look at and write the config", `  aivm config path
   aivm config init --defaults
-`, a.configInitCmd(), a.configShowCmd(), a.configPathCmd(), a.configLintCmd())
+`, a.configInitCmd(), a.configShowCmd(), a.configPathCmd(), a.configEditCmd(), a.configLintCmd())
 }
 
 func (a *app) configInitCmd() *cobra.Command {
@@ -35,7 +35,7 @@ Examples:
 			}
 			if !defaults && !a.yes {
 				if !a.ui.InTTY {
-					return ui.NeedsApproval("writing the config needs your approval and there is no terminal. Re-run with --yes or --defaults").
+					return ui.NeedsApproval("writing the config needs your approval and there is no terminal: re-run with --yes or --defaults").
 						Hint("aivm config init --defaults")
 				}
 				ok, err := a.ui.Confirm(c.Context(), "Write the built-in defaults to "+path+"?", true)
@@ -55,6 +55,7 @@ Examples:
 			}
 			a.ui.Result("Updated config defaults: %s", path)
 			a.ui.Result("No VM created.")
+			a.ui.Say("An SSH key need not be there: aivm makes one of its own with the first VM.")
 			return nil
 		},
 	}
@@ -160,7 +161,7 @@ Examples:
 			return nil
 		},
 	}
-	c.Flags().StringVar(&vm, "vm", "", "the VM")
+	a.vmFlag(c, &vm, "the VM")
 	c.Flags().StringVar(&a.hostSrc, "host-src", "", "the folder")
 	_ = c.Flags().MarkHidden("host-src")
 	return c

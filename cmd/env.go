@@ -1,6 +1,8 @@
 package cmd
 
 import (
+	"errors"
+
 	"al.essio.dev/pkg/shellescape"
 	"github.com/spf13/cobra"
 
@@ -38,16 +40,44 @@ func (a *app) recreateFlags(c *cobra.Command, names ...string) {
 	}
 }
 
+// errEmptyName: an empty name is a variable that was not set, never a wish for
+// the default.
+var errEmptyName = errors.New("the VM's name is empty")
+
+// vmName is the value of --vm.
+type vmName struct{ to *string }
+
+func (v vmName) String() string {
+	if v.to == nil {
+		return ""
+	}
+	return *v.to
+}
+
+func (vmName) Type() string { return "string" }
+
+func (v vmName) Set(s string) error {
+	if s == "" {
+		return errEmptyName
+	}
+	*v.to = s
+	return nil
+}
+
+func (a *app) vmFlag(c *cobra.Command, to *string, usage string) {
+	c.Flags().Var(vmName{to}, "vm", usage)
+	_ = c.RegisterFlagCompletionFunc("vm", a.completeVM)
+}
+
 func (a *app) folderFlags(c *cobra.Command, o *provision.FolderOptions) {
 	f := c.Flags()
-	f.StringVar(&o.VM, "vm", "", "the VM to use, this time")
+	a.vmFlag(c, &o.VM, "the VM to use, this time")
 	f.StringVar(&o.Mode, "mode", "", "how the folder gets into the VM: shared-root (default), shared, git")
 	f.StringVar(&o.Access, "access", "", "rw (default) or ro")
 	f.StringVar(&o.GuestDst, "guest-dst", "", "where the folder appears in the guest (default: the same path)")
 	f.StringArrayVar(&o.AllowSensitive, "allow-sensitive", nil, "share this `PATH` although it holds keys or belongs to the system")
 	f.StringVar(&a.hostSrc, "host-src", "", "the folder")
 	_ = f.MarkHidden("host-src")
-	_ = c.RegisterFlagCompletionFunc("vm", a.completeVM)
 	_ = c.RegisterFlagCompletionFunc("mode", fixed("shared-root", "shared", "git"))
 	_ = c.RegisterFlagCompletionFunc("access", fixed("rw", "ro"))
 	a.dryRunFlag(c)
@@ -57,6 +87,8 @@ func (a *app) folderFlags(c *cobra.Command, o *provision.FolderOptions) {
 // the working directory.
 func (a *app) folder(args []string) (string, error) {
 	switch {
+	case len(args) == 1 && args[0] == "":
+		return "", ui.Usage("the folder's name is empty").Hint("for the folder here: .")
 	case len(args) > 1:
 		return "", ui.Usage("one folder at a time, not %d", len(args))
 	case len(args) == 1 && a.hostSrc != "":

@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -35,8 +36,7 @@ Examples:
 			return a.printStatus(c.Context(), e, vm, sudo, detail)
 		},
 	}
-	c.Flags().StringVar(&vm, "vm", "", "the VM")
-	_ = c.RegisterFlagCompletionFunc("vm", a.completeVM)
+	a.vmFlag(c, &vm, "the VM")
 	statusFlags(c, &sudo, &detail)
 	return c
 }
@@ -74,7 +74,7 @@ func (a *app) printStatus(ctx context.Context, e *provision.Env, vm string, sudo
 		a.ui.Result("🛠️ Suggested Next Commands")
 		a.ui.Result("  aivm ssh .\n  virsh -c qemu:///system console %s\n  virsh -c qemu:///system dumpxml %s\n  aivm host doctor", st.VM, st.VM)
 	}
-	if !sudo {
+	if !sudo && os.Geteuid() != 0 {
 		a.ui.Say("Without --sudo some things can only be seen by root.")
 	}
 	return nil

@@ -34,13 +34,14 @@ func (a *app) vmVerb(use, short, long string, run func(context.Context, *provisi
 			return run(c.Context(), e, name)
 		},
 	}
-	c.Flags().StringVar(&flag, "vm", "", "the VM")
-	_ = c.RegisterFlagCompletionFunc("vm", a.completeVM)
+	a.vmFlag(c, &flag, "the VM")
 	return c
 }
 
 func oneName(args []string, flag string) (string, error) {
 	switch {
+	case len(args) == 1 && args[0] == "":
+		return "", ui.Usage("%w", errEmptyName).Hint("aivm list")
 	case len(args) > 1:
 		return "", ui.Usage("one VM at a time, not %d", len(args))
 	case len(args) == 1 && flag != "" && flag != args[0]:

@@ -1,0 +1,156 @@
+package cmd
+
+import (
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/ui"
+)
+
+// helpCmd is "aivm help": of a command, or one of the three pages 0.3 had.
+func (a *app) helpCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use: "help [command]", Short: "Help about any command; the pages plan, tree and raw",
+		Long: `Help about any command, and three pages: the usual steps, all commands, and the
+commands of other programs that look at the same things. Nothing is run.
+
+Examples:
+  aivm help vm create
+  aivm help raw --vm work
+` + exitStatuses,
+		ValidArgsFunction: func(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			at, _, err := c.Root().Find(args)
+			if err != nil {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			var names []string
+			for _, k := range at.Commands() {
+				if k.IsAvailableCommand() {
+					names = append(names, k.Name())
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			at, rest, err := c.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return unknownCommand(c.Root(), strings.Join(args, " "))
+			}
+			at.InitDefaultHelpFlag()
+			return at.Help()
+		},
+	}
+	c.AddCommand(a.helpPlanCmd(), a.helpTreeCmd(), a.helpRawCmd())
+	return c
+}
+
+func (a *app) helpPlanCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "plan", Short: "Print the usual steps, one by one", Args: noArgs,
+		Long: `Print the usual steps, one by one. "aivm code ." does all that is needed.
+
+Examples:
+  aivm help plan
+  aivm help plan --config other.toml
+` + exitStatuses,
+		RunE: func(*cobra.Command, []string) error {
+			with := ""
+			if a.config != "" {
+				with = " --config " + quoteWord(a.config)
+			}
+			for i, s := range []struct{ do, why string }{
+				{"aivm host doctor", "can this machine run VMs?"},
+				{"aivm config init --defaults", "write the defaults to change them; not needed"},
+				{"aivm host image-fetch", "get the guest image beforehand; not needed"},
+				{"aivm code . --dry-run", "see what would be done"},
+				{"aivm code .", "do it: a VM, this folder in it, the editor"},
+				{"aivm status", "what there is now, and what the guest can reach"},
+				{"aivm ssh .", "a shell in the folder"},
+				{"aivm vm down", "stop the VM; aivm code . starts it again"},
+				{"aivm vm delete NAME", "give the VM and its disk up"},
+			} {
+				a.ui.Result("%d. %-42s %s", i+1, s.do+with, s.why)
+			}
+			return nil
+		},
+	}
+}
+
+func (a *app) helpTreeCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "tree", Short: "Print all commands", Args: noArgs,
+		Long: `Print all commands with what each does.
+
+Examples:
+  aivm help tree
+  aivm help tree | grep vm
+` + exitStatuses,
+		RunE: func(c *cobra.Command, _ []string) error {
+			var walk func(*cobra.Command, string)
+			walk = func(c *cobra.Command, indent string) {
+				for _, k := range c.Commands() {
+					if k.IsAvailableCommand() {
+						a.ui.Result("%s%-*s %s", indent, 24-len(indent), k.Name(), k.Short)
+						walk(k, indent+"  ")
+					}
+				}
+			}
+			a.ui.Result("aivm")
+			walk(c.Root(), "  ")
+			return nil
+		},
+	}
+}
+
+func (a *app) helpRawCmd() *cobra.Command {
+	var vm string
+	c := &cobra.Command{
+		Use: "raw", Short: "Print commands of other programs that look at the same VM", Args: noArgs,
+		Long: `Print commands of virsh, nft, qemu-img and ssh that look at the VM which belongs
+to the working directory, and at its network and firewall. Nothing is run.
+
+Examples:
+  aivm help raw
+  aivm help raw --vm work
+` + exitStatuses,
+		RunE: func(*cobra.Command, []string) error {
+			path, err := a.storePath()
+			if err != nil {
+				return err
+			}
+			s, err := config.Load(path)
+			if err != nil {
+				return err
+			}
+			cwd, err := os.Getwd()
+			if err != nil {
+				return ui.Failed("the working directory: %w", err)
+			}
+			r, err := s.Resolve(cwd, vm)
+			if err != nil {
+				return err
+			}
+			rec, _ := s.Config.FindVM(r.VM)
+			n, err := s.Config.NetworkOf(rec)
+			if err != nil {
+				return err
+			}
+			name, net, virsh := quoteWord(r.VM), quoteWord(n.Network.Name), "virsh -c qemu:///system "
+			for _, l := range []string{
+				virsh + "dominfo " + name, virsh + "dumpxml " + name, virsh + "domblklist " + name, virsh + "console " + name,
+				virsh + "net-dumpxml " + net, virsh + "net-dhcp-leases " + net, virsh + "pool-list --details",
+				"qemu-img info -U " + quoteWord(rec.Paths.BaseDir) + "/*-" + name + ".qcow2",
+				"nft list table inet " + quoteWord(n.Firewall.Table),
+				"ip address show " + quoteWord(n.Network.Bridge), "ssh -G " + name, "ssh -v " + name,
+			} {
+				a.ui.Result("%s", l)
+			}
+			return nil
+		},
+	}
+	a.vmFlag(c, &vm, "the VM")
+	return c
+}
