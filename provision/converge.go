@@ -25,6 +25,12 @@ func (e *Env) converge(ctx context.Context, w *want) (*facts, error) {
 	unlock := func() {}
 	defer func() { unlock() }()
 	locked := false
+	if w.newVM || w.newFolder {
+		// What cannot be recorded at the end is not begun.
+		if err := config.CheckWritable(e.StorePath); err != nil {
+			return nil, err
+		}
+	}
 	for round := 0; ; round++ {
 		if round == maxRounds {
 			return nil, ui.Failed("the host keeps changing under aivm, %d looks were not enough", maxRounds).Hint("try again: " + e.Rerun)
@@ -41,13 +47,6 @@ func (e *Env) converge(ctx context.Context, w *want) (*facts, error) {
 		if err != nil {
 			f.close()
 			return nil, err
-		}
-		if w.newVM || w.newFolder {
-			// What cannot be recorded at the end is not begun.
-			if err := config.CheckWritable(e.StorePath); err != nil {
-				f.close()
-				return nil, err
-			}
 		}
 		if e.DryRun {
 			f.close()
@@ -126,7 +125,7 @@ func (f *facts) close() {
 
 // run applies a plan with progress, timing and fault points.
 func (e *Env) run(ctx context.Context, p plan.Plan) (bool, error) {
-	r := plan.Runner{Root: e.Root, Hook: e.Hook, Started: func(a plan.Action) (func(string, float64), func(error)) {
+	r := plan.Runner{Root: e.Root, Hook: e.Hook, Note: func(_ plan.Action, note string) { e.warnOnce(note) }, Started: func(a plan.Action) (func(string, float64), func(error)) {
 		stop := func() {}
 		if a.Timing != "" {
 			stop = e.timing.Start(a.Timing)

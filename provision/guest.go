@@ -14,12 +14,18 @@ import (
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/domain"
+	"aivm.dev/aivm/provision/host"
 	"aivm.dev/aivm/provision/share"
 )
 
 // bootLimit is how long a boot may take: generous with KVM, and long enough
 // for an emulated CPU on a busy machine.
-const bootLimit = 10 * time.Minute
+func (e *Env) bootLimit() time.Duration {
+	if accel, _ := host.Accel(e.hostFacts()); accel == "kvm" {
+		return 4 * time.Minute
+	}
+	return 10 * time.Minute
+}
 
 // wait holds on until the guest lets us in, says what is awaited, and gives up
 // early when the domain is no longer running.
@@ -29,8 +35,9 @@ func (e *Env) wait(ctx context.Context, w *want, f *facts) error {
 		return err
 	}
 	if inst == nil {
-		return ui.Failed("the state of VM %q is missing: %s", w.name, instancePath(e.SSH, w.name)).
-			Hint("aivm vm up "+w.name, "aivm vm delete "+w.name)
+		return ui.Failed("what aivm knew of VM %q is gone, its host key too: %s", w.name, e.SSH.VMDir(w.name)).
+			Hint("put that directory back from a backup", "look at the VM: virsh -c qemu:///system console "+w.name,
+				"or give it up with its disk: aivm vm delete "+w.name)
 	}
 	f.inst = inst
 	t, done, err := e.target(ctx, w, inst)
@@ -41,7 +48,7 @@ func (e *Env) wait(ctx context.Context, w *want, f *facts) error {
 	stop := e.timing.Start("boot")
 	defer stop()
 	task := e.UI.Task("waiting for " + w.name)
-	wctx, cancel := context.WithTimeout(ctx, bootLimit)
+	wctx, cancel := context.WithTimeout(ctx, e.bootLimit())
 	defer cancel()
 	wctx, stopWatch := e.watchDomain(wctx, w.name)
 	defer stopWatch()
@@ -49,7 +56,10 @@ func (e *Env) wait(ctx context.Context, w *want, f *facts) error {
 	if err != nil {
 		task.Fail()
 		if ctx.Err() != nil {
-			return fmt.Errorf("the VM goes on booting; to go on: %s: %w", e.Rerun, ctx.Err())
+			return &ui.Error{
+				Exit: ui.ExitInterrupted, Kind: "interrupted", Message: "interrupted; the VM goes on booting",
+				Hints: []string{"to go on: " + e.Rerun, "to stop it: aivm vm down " + w.name}, Err: ctx.Err(),
+			}
 		}
 		var hk *guest.HostKeyError
 		if errors.As(err, &hk) {
@@ -189,6 +199,14 @@ func (e *Env) planFinish(ctx context.Context, w *want, f *facts) plan.Plan {
 	if f.conn != nil && (!b.Installed || b.Disabled || b.Finished || b.SeedRead) {
 		pool := domain.PoolFor(f.domain.Pool.Value, e.baseDir(w.record.Paths), DefaultBaseDir)
 		p.Add(domain.PlanRemoveSeed(f.domain, w.name, e.key(w.name), pool, e.domains(ctx))...)
+		if f.domain.Domain.Err == nil && f.inst != nil && f.inst.SeedLeft {
+			in := *f.inst
+			in.SeedLeft = false
+			p.Add(plan.Action{
+				ID: "seed.forget", Why: "remember that the seed is gone", Shows: []string{"write " + instancePath(e.SSH, w.name)},
+				Do: func(context.Context) error { return saveInstance(e.SSH, w.name, in) },
+			})
+		}
 	}
 	if w.newFolder && w.folder != nil {
 		a := *w.folder

@@ -55,6 +55,10 @@ func (e *Env) planHost(ctx context.Context, w *want, f *facts) (plan.Plan, error
 			return e.planLibvirt(p, f)
 		}
 	}
+	if f.conn != nil && f.inst.SeedLeft && f.guest.boot.SeedRead && errors.Is(f.virt.Err, virt.ErrDenied) {
+		// A run was killed between the first login and the removal.
+		return e.planLibvirt(p, f)
+	}
 	if d.Err == nil {
 		if err := domain.CheckOurs(d.Value, e.UID); err != nil {
 			if w.autoName && !d.Value.Mark.By(e.UID) {
@@ -248,6 +252,7 @@ func (e *Env) planState(w *want, f *facts, mac string, ip netip.Addr, ids []sshc
 	if in.UUID == "" {
 		in.UUID = uuid.NewString()
 	}
+	in.SeedLeft = in.SeedLeft || w.newDomain(f)
 	if len(in.Identities) == 0 || w.newDomain(f) {
 		in.Identities = sshcfg.StanzaIdentities(ids)
 		if ownKey && !slices.Contains(in.Identities, e.SSH.OwnKeyPath()) {

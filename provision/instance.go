@@ -25,8 +25,8 @@ type Instance struct {
 	MAC        string   `json:"mac"`
 	Address    string   `json:"address"`
 	User       string   `json:"user"`
-	Identities []string `json:"identities"` // private key files, or public ones held by an agent
-	Image      string   `json:"image"`      // where the disk came from, for people
+	Identities []string `json:"identities"`          // private key files, or public ones held by an agent
+	SeedLeft   bool     `json:"seed_left,omitempty"` // the first boot's seed was not removed yet
 }
 
 func instancePath(l sshcfg.Layout, vm string) string {

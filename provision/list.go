@@ -73,7 +73,8 @@ func (e *Env) Listing(ctx context.Context) (Listing, error) {
 	}
 	for _, n := range c.Networks {
 		out.Networks = append(out.Networks, ListedNetwork{
-			Name: n.Name, Bridge: n.Network.Bridge, Subnet: n.Network.SubnetCIDR, Firewall: n.Firewall.Enabled, VMs: len(c.NetworkUsers(n.Name)),
+			// What is true, not what is wished: no rules are made yet.
+			Name: n.Name, Bridge: n.Network.Bridge, Subnet: n.Network.SubnetCIDR, Firewall: false, VMs: len(c.NetworkUsers(n.Name)),
 		})
 	}
 	out.Folders = e.folders(c)

@@ -10,6 +10,7 @@ import (
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/image"
 )
 
 // Status is the JSON of `status` (CONTRACTS).
@@ -132,6 +133,7 @@ func (e *Env) imageCheck(w *want) host.Check {
 	if err != nil {
 		return check("image", "Base image cache", "bad", "%v", err)
 	}
+	ref, _ = image.Resolve(ref)
 	ent, ok, err := e.Cache.Lookup(ref)
 	switch {
 	case err != nil:

@@ -119,6 +119,20 @@ func (e *Env) wantFolder(ctx context.Context, o FolderOptions, create bool) (*wa
 		return nil, ui.Usage("--guest-dst must be an absolute path in the guest, not %q", o.GuestDst).
 			Hint("for example: --guest-dst /home/agent/" + shellQuote(filepath.Base(typed)))
 	}
+	dst := real
+	if o.GuestDst != "" {
+		dst = filepath.Clean(o.GuestDst)
+	}
+	store, err := e.load()
+	if err != nil {
+		return nil, err
+	}
+	if len(store.Config.AttachmentsOf(real)) == 0 {
+		// Nobody is asked for a VM for what cannot be shared.
+		if err := e.mayShare(real, dst, o.AllowSensitive); err != nil {
+			return nil, err
+		}
+	}
 	w, err := e.wantVM(ctx, o.VM, real, create)
 	if err != nil {
 		return nil, err
@@ -156,16 +170,20 @@ func (e *Env) wantFolder(ctx context.Context, o FolderOptions, create bool) (*wa
 		w.openAt = filepath.Join(dst, rel)
 		return w, nil
 	}
-	if err := share.Refuse(real, e.Home, e.ownDirs(), o.AllowSensitive); err != nil {
+	if err := e.mayShare(real, dst, o.AllowSensitive); err != nil {
 		return nil, err
-	}
-	dst := real
-	if o.GuestDst != "" {
-		dst = filepath.Clean(o.GuestDst)
 	}
 	w.folder = &share.Attachment{HostPath: real, VM: w.name, Mode: mode, Access: access, GuestDst: dst, Tag: share.Token(real)}
 	w.newFolder, w.openAt = true, dst
 	return w, nil
+}
+
+// mayShare refuses folders and places in the guest that make no good share.
+func (e *Env) mayShare(folder, dst string, allow []string) error {
+	if err := share.Refuse(folder, e.Home, e.ownDirs(), allow); err != nil {
+		return err
+	}
+	return share.CheckGuestDst(dst)
 }
 
 // ownDirs are aivm's own directories: never shared with a guest.

@@ -21,6 +21,8 @@ type Runner struct {
 	// Started is called before each action; the returned functions take its
 	// progress and its end.
 	Started func(Action) (progress func(detail string, fraction float64), done func(error))
+	// Note, if set, is told what the privileged helper found worth saying.
+	Note func(Action, string)
 }
 
 type progressKey struct{}
@@ -70,6 +72,9 @@ func (r Runner) one(ctx context.Context, a Action) (err error) {
 		res, err := r.Root.Do(ctx, a.Root, progress)
 		if err != nil {
 			return fmt.Errorf("%s: %w", a.Why, err)
+		}
+		if res.Note != "" && r.Note != nil {
+			r.Note(a, res.Note)
 		}
 		if a.Got != nil {
 			if err := a.Got(context.WithValue(ctx, progressKey{}, progress), res); err != nil {

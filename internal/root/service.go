@@ -27,7 +27,7 @@ var daemons = map[string]daemon{
 
 // libvirtSockets are what LibvirtSocket may open (/var/run is a link to /run
 // where the packages put the former into a configuration).
-var libvirtSockets = []string{"/run/libvirt/libvirt-sock", "/var/run/libvirt/libvirt-sock"}
+var libvirtSockets = []string{"/run/libvirt/libvirt-sock", "/var/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock"}
 
 // systemdDir is there exactly where systemd is the init system (sd_booted(3)).
 const systemdDir = "/run/systemd/system"

@@ -65,6 +65,21 @@ func (c *Conn) PoolAt(ctx context.Context, path string) (*Pool, error) {
 	return out, nil
 }
 
+func (c *Conn) poolPath(p libvirt.StoragePool) (string, error) {
+	desc, err := c.l.StoragePoolGetXMLDesc(p, 0)
+	if err != nil {
+		return "", err
+	}
+	var x libvirtxml.StoragePool
+	if err := x.Unmarshal(desc); err != nil {
+		return "", fmt.Errorf("reading pool XML: %w", err)
+	}
+	if x.Target == nil {
+		return "", nil
+	}
+	return x.Target.Path, nil
+}
+
 func (c *Conn) fillPool(p libvirt.StoragePool, out *Pool) error {
 	active, err := c.l.StoragePoolIsActive(p)
 	if err != nil || active == 0 {
@@ -133,6 +148,11 @@ func (c *Conn) EnsurePool(ctx context.Context, name, path string) error {
 		}
 		if err != nil {
 			return err
+		}
+		if at, err := c.poolPath(p); err != nil {
+			return err
+		} else if at != path {
+			return fmt.Errorf("a storage pool %q that is not aivm's keeps its volumes in %s, not in %s", name, at, path)
 		}
 		active, err := c.l.StoragePoolIsActive(p)
 		if err != nil {
