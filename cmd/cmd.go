@@ -102,6 +102,9 @@ Examples:
 	c.SetOut(a.ui.Out)
 	c.SetErr(a.ui.Err)
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		// The flags behind the wrong one were not read.
+		own, _, _ := strings.Cut("\x00"+strings.Join(a.args, "\x00")+"\x00", "\x00--\x00")
+		a.ui.JSON = a.ui.JSON || strings.Contains(own, "\x00--json\x00")
 		e := ui.Usage("%w", err)
 		for _, w := range a.args {
 			if _, serr := os.Lstat(w); serr == nil && strings.HasPrefix(w, "-") {

@@ -56,6 +56,9 @@ func (e *Env) planImage(w *want) ([]plan.Action, func() (domain.Base, error), er
 			return err
 		}
 	case image.KindFile:
+		if err := image.CheckFile(ref); err != nil {
+			return nil, nil, err
+		}
 		a.ID, a.Why = "image.import", "copy the image "+ref.Path+" into the cache"
 		a.Shows = []string{"write " + e.Cache.Dir + "/"}
 		a.Do = func(ctx context.Context) error {

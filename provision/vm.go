@@ -115,12 +115,12 @@ func (e *Env) Down(ctx context.Context, name string, force bool) error {
 	if err != nil {
 		return err
 	}
-	if d == nil || d.State == virt.Off {
-		return e.said(w.name, "off", "VM %s is not running", w.name)
-	}
 	p := plan.Plan{Stage: plan.Host, Actions: domain.PlanStop(d, force, e.domains(ctx))}
 	if e.DryRun {
 		return e.printPlain("down", w.name, p)
+	}
+	if d == nil || d.State == virt.Off {
+		return e.said(w.name, "off", "VM %s is not running", w.name)
 	}
 	if err := e.apply(ctx, p); err != nil {
 		return err
@@ -135,6 +135,9 @@ func (e *Env) Restart(ctx context.Context, name string, force bool) error {
 		return err
 	}
 	p := plan.Plan{Stage: plan.Host, Actions: domain.PlanStop(d, force, e.domains(ctx))}
+	if p.Empty() {
+		return e.Up(ctx, w.name)
+	}
 	if e.DryRun {
 		p.Add(plan.Action{ID: "domain.start", Why: "start the VM " + w.name, Shows: []string{"virsh start " + w.name}})
 		return e.printPlain("restart", w.name, p)
@@ -217,8 +220,8 @@ func (e *Env) libvirtWithHelp(ctx context.Context) (*virt.Conn, error) {
 			return l, nil
 		}
 	}
-	p, perr := e.planLibvirt(plan.Plan{Stage: plan.Host}, &facts{virt: plan.Unknown[*virt.Conn](err)})
-	if perr != nil {
+	p = plan.Plan{Stage: plan.Host}
+	if perr := e.planLibvirt(&p, &facts{virt: plan.Unknown[*virt.Conn](err)}); perr != nil {
 		return nil, perr
 	}
 	if err := e.apply(ctx, p); err != nil {

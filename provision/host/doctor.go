@@ -29,7 +29,7 @@ type Check struct {
 	Label  string   `json:"label"`
 	State  State    `json:"state"`
 	Detail string   `json:"detail"`
-	Fix    []string `json:"fix,omitempty"`
+	Fix    []string `json:"fix"`
 }
 
 // PathFact is who owns a path and who may write there.
@@ -87,8 +87,14 @@ func Doctor(f Facts, x Examination) []Check {
 		checkMemory(f),
 		checkDisk(f, x.DiskDir),
 		checkSSH(f, x),
+		checkSSHPaths(x),
 	}
-	return append(checks, checkSSHPaths(x))
+	for i := range checks {
+		if checks[i].Fix == nil {
+			checks[i].Fix = []string{} // programs read an array
+		}
+	}
+	return checks
 }
 
 func checkSystem(f Facts) Check {

@@ -93,7 +93,7 @@ func Plan(f Facts, need Need) ([]plan.Action, error) {
 		op := root.Packages{Manager: "apt", Names: packages}
 		actions = append(actions, plan.Action{
 			ID:      PackagesID,
-			Why:     "install what is missing on this machine: " + strings.Join(tools, ", "),
+			Why:     "install what this machine lacks (" + strconv.Itoa(len(packages)) + " packages)",
 			Shows:   op.Shows(),
 			Consent: plan.Ask,
 			Root:    op,

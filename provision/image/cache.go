@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"al.essio.dev/pkg/shellescape"
 	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 
@@ -106,9 +107,9 @@ func (r Ref) check(sum string) error {
 
 func noFile(path string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
-		return ui.Refused("there is no image file %s", ui.Clean(path))
+		return ui.Refused("there is no image file %s", ui.Clean(path)).Hint("use a file that is there, or: --image auto")
 	}
-	return ui.Refused("the image file cannot be read: %w", err)
+	return ui.Refused("the image file cannot be read: %w", err).Hint("ls -l " + shellescape.Quote(path))
 }
 
 // Add copies r into the cache and remembers it as what source (Ref.String())
@@ -118,25 +119,49 @@ func (c Cache) Add(ctx context.Context, r io.Reader, source string, progress Pro
 	return c.add(ctx, r, source, "", nil, progress)
 }
 
+// CheckFile says why a local image could not be added, before anything else is
+// done for it.
+func CheckFile(ref Ref) error {
+	f, _, err := openFile(ref)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
 // AddFile copies a local image into the cache, so that it stays what it was.
 func (c Cache) AddFile(ctx context.Context, ref Ref, progress Progress) (Entry, error) {
-	f, err := os.Open(ref.Path)
+	f, before, err := openFile(ref)
 	if err != nil {
-		return Entry{}, noFile(ref.Path, err)
+		return Entry{}, err
 	}
 	defer f.Close()
-	before, err := f.Stat()
-	if err != nil {
-		return Entry{}, noFile(ref.Path, err)
-	}
-	if !before.Mode().IsRegular() {
-		return Entry{}, ui.Refused("the image %s is not a file", ui.Clean(ref.Path))
-	}
-	if _, _, err := Inspect(f, before.Size()); err != nil {
-		return Entry{}, fmt.Errorf("%s: %w", ui.Clean(ref.Path), err)
-	}
 	key := keyOf(ref.Path, before)
 	return c.add(ctx, f, ref.Path, ref.SHA256, &source{f: f, key: key}, progress)
+}
+
+// openFile opens a local image and looks at what it is.
+func openFile(ref Ref) (_ *os.File, st fs.FileInfo, err error) {
+	// O_NONBLOCK: opening a FIFO must not wait for a writer.
+	f, err := os.OpenFile(ref.Path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, noFile(ref.Path, err)
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+		}
+	}()
+	if st, err = f.Stat(); err != nil {
+		return nil, nil, noFile(ref.Path, err)
+	}
+	if !st.Mode().IsRegular() {
+		return nil, nil, ui.Refused("the image %s is not a file", ui.Clean(ref.Path)).Hint("ls -ld " + shellescape.Quote(ref.Path))
+	}
+	if _, _, err := Inspect(f, st.Size()); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", ui.Clean(ref.Path), err)
+	}
+	return f, st, nil
 }
 
 // source is a local file that has to stay as it is while it is copied.

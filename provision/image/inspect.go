@@ -84,7 +84,8 @@ func Inspect(r io.ReaderAt, size int64) (format string, virtualSize int64, err e
 	}
 	// Both MBR and GPT (its protective MBR) end the first sector so.
 	if len(head) < 512 || head[510] != 0x55 || head[511] != 0xaa {
-		return "", 0, ui.Refused("the image is neither qcow2 nor a raw disk with a partition table")
+		return "", 0, ui.Refused("the image is neither qcow2 nor a raw disk with a partition table").
+			Hint("see what it is: qemu-img info IMAGE")
 	}
 	if size > maxVirtual {
 		return "", 0, ui.Refused("the image is %d bytes large", size)

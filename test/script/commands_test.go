@@ -24,6 +24,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"keep":     cmdKeep,
 	"kept":     cmdKept,
 	"store":    cmdStore,
+	"attached": cmdAttached,
 	"smallfs":  cmdSmallfs,
 	"readonly": cmdReadonly,
 	"finally":  cmdFinally,
@@ -165,11 +166,20 @@ func cmdStore(ts *testscript.TestScript, neg bool, args []string) {
 		fmt.Fprintf(&b, "\n[[networks]]\nname = %q\n\n[networks.network]\n%s", e("NET"), net)
 	}
 	for _, vm := range args {
-		fmt.Fprintf(&b, "\n[[vms]]\nname = %q\nnetwork_name = %q\n\n[vms.vm]\nname = %[1]q\nuser = \"agent\"\ncpus = 1\nram_mb = 512\ndisk_gb = 4\n\n[vms.paths]\nbase_dir = %q\n",
+		fmt.Fprintf(&b, "\n[[vms]]\nname = %q\nnetwork_name = %q\n\n[vms.vm]\nname = %[1]q\nuser = \"agent\"\ncpus = 1\nram_mb = 512\ndisk_gb = 4\n\n[vms.paths]\nbase_dir = %[3]q\n",
 			vm, e("NET"), e("BASE"))
 	}
 	ts.Check(os.MkdirAll(filepath.Dir(e("STORE")), 0o700))
 	ts.Check(os.WriteFile(e("STORE"), []byte(b.String()), 0o600))
+}
+
+// cmdAttached adds a record to the store: attached FOLDER VM.
+func cmdAttached(ts *testscript.TestScript, neg bool, args []string) {
+	f, err := os.OpenFile(ts.Getenv("STORE"), os.O_APPEND|os.O_WRONLY, 0)
+	ts.Check(err)
+	p := ts.MkAbs(args[0])
+	_, err = fmt.Fprintf(f, "\n[[attachments]]\nhost_path = %[1]q\nvm_name = %[2]q\nmode = \"shared-root\"\naccess = \"rw\"\nguest_dst = %[1]q\ntag = \"\"\n", p, args[1])
+	ts.Check(errors.Join(err, f.Close()))
 }
 
 // cmdSmallfs mounts a file system of SIZE at DIR and, with "full", fills it.

@@ -85,7 +85,7 @@ func mayChange() {
 	d := s.Config.Defaults
 	own := strings.HasPrefix(d.VM.Name, "scr") && strings.HasPrefix(d.Network.Name, "scr") && strings.HasPrefix(d.Paths.BaseDir, stageBase)
 	for _, v := range s.Config.VMs {
-		own = own && strings.HasPrefix(v.Name, "scr")
+		own = own && strings.HasPrefix(v.Name, "scr") && strings.HasPrefix(v.Paths.BaseDir, stageBase)
 	}
 	for _, n := range s.Config.Networks {
 		own = own && strings.HasPrefix(n.Network.Name, "scr")

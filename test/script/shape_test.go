@@ -40,9 +40,8 @@ func cmdShape(ts *testscript.TestScript, _ bool, args []string) {
 	if strings.Count(text, "\n") != 1 || !strings.HasSuffix(text, "\n") {
 		ts.Fatalf("for a program an object is one line")
 	}
-	for _, c := range compareShape("", want, got) {
-		ts.Logf("%s", c)
-		defer ts.Fatalf("%s is not of the shape %q", args[0], args[1])
+	if bad := compareShape("", want, got); len(bad) > 0 {
+		ts.Fatalf("%s is not of the shape %q:\n%s", args[0], args[1], strings.Join(bad, "\n"))
 	}
 }
 
