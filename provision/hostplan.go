@@ -8,7 +8,6 @@ import (
 	"os"
 	"reflect"
 	"slices"
-	"strconv"
 
 	"github.com/google/uuid"
 
@@ -30,59 +29,14 @@ import (
 // the files of the state directory; closures in it run later.
 func (e *Env) planHost(ctx context.Context, w *want, f *facts) (plan.Plan, error) {
 	p := plan.Plan{Stage: plan.Host}
-	d := f.domain.Domain
-	running := f.running()
-	if f.conn == nil && !running && w.boot {
-		// Something has to be made or started: libvirt and its tools are needed.
-		need := host.Need{Image: w.newDomain(f) && e.needsBuild(w)}
-		as, err := host.Plan(e.hostFacts(), need)
-		if err != nil {
-			return p, err
-		}
-		if len(as) > 0 {
-			as[len(as)-1].Again = true
-		}
-		p.Add(as...)
-		if f.virt.Err != nil && !e.libvirtAbsent(f.virt.Err) {
-			if len(as) == 0 {
-				return e.planLibvirt(p, f)
-			}
-			return p, nil // start the daemon first, then look again
-		}
+	make := w.boot && f.conn == nil && !f.running()
+	if goOn, err := e.planAccess(&p, w, f, make); err != nil || !goOn {
+		return p, err
 	}
-	if f.conn == nil && !running && w.boot || w.folder != nil && f.conn == nil && d.Err != nil {
-		if d.Err != nil {
-			return e.planLibvirt(p, f)
-		}
+	if err := e.checkIdentity(w, f); err != nil {
+		return p, err
 	}
-	if f.conn != nil && f.inst.SeedLeft && f.guest.boot.SeedRead && errors.Is(f.virt.Err, virt.ErrDenied) {
-		// A run was killed between the first login and the removal.
-		return e.planLibvirt(p, f)
-	}
-	if d.Err == nil {
-		if err := domain.CheckOurs(d.Value, e.UID); err != nil {
-			if w.autoName && !d.Value.Mark.By(e.UID) {
-				w.rename(nil)
-				return p, plan.ErrStale
-			}
-			return p, err
-		}
-		if d.Value != nil && f.inst == nil {
-			_, err := e.SSH.LoadHostKey(w.name)
-			switch {
-			case err == nil && !running: // what else was known is asked of libvirt
-			case err == nil:
-				return p, ui.Refused("the address of VM %q is not remembered in %s any more", w.name, instancePath(e.SSH, w.name)).
-					Hint("to have it read anew: aivm vm restart " + w.name)
-			case w.autoName:
-				w.rename(nil)
-				return p, plan.ErrStale
-			default:
-				return p, e.stateLost(w)
-			}
-		}
-	}
-	if w.boot && f.conn == nil && !running {
+	if make {
 		as, err := e.planVM(ctx, w, f)
 		if err != nil {
 			return p, err
@@ -97,6 +51,55 @@ func (e *Env) planHost(ctx context.Context, w *want, f *facts) (plan.Plan, error
 	}
 	p.Add(e.planStoreVM(w, f)...)
 	return p, nil
+}
+
+// planAccess sees to it that libvirt can be asked where the plan hangs on its
+// answer. goOn is false when nothing more can be planned before another look.
+func (e *Env) planAccess(p *plan.Plan, w *want, f *facts, make bool) (goOn bool, err error) {
+	if make {
+		as, err := host.Plan(e.hostFacts(), host.Need{Image: w.newDomain(f) && e.needsBuild(w)})
+		if err != nil {
+			return false, err
+		}
+		if len(as) > 0 {
+			as[len(as)-1].Again = true
+			p.Add(as...)
+			// What libvirt knows is still hidden: start it, then look again. A
+			// libvirt that is not installed knows nothing, and all can be shown.
+			return f.virt.Err == nil || e.libvirtAbsent(f.virt.Err), nil
+		}
+	}
+	asked := make || w.folder != nil && f.conn == nil
+	// A run was killed between the first login and the removal of the seed.
+	left := f.conn != nil && f.inst.SeedLeft && f.guest.boot.SeedRead && errors.Is(f.virt.Err, virt.ErrDenied)
+	if asked && f.domain.Domain.Err != nil || left {
+		return false, e.planLibvirt(p, f)
+	}
+	return true, nil
+}
+
+// checkIdentity refuses a domain that is not this person's, or that there is
+// no way into from here. A name nobody chose is changed instead.
+func (e *Env) checkIdentity(w *want, f *facts) error {
+	d := f.domain.Domain
+	if d.Err != nil || d.Value == nil {
+		return nil
+	}
+	err := domain.CheckOurs(d.Value, e.UID)
+	if err == nil && f.inst == nil {
+		switch _, keyErr := e.SSH.LoadHostKey(w.name); {
+		case keyErr != nil:
+			err = e.stateLost(w)
+		case f.running():
+			return ui.Refused("the address of VM %q is not remembered in %s any more", w.name, instancePath(e.SSH, w.name)).
+				Hint("to have it read anew: aivm vm restart " + w.name)
+		}
+	}
+	if err != nil && w.autoName {
+		w.rename()
+		return plan.ErrStale
+	}
+	return err
 }
 
 // stateLost refuses a VM of this person's whose host key and address are not
@@ -119,15 +122,15 @@ func (w *want) newDomain(f *facts) bool {
 
 // planLibvirt gets access to a libvirt that refuses this user: root opens the
 // socket and passes it on; nothing is changed by that.
-func (e *Env) planLibvirt(p plan.Plan, f *facts) (plan.Plan, error) {
+func (e *Env) planLibvirt(p *plan.Plan, f *facts) error {
 	if !errors.Is(f.virt.Err, virt.ErrDenied) {
-		return p, ui.Failed("libvirt cannot be asked: %w", f.virt.Err).Hint("aivm host doctor", "sudo systemctl status libvirtd")
+		return ui.Failed("libvirt cannot be asked: %w", f.virt.Err).Hint("aivm host doctor", "sudo systemctl status libvirtd")
 	}
 	p.Add(plan.Action{
 		ID: "libvirt.open", Why: "talk to libvirt, which this user may not do directly",
 		Root: root.LibvirtSocket{Path: virt.Socket()}, Got: e.adoptLibvirt, Again: true,
 	})
-	return p, nil
+	return nil
 }
 
 // planVM is the VM itself: image, network, address, disk, domain, boot.
@@ -397,8 +400,6 @@ func (e *Env) planStoreVM(w *want, f *facts) []plan.Action {
 		},
 	}}
 }
-
-func itoa(i int) string { return strconv.Itoa(i) }
 
 // needsBuild reports whether the image would have to be built here.
 func (e *Env) needsBuild(w *want) bool {

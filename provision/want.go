@@ -6,7 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
+	"strconv"
 	"strings"
 
 	"aivm.dev/aivm/internal/config"
@@ -26,6 +26,7 @@ type want struct {
 	newVM     bool // no record in the store yet
 	newNet    bool
 	autoName  bool // nobody chose the name: take the next if it is taken
+	renamed   int  // how often that happened
 	active    bool // make it active_vm when it is recorded
 	setActive bool // even if another one is
 
@@ -277,12 +278,13 @@ func (e *Env) wantNew(w *want, name string) error {
 	return nil
 }
 
-// rename takes the next free default name, when the first is somebody else's.
-func (w *want) rename(taken []string) {
+// rename takes the next default name, when the one before is somebody else's.
+func (w *want) rename() {
 	base := w.store.Config.Defaults.VM.Name
-	for i := 2; ; i++ {
-		name := base + "-" + itoa(i)
-		if _, ok := w.store.Config.FindVM(name); !ok && !slices.Contains(taken, name) {
+	for {
+		w.renamed++
+		name := base + "-" + strconv.Itoa(w.renamed+1)
+		if _, ok := w.store.Config.FindVM(name); !ok {
 			w.name, w.record.Name, w.record.VM.Name = name, name, name
 			if w.folder != nil {
 				w.folder.VM = name

@@ -85,7 +85,7 @@ func Plan(f Facts, need Need) ([]plan.Action, error) {
 			Hint("run aivm on an x86-64 machine; its VMs are reached over SSH from anywhere")
 	}
 	var actions []plan.Action
-	tools, packages := Missing(f, need)
+	_, packages := Missing(f, need)
 	if len(packages) > 0 {
 		if err := aptHost(f, packages); err != nil {
 			return nil, err
