@@ -52,27 +52,31 @@ func (e *Env) converge(ctx context.Context, w *want) (*facts, error) {
 			f.close()
 			return f, e.printDry(w, f, p)
 		}
+		if e.UI.Verbose > 0 && !p.Empty() && !locked {
+			e.UI.Say("%s", plan.Text(p, e.later(w)))
+		}
+		// Asked before the lock is taken: nobody waits for a person at a
+		// prompt, and a no leaves nothing behind.
+		asked := len(e.Approval.Open(p)) > 0
+		if err := e.Approval.Consent(ctx, e.UI, p, e.later(w), e.Rerun); err != nil {
+			f.close()
+			return nil, err
+		}
 		if !p.Empty() && !locked {
 			// Something is to be changed: one run at a time per VM. Whoever had
-			// to wait looks again, and so does who wants to make a VM: another
-			// run may have made it since the first look.
+			// to wait, for a lock or a person, looks again, and so does who
+			// wants to make a VM: another run may have made it since the first
+			// look.
 			release, waited, err := e.lock(ctx, w.name)
 			if err != nil {
 				f.close()
 				return nil, err
 			}
 			unlock, locked = release, true
-			if waited || w.newDomain(f) {
+			if waited || asked || w.newDomain(f) {
 				f.close()
 				continue
 			}
-		}
-		if e.UI.Verbose > 0 && !p.Empty() {
-			e.UI.Say("%s", plan.Text(p, e.later(w)))
-		}
-		if err := e.Approval.Consent(ctx, e.UI, p, e.later(w), e.Rerun); err != nil {
-			f.close()
-			return nil, err
 		}
 		again, err := e.run(ctx, p)
 		if err != nil {
