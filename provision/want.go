@@ -187,9 +187,10 @@ func (e *Env) mayShare(folder, dst string, allow []string) error {
 	return share.CheckGuestDst(dst)
 }
 
-// ownDirs are aivm's own directories: never shared with a guest.
+// ownDirs are aivm's own directories, never shared with a guest, and the store,
+// wherever --config says it is: who can write it decides what is shared next.
 func (e *Env) ownDirs() []string {
-	return []string{filepath.Dir(e.StorePath), e.SSH.StateDir, e.SSH.ConfigDir, e.Cache.Dir, DefaultBaseDir, "/var/lib/aivm", "/var/cache/aivm"}
+	return []string{e.StorePath, filepath.Dir(e.SSH.ConfigDir), e.SSH.StateDir, e.SSH.ConfigDir, e.Cache.Dir, DefaultBaseDir, "/var/lib/aivm", "/var/cache/aivm"}
 }
 
 func changeRefused(what string, a config.Attachment, saved, asked string) error {
