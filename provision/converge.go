@@ -58,6 +58,11 @@ func (e *Env) converge(ctx context.Context, w *want) (*facts, error) {
 		// Asked before the lock is taken: nobody waits for a person at a
 		// prompt, and a no leaves nothing behind.
 		asked := len(e.Approval.Open(p)) > 0
+		if why := e.surelyAsks(w); why != "" && hasAction(p, "libvirt.open") && !e.UI.InTTY {
+			// Root is not bothered for a plan that is refused all the same.
+			f.close()
+			return nil, plan.NoTerminal([]string{why}, e.Rerun)
+		}
 		if err := e.Approval.Consent(ctx, e.UI, p, e.later(w), e.Rerun); err != nil {
 			f.close()
 			return nil, err
@@ -153,6 +158,19 @@ func (e *Env) run(ctx context.Context, p plan.Plan) (bool, error) {
 		}
 	}}
 	return r.Run(ctx, p)
+}
+
+// surelyAsks says what will need a yes that was not given, whatever libvirt
+// says; "" if nothing will for sure.
+func (e *Env) surelyAsks(w *want) string {
+	switch {
+	case e.Approval.Yes:
+	case w.newVM:
+		return "make the VM " + w.name
+	case w.newFolder && w.folder != nil && !e.Approval.YesSudo:
+		return fmt.Sprintf("share folder %s with VM %s", w.folder.HostPath, w.name)
+	}
+	return ""
 }
 
 // resume says how to go on after a run that stopped in the middle.

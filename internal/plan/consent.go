@@ -59,8 +59,7 @@ func (ap *Approval) Consent(ctx context.Context, s *ui.Streams, p Plan, later []
 		for _, a := range open {
 			what = append(what, a.Why)
 		}
-		return ui.NeedsApproval("this needs your approval and there is no terminal to ask on: %s", strings.Join(what, "; ")).
-			Hint("to agree: "+ui.AddFlag(rerun, "--yes"), "to see all of it first: "+ui.AddFlag(rerun, "--dry-run"))
+		return NoTerminal(what, rerun)
 	}
 	s.Say("%s", Text(p, later))
 	ok, err := s.Confirm(ctx, "Continue?", true)
@@ -74,6 +73,12 @@ func (ap *Approval) Consent(ctx context.Context, s *ui.Streams, p Plan, later []
 		ap.Approve(a.ID)
 	}
 	return nil
+}
+
+// NoTerminal is the error for a plan nobody can be asked about.
+func NoTerminal(what []string, rerun string) error {
+	return ui.NeedsApproval("this needs your approval and there is no terminal to ask on: %s", strings.Join(what, "; ")).
+		Hint("to agree: "+ui.AddFlag(rerun, "--yes"), "to see all of it first: "+ui.AddFlag(rerun, "--dry-run"))
 }
 
 // Text is the plan as a person reads it.
