@@ -32,6 +32,8 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"shape":    cmdShape,
 	"tty":      cmdTTY,
 	"hints":    cmdHints,
+
+	"sudocount": cmdSudocount,
 }
 
 // cmdRC runs a program and wants exactly this exit status: rc 3 aivm code .
@@ -246,6 +248,26 @@ func cmdHints(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if errs != 1 || hints == 0 {
 		ts.Fatalf("%d errors and %d hints, want one and some", errs, hints)
+	}
+}
+
+// cmdSudocount wants sudo to have been started so often by this script since
+// the last count, by sudo's own log: sudocount N.
+func cmdSudocount(ts *testscript.TestScript, neg bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	b, err := os.ReadFile(ts.Getenv("SUDOLOG"))
+	ts.Check(err)
+	var mine []string
+	for line := range strings.Lines(string(b)) {
+		if strings.Contains(line, "PWD="+ts.Getenv("WORK")+" ") && strings.Contains(line, "COMMAND=") {
+			mine = append(mine, line)
+		}
+	}
+	counted, _ := strconv.Atoi(ts.Getenv("SUDOCOUNTED"))
+	ts.Setenv("SUDOCOUNTED", strconv.Itoa(len(mine)))
+	if got := len(mine) - counted; got != want {
+		ts.Fatalf("sudo was started %d times, want %d:\n%s", got, want, strings.Join(mine[counted:], ""))
 	}
 }
 

@@ -54,7 +54,7 @@ func cmdTTY(ts *testscript.TestScript, neg bool, args []string) {
 			}
 			seen = at
 		case "send":
-			_, err = ctrl.WriteString(text + "\r")
+			_, err = ctrl.WriteString(os.Expand(text, ts.Getenv) + "\r")
 			ts.Check(err)
 		case "key":
 			_, err = ctrl.WriteString(map[string]string{"^C": "\x03", "^D": "\x04"}[text])
