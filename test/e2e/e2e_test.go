@@ -55,7 +55,25 @@ func run(m *testing.M) int {
 			return 1
 		}
 	}
-	return m.Run()
+	before := networks()
+	code := m.Run()
+	// `vm delete` keeps the network for the next VM; the tests' own go.
+	for n := range networks() {
+		if !before[n] {
+			_ = exec.Command("virsh", "-c", "qemu:///system", "net-destroy", n).Run()
+			_ = exec.Command("virsh", "-c", "qemu:///system", "net-undefine", n).Run()
+		}
+	}
+	return code
+}
+
+func networks() map[string]bool {
+	out, _ := exec.Command("virsh", "-c", "qemu:///system", "net-list", "--all", "--name").Output()
+	names := map[string]bool{}
+	for _, n := range strings.Fields(string(out)) {
+		names[n] = true
+	}
+	return names
 }
 
 // world is one person's surroundings: a home, an environment, a way to run.

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -51,6 +52,7 @@ func TestRoot(t *testing.T) {
 	step("attach", func(inner *testing.T) { checkAttach(inner, t, w, vm) })
 	step("status and list", func(t *testing.T) { checkFacts(t, w, vm, project) })
 	step("restart", func(t *testing.T) { checkRestart(t, w, vm, project) })
+	step("two at once", func(t *testing.T) { checkTwo(t, w) })
 	step("delete", func(t *testing.T) { checkDelete(t, w, vm, project) })
 }
 
@@ -442,6 +444,37 @@ func checkRestart(t *testing.T, w *world, vm, project string) {
 	}
 	if got := w.guest(vm, "cat ~/kept"); !strings.Contains(got, "kept") {
 		t.Errorf("%q", got)
+	}
+}
+
+// checkTwo: three runs attach three folders at once, beside a fourth that opens
+// one of them; nothing is lost and nobody fails.
+func checkTwo(t *testing.T, w *world) {
+	var wg sync.WaitGroup
+	dirs := []string{"one", "two", "three", "one"}
+	results := make([]result, len(dirs))
+	for i, d := range dirs {
+		dir := filepath.Join(w.home, "at-once", d)
+		write(t, filepath.Join(dir, "f"), d+"\n", 0o644)
+		args := []string{"attach", ".", "--yes"}
+		if i == 3 {
+			args = []string{"ssh", ".", "--yes", "--", "cat", "f"}
+		}
+		wg.Go(func() { results[i] = w.aivm(dir, args...) })
+	}
+	wg.Wait()
+	for i, r := range results {
+		if r.code != 0 {
+			t.Errorf("%s: %+v", dirs[i], r)
+		}
+	}
+	if results[3].stdout != "one\n" {
+		t.Errorf("%+v", results[3])
+	}
+	for _, d := range dirs {
+		if out := w.must("", "list", "--section", "folders"); !strings.Contains(out.stdout, "/at-once/"+d+" ") {
+			t.Errorf("the record of %s is lost:\n%s", d, out.stdout)
+		}
 	}
 }
 

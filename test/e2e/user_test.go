@@ -59,6 +59,18 @@ func TestUser(t *testing.T) {
 	if r := w.run("", nil, nil, "sh", "-c", "mkdir -p proj/.hidden && echo mine >proj/f && chmod 700 proj"); r.code != 0 {
 		t.Fatalf("%+v", r)
 	}
+	// The person's own key, with a passphrase, works through the agent.
+	key := filepath.Join(w.home, ".ssh/id_ed25519")
+	if r := w.run("", nil, nil, "sh", "-c", "mkdir -m 700 .ssh; ssh-keygen -q -t ed25519 -N secret -f "+key+
+		" && eval $(ssh-agent -a "+w.home+"/agent) >/dev/null && echo $SSH_AGENT_PID >agent.pid"+
+		" && printf '#!/bin/sh\necho secret\n' >ask && chmod 700 ask && DISPLAY=x SSH_ASKPASS_REQUIRE=force SSH_ASKPASS=./ask ssh-add -q "+key); r.code != 0 {
+		t.Fatalf("the agent: %+v", r)
+	}
+	t.Cleanup(func() { w.run("", nil, nil, "sh", "-c", "kill $(cat agent.pid)") })
+	w.env = append(w.env, "SSH_AUTH_SOCK="+w.home+"/agent")
+	if r := w.run("", nil, nil, "sh", "-c", "mkdir -p .config/aivm && printf '[defaults.paths]\nssh_identity_file = \"~/.ssh/id_ed25519\"\n' >.config/aivm/config.toml"); r.code != 0 {
+		t.Fatalf("%+v", r)
+	}
 	vm := "aivm"
 	t.Cleanup(func() { w.aivm("", "vm", "delete", vm, "--yes") })
 
@@ -92,6 +104,12 @@ func TestUser(t *testing.T) {
 		} else if got := st.Sys().(*syscall.Stat_t).Uid; got != want {
 			t.Errorf("%s belongs to %d on the host, not %d", name, got, want)
 		}
+	}
+	if b, err := os.ReadFile(filepath.Join(w.home, ".config/aivm/ssh", vm+".conf")); err != nil || !strings.Contains(string(b), "IdentityFile "+key) || strings.Count(string(b), "IdentityFile ") != 1 {
+		t.Errorf("the ssh entry does not use the person's key alone: %v\n%s", err, b)
+	}
+	if _, err := os.Stat("/var/lib/libvirt/aivm/4321-" + vm + ".seed"); !os.IsNotExist(err) {
+		t.Errorf("the seed is still there after the first run: %v", err)
 	}
 	if xml := virsh(t, "dumpxml", vm); !strings.Contains(xml, "owner='4321'") && !strings.Contains(xml, `owner="4321"`) {
 		t.Error("the domain lacks the owner's mark")
