@@ -190,7 +190,7 @@ func unexport(o Unexport) error {
 	if len(tokens) > 0 {
 		sort.Strings(tokens)
 		return ui.Refused("folders are still shared below %s: %s", d.path, strings.Join(tokens, ", ")).
-			Hint("detach them first: aivm detach FOLDER")
+			Hint("they go with the VM: aivm vm delete NAME")
 	}
 	entries, err := os.ReadDir(d.path)
 	if err != nil {
