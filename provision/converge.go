@@ -13,6 +13,7 @@ import (
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
 )
 
 // maxRounds bounds how often facts may change under us before we say so.
@@ -36,6 +37,9 @@ func (e *Env) converge(ctx context.Context, w *want) (*facts, error) {
 			return nil, ui.Failed("the host keeps changing under aivm, %d looks were not enough", maxRounds).Hint("try again: " + e.Rerun)
 		}
 		f, err := e.observe(ctx, w)
+		if errors.Is(err, context.Canceled) {
+			return nil, e.resume(err)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -58,8 +62,9 @@ func (e *Env) converge(ctx context.Context, w *want) (*facts, error) {
 		// Asked before the lock is taken: nobody waits for a person at a
 		// prompt, and a no leaves nothing behind.
 		asked := len(e.Approval.Open(p)) > 0
-		if why := e.surelyAsks(w); why != "" && hasAction(p, "libvirt.open") && !e.UI.InTTY {
-			// Root is not bothered for a plan that is refused all the same.
+		if why := e.surelyAsks(w); why != "" && !asked && !p.Empty() && !e.UI.InTTY {
+			// Nothing is started, and root not bothered, for a plan that is
+			// refused all the same.
 			f.close()
 			return nil, plan.NoTerminal([]string{why}, e.Rerun)
 		}
@@ -178,6 +183,18 @@ func (e *Env) resume(err error) error {
 	if errors.Is(err, context.Canceled) {
 		return &ui.Error{Exit: ui.ExitInterrupted, Kind: "interrupted", Message: "interrupted; nothing is lost", Hints: []string{"to go on: " + e.Rerun}, Err: err}
 	}
+	var ue *ui.Error
+	switch {
+	case !errors.As(err, &ue):
+		ue = ui.Failed("%w", err)
+		err = ue
+	case len(ue.Hints) > 0:
+		return err
+	}
+	if errors.Is(err, virt.ErrNoDaemon) {
+		ue.Hint("aivm host doctor")
+	}
+	ue.Hint("to go on where it stopped: " + e.Rerun)
 	return err
 }
 

@@ -110,7 +110,7 @@ func (e *Env) stateLost(w *want) error {
 	err := ui.Refused("VM %q exists, but what is needed to get into it (host key, address) is not in %s", w.name, dir).
 		Hint("was it made with another HOME or XDG_STATE_HOME? then use that", "or bring "+shellQuote(dir)+" back from a backup")
 	if w.newVM {
-		return err.Hint("or make one of another name: aivm vm create NAME")
+		err.Hint("or make one of another name: aivm vm create NAME")
 	}
 	return err.Hint("to give it and its disk up: aivm vm delete " + w.name)
 }

@@ -379,7 +379,8 @@ func (e *Env) Delete(ctx context.Context, o DeleteOptions) error {
 }
 
 // forDeletion finds the VM in the store, or, for one whose creation was killed
-// before it was recorded, in libvirt by our mark.
+// before it was recorded or that was made with another home, in libvirt by our
+// mark.
 func (e *Env) forDeletion(ctx context.Context, name string) (*want, *virt.Domain, error) {
 	w, d, err := e.ours(ctx, name)
 	var unknown *config.UnknownVMError
@@ -387,8 +388,18 @@ func (e *Env) forDeletion(ctx context.Context, name string) (*want, *virt.Domain
 		return w, d, err
 	}
 	in, lerr := loadInstance(e.SSH, name)
-	if lerr != nil || in == nil {
+	if lerr != nil {
 		return nil, nil, err
+	}
+	if in == nil {
+		// Nobody is asked for root's rights because of a name that was mistyped.
+		l, lerr := e.libvirt(ctx)
+		if lerr != nil {
+			return nil, nil, err
+		}
+		if d, lerr := l.Domain(ctx, name); lerr != nil || !d.Mark.By(e.UID) {
+			return nil, nil, err
+		}
 	}
 	store, lerr := e.load()
 	if lerr != nil {

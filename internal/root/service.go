@@ -47,7 +47,10 @@ func (d daemon) startDirectly(ctx context.Context, progress Progress) error {
 	name, _, _ := strings.Cut(d.unit, ".")
 	progress("starting "+name, -1)
 	if _, err := (program{argv: d.argv}).run(ctx); err != nil {
-		return err
+		if ctx.Err() != nil {
+			return err
+		}
+		return ui.Failed("%w", err).Hint("aivm host doctor", "sudo "+strings.Join(d.argv, " "))
 	}
 	start := time.Now()
 	for {

@@ -8,7 +8,9 @@
 //
 // Invariants: an error that means "does not exist" is ErrNotFound and nothing
 // else is; a cancelled context ends a hanging call by closing the connection
-// (go-libvirt's calls take no deadline), after which the Conn is dead.
+// (go-libvirt's calls take no deadline), after which the Conn is dead, but not
+// before the daemon had a moment to finish: what was asked for may happen
+// after all, and must have happened when the caller has returned.
 package virt
 
 import (
@@ -77,13 +79,22 @@ func Socket() string {
 	return SocketPaths[0]
 }
 
+// openLimit is how long a daemon may take to say hello: a stuck one takes
+// connections for as long as its backlog lasts.
+const openLimit = 8 * time.Second
+
 // Adopt opens the hypervisor over a connection that was made elsewhere (the
 // root helper passes one for users outside group libvirt). It owns nc.
 func Adopt(ctx context.Context, nc net.Conn) (*Conn, error) {
 	c := &Conn{l: libvirt.NewWithDialer(dialers.NewAlreadyConnected(nc)), nc: nc}
-	err := c.do(ctx, func() error { return c.l.ConnectToURI(SystemURI) })
+	octx, cancel := context.WithTimeout(ctx, openLimit)
+	defer cancel()
+	err := c.do(octx, func() error { return c.l.ConnectToURI(SystemURI) })
 	if err != nil {
 		_ = nc.Close()
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			return nil, fmt.Errorf("libvirt takes connections but does not answer (%s)", openLimit)
+		}
 		// Authentication fails in many ways and codes (no polkit, no bus, no
 		// agent to ask). For a plain user whatever libvirt answers here is a
 		// refusal: root's connection tells whether it is more than that.
@@ -107,15 +118,28 @@ func (c *Conn) Close() error {
 	return c.nc.Close()
 }
 
-// do runs one call and closes the connection when ctx ends first: pending
-// calls then return at once (LIBRARIES.md §1).
+// cancelGrace is how long a call goes on when its context has ended. A request
+// that is on its way cannot be taken back: a daemon that lives answers within
+// this, and then the next run sees what really was done.
+const cancelGrace = 2 * time.Second
+
+// do runs one call and closes the connection when ctx ended a while ago:
+// pending calls then return at once (LIBRARIES.md §1).
 func (c *Conn) do(ctx context.Context, f func() error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { _ = c.nc.Close() })
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		select {
+		case <-done:
+		case <-time.After(cancelGrace):
+			_ = c.nc.Close()
+		}
+	})
 	defer stop()
 	err := f()
+	close(done)
 	if err != nil && ctx.Err() != nil {
 		return ctx.Err()
 	}

@@ -276,6 +276,9 @@ type progressReader struct {
 }
 
 func (p *progressReader) Read(b []byte) (int, error) {
+	if err := p.ctx.Err(); err != nil {
+		return 0, err
+	}
 	n, err := p.r.Read(b)
 	p.done += int64(n)
 	if time.Since(p.said) > 100*time.Millisecond {

@@ -27,7 +27,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"attached": cmdAttached,
 	"smallfs":  cmdSmallfs,
 	"readonly": cmdReadonly,
-	"finally":  cmdFinally,
+	"changes":  cmdChanges,
 	"json":     cmdJSON,
 	"shape":    cmdShape,
 	"tty":      cmdTTY,
@@ -218,11 +218,29 @@ func cmdReadonly(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Defer(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 }
 
-// cmdFinally runs a program when the script has ended, however it did. Its
-// failure is no failure of the script: the guard sees what is left.
-func cmdFinally(ts *testscript.TestScript, neg bool, args []string) {
+// cmdChanges says that the script may change libvirt from here on, and takes
+// away at its end whatever is left of it: domains and networks with the
+// script's names, the pool at $BASE, export directories.
+func cmdChanges(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Setenv(changeEnv, "1")
+	vm, net, base := ts.Getenv("VM"), ts.Getenv("NET"), ts.Getenv("BASE")
 	ts.Defer(func() {
-		_ = exec.Command(args[0], args[1:]...).Run() // gone already is as well
+		for _, n := range strings.Fields(virsh("list", "--all", "--name")) {
+			if n == vm || strings.HasPrefix(n, vm+"-") {
+				virsh("destroy", n)
+				virsh("undefine", n)
+			}
+		}
+		for _, n := range []string{net, net + "-2"} {
+			virsh("net-destroy", n)
+			virsh("net-undefine", n)
+		}
+		for _, n := range strings.Fields(virsh("pool-list", "--all", "--name")) {
+			if strings.Contains(virsh("pool-dumpxml", n), "<path>"+base+"</path>") {
+				virsh("pool-destroy", n)
+				virsh("pool-undefine", n)
+			}
+		}
 	})
 }
 

@@ -107,18 +107,21 @@ func throughSudo() int {
 	return 0
 }
 
+// virsh returns what virsh prints, "" when it fails: what is not there need
+// not be removed.
+func virsh(args ...string) string {
+	out, err := exec.Command("virsh", append([]string{"-q", "-c", "qemu:///system"}, args...)...).Output()
+	if err != nil {
+		return ""
+	}
+	return string(out)
+}
+
 // sweep removes everything a script may have made outside its namespace, and
 // returns what there was: domains and networks named "scr...", pools and
 // directories of stages, export directories.
 func sweep() []string {
 	var gone []string
-	virsh := func(args ...string) string {
-		out, err := exec.Command("virsh", append([]string{"-q", "-c", "qemu:///system"}, args...)...).Output()
-		if err != nil {
-			return ""
-		}
-		return string(out)
-	}
 	for _, n := range strings.Fields(virsh("list", "--all", "--name")) {
 		if strings.HasPrefix(n, "scr") {
 			virsh("destroy", n)
@@ -140,9 +143,10 @@ func sweep() []string {
 			gone = append(gone, "pool "+n)
 		}
 	}
-	for _, n := range []string{"scrlink"} {
-		if exec.Command("ip", "link", "delete", n).Run() == nil {
-			gone = append(gone, "link "+n)
+	links, _ := filepath.Glob("/sys/class/net/scr*")
+	for _, l := range links {
+		if exec.Command("ip", "link", "delete", filepath.Base(l)).Run() == nil {
+			gone = append(gone, "link "+filepath.Base(l))
 		}
 	}
 	exports, _ := filepath.Glob("/var/lib/aivm/export/*-scr*")

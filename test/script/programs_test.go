@@ -3,6 +3,8 @@ package script
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -12,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -25,6 +28,7 @@ var programs = map[string]func(){
 	"code":   code,
 	"as":     as,
 	"hiding": hiding,
+	"relay":  relay,
 }
 
 // Environment of the program under test; the shipped one knows none of it.
@@ -32,6 +36,8 @@ const (
 	changeEnv = "AIVM_TEST_CHANGE" // "1": this script may change libvirt
 	killEnv   = "AIVM_TEST_KILL"   // pattern of a fault point: SIGKILL there
 	intEnv    = "AIVM_TEST_INT"    // the same with SIGINT
+	dropEnv   = "AIVM_TEST_DROP"   // the same, and libvirt's connections die (hiding relay)
+	relayEnv  = "AIVM_TEST_RELAY"  // process id of the relay, set by hiding
 	pointsEnv = "AIVM_TEST_POINTS" // file that gets a line for each fault point
 	codeEnv   = "FAKE_CODE_LOG"    // file that gets a JSON array for each start of code
 )
@@ -45,6 +51,11 @@ func aivm() {
 		}
 		if f := os.Getenv(pointsEnv); f != "" {
 			appendLine(f, point)
+		}
+		if p := os.Getenv(dropEnv); p != "" {
+			if ok, err := path.Match(p, point); err != nil || ok {
+				dropLibvirt()
+			}
 		}
 		for env, sig := range map[string]syscall.Signal{killEnv: unix.SIGKILL, intEnv: unix.SIGINT} {
 			if p := os.Getenv(env); p != "" {
@@ -147,7 +158,8 @@ func as() {
 // hiding runs a command in a mount namespace where libvirt is not as it is:
 //
 //	hiding libvirt PROGRAM ARG...   nothing listens, and it cannot be started
-//	hiding socket MODE PROGRAM ...  a socket that refuses everybody else
+//	hiding socket MODE PROGRAM ...  a socket that takes connections and is silent
+//	hiding relay PROGRAM ARG...     the real one, behind a relay that can be killed
 func hiding() {
 	runtime.LockOSThread()
 	must(unix.Unshare(unix.CLONE_NEWNS))
@@ -179,12 +191,61 @@ func hiding() {
 		must(unix.Bind(fd, &unix.SockaddrUnix{Name: "/run/libvirt/libvirt-sock"}))
 		must(unix.Listen(fd, 5))
 		must(os.Chmod("/run/libvirt/libvirt-sock", os.FileMode(mode)))
+	case "relay":
+		behind := filepath.Join(os.Getenv("WORK"), ".behind")
+		must(os.MkdirAll(behind, 0o755))
+		must(unix.Mount("/run/libvirt", behind, "", unix.MS_BIND, ""))
+		must(unix.Mount("tmpfs", "/run/libvirt", "tmpfs", 0, "mode=755"))
+		c := exec.Command("/proc/self/exe", "/run/libvirt/libvirt-sock", filepath.Join(behind, "libvirt-sock"))
+		c.Args[0] = "relay"
+		c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
+		ready, err := c.StdoutPipe()
+		must(err)
+		must(c.Start())
+		_, err = ready.Read(make([]byte, 1))
+		must(err)
+		must(os.Setenv(relayEnv, strconv.Itoa(c.Process.Pid)))
 	default:
 		must(fmt.Errorf("hiding what?"))
 	}
 	prog, err := exec.LookPath(args[0])
 	must(err)
 	must(syscall.Exec(prog, args, os.Environ()))
+}
+
+// relay passes connections of one socket on to another until it is killed:
+// relay LISTEN TO.
+func relay() {
+	l, err := net.Listen("unix", os.Args[1])
+	must(err)
+	fmt.Println("ready")
+	for {
+		a, err := l.Accept()
+		must(err)
+		b, err := net.Dial("unix", os.Args[2])
+		must(err)
+		for _, way := range [][2]net.Conn{{a, b}, {b, a}} {
+			go func() {
+				_, _ = io.Copy(way[0], way[1]) // ends with either side
+				_ = way[0].Close()
+			}()
+		}
+	}
+}
+
+// dropLibvirt kills the relay and returns when its connections are gone.
+func dropLibvirt() {
+	pid, err := strconv.Atoi(os.Getenv(relayEnv))
+	must(err)
+	must(unix.Kill(pid, unix.SIGKILL))
+	for {
+		// Nobody waits for it: it stays as a zombie, without descriptors.
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil || strings.Contains(string(b), ") Z ") {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func must(err error) {
