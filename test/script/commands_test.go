@@ -17,6 +17,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
+
+	"aivm.dev/aivm/internal/virt"
 )
 
 var commands = map[string]func(*testscript.TestScript, bool, []string){
@@ -32,6 +34,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"shape":    cmdShape,
 	"tty":      cmdTTY,
 	"hints":    cmdHints,
+	"template": cmdTemplate,
 
 	"sudocount": cmdSudocount,
 }
@@ -182,6 +185,16 @@ func cmdAttached(ts *testscript.TestScript, neg bool, args []string) {
 	p := ts.MkAbs(args[0])
 	_, err = fmt.Fprintf(f, "\n[[attachments]]\nhost_path = %[1]q\nvm_name = %[2]q\nmode = \"shared-root\"\naccess = \"rw\"\nguest_dst = %[1]q\ntag = \"\"\n", p, args[1])
 	ts.Check(errors.Join(err, f.Close()))
+}
+
+// cmdTemplate fills in a file of the script and writes it to out.xml: template
+// FILE ARG1...; MARK4242 is what aivm puts into the metadata of uid 4242's.
+func cmdTemplate(ts *testscript.TestScript, neg bool, args []string) {
+	text := strings.ReplaceAll(ts.ReadFile(args[0]), "MARK4242", virt.MarkXML(4242))
+	for i, a := range args[1:] {
+		text = strings.ReplaceAll(text, fmt.Sprintf("ARG%d", i+1), a)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs("out.xml"), []byte(text), 0o644))
 }
 
 // cmdSmallfs mounts a file system of SIZE at DIR and, with "full", fills it.
