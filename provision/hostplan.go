@@ -233,7 +233,7 @@ func (e *Env) address(w *want, f *facts, spec config.NetworkSpec, mac string) (n
 		return ip, ui.Refused("%w", err).Hint("aivm list", "aivm vm delete NAME of a VM you no longer need")
 	}
 	if !reserved && f.inst != nil {
-		if old, perr := netip.ParseAddr(f.inst.Address); perr == nil && network.Free(spec, n, old) {
+		if old, perr := netip.ParseAddr(f.inst.Address); perr == nil && network.Free(spec, n, mac, old) {
 			return old, nil
 		}
 	}

@@ -20,6 +20,7 @@ type Network struct {
 	Gateway    netip.Addr   // first IPv4 address of the bridge
 	Subnet     netip.Prefix // masked
 	Hosts      []Reservation
+	Leases     []Reservation // addresses in use by a guest, or until a while ago; only of our networks
 }
 
 // Reservation ties a MAC to an address in a network's DHCP service.
@@ -83,6 +84,17 @@ func (c *Conn) describeNetwork(n libvirt.Network) (*Network, error) {
 		return nil, err
 	}
 	out.Active, out.Autostart = active == 1, auto == 1
+	if out.Active && out.Mark.Ours {
+		leases, _, err := c.l.NetworkGetDhcpLeases(n, nil, 1, 0)
+		if err != nil {
+			return nil, err
+		}
+		for _, l := range leases {
+			if ip, err := netip.ParseAddr(l.Ipaddr); err == nil && len(l.Mac) == 1 {
+				out.Leases = append(out.Leases, Reservation{MAC: l.Mac[0], IP: ip})
+			}
+		}
+	}
 	return out, nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"aivm.dev/aivm/internal/config"
@@ -178,6 +179,10 @@ var ErrFull = errors.New("no free address")
 
 // Address returns the reserved address of the VM with this MAC, or the first
 // free one below the DHCP range. n may be nil (the network is not there yet).
+// An address on which another guest's lease has not run out, a deleted VM's
+// for an hour, is taken only if there is no other: dnsmasq would not give it
+// to the new VM, reservation or not, and the VM would not be where it is
+// looked for.
 func Address(spec config.NetworkSpec, n *virt.Network, mac string) (netip.Addr, bool, error) {
 	sub, err := netip.ParsePrefix(spec.SubnetCIDR)
 	if err != nil {
@@ -200,19 +205,37 @@ func Address(spec config.NetworkSpec, n *virt.Network, mac string) (netip.Addr, 
 		taken[g] = true
 	}
 	start, end := rangeOf(spec)
+	var second netip.Addr
 	for a := sub.Masked().Addr().Next(); sub.Contains(a); a = a.Next() {
 		inRange := start.IsValid() && a.Compare(start) >= 0 && a.Compare(end) <= 0
 		last := !sub.Contains(a.Next())
-		if !taken[a] && !inRange && !last && a.As4()[3] >= 10 {
+		if taken[a] || inRange || last || a.As4()[3] < 10 {
+			continue
+		}
+		if !leased(n, mac, a) {
 			return a, false, nil
 		}
+		if !second.IsValid() {
+			second = a
+		}
+	}
+	if second.IsValid() {
+		return second, false, nil
 	}
 	return netip.Addr{}, false, fmt.Errorf("%w left for a VM in %s", ErrFull, sub)
 }
 
-// Free reports whether a is an address of the network that nobody has, so that
-// a VM made half-way keeps the one it was given.
-func Free(spec config.NetworkSpec, n *virt.Network, a netip.Addr) bool {
+// leased reports whether another guest than the one with this MAC has a lease
+// on a.
+func leased(n *virt.Network, mac string, a netip.Addr) bool {
+	return n != nil && slices.ContainsFunc(n.Leases, func(l virt.Reservation) bool {
+		return l.IP == a && !strings.EqualFold(l.MAC, mac)
+	})
+}
+
+// Free reports whether a is an address of the network that nobody but the VM
+// with this MAC has, so that a VM made half-way keeps the one it was given.
+func Free(spec config.NetworkSpec, n *virt.Network, mac string, a netip.Addr) bool {
 	sub, err := netip.ParsePrefix(spec.SubnetCIDR)
 	if err != nil || !sub.Contains(a) || a.String() == spec.GatewayIP {
 		return false
@@ -223,6 +246,9 @@ func Free(spec config.NetworkSpec, n *virt.Network, a netip.Addr) bool {
 				return false
 			}
 		}
+	}
+	if leased(n, mac, a) {
+		return false
 	}
 	start, end := rangeOf(spec)
 	return !start.IsValid() || a.Compare(start) < 0 || a.Compare(end) > 0

@@ -128,6 +128,32 @@ func TestAddress(t *testing.T) {
 	}
 }
 
+// dnsmasq does not give out a reserved address while another guest's lease on
+// it lasts: a deleted VM's lasts an hour.
+func TestAddressKeepsClearOfLeases(t *testing.T) {
+	at := netip.MustParseAddr
+	spec := defaults()
+	n := lnet("aivm-net", "b", "10.77.0.0/24", me)
+	n.Leases = []virt.Reservation{{MAC: "52:54:00:00:00:01", IP: at("10.77.0.10")}, {MAC: "52:54:00:00:00:02", IP: at("10.77.0.11")}}
+	for mac, want := range map[string]string{"52:54:00:00:00:01": "10.77.0.10", "52:54:00:00:00:03": "10.77.0.12"} {
+		if a, _, err := Address(spec, n, mac); err != nil || a != at(want) {
+			t.Errorf("%s gets %s %v, want %s", mac, a, err, want)
+		}
+	}
+	if Free(spec, n, "52:54:00:00:00:03", at("10.77.0.11")) || !Free(spec, n, "52:54:00:00:00:02", at("10.77.0.11")) {
+		t.Error("a lease is free for its own guest alone")
+	}
+	small := spec
+	small.SubnetCIDR, small.GatewayIP, small.DHCPStart, small.DHCPEnd = "10.9.0.0/28", "10.9.0.1", "", ""
+	full := lnet("n", "b", "10.9.0.0/28", me)
+	for i := byte(10); i < 15; i++ {
+		full.Leases = append(full.Leases, virt.Reservation{MAC: "x", IP: netip.AddrFrom4([4]byte{10, 9, 0, i})})
+	}
+	if a, _, err := Address(small, full, "y"); err != nil || a != at("10.9.0.10") {
+		t.Errorf("where every address is leased, %s %v", a, err)
+	}
+}
+
 func TestMAC(t *testing.T) {
 	a, b := MAC("1000-a"), MAC("1000-b")
 	if a == b || a != MAC("1000-a") || !strings.HasPrefix(a, "52:54:00:") || len(a) != 17 {
