@@ -18,6 +18,8 @@ scripts/deps.sh
 command -v strace >/dev/null || apt-get -qq install --no-install-recommends strace >/dev/null
 bin=$(mktemp -d)
 trap 'rm -rf "$bin"' EXIT
+# Whoever ends this run waits until the bench has cleaned up with these programs.
+trap : TERM INT
 chmod 755 "$bin"
 # As shipped: see `make build`.
 go build -trimpath -ldflags=-s -o "$bin/aivm" ./cmd/aivm

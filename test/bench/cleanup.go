@@ -37,21 +37,25 @@ func (b *bench) prepare() error {
 	return err
 }
 
-// cleanUp removes everything a bench makes, whether it is there or not. Each
-// step is tried, and what stays is said.
+// cleanUp removes everything a bench makes, whether it is there or not. VMs go
+// first; while one is left, so is what the next try to delete it needs.
 func (b *bench) cleanUp() error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(b.ctx), 3*time.Minute)
 	defer cancel()
 	b.dropSeedDomain(ctx)
+	var errs []error
 	for w, vms := range map[*world][]string{b.root: {vmMain, vmFurther}, b.user: {vmUser}} {
-		if _, err := os.Stat(w.home); err != nil {
-			continue
-		}
 		for _, vm := range vms {
-			_, _, _ = w.aivm(ctx, w.home, "vm", "delete", vm, "--yes") // it may never have been made
+			if _, err := w.address(vm); err != nil {
+				continue // never made
+			}
+			_, _, err := w.aivm(ctx, w.home, "vm", "delete", vm, "--yes")
+			errs = append(errs, err)
 		}
 	}
-	var errs []error
+	if left, err := leftover(ctx); err != nil || left != "" {
+		return errors.Join(append(errs, err, nilIf(left == "", "VMs are left: "+left))...)
+	}
 	errs = append(errs, dropPool(ctx), b.dropNetworks(ctx))
 	if exec.CommandContext(ctx, "id", userName).Run() == nil {
 		// userdel talks about a missing mail spool; whether it worked is seen after.
@@ -61,12 +65,7 @@ func (b *bench) cleanUp() error {
 		}
 	}
 	_ = os.Remove(sudoers)
-	if left, err := leftover(ctx); err != nil || left != "" {
-		errs = append(errs, err, nilIf(left == "", "VMs are left: "+left))
-	} else {
-		errs = append(errs, os.RemoveAll(b.work))
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, os.RemoveAll(b.work))...)
 }
 
 // leftover names the VMs of the bench that libvirt still has.
