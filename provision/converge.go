@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -210,11 +211,11 @@ func (e *Env) later(w *want) []string {
 
 // lock takes the VM's lock; waited says that somebody else held it.
 func (e *Env) lock(ctx context.Context, vm string) (release func(), waited bool, err error) {
-	dir := e.SSH.StateDir
+	dir := filepath.Dir(e.lockPath(vm))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, false, ui.Failed("the state directory cannot be made: %w", err).Hint("ls -ld "+shellQuote(dir), "df -h "+shellQuote(dir))
 	}
-	path := dir + "/" + vm + ".lock"
+	path := e.lockPath(vm)
 	l := flock.New(path, flock.SetPermissions(0o600))
 	ok, err := l.TryLock()
 	if err != nil {
@@ -241,3 +242,10 @@ func (e *Env) lock(ctx context.Context, vm string) (release func(), waited bool,
 		_ = l.Unlock()
 	}, waited, nil
 }
+
+// lockPath lies in a directory of its own: a VM may be called like any other
+// file of the state directory.
+func (e *Env) lockPath(vm string) string { return filepath.Join(e.SSH.StateDir, "locks", vm+".lock") }
+
+// dropLock removes the lock file of a VM that is gone, while it is held.
+func (e *Env) dropLock(vm string) { _ = os.Remove(e.lockPath(vm)) }

@@ -20,7 +20,8 @@ import (
 
 // planDelete is everything of a VM: domain, volumes, reservation, mounts, ssh
 // files, state, records. Host folders, the image cache and the network stay.
-func (e *Env) planDelete(ctx context.Context, w *want, l *virt.Conn, d *virt.Domain, pool *virt.Pool) (plan.Plan, error) {
+func (e *Env) planDelete(ctx context.Context, dd *deletion) (plan.Plan, error) {
+	w, l, d, pool := dd.w, dd.conn, dd.domain, dd.pool
 	p := plan.Plan{Stage: plan.Host}
 	key := e.key(w.name)
 	as, err := domain.PlanDelete(domain.Facts{Domain: plan.Yes(d), Pool: plan.Yes(pool)}, w.name, key,
@@ -33,7 +34,7 @@ func (e *Env) planDelete(ctx context.Context, w *want, l *virt.Conn, d *virt.Dom
 	if d != nil && d.MAC != "" {
 		mac = d.MAC
 	}
-	n, err := l.Network(ctx, w.network.Network.Name)
+	n, err := l.Network(ctx, dd.network)
 	if err != nil && !errors.Is(err, virt.ErrNotFound) {
 		return p, err
 	}

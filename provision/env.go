@@ -45,6 +45,7 @@ type Env struct {
 	Hook      func(point string)                        // fault points; nil in the shipped program
 	DialVirt  func(context.Context) (*virt.Conn, error) // virt.Dial unless a test says otherwise
 
+	store  *config.Store
 	timing *ui.Timing
 	once   sync.Once
 	facts  host.Facts
@@ -156,12 +157,17 @@ func (e *Env) baseDir(p config.Paths) string {
 	return filepath.Clean(e.expand(p.BaseDir))
 }
 
-// load reads the store and tells about unknown keys once.
+// load reads the store, once for all looks of a run, and tells about unknown
+// keys. Changes go through config.Update, which reads again under its lock.
 func (e *Env) load() (*config.Store, error) {
-	s, err := config.Load(e.StorePath)
-	if err != nil {
-		return nil, err
+	if e.store == nil {
+		s, err := config.Load(e.StorePath)
+		if err != nil {
+			return nil, err
+		}
+		e.store = s
 	}
+	s := e.store
 	for _, w := range s.Warnings {
 		e.warnOnce(warningText(s.Path, w))
 	}

@@ -77,7 +77,10 @@ func (e *Env) wait(ctx context.Context, w *want, f *facts) error {
 }
 
 // errNotRunning ends a wait for a guest whose domain has stopped.
-var errNotRunning = errors.New("the domain is no longer running")
+var (
+	errNotRunning = errors.New("the domain is no longer running")
+	errPaused     = errors.New("the domain was paused, as QEMU does when the disk is full")
+)
 
 // watchDomain cancels the context when libvirt says that the domain stopped.
 func (e *Env) watchDomain(ctx context.Context, name string) (context.Context, func()) {
@@ -96,6 +99,10 @@ func (e *Env) watchDomain(ctx context.Context, name string) (context.Context, fu
 			d, err := l.Domain(ctx, name)
 			if errors.Is(err, virt.ErrNoDaemon) {
 				e.dropLibvirt()
+			}
+			if err == nil && d.State == virt.Paused {
+				cancel(errPaused)
+				return
 			}
 			if err == nil && d.State == virt.Off || errors.Is(err, virt.ErrNotFound) {
 				cancel(errNotRunning)
@@ -199,7 +206,7 @@ func (e *Env) planFinish(ctx context.Context, w *want, f *facts) plan.Plan {
 	if f.conn != nil && (!b.Installed || b.Disabled || b.Finished || b.SeedRead) {
 		pool := domain.PoolFor(f.domain.Pool.Value, e.baseDir(w.record.Paths), DefaultBaseDir)
 		p.Add(domain.PlanRemoveSeed(f.domain, w.name, e.key(w.name), pool, e.domains(ctx))...)
-		if f.domain.Domain.Err == nil && f.inst != nil && f.inst.SeedLeft {
+		if f.domain.Domain.Err == nil && f.domain.Pool.Err == nil && f.inst != nil && f.inst.SeedLeft {
 			in := *f.inst
 			in.SeedLeft = false
 			p.Add(plan.Action{

@@ -86,11 +86,14 @@ func (e *Env) checkIdentity(w *want, f *facts) error {
 		return nil
 	}
 	err := domain.CheckOurs(d.Value, e.UID)
-	if err == nil && f.inst == nil {
-		switch _, keyErr := e.SSH.LoadHostKey(w.name); {
-		case keyErr != nil:
+	if err == nil {
+		_, keyErr := e.SSH.LoadHostKey(w.name)
+		switch {
+		case errors.Is(keyErr, os.ErrNotExist):
 			err = e.stateLost(w)
-		case f.running():
+		case keyErr != nil:
+			return ui.Failed("the pinned host key of VM %q cannot be read: %w", w.name, keyErr).Hint("ls -l " + shellQuote(e.SSH.VMDir(w.name)))
+		case f.inst == nil && f.running():
 			return ui.Refused("the address of VM %q is not remembered in %s any more", w.name, instancePath(e.SSH, w.name)).
 				Hint("to have it read anew: aivm vm restart " + w.name)
 		}
@@ -139,7 +142,7 @@ func (e *Env) planVM(ctx context.Context, w *want, f *facts) ([]plan.Action, err
 	fresh := w.newDomain(f)
 	baseDir := e.baseDir(w.record.Paths)
 	key := e.key(w.name)
-	spec, err := network.Choose(f.net, w.network.Network, e.UID, !w.newNet || !w.autoNet())
+	spec, err := network.Choose(f.net, w.wished, e.UID, !w.newNet || !w.autoNet())
 	if err != nil {
 		return nil, err
 	}
@@ -216,7 +219,7 @@ func (e *Env) planVM(ctx context.Context, w *want, f *facts) ([]plan.Action, err
 // autoNet reports whether the network's values are the built-in defaults, so
 // that a conflict may be avoided instead of refused.
 func (w *want) autoNet() bool {
-	return w.network.Network == config.DefaultConfig().Defaults.Network
+	return w.wished == config.DefaultConfig().Defaults.Network
 }
 
 // address is the VM's fixed address: the one reserved, the one decided before,
@@ -388,7 +391,7 @@ func (e *Env) planStoreVM(w *want, f *facts) []plan.Action {
 				}
 				w.record.NetworkName = w.network.Name
 				c.UpsertVM(w.record)
-				if w.active && c.ActiveVM == "" {
+				if w.setActive || w.active && c.ActiveVM == "" {
 					c.ActiveVM = w.name
 				}
 				return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -102,7 +103,8 @@ func (e *Env) noteOnce(s string) {
 // explainWait adds what the host knows to a wait that ended badly: the state of
 // the domain, the address, the last lines of the serial console.
 func (e *Env) explainWait(ctx context.Context, w *want, inst *Instance, err error) error {
-	ctx = context.WithoutCancel(ctx)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
 	msg := fmt.Sprintf("VM %q did not become reachable at %s", w.name, inst.Address)
 	state := "unknown"
 	var serial []string

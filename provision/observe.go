@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"sync"
 	"time"
 
@@ -69,12 +68,12 @@ func (e *Env) observe(ctx context.Context, w *want) (*facts, error) {
 	if d := f.domain.Domain; d.Err == nil && (d.Value == nil || d.Value.State != virt.Running) {
 		cancelDial() // nobody can answer: do not wait for a route that leads nowhere
 	}
-	if w.folder != nil {
-		b, err := os.ReadFile("/proc/self/mountinfo")
-		if err != nil {
-			return nil, err
+	if w.folder != nil || w.boot {
+		var atts []share.Attachment
+		if w.folder != nil {
+			atts = append(atts, *w.folder)
 		}
-		if f.share, err = share.ObserveHost(e.key(w.name), []share.Attachment{*w.folder}, b); err != nil {
+		if f.share, err = share.ObserveHost(e.key(w.name), atts, nil); err != nil {
 			return nil, err
 		}
 	}
@@ -113,7 +112,7 @@ func (e *Env) observeLibvirt(ctx context.Context, w *want, f *facts) {
 	d, err := l.Domain(ctx, w.name)
 	f.domain.Domain = known(d, err)
 	if err == nil && d.State == virt.Running {
-		if _, seeded := d.StoredDisk(domain.SeedSerial); !seeded {
+		if _, seeded := d.StoredDisk(domain.SeedSerial); !seeded && (f.inst == nil || !f.inst.SeedLeft) {
 			f.domain.Pool = plan.Unknown[*virt.Pool](errNotTried)
 			f.net.Networks = plan.Unknown[[]*virt.Network](errNotTried)
 			return

@@ -58,7 +58,7 @@ func New(o Options) (*Env, error) {
 	if err != nil {
 		return nil, ui.Failed("finding aivm's own program: %w", err)
 	}
-	return &Env{
+	e := &Env{
 		UI: o.UI, StorePath: path, Home: home, UID: os.Getuid(), GID: os.Getgid(), Getenv: os.Getenv,
 		Host: host.OSEnv(), Editor: editor.OSEnv(), SSH: sshcfg.DefaultLayout(sshHome, os.Getenv),
 		Cache: image.Cache{Dir: cacheDir(home)},
@@ -66,9 +66,15 @@ func New(o Options) (*Env, error) {
 			Euid: os.Geteuid(), Self: []string{self}, NonInteractive: !o.UI.InTTY,
 			Stderr: suspending{o.UI}, Builders: Builders(),
 		}),
-		Approval: plan.Approval{Yes: o.Yes, YesSudo: o.YesSudo || configuredYesSudo(path)},
+		Approval: plan.Approval{Yes: o.Yes, YesSudo: o.YesSudo},
 		DryRun:   o.DryRun, Verb: o.Verb, Rerun: o.Rerun, Hook: o.Hook, timing: ui.NewTiming(),
-	}, nil
+	}
+	// [behavior] yes_sudo; a store that cannot be read is reported by the verb.
+	if st, err := config.Load(path); err == nil {
+		e.store = st
+		e.Approval.YesSudo = e.Approval.YesSudo || st.Config.Behavior.YesSudo
+	}
+	return e, nil
 }
 
 // suspending is where sudo talks: between two states of the live line.
@@ -80,13 +86,6 @@ func (w suspending) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	return io.WriteString(w.s.Err, ui.CleanLines(string(p)))
-}
-
-// configuredYesSudo is [behavior] yes_sudo. A store that cannot be read is
-// reported by the verb itself.
-func configuredYesSudo(path string) bool {
-	s, err := config.Load(path)
-	return err == nil && s.Config.Behavior.YesSudo
 }
 
 // StorePath is where the config is: flag, "" for the default place.

@@ -3,20 +3,16 @@ package provision
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net/netip"
 	"os"
 	"strings"
 	"time"
 
-	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/domain"
 	"aivm.dev/aivm/provision/host"
-	"aivm.dev/aivm/provision/network"
 	"aivm.dev/aivm/sshcfg"
 )
 
@@ -142,10 +138,20 @@ func (e *Env) Restart(ctx context.Context, name string, force bool) error {
 		p.Add(plan.Action{ID: "domain.start", Why: "start the VM " + w.name, Shows: []string{"virsh start " + w.name}})
 		return e.printPlain("restart", w.name, p)
 	}
-	if err := e.apply(ctx, p); err != nil {
+	if err := e.stop(ctx, w.name, p); err != nil {
 		return err
 	}
 	return e.Up(ctx, w.name)
+}
+
+// stop applies a plan that stops a VM, alone on that VM.
+func (e *Env) stop(ctx context.Context, vm string, p plan.Plan) error {
+	release, _, err := e.lock(ctx, vm)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return e.apply(ctx, p)
 }
 
 func (e *Env) apply(ctx context.Context, p plan.Plan) error {
@@ -196,6 +202,16 @@ func (e *Env) libvirtWithHelp(ctx context.Context) (*virt.Conn, error) {
 		return l, nil
 	}
 	p := plan.Plan{Stage: plan.Host}
+	if e.DryRun && errors.Is(err, virt.ErrDenied) {
+		// Even asking would need root: say so and stop.
+		if perr := e.planLibvirt(&p, &facts{virt: plan.Unknown[*virt.Conn](err)}); perr != nil {
+			return nil, perr
+		}
+		if perr := e.printPlain(e.Verb, "", p); perr != nil {
+			return nil, perr
+		}
+		return nil, errDry
+	}
 	if errors.Is(err, virt.ErrNoDaemon) {
 		if e.libvirtAbsent(err) {
 			return nil, ui.Failed("libvirt is not installed on this machine").Hint("aivm host doctor", "aivm code .")
@@ -316,136 +332,4 @@ func (e *Env) printPlain(verb, vm string, p plan.Plan) error {
 	}
 	e.UI.Result("%s", strings.Replace(plan.Text(p, nil), "aivm will:", "aivm would:", 1))
 	return nil
-}
-
-// DeleteOptions are the flags of `vm delete`.
-type DeleteOptions struct {
-	Name string
-	// Typed says that the name was given on the command line together with
-	// --yes, which counts as typing it.
-	Typed bool
-}
-
-// Delete removes a VM with its disk, after its name was typed.
-func (e *Env) Delete(ctx context.Context, o DeleteOptions) error {
-	w, d, err := e.forDeletion(ctx, o.Name)
-	if err != nil {
-		return err
-	}
-	l, err := e.libvirt(ctx)
-	if err != nil {
-		return err
-	}
-	pool, err := l.PoolAt(ctx, e.baseDir(w.record.Paths))
-	if err != nil && !errors.Is(err, virt.ErrNotFound) {
-		return err
-	}
-	p, err := e.planDelete(ctx, w, l, d, pool)
-	if err != nil {
-		return err
-	}
-	if e.DryRun {
-		return e.printPlain("delete", w.name, p)
-	}
-	if err := config.CheckWritable(e.StorePath); err != nil {
-		return err // else its record would outlive it
-	}
-	e.sayDeletion(w, pool)
-	if !o.Typed {
-		if !e.UI.InTTY {
-			return ui.NeedsApproval("deleting VM %q needs its name typed and there is no terminal", w.name).Hint("aivm vm delete " + w.name + " --yes")
-		}
-		got, err := e.UI.AskLine(ctx, fmt.Sprintf("Type the VM's name to delete it for good (%s):", w.name))
-		if err != nil {
-			return err
-		}
-		if got != w.name {
-			return ui.NeedsApproval("%q is not the name; nothing was changed", got)
-		}
-	}
-	for _, a := range p.Actions {
-		e.Approval.Approve(a.ID)
-	}
-	release, _, err := e.lock(ctx, w.name)
-	if err != nil {
-		return err
-	}
-	defer release()
-	if err := e.apply(ctx, p); err != nil {
-		return err
-	}
-	_ = os.Remove(e.SSH.StateDir + "/" + w.name + ".lock")
-	return e.said(w.name, "missing", "VM %s is deleted; the network %s stays", w.name, w.network.Name)
-}
-
-// forDeletion finds the VM in the store, or, for one whose creation was killed
-// before it was recorded or that was made with another home, in libvirt by our
-// mark.
-func (e *Env) forDeletion(ctx context.Context, name string) (*want, *virt.Domain, error) {
-	w, d, err := e.ours(ctx, name)
-	var unknown *config.UnknownVMError
-	if err == nil || !errors.As(err, &unknown) && !errors.Is(err, config.ErrNoVM) || name == "" {
-		return w, d, err
-	}
-	in, lerr := loadInstance(e.SSH, name)
-	if lerr != nil {
-		return nil, nil, err
-	}
-	if in == nil {
-		// Nobody is asked for root's rights because of a name that was mistyped.
-		l, lerr := e.libvirt(ctx)
-		if lerr != nil {
-			return nil, nil, err
-		}
-		if d, lerr := l.Domain(ctx, name); lerr != nil || !d.Mark.By(e.UID) {
-			return nil, nil, err
-		}
-	}
-	store, lerr := e.load()
-	if lerr != nil {
-		return nil, nil, lerr
-	}
-	w = &want{store: store}
-	if lerr := e.wantNew(w, name); lerr != nil {
-		return nil, nil, lerr
-	}
-	l, lerr := e.libvirtWithHelp(ctx)
-	if lerr != nil {
-		return nil, nil, lerr
-	}
-	d, lerr = l.Domain(ctx, name)
-	if errors.Is(lerr, virt.ErrNotFound) {
-		return w, nil, nil
-	}
-	if lerr != nil {
-		return nil, nil, lerr
-	}
-	return w, d, domain.CheckOurs(d, e.UID)
-}
-
-// sayDeletion names what will be lost and what will not.
-func (e *Env) sayDeletion(w *want, pool *virt.Pool) {
-	if v, ok := domain.Disk(pool, e.key(w.name)); ok {
-		e.UI.Say("VM %s: its disk %s (%d MB used of %d GB) will be deleted for good.", w.name, v.Path, v.Allocation>>20, v.Capacity>>30)
-	}
-	for _, a := range w.store.Config.VMAttachments(w.name) {
-		e.UI.Say("  the folder %s is let go and stays as it is", a.HostPath)
-	}
-}
-
-// reservation is the DHCP entry of a VM in its network, if there is one.
-func reservation(n *virt.Network, mac string) (virt.Reservation, bool) {
-	if n == nil {
-		return virt.Reservation{}, false
-	}
-	ip, ok, err := network.Address(config.NetworkSpec{SubnetCIDR: n.Subnet.String()}, n, mac)
-	if err != nil || !ok {
-		return virt.Reservation{}, false
-	}
-	for _, h := range n.Hosts {
-		if h.IP == ip {
-			return h, true
-		}
-	}
-	return virt.Reservation{MAC: mac, IP: netip.Addr(ip)}, true
 }

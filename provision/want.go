@@ -23,7 +23,8 @@ type want struct {
 	name      string
 	record    config.VM
 	network   config.Network
-	newVM     bool // no record in the store yet
+	wished    config.NetworkSpec // as the config has it
+	newVM     bool               // no record in the store yet
 	newNet    bool
 	autoName  bool // nobody chose the name: take the next if it is taken
 	renamed   int  // how often that happened
@@ -174,6 +175,12 @@ func (e *Env) wantFolder(ctx context.Context, o FolderOptions, create bool) (*wa
 	if err := e.mayShare(real, dst, o.AllowSensitive); err != nil {
 		return nil, err
 	}
+	for _, a := range w.store.Config.VMAttachments(w.name) {
+		if attachment(a).GuestDst == dst {
+			return nil, ui.Refused("%s in VM %s is the place of another folder already: %s", dst, w.name, ui.Clean(a.HostPath)).
+				Hint("choose another place: --guest-dst PATH")
+		}
+	}
 	w.folder = &share.Attachment{HostPath: real, VM: w.name, Mode: mode, Access: access, GuestDst: dst, Tag: share.Token(real)}
 	w.newFolder, w.openAt = true, dst
 	return w, nil
@@ -237,7 +244,7 @@ func (e *Env) wantKnown(w *want) error {
 	if err != nil {
 		return err
 	}
-	w.record, w.network = *vm, *n
+	w.record, w.network, w.wished = *vm, *n, n.Network
 	w.wish = host.Size{CPUs: vm.VM.CPUs, RAMMB: vm.VM.RAMMB, DiskGB: vm.VM.DiskGB}
 	return nil
 }
@@ -274,6 +281,7 @@ func (e *Env) wantNew(w *want, name string) error {
 	} else {
 		w.network, w.newNet = c.NewNetwork(netName), true
 	}
+	w.wished = w.network.Network
 	w.record = c.NewVM(name, w.network.Name)
 	w.wish = host.Size{CPUs: w.record.VM.CPUs, RAMMB: w.record.VM.RAMMB, DiskGB: w.record.VM.DiskGB}
 	return nil

@@ -12,25 +12,31 @@ import (
 type Approval struct {
 	Yes     bool // --yes: everything but Typed
 	YesSudo bool // --yes-sudo: the actions that run as root
-	ids     map[string]bool
+	shown   map[string]bool
 }
 
-// Approve marks actions as agreed to by id.
-func (ap *Approval) Approve(ids ...string) {
-	if ap.ids == nil {
-		ap.ids = map[string]bool{}
+// Approve marks actions as agreed to, as they are shown: the same action with
+// another diff or other packages is asked about again.
+func (ap *Approval) Approve(as ...Action) {
+	if ap.shown == nil {
+		ap.shown = map[string]bool{}
 	}
-	for _, id := range ids {
-		ap.ids[id] = true
+	for _, a := range as {
+		ap.shown[a.shown()] = true
 	}
+}
+
+// shown is all a person sees of an action.
+func (a Action) shown() string {
+	return strings.Join(append([]string{a.ID, a.Why, a.Diff}, a.Shows...), "\x00")
 }
 
 func (ap *Approval) covers(a Action) bool {
 	switch a.Consent {
 	case Ask:
-		return ap.Yes || (ap.YesSudo && a.Root != nil) || ap.ids[a.ID]
+		return ap.Yes || (ap.YesSudo && a.Root != nil) || ap.shown[a.shown()]
 	case Typed:
-		return ap.ids[a.ID]
+		return ap.shown[a.shown()]
 	}
 	return true
 }
@@ -69,9 +75,7 @@ func (ap *Approval) Consent(ctx context.Context, s *ui.Streams, p Plan, later []
 	if !ok {
 		return ui.NeedsApproval("nothing was changed")
 	}
-	for _, a := range p.Actions {
-		ap.Approve(a.ID)
-	}
+	ap.Approve(p.Actions...)
 	return nil
 }
 

@@ -49,7 +49,7 @@ func TestApproval(t *testing.T) {
 		}
 	}
 	ap := Approval{Yes: true}
-	ap.Approve("gone")
+	ap.Approve(example().Actions[3])
 	if got := open(&ap, example()); got != nil {
 		t.Errorf("typed: %v", got)
 	}
@@ -84,6 +84,18 @@ func TestConsent(t *testing.T) {
 	s, _ = streams(false, "")
 	if err := ap.Consent(ctx, s, example(), nil, "x"); err != nil {
 		t.Errorf("again: %v", err)
+	}
+}
+
+// Approval holds for what was shown, not for a name.
+func TestApprovalIsForWhatWasShown(t *testing.T) {
+	var ap Approval
+	ap.Approve(example().Actions...)
+	p := example()
+	p.Actions[1].Diff = "+something else\n"
+	p.Actions[2].Shows = []string{"another command"}
+	if got := open(&ap, p); !slices.Equal(got, []string{"make", "bind"}) {
+		t.Errorf("%v", got)
 	}
 }
 

@@ -134,6 +134,9 @@ func Plan(f Facts, w Wanted, pool string, lv func() (Libvirt, error)) ([]plan.Ac
 			return nil, err
 		}
 		out = a
+	} else if d.State != virt.Running && f.Pool.Err == nil && !active(f.Pool.Value) {
+		// The volumes of a pool that does not run are unknown, not gone.
+		return []plan.Action{ensurePool(w, pool, plan.None, lv)}, nil
 	} else if d.State != virt.Running && f.Pool.Err == nil && !hasVolume(f.Pool.Value, diskVolume(w.Key)) {
 		return nil, ui.Refused("the disk of VM %q is gone: %s", w.Spec.Name, DiskPath(w.BaseDir, w.Key)).
 			Hint("put the file back, or give the VM up: aivm vm delete " + w.Spec.Name)
@@ -170,13 +173,8 @@ func planCreate(f Facts, w Wanted, pool string, lv func() (Libvirt, error)) ([]p
 		return nil, fmt.Errorf("reading the storage pool: %w", f.Pool.Err)
 	}
 	var out []plan.Action
-	if f.Pool.Value == nil || !f.Pool.Value.Active {
-		out = append(out, plan.Action{
-			ID: "pool.ensure", Why: "keep VM disks in the libvirt storage pool " + w.BaseDir,
-			Shows:   []string{fmt.Sprintf("virsh pool-define-as %s dir --target %s", pool, w.BaseDir), "virsh pool-start " + pool},
-			Consent: plan.Ask, Timing: "define",
-			Do: with(lv, func(ctx context.Context, l Libvirt) error { return l.EnsurePool(ctx, pool, w.BaseDir) }),
-		})
+	if !active(f.Pool.Value) {
+		out = append(out, ensurePool(w, pool, plan.Ask, lv))
 	}
 	if base, err := w.Base(); err != nil || !hasVolume(f.Pool.Value, base.done()) {
 		out = append(out, plan.Action{
@@ -219,6 +217,19 @@ func planCreate(f Facts, w Wanted, pool string, lv func() (Libvirt, error)) ([]p
 			}),
 		})
 	return out, nil
+}
+
+func active(p *virt.Pool) bool { return p != nil && p.Active }
+
+// ensurePool makes or starts the pool. What lies in it is seen only then, so
+// the rest is planned anew.
+func ensurePool(w Wanted, pool string, c plan.Consent, lv func() (Libvirt, error)) plan.Action {
+	return plan.Action{
+		ID: "pool.ensure", Why: "keep VM disks in the libvirt storage pool " + w.BaseDir,
+		Shows:   []string{fmt.Sprintf("virsh pool-define-as %s dir --target %s", pool, w.BaseDir), "virsh pool-start " + pool},
+		Consent: c, Timing: "define", Again: true,
+		Do: with(lv, func(ctx context.Context, l Libvirt) error { return l.EnsurePool(ctx, pool, w.BaseDir) }),
+	}
 }
 
 func accelName(a string) string {

@@ -3,6 +3,7 @@ package domain
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"aivm.dev/aivm/internal/plan"
@@ -19,16 +20,25 @@ func PlanStop(d *virt.Domain, force bool, lv func() (Libvirt, error)) []plan.Act
 	if d == nil || d.State == virt.Off {
 		return nil
 	}
-	if force || d.State == virt.Paused {
+	if force {
 		return []plan.Action{{
 			ID: "domain.destroy", Why: "switch the VM " + d.Name + " off at once", Shows: []string{"virsh destroy " + d.Name},
 			Do: with(lv, func(ctx context.Context, l Libvirt) error { return l.Destroy(ctx, d.Name) }),
 		}}
 	}
-	return []plan.Action{{
+	var out []plan.Action
+	if d.State == virt.Paused {
+		// QEMU pauses a guest by itself when the disk here is full: pulling the
+		// plug then would lose what the guest has not written.
+		out = append(out, plan.Action{
+			ID: "domain.resume", Why: "let the paused VM " + d.Name + " go on", Shows: []string{"virsh resume " + d.Name},
+			Do: with(lv, func(ctx context.Context, l Libvirt) error { return l.Start(ctx, d.Name) }),
+		})
+	}
+	return append(out, plan.Action{
 		ID: "domain.shutdown", Why: "shut the VM " + d.Name + " down", Shows: []string{"virsh shutdown " + d.Name},
 		Do: with(lv, func(ctx context.Context, l Libvirt) error { return shutdown(ctx, l, d.Name) }),
-	}}
+	})
 }
 
 func shutdown(ctx context.Context, l Libvirt, name string) error {
@@ -79,6 +89,16 @@ func PlanDelete(f Facts, name, key, pool string, lv func() (Libvirt, error)) ([]
 		out = append(out, plan.Action{
 			ID: "domain.delete", Why: "remove the VM " + name, Shows: []string{"virsh destroy " + name, "virsh undefine " + name}, Consent: plan.Typed,
 			Do: with(lv, func(ctx context.Context, l Libvirt) error {
+				now, err := l.Domain(ctx, name)
+				if errors.Is(err, virt.ErrNotFound) {
+					return nil
+				}
+				if err != nil {
+					return err
+				}
+				if now.UUID != f.Domain.Value.UUID || now.Mark != f.Domain.Value.Mark {
+					return fmt.Errorf("the domain %q is another one now: %w", name, plan.ErrStale)
+				}
 				if err := l.Destroy(ctx, name); err != nil && !errors.Is(err, virt.ErrNotFound) {
 					return err
 				}

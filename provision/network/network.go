@@ -54,7 +54,10 @@ func Choose(f Facts, spec config.NetworkSpec, owner int, fixed bool) (config.Net
 		return spec, fmt.Errorf("reading libvirt's networks: %w", f.Networks.Err)
 	}
 	if n := f.find(spec.Name); n != nil && n.Mark.By(owner) {
-		return spec, nil
+		if fixed {
+			return spec, nil
+		}
+		return fromNetwork(spec, n), nil
 	}
 	if fixed {
 		return spec, Conflict(f, spec, owner)

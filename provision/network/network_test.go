@@ -240,3 +240,13 @@ func TestPlan(t *testing.T) {
 		t.Errorf("reserved already: %v", err)
 	}
 }
+
+// A network of ours that lost its record is taken as it is, not as the
+// defaults would have it.
+func TestChooseTakesTheNetworkAsItIs(t *testing.T) {
+	f := facts([]*virt.Network{lnet("aivm-net", "virbr7", "10.78.0.0/24", me)}, nil)
+	got, err := Choose(f, defaults(), me, false)
+	if err != nil || got.SubnetCIDR != "10.78.0.0/24" || got.GatewayIP != "10.78.0.1" || got.DHCPStart != "10.78.0.100" || got.Bridge != "virbr7" {
+		t.Errorf("%+v %v", got, err)
+	}
+}

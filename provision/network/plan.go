@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"libvirt.org/go/libvirtxml"
 
@@ -119,7 +120,7 @@ func Plan(f Facts, w Wanted, lv func() (Libvirt, error)) ([]plan.Action, error) 
 
 func reserved(n *virt.Network, w Wanted) bool {
 	for _, h := range n.Hosts {
-		if h.MAC == w.MAC && h.IP == w.IP {
+		if strings.EqualFold(h.MAC, w.MAC) && h.IP == w.IP {
 			return true
 		}
 	}

@@ -1,0 +1,155 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func checkAttach(t, whole *testing.T, w *world, vm string) {
+	// Below root's own home in the guest, where agent may not walk: made
+	// traversable on the way.
+	dir := filepath.Join("/root", fmt.Sprintf("aivm-e2e-%d", os.Getpid()), "deep", "er")
+	write(t, filepath.Join(dir, "f"), "deep\n", 0o600)
+	whole.Cleanup(func() {
+		_ = os.Remove(filepath.Join(dir, "f"))
+		for d := dir; d != "/root"; d = filepath.Dir(d) {
+			_ = os.Remove(d)
+		}
+	})
+	r := w.must(dir, "attach", ".", "--yes")
+	if !strings.Contains(r.stdout, "Mounted in running VM at "+dir) {
+		t.Errorf("%+v", r)
+	}
+	if got := w.guest(vm, "cat "+dir+"/f"); got != "deep" {
+		t.Errorf("the guest reads %q", got)
+	}
+	if r := w.aivm(dir, "attach", ".", "--access", "ro"); r.code != 2 || !strings.Contains(r.stderr, "aivm config edit") {
+		t.Errorf("another access: %+v", r)
+	}
+	ro := filepath.Join(w.home, "ro")
+	write(t, filepath.Join(ro, "f"), "only to read\n", 0o644)
+	w.must(ro, "attach", ".", "--access", "ro", "--guest-dst", "/srv/ro", "--yes")
+	if r := w.ssh(nil, vm, "cat /srv/ro/f && sudo -n mount -o remount,rw /srv/ro; sudo -n touch /srv/ro/x"); r.code == 0 || !strings.Contains(r.stdout, "only to read") {
+		t.Errorf("ro does not hold against guest root: %+v", r)
+	}
+	if _, err := os.Stat(filepath.Join(ro, "x")); !os.IsNotExist(err) {
+		t.Error("the guest wrote into a read-only share")
+	}
+}
+
+func checkFacts(t *testing.T, w *world, vm, project string) {
+	var l struct {
+		Schema  int
+		VMs     []struct{ Name, State, Address string }
+		Folders []struct {
+			HostPath string `json:"host_path"`
+			State    string
+		}
+	}
+	if err := json.Unmarshal([]byte(w.must("", "list", "--json").stdout), &l); err != nil {
+		t.Fatal(err)
+	}
+	if len(l.VMs) != 1 || l.VMs[0].State != "running" || len(l.Folders) != 3 || l.Folders[0].State != "ok" {
+		t.Errorf("%+v", l)
+	}
+	var st struct {
+		Checks      []struct{ ID, State string }
+		Done, Total int
+		Wall        struct{ Writable []string }
+	}
+	if err := json.Unmarshal([]byte(w.must(project, "status", "--json").stdout), &st); err != nil {
+		t.Fatal(err)
+	}
+	if st.Done != st.Total || st.Total < 6 || len(st.Wall.Writable) != 2 {
+		t.Errorf("%+v", st)
+	}
+	if ip := strings.TrimSpace(w.must(project, "vm", "wait-ip").stdout); ip != l.VMs[0].Address {
+		t.Errorf("wait-ip: %s", ip)
+	}
+	if r := w.must(project, "vm", "ssh_config"); !strings.Contains(r.stdout, "Host "+vm) {
+		t.Errorf("%+v", r)
+	}
+}
+
+func checkRestart(t *testing.T, w *world, vm, project string) {
+	facts := `sudo -n cat /etc/ssh/ssh_host_ed25519_key.pub ~/.ssh/authorized_keys; id; ip -4 -o addr show scope global | awk '{print $4}'`
+	before := w.guest(vm, facts)
+	w.guest(vm, "echo kept > ~/kept; sync")
+	w.must("", "vm", "down", vm)
+	if s := strings.TrimSpace(virsh(t, "domstate", vm)); s != "shut off" {
+		t.Fatalf("after down: %s", s)
+	}
+	if r := w.aivm("", "vm", "status", vm); r.code != 0 || !strings.Contains(r.stdout, "aivm vm up "+vm) {
+		t.Errorf("%+v", r)
+	}
+	began := time.Now()
+	w.must("", "vm", "up", vm)
+	t.Logf("a later boot: %.1f s", time.Since(began).Seconds())
+	if after := w.guest(vm, facts); after != before {
+		t.Errorf("a later boot changed:\n%s\nto\n%s", before, after)
+	}
+	if got := w.guest(vm, "cat ~/kept"); !strings.Contains(got, "kept") {
+		t.Errorf("%q", got)
+	}
+}
+
+// checkTwo: three runs attach three folders at once, beside a fourth that opens
+// one of them; nothing is lost and nobody fails.
+func checkTwo(t *testing.T, w *world) {
+	var wg sync.WaitGroup
+	dirs := []string{"one", "two", "three", "one"}
+	results := make([]result, len(dirs))
+	for i, d := range dirs {
+		dir := filepath.Join(w.home, "at-once", d)
+		write(t, filepath.Join(dir, "f"), d+"\n", 0o644)
+		args := []string{"attach", ".", "--yes"}
+		if i == 3 {
+			args = []string{"ssh", ".", "--yes", "--", "cat", "f"}
+		}
+		wg.Go(func() { results[i] = w.aivm(dir, args...) })
+	}
+	wg.Wait()
+	for i, r := range results {
+		if r.code != 0 {
+			t.Errorf("%s: %+v", dirs[i], r)
+		}
+	}
+	if results[3].stdout != "one\n" {
+		t.Errorf("%+v", results[3])
+	}
+	for _, d := range dirs {
+		if out := w.must("", "list", "--section", "folders"); !strings.Contains(out.stdout, "/at-once/"+d+" ") {
+			t.Errorf("the record of %s is lost:\n%s", d, out.stdout)
+		}
+	}
+}
+
+func checkDelete(t *testing.T, w *world, vm, project string) {
+	if r := w.aivm("", "vm", "delete", vm); r.code != 3 || !strings.Contains(r.stderr, "aivm vm delete "+vm+" --yes") {
+		t.Errorf("without a terminal: %+v", r)
+	}
+	sum := run2(t, "sh", "-c", `cd "$1" && find . -type f -exec sha256sum {} + | sort`, "sh", project)
+	w.must("", "vm", "delete", vm, "--yes")
+	if now := run2(t, "sh", "-c", `cd "$1" && find . -type f -exec sha256sum {} + | sort`, "sh", project); now != sum {
+		t.Error("deleting the VM changed the host folder")
+	}
+	for _, where := range [][]string{
+		{"virsh", "-c", "qemu:///system", "list", "--all", "--name"},
+		{"virsh", "-c", "qemu:///system", "net-dumpxml", "aivm-net"},
+		{"find", "/var/lib/aivm", "/var/lib/libvirt/aivm", "/run/libvirt", "/etc/libvirt", filepath.Join(w.home, ".local"), filepath.Join(w.home, ".config/aivm/ssh"), "-name", "*" + vm + "*"},
+		{"cat", "/proc/self/mountinfo", filepath.Join(w.home, ".ssh/config")},
+	} {
+		if out := run2(t, where...); strings.Contains(out, "0-"+vm) || strings.Contains(out, "'"+vm+"'") || strings.Contains(out, vm+"\n") {
+			t.Errorf("%v still knows the VM:\n%s", where, out)
+		}
+	}
+	if b, err := os.ReadFile(filepath.Join(w.home, ".ssh/config")); err != nil || string(b) != "Host other\n\tUser me\n" {
+		t.Errorf("~/.ssh/config after the last VM is gone: %v\n%s", err, b)
+	}
+}
