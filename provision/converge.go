@@ -14,7 +14,6 @@ import (
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
-	"aivm.dev/aivm/internal/virt"
 )
 
 // maxRounds bounds how often facts may change under us before we say so.
@@ -177,26 +176,6 @@ func (e *Env) surelyAsks(w *want) string {
 		return fmt.Sprintf("share folder %s with VM %s", w.folder.HostPath, w.name)
 	}
 	return ""
-}
-
-// resume says how to go on after a run that stopped in the middle.
-func (e *Env) resume(err error) error {
-	if errors.Is(err, context.Canceled) {
-		return &ui.Error{Exit: ui.ExitInterrupted, Kind: "interrupted", Message: "interrupted; nothing is lost", Hints: []string{"to go on: " + e.Rerun}, Err: err}
-	}
-	var ue *ui.Error
-	switch {
-	case !errors.As(err, &ue):
-		ue = ui.Failed("%w", err)
-		err = ue
-	case len(ue.Hints) > 0:
-		return err
-	}
-	if errors.Is(err, virt.ErrNoDaemon) {
-		ue.Hint("aivm host doctor")
-	}
-	ue.Hint("to go on where it stopped: " + e.Rerun)
-	return err
 }
 
 // later names the guest's part in the question about the host's.
