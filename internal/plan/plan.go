@@ -78,16 +78,6 @@ func (p Plan) Asks() bool {
 	return false
 }
 
-// NeedsRoot reports whether any action runs with root's rights.
-func (p Plan) NeedsRoot() bool {
-	for _, a := range p.Actions {
-		if a.Root != nil {
-			return true
-		}
-	}
-	return false
-}
-
 // Add appends actions.
 func (p *Plan) Add(a ...Action) { p.Actions = append(p.Actions, a...) }
 

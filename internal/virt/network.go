@@ -167,16 +167,6 @@ func (c *Conn) StartNetwork(ctx context.Context, name string) error {
 	})
 }
 
-// RemoveNetwork stops and undefines a network.
-func (c *Conn) RemoveNetwork(ctx context.Context, name string) error {
-	return c.withNetwork(ctx, name, func(n libvirt.Network) error {
-		if err := c.l.NetworkDestroy(n); err != nil && !isCode(err, libvirt.ErrOperationInvalid) {
-			return err
-		}
-		return c.l.NetworkUndefine(n)
-	})
-}
-
 type hostXML struct {
 	XMLName xml.Name `xml:"host"`
 	MAC     string   `xml:"mac,attr"`
