@@ -32,17 +32,20 @@ func Main(args []string, hook func(point string)) int {
 	defer a.close()
 	c := a.root()
 	c.SetArgs(args)
-	err := c.ExecuteContext(ctx)
+	ran, err := c.ExecuteContextC(ctx)
 	if err == nil || provision.IsDry(err) {
 		return ui.ExitOK
+	}
+	if ui.IsStatus(err) {
+		return ui.ExitCode(err)
 	}
 	if ctx.Err() != nil && !errors.Is(err, context.Canceled) && ui.ExitCode(err) == ui.ExitRefused {
 		err = fmt.Errorf("%w: %w", err, context.Canceled)
 	}
-	var ue *ui.Error
-	if !errors.As(err, &ue) || ue.Message != "" {
-		a.ui.PrintError(err)
+	if ran.Name() == sshName {
+		err = ui.OwnOverSSH(err)
 	}
+	a.ui.PrintError(err)
 	return ui.ExitCode(err)
 }
 
@@ -104,7 +107,7 @@ Examples:
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		// The flags behind the wrong one were not read.
 		own, _, _ := strings.Cut("\x00"+strings.Join(a.args, "\x00")+"\x00", "\x00--\x00")
-		a.ui.JSON = a.ui.JSON || strings.Contains(own, "\x00--json\x00")
+		a.ui.JSON = a.ui.JSON || strings.Contains(own+"\x00", "\x00--json\x00")
 		e := ui.Usage("%w", err)
 		for _, w := range a.args {
 			if _, serr := os.Lstat(w); serr == nil && strings.HasPrefix(w, "-") {

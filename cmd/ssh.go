@@ -7,10 +7,13 @@ import (
 	"aivm.dev/aivm/provision"
 )
 
+// sshName is the verb whose failures have OpenSSH's status, its flags' too.
+const sshName = "ssh"
+
 func (a *app) sshCmd() *cobra.Command {
 	var o provision.SSHOptions
 	c := &cobra.Command{
-		Use:   "ssh [folder] [-- command...]",
+		Use:   sshName + " [folder] [-- command...]",
 		Short: "Open a shell, or run a command, in a folder inside its VM",
 		Long: `Open a login shell in the folder inside its VM. With a command after "--" that is
 run there instead: its input, output and exit status are passed through as they are.
@@ -20,8 +23,8 @@ Examples:
   aivm ssh . -- go test ./...   a command
   tar c . | aivm ssh . -- tar t
 
-Exit status: that of the shell or command; 255 for every failure of aivm's own;
-1 wrong usage; 3 approval missing or declined; 130 interrupted.`,
+Exit status: that of the shell or command; 255 for every failure of aivm's own, as
+ssh itself has it. The kind of failure is in the error that --json prints.`,
 		ValidArgsFunction: completeFolder,
 		RunE: func(c *cobra.Command, args []string) error {
 			if n := c.ArgsLenAtDash(); n >= 0 {
@@ -36,7 +39,7 @@ Exit status: that of the shell or command; 255 for every failure of aivm's own;
 			if err != nil {
 				return err
 			}
-			e, err := a.provision("ssh")
+			e, err := a.provision(sshName)
 			if err != nil {
 				return err
 			}

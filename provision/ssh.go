@@ -21,14 +21,13 @@ type SSHOptions struct {
 	Command []string // empty: a login shell
 }
 
-// Shell opens a shell in the folder inside the VM, or runs a command there. The
-// returned error carries the remote status; aivm's own failures are 255, as
-// with OpenSSH.
+// Shell opens a shell in the folder inside the VM, or runs a command there. A
+// remote status that is not 0 is a ui.Status; every other error is aivm's own.
 func (e *Env) Shell(ctx context.Context, o SSHOptions) error {
 	e.timing = ui.NewTiming()
 	w, err := e.wantForShell(ctx, o.FolderOptions)
 	if err != nil {
-		return own(err)
+		return err
 	}
 	w.boot, w.guest = true, true
 	f, err := e.converge(ctx, w)
@@ -36,11 +35,11 @@ func (e *Env) Shell(ctx context.Context, o SSHOptions) error {
 		return nil
 	}
 	if err != nil {
-		return own(err)
+		return err
 	}
 	defer f.close()
 	if err := e.checkAlias(ctx, w, f); err != nil {
-		return own(err)
+		return err
 	}
 	if len(o.Command) > 0 {
 		return e.remoteCommand(ctx, w, f, o.Command)
@@ -55,22 +54,6 @@ func (e *Env) wantForShell(ctx context.Context, o FolderOptions) (*want, error) 
 	return e.wantVM(ctx, o.VM, "", false)
 }
 
-// own gives a failure of aivm itself the status OpenSSH would use.
-func own(err error) error {
-	var ue *ui.Error
-	if errors.As(err, &ue) && (ue.Exit == ui.ExitUsage || ue.Exit == ui.ExitInterrupted || ue.Exit == ui.ExitApproval) {
-		return err
-	}
-	if errors.Is(err, context.Canceled) {
-		return err
-	}
-	out := &ui.Error{Exit: ui.ExitSSH, Kind: "failed", Message: err.Error(), Err: err}
-	if ue != nil {
-		out.Kind = ue.Kind
-	}
-	return out
-}
-
 // remoteCommand runs argv in the folder over the connection that is already
 // there: binary-clean, with the remote exit status.
 func (e *Env) remoteCommand(ctx context.Context, w *want, f *facts, argv []string) error {
@@ -80,7 +63,7 @@ func (e *Env) remoteCommand(ctx context.Context, w *want, f *facts, argv []strin
 	}
 	code, err := f.conn.Run(ctx, guest.Cmd{Argv: run, Stdin: e.UI.In, Stdout: e.UI.Out, Stderr: e.UI.Err})
 	if err != nil {
-		return own(fmt.Errorf("running %s in %s: %w", argv[0], w.name, err))
+		return fmt.Errorf("running %s in %s: %w", argv[0], w.name, err)
 	}
 	if code != 0 {
 		return ui.Status(code)
@@ -114,5 +97,5 @@ func (e *Env) remoteShell(ctx context.Context, w *want, f *facts) error {
 	case errors.As(err, &ee) && ee.ExitCode() >= 0:
 		return ui.Status(ee.ExitCode())
 	}
-	return own(fmt.Errorf("starting ssh: %w", err))
+	return fmt.Errorf("starting ssh: %w", err)
 }

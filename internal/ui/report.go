@@ -17,6 +17,24 @@ import (
 // that has already spoken for itself.
 func Status(exit int) *Error { return &Error{Exit: exit, Kind: "failed"} }
 
+// IsStatus reports whether err is a Status.
+func IsStatus(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Message == "" && len(e.Hints) == 0
+}
+
+// OwnOverSSH gives a failure of aivm itself, of whatever kind, the one status
+// OpenSSH has for its own, and leaves a Status as it is: who reads the status
+// of a remote command has to know whose it is.
+func OwnOverSSH(err error) error {
+	if err == nil || IsStatus(err) {
+		return err
+	}
+	o := outcome(err)
+	// Without its causes: a cancelled context among them means 130.
+	return &Error{Exit: ExitSSH, Kind: o.Kind, Message: o.Message, Hints: o.Hints}
+}
+
 // ExitCode maps an error to the exit status of the program: nil is 0, an
 // *Error its own, an interruption 130, everything else 2.
 func ExitCode(err error) int { return outcome(err).Exit }

@@ -1,0 +1,35 @@
+package ui
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+)
+
+// Over ssh every failure of ours is 255, of whatever kind, and nothing else of
+// it changes; what the remote command returned passes.
+func TestOwnOverSSH(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		exit int
+		kind string
+	}{
+		{nil, 0, ""},
+		{Status(3), 3, "failed"},
+		{fmt.Errorf("x: %w", Status(130)), 130, "failed"},
+		{Usage("x").Hint("h"), 255, "usage"},
+		{fmt.Errorf("y: %w", NeedsApproval("x").Hint("h")), 255, "approval"},
+		{Refused("x").Hint("h"), 255, "refused"},
+		{&Error{Exit: ExitInterrupted, Kind: "interrupted", Message: "x", Hints: []string{"h"}, Err: context.Canceled}, 255, "interrupted"},
+		{Failed("x: %w", context.Canceled).Hint("h"), 255, "interrupted"},
+		{context.Canceled, 255, "interrupted"},
+		{fmt.Errorf("x"), 255, "failed"},
+	} {
+		got := outcome(OwnOverSSH(c.err))
+		was := outcome(c.err)
+		if got.Exit != c.exit || got.Kind != c.kind || got.Message != was.Message || !slices.Equal(got.Hints, was.Hints) {
+			t.Errorf("%v: %+v, was %+v", c.err, got, was)
+		}
+	}
+}
