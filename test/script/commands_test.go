@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -257,8 +258,11 @@ func cmdChanges(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
+// typedHint finds the command a hint wants to be typed.
+var typedHint = regexp.MustCompile(`(?:^hint: |: |, then |\()(aivm [^()]*)`)
+
 // cmdHints wants the last command's stderr to be one error line and hints that
-// each name something to type or to do, whatever they say.
+// each name something to type or to do; what they want typed has to exist.
 func cmdHints(ts *testscript.TestScript, neg bool, args []string) {
 	var errs, hints int
 	for line := range strings.Lines(ts.ReadFile("stderr")) {
@@ -270,6 +274,11 @@ func cmdHints(ts *testscript.TestScript, neg bool, args []string) {
 			}
 		case strings.HasPrefix(line, "hint: "):
 			hints++
+			if m := typedHint.FindStringSubmatch(line); m != nil {
+				if c := realCommand(m[1]); c != "" {
+					ts.Fatalf("%s: %s", strings.TrimSpace(line), c)
+				}
+			}
 		case strings.HasPrefix(line, "warning: "):
 		default:
 			if slices.Contains(args, "alone") {
@@ -306,7 +315,9 @@ func cmdSudocount(ts *testscript.TestScript, neg bool, args []string) {
 // plain string; "!" before json wants the path to be absent.
 func cmdJSON(ts *testscript.TestScript, neg bool, args []string) {
 	var v any
-	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &v))
+	text := strings.TrimSpace(ts.ReadFile(args[0]))
+	// Of several objects, warnings before an error, the last one.
+	ts.Check(json.Unmarshal([]byte(text[strings.LastIndexByte(text, '\n')+1:]), &v))
 	found := true
 	for _, k := range strings.Split(strings.TrimPrefix(args[1], "."), ".") {
 		if k == "" {
