@@ -162,20 +162,23 @@ func vmCheck(w *want, f *facts) host.Check {
 }
 
 func (e *Env) foldersCheck(c config.Config, w *want) host.Check {
-	var bad, good []string
+	var bad, good, fix []string
 	for _, f := range e.folders(c) {
 		if f.VM != w.name {
 			continue
 		}
 		if f.State == "ok" {
 			good = append(good, f.HostPath)
-		} else {
-			bad = append(bad, f.HostPath+" ("+f.State+")")
+			continue
+		}
+		bad = append(bad, f.HostPath+" ("+f.State+")")
+		if f.State != "missing" {
+			fix = append(fix, "aivm attach "+shellQuote(f.HostPath)+" --vm "+w.name)
 		}
 	}
 	if len(bad) > 0 {
 		k := check("folders", "VM shared folders", "bad", "%s", strings.Join(bad, ", "))
-		k.Fix = []string{"aivm attach FOLDER --vm " + w.name}
+		k.Fix = fix
 		return k
 	}
 	if len(good) == 0 {
