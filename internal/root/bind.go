@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -71,7 +72,7 @@ func bind(o Bind) (note string, err error) {
 		if same {
 			return note, nil
 		}
-		if err := unmount(layers[0]); err != nil {
+		if err := unmountSoon(layers[0]); err != nil {
 			return "", err
 		}
 	default:
@@ -181,6 +182,21 @@ func sameTree(tree, dir int, token string, mapped bool, m mountinfo.Mount) (bool
 		fs[0].Flags&flags == fs[1].Flags&flags && (!mapped || m.Has("idmapped")), nil
 }
 
+// unmountSoon is unmount for a token a guest has just let go of: virtiofsd
+// closes what the guest forgot only when it gets to it (shares.md 3).
+func unmountSoon(m mountinfo.Mount) error {
+	for range 20 {
+		switch err := unix.Unmount(m.Point, unix.UMOUNT_NOFOLLOW); {
+		case err == nil:
+			return nil
+		case !errors.Is(err, unix.EBUSY):
+			return unmount(m)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return unmount(m)
+}
+
 // unbind takes a token away: the mount, then its directory.
 func unbind(o Unbind) error {
 	d, err := openExport(o.VMKey, false)
@@ -204,7 +220,7 @@ func unbind(o Unbind) error {
 			return ui.Refused("something that is not ours is mounted on %s", point).
 				Hint("look at it: grep " + o.Token + " /proc/self/mountinfo")
 		}
-		if err := unmount(layers[0]); err != nil {
+		if err := unmountSoon(layers[0]); err != nil {
 			return err
 		}
 	default:

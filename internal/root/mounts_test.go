@@ -308,6 +308,10 @@ func TestBusyTokenNamesItsHolder(t *testing.T) {
 		one(t, in)
 		vm.ok(release)
 	}
+	// What is let go of a moment later is waited for.
+	vm.ok("cd " + in + "; cd /; { exec 8<" + in + "; sleep 0.4; } & sleep 0.1")
+	do(t, Unbind{VMKey: testKey, Token: "p"})
+	do(t, bindOf(t, src, "p"))
 	// A process of this namespace is named too.
 	f, err := os.Open(in)
 	must(t, err)

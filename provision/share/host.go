@@ -35,6 +35,9 @@ type HostFacts struct {
 	Export     []mountinfo.Mount            // on the export root, in order
 	Tokens     map[string][]mountinfo.Mount // below it, by token
 	Folders    map[string]Folder            // by HostPath
+
+	mounts []mountinfo.Mount // the whole table
+	stale  map[string]bool   // tokens whose owners the guest does not see as it should (Heard)
 }
 
 // ObserveHost reads, without any rights, the mount table (given, or
@@ -51,7 +54,7 @@ func ObserveHost(vmKey string, atts []Attachment, table []byte) (HostFacts, erro
 	if err != nil {
 		return HostFacts{}, fmt.Errorf("reading this machine's mounts: %w", err)
 	}
-	f := HostFacts{Tokens: map[string][]mountinfo.Mount{}, Folders: map[string]Folder{}}
+	f := HostFacts{Tokens: map[string][]mountinfo.Mount{}, Folders: map[string]Folder{}, mounts: ms}
 	if f.ExportPath, err = root.ResolvedExport(vmKey); err != nil {
 		return HostFacts{}, err
 	}
@@ -137,11 +140,14 @@ func (f HostFacts) Mapped(a Attachment) bool {
 	return len(l) == 1 && l[0].Has("idmapped")
 }
 
-// Bound reports whether the token of a is mounted rightly on this machine.
+// Bound reports whether the token of a is mounted rightly on this machine, as
+// far as the mount table tells. It does not tell whose the folder was when its
+// owners were mapped: only the guest sees that (Heard).
 func (f HostFacts) Bound(a Attachment) bool {
 	folder, ok := f.Folders[a.HostPath]
-	l := f.Tokens[Token(a.HostPath)]
-	if !ok || folder.Err != nil || !f.exported() || len(l) != 1 {
+	token := Token(a.HostPath)
+	l := f.Tokens[token]
+	if !ok || folder.Err != nil || !f.exported() || len(l) != 1 || f.stale[token] {
 		return false
 	}
 	m := l[0]

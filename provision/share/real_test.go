@@ -2,7 +2,9 @@ package share
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -140,6 +142,34 @@ func TestHostPlanConverges(t *testing.T) {
 	expect("folder deleted and made anew", bindA+"=none")
 	must(t, unix.Unmount(filepath.Join(root.ExportRoot("0-a"), Token(b.HostPath)), 0))
 	expect("one mount lost", bindB+"=ask")
+	// Another owner: this machine's mount table does not show it, the guest does.
+	must(t, os.Chown(a.HostPath, 4323, 4323))
+	if as := planned(); len(as) != 0 {
+		t.Fatalf("nobody said that the owner changed, planned %s", ids(as))
+	}
+	seen := func() GuestFacts {
+		t.Helper()
+		var st unix.Stat_t
+		must(t, unix.Stat(filepath.Join(root.ExportRoot("0-a"), Token(a.HostPath)), &st))
+		g, err := ParseGuest(fmt.Appendf(nil, "aivm-share 1\nmount 41 27 0:31 /%s /p rw - virtiofs aivm-root rw\ndir %[1]s 0 41ed %d %d %d pass\naivm-share end\n",
+			Token(a.HostPath), st.Ino, st.Uid, st.Gid))
+		must(t, err)
+		return g
+	}
+	if err := Verify(seen(), observe(), atts[0]); !errors.Is(err, ErrOwner) {
+		t.Errorf("the guest sees the wrong owner, and that is %v", err)
+	}
+	as, err := PlanHost(observe().Heard(seen(), atts), "0-a", atts, nil)
+	if must(t, err); ids(as) != bindA+"=none" {
+		t.Errorf("the guest said that the owner changed, planned %s", ids(as))
+	}
+	apply(as)
+	if err := Verify(seen(), observe(), atts[0]); err != nil {
+		t.Errorf("after it was shared anew: %v", err)
+	}
+	if as, err := PlanHost(observe().Heard(seen(), atts), "0-a", atts, nil); err != nil || len(as) != 0 {
+		t.Errorf("and planned again: %s %v", ids(as), err)
+	}
 	for _, x := range atts {
 		must(t, unix.Unmount(filepath.Join(root.ExportRoot("0-a"), Token(x.HostPath)), 0))
 	}
@@ -151,6 +181,52 @@ func TestHostPlanConverges(t *testing.T) {
 	if f := observe(); len(f.Folders[a.HostPath].Submounts) != 1 || !f.Bound(atts[0]) {
 		t.Errorf("submounts %v", f.Folders[a.HostPath].Submounts)
 	}
+}
+
+// What the device shows is told by the mounts, not by what was asked for.
+func TestReached(t *testing.T) {
+	work, ok := privately(t)
+	if !ok {
+		return
+	}
+	must(t, unix.Mount("tmpfs", "/mnt", "tmpfs", 0, ""))
+	shared := map[string]bool{filepath.Join(work, "on disk"): false, "/mnt/x/in memory": true}
+	do := func(op root.Op) {
+		t.Helper()
+		_, err := root.New(root.Options{}).Do(t.Context(), op, nil)
+		must(t, err)
+	}
+	do(root.Export{VMKey: "0-a"})
+	for p, ro := range shared {
+		must(t, os.MkdirAll(p, 0o755))
+		var st unix.Stat_t
+		must(t, unix.Stat(p, &st))
+		do(root.Bind{Src: p, VMKey: "0-a", Token: Token(p), RO: ro, Dev: st.Dev, Ino: st.Ino})
+	}
+	check := func(what string, want map[string]bool) {
+		t.Helper()
+		f, err := ObserveHost("0-a", nil, nil)
+		must(t, err)
+		got := map[string]bool{}
+		for _, r := range f.Reached() {
+			if got[r.Path] = r.RO; r.Found == (r.Path == r.Point) {
+				t.Errorf("%s: %+v", what, r)
+			}
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", what, got, want)
+		}
+	}
+	check("as shared", shared)
+	// The same file system a second time, at a place that comes first.
+	must(t, os.MkdirAll("/run/again", 0o755))
+	must(t, unix.Mount("/mnt/x", "/run/again", "", unix.MS_BIND, ""))
+	must(t, unix.Mount("/mnt", "/run/again", "", unix.MS_BIND, ""))
+	check("mounted twice", shared)
+	must(t, os.Rename("/mnt/x/in memory", "/mnt/x/now"))
+	check("renamed", map[string]bool{filepath.Join(work, "on disk"): false, "/mnt/x/now": true})
+	must(t, os.Remove("/mnt/x/now"))
+	check("deleted", map[string]bool{filepath.Join(work, "on disk"): false, filepath.Join(root.ExportRoot("0-a"), Token("/mnt/x/in memory")): true})
 }
 
 func TestHostFoldersThatCannotBeShared(t *testing.T) {
@@ -241,6 +317,18 @@ func (g *guest) run(atts ...Attachment) (steps int, err error) {
 	return len(as), GuestError(cmd.ProcessState.ExitCode(), out.Bytes(), errs.Bytes(), atts)
 }
 
+// release has the guest let go of a.
+func (g *guest) release(a Attachment) (exit int, err error) {
+	g.t.Helper()
+	// The caches of the machine the test runs on stay as they are.
+	script := strings.ReplaceAll(strings.ReplaceAll(ReleaseScript(a), "virtiofs", "tmpfs"), "/proc/sys/vm/drop_caches", "/dev/null")
+	cmd := exec.Command("sh", "-s")
+	cmd.Stdin, cmd.Dir = strings.NewReader(script), "/"
+	out, _ := cmd.Output() // its status is explained below
+	exit = cmd.ProcessState.ExitCode()
+	return exit, GuestError(exit, out, nil, []Attachment{a})
+}
+
 func (g *guest) mounts(want int, atts ...Attachment) {
 	g.t.Helper()
 	n, err := g.run(atts...)
@@ -324,7 +412,21 @@ func TestGuestScripts(t *testing.T) {
 	f, err := os.Open(b.GuestDst)
 	must(t, err)
 	g.refuses(b, "in use")
+	if exit, err := g.release(b); exit == 0 || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("a folder in use was let go of: %d %v", exit, err)
+	}
 	f.Close()
+	g.mounts(1, b)
+
+	// Let go of, so that this machine can take it away: as often as asked.
+	for range 2 {
+		if exit, err := g.release(b); exit != 0 {
+			t.Errorf("not let go of: %d %v", exit, err)
+		}
+		if err := Verify(g.probe([]Attachment{b}), g.host, b); err == nil || !strings.Contains(err.Error(), "nothing is mounted") {
+			t.Errorf("let go of, and %v", err)
+		}
+	}
 	g.mounts(1, b)
 
 	// What is not ours stays.

@@ -1,0 +1,82 @@
+package share
+
+import (
+	"errors"
+	"io/fs"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"aivm.dev/aivm/internal/root/mountinfo"
+)
+
+// A Reached is a folder the VM's device shows now. Guest root can get at it
+// whether or not the guest has mounted it, and whatever the store says.
+type Reached struct {
+	Token string
+	Point string // the token on this machine
+	Path  string // the host folder, as far as the mount table tells, else Point
+	Found bool   // Path is the host folder
+	RO    bool
+}
+
+// Reached returns what the VM's device shows, by token.
+func (f HostFacts) Reached() []Reached {
+	var out []Reached
+	for _, token := range slices.Sorted(maps.Keys(f.Tokens)) {
+		for _, m := range f.Tokens[token] {
+			r := Reached{Token: token, Point: m.Point, Path: m.Point, RO: m.Has("ro")}
+			if p, ok := f.pathOf(m, token); ok {
+				r.Path, r.Found = p, true
+			}
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// pathOf finds where on this machine the folder of a token lies: through
+// another mount of the same file system. The token is made from the path it was
+// shared by, so the right one of several can be told; a folder that was renamed
+// since has none that fits, and the first that leads there is taken.
+func (f HostFacts) pathOf(m mountinfo.Mount, token string) (string, bool) {
+	if strings.HasSuffix(m.Root, "//deleted") {
+		return "", false
+	}
+	base := filepath.Dir(f.ExportPath)
+	first := ""
+	for _, c := range f.mounts {
+		if c.Dev != m.Dev || c.Point == base || below(c.Point, base) {
+			continue
+		}
+		rel, ok := strings.CutPrefix(m.Root, strings.TrimSuffix(c.Root, "/"))
+		if !ok || rel != "" && !strings.HasPrefix(rel, "/") {
+			continue
+		}
+		p := filepath.Join(c.Point, rel)
+		if !liesOn(p, c.ID) {
+			continue
+		}
+		if Token(p) == token {
+			return p, true
+		}
+		if first == "" {
+			first = p
+		}
+	}
+	return first, first != ""
+}
+
+// liesOn reports whether path is on the mount with this id, not hidden by
+// another. What this user cannot look at counts as being there.
+func liesOn(path string, id int) bool {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_MNT_ID, &st)
+	if err != nil {
+		return errors.Is(err, fs.ErrPermission)
+	}
+	return st.Mask&unix.STATX_MNT_ID == 0 || int(st.Mnt_id) == id
+}
