@@ -39,37 +39,60 @@ func ways(dst string) []string {
 	return out
 }
 
-const probeHead = `aivm_share_dir() { # TOKEN INDEX DIR PARENT
-	if aivm_s=$(stat -c '%f %i %u %g' -- "$3" 2>/dev/null); then
-		if [ -x "$3" ]; then aivm_x=pass; else aivm_x=stop; fi
-		echo "dir $1 $2 $aivm_s $aivm_x"
-	elif [ -x "$4" ]; then echo "dir $1 $2 missing"
-	else echo "dir $1 $2 denied"; fi
+// The probe runs at every `aivm code`, and in an emulated guest each program
+// it starts costs some 50 ms, as much as half of our own time: one grep and
+// one stat, the rest is the shell's own. The shell decides what to stat, so
+// that the fields come back in the order it knows.
+const (
+	probeHead = `echo aivm-share 1
+set -f
+aivm_share_there() { # TOKEN:INDEX DIR
+	[ -e "$2" ] || [ -L "$2" ] || return 1
+	aivm_seen="$aivm_seen$1 "
 }
-echo aivm-share 1
+aivm_share_dir() { # TOKEN:INDEX DIR PARENT MODE INODE UID GID...
+	aivm_at="${1%:*} ${1##*:}"
+	case $aivm_seen in
+	*" $1 "*)
+		if [ -x "$2" ]; then aivm_x=pass; else aivm_x=stop; fi
+		echo "dir $aivm_at $4 $5 $6 $7 $aivm_x"
+		return 0 ;;
+	esac
+	if [ -x "$3" ]; then echo "dir $aivm_at missing"; else echo "dir $aivm_at denied"; fi
+	return 1
+}
+aivm_seen=' '
 `
+	// A directory that vanishes in between would shift the fields: no answer
+	// is better than a wrong one.
+	probeStat = `if [ $# -gt 0 ]; then
+	aivm_n=$#
+	set -- $(stat -c '%f %i %u %g' -- "$@")
+	[ $# -eq $((4 * aivm_n)) ] || exit 1
+fi
+`
+)
 
 // GuestProbe returns the piece of the probe script that looks at the mounts
 // and paths of atts. It runs as the guest's user and changes nothing. Paths
 // must have passed PlanHost; one that could not be quoted is left out.
 func GuestProbe(atts []Attachment) string {
-	var b strings.Builder
+	var b, look, tell strings.Builder
 	b.WriteString(probeHead)
-	b.WriteString("grep -F -e ' - virtiofs '")
-	for _, a := range atts {
-		if CheckGuestDst(a.GuestDst) == nil {
-			b.WriteString(" -e " + quote(" "+mountinfo.Escape(a.GuestDst)+" "))
-		}
-	}
-	b.WriteString(" /proc/self/mountinfo | head -n 2000 | sed 's/^/mount /'\n")
+	b.WriteString("IFS='\n'\nfor aivm_l in $(grep -F -m 2000 -e ' - virtiofs '")
 	for _, a := range atts {
 		if CheckGuestDst(a.GuestDst) != nil {
 			continue
 		}
+		b.WriteString(" -e " + quote(" "+mountinfo.Escape(a.GuestDst)+" "))
 		for i, d := range ways(a.GuestDst) {
-			fmt.Fprintf(&b, "aivm_share_dir %s %d %s %s\n", Token(a.HostPath), i, quote(d), quote(path.Dir(d)))
+			at := fmt.Sprintf("%s:%d", Token(a.HostPath), i)
+			fmt.Fprintf(&look, "if aivm_share_there %s %s; then set -- \"$@\" %s; fi\n", at, quote(d), quote(d))
+			fmt.Fprintf(&tell, "if aivm_share_dir %s %s %s \"$@\"; then shift 4; fi\n", at, quote(d), quote(path.Dir(d)))
 		}
 	}
+	b.WriteString(" /proc/self/mountinfo); do printf 'mount %s\\n' \"$aivm_l\"; done\nunset IFS\nset --\n")
+	b.WriteString(look.String() + probeStat + tell.String())
 	b.WriteString("echo aivm-share end\n")
 	return b.String()
 }
