@@ -38,6 +38,11 @@ var (
 	ErrDenied = errors.New("libvirt refuses this user")
 	// ErrNoDaemon: nothing answers on libvirt's socket.
 	ErrNoDaemon = errors.New("libvirt is not running")
+	// ErrExists: a volume of that name is there already.
+	ErrExists = errors.New("exists already")
+	// ErrBusy: libvirt refuses for as long as something else goes on in the
+	// same storage pool; later it will do it.
+	ErrBusy = errors.New("libvirt is busy with the storage pool")
 )
 
 // SocketPaths are the places where a system libvirt listens: the modular

@@ -2,6 +2,7 @@ package virt
 
 import (
 	"context"
+	"errors"
 	"encoding/xml"
 	"fmt"
 	"net/netip"
@@ -56,6 +57,9 @@ func (c *Conn) Networks(ctx context.Context) ([]*Network, error) {
 		}
 		for _, n := range ns {
 			k, err := c.describeNetwork(n)
+			if errors.Is(translate(err), ErrNotFound) {
+				continue // it went away since it was listed
+			}
 			if err != nil {
 				return err
 			}
@@ -151,7 +155,8 @@ func (c *Conn) DefineNetwork(ctx context.Context, desc string) error {
 	return c.do(ctx, func() error { _, err := c.l.NetworkDefineXML(desc); return err })
 }
 
-// StartNetwork starts a network and lets it start with the daemon.
+// StartNetwork starts a network and lets it start with the daemon. Others may
+// do the same at the same time.
 func (c *Conn) StartNetwork(ctx context.Context, name string) error {
 	return c.withNetwork(ctx, name, func(n libvirt.Network) error {
 		active, err := c.l.NetworkIsActive(n)
@@ -160,7 +165,9 @@ func (c *Conn) StartNetwork(ctx context.Context, name string) error {
 		}
 		if active == 0 {
 			if err := c.l.NetworkCreate(n); err != nil {
-				return err
+				if active, aerr := c.l.NetworkIsActive(n); aerr != nil || active == 0 {
+					return err
+				}
 			}
 		}
 		return c.l.NetworkSetAutostart(n, 1)

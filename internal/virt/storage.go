@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
+	"time"
 
 	libvirt "github.com/digitalocean/go-libvirt"
 	"libvirt.org/go/libvirtxml"
@@ -17,6 +19,7 @@ type Volume struct {
 	Format               string
 	Capacity, Allocation uint64
 	Backing              string
+	Modified             time.Time // zero if libvirt does not say
 }
 
 // Pool is a directory pool and what lies in it.
@@ -28,7 +31,8 @@ type Pool struct {
 }
 
 // PoolAt finds the directory pool whose target is path, refreshed, with its
-// volumes; ErrNotFound when no pool has that target.
+// volumes; ErrNotFound when no pool has that target, ErrBusy when libvirt
+// cannot look into it for a longer time.
 func (c *Conn) PoolAt(ctx context.Context, path string) (*Pool, error) {
 	var out *Pool
 	err := c.do(ctx, func() error {
@@ -38,6 +42,9 @@ func (c *Conn) PoolAt(ctx context.Context, path string) (*Pool, error) {
 		}
 		for _, p := range pools {
 			desc, err := c.l.StoragePoolGetXMLDesc(p, 0)
+			if errors.Is(translate(err), ErrNotFound) {
+				continue // it went away since it was listed
+			}
 			if err != nil {
 				return err
 			}
@@ -52,7 +59,7 @@ func (c *Conn) PoolAt(ctx context.Context, path string) (*Pool, error) {
 			if x.Available != nil {
 				out.Free = x.Available.Value
 			}
-			return c.fillPool(p, out)
+			return c.fillPool(ctx, p, out)
 		}
 		return nil
 	})
@@ -80,13 +87,13 @@ func (c *Conn) poolPath(p libvirt.StoragePool) (string, error) {
 	return x.Target.Path, nil
 }
 
-func (c *Conn) fillPool(p libvirt.StoragePool, out *Pool) error {
+func (c *Conn) fillPool(ctx context.Context, p libvirt.StoragePool, out *Pool) error {
 	active, err := c.l.StoragePoolIsActive(p)
 	if err != nil || active == 0 {
 		return err
 	}
 	out.Active = true
-	if err := c.l.StoragePoolRefresh(p, 0); err != nil {
+	if err := c.refresh(ctx, p); err != nil {
 		return err
 	}
 	vols, _, err := c.l.StoragePoolListAllVolumes(p, 1, 0)
@@ -121,14 +128,84 @@ func (c *Conn) fillPool(p libvirt.StoragePool, out *Pool) error {
 		if x.BackingStore != nil {
 			k.Backing = x.BackingStore.Path
 		}
+		if x.Target != nil && x.Target.Timestamps != nil {
+			k.Modified = timestamp(x.Target.Timestamps.Mtime)
+		}
 		out.Volumes[k.Name] = k
 	}
 	return nil
 }
 
+// refreshLimit is how long a look into a pool waits for its turn. Making a
+// volume without content, which is what aivm does, takes a moment.
+const refreshLimit = 10 * time.Second
+
+// refresh makes libvirt look at what lies in the pool's directory. It refuses
+// while a volume is being made there, with a code that says no more than
+// "internal error" (storagePoolRefresh in libvirt 9.0).
+func (c *Conn) refresh(ctx context.Context, p libvirt.StoragePool) error {
+	for start := time.Now(); ; {
+		err := busyIf(libvirt.ErrInternalError, c.l.StoragePoolRefresh(p, 0))
+		if !errors.Is(err, ErrBusy) || time.Since(start) > refreshLimit {
+			return err
+		}
+		if err := pause(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+func busyIf(code libvirt.ErrorNumber, err error) error {
+	if isCode(err, code) {
+		return fmt.Errorf("%w: %w", ErrBusy, err)
+	}
+	return err
+}
+
+// pause is the moment between two tries.
+func pause(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(100 * time.Millisecond):
+		return nil
+	}
+}
+
+// timestamp reads libvirt's seconds and nanoseconds since 1970.
+func timestamp(s string) time.Time {
+	sec, nsec, _ := strings.Cut(s, ".")
+	whole, err := strconv.ParseInt(sec, 10, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	part, _ := strconv.ParseInt((nsec + "000000000")[:9], 10, 64)
+	return time.Unix(whole, part)
+}
+
+// ensureTries is how often a pool is looked at again when a step failed:
+// whoever makes the same one at the same time is past that step by then.
+const ensureTries = 5
+
+// errForeignPool is not cured by another try.
+var errForeignPool = errors.New("not aivm's")
+
 // EnsurePool makes a directory pool at path (the directory too), active and
-// started with the daemon. A pool that is already there is started.
+// started with the daemon. A pool that is already there is started. Others may
+// do the same at the same time.
 func (c *Conn) EnsurePool(ctx context.Context, name, path string) error {
+	for try := 1; ; try++ {
+		err := c.ensurePool(ctx, name, path)
+		if err == nil || try == ensureTries || errors.Is(err, errForeignPool) || errors.Is(err, ErrNoDaemon) {
+			return err
+		}
+		if err := pause(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *Conn) ensurePool(ctx context.Context, name, path string) error {
 	return c.do(ctx, func() error {
 		p, err := c.l.StoragePoolLookupByName(name)
 		if errors.Is(translate(err), ErrNotFound) {
@@ -152,7 +229,7 @@ func (c *Conn) EnsurePool(ctx context.Context, name, path string) error {
 		if at, err := c.poolPath(p); err != nil {
 			return err
 		} else if at != path {
-			return fmt.Errorf("a storage pool %q that is not aivm's keeps its volumes in %s, not in %s", name, at, path)
+			return fmt.Errorf("a storage pool %q that is %w keeps its volumes in %s, not in %s", name, errForeignPool, at, path)
 		}
 		active, err := c.l.StoragePoolIsActive(p)
 		if err != nil {
@@ -178,7 +255,7 @@ type NewVolume struct {
 	BackingFormat      string
 }
 
-// CreateVolume makes a volume. One of that name must not exist.
+// CreateVolume makes a volume; ErrExists if one of that name is there.
 func (c *Conn) CreateVolume(ctx context.Context, pool string, v NewVolume) error {
 	x := libvirtxml.StorageVolume{
 		Name:     v.Name,
@@ -207,6 +284,9 @@ func (c *Conn) CreateVolume(ctx context.Context, pool string, v NewVolume) error
 			return err
 		}
 		_, err = c.l.StorageVolCreateXML(p, desc, 0)
+		if isCode(err, libvirt.ErrStorageVolExist) {
+			return fmt.Errorf("%w: %w", ErrExists, err)
+		}
 		return err
 	})
 	if err != nil {
@@ -215,7 +295,7 @@ func (c *Conn) CreateVolume(ctx context.Context, pool string, v NewVolume) error
 	return nil
 }
 
-// Upload writes size bytes of r into a volume.
+// Upload writes size bytes of r into a volume; ErrBusy while it is being made.
 func (c *Conn) Upload(ctx context.Context, pool, name string, r io.Reader, size uint64) error {
 	err := c.do(ctx, func() error {
 		p, err := c.l.StoragePoolLookupByName(pool)
@@ -226,7 +306,7 @@ func (c *Conn) Upload(ctx context.Context, pool, name string, r io.Reader, size 
 		if err != nil {
 			return err
 		}
-		return c.l.StorageVolUpload(v, r, 0, size, 0)
+		return busyIf(libvirt.ErrOperationInvalid, c.l.StorageVolUpload(v, r, 0, size, 0))
 	})
 	if err != nil {
 		return fmt.Errorf("uploading volume %q (%s bytes): %w", name, strconv.FormatUint(size, 10), err)
@@ -243,7 +323,7 @@ func (c *Conn) ReadTail(ctx context.Context, pool, name string, n uint64) ([]byt
 		if err != nil {
 			return err
 		}
-		if err := c.l.StoragePoolRefresh(p, 0); err != nil {
+		if err := c.refresh(ctx, p); err != nil {
 			return err
 		}
 		v, err := c.l.StorageVolLookupByName(p, name)
@@ -275,7 +355,8 @@ func (l *limitedBuffer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// DeleteVolume removes a volume; one that is not there is no error.
+// DeleteVolume removes a volume; one that is not there is no error, and one
+// that is being made or copied is ErrBusy.
 func (c *Conn) DeleteVolume(ctx context.Context, pool, name string) error {
 	err := c.do(ctx, func() error {
 		p, err := c.l.StoragePoolLookupByName(pool)
@@ -285,7 +366,7 @@ func (c *Conn) DeleteVolume(ctx context.Context, pool, name string) error {
 		v, err := c.l.StorageVolLookupByName(p, name)
 		if errors.Is(translate(err), ErrNotFound) {
 			// A file libvirt has not seen yet (a log) shows after a refresh.
-			if err := c.l.StoragePoolRefresh(p, 0); err != nil {
+			if err := c.refresh(ctx, p); err != nil {
 				return err
 			}
 			v, err = c.l.StorageVolLookupByName(p, name)
@@ -293,7 +374,7 @@ func (c *Conn) DeleteVolume(ctx context.Context, pool, name string) error {
 		if err != nil {
 			return err
 		}
-		return c.l.StorageVolDelete(v, 0)
+		return busyIf(libvirt.ErrOperationInvalid, c.l.StorageVolDelete(v, 0))
 	})
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return fmt.Errorf("deleting volume %q: %w", name, err)

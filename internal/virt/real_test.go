@@ -1,0 +1,153 @@
+package virt
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	libvirt "github.com/digitalocean/go-libvirt"
+)
+
+// real is a connection to the libvirt of this machine.
+func real(t *testing.T) *Conn {
+	t.Helper()
+	c, err := Dial(context.Background())
+	if err != nil {
+		t.Fatalf("this test asks the libvirt of this machine (sudo systemctl start libvirtd, or sudo libvirtd -d): %v", err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// ownPool returns the name and the directory of a pool that is not there yet
+// and is gone after the test.
+func ownPool(t *testing.T) (name, dir string) {
+	t.Helper()
+	// Not t.TempDir: libvirt's own user has to get in.
+	dir, err := os.MkdirTemp("/var/tmp", "aivm-virt-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	name = fmt.Sprintf("virttest%d-%s", os.Getpid(), t.Name())
+	t.Cleanup(func() {
+		c := real(t)
+		if p, err := c.l.StoragePoolLookupByName(name); err == nil {
+			_ = c.l.StoragePoolDestroy(p)
+			if err := c.l.StoragePoolUndefine(p); err != nil {
+				t.Error(err)
+			}
+		}
+		_ = os.RemoveAll(dir)
+	})
+	return name, dir + "/pool"
+}
+
+// All who make the same pool at the same time get it.
+func TestEnsurePoolAtOnce(t *testing.T) {
+	name, dir := ownPool(t)
+	start := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 6 {
+		c := real(t)
+		wg.Go(func() {
+			<-start
+			if err := c.EnsurePool(context.Background(), name, dir); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	close(start)
+	wg.Wait()
+	p, err := real(t).PoolAt(context.Background(), dir)
+	if err != nil || p.Name != name || !p.Active {
+		t.Errorf("%+v %v", p, err)
+	}
+	if err := real(t).EnsurePool(context.Background(), name, dir+"2"); !errors.Is(err, errForeignPool) {
+		t.Errorf("a pool elsewhere: %v", err)
+	}
+}
+
+// A pool can be looked into while others make volumes in it.
+func TestPoolAtWhileVolumesAreMade(t *testing.T) {
+	ctx := context.Background()
+	name, dir := ownPool(t)
+	c := real(t)
+	if err := c.EnsurePool(ctx, name, dir); err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer close(stop)
+	for w := range 3 {
+		c := real(t)
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				case <-time.After(30 * time.Millisecond):
+				}
+				v := fmt.Sprintf("v%d-%d", w, i)
+				if err := c.CreateVolume(ctx, name, NewVolume{Name: v, Format: "qcow2", Mode: "0600", Capacity: 1 << 30}); err != nil {
+					t.Error(err)
+					return
+				}
+				if err := c.DeleteVolume(ctx, name, v); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	refused := 0
+	for range 30 {
+		if p, err := c.l.StoragePoolLookupByName(name); err != nil {
+			t.Fatal(err)
+		} else if isCode(c.l.StoragePoolRefresh(p, 0), libvirt.ErrInternalError) {
+			refused++
+		}
+		if _, err := c.PoolAt(ctx, dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if refused == 0 {
+		t.Error("libvirt never refused a refresh: the test proves nothing")
+	}
+}
+
+func TestVolumes(t *testing.T) {
+	ctx := context.Background()
+	name, dir := ownPool(t)
+	c := real(t)
+	if err := c.EnsurePool(ctx, name, dir); err != nil {
+		t.Fatal(err)
+	}
+	v := NewVolume{Name: "v", Format: "raw", Mode: "0600", Capacity: 4096}
+	if err := c.CreateVolume(ctx, name, v); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.CreateVolume(ctx, name, v); !errors.Is(err, ErrExists) {
+		t.Errorf("made twice: %v", err)
+	}
+	if err := c.Upload(ctx, name, "v", bytes.NewReader(bytes.Repeat([]byte{1}, 4096)), 4096); err != nil {
+		t.Fatal(err)
+	}
+	p, err := c.PoolAt(ctx, dir)
+	if err != nil || len(p.Volumes) != 1 {
+		t.Fatalf("%+v %v", p, err)
+	}
+	if got := p.Volumes["v"]; time.Since(got.Modified).Abs() > time.Minute || got.Capacity != 4096 || got.Path != dir+"/v" {
+		t.Errorf("%+v", got)
+	}
+	for range 2 {
+		if err := c.DeleteVolume(ctx, name, "v"); err != nil {
+			t.Error(err)
+		}
+	}
+}
