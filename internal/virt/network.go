@@ -2,8 +2,8 @@ package virt
 
 import (
 	"context"
-	"errors"
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"net/netip"
 
