@@ -4,12 +4,13 @@ import (
 	"bytes"
 	"fmt"
 	"net"
-	"regexp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"golang.org/x/crypto/ssh"
+
+	"aivm.dev/aivm/internal/lazyre"
 )
 
 // UID is the guest user's uid and gid; a share maps the owner of a host
@@ -50,9 +51,9 @@ func (e *FieldError) Error() string {
 }
 
 var (
-	instanceRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$`)
-	hostnameRE = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
-	userRE     = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
+	instanceRE = lazyre.New(`^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$`)
+	hostnameRE = lazyre.New(`^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
+	userRE     = lazyre.New(`^[a-z_][a-z0-9_-]{0,31}$`)
 )
 
 // reserved are names that exist as a user or a group in a fresh Debian or

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"slices"
 	"sort"
 
 	"aivm.dev/aivm/internal/config"
@@ -90,9 +89,9 @@ func (e *Env) states(ctx context.Context, any bool) func(string) string {
 		return func(string) string { return "unknown" }
 	}
 	l, err := e.libvirt(ctx)
-	var doms []*virt.Domain
+	var states map[string]virt.State
 	if err == nil {
-		doms, err = l.Domains(ctx)
+		states, err = l.States(ctx, e.UID)
 	}
 	absent := err != nil && e.libvirtAbsent(err)
 	return func(name string) string {
@@ -102,11 +101,10 @@ func (e *Env) states(ctx context.Context, any bool) func(string) string {
 		if err != nil {
 			return "unknown"
 		}
-		i := slices.IndexFunc(doms, func(d *virt.Domain) bool { return d.Name == name && d.Mark.By(e.UID) })
-		if i < 0 {
-			return string(virt.Missing)
+		if s, ok := states[name]; ok {
+			return string(s)
 		}
-		return string(doms[i].State)
+		return string(virt.Missing)
 	}
 }
 

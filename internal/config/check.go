@@ -3,31 +3,31 @@ package config
 import (
 	"fmt"
 	"net/netip"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
 
+	"aivm.dev/aivm/internal/lazyre"
 	"aivm.dev/aivm/internal/ui"
 )
 
 const maxName = 63 // a DNS label: VM names become host names and ssh aliases
 
 var (
-	strictName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
+	strictName = lazyre.New(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
 	// What 0.3 may have stored and is still harmless in XML, ssh and paths.
-	storedName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
+	storedName = lazyre.New(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
 	// IFNAMSIZ is 16 with the final NUL (linux/if.h).
-	bridgeName  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$`)
-	nftName     = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`)
-	userName    = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)    // useradd(8)
-	packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.:~=/_-]*$`) // deb-control(5), with :arch, =version and /release
-	hexDigest   = regexp.MustCompile(`^([0-9a-fA-F]{64})?$`)        // SHA-256, or none
-	shareTag    = regexp.MustCompile(`^[A-Za-z0-9_.-]{0,255}$`)     // one path component, and a virtiofs tag
-	portOrRange = regexp.MustCompile(`^([0-9]{1,5})(-([0-9]{1,5}))?$`)
-	notInName   = regexp.MustCompile(`[^a-z0-9]+`)
+	bridgeName  = lazyre.New(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$`)
+	nftName     = lazyre.New(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`)
+	userName    = lazyre.New(`^[a-z_][a-z0-9_-]{0,31}$`)    // useradd(8)
+	packageName = lazyre.New(`^[a-z0-9][a-z0-9+.:~=/_-]*$`) // deb-control(5), with :arch, =version and /release
+	hexDigest   = lazyre.New(`^([0-9a-fA-F]{64})?$`)        // SHA-256, or none
+	shareTag    = lazyre.New(`^[A-Za-z0-9_.-]*$`)           // one path component, and a virtiofs tag
+	portOrRange = lazyre.New(`^([0-9]{1,5})(-([0-9]{1,5}))?$`)
+	notInName   = lazyre.New(`[^a-z0-9]+`)
 )
 
 // ValidateVMName checks the name of a VM to be made: it becomes a libvirt
@@ -77,7 +77,13 @@ var checks = map[string]func(string) string{
 	"user":    matches(userName, "a user name (1 to 32 of a-z, 0-9, '_', '-', starting with a letter)"),
 	"package": matches(packageName, "a package name"),
 	"sha256":  matches(hexDigest, "64 hexadecimal digits"),
-	"tag":     matches(shareTag, "a tag (letters, digits, '_', '.', '-')"),
+	"tag": func(s string) string {
+		// A count in the expression would make it a thousand times as large.
+		if len(s) <= 255 {
+			return tagForm(s)
+		}
+		return "must have at most 255 characters"
+	},
 	"cidr": func(s string) string {
 		if s == "" {
 			return ""
@@ -132,7 +138,9 @@ var checks = map[string]func(string) string{
 	},
 }
 
-func matches(re *regexp.Regexp, what string) func(string) string {
+var tagForm = matches(shareTag, "a tag (letters, digits, '_', '.', '-')")
+
+func matches(re *lazyre.Regexp, what string) func(string) string {
 	return func(s string) string {
 		if re.MatchString(s) {
 			return ""

@@ -3,13 +3,14 @@ package config
 import (
 	"fmt"
 	"reflect"
-	"regexp"
 	"strconv"
 	"strings"
 	"unicode"
+
+	"aivm.dev/aivm/internal/lazyre"
 )
 
-var bareKey = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+var bareKey = lazyre.New(`^[A-Za-z0-9_-]+$`)
 
 // bareOrQuoted writes a key as TOML does.
 func bareOrQuoted(key string) string {
@@ -60,7 +61,7 @@ func quote(s string) string {
 	return b.String()
 }
 
-var plainNumber = regexp.MustCompile(`^(0|[1-9][0-9]{0,8})$`)
+var plainNumber = lazyre.New(`^(0|[1-9][0-9]{0,8})$`)
 
 // element writes a list element; a port is a number where it can be one.
 func element(s string, numbers bool) string {

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -17,12 +16,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"aivm.dev/aivm/internal/lazyre"
 	"aivm.dev/aivm/internal/ui"
 )
 
 // aliasRE: the address part of an editor's URI is lower-cased on its way, and
 // a dot or other sign would need escapes that each editor writes differently.
-var aliasRE = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
+var aliasRE = lazyre.New(`^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
 // OpenArgs returns the arguments that open a guest's folder. The caller has
 // seen that it is a folder.

@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
+	"aivm.dev/aivm/internal/lazyre"
 	"aivm.dev/aivm/internal/ui"
 )
 
@@ -110,14 +110,14 @@ func decodeOp(r request) (Op, error) {
 }
 
 var (
-	vmKeyRE   = regexp.MustCompile(`^[0-9]+-[a-z0-9-]{1,63}$`)
-	tokenRE   = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
-	packageRE = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
-	distroRE  = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,31}$`)
+	vmKeyRE   = lazyre.New(`^[0-9]+-[a-z0-9-]{1,63}$`)
+	tokenRE   = lazyre.New(`^[a-z0-9][a-z0-9._-]*$`)
+	packageRE = lazyre.New(`^[a-z0-9][a-z0-9+.-]+$`)
+	distroRE  = lazyre.New(`^[a-z0-9][a-z0-9.-]{0,31}$`)
 )
 
 // ValidToken reports whether s can name a token directory.
-func ValidToken(s string) bool { return tokenRE.MatchString(s) }
+func ValidToken(s string) bool { return len(s) <= 64 && tokenRE.MatchString(s) }
 
 // maxID leaves out 2^32-1, which the kernel keeps for "no id".
 const maxID = 1<<32 - 2

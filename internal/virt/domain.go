@@ -63,6 +63,20 @@ func parseMark(metadata string) Mark {
 	return Mark{}
 }
 
+// parseElement reads the mark alone, as libvirt returns it when it is asked for
+// the one element of our namespace: without that namespace.
+func parseElement(element string) Mark {
+	var m struct {
+		XMLName xml.Name
+		Owner   string `xml:"owner,attr"`
+	}
+	if xml.Unmarshal([]byte(element), &m) != nil || m.XMLName.Local != "mark" {
+		return Mark{}
+	}
+	uid, err := strconv.Atoi(m.Owner)
+	return Mark{Ours: err == nil, Owner: uid}
+}
+
 // Domain is what aivm wants to know about one virtual machine.
 type Domain struct {
 	Name, UUID  string
@@ -117,27 +131,52 @@ func (c *Conn) Domain(ctx context.Context, name string) (*Domain, error) {
 	return out, nil
 }
 
-// Domains lists all domains, ours or not.
-func (c *Conn) Domains(ctx context.Context) ([]*Domain, error) {
-	var out []*Domain
+// States returns the state of each domain of aivm's that belongs to owner, by
+// name. Reading marks and states alone is a tenth of the work that reading
+// definitions is, and `aivm list` needs no more.
+func (c *Conn) States(ctx context.Context, owner int) (map[string]State, error) {
+	out := map[string]State{}
 	err := c.do(ctx, func() error {
 		ds, _, err := c.l.ConnectListAllDomains(1, 0)
 		if err != nil {
 			return err
 		}
 		for _, d := range ds {
-			k, err := c.describe(d)
-			if errors.Is(translate(err), ErrNotFound) {
-				continue // gone between the two calls
+			// Of a domain without the mark libvirt says that it has no such
+			// metadata; of one that is gone by now, that it is gone.
+			mark, err := c.l.DomainGetMetadata(d, int32(libvirt.DomainMetadataElement), libvirt.OptString{MarkNS}, 0)
+			if isCode(err, libvirt.ErrNoDomainMetadata) || errors.Is(translate(err), ErrNotFound) {
+				continue
 			}
 			if err != nil {
 				return err
 			}
-			out = append(out, k)
+			if !parseElement(mark).By(owner) {
+				continue
+			}
+			st, _, err := c.l.DomainGetState(d, 0)
+			if errors.Is(translate(err), ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			out[d.Name] = state(st)
 		}
 		return nil
 	})
 	return out, err
+}
+
+func state(st int32) State {
+	switch libvirt.DomainState(st) {
+	case libvirt.DomainShutoff, libvirt.DomainCrashed, libvirt.DomainNostate:
+		return Off
+	case libvirt.DomainPaused, libvirt.DomainPmsuspended:
+		return Paused
+	default:
+		return Running
+	}
 }
 
 func (c *Conn) describe(d libvirt.Domain) (*Domain, error) {
@@ -153,14 +192,7 @@ func (c *Conn) describe(d libvirt.Domain) (*Domain, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch libvirt.DomainState(st) {
-	case libvirt.DomainShutoff, libvirt.DomainCrashed, libvirt.DomainNostate:
-		out.State = Off
-	case libvirt.DomainPaused, libvirt.DomainPmsuspended:
-		out.State = Paused
-	default:
-		out.State = Running
-	}
+	out.State = state(st)
 	out.Stored = out.Disks
 	if out.State != Off {
 		// A device that was asked to leave stays in the live XML until the

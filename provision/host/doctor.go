@@ -6,10 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
+
+	"aivm.dev/aivm/internal/lazyre"
 )
 
 // State is the outcome of a check.
@@ -229,7 +230,7 @@ func checkKernel(f Facts) Check {
 	return c
 }
 
-var releaseRE = regexp.MustCompile(`^(\d+)\.(\d+)`)
+var releaseRE = lazyre.New(`^(\d+)\.(\d+)`)
 
 // older is false when the release cannot be parsed: not known to be old.
 func older(release string, major, minor int) bool {
@@ -270,7 +271,7 @@ func checkDisk(f Facts, dir string) Check {
 	return c
 }
 
-var sshVersionRE = regexp.MustCompile(`^OpenSSH_(\d+)\.(\d+)`)
+var sshVersionRE = lazyre.New(`^OpenSSH_(\d+)\.(\d+)`)
 
 func checkSSH(f Facts, x Examination) Check {
 	c := Check{ID: "ssh", Label: "SSH client", State: OK, Detail: x.SSHVersion}
