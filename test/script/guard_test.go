@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/gofrs/flock"
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 )
@@ -36,11 +35,16 @@ func guard() int {
 	if os.Geteuid() != 0 {
 		return throughSudo()
 	}
-	l := flock.New("/var/tmp/aivm-script.lock")
-	if err := l.Lock(); err != nil {
+	// One suite at a time on a machine. The directory itself is locked, so that
+	// no file of it stays behind.
+	l, err := os.Open(filepath.Dir(stageBase))
+	if err == nil {
+		err = unix.Flock(int(l.Fd()), unix.LOCK_EX)
+	}
+	if err != nil {
 		return complain("locking the script suite: %v", err)
 	}
-	defer l.Unlock()
+	defer l.Close()
 	// What an earlier run left when it was killed together with its guard.
 	sweep()
 	dir, err := os.MkdirTemp(filepath.Dir(stageBase), filepath.Base(stageBase))
@@ -157,9 +161,7 @@ func sweep() []string {
 	}
 	dirs, _ := filepath.Glob(stageBase + "*")
 	for _, d := range dirs {
-		if d != "/var/tmp/aivm-script.lock" {
-			_ = os.RemoveAll(d) // our own stage; its mounts ended with the namespace
-		}
+		_ = os.RemoveAll(d) // our own stage; its mounts ended with the namespace
 	}
 	return gone
 }
