@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"time"
 
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
@@ -27,6 +26,7 @@ const PoolName = "aivm"
 
 // Libvirt is what this room needs of libvirt.
 type Libvirt interface {
+	PoolAt(ctx context.Context, path string) (*virt.Pool, error)
 	EnsurePool(ctx context.Context, name, path string) error
 	CreateVolume(ctx context.Context, pool string, v virt.NewVolume) error
 	Upload(ctx context.Context, pool, name string, r io.Reader, size uint64) error
@@ -45,21 +45,6 @@ type Facts struct {
 	Domain plan.Known[*virt.Domain]
 	Pool   plan.Known[*virt.Pool]
 }
-
-// Base is the guest image the disk is an overlay of.
-type Base struct {
-	SHA256 string // hexadecimal; names the volume
-	Format string // "qcow2" or "raw"
-	Size   int64  // bytes of the file
-	Open   func() (io.ReadCloser, error)
-}
-
-// Volume is the name of the base image's volume in the pool.
-func (b Base) Volume() string { return "base-" + b.SHA256[:min(32, len(b.SHA256))] }
-
-// done marks a base volume whose upload is complete: libvirt cannot rename a
-// volume, so a half-written one is told apart by the missing marker.
-func (b Base) done() string { return b.Volume() + ".done" }
 
 // Wanted is the VM as it should be.
 type Wanted struct {
@@ -176,27 +161,19 @@ func planCreate(f Facts, w Wanted, pool string, lv func() (Libvirt, error)) ([]p
 	if !active(f.Pool.Value) {
 		out = append(out, ensurePool(w, pool, plan.Ask, lv))
 	}
-	if base, err := w.Base(); err != nil || !hasVolume(f.Pool.Value, base.done()) {
+	base, err := w.Base()
+	if _, there := base.in(f.Pool.Value); err != nil || !there {
 		out = append(out, plan.Action{
 			ID: "image.upload", Why: "put the guest image into the storage pool, once for all VMs",
 			Shows: []string{"virsh vol-upload"}, Consent: plan.Ask, Timing: "image",
-			Do: with(lv, func(ctx context.Context, l Libvirt) error { return uploadBase(ctx, l, f.Pool.Value, pool, w) }),
+			Do: with(lv, func(ctx context.Context, l Libvirt) error { return uploadBase(ctx, l, pool, w) }),
 		})
 	}
 	if !hasVolume(f.Pool.Value, diskVolume(w.Key)) {
 		out = append(out, plan.Action{
 			ID: "disk.create", Why: fmt.Sprintf("make a disk of %d GB (it grows as it is used) at %s", w.DiskGB, DiskPath(w.BaseDir, w.Key)),
 			Shows: []string{"qemu-img create -f qcow2 -b BASE " + DiskPath(w.BaseDir, w.Key)}, Consent: plan.Ask, Timing: "define",
-			Do: with(lv, func(ctx context.Context, l Libvirt) error {
-				base, err := w.Base()
-				if err != nil {
-					return err
-				}
-				return l.CreateVolume(ctx, pool, virt.NewVolume{
-					Name: diskVolume(w.Key), Format: "qcow2", Mode: "0600", Capacity: uint64(w.DiskGB) << 30,
-					BackingPath: w.BaseDir + "/" + base.Volume(), BackingFormat: base.Format,
-				})
-			}),
+			Do: with(lv, func(ctx context.Context, l Libvirt) error { return makeDisk(ctx, l, pool, w) }),
 		})
 	}
 	out = append(out,
@@ -208,13 +185,7 @@ func planCreate(f Facts, w Wanted, pool string, lv func() (Libvirt, error)) ([]p
 		plan.Action{
 			ID: "domain.define", Why: fmt.Sprintf("define the VM %s: %d CPUs, %d MB of memory, %s", w.Spec.Name, w.Spec.VCPUs, w.Spec.RAMMB, accelName(w.Spec.Accel)),
 			Shows: []string{"virsh define (" + w.Spec.Name + ")"}, Consent: plan.Ask, Timing: "define",
-			Do: with(lv, func(ctx context.Context, l Libvirt) error {
-				desc, err := XML(w.Spec)
-				if err != nil {
-					return err
-				}
-				return l.Define(ctx, desc)
-			}),
+			Do: with(lv, func(ctx context.Context, l Libvirt) error { return define(ctx, l, w.Spec) }),
 		})
 	return out, nil
 }
@@ -245,58 +216,59 @@ func with(lv func() (Libvirt, error), f func(context.Context, Libvirt) error) fu
 		if err != nil {
 			return err
 		}
-		return f(ctx, l)
+		return f(ctx, patient{l})
 	}
 }
 
-func uploadBase(ctx context.Context, l Libvirt, p *virt.Pool, pool string, w Wanted) error {
+// makeDisk makes the overlay on the image as it lies in the pool now.
+func makeDisk(ctx context.Context, l Libvirt, pool string, w Wanted) error {
 	base, err := w.Base()
 	if err != nil {
 		return err
 	}
-	if hasVolume(p, base.done()) {
-		return nil
-	}
-	if hasVolume(p, base.Volume()) {
-		if err := l.DeleteVolume(ctx, pool, base.Volume()); err != nil {
-			return err
-		}
-	}
-	r, err := base.Open()
+	p, err := look(ctx, l, w.BaseDir)
 	if err != nil {
 		return err
 	}
-	defer r.Close()
-	// Created raw so that libvirt takes the bytes as they are; a refresh then
-	// reads the format from the header. 0444: nobody writes to a base.
-	if err := l.CreateVolume(ctx, pool, virt.NewVolume{Name: base.Volume(), Format: "raw", Mode: "0444", Capacity: uint64(base.Size)}); err != nil {
+	volume, ok := base.in(p)
+	if !ok {
+		return fmt.Errorf("the guest image is not in the storage pool any more: %w", plan.ErrStale)
+	}
+	return madeMeanwhile(l.CreateVolume(ctx, pool, virt.NewVolume{
+		Name: diskVolume(w.Key), Format: "qcow2", Mode: "0600", Capacity: uint64(w.DiskGB) << 30,
+		BackingPath: w.BaseDir + "/" + volume, BackingFormat: base.Format,
+	}))
+}
+
+// madeMeanwhile makes a volume that another run has made since the plan a
+// reason to look again.
+func madeMeanwhile(err error) error {
+	if errors.Is(err, virt.ErrExists) {
+		return fmt.Errorf("%w: %w", err, plan.ErrStale)
+	}
+	return err
+}
+
+// define makes the domain. Somebody else may have made one of that name since
+// the plan; libvirt refuses then, and whose it is shows another look.
+func define(ctx context.Context, l Libvirt, s Spec) error {
+	desc, err := XML(s)
+	if err != nil {
 		return err
 	}
-	pr := &progressReader{r: r, ctx: ctx, total: base.Size}
-	if err := l.Upload(ctx, pool, base.Volume(), pr, uint64(base.Size)); err != nil {
-		return errors.Join(err, l.DeleteVolume(context.WithoutCancel(ctx), pool, base.Volume()))
+	err = l.Define(ctx, desc)
+	if err == nil {
+		return nil
 	}
-	return l.CreateVolume(ctx, pool, virt.NewVolume{Name: base.done(), Format: "raw", Mode: "0444", Capacity: 0})
-}
-
-type progressReader struct {
-	r           io.Reader
-	ctx         context.Context
-	done, total int64
-	said        time.Time
-}
-
-func (p *progressReader) Read(b []byte) (int, error) {
-	if err := p.ctx.Err(); err != nil {
-		return 0, err
+	switch d, derr := l.Domain(ctx, s.Name); {
+	case errors.Is(derr, virt.ErrNotFound):
+		return err
+	case derr != nil:
+		return errors.Join(err, derr)
+	case d.UUID == s.UUID:
+		return err
 	}
-	n, err := p.r.Read(b)
-	p.done += int64(n)
-	if time.Since(p.said) > 100*time.Millisecond {
-		p.said = time.Now()
-		plan.Report(p.ctx, "", float64(p.done)/float64(max(p.total, 1)))
-	}
-	return n, err
+	return fmt.Errorf("a domain %q was made meanwhile: %w", s.Name, plan.ErrStale)
 }
 
 func putSeed(ctx context.Context, l Libvirt, pool string, w Wanted) error {
@@ -308,7 +280,7 @@ func putSeed(ctx context.Context, l Libvirt, pool string, w Wanted) error {
 		return err
 	}
 	if err := l.CreateVolume(ctx, pool, virt.NewVolume{Name: seedVolume(w.Key), Format: "raw", Mode: "0600", Capacity: uint64(len(b))}); err != nil {
-		return err
+		return madeMeanwhile(err)
 	}
 	return l.Upload(ctx, pool, seedVolume(w.Key), bytes.NewReader(b), uint64(len(b)))
 }

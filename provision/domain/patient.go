@@ -1,0 +1,50 @@
+package domain
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/virt"
+)
+
+// patient is a libvirt that is asked again while it is busy with the pool:
+// others make their volumes in it, too.
+type patient struct{ Libvirt }
+
+var (
+	busyLimit = 2 * time.Minute
+	busyEvery = 250 * time.Millisecond
+)
+
+func (l patient) PoolAt(ctx context.Context, path string) (p *virt.Pool, err error) {
+	err = whileBusy(ctx, func() error { p, err = l.Libvirt.PoolAt(ctx, path); return err })
+	return p, err
+}
+
+func (l patient) DeleteVolume(ctx context.Context, pool, name string) error {
+	return whileBusy(ctx, func() error { return l.Libvirt.DeleteVolume(ctx, pool, name) })
+}
+
+func whileBusy(ctx context.Context, f func() error) error {
+	for start := time.Now(); ; {
+		err := f()
+		if !errors.Is(err, virt.ErrBusy) || time.Since(start) > busyLimit {
+			return err
+		}
+		plan.Report(ctx, "waiting for libvirt, which is busy with the storage pool", -1)
+		if err := pause(ctx, busyEvery); err != nil {
+			return err
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
