@@ -12,7 +12,8 @@ func (a *app) attachCmd() *cobra.Command {
 		Use:   "attach [folder]",
 		Short: "Make a folder visible in a VM",
 		Long: `Make a folder of this machine visible in a VM, at the same path. The VM must
-exist; one that is off stays off and shows the folder when it is next used.
+exist; one that is off stays off and shows the folder when it is next opened
+there: aivm code or aivm ssh with the folder.
 
 Examples:
   aivm attach .                  the folder here, in its VM

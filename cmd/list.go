@@ -22,6 +22,10 @@ func (a *app) lister(preset string) *cobra.Command {
 		Use: "list", Aliases: []string{"ls"}, Short: "List VMs, networks and attached folders", Args: noArgs,
 		Long: `List VMs, networks and attached folders.
 
+The state of a folder is what this machine knows without asking the VM: ok is
+shared with it (aivm status asks whether the VM has mounted it), detaching is
+shared with it though it is not attached.
+
 Examples:
   aivm list
   aivm list --section vms --json

@@ -21,7 +21,7 @@ type AttachResult struct {
 }
 
 // Attach makes a folder visible in a VM. A VM that is off is left off: the
-// folder is recorded and mounted when the VM is next used.
+// folder is recorded, and mounted when it is next opened there.
 func (e *Env) Attach(ctx context.Context, o FolderOptions) error {
 	e.timing = ui.NewTiming("share", "ssh")
 	w, err := e.wantFolder(ctx, o, false)
@@ -51,12 +51,24 @@ func (e *Env) Attach(ctx context.Context, o FolderOptions) error {
 	case f.conn != nil:
 		e.UI.Result("Mounted in running VM at %s", w.folder.GuestDst)
 	case running:
-		e.UI.Result("VM %s runs but was not asked", w.name)
+		e.UI.Result("VM %s runs but was not asked; to have the folder at %s: %s", w.name, w.folder.GuestDst, w.opens())
 	default:
-		e.UI.Result("VM %s is not running; the folder appears at %s when it is next used", w.name, w.folder.GuestDst)
+		e.UI.Result("VM %s is not running; to have the folder at %s: %s", w.name, w.folder.GuestDst, w.opens())
 	}
 	if isNew {
 		e.UI.Say("%s", fmt.Sprintf("Recorded in %s", e.StorePath))
 	}
 	return nil
+}
+
+// opens is the command after which the folder is really there: starting the VM
+// mounts no folder, opening another one mounts only that.
+func (w *want) opens() string {
+	cmd := "aivm code " + shellQuote(w.folder.HostPath)
+	for _, a := range w.store.Config.AttachmentsOf(w.folder.HostPath) {
+		if a.VMName != w.name {
+			return cmd + " --vm " + w.name
+		}
+	}
+	return cmd
 }

@@ -3,10 +3,13 @@ package provision
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"slices"
 	"sort"
 
 	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/root/mountinfo"
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/share"
 )
@@ -43,7 +46,9 @@ type ListedNetwork struct {
 	VMs      int    `json:"vms"`
 }
 
-// ListedFolder is one attachment of a Listing.
+// ListedFolder is one attachment of a Listing. State is what this machine knows:
+// "ok" is mounted for the VM's device, whatever the guest makes of it (status
+// asks the guest); "detaching" is mounted for it though no attachment says so.
 type ListedFolder struct {
 	HostPath string `json:"host_path"`
 	VM       string `json:"vm"`
@@ -108,36 +113,83 @@ func (e *Env) states(ctx context.Context, any bool) func(string) string {
 	}
 }
 
-// folders lists the attachments with what the host's mount table says of them.
+// mountTable is this machine's mount table as it is now.
+func (e *Env) mountTable() ([]byte, error) { return e.Host.Head(mountinfo.Self, 64<<20) }
+
+// shared reads what the VM's device shows, and the folders of atts.
+func (e *Env) shared(vm string, atts []share.Attachment) (share.HostFacts, error) {
+	table, err := e.mountTable()
+	if err != nil {
+		return share.HostFacts{}, fmt.Errorf("reading this machine's mounts: %w", err)
+	}
+	return share.ObserveHost(e.key(vm), atts, table)
+}
+
+// folders lists the attachments with what the host's mount table says of them,
+// and what is mounted for a VM without an attachment: its guest can get at that
+// too.
 func (e *Env) folders(c config.Config) []ListedFolder {
 	out := []ListedFolder{}
-	byVM := map[string][]config.Attachment{}
-	for _, a := range c.Attachments {
-		byVM[a.VMName] = append(byVM[a.VMName], a)
+	vms := map[string]bool{}
+	for _, vm := range c.VMs {
+		vms[vm.Name] = true
 	}
-	for vm, as := range byVM {
-		var atts []share.Attachment
-		for _, a := range as {
-			atts = append(atts, attachment(a))
-		}
-		hf, err := share.ObserveHost(e.key(vm), atts, nil)
-		for i, a := range as {
+	for _, a := range c.Attachments {
+		vms[a.VMName] = true
+	}
+	for vm := range vms {
+		atts := attachments(c, vm)
+		hf, err := e.shared(vm, atts)
+		for _, a := range atts {
 			state := "unknown"
 			if _, serr := os.Stat(a.HostPath); errors.Is(serr, os.ErrNotExist) {
 				state = "missing"
 			} else if err == nil {
 				state = "detached"
-				if hf.Bound(atts[i]) {
+				if hf.Bound(a) {
 					state = "ok"
 				}
 			}
-			out = append(out, ListedFolder{HostPath: a.HostPath, VM: vm, Mode: string(atts[i].Mode), Access: a.Access, GuestDst: atts[i].GuestDst, State: state})
+			out = append(out, ListedFolder{HostPath: a.HostPath, VM: vm, Mode: string(a.Mode), Access: a.Access, GuestDst: a.GuestDst, State: state})
+		}
+		for _, r := range strays(hf, atts) {
+			out = append(out, ListedFolder{HostPath: r.Path, VM: vm, Mode: string(share.SharedRoot), Access: access(r), State: "detaching"})
 		}
 	}
 	sort.Slice(out, func(i, j int) bool {
 		return out[i].HostPath < out[j].HostPath || out[i].HostPath == out[j].HostPath && out[i].VM < out[j].VM
 	})
 	return out
+}
+
+// attachments are the folders of a VM.
+func attachments(c config.Config, vm string) []share.Attachment {
+	var out []share.Attachment
+	for _, a := range c.Attachments {
+		if a.VMName == vm {
+			out = append(out, attachment(a))
+		}
+	}
+	return out
+}
+
+// strays is what the VM's device shows although no attachment asks for it.
+func strays(hf share.HostFacts, atts []share.Attachment) []share.Reached {
+	var out []share.Reached
+	unwanted := hf.Strays(atts)
+	for _, r := range hf.Reached() {
+		if slices.Contains(unwanted, r.Token) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+func access(r share.Reached) string {
+	if r.RO {
+		return string(share.ReadOnly)
+	}
+	return string(share.ReadWrite)
 }
 
 // attachment turns a record into what provision/share works with.

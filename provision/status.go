@@ -6,9 +6,10 @@ import (
 	"fmt"
 	"strings"
 
-	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/domain"
 	"aivm.dev/aivm/provision/host"
 	"aivm.dev/aivm/provision/image"
 )
@@ -58,14 +59,38 @@ func (e *Env) Status(ctx context.Context, vmFlag string, sudo bool) (Status, err
 		}
 	}
 	st.add(e.hostChecks(sudo)...)
-	f, err := e.observe(ctx, w)
+	f, inst, err := e.look(ctx, w)
 	if err != nil {
 		return st, err
 	}
 	defer f.close()
-	st.add(e.networkCheck(ctx, w, f), firewallCheck(), e.imageCheck(w), vmCheck(w, f), e.foldersCheck(store.Config, w), addressCheck(f), sshCheck(w, f))
-	st.Wall = e.wall(store.Config, w)
+	n := networkOf(ctx, w, f)
+	folders := e.seeFolders(ctx, store.Config, w, f)
+	st.add(networkCheck(w, n), firewallCheck(), e.imageCheck(w), e.vmCheck(w, f), folders.check(w, f), e.addressCheck(w, f, inst, n), sshCheck(w, f))
+	st.add(folders.strays(w)...)
+	st.Wall = folders.wall(w)
 	return st, nil
+}
+
+// look is observe for a person who wants to know what is wrong: what keeps
+// every plan from being made (another machine answers at the VM's address, its
+// state file is damaged) is a fact here. inst is the state file, or why it
+// cannot be read.
+func (e *Env) look(ctx context.Context, w *want) (f *facts, inst plan.Known[*Instance], err error) {
+	f, err = e.observe(ctx, w)
+	if err == nil {
+		return f, plan.Yes(f.inst), nil
+	}
+	if ctx.Err() != nil {
+		return nil, inst, err
+	}
+	f = &facts{connErr: err}
+	if inst.Value, inst.Err = loadInstance(e.SSH, w.name); inst.Err != nil {
+		f.connErr = errNotTried
+	}
+	f.inst = inst.Value
+	e.observeLibvirt(ctx, w, f)
+	return f, inst, nil
 }
 
 func (s *Status) add(cs ...host.Check) {
@@ -104,22 +129,26 @@ func check(id, label string, state host.State, format string, args ...any) host.
 	return host.Check{ID: id, Label: label, State: state, Detail: fmt.Sprintf(format, args...)}
 }
 
-func (e *Env) networkCheck(ctx context.Context, w *want, f *facts) host.Check {
-	c := check("network", "Libvirt network", "unknown", "libvirt cannot be asked")
+// networkOf is the VM's network in libvirt; a nil one does not exist there.
+func networkOf(ctx context.Context, w *want, f *facts) plan.Known[*virt.Network] {
 	if f.virt.Err != nil {
-		c.Detail = f.virt.Err.Error()
-		return c
+		return plan.Unknown[*virt.Network](f.virt.Err)
 	}
-	n, err := f.virt.Value.Network(ctx, w.network.Network.Name)
+	return known(f.virt.Value.Network(ctx, w.network.Network.Name))
+}
+
+func networkCheck(w *want, n plan.Known[*virt.Network]) host.Check {
+	up := []string{"aivm vm up " + w.name}
+	c := check("network", "Libvirt network", host.Bad, "network %s does not exist", w.network.Network.Name)
 	switch {
-	case errors.Is(err, virt.ErrNotFound):
-		c.State, c.Detail, c.Fix = "bad", "network "+w.network.Network.Name+" does not exist", []string{"aivm vm up " + w.name}
-	case err != nil:
-		c.Detail = err.Error()
-	case !n.Active:
-		c.State, c.Detail, c.Fix = "bad", "network "+n.Name+" is not started", []string{"aivm vm up " + w.name}
+	case n.Err != nil:
+		return check("network", "Libvirt network", host.Unknown, "%v", n.Err)
+	case n.Value == nil:
+		c.Fix = up
+	case !n.Value.Active:
+		c.Detail, c.Fix = "network "+n.Value.Name+" is not started", up
 	default:
-		c.State, c.Detail = "ok", fmt.Sprintf("%s on %s, %s", n.Name, n.Bridge, n.Subnet)
+		c.State, c.Detail = host.OK, fmt.Sprintf("%s on %s, %s", n.Value.Name, n.Value.Bridge, n.Value.Subnet)
 	}
 	return c
 }
@@ -144,84 +173,81 @@ func (e *Env) imageCheck(w *want) host.Check {
 	return check("image", "Base image cache", "ok", "%s (%d MB)", ref, ent.Size>>20)
 }
 
-func vmCheck(w *want, f *facts) host.Check {
+func (e *Env) vmCheck(w *want, f *facts) host.Check {
 	d := f.domain.Domain
+	c := check("vm", "VM state", host.Bad, "%s does not exist in libvirt", w.name)
+	c.Fix = []string{"aivm vm up " + w.name}
 	switch {
 	case d.Err != nil:
-		return check("vm", "VM state", "unknown", "%v", d.Err)
+		return check("vm", "VM state", host.Unknown, "%v", d.Err)
 	case d.Value == nil:
-		c := check("vm", "VM state", "bad", "%s does not exist in libvirt", w.name)
-		c.Fix = []string{"aivm vm up " + w.name}
+		return c
+	case !d.Value.Mark.By(e.UID):
+		// Whoever made it, what it is and does is not this person's VM.
+		c.Detail, c.Fix = domain.CheckOurs(d.Value, e.UID).Error(), []string{"aivm vm create NAME"}
 		return c
 	case d.Value.State != virt.Running:
-		c := check("vm", "VM state", "bad", "%s is %s", w.name, d.Value.State)
-		c.Fix = []string{"aivm vm up " + w.name}
+		c.Detail = fmt.Sprintf("%s is %s", w.name, d.Value.State)
 		return c
 	}
-	return check("vm", "VM state", "ok", "%s is running (%d CPUs, %d MB)", w.name, d.Value.VCPUs, d.Value.RAMMB)
+	return check("vm", "VM state", host.OK, "%s is running (%d CPUs, %d MB)", w.name, d.Value.VCPUs, d.Value.RAMMB)
 }
 
-func (e *Env) foldersCheck(c config.Config, w *want) host.Check {
-	var bad, good, fix []string
-	for _, f := range e.folders(c) {
-		if f.VM != w.name {
-			continue
+// addressCheck compares the address that is remembered with what is true: the
+// guest with the pinned key answers there, or libvirt keeps it for the VM.
+func (e *Env) addressCheck(w *want, f *facts, inst plan.Known[*Instance], n plan.Known[*virt.Network]) host.Check {
+	bad := func(fix []string, format string, args ...any) host.Check {
+		c := check("address", "VM address", host.Bad, format, args...)
+		c.Fix = fix
+		return c
+	}
+	made := f.domain.Domain.Value != nil && f.domain.Domain.Value.Mark.By(e.UID)
+	anew := []string{"aivm vm restart " + w.name}
+	if !f.running() {
+		anew = []string{"aivm vm up " + w.name}
+	}
+	in := inst.Value
+	switch {
+	case inst.Err != nil:
+		path := shellQuote(instancePath(e.SSH, w.name))
+		return bad(append([]string{"mv " + path + " " + path + ".damaged"}, anew...), "%v", inst.Err)
+	case in == nil && made:
+		return bad(anew, "the VM is there, but its address is not remembered in %s", instancePath(e.SSH, w.name))
+	case in == nil:
+		return check("address", "VM address", host.Skipped, "none yet")
+	case f.conn != nil:
+		return check("address", "VM address", host.OK, "%s (%s)", in.Address, in.MAC)
+	case n.Err != nil:
+		return check("address", "VM address", host.Unknown, "%s (%s) is remembered; whether libvirt keeps it for the VM is not known: %v", in.Address, in.MAC, n.Err)
+	case n.Value == nil:
+		return bad(anew, "%s (%s) is remembered, but the network it is in does not exist", in.Address, in.MAC)
+	}
+	for _, r := range n.Value.Hosts {
+		if strings.EqualFold(r.MAC, in.MAC) {
+			if r.IP.String() == in.Address {
+				return check("address", "VM address", host.OK, "%s (%s), kept for the VM in network %s", in.Address, in.MAC, n.Value.Name)
+			}
+			return bad(anew, "%s is remembered, but libvirt gives the VM %s", in.Address, r.IP)
 		}
-		if f.State == "ok" {
-			good = append(good, f.HostPath)
-			continue
-		}
-		bad = append(bad, f.HostPath+" ("+f.State+")")
-		if f.State != "missing" {
-			fix = append(fix, "aivm attach "+shellQuote(f.HostPath)+" --vm "+w.name)
-		}
 	}
-	if len(bad) > 0 {
-		k := check("folders", "VM shared folders", "bad", "%s", strings.Join(bad, ", "))
-		k.Fix = fix
-		return k
-	}
-	if len(good) == 0 {
-		return check("folders", "VM shared folders", "skipped", "none is attached")
-	}
-	return check("folders", "VM shared folders", "ok", "%s", strings.Join(good, ", "))
-}
-
-func addressCheck(f *facts) host.Check {
-	if f.inst == nil {
-		return check("address", "VM address", "skipped", "none yet")
-	}
-	return check("address", "VM address", "ok", "%s (%s)", f.inst.Address, f.inst.MAC)
+	return bad(anew, "%s (%s) is remembered, but network %s does not keep it for the VM", in.Address, in.MAC, n.Value.Name)
 }
 
 func sshCheck(w *want, f *facts) host.Check {
-	if f.conn != nil {
-		return check("ssh", "SSH readiness", "ok", "ssh %s", w.name)
-	}
-	if errors.Is(f.connErr, errNotTried) || f.domain.Domain.Err == nil && (f.domain.Domain.Value == nil || f.domain.Domain.Value.State != virt.Running) {
-		return check("ssh", "SSH readiness", "skipped", "the VM does not run")
-	}
-	c := check("ssh", "SSH readiness", "bad", "%v", f.connErr)
-	if guest.IsUnreachable(f.connErr) {
+	d := f.domain.Domain
+	c := check("ssh", "SSH readiness", host.Bad, "%v", f.connErr)
+	wrongKey := new(*guest.HostKeyError)
+	switch {
+	case f.conn != nil:
+		return check("ssh", "SSH readiness", host.OK, "ssh %s", w.name)
+	case errors.As(f.connErr, wrongKey), guest.IsUnreachable(f.connErr) && f.running():
 		c.Fix = []string{"virsh -c qemu:///system console " + w.name}
+	case d.Err == nil && !f.running():
+		return check("ssh", "SSH readiness", host.Skipped, "the VM does not run")
+	case errors.Is(f.connErr, errNotTried):
+		return check("ssh", "SSH readiness", host.Skipped, "the VM's address is not known")
 	}
 	return c
-}
-
-// wall says in a sentence what the guest can do outside itself.
-func (e *Env) wall(c config.Config, w *want) Wall {
-	out := Wall{Writable: []string{}}
-	for _, f := range e.folders(c) {
-		if f.VM == w.name && f.Access == "rw" && f.State == "ok" {
-			out.Writable = append(out.Writable, f.HostPath)
-		}
-	}
-	files := "It can write no folder of this machine."
-	if len(out.Writable) > 0 {
-		files = "It can write " + strings.Join(out.Writable, ", ") + "."
-	}
-	out.Sentence = fmt.Sprintf("VM %s reaches the internet, this machine and its networks (the firewall is not built yet). %s", w.name, files)
-	return out
 }
 
 // Doctor returns the host's checks.

@@ -1,0 +1,136 @@
+package provision
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/share"
+)
+
+// vmFolders is what status knows of a VM's folders: what is recorded, what this
+// machine's mounts show to the VM, and what the guest says it has mounted.
+type vmFolders struct {
+	atts  []share.Attachment
+	host  plan.Known[share.HostFacts]
+	guest plan.Known[share.GuestFacts]
+}
+
+// seeFolders looks at all folders of the VM, in the guest too if it answers.
+func (e *Env) seeFolders(ctx context.Context, c config.Config, w *want, f *facts) vmFolders {
+	s := vmFolders{atts: attachments(c, w.name), guest: plan.Unknown[share.GuestFacts](f.connErr)}
+	s.host.Value, s.host.Err = e.shared(w.name, s.atts)
+	if f.conn == nil || len(s.atts) == 0 {
+		return s
+	}
+	out, err := f.conn.Probe(ctx, []guest.Probe{{Name: "share", Script: share.GuestProbe(s.atts)}})
+	if err == nil {
+		s.guest.Value, err = share.ParseGuest(out["share"])
+	}
+	s.guest.Err = err
+	return s
+}
+
+// check says which folders are where they should be.
+func (s vmFolders) check(w *want, f *facts) host.Check {
+	c := check("folders", "VM shared folders", host.OK, "")
+	var good, bad []string
+	for _, a := range s.atts {
+		why, fix := s.wrong(a)
+		switch {
+		case why == "":
+			good = append(good, a.HostPath)
+			continue
+		case fix:
+			c.Fix = append(c.Fix, "aivm attach "+shellQuote(a.HostPath)+" --vm "+w.name)
+		}
+		bad = append(bad, why)
+	}
+	c.Detail = strings.Join(good, ", ")
+	switch {
+	case s.host.Err != nil:
+		c.State, c.Detail = host.Unknown, s.host.Err.Error()
+	case len(s.atts) == 0:
+		c.State, c.Detail = host.Skipped, "none is attached"
+	case len(bad) > 0:
+		c.State, c.Detail = host.Bad, strings.Join(bad, "; ")
+	case s.guest.Err == nil:
+	case f.running():
+		c.State, c.Detail = host.Unknown, fmt.Sprintf("this machine shares %s; whether the VM has mounted it could not be asked", c.Detail)
+	default:
+		c.State, c.Detail = host.Skipped, fmt.Sprintf("this machine shares %s; the VM does not run", c.Detail)
+	}
+	return c
+}
+
+// wrong says what is wrong with one folder, and whether attaching it again is
+// what helps.
+func (s vmFolders) wrong(a share.Attachment) (why string, attach bool) {
+	if s.host.Err != nil {
+		return "", false
+	}
+	if err := s.host.Value.Folders[a.HostPath].Err; err != nil {
+		return err.Error(), false
+	}
+	if a.Mode != share.SharedRoot {
+		return fmt.Sprintf("folder %s has mode %s, which is not there yet", a.HostPath, a.Mode), false
+	}
+	if !s.host.Value.Bound(a) {
+		return fmt.Sprintf("folder %s is not shared on this machine", a.HostPath), true
+	}
+	if s.guest.Err == nil {
+		if err := share.Verify(s.guest.Value, s.host.Value, a); err != nil {
+			return err.Error(), true
+		}
+	}
+	return "", false
+}
+
+// strays names what the VM can get at though it was not attached: a run was
+// killed, or could not take the folder away again.
+func (s vmFolders) strays(w *want) []host.Check {
+	if s.host.Err != nil {
+		return nil // the folders' check says so
+	}
+	var out []host.Check
+	for _, r := range strays(s.host.Value, s.atts) {
+		how := map[bool]string{true: "read", false: "read and write"}[r.RO]
+		c := check("stray:"+r.Token, "Folder nobody attached", host.Bad,
+			"VM %s can %s %s, left by a run that was stopped, or shared by one that is at work: attach it, or take it away", w.name, how, r.Path)
+		if r.Found {
+			fix := "aivm attach " + shellQuote(r.Path) + " --vm " + w.name
+			if r.RO {
+				fix += " --access ro"
+			}
+			c.Fix = append(c.Fix, fix)
+		}
+		c.Fix = append(c.Fix, "sudo umount "+shellQuote(r.Point))
+		out = append(out, c)
+	}
+	return out
+}
+
+// wall says in a sentence what the guest can do outside itself. What it can
+// write is what this machine's mounts show to its device, not what is recorded:
+// guest root needs no more.
+func (s vmFolders) wall(w *want) Wall {
+	out := Wall{Writable: []string{}}
+	files := "It can write no folder of this machine."
+	if s.host.Err != nil {
+		files = fmt.Sprintf("Which folders of this machine it can write is not known: %v.", s.host.Err)
+	}
+	for _, r := range s.host.Value.Reached() {
+		if !r.RO {
+			out.Writable = append(out.Writable, r.Path)
+		}
+	}
+	if len(out.Writable) > 0 {
+		files = "It can write " + strings.Join(out.Writable, ", ") + "."
+	}
+	out.Sentence = fmt.Sprintf("VM %s reaches the internet, this machine and its networks (the firewall is not built yet). %s", w.name, files)
+	return out
+}

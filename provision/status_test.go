@@ -1,0 +1,221 @@
+package provision
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/domain"
+	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/share"
+)
+
+func (w *world) status() Status {
+	w.t.Helper()
+	st, err := w.Status(w.t.Context(), "t", false)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return st
+}
+
+func checkOf(st Status, id string) host.Check {
+	i := slices.IndexFunc(st.Checks, func(c host.Check) bool { return strings.HasPrefix(c.ID, id) })
+	if i < 0 {
+		return host.Check{}
+	}
+	return st.Checks[i]
+}
+
+// What the guest can write is what is mounted for it, recorded or not.
+func TestWallTellsWhatIsMounted(t *testing.T) {
+	w := newWorld(t)
+	mine, off, left, read := w.folder("mine"), w.folder("off"), w.folder("left over"), w.folder("read")
+	w.records(mine, off)
+	if st := w.status(); len(st.Wall.Writable) != 0 || !strings.Contains(st.Wall.Sentence, "can write no folder") || checkOf(st, "stray").ID != "" {
+		t.Errorf("nothing is mounted: %+v", st)
+	}
+	w.share(mine, "rw,nosuid,nodev,idmapped")
+	w.share(left, "rw,nosuid,nodev,idmapped")
+	w.share(read, "ro,nosuid,nodev,idmapped")
+	gone := "gone-0a2da8d45b3d514bb0f997bf"
+	w.bind(gone, "0:998 /p//deleted TOKEN rw,nosuid,nodev - ext4 none rw")
+	st := w.status()
+	point := "/var/lib/aivm/export/4321-t/"
+	want := []string{point + gone, left, mine}
+	slices.Sort(st.Wall.Writable)
+	slices.Sort(want)
+	if !slices.Equal(st.Wall.Writable, want) {
+		t.Errorf("writable %q, want %q", st.Wall.Writable, want)
+	}
+	for _, c := range []struct{ token, says, fix string }{
+		{share.Token(left), "read and write " + left, "aivm attach '" + left + "' --vm t"},
+		{share.Token(read), "can read " + read, "aivm attach " + read + " --vm t --access ro"},
+		{gone, point + gone, "sudo umount " + point + gone},
+	} {
+		got := checkOf(st, "stray:"+c.token)
+		if got.State != host.Bad || !strings.Contains(got.Detail, c.says) || got.Fix[0] != c.fix || !strings.HasPrefix(got.Fix[len(got.Fix)-1], "sudo umount ") {
+			t.Errorf("%s: %+v", c.token, got)
+		}
+	}
+	if c := checkOf(st, "folders"); c.State != host.Bad || !strings.Contains(c.Detail, off+" is not shared") || !slices.Equal(c.Fix, []string{"aivm attach " + off + " --vm t"}) {
+		t.Errorf("%+v", c)
+	}
+	l, err := w.Listing(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, f := range l.Folders {
+		got[f.HostPath] = f.State + " " + f.Access + " " + f.VM
+	}
+	if w := map[string]string{mine: "ok rw t", off: "detached rw t", left: "detaching rw t", read: "detaching ro t", point + gone: "detaching rw t"}; fmt.Sprint(got) != fmt.Sprint(w) {
+		t.Errorf("listed %v, want %v", got, w)
+	}
+}
+
+// Mounts that cannot be read are not "no mounts".
+func TestWallUnknown(t *testing.T) {
+	w := newWorld(t)
+	w.records(w.folder("p"))
+	w.binds += "nonsense\n"
+	st := w.status()
+	if c := checkOf(st, "folders"); c.State != host.Unknown || !strings.Contains(st.Wall.Sentence, "is not known") {
+		t.Errorf("%+v %q", c, st.Wall.Sentence)
+	}
+}
+
+// A list of checks is printed when it is needed most.
+func TestStatusWithADamagedStateFile(t *testing.T) {
+	w := newWorld(t)
+	if err := os.MkdirAll(w.SSH.VMDir("t"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path := instancePath(w.SSH, "t")
+	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := checkOf(w.status(), "address")
+	if c.State != host.Bad || !strings.Contains(c.Detail, "damaged") || c.Fix[0] != "mv "+path+" "+path+".damaged" {
+		t.Errorf("%+v", c)
+	}
+	if c := checkOf(w.status(), "ssh"); c.State == host.OK {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestVMCheckLooksAtTheMark(t *testing.T) {
+	w := newWorld(t)
+	in := &want{name: "t"}
+	for mark, says := range map[virt.Mark]string{{Ours: true, Owner: 1}: "another user (uid 1)", {}: "aivm did not make"} {
+		f := &facts{domain: domain.Facts{Domain: plan.Yes(&virt.Domain{Name: "t", State: virt.Running, Mark: mark})}}
+		if c := w.vmCheck(in, f); c.State != host.Bad || !strings.Contains(c.Detail, says) {
+			t.Errorf("%+v: %+v", mark, c)
+		}
+	}
+	ours := virt.Mark{Ours: true, Owner: 4321}
+	for state, want := range map[virt.State]host.State{virt.Running: host.OK, virt.Off: host.Bad} {
+		f := &facts{domain: domain.Facts{Domain: plan.Yes(&virt.Domain{Name: "t", State: state, Mark: ours})}}
+		if c := w.vmCheck(in, f); c.State != want {
+			t.Errorf("%s: %+v", state, c)
+		}
+	}
+}
+
+// An address is right when the guest answers there or libvirt keeps it.
+func TestAddressCheck(t *testing.T) {
+	w := newWorld(t)
+	in := plan.Yes(&Instance{Address: "10.7.0.10", MAC: "52:54:00:0a:00:01"})
+	network := func(mac, ip string) plan.Known[*virt.Network] {
+		return plan.Yes(&virt.Network{Name: "n", Hosts: []virt.Reservation{{MAC: mac, IP: netip.MustParseAddr(ip)}}})
+	}
+	right := network("52:54:00:0A:00:01", "10.7.0.10")
+	ours := domain.Facts{Domain: plan.Yes(&virt.Domain{State: virt.Running, Mark: virt.Mark{Ours: true, Owner: 4321}})}
+	for _, c := range []struct {
+		name string
+		f    facts
+		inst plan.Known[*Instance]
+		net  plan.Known[*virt.Network]
+		want host.State
+	}{
+		{"answers", facts{conn: &fakeGuest{}}, in, plan.Unknown[*virt.Network](virt.ErrDenied), host.OK},
+		{"kept", facts{}, in, right, host.OK},
+		{"nobody can say", facts{}, in, plan.Unknown[*virt.Network](virt.ErrDenied), host.Unknown},
+		{"another", facts{}, in, network("52:54:00:0a:00:01", "10.7.0.11"), host.Bad},
+		{"another's", facts{}, in, network("52:54:00:0a:00:02", "10.7.0.10"), host.Bad},
+		{"no network", facts{}, in, plan.Yes[*virt.Network](nil), host.Bad},
+		{"none yet", facts{}, plan.Yes[*Instance](nil), right, host.Skipped},
+		{"forgotten", facts{domain: ours}, plan.Yes[*Instance](nil), right, host.Bad},
+	} {
+		if got := w.addressCheck(&want{name: "t"}, &c.f, c.inst, c.net); got.State != c.want {
+			t.Errorf("%s: %+v", c.name, got)
+		}
+	}
+}
+
+func TestSSHCheck(t *testing.T) {
+	on := domain.Facts{Domain: plan.Yes(&virt.Domain{State: virt.Running})}
+	off := domain.Facts{Domain: plan.Yes[*virt.Domain](nil)}
+	for _, c := range []struct {
+		f    facts
+		want host.State
+	}{
+		{facts{domain: on, conn: &fakeGuest{}}, host.OK},
+		{facts{domain: on, connErr: guest.ErrUnreachable}, host.Bad},
+		{facts{domain: on, connErr: errNotTried}, host.Skipped},
+		{facts{domain: off, connErr: guest.ErrUnreachable}, host.Skipped},
+		{facts{domain: off, connErr: fmt.Errorf("no: %w", &guest.HostKeyError{})}, host.Bad},
+	} {
+		got := sshCheck(&want{name: "t"}, &c.f)
+		if errors.Is(c.f.connErr, guest.ErrUnreachable) && c.want == host.Bad && len(got.Fix) == 0 || got.State != c.want {
+			t.Errorf("%v: %+v", c.f.connErr, got)
+		}
+	}
+}
+
+// The folders that are right on this machine may be missing in the guest: after
+// a reboot it has none but the one that is opened.
+func TestFoldersCheckAsksTheGuest(t *testing.T) {
+	w := newWorld(t)
+	p, q := w.folder("p"), w.folder("q")
+	w.records(p, q)
+	for _, f := range []string{p, q} {
+		w.share(f, "rw,nosuid,nodev,idmapped")
+	}
+	store, err := w.load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := &want{name: "t"}
+	running := domain.Facts{Domain: plan.Yes(&virt.Domain{State: virt.Running})}
+	for _, c := range []struct {
+		name, says, detail string
+		f                  *facts
+		want               host.State
+	}{
+		{"both", says(t, 1000, p, q), p + ", " + q, &facts{conn: &fakeGuest{}}, host.OK},
+		{"one", says(t, 1000, p), q + ": nothing is mounted there", &facts{conn: &fakeGuest{}}, host.Bad},
+		{"owner", says(t, 65534, p, q), "owner changed", &facts{conn: &fakeGuest{}}, host.Bad},
+		{"nonsense", "x", "could not be asked", &facts{conn: &fakeGuest{}, domain: running}, host.Unknown},
+		{"silent", "", "could not be asked", &facts{connErr: guest.ErrUnreachable, domain: running}, host.Unknown},
+		{"off", "", "does not run", &facts{connErr: errNotTried}, host.Skipped},
+	} {
+		if g, ok := c.f.conn.(*fakeGuest); ok {
+			g.share = c.says
+		}
+		got := w.seeFolders(t.Context(), store.Config, in, c.f).check(in, c.f)
+		if got.State != c.want || !strings.Contains(got.Detail, c.detail) {
+			t.Errorf("%s: %+v", c.name, got)
+		}
+		if c.name == "one" && !slices.Equal(got.Fix, []string{"aivm attach " + q + " --vm t"}) {
+			t.Errorf("%s: fix %q", c.name, got.Fix)
+		}
+	}
+}

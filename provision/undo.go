@@ -1,0 +1,111 @@
+package provision
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/provision/share"
+)
+
+// undoLimit bounds how long a run that failed goes on with tidying up.
+const undoLimit = 20 * time.Second
+
+// planShare is the host's part of w's folder. What the guest said of its owner
+// counts (share.HostFacts.Heard), and one that has to be shared anew is let go
+// of by the guest first: as long as it has it mounted, this machine cannot take
+// the old mount away.
+func (e *Env) planShare(w *want, f *facts) ([]plan.Action, error) {
+	atts := []share.Attachment{*w.folder}
+	token := share.Token(w.folder.HostPath)
+	as, err := share.PlanHost(f.share.Heard(f.guest.share, atts), e.key(w.name), atts, func(share.Attachment) bool { return w.newFolder })
+	i := slices.IndexFunc(as, func(a plan.Action) bool { return a.ID == "share.bind:"+token })
+	if err != nil || i < 0 || f.conn == nil || len(f.share.Tokens[token]) == 0 {
+		return as, err
+	}
+	return slices.Insert(as, i, plan.Action{
+		ID: "share.release:" + token, Why: fmt.Sprintf("have VM %s let go of folder %s for a moment", w.name, w.folder.HostPath),
+		Shows: []string{"umount " + shellQuote(w.folder.GuestDst) + " (in the guest)"}, Timing: "share",
+		Do: func(ctx context.Context) error {
+			if err := releaseInGuest(ctx, f.conn, *w.folder); err != nil {
+				return err
+			}
+			// What is planned for the guest next hangs on what it has now.
+			g, err := e.probe(ctx, f.conn, w)
+			if err == nil {
+				f.guest = g
+			}
+			return err
+		},
+	}), nil
+}
+
+// releaseInGuest has the guest unmount and forget a folder.
+func releaseInGuest(ctx context.Context, c guest.Conn, a share.Attachment) error {
+	var out, stderr strings.Builder
+	code, err := c.Run(ctx, guest.Cmd{
+		Argv: []string{"sudo", "-n", "sh", "-s"}, Stdin: strings.NewReader(share.ReleaseScript(a)),
+		Stdout: &limited{b: &out}, Stderr: &limited{b: &stderr},
+	})
+	if err != nil {
+		return fmt.Errorf("letting go of %s in the guest: %w", a.GuestDst, err)
+	}
+	return share.GuestError(code, []byte(out.String()), []byte(stderr.String()), []share.Attachment{a})
+}
+
+// letGo takes a folder that was to be attached away from the VM again, after a
+// run that failed before it was recorded: guest root can get at what is bound,
+// and nothing would say so. It is the one thing of a failed run that is undone.
+// f may be nil; with a connection in it the guest is asked to let go first.
+// locked says that this run holds the VM's lock. Whatever goes wrong here is
+// said beside the error the run ends with.
+func (e *Env) letGo(ctx context.Context, w *want, f *facts, locked bool) {
+	if w.folder == nil || !w.newFolder {
+		return
+	}
+	a, token := *w.folder, share.Token(w.folder.HostPath)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
+	defer cancel()
+	if !locked {
+		release, _, err := e.lock(ctx, w.name)
+		if err != nil {
+			return // another run is at work on this VM, perhaps with this folder
+		}
+		defer release()
+	}
+	err := func() error {
+		// Not the store as this run knows it: another may have recorded it.
+		store, err := config.Load(e.StorePath)
+		if err != nil {
+			return err
+		}
+		hf, err := e.shared(w.name, nil)
+		if err != nil {
+			return err
+		}
+		recorded := slices.ContainsFunc(store.Config.VMAttachments(w.name), func(r config.Attachment) bool { return r.HostPath == a.HostPath })
+		if recorded || len(hf.Tokens[token]) == 0 {
+			return nil
+		}
+		if f != nil && f.conn != nil {
+			// Whether it did shows when the token is taken away.
+			_ = releaseInGuest(ctx, f.conn, a)
+		}
+		op := root.Unbind{VMKey: e.key(w.name), Token: token}
+		_, err = e.run(ctx, plan.Plan{Stage: plan.Host, Actions: []plan.Action{{
+			ID: "share.unbind:" + token, Why: fmt.Sprintf("take folder %s out of VM %s's reach again", a.HostPath, w.name), Shows: op.Shows(), Root: op,
+		}}})
+		return err
+	}()
+	if err != nil {
+		point := shellQuote(root.ExportRoot(e.key(w.name)) + "/" + token)
+		e.UI.Warn("folder %s may still be within reach of VM %s, though it was not attached: %v", a.HostPath, w.name, err)
+		e.UI.Warn("to see it: aivm status --vm %s; to take it away: aivm vm down %s, then sudo umount %s", w.name, w.name, point)
+	}
+}
