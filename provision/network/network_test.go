@@ -204,10 +204,15 @@ type fake struct {
 	err error
 }
 
-func (f fake) DefineNetwork(context.Context, string) error             { return nil }
-func (f fake) StartNetwork(context.Context, string) error              { return nil }
+func (f fake) DefineNetwork(context.Context, string) error             { return f.err }
+func (f fake) StartNetwork(context.Context, string) error              { return f.err }
 func (f fake) Reserve(context.Context, string, virt.Reservation) error { return f.err }
-func (f fake) Network(context.Context, string) (*virt.Network, error)  { return f.n, nil }
+func (f fake) Network(context.Context, string) (*virt.Network, error) {
+	if f.n == nil {
+		return nil, virt.ErrNotFound
+	}
+	return f.n, nil
+}
 
 func TestPlan(t *testing.T) {
 	w := Wanted{Spec: defaults(), Owner: me, VM: "a", MAC: "52:54:00:00:00:01", IP: netip.MustParseAddr("10.77.0.10")}

@@ -74,11 +74,7 @@ func Plan(f Facts, w Wanted, lv func() (Libvirt, error)) ([]plan.Action, error) 
 				if err != nil {
 					return err
 				}
-				desc, err := XML(w.Spec, w.Owner)
-				if err != nil {
-					return err
-				}
-				return l.DefineNetwork(ctx, desc)
+				return define(ctx, l, w)
 			},
 		})
 	}
@@ -92,7 +88,7 @@ func Plan(f Facts, w Wanted, lv func() (Libvirt, error)) ([]plan.Action, error) 
 				if err != nil {
 					return err
 				}
-				return l.StartNetwork(ctx, w.Spec.Name)
+				return start(ctx, l, w.Spec.Name)
 			},
 		})
 	}
@@ -125,6 +121,37 @@ func reserved(n *virt.Network, w Wanted) bool {
 		}
 	}
 	return false
+}
+
+// define makes the network. Another run, of another VM or another user, may
+// have made one of that name since the plan: whose and what it is shows
+// another look.
+func define(ctx context.Context, l Libvirt, w Wanted) error {
+	desc, err := XML(w.Spec, w.Owner)
+	if err != nil {
+		return err
+	}
+	err = l.DefineNetwork(ctx, desc)
+	if err == nil {
+		return nil
+	}
+	switch _, nerr := l.Network(ctx, w.Spec.Name); {
+	case errors.Is(nerr, virt.ErrNotFound):
+		return err
+	case nerr != nil:
+		return errors.Join(err, nerr)
+	}
+	return fmt.Errorf("the network %q was made meanwhile: %w", w.Spec.Name, plan.ErrStale)
+}
+
+// start starts the network; one that went away since the plan is looked for
+// again.
+func start(ctx context.Context, l Libvirt, name string) error {
+	err := l.StartNetwork(ctx, name)
+	if errors.Is(err, virt.ErrNotFound) {
+		return fmt.Errorf("%w: %w", err, plan.ErrStale)
+	}
+	return err
 }
 
 // reserve adds the reservation. Another run may have taken the address since
