@@ -90,6 +90,7 @@ func (e *Env) converge(ctx context.Context, w *want) (*facts, error) {
 		}
 		again, err := e.run(ctx, p)
 		if err != nil {
+			e.letGo(ctx, w, f, locked)
 			f.close()
 			return nil, e.resume(err)
 		}
@@ -100,6 +101,7 @@ func (e *Env) converge(ctx context.Context, w *want) (*facts, error) {
 		}
 		if w.guest && f.conn == nil && (w.boot || f.running()) {
 			if err := e.wait(ctx, w, f); err != nil {
+				e.letGo(ctx, w, f, locked)
 				return nil, err
 			}
 		}
@@ -108,6 +110,7 @@ func (e *Env) converge(ctx context.Context, w *want) (*facts, error) {
 			e.observeLibvirt(ctx, w, f)
 		}
 		if err := e.guestStage(ctx, w, f); err != nil {
+			e.letGo(ctx, w, f, locked)
 			f.close()
 			return nil, e.resume(err)
 		}
@@ -155,7 +158,8 @@ func (e *Env) run(ctx context.Context, p plan.Plan) (bool, error) {
 		}
 		return progress, func(err error) {
 			stop()
-			if err != nil {
+			// Stale is no failure: somebody else was quicker.
+			if err != nil && !errors.Is(err, plan.ErrStale) {
 				task.Fail()
 				return
 			}

@@ -243,7 +243,7 @@ func (e *Env) planFolder(p *plan.Plan, w *want, f *facts) error {
 	if w.folder == nil {
 		return nil
 	}
-	as, err := share.PlanHost(f.share, e.key(w.name), []share.Attachment{*w.folder}, func(share.Attachment) bool { return w.newFolder })
+	as, err := e.planShare(w, f)
 	if err != nil {
 		return err
 	}
