@@ -40,12 +40,28 @@ func (e *Env) planImage(w *want) ([]plan.Action, func() (domain.Base, error), er
 	report := func(ctx context.Context) image.Progress {
 		return func(line string, fraction float64) { plan.Report(ctx, line, fraction) }
 	}
+	// claim waits for another run that gets an image; it may be the one wanted.
+	claim := func(ctx context.Context) (found bool, release func(), err error) {
+		got, found, release, err := e.Cache.Claim(ctx, ref, report(ctx))
+		if err == nil && found {
+			entry, ok = got, true
+		}
+		return found, release, err
+	}
 	a := plan.Action{Consent: plan.Ask, Timing: "image"}
 	switch ref.Kind {
 	case image.KindPackages:
 		a.ID, a.Why = "image.build:"+ref.Name, fmt.Sprintf("build the guest image %s from this machine's package mirror (about two minutes)", ref)
 		op := root.BuildImage{Distro: ref.Name}
 		a.Root, a.Shows = op, op.Shows()
+		a.Guard = func(ctx context.Context) (func(), error) {
+			found, release, err := claim(ctx)
+			if err == nil && found {
+				release()
+				return nil, fmt.Errorf("another aivm has built it: %w", plan.ErrStale)
+			}
+			return release, err
+		}
 		a.Got = func(ctx context.Context, res root.Result) error {
 			if res.File == nil {
 				return errors.New("the privileged helper passed no image")
@@ -62,6 +78,14 @@ func (e *Env) planImage(w *want) ([]plan.Action, func() (domain.Base, error), er
 		a.ID, a.Why = "image.import", "copy the image "+ref.Path+" into the cache"
 		a.Shows = []string{"write " + e.Cache.Dir + "/"}
 		a.Do = func(ctx context.Context) error {
+			found, release, err := claim(ctx)
+			if err != nil {
+				return err
+			}
+			defer release()
+			if found {
+				return nil
+			}
 			entry, err = e.Cache.AddFile(ctx, ref, report(ctx))
 			ok = err == nil
 			return err

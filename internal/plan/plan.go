@@ -47,6 +47,10 @@ type Action struct {
 	Root    root.Op  // nil: runs as the user
 	// Do is what runs when Root is nil.
 	Do func(context.Context) error
+	// Guard, if set, is held while a root action runs and its result is taken: a
+	// lock against other runs that do the same. Whoever gets it looks again,
+	// and returns ErrStale if there is nothing left to do.
+	Guard func(context.Context) (release func(), err error)
 	// Got takes what a root action hands back (an open descriptor).
 	Got func(context.Context, root.Result) error
 	// Again says that the facts change so much (packages appear, libvirt can

@@ -67,8 +67,16 @@ func (r Runner) one(ctx context.Context, a Action) (err error) {
 	}
 	defer func() { done(err) }()
 	point("before")
+	inside := context.WithValue(ctx, progressKey{}, progress)
 	switch {
 	case a.Root != nil:
+		if a.Guard != nil {
+			release, err := a.Guard(inside)
+			if err != nil {
+				return fmt.Errorf("%s: %w", a.Why, err)
+			}
+			defer release()
+		}
 		res, err := r.Root.Do(ctx, a.Root, progress)
 		if err != nil {
 			return fmt.Errorf("%s: %w", a.Why, err)
@@ -77,12 +85,12 @@ func (r Runner) one(ctx context.Context, a Action) (err error) {
 			r.Note(a, res.Note)
 		}
 		if a.Got != nil {
-			if err := a.Got(context.WithValue(ctx, progressKey{}, progress), res); err != nil {
+			if err := a.Got(inside, res); err != nil {
 				return fmt.Errorf("%s: %w", a.Why, err)
 			}
 		}
 	case a.Do != nil:
-		if err := a.Do(context.WithValue(ctx, progressKey{}, progress)); err != nil {
+		if err := a.Do(inside); err != nil {
 			return fmt.Errorf("%s: %w", a.Why, err)
 		}
 	}

@@ -240,37 +240,24 @@ func (c Cache) add(ctx context.Context, r io.Reader, name, want string, src *sou
 	return e, nil
 }
 
-// Ensure returns what ref names, making it with fetch if it is not there yet.
-// Of several processes that want the same image one fetches, the others wait,
-// say so, and find it.
-func (c Cache) Ensure(ctx context.Context, ref Ref, fetch func(context.Context) (io.ReadCloser, error), progress Progress) (Entry, error) {
+// Claim returns what ref names, if it is there by now, and otherwise the right
+// to make it, until release is called: of several processes that want the same
+// image one makes it, the others wait, say so, and find it.
+func (c Cache) Claim(ctx context.Context, ref Ref, progress Progress) (e Entry, found bool, release func(), err error) {
 	if progress == nil {
 		progress = func(string, float64) {}
 	}
-	ref, _ = Resolve(ref)
-	if e, ok, err := c.Lookup(ref); ok || err != nil {
-		return e, err
-	}
-	if ref.Kind == KindFile {
-		return c.AddFile(ctx, ref, progress)
-	}
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
-		return Entry{}, ui.Failed("making the image cache: %w", err)
+		return Entry{}, false, nil, ui.Failed("making the image cache: %w", err)
 	}
-	unlock, err := c.lock(ctx, "fetch", progress)
-	if err != nil {
-		return Entry{}, err
+	if release, err = c.lock(ctx, "fetch", progress); err != nil {
+		return Entry{}, false, nil, err
 	}
-	defer unlock()
-	if e, ok, err := c.Lookup(ref); ok || err != nil {
-		return e, err
+	if e, found, err = c.Lookup(ref); err != nil {
+		release()
+		return Entry{}, false, nil, err
 	}
-	r, err := fetch(ctx)
-	if err != nil {
-		return Entry{}, err
-	}
-	defer r.Close()
-	return c.Add(ctx, r, ref.String(), progress)
+	return e, found, release, nil
 }
 
 // lock takes one of the cache's two locks. "fetch" is held outside "add".
@@ -278,7 +265,7 @@ func (c Cache) lock(ctx context.Context, name string, progress Progress) (unlock
 	l := flock.New(filepath.Join(c.Dir, "."+name+".lock"))
 	ok, err := l.TryLock()
 	if err == nil && !ok {
-		progress("waiting for another aivm that is adding an image", -1)
+		progress("waiting for another aivm that gets an image", -1)
 		_, err = l.TryLockContext(ctx, lockEvery)
 	}
 	if err != nil {

@@ -227,14 +227,10 @@ func (r cancelReader) Read(b []byte) (int, error) {
 }
 
 // Of many that want the same image one makes it.
-func TestCacheEnsureConcurrent(t *testing.T) {
+func TestCacheClaimAtOnce(t *testing.T) {
 	dir := t.TempDir()
+	ctx := context.Background()
 	var made, waited atomic.Int32
-	fetch := func(context.Context) (io.ReadCloser, error) {
-		made.Add(1)
-		time.Sleep(300 * time.Millisecond)
-		return io.NopCloser(bytes.NewReader(qcow2(nil))), nil
-	}
 	progress := func(line string, _ float64) {
 		if strings.Contains(line, "waiting for another") {
 			waited.Add(1)
@@ -243,9 +239,22 @@ func TestCacheEnsureConcurrent(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 6 {
 		wg.Go(func() {
-			e, err := Cache{Dir: dir}.Ensure(context.Background(), Ref{Kind: KindAuto}, fetch, progress)
-			if err != nil || e.Format != QCOW2 {
-				t.Errorf("%+v %v", e, err)
+			c := Cache{Dir: filepath.Join(dir, "images")}
+			e, found, release, err := c.Claim(ctx, Ref{Kind: KindAuto}, progress)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer release()
+			if !found {
+				made.Add(1)
+				time.Sleep(300 * time.Millisecond)
+				if e, err = c.Add(ctx, bytes.NewReader(qcow2(nil)), debian.String(), nil); err != nil {
+					t.Error(err)
+				}
+			}
+			if e.Format != QCOW2 {
+				t.Errorf("%+v", e)
 			}
 		})
 	}
@@ -255,16 +264,16 @@ func TestCacheEnsureConcurrent(t *testing.T) {
 	}
 }
 
-func TestCacheEnsureStopsWaiting(t *testing.T) {
+func TestCacheClaimStopsWaiting(t *testing.T) {
 	c := Cache{Dir: t.TempDir()}
-	unlock, err := c.lock(context.Background(), "fetch", func(string, float64) {})
+	_, _, release, err := c.Claim(context.Background(), debian, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unlock()
+	defer release()
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := c.Ensure(ctx, debian, nil, nil); !errors.Is(err, context.DeadlineExceeded) {
+	if _, _, _, err := c.Claim(ctx, debian, nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
 }
