@@ -13,8 +13,8 @@ import (
 	libvirt "github.com/digitalocean/go-libvirt"
 )
 
-// real is a connection to the libvirt of this machine.
-func real(t *testing.T) *Conn {
+// daemon is a connection to the libvirt of this machine.
+func daemon(t *testing.T) *Conn {
 	t.Helper()
 	c, err := Dial(context.Background())
 	if err != nil {
@@ -35,7 +35,7 @@ func ownPool(t *testing.T) (name, dir string) {
 	}
 	name = fmt.Sprintf("virttest%d-%s", os.Getpid(), t.Name())
 	t.Cleanup(func() {
-		c := real(t)
+		c := daemon(t)
 		if p, err := c.l.StoragePoolLookupByName(name); err == nil {
 			_ = c.l.StoragePoolDestroy(p)
 			if err := c.l.StoragePoolUndefine(p); err != nil {
@@ -53,7 +53,7 @@ func TestEnsurePoolAtOnce(t *testing.T) {
 	start := make(chan struct{})
 	var wg sync.WaitGroup
 	for range 6 {
-		c := real(t)
+		c := daemon(t)
 		wg.Go(func() {
 			<-start
 			if err := c.EnsurePool(context.Background(), name, dir); err != nil {
@@ -63,11 +63,11 @@ func TestEnsurePoolAtOnce(t *testing.T) {
 	}
 	close(start)
 	wg.Wait()
-	p, err := real(t).PoolAt(context.Background(), dir)
+	p, err := daemon(t).PoolAt(context.Background(), dir)
 	if err != nil || p.Name != name || !p.Active {
 		t.Errorf("%+v %v", p, err)
 	}
-	if err := real(t).EnsurePool(context.Background(), name, dir+"2"); !errors.Is(err, errForeignPool) {
+	if err := daemon(t).EnsurePool(context.Background(), name, dir+"2"); !errors.Is(err, errForeignPool) {
 		t.Errorf("a pool elsewhere: %v", err)
 	}
 }
@@ -76,7 +76,7 @@ func TestEnsurePoolAtOnce(t *testing.T) {
 func TestPoolAtWhileVolumesAreMade(t *testing.T) {
 	ctx := context.Background()
 	name, dir := ownPool(t)
-	c := real(t)
+	c := daemon(t)
 	if err := c.EnsurePool(ctx, name, dir); err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +85,7 @@ func TestPoolAtWhileVolumesAreMade(t *testing.T) {
 	defer wg.Wait()
 	defer close(stop)
 	for w := range 3 {
-		c := real(t)
+		c := daemon(t)
 		wg.Go(func() {
 			for i := 0; ; i++ {
 				select {
@@ -124,7 +124,7 @@ func TestPoolAtWhileVolumesAreMade(t *testing.T) {
 func TestVolumes(t *testing.T) {
 	ctx := context.Background()
 	name, dir := ownPool(t)
-	c := real(t)
+	c := daemon(t)
 	if err := c.EnsurePool(ctx, name, dir); err != nil {
 		t.Fatal(err)
 	}
