@@ -29,7 +29,7 @@ func daemon(t *testing.T) *Conn {
 func ownPool(t *testing.T) (name, dir string) {
 	t.Helper()
 	// Not t.TempDir: libvirt's own user has to get in.
-	dir, err := os.MkdirTemp("/var/tmp", "aivm-virt-test-")
+	top, err := os.MkdirTemp("/var/tmp", "aivm-virt-test-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,9 +42,9 @@ func ownPool(t *testing.T) (name, dir string) {
 				t.Error(err)
 			}
 		}
-		_ = os.RemoveAll(dir)
+		_ = os.RemoveAll(top)
 	})
-	return name, dir + "/pool"
+	return name, top + "/pool"
 }
 
 // All who make the same pool at the same time get it.
