@@ -227,7 +227,7 @@ func TestPlan(t *testing.T) {
 		name, want string
 		f          Facts
 	}{
-		{"from nothing", "network.define:aivm-net ask,network.start:aivm-net ,network.reserve:a ,", facts(nil, nil)},
+		{"from nothing", "network.define:aivm-net ask,network.reserve:a ,network.start:aivm-net ,", facts(nil, nil)},
 		{"all there", "", facts([]*virt.Network{lnet("aivm-net", "virbr-aivm", "10.77.0.0/24", me, r)}, nil)},
 		{"no reservation", "network.reserve:a ,", facts([]*virt.Network{lnet("aivm-net", "virbr-aivm", "10.77.0.0/24", me)}, nil)},
 	} {

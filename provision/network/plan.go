@@ -78,24 +78,9 @@ func Plan(f Facts, w Wanted, lv func() (Libvirt, error)) ([]plan.Action, error) 
 			},
 		})
 	}
-	if n == nil || !n.Active || !n.Autostart {
-		out = append(out, plan.Action{
-			ID:    "network.start:" + w.Spec.Name,
-			Why:   "start the network " + w.Spec.Name,
-			Shows: []string{"virsh net-start " + w.Spec.Name, "virsh net-autostart " + w.Spec.Name}, Timing: "define",
-			Do: func(ctx context.Context) error {
-				l, err := lv()
-				if err != nil {
-					return err
-				}
-				return start(ctx, l, w.Spec.Name)
-			},
-		})
-	}
-	if w.VM == "" {
-		return out, nil
-	}
-	if n == nil || !reserved(n, w) {
+	// Before the start: a network that runs reloads its DHCP service and its
+	// rules for every reservation, half a second here.
+	if w.VM != "" && (n == nil || !reserved(n, w)) {
 		out = append(out, plan.Action{
 			ID:    "network.reserve:" + w.VM,
 			Why:   fmt.Sprintf("reserve the address %s for %s", w.IP, w.VM),
@@ -108,6 +93,20 @@ func Plan(f Facts, w Wanted, lv func() (Libvirt, error)) ([]plan.Action, error) 
 					return err
 				}
 				return reserve(ctx, l, w)
+			},
+		})
+	}
+	if n == nil || !n.Active || !n.Autostart {
+		out = append(out, plan.Action{
+			ID:    "network.start:" + w.Spec.Name,
+			Why:   "start the network " + w.Spec.Name,
+			Shows: []string{"virsh net-start " + w.Spec.Name, "virsh net-autostart " + w.Spec.Name}, Timing: "define",
+			Do: func(ctx context.Context) error {
+				l, err := lv()
+				if err != nil {
+					return err
+				}
+				return start(ctx, l, w.Spec.Name)
 			},
 		})
 	}
