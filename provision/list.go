@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sort"
+	"sync"
 
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/root/mountinfo"
@@ -67,7 +68,12 @@ func (e *Env) Listing(ctx context.Context) (Listing, error) {
 	}
 	c := store.Config
 	out := Listing{Schema: 1, Store: store.Path, ActiveVM: c.ActiveVM, VMs: []ListedVM{}, Networks: []ListedNetwork{}, Folders: []ListedFolder{}}
-	states := e.states(ctx, len(c.VMs) > 0)
+	// libvirt answers while the mount table is read.
+	var states func(string) string
+	var asked sync.WaitGroup
+	asked.Go(func() { states = e.states(ctx, len(c.VMs) > 0) })
+	out.Folders = e.folders(c)
+	asked.Wait()
 	for _, vm := range c.VMs {
 		l := ListedVM{Name: vm.Name, Alias: vm.Name, State: states(vm.Name), Network: vm.NetworkName, CPUs: vm.VM.CPUs, RAMMB: vm.VM.RAMMB, DiskGB: vm.VM.DiskGB, Image: vm.Image.Name}
 		if in, err := loadInstance(e.SSH, vm.Name); err == nil && in != nil {
@@ -81,7 +87,6 @@ func (e *Env) Listing(ctx context.Context) (Listing, error) {
 			Name: n.Name, Bridge: n.Network.Bridge, Subnet: n.Network.SubnetCIDR, Firewall: false, VMs: len(c.NetworkUsers(n.Name)),
 		})
 	}
-	out.Folders = e.folders(c)
 	sort.Slice(out.VMs, func(i, j int) bool { return out.VMs[i].Name < out.VMs[j].Name })
 	sort.Slice(out.Networks, func(i, j int) bool { return out.Networks[i].Name < out.Networks[j].Name })
 	return out, nil

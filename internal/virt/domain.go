@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 
 	libvirt "github.com/digitalocean/go-libvirt"
 	"libvirt.org/go/libvirtxml"
@@ -133,7 +134,7 @@ func (c *Conn) Domain(ctx context.Context, name string) (*Domain, error) {
 
 // States returns the state of each domain of aivm's that belongs to owner, by
 // name. Reading marks and states alone is a tenth of the work that reading
-// definitions is, and `aivm list` needs no more.
+// definitions is, and `aivm list` needs no more; all of it is asked at once.
 func (c *Conn) States(ctx context.Context, owner int) (map[string]State, error) {
 	out := map[string]State{}
 	err := c.do(ctx, func() error {
@@ -141,27 +142,33 @@ func (c *Conn) States(ctx context.Context, owner int) (map[string]State, error) 
 		if err != nil {
 			return err
 		}
-		for _, d := range ds {
+		type answer struct {
+			mark           string
+			markErr, stErr error
+			st             int32
+		}
+		answers := make([]answer, len(ds))
+		var wg sync.WaitGroup
+		for i, d := range ds {
+			a := &answers[i]
+			wg.Go(func() {
+				a.mark, a.markErr = c.l.DomainGetMetadata(d, int32(libvirt.DomainMetadataElement), libvirt.OptString{MarkNS}, 0)
+			})
+			wg.Go(func() { a.st, _, a.stErr = c.l.DomainGetState(d, 0) })
+		}
+		wg.Wait()
+		for i, a := range answers {
 			// Of a domain without the mark libvirt says that it has no such
 			// metadata; of one that is gone by now, that it is gone.
-			mark, err := c.l.DomainGetMetadata(d, int32(libvirt.DomainMetadataElement), libvirt.OptString{MarkNS}, 0)
-			if isCode(err, libvirt.ErrNoDomainMetadata) || errors.Is(translate(err), ErrNotFound) {
+			if isCode(a.markErr, libvirt.ErrNoDomainMetadata) || errors.Is(translate(a.markErr), ErrNotFound) || errors.Is(translate(a.stErr), ErrNotFound) {
 				continue
 			}
-			if err != nil {
+			if err := errors.Join(a.markErr, a.stErr); err != nil {
 				return err
 			}
-			if !parseElement(mark).By(owner) {
-				continue
+			if parseElement(a.mark).By(owner) {
+				out[ds[i].Name] = state(a.st)
 			}
-			st, _, err := c.l.DomainGetState(d, 0)
-			if errors.Is(translate(err), ErrNotFound) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			out[d.Name] = state(st)
 		}
 		return nil
 	})
