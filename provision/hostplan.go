@@ -311,6 +311,10 @@ func (e *Env) planStoreVM(w *want, f *facts) []plan.Action {
 			})
 			if err == nil {
 				w.newVM = false
+				if e.Verb == "create" {
+					// What is recorded is not created again.
+					e.Rerun = "aivm vm up " + w.name
+				}
 			}
 			return err
 		},
