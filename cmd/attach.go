@@ -21,11 +21,7 @@ Examples:
 ` + exitStatuses,
 		ValidArgsFunction: completeFolder,
 		RunE: func(c *cobra.Command, args []string) error {
-			folder, err := a.folder(args)
-			if err != nil {
-				return err
-			}
-			e, err := a.provision("attach")
+			e, folder, err := a.onFolder("attach", args)
 			if err != nil {
 				return err
 			}

@@ -23,11 +23,7 @@ Examples:
 ` + exitStatuses,
 		ValidArgsFunction: completeFolder,
 		RunE: func(c *cobra.Command, args []string) error {
-			folder, err := a.folder(args)
-			if err != nil {
-				return err
-			}
-			e, err := a.provision("code")
+			e, folder, err := a.onFolder("code", args)
 			if err != nil {
 				return err
 			}

@@ -118,22 +118,14 @@ Examples:
   aivm config path --json
 ` + exitStatuses,
 		RunE: func(*cobra.Command, []string) error {
-			path, err := a.storePath()
+			s, cwd, err := a.here()
 			if err != nil {
 				return err
-			}
-			s, err := config.Load(path)
-			if err != nil {
-				return err
-			}
-			cwd, err := os.Getwd()
-			if err != nil {
-				return ui.Failed("the working directory: %w", err)
 			}
 			if a.hostSrc != "" {
 				cwd = a.hostSrc
 			}
-			l := located{Schema: 1, Config: path, Exists: s.Exists, Cwd: cwd, ActiveVM: s.Config.ActiveVM, AttachmentVMs: []string{}}
+			l := located{Schema: 1, Config: s.Path, Exists: s.Exists, Cwd: cwd, ActiveVM: s.Config.ActiveVM, AttachmentVMs: []string{}}
 			for _, at := range s.Config.AttachmentsOf(cwd) {
 				l.AttachmentVMs = append(l.AttachmentVMs, at.VMName)
 			}

@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"errors"
+	"os"
 
 	"al.essio.dev/pkg/shellescape"
 	"github.com/spf13/cobra"
@@ -26,6 +27,33 @@ func (a *app) provision(verb string) (*provision.Env, error) {
 }
 
 func (a *app) storePath() (string, error) { return provision.StorePath(a.config) }
+
+// here is the store and the working directory, for what only looks.
+func (a *app) here() (*config.Store, string, error) {
+	path, err := a.storePath()
+	if err != nil {
+		return nil, "", err
+	}
+	s, err := config.Load(path)
+	if err != nil {
+		return nil, "", err
+	}
+	cwd, err := os.Getwd()
+	if err != nil {
+		return nil, "", ui.Failed("the working directory: %w", err)
+	}
+	return s, cwd, nil
+}
+
+// onFolder is the world and the folder of a verb that takes one.
+func (a *app) onFolder(verb string, args []string) (*provision.Env, string, error) {
+	folder, err := a.folder(args)
+	if err != nil {
+		return nil, "", err
+	}
+	e, err := a.provision(verb)
+	return e, folder, err
+}
 
 // flags shared by several verbs.
 

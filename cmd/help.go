@@ -1,13 +1,9 @@
 package cmd
 
 import (
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
-
-	"aivm.dev/aivm/internal/config"
-	"aivm.dev/aivm/internal/ui"
 )
 
 // helpCmd is "aivm help": of a command, or one of the three pages 0.3 had.
@@ -117,17 +113,9 @@ Examples:
   aivm help raw --vm work
 ` + exitStatuses,
 		RunE: func(*cobra.Command, []string) error {
-			path, err := a.storePath()
+			s, cwd, err := a.here()
 			if err != nil {
 				return err
-			}
-			s, err := config.Load(path)
-			if err != nil {
-				return err
-			}
-			cwd, err := os.Getwd()
-			if err != nil {
-				return ui.Failed("the working directory: %w", err)
 			}
 			r, err := s.Resolve(cwd, vm)
 			if err != nil {

@@ -35,11 +35,7 @@ ssh itself has it. The kind of failure is in the error that --json prints.`,
 			} else if len(args) > 1 {
 				return ui.Usage("put -- before the command").Hint("aivm ssh . -- " + quoteWord(args[1]))
 			}
-			folder, err := a.folder(args)
-			if err != nil {
-				return err
-			}
-			e, err := a.provision(sshName)
+			e, folder, err := a.onFolder(sshName, args)
 			if err != nil {
 				return err
 			}

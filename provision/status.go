@@ -45,7 +45,7 @@ func (e *Env) Status(ctx context.Context, vmFlag string, sudo bool) (Status, err
 		if vmFlag != "" {
 			return st, err
 		}
-		st.add(e.hostChecks(sudo)...)
+		st.add(e.hostChecks()...)
 		return st, nil
 	}
 	st.VM = res.VM
@@ -58,7 +58,7 @@ func (e *Env) Status(ctx context.Context, vmFlag string, sudo bool) (Status, err
 			e.warnOnce(err.Error())
 		}
 	}
-	st.add(e.hostChecks(sudo)...)
+	st.add(e.hostChecks()...)
 	f, inst, err := e.look(ctx, w)
 	if err != nil {
 		return st, err
@@ -109,7 +109,7 @@ func (s *Status) add(cs ...host.Check) {
 	}
 }
 
-func (e *Env) hostChecks(bool) []host.Check {
+func (e *Env) hostChecks() []host.Check {
 	f := e.hostFacts()
 	tools, pkgs := host.Missing(f, host.Need{})
 	deps := host.Check{ID: "host", Label: "Host dependencies", State: "ok", Detail: "everything is installed"}

@@ -171,9 +171,3 @@ func translate(err error) error {
 	}
 	return err
 }
-
-// Version is the daemon's library version as major*1e6+minor*1e3+release.
-func (c *Conn) Version(ctx context.Context) (v uint64, err error) {
-	err = c.do(ctx, func() error { v, err = c.l.ConnectGetLibVersion(); return err })
-	return v, err
-}

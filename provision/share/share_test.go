@@ -106,7 +106,7 @@ func TestRefuse(t *testing.T) {
 	}
 	home := filepath.Join(base, "home", "u")
 	state := filepath.Join(home, ".local", "state", "aivm")
-	for _, d := range []string{home + "/work/p", home + "/.config/gh", home + "/.config/nvim", home + "/.ssh", state, base + "/keys/real", base + "/other/.gnupg", home + "/dots/aws/in"} {
+	for _, d := range []string{home + "/code/p", home + "/.config/gh", home + "/.config/nvim", home + "/.ssh", state, base + "/keys/real", base + "/other/.gnupg", home + "/dots/aws/in"} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -117,7 +117,7 @@ func TestRefuse(t *testing.T) {
 		}
 	}
 	own := []string{state, filepath.Join(home, ".config", "aivm")}
-	fine := []string{home + "/work", home + "/work/p", home + "/.config/nvim", base + "/keys-not", "/srv/x", "/etcetera", home + "/.sshx"}
+	fine := []string{home + "/code", home + "/code/p", home + "/.config/nvim", base + "/keys-not", "/srv/x", "/etcetera", home + "/.sshx"}
 	no := map[string]bool{ // path: --allow-sensitive lifts it
 		"/": false, "/etc": true, "/etc/ssh": true, "/etc/nginx": true, "/proc": true, "/sys/kernel": true, "/root": true, filepath.Dir(home): true,
 		home: true, home + "/.ssh": true, home + "/.ssh/sub": true, home + "/.config": true, home + "/.config/gh": true, home + "/.gnupg": true,
@@ -144,7 +144,7 @@ func TestRefuse(t *testing.T) {
 		if err := Refuse(p, home, own, []string{"/elsewhere", p}); (err == nil) != lifted {
 			t.Errorf("%s with --allow-sensitive: %v", p, err)
 		}
-		if err := Refuse(p, home, own, []string{"/elsewhere", home + "/work"}); err == nil {
+		if err := Refuse(p, home, own, []string{"/elsewhere", home + "/code"}); err == nil {
 			t.Errorf("%s: lifted by another path", p)
 		}
 	}
