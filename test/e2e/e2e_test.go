@@ -57,9 +57,10 @@ func run(m *testing.M) int {
 	}
 	before := networks()
 	code := m.Run()
-	// `vm delete` keeps the network for the next VM; the tests' own go.
+	// `vm delete` keeps the network for the next VM; the tests' own go, and
+	// nobody else's that came meanwhile.
 	for n := range networks() {
-		if !before[n] {
+		if !before[n] && strings.HasPrefix(n, "aivm-net") {
 			_ = exec.Command("virsh", "-c", "qemu:///system", "net-destroy", n).Run()
 			_ = exec.Command("virsh", "-c", "qemu:///system", "net-undefine", n).Run()
 		}
