@@ -8,8 +8,31 @@ import (
 
 func (a *app) hostCmd() *cobra.Command {
 	return group("host", "Look at and prepare this machine", `  aivm host doctor
-  aivm host image-fetch
-`, a.hostDoctorCmd(), a.hostImageFetchCmd())
+  aivm host install-deps
+`, a.hostDoctorCmd(), a.hostInstallDepsCmd(), a.hostImageFetchCmd())
+}
+
+func (a *app) hostInstallDepsCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use: "install-deps", Short: "Install the packages VMs need", Args: noArgs,
+		Long: `Install the packages VMs need: QEMU, libvirt, virtiofsd, the tools for networks,
+and, on Debian and Ubuntu, those that build a guest image. With apt, dnf, pacman
+or zypper; elsewhere their names are printed. "aivm code ." does it as well.
+
+Examples:
+  aivm host install-deps --dry-run
+  aivm host install-deps --yes
+` + exitStatuses,
+		RunE: func(c *cobra.Command, _ []string) error {
+			e, err := a.provision("install-deps")
+			if err != nil {
+				return err
+			}
+			return e.InstallDeps(c.Context())
+		},
+	}
+	a.dryRunFlag(c)
+	return c
 }
 
 func (a *app) hostDoctorCmd() *cobra.Command {

@@ -115,7 +115,7 @@ func (e *Env) hostChecks() []host.Check {
 	deps := host.Check{ID: "host", Label: "Host dependencies", State: "ok", Detail: "everything is installed"}
 	if len(tools) > 0 {
 		deps.State, deps.Detail = "bad", "missing: "+strings.Join(tools, ", ")
-		deps.Fix = []string{"sudo apt-get install --no-install-recommends " + strings.Join(pkgs, " ")}
+		deps.Fix = host.FixPackages(f, pkgs)
 	}
 	accel, slow := host.Accel(f)
 	run := host.Check{ID: "runtime", Label: "Runtime environment", State: "ok", Detail: "KVM"}

@@ -101,7 +101,10 @@ func (e executor) run(ctx context.Context, op Op, progress Progress) (Result, er
 	case Unbind:
 		return Result{}, unbind(o)
 	case Packages:
-		return Result{}, installPackages(ctx, o, progress)
+		if o.Manager == "apt" {
+			return Result{}, installPackages(ctx, o, progress)
+		}
+		return Result{}, installWith(ctx, o, progress)
 	case Service:
 		return Result{}, daemons[o.Name].start(ctx, progress)
 	case KVMDevice:

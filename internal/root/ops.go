@@ -14,6 +14,7 @@ package root
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -77,13 +78,13 @@ type Unexport struct {
 
 // Packages installs packages with the host's package manager.
 type Packages struct {
-	Manager string   `json:"manager"` // "apt"
+	Manager string   `json:"manager"` // "apt", "dnf", "pacman" or "zypper"
 	Names   []string `json:"names"`
 }
 
 // Service starts a daemon: through systemd where it runs, directly otherwise.
 type Service struct {
-	Name string `json:"name"` // "libvirtd", "virtlogd"
+	Name string `json:"name"` // a key of daemons: "libvirtd", "virtlogd", ...
 }
 
 // KVMDevice gives group kvm the device /dev/kvm, as QEMU's udev rule does;
@@ -158,7 +159,11 @@ func (o Unexport) Shows() []string {
 }
 
 func (o Packages) Shows() []string {
-	return []string{"apt-get install --no-install-recommends " + strings.Join(o.Names, " ")}
+	argv := []string{"apt-get", "install", "--no-install-recommends"}
+	if m, ok := otherManagers[o.Manager]; ok {
+		argv = slices.DeleteFunc(slices.Clone(m.install), func(w string) bool { return w == "-y" || w == "--noconfirm" || w == "--non-interactive" })
+	}
+	return []string{strings.Join(append(argv, o.Names...), " ")}
 }
 
 func (o Service) Shows() []string { return []string{"start " + o.Name} }

@@ -22,6 +22,11 @@ type daemon struct {
 
 var daemons = map[string]daemon{
 	"libvirtd": {unit: "libvirtd.service", argv: []string{"libvirtd", "-d"}, socket: "/run/libvirt/libvirt-sock", wait: 60 * time.Second},
+	// The parts of a modular libvirt; systemd starts them when somebody connects.
+	"virtqemud":    {unit: "virtqemud.socket", argv: []string{"virtqemud", "-d"}, socket: "/run/libvirt/virtqemud-sock", wait: 60 * time.Second},
+	"virtnetworkd": {unit: "virtnetworkd.socket", argv: []string{"virtnetworkd", "-d"}, socket: "/run/libvirt/virtnetworkd-sock", wait: 30 * time.Second},
+	"virtstoraged": {unit: "virtstoraged.socket", argv: []string{"virtstoraged", "-d"}, socket: "/run/libvirt/virtstoraged-sock", wait: 30 * time.Second},
+
 	"virtlogd": {unit: "virtlogd.service", argv: []string{"virtlogd", "-d"}, socket: "/run/libvirt/virtlogd-sock", wait: 30 * time.Second},
 }
 

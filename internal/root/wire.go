@@ -168,7 +168,7 @@ func validate(op Op, caller int) error {
 		}
 		return key(o.VMKey)
 	case Packages:
-		if o.Manager != "apt" {
+		if _, other := otherManagers[o.Manager]; !other && o.Manager != "apt" {
 			return bad("package manager", o.Manager)
 		}
 		if len(o.Names) == 0 || len(o.Names) > 200 {

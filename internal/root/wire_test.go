@@ -109,6 +109,8 @@ func TestValidateRefuses(t *testing.T) {
 		Packages{Manager: "apt", Names: []string{"ok1", "./x.deb"}},
 		Packages{Manager: "apt", Names: []string{"git/sid"}},
 		Packages{Manager: "apt", Names: []string{"git="}},
+		Packages{Manager: "dnf", Names: []string{"--nogpgcheck"}},
+		Packages{Manager: "pacman"},
 		Service{Name: "sshd"},
 		Service{Name: ""},
 		LibvirtSocket{Path: "/run/docker.sock"},

@@ -112,8 +112,10 @@ func checkSystem(f Facts) Check {
 	case f.OSErr != nil:
 		c.State, c.Detail = Unknown, f.OSErr.Error()
 	default:
-		if _, missing := Missing(f, Need{Image: true}); len(missing) > 0 && aptHost(f, missing) != nil {
-			c.Detail += ": packages have to be installed by hand"
+		if _, missing := Missing(f, Need{}); len(missing) > 0 {
+			if _, err := install(f, missing); err != nil {
+				c.Detail += ": packages have to be installed by hand"
+			}
 		}
 	}
 	return c
@@ -130,10 +132,8 @@ func checkTools(f Facts, id, label string, need Need) Check {
 		return c
 	}
 	c.State, c.Detail = Bad, "missing: "+strings.Join(tools, ", ")
-	if aptHost(f, packages) == nil {
-		c.Fix = []string{"sudo apt-get install --no-install-recommends " + strings.Join(packages, " ")}
-	} else {
-		c.Fix = []string{"install what Debian calls " + strings.Join(packages, " ")}
+	if len(packages) > 0 {
+		c.Fix = FixPackages(f, packages)
 	}
 	if need.Image {
 		// Nothing needs them as long as a finished image is there.
@@ -169,7 +169,7 @@ func checkLibvirtd(f Facts) Check {
 		c.Fix = []string{"sudo adduser $USER libvirt, then log in again (group libvirt can do what root can)"}
 	default:
 		c.State, c.Detail = Bad, fmt.Sprintf("does not answer: %v", d.Err)
-		c.Fix = []string{"sudo " + startCommand(f, "libvirtd")}
+		c.Fix = []string{"sudo " + startCommand(f, d.Name)}
 	}
 	return c
 }

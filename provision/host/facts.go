@@ -31,6 +31,7 @@ type KVMFact struct {
 
 // DaemonFact is a libvirt daemon as its socket shows it.
 type DaemonFact struct {
+	Name        string
 	SocketPath  string
 	Exists      bool
 	Connectable bool
@@ -53,11 +54,13 @@ type Facts struct {
 	KVM        KVMFact
 	KVMClosed  bool              // /dev/kvm is there and closed to group kvm, and no udev will open it
 	Tools      map[string]string // name to path, for what was found
-	Libvirtd   DaemonFact
+	Libvirtd   DaemonFact        // the hypervisor's: libvirtd, or virtqemud where libvirt is modular
 	Virtlogd   DaemonFact
-	Systemd    bool   // systemd is the init system
-	Container  string // "docker", "lxc", ... when this is a container
+	Parts      []DaemonFact // further daemons of a modular libvirt: networks, storage
+	Systemd    bool         // systemd is the init system
+	Container  string       // "docker", "lxc", ... when this is a container
 	WSL        bool
+	Immutable  string // what keeps packages from being installed in place: "rpm-ostree", ...
 	Root       bool
 	IDMapErr   error // the kernel cannot map owners of a mount
 
@@ -77,7 +80,7 @@ var (
 // programs are looked for in PATH and binDirs.
 var programs = []string{
 	"qemu-system-x86_64", "qemu-img", "libvirtd", "virtlogd", "dnsmasq", "nft", "iptables", "ip",
-	"ssh", "ssh-keygen", "git", "mmdebstrap", "extlinux", "sfdisk", "mke2fs",
+	"virtqemud", "ssh", "ssh-keygen", "git", "mmdebstrap", "extlinux", "sfdisk", "mke2fs",
 }
 
 // Observe reads the facts: a few dozen looks at paths, some small files and
@@ -98,8 +101,8 @@ func Observe(env Env) Facts {
 	f.KVM = kvm(env, f.CPUFlags, cpuErr)
 	f.KVMClosed = kvmClosed(env)
 	f.Tools = tools(env)
-	f.Libvirtd = daemon(env, "/run/libvirt/libvirt-sock", "/run/libvirtd.pid", "libvirtd")
-	f.Virtlogd = daemon(env, "/run/libvirt/virtlogd-sock", "/run/virtlogd.pid", "virtlogd")
+	f.Immutable = immutableBy(env, f.OS)
+	observeDaemons(env, &f)
 	_, err := env.Stat("/run/systemd/system") // sd_booted(3)
 	f.Systemd = err == nil
 	f.Container = container(env)
@@ -244,6 +247,9 @@ func tools(env Env) map[string]string {
 			}
 		}
 	}
+	if found["qemu-system-x86_64"] == "" {
+		first("qemu-system-x86_64", []string{"/usr/libexec/qemu-kvm"}) // RHEL's only place and name for it
+	}
 	first("virtiofsd", virtiofsdPaths)
 	first("debian-archive-keyring", keyringPaths)
 	first("gptmbr.bin", mbrPaths)
@@ -257,17 +263,38 @@ func tools(env Env) map[string]string {
 	return found
 }
 
-func daemon(env Env, socket, pidFile, comm string) DaemonFact {
-	d := DaemonFact{SocketPath: socket}
-	_, err := env.Stat(socket)
+// observeDaemons looks at libvirt as one daemon, or as its parts where it comes
+// in parts alone (Fedora, RHEL, openSUSE; libvirt.org/daemons.html) or these
+// listen already. virtqemud passes calls for networks and storage on to theirs.
+func observeDaemons(env Env, f *Facts) {
+	f.Virtlogd = daemon(env, "virtlogd", "virtlogd-sock")
+	f.Libvirtd = daemon(env, "libvirtd", "libvirt-sock")
+	one := f.Tools["libvirtd"] != ""
+	if !one && f.Tools["virtqemud"] != "" {
+		f.Tools["libvirtd"] = f.Tools["virtqemud"]
+	}
+	if f.Tools["virtqemud"] == "" || f.Libvirtd.Connectable || f.Libvirtd.Running {
+		return
+	}
+	q := daemon(env, "virtqemud", "virtqemud-sock")
+	if one && !q.Exists {
+		return
+	}
+	f.Libvirtd = q
+	f.Parts = []DaemonFact{daemon(env, "virtnetworkd", "virtnetworkd-sock"), daemon(env, "virtstoraged", "virtstoraged-sock")}
+}
+
+func daemon(env Env, name, socket string) DaemonFact {
+	d := DaemonFact{Name: name, SocketPath: "/run/libvirt/" + socket}
+	_, err := env.Stat(d.SocketPath)
 	// A directory we may not look into hides the socket; it does not remove it.
 	d.Exists = err == nil || !errors.Is(err, fs.ErrNotExist)
 	if d.Exists {
-		err = env.DialUnix(socket)
+		err = env.DialUnix(d.SocketPath)
 		d.Connectable = err == nil
 	}
 	d.Err = err
-	d.Running = d.Connectable || running(env, pidFile, comm)
+	d.Running = d.Connectable || running(env, "/run/"+name+".pid", name)
 	return d
 }
 

@@ -68,6 +68,7 @@ const (
 	ubuntu2404 = "PRETTY_NAME=\"Ubuntu 24.04.1 LTS\"\nVERSION_ID=\"24.04\"\nVERSION_CODENAME=noble\nUBUNTU_CODENAME=noble\nID=ubuntu\nID_LIKE=debian\n"
 	mint22     = "PRETTY_NAME=\"Linux Mint 22\"\nVERSION_ID=\"22\"\nVERSION_CODENAME=wilma\nUBUNTU_CODENAME=noble\nID=linuxmint\nID_LIKE=\"ubuntu debian\"\n"
 	mint21     = "PRETTY_NAME=\"Linux Mint 21.3\"\nVERSION_ID=\"21.3\"\nVERSION_CODENAME=virginia\nUBUNTU_CODENAME=jammy\nID=linuxmint\nID_LIKE=\"ubuntu debian\"\n"
+	gentoo     = "PRETTY_NAME=\"Gentoo Linux\"\nID=gentoo\n"
 	fedora     = "PRETTY_NAME=\"Fedora Linux 41\"\nVERSION_ID=41\nID=fedora\n"
 )
 

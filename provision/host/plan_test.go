@@ -95,7 +95,7 @@ func TestPlanRefuses(t *testing.T) {
 		env  fakeEnv
 		says []string
 	}{
-		{"Fedora", bare(fedora), []string{"Fedora Linux 41", "qemu-system-x86", "libvirt-daemon-system"}},
+		{"Gentoo", bare(gentoo), []string{"Gentoo Linux", "qemu-system-x86", "libvirt-daemon-system"}},
 		{"Debian 11", bare(debian11), []string{"Debian GNU/Linux 11", "oldest"}},
 		{"no os-release", unreadable, []string{"/etc/os-release"}},
 		{"arm64", arm, []string{"x86-64", "arm64"}},
@@ -115,7 +115,7 @@ func TestPlanRefuses(t *testing.T) {
 	}
 	t.Run("a foreign system that has everything", func(t *testing.T) {
 		e := full()
-		e.files["/etc/os-release"] = fedora
+		e.files["/etc/os-release"] = gentoo
 		if as, err := Plan(Observe(e.env()), Need{}); err != nil || len(as) != 0 {
 			t.Errorf("%v %v", as, err)
 		}

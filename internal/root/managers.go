@@ -1,0 +1,131 @@
+package root
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+
+	"aivm.dev/aivm/internal/ui"
+)
+
+// A manager is how a package manager other than apt is driven: apt tells how
+// far it is and is taught to mend itself (packages.go), these print lines.
+type manager struct {
+	missing func(ctx context.Context, names []string) ([]string, error)
+	install []string // and the names
+	env     []string
+	fine    []int  // exit statuses that say that it worked, but
+	lock    string // a file that is there while another one works, where the program does not wait itself
+	hint    string // what helps most often when it fails
+}
+
+var rpmMissing = eachMissing("rpm", "-q", "--whatprovides", "--")
+
+var otherManagers = map[string]manager{
+	"dnf": {
+		missing: rpmMissing,
+		install: []string{"dnf", "-y", "--setopt=install_weak_deps=False", "install"},
+		hint:    "sudo dnf makecache",
+	},
+	"zypper": {
+		missing: rpmMissing,
+		install: []string{"zypper", "--non-interactive", "install", "--no-recommends"},
+		env:     []string{"ZYPP_LOCK_TIMEOUT=600"},
+		// zypper(8): reboot needed, restart of itself needed, a repository was skipped.
+		fine: []int{102, 103, 106},
+		hint: "sudo zypper refresh",
+	},
+	"pacman": {
+		// Without -y: new lists and old packages together are a partial upgrade,
+		// which Arch does not support.
+		missing: pacmanMissing,
+		install: []string{"pacman", "-S", "--needed", "--noconfirm"},
+		lock:    "/var/lib/pacman/db.lck",
+		hint:    "bring the whole system up to date first: sudo pacman -Syu",
+	},
+}
+
+// installWith brings the packages that are missing here with a manager that is
+// not apt.
+func installWith(ctx context.Context, o Packages, progress Progress) error {
+	m := otherManagers[o.Manager]
+	if _, err := lookProgram(m.install[0]); err != nil {
+		return ui.Refused("this machine has no %s to install packages with", m.install[0]).
+			Hint("install them by hand: " + strings.Join(o.Names, " "))
+	}
+	names, err := m.missing(ctx, o.Names)
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	if err := m.wait(ctx, progress, lockWait); err != nil {
+		return err
+	}
+	line := func(l string) {
+		if l = strings.TrimSpace(ui.Clean(l)); l != "" {
+			progress(l, -1)
+		}
+	}
+	_, err = program{argv: slices.Concat(m.install, names), env: m.env, line: line}.run(ctx)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && slices.Contains(m.fine, exit.ExitCode()) {
+		return nil
+	}
+	var e *ui.Error
+	if errors.As(err, &e) {
+		e.Hint(m.hint)
+	}
+	return err
+}
+
+// wait waits for the file that is there while another manager works; a manager
+// that was killed leaves it behind, and nobody but a person can tell.
+func (m manager) wait(ctx context.Context, progress Progress, limit time.Duration) error {
+	start := time.Now()
+	for m.lock != "" {
+		if _, err := os.Stat(m.lock); err != nil {
+			return nil
+		}
+		if time.Since(start) > limit {
+			return ui.Failed("another package manager is at work: %s has been there for %v", m.lock, limit).
+				Hint("if none is, one was killed: sudo rm " + m.lock)
+		}
+		progress("waiting for another package manager ("+m.lock+")", -1)
+		if err := pause(ctx, 500*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// eachMissing asks a program about one name at a time: it fails for those that
+// are not installed.
+func eachMissing(argv ...string) func(context.Context, []string) ([]string, error) {
+	return func(ctx context.Context, names []string) ([]string, error) {
+		var out []string
+		for _, n := range names {
+			if _, err := (program{argv: append(slices.Clone(argv), n)}).run(ctx); err != nil {
+				out = append(out, n)
+			}
+		}
+		return out, ctx.Err()
+	}
+}
+
+// pacmanMissing: "pacman -T" prints those that nothing installed provides, and
+// then fails with 127.
+func pacmanMissing(ctx context.Context, names []string) ([]string, error) {
+	var out []string
+	_, err := program{
+		argv: append([]string{"pacman", "-T", "--"}, names...),
+		line: func(l string) { out = append(out, strings.TrimSpace(l)) },
+	}.run(ctx)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == 127 {
+		err = nil
+	}
+	return slices.DeleteFunc(out, func(n string) bool { return !slices.Contains(names, n) }), err
+}
