@@ -117,7 +117,7 @@ Examples:
 		return e.Hint(c.CommandPath() + " --help")
 	})
 	c.SetHelpCommand(a.helpCmd())
-	c.AddCommand(a.codeCmd(), a.sshCmd(), a.attachCmd(), a.vmCmd(), a.statusCmd(), a.listCmd(), a.hostCmd(), a.configCmd(), a.rootApplyCmd())
+	c.AddCommand(a.codeCmd(), a.sshCmd(), a.attachCmd(), a.vmCmd(), a.statusCmd(), a.listCmd(), a.hostCmd(), a.configCmd(), a.rootApplyCmd(), a.rootHookCmd())
 	c.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		return pflag.NormalizedName(strings.ReplaceAll(name, "_", "-"))
 	})
@@ -163,7 +163,7 @@ func unknownCommand(c *cobra.Command, name string) error {
 // prepare refuses to start through sudo: files made for root would lie where
 // the user's belong, and the user's libvirt, keys and editor are not root's.
 func (a *app) prepare(c *cobra.Command) error {
-	if harmless := []string{root.Command, "help", "__complete", "__completeNoDesc", "completion"}; slices.Contains(harmless, c.Name()) ||
+	if harmless := []string{root.Command, root.HookCommand, "help", "__complete", "__completeNoDesc", "completion"}; slices.Contains(harmless, c.Name()) ||
 		c.HasParent() && slices.Contains(harmless, c.Parent().Name()) {
 		return nil
 	}

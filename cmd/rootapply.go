@@ -19,3 +19,14 @@ func (a *app) rootApplyCmd() *cobra.Command {
 		},
 	}
 }
+
+// rootHookCmd is what libvirt's hooks run, from the root-owned copy.
+func (a *app) rootHookCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: root.HookCommand, Hidden: true, Args: cobra.ArbitraryArgs, DisableFlagParsing: true,
+		Short: "Put rules and folders back in place (run by libvirt itself)",
+		RunE: func(c *cobra.Command, args []string) error {
+			return root.RunHook(c.Context(), args, os.Stdin)
+		},
+	}
+}

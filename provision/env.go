@@ -44,6 +44,7 @@ type Env struct {
 	Rerun     string                                    // the command line as typed, for hints
 	Hook      func(point string)                        // fault points; nil in the shipped program
 	DialVirt  func(context.Context) (*virt.Conn, error) // virt.Dial unless a test says otherwise
+	Wall      Wallkeeper                                // the walls as they are on this machine; nil: the real ones
 
 	store  *config.Store
 	timing *ui.Timing

@@ -186,6 +186,11 @@ func (e *Env) planVM(ctx context.Context, w *want, f *facts) ([]plan.Action, err
 		}
 		out, base = append(out, imageActions...), b
 	}
+	hooks, err := e.planHooks()
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, hooks...)
 	nas, err := network.Plan(f.net, network.Wanted{Spec: spec, Owner: e.UID, VM: w.name, MAC: mac, IP: ip}, e.networks(ctx))
 	if err != nil {
 		return nil, err

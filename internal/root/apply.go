@@ -114,6 +114,13 @@ func (e executor) run(ctx context.Context, op Op, progress Progress) (Result, er
 		return Result{File: f}, err
 	case BuildImage:
 		return buildImage(ctx, e.builders[o.Distro], o, progress)
+	case Hooks:
+		if o.Remove {
+			return Result{}, removeHooks()
+		}
+		return Result{}, installHooks(ctx, progress)
+	case Nft:
+		return Result{}, putWall(ctx, o, e.caller)
 	}
 	return Result{}, ui.Refused("the privileged helper knows no action %q", op.Kind())
 }

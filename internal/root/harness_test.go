@@ -32,6 +32,13 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if len(os.Args) > 1 && os.Args[1] == HookCommand {
+		if err := RunHook(context.Background(), os.Args[2:], os.Stdin); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(2)
+		}
+		return
+	}
 	if role := os.Getenv(roleEnv); role != "" {
 		os.Exit(roles[role]())
 	}
@@ -47,8 +54,9 @@ var roles = map[string]func() int{
 
 // privately reports whether this is the process in which a test may mount: root
 // in a mount namespace of its own, with /var/lib replaced by an empty folder.
-// If it is not, it runs the test there and reports its result.
-func privately(t *testing.T) (work string, ok bool) {
+// If it is not, it runs the test there and reports its result. more are
+// further namespaces it gets.
+func privately(t *testing.T, more ...uintptr) (work string, ok bool) {
 	t.Helper()
 	if work := os.Getenv(workEnv); work != "" {
 		return work, true
@@ -81,6 +89,9 @@ func privately(t *testing.T) (work string, ok bool) {
 	cmd := exec.Command(self, args...)
 	cmd.Env = append(os.Environ(), workEnv+"="+dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	for _, m := range more {
+		cmd.SysProcAttr.Unshareflags |= m
+	}
 	out, err := cmd.CombinedOutput()
 	if err != nil || !bytes.Contains(out, []byte("--- PASS: "+t.Name())) {
 		t.Fatalf("in a mount namespace of its own: %v\n%s", err, out)

@@ -19,6 +19,8 @@ import (
 	"strings"
 
 	"al.essio.dev/pkg/shellescape"
+
+	"aivm.dev/aivm/internal/wall"
 )
 
 // ExportBase is the directory below which every VM has its export root
@@ -104,6 +106,22 @@ type BuildImage struct {
 	Distro string `json:"distro"` // "debian-12"
 }
 
+// Hooks puts a root-owned copy of this program and two libvirt hook scripts
+// that run it in place, and has running daemons look for them. With Remove it
+// takes them away again, unless something still needs them.
+type Hooks struct {
+	Remove bool `json:"remove,omitempty"`
+}
+
+// Nft makes the firewall's rules of one network anew, in one transaction, and
+// records them for the network hook. The rules are made from the parameters
+// where the rights are; nobody hands in a ruleset. With Remove the rules and
+// the record go.
+type Nft struct {
+	Wall   wall.Wall `json:"wall"`
+	Remove bool      `json:"remove,omitempty"`
+}
+
 // Kind implements Op.
 func (Export) Kind() string        { return "export" }
 func (Bind) Kind() string          { return "bind" }
@@ -114,6 +132,8 @@ func (Service) Kind() string       { return "service" }
 func (KVMDevice) Kind() string     { return "kvm-device" }
 func (LibvirtSocket) Kind() string { return "libvirt-socket" }
 func (BuildImage) Kind() string    { return "build-image" }
+func (Hooks) Kind() string         { return "hooks" }
+func (Nft) Kind() string           { return "nft" }
 
 func (Export) sealed()        {}
 func (Bind) sealed()          {}
@@ -124,6 +144,8 @@ func (Service) sealed()       {}
 func (KVMDevice) sealed()     {}
 func (LibvirtSocket) sealed() {}
 func (BuildImage) sealed()    {}
+func (Hooks) sealed()         {}
+func (Nft) sealed()           {}
 
 // Shows implements Op.
 func (o Export) Shows() []string {
@@ -175,6 +197,33 @@ func (o LibvirtSocket) Shows() []string { return []string{"connect to " + o.Path
 
 func (o BuildImage) Shows() []string {
 	return []string{"mmdebstrap (" + o.Distro + ", from this machine's package mirror) into a bootable qcow2"}
+}
+
+// Shows implements Op.
+func (o Hooks) Shows() []string {
+	var out []string
+	for _, k := range hookKinds {
+		out = append(out, map[bool]string{false: "write ", true: "rm "}[o.Remove]+hookScript(k))
+	}
+	if o.Remove {
+		return append(out, "rm "+HookProgram)
+	}
+	return append([]string{"install -m 0755 (this program) " + HookProgram}, append(out, "kill -HUP (libvirtd, to look for hooks)")...)
+}
+
+// Shows implements Op.
+func (o Nft) Shows() []string {
+	if o.Remove {
+		out := []string{"rm " + netManifest(o.Wall.Network)}
+		for _, t := range o.Wall.Tables() {
+			out = append(out, "nft delete table "+t)
+		}
+		return out
+	}
+	return []string{
+		"nft -f - (tables " + strings.Join(o.Wall.Tables(), " and ") + ", nothing else; to read them: aivm host fw apply --dry-run)",
+		"write " + netManifest(o.Wall.Network),
+	}
 }
 
 func quote(s string) string { return shellescape.Quote(s) }

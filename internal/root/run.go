@@ -17,7 +17,8 @@ import (
 // A program is one run of an external program as root.
 type program struct {
 	argv  []string
-	env   []string   // added to the environment
+	env   []string // added to the environment
+	stdin []byte
 	files []*os.File // descriptors 3 and up
 	line  func(string)
 }
@@ -37,6 +38,9 @@ func (p program) run(ctx context.Context) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, path, p.argv[1:]...)
 	cmd.Env = append(os.Environ(), append([]string{"LC_ALL=C.UTF-8"}, p.env...)...)
 	cmd.ExtraFiles = p.files
+	if p.stdin != nil {
+		cmd.Stdin = bytes.NewReader(p.stdin)
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
 	cmd.WaitDelay = stopGrace

@@ -67,6 +67,8 @@ var kinds = map[string]func(json.RawMessage) (Op, error){
 	KVMDevice{}.Kind():     decodeAs[KVMDevice],
 	LibvirtSocket{}.Kind(): decodeAs[LibvirtSocket],
 	BuildImage{}.Kind():    decodeAs[BuildImage],
+	Hooks{}.Kind():         decodeAs[Hooks],
+	Nft{}.Kind():           decodeAs[Nft],
 }
 
 func decodeAs[T Op](raw json.RawMessage) (Op, error) {
@@ -195,6 +197,13 @@ func validate(op Op, caller int) error {
 	case BuildImage:
 		if !distroRE.MatchString(o.Distro) {
 			return bad("distribution", o.Distro)
+		}
+		return nil
+	case Hooks:
+		return nil
+	case Nft:
+		if err := o.Wall.Check(); err != nil {
+			return ui.Refused("action %q has an unusable %w", op.Kind(), err)
 		}
 		return nil
 	}

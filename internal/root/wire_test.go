@@ -4,13 +4,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/wall"
 )
 
 var goodOps = []Op{
@@ -23,6 +26,8 @@ var goodOps = []Op{
 	KVMDevice{},
 	LibvirtSocket{Path: "/run/libvirt/libvirt-sock"},
 	BuildImage{Distro: "debian-12"},
+	Hooks{},
+	Nft{Wall: testWall("aivm-net", "virbr-aivm")},
 }
 
 func TestOpsSurviveTheWire(t *testing.T) {
@@ -42,7 +47,7 @@ func TestOpsSurviveTheWire(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if d := cmp.Diff(op, got); d != "" {
+		if d := cmp.Diff(op, got, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); d != "" {
 			t.Error(d)
 		}
 		if err := validate(got, 1000); err != nil {
@@ -79,7 +84,21 @@ func TestRecordsRefused(t *testing.T) {
 func TestValidateRefuses(t *testing.T) {
 	good := goodOps[1].(Bind)
 	bind := func(change func(*Bind)) Op { b := good; change(&b); return b }
+	nft := func(change func(*wall.Wall)) Op { w := testWall("n", "b"); change(&w); return Nft{Wall: w} }
 	bad := []Op{
+		Nft{},
+		nft(func(w *wall.Wall) { w.Network = "../x" }), nft(func(w *wall.Wall) { w.Network = "" }), nft(func(w *wall.Wall) { w.Network = "a;b" }),
+		nft(func(w *wall.Wall) { w.Bridge = `b" drop; flush ruleset` }), nft(func(w *wall.Wall) { w.Bridge = strings.Repeat("b", 16) }),
+		nft(func(w *wall.Wall) { w.Prefix = "x { }" }), nft(func(w *wall.Wall) { w.Prefix = "" }),
+		nft(func(w *wall.Wall) { w.Subnet = netip.Prefix{} }), nft(func(w *wall.Wall) { w.Gateway = netip.MustParseAddr("8.8.8.8") }),
+		nft(func(w *wall.Wall) { w.Block = append(w.Block, netip.Prefix{}) }),
+		nft(func(w *wall.Wall) { w.Ports = []wall.Ports{{Proto: "sctp", First: 1, Last: 2}} }),
+		nft(func(w *wall.Wall) { w.Ports = []wall.Ports{{Proto: "tcp", First: 9, Last: 2}} }),
+		nft(func(w *wall.Wall) { w.LAN = []wall.Endpoint{{}} }),
+		nft(func(w *wall.Wall) { w.Guests = []wall.Guest{{MAC: "52:54:00:00:00:01; x", IP: w.Gateway}} }),
+		nft(func(w *wall.Wall) {
+			w.Guests = []wall.Guest{{MAC: "52:54:00:00:00:01", IP: netip.MustParseAddr("8.8.8.8")}}
+		}),
 		Export{},
 		Export{VMKey: "a"},
 		Export{VMKey: "1000-"},

@@ -1,0 +1,103 @@
+package root
+
+import (
+	"context"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/wall"
+)
+
+// RunHook is what libvirt runs (libvirt.org/hooks.html): kind, object's name,
+// operation, sub-operation, extra; the object's XML on stdin. An error keeps
+// the network or VM from starting. libvirt waits with its locks held, so
+// nothing here asks libvirt, and nothing takes long.
+func RunHook(ctx context.Context, args []string, stdin io.Reader) error {
+	if os.Geteuid() != 0 {
+		return ui.Refused("this is aivm's hook and is run by libvirt").Hint("aivm --help")
+	}
+	if len(args) < 3 {
+		return ui.Usage("a libvirt hook has a kind, a name and an operation")
+	}
+	kind, name, op := args[0], args[1], args[2]
+	switch kind {
+	case "network":
+		switch op {
+		case "start", "started", "port-created":
+			// At "start" the bridge is not there yet, so no guest is on it
+			// without rules; later, who flushed them meanwhile is answered.
+			return hookWall(ctx, name)
+		case "stopped":
+			return hookLower(ctx, name)
+		}
+	case "qemu":
+		if op == "prepare" {
+			return hookGuest(ctx, stdin)
+		}
+	}
+	return nil
+}
+
+// hookWall puts a network's wall up again; a network without one is not ours.
+func hookWall(ctx context.Context, network string) error {
+	if _, err := os.Lstat(netManifest(network)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	release, err := manifests()
+	if err != nil {
+		return err
+	}
+	defer release()
+	m, err := ReadNetManifest(network)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // removed a moment ago
+	}
+	if err != nil {
+		return ui.Failed("the wall of network %q is not known: %w", network, err).
+			Hint("aivm host fw apply", "to start it without: sudo rm "+netManifest(network))
+	}
+	return raise(ctx, m)
+}
+
+// hookLower takes the rules of a network that stopped away; the manifest stays
+// for its next start.
+func hookLower(ctx context.Context, network string) error {
+	release, err := manifests()
+	if err != nil {
+		return err
+	}
+	defer release()
+	m, err := ReadNetManifest(network)
+	if err != nil {
+		return ignoreMissing(err)
+	}
+	return load(ctx, wall.Removal(m.Wall))
+}
+
+// hookGuest runs before a VM starts: the walls of its networks are put up.
+func hookGuest(ctx context.Context, stdin io.Reader) error {
+	var d struct {
+		Interfaces []struct {
+			Source struct {
+				Network string `xml:"network,attr"`
+			} `xml:"source"`
+		} `xml:"devices>interface"`
+	}
+	if err := xml.NewDecoder(io.LimitReader(stdin, maxLine)).Decode(&d); err != nil {
+		return fmt.Errorf("reading the VM's definition: %w", err)
+	}
+	for _, i := range d.Interfaces {
+		if i.Source.Network == "" {
+			continue
+		}
+		if err := hookWall(ctx, i.Source.Network); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,305 @@
+package root
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"aivm.dev/aivm/internal/ui"
+)
+
+// What the hooks consist of. libvirt runs every program in NAME.d beside a
+// script NAME (libvirt.org/hooks.html, since 6.5), so other people's hooks
+// stay as they are.
+const (
+	// HookProgram is the copy of aivm libvirt's hooks run: root's, so that
+	// nothing a user can write is ever run as root by a daemon.
+	HookProgram = "/usr/local/libexec/aivm/aivm"
+	// HookCommand is the hidden verb that becomes the hook; it calls RunHook.
+	HookCommand = "root-hook"
+	hookBase    = "/etc/libvirt/hooks"
+)
+
+// hookKinds are the drivers whose events are wanted.
+var hookKinds = []string{"network", "qemu"}
+
+func hookScript(kind string) string { return filepath.Join(hookBase, kind+".d", "aivm") }
+
+// hookMark begins what only aivm writes.
+const hookMark = "# aivm keeps the rules and folders of its VMs in place here."
+
+// scriptText is the script of one kind. What has no manifest is not ours and
+// costs one shell and no more; the program gone, ours must not start without
+// their walls.
+//
+// Through env, because AppArmor's profile of libvirtd lets a hook run programs
+// of /usr/bin unconfined and none of /usr/local.
+func scriptText(kind string) string {
+	ours := map[string]string{"network": `"$dir/net-$1.json"`, "qemu": `"$dir"/vm-*-"$1".json "$dir"/net-*.json`}[kind]
+	return fmt.Sprintf(`#!/bin/sh
+%s
+# Without a manifest in that directory it does nothing.
+dir=%s
+for f in %s; do
+	if [ -e "$f" ]; then
+		exec /usr/bin/env %s %s %s "$@"
+	fi
+done
+exit 0
+`, hookMark, ManifestDir, ours, HookProgram, HookCommand, kind)
+}
+
+// hooksTold is written when the daemons know of the hooks: they look for them
+// when they start, and again when told to reload.
+func hooksTold() string { return filepath.Join(ManifestDir, "hooks") }
+
+func toldText() []byte {
+	h := sha256.New()
+	for _, k := range hookKinds {
+		_, _ = io.WriteString(h, scriptText(k))
+	}
+	return []byte(hex.EncodeToString(h.Sum(nil)) + "\n")
+}
+
+// HooksKnown reports whether hooks were ever put in place here, of whatever
+// version.
+func HooksKnown() bool {
+	_, err := os.Stat(hooksTold())
+	return err == nil
+}
+
+// HooksCurrent reports whether the hooks are in place and run this program.
+// Any user may ask; self is the running program.
+func HooksCurrent(self string) (bool, error) {
+	told, err := os.ReadFile(hooksTold())
+	if err != nil || !bytes.Equal(told, toldText()) {
+		return false, ignoreMissing(err)
+	}
+	for _, k := range hookKinds {
+		b, err := os.ReadFile(hookScript(k))
+		// Where /etc/libvirt is closed to users, what root noted counts.
+		if errors.Is(err, fs.ErrPermission) {
+			continue
+		}
+		if err != nil || string(b) != scriptText(k) {
+			return false, ignoreMissing(err)
+		}
+	}
+	return sameProgram(self, HookProgram)
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// sameProgram compares two files; one that is not there is another.
+func sameProgram(a, b string) (bool, error) {
+	fa, err := os.Open(a)
+	if err != nil {
+		return false, err
+	}
+	defer fa.Close()
+	fb, err := os.Open(b)
+	if err != nil {
+		return false, ignoreMissing(err)
+	}
+	defer fb.Close()
+	sa, err1 := fa.Stat()
+	sb, err2 := fb.Stat()
+	if err := errors.Join(err1, err2); err != nil || sa.Size() != sb.Size() {
+		return false, err
+	}
+	ba, bb := make([]byte, 1<<20), make([]byte, 1<<20)
+	for {
+		na, errA := io.ReadFull(fa, ba)
+		nb, errB := io.ReadFull(fb, bb)
+		if !bytes.Equal(ba[:na], bb[:nb]) {
+			return false, nil
+		}
+		if errA != nil || errB != nil {
+			return errors.Is(errA, io.EOF) || errors.Is(errA, io.ErrUnexpectedEOF), nil
+		}
+	}
+}
+
+// installHooks puts program and scripts in place and tells the daemons that
+// run. The note that they were told comes last: killed before it, the next run
+// tells them again.
+func installHooks(ctx context.Context, progress Progress) error {
+	release, err := manifests()
+	if err != nil {
+		return err
+	}
+	defer release()
+	progress("copying the program", -1)
+	if err := installProgram(); err != nil {
+		return err
+	}
+	for _, k := range hookKinds {
+		path := hookScript(k)
+		if err := rootDir(filepath.Dir(path)); err != nil {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		switch {
+		case err == nil && !strings.Contains(string(b), hookMark):
+			return ui.Refused("%s is a hook of somebody else's", path).Hint("give it another name: sudo mv " + path + " " + path + "-mine")
+		case err == nil && string(b) == scriptText(k):
+			if err := os.Chmod(path, 0o755); err != nil {
+				return err
+			}
+			continue
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
+			return err
+		}
+		if err := writeWhole(path, []byte(scriptText(k)), 0o755); err != nil {
+			return err
+		}
+	}
+	told, err := os.ReadFile(hooksTold())
+	if err == nil && bytes.Equal(told, toldText()) {
+		return nil
+	}
+	if err := reloadDaemons(ctx, progress); err != nil {
+		return err
+	}
+	return writeWhole(hooksTold(), toldText(), 0o644)
+}
+
+// removeHooks takes away what installHooks made, unless a network still has a
+// wall. A daemon that goes on calling a hook that is gone finds none.
+func removeHooks() error {
+	release, err := manifests()
+	if err != nil {
+		return err
+	}
+	defer release()
+	left, err := filepath.Glob(filepath.Join(ManifestDir, "*.json"))
+	if err != nil {
+		return err
+	}
+	if len(left) > 0 {
+		return ui.Refused("the hooks still keep something in place: %s", strings.Join(left, ", "))
+	}
+	for _, k := range hookKinds {
+		b, err := os.ReadFile(hookScript(k))
+		if err == nil && strings.Contains(string(b), hookMark) {
+			err = os.Remove(hookScript(k))
+		}
+		if ignoreMissing(err) != nil {
+			return err
+		}
+	}
+	for _, p := range []string{HookProgram, filepath.Dir(HookProgram), hooksTold()} {
+		if err := os.Remove(p); ignoreMissing(err) != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rootDir makes a directory and those above it, and refuses one that somebody
+// but root could change.
+func rootDir(dir string) error {
+	if dir == "/" {
+		return nil
+	}
+	if err := rootDir(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return err
+	}
+	// Group staff may write /usr/local on Debian; its members are root's
+	// equals by Debian's policy (9.1.2).
+	if st.Uid != 0 || st.Mode&0o002 != 0 && st.Mode&unix.S_ISVTX == 0 {
+		return ui.Refused("directory %s can be changed by others than root", dir).Hint("ls -ld " + dir)
+	}
+	return nil
+}
+
+// installProgram copies the running program, by the descriptor the kernel has
+// of it: the path may name another file by now.
+func installProgram() error {
+	dir := filepath.Dir(HookProgram)
+	if err := rootDir(dir); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return err
+	}
+	if st.Uid != 0 || st.Mode&0o022 != 0 || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return ui.Refused("directory %s can be changed by others than root", dir).Hint("ls -ld " + dir)
+	}
+	const self = "/proc/self/exe"
+	same, err := sameProgram(self, HookProgram)
+	if err != nil {
+		return err
+	}
+	if same {
+		return errors.Join(os.Chown(HookProgram, 0, 0), os.Chmod(HookProgram, 0o755))
+	}
+	b, err := os.ReadFile(self)
+	if err != nil {
+		return err
+	}
+	return writeWhole(HookProgram, b, 0o755)
+}
+
+// hookDaemons are the daemons that run hooks: the one of old and the two it
+// was split into, with their pid files.
+var hookDaemons = []string{"libvirtd", "virtnetworkd", "virtqemud"}
+
+// reloadDaemons has the daemons that run look for hooks anew. They do at
+// SIGHUP, which stops and changes no VM and no network (virhook.c,
+// virHookCall; remote_daemon.c). One that starts later looks by itself.
+func reloadDaemons(ctx context.Context, progress Progress) error {
+	told := false
+	for _, name := range hookDaemons {
+		b, err := os.ReadFile("/run/" + name + ".pid")
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+		if err != nil || pid <= 1 {
+			continue
+		}
+		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		if err != nil || strings.TrimSpace(string(comm)) != name {
+			continue // what a daemon that died left behind
+		}
+		progress("telling "+name+" of its hooks", -1)
+		if err := unix.Kill(pid, unix.SIGHUP); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("telling %s to reload: %w", name, err)
+		}
+		told = true
+	}
+	if told {
+		// The signal is handled by a thread of the daemon's.
+		return pause(ctx, 300*time.Millisecond)
+	}
+	return nil
+}

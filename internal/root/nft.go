@@ -1,0 +1,136 @@
+package root
+
+import (
+	"bytes"
+	"context"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"aivm.dev/aivm/internal/root/nftread"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/wall"
+)
+
+// nftLimit is long for a transaction that takes ten milliseconds.
+const nftLimit = 20 * time.Second
+
+// networkXML is where libvirt keeps its networks' definitions.
+const networkXML = "/etc/libvirt/qemu/networks"
+
+// putWall loads the rules of a network and records them for the hook.
+func putWall(ctx context.Context, o Nft, caller int) error {
+	if !o.Remove && caller > 0 {
+		if err := definedFor(o.Wall, caller); err != nil {
+			return err
+		}
+	}
+	release, err := manifests()
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := owns(o.Wall.Network, caller); err != nil {
+		return err
+	}
+	old, oldErr := ReadNetManifest(o.Wall.Network)
+	if o.Remove {
+		if oldErr == nil {
+			o.Wall = old.Wall
+		}
+		if err := load(ctx, wall.Removal(o.Wall)); err != nil {
+			return err
+		}
+		if err := os.Remove(netManifest(o.Wall.Network)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	owner := max(caller, 0)
+	if oldErr == nil {
+		owner = old.Owner
+	}
+	if oldErr == nil && old.Wall.Table() != o.Wall.Table() {
+		if err := load(ctx, wall.Removal(old.Wall)); err != nil {
+			return err
+		}
+	}
+	return raise(ctx, NetManifest{Version: manifestVersion, Owner: owner, Wall: o.Wall})
+}
+
+// raise puts the wall of a manifest up with the subnets as they are now and
+// records what the kernel then holds. The caller holds the lock of manifests.
+func raise(ctx context.Context, m NetManifest) error {
+	var err error
+	if m.Local, err = wall.LocalNetworks(); err != nil {
+		return err
+	}
+	if err := load(ctx, wall.Script(m.Wall, m.Local)); err != nil {
+		return err
+	}
+	c, err := nftread.Read(m.Wall.Tables())
+	if err != nil {
+		return ui.Failed("reading the firewall's rules back: %w", err).Hint("sudo nft list ruleset")
+	}
+	if c.Digest == "" {
+		return ui.Failed("the rules of network %q were loaded, and the kernel does not show them", m.Wall.Network).
+			Hint("another program may be changing rules at the same time; try again")
+	}
+	m.Digest = c.Digest
+	return writeManifest(netManifest(m.Wall.Network), m)
+}
+
+func load(ctx context.Context, script string) error {
+	ctx, cancel := context.WithTimeout(ctx, nftLimit)
+	defer cancel()
+	_, err := (program{argv: []string{"nft", "-f", "-"}, stdin: []byte(script)}).run(ctx)
+	if err != nil {
+		return ui.Failed("loading the firewall's rules: %w", err).Hint("aivm host doctor", "sudo nft list ruleset")
+	}
+	return nil
+}
+
+// definedFor compares the record with the network's definition, as libvirt
+// keeps it: a user's helper puts up walls only for networks aivm made for that
+// user, on the bridge and subnet they really have.
+func definedFor(w wall.Wall, caller int) error {
+	path := filepath.Join(networkXML, w.Network+".xml")
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return ui.Refused("network %q is not defined: %w", w.Network, err).Hint("aivm vm up NAME")
+	}
+	var n struct {
+		Bridge struct {
+			Name string `xml:"name,attr"`
+		} `xml:"bridge"`
+		IPs []struct {
+			Address string `xml:"address,attr"`
+		} `xml:"ip"`
+		Metadata struct {
+			Mark []struct {
+				Owner string `xml:"owner,attr"`
+			} `xml:"urn:aivm:mark:1 mark"`
+		} `xml:"metadata"`
+	}
+	// libvirt writes a comment before the element; encoding/xml skips it.
+	if err := xml.NewDecoder(bytes.NewReader(b)).Decode(&n); err != nil {
+		return fmt.Errorf("reading %s: %w", path, err)
+	}
+	gateway := false
+	for _, ip := range n.IPs {
+		gateway = gateway || ip.Address == w.Gateway.String()
+	}
+	switch {
+	case len(n.Metadata.Mark) != 1 || n.Metadata.Mark[0].Owner != strconv.Itoa(caller):
+		return ui.Refused("network %q was not made by aivm for uid %d", w.Network, caller)
+	case n.Bridge.Name != w.Bridge || !gateway:
+		return ui.Refused("network %q has another bridge or address than the firewall's rules were asked for", w.Network).
+			Hint("virsh -c qemu:///system net-dumpxml " + w.Network)
+	}
+	return nil
+}

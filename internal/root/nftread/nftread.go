@@ -1,0 +1,281 @@
+// Package nftread asks the kernel for the content of nftables tables, without
+// the nft program: a process less wherever root looks, and what is compared is
+// what the kernel holds, not how a version of nft prints it.
+//
+// It owns the requests and what of the answers counts as content: flags, hooks,
+// policies, expressions, set elements, and not handles, counters or the order
+// in which a hash is walked (linux/netfilter/nf_tables.h). It changes nothing.
+// CAP_NET_ADMIN is needed.
+package nftread
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Content is what the kernel holds of some tables.
+type Content struct {
+	Digest     string // "" when one of the tables is not there
+	Flowtables []Flowtable
+}
+
+// A Flowtable forwards what it knows past every filter.
+type Flowtable struct {
+	Table, Name string
+	Devices     []string
+}
+
+// families by the names nft gives them.
+var families = map[string]byte{"inet": unix.NFPROTO_INET, "bridge": unix.NFPROTO_BRIDGE}
+
+// errChanged: somebody changed tables while they were read.
+var errChanged = errors.New("the tables were changed while they were read")
+
+// Read digests the tables, each named "FAMILY NAME", and lists all flow tables.
+func Read(tables []string) (Content, error) {
+	var c Content
+	var err error
+	for range 20 {
+		if c, err = read(tables); !errors.Is(err, errChanged) {
+			return c, err
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	return c, err
+}
+
+func read(tables []string) (Content, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return Content{}, fmt.Errorf("asking the kernel for its firewall rules: %w", err)
+	}
+	defer unix.Close(fd)
+	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}) // a dump does not wait for anything
+	var c Content
+	if c.Flowtables, err = flowtables(fd); err != nil {
+		return c, err
+	}
+	h := sha256.New()
+	for _, t := range tables {
+		family, name, _ := strings.Cut(t, " ")
+		content, err := table(fd, families[family], name)
+		if errors.Is(err, unix.ENOENT) {
+			return c, nil
+		}
+		if err != nil {
+			return c, fmt.Errorf("reading table %s: %w", t, err)
+		}
+		_, _ = h.Write(content) // never fails
+	}
+	c.Digest = hex.EncodeToString(h.Sum(nil))
+	return c, nil
+}
+
+// table is all content of one table, in a fixed order.
+func table(fd int, family byte, name string) ([]byte, error) {
+	var out bytes.Buffer
+	named := attr(1, cstring(name)) // NFTA_TABLE_NAME, and *_TABLE of the others
+	t, err := ask(fd, unix.NFT_MSG_GETTABLE, family, 0, named)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range t {
+		keep(&out, m, unix.NFTA_TABLE_NAME, unix.NFTA_TABLE_FLAGS)
+	}
+	for _, q := range []struct {
+		msg  uint16
+		what []uint16
+	}{
+		{unix.NFT_MSG_GETCHAIN, []uint16{unix.NFTA_CHAIN_NAME, unix.NFTA_CHAIN_HOOK, unix.NFTA_CHAIN_POLICY, unix.NFTA_CHAIN_TYPE}},
+		{unix.NFT_MSG_GETRULE, []uint16{unix.NFTA_RULE_CHAIN, unix.NFTA_RULE_EXPRESSIONS}},
+		{unix.NFT_MSG_GETSET, []uint16{unix.NFTA_SET_NAME, unix.NFTA_SET_FLAGS, unix.NFTA_SET_KEY_TYPE, unix.NFTA_SET_KEY_LEN, unix.NFTA_SET_DATA_TYPE, unix.NFTA_SET_DATA_LEN}},
+	} {
+		ms, err := ask(fd, q.msg, family, unix.NLM_F_DUMP, named)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range ms {
+			// Kernels that do not filter send everybody's.
+			if !bytes.Equal(m[1], cstring(name)) {
+				continue
+			}
+			keep(&out, m, q.what...)
+			if q.msg == unix.NFT_MSG_GETSET {
+				if err := elements(fd, &out, family, named, m[unix.NFTA_SET_NAME]); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	return out.Bytes(), nil
+}
+
+func elements(fd int, out *bytes.Buffer, family byte, named, set []byte) error {
+	ms, err := ask(fd, unix.NFT_MSG_GETSETELEM, family, unix.NLM_F_DUMP, append(slices.Clone(named), attr(unix.NFTA_SET_ELEM_LIST_SET, set)...))
+	if err != nil {
+		return err
+	}
+	var all [][]byte
+	for _, m := range ms {
+		for _, e := range list(m[unix.NFTA_SET_ELEM_LIST_ELEMENTS]) {
+			var b bytes.Buffer
+			keep(&b, attrs(e), unix.NFTA_SET_ELEM_KEY, unix.NFTA_SET_ELEM_DATA, unix.NFTA_SET_ELEM_FLAGS, keyEnd)
+			all = append(all, b.Bytes())
+		}
+	}
+	slices.SortFunc(all, bytes.Compare)
+	for _, e := range all {
+		keep(out, map[uint16][]byte{1: e}, 1)
+	}
+	return nil
+}
+
+// keyEnd is NFTA_SET_ELEM_KEY_END, the other end of a range of concatenations.
+const keyEnd = 10
+
+// NFTA_FLOWTABLE_TABLE, _NAME and _HOOK, and NFTA_FLOWTABLE_HOOK_DEVS in the
+// last.
+const (
+	flowTable   = 1
+	flowName    = 2
+	flowHook    = 3
+	hookDevices = 3
+)
+
+func flowtables(fd int) ([]Flowtable, error) {
+	ms, err := ask(fd, unix.NFT_MSG_GETFLOWTABLE, unix.NFPROTO_UNSPEC, unix.NLM_F_DUMP, nil)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil, nil // a kernel without them
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading flow tables: %w", err)
+	}
+	var out []Flowtable
+	for _, m := range ms {
+		f := Flowtable{Table: text(m[flowTable]), Name: text(m[flowName])}
+		for _, d := range list(attrs(m[flowHook])[hookDevices]) {
+			f.Devices = append(f.Devices, text(d))
+		}
+		out = append(out, f)
+	}
+	return out, nil
+}
+
+// subsystem is NFNL_SUBSYS_NFTABLES, the upper byte of a message's type.
+const subsystem = 10
+
+// ask sends one request and returns the attributes of every answer.
+func ask(fd int, msg uint16, family byte, flags uint16, payload []byte) ([]map[uint16][]byte, error) {
+	req := make([]byte, 20, 20+len(payload))
+	binary.NativeEndian.PutUint32(req, uint32(20+len(payload)))
+	binary.NativeEndian.PutUint16(req[4:], subsystem<<8|msg)
+	binary.NativeEndian.PutUint16(req[6:], unix.NLM_F_REQUEST|flags)
+	req[16] = family
+	if err := unix.Sendto(fd, append(req, payload...), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return nil, err
+	}
+	var out []map[uint16][]byte
+	buf := make([]byte, 1<<16)
+	for {
+		n, _, err := unix.Recvfrom(fd, buf, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		ms, err := syscall.ParseNetlinkMessage(buf[:n])
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range ms {
+			switch m.Header.Type {
+			case unix.NLMSG_DONE:
+				return out, nil
+			case unix.NLMSG_ERROR:
+				if len(m.Data) < 4 {
+					return nil, errors.New("an error without a number")
+				}
+				if no := int32(binary.NativeEndian.Uint32(m.Data)); no != 0 {
+					if syscall.Errno(-no) == unix.EINTR || syscall.Errno(-no) == unix.EAGAIN {
+						return nil, errChanged
+					}
+					return nil, syscall.Errno(-no)
+				}
+				return out, nil
+			}
+			if m.Header.Flags&unix.NLM_F_DUMP_INTR != 0 {
+				// The rest of this dump would be read as the next answer's.
+				return nil, errChanged
+			}
+			if len(m.Data) < 4 {
+				return nil, errors.New("an answer without a header")
+			}
+			out = append(out, attrs(slices.Clone(m.Data[4:])))
+			if flags&unix.NLM_F_DUMP == 0 {
+				return out, nil
+			}
+		}
+	}
+}
+
+// keep appends the attributes of these kinds that are there.
+func keep(b *bytes.Buffer, m map[uint16][]byte, kinds ...uint16) {
+	for _, k := range kinds {
+		if v, ok := m[k]; ok {
+			_, _ = fmt.Fprintf(b, "%d:%d:", k, len(v))
+			_, _ = b.Write(v)
+		}
+	}
+	_ = b.WriteByte('\n')
+}
+
+// kindMask takes NLA_F_NESTED and NLA_F_NET_BYTEORDER off an attribute's type.
+const kindMask = 0x3fff
+
+// attrs takes attributes apart; of one kind the last counts.
+func attrs(b []byte) map[uint16][]byte {
+	out := map[uint16][]byte{}
+	each(b, func(kind uint16, v []byte) { out[kind] = v })
+	return out
+}
+
+// list is a nest of attributes of one kind.
+func list(b []byte) [][]byte {
+	var out [][]byte
+	each(b, func(_ uint16, v []byte) { out = append(out, v) })
+	return out
+}
+
+func each(b []byte, f func(kind uint16, v []byte)) {
+	for len(b) >= 4 {
+		n := int(binary.NativeEndian.Uint16(b))
+		if n < 4 || n > len(b) {
+			return
+		}
+		f(binary.NativeEndian.Uint16(b[2:])&kindMask, b[4:n])
+		b = b[min(len(b), (n+3)&^3):]
+	}
+}
+
+func attr(kind uint16, v []byte) []byte {
+	b := make([]byte, (4+len(v)+3)&^3)
+	binary.NativeEndian.PutUint16(b, uint16(4+len(v)))
+	binary.NativeEndian.PutUint16(b[2:], kind)
+	copy(b[4:], v)
+	return b
+}
+
+func cstring(s string) []byte { return append([]byte(s), 0) }
+
+func text(b []byte) string { return strings.TrimRight(string(b), "\x00") }

@@ -1,0 +1,216 @@
+package wall
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// always4 are addresses a cloud's machines learn their secrets from, blocked
+// whatever the config lists: the link-local one of most clouds, Alibaba's,
+// Oracle's old one, and Azure's, which is a public address.
+var always4 = prefixes("169.254.169.254/32", "100.100.100.200/32", "192.0.0.192/32", "168.63.129.16/32")
+
+// always6 are the IPv6 ranges that lead into a private network, or stand for
+// IPv4 addresses behind a translator (NAT64, 6to4): configs of old list IPv4
+// only. Documentation ranges are not among them: mirrors of test machines live
+// there.
+var always6 = prefixes("::/127", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16",
+	"fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8")
+
+func prefixes(ss ...string) []netip.Prefix {
+	out := make([]netip.Prefix, 0, len(ss))
+	for _, s := range ss {
+		out = append(out, netip.MustParsePrefix(s))
+	}
+	return out
+}
+
+// Priorities of the chains. Before every destination NAT (-100), after
+// connection tracking (-200); and before other people's filters (0), which
+// may cut more, and cannot give anything back.
+const (
+	beforeNAT    = -150
+	beforeFilter = -10
+	atBridge     = -300 // ebtables' filter is -200
+)
+
+// Script is the ruleset: it makes the two tables anew in one transaction.
+// local are the subnets this machine is directly connected to.
+func Script(w Wall, local []netip.Prefix) string {
+	var b strings.Builder
+	b.WriteString(Removal(w))
+	t, br := w.Table(), w.Bridge
+	block := slices.Concat(w.Block, always4, always6, local, []netip.Prefix{w.Subnet})
+
+	fmt.Fprintf(&b, "table inet %s {\n", t)
+	set(&b, "block4", "ipv4_addr", true, texts(family(block, false)))
+	set(&b, "block6", "ipv6_addr", true, texts(family(block, true)))
+	set(&b, "lan4", "ipv4_addr . inet_proto . inet_service", true, endpoints(w.LAN, false))
+	set(&b, "lan6", "ipv6_addr . inet_proto . inet_service", true, endpoints(w.LAN, true))
+	set(&b, "ports", "inet_proto . inet_service", true, ports(w.Ports))
+	set(&b, "pairs", "ether_addr . ipv4_addr", false, pairs(w.Guests))
+	base(&b, "prerouting", "prerouting", beforeNAT, fmt.Sprintf("iifname %q jump arriving", br))
+	// All that comes to the input hook is for this machine, whatever address it
+	// names: a transparent proxy takes packets for others.
+	base(&b, "input", "input", beforeFilter, fmt.Sprintf("iifname %q jump to_host", br))
+	base(&b, "forward", "forward", beforeFilter,
+		fmt.Sprintf("iifname %q jump to_net", br),
+		// Nobody starts a conversation with a guest from elsewhere; another
+		// network's guests least of all.
+		fmt.Sprintf("oifname %q iifname != %q ct direction original drop", br, br))
+	chain(&b, "arriving",
+		"meta nfproto ipv4 ip saddr 0.0.0.0 udp sport 68 udp dport 67 return",
+		"meta nfproto ipv4 ether saddr . ip saddr != @pairs drop",
+		"fib daddr type { local, broadcast } goto to_host",
+		"goto to_net")
+	// An answer belongs to a conversation the other side began. What a guest
+	// began is judged packet by packet: it may have begun while the rules were
+	// gone.
+	answers := []string{
+		"ct direction reply ct state established accept",
+		"meta l4proto { icmp, icmpv6 } ct state related accept",
+		"ip daddr . meta l4proto . th dport @lan4 accept",
+		"ip6 daddr . meta l4proto . th dport @lan6 accept",
+	}
+	chain(&b, "to_host", append(slices.Clone(answers),
+		fmt.Sprintf("ip daddr { %s, 255.255.255.255 } udp sport 68 udp dport 67 accept", w.Gateway),
+		fmt.Sprintf("ip daddr %s meta l4proto { tcp, udp } th dport 53 accept", w.Gateway),
+		fmt.Sprintf("ip daddr %s icmp type echo-request accept", w.Gateway),
+		"meta l4proto . th dport @ports accept",
+		"drop")...)
+	chain(&b, "to_net", append(slices.Clone(answers),
+		"ip daddr @block4 drop",
+		"ip6 daddr @block6 drop",
+		"accept")...)
+	b.WriteString("}\n")
+
+	fmt.Fprintf(&b, "table bridge %s {\n", t)
+	set(&b, "guests", "ether_addr", false, cards(w.Guests))
+	set(&b, "pairs", "ether_addr . ipv4_addr", false, pairs(w.Guests))
+	base(&b, "prerouting", "prerouting", atBridge,
+		"ether saddr @guests goto own",
+		fmt.Sprintf("ether type ip ip saddr %s drop", w.Subnet),
+		fmt.Sprintf("ether type arp arp saddr ip %s drop", w.Subnet))
+	// IPv6 is not among what a guest's card may send: the network has none, and
+	// nothing of neighbour discovery or router advertisements is wanted.
+	chain(&b, "own",
+		"ether type ip ether saddr . ip saddr @pairs accept",
+		"ether type ip ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",
+		"ether type arp ether saddr . arp saddr ip @pairs arp saddr ether . arp saddr ip @pairs accept",
+		"ether type arp arp saddr ip 0.0.0.0 arp saddr ether @guests accept",
+		"drop")
+	b.WriteString("}\n")
+	return b.String()
+}
+
+// Removal takes the tables away, whether they are there or not.
+func Removal(w Wall) string {
+	var b strings.Builder
+	for _, t := range w.Tables() {
+		fmt.Fprintf(&b, "table %s\ndelete table %s\n", t, t)
+	}
+	return b.String()
+}
+
+func set(b *strings.Builder, name, typ string, interval bool, elements []string) {
+	fmt.Fprintf(b, "\tset %s {\n\t\ttype %s\n", name, typ)
+	if interval {
+		b.WriteString("\t\tflags interval\n")
+	}
+	if len(elements) > 0 {
+		fmt.Fprintf(b, "\t\telements = { %s }\n", strings.Join(elements, ", "))
+	}
+	b.WriteString("\t}\n")
+}
+
+func base(b *strings.Builder, name, hook string, priority int, rules ...string) {
+	chain(b, name, append([]string{fmt.Sprintf("type filter hook %s priority %d; policy accept;", hook, priority)}, rules...)...)
+}
+
+func chain(b *strings.Builder, name string, rules ...string) {
+	fmt.Fprintf(b, "\tchain %s {\n\t\t%s\n\t}\n", name, strings.Join(rules, "\n\t\t"))
+}
+
+// family returns the prefixes of one family in order, without those another
+// contains: nft refuses elements that overlap.
+func family(ps []netip.Prefix, six bool) []netip.Prefix {
+	var in []netip.Prefix
+	for _, p := range ps {
+		if p.Addr().Is6() == six {
+			in = append(in, p.Masked())
+		}
+	}
+	slices.SortFunc(in, func(a, b netip.Prefix) int {
+		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	})
+	var out []netip.Prefix
+	for _, p := range in {
+		if n := len(out); n == 0 || !out[n-1].Contains(p.Addr()) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func texts(ps []netip.Prefix) []string {
+	out := make([]string, 0, len(ps))
+	for _, p := range ps {
+		out = append(out, p.String())
+	}
+	return out
+}
+
+func endpoints(es []Endpoint, six bool) []string {
+	var out []string
+	for _, e := range es {
+		if e.Net.Addr().Is6() == six {
+			out = append(out, fmt.Sprintf("%s . %s . %s", e.Net, e.Proto, e.Ports))
+		}
+	}
+	return unique(out)
+}
+
+// ports joins ranges that touch or overlap: nft refuses overlapping elements.
+func ports(ps []Ports) []string {
+	in := slices.Clone(ps)
+	slices.SortFunc(in, func(a, b Ports) int {
+		return cmp.Or(strings.Compare(a.Proto, b.Proto), cmp.Compare(a.First, b.First))
+	})
+	var joined []Ports
+	for _, p := range in {
+		if n := len(joined); n > 0 && joined[n-1].Proto == p.Proto && int(p.First) <= int(joined[n-1].Last)+1 {
+			joined[n-1].Last = max(joined[n-1].Last, p.Last)
+			continue
+		}
+		joined = append(joined, p)
+	}
+	var out []string
+	for _, p := range joined {
+		out = append(out, p.Proto+" . "+p.String())
+	}
+	return out
+}
+
+func pairs(gs []Guest) []string {
+	var out []string
+	for _, g := range gs {
+		out = append(out, g.MAC+" . "+g.IP.String())
+	}
+	return unique(out)
+}
+
+func cards(gs []Guest) []string {
+	var out []string
+	for _, g := range gs {
+		out = append(out, g.MAC)
+	}
+	return unique(out)
+}
+
+func unique(ss []string) []string {
+	slices.Sort(ss)
+	return slices.Compact(ss)
+}
