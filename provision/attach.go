@@ -24,6 +24,7 @@ type AttachResult struct {
 // folder is recorded, and mounted when it is next opened there.
 func (e *Env) Attach(ctx context.Context, o FolderOptions) error {
 	e.timing = ui.NewTiming("share", "ssh")
+	o.Attach = true
 	w, err := e.wantFolder(ctx, o, false)
 	if err != nil {
 		return err

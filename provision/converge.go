@@ -85,6 +85,9 @@ func (e *Env) converge(ctx context.Context, w *want) (*facts, error) {
 			unlock, locked = release, true
 			if waited || asked || w.newDomain(f) {
 				f.close()
+				if err := e.refresh(w); err != nil {
+					return nil, err
+				}
 				continue
 			}
 		}

@@ -46,7 +46,7 @@ func newWorld(t *testing.T) *world {
 	w.Env = &Env{
 		StorePath: at("config.toml"), Home: at("home"), UID: 4321, GID: 4321, Getenv: func(string) string { return "" }, Rerun: "aivm x",
 		UI: &ui.Streams{In: strings.NewReader(""), Out: &w.out, Err: &w.err}, Host: host.OSEnv(), Cache: image.Cache{Dir: at("cache")},
-		SSH:      sshcfg.Layout{Home: at("home"), ConfigDir: at("ssh"), StateDir: at("state"), SSHConfigPath: at("ssh_config"), SystemConfig: at("system")},
+		SSH:      sshcfg.Layout{Home: at("home"), ConfigDir: at("conf/ssh"), StateDir: at("state"), SSHConfigPath: at("ssh_config"), SystemConfig: at("system")},
 		DialVirt: func(context.Context) (*virt.Conn, error) { return nil, virt.ErrDenied },
 		Root:     w,
 	}

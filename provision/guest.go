@@ -125,33 +125,27 @@ func (e *Env) planGuest(w *want, f *facts) (plan.Plan, error) {
 			},
 		})
 	}
-	if w.folder == nil {
+	if len(w.atts()) == 0 {
 		return p, nil
 	}
-	script, steps, err := share.PlanGuest(f.guest.share, f.share, []share.Attachment{*w.folder})
-	if err != nil || script == "" {
-		return p, err
-	}
-	// One script does all the steps, in the first of them; the last look
-	// decides whether it worked.
-	steps[0].Do = func(ctx context.Context) error { return e.mountInGuest(ctx, w, f, script) }
-	p.Add(steps...)
-	return p, nil
+	as, err := e.planMounts(w, f)
+	p.Add(as...)
+	return p, err
 }
 
 // mountInGuest runs the mount script and believes only what the guest's mount
-// table says afterwards. Script and look share one exec.
+// table says afterwards.
 func (e *Env) mountInGuest(ctx context.Context, w *want, f *facts, script string) error {
-	atts := []share.Attachment{*w.folder}
+	atts := w.atts()
 	var out, stderr strings.Builder
 	code, err := f.conn.Run(ctx, guest.Cmd{
 		Argv: []string{"sudo", "-n", "sh", "-s"}, Stdin: strings.NewReader(script),
 		Stdout: &limited{b: &out}, Stderr: &limited{b: &stderr},
 	})
 	if err != nil {
-		return fmt.Errorf("mounting %s in the guest: %w", w.folder.GuestDst, err)
+		return fmt.Errorf("mounting the folders in the guest: %w", err)
 	}
-	if err := share.GuestError(code, []byte(out.String()), []byte(stderr.String()), atts); err != nil {
+	if err := e.leaveOutAll(w, share.GuestError(code, []byte(out.String()), []byte(stderr.String()), atts)); err != nil {
 		return err
 	}
 	g, err := e.probe(ctx, f.conn, w)
@@ -159,7 +153,13 @@ func (e *Env) mountInGuest(ctx context.Context, w *want, f *facts, script string
 		return err
 	}
 	f.guest = g
-	return share.Verify(g.share, f.share, *w.folder)
+	var errs []error
+	for _, a := range w.atts() {
+		if err := share.Verify(g.share, f.share, a); err != nil {
+			errs = append(errs, &share.FolderError{Folder: a.HostPath, Err: err})
+		}
+	}
+	return e.leaveOutAll(w, errors.Join(errs...))
 }
 
 // asRoot runs a script in the guest as root and returns its last words on

@@ -38,6 +38,11 @@ func (e *Env) planHost(ctx context.Context, w *want, f *facts) (plan.Plan, error
 		}
 		p.Add(as...)
 	}
+	left, err := e.planLeft(w, f)
+	if err != nil {
+		return p, err
+	}
+	p.Add(left...)
 	if err := e.planFolder(&p, w, f); err != nil {
 		return p, err
 	}
@@ -243,9 +248,9 @@ func (e *Env) address(w *want, f *facts, spec config.NetworkSpec, mac string) (n
 	return ip, nil
 }
 
-// planFolder binds the folder below the VM's export root.
+// planFolder binds the folders below the VM's export root.
 func (e *Env) planFolder(p *plan.Plan, w *want, f *facts) error {
-	if w.folder == nil {
+	if len(w.atts()) == 0 {
 		return nil
 	}
 	as, err := e.planShare(w, f)

@@ -147,7 +147,9 @@ func (e *Env) folders(c config.Config) []ListedFolder {
 		hf, err := e.shared(vm, atts)
 		for _, a := range atts {
 			state := "unknown"
-			if _, serr := os.Stat(a.HostPath); errors.Is(serr, os.ErrNotExist) {
+			if a.State == share.Detaching {
+				state = "detaching"
+			} else if _, serr := os.Lstat(a.HostPath); errors.Is(serr, os.ErrNotExist) {
 				state = "missing"
 			} else if err == nil {
 				state = "detached"
@@ -203,7 +205,7 @@ func attachment(a config.Attachment) share.Attachment {
 	if err != nil {
 		mode = share.Mode(a.Mode)
 	}
-	out := share.Attachment{HostPath: a.HostPath, VM: a.VMName, Mode: mode, Access: a.Access, GuestDst: a.GuestDst, Tag: a.Tag}
+	out := share.Attachment{HostPath: a.HostPath, VM: a.VMName, Mode: mode, Access: a.Access, GuestDst: a.GuestDst, Tag: a.Tag, State: share.State(a.State)}
 	if out.GuestDst == "" {
 		out.GuestDst = a.HostPath
 	}

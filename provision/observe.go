@@ -68,12 +68,8 @@ func (e *Env) observe(ctx context.Context, w *want) (*facts, error) {
 	if d := f.domain.Domain; d.Err == nil && (d.Value == nil || d.Value.State != virt.Running) {
 		cancelDial() // nobody can answer: do not wait for a route that leads nowhere
 	}
-	if w.folder != nil || w.boot {
-		var atts []share.Attachment
-		if w.folder != nil {
-			atts = append(atts, *w.folder)
-		}
-		if f.share, err = share.ObserveHost(e.key(w.name), atts, nil); err != nil {
+	if atts := w.atts(); len(atts) > 0 || w.boot {
+		if f.share, err = e.shared(w.name, atts); err != nil {
 			return nil, err
 		}
 	}
@@ -182,8 +178,9 @@ func (e *Env) reach(ctx context.Context, w *want, inst *Instance) (guest.Conn, g
 // probe runs the probe script: one exec for all rooms.
 func (e *Env) probe(ctx context.Context, c guest.Conn, w *want) (guestFacts, error) {
 	ps := []guest.Probe{{Name: "boot", Script: cloudinit.ReadyProbe()}}
-	if w.folder != nil {
-		ps = append(ps, guest.Probe{Name: "share", Script: share.GuestProbe([]share.Attachment{*w.folder})})
+	atts := w.atts()
+	if len(atts) > 0 {
+		ps = append(ps, guest.Probe{Name: "share", Script: share.GuestProbe(atts)})
 	}
 	out, err := c.Probe(ctx, ps)
 	if err != nil {
@@ -193,7 +190,7 @@ func (e *Env) probe(ctx context.Context, c guest.Conn, w *want) (guestFacts, err
 	if g.boot, err = cloudinit.ParseReady(out["boot"]); err != nil {
 		return g, err
 	}
-	if w.folder != nil {
+	if len(atts) > 0 {
 		if g.share, err = share.ParseGuest(out["share"]); err != nil {
 			return g, err
 		}

@@ -1,12 +1,10 @@
 package provision
 
 import (
-	"context"
 	"fmt"
 	"strings"
 
 	"aivm.dev/aivm/internal/config"
-	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/provision/host"
 	"aivm.dev/aivm/provision/share"
@@ -21,17 +19,12 @@ type vmFolders struct {
 }
 
 // seeFolders looks at all folders of the VM, in the guest too if it answers.
-func (e *Env) seeFolders(ctx context.Context, c config.Config, w *want, f *facts) vmFolders {
+func (e *Env) seeFolders(c config.Config, w *want, f *facts) vmFolders {
 	s := vmFolders{atts: attachments(c, w.name), guest: plan.Unknown[share.GuestFacts](f.connErr)}
 	s.host.Value, s.host.Err = e.shared(w.name, s.atts)
-	if f.conn == nil || len(s.atts) == 0 {
-		return s
+	if f.conn != nil {
+		s.guest = plan.Yes(f.guest.share)
 	}
-	out, err := f.conn.Probe(ctx, []guest.Probe{{Name: "share", Script: share.GuestProbe(s.atts)}})
-	if err == nil {
-		s.guest.Value, err = share.ParseGuest(out["share"])
-	}
-	s.guest.Err = err
 	return s
 }
 
@@ -72,6 +65,12 @@ func (s vmFolders) check(w *want, f *facts) host.Check {
 func (s vmFolders) wrong(a share.Attachment) (why string, attach bool) {
 	if s.host.Err != nil {
 		return "", false
+	}
+	switch a.State {
+	case share.Detaching:
+		return fmt.Sprintf("folder %s is being detached: until VM %s stops it can read what it has open", a.HostPath, a.VM), false
+	case share.Linked:
+		return fmt.Sprintf("folder %s is not mounted: a symbolic link was on its way", a.HostPath), true
 	}
 	if err := s.host.Value.Folders[a.HostPath].Err; err != nil {
 		return err.Error(), false

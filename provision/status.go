@@ -65,7 +65,7 @@ func (e *Env) Status(ctx context.Context, vmFlag string, sudo bool) (Status, err
 	}
 	defer f.close()
 	n := networkOf(ctx, w, f)
-	folders := e.seeFolders(ctx, store.Config, w, f)
+	folders := e.seeFolders(store.Config, w, f)
 	st.add(networkCheck(w, n), firewallCheck(), e.imageCheck(w), e.vmCheck(w, f), folders.check(w, f), e.addressCheck(w, f, inst, n), sshCheck(w, f))
 	st.add(folders.strays(w)...)
 	st.Wall = folders.wall(w)

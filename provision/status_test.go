@@ -203,14 +203,16 @@ func TestFoldersCheckAsksTheGuest(t *testing.T) {
 		{"both", says(t, 1000, p, q), p + ", " + q, &facts{conn: &fakeGuest{}}, host.OK},
 		{"one", says(t, 1000, p), q + ": nothing is mounted there", &facts{conn: &fakeGuest{}}, host.Bad},
 		{"owner", says(t, 65534, p, q), "owner changed", &facts{conn: &fakeGuest{}}, host.Bad},
-		{"nonsense", "x", "could not be asked", &facts{conn: &fakeGuest{}, domain: running}, host.Unknown},
 		{"silent", "", "could not be asked", &facts{connErr: guest.ErrUnreachable, domain: running}, host.Unknown},
 		{"off", "", "does not run", &facts{connErr: errNotTried}, host.Skipped},
 	} {
 		if g, ok := c.f.conn.(*fakeGuest); ok {
 			g.share = c.says
+			if c.f.guest, err = w.probe(t.Context(), g, &want{name: "t", store: store}); err != nil {
+				t.Fatal(err)
+			}
 		}
-		got := w.seeFolders(t.Context(), store.Config, in, c.f).check(in, c.f)
+		got := w.seeFolders(store.Config, in, c.f).check(in, c.f)
 		if got.State != c.want || !strings.Contains(got.Detail, c.detail) {
 			t.Errorf("%s: %+v", c.name, got)
 		}

@@ -4,11 +4,9 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"aivm.dev/aivm/internal/config"
-	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/root"
 	"aivm.dev/aivm/provision/share"
@@ -16,48 +14,6 @@ import (
 
 // undoLimit bounds how long a run that failed goes on with tidying up.
 const undoLimit = 20 * time.Second
-
-// planShare is the host's part of w's folder. What the guest said of its owner
-// counts (share.HostFacts.Heard), and one that has to be shared anew is let go
-// of by the guest first: as long as it has it mounted, this machine cannot take
-// the old mount away.
-func (e *Env) planShare(w *want, f *facts) ([]plan.Action, error) {
-	atts := []share.Attachment{*w.folder}
-	token := share.Token(w.folder.HostPath)
-	as, err := share.PlanHost(f.share.Heard(f.guest.share, atts), e.key(w.name), atts, func(share.Attachment) bool { return w.newFolder })
-	i := slices.IndexFunc(as, func(a plan.Action) bool { return a.ID == "share.bind:"+token })
-	if err != nil || i < 0 || f.conn == nil || len(f.share.Tokens[token]) == 0 {
-		return as, err
-	}
-	return slices.Insert(as, i, plan.Action{
-		ID: "share.release:" + token, Why: fmt.Sprintf("have VM %s let go of folder %s for a moment", w.name, w.folder.HostPath),
-		Shows: []string{"umount " + shellQuote(w.folder.GuestDst) + " (in the guest)"}, Timing: "share",
-		Do: func(ctx context.Context) error {
-			if err := releaseInGuest(ctx, f.conn, *w.folder); err != nil {
-				return err
-			}
-			// What is planned for the guest next hangs on what it has now.
-			g, err := e.probe(ctx, f.conn, w)
-			if err == nil {
-				f.guest = g
-			}
-			return err
-		},
-	}), nil
-}
-
-// releaseInGuest has the guest unmount and forget a folder.
-func releaseInGuest(ctx context.Context, c guest.Conn, a share.Attachment) error {
-	var out, stderr strings.Builder
-	code, err := c.Run(ctx, guest.Cmd{
-		Argv: []string{"sudo", "-n", "sh", "-s"}, Stdin: strings.NewReader(share.ReleaseScript(a)),
-		Stdout: &limited{b: &out}, Stderr: &limited{b: &stderr},
-	})
-	if err != nil {
-		return fmt.Errorf("letting go of %s in the guest: %w", a.GuestDst, err)
-	}
-	return share.GuestError(code, []byte(out.String()), []byte(stderr.String()), []share.Attachment{a})
-}
 
 // letGo takes a folder that was to be attached away from the VM again, after a
 // run that failed before it was recorded: guest root can get at what is bound,

@@ -116,9 +116,12 @@ func (e *Env) Down(ctx context.Context, name string, force bool) error {
 		return e.printPlain("down", w.name, p)
 	}
 	if d == nil || d.State == virt.Off {
+		if err := e.finishLeaving(ctx, w.name); err != nil {
+			return err
+		}
 		return e.said(w.name, "off", "VM %s is not running", w.name)
 	}
-	if err := e.apply(ctx, p); err != nil {
+	if err := e.stop(ctx, w.name, p); err != nil {
 		return err
 	}
 	return e.said(w.name, "off", "VM %s is off", w.name)
@@ -151,7 +154,10 @@ func (e *Env) stop(ctx context.Context, vm string, p plan.Plan) error {
 		return err
 	}
 	defer release()
-	return e.apply(ctx, p)
+	if err := e.apply(ctx, p); err != nil {
+		return err
+	}
+	return e.finishLeaving(ctx, vm)
 }
 
 func (e *Env) apply(ctx context.Context, p plan.Plan) error {

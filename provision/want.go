@@ -33,8 +33,9 @@ type want struct {
 
 	folder    *share.Attachment // nil: no folder
 	newFolder bool
-	typed     string // the folder as typed, absolute
-	openAt    string // where the editor or shell goes, below folder.GuestDst
+	typed     string           // the folder as typed, absolute
+	openAt    string           // where the editor or shell goes, below folder.GuestDst
+	left      map[string]error // saved folders this run goes on without, and why
 
 	boot  bool // has to run
 	guest bool // has to answer over SSH
@@ -84,127 +85,6 @@ func noFolder(typed string, err error) error {
 		return e.Hint("see where the links lead: namei -l " + shellQuote(typed))
 	}
 	return e.Hint("mkdir -p " + shellQuote(typed))
-}
-
-// FolderOptions are the flags of attach, code and ssh that concern a folder.
-type FolderOptions struct {
-	Folder         string
-	VM             string
-	Mode, Access   string // "" = saved or default
-	GuestDst       string
-	AllowSensitive []string
-	Image          string
-	NoFolder       bool
-}
-
-// wantFolder resolves the VM and the attachment of a folder verb. create says
-// that a VM may be made when there is none.
-func (e *Env) wantFolder(ctx context.Context, o FolderOptions, create bool) (*want, error) {
-	typed, real, err := Folder(o.Folder)
-	if err != nil {
-		return nil, err
-	}
-	mode, access := share.SharedRoot, "rw"
-	if o.Mode != "" {
-		if mode, err = share.ParseMode(o.Mode); err != nil {
-			return nil, err
-		}
-	}
-	if o.Access != "" {
-		a, err := share.ParseAccess(o.Access)
-		if err != nil {
-			return nil, err
-		}
-		access = string(a)
-	}
-	if o.GuestDst != "" && (!filepath.IsAbs(o.GuestDst) || strings.ContainsAny(o.GuestDst, "\n\r\x00")) {
-		return nil, ui.Usage("--guest-dst must be an absolute path in the guest, not %q", o.GuestDst).
-			Hint("for example: --guest-dst /home/agent/" + shellQuote(filepath.Base(typed)))
-	}
-	dst := real
-	if o.GuestDst != "" {
-		dst = filepath.Clean(o.GuestDst)
-	}
-	store, err := e.load()
-	if err != nil {
-		return nil, err
-	}
-	if len(store.Config.AttachmentsOf(real)) == 0 {
-		// Nobody is asked for a VM for what cannot be shared.
-		if err := e.mayShare(real, dst, o.AllowSensitive); err != nil {
-			return nil, err
-		}
-	}
-	w, err := e.wantVM(ctx, o.VM, real, create)
-	if err != nil {
-		return nil, err
-	}
-	w.image, w.typed = o.Image, typed
-	for _, a := range w.store.Config.AttachmentsOf(real) {
-		if a.VMName != w.name {
-			continue
-		}
-		saved, err := share.ParseMode(a.Mode)
-		if err != nil {
-			return nil, ui.Refused("the saved mode %q of %s is not known", a.Mode, a.HostPath).Hint("aivm config path")
-		}
-		if o.Mode != "" && saved != mode {
-			return nil, changeRefused("mode", a, string(saved), string(mode))
-		}
-		if o.Access != "" && a.Access != access {
-			return nil, changeRefused("access", a, a.Access, access)
-		}
-		dst := a.GuestDst
-		if dst == "" {
-			dst = a.HostPath
-		}
-		if o.GuestDst != "" && filepath.Clean(o.GuestDst) != filepath.Clean(dst) {
-			return nil, changeRefused("guest_dst", a, dst, o.GuestDst)
-		}
-		w.folder = &share.Attachment{HostPath: a.HostPath, VM: a.VMName, Mode: saved, Access: a.Access, GuestDst: dst, Tag: a.Tag}
-		if w.folder.Tag == "" {
-			w.folder.Tag = share.Token(a.HostPath)
-		}
-		rel, err := filepath.Rel(a.HostPath, real)
-		if err != nil {
-			return nil, err
-		}
-		w.openAt = filepath.Join(dst, rel)
-		return w, nil
-	}
-	if err := e.mayShare(real, dst, o.AllowSensitive); err != nil {
-		return nil, err
-	}
-	for _, a := range w.store.Config.VMAttachments(w.name) {
-		if attachment(a).GuestDst == dst {
-			return nil, ui.Refused("%s in VM %s is the place of another folder already: %s", dst, w.name, ui.Clean(a.HostPath)).
-				Hint("choose another place: --guest-dst PATH")
-		}
-	}
-	w.folder = &share.Attachment{HostPath: real, VM: w.name, Mode: mode, Access: access, GuestDst: dst, Tag: share.Token(real)}
-	w.newFolder, w.openAt = true, dst
-	return w, nil
-}
-
-// mayShare refuses folders and places in the guest that make no good share.
-func (e *Env) mayShare(folder, dst string, allow []string) error {
-	if err := share.Refuse(folder, e.Home, e.ownDirs(), allow); err != nil {
-		return err
-	}
-	return share.CheckGuestDst(dst)
-}
-
-// ownDirs are aivm's own directories, never shared with a guest, and the store,
-// wherever --config says it is: who can write it decides what is shared next.
-func (e *Env) ownDirs() []string {
-	return []string{e.StorePath, filepath.Dir(e.SSH.ConfigDir), e.SSH.StateDir, e.SSH.ConfigDir, e.Cache.Dir, DefaultBaseDir, "/var/lib/aivm", "/var/cache/aivm"}
-}
-
-func changeRefused(what string, a config.Attachment, saved, asked string) error {
-	flag := "--" + strings.ReplaceAll(what, "_", "-")
-	return ui.Refused("Attachment %s mismatch: %s is attached to %s with %s, not %s", what, ui.Clean(a.HostPath), a.VMName, saved, asked).
-		Hint("as it is: aivm code "+shellQuote(a.HostPath)+" --vm "+a.VMName,
-			"to change it on purpose take its record out (aivm config edit), then: aivm attach "+shellQuote(a.HostPath)+" --vm "+a.VMName+" "+flag+" "+shellQuote(asked))
 }
 
 // wantVM resolves the VM of a verb by the rules of the store: flag, folder,

@@ -133,7 +133,8 @@ type Editor struct {
 
 // Attachment is one of [[attachments]], known by (HostPath, VMName). HostPath
 // is absolute and free of links, TypedPath what the person typed if that
-// differs, Tag the share's token.
+// differs, Tag the share's token. State is empty, or why the folder is not
+// brought back (the words are provision/share's).
 type Attachment struct {
 	HostPath  string `toml:"host_path" check:"abspath" write:"always"`
 	VMName    string `toml:"vm_name" check:"vmname" write:"always"`
@@ -142,6 +143,7 @@ type Attachment struct {
 	GuestDst  string `toml:"guest_dst" check:"path" write:"always"`
 	Tag       string `toml:"tag" check:"tag" write:"always"`
 	TypedPath string `toml:"typed_path" check:"path"`
+	State     string `toml:"state" check:"plain"`
 }
 
 // DefaultConfig is what an absent store says, and what stands in for keys that

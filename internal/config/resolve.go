@@ -72,6 +72,28 @@ func (c *Config) AttachmentsOf(folder string) []Attachment {
 	}
 }
 
+// AttachedAs returns the records of a folder that may be gone by now, on the
+// VM named or on all: by the path that was recorded, by where it really is, or
+// as it was typed when it was attached.
+func (c *Config) AttachedAs(typed, real, vm string) []Attachment {
+	var found []Attachment
+	for _, as := range []func(Attachment) bool{
+		func(a Attachment) bool { return filepath.Clean(a.HostPath) == typed },
+		func(a Attachment) bool { return filepath.Clean(a.HostPath) == real },
+		func(a Attachment) bool { return a.TypedPath != "" && filepath.Clean(a.TypedPath) == typed },
+	} {
+		for _, a := range c.Attachments {
+			if as(a) && (vm == "" || a.VMName == vm) {
+				found = append(found, a)
+			}
+		}
+		if len(found) > 0 {
+			return found
+		}
+	}
+	return nil
+}
+
 // Resolve finds the VM: the flag, else the one VM the folder is attached to
 // (active_vm if it is among several), else active_vm, else the only VM there
 // is. Choosing a VM never changes active_vm. A name that no record has is an

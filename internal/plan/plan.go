@@ -57,6 +57,10 @@ type Action struct {
 	// be asked) that what follows is observed and planned anew. What was
 	// approved by its id stays approved.
 	Again bool
+	// Fail, if set, is told the error of an action that failed and says whether
+	// the run ends with it: nil goes on with what follows, for work on several
+	// things of which one must not keep the others from being done.
+	Fail func(error) error
 	// Timing names the bucket of the summary line this action's time belongs
 	// to ("image", "define", "boot", "share", "ssh", "editor").
 	Timing string

@@ -46,6 +46,11 @@ func (r Runner) Run(ctx context.Context, p Plan) (again bool, err error) {
 			if errors.Is(err, ErrStale) {
 				return true, nil
 			}
+			if a.Fail != nil && ctx.Err() == nil {
+				if err = a.Fail(err); err == nil {
+					continue
+				}
+			}
 			return false, err
 		}
 		if a.Again {

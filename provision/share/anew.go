@@ -2,10 +2,7 @@ package share
 
 import (
 	"errors"
-	"fmt"
 	"maps"
-
-	"aivm.dev/aivm/internal/root/mountinfo"
 )
 
 // Heard adds to the facts what the guest says of its folders: one whose owner
@@ -23,14 +20,4 @@ func (f HostFacts) Heard(g GuestFacts, atts []Attachment) HostFacts {
 		}
 	}
 	return f
-}
-
-// ReleaseScript returns a shell script, to be run by guest root, after which
-// the guest holds nothing of a's folder any more, so that this machine can take
-// the token away: it is unmounted, and forgotten by the guest's caches, for
-// each entry of which virtiofsd holds a descriptor (shares.md 3). A folder that
-// is in use there stays, and is named (GuestError).
-func ReleaseScript(a Attachment) string {
-	return guestHead + fmt.Sprintf("main() {\ndrop %s %s %s\n", Token(a.HostPath), quote(a.GuestDst), quote(mountinfo.Escape(a.GuestDst))) +
-		"sync -f \"$dev\"\necho 2 >/proc/sys/vm/drop_caches\nreturn 0\n}\nmain\n"
 }

@@ -163,7 +163,7 @@ func PlanGuest(f GuestFacts, host HostFacts, atts []Attachment) (script string, 
 }
 
 // GuestError explains a guest script that did not end with status 0: one joined
-// error for each folder it names. out is what it printed on stdout, stderr
+// FolderError for each folder it names. out is what it printed on stdout, stderr
 // what it printed there.
 func GuestError(exit int, out, stderr []byte, atts []Attachment) error {
 	if exit == 0 {
@@ -184,7 +184,14 @@ func GuestError(exit int, out, stderr []byte, atts []Attachment) error {
 				of = a
 			}
 		}
-		errs = append(errs, explain(reason, where, said, of))
+		err := explain(reason, where, said, of)
+		if by := held(out, token); reason == "busy" && len(by) > 0 {
+			err = ui.Refused("%q in the VM is in use there by %s", where, strings.Join(by, ", "))
+		}
+		if of.HostPath != "" {
+			err = &FolderError{of.HostPath, err}
+		}
+		errs = append(errs, err)
 	}
 	if len(errs) == 0 {
 		return ui.Failed("mounting the folders in the VM ended with status %d: %q", exit, said)

@@ -121,11 +121,11 @@ func observeFolder(path string, ms []mountinfo.Mount) Folder {
 func folderError(path string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return ui.Refused("folder %s does not exist", path)
+		return ui.Refused("%w", &because{"folder " + path + " does not exist", fs.ErrNotExist})
 	case errors.Is(err, unix.ENOTDIR):
 		return ui.Refused("%s is not a folder", path)
 	case errors.Is(err, unix.ELOOP):
-		return ui.Refused("a part of %s is a symbolic link now", path).
+		return ui.Refused("%w", &because{"a part of " + path + " is a symbolic link now", ErrLink}).
 			Hint("attach the folder the link leads to, if that is what you want")
 	case errors.Is(err, fs.ErrPermission):
 		return ui.Refused("folder %s cannot be reached by you", path)
@@ -184,7 +184,7 @@ func (f HostFacts) Strays(atts []Attachment) []string {
 // PlanHost returns what brings the host's mounts to atts; nothing when they
 // are right. isNew (nil: none) tells which folders were not approved before:
 // only they need consent. Folders that cannot be shared are left out and
-// returned as joined errors beside the actions for the others.
+// returned as joined FolderErrors beside the actions for the others.
 func PlanHost(f HostFacts, vmKey string, atts []Attachment, isNew func(Attachment) bool) ([]plan.Action, error) {
 	if err := check(atts); err != nil {
 		return nil, err
@@ -204,7 +204,7 @@ func PlanHost(f HostFacts, vmKey string, atts []Attachment, isNew func(Attachmen
 			return nil, fmt.Errorf("share: folder %s was not observed", a.HostPath)
 		}
 		if err := usable(a, folder); err != nil {
-			errs = append(errs, err)
+			errs = append(errs, &FolderError{a.HostPath, err})
 			continue
 		}
 		if consent(a) == plan.Ask {

@@ -86,7 +86,18 @@ type Attachment struct {
 	HostPath, VM          string // HostPath is canonical: absolute, links resolved
 	Mode                  Mode
 	Access, GuestDst, Tag string // Access "rw" or "ro"; Tag is the token
+	State                 State
 }
+
+// State says why a saved folder is not brought back; "" for one that is.
+type State string
+
+// The states of a record.
+const (
+	Attached  State = ""
+	Detaching State = "detaching" // to be taken away, at the latest when the VM stops
+	Linked    State = "link"      // a link was seen on its way: attach it again to lift that
+)
 
 // Token names a folder below the export root. It depends on the canonical path
 // alone: the end of its name for people, 96 bits of its hash so that no two

@@ -29,7 +29,7 @@ func checkAttach(t, whole *testing.T, w *world, vm string) {
 	if got := w.guest(vm, "cat "+dir+"/f"); got != "deep" {
 		t.Errorf("the guest reads %q", got)
 	}
-	if r := w.aivm(dir, "attach", ".", "--access", "ro"); r.code != 2 || !strings.Contains(r.stderr, "aivm config edit") {
+	if r := w.aivm(dir, "attach", ".", "--access", "ro"); r.code != 2 || !strings.Contains(r.stderr, "aivm detach") {
 		t.Errorf("another access: %+v", r)
 	}
 	ro := filepath.Join(w.home, "ro")

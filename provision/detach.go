@@ -1,0 +1,456 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/share"
+)
+
+// DetachOptions are the flags of `detach`.
+type DetachOptions struct {
+	Folder string
+	VM     string
+	Force  bool // leave it to the next stop of the VM where it is in use
+}
+
+// DetachResult is what `detach --json` prints.
+type DetachResult struct {
+	Schema  int    `json:"schema"`
+	VM      string `json:"vm,omitempty"`
+	Folder  string `json:"folder"`
+	Mode    string `json:"mode,omitempty"`
+	State   string `json:"state"` // "detached", "detaching", "none"
+	Changed bool   `json:"changed"`
+}
+
+// leaving is one folder on its way out of a VM.
+type leaving struct {
+	w   *want
+	att share.Attachment
+	rec bool // there is a record; else only what a killed run left mounted
+}
+
+// Detach takes a folder away from a VM. The folder may be gone, the VM stopped,
+// deleted or dead: what counts is that nothing of the folder is mounted for the
+// VM any more. The folder itself is not touched.
+func (e *Env) Detach(ctx context.Context, o DetachOptions) error {
+	e.timing = ui.NewTiming("share", "ssh")
+	l, err := e.lookForDetach(ctx, o)
+	if err != nil || l == nil {
+		return err
+	}
+	if l.rec {
+		if err := config.CheckWritable(e.StorePath); err != nil {
+			return err
+		}
+	}
+	if !e.DryRun {
+		release, _, err := e.lock(ctx, l.w.name)
+		if err != nil {
+			return err
+		}
+		defer release()
+		// Another run may have changed it while this one waited.
+		e.store = nil
+		if l, err = e.lookForDetach(ctx, o); err != nil || l == nil {
+			return err
+		}
+	}
+	f, err := e.observeLeaving(ctx, l)
+	if err != nil {
+		return err
+	}
+	defer f.close()
+	p := e.planDetach(l, f)
+	if e.DryRun {
+		if err := e.printPlain("detach", l.w.name, p); err != nil {
+			return err
+		}
+		return errDry
+	}
+	if _, err := e.run(ctx, p); err != nil {
+		return e.staysAttached(ctx, l, f, o, err)
+	}
+	if f.conn != nil {
+		// What lay below it in the guest, and was let go of with it, comes back.
+		if err := e.guestStage(ctx, l.w, f); err != nil {
+			e.warnOnce(err.Error())
+		}
+	}
+	return e.saidDetached(l, "detached")
+}
+
+// lookForDetach finds what is meant. nil: there is nothing, and it was said.
+func (e *Env) lookForDetach(ctx context.Context, o DetachOptions) (*leaving, error) {
+	typed, real, err := pathOf(o.Folder)
+	if err != nil {
+		return nil, err
+	}
+	store, err := e.load()
+	if err != nil {
+		return nil, err
+	}
+	c := &store.Config
+	found := c.AttachedAs(typed, real, o.VM)
+	switch len(found) {
+	case 0:
+		return e.lookForStray(store, o, typed, real)
+	case 1:
+	default:
+		if found, err = e.chooseRecord(ctx, c, found); err != nil {
+			return nil, err
+		}
+	}
+	a := attachment(found[0])
+	return &leaving{w: &want{store: store, name: a.VM, guest: true}, att: a, rec: true}, nil
+}
+
+// chooseRecord decides between the VMs a folder is attached to as Resolve does.
+func (e *Env) chooseRecord(ctx context.Context, c *config.Config, found []config.Attachment) ([]config.Attachment, error) {
+	var names []string
+	for _, r := range found {
+		if r.VMName == c.ActiveVM {
+			return []config.Attachment{r}, nil
+		}
+		names = append(names, r.VMName)
+	}
+	if !e.UI.InTTY {
+		return nil, ui.Refused("%w", &config.AmbiguousError{Candidates: names, Folder: true}).Hint("re-run with --vm NAME")
+	}
+	i, err := e.UI.Choose(ctx, "Detach it from which VM?", names)
+	if err != nil {
+		return nil, err
+	}
+	return found[i : i+1], nil
+}
+
+// lookForStray looks for what a killed run mounted for a VM and never recorded.
+func (e *Env) lookForStray(store *config.Store, o DetachOptions, typed, real string) (*leaving, error) {
+	c := &store.Config
+	for _, r := range c.AttachmentsOf(real) {
+		if o.VM == "" || o.VM == r.VMName {
+			return nil, ui.Refused("%s belongs to the attached folder %s", ui.Clean(typed), ui.Clean(r.HostPath)).
+				Hint("to detach all of it: aivm detach " + shellQuote(r.HostPath) + " --vm " + r.VMName)
+		}
+	}
+	vms := c.VMNames()
+	if o.VM != "" {
+		if _, err := store.Resolve("", o.VM); err != nil {
+			return nil, err
+		}
+		vms = []string{o.VM}
+	}
+	for _, vm := range vms {
+		hf, err := e.shared(vm, nil)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range []string{real, typed} {
+			if len(hf.Tokens[share.Token(p)]) > 0 {
+				a := share.Attachment{HostPath: p, VM: vm, Mode: share.SharedRoot, Access: "rw", GuestDst: p, Tag: share.Token(p)}
+				return &leaving{w: &want{store: store, name: vm, guest: true}, att: a}, nil
+			}
+		}
+	}
+	on := ""
+	if res, err := store.Resolve(real, o.VM); err == nil {
+		on = " on VM " + res.VM
+	}
+	if e.UI.JSON {
+		return nil, e.UI.PrintJSON(DetachResult{Schema: 1, VM: strings.TrimPrefix(on, " on VM "), Folder: real, State: "none"})
+	}
+	e.UI.Result("No attachment found for %s%s. Nothing to do.", ui.Clean(real), on)
+	return nil, nil
+}
+
+// pathOf is a path as typed and as it really is, as far as it still exists.
+func pathOf(arg string) (typed, real string, err error) {
+	typed, err = filepath.Abs(arg)
+	if err != nil {
+		return "", "", ui.Refused("the working directory is gone: %w", err).Hint("name the folder: aivm detach /its/path", "aivm list")
+	}
+	rest := ""
+	for dir := typed; ; dir = filepath.Dir(dir) {
+		if r, err := filepath.EvalSymlinks(dir); err == nil {
+			return typed, filepath.Join(r, rest), nil
+		}
+		if dir == filepath.Dir(dir) {
+			return typed, typed, nil
+		}
+		rest = filepath.Join(filepath.Base(dir), rest)
+	}
+}
+
+// observeLeaving looks at this machine's mounts, and at VM and guest only if
+// the folder is mounted for the VM: else nobody has to be asked.
+func (e *Env) observeLeaving(ctx context.Context, l *leaving) (*facts, error) {
+	f := &facts{connErr: errNotTried}
+	var err error
+	if f.share, err = e.shared(l.w.name, nil); err != nil {
+		return nil, err
+	}
+	if len(f.share.Tokens[share.Token(l.att.HostPath)]) == 0 {
+		return f, nil
+	}
+	f, _, err = e.look(ctx, l.w)
+	if err != nil {
+		return nil, err
+	}
+	if f.share.Tokens == nil {
+		f.share, err = e.shared(l.w.name, l.w.atts())
+	}
+	return f, err
+}
+
+// planDetach: the record says first that the folder is leaving, so that a run
+// that is killed in between never brings it back; then the guest lets go, this
+// machine takes the mount away, and the record goes.
+func (e *Env) planDetach(l *leaving, f *facts) plan.Plan {
+	p := plan.Plan{Stage: plan.Host}
+	a, token := l.att, share.Token(l.att.HostPath)
+	bound := len(f.share.Tokens[token]) > 0
+	if bound && l.rec && a.State != share.Detaching {
+		p.Add(e.recordState(a, share.Detaching, "store.detaching:"+token, "record that the folder is leaving"))
+	}
+	if bound {
+		if f.conn != nil {
+			p.Add(plan.Action{
+				ID: "share.release:" + token, Why: fmt.Sprintf("have VM %s let go of folder %s", l.w.name, a.HostPath), Timing: "share",
+				Shows: []string{"umount " + shellQuote(a.GuestDst) + " (in the guest)"},
+				Do:    func(ctx context.Context) error { return e.releaseAll(ctx, l, f) },
+			})
+		}
+		op := root.Unbind{VMKey: e.key(l.w.name), Token: token}
+		p.Add(plan.Action{
+			ID: "share.unbind:" + token, Why: fmt.Sprintf("take folder %s out of VM %s's reach", a.HostPath, l.w.name),
+			Shows: op.Shows(), Root: op, Timing: "share",
+		})
+	}
+	if l.rec {
+		p.Add(e.dropRecord(a))
+	}
+	return p
+}
+
+func (e *Env) recordState(a share.Attachment, s share.State, id, why string) plan.Action {
+	return plan.Action{
+		ID: id, Why: why, Shows: []string{"write " + e.StorePath},
+		Do: func(ctx context.Context) error {
+			return config.Update(ctx, e.StorePath, func(c *config.Config) error {
+				if r, ok := c.FindAttachment(a.HostPath, a.VM); ok {
+					r.State = string(s)
+				}
+				return nil
+			})
+		},
+	}
+}
+
+func (e *Env) dropRecord(a share.Attachment) plan.Action {
+	return plan.Action{
+		ID: "store.detach:" + share.Token(a.HostPath), Why: "take the folder out of the config", Shows: []string{"write " + e.StorePath},
+		Do: func(ctx context.Context) error {
+			return config.Update(ctx, e.StorePath, func(c *config.Config) error { c.RemoveAttachment(a.HostPath, a.VM); return nil })
+		},
+	}
+}
+
+// releaseLimit bounds how long a guest may take to let go of a folder.
+const releaseLimit = 90 * time.Second
+
+// releaseAll has the guest unmount the folder, and first what is mounted below
+// it there; that comes back with the next mounts. From here on the run's facts
+// are without the folder.
+func (e *Env) releaseAll(ctx context.Context, l *leaving, f *facts) error {
+	ctx, cancel := context.WithTimeout(ctx, releaseLimit)
+	defer cancel()
+	atts := []share.Attachment{l.att}
+	for _, a := range attachments(l.w.store.Config, l.w.name) {
+		if a.Mode == share.SharedRoot && within(a.GuestDst, l.att.GuestDst) && a.GuestDst != l.att.GuestDst {
+			atts = append(atts, a)
+		}
+	}
+	if err := releaseInGuest(ctx, f.conn, atts...); err != nil {
+		return err
+	}
+	if l.w.left == nil {
+		l.w.left = map[string]error{}
+	}
+	l.w.left[l.att.HostPath] = errLeaving
+	g, err := e.probe(ctx, f.conn, l.w)
+	if err == nil {
+		f.guest = g
+	}
+	return err
+}
+
+var errLeaving = errors.New("it is being detached")
+
+// staysAttached ends a run in which the folder could not be taken away. Without
+// --force all is as before; with it the folder is gone for what starts in the
+// VM from now on, and the rest is left to the VM's next stop.
+func (e *Env) staysAttached(ctx context.Context, l *leaving, f *facts, o DetachOptions, why error) error {
+	if ctx.Err() != nil {
+		return e.resume(why)
+	}
+	hf, err := e.shared(l.w.name, nil)
+	if err != nil || len(hf.Tokens[share.Token(l.att.HostPath)]) == 0 || !l.rec && !o.Force {
+		return e.resume(why) // it is not that it is in use
+	}
+	if o.Force && l.rec {
+		if f.conn != nil {
+			lctx, cancel := context.WithTimeout(ctx, undoLimit)
+			err := e.asRoot(lctx, f.conn, "hiding the folder in the VM", share.HideScript(l.att), nil)
+			cancel()
+			if err != nil {
+				e.warnOnce(err.Error())
+			}
+		}
+		e.UI.Say("%v", why)
+		return e.saidDetached(l, "detaching")
+	}
+	// Back to what it was: the record, and what the guest let go of.
+	undo := plan.Plan{Stage: plan.Host}
+	if l.rec {
+		undo.Add(e.recordState(l.att, l.att.State, "store.attached:"+share.Token(l.att.HostPath), "record that the folder stays attached"))
+	}
+	if _, err := e.run(ctx, undo); err != nil {
+		e.warnOnce(err.Error())
+	}
+	if f.conn != nil {
+		delete(l.w.left, l.att.HostPath)
+		if f.share, err = e.shared(l.w.name, l.w.atts()); err == nil {
+			var g guestFacts
+			if g, err = e.probe(ctx, f.conn, l.w); err == nil {
+				f.guest = g
+				err = e.guestStage(ctx, l.w, f)
+			}
+		}
+		if err != nil {
+			e.warnOnce(err.Error())
+		}
+	}
+	if by := e.watchers(ctx, f); len(by) > 0 {
+		why = fmt.Errorf("%w; in the VM its files may be watched by %s", why, strings.Join(by, ", "))
+	}
+	q := shellQuote(l.att.HostPath) + " --vm " + l.w.name
+	out := ui.Refused("folder %s stays attached to VM %s: %w", l.att.HostPath, l.w.name, why)
+	if f.conn == nil {
+		out = ui.Refused("folder %s stays attached to VM %s, which does not answer (%v) and so cannot be asked to let go of it: %w", l.att.HostPath, l.w.name, f.connErr, why)
+	}
+	out.Hints = nil
+	return out.Hint("end what uses it, then: aivm detach "+q,
+		"or stop the VM, which lets go of everything: aivm vm down "+l.w.name+", then: aivm detach "+q,
+		"or let the VM read on what it has open until it stops: aivm detach "+q+" --force")
+}
+
+// watchers are the guest's processes that watch files of shared folders.
+func (e *Env) watchers(ctx context.Context, f *facts) []string {
+	if f.conn == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, undoLimit)
+	defer cancel()
+	var out strings.Builder
+	if err := e.asRoot(ctx, f.conn, "looking at what watches folders", share.WatchScript(), &out); err != nil {
+		return nil
+	}
+	return share.Held([]byte(out.String()))
+}
+
+func (e *Env) saidDetached(l *leaving, state string) error {
+	a := l.att
+	if e.UI.JSON {
+		return e.UI.PrintJSON(DetachResult{Schema: 1, VM: l.w.name, Folder: a.HostPath, Mode: string(a.Mode), State: state, Changed: true})
+	}
+	if state == "detaching" {
+		e.UI.Result("Detaching %s from VM %s (%s mode): it is in use, and what runs in the VM may read on until the VM stops", a.HostPath, l.w.name, a.Mode)
+		e.UI.Say("to finish it: aivm vm down %s", l.w.name)
+		return nil
+	}
+	e.UI.Result("Detached %s from VM %s (%s mode)", a.HostPath, l.w.name, a.Mode)
+	return nil
+}
+
+// planLeft finishes what `detach --force` left to the VM's stop, and what a
+// killed run began: a folder on its way out whose VM is off, or that is not
+// mounted for it any more.
+func (e *Env) planLeft(w *want, f *facts) ([]plan.Action, error) {
+	var leaving []share.Attachment
+	for _, a := range attachments(w.store.Config, w.name) {
+		if a.State == share.Detaching && (w.folder == nil || w.folder.HostPath != a.HostPath) {
+			leaving = append(leaving, a)
+		}
+	}
+	if len(leaving) == 0 {
+		return nil, nil
+	}
+	hf, err := e.shared(w.name, nil)
+	if err != nil {
+		return nil, err
+	}
+	off := f.domain.Domain.Err == nil && !f.running() && f.conn == nil
+	var out []plan.Action
+	for _, a := range leaving {
+		token := share.Token(a.HostPath)
+		bound := len(hf.Tokens[token]) > 0
+		if bound && !off {
+			continue
+		}
+		if bound {
+			op := root.Unbind{VMKey: e.key(w.name), Token: token}
+			out = append(out, plan.Action{
+				ID: "share.unbind:" + token, Why: fmt.Sprintf("take folder %s out of VM %s's reach, now that it is off", a.HostPath, w.name),
+				Shows: op.Shows(), Root: op, Timing: "share",
+			})
+		}
+		out = append(out, e.dropRecord(a))
+	}
+	return out, nil
+}
+
+// finishLeaving is planLeft for a VM that has just stopped.
+func (e *Env) finishLeaving(ctx context.Context, vm string) error {
+	e.store = nil
+	store, err := e.load()
+	if err != nil {
+		return err
+	}
+	w := &want{store: store, name: vm}
+	f := &facts{}
+	e.observeLibvirt(ctx, w, f)
+	as, err := e.planLeft(w, f)
+	if err != nil || len(as) == 0 {
+		return err
+	}
+	return e.apply(ctx, plan.Plan{Stage: plan.Host, Actions: as})
+}
+
+// releaseInGuest has the guest unmount and forget folders.
+func releaseInGuest(ctx context.Context, c guest.Conn, atts ...share.Attachment) error {
+	var out, stderr strings.Builder
+	code, err := c.Run(ctx, guest.Cmd{
+		Argv: []string{"sudo", "-n", "sh", "-s"}, Stdin: strings.NewReader(share.ReleaseScript(atts...)),
+		Stdout: &limited{b: &out}, Stderr: &limited{b: &stderr},
+	})
+	if err != nil {
+		return fmt.Errorf("letting go of %s in the guest: %w", atts[0].GuestDst, err)
+	}
+	each, rest := share.Split(share.GuestError(code, []byte(out.String()), []byte(stderr.String()), atts))
+	for _, folder := range slices.Sorted(maps.Keys(each)) {
+		rest = errors.Join(rest, each[folder])
+	}
+	return alone(rest)
+}

@@ -1,0 +1,210 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/share"
+)
+
+// All folders of a VM are one matter: each look asks for all of them, and each
+// run that brings the VM to a state brings them all back. The folder a verb was
+// given has to work; another one that does not is named and left out.
+
+// atts are the folders this run is concerned with: the one the verb was given,
+// and what else is attached to the VM and can be mounted.
+func (w *want) atts() []share.Attachment {
+	var out []share.Attachment
+	taken := map[string]bool{}
+	if w.folder != nil && w.folder.Mode == share.SharedRoot {
+		out = append(out, *w.folder)
+		taken[w.folder.GuestDst] = true
+	}
+	for _, a := range w.others() {
+		if w.left[a.HostPath] == nil && share.Check(a) == nil && !taken[a.GuestDst] {
+			out = append(out, a)
+			taken[a.GuestDst] = true
+		}
+	}
+	return out
+}
+
+// others are the saved folders of the VM that are mounted in it, without the
+// one the verb was given.
+func (w *want) others() []share.Attachment {
+	if w.store == nil {
+		return nil
+	}
+	var out []share.Attachment
+	for _, r := range w.store.Config.VMAttachments(w.name) {
+		a := attachment(r)
+		if a.Mode == share.SharedRoot && a.State == share.Attached && (w.folder == nil || a.HostPath != w.folder.HostPath) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// leaveOut names a saved folder that this run goes on without.
+func (e *Env) leaveOut(w *want, folder string, why error) {
+	if w.left == nil {
+		w.left = map[string]error{}
+	}
+	w.left[folder] = why
+	if errors.Is(why, fs.ErrNotExist) {
+		e.warnOnce(fmt.Sprintf("Skipping saved attachment %s: host path is missing", folder))
+		return
+	}
+	e.warnOnce(fmt.Sprintf("Skipping saved attachment %s: %v", folder, why))
+	var ue *ui.Error
+	if errors.As(why, &ue) {
+		for _, h := range ue.Hints {
+			e.warnOnce("  " + h)
+		}
+	}
+}
+
+// leaveOutAll sorts the errors of a step on all folders: what concerns the
+// folder the verb was given, or all of them, is returned.
+func (e *Env) leaveOutAll(w *want, err error) error {
+	each, rest := share.Split(err)
+	for _, folder := range slices.Sorted(maps.Keys(each)) {
+		if w.folder != nil && folder == w.folder.HostPath {
+			rest = errors.Join(rest, each[folder])
+			continue
+		}
+		e.leaveOut(w, folder, each[folder])
+	}
+	return alone(rest)
+}
+
+// alone is an error without the join around it, if it is the only one, so that
+// it is printed with its hints.
+func alone(err error) error {
+	if l, ok := err.(interface{ Unwrap() []error }); ok && len(l.Unwrap()) == 1 {
+		return l.Unwrap()[0]
+	}
+	return err
+}
+
+// leaveOutUnusable leaves out what the store says and nothing could be done
+// with.
+func (e *Env) leaveOutUnusable(w *want) {
+	for _, a := range w.others() {
+		if err := share.Check(a); err != nil && w.left[a.HostPath] == nil {
+			e.leaveOut(w, a.HostPath, err)
+		}
+	}
+}
+
+// planShare is the host's part of w's folders. What the guest said of their
+// owners counts (share.HostFacts.Heard), and one that has to be shared anew is
+// let go of by the guest first: as long as it has it mounted, this machine
+// cannot take the old mount away.
+func (e *Env) planShare(w *want, f *facts) ([]plan.Action, error) {
+	e.leaveOutUnusable(w)
+	atts := w.atts()
+	isNew := func(a share.Attachment) bool { return w.newFolder && a.HostPath == w.folder.HostPath }
+	as, err := share.PlanHost(f.share.Heard(f.guest.share, atts), e.key(w.name), atts, isNew)
+	if err := e.leaveOutAll(w, err); err != nil {
+		return nil, err
+	}
+	byID := map[string]share.Attachment{}
+	for _, a := range atts {
+		byID["share.bind:"+share.Token(a.HostPath)] = a
+	}
+	var out []plan.Action
+	for _, act := range as {
+		a, bind := byID[act.ID]
+		if !bind {
+			out = append(out, act)
+			continue
+		}
+		if w.folder == nil || a.HostPath != w.folder.HostPath {
+			act.Fail = func(err error) error { e.leaveOut(w, a.HostPath, err); return nil }
+		}
+		if f.conn != nil && len(f.share.Tokens[share.Token(a.HostPath)]) > 0 {
+			out = append(out, e.releaseAction(w, f, a, act.Fail))
+		}
+		out = append(out, act)
+	}
+	return out, nil
+}
+
+// releaseAction has the guest let go of a folder that is going to be shared
+// anew.
+func (e *Env) releaseAction(w *want, f *facts, a share.Attachment, fail func(error) error) plan.Action {
+	return plan.Action{
+		ID: "share.release:" + share.Token(a.HostPath), Why: fmt.Sprintf("have VM %s let go of folder %s for a moment", w.name, a.HostPath),
+		Shows: []string{"umount " + shellQuote(a.GuestDst) + " (in the guest)"}, Timing: "share", Fail: fail,
+		Do: func(ctx context.Context) error {
+			if err := releaseInGuest(ctx, f.conn, a); err != nil {
+				return err
+			}
+			// What is planned for the guest next hangs on what it has now.
+			g, err := e.probe(ctx, f.conn, w)
+			if err == nil {
+				f.guest = g
+			}
+			return err
+		},
+	}
+}
+
+// planMounts is the guest's part: one script for all folders that are not
+// right there, done in the first of its steps.
+func (e *Env) planMounts(w *want, f *facts) ([]plan.Action, error) {
+	atts := w.atts()
+	script, steps, err := share.PlanGuest(f.guest.share, f.share, atts)
+	if err != nil || script == "" {
+		return nil, err
+	}
+	steps[0].Do = func(ctx context.Context) error { return e.mountInGuest(ctx, w, f, script) }
+	return steps, nil
+}
+
+// refresh reads the store anew, once this run has the VM's lock: another run
+// may have attached or detached folders meanwhile, and nothing that was taken
+// away is brought back.
+func (e *Env) refresh(w *want) error {
+	e.store = nil
+	store, err := e.load()
+	if err != nil {
+		return err
+	}
+	w.store = store
+	if w.folder == nil {
+		return nil
+	}
+	r, ok := store.Config.FindAttachment(w.folder.HostPath, w.name)
+	switch {
+	case !ok && !w.newFolder:
+		return ui.Failed("folder %s was detached from VM %s meanwhile", w.folder.HostPath, w.name).Hint(e.Rerun)
+	case ok && w.newFolder:
+		return e.takeRecorded(w, *r)
+	}
+	return nil
+}
+
+// takeRecorded goes on with a folder that another run recorded while this one
+// waited, if it is the same wish.
+func (e *Env) takeRecorded(w *want, r config.Attachment) error {
+	a := attachment(r)
+	switch {
+	case a.Mode != w.folder.Mode:
+		return changeRefused("mode", r, string(a.Mode), string(w.folder.Mode))
+	case a.Access != w.folder.Access:
+		return changeRefused("access", r, a.Access, w.folder.Access)
+	case a.GuestDst != w.folder.GuestDst:
+		return changeRefused("guest_dst", r, a.GuestDst, w.folder.GuestDst)
+	}
+	w.newFolder = a.State != share.Attached
+	return nil
+}

@@ -1,0 +1,111 @@
+package share
+
+import (
+	"fmt"
+	"sort"
+	"strconv"
+	"strings"
+
+	"aivm.dev/aivm/internal/root/mountinfo"
+	"aivm.dev/aivm/internal/ui"
+)
+
+// heldShell names what in the guest keeps a folder from being let go of: processes
+// that stand in it, have something of it open, or have mapped or started a
+// file of it. One find looks at all processes; find's -lname takes a pattern.
+const heldShell = `held() { # TOKEN DIR PATTERN
+	{
+		find /proc/[0-9]*/cwd /proc/[0-9]*/root /proc/[0-9]*/exe /proc/[0-9]*/fd -maxdepth 1 '(' -lname "$3" -o -lname "$3/*" ')' -print
+		grep -lF -- " $2/" /proc/[0-9]*/maps
+	} 2>/dev/null | cut -d/ -f3 | sort -nu | head -n 20 | while read -r h_pid; do
+		echo "aivm-share-held $1 $h_pid $(cat "/proc/$h_pid/comm" 2>/dev/null)"
+	done
+}
+release() { # TOKEN DIR POINT PATTERN
+	n=0
+	while top "$3" && ours; do
+		n=$((n + 1))
+		[ "$n" -lt 32 ] && umount -- "$2" && continue
+		held "$1" "$2" "$4"
+		die busy "$1" "$2"
+	done
+}
+`
+
+// WatchScript returns a shell script, to be run by guest root, that names what
+// watches files of the VM's folders with inotify: a watch outlives the unmount
+// of its folder and keeps the file in the guest's caches. Which folder a watch
+// is for cannot be told.
+func WatchScript() string {
+	return guestHead + `main() {
+	w_dev=$(grep -F " $dev " /proc/self/mountinfo | tail -n 1 | cut -d' ' -f3)
+	w_dev=$(printf %x "${w_dev#*:}")
+	grep -ls "^inotify wd:.* sdev:$w_dev " /proc/[0-9]*/fdinfo/* 2>/dev/null | cut -d/ -f3 | sort -nu | head -n 20 | while read -r w_pid; do
+		echo "aivm-share-held - $w_pid $(cat "/proc/$w_pid/comm" 2>/dev/null)"
+	done
+	return 0
+}
+main
+`
+}
+
+// Held names the processes that a script found: "node (pid 812)".
+func Held(out []byte) []string { return held(out, "-") }
+
+// held is what the guest says uses the folder of a token; names are whatever
+// the guest's processes call themselves.
+func held(out []byte, token string) []string {
+	var names []string
+	for line := range strings.SplitSeq(string(out[:min(len(out), maxProbe)]), "\n") {
+		f := strings.SplitN(line, " ", 4)
+		if len(f) < 3 || f[0] != "aivm-share-held" || f[1] != token || len(names) == 20 {
+			continue
+		}
+		pid, err := strconv.Atoi(f[2])
+		if err != nil {
+			continue
+		}
+		name := "a process that has ended"
+		if len(f) == 4 && f[3] != "" {
+			name = ui.CleanTo(f[3], 32)
+		}
+		names = append(names, fmt.Sprintf("%s (pid %d)", name, pid))
+	}
+	return names
+}
+
+// ReleaseScript returns a shell script, to be run by guest root, after which
+// the guest holds nothing of these folders any more, so that this machine can
+// take their tokens away: they are unmounted, innermost first, and forgotten by
+// the guest's caches, for each entry of which virtiofsd holds a descriptor
+// (shares.md 3). One that is in use there stays, and what uses it is named
+// (GuestError).
+func ReleaseScript(atts ...Attachment) string {
+	var b strings.Builder
+	b.WriteString(guestHead + heldShell + "main() {\n")
+	for _, a := range innermost(atts) {
+		fmt.Fprintf(&b, "release %s %s %s %s\n", Token(a.HostPath), quote(a.GuestDst), quote(mountinfo.Escape(a.GuestDst)), quote(globEscape(a.GuestDst)))
+	}
+	b.WriteString("sync -f \"$dev\"\necho 2 >/proc/sys/vm/drop_caches\necho 2 >/proc/sys/vm/drop_caches\nreturn 0\n}\nmain\n")
+	return b.String()
+}
+
+// HideScript returns a shell script, to be run by guest root, that takes a
+// folder in use out of the guest's tree: what has something of it open keeps
+// it, nobody else finds it.
+func HideScript(a Attachment) string {
+	return guestHead + fmt.Sprintf("main() {\nn=0\nwhile top %s && ours && [ $n -lt 32 ]; do\n\tn=$((n + 1))\n\tumount -l -- %s || return 1\ndone\nreturn 0\n}\nmain\n",
+		quote(mountinfo.Escape(a.GuestDst)), quote(a.GuestDst))
+}
+
+// innermost sorts folders so that what lies below another comes first.
+func innermost(atts []Attachment) []Attachment {
+	out := append([]Attachment(nil), atts...)
+	sort.SliceStable(out, func(i, j int) bool { return len(ways(out[i].GuestDst)) > len(ways(out[j].GuestDst)) })
+	return out
+}
+
+// globEscape makes a pattern that matches exactly s.
+func globEscape(s string) string {
+	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(s)
+}

@@ -1,0 +1,211 @@
+package provision
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/share"
+)
+
+// FolderOptions are the flags of attach, code and ssh that concern a folder.
+type FolderOptions struct {
+	Folder         string
+	VM             string
+	Mode, Access   string // "" = saved or default
+	GuestDst       string
+	AllowSensitive []string
+	Image          string
+	NoFolder       bool
+	Attach         bool // the verb is attach: a subfolder may be attached for itself, a refused folder again
+}
+
+// wantFolder resolves the VM and the attachment of a folder verb. create says
+// that a VM may be made when there is none.
+func (e *Env) wantFolder(ctx context.Context, o FolderOptions, create bool) (*want, error) {
+	typed, real, err := Folder(o.Folder)
+	if err != nil {
+		return nil, err
+	}
+	mode, access := share.SharedRoot, "rw"
+	if o.Mode != "" {
+		if mode, err = share.ParseMode(o.Mode); err != nil {
+			return nil, err
+		}
+	}
+	if o.Access != "" {
+		a, err := share.ParseAccess(o.Access)
+		if err != nil {
+			return nil, err
+		}
+		access = string(a)
+	}
+	if o.GuestDst != "" && (!filepath.IsAbs(o.GuestDst) || strings.ContainsAny(o.GuestDst, "\n\r\x00")) {
+		return nil, ui.Usage("--guest-dst must be an absolute path in the guest, not %q", o.GuestDst).
+			Hint("for example: --guest-dst /home/agent/" + shellQuote(filepath.Base(typed)))
+	}
+	dst := real
+	if o.GuestDst != "" {
+		dst = filepath.Clean(o.GuestDst)
+	}
+	store, err := e.load()
+	if err != nil {
+		return nil, err
+	}
+	if err := linkedAway(&store.Config, o.VM, typed, real); err != nil {
+		return nil, err
+	}
+	if len(store.Config.AttachmentsOf(real)) == 0 {
+		// Nobody is asked for a VM for what cannot be shared.
+		if err := e.mayShare(real, dst, o.AllowSensitive); err != nil {
+			return nil, err
+		}
+	}
+	w, err := e.wantVM(ctx, o.VM, real, create)
+	if err != nil {
+		return nil, err
+	}
+	w.image, w.typed = o.Image, typed
+	if r, ok := w.savedFor(real); ok {
+		nested, err := o.nested(r, real, mode, access, dst)
+		if err != nil {
+			return nil, err
+		}
+		if !nested {
+			return w, w.takeSaved(o, r, real, mode, access)
+		}
+	}
+	if err := e.mayShare(real, dst, o.AllowSensitive); err != nil {
+		return nil, err
+	}
+	for _, a := range w.store.Config.VMAttachments(w.name) {
+		if attachment(a).GuestDst == dst && a.HostPath != real {
+			return nil, ui.Refused("%s in VM %s is the place of another folder already: %s", dst, w.name, ui.Clean(a.HostPath)).
+				Hint("choose another place: --guest-dst PATH")
+		}
+	}
+	folder := share.Attachment{HostPath: real, VM: w.name, Mode: mode, Access: access, GuestDst: dst, Tag: share.Token(real)}
+	if err := share.Check(folder); err != nil {
+		return nil, err
+	}
+	w.folder = &folder
+	w.newFolder, w.openAt = true, dst
+	return w, nil
+}
+
+// savedFor is the record of a folder on the VM or, if it has none, of its
+// nearest parent there: a subfolder of an attached folder belongs to it.
+func (w *want) savedFor(real string) (config.Attachment, bool) {
+	for dir := real; ; dir = filepath.Dir(dir) {
+		if r, ok := w.store.Config.FindAttachment(dir, w.name); ok {
+			return *r, true
+		}
+		if dir == filepath.Dir(dir) {
+			return config.Attachment{}, false
+		}
+	}
+}
+
+// nested says whether the folder, which lies in the saved folder r, is to be
+// attached for itself: attach was told to have it there in another way.
+func (o FolderOptions) nested(r config.Attachment, real string, mode share.Mode, access, dst string) (bool, error) {
+	a := attachment(r)
+	if !o.Attach || a.HostPath == real || a.State == share.Detaching {
+		return a.State == share.Detaching && a.HostPath != real, nil
+	}
+	if o.Access == string(share.ReadOnly) && a.Access == string(share.ReadWrite) && a.Mode != share.Git {
+		return false, ui.Refused("%s lies in %s, which VM %s can write: it would not be read-only there", ui.Clean(real), ui.Clean(a.HostPath), a.VM).
+			Hint("to have all of it read-only: aivm detach "+shellQuote(a.HostPath)+" --vm "+a.VM, "then: aivm attach "+shellQuote(a.HostPath)+" --vm "+a.VM+" --access ro")
+	}
+	return o.Mode != "" && mode != a.Mode || o.Access != "" && access != a.Access || o.GuestDst != "" && dst != filepath.Join(a.GuestDst, strings.TrimPrefix(real, a.HostPath)), nil
+}
+
+// takeSaved makes the saved folder r, in which real lies, the folder of the
+// verb. What the store says wins; another wish is refused.
+func (w *want) takeSaved(o FolderOptions, r config.Attachment, real string, mode share.Mode, access string) error {
+	saved, err := share.ParseMode(r.Mode)
+	if err != nil {
+		return ui.Refused("the saved mode %q of %s is not known", r.Mode, r.HostPath).Hint("aivm config path")
+	}
+	a := attachment(r)
+	a.HostPath = filepath.Clean(a.HostPath)
+	if a.State == share.Detaching {
+		// It is on its way out: what is asked for now is a new attachment.
+		if o.Mode != "" {
+			a.Mode = mode
+		}
+		if o.Access != "" {
+			a.Access = access
+		}
+		if o.GuestDst != "" {
+			a.GuestDst = filepath.Clean(o.GuestDst)
+		}
+	}
+	switch {
+	case o.Mode != "" && a.Mode != mode:
+		return changeRefused("mode", r, string(saved), string(mode))
+	case o.Access != "" && a.Access != access:
+		return changeRefused("access", r, r.Access, access)
+	case o.GuestDst != "" && filepath.Clean(o.GuestDst) != filepath.Clean(a.GuestDst):
+		return changeRefused("guest_dst", r, a.GuestDst, o.GuestDst)
+	case a.State == share.Linked && !o.Attach:
+		return ui.Refused("folder %s is not shared any more: a symbolic link was on its way, which the VM may have put there", ui.Clean(a.HostPath)).
+			Hint("if it is the folder you mean: aivm attach " + shellQuote(a.HostPath) + " --vm " + a.VM)
+	}
+	w.newFolder = a.State != share.Attached
+	a.State = share.Attached
+	if err := share.Check(a); err != nil {
+		return err
+	}
+	rel, err := filepath.Rel(a.HostPath, real)
+	if err != nil {
+		return err
+	}
+	w.folder, w.openAt = &a, filepath.Join(a.GuestDst, rel)
+	return nil
+}
+
+// linkedAway refuses a path that was attached as a folder and is, or leads
+// through, a symbolic link now: what it leads to was never agreed to, and the
+// link may be the guest's work.
+func linkedAway(c *config.Config, vm, typed, real string) error {
+	for _, r := range c.Attachments {
+		p := filepath.Clean(r.HostPath)
+		if vm != "" && r.VMName != vm || !within(typed, p) || within(real, p) {
+			continue
+		}
+		q, v := shellQuote(r.HostPath), " --vm "+r.VMName
+		return ui.Refused("a part of %s is a symbolic link now and leads to %s: it was attached to VM %s as a folder of its own", ui.Clean(r.HostPath), ui.Clean(real), r.VMName).
+			Hint("to share what it leads to: aivm detach "+q+v, "then: aivm attach "+q+v)
+	}
+	return nil
+}
+
+// within reports whether p is dir or lies below it.
+func within(p, dir string) bool {
+	return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
+}
+
+// mayShare refuses folders and places in the guest that make no good share.
+func (e *Env) mayShare(folder, dst string, allow []string) error {
+	if err := share.Refuse(folder, e.Home, e.ownDirs(), allow); err != nil {
+		return err
+	}
+	return share.CheckGuestDst(dst)
+}
+
+// ownDirs are aivm's own directories, never shared with a guest, and the store,
+// wherever --config says it is: who can write it decides what is shared next.
+func (e *Env) ownDirs() []string {
+	return []string{e.StorePath, filepath.Dir(e.SSH.ConfigDir), e.SSH.StateDir, e.SSH.ConfigDir, e.Cache.Dir, DefaultBaseDir, "/var/lib/aivm", "/var/cache/aivm"}
+}
+
+// changeRefused says that an attachment is changed only on purpose, and how.
+func changeRefused(what string, a config.Attachment, saved, asked string) error {
+	flag := "--" + strings.ReplaceAll(what, "_", "-")
+	folder := shellQuote(a.HostPath) + " --vm " + a.VMName
+	return ui.Refused("Attachment %s mismatch: %s is attached to %s with %s, not %s", what, ui.Clean(a.HostPath), a.VMName, saved, asked).
+		Hint("as it is: aivm code "+folder, "to change it: aivm detach "+folder, "then: aivm attach "+folder+" "+flag+" "+shellQuote(asked))
+}
