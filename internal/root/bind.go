@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -69,8 +70,19 @@ func bind(o Bind) (note string, err error) {
 		if err != nil {
 			return "", err
 		}
-		if same {
+		if same && len(o.Protect) == 0 {
 			return note, nil
+		}
+		if same {
+			// A daemon that has it keeps it, and is given what it lacks; one
+			// that is going to be started must find it with all mounts on it.
+			served, err := settleServed(o, layers[0], exports[0])
+			if err != nil || served {
+				return note, err
+			}
+		}
+		if err := letGoProtected(layers[0], exports[0]); err != nil {
+			return "", err
 		}
 		if err := unmountSoon(layers[0]); err != nil {
 			return "", err
@@ -79,10 +91,32 @@ func bind(o Bind) (note string, err error) {
 		return "", ui.Refused("%d mounts lie on top of each other on %s", len(layers), point).
 			Hint("look at them: grep " + o.Token + " /proc/self/mountinfo")
 	}
+	if len(o.Protect) > 0 {
+		whole, missing, err := protectTree(tree, o.Protect)
+		if err != nil {
+			return "", err
+		}
+		defer unix.Close(whole)
+		tree = whole
+		if len(missing) > 0 {
+			note = strings.TrimPrefix(note+"; ", "; ") + fmt.Sprintf("not protected, since they are missing or links: %s", strings.Join(missing, ", "))
+		}
+	}
 	if err := unix.MoveMount(tree, "", d.fd, o.Token, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return "", fmt.Errorf("mounting %s: %w", point, err)
 	}
-	return note, nil
+	if len(o.Protect) == 0 {
+		return note, forgetProtection(o.VMKey, o.Token)
+	}
+	ms, err = mountinfo.Read(mountinfo.Self)
+	if err != nil {
+		return "", err
+	}
+	made := mountinfo.At(ms, point)
+	if len(made) != 1 {
+		return "", ui.Failed("%s is mounted %d times, once was expected", point, len(made))
+	}
+	return note, settle(o, made[0], exports[0])
 }
 
 // openFolder opens a host folder without following any link: a guest with
@@ -220,6 +254,9 @@ func unbind(o Unbind) error {
 			return ui.Refused("something that is not ours is mounted on %s", point).
 				Hint("look at it: grep " + o.Token + " /proc/self/mountinfo")
 		}
+		if err := letGoProtected(layers[0], exports[0]); err != nil {
+			return err
+		}
 		if err := unmountSoon(layers[0]); err != nil {
 			return err
 		}
@@ -231,5 +268,5 @@ func unbind(o Unbind) error {
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("removing %s: %w", point, err)
 	}
-	return nil
+	return forgetProtection(o.VMKey, o.Token)
 }

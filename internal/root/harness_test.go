@@ -179,12 +179,19 @@ type receiver struct {
 	t   *testing.T
 	in  io.WriteCloser
 	out *bufio.Scanner
+	cmd *exec.Cmd
 	pid int
 }
 
 func newReceiver(t *testing.T) *receiver {
 	t.Helper()
-	cmd := exec.Command("unshare", "-m", "--propagation", "slave", "sh")
+	return receive(t, "sh")
+}
+
+// receive is a receiver with a shell of one's own.
+func receive(t *testing.T, shell ...string) *receiver {
+	t.Helper()
+	cmd := exec.Command("unshare", append([]string{"-m", "--propagation", "slave"}, shell...)...)
 	in, err := cmd.StdinPipe()
 	must(t, err)
 	out, err := cmd.StdoutPipe()
@@ -192,7 +199,7 @@ func newReceiver(t *testing.T) *receiver {
 	cmd.Stderr = os.Stderr
 	must(t, cmd.Start())
 	t.Cleanup(func() { in.Close(); _ = cmd.Wait() })
-	r := &receiver{t: t, in: in, out: bufio.NewScanner(out), pid: cmd.Process.Pid}
+	r := &receiver{t: t, in: in, out: bufio.NewScanner(out), cmd: cmd, pid: cmd.Process.Pid}
 	r.run("true") // the namespace is there now
 	return r
 }

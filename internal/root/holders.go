@@ -15,9 +15,21 @@ import (
 
 // holders names the processes that keep a mount busy: "virtiofsd (pid 4242)".
 // A mount lives once in every namespace it propagated to, each time under
-// another id but in the same peer group; ids are unique on the machine.
+// another id but in the same peer group; ids are unique on the machine. A
+// protected token has left its group, and has mounts on it: it is found by what
+// it lies on (copies).
 func holders(m mountinfo.Mount) []string {
 	ids := map[int]bool{m.ID: true}
+	own, _ := mountinfo.Read(mountinfo.Self)
+	export, _ := mountinfo.ByID(own, m.Parent)
+	if all, err := copies(m, export); err == nil {
+		for _, c := range all {
+			ids[c.top.ID] = true
+			for _, b := range c.below {
+				ids[b.ID] = true
+			}
+		}
+	}
 	group, shared := m.Shared()
 	procs, _ := filepath.Glob("/proc/[0-9]*")
 	seen := map[string]bool{}

@@ -64,6 +64,9 @@ type Bind struct {
 	GID   int    `json:"gid"`
 	Dev   uint64 `json:"dev"`
 	Ino   uint64 `json:"ino"`
+	// Protect are paths below Src that the guest, its root included, can
+	// neither write nor replace.
+	Protect []string `json:"protect,omitempty"`
 }
 
 // Unbind takes a token away again. It never unmounts lazily: a busy token is
@@ -167,8 +170,12 @@ func (o Bind) Shows() []string {
 			ids = append(ids, fmt.Sprintf("%s:%d:%d:%d", kind.letter, m.ContainerID, m.HostID, m.Size))
 		}
 	}
-	return []string{fmt.Sprintf("mount --bind -o %s,X-mount.idmap='%s' %s %s",
-		opts, strings.Join(ids, " "), quote(o.Src), filepath.Join(ExportRoot(o.VMKey), o.Token))}
+	token := filepath.Join(ExportRoot(o.VMKey), o.Token)
+	out := []string{fmt.Sprintf("mount --bind -o %s,X-mount.idmap='%s' %s %s", opts, strings.Join(ids, " "), quote(o.Src), token)}
+	for _, p := range o.Protect {
+		out = append(out, fmt.Sprintf("mount --bind -o ro %s %s (for the VM)", quote(filepath.Join(o.Src, p)), quote(filepath.Join(token, p))))
+	}
+	return out
 }
 
 func (o Unbind) Shows() []string {

@@ -167,6 +167,13 @@ func validate(op Op, caller int) error {
 			return bad("gid", o.GID)
 		case o.Ino == 0:
 			return bad("inode", o.Ino)
+		case len(o.Protect) > MaxProtected:
+			return bad("number of protected paths", len(o.Protect))
+		}
+		for _, p := range o.Protect {
+			if !filepath.IsLocal(p) || filepath.Clean(p) != p || p == "." || strings.ContainsRune(p, 0) {
+				return bad("protected path", p)
+			}
 		}
 		return key(o.VMKey)
 	case Packages:

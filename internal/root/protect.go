@@ -1,0 +1,364 @@
+package root
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"aivm.dev/aivm/internal/root/mountinfo"
+	"aivm.dev/aivm/internal/ui"
+)
+
+// MaxProtected bounds the paths of one Bind: each is a mount.
+const MaxProtected = 256
+
+// A protected path is a read-only mount of it on itself, above the folder's
+// mount; the directories on the way to it are mounts of themselves too, since
+// a mount point cannot be renamed away from under what it carries, and the
+// name be taken by another.
+//
+// These mounts belong where the guest's requests are served and nowhere else.
+// The kernel refuses to rename or remove whatever is a mount point anywhere in
+// the caller's mount namespace, by the file and not by the way to it: with
+// them in this machine's own namespace nobody here could save a Makefile or
+// run git config. So a tree is built with them before it appears (there is no
+// moment in which the guest could write), and once virtiofsd has it, they are
+// taken off here. In its namespace they stay for as long as it runs, except
+// those whose file is replaced on this machine: the kernel drops them, the
+// record says so (Protection), and the next bind puts them on again.
+
+// A point is one mount of a protected tree.
+type point struct {
+	rel string
+	ro  bool
+}
+
+// points returns the mounts for paths, parents first.
+func points(paths []string) []point {
+	ro := map[string]bool{}
+	for _, p := range paths {
+		for d := filepath.Dir(p); d != "."; d = filepath.Dir(d) {
+			ro[d] = ro[d] || false
+		}
+		ro[p] = true
+	}
+	out := make([]point, 0, len(ro))
+	for p, r := range ro {
+		out = append(out, point{p, r})
+	}
+	// A name sorts after the directories it lies in.
+	sort.Slice(out, func(i, j int) bool { return out[i].rel < out[j].rel })
+	return out
+}
+
+// inNamespace runs f on a thread of its own that has left this process's mount
+// namespace: for that of process pid, or for a private copy if pid is 0. The
+// thread ends with f, and the copy with it.
+func inNamespace(pid int, f func() error) error {
+	ns := -1
+	if pid != 0 {
+		var err error
+		if ns, err = unix.Open(fmt.Sprintf("/proc/%d/ns/mnt", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+			return fmt.Errorf("opening the mounts of process %d: %w", pid, err)
+		}
+		defer unix.Close(ns)
+	}
+	return onThread(func() error {
+		if pid != 0 {
+			// A thread that shares its working directory with others may not
+			// change namespaces.
+			if err := unix.Unshare(unix.CLONE_FS); err != nil {
+				return err
+			}
+			if err := unix.Setns(ns, unix.CLONE_NEWNS); err != nil {
+				return fmt.Errorf("entering the mounts of process %d: %w", pid, err)
+			}
+			return f()
+		}
+		if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+			return err
+		}
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			return err
+		}
+		return f()
+	})
+}
+
+// onThread runs f on a thread that nobody uses afterwards, and never on the
+// first one: that one does not end, and /proc/self is what it sees.
+func onThread(f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked, so that the thread ends with this goroutine
+		if unix.Gettid() == unix.Getpid() {
+			err := onThread(f)
+			runtime.UnlockOSThread()
+			done <- err
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}
+
+// protectTree returns tree with the protecting mounts on it, as detached as
+// tree was; tree itself is used up. missing are paths that are not there or
+// lead through a link.
+func protectTree(tree int, paths []string) (out int, missing []string, err error) {
+	out = -1
+	err = inNamespace(0, func() error {
+		// Mounts can be put together only where they are attached; this is a
+		// directory that is surely there, in a namespace nobody else sees.
+		if err := unix.MoveMount(tree, "", unix.AT_FDCWD, ExportBase, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return err
+		}
+		for _, p := range points(paths) {
+			ok, err := cover(tree, p)
+			if err != nil {
+				return err
+			}
+			if !ok {
+				missing = append(missing, p.rel)
+			}
+		}
+		var err error
+		out, err = unix.OpenTree(tree, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)
+		return err
+	})
+	if err != nil {
+		return -1, nil, fmt.Errorf("protecting paths: %w", err)
+	}
+	return out, missing, nil
+}
+
+// cover puts the mount for p on itself. ok is false where there is no such
+// path, or only through a link, which a guest could have planted.
+func cover(tree int, p point) (ok bool, err error) {
+	at, err := unix.Openat2(tree, p.rel, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("opening %s: %w", p.rel, err)
+	}
+	defer unix.Close(at)
+	var st unix.Stat_t
+	if err := unix.Fstat(at, &st); err != nil {
+		return false, err
+	}
+	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFDIR {
+		return false, nil
+	}
+	clone, err := cloneTree(at)
+	if err != nil {
+		return false, fmt.Errorf("cloning %s: %w", p.rel, err)
+	}
+	defer unix.Close(clone)
+	if p.ro {
+		if err := unix.MountSetattr(clone, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+			return false, fmt.Errorf("making %s read-only: %w", p.rel, err)
+		}
+	}
+	if err := unix.MoveMount(clone, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+		return false, fmt.Errorf("covering %s: %w", p.rel, err)
+	}
+	return true, nil
+}
+
+// settleServed is settle for a token that a daemon serves already; served is
+// false where none does.
+func settleServed(o Bind, t, export mountinfo.Mount) (served bool, err error) {
+	all, err := copies(t, export)
+	if err != nil || !slices.ContainsFunc(all, func(c copyOf) bool { return c.daemon }) {
+		return false, err
+	}
+	return true, settle(o, t, export)
+}
+
+// settle sees to it that every daemon that serves the token has the protecting
+// mounts, takes them off wherever else they are, and writes down what holds.
+func settle(o Bind, t, export mountinfo.Mount) error {
+	all, err := copies(t, export)
+	if err != nil {
+		return err
+	}
+	var daemons []copyOf
+	for _, c := range all {
+		if c.daemon {
+			daemons = append(daemons, c)
+		}
+	}
+	for _, c := range daemons {
+		if err := c.ensure(o.Protect); err != nil {
+			return err
+		}
+	}
+	if len(daemons) > 0 {
+		if err := uncover(t, export); err != nil {
+			return err
+		}
+		for _, c := range all {
+			if !c.daemon {
+				// Some other service's view of this machine.
+				_ = inNamespace(c.pid, func() error { return dropBelow(c.below, c.top.Point) })
+			}
+		}
+	}
+	return writeProtection(o, t, daemons)
+}
+
+// uncover takes the protecting mounts off in this process's namespace: off the
+// token t, and off wherever else it appears because /var/lib, or a directory
+// above, is mounted at two places. What is taken off here stays elsewhere.
+func uncover(t, export mountinfo.Mount) error {
+	ms, err := mountinfo.Read(mountinfo.Self)
+	if err != nil {
+		return err
+	}
+	group, _ := export.Shared()
+	ms = slices.DeleteFunc(slices.Clone(ms), func(m mountinfo.Mount) bool {
+		return m.ID != t.ID && !(m.Dev == t.Dev && m.Root == t.Root && liesOnCopy(ms, m, group))
+	})
+	for _, m := range ms {
+		if err := unix.MountSetattr(unix.AT_FDCWD, m.Point, unix.AT_RECURSIVE, &unix.MountAttr{Propagation: unix.MS_PRIVATE}); err != nil {
+			return fmt.Errorf("parting %s from the daemon's: %w", m.Point, err)
+		}
+	}
+	now, err := mountinfo.Read(mountinfo.Self)
+	if err != nil {
+		return err
+	}
+	for _, m := range ms {
+		if err := dropBelow(mountinfo.Below(now, m.Point), m.Point); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dropBelow unmounts ms, which lie below point, the deepest first. Nobody's
+// access hangs on them, so what is in use may go lazily.
+func dropBelow(ms []mountinfo.Mount, point string) error {
+	for _, m := range slices.Backward(ms) {
+		if err := unix.Unmount(m.Point, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("taking %s off %s: %w", m.Point, point, err)
+		}
+	}
+	return nil
+}
+
+// ensure puts on what is missing in the daemon's namespace.
+func (c copyOf) ensure(paths []string) error {
+	have := map[string]bool{} // by path: read-only
+	for _, m := range c.below {
+		rel, err := filepath.Rel(c.top.Point, m.Point)
+		if err == nil && m.Root == filepath.Join(c.top.Root, rel) {
+			have[rel] = m.Has("ro")
+		}
+	}
+	var todo []point
+	for _, p := range points(paths) {
+		if ro, ok := have[p.rel]; !ok || p.ro && !ro {
+			todo = append(todo, p)
+		}
+	}
+	if len(todo) == 0 {
+		return nil
+	}
+	err := inNamespace(c.pid, func() error {
+		top, err := unix.Open(c.top.Point, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(top)
+		for _, p := range todo {
+			if _, err := cover(top, p); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return ui.Failed("protecting paths in the running VM: %w", err).Hint("stop the VM, which protects them anew when it starts: aivm vm down NAME")
+	}
+	return nil
+}
+
+// letGoProtected takes a protected token out of every other namespace, where
+// it would outlive its removal here: a mount with mounts on it does not follow.
+func letGoProtected(t, export mountinfo.Mount) error {
+	all, err := copies(t, export)
+	if err != nil {
+		return err
+	}
+	for _, c := range all {
+		if len(c.below) == 0 || c.top.Point == "/" {
+			continue // it follows by itself, or goes with its daemon
+		}
+		err := inNamespace(c.pid, c.remove)
+		if errors.Is(err, unix.EBUSY) {
+			return ui.Failed("%s is in use: %s", t.Point, strings.Join(holders(t), ", ")).
+				Hint("stop what uses it in the VM, or stop the VM: aivm vm down NAME")
+		}
+		if err != nil {
+			return fmt.Errorf("taking %s out of reach: %w", t.Point, err)
+		}
+	}
+	return uncover(t, export)
+}
+
+// remove unmounts the copy with all below it, in its namespace, and never
+// lazily (see unmount). Where something is in use, what was taken off already
+// is put on again.
+func (c copyOf) remove() error {
+	off := 0
+	err := error(nil)
+	for i := len(c.below) - 1; i >= 0 && err == nil; i-- {
+		if err = unmountRetry(c.below[i].Point); err == nil {
+			off++
+		}
+	}
+	if err == nil {
+		if err = unmountRetry(c.top.Point); err == nil {
+			return nil
+		}
+	}
+	top, oerr := unix.Open(c.top.Point, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if oerr != nil {
+		return errors.Join(err, oerr)
+	}
+	defer unix.Close(top)
+	for _, m := range c.below[len(c.below)-off:] {
+		rel, rerr := filepath.Rel(c.top.Point, m.Point)
+		if rerr == nil {
+			_, rerr = cover(top, point{rel, m.Has("ro")})
+		}
+		if rerr != nil {
+			err = errors.Join(err, fmt.Errorf("protecting %s again: %w", m.Point, rerr))
+		}
+	}
+	return err
+}
+
+// unmountRetry waits a moment for what a guest has just let go of.
+func unmountRetry(point string) error {
+	var err error
+	for range 20 {
+		if err = unix.Unmount(point, unix.UMOUNT_NOFOLLOW); !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return err
+}
