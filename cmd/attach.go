@@ -18,6 +18,7 @@ there: aivm code or aivm ssh with the folder.
 Examples:
   aivm attach .                  the folder here, in its VM
   aivm attach ~/data --access ro only to be read
+  aivm attach . --protect        to be written, except what this machine's tools run
 ` + exitStatuses,
 		ValidArgsFunction: completeFolder,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -30,5 +31,6 @@ Examples:
 		},
 	}
 	a.folderFlags(c, &o)
+	c.Flags().BoolVar(&o.Reviewed, "reviewed", false, "you looked at what changed of the files this machine's tools run: have status compare with them as they are now")
 	return c
 }

@@ -18,6 +18,10 @@ type AttachResult struct {
 	Access   string `json:"access"`
 	Mounted  bool   `json:"mounted"`
 	Changed  bool   `json:"changed"`
+	Protect  bool   `json:"protect,omitempty"`
+	// Executed are the files this machine's tools run of a folder that is
+	// newly shared for writing.
+	Executed []string `json:"executed,omitempty"`
 }
 
 // Attach makes a folder visible in a VM. A VM that is off is left off: the
@@ -44,7 +48,7 @@ func (e *Env) Attach(ctx context.Context, o FolderOptions) error {
 	if e.UI.JSON {
 		return e.UI.PrintJSON(AttachResult{
 			Schema: 1, VM: w.name, Folder: w.folder.HostPath, GuestDst: w.folder.GuestDst,
-			Mode: string(w.folder.Mode), Access: w.folder.Access, Mounted: f.conn != nil, Changed: isNew,
+			Mode: string(w.folder.Mode), Access: w.folder.Access, Mounted: f.conn != nil, Changed: isNew, Protect: w.folder.Protect, Executed: w.executedNames(),
 		})
 	}
 	e.UI.Result("Attached %s to VM %s (%s mode, access=%s)", w.folder.HostPath, w.name, w.folder.Mode, w.folder.Access)
@@ -56,6 +60,7 @@ func (e *Env) Attach(ctx context.Context, o FolderOptions) error {
 	default:
 		e.UI.Result("VM %s is not running; to have the folder at %s: %s", w.name, w.folder.GuestDst, w.opens())
 	}
+	e.sayExecuted(w)
 	if isNew {
 		e.UI.Say("%s", fmt.Sprintf("Recorded in %s", e.StorePath))
 	}

@@ -54,6 +54,7 @@ func (e *Env) Code(ctx context.Context, o CodeOptions) error {
 		return err
 	}
 	defer f.close()
+	e.sayExecuted(w)
 	recipe, err := editor.NewRecipe(w.name, w.openAt)
 	if err != nil {
 		return err

@@ -60,6 +60,7 @@ func (e *Env) planDelete(ctx context.Context, dd *deletion) (plan.Plan, error) {
 				return err
 			}
 			// Only if nothing else is in it: never recursive.
+			e.forgetAllSeen(w.name)
 			_ = os.Remove(e.SSH.VMDir(w.name))
 			return nil
 		},

@@ -262,7 +262,11 @@ func (e *Env) dropRecord(a share.Attachment) plan.Action {
 	return plan.Action{
 		ID: "store.detach:" + share.Token(a.HostPath), Why: "take the folder out of the config", Shows: []string{"write " + e.StorePath},
 		Do: func(ctx context.Context) error {
-			return config.Update(ctx, e.StorePath, func(c *config.Config) error { c.RemoveAttachment(a.HostPath, a.VM); return nil })
+			err := config.Update(ctx, e.StorePath, func(c *config.Config) error { c.RemoveAttachment(a.HostPath, a.VM); return nil })
+			if err == nil {
+				e.forgetSeen(a)
+			}
+			return err
 		},
 	}
 }

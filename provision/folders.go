@@ -112,7 +112,8 @@ func (e *Env) planShare(w *want, f *facts) ([]plan.Action, error) {
 	e.leaveOutUnusable(w)
 	atts := w.atts()
 	isNew := func(a share.Attachment) bool { return w.newFolder && a.HostPath == w.folder.HostPath }
-	as, err := share.PlanHost(f.share.Heard(f.guest.share, atts), e.key(w.name), atts, isNew)
+	heard := f.share.Heard(f.guest.share, atts)
+	as, err := share.PlanHost(heard, e.key(w.name), atts, isNew)
 	if err := e.leaveOutAll(w, err); err != nil {
 		return nil, err
 	}
@@ -120,9 +121,15 @@ func (e *Env) planShare(w *want, f *facts) ([]plan.Action, error) {
 	for _, a := range atts {
 		byID["share.bind:"+share.Token(a.HostPath)] = a
 	}
-	var out []plan.Action
+	out, err := e.planSeen(w, f)
+	if err != nil {
+		return nil, err
+	}
 	for _, act := range as {
 		a, bind := byID[act.ID]
+		if bind && w.waitsForStart(f, a) {
+			continue
+		}
 		if !bind {
 			out = append(out, act)
 			continue
@@ -130,7 +137,7 @@ func (e *Env) planShare(w *want, f *facts) ([]plan.Action, error) {
 		if w.folder == nil || a.HostPath != w.folder.HostPath {
 			act.Fail = func(err error) error { e.leaveOut(w, a.HostPath, err); return nil }
 		}
-		if f.conn != nil && len(f.share.Tokens[share.Token(a.HostPath)]) > 0 {
+		if f.conn != nil && len(f.share.Tokens[share.Token(a.HostPath)]) > 0 && !heard.Mounted(a) {
 			out = append(out, e.releaseAction(w, f, a, act.Fail))
 		}
 		out = append(out, act)
@@ -204,6 +211,8 @@ func (e *Env) takeRecorded(w *want, r config.Attachment) error {
 		return changeRefused("access", r, a.Access, w.folder.Access)
 	case a.GuestDst != w.folder.GuestDst:
 		return changeRefused("guest_dst", r, a.GuestDst, w.folder.GuestDst)
+	case a.Protect != w.folder.Protect:
+		return changeRefused("protect", r, yesNo(a.Protect), yesNo(w.folder.Protect))
 	}
 	w.newFolder = a.State != share.Attached
 	return nil

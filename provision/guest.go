@@ -221,7 +221,7 @@ func (e *Env) planFinish(ctx context.Context, w *want, f *facts) plan.Plan {
 			ID: "store.attach:" + a.Tag, Why: "record the folder in the config", Shows: []string{"write " + e.StorePath},
 			Do: func(ctx context.Context) error {
 				return config.Update(ctx, e.StorePath, func(c *config.Config) error {
-					rec := config.Attachment{HostPath: a.HostPath, VMName: a.VM, Mode: string(a.Mode), Access: a.Access, GuestDst: a.GuestDst, Tag: a.Tag}
+					rec := config.Attachment{HostPath: a.HostPath, VMName: a.VM, Mode: string(a.Mode), Access: a.Access, GuestDst: a.GuestDst, Tag: a.Tag, Protect: a.Protect}
 					if w.typed != a.HostPath {
 						rec.TypedPath = w.typed
 					}

@@ -218,7 +218,11 @@ func (e *Env) planVM(ctx context.Context, w *want, f *facts) ([]plan.Action, err
 	if err != nil {
 		return nil, err
 	}
-	return append(out, das...), nil
+	arm, err := e.planArm(w, f)
+	if err != nil {
+		return nil, err
+	}
+	return append(append(out, arm...), das...), nil
 }
 
 // autoNet reports whether the network's values are the built-in defaults, so

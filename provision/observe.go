@@ -10,6 +10,7 @@ import (
 
 	"aivm.dev/aivm/cloudinit"
 	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/internal/hostexec"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/domain"
@@ -28,7 +29,8 @@ type facts struct {
 	connErr error      // why not
 	guest   guestFacts
 
-	aliasMade bool // the plan of this look writes the ssh entry
+	executed  *plan.Known[hostexec.List] // of a new folder: what this machine's tools run of it
+	aliasMade bool                       // the plan of this look writes the ssh entry
 }
 
 // running reports whether libvirt says that the VM runs.
@@ -72,6 +74,7 @@ func (e *Env) observe(ctx context.Context, w *want) (*facts, error) {
 		if f.share, err = e.shared(w.name, atts); err != nil {
 			return nil, err
 		}
+		e.observeExecuted(ctx, w, f)
 	}
 	wg.Wait()
 	if err := ctx.Err(); err != nil {

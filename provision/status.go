@@ -23,6 +23,8 @@ type Status struct {
 	Done   int          `json:"done"`
 	Total  int          `json:"total"`
 	Wall   Wall         `json:"wall"`
+	// Executed is what changed of the files this machine's tools run.
+	Executed []ExecutedChange `json:"executed,omitempty"`
 }
 
 // Wall says what the guest can reach and write.
@@ -68,6 +70,9 @@ func (e *Env) Status(ctx context.Context, vmFlag string, sudo bool) (Status, err
 	folders := e.seeFolders(store.Config, w, f)
 	st.add(networkCheck(w, n), firewallCheck(), e.imageCheck(w), e.vmCheck(w, f), folders.check(w, f), e.addressCheck(w, f, inst, n), sshCheck(w, f))
 	st.add(folders.strays(w)...)
+	executed, changes := e.executedCheck(ctx, w, f, folders)
+	st.add(executed)
+	st.Executed = changes
 	st.Wall = folders.wall(w)
 	return st, nil
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/hostexec"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/provision/host"
 	"aivm.dev/aivm/provision/image"
@@ -36,6 +37,8 @@ type want struct {
 	typed     string           // the folder as typed, absolute
 	openAt    string           // where the editor or shell goes, below folder.GuestDst
 	left      map[string]error // saved folders this run goes on without, and why
+	reviewed  bool             // what this machine's tools run of the folder was looked at by the person
+	seen      *hostexec.List   // what was written down of it in this run
 
 	boot  bool // has to run
 	guest bool // has to answer over SSH

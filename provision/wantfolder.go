@@ -2,6 +2,7 @@ package provision
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"strings"
 
@@ -19,6 +20,8 @@ type FolderOptions struct {
 	AllowSensitive []string
 	Image          string
 	NoFolder       bool
+	Protect        bool // what this machine's tools run of it is read-only in the guest
+	Reviewed       bool // write anew down what that is
 	Attach         bool // the verb is attach: a subfolder may be attached for itself, a refused folder again
 }
 
@@ -86,9 +89,9 @@ func (e *Env) wantFolder(ctx context.Context, o FolderOptions, create bool) (*wa
 				Hint("choose another place: --guest-dst PATH")
 		}
 	}
-	folder := share.Attachment{HostPath: real, VM: w.name, Mode: mode, Access: access, GuestDst: dst, Tag: share.Token(real)}
-	if err := share.Check(folder); err != nil {
-		return nil, err
+	folder := share.Attachment{HostPath: real, VM: w.name, Mode: mode, Access: access, GuestDst: dst, Tag: share.Token(real), Protect: o.Protect}
+	if err := errors.Join(share.Check(folder), share.CheckProtect(folder, allAttachments(w.store.Config))); err != nil {
+		return nil, alone(err)
 	}
 	w.folder = &folder
 	w.newFolder, w.openAt = true, dst
@@ -118,6 +121,9 @@ func (o FolderOptions) nested(r config.Attachment, real string, mode share.Mode,
 	if o.Access == string(share.ReadOnly) && a.Access == string(share.ReadWrite) && a.Mode != share.Git {
 		return false, ui.Refused("%s lies in %s, which VM %s can write: it would not be read-only there", ui.Clean(real), ui.Clean(a.HostPath), a.VM).
 			Hint("to have all of it read-only: aivm detach "+shellQuote(a.HostPath)+" --vm "+a.VM, "then: aivm attach "+shellQuote(a.HostPath)+" --vm "+a.VM+" --access ro")
+	}
+	if o.Protect && !a.Protect {
+		return true, nil // and refused: see share.CheckProtect
 	}
 	return o.Mode != "" && mode != a.Mode || o.Access != "" && access != a.Access || o.GuestDst != "" && dst != filepath.Join(a.GuestDst, strings.TrimPrefix(real, a.HostPath)), nil
 }
@@ -150,11 +156,16 @@ func (w *want) takeSaved(o FolderOptions, r config.Attachment, real string, mode
 		return changeRefused("access", r, r.Access, access)
 	case o.GuestDst != "" && filepath.Clean(o.GuestDst) != filepath.Clean(a.GuestDst):
 		return changeRefused("guest_dst", r, a.GuestDst, o.GuestDst)
+	case o.Protect && !a.Protect && a.State != share.Detaching:
+		return changeRefused("protect", r, yesNo(a.Protect), yesNo(true))
 	case a.State == share.Linked && !o.Attach:
 		return ui.Refused("folder %s is not shared any more: a symbolic link was on its way, which the VM may have put there", ui.Clean(a.HostPath)).
 			Hint("if it is the folder you mean: aivm attach " + shellQuote(a.HostPath) + " --vm " + a.VM)
 	}
-	w.newFolder = a.State != share.Attached
+	if a.State == share.Detaching {
+		a.Protect = o.Protect
+	}
+	w.newFolder, w.reviewed = a.State != share.Attached, o.Reviewed
 	a.State = share.Attached
 	if err := share.Check(a); err != nil {
 		return err
@@ -204,8 +215,27 @@ func (e *Env) ownDirs() []string {
 
 // changeRefused says that an attachment is changed only on purpose, and how.
 func changeRefused(what string, a config.Attachment, saved, asked string) error {
-	flag := "--" + strings.ReplaceAll(what, "_", "-")
+	flag := "--" + strings.ReplaceAll(what, "_", "-") + " " + shellQuote(asked)
+	if what == "protect" {
+		flag = "--protect"
+	}
 	folder := shellQuote(a.HostPath) + " --vm " + a.VMName
 	return ui.Refused("Attachment %s mismatch: %s is attached to %s with %s, not %s", what, ui.Clean(a.HostPath), a.VMName, saved, asked).
-		Hint("as it is: aivm code "+folder, "to change it: aivm detach "+folder, "then: aivm attach "+folder+" "+flag+" "+shellQuote(asked))
+		Hint("as it is: aivm code "+folder, "to change it: aivm detach "+folder, "then: aivm attach "+folder+" "+flag)
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+// allAttachments are the folders of all VMs.
+func allAttachments(c config.Config) []share.Attachment {
+	var out []share.Attachment
+	for _, r := range c.Attachments {
+		out = append(out, attachment(r))
+	}
+	return out
 }

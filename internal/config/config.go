@@ -134,7 +134,8 @@ type Editor struct {
 // Attachment is one of [[attachments]], known by (HostPath, VMName). HostPath
 // is absolute and free of links, TypedPath what the person typed if that
 // differs, Tag the share's token. State is empty, or why the folder is not
-// brought back (the words are provision/share's).
+// brought back (the words are provision/share's); Protect keeps the guest from
+// writing what this machine's tools run.
 type Attachment struct {
 	HostPath  string `toml:"host_path" check:"abspath" write:"always"`
 	VMName    string `toml:"vm_name" check:"vmname" write:"always"`
@@ -144,6 +145,7 @@ type Attachment struct {
 	Tag       string `toml:"tag" check:"tag" write:"always"`
 	TypedPath string `toml:"typed_path" check:"path"`
 	State     string `toml:"state" check:"plain"`
+	Protect   bool   `toml:"protect"`
 }
 
 // DefaultConfig is what an absent store says, and what stands in for keys that

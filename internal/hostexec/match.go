@@ -64,6 +64,12 @@ var (
 	askedDirs = []string{".mvn", ".yarn/releases", ".yarn/plugins"}
 )
 
+// whole says that everything put into the directory rel runs, or is at least
+// nobody's own work.
+func whole(rel string) bool {
+	return slices.ContainsFunc(append(append([]string{".vscode"}, silentDirs...), askedDirs...), func(d string) bool { return rel == d || strings.HasSuffix(rel, "/"+d) })
+}
+
 // askedEnds are ends of names.
 var askedEnds = []string{".gemspec", ".code-workspace", ".pth", ".sbt", ".mk", ".cabal"}
 

@@ -32,8 +32,9 @@ type File struct {
 
 // A List is one look at a folder.
 type List struct {
-	Files []File // by Path
-	Cut   string // why not all was looked at, "" if it was
+	Files []File   // by Path
+	Dirs  []string // directories of which all runs that is put there, empty ones too
+	Cut   string   // why not all was looked at, "" if it was
 }
 
 // resolve keeps every open below the folder, on its mount, and away from links.
@@ -76,6 +77,7 @@ func Scan(ctx context.Context, dir string) (List, error) {
 		queue = append(queue[1:], s.look(next)...)
 	}
 	sort.Slice(s.list.Files, func(i, j int) bool { return s.list.Files[i].Path < s.list.Files[j].Path })
+	sort.Strings(s.list.Dirs)
 	return s.list, nil
 }
 
@@ -122,6 +124,9 @@ func (s *scanner) look(f folder) []folder {
 	for _, e := range ents {
 		rel := path.Join(f.rel, e.Name())
 		if e.IsDir() {
+			if whole(rel) || (f.git || f.bare) && path.Join(f.inGit, e.Name()) == "hooks" {
+				s.list.Dirs = append(s.list.Dirs, rel)
+			}
 			if sub, ok := descend(f, e.Name(), rel); ok {
 				if sub.depth > maxDepth {
 					s.cut("folders lie more than %d deep", maxDepth)

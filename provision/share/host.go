@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"sort"
+	"strconv"
 
 	"al.essio.dev/pkg/shellescape"
 	"golang.org/x/sys/unix"
@@ -38,6 +39,7 @@ type HostFacts struct {
 
 	mounts []mountinfo.Mount // the whole table
 	stale  map[string]bool   // tokens whose owners the guest does not see as it should (Heard)
+	guards map[string]Guard  // by token (Guarded)
 }
 
 // ObserveHost reads, without any rights, the mount table (given, or
@@ -141,9 +143,13 @@ func (f HostFacts) Mapped(a Attachment) bool {
 }
 
 // Bound reports whether the token of a is mounted rightly on this machine, as
-// far as the mount table tells. It does not tell whose the folder was when its
-// owners were mapped: only the guest sees that (Heard).
-func (f HostFacts) Bound(a Attachment) bool {
+// far as the mount table tells, and what is to be protected of it is. It does
+// not tell whose the folder was when its owners were mapped: only the guest
+// sees that (Heard).
+func (f HostFacts) Bound(a Attachment) bool { return f.Mounted(a) && f.guarded(a) }
+
+// Mounted is Bound for the folder's own mount alone.
+func (f HostFacts) Mounted(a Attachment) bool {
 	folder, ok := f.Folders[a.HostPath]
 	token := Token(a.HostPath)
 	l := f.Tokens[token]
@@ -220,6 +226,10 @@ func PlanHost(f HostFacts, vmKey string, atts []Attachment, isNew func(Attachmen
 		how := "read and write"
 		if op.RO {
 			how = "read only"
+		}
+		if a.Protect {
+			op.Protect = f.guards[op.Token].Paths
+			how = "read and write, " + strconv.Itoa(len(op.Protect)) + " paths protected"
 		}
 		binds = append(binds, plan.Action{
 			ID:      "share.bind:" + op.Token,

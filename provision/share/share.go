@@ -87,6 +87,7 @@ type Attachment struct {
 	Mode                  Mode
 	Access, GuestDst, Tag string // Access "rw" or "ro"; Tag is the token
 	State                 State
+	Protect               bool // what this machine's tools run is read-only in the guest
 }
 
 // State says why a saved folder is not brought back; "" for one that is.
@@ -178,6 +179,9 @@ func check(atts []Attachment) error {
 		}
 		if a.Access != string(ReadWrite) && a.Access != string(ReadOnly) {
 			return ui.Usage("--access must be one of: ro, rw")
+		}
+		if a.Protect && a.Access != string(ReadWrite) {
+			return ui.Usage("--protect is for folders the VM can write; with --access ro it can write nothing of them")
 		}
 		if err := checkPath("folder", a.HostPath); err != nil {
 			return err

@@ -1,0 +1,309 @@
+package provision
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"aivm.dev/aivm/internal/hostexec"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/share"
+)
+
+// What a guest writes into a folder, this machine's tools may run later. When
+// a folder is attached for writing, what they run of it is named and written
+// down, before the guest can reach it; status compares.
+
+// A seenList is the file in which that is written down.
+type seenList struct {
+	Schema int             `json:"schema"`
+	Folder string          `json:"folder"`
+	Files  []hostexec.File `json:"files"`
+	Cut    string          `json:"cut,omitempty"`
+}
+
+// namesShown is how many files are named in a sentence.
+const namesShown = 8
+
+// exposes reports whether the guest can write files of a that are seen here.
+func exposes(a share.Attachment) bool {
+	return a.Mode != share.Git && a.Access == string(share.ReadWrite)
+}
+
+func (e *Env) seenPath(a share.Attachment) string {
+	return filepath.Join(e.SSH.VMDir(a.VM), "executed", share.Token(a.HostPath)+".json")
+}
+
+// readSeen returns the list taken when a was attached; fs.ErrNotExist if there
+// is none.
+func (e *Env) readSeen(a share.Attachment) (hostexec.List, error) {
+	b, err := os.ReadFile(e.seenPath(a))
+	if err != nil {
+		return hostexec.List{}, err
+	}
+	var s seenList
+	if err := json.Unmarshal(b, &s); err != nil {
+		return hostexec.List{}, fmt.Errorf("%s: %w", e.seenPath(a), err)
+	}
+	return hostexec.List{Files: s.Files, Cut: s.Cut}, nil
+}
+
+func (e *Env) writeSeen(a share.Attachment, l hostexec.List) error {
+	b, err := json.Marshal(seenList{Schema: 1, Folder: strings.ToValidUTF8(a.HostPath, "?"), Files: l.Files, Cut: l.Cut})
+	if err != nil {
+		return err
+	}
+	path := e.seenPath(a)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(b)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// forgetSeen removes the list of a folder that is no longer attached.
+func (e *Env) forgetSeen(a share.Attachment) {
+	_ = os.Remove(e.seenPath(a))
+	_ = os.Remove(filepath.Dir(e.seenPath(a)))
+}
+
+// forgetAllSeen removes the lists of a VM that is gone.
+func (e *Env) forgetAllSeen(vm string) {
+	dir := filepath.Join(e.SSH.VMDir(vm), "executed")
+	files, _ := os.ReadDir(dir)
+	for _, f := range files {
+		_ = os.Remove(filepath.Join(dir, f.Name()))
+	}
+	_ = os.Remove(dir)
+}
+
+// observeExecuted adds to the facts what the plans of new and of protected
+// folders hang on. A folder that is as it was costs no look at its files.
+func (e *Env) observeExecuted(ctx context.Context, w *want, f *facts) {
+	for _, a := range w.atts() {
+		isNew := w.folder != nil && a.HostPath == w.folder.HostPath && (w.newFolder || w.reviewed)
+		if !exposes(a) || !isNew && !a.Protect || f.share.Folders[a.HostPath].Err != nil {
+			continue
+		}
+		var guard share.Guard
+		if a.Protect {
+			guard.Err = f.share.Protection(e.key(w.name), a)
+		}
+		if isNew || guard.Err != nil {
+			l, err := hostexec.Scan(ctx, a.HostPath)
+			seen := plan.Known[hostexec.List]{Value: l, Err: err}
+			if isNew {
+				f.executed = &seen
+			}
+			if guard.Err != nil && err == nil {
+				var loose []string
+				if guard.Paths, loose = share.Protected(l); len(loose) > 0 {
+					e.warnOnce(fmt.Sprintf("not protected in %s, because they are links, have several names or are too many: %s", ui.Clean(a.HostPath), shown(loose)))
+				}
+			} else if err != nil {
+				guard.Err = err
+			}
+		}
+		if a.Protect {
+			f.share = f.share.Guarded(share.Token(a.HostPath), guard)
+		}
+	}
+}
+
+// shown names paths a guest may have chosen.
+func shown(paths []string) string {
+	more := ""
+	if n := len(paths) - namesShown; n > 0 {
+		paths, more = paths[:namesShown], fmt.Sprintf(" and %d more", n)
+	}
+	return ui.Clean(strings.Join(paths, ", ")) + more
+}
+
+// planSeen writes the list of a new folder down, before the guest can write.
+func (e *Env) planSeen(w *want, f *facts) ([]plan.Action, error) {
+	if w.folder == nil || f.executed == nil {
+		return nil, nil
+	}
+	a, l := *w.folder, f.executed.Value
+	if f.executed.Err != nil {
+		return nil, f.executed.Err
+	}
+	why := fmt.Sprintf("write down what this machine's tools run of %s, so that status can tell what changed", a.HostPath)
+	if n := ui.Clean(l.Names(namesShown)); n != "" {
+		why += ": " + n
+	}
+	return []plan.Action{{
+		ID: "share.seen:" + share.Token(a.HostPath), Why: why, Shows: []string{"write " + e.seenPath(a)}, Timing: "share",
+		Do: func(context.Context) error {
+			if err := e.writeSeen(a, l); err != nil {
+				return err
+			}
+			w.seen = &l
+			w.reviewed = false
+			return nil
+		},
+	}}, nil
+}
+
+// planArm has the folders with protected paths ready before the VM starts: its
+// daemon must find the protecting mounts there, since from its start on the
+// guest can write.
+func (e *Env) planArm(w *want, f *facts) ([]plan.Action, error) {
+	var guarded []share.Attachment
+	for _, a := range w.atts() {
+		if a.Protect {
+			guarded = append(guarded, a)
+		}
+	}
+	if len(guarded) == 0 {
+		return nil, nil
+	}
+	isNew := func(a share.Attachment) bool { return w.newFolder && w.folder.HostPath == a.HostPath }
+	as, err := share.PlanHost(f.share, e.key(w.name), guarded, isNew)
+	if err != nil {
+		return nil, e.leaveOutAll(w, err)
+	}
+	var out []plan.Action
+	for _, act := range as {
+		if b, ok := act.Root.(root.Bind); ok {
+			act.ID = "share.arm:" + b.Token
+			out = append(out, act)
+		}
+	}
+	return out, nil
+}
+
+// waitsForStart reports whether a folder is not mounted on this machine as long
+// as its VM is off: the protecting mounts would be in the person's way here.
+func (w *want) waitsForStart(f *facts, a share.Attachment) bool {
+	return a.Protect && f.conn == nil && !f.running() && !w.boot
+}
+
+// sayExecuted names once, after a folder was attached for writing, what this
+// machine's tools run of it.
+func (e *Env) sayExecuted(w *want) {
+	if w.seen == nil || len(w.seen.Files)+len(w.seen.Dirs) == 0 || e.UI.JSON {
+		return
+	}
+	q := shellQuote(w.folder.HostPath) + " --vm " + w.name
+	if w.folder.Protect {
+		paths, _ := share.Protected(*w.seen)
+		e.UI.Say("This machine's tools run files of %s, which VM %s can only read: %s", w.folder.HostPath, w.name, shown(paths))
+		return
+	}
+	e.UI.Say("This machine's tools run files of %s, and VM %s can write them now: %s", w.folder.HostPath, w.name, ui.Clean(w.seen.Names(namesShown)))
+	e.UI.Say("to see later what changed: aivm status --vm %s; to have them read-only in the VM: aivm detach %s, then: aivm attach %s --protect", w.name, q, q)
+}
+
+// executedNames is the same for JSON.
+func (w *want) executedNames() []string {
+	if w.seen == nil {
+		return nil
+	}
+	var out []string
+	for _, f := range w.seen.Files {
+		out = append(out, strings.ToValidUTF8(f.Path, "?"))
+	}
+	return out
+}
+
+// ExecutedChange is one file this machine's tools run that is not as it was
+// when its folder was attached.
+type ExecutedChange struct {
+	Folder string `json:"folder"`
+	Path   string `json:"path"`
+	Change string `json:"change"` // "new", "changed", "gone", "mode", "link"
+	Silent bool   `json:"silent"` // it runs without being asked for: git hooks, editor tasks
+}
+
+// executedCheck compares what this machine's tools run of the VM's folders
+// with what was written down, and says how it stands with what is protected.
+func (e *Env) executedCheck(ctx context.Context, w *want, f *facts, s vmFolders) (host.Check, []ExecutedChange) {
+	c := check("executed", "Files this machine runs", host.Skipped, "VM %s can write no folder that has any", w.name)
+	var changes []ExecutedChange
+	var notes []string
+	silent, looked, unknown := false, 0, false
+	for _, a := range s.atts {
+		if !exposes(a) || a.State != share.Attached {
+			continue
+		}
+		fix := "aivm attach " + shellQuote(a.HostPath) + " --vm " + w.name
+		then, err := e.readSeen(a)
+		if errors.Is(err, fs.ErrNotExist) {
+			unknown = true
+			notes = append(notes, fmt.Sprintf("of %s nothing was written down", a.HostPath))
+			c.Fix = append(c.Fix, fix+" --reviewed")
+			continue
+		}
+		var now hostexec.List
+		if err == nil {
+			now, err = hostexec.Scan(ctx, a.HostPath)
+		}
+		if err != nil {
+			unknown = true
+			notes = append(notes, err.Error())
+			continue
+		}
+		looked++
+		ds := hostexec.Diff(then, now)
+		for _, d := range ds {
+			silent = silent || d.Kind == hostexec.Silent
+			changes = append(changes, ExecutedChange{a.HostPath, strings.ToValidUTF8(d.Path, "?"), d.What, d.Kind == hostexec.Silent})
+		}
+		if len(ds) > 0 {
+			slices.SortStableFunc(ds, func(x, y hostexec.Change) int { return rank(x.Kind) - rank(y.Kind) })
+			var names []string
+			for _, d := range ds {
+				names = append(names, d.Path+" ("+d.What+")")
+			}
+			notes = append(notes, fmt.Sprintf("since %s was attached, by the VM or by you: %s", a.HostPath, shown(names)))
+			c.Fix = append(c.Fix, fix+" --reviewed")
+		}
+		if now.Cut != "" {
+			notes = append(notes, fmt.Sprintf("not all of %s was looked at: %s", a.HostPath, ui.Clean(now.Cut)))
+		}
+		if a.Protect && s.host.Err == nil && f.running() {
+			if err := s.host.Value.Protection(e.key(w.name), a); err != nil {
+				silent = true
+				notes = append(notes, fmt.Sprintf("%s is not protected as it should be: %s", a.HostPath, ui.Clean(err.Error())))
+				c.Fix = append(c.Fix, fix)
+			}
+		}
+	}
+	switch {
+	case silent:
+		c.State = host.Bad
+	case unknown:
+		c.State = host.Unknown
+	case looked > 0:
+		c.State, c.Detail = host.OK, "none changed since the folders were attached"
+	}
+	if len(notes) > 0 {
+		c.Detail = strings.Join(notes, "; ")
+	}
+	return c, changes
+}
+
+func rank(k hostexec.Kind) int {
+	if k == hostexec.Silent {
+		return 0
+	}
+	return 1
+}

@@ -1,0 +1,110 @@
+package share
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"aivm.dev/aivm/internal/hostexec"
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/ui"
+)
+
+// A Guard is what is known of the protection of a folder. Err says why it does
+// not hold; Paths are then what is to be protected now.
+type Guard struct {
+	Err   error
+	Paths []string
+}
+
+// Guarded adds to the facts how it stands with the protection of a folder.
+func (f HostFacts) Guarded(token string, g Guard) HostFacts {
+	out := map[string]Guard{token: g}
+	for t, old := range f.guards {
+		if t != token {
+			out[t] = old
+		}
+	}
+	f.guards = out
+	return f
+}
+
+// guarded reports whether what is to be protected of a is. What was not looked
+// at is not.
+func (f HostFacts) guarded(a Attachment) bool {
+	if !a.Protect {
+		return true
+	}
+	g, ok := f.guards[Token(a.HostPath)]
+	return ok && g.Err == nil
+}
+
+// GuardError says why the protection of a does not hold, nil if it does.
+func (f HostFacts) GuardError(a Attachment) error { return f.guards[Token(a.HostPath)].Err }
+
+// Protection reads, without any rights, whether the protection of a holds.
+func (f HostFacts) Protection(vmKey string, a Attachment) error {
+	token := Token(a.HostPath)
+	l := f.Tokens[token]
+	if len(l) != 1 {
+		return fmt.Errorf("the folder is not shared on this machine")
+	}
+	p, err := root.ReadProtection(vmKey, token)
+	if err != nil {
+		return fmt.Errorf("nothing is known of its protection: %w", err)
+	}
+	return p.Holds(a.HostPath, l[0])
+}
+
+// Protected returns the paths of a folder to protect, given what this machine's
+// tools run of it: files, and the directories of which all runs that
+// is put there. What is a
+// link or has several names cannot be protected by its path and is returned as
+// loose; so is what exceeds the number of mounts there can be.
+func Protected(l hostexec.List) (paths, loose []string) {
+	for _, d := range l.Dirs {
+		if !slices.ContainsFunc(paths, func(p string) bool { return below(d, p) }) {
+			paths = append(paths, d)
+		}
+	}
+	whole := paths
+	for _, f := range l.Files {
+		switch {
+		case slices.ContainsFunc(whole, func(d string) bool { return below(f.Path, d) }):
+		case f.Type != "file" || f.Links > 1:
+			loose = append(loose, f.Path)
+		default:
+			paths = append(paths, f.Path)
+		}
+	}
+	// The nearest come first, so that they are not what is left over.
+	slices.SortStableFunc(paths, func(a, b string) int { return strings.Count(a, "/") - strings.Count(b, "/") })
+	mounts := map[string]bool{}
+	for i, p := range paths {
+		for d := p; d != "."; d = path.Dir(d) {
+			mounts[d] = true
+		}
+		if len(mounts) > root.MaxProtected {
+			loose = append(loose, paths[i:]...)
+			paths = paths[:i:i]
+			break
+		}
+	}
+	return paths, loose
+}
+
+// CheckProtect refuses to protect where it would mean nothing: the same files
+// can be written through another folder of any VM.
+func CheckProtect(a Attachment, others []Attachment) error {
+	if !a.Protect {
+		return nil
+	}
+	for _, o := range others {
+		if o.Mode != Git && o.Access == string(ReadWrite) && below(a.HostPath, o.HostPath) {
+			return ui.Refused("%s lies in %s, which VM %s can write: nothing of it would be protected", a.HostPath, o.HostPath, o.VM).
+				Hint("protect that one instead: aivm detach "+quote(o.HostPath)+" --vm "+quote(o.VM), "then: aivm attach "+quote(o.HostPath)+" --vm "+quote(o.VM)+" --protect")
+		}
+	}
+	return nil
+}
