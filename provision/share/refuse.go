@@ -15,10 +15,14 @@ var secrets = []string{
 	".ssh", ".gnupg", ".aws", ".azure", ".kube", ".docker",
 	".config/gh", ".config/gcloud", ".config/op", ".config/sops",
 	".password-store", ".netrc", ".pypirc", ".npmrc",
+	".mozilla", ".thunderbird", ".config/google-chrome", ".config/chromium", ".local/share/keyrings", ".config/rclone", ".terraform.d",
 }
 
 // homeMarks make any folder that holds them somebody's home.
-var homeMarks = []string{".ssh", ".gnupg"}
+var homeMarks = []string{".ssh", ".gnupg", ".aws", ".password-store", ".netrc", ".config/gh", ".config/gcloud", ".local/share/keyrings"}
+
+// tooMuch are directories that are not projects as a whole; folders in them may be.
+var tooMuch = []string{"/home", "/root", "/usr", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/local", "/bin", "/sbin", "/lib", "/lib64", "/var", "/run"}
 
 // Refuse says no to folders a guest must not get by mistake: homes, places
 // with keys, the system's own, and aivm's own files, whether the folder is one
@@ -63,12 +67,22 @@ func Refuse(hostPath, home string, own, allow []string) error {
 			return no(p + " belongs to this machine's system")
 		}
 	}
-	for _, h := range []string{home, "/root"} {
-		if h == "" {
-			continue
+	if home != "" {
+		if _, holds := touches(home); holds {
+			return no("it holds the home " + home)
 		}
-		if _, holds := touches(h); holds {
-			return no("it holds the home " + h)
+	}
+	for _, d := range tooMuch {
+		if _, holds := touches(d); holds {
+			return no(d + " is more than a project")
+		}
+	}
+	// Another person's, or root's by another name of the home.
+	for _, f := range folder {
+		for _, s := range secrets {
+			if i := strings.Index(f+"/", "/"+s+"/"); i >= 0 {
+				return no("keys or tokens are kept in " + f[:i+1+len(s)])
+			}
 		}
 	}
 	if home != "" {

@@ -106,7 +106,7 @@ func TestRefuse(t *testing.T) {
 	}
 	home := filepath.Join(base, "home", "u")
 	state := filepath.Join(home, ".local", "state", "aivm")
-	for _, d := range []string{home + "/code/p", home + "/.config/gh", home + "/.config/nvim", home + "/.ssh", state, base + "/keys/real", base + "/other/.gnupg", home + "/dots/aws/in"} {
+	for _, d := range []string{home + "/code/p", home + "/.config/gh", home + "/.config/nvim", home + "/.ssh", state, base + "/keys/real", base + "/other/.gnupg", base + "/bob/.aws", home + "/dots/aws/in"} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -117,11 +117,12 @@ func TestRefuse(t *testing.T) {
 		}
 	}
 	own := []string{state, filepath.Join(home, ".config", "aivm")}
-	fine := []string{home + "/code", home + "/code/p", home + "/.config/nvim", base + "/keys-not", "/srv/x", "/etcetera", home + "/.sshx"}
+	fine := []string{home + "/code", home + "/code/p", home + "/.config/nvim", base + "/keys-not", "/srv/x", "/usr/src/x", "/etcetera", home + "/.sshx"}
 	no := map[string]bool{ // path: --allow-sensitive lifts it
 		"/": false, "/etc": true, "/etc/ssh": true, "/etc/nginx": true, "/proc": true, "/sys/kernel": true, "/root": true, filepath.Dir(home): true,
 		home: true, home + "/.ssh": true, home + "/.ssh/sub": true, home + "/.config": true, home + "/.config/gh": true, home + "/.gnupg": true,
 		base + "/keys": true, base + "/keys/real": true, base + "/keys/real/x": true, home + "/dots": true, home + "/dots/aws/in": true,
+		base + "/bob/.aws": true, base + "/bob/.config/gh/x": true, "/usr": true, "/usr/lib": true, "/home": true, "/run": true, base + "/bob": true,
 		base + "/way": true, base + "/myhome": true, base + "/myhome/.docker": true, base + "/other": true,
 		home + "/.local": true, state: false, state + "/vm": false, own[1]: false,
 		root.ExportBase: false, root.ExportBase + "/0-a": false, "/var/lib/aivm": true, "/var": true,
