@@ -32,7 +32,7 @@ Examples:
 		},
 	}
 	a.folderFlags(c, &o.FolderOptions)
-	c.Flags().StringVar(&o.Image, "image", "", "the guest image of a VM that has to be made: auto, packages:debian-12, or a file")
+	a.imageFlag(c, &o.Image, imageUsage+"; for a VM that has to be made")
 	c.Flags().StringVar(&o.Editor, "editor", "", "the editor to open (default: the first one found)")
 	_ = c.RegisterFlagCompletionFunc("editor", fixed(editor.IDs()...))
 	a.recreateFlags(c, "recreate-if-needed", "recreate")

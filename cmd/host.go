@@ -9,7 +9,7 @@ import (
 func (a *app) hostCmd() *cobra.Command {
 	return group("host", "Look at and prepare this machine", `  aivm host doctor
   aivm host install-deps
-`, a.hostDoctorCmd(), a.hostInstallDepsCmd(), a.hostImageFetchCmd())
+`, a.hostDoctorCmd(), a.hostInstallDepsCmd(), a.imageFetchCmd("image-fetch"))
 }
 
 func (a *app) hostInstallDepsCmd() *cobra.Command {
@@ -64,28 +64,5 @@ Exit status: 0 all is well; 1 wrong usage; 2 something is bad.`,
 			return err
 		},
 	}
-	return c
-}
-
-func (a *app) hostImageFetchCmd() *cobra.Command {
-	var image string
-	c := &cobra.Command{
-		Use: "image-fetch", Short: "Get the guest image into the cache", Args: noArgs,
-		Long: `Get the guest image into the cache, so that the first VM is quicker to make.
-
-Examples:
-  aivm host image-fetch
-  aivm host image-fetch --image packages:debian-12
-` + exitStatuses,
-		RunE: func(c *cobra.Command, _ []string) error {
-			e, err := a.provision("image-fetch")
-			if err != nil {
-				return err
-			}
-			return e.FetchImage(c.Context(), image)
-		},
-	}
-	c.Flags().StringVar(&image, "image", "", "auto, packages:debian-12, or the path of a qcow2 or raw file")
-	a.dryRunFlag(c)
 	return c
 }

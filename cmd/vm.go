@@ -65,7 +65,7 @@ Examples:
 		return e.Create(ctx, o)
 	})
 	f := c.Flags()
-	f.StringVar(&o.Image, "image", "", "auto, packages:debian-12, or the path of a qcow2 or raw file")
+	a.imageFlag(c, &o.Image, imageUsage)
 	f.IntVar(&o.Size.CPUs, "cpus", 0, "number of CPUs")
 	f.IntVar(&o.Size.RAMMB, "ram-mb", 0, "memory in MB")
 	f.IntVar(&o.Size.DiskGB, "disk-gb", 0, "size of the disk in GB")

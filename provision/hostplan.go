@@ -14,7 +14,6 @@ import (
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/domain"
 	"aivm.dev/aivm/provision/host"
-	"aivm.dev/aivm/provision/image"
 	"aivm.dev/aivm/provision/network"
 	"aivm.dev/aivm/provision/share"
 	"aivm.dev/aivm/sshcfg"
@@ -25,11 +24,14 @@ import (
 func (e *Env) planHost(ctx context.Context, w *want, f *facts) (plan.Plan, error) {
 	p := plan.Plan{Stage: plan.Host}
 	make := w.boot && f.conn == nil && !f.running()
-	if goOn, err := e.planAccess(&p, w, f, make); err != nil || !goOn {
+	if goOn, err := e.planAccess(ctx, &p, w, f, make); err != nil || !goOn {
 		return p, err
 	}
 	if err := e.checkIdentity(w, f); err != nil {
 		return p, err
+	}
+	if w.image != "" && !w.newVM && f.domain.Domain.Err == nil && f.domain.Domain.Value != nil {
+		e.noteOnce("VM " + w.name + " has its disk already: --image counts when a VM is made")
 	}
 	if make {
 		as, err := e.planVM(ctx, w, f)
@@ -55,9 +57,9 @@ func (e *Env) planHost(ctx context.Context, w *want, f *facts) (plan.Plan, error
 
 // planAccess sees to it that libvirt can be asked where the plan hangs on its
 // answer. goOn is false when nothing more can be planned before another look.
-func (e *Env) planAccess(p *plan.Plan, w *want, f *facts, make bool) (goOn bool, err error) {
+func (e *Env) planAccess(ctx context.Context, p *plan.Plan, w *want, f *facts, make bool) (goOn bool, err error) {
 	if make {
-		as, err := host.Plan(e.hostFacts(), host.Need{Image: w.newDomain(f) && e.needsBuild(w)})
+		as, err := host.Plan(e.hostFacts(), host.Need{Image: w.newDomain(f) && e.needsBuild(ctx, w)})
 		if err != nil {
 			return false, err
 		}
@@ -185,10 +187,14 @@ func (e *Env) planVM(ctx context.Context, w *want, f *facts) ([]plan.Action, err
 	out = append(out, e.planState(w, f, mac, ip, ids, len(own) > 0)...)
 	var base func() (domain.Base, error)
 	if fresh {
-		imageActions, b, err := e.planImage(w)
+		imageActions, b, err := e.planImage(ctx, w)
 		if err != nil {
 			return nil, err
 		}
+		if size.DiskGB, err = w.roomFor(b, size.DiskGB); err != nil {
+			return nil, err
+		}
+		w.record.VM.DiskGB = size.DiskGB
 		out, base = append(out, imageActions...), b
 	}
 	hooks, err := e.planHooks()
@@ -333,15 +339,4 @@ func (e *Env) planStoreVM(w *want, f *facts) []plan.Action {
 			return err
 		},
 	}}
-}
-
-// needsBuild reports whether the image would have to be built here.
-func (e *Env) needsBuild(w *want) bool {
-	ref, err := w.imageRef()
-	if err != nil {
-		return false
-	}
-	r, _ := image.Resolve(ref)
-	_, ok, err := e.Cache.Lookup(r)
-	return r.Kind == "packages" && err == nil && !ok
 }

@@ -15,12 +15,18 @@ import (
 
 // planImage gets the guest image into the cache. base gives it to later
 // actions; before it is there, base is an error.
-func (e *Env) planImage(w *want) ([]plan.Action, func() (domain.Base, error), error) {
-	asked, err := w.imageRef()
+func (e *Env) planImage(ctx context.Context, w *want) ([]plan.Action, func() (domain.Base, error), error) {
+	asked, old, err := w.imageRef()
 	if err != nil {
 		return nil, nil, err
 	}
-	ref, note := image.Resolve(asked)
+	ref, note, err := e.resolveImage(ctx, w, asked)
+	if err != nil {
+		return nil, nil, err
+	}
+	if w.newVM && asked.Kind == image.KindAuto {
+		w.record.Image.Name = ref.String() // what it was, when "auto" is something else
+	}
 	entry, ok, err := e.Cache.Lookup(ref)
 	if err != nil {
 		return nil, nil, err
@@ -29,13 +35,28 @@ func (e *Env) planImage(w *want) ([]plan.Action, func() (domain.Base, error), er
 		if !ok {
 			return domain.Base{}, errors.New("the guest image is not there yet")
 		}
-		return domain.Base{SHA256: entry.SHA256, Format: entry.Format, Size: entry.Size, Open: domain.OpenFile(entry.Path)}, nil
+		return domain.Base{SHA256: entry.SHA256, Format: entry.Format, Size: entry.Size, Disk: entry.VirtualSize, Open: domain.OpenFile(entry.Path)}, nil
 	}
-	if ok {
+	download := ref.Kind == image.KindCatalogue || ref.Kind == image.KindURL
+	anew := (w.again || download && w.record.Image.Redownload) && !e.fetched[ref.Full()]
+	if ok && !anew {
 		return nil, base, nil
 	}
-	if note != "" {
-		e.noteOnce(note)
+	for _, n := range []string{old, note} {
+		if n != "" {
+			e.noteOnce(n)
+		}
+	}
+	had := entry.SHA256
+	set := func(got image.Entry, err error) error {
+		if err == nil {
+			entry, ok = got, true
+			if e.fetched == nil {
+				e.fetched = map[string]bool{}
+			}
+			e.fetched[ref.Full()] = true
+		}
+		return err
 	}
 	report := func(ctx context.Context) image.Progress {
 		return func(line string, fraction float64) { plan.Report(ctx, line, fraction) }
@@ -43,13 +64,41 @@ func (e *Env) planImage(w *want) ([]plan.Action, func() (domain.Base, error), er
 	// claim waits for another run that gets an image; it may be the one wanted.
 	claim := func(ctx context.Context) (found bool, release func(), err error) {
 		got, found, release, err := e.Cache.Claim(ctx, ref, report(ctx))
+		if err == nil && found && anew && got.SHA256 == had {
+			found = false // still the old one
+		}
 		if err == nil && found {
-			entry, ok = got, true
+			err = set(got, nil)
 		}
 		return found, release, err
 	}
+	// own gets it while no other run does.
+	own := func(get func(context.Context) (image.Entry, error)) func(context.Context) error {
+		return func(ctx context.Context) error {
+			found, release, err := claim(ctx)
+			if err != nil {
+				return err
+			}
+			defer release()
+			if found {
+				return nil
+			}
+			return set(get(ctx))
+		}
+	}
 	a := plan.Action{Consent: plan.Ask, Timing: "image"}
 	switch ref.Kind {
+	case image.KindCatalogue, image.KindURL:
+		f := e.fetcher(w)
+		if err := f.Check(ref); err != nil {
+			return nil, nil, err
+		}
+		a.ID, a.Why = "image.fetch:"+ref.String(), fetchSentence(ref, f.Host(ref), ok)
+		a.Shows = []string{"GET " + f.Where(ref), "write " + e.Cache.Dir + "/"}
+		a.Do = own(func(ctx context.Context) (image.Entry, error) {
+			got, _, err := f.Fetch(ctx, ref, report(ctx))
+			return got, err
+		})
 	case image.KindPackages:
 		a.ID, a.Why = "image.build:"+ref.Name, fmt.Sprintf("build the guest image %s from this machine's package mirror (about two minutes)", ref)
 		op := root.BuildImage{Distro: ref.Name}
@@ -67,9 +116,7 @@ func (e *Env) planImage(w *want) ([]plan.Action, func() (domain.Base, error), er
 				return errors.New("the privileged helper passed no image")
 			}
 			defer res.File.Close()
-			entry, err = e.Cache.Add(ctx, res.File, ref.String(), report(ctx))
-			ok = err == nil
-			return err
+			return set(e.Cache.Add(ctx, res.File, ref, image.BuiltHere, report(ctx)))
 		}
 	case image.KindFile:
 		if err := image.CheckFile(ref); err != nil {
@@ -77,36 +124,76 @@ func (e *Env) planImage(w *want) ([]plan.Action, func() (domain.Base, error), er
 		}
 		a.ID, a.Why = "image.import", "copy the image "+ref.Path+" into the cache"
 		a.Shows = []string{"write " + e.Cache.Dir + "/"}
-		a.Do = func(ctx context.Context) error {
-			found, release, err := claim(ctx)
-			if err != nil {
-				return err
-			}
-			defer release()
-			if found {
-				return nil
-			}
-			entry, err = e.Cache.AddFile(ctx, ref, report(ctx))
-			ok = err == nil
-			return err
+		a.Do = own(func(ctx context.Context) (image.Entry, error) { return e.Cache.AddFile(ctx, ref, report(ctx)) })
+	default: // made here: there is nothing to get it from
+		if !ok {
+			return nil, nil, ui.Failed("the file of the image %s is damaged or gone", ref).
+				Hint("aivm image verify "+ref.String(), "to make it anew: aivm vm prepare NAME --as "+ref.String())
 		}
-	default:
-		return nil, nil, ui.Refused("images of the kind %q are not there yet", ref.Kind).Hint("use --image packages:debian-12, or --image FILE.qcow2")
+		return nil, base, nil
 	}
 	return []plan.Action{a}, base, nil
 }
 
-// FetchImage gets an image into the cache and does nothing else
-// (`host image-fetch`).
-func (e *Env) FetchImage(ctx context.Context, name string) error {
+// fetchSentence says what a download will be.
+func fetchSentence(ref image.Ref, host string, there bool) string {
+	if ref.Kind == image.KindURL {
+		return "download the guest image from " + host + " and compare its digest"
+	}
+	r, _ := image.Find(ref.Name)
+	how := "over https (its list of digests is not signed)"
+	switch {
+	case ref.Pinned():
+		how = "and compare the digest that was given"
+	case r.Signed:
+		how = "and verify Ubuntu's signature"
+	}
+	if there {
+		return fmt.Sprintf("look for a newer %s on %s, download it (about %d MB) %s", r.Name, host, r.MB, how)
+	}
+	return fmt.Sprintf("download the newest %s from %s (about %d MB) %s", r.Name, host, r.MB, how)
+}
+
+// Fetched is what "image fetch" prints with --json.
+type Fetched struct {
+	Schema   int    `json:"schema"`
+	Image    string `json:"image"`
+	SHA256   string `json:"sha256"`
+	Format   string `json:"format"`
+	Size     int64  `json:"size"`
+	Release  string `json:"release,omitempty"`
+	Verified string `json:"verified,omitempty"`
+	Changed  bool   `json:"changed"`
+}
+
+// FetchImage gets an image into the cache and does nothing else. One of the
+// catalogue is looked up: a newer build is fetched. again gets it anew also
+// where nothing says that it is old.
+func (e *Env) FetchImage(ctx context.Context, name string, again bool) error {
 	e.timing = ui.NewTiming("image")
 	store, err := e.load()
 	if err != nil {
 		return err
 	}
-	w := &want{store: store, image: name, name: store.Config.Defaults.VM.Name}
+	w := &want{store: store, name: store.Config.Defaults.VM.Name}
 	w.record.Image = store.Config.Defaults.Image
-	as, base, err := e.planImage(w)
+	if err := w.chooseImage(name); err != nil {
+		return err
+	}
+	asked, _, err := w.imageRef()
+	if err != nil {
+		return err
+	}
+	ref, _, err := e.resolveImage(ctx, w, asked)
+	if err != nil {
+		return err
+	}
+	before, _, err := e.Cache.Lookup(ref)
+	if err != nil {
+		return err
+	}
+	w.again = again || ref.Kind == image.KindCatalogue && !ref.Pinned()
+	as, base, err := e.planImage(ctx, w)
 	if err != nil {
 		return err
 	}
@@ -128,13 +215,21 @@ func (e *Env) FetchImage(ctx context.Context, name string) error {
 	if _, err := e.run(ctx, p); err != nil {
 		return e.resume(err)
 	}
-	b, err := base()
+	if _, err := base(); err != nil {
+		return err
+	}
+	got, _, err := e.Cache.Lookup(ref)
 	if err != nil {
 		return err
 	}
+	changed := got.SHA256 != before.SHA256
 	if e.UI.JSON {
-		return e.UI.PrintJSON(map[string]any{"schema": 1, "sha256": b.SHA256, "format": b.Format, "size": b.Size, "changed": !p.Empty()})
+		return e.UI.PrintJSON(Fetched{1, ref.String(), got.SHA256, got.Format, got.Size, got.Release, got.Verified, changed})
 	}
-	e.UI.Result("image %s (%s, %d MB) is in the cache", b.SHA256[:min(16, len(b.SHA256))], b.Format, b.Size>>20)
+	what := "is in the cache"
+	if !changed && len(as) > 0 && ref.Kind == image.KindCatalogue {
+		what = "is in the cache, and the newest there is"
+	}
+	e.UI.Result("image %s (%s, %s, %d MB) %s", ref, got.SHA256[:min(16, len(got.SHA256))], got.Format, got.Size>>20, what)
 	return nil
 }

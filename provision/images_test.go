@@ -51,7 +51,7 @@ func TestImageIsGotOnce(t *testing.T) {
 			w.Cache = first.Cache
 			w.Root, w.timing = builder{file, &built}, ui.NewTiming("image")
 			worlds = append(worlds, w)
-			as, base, err := w.planImage(&want{store: &config.Store{Config: config.DefaultConfig()}, image: name})
+			as, base, err := w.planImage(context.Background(), &want{store: &config.Store{Config: config.DefaultConfig()}, image: name})
 			if err != nil || len(as) != 1 {
 				t.Fatalf("%v %v", as, err)
 			}
@@ -78,7 +78,7 @@ func TestImageIsGotOnce(t *testing.T) {
 		if strings.HasPrefix(name, "packages:") && (built.Load() != 1 || again.Load() != 2) {
 			t.Errorf("built %d times, %d looked again", built.Load(), again.Load())
 		}
-		as, _, err := first.planImage(&want{store: &config.Store{Config: config.DefaultConfig()}, image: name})
+		as, _, err := first.planImage(context.Background(), &want{store: &config.Store{Config: config.DefaultConfig()}, image: name})
 		if err != nil || len(as) != 0 {
 			t.Errorf("still to do: %v %v", as, err)
 		}

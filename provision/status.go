@@ -11,7 +11,6 @@ import (
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/domain"
 	"aivm.dev/aivm/provision/host"
-	"aivm.dev/aivm/provision/image"
 )
 
 // Status is the JSON of `status` (CONTRACTS).
@@ -163,19 +162,18 @@ func firewallCheck() host.Check {
 }
 
 func (e *Env) imageCheck(w *want) host.Check {
-	ref, err := w.imageRef()
+	ref, _, err := w.imageRef()
 	if err != nil {
 		return check("image", "Base image cache", "bad", "%v", err)
 	}
-	ref, _ = image.Resolve(ref)
-	ent, ok, err := e.Cache.Lookup(ref)
+	ent, ok, err := e.cachedImage(ref)
 	switch {
 	case err != nil:
 		return check("image", "Base image cache", "unknown", "%v", err)
 	case !ok:
 		return check("image", "Base image cache", "skipped", "%s is not in the cache; the VM does not need it any more", ref)
 	}
-	return check("image", "Base image cache", "ok", "%s (%d MB)", ref, ent.Size>>20)
+	return check("image", "Base image cache", "ok", "%s (%d MB)", ent.Source, ent.Size>>20)
 }
 
 func (e *Env) vmCheck(w *want, f *facts) host.Check {

@@ -54,9 +54,8 @@ func (e *Env) Create(ctx context.Context, o CreateOptions) error {
 	if err := e.wantNew(w, name); err != nil {
 		return err
 	}
-	w.image = o.Image
-	if o.Image != "" {
-		w.record.Image.Name = o.Image
+	if err := w.chooseImage(o.Image); err != nil {
+		return err
 	}
 	for _, k := range []struct{ to, from *int }{{&w.wish.CPUs, &o.Size.CPUs}, {&w.wish.RAMMB, &o.Size.RAMMB}, {&w.wish.DiskGB, &o.Size.DiskGB}} {
 		if *k.from != 0 {

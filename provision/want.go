@@ -13,7 +13,6 @@ import (
 	"aivm.dev/aivm/internal/hostexec"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/provision/host"
-	"aivm.dev/aivm/provision/image"
 	"aivm.dev/aivm/provision/share"
 )
 
@@ -44,6 +43,7 @@ type want struct {
 	guest bool // has to answer over SSH
 	wish  host.Size
 	image string // --image, "" = the record's
+	again bool   // get the image although it is there
 }
 
 // Folder checks a folder argument: absolute, existing, a directory that can be
@@ -184,16 +184,4 @@ func (w *want) rename() {
 			return
 		}
 	}
-}
-
-// imageRef is the image a new disk is made from.
-func (w *want) imageRef() (image.Ref, error) {
-	s := w.image
-	if s == "" {
-		s = w.record.Image.Name
-	}
-	if s == "" {
-		s = "auto"
-	}
-	return image.Parse(s)
 }

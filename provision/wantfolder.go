@@ -70,7 +70,10 @@ func (e *Env) wantFolder(ctx context.Context, o FolderOptions, create bool) (*wa
 	if err != nil {
 		return nil, err
 	}
-	w.image, w.typed = o.Image, typed
+	w.typed = typed
+	if err := w.chooseImage(o.Image); err != nil {
+		return nil, err
+	}
 	if r, ok := w.savedFor(real); ok {
 		nested, err := o.nested(r, real, mode, access, dst)
 		if err != nil {

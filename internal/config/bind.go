@@ -170,6 +170,11 @@ func (b *binder) check(tag reflect.StructTag, at int, key, s string) {
 }
 
 func (b *binder) list(v reflect.Value, tag reflect.StructTag, n *node, key string) {
+	if s, ok := n.val.(string); ok && n.shape == isLeaf && tag.Get("list") == "or one" {
+		b.check(tag, n.valueAt(), key, s)
+		v.Set(reflect.ValueOf([]string{s}))
+		return
+	}
 	if n.shape != isList {
 		b.wrong(n.valueAt(), key, "must be a list, not %s", typeName(n))
 		return

@@ -64,14 +64,19 @@ type Firewall struct {
 	AllowLAN        []string `toml:"allow_lan" check:"plain"`
 }
 
-// Image is an [image] section. UbuntuImgURL and CacheName are 0.3's; Name and
-// SHA256 are ours ("auto", "packages:debian-12", a path, ...).
+// Image is an [image] section. UbuntuImgURL, CacheName and Redownload are 0.3's;
+// the others are ours: Name ("auto", "ubuntu-24.04", "packages:debian-12", an
+// address, a path ...), at most one digest of it, and servers that are asked
+// before the publisher's own.
 type Image struct {
 	UbuntuImgURL string `toml:"ubuntu_img_url" check:"plain" write:"changed"`
 	CacheName    string `toml:"cache_name" check:"plain" write:"changed"`
 	Redownload   bool   `toml:"redownload"`
 	Name         string `toml:"name" check:"plain"`
 	SHA256       string `toml:"sha256" check:"sha256"`
+	SHA512       string `toml:"sha512" check:"sha512" write:"changed"`
+	// One address, or a list.
+	Mirror []string `toml:"mirror" check:"https" list:"or one" write:"changed"`
 }
 
 // Provision is a [provision] section.

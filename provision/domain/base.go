@@ -27,13 +27,14 @@ type Base struct {
 	SHA256 string // hexadecimal; names the volume
 	Format string // "qcow2" or "raw"
 	Size   int64  // bytes of the file
+	Disk   int64  // bytes of the disk in it, 0 = not known
 	Open   func() (io.ReadCloser, error)
 }
 
 // nth is the nth name of the image's volume: the first, unless a run that did
 // not finish has left a part of it under that name.
 func (b Base) nth(n int) string {
-	name := "base-" + b.SHA256[:min(32, len(b.SHA256))]
+	name := basePrefix + b.SHA256[:min(sumDigits, len(b.SHA256))]
 	if n > 1 {
 		name += "-" + strconv.Itoa(n)
 	}

@@ -226,6 +226,9 @@ func makeDisk(ctx context.Context, l Libvirt, pool string, w Wanted) error {
 	if err != nil {
 		return err
 	}
+	if base.Disk > int64(w.DiskGB)<<30 {
+		return TooSmall(base.Disk, w.DiskGB)
+	}
 	p, err := look(ctx, l, w.BaseDir)
 	if err != nil {
 		return err
@@ -238,6 +241,13 @@ func makeDisk(ctx context.Context, l Libvirt, pool string, w Wanted) error {
 		Name: diskVolume(w.Key), Format: "qcow2", Mode: "0600", Capacity: uint64(w.DiskGB) << 30,
 		BackingPath: w.BaseDir + "/" + volume, BackingFormat: base.Format,
 	}))
+}
+
+// TooSmall refuses a disk that would cut off the end of the image's.
+func TooSmall(image int64, gb int) error {
+	need := (image + 1<<30 - 1) >> 30
+	return ui.Refused("a disk of %d GB is smaller than the one in the image, which has %d GB", gb, need).
+		Hint(fmt.Sprintf("ask for a larger one: --disk-gb %d, or defaults.vm.disk_gb in the config", need))
 }
 
 // madeMeanwhile makes a volume that another run has made since the plan a

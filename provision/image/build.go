@@ -33,7 +33,7 @@ var gptmbrs = []string{"/usr/lib/EXTLINUX/gptmbr.bin", "/usr/lib/syslinux/mbr/gp
 // Builders are the images that can be built, for root.Options.
 func Builders() map[string]root.BuildFunc {
 	m := map[string]root.BuildFunc{}
-	for distro := range codenames {
+	for distro := range recipes {
 		m[distro] = func(ctx context.Context, dir string, progress root.Progress) (string, error) {
 			return Build(ctx, distro, dir, progress)
 		}
@@ -47,7 +47,7 @@ func Builders() map[string]root.BuildFunc {
 // with it, also when ctx ends or this process is killed; only files in workDir
 // remain, which belong to the caller.
 func Build(ctx context.Context, distro, workDir string, progress func(string, float64)) (string, error) {
-	codename, ok := codenames[distro]
+	recipe, ok := recipes[distro]
 	if !ok {
 		return "", ui.Refused("no image of %q can be built", distro)
 	}
@@ -60,7 +60,7 @@ func Build(ctx context.Context, distro, workDir string, progress func(string, fl
 	if progress == nil {
 		progress = func(string, float64) {}
 	}
-	vars, err := prepare(ctx, codename, workDir)
+	vars, err := recipe.prepare(ctx, workDir)
 	if err != nil {
 		return "", err
 	}
@@ -84,7 +84,7 @@ func Build(ctx context.Context, distro, workDir string, progress func(string, fl
 }
 
 // prepare checks what the script needs and writes the files it copies.
-func prepare(ctx context.Context, codename, workDir string) (map[string]string, error) {
+func (r recipe) prepare(ctx context.Context, workDir string) (map[string]string, error) {
 	for _, tool := range []string{"bash", "mmdebstrap", "extlinux", "sfdisk", "mke2fs", "qemu-img", "mount", "fstrim"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			return nil, ui.Refused("building an image needs %s, which is not on this machine", tool).
@@ -101,14 +101,15 @@ func prepare(ctx context.Context, codename, workDir string) (map[string]string, 
 		return nil, ui.Refused("building an image needs gptmbr.bin, which is not on this machine").
 			Hint("sudo apt-get install --no-install-recommends extlinux")
 	}
-	ms := mirrors(os.DirFS("/etc/apt"))
-	keyring := debianKeyring
+	v := r.vendor
+	ms := v.mirrors(os.DirFS("/etc/apt"))
+	keyring := v.keyring
 	if _, err := os.Stat(keyring); err != nil {
-		// A Debian machine without the package trusts Debian's keys through
+		// A machine of that vendor's without the package trusts its keys through
 		// trusted.gpg.d, as apt does; elsewhere nothing would vouch for them.
 		if keyring = ""; ms == nil {
-			return nil, ui.Refused("this machine has neither a Debian mirror nor Debian's keys, so packages could not be verified").
-				Hint("sudo apt-get install debian-archive-keyring")
+			return nil, ui.Refused("this machine has neither a mirror of %s nor its keys, so packages could not be verified", v.name).
+				Hint("sudo apt-get install " + v.keyPackage)
 		}
 	}
 	dump, err := exec.CommandContext(ctx, "apt-config", "dump").Output()
@@ -122,16 +123,17 @@ func prepare(ctx context.Context, codename, workDir string) (map[string]string, 
 
 	id := uuid.NewString()
 	vars := map[string]string{
-		"WORK": workDir, "CODENAME": codename, "PACKAGES": strings.Join(packages, ","), "ROOT_UUID": id, "GPTMBR": mbr,
+		"WORK": workDir, "CODENAME": r.codename, "PACKAGES": strings.Join(r.packages, ","), "COMPONENTS": strings.ReplaceAll(v.components, " ", ","),
+		"KERNEL": r.kernel, "INITRD": r.initrd, "ROOT_UUID": id, "GPTMBR": mbr,
 		"DISK_SECTORS": strconv.Itoa(diskSectors), "PART_START": strconv.Itoa(partStart), "PART_SECTORS": strconv.Itoa(partSectors),
 	}
-	list, source := packageSource(ms, codename, keyring, workDir)
+	list, source := r.packageSource(ms, keyring, workDir)
 	maps.Copy(vars, source)
 	if err := errors.Join(
 		os.WriteFile(filepath.Join(workDir, "apt.conf"), []byte(buildConf), 0o600),
 		os.WriteFile(filepath.Join(workDir, "sources.list"), []byte(list), 0o600),
 		writeTree(filepath.Join(workDir, "early"), early(id)),
-		writeTree(filepath.Join(workDir, "late"), late(id, deb822(ms, codename), guestConf)),
+		writeTree(filepath.Join(workDir, "late"), r.late(id, r.deb822(ms), guestConf)),
 	); err != nil {
 		return nil, ui.Failed("preparing the build: %w", err)
 	}
@@ -141,14 +143,14 @@ func prepare(ctx context.Context, codename, workDir string) (map[string]string, 
 // packageSource says where mmdebstrap gets the packages: from list, the content of
 // sources.list in workDir, or from its own default mirror.
 //
-// For the default it is given Debian's keys by name. It could look for them
+// For the default it is given the vendor's keys by name. It could look for them
 // itself, but only where gpg is installed, and the entries it writes for the
 // guest would then name the file of this machine.
-func packageSource(ms []mirror, codename, keyring, workDir string) (list string, vars map[string]string) {
+func (r recipe) packageSource(ms []mirror, keyring, workDir string) (list string, vars map[string]string) {
 	if ms == nil {
 		return "", map[string]string{"SOURCES": "", "KEYRING": keyring}
 	}
-	return oneLine(ms, codename, keyring), map[string]string{"SOURCES": filepath.Join(workDir, "sources.list"), "KEYRING": ""}
+	return r.oneLine(ms, keyring), map[string]string{"SOURCES": filepath.Join(workDir, "sources.list"), "KEYRING": ""}
 }
 
 // runScript runs a bash script as process 1 of a process namespace, in a

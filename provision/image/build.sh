@@ -28,7 +28,7 @@ mount -t ext4 -o "loop,offset=$((PART_START * 512)),sizelimit=$((PART_SECTORS * 
 step 0.02 fetching the packages
 # Without SOURCES it takes its default mirror (mmdebstrap(1), MIRROR).
 mmdebstrap ${KEYRING:+"--keyring=$KEYRING"} --verbose --mode=root --variant=apt --architectures=amd64 --format=directory \
-	--include="$PACKAGES" \
+	--include="$PACKAGES" --components="$COMPONENTS" \
 	--aptopt="$WORK/apt.conf" \
 	--dpkgopt=force-unsafe-io \
 	--dpkgopt='path-exclude=/usr/share/man/*' \
@@ -55,8 +55,8 @@ chroot root systemctl -q disable getty@tty1.service e2scrub_all.timer e2scrub_re
 find root/var/log root/var/cache/apt root/var/lib/apt/lists root/tmp root/var/tmp -xdev -type f -delete
 extlinux --install root/boot/extlinux
 test -s root/boot/extlinux/ldlinux.sys
-test -s root/vmlinuz
-test -s root/initrd.img
+test -s "root$KERNEL"
+test -s "root$INITRD"
 fstrim root || true
 umount root
 

@@ -159,7 +159,7 @@ func TestBuildFails(t *testing.T) {
 	if _, err := Build(context.Background(), "debian-99", t.TempDir(), nil); err == nil {
 		t.Error("built something unknown")
 	}
-	if Builders()[Debian12] == nil || len(Builders()) != len(codenames) {
+	if Builders()[Debian12] == nil || len(Builders()) != len(recipes) {
 		t.Error("a distribution has no builder")
 	}
 	var _ map[string]root.BuildFunc = Builders()
@@ -199,7 +199,7 @@ func TestWatch(t *testing.T) {
 func TestRecipe(t *testing.T) {
 	const id = "01234567-89ab-cdef-0123-456789abcdef"
 	var b strings.Builder
-	for _, f := range append(early(id), late(id, "SOURCES\n", "CONF\n")...) {
+	for _, f := range append(early(id), bookworm.late(id, "SOURCES\n", "CONF\n")...) {
 		b.WriteString("== " + f.path + "\n" + f.content)
 	}
 	golden(t, "files.txt", b.String())
@@ -208,7 +208,7 @@ func TestRecipe(t *testing.T) {
 	old := syscall.Umask(0o077)
 	err := os.Mkdir(filepath.Join(dir, "tree"), 0o700)
 	if err == nil {
-		err = writeTree(filepath.Join(dir, "tree"), late(id, "SOURCES\n", ""))
+		err = writeTree(filepath.Join(dir, "tree"), bookworm.late(id, "SOURCES\n", ""))
 	}
 	syscall.Umask(old)
 	if err != nil {

@@ -35,11 +35,17 @@ type Entry struct {
 	VirtualSize int64  // of the disk in it
 	Size        int64  // of the file
 	Source      string // where it came from, for people
+	Release     string // the day it was published or built, "" if not known
+	Verified    string // how it was checked, for people
+	Added       string // when it came into the cache, RFC 3339
 }
 
 // Progress is told what is being done; fraction is 0 to 1, or less than 0 when
 // it is not known.
 type Progress = func(line string, fraction float64)
+
+// BuiltHere is why an image of packages can be trusted.
+const BuiltHere = "built here from signed packages"
 
 const (
 	partPrefix = ".part-"
@@ -47,23 +53,28 @@ const (
 )
 
 func (c Cache) entry(im indexed, source string) Entry {
+	if im.Verified == "" && strings.HasPrefix(im.Source, KindPackages+":") {
+		im.Verified = BuiltHere // by a version that did not write it down
+	}
 	return Entry{
 		Path: filepath.Join(c.Dir, im.SHA256+"."+im.Format), SHA256: im.SHA256, Format: im.Format,
-		VirtualSize: im.VirtualSize, Size: im.Size, Source: source,
+		VirtualSize: im.VirtualSize, Size: im.Size, Source: source, Release: im.Release, Verified: im.Verified, Added: im.Added,
 	}
 }
 
 // Lookup finds what ref names without reading any image. A local file that was
 // changed since it was added is not found; a digest that differs from the one
-// asked for is an error.
+// asked for is an error where nothing else could be got under that name.
 func (c Cache) Lookup(ref Ref) (Entry, bool, error) {
-	ref, _ = Resolve(ref)
 	ix, err := c.loadIndex()
 	if err != nil {
 		return Entry{}, false, err
 	}
-	sum := ix.Sources[ref.String()]
-	if ref.Kind == KindFile {
+	sum := ix.Sources[ref.source()]
+	switch ref.Kind {
+	case KindAuto:
+		return Entry{}, false, nil
+	case KindFile:
 		st, err := os.Stat(ref.Path)
 		if err != nil {
 			return Entry{}, false, noFile(ref.Path, err)
@@ -74,6 +85,14 @@ func (c Cache) Lookup(ref Ref) (Entry, bool, error) {
 			if k.same(key) {
 				sum = k.SHA256
 			}
+		}
+	case KindCatalogue, KindURL:
+		if ref.Pinned() {
+			sum = ix.pinned(ref)
+		}
+	case KindLocal:
+		if sum == "" {
+			return Entry{}, false, ix.noLocal(ref.Name)
 		}
 	}
 	if sum == "" {
@@ -99,6 +118,9 @@ func (c Cache) Lookup(ref Ref) (Entry, bool, error) {
 }
 
 func (r Ref) check(sum string) error {
+	if r.Kind != KindURL && r.Kind != KindCatalogue && r.SHA512 != "" {
+		return ui.Refused("the image %s is remembered by its SHA-256: give that one", ui.Clean(r.String()))
+	}
 	if r.SHA256 != "" && !strings.EqualFold(r.SHA256, sum) {
 		return ui.Refused("the image %s is not the one asked for: its SHA-256 is %s, not %s", ui.Clean(r.String()), sum, ui.Clean(r.SHA256))
 	}
@@ -112,11 +134,11 @@ func noFile(path string, err error) error {
 	return ui.Refused("the image file cannot be read: %w", err).Hint("ls -l " + shellescape.Quote(path))
 }
 
-// Add copies r into the cache and remembers it as what source (Ref.String())
-// stands for. While another process adds an image it waits and says so. The
+// Add copies r into the cache and remembers it as what ref stands for. While another process adds an image it waits and says so. The
 // digest is taken while writing; the file appears complete or not at all.
-func (c Cache) Add(ctx context.Context, r io.Reader, source string, progress Progress) (Entry, error) {
-	return c.add(ctx, r, source, "", nil, progress)
+// verified says, for people, why it can be trusted.
+func (c Cache) Add(ctx context.Context, r io.Reader, ref Ref, verified string, progress Progress) (Entry, error) {
+	return c.add(ctx, r, ref, verified, nil, progress)
 }
 
 // CheckFile says why a local image could not be added, before anything else is
@@ -137,7 +159,7 @@ func (c Cache) AddFile(ctx context.Context, ref Ref, progress Progress) (Entry, 
 	}
 	defer f.Close()
 	key := keyOf(ref.Path, before)
-	return c.add(ctx, f, ref.Path, ref.SHA256, &source{f: f, key: key}, progress)
+	return c.add(ctx, f, ref, "a file of this machine", &source{f: f, key: key}, progress)
 }
 
 // openFile opens a local image and looks at what it is.
@@ -170,7 +192,7 @@ type source struct {
 	key fileKey
 }
 
-func (c Cache) add(ctx context.Context, r io.Reader, name, want string, src *source, progress Progress) (e Entry, err error) {
+func (c Cache) add(ctx context.Context, r io.Reader, ref Ref, verified string, src *source, progress Progress) (e Entry, err error) {
 	if progress == nil {
 		progress = func(string, float64) {}
 	}
@@ -201,25 +223,38 @@ func (c Cache) add(ctx context.Context, r io.Reader, name, want string, src *sou
 	if src != nil {
 		after, err := src.f.Stat()
 		if err != nil {
-			return e, noFile(name, err)
+			return e, noFile(ref.Path, err)
 		}
-		if !keyOf(name, after).same(src.key) {
-			return e, ui.Failed("the image %s changed while it was copied", ui.Clean(name))
+		if !keyOf(ref.Path, after).same(src.key) {
+			return e, ui.Failed("the image %s changed while it was copied", ui.Clean(ref.Path))
 		}
 	}
-	if err := (Ref{Kind: KindFile, Path: name, SHA256: want}).check(sum); err != nil {
+	if err := ref.check(sum); err != nil {
 		return e, err
 	}
 	format, virtual, err := Inspect(tmp, size)
 	if err != nil {
 		return e, err
 	}
-	im := indexed{SHA256: sum, Format: format, VirtualSize: virtual, Size: size, Source: name}
-	e = c.entry(im, name)
-	if err := errors.Join(tmp.Chmod(0o444), tmp.Sync()); err != nil {
+	now := time.Now().UTC()
+	im := indexed{
+		SHA256: sum, Format: format, VirtualSize: virtual, Size: size, Source: ref.source(),
+		Verified: verified, Added: now.Format(time.RFC3339), Release: day(now),
+	}
+	if src != nil {
+		im.Release = ""
+	}
+	return c.place(tmp, im, ref.source(), src)
+}
+
+// place gives a complete file in the cache's directory its final name and
+// remembers it. The caller holds the lock "add".
+func (c Cache) place(f *os.File, im indexed, name string, src *source) (Entry, error) {
+	e := c.entry(im, name)
+	if err := errors.Join(f.Chmod(0o444), f.Sync()); err != nil {
 		return e, writeErr(c.Dir, err)
 	}
-	if err := os.Rename(tmp.Name(), e.Path); err != nil {
+	if err := os.Rename(f.Name(), e.Path); err != nil {
 		return e, writeErr(c.Dir, err)
 	}
 	if err := syncDir(c.Dir); err != nil {

@@ -45,13 +45,14 @@ func TestCacheAdd(t *testing.T) {
 	}
 	data := qcow2(nil)
 	sum := sha256.Sum256(data)
-	e, err := c.Add(context.Background(), bytes.NewReader(data), debian.String(), nil)
+	e, err := c.Add(context.Background(), bytes.NewReader(data), debian, "built here", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := Entry{
 		Path: filepath.Join(c.Dir, hex.EncodeToString(sum[:])+".qcow2"), SHA256: hex.EncodeToString(sum[:]),
-		Format: QCOW2, VirtualSize: 1 << 30, Size: int64(len(data)), Source: debian.String(),
+		Format: QCOW2, VirtualSize: 1 << 30, Size: int64(len(data)), Source: debian.String(), Verified: "built here",
+		Added: e.Added, Release: e.Added[:10],
 	}
 	if e != want {
 		t.Errorf("got  %+v\nwant %+v", e, want)
@@ -60,13 +61,11 @@ func TestCacheAdd(t *testing.T) {
 	if err != nil || st.Mode().Perm() != 0o444 {
 		t.Errorf("%v %v", st.Mode(), err)
 	}
-	for _, ref := range []Ref{debian, {Kind: KindAuto}} {
-		if got, ok, err := c.Lookup(ref); got != want || !ok || err != nil {
-			t.Errorf("%v: %+v %v %v", ref, got, ok, err)
-		}
+	if got, ok, err := c.Lookup(debian); got != want || !ok || err != nil {
+		t.Errorf("%+v %v %v", got, ok, err)
 	}
 	// Again, from elsewhere: one file, two names for it.
-	if _, err := c.Add(context.Background(), bytes.NewReader(data), "other", nil); err != nil {
+	if _, err := c.Add(context.Background(), bytes.NewReader(data), Ref{Kind: KindLocal, Name: "other"}, "", nil); err != nil {
 		t.Fatal(err)
 	}
 	if got := names(t, c.Dir); !slices.Equal(got, []string{filepath.Base(e.Path), "index.json"}) {
@@ -82,7 +81,7 @@ func TestCacheAdd(t *testing.T) {
 
 func TestCacheDamaged(t *testing.T) {
 	c := Cache{Dir: t.TempDir()}
-	e, err := c.Add(context.Background(), bytes.NewReader(qcow2(nil)), debian.String(), nil)
+	e, err := c.Add(context.Background(), bytes.NewReader(qcow2(nil)), debian, "built here", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +94,7 @@ func TestCacheDamaged(t *testing.T) {
 	if _, ok, err := c.Lookup(debian); ok || err != nil {
 		t.Errorf("a cut image is found: %v", err)
 	}
-	again, err := c.Add(context.Background(), bytes.NewReader(qcow2(nil)), debian.String(), nil)
+	again, err := c.Add(context.Background(), bytes.NewReader(qcow2(nil)), debian, "built here", nil)
 	if err != nil || again != e {
 		t.Errorf("%+v %v", again, err)
 	}
@@ -203,7 +202,7 @@ func TestCacheLeavesNothing(t *testing.T) {
 		if name == "cancelled" {
 			use = ctx
 		}
-		if _, err := c.Add(use, r, debian.String(), nil); err == nil {
+		if _, err := c.Add(use, r, debian, "built here", nil); err == nil {
 			t.Errorf("%s: added", name)
 		}
 		if got := names(t, c.Dir); len(got) != 0 {
@@ -240,7 +239,7 @@ func TestCacheClaimAtOnce(t *testing.T) {
 	for range 6 {
 		wg.Go(func() {
 			c := Cache{Dir: filepath.Join(dir, "images")}
-			e, found, release, err := c.Claim(ctx, Ref{Kind: KindAuto}, progress)
+			e, found, release, err := c.Claim(ctx, debian, progress)
 			if err != nil {
 				t.Error(err)
 				return
@@ -249,7 +248,7 @@ func TestCacheClaimAtOnce(t *testing.T) {
 			if !found {
 				made.Add(1)
 				time.Sleep(300 * time.Millisecond)
-				if e, err = c.Add(ctx, bytes.NewReader(qcow2(nil)), debian.String(), nil); err != nil {
+				if e, err = c.Add(ctx, bytes.NewReader(qcow2(nil)), debian, "built here", nil); err != nil {
 					t.Error(err)
 				}
 			}

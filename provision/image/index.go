@@ -32,6 +32,11 @@ type indexed struct {
 	VirtualSize int64  `json:"virtual_size"`
 	Size        int64  `json:"size"`
 	Source      string `json:"source"` // what it was first added from
+	SHA512      string `json:"sha512,omitempty"`
+	Release     string `json:"release,omitempty"`  // the day it was published or built
+	Verified    string `json:"verified,omitempty"` // how, for people
+	Added       string `json:"added,omitempty"`
+	Signed      int64  `json:"signed,omitempty"` // when the list that names it was signed
 }
 
 // fileKey is a local file as it was when it was hashed. The time of the last
@@ -96,8 +101,13 @@ func (c Cache) saveIndex(ix index) error {
 // record adds or replaces an image and where it was found.
 func (ix *index) record(im indexed, source string, file *fileKey) {
 	at := slices.IndexFunc(ix.Images, func(o indexed) bool { return o.SHA256 == im.SHA256 })
-	if at < 0 {
+	switch {
+	case at < 0:
 		ix.Images = append(ix.Images, im)
+	case ix.Images[at].Signed > 0 && im.Signed == 0:
+		// The same bytes from elsewhere: what their publisher says of them stays.
+	default:
+		ix.Images[at] = im
 	}
 	if file == nil {
 		ix.Sources[source] = im.SHA256

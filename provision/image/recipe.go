@@ -8,8 +8,35 @@ import (
 	"strings"
 )
 
-// codenames of what Build can build.
-var codenames = map[string]string{Debian12: "bookworm"}
+// A recipe is what a distribution needs to become an image.
+type recipe struct {
+	codename   string
+	vendor     *vendor
+	packages   []string
+	kernel     string // where its packages keep a link to the newest kernel
+	initrd     string
+	aptSources string
+}
+
+// recipes are what Build can build.
+//
+// Ubuntu's is written after its package lists and never ran here: no machine
+// of ours reaches Ubuntu's archive.
+var recipes = map[string]recipe{
+	Debian12: {
+		codename: "bookworm", vendor: &debianVendor, kernel: "/vmlinuz", initrd: "/initrd.img",
+		// The cloud kernel has virtio, virtiofs and FUSE and boots quickest.
+		packages: append([]string{"linux-image-cloud-amd64"}, packages...), aptSources: "debian.sources",
+	},
+	Debian13: {
+		codename: "trixie", vendor: &debianVendor, kernel: "/vmlinuz", initrd: "/initrd.img",
+		packages: append([]string{"linux-image-cloud-amd64", "linux-sysctl-defaults"}, packages...), aptSources: "debian.sources",
+	},
+	Ubuntu2404: {
+		codename: "noble", vendor: &ubuntuVendor, kernel: "/boot/vmlinuz", initrd: "/boot/initrd.img",
+		packages: append([]string{"linux-image-virtual", "initramfs-tools", "ubuntu-keyring"}, packages...), aptSources: "ubuntu.sources",
+	},
+}
 
 // The disk: GPT, one partition, as large as the finished system needs with
 // some room; cloud-init grows partition and file system at the first boot.
@@ -20,12 +47,11 @@ const (
 	partSectors = (diskSectors - partStart - 34) &^ 7 // the backup GPT takes the last 33
 )
 
-// packages of the guest: what boots, what cloud-init and aivm need there, and
+// packages of every guest: what boots, what cloud-init and aivm need there, and
 // the few things a person misses at once in a shell. Everything else is one
 // apt-get away.
 var packages = []string{
-	// The cloud kernel has virtio, virtiofs and FUSE and boots quickest.
-	"linux-image-cloud-amd64", "systemd-sysv", "udev", "dbus", "e2fsprogs",
+	"systemd-sysv", "udev", "dbus", "e2fsprogs",
 	"cloud-init", "cloud-guest-utils", "fdisk", // growpart resizes with sfdisk
 	"netplan.io", "iproute2", "systemd-resolved", "systemd-timesyncd",
 	"openssh-server", "sudo", "qemu-guest-agent",
@@ -50,12 +76,12 @@ func early(uuid string) []file {
 
 // late files replace what the packages brought. Without sources the guest keeps
 // the entries mmdebstrap wrote for its default mirror.
-func late(uuid, sources, aptConf string) []file {
+func (r recipe) late(uuid, sources, aptConf string) []file {
 	files := []file{
-		// /vmlinuz and /initrd.img are links that every kernel package
-		// moves to itself, so an upgraded kernel is what boots next.
+		// Links that every kernel package moves to itself, so an upgraded
+		// kernel is what boots next.
 		{"/boot/extlinux/extlinux.conf", "SERIAL 0 115200\nDEFAULT linux\nPROMPT 0\nTIMEOUT 1\n\nLABEL linux\n" +
-			"  LINUX /vmlinuz\n  INITRD /initrd.img\n  APPEND root=UUID=" + uuid + " ro console=ttyS0,115200\n"},
+			"  LINUX " + r.kernel + "\n  INITRD " + r.initrd + "\n  APPEND root=UUID=" + uuid + " ro console=ttyS0,115200\n"},
 		// The seed is on a disk; without one the guest comes up all the same.
 		// Its mirror is the one it was built from.
 		{"/etc/cloud/cloud.cfg.d/90_aivm.cfg", "datasource_list: [NoCloud, None]\napt: {preserve_sources_list: true}\n"},
@@ -66,7 +92,7 @@ func late(uuid, sources, aptConf string) []file {
 		{"/etc/machine-id", ""},
 	}
 	if sources != "" {
-		files = append(files, file{"/etc/apt/sources.list.d/debian.sources", sources})
+		files = append(files, file{"/etc/apt/sources.list.d/" + r.aptSources, sources})
 	}
 	if aptConf != "" {
 		files = append(files, file{"/etc/apt/apt.conf.d/90aivm-mirror", aptConf})

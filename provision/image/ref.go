@@ -3,80 +3,206 @@ package image
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	"aivm.dev/aivm/internal/lazyre"
 	"aivm.dev/aivm/internal/ui"
 )
 
 // Kinds of Ref.
 const (
-	KindAuto     = "auto"
-	KindPackages = "packages"
-	KindFile     = "file"
+	KindAuto      = "auto"
+	KindCatalogue = "catalogue" // a release of the catalogue, by its name
+	KindURL       = "url"
+	KindPackages  = "packages" // built here from a package mirror
+	KindFile      = "file"
+	KindLocal     = "local" // made here by "vm prepare", by the name it was given
 )
 
-// Debian12 is the distribution Build knows.
-const Debian12 = "debian-12"
+// Distributions Build knows.
+const (
+	Debian12   = "debian-12"
+	Debian13   = "debian-13"
+	Ubuntu2404 = "ubuntu-24.04"
+)
 
-// Ref names an image as a person does.
+// Ref names an image as a person does. At most one digest is set; it is what
+// the file has to have, whatever a server says.
 type Ref struct {
-	Kind   string // KindAuto, KindPackages, KindFile
-	Name   string // of packages: the distribution
+	Kind   string
+	Name   string // of packages: the distribution; of catalogue and local: the name
 	Path   string // of file: absolute
-	SHA256 string // wanted digest, lower-case hex, or ""
+	URL    string // of url: https, without a fragment
+	SHA256 string // lower-case hex, or ""
+	SHA512 string
 }
 
-// String is how the Ref is written; it is also the source an image is
-// remembered by.
+// String is how the Ref is written, without a digest.
 func (r Ref) String() string {
 	switch r.Kind {
 	case KindPackages:
 		return KindPackages + ":" + r.Name
 	case KindFile:
 		return r.Path
+	case KindURL:
+		return r.URL
+	case KindCatalogue, KindLocal:
+		return r.Name
 	}
 	return r.Kind
 }
 
-// Parse reads the value of --image and of the key image.name: "auto",
-// "packages:debian-12", or a path that begins with /, ./, ../ or ~/.
-func Parse(s string) (Ref, error) {
+// Pinned reports whether a digest was given with it.
+func (r Ref) Pinned() bool { return r.SHA256 != "" || r.SHA512 != "" }
+
+// Full is the Ref with its digest, as Parse reads it.
+func (r Ref) Full() string {
 	switch {
-	case s == KindAuto:
-		return Ref{Kind: KindAuto}, nil
-	case strings.ContainsAny(s, "\n\r\x00"):
+	case r.SHA256 != "":
+		return r.String() + "#sha256=" + r.SHA256
+	case r.SHA512 != "":
+		return r.String() + "#sha512=" + r.SHA512
+	}
+	return r.String()
+}
+
+// source is the key of the index an image is remembered by.
+func (r Ref) source() string {
+	if r.Kind == KindLocal {
+		return localSource + r.Name
+	}
+	return r.String()
+}
+
+const localSource = "local:"
+
+var (
+	localName = lazyre.New(`^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`)
+	hexSum    = lazyre.New(`^[0-9a-fA-F]+$`)
+)
+
+// Parse reads the value of --image and of the key image.name: "auto", a name
+// of the catalogue, an https address, "packages:" and a distribution, a path
+// that begins with /, ./, ../ or ~/, or the name of an image "vm prepare" made.
+// "#sha256=..." or "#sha512=..." behind it pins what the file has to be.
+func Parse(s string) (Ref, error) {
+	if strings.ContainsAny(s, "\n\r\x00") {
 		return Ref{}, ui.Usage("image %q has a line break in it", s)
-	case strings.HasPrefix(s, "~/"):
+	}
+	plain, r, err := cutDigest(s)
+	if err != nil {
+		return Ref{}, err
+	}
+	switch {
+	case plain == KindAuto:
+		r.Kind = KindAuto
+		return r, nil
+	case strings.HasPrefix(plain, "~/"):
 		home, err := os.UserHomeDir()
 		if err != nil {
 			return Ref{}, ui.Usage("image %q: %w", s, err)
 		}
-		return Ref{Kind: KindFile, Path: filepath.Join(home, s[2:])}, nil
-	case filepath.IsAbs(s), strings.HasPrefix(s, "./"), strings.HasPrefix(s, "../"):
-		abs, err := filepath.Abs(s)
+		r.Kind, r.Path = KindFile, filepath.Join(home, plain[2:])
+		return r, nil
+	case strings.HasPrefix(plain, "file:///"):
+		r.Kind, r.Path = KindFile, filepath.Clean(strings.TrimPrefix(plain, "file://"))
+		return r, nil
+	case filepath.IsAbs(plain), strings.HasPrefix(plain, "./"), strings.HasPrefix(plain, "../"):
+		abs, err := filepath.Abs(plain)
 		if err != nil {
 			return Ref{}, ui.Usage("image %q: %w", s, err)
 		}
-		return Ref{Kind: KindFile, Path: abs}, nil
-	case s == KindPackages+":"+Debian12:
-		return Ref{Kind: KindPackages, Name: Debian12}, nil
+		r.Kind, r.Path = KindFile, abs
+		return r, nil
+	case strings.HasPrefix(plain, "https://"):
+		if err := checkURL(plain); err != nil {
+			return Ref{}, ui.Usage("image %q: %w", s, err)
+		}
+		r.Kind, r.URL = KindURL, plain
+		return r, nil
+	case strings.HasPrefix(plain, "http://"):
+		return Ref{}, ui.Usage("image %q: images are fetched over https only", s).Hint("the same with https://, or fetch it yourself and use --image ./FILE")
 	}
-	e := ui.Usage("unknown image %q", s)
-	if rest, ok := strings.CutPrefix(s, KindPackages+":"); ok {
-		e = ui.Usage("no image of %q can be built from packages", rest)
+	if distro, ok := strings.CutPrefix(plain, KindPackages+":"); ok {
+		if _, ok := recipes[distro]; ok {
+			r.Kind, r.Name = KindPackages, distro
+			return r, nil
+		}
+		return Ref{}, unknown(ui.Usage("no image of %q can be built from packages", distro), plain)
 	}
-	e.Hint("there are: auto, " + KindPackages + ":" + Debian12 + ", or the path of a qcow2 or raw file")
-	if _, err := os.Stat(s); err == nil {
-		e.Hint("for the file here: --image ./" + ui.Clean(s))
+	if _, ok := Find(plain); ok {
+		r.Kind, r.Name = KindCatalogue, plain
+		return r, nil
 	}
-	return Ref{}, e
+	if localName.MatchString(plain) {
+		r.Kind, r.Name = KindLocal, plain
+		return r, nil
+	}
+	return Ref{}, unknown(ui.Usage("unknown image %q", s), plain)
 }
 
-// Resolve turns "auto" into what it stands for on this machine, with a
-// sentence for the person when that is not the first choice.
-func Resolve(r Ref) (Ref, string) {
-	if r.Kind != KindAuto {
-		return r, ""
+// cutDigest takes the digest off the end.
+func cutDigest(s string) (string, Ref, error) {
+	for _, a := range []struct {
+		mark   string
+		digits int
+	}{{"#sha256=", 64}, {"#sha512=", 128}} {
+		at := strings.LastIndex(s, a.mark)
+		if at < 0 {
+			continue
+		}
+		sum := s[at+len(a.mark):]
+		if len(sum) != a.digits || !hexSum.MatchString(sum) {
+			return "", Ref{}, ui.Usage("image %q: a %s digest has %d hexadecimal digits", s, a.mark[1:7], a.digits)
+		}
+		sum = strings.ToLower(sum)
+		if a.digits == 64 {
+			return s[:at], Ref{SHA256: sum}, nil
+		}
+		return s[:at], Ref{SHA512: sum}, nil
 	}
-	return Ref{Kind: KindPackages, Name: Debian12}, "Ubuntu's cloud images cannot be had yet: the VM gets Debian 12, built from this machine's package mirror"
+	return s, Ref{}, nil
+}
+
+// CheckLocalName refuses a name "vm prepare" could not give an image.
+func CheckLocalName(name string) error {
+	r, err := Parse(name)
+	if err == nil && r.Kind == KindLocal && !r.Pinned() {
+		return nil
+	}
+	if err == nil && r.Kind == KindCatalogue {
+		return ui.Usage("%q is the name of an image of the catalogue", name).Hint("choose another one: --as my-" + name)
+	}
+	return ui.Usage("an image's name is made of a-z, 0-9, '.', '_' and '-', at most 63, and not %q", name).Hint("for example: --as tools")
+}
+
+// Known are the words Parse knows, for completion and hints.
+func Known() []string {
+	out := []string{KindAuto}
+	for _, r := range Releases() {
+		out = append(out, r.Name)
+	}
+	for _, d := range distros() {
+		out = append(out, KindPackages+":"+d)
+	}
+	return out
+}
+
+func distros() []string {
+	var out []string
+	for d := range recipes {
+		out = append(out, d)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// unknown adds what there is to an error about a name.
+func unknown(e *ui.Error, name string) *ui.Error {
+	e.Hint("there are: " + strings.Join(Known(), ", ") + "; or an https address, or the path of a qcow2 or raw file")
+	if _, err := os.Stat(name); err == nil && name != "" {
+		e.Hint("for the file here: --image ./" + ui.Clean(name))
+	}
+	return e
 }

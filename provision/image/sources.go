@@ -8,9 +8,33 @@ import (
 	"strings"
 )
 
-// debianKeyring is where package debian-archive-keyring puts Debian's keys, on
-// this machine and in the guest.
-const debianKeyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+// A vendor publishes a distribution.
+type vendor struct {
+	name       string
+	keyring    string // where its package puts its keys, on this machine and in the guest
+	keyPackage string
+	keyMark    string // what the name of a keyring of its own begins with
+	path       string // what its archive's path ends in
+	components string
+	suites     []string // names by which an entry shows that it is its own archive
+	pockets    []string
+}
+
+var debianVendor = vendor{
+	name: "Debian", keyring: "/usr/share/keyrings/debian-archive-keyring.gpg", keyPackage: "debian-archive-keyring", keyMark: "debian-archive",
+	path: "debian", components: "main", pockets: []string{"updates", "security"},
+	suites: []string{
+		"bullseye", "bookworm", "trixie", "forky", "duke", "sid",
+		"oldoldstable", "oldstable", "stable", "testing", "unstable",
+	},
+}
+
+// Of Ubuntu's archive the component universe is needed for the guest agent.
+var ubuntuVendor = vendor{
+	name: "Ubuntu", keyring: "/usr/share/keyrings/ubuntu-archive-keyring.gpg", keyPackage: "ubuntu-keyring", keyMark: "ubuntu-archive",
+	path: "ubuntu", components: "main universe", pockets: []string{"updates", "security"},
+	suites: []string{"focal", "jammy", "noble", "oracular", "plucky", "questing", "resolute", "devel"},
+}
 
 // aptEntry is one entry of a sources file: every URI with every suite.
 type aptEntry struct {
@@ -18,7 +42,7 @@ type aptEntry struct {
 	options                  map[string]string // lower-case names: signed-by, trusted, check-valid-until ...
 }
 
-// A mirror is a place to get one suite of Debian from.
+// A mirror is a place to get one suite of a vendor's from.
 type mirror struct {
 	uri     string
 	pocket  string // "", "-updates", "-security"
@@ -29,18 +53,12 @@ type mirror struct {
 // for the machine's mirror whatever is fetched from it.
 var kept = []string{"trusted", "check-valid-until", "check-date", "allow-weak"}
 
-// debianSuites are names by which an entry shows that it is Debian's own
-// archive (a vendor's archive may use them too, see mirrors).
-var debianSuites = []string{
-	"bullseye", "bookworm", "trixie", "forky", "duke", "sid",
-	"oldoldstable", "oldstable", "stable", "testing", "unstable",
-}
-
-// mirrors returns where this machine gets Debian from, or nil where it does not
-// (Ubuntu, say): then mmdebstrap uses its own default. apt is /etc/apt. Entries of vendors who publish for Debian under its suite names
-// are told apart by their key: Debian's own is in debian-archive-keyring, or
-// none is named and the path is Debian's.
-func mirrors(apt fs.FS) []mirror {
+// mirrors returns where this machine gets the vendor's packages from, or nil
+// where it does not: then mmdebstrap uses its own default. apt is /etc/apt.
+// Entries of others who publish under the same suite names are told apart by
+// their key: the vendor's own is in its keyring, or none is named and the path
+// is the vendor's.
+func (v vendor) mirrors(apt fs.FS) []mirror {
 	var out []mirror
 	for _, e := range readSources(apt) {
 		if !slices.Contains(e.components, "main") {
@@ -48,11 +66,11 @@ func mirrors(apt fs.FS) []mirror {
 		}
 		key := e.options["signed-by"]
 		for _, u := range e.uris {
-			if !webURI(u) || !(strings.Contains(key, "debian-archive") || key == "" && debianPath(u)) {
+			if !webURI(u) || !(strings.Contains(key, v.keyMark) || key == "" && v.owns(u)) {
 				continue
 			}
 			for _, s := range e.suites {
-				pocket, ok := pocketOf(s)
+				pocket, ok := v.pocketOf(s)
 				if !ok || slices.ContainsFunc(out, func(m mirror) bool { return m.pocket == pocket }) {
 					continue
 				}
@@ -77,29 +95,26 @@ func webURI(u string) bool {
 	return strings.HasPrefix(u, "http://") || strings.HasPrefix(u, "https://")
 }
 
-func debianPath(u string) bool {
+func (v vendor) owns(u string) bool {
 	p, err := url.Parse(u)
-	return err == nil && strings.HasPrefix(path.Base(p.Path), "debian")
+	return err == nil && strings.HasPrefix(path.Base(p.Path), v.path)
 }
 
 // pocketOf splits "trixie-security"; "bullseye/updates" is its older spelling.
-func pocketOf(suite string) (string, bool) {
+func (v vendor) pocketOf(suite string) (string, bool) {
 	suite = strings.Replace(strings.TrimSuffix(suite, "/"), "/updates", "-security", 1)
 	base, pocket, _ := strings.Cut(suite, "-")
-	if !slices.Contains(debianSuites, base) {
+	if !slices.Contains(v.suites, base) {
 		return "", false
 	}
-	switch pocket {
-	case "":
+	if pocket == "" {
 		return "", true
-	case "updates", "security":
-		return "-" + pocket, true
 	}
-	return "", false
+	return "-" + pocket, slices.Contains(v.pockets, pocket)
 }
 
 // oneLine renders mirrors for the build, as sources.list(5) has it.
-func oneLine(ms []mirror, codename, keyring string) string {
+func (r recipe) oneLine(ms []mirror, keyring string) string {
 	var b strings.Builder
 	for _, m := range ms {
 		opts := []string{}
@@ -115,13 +130,13 @@ func oneLine(ms []mirror, codename, keyring string) string {
 		if len(opts) > 0 {
 			b.WriteString("[" + strings.Join(opts, " ") + "] ")
 		}
-		b.WriteString(m.uri + " " + codename + m.pocket + " main\n")
+		b.WriteString(m.uri + " " + r.codename + m.pocket + " " + r.vendor.components + "\n")
 	}
 	return b.String()
 }
 
 // deb822 renders mirrors for the guest. A password in a URI stays on the host.
-func deb822(ms []mirror, codename string) string {
+func (r recipe) deb822(ms []mirror) string {
 	var stanzas []string
 	for _, m := range ms {
 		uri := m.uri
@@ -129,7 +144,7 @@ func deb822(ms []mirror, codename string) string {
 			u.User = nil
 			uri = u.String()
 		}
-		s := "Types: deb\nURIs: " + uri + "\nSuites: " + codename + m.pocket + "\nComponents: main\nSigned-By: " + debianKeyring + "\n"
+		s := "Types: deb\nURIs: " + uri + "\nSuites: " + r.codename + m.pocket + "\nComponents: " + r.vendor.components + "\nSigned-By: " + r.vendor.keyring + "\n"
 		for _, k := range kept {
 			if v, ok := m.options[k]; ok {
 				s += title(k) + ": " + v + "\n"

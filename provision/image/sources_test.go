@@ -30,6 +30,8 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
+var bookworm = recipes[Debian12]
+
 const debian822 = `Types: deb deb-src
 # a comment inside
 URIs: https://mirror.example/debian
@@ -97,7 +99,7 @@ func TestMirrors(t *testing.T) {
 			for p, s := range tt.files {
 				fsys[p] = &fstest.MapFile{Data: []byte(s)}
 			}
-			got := oneLine(mirrors(fsys), "bookworm", "")
+			got := bookworm.oneLine(debianVendor.mirrors(fsys), "")
 			if got != tt.want {
 				t.Errorf("got\n%swant\n%s", got, tt.want)
 			}
@@ -110,11 +112,11 @@ func TestSourcesFiles(t *testing.T) {
 		"deb [check-date=no] https://user:secret@m.example:8443/debian trixie main\n" +
 			"deb https://user:secret@m.example:8443/debian-security trixie-security main\n",
 	)}}
-	ms := mirrors(fsys)
-	if b := oneLine(ms, "bookworm", debianKeyring); !strings.Contains(b, "user:secret@") {
+	ms := debianVendor.mirrors(fsys)
+	if b := bookworm.oneLine(ms, debianVendor.keyring); !strings.Contains(b, "user:secret@") {
 		t.Errorf("the build cannot log in: %s", b)
 	}
-	g := deb822(ms, "bookworm")
+	g := bookworm.deb822(ms)
 	if strings.Contains(g, "secret") {
 		t.Error("a password gets into the guest")
 	}
@@ -124,18 +126,18 @@ func TestSourcesFiles(t *testing.T) {
 // A machine without a Debian mirror leaves the choice to mmdebstrap.
 func TestSourceOfPackages(t *testing.T) {
 	ms := []mirror{{uri: "http://mirror.example.org/debian"}}
-	list, vars := packageSource(ms, "bookworm", debianKeyring, "/w")
-	if vars["SOURCES"] != "/w/sources.list" || vars["KEYRING"] != "" || list != "deb [signed-by="+debianKeyring+"] http://mirror.example.org/debian bookworm main\n" {
+	list, vars := bookworm.packageSource(ms, debianVendor.keyring, "/w")
+	if vars["SOURCES"] != "/w/sources.list" || vars["KEYRING"] != "" || list != "deb [signed-by="+debianVendor.keyring+"] http://mirror.example.org/debian bookworm main\n" {
 		t.Errorf("with a mirror: %q %v", list, vars)
 	}
-	list, vars = packageSource(nil, "bookworm", debianKeyring, "/w")
-	if list != "" || vars["SOURCES"] != "" || vars["KEYRING"] != debianKeyring {
+	list, vars = bookworm.packageSource(nil, debianVendor.keyring, "/w")
+	if list != "" || vars["SOURCES"] != "" || vars["KEYRING"] != debianVendor.keyring {
 		t.Errorf("without one: %q %v", list, vars)
 	}
-	if g := deb822(nil, "bookworm"); g != "" {
+	if g := bookworm.deb822(nil); g != "" {
 		t.Errorf("the guest's sources: %q", g)
 	}
-	for _, f := range late("id", "", "") {
+	for _, f := range bookworm.late("id", "", "") {
 		if strings.Contains(f.path, "sources.list") {
 			t.Errorf("%s would hide what mmdebstrap wrote", f.path)
 		}

@@ -38,6 +38,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"template": cmdTemplate,
 
 	"sudocount": cmdSudocount,
+	"hostkeys":  cmdHostkeys,
 }
 
 // cmdRC runs a program and wants exactly this exit status: rc 3 aivm code .

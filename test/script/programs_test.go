@@ -29,6 +29,8 @@ var programs = map[string]func(){
 	"as":     as,
 	"hiding": hiding,
 	"relay":  relay,
+
+	"imageserver": imageserver,
 }
 
 // Environment of the program under test; the shipped one knows none of it.

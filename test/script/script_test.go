@@ -32,6 +32,12 @@ func stage(t *testing.T) (dir string) {
 	for name, uid := range users {
 		sh(t, fmt.Sprintf("groupadd -g %d %s && useradd -M -d %s/home-%[2]s -u %[1]d -g %[1]d %[2]s", uid, name, dir))
 	}
+	// A copy of the keyrings too: see hostkeys.
+	rings := filepath.Join(dir, "keyrings")
+	sh(t, "mkdir -p /usr/share/keyrings && cp -a /usr/share/keyrings "+rings)
+	if err := unix.Mount(rings, "/usr/share/keyrings", "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
 	log := filepath.Join(dir, "sudo.log")
 	rules := fmt.Sprintf("Defaults:sudoer !syslog, logfile=%s, !log_year, loglinelen=0\nsudoer ALL=(root) NOPASSWD: ALL\n", log)
 	if err := os.WriteFile("/etc/sudoers.d/aivm-script", []byte(rules), 0o440); err != nil {
@@ -95,7 +101,9 @@ func setup(e *testscript.Env, dir string, files []string) error {
 		"STORE":           home + "/.config/aivm/config.toml", "STATE": home + "/.local/state/aivm",
 		"VM": fmt.Sprintf("scr%d", n), "NET": fmt.Sprintf("scrnet%d", n), "BRIDGE": fmt.Sprintf("virbr-scr%d", n), "SUB": fmt.Sprintf("10.99.%d", n+20),
 		"SUDOLOG": dir + "/sudo.log", "BASE": e.WorkDir + "/pool", "NL": "\n", "CR": "\r", "ESC": "\x1b",
-		"TERM": "xterm", "LC_ALL": "C.UTF-8", codeEnv: e.WorkDir + "/code.log",
+		// "auto" is the same on every machine: no server of images answers.
+		"HTTPS_PROXY": "http://127.0.0.1:1",
+		"TERM":        "xterm", "LC_ALL": "C.UTF-8", codeEnv: e.WorkDir + "/code.log",
 	} {
 		e.Setenv(k, v)
 	}

@@ -1,0 +1,119 @@
+package image
+
+import (
+	"fmt"
+	"net/url"
+	"runtime"
+	"slices"
+	"strings"
+)
+
+// A Release is an image of the catalogue: where its newest build is, on the
+// publisher's server and on every mirror of it. Only the name of a release and
+// of its folder is known here, never a date or a digest, so nothing in it
+// expires.
+type Release struct {
+	Name   string
+	Title  string   // for people
+	Origin string   // the publisher's server
+	Dir    string   // of the newest build, below the origin
+	File   string   // with %s for the architecture
+	Sums   string   // the list of digests beside it
+	Signed bool     // Sums+".gpg" is its signature by Ubuntu
+	MB     int      // about the size of the file
+	Arches []string // as Debian names them
+}
+
+const (
+	// Default is what "auto" stands for when its server answers.
+	Default = Ubuntu2404
+
+	ubuntuOrigin = "https://cloud-images.ubuntu.com"
+	debianOrigin = "https://cloud.debian.org"
+)
+
+// releases is the catalogue. Ubuntu's "release" folder and Debian's "latest"
+// are the publisher's own names of the newest build. Of Debian it is the
+// genericcloud image: a kernel for virtual machines, with virtiofs.
+var releases = []Release{
+	ubuntuServer("24.04", "noble", "LTS", 600, "amd64", "arm64"),
+	{
+		Name: "ubuntu-24.04-minimal", Title: "Ubuntu 24.04 LTS, minimal", Origin: ubuntuOrigin, Dir: "/minimal/releases/noble/release",
+		File: "ubuntu-24.04-minimal-cloudimg-%s.img", Sums: "SHA256SUMS", Signed: true, MB: 250, Arches: []string{"amd64", "arm64"},
+	},
+	ubuntuServer("22.04", "jammy", "LTS", 660, "amd64", "arm64"),
+	ubuntuServer("26.04", "resolute", "LTS", 700, "amd64", "arm64"),
+	debianCloud("12", "bookworm", 330),
+	debianCloud("13", "trixie", 330),
+}
+
+func ubuntuServer(version, codename, kind string, mb int, arches ...string) Release {
+	return Release{
+		Name: "ubuntu-" + version, Title: "Ubuntu " + version + " " + kind, Origin: ubuntuOrigin, Dir: "/releases/" + codename + "/release",
+		File: "ubuntu-" + version + "-server-cloudimg-%s.img", Sums: "SHA256SUMS", Signed: true, MB: mb, Arches: arches,
+	}
+}
+
+func debianCloud(version, codename string, mb int) Release {
+	return Release{
+		Name: "debian-" + version, Title: "Debian " + version, Origin: debianOrigin, Dir: "/images/cloud/" + codename + "/latest",
+		File: "debian-" + version + "-genericcloud-%s.qcow2", Sums: "SHA512SUMS", MB: mb, Arches: []string{"amd64", "arm64"},
+	}
+}
+
+// Releases is the catalogue, the default first.
+func Releases() []Release { return slices.Clone(releases) }
+
+// Find returns the release of that name.
+func Find(name string) (Release, bool) {
+	for _, r := range releases {
+		if r.Name == name {
+			return r, true
+		}
+	}
+	return Release{}, false
+}
+
+// Arch is this machine's architecture, as the catalogue names it.
+func Arch() string { return runtime.GOARCH }
+
+// For reports whether there is a build for an architecture.
+func (r Release) For(arch string) bool { return slices.Contains(r.Arches, arch) }
+
+// Named is the file for an architecture.
+func (r Release) Named(arch string) string { return fmt.Sprintf(r.File, arch) }
+
+// Host is the publisher's server, as people name it.
+func (r Release) Host() string { return strings.TrimPrefix(r.Origin, "https://") }
+
+// codenamed finds the release of Ubuntu whose builds lie in folders of that
+// codename.
+func codenamed(codename string, minimal bool) (Release, bool) {
+	for _, r := range releases {
+		if strings.Contains(r.Dir, "/"+codename+"/") && strings.HasPrefix(r.Dir, "/minimal/") == minimal && r.Origin == ubuntuOrigin {
+			return r, true
+		}
+	}
+	return Release{}, false
+}
+
+// FromOldURL reads 0.3's image.ubuntu_img_url. It named a dated folder on
+// Ubuntu's server, which is taken down after some months: unless its digest is
+// known too, such an address means the release of that folder.
+func FromOldURL(s string, pinned bool) (r Ref, note string, err error) {
+	r, err = Parse(s)
+	if err != nil || r.Kind != KindURL || r.Pinned() || pinned {
+		return r, "", err
+	}
+	u, err := url.Parse(r.URL)
+	if err != nil || u.Hostname() != strings.TrimPrefix(ubuntuOrigin, "https://") {
+		return r, "", nil
+	}
+	parts := strings.Split(strings.Trim(u.Path, "/"), "/")
+	for _, p := range parts {
+		if rel, ok := codenamed(p, slices.Contains(parts, "minimal")); ok {
+			return Ref{Kind: KindCatalogue, Name: rel.Name}, fmt.Sprintf("image.ubuntu_img_url names one build of %s, which Ubuntu takes down after a while: its newest one is used", rel.Title), nil
+		}
+	}
+	return r, "", nil
+}

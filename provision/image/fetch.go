@@ -1,0 +1,386 @@
+package image
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ProtonMail/go-crypto/openpgp"
+
+	"aivm.dev/aivm/internal/ui"
+)
+
+// Fetcher gets images over https into the cache. The zero value with a Cache is
+// ready; the other fields are for mirrors and for tests.
+type Fetcher struct {
+	Cache   Cache
+	Mirrors []string // tried in order, before the publisher's own server
+	Arch    string   // "" = this machine's
+	TLS     *tls.Config
+	Stall   time.Duration // how long nothing may come; 0 = 30 s
+	Pause   func(time.Duration) time.Duration
+	Keys    func() (openpgp.EntityList, error) // nil = Ubuntu's
+	Now     func() time.Time
+	Origin  string // stands in for the publisher's server
+
+	once sync.Once
+	http *http.Client
+}
+
+func (f *Fetcher) arch() string {
+	if f.Arch != "" {
+		return f.Arch
+	}
+	return Arch()
+}
+
+func (f *Fetcher) now() time.Time {
+	if f.Now != nil {
+		return f.Now()
+	}
+	return time.Now()
+}
+
+// bases are the servers a release may be fetched from.
+func (f *Fetcher) bases(r Release) []string {
+	origin := r.Origin
+	if f.Origin != "" {
+		origin = f.Origin
+	}
+	var out []string
+	for _, b := range append(slices.Clone(f.Mirrors), origin) {
+		if b = strings.TrimRight(b, "/"); !slices.Contains(out, b) {
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+// Where is what a person is shown of a download.
+func (f *Fetcher) Where(ref Ref) string {
+	if r, ok := Find(ref.Name); ref.Kind == KindCatalogue && ok {
+		return f.bases(r)[0] + r.Dir + "/" + r.Named(f.arch())
+	}
+	if u, err := url.Parse(ref.URL); err == nil {
+		return u.Redacted()
+	}
+	return ref.URL
+}
+
+// Host is the server that is asked first.
+func (f *Fetcher) Host(ref Ref) string { return ui.CleanTo(hostOf(f.Where(ref)), 100) }
+
+// Check says why an image could not be fetched, before anything is asked for.
+func (f *Fetcher) Check(ref Ref) error {
+	switch ref.Kind {
+	case KindURL:
+		if !ref.Pinned() {
+			return ui.Refused("the image %s is fetched only together with its digest", ui.Clean(ref.URL)).
+				Hint("put it behind the address: --image '"+ui.Clean(ref.URL)+"#sha256=HEX'", "or into the config: image.sha256 or image.sha512")
+		}
+	case KindCatalogue:
+		r, ok := Find(ref.Name)
+		if !ok {
+			return unknown(ui.Usage("unknown image %q", ref.Name), ref.Name)
+		}
+		if !r.For(f.arch()) {
+			return ui.Refused("there is no image %s for %s", r.Name, f.arch()).Hint("aivm image list")
+		}
+	}
+	for _, m := range f.Mirrors {
+		if err := checkURL(m); err != nil {
+			return ui.Refused("image.mirror %q: %w", m, err).Hint("aivm config edit")
+		}
+	}
+	return nil
+}
+
+// AnswerLimit is how long "auto" waits for a server.
+const AnswerLimit = 5 * time.Second
+
+// Answers reports whether the newest build of the default image can be had:
+// whether one of its servers shows a list that names it, within AnswerLimit.
+func (f *Fetcher) Answers(ctx context.Context) bool {
+	r, _ := Find(Default)
+	if f.Check(Ref{Kind: KindCatalogue, Name: r.Name}) != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, AnswerLimit)
+	defer cancel()
+	bases := f.bases(r)
+	seen := make(chan bool, len(bases))
+	for _, b := range bases {
+		go func() {
+			list, err := f.smallOnce(ctx, b+r.Dir+"/"+r.Sums)
+			if err == nil {
+				_, err = sumOf(list, r.Named(f.arch()), r.digits())
+			}
+			seen <- err == nil
+		}()
+	}
+	for range bases {
+		if <-seen {
+			return true
+		}
+	}
+	return false
+}
+
+func (r Release) digits() int {
+	if strings.HasPrefix(r.Sums, "SHA512") {
+		return 128
+	}
+	return 64
+}
+
+// found is what is to be fetched, and from where.
+type found struct {
+	urls     []string
+	want     digest
+	verified string
+	signed   time.Time // of the list, zero where nobody signs it
+}
+
+// resolve looks the newest build of a release up. Of several servers the first
+// whose list is good counts, and is asked first for the file.
+func (f *Fetcher) resolve(ctx context.Context, ref Ref, progress Progress) (found, error) {
+	if ref.Kind == KindURL {
+		d := ref.digest()
+		return found{urls: []string{ref.URL}, want: d, verified: "the " + d.algo + " given with it"}, nil
+	}
+	r, _ := Find(ref.Name)
+	bases := f.bases(r)
+	var errs []error
+	for i, b := range bases {
+		progress("looking up the newest "+r.Name+" on "+hostOf(b), -1)
+		got, err := f.newest(ctx, r, b, ref.Pinned())
+		if ctx.Err() != nil {
+			return found{}, ctx.Err()
+		}
+		if err != nil {
+			if te := (*TransferError)(nil); !errors.As(err, &te) {
+				err = fmt.Errorf("%s: %w", hostOf(b), err)
+			}
+			errs = append(errs, err)
+			continue
+		}
+		for j := range bases {
+			got.urls = append(got.urls, bases[(i+j)%len(bases)]+r.Dir+"/"+r.Named(f.arch()))
+		}
+		return pin(got, ref, r)
+	}
+	if ref.Pinned() {
+		// The digest says all there is to know; only the file is needed.
+		got := found{want: ref.digest()}
+		for _, b := range bases {
+			got.urls = append(got.urls, b+r.Dir+"/"+r.Named(f.arch()))
+		}
+		return pin(got, ref, r)
+	}
+	return found{}, ui.Failed("the newest build of %s could not be looked up: %w", r.Name, errors.Join(errs...)).
+		Hint("try again: aivm image fetch "+r.Name, "without that server: --image "+KindPackages+":"+Debian12, "another server: image.mirror in the config (aivm config edit)")
+}
+
+// pin makes a given digest count, and says so early where the newest build is
+// another one.
+func pin(got found, ref Ref, r Release) (found, error) {
+	if !ref.Pinned() {
+		return got, nil
+	}
+	d := ref.digest()
+	if got.want.algo == d.algo && got.want.hex != "" && got.want.hex != d.hex {
+		return got, ui.Refused("the newest build of %s has the %s %s, and %s is asked for: there is a newer release", r.Name, d.algo, got.want.hex, d.hex).
+			Hint("for the newest: leave the digest out", "for that one build its own address: --image 'https://"+r.Host()+"/...#"+d.algo+"="+d.hex+"'")
+	}
+	got.want, got.verified = d, "the "+d.algo+" given with it"
+	return got, nil
+}
+
+// newest reads one server's list. With a pinned digest it is only a hint and
+// need not be signed.
+func (f *Fetcher) newest(ctx context.Context, r Release, base string, pinned bool) (found, error) {
+	u := base + r.Dir + "/" + r.Sums
+	list, err := f.small(ctx, u)
+	if err != nil {
+		return found{}, err
+	}
+	var got found
+	switch {
+	case pinned:
+	case r.Signed:
+		sig, err := f.small(ctx, u+".gpg")
+		if err != nil {
+			return found{}, fmt.Errorf("the signature of its list of digests: %w", err)
+		}
+		keys := f.Keys
+		if keys == nil {
+			keys = ubuntuKeys
+		}
+		ring, err := keys()
+		if err != nil {
+			return found{}, err
+		}
+		s, err := checkSignature(ring, list, sig, f.now)
+		if err != nil {
+			return found{}, err
+		}
+		if err := f.Cache.notOlder(r.Name, s.At); err != nil {
+			return found{}, err
+		}
+		got.signed, got.verified = s.At, "signed by "+s.Fingerprint
+	default:
+		got.verified = r.Sums + " of " + hostOf(base) + ", by https alone"
+	}
+	sum, err := sumOf(list, r.Named(f.arch()), r.digits())
+	if err != nil {
+		return found{}, err
+	}
+	got.want = digest{strings.ToLower(r.Sums[:6]), sum}
+	return got, nil
+}
+
+// Fetch brings an image of the catalogue or of an address into the cache. The
+// caller holds the right to (Claim). An image that is there already is read
+// once more instead of fetched; changed says whether something new came.
+func (f *Fetcher) Fetch(ctx context.Context, ref Ref, progress Progress) (e Entry, changed bool, err error) {
+	if progress == nil {
+		progress = func(string, float64) {}
+	}
+	if err := f.Check(ref); err != nil {
+		return e, false, err
+	}
+	if err := os.MkdirAll(f.Cache.Dir, 0o700); err != nil {
+		return e, false, ui.Failed("making the image cache: %w", err)
+	}
+	f.Cache.sweepFetches(f.now())
+	var last digest
+	for {
+		got, err := f.resolve(ctx, ref, progress)
+		if err != nil {
+			return e, false, err
+		}
+		if e, ok, err := f.Cache.refresh(ctx, ref, got, progress); ok || err != nil {
+			return e, false, err
+		}
+		e, err := f.download(ctx, ref, got, progress)
+		var te *TransferError
+		// A release that came out meanwhile: its list names another file.
+		if errors.As(err, &te) && te.Kind == Checksum && ref.Kind == KindCatalogue && !ref.Pinned() && last.hex == "" {
+			if again, rerr := f.resolve(ctx, ref, progress); rerr == nil && again.want != got.want {
+				last = got.want
+				continue
+			}
+		}
+		return e, err == nil, explain(err, ref)
+	}
+}
+
+func explain(err error, ref Ref) error {
+	var te *TransferError
+	if err == nil || !errors.As(err, &te) {
+		return err
+	}
+	e := ui.Failed("fetching the image %s: %w", ui.Clean(ref.String()), err)
+	switch te.Kind {
+	case Checksum:
+		e.Hint("nothing of it was kept; another server: image.mirror in the config (aivm config edit)")
+	case Redirect:
+		e.Hint("give the address it leads to, with https, or use another server")
+	default:
+		e.Hint("what was fetched is kept; to go on: aivm image fetch '" + ui.Clean(ref.Full()) + "'")
+	}
+	return e
+}
+
+// download brings the file to its final name.
+func (f *Fetcher) download(ctx context.Context, ref Ref, got found, progress Progress) (Entry, error) {
+	t, err := f.openTransfer(ctx, got.want, progress)
+	if err != nil {
+		return Entry{}, err
+	}
+	defer t.close()
+	if err := t.from(ctx, got.urls); err != nil {
+		if t.done == 0 {
+			t.drop()
+		}
+		return Entry{}, err
+	}
+	sum := fmt.Sprintf("%x", t.sum256.Sum(nil))
+	format, virtual, err := Inspect(t.file, t.done)
+	if err != nil {
+		t.drop() // it is what was asked for: fetching it again changes nothing
+		return Entry{}, fmt.Errorf("%s: %w", ui.Clean(ref.String()), err)
+	}
+	release := got.signed
+	if release.IsZero() {
+		release = t.modified
+	}
+	im := indexed{
+		SHA256: sum, Format: format, VirtualSize: virtual, Size: t.done, Source: ref.source(),
+		Release: day(release), Verified: got.verified, Added: f.now().UTC().Format(time.RFC3339), Signed: unixOf(got.signed),
+	}
+	if got.want.algo == "sha512" {
+		im.SHA512 = got.want.hex
+	}
+	unlock, err := f.Cache.lock(ctx, "add", progress)
+	if err != nil {
+		return Entry{}, err
+	}
+	defer unlock()
+	e, err := f.Cache.place(t.file, im, ref.source(), nil)
+	if err == nil {
+		_ = os.Remove(t.path + metaSuffix)
+	}
+	return e, err
+}
+
+func day(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.DateOnly)
+}
+
+func unixOf(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.Unix()
+}
+
+// notOlder refuses a list signed before the one an image here came from: a
+// server that shows an old one keeps fixed holes open.
+func (c Cache) notOlder(source string, at time.Time) error {
+	ix, err := c.loadIndex()
+	if err != nil {
+		return err
+	}
+	for _, im := range ix.Images {
+		if im.Source == source && im.Signed > at.Unix() {
+			return ui.Failed("the server shows an older list than before: signed on %s, and one of %s was seen", day(at), day(time.Unix(im.Signed, 0)))
+		}
+	}
+	return nil
+}
+
+// keepParts is how long a part of a download waits for a run that goes on
+// with it.
+const keepParts = 7 * 24 * time.Hour
+
+func (c Cache) sweepFetches(now time.Time) {
+	old, _ := filepath.Glob(filepath.Join(c.Dir, fetchPrefix+"*"))
+	for _, p := range old {
+		if st, err := os.Lstat(p); err == nil && now.Sub(st.ModTime()) > keepParts {
+			_ = os.Remove(p)
+		}
+	}
+}

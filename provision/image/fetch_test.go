@@ -1,0 +1,336 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+const ubuntuFile = "ubuntu-24.04-server-cloudimg-amd64.img"
+
+func wantFile(t *testing.T, e Entry, data []byte) {
+	t.Helper()
+	b, err := os.ReadFile(e.Path)
+	if err != nil || !bytes.Equal(b, data) {
+		t.Fatalf("%v, %d bytes of %d", err, len(b), len(data))
+	}
+	if st, _ := os.Stat(e.Path); st.Mode().Perm() != 0o444 {
+		t.Errorf("mode %v", st.Mode())
+	}
+	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(e.Path), fetchPrefix+"*")); left != nil {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func kind(err error) string {
+	var te *TransferError
+	if errors.As(err, &te) {
+		return te.Kind
+	}
+	return fmt.Sprint(err)
+}
+
+// The newest build is looked up, its list's signature checked, and a newer one
+// found by name; what is in the cache is only read.
+func TestFetchUbuntu(t *testing.T) {
+	s := newServer(t)
+	data := disk(300 << 10)
+	s.publish(t, Default, data, released)
+	f := s.fetcher(t, Cache{Dir: filepath.Join(t.TempDir(), "c")})
+	var lines []string
+	e, changed, err := f.Fetch(context.Background(), ubuntuRef, func(l string, _ float64) { lines = append(lines, l) })
+	if err != nil || !changed {
+		t.Fatal(changed, err)
+	}
+	wantFile(t, e, data)
+	if e.Release != "2026-11-01" || !strings.HasPrefix(e.Verified, "signed by "+fmt.Sprintf("%X", s.key.PrimaryKey.Fingerprint)) || e.Source != Default {
+		t.Errorf("%+v", e)
+	}
+	if got, ok, err := f.Cache.Lookup(ubuntuRef); got != e || !ok || err != nil {
+		t.Errorf("%+v %v %v", got, ok, err)
+	}
+	if _, changed, err = fetch(f, ubuntuRef); changed || err != nil || len(s.requests(ubuntuFile)) != 1 {
+		t.Errorf("again: %v %v %v", changed, err, s.seen)
+	}
+	// Damaged on the disk: seen, and fetched again.
+	if err := errors.Join(os.Chmod(e.Path, 0o644), os.WriteFile(e.Path, append(data[:len(data)-1:len(data)-1], 0), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if e, changed, err = fetch(f, ubuntuRef); !changed || err != nil {
+		t.Fatal(changed, err)
+	}
+	wantFile(t, e, data)
+	newer := disk(200 << 10)
+	s.publish(t, Default, newer, released.Add(30*time.Minute))
+	if e, changed, err = fetch(f, ubuntuRef); !changed || err != nil {
+		t.Fatal(changed, err)
+	}
+	wantFile(t, e, newer)
+	// Back to the older list: somebody shows old news.
+	s.publish(t, Default, data, released)
+	if _, _, err = fetch(f, ubuntuRef); err == nil || !strings.Contains(err.Error(), "older list") {
+		t.Errorf("an older list was taken: %v", err)
+	}
+	if !slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, "looking up the newest") }) {
+		t.Errorf("%v", lines)
+	}
+}
+
+func TestFetchDebian(t *testing.T) {
+	s := newServer(t)
+	data := disk(100 << 10)
+	s.publish(t, "debian-13", data, released)
+	f := s.fetcher(t, Cache{Dir: t.TempDir()})
+	ref := Ref{Kind: KindCatalogue, Name: "debian-13"}
+	e, changed, err := fetch(f, ref)
+	if err != nil || !changed {
+		t.Fatal(changed, err)
+	}
+	wantFile(t, e, data)
+	if e.Release != "2026-11-01" || !strings.Contains(e.Verified, "SHA512SUMS") || !strings.Contains(e.Verified, "https alone") {
+		t.Errorf("%+v", e)
+	}
+	if _, changed, err = fetch(f, ref); changed || err != nil {
+		t.Errorf("again: %v %v", changed, err)
+	}
+}
+
+// What is not signed by a known key, or not over this list, is not an image.
+func TestFetchRefusesTheSignature(t *testing.T) {
+	r, _ := Find(Default)
+	gpg := r.Dir + "/" + r.Sums + ".gpg"
+	for name, spoil := range map[string]func(*testing.T, *server){
+		"another key": func(t *testing.T, s *server) {
+			s.files[gpg] = served{sign(t, testKey(t), s.files[r.Dir+"/"+r.Sums].data, released), ""}
+		},
+		"another list": func(t *testing.T, s *server) {
+			s.files[gpg] = served{sign(t, s.key, []byte("something else"), released), ""}
+		},
+		"none": func(_ *testing.T, s *server) { delete(s.files, gpg) },
+		"rubbish": func(_ *testing.T, s *server) {
+			s.files[gpg] = served{[]byte("-----BEGIN PGP SIGNATURE-----\n\nx\n"), ""}
+		},
+		"empty":           func(_ *testing.T, s *server) { s.files[gpg] = served{nil, ""} },
+		"from the future": func(t *testing.T, s *server) { s.publish(t, Default, disk(1000), released.AddDate(1, 0, 0)) },
+		"the key itself":  func(_ *testing.T, s *server) { s.files[gpg] = served{embeddedKeys, ""} },
+		"not in the list": func(t *testing.T, s *server) {
+			l := []byte("00  x\n")
+			s.files[r.Dir+"/"+r.Sums] = served{l, ""}
+			s.files[gpg] = served{sign(t, s.key, l, released), ""}
+		},
+		"named twice": func(t *testing.T, s *server) {
+			l := []byte(strings.Repeat("0", 64) + "  " + ubuntuFile + "\n" + strings.Repeat("1", 64) + "  " + ubuntuFile + "\n")
+			s.files[r.Dir+"/"+r.Sums] = served{l, ""}
+			s.files[gpg] = served{sign(t, s.key, l, released), ""}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newServer(t)
+			s.publish(t, Default, disk(1000), released)
+			spoil(t, s)
+			f := s.fetcher(t, Cache{Dir: t.TempDir()})
+			if _, _, err := fetch(f, ubuntuRef); err == nil {
+				t.Error("fetched")
+			} else {
+				t.Log(err)
+			}
+			if got := s.requests(ubuntuFile); got != nil {
+				t.Errorf("the image was asked for: %v", got)
+			}
+		})
+	}
+}
+
+func TestFetchURL(t *testing.T) {
+	s := newServer(t)
+	data := disk(50 << 10)
+	overlay := qcow2(func(b []byte) { b[15] = 1 })
+	s.files["/a b.img"], s.files["/overlay"] = served{data, ""}, served{overlay, ""}
+	sum := func(b []byte) string { return fmt.Sprintf("%x", sha256.Sum256(b)) }
+	f := s.fetcher(t, Cache{Dir: t.TempDir()})
+	ref := Ref{Kind: KindURL, URL: s.URL + "/a%20b.img", SHA256: sum(data)}
+	e, _, err := fetch(f, ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantFile(t, e, data)
+	if _, ok, err := f.Cache.Lookup(ref); !ok || err != nil {
+		t.Error(ok, err)
+	}
+	ref.SHA256 = strings.Repeat("1", 64)
+	if _, ok, err := f.Cache.Lookup(ref); ok || err != nil {
+		t.Error("another digest finds it", ok, err)
+	}
+	if _, _, err := fetch(f, ref); kind(err) != Checksum {
+		t.Error(err)
+	}
+	ref.SHA256 = ""
+	if _, _, err := fetch(f, ref); err == nil || !strings.Contains(err.Error(), "digest") {
+		t.Error(err)
+	}
+	// The right digest makes an overlay no better.
+	if _, _, err := fetch(f, Ref{Kind: KindURL, URL: s.URL + "/overlay", SHA256: sum(overlay)}); err == nil || !strings.Contains(err.Error(), "overlay") {
+		t.Error(err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(f.Cache.Dir, fetchPrefix+"*")); len(left) > 1 {
+		t.Errorf("%v", left)
+	}
+}
+
+// A digest that is given counts, and not the list: also without a signature,
+// also without a list at all; and it is said when the release moved on.
+func TestFetchPinned(t *testing.T) {
+	s := newServer(t)
+	data := disk(50 << 10)
+	s.publish(t, Default, data, released)
+	r, _ := Find(Default)
+	delete(s.files, r.Dir+"/SHA256SUMS.gpg")
+	ref := ubuntuRef
+	ref.SHA256 = fmt.Sprintf("%x", sha256.Sum256(data))
+	f := s.fetcher(t, Cache{Dir: t.TempDir()})
+	if e, _, err := fetch(f, ref); err != nil || !strings.Contains(e.Verified, "given with it") {
+		t.Fatalf("%+v %v", e, err)
+	}
+	delete(s.files, r.Dir+"/SHA256SUMS")
+	if _, _, err := fetch(s.fetcher(t, Cache{Dir: t.TempDir()}), ref); err != nil {
+		t.Fatal(err)
+	}
+	s.publish(t, Default, disk(60<<10), released)
+	if _, _, err := fetch(s.fetcher(t, Cache{Dir: t.TempDir()}), ref); err == nil || !strings.Contains(err.Error(), "newer release") {
+		t.Error(err)
+	}
+	if got := len(s.requests(ubuntuFile)); got != 2 {
+		t.Errorf("%d requests for the file", got)
+	}
+}
+
+// Through a proxy of the environment, which only sees a tunnel.
+func TestFetchThroughAProxy(t *testing.T) {
+	s := newServer(t)
+	data := disk(50 << 10)
+	s.publish(t, Default, data, released)
+	var tunnels atomic.Int32
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodConnect || r.Host != "images.example:443" {
+			http.Error(w, r.Host, http.StatusBadGateway)
+			return
+		}
+		tunnels.Add(1)
+		tunnel(w, s.Listener.Addr().String())
+	}))
+	defer proxy.Close()
+	f := s.fetcher(t, Cache{Dir: t.TempDir()})
+	f.Origin = "https://images.example"
+	f.TLS.ServerName = "example.com" // the name in the test server's certificate
+	// The environment is read once a process: what client() takes from it is
+	// looked at instead.
+	u, _ := url.Parse(proxy.URL)
+	tr := f.client().Transport.(*http.Transport)
+	if tr.Proxy == nil || !tr.DisableCompression {
+		t.Error("the environment's proxies are not asked for")
+	}
+	tr.Proxy = http.ProxyURL(u)
+	if e, _, err := fetch(f, ubuntuRef); err != nil {
+		t.Fatal(err)
+	} else {
+		wantFile(t, e, data)
+	}
+	if tunnels.Load() == 0 {
+		t.Error("the proxy was passed by")
+	}
+}
+
+func tunnel(w http.ResponseWriter, to string) {
+	back, err := (&net.Dialer{}).Dial("tcp", to)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadGateway)
+		return
+	}
+	w.WriteHeader(http.StatusOK)
+	front, _, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		back.Close()
+		return
+	}
+	go func() { _, _ = io.Copy(back, front); back.Close() }()
+	go func() { _, _ = io.Copy(front, back); front.Close() }()
+}
+
+// Of several processes that want one image, one fetches it.
+func TestFetchAtOnce(t *testing.T) {
+	s := newServer(t)
+	data := disk(200 << 10)
+	s.publish(t, Default, data, released)
+	s.before = func(w http.ResponseWriter, r *http.Request, f served) bool {
+		time.Sleep(200 * time.Millisecond)
+		return false
+	}
+	dir := t.TempDir()
+	var waits atomic.Int32
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			c := Cache{Dir: dir}
+			e, ok, release, err := c.Claim(context.Background(), ubuntuRef, func(l string, _ float64) {
+				if strings.Contains(l, "waiting for another") {
+					waits.Add(1)
+				}
+			})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer release()
+			if !ok {
+				if e, _, err = fetch(s.fetcher(t, c), ubuntuRef); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+			if b, err := os.ReadFile(e.Path); err != nil || !bytes.Equal(b, data) {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := len(s.requests(ubuntuFile)); n != 1 || waits.Load() != 3 {
+		t.Errorf("fetched %d times, %d waited", n, waits.Load())
+	}
+}
+
+func TestAnswers(t *testing.T) {
+	s := newServer(t)
+	f := s.fetcher(t, Cache{Dir: t.TempDir()})
+	if f.Answers(context.Background()) {
+		t.Error("an empty server answers")
+	}
+	s.publish(t, Default, disk(1000), released)
+	if !f.Answers(context.Background()) {
+		t.Error("it does not answer")
+	}
+	// A page that is shown to everybody who has not paid yet is no answer.
+	r, _ := Find(Default)
+	s.files[r.Dir+"/"+r.Sums] = served{[]byte("<html>log in</html>"), ""}
+	if f.Answers(context.Background()) {
+		t.Error("a page of a portal counts")
+	}
+	s.Close()
+	if f.Answers(context.Background()) {
+		t.Error("a server that is gone answers")
+	}
+}
