@@ -280,13 +280,13 @@ const releaseLimit = 90 * time.Second
 func (e *Env) releaseAll(ctx context.Context, l *leaving, f *facts) error {
 	ctx, cancel := context.WithTimeout(ctx, releaseLimit)
 	defer cancel()
-	atts := []share.Attachment{l.att}
+	var below []share.Attachment
 	for _, a := range attachments(l.w.store.Config, l.w.name) {
 		if a.Mode == share.SharedRoot && within(a.GuestDst, l.att.GuestDst) && a.GuestDst != l.att.GuestDst {
-			atts = append(atts, a)
+			below = append(below, a)
 		}
 	}
-	if err := releaseInGuest(ctx, f.conn, atts...); err != nil {
+	if err := releaseInGuest(ctx, f.conn, []share.Attachment{l.att}, below); err != nil {
 		return err
 	}
 	if l.w.left == nil {
@@ -443,18 +443,19 @@ func (e *Env) finishLeaving(ctx context.Context, vm string) error {
 }
 
 // releaseInGuest has the guest unmount and forget folders.
-func releaseInGuest(ctx context.Context, c guest.Conn, atts ...share.Attachment) error {
+func releaseInGuest(ctx context.Context, c guest.Conn, gone, rest []share.Attachment) error {
+	atts := append(slices.Clone(gone), rest...)
 	var out, stderr strings.Builder
 	code, err := c.Run(ctx, guest.Cmd{
-		Argv: []string{"sudo", "-n", "sh", "-s"}, Stdin: strings.NewReader(share.ReleaseScript(atts...)),
+		Argv: []string{"sudo", "-n", "sh", "-s"}, Stdin: strings.NewReader(share.ReleaseScript(gone, rest)),
 		Stdout: &limited{b: &out}, Stderr: &limited{b: &stderr},
 	})
 	if err != nil {
 		return fmt.Errorf("letting go of %s in the guest: %w", atts[0].GuestDst, err)
 	}
-	each, rest := share.Split(share.GuestError(code, []byte(out.String()), []byte(stderr.String()), atts))
+	each, err := share.Split(share.GuestError(code, []byte(out.String()), []byte(stderr.String()), atts))
 	for _, folder := range slices.Sorted(maps.Keys(each)) {
-		rest = errors.Join(rest, each[folder])
+		err = errors.Join(err, each[folder])
 	}
-	return alone(rest)
+	return alone(err)
 }

@@ -145,19 +145,21 @@ func (g *fakeGuest) Close() error { return nil }
 // says is a guest's answer: each folder mounted at its own path, with this owner.
 func says(t *testing.T, owner int, folders ...string) string {
 	t.Helper()
-	var mounts, dirs string
+	var mounts, dirs, pass string
+	seen := map[string]bool{}
 	for _, f := range folders {
 		var st unix.Stat_t
 		if err := unix.Stat(f, &st); err != nil {
 			t.Fatal(err)
 		}
-		token := share.Token(f)
-		mounts += fmt.Sprintf("mount 41 27 0:31 /%s %s rw - virtiofs %s rw\n", token, f, share.FSTag)
-		way := strings.Split(strings.Trim(f, "/"), "/")
-		for i := range way[1:] {
-			dirs += fmt.Sprintf("dir %s %d 41ed 1 0 0 pass\n", token, i)
+		mounts += fmt.Sprintf("41 27 0:31 /%s %s rw - virtiofs %s rw\n", share.Token(f), f, share.FSTag)
+		dirs += fmt.Sprintf("41ed %d %d %[2]d %s\n", st.Ino, owner, f)
+		pass += f + "\n"
+		for d := filepath.Dir(f); d != "/" && !seen[d]; d = filepath.Dir(d) {
+			seen[d] = true
+			dirs += "41ed 1 0 0 " + d + "\n"
+			pass += d + "\n"
 		}
-		dirs += fmt.Sprintf("dir %s %d 41ed %d %d %[4]d pass\n", token, len(way)-1, st.Ino, owner)
 	}
-	return "aivm-share 1\n" + mounts + dirs + "aivm-share end\n"
+	return "aivm-share 2\n" + mounts + "aivm-share dirs\n" + dirs + "aivm-share pass\n" + pass + "aivm-share same\naivm-share list\naivm-share end\n"
 }

@@ -152,7 +152,7 @@ func (e *Env) releaseAction(w *want, f *facts, a share.Attachment, fail func(err
 		ID: "share.release:" + share.Token(a.HostPath), Why: fmt.Sprintf("have VM %s let go of folder %s for a moment", w.name, a.HostPath),
 		Shows: []string{"umount " + shellQuote(a.GuestDst) + " (in the guest)"}, Timing: "share", Fail: fail,
 		Do: func(ctx context.Context) error {
-			if err := releaseInGuest(ctx, f.conn, a); err != nil {
+			if err := releaseInGuest(ctx, f.conn, nil, []share.Attachment{a}); err != nil {
 				return err
 			}
 			// What is planned for the guest next hangs on what it has now.
@@ -175,6 +175,22 @@ func (e *Env) planMounts(w *want, f *facts) ([]plan.Action, error) {
 	}
 	steps[0].Do = func(ctx context.Context) error { return e.mountInGuest(ctx, w, f, script) }
 	return steps, nil
+}
+
+// recordTyped keeps the path a saved folder was now reached by, through a link:
+// the guest has one there too.
+func (e *Env) recordTyped(a share.Attachment) plan.Action {
+	return plan.Action{
+		ID: "store.typed:" + a.Tag, Why: "record that " + a.Typed + " leads to the folder", Shows: []string{"write " + e.StorePath},
+		Do: func(ctx context.Context) error {
+			return config.Update(ctx, e.StorePath, func(c *config.Config) error {
+				if r, ok := c.FindAttachment(a.HostPath, a.VM); ok && r.TypedPath == "" {
+					r.TypedPath = a.Typed
+				}
+				return nil
+			})
+		},
+	}
 }
 
 // refresh reads the store anew, once this run has the VM's lock: another run

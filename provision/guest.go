@@ -125,9 +125,6 @@ func (e *Env) planGuest(w *want, f *facts) (plan.Plan, error) {
 			},
 		})
 	}
-	if len(w.atts()) == 0 {
-		return p, nil
-	}
 	as, err := e.planMounts(w, f)
 	p.Add(as...)
 	return p, err
@@ -144,6 +141,9 @@ func (e *Env) mountInGuest(ctx context.Context, w *want, f *facts, script string
 	})
 	if err != nil {
 		return fmt.Errorf("mounting the folders in the guest: %w", err)
+	}
+	if strings.Contains(out.String(), "aivm-share-note list\n") {
+		e.warnOnce("VM " + w.name + " could not note its folders: after a restart of its own they come back with the next aivm command only: " + lastLine(stderr.String()))
 	}
 	if err := e.leaveOutAll(w, share.GuestError(code, []byte(out.String()), []byte(stderr.String()), atts)); err != nil {
 		return err
@@ -221,15 +221,14 @@ func (e *Env) planFinish(ctx context.Context, w *want, f *facts) plan.Plan {
 			ID: "store.attach:" + a.Tag, Why: "record the folder in the config", Shows: []string{"write " + e.StorePath},
 			Do: func(ctx context.Context) error {
 				return config.Update(ctx, e.StorePath, func(c *config.Config) error {
-					rec := config.Attachment{HostPath: a.HostPath, VMName: a.VM, Mode: string(a.Mode), Access: a.Access, GuestDst: a.GuestDst, Tag: a.Tag, Protect: a.Protect}
-					if w.typed != a.HostPath {
-						rec.TypedPath = w.typed
-					}
+					rec := config.Attachment{HostPath: a.HostPath, VMName: a.VM, Mode: string(a.Mode), Access: a.Access, GuestDst: a.GuestDst, Tag: a.Tag, TypedPath: a.Typed, Protect: a.Protect}
 					c.UpsertAttachment(rec)
 					return nil
 				})
 			},
 		})
+	} else if w.newTyped {
+		p.Add(e.recordTyped(*w.folder))
 	}
 	return p
 }

@@ -205,7 +205,7 @@ func attachment(a config.Attachment) share.Attachment {
 	if err != nil {
 		mode = share.Mode(a.Mode)
 	}
-	out := share.Attachment{HostPath: a.HostPath, VM: a.VMName, Mode: mode, Access: a.Access, GuestDst: a.GuestDst, Tag: a.Tag, State: share.State(a.State), Protect: a.Protect}
+	out := share.Attachment{HostPath: a.HostPath, VM: a.VMName, Mode: mode, Access: a.Access, GuestDst: a.GuestDst, Tag: a.Tag, Typed: a.TypedPath, State: share.State(a.State), Protect: a.Protect}
 	if out.GuestDst == "" {
 		out.GuestDst = a.HostPath
 	}

@@ -182,7 +182,7 @@ func (e *Env) reach(ctx context.Context, w *want, inst *Instance) (guest.Conn, g
 func (e *Env) probe(ctx context.Context, c guest.Conn, w *want) (guestFacts, error) {
 	ps := []guest.Probe{{Name: "boot", Script: cloudinit.ReadyProbe()}}
 	atts := w.atts()
-	if len(atts) > 0 {
+	if w.store != nil {
 		ps = append(ps, guest.Probe{Name: "share", Script: share.GuestProbe(atts)})
 	}
 	out, err := c.Probe(ctx, ps)
@@ -193,8 +193,8 @@ func (e *Env) probe(ctx context.Context, c guest.Conn, w *want) (guestFacts, err
 	if g.boot, err = cloudinit.ParseReady(out["boot"]); err != nil {
 		return g, err
 	}
-	if len(atts) > 0 {
-		if g.share, err = share.ParseGuest(out["share"]); err != nil {
+	if w.store != nil {
+		if g.share, err = share.ParseGuest(out["share"], atts); err != nil {
 			return g, err
 		}
 	}

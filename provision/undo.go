@@ -51,7 +51,7 @@ func (e *Env) letGo(ctx context.Context, w *want, f *facts, locked bool) {
 		}
 		if f != nil && f.conn != nil {
 			// Whether it did shows when the token is taken away.
-			_ = releaseInGuest(ctx, f.conn, a)
+			_ = releaseInGuest(ctx, f.conn, []share.Attachment{a}, nil)
 		}
 		op := root.Unbind{VMKey: e.key(w.name), Token: token}
 		_, err = e.run(ctx, plan.Plan{Stage: plan.Host, Actions: []plan.Action{{

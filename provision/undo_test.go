@@ -89,7 +89,7 @@ func TestPlanShareAnew(t *testing.T) {
 	p := w.folder("p")
 	w.records(p)
 	w.share(p, "rw,nosuid,nodev,idmapped")
-	in := &want{name: "t", folder: folderOf(p)}
+	in := w.saved(p)
 	g := &fakeGuest{share: says(t, 1000, p)}
 	look := func() *facts {
 		t.Helper()
@@ -114,7 +114,7 @@ func TestPlanShareAnew(t *testing.T) {
 		t.Fatalf("planned %v %v", as, err)
 	}
 	// The guest has nothing then, and what is planned for it next knows that.
-	g.share = "aivm-share 1\naivm-share end\n"
+	g.share = says(t, 1000)
 	if err := as[0].Do(t.Context()); err != nil || len(g.scripts) != 1 || len(f.guest.share.Mounts) != 0 {
 		t.Errorf("%v, %d scripts, %v", err, len(g.scripts), f.guest.share.Mounts)
 	}

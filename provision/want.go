@@ -33,6 +33,7 @@ type want struct {
 
 	folder    *share.Attachment // nil: no folder
 	newFolder bool
+	newTyped  bool             // the folder is reached by a link that is not recorded yet
 	typed     string           // the folder as typed, absolute
 	openAt    string           // where the editor or shell goes, below folder.GuestDst
 	left      map[string]error // saved folders this run goes on without, and why

@@ -96,6 +96,9 @@ func (e *Env) wantFolder(ctx context.Context, o FolderOptions, create bool) (*wa
 	if err := errors.Join(share.Check(folder), share.CheckProtect(folder, allAttachments(w.store.Config))); err != nil {
 		return nil, alone(err)
 	}
+	if typed != real {
+		folder.Typed = typed
+	}
 	w.folder = &folder
 	w.newFolder, w.openAt = true, dst
 	return w, nil
@@ -164,6 +167,9 @@ func (w *want) takeSaved(o FolderOptions, r config.Attachment, real string, mode
 	case a.State == share.Linked && !o.Attach:
 		return ui.Refused("folder %s is not shared any more: a symbolic link was on its way, which the VM may have put there", ui.Clean(a.HostPath)).
 			Hint("if it is the folder you mean: aivm attach " + shellQuote(a.HostPath) + " --vm " + a.VM)
+	}
+	if a.Typed == "" && real == a.HostPath && w.typed != real {
+		a.Typed, w.newTyped = w.typed, true
 	}
 	if a.State == share.Detaching {
 		a.Protect = o.Protect

@@ -28,6 +28,9 @@ type Dir struct {
 type GuestFacts struct {
 	Mounts []mountinfo.Mount
 	Ways   map[string][]Dir // by token: every directory from / to the guest path, which is the last
+	Typed  map[string]Dir   // by token: what lies at the typed path, for folders that have one
+	Same   map[string]bool  // by token: the typed path leads to the folder
+	List   string           // the mark of the list that is mounted at boot (bootList); "" for none
 }
 
 // ways returns every directory from below / to dst.
@@ -41,72 +44,68 @@ func ways(dst string) []string {
 
 // The probe runs at every `aivm code`, and in an emulated guest each program
 // it starts costs some 50 ms, as much as half of our own time: one grep and
-// one stat, the rest is the shell's own. The shell decides what to stat, so
-// that the fields come back in the order it knows.
-const (
-	probeHead = `echo aivm-share 1
-set -f
-aivm_share_there() { # TOKEN:INDEX DIR
-	[ -e "$2" ] || [ -L "$2" ] || return 1
-	aivm_seen="$aivm_seen$1 "
-}
-aivm_share_dir() { # TOKEN:INDEX DIR PARENT MODE INODE UID GID...
-	aivm_at="${1%:*} ${1##*:}"
-	case $aivm_seen in
-	*" $1 "*)
-		if [ -x "$2" ]; then aivm_x=pass; else aivm_x=stop; fi
-		echo "dir $aivm_at $4 $5 $6 $7 $aivm_x"
-		return 0 ;;
-	esac
-	if [ -x "$3" ]; then echo "dir $aivm_at missing"; else echo "dir $aivm_at denied"; fi
-	return 1
-}
-aivm_seen=' '
-`
-	// A directory that vanishes in between would shift the fields: no answer
-	// is better than a wrong one.
-	probeStat = `if [ $# -gt 0 ]; then
-	aivm_n=$#
-	set -- $(stat -c '%f %i %u %g' -- "$@")
-	[ $# -eq $((4 * aivm_n)) ] || exit 1
-fi
-`
-)
+// one stat whatever the number of folders, the rest is the shell's own. A
+// directory two folders have in common is looked at once.
 
 // GuestProbe returns the piece of the probe script that looks at the mounts
 // and paths of atts. It runs as the guest's user and changes nothing. Paths
 // must have passed PlanHost; one that could not be quoted is left out.
 func GuestProbe(atts []Attachment) string {
-	var b, look, tell strings.Builder
-	b.WriteString(probeHead)
-	b.WriteString("IFS='\n'\nfor aivm_l in $(grep -F -m 2000 -e ' - virtiofs '")
+	var b, dirs, same strings.Builder
+	b.WriteString("set -f\necho aivm-share 2\ngrep -F -m 4000 -e ' - virtiofs '")
+	for _, d := range probed(atts) {
+		dirs.WriteString(" " + quote(d))
+	}
 	for _, a := range atts {
 		if CheckGuestDst(a.GuestDst) != nil {
 			continue
 		}
 		b.WriteString(" -e " + quote(" "+mountinfo.Escape(a.GuestDst)+" "))
-		for i, d := range ways(a.GuestDst) {
-			at := fmt.Sprintf("%s:%d", Token(a.HostPath), i)
-			fmt.Fprintf(&look, "if aivm_share_there %s %s; then set -- \"$@\" %s; fi\n", at, quote(d), quote(d))
-			fmt.Fprintf(&tell, "if aivm_share_dir %s %s %s \"$@\"; then shift 4; fi\n", at, quote(d), quote(path.Dir(d)))
+		if t := a.typed(); t != "" {
+			fmt.Fprintf(&same, "if [ %s -ef %s ]; then echo %s; fi\n", quote(t), quote(a.GuestDst), Token(a.HostPath))
 		}
 	}
-	b.WriteString(" /proc/self/mountinfo); do printf 'mount %s\\n' \"$aivm_l\"; done\nunset IFS\nset --\n")
-	b.WriteString(look.String() + probeStat + tell.String())
-	b.WriteString("echo aivm-share end\n")
+	b.WriteString(" /proc/self/mountinfo\necho aivm-share dirs\n")
+	if dirs.Len() > 0 {
+		b.WriteString("set --" + dirs.String() + "\nstat -c '%f %i %u %g %n' -- \"$@\" 2>/dev/null\necho aivm-share pass\n" +
+			"for aivm_d; do if [ -x \"$aivm_d\" ]; then printf '%s\\n' \"$aivm_d\"; fi; done\n")
+	} else {
+		b.WriteString("echo aivm-share pass\n")
+	}
+	b.WriteString("echo aivm-share same\n" + same.String() + "echo aivm-share list\n" +
+		"{ IFS= read -r aivm_l <" + bootListPath + " && printf '%s\\n' \"$aivm_l\"; } 2>/dev/null\necho aivm-share end\n")
 	return b.String()
 }
 
-// Bounds of what a guest may say.
-const (
-	maxProbe  = 4 << 20
-	maxDepth  = 256
-	maxTokens = 4096
-)
+// probed are the directories the probe looks at, parents first, each once.
+func probed(atts []Attachment) []string {
+	seen := map[string]bool{}
+	var out []string
+	add := func(p string) {
+		for _, d := range ways(p) {
+			if !seen[d] {
+				seen[d] = true
+				out = append(out, d)
+			}
+		}
+	}
+	for _, a := range atts {
+		if CheckGuestDst(a.GuestDst) == nil {
+			add(a.GuestDst)
+			if t := a.typed(); t != "" {
+				add(t)
+			}
+		}
+	}
+	return out
+}
 
-// ParseGuest reads what the probe printed. Everything in it is the guest's
-// claim; whatever does not fit the form, or is cut off, is an error.
-func ParseGuest(out []byte) (GuestFacts, error) {
+// Bounds of what a guest may say.
+const maxProbe = 4 << 20
+
+// ParseGuest reads what the probe about atts printed. Everything in it is the
+// guest's claim; whatever does not fit the form, or is cut off, is an error.
+func ParseGuest(out []byte, atts []Attachment) (GuestFacts, error) {
 	bad := func(n int, why string) (GuestFacts, error) {
 		return GuestFacts{}, ui.Failed("the guest's answer about its folders cannot be read (line %d: %s)", n+1, why)
 	}
@@ -114,63 +113,106 @@ func ParseGuest(out []byte) (GuestFacts, error) {
 		return bad(0, "too long")
 	}
 	lines := strings.Split(string(bytes.TrimSuffix(out, []byte("\n"))), "\n")
-	if lines[0] != "aivm-share 1" {
+	if lines[0] != "aivm-share 2" {
 		return bad(0, "no heading")
 	}
-	if lines[len(lines)-1] != "aivm-share end" || len(lines) < 2 {
-		return bad(len(lines)-1, "cut off")
+	asked := map[string]bool{}
+	for _, d := range probed(atts) {
+		asked[d] = true
 	}
-	f := GuestFacts{Ways: map[string][]Dir{}}
-	for i, line := range lines[1 : len(lines)-1] {
-		kind, rest, _ := strings.Cut(line, " ")
-		switch kind {
-		case "mount":
-			ms, err := mountinfo.Parse([]byte(rest))
+	f := GuestFacts{Ways: map[string][]Dir{}, Typed: map[string]Dir{}, Same: map[string]bool{}}
+	dirs := map[string]Dir{}
+	sections := []string{"mounts", "dirs", "pass", "same", "list", "end"}
+	at := 0
+	for i, line := range lines[1:] {
+		if name, ok := strings.CutPrefix(line, "aivm-share "); ok {
+			if at++; at >= len(sections) || name != sections[at] {
+				return bad(i+1, "out of order")
+			}
+			continue
+		}
+		switch sections[at] {
+		case "mounts":
+			ms, err := mountinfo.Parse([]byte(line))
 			if err != nil || len(ms) != 1 {
 				return bad(i+1, "no mount")
 			}
 			f.Mounts = append(f.Mounts, ms[0])
-		case "dir":
-			token, index, d, err := parseDir(rest)
+		case "dirs":
+			name, d, err := parseDir(line)
 			if err != nil {
 				return bad(i+1, err.Error())
 			}
-			way := f.Ways[token]
-			if index != len(way) || index >= maxDepth || len(f.Ways) >= maxTokens {
-				return bad(i+1, "out of order")
+			if _, twice := dirs[name]; twice || !asked[name] {
+				return bad(i+1, "a directory nobody asked for")
 			}
-			f.Ways[token] = append(way, d)
+			dirs[name] = d
+		case "pass":
+			d, ok := dirs[line]
+			if !asked[line] {
+				return bad(i+1, "a directory nobody asked for")
+			}
+			if d.Pass = true; ok { // else it was made between the two looks
+				dirs[line] = d
+			}
+		case "same":
+			if !root.ValidToken(line) || len(f.Same) >= len(atts) {
+				return bad(i+1, "no token")
+			}
+			f.Same[line] = true
+		case "list":
+			if f.List != "" || len(line) > 200 {
+				return bad(i+1, "more than a mark")
+			}
+			f.List = line
 		default:
-			return bad(i+1, "unknown kind")
+			return bad(i+1, "after the end")
+		}
+	}
+	if at != len(sections)-1 {
+		return bad(len(lines)-1, "cut off")
+	}
+	for _, a := range atts {
+		if CheckGuestDst(a.GuestDst) != nil {
+			continue
+		}
+		token := Token(a.HostPath)
+		f.Ways[token] = walk(dirs, a.GuestDst)
+		if t := a.typed(); t != "" {
+			w := walk(dirs, t)
+			f.Typed[token] = w[len(w)-1]
 		}
 	}
 	return f, nil
 }
 
-func parseDir(s string) (token string, index int, d Dir, err error) {
-	w := strings.Fields(s)
-	if len(w) < 3 || !root.ValidToken(w[0]) {
-		return "", 0, Dir{}, fmt.Errorf("no token")
+// walk is the way to p, as far as it was seen.
+func walk(dirs map[string]Dir, p string) []Dir {
+	var way []Dir
+	for i, name := range ways(p) {
+		d := dirs[name]
+		if !d.There && i > 0 {
+			up := way[i-1]
+			d.Deny = up.Deny || up.There && !up.Pass
+		}
+		way = append(way, d)
 	}
-	if index, err = strconv.Atoi(w[1]); err != nil || index < 0 {
-		return "", 0, Dir{}, fmt.Errorf("no index")
+	return way
+}
+
+func parseDir(s string) (name string, d Dir, err error) {
+	w := strings.SplitN(s, " ", 5)
+	if len(w) != 5 || !strings.HasPrefix(w[4], "/") {
+		return "", Dir{}, fmt.Errorf("no directory")
 	}
-	switch {
-	case len(w) == 3 && w[2] == "missing":
-		return w[0], index, Dir{}, nil
-	case len(w) == 3 && w[2] == "denied":
-		return w[0], index, Dir{Deny: true}, nil
-	case len(w) != 7 || w[6] != "pass" && w[6] != "stop":
-		return "", 0, Dir{}, fmt.Errorf("no directory")
-	}
-	mode, err1 := strconv.ParseUint(w[2], 16, 32)
-	ino, err2 := strconv.ParseUint(w[3], 10, 64)
-	uid, err3 := strconv.ParseUint(w[4], 10, 32)
-	gid, err4 := strconv.ParseUint(w[5], 10, 32)
+	mode, err1 := strconv.ParseUint(w[0], 16, 32)
+	ino, err2 := strconv.ParseUint(w[1], 10, 64)
+	uid, err3 := strconv.ParseUint(w[2], 10, 32)
+	gid, err4 := strconv.ParseUint(w[3], 10, 32)
 	if err1 != nil || err2 != nil || err3 != nil || err4 != nil {
-		return "", 0, Dir{}, fmt.Errorf("no numbers")
+		return "", Dir{}, fmt.Errorf("no numbers")
 	}
-	return w[0], index, Dir{There: true, Mode: uint32(mode), Ino: ino, UID: int(uid), GID: int(gid), Pass: w[6] == "pass"}, nil
+	return w[4], Dir{There: true, Mode: uint32(mode), Ino: ino, UID: int(uid), GID: int(gid)}, nil
 }
 
 // ErrOwner is what Verify ends with for a folder that is the right one and has

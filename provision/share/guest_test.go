@@ -20,17 +20,28 @@ func hostP() HostFacts {
 }
 
 // rightP is a probe's answer when all is well.
-const rightP = `aivm-share 1
-mount 40 27 0:31 / /run/aivm/share rw - virtiofs aivm-root rw
-mount 41 27 0:31 /TOKEN /srv/my\040p rw - virtiofs aivm-root rw
-dir TOKEN 0 41ed 12 0 0 pass
-dir TOKEN 1 41ed 77 1000 1000 pass
+const rightP = `aivm-share 2
+40 27 0:31 / /run/aivm/share rw - virtiofs aivm-root rw
+41 27 0:31 /TOKEN /srv/my\040p rw - virtiofs aivm-root rw
+aivm-share dirs
+41ed 12 0 0 /srv
+41ed 77 1000 1000 /srv/my p
+aivm-share pass
+/srv
+/srv/my p
+aivm-share same
+aivm-share list
+MARK
 aivm-share end
 `
 
+func answerP() string {
+	return strings.NewReplacer("TOKEN", tokP, "MARK", bootList([]Attachment{attP}).mark).Replace(rightP)
+}
+
 func guestP(t *testing.T, edit ...string) GuestFacts {
 	t.Helper()
-	f, err := ParseGuest([]byte(strings.NewReplacer(edit...).Replace(strings.ReplaceAll(rightP, "TOKEN", tokP))))
+	f, err := ParseGuest([]byte(strings.NewReplacer(edit...).Replace(answerP())), []Attachment{attP})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,17 +63,19 @@ func TestVerifyNamesWhatDiffers(t *testing.T) {
 		`shows "/` + tokP + `//deleted"`: {"/" + tokP + " /srv", "/" + tokP + "//deleted /srv"},
 		"inode is 78":                    {"41ed 77", "41ed 78"},
 		"owner changed":                  {"77 1000 1000", "77 65534 1000"},
-		"cannot walk":                    {"12 0 0 pass", "12 0 0 stop"},
-		"/srv/my p is missing":           {"1 41ed 77 1000 1000 pass", "1 missing"},
-		"user cannot walk there":         {"1 41ed 77 1000 1000 pass", "1 denied"},
-		"was not looked at":              {"dir " + tokP + " 1 41ed 77 1000 1000 pass\n", ""},
+		"cannot walk":                    {"pass\n/srv\n", "pass\n"},
+		"/srv/my p is missing":           {"41ed 77 1000 1000 /srv/my p\n", "", "/srv\n/srv/my p\n", "/srv\n"},
+		"user cannot walk there":         {"41ed 77 1000 1000 /srv/my p\n", "", "/srv\n/srv/my p\n", ""},
 	} {
 		if err := Verify(guestP(t, edit...), hostP(), attP); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v", want, err)
 		}
 	}
+	if err := Verify(GuestFacts{Mounts: guestP(t).Mounts}, hostP(), attP); err == nil || !strings.Contains(err.Error(), "was not looked at") {
+		t.Error(err)
+	}
 	// Covered by something mounted later.
-	over := guestP(t, "dir "+tokP+" 0", "mount 42 41 0:9 / /srv/my\\040p rw - tmpfs none rw\ndir "+tokP+" 0")
+	over := guestP(t, "aivm-share dirs", "42 41 0:9 / /srv/my\\040p rw - tmpfs none rw\naivm-share dirs")
 	if err := Verify(over, hostP(), attP); err == nil || !strings.Contains(err.Error(), "tmpfs") {
 		t.Errorf("covered: %v", err)
 	}
@@ -70,45 +83,56 @@ func TestVerifyNamesWhatDiffers(t *testing.T) {
 	if err != nil || len(steps) != 1 || steps[0].ID != "guest.mount:"+tokP || !strings.HasSuffix(script, "}\nmain\n") {
 		t.Errorf("%v %v", steps, err)
 	}
+	// All is mounted, but the list for the next boot is another one.
+	script, steps, err = PlanGuest(guestP(t, "# aivm ", "# aivm 0"), hostP(), []Attachment{attP})
+	if err != nil || len(steps) != 1 || steps[0].ID != "guest.list" || strings.Contains(script, "\nmounts\n") {
+		t.Errorf("%v %v", steps, err)
+	}
+	// No folder any more, and none before.
+	if script, _, _ := PlanGuest(guestP(t), hostP(), nil); !strings.Contains(script, bootListPath) {
+		t.Error("the last folder stays on the list")
+	}
+	if script, _, _ := PlanGuest(GuestFacts{}, hostP(), nil); script != "" {
+		t.Error("nothing to say, and said")
+	}
 }
 
 func TestParseGuestRefuses(t *testing.T) {
-	right := strings.ReplaceAll(rightP, "TOKEN", tokP)
+	right := answerP()
 	for name, out := range map[string]string{
-		"empty":       "",
-		"no heading":  "hello\naivm-share end\n",
-		"cut off":     strings.TrimSuffix(right, "aivm-share end\n"),
-		"heading":     "aivm-share 1\n",
-		"kind":        strings.Replace(right, "dir ", "rm ", 1),
-		"token":       strings.Replace(right, tokP+" 0", "../x 0", 1),
-		"order":       strings.Replace(right, tokP+" 0", tokP+" 1", 1),
-		"negative":    strings.Replace(right, tokP+" 0", tokP+" -1", 1),
-		"number":      strings.Replace(right, "41ed 77", "41ed x", 1),
-		"big number":  strings.Replace(right, "41ed 77", "41ed 99999999999999999999", 1),
-		"walk":        strings.Replace(right, "pass", "maybe", 1),
-		"mount":       strings.Replace(right, " - ", " ", 1),
-		"blank line":  strings.Replace(right, "dir", "\ndir", 1),
-		"too long":    "aivm-share 1\n" + strings.Repeat("x", maxProbe),
-		"more fields": strings.Replace(right, "1000 1000 pass", "1000 1000 pass pass", 1),
+		"empty":        "",
+		"no heading":   "hello\naivm-share end\n",
+		"cut off":      strings.TrimSuffix(right, "aivm-share end\n"),
+		"heading":      "aivm-share 2\n",
+		"order":        strings.Replace(right, "aivm-share dirs\n", "", 1),
+		"twice":        strings.Replace(right, "41ed 12 0 0 /srv\n", "41ed 12 0 0 /srv\n41ed 12 0 0 /srv\n", 1),
+		"not asked":    strings.Replace(right, "0 0 /srv\n", "0 0 /etc\n", 1),
+		"pass":         strings.Replace(right, "pass\n/srv\n", "pass\n/etc\n", 1),
+		"relative":     strings.Replace(right, "0 0 /srv\n", "0 0 srv\n", 1),
+		"number":       strings.Replace(right, "41ed 77", "41ed x", 1),
+		"big number":   strings.Replace(right, "41ed 77", "41ed 99999999999999999999", 1),
+		"mount":        strings.Replace(right, " - ", " ", 1),
+		"blank line":   strings.Replace(right, "dirs\n", "dirs\n\n", 1),
+		"token":        strings.Replace(right, "same\n", "same\n../x\n", 1),
+		"two marks":    strings.Replace(right, "# aivm", "# aivm\n# aivm", 1),
+		"long mark":    strings.Replace(right, "# aivm", strings.Repeat("x", 201), 1),
+		"too long":     "aivm-share 2\n" + strings.Repeat("x", maxProbe),
+		"after end":    right + "x\n",
+		"other format": strings.Replace(right, "aivm-share 2", "aivm-share 1", 1),
 	} {
-		if f, err := ParseGuest([]byte(out)); err == nil {
+		if f, err := ParseGuest([]byte(out), []Attachment{attP}); err == nil {
 			t.Errorf("%s: taken as %+v", name, f)
 		}
 	}
 }
 
 func FuzzParseGuest(f *testing.F) {
-	f.Add([]byte(strings.ReplaceAll(rightP, "TOKEN", tokP)))
-	f.Add([]byte("aivm-share 1\naivm-share end\n"))
+	f.Add([]byte(answerP()))
+	f.Add([]byte("aivm-share 2\naivm-share end\n"))
 	f.Fuzz(func(t *testing.T, out []byte) {
-		facts, err := ParseGuest(out)
+		facts, err := ParseGuest(out, []Attachment{attP})
 		if err != nil {
 			return
-		}
-		for token, way := range facts.Ways {
-			if len(token) > 64 || len(way) > maxDepth {
-				t.Errorf("%q with %d directories", token, len(way))
-			}
 		}
 		// Whatever it says, plan and verdict come without a crash, and the
 		// script holds nothing of it.
@@ -117,8 +141,10 @@ func FuzzParseGuest(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if fresh, _, _ := PlanGuest(GuestFacts{}, hostP(), []Attachment{attP}); script != "" && script != fresh {
-			t.Error("the guest's words got into the script")
+		for _, m := range facts.Mounts {
+			if m.Source != FSTag && len(m.Source) > 6 && strings.Contains(script, m.Source) && !strings.Contains(guestHead+bootScript, m.Source) {
+				t.Error("the guest's words got into the script")
+			}
 		}
 	})
 }
@@ -132,6 +158,7 @@ func TestGuestError(t *testing.T) {
 		"aivm-share-error full " + tokP + " /srv/my p\n": `"/srv/my p" in the VM is not empty, and folder /srv/my p`,
 		"aivm-share-error link " + tokP + " /srv\n":      "symbolic link",
 		"aivm-share-error device - /run/aivm/share\n":    "device aivm-root",
+		"aivm-share-error file - /srv\n":                 `"/srv" in the VM is a file`,
 		"aivm-share-error token x\x1b[2J y\n":            "does not appear",
 		"aivm-share-error new \x1b[2J y\n":               `"new"`,
 		"":                                               "status 9",

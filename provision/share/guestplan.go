@@ -1,11 +1,11 @@
 package share
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path"
 	"slices"
-	"sort"
 	"strings"
 
 	"aivm.dev/aivm/internal/plan"
@@ -14,22 +14,38 @@ import (
 )
 
 // guestHead defines what the guest script's lines call. It is run by guest
-// root with sh -s; nothing in it reads stdin. Each function ends the script
-// with one line "aivm-share-error REASON TOKEN PATH" when it must not go on.
-const guestHead = `set -u
+// root with sh -s; nothing in it reads stdin. What cannot be done is one line
+// "aivm-share-error REASON TOKEN PATH" each, TOKEN "-" for a path that several
+// folders have in common; the folders it does not concern go on.
+//
+// In an emulated guest each program costs some 50 ms: with many folders there
+// is one stat, one mount and otherwise what the shell does itself.
+const guestHead = `set -uf
 LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin
 export LC_ALL PATH
 umask 022
-dev=` + ExportMount + ` tag=` + FSTag + `
-die() { echo "aivm-share-error $1 $2 $3"; exit 9; }
+dev=` + ExportMount + ` tag=` + FSTag + ` bad=0 wrong= lines=
+nl='
+'
+say() { # REASON TOKEN PATH
+	echo "aivm-share-error $1 $2 $3"
+	bad=9 wrong="$wrong$nl$3$nl"
+}
+die() { say "$@"; exit 9; }
+iswrong() { case $wrong in *"$nl$1$nl"*) return 0 ;; esac; return 1; }
 top() { # POINT: the topmost mount there, into t_type t_src t_root
 	t_type=
-	while read -r t_i t_p t_d t_r t_point t_rest; do
-		[ "$t_point" = "$1" ] || continue
-		t_root=$t_r t_rest=${t_rest#* - }
-		t_type=${t_rest%% *} t_rest=${t_rest#* }
-		t_src=${t_rest%% *}
-	done </proc/self/mountinfo
+	t_all=$(grep -F -- " $1 " /proc/self/mountinfo)
+	while [ -n "$t_all" ]; do
+		t_l=${t_all%%"$nl"*}
+		case $t_all in *"$nl"*) t_all=${t_all#*"$nl"} ;; *) t_all= ;; esac
+		t_l=${t_l#* * * }
+		t_r=${t_l%% *} t_l=${t_l#* }
+		[ "${t_l%% *}" = "$1" ] || continue
+		t_root=$t_r t_l=${t_l#* - }
+		t_type=${t_l%% *} t_l=${t_l#* }
+		t_src=${t_l%% *}
+	done
 	[ -n "$t_type" ]
 }
 ours() { [ "$t_type $t_src" = "virtiofs $tag" ]; }
@@ -43,62 +59,111 @@ device() {
 }
 drop() { # TOKEN DIR POINT: take our mounts off DIR
 	n=0
-	while top "$3" && ours; do
+	while top "$3"; do
+		ours || { say foreign "$1" "$2"; return 1; }
 		n=$((n + 1))
-		[ "$n" -lt 32 ] && umount -- "$2" || die busy "$1" "$2"
+		[ "$n" -lt 32 ] && umount -- "$2" || { say busy "$1" "$2"; return 1; }
 	done
 }
-step() { # TOKEN KIND DIR PARENT: DIR is there and the guest's user can walk through it
-	if [ -L "$3" ]; then die link "$1" "$3"; fi
-	if [ ! -e "$3" ]; then
-		[ "$2" = own ] || die inside "$1" "$3"
-		mkdir -- "$3" && chmod 0755 -- "$3" && chown --reference="$4" -- "$3" || die make "$1" "$3"
-	elif [ ! -d "$3" ]; then
-		die file "$1" "$3"
-	fi
-	[ "$2" = own ] || return 0
-	s_dir=$3
-	s=$(stat -c '%u %g %f' -- "$s_dir") || die make "$1" "$s_dir"
-	s_uid=${s%% *} s=${s#* }
-	s_gid=${s%% *} s_mode=$((0x${s#* }))
-	if [ "$s_uid" = 1000 ]; then
-		[ $((s_mode & 64)) -ne 0 ] || chmod u+x -- "$s_dir" || die make "$1" "$s_dir"
-	elif [ "$s_gid" = 1000 ]; then
-		[ $((s_mode & 8)) -ne 0 ] || chmod g+x -- "$s_dir" || die make "$1" "$s_dir"
-	else
-		[ $((s_mode & 1)) -ne 0 ] || chmod go+x -- "$s_dir" || die make "$1" "$s_dir"
-	fi
+own() { # DIR...: each is there; parents come first
+	for o_d; do
+		if [ -L "$o_d" ]; then
+			say link - "$o_d"
+		elif [ -d "$o_d" ]; then
+			:
+		elif [ -e "$o_d" ]; then
+			say file - "$o_d"
+		elif iswrong "${o_d%/*}"; then
+			wrong="$wrong$nl$o_d$nl"
+		elif mkdir -m 0755 -- "$o_d"; then
+			[ -O "${o_d%/*}/" ] || chown --reference="${o_d%/*}/" -- "$o_d"
+		else
+			say make - "$o_d"
+		fi
+	done
 }
-inode() { stat -c %i -- "$1" 2>/dev/null; }
-onto() { # TOKEN DIR POINT INODE: mount the token on DIR
-	# The guest may remember for a second that the token was not there, or
-	# what it was before.
-	n=0
-	while [ "$(inode "$dev/$1")" != "$4" ]; do
+pass() { # DIR...: the guest's user can walk through each that is there
+	for p_d; do
+		s=$(stat -c '%u %g %f' -- "$p_d" 2>/dev/null) || continue
+		s_uid=${s%% *} s=${s#* }
+		s_gid=${s%% *} s_mode=$((0x${s#* }))
+		[ $((s_mode & 61440)) = 16384 ] || continue
+		if [ "$s_uid" = 1000 ]; then
+			[ $((s_mode & 64)) -ne 0 ] || chmod u+x -- "$p_d" || say make - "$p_d"
+		elif [ "$s_gid" = 1000 ]; then
+			[ $((s_mode & 8)) -ne 0 ] || chmod g+x -- "$p_d" || say make - "$p_d"
+		else
+			[ $((s_mode & 1)) -ne 0 ] || chmod go+x -- "$p_d" || say make - "$p_d"
+		fi
+	done
+}
+theirs() { # TOKEN DIR...: directories of a shared folder, which are never made or changed
+	t_t=$1
+	shift
+	for t_d; do
+		if [ -L "$t_d" ]; then
+			say link "$t_t" "$t_d"
+		elif [ -d "$t_d" ]; then
+			continue
+		elif [ -e "$t_d" ]; then
+			say file "$t_t" "$t_d"
+		else
+			say inside "$t_t" "$t_d"
+		fi
+		return 1
+	done
+}
+await() { # LINES PATH...: the guest may remember for a second what was there before
+	a_want=$1 n=0
+	shift
+	while a_have=$(stat -c '%i %n' -- "$@" 2>/dev/null); [ "$a_have" != "$a_want" ]; do
 		n=$((n + 1))
-		[ "$n" -lt 50 ] || die token "$1" "$dev/$1"
+		[ "$n" -lt 50 ] || break
 		sleep 0.1
 	done
-	if top "$3"; then
-		ours || die foreign "$1" "$2"
-		if [ "$t_root" = "/$1" ] && [ "$(inode "$2")" = "$4" ]; then return 0; fi
-		drop "$1" "$2" "$3"
-		if top "$3"; then die foreign "$1" "$2"; fi
+}
+empty() { # DIR holds nothing but directories, in which nothing could be missed
+	set +f
+	for e in "$1"/* "$1"/.[!.]* "$1"/..?*; do
+		if [ -e "$e" ] || [ -L "$e" ]; then
+			set -f
+			[ -z "$(find "$1" -xdev -mindepth 1 ! -type d -print -quit 2>/dev/null)" ]
+			return
+		fi
+	done
+	set -f
+}
+folder() { # TOKEN DIR POINT INODE: will be mounted by mounts
+	iswrong "$2" && return 0
+	case "$nl$a_have$nl" in
+	*"$nl$4 $dev/$1$nl"*) ;;
+	*)
+		say token "$1" "$dev/$1"
+		return 0
+		;;
+	esac
+	# The folder itself, seen through a shared parent, is no loss.
+	[ "$2" -ef "$dev/$1" ] || empty "$2" || { say full "$1" "$2"; return 0; }
+	lines="$lines$dev/$1 $3 none bind 0 0$nl"
+}
+mounts() { # one process for all
+	[ -n "$lines" ] || return 0
+	if printf '%s' "$lines" >"$dev.fstab"; then
+		mount -a -T "$dev.fstab"
 	fi
-	# Directories alone hold nothing that could be missed; the folder itself,
-	# seen through a shared parent, is what is going to be mounted.
-	if [ "$(inode "$2")" != "$4" ] &&
-		[ -n "$(find "$2" -xdev -mindepth 1 ! -type d -print 2>/dev/null | head -n 1)" ]; then
-		die full "$1" "$2"
-	fi
-	mount --bind -- "$dev/$1" "$2" || die mount "$1" "$2"
+	rm -f -- "$dev.fstab"
+	lines=
+}
+link() { # PATH DIR: a way to the folder by the name that was typed
+	iswrong "${1%/*}" || [ -e "$1" ] || [ -L "$1" ] || ln -s -- "$2" "$1"
 }
 `
 
 // PlanGuest returns one shell script, to be run by guest root, that mounts the
-// device and every folder of atts that is not yet right, and the same as steps
-// for people (their Do is nil: the script does them all). Both are empty when
-// nothing is to be done. Running it again is harmless.
+// device and every folder of atts that is not yet right, and leaves the list of
+// them for the guest's next boot; and the same as steps for people (their Do is
+// nil: the script does them all). Both are empty when nothing is to be done.
+// Running it again is harmless.
 func PlanGuest(f GuestFacts, host HostFacts, atts []Attachment) (script string, steps []plan.Action, err error) {
 	if err := check(atts); err != nil {
 		return "", nil, err
@@ -111,55 +176,224 @@ func PlanGuest(f GuestFacts, host HostFacts, atts []Attachment) (script string, 
 	// A folder that cannot be shared was named by PlanHost; the others go on.
 	atts = slices.DeleteFunc(slices.Clone(atts), func(a Attachment) bool { return host.Folders[a.HostPath].Err != nil })
 	// Parents before children: the other way round the parent would hide them.
-	sort.SliceStable(atts, func(i, j int) bool { return len(ways(atts[i].GuestDst)) < len(ways(atts[j].GuestDst)) })
-	var todo []Attachment
+	slices.SortFunc(atts, func(a, b Attachment) int {
+		return cmp.Or(len(ways(a.GuestDst))-len(ways(b.GuestDst)), strings.Compare(a.GuestDst, b.GuestDst))
+	})
+	g := guestPlan{f: f, host: host, atts: atts}
 	for _, a := range atts {
-		moved := slices.ContainsFunc(todo, func(p Attachment) bool { return below(a.GuestDst, p.GuestDst) })
-		if moved || Verify(f, host, a) != nil {
-			todo = append(todo, a)
+		moved := slices.ContainsFunc(g.mount, func(p Attachment) bool { return below(a.GuestDst, p.GuestDst) })
+		if !moved && Verify(f, host, a) == nil {
+			continue
+		}
+		g.todo = append(g.todo, a)
+		if moved || !g.right(a) {
+			g.mount = append(g.mount, a)
 		}
 	}
-	if len(todo) == 0 {
+	links := g.links()
+	list := bootList(atts)
+	newList := list.mark != f.List && (len(atts) > 0 || f.List != "")
+	if len(g.todo) == 0 && len(links) == 0 && !newList {
 		return "", nil, nil
 	}
-	var b strings.Builder
-	b.WriteString(guestHead)
 	// One function, called on the last line: a script cut off on its way
 	// does nothing at all.
-	b.WriteString("main() {\nbad=0\ndevice\n")
-	for _, a := range slices.Backward(todo) {
-		if slices.ContainsFunc(todo, func(p Attachment) bool { return below(a.GuestDst, p.GuestDst) }) {
-			fmt.Fprintf(&b, "drop %s %s %s\n", Token(a.HostPath), quote(a.GuestDst), quote(mountinfo.Escape(a.GuestDst)))
+	g.line("main() {")
+	if len(g.todo) > 0 {
+		g.mountAll()
+	}
+	for _, a := range links {
+		g.line("own %s", quoteAll(g.ownWays(path.Dir(a.typed()), a.GuestDst)))
+		g.line("link %s %s", quote(a.typed()), quote(a.GuestDst))
+	}
+	if newList {
+		g.line("%s", list.install())
+	}
+	g.line("return $bad\n}\nmain")
+	return guestHead + g.b.String(), g.steps(newList, links), nil
+}
+
+// guestPlan writes the lines of one guest script.
+type guestPlan struct {
+	f          GuestFacts
+	host       HostFacts
+	atts, todo []Attachment // todo: what is not as it should be
+	mount      []Attachment // of that, what is not mounted rightly
+	b          strings.Builder
+}
+
+func (g *guestPlan) line(format string, args ...any) { fmt.Fprintf(&g.b, format+"\n", args...) }
+
+// mountAll writes what mounts the folders of todo, level by level: a folder in
+// another one can be looked at only when that is mounted.
+func (g *guestPlan) mountAll() {
+	if top := mountinfo.At(g.f.Mounts, ExportMount); len(top) == 0 || !ourMount(top[len(top)-1]) {
+		g.line("device")
+	}
+	for _, a := range slices.Backward(g.mount) {
+		if len(mountinfo.At(g.f.Mounts, a.GuestDst)) > 0 {
+			g.line("drop %s %s %s", Token(a.HostPath), quote(a.GuestDst), quote(mountinfo.Escape(a.GuestDst)))
 		}
 	}
-	for _, a := range todo {
-		token := Token(a.HostPath)
-		b.WriteString("(\n") // one folder that cannot be mounted does not keep the others away
+	var want, tokens []string
+	for _, a := range g.mount {
+		p := ExportMount + "/" + Token(a.HostPath)
+		want, tokens = append(want, fmt.Sprintf("%d %s", g.host.Folders[a.HostPath].Ino, p)), append(tokens, p)
+	}
+	if len(tokens) > 0 {
+		g.line("await %s %s", quote(strings.Join(want, "\n")), strings.Join(tokens, " "))
+	}
+	done := map[string]bool{}
+	for rest := g.todo; len(rest) > 0; {
+		var now, later []Attachment
+		for _, a := range rest {
+			if slices.ContainsFunc(rest, func(p Attachment) bool { return below(a.GuestDst, p.GuestDst) }) {
+				later = append(later, a)
+			} else {
+				now = append(now, a)
+			}
+		}
+		var own, walk []string
+		for _, a := range now {
+			for _, d := range g.ownWays(a.GuestDst, a.GuestDst) {
+				if done[d] {
+					continue
+				}
+				done[d] = true
+				own = append(own, quote(d))
+				if d != a.GuestDst && !g.passed(d) {
+					walk = append(walk, quote(d))
+				}
+			}
+		}
+		if len(own) > 0 {
+			g.line("own %s", strings.Join(own, " "))
+		}
+		if len(walk) > 0 {
+			g.line("pass %s", strings.Join(walk, " "))
+		}
+		for _, a := range now {
+			if slices.Contains(g.mount, a) {
+				g.oneFolder(a)
+			}
+		}
+		g.line("mounts")
+		rest = later
+	}
+}
+
+func (g *guestPlan) oneFolder(a Attachment) {
+	token := Token(a.HostPath)
+	before := ""
+	if in := g.theirWays(a.GuestDst); len(in) > 0 {
+		before = fmt.Sprintf("theirs %s %s && ", token, quoteAll(in))
+	} else {
 		for _, d := range ways(a.GuestDst) {
-			kind := "own"
-			// Below another folder's guest path the directories are the
-			// host's: never made, never changed.
-			if slices.ContainsFunc(atts, func(p Attachment) bool { return below(d, p.GuestDst) }) {
-				kind = "theirs"
-			}
-			if d == a.GuestDst || slices.ContainsFunc(atts, func(p Attachment) bool { return d == p.GuestDst }) {
-				// A mount point: what is seen there may be a host folder.
-				fmt.Fprintf(&b, "{ [ -d %s ] && [ ! -L %s ]; } || step %s %s %s %s\n", quote(d), quote(d), token, kind, quote(d), quote(path.Dir(d)))
-				continue
-			}
-			fmt.Fprintf(&b, "step %s %s %s %s\n", token, kind, quote(d), quote(path.Dir(d)))
+			before += fmt.Sprintf("! iswrong %s && ", quote(d))
 		}
-		fmt.Fprintf(&b, "onto %s %s %s %d\n) || bad=9\n", token, quote(a.GuestDst), quote(mountinfo.Escape(a.GuestDst)), host.Folders[a.HostPath].Ino)
-		steps = append(steps, plan.Action{
-			ID:      "guest.mount:" + token,
-			Why:     fmt.Sprintf("mount folder %s at %s in VM %s", a.HostPath, a.GuestDst, a.VM),
-			Shows:   []string{"mount --bind " + ExportMount + "/" + token + " " + quote(a.GuestDst)},
-			Consent: plan.None,
-			Timing:  "share",
-		})
 	}
-	b.WriteString("return $bad\n}\nmain\n")
-	return b.String(), steps, nil
+	g.line("%sfolder %s %s %s %d", before, token, quote(a.GuestDst), quote(mountinfo.Escape(a.GuestDst)), g.host.Folders[a.HostPath].Ino)
+}
+
+// right reports whether what is mounted for a is the right folder, so that
+// only the way to it is in need of mending. Where the guest's user could not
+// look, the mount table has to do.
+func (g *guestPlan) right(a Attachment) bool {
+	at, way := mountinfo.At(g.f.Mounts, a.GuestDst), g.f.Ways[Token(a.HostPath)]
+	if len(at) == 0 || len(way) == 0 || !ourMount(at[len(at)-1]) || at[len(at)-1].Root != "/"+Token(a.HostPath) {
+		return false
+	}
+	last := way[len(way)-1]
+	return last.Deny || last.Ino == g.host.Folders[a.HostPath].Ino
+}
+
+// ownWays are the directories on the way to p that are the guest's own; the
+// place of another folder is left to that.
+func (g *guestPlan) ownWays(p, dst string) []string {
+	var out []string
+	for _, d := range ways(p) {
+		if slices.ContainsFunc(g.atts, func(o Attachment) bool { return o.GuestDst != dst && below(d, o.GuestDst) }) {
+			break
+		}
+		if d == p || !slices.ContainsFunc(g.atts, func(o Attachment) bool { return d == o.GuestDst }) {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// theirWays are those that lie in another attached folder: the host's.
+func (g *guestPlan) theirWays(dst string) []string {
+	var out []string
+	for _, d := range ways(dst) {
+		if slices.ContainsFunc(g.atts, func(o Attachment) bool { return below(d, o.GuestDst) }) {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// passed reports whether the probe saw the guest's user walk through d.
+func (g *guestPlan) passed(d string) bool {
+	for _, a := range g.atts {
+		for i, name := range ways(a.GuestDst) {
+			if way := g.f.Ways[Token(a.HostPath)]; name == d && i < len(way) {
+				return way[i].There && way[i].Pass
+			}
+		}
+	}
+	return false
+}
+
+// links are the folders whose typed path is missing in the guest. One where
+// something else lies is left alone, and so is one inside a shared folder,
+// which shows the host's own link.
+func (g *guestPlan) links() []Attachment {
+	var out []Attachment
+	for _, a := range g.atts {
+		t, token := a.typed(), Token(a.HostPath)
+		if t == "" || g.f.Same[token] || g.f.Typed[token].There || len(g.theirWays(t)) > 0 {
+			continue
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+func quoteAll(ps []string) string {
+	var q []string
+	for _, p := range ps {
+		q = append(q, quote(p))
+	}
+	return strings.Join(q, " ")
+}
+
+func ourMount(m mountinfo.Mount) bool { return m.Type == "virtiofs" && m.Source == FSTag }
+
+// steps is the script for people.
+func (g *guestPlan) steps(newList bool, links []Attachment) []plan.Action {
+	var out []plan.Action
+	if n := len(g.todo); n > 0 {
+		a := g.todo[0]
+		act := plan.Action{
+			ID: "guest.mount:" + Token(a.HostPath), Consent: plan.None, Timing: "share",
+			Why: fmt.Sprintf("mount folder %s at %s in VM %s", a.HostPath, a.GuestDst, a.VM),
+		}
+		if n > 1 {
+			act.ID, act.Why = "guest.mount", fmt.Sprintf("mount %d folders in VM %s", n, a.VM)
+		}
+		for _, a := range g.todo {
+			act.Shows = append(act.Shows, "mount --bind "+ExportMount+"/"+Token(a.HostPath)+" "+quote(a.GuestDst))
+		}
+		out = append(out, act)
+	}
+	if newList && len(out) == 0 {
+		out = append(out, plan.Action{ID: "guest.list", Why: "tell the VM which folders to mount when it starts", Shows: []string{"write " + bootListPath + " (in the guest)"}, Timing: "share"})
+	}
+	if len(out) == 0 {
+		out = append(out, plan.Action{ID: "guest.link", Why: "make " + links[0].Typed + " lead to the folder in the VM", Shows: []string{"ln -s " + quote(links[0].GuestDst) + " " + quote(links[0].Typed)}, Timing: "share"})
+	}
+	return out
 }
 
 // GuestError explains a guest script that did not end with status 0: one joined
@@ -173,30 +407,39 @@ func GuestError(exit int, out, stderr []byte, atts []Attachment) error {
 	var errs []error
 	for line := range strings.SplitSeq(string(out[:min(len(out), maxProbe)]), "\n") {
 		rest, ok := strings.CutPrefix(line, "aivm-share-error ")
-		if !ok || len(errs) > len(atts) {
+		if !ok || len(errs) > len(atts)+8 {
 			continue
 		}
 		reason, rest, _ := strings.Cut(rest, " ")
 		token, where, _ := strings.Cut(rest, " ")
-		var of Attachment
-		for _, a := range atts {
-			if Token(a.HostPath) == token {
-				of = a
+		mine := concerned(atts, token, where)
+		for _, of := range mine {
+			err := explain(reason, where, said, of)
+			if by := held(out, token); reason == "busy" && len(by) > 0 {
+				err = ui.Refused("%q in the VM is in use there by %s", where, strings.Join(by, ", "))
 			}
+			errs = append(errs, &FolderError{of.HostPath, err})
 		}
-		err := explain(reason, where, said, of)
-		if by := held(out, token); reason == "busy" && len(by) > 0 {
-			err = ui.Refused("%q in the VM is in use there by %s", where, strings.Join(by, ", "))
+		if len(mine) == 0 {
+			errs = append(errs, explain(reason, where, said, Attachment{}))
 		}
-		if of.HostPath != "" {
-			err = &FolderError{of.HostPath, err}
-		}
-		errs = append(errs, err)
 	}
 	if len(errs) == 0 {
 		return ui.Failed("mounting the folders in the VM ended with status %d: %q", exit, said)
 	}
 	return errors.Join(errs...)
+}
+
+// concerned are the folders an error is about: the one of the token, or all
+// whose way leads through the path.
+func concerned(atts []Attachment, token, where string) []Attachment {
+	var out []Attachment
+	for _, a := range atts {
+		if Token(a.HostPath) == token || token == "-" && (a.GuestDst == where || below(a.GuestDst, where)) {
+			out = append(out, a)
+		}
+	}
+	return out
 }
 
 func explain(reason, where, said string, a Attachment) error {

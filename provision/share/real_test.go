@@ -20,12 +20,16 @@ import (
 
 const workEnv = "AIVM_SHARE_TEST_WORK"
 
+// privateDirs are empty folders of the test's own: where mounts are made, and
+// where the scripts for guests write.
+var privateDirs = []string{"/var/lib", "/run", "/usr/local/sbin", "/etc/systemd/system"}
+
 // privately runs the test as root in a mount namespace of its own, where
 // /var/lib and /run are empty folders; it reports whether this is there.
 func privately(t *testing.T) (work string, ok bool) {
 	t.Helper()
 	if work := os.Getenv(workEnv); work != "" {
-		for _, d := range []string{"/var/lib", "/run"} {
+		for _, d := range privateDirs {
 			must(t, unix.Mount(filepath.Join(work, "sys", d), d, "", unix.MS_BIND, ""))
 		}
 		return work, true
@@ -45,8 +49,9 @@ func privately(t *testing.T) (work string, ok bool) {
 	dir, err = filepath.EvalSymlinks(dir)
 	must(t, err)
 	must(t, os.Chmod(dir, 0o755))
-	for _, d := range []string{"sys/var/lib", "sys/run", "g"} {
-		must(t, os.MkdirAll(filepath.Join(dir, d), 0o755))
+	must(t, os.Mkdir(filepath.Join(dir, "g"), 0o755))
+	for _, d := range privateDirs {
+		must(t, os.MkdirAll(filepath.Join(dir, "sys", d), 0o755))
 	}
 	cmd := exec.Command(self, args...)
 	cmd.Env = append(os.Environ(), workEnv+"="+dir)
@@ -151,8 +156,8 @@ func TestHostPlanConverges(t *testing.T) {
 		t.Helper()
 		var st unix.Stat_t
 		must(t, unix.Stat(filepath.Join(root.ExportRoot("0-a"), Token(a.HostPath)), &st))
-		g, err := ParseGuest(fmt.Appendf(nil, "aivm-share 1\nmount 41 27 0:31 /%s /p rw - virtiofs aivm-root rw\ndir %[1]s 0 41ed %d %d %d pass\naivm-share end\n",
-			Token(a.HostPath), st.Ino, st.Uid, st.Gid))
+		g, err := ParseGuest(fmt.Appendf(nil, "aivm-share 2\n41 27 0:31 /%s /p rw - virtiofs aivm-root rw\naivm-share dirs\n41ed %d %d %d /p\naivm-share pass\n/p\naivm-share same\naivm-share list\naivm-share end\n",
+			Token(a.HostPath), st.Ino, st.Uid, st.Gid), []Attachment{a})
 		must(t, err)
 		return g
 	}
@@ -293,7 +298,7 @@ func (g *guest) probe(atts []Attachment) GuestFacts {
 	cmd.Dir = "/"
 	out, err := cmd.CombinedOutput()
 	must(g.t, err)
-	f, err := ParseGuest(bytes.ReplaceAll(out, []byte(" tmpfs aivm-root "), []byte(" virtiofs aivm-root ")))
+	f, err := ParseGuest(bytes.ReplaceAll(out, []byte(" tmpfs aivm-root "), []byte(" virtiofs aivm-root ")), atts)
 	if err != nil {
 		g.t.Fatalf("%v in\n%s", err, out)
 	}
@@ -314,14 +319,17 @@ func (g *guest) run(atts ...Attachment) (steps int, err error) {
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	_ = cmd.Run() // its status is explained below
-	return len(as), GuestError(cmd.ProcessState.ExitCode(), out.Bytes(), errs.Bytes(), atts)
+	if strings.HasPrefix(as[0].ID, "guest.mount") {
+		steps = len(as[0].Shows)
+	}
+	return steps, GuestError(cmd.ProcessState.ExitCode(), out.Bytes(), errs.Bytes(), atts)
 }
 
 // release has the guest let go of a.
 func (g *guest) release(a Attachment) (exit int, err error) {
 	g.t.Helper()
 	// The caches of the machine the test runs on stay as they are.
-	script := strings.ReplaceAll(strings.ReplaceAll(ReleaseScript(a), "virtiofs", "tmpfs"), "/proc/sys/vm/drop_caches", "/dev/null")
+	script := strings.ReplaceAll(strings.ReplaceAll(ReleaseScript([]Attachment{a}, nil), "virtiofs", "tmpfs"), "/proc/sys/vm/drop_caches", "/dev/null")
 	cmd := exec.Command("sh", "-s")
 	cmd.Stdin, cmd.Dir = strings.NewReader(script), "/"
 	out, _ := cmd.Output() // its status is explained below

@@ -2,6 +2,7 @@ package share
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -79,12 +80,16 @@ func held(out []byte, token string) []string {
 // take their tokens away: they are unmounted, innermost first, and forgotten by
 // the guest's caches, for each entry of which virtiofsd holds a descriptor
 // (shares.md 3). One that is in use there stays, and what uses it is named
-// (GuestError).
-func ReleaseScript(atts ...Attachment) string {
+// (GuestError). What is gone for good loses its link at the typed path too; rest
+// is what comes back.
+func ReleaseScript(gone, rest []Attachment) string {
 	var b strings.Builder
 	b.WriteString(guestHead + heldShell + "main() {\n")
-	for _, a := range innermost(atts) {
+	for _, a := range innermost(append(slices.Clone(gone), rest...)) {
 		fmt.Fprintf(&b, "release %s %s %s %s\n", Token(a.HostPath), quote(a.GuestDst), quote(mountinfo.Escape(a.GuestDst)), quote(globEscape(a.GuestDst)))
+		if t := a.typed(); t != "" && slices.Contains(gone, a) {
+			fmt.Fprintf(&b, "if [ -L %[1]s ] && [ \"$(readlink -- %[1]s)\" = %s ]; then rm -- %[1]s; fi\n", quote(t), quote(a.GuestDst))
+		}
 	}
 	b.WriteString("sync -f \"$dev\"\necho 2 >/proc/sys/vm/drop_caches\necho 2 >/proc/sys/vm/drop_caches\nreturn 0\n}\nmain\n")
 	return b.String()

@@ -86,8 +86,18 @@ type Attachment struct {
 	HostPath, VM          string // HostPath is canonical: absolute, links resolved
 	Mode                  Mode
 	Access, GuestDst, Tag string // Access "rw" or "ro"; Tag is the token
+	Typed                 string // the path it was attached by, if that leads through a link; the guest has one there too
 	State                 State
 	Protect               bool // what this machine's tools run is read-only in the guest
+}
+
+// typed is where the guest gets a link to the folder: at the path a person
+// types, unless the folder was given another place.
+func (a Attachment) typed() string {
+	if a.Typed == "" || a.GuestDst != a.HostPath || a.Typed == a.GuestDst || CheckGuestDst(a.Typed) != nil {
+		return ""
+	}
+	return a.Typed
 }
 
 // State says why a saved folder is not brought back; "" for one that is.
