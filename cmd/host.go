@@ -1,9 +1,12 @@
 package cmd
 
 import (
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision"
 )
 
 func (a *app) hostCmd() *cobra.Command {
@@ -36,27 +39,42 @@ Examples:
 }
 
 func (a *app) hostDoctorCmd() *cobra.Command {
+	var o provision.DoctorOptions
 	c := &cobra.Command{
-		Use: "doctor", Short: "Check whether this machine can run VMs", Args: noArgs,
-		Long: `Check whether this machine can run VMs: programs, daemons, KVM, kernel, memory,
-disk, ssh. Each line says what was seen, and what would mend it.
+		Use: "doctor", Short: "Check whether this machine can run VMs, and mend it", Args: noArgs,
+		Long: `Check whether this machine can run VMs and reach them: programs, daemons, KVM,
+kernel, memory, disk, other firewalls, VPN, subnets, ssh and its configuration,
+editors, clock. Each line says what was seen, and what would mend it; with -v
+also where it was seen.
+
+Nothing is changed without --fix, and nothing done as root without --sudo: with
+it, libvirt is asked through sudo where it refuses you, and the firewall's rules
+are read. --fix does what can be mended without a person's judgement: it shows
+the list and asks once.
 
 Examples:
   aivm host doctor
-  aivm host doctor --json
+  aivm host doctor --fix --dry-run
+  aivm host doctor --sudo --json
 
-Exit status: 0 all is well; 1 wrong usage; 2 something is bad.`,
+Exit status: 0 all is well; 1 wrong usage; 2 something is bad; 3 --fix needs a
+yes; 130 interrupted.`,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if a.dryRun && !o.Fix {
+				return ui.Usage("--dry-run shows what --fix would do").Hint("aivm host doctor --fix --dry-run")
+			}
 			e, err := a.provision("doctor")
 			if err != nil {
 				return err
 			}
-			st := e.Doctor(c.Context())
+			st, err := e.Doctor(c.Context(), o)
+			if err != nil {
+				return err
+			}
 			if a.ui.JSON {
 				err = a.ui.PrintJSON(st)
 			} else {
-				a.printChecks(st.Checks)
-				a.ui.Result("📊 Progress: %d/%d checks complete", st.Done, st.Total)
+				a.printDiagnosis(st)
 			}
 			if err == nil && st.Done < st.Total {
 				return ui.Status(ui.ExitRefused)
@@ -64,5 +82,20 @@ Exit status: 0 all is well; 1 wrong usage; 2 something is bad.`,
 			return err
 		},
 	}
+	c.Flags().BoolVar(&o.Sudo, "sudo", false, "also look where only root can")
+	c.Flags().BoolVar(&o.Fix, "fix", false, "mend what can be mended, after showing it")
+	a.dryRunFlag(c)
 	return c
+}
+
+func (a *app) printDiagnosis(st provision.Diagnosis) {
+	a.printChecks(st.Checks)
+	a.ui.Result("📊 Progress: %d/%d checks complete", st.Done, st.Total)
+	for _, s := range st.Fixed {
+		a.ui.Say("Done: %s", s)
+	}
+	if len(st.Mends) > 0 {
+		a.ui.Say("What aivm can mend: %s", strings.Join(st.Mends, "; "))
+		a.ui.Say("To have it done: aivm host doctor --fix")
+	}
 }

@@ -88,6 +88,11 @@ func (a *app) printChecks(cs []provision.Check) {
 			i = "➖"
 		}
 		a.ui.Result("%s %s - %s", i, c.Label, c.Detail)
+		if a.verbose > 0 {
+			for _, s := range c.Evidence {
+				a.ui.Result("     seen: %s", s)
+			}
+		}
 		for _, f := range c.Fix {
 			a.ui.Result("     fix: %s", f)
 		}

@@ -3,6 +3,7 @@ package provision
 import (
 	"context"
 
+	"aivm.dev/aivm/internal/editor"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/provision/host"
@@ -36,4 +37,98 @@ func (e *Env) InstallDeps(ctx context.Context) error {
 	}
 	e.UI.Result("Installed. To see whether this machine can run VMs now: aivm host doctor")
 	return nil
+}
+
+// mend does what the doctor can do about what it sees, in the order in which
+// one thing needs another, and returns what was done.
+func (e *Env) mend(ctx context.Context, o DoctorOptions) ([]string, error) {
+	e.timing = ui.NewTiming("host", "ssh")
+	done := []string{}
+	for round := 0; ; round++ {
+		if round == maxRounds {
+			return done, ui.Failed("this machine keeps changing under aivm, %d looks were not enough", maxRounds).Hint("try again: " + e.Rerun)
+		}
+		d, err := e.diagnose(ctx, o.Sudo)
+		if err != nil {
+			return done, e.resume(err)
+		}
+		p := e.planMend(d)
+		if e.DryRun {
+			if err := e.printPlain("doctor", "", p); err != nil {
+				return nil, err
+			}
+			return nil, errDry
+		}
+		if p.Empty() {
+			return done, nil
+		}
+		if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
+			return done, err
+		}
+		again, err := e.run(ctx, p)
+		if err != nil {
+			return done, e.resume(err)
+		}
+		for _, a := range p.Actions {
+			done = append(done, a.Why)
+			if again && a.Again {
+				break
+			}
+		}
+		if !again {
+			e.forgetHost()
+			return done, nil
+		}
+		e.dropLibvirt()
+		e.forgetHost()
+	}
+}
+
+// planMend is what can be done about a diagnosis without a person's judgement.
+func (e *Env) planMend(d diagnosis) plan.Plan {
+	p := plan.Plan{Stage: plan.Host}
+	as, err := host.Plan(d.host, host.Need{})
+	if err == nil && len(as) > 0 {
+		// More is seen when packages and daemons are there.
+		as[len(as)-1].Again = true
+	}
+	p.Add(as...)
+	p.Add(host.PlanSSHPaths(d.exam)...)
+	seen := map[string]bool{}
+	for _, v := range d.vms {
+		for _, a := range v.plan {
+			// The Include line is one for all VMs.
+			if !seen[a.ID] {
+				seen[a.ID] = true
+				p.Add(a)
+			}
+		}
+	}
+	p.Add(e.planExtension()...)
+	p.Add(host.PlanKVM(d.host)...)
+	return p
+}
+
+// planExtension gives the first editor that would be used the extension it
+// needs, unless another one has it.
+func (e *Env) planExtension() []plan.Action {
+	if _, remote := editor.RemoteSession(e.Editor); remote {
+		return nil
+	}
+	f, err := editor.Lookup(e.Editor, editor.Auto)
+	if err != nil {
+		return nil
+	}
+	for _, k := range e.editors() {
+		if has, err := editor.ExtensionOnDisk(e.Editor, k); has || err != nil {
+			return nil
+		}
+	}
+	return []plan.Action{{
+		ID: "editor.extension", Why: "install the extension with which " + f.Editor.Name + " opens VMs",
+		Shows: []string{extensionCommand(f)}, Consent: plan.Ask,
+		Do: func(ctx context.Context) error {
+			return editor.Open(ctx, f, []string{"--install-extension", f.Editor.Extension}, e.UI.Err, e.UI.Err)
+		},
+	}}
 }

@@ -252,11 +252,3 @@ func sshCheck(w *want, f *facts) host.Check {
 	}
 	return c
 }
-
-// Doctor returns the host's checks.
-func (e *Env) Doctor(ctx context.Context) Status {
-	st := Status{Schema: 1, Config: e.StorePath, Checks: []host.Check{}, Wall: Wall{Writable: []string{}}}
-	f := e.hostFacts()
-	st.add(host.Doctor(f, host.Examine(ctx, e.Host, f, DefaultBaseDir))...)
-	return st
-}

@@ -109,6 +109,10 @@ func (e executor) run(ctx context.Context, op Op, progress Progress) (Result, er
 		return Result{}, daemons[o.Name].start(ctx, progress)
 	case KVMDevice:
 		return Result{}, openKVM()
+	case KVMModule:
+		return Result{}, loadKVM(ctx, o)
+	case Ruleset:
+		return listRuleset(ctx)
 	case LibvirtSocket:
 		f, err := dialSocket(ctx, o.Path)
 		return Result{File: f}, err

@@ -96,6 +96,15 @@ type Service struct {
 // for machines that have no udev.
 type KVMDevice struct{}
 
+// KVMModule loads the kernel's module for the CPU's virtualisation.
+type KVMModule struct {
+	Name string `json:"name"` // "kvm_intel", "kvm_amd"
+}
+
+// Ruleset reads all rules of nftables, which only root may, and passes them as
+// JSON in an open descriptor. It changes nothing.
+type Ruleset struct{}
+
 // LibvirtSocket opens libvirt's socket as root and passes the open descriptor
 // to the caller, for a user who may use sudo but is not in group libvirt.
 type LibvirtSocket struct {
@@ -133,6 +142,8 @@ func (Unexport) Kind() string      { return "unexport" }
 func (Packages) Kind() string      { return "packages" }
 func (Service) Kind() string       { return "service" }
 func (KVMDevice) Kind() string     { return "kvm-device" }
+func (KVMModule) Kind() string     { return "kvm-module" }
+func (Ruleset) Kind() string       { return "ruleset" }
 func (LibvirtSocket) Kind() string { return "libvirt-socket" }
 func (BuildImage) Kind() string    { return "build-image" }
 func (Hooks) Kind() string         { return "hooks" }
@@ -145,6 +156,8 @@ func (Unexport) sealed()      {}
 func (Packages) sealed()      {}
 func (Service) sealed()       {}
 func (KVMDevice) sealed()     {}
+func (KVMModule) sealed()     {}
+func (Ruleset) sealed()       {}
 func (LibvirtSocket) sealed() {}
 func (BuildImage) sealed()    {}
 func (Hooks) sealed()         {}
@@ -199,6 +212,12 @@ func (o Service) Shows() []string { return []string{"start " + o.Name} }
 
 // Shows implements Op.
 func (KVMDevice) Shows() []string { return []string{"chgrp kvm /dev/kvm", "chmod 0660 /dev/kvm"} }
+
+// Shows implements Op.
+func (o KVMModule) Shows() []string { return []string{"modprobe " + o.Name} }
+
+// Shows implements Op.
+func (Ruleset) Shows() []string { return []string{"nft -j list ruleset"} }
 
 func (o LibvirtSocket) Shows() []string { return []string{"connect to " + o.Path} }
 

@@ -65,6 +65,8 @@ var kinds = map[string]func(json.RawMessage) (Op, error){
 	Packages{}.Kind():      decodeAs[Packages],
 	Service{}.Kind():       decodeAs[Service],
 	KVMDevice{}.Kind():     decodeAs[KVMDevice],
+	KVMModule{}.Kind():     decodeAs[KVMModule],
+	Ruleset{}.Kind():       decodeAs[Ruleset],
 	LibvirtSocket{}.Kind(): decodeAs[LibvirtSocket],
 	BuildImage{}.Kind():    decodeAs[BuildImage],
 	Hooks{}.Kind():         decodeAs[Hooks],
@@ -194,7 +196,12 @@ func validate(op Op, caller int) error {
 			return bad("service name", o.Name)
 		}
 		return nil
-	case KVMDevice:
+	case KVMDevice, Ruleset:
+		return nil
+	case KVMModule:
+		if !slices.Contains(kvmModules, o.Name) {
+			return bad("module", o.Name)
+		}
 		return nil
 	case LibvirtSocket:
 		if !slices.Contains(libvirtSockets, o.Path) {

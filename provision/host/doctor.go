@@ -1,16 +1,12 @@
 package host
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"aivm.dev/aivm/internal/lazyre"
+	"aivm.dev/aivm/internal/ui"
 )
 
 // State is the outcome of a check.
@@ -31,63 +27,36 @@ type Check struct {
 	State  State    `json:"state"`
 	Detail string   `json:"detail"`
 	Fix    []string `json:"fix"`
+	// Evidence is what was looked at and what was seen there.
+	Evidence []string `json:"evidence,omitempty"`
 }
 
-// PathFact is who owns a path and who may write there.
-type PathFact struct {
-	Path  string
-	Mode  fs.FileMode
-	UID   int
-	Exist bool
-	Err   error // could not be looked at
-}
-
-// Examination is what only the doctor asks for: it costs a process.
-type Examination struct {
-	SSHVersion string // as "ssh -V" prints it
-	SSHErr     error
-	SSHPaths   []PathFact // ~/.ssh and ~/.ssh/config
-	UID        int
-	DiskDir    string // where VM disks lie
-}
-
-// Examine reads what the doctor wants beyond Facts.
-func Examine(ctx context.Context, env Env, f Facts, diskDir string) Examination {
-	x := Examination{UID: env.Euid, DiskDir: diskDir}
-	if ssh := f.Tools["ssh"]; ssh != "" {
-		x.SSHVersion, x.SSHErr = env.Output(ctx, ssh, "-V")
-	}
-	for _, p := range []string{".ssh", ".ssh/config"} {
-		fact := PathFact{Path: filepath.Join(env.Home, p)}
-		st, err := env.Stat(fact.Path)
-		switch {
-		case err == nil:
-			fact.Exist, fact.Mode, fact.UID = true, st.Mode(), -1
-			if sys, ok := st.Sys().(*syscall.Stat_t); ok {
-				fact.UID = int(sys.Uid)
-			}
-		case !errors.Is(err, fs.ErrNotExist):
-			fact.Err = err
-		}
-		x.SSHPaths = append(x.SSHPaths, fact)
-	}
-	return x
+func (c *Check) saw(format string, args ...any) {
+	c.Evidence = append(c.Evidence, ui.Clean(fmt.Sprintf(format, args...)))
 }
 
 // Doctor judges this machine. Checks that are bad keep VMs from being made or
 // reached; a detail beside "ok" may still say what costs time.
 func Doctor(f Facts, x Examination) []Check {
 	checks := []Check{
-		checkSystem(f),
+		checkSystem(f, x),
 		checkTools(f, "tools", "Programs and packages", Need{}),
 		checkTools(f, "image-tools", "Programs for building an image", Need{Image: true}),
-		checkLibvirtd(f),
+		checkLibvirtd(f, x),
 		checkVirtlogd(f),
-		checkAccel(f),
-		checkKernel(f),
+		checkVirtiofsd(f, x),
+		checkAccel(f, x),
+		checkNested(f, x),
+		checkKernel(f, x),
 		checkMemory(f),
-		checkDisk(f, x.DiskDir),
+		checkDisk(f, "disk", "Disk space", x.DiskDir, minDiskGB),
+		checkDisk(f, "image-cache", "Disk space for images", x.CacheDir, 1),
+		checkLSM(f, x),
+		checkClock(f, x),
+		checkFilters(f, x),
+		checkVPN(x),
 		checkSSH(f, x),
+		checkSSHServers(x),
 		checkSSHPaths(x),
 	}
 	for i := range checks {
@@ -98,29 +67,6 @@ func Doctor(f Facts, x Examination) []Check {
 	return checks
 }
 
-func checkSystem(f Facts) Check {
-	c := Check{ID: "system", Label: "System", State: OK, Detail: f.OS.Name}
-	if f.WSL {
-		c.Detail += ", inside WSL"
-	}
-	if f.Container != "" {
-		c.Detail += ", inside a container (" + f.Container + ")"
-	}
-	switch {
-	case f.Arch != "amd64":
-		c.State, c.Detail = Bad, "aivm makes x86-64 VMs only so far, and this machine is "+f.Arch
-	case f.OSErr != nil:
-		c.State, c.Detail = Unknown, f.OSErr.Error()
-	default:
-		if _, missing := Missing(f, Need{}); len(missing) > 0 {
-			if _, err := install(f, missing); err != nil {
-				c.Detail += ": packages have to be installed by hand"
-			}
-		}
-	}
-	return c
-}
-
 func checkTools(f Facts, id, label string, need Need) Check {
 	c := Check{ID: id, Label: label, State: OK, Detail: "all there"}
 	tools, packages := Missing(f, need)
@@ -128,12 +74,19 @@ func checkTools(f Facts, id, label string, need Need) Check {
 		base, have := Missing(f, Need{})
 		tools, packages = without(tools, base), without(packages, have)
 	}
+	for _, t := range needed {
+		if p := f.Tools[t.name]; p != "" && t.image == need.Image {
+			c.saw("%s: %s", t.name, p)
+		}
+	}
 	if len(tools) == 0 {
 		return c
 	}
 	c.State, c.Detail = Bad, "missing: "+strings.Join(tools, ", ")
 	if len(packages) > 0 {
 		c.Fix = FixPackages(f, packages)
+	} else {
+		c.Fix = []string{"build images on Debian and Ubuntu only; here, use a finished one (--image)"}
 	}
 	if need.Image {
 		// Nothing needs them as long as a finished image is there.
@@ -157,26 +110,68 @@ func without(all, drop []string) []string {
 	return left
 }
 
-func checkLibvirtd(f Facts) Check {
-	c := Check{ID: "libvirtd", Label: "libvirt", State: OK, Detail: "answers on " + f.Libvirtd.SocketPath}
+// checkLibvirtd says whether libvirt is reached, and by which right.
+func checkLibvirtd(f Facts, x Examination) Check {
 	d := f.Libvirtd
+	c := Check{ID: "libvirtd", Label: "libvirt", State: OK, Detail: "answers on " + d.SocketPath}
+	if d.Exists {
+		c.saw("%s: %s", d.SocketPath, map[bool]string{true: "takes connections", false: fmt.Sprint(d.Err)}[d.Connectable])
+	}
+	refused := !x.Helped && (d.denied() && (d.Running || f.Systemd) || x.Denied)
 	switch {
-	case d.Connectable:
-	case f.Tools["libvirtd"] == "":
+	case f.Tools["libvirtd"] == "" && !d.Connectable:
 		c.State, c.Detail = Bad, "libvirtd is not installed"
-	case d.denied() && (d.Running || f.Systemd):
+		if _, missing := Missing(f, Need{}); len(missing) > 0 {
+			c.Fix = FixPackages(f, missing)
+		}
+	case refused && x.Groups.Listed && !x.Groups.Here:
+		c.Detail = "runs, and refuses this session: you are in group libvirt, but were not yet when you logged in; until then each run that changes something asks for sudo"
+		c.Fix = []string{"log out and in again"}
+	case refused:
 		c.Detail = "runs, but this user may not talk to it: each run that changes something asks for sudo"
-		c.Fix = []string{"sudo adduser $USER libvirt, then log in again (group libvirt can do what root can)"}
+		if x.Groups.Exists {
+			c.Fix = []string{"sudo usermod -aG libvirt $USER, then log in again (group libvirt can do what root can)"}
+		}
+	case (d.Connectable || x.Helped) && (x.Libvirt == nil || x.Libvirt.Err == nil):
+		c.Detail += right(x)
+		if x.Libvirt != nil {
+			v := x.Libvirt.Value
+			c.Detail += ": libvirt " + v.Library + ", QEMU " + v.QEMU
+			c.saw("libvirt %s, QEMU %s", v.Library, v.QEMU)
+		}
+	case d.Connectable:
+		c.State, c.Detail = Bad, fmt.Sprintf("takes connections on %s, but is of no use: %v", d.SocketPath, x.Libvirt.Err)
+		c.Fix = []string{"journalctl -u " + d.Name, "sudo " + strings.Replace(startCommand(f, d.Name), " start ", " restart ", 1)}
 	default:
 		c.State, c.Detail = Bad, fmt.Sprintf("does not answer: %v", d.Err)
 		c.Fix = []string{"sudo " + startCommand(f, d.Name)}
 	}
+	for _, p := range f.Parts {
+		if c.State == OK && !p.Exists {
+			c.State, c.Detail = Bad, p.Name+", its part for "+map[string]string{"virtnetworkd": "networks", "virtstoraged": "storage"}[p.Name]+", does not listen"
+			c.Fix = []string{"sudo " + startCommand(f, p.Name)}
+		}
+	}
 	return c
+}
+
+// right is by what this person may talk to libvirt.
+func right(x Examination) string {
+	switch {
+	case x.Helped:
+		return ", through sudo: each run that changes something asks for it"
+	case x.UID == 0:
+		return ", as root"
+	case x.Groups.Here:
+		return ", through group libvirt (which can do what root can)"
+	}
+	return ", through polkit"
 }
 
 func checkVirtlogd(f Facts) Check {
 	c := Check{ID: "virtlogd", Label: "libvirt's log daemon", State: OK, Detail: "runs"}
 	d := f.Virtlogd
+	c.saw("%s: there %v, takes connections %v; process %v", d.SocketPath, d.Exists, d.Connectable, d.Running)
 	switch {
 	case d.Connectable || d.Running:
 	case f.Tools["virtlogd"] == "":
@@ -193,39 +188,6 @@ func checkVirtlogd(f Facts) Check {
 		c.Fix = []string{"sudo virtlogd -d"}
 	default:
 		c.Detail = "is started together with libvirtd"
-	}
-	return c
-}
-
-func checkAccel(f Facts) Check {
-	c := Check{ID: "acceleration", Label: "Acceleration", State: OK}
-	typ, warning := Accel(f)
-	if typ == "kvm" {
-		c.Detail = "KVM (" + strings.Join(f.CPUFlags, " ") + ")"
-		if f.KVM.Reason != "" {
-			c.Detail += "; " + f.KVM.Reason
-		}
-		return c
-	}
-	// Emulation works; it is a cost, not a fault.
-	c.Detail = warning
-	if f.Arch == "amd64" && len(f.CPUFlags) == 0 {
-		c.Fix = []string{"switch on Intel VT-x or AMD-V in the firmware, or nested virtualisation where this machine is a VM"}
-	} else {
-		c.Fix = []string{"sudo modprobe " + map[bool]string{true: "kvm_amd", false: "kvm_intel"}[strings.Join(f.CPUFlags, "") == "svm"]}
-	}
-	return c
-}
-
-// Owners of a mount are mapped by mount_setattr(2) with MOUNT_ATTR_IDMAP.
-const idmapKernel = "Linux 5.12"
-
-func checkKernel(f Facts) Check {
-	c := Check{ID: "kernel", Label: "Kernel", State: OK, Detail: f.Kernel + ", can map the owners of a shared folder"}
-	if f.IDMapErr != nil || older(f.Kernel, 5, 12) {
-		c.State = Bad
-		c.Detail = f.Kernel + " cannot map the owners of a shared folder: files the guest's root makes there belong to root here"
-		c.Fix = []string{"use " + idmapKernel + " or newer, or share folders in git mode"}
 	}
 	return c
 }
@@ -250,6 +212,7 @@ func checkMemory(f Facts) Check {
 		return c
 	}
 	c.Detail = fmt.Sprintf("%d MiB free of %d", f.MemAvailMB, f.MemTotalMB)
+	c.saw("/proc/meminfo: MemTotal %d MiB, MemAvailable %d MiB", f.MemTotalMB, f.MemAvailMB)
 	if f.MemAvailMB*3/4 < minRAMMB {
 		c.State = Bad
 		c.Fix = []string{"close some programs, or shut down another VM: aivm list"}
@@ -257,16 +220,18 @@ func checkMemory(f Facts) Check {
 	return c
 }
 
-func checkDisk(f Facts, dir string) Check {
-	c := Check{ID: "disk", Label: "Disk space", State: OK}
+func checkDisk(f Facts, id, label, dir string, least int) Check {
+	c := Check{ID: id, Label: label, State: OK}
 	free, err := f.DiskFreeGB(dir)
 	if err != nil {
 		c.State, c.Detail = Unknown, err.Error()
 		return c
 	}
 	c.Detail = fmt.Sprintf("%d GiB free at %s", free, dir)
-	if free < minDiskGB {
+	c.saw("statfs of %s: %d GiB for users", dir, free)
+	if free < least {
 		c.State, c.Fix = Bad, []string{"make room there: df -h " + dir}
+		c.Detail += fmt.Sprintf(", %d are the least", least)
 	}
 	return c
 }
@@ -275,10 +240,15 @@ var sshVersionRE = lazyre.New(`^OpenSSH_(\d+)\.(\d+)`)
 
 func checkSSH(f Facts, x Examination) Check {
 	c := Check{ID: "ssh", Label: "SSH client", State: OK, Detail: x.SSHVersion}
+	if p := f.Tools["ssh"]; p != "" {
+		c.saw("%s -V: %s", p, x.SSHVersion)
+	}
 	switch {
 	case f.Tools["ssh"] == "":
 		c.State, c.Detail = Bad, "ssh is not installed"
-		c.Fix = []string{"sudo apt-get install --no-install-recommends openssh-client"}
+		if _, missing := Missing(f, Need{}); len(missing) > 0 {
+			c.Fix = FixPackages(f, missing)
+		}
 	case x.SSHErr != nil:
 		c.State, c.Detail = Unknown, fmt.Sprintf("%s -V: %v", f.Tools["ssh"], x.SSHErr)
 	default:
@@ -302,6 +272,13 @@ func checkSSH(f Facts, x Examination) Check {
 // or permissions"); Debian's lets a group write that has nobody else in it.
 func checkSSHPaths(x Examination) Check {
 	c := Check{ID: "ssh-permissions", Label: "~/.ssh", State: OK, Detail: "owner and permissions are right"}
+	for _, p := range x.SSHPaths {
+		if p.Exist {
+			c.saw("%s: mode %04o, owner %d", p.Path, p.Mode.Perm(), p.UID)
+		} else if p.Err == nil {
+			c.saw("%s: not there", p.Path)
+		}
+	}
 	for _, p := range x.SSHPaths {
 		switch {
 		case p.Err != nil:

@@ -15,6 +15,8 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
+var asked = Asked{DiskDir: "/var/lib/libvirt/aivm", CacheDir: "/home/u/.cache/aivm/images"}
+
 func TestDoctor(t *testing.T) {
 	broken := bare(ubuntu2404)
 	broken.files["/run/systemd/container"] = "lxc\n"
@@ -32,7 +34,7 @@ func TestDoctor(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			env := e.env()
 			f := Observe(env)
-			got, err := json.MarshalIndent(Doctor(f, Examine(context.Background(), env, f, "/var/lib/libvirt/aivm")), "", "  ")
+			got, err := json.MarshalIndent(Doctor(f, Examine(context.Background(), env, f, asked)), "", "  ")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -91,7 +93,7 @@ func TestExamineThisMachine(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := Observe(env)
-	x := Examine(context.Background(), env, f, "/var")
+	x := Examine(context.Background(), env, f, Asked{DiskDir: "/var", CacheDir: "/var"})
 	if f.Tools["ssh"] != "" && (x.SSHErr != nil || checkSSH(f, x).State != OK) {
 		t.Errorf("the real ssh: %+v", x)
 	}

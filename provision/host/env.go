@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net"
@@ -22,6 +23,8 @@ type Env struct {
 	// asks every CPU for its clock when read whole; its first page is enough.
 	Head func(path string, limit int) ([]byte, error)
 	Stat func(path string) (fs.FileInfo, error)
+	// ReadDir returns the names in a directory.
+	ReadDir func(path string) ([]string, error)
 	// OpenDevice opens a device for reading and writing and closes it again.
 	OpenDevice func(path string) error
 	// DialUnix connects to a socket and hangs up.
@@ -37,6 +40,15 @@ type Env struct {
 	Arch   string // as GOARCH
 	Euid   int
 	Home   string
+	Groups func() ([]int, error) // of this process
+	Now    func() time.Time
+	Exe    string // this program's own file
+	// ClockSynced asks the kernel whether something keeps its clock in step
+	// (adjtimex(2)).
+	ClockSynced func() (bool, error)
+	// MakeKVM makes a VM without memory or CPUs and drops it again: that the
+	// device opens is no proof.
+	MakeKVM func() error
 	// Output runs a program for the doctor and returns what it printed.
 	Output func(ctx context.Context, argv ...string) (string, error)
 }
@@ -44,9 +56,18 @@ type Env struct {
 // OSEnv is the machine this process runs on.
 func OSEnv() Env {
 	home, _ := os.UserHomeDir()
+	exe, _ := os.Executable()
 	return Env{
 		Head: head,
 		Stat: os.Stat,
+		ReadDir: func(path string) ([]string, error) {
+			f, err := os.Open(path)
+			if err != nil {
+				return nil, err
+			}
+			defer f.Close()
+			return f.Readdirnames(-1)
+		},
 		OpenDevice: func(path string) error {
 			fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
 			if err != nil {
@@ -80,10 +101,21 @@ func OSEnv() Env {
 		Arch:   runtime.GOARCH,
 		Euid:   os.Geteuid(),
 		Home:   home,
+		Groups: os.Getgroups,
+		Now:    time.Now,
+		Exe:    exe,
+		ClockSynced: func() (bool, error) {
+			var tx unix.Timex // without modes: nothing is set, and nobody needs rights
+			state, err := unix.Adjtimex(&tx)
+			return err == nil && state != unix.TIME_ERROR && tx.Status&unix.STA_UNSYNC == 0, err
+		},
+		MakeKVM: makeKVM,
 		Output: func(ctx context.Context, argv ...string) (string, error) {
 			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 			defer cancel()
-			out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput()
+			c := exec.CommandContext(ctx, argv[0], argv[1:]...)
+			c.WaitDelay = time.Second
+			out, err := c.CombinedOutput()
 			return strings.TrimSpace(string(out)), err
 		},
 	}
@@ -96,4 +128,31 @@ func head(path string, limit int) ([]byte, error) {
 	}
 	defer f.Close()
 	return io.ReadAll(io.LimitReader(f, int64(limit)))
+}
+
+// ioctl numbers of linux/kvm.h: _IO(0xAE, 0) and _IO(0xAE, 1).
+const (
+	kvmGetAPIVersion = 0xAE00
+	kvmCreateVM      = 0xAE01
+	kvmAPI           = 12 // the only one since 2007
+)
+
+func makeKVM() error {
+	fd, err := unix.Open("/dev/kvm", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	v, err := unix.IoctlRetInt(fd, kvmGetAPIVersion)
+	if err != nil {
+		return err
+	}
+	if v != kvmAPI {
+		return fmt.Errorf("the kernel's KVM speaks version %d", v)
+	}
+	vm, err := unix.IoctlRetInt(fd, kvmCreateVM)
+	if err != nil {
+		return err
+	}
+	return unix.Close(vm)
 }

@@ -25,8 +25,9 @@ type OSRelease struct {
 
 // KVMFact says whether QEMU can use the CPU's virtualisation.
 type KVMFact struct {
-	Usable bool
-	Reason string // why not, or with what reservation
+	Usable  bool
+	Missing bool   // there is no device
+	Reason  string // why not, or with what reservation
 }
 
 // DaemonFact is a libvirt daemon as its socket shows it.
@@ -80,7 +81,7 @@ var (
 // programs are looked for in PATH and binDirs.
 var programs = []string{
 	"qemu-system-x86_64", "qemu-img", "libvirtd", "virtlogd", "dnsmasq", "nft", "iptables", "ip",
-	"virtqemud", "ssh", "ssh-keygen", "git", "mmdebstrap", "extlinux", "sfdisk", "mke2fs",
+	"virtqemud", "ssh", "sshd", "ssh-keygen", "git", "mmdebstrap", "extlinux", "sfdisk", "mke2fs",
 }
 
 // Observe reads the facts: a few dozen looks at paths, some small files and
@@ -217,7 +218,7 @@ func kvm(env Env, flags []string, cpuErr error) KVMFact {
 		// QEMU runs as libvirt's own user, which is in group kvm.
 		return KVMFact{Usable: true, Reason: "this user cannot open /dev/kvm, libvirt's QEMU can"}
 	case errors.Is(err, fs.ErrNotExist):
-		return KVMFact{Reason: "there is no /dev/kvm (kernel module kvm_intel or kvm_amd not loaded)"}
+		return KVMFact{Missing: true, Reason: "there is no /dev/kvm (kernel module kvm_intel or kvm_amd not loaded)"}
 	}
 	return KVMFact{Reason: fmt.Sprintf("/dev/kvm does not open: %v", err)}
 }
@@ -346,6 +347,20 @@ func kvmClosed(env Env) bool {
 	}
 	gid, ok := groupID(env, "kvm")
 	return ok && (int(sys.Gid) != gid || sys.Mode&0o060 != 0o060)
+}
+
+// groupLists reports whether /etc/group names a member of a group.
+func groupLists(env Env, group, user string) bool {
+	b, err := env.Head("/etc/group", 1<<20)
+	if err != nil || user == "" {
+		return false
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Split(strings.TrimSpace(line), ":"); len(f) >= 4 && f[0] == group {
+			return slices.Contains(strings.Split(f[3], ","), user)
+		}
+	}
+	return false
 }
 
 // groupID looks a group up in /etc/group (group(5)).

@@ -2,11 +2,13 @@ package host
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"path/filepath"
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 )
 
 // fakeEnv is a machine made of files.
@@ -24,12 +26,32 @@ type fakeEnv struct {
 	output  string
 	outErr  error
 	readErr map[string]error
+
+	groups   []int
+	getenv   map[string]string
+	now      time.Time
+	built    time.Time // of aivm's own file; zero: there is none
+	unsynced error     // errUnsynced, or why nobody knows
+	makeKVM  error
+	outputs  map[string]string // by program
+}
+
+var errUnsynced = errors.New("unsynchronised")
+
+func skew(err error) error {
+	if errors.Is(err, errUnsynced) {
+		return nil
+	}
+	return err
 }
 
 func (f fakeEnv) env() Env {
 	fsys := fstest.MapFS{}
 	for p, s := range f.files {
 		fsys[strings.TrimPrefix(p, "/")] = &fstest.MapFile{Data: []byte(s), Mode: 0o644}
+	}
+	if !f.built.IsZero() {
+		fsys["usr/bin/aivm"] = &fstest.MapFile{Mode: 0o755, ModTime: f.built}
 	}
 	for _, p := range f.execs {
 		fsys[strings.TrimPrefix(p, "/")] = &fstest.MapFile{Mode: 0o755}
@@ -46,16 +68,38 @@ func (f fakeEnv) env() Env {
 		OpenDevice: func(string) error { return f.kvm },
 		DialUnix:   func(p string) error { return f.dial[p] },
 		DiskFree: func(p string) (uint64, error) {
-			if p != "/" && p != "/var" {
+			if p != "/" && p != "/var" && p != "/home/u" {
 				return 0, fs.ErrNotExist
 			}
 			return f.free, nil
 		},
-		IDMap:  func() error { return f.idmap },
-		Getenv: func(string) string { return "/opt/bin:relative" },
-		CPUs:   func() int { return f.cpus },
-		Arch:   f.arch, Euid: f.euid, Home: f.home,
-		Output: func(context.Context, ...string) (string, error) { return f.output, f.outErr },
+		IDMap: func() error { return f.idmap },
+		Getenv: func(k string) string {
+			if k == "PATH" {
+				return "/opt/bin:relative"
+			}
+			return f.getenv[k]
+		},
+		CPUs: func() int { return f.cpus },
+		Arch: f.arch, Euid: f.euid, Home: f.home, Exe: "/usr/bin/aivm",
+		ReadDir: func(p string) ([]string, error) {
+			es, err := fsys.ReadDir(strings.TrimPrefix(p, "/"))
+			var names []string
+			for _, e := range es {
+				names = append(names, e.Name())
+			}
+			return names, err
+		},
+		Groups:      func() ([]int, error) { return f.groups, nil },
+		Now:         func() time.Time { return f.now },
+		ClockSynced: func() (bool, error) { return f.unsynced == nil, skew(f.unsynced) },
+		MakeKVM:     func() error { return f.makeKVM },
+		Output: func(_ context.Context, argv ...string) (string, error) {
+			if out, ok := f.outputs[filepath.Base(argv[0])]; ok {
+				return out, nil
+			}
+			return f.output, f.outErr
+		},
 	}
 }
 
@@ -95,10 +139,28 @@ func full() fakeEnv {
 			"/proc/sys/kernel/osrelease": "6.1.0-30-amd64\n", "/run/systemd/system/x": "",
 			"/run/libvirt/libvirt-sock": "", "/run/libvirt/virtlogd-sock": "",
 			"/usr/share/keyrings/debian-archive-keyring.gpg": "", "/usr/lib/EXTLINUX/gptmbr.bin": "",
+			"/proc/self/mountinfo": "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n", "/proc/net/route": routes("eth0 00000000 00000000 100"),
+			"/sys/class/net/eth0/mtu": "1500\n", "/sys/module/kvm_intel/parameters/nested": "Y\n",
+			"/sys/module/apparmor/parameters/enabled": "Y\n", "/etc/apparmor.d/usr.lib.libvirt.virt-aa-helper": "",
+			"/etc/group": "root:x:0:\nlibvirt:x:112:u\n",
 		},
+		groups: []int{1000, 112}, getenv: map[string]string{"USER": "u"},
 		execs: allExecs, free: 100 << 30, cpus: 8, arch: "amd64", euid: 1000, home: "/home/u",
-		output: "OpenSSH_9.2p1 Debian-2+deb12u3, OpenSSL 3.0.15 3 Sep 2024",
+		output:  "OpenSSH_9.2p1 Debian-2+deb12u3, OpenSSL 3.0.15 3 Sep 2024",
+		outputs: map[string]string{"virtiofsd": "virtiofsd 1.10.0"},
+		now:     time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC),
 	}
+}
+
+// routes is /proc/net/route with these lines of interface, destination, mask and
+// metric.
+func routes(lines ...string) string {
+	s := "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
+	for _, l := range lines {
+		w := strings.Fields(l)
+		s += w[0] + "\t" + w[1] + "\t00000000\t0003\t0\t0\t" + w[3] + "\t" + w[2] + "\t0\t0\t0\n"
+	}
+	return s
 }
 
 // bare is the same machine before anything was installed.

@@ -39,6 +39,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 
 	"sudocount": cmdSudocount,
 	"hostkeys":  cmdHostkeys,
+	"verdict":   cmdVerdict,
 }
 
 // cmdRC runs a program and wants exactly this exit status: rc 3 aivm code .

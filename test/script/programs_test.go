@@ -161,6 +161,7 @@ func as() {
 //
 //	hiding libvirt PROGRAM ARG...   nothing listens, and it cannot be started
 //	hiding socket MODE PROGRAM ...  a socket that takes connections and is silent
+//	hiding program NAME PROGRAM ... NAME is not installed
 //	hiding relay PROGRAM ARG...     the real one, behind a relay that can be killed
 func hiding() {
 	runtime.LockOSThread()
@@ -193,6 +194,13 @@ func hiding() {
 		must(unix.Bind(fd, &unix.SockaddrUnix{Name: "/run/libvirt/libvirt-sock"}))
 		must(unix.Listen(fd, 5))
 		must(os.Chmod("/run/libvirt/libvirt-sock", os.FileMode(mode)))
+	case "program":
+		for _, dir := range []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"} {
+			if p := filepath.Join(dir, args[0]); exists(p) {
+				must(unix.Mount("/dev/null", p, "", unix.MS_BIND, "")) // no program: a device
+			}
+		}
+		args = args[1:]
 	case "relay":
 		behind := filepath.Join(os.Getenv("WORK"), ".behind")
 		must(os.MkdirAll(behind, 0o755))
@@ -213,6 +221,11 @@ func hiding() {
 	prog, err := exec.LookPath(args[0])
 	must(err)
 	must(syscall.Exec(prog, args, os.Environ()))
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // relay passes connections of one socket on to another until it is killed:

@@ -18,6 +18,8 @@ var shapes = map[string]string{
 	"error": `{"schema":1,"error":{"exit":2,"kind":"usage|refused|failed|approval|interrupted","message":"…","hints":["aivm …"]}}`,
 	"status": `{"schema":1,"config":"PATH","vm":"NAME","checks":[{"id":"firewall","label":"Firewall","state":"ok|bad|unknown|skipped","detail":"…","fix":["aivm …"]}],
 		"done":7,"total":9,"wall":{"sentence":"…","writable":["/p"]}}`,
+	"doctor": `{"schema":1,"config":"PATH","vm":"","checks":[{"id":"firewall","label":"Firewall","state":"ok|bad|unknown|skipped","detail":"…","fix":["aivm …"],"evidence?":["…"]}],
+		"done":7,"total":9,"wall":{"sentence":"…","writable":["/p"]},"mends":["…"],"fixed":["…"]}`,
 	"list": `{"schema":1,"store":"PATH","active_vm":"a",
 		"vms":[{"name":"a","state":"running|off|paused|missing|unknown","alias":"a","address":"10.77.0.50","network":"aivm-net","cpus":4,"ram_mb":8192,"disk_gb":40,"image":"…"}],
 		"networks":[{"name":"aivm-net","bridge":"…","subnet":"…","firewall":true,"vms":1}],

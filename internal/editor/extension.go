@@ -1,0 +1,68 @@
+package editor
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// extensionDirs are the folders an editor found here keeps its extensions in:
+// what the person says in the environment, then the editor's own place.
+func extensionDirs(env Env, f Found) []string {
+	if p := env.Getenv("VSCODE_EXTENSIONS"); p != "" {
+		return []string{p}
+	}
+	if p := env.Getenv("VSCODE_PORTABLE"); p != "" {
+		return []string{filepath.Join(p, "extensions")}
+	}
+	home := env.Getenv("HOME")
+	if home == "" {
+		return nil
+	}
+	own := map[string]string{"code": ".vscode", "code-insiders": ".vscode-insiders", "codium": ".vscode-oss", "cursor": ".cursor"}[f.Editor.ID]
+	dirs := []string{filepath.Join(home, own, "extensions")}
+	if f.How == "flatpak" {
+		// A flatpak's wrapper puts them into its own data folder.
+		data := map[string]string{"code": "vscode", "code-insiders": "vscode-insiders", "codium": "codium"}[f.Editor.ID]
+		dirs = append(dirs, filepath.Join(home, ".var/app", f.Editor.Flatpak, "data", data, "extensions"))
+	}
+	return dirs
+}
+
+// ExtensionOnDisk looks whether the extension that opens SSH hosts is
+// installed, by the folders editors keep ("PUBLISHER.NAME-VERSION"). It starts
+// nothing, unlike RemoteExtension, and may be wrong about an editor that was
+// told to look elsewhere.
+func ExtensionOnDisk(env Env, f Found) (bool, error) {
+	dirs := extensionDirs(env, f)
+	if len(dirs) == 0 {
+		return false, errors.New("there is no home directory to look in")
+	}
+	for _, dir := range dirs {
+		names, err := readNames(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		for _, n := range names {
+			rest, ok := strings.CutPrefix(strings.ToLower(n), strings.ToLower(f.Editor.Extension)+"-")
+			if ok && rest != "" && rest[0] >= '0' && rest[0] <= '9' {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+func readNames(dir string) ([]string, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	return d.Readdirnames(-1)
+}

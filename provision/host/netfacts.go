@@ -1,0 +1,289 @@
+package host
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"aivm.dev/aivm/internal/plan"
+)
+
+// netFact is what stands between a guest and its network, besides libvirt.
+type netFact struct {
+	Docker    string           // what shows that Docker runs here, "" if nothing does
+	UFW       plan.Known[bool] // switched on
+	Firewalld bool             // runs
+	Zone      bool             // firewalld knows libvirt's zone
+	Backend   string           // of libvirt's networks: "iptables", "nftables", "" not known
+	BridgeNF  bool             // bridged frames pass iptables too
+	Bridges   []string         // of networks that run
+	Ruleset   *plan.Known[ruleset]
+	Tunnels   []tunnel
+	Default   string // interface of the default route
+	RoutesErr error
+}
+
+// tunnel is an interface of a VPN.
+type tunnel struct {
+	Name, Kind string
+	MTU        int
+}
+
+func netFacts(env Env, f Facts, a Asked) netFact {
+	n := netFact{Bridges: a.Bridges}
+	there := func(p string) bool { _, err := env.Stat(p); return err == nil }
+	for _, p := range []string{"/sys/class/net/docker0", "/run/docker.sock", "/run/docker.pid"} {
+		if n.Docker == "" && there(p) {
+			n.Docker = p
+		}
+	}
+	n.UFW = assigned(env, "/etc/ufw/ufw.conf", "ENABLED", "yes")
+	// systemd starts it without a pid file; its control group is there while it runs.
+	n.Firewalld = there("/run/firewalld.pid") || there("/sys/fs/cgroup/system.slice/firewalld.service") || there("/sys/fs/cgroup/systemd/system.slice/firewalld.service")
+	n.Zone = there("/usr/lib/firewalld/zones/libvirt.xml") || there("/etc/firewalld/zones/libvirt.xml")
+	if b, err := env.Head("/proc/sys/net/bridge/bridge-nf-call-iptables", 8); err == nil {
+		n.BridgeNF = strings.TrimSpace(string(b)) == "1"
+	}
+	n.Backend = backend(env, a)
+	if a.Ruleset != nil {
+		r := plan.Known[ruleset]{Err: a.Ruleset.Err}
+		if r.Err == nil {
+			r.Value, r.Err = parseRuleset(a.Ruleset.Value)
+		}
+		n.Ruleset = &r
+		if r.Err == nil && n.Backend == "" && r.Value.has("libvirt_network") {
+			n.Backend = "nftables"
+		}
+	}
+	n.Tunnels = tunnels(env)
+	n.Default, n.RoutesErr = defaultRoute(env)
+	return n
+}
+
+// assigned reports whether a shell-like file gives a variable this value.
+func assigned(env Env, path, name, value string) plan.Known[bool] {
+	b, err := env.Head(path, 1<<16)
+	if errors.Is(err, fs.ErrNotExist) {
+		return plan.Yes(false)
+	}
+	if err != nil {
+		return plan.Unknown[bool](err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if k, v, ok := strings.Cut(strings.TrimSpace(line), "="); ok && strings.TrimSpace(k) == name {
+			return plan.Yes(strings.EqualFold(strings.Trim(strings.TrimSpace(v), `"'`), value))
+		}
+	}
+	return plan.Yes(false)
+}
+
+// backend is how libvirt makes its networks' rules: said in its configuration,
+// or iptables before 10.4, the first that knows another (libvirt's news).
+func backend(env Env, a Asked) string {
+	if b, err := env.Head("/etc/libvirt/network.conf", 1<<16); err == nil {
+		for line := range strings.Lines(string(b)) {
+			if k, v, ok := strings.Cut(strings.TrimSpace(line), "="); ok && strings.TrimSpace(k) == "firewall_backend" {
+				return strings.Trim(strings.TrimSpace(v), `"'`)
+			}
+		}
+	}
+	if a.Libvirt != nil && a.Libvirt.Err == nil && older(a.Libvirt.Value.Library, 10, 4) {
+		return "iptables"
+	}
+	return ""
+}
+
+// tunnels are the interfaces of VPNs: WireGuard's, and what programs made with
+// /dev/net/tun to carry packets (IFF_TUN; the taps of VMs carry frames).
+func tunnels(env Env) []tunnel {
+	names, err := env.ReadDir("/sys/class/net")
+	if err != nil {
+		return nil
+	}
+	slices.Sort(names)
+	var out []tunnel
+	for _, name := range names {
+		dir := filepath.Join("/sys/class/net", name)
+		read := func(file string) string {
+			b, err := env.Head(filepath.Join(dir, file), 4096)
+			if err != nil {
+				return ""
+			}
+			return strings.TrimSpace(string(b))
+		}
+		t := tunnel{Name: name}
+		flags, _ := strconv.ParseUint(strings.TrimPrefix(read("tun_flags"), "0x"), 16, 32)
+		switch {
+		case strings.Contains(read("uevent"), "DEVTYPE=wireguard"):
+			t.Kind = "WireGuard"
+		case flags&1 != 0:
+			t.Kind = "tunnel"
+		case read("type") == "512": // ARPHRD_PPP
+			t.Kind = "PPP"
+		default:
+			continue
+		}
+		t.MTU, _ = strconv.Atoi(read("mtu"))
+		out = append(out, t)
+	}
+	return out
+}
+
+// defaultRoute is the interface of the default route with the lowest metric,
+// or of the pair 0.0.0.0/1 and 128.0.0.0/1 with which OpenVPN covers it.
+func defaultRoute(env Env) (string, error) {
+	b, err := env.Head("/proc/net/route", 1<<20)
+	if err != nil {
+		return "", err
+	}
+	best, metric, half := "", -1, ""
+	for line := range strings.Lines(string(b)) {
+		w := strings.Fields(line)
+		if len(w) < 8 {
+			continue
+		}
+		dst, err1 := hex.DecodeString(w[1])
+		mask, err2 := hex.DecodeString(w[7])
+		if err1 != nil || err2 != nil || len(dst) != 4 || len(mask) != 4 {
+			continue // the header
+		}
+		m, _ := strconv.Atoi(w[6])
+		switch to, by := leAddress(dst).String(), leAddress(mask).String(); {
+		case to == "0.0.0.0" && by == "128.0.0.0":
+			half = w[0]
+		case to == "0.0.0.0" && by == "0.0.0.0" && (metric < 0 || m < metric):
+			best, metric = w[0], m
+		}
+	}
+	if half != "" {
+		return half, nil
+	}
+	return best, nil
+}
+
+// ruleset is nftables' own, as far as it keeps packets away.
+type ruleset struct {
+	tables []string
+	chains []chain
+	rules  map[string][]string // of a chain: the rules' JSON
+}
+
+type chain struct {
+	Family, Table, Name, Hook, Policy string
+}
+
+func (c chain) key() string { return c.Family + " " + c.Table + " " + c.Name }
+
+func (r ruleset) has(table string) bool { return slices.Contains(r.tables, table) }
+
+// parseRuleset reads "nft -j list ruleset" (libnftables-json(5)).
+func parseRuleset(b []byte) (ruleset, error) {
+	var doc struct {
+		Nftables []struct {
+			Table *struct{ Family, Name string }
+			Chain *chain
+			Rule  *struct {
+				Family, Table, Chain string
+				Expr                 json.RawMessage
+			}
+		}
+	}
+	if err := json.Unmarshal(b, &doc); err != nil {
+		return ruleset{}, fmt.Errorf("the answer of nft is not understood: %w", err)
+	}
+	r := ruleset{rules: map[string][]string{}}
+	for _, o := range doc.Nftables {
+		switch {
+		case o.Table != nil:
+			r.tables = append(r.tables, o.Table.Name)
+		case o.Chain != nil:
+			r.chains = append(r.chains, *o.Chain)
+		case o.Rule != nil:
+			k := chain{Family: o.Rule.Family, Table: o.Rule.Table, Name: o.Rule.Chain}.key()
+			var expr bytes.Buffer
+			if err := json.Compact(&expr, o.Rule.Expr); err != nil {
+				return ruleset{}, fmt.Errorf("the answer of nft is not understood: %w", err)
+			}
+			r.rules[k] = append(r.rules[k], expr.String())
+		}
+	}
+	return r, nil
+}
+
+// blocked are the chains that drop what no rule of theirs lets through, and in
+// which no rule is about the bridge: a packet accepted in another table is
+// still dropped there (nft(8), base chains).
+func (r ruleset) blocked(bridge string) []chain {
+	var out []chain
+	for _, c := range r.chains {
+		routed := c.Hook == "forward" || c.Hook == "input"
+		if !routed || c.Policy != "drop" || (c.Family != "ip" && c.Family != "inet") || strings.HasPrefix(c.Table, "aivm") {
+			continue
+		}
+		if !r.about(c, bridge, map[string]bool{}) {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// about reports whether a rule of the chain, or of one it jumps to, names the
+// bridge.
+func (r ruleset) about(c chain, bridge string, seen map[string]bool) bool {
+	if seen[c.key()] {
+		return false
+	}
+	seen[c.key()] = true
+	for _, rule := range r.rules[c.key()] {
+		if namesBridge(rule, bridge) {
+			return true
+		}
+		for _, to := range r.chains {
+			if to.Family != c.Family || to.Table != c.Table || to.Hook != "" {
+				continue
+			}
+			if strings.Contains(rule, `{"target":"`+to.Name+`"}`) && r.about(to, bridge, seen) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// namesBridge finds an interface's name in a rule, or one with a wildcard that
+// fits it.
+func namesBridge(rule, bridge string) bool {
+	for part := range strings.SplitSeq(rule, `"`) {
+		if pre, wild := strings.CutSuffix(part, "*"); part == bridge || wild && pre != "" && strings.HasPrefix(bridge, pre) {
+			return true
+		}
+	}
+	return false
+}
+
+// owner says whose a chain is.
+func (r ruleset) owner(c chain) string {
+	var all strings.Builder
+	for _, k := range r.chains {
+		if k.Family == c.Family && k.Table == c.Table {
+			all.WriteString(k.Name + " ")
+		}
+	}
+	own := strings.Join(r.rules[c.key()], " ")
+	switch {
+	case strings.Contains(own, `"ufw-`):
+		return "ufw"
+	case strings.Contains(own, `"DOCKER`), strings.Contains(all.String(), "DOCKER-USER"):
+		return "Docker"
+	case c.Table == "firewalld":
+		return "firewalld"
+	}
+	return "table " + c.Family + " " + c.Table
+}
