@@ -1,4 +1,15 @@
-// Package gitsync will own mode git: a clone in the guest kept in step by push
-// and fetch over the connection aivm already has. It is not built yet: the
-// mode is parsed and refused with a sentence that says so.
+// Package gitsync is git mode: the guest has a clone of its own, and commits
+// move over the connection that is already there.
+//
+// It owns the remote section in the host repository's configuration, the refs
+// below refs/remotes/REMOTE, the guest's clone, and the packs that go between.
+// It never merges, never moves a host branch but by Pull, and never writes to
+// the host's index or work tree but there.
+//
+// Invariants: host git runs only where the caller has made sure that no guest
+// can write (Guarded); of a guest nothing is obeyed: what it says is bounded,
+// names are checked, its objects go through index-pack --strict in a directory
+// of their own and become part of the repository only when everything the refs
+// need is there; refs change in one transaction, after the objects. A push cut
+// anywhere leaves the guest's branch as it was or as it should be.
 package gitsync

@@ -53,6 +53,8 @@ func (e *Env) Attach(ctx context.Context, o FolderOptions) error {
 	}
 	e.UI.Result("Attached %s to VM %s (%s mode, access=%s)", w.folder.HostPath, w.name, w.folder.Mode, w.folder.Access)
 	switch {
+	case w.git != nil:
+		e.sayClone(w, f)
 	case f.conn != nil:
 		e.UI.Result("Mounted in running VM at %s", w.folder.GuestDst)
 	case running:

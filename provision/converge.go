@@ -112,7 +112,11 @@ func (e *Env) converge(ctx context.Context, w *want) (*facts, error) {
 			// libvirt's part of the facts is from before the plan ran.
 			e.observeLibvirt(ctx, w, f)
 		}
-		if err := e.guestStage(ctx, w, f); err != nil {
+		err = e.guestStage(ctx, w, f)
+		if err == nil {
+			err = e.endGit(w)
+		}
+		if err != nil {
 			e.letGo(ctx, w, f, locked)
 			f.close()
 			return nil, e.resume(err)
@@ -179,7 +183,7 @@ func (e *Env) surelyAsks(w *want) string {
 	case e.Approval.Yes:
 	case w.newVM:
 		return "make the VM " + w.name
-	case w.newFolder && w.folder != nil && !e.Approval.YesSudo:
+	case w.newFolder && w.folder != nil && (!e.Approval.YesSudo || w.git != nil):
 		return fmt.Sprintf("share folder %s with VM %s", w.folder.HostPath, w.name)
 	}
 	return ""
@@ -188,7 +192,9 @@ func (e *Env) surelyAsks(w *want) string {
 // later names the guest's part in the question about the host's.
 func (e *Env) later(w *want) []string {
 	var out []string
-	if w.newFolder && w.folder != nil {
+	if w.newFolder && w.git != nil {
+		out = append(out, fmt.Sprintf("make a clone of %s at %s and push branch %s to it", w.folder.HostPath, w.folder.GuestDst, w.git.host.Value.Branch))
+	} else if w.newFolder && w.folder != nil {
 		out = append(out, fmt.Sprintf("mount %s (%s), readable%s for everything that runs there", w.folder.GuestDst, w.folder.Mode,
 			map[bool]string{true: " and writable"}[w.folder.Access == "rw"]))
 	}

@@ -48,6 +48,9 @@ func (e *Env) planDelete(ctx context.Context, dd *deletion) (plan.Plan, error) {
 	if err := e.planUnshare(&p, key); err != nil {
 		return p, err
 	}
+	for _, a := range attachments(dd.w.store.Config, w.name) {
+		p.Add(planUngit(a, plan.Typed)...)
+	}
 	ssh, err := sshcfg.PlanRemoveVM(e.SSH, w.name, w.name)
 	if err != nil {
 		return p, err

@@ -239,6 +239,7 @@ func (e *Env) planDetach(l *leaving, f *facts) plan.Plan {
 		})
 	}
 	if l.rec {
+		p.Add(planUngit(a, plan.None)...)
 		p.Add(e.dropRecord(a))
 	}
 	return p
@@ -385,6 +386,9 @@ func (e *Env) saidDetached(l *leaving, state string) error {
 		return nil
 	}
 	e.UI.Result("Detached %s from VM %s (%s mode)", a.HostPath, l.w.name, a.Mode)
+	if a.Mode == share.Git {
+		e.sayCloneStays(a)
+	}
 	return nil
 }
 

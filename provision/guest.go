@@ -127,6 +127,11 @@ func (e *Env) planGuest(w *want, f *facts) (plan.Plan, error) {
 	}
 	as, err := e.planMounts(w, f)
 	p.Add(as...)
+	if err != nil {
+		return p, err
+	}
+	as, err = e.planGitGuest(w, f)
+	p.Add(as...)
 	return p, err
 }
 

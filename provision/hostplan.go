@@ -48,6 +48,9 @@ func (e *Env) planHost(ctx context.Context, w *want, f *facts) (plan.Plan, error
 	if err := e.planFolder(&p, w, f); err != nil {
 		return p, err
 	}
+	if err := e.planGitHost(&p, w); err != nil {
+		return p, err
+	}
 	if err := e.planAlias(&p, w, f); err != nil {
 		return p, err
 	}

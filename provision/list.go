@@ -151,6 +151,8 @@ func (e *Env) folders(c config.Config) []ListedFolder {
 				state = "detaching"
 			} else if _, serr := os.Lstat(a.HostPath); errors.Is(serr, os.ErrNotExist) {
 				state = "missing"
+			} else if a.Mode == share.Git {
+				state = gitState(a)
 			} else if err == nil {
 				state = "detached"
 				if hf.Bound(a) {

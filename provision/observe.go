@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"aivm.dev/aivm/cloudinit"
+	"aivm.dev/aivm/gitsync"
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/hostexec"
 	"aivm.dev/aivm/internal/plan"
@@ -65,6 +66,9 @@ func (e *Env) observe(ctx context.Context, w *want) (*facts, error) {
 		wg.Go(func() { f.conn, f.guest, f.connErr = e.reach(dialCtx, w, inst) })
 	} else {
 		f.connErr = errNotTried
+	}
+	if w.git != nil {
+		wg.Go(func() { w.observeGit(ctx) })
 	}
 	e.observeLibvirt(ctx, w, f)
 	if d := f.domain.Domain; d.Err == nil && (d.Value == nil || d.Value.State != virt.Running) {
@@ -185,9 +189,17 @@ func (e *Env) probe(ctx context.Context, c guest.Conn, w *want) (guestFacts, err
 	if w.store != nil {
 		ps = append(ps, guest.Probe{Name: "share", Script: share.GuestProbe(atts)})
 	}
+	if w.git != nil {
+		ps = append(ps, w.gitProbe())
+	}
 	out, err := c.Probe(ctx, ps)
 	if err != nil {
 		return guestFacts{}, err
+	}
+	if w.git != nil {
+		if w.git.guest, err = gitsync.ParseGuest(out["git"]); err != nil {
+			return guestFacts{}, err
+		}
 	}
 	var g guestFacts
 	if g.boot, err = cloudinit.ParseReady(out["boot"]); err != nil {

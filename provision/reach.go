@@ -75,6 +75,15 @@ func (s vmFolders) wrong(a share.Attachment) (why string, attach bool) {
 	if err := s.host.Value.Folders[a.HostPath].Err; err != nil {
 		return err.Error(), false
 	}
+	if a.Mode == share.Git {
+		switch gitState(a) {
+		case "missing":
+			return fmt.Sprintf("folder %s is no git repository any more", a.HostPath), false
+		case "detached":
+			return fmt.Sprintf("the repository %s does not name its clone in the VM", a.HostPath), true
+		}
+		return "", false
+	}
 	if a.Mode != share.SharedRoot {
 		return fmt.Sprintf("folder %s has mode %s, which is not there yet", a.HostPath, a.Mode), false
 	}

@@ -35,6 +35,10 @@ func (e *Env) letGo(ctx context.Context, w *want, f *facts, locked bool) {
 		}
 		defer release()
 	}
+	if w.git != nil {
+		e.letGoGit(ctx, w)
+		return
+	}
 	err := func() error {
 		// Not the store as this run knows it: another may have recorded it.
 		store, err := config.Load(e.StorePath)

@@ -39,6 +39,7 @@ type want struct {
 	left      map[string]error // saved folders this run goes on without, and why
 	reviewed  bool             // what this machine's tools run of the folder was looked at by the person
 	seen      *hostexec.List   // what was written down of it in this run
+	git       *gitWant         // set if folder is in mode git
 
 	boot  bool // has to run
 	guest bool // has to answer over SSH

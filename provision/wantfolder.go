@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"aivm.dev/aivm/gitsync"
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/provision/share"
@@ -45,6 +46,13 @@ func (e *Env) wantFolder(ctx context.Context, o FolderOptions, create bool) (*wa
 		}
 		access = string(a)
 	}
+	if mode == share.Git && access == string(share.ReadOnly) {
+		return nil, gitAccess(real)
+	}
+	if mode == share.Git && o.Protect {
+		return nil, ui.Refused("--protect makes no sense with --mode git: the guest writes nothing of %s", ui.Clean(real)).
+			Hint("leave it out: aivm attach " + shellQuote(real) + " --mode git")
+	}
 	if o.GuestDst != "" && (!filepath.IsAbs(o.GuestDst) || strings.ContainsAny(o.GuestDst, "\n\r\x00")) {
 		return nil, ui.Usage("--guest-dst must be an absolute path in the guest, not %q", o.GuestDst).
 			Hint("for example: --guest-dst /home/agent/" + shellQuote(filepath.Base(typed)))
@@ -62,7 +70,7 @@ func (e *Env) wantFolder(ctx context.Context, o FolderOptions, create bool) (*wa
 	}
 	if len(store.Config.AttachmentsOf(real)) == 0 {
 		// Nobody is asked for a VM for what cannot be shared.
-		if err := e.mayShare(real, dst, o.AllowSensitive); err != nil {
+		if err := e.mayAttach(mode, real, dst, o.AllowSensitive); err != nil {
 			return nil, err
 		}
 	}
@@ -80,28 +88,38 @@ func (e *Env) wantFolder(ctx context.Context, o FolderOptions, create bool) (*wa
 			return nil, err
 		}
 		if !nested {
-			return w, w.takeSaved(o, r, real, mode, access)
+			if err := w.takeSaved(o, r, real, mode, access); err != nil || w.folder.Mode != share.Git {
+				return w, err
+			}
+			return w, e.wantGit(ctx, w)
 		}
 	}
-	if err := e.mayShare(real, dst, o.AllowSensitive); err != nil {
+	folder := share.Attachment{HostPath: real, VM: w.name, Mode: mode, Access: access, GuestDst: dst, Tag: share.Token(real), Protect: o.Protect}
+	if mode == share.Git {
+		if folder, err = e.newGitFolder(w, o, real); err != nil {
+			return nil, err
+		}
+		dst = folder.GuestDst
+	}
+	if err := e.mayShare(folder.HostPath, dst, o.AllowSensitive); err != nil {
 		return nil, err
 	}
 	for _, a := range w.store.Config.VMAttachments(w.name) {
-		if attachment(a).GuestDst == dst && a.HostPath != real {
+		if attachment(a).GuestDst == dst && a.HostPath != folder.HostPath {
 			return nil, ui.Refused("%s in VM %s is the place of another folder already: %s", dst, w.name, ui.Clean(a.HostPath)).
 				Hint("choose another place: --guest-dst PATH")
 		}
 	}
-	folder := share.Attachment{HostPath: real, VM: w.name, Mode: mode, Access: access, GuestDst: dst, Tag: share.Token(real), Protect: o.Protect}
-	if err := errors.Join(share.Check(folder), share.CheckProtect(folder, allAttachments(w.store.Config))); err != nil {
-		return nil, alone(err)
-	}
-	if typed != real {
+	if typed != real && mode != share.Git {
 		folder.Typed = typed
 	}
 	w.folder = &folder
 	w.newFolder, w.openAt = true, dst
-	return w, nil
+	if mode == share.Git {
+		w.openAt = filepath.Join(dst, strings.TrimPrefix(real, folder.HostPath))
+		return w, e.wantGit(ctx, w)
+	}
+	return w, alone(errors.Join(share.Check(folder), share.CheckProtect(folder, allAttachments(w.store.Config))))
 }
 
 // savedFor is the record of a folder on the VM or, if it has none, of its
@@ -176,7 +194,7 @@ func (w *want) takeSaved(o FolderOptions, r config.Attachment, real string, mode
 	}
 	w.newFolder, w.reviewed = a.State != share.Attached, o.Reviewed
 	a.State = share.Attached
-	if err := share.Check(a); err != nil {
+	if err := share.Check(a); err != nil && a.Mode != share.Git {
 		return err
 	}
 	rel, err := filepath.Rel(a.HostPath, real)
@@ -206,6 +224,19 @@ func linkedAway(c *config.Config, vm, typed, real string) error {
 // within reports whether p is dir or lies below it.
 func within(p, dir string) bool {
 	return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
+}
+
+// mayAttach refuses, before anybody is asked for a VM, what cannot be attached
+// to any. Where a clone goes in the guest hangs on the VM.
+func (e *Env) mayAttach(mode share.Mode, folder, dst string, allow []string) error {
+	if mode != share.Git {
+		return e.mayShare(folder, dst, allow)
+	}
+	repo, err := gitsync.Find(folder)
+	if err != nil {
+		return err
+	}
+	return share.Refuse(repo.Top, e.Home, e.ownDirs(), allow)
 }
 
 // mayShare refuses folders and places in the guest that make no good share.

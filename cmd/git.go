@@ -1,0 +1,154 @@
+package cmd
+
+import (
+	"context"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision"
+)
+
+func (a *app) gitCmd() *cobra.Command {
+	return group("git", "Move commits between a repository and its clone in a VM", `  aivm git status
+  aivm git pull
+`, a.gitPushCmd(), a.gitFetchCmd(), a.gitPullCmd(), a.gitStatusCmd(), a.gitDiffCmd(), a.gitLogCmd())
+}
+
+// gitVerb is what the verbs of `git` share.
+func (a *app) gitVerb(name, short, long string, o *provision.GitOptions, run func(*provision.Env, context.Context, provision.GitOptions) error) *cobra.Command {
+	c := &cobra.Command{
+		Use: name + " [folder]", Short: short, Long: long + exitStatuses,
+		ValidArgsFunction: a.completeAttached,
+		RunE: func(c *cobra.Command, args []string) error {
+			e, folder, err := a.onFolder("git "+name, args)
+			if err != nil {
+				return err
+			}
+			o.Folder = folder
+			return run(e, c.Context(), *o)
+		},
+	}
+	a.vmFlag(c, &o.VM, "the VM that has the clone")
+	return c
+}
+
+func (a *app) gitPushCmd() *cobra.Command {
+	var o provision.GitOptions
+	c := a.gitVerb("push", "Push the branch here to the clone in the VM", `Push the branch that is checked out here, and the tags on it, to the clone in the
+VM, which checks it out. Nothing is lost there: if files in the VM are not
+committed, or it has commits of its own on the branch, the push is refused and
+says what to do.
+
+With --include-uncommitted the uncommitted state goes along, new files too,
+ignored ones not, as a commit on refs/aivm/wip/BRANCH in the VM; neither the index,
+the files nor the branch here are touched. Its files are put into the VM's folder
+if that has no changes of its own.
+
+Examples:
+  aivm git push
+  aivm git push ~/project --include-uncommitted
+`, &o, (*provision.Env).GitPush)
+	c.Flags().BoolVar(&o.Wip, "include-uncommitted", false, "send what is not committed too")
+	a.dryRunFlag(c)
+	return c
+}
+
+func (a *app) gitFetchCmd() *cobra.Command {
+	var o provision.GitOptions
+	c := a.gitVerb("fetch", "Fetch what was committed in the VM", `Fetch what was committed in the VM, on all its branches, to refs/remotes/aivm-VM/.
+No branch, file or tag here is changed. What comes is checked before it becomes
+part of the repository.
+
+Examples:
+  aivm git fetch
+  aivm git fetch && git log aivm-VM/main
+`, &o, (*provision.Env).GitFetch)
+	a.maxSizeFlag(c, &o)
+	a.dryRunFlag(c)
+	return c
+}
+
+func (a *app) gitPullCmd() *cobra.Command {
+	var o provision.GitOptions
+	c := a.gitVerb("pull", "Fast-forward the branch here to the VM's", `Fetch, then fast-forward the branch that is checked out here to what was committed
+on it in the VM. Anything but a fast-forward is refused. Files among it that this
+machine may run by itself (hooks, Makefile, .envrc, editor tasks, programs) are
+listed first, and asked about.
+
+Examples:
+  aivm git pull
+  aivm git pull --yes
+`, &o, (*provision.Env).GitPull)
+	a.maxSizeFlag(c, &o)
+	a.dryRunFlag(c)
+	return c
+}
+
+func (a *app) gitStatusCmd() *cobra.Command {
+	var o provision.GitOptions
+	return a.gitVerb("status", "Compare a repository with its clone in the VM", `Compare a repository with its clone in the VM: commits to push and to pull, and
+what is not committed on either side. A VM that is off stays off.
+
+Examples:
+  aivm git status
+  aivm git status ~/project --json
+`, &o, (*provision.Env).GitStatus)
+}
+
+func (a *app) gitDiffCmd() *cobra.Command {
+	var o provision.GitOptions
+	c := a.gitVerb("diff", "Show what was changed in the VM", `Show what the commits in the VM change, from where its branch left the one here.
+What is not committed there is not shown: aivm git status names it.
+
+Examples:
+  aivm git diff
+  aivm git diff --stat --branch agent/idea
+`, &o, (*provision.Env).GitDiff)
+	c.Flags().BoolVar(&o.Stat, "stat", false, "only which files, and how much")
+	a.theirsFlags(c, &o)
+	return c
+}
+
+func (a *app) gitLogCmd() *cobra.Command {
+	var o provision.GitOptions
+	c := a.gitVerb("log", "List the commits of the VM that are not here", `List the commits of the VM that are not on the branch here.
+
+Examples:
+  aivm git log
+  aivm git log --branch agent/idea
+`, &o, (*provision.Env).GitLog)
+	a.theirsFlags(c, &o)
+	return c
+}
+
+func (a *app) theirsFlags(c *cobra.Command, o *provision.GitOptions) {
+	c.Flags().StringVar(&o.Branch, "branch", "", "the branch of the VM (default: the one checked out there)")
+	c.Flags().BoolVar(&o.NoFetch, "no-fetch", false, "as it was fetched last")
+}
+
+// size is the value of --max-size.
+type size struct{ to *int64 }
+
+func (s size) String() string {
+	if s.to == nil || *s.to == 0 {
+		return ""
+	}
+	return humanize.IBytes(uint64(*s.to))
+}
+
+func (size) Type() string { return "SIZE" }
+
+func (s size) Set(v string) error {
+	n, err := humanize.ParseBytes(v)
+	if err != nil || n == 0 || n > 1<<50 {
+		return ui.Usage("%q is no size", v).Hint("for example: --max-size 8GiB")
+	}
+	*s.to = int64(n)
+	return nil
+}
+
+func (a *app) maxSizeFlag(c *cobra.Command, o *provision.GitOptions) {
+	c.Flags().Var(size{&o.MaxSize}, "max-size", "how much the VM may send (default 4 GiB)")
+}

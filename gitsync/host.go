@@ -1,0 +1,190 @@
+package gitsync
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"aivm.dev/aivm/internal/ui"
+)
+
+// Host is what was seen of the repository on this machine.
+type Host struct {
+	Repo    Repo
+	Remote  string // the remote that stands for the guest's clone
+	Format  string // of object names: "sha1" or "sha256"
+	Shallow bool
+	Partial bool // objects are missing on purpose
+	Branch  string
+	Head    string            // what Branch is at
+	Tags    map[string]string // full ref name -> object, those that Branch contains
+	Tracked map[string]string // branch of the guest -> what was last seen of it
+	Heads   map[string]string // the host's own branches
+	Ahead   int               // commits of Branch that Tracked[Branch] lacks
+	Behind  int               // and the other way; both 0 without one
+	Borrows bool              // an object store of somebody else's is used
+}
+
+// Observe looks at the repository. It changes nothing. remote may have no
+// section yet.
+func Observe(ctx context.Context, r Repo, remote string) (Host, error) {
+	h := Host{Repo: r, Remote: remote, Tags: map[string]string{}, Tracked: map[string]string{}, Heads: map[string]string{}}
+	b, err := r.git(ctx, "rev-parse", "--show-object-format", "--is-shallow-repository", "--is-inside-work-tree", "--show-toplevel", "--absolute-git-dir")
+	if err != nil {
+		return h, readError(r, err)
+	}
+	l := lines(b)
+	if len(l) != 5 {
+		return h, ui.Refused("the repository of %s cannot be used: its paths have line breaks, or git is too old", ui.Clean(r.Top))
+	}
+	h.Format, h.Shallow = l[0], l[1] == "true"
+	if l[2] != "true" || l[3] != r.Top || l[4] != r.GitDir {
+		return h, ui.Refused("git sees another repository at %s than aivm does (%s, %s)", ui.Clean(r.Top), ui.Clean(l[3]), ui.Clean(l[4])).
+			Hint("core.worktree, or a directory in between, leads it elsewhere: git -C " + quote(r.Top) + " rev-parse --show-toplevel --git-dir")
+	}
+	b, err = r.git(ctx, "symbolic-ref", "-q", "HEAD")
+	if err != nil && !failedWith(err, 1) {
+		return h, readError(r, err)
+	}
+	name, ok := strings.CutPrefix(strings.TrimRight(string(b), "\n"), "refs/heads/")
+	if !ok || err != nil {
+		return h, ui.Refused("git mode needs a branch: in %s a commit is checked out by itself (detached HEAD)", ui.Clean(r.Top)).
+			Hint("make a branch of it: git -C "+quote(r.Top)+" switch -c NAME", "or go back to one: git -C "+quote(r.Top)+" switch -")
+	}
+	h.Branch = name
+	if !BranchName(name) {
+		return h, ui.Refused("the branch %q cannot be used in git mode", name).Hint("rename it: git -C " + quote(r.Top) + " branch -m NAME")
+	}
+	own := "refs/remotes/" + remote + "/"
+	b, err = r.git(ctx, "for-each-ref", "--format=%(objectname) %(refname)", "refs/heads", own)
+	if err != nil {
+		return h, readError(r, err)
+	}
+	for _, s := range lines(b) {
+		oid, ref, _ := strings.Cut(s, " ")
+		if n, ok := strings.CutPrefix(ref, "refs/heads/"); ok {
+			h.Heads[n] = oid
+		} else if n, ok := strings.CutPrefix(ref, own); ok {
+			h.Tracked[n] = oid
+		}
+	}
+	if h.Head = h.Heads[name]; h.Head == "" {
+		return h, ui.Refused("git mode needs a commit: branch %s of %s has none yet", ui.Clean(name), ui.Clean(r.Top)).
+			Hint("git -C " + quote(r.Top) + " add . && git -C " + quote(r.Top) + " commit -m start")
+	}
+	if b, err = r.git(ctx, "for-each-ref", "--merged="+h.Head, "--format=%(objectname) %(refname)", "refs/tags"); err != nil {
+		return h, readError(r, err)
+	}
+	for _, s := range lines(b) {
+		oid, ref, _ := strings.Cut(s, " ")
+		h.Tags[ref] = oid
+	}
+	if t := h.Tracked[name]; t != "" {
+		if h.Ahead, h.Behind, err = h.count(ctx, h.Head, t); err != nil {
+			return h, readError(r, err)
+		}
+	}
+	_, err = r.git(ctx, "config", "--get-regexp", `^(extensions\.partialclone|remote\..*\.(promisor|partialclonefilter))$`)
+	switch {
+	case err == nil:
+		h.Partial = true
+	case !failedWith(err, 1):
+		return h, readError(r, err)
+	}
+	_, err = os.Stat(filepath.Join(r.CommonDir, "objects/info/alternates"))
+	h.Borrows = err == nil
+	return h, nil
+}
+
+// count returns how many commits a has that b lacks, and the other way.
+func (h Host) count(ctx context.Context, a, b string) (ahead, behind int, err error) {
+	if a == b {
+		return 0, 0, nil
+	}
+	out, err := h.Repo.git(ctx, "rev-list", "--left-right", "--count", a+"..."+b, "--")
+	if err != nil {
+		return 0, 0, err
+	}
+	return parsePair(string(out))
+}
+
+func parsePair(s string) (a, b int, err error) {
+	f := strings.Fields(s)
+	if len(f) != 2 {
+		return 0, 0, errors.New("git counted nothing")
+	}
+	if a, err = atoi(f[0]); err == nil {
+		b, err = atoi(f[1])
+	}
+	return a, b, err
+}
+
+// has reports which of the objects the repository has, by their type.
+func (h Host) has(ctx context.Context, oids []string) (map[string]string, error) {
+	out := map[string]string{}
+	if len(oids) == 0 {
+		return out, nil
+	}
+	b, err := run(ctx, call{
+		dir: h.Repo.Top, args: []string{"cat-file", "--batch-check=%(objectname) %(objecttype)"},
+		stdin: strings.NewReader(strings.Join(oids, "\n") + "\n"),
+		// Missing objects of a partial clone are missing here.
+		env: []string{"GIT_NO_LAZY_FETCH=1"},
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range lines(b) {
+		if oid, kind, ok := strings.Cut(l, " "); ok && kind != "missing" {
+			out[oid] = kind
+		}
+	}
+	return out, nil
+}
+
+func readError(r Repo, err error) error {
+	var ge *GitError
+	if errors.As(err, &ge) && strings.Contains(ge.Stderr, "dubious ownership") {
+		return ui.Refused("git refuses to work in %s, which belongs to another user", ui.Clean(r.Top)).
+			Hint("if you trust what is in it: git config --global --add safe.directory " + quote(r.Top))
+	}
+	if errors.As(err, new(*ui.Error)) {
+		return err
+	}
+	return ui.Failed("the repository of %s cannot be read: %w", ui.Clean(r.Top), err).Hint("git -C " + quote(r.Top) + " status")
+}
+
+// special says why go-git cannot be trusted with the repository, "" if it can
+// (LIBRARIES.md 5).
+func (h Host) special() string {
+	switch {
+	case h.Format != "sha1":
+		return "its object names are " + h.Format
+	case h.Partial:
+		return "it is a partial clone"
+	case h.Shallow:
+		return "it is a shallow clone"
+	case h.Repo.Linked():
+		return "it is a linked work tree"
+	case h.Borrows:
+		return "it borrows objects of another repository"
+	}
+	return ""
+}
+
+var (
+	oidPattern = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+	badRef     = regexp.MustCompile(`[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/$|\.$|\.lock(/|$)|(^|/)\.`)
+)
+
+// OID reports whether s is the name of an object, not the null one.
+func OID(s string) bool { return oidPattern.MatchString(s) && strings.Trim(s, "0") != "" }
+
+// BranchName is git's rule for a branch (git-check-ref-format(1)), and a bit
+// stricter: no name git would take for an option or for HEAD.
+func BranchName(s string) bool {
+	return s != "" && len(s) <= 200 && s != "HEAD" && s != "@" && !strings.HasPrefix(s, "-") && !strings.HasPrefix(s, "/") && !badRef.MatchString(s)
+}

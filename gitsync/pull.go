@@ -1,0 +1,161 @@
+package gitsync
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+
+	"aivm.dev/aivm/internal/ui"
+)
+
+// maxChanges bounds what a pull may bring: a tree that names itself often
+// enough unfolds to more files than any disk has.
+const maxChanges = 500_000
+
+// A Change is a file that a pull brings, changes or takes away.
+type Change struct {
+	Path   string `json:"path"`
+	What   string `json:"what"` // git's letter: A, M, D, T
+	Mode   string `json:"-"`
+	Object string `json:"-"`
+}
+
+// Changes lists what lies between two commits, without following anything.
+func Changes(ctx context.Context, h Host, from, to string) ([]Change, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	out := &records{limit: 2 * maxChanges, full: cancel}
+	_, err := run(ctx, call{
+		dir: h.Repo.Top, stdout: out,
+		args: []string{"diff-tree", "-r", "-z", "--no-renames", "--raw", "--no-ext-diff", "--no-textconv", "--ignore-submodules=none", "--full-index", from, to, "--"},
+	})
+	if out.cut {
+		return nil, ui.Refused("what VM's branch brings is more than %d files", maxChanges).Hint("look at it there, and fetch what you need by hand")
+	}
+	if err != nil {
+		return nil, readError(h.Repo, err)
+	}
+	var cs []Change
+	for i := 0; i+1 < len(out.list); i += 2 {
+		// ":OLDMODE NEWMODE OLD NEW LETTER"
+		f := strings.Fields(strings.TrimPrefix(out.list[i], ":"))
+		if len(f) != 5 {
+			return nil, fmt.Errorf("git diff-tree: %q is not understood", ui.CleanTo(out.list[i], 100))
+		}
+		cs = append(cs, Change{Path: out.list[i+1], What: f[4][:1], Mode: f[1], Object: f[3]})
+	}
+	return cs, nil
+}
+
+// records splits a stream at NUL bytes.
+type records struct {
+	list  []string
+	rest  []byte
+	limit int
+	full  func()
+	cut   bool
+}
+
+func (r *records) Write(p []byte) (int, error) {
+	r.rest = append(r.rest, p...)
+	for !r.cut {
+		i := bytes.IndexByte(r.rest, 0)
+		if i < 0 {
+			break
+		}
+		r.list = append(r.list, string(r.rest[:i]))
+		r.rest = r.rest[i+1:]
+		if len(r.list) >= r.limit {
+			r.cut = true
+			r.full()
+		}
+	}
+	return len(p), nil
+}
+
+// Hazards are the files among changes that this machine is going to run or
+// obey: what runs names, what became executable, links that lead out of the
+// repository, submodules.
+func Hazards(ctx context.Context, h Host, cs []Change, runs func(string) bool) ([]string, error) {
+	var out []string
+	var links []Change
+	for _, c := range cs {
+		switch {
+		case c.What == "D":
+		case runs(c.Path):
+			out = append(out, c.Path)
+		case c.Mode == "100755":
+			out = append(out, c.Path+" (executable)")
+		case c.Mode == "120000":
+			links = append(links, c)
+		case c.Mode == "160000":
+			out = append(out, c.Path+" (submodule)")
+		}
+	}
+	if len(links) == 0 {
+		return out, nil
+	}
+	var in strings.Builder
+	for _, c := range links {
+		in.WriteString(c.Object + "\n")
+	}
+	b, err := run(ctx, call{dir: h.Repo.Top, args: []string{"cat-file", "--batch"}, stdin: strings.NewReader(in.String())})
+	if err != nil {
+		return nil, readError(h.Repo, err)
+	}
+	r := bufio.NewReader(bytes.NewReader(b))
+	for _, c := range links {
+		head, err := r.ReadString('\n')
+		f := strings.Fields(head)
+		if err != nil || len(f) != 3 {
+			return nil, fmt.Errorf("git cat-file: %q is not understood", ui.CleanTo(head, 100))
+		}
+		n, err := atoi(f[2])
+		if err != nil {
+			return nil, err
+		}
+		to := make([]byte, n+1)
+		if _, err := io.ReadFull(r, to); err != nil {
+			return nil, err
+		}
+		target := string(to[:n])
+		end := path.Join(path.Dir(c.Path), target)
+		if path.IsAbs(target) || end == ".." || strings.HasPrefix(end, "../") {
+			out = append(out, c.Path+" (link to "+target+")")
+		}
+	}
+	return out, nil
+}
+
+// Pull fast-forwards the host's branch, and its files, to what was fetched.
+// git itself refuses if files that are not committed would be lost.
+func Pull(ctx context.Context, h *Host) error {
+	to := h.Tracked[h.Branch]
+	b, err := h.Repo.git(ctx, "symbolic-ref", "-q", "HEAD")
+	if err != nil || strings.TrimRight(string(b), "\n") != "refs/heads/"+h.Branch {
+		return ui.Failed("another branch was checked out in %s meanwhile", ui.Clean(h.Repo.Top)).Hint("run the command again")
+	}
+	_, err = run(ctx, call{dir: h.Repo.Top, env: []string{"GIT_OPTIONAL_LOCKS=1", "GIT_MERGE_AUTOEDIT=no"}, args: []string{"merge", "--ff-only", "--no-stat", "--no-autostash", "--quiet", "--no-overwrite-ignore", to, "--"}})
+	if err != nil {
+		return ui.Refused("git did not take the commits over: %w", err).Hint("commit or put aside what is changed here: git -C "+quote(h.Repo.Top)+" stash -u", "then: aivm git pull "+quote(h.Repo.Top))
+	}
+	h.Head = to
+	h.Heads[h.Branch] = to
+	h.Ahead, h.Behind = 0, 0
+	return nil
+}
+
+// Show runs a git that only prints, for people: no program of the repository's
+// choosing formats the output, and what comes from the guest's commits is the
+// caller's to clean.
+func Show(ctx context.Context, h Host, out io.Writer, args ...string) error {
+	_, err := run(ctx, call{dir: h.Repo.Top, stdout: out, args: args})
+	if err != nil && ctx.Err() == nil {
+		return readError(h.Repo, err)
+	}
+	return err
+}

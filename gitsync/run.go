@@ -1,0 +1,188 @@
+package gitsync
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"aivm.dev/aivm/internal/ui"
+)
+
+// hardened are settings no repository, and no guest through a commit, may
+// bend: nothing is run because of them, nothing is fetched, nothing tidied up.
+var hardened = []string{
+	"-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "core.pager=cat",
+	"-c", "core.alternateRefsCommand=", "-c", "gc.auto=0", "-c", "maintenance.auto=false",
+	"-c", "submodule.recurse=false", "-c", "fetch.recurseSubmodules=false", "-c", "push.recurseSubmodules=no",
+	"-c", "push.gpgSign=false", "-c", "push.followTags=false", "-c", "color.ui=false", "-c", "advice.detachedHead=false",
+	"-c", "protocol.ext.allow=never", "-c", "log.showSignature=false", "-c", "core.quotePath=false",
+}
+
+// gitLimit bounds a call that only reads the host's repository.
+const gitLimit = 10 * time.Minute
+
+// maxOutput bounds what a git of ours may print.
+const maxOutput = 64 << 20
+
+// call is one run of the host's git.
+type call struct {
+	dir    string
+	args   []string
+	env    []string // beside the cleaned environment
+	stdin  io.Reader
+	stdout io.Writer  // nil: returned
+	files  []*os.File // from descriptor 3 on
+	// limits of a process that reads what a guest sent; 0: none
+	memory, cpu uint64
+	started     func() // after the limits are in force
+}
+
+// GitError is a git that failed.
+type GitError struct {
+	Args   []string
+	Exit   int
+	Stderr string // its last words, not cleaned
+}
+
+func (e *GitError) Error() string {
+	words := strings.TrimSpace(e.Stderr)
+	if words != "" {
+		words = ": " + ui.CleanTo(strings.ReplaceAll(words, "\n", "; "), 600)
+	}
+	return fmt.Sprintf("git %s: status %d%s", ui.CleanTo(strings.Join(e.Args, " "), 120), e.Exit, words)
+}
+
+// environ is the environment without git's own variables, which could point it
+// at other files, and without prompts.
+func environ(extra []string) []string {
+	var out []string
+	for _, kv := range os.Environ() {
+		name, _, _ := strings.Cut(kv, "=")
+		switch {
+		case strings.HasPrefix(name, "GIT_"), name == "LC_ALL", name == "LANGUAGE", name == "PAGER", name == "SSH_ASKPASS":
+		default:
+			out = append(out, kv)
+		}
+	}
+	out = append(out, "LC_ALL=C", "GIT_CONFIG_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0", "GIT_OPTIONAL_LOCKS=0", "GIT_NO_REPLACE_OBJECTS=1", "GIT_ASKPASS=/bin/false")
+	return append(out, extra...)
+}
+
+// run runs git; a status other than 0 is a *GitError. It ends with ctx, with
+// all it started.
+func run(ctx context.Context, c call) ([]byte, error) {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, gitLimit)
+		defer cancel()
+	}
+	args := append(append([]string{"-C", c.dir}, hardened...), c.args...)
+	cmd := exec.CommandContext(ctx, "git", args...)
+	cmd.Env = environ(append([]string{"GIT_CEILING_DIRECTORIES=" + filepath.Dir(c.dir)}, c.env...))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: 0}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = 5 * time.Second
+	var out bounded
+	out.limit = maxOutput
+	var stderr lastWords
+	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = c.stdin, &out, &stderr, c.files
+	if c.stdout != nil {
+		cmd.Stdout = c.stdout
+	}
+	if err := cmd.Start(); err != nil {
+		if errors.Is(err, exec.ErrNotFound) {
+			return nil, ui.Refused("git is not installed on this machine").Hint("sudo apt-get install git")
+		}
+		return nil, fmt.Errorf("starting git: %w", err)
+	}
+	c.bound(cmd.Process.Pid)
+	if c.started != nil {
+		c.started()
+	}
+	err := cmd.Wait()
+	var exited *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("git %s: %w", c.args[0], context.Cause(ctx))
+	case errors.As(err, &exited):
+		return out.buf.Bytes(), &GitError{Args: c.args, Exit: exited.ExitCode(), Stderr: stderr.String()}
+	case err != nil:
+		return out.buf.Bytes(), fmt.Errorf("git %s: %w%s", c.args[0], err, suffix(stderr.String()))
+	case out.over:
+		return nil, fmt.Errorf("git %s printed more than %d MB", c.args[0], maxOutput>>20)
+	}
+	return out.buf.Bytes(), nil
+}
+
+// bound puts a process under its limits before it is given anything to read: a
+// small pack can hold a delta or a blob that unfolds to more than there is.
+func (c call) bound(pid int) {
+	if c.memory > 0 {
+		_ = unix.Prlimit(pid, unix.RLIMIT_AS, &unix.Rlimit{Cur: c.memory, Max: c.memory}, nil)
+	}
+	if c.cpu > 0 {
+		_ = unix.Prlimit(pid, unix.RLIMIT_CPU, &unix.Rlimit{Cur: c.cpu, Max: c.cpu}, nil)
+	}
+}
+
+func suffix(s string) string {
+	if s = strings.TrimSpace(s); s == "" {
+		return ""
+	}
+	return ": " + ui.CleanTo(s, 300)
+}
+
+// failedWith reports whether err is a git that ended with this status.
+func failedWith(err error, exit int) bool {
+	var ge *GitError
+	return errors.As(err, &ge) && ge.Exit == exit
+}
+
+// bounded keeps what is written up to a limit.
+type bounded struct {
+	buf   bytes.Buffer
+	limit int
+	over  bool
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if room := b.limit - b.buf.Len(); len(p) > room {
+		b.over = true
+		b.buf.Write(p[:max(room, 0)])
+		return len(p), nil
+	}
+	b.buf.Write(p)
+	return len(p), nil
+}
+
+// lastWords keeps the end of a stream.
+type lastWords struct{ buf []byte }
+
+func (l *lastWords) Write(p []byte) (int, error) {
+	l.buf = append(l.buf, p...)
+	if over := len(l.buf) - 4096; over > 0 {
+		l.buf = l.buf[over:]
+	}
+	return len(p), nil
+}
+
+func (l *lastWords) String() string { return string(l.buf) }
+
+// lines splits git's output, without an empty last one.
+func lines(b []byte) []string {
+	s := strings.TrimRight(string(b), "\n")
+	if s == "" {
+		return nil
+	}
+	return strings.Split(s, "\n")
+}

@@ -1,0 +1,415 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/gofrs/flock"
+
+	"aivm.dev/aivm/gitsync"
+	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/share"
+)
+
+// gitWant is a folder in mode git, as far as it is known before the guest is
+// asked.
+type gitWant struct {
+	repo   gitsync.Repo
+	remote gitsync.Remote
+	host   plan.Known[gitsync.Host]
+	strict bool // what keeps commits from moving is an error and not a remark
+	push   bool
+	fetch  bool
+	limits gitsync.Limits
+	wip    bool // the uncommitted state goes along
+
+	guest   gitsync.Guest
+	problem error
+	result  gitMoves
+	release func()
+}
+
+// gitMoves is what a run moved.
+type gitMoves struct {
+	Cloned  bool
+	Fetched []gitsync.Fetched
+	Sent    gitsync.Sent
+	Wip     string // what became of the uncommitted state
+}
+
+// wantGit looks at the repository of a folder in mode git. Nothing of it is run
+// before it is sure that no guest can write it.
+func (e *Env) wantGit(ctx context.Context, w *want) error {
+	a := *w.folder
+	repo, err := gitsync.Find(a.HostPath)
+	if err != nil {
+		return err
+	}
+	if repo.Top != a.HostPath {
+		return ui.Refused("%s is no git repository any more; %s around it is", ui.Clean(a.HostPath), ui.Clean(repo.Top)).
+			Hint("aivm detach " + shellQuote(a.HostPath) + " --vm " + a.VM)
+	}
+	writable, err := e.guestWritable()
+	if err != nil {
+		return err
+	}
+	if err := repo.Guarded(writable); err != nil {
+		return err
+	}
+	w.git = &gitWant{repo: repo, push: true, fetch: true}
+	if w.git.remote, err = gitsync.FindRemote(repo, w.name, a.GuestDst); err != nil {
+		return err
+	}
+	if w.newFolder {
+		// Nothing is made for what cannot be pushed.
+		h, err := gitsync.Observe(ctx, repo, w.git.remote.Name)
+		if err != nil {
+			return err
+		}
+		w.git.host = plan.Yes(h)
+	}
+	return nil
+}
+
+// guestWritable are the folders of this machine that a guest can write, by the
+// VM that can: what is recorded, and what is mounted whatever is recorded.
+func (e *Env) guestWritable() (map[string]string, error) {
+	store, err := e.load()
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	vms := map[string]bool{}
+	for _, vm := range store.Config.VMNames() {
+		vms[vm] = true
+	}
+	for _, r := range store.Config.Attachments {
+		a := attachment(r)
+		vms[a.VM] = true
+		if a.Mode != share.Git && a.Access != string(share.ReadOnly) {
+			out[filepath.Clean(a.HostPath)] = a.VM
+		}
+	}
+	for vm := range vms {
+		hf, err := e.shared(vm, nil)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range hf.Reached() {
+			if !r.RO {
+				out[r.Path] = vm
+			}
+		}
+	}
+	return out, nil
+}
+
+// newGitFolder is the attachment of a folder that is to be attached in mode
+// git: the whole repository it lies in.
+func (e *Env) newGitFolder(w *want, o FolderOptions, real string) (share.Attachment, error) {
+	repo, err := gitsync.Find(real)
+	if err != nil {
+		return share.Attachment{}, err
+	}
+	dst := gitsync.DefaultDst(repo.Top, e.Home, w.record.VM.User)
+	if o.GuestDst != "" {
+		dst = filepath.Clean(o.GuestDst)
+	}
+	return share.Attachment{HostPath: repo.Top, VM: w.name, Mode: share.Git, Access: string(share.ReadWrite), GuestDst: dst, Tag: share.Token(repo.Top)}, nil
+}
+
+// gitAccess refuses an access that says nothing in mode git.
+func gitAccess(folder string) error {
+	return ui.Refused("--access ro makes no sense with --mode git: the guest has a clone of its own, and writes nothing of %s", ui.Clean(folder)).
+		Hint("leave it out: aivm attach "+shellQuote(folder)+" --mode git",
+			"or share the files themselves, to be read: aivm attach "+shellQuote(folder)+" --mode shared-root --access ro")
+}
+
+// observeGit looks at the repository while the guest is asked.
+func (w *want) observeGit(ctx context.Context) {
+	// Anew each time: the VM's name may have changed since.
+	m, err := gitsync.FindRemote(w.git.repo, w.name, w.folder.GuestDst)
+	if err != nil {
+		w.git.host = plan.Unknown[gitsync.Host](err)
+		return
+	}
+	h, err := gitsync.Observe(ctx, w.git.repo, m.Name)
+	w.git.remote, w.git.host = m, plan.Known[gitsync.Host]{Value: h, Err: err}
+}
+
+func (w *want) gitProbe() guest.Probe {
+	return guest.Probe{Name: "git", Script: gitsync.GuestProbe(w.folder.GuestDst)}
+}
+
+// planGitHost adds the remote to the repository's configuration.
+func (e *Env) planGitHost(p *plan.Plan, w *want) error {
+	if w.git == nil {
+		return nil
+	}
+	if err := w.git.host.Err; err != nil && w.newFolder {
+		return err
+	}
+	m := w.git.remote
+	if m.Present || m.Path() == "" {
+		return nil
+	}
+	consent := plan.None
+	if w.newFolder {
+		consent = plan.Ask
+	}
+	p.Add(plan.Action{
+		ID: "git.remote:" + w.folder.Tag, Why: fmt.Sprintf("name the clone in VM %s %q in the repository %s", w.name, m.Name, w.folder.HostPath),
+		Shows: []string{"write " + m.Path()}, Diff: m.AddDiff(), Consent: consent, Timing: "share",
+		Do: func(ctx context.Context) error {
+			if err := m.Add(ctx); err != nil {
+				return err
+			}
+			w.git.remote.Present = true
+			return nil
+		},
+	})
+	return nil
+}
+
+// planGitGuest is what brings the clone and the host's view of it up to date.
+func (e *Env) planGitGuest(w *want, f *facts) ([]plan.Action, error) {
+	if w.git == nil {
+		return nil, nil
+	}
+	g := &w.git.guest
+	if err := g.Usable(w.name, w.folder.GuestDst); err != nil {
+		return nil, err
+	}
+	if err := w.git.host.Err; err != nil {
+		if w.newFolder || w.git.strict || g.State != gitsync.Clone {
+			return nil, err
+		}
+		w.git.problem = err // the clone is there and can be worked in
+		return nil, nil
+	}
+	h := &w.git.host.Value
+	var out []plan.Action
+	add := func(id, why, shows string, do func(context.Context, gitsync.Peer) error) {
+		out = append(out, plan.Action{
+			ID: id + ":" + w.folder.Tag, Why: why, Shows: []string{shows}, Timing: "share",
+			Do: func(ctx context.Context) error {
+				if err := e.beginGit(ctx, w, f); err != nil {
+					return err
+				}
+				return do(ctx, e.peer(ctx, w, f))
+			},
+		})
+	}
+	dst := shellQuote(w.folder.GuestDst)
+	if g.State != gitsync.Clone {
+		add("git.init", fmt.Sprintf("make a clone of %s at %s in VM %s", w.folder.HostPath, w.folder.GuestDst, w.name), "git init "+dst+" (in the guest)",
+			func(ctx context.Context, p gitsync.Peer) error {
+				if g.State == gitsync.Clone {
+					return nil
+				}
+				w.git.result.Cloned = true
+				return gitsync.Init(ctx, p, *h, g)
+			})
+	}
+	news := gitsync.News(*h, *g)
+	if w.git.fetch && len(news) > 0 {
+		add("git.fetch", fmt.Sprintf("fetch what VM %s committed", w.name), "git fetch "+w.git.remote.Name, func(ctx context.Context, p gitsync.Peer) error { return e.gitFetch(ctx, w, p) })
+	}
+	ups, _ := gitsync.Updates(*h, *g)
+	if w.git.push && (len(ups) > 0 || g.State != gitsync.Clone || gitsync.Relate(*h, *g) == gitsync.Unseen || gitsync.Relate(*h, *g) == gitsync.Diverged) {
+		add("git.push", fmt.Sprintf("push branch %s to VM %s", h.Branch, w.name), "git push "+w.git.remote.Name+" "+shellQuote(h.Branch),
+			func(ctx context.Context, p gitsync.Peer) error { return e.gitPush(ctx, w, p) })
+	}
+	if w.git.push && gitsync.Follows(*h, *g) {
+		add("git.switch", fmt.Sprintf("check out branch %s in VM %s", h.Branch, w.name), "git checkout "+shellQuote(h.Branch)+" (in the guest)",
+			func(ctx context.Context, p gitsync.Peer) error { return e.gitSwitch(ctx, w, p) })
+	}
+	return out, nil
+}
+
+func (e *Env) gitFetch(ctx context.Context, w *want, p gitsync.Peer) error {
+	h := &w.git.host.Value
+	moved, notes, err := gitsync.Fetch(ctx, p, h, w.git.guest)
+	for _, n := range notes {
+		e.warnOnce(n)
+	}
+	if err != nil && !w.git.strict && !w.newFolder && ctx.Err() == nil && w.git.guest.State == gitsync.Clone && !errors.Is(err, guest.ErrLost) {
+		// What a guest sends must not keep anybody from going in to mend it.
+		w.git.problem = errors.Join(w.git.problem, err)
+		return nil
+	}
+	w.git.result.Fetched = moved
+	return err
+}
+
+func (e *Env) gitPush(ctx context.Context, w *want, p gitsync.Peer) error {
+	h := &w.git.host.Value
+	sent, problem, err := gitsync.PushBranch(ctx, p, h, &w.git.guest)
+	w.git.result.Sent = sent
+	if problem != nil && w.git.strict && err == nil {
+		return problem
+	}
+	if problem != nil {
+		w.git.problem = errors.Join(w.git.problem, problem)
+	}
+	return err
+}
+
+func (e *Env) gitSwitch(ctx context.Context, w *want, p gitsync.Peer) error {
+	h := &w.git.host.Value
+	if w.git.guest.Heads[h.Branch] == "" {
+		return nil // it could not be pushed, and that was said
+	}
+	done, err := gitsync.Switch(ctx, p, *h, &w.git.guest)
+	if err == nil && !done {
+		e.warnOnce(gitsync.Stays(p, *h, w.git.guest))
+	}
+	return err
+}
+
+func (e *Env) peer(ctx context.Context, w *want, f *facts) gitsync.Peer {
+	p := gitsync.Peer{Conn: f.conn, VM: w.name, Dir: w.folder.GuestDst, Limits: w.git.limits, Progress: func(d string, fr float64) { plan.Report(ctx, d, fr) }}
+	if e.UI.Verbose > 0 {
+		p.Note = func(s string) { e.UI.Say("git: %s", s) }
+	}
+	return p
+}
+
+// beginGit takes the repository's lock, once a run: the quarantine and the refs
+// have one run at a time. Whoever had to wait looks again.
+func (e *Env) beginGit(ctx context.Context, w *want, f *facts) error {
+	if w.git.release != nil {
+		return nil
+	}
+	path := filepath.Join(e.SSH.StateDir, "locks", "git-"+share.Token(w.git.repo.CommonDir)+".lock")
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return ui.Failed("the state directory cannot be made: %w", err).Hint("ls -ld " + shellQuote(filepath.Dir(path)))
+	}
+	l := flock.New(path, flock.SetPermissions(0o600))
+	ok, err := l.TryLock()
+	if err != nil {
+		return ui.Failed("locking the repository %s: %w", w.git.repo.Top, err).Hint("ls -l " + shellQuote(path))
+	}
+	if !ok {
+		plan.Report(ctx, "waiting for another aivm that works on this repository", -1)
+		if ok, err = l.TryLockContext(ctx, 100*time.Millisecond); err != nil || !ok {
+			return err
+		}
+		w.observeGit(ctx)
+		if w.git.host.Err != nil {
+			_ = l.Unlock()
+			return w.git.host.Err
+		}
+		out, err := f.conn.Probe(ctx, []guest.Probe{w.gitProbe()})
+		if err == nil {
+			w.git.guest, err = gitsync.ParseGuest(out["git"])
+		}
+		if err != nil {
+			_ = l.Unlock()
+			return err
+		}
+	}
+	w.git.release = func() { _ = l.Unlock() }
+	return nil
+}
+
+// endGit lets other runs at the repository and says what kept commits from
+// moving: as an error where that was the point of the command, else as a
+// remark, for the folder can be worked in all the same.
+func (e *Env) endGit(w *want) error {
+	if w.git == nil {
+		return nil
+	}
+	if w.git.release != nil {
+		w.git.release()
+		w.git.release = nil
+	}
+	err := alone(w.git.problem)
+	if err == nil || w.git.strict {
+		return err
+	}
+	e.UI.Warn("%v", err)
+	var ue *ui.Error
+	if errors.As(err, &ue) {
+		for _, h := range ue.Hints {
+			e.UI.Warn("  %s", h)
+		}
+	}
+	return nil
+}
+
+// letGoGit takes the remote away again, after a run that failed before the
+// folder was recorded.
+func (e *Env) letGoGit(ctx context.Context, w *want) {
+	if w.git == nil {
+		return
+	}
+	if w.git.release != nil {
+		w.git.release()
+		w.git.release = nil
+	}
+	if m, err := gitsync.FindRemote(w.git.repo, w.name, w.folder.GuestDst); err == nil && m.Present {
+		if _, err := m.Remove(ctx); err != nil {
+			e.UI.Warn("the remote %s may be left in %s: %v", m.Name, m.Path(), err)
+		}
+	}
+}
+
+// planUngit takes the remote of a folder that is detached out of the
+// repository's configuration. A repository that is gone has none.
+func planUngit(a share.Attachment, consent plan.Consent) []plan.Action {
+	if a.Mode != share.Git {
+		return nil
+	}
+	repo, err := gitsync.Find(a.HostPath)
+	if err != nil || repo.Top != filepath.Clean(a.HostPath) {
+		return nil
+	}
+	m, err := gitsync.FindRemote(repo, a.VM, a.GuestDst)
+	if err != nil || m.RemoveDiff() == "" {
+		return nil
+	}
+	return []plan.Action{{
+		ID: "git.unremote:" + a.Tag, Why: fmt.Sprintf("take the remote %q out of the repository %s", m.Name, a.HostPath), Consent: consent,
+		Shows: []string{"write " + m.Path()}, Diff: m.RemoveDiff(),
+		Do: func(ctx context.Context) error {
+			_, err := m.Remove(ctx)
+			return err
+		},
+	}}
+}
+
+// gitState is what `list` says of a folder in mode git: whether the repository
+// names the clone.
+func gitState(a share.Attachment) string {
+	repo, err := gitsync.Find(a.HostPath)
+	if err != nil {
+		return "missing"
+	}
+	if m, err := gitsync.FindRemote(repo, a.VM, a.GuestDst); err != nil || !m.Present {
+		return "detached"
+	}
+	return "ok"
+}
+
+// sayCloneStays names what detach leaves.
+func (e *Env) sayCloneStays(a share.Attachment) {
+	e.UI.Say("The clone %s in VM %s stays as it is; to remove it: ssh %s rm -rf %s", a.GuestDst, a.VM, a.VM, shellQuote(shellQuote(a.GuestDst)))
+	e.UI.Say("What was fetched from it stays in refs/remotes/aivm-%s/ of %s", a.VM, a.HostPath)
+}
+
+// sayClone says where the clone is and how to get at what is committed there.
+func (e *Env) sayClone(w *want, f *facts) {
+	if f.conn == nil {
+		e.UI.Result("The clone at %s is made when VM %s runs: %s", w.folder.GuestDst, w.name, w.opens())
+		return
+	}
+	e.UI.Result("Guest clone ready at %s", w.folder.GuestDst)
+	e.UI.Say("The repository knows it as the remote %s: git fetch %s, git push %s; or aivm git status %s", w.git.remote.Name, w.git.remote.Name, w.git.remote.Name, shellQuote(w.folder.HostPath))
+}
