@@ -59,6 +59,7 @@ type app struct {
 	config       string
 	yes, yesSudo bool
 	dryRun       bool
+	noFirewall   bool
 	verbose      int
 	recreate     bool // 0.3's --recreate and --recreate_if_needed
 	hostSrc      string

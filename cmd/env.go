@@ -20,7 +20,7 @@ func (a *app) provision(verb string) (*provision.Env, error) {
 		return a.env, nil
 	}
 	e, err := provision.New(provision.Options{
-		UI: a.ui, Config: a.config, Yes: a.yes, YesSudo: a.yesSudo, DryRun: a.dryRun, Verb: verb, Rerun: a.rerun(), Hook: a.hook,
+		UI: a.ui, Config: a.config, Yes: a.yes, YesSudo: a.yesSudo, DryRun: a.dryRun, Verb: verb, Rerun: a.rerun(), Hook: a.hook, NoFirewall: a.noFirewall,
 	})
 	a.env = e
 	return e, err
@@ -59,6 +59,11 @@ func (a *app) onFolder(verb string, args []string) (*provision.Env, string, erro
 
 func (a *app) dryRunFlag(c *cobra.Command) {
 	c.Flags().BoolVar(&a.dryRun, "dry-run", false, "show what would be done and change nothing")
+}
+
+// guardFlags are those of verbs that use a guest.
+func (a *app) guardFlags(c *cobra.Command) {
+	c.Flags().BoolVar(&a.noFirewall, "no-firewall", false, "use the VM without looking at the firewall, this once")
 }
 
 func (a *app) recreateFlags(c *cobra.Command, names ...string) {
@@ -109,6 +114,7 @@ func (a *app) folderFlags(c *cobra.Command, o *provision.FolderOptions) {
 	_ = f.MarkHidden("host-src")
 	_ = c.RegisterFlagCompletionFunc("mode", fixed("shared-root", "shared", "git"))
 	_ = c.RegisterFlagCompletionFunc("access", fixed("rw", "ro"))
+	a.guardFlags(c)
 	a.dryRunFlag(c)
 }
 

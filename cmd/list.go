@@ -77,7 +77,7 @@ func (a *app) printListing(l provision.Listing, section string) {
 	})
 	show("networks", "Managed Networks", len(l.Networks), func() {
 		for _, n := range l.Networks {
-			a.ui.Result("  - %s | bridge=%s | subnet=%s | strict_firewall=%s | vm_count=%d", n.Name, n.Bridge, n.Subnet, yes[n.Firewall], n.VMs)
+			a.ui.Result("  - %s | bridge=%s | subnet=%s | strict_firewall=%s | vm_count=%d", n.Name, n.Bridge, n.Subnet, yes[n.Firewall]+map[bool]string{true: " (" + n.Rules + ")"}[!n.Firewall], n.VMs)
 		}
 	})
 	show("folders", "Attached Folders", len(l.Folders), func() {

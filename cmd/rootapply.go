@@ -26,7 +26,7 @@ func (a *app) rootHookCmd() *cobra.Command {
 		Use: root.HookCommand, Hidden: true, Args: cobra.ArbitraryArgs, DisableFlagParsing: true,
 		Short: "Put rules and folders back in place (run by libvirt itself)",
 		RunE: func(c *cobra.Command, args []string) error {
-			return root.RunHook(c.Context(), args, os.Stdin)
+			return root.RunHook(c.Context(), args, os.Stdin, os.Stdout)
 		},
 	}
 }

@@ -70,6 +70,7 @@ Examples:
 	f.IntVar(&o.Size.RAMMB, "ram-mb", 0, "memory in MB")
 	f.IntVar(&o.Size.DiskGB, "disk-gb", 0, "size of the disk in GB")
 	f.BoolVar(&o.SetDefault, "set-default", false, "make it the VM that is used where nothing else is said")
+	a.guardFlags(c)
 	a.recreateFlags(c, "force")
 	a.dryRunFlag(c)
 	return c
@@ -82,6 +83,7 @@ Examples:
   aivm vm up
   aivm vm up work
 `, func(ctx context.Context, e *provision.Env, name string) error { return e.Up(ctx, name) })
+	a.guardFlags(c)
 	a.recreateFlags(c, "recreate")
 	a.dryRunFlag(c)
 	return c
@@ -108,6 +110,7 @@ Examples:
   aivm vm restart
   aivm vm restart work --force
 `, func(ctx context.Context, e *provision.Env, name string) error { return e.Restart(ctx, name, force) })
+	a.guardFlags(c)
 	c.Flags().BoolVar(&force, "force", false, "switch it off at once; what is not written is lost")
 	a.dryRunFlag(c)
 	return c

@@ -45,6 +45,9 @@ func (e *Env) planDelete(ctx context.Context, dd *deletion) (plan.Plan, error) {
 			Do:    func(ctx context.Context) error { return l.Unreserve(ctx, n.Name, r) },
 		})
 	}
+	if n != nil {
+		p.Add(e.planForgetGuest(ctx, n.Name, mac, w.name)...)
+	}
 	if err := e.planUnshare(&p, key); err != nil {
 		return p, err
 	}

@@ -28,23 +28,24 @@ const DefaultBaseDir = "/var/lib/libvirt/aivm"
 // Env is what a verb works with: the outside world as values and functions,
 // made once by cmd. It is used by one goroutine, except where noted.
 type Env struct {
-	UI        *ui.Streams
-	StorePath string
-	Home      string // $HOME: "~" in paths
-	UID, GID  int
-	Getenv    func(string) string
-	Host      host.Env
-	Editor    editor.Env
-	SSH       sshcfg.Layout
-	Cache     image.Cache
-	Root      root.Applier
-	Approval  plan.Approval
-	DryRun    bool
-	Verb      string                                    // for the JSON of a dry run
-	Rerun     string                                    // the command line as typed, for hints
-	Hook      func(point string)                        // fault points; nil in the shipped program
-	DialVirt  func(context.Context) (*virt.Conn, error) // virt.Dial unless a test says otherwise
-	Wall      Wallkeeper                                // the walls as they are on this machine; nil: the real ones
+	UI         *ui.Streams
+	StorePath  string
+	Home       string // $HOME: "~" in paths
+	UID, GID   int
+	Getenv     func(string) string
+	Host       host.Env
+	Editor     editor.Env
+	SSH        sshcfg.Layout
+	Cache      image.Cache
+	Root       root.Applier
+	Approval   plan.Approval
+	DryRun     bool
+	NoFirewall bool                                      // --no-firewall: this once
+	Verb       string                                    // for the JSON of a dry run
+	Rerun      string                                    // the command line as typed, for hints
+	Hook       func(point string)                        // fault points; nil in the shipped program
+	DialVirt   func(context.Context) (*virt.Conn, error) // virt.Dial unless a test says otherwise
+	Wall       Wallkeeper                                // the walls as they are on this machine; nil: the real ones
 
 	fetch   *image.Fetcher
 	answers *bool           // whether the default image's server does

@@ -6,28 +6,6 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Wallkeeper is how the composer sees what keeps walls in place on this
-// machine; osWall is the real one.
-type Wallkeeper interface {
-	// Hooks reports whether libvirt's hooks are in place and run this program,
-	// and whether any ever were.
-	Hooks() (current, known bool, err error)
-}
-
-type osWall struct{}
-
-func (osWall) Hooks() (current, known bool, err error) {
-	current, err = root.HooksCurrent("/proc/self/exe")
-	return current, root.HooksKnown(), err
-}
-
-func (e *Env) keeper() Wallkeeper {
-	if e.Wall == nil {
-		return osWall{}
-	}
-	return e.Wall
-}
-
 // planHooks puts libvirt's hooks in place: with them the rules of a network and
 // the folders of a VM come back whenever libvirt starts it, and it does not
 // start without. An old copy of this program is renewed without a question.

@@ -39,6 +39,12 @@ func (e *Env) planHost(ctx context.Context, w *want, f *facts) (plan.Plan, error
 			return p, err
 		}
 		p.Add(as...)
+	} else if w.guest && (f.conn != nil || f.running()) {
+		as, err := e.planRunningWall(ctx, w, f)
+		if err != nil {
+			return p, err
+		}
+		p.Add(as...)
 	}
 	left, err := e.planLeft(w, f)
 	if err != nil {
@@ -209,7 +215,11 @@ func (e *Env) planVM(ctx context.Context, w *want, f *facts) ([]plan.Action, err
 	if err != nil {
 		return nil, err
 	}
-	out = append(out, nas...)
+	rules, err := e.planWall(ctx, w, f, spec, guestsOf(networkNamed(f, spec.Name), mac, ip))
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, beforeStart(spec.Name, nas, rules)...)
 	eas, err := share.PlanHost(f.share, key, nil, nil)
 	if err != nil {
 		return nil, err
@@ -243,12 +253,7 @@ func (w *want) autoNet() bool {
 // address is the VM's fixed address: the one reserved, the one decided before,
 // or the first free one.
 func (e *Env) address(w *want, f *facts, spec config.NetworkSpec, mac string) (netip.Addr, error) {
-	var n *virt.Network
-	for _, k := range f.net.Networks.Value {
-		if k.Name == spec.Name {
-			n = k
-		}
-	}
+	n := networkNamed(f, spec.Name)
 	ip, reserved, err := network.Address(spec, n, mac)
 	if err != nil {
 		return ip, ui.Refused("%w", err).Hint("aivm list", "aivm vm delete NAME of a VM you no longer need")
@@ -259,6 +264,16 @@ func (e *Env) address(w *want, f *facts, spec config.NetworkSpec, mac string) (n
 		}
 	}
 	return ip, nil
+}
+
+// networkNamed is libvirt's network of that name, nil if there is none.
+func networkNamed(f *facts, name string) *virt.Network {
+	for _, n := range f.net.Networks.Value {
+		if n.Name == name {
+			return n
+		}
+	}
+	return nil
 }
 
 // planFolder binds the folders below the VM's export root.

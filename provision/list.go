@@ -43,7 +43,8 @@ type ListedNetwork struct {
 	Name     string `json:"name"`
 	Bridge   string `json:"bridge"`
 	Subnet   string `json:"subnet"`
-	Firewall bool   `json:"firewall"`
+	Firewall bool   `json:"firewall"` // its rules are in place, as far as this user may look
+	Rules    string `json:"rules"`    // how they are: "in place", "missing", "altered", "older", "unknown", "off"
 	VMs      int    `json:"vms"`
 }
 
@@ -82,10 +83,9 @@ func (e *Env) Listing(ctx context.Context) (Listing, error) {
 		out.VMs = append(out.VMs, l)
 	}
 	for _, n := range c.Networks {
-		out.Networks = append(out.Networks, ListedNetwork{
-			// What is true, not what is wished: no rules are made yet.
-			Name: n.Name, Bridge: n.Network.Bridge, Subnet: n.Network.SubnetCIDR, Firewall: false, VMs: len(c.NetworkUsers(n.Name)),
-		})
+		l := ListedNetwork{Name: n.Name, Bridge: n.Network.Bridge, Subnet: n.Network.SubnetCIDR, VMs: len(c.NetworkUsers(n.Name))}
+		l.Firewall, l.Rules = e.listedWall(ctx, n)
+		out.Networks = append(out.Networks, l)
 	}
 	sort.Slice(out.VMs, func(i, j int) bool { return out.VMs[i].Name < out.VMs[j].Name })
 	sort.Slice(out.Networks, func(i, j int) bool { return out.Networks[i].Name < out.Networks[j].Name })

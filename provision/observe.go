@@ -29,6 +29,7 @@ type facts struct {
 	conn    guest.Conn // nil unless the guest answered
 	connErr error      // why not
 	guest   guestFacts
+	wall    *wallFacts // nil: not looked at yet
 
 	executed  *plan.Known[hostexec.List] // of a new folder: what this machine's tools run of it
 	aliasMade bool                       // the plan of this look writes the ssh entry
@@ -70,6 +71,7 @@ func (e *Env) observe(ctx context.Context, w *want) (*facts, error) {
 	if w.git != nil {
 		wg.Go(func() { w.observeGit(ctx) })
 	}
+	wg.Go(func() { f.wall = e.observeWall(ctx, w) })
 	e.observeLibvirt(ctx, w, f)
 	if d := f.domain.Domain; d.Err == nil && (d.Value == nil || d.Value.State != virt.Running) {
 		cancelDial() // nobody can answer: do not wait for a route that leads nowhere

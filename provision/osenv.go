@@ -35,6 +35,7 @@ type Options struct {
 	Config       string // --config, "" = the default place
 	Yes, YesSudo bool
 	DryRun       bool
+	NoFirewall   bool
 	Verb, Rerun  string
 	Hook         func(point string)
 }
@@ -67,7 +68,7 @@ func New(o Options) (*Env, error) {
 			Stderr: suspending{o.UI}, Builders: Builders(),
 		}),
 		Approval: plan.Approval{Yes: o.Yes, YesSudo: o.YesSudo},
-		DryRun:   o.DryRun, Verb: o.Verb, Rerun: o.Rerun, Hook: o.Hook, timing: ui.NewTiming(),
+		DryRun:   o.DryRun, NoFirewall: o.NoFirewall, Verb: o.Verb, Rerun: o.Rerun, Hook: o.Hook, timing: ui.NewTiming(),
 	}
 	// [behavior] yes_sudo; a store that cannot be read is reported by the verb.
 	if st, err := config.Load(path); err == nil {

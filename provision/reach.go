@@ -125,7 +125,7 @@ func (s vmFolders) strays(w *want) []host.Check {
 // wall says in a sentence what the guest can do outside itself. What it can
 // write is what this machine's mounts show to its device, not what is recorded:
 // guest root needs no more.
-func (s vmFolders) wall(w *want) Wall {
+func (s vmFolders) wall(w *want, reaches string) Wall {
 	out := Wall{Writable: []string{}}
 	files := "It can write no folder of this machine."
 	if s.host.Err != nil {
@@ -139,6 +139,6 @@ func (s vmFolders) wall(w *want) Wall {
 	if len(out.Writable) > 0 {
 		files = "It can write " + strings.Join(out.Writable, ", ") + "."
 	}
-	out.Sentence = fmt.Sprintf("VM %s reaches the internet, this machine and its networks (the firewall is not built yet). %s", w.name, files)
+	out.Sentence = fmt.Sprintf("VM %s %s. %s", w.name, reaches, files)
 	return out
 }

@@ -50,7 +50,7 @@ func (e *Env) Status(ctx context.Context, vmFlag string, sudo bool) (Status, err
 		return st, nil
 	}
 	st.VM = res.VM
-	w := &want{store: store, name: res.VM, guest: true}
+	w := &want{store: store, name: res.VM, guest: true, noSudo: !sudo}
 	if err := e.wantKnown(w); err != nil {
 		return st, err
 	}
@@ -67,12 +67,12 @@ func (e *Env) Status(ctx context.Context, vmFlag string, sudo bool) (Status, err
 	defer f.close()
 	n := networkOf(ctx, w, f)
 	folders := e.seeFolders(store.Config, w, f)
-	st.add(networkCheck(w, n), firewallCheck(), e.imageCheck(w), e.vmCheck(w, f), folders.check(w, f), e.addressCheck(w, f, inst, n), sshCheck(w, f))
+	st.add(networkCheck(w, n), e.firewallCheck(w, f), e.imageCheck(w), e.vmCheck(w, f), folders.check(w, f), e.addressCheck(w, f, inst, n), sshCheck(w, f))
 	st.add(folders.strays(w)...)
 	executed, changes := e.executedCheck(ctx, w, f, folders)
 	st.add(executed)
 	st.Executed = changes
-	st.Wall = folders.wall(w)
+	st.Wall = folders.wall(w, reaches(w.network, f.wallRules()))
 	return st, nil
 }
 
@@ -155,10 +155,6 @@ func networkCheck(w *want, n plan.Known[*virt.Network]) host.Check {
 		c.State, c.Detail = host.OK, fmt.Sprintf("%s on %s, %s", n.Value.Name, n.Value.Bridge, n.Value.Subnet)
 	}
 	return c
-}
-
-func firewallCheck() host.Check {
-	return check("firewall", "Firewall", "skipped", "not built yet: the guest reaches this machine and its networks")
 }
 
 func (e *Env) imageCheck(w *want) host.Check {

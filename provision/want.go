@@ -43,9 +43,11 @@ type want struct {
 
 	boot  bool // has to run
 	guest bool // has to answer over SSH
-	wish  host.Size
-	image string // --image, "" = the record's
-	again bool   // get the image although it is there
+	// noSudo: what this user may not read stays unknown.
+	noSudo bool
+	wish   host.Size
+	image  string // --image, "" = the record's
+	again  bool   // get the image although it is there
 }
 
 // Folder checks a folder argument: absolute, existing, a directory that can be

@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 		return
 	}
 	if len(os.Args) > 1 && os.Args[1] == HookCommand {
-		if err := RunHook(context.Background(), os.Args[2:], os.Stdin); err != nil {
+		if err := RunHook(context.Background(), os.Args[2:], os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(2)
 		}

@@ -2,6 +2,7 @@ package root
 
 import (
 	"context"
+	"encoding/json"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 
+	"aivm.dev/aivm/internal/root/nftread"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/internal/wall"
 )
@@ -17,9 +19,15 @@ import (
 // operation, sub-operation, extra; the object's XML on stdin. An error keeps
 // the network or VM from starting. libvirt waits with its locks held, so
 // nothing here asks libvirt, and nothing takes long.
-func RunHook(ctx context.Context, args []string, stdin io.Reader) error {
+//
+// "check NETWORK" only reads: it prints what the kernel holds of the network's
+// rules, for a user who may not ask it (CheckArgs).
+func RunHook(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
 	if os.Geteuid() != 0 {
 		return ui.Refused("this is aivm's hook and is run by libvirt").Hint("aivm --help")
+	}
+	if len(args) == 2 && args[0] == checkVerb {
+		return printRules(args[1], stdout)
 	}
 	if len(args) < 3 {
 		return ui.Usage("a libvirt hook has a kind, a name and an operation")
@@ -41,6 +49,30 @@ func RunHook(ctx context.Context, args []string, stdin io.Reader) error {
 		}
 	}
 	return nil
+}
+
+const checkVerb = "check"
+
+// CheckArgs is the command that prints what the kernel holds of a network's
+// rules; it needs root's rights, changes nothing, and is the same every time,
+// so that a line of sudoers can allow it and nothing else.
+func CheckArgs(network string) []string {
+	return []string{HookProgram, HookCommand, checkVerb, network}
+}
+
+func printRules(network string, stdout io.Writer) error {
+	if !wall.ValidNetwork(network) {
+		return ui.Usage("%q is not the name of a network", network)
+	}
+	m, err := ReadNetManifest(network)
+	if err != nil {
+		return err
+	}
+	c, err := nftread.Read(m.Wall.Tables())
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(stdout).Encode(c)
 }
 
 // hookWall puts a network's wall up again; a network without one is not ours.

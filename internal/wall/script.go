@@ -28,11 +28,13 @@ func prefixes(ss ...string) []netip.Prefix {
 	return out
 }
 
-// Priorities of the chains. Before every destination NAT (-100), after
-// connection tracking (-200); and before other people's filters (0), which
-// may cut more, and cannot give anything back.
+// Priorities of the chains.
 const (
-	beforeNAT    = -150
+	// BeforeNAT comes before every destination NAT (-100) and after connection
+	// tracking (-200).
+	BeforeNAT = -150
+	// beforeFilter comes before other people's filters (0), which may cut more
+	// and cannot give anything back.
 	beforeFilter = -10
 	atBridge     = -300 // ebtables' filter is -200
 )
@@ -52,7 +54,7 @@ func Script(w Wall, local []netip.Prefix) string {
 	set(&b, "lan6", "ipv6_addr . inet_proto . inet_service", true, endpoints(w.LAN, true))
 	set(&b, "ports", "inet_proto . inet_service", true, ports(w.Ports))
 	set(&b, "pairs", "ether_addr . ipv4_addr", false, pairs(w.Guests))
-	base(&b, "prerouting", "prerouting", beforeNAT, fmt.Sprintf("iifname %q jump arriving", br))
+	base(&b, "prerouting", "prerouting", BeforeNAT, fmt.Sprintf("iifname %q jump arriving", br))
 	// All that comes to the input hook is for this machine, whatever address it
 	// names: a transparent proxy takes packets for others.
 	base(&b, "input", "input", beforeFilter, fmt.Sprintf("iifname %q jump to_host", br))

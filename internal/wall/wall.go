@@ -81,6 +81,9 @@ var (
 	prefixRE  = lazyre.New(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`)
 )
 
+// ValidNetwork reports whether s can name a network that has a wall.
+func ValidNetwork(s string) bool { return networkRE.MatchString(s) }
+
 // limit bounds every list of a Wall.
 const limit = 4096
 

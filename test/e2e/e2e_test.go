@@ -63,6 +63,7 @@ func run(m *testing.M) int {
 		if !before[n] && strings.HasPrefix(n, "aivm-net") {
 			_ = exec.Command("virsh", "-c", "qemu:///system", "net-destroy", n).Run()
 			_ = exec.Command("virsh", "-c", "qemu:///system", "net-undefine", n).Run()
+			_ = os.Remove("/var/lib/aivm/manifest/net-" + n + ".json")
 		}
 	}
 	return code

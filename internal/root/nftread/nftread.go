@@ -23,16 +23,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Content is what the kernel holds of some tables.
+// Content is what the kernel holds of some tables, and of everybody's what can
+// get in their way.
 type Content struct {
-	Digest     string // "" when one of the tables is not there
-	Flowtables []Flowtable
+	Digest     string      `json:"digest"` // "" when one of the tables is not there
+	Flowtables []Flowtable `json:"flowtables,omitempty"`
+	Chains     []Chain     `json:"chains,omitempty"` // of all tables, those with a hook
 }
 
 // A Flowtable forwards what it knows past every filter.
 type Flowtable struct {
-	Table, Name string
-	Devices     []string
+	Table   string   `json:"table"`
+	Name    string   `json:"name"`
+	Devices []string `json:"devices,omitempty"`
+}
+
+// A Chain is where a table meets packets.
+type Chain struct {
+	Family   string `json:"family"`
+	Table    string `json:"table"`
+	Name     string `json:"name"`
+	Type     string `json:"type"` // "filter", "nat", "route"
+	Hook     int    `json:"hook"` // of the family: linux/netfilter.h
+	Priority int    `json:"priority"`
+	Drops    bool   `json:"drops,omitempty"`  // its policy
+	Device   string `json:"device,omitempty"` // of family netdev
 }
 
 // families by the names nft gives them.
@@ -63,6 +78,9 @@ func read(tables []string) (Content, error) {
 	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}) // a dump does not wait for anything
 	var c Content
 	if c.Flowtables, err = flowtables(fd); err != nil {
+		return c, err
+	}
+	if c.Chains, err = chains(fd); err != nil {
 		return c, err
 	}
 	h := sha256.New()
@@ -143,6 +161,37 @@ func elements(fd int, out *bytes.Buffer, family byte, named, set []byte) error {
 // keyEnd is NFTA_SET_ELEM_KEY_END, the other end of a range of concatenations.
 const keyEnd = 10
 
+// names of families, for people.
+var names = map[byte]string{
+	unix.NFPROTO_INET: "inet", unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "ip6",
+	unix.NFPROTO_ARP: "arp", unix.NFPROTO_NETDEV: "netdev", unix.NFPROTO_BRIDGE: "bridge",
+}
+
+// chains lists everybody's chains that have a hook.
+func chains(fd int) ([]Chain, error) {
+	ms, err := ask(fd, unix.NFT_MSG_GETCHAIN, unix.NFPROTO_UNSPEC, unix.NLM_F_DUMP, nil)
+	if err != nil {
+		return nil, fmt.Errorf("reading the firewall's chains: %w", err)
+	}
+	var out []Chain
+	for _, m := range ms {
+		h := attrs(m[unix.NFTA_CHAIN_HOOK])
+		num, prio, policy := h[unix.NFTA_HOOK_HOOKNUM], h[unix.NFTA_HOOK_PRIORITY], m[unix.NFTA_CHAIN_POLICY]
+		if len(num) != 4 || len(prio) != 4 {
+			continue
+		}
+		out = append(out, Chain{
+			Family: names[m[familyKey][0]], Table: text(m[unix.NFTA_CHAIN_TABLE]), Name: text(m[unix.NFTA_CHAIN_NAME]), Type: text(m[unix.NFTA_CHAIN_TYPE]),
+			Hook: int(binary.BigEndian.Uint32(num)), Priority: int(int32(binary.BigEndian.Uint32(prio))),
+			Drops: len(policy) == 4 && binary.BigEndian.Uint32(policy) == 0, Device: text(h[unix.NFTA_HOOK_DEV]),
+		})
+	}
+	return out, nil
+}
+
+// familyKey is where ask puts the answer's family: no attribute has that kind.
+const familyKey = 0xffff
+
 // NFTA_FLOWTABLE_TABLE, _NAME and _HOOK, and NFTA_FLOWTABLE_HOOK_DEVS in the
 // last.
 const (
@@ -221,7 +270,9 @@ func ask(fd int, msg uint16, family byte, flags uint16, payload []byte) ([]map[u
 			if len(m.Data) < 4 {
 				return nil, errors.New("an answer without a header")
 			}
-			out = append(out, attrs(slices.Clone(m.Data[4:])))
+			as := attrs(slices.Clone(m.Data[4:]))
+			as[familyKey] = []byte{m.Data[0]}
+			out = append(out, as)
 			if flags&unix.NLM_F_DUMP == 0 {
 				return out, nil
 			}

@@ -1,0 +1,193 @@
+package provision
+
+import (
+	"context"
+	"errors"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/internal/wall"
+	"aivm.dev/aivm/provision/firewall"
+)
+
+// FirewallResult is what the verbs of `host fw` print with --json.
+type FirewallResult struct {
+	Schema   int               `json:"schema"`
+	Networks []FirewallNetwork `json:"networks"`
+}
+
+// FirewallNetwork is one network of a FirewallResult.
+type FirewallNetwork struct {
+	Network  string   `json:"network"`
+	Enabled  bool     `json:"enabled"`
+	State    string   `json:"state"`
+	Why      string   `json:"why,omitempty"`
+	Tables   []string `json:"tables"`
+	Sentence string   `json:"sentence"`
+	InTheWay []string `json:"in_the_way"`
+}
+
+// walled are the networks a verb of `host fw` is about: the one named, or all.
+func (e *Env) walled(name string) ([]config.Network, error) {
+	store, err := e.load()
+	if err != nil {
+		return nil, err
+	}
+	if name == "" {
+		if len(store.Config.Networks) == 0 {
+			return nil, ui.Refused("there is no network yet").Hint("aivm code .")
+		}
+		return store.Config.Networks, nil
+	}
+	n, ok := store.Config.FindNetwork(name)
+	if !ok {
+		return nil, ui.Refused("Network not found in config store: %s", name).Hint("aivm list")
+	}
+	return []config.Network{*n}, nil
+}
+
+// FirewallStatus looks at the rules of a network, or of all.
+func (e *Env) FirewallStatus(ctx context.Context, name string, sudo bool) (FirewallResult, error) {
+	out := FirewallResult{Schema: 1, Networks: []FirewallNetwork{}}
+	ns, err := e.walled(name)
+	if err != nil {
+		return out, err
+	}
+	for _, n := range ns {
+		rules := e.keeper().Rules(ctx, n.Network.Name, sudo)
+		want, state, why, err := compare(n, rules)
+		k := FirewallNetwork{Network: n.Name, Enabled: n.Firewall.Enabled, State: string(state), Why: why, Tables: want.Tables(), InTheWay: []string{}}
+		if err != nil {
+			k.Why = err.Error()
+		}
+		if !n.Firewall.Enabled {
+			k.State = off
+		}
+		k.Sentence = "A guest of network " + n.Name + " " + reaches(n, &rules) + "."
+		k.InTheWay = append(k.InTheWay, firewall.InTheWay(rules.Kernel.Value, n.Network.Bridge)...)
+		out.Networks = append(out.Networks, k)
+	}
+	return out, nil
+}
+
+// FirewallApply puts the rules of a network, or of all, in place.
+func (e *Env) FirewallApply(ctx context.Context, name string) error {
+	ns, err := e.walled(name)
+	if err != nil {
+		return err
+	}
+	p := plan.Plan{Stage: plan.Host}
+	for _, n := range ns {
+		if !n.Firewall.Enabled {
+			if name != "" {
+				return ui.Refused("the firewall of network %q is switched off in the config", n.Name).Hint("set enabled = true in its [networks.firewall]: aivm config edit")
+			}
+			continue
+		}
+		w := &want{network: n, boot: true}
+		f := &facts{}
+		guests, err := e.guests(ctx, n)
+		if err != nil {
+			return err
+		}
+		as, err := e.planWall(ctx, w, f, n.Network, guests)
+		if err != nil {
+			return err
+		}
+		p.Add(as...)
+		e.showRules(as, f)
+	}
+	hooks, err := e.planHooks()
+	if err != nil {
+		return err
+	}
+	p.Actions = append(hooks, p.Actions...)
+	return e.consented(ctx, "fw apply", p, func() error {
+		return e.saidFirewall(ctx, name, "The firewall is in place")
+	})
+}
+
+// showRules prints the rules a dry run would load, whole.
+func (e *Env) showRules(as []plan.Action, f *facts) {
+	if !e.DryRun || e.UI.JSON {
+		return
+	}
+	for _, a := range as {
+		if op, ok := a.Root.(root.Nft); ok && !op.Remove {
+			e.UI.Result("%s", wall.Script(op.Wall, f.wall.rules.Local.Value))
+		}
+	}
+}
+
+// guests are the VMs libvirt keeps an address for in a network: the rules have
+// to know all of them.
+func (e *Env) guests(ctx context.Context, n config.Network) ([]wall.Guest, error) {
+	l, err := e.libvirtWithHelp(ctx)
+	if err != nil {
+		return nil, err
+	}
+	k, err := l.Network(ctx, n.Network.Name)
+	if errors.Is(err, virt.ErrNotFound) {
+		return []wall.Guest{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !k.Mark.By(e.UID) {
+		return nil, ui.Refused("network %q was not made by aivm for this user", n.Name).Hint("virsh -c qemu:///system net-dumpxml " + n.Network.Name)
+	}
+	w := wall.Wall{Guests: []wall.Guest{}}
+	for _, h := range k.Hosts {
+		w = w.With(h.MAC, h.IP)
+	}
+	return w.Guests, nil
+}
+
+// FirewallRemove takes the rules of a network away.
+func (e *Env) FirewallRemove(ctx context.Context, name string) error {
+	ns, err := e.walled(name)
+	if err != nil {
+		return err
+	}
+	p := plan.Plan{Stage: plan.Host}
+	for _, n := range ns {
+		rules := e.keeper().Rules(ctx, n.Network.Name, true)
+		want, err := firewall.Want(n.Firewall, n.Network, nil)
+		if err != nil {
+			return err
+		}
+		p.Add(firewall.PlanRemoval(rules, want)...)
+	}
+	return e.consented(ctx, "fw remove", p, func() error {
+		return e.saidFirewall(ctx, name, "The firewall is gone until a VM of the network is used again; to keep it off: enabled = false in the config")
+	})
+}
+
+// consented shows a plan of a verb that is not about one VM, asks, and runs it.
+func (e *Env) consented(ctx context.Context, verb string, p plan.Plan, done func() error) error {
+	if e.DryRun {
+		return e.printPlain(verb, "", p)
+	}
+	if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
+		return err
+	}
+	if err := e.apply(ctx, p); err != nil {
+		return err
+	}
+	return done()
+}
+
+func (e *Env) saidFirewall(ctx context.Context, name, sentence string) error {
+	if !e.UI.JSON {
+		e.UI.Result("%s", sentence)
+		return nil
+	}
+	r, err := e.FirewallStatus(ctx, name, true)
+	if err != nil {
+		return err
+	}
+	return e.UI.PrintJSON(r)
+}

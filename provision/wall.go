@@ -1,0 +1,157 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/internal/wall"
+	"aivm.dev/aivm/provision/firewall"
+)
+
+// wallFacts are the rules of the network a look was about.
+type wallFacts struct {
+	network string
+	rules   firewall.Facts
+}
+
+// wallRules are the rules as far as they were looked at.
+func (f *facts) wallRules() *firewall.Facts {
+	if f.wall == nil {
+		return nil
+	}
+	return &f.wall.rules
+}
+
+// observeWall reads the rules of the VM's network, as far as it has one yet.
+func (e *Env) observeWall(ctx context.Context, w *want) *wallFacts {
+	if w.newNet || e.NoFirewall || !w.boot && !w.guest {
+		return nil
+	}
+	return &wallFacts{network: w.network.Network.Name, rules: e.keeper().Rules(ctx, w.network.Network.Name, !w.noSudo)}
+}
+
+// planWall puts the rules of the network in place before a guest behind them
+// is used, or started. guests are those that have an address in it; nil: those
+// the rules know already, and this one.
+func (e *Env) planWall(ctx context.Context, w *want, f *facts, spec config.NetworkSpec, guests []wall.Guest) ([]plan.Action, error) {
+	if e.NoFirewall {
+		e.warnOnce(fmt.Sprintf("the firewall of network %s is not looked at, this once", spec.Name))
+		return nil, nil
+	}
+	if f.wall == nil || f.wall.network != spec.Name {
+		f.wall = &wallFacts{network: spec.Name, rules: e.keeper().Rules(ctx, spec.Name, true)}
+	}
+	rules := f.wall.rules
+	fw := w.network.Firewall
+	want, err := firewall.Want(fw, spec, guests)
+	if err != nil {
+		return nil, err
+	}
+	if !fw.Enabled {
+		return firewall.PlanRemoval(rules, want), nil
+	}
+	if guests == nil && rules.Manifest.Err == nil && rules.Manifest.Value != nil {
+		want.Guests = rules.Manifest.Value.Wall.Guests
+	}
+	if guests == nil && f.inst != nil {
+		if ip, err := netip.ParseAddr(f.inst.Address); err == nil {
+			want = want.With(f.inst.MAC, ip)
+		}
+	}
+	as, err := firewall.Plan(rules, want, e.UI.InTTY)
+	if err != nil {
+		return nil, e.unreadable(spec.Name, err)
+	}
+	if len(as) > 0 {
+		e.sayPorts(fw)
+		if errors.Is(rules.Kernel.Err, firewall.ErrAsks) {
+			e.offerOnce(spec.Name)
+		}
+	}
+	for _, s := range firewall.InTheWay(rules.Kernel.Value, spec.Bridge) {
+		e.warnOnce(s)
+	}
+	return as, nil
+}
+
+// planRunningWall looks at the rules of a VM that runs already.
+func (e *Env) planRunningWall(ctx context.Context, w *want, f *facts) ([]plan.Action, error) {
+	as, err := e.planWall(ctx, w, f, w.network.Network, nil)
+	if err != nil || len(as) == 0 {
+		return nil, err
+	}
+	hooks, err := e.planHooks()
+	return append(hooks, as...), err
+}
+
+// planForgetGuest takes a VM that is deleted out of the rules of its network.
+func (e *Env) planForgetGuest(ctx context.Context, network, mac, vm string) []plan.Action {
+	// Only the manifest counts here, and anybody may read it.
+	m := e.keeper().Rules(ctx, network, false).Manifest
+	if m.Err != nil || m.Value == nil {
+		return nil
+	}
+	without := m.Value.Wall.Without(mac)
+	if without.Same(m.Value.Wall) {
+		return nil
+	}
+	op := root.Nft{Wall: without}
+	return []plan.Action{{
+		ID: firewall.ID(network), Why: fmt.Sprintf("take %s out of the firewall of network %s", vm, network),
+		Shows: op.Shows(), Root: op, Consent: plan.Typed,
+	}}
+}
+
+// guestsOf are the cards and addresses libvirt keeps for the VMs of a network,
+// with this one.
+func guestsOf(n *virt.Network, mac string, ip netip.Addr) []wall.Guest {
+	var w wall.Wall
+	if n != nil {
+		for _, h := range n.Hosts {
+			w = w.With(h.MAC, h.IP)
+		}
+	}
+	return w.With(mac, ip).Guests
+}
+
+// beforeStart puts the rules in front of the start of the network: no guest is
+// ever on it without them.
+func beforeStart(network string, nas, rules []plan.Action) []plan.Action {
+	for i, a := range nas {
+		if a.ID == "network.start:"+network {
+			return append(append(append([]plan.Action{}, nas[:i]...), rules...), nas[i:]...)
+		}
+	}
+	return append(nas, rules...)
+}
+
+// sayPorts tells who comes from 0.3 what its ports do not open any more.
+func (e *Env) sayPorts(fw config.Firewall) {
+	ports := append(append([]string{}, fw.AllowTCPPorts...), fw.AllowUDPPorts...)
+	if len(ports) > 0 && len(fw.AllowLAN) == 0 {
+		e.warnOnce(fmt.Sprintf("allowed ports (%s) are open on this machine only; 0.3 opened them on the whole LAN: for a service there, allow_lan = [\"ADDRESS:PORT\"]", strings.Join(ports, ", ")))
+	}
+}
+
+// offerOnce names the line of sudoers that saves the password, once for each
+// network.
+func (e *Env) offerOnce(network string) {
+	mark := filepath.Join(e.SSH.StateDir, "offered", network)
+	if _, err := os.Stat(mark); err == nil || e.DryRun || !errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	e.warnOnce("only root can look at the firewall. To be asked for no password because of that, allow just this reading: " + e.offer(network))
+	if os.MkdirAll(filepath.Dir(mark), 0o700) == nil {
+		_ = os.WriteFile(mark, nil, 0o600) // else it is offered again
+	}
+}

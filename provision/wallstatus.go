@@ -1,0 +1,95 @@
+package provision
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/wall"
+	"aivm.dev/aivm/provision/firewall"
+	"aivm.dev/aivm/provision/host"
+)
+
+// compare is how the rules of a network are, seen from a look that changes
+// nothing: the guests are those the rules know.
+func compare(n config.Network, rules firewall.Facts) (wall.Wall, firewall.State, string, error) {
+	var guests []wall.Guest
+	if m := rules.Manifest.Value; m != nil {
+		guests = m.Wall.Guests
+	}
+	want, err := firewall.Want(n.Firewall, n.Network, guests)
+	if err != nil && (rules.Manifest.Err != nil || rules.Manifest.Value != nil) {
+		return want, firewall.Unknown, "", err
+	}
+	state, why, err := firewall.Compare(rules, want)
+	return want, state, why, err
+}
+
+// off is how list says that the config switched a firewall off.
+const off = "off"
+
+// listedWall says whether the rules of a network are in place. Who may not ask
+// the kernel is told that they were put up.
+func (e *Env) listedWall(ctx context.Context, n config.Network) (bool, string) {
+	if !n.Firewall.Enabled {
+		return false, off
+	}
+	rules := e.keeper().Rules(ctx, n.Network.Name, false)
+	_, state, _, _ := compare(n, rules) // why not is status's business
+	up := state == firewall.InPlace || state == firewall.Unknown && rules.Manifest.Err == nil && rules.Manifest.Value != nil
+	return up, string(state)
+}
+
+// firewallCheck is status's line on the rules of the VM's network.
+func (e *Env) firewallCheck(w *want, f *facts) host.Check {
+	c := check("firewall", "Firewall", host.OK, "the rules of network %s are in place", w.network.Name)
+	if !w.network.Firewall.Enabled {
+		return check("firewall", "Firewall", host.Skipped, "switched off in the config: the guest reaches this machine and its networks")
+	}
+	if f.wall == nil {
+		return check("firewall", "Firewall", host.Unknown, "not looked at")
+	}
+	_, state, why, err := compare(w.network, f.wall.rules)
+	apply := "aivm host fw apply --network " + shellQuote(w.network.Name)
+	switch {
+	case err != nil:
+		c.State, c.Detail = host.Unknown, err.Error()
+		if f.wall.rules.Manifest.Value != nil && e.UID != 0 && w.noSudo {
+			c.Detail = "put up before; whether nobody changed them only root can see"
+			c.Fix = []string{"aivm status --sudo"}
+		}
+		return c
+	case state != firewall.InPlace:
+		c.State, c.Detail = host.Bad, fmt.Sprintf("the rules of network %s are %s: %s", w.network.Name, state, why)
+		c.Fix = []string{apply}
+		return c
+	}
+	k := f.wall.rules.Kernel.Value
+	if found := firewall.InTheWay(k, w.network.Network.Bridge); len(found) > 0 {
+		c.State, c.Detail = host.Bad, strings.Join(found, "; ")
+		c.Fix = []string{"sudo nft list ruleset"}
+	}
+	return c
+}
+
+// reaches is the first half of status's sentence: what the guest can get at.
+func reaches(n config.Network, rules *firewall.Facts) string {
+	const everything = "reaches the internet, this machine and its networks"
+	if !n.Firewall.Enabled {
+		return everything + " (the firewall is switched off in the config)"
+	}
+	if rules == nil {
+		return "reaches what its firewall lets through, which was not looked at"
+	}
+	want, state, _, err := compare(n, *rules)
+	switch {
+	case state == firewall.InPlace:
+		return wall.Sentence(want)
+	case err != nil && rules.Manifest.Value != nil:
+		return wall.Sentence(want) + " (if nobody changed the rules: " + err.Error() + ")"
+	case err != nil:
+		return "reaches what could not be told: " + err.Error()
+	}
+	return everything + fmt.Sprintf(" (the rules are %s; the next use puts them in place)", state)
+}
