@@ -19,6 +19,7 @@ All of it is shown first and asked for once.
 Examples:
   aivm code .                       open the folder here
   aivm code ~/project --vm work     in the VM "work"
+  aivm code . --sync-settings       with your settings and dotfiles
   aivm code . --dry-run             see what would be done
 ` + exitStatuses,
 		ValidArgsFunction: completeFolder,
@@ -35,6 +36,14 @@ Examples:
 	a.imageFlag(c, &o.Image, imageUsage+"; for a VM that has to be made")
 	c.Flags().StringVar(&o.Editor, "editor", "", "the editor to open (default: the first one found)")
 	_ = c.RegisterFlagCompletionFunc("editor", fixed(editor.IDs()...))
+	sync := c.Flags().Bool("sync-settings", false, "bring your settings into the guest first (default: as sync.enabled says)")
+	c.Flags().StringSliceVar(&o.Paths, "sync-paths", nil, "bring these files and directories instead of the configured ones (comma separated)")
+	secretFlag(c, &o.AllowSecret)
+	c.PreRun = func(c *cobra.Command, _ []string) {
+		if c.Flags().Changed("sync-settings") {
+			o.Sync = sync
+		}
+	}
 	a.recreateFlags(c, "recreate-if-needed", "recreate")
 	return c
 }

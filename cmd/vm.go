@@ -14,7 +14,7 @@ func (a *app) vmCmd() *cobra.Command {
 	return group("vm", "Make, start, stop and delete VMs", `  aivm vm create work
   aivm vm down work
 `, a.vmCreateCmd(), a.vmUpCmd(), a.vmDownCmd(), a.vmRestartCmd(), a.vmDeleteCmd("delete"), a.vmDeleteCmd("destroy"),
-		a.vmStatusCmd(), a.vmWaitIPCmd(), a.vmSSHConfigCmd(), a.sshCmd(), a.codeCmd(), a.attachCmd(), a.detachCmd(), a.vmListCmd())
+		a.vmStatusCmd(), a.vmWaitIPCmd(), a.vmSSHConfigCmd(), a.vmSyncSettingsCmd(), a.sshCmd(), a.codeCmd(), a.attachCmd(), a.detachCmd(), a.vmListCmd())
 }
 
 // vmVerb declares a verb about one VM: its name as the argument or as --vm.

@@ -13,7 +13,8 @@ import (
 // CodeOptions are the flags of `code`.
 type CodeOptions struct {
 	FolderOptions
-	Editor string // "" = the VM's own setting, then auto
+	SyncOptions
+	Editor string // "" = the VM's own setting, the config's, then auto
 }
 
 // CodeResult is what `code --json` prints.
@@ -35,19 +36,18 @@ type CodeResult struct {
 // Code takes a folder from nothing to an editor opened on it in a VM.
 func (e *Env) Code(ctx context.Context, o CodeOptions) error {
 	e.timing = ui.NewTiming("image", "define", "boot", "share", "ssh", "editor")
-	found, why, err := e.lookupEditor(o.Editor)
-	if err != nil {
-		return err
+	if _, _, err := e.lookupEditor(o.Editor); err != nil {
+		return err // asked for by name and missing: before any work
 	}
 	w, err := e.wantFolder(ctx, o.FolderOptions, true)
 	if err != nil {
 		return err
 	}
-	if o.Editor == "" && w.record.Editor.Default != "" && w.record.Editor.Default != "auto" {
-		if found, why, err = e.lookupEditor(w.record.Editor.Default); err != nil {
-			return err
-		}
+	found, why, err := e.chooseEditor(o.Editor, w)
+	if err != nil {
+		return err
 	}
+	e.wantSettings(w, o.SyncOptions, found)
 	w.boot, w.guest = true, true
 	f, err := e.converge(ctx, w)
 	if err != nil {
@@ -66,6 +66,7 @@ func (e *Env) Code(ctx context.Context, o CodeOptions) error {
 		Schema: 1, VM: w.name, Alias: w.name, Address: f.inst.Address, Folder: w.folder.HostPath, GuestDst: w.openAt,
 		Mode: string(w.folder.Mode), Access: w.folder.Access, Recipe: recipe,
 	}
+	e.saySettings(w)
 	if found != nil {
 		if f.aliasMade {
 			e.offerExtension(ctx, *found)

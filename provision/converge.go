@@ -198,6 +198,9 @@ func (e *Env) later(w *want) []string {
 		out = append(out, fmt.Sprintf("mount %s (%s), readable%s for everything that runs there", w.folder.GuestDst, w.folder.Mode,
 			map[bool]string{true: " and writable"}[w.folder.Access == "rw"]))
 	}
+	if w.settings != nil {
+		out = append(out, "bring your settings: "+few(w.settings.wanted.Paths))
+	}
 	return out
 }
 

@@ -131,8 +131,11 @@ func (e *Env) planGuest(w *want, f *facts) (plan.Plan, error) {
 		return p, err
 	}
 	as, err = e.planGitGuest(w, f)
-	p.Add(as...)
-	return p, err
+	if p.Add(as...); err != nil {
+		return p, err
+	}
+	p.Add(e.planSettings(w, f)...)
+	return p, nil
 }
 
 // mountInGuest runs the mount script and believes only what the guest's mount

@@ -194,6 +194,7 @@ func (e *Env) probe(ctx context.Context, c guest.Conn, w *want) (guestFacts, err
 	if w.git != nil {
 		ps = append(ps, w.gitProbe())
 	}
+	ps = append(ps, w.settingsProbe()...)
 	out, err := c.Probe(ctx, ps)
 	if err != nil {
 		return guestFacts{}, err
@@ -203,6 +204,7 @@ func (e *Env) probe(ctx context.Context, c guest.Conn, w *want) (guestFacts, err
 			return guestFacts{}, err
 		}
 	}
+	e.readSettings(ctx, c, w, out["settings"])
 	var g guestFacts
 	if g.boot, err = cloudinit.ParseReady(out["boot"]); err != nil {
 		return g, err

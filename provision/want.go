@@ -41,6 +41,8 @@ type want struct {
 	seen      *hostexec.List   // what was written down of it in this run
 	git       *gitWant         // set if folder is in mode git
 
+	settings *settings // nil: none are brought
+
 	boot  bool // has to run
 	guest bool // has to answer over SSH
 	// noSudo: what this user may not read stays unknown.

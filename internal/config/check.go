@@ -23,11 +23,12 @@ var (
 	// IFNAMSIZ is 16 with the final NUL (linux/if.h).
 	bridgeName  = lazyre.New(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$`)
 	nftName     = lazyre.New(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`)
-	userName    = lazyre.New(`^[a-z_][a-z0-9_-]{0,31}$`)    // useradd(8)
-	packageName = lazyre.New(`^[a-z0-9][a-z0-9+.:~=/_-]*$`) // deb-control(5), with :arch, =version and /release
-	hexDigest   = lazyre.New(`^([0-9a-fA-F]{64})?$`)        // SHA-256, or none
-	hexDigest2  = lazyre.New(`^([0-9a-fA-F]{128})?$`)       // SHA-512, or none
-	shareTag    = lazyre.New(`^[A-Za-z0-9_.-]*$`)           // one path component, and a virtiofs tag
+	userName    = lazyre.New(`^[a-z_][a-z0-9_-]{0,31}$`)                               // useradd(8)
+	packageName = lazyre.New(`^[a-z0-9][a-z0-9+.:~=/_-]*$`)                            // deb-control(5), with :arch, =version and /release
+	hexDigest   = lazyre.New(`^([0-9a-fA-F]{64})?$`)                                   // SHA-256, or none
+	hexDigest2  = lazyre.New(`^([0-9a-fA-F]{128})?$`)                                  // SHA-512, or none
+	extensionID = lazyre.New(`^[a-zA-Z0-9][a-zA-Z0-9-]*\.[a-zA-Z0-9][a-zA-Z0-9._-]*$`) // publisher.name
+	shareTag    = lazyre.New(`^[A-Za-z0-9_.-]*$`)                                      // one path component, and a virtiofs tag
 	portOrRange = lazyre.New(`^([0-9]{1,5})(-([0-9]{1,5}))?$`)
 	notInName   = lazyre.New(`[^a-z0-9]+`)
 )
@@ -79,7 +80,13 @@ var checks = map[string]func(string) string{
 	"user":    matches(userName, "a user name (1 to 32 of a-z, 0-9, '_', '-', starting with a letter)"),
 	"package": matches(packageName, "a package name"),
 	"sha256":  matches(hexDigest, "64 hexadecimal digits"),
-	"sha512":  matches(hexDigest2, "128 hexadecimal digits"),
+	"extension": func(s string) string {
+		if s == "none" || s == "workspace" || extensionID.MatchString(s) {
+			return ""
+		}
+		return fmt.Sprintf("must be none, workspace, or ids of extensions such as golang.go, not %q", s)
+	},
+	"sha512": matches(hexDigest2, "128 hexadecimal digits"),
 	"https": func(s string) string {
 		if u, err := url.Parse(s); err != nil || u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
 			return fmt.Sprintf("must be an address like \"https://mirror.example\", not %q", s)

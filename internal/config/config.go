@@ -7,7 +7,8 @@ const Schema = 5
 //
 //	toml   the key
 //	check  a rule of check.go for the value (for a list: for each element)
-//	list   "ports": elements may be numbers or strings
+//	list   "ports": elements may be numbers or strings; "or one": a single
+//	       string stands for a list of one
 //	write  "always" or "nonzero": written in a new record even if it is the
 //	       default, because it identifies the record or 0.3 needs it;
 //	       "changed": 0.3's own, not written unless it says something
@@ -15,6 +16,7 @@ type Config struct {
 	SchemaVersion int          `toml:"schema_version"`
 	ActiveVM      string       `toml:"active_vm" check:"vmname"`
 	Behavior      Behavior     `toml:"behavior"`
+	Editor        Editor       `toml:"editor"`
 	Defaults      Defaults     `toml:"defaults"`
 	Networks      []Network    `toml:"networks"`
 	VMs           []VM         `toml:"vms"`
@@ -86,11 +88,15 @@ type Provision struct {
 	Packages      []string `toml:"packages" check:"package"`
 }
 
-// Sync is a [sync] section.
+// Sync is a [sync] section. Extensions is "none", "workspace", or the ids of
+// extensions; the settings are patterns of keys.
 type Sync struct {
-	Enabled   bool     `toml:"enabled"`
-	Overwrite bool     `toml:"overwrite"`
-	Paths     []string `toml:"paths" check:"path"`
+	Enabled         bool     `toml:"enabled"`
+	Overwrite       bool     `toml:"overwrite"`
+	Paths           []string `toml:"paths" check:"path"`
+	SettingsExclude []string `toml:"settings_exclude" check:"plain"`
+	SettingsInclude []string `toml:"settings_include" check:"plain"`
+	Extensions      []string `toml:"extensions" check:"extension" list:"or one"`
 }
 
 // Paths is a [paths] section. A leading ~ is expanded by whoever uses it.
@@ -131,7 +137,7 @@ type VM struct {
 	Editor      Editor    `toml:"editor"`
 }
 
-// Editor is [vms.editor].
+// Editor is [editor], and [vms.editor], which goes before it.
 type Editor struct {
 	Default string `toml:"default" check:"plain"`
 }
@@ -160,6 +166,7 @@ func DefaultConfig() Config {
 	return Config{
 		SchemaVersion: Schema,
 		Behavior:      Behavior{AutoApproveReadonlySudo: true, Verbose: 1},
+		Editor:        Editor{Default: "auto"},
 		Defaults: Defaults{
 			VM:        defaultVMSpec(),
 			Network:   defaultNetworkSpec(),

@@ -1,0 +1,277 @@
+package settingsync
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Report is what a round does, for people and as JSON.
+type Report struct {
+	Copied    []string  `json:"copied"`
+	Unchanged int       `json:"unchanged"`
+	Missing   []string  `json:"skipped_missing"`
+	Kept      []string  `json:"skipped_exists"` // changed in the guest, and stays
+	Backups   []string  `json:"kept_beside"`    // where the guest's own went
+	Merged    []string  `json:"merged"`
+	Conflicts []string  `json:"settings_kept"` // keys both sides changed
+	LeftOut   []string  `json:"settings_left_out"`
+	Dropped   []string  `json:"no_longer_listed"`
+	Problems  []Problem `json:"problems"`
+	Bytes     int64     `json:"bytes"`
+}
+
+// Round is what has to be sent, given what the guest has.
+type Round struct {
+	Report   Report
+	Notes    []string  // said once
+	Fresh    []Problem // problems that were not told before
+	Unsure   bool      // contents have to be looked at first: DetailProbe
+	files    []send
+	dirs     []Dir
+	merges   []merge
+	manifest Manifest
+	changed  bool // the manifest has to be written
+	now      time.Time
+	stamp    string
+}
+
+type send struct {
+	Item
+	now    *GuestFile // what is replaced, nil: nothing
+	backup bool
+	same   bool // only the mode differs
+}
+
+type merge struct {
+	target, text string
+	was          string // "" = no file
+	there        bool
+}
+
+// Empty reports that nothing has to be sent.
+func (r *Round) Empty() bool {
+	return len(r.files) == 0 && len(r.merges) == 0 && !r.changed && !r.Unsure
+}
+
+// Targets are the places in the guest that change.
+func (r *Round) Targets() []string {
+	var out []string
+	for _, f := range r.files {
+		out = append(out, tilde(f.Guest))
+	}
+	for _, m := range r.merges {
+		out = append(out, tilde(m.target))
+	}
+	return out
+}
+
+func tilde(guest string) string {
+	if path.IsAbs(guest) {
+		return guest
+	}
+	return "~/" + guest
+}
+
+// Make compares what is wanted with what the guest has. It is pure.
+func Make(w *Wanted, g Guest, now time.Time) *Round {
+	r := &Round{now: now, stamp: now.UTC().Format("20060102T150405Z")}
+	r.Report.Missing, r.Report.Problems = w.Missing, slices.Clone(w.Problems)
+	r.manifest = emptyManifest()
+	r.manifest.Told = g.Manifest.Told
+	maps.Copy(r.manifest.Settings, g.Manifest.Settings)
+	maps.Copy(r.manifest.Ext, g.Manifest.Ext)
+	for k, v := range g.Manifest.Files {
+		if w.lists(k) {
+			r.manifest.Files[k] = v
+			continue
+		}
+		r.Report.Dropped = append(r.Report.Dropped, tilde(k))
+		r.changed = true
+	}
+	slices.Sort(r.Report.Dropped)
+	for _, it := range w.Items {
+		r.item(w, g, it)
+	}
+	for _, d := range w.Dirs {
+		if f, ok := g.Files[d.Guest]; !ok {
+			if slices.ContainsFunc(r.files, func(s send) bool { return strings.HasPrefix(s.Guest, d.Guest+"/") }) {
+				r.dirs = append(r.dirs, d)
+			}
+		} else if f.Type != 'd' && f.Type != 'l' {
+			r.Report.Problems = append(r.Report.Problems, Problem{Path: tilde(d.Guest), What: "is not a directory in the guest"})
+			r.files = slices.DeleteFunc(r.files, func(s send) bool { return strings.HasPrefix(s.Guest, d.Guest+"/") })
+		}
+	}
+	for _, s := range w.Settings {
+		r.setting(g, s)
+	}
+	r.tell()
+	if w.Client {
+		r.once("client", "keybindings and snippets live in the editor on this machine and work in the guest as they are: nothing of them is sent")
+	}
+	if len(w.GitLeft) > 0 && len(r.files) > 0 {
+		left := slices.Compact(slices.Sorted(slices.Values(w.GitLeft)))
+		r.once("git "+strings.Join(left, ","), "of the git configuration stays here: "+strings.Join(left, ", "))
+	}
+	return r
+}
+
+// tell picks the problems nobody was told of yet, and forgets those that are
+// gone.
+func (r *Round) tell() {
+	now := map[string]bool{}
+	for _, p := range r.Report.Problems {
+		id := "problem " + sum([]byte(p.String()))[:16]
+		now[id] = true
+		if !slices.Contains(r.manifest.Told, id) {
+			r.manifest.Told = append(slices.Clone(r.manifest.Told), id)
+			r.Fresh = append(r.Fresh, p)
+			r.changed = true
+		}
+	}
+	r.manifest.Told = slices.DeleteFunc(slices.Clone(r.manifest.Told), func(id string) bool { return strings.HasPrefix(id, "problem ") && !now[id] })
+}
+
+// lists reports whether a place in the guest still belongs to a listed path.
+func (w *Wanted) lists(guest string) bool {
+	return slices.ContainsFunc(w.roots, func(root string) bool { return guest == root || strings.HasPrefix(guest, root+"/") })
+}
+
+func (r *Round) once(id, text string) {
+	if slices.Contains(r.manifest.Told, id) {
+		return
+	}
+	r.manifest.Told = append(slices.Clone(r.manifest.Told), id)
+	if len(r.manifest.Told) > 50 {
+		r.manifest.Told = r.manifest.Told[len(r.manifest.Told)-50:]
+	}
+	r.Notes = append(r.Notes, text)
+	r.changed = true
+}
+
+func (r *Round) item(w *Wanted, g Guest, it Item) {
+	have, there := g.Files[it.Guest]
+	sent, known := g.Manifest.Files[it.Guest]
+	if there && have.Type == 'f' && have.Sum == "" && !g.Full {
+		r.Unsure = true
+		return
+	}
+	same := there && have.Sum == it.Sum && have.Sum != "" && (it.Link == "") == (have.Type == 'f')
+	if same && (it.Link != "" || have.Mode&0o777 == uint32(it.Mode.Perm())) {
+		r.Report.Unchanged++
+		// What was found to be the same is known the next time.
+		if it.Link == "" && (sent.Sum != it.Sum || sent.Seen != "" || g.stats[it.Guest] != have.Stat) {
+			r.manifest.Files[it.Guest] = Entry{Sum: it.Sum, From: it.From}
+			r.changed = true
+		}
+		return
+	}
+	s := send{Item: it, same: same}
+	if there {
+		s.now = &have
+	}
+	switch {
+	case there && have.Type == 'd':
+		r.Report.Problems = append(r.Report.Problems, Problem{Path: tilde(it.Guest), What: "is a directory in the guest"})
+		return
+	case same:
+	case there && (!known || have.Sum != sent.Sum || have.Sum == ""):
+		if !w.Overwrite {
+			r.Report.Kept = append(r.Report.Kept, tilde(it.Guest))
+			if have.Type == 'f' && (sent.Seen != have.Sum || g.stats[it.Guest] != have.Stat) {
+				r.manifest.Files[it.Guest] = Entry{Sum: sent.Sum, Seen: have.Sum, From: it.From}
+				r.changed = true
+			}
+			return
+		}
+		s.backup = true
+	case !there && known && !w.Overwrite:
+		r.Report.Kept = append(r.Report.Kept, tilde(it.Guest)+" (removed there)")
+		return
+	}
+	if !it.Plain && !w.allowed(it.Host) {
+		if found := scanFile(it); found != nil {
+			r.Report.Problems = append(r.Report.Problems, secretProblem(it.Host, *found))
+			return
+		}
+	}
+	if s.backup {
+		r.Report.Backups = append(r.Report.Backups, tilde(it.Guest)+".aivm-"+r.stamp)
+	}
+	r.Report.Copied = append(r.Report.Copied, tilde(it.Guest))
+	r.manifest.Files[it.Guest] = Entry{Sum: it.Sum, From: it.From}
+	r.files = append(r.files, s)
+}
+
+// scanFile looks for secrets; in what is no text only for private keys.
+func scanFile(it Item) *Secret {
+	text := string(it.Data)
+	if strings.ContainsRune(text[:min(len(text), 8000)], 0) {
+		if i := strings.Index(text, "PRIVATE KEY-----"); i >= 0 {
+			return &Secret{1, "a private key"}
+		}
+		return nil
+	}
+	if found := Scan(text); len(found) > 0 {
+		return &found[0]
+	}
+	return nil
+}
+
+func (r *Round) setting(g Guest, s Setting) {
+	r.Report.LeftOut = append(r.Report.LeftOut, s.Left...)
+	base := string(g.Manifest.Settings[s.Target])
+	if _, there := g.Files[s.Target]; base == s.Plain && there && !g.Full {
+		r.Report.Unchanged++
+		return
+	}
+	if !g.Full {
+		r.Unsure = true
+		return
+	}
+	text, there := g.Texts[s.Target]
+	if !there {
+		base = ""
+	}
+	if there && base == s.Plain || !there && s.Plain == "{}" {
+		r.Report.Unchanged++
+		return
+	}
+	if len(text) > maxText {
+		r.Report.Problems = append(r.Report.Problems, Problem{Path: tilde(s.Target), What: "is too large to be merged: the guest keeps what it has"})
+		return
+	}
+	host := s.Text
+	if host == "" {
+		host = "{}\n"
+	}
+	if base != "" {
+		if _, err := parseObject(base); err != nil {
+			base = "" // the guest's manifest says nonsense: nothing was sent then
+		}
+	}
+	m, err := Merge(base, host, text)
+	if err != nil {
+		p := Problem{Path: tilde(s.Target), What: err.Error()}
+		if se := new(SyntaxError); errors.As(err, &se) {
+			p.Line, p.What = se.Line, fmt.Sprintf("column %d: %s: the guest keeps what it has", se.Column, se.What)
+		}
+		r.Report.Problems = append(r.Report.Problems, p)
+		return
+	}
+	r.Report.Conflicts = append(r.Report.Conflicts, m.Kept...)
+	r.manifest.Settings[s.Target] = json.RawMessage(s.Plain)
+	r.changed = true
+	if m.Changed || !there {
+		r.merges = append(r.merges, merge{s.Target, m.Text, text, there})
+		r.Report.Merged = append(r.Report.Merged, tilde(s.Target))
+	} else {
+		r.Report.Unchanged++
+	}
+}
