@@ -89,7 +89,7 @@ func (w *world) folder(name string) string {
 // bind adds the export root (token ""), or a token on it, to the mount table.
 func (w *world) bind(token, rest string) {
 	if token == "" {
-		w.binds += "900000 1 0:999 / " + root.ExportRoot("4321-t") + " rw " + rest + "\n"
+		w.binds += "900000 1 0:999 / " + root.ExportRoot("4321-t") + " ro " + rest + "\n"
 		return
 	}
 	w.binds += fmt.Sprintf("%d 900000 %s\n", 900001+strings.Count(w.binds, "\n"), strings.Replace(rest, "TOKEN", root.ExportRoot("4321-t")+"/"+token, 1))

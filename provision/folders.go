@@ -10,6 +10,7 @@ import (
 
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/root"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/provision/share"
 )
@@ -141,6 +142,14 @@ func (e *Env) planShare(w *want, f *facts) ([]plan.Action, error) {
 			out = append(out, e.releaseAction(w, f, a, act.Fail))
 		}
 		out = append(out, act)
+	}
+	all := append(attachments(w.store.Config, w.name), atts...)
+	for _, token := range f.share.Unwanted(all) {
+		op := root.Unbind{VMKey: e.key(w.name), Token: token}
+		out = append(out, plan.Action{
+			ID: "share.unbind:" + token, Why: "forget a folder that is not attached to VM " + w.name, Shows: op.Shows(), Root: op,
+			Fail: func(err error) error { e.warnOnce(err.Error()); return nil },
+		})
 	}
 	return out, nil
 }

@@ -92,14 +92,17 @@ func (e executor) run(ctx context.Context, op Op, progress Progress) (Result, er
 	}
 	switch o := op.(type) {
 	case Export:
-		return Result{}, export(o)
+		if err := export(o); err != nil {
+			return Result{}, err
+		}
+		return Result{}, noteFolders(o.VMKey, func(fs []Bind) []Bind { return fs })
 	case Unexport:
-		return Result{}, unexport(o)
+		return Result{}, errors.Join(forgetVM(o.VMKey), unexport(o))
 	case Bind:
-		note, err := bind(o)
+		note, err := bindAndNote(o)
 		return Result{Note: note}, err
 	case Unbind:
-		return Result{}, unbind(o)
+		return Result{}, unbindAndForget(o)
 	case Packages:
 		if o.Manager == "apt" {
 			return Result{}, installPackages(ctx, o, progress)

@@ -58,7 +58,7 @@ func bind(o Bind) (note string, err error) {
 	point := filepath.Join(d.path, o.Token)
 	switch layers := mountinfo.At(ms, point); len(layers) {
 	case 0:
-		if err := unix.Mkdirat(d.fd, o.Token, tokenMode); err != nil && !errors.Is(err, unix.EEXIST) {
+		if err := d.makeToken(o.Token); err != nil {
 			return "", fmt.Errorf("making %s: %w", point, err)
 		}
 	case 1:
@@ -264,8 +264,7 @@ func unbind(o Unbind) error {
 		return ui.Refused("%d mounts lie on top of each other on %s", len(layers), point).
 			Hint("look at them: grep " + o.Token + " /proc/self/mountinfo")
 	}
-	err = unix.Unlinkat(d.fd, o.Token, unix.AT_REMOVEDIR)
-	if err != nil && !errors.Is(err, unix.ENOENT) {
+	if err := d.removeToken(o.Token); err != nil {
 		return fmt.Errorf("removing %s: %w", point, err)
 	}
 	return forgetProtection(o.VMKey, o.Token)

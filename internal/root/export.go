@@ -19,9 +19,10 @@ import (
 // owners of every shared folder are mapped to uid 1000, so whoever on the host
 // happens to be uid 1000 would own them if he could walk in.
 const (
-	baseMode  = 0o711
-	rootMode  = 0o700
-	tokenMode = 0o555
+	baseMode = 0o711
+	rootMode = 0o700
+	// A token nothing is bound to is told by its mode in the guest, too.
+	tokenMode = 0
 )
 
 // stateDir holds ExportBase; only what is below it is ours to make.
@@ -142,10 +143,10 @@ func export(o Export) error {
 	switch layers := mountinfo.At(ms, d.path); len(layers) {
 	case 0:
 	case 1:
-		if _, ok := layers[0].Shared(); ok {
+		if _, ok := layers[0].Shared(); ok && layers[0].Has("ro") {
 			return nil
 		}
-		if err := unix.MountSetattr(unix.AT_FDCWD, d.path, 0, &unix.MountAttr{Propagation: unix.MS_SHARED}); err != nil {
+		if err := unix.MountSetattr(unix.AT_FDCWD, d.path, 0, &unix.MountAttr{Attr_set: exportFlags, Propagation: unix.MS_SHARED}); err != nil {
 			return fmt.Errorf("making %s shared: %w", d.path, err)
 		}
 		return nil
@@ -159,7 +160,7 @@ func export(o Export) error {
 	}
 	defer unix.Close(tree)
 	for _, p := range []uint64{unix.MS_PRIVATE, unix.MS_SHARED} {
-		if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Propagation: p}); err != nil {
+		if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: exportFlags, Propagation: p}); err != nil {
 			return fmt.Errorf("making %s shared: %w", d.path, err)
 		}
 	}
@@ -198,8 +199,8 @@ func unexport(o Unexport) error {
 	}
 	for _, e := range entries {
 		// What a run killed before its mount left; rmdir takes empty directories only.
-		if err := os.Remove(filepath.Join(d.path, e.Name())); err != nil {
-			return ui.Refused("%s is not empty: %w", d.path, err)
+		if err := d.removeToken(e.Name()); err != nil {
+			return ui.Refused("%s is not empty: %s: %w", d.path, e.Name(), err)
 		}
 	}
 	layers := mountinfo.At(ms, d.path)
@@ -232,6 +233,52 @@ func unmount(m mountinfo.Mount) error {
 			Hint("stop what uses it in the VM, or stop the VM: aivm vm down NAME")
 	}
 	return fmt.Errorf("umount %s: %w", m.Point, err)
+}
+
+// exportFlags keep the guest's root from writing into the export root itself,
+// which is this machine's disk.
+const exportFlags = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+
+// writable returns the export root's directory through a clone of its own that
+// can be written, which nobody else can reach.
+func (d *exportDir) writable() (int, error) {
+	fd, err := cloneTree(d.fd)
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// makeToken makes the directory a folder is going to be mounted on.
+func (d *exportDir) makeToken(token string) error {
+	fd, err := d.writable()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	// One may be left by a run that was killed, or with another mode by an
+	// older aivm.
+	if err := unix.Unlinkat(fd, token, unix.AT_REMOVEDIR); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	return unix.Mkdirat(fd, token, tokenMode)
+}
+
+// removeToken removes it again; it may be gone.
+func (d *exportDir) removeToken(token string) error {
+	fd, err := d.writable()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Unlinkat(fd, token, unix.AT_REMOVEDIR); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	return nil
 }
 
 // cloneTree clones the one mount dir lies on, beginning at dir.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strconv"
 
 	"aivm.dev/aivm/internal/root/nftread"
 	"aivm.dev/aivm/internal/ui"
@@ -45,7 +46,7 @@ func RunHook(ctx context.Context, args []string, stdin io.Reader, stdout io.Writ
 		}
 	case "qemu":
 		if op == "prepare" {
-			return hookGuest(ctx, stdin)
+			return hookGuest(ctx, name, stdin)
 		}
 	}
 	return nil
@@ -111,9 +112,15 @@ func hookLower(ctx context.Context, network string) error {
 	return load(ctx, wall.Removal(m.Wall))
 }
 
-// hookGuest runs before a VM starts: the walls of its networks are put up.
-func hookGuest(ctx context.Context, stdin io.Reader) error {
+// hookGuest runs before a VM starts: the walls of its networks are put up and
+// its folders put back, both a second time for a VM that is migrated or
+// restored, which is harmless.
+func hookGuest(ctx context.Context, name string, stdin io.Reader) error {
 	var d struct {
+		Marks []struct {
+			XMLName xml.Name
+			Owner   string `xml:"owner,attr"`
+		} `xml:"metadata>mark"`
 		Interfaces []struct {
 			Source struct {
 				Network string `xml:"network,attr"`
@@ -129,6 +136,11 @@ func hookGuest(ctx context.Context, stdin io.Reader) error {
 		}
 		if err := hookWall(ctx, i.Source.Network); err != nil {
 			return err
+		}
+	}
+	for _, m := range d.Marks {
+		if owner, err := strconv.Atoi(m.Owner); m.XMLName.Space == "urn:aivm:mark:1" && err == nil && owner >= 0 {
+			return hookFolders(owner, name)
 		}
 	}
 	return nil

@@ -58,7 +58,7 @@ func TestBindGivesTheOwnerToTheGuestUser(t *testing.T) {
 			t.Errorf("%s: the guest sees owners %q", name, got)
 		}
 		// Writing as the guest's user: the owner's on the host.
-		vm.ok("chmod 755 " + filepath.Dir(filepath.Dir(in)) + " " + filepath.Dir(in)) // as the virtiofs root is for the VM
+		vm.ok("mount -o remount,bind,rw " + filepath.Dir(in) + " && chmod 755 " + filepath.Dir(filepath.Dir(in)) + " " + filepath.Dir(in)) // as the virtiofs root is for the VM
 		vm.ok(agent + "'cd " + in + " && cat mine && echo y >made && mv made moved && ln moved hard && mkdir d && chmod 700 d && ln -s moved sym'")
 		// Writing as guest root: nobody's, and its setuid bit is worth nothing.
 		vm.ok("cd " + in + " && cp /usr/bin/id suid && chmod 4755 suid && echo r >root && mv root root2; cd /")
@@ -244,7 +244,7 @@ func TestBindRefusals(t *testing.T) {
 
 	// Somebody else's mounts are left alone.
 	point := filepath.Join(exp, "c")
-	must(t, os.Mkdir(point, 0o755))
+	emptyToken(t, "c")
 	must(t, unix.Mount("tmpfs", point, "tmpfs", 0, ""))
 	refuses(t, b, "not ours")
 	refuses(t, Unbind{VMKey: testKey, Token: "c"}, "not ours")
@@ -353,7 +353,7 @@ func TestKilledRunsAreFinished(t *testing.T) {
 	must(t, unix.Mount("", exp, "", unix.MS_PRIVATE, ""))
 	check("mounted, not shared")
 	do(t, Export{VMKey: testKey})
-	must(t, os.Mkdir(filepath.Join(exp, "p"), 0o755))
+	emptyToken(t, "p")
 	check("token directory only")
 
 	// And really killed, at twenty moments.
@@ -368,6 +368,18 @@ func TestKilledRunsAreFinished(t *testing.T) {
 		_ = cmd.Wait()
 		check(fmt.Sprintf("kill %d", i))
 	}
+}
+
+// emptyToken makes the directory of a token as an older aivm did.
+func emptyToken(t *testing.T, token string) {
+	t.Helper()
+	d, err := openExport(testKey, false)
+	must(t, err)
+	defer d.close()
+	fd, err := d.writable()
+	must(t, err)
+	defer unix.Close(fd)
+	must(t, unix.Mkdirat(fd, token, 0o755))
 }
 
 // mountRole binds and unbinds the folder of its argument until it is killed.

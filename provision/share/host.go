@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 
@@ -36,6 +37,10 @@ type HostFacts struct {
 	Export     []mountinfo.Mount            // on the export root, in order
 	Tokens     map[string][]mountinfo.Mount // below it, by token
 	Folders    map[string]Folder            // by HostPath
+
+	// Noted is what libvirt's hook would bind before the VM starts, by token; nil
+	// if that is not known, as for a VM an older aivm made.
+	Noted map[string]root.Bind
 
 	mounts []mountinfo.Mount // the whole table
 	stale  map[string]bool   // tokens whose owners the guest does not see as it should (Heard)
@@ -69,6 +74,12 @@ func ObserveHost(vmKey string, atts []Attachment, table []byte) (HostFacts, erro
 	}
 	for _, a := range atts {
 		f.Folders[a.HostPath] = observeFolder(a.HostPath, ms)
+	}
+	if m, err := root.ReadVMManifest(vmKey); err == nil {
+		f.Noted = map[string]root.Bind{}
+		for _, o := range m.Folders {
+			f.Noted[o.Token] = o
+		}
 	}
 	return f, nil
 }
@@ -163,6 +174,27 @@ func (f HostFacts) Mounted(a Attachment) bool {
 		m.Has("nosuid") && m.Has("nodev") && m.Has("ro") == (a.Access == string(ReadOnly) || folder.SourceRO)
 }
 
+// comesBack reports whether libvirt's hook knows of a: a run that was killed
+// may have bound it and not noted it. Binding it again mends that.
+func (f HostFacts) comesBack(a Attachment) bool {
+	o, ok := f.Noted[Token(a.HostPath)]
+	return f.Noted == nil || ok && o.Src == a.HostPath && o.RO == (a.Access == string(ReadOnly))
+}
+
+// Unwanted are the tokens that nobody wants and libvirt's hook would bind all
+// the same: what a killed run left.
+func (f HostFacts) Unwanted(atts []Attachment) []string {
+	var out []string
+	for t := range f.Noted {
+		wanted := slices.ContainsFunc(atts, func(a Attachment) bool { return Token(a.HostPath) == t })
+		if !wanted && len(f.Tokens[t]) == 0 {
+			out = append(out, t)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 func (f HostFacts) exported() bool {
 	if len(f.Export) != 1 {
 		return false
@@ -216,7 +248,7 @@ func PlanHost(f HostFacts, vmKey string, atts []Attachment, isNew func(Attachmen
 		if consent(a) == plan.Ask {
 			anyNew = plan.Ask
 		}
-		if f.Bound(a) {
+		if f.Bound(a) && f.comesBack(a) {
 			continue
 		}
 		op := root.Bind{
@@ -242,7 +274,7 @@ func PlanHost(f HostFacts, vmKey string, atts []Attachment, isNew func(Attachmen
 	}
 	var out []plan.Action
 	// A VM with no folder yet needs the root too: its device serves it.
-	if !f.exported() {
+	if !f.exported() || !f.Export[0].Has("ro") {
 		op := root.Export{VMKey: vmKey}
 		out = append(out, plan.Action{
 			ID: "share.export", Why: "make the place where this VM's shared folders appear",
