@@ -226,7 +226,7 @@ func (p Peer) receiveStream(ctx context.Context, h Host, q *quarantine, wants []
 	if err != nil {
 		return err
 	}
-	s := p.start(ctx, nil, "upload-pack", p.Dir)
+	s := p.start(ctx, nil, "git", "upload-pack", p.Dir)
 	err = func() error {
 		r := bufio.NewReaderSize(s.out, 64<<10)
 		adv := packp.NewAdvRefs()
@@ -298,7 +298,7 @@ func (p Peer) receiveProgram(ctx context.Context, h Host, q *quarantine, branche
 		in.WriteString("refs/heads/" + b + "\n")
 	}
 	lim := p.Limits.or(DefaultLimits)
-	return p.program(ctx, []string{"upload-pack", p.Dir}, call{
+	return p.program(ctx, []string{"git", "upload-pack", p.Dir}, call{
 		dir: h.Repo.Top, env: q.env(), stdin: strings.NewReader(in.String()), memory: lim.Memory, cpu: uint64(lim.CPU.Seconds()),
 		args: []string{
 			"-c", "fetch.fsckObjects=true", "-c", "fetch.unpackLimit=1", "-c", "protocol.fd.allow=always", "-c", "core.bigFileThreshold=32m",

@@ -30,6 +30,7 @@ type sshServer struct {
 	execs  atomic.Int32
 	left   atomic.Int64 // bytes before the line is cut; 0: never
 	passed atomic.Int64
+	path   string // a directory of programs of a hostile guest's
 }
 
 func testSigner(t testing.TB) ssh.Signer {
@@ -142,7 +143,7 @@ func (s *sshServer) run(ctx context.Context, ch ssh.Channel, line string) {
 	defer ch.Close()
 	cmd := exec.Command("sh", "-c", line)
 	cmd.Dir = s.home
-	cmd.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=" + s.home}
+	cmd.Env = []string{"PATH=" + s.path + ":/usr/local/bin:/usr/bin:/bin", "HOME=" + s.home}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -346,4 +347,17 @@ func (p *pair) fsck() {
 			p.t.Errorf("fsck of %s: %v\n%s", d.dir, err, out)
 		}
 	}
+}
+
+// feedG runs the guest's git with an input.
+func (p *pair) feedG(in string, args ...string) string {
+	p.t.Helper()
+	c := exec.Command("git", args...)
+	c.Dir, c.Stdin = p.guest, strings.NewReader(in)
+	c.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + p.s.home}
+	b, err := c.CombinedOutput()
+	if err != nil {
+		p.t.Fatalf("git %v: %v\n%s", args, err, b)
+	}
+	return strings.TrimSpace(string(b))
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
+	"strconv"
 	"strings"
 
 	"aivm.dev/aivm/internal/ui"
@@ -77,6 +79,44 @@ func (r *records) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// Size is how many bytes of files the changes bring. What fits on the wire can
+// unfold to more than a disk holds.
+func Size(ctx context.Context, h Host, cs []Change) (int64, error) {
+	l, err := sizes(ctx, h, slices.DeleteFunc(slices.Clone(cs), func(c Change) bool { return c.What == "D" || c.Mode == "160000" }))
+	var total int64
+	for _, n := range l {
+		total += n
+	}
+	return total, err
+}
+
+// sizes are the sizes of the changes' objects.
+func sizes(ctx context.Context, h Host, cs []Change) ([]int64, error) {
+	if len(cs) == 0 {
+		return nil, nil
+	}
+	var in strings.Builder
+	for _, c := range cs {
+		in.WriteString(c.Object + "\n")
+	}
+	b, err := run(ctx, call{dir: h.Repo.Top, args: []string{"cat-file", "--batch-check=%(objectsize)"}, stdin: strings.NewReader(in.String())})
+	if err != nil {
+		return nil, readError(h.Repo, err)
+	}
+	out := make([]int64, 0, len(cs))
+	for _, l := range lines(b) {
+		n, err := strconv.ParseInt(l, 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("git cat-file: %q is not understood", ui.CleanTo(l, 100))
+		}
+		out = append(out, n)
+	}
+	if len(out) != len(cs) {
+		return nil, fmt.Errorf("git cat-file answered %d of %d", len(out), len(cs))
+	}
+	return out, nil
+}
+
 // Hazards are the files among changes that this machine is going to run or
 // obey: what runs names, what became executable, links that lead out of the
 // repository, submodules.
@@ -99,10 +139,21 @@ func Hazards(ctx context.Context, h Host, cs []Change, runs func(string) bool) (
 	if len(links) == 0 {
 		return out, nil
 	}
+	sizes, err := sizes(ctx, h, links)
+	if err != nil {
+		return nil, err
+	}
 	var in strings.Builder
-	for _, c := range links {
+	kept := links[:0]
+	for i, c := range links {
+		if sizes[i] > 4096 { // PATH_MAX: git can make no link of it
+			out = append(out, c.Path+" (a link that is none)")
+			continue
+		}
+		kept = append(kept, c)
 		in.WriteString(c.Object + "\n")
 	}
+	links = kept
 	b, err := run(ctx, call{dir: h.Repo.Top, args: []string{"cat-file", "--batch"}, stdin: strings.NewReader(in.String())})
 	if err != nil {
 		return nil, readError(h.Repo, err)

@@ -48,13 +48,9 @@ type Sent struct {
 // would be lost.
 var ErrDirty = errors.New("the guest's work tree is not clean")
 
-// receivePack are the settings of the other side, on its command line: the
-// checked-out branch is moved with its files if they are clean, and not else.
+// receivePack is the other side of a push, as a program to run.
 func receivePack(dir string) []string {
-	return []string{
-		"-c", "receive.denyCurrentBranch=updateInstead", "-c", "receive.autogc=false", "-c", "receive.shallowUpdate=true",
-		"-c", "receive.denyNonFastForwards=true", "-c", "receive.fsckObjects=false", "receive-pack", dir,
-	}
+	return []string{"sh", "-c", receiveScript, "sh", dir, checkoutHook}
 }
 
 // Push sends what the updates need and sets the refs, all or none. known are
@@ -268,7 +264,7 @@ func refusal(p Peer, ups []RefUpdate, got map[string]string) error {
 	switch {
 	case why == "":
 		return nil
-	case strings.Contains(low, "working directory") || strings.Contains(low, "working tree") || strings.Contains(low, "staged changes") || strings.Contains(low, "update working tree"):
+	case strings.Contains(low, "working directory") || strings.Contains(low, "working tree") || strings.Contains(low, "staged changes") || strings.Contains(low, "update working tree"), strings.Contains(low, "push-to-checkout"):
 		return fmt.Errorf("%w: %s", ErrDirty, ui.CleanTo(why, 200))
 	case strings.Contains(low, "shallow"):
 		return ui.Refused("the clone in VM %s cannot take a push from a shallow clone: %s", p.VM, ui.CleanTo(why, 200)).

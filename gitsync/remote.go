@@ -140,6 +140,9 @@ func (m Remote) removed() (out []byte, ok bool) {
 	for _, v := range variants(m.Name, m.url) {
 		if i := bytes.Index(m.text, []byte(v)); i >= 0 {
 			before, after := m.text[:i], m.text[i+len(v):]
+			if !sectionEnds(after) {
+				return nil, false // lines of somebody's are part of it now
+			}
 			if first := len(v) - len(strings.TrimLeft(v, "\r\n")); first > 0 && len(after) > 0 {
 				before = m.text[:i+first] // something follows now: the line before keeps its end
 			}
@@ -147,6 +150,17 @@ func (m Remote) removed() (out []byte, ok bool) {
 		}
 	}
 	return nil, false
+}
+
+// sectionEnds reports whether what follows belongs to no section before it.
+func sectionEnds(after []byte) bool {
+	for l := range strings.SplitSeq(string(after), "\n") {
+		l = strings.TrimSpace(l)
+		if l != "" && l[0] != '#' && l[0] != ';' {
+			return l[0] == '['
+		}
+	}
+	return true
 }
 
 // Path is the configuration file.

@@ -121,8 +121,7 @@ func (s *safeWords) String() string {
 	return s.l.String()
 }
 
-// start runs a git service on the clone. The settings stand on the command
-// line: they hold whatever the clone's configuration says.
+// start runs a git service on the clone.
 func (p Peer) start(parent context.Context, env []string, args ...string) *session {
 	lim := p.Limits.or(DefaultLimits)
 	ctx, cancel := context.WithCancelCause(parent)
@@ -135,7 +134,7 @@ func (p Peer) start(parent context.Context, env []string, args ...string) *sessi
 	s.inR, s.outR = inR, outR
 	s.in = &pipeEnd{inW, alive}
 	s.out = &counted{r: outR, left: lim.Bytes, alive: alive, over: func() { cancel(errTooBig) }}
-	argv := append(append([]string{"env", "LC_ALL=C"}, env...), append([]string{"git"}, args...)...)
+	argv := append(append([]string{"env", "LC_ALL=C"}, env...), args...)
 	go func() {
 		defer close(s.done)
 		defer total.Stop()

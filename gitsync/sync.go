@@ -57,17 +57,6 @@ func (p Peer) run(ctx context.Context, what, script string, args ...string) (str
 	return out.buf.String(), code, ui.Failed("%s failed in VM %s (status %d): %s", what, p.VM, code, ui.CleanTo(strings.ReplaceAll(words, "\n", "; "), 300))
 }
 
-// initScript makes the clone. HEAD is set before anything is pushed: what is
-// pushed to a branch that is checked out brings its files.
-const initScript = `set -eu
-d=$1 b=$2 format=$3
-mkdir -p -- "$d" 2>/dev/null || { sudo -n mkdir -p -- "$d"; sudo -n chown -- "$(id -u):$(id -g)" "$d"; }
-cd -- "$d"
-case $format in sha1) git init -q ;; *) git init -q --object-format="$format" ;; esac
-git symbolic-ref HEAD "refs/heads/$b"
-git config receive.denyCurrentBranch updateInstead
-printf '%s\n' "$b" >.git/` + mark + "\n"
-
 // Init makes the clone in the guest.
 func Init(ctx context.Context, p Peer, h Host, g *Guest) error {
 	if _, _, err := p.run(ctx, "making the clone in "+p.Dir, initScript, p.Dir, h.Branch, h.Format); err != nil {
@@ -97,16 +86,13 @@ func PushBranch(ctx context.Context, p Peer, h *Host, g *Guest) (sent Sent, prob
 	known := Known(*h, *g)
 	sent, err = Push(ctx, p, *h, ups, known, nil)
 	if errors.Is(err, ErrDirty) {
-		again, problem, err := p.undirty(ctx, *h, g, err)
-		if !again || err != nil {
-			return Sent{}, problem, err
+		again, problem, uerr := p.undirty(ctx, *h, g, err)
+		if !again || uerr != nil {
+			return Sent{}, problem, uerr
 		}
 		ups, _ = Updates(*h, *g)
 		if sent, err = Push(ctx, p, *h, ups, known, nil); errors.Is(err, ErrDirty) {
 			return Sent{}, p.dirty(*h, nil, err), nil
-		}
-		if err != nil {
-			return Sent{}, nil, err
 		}
 	}
 	if err != nil {
@@ -130,44 +116,6 @@ func diverged(p Peer, h Host) error {
 		Hint("see both: git -C "+q+" log --oneline --left-right "+quote(h.Branch+"..."+theirs),
 			"join them here: git -C "+q+" merge "+quote(theirs)+", then: aivm git push "+q)
 }
-
-// dirtyScript first looks whether a push was cut after the files were written
-// and before the branch was moved; then the branch is moved. Status 100: done.
-// Else it looks whether the work tree is what aivm put there from uncommitted
-// files of the host, untouched since: then it goes back to its commit, for
-// nothing of it is only there. Status 101. Else it lists what is not clean: 102.
-const dirtyScript = `cd -- "$1" || exit 1
-b=$2 new=$3 tree=$4
-g() { git -c core.hooksPath=/dev/null -c core.fsmonitor=false "$@"; }
-old=$(g rev-parse -q --verify "refs/heads/$b^{commit}") || old=
-if [ "$(g symbolic-ref -q HEAD)" = "refs/heads/$b" ] && g cat-file -e "$new^{commit}" 2>/dev/null; then
-  g update-index -q --refresh >/dev/null 2>&1 || :
-  if g diff-files --quiet && [ "$(g write-tree 2>/dev/null)" = "$tree" ] &&
-     { [ -z "$old" ] || g merge-base --is-ancestor "$old" "$new"; }; then
-    g update-ref -m 'aivm: finish a push that was cut' "refs/heads/$b" "$new" "$old" && exit 100
-  fi
-fi
-` + snapshotFunction + `
-w=$(g rev-parse -q --verify "refs/aivm/shown/$b^{commit}") || w=
-if [ -n "$w" ] && [ -n "$old" ] && [ "$(snapshot)" = "$(g rev-parse "$w^{tree}")" ] && [ "$(g symbolic-ref -q HEAD)" = "refs/heads/$b" ]; then
-  g read-tree "$w" && g update-index -q --refresh
-  g read-tree -m -u "$w" "$old" && g update-ref -d "refs/aivm/shown/$b" && exit 101
-fi
-g status --porcelain=v1 -z | head -c 100000
-exit 102
-`
-
-// snapshotFunction writes the tree of all that is in the work tree and not
-// ignored, through an index of its own.
-const snapshotFunction = `
-snapshot() (
-  i=$(git rev-parse --git-path aivm-index) || exit 1
-  trap 'rm -f -- "$i"' EXIT
-  cp -- "$(git rev-parse --git-path index)" "$i" 2>/dev/null || :
-  GIT_INDEX_FILE=$i; export GIT_INDEX_FILE
-  g add -A >/dev/null 2>&1 && g write-tree
-)
-`
 
 // undirty deals with a push that was refused for files that are not clean.
 // again says that it can be tried once more.
@@ -233,23 +181,6 @@ func ParseStatus(s string) []StatusEntry {
 	}
 	return out
 }
-
-// switchScript checks the branch out, if the one aivm checked out last is still
-// there and clean. Status 100: done; 101: not, files are in the way.
-const switchScript = `cd -- "$1" || exit 1
-g() { git -c core.hooksPath=/dev/null -c core.fsmonitor=false "$@"; }
-[ "$(g symbolic-ref -q HEAD)" = "refs/heads/$2" ] || exit 101
-if g rev-parse -q --verify HEAD >/dev/null; then
-  g update-index -q --refresh >/dev/null 2>&1 || :
-  g diff-index --quiet HEAD -- || exit 101
-  g checkout -q "$3" -- >/dev/null 2>&1 || exit 101
-else
-  g read-tree -m -u "refs/heads/$3" >/dev/null 2>&1 || exit 101
-  g symbolic-ref HEAD "refs/heads/$3"
-fi
-printf '%s\n' "$3" >.git/` + mark + `
-exit 100
-`
 
 // Follows reports whether the guest should check out the host's branch: it is
 // still on the one aivm checked out, so nobody there chose another.

@@ -218,7 +218,7 @@ func (e *Env) planGitGuest(w *want, f *facts) ([]plan.Action, error) {
 			})
 	}
 	news := gitsync.News(*h, *g)
-	if w.git.fetch && len(news) > 0 {
+	if (w.git.fetch || w.git.push && gitsync.Relate(*h, *g) == gitsync.Unseen) && len(news) > 0 {
 		add("git.fetch", fmt.Sprintf("fetch what VM %s committed", w.name), "git fetch "+w.git.remote.Name, func(ctx context.Context, p gitsync.Peer) error { return e.gitFetch(ctx, w, p) })
 	}
 	ups, _ := gitsync.Updates(*h, *g)
@@ -229,6 +229,18 @@ func (e *Env) planGitGuest(w *want, f *facts) ([]plan.Action, error) {
 	if w.git.push && gitsync.Follows(*h, *g) {
 		add("git.switch", fmt.Sprintf("check out branch %s in VM %s", h.Branch, w.name), "git checkout "+shellQuote(h.Branch)+" (in the guest)",
 			func(ctx context.Context, p gitsync.Peer) error { return e.gitSwitch(ctx, w, p) })
+	}
+	if w.git.wip {
+		add("git.wip", fmt.Sprintf("send what is not committed to VM %s", w.name), "git push "+w.git.remote.Name+" refs/aivm/wip/"+shellQuote(h.Branch),
+			func(ctx context.Context, p gitsync.Peer) error {
+				if g.Heads[h.Branch] != h.Head {
+					return ui.Refused("branch %s of VM %s has commits of its own, and what is not committed here stands on others", h.Branch, w.name).
+						Hint("take them over first: aivm git pull " + shellQuote(w.folder.HostPath))
+				}
+				said, err := gitsync.SendUncommitted(ctx, p, *h, g)
+				w.git.result.Wip = said
+				return err
+			})
 	}
 	return out, nil
 }

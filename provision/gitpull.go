@@ -4,11 +4,16 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/dustin/go-humanize"
+
 	"aivm.dev/aivm/gitsync"
 	"aivm.dev/aivm/internal/hostexec"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
 )
+
+// bigPull is how many bytes of files are taken over without a question.
+const bigPull = 1 << 30
 
 // GitPull fast-forwards the host's branch to what the guest committed on it.
 func (e *Env) GitPull(ctx context.Context, o GitOptions) error {
@@ -44,6 +49,10 @@ func (e *Env) GitPull(ctx context.Context, o GitOptions) error {
 	if err != nil {
 		return err
 	}
+	size, err := gitsync.Size(ctx, *h, brings)
+	if err != nil {
+		return err
+	}
 	a := plan.Action{
 		ID: "git.pull:" + w.folder.Tag, Why: fmt.Sprintf("fast-forward %s by %s of VM %s", h.Branch, commits(n), w.name),
 		Shows: []string{"git merge --ff-only " + shellQuote(theirs)},
@@ -53,6 +62,10 @@ func (e *Env) GitPull(ctx context.Context, o GitOptions) error {
 		a.Consent = plan.Ask
 		e.UI.Warn("these files came from VM %s, and this machine may run or obey them: %s", w.name, some(runs, 30))
 		e.UI.Warn("look at them first: aivm git diff %s", shellQuote(w.folder.HostPath))
+	}
+	if size > bigPull {
+		a.Consent = plan.Ask
+		e.UI.Warn("its files take %s here", humanize.IBytes(uint64(size)))
 	}
 	p := plan.Plan{Stage: plan.Host, Actions: []plan.Action{a}}
 	if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {

@@ -1,0 +1,171 @@
+package gitsync
+
+// The scripts the guest's user runs in the clone. They are for a POSIX sh; $1 is
+// the clone. Statuses from 100 on are answers, others failures.
+
+// gitFunction is the guest's git without hooks and monitors of the clone.
+const gitFunction = `
+g() { git -c core.hooksPath=/dev/null -c core.fsmonitor=false "$@"; }
+`
+
+// collideFunction lists, with NULs, what is in the work tree and would be
+// written over by going from $1 to $2, though git calls it untracked or ignored.
+// git itself writes over ignored files (git-read-tree(1), git-checkout(1)).
+const collideFunction = `
+collide() {
+  git diff-tree -r --no-renames --diff-filter=A --name-only -z "$1" "$2" | xargs -0 -r sh -c '
+for f; do
+  if [ -d "$f" ] && [ ! -L "$f" ]; then
+    [ -z "$(git ls-files --others -- "$f" | head -c 1)" ] || printf "%s\0" "$f"
+    continue
+  fi
+  if [ -e "$f" ] || [ -L "$f" ]; then printf "%s\0" "$f"; continue; fi
+  d=$f
+  while case $d in */*) true ;; *) false ;; esac; do
+    d=${d%/*}
+    if { [ -e "$d" ] || [ -L "$d" ]; } && [ ! -d "$d" ]; then
+      [ -n "$(git ls-files -- "$d" | head -c 1)" ] || printf "%s\0" "$d"
+      break
+    fi
+  done
+done' sh | head -c 100000
+}
+`
+
+// snapshotFunction writes the tree of all that is in the work tree and not
+// ignored, through an index of its own.
+const snapshotFunction = `
+snapshot() (
+  i=$(git rev-parse --git-path aivm-index) || exit 1
+  trap 'rm -f -- "$i"' EXIT
+  cp -- "$(git rev-parse --git-path index)" "$i" 2>/dev/null || :
+  GIT_INDEX_FILE=$i; export GIT_INDEX_FILE
+  g add -A >/dev/null 2>&1 && g write-tree
+)
+`
+
+// initScript makes the clone. HEAD is set before anything is pushed: what is
+// pushed to a branch that is checked out brings its files.
+const initScript = `set -eu
+d=$1 b=$2 format=$3
+mkdir -p -- "$d" 2>/dev/null || { sudo -n mkdir -p -- "$d"; sudo -n chown -- "$(id -u):$(id -g)" "$d"; }
+cd -- "$d"
+case $format in sha1) git init -q ;; *) git init -q --object-format="$format" ;; esac
+git symbolic-ref HEAD "refs/heads/$b"
+git config receive.denyCurrentBranch updateInstead
+printf '%s\n' "$b" >.git/` + mark + "\n"
+
+// hookDir is where the clone keeps the hook below; its name changes with it.
+const hookDir = "aivm-hooks-1"
+
+// checkoutHook takes the place of what git does by itself when a checked-out
+// branch is pushed to (githooks(5), push-to-checkout): the same, except that an
+// ignored file is not written over either.
+const checkoutHook = `#!/bin/sh
+# aivm: update the files of this clone when the branch is pushed to, and lose none
+unset GIT_QUARANTINE_PATH
+new=$1
+` + gitFunction + collideFunction + `
+top=$(git rev-parse --show-toplevel 2>/dev/null) || top=..
+cd -- "$top" || exit 1
+g update-index -q --ignore-submodules --refresh >/dev/null 2>&1
+g diff-files --quiet --ignore-submodules -- || { echo "Working directory has unstaged changes" >&2; exit 1; }
+if old=$(g rev-parse -q --verify HEAD); then :; else old=$(git hash-object -t tree /dev/null); fi
+g diff-index --quiet --cached --ignore-submodules "$old" -- || { echo "Working directory has staged changes" >&2; exit 1; }
+[ -z "$(collide "$old" "$new" | tr '\0' x)" ] || { echo "Working directory has files in the way" >&2; exit 1; }
+exec git -c core.hooksPath=/dev/null read-tree -u -m "$old" "$new"
+`
+
+// receiveScript puts the hook in place and becomes receive-pack. The settings
+// stand on the command line: they hold whatever the clone's configuration says.
+// The clone's own hooks are not run.
+const receiveScript = `h=$1/.git/` + hookDir + `
+if [ ! -x "$h/push-to-checkout" ] && [ -d "$1/.git" ]; then
+  mkdir -p "$h" && printf '%s' "$2" >"$h/.new" && chmod 755 "$h/.new" && mv -f "$h/.new" "$h/push-to-checkout" || exit 1
+fi
+exec git -c core.hooksPath="$h" -c receive.denyCurrentBranch=updateInstead -c receive.autogc=false -c receive.shallowUpdate=true \
+  -c receive.denyNonFastForwards=true -c receive.denyDeletes=true receive-pack "$1"
+`
+
+// dirtyScript first looks whether a push was cut after the files were written
+// and before the branch was moved; then the branch is moved. Status 100: done.
+// Else it looks whether the work tree is what aivm put there from uncommitted
+// files of the host, untouched since: then it goes back to its commit, for
+// nothing of it is only there. Status 101. Else it lists what is not clean, as
+// git status does: 102.
+const dirtyScript = `cd -- "$1" || exit 1
+b=$2 new=$3 tree=$4
+` + gitFunction + collideFunction + snapshotFunction + `
+old=$(g rev-parse -q --verify "refs/heads/$b^{commit}") || old=
+if [ "$(g symbolic-ref -q HEAD)" = "refs/heads/$b" ] && g cat-file -e "$new^{commit}" 2>/dev/null; then
+  g update-index -q --refresh >/dev/null 2>&1 || :
+  if g diff-files --quiet && [ "$(g write-tree 2>/dev/null)" = "$tree" ] &&
+     { [ -z "$old" ] || g merge-base --is-ancestor "$old" "$new"; }; then
+    g update-ref -m 'aivm: finish a push that was cut' "refs/heads/$b" "$new" "$old" && exit 100
+  fi
+fi
+w=$(g rev-parse -q --verify "refs/aivm/shown/$b^{commit}") || w=
+i=$(g write-tree 2>/dev/null)
+if [ -n "$w" ] && [ -n "$old" ] && [ "$(snapshot)" = "$(g rev-parse "$w^{tree}")" ] && [ "$(g symbolic-ref -q HEAD)" = "refs/heads/$b" ] &&
+   { [ "$i" = "$(g rev-parse "$w^{tree}")" ] || [ "$i" = "$(g rev-parse "$old^{tree}")" ]; } && [ -z "$(collide "$w" "$old" | tr '\0' x)" ]; then
+  g read-tree "$w" && g update-index -q --refresh
+  g read-tree -m -u "$w" "$old" && g update-ref -d "refs/aivm/shown/$b" && exit 101
+fi
+{
+  g status --porcelain=v1 -z
+  if [ -n "$old" ] && g cat-file -e "$new^{commit}" 2>/dev/null; then collide "$old" "$new" | sed -z 's/^/!! /'; fi
+} | head -c 100000
+exit 102
+`
+
+// switchScript checks the branch $3 out, if the one aivm checked out last, $2,
+// is still there and clean. Status 100: done; 101: not, files are in the way.
+const switchScript = `cd -- "$1" || exit 1
+` + gitFunction + `
+[ "$(g symbolic-ref -q HEAD)" = "refs/heads/$2" ] || exit 101
+if g rev-parse -q --verify HEAD >/dev/null; then
+  g update-index -q --refresh >/dev/null 2>&1 || :
+  g diff-index --quiet HEAD -- || exit 101
+  g checkout -q --no-overwrite-ignore "$3" -- >/dev/null 2>&1 || exit 101
+else
+  g read-tree -m -u "refs/heads/$3" >/dev/null 2>&1 || exit 101
+  g symbolic-ref HEAD "refs/heads/$3"
+fi
+printf '%s\n' "$3" >.git/` + mark + `
+exit 100
+`
+
+// applyScript puts the files of commit $3 into the work tree, whose branch $2
+// is at $4, if what is there is the commit, or what aivm put there before: then
+// nothing is only there. HEAD and index stay at the commit, so the files are
+// uncommitted there as they are here. Status 100: done; 101: something else is
+// checked out; 102: files are changed there, and listed.
+const applyScript = `cd -- "$1" || exit 1
+b=$2 wip=$3 head=$4
+` + gitFunction + collideFunction + snapshotFunction + `
+no() {
+  { g status --porcelain=v1 -z; [ -z "${from-}" ] || collide "$from" "$wip" | sed -z 's/^/!! /'; } | head -c 100000
+  exit 102
+}
+[ "$(g symbolic-ref -q HEAD)" = "refs/heads/$b" ] && [ "$(g rev-parse -q --verify HEAD)" = "$head" ] || exit 101
+shown=$(g rev-parse -q --verify "refs/aivm/shown/$b^{commit}") || shown=$head
+now=$(snapshot) && idx=$(g write-tree) || no
+t() { g rev-parse "$1^{tree}"; }
+case $idx in "$(t "$head")"|"$(t "$shown")"|"$(t "$wip")") ;; *) no ;; esac
+case $now in
+"$(t "$wip")") from=$wip ;;
+"$(t "$shown")") from=$shown ;;
+"$(t "$head")") from=$head ;;
+*) no ;;
+esac
+[ -z "$(collide "$from" "$wip" | tr '\0' x)" ] || no
+g read-tree "$from" || exit 1
+g update-index -q --refresh >/dev/null 2>&1 || :
+if ! g read-tree -m -u "$from" "$wip" >/dev/null 2>&1; then
+  g read-tree "$head"
+  no
+fi
+if [ "$wip" = "$head" ]; then g update-ref -d "refs/aivm/shown/$b"; else g update-ref "refs/aivm/shown/$b" "$wip"; fi
+g read-tree "$head" && g update-index -q --refresh >/dev/null 2>&1
+exit 100
+`
