@@ -146,7 +146,7 @@ func (r Repo) Guarded(writable map[string]string) error {
 				q := quote(w)
 				return ui.Refused("git mode is refused for %s: VM %s can write %s, so git on this machine could be made to run what that VM wants", ui.Clean(r.Top), vm, ui.Clean(w)).
 					Hint("take the share away first: aivm detach "+q+" --vm "+vm,
-						"or share it for reading only: aivm detach "+q+" --vm "+vm+", then aivm attach "+q+" --vm "+vm+" --access ro",
+						"and, if that VM needs it, share it to be read only: aivm attach "+q+" --vm "+vm+" --access ro",
 						"or clone the repository to a place of its own: git clone "+quote(r.Top)+" FOLDER")
 			}
 		}

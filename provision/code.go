@@ -55,6 +55,7 @@ func (e *Env) Code(ctx context.Context, o CodeOptions) error {
 	}
 	defer f.close()
 	e.sayExecuted(w)
+	e.inClone(ctx, w, f)
 	recipe, err := editor.NewRecipe(w.name, w.openAt)
 	if err != nil {
 		return err

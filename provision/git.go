@@ -425,3 +425,16 @@ func (e *Env) sayClone(w *want, f *facts) {
 	e.UI.Result("Guest clone ready at %s", w.folder.GuestDst)
 	e.UI.Say("The repository knows it as the remote %s: git fetch %s, git push %s; or aivm git status %s", w.git.remote.Name, w.git.remote.Name, w.git.remote.Name, shellQuote(w.folder.HostPath))
 }
+
+// inClone goes to the top of the clone if the subfolder that was asked for is
+// not in it: it is not committed, or ignored.
+func (e *Env) inClone(ctx context.Context, w *want, f *facts) {
+	if w.git == nil || w.openAt == w.folder.GuestDst || f.conn == nil {
+		return
+	}
+	code, err := f.conn.Run(ctx, guest.Cmd{Argv: []string{"test", "-d", w.openAt}})
+	if err == nil && code != 0 {
+		e.UI.Warn("%s is not in the clone, for nothing in it is committed; going to %s", w.openAt, w.folder.GuestDst)
+		w.openAt = w.folder.GuestDst
+	}
+}

@@ -273,8 +273,6 @@ func (e *Env) gitTheirs(ctx context.Context, o GitOptions) (*want, string, error
 		if err != nil {
 			return nil, "", err
 		}
-	} else if f.conn == nil && !o.NoFetch {
-		e.UI.Say("VM %s does not answer: this is what was fetched last", w.name)
 	}
 	h := w.git.host.Value
 	name := o.Branch
@@ -287,6 +285,9 @@ func (e *Env) gitTheirs(ctx context.Context, o GitOptions) (*want, string, error
 	at := h.Tracked[name]
 	if at == "" {
 		return nil, "", ui.Refused("branch %s of VM %s was never fetched", ui.Clean(name), w.name).Hint("aivm git fetch " + shellQuote(w.folder.HostPath))
+	}
+	if f.conn == nil && !o.NoFetch {
+		e.UI.Say("VM %s does not answer: this is what was fetched last", w.name)
 	}
 	return w, at, nil
 }

@@ -38,6 +38,7 @@ func (e *Env) Shell(ctx context.Context, o SSHOptions) error {
 		return err
 	}
 	defer f.close()
+	e.inClone(ctx, w, f)
 	if err := e.checkAlias(ctx, w, f); err != nil {
 		return err
 	}

@@ -186,7 +186,7 @@ func (w *want) takeSaved(o FolderOptions, r config.Attachment, real string, mode
 		return ui.Refused("folder %s is not shared any more: a symbolic link was on its way, which the VM may have put there", ui.Clean(a.HostPath)).
 			Hint("if it is the folder you mean: aivm attach " + shellQuote(a.HostPath) + " --vm " + a.VM)
 	}
-	if a.Typed == "" && real == a.HostPath && w.typed != real {
+	if a.Mode != share.Git && a.Typed == "" && real == a.HostPath && w.typed != real {
 		a.Typed, w.newTyped = w.typed, true
 	}
 	if a.State == share.Detaching {
