@@ -3,6 +3,7 @@ package cmd
 import (
 	"context"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -11,7 +12,7 @@ import (
 
 func statusFlags(c *cobra.Command, sudo, detail *bool) {
 	c.Flags().BoolVar(sudo, "sudo", false, "also look where only root can")
-	c.Flags().BoolVar(detail, "detail", false, "add the commands to look further")
+	c.Flags().BoolVar(detail, "detail", false, "add what was seen of each part, and the commands to look further")
 	c.Flags().BoolVar(detail, "details", false, "")
 	_ = c.Flags().MarkHidden("details")
 }
@@ -42,7 +43,11 @@ Examples:
 }
 
 func (a *app) printStatus(ctx context.Context, e *provision.Env, vm string, sudo, detail bool) error {
-	st, err := e.Status(ctx, vm, sudo)
+	look := e.Status
+	if detail {
+		look = e.StatusInDetail
+	}
+	st, err := look(ctx, vm, sudo)
 	if err != nil {
 		return err
 	}
@@ -71,8 +76,12 @@ func (a *app) printStatus(ctx context.Context, e *provision.Env, vm string, sudo
 	a.ui.Result("📊 Progress: %d/%d checks complete", st.Done, st.Total)
 	a.ui.Result("%s", st.Wall.Sentence)
 	if detail {
+		a.ui.Result("🔎 Detailed Diagnostics")
+		for _, d := range st.Details {
+			a.ui.Result("%s:\n    %s", d.Title, strings.Join(d.Lines, "\n    "))
+		}
 		a.ui.Result("🛠️ Suggested Next Commands")
-		a.ui.Result("  aivm ssh .\n  virsh -c qemu:///system console %s\n  virsh -c qemu:///system dumpxml %s\n  aivm host doctor", st.VM, st.VM)
+		a.ui.Result("    %s", strings.Join(st.Next, "\n    "))
 	}
 	if !sudo && os.Geteuid() != 0 {
 		a.ui.Say("Without --sudo some things can only be seen by root.")

@@ -22,6 +22,9 @@ type Status struct {
 	Done   int          `json:"done"`
 	Total  int          `json:"total"`
 	Wall   Wall         `json:"wall"`
+	// Details and Next are there with --detail.
+	Details []Detail `json:"details,omitempty"`
+	Next    []string `json:"next,omitempty"`
 	// Executed is what changed of the files this machine's tools run.
 	Executed []ExecutedChange `json:"executed,omitempty"`
 }
@@ -36,6 +39,15 @@ type Wall struct {
 // changes anything and never asks for rights; with sudo it may ask libvirt
 // through the root helper.
 func (e *Env) Status(ctx context.Context, vmFlag string, sudo bool) (Status, error) {
+	return e.status(ctx, vmFlag, sudo, false)
+}
+
+// StatusInDetail adds what was seen, line by line, and what to type next.
+func (e *Env) StatusInDetail(ctx context.Context, vmFlag string, sudo bool) (Status, error) {
+	return e.status(ctx, vmFlag, sudo, true)
+}
+
+func (e *Env) status(ctx context.Context, vmFlag string, sudo, detail bool) (Status, error) {
 	store, err := e.load()
 	if err != nil {
 		return Status{}, err
@@ -73,6 +85,9 @@ func (e *Env) Status(ctx context.Context, vmFlag string, sudo bool) (Status, err
 	st.add(executed)
 	st.Executed = changes
 	st.Wall = folders.wall(w, reaches(w.network, f.wallRules()))
+	if detail {
+		st.Details, st.Next = e.details(ctx, w, f, n), st.next(w, f)
+	}
 	return st, nil
 }
 

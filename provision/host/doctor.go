@@ -86,7 +86,7 @@ func checkTools(f Facts, id, label string, need Need) Check {
 	if len(packages) > 0 {
 		c.Fix = FixPackages(f, packages)
 	} else {
-		c.Fix = []string{"build images on Debian and Ubuntu only; here, use a finished one (--image)"}
+		c.Fix = []string{"images are built on Debian and Ubuntu only; here, use a finished one: aivm image list"}
 	}
 	if need.Image {
 		// Nothing needs them as long as a finished image is there.

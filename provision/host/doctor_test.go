@@ -34,7 +34,7 @@ func TestDoctor(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			env := e.env()
 			f := Observe(env)
-			got, err := json.MarshalIndent(Doctor(f, Examine(context.Background(), env, f, asked)), "", "  ")
+			got, err := json.MarshalIndent(Doctor(f, Examine(context.Background(), env, f).With(asked)), "", "  ")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -93,7 +93,7 @@ func TestExamineThisMachine(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := Observe(env)
-	x := Examine(context.Background(), env, f, Asked{DiskDir: "/var", CacheDir: "/var"})
+	x := Examine(context.Background(), env, f)
 	if f.Tools["ssh"] != "" && (x.SSHErr != nil || checkSSH(f, x).State != OK) {
 		t.Errorf("the real ssh: %+v", x)
 	}

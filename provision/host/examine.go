@@ -72,11 +72,16 @@ type Asked struct {
 	Ruleset           *plan.Known[[]byte] // "nft -j list ruleset", nil: not asked
 }
 
+// With adds what others said.
+func (x Examination) With(a Asked) Examination {
+	x.DiskDir, x.CacheDir, x.Libvirt, x.Denied, x.Helped, x.SSHServers = a.DiskDir, a.CacheDir, a.Libvirt, a.Denied, a.Helped, a.SSHServers
+	x.Net = x.Net.with(a)
+	return x
+}
+
 // Examine reads what the doctor wants beyond Facts. Programs run side by side.
-func Examine(ctx context.Context, env Env, f Facts, a Asked) Examination {
-	x := Examination{
-		UID: env.Euid, DiskDir: a.DiskDir, CacheDir: a.CacheDir, Libvirt: a.Libvirt, Denied: a.Denied, Helped: a.Helped, SSHServers: a.SSHServers,
-	}
+func Examine(ctx context.Context, env Env, f Facts) Examination {
+	x := Examination{UID: env.Euid}
 	var wg sync.WaitGroup
 	if ssh := f.Tools["ssh"]; ssh != "" {
 		wg.Go(func() { x.SSHVersion, x.SSHErr = env.Output(ctx, ssh, "-V") })
@@ -99,7 +104,7 @@ func Examine(ctx context.Context, env Env, f Facts, a Asked) Examination {
 	x.LSM = lsm(env)
 	x.Clock = clock(env)
 	x.HomeFS = fileSystem(env, env.Home)
-	x.Net = netFacts(env, f, a)
+	x.Net = netFacts(env)
 	wg.Wait()
 	return x
 }

@@ -323,7 +323,7 @@ func TestMachines(t *testing.T) {
 		env := e.env()
 		f := Observe(env)
 		by := map[string]Check{}
-		for _, c := range Doctor(f, Examine(context.Background(), env, f, a)) {
+		for _, c := range Doctor(f, Examine(context.Background(), env, f).With(a)) {
 			by[c.ID] = c
 		}
 		return by

@@ -36,8 +36,8 @@ type tunnel struct {
 	MTU        int
 }
 
-func netFacts(env Env, f Facts, a Asked) netFact {
-	n := netFact{Bridges: a.Bridges}
+func netFacts(env Env) netFact {
+	var n netFact
 	there := func(p string) bool { _, err := env.Stat(p); return err == nil }
 	for _, p := range []string{"/sys/class/net/docker0", "/run/docker.sock", "/run/docker.pid"} {
 		if n.Docker == "" && there(p) {
@@ -51,7 +51,19 @@ func netFacts(env Env, f Facts, a Asked) netFact {
 	if b, err := env.Head("/proc/sys/net/bridge/bridge-nf-call-iptables", 8); err == nil {
 		n.BridgeNF = strings.TrimSpace(string(b)) == "1"
 	}
-	n.Backend = backend(env, a)
+	n.Backend = configuredBackend(env)
+	n.Tunnels = tunnels(env)
+	n.Default, n.RoutesErr = defaultRoute(env)
+	return n
+}
+
+// with adds what libvirt and root said. libvirt makes its rules with iptables
+// before 10.4, the first release that knows another backend (libvirt's news).
+func (n netFact) with(a Asked) netFact {
+	n.Bridges = a.Bridges
+	if n.Backend == "" && a.Libvirt != nil && a.Libvirt.Err == nil && older(a.Libvirt.Value.Library, 10, 4) {
+		n.Backend = "iptables"
+	}
 	if a.Ruleset != nil {
 		r := plan.Known[ruleset]{Err: a.Ruleset.Err}
 		if r.Err == nil {
@@ -62,8 +74,6 @@ func netFacts(env Env, f Facts, a Asked) netFact {
 			n.Backend = "nftables"
 		}
 	}
-	n.Tunnels = tunnels(env)
-	n.Default, n.RoutesErr = defaultRoute(env)
 	return n
 }
 
@@ -84,18 +94,14 @@ func assigned(env Env, path, name, value string) plan.Known[bool] {
 	return plan.Yes(false)
 }
 
-// backend is how libvirt makes its networks' rules: said in its configuration,
-// or iptables before 10.4, the first that knows another (libvirt's news).
-func backend(env Env, a Asked) string {
+// configuredBackend is how libvirt was told to make its networks' rules.
+func configuredBackend(env Env) string {
 	if b, err := env.Head("/etc/libvirt/network.conf", 1<<16); err == nil {
 		for line := range strings.Lines(string(b)) {
 			if k, v, ok := strings.Cut(strings.TrimSpace(line), "="); ok && strings.TrimSpace(k) == "firewall_backend" {
 				return strings.Trim(strings.TrimSpace(v), `"'`)
 			}
 		}
-	}
-	if a.Libvirt != nil && a.Libvirt.Err == nil && older(a.Libvirt.Value.Library, 10, 4) {
-		return "iptables"
 	}
 	return ""
 }

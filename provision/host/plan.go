@@ -64,7 +64,7 @@ func PlanPackages(f Facts, need Need) ([]plan.Action, error) {
 	if fam, _ := lineage(f.OS); need.Image && fam != noFamily && managers[fam] != aptManager {
 		if lacks, _ := Missing(f, Need{}); len(lacks) < len(tools) {
 			return nil, ui.Refused("a guest image is built from Debian's packages with mmdebstrap and apt, which only Debian, Ubuntu and their kin have").
-				Hint("use a finished image: aivm vm create --image FILE.qcow2", "aivm host doctor")
+				Hint("use a finished image: aivm image list", "aivm vm create --image ubuntu-24.04", "aivm host doctor")
 		}
 	}
 	op, err := install(f, packages)

@@ -2,6 +2,7 @@ package network
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"aivm.dev/aivm/internal/virt"
@@ -25,4 +26,16 @@ func (f Facts) Stolen(n *virt.Network) (stolen, hides string) {
 		}
 	}
 	return strings.Join(st, ", "), strings.Join(hi, ", ")
+}
+
+// Through names the interface packets to an address leave by: that of the
+// narrowest route that holds it.
+func Through(routes []Route, a netip.Addr) string {
+	best, bits := "nothing", -1
+	for _, r := range routes {
+		if r.Dst.Contains(a) && r.Dst.Bits() > bits {
+			best, bits = r.Interface, r.Dst.Bits()
+		}
+	}
+	return best
 }
