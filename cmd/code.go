@@ -35,6 +35,7 @@ Examples:
 	a.folderFlags(c, &o.FolderOptions)
 	a.imageFlag(c, &o.Image, imageUsage+"; for a VM that has to be made")
 	c.Flags().StringVar(&o.Editor, "editor", "", "the editor to open (default: the first one found)")
+	c.Flags().BoolVar(&o.Snapshot, "snapshot", false, "keep the VM's disk first, as snapshot before-code-TIME (a VM that runs is stopped for it)")
 	_ = c.RegisterFlagCompletionFunc("editor", fixed(editor.IDs()...))
 	sync := c.Flags().Bool("sync-settings", false, "bring your settings into the guest first (default: as sync.enabled says)")
 	c.Flags().StringSliceVar(&o.Paths, "sync-paths", nil, "bring these files and directories instead of the configured ones (comma separated)")

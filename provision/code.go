@@ -14,7 +14,8 @@ import (
 type CodeOptions struct {
 	FolderOptions
 	SyncOptions
-	Editor string // "" = the VM's own setting, the config's, then auto
+	Editor   string // "" = the VM's own setting, the config's, then auto
+	Snapshot bool   // keep the VM's disk first
 }
 
 // CodeResult is what `code --json` prints.
@@ -48,6 +49,11 @@ func (e *Env) Code(ctx context.Context, o CodeOptions) error {
 		return err
 	}
 	e.wantSettings(w, o.SyncOptions, found)
+	if o.Snapshot {
+		if err := e.snapshotFirst(ctx, w); err != nil {
+			return err
+		}
+	}
 	w.boot, w.guest = true, true
 	f, err := e.converge(ctx, w)
 	if err != nil {

@@ -2,6 +2,7 @@ package provision
 
 import (
 	"errors"
+	"slices"
 	"strings"
 
 	"aivm.dev/aivm/internal/editor"
@@ -16,6 +17,7 @@ func IsDry(err error) bool { return errors.Is(err, errDry) }
 
 // printDry shows what would be done and changes nothing.
 func (e *Env) printDry(w *want, f *facts, p plan.Plan) error {
+	p.Actions = append(slices.Clone(w.first.Actions), p.Actions...)
 	g := plan.Plan{Stage: plan.Guest}
 	if f.guest.share.Mounts != nil || f.guest.boot.Installed {
 		if seen, err := e.planGuest(w, f); err == nil {
@@ -49,6 +51,9 @@ func (e *Env) printDry(w *want, f *facts, p plan.Plan) error {
 	}
 	if p.Empty() && g.Empty() {
 		e.UI.Result("Nothing would change.")
+	}
+	if p.Empty() && !g.Empty() {
+		e.UI.Result("%s", strings.Replace(plan.Text(g, nil), "aivm will:", "aivm would:", 1))
 	}
 	if !p.Empty() {
 		var later []string

@@ -125,6 +125,7 @@ func (e *Env) planGuest(w *want, f *facts) (plan.Plan, error) {
 			},
 		})
 	}
+	p.Add(e.planClock(w, f)...)
 	as, err := e.planMounts(w, f)
 	p.Add(as...)
 	if err != nil {

@@ -45,6 +45,7 @@ func (f *facts) running() bool {
 type guestFacts struct {
 	boot  cloudinit.Status
 	share share.GuestFacts
+	clock time.Duration // how far ahead of this machine's, at least
 }
 
 // dialLimit is how long a VM that libvirt knows nothing against may take to
@@ -186,7 +187,7 @@ func (e *Env) reach(ctx context.Context, w *want, inst *Instance) (guest.Conn, g
 
 // probe runs the probe script: one exec for all rooms.
 func (e *Env) probe(ctx context.Context, c guest.Conn, w *want) (guestFacts, error) {
-	ps := []guest.Probe{{Name: "boot", Script: cloudinit.ReadyProbe()}}
+	ps := []guest.Probe{clockProbe(), {Name: "boot", Script: cloudinit.ReadyProbe()}}
 	atts := w.atts()
 	if w.store != nil {
 		ps = append(ps, guest.Probe{Name: "share", Script: share.GuestProbe(atts)})
@@ -195,7 +196,9 @@ func (e *Env) probe(ctx context.Context, c guest.Conn, w *want) (guestFacts, err
 		ps = append(ps, w.gitProbe())
 	}
 	ps = append(ps, w.settingsProbe()...)
+	sent := time.Now()
 	out, err := c.Probe(ctx, ps)
+	got := time.Now()
 	if err != nil {
 		return guestFacts{}, err
 	}
@@ -205,7 +208,7 @@ func (e *Env) probe(ctx context.Context, c guest.Conn, w *want) (guestFacts, err
 		}
 	}
 	e.readSettings(ctx, c, w, out["settings"])
-	var g guestFacts
+	g := guestFacts{clock: clockOff(out["clock"], sent, got)}
 	if g.boot, err = cloudinit.ParseReady(out["boot"]); err != nil {
 		return g, err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/hostexec"
+	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/provision/host"
 	"aivm.dev/aivm/provision/share"
@@ -48,8 +49,9 @@ type want struct {
 	// noSudo: what this user may not read stays unknown.
 	noSudo bool
 	wish   host.Size
-	image  string // --image, "" = the record's
-	again  bool   // get the image although it is there
+	image  string    // --image, "" = the record's
+	again  bool      // get the image although it is there
+	first  plan.Plan // of a dry run: what comes before, with --snapshot
 }
 
 // Folder checks a folder argument: absolute, existing, a directory that can be

@@ -91,7 +91,7 @@ const openLimit = 8 * time.Second
 // Adopt opens the hypervisor over a connection that was made elsewhere (the
 // root helper passes one for users outside group libvirt). It owns nc.
 func Adopt(ctx context.Context, nc net.Conn) (*Conn, error) {
-	c := &Conn{l: libvirt.NewWithDialer(dialers.NewAlreadyConnected(nc)), nc: nc}
+	c := &Conn{l: libvirt.NewWithDialer(dialers.NewAlreadyConnected(newWire(nc))), nc: nc}
 	octx, cancel := context.WithTimeout(ctx, openLimit)
 	defer cancel()
 	err := c.do(octx, func() error { return c.l.ConnectToURI(SystemURI) })

@@ -153,3 +153,49 @@ func TestVolumes(t *testing.T) {
 		}
 	}
 }
+
+// A thousand reads of a volume over one connection, beside other calls: the
+// library alone gets stuck after some of them.
+func TestReadVolumeManyTimes(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	name, dir := ownPool(t)
+	c := daemon(t)
+	if err := c.EnsurePool(ctx, name, dir); err != nil {
+		t.Fatal(err)
+	}
+	data := make([]byte, 300<<10)
+	for i := range data {
+		data[i] = byte(i * 7 / 13)
+	}
+	if err := c.CreateVolume(ctx, name, NewVolume{Name: "v", Format: "raw", Mode: "0600", Capacity: uint64(len(data))}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Upload(ctx, name, "v", bytes.NewReader(data), uint64(len(data))); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 200 {
+			if _, err := c.Networks(ctx); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	for i := range 1000 {
+		at, n := uint64(i*251%1000), uint64(1+i*4099%(256<<10))
+		got, err := c.ReadVolume(ctx, dir+"/v", at, n)
+		if err != nil || !bytes.Equal(got, data[at:at+n]) {
+			t.Fatalf("read %d: %d bytes, %v", i, len(got), err)
+		}
+	}
+	<-done
+	if _, err := c.ReadVolume(ctx, dir+"/v", uint64(len(data))-10, 20); err == nil {
+		t.Error("reading over the end succeeded")
+	}
+	if _, err := c.ReadVolume(ctx, dir+"/w", 0, 1); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a file in no pool: %v", err)
+	}
+}

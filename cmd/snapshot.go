@@ -1,0 +1,101 @@
+package cmd
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision"
+)
+
+// snapshotVerb declares a verb about one snapshot of a VM.
+func (a *app) snapshotVerb(use, short, long string, must bool, run func(context.Context, *provision.Env, provision.SnapshotOptions) error) *cobra.Command {
+	var o provision.SnapshotOptions
+	arg := " [name]"
+	if must {
+		arg = " name"
+	}
+	c := &cobra.Command{
+		Use: use + arg, Short: short, Long: long + exitStatuses,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(c *cobra.Command, args []string) error {
+			switch {
+			case len(args) > 1:
+				return ui.Usage("one snapshot at a time, not %d; the VM is named with --vm", len(args))
+			case len(args) == 1 && args[0] == "", must && len(args) == 0:
+				return ui.Usage("which snapshot?").Hint("aivm vm snapshots", c.CommandPath()+" NAME")
+			case len(args) == 1:
+				o.Name = args[0]
+			}
+			e, err := a.provision(use)
+			if err != nil {
+				return err
+			}
+			return run(c.Context(), e, o)
+		},
+	}
+	a.vmFlag(c, &o.VM, "the VM")
+	c.Flags().BoolVar(&o.StayOff, "stay-off", false, "do not start a VM again that was stopped for it")
+	a.dryRunFlag(c)
+	return c
+}
+
+func (a *app) vmSnapshotCmd() *cobra.Command {
+	return a.snapshotVerb("snapshot", "Keep the disk of a VM as it is now", `Keep the disk of a VM as it is now, under a name, so that it can be gone back to.
+The VM has to be off for a moment: one that runs is stopped, after a question, and
+started again. Shared folders lie on this machine and are not part of it.
+
+Examples:
+  aivm vm snapshot before-upgrade
+  aivm vm snapshot clean --vm work --yes
+`, false, func(ctx context.Context, e *provision.Env, o provision.SnapshotOptions) error {
+		return e.Snapshot(ctx, o)
+	})
+}
+
+func (a *app) vmRollbackCmd() *cobra.Command {
+	return a.snapshotVerb("rollback", "Put the disk of a VM back to a snapshot", `Put the disk of a VM back to a snapshot. What it is now is kept first, as snapshot
+before-rollback-TIME, so that nothing is lost. Shared folders stay as they are.
+
+Examples:
+  aivm vm rollback before-upgrade
+  aivm vm rollback clean --vm work --yes
+`, true, func(ctx context.Context, e *provision.Env, o provision.SnapshotOptions) error {
+		return e.Rollback(ctx, o)
+	})
+}
+
+func (a *app) vmSnapshotDeleteCmd() *cobra.Command {
+	return a.snapshotVerb("snapshot-delete", "Delete a snapshot of a VM", `Delete a snapshot of a VM and give back what only it holds. The present and the
+other snapshots stay as they are.
+
+Examples:
+  aivm vm snapshot-delete before-upgrade
+  aivm vm snapshot-delete clean --vm work --yes
+`, true, func(ctx context.Context, e *provision.Env, o provision.SnapshotOptions) error {
+		return e.SnapshotDelete(ctx, o)
+	})
+}
+
+func (a *app) vmSnapshotsCmd() *cobra.Command {
+	return a.vmVerb("snapshots", "List the snapshots of a VM", `List the snapshots of a VM, what each holds that nothing else does, and what the
+disk takes on this machine.
+
+Examples:
+  aivm vm snapshots
+  aivm vm snapshots work --json
+`, func(ctx context.Context, e *provision.Env, name string) error {
+		l, err := e.SnapshotListing(ctx, name)
+		if err != nil {
+			return err
+		}
+		if a.ui.JSON {
+			return a.ui.PrintJSON(l)
+		}
+		for _, line := range l.Tree() {
+			a.ui.Result("%s", line)
+		}
+		return nil
+	})
+}

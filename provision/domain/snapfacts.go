@@ -1,0 +1,243 @@
+package domain
+
+import (
+	"context"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"aivm.dev/aivm/internal/virt"
+)
+
+// Snapshots is what the snapshot verbs need of libvirt.
+type Snapshots interface {
+	Domain(ctx context.Context, name string) (*virt.Domain, error)
+	InactiveXML(ctx context.Context, name string) (string, error)
+	CreateSnapshot(ctx context.Context, name, desc string) error
+	ForgetSnapshot(ctx context.Context, name, snapshot string) error
+	KnowSnapshot(ctx context.Context, name, snapshot, desc string) error
+	RevertSnapshot(ctx context.Context, name, snapshot string) error
+	DeleteSnapshot(ctx context.Context, name, snapshot string) error
+	Snapshots(ctx context.Context, name string) ([]string, error)
+	Metadata(ctx context.Context, name, uri string) (string, error)
+	SetMetadata(ctx context.Context, name, prefix, uri, element string) error
+	ReadVolume(ctx context.Context, path string, offset, n uint64) ([]byte, error)
+}
+
+// Snapshot is one state of a disk that is kept.
+type Snapshot struct {
+	Name    string
+	Parent  string // "" = the first of a line, or not known
+	At      time.Time
+	Own     uint64 // bytes that only this snapshot holds
+	Current bool   // the present stands on it
+}
+
+// SnapFacts is what a VM's disk and libvirt say of its snapshots. What is in
+// the disk counts: libvirt's list and the tree are put right by it.
+type SnapFacts struct {
+	Disk      virt.Disk
+	Snapshots []Snapshot // oldest first
+	Kept      uint64     // bytes held for snapshots and not by the present
+	Counted   bool       // Own and Kept are known
+	Changed   bool       // the present differs from the snapshot it stands on
+}
+
+// Find returns the snapshot of that name.
+func (f *SnapFacts) Find(name string) (Snapshot, bool) {
+	i := slices.IndexFunc(f.Snapshots, func(s Snapshot) bool { return s.Name == name })
+	if i < 0 {
+		return Snapshot{}, false
+	}
+	return f.Snapshots[i], true
+}
+
+// Current is the snapshot the present stands on; "" for none.
+func (f *SnapFacts) Current() string {
+	for _, s := range f.Snapshots {
+		if s.Current {
+			return s.Name
+		}
+	}
+	return ""
+}
+
+const (
+	treeNS     = "urn:aivm:snapshots:1"
+	treePrefix = "aivms"
+)
+
+// tree is what only aivm knows, kept in the domain's metadata: which snapshot
+// stands on which. libvirt puts the namespace in and takes it out.
+type tree struct {
+	XMLName xml.Name `xml:"snapshots"`
+	Current string   `xml:"current,attr,omitempty"`
+	Known   []branch `xml:"snapshot"`
+}
+
+type branch struct {
+	Name   string `xml:"name,attr"`
+	Parent string `xml:"parent,attr,omitempty"`
+}
+
+func parseTree(element string) tree {
+	var t tree
+	if element == "" || xml.Unmarshal([]byte(element), &t) != nil {
+		return tree{}
+	}
+	return t
+}
+
+func (t *tree) add(name, parent string) { t.Known = append(t.Known, branch{name, parent}) }
+
+func (t *tree) has(name string) bool {
+	return slices.ContainsFunc(t.Known, func(k branch) bool { return k.Name == name })
+}
+
+// ObserveSnapshots reads the snapshots of a domain's disk. sizes says whether
+// their sizes are wanted, too, which reads more of the file.
+func ObserveSnapshots(ctx context.Context, l Snapshots, d *virt.Domain, sizes bool) (*SnapFacts, error) {
+	f := &SnapFacts{}
+	disk, ok := d.StoredDisk(DiskSerial)
+	if !ok && len(d.Stored) > 0 {
+		disk, ok = d.Stored[0], true // one that aivm did not define
+	}
+	if !ok || disk.File == "" {
+		return nil, fmt.Errorf("the VM %q has no disk in a file", d.Name)
+	}
+	f.Disk = disk
+	element, err := l.Metadata(ctx, d.Name, treeNS)
+	if err != nil {
+		return nil, err
+	}
+	t := parseTree(element)
+	read := func(at, n uint64) ([]byte, error) { return l.ReadVolume(ctx, disk.File, at, n) }
+	q, err := readQcow2(read)
+	if errors.Is(err, virt.ErrNotFound) {
+		// The disk lies in no pool: libvirt's own list is all there is.
+		names, err := l.Snapshots(ctx, d.Name)
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range names {
+			f.Snapshots = append(f.Snapshots, Snapshot{Name: n})
+		}
+		f.Changed = true
+		f.apply(t)
+		return f, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the snapshots in %s: %w", disk.File, err)
+	}
+	f.fill(q, t)
+	if !sizes {
+		return f, nil
+	}
+	u, err := q.count(read)
+	if err != nil {
+		return nil, fmt.Errorf("reading the sizes of the snapshots in %s: %w", disk.File, err)
+	}
+	f.Counted, f.Kept = true, u.kept
+	for i, s := range q.snapshots {
+		if k := slices.IndexFunc(f.Snapshots, func(o Snapshot) bool { return o.Name == s.name }); k >= 0 {
+			f.Snapshots[k].Own += u.own[i]
+		}
+	}
+	return f, nil
+}
+
+func (f *SnapFacts) fill(q *qcow2, t tree) {
+	order := slices.Clone(q.snapshots)
+	sort.SliceStable(order, func(i, j int) bool { return order[i].at.Before(order[j].at) })
+	f.Changed = true
+	same := ""
+	for _, s := range order {
+		if _, twice := f.Find(s.name); twice {
+			continue
+		}
+		f.Snapshots = append(f.Snapshots, Snapshot{Name: s.name, At: s.at})
+		if q.same(s) && (same == "" || s.name == t.Current || same != t.Current) {
+			same = s.name
+		}
+	}
+	f.apply(t)
+	if same != "" {
+		// Seen and not remembered: a run may have been killed before it could
+		// write down what it had done.
+		f.Changed = false
+		for i := range f.Snapshots {
+			f.Snapshots[i].Current = f.Snapshots[i].Name == same
+		}
+	}
+}
+
+// apply puts what is remembered of the tree onto what is there. A snapshot
+// nobody wrote down was made by a run that was killed right after: it stands on
+// what was current then, and the present stands on it.
+func (f *SnapFacts) apply(t tree) {
+	parents := map[string]string{}
+	for _, k := range t.Known {
+		parents[k.Name] = k.Parent
+	}
+	current := t.Current
+	for i := range f.Snapshots {
+		s := &f.Snapshots[i]
+		if t.has(s.Name) {
+			s.Parent = parents[s.Name]
+		} else {
+			s.Parent, current = current, s.Name
+		}
+	}
+	// One that is gone hands its children to its own parent.
+	exists := func(n string) bool { _, ok := f.Find(n); return ok }
+	up := func(n string) string {
+		for range len(t.Known) + 1 {
+			if n == "" || exists(n) {
+				return n
+			}
+			n = parents[n]
+		}
+		return ""
+	}
+	for i := range f.Snapshots {
+		f.Snapshots[i].Parent = up(f.Snapshots[i].Parent)
+		f.Snapshots[i].Current = f.Snapshots[i].Name == up(current)
+	}
+}
+
+// tree is what is to be remembered of f.
+func (f *SnapFacts) tree(current string) tree {
+	t := tree{Current: current}
+	for _, s := range f.Snapshots {
+		t.add(s.Name, s.Parent)
+	}
+	return t
+}
+
+// without is the tree once a snapshot is gone: what stood on it stands on what
+// it stood on.
+func (f *SnapFacts) without(name string) tree {
+	gone, _ := f.Find(name)
+	to := func(n string) string {
+		if n == name {
+			return gone.Parent
+		}
+		return n
+	}
+	t := tree{Current: to(f.Current())}
+	for _, s := range f.Snapshots {
+		if s.Name != name {
+			t.add(s.Name, to(s.Parent))
+		}
+	}
+	return t
+}
+
+func (t tree) encode() (string, error) {
+	b, err := xml.Marshal(t)
+	return strings.TrimSpace(string(b)), err
+}
