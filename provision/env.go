@@ -47,16 +47,17 @@ type Env struct {
 	DialVirt   func(context.Context) (*virt.Conn, error) // virt.Dial unless a test says otherwise
 	Wall       Wallkeeper                                // the walls as they are on this machine; nil: the real ones
 
-	fetch   *image.Fetcher
-	answers *bool           // whether the default image's server does
-	fetched map[string]bool // images this run has got, by Ref
-	store   *config.Store
-	timing  *ui.Timing
-	once    sync.Once
-	facts   host.Facts
-	warned  map[string]bool
-	mu      sync.Mutex // guards conn
-	conn    *virt.Conn
+	fetch     *image.Fetcher
+	answers   *bool           // whether the default image's server does
+	fetched   map[string]bool // images this run has got, by Ref
+	store     *config.Store
+	timing    *ui.Timing
+	once      sync.Once
+	facts     host.Facts
+	warned    map[string]bool
+	installed []string   // packages, in this run
+	mu        sync.Mutex // guards conn
+	conn      *virt.Conn
 }
 
 // Close ends the connections of this run.

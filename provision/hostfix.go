@@ -2,9 +2,12 @@ package provision
 
 import (
 	"context"
+	"slices"
+	"strings"
 
 	"aivm.dev/aivm/internal/editor"
 	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/root"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/provision/host"
 )
@@ -53,6 +56,9 @@ func (e *Env) mend(ctx context.Context, o DoctorOptions) ([]string, error) {
 			return done, e.resume(err)
 		}
 		p := e.planMend(d)
+		if err := e.foundNothing(d.host, host.Need{}); err != nil {
+			return done, err
+		}
 		if e.DryRun {
 			if err := e.printPlain("doctor", "", p); err != nil {
 				return nil, err
@@ -84,10 +90,39 @@ func (e *Env) mend(ctx context.Context, o DoctorOptions) ([]string, error) {
 	}
 }
 
+// planMachine is what this machine lacks, once: packages that were installed in
+// this run and whose programs are still not found are not installed for ever.
+func (e *Env) planMachine(f host.Facts, need host.Need) ([]plan.Action, error) {
+	if err := e.foundNothing(f, need); err != nil {
+		return nil, err
+	}
+	as, err := host.Plan(f, need)
+	for i := range as {
+		if op, ok := as[i].Root.(root.Packages); ok {
+			as[i].Got = func(context.Context, root.Result) error {
+				e.installed = op.Names
+				return nil
+			}
+		}
+	}
+	return as, err
+}
+
+// foundNothing is the error for packages that are there and programs that are
+// not.
+func (e *Env) foundNothing(f host.Facts, need host.Need) error {
+	tools, packages := host.Missing(f, need)
+	if len(packages) == 0 || !slices.Equal(packages, e.installed) {
+		return nil
+	}
+	return ui.Failed("installed is %s, and still not found: %s", strings.Join(packages, " "), strings.Join(tools, ", ")).
+		Hint("look where the files went, or install it anew by hand: "+strings.Join(packages, " "), "aivm host doctor -v")
+}
+
 // planMend is what can be done about a diagnosis without a person's judgement.
 func (e *Env) planMend(d diagnosis) plan.Plan {
 	p := plan.Plan{Stage: plan.Host}
-	as, err := host.Plan(d.host, host.Need{})
+	as, err := e.planMachine(d.host, host.Need{})
 	if err == nil && len(as) > 0 {
 		// More is seen when packages and daemons are there.
 		as[len(as)-1].Again = true

@@ -68,7 +68,7 @@ func (e *Env) planHost(ctx context.Context, w *want, f *facts) (plan.Plan, error
 // answer. goOn is false when nothing more can be planned before another look.
 func (e *Env) planAccess(ctx context.Context, p *plan.Plan, w *want, f *facts, make bool) (goOn bool, err error) {
 	if make {
-		as, err := host.Plan(e.hostFacts(), host.Need{Image: w.newDomain(f) && e.needsBuild(ctx, w)})
+		as, err := e.planMachine(e.hostFacts(), host.Need{Image: w.newDomain(f) && e.needsBuild(ctx, w)})
 		if err != nil {
 			return false, err
 		}

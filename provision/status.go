@@ -8,6 +8,7 @@ import (
 
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/domain"
 	"aivm.dev/aivm/provision/host"
@@ -117,6 +118,7 @@ func (s *Status) add(cs ...host.Check) {
 		if c.Fix == nil {
 			c.Fix = []string{}
 		}
+		c.Detail = ui.Clean(c.Detail)
 		s.Checks = append(s.Checks, c)
 		switch c.State {
 		case "ok":

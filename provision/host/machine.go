@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"aivm.dev/aivm/internal/ui"
 )
 
 // machineFact is what kind of machine this is, as far as VMs care.
@@ -51,7 +53,7 @@ func machine(env Env, f Facts) machineFact {
 			}
 		}
 	}
-	m.Maker = strings.TrimSpace(word("/sys/class/dmi/id/sys_vendor") + " " + word("/sys/class/dmi/id/product_name"))
+	m.Maker = strings.TrimSpace(ui.Clean(word("/sys/class/dmi/id/sys_vendor") + " " + word("/sys/class/dmi/id/product_name")))
 	for _, mod := range []string{"kvm_intel", "kvm_amd"} {
 		p := "/sys/module/" + mod + "/parameters/nested"
 		if v := word(p); v != "" {
