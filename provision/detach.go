@@ -201,7 +201,7 @@ func (e *Env) observeLeaving(ctx context.Context, l *leaving) (*facts, error) {
 	if f.share, err = e.shared(l.w.name, nil); err != nil {
 		return nil, err
 	}
-	if len(f.share.Tokens[share.Token(l.att.HostPath)]) == 0 {
+	if len(f.share.Tokens[share.Token(l.att.HostPath)]) == 0 && l.att.Mode != share.Shared {
 		return f, nil
 	}
 	f, _, err = e.look(ctx, l.w)
@@ -232,6 +232,9 @@ func (e *Env) planDetach(l *leaving, f *facts) plan.Plan {
 				Do:    func(ctx context.Context) error { return e.releaseAll(ctx, l, f) },
 			})
 		}
+	}
+	p.Add(e.planUnplug(l.w, f, a)...)
+	if bound {
 		op := root.Unbind{VMKey: e.key(l.w.name), Token: token}
 		p.Add(plan.Action{
 			ID: "share.unbind:" + token, Why: fmt.Sprintf("take folder %s out of VM %s's reach", a.HostPath, l.w.name),
@@ -283,7 +286,7 @@ func (e *Env) releaseAll(ctx context.Context, l *leaving, f *facts) error {
 	defer cancel()
 	var below []share.Attachment
 	for _, a := range attachments(l.w.store.Config, l.w.name) {
-		if a.Mode == share.SharedRoot && within(a.GuestDst, l.att.GuestDst) && a.GuestDst != l.att.GuestDst {
+		if a.Mode.Mounts() && within(a.GuestDst, l.att.GuestDst) && a.GuestDst != l.att.GuestDst {
 			below = append(below, a)
 		}
 	}
@@ -416,6 +419,9 @@ func (e *Env) planLeft(w *want, f *facts) ([]plan.Action, error) {
 		bound := len(hf.Tokens[token]) > 0
 		if bound && !off {
 			continue
+		}
+		if off {
+			out = append(out, e.planUnplug(w, f, a)...)
 		}
 		if bound {
 			op := root.Unbind{VMKey: e.key(w.name), Token: token}

@@ -162,13 +162,13 @@ func (e *Env) planSeen(w *want, f *facts) ([]plan.Action, error) {
 	}}, nil
 }
 
-// planArm has the folders with protected paths ready before the VM starts: its
-// daemon must find the protecting mounts there, since from its start on the
-// guest can write.
+// planArm has folders ready before the VM starts where its daemons must find
+// them: those with protected paths, since from the start on the guest can
+// write, and those with a daemon of their own.
 func (e *Env) planArm(w *want, f *facts) ([]plan.Action, error) {
 	var guarded []share.Attachment
 	for _, a := range w.atts() {
-		if a.Protect {
+		if a.Protect || a.Mode == share.Shared {
 			guarded = append(guarded, a)
 		}
 	}

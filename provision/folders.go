@@ -24,7 +24,7 @@ import (
 func (w *want) atts() []share.Attachment {
 	var out []share.Attachment
 	taken := map[string]bool{}
-	if w.folder != nil && w.folder.Mode == share.SharedRoot {
+	if w.folder != nil && w.folder.Mode.Mounts() {
 		out = append(out, *w.folder)
 		taken[w.folder.GuestDst] = true
 	}
@@ -46,7 +46,7 @@ func (w *want) others() []share.Attachment {
 	var out []share.Attachment
 	for _, r := range w.store.Config.VMAttachments(w.name) {
 		a := attachment(r)
-		if a.Mode == share.SharedRoot && a.State == share.Attached && (w.folder == nil || a.HostPath != w.folder.HostPath) {
+		if a.Mode.Mounts() && a.State == share.Attached && (w.folder == nil || a.HostPath != w.folder.HostPath) {
 			out = append(out, a)
 		}
 	}
@@ -141,6 +141,12 @@ func (e *Env) planShare(w *want, f *facts) ([]plan.Action, error) {
 		if f.conn != nil && len(f.share.Tokens[share.Token(a.HostPath)]) > 0 && !heard.Mounted(a) {
 			out = append(out, e.releaseAction(w, f, a, act.Fail))
 		}
+		if token := share.Token(a.HostPath); f.running() && plugged(f, token) && !heard.Mounted(a) {
+			// Its daemon would go on serving what was mounted there before.
+			off := e.unplugAction(w, token, a.HostPath)
+			off.Fail = act.Fail
+			out = append(out, off)
+		}
 		out = append(out, act)
 	}
 	all := append(attachments(w.store.Config, w.name), atts...)
@@ -151,7 +157,19 @@ func (e *Env) planShare(w *want, f *facts) ([]plan.Action, error) {
 			Fail: func(err error) error { e.warnOnce(err.Error()); return nil },
 		})
 	}
-	return out, nil
+	plugs, err := e.planPlug(w, f)
+	for _, plug := range plugs {
+		out = append(out, plug)
+		for _, act := range as {
+			if b, ok := act.Root.(root.Bind); ok && len(b.Protect) > 0 && plug.ID == "share.plug:"+b.Token {
+				// Now its daemon has the protecting mounts, and they can leave here.
+				act.ID, act.Consent = "share.settle:"+b.Token, plan.None
+				act.Why = "leave the protection of " + b.Src + " to the VM's daemon alone"
+				out = append(out, act)
+			}
+		}
+	}
+	return out, err
 }
 
 // releaseAction has the guest let go of a folder that is going to be shared

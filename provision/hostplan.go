@@ -80,7 +80,7 @@ func (e *Env) planAccess(ctx context.Context, p *plan.Plan, w *want, f *facts, m
 			return f.virt.Err == nil || e.libvirtAbsent(f.virt.Err), nil
 		}
 	}
-	asked := make || w.folder != nil && f.conn == nil
+	asked := make || w.folder != nil && f.conn == nil || f.conn != nil && w.asksLibvirt(f)
 	// A run was killed between the first login and the removal of the seed.
 	left := f.conn != nil && f.inst.SeedLeft && f.guest.boot.SeedRead && errors.Is(f.virt.Err, virt.ErrDenied)
 	if asked && f.domain.Domain.Err != nil || left {
@@ -241,7 +241,8 @@ func (e *Env) planVM(ctx context.Context, w *want, f *facts) ([]plan.Action, err
 	if err != nil {
 		return nil, err
 	}
-	return append(append(out, arm...), das...), nil
+	out = append(append(out, arm...), e.planStale(w, f)...)
+	return append(out, das...), nil
 }
 
 // autoNet reports whether the network's values are the built-in defaults, so
@@ -286,7 +287,9 @@ func (e *Env) planFolder(p *plan.Plan, w *want, f *facts) error {
 		return err
 	}
 	for _, a := range as {
-		if !hasAction(*p, a.ID) {
+		b, bind := a.Root.(root.Bind)
+		armed := bind && hasAction(*p, "share.arm:"+b.Token) && len(b.Protect) == 0
+		if !hasAction(*p, a.ID) && !armed {
 			p.Add(a)
 		}
 	}

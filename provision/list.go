@@ -155,7 +155,7 @@ func (e *Env) folders(c config.Config) []ListedFolder {
 				state = gitState(a)
 			} else if err == nil {
 				state = "detached"
-				if hf.Bound(a) {
+				if hf.Mounted(a) {
 					state = "ok"
 				}
 			}

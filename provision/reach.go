@@ -84,10 +84,10 @@ func (s vmFolders) wrong(a share.Attachment) (why string, attach bool) {
 		}
 		return "", false
 	}
-	if a.Mode != share.SharedRoot {
+	if !a.Mode.Mounts() {
 		return fmt.Sprintf("folder %s has mode %s, which is not there yet", a.HostPath, a.Mode), false
 	}
-	if !s.host.Value.Bound(a) {
+	if !s.host.Value.Mounted(a) {
 		return fmt.Sprintf("folder %s is not shared on this machine", a.HostPath), true
 	}
 	if s.guest.Err == nil {

@@ -57,10 +57,17 @@ func (e *Env) letGo(ctx context.Context, w *want, f *facts, locked bool) {
 			// Whether it did shows when the token is taken away.
 			_ = releaseInGuest(ctx, f.conn, []share.Attachment{a}, nil)
 		}
+		p := plan.Plan{Stage: plan.Host}
+		if f != nil {
+			now := &facts{}
+			e.observeLibvirt(ctx, w, now)
+			p.Add(e.planUnplug(w, now, a)...)
+		}
 		op := root.Unbind{VMKey: e.key(w.name), Token: token}
-		_, err = e.run(ctx, plan.Plan{Stage: plan.Host, Actions: []plan.Action{{
+		p.Add(plan.Action{
 			ID: "share.unbind:" + token, Why: fmt.Sprintf("take folder %s out of VM %s's reach again", a.HostPath, w.name), Shows: op.Shows(), Root: op,
-		}}})
+		})
+		_, err = e.run(ctx, p)
 		return err
 	}()
 	if err != nil {

@@ -119,7 +119,7 @@ func (e *Env) wantFolder(ctx context.Context, o FolderOptions, create bool) (*wa
 		w.openAt = filepath.Join(dst, strings.TrimPrefix(real, folder.HostPath))
 		return w, e.wantGit(ctx, w)
 	}
-	return w, alone(errors.Join(share.Check(folder), share.CheckProtect(folder, allAttachments(w.store.Config))))
+	return w, alone(errors.Join(share.Check(folder), share.CheckProtect(folder, allAttachments(w.store.Config)), w.checkRoom(folder)))
 }
 
 // savedFor is the record of a folder on the VM or, if it has none, of its

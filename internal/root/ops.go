@@ -64,6 +64,9 @@ type Bind struct {
 	GID   int    `json:"gid"`
 	Dev   uint64 `json:"dev"`
 	Ino   uint64 `json:"ino"`
+	// Own says that the VM has a daemon for this folder alone: protecting mounts
+	// wait here until that one has them.
+	Own bool `json:"own,omitempty"`
 	// Protect are paths below Src that the guest, its root included, can
 	// neither write nor replace.
 	Protect []string `json:"protect,omitempty"`

@@ -176,11 +176,15 @@ func cover(tree int, p point) (ok bool, err error) {
 	return true, nil
 }
 
+// servedBy reports whether c is the daemon through which the guest is meant to
+// reach the folder. The one for all folders sees every token.
+func (o Bind) servedBy(c copyOf) bool { return c.daemon && (!o.Own || c.top.Point == "/") }
+
 // settleServed is settle for a token that a daemon serves already; served is
 // false where none does.
 func settleServed(o Bind, t, export mountinfo.Mount) (served bool, err error) {
 	all, err := copies(t, export)
-	if err != nil || !slices.ContainsFunc(all, func(c copyOf) bool { return c.daemon }) {
+	if err != nil || !slices.ContainsFunc(all, o.servedBy) {
 		return false, err
 	}
 	return true, settle(o, t, export)
@@ -204,7 +208,9 @@ func settle(o Bind, t, export mountinfo.Mount) error {
 			return err
 		}
 	}
-	if len(daemons) > 0 {
+	if !slices.ContainsFunc(daemons, o.servedBy) {
+		daemons = nil // what is written down does not hold yet
+	} else {
 		if err := uncover(t, export); err != nil {
 			return err
 		}

@@ -167,6 +167,43 @@ func TestProtectArmed(t *testing.T) {
 	do(t, Unbind{VMKey: testKey, Token: o.Token})
 }
 
+// TestProtectOwnDaemon: a daemon for the folder alone, plugged later, finds the
+// protecting mounts although the one for all folders has them already.
+func TestProtectOwnDaemon(t *testing.T) {
+	work, ok := privately(t)
+	if !ok {
+		return
+	}
+	stage(t, work, unix.MS_PRIVATE)
+	do(t, Export{VMKey: testKey})
+	all := daemonFor(t, work)
+	src, o := project(t, work)
+	o.Own = true
+	point := filepath.Join(ExportRoot(testKey), o.Token)
+	do(t, o)
+	holdsInGuest(all, point)
+	own := receive(t, filepath.Join(work, "virtiofsd"), "-s", "source="+point)
+	// As virtiofsd does: the token becomes the root of its namespace, and the
+	// shell is left with what is built into it.
+	own.ok("mount --rbind " + point + " " + point + " && cd " + point + " && pivot_root . . && cd /")
+	p, err := ReadProtection(testKey, o.Token)
+	must(t, err)
+	if err := p.Holds(src, one(t, point)); err == nil {
+		t.Fatal("it counts as protected before its daemon is known to have it")
+	}
+	do(t, o)
+	own.fails("echo evil >/Makefile", "Read-only")
+	own.fails("echo evil >/.git/config", "Read-only")
+	holdsInGuest(all, point)
+	p, err = ReadProtection(testKey, o.Token)
+	must(t, err)
+	if err := p.Holds(src, one(t, point)); err != nil || len(p.Daemons) != 2 {
+		t.Fatalf("%+v: %v", p, err)
+	}
+	must(t, os.Rename(filepath.Join(src, "Makefile"), filepath.Join(src, "M")))
+	must(t, os.Rename(filepath.Join(src, "M"), filepath.Join(src, "Makefile")))
+}
+
 // TestProtectPaths: the helper judges the paths again.
 func TestProtectPaths(t *testing.T) {
 	for _, p := range []string{"../x", "/etc", "a/../../b", ".", "", "a//b", "a\x00b", "a/"} {

@@ -88,10 +88,12 @@ type Domain struct {
 	RAMMB       int
 	MAC         string // of the first interface
 	Network     string
-	Disks       []Disk // of the running domain, or of the definition if it is off
-	Stored      []Disk // of the persistent definition: what the next boot has
-	Filesystems []Filesystem
-	SerialLog   string // path on the host, "" if none
+	Disks       []Disk       // of the running domain, or of the definition if it is off
+	Stored      []Disk       // of the persistent definition: what the next boot has
+	Filesystems []Filesystem // of the running domain, or of the definition if it is off
+	StoredFS    []Filesystem // of the persistent definition
+	SharedRAM   bool         // its memory can be shared with virtiofsd
+	SerialLog   string       // path on the host, "" if none
 }
 
 // Disk is one disk of a domain.
@@ -200,7 +202,7 @@ func (c *Conn) describe(d libvirt.Domain) (*Domain, error) {
 		return nil, err
 	}
 	out.State = state(st)
-	out.Stored = out.Disks
+	out.Stored, out.StoredFS = out.Disks, out.Filesystems
 	if out.State != Off {
 		// A device that was asked to leave stays in the live XML until the
 		// guest lets go of it.
@@ -212,7 +214,7 @@ func (c *Conn) describe(d libvirt.Domain) (*Domain, error) {
 		if err != nil {
 			return nil, err
 		}
-		out.Stored = stored.Disks
+		out.Stored, out.StoredFS = stored.Disks, stored.Filesystems
 	}
 	return out, nil
 }
@@ -226,6 +228,9 @@ func ParseDomain(desc string) (*Domain, error) {
 	d := &Domain{Name: x.Name, UUID: x.UUID, Accel: x.Type}
 	if x.Metadata != nil {
 		d.Mark = parseMark(x.Metadata.XML)
+	}
+	if b := x.MemoryBacking; b != nil && b.MemoryAccess != nil {
+		d.SharedRAM = b.MemoryAccess.Mode == "shared"
 	}
 	if x.VCPU != nil {
 		d.VCPUs = int(x.VCPU.Value)

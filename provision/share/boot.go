@@ -58,7 +58,14 @@ nl='
 mkdir -p -- "$dev" && chmod 0700 -- "$dev" || exit 1
 grep -qF " $dev " /proc/self/mountinfo || mount -t virtiofs -- "$tag" "$dev" || exit 1
 cd "$dev" || exit 1
-have=$(stat -c '%f %n' -- * 2>/dev/null)
+while IFS= read -r line; do
+	case $line in *" ../own/"*) ;; *) continue ;; esac
+	token=${line#* ../own/}
+	token=${token%% *}
+	grep -qF " ` + OwnMounts + `/$token " /proc/self/mountinfo && continue
+	mkdir -p -- "../own/$token" && chmod 0700 -- ../own && mount -t virtiofs -- "$token" "../own/$token"
+done <` + bootListPath + `
+have=$(stat -c '%f %n' -- * ../own/* 2>/dev/null)
 empty() {
 	for e in "$1"/* "$1"/.[!.]* "$1"/..?*; do
 		[ -e "$e" ] || [ -L "$e" ] || continue
@@ -108,7 +115,7 @@ func bootList(atts []Attachment) list {
 		if slices.ContainsFunc(atts, func(o Attachment) bool { return below(a.GuestDst, o.GuestDst) }) {
 			kind = "inside"
 		}
-		fmt.Fprintf(&b, "%s %s %s\n", kind, Token(a.HostPath), a.GuestDst)
+		fmt.Fprintf(&b, "%s %s %s\n", kind, a.rel(), a.GuestDst)
 	}
 	version, script := bootFile()
 	sum := sha256.Sum256([]byte(version + b.String()))

@@ -231,18 +231,19 @@ func Verify(f GuestFacts, host HostFacts, a Attachment) error {
 		return no("the folder itself is not known here")
 	}
 	token := Token(a.HostPath)
-	at := mountinfo.At(f.Mounts, a.GuestDst)
-	if len(at) == 0 {
+	tag, at := a.device()
+	there := mountinfo.At(f.Mounts, a.GuestDst)
+	if len(there) == 0 {
 		return no("nothing is mounted there")
 	}
-	m := at[len(at)-1]
+	m := there[len(there)-1]
 	switch {
 	case m.Type != "virtiofs":
 		return no("a file system of type %q is mounted there", m.Type)
-	case m.Source != FSTag:
-		return no("it comes from device %q, not %q", m.Source, FSTag)
-	case m.Root != "/"+token:
-		return no("it shows %q, not %q", m.Root, "/"+token)
+	case m.Source != tag:
+		return no("it comes from device %q, not %q", m.Source, tag)
+	case m.Root != at:
+		return no("it shows %q, not %q", m.Root, at)
 	}
 	way := f.Ways[token]
 	if len(way) != len(ways(a.GuestDst)) {

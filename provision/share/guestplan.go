@@ -2,7 +2,6 @@ package share
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -10,7 +9,6 @@ import (
 
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/root/mountinfo"
-	"aivm.dev/aivm/internal/ui"
 )
 
 // guestHead defines what the guest script's lines call. It is run by guest
@@ -24,7 +22,7 @@ const guestHead = `set -uf
 LC_ALL=C PATH=/usr/sbin:/usr/bin:/sbin:/bin
 export LC_ALL PATH
 umask 022
-dev=` + ExportMount + ` tag=` + FSTag + ` bad=0 wrong= lines=
+dev=` + ExportMount + ` tag=` + FSTag + ` own=` + OwnMounts + ` bad=0 wrong= lines=
 nl='
 '
 say() { # REASON TOKEN PATH
@@ -48,19 +46,34 @@ top() { # POINT: the topmost mount there, into t_type t_src t_root
 	done
 	[ -n "$t_type" ]
 }
-ours() { [ "$t_type $t_src" = "virtiofs $tag" ]; }
+ours() { # TOKEN: it is the device of all folders, or the token's own
+	[ "$t_type" = virtiofs ] && { [ "$t_src" = "$tag" ] || [ "$t_src" = "$1" ]; }
+}
 device() {
 	if top "$dev"; then
-		ours || die foreign - "$dev"
+		ours - || die foreign - "$dev"
 		return 0
 	fi
 	mkdir -p -- "$dev" && chmod 0700 -- "$dev" || die make - "$dev"
 	mount -t virtiofs -- "$tag" "$dev" || die device - "$dev"
 }
+plug() { # TOKEN...: the own device of each is mounted; a new one may take a moment to appear
+	mkdir -p -- "$own" && chmod 0700 -- "$own" || die make - "$own"
+	for g_t; do
+		top "$own/$g_t" && continue
+		mkdir -p -- "$own/$g_t" || { say make "$g_t" "$own/$g_t"; continue; }
+		n=0
+		until mount -t virtiofs -- "$g_t" "$own/$g_t" 2>/dev/null; do
+			n=$((n + 1))
+			[ "$n" -lt 60 ] || { say own "$g_t" "$own/$g_t"; break; }
+			sleep 0.2
+		done
+	done
+}
 drop() { # TOKEN DIR POINT: take our mounts off DIR
 	n=0
 	while top "$3"; do
-		ours || { say foreign "$1" "$2"; return 1; }
+		ours "$1" || { say foreign "$1" "$2"; return 1; }
 		n=$((n + 1))
 		[ "$n" -lt 32 ] && umount -- "$2" || { say busy "$1" "$2"; return 1; }
 	done
@@ -133,18 +146,18 @@ empty() { # DIR holds nothing but directories, in which nothing could be missed
 	done
 	set -f
 }
-folder() { # TOKEN DIR POINT INODE: will be mounted by mounts
+folder() { # TOKEN DIR POINT INODE FROM: will be mounted by mounts
 	iswrong "$2" && return 0
 	case "$nl$a_have$nl" in
-	*"$nl$4 $dev/$1$nl"*) ;;
+	*"$nl$4 $5$nl"*) ;;
 	*)
-		say token "$1" "$dev/$1"
+		say token "$1" "$5"
 		return 0
 		;;
 	esac
 	# The folder itself, seen through a shared parent, is no loss.
-	[ "$2" -ef "$dev/$1" ] || empty "$2" || { say full "$1" "$2"; return 0; }
-	lines="$lines$dev/$1 $3 none bind 0 0$nl"
+	[ "$2" -ef "$5" ] || empty "$2" || { say full "$1" "$2"; return 0; }
+	lines="$lines$5 $3 none bind 0 0$nl"
 }
 mounts() { # one process for all
 	[ -n "$lines" ] || return 0
@@ -227,8 +240,19 @@ func (g *guestPlan) line(format string, args ...any) { fmt.Fprintf(&g.b, format+
 // mountAll writes what mounts the folders of todo, level by level: a folder in
 // another one can be looked at only when that is mounted.
 func (g *guestPlan) mountAll() {
-	if top := mountinfo.At(g.f.Mounts, ExportMount); len(top) == 0 || !ourMount(top[len(top)-1]) {
+	var devices []string
+	all := false
+	for _, a := range g.mount {
+		if a.Mode == Shared {
+			devices = append(devices, Token(a.HostPath))
+		}
+		all = all || a.Mode != Shared
+	}
+	if top := mountinfo.At(g.f.Mounts, ExportMount); (all || len(g.mount) == 0) && (len(top) == 0 || top[len(top)-1].Type != "virtiofs" || top[len(top)-1].Source != FSTag) {
 		g.line("device")
+	}
+	if len(devices) > 0 {
+		g.line("plug %s", strings.Join(devices, " "))
 	}
 	for _, a := range slices.Backward(g.mount) {
 		if len(mountinfo.At(g.f.Mounts, a.GuestDst)) > 0 {
@@ -237,7 +261,7 @@ func (g *guestPlan) mountAll() {
 	}
 	var want, tokens []string
 	for _, a := range g.mount {
-		p := ExportMount + "/" + Token(a.HostPath)
+		p := a.from()
 		want, tokens = append(want, fmt.Sprintf("%d %s", g.host.Folders[a.HostPath].Ino, p)), append(tokens, p)
 	}
 	if len(tokens) > 0 {
@@ -292,7 +316,7 @@ func (g *guestPlan) oneFolder(a Attachment) {
 			before += fmt.Sprintf("! iswrong %s && ", quote(d))
 		}
 	}
-	g.line("%sfolder %s %s %s %d", before, token, quote(a.GuestDst), quote(mountinfo.Escape(a.GuestDst)), g.host.Folders[a.HostPath].Ino)
+	g.line("%sfolder %s %s %s %d %s", before, token, quote(a.GuestDst), quote(mountinfo.Escape(a.GuestDst)), g.host.Folders[a.HostPath].Ino, a.from())
 }
 
 // right reports whether what is mounted for a is the right folder, so that
@@ -300,7 +324,7 @@ func (g *guestPlan) oneFolder(a Attachment) {
 // look, the mount table has to do.
 func (g *guestPlan) right(a Attachment) bool {
 	at, way := mountinfo.At(g.f.Mounts, a.GuestDst), g.f.Ways[Token(a.HostPath)]
-	if len(at) == 0 || len(way) == 0 || !ourMount(at[len(at)-1]) || at[len(at)-1].Root != "/"+Token(a.HostPath) {
+	if len(at) == 0 || len(way) == 0 || !a.shows(at[len(at)-1]) {
 		return false
 	}
 	last := way[len(way)-1]
@@ -368,7 +392,22 @@ func quoteAll(ps []string) string {
 	return strings.Join(q, " ")
 }
 
-func ourMount(m mountinfo.Mount) bool { return m.Type == "virtiofs" && m.Source == FSTag }
+// shows reports whether the mount shows a's folder.
+func (a Attachment) shows(m mountinfo.Mount) bool {
+	tag, at := a.device()
+	return m.Type == "virtiofs" && m.Source == tag && m.Root == at
+}
+
+// from is where in the guest the folder can be bound from.
+func (a Attachment) from() string { return path.Join(ExportMount, a.rel()) }
+
+// rel is the same, seen from where the device of all folders is mounted.
+func (a Attachment) rel() string {
+	if a.Mode == Shared {
+		return "../" + path.Base(OwnMounts) + "/" + Token(a.HostPath)
+	}
+	return Token(a.HostPath)
+}
 
 // steps is the script for people.
 func (g *guestPlan) steps(newList bool, links []Attachment) []plan.Action {
@@ -383,7 +422,7 @@ func (g *guestPlan) steps(newList bool, links []Attachment) []plan.Action {
 			act.ID, act.Why = "guest.mount", fmt.Sprintf("mount %d folders in VM %s", n, a.VM)
 		}
 		for _, a := range g.todo {
-			act.Shows = append(act.Shows, "mount --bind "+ExportMount+"/"+Token(a.HostPath)+" "+quote(a.GuestDst))
+			act.Shows = append(act.Shows, "mount --bind "+a.from()+" "+quote(a.GuestDst))
 		}
 		out = append(out, act)
 	}
@@ -394,75 +433,4 @@ func (g *guestPlan) steps(newList bool, links []Attachment) []plan.Action {
 		out = append(out, plan.Action{ID: "guest.link", Why: "make " + links[0].Typed + " lead to the folder in the VM", Shows: []string{"ln -s " + quote(links[0].GuestDst) + " " + quote(links[0].Typed)}, Timing: "share"})
 	}
 	return out
-}
-
-// GuestError explains a guest script that did not end with status 0: one joined
-// FolderError for each folder it names. out is what it printed on stdout, stderr
-// what it printed there.
-func GuestError(exit int, out, stderr []byte, atts []Attachment) error {
-	if exit == 0 {
-		return nil
-	}
-	said := strings.TrimSpace(string(stderr[max(0, len(stderr)-500):]))
-	var errs []error
-	for line := range strings.SplitSeq(string(out[:min(len(out), maxProbe)]), "\n") {
-		rest, ok := strings.CutPrefix(line, "aivm-share-error ")
-		if !ok || len(errs) > len(atts)+8 {
-			continue
-		}
-		reason, rest, _ := strings.Cut(rest, " ")
-		token, where, _ := strings.Cut(rest, " ")
-		mine := concerned(atts, token, where)
-		for _, of := range mine {
-			err := explain(reason, where, said, of)
-			if by := held(out, token); reason == "busy" && len(by) > 0 {
-				err = ui.Refused("%q in the VM is in use there by %s", where, strings.Join(by, ", "))
-			}
-			errs = append(errs, &FolderError{of.HostPath, err})
-		}
-		if len(mine) == 0 {
-			errs = append(errs, explain(reason, where, said, Attachment{}))
-		}
-	}
-	if len(errs) == 0 {
-		return ui.Failed("mounting the folders in the VM ended with status %d: %q", exit, said)
-	}
-	return errors.Join(errs...)
-}
-
-// concerned are the folders an error is about: the one of the token, or all
-// whose way leads through the path.
-func concerned(atts []Attachment, token, where string) []Attachment {
-	var out []Attachment
-	for _, a := range atts {
-		if Token(a.HostPath) == token || token == "-" && (a.GuestDst == where || below(a.GuestDst, where)) {
-			out = append(out, a)
-		}
-	}
-	return out
-}
-
-func explain(reason, where, said string, a Attachment) error {
-	const elsewhere = "attach the folder at another place: --guest-dst PATH"
-	restart := "restart the VM: aivm vm restart " + quote(a.VM)
-	switch reason {
-	case "foreign":
-		return ui.Refused("something else is mounted on %q in the VM", where).Hint(elsewhere)
-	case "link":
-		return ui.Refused("%q in the VM is a symbolic link", where).Hint(elsewhere)
-	case "file":
-		return ui.Refused("%q in the VM is a file", where).Hint(elsewhere)
-	case "full":
-		return ui.Refused("%q in the VM is not empty, and folder %s would hide what is there", where, a.HostPath).Hint(elsewhere)
-	case "inside":
-		return ui.Refused("%q would have to be made inside another shared folder, and attaching changes none", where).Hint(elsewhere)
-	case "busy":
-		return ui.Failed("%q in the VM is in use and cannot be mounted anew: %q", where, said).
-			Hint("close what works there, or " + restart)
-	case "device":
-		return ui.Failed("the VM cannot mount its folder device %s: %q", FSTag, said)
-	case "token":
-		return ui.Failed("folder %s does not appear in the VM", a.HostPath).Hint(restart)
-	}
-	return ui.Failed("mounting folder %s in the VM failed (%q at %q): %q", a.HostPath, reason, where, said)
 }

@@ -255,6 +255,7 @@ func PlanHost(f HostFacts, vmKey string, atts []Attachment, isNew func(Attachmen
 			Src: a.HostPath, VMKey: vmKey, Token: Token(a.HostPath), RO: a.Access == string(ReadOnly),
 			UID: folder.UID, GID: folder.GID, Dev: folder.Dev, Ino: folder.Ino,
 		}
+		op.Own = a.Mode == Shared
 		how := "read and write"
 		if op.RO {
 			how = "read only"

@@ -24,12 +24,16 @@ const heldShell = `held() { # TOKEN DIR PATTERN
 }
 release() { # TOKEN DIR POINT PATTERN
 	n=0
-	while top "$3" && ours; do
+	while top "$3" && ours "$1"; do
 		n=$((n + 1))
 		[ "$n" -lt 32 ] && umount -- "$2" && continue
 		held "$1" "$2" "$4"
 		die busy "$1" "$2"
 	done
+}
+unplug() { # TOKEN: its own device, from where it is mounted for all
+	top "$own/$1" && ours "$1" || return 0
+	umount -- "$own/$1" && rmdir -- "$own/$1" || die busy "$1" "$own/$1"
 }
 `
 
@@ -87,11 +91,14 @@ func ReleaseScript(gone, rest []Attachment) string {
 	b.WriteString(guestHead + heldShell + "main() {\n")
 	for _, a := range innermost(append(slices.Clone(gone), rest...)) {
 		fmt.Fprintf(&b, "release %s %s %s %s\n", Token(a.HostPath), quote(a.GuestDst), quote(mountinfo.Escape(a.GuestDst)), quote(globEscape(a.GuestDst)))
+		if a.Mode == Shared {
+			fmt.Fprintf(&b, "unplug %s\n", Token(a.HostPath))
+		}
 		if t := a.typed(); t != "" && slices.Contains(gone, a) {
 			fmt.Fprintf(&b, "if [ -L %[1]s ] && [ \"$(readlink -- %[1]s)\" = %s ]; then rm -- %[1]s; fi\n", quote(t), quote(a.GuestDst))
 		}
 	}
-	b.WriteString("sync -f \"$dev\"\necho 2 >/proc/sys/vm/drop_caches\necho 2 >/proc/sys/vm/drop_caches\nreturn 0\n}\nmain\n")
+	b.WriteString("if top \"$dev\"; then sync -f \"$dev\"; fi\necho 2 >/proc/sys/vm/drop_caches\necho 2 >/proc/sys/vm/drop_caches\nreturn 0\n}\nmain\n")
 	return b.String()
 }
 
@@ -99,8 +106,8 @@ func ReleaseScript(gone, rest []Attachment) string {
 // folder in use out of the guest's tree: what has something of it open keeps
 // it, nobody else finds it.
 func HideScript(a Attachment) string {
-	return guestHead + fmt.Sprintf("main() {\nn=0\nwhile top %s && ours && [ $n -lt 32 ]; do\n\tn=$((n + 1))\n\tumount -l -- %s || return 1\ndone\nreturn 0\n}\nmain\n",
-		quote(mountinfo.Escape(a.GuestDst)), quote(a.GuestDst))
+	return guestHead + fmt.Sprintf("main() {\nn=0\nwhile top %s && ours %s && [ $n -lt 32 ]; do\n\tn=$((n + 1))\n\tumount -l -- %s || return 1\ndone\nreturn 0\n}\nmain\n",
+		quote(mountinfo.Escape(a.GuestDst)), Token(a.HostPath), quote(a.GuestDst))
 }
 
 // innermost sorts folders so that what lies below another comes first.

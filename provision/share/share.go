@@ -31,6 +31,14 @@ const FSTag = "aivm-root"
 // attached folder is reached at its GuestDst and nowhere else.
 const ExportMount = "/run/aivm/share"
 
+// OwnMounts is the directory below which the guest mounts the device of a
+// folder in mode shared on the way to its GuestDst.
+const OwnMounts = "/run/aivm/own"
+
+// MaxShared is how many folders in mode shared a VM can have: each is a device,
+// and takes one of the slots the domain was made with (domain.SparePorts).
+const MaxShared = 24
+
 // GuestUID is the uid and gid of the guest's user.
 const GuestUID = 1000
 
@@ -43,6 +51,18 @@ const (
 	Shared     Mode = "shared"      // one device per token
 	Git        Mode = "git"         // a clone of its own
 )
+
+// Mounts reports whether the mode mounts the folder itself in the guest.
+func (m Mode) Mounts() bool { return m == SharedRoot || m == Shared }
+
+// device is what a's folder comes from in the guest's mount table: the tag of
+// its device, and where in it the folder is.
+func (a Attachment) device() (tag, at string) {
+	if a.Mode == Shared {
+		return Token(a.HostPath), "/"
+	}
+	return FSTag, "/" + Token(a.HostPath)
+}
 
 // ParseMode reads a mode as a person or a 0.3 store writes it.
 func ParseMode(s string) (Mode, error) {
@@ -183,9 +203,9 @@ func check(atts []Attachment) error {
 	dst := map[string]string{}
 	seen := map[string]bool{}
 	for _, a := range atts {
-		if a.Mode != SharedRoot {
+		if !a.Mode.Mounts() {
 			return ui.Refused("mode %s is not there yet (folder %s)", a.Mode, a.HostPath).
-				Hint("use the mode that is: --mode shared-root")
+				Hint("use one that is: --mode shared-root, --mode shared")
 		}
 		if a.Access != string(ReadWrite) && a.Access != string(ReadOnly) {
 			return ui.Usage("--access must be one of: ro, rw")

@@ -80,7 +80,6 @@ func TestCheckRefuses(t *testing.T) {
 	with := func(change func(*Attachment)) []Attachment { a := good; change(&a); return []Attachment{a} }
 	for name, atts := range map[string][]Attachment{
 		"not there yet (folder /p)": with(func(a *Attachment) { a.Mode = Git }),
-		"mode shared is not there":  with(func(a *Attachment) { a.Mode = Shared }),
 		"--access must be":          with(func(a *Attachment) { a.Access = "x" }),
 		`folder "/p\nq"`:            with(func(a *Attachment) { a.HostPath = "/p\nq" }),
 		"guest's own system":        with(func(a *Attachment) { a.GuestDst = "/etc" }),
