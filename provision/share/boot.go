@@ -20,7 +20,9 @@ const (
 )
 
 // GuestFiles are the files aivm puts into a guest for its folders.
-func GuestFiles() []string { return []string{bootListPath, bootPath, unitPath, wantsPath} }
+func GuestFiles() []string {
+	return []string{bootListPath, bootPath, unitPath, wantsPath, guardPath, guardUnitPath, guardWantsPath}
+}
 
 // bootUnit is started after systemd-tmpfiles-setup (basic.target is after it):
 // a folder below /tmp must not be there when /tmp is cleaned. pam_nologin keeps
@@ -98,14 +100,17 @@ rm -f -- "$dev.fstab"
 // bootFile is the script as it is written: its second line tells versions apart
 // without a program being started.
 func bootFile() (version, text string) {
-	sum := sha256.Sum256([]byte(bootUnit + bootScript))
+	sum := sha256.Sum256([]byte(bootUnit + bootScript + guardUnit + guardScript))
 	version = "# version " + hex.EncodeToString(sum[:8])
 	return version, "#!/bin/sh\n" + version + "\n" + bootScript
 }
 
 // list is what the guest mounts at its next boot. The mark stands for all that
 // was written, script and unit too, so that a newer aivm renews them.
-type list struct{ text, mark, version, script string }
+type list struct {
+	text, mark, version, script string
+	most                        int // inodes the guest may keep
+}
 
 // bootList makes the list, parents before what lies in them.
 func bootList(atts []Attachment) list {
@@ -120,13 +125,15 @@ func bootList(atts []Attachment) list {
 	version, script := bootFile()
 	sum := sha256.Sum256([]byte(version + b.String()))
 	mark := "# aivm " + hex.EncodeToString(sum[:16])
-	return list{mark + "\n" + b.String(), mark, version, script}
+	return list{text: mark + "\n" + b.String(), mark: mark, version: version, script: script}
 }
 
-// install writes the list and what reads it, the list last: its mark says that
-// the rest is there. What the list before had and this one has not is taken off
-// first, if it is still mounted. A guest whose disk is full or read-only has its
-// folders all the same, until it restarts.
+// install writes the list and how much the guard lets the guest keep in its
+// caches, which is no part of the digest: it is not asked for on every run.
+// What reads it comes first, the list last: its mark says that the rest is
+// there. What the list before had and this one has not is taken off first, if
+// it is still mounted. A guest whose disk is full or read-only has its folders
+// all the same, until it restarts.
 func (l list) install() string {
 	return `l_new=` + quote(l.text) + `
 if [ -r ` + bootListPath + ` ]; then
@@ -147,7 +154,11 @@ reader() {
 	[ "$l_v" = ` + quote(l.version) + ` ] && [ -f ` + unitPath + ` ] && [ -L ` + wantsPath + ` ] && return 0
 	put ` + unitPath + ` ` + quote(bootUnit) + ` &&
 		mkdir -p -- ` + path.Dir(wantsPath) + ` && ln -sfn -- ` + unitPath + ` ` + wantsPath + ` &&
-		put ` + bootPath + ` ` + quote(l.script) + ` && chmod 0755 -- ` + bootPath + `
+		put ` + guardPath + ` ` + quote(guardScript) + ` && chmod 0755 -- ` + guardPath + ` &&
+		put ` + guardUnitPath + ` ` + quote(guardUnit) + ` && ln -sfn -- ` + guardUnitPath + ` ` + guardWantsPath + ` &&
+		put ` + bootPath + ` ` + quote(l.script) + ` && chmod 0755 -- ` + bootPath + ` || return 1
+	# Nobody waits for it; after the next boot it is started by itself.
+	{ systemctl daemon-reload && systemctl restart --no-block aivm-folders-guard.service; } >/dev/null 2>&1 </dev/null &
 }
-{ [ -d /etc/systemd/system ] && reader && put ` + bootListPath + ` "$l_new"; } || echo "aivm-share-note list"`
+{ [ -d /etc/systemd/system ] && reader && put ` + bootListPath + ` "${l_new}` + fmt.Sprintf("most %d$nl", l.most) + `"; } || echo "aivm-share-note list"`
 }

@@ -220,6 +220,7 @@ func PlanGuest(f GuestFacts, host HostFacts, atts []Attachment) (script string, 
 		g.line("link %s %s", quote(a.typed()), quote(a.GuestDst))
 	}
 	if newList {
+		list.most = keeps(host.daemonLimit())
 		g.line("%s", list.install())
 	}
 	g.line("return $bad\n}\nmain")
