@@ -74,7 +74,7 @@ func noteFolders(vmKey string, change func([]Bind) []Bind) error {
 func sameBind(a, b Bind) bool {
 	protect := slices.Equal(a.Protect, b.Protect)
 	a.Protect, b.Protect = nil, nil
-	return protect && a.Src == b.Src && a.VMKey == b.VMKey && a.Token == b.Token && a.RO == b.RO &&
+	return protect && a.Own == b.Own && a.Src == b.Src && a.VMKey == b.VMKey && a.Token == b.Token && a.RO == b.RO &&
 		a.UID == b.UID && a.GID == b.GID && a.Dev == b.Dev && a.Ino == b.Ino
 }
 
@@ -171,7 +171,9 @@ func hookFolders(owner int, vm string) error {
 		}
 	}
 	for _, o := range m.Folders {
-		if len(mountinfo.At(ms, filepath.Join(path, o.Token))) > 0 {
+		// One with protected paths may be there without the mounts that protect
+		// them: they are taken off here once a daemon has them.
+		if len(mountinfo.At(ms, filepath.Join(path, o.Token))) > 0 && len(o.Protect) == 0 {
 			continue
 		}
 		if err := bindAgain(o, owner); err != nil {
@@ -179,6 +181,27 @@ func hookFolders(owner int, vm string) error {
 		}
 	}
 	return nil
+}
+
+// hookSettle runs when a VM has started: its daemons have the mounts that
+// protect paths, and here they are only in the way.
+func hookSettle(owner int, vm string) {
+	key := VMKey(owner, vm)
+	if !vmKeyRE.MatchString(key) {
+		return
+	}
+	m, err := ReadVMManifest(key)
+	if err != nil {
+		return // said when it was about to start
+	}
+	for _, o := range m.Folders {
+		if len(o.Protect) == 0 {
+			continue
+		}
+		if err := bindAgain(o, owner); err != nil {
+			fmt.Fprintf(os.Stderr, "aivm: protecting folder %s from VM %s: %v\n", o.Src, vm, err)
+		}
+	}
 }
 
 func exportedAt(ms []mountinfo.Mount, path string) bool {

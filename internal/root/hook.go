@@ -45,8 +45,11 @@ func RunHook(ctx context.Context, args []string, stdin io.Reader, stdout io.Writ
 			return hookLower(ctx, name)
 		}
 	case "qemu":
-		if op == "prepare" {
+		switch op {
+		case "prepare":
 			return hookGuest(ctx, name, stdin)
+		case "started":
+			return hookStarted(name, stdin)
 		}
 	}
 	return nil
@@ -116,19 +119,9 @@ func hookLower(ctx context.Context, network string) error {
 // its folders put back, both a second time for a VM that is migrated or
 // restored, which is harmless.
 func hookGuest(ctx context.Context, name string, stdin io.Reader) error {
-	var d struct {
-		Marks []struct {
-			XMLName xml.Name
-			Owner   string `xml:"owner,attr"`
-		} `xml:"metadata>mark"`
-		Interfaces []struct {
-			Source struct {
-				Network string `xml:"network,attr"`
-			} `xml:"source"`
-		} `xml:"devices>interface"`
-	}
-	if err := xml.NewDecoder(io.LimitReader(stdin, maxLine)).Decode(&d); err != nil {
-		return fmt.Errorf("reading the VM's definition: %w", err)
+	d, err := readHooked(stdin)
+	if err != nil {
+		return err
 	}
 	for _, i := range d.Interfaces {
 		if i.Source.Network == "" {
@@ -138,10 +131,51 @@ func hookGuest(ctx context.Context, name string, stdin io.Reader) error {
 			return err
 		}
 	}
-	for _, m := range d.Marks {
-		if owner, err := strconv.Atoi(m.Owner); m.XMLName.Space == "urn:aivm:mark:1" && err == nil && owner >= 0 {
-			return hookFolders(owner, name)
-		}
+	if owner, ok := d.owner(); ok {
+		return hookFolders(owner, name)
 	}
 	return nil
+}
+
+// hookStarted runs when a VM has started.
+func hookStarted(name string, stdin io.Reader) error {
+	d, err := readHooked(stdin)
+	if err != nil {
+		return err
+	}
+	if owner, ok := d.owner(); ok {
+		hookSettle(owner, name)
+	}
+	return nil
+}
+
+// hooked is what a hook has to know of a VM's definition.
+type hooked struct {
+	Marks []struct {
+		XMLName xml.Name
+		Owner   string `xml:"owner,attr"`
+	} `xml:"metadata>mark"`
+	Interfaces []struct {
+		Source struct {
+			Network string `xml:"network,attr"`
+		} `xml:"source"`
+	} `xml:"devices>interface"`
+}
+
+func readHooked(stdin io.Reader) (hooked, error) {
+	var d hooked
+	if err := xml.NewDecoder(io.LimitReader(stdin, maxLine)).Decode(&d); err != nil {
+		return d, fmt.Errorf("reading the VM's definition: %w", err)
+	}
+	return d, nil
+}
+
+// owner is whose VM it is, if it is one of aivm's.
+func (d hooked) owner() (int, bool) {
+	for _, m := range d.Marks {
+		if owner, err := strconv.Atoi(m.Owner); m.XMLName.Space == "urn:aivm:mark:1" && err == nil && owner >= 0 {
+			return owner, true
+		}
+	}
+	return 0, false
 }

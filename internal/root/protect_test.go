@@ -1,6 +1,7 @@
 package root
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -202,6 +203,49 @@ func TestProtectOwnDaemon(t *testing.T) {
 	}
 	must(t, os.Rename(filepath.Join(src, "Makefile"), filepath.Join(src, "M")))
 	must(t, os.Rename(filepath.Join(src, "M"), filepath.Join(src, "Makefile")))
+}
+
+// TestProtectByHook: a VM that somebody starts without aivm is as protected, and
+// afterwards nothing is in the person's way here.
+func TestProtectByHook(t *testing.T) {
+	work, ok := privately(t)
+	if !ok {
+		return
+	}
+	stage(t, work, unix.MS_PRIVATE)
+	do(t, Export{VMKey: testKey})
+	src, o := project(t, work)
+	point := filepath.Join(ExportRoot(testKey), o.Token)
+	hook := func(op string) {
+		t.Helper()
+		must(t, RunHook(t.Context(), []string{"qemu", "a", op, "begin", "-"},
+			strings.NewReader(`<domain><metadata><aivm:mark xmlns:aivm="urn:aivm:mark:1" owner="0"/></metadata></domain>`), io.Discard))
+	}
+	end := func(d *receiver) {
+		d.in.Close()
+		for d.out.Scan() {
+		}
+		_ = d.cmd.Wait()
+	}
+	d := daemonFor(t, work)
+	do(t, o)
+	end(d)
+	for range 2 {
+		hook("prepare")
+		d := daemonFor(t, work)
+		holdsInGuest(d, point)
+		hook("started")
+		holdsInGuest(d, point)
+		p, err := ReadProtection(testKey, o.Token)
+		must(t, err)
+		if err := p.Holds(src, one(t, point)); err != nil {
+			t.Fatal(err)
+		}
+		must(t, os.Rename(filepath.Join(src, "Makefile"), filepath.Join(src, "M")))
+		must(t, os.Rename(filepath.Join(src, "M"), filepath.Join(src, "Makefile")))
+		do(t, o) // the Makefile was replaced
+		end(d)
+	}
 }
 
 // TestProtectPaths: the helper judges the paths again.

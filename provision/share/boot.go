@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -21,7 +22,7 @@ const (
 
 // GuestFiles are the files aivm puts into a guest for its folders.
 func GuestFiles() []string {
-	return []string{bootListPath, bootPath, unitPath, wantsPath, guardPath, guardUnitPath, guardWantsPath}
+	return []string{bootListPath, bootPath, unitPath, wantsPath, mostPath, guardPath, guardUnitPath, guardWantsPath}
 }
 
 // bootUnit is started after systemd-tmpfiles-setup (basic.target is after it):
@@ -160,5 +161,8 @@ reader() {
 	# Nobody waits for it; after the next boot it is started by itself.
 	{ systemctl daemon-reload && systemctl restart --no-block aivm-folders-guard.service; } >/dev/null 2>&1 </dev/null &
 }
-{ [ -d /etc/systemd/system ] && reader && put ` + bootListPath + ` "${l_new}` + fmt.Sprintf("most %d$nl", l.most) + `"; } || echo "aivm-share-note list"`
+l_most=
+[ -r ` + mostPath + ` ] && read -r l_most <` + mostPath + `
+[ "$l_most" = ` + strconv.Itoa(l.most) + ` ] || put ` + mostPath + ` ` + strconv.Itoa(l.most) + `"$nl"
+{ [ -d /etc/systemd/system ] && reader && put ` + bootListPath + ` "$l_new"; } || echo "aivm-share-note list"`
 }

@@ -16,6 +16,7 @@ import (
 // million where it may; the rest is done in the guest, by a service that makes
 // it forget in time.
 const (
+	mostPath       = "/var/lib/aivm/descriptors" // how many inodes the guest may remember
 	guardPath      = "/usr/local/sbin/aivm-folders-guard"
 	guardUnitPath  = "/etc/systemd/system/aivm-folders-guard.service"
 	guardWantsPath = "/etc/systemd/system/multi-user.target.wants/aivm-folders-guard.service"
@@ -51,9 +52,8 @@ count() {
 	n=${n%% *}
 	case $n in *[!0-9]* | '') n=0 ;; esac
 }
-most=$(sed -n 's/^most \([0-9][0-9]*\)$/\1/p' ` + bootListPath + ` | tail -n 1)
-[ -n "$most" ] || exit 0
 while sleep 3; do
+	read -r most 2>/dev/null <` + mostPath + ` || continue
 	count
 	[ "$n" -gt "$most" ] && echo 2 >/proc/sys/vm/drop_caches
 done

@@ -64,7 +64,7 @@ func TestGuardScript(t *testing.T) {
 		put("drop", "")
 		s := strings.NewReplacer(
 			"/sys/kernel/slab/fuse_inode/objects", dir+"/objects", "/proc/slabinfo", dir+"/slabinfo",
-			"/proc/sys/vm/drop_caches", dir+"/drop", bootListPath, dir+"/list", "while sleep 3; do", "for _ in 1; do",
+			"/proc/sys/vm/drop_caches", dir+"/drop", mostPath, dir+"/most", "while sleep 3; do", "for _ in 1; do",
 		).Replace(guardScript)
 		if out, err := exec.Command("sh", "-c", s).CombinedOutput(); err != nil && len(out) > 0 {
 			t.Fatalf("%v: %s", err, out)
@@ -76,7 +76,7 @@ func TestGuardScript(t *testing.T) {
 		return strings.TrimSpace(string(b))
 	}
 	put("slabinfo", "slabinfo - version: 2.1\nfuse_inode         19988  20000    832   19    4 : tunables\n")
-	put("list", "# aivm x\nfolder a-1 /most 3\nmost 12000\n")
+	put("most", "12000\n")
 	if got := run(); got != "2" {
 		t.Errorf("from slabinfo: %q", got)
 	}
@@ -88,7 +88,9 @@ func TestGuardScript(t *testing.T) {
 	if got := run(); got != "" {
 		t.Errorf("at the mark: %q", got)
 	}
-	put("list", "# aivm x\nfolder a-1 /p\n")
+	if err := os.Remove(dir + "/most"); err != nil {
+		t.Fatal(err)
+	}
 	put("objects", "99999999\n")
 	if got := run(); got != "" {
 		t.Errorf("without a mark: %q", got)

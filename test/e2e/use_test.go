@@ -1,0 +1,420 @@
+package e2e
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"sort"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// owner is whom the folders of these tests belong to on this machine: neither
+// root nor the uid of the guest's user.
+const owner = 4321
+
+// TestUse uses folders the way people and programs do, in both mounting modes
+// and from both sides, and protects what this machine runs. At the end the
+// folders hold exactly what the test put there.
+func TestUse(t *testing.T) {
+	w := rootWorld(t)
+	const vm = "e2e-use"
+	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "[defaults.vm]\nname = \""+vm+"\"\nram_mb = 2048\n", 0o600)
+	t.Cleanup(func() { w.aivm("", "vm", "delete", vm, "--yes") })
+	root, own, prot := w.project("root"), w.project("own"), w.project("prot")
+	hook := filepath.Join(prot, ".git/hooks/pre-commit")
+	for path, text := range map[string]string{hook: "#!/bin/sh\n", filepath.Join(prot, ".git/config"): "[core]\n", filepath.Join(prot, ".git/HEAD"): "ref: refs/heads/main\n", filepath.Join(prot, "Makefile"): "all:\n", filepath.Join(prot, "web/package.json"): "{}\n"} {
+		write(t, path, text, 0o644)
+	}
+	chownAll(t, prot)
+	before := manifest(t, prot)
+
+	step := func(name string, f func(t *testing.T)) {
+		t.Run(name, func(t *testing.T) {
+			w.t = t
+			f(t)
+		})
+		w.t = t
+		if t.Failed() {
+			t.FailNow()
+		}
+	}
+	step("attach", func(t *testing.T) { attachAll(t, w, vm, root, own, prot) })
+	step("used from the guest", func(t *testing.T) { useBoth(t, w, vm, root, own) })
+	step("used from here", func(t *testing.T) { useHere(t, w, vm, root, own) })
+	step("what this machine runs", func(t *testing.T) { checkExecuted(t, w, vm, root) })
+	step("protected", func(t *testing.T) { checkProtected(t, w, vm, prot, before) })
+	step("a device of its own", func(t *testing.T) { checkOwn(t, w, vm, own) })
+}
+
+// project makes a folder of owner's.
+func (w *world) project(name string) string {
+	w.t.Helper()
+	dir := filepath.Join(w.home, "use", name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		w.t.Fatal(err)
+	}
+	chownAll(w.t, dir)
+	return dir
+}
+
+func chownAll(t *testing.T, dir string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(p string, _ os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(p, owner, owner)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func attachAll(t *testing.T, w *world, vm, root, own, prot string) {
+	write(t, filepath.Join(root, "Makefile"), "all:\n", 0o644)
+	write(t, filepath.Join(root, ".envrc"), "true\n", 0o644)
+	chownAll(t, root)
+	if r := w.must(root, "code", ".", "--yes"); !strings.Contains(r.stderr, "can write them now: .envrc, Makefile") {
+		t.Errorf("what this machine runs was not named: %s", r.stderr)
+	}
+	var res struct {
+		Mode     string
+		Protect  bool
+		Executed []string
+	}
+	if err := json.Unmarshal([]byte(w.must(own, "attach", ".", "--mode", "shared", "--yes", "--json").stdout), &res); err != nil || res.Mode != "shared" || res.Protect || len(res.Executed) != 0 {
+		t.Errorf("%+v %v", res, err)
+	}
+	if err := json.Unmarshal([]byte(w.must(prot, "attach", ".", "--protect", "--yes", "--json").stdout), &res); err != nil || !res.Protect || len(res.Executed) != 4 {
+		t.Errorf("%+v %v", res, err)
+	}
+	if got := w.guest(vm, "grep -c ' - virtiofs '  /proc/self/mountinfo; systemctl is-active aivm-folders-guard"); !strings.HasSuffix(got, "active") {
+		t.Errorf("the guest has %q", got)
+	}
+}
+
+// useScript uses the directory it is given in every way it knows.
+const useScript = `
+import fcntl, hashlib, json, mmap, os, socket, sqlite3, stat, subprocess, sys
+def use(top):
+    os.makedirs(top, exist_ok=True)
+    os.chdir(top)
+    os.umask(0o022)
+    b = os.fsencode
+    def put(name, text, mode=0o644):
+        with open(name, "wb") as f: f.write(text)
+        os.chmod(name, mode)
+    put("created", b"one\n")
+    with open("created", "ab") as f: f.write(b"two\n")
+    put("edited", b"x" * 100000)
+    with open("edited", "r+b") as f: f.seek(50000); f.write(b"EDIT"); f.truncate(70000)
+    put("a", b"renamed\n"); os.rename("a", "b")
+    put("over", b"old\n"); put("over.new", b"new\n"); os.replace("over.new", "over")
+    for mode in (0o600, 0o755, 0o444, 0o700, 0o2755 & 0o777): put("mode%o" % mode, b"m", mode)
+    os.mkdir("dir", 0o750); put("dir/in", b"in"); os.rename("dir", "dir2"); os.makedirs("deep/" * 20 + "end")
+    put("link1", b"hard\n"); os.link("link1", "link2"); assert os.stat("link2").st_nlink == 2 and os.path.samefile("link1", "link2")
+    os.symlink("b", "symlink"); os.symlink("nowhere/at/all", "dangling"); os.symlink("..", "dir2/up"); assert open("symlink").read() == "renamed\n"
+    put("n" * 255, b"long"); put(b"not \xff\xfe text", b"bytes"); put("line\nbreak", b"break"); put("sp ace '\"\\ $x", b"quote"); put("\u00e4\u00f6 \U0001f600", b"utf8")
+    try: put("n" * 256, b""); raise SystemExit("a name that is too long was taken")
+    except OSError as e: assert e.errno == 36, e
+    put("mtime", b"t"); os.utime("mtime", ns=(1234567890123456789, 1234567890987654321)); assert os.stat("mtime").st_mtime_ns == 1234567890987654321
+    put("gone", b""); fd = os.open("gone", os.O_RDWR); os.unlink("gone"); os.write(fd, b"still"); assert os.pread(fd, 9, 0) == b"still"; os.close(fd)
+    put("locked", b""); f = open("locked", "r+b"); fcntl.flock(f, fcntl.LOCK_EX)
+    other = "import fcntl,sys\nf=open('locked','r+b')\ntry: fcntl.%s(f, fcntl.LOCK_EX|fcntl.LOCK_NB)\nexcept OSError: sys.exit(7)\n"
+    assert subprocess.run([sys.executable, "-c", other % "flock"]).returncode == 7, "flock does not exclude"
+    fcntl.flock(f, fcntl.LOCK_UN); fcntl.lockf(f, fcntl.LOCK_EX)
+    assert subprocess.run([sys.executable, "-c", other % "lockf"]).returncode == 7, "fcntl does not exclude"
+    f.close()
+    put("mapped", b"\0" * 8192)
+    with open("mapped", "r+b") as f, mmap.mmap(f.fileno(), 8192) as m: m[4000:4006] = b"mapped"; m.flush()
+    assert open("mapped", "rb").read()[4000:4006] == b"mapped"
+    for journal in ("delete", "wal"):
+        db = sqlite3.connect(journal + ".db"); db.execute("pragma journal_mode=" + journal)
+        with db: db.execute("create table t(x)"); db.executemany("insert into t values(?)", ((i,) for i in range(500)))
+        assert sqlite3.connect(journal + ".db").execute("select sum(x) from t").fetchone() == (124750,)
+        db.execute("pragma journal_mode=delete"); db.close()
+        assert sqlite3.connect(journal + ".db").execute("pragma integrity_check").fetchone() == ("ok",)
+        os.unlink(journal + ".db")
+    s = socket.socket(socket.AF_UNIX); s.bind("sock"); s.listen(1)
+    c = socket.socket(socket.AF_UNIX); c.connect("sock"); a, _ = s.accept(); a.send(b"hi"); assert c.recv(2) == b"hi"
+    os.mkfifo("fifo", 0o640)
+    with open("sparse", "wb") as f: f.truncate(10 << 20)
+    for i in range(100):
+        os.makedirs("many/%02d" % (i % 10), exist_ok=True); put("many/%02d/f%d" % (i % 10, i), b"%d" % i)
+    for i in range(0, 100, 3): os.unlink("many/%02d/f%d" % (i % 10, i))
+    out = []
+    for dp, dn, fn in os.walk(b"."):
+        for n in dn + fn:
+            p = os.path.join(dp, n); st = os.lstat(p); e = {"p": os.path.relpath(p, b".").hex(), "m": st.st_mode}
+            if stat.S_ISREG(st.st_mode): e["h"] = hashlib.sha256(open(p, "rb").read()).hexdigest(); e["n"] = st.st_nlink
+            if stat.S_ISLNK(st.st_mode): e["h"] = os.readlink(p).hex()
+            if n == b"mtime": e["t"] = st.st_mtime_ns
+            out.append(e)
+    out.sort(key=lambda e: e["p"])
+    return out
+ref = use(sys.argv[1])
+for top in sys.argv[2:]:
+    got = use(top)
+    if got != ref: raise SystemExit("the guest sees something else in %s than on its own disk: %r" % (top, [x for x in got if x not in ref]))
+print(json.dumps(ref))
+`
+
+// entry is one file of a folder, as useScript tells it.
+type entry struct {
+	P string `json:"p"`
+	M uint32 `json:"m"`
+	H string `json:"h"`
+	N uint64 `json:"n"`
+	T int64  `json:"t"`
+}
+
+// manifest is what a folder holds: every name, type, permission, content and
+// link, all of it owner's.
+func manifest(t *testing.T, dir string) []entry {
+	t.Helper()
+	var out []entry
+	err := filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := os.Lstat(p)
+		if err != nil {
+			return err
+		}
+		st := info.Sys().(*syscall.Stat_t)
+		if st.Uid != owner || st.Gid != owner {
+			t.Errorf("%q belongs to %d:%d", p, st.Uid, st.Gid)
+		}
+		rel, err := filepath.Rel(dir, p)
+		if err != nil || rel == "." {
+			return err
+		}
+		e := entry{P: hex.EncodeToString([]byte(rel)), M: st.Mode}
+		switch {
+		case info.Mode().IsRegular():
+			b, err := os.ReadFile(p)
+			if err != nil {
+				return err
+			}
+			sum := sha256.Sum256(b)
+			e.H, e.N = hex.EncodeToString(sum[:]), uint64(st.Nlink) //nolint:unconvert // differs between architectures
+		case info.Mode()&os.ModeSymlink != 0:
+			to, err := os.Readlink(p)
+			if err != nil {
+				return err
+			}
+			e.H = hex.EncodeToString([]byte(to))
+		}
+		if d.Name() == "mtime" {
+			e.T = info.ModTime().UnixNano()
+		}
+		out = append(out, e)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].P < out[j].P })
+	return out
+}
+
+func differences(a, b []entry) string {
+	in := map[entry]int{}
+	for _, e := range a {
+		in[e]++
+	}
+	for _, e := range b {
+		in[e]--
+	}
+	var out strings.Builder
+	for e, n := range in {
+		if name, _ := hex.DecodeString(e.P); n != 0 {
+			fmt.Fprintf(&out, "%+d %q %o %d names, time %d\n", n, name, e.M, e.N, e.T)
+		}
+	}
+	return out.String()
+}
+
+func useBoth(t *testing.T, w *world, vm, root, own string) {
+	r := w.ssh([]byte(useScript), vm, "python3 - /home/agent/ref "+root+"/use "+own+"/use")
+	if r.code != 0 {
+		t.Fatalf("%+v", r)
+	}
+	var want []entry
+	if err := json.Unmarshal([]byte(r.stdout), &want); err != nil || len(want) < 100 {
+		t.Fatalf("%d entries, %v", len(want), err)
+	}
+	for _, dir := range []string{root, own} {
+		if d := differences(want, manifest(t, dir+"/use")); d != "" {
+			t.Errorf("%s here and in the guest:\n%s", dir, d)
+		}
+	}
+}
+
+// useHere makes 10,000 files on this machine, which the guest sees as they are,
+// and edits what the guest has looked at.
+func useHere(t *testing.T, w *world, vm, root, own string) {
+	for _, dir := range []string{root, own} {
+		for i := range 10000 {
+			if i%500 == 0 {
+				if err := os.MkdirAll(fmt.Sprintf("%s/here/%d", dir, i/500), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.WriteFile(fmt.Sprintf("%s/here/%d/f%d", dir, i/500, i), fmt.Appendf(nil, "%d", i), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		chownAll(t, dir+"/here")
+		if got := w.guest(vm, "cd "+dir+"/here && find . -type f -user agent -size -2 | wc -l && cat 7/f3999 && mv 7 seven && rm seven/f3999"); got != "10000\n3999" {
+			t.Errorf("%s: the guest sees %q", dir, got)
+		}
+		if _, err := os.Stat(dir + "/here/seven/f3998"); err != nil {
+			t.Error(err)
+		}
+		write(t, dir+"/here/seven/f3998", "edited here", 0o644)
+		mtime := time.Unix(1600000000, 123456789)
+		if err := os.Chtimes(dir+"/here/seven/f3998", mtime, mtime); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(1100 * time.Millisecond) // what cache=auto lets the guest believe
+		if got := w.guest(vm, "cd "+dir+"/here/seven && cat f3998 && stat -c ' %Y' f3998"); got != "edited here 1600000000" {
+			t.Errorf("%s: the guest sees %q", dir, got)
+		}
+		n := len(manifest(t, dir+"/here"))
+		if n != 10000+20-1 {
+			t.Errorf("%s/here holds %d", dir, n)
+		}
+	}
+}
+
+func checkExecuted(t *testing.T, w *world, vm, root string) {
+	type status struct {
+		Checks   []struct{ ID, State, Detail string }
+		Executed []struct {
+			Folder, Path, Change string
+			Silent               bool
+		}
+	}
+	look := func() (state string, st status) {
+		t.Helper()
+		if err := json.Unmarshal([]byte(w.must(root, "status", "--json").stdout), &st); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range st.Checks {
+			if c.ID == "executed" {
+				state = c.State
+			}
+		}
+		return state, st
+	}
+	if state, st := look(); state != "ok" || len(st.Executed) != 0 {
+		t.Errorf("%s %+v", state, st.Executed)
+	}
+	w.guest(vm, "cd "+root+" && mkdir -p .vscode && echo '{}' >.vscode/tasks.json && echo evil >>.envrc && rm Makefile && ln -s /etc/passwd Makefile")
+	state, st := look()
+	if state != "bad" || len(st.Executed) != 3 {
+		t.Fatalf("%s %+v", state, st.Executed)
+	}
+	for i, want := range []string{".envrc changed true", ".vscode/tasks.json new true", "Makefile link false"} {
+		e := st.Executed[i]
+		if got := fmt.Sprintf("%s %s %v", e.Path, e.Change, e.Silent); got != want || e.Folder != root {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	w.must(root, "attach", ".", "--reviewed")
+	if state, st := look(); state != "ok" || len(st.Executed) != 0 {
+		t.Errorf("reviewed: %s %+v", state, st.Executed)
+	}
+}
+
+// attack is what a guest's root tries to get one of its own files run here.
+const attack = `cd "$1" || exit 1
+did() { if sh -c "$1" >/dev/null 2>&1; then echo "did: $1"; fi; }
+did 'echo evil >Makefile'; did 'echo evil >.git/hooks/post-checkout'; did 'echo evil >>.git/config'; did 'echo evil >web/package.json'
+did 'mv .git .git2'; did 'mv .git/hooks .git/h2'; did 'rm -rf .git/hooks'; did 'mv web web2'; did 'rm -f Makefile'; did 'echo evil >n; mv -f n Makefile'; rm -f n
+did 'ln Makefile other'; did 'chmod 777 Makefile'; did 'chown 0 .git/config'; did 'touch -d @1 Makefile'; did 'setfattr -n user.x -v y Makefile'
+did 'mount -o remount,rw "$PWD" && echo evil >Makefile'
+did 'umount -l "$PWD"; echo evil >/run/aivm/share/prot-*/Makefile'
+did 'mkdir /tmp/again; mount -t virtiofs aivm-root /tmp/again && echo evil >/tmp/again/prot-*/Makefile'
+exit 0
+`
+
+func checkProtected(t *testing.T, w *world, vm, prot string, before []entry) {
+	r := w.ssh([]byte(attack), vm, "sudo -n sh -s "+prot)
+	if r.code != 0 || r.stdout != "" {
+		t.Errorf("%+v", r)
+	}
+	if d := differences(before, manifest(t, prot)); d != "" {
+		t.Errorf("the guest changed:\n%s", d)
+	}
+	w.must(prot, "attach", ".") // mounted again, after the attack let go of it
+	// The rest is written as ever, and here all of it.
+	w.guest(vm, "cd "+prot+" && echo a >main.go && mv main.go web/ && echo x >.git/index && mkdir sub && rmdir sub")
+	for _, cmd := range []string{"mv Makefile M && mv M Makefile", "echo all2: >N && mv N Makefile", "mv web web2 && mv web2 web", "echo h >.git/hooks/mine", "rm .git/hooks/mine"} {
+		run2(t, "sh", "-c", "cd "+prot+" && "+cmd)
+	}
+	chownAll(t, prot)
+	// What was replaced here is protected again by the next command.
+	if r := w.must(prot, "status"); !strings.Contains(r.stdout, "not protected as it should be: Makefile was replaced") {
+		t.Errorf("%s", r.stdout)
+	}
+	w.must(prot, "code", ".")
+	if r := w.ssh([]byte(attack), vm, "sudo -n sh -s "+prot); r.code != 0 || r.stdout != "" {
+		t.Errorf("%+v", r)
+	}
+	w.must(prot, "detach", ".")
+	if b, err := os.ReadFile(filepath.Join(prot, "Makefile")); err != nil || string(b) != "all2:\n" {
+		t.Errorf("%q %v", b, err)
+	}
+	if out := run2(t, "cat", "/proc/self/mountinfo"); strings.Contains(out, "/prot-") {
+		t.Error("its mounts are still there")
+	}
+}
+
+// checkOwn: what a device of its own promises, until it is gone.
+func checkOwn(t *testing.T, w *world, vm, own string) {
+	ro := w.project("ro")
+	write(t, filepath.Join(ro, "f"), "only to read\n", 0o644)
+	w.must(ro, "attach", ".", "--mode", "shared", "--access", "ro", "--yes")
+	if r := w.ssh(nil, vm, "cat "+ro+"/f; sudo -n mount -o remount,rw "+ro+"; sudo -n touch "+ro+"/x"); r.code == 0 || r.stdout != "only to read\n" {
+		t.Errorf("%+v", r)
+	}
+	if r := w.aivm(ro, "attach", ".", "--mode", "shared-root"); r.code != 2 || !strings.Contains(r.stderr, "aivm detach") {
+		t.Errorf("another mode: %+v", r)
+	}
+	devices := func() (live, stored int) {
+		return strings.Count(virsh(t, "dumpxml", vm), "virtiofs'"), strings.Count(virsh(t, "dumpxml", vm, "--inactive"), "virtiofs'")
+	}
+	if live, stored := devices(); live != 3 || stored != 3 {
+		t.Errorf("%d devices, %d in the definition", live, stored)
+	}
+	before := manifest(t, own)
+	// In use there: it stays, whole.
+	w.guest(vm, "cd "+own+" && nohup sleep 600 >/dev/null 2>&1 </dev/null & echo")
+	if r := w.aivm(own, "detach", "."); r.code != 2 || !strings.Contains(r.stderr, "sleep (pid") {
+		t.Errorf("%+v", r)
+	}
+	if got := w.guest(vm, "ls "+own+"; pkill sleep"); got != "here\nuse" {
+		t.Errorf("the guest sees %q", got)
+	}
+	for _, dir := range []string{own, ro} {
+		w.must(dir, "detach", ".")
+	}
+	if live, stored := devices(); live != 1 || stored != 1 {
+		t.Errorf("%d devices, %d in the definition after detach", live, stored)
+	}
+	if out, _ := w.run("", nil, nil, "pgrep", "-f", "virtiofsd.*"+vm+"/own-").stdout, 0; out != "" {
+		t.Errorf("its daemon runs: %s", out)
+	}
+	if !reflect.DeepEqual(before, manifest(t, own)) {
+		t.Error("detaching changed the folder")
+	}
+}
