@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"aivm.dev/aivm/internal/lazyre"
 	"aivm.dev/aivm/internal/plan"
 )
 
@@ -178,8 +179,18 @@ func defaultRoute(env Env) (string, error) {
 type ruleset struct {
 	tables []string
 	chains []chain
-	rules  map[string][]string // of a chain: the rules' JSON
+	named  map[string]chain  // the chains by key
+	rules  map[string][]rule // of a chain, by key
 }
+
+// rule is one rule: its JSON without spaces, and the chains it goes to.
+type rule struct {
+	expr string
+	to   []string
+}
+
+// targetRE finds the chains of "jump" and "goto".
+var targetRE = lazyre.New(`"target":"([^"]*)"`)
 
 type chain struct {
 	Family, Table, Name, Hook, Policy string
@@ -204,20 +215,25 @@ func parseRuleset(b []byte) (ruleset, error) {
 	if err := json.Unmarshal(b, &doc); err != nil {
 		return ruleset{}, fmt.Errorf("the answer of nft is not understood: %w", err)
 	}
-	r := ruleset{rules: map[string][]string{}}
+	r := ruleset{named: map[string]chain{}, rules: map[string][]rule{}}
 	for _, o := range doc.Nftables {
 		switch {
 		case o.Table != nil:
 			r.tables = append(r.tables, o.Table.Name)
 		case o.Chain != nil:
 			r.chains = append(r.chains, *o.Chain)
+			r.named[o.Chain.key()] = *o.Chain
 		case o.Rule != nil:
 			k := chain{Family: o.Rule.Family, Table: o.Rule.Table, Name: o.Rule.Chain}.key()
 			var expr bytes.Buffer
 			if err := json.Compact(&expr, o.Rule.Expr); err != nil {
 				return ruleset{}, fmt.Errorf("the answer of nft is not understood: %w", err)
 			}
-			r.rules[k] = append(r.rules[k], expr.String())
+			one := rule{expr: expr.String()}
+			if m := targetRE.FindStringSubmatch(one.expr); m != nil {
+				one.to = m[1:]
+			}
+			r.rules[k] = append(r.rules[k], one)
 		}
 	}
 	return r, nil
@@ -247,15 +263,13 @@ func (r ruleset) about(c chain, bridge string, seen map[string]bool) bool {
 		return false
 	}
 	seen[c.key()] = true
-	for _, rule := range r.rules[c.key()] {
-		if namesBridge(rule, bridge) {
+	for _, one := range r.rules[c.key()] {
+		if namesBridge(one.expr, bridge) {
 			return true
 		}
-		for _, to := range r.chains {
-			if to.Family != c.Family || to.Table != c.Table || to.Hook != "" {
-				continue
-			}
-			if strings.Contains(rule, `{"target":"`+to.Name+`"}`) && r.about(to, bridge, seen) {
+		for _, name := range one.to {
+			to, ok := r.named[chain{Family: c.Family, Table: c.Table, Name: name}.key()]
+			if ok && r.about(to, bridge, seen) {
 				return true
 			}
 		}
@@ -282,11 +296,17 @@ func (r ruleset) owner(c chain) string {
 			all.WriteString(k.Name + " ")
 		}
 	}
-	own := strings.Join(r.rules[c.key()], " ")
+	ufw, docker := false, false
+	for _, one := range r.rules[c.key()] {
+		for _, to := range one.to {
+			ufw = ufw || strings.HasPrefix(to, "ufw-")
+			docker = docker || strings.HasPrefix(to, "DOCKER")
+		}
+	}
 	switch {
-	case strings.Contains(own, `"ufw-`):
+	case ufw:
 		return "ufw"
-	case strings.Contains(own, `"DOCKER`), strings.Contains(all.String(), "DOCKER-USER"):
+	case docker, strings.Contains(all.String(), "DOCKER-USER"):
 		return "Docker"
 	case c.Table == "firewalld":
 		return "firewalld"
