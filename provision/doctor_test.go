@@ -3,6 +3,7 @@ package provision
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -144,5 +145,37 @@ func TestPlanMend(t *testing.T) {
 	}
 	if st, err := os.Stat(ssh); err != nil || st.Mode().Perm()&0o022 != 0 {
 		t.Errorf("%v %v", st.Mode(), err)
+	}
+}
+
+// A guest's server is asked for its first line only, and not waited for.
+func TestBanner(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	says := make(chan string, 3)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Write([]byte(<-says))
+		}
+	}()
+	for say, want := range map[string]string{
+		"SSH-2.0-OpenSSH_9.2p1 Debian\r\n": "SSH-2.0-OpenSSH_9.2p1 Debian",
+		"SSH-2.0-\x1b[2Jx\r\n":             "SSH-2.0-\\x1b[2Jx",
+	} {
+		says <- say
+		if got, err := banner(t.Context(), l.Addr().String()); err != nil || got != want {
+			t.Errorf("%q: %q, %v", say, got, err)
+		}
+	}
+	says <- ""
+	if _, err := banner(t.Context(), l.Addr().String()); err == nil || !strings.Contains(err.Error(), "did not say") {
+		t.Errorf("a silent one: %v", err)
 	}
 }
