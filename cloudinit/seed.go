@@ -11,7 +11,8 @@ import (
 const Label = "cidata"
 
 // Seed returns the bytes of the seed disk: an ISO 9660 image labelled "cidata"
-// with the three files, about 52 KiB, the same bytes for the same Guest. It
+// with cloud-init's three files and the one for prepared images (CloneScript),
+// about 56 KiB, the same bytes for the same Guest. It
 // holds the guest's private host key: give it to libvirt as a volume of mode
 // 0600, attach it as a read-only virtio-blk disk (cloud kernels have no AHCI)
 // and delete it after the first boot.
@@ -32,8 +33,12 @@ func Seed(g Guest) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	clone, err := CloneScript(g)
+	if err != nil {
+		return nil, err
+	}
 	// ECMA-119 9.3: sorted by name.
-	return isoImage(Label, []isoFile{{"meta-data", meta}, {"network-config", network}, {"user-data", user}})
+	return isoImage(Label, []isoFile{{cloneFile, clone}, {"meta-data", meta}, {"network-config", network}, {"user-data", user}})
 }
 
 type isoFile struct {

@@ -24,6 +24,7 @@ func (e *Env) planDelete(ctx context.Context, dd *deletion) (plan.Plan, error) {
 	w, l, d, pool := dd.w, dd.conn, dd.domain, dd.pool
 	p := plan.Plan{Stage: plan.Host}
 	key := e.key(w.name)
+	p.Add(domain.PlanDropCopy(pool, w.name, key, e.UID, domain.PoolFor(pool, e.baseDir(w.record.Paths), DefaultBaseDir), e.domains(ctx))...)
 	as, err := domain.PlanDelete(domain.Facts{Domain: plan.Yes(d), Pool: plan.Yes(pool)}, w.name, key,
 		domain.PoolFor(pool, e.baseDir(w.record.Paths), DefaultBaseDir), e.domains(ctx))
 	if err != nil {

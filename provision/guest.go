@@ -253,6 +253,10 @@ func (e *Env) serialTail(ctx context.Context, l *virt.Conn, w *want, n int) []st
 	if err != nil {
 		return nil
 	}
+	return lastSerial(b, n)
+}
+
+func lastSerial(b []byte, n int) []string {
 	var out []string
 	for _, s := range strings.FieldsFunc(string(b), func(r rune) bool { return r == '\n' || r == '\r' }) {
 		if s = strings.TrimSpace(ui.CleanTo(s, 200)); s != "" {

@@ -225,6 +225,10 @@ func (e *Env) planVM(ctx context.Context, w *want, f *facts) ([]plan.Action, err
 		return nil, err
 	}
 	out = append(out, eas...)
+	if !fresh && f.domain.Pool.Err == nil {
+		// A killed "vm prepare" left one, which keeps the disk busy.
+		out = append(out, domain.PlanDropCopy(f.domain.Pool.Value, w.name, key, e.UID, domain.PoolFor(f.domain.Pool.Value, baseDir, DefaultBaseDir), e.domains(ctx))...)
+	}
 	das, err := domain.Plan(f.domain, domain.Wanted{
 		Spec: domain.Spec{
 			Name: w.name, UUID: f.inst.UUID, Owner: e.UID, Accel: accel, VCPUs: size.CPUs, RAMMB: size.RAMMB,

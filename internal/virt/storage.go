@@ -253,6 +253,9 @@ type NewVolume struct {
 	Capacity           uint64
 	BackingPath        string // with Format of the backing file "qcow2"
 	BackingFormat      string
+	// Zeroes makes a qcow2 whose discarded clusters read as zeroes. libvirt's own
+	// choice, version 0.10, shows what lies below again.
+	Zeroes bool
 }
 
 // CreateVolume makes a volume; ErrExists if one of that name is there.
@@ -267,6 +270,9 @@ func (c *Conn) CreateVolume(ctx context.Context, pool string, v NewVolume) error
 	}
 	if v.Format == "raw" {
 		x.Allocation = &libvirtxml.StorageVolumeSize{Unit: "bytes", Value: 0}
+	}
+	if v.Zeroes {
+		x.Target.Compat = "1.1"
 	}
 	if v.BackingPath != "" {
 		x.BackingStore = &libvirtxml.StorageVolumeBackingStore{

@@ -29,9 +29,9 @@ type Spec struct {
 	VCPUs      int
 	RAMMB      int
 	DiskPath   string
-	SeedPath   string
+	SeedPath   string // "" = no seed
 	SerialLog  string
-	ExportRoot string // source of the virtiofs device
+	ExportRoot string // source of the virtiofs device, "" = none
 	FSTag      string
 	Network    string
 	MAC        string
@@ -66,15 +66,15 @@ func XML(s Spec) (string, error) {
 		},
 	}
 	d := &libvirtxml.DomainDeviceList{Emulator: s.Emulator}
-	d.Disks = []libvirtxml.DomainDisk{
-		{
-			Device: "disk",
-			Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "qcow2", Discard: "unmap"},
-			Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: s.DiskPath}},
-			Target: &libvirtxml.DomainDiskTarget{Dev: "vda", Bus: "virtio"},
-			Serial: DiskSerial,
-		},
-		{
+	d.Disks = []libvirtxml.DomainDisk{{
+		Device: "disk",
+		Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "qcow2", Discard: "unmap"},
+		Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: s.DiskPath}},
+		Target: &libvirtxml.DomainDiskTarget{Dev: "vda", Bus: "virtio"},
+		Serial: DiskSerial,
+	}}
+	if s.SeedPath != "" {
+		d.Disks = append(d.Disks, libvirtxml.DomainDisk{
 			// virtio-blk, not a CD-ROM: cloud kernels have no AHCI (test-host.md).
 			Device:   "disk",
 			Driver:   &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "raw"},
@@ -82,7 +82,7 @@ func XML(s Spec) (string, error) {
 			Target:   &libvirtxml.DomainDiskTarget{Dev: "vdb", Bus: "virtio"},
 			ReadOnly: &libvirtxml.DomainDiskReadOnly{},
 			Serial:   SeedSerial,
-		},
+		})
 	}
 	d.Controllers = []libvirtxml.DomainController{
 		{Type: "usb", Model: "none"},
@@ -91,14 +91,9 @@ func XML(s Spec) (string, error) {
 	for i := uint(1); i <= fixedPorts+SparePorts; i++ {
 		d.Controllers = append(d.Controllers, libvirtxml.DomainController{Type: "pci", Model: "pcie-root-port", Index: u(i)})
 	}
-	d.Filesystems = []libvirtxml.DomainFilesystem{{
-		AccessMode: "passthrough",
-		Driver:     &libvirtxml.DomainFilesystemDriver{Type: "virtiofs", Queue: 1024},
-		// No <cache>: virtiofsd's own default is "auto", the best for source
-		// trees (libvirt-probes.md), and libvirt knows only none and always.
-		Source: &libvirtxml.DomainFilesystemSource{Mount: &libvirtxml.DomainFilesystemSourceMount{Dir: s.ExportRoot}},
-		Target: &libvirtxml.DomainFilesystemTarget{Dir: s.FSTag},
-	}}
+	if s.ExportRoot != "" {
+		d.Filesystems = filesystems(s)
+	}
 	d.Interfaces = []libvirtxml.DomainInterface{{
 		MAC:    &libvirtxml.DomainInterfaceMAC{Address: s.MAC},
 		Source: &libvirtxml.DomainInterfaceSource{Network: &libvirtxml.DomainInterfaceSourceNetwork{Network: s.Network}},
@@ -138,4 +133,15 @@ func timers(accel string) []libvirtxml.DomainTimer {
 		t = append(t, libvirtxml.DomainTimer{Name: "rtc", TickPolicy: "catchup"}, libvirtxml.DomainTimer{Name: "pit", TickPolicy: "delay"})
 	}
 	return t
+}
+
+func filesystems(s Spec) []libvirtxml.DomainFilesystem {
+	return []libvirtxml.DomainFilesystem{{
+		AccessMode: "passthrough",
+		Driver:     &libvirtxml.DomainFilesystemDriver{Type: "virtiofs", Queue: 1024},
+		// No <cache>: virtiofsd's own default is "auto", the best for source
+		// trees (libvirt-probes.md), and libvirt knows only none and always.
+		Source: &libvirtxml.DomainFilesystemSource{Mount: &libvirtxml.DomainFilesystemSourceMount{Dir: s.ExportRoot}},
+		Target: &libvirtxml.DomainFilesystemTarget{Dir: s.FSTag},
+	}}
 }

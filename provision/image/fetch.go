@@ -104,17 +104,17 @@ func (f *Fetcher) Check(ref Ref) error {
 	return nil
 }
 
-// AnswerLimit is how long "auto" waits for a server.
-const AnswerLimit = 5 * time.Second
+// answerLimit is how long "auto" waits for a server.
+var answerLimit = 5 * time.Second
 
 // Answers reports whether the newest build of the default image can be had:
-// whether one of its servers shows a list that names it, within AnswerLimit.
+// whether one of its servers shows a list that names it, within five seconds.
 func (f *Fetcher) Answers(ctx context.Context) bool {
 	r, _ := Find(Default)
 	if f.Check(Ref{Kind: KindCatalogue, Name: r.Name}) != nil {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(ctx, AnswerLimit)
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
 	bases := f.bases(r)
 	seen := make(chan bool, len(bases))

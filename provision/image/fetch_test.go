@@ -329,6 +329,20 @@ func TestAnswers(t *testing.T) {
 	if f.Answers(context.Background()) {
 		t.Error("a page of a portal counts")
 	}
+	// One that takes the connection and says nothing.
+	defer func(d time.Duration) { answerLimit = d }(answerLimit)
+	answerLimit = 200 * time.Millisecond
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	f.Origin = "https://" + silent.Addr().String()
+	began := time.Now()
+	if f.Answers(context.Background()) || time.Since(began) > 5*time.Second {
+		t.Errorf("a silent server: %v", time.Since(began))
+	}
+	f.Origin = s.URL
 	s.Close()
 	if f.Answers(context.Background()) {
 		t.Error("a server that is gone answers")

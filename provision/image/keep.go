@@ -291,3 +291,21 @@ func (c Cache) DropParts(ctx context.Context, progress Progress) error {
 	}
 	return errors.Join(errs...)
 }
+
+// Alone is the right to make images, until release is called: Claim without an
+// image to look for.
+func (c Cache) Alone(ctx context.Context, progress Progress) (release func(), err error) {
+	if progress == nil {
+		progress = func(string, float64) {}
+	}
+	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		return nil, ui.Failed("making the image cache: %w", err)
+	}
+	return c.lock(ctx, "fetch", progress)
+}
+
+// Has reports whether there is an image under a name.
+func (c Cache) Has(ref Ref) bool {
+	ix, err := c.loadIndex()
+	return err == nil && ix.Sources[ref.source()] != ""
+}

@@ -56,6 +56,7 @@ func (b *bench) cleanUp() error {
 	if left, err := leftover(ctx); err != nil || left != "" {
 		return errors.Join(append(errs, err, nilIf(left == "", "VMs are left: "+left))...)
 	}
+	b.dropPrepared(ctx)
 	errs = append(errs, dropPool(ctx), b.dropNetworks(ctx))
 	if exec.CommandContext(ctx, "id", userName).Run() == nil {
 		// userdel talks about a missing mail spool; whether it worked is seen after.

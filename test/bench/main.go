@@ -57,7 +57,7 @@ func run() int {
 	var only string
 	var short bool
 	flag.StringVar(&b.bin, "bin", "", "the `directory` of aivm, aivm-faulty and code")
-	flag.StringVar(&only, "only", "", "measure these `parts` alone (comma separated): vm, start, further, seed, doctor, user")
+	flag.StringVar(&only, "only", "", "measure these `parts` alone (comma separated): vm, start, further, seed, doctor, user, prepare")
 	flag.BoolVar(&short, "short", false, "one pair of boots and three of warm runs, to try the bench itself")
 	flag.Parse()
 	b.pairs, b.warm = 3, 15
@@ -124,6 +124,7 @@ func (b *bench) measure(only string) (err error) {
 		{"seed", b.measureSeed},
 		{"doctor", b.measureDoctor},
 		{"user", b.measureUser},
+		{"prepare", b.measurePrepare},
 	}
 	wanted := strings.FieldsFunc(only, func(r rune) bool { return r == ',' })
 	for _, p := range parts {

@@ -51,6 +51,7 @@ func TestRoot(t *testing.T) {
 	step("status and list", func(t *testing.T) { checkFacts(t, w, vm, project) })
 	step("restart", func(t *testing.T) { checkRestart(t, w, vm, project) })
 	step("two at once", func(t *testing.T) { checkTwo(t, w) })
+	step("prepare", func(t *testing.T) { checkPrepare(t, w, vm) })
 	step("delete", func(t *testing.T) { checkDelete(t, w, vm, project) })
 }
 

@@ -1,0 +1,96 @@
+package cloudinit
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// The scripts are ones a plain sh reads, and nothing in them was left to be
+// filled in.
+func TestCloneScriptsAreShell(t *testing.T) {
+	clone, err := CloneScript(guest(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, s := range map[string]string{"clone": string(clone), "clean": CleanScript(), "run": cloneRun, "grow": growRun} {
+		c := exec.Command("sh", "-n")
+		c.Stdin = strings.NewReader(s)
+		if out, err := c.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", name, err, out)
+		}
+		if strings.Contains(s, "@RUN") || strings.Contains(s, "@HOST") || strings.Contains(s, "@UNIT") || strings.Contains(s, "@MARK") {
+			t.Errorf("%s has a gap:\n%s", name, s)
+		}
+	}
+	if !strings.Contains(CleanScript(), CleanedLine) {
+		t.Error("the clean script never says that it is through")
+	}
+}
+
+// Values arrive as they are, whatever a shell would make of them: the script
+// runs here on a tree of its own, with programs that only write down.
+func TestCloneScriptKeepsValues(t *testing.T) {
+	g := guest(t)
+	g.AuthorizedKeys = []string{g.AuthorizedKeys[0] + " it's $(touch /tmp/x) `id` \\n %s", g.AuthorizedKeys[0]}
+	script, err := CloneScript(g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := t.TempDir()
+	text := string(script)
+	for _, dir := range []string{"/etc/", "/home/", "/proc/"} {
+		text = strings.ReplaceAll(text, dir, root+dir)
+	}
+	for _, d := range []string{"etc/ssh", "etc/sudoers.d", "home", "proc/sys/kernel"} {
+		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(root, "etc/hosts"), []byte("127.0.0.1 localhost\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "etc/ssh/ssh_host_rsa_key"), []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	passwd := "root:x:0:0:root:/root:/bin/bash\n" + g.User + ":x:1000:1000::" + root + "/home/agent:/bin/sh\n"
+	for name, text := range map[string]string{"passwd": passwd, "shadow": g.User + ":!:1:0:::::\n"} {
+		if err := os.WriteFile(filepath.Join(root, "etc", name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stubs := "usermod() { echo usermod; exit 9; }\nuseradd() { exit 9; }\nchown() { :; }\n"
+	c := exec.Command("sh", "-s")
+	c.Stdin = strings.NewReader(stubs + text)
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	read := func(name string) string {
+		b, err := os.ReadFile(filepath.Join(root, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	for name, want := range map[string]string{
+		"home/agent/.ssh/authorized_keys":    strings.Join(g.AuthorizedKeys, "\n") + "\n",
+		"etc/ssh/ssh_host_ed25519_key":       strings.TrimRight(g.HostKeyPrivatePEM, "\n") + "\n",
+		"etc/ssh/ssh_host_ed25519_key.pub":   strings.TrimSpace(g.HostKeyPublic) + "\n",
+		"etc/hostname":                       g.Hostname + "\n",
+		"etc/hosts":                          "127.0.0.1 localhost\n127.0.1.1 " + g.Hostname + "\n",
+		"etc/sudoers.d/90-cloud-init-users":  g.User + " ALL=(ALL) NOPASSWD:ALL\n",
+		"etc/ssh/sshd_config.d/10-aivm.conf": sshdConf,
+	} {
+		if got := read(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	if st, err := os.Stat(filepath.Join(root, "etc/ssh/ssh_host_ed25519_key")); err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("the host key: %v %v", st, err)
+	}
+	if _, err := os.Stat(filepath.Join(root, "etc/ssh/ssh_host_rsa_key")); err == nil {
+		t.Error("another host key is left")
+	}
+}

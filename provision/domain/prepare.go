@@ -1,0 +1,124 @@
+package domain
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+)
+
+// To make an image of a VM, a copy of it is booted and cleaned: a domain that
+// libvirt forgets when it is off, on an overlay of the VM's disk. The VM's own
+// disk is only read. What a killed run left, the next run that touches the VM
+// takes away.
+
+// CopyName is the domain of the copy.
+func CopyName(vm string) string { return vm + "-prepare" }
+
+func copyVolume(key string) string { return key + ".prepare.qcow2" }
+func copySerial(key string) string { return key + ".prepare.log" }
+
+// PlanDropCopy takes the copy of a VM away; none if there is nothing of it.
+func PlanDropCopy(p *virt.Pool, name, key string, owner int, pool string, lv func() (Libvirt, error)) []plan.Action {
+	if !hasVolume(p, copyVolume(key)) && !hasVolume(p, copySerial(key)) {
+		return nil
+	}
+	return []plan.Action{{
+		ID: "copy.drop", Why: "remove the copy of VM " + name + " an image was to be made from",
+		Shows: []string{"virsh destroy " + CopyName(name), "virsh vol-delete --pool " + pool + " " + copyVolume(key)},
+		Do:    with(lv, func(ctx context.Context, l Libvirt) error { return DropCopy(ctx, l, name, key, owner, pool) }),
+	}}
+}
+
+// DropCopy ends the copy's domain, if it is ours, and deletes its volumes.
+func DropCopy(ctx context.Context, l Libvirt, name, key string, owner int, pool string) error {
+	d, err := l.Domain(ctx, CopyName(name))
+	switch {
+	case errors.Is(err, virt.ErrNotFound):
+	case err != nil:
+		return err
+	case d.Mark.By(owner):
+		disk, ok := d.Disk(DiskSerial)
+		if !ok || disk.File == "" || !isCopy(disk.File, key) {
+			break // a VM of that name, not the copy
+		}
+		if err := l.Destroy(ctx, d.Name); err != nil && !errors.Is(err, virt.ErrNotFound) {
+			return err
+		}
+	}
+	l = patient{l}
+	for _, v := range []string{copySerial(key), copyVolume(key)} {
+		if err := l.DeleteVolume(ctx, pool, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func isCopy(file, key string) bool {
+	v := "/" + copyVolume(key)
+	return len(file) > len(v) && file[len(file)-len(v):] == v
+}
+
+// Chain is the disk of a VM and what it stands on, the topmost first, as the
+// pool has them.
+func Chain(p *virt.Pool, top string) ([]virt.Volume, error) {
+	var out []virt.Volume
+	for path := top; path != ""; {
+		found := false
+		for _, v := range p.Volumes {
+			if v.Path == path {
+				out, path, found = append(out, v), v.Backing, true
+				break
+			}
+		}
+		if !found || len(out) > 64 {
+			return nil, ui.Refused("the disk %s is not in the storage pool at %s", path, p.Path).Hint("virsh -c qemu:///system vol-list --pool " + p.Name)
+		}
+	}
+	return out, nil
+}
+
+// MakeCopy makes the overlay on a VM's disk and boots the copy from it. s is
+// the VM as it is.
+func MakeCopy(ctx context.Context, l Copier, pool, baseDir string, disk virt.Volume, key string, s Spec) error {
+	err := l.CreateVolume(ctx, pool, virt.NewVolume{
+		Name: copyVolume(key), Format: "qcow2", Mode: "0600", Capacity: disk.Capacity, BackingPath: disk.Path, BackingFormat: "qcow2",
+		Zeroes: true, // so that what is deleted in the copy is not in the image
+	})
+	if err != nil {
+		return err
+	}
+	// No shared folders, no seed: it sees nothing of the host.
+	s.Name, s.SeedPath, s.ExportRoot = CopyName(s.Name), "", ""
+	s.DiskPath, s.SerialLog = baseDir+"/"+copyVolume(key), baseDir+"/"+copySerial(key)
+	desc, err := XML(s)
+	if err != nil {
+		return err
+	}
+	if _, err := l.Domain(ctx, s.Name); err == nil {
+		return ui.Refused("a domain %q is there already, which the copy would be called", s.Name).Hint("virsh -c qemu:///system dominfo " + s.Name)
+	} else if !errors.Is(err, virt.ErrNotFound) {
+		return err
+	}
+	if err := l.Boot(ctx, desc); err != nil {
+		return ui.Failed("starting the copy of VM %s: %w", strings.TrimSuffix(s.Name, "-prepare"), err).
+			Hint("does the VM itself start? aivm vm up " + strings.TrimSuffix(s.Name, "-prepare"))
+	}
+	return nil
+}
+
+// CopyPath is where the copy's disk lies.
+func CopyPath(baseDir, key string) string { return baseDir + "/" + copyVolume(key) }
+
+// CopySerial names the copy's serial log in the pool.
+func CopySerial(key string) string { return copySerial(key) }
+
+// Copier is what making a copy needs beyond Libvirt.
+type Copier interface {
+	Libvirt
+	Boot(ctx context.Context, desc string) error
+}

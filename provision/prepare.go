@@ -1,0 +1,317 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"aivm.dev/aivm/cloudinit"
+	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/domain"
+	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/image"
+)
+
+// PrepareOptions are the flags of `vm prepare`.
+type PrepareOptions struct {
+	Name    string
+	As      string // name of the image
+	Replace bool   // an image of that name may be there: the name goes to the new one
+}
+
+// Prepared is what `vm prepare` prints with --json.
+type Prepared struct {
+	Schema  int                `json:"schema"`
+	VM      string             `json:"vm"`
+	Image   string             `json:"image"`
+	SHA256  string             `json:"sha256"`
+	Size    int64              `json:"size"`
+	Seconds map[string]float64 `json:"seconds,omitempty"`
+}
+
+// preparation is a VM an image is made of.
+type preparation struct {
+	w     *want
+	ref   image.Ref
+	l     *virt.Conn
+	d     *virt.Domain
+	pool  *virt.Pool
+	chain []virt.Volume // its disk, and what that stands on
+	inst  *Instance
+	spec  domain.Spec
+	got   image.Entry
+}
+
+// Prepare makes an image of a VM: new VMs from it come with what is installed
+// in it, and their first boot is short. The VM is off meanwhile; its disk is
+// only read.
+func (e *Env) Prepare(ctx context.Context, o PrepareOptions) error {
+	e.timing = ui.NewTiming("stop", "boot", "image")
+	if o.As == "" {
+		return ui.Usage("the image needs a name").Hint(ui.AddFlag(e.Rerun, "--as tools"))
+	}
+	if err := image.CheckLocalName(o.As); err != nil {
+		return err
+	}
+	pr, err := e.lookForPrepare(ctx, o)
+	if err != nil {
+		return err
+	}
+	p, err := e.planPrepare(ctx, pr)
+	if err != nil {
+		return err
+	}
+	if e.DryRun {
+		if pr.d.State != virt.Off {
+			p.Add(plan.Action{ID: "domain.start", Why: "start the VM " + pr.w.name + " again", Shows: []string{"virsh start " + pr.w.name}})
+		}
+		return e.printPlain("prepare", pr.w.name, p)
+	}
+	if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
+		return err
+	}
+	ran := pr.d.State != virt.Off
+	err = e.prepareAlone(ctx, o, pr)
+	if ran && ctx.Err() == nil {
+		err = errors.Join(err, e.startAgain(ctx, pr.w.name))
+	}
+	if err != nil {
+		return e.resume(err)
+	}
+	if e.UI.JSON {
+		return e.UI.PrintJSON(Prepared{1, pr.w.name, o.As, pr.got.SHA256, pr.got.Size, seconds(e.timing)})
+	}
+	e.UI.Result("image %s is made from VM %s (%d MB): aivm vm create NAME --image %s", o.As, pr.w.name, pr.got.Size>>20, o.As)
+	e.UI.Say("%s", e.timing.Line())
+	return nil
+}
+
+// lookForPrepare finds the VM, its disk, and whatever speaks against it.
+func (e *Env) lookForPrepare(ctx context.Context, o PrepareOptions) (*preparation, error) {
+	ref := image.Ref{Kind: image.KindLocal, Name: o.As}
+	if e.Cache.Has(ref) && !o.Replace {
+		return nil, ui.Refused("there is an image %s already", o.As).Hint("to let the name go to the new one: "+ui.AddFlag(e.Rerun, "--replace"), "aivm image list")
+	}
+	if e.hostFacts().Tools["qemu-img"] == "" {
+		return nil, ui.Refused("making an image of a VM needs qemu-img, which is not on this machine").Hint("aivm host install-deps")
+	}
+	w, d, err := e.ours(ctx, o.Name)
+	if err != nil {
+		return nil, err
+	}
+	if d == nil {
+		return nil, ui.Refused("VM %q is not made yet", w.name).Hint("aivm vm up " + w.name)
+	}
+	pr := &preparation{w: w, ref: ref, d: d}
+	if pr.inst, err = loadInstance(e.SSH, w.name); err != nil {
+		return nil, err
+	}
+	if pr.inst == nil {
+		return nil, e.stateLost(w)
+	}
+	if pr.l, err = e.libvirt(ctx); err != nil {
+		return nil, err
+	}
+	dir := e.baseDir(w.record.Paths)
+	pr.pool, err = pr.l.PoolAt(ctx, dir)
+	if err != nil && !errors.Is(err, virt.ErrNotFound) {
+		return nil, err
+	}
+	if err != nil || !pr.pool.Active {
+		return nil, ui.Refused("the storage pool at %s does not run", dir).Hint("aivm vm up " + w.name)
+	}
+	disk, ok := d.StoredDisk(domain.DiskSerial)
+	if !ok {
+		return nil, ui.Refused("VM %q has no disk of aivm's", w.name)
+	}
+	if pr.chain, err = domain.Chain(pr.pool, disk.File); err != nil {
+		return nil, err
+	}
+	accel, _ := host.Accel(e.hostFacts())
+	pr.spec = domain.Spec{Name: w.name, UUID: uuid.NewString(), Owner: e.UID, Accel: accel, VCPUs: d.VCPUs, RAMMB: d.RAMMB, Network: d.Network, MAC: d.MAC}
+	return pr, nil
+}
+
+// planPrepare is all of it but the start afterwards.
+func (e *Env) planPrepare(ctx context.Context, pr *preparation) (plan.Plan, error) {
+	w, dir, key := pr.w, e.baseDir(pr.w.record.Paths), e.key(pr.w.name)
+	p := plan.Plan{Stage: plan.Host}
+	for _, a := range domain.PlanStop(pr.d, false, e.domains(ctx)) {
+		a.Consent, a.Timing = plan.Ask, "stop"
+		a.Why += " while its disk is copied"
+		p.Add(a)
+	}
+	// The copy is a guest like any other: no wall, no start.
+	rules, err := e.planRunningWall(ctx, w, &facts{inst: pr.inst})
+	if err != nil {
+		return p, err
+	}
+	p.Add(rules...)
+	drop := domain.PlanDropCopy(pr.pool, w.name, key, e.UID, pr.pool.Name, e.domains(ctx))
+	p.Add(drop...)
+	p.Add(plan.Action{
+		ID: "copy.boot", Why: "boot a copy of VM " + w.name + ", which shares nothing with this machine", Consent: plan.Ask, Timing: "boot",
+		Shows: []string{"qemu-img create -f qcow2 -b " + pr.chain[0].Path + " " + domain.CopyPath(dir, key), "virsh create (" + domain.CopyName(w.name) + ")"},
+		Do: func(ctx context.Context) error {
+			return domain.MakeCopy(ctx, pr.l, pr.pool.Name, dir, pr.chain[0], key, pr.spec)
+		},
+	}, plan.Action{
+		ID: "copy.clean", Why: "clean the copy: machine id, host keys, keys people log in with, first boot's state, logs, aivm's own files", Consent: plan.Ask, Timing: "boot",
+		Shows: []string{"ssh " + pr.inst.Address + " sudo sh -s"},
+		Do:    func(ctx context.Context) error { return e.cleanCopy(ctx, pr) },
+	}, plan.Action{
+		ID: "image.make:" + pr.ref.Name, Why: "put its disk into the image cache as " + pr.ref.Name, Consent: plan.Ask, Timing: "image",
+		Shows: []string{"qemu-img convert -O qcow2 COPY IMAGE", "write " + e.Cache.Dir + "/"},
+		Do:    func(ctx context.Context) error { return e.takeImage(ctx, pr) },
+	})
+	return p, nil
+}
+
+// prepareAlone does it under the VM's lock, and takes the copy away at the end,
+// however it ended.
+func (e *Env) prepareAlone(ctx context.Context, o PrepareOptions, pr *preparation) error {
+	release, waited, err := e.lock(ctx, pr.w.name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if waited {
+		again, err := e.lookForPrepare(ctx, o)
+		if err != nil {
+			return err
+		}
+		*pr = *again
+	}
+	name, key := pr.w.name, e.key(pr.w.name)
+	defer func() {
+		// Under a context of its own: what is temporary goes also after Ctrl-C.
+		dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+		defer cancel()
+		if derr := domain.DropCopy(dctx, pr.l, name, key, e.UID, pr.pool.Name); derr != nil {
+			e.UI.Warn("the copy of VM %s could not be removed: %v; the next run that starts it or makes an image of it does", name, derr)
+		}
+	}()
+	for range maxRounds {
+		p, err := e.planPrepare(ctx, pr)
+		if err != nil {
+			return err
+		}
+		stale, err := e.run(ctx, p)
+		if err != nil {
+			return err
+		}
+		if !stale {
+			return e.finishLeaving(ctx, name)
+		}
+		again, err := e.lookForPrepare(ctx, o)
+		if err != nil {
+			return err
+		}
+		*pr = *again
+	}
+	return ui.Failed("the host keeps changing under aivm, %d looks were not enough", maxRounds).Hint("try again: " + e.Rerun)
+}
+
+// startAgain brings a VM back that ran before.
+func (e *Env) startAgain(ctx context.Context, name string) error {
+	w, err := e.wantVM(ctx, name, "", false)
+	if err != nil {
+		return err
+	}
+	w.boot, w.guest = true, true
+	f, err := e.converge(ctx, w)
+	f.close()
+	return err
+}
+
+// offLimit is how long the copy may take to be off once it is clean.
+const offLimit = 90 * time.Second
+
+// cleanCopy waits for the copy, which answers where its VM does, cleans it, and
+// waits until it is off.
+func (e *Env) cleanCopy(ctx context.Context, pr *preparation) error {
+	copied := domain.CopyName(pr.w.name)
+	t, done, err := e.target(ctx, pr.w, pr.inst)
+	if err != nil {
+		return err
+	}
+	defer done()
+	wctx, cancel := context.WithTimeout(ctx, e.bootLimit())
+	defer cancel()
+	wctx, stop := e.watchDomain(wctx, copied)
+	defer stop()
+	c, err := guest.WaitReady(wctx, t, func(phase guest.Phase, _ time.Duration) { plan.Report(ctx, string(phase), -1) })
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if cause := context.Cause(wctx); errors.Is(cause, errNotRunning) || errors.Is(cause, errPaused) {
+			err = cause
+		}
+		return e.explainCopy(ctx, pr, err)
+	}
+	defer c.Close()
+	plan.Report(ctx, "cleaning", -1)
+	var out strings.Builder
+	if err := e.asRoot(ctx, c, "cleaning the copy", cloudinit.CleanScript(), &out); err != nil {
+		return err
+	}
+	if got := lastLine(out.String()); got != cloudinit.CleanedLine {
+		return ui.Failed("cleaning the copy ended with %q", got)
+	}
+	_ = c.Close()
+	plan.Report(ctx, "waiting until it is off", -1)
+	for began := time.Now(); ; {
+		d, err := pr.l.Domain(ctx, copied)
+		if errors.Is(err, virt.ErrNotFound) || err == nil && d.State == virt.Off {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if time.Since(began) > offLimit {
+			return ui.Failed("the copy did not power off within %s", offLimit)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(250 * time.Millisecond):
+		}
+	}
+}
+
+// explainCopy shows what the copy wrote to its console.
+func (e *Env) explainCopy(ctx context.Context, pr *preparation, err error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	out := ui.Failed("the copy of VM %s did not become reachable: %w", pr.w.name, err)
+	if b, rerr := pr.l.ReadTail(ctx, pr.pool.Name, domain.CopySerial(e.key(pr.w.name)), 8<<10); rerr == nil {
+		for _, s := range lastSerial(b, serialLines) {
+			out.Hint("serial: " + s)
+		}
+	}
+	return out.Hint("does the VM itself start? aivm vm up " + pr.w.name)
+}
+
+// takeImage brings the copy's disk into the cache.
+func (e *Env) takeImage(ctx context.Context, pr *preparation) error {
+	var err error
+	if pr.pool, err = pr.l.PoolAt(ctx, pr.pool.Path); err != nil {
+		return err
+	}
+	top := domain.CopyPath(e.baseDir(pr.w.record.Paths), e.key(pr.w.name))
+	chain, err := domain.Chain(pr.pool, top)
+	if err != nil {
+		return err
+	}
+	f := flattener{env: e, l: pr.l, pool: pr.pool.Name, report: func(line string, fraction float64) { plan.Report(ctx, line, fraction) }}
+	pr.got, err = f.into(ctx, chain, pr.ref, fmt.Sprintf("made here from VM %s", pr.w.name))
+	return err
+}
