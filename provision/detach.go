@@ -83,7 +83,7 @@ func (e *Env) Detach(ctx context.Context, o DetachOptions) error {
 	if _, err := e.run(ctx, p); err != nil {
 		return e.staysAttached(ctx, l, f, o, err)
 	}
-	if f.conn != nil {
+	if f.asks() {
 		// What lay below it in the guest, and was let go of with it, comes back.
 		if err := e.guestStage(ctx, l.w, f); err != nil {
 			e.warnOnce(err.Error())
@@ -114,7 +114,7 @@ func (e *Env) lookForDetach(ctx context.Context, o DetachOptions) (*leaving, err
 		}
 	}
 	a := attachment(found[0])
-	return &leaving{w: &want{store: store, name: a.VM, guest: true}, att: a, rec: true}, nil
+	return &leaving{w: &want{store: store, name: a.VM, guest: true, patience: detachPatience}, att: a, rec: true}, nil
 }
 
 // chooseRecord decides between the VMs a folder is attached to as Resolve does.
@@ -160,7 +160,7 @@ func (e *Env) lookForStray(store *config.Store, o DetachOptions, typed, real str
 		for _, p := range []string{real, typed} {
 			if len(hf.Tokens[share.Token(p)]) > 0 {
 				a := share.Attachment{HostPath: p, VM: vm, Mode: share.SharedRoot, Access: "rw", GuestDst: p, Tag: share.Token(p)}
-				return &leaving{w: &want{store: store, name: vm, guest: true}, att: a}, nil
+				return &leaving{w: &want{store: store, name: vm, guest: true, patience: detachPatience}, att: a}, nil
 			}
 		}
 	}
@@ -225,7 +225,7 @@ func (e *Env) planDetach(l *leaving, f *facts) plan.Plan {
 		p.Add(e.recordState(a, share.Detaching, "store.detaching:"+token, "record that the folder is leaving"))
 	}
 	if bound {
-		if f.conn != nil {
+		if f.asks() {
 			p.Add(plan.Action{
 				ID: "share.release:" + token, Why: fmt.Sprintf("have VM %s let go of folder %s", l.w.name, a.HostPath), Timing: "share",
 				Shows: []string{"umount " + shellQuote(a.GuestDst) + " (in the guest)"},
@@ -275,6 +275,10 @@ func (e *Env) dropRecord(a share.Attachment) plan.Action {
 	}
 }
 
+// detachPatience is how long a busy guest may take to let us in: unlike the
+// other verbs, detach does not wait for one that boots.
+const detachPatience = 30 * time.Second
+
 // releaseLimit bounds how long a guest may take to let go of a folder.
 const releaseLimit = 90 * time.Second
 
@@ -318,7 +322,12 @@ func (e *Env) staysAttached(ctx context.Context, l *leaving, f *facts, o DetachO
 		return e.resume(why) // it is not that it is in use
 	}
 	if o.Force && l.rec {
-		if f.conn != nil {
+		// Not put back by libvirt's hook either.
+		op := root.Unbind{VMKey: e.key(l.w.name), Token: share.Token(l.att.HostPath), Forget: true}
+		if _, err := e.Root.Do(ctx, op, nil); err != nil {
+			e.warnOnce(err.Error())
+		}
+		if f.asks() {
 			lctx, cancel := context.WithTimeout(ctx, undoLimit)
 			err := e.asRoot(lctx, f.conn, "hiding the folder in the VM", share.HideScript(l.att), nil)
 			cancel()
@@ -337,7 +346,7 @@ func (e *Env) staysAttached(ctx context.Context, l *leaving, f *facts, o DetachO
 	if _, err := e.run(ctx, undo); err != nil {
 		e.warnOnce(err.Error())
 	}
-	if f.conn != nil {
+	if f.asks() {
 		delete(l.w.left, l.att.HostPath)
 		if f.share, err = e.shared(l.w.name, l.w.atts()); err == nil {
 			var g guestFacts
@@ -355,7 +364,7 @@ func (e *Env) staysAttached(ctx context.Context, l *leaving, f *facts, o DetachO
 	}
 	q := shellQuote(l.att.HostPath) + " --vm " + l.w.name
 	out := ui.Refused("folder %s stays attached to VM %s: %w", l.att.HostPath, l.w.name, why)
-	if f.conn == nil {
+	if !f.asks() {
 		out = ui.Refused("folder %s stays attached to VM %s, which does not answer (%v) and so cannot be asked to let go of it: %w", l.att.HostPath, l.w.name, f.connErr, why)
 	}
 	out.Hints = nil
@@ -366,7 +375,7 @@ func (e *Env) staysAttached(ctx context.Context, l *leaving, f *facts, o DetachO
 
 // watchers are the guest's processes that watch files of shared folders.
 func (e *Env) watchers(ctx context.Context, f *facts) []string {
-	if f.conn == nil {
+	if !f.asks() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, undoLimit)

@@ -59,6 +59,9 @@ func (e *Env) leaveOut(w *want, folder string, why error) {
 		w.left = map[string]error{}
 	}
 	w.left[folder] = why
+	if errors.Is(why, share.ErrLink) {
+		w.linked = append(w.linked, folder)
+	}
 	if errors.Is(why, fs.ErrNotExist) {
 		e.warnOnce(fmt.Sprintf("Skipping saved attachment %s: host path is missing", folder))
 		return
@@ -103,6 +106,30 @@ func (e *Env) leaveOutUnusable(w *want) {
 			e.leaveOut(w, a.HostPath, err)
 		}
 	}
+	for _, a := range attachments(w.store.Config, w.name) {
+		if a.State == share.Linked && (w.folder == nil || w.folder.HostPath != a.HostPath) {
+			e.warnOnce(fmt.Sprintf("Skipping saved attachment %s: a symbolic link was on its way; if it is the folder you mean: aivm attach %s --vm %s", a.HostPath, shellQuote(a.HostPath), a.VM))
+		}
+	}
+}
+
+// planLinked has a saved folder with a link on its way stay away until it is
+// attached again: a link the VM put there could be taken away as easily.
+func (e *Env) planLinked(w *want, f *facts) []plan.Action {
+	var out []plan.Action
+	for _, folder := range w.linked {
+		r, ok := w.store.Config.FindAttachment(folder, w.name)
+		if !ok || share.State(r.State) == share.Linked {
+			continue
+		}
+		a, token := attachment(*r), share.Token(folder)
+		out = append(out, e.recordState(a, share.Linked, "store.link:"+token, "keep folder "+folder+" away until it is attached again"))
+		if _, noted := f.share.Noted[token]; noted {
+			op := root.Unbind{VMKey: e.key(w.name), Token: token, Forget: true}
+			out = append(out, plan.Action{ID: "share.forget:" + token, Why: "have libvirt not bring it back either", Shows: op.Shows(), Root: op})
+		}
+	}
+	return out
 }
 
 // planShare is the host's part of w's folders. What the guest said of their
@@ -138,7 +165,7 @@ func (e *Env) planShare(w *want, f *facts) ([]plan.Action, error) {
 		if w.folder == nil || a.HostPath != w.folder.HostPath {
 			act.Fail = func(err error) error { e.leaveOut(w, a.HostPath, err); return nil }
 		}
-		if f.conn != nil && len(f.share.Tokens[share.Token(a.HostPath)]) > 0 && !heard.Mounted(a) {
+		if f.conn != nil && f.guest.shareErr == nil && len(f.share.Tokens[share.Token(a.HostPath)]) > 0 && !heard.Mounted(a) {
 			out = append(out, e.releaseAction(w, f, a, act.Fail))
 		}
 		if token := share.Token(a.HostPath); f.running() && plugged(f, token) && !heard.Mounted(a) {
@@ -149,6 +176,7 @@ func (e *Env) planShare(w *want, f *facts) ([]plan.Action, error) {
 		}
 		out = append(out, act)
 	}
+	out = append(out, e.planLinked(w, f)...)
 	all := append(attachments(w.store.Config, w.name), atts...)
 	for _, token := range f.share.Unwanted(all) {
 		op := root.Unbind{VMKey: e.key(w.name), Token: token}
@@ -196,6 +224,13 @@ func (e *Env) releaseAction(w *want, f *facts, a share.Attachment, fail func(err
 // right there, done in the first of its steps.
 func (e *Env) planMounts(w *want, f *facts) ([]plan.Action, error) {
 	atts := w.atts()
+	if err := f.guest.shareErr; err != nil {
+		if w.folder != nil && w.folder.Mode != share.Git {
+			return nil, err
+		}
+		e.warnOnce(err.Error())
+		return nil, nil
+	}
 	script, steps, err := share.PlanGuest(f.guest.share, f.share, atts)
 	if err != nil || script == "" {
 		return nil, err

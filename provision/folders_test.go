@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/root"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/provision/share"
 )
@@ -225,13 +226,15 @@ func TestWantFolder(t *testing.T) {
 	for _, attach := range []bool{false, true} {
 		refused(FolderOptions{Folder: p, VM: "t", Attach: attach}, "symbolic link now", other, "aivm detach "+p+" --vm t")
 	}
+	if r, _ := w.recordOf(p); r.State != "link" {
+		t.Errorf("recorded as %+v", r)
+	}
 	if err := os.Remove(p); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Rename(p+".was", p); err != nil {
 		t.Fatal(err)
 	}
-	w.set(func(c *config.Config) { c.Attachments[0].State = "link" })
 	refused(FolderOptions{Folder: p, VM: "t"}, "symbolic link was on its way", "aivm attach "+p+" --vm t")
 	if in, err = ask(FolderOptions{Folder: p, VM: "t", Attach: true}); err != nil || !in.newFolder || in.folder.State != "" {
 		t.Errorf("attached again: %+v %v", in, err)
@@ -261,5 +264,53 @@ func TestSplit(t *testing.T) {
 	each, rest = share.Split(errors.Join(&share.FolderError{Folder: "/p", Err: one}, errors.Join(&share.FolderError{Folder: "/q", Err: one}, errors.New("all"))))
 	if len(each) != 2 || each["/p"] != error(one) || rest == nil || rest.Error() != "all" {
 		t.Errorf("%v %v", each, rest)
+	}
+}
+
+// A link on the way to another folder: named, left out, and left out until it is
+// attached again, with the hook told.
+func TestALinkOnTheWayStaysRefused(t *testing.T) {
+	w := newWorld(t)
+	p, q := w.folder("p"), w.folder("q/c")
+	w.records(p, q)
+	if err := os.Rename(q, q+".was"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc", q); err != nil {
+		t.Fatal(err)
+	}
+	in := w.saved(p)
+	f := w.look(in, nil)
+	f.share.Noted = map[string]root.Bind{share.Token(q): {}}
+	as, err := w.planShare(in, f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids []string
+	for _, a := range as {
+		ids = append(ids, strings.TrimSuffix(strings.TrimSuffix(a.ID, share.Token(q)), share.Token(p)))
+		if a.ID == "store.link:"+share.Token(q) {
+			if err := a.Do(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if got := strings.Join(ids, " "); got != "share.bind: store.link: share.forget:" {
+		t.Errorf("planned %s", got)
+	}
+	// The link is taken away, and nothing comes back by itself.
+	if err := os.Remove(q); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(q+".was", q); err != nil {
+		t.Fatal(err)
+	}
+	w.fresh()
+	in = w.saved(p)
+	if as, err = w.planShare(in, w.look(in, nil)); err != nil || len(as) != 1 {
+		t.Errorf("planned %v %v", as, err)
+	}
+	if said := w.err.String(); !strings.Contains(said, "Skipping saved attachment "+q) || !strings.Contains(said, "aivm attach "+q+" --vm t") {
+		t.Errorf("said %q", said)
 	}
 }

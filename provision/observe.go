@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,6 +47,9 @@ type guestFacts struct {
 	boot  cloudinit.Status
 	share share.GuestFacts
 	clock time.Duration // how far ahead of this machine's, at least
+	// shareErr says that nobody serves the VM's folders: whatever touches them
+	// in the guest waits for good.
+	shareErr error
 }
 
 // dialLimit is how long a VM that libvirt knows nothing against may take to
@@ -169,7 +173,7 @@ func (e *Env) reach(ctx context.Context, w *want, inst *Instance) (guest.Conn, g
 		return nil, guestFacts{}, err
 	}
 	defer done()
-	dctx, cancel := context.WithTimeout(ctx, dialLimit)
+	dctx, cancel := context.WithTimeout(ctx, cmp.Or(w.patience, dialLimit))
 	defer cancel()
 	stop := e.timing.Start("ssh")
 	defer stop()
@@ -189,16 +193,21 @@ func (e *Env) reach(ctx context.Context, w *want, inst *Instance) (guest.Conn, g
 func (e *Env) probe(ctx context.Context, c guest.Conn, w *want) (guestFacts, error) {
 	ps := []guest.Probe{clockProbe(), {Name: "boot", Script: cloudinit.ReadyProbe()}}
 	atts := w.atts()
-	if w.store != nil {
-		ps = append(ps, guest.Probe{Name: "share", Script: share.GuestProbe(atts)})
-	}
 	if w.git != nil {
 		ps = append(ps, w.gitProbe())
 	}
 	ps = append(ps, w.settingsProbe()...)
+	if w.store != nil {
+		// Last: it is the one that can hang.
+		ps = append(ps, guest.Probe{Name: shareProbe, Script: share.GuestProbe(atts)})
+	}
+	var g guestFacts
 	sent := time.Now()
-	out, err := c.Probe(ctx, ps)
+	out, err := e.askWithFolders(ctx, c, w, ps)
 	got := time.Now()
+	if g.shareErr = e.foldersHang(ctx, w, err); g.shareErr != nil {
+		err = nil
+	}
 	if err != nil {
 		return guestFacts{}, err
 	}
@@ -208,12 +217,12 @@ func (e *Env) probe(ctx context.Context, c guest.Conn, w *want) (guestFacts, err
 		}
 	}
 	e.readSettings(ctx, c, w, out["settings"])
-	g := guestFacts{clock: clockOff(out["clock"], sent, got)}
+	g.clock = clockOff(out["clock"], sent, got)
 	if g.boot, err = cloudinit.ParseReady(out["boot"]); err != nil {
 		return g, err
 	}
-	if w.store != nil {
-		if g.share, err = share.ParseGuest(out["share"], atts); err != nil {
+	if w.store != nil && g.shareErr == nil {
+		if g.share, err = share.ParseGuest(out[shareProbe], atts); err != nil {
 			return g, err
 		}
 	}

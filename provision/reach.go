@@ -16,6 +16,7 @@ type vmFolders struct {
 	atts  []share.Attachment
 	host  plan.Known[share.HostFacts]
 	guest plan.Known[share.GuestFacts]
+	hangs error // whatever touches a folder in the guest hangs
 }
 
 // seeFolders looks at all folders of the VM, in the guest too if it answers.
@@ -23,7 +24,8 @@ func (e *Env) seeFolders(c config.Config, w *want, f *facts) vmFolders {
 	s := vmFolders{atts: attachments(c, w.name), guest: plan.Unknown[share.GuestFacts](f.connErr)}
 	s.host.Value, s.host.Err = e.shared(w.name, s.atts)
 	if f.conn != nil {
-		s.guest = plan.Yes(f.guest.share)
+		s.guest = plan.Known[share.GuestFacts]{Value: f.guest.share, Err: f.guest.shareErr}
+		s.hangs = f.guest.shareErr
 	}
 	return s
 }
@@ -49,6 +51,8 @@ func (s vmFolders) check(w *want, f *facts) host.Check {
 		c.State, c.Detail = host.Unknown, s.host.Err.Error()
 	case len(s.atts) == 0:
 		c.State, c.Detail = host.Skipped, "none is attached"
+	case s.hangs != nil:
+		c.State, c.Detail, c.Fix = host.Bad, s.hangs.Error(), hintsOf(s.hangs)
 	case len(bad) > 0:
 		c.State, c.Detail = host.Bad, strings.Join(bad, "; ")
 	case s.guest.Err == nil:

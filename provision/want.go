@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/hostexec"
@@ -38,6 +39,7 @@ type want struct {
 	typed     string           // the folder as typed, absolute
 	openAt    string           // where the editor or shell goes, below folder.GuestDst
 	left      map[string]error // saved folders this run goes on without, and why
+	linked    []string         // of these, the ones with a link on the way that is new
 	reviewed  bool             // what this machine's tools run of the folder was looked at by the person
 	seen      *hostexec.List   // what was written down of it in this run
 	git       *gitWant         // set if folder is in mode git
@@ -52,6 +54,8 @@ type want struct {
 	image  string    // --image, "" = the record's
 	again  bool      // get the image although it is there
 	first  plan.Plan // of a dry run: what comes before, with --snapshot
+
+	patience time.Duration // how long the guest may take to let us in at a look; 0: dialLimit
 }
 
 // Folder checks a folder argument: absolute, existing, a directory that can be

@@ -65,8 +65,8 @@ func (e *Env) wantFolder(ctx context.Context, o FolderOptions, create bool) (*wa
 	if err != nil {
 		return nil, err
 	}
-	if err := linkedAway(&store.Config, o.VM, typed, real); err != nil {
-		return nil, err
+	if r, ok := linkedAway(&store.Config, o.VM, typed, real); ok {
+		return nil, e.refuseLinked(ctx, r, real)
 	}
 	if len(store.Config.AttachmentsOf(real)) == 0 {
 		// Nobody is asked for a VM for what cannot be shared.
@@ -205,20 +205,32 @@ func (w *want) takeSaved(o FolderOptions, r config.Attachment, real string, mode
 	return nil
 }
 
-// linkedAway refuses a path that was attached as a folder and is, or leads
-// through, a symbolic link now: what it leads to was never agreed to, and the
-// link may be the guest's work.
-func linkedAway(c *config.Config, vm, typed, real string) error {
+// linkedAway is the record of a path that was attached as a folder and is, or
+// leads through, a symbolic link now.
+func linkedAway(c *config.Config, vm, typed, real string) (config.Attachment, bool) {
 	for _, r := range c.Attachments {
 		p := filepath.Clean(r.HostPath)
-		if vm != "" && r.VMName != vm || !within(typed, p) || within(real, p) {
-			continue
+		if (vm == "" || r.VMName == vm) && within(typed, p) && !within(real, p) {
+			return r, true
 		}
-		q, v := shellQuote(r.HostPath), " --vm "+r.VMName
-		return ui.Refused("a part of %s is a symbolic link now and leads to %s: it was attached to VM %s as a folder of its own", ui.Clean(r.HostPath), ui.Clean(real), r.VMName).
-			Hint("to share what it leads to: aivm detach "+q+v, "then: aivm attach "+q+v)
 	}
-	return nil
+	return config.Attachment{}, false
+}
+
+// refuseLinked refuses it: what the link leads to was never agreed to, and the
+// link may be the guest's work. It stays refused when the link is gone, until a
+// person attaches the folder again.
+func (e *Env) refuseLinked(ctx context.Context, r config.Attachment, real string) error {
+	a := attachment(r)
+	if a.State == share.Attached && !e.DryRun {
+		act := e.recordState(a, share.Linked, "", "")
+		if err := act.Do(ctx); err != nil {
+			return err
+		}
+	}
+	q := shellQuote(r.HostPath) + " --vm " + r.VMName
+	return ui.Refused("a part of %s is a symbolic link now and leads to %s: it was attached to VM %s as a folder of its own", ui.Clean(r.HostPath), ui.Clean(real), r.VMName).
+		Hint("to share what it leads to: aivm detach "+q, "then: aivm attach "+q)
 }
 
 // within reports whether p is dir or lies below it.

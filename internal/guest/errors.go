@@ -152,3 +152,13 @@ func lastWords(stderr string) string { return suffixed(ui.Clean(strings.TrimSpac
 func quoteArgs(argv []string) string { return ui.CleanTo(strings.Join(argv, " "), 200) }
 
 func fingerprint(k ssh.PublicKey) string { return k.Type() + " " + ssh.FingerprintSHA256(k) }
+
+// A StuckError is a probe that was given up, or lost its connection, while one
+// of its pieces ran. What the pieces before it said is returned beside it.
+type StuckError struct {
+	At  string // the piece
+	Err error
+}
+
+func (e *StuckError) Error() string { return fmt.Sprintf("probing the guest, at %q: %v", e.At, e.Err) }
+func (e *StuckError) Unwrap() error { return e.Err }

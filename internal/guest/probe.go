@@ -54,7 +54,7 @@ func (c *conn) Probe(ctx context.Context, ps []Probe) (map[string][]byte, error)
 	_, err := c.exec(ctx, "exec sh -s", script, frames, &stderr)
 	if err != nil {
 		if at := frames.current(); at != "" && frames.begun {
-			return nil, fmt.Errorf("probing the guest, at %q: %w", at, err)
+			return frames.out, &StuckError{At: at, Err: err}
 		}
 		return nil, fmt.Errorf("probing the guest: %w", err)
 	}

@@ -98,6 +98,9 @@ func unbindAndForget(o Unbind) error {
 	if err != nil {
 		return err
 	}
+	if o.Forget {
+		return nil
+	}
 	if err := unbind(o); err != nil {
 		back := noteFolders(o.VMKey, func(fs []Bind) []Bind {
 			for _, f := range was {

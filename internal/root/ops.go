@@ -73,10 +73,12 @@ type Bind struct {
 }
 
 // Unbind takes a token away again. It never unmounts lazily: a busy token is
-// an error.
+// an error. Forget leaves the mount alone and only sees to it that it does not
+// come back at the VM's next start.
 type Unbind struct {
-	VMKey string `json:"vm_key"`
-	Token string `json:"token"`
+	VMKey  string `json:"vm_key"`
+	Token  string `json:"token"`
+	Forget bool   `json:"forget,omitempty"`
 }
 
 // Unexport removes the (empty) export root of a VM.
@@ -195,6 +197,9 @@ func (o Bind) Shows() []string {
 }
 
 func (o Unbind) Shows() []string {
+	if o.Forget {
+		return []string{"write " + vmManifest(o.VMKey)}
+	}
 	return []string{"umount " + filepath.Join(ExportRoot(o.VMKey), o.Token)}
 }
 
