@@ -84,7 +84,7 @@ func (e *Env) converge(ctx context.Context, w *want) (*facts, error) {
 			}
 			unlock, locked = release, true
 			if waited || asked || w.newDomain(f) {
-				f.close()
+				e.park(w, f)
 				if err := e.refresh(w); err != nil {
 					return nil, err
 				}

@@ -11,6 +11,7 @@ import (
 
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/editor"
+	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/root"
 	"aivm.dev/aivm/internal/ui"
@@ -58,6 +59,8 @@ type Env struct {
 	installed []string   // packages, in this run
 	mu        sync.Mutex // guards conn
 	conn      *virt.Conn
+	parked    guest.Conn // to the guest, between two looks at the VM parkedVM
+	parkedVM  string
 }
 
 // Close ends the connections of this run.
@@ -68,9 +71,41 @@ func (e *Env) Close() {
 		_ = e.conn.Close()
 		e.conn = nil
 	}
+	if e.parked != nil {
+		_ = e.parked.Close()
+		e.parked = nil
+	}
 	if e.Root != nil {
 		_ = e.Root.Close()
 	}
+}
+
+// park keeps the connection to the guest for the next look: a login costs more
+// than everything else of it.
+func (e *Env) park(w *want, f *facts) {
+	if f.conn == nil {
+		return
+	}
+	if e.parked != nil {
+		_ = e.parked.Close()
+	}
+	e.parked, e.parkedVM, f.conn = f.conn, w.name, nil
+}
+
+// unpark returns it, if it is to this VM and still alive.
+func (e *Env) unpark(ctx context.Context, w *want) (guest.Conn, guestFacts, bool) {
+	c := e.parked
+	if c == nil {
+		return nil, guestFacts{}, false
+	}
+	e.parked = nil
+	if e.parkedVM == w.name {
+		if g, err := e.probe(ctx, c, w); err == nil {
+			return c, g, true
+		}
+	}
+	_ = c.Close()
+	return nil, guestFacts{}, false
 }
 
 // libvirt returns the connection to libvirt, made on first use.

@@ -173,6 +173,9 @@ func (e *Env) reach(ctx context.Context, w *want, inst *Instance) (guest.Conn, g
 		return nil, guestFacts{}, err
 	}
 	defer done()
+	if c, g, ok := e.unpark(ctx, w); ok {
+		return c, g, nil
+	}
 	dctx, cancel := context.WithTimeout(ctx, cmp.Or(w.patience, dialLimit))
 	defer cancel()
 	stop := e.timing.Start("ssh")

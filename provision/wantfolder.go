@@ -178,7 +178,7 @@ func (w *want) takeSaved(o FolderOptions, r config.Attachment, real string, mode
 		return changeRefused("mode", r, string(saved), string(mode))
 	case o.Access != "" && a.Access != access:
 		return changeRefused("access", r, r.Access, access)
-	case o.GuestDst != "" && filepath.Clean(o.GuestDst) != filepath.Clean(a.GuestDst):
+	case o.GuestDst != "" && filepath.Clean(o.GuestDst) != filepath.Join(a.GuestDst, strings.TrimPrefix(real, a.HostPath)):
 		return changeRefused("guest_dst", r, a.GuestDst, o.GuestDst)
 	case o.Protect && !a.Protect && a.State != share.Detaching:
 		return changeRefused("protect", r, yesNo(a.Protect), yesNo(true))

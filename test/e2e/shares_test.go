@@ -1,0 +1,446 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// TestShares is the life of a VM's folders: attached many at once, nested,
+// linked and read-only, detached in every state, killed in the middle, brought
+// back by the guest after its reboot and by libvirt's hook after this machine's.
+func TestShares(t *testing.T) {
+	w := rootWorld(t)
+	const vm = "e2e-shares"
+	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "[defaults.vm]\nname = \""+vm+"\"\nram_mb = 2048\n", 0o600)
+	s := &shares{w: w, vm: vm, top: filepath.Join(w.home, "f")}
+	first := s.folder("p 0")
+	t.Cleanup(func() { w.aivm("", "vm", "delete", vm, "--yes") })
+	step := func(name string, f func(t *testing.T)) {
+		t.Run(name, func(t *testing.T) {
+			w.t = t
+			began := time.Now()
+			f(t)
+			t.Logf("%s: %.1f s", name, time.Since(began).Seconds())
+		})
+		w.t = t
+		if t.Failed() {
+			t.FailNow()
+		}
+	}
+	step("the first folder", func(t *testing.T) {
+		w.must(first, "code", ".", "--yes")
+		s.visible(t, first)
+	})
+	step("twenty at once", s.twenty)
+	step("special folders", s.special)
+	step("detach", s.detach)
+	step("killed at every action", s.killed)
+	step("guest reboot", s.guestReboot)
+	step("host reboot", s.hostReboot)
+	step("the daemon dies", s.daemonDies)
+	step("untouched", s.untouched)
+}
+
+type shares struct {
+	w       *world
+	vm, top string
+	made    map[string]string // folder -> what is in its file
+}
+
+// folder makes a folder of the host with one file in it.
+func (s *shares) folder(name string) string {
+	s.w.t.Helper()
+	p := filepath.Join(s.top, name)
+	if s.made == nil {
+		s.made = map[string]string{}
+	}
+	s.made[p] = name + "\n"
+	write(s.w.t, filepath.Join(p, "f"), s.made[p], 0o640)
+	return p
+}
+
+func q(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+// visible checks that the guest sees these folders as they are.
+func (s *shares) visible(t *testing.T, folders ...string) {
+	t.Helper()
+	line, want := "", ""
+	for _, f := range folders {
+		line += "cat " + q(f+"/f") + "; "
+		want += s.made[f]
+	}
+	if got := s.w.guest(s.vm, line+"true"); got != strings.TrimSuffix(want, "\n") {
+		t.Errorf("the guest reads %q, not %q", got, want)
+	}
+}
+
+type listedFolder struct {
+	HostPath string `json:"host_path"`
+	State    string
+	Access   string
+}
+
+func (s *shares) states(t *testing.T) map[string]string {
+	t.Helper()
+	var l struct{ Folders []listedFolder }
+	if err := json.Unmarshal([]byte(s.w.must("", "list", "--json").stdout), &l); err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]string{}
+	for _, f := range l.Folders {
+		out[f.HostPath] += f.State
+	}
+	return out
+}
+
+func (s *shares) twenty(t *testing.T) {
+	var wg sync.WaitGroup
+	var dirs []string
+	for i := range 20 {
+		dirs = append(dirs, s.folder(fmt.Sprintf("many/%d", i)))
+	}
+	results := make([]result, len(dirs))
+	for i, d := range dirs {
+		wg.Go(func() { results[i] = s.w.aivm(d, "attach", ".", "--yes") })
+	}
+	wg.Wait()
+	for i, r := range results {
+		if r.code != 0 || !strings.Contains(r.stdout, "Mounted in running VM at "+dirs[i]) {
+			t.Errorf("%s: %+v", dirs[i], r)
+		}
+	}
+	s.visible(t, dirs...)
+	states := s.states(t)
+	for _, d := range dirs {
+		if states[d] != "ok" {
+			t.Errorf("%s is %q", d, states[d])
+		}
+	}
+	// One device, and nothing that is not attached.
+	if n := strings.Count(virsh(t, "dumpxml", s.vm), "<filesystem"); n != 1 {
+		t.Errorf("%d devices", n)
+	}
+	if got := s.w.guest(s.vm, "sudo -n ls /run/aivm/share | wc -l"); got != "21" {
+		t.Errorf("guest root sees %s tokens", got)
+	}
+	if r := s.w.ssh(nil, s.vm, "sudo -n touch /run/aivm/share/x"); r.code == 0 {
+		t.Error("guest root wrote into the export root")
+	}
+}
+
+func (s *shares) special(t *testing.T) {
+	w := s.w
+	outer, inner := s.folder("nest"), s.folder("nest/in/ner")
+	w.must(inner, "attach", ".", "--yes")
+	w.must(outer, "attach", ".", "--yes")
+	real := s.folder("real")
+	link := filepath.Join(s.top, "li nk")
+	if err := os.Symlink(real, link); err != nil {
+		t.Fatal(err)
+	}
+	w.must("", "attach", link, "--yes")
+	s.made[link] = s.made[real]
+	s.visible(t, outer, inner, real, link)
+	delete(s.made, link)
+	ro := s.folder("ro")
+	w.must(ro, "attach", ".", "--access", "ro", "--yes")
+	if r := w.ssh(nil, s.vm, "sudo -n sh -c 'mount -o remount,rw "+q(ro)+"; touch "+q(ro+"/x")+"'"); r.code == 0 {
+		t.Error("guest root wrote into a read-only folder")
+	}
+	// Taken on purpose, and refused with the commands that change it.
+	if r := w.aivm(ro, "code", ".", "--access", "rw"); r.code != 2 || !strings.Contains(r.stderr, "aivm detach "+ro+" --vm "+s.vm) || !strings.Contains(r.stderr, "--access rw") {
+		t.Errorf("%+v", r)
+	}
+	// A place in the guest that is not empty.
+	full := s.folder("full")
+	w.guest(s.vm, "sudo -n mkdir -p "+q(full)+" && echo mine | sudo -n tee "+q(full+"/mine")+" >/dev/null")
+	if r := w.aivm(full, "attach", ".", "--yes"); r.code != 2 || !strings.Contains(r.stderr, "not empty") {
+		t.Errorf("%+v", r)
+	}
+	if got := w.guest(s.vm, "cat "+q(full+"/mine")); got != "mine" || s.states(t)[full] != "" {
+		t.Errorf("%q, %v", got, s.states(t))
+	}
+	// Deleted and made again.
+	again := s.folder("many/0")
+	if err := os.RemoveAll(again); err != nil {
+		t.Fatal(err)
+	}
+	if s.states(t)[again] != "missing" {
+		t.Errorf("%v", s.states(t))
+	}
+	s.made[again] = "made again\n"
+	write(t, filepath.Join(again, "f"), s.made[again], 0o640)
+	w.must(again, "ssh", ".", "--", "true")
+	s.visible(t, again)
+}
+
+func (s *shares) detach(t *testing.T) {
+	w := s.w
+	busy, gone, outer := filepath.Join(s.top, "many/1"), filepath.Join(s.top, "many/2"), filepath.Join(s.top, "nest")
+	w.guest(s.vm, "cd "+q(busy)+" && (exec sleep 600 <f >/dev/null 2>&1 &)")
+	r := w.aivm("", "detach", busy)
+	if r.code != 2 || !regexp.MustCompile(`sleep \(pid \d+\)`).MatchString(r.stderr) || !strings.Contains(r.stderr, "--force") {
+		t.Errorf("%+v", r)
+	}
+	s.visible(t, busy)
+	if s.states(t)[busy] != "ok" {
+		t.Errorf("%v", s.states(t))
+	}
+	if r := w.must("", "detach", busy, "--force"); !strings.Contains(r.stdout, "until the VM stops") {
+		t.Errorf("%+v", r)
+	}
+	if r := w.ssh(nil, s.vm, "test -e "+q(busy+"/f")); r.code == 0 || s.states(t)[busy] != "detaching" {
+		t.Errorf("still there, or %v", s.states(t))
+	}
+	if err := os.RemoveAll(gone); err != nil {
+		t.Fatal(err)
+	}
+	delete(s.made, gone)
+	w.must("", "detach", gone)
+	if r := w.aivm("", "detach", filepath.Join(outer, "in")); r.code != 2 || !strings.Contains(r.stderr, "aivm detach "+outer) {
+		t.Errorf("%+v", r)
+	}
+	// What lies in it stays attached.
+	w.must("", "detach", outer)
+	inner := filepath.Join(outer, "in/ner")
+	s.visible(t, inner)
+	if r := w.ssh(nil, s.vm, "test -e "+q(outer+"/f")); r.code == 0 {
+		t.Error("a detached folder is still there")
+	}
+	if r := w.must("", "detach", gone); !strings.Contains(r.stdout, "Nothing to do") {
+		t.Errorf("%+v", r)
+	}
+	link := filepath.Join(s.top, "li nk")
+	w.must("", "detach", link)
+	if r := w.ssh(nil, s.vm, "test -L "+q(link)); r.code == 0 {
+		t.Error("the link stays in the guest")
+	}
+	if m, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(m), "/real ") || strings.Contains(string(m), "/nest ") {
+		t.Error("a detached folder is still mounted here")
+	}
+}
+
+// killed kills attach and detach at each action in turn; the next run finishes.
+func (s *shares) killed(t *testing.T) {
+	w := s.w
+	faulty := filepath.Join(bin, "aivm-faulty")
+	f := s.folder("killed")
+	run := func(args ...string) int {
+		t.Helper()
+		killed := map[string]bool{}
+		for range 40 {
+			at := next(w, t, f, killed, args)
+			if at == "" {
+				break
+			}
+			killed[at] = true
+			if r := w.run(f, nil, []string{"AIVM_KILL_AT=" + at}, append([]string{faulty}, args...)...); r.code != -1 && r.code != 0 {
+				t.Fatalf("%v killed at %s: %+v", args, at, r)
+			}
+		}
+		w.must(f, args...)
+		return len(killed)
+	}
+	n := run("attach", ".", "--yes")
+	s.visible(t, f)
+	if s.states(t)[f] != "ok" {
+		t.Errorf("%v", s.states(t))
+	}
+	m := run("detach", ".")
+	t.Logf("attach killed at %d points, detach at %d", n, m)
+	if n < 4 || m < 6 {
+		t.Errorf("only %d and %d points", n, m)
+	}
+	if st := s.states(t)[f]; st != "" {
+		t.Errorf("detached, and %q", st)
+	}
+	if b, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(b), "/killed ") {
+		t.Error("still mounted")
+	}
+}
+
+// next asks a dry run what is to be done and returns the first point no run has
+// died at yet.
+func next(w *world, t *testing.T, dir string, killed map[string]bool, args []string) string {
+	t.Helper()
+	r := w.must(dir, append(append([]string{}, args...), "--dry-run", "--json")...)
+	var d struct {
+		Stages []struct {
+			Actions []struct{ ID string }
+		}
+	}
+	_ = json.Unmarshal([]byte(r.stdout), &d) // "nothing to do" is another object
+	for _, st := range d.Stages {
+		for _, a := range st.Actions {
+			for _, when := range []string{":before", ":after"} {
+				if p := a.ID + when; !killed[p] && a.ID != "guest.mount" {
+					return p
+				}
+			}
+		}
+	}
+	return ""
+}
+
+func (s *shares) guestReboot(t *testing.T) {
+	w := s.w
+	boot := w.guest(s.vm, "cat /proc/sys/kernel/random/boot_id")
+	w.ssh(nil, s.vm, "sudo -n systemctl reboot")
+	s.await(t, func() bool {
+		r := w.ssh(nil, "-o", "ConnectTimeout=3", s.vm, "cat /proc/sys/kernel/random/boot_id")
+		return r.code == 0 && strings.TrimSpace(r.stdout) != boot
+	})
+	// Nobody but the guest itself was at work.
+	s.visible(t, filepath.Join(s.top, "p 0"), filepath.Join(s.top, "many/19"), filepath.Join(s.top, "nest/in/ner"), filepath.Join(s.top, "ro"))
+	if r := w.ssh(nil, s.vm, "test -e "+q(filepath.Join(s.top, "many/1/f"))); r.code == 0 {
+		t.Error("a folder on its way out came back")
+	}
+	r := w.must(filepath.Join(s.top, "p 0"), "code", ".", "--dry-run")
+	if !strings.Contains(r.stdout, "Nothing would change.") {
+		t.Errorf("%+v", r)
+	}
+}
+
+func (s *shares) await(t *testing.T, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(6 * time.Minute); !ok(); time.Sleep(time.Second) {
+		if time.Now().After(end) {
+			t.Fatal("it does not come back")
+		}
+	}
+}
+
+// hostReboot: the VM off and every mount lost, as after a reboot of this
+// machine. Somebody else starts the VM.
+func (s *shares) hostReboot(t *testing.T) {
+	w := s.w
+	w.must("", "vm", "down", s.vm, "--force")
+	if st := s.states(t)[filepath.Join(s.top, "many/1")]; st != "" {
+		t.Errorf("a folder on its way out is %q after the VM's stop", st)
+	}
+	exp := "/var/lib/aivm/export/0-" + s.vm
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(regexp.QuoteMeta(exp)+`/\S+`).FindAllString(string(b), -1) {
+		run2(t, "umount", m)
+	}
+	run2(t, "umount", exp)
+	missing, linked := filepath.Join(s.top, "many/3"), filepath.Join(s.top, "many/4")
+	for _, p := range []string{missing, linked} {
+		if err := os.Rename(p, p+".was"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("/etc", linked); err != nil {
+		t.Fatal(err)
+	}
+	// The hook runs the program of this run, whoever put his there meanwhile.
+	run2(t, "install", "-m", "0755", filepath.Join(bin, "aivm"), "/usr/local/libexec/aivm/aivm")
+	virsh(t, "start", s.vm)
+	if b, _ = os.ReadFile("/proc/self/mountinfo"); !strings.Contains(string(b), exp+" ") || strings.Contains(string(b), "many/4") {
+		t.Fatalf("libvirt's hook did not put the folders back:\n%s", b)
+	}
+	s.await(t, func() bool { return w.ssh(nil, "-o", "ConnectTimeout=3", s.vm, "true").code == 0 })
+	s.visible(t, filepath.Join(s.top, "p 0"), filepath.Join(s.top, "many/19"), filepath.Join(s.top, "nest/in/ner"))
+	if r := w.ssh(nil, s.vm, "test -e "+q(linked+"/passwd")); r.code == 0 {
+		t.Error("a link took the guest to /etc")
+	}
+	r := w.must("", "vm", "up", s.vm)
+	for _, want := range []string{"Skipping saved attachment " + missing + ": host path is missing", "Skipping saved attachment " + linked + ": a part of"} {
+		if !strings.Contains(r.stderr, want) {
+			t.Errorf("no %q in %s", want, r.stderr)
+		}
+	}
+	// The link gone, it stays away until it is attached again.
+	if err := os.Remove(linked); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []string{missing, linked} {
+		if err := os.Rename(p+".was", p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r = w.must("", "vm", "up", s.vm)
+	if !strings.Contains(r.stderr, "aivm attach "+linked+" --vm "+s.vm) {
+		t.Errorf("%+v", r)
+	}
+	s.visible(t, missing)
+	w.must("", "attach", linked, "--yes")
+	s.visible(t, linked)
+	// Host and guest lose everything while the VM runs: one command, no question.
+	all := w.guest(s.vm, `grep ' - virtiofs aivm-root ' /proc/self/mountinfo | cut -d' ' -f5 | grep -v ^/run/aivm | sort -r | while read -r m; do sudo -n umount "$(printf %b "$m")" || exit 1; done; echo 2 | sudo -n tee /proc/sys/vm/drop_caches`)
+	if all != "2" {
+		t.Errorf("%q", all)
+	}
+	time.Sleep(time.Second)
+	b, _ = os.ReadFile("/proc/self/mountinfo")
+	for _, m := range regexp.MustCompile(regexp.QuoteMeta(exp)+`/\S+`).FindAllString(string(b), -1) {
+		run2(t, "umount", m)
+	}
+	w.must(filepath.Join(s.top, "p 0"), "ssh", ".", "--", "true")
+	s.visible(t, filepath.Join(s.top, "p 0"), filepath.Join(s.top, "many/19"), filepath.Join(s.top, "nest/in/ner"), filepath.Join(s.top, "ro"))
+}
+
+func (s *shares) daemonDies(t *testing.T) {
+	w := s.w
+	out, err := exec.Command("sh", "-c", `for p in /proc/[0-9]*; do tr '\0' '\n' <$p/cmdline 2>/dev/null | grep -q "/var/lib/aivm/export/0-`+s.vm+`\$" && tr '\0' ' ' <$p/cmdline | grep -q virtiofsd && echo ${p#/proc/}; done; true`).Output()
+	if err != nil || len(strings.Fields(string(out))) == 0 {
+		t.Fatalf("no virtiofsd: %v %q", err, out)
+	}
+	for _, pid := range strings.Fields(string(out)) {
+		_ = exec.Command("kill", "-9", pid).Run()
+	}
+	r := w.aivm(filepath.Join(s.top, "p 0"), "ssh", ".", "--", "true")
+	if r.code != 255 || !strings.Contains(r.stderr, "virtiofsd") || !strings.Contains(r.stderr, "aivm vm restart "+s.vm) {
+		t.Errorf("%+v", r)
+	}
+	w.must("", "detach", filepath.Join(s.top, "many/5"))
+	if st := s.states(t)[filepath.Join(s.top, "many/5")]; st != "" {
+		t.Errorf("detached, and %q", st)
+	}
+}
+
+// untouched: with the VM gone, the folders hold what the test wrote, and no
+// mount, list or token is left.
+func (s *shares) untouched(t *testing.T) {
+	w := s.w
+	w.must("", "vm", "delete", s.vm, "--yes")
+	for f, want := range s.made {
+		b, err := os.ReadFile(filepath.Join(f, "f"))
+		if err != nil || string(b) != want {
+			t.Errorf("%s: %v %q", f, err, b)
+		}
+		st, err := os.Stat(filepath.Join(f, "f"))
+		if err != nil || st.Mode().Perm() != 0o640 {
+			t.Errorf("%s: %v", f, st)
+		}
+	}
+	n := 0
+	_ = filepath.WalkDir(s.top, func(p string, d os.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			n++
+		}
+		return nil
+	})
+	if n != len(s.made) {
+		t.Errorf("%d files in the folders, %d were written", n, len(s.made))
+	}
+	for _, p := range []string{"/var/lib/aivm/export/0-" + s.vm, "/var/lib/aivm/manifest/vm-0-" + s.vm + ".json"} {
+		if _, err := os.Lstat(p); err == nil {
+			t.Errorf("%s is left", p)
+		}
+	}
+	if b, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(b), "0-"+s.vm) {
+		t.Error("a mount is left")
+	}
+}
