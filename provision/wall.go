@@ -90,6 +90,9 @@ func (e *Env) planRunningWall(ctx context.Context, w *want, f *facts) ([]plan.Ac
 	if err != nil || len(as) == 0 {
 		return nil, err
 	}
+	// A login made while the rules were gone is one they do not know: the next
+	// look makes a new one.
+	as[len(as)-1].Again = true
 	hooks, err := e.planHooks()
 	return append(hooks, as...), err
 }

@@ -63,6 +63,11 @@ func Script(w Wall, local []netip.Prefix) string {
 		// Nobody starts a conversation with a guest from elsewhere; another
 		// network's guests least of all.
 		fmt.Sprintf("oifname %q iifname != %q ct direction original drop", br, br))
+	// A conversation that was begun without being seen, by a guest while the
+	// rules were gone, looks as if this machine began it as soon as this machine
+	// says something in it. Those of TCP can be told: they do not begin with SYN.
+	base(&b, "output", "output", beforeFilter,
+		fmt.Sprintf("oifname %q ct state new tcp flags & (fin | syn | rst | ack) != syn drop", br))
 	chain(&b, "arriving",
 		"meta nfproto ipv4 ip saddr 0.0.0.0 udp sport 68 udp dport 67 return",
 		"meta nfproto ipv4 ether saddr . ip saddr != @pairs drop",

@@ -1,0 +1,179 @@
+package packets
+
+import (
+	"strings"
+	"testing"
+
+	"aivm.dev/aivm/internal/root/nftread"
+	"aivm.dev/aivm/internal/wall"
+)
+
+func through(w *world, p *place, r request, want bool) func(t *testing.T) {
+	return func(t *testing.T) {
+		t.Helper()
+		r.MS = moment
+		if want {
+			r.MS = patience
+		}
+		if a := p.ask(r); a.OK != want {
+			t.Errorf("%s %s from %s: got through: %v, want %v (%s)", r.Proto, r.Addr, p.name, a.OK, want, a.Err)
+		}
+	}
+}
+
+// A destination NAT on this machine, Docker's or somebody's own, leads a guest
+// nowhere it may not go, whether the way there or its end is what is blocked.
+func TestDestinationNAT(t *testing.T) {
+	w := newWorld(t)
+	const nat = `table ip nat {
+		chain prerouting {
+			type nat hook prerouting priority -100; policy accept;
+			ip daddr 1.1.1.1 tcp dport 8080 dnat to 198.18.5.9:80
+			ip daddr 1.1.1.1 tcp dport 8081 dnat to 10.1.2.3:22
+			ip daddr 1.1.1.1 tcp dport 8443 redirect to :22
+			ip daddr 10.1.2.3 tcp dport 8080 dnat to 1.1.1.1:443
+			fib daddr type local tcp dport 8090 dnat to 198.18.5.9:80
+			fib daddr type local tcp dport 8002 dnat to 198.18.5.9:80
+		}
+	}
+`
+	ways := []string{"1.1.1.1:8080", "1.1.1.1:8081", "1.1.1.1:8443", "10.1.2.3:8080", "10.77.0.1:8090", "203.0.113.2:8090", "10.77.0.1:8002"}
+	for _, on := range []bool{false, true} {
+		w.lower()
+		w.host.load(nat)
+		if on {
+			w.raise()
+		}
+		for _, a := range ways {
+			through(w, w.one, request{Op: "dial", Proto: "tcp", Addr: a}, !on)(t)
+		}
+	}
+	// What the allow list names stays open through it.
+	through(w, w.one, request{Op: "dial", Proto: "tcp", Addr: "10.1.2.3:5432"}, true)(t)
+}
+
+// What a guest began while the rules were gone ends when they are back; what
+// this machine began goes on.
+func TestFlushAndBack(t *testing.T) {
+	w := newWorld(t)
+	w.raise()
+	mine := request{Op: "keep", Addr: "10.77.0.10:22"}
+	through(w, w.host, mine, true)(t)
+	through(w, w.one, request{Op: "keep", Addr: "1.1.1.1:443"}, true)(t)
+	w.lower()
+	theirs := []string{"10.77.0.1:22", "10.1.2.3:22", "198.18.5.9:80", "10.77.0.11:80"}
+	for _, a := range theirs {
+		through(w, w.one, request{Op: "keep", Addr: a}, true)(t)
+	}
+	through(w, w.lan, request{Op: "keep", Addr: "10.77.0.10:22"}, true)(t)
+	w.raise()
+	for _, a := range theirs {
+		through(w, w.one, request{Op: "again", Addr: a}, false)(t)
+	}
+	through(w, w.lan, request{Op: "again", Addr: "10.77.0.10:22"}, false)(t)
+	through(w, w.one, request{Op: "again", Addr: "1.1.1.1:443"}, true)(t)
+	mine.Op = "again"
+	through(w, w.host, mine, true)(t)
+}
+
+// Other firewalls on the machine can cut the guest off and cannot give it
+// anything: an accept of theirs does not undo a drop of ours.
+func TestBesideOthers(t *testing.T) {
+	w := newWorld(t)
+	others := map[string]struct {
+		rules string
+		inet  bool // the guest still reaches the internet
+		dns   bool
+	}{
+		"Docker": {`table ip filter {
+			chain DOCKER-USER { return
+			}
+			chain FORWARD { type filter hook forward priority 0; policy drop; jump DOCKER-USER
+			}
+		}`, false, true},
+		"ufw": {`table ip filter {
+			chain ufw-before-input { ct state established,related accept
+			}
+			chain INPUT { type filter hook input priority 0; policy drop; jump ufw-before-input
+			}
+		}`, true, false},
+		"firewalld": {`table inet firewalld {
+			chain filter_INPUT { type filter hook input priority 10; policy accept; ct state { established, related } accept
+				iifname "lo" accept
+				reject with icmpx admin-prohibited
+			}
+		}`, true, false},
+		"accepts all": {`table inet open {
+			chain a { type filter hook prerouting priority -300; policy accept; accept
+			}
+			chain i { type filter hook input priority -400; policy accept; accept
+			}
+			chain f { type filter hook forward priority 400; policy accept; accept
+			}
+		}`, true, true},
+	}
+	closed := only(probes(), func(p probe) bool { return !p.open && p.claim != "spoofing" && !p.six })
+	for name, o := range others {
+		for _, first := range []bool{true, false} { // whichever was loaded first
+			w.lower()
+			if first {
+				w.host.load(o.rules)
+			}
+			w.raise()
+			if !first {
+				w.host.load(o.rules)
+			}
+			t.Run(name, func(t *testing.T) {
+				run(t, w, closed, asClaimed)
+				through(w, w.one, request{Op: "dial", Proto: "tcp", Addr: "1.1.1.1:443"}, o.inet)(t)
+				through(w, w.one, request{Op: "dial", Proto: "udp", Addr: "10.77.0.1:53"}, o.dns)(t)
+			})
+		}
+	}
+}
+
+// Whatever is changed in our tables changes their digest; what is changed
+// elsewhere does not; putting the same up again gives the same.
+func TestDigestSeesEveryChange(t *testing.T) {
+	w := newWorld(t)
+	w.raise()
+	read := func() nftread.Content {
+		t.Helper()
+		return w.host.must(request{Op: "kernel", Tables: w.wall.Tables()}).Kernel
+	}
+	good := read().Digest
+	if good == "" {
+		t.Fatal("no digest of rules that are there")
+	}
+	w.raise()
+	if again := read().Digest; again != good {
+		t.Error("the same rules have another digest the second time")
+	}
+	table := w.wall.Table()
+	for _, c := range []string{
+		"insert rule inet T to_host accept", "add rule inet T to_net accept", "insert rule inet T forward accept", "insert rule bridge T own accept",
+		"delete element inet T block4 { 10.0.0.0/8 }", "add element inet T ports { tcp . 22 }", "add element inet T lan4 { 10.9.9.9/32 . tcp . 1-9 }",
+		"add element bridge T guests { 52:54:00:00:00:99 }", "add element bridge T pairs { 52:54:00:00:00:01 . 8.8.8.8 }", "flush chain inet T to_host",
+		"add table inet T { flags dormant; }", "add chain inet T input { policy drop; }", "add chain inet T more { type filter hook input priority -400; policy accept; }",
+		"delete table bridge T", "delete table inet T", "flush ruleset",
+	} {
+		w.raise()
+		w.host.load(strings.ReplaceAll(c, " T", " "+table))
+		if got := read().Digest; got == good {
+			t.Errorf("%s is not seen", c)
+		}
+		w.host.run("nft flush ruleset")
+	}
+	w.raise()
+	w.host.load("table inet other { chain c { type filter hook input priority 0; policy accept; accept\n }\n }")
+	if read().Digest != good {
+		t.Error("somebody else's table changes the digest of ours")
+	}
+	// A replacement without a gap, and both at once: readers see one or the other.
+	for range 20 {
+		w.host.load(wall.Script(w.wall, w.host.must(request{Op: "local"}).Local))
+		if got := read().Digest; got != good {
+			t.Error("another digest after a replacement")
+		}
+	}
+}
