@@ -68,6 +68,9 @@ func (e *Env) FirewallStatus(ctx context.Context, name string, sudo bool) (Firew
 		}
 		k.Sentence = "A guest of network " + n.Name + " " + reaches(n, &rules) + "."
 		k.InTheWay = append(k.InTheWay, firewall.InTheWay(rules.Kernel.Value, n.Network.Bridge)...)
+		for _, c := range e.cutOffs(ctx, want, sudo) {
+			k.InTheWay = append(k.InTheWay, c.String())
+		}
 		out.Networks = append(out.Networks, k)
 	}
 	return out, nil

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"strings"
 	"time"
 
 	"aivm.dev/aivm/internal/plan"
@@ -28,6 +29,8 @@ type Wallkeeper interface {
 	// Rules reads the rules of a network. sudo says that sudo may be used where
 	// this user may not ask the kernel; it never asks for a password.
 	Rules(ctx context.Context, network string, sudo bool) firewall.Facts
+	// Ruleset is everybody's rules, as nft prints them in JSON.
+	Ruleset(ctx context.Context, sudo bool) ([]byte, error)
 }
 
 type osWall struct{}
@@ -64,6 +67,27 @@ func (osWall) Rules(ctx context.Context, network string, sudo bool) firewall.Fac
 		f.Kernel.Err = errors.New("only root can read the firewall's rules")
 	}
 	return f
+}
+
+func (osWall) Ruleset(ctx context.Context, sudo bool) ([]byte, error) {
+	argv := []string{"nft", "-j", "list", "ruleset"}
+	switch {
+	case os.Geteuid() == 0:
+	case sudo:
+		argv = append([]string{"sudo", "-n", "--"}, argv...)
+	default:
+		return nil, errors.New("only root can read the firewall's rules")
+	}
+	ctx, cancel := context.WithTimeout(ctx, sudoLimit)
+	defer cancel()
+	var stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, lastLine(stderr.String()))
+	}
+	return out, nil
 }
 
 // sudoLimit is long for a program that reads a table.

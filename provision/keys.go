@@ -120,5 +120,8 @@ func (e *Env) explainWait(ctx context.Context, w *want, inst *Instance, err erro
 	for _, s := range serial {
 		out.Hint("serial: " + s)
 	}
+	for _, s := range e.whyCutOff(ctx, w) {
+		out.Hint(s)
+	}
 	return out.Hint("watch the console: virsh -c qemu:///system console "+w.name, "aivm vm status "+w.name, "try again: "+e.Rerun)
 }

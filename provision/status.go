@@ -80,7 +80,7 @@ func (e *Env) status(ctx context.Context, vmFlag string, sudo, detail bool) (Sta
 	defer f.close()
 	n := networkOf(ctx, w, f)
 	folders := e.seeFolders(store.Config, w, f)
-	st.add(networkCheck(w, n), e.firewallCheck(w, f), e.imageCheck(w), e.vmCheck(w, f), folders.check(w, f), e.addressCheck(w, f, inst, n), sshCheck(w, f))
+	st.add(networkCheck(w, n), e.firewallCheck(ctx, w, f), e.imageCheck(w), e.vmCheck(w, f), folders.check(w, f), e.addressCheck(w, f, inst, n), sshCheck(w, f))
 	st.add(folders.strays(w)...)
 	executed, changes := e.executedCheck(ctx, w, f, folders)
 	st.add(executed)

@@ -9,6 +9,7 @@ import (
 	"aivm.dev/aivm/internal/wall"
 	"aivm.dev/aivm/provision/firewall"
 	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/network"
 )
 
 // compare is how the rules of a network are, seen from a look that changes
@@ -42,7 +43,7 @@ func (e *Env) listedWall(ctx context.Context, n config.Network) (bool, string) {
 }
 
 // firewallCheck is status's line on the rules of the VM's network.
-func (e *Env) firewallCheck(w *want, f *facts) host.Check {
+func (e *Env) firewallCheck(ctx context.Context, w *want, f *facts) host.Check {
 	c := check("firewall", "Firewall", host.OK, "the rules of network %s are in place", w.network.Name)
 	if !w.network.Firewall.Enabled {
 		return check("firewall", "Firewall", host.Skipped, "switched off in the config: the guest reaches this machine and its networks")
@@ -50,7 +51,7 @@ func (e *Env) firewallCheck(w *want, f *facts) host.Check {
 	if f.wall == nil {
 		return check("firewall", "Firewall", host.Unknown, "not looked at")
 	}
-	_, state, why, err := compare(w.network, f.wall.rules)
+	want, state, why, err := compare(w.network, f.wall.rules)
 	apply := "aivm host fw apply --network " + shellQuote(w.network.Name)
 	switch {
 	case err != nil:
@@ -65,12 +66,58 @@ func (e *Env) firewallCheck(w *want, f *facts) host.Check {
 		c.Fix = []string{apply}
 		return c
 	}
-	k := f.wall.rules.Kernel.Value
-	if found := firewall.InTheWay(k, w.network.Network.Bridge); len(found) > 0 {
+	if found := firewall.InTheWay(f.wall.rules.Kernel.Value, w.network.Network.Bridge); len(found) > 0 {
 		c.State, c.Detail = host.Bad, strings.Join(found, "; ")
 		c.Fix = []string{"sudo nft list ruleset"}
+		return c
+	}
+	if cs := e.cutOffs(ctx, want, !w.noSudo); len(cs) > 0 {
+		c.State, c.Fix = host.Bad, firewall.Mends(cs)
+		what := make([]string, 0, len(cs))
+		for _, k := range cs {
+			what = append(what, fmt.Sprintf("%s (chain %s)", k.What, k.Chain))
+		}
+		c.Detail = "the rules are in place, and those of another program cut the guest off from " + strings.Join(what, ", ")
 	}
 	return c
+}
+
+// cutOffs are what a guest of the wall needs and other programs' rules drop; nil
+// where that cannot be seen: it explains a trouble, and is none.
+func (e *Env) cutOffs(ctx context.Context, want wall.Wall, sudo bool) []firewall.CutOff {
+	b, err := e.keeper().Ruleset(ctx, sudo)
+	if err != nil {
+		return nil
+	}
+	cs, err := firewall.CutOffs(b, want, e.uplink())
+	if err != nil {
+		return nil
+	}
+	return cs
+}
+
+// whyCutOff names what cuts the guest off, for a VM that does not answer.
+func (e *Env) whyCutOff(ctx context.Context, w *want) []string {
+	want, err := firewall.Want(w.network.Firewall, w.network.Network, nil)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, c := range e.cutOffs(ctx, want, true) {
+		out = append(out, c.String())
+	}
+	return out
+}
+
+// uplink is the card of the default route; "" if there is none.
+func (e *Env) uplink() string {
+	rs, _ := network.ObserveRoutes()
+	for _, r := range rs.Value {
+		if r.Dst.Bits() == 0 {
+			return r.Interface
+		}
+	}
+	return ""
 }
 
 // reaches is the first half of status's sentence: what the guest can get at.

@@ -1,11 +1,13 @@
 package packets
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
 	"aivm.dev/aivm/internal/root/nftread"
 	"aivm.dev/aivm/internal/wall"
+	"aivm.dev/aivm/provision/firewall"
 )
 
 func through(w *world, p *place, r request, want bool) func(t *testing.T) {
@@ -84,25 +86,26 @@ func TestBesideOthers(t *testing.T) {
 		rules string
 		inet  bool // the guest still reaches the internet
 		dns   bool
+		named []string // what is found cut off, and the command that mends it
 	}{
 		"Docker": {`table ip filter {
 			chain DOCKER-USER { return
 			}
 			chain FORWARD { type filter hook forward priority 0; policy drop; jump DOCKER-USER
 			}
-		}`, false, true},
+		}`, false, true, []string{"the way to the internet", "the answers", "DOCKER-USER -i brn"}},
 		"ufw": {`table ip filter {
 			chain ufw-before-input { ct state established,related accept
 			}
 			chain INPUT { type filter hook input priority 0; policy drop; jump ufw-before-input
 			}
-		}`, true, false},
+		}`, true, false, []string{"DHCP", "DNS", "sudo ufw allow in on brn"}},
 		"firewalld": {`table inet firewalld {
 			chain filter_INPUT { type filter hook input priority 10; policy accept; ct state { established, related } accept
 				iifname "lo" accept
 				reject with icmpx admin-prohibited
 			}
-		}`, true, false},
+		}`, true, false, []string{"DHCP", "DNS", "firewall-cmd --zone=libvirt --change-interface=brn"}},
 		"accepts all": {`table inet open {
 			chain a { type filter hook prerouting priority -300; policy accept; accept
 			}
@@ -110,7 +113,7 @@ func TestBesideOthers(t *testing.T) {
 			}
 			chain f { type filter hook forward priority 400; policy accept; accept
 			}
-		}`, true, true},
+		}`, true, true, nil},
 	}
 	closed := only(probes(), func(p probe) bool { return !p.open && p.claim != "spoofing" && !p.six })
 	for name, o := range others {
@@ -127,6 +130,15 @@ func TestBesideOthers(t *testing.T) {
 				run(t, w, closed, asClaimed)
 				through(w, w.one, request{Op: "dial", Proto: "tcp", Addr: "1.1.1.1:443"}, o.inet)(t)
 				through(w, w.one, request{Op: "dial", Proto: "udp", Addr: "10.77.0.1:53"}, o.dns)(t)
+				cs, err := firewall.CutOffs([]byte(w.host.run("nft -j list ruleset")), w.wall, "wan")
+				if err != nil || len(cs) > 0 != (o.named != nil) {
+					t.Errorf("found cut off: %v %v", cs, err)
+				}
+				for _, n := range o.named {
+					if !strings.Contains(fmt.Sprint(cs), n) {
+						t.Errorf("%q is not named in %v", n, cs)
+					}
+				}
 			})
 		}
 	}

@@ -1,0 +1,291 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestWall is the firewall around a real VM: what it reaches and what not, with
+// the rules and without them, and how the rules come back. The rest is proved
+// with packets (test/packets).
+func TestWall(t *testing.T) {
+	w := rootWorld(t)
+	const vm = "e2e-wall"
+	store := filepath.Join(w.home, ".config/aivm/config.toml")
+	write(t, store, "[defaults.vm]\nname = \""+vm+"\"\nram_mb = 2048\n", 0o600)
+	t.Cleanup(func() { w.aivm("", "vm", "delete", vm, "--yes") })
+	w.must("", "vm", "create", vm, "--yes")
+	n := listedNetwork(t, w)
+	if !n.Firewall || n.Rules != "in place" {
+		t.Fatalf("after the first run: %+v", n)
+	}
+	gw := strings.TrimSuffix(n.Subnet, "0/24") + "1"
+	v := &walled{w: w, vm: vm, gw: gw, network: n.Name}
+	v.neighbourhood(t)
+
+	for _, s := range []struct {
+		name string
+		f    func(t *testing.T)
+	}{
+		{"with the rules", func(t *testing.T) { v.reaches(t, true) }},
+		{"status tells", v.told},
+		{"without them everything is open", v.open},
+		{"altered", v.altered},
+		{"ports and addresses of the config", v.config},
+		{"a stranger on the bridge", v.stranger},
+		{"no-firewall", v.noFirewall},
+		{"libvirt puts them up", v.hooks},
+		{"deleted", v.deleted},
+	} {
+		t.Run(s.name, func(t *testing.T) {
+			w.t = t
+			s.f(t)
+		})
+		w.t = t
+		if t.Failed() {
+			t.FailNow()
+		}
+	}
+}
+
+type listed struct {
+	Name, Bridge, Subnet, Rules string
+	Firewall                    bool
+}
+
+func listedNetwork(t *testing.T, w *world) listed {
+	t.Helper()
+	var l struct{ Networks []listed }
+	if err := json.Unmarshal([]byte(w.must("", "list", "--json").stdout), &l); err != nil || len(l.Networks) != 1 {
+		t.Fatalf("%v %+v", err, l)
+	}
+	return l.Networks[0]
+}
+
+// walled is a VM and what stands around it.
+type walled struct {
+	w                *world
+	vm, gw, network  string
+	lan              string // a service in a subnet this machine is connected to
+	service, another string // ports of this machine
+}
+
+// neighbourhood is a LAN in a network namespace, on a public subnet this
+// machine is directly connected to, and two services of this machine's.
+func (v *walled) neighbourhood(t *testing.T) {
+	run2(t, "ip", "netns", "add", "e2e-lan")
+	t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", "e2e-lan").Run() })
+	run2(t, "sh", "-ec", `ip link add e2e-lan0 type veth peer name eth0 netns e2e-lan
+		ip addr add 198.18.77.1/24 dev e2e-lan0; ip link set e2e-lan0 up
+		ip netns exec e2e-lan sh -ec 'ip link set lo up; ip link set eth0 up; ip addr add 198.18.77.9/24 dev eth0; ip route add default via 198.18.77.1'`)
+	v.lan = "198.18.77.9/4455"
+	c := exec.Command("ip", "netns", "exec", "e2e-lan", "socat", "TCP4-LISTEN:4455,fork,reuseaddr", "EXEC:echo lan")
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Process.Kill(); _ = c.Wait() })
+	for _, port := range []*string{&v.service, &v.another} {
+		l, err := net.Listen("tcp", ":0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				fmt.Fprintln(c, "hello")
+				c.Close()
+			}
+		}()
+		_, *port, _ = net.SplitHostPort(l.Addr().String())
+	}
+}
+
+// ask tries TCP addresses (HOST/PORT) from the guest, all in one login, and
+// says which of them answered.
+func (v *walled) ask(t *testing.T, addrs ...string) map[string]bool {
+	t.Helper()
+	script := "for a in " + strings.Join(addrs, " ") + `; do (timeout 8 bash -c "exec 3<>/dev/tcp/$a" 2>/dev/null && echo "yes $a" || echo "no $a") & done; wait`
+	out := map[string]bool{}
+	for line := range strings.Lines(v.w.guest(v.vm, script)) {
+		word, a, _ := strings.Cut(strings.TrimSpace(line), " ")
+		out[a] = word == "yes"
+	}
+	return out
+}
+
+func (v *walled) reaches(t *testing.T, walled bool) {
+	t.Helper()
+	mirror := "deb.debian.org/80"
+	closed := []string{v.gw + "/" + v.service, "198.18.77.1/" + v.another, v.lan}
+	got := v.ask(t, append(closed, mirror, v.gw+"/53")...)
+	for _, a := range closed {
+		if got[a] == walled {
+			t.Errorf("%s: reached: %v, with the rules: %v", a, got[a], walled)
+		}
+	}
+	for _, a := range []string{mirror, v.gw + "/53"} {
+		if !got[a] {
+			t.Errorf("%s is not reached", a)
+		}
+	}
+	v.w.guest(v.vm, "ping -c1 -W5 "+v.gw)
+}
+
+func (v *walled) told(t *testing.T) {
+	st := v.w.must("", "status", "--json").stdout
+	for _, want := range []string{"reaches the internet and DHCP, DNS and echo of its gateway " + v.gw, `"id":"firewall"`} {
+		if !strings.Contains(st, want) {
+			t.Errorf("status lacks %q:\n%s", want, st)
+		}
+	}
+	if r := v.w.must("", "host", "fw", "status"); !strings.Contains(r.stdout, v.network+": in place") {
+		t.Errorf("%+v", r)
+	}
+	if r := v.w.must("", "host", "fw", "apply", "--dry-run"); !strings.Contains(r.stdout, "Nothing would change") {
+		t.Errorf("%+v", r)
+	}
+}
+
+func (v *walled) tables(t *testing.T) int {
+	t.Helper()
+	return strings.Count(run2(t, "nft", "list", "tables"), strings.ReplaceAll(v.network, "-", "_")+"_")
+}
+
+// open takes the rules away: the same guest reaches all of it, and the next
+// command closes it again.
+func (v *walled) open(t *testing.T) {
+	if r := v.w.must("", "host", "fw", "remove", "--dry-run"); !strings.Contains(r.stdout, "nft delete table") || v.tables(t) != 2 {
+		t.Errorf("%+v", r)
+	}
+	v.w.must("", "host", "fw", "remove", "--yes")
+	if v.tables(t) != 0 {
+		t.Errorf("removed, but: %s", run2(t, "nft", "list", "tables"))
+	}
+	v.reaches(t, false)
+	v.w.must("", "vm", "up", v.vm, "--yes")
+	v.reaches(t, true)
+}
+
+func (v *walled) altered(t *testing.T) {
+	table := strings.Fields(run2(t, "sh", "-c", "nft list tables | grep 'inet aivm.*"+strings.ReplaceAll(v.network, "-", "_")+"_'"))[2]
+	run2(t, "nft", "insert", "rule", "inet", table, "to_host", "accept")
+	if r := v.w.aivm("", "status"); !strings.Contains(r.stdout, "altered") {
+		t.Errorf("status does not see a rule more: %s", r.stdout)
+	}
+	if r := v.w.must("", "ssh", ".", "--no-firewall", "--", "true"); !strings.Contains(r.stderr, "not looked at") {
+		t.Errorf("%+v", r)
+	}
+	if n := listedNetwork(t, v.w); n.Firewall || n.Rules != "altered" {
+		t.Errorf("--no-firewall mended it, or list does not tell: %+v", n)
+	}
+	r := v.w.must("", "vm", "up", v.vm)
+	if !strings.Contains(r.stderr, "back in place") {
+		t.Errorf("%+v", r)
+	}
+	// Mended: nothing is done a second time.
+	if r := v.w.must("", "vm", "up", v.vm); strings.Contains(r.stderr, "firewall") {
+		t.Errorf("%+v", r)
+	}
+	v.reaches(t, true)
+}
+
+func (v *walled) config(t *testing.T) {
+	store := filepath.Join(v.w.home, ".config/aivm/config.toml")
+	b, err := os.ReadFile(store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(b)
+	i := strings.Index(text, "[networks.firewall]")
+	if i < 0 {
+		t.Fatalf("the store has no firewall section:\n%s", text)
+	}
+	i += len("[networks.firewall]\n")
+	write(t, store, text[:i]+"allow_tcp_ports = ["+v.service+"]\nallow_lan = [\"198.18.77.9:4455\"]\n"+text[i:], 0o600)
+	v.w.must("", "vm", "up", v.vm)
+	got := v.ask(t, v.gw+"/"+v.service, v.gw+"/"+v.another, v.lan)
+	if !got[v.gw+"/"+v.service] || !got[v.lan] || got[v.gw+"/"+v.another] {
+		t.Errorf("with a port and an address allowed: %v", got)
+	}
+	write(t, store, text, 0o600)
+	if r := v.w.must("", "host", "fw", "apply"); !strings.Contains(r.stdout, "in place") {
+		t.Errorf("%+v", r)
+	}
+	v.reaches(t, true)
+}
+
+// stranger is a machine on the bridge that is no VM of ours.
+func (v *walled) stranger(t *testing.T) {
+	bridge := listedNetwork(t, v.w).Bridge
+	run2(t, "ip", "netns", "add", "e2e-two")
+	t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", "e2e-two").Run() })
+	second := strings.TrimSuffix(v.gw, ".1")
+	run2(t, "sh", "-ec", `ip link add e2e-two0 type veth peer name eth0 netns e2e-two; ip link set e2e-two0 master `+bridge+` up
+		ip netns exec e2e-two sh -ec 'ip link set lo up; ip link set eth0 up; ip addr add `+second+`.77/24 dev eth0; ip route add default via `+v.gw+`'`)
+	try := func(addr string) bool {
+		return exec.Command("ip", "netns", "exec", "e2e-two", "timeout", "4", "bash", "-c", "exec 3<>/dev/tcp/"+addr).Run() == nil
+	}
+	for _, a := range []string{v.gw + "/53", second + ".10/22", v.gw + "/" + v.service} {
+		if try(a) {
+			t.Errorf("a stranger reaches %s", a)
+		}
+	}
+	v.w.must("", "host", "fw", "remove", "--yes")
+	if !try(v.gw + "/53") {
+		t.Error("without the rules the stranger should reach the gateway")
+	}
+	v.w.must("", "host", "fw", "apply", "--yes")
+	run2(t, "ip", "link", "del", "e2e-two0")
+}
+
+func (v *walled) noFirewall(t *testing.T) {
+	run2(t, "sh", "-c", "nft list tables | grep '"+strings.ReplaceAll(v.network, "-", "_")+"_' | while read l; do nft delete $l; done")
+	if r := v.w.must("", "vm", "up", v.vm, "--no-firewall"); !strings.Contains(r.stderr, "this once") || v.tables(t) != 0 {
+		t.Errorf("%+v", r)
+	}
+	v.w.must("", "vm", "up", v.vm) // it is not remembered
+	if v.tables(t) != 2 {
+		t.Error("the next use did not put the rules back")
+	}
+}
+
+// hooks restarts the network and the VM by libvirt's own means.
+func (v *walled) hooks(t *testing.T) {
+	v.w.must("", "vm", "down", v.vm, "--force")
+	virsh(t, "net-destroy", v.network)
+	if v.tables(t) != 0 {
+		t.Error("the rules of a stopped network are still there")
+	}
+	virsh(t, "net-start", v.network)
+	if v.tables(t) != 2 {
+		t.Error("the network started without its rules")
+	}
+	run2(t, "sh", "-c", "nft list tables | grep '"+strings.ReplaceAll(v.network, "-", "_")+"_' | while read l; do nft delete $l; done")
+	virsh(t, "start", v.vm)
+	if v.tables(t) != 2 {
+		t.Error("the VM started without its network's rules")
+	}
+	v.w.must("", "vm", "up", v.vm)
+	v.reaches(t, true)
+}
+
+func (v *walled) deleted(t *testing.T) {
+	mac := strings.Fields(run2(t, "sh", "-c", "virsh -c qemu:///system domiflist "+v.vm+" | grep -o '52:54:[0-9a-f:]*'"))[0]
+	if !strings.Contains(run2(t, "nft", "list", "ruleset"), mac) {
+		t.Error("the rules do not know the VM's card")
+	}
+	v.w.must("", "vm", "delete", v.vm, "--yes")
+	if out := run2(t, "sh", "-c", "nft list ruleset; cat /var/lib/aivm/manifest/*.json"); strings.Contains(out, mac) {
+		t.Error("the rules still know the card of a deleted VM")
+	}
+}
