@@ -63,6 +63,9 @@ func (e *Env) planWall(ctx context.Context, w *want, f *facts, spec config.Netwo
 	if guests == nil && rules.Manifest.Err == nil && rules.Manifest.Value != nil {
 		want.Guests = rules.Manifest.Value.Wall.Guests
 	}
+	if guests != nil && rules.Manifest.Err == nil && rules.Manifest.Value != nil {
+		want = want.PortsOf(rules.Manifest.Value.Wall)
+	}
 	if guests == nil && f.inst != nil {
 		if ip, err := netip.ParseAddr(f.inst.Address); err == nil {
 			want = want.With(f.inst.MAC, ip)

@@ -50,6 +50,9 @@ func RunHook(ctx context.Context, args []string, stdin io.Reader, stdout io.Writ
 			return hookGuest(ctx, name, stdin)
 		case "started":
 			return hookStarted(name, stdin)
+		case "start", "stopped":
+			// Its cards are plugged in, and nothing runs behind them yet.
+			return hookPorts(ctx, op == "start", stdin)
 		}
 	}
 	return nil
@@ -81,6 +84,11 @@ func printRules(network string, stdout io.Writer) error {
 
 // hookWall puts a network's wall up again; a network without one is not ours.
 func hookWall(ctx context.Context, network string) error {
+	return hookChanged(ctx, network, func(*NetManifest) error { return nil })
+}
+
+// hookChanged puts a network's wall up with a change to it.
+func hookChanged(ctx context.Context, network string, change func(*NetManifest) error) error {
 	if _, err := os.Lstat(netManifest(network)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -97,7 +105,37 @@ func hookWall(ctx context.Context, network string) error {
 		return ui.Failed("the wall of network %q is not known: %w", network, err).
 			Hint("aivm host fw apply", "to start it without: sudo rm "+netManifest(network))
 	}
+	if err := change(&m); err != nil {
+		return err
+	}
 	return raise(ctx, m)
+}
+
+// hookPorts binds the VM's cards to the ports libvirt made for them, so that no
+// other guest can send under its card and address; when it stops they are let
+// go, for libvirt gives a port's name to another VM.
+func hookPorts(ctx context.Context, starts bool, stdin io.Reader) error {
+	d, err := readHooked(stdin)
+	if err != nil {
+		return err
+	}
+	for _, i := range d.Interfaces {
+		if i.Source.Network == "" {
+			continue
+		}
+		port := i.Target.Dev
+		if !starts {
+			port = ""
+		}
+		err := hookChanged(ctx, i.Source.Network, func(m *NetManifest) error {
+			m.Wall, _ = m.Wall.OnPort(i.MAC.Address, port)
+			return m.Wall.Check()
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // hookLower takes the rules of a network that stopped away; the manifest stays
@@ -156,9 +194,15 @@ type hooked struct {
 		Owner   string `xml:"owner,attr"`
 	} `xml:"metadata>mark"`
 	Interfaces []struct {
+		MAC struct {
+			Address string `xml:"address,attr"`
+		} `xml:"mac"`
 		Source struct {
 			Network string `xml:"network,attr"`
 		} `xml:"source"`
+		Target struct {
+			Dev string `xml:"dev,attr"`
+		} `xml:"target"`
 	} `xml:"devices>interface"`
 }
 

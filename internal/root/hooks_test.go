@@ -126,7 +126,26 @@ func TestFailingHookStopsTheStart(t *testing.T) {
 	if !tableThere(w) {
 		t.Fatal("the VM started without its network's rules")
 	}
+	// Its card is bound to its port while it runs, and let go afterwards.
+	port := func() string {
+		t.Helper()
+		m, err := ReadNetManifest("hooked")
+		must(t, err)
+		return m.Wall.Guests[0].Port
+	}
+	if list := virshOK(t, "domiflist", "hooked"); port() == "" || !strings.Contains(list, port()+" ") {
+		t.Errorf("bound to port %q:\n%s", port(), list)
+	}
+	do(t, Nft{Wall: w}) // who puts the rules up again does not know the port
+	if port() == "" {
+		t.Error("the port is lost when the rules are put up again")
+	}
 	virshOK(t, "destroy", "hooked")
+	for end := time.Now().Add(5 * time.Second); port() != "" && time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	}
+	if port() != "" {
+		t.Errorf("a VM that is off is still bound to port %q", port())
+	}
 	virshOK(t, "net-destroy", "hooked")
 	if tableThere(w) {
 		t.Error("the rules of a network that stopped are still there")

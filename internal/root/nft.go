@@ -54,6 +54,9 @@ func putWall(ctx context.Context, o Nft, caller int) error {
 	owner := max(caller, 0)
 	if oldErr == nil {
 		owner = old.Owner
+		// Only the hook knows the ports, and it may have learned one since the
+		// caller looked.
+		o.Wall = o.Wall.PortsOf(old.Wall)
 	}
 	if oldErr == nil && old.Wall.Table() != o.Wall.Table() {
 		if err := load(ctx, wall.Removal(old.Wall)); err != nil {

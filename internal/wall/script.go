@@ -97,7 +97,12 @@ func Script(w Wall, local []netip.Prefix) string {
 	fmt.Fprintf(&b, "table bridge %s {\n", t)
 	set(&b, "guests", "ether_addr", false, cards(w.Guests))
 	set(&b, "pairs", "ether_addr . ipv4_addr", false, pairs(w.Guests))
+	set(&b, "placed", "ether_addr", false, cards(placed(w.Guests)))
+	set(&b, "places", "ifname . ether_addr", false, places(w.Guests))
 	base(&b, "prerouting", "prerouting", atBridge,
+		// A guest that knows its neighbour's card and address is still not on
+		// its port.
+		"ether saddr @placed iifname . ether saddr != @places drop",
 		"ether saddr @guests goto own",
 		fmt.Sprintf("ether type ip ip saddr %s drop", w.Subnet),
 		fmt.Sprintf("ether type arp arp saddr ip %s drop", w.Subnet))
@@ -205,6 +210,25 @@ func pairs(gs []Guest) []string {
 	var out []string
 	for _, g := range gs {
 		out = append(out, g.MAC+" . "+g.IP.String())
+	}
+	return unique(out)
+}
+
+// placed are the guests whose port is known.
+func placed(gs []Guest) []Guest {
+	var out []Guest
+	for _, g := range gs {
+		if g.Port != "" {
+			out = append(out, g)
+		}
+	}
+	return out
+}
+
+func places(gs []Guest) []string {
+	var out []string
+	for _, g := range placed(gs) {
+		out = append(out, fmt.Sprintf("%q . %s", g.Port, g.MAC))
 	}
 	return unique(out)
 }

@@ -73,6 +73,9 @@ func (e Endpoint) String() string {
 type Guest struct {
 	MAC string     `json:"mac"` // lower case, colons
 	IP  netip.Addr `json:"ip"`
+	// Port is the card of this machine the guest hangs on, as libvirt's hook
+	// saw it when the VM started last; "" if it did not.
+	Port string `json:"port,omitempty"`
 }
 
 var (
@@ -125,6 +128,9 @@ func (w Wall) Check() error {
 		if m, err := net.ParseMAC(g.MAC); err != nil || len(m) != 6 || m.String() != g.MAC {
 			return fmt.Errorf("hardware address %q", g.MAC)
 		}
+		if g.Port != "" && !bridgeRE.MatchString(g.Port) {
+			return fmt.Errorf("port %q of a guest", g.Port)
+		}
 		if !w.Subnet.Contains(g.IP) {
 			return fmt.Errorf("address %s of a guest is not in subnet %s", g.IP, w.Subnet)
 		}
@@ -169,20 +175,47 @@ func (w Wall) Same(o Wall) bool {
 	return Script(w, nil) == Script(o, nil)
 }
 
-// HasGuest reports whether the rules know this card under this address.
-func (w Wall) HasGuest(mac string, ip netip.Addr) bool {
-	return slices.Contains(w.Guests, Guest{MAC: strings.ToLower(mac), IP: ip})
-}
-
 // Without returns the wall with the guest of this card taken out.
 func (w Wall) Without(mac string) Wall {
 	w.Guests = slices.DeleteFunc(slices.Clone(w.Guests), func(g Guest) bool { return g.MAC == strings.ToLower(mac) })
 	return w
 }
 
-// With returns the wall with a guest added; a card has one address.
+// With returns the wall with a guest added; a card has one address, and stays
+// on its port.
 func (w Wall) With(mac string, ip netip.Addr) Wall {
+	port := w.port(mac)
 	w = w.Without(mac)
-	w.Guests = append(w.Guests, Guest{MAC: strings.ToLower(mac), IP: ip})
+	w.Guests = append(w.Guests, Guest{MAC: strings.ToLower(mac), IP: ip, Port: port})
 	return w
+}
+
+// OnPort returns the wall with the guest of this card on that port, "" for
+// none; ok is false if there is no such guest.
+func (w Wall) OnPort(mac, port string) (out Wall, ok bool) {
+	w.Guests = slices.Clone(w.Guests)
+	for i, g := range w.Guests {
+		if g.MAC == strings.ToLower(mac) {
+			w.Guests[i].Port, ok = port, true
+		}
+	}
+	return w, ok
+}
+
+// PortsOf returns the wall with its guests on the ports they have in another:
+// only the hook knows them.
+func (w Wall) PortsOf(o Wall) Wall {
+	for _, g := range w.Guests {
+		w, _ = w.OnPort(g.MAC, o.port(g.MAC))
+	}
+	return w
+}
+
+func (w Wall) port(mac string) string {
+	for _, g := range w.Guests {
+		if g.MAC == strings.ToLower(mac) {
+			return g.Port
+		}
+	}
+	return ""
 }

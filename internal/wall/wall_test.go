@@ -14,7 +14,7 @@ func sample() Wall {
 		Network: "aivm-net", Prefix: "aivm_sandbox", Bridge: "virbr-aivm",
 		Subnet: netip.MustParsePrefix("10.77.0.0/24"), Gateway: netip.MustParseAddr("10.77.0.1"),
 		Block:  prefixes("10.0.0.0/8", "192.168.0.0/16"),
-		Guests: []Guest{{"52:54:00:00:00:02", netip.MustParseAddr("10.77.0.11")}, {"52:54:00:00:00:01", netip.MustParseAddr("10.77.0.10")}},
+		Guests: []Guest{{MAC: "52:54:00:00:00:02", IP: netip.MustParseAddr("10.77.0.11")}, {MAC: "52:54:00:00:00:01", IP: netip.MustParseAddr("10.77.0.10")}},
 	}
 }
 
@@ -86,8 +86,12 @@ func TestSame(t *testing.T) {
 	if a.Same(a.Without("52:54:00:00:00:01")) || !a.Same(a.Without("52:54:00:00:00:01").With("52:54:00:00:00:01", netip.MustParseAddr("10.77.0.10"))) {
 		t.Error("a guest does not count")
 	}
-	if !a.HasGuest("52:54:00:00:00:01", netip.MustParseAddr("10.77.0.10")) || a.HasGuest("52:54:00:00:00:01", netip.MustParseAddr("10.77.0.11")) {
-		t.Error("who is a guest")
+	b, ok := a.OnPort("52:54:00:00:00:01", "vnet7")
+	if _, none := a.OnPort("52:54:00:00:00:09", "vnet7"); !ok || none || a.Same(b) || !a.Same(b.PortsOf(a)) || !b.Same(a.PortsOf(b)) {
+		t.Error("a port does not count, or is lost")
+	}
+	if !b.Same(b.With("52:54:00:00:00:01", netip.MustParseAddr("10.77.0.10"))) {
+		t.Error("a guest that is named again loses its port")
 	}
 }
 

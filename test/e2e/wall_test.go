@@ -20,14 +20,14 @@ func TestWall(t *testing.T) {
 	store := filepath.Join(w.home, ".config/aivm/config.toml")
 	write(t, store, "[defaults.vm]\nname = \""+vm+"\"\nram_mb = 2048\n", 0o600)
 	t.Cleanup(func() { w.aivm("", "vm", "delete", vm, "--yes") })
+	v := &walled{w: w, vm: vm}
+	v.neighbourhood(t)
 	w.must("", "vm", "create", vm, "--yes")
 	n := listedNetwork(t, w)
 	if !n.Firewall || n.Rules != "in place" {
 		t.Fatalf("after the first run: %+v", n)
 	}
-	gw := strings.TrimSuffix(n.Subnet, "0/24") + "1"
-	v := &walled{w: w, vm: vm, gw: gw, network: n.Name}
-	v.neighbourhood(t)
+	v.gw, v.network = strings.TrimSuffix(n.Subnet, "0/24")+"1", n.Name
 
 	for _, s := range []struct {
 		name string

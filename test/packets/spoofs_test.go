@@ -28,6 +28,8 @@ func spoofs() []probe {
 	add("a strange card and address", frame(one, far0, packet(strange, "9.9.9.9", "1.1.1.1", 9000)))
 	add("a strange card, to an allowed port", frame(one, host, packet(strange, "9.9.9.9", "10.77.0.1", 5000)))
 	add("a neighbour's card, its own address", frame(one, far0, packet(card2, "10.77.0.10", "1.1.1.1", 9000)))
+	add("a neighbour's card and address", frame(one, far0, packet(card2, "10.77.0.11", "1.1.1.1", 9000)))
+	add("a neighbour's card and address, to an allowed port", frame(one, host, packet(card2, "10.77.0.11", "10.77.0.1", 5000)))
 	add("no address, not DHCP", frame(one, host, packet(card1, "0.0.0.0", "255.255.255.255", 5001)))
 	// What nothing here listens to is looked for on the bridge itself.
 	raw := func(name string, kind uint16, head ...byte) {
@@ -58,6 +60,9 @@ func spoofs() []probe {
 	slow("an ARP answer with its own address and a strange card in it", learns(func() []byte {
 		return ethernet(cardBr, card1, kindARP, arp(strange, "10.77.0.10", "10.77.0.1"))
 	}, neigh("10.77.0.10"), strange))
+	slow("an ARP answer in a neighbour's name, as it would give it", learns(func() []byte {
+		return ethernet(cardBr, card2, kindARP, arp(card2, "10.77.0.11", "10.77.0.1"))
+	}, "bridge fdb show br brn | grep 'dev p1' || true", card2))
 	slow("an ARP answer for the gateway, to a neighbour", func(w *world, ms int) error {
 		w.one.must(request{Op: "frame", Dev: "eth0", Data: text(ethernet(card2, card1, kindARP, arp(card1, "10.77.0.1", "10.77.0.11")))})
 		w.one.ask(request{Op: "got", Data: "nothing", MS: ms / 2})

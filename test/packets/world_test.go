@@ -99,7 +99,7 @@ func (w *world) walls(t testing.TB) {
 	w.other = make("m", "brm", "78", fw, wall.Guest{MAC: card3, IP: netip.MustParseAddr("10.78.0.10")})
 	fw.AllowTCPPorts, fw.AllowUDPPorts = []string{"8000-8002"}, []string{"5000"}
 	fw.AllowLAN = []string{"10.1.2.3:5432", "10.1.2.0/24:7000-7010/udp", "[fd12::5]:443"}
-	w.wall = make("n", "brn", "77", fw, wall.Guest{MAC: card1, IP: netip.MustParseAddr("10.77.0.10")}, wall.Guest{MAC: card2, IP: netip.MustParseAddr("10.77.0.11")})
+	w.wall = make("n", "brn", "77", fw, wall.Guest{MAC: card1, IP: netip.MustParseAddr("10.77.0.10"), Port: "p1"}, wall.Guest{MAC: card2, IP: netip.MustParseAddr("10.77.0.11"), Port: "p2"})
 }
 
 // services listen everywhere on the ports the probes use.

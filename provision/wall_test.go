@@ -1,0 +1,192 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/root/nftread"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/wall"
+	"aivm.dev/aivm/provision/firewall"
+)
+
+// fakeKeeper shows walls as a test wants them.
+type fakeKeeper struct {
+	current, known bool
+	rules          firewall.Facts
+	ruleset        string
+	asked          []string
+}
+
+func (k *fakeKeeper) Hooks() (bool, bool, error) { return k.current, k.known, nil }
+
+func (k *fakeKeeper) Rules(_ context.Context, network string, sudo bool) firewall.Facts {
+	k.asked = append(k.asked, network)
+	if !sudo && k.rules.Kernel.Err == nil && k.rules.Manifest.Value != nil {
+		f := k.rules
+		f.Kernel = plan.Unknown[nftread.Content](errors.New("only root can read the firewall's rules"))
+		return f
+	}
+	return k.rules
+}
+
+func (k *fakeKeeper) Ruleset(context.Context, bool) ([]byte, error) { return []byte(k.ruleset), nil }
+
+// walledWorld is a world whose network "n" has a wall that is in place, with
+// the VM t behind it.
+func walledWorld(t *testing.T) (*world, *fakeKeeper, *want) {
+	t.Helper()
+	w := newWorld(t)
+	n := config.Network{Name: "n", Network: config.DefaultConfig().Defaults.Network, Firewall: config.DefaultConfig().Defaults.Firewall}
+	n.Network.Name = "n"
+	built, err := firewall.Want(n.Firewall, n.Network, []wall.Guest{{MAC: "52:54:00:00:00:01", IP: netip.MustParseAddr("10.77.0.10")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &fakeKeeper{current: true, known: true, ruleset: `{"nftables":[]}`, rules: firewall.Facts{
+		Manifest: plan.Yes(&root.NetManifest{Wall: built, Digest: "d"}), Kernel: plan.Yes(nftread.Content{Digest: "d"}),
+	}}
+	w.Wall = k
+	return w, k, &want{name: "t", network: n, guest: true, boot: true}
+}
+
+// behind are the facts of the VM t that runs behind the wall.
+func behind() *facts {
+	return &facts{inst: &Instance{MAC: "52:54:00:00:00:01", Address: "10.77.0.10"}}
+}
+
+func TestRunningWall(t *testing.T) {
+	ids := func(as []plan.Action) string {
+		var out []string
+		for _, a := range as {
+			out = append(out, a.ID)
+		}
+		return strings.Join(out, " ")
+	}
+	for _, c := range []struct {
+		name   string
+		change func(*world, *fakeKeeper, *want, *facts)
+		want   string // ids of the actions
+		err    string
+		says   string
+	}{
+		{name: "in place", change: func(*world, *fakeKeeper, *want, *facts) {}},
+		{name: "flushed", change: func(_ *world, k *fakeKeeper, _ *want, _ *facts) { k.rules.Kernel.Value.Digest = "" }, want: "firewall.rules:n"},
+		{name: "flushed, and an old program in the hooks", change: func(_ *world, k *fakeKeeper, _ *want, _ *facts) { k.rules.Kernel.Value.Digest, k.current = "", false }, want: "host.hooks firewall.rules:n"},
+		{name: "altered", change: func(_ *world, k *fakeKeeper, _ *want, _ *facts) { k.rules.Kernel.Value.Digest = "x" }, want: "firewall.rules:n"},
+		{name: "a VM the rules do not know", change: func(_ *world, _ *fakeKeeper, _ *want, f *facts) { f.inst.Address = "10.77.0.11" }, want: "firewall.rules:n"},
+		{name: "unreadable", change: func(_ *world, k *fakeKeeper, _ *want, _ *facts) { k.rules.Kernel.Err = errors.New("no netlink here") }, err: "no netlink here"},
+		{name: "unreadable, once", change: func(w *world, k *fakeKeeper, _ *want, _ *facts) {
+			k.rules.Kernel.Err, w.NoFirewall = errors.New("no netlink here"), true
+		}, says: "this once"},
+		{name: "sudo would ask, nobody there", change: func(_ *world, k *fakeKeeper, _ *want, _ *facts) { k.rules.Kernel.Err = firewall.ErrAsks }, err: "sudo would ask"},
+		{name: "sudo asks a person", change: func(w *world, k *fakeKeeper, _ *want, _ *facts) {
+			k.rules.Kernel.Err, w.UI.InTTY = firewall.ErrAsks, true
+		}, want: "firewall.rules:n", says: "NOPASSWD: /usr/local/libexec/aivm/aivm root-hook check n"},
+		{name: "switched off", change: func(_ *world, _ *fakeKeeper, w *want, _ *facts) { w.network.Firewall.Enabled = false }, want: "firewall.remove:n"},
+		{name: "switched off and gone", change: func(_ *world, k *fakeKeeper, w *want, _ *facts) {
+			w.network.Firewall.Enabled, k.rules.Manifest.Value = false, nil
+		}},
+		{name: "ports of 0.3", change: func(_ *world, _ *fakeKeeper, w *want, _ *facts) { w.network.Firewall.AllowTCPPorts = []string{"8080"} }, want: "firewall.rules:n", says: "allow_lan"},
+		{name: "a bad endpoint", change: func(_ *world, _ *fakeKeeper, w *want, _ *facts) { w.network.Firewall.AllowLAN = []string{"x"} }, err: "allow_lan"},
+		{name: "a flow table", change: func(_ *world, k *fakeKeeper, _ *want, _ *facts) {
+			k.rules.Kernel.Value.Flowtables = []nftread.Flowtable{{Table: "t", Name: "fast", Devices: []string{"virbr-aivm"}}}
+		}, says: "flow table fast"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			e, k, w := walledWorld(t)
+			f := behind()
+			c.change(e, k, w, f)
+			as, err := e.planRunningWall(t.Context(), w, f)
+			if c.err != "" {
+				var ue *ui.Error
+				if err == nil || !strings.Contains(err.Error(), c.err) || !errors.As(err, &ue) || len(ue.Hints) == 0 {
+					t.Fatalf("error %v, want %q", err, c.err)
+				}
+				return
+			}
+			if err != nil || ids(as) != c.want {
+				t.Errorf("planned %q, want %q (%v)", ids(as), c.want, err)
+			}
+			if !strings.Contains(e.err.String(), c.says) || c.says == "" && e.err.Len() > 0 {
+				t.Errorf("said %q, want %q", e.err.String(), c.says)
+			}
+			if c.want != "" && as[len(as)-1].Consent != plan.None && as[len(as)-1].Consent != "" && c.want != "firewall.remove:n" {
+				t.Error("what was approved before is asked about again")
+			}
+		})
+	}
+}
+
+// The line of sudoers is offered once for each network, and not by a dry run.
+func TestOfferedOnce(t *testing.T) {
+	e, k, w := walledWorld(t)
+	k.rules.Kernel.Err, e.UI.InTTY, e.DryRun = firewall.ErrAsks, true, true
+	for i, want := range []bool{false, true, false} {
+		e.err.Reset()
+		e.warned = nil
+		if _, err := e.planRunningWall(t.Context(), w, behind()); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(e.err.String(), "NOPASSWD"); got != want {
+			t.Errorf("run %d: offered: %v", i, got)
+		}
+		e.DryRun = false
+	}
+}
+
+func TestSentenceOfStatus(t *testing.T) {
+	e, k, w := walledWorld(t)
+	_ = e
+	if got := reaches(w.network, &k.rules); !strings.HasPrefix(got, "reaches the internet and DHCP") {
+		t.Errorf("%s", got)
+	}
+	k.rules.Kernel.Value.Digest = ""
+	if got := reaches(w.network, &k.rules); !strings.Contains(got, "this machine and its networks (the rules are missing") {
+		t.Errorf("%s", got)
+	}
+	k.rules.Kernel.Err = errors.New("only root")
+	if got := reaches(w.network, &k.rules); !strings.Contains(got, "if nobody changed the rules: only root") {
+		t.Errorf("%s", got)
+	}
+	w.network.Firewall.Enabled = false
+	if got := reaches(w.network, &k.rules); !strings.Contains(got, "switched off") {
+		t.Errorf("%s", got)
+	}
+}
+
+// sudo's own refusal is not the reader's failure, and neither is "no rules".
+func TestRulesBySudo(t *testing.T) {
+	bin := t.TempDir()
+	t.Setenv("PATH", bin)
+	for _, c := range []struct {
+		script, digest, err string
+		asks                bool
+	}{
+		{script: "echo '{\"digest\":\"abc\"}'", digest: "abc"},
+		{script: "echo 'sudo: a password is required' >&2; exit 1", err: "a password is required", asks: true},
+		{script: "echo 'error: netlink' >&2; exit 2", err: "netlink"},
+		{script: "echo rubbish", err: "invalid character"},
+		{script: "", err: "sudo is not installed"},
+	} {
+		p := filepath.Join(bin, "sudo")
+		_ = os.Remove(p)
+		if c.script != "" {
+			if err := os.WriteFile(p, []byte("#!/bin/sh\n[ \"$1 $2\" = '-n --' ] || exit 9\n"+c.script+"\n"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		k := rulesBySudo(t.Context(), "n")
+		if k.Value.Digest != c.digest || (k.Err == nil) != (c.err == "") || k.Err != nil && !strings.Contains(k.Err.Error(), c.err) || errors.Is(k.Err, firewall.ErrAsks) != c.asks {
+			t.Errorf("%q: %+v", c.script, k)
+		}
+	}
+}
