@@ -52,7 +52,7 @@ func walledWorld(t *testing.T) (*world, *fakeKeeper, *want) {
 		t.Fatal(err)
 	}
 	k := &fakeKeeper{current: true, known: true, ruleset: `{"nftables":[]}`, rules: firewall.Facts{
-		Manifest: plan.Yes(&root.NetManifest{Wall: built, Digest: "d"}), Kernel: plan.Yes(nftread.Content{Digest: "d"}),
+		Manifest: plan.Yes(&root.NetManifest{Wall: built, Script: wall.Digest(built, nil), Digest: "d"}), Kernel: plan.Yes(nftread.Content{Digest: "d"}),
 	}}
 	w.Wall = k
 	return w, k, &want{name: "t", network: n, guest: true, boot: true}

@@ -30,6 +30,7 @@ type NetManifest struct {
 	Owner   int            `json:"owner"` // uid
 	Wall    wall.Wall      `json:"wall"`
 	Local   []netip.Prefix `json:"local"`  // directly connected subnets, then
+	Script  string         `json:"script"` // digest of the rules that were loaded: another aivm makes others of the same wall
 	Digest  string         `json:"digest"` // of the tables as the kernel held them right after
 }
 

@@ -84,7 +84,7 @@ func raise(ctx context.Context, m NetManifest) error {
 		return ui.Failed("the rules of network %q were loaded, and the kernel does not show them", m.Wall.Network).
 			Hint("another program may be changing rules at the same time; try again")
 	}
-	m.Digest = c.Digest
+	m.Script, m.Digest = wall.Digest(m.Wall, m.Local), c.Digest
 	return writeManifest(netManifest(m.Wall.Network), m)
 }
 

@@ -2,6 +2,8 @@ package wall
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -116,6 +118,12 @@ func Script(w Wall, local []netip.Prefix) string {
 		"drop")
 	b.WriteString("}\n")
 	return b.String()
+}
+
+// Digest is that of the rules Script makes.
+func Digest(w Wall, local []netip.Prefix) string {
+	sum := sha256.Sum256([]byte(Script(w, local)))
+	return hex.EncodeToString(sum[:])
 }
 
 // Removal takes the tables away, whether they are there or not.

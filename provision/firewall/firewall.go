@@ -121,8 +121,8 @@ func Compare(f Facts, want wall.Wall) (State, string, error) {
 		return Missing, "somebody flushed them", nil
 	case f.Kernel.Value.Digest != m.Digest:
 		return Altered, "somebody changed them", nil
-	case wall.Script(m.Wall, m.Local) != wall.Script(want, f.Local.Value):
-		return Older, "the config, the VMs or this machine's networks changed", nil
+	case m.Script != wall.Digest(want, f.Local.Value):
+		return Older, "the config, the VMs, this machine's networks or aivm changed", nil
 	}
 	return InPlace, "", nil
 }

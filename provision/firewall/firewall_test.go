@@ -75,7 +75,7 @@ func seen(t *testing.T, change func(*Facts)) (Facts, wall.Wall) {
 	}
 	local := []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}
 	f := Facts{
-		Manifest: plan.Yes(&root.NetManifest{Wall: w, Local: local, Digest: "d"}),
+		Manifest: plan.Yes(&root.NetManifest{Wall: w, Local: local, Script: wall.Digest(w, local), Digest: "d"}),
 		Kernel:   plan.Yes(nftread.Content{Digest: "d"}), Local: plan.Yes(local),
 	}
 	change(&f)
@@ -98,7 +98,12 @@ func TestCompareAndPlan(t *testing.T) {
 		{"a rule more", func(f *Facts) { f.Kernel.Value.Digest = "e" }, false, Altered, "", nil},
 		{"a subnet more, private", func(f *Facts) { f.Local.Value = append(f.Local.Value, netip.MustParsePrefix("10.9.0.0/24")) }, false, InPlace, "-", nil},
 		{"a subnet more, public", func(f *Facts) { f.Local.Value = append(f.Local.Value, netip.MustParsePrefix("8.8.8.0/24")) }, false, Older, "", nil},
-		{"another config", func(f *Facts) { f.Manifest.Value.Wall.Block = f.Manifest.Value.Wall.Block[1:] }, false, Older, "", nil},
+		{"another config", func(f *Facts) {
+			o := f.Manifest.Value.Wall
+			o.Block = o.Block[1:]
+			f.Manifest.Value.Script = wall.Digest(o, f.Local.Value)
+		}, false, Older, "", nil},
+		{"rules of an older aivm", func(f *Facts) { f.Manifest.Value.Script = "other" }, false, Older, "", nil},
 		{"no manifest to be read", func(f *Facts) { f.Manifest = plan.Unknown[*root.NetManifest](broken) }, true, Unknown, "-", broken},
 		{"no kernel to be asked", func(f *Facts) { f.Kernel = plan.Unknown[nftread.Content](broken) }, true, Unknown, "-", broken},
 		{"no addresses to be read", func(f *Facts) { f.Local = plan.Unknown[[]netip.Prefix](broken) }, true, Unknown, "-", broken},
