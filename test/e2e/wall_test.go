@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -123,9 +124,24 @@ func (v *walled) ask(t *testing.T, addrs ...string) map[string]bool {
 	return out
 }
 
+// mirror is the address, HOST/PORT, of the package mirror the guest knows: the
+// one place in the internet that is there on every test machine.
+func (v *walled) mirror(t *testing.T) string {
+	t.Helper()
+	u, err := url.Parse(v.w.guest(v.vm, `grep -rhoE 'https?://[^/ ]+' /etc/apt/sources.list /etc/apt/sources.list.d | head -n1`))
+	if err != nil || u.Host == "" {
+		t.Fatalf("no mirror in the guest: %v %v", u, err)
+	}
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	return u.Hostname() + "/" + port
+}
+
 func (v *walled) reaches(t *testing.T, walled bool) {
 	t.Helper()
-	mirror := "deb.debian.org/80"
+	mirror := v.mirror(t)
 	closed := []string{v.gw + "/" + v.service, "198.18.77.1/" + v.another, v.lan}
 	got := v.ask(t, append(closed, mirror, v.gw+"/53")...)
 	for _, a := range closed {
