@@ -4,6 +4,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"aivm.dev/aivm/internal/wall"
 )
 
 // helpCmd is "aivm help": of a command, or one of the three pages 0.3 had.
@@ -126,12 +128,13 @@ Examples:
 			if err != nil {
 				return err
 			}
+			tables := wall.Wall{Network: n.Network.Name, Prefix: n.Firewall.Table}.Tables()
 			name, net, virsh := quoteWord(r.VM), quoteWord(n.Network.Name), "virsh -c qemu:///system "
 			for _, l := range []string{
 				virsh + "dominfo " + name, virsh + "dumpxml " + name, virsh + "domblklist " + name, virsh + "console " + name,
 				virsh + "net-dumpxml " + net, virsh + "net-dhcp-leases " + net, virsh + "pool-list --details",
 				"qemu-img info -U " + quoteWord(rec.Paths.BaseDir) + "/*-" + name + ".qcow2",
-				"nft list table inet " + quoteWord(n.Firewall.Table),
+				"nft list table " + tables[0], "nft list table " + tables[1],
 				"ip address show " + quoteWord(n.Network.Bridge), "ssh -G " + name, "ssh -v " + name,
 			} {
 				a.ui.Result("%s", l)
