@@ -12,7 +12,7 @@ import (
 func (a *app) hostCmd() *cobra.Command {
 	return group("host", "Look at and prepare this machine", `  aivm host doctor
   aivm host install-deps
-`, a.hostDoctorCmd(), a.hostInstallDepsCmd(), a.imageFetchCmd("image-fetch"), a.hostFirewallCmd())
+`, a.hostDoctorCmd(), a.hostInstallDepsCmd(), a.imageFetchCmd("image-fetch"), a.hostFirewallCmd(), a.hostNetCmd())
 }
 
 func (a *app) hostInstallDepsCmd() *cobra.Command {

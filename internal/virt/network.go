@@ -174,6 +174,27 @@ func (c *Conn) StartNetwork(ctx context.Context, name string) error {
 	})
 }
 
+// RemoveNetwork stops a network and forgets its definition; one that is not
+// there is no error.
+func (c *Conn) RemoveNetwork(ctx context.Context, name string) error {
+	err := c.withNetwork(ctx, name, func(n libvirt.Network) error {
+		active, err := c.l.NetworkIsActive(n)
+		if err != nil {
+			return err
+		}
+		if active == 1 {
+			if err := c.l.NetworkDestroy(n); err != nil {
+				return err
+			}
+		}
+		return c.l.NetworkUndefine(n)
+	})
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
 type hostXML struct {
 	XMLName xml.Name `xml:"host"`
 	MAC     string   `xml:"mac,attr"`

@@ -300,8 +300,15 @@ func (v *walled) deleted(t *testing.T) {
 	if !strings.Contains(run2(t, "nft", "list", "ruleset"), mac) {
 		t.Error("the rules do not know the VM's card")
 	}
+	if r := v.w.aivm("", "host", "net", "destroy", v.network, "--yes"); r.code != 2 || !strings.Contains(r.stderr, "is referenced by managed VMs: "+v.vm) {
+		t.Errorf("a network in use: %+v", r)
+	}
 	v.w.must("", "vm", "delete", v.vm, "--yes")
 	if out := run2(t, "sh", "-c", "nft list ruleset; cat /var/lib/aivm/manifest/*.json"); strings.Contains(out, mac) {
 		t.Error("the rules still know the card of a deleted VM")
+	}
+	v.w.must("", "host", "net", "destroy", v.network, "--yes")
+	if out := run2(t, "sh", "-c", "virsh -c qemu:///system net-list --all --name; ls /var/lib/aivm/manifest"); strings.Contains(out, v.network+"\n") || strings.Contains(out, "net-"+v.network+".json") || v.tables(t) != 0 {
+		t.Errorf("left of the network:\n%s", out)
 	}
 }
