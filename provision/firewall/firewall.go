@@ -118,7 +118,7 @@ func Compare(f Facts, want wall.Wall) (State, string, error) {
 	m := f.Manifest.Value
 	switch {
 	case f.Kernel.Value.Digest == "":
-		return Missing, "somebody flushed them", nil
+		return Missing, "they are not loaded", nil
 	case f.Kernel.Value.Digest != m.Digest:
 		return Altered, "somebody changed them", nil
 	case m.Script != wall.Digest(want, f.Local.Value):
