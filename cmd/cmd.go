@@ -118,7 +118,7 @@ Examples:
 		return e.Hint(c.CommandPath() + " --help")
 	})
 	c.SetHelpCommand(a.helpCmd())
-	c.AddCommand(a.codeCmd(), a.sshCmd(), a.attachCmd(), a.detachCmd(), a.vmCmd(), a.statusCmd(), a.listCmd(), a.imageCmd(), a.gitCmd(), a.hostCmd(), a.configCmd(), a.rootApplyCmd(), a.rootHookCmd())
+	c.AddCommand(a.codeCmd(), a.sshCmd(), a.attachCmd(), a.detachCmd(), a.vmCmd(), a.statusCmd(), a.listCmd(), a.editorsCmd(), a.imageCmd(), a.gitCmd(), a.hostCmd(), a.configCmd(), a.rootApplyCmd(), a.rootHookCmd())
 	c.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		return pflag.NormalizedName(strings.ReplaceAll(name, "_", "-"))
 	})

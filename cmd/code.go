@@ -20,6 +20,7 @@ Examples:
   aivm code .                       open the folder here
   aivm code ~/project --vm work     in the VM "work"
   aivm code . --sync-settings       with your settings and dotfiles
+  aivm code . --editor code-server  in the browser, nothing of the guest reaching an editor here
   aivm code . --dry-run             see what would be done
 ` + exitStatuses,
 		ValidArgsFunction: completeFolder,
@@ -34,12 +35,17 @@ Examples:
 	}
 	a.folderFlags(c, &o.FolderOptions)
 	a.imageFlag(c, &o.Image, imageUsage+"; for a VM that has to be made")
-	c.Flags().StringVar(&o.Editor, "editor", "", "the editor to open (default: the first one found)")
+	c.Flags().StringVar(&o.Editor, "editor", "", "the editor to open: see aivm editors (default: [editor] default, else the first one found)")
+	_ = c.RegisterFlagCompletionFunc("editor", fixed(append(editor.IDs(), editor.Auto)...))
 	c.Flags().BoolVar(&o.Snapshot, "snapshot", false, "keep the VM's disk first, as snapshot before-code-TIME (a VM that runs is stopped for it)")
-	_ = c.RegisterFlagCompletionFunc("editor", fixed(editor.IDs()...))
 	sync := c.Flags().Bool("sync-settings", false, "bring your settings into the guest first (default: as sync.enabled says)")
 	c.Flags().StringSliceVar(&o.Paths, "sync-paths", nil, "bring these files and directories instead of the configured ones (comma separated)")
 	secretFlag(c, &o.AllowSecret)
+	c.Flags().StringVar(&o.Profile, "profile", "", "open with this profile of the editor")
+	c.Flags().StringVar(&o.DataDir, "user-data-dir", "", "the editor's own directory of settings, passed on to it")
+	c.Flags().StringSliceVar(&o.Extensions, "extensions", nil, "editor extensions to install in the guest (ids, comma separated; workspace: those you have here; none)")
+	c.Flags().BoolVar(&o.NoBrowser, "no-browser", false, "with --editor code-server: print the address and open nothing")
+	c.Flags().StringVar(&o.ServerArchive, "code-server-archive", "", "with --editor code-server: this release archive (`FILE`) instead of one that is fetched")
 	c.PreRun = func(c *cobra.Command, _ []string) {
 		if c.Flags().Changed("sync-settings") {
 			o.Sync = sync

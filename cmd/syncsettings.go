@@ -30,6 +30,7 @@ Examples:
 	f.BoolVar(&overwrite, "overwrite", true, "replace what the guest changed, keeping it beside; false: leave it")
 	f.StringVar(&editorName, "editor", "", "the editor whose settings are meant (default: the one code would open)")
 	_ = c.RegisterFlagCompletionFunc("editor", fixed(editor.IDs()...))
+	f.StringSliceVar(&o.Extensions, "extensions", nil, "editor extensions to install in the guest (ids, comma separated; workspace: those you have here; none)")
 	secretFlag(c, &o.AllowSecret)
 	c.PreRun = func(c *cobra.Command, _ []string) {
 		if c.Flags().Changed("overwrite") {

@@ -14,8 +14,10 @@ import (
 type CodeOptions struct {
 	FolderOptions
 	SyncOptions
-	Editor   string // "" = the VM's own setting, the config's, then auto
-	Snapshot bool   // keep the VM's disk first
+	Editor        string // "" = the VM's own setting, the config's, then auto
+	Snapshot      bool   // keep the VM's disk first
+	NoBrowser     bool
+	ServerArchive string
 }
 
 // CodeResult is what `code --json` prints.
@@ -30,6 +32,7 @@ type CodeResult struct {
 	Access   string             `json:"access"`
 	Opened   bool               `json:"opened"`
 	Editor   string             `json:"editor,omitempty"`
+	URL      string             `json:"url,omitempty"` // of code-server
 	Recipe   editor.Recipe      `json:"recipe"`
 	Seconds  map[string]float64 `json:"seconds"`
 }
@@ -48,6 +51,9 @@ func (e *Env) Code(ctx context.Context, o CodeOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := e.checkEditor(w, found, o); err != nil {
+		return err
+	}
 	e.wantSettings(w, o.SyncOptions, found)
 	if o.Snapshot {
 		if err := e.snapshotFirst(ctx, w); err != nil {
@@ -62,41 +68,46 @@ func (e *Env) Code(ctx context.Context, o CodeOptions) error {
 	defer f.close()
 	e.sayExecuted(w)
 	e.inClone(ctx, w, f)
-	recipe, err := editor.NewRecipe(w.name, w.openAt)
+	recipe, err := editor.NewRecipe(w.name, w.openAt, f.inst.User)
 	if err != nil {
 		return err
 	}
 	if err := e.checkAlias(ctx, w, f); err != nil {
 		return err
 	}
+	e.saySettings(w)
 	res := CodeResult{
 		Schema: 1, VM: w.name, Alias: w.name, Address: f.inst.Address, Folder: w.folder.HostPath, GuestDst: w.openAt,
 		Mode: string(w.folder.Mode), Access: w.folder.Access, Recipe: recipe,
 	}
-	e.saySettings(w)
+	kind := editor.Print
 	if found != nil {
-		if f.aliasMade {
-			e.offerExtension(ctx, *found)
-		}
-		stop := e.timing.Start("editor")
-		args, err := editor.OpenArgs(*found, w.name, w.openAt)
-		if err == nil {
-			err = editor.Open(ctx, *found, args, e.UI.Err, e.UI.Err)
-		}
-		stop()
-		if err != nil {
+		kind = found.Editor.Kind
+		res.Editor = found.Editor.ID
+	}
+	switch {
+	case kind == editor.Browser:
+		return e.serveBrowser(ctx, w, f, o, res)
+	case kind == editor.Terminal:
+		e.UI.Say("%s", e.timing.Line())
+		return e.remoteShell(ctx, w, f)
+	case !kind.Here():
+		if err := e.openEditor(ctx, w, f, *found, o); err != nil {
 			e.UI.Say("%s", strings.TrimRight(recipe.Text(), "\n"))
 			return err
 		}
-		res.Opened, res.Editor = true, found.Editor.ID
+		res.Opened = true
 	}
 	res.Seconds = seconds(e.timing)
 	if e.UI.JSON {
 		return e.UI.PrintJSON(res)
 	}
-	if res.Opened {
+	switch {
+	case res.Opened:
 		e.UI.Say("Opened %s on folder %s in VM %s (ssh %s)", found.Editor.Name, w.openAt, w.name, w.name)
-	} else {
+	case found != nil:
+		e.UI.Result("%s", strings.TrimRight(recipe.All(), "\n"))
+	default:
 		e.UI.Say("%s. The VM is ready; to open the folder:", why)
 		e.UI.Result("%s", strings.TrimRight(recipe.Text(), "\n"))
 	}

@@ -34,7 +34,7 @@ func (e *Env) printDry(w *want, f *facts, p plan.Plan) error {
 		d.Folder, d.GuestDst = w.folder.HostPath, w.openAt
 		switch e.Verb {
 		case "code":
-			if r, err := editor.NewRecipe(w.name, w.openAt); err == nil {
+			if r, err := editor.NewRecipe(w.name, w.openAt, w.record.VM.User); err == nil {
 				d.Then = r.Command
 			}
 			then = "DRYRUN: would open " + w.openAt + " in VS Code via host " + w.name

@@ -61,6 +61,7 @@ func (e *Env) planHost(ctx context.Context, w *want, f *facts) (plan.Plan, error
 		return p, err
 	}
 	p.Add(e.planStoreVM(w, f)...)
+	p.Add(e.planServer(w)...)
 	return p, nil
 }
 

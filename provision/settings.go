@@ -40,7 +40,7 @@ type settings struct {
 // wantSettings reads what this machine has to offer, if settings are wanted.
 func (e *Env) wantSettings(w *want, o SyncOptions, found *editor.Found) {
 	s := w.record.Sync
-	on := s.Enabled || len(o.Paths) > 0
+	on := s.Enabled || len(o.Paths) > 0 || len(o.Extensions) > 0
 	if o.Sync != nil {
 		on = *o.Sync
 	}
@@ -54,6 +54,10 @@ func (e *Env) wantSettings(w *want, o SyncOptions, found *editor.Found) {
 	}
 	if len(o.Paths) > 0 {
 		opts.Paths = o.Paths
+	}
+	opts.Extensions = e.wantedExtensions(w, o, found)
+	if w.folder != nil && found != nil && found.Editor.Kind == editor.Desktop {
+		opts.Recommended = settingsync.Recommended(w.folder.HostPath)
 	}
 	if o.Overwrite != nil {
 		opts.Overwrite = *o.Overwrite
@@ -85,6 +89,18 @@ func (e *Env) editorPlaces(found *editor.Found, o SyncOptions) []settingsync.Edi
 		}
 	}
 	if found == nil || found.Editor.MachineSettings() == "" {
+		return out
+	}
+	if found.Editor.Kind == editor.Browser {
+		// It has no settings on this machine: those of the first editor that has.
+		for _, p := range out {
+			if file := filepath.Join(p.Dir, "settings.json"); e.Editor.Stat(file) == nil && p.Target != "" {
+				return append(out, settingsync.EditorPlace{
+					Name: found.Editor.Name, File: file, Server: found.Editor.ServerDir,
+					Target: found.Editor.MachineSettings(), Program: serverHome + "/*/bin/code-server", InUse: true,
+				})
+			}
+		}
 		return out
 	}
 	dir := editor.UserDir(e.Editor, *found, o.DataDir)
@@ -140,8 +156,9 @@ func (e *Env) planSettings(w *want, f *facts) []plan.Action {
 		return nil
 	}
 	s.report = s.round.Report
+	out := e.planExtensions(w, f)
 	if s.round.Empty() {
-		return nil
+		return out
 	}
 	a := plan.Action{
 		ID: "settings.send", Why: "remember in the guest what it has of your settings", Timing: "settings",
@@ -158,7 +175,7 @@ func (e *Env) planSettings(w *want, f *facts) []plan.Action {
 			a.Shows = append(a.Shows, "write "+t+" in the guest")
 		}
 	}
-	return []plan.Action{a}
+	return append([]plan.Action{a}, out...)
 }
 
 func few(names []string) string {
@@ -369,9 +386,14 @@ func (e *Env) printSync(vm string, s *settings) {
 // chooseEditor finds the editor of a verb: flag, the VM's, the config's, auto.
 func (e *Env) chooseEditor(flag string, w *want) (*editor.Found, string, error) {
 	for _, id := range []string{flag, w.record.Editor.Default, configEditor(w.store)} {
-		if id != "" && id != editor.Auto {
-			return e.lookupEditor(id)
+		if id == "" || id == editor.Auto {
+			continue
 		}
+		found, why, err := e.lookupEditor(id)
+		if reason, remote := editor.RemoteSession(e.Editor); flag == "" && remote && err == nil && !found.Editor.Kind.Here() {
+			return nil, "No editor is started here: " + reason, nil
+		}
+		return found, why, err
 	}
 	return e.lookupEditor(editor.Auto)
 }

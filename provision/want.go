@@ -45,6 +45,7 @@ type want struct {
 	git       *gitWant         // set if folder is in mode git
 
 	settings *settings // nil: none are brought
+	browser  bool      // code-server has to be here
 
 	boot  bool // has to run
 	guest bool // has to answer over SSH

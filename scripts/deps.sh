@@ -10,7 +10,10 @@ packages=(
 	# what the tests look with
 	libvirt-clients libxml2-utils cloud-init git rsync sudo procps util-linux
 	python3-yaml genisoimage socat gcc libc6-dev
+	# the real code-server, built from its npm package, and a browser for it
+	chromium build-essential python3 pkg-config libkrb5-dev libsecret-1-dev
 )
+command -v npm >/dev/null || packages+=(npm)
 missing=()
 for p in "${packages[@]}"; do
 	[ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")

@@ -1,6 +1,7 @@
 package settingsync
 
 import (
+	"encoding/json"
 	"path"
 	"strings"
 )
@@ -74,6 +75,21 @@ func matches(pattern, key string) bool {
 		key = key[i+len(p):]
 	}
 	return strings.HasSuffix(key, parts[len(parts)-1])
+}
+
+// StringSetting returns what a settings file says of one key that is a string.
+func StringSetting(text, key string) (string, bool) {
+	n, err := parseObject(text)
+	if err != nil {
+		return "", false
+	}
+	m := n.find(key)
+	if m == nil || m.val.kind != '"' {
+		return "", false
+	}
+	var s string
+	err = json.Unmarshal([]byte(text[m.val.start:m.val.end]), &s)
+	return s, err == nil
 }
 
 // SettingsRules say which keys of settings.json go to the guest.

@@ -35,6 +35,7 @@ type Options struct {
 	Editors     []EditorPlace
 	Untrusted   []string // folders a guest can write: no link in them is followed
 	Extensions  []string // ids to be there in the guest
+	Recommended []string // ids the folder recommends
 }
 
 // EditorPlace is where an editor has its settings on both sides.
@@ -44,7 +45,10 @@ type EditorPlace struct {
 	File   string // the settings.json in use, "" if it has none here
 	Server string // its server's folder in the guest, below home
 	Target string // the settings.json its server reads, below the guest home
-	InUse  bool
+	// Program is a pattern of the server's command in the guest, "" = where the
+	// editors of Code's family put it.
+	Program string
+	InUse   bool
 }
 
 // Item is one file or link to be in the guest.

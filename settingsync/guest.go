@@ -99,8 +99,12 @@ func (w *Wanted) detail() string {
 	}
 	for i, e := range w.servers() {
 		d := shellescape.Quote("./" + e.Server)
+		patterns := fmt.Sprintf("%s/cli/servers/*/server/bin/*-server %[1]s/bin/*/bin/*-server %[1]s/bin/*-server", d)
+		if e.Program != "" {
+			patterns = "./" + e.Program
+		}
 		// The newest server is the one the editor uses.
-		fmt.Fprintf(&s, "for f in $(ls -t -d %s/cli/servers/*/server/bin/*-server %s/bin/*/bin/*-server %s/bin/*-server); do [ -x \"$f\" ] && { printf 'server %d %%s\\0' \"$f\"; break; }; done\n", d, d, d, i)
+		fmt.Fprintf(&s, "for f in $(ls -t -d %s); do [ -x \"$f\" ] && { printf 'server %d %%s\\0' \"$f\"; break; }; done\n", patterns, i)
 		fmt.Fprintf(&s, "[ ! -d %s/extensions ] || { printf 'extensions %d '; ls %s/extensions | head -n 2000 | tr '\\n' ' '; printf '\\0'; }\n", d, i, d)
 	}
 	return s.String() + w.servedScript() + w.find(true)
@@ -112,6 +116,11 @@ func (w *Wanted) servedScript() string {
 	var s strings.Builder
 	for i, e := range w.servers() {
 		d := shellescape.Quote("./" + e.Server)
+		if e.Program != "" {
+			d = shellescape.Quote("./" + path.Dir(path.Dir(path.Dir(e.Program))))
+			fmt.Fprintf(&s, "if [ -d %s ]; then printf 'served %d\\0'; fi\n", d, i)
+			continue
+		}
 		fmt.Fprintf(&s, "if [ -d %s/cli/servers ] || [ -d %s/bin ]; then printf 'served %d\\0'; fi\n", d, d, i)
 	}
 	return s.String()

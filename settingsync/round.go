@@ -31,6 +31,7 @@ type Round struct {
 	Report   Report
 	Notes    []string  // said once
 	Fresh    []Problem // problems that were not told before
+	Install  []Install // extensions, by the server's own command
 	Unsure   bool      // contents have to be looked at first: DetailProbe
 	files    []send
 	dirs     []Dir
@@ -57,6 +58,12 @@ type merge struct {
 // Empty reports that nothing has to be sent.
 func (r *Round) Empty() bool {
 	return len(r.files) == 0 && len(r.merges) == 0 && !r.changed && !r.Unsure
+}
+
+// Install is what an editor's server in the guest is to install.
+type Install struct {
+	Editor, Program string
+	IDs             []string
 }
 
 // Targets are the places in the guest that change.
@@ -111,6 +118,7 @@ func Make(w *Wanted, g Guest, now time.Time) *Round {
 	for _, s := range w.Settings {
 		r.setting(g, s)
 	}
+	r.extensions(w, g)
 	r.tell()
 	if w.Client {
 		r.once("client", "keybindings and snippets live in the editor on this machine and work in the guest as they are: nothing of them is sent")

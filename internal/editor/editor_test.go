@@ -85,6 +85,13 @@ func TestLookup(t *testing.T) {
 		{name: "remote cli before a real one", files: []string{"/r/remote-cli/code", "/usr/bin/code"}, environ: []string{"PATH=/r/remote-cli"}, want: "auto", argv: []string{"/usr/bin/code"}, how: "folder"},
 		{name: "windows", files: []string{"/mnt/c/VS Code/bin/code"}, environ: []string{"PATH=/mnt/c/VS Code/bin", "WSL_DISTRO_NAME=Debian"}, want: "code", skipped: "Windows"},
 		{name: "mnt without WSL", files: []string{"/mnt/disk/bin/code"}, environ: []string{"PATH=/mnt/disk/bin"}, want: "code", argv: []string{"/mnt/disk/bin/code"}, how: "path"},
+		{name: "windsurf by auto", files: []string{"/opt/windsurf/bin/windsurf"}, want: "auto", argv: []string{"/opt/windsurf/bin/windsurf"}, how: "folder"},
+		{name: "zed under its other name", files: []string{"/usr/bin/zeditor"}, environ: []string{path}, want: "auto", argv: []string{"/usr/bin/zeditor"}, how: "path"},
+		{name: "zed flatpak", files: []string{"/usr/bin/flatpak", "/var/lib/flatpak/app/dev.zed.Zed"}, environ: []string{path}, want: "zed", argv: []string{"/usr/bin/flatpak", "run", "dev.zed.Zed"}, how: "flatpak"},
+		{name: "gateway not by auto", files: []string{"/usr/bin/gateway"}, environ: []string{path}, want: "auto", skipped: "--editor gateway"},
+		{name: "gateway of the toolbox", files: []string{"/home/u/.local/share/JetBrains/Toolbox/scripts/gateway"}, environ: []string{"HOME=/home/u"}, want: "gateway", argv: []string{"/home/u/.local/share/JetBrains/Toolbox/scripts/gateway"}, how: "folder"},
+		{name: "positron by name", files: []string{"/usr/bin/positron"}, environ: []string{path}, want: "positron", argv: []string{"/usr/bin/positron"}, how: "path"},
+		{name: "positron not by auto", files: []string{"/usr/bin/positron"}, environ: []string{path}, want: "auto", skipped: "--editor positron"},
 		{name: "nothing", want: "auto"},
 		{name: "nothing of that name", want: "code"},
 	} {
@@ -125,12 +132,21 @@ func TestLookupOfAnUnknownEditor(t *testing.T) {
 }
 
 func TestTable(t *testing.T) {
-	if got := IDs(); !slices.Equal(got, []string{"code", "code-insiders", "codium", "cursor"}) {
+	if got := IDs(); !slices.Equal(got, []string{"code", "code-insiders", "codium", "cursor", "windsurf", "antigravity", "positron", "zed", "gateway", "code-server", "terminal", "print"}) {
 		t.Errorf("ids %q", got)
 	}
 	id := regexp.MustCompile(`^[a-z0-9-]+\.[a-z0-9.-]+$`)
 	for _, e := range Editors() {
-		if e.Name == "" || len(e.Commands) == 0 || e.ServerDir == "" || e.SettingsDir == "" || e.Scheme == "" || e.Install == "" || !id.MatchString(e.Extension) {
+		if e.Kind.Here() {
+			continue
+		}
+		if e.Kind != Desktop {
+			if e.Name == "" || len(e.Commands) == 0 || e.Scheme == "" || e.Install == "" || !e.BuiltIn {
+				t.Errorf("%s is incomplete: %+v", e.ID, e)
+			}
+			continue
+		}
+		if e.ConfigFileKey == "" || e.Name == "" || len(e.Commands) == 0 || e.ServerDir == "" || e.SettingsDir == "" || e.Scheme == "" || e.Install == "" || !id.MatchString(e.Extension) {
 			t.Errorf("%s is incomplete: %+v", e.ID, e)
 		}
 		if (e.Flatpak == "") != (e.FlatpakSettingsDir == "") {
@@ -185,7 +201,7 @@ func TestOpenArgs(t *testing.T) {
 		{"a", "/p/", ""},
 		{"a", "/p\x00q", ""},
 	} {
-		got, err := OpenArgs(Found{}, c.alias, c.path)
+		got, err := OpenArgs(Found{}, Target{Alias: c.alias, Path: c.path})
 		var refused *ui.Error
 		switch {
 		case c.want == "" && !errors.As(err, &refused):
@@ -199,11 +215,11 @@ func TestOpenArgs(t *testing.T) {
 func TestRecipe(t *testing.T) {
 	var b strings.Builder
 	for _, p := range []string{"/home/me/project", "/home/me/my.project", "/a b/100%/ü#?+&=:@", "/it's/\x1b[2Jx\n"} {
-		r, err := NewRecipe("aivm", p)
+		r, err := NewRecipe("aivm", p, "agent")
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.WriteString(r.Text() + "\n")
+		b.WriteString(r.All() + "\n")
 	}
 	golden := filepath.Join("testdata", "recipe.golden")
 	if *update {
@@ -221,7 +237,7 @@ func TestRecipe(t *testing.T) {
 	if strings.ContainsRune(b.String(), 0x1b) {
 		t.Error("an escape sequence of a path reaches the terminal")
 	}
-	if _, err := NewRecipe("x.y", "/p"); err == nil {
+	if _, err := NewRecipe("x.y", "/p", "agent"); err == nil {
 		t.Error("a bad alias was accepted")
 	}
 }

@@ -74,8 +74,13 @@ func Lookup(env Env, want string) (Found, error) {
 	missing := &NotFoundError{Want: want}
 	if want == Auto {
 		for _, e := range Editors() {
+			if e.Kind.Here() {
+				continue
+			}
 			f, ok := find(env, e, missing)
 			switch {
+			case ok && e.Kind == Gateway:
+				missing.Skipped = append(missing.Skipped, e.Name+" is, and asks which of its editors you want: choose it with --editor "+e.ID)
 			case ok && e.OpenSSH:
 				return f, nil
 			case ok:
@@ -90,11 +95,33 @@ func Lookup(env Env, want string) (Found, error) {
 		return Found{}, ui.Usage("there is no editor called %q", want).
 			Hint("known: "+strings.Join(IDs(), ", "), "aivm code --editor auto")
 	}
+	if e.Kind.Here() {
+		return Found{Editor: e, How: "built in", Environ: Environ(env.Environ())}, nil
+	}
 	if f, ok := find(env, e, missing); ok {
 		return f, nil
 	}
 	return Found{}, ui.Refused("%w", missing).
 		Hint("install "+e.Name+": "+e.Install, "aivm code --editor auto")
+}
+
+// All returns every editor of the table with the way to start it here; of one
+// that is not here, Argv and How are empty, and why says what is in its place.
+func All(env Env) (out []Found, why map[string]string) {
+	why = map[string]string{}
+	for _, e := range Editors() {
+		missing := &NotFoundError{Want: e.ID}
+		f, ok := find(env, e, missing)
+		switch {
+		case e.Kind.Here():
+			f = Found{Editor: e, How: "built in"}
+		case !ok:
+			f = Found{Editor: e}
+			why[e.ID] = strings.Join(missing.Skipped, "; ")
+		}
+		out = append(out, f)
+	}
+	return out, why
 }
 
 // find looks at the PATH, at snaps, at the usual folders and at flatpaks.

@@ -24,18 +24,46 @@ import (
 // a dot or other sign would need escapes that each editor writes differently.
 var aliasRE = lazyre.New(`^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
-// OpenArgs returns the arguments that open a guest's folder. The caller has
-// seen that it is a folder.
+// Target is what is opened and how.
+type Target struct {
+	Alias string // of the guest
+	Path  string // of the folder in it, which the caller has seen to be one
+	User  string // of the guest, where a link needs it
+	// Profile and DataDir are the editor's --profile and --user-data-dir.
+	Profile, DataDir string
+}
+
+// OpenArgs returns the arguments that open a guest's folder.
 //
-// With --remote the editor guesses: a last component with a dot anywhere in it
-// is taken for a file, ".git" and "my.project" too, unless a slash follows
-// (vscode's windowsMainService; vscode issue 149583).
-func OpenArgs(f Found, alias, guestPath string) ([]string, error) {
-	target, err := folderArg(alias, guestPath)
+// With --remote an editor of Code's family guesses: a last component with a dot
+// anywhere in it is taken for a file, ".git" and "my.project" too, unless a
+// slash follows (vscode's windowsMainService; vscode issue 149583).
+func OpenArgs(f Found, t Target) ([]string, error) {
+	folder, err := folderArg(t.Alias, t.Path)
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", f.Editor.Name, err)
 	}
-	return []string{"--remote", "ssh-remote+" + alias, target}, nil
+	if f.Editor.Kind != Desktop && (t.Profile != "" || t.DataDir != "") {
+		return nil, ui.Usage("%s knows neither --profile nor --user-data-dir", f.Editor.Name)
+	}
+	switch f.Editor.Kind {
+	case Zed:
+		return []string{"ssh://" + t.Alias + percentEncode(t.Path)}, nil
+	case Gateway:
+		// Gateway reads the alias from ~/.ssh/config, but wants user and port.
+		return []string{"jetbrains-gateway://connect#type=ssh&deploy=true&host=" + t.Alias + "&port=22&user=" + percentEncode(t.User) +
+			"&projectPath=" + percentEncode(t.Path)}, nil
+	case Desktop:
+		var args []string
+		if t.DataDir != "" {
+			args = append(args, "--user-data-dir", t.DataDir)
+		}
+		if t.Profile != "" {
+			args = append(args, "--profile", t.Profile)
+		}
+		return append(args, "--remote", "ssh-remote+"+t.Alias, folder), nil
+	}
+	return nil, fmt.Errorf("opening %s: it is not started as a program", f.Editor.Name)
 }
 
 func folderArg(alias, guestPath string) (string, error) {

@@ -15,16 +15,36 @@ type Recipe struct {
 	Command string   `json:"command"`
 	Shell   string   `json:"shell"`
 	Install []string `json:"install"`
+	Others  []Other  `json:"others"`
+}
+
+// Other is how another editor opens the same folder.
+type Other struct {
+	Editor  string `json:"editor"`
+	Command string `json:"command"`
 }
 
 // NewRecipe returns the recipe for a folder of a guest. Like OpenArgs it
 // refuses an alias or path that an editor would take for something else.
-func NewRecipe(alias, guestPath string) (Recipe, error) {
+func NewRecipe(alias, guestPath, user string) (Recipe, error) {
 	target, err := folderArg(alias, guestPath)
 	if err != nil {
 		return Recipe{}, err
 	}
 	code := Editors()[0]
+	var others []Other
+	for _, e := range Editors()[1:] {
+		switch {
+		case e.Kind == Browser:
+			others = append(others, Other{e.ID, "aivm code --editor code-server"})
+		case !e.Kind.Here():
+			args, err := OpenArgs(Found{Editor: e}, Target{Alias: alias, Path: guestPath, User: user})
+			if err != nil {
+				return Recipe{}, err
+			}
+			others = append(others, Other{e.ID, shellLine(append([]string{e.Commands[0]}, args...))})
+		}
+	}
 	return Recipe{
 		Alias: alias, Path: guestPath,
 		URI:     "vscode-remote://ssh-remote+" + alias + percentEncode(target),
@@ -34,7 +54,18 @@ func NewRecipe(alias, guestPath string) (Recipe, error) {
 			"install " + code.Name + ": " + code.Install,
 			shellLine([]string{code.Commands[0], "--install-extension", code.Extension}),
 		},
+		Others: others,
 	}, nil
+}
+
+// All is Text with the other editors.
+func (r Recipe) All() string {
+	var b strings.Builder
+	b.WriteString(r.Text())
+	for _, o := range r.Others {
+		fmt.Fprintf(&b, "  %-13s %s\n", o.Editor, o.Command)
+	}
+	return b.String()
 }
 
 // Text is the recipe for a terminal, a line each.

@@ -2,6 +2,9 @@ package editor
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -94,8 +97,67 @@ func SettingsFile(userDir, profile string) string {
 // MachineSettings is the settings.json the editor's server reads in the guest,
 // below its home; "" for an editor without such a server.
 func (e Editor) MachineSettings() string {
-	if e.ServerDir == "" || e.SettingsDir == "" {
+	switch {
+	case e.Kind == Browser:
+		return path.Join(e.ServerDir, "Machine/settings.json")
+	case e.Kind != Desktop:
 		return ""
 	}
 	return path.Join(e.ServerDir, "data/Machine/settings.json")
+}
+
+// WorkspaceExtensions are the ids of the extensions installed here that run
+// where the folder is, as the editor decides it (vscode's extensionKind): those
+// that say so first, and those with a program that say nothing.
+func WorkspaceExtensions(env Env, f Found) ([]string, error) {
+	dir := env.Getenv("VSCODE_EXTENSIONS")
+	if dir == "" {
+		home := env.Getenv("HOME")
+		if home == "" || f.Editor.DataFolder == "" {
+			return nil, nil
+		}
+		dir = filepath.Join(home, f.Editor.DataFolder, "extensions")
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "extensions.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var installed []struct {
+		Identifier       struct{ ID string }
+		RelativeLocation string
+	}
+	if err := json.Unmarshal(b, &installed); err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, "extensions.json"), err)
+	}
+	var out []string
+	for _, x := range installed {
+		if x.RelativeLocation == "" || filepath.Base(x.RelativeLocation) != x.RelativeLocation {
+			continue
+		}
+		b, err := os.ReadFile(filepath.Join(dir, x.RelativeLocation, "package.json"))
+		if err != nil {
+			continue // being installed or removed this moment
+		}
+		var manifest struct {
+			Main          string
+			ExtensionKind json.RawMessage
+		}
+		if json.Unmarshal(b, &manifest) != nil {
+			continue
+		}
+		var kinds []string
+		if json.Unmarshal(manifest.ExtensionKind, &kinds) != nil {
+			var one string
+			if json.Unmarshal(manifest.ExtensionKind, &one) == nil {
+				kinds = []string{one}
+			}
+		}
+		if len(kinds) > 0 && kinds[0] == "workspace" || len(kinds) == 0 && manifest.Main != "" {
+			out = append(out, x.Identifier.ID)
+		}
+	}
+	return out, nil
 }
