@@ -53,7 +53,7 @@ func newBrowser(t *testing.T) *browser {
 		_ = in.Close()
 	})
 	b := &browser{t: t, out: out, in: bufio.NewReaderSize(in, 1<<20)}
-	target := b.call("Target.createTarget", map[string]any{"url": "about:blank", "width": 1200, "height": 800})
+	target := b.call("Target.createTarget", map[string]any{"url": "about:blank"})
 	b.session = b.call("Target.attachToTarget", map[string]any{"targetId": target["targetId"], "flatten": true})["sessionId"].(string)
 	b.call("Page.enable", nil)
 	return b

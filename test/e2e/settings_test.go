@@ -1,0 +1,264 @@
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestSettings is one VM with the settings of its person, opened in an editor's
+// stand-in, in a fork's, and in a real browser.
+func TestSettings(t *testing.T) {
+	w := rootWorld(t)
+	const vm = "e2e-settings"
+	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "[defaults.vm]\nname = \""+vm+"\"\nram_mb = 2048\n[defaults.network]\nname = \"aivm-net-settings\"\nbridge = \"vbr-e2e-set\"\nsubnet_cidr = \"10.94.7.0/24\"\ngateway_ip = \"10.94.7.1\"\ndhcp_start = \"10.94.7.100\"\ndhcp_end = \"10.94.7.200\"\n", 0o600)
+	project := filepath.Join(w.home, "work", "p")
+	write(t, filepath.Join(project, "page.txt"), "from the host\n", 0o644)
+	write(t, filepath.Join(project, ".vscode/extensions.json"), `{"recommendations": ["golang.go"]}`, 0o644)
+	t.Cleanup(func() { w.aivm("", "vm", "delete", vm, "--yes") })
+	step := func(name string, f func(t *testing.T)) {
+		t.Run(name, func(t *testing.T) {
+			w.t = t
+			f(t)
+		})
+		w.t = t
+		if t.Failed() {
+			t.FailNow()
+		}
+	}
+	step("settings arrive with the first launch", func(t *testing.T) { checkArrival(t, w, vm, project) })
+	step("nothing changed sends nothing", func(t *testing.T) { checkNothingSent(t, w, vm, project) })
+	step("what the guest has is kept", func(t *testing.T) { checkKept(t, w, vm) })
+	step("the verb", func(t *testing.T) { checkSyncVerb(t, w, vm) })
+	step("a fork", func(t *testing.T) { checkFork(t, w, vm, project) })
+	step("a browser", func(t *testing.T) { checkBrowser(t, w, vm, project) })
+}
+
+func dotfiles(t *testing.T, w *world) {
+	write(t, filepath.Join(w.home, ".gitconfig"), "[user]\n\tname = Ann Other\n\temail = ann@example.org\n\tsigningkey = ABC\n[credential]\n\thelper = store\n[core]\n\tfsmonitor = /usr/bin/x\n[alias]\n\tco = checkout\n", 0o640)
+	write(t, filepath.Join(w.home, ".gitignore"), "*.swp\n", 0o644)
+	write(t, filepath.Join(w.home, ".tmux.conf"), "set -g mouse on\n", 0o600)
+	write(t, filepath.Join(w.home, ".bashrc"), "alias ll='ls -l'\nexport GITHUB_TOKEN=gh"+"p_R7kQ2mV9xT4bN8cZ1wJ6hL3pD5sF0gYa2Eu\n", 0o644)
+	write(t, filepath.Join(w.home, ".config/Code/User/settings.json"), "{\n  // mine\n  \"editor.fontSize\": 37,\n  \"workbench.startupEditor\": \"none\",\n  \"window.zoomLevel\": 1,\n}\n", 0o644)
+	write(t, filepath.Join(w.home, ".config/Code/User/keybindings.json"), "[]\n", 0o644)
+	big := make([]byte, 200<<10)
+	for i := range big {
+		big[i] = "abcdefghijklmnopqrstuvwxyz \n"[rand.IntN(28)]
+	}
+	write(t, filepath.Join(w.home, ".config/tool/big.txt"), string(big), 0o755)
+}
+
+const syncPaths = "~/.gitconfig,~/.gitignore,~/.config/Code/User/settings.json,~/.config/Code/User/keybindings.json,~/.tmux.conf,~/.bashrc,~/.config/tool"
+
+func checkArrival(t *testing.T, w *world, vm, project string) {
+	dotfiles(t, w)
+	r := w.run(project, nil, []string{"FAKECODE_QUICK=1"}, filepath.Join(bin, "aivm"), "code", ".", "--sync-paths", syncPaths, "--yes")
+	if r.code != 0 || !strings.Contains(r.stderr, ".bashrc:2: a GitHub token") || strings.Contains(r.stderr, "R7kQ2m") || !strings.Contains(r.stderr, "golang.go") {
+		t.Fatalf("%+v", r)
+	}
+	got := w.guest(vm, `stat -c '%n %a %U %s' .gitconfig .gitignore .tmux.conf .config/tool/big.txt; ls -d .config/Code 2>/dev/null; head -c 3 .bashrc; git config user.email; git config --list | grep -cE 'credential|signingkey|fsmonitor'; git config alias.co; cat .vscode-server/data/Machine/settings.json`)
+	want := fmt.Sprintf(".gitconfig 640 agent %%s\n.gitignore 644 agent 6\n.tmux.conf 600 agent 16\n.config/tool/big.txt 755 agent %d\n# ~ann@example.org\n0\ncheckout\n{\n  // mine\n  \"editor.fontSize\": 37,\n  \"workbench.startupEditor\": \"none\",\n}", 200<<10)
+	size := strings.TrimSpace(strings.SplitN(strings.TrimPrefix(got, ".gitconfig 640 agent "), "\n", 2)[0])
+	if got != strings.Replace(want, "%s", size, 1) {
+		t.Errorf("the guest has\n%s", got)
+	}
+	for _, f := range []string{".gitignore", ".tmux.conf", ".config/tool/big.txt"} {
+		b, err := os.ReadFile(filepath.Join(w.home, f))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := w.ssh(nil, vm, "cat "+f); r.stdout != string(b) {
+			t.Errorf("%s has other bytes", f)
+		}
+	}
+}
+
+// received is what the VM's interface got, by the kernel's count: its bridge is
+// its own.
+func received(t *testing.T) int {
+	t.Helper()
+	b, err := os.ReadFile("/sys/class/net/vbr-e2e-set/statistics/tx_bytes")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// checkNothingSent: a second run asks, and sends none of the 200 KB; the files
+// in the guest are not touched; there is one login and no further exec.
+func checkNothingSent(t *testing.T, w *world, vm, project string) {
+	state := func() string {
+		return w.guest(vm, `stat -c '%n %i %z' .gitconfig .tmux.conf .config/tool/big.txt .local/state/aivm/sync; sudo -n journalctl -u ssh -o cat --no-pager | grep -c 'Accepted publickey'`)
+	}
+	quick := []string{"FAKECODE_QUICK=1"}
+	aivm := filepath.Join(bin, "aivm")
+	w.run(project, nil, quick, aivm, "code", ".", "--sync-paths", syncPaths) // what a first run leaves to the next
+	was := state()
+	before := received(t)
+	r := w.run(project, nil, quick, aivm, "code", ".", "--sync-paths", syncPaths)
+	sent := received(t) - before
+	if r.code != 0 || strings.Contains(r.stderr, "ettings") {
+		t.Errorf("%+v", r)
+	}
+	before = received(t)
+	w.run(project, nil, quick, aivm, "code", ".")
+	plain := received(t) - before
+	t.Logf("warm with settings %d bytes, without %d", sent, plain)
+	if sent-plain > 8<<10 {
+		t.Errorf("%d bytes more than without settings", sent-plain)
+	}
+	now := state()
+	cut := func(s string) (string, int) {
+		i := strings.LastIndexByte(s, '\n')
+		n, err := strconv.Atoi(s[i+1:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s[:i], n
+	}
+	wasFiles, wasLogins := cut(was)
+	nowFiles, nowLogins := cut(now)
+	if wasFiles != nowFiles {
+		t.Errorf("files were written again:\n%s\n%s", wasFiles, nowFiles)
+	}
+	if n := nowLogins - wasLogins; n != 3 { // the two runs and this look's own
+		t.Errorf("%d logins for two runs", n-1)
+	}
+}
+
+func checkKept(t *testing.T, w *world, vm string) {
+	w.guest(vm, `echo "agent's" >.tmux.conf; printf '{\n  // mine\n  "editor.fontSize": 37,\n  "guest.own": true // why\n}\n' >.vscode-server/data/Machine/settings.json`)
+	write(t, filepath.Join(w.home, ".config/Code/User/settings.json"), "{\n  \"editor.fontSize\": 37,\n  \"workbench.startupEditor\": \"none\",\n  \"editor.tabSize\": 3\n}\n", 0o644)
+	r := w.must("", "vm", "sync-settings", "--paths", "~/.tmux.conf,~/.config/Code/User/settings.json", "--overwrite=false")
+	if !strings.Contains(r.stdout, "skipped_exists 1") || w.guest(vm, "cat .tmux.conf") != "agent's" {
+		t.Errorf("%+v", r)
+	}
+	if got := w.guest(vm, "cat .vscode-server/data/Machine/settings.json"); got != "{\n  // mine\n  \"editor.fontSize\": 37,\n  \"guest.own\": true, // why\n  \"editor.tabSize\": 3\n}" {
+		t.Errorf("merged to\n%s", got)
+	}
+	w.must("", "vm", "sync-settings", "--paths", "~/.tmux.conf")
+	if got := w.guest(vm, "cat .tmux.conf .tmux.conf.aivm-*"); got != "set -g mouse on\nagent's" {
+		t.Errorf("%q", got)
+	}
+}
+
+func checkSyncVerb(t *testing.T, w *world, vm string) {
+	r := w.must("", "vm", "sync_settings", "--paths", "~/.gitconfig,~/nope")
+	if !strings.Contains(r.stdout, "skipped_missing 1") {
+		t.Errorf("%+v", r)
+	}
+	if r := w.aivm("", "vm", "sync-settings", "--paths", "~/.bashrc"); r.code != 2 || !strings.Contains(r.stderr, "--allow-secret") {
+		t.Errorf("a secret: %+v", r)
+	}
+	r = w.must("", "vm", "sync-settings", "--paths", "~/.bashrc", "--dry-run")
+	if strings.Contains(w.guest(vm, "cat .bashrc"), "ghp_") {
+		t.Error("it was sent")
+	}
+	_ = r
+}
+
+// checkFork: Cursor's stand-in gets the folder, and Cursor's server Cursor's
+// settings.
+func checkFork(t *testing.T, w *world, vm, project string) {
+	cursor := filepath.Join(w.home, ".local/bin/cursor")
+	write(t, cursor, "#!/bin/sh\nexec "+filepath.Join(bin, "code")+" \"$@\"\n", 0o755)
+	write(t, filepath.Join(w.home, ".config/Cursor/User/settings.json"), "{ \"editor.tabSize\": 5 }\n", 0o644)
+	r := w.run(project, nil, []string{"FAKECODE_WRITE=from-cursor"}, filepath.Join(bin, "aivm"), "code", ".", "--editor", "cursor", "--sync-paths", "~/.config/Code/User/settings.json")
+	if r.code != 0 {
+		t.Fatalf("%+v", r)
+	}
+	if rec := w.opened(); rec.Error != "" || rec.Path != project || !rec.Forward {
+		t.Errorf("%+v", rec)
+	}
+	if _, err := os.Stat(filepath.Join(project, "from-cursor")); err != nil {
+		t.Error(err)
+	}
+	if got := w.guest(vm, "cat .cursor-server/data/Machine/settings.json"); got != `{ "editor.tabSize": 5 }` {
+		t.Errorf("%q", got)
+	}
+	if r := w.must(project, "code", ".", "--editor", "print", "--json"); !strings.Contains(r.stdout, "vscode-remote://ssh-remote+"+vm) || !strings.Contains(r.stdout, "jetbrains-gateway://") {
+		t.Errorf("%+v", r)
+	}
+}
+
+// checkBrowser: the real code-server in the guest, a real Chromium here.
+func checkBrowser(t *testing.T, w *world, vm, project string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 12*time.Minute)
+	defer cancel()
+	c := exec.CommandContext(ctx, filepath.Join(bin, "aivm"), "code", ".", "--editor", "code-server", "--no-browser", "--yes", "--sync-paths", "~/.config/Code/User/settings.json")
+	c.Dir, c.Env = project, w.env
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said strings.Builder
+	c.Stderr = &said
+	began := time.Now()
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	url := ""
+	if lines := bufio.NewScanner(out); lines.Scan() {
+		url = strings.TrimSpace(lines.Text())
+	}
+	go func() { ended <- c.Wait() }()
+	if !strings.HasPrefix(url, "http://127.0.0.1:") {
+		cancel()
+		<-ended
+		t.Fatalf("no address: %q\n%s", url, &said)
+	}
+	t.Logf("code-server is served after %v", time.Since(began).Round(time.Second))
+	b := newBrowser(t)
+	b.call("Page.navigate", map[string]any{"url": url})
+	const row = `[...document.querySelectorAll('.explorer-folders-view .monaco-list-row')].find(r => r.innerText.trim() === 'page.txt')`
+	b.until("the folder's files", `!!(`+row+`)`, 6*time.Minute)
+	b.doubleClick(row)
+	b.until("the file", `[...document.querySelectorAll('.monaco-editor .view-line')].some(l => l.innerText.replace(/\u00a0/g, ' ').includes('from the host'))`, 2*time.Minute)
+	b.until("the synced setting", `getComputedStyle(document.querySelector('.monaco-editor .view-lines .view-line span span') || document.body).fontSize === '37px'`, time.Minute)
+	b.call("Input.insertText", map[string]any{"text": "edited in the browser "})
+	b.until("the edit", `[...document.querySelectorAll('.monaco-editor .view-line')].some(l => l.innerText.replace(/\u00a0/g, ' ').includes('edited in the browser from the host'))`, time.Minute)
+	b.key("s", "KeyS", 83, 2)
+	page := filepath.Join(project, "page.txt")
+	for end := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
+		if text, _ := os.ReadFile(page); string(text) == "edited in the browser from the host\n" {
+			break
+		}
+		if time.Now().After(end) {
+			text, _ := os.ReadFile(page)
+			t.Errorf("the host folder has %q (%s)", text, b.shot("code-server-unsaved"))
+			break
+		}
+	}
+	t.Logf("screenshot: %s, %v in all", b.shot("code-server"), time.Since(began).Round(time.Second))
+	if got := w.guest(vm, `ss -Hltn | grep -v ':22 ' | grep -vE '127\.0\.0\.|\[::1\]' | wc -l`); got != "0" {
+		t.Errorf("%s ports are open to the network", got)
+	}
+	if err := c.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Errorf("after Ctrl-C: %v\n%s", err, &said)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("Ctrl-C does not end it")
+	}
+	if got := w.guest(vm, `sleep 1; pgrep -fc 'code-server/out/node/entry' || true`); got != "0" {
+		t.Errorf("%s processes of it are left in the guest", got)
+	}
+}
