@@ -12,8 +12,9 @@ func (a *app) attachCmd() *cobra.Command {
 		Use:   "attach [folder]",
 		Short: "Make a folder visible in a VM",
 		Long: `Make a folder of this machine visible in a VM, at the same path. The VM must
-exist; one that is off stays off and shows the folder when it is next opened
-there: aivm code or aivm ssh with the folder.
+exist; one that is off stays off and shows the folder when it is next started.
+A folder inside an attached one belongs to that; to have it at another place too,
+or to write a part of a read-only folder, attach it with --guest-dst or --access.
 
 Examples:
   aivm attach .                  the folder here, in its VM

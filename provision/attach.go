@@ -69,8 +69,7 @@ func (e *Env) Attach(ctx context.Context, o FolderOptions) error {
 	return nil
 }
 
-// opens is the command after which the folder is really there: starting the VM
-// mounts no folder, opening another one mounts only that.
+// opens is the command that opens the folder, starting the VM if it must.
 func (w *want) opens() string {
 	cmd := "aivm code " + shellQuote(w.folder.HostPath)
 	for _, a := range w.store.Config.AttachmentsOf(w.folder.HostPath) {

@@ -181,3 +181,27 @@ func TestBusyFolderStaysNoted(t *testing.T) {
 		t.Errorf("%+v %v", m, err)
 	}
 }
+
+// Two VMs may have one folder, each in its own way.
+func TestTwoVMsWithOneFolder(t *testing.T) {
+	work, ok := privately(t)
+	if !ok {
+		return
+	}
+	stage(t, work, unix.MS_PRIVATE)
+	src := folder(t, filepath.Join(work, "p"), owner, 0o755)
+	for _, key := range []string{"0-a", "0-b"} {
+		do(t, Export{VMKey: key})
+		b := bindOf(t, src, "p")
+		b.VMKey, b.RO = key, key == "0-b"
+		do(t, b)
+	}
+	do(t, Unbind{VMKey: "0-a", Token: "p"})
+	do(t, Unexport{VMKey: "0-a"})
+	if m := one(t, filepath.Join(ExportRoot("0-b"), "p")); !m.Has("ro") {
+		t.Errorf("options %v", m.Options)
+	}
+	if m, err := ReadVMManifest("0-b"); err != nil || len(m.Folders) != 1 || !m.Folders[0].RO {
+		t.Errorf("%+v %v", m, err)
+	}
+}

@@ -1,0 +1,128 @@
+package share
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// boot runs what the guest's unit runs, and returns what it complained of.
+func (g *guest) boot() string {
+	g.t.Helper()
+	b, err := os.ReadFile(bootPath)
+	must(g.t, err)
+	cmd := exec.Command("sh", "-s")
+	cmd.Stdin = strings.NewReader(strings.ReplaceAll(string(b), "virtiofs", "tmpfs"))
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		g.t.Errorf("%v\n%s", err, out)
+	}
+	return string(out)
+}
+
+func (g *guest) down(atts ...Attachment) {
+	g.t.Helper()
+	for _, a := range innermost(atts) {
+		must(g.t, unix.Unmount(a.GuestDst, 0))
+	}
+}
+
+// After a reboot the guest mounts what was on its list and is really there.
+func TestBoot(t *testing.T) {
+	work, ok := privately(t)
+	if !ok {
+		return
+	}
+	g, at := newGuest(t), filepath.Join(work, "g")
+	a := g.token("/h/a", at+"/it's $HOME\\040\ta")
+	must(t, os.Mkdir(filepath.Join(ExportMount, Token("/h/a"), "in"), 0o755))
+	in := g.token("/h/a/in", a.GuestDst+"/in")
+	lost, full, unbound := g.token("/h/lost", at+"/lost"), g.token("/h/full", at+"/full"), g.token("/h/unbound", at+"/unbound")
+	all := []Attachment{a, in, lost, full, unbound}
+	g.mounts(len(all), all...)
+	for _, p := range []string{bootListPath, bootPath, unitPath, wantsPath} {
+		if _, err := os.Stat(p); err != nil {
+			t.Error(err)
+		}
+	}
+	if out, err := exec.Command("sh", "-n", bootPath).CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	g.down(all...)
+	must(t, os.RemoveAll(a.GuestDst))
+	must(t, os.Remove(filepath.Join(ExportMount, Token(lost.HostPath))))
+	must(t, os.WriteFile(full.GuestDst+"/mine", nil, 0o644))
+	must(t, os.Chmod(filepath.Join(ExportMount, Token(unbound.HostPath)), 0))
+	if said := g.boot(); !strings.Contains(said, "there are files in it: "+full.GuestDst) {
+		t.Errorf("said %q", said)
+	}
+	f := g.probe(all)
+	for _, x := range all {
+		err := Verify(f, g.host, x)
+		if wanted := x == a || x == in; wanted != (err == nil) {
+			t.Errorf("%s: %v", x.HostPath, err)
+		}
+	}
+	// One that leaves is off the list, and unmounted if it still is.
+	g.down(in)
+	script, _, err := PlanGuest(g.probe([]Attachment{lost}), g.host, nil)
+	must(t, err)
+	cmd := exec.Command("sh", "-s")
+	cmd.Stdin = strings.NewReader(strings.ReplaceAll(script, "virtiofs", "tmpfs"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if err := Verify(g.probe([]Attachment{a}), g.host, a); err == nil || !strings.Contains(err.Error(), "nothing is mounted") {
+		t.Errorf("off the list, and %v", err)
+	}
+	if b, err := os.ReadFile(bootListPath); err != nil || strings.Count(string(b), "\n") != 1 {
+		t.Errorf("%v %q", err, b)
+	}
+}
+
+// Two hundred folders: as many mounts, a handful of programs.
+func TestTwoHundredFolders(t *testing.T) {
+	work, ok := privately(t)
+	if !ok {
+		return
+	}
+	g := newGuest(t)
+	var all []Attachment
+	for i := range 200 {
+		all = append(all, g.token(fmt.Sprintf("/h/%d", i), filepath.Join(work, "g", fmt.Sprintf("many/%d", i))))
+	}
+	g.mounts(200, all...)
+	g.down(all...)
+	began := time.Now()
+	if n, err := g.run(all...); n != 200 || err != nil {
+		t.Fatalf("mounted %d: %v", n, err)
+	}
+	t.Logf("mounted again in %v", time.Since(began))
+	script, _, err := PlanGuest(GuestFacts{}, g.host, all)
+	must(t, err)
+	if n := strings.Count(script, "\nmounts\n"); n != 1 {
+		t.Errorf("%d mount processes", n)
+	}
+	if n := len(GuestProbe(all)); n > 64<<10 {
+		t.Errorf("the probe has %d bytes", n)
+	}
+	began = time.Now()
+	g.probe(all)
+	t.Logf("looked at in %v", time.Since(began))
+	g.down(all...)
+	if said := g.boot(); said != "" {
+		t.Errorf("said %q", said)
+	}
+	f := g.probe(all)
+	for _, a := range all {
+		if err := Verify(f, g.host, a); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
