@@ -92,12 +92,12 @@ printf '%s\n' @SSHD@ >/etc/ssh/sshd_config.d/10-aivm.conf
 //
 // What goes: machine id, host keys, the keys people log in with, cloud-init's
 // state and the seed's, logs, aivm's own lists and units, package files,
-// temporary files. Keys and logs are overwritten, and what is free is given back
-// to the host (fstrim), so that they are not in the copy. What else lies on the
+// temporary files. What is free on the disk, then and before, is given back to
+// the host or overwritten, so that it is not in the copy. What else lies on the
 // disk stays: that is what one prepares a VM for.
 func CleanScript() string {
 	return strings.NewReplacer("@RUNNER@", cloneRunner, "@MARK@", cloneMark, "@GROW@", growRunner, "@GROWMARK@", growMark,
-		"@RUN@", cloneRun, "@GROWRUN@", growRun, "@UNIT@", cloneUnit, "@GROWUNIT@", growUnit).Replace(cleanScript)
+		"@RUN@", cloneRun, "@GROWRUN@", growRun, "@UNIT@", cloneUnit, "@GROWUNIT@", growUnit, "@ZERO@", zeroFree).Replace(cleanScript)
 }
 
 // CleanedLine is the last line of CleanScript when all went well.
@@ -111,8 +111,7 @@ fail() { printf '%s\n' "$1" >&2; exit 1; }
 command -v systemctl >/dev/null || fail 'the guest has no systemd'
 export LC_ALL=C
 quiet() { "$@" >/dev/null 2>&1 || true; }
-# Overwritten and not only deleted: a block that shares its cluster with others
-# cannot be given back to the host.
+# Overwritten and not only deleted, for file systems zeroFree does not know.
 wipe() { for f in "$@"; do if [ -f "$f" ] && [ ! -L "$f" ]; then quiet shred -n 0 -z "$f"; fi; done; rm -f "$@"; }
 quiet systemctl stop apt-daily.timer apt-daily-upgrade.timer unattended-upgrades.service rsyslog.service syslog.socket cron.service
 # From here on the journal is written to memory.
@@ -172,20 +171,67 @@ mkdir -p /etc/systemd/system/multi-user.target.wants
 ln -sf ../aivm-clone.service ../aivm-grow.service /etc/systemd/system/multi-user.target.wants/
 printf '%s\n' 'The first boot of a VM made from this image is still to come.' >@MARK@
 printf '%s\n' 'The disk is still to be used whole.' >@GROWMARK@
+dev=$(findmnt -nro SOURCE /) fs=$(findmnt -nro FSTYPE /)
+start=$(cat "/sys/class/block/${dev#/dev/}/start" 2>/dev/null || echo 0)
 sync
 quiet fstrim -a
 [ -s @RUNNER@ ] && [ ! -s /etc/machine-id ] && [ -z "$(ls /etc/ssh/ssh_host_* 2>/dev/null)" ] || fail 'the guest could not be cleaned'
+# Nothing is written any more: no shutdown saves and logs things anew.
+echo u >/proc/sysrq-trigger
+n=0
+until grep -Eq '^[^ ]+ / [^ ]+ ro[, ]' /proc/mounts; do
+	n=$((n + 1))
+	[ "$n" -lt 300 ] || fail 'the file system of the guest could not be made read-only'
+	sleep 0.1
+done
+case $fs in
+ext*) perl - "$dev" "$start" <<'AIVM' || fail 'what is free on the disk could not be overwritten'
+@ZERO@AIVM
+	sync ;;
+esac
 printf '%s\n' 'aivm: cleaned for cloning'
-# Off without a shutdown, which would save and log things anew: the file system
-# is made read-only first.
 (
 	trap '' HUP
 	sleep 1
-	sync
-	echo u >/proc/sysrq-trigger
-	sleep 2
 	echo o >/proc/sysrq-trigger
 ) </dev/null >/dev/null 2>&1 &
+`
+
+// zeroFree overwrites the free blocks of an ext4 that fstrim cannot give back,
+// because they share a cluster of 64 KiB of the disk's file with blocks in use:
+// there lies what was deleted at any time, the seed's private host key too.
+// Arguments: device, and its first sector on the disk.
+const zeroFree = `use strict;
+my ($dev, $start) = @ARGV;
+my ($bs, @free);
+open my $list, '-|', 'dumpe2fs', $dev or die "dumpe2fs: $!";
+while (<$list>) {
+	$bs = $1 if /^Block size:\s+(\d+)/;
+	next unless /^\s+Free blocks: (\d.*)/;
+	push @free, map { /^(\d+)(?:-(\d+))?$/ ? [$1, $2 // $1] : () } split /,\s*/, $1;
+}
+close $list or die 'dumpe2fs failed';
+die 'no block size' unless $bs;
+my $n = int(65536 / $bs);
+exit 0 if $n < 2;
+my $off = int($start * 512 % 65536 / $bs);
+open my $disk, '+<', $dev or die "$dev: $!";
+binmode $disk;
+sub zero {
+	my ($from, $to) = @_;
+	my $bytes = ($to - $from + 1) * $bs;
+	sysseek($disk, $from * $bs, 0) or die "seek: $!";
+	syswrite($disk, "\0" x $bytes) == $bytes or die "write: $!";
+}
+for (@free) {
+	my ($from, $to) = @$_;
+	my $head = $from + (-($from + $off)) % $n;
+	my $tail = $to + 1 - ($to + 1 + $off) % $n;
+	if ($head >= $tail) { zero($from, $to); next }
+	zero($from, $head - 1) if $head > $from;
+	zero($tail, $to) if $tail <= $to;
+}
+close $disk or die "close: $!";
 `
 
 // The seed is found by the serial number aivm gives its disk. A mark that is

@@ -1,9 +1,11 @@
 package cloudinit
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -27,6 +29,70 @@ func TestCloneScriptsAreShell(t *testing.T) {
 	}
 	if !strings.Contains(CleanScript(), CleanedLine) {
 		t.Error("the clean script never says that it is through")
+	}
+}
+
+// What was deleted on an ext4 is gone from all clusters that are not free as a
+// whole, and what is there stays.
+func TestZeroFree(t *testing.T) {
+	dir := t.TempDir()
+	disk := filepath.Join(dir, "disk")
+	run := func(stdin string, argv ...string) string {
+		t.Helper()
+		c := exec.Command(argv[0], argv[1:]...)
+		c.Stdin = strings.NewReader(stdin)
+		out, err := c.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %v\n%s", argv, err, out)
+		}
+		return string(out)
+	}
+	run("", "truncate", "-s", "64M", disk)
+	run("", "mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", disk)
+	var add, drop strings.Builder
+	for i := range 120 {
+		name, text := fmt.Sprintf("f%d", i), fmt.Sprintf("KEPT%03d", i)
+		if i%2 == 1 {
+			text = fmt.Sprintf("GONE%03d", i)
+			drop.WriteString("rm " + name + "\n")
+		}
+		f := filepath.Join(dir, name)
+		if err := os.WriteFile(f, []byte(strings.Repeat(text, 800)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		add.WriteString("write " + f + " " + name + "\n")
+	}
+	run(add.String(), "debugfs", "-w", "-f", "-", disk)
+	run(drop.String(), "debugfs", "-w", "-f", "-", disk)
+	before, err := os.ReadFile(disk)
+	if err != nil || !strings.Contains(string(before), "GONE") {
+		t.Fatalf("%v: nothing to overwrite", err)
+	}
+	for _, start := range []string{"0", "2048", "24"} {
+		if err := os.WriteFile(disk, before, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		run(zeroFree, "perl", "-", disk, start)
+		run("", "e2fsck", "-fn", disk)
+		after, err := os.ReadFile(disk)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A cluster that is free as a whole is fstrim's.
+		n, _ := strconv.Atoi(start)
+		shift := n * 512 % 65536
+		padded := append(make([]byte, shift), after...)
+		for at := 0; at < len(padded); at += 65536 {
+			c := string(padded[at:min(at+65536, len(padded))])
+			if strings.Contains(c, "GONE") && strings.Contains(c, "KEPT") {
+				t.Errorf("start %s: a cluster in use, at %d, has what was deleted", start, at)
+			}
+		}
+		for i := 0; i < 120; i += 2 {
+			if want := strings.Repeat(fmt.Sprintf("KEPT%03d", i), 800); !strings.Contains(string(after), want) {
+				t.Fatalf("start %s: file %d is damaged", start, i)
+			}
+		}
 	}
 }
 
