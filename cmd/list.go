@@ -72,6 +72,9 @@ func (a *app) printListing(l provision.Listing, section string) {
 			if v.Name == l.ActiveVM {
 				mark = " | active"
 			}
+			if v.NotAdopted {
+				mark += " | not aivm's yet: aivm vm adopt " + v.Name
+			}
 			a.ui.Result("  - %s | state=%s | address=%s | network=%s | cpus=%d | ram_mb=%d | disk_gb=%d%s", v.Name, v.State, orDash(v.Address), v.Network, v.CPUs, v.RAMMB, v.DiskGB, mark)
 		}
 	})

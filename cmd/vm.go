@@ -14,7 +14,7 @@ func (a *app) vmCmd() *cobra.Command {
 	return group("vm", "Make, start, stop and delete VMs", `  aivm vm create work
   aivm vm down work
 `, a.vmCreateCmd(), a.vmUpCmd(), a.vmDownCmd(), a.vmRestartCmd(), a.vmPrepareCmd(), a.vmDeleteCmd("delete"), a.vmDeleteCmd("destroy"),
-		a.vmSnapshotCmd(), a.vmSnapshotsCmd(), a.vmRollbackCmd(), a.vmSnapshotDeleteCmd(),
+		a.vmSnapshotCmd(), a.vmSnapshotsCmd(), a.vmRollbackCmd(), a.vmSnapshotDeleteCmd(), a.vmAdoptCmd(),
 		a.vmStatusCmd(), a.vmWaitIPCmd(), a.vmSSHConfigCmd(), a.vmSyncSettingsCmd(), a.sshCmd(), a.codeCmd(), a.attachCmd(), a.detachCmd(), a.vmListCmd())
 }
 

@@ -31,6 +31,7 @@ func (e *Env) planDelete(ctx context.Context, dd *deletion) (plan.Plan, error) {
 		return p, err
 	}
 	p.Add(as...)
+	p.Add(e.planDeleteAdopted(dd)...)
 	mac := network.MAC(key)
 	if d != nil && d.MAC != "" {
 		mac = d.MAC

@@ -104,6 +104,9 @@ func (e *Env) lookForDeletion(ctx context.Context, name string) (*deletion, erro
 		return nil, err
 	default:
 		foreign := domain.CheckOurs(dom, e.UID)
+		if in, ierr := loadInstance(e.SSH, w.name); foreign != nil && !dom.Mark.Ours && !w.newVM && ierr == nil && in == nil {
+			return nil, notAdopted(w.name)
+		}
 		if foreign != nil && w.newVM {
 			return nil, foreign
 		}

@@ -22,6 +22,9 @@ import (
 // atts are the folders this run is concerned with: the one the verb was given,
 // and what else is attached to the VM and can be mounted.
 func (w *want) atts() []share.Attachment {
+	if w.unmoved {
+		return nil
+	}
 	var out []share.Attachment
 	taken := map[string]bool{}
 	if w.folder != nil && w.folder.Mode.Mounts() {

@@ -116,7 +116,7 @@ func (e *Env) watchDomain(ctx context.Context, name string) (context.Context, fu
 // planGuest is what is missing inside the guest.
 func (e *Env) planGuest(w *want, f *facts) (plan.Plan, error) {
 	p := plan.Plan{Stage: plan.Guest}
-	if b := f.guest.boot; b.Installed && b.Finished && !b.Disabled {
+	if b := f.guest.boot; !f.inst.Adopted && b.Installed && b.Finished && !b.Disabled {
 		p.Add(plan.Action{
 			ID: "cloudinit.off", Why: "switch cloud-init off, the first boot is over", Timing: "ssh",
 			Shows: []string{"touch /etc/cloud/cloud-init.disabled"},

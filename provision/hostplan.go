@@ -33,6 +33,10 @@ func (e *Env) planHost(ctx context.Context, w *want, f *facts) (plan.Plan, error
 	if w.image != "" && !w.newVM && f.domain.Domain.Err == nil && f.domain.Domain.Value != nil {
 		e.noteOnce("VM " + w.name + " has its disk already: --image counts when a VM is made")
 	}
+	if as, err := e.planMove(w, f); err != nil || len(as) > 0 {
+		p.Add(as...)
+		return p, err
+	}
 	if make {
 		as, err := e.planVM(ctx, w, f)
 		if err != nil {
@@ -98,8 +102,11 @@ func (e *Env) checkIdentity(w *want, f *facts) error {
 		return nil
 	}
 	err := domain.CheckOurs(d.Value, e.UID)
+	if err != nil && !w.newVM && !d.Value.Mark.Ours {
+		return notAdopted(w.name)
+	}
 	if err == nil {
-		_, keyErr := e.SSH.LoadHostKey(w.name)
+		_, keyErr := e.SSH.PinnedKey(w.name)
 		switch {
 		case errors.Is(keyErr, os.ErrNotExist):
 			err = e.stateLost(w)
@@ -236,7 +243,7 @@ func (e *Env) planVM(ctx context.Context, w *want, f *facts) ([]plan.Action, err
 			DiskPath: domain.DiskPath(baseDir, key), SeedPath: domain.SeedPath(baseDir, key), SerialLog: domain.SerialPath(baseDir, key),
 			ExportRoot: root.ExportRoot(key), FSTag: share.FSTag, Network: spec.Name, MAC: mac,
 		},
-		Key: key, DiskGB: size.DiskGB, BaseDir: baseDir, Base: base, Boot: true,
+		Elsewhere: f.inst.Adopted, Key: key, DiskGB: size.DiskGB, BaseDir: baseDir, Base: base, Boot: true,
 		Seed: func() ([]byte, error) { return e.seed(ctx, w, mac) },
 	}, domain.PoolFor(f.domain.Pool.Value, baseDir, DefaultBaseDir), e.domains(ctx))
 	if err != nil {

@@ -26,6 +26,8 @@ type Instance struct {
 	Address    string   `json:"address"`
 	User       string   `json:"user"`
 	Identities []string `json:"identities"`          // private key files, or public ones held by an agent
+	Adopted    bool     `json:"adopted,omitempty"`   // made by aivm 0.3 and taken over: its host key is its own
+	Moved      bool     `json:"moved,omitempty"`     // one taken over has aivm's device for folders
 	SeedLeft   bool     `json:"seed_left,omitempty"` // the first boot's seed was not removed yet
 }
 

@@ -36,6 +36,9 @@ type ListedVM struct {
 	RAMMB   int    `json:"ram_mb"`
 	DiskGB  int    `json:"disk_gb"`
 	Image   string `json:"image"`
+	// NotAdopted: it is there without aivm's mark, as one that 0.3 made is until
+	// `vm adopt`.
+	NotAdopted bool `json:"not_adopted,omitempty"`
 }
 
 // ListedNetwork is one network of a Listing.
@@ -77,6 +80,11 @@ func (e *Env) Listing(ctx context.Context) (Listing, error) {
 	asked.Wait()
 	for _, vm := range c.VMs {
 		l := ListedVM{Name: vm.Name, Alias: vm.Name, State: states(vm.Name), Network: vm.NetworkName, CPUs: vm.VM.CPUs, RAMMB: vm.VM.RAMMB, DiskGB: vm.VM.DiskGB, Image: vm.Image.Name}
+		if l.State == string(virt.Missing) {
+			if s, there := e.unadopted(ctx, vm.Name); there {
+				l.State, l.NotAdopted = string(s), true
+			}
+		}
 		if in, err := loadInstance(e.SSH, vm.Name); err == nil && in != nil {
 			l.Address = in.Address
 		}

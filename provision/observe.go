@@ -65,6 +65,7 @@ func (e *Env) observe(ctx context.Context, w *want) (*facts, error) {
 		return nil, err
 	}
 	f.inst = inst
+	w.unmoved = inst != nil && inst.Adopted && !inst.Moved
 	dialCtx, cancelDial := context.WithCancel(ctx)
 	defer cancelDial()
 	var wg sync.WaitGroup
@@ -155,7 +156,7 @@ func (e *Env) libvirtAbsent(err error) bool {
 
 // target is how the guest is reached; ok is false before the VM has a state.
 func (e *Env) target(ctx context.Context, w *want, inst *Instance) (guest.Target, func(), error) {
-	hk, err := e.SSH.LoadHostKey(w.name)
+	pinned, err := e.SSH.PinnedKey(w.name)
 	if err != nil {
 		return guest.Target{}, nil, fmt.Errorf("the pinned host key of %s: %w", w.name, err)
 	}
@@ -163,7 +164,7 @@ func (e *Env) target(ctx context.Context, w *want, inst *Instance) (guest.Target
 	if err != nil {
 		return guest.Target{}, nil, err
 	}
-	return guest.Target{Addr: netip.AddrPortFrom(netip.MustParseAddr(inst.Address), 22).String(), User: inst.User, HostKey: hk.Public, Auth: auth}, done, nil
+	return guest.Target{Addr: netip.AddrPortFrom(netip.MustParseAddr(inst.Address), 22).String(), User: inst.User, HostKey: pinned, Auth: auth}, done, nil
 }
 
 // reach makes the one connection and asks the guest everything in one script.

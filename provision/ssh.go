@@ -29,6 +29,9 @@ func (e *Env) Shell(ctx context.Context, o SSHOptions) error {
 	if err != nil {
 		return err
 	}
+	if done, err := e.oldShell(ctx, w, o.Command); done {
+		return err
+	}
 	w.boot, w.guest = true, true
 	f, err := e.converge(ctx, w)
 	if errors.Is(err, errDry) {

@@ -40,6 +40,9 @@ func (e *Env) planState(w *want, f *facts, mac string, ip netip.Addr, ids []sshc
 		}
 	}
 	_, keyErr := e.SSH.LoadHostKey(w.name)
+	if in.Adopted {
+		_, keyErr = e.SSH.PinnedKey(w.name)
+	}
 	same := f.inst != nil && reflect.DeepEqual(*f.inst, in)
 	f.inst = &in
 	if same && keyErr == nil {
@@ -51,6 +54,9 @@ func (e *Env) planState(w *want, f *facts, mac string, ip netip.Addr, ids []sshc
 		Do: func(context.Context) error {
 			if err := saveInstance(e.SSH, w.name, in); err != nil {
 				return stateErr(dir, err)
+			}
+			if in.Adopted {
+				return nil // its host key is its own
 			}
 			return stateErr(dir, e.hostKey(w.name))
 		},

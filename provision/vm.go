@@ -196,7 +196,7 @@ func (e *Env) ours(ctx context.Context, name string) (*want, *virt.Domain, error
 	if err != nil {
 		return nil, nil, err
 	}
-	return w, d, domain.CheckOurs(d, e.UID)
+	return w, d, e.checkOurs(w, d)
 }
 
 // libvirtWithHelp connects to libvirt, through the root helper where this user

@@ -57,6 +57,8 @@ type want struct {
 	first  plan.Plan // of a dry run: what comes before, with --snapshot
 
 	patience time.Duration // how long the guest may take to let us in at a look; 0: dialLimit
+	// unmoved: a VM that was taken over does not have aivm's device for folders.
+	unmoved bool
 }
 
 // Folder checks a folder argument: absolute, existing, a directory that can be

@@ -103,6 +103,8 @@ func (e executor) run(ctx context.Context, op Op, progress Progress) (Result, er
 		return Result{Note: note}, err
 	case Unbind:
 		return Result{}, unbindAndForget(o)
+	case OldShares:
+		return Result{}, removeOldShares(o)
 	case Packages:
 		if o.Manager == "apt" {
 			return Result{}, installPackages(ctx, o, progress)

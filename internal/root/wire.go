@@ -62,6 +62,7 @@ var kinds = map[string]func(json.RawMessage) (Op, error){
 	Bind{}.Kind():          decodeAs[Bind],
 	Unbind{}.Kind():        decodeAs[Unbind],
 	Unexport{}.Kind():      decodeAs[Unexport],
+	OldShares{}.Kind():     decodeAs[OldShares],
 	Packages{}.Kind():      decodeAs[Packages],
 	Service{}.Kind():       decodeAs[Service],
 	KVMDevice{}.Kind():     decodeAs[KVMDevice],
@@ -150,6 +151,14 @@ func validate(op Op, caller int) error {
 		return key(o.VMKey)
 	case Unexport:
 		return key(o.VMKey)
+	case OldShares:
+		switch {
+		case !filepath.IsAbs(o.BaseDir), filepath.Clean(o.BaseDir) != o.BaseDir, o.BaseDir == "/", strings.ContainsAny(o.BaseDir, "\x00\n\r"):
+			return bad("directory", o.BaseDir)
+		case !filepath.IsLocal(o.VM), filepath.Base(o.VM) != o.VM, o.VM == ".", strings.ContainsAny(o.VM, "\x00\n\r"):
+			return bad("VM", o.VM)
+		}
+		return nil
 	case Unbind:
 		if !ValidToken(o.Token) {
 			return bad("token", o.Token)

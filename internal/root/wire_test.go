@@ -21,6 +21,7 @@ var goodOps = []Op{
 	Bind{Src: "/home/u/my p", VMKey: "1000-a", Token: "p-0123", RO: true, UID: 1000, GID: 100, Dev: 3, Ino: 4},
 	Unbind{VMKey: "1000-a", Token: "p-0123"},
 	Unexport{VMKey: "1000-a"},
+	OldShares{BaseDir: "/var/lib/libvirt/aivm", VM: "old-vm"},
 	Packages{Manager: "apt", Names: []string{"qemu-system-x86", "libstdc++6", "g++"}},
 	Service{Name: "libvirtd"},
 	KVMDevice{},

@@ -88,6 +88,18 @@ func (c *Conn) describeNetwork(n libvirt.Network) (*Network, error) {
 		return nil, err
 	}
 	out.Active, out.Autostart = active == 1, auto == 1
+	if out.Active && !out.Mark.Ours {
+		// A libvirt before 9.7 shows the mark of a network that was taken over
+		// while it runs in its definition only, until it is started anew.
+		desc, err := c.l.NetworkGetXMLDesc(n, uint32(libvirt.NetworkXMLInactive))
+		if err == nil {
+			if def, err := ParseNetwork(desc); err == nil && def.UUID == out.UUID {
+				out.Mark = def.Mark
+			}
+		} else if !errors.Is(translate(err), ErrNotFound) && !isCode(err, libvirt.ErrOperationInvalid) {
+			return nil, err
+		}
+	}
 	if out.Active && out.Mark.Ours {
 		leases, _, err := c.l.NetworkGetDhcpLeases(n, nil, 1, 0)
 		if err != nil {

@@ -55,6 +55,9 @@ type Wanted struct {
 	Base    func() (Base, error) // lazily: the image may still have to be built
 	Seed    func() ([]byte, error)
 	Boot    bool // start it too
+	// Elsewhere: its disk does not lie in the pool, as that of a VM that was
+	// taken over does not.
+	Elsewhere bool
 }
 
 // Names of the volumes of a VM.
@@ -122,7 +125,7 @@ func Plan(f Facts, w Wanted, pool string, lv func() (Libvirt, error)) ([]plan.Ac
 	} else if d.State != virt.Running && f.Pool.Err == nil && !active(f.Pool.Value) {
 		// The volumes of a pool that does not run are unknown, not gone.
 		return []plan.Action{ensurePool(w, pool, plan.None, lv)}, nil
-	} else if d.State != virt.Running && f.Pool.Err == nil && !hasVolume(f.Pool.Value, diskVolume(w.Key)) {
+	} else if d.State != virt.Running && f.Pool.Err == nil && !w.Elsewhere && !hasVolume(f.Pool.Value, diskVolume(w.Key)) {
 		return nil, ui.Refused("the disk of VM %q is gone: %s", w.Spec.Name, DiskPath(w.BaseDir, w.Key)).
 			Hint("put the file back, or give the VM up: aivm vm delete " + w.Spec.Name)
 	}

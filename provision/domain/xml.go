@@ -92,7 +92,7 @@ func XML(s Spec) (string, error) {
 		d.Controllers = append(d.Controllers, libvirtxml.DomainController{Type: "pci", Model: "pcie-root-port", Index: u(i)})
 	}
 	if s.ExportRoot != "" {
-		d.Filesystems = filesystems(s)
+		d.Filesystems = []libvirtxml.DomainFilesystem{shareDevice(s.ExportRoot, s.FSTag)}
 	}
 	d.Interfaces = []libvirtxml.DomainInterface{{
 		MAC:    &libvirtxml.DomainInterfaceMAC{Address: s.MAC},
@@ -135,13 +135,20 @@ func timers(accel string) []libvirtxml.DomainTimer {
 	return t
 }
 
-func filesystems(s Spec) []libvirtxml.DomainFilesystem {
-	return []libvirtxml.DomainFilesystem{{
+// shareDevice is the device over a VM's export root.
+func shareDevice(exportRoot, tag string) libvirtxml.DomainFilesystem {
+	return libvirtxml.DomainFilesystem{
 		AccessMode: "passthrough",
 		Driver:     &libvirtxml.DomainFilesystemDriver{Type: "virtiofs", Queue: 1024},
 		// No <cache>: virtiofsd's own default is "auto", the best for source
 		// trees (libvirt-probes.md), and libvirt knows only none and always.
-		Source: &libvirtxml.DomainFilesystemSource{Mount: &libvirtxml.DomainFilesystemSourceMount{Dir: s.ExportRoot}},
-		Target: &libvirtxml.DomainFilesystemTarget{Dir: s.FSTag},
-	}}
+		Source: &libvirtxml.DomainFilesystemSource{Mount: &libvirtxml.DomainFilesystemSourceMount{Dir: exportRoot}},
+		Target: &libvirtxml.DomainFilesystemTarget{Dir: tag},
+	}
+}
+
+// ShareDevice is its XML, for a VM that was defined without it.
+func ShareDevice(exportRoot, tag string) (string, error) {
+	x := shareDevice(exportRoot, tag)
+	return x.Marshal()
 }
