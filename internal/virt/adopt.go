@@ -66,9 +66,10 @@ func withMark(desc string, owner int) (string, error) {
 	if strings.Contains(desc, "<metadata>") {
 		return strings.Replace(desc, "<metadata>", "<metadata>"+MarkXML(owner), 1), nil
 	}
-	_, after, ok := strings.Cut(desc, "</name>")
+	// Where libvirt itself puts it: behind the uuid.
+	_, after, ok := strings.Cut(desc, "</uuid>")
 	if !ok {
-		return "", errors.New("a network without a name")
+		return "", errors.New("a network without a uuid")
 	}
 	return strings.TrimSuffix(desc, after) + "<metadata>" + MarkXML(owner) + "</metadata>" + after, nil
 }

@@ -199,3 +199,40 @@ func TestReadVolumeManyTimes(t *testing.T) {
 		t.Errorf("a file in no pool: %v", err)
 	}
 }
+
+// A network that was made by something else gets the mark, whatever this
+// libvirt can do, and nothing else of it changes; the mark is seen at once.
+func TestMarkNetwork(t *testing.T) {
+	ctx := context.Background()
+	c := daemon(t)
+	name := fmt.Sprintf("virttest%d", os.Getpid())
+	if err := c.DefineNetwork(ctx, "<network><name>"+name+"</name><bridge name='vtest"+fmt.Sprint(os.Getpid()%100000)+"'/><ip address='10.97.211.1' prefix='24'><dhcp><range start='10.97.211.100' end='10.97.211.200'/></dhcp></ip></network>"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if n, err := c.l.NetworkLookupByName(name); err == nil {
+			_ = c.l.NetworkDestroy(n)
+			if err := c.l.NetworkUndefine(n); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	if err := c.StartNetwork(ctx, name); err != nil {
+		t.Fatal(err)
+	}
+	before, err := c.Network(ctx, name)
+	if err != nil || before.Mark.Ours {
+		t.Fatalf("%+v %v", before, err)
+	}
+	if err := c.MarkNetwork(ctx, name, 1234); err != nil {
+		t.Fatal(err)
+	}
+	after, err := c.Network(ctx, name)
+	if err != nil || !after.Mark.By(1234) || after.Mark.By(0) {
+		t.Fatalf("%+v %v", after, err)
+	}
+	after.Mark = before.Mark
+	if fmt.Sprint(*after) != fmt.Sprint(*before) {
+		t.Errorf("%+v became %+v", before, after)
+	}
+}
