@@ -2,7 +2,7 @@
 # Runs all tests and prints the seconds of each suite and the totals. Started
 # as a user it goes on as root through sudo: mounts, users and VMs need it.
 #
-#   scripts/test.sh [suite...]     suites: lint unit script e2e (default: all)
+#   scripts/test.sh [suite...]     suites: lint unit script e2e (default: all four), long
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ "$(id -u)" != 0 ]; then
@@ -52,6 +52,7 @@ for suite in "${suites[@]}"; do
 	unit) gotest unit $(go list ./... | grep -vE '/test/(script|e2e)') ;;
 	script) gotest script ./test/script/... ;;
 	e2e) AIVM_E2E=1 gotest e2e -timeout 60m ./test/e2e ;;
+	long) AIVM_E2E=1 gotest long -timeout 120m -tags long -run '^TestLong$' ./test/e2e ;;
 	*)
 		echo "there is no suite $suite" >&2
 		exit 2

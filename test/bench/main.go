@@ -57,7 +57,7 @@ func run() int {
 	var only string
 	var short bool
 	flag.StringVar(&b.bin, "bin", "", "the `directory` of aivm, aivm-faulty and code")
-	flag.StringVar(&only, "only", "", "measure these `parts` alone (comma separated): vm, wall, start, further, seed, doctor, user, prepare")
+	flag.StringVar(&only, "only", "", "measure these `parts` alone (comma separated): vm, wall, start, further, seed, tree, doctor, user, prepare")
 	flag.BoolVar(&short, "short", false, "one pair of boots and three of warm runs, to try the bench itself")
 	flag.Parse()
 	b.pairs, b.warm = 3, 15
@@ -123,6 +123,7 @@ func (b *bench) measure(only string) (err error) {
 		{"further", b.measureFurther},
 		{"start", b.measureStart},
 		{"seed", b.measureSeed},
+		{"tree", b.measureTree},
 		{"doctor", b.measureDoctor},
 		{"user", b.measureUser},
 		{"prepare", b.measurePrepare},

@@ -1,0 +1,90 @@
+//go:build long
+
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestLong is what takes longer than everything else together where CPUs are
+// emulated (make test-long): a walk over more files than virtiofsd may have
+// open, and as many folders with a device of their own as fit.
+func TestLong(t *testing.T) {
+	w := rootWorld(t)
+	const vm = "e2e-long"
+	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "[defaults.vm]\nname = \""+vm+"\"\nram_mb = 2048\n", 0o600)
+	t.Cleanup(func() { w.aivm("", "vm", "delete", vm, "--yes") })
+	small, big := w.project("small"), w.project("big")
+	write(t, filepath.Join(small, "f"), "small\n", 0o644)
+	const files = 300000
+	for i := range files {
+		dir := filepath.Join(big, fmt.Sprint(i/500))
+		if i%500 == 0 {
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f, err := os.Create(filepath.Join(dir, fmt.Sprint(i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = f.Close()
+	}
+	chownAll(t, w.home+"/use")
+	w.must(small, "code", ".", "--yes")
+	w.must(big, "attach", ".", "--yes")
+	t.Run("a walk", func(t *testing.T) {
+		w.t = t
+		if got := w.guest(vm, "cd "+big+" && find . -type f -size -1 | wc -l"); got != fmt.Sprint(files) {
+			t.Errorf("the guest found %s files", got)
+		}
+		if got := w.guest(vm, "echo more >>"+small+"/f && cat "+small+"/f && touch "+big+"/new && rm "+big+"/new"); got != "small\nmore" {
+			t.Errorf("afterwards the guest reads %q", got)
+		}
+	})
+	w.t = t
+	w.must(big, "detach", ".")
+	t.Run("as many devices as fit", func(t *testing.T) {
+		w.t = t
+		var dirs []string
+		for i := range 25 {
+			dir := w.project(fmt.Sprintf("own%d", i))
+			write(t, filepath.Join(dir, "f"), fmt.Sprint(i), 0o644)
+			chownAll(t, dir)
+			dirs = append(dirs, dir)
+		}
+		for i, dir := range dirs {
+			r := w.aivm(dir, "attach", ".", "--mode", "shared", "--yes")
+			if i < 24 && r.code != 0 {
+				t.Fatalf("folder %d: %+v", i+1, r)
+			}
+			if i == 24 && (r.code != 2 || !strings.Contains(r.stderr, "--mode shared-root") || !strings.Contains(r.stderr, "--mode git")) {
+				t.Errorf("the 25th: %+v", r)
+			}
+		}
+		all := "for d in " + filepath.Join(w.home, "use") + "/own*; do cat $d/f; echo; done | sort -n | tr '\\n' ' '"
+		want := ""
+		for i := range 24 {
+			want += fmt.Sprint(i) + " "
+		}
+		// own24 is no folder of the guest's.
+		if got := w.guest(vm, all); strings.TrimSpace(got) != strings.TrimSpace(want) {
+			t.Errorf("the guest reads %q", got)
+		}
+		w.must("", "vm", "restart", vm, "--yes")
+		if got := w.guest(vm, all); strings.TrimSpace(got) != strings.TrimSpace(want) {
+			t.Errorf("after a restart the guest reads %q", got)
+		}
+		for _, dir := range dirs[:24] {
+			w.must(dir, "detach", ".")
+		}
+		if n := strings.Count(virsh(t, "dumpxml", vm, "--inactive"), "virtiofs'"); n != 1 {
+			t.Errorf("%d devices are left in the definition", n)
+		}
+	})
+	w.t = t
+}
