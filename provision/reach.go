@@ -17,12 +17,14 @@ type vmFolders struct {
 	host  plan.Known[share.HostFacts]
 	guest plan.Known[share.GuestFacts]
 	hangs error // whatever touches a folder in the guest hangs
+	off   bool  // the VM is known not to run
 }
 
 // seeFolders looks at all folders of the VM, in the guest too if it answers.
 func (e *Env) seeFolders(c config.Config, w *want, f *facts) vmFolders {
 	s := vmFolders{atts: attachments(c, w.name), guest: plan.Unknown[share.GuestFacts](f.connErr)}
 	s.host.Value, s.host.Err = e.shared(w.name, s.atts)
+	s.off = f.domain.Domain.Err == nil && !f.running() && f.conn == nil
 	if f.conn != nil {
 		s.guest = plan.Known[share.GuestFacts]{Value: f.guest.share, Err: f.guest.shareErr}
 		s.hangs = f.guest.shareErr
@@ -90,6 +92,9 @@ func (s vmFolders) wrong(a share.Attachment) (why string, attach bool) {
 	}
 	if !a.Mode.Mounts() {
 		return fmt.Sprintf("folder %s has mode %s, which is not there yet", a.HostPath, a.Mode), false
+	}
+	if !s.host.Value.Mounted(a) && s.off && a.Protect {
+		return "", false // it is mounted when the VM starts: waitsForStart
 	}
 	if !s.host.Value.Mounted(a) {
 		return fmt.Sprintf("folder %s is not shared on this machine", a.HostPath), true

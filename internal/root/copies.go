@@ -13,11 +13,15 @@ import (
 // A copyOf is a token's mount in another mount namespace: virtiofsd's, or that
 // of any service with a view of its own of this machine.
 type copyOf struct {
-	pid    int  // a process in it
-	daemon bool // virtiofsd, serving this token to a guest
+	pid    int    // a process in it
+	ns     string // which it is
+	daemon bool   // virtiofsd, serving this token to a guest
 	top    mountinfo.Mount
 	below  []mountinfo.Mount // on it, parents first
 }
+
+// in runs f in the namespace.
+func (c copyOf) in(f func() error) error { return inNamespace(c.pid, c.ns, f) }
 
 // copies finds the token t in all other mount namespaces. It is known by what
 // it shows and by what it lies on: the export's own copy, or, where a daemon
@@ -57,7 +61,7 @@ func copies(t, export mountinfo.Mount) ([]copyOf, error) {
 			if !(daemon && m.Point == "/") && !liesOnCopy(table, m, group) {
 				continue
 			}
-			found[ns] = copyOf{pid: pid, daemon: daemon, top: m, below: mountinfo.Below(table, m.Point)}
+			found[ns] = copyOf{pid: pid, ns: ns, daemon: daemon, top: m, below: mountinfo.Below(table, m.Point)}
 		}
 	}
 	var out []copyOf

@@ -3,6 +3,7 @@ package root
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -59,9 +60,9 @@ func points(paths []string) []point {
 }
 
 // inNamespace runs f on a thread of its own that has left this process's mount
-// namespace: for that of process pid, or for a private copy if pid is 0. The
-// thread ends with f, and the copy with it.
-func inNamespace(pid int, f func() error) error {
+// namespace: for that of process pid, if it is still the one known, or for a
+// private copy if pid is 0. The thread ends with f, and the copy with it.
+func inNamespace(pid int, known string, f func() error) error {
 	ns := -1
 	if pid != 0 {
 		var err error
@@ -69,6 +70,9 @@ func inNamespace(pid int, f func() error) error {
 			return fmt.Errorf("opening the mounts of process %d: %w", pid, err)
 		}
 		defer unix.Close(ns)
+		if now, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", ns)); err != nil || now != known {
+			return ui.Failed("process %d was replaced by another meanwhile", pid).Hint("run the command again")
+		}
 	}
 	return onThread(func() error {
 		if pid != 0 {
@@ -114,7 +118,7 @@ func onThread(f func() error) error {
 // lead through a link.
 func protectTree(tree int, paths []string) (out int, missing []string, err error) {
 	out = -1
-	err = inNamespace(0, func() error {
+	err = inNamespace(0, "", func() error {
 		// Mounts can be put together only where they are attached; this is a
 		// directory that is surely there, in a namespace nobody else sees.
 		if err := unix.MoveMount(tree, "", unix.AT_FDCWD, ExportBase, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
@@ -217,7 +221,7 @@ func settle(o Bind, t, export mountinfo.Mount) error {
 		for _, c := range all {
 			if !c.daemon {
 				// Some other service's view of this machine.
-				_ = inNamespace(c.pid, func() error { return dropBelow(c.below, c.top.Point) })
+				_ = c.in(func() error { return dropBelow(c.below, c.top.Point) })
 			}
 		}
 	}
@@ -282,7 +286,7 @@ func (c copyOf) ensure(paths []string) error {
 	if len(todo) == 0 {
 		return nil
 	}
-	err := inNamespace(c.pid, func() error {
+	err := c.in(func() error {
 		top, err := unix.Open(c.top.Point, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return err
@@ -312,7 +316,7 @@ func letGoProtected(t, export mountinfo.Mount) error {
 		if len(c.below) == 0 || c.top.Point == "/" {
 			continue // it follows by itself, or goes with its daemon
 		}
-		err := inNamespace(c.pid, c.remove)
+		err := c.in(c.remove)
 		if errors.Is(err, unix.EBUSY) {
 			return ui.Failed("%s is in use: %s", t.Point, strings.Join(holders(t), ", ")).
 				Hint("stop what uses it in the VM, or stop the VM: aivm vm down NAME")
