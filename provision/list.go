@@ -61,6 +61,7 @@ type ListedFolder struct {
 	Access   string `json:"access"`
 	GuestDst string `json:"guest_dst"`
 	State    string `json:"state"`
+	Protect  bool   `json:"protect,omitempty"`
 }
 
 // Listing reads the store, the states of the domains and the mounts; nothing
@@ -167,7 +168,7 @@ func (e *Env) folders(c config.Config) []ListedFolder {
 					state = "ok"
 				}
 			}
-			out = append(out, ListedFolder{HostPath: a.HostPath, VM: vm, Mode: string(a.Mode), Access: a.Access, GuestDst: a.GuestDst, State: state})
+			out = append(out, ListedFolder{HostPath: a.HostPath, VM: vm, Mode: string(a.Mode), Access: a.Access, GuestDst: a.GuestDst, State: state, Protect: a.Protect})
 		}
 		for _, r := range strays(hf, atts) {
 			out = append(out, ListedFolder{HostPath: r.Path, VM: vm, Mode: string(share.SharedRoot), Access: access(r), State: "detaching"})
