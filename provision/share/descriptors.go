@@ -32,7 +32,8 @@ ConditionPathExists=` + bootListPath + `
 
 [Service]
 ExecStart=` + guardPath + `
-Restart=on-failure
+Restart=always
+RestartSec=3
 
 [Install]
 WantedBy=multi-user.target

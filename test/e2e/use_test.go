@@ -95,8 +95,8 @@ func attachAll(t *testing.T, w *world, vm, root, own, prot string) {
 	if err := json.Unmarshal([]byte(w.must(prot, "attach", ".", "--protect", "--yes", "--json").stdout), &res); err != nil || !res.Protect || len(res.Executed) != 4 {
 		t.Errorf("%+v %v", res, err)
 	}
-	if got := w.guest(vm, "grep -c ' - virtiofs '  /proc/self/mountinfo; systemctl is-active aivm-folders-guard"); !strings.HasSuffix(got, "active") {
-		t.Errorf("the guest has %q", got)
+	if got := w.guest(vm, "for i in $(seq 60); do systemctl is-active -q aivm-folders-guard && break; sleep 1; done; systemctl is-active aivm-folders-guard"); got != "active" {
+		t.Errorf("the guard of descriptors is %s", got)
 	}
 }
 
@@ -341,8 +341,9 @@ did 'echo evil >Makefile'; did 'echo evil >.git/hooks/post-checkout'; did 'echo 
 did 'mv .git .git2'; did 'mv .git/hooks .git/h2'; did 'rm -rf .git/hooks'; did 'mv web web2'; did 'rm -f Makefile'; did 'echo evil >n; mv -f n Makefile'; rm -f n
 did 'ln Makefile other'; did 'chmod 777 Makefile'; did 'chown 0 .git/config'; did 'touch -d @1 Makefile'; did 'setfattr -n user.x -v y Makefile'
 did 'mount -o remount,rw "$PWD" && echo evil >Makefile'
-did 'umount -l "$PWD"; echo evil >/run/aivm/share/prot-*/Makefile'
-did 'mkdir /tmp/again; mount -t virtiofs aivm-root /tmp/again && echo evil >/tmp/again/prot-*/Makefile'
+did 'umount -l "$PWD"; for d in /run/aivm/share/prot-*; do echo evil >$d/Makefile; done'
+did 'mkdir /tmp/again; mount -t virtiofs aivm-root /tmp/again; for d in /tmp/again/prot-*; do echo evil >$d/Makefile; done'
+umount /tmp/again
 exit 0
 `
 
@@ -401,7 +402,7 @@ func checkOwn(t *testing.T, w *world, vm, own string) {
 	if r := w.aivm(own, "detach", "."); r.code != 2 || !strings.Contains(r.stderr, "sleep (pid") {
 		t.Errorf("%+v", r)
 	}
-	if got := w.guest(vm, "ls "+own+"; pkill sleep"); got != "here\nuse" {
+	if got := w.guest(vm, "ls "+own+"; pkill -f '[s]leep 600'"); got != "here\nuse" {
 		t.Errorf("the guest sees %q", got)
 	}
 	for _, dir := range []string{own, ro} {
