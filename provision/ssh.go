@@ -42,6 +42,7 @@ func (e *Env) Shell(ctx context.Context, o SSHOptions) error {
 	}
 	defer f.close()
 	e.inClone(ctx, w, f)
+	e.sayExecuted(w)
 	if err := e.checkAlias(ctx, w, f); err != nil {
 		return err
 	}
