@@ -15,13 +15,23 @@ import (
 	"aivm.dev/aivm/internal/root/mountinfo"
 )
 
-// protectionBase holds what is known of protected tokens, until the next boot.
-const protectionBase = "/run/aivm/protect"
+// protectionBase holds what is known of protected tokens.
+const protectionBase = "/var/lib/aivm/protect"
+
+// bootID tells one boot of this machine from another.
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "" // ids of mounts and processes have to do
+	}
+	return strings.TrimSpace(string(b))
+}
 
 // A Protection is what holds for a protected token. The mounts are where only
 // root can look; this is written by root when they were made, for the person
 // whose folder it is, who can check all of it without rights.
 type Protection struct {
+	Boot    string            `json:"boot"`
 	MountID int               `json:"mount_id"` // of the token's mount on this machine
 	Daemons []Process         `json:"daemons"`  // in which the mounts are
 	Paths   map[string]uint64 `json:"paths"`    // inode of each path that is mounted on itself
@@ -54,6 +64,9 @@ func ReadProtection(vmKey, token string) (Protection, error) {
 // Holds says why the protection of the folder at src, whose token is the mount
 // t, does not hold any more; nil if it does.
 func (p Protection) Holds(src string, t mountinfo.Mount) error {
+	if p.Boot != bootID() {
+		return errors.New("this machine was started since")
+	}
 	if p.MountID != t.ID {
 		return errors.New("the folder was shared anew since")
 	}
@@ -93,7 +106,7 @@ func startOf(pid int) (uint64, error) {
 
 // writeProtection writes down what holds, readable by the VM's owner.
 func writeProtection(o Bind, t mountinfo.Mount, daemons []copyOf) error {
-	p := Protection{MountID: t.ID, Paths: map[string]uint64{}}
+	p := Protection{Boot: bootID(), MountID: t.ID, Paths: map[string]uint64{}}
 	for _, d := range daemons {
 		started, err := startOf(d.pid)
 		if err != nil {
@@ -137,9 +150,10 @@ func writeProtection(o Bind, t mountinfo.Mount, daemons []copyOf) error {
 
 // forgetProtection removes what was written down for a token.
 func forgetProtection(vmKey, token string) error {
-	err := os.Remove(protectionPath(vmKey, token))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	path := protectionPath(vmKey, token)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	return err
+	_ = os.Remove(filepath.Dir(path)) // if it was the VM's last one
+	return nil
 }
