@@ -37,7 +37,15 @@ func (e *Env) printDry(w *want, f *facts, p plan.Plan) error {
 			if r, err := editor.NewRecipe(w.name, w.openAt, w.record.VM.User); err == nil {
 				d.Then = r.Command
 			}
-			then = "DRYRUN: would open " + w.openAt + " in VS Code via host " + w.name
+			name := "VS Code"
+			if w.editor != nil && w.editor.Editor.ID != "code" {
+				name = w.editor.Editor.Name
+				to := editor.Target{Alias: w.name, Path: w.openAt, User: w.record.VM.User}
+				if args, err := editor.OpenArgs(*w.editor, to); err == nil {
+					d.Then = shellLine(append([]string{w.editor.Editor.Commands[0]}, args...))
+				}
+			}
+			then = "DRYRUN: would open " + w.openAt + " in " + name + " via host " + w.name
 		case "ssh":
 			d.Then = "ssh -t " + w.name
 			then = "DRYRUN: would open a shell in " + w.openAt + " via host " + w.name

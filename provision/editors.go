@@ -68,6 +68,7 @@ func (e *Env) checkEditor(w *want, found *editor.Found, o CodeOptions) error {
 	case found != nil && found.Editor.Kind != editor.Desktop && (o.Profile != "" || o.DataDir != ""):
 		return ui.Usage("%s knows neither --profile nor --user-data-dir", found.Editor.Name)
 	}
+	w.editor = found
 	w.browser = browser && o.ServerArchive == ""
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/editor"
 	"aivm.dev/aivm/internal/hostexec"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
@@ -46,6 +47,7 @@ type want struct {
 
 	settings *settings // nil: none are brought
 	browser  bool      // code-server has to be here
+	editor   *editor.Found
 
 	boot  bool // has to run
 	guest bool // has to answer over SSH
