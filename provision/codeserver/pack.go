@@ -114,6 +114,11 @@ func putFile(path, name string, put func(string, int64, int64, io.Reader) error)
 func wanted(rel string, dir bool) bool {
 	base := filepath.Base(rel)
 	if !dir {
+		// The host of Copilot's agents; without it nothing else is missing, with
+		// it a slow guest starts it over and over.
+		if strings.HasSuffix(rel, "/agentHost/node/agentHostMain.js") {
+			return false
+		}
 		return !strings.HasSuffix(base, ".map") && !strings.HasSuffix(base, ".pdb")
 	}
 	for _, prefix := range []string{"darwin", "win32", "win10", "linuxmusl", "alpine", "conpty"} {
