@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sort"
@@ -100,7 +101,9 @@ func (e *Env) planUnshare(p *plan.Plan, key string) error {
 		p.Add(plan.Action{ID: "share.unbind:" + t, Why: "take the shared folder away", Shows: op.Shows(), Consent: plan.Typed, Root: op})
 	}
 	dir := root.ExportRoot(key)
-	if _, err := os.Lstat(dir); err == nil || len(hf.Export) > 0 {
+	_, err = root.ReadVMManifest(key)
+	noted := !errors.Is(err, fs.ErrNotExist)
+	if _, err := os.Lstat(dir); err == nil || noted || len(hf.Export) > 0 {
 		op := root.Unexport{VMKey: key}
 		p.Add(plan.Action{ID: "share.unexport", Why: "remove " + filepath.Base(dir) + "'s place for shared folders", Shows: op.Shows(), Consent: plan.Typed, Root: op})
 	}
