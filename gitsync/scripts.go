@@ -169,3 +169,33 @@ if [ "$wip" = "$head" ]; then g update-ref -d "refs/aivm/shown/$b"; else g updat
 g read-tree "$head" && g update-index -q --refresh >/dev/null 2>&1
 exit 100
 `
+
+// submoduleScript makes the repository a submodule has below the clone's .git,
+// where git itself would put it, and says what it was given last.
+const submoduleScript = `set -eu
+m=$1
+if [ ! -d "$m" ]; then
+  case $2 in sha1) git init -q --bare "$m" ;; *) git init -q --bare --object-format="$2" "$m" ;; esac
+  git --git-dir="$m" config core.bare false
+fi
+git --git-dir="$m" rev-parse -q --verify refs/aivm/submodule || :
+`
+
+// checkoutSubmodulesScript checks the submodules out from what is there; git
+// refuses where files of the guest would be lost. Status 100: done.
+const checkoutSubmodulesScript = `cd -- "$1" || exit 1
+shift
+git -c core.hooksPath=/dev/null submodule --quiet update --init --no-fetch -- "$@" 2>&1 || exit 101
+exit 100
+`
+
+// lfsScript reads names of large files and says which of them the clone lacks,
+// and whether git-lfs is there.
+const lfsScript = `cd -- "$1/.git" || exit 1
+! command -v git-lfs >/dev/null 2>&1 || echo git-lfs
+while IFS= read -r o; do
+  [ -n "$o" ] || continue
+  a=${o%"${o#??}"} r=${o#??}
+  [ -f "lfs/objects/$a/${r%"${r#??}"}/$o" ] || echo "$o"
+done
+`

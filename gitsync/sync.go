@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"aivm.dev/aivm/internal/guest"
@@ -222,26 +221,4 @@ func HostStatus(ctx context.Context, r Repo) ([]StatusEntry, error) {
 		return nil, readError(r, err)
 	}
 	return ParseStatus(string(b)), nil
-}
-
-// Gaps says what of the repository a clone in the guest lacks.
-func Gaps(ctx context.Context, h Host) []string {
-	var out []string
-	if b, err := h.Repo.git(ctx, "ls-tree", "-r", "-z", "--format=%(objectmode) %(path)", h.Head); err == nil {
-		var subs []string
-		for _, l := range strings.Split(string(b), "\x00") {
-			if p, ok := strings.CutPrefix(l, "160000 "); ok {
-				subs = append(subs, p)
-			}
-		}
-		slices.Sort(subs)
-		if len(subs) > 0 {
-			out = append(out, "submodules: "+strings.Join(subs, ", "))
-		}
-	}
-	b, err := h.Repo.git(ctx, "grep", "-I", "-l", "-E", "filter=lfs", h.Head, "--", ".gitattributes", "**/.gitattributes")
-	if err == nil && len(b) > 0 {
-		out = append(out, "lfs")
-	}
-	return out
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/gofrs/flock"
 
 	"aivm.dev/aivm/gitsync"
+	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
@@ -28,6 +29,10 @@ type gitWant struct {
 	fetch  bool
 	limits gitsync.Limits
 	wip    bool // the uncommitted state goes along
+
+	quick        bool // both sides are as they were when there was nothing to do
+	moved        bool // there was something to do
+	stamp, saved gitStamp
 
 	guest   gitsync.Guest
 	problem error
@@ -186,6 +191,9 @@ func (e *Env) planGitGuest(w *want, f *facts) ([]plan.Action, error) {
 	if err := g.Usable(w.name, w.folder.GuestDst); err != nil {
 		return nil, err
 	}
+	if w.git.quick {
+		return nil, nil
+	}
 	if err := w.git.host.Err; err != nil {
 		if w.newFolder || w.git.strict || g.State != gitsync.Clone {
 			return nil, err
@@ -242,6 +250,7 @@ func (e *Env) planGitGuest(w *want, f *facts) ([]plan.Action, error) {
 				return err
 			})
 	}
+	w.git.moved = len(out) > 0
 	return out, nil
 }
 
@@ -262,8 +271,22 @@ func (e *Env) gitFetch(ctx context.Context, w *want, p gitsync.Peer) error {
 
 func (e *Env) gitPush(ctx context.Context, w *want, p gitsync.Peer) error {
 	h := &w.git.host.Value
+	moves := gitsync.Relate(*h, w.git.guest) == gitsync.HostAhead || gitsync.Relate(*h, w.git.guest) == gitsync.Missing
+	if moves {
+		// Before the files that stand for them.
+		missing, err := gitsync.CarryLFS(ctx, p, *h)
+		e.sayMissing(w, missing)
+		if err != nil {
+			return err
+		}
+	}
 	sent, problem, err := gitsync.PushBranch(ctx, p, h, &w.git.guest)
 	w.git.result.Sent = sent
+	if moves && problem == nil && err == nil {
+		_, missing, serr := gitsync.CarrySubmodules(ctx, p, *h)
+		e.sayMissing(w, missing)
+		err = serr
+	}
 	if problem != nil && w.git.strict && err == nil {
 		return problem
 	}
@@ -271,6 +294,13 @@ func (e *Env) gitPush(ctx context.Context, w *want, p gitsync.Peer) error {
 		w.git.problem = errors.Join(w.git.problem, problem)
 	}
 	return err
+}
+
+// sayMissing says what of the repository its clone lacks.
+func (e *Env) sayMissing(w *want, missing []string) {
+	for _, m := range missing {
+		e.warnOnce("the clone in VM " + w.name + " is not complete: " + m)
+	}
 }
 
 func (e *Env) gitSwitch(ctx context.Context, w *want, p gitsync.Peer) error {
@@ -342,6 +372,7 @@ func (e *Env) endGit(w *want) error {
 		w.git.release()
 		w.git.release = nil
 	}
+	e.keepStamp(w)
 	err := alone(w.git.problem)
 	if err == nil || w.git.strict {
 		return err
@@ -365,6 +396,15 @@ func (e *Env) letGoGit(ctx context.Context, w *want) {
 	if w.git.release != nil {
 		w.git.release()
 		w.git.release = nil
+	}
+	// Not the store as this run knows it: another may have recorded it.
+	store, err := config.Load(e.StorePath)
+	if err != nil {
+		e.UI.Warn("the remote %s may be left in %s: %v", w.git.remote.Name, w.git.remote.Path(), err)
+		return
+	}
+	if _, ok := store.Config.FindAttachment(w.folder.HostPath, w.name); ok {
+		return
 	}
 	if m, err := gitsync.FindRemote(w.git.repo, w.name, w.folder.GuestDst); err == nil && m.Present {
 		if _, err := m.Remove(ctx); err != nil {

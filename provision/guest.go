@@ -72,7 +72,9 @@ func (e *Env) wait(ctx context.Context, w *want, f *facts) error {
 	}
 	task.Done()
 	f.conn = c
-	f.guest, err = e.probe(ctx, c, w)
+	if f.guest, err = e.probe(ctx, c, w); err == nil {
+		w.settleGit(ctx)
+	}
 	return err
 }
 

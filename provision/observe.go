@@ -75,7 +75,7 @@ func (e *Env) observe(ctx context.Context, w *want) (*facts, error) {
 		f.connErr = errNotTried
 	}
 	if w.git != nil {
-		wg.Go(func() { w.observeGit(ctx) })
+		wg.Go(func() { e.observeGitQuick(ctx, w) })
 	}
 	wg.Go(func() { f.wall = e.observeWall(ctx, w) })
 	e.observeLibvirt(ctx, w, f)
@@ -91,6 +91,9 @@ func (e *Env) observe(ctx context.Context, w *want) (*facts, error) {
 	wg.Wait()
 	if err := ctx.Err(); err != nil {
 		return nil, err
+	}
+	if f.conn != nil {
+		w.settleGit(ctx)
 	}
 	if host := new(*guest.HostKeyError); errors.As(f.connErr, host) {
 		return nil, e.hostKeyRefusal(w.name, f.connErr)
@@ -216,6 +219,7 @@ func (e *Env) probe(ctx context.Context, c guest.Conn, w *want) (guestFacts, err
 		return guestFacts{}, err
 	}
 	if w.git != nil {
+		w.git.stamp.Guest = gitsync.GuestStamp(out["git"])
 		if w.git.guest, err = gitsync.ParseGuest(out["git"]); err != nil {
 			return guestFacts{}, err
 		}

@@ -100,6 +100,7 @@ func (b *bench) measureVM() error {
 	b.try("warm code (root)", func() error { return b.measureWarm(w, 1.2) })
 	b.try("folders restored", func() error { return b.measureRestore(w) })
 	b.try("settings", func() error { return b.measureSettings(w) })
+	b.try("git mode", func() error { return b.measureGit(w) })
 	b.try("a later boot", func() error { return b.measureLaterBoot(w, first.boot) })
 	_, _, err = w.aivm(b.ctx, w.home, "vm", "delete", vmMain, "--yes")
 	return err

@@ -57,7 +57,7 @@ func run() int {
 	var only string
 	var short bool
 	flag.StringVar(&b.bin, "bin", "", "the `directory` of aivm, aivm-faulty and code")
-	flag.StringVar(&only, "only", "", "measure these `parts` alone (comma separated): vm, wall, start, further, seed, tree, doctor, user, prepare")
+	flag.StringVar(&only, "only", "", "measure these `parts` alone (comma separated): vm, wall, start, further, seed, tree, doctor, user, prepare, git")
 	flag.BoolVar(&short, "short", false, "one pair of boots and three of warm runs, to try the bench itself")
 	flag.Parse()
 	b.pairs, b.warm = 3, 15
@@ -127,10 +127,11 @@ func (b *bench) measure(only string) (err error) {
 		{"doctor", b.measureDoctor},
 		{"user", b.measureUser},
 		{"prepare", b.measurePrepare},
+		{"git", b.measureGitAlone}, // part of vm too
 	}
 	wanted := strings.FieldsFunc(only, func(r rune) bool { return r == ',' })
 	for _, p := range parts {
-		if len(wanted) > 0 && !slices.Contains(wanted, p.name) {
+		if len(wanted) > 0 && !slices.Contains(wanted, p.name) || len(wanted) == 0 && p.name == "git" {
 			continue
 		}
 		b.try(p.name, p.run)

@@ -70,23 +70,25 @@ func (b *bench) measureWarm(w *world, bar float64) error {
 	return b.warmWrites(w)
 }
 
+// logins is how many the guest has seen, this look's own among them.
+func (w *world) logins() (int, error) {
+	out, _, err := w.login(`sudo -n journalctl -u ssh -o cat --no-pager | grep -c 'Accepted publickey'`)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(out))
+}
+
 // warmLogins counts the logins of one warm run in the guest's own log.
 func (b *bench) warmLogins(w *world) error {
-	count := func() (int, error) {
-		out, _, err := w.login(`sudo -n journalctl -u ssh -o cat --no-pager | grep -c 'Accepted publickey'`)
-		if err != nil {
-			return 0, err
-		}
-		return strconv.Atoi(strings.TrimSpace(out))
-	}
-	before, err := count()
+	before, err := w.logins()
 	if err != nil {
 		return err
 	}
 	if _, _, err := w.warmRun(); err != nil {
 		return err
 	}
-	after, err := count()
+	after, err := w.logins()
 	if err != nil {
 		return err
 	}

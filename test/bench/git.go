@@ -1,0 +1,195 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// twins are two repositories with the same history, and a clone of each in the
+// VM: one aivm pushes to, one plain git does.
+type twins struct {
+	w           *world
+	ours, rival string
+	next        int // commits made so far
+}
+
+// measureGit compares pushes with plain git over the alias, and a warm run of a
+// folder in git mode with a login.
+func (b *bench) measureGit(w *world) error {
+	for _, k := range []struct {
+		name            string
+		before, commits int
+		pairs           int
+	}{
+		{"push of 1,000 small commits", 1, 1000, max(1, b.warm/3)},
+		{"push of one commit onto 20,000 objects", 5000, 1, b.warm},
+	} {
+		t, err := b.newTwins(w, k.before)
+		if err != nil {
+			return err
+		}
+		b.say("%s beside `git push`, %d pairs", k.name, k.pairs)
+		var p pairs
+		for range k.pairs {
+			if err := t.grow(k.commits); err != nil {
+				return err
+			}
+			if err := p.take(t.push, t.gitPush); err != nil {
+				return err
+			}
+		}
+		r := p.ratio()
+		b.table.add(figure{
+			fmt.Sprintf("%s, median of %d pairs", k.name, k.pairs), seconds(median(p.ours)),
+			"git push " + seconds(median(p.rival)), ratio(r), "<= 1.2", "",
+		}, r <= 1.2)
+		if k.commits == 1 {
+			if err := b.measureWarmGit(w, t.ours); err != nil {
+				return err
+			}
+		}
+		if _, _, err := w.aivm(b.ctx, t.ours, "detach", "."); err != nil {
+			return err
+		}
+		if _, _, err := w.login("rm -rf bench-ours bench-rival"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// newTwins makes both repositories with the same number of commits, three
+// objects each, and their clones.
+func (b *bench) newTwins(w *world, commits int) (*twins, error) {
+	dir, err := os.MkdirTemp(w.home, "twins-")
+	if err != nil {
+		return nil, err
+	}
+	t := &twins{w: w, ours: filepath.Join(dir, "ours"), rival: filepath.Join(dir, "rival")}
+	for _, r := range []string{t.ours, t.rival} {
+		if _, err := w.git(w.home, "init", "-q", "-b", "main", r); err != nil {
+			return nil, err
+		}
+	}
+	if err := t.grow(commits); err != nil {
+		return nil, err
+	}
+	if _, _, err := w.aivm(b.ctx, t.ours, "attach", ".", "--mode", "git", "--guest-dst", "/home/agent/bench-ours", "--yes"); err != nil {
+		return nil, err
+	}
+	if _, _, err := w.login("git init -q bench-rival && cd bench-rival && git symbolic-ref HEAD refs/heads/main && git config receive.denyCurrentBranch updateInstead"); err != nil {
+		return nil, err
+	}
+	if _, err := w.git(t.rival, "remote", "add", "vm", w.vm+":/home/agent/bench-rival"); err != nil {
+		return nil, err
+	}
+	_, err = t.gitPush()
+	return t, err
+}
+
+// grow puts n small commits on both, each with a file of its own in one of
+// thirty directories.
+func (t *twins) grow(n int) error {
+	var s strings.Builder
+	for i := range n {
+		t.next++
+		text := fmt.Sprintf("file %d\n", t.next)
+		fmt.Fprintf(&s, "commit refs/heads/main\ncommitter B <b@example.org> %d +0000\ndata %d\n%s", 1700000000+t.next, len(text), text)
+		if i == 0 && t.next > 1 {
+			s.WriteString("from refs/heads/main^0\n")
+		}
+		fmt.Fprintf(&s, "M 644 inline d%d/f%d\ndata %d\n%s\n", t.next%30, t.next%300, len(text), text)
+	}
+	for _, r := range []string{t.ours, t.rival} {
+		c := t.w.command(t.w.b.ctx, r, nil, "git", "fast-import", "--quiet")
+		c.Stdin = strings.NewReader(s.String())
+		if out, err := c.CombinedOutput(); err != nil {
+			return failed(c.Args, err, out)
+		}
+		if _, err := t.w.git(r, "reset", "-q", "--hard", "main"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *twins) push() (time.Duration, error) {
+	out, d, err := t.w.aivm(t.w.b.ctx, t.ours, "git", "push", "--json")
+	if err != nil {
+		return 0, err
+	}
+	var res struct{ Pushed []string }
+	if err := json.Unmarshal([]byte(out), &res); err != nil {
+		return 0, err
+	}
+	return d, nilIf(len(res.Pushed) == 1, "nothing was pushed: "+out)
+}
+
+func (t *twins) gitPush() (time.Duration, error) {
+	began := time.Now()
+	_, err := t.w.git(t.rival, "push", "-q", "vm", "main")
+	return time.Since(began), err
+}
+
+// git runs plain git, over the alias as a person with this home would.
+func (w *world) git(dir string, args ...string) (string, error) {
+	out, _, err := w.run(w.b.ctx, dir, []string{"GIT_SSH_COMMAND=ssh -F " + filepath.Join(w.home, ".ssh/config")}, append([]string{"git"}, args...)...)
+	return out, err
+}
+
+// measureWarmGit is a warm `code .` of a folder in git mode.
+func (b *bench) measureWarmGit(w *world, folder string) error {
+	run := func() (time.Duration, error) {
+		_, d, err := w.run(b.ctx, folder, quick, w.program("aivm"), "code", ".", "--json")
+		return d, err
+	}
+	if _, err := run(); err != nil {
+		return err
+	}
+	b.say("warm `code .` in git mode beside `ssh %s true`, %d pairs", w.vm, b.warm)
+	var p pairs
+	for range b.warm {
+		err := p.take(run, func() (time.Duration, error) {
+			_, d, err := w.login("true")
+			return d, err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	r := p.ratio()
+	b.table.add(figure{
+		fmt.Sprintf("warm code, git mode, median of %d pairs", b.warm), seconds(median(p.ours)), "ssh true " + seconds(median(p.rival)), ratio(r), "<= 1.4", "",
+	}, r <= 1.4)
+	before, err := w.logins()
+	if err != nil {
+		return err
+	}
+	if _, err := run(); err != nil {
+		return err
+	}
+	after, err := w.logins()
+	if err != nil {
+		return err
+	}
+	n := after - before - 1
+	b.table.add(figure{name: "  logins in the guest's log", value: fmt.Sprint(n), bar: "1"}, n == 1)
+	return nil
+}
+
+// measureGitAlone is measureGit in a VM of its own: -only git.
+func (b *bench) measureGitAlone() error {
+	w := b.root
+	if _, err := w.create(vmMain); err != nil {
+		return err
+	}
+	if err := b.measureGit(w); err != nil {
+		return err
+	}
+	_, _, err := w.aivm(b.ctx, w.home, "vm", "delete", vmMain, "--yes")
+	return err
+}

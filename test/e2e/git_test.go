@@ -1,0 +1,460 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/crypto/ssh"
+
+	"aivm.dev/aivm/gitsync"
+	"aivm.dev/aivm/internal/guest"
+)
+
+// TestGit is a repository and its clone in a VM: made by runs that are killed,
+// used both ways, cut off, lied to, detached, and gone with the VM.
+func TestGit(t *testing.T) {
+	g := &gitWorld{world: rootWorld(t), vm: "e2egit"}
+	write(t, filepath.Join(g.home, ".config/aivm/config.toml"), "[defaults.vm]\nname = \""+g.vm+"\"\nram_mb = 2048\ncpus = 2\n", 0o600)
+	write(t, filepath.Join(g.home, ".gitconfig"), "[user]\n\tname = Host\n\temail = host@example.org\n[init]\n\tdefaultBranch = main\n", 0o644)
+	g.repo, g.dst = filepath.Join(g.home, "work", "my repo é & 'q'"), "/home/agent/work/my repo é & 'q'"
+	g.host("init", "-q", g.repo)
+	g.commit("a.txt", "one\n")
+	g.git("tag", "-a", "-m", "first", "v1")
+	g.config = readAll(t, filepath.Join(g.repo, ".git/config"))
+	t.Cleanup(func() { g.aivm("", "vm", "delete", g.vm, "--yes") })
+	step := func(name string, f func(*testing.T)) {
+		t.Run(name, func(t *testing.T) {
+			g.t = t
+			f(t)
+		})
+		g.t = t
+		if t.Failed() {
+			t.FailNow()
+		}
+	}
+	step("the VM", func(*testing.T) { g.must("", "vm", "create", g.vm, "--yes") })
+	step("killed at every action of the attach", g.killed)
+	step("code, and again with nothing to move", g.warm)
+	step("both ways", g.bothWays)
+	step("plain git", g.plain)
+	step("refused", g.refused)
+	step("uncommitted", g.uncommitted)
+	step("cut at 50 points", g.cut)
+	step("a guest that lies", g.lies)
+	step("detached, and gone with the VM", g.gone)
+}
+
+type gitWorld struct {
+	*world
+	vm, repo, dst string
+	config        string // the repository's configuration before aivm came
+}
+
+func readAll(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// host runs the plain git of this machine.
+func (g *gitWorld) host(args ...string) string {
+	g.t.Helper()
+	dir := g.repo
+	if _, err := os.Stat(dir); err != nil {
+		dir = g.home
+	}
+	r := g.run(dir, nil, []string{"GIT_SSH_COMMAND=ssh -F '" + filepath.Join(g.home, ".ssh/config") + "'"}, append([]string{"git"}, args...)...)
+	if r.code != 0 {
+		g.t.Fatalf("git %v: %d\n%s%s", args, r.code, r.stdout, r.stderr)
+	}
+	return strings.TrimRight(r.stdout, "\n")
+}
+
+func (g *gitWorld) git(args ...string) string { g.t.Helper(); return g.host(args...) }
+
+func (g *gitWorld) commit(name, text string) string {
+	g.t.Helper()
+	write(g.t, filepath.Join(g.repo, name), text, 0o644)
+	g.git("add", "-A")
+	g.git("commit", "-q", "-m", name)
+	return g.git("rev-parse", "HEAD")
+}
+
+// there runs a line in the clone.
+func (g *gitWorld) there(line string) string {
+	g.t.Helper()
+	return g.guest(g.vm, `cd "/home/agent/work/my repo é & 'q'" && `+line)
+}
+
+func (g *gitWorld) commitThere(name, text string) string {
+	g.t.Helper()
+	return g.there("printf %s " + text + " >" + name + " && git add -A && git -c user.name=G -c user.email=g@example.org commit -q -m " + name + " && git rev-parse HEAD")
+}
+
+func (g *gitWorld) equal(what, got, want string) {
+	g.t.Helper()
+	if got != want {
+		g.t.Errorf("%s: %q, want %q", what, got, want)
+	}
+}
+
+func (g *gitWorld) killed(t *testing.T) {
+	faulty := filepath.Join(bin, "aivm-faulty")
+	tag := ""
+	for _, a := range dryActions(t, g.must(g.repo, "attach", ".", "--mode", "git", "--yes", "--dry-run", "--json").stdout) {
+		if rest, ok := strings.CutPrefix(a, "git.remote:"); ok {
+			tag = rest
+		}
+	}
+	if tag == "" {
+		t.Fatal("the plan names no remote")
+	}
+	for _, id := range []string{"git.remote", "git.init", "git.push", "store.attach"} {
+		for _, when := range []string{":before", ":after"} {
+			at := id + ":" + tag + when
+			r := g.run(g.repo, nil, []string{"AIVM_KILL_AT=" + at}, faulty, "attach", ".", "--mode", "git", "--yes")
+			if r.code != -1 && r.code != 0 {
+				t.Fatalf("killed at %s: %+v", at, r)
+			}
+		}
+	}
+	r := g.must(g.repo, "attach", ".", "--mode", "git", "--yes")
+	g.equal("the guest's commit", g.there("git rev-parse HEAD"), g.git("rev-parse", "HEAD"))
+	g.equal("the guest's tag", g.there("git tag"), "v1")
+	g.equal("the guest's files", g.there("git status --porcelain && cat a.txt"), "one")
+	g.equal("the remote", g.git("remote"), "aivm-"+g.vm)
+	if !strings.Contains(r.stdout, "Guest clone ready at "+g.dst) {
+		t.Errorf("%+v", r)
+	}
+	if n := strings.Count(readAll(t, filepath.Join(g.home, ".config/aivm/config.toml")), "[[attachments]]"); n != 1 {
+		t.Errorf("%d records", n)
+	}
+}
+
+func dryActions(t *testing.T, out string) []string {
+	t.Helper()
+	var d struct {
+		Stages []struct {
+			Actions []struct{ ID string }
+		}
+	}
+	if err := json.Unmarshal([]byte(out), &d); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	var ids []string
+	for _, s := range d.Stages {
+		for _, a := range s.Actions {
+			ids = append(ids, a.ID)
+		}
+	}
+	return ids
+}
+
+func (g *gitWorld) warm(t *testing.T) {
+	r := g.must(g.repo, "code", ".")
+	rec := g.opened()
+	if rec.Error != "" || rec.Path != g.dst {
+		t.Errorf("%+v %+v", rec, r)
+	}
+	logins := func() string {
+		return g.guest(g.vm, `sudo -n journalctl -u ssh -o cat --no-pager | grep -c 'Accepted publickey'`)
+	}
+	before, files := logins(), snapshot(t, g.repo)
+	g.run(g.repo, nil, []string{"FAKECODE_QUICK=1"}, filepath.Join(bin, "aivm"), "code", ".")
+	var n, m int
+	_, _ = fmt.Sscan(before, &n)
+	if _, _ = fmt.Sscan(logins(), &m); m-n != 2 { // the run's one and the count's own
+		t.Errorf("%d logins", m-n-1)
+	}
+	if !sameMap(files, snapshot(t, g.repo)) {
+		t.Error("a run with nothing to move wrote to the repository")
+	}
+	if ids := dryActions(t, g.must(g.repo, "code", ".", "--dry-run", "--json").stdout); len(ids) != 0 {
+		t.Errorf("to be done: %v", ids)
+	}
+}
+
+func (g *gitWorld) bothWays(t *testing.T) {
+	theirs := g.commitThere("b.txt", "two")
+	g.there("git branch agent/idea")
+	at := g.commit("c.txt", "three\n")
+	r := g.aivm(g.repo, "ssh", ".", "--", "git", "log", "--format=%s", "-1")
+	if r.code != 0 || strings.TrimSpace(r.stdout) != "b.txt" || !strings.Contains(r.stderr, "went two ways: 1 new here, 1 new in VM") {
+		t.Errorf("diverged: %+v", r)
+	}
+	g.equal("fetched", g.git("rev-parse", "aivm-"+g.vm+"/main")+g.git("rev-parse", "aivm-"+g.vm+"/agent/idea"), theirs+theirs)
+	g.equal("the host's branch", g.git("rev-parse", "main"), at)
+	if r := g.aivm(g.repo, "git", "pull"); r.code != 2 || !strings.Contains(r.stderr, "only fast-forwards") {
+		t.Errorf("pull of two ways: %+v", r)
+	}
+	g.git("merge", "-q", "--no-edit", "aivm-"+g.vm+"/main")
+	g.must(g.repo, "git", "push")
+	g.equal("the guest's commit", g.there("git rev-parse HEAD && git status --porcelain"), g.git("rev-parse", "main"))
+
+	g.there("printf '#!/bin/sh\\n' >run.sh && chmod +x run.sh")
+	theirs = g.commitThere("Makefile", "all:")
+	g.must(g.repo, "git", "fetch") // on a busy machine the VM may not answer diff in time, which then shows what there is
+	if out := g.must(g.repo, "git", "diff", "--stat").stdout; !strings.Contains(out, "Makefile") {
+		t.Errorf("diff: %s", out)
+	}
+	if out := g.must(g.repo, "git", "log").stdout; !strings.Contains(out, "G: Makefile") {
+		t.Errorf("log: %s", out)
+	}
+	r = g.aivm(g.repo, "git", "pull")
+	if r.code != 3 || !strings.Contains(r.stderr, "Makefile") || !strings.Contains(r.stderr, "run.sh (executable)") {
+		t.Errorf("pull of what this machine runs: %+v", r)
+	}
+	g.must(g.repo, "git", "pull", "--yes")
+	g.equal("pulled", g.git("rev-parse", "main"), theirs)
+	g.equal("its file", readAll(t, filepath.Join(g.repo, "Makefile")), "all:")
+
+	g.git("switch", "-q", "-c", "feature/x")
+	at = g.commit("d.txt", "four\n")
+	g.must(g.repo, "code", ".")
+	g.equal("the guest follows", g.there("git symbolic-ref --short HEAD && git rev-parse HEAD && git status --porcelain"), "feature/x\n"+at)
+	g.git("switch", "-q", "main")
+	g.must(g.repo, "git", "push")
+}
+
+func (g *gitWorld) plain(t *testing.T) {
+	at := g.commit("e.txt", "five\n")
+	g.git("push", "-q", "aivm-"+g.vm, "main")
+	g.equal("pushed by hand", g.there("git rev-parse main && git status --porcelain"), at)
+	theirs := g.commitThere("f.txt", "six")
+	g.git("fetch", "-q", "aivm-"+g.vm)
+	g.equal("fetched by hand", g.git("rev-parse", "aivm-"+g.vm+"/main"), theirs)
+	g.must(g.repo, "git", "pull")
+	g.equal("pulled", g.git("rev-parse", "main"), theirs)
+}
+
+func (g *gitWorld) refused(t *testing.T) {
+	g.there("echo mine >>a.txt")
+	g.commit("g.txt", "seven\n")
+	r := g.aivm(g.repo, "git", "push")
+	if r.code != 2 || !strings.Contains(r.stderr, "not clean: a.txt") {
+		t.Errorf("dirty: %+v", r)
+	}
+	r = g.aivm(g.repo, "git", "status")
+	if r.code != 0 || !strings.Contains(r.stdout, "Not committed there: M a.txt") || !strings.Contains(r.stdout, "1 commit behind") {
+		t.Errorf("status: %+v", r)
+	}
+	g.equal("the guest's file", g.there("tail -n1 a.txt"), "mine")
+	if r := g.aivm(g.repo, "code", "."); r.code != 0 || !strings.Contains(r.stderr, "not clean: a.txt") {
+		t.Errorf("code opens all the same: %+v", r)
+	}
+	g.there("git checkout -q a.txt")
+	g.must(g.repo, "git", "push")
+	other := filepath.Join(g.home, "work", "other")
+	g.host("clone", "-q", g.repo, other)
+	g.guest(g.vm, "mkdir -p work/other && echo x >work/other/mine")
+	if r := g.aivm(other, "attach", ".", "--mode", "git", "--yes"); r.code != 2 || !strings.Contains(r.stderr, "not empty and is not a git repo") {
+		t.Errorf("something else in its place: %+v", r)
+	}
+	if r := g.must("", "list", "--json"); strings.Contains(r.stdout, other) {
+		t.Error("a record of what was refused is left")
+	}
+	if text := readAll(t, filepath.Join(other, ".git/config")); strings.Contains(text, "aivm") {
+		t.Errorf("the remote of what was refused is left:\n%s", text)
+	}
+}
+
+func (g *gitWorld) uncommitted(t *testing.T) {
+	write(t, filepath.Join(g.repo, "a.txt"), "uncommitted\n", 0o644)
+	write(t, filepath.Join(g.repo, "new.txt"), "new\n", 0o644)
+	before := g.git("status", "--porcelain") + g.git("rev-parse", "HEAD")
+	if r := g.must(g.repo, "git", "push", "--include-uncommitted"); !strings.Contains(r.stdout, "its folder shows it") {
+		t.Errorf("%+v", r)
+	}
+	g.equal("the guest's files", g.there("cat a.txt new.txt"), "uncommitted\nnew")
+	g.equal("here", g.git("status", "--porcelain")+g.git("rev-parse", "HEAD"), before)
+	at := g.commit("h.txt", "eight\n")
+	g.must(g.repo, "git", "push")
+	g.equal("the guest's commit", g.there("git rev-parse HEAD && git status --porcelain"), at)
+}
+
+// cutter passes bytes to the guest's SSH port until its budget is spent.
+type cutter struct {
+	left atomic.Int64
+	ln   net.Listener
+}
+
+func newCutter(t *testing.T, to string) *cutter {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cutter{ln: ln}
+	t.Cleanup(func() { _ = ln.Close() })
+	go func() {
+		for {
+			a, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			b, err := net.Dial("tcp", to)
+			if err != nil {
+				_ = a.Close()
+				continue
+			}
+			pass := func(dst, src net.Conn) {
+				defer a.Close()
+				defer b.Close()
+				buf := make([]byte, 4<<10)
+				for {
+					n, err := src.Read(buf)
+					if err != nil || c.left.Add(int64(-n)) <= 0 {
+						return
+					}
+					if _, err := dst.Write(buf[:n]); err != nil {
+						return
+					}
+				}
+			}
+			go pass(a, b)
+			go pass(b, a)
+		}
+	}()
+	return c
+}
+
+func (g *gitWorld) cut(t *testing.T) {
+	state := filepath.Join(g.home, ".local/state/aivm")
+	key, err := ssh.ParsePrivateKey([]byte(readAll(t, filepath.Join(state, "id_ed25519"))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, pub, _, _, err := ssh.ParseKnownHosts([]byte(readAll(t, filepath.Join(state, g.vm, "known_hosts"))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var inst struct{ Address string }
+	if err := json.Unmarshal([]byte(readAll(t, filepath.Join(state, g.vm, "instance.json"))), &inst); err != nil {
+		t.Fatal(err)
+	}
+	c := newCutter(t, inst.Address+":22")
+	rng := rand.New(rand.NewPCG(3, 4))
+	random := func(n int) string {
+		var b strings.Builder
+		for b.Len() < n {
+			fmt.Fprintf(&b, "%x\n", rng.Uint64())
+		}
+		return b.String()
+	}
+	repo, err := gitsync.Find(g.repo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	through := 0
+	for i := range 50 {
+		ctx := t.Context()
+		g.commit("cut", random(20_000))
+		c.left.Store(1 << 40)
+		conn, err := guest.Dial(ctx, guest.Target{Addr: c.ln.Addr().String(), User: "agent", HostKey: pub, Auth: []ssh.AuthMethod{ssh.PublicKeys(key)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The guest commits too, and says that all it has is whole.
+		var out strings.Builder
+		script := `cd "$1" && git fsck --full --strict >/dev/null 2>/tmp/fsck || { cat /tmp/fsck; exit 1; }
+git checkout -q -B side && head -c 15000 /dev/urandom | base64 >side && git add side && git -c user.name=G -c user.email=g@x commit -q -m side && git checkout -q main`
+		if code, err := conn.Run(ctx, guest.Cmd{Argv: []string{"sh", "-c", script, "sh", g.dst}, Stdout: &out, Stderr: &out}); err != nil || code != 0 {
+			t.Fatalf("cut %d: the guest: %v %d %s", i, err, code, out.String())
+		}
+		h, err := gitsync.Observe(ctx, repo, "aivm-"+g.vm)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ans, err := conn.Probe(ctx, []guest.Probe{{Name: "git", Script: gitsync.GuestProbe(g.dst)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		gu, err := gitsync.ParseGuest(ans["git"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.left.Store(1 + rng.Int64N(75_000))
+		p := gitsync.Peer{Conn: conn, VM: g.vm, Dir: g.dst}
+		_, _, err = gitsync.Fetch(ctx, p, &h, gu)
+		if err == nil {
+			var problem error
+			if _, problem, err = gitsync.PushBranch(ctx, p, &h, &gu); problem != nil {
+				t.Fatalf("cut %d: %v", i, problem)
+			}
+		}
+		if err == nil {
+			through++
+		}
+		_ = conn.Close()
+		g.git("fsck", "--full", "--strict")
+	}
+	t.Logf("%d of 50 came through before the cut", through)
+	if through > 35 {
+		t.Error("the cuts came too late to mean anything")
+	}
+	g.must(g.repo, "git", "push")
+	g.must(g.repo, "git", "fetch")
+	g.equal("the guest's commit", g.there("git fsck --full && git rev-parse main && git status --porcelain"), g.git("rev-parse", "main"))
+	g.equal("fetched", g.git("rev-parse", "aivm-"+g.vm+"/side"), g.there("git rev-parse side"))
+	if left, _ := filepath.Glob(filepath.Join(g.home, "work", "*", ".git/objects/tmp_*")); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+func (g *gitWorld) lies(t *testing.T) {
+	config, refs := readAll(t, filepath.Join(g.repo, ".git/config")), g.git("for-each-ref")
+	g.commitThere("liar", "x")
+	// The guest's git floods whoever fetches, and claims a commit it lacks.
+	lie := `#!/bin/sh
+case "$*" in
+*upload-pack*) exec head -c 20000000 /dev/zero ;;
+*for-each-ref*) echo "1111111111111111111111111111111111111111 refs/heads/evil"; echo "2222222222222222222222222222222222222222 refs/heads/../../x"; exit 0 ;;
+esac
+exec /usr/bin/git "$@"
+`
+	if r := g.ssh([]byte(lie), g.vm, "sudo -n tee /usr/local/bin/git >/dev/null && sudo -n chmod 755 /usr/local/bin/git"); r.code != 0 {
+		t.Fatalf("%+v", r)
+	}
+	if r := g.aivm(g.repo, "git", "fetch"); r.code != 2 || !strings.Contains(r.stderr, "nothing was taken over") {
+		t.Errorf("%+v", r)
+	}
+	if r := g.aivm(g.repo, "code", "."); r.code != 0 {
+		t.Errorf("the editor has to open all the same: %+v", r)
+	}
+	g.guest(g.vm, "sudo -n rm /usr/local/bin/git")
+	g.equal("the configuration", readAll(t, filepath.Join(g.repo, ".git/config")), config)
+	g.equal("the refs", g.git("for-each-ref"), refs)
+	g.git("fsck", "--full", "--strict")
+	// More than is agreed to.
+	g.there("head -c 3000000 /dev/urandom >big && git add big && git -c user.name=G -c user.email=g@x commit -q -m big")
+	if r := g.aivm(g.repo, "git", "fetch", "--max-size", "1MB"); r.code != 2 || !strings.Contains(r.stderr, "--max-size") {
+		t.Errorf("%+v", r)
+	}
+	g.must(g.repo, "git", "fetch", "--max-size", "100MB")
+}
+
+func (g *gitWorld) gone(t *testing.T) {
+	r := g.must(g.repo, "detach", ".")
+	if !strings.Contains(r.stderr, g.dst) {
+		t.Errorf("the clone that stays is not named: %+v", r)
+	}
+	g.equal("the configuration", readAll(t, filepath.Join(g.repo, ".git/config")), g.config)
+	g.there("test -f a.txt")
+	// Again, and the clone that is there is taken.
+	g.must(g.repo, "attach", ".", "--mode", "git", "--yes")
+	g.must("", "vm", "delete", g.vm, "--yes")
+	g.equal("the configuration", readAll(t, filepath.Join(g.repo, ".git/config")), g.config)
+	if r := g.must("", "list", "--json"); strings.Contains(r.stdout, g.repo) {
+		t.Errorf("the record is left: %s", r.stdout)
+	}
+}
