@@ -167,7 +167,9 @@ func (v *walled) told(t *testing.T) {
 	if r := v.w.must("", "host", "fw", "status"); !strings.Contains(r.stdout, v.network+": in place") {
 		t.Errorf("%+v", r)
 	}
-	if r := v.w.must("", "host", "fw", "apply", "--dry-run"); !strings.Contains(r.stdout, "Nothing would change") {
+	// Another build of aivm may have put its own copy into the hooks meanwhile;
+	// the rules are what counts.
+	if r := v.w.must("", "host", "fw", "apply", "--dry-run"); strings.Contains(r.stdout, "nft -f") {
 		t.Errorf("%+v", r)
 	}
 }
@@ -198,7 +200,7 @@ func (v *walled) altered(t *testing.T) {
 	if r := v.w.aivm("", "status"); !strings.Contains(r.stdout, "altered") {
 		t.Errorf("status does not see a rule more: %s", r.stdout)
 	}
-	if r := v.w.must("", "ssh", ".", "--no-firewall", "--", "true"); !strings.Contains(r.stderr, "not looked at") {
+	if r := v.w.must("", "vm", "up", v.vm, "--no-firewall"); !strings.Contains(r.stderr, "not looked at") {
 		t.Errorf("%+v", r)
 	}
 	if n := listedNetwork(t, v.w); n.Firewall || n.Rules != "altered" {
