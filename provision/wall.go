@@ -111,7 +111,7 @@ func (e *Env) planForgetGuest(ctx context.Context, network, mac, vm string) []pl
 	if without.Same(m.Value.Wall) {
 		return nil
 	}
-	op := root.Nft{Wall: without}
+	op := root.Nft{Wall: without, IfUp: true}
 	return []plan.Action{{
 		ID: firewall.ID(network), Why: fmt.Sprintf("take %s out of the firewall of network %s", vm, network),
 		Shows: op.Shows(), Root: op, Consent: plan.Typed,

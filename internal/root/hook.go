@@ -84,11 +84,11 @@ func printRules(network string, stdout io.Writer) error {
 
 // hookWall puts a network's wall up again; a network without one is not ours.
 func hookWall(ctx context.Context, network string) error {
-	return hookChanged(ctx, network, func(*NetManifest) error { return nil })
+	return hookChanged(ctx, network, func(*NetManifest) error { return nil }, raise)
 }
 
-// hookChanged puts a network's wall up with a change to it.
-func hookChanged(ctx context.Context, network string, change func(*NetManifest) error) error {
+// hookChanged changes a network's wall, and does with it what put says.
+func hookChanged(ctx context.Context, network string, change func(*NetManifest) error, put func(context.Context, NetManifest) error) error {
 	if _, err := os.Lstat(netManifest(network)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -108,7 +108,7 @@ func hookChanged(ctx context.Context, network string, change func(*NetManifest) 
 	if err := change(&m); err != nil {
 		return err
 	}
-	return raise(ctx, m)
+	return put(ctx, m)
 }
 
 // hookPorts binds the VM's cards to the ports libvirt made for them, so that no
@@ -123,14 +123,14 @@ func hookPorts(ctx context.Context, starts bool, stdin io.Reader) error {
 		if i.Source.Network == "" {
 			continue
 		}
-		port := i.Target.Dev
+		port, put := i.Target.Dev, raise
 		if !starts {
-			port = ""
+			port, put = "", adjust // its network may have stopped before it
 		}
 		err := hookChanged(ctx, i.Source.Network, func(m *NetManifest) error {
 			m.Wall, _ = m.Wall.OnPort(i.MAC.Address, port)
 			return m.Wall.Check()
-		})
+		}, put)
 		if err != nil {
 			return err
 		}

@@ -150,6 +150,21 @@ func TestFailingHookStopsTheStart(t *testing.T) {
 	if tableThere(w) {
 		t.Error("the rules of a network that stopped are still there")
 	}
+	// A guest that is forgotten then does not bring them back; nor does a VM that
+	// stops after its network.
+	do(t, Nft{Wall: w, IfUp: true})
+	if tableThere(w) {
+		t.Error("the rules of a network that stopped are back")
+	}
+	virshOK(t, "net-start", "hooked")
+	virshOK(t, "start", "hooked")
+	virshOK(t, "net-destroy", "hooked")
+	virshOK(t, "destroy", "hooked")
+	for end := time.Now().Add(5 * time.Second); port() != "" && time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	}
+	if port() != "" || tableThere(w) {
+		t.Errorf("a VM that stopped after its network: port %q, rules there: %v", port(), tableThere(w))
+	}
 
 	// What the hook cannot do keeps both from starting, and says why.
 	good, err := os.ReadFile(netManifest("hooked"))

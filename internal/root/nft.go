@@ -63,7 +63,21 @@ func putWall(ctx context.Context, o Nft, caller int) error {
 			return err
 		}
 	}
-	return raise(ctx, NetManifest{Version: manifestVersion, Owner: owner, Wall: o.Wall})
+	m := NetManifest{Version: manifestVersion, Owner: owner, Wall: o.Wall}
+	if o.IfUp && oldErr == nil {
+		m.Local, m.Script, m.Digest = old.Local, old.Script, old.Digest
+		return adjust(ctx, m)
+	}
+	return raise(ctx, m)
+}
+
+// adjust puts a changed wall up where it is up already; the rules of a network
+// that stopped stay away, and the manifest alone is changed.
+func adjust(ctx context.Context, m NetManifest) error {
+	if c, err := nftread.Read(m.Wall.Tables()); err == nil && c.Digest == "" {
+		return writeManifest(netManifest(m.Wall.Network), m)
+	}
+	return raise(ctx, m)
 }
 
 // raise puts the wall of a manifest up with the subnets as they are now and

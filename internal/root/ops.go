@@ -133,10 +133,12 @@ type Hooks struct {
 // Nft makes the firewall's rules of one network anew, in one transaction, and
 // records them for the network hook. The rules are made from the parameters
 // where the rights are; nobody hands in a ruleset. With Remove the rules and
-// the record go.
+// the record go. With IfUp the rules of a network that stopped stay away, and
+// only the record is changed.
 type Nft struct {
 	Wall   wall.Wall `json:"wall"`
 	Remove bool      `json:"remove,omitempty"`
+	IfUp   bool      `json:"if_up,omitempty"`
 }
 
 // Kind implements Op.

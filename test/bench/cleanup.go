@@ -140,6 +140,7 @@ func (b *bench) dropNetworks(ctx context.Context) error {
 		roots := strings.Contains(desc, `owner="0"`) && b.networks != nil && !slices.Contains(b.networks, n)
 		if users || roots {
 			_, _ = virsh(ctx, "net-destroy", n)
+			_ = os.Remove("/var/lib/aivm/manifest/net-" + n + ".json")
 			_, err := virsh(ctx, "net-undefine", n)
 			errs = append(errs, err)
 		}

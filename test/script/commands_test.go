@@ -250,6 +250,7 @@ func cmdChanges(ts *testscript.TestScript, neg bool, args []string) {
 		for _, n := range []string{net, net + "-2"} {
 			virsh("net-destroy", n)
 			virsh("net-undefine", n)
+			_ = os.Remove("/var/lib/aivm/manifest/net-" + n + ".json")
 		}
 		for _, n := range strings.Fields(virsh("pool-list", "--all", "--name")) {
 			if strings.Contains(virsh("pool-dumpxml", n), "<path>"+base+"</path>") {

@@ -137,6 +137,7 @@ func sweep() []string {
 		if strings.HasPrefix(n, "scr") {
 			virsh("net-destroy", n)
 			virsh("net-undefine", n)
+			_ = os.Remove("/var/lib/aivm/manifest/net-" + n + ".json")
 			gone = append(gone, "network "+n)
 		}
 	}
