@@ -15,12 +15,14 @@ import (
 // that stand in it, have something of it open, or have mapped or started a
 // file of it. One find looks at all processes; find's -lname takes a pattern.
 const heldShell = `held() { # TOKEN DIR PATTERN
+	set +f
 	{
-		find /proc/[0-9]*/cwd /proc/[0-9]*/root /proc/[0-9]*/exe /proc/[0-9]*/fd -maxdepth 1 '(' -lname "$3" -o -lname "$3/*" ')' -print
+		find /proc/[0-9]*/cwd /proc/[0-9]*/root /proc/[0-9]*/exe /proc/[0-9]*/fd -maxdepth 1 '(' -lname "$3" -o -lname "$3/*" -o -lname "$3 (deleted)" ')' -print
 		grep -lF -- " $2/" /proc/[0-9]*/maps
 	} 2>/dev/null | cut -d/ -f3 | sort -nu | head -n 20 | while read -r h_pid; do
 		echo "aivm-share-held $1 $h_pid $(cat "/proc/$h_pid/comm" 2>/dev/null)"
 	done
+	set -f
 }
 release() { # TOKEN DIR POINT PATTERN
 	n=0
@@ -43,6 +45,7 @@ unplug() { # TOKEN: its own device, from where it is mounted for all
 // is for cannot be told.
 func WatchScript() string {
 	return guestHead + `main() {
+	set +f
 	w_dev=$(grep -F " $dev " /proc/self/mountinfo | tail -n 1 | cut -d' ' -f3)
 	w_dev=$(printf %x "${w_dev#*:}")
 	grep -ls "^inotify wd:.* sdev:$w_dev " /proc/[0-9]*/fdinfo/* 2>/dev/null | cut -d/ -f3 | sort -nu | head -n 20 | while read -r w_pid; do
