@@ -110,7 +110,7 @@ func checkNothingSent(t *testing.T, w *world, vm, project string) {
 	before := received(t)
 	r := w.run(project, nil, quick, aivm, "code", ".", "--sync-paths", syncPaths)
 	sent := received(t) - before
-	if r.code != 0 || strings.Contains(r.stderr, "ettings") {
+	if r.code != 0 || strings.Contains(r.stderr, "Settings:") || strings.Contains(r.stderr, "bring your") {
 		t.Errorf("%+v", r)
 	}
 	before = received(t)
