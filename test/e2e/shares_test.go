@@ -21,7 +21,7 @@ func TestShares(t *testing.T) {
 	const vm = "e2e-shares"
 	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "[defaults.vm]\nname = \""+vm+"\"\nram_mb = 2048\n", 0o600)
 	s := &shares{w: w, vm: vm, top: filepath.Join(w.home, "f")}
-	first := s.folder("p 0")
+	first := s.folder("p x")
 	t.Cleanup(func() { w.aivm("", "vm", "delete", vm, "--yes") })
 	step := func(name string, f func(t *testing.T)) {
 		t.Run(name, func(t *testing.T) {
@@ -299,11 +299,11 @@ func (s *shares) guestReboot(t *testing.T) {
 		return r.code == 0 && strings.TrimSpace(r.stdout) != boot
 	})
 	// Nobody but the guest itself was at work.
-	s.visible(t, filepath.Join(s.top, "p 0"), filepath.Join(s.top, "many/19"), filepath.Join(s.top, "nest/in/ner"), filepath.Join(s.top, "ro"))
+	s.visible(t, filepath.Join(s.top, "p x"), filepath.Join(s.top, "many/19"), filepath.Join(s.top, "nest/in/ner"), filepath.Join(s.top, "ro"))
 	if r := w.ssh(nil, s.vm, "test -e "+q(filepath.Join(s.top, "many/1/f"))); r.code == 0 {
 		t.Error("a folder on its way out came back")
 	}
-	r := w.must(filepath.Join(s.top, "p 0"), "code", ".", "--dry-run")
+	r := w.must(filepath.Join(s.top, "p x"), "code", ".", "--dry-run")
 	if !strings.Contains(r.stdout, "Nothing would change.") {
 		t.Errorf("%+v", r)
 	}
@@ -351,7 +351,7 @@ func (s *shares) hostReboot(t *testing.T) {
 		t.Fatalf("libvirt's hook did not put the folders back:\n%s", b)
 	}
 	s.await(t, func() bool { return w.ssh(nil, "-o", "ConnectTimeout=3", s.vm, "true").code == 0 })
-	s.visible(t, filepath.Join(s.top, "p 0"), filepath.Join(s.top, "many/19"), filepath.Join(s.top, "nest/in/ner"))
+	s.visible(t, filepath.Join(s.top, "p x"), filepath.Join(s.top, "many/19"), filepath.Join(s.top, "nest/in/ner"))
 	if r := w.ssh(nil, s.vm, "test -e "+q(linked+"/passwd")); r.code == 0 {
 		t.Error("a link took the guest to /etc")
 	}
@@ -387,8 +387,8 @@ func (s *shares) hostReboot(t *testing.T) {
 	for _, m := range regexp.MustCompile(regexp.QuoteMeta(exp)+`/\S+`).FindAllString(string(b), -1) {
 		run2(t, "umount", m)
 	}
-	w.must(filepath.Join(s.top, "p 0"), "ssh", ".", "--", "true")
-	s.visible(t, filepath.Join(s.top, "p 0"), filepath.Join(s.top, "many/19"), filepath.Join(s.top, "nest/in/ner"), filepath.Join(s.top, "ro"))
+	w.must(filepath.Join(s.top, "p x"), "ssh", ".", "--", "true")
+	s.visible(t, filepath.Join(s.top, "p x"), filepath.Join(s.top, "many/19"), filepath.Join(s.top, "nest/in/ner"), filepath.Join(s.top, "ro"))
 }
 
 func (s *shares) daemonDies(t *testing.T) {
@@ -400,7 +400,7 @@ func (s *shares) daemonDies(t *testing.T) {
 	for _, pid := range strings.Fields(string(out)) {
 		_ = exec.Command("kill", "-9", pid).Run()
 	}
-	r := w.aivm(filepath.Join(s.top, "p 0"), "ssh", ".", "--", "true")
+	r := w.aivm(filepath.Join(s.top, "p x"), "ssh", ".", "--", "true")
 	if r.code != 255 || !strings.Contains(r.stderr, "virtiofsd") || !strings.Contains(r.stderr, "aivm vm restart "+s.vm) {
 		t.Errorf("%+v", r)
 	}
