@@ -398,7 +398,7 @@ func checkOwn(t *testing.T, w *world, vm, own string) {
 	}
 	before := manifest(t, own)
 	// In use there: it stays, whole.
-	w.guest(vm, "cd "+own+" && nohup sleep 600 >/dev/null 2>&1 </dev/null & echo")
+	w.guest(vm, "sh -c 'cd "+own+" && exec sleep 600' >/dev/null 2>&1 </dev/null & echo")
 	if r := w.aivm(own, "detach", "."); r.code != 2 || !strings.Contains(r.stderr, "sleep (pid") {
 		t.Errorf("%+v", r)
 	}
