@@ -260,13 +260,19 @@ func (e *Env) gitFetch(ctx context.Context, w *want, p gitsync.Peer) error {
 	for _, n := range notes {
 		e.warnOnce(n)
 	}
-	if err != nil && !w.git.strict && !w.newFolder && ctx.Err() == nil && w.git.guest.State == gitsync.Clone && !errors.Is(err, guest.ErrLost) {
-		// What a guest sends must not keep anybody from going in to mend it.
-		w.git.problem = errors.Join(w.git.problem, err)
-		return nil
-	}
 	w.git.result.Fetched = moved
-	return err
+	return w.tolerate(ctx, err)
+}
+
+// tolerate makes a remark of what went wrong between the two repositories,
+// where moving commits is not the point of the command: what a guest says or
+// sends must not keep anybody from going in to mend it.
+func (w *want) tolerate(ctx context.Context, err error) error {
+	if err == nil || w.git.strict || w.newFolder || ctx.Err() != nil || w.git.guest.State != gitsync.Clone || errors.Is(err, guest.ErrLost) {
+		return err
+	}
+	w.git.problem = errors.Join(w.git.problem, err)
+	return nil
 }
 
 func (e *Env) gitPush(ctx context.Context, w *want, p gitsync.Peer) error {
@@ -277,7 +283,7 @@ func (e *Env) gitPush(ctx context.Context, w *want, p gitsync.Peer) error {
 		missing, err := gitsync.CarryLFS(ctx, p, *h)
 		e.sayMissing(w, missing)
 		if err != nil {
-			return err
+			return w.tolerate(ctx, err)
 		}
 	}
 	sent, problem, err := gitsync.PushBranch(ctx, p, h, &w.git.guest)
@@ -293,7 +299,7 @@ func (e *Env) gitPush(ctx context.Context, w *want, p gitsync.Peer) error {
 	if problem != nil {
 		w.git.problem = errors.Join(w.git.problem, problem)
 	}
-	return err
+	return w.tolerate(ctx, err)
 }
 
 // sayMissing says what of the repository its clone lacks.
@@ -312,7 +318,7 @@ func (e *Env) gitSwitch(ctx context.Context, w *want, p gitsync.Peer) error {
 	if err == nil && !done {
 		e.warnOnce(gitsync.Stays(p, *h, w.git.guest))
 	}
-	return err
+	return w.tolerate(ctx, err)
 }
 
 func (e *Env) peer(ctx context.Context, w *want, f *facts) gitsync.Peer {
