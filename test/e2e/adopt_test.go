@@ -1,0 +1,178 @@
+package e2e
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// TestAdopt takes over a VM as aivm 0.3 left it: nothing but ssh before, once
+// on request, killed at every action, its folders at the next stop, and gone
+// without a trace at the end.
+func TestAdopt(t *testing.T) {
+	w := rootWorld(t)
+	imgs, err := filepath.Glob(filepath.Join(cacheHome, "aivm/images/*.qcow2"))
+	if err != nil || len(imgs) == 0 {
+		t.Fatalf("no image in the cache: %v (TestRoot puts it there)", err)
+	}
+	o := makeOld(t, w, smallest(t, imgs))
+	if !t.Run("before", func(t *testing.T) { w.t = t; checkNotAdopted(t, w, o) }) {
+		t.FailNow()
+	}
+	if !t.Run("adopt", func(t *testing.T) { w.t = t; checkAdopt(t, w, o) }) {
+		t.FailNow()
+	}
+	if !t.Run("its folders", func(t *testing.T) { w.t = t; checkMoved(t, w, o) }) {
+		t.FailNow()
+	}
+	t.Run("delete", func(t *testing.T) {
+		w.t = t
+		w.must("", "vm", "delete", o.name, "--yes")
+		leftovers(t, w, o.name)
+		if b, err := os.ReadFile(filepath.Join(o.project, "f")); err != nil || string(b) != "from 0.3\n" {
+			t.Errorf("the host folder: %v %q", err, b)
+		}
+	})
+	w.t = t
+}
+
+func smallest(t *testing.T, files []string) string {
+	t.Helper()
+	best, size := "", int64(0)
+	for _, f := range files {
+		if st, err := os.Stat(f); err == nil && (best == "" || st.Size() < size) {
+			best, size = f, st.Size()
+		}
+	}
+	return best
+}
+
+func checkNotAdopted(t *testing.T, w *world, o *oldVM) {
+	xml, store := virsh(t, "dumpxml", o.name), read(t, filepath.Join(w.home, ".config/aivm/config.toml"))
+	var l struct {
+		VMs []struct {
+			Name, State string
+			NotAdopted  bool `json:"not_adopted"`
+		}
+	}
+	if err := json.Unmarshal([]byte(w.must("", "list", "--json").stdout), &l); err != nil {
+		t.Fatal(err)
+	}
+	if len(l.VMs) != 1 || l.VMs[0].State != "running" || !l.VMs[0].NotAdopted {
+		t.Errorf("%+v", l)
+	}
+	if r := w.must("", "list"); !strings.Contains(r.stdout, "aivm vm adopt "+o.name) {
+		t.Errorf("%s", r.stdout)
+	}
+	if r := w.aivm(o.project, "ssh", ".", "--", "sh", "-c", "hostname; exit 9"); r.code != 9 || r.stdout != o.name+"\n" {
+		t.Errorf("ssh: %+v", r)
+	}
+	for _, args := range [][]string{
+		{"code", ".", "--yes"}, {"attach", ".", "--yes"}, {"vm", "up", "--yes"}, {"vm", "down", "--yes"}, {"vm", "restart", "--yes"},
+		{"vm", "delete", o.name, "--yes"}, {"vm", "snapshot", "x", "--yes"}, {"vm", "snapshots"},
+	} {
+		if r := w.aivm(o.project, args...); r.code != 2 || !strings.Contains(r.stderr, "aivm vm adopt "+o.name) {
+			t.Errorf("%v: %+v", args, r)
+		}
+	}
+	if virsh(t, "dumpxml", o.name) != xml || read(t, filepath.Join(w.home, ".config/aivm/config.toml")) != store {
+		t.Error("something was changed before it was asked for")
+	}
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func checkAdopt(t *testing.T, w *world, o *oldVM) {
+	xml := virsh(t, "dumpxml", "--inactive", o.name)
+	known := filepath.Join(w.home, ".ssh/known_hosts")
+	lines := read(t, known)
+	print := ssh.FingerprintSHA256(o.host)
+	if r := w.aivm("", "vm", "adopt", o.name); r.code != 3 || !strings.Contains(r.stderr, "images/"+o.name+".qcow2") {
+		t.Errorf("without a yes: %+v", r)
+	}
+	write(t, known, "", 0o600)
+	if r := w.aivm("", "vm", "adopt", o.name, "--yes"); r.code != 3 || !strings.Contains(r.stderr, print) {
+		t.Errorf("an unknown host key: %+v", r)
+	}
+	if r := w.aivm("", "vm", "adopt", o.name, "--yes", "--host-key", "SHA256:else"); r.code != 2 || !strings.Contains(r.stderr, print) {
+		t.Errorf("another host key: %+v", r)
+	}
+	if r := w.aivm("", "vm", "adopt", o.name, "--host-key", print, "--dry-run"); r.code != 0 || !strings.Contains(r.stdout, print) {
+		t.Errorf("a fingerprint that was confirmed: %+v", r)
+	}
+	write(t, known, lines, 0o600)
+	killed := 0
+	for _, id := range []string{"adopt.state", "adopt.network", "adopt.reserve", "ssh.config:" + o.name, "ssh.include", "ssh.legacy:" + o.name, "adopt.records", "adopt.domain"} {
+		for _, when := range []string{":before", ":after"} {
+			if r := w.run("", nil, []string{"AIVM_KILL_AT=" + id + when}, filepath.Join(bin, "aivm-faulty"), "vm", "adopt", o.name, "--yes"); r.code == -1 {
+				killed++
+			} else if r.code != 0 {
+				t.Fatalf("killed at %s%s: %+v", id, when, r)
+			}
+		}
+	}
+	w.must("", "vm", "adopt", o.name, "--yes")
+	if killed < 12 {
+		t.Errorf("killed only %d times", killed)
+	}
+	// The one thing that is new in its definition is the mark.
+	plain := func(s string) string {
+		return regexp.MustCompile(`(?s)\s*<metadata>.*</metadata>`).ReplaceAllString(s, "")
+	}
+	now := virsh(t, "dumpxml", "--inactive", o.name)
+	if plain(now) != plain(xml) || !strings.Contains(now, "urn:aivm:mark:1") {
+		t.Errorf("the definition:\n%s\nbecame\n%s", xml, now)
+	}
+	cfg := read(t, filepath.Join(w.home, ".ssh/config"))
+	if strings.Contains(cfg, "aivm:"+o.name) || !strings.HasSuffix(cfg, "Host other\n\tUser me\n\n") || !strings.Contains(cfg, "Include ") {
+		t.Errorf("~/.ssh/config:\n%s", cfg)
+	}
+	if r := w.ssh(nil, o.name, "hostname"); r.stdout != o.name+"\n" {
+		t.Errorf("ssh: %+v", r)
+	}
+	if g := w.ssh(nil, "-G", o.name).stdout; !strings.Contains(g, "stricthostkeychecking true") || !strings.Contains(g, ".local/state/aivm/"+o.name+"/known_hosts") {
+		t.Errorf("ssh -G: %s", g)
+	}
+	// Still running with what 0.3 gave it.
+	if r := w.aivm(o.project, "code", ".", "--yes"); r.code != 2 || !strings.Contains(r.stderr, "aivm vm restart "+o.name) {
+		t.Errorf("code before its stop: %+v", r)
+	}
+	if r := w.aivm("", "vm", "adopt", o.name, "--yes"); r.code != 0 || !strings.Contains(r.stdout, "already") {
+		t.Errorf("twice: %+v", r)
+	}
+}
+
+func checkMoved(t *testing.T, w *world, o *oldVM) {
+	w.guest(o.name, "echo kept > ~/kept; sync")
+	w.must("", "vm", "restart", o.name, "--yes")
+	r := w.run(o.project, nil, []string{"FAKECODE_WRITE=from-the-editor"}, filepath.Join(bin, "aivm"), "code", ".", "--yes")
+	if r.code != 0 {
+		t.Fatalf("%+v", r)
+	}
+	if got := w.guest(o.name, "cat ~/kept "+o.project+"/f; grep -c ' - virtiofs ' /proc/self/mountinfo"); !strings.HasPrefix(got, "kept\nfrom 0.3\n") {
+		t.Errorf("%q", got)
+	}
+	xml := virsh(t, "dumpxml", "--inactive", o.name)
+	if strings.Contains(xml, "aivm-shared-root") || !strings.Contains(xml, "/var/lib/aivm/export/0-"+o.name) {
+		t.Errorf("its devices:\n%s", xml)
+	}
+	if m := read(t, "/proc/self/mountinfo"); strings.Contains(m, o.name+"/shared-root") {
+		t.Errorf("0.3's mounts are still there")
+	}
+	warm := w.run(o.project, nil, []string{"FAKECODE_QUICK=1"}, filepath.Join(bin, "aivm"), "code", ".", "--dry-run")
+	if warm.code != 0 || !strings.Contains(warm.stdout, "Nothing would change") {
+		t.Errorf("a second run: %+v", warm)
+	}
+}

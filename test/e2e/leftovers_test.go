@@ -1,0 +1,68 @@
+package e2e
+
+import (
+	"bytes"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// leftovers searches the whole machine for a VM that was deleted: libvirt's
+// objects, mounts, firewall, bridges, processes, and the name or the content of
+// every file that aivm or libvirt may have written. What a service keeps as its
+// log, and the DHCP service as a lease that runs out, is no part of the VM.
+func leftovers(t *testing.T, w *world, vm string) {
+	t.Helper()
+	says := func(what, text string) {
+		t.Helper()
+		for line := range strings.Lines(text) {
+			if strings.Contains(line, vm) {
+				t.Errorf("%s still knows %s: %s", what, vm, strings.TrimSpace(line))
+			}
+		}
+	}
+	v := []string{"virsh", "-c", "qemu:///system"}
+	for _, c := range [][]string{
+		append(v, "list", "--all"), append(v, "net-list", "--all"), append(v, "pool-list", "--all"), {"cat", "/proc/self/mountinfo"}, {"nft", "list", "ruleset"}, {"ip", "link"},
+	} {
+		out, err := exec.Command(c[0], c[1:]...).CombinedOutput()
+		if err != nil && c[0] != "nft" {
+			t.Errorf("%v: %v\n%s", c, err, out)
+		}
+		says(strings.Join(c, " "), string(out))
+	}
+	for n := range networks() {
+		says("network "+n, virsh(t, "net-dumpxml", n))
+	}
+	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, p := range procs {
+		if b, err := os.ReadFile(p); err == nil && filepath.Base(filepath.Dir(p)) != "self" {
+			if line := string(bytes.ReplaceAll(b, []byte{0}, []byte{' '})); strings.Contains(line, "guest="+vm+",") || strings.Contains(line, "/0-"+vm) {
+				t.Errorf("a process of it runs: %.200s", line)
+			}
+		}
+	}
+	// Never into another file system: a mount is somebody's folder.
+	for _, top := range []string{"/var/lib/aivm", "/var/lib/libvirt", "/run/libvirt", "/run/aivm", "/etc/libvirt", "/etc/sudoers.d", "/var/cache/aivm", "/tmp", w.home} {
+		_ = filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return nil // gone meanwhile
+			}
+			if d.IsDir() && (p != w.home && strings.HasPrefix(p, "/tmp/") && !strings.HasPrefix(w.home, p) && !strings.HasPrefix(p, w.home) || strings.Contains(p, "/work/") || strings.HasSuffix(p, "/cache")) {
+				return fs.SkipDir // other tests' and people's
+			}
+			if strings.Contains(filepath.Base(p), vm) {
+				t.Errorf("left behind: %s", p)
+			}
+			if st, err := d.Info(); err == nil && st.Mode().IsRegular() && st.Size() < 1<<20 && !strings.HasSuffix(p, ".log") && !strings.HasSuffix(p, ".status") && !strings.HasSuffix(p, ".prev") && filepath.Base(p) != "ssh_config.before-aivm" {
+				if b, err := os.ReadFile(p); err == nil && bytes.Contains(b, []byte(vm)) && !strings.Contains(p, "old-project") {
+					t.Errorf("%s still names it", p)
+				}
+			}
+			return nil
+		})
+	}
+}
