@@ -123,7 +123,7 @@ func virsh(args ...string) string {
 
 // sweep removes everything a script may have made outside its namespace, and
 // returns what there was: domains and networks named "scr...", pools and
-// directories of stages, export directories.
+// directories of stages, export directories, manifests.
 func sweep() []string {
 	var gone []string
 	for _, n := range strings.Fields(virsh("list", "--all", "--name")) {
@@ -156,8 +156,18 @@ func sweep() []string {
 	}
 	exports, _ := filepath.Glob("/var/lib/aivm/export/*-scr*")
 	for _, d := range exports {
+		tokens, _ := filepath.Glob(d + "/*")
+		for _, t := range tokens {
+			_ = os.Remove(t) // its mount ended with the namespace
+		}
 		if os.Remove(d) == nil { // empty, or it stays and is seen
 			gone = append(gone, d)
+		}
+	}
+	manifests, _ := filepath.Glob("/var/lib/aivm/manifest/*-scr*.json")
+	for _, m := range manifests {
+		if os.Remove(m) == nil {
+			gone = append(gone, m)
 		}
 	}
 	dirs, _ := filepath.Glob(stageBase + "*")
