@@ -80,6 +80,7 @@ type walled struct {
 // neighbourhood is a LAN in a network namespace, on a public subnet this
 // machine is directly connected to, and two services of this machine's.
 func (v *walled) neighbourhood(t *testing.T) {
+	_ = exec.Command("ip", "netns", "del", "e2e-lan").Run() // of a run that was killed
 	run2(t, "ip", "netns", "add", "e2e-lan")
 	t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", "e2e-lan").Run() })
 	run2(t, "sh", "-ec", `ip link add e2e-lan0 type veth peer name eth0 netns e2e-lan
@@ -245,6 +246,7 @@ func (v *walled) config(t *testing.T) {
 // stranger is a machine on the bridge that is no VM of ours.
 func (v *walled) stranger(t *testing.T) {
 	bridge := listedNetwork(t, v.w).Bridge
+	_ = exec.Command("ip", "netns", "del", "e2e-two").Run() // of a run that was killed
 	run2(t, "ip", "netns", "add", "e2e-two")
 	t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", "e2e-two").Run() })
 	second := strings.TrimSuffix(v.gw, ".1")
