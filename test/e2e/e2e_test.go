@@ -60,7 +60,7 @@ func run(m *testing.M) int {
 	// `vm delete` keeps the network for the next VM; the tests' own go, and
 	// nobody else's that came meanwhile.
 	for n := range networks() {
-		if !before[n] && strings.HasPrefix(n, "aivm-net") {
+		if !before[n] && (strings.HasPrefix(n, "aivm-net") || strings.HasPrefix(n, "e2e-")) {
 			_ = exec.Command("virsh", "-c", "qemu:///system", "net-destroy", n).Run()
 			_ = exec.Command("virsh", "-c", "qemu:///system", "net-undefine", n).Run()
 			_ = os.Remove("/var/lib/aivm/manifest/net-" + n + ".json")
