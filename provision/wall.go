@@ -53,6 +53,19 @@ func (e *Env) planWall(ctx context.Context, w *want, f *facts, spec config.Netwo
 	}
 	rules := f.wall.rules
 	fw := w.network.Firewall
+	if guests == nil && fw.Enabled && rules.Manifest.Err == nil && rules.Manifest.Value == nil {
+		// Rules that were taken away know nobody: libvirt does. Others may run
+		// on this network, and must not be cut off by what is for this VM.
+		var err error
+		if guests, err = e.guests(ctx, w.network); err != nil {
+			return nil, err
+		}
+		if f.inst != nil {
+			if ip, err := netip.ParseAddr(f.inst.Address); err == nil {
+				guests = wall.Wall{Guests: guests}.With(f.inst.MAC, ip).Guests
+			}
+		}
+	}
 	want, err := firewall.Want(fw, spec, guests)
 	if err != nil {
 		return nil, err

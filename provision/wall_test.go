@@ -83,6 +83,7 @@ func TestRunningWall(t *testing.T) {
 		{name: "flushed, and an old program in the hooks", change: func(_ *world, k *fakeKeeper, _ *want, _ *facts) { k.rules.Kernel.Value.Digest, k.current = "", false }, want: "host.hooks firewall.rules:n"},
 		{name: "altered", change: func(_ *world, k *fakeKeeper, _ *want, _ *facts) { k.rules.Kernel.Value.Digest = "x" }, want: "firewall.rules:n"},
 		{name: "a VM the rules do not know", change: func(_ *world, _ *fakeKeeper, _ *want, f *facts) { f.inst.Address = "10.77.0.11" }, want: "firewall.rules:n"},
+		{name: "taken away, and libvirt does not tell who else is there", change: func(_ *world, k *fakeKeeper, _ *want, _ *facts) { k.rules.Manifest.Value = nil }, err: "libvirt"},
 		{name: "unreadable", change: func(_ *world, k *fakeKeeper, _ *want, _ *facts) { k.rules.Kernel.Err = errors.New("no netlink here") }, err: "no netlink here"},
 		{name: "unreadable, once", change: func(w *world, k *fakeKeeper, _ *want, _ *facts) {
 			k.rules.Kernel.Err, w.NoFirewall = errors.New("no netlink here"), true

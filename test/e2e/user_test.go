@@ -77,7 +77,10 @@ func TestUser(t *testing.T) {
 	if r := w.run(project, nil, nil, "/usr/bin/sudo", filepath.Join(bin, "aivm"), "code", "."); r.code != 2 || !strings.Contains(r.stderr, "without sudo") {
 		t.Errorf("started through sudo: %+v", r)
 	}
-	cold := w.run(project, nil, []string{"FAKECODE_WRITE=from-the-editor"}, filepath.Join(bin, "aivm"), "code", ".", "--yes", "--image", imgs[0])
+	// The cache is closed to other users.
+	img := filepath.Join(w.home, "guest.qcow2")
+	run2(t, "install", "-m", "0644", "-o", userName, imgs[0], img)
+	cold := w.run(project, nil, []string{"FAKECODE_WRITE=from-the-editor"}, filepath.Join(bin, "aivm"), "code", ".", "--yes", "--image", img)
 	if cold.code != 0 {
 		t.Fatalf("cold: exit %d\n%s", cold.code, cold.stderr)
 	}

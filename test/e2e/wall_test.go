@@ -188,6 +188,10 @@ func (v *walled) open(t *testing.T) {
 	if r := v.w.must("", "host", "fw", "remove", "--dry-run"); !strings.Contains(r.stdout, "nft delete table") || v.tables(t) != 2 {
 		t.Errorf("%+v", r)
 	}
+	// Another VM of this network, as libvirt knows it.
+	const other = "<host mac='52:54:00:aa:bb:01' ip='10.94.8.77'/>"
+	virsh(t, "net-update", v.network, "add", "ip-dhcp-host", other, "--live", "--config")
+	defer virsh(t, "net-update", v.network, "delete", "ip-dhcp-host", other, "--live", "--config")
 	v.w.must("", "host", "fw", "remove", "--yes")
 	if v.tables(t) != 0 {
 		t.Errorf("removed, but: %s", run2(t, "nft", "list", "tables"))
@@ -195,6 +199,9 @@ func (v *walled) open(t *testing.T) {
 	v.reaches(t, false)
 	v.w.must("", "vm", "up", v.vm, "--yes")
 	v.reaches(t, true)
+	if !strings.Contains(run2(t, "nft", "list", "ruleset"), "52:54:00:aa:bb:01") {
+		t.Error("the rules that came back for one VM cut off the others")
+	}
 }
 
 func (v *walled) altered(t *testing.T) {
