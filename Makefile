@@ -11,8 +11,8 @@ test:
 lint unit script e2e:
 	@scripts/test.sh $@
 
-# What takes a quarter of an hour for itself: a walk over 300,000 files, and as
-# many devices as a VM can have.
+# What takes long or needs the machine for itself: a walk over 300,000 files, as
+# many devices as a VM can have, a hostile guest, load with libvirtd restarted.
 test-long:
 	@scripts/test.sh long
 

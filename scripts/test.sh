@@ -52,7 +52,7 @@ for suite in "${suites[@]}"; do
 	unit) gotest unit $(go list ./... | grep -vE '/test/(script|e2e)') ;;
 	script) gotest script ./test/script/... ;;
 	e2e) AIVM_E2E=1 gotest e2e -timeout 80m ./test/e2e ;;
-	long) AIVM_E2E=1 gotest long -timeout 120m -tags long -run '^TestLong$' ./test/e2e ;;
+	long) AIVM_E2E=1 gotest long -timeout 120m -tags long -run '^(TestLong|TestGuards)$' ./test/e2e ;;
 	*)
 		echo "there is no suite $suite" >&2
 		exit 2
