@@ -63,18 +63,22 @@ func makeOld(t *testing.T, w *world, image string) *oldVM {
 	t.Helper()
 	o := &oldVM{name: "aivm-2404", net: "net-of-0-3", bridge: "virbr-aivmold", base: "/var/lib/libvirt/aivm", key: filepath.Join(w.home, ".ssh/id_ed25519"), project: filepath.Join(w.home, "old-project")}
 	dir := filepath.Join(o.base, o.name)
-	t.Cleanup(func() {
+	remove := func() {
 		for _, argv := range [][]string{
 			{"virsh", "-c", "qemu:///system", "destroy", o.name},
 			{"virsh", "-c", "qemu:///system", "undefine", "--snapshots-metadata", o.name},
 			{"virsh", "-c", "qemu:///system", "net-destroy", o.net},
 			{"virsh", "-c", "qemu:///system", "net-undefine", o.net},
+			// Once adopted it has a wall, which would come back with its name.
+			{"rm", "-f", "/var/lib/aivm/manifest/net-" + o.net + ".json"},
 			{"umount", filepath.Join(dir, "shared-root/old-project")},
 			{"sh", "-c", "cd " + dir + " && rm -f images/* cloud-init/* && rmdir shared-root/* shared-root images cloud-init . ; rmdir " + dir},
 		} {
 			_ = exec.Command(argv[0], argv[1:]...).Run()
 		}
-	})
+	}
+	remove() // what a killed run left
+	t.Cleanup(remove)
 	write(t, filepath.Join(o.project, "f"), "from 0.3\n", 0o644)
 	run2(t, "mkdir", "-p", dir+"/images", dir+"/cloud-init", dir+"/shared-root/old-project")
 	run2(t, "qemu-img", "convert", "-O", "qcow2", image, dir+"/images/noble-base.img")
