@@ -73,8 +73,14 @@ func checkNotAdopted(t *testing.T, w *world, o *oldVM) {
 		t.Errorf("ssh: %+v", r)
 	}
 	for _, args := range [][]string{
-		{"code", ".", "--yes"}, {"attach", ".", "--yes"}, {"vm", "up", "--yes"}, {"vm", "down", "--yes"}, {"vm", "restart", "--yes"},
-		{"vm", "delete", o.name, "--yes"}, {"vm", "snapshot", "x", "--yes"}, {"vm", "snapshots"},
+		{"code", ".", "--yes"},
+		{"attach", ".", "--yes"},
+		{"vm", "up", "--yes"},
+		{"vm", "down", "--yes"},
+		{"vm", "restart", "--yes"},
+		{"vm", "delete", o.name, "--yes"},
+		{"vm", "snapshot", "x", "--yes"},
+		{"vm", "snapshots"},
 	} {
 		if r := w.aivm(o.project, args...); r.code != 2 || !strings.Contains(r.stderr, "aivm vm adopt "+o.name) {
 			t.Errorf("%v: %+v", args, r)

@@ -106,8 +106,14 @@ func checkSecrets(t *testing.T, w *world, vm, project string, seen func() string
 		t.Fatalf("found only %d secrets to look for", len(secrets))
 	}
 	for _, args := range [][]string{
-		{"code", ".", "--yes", "-vv", "--dry-run"}, {"code", ".", "--yes", "--json"}, {"status", "--json"}, {"status", "--detail"}, {"list", "--json"}, {"vm", "ssh-config", "--json"},
-		{"vm", "create", "other", "--dry-run", "--json", "-vv"}, {"config", "path"},
+		{"code", ".", "--yes", "-vv", "--dry-run"},
+		{"code", ".", "--yes", "--json"},
+		{"status", "--json"},
+		{"status", "--detail"},
+		{"list", "--json"},
+		{"vm", "ssh-config", "--json"},
+		{"vm", "create", "other", "--dry-run", "--json", "-vv"},
+		{"config", "path"},
 	} {
 		r := w.aivm(project, args...)
 		for _, s := range secrets {
