@@ -16,11 +16,7 @@ import (
 // without a trace at the end.
 func TestAdopt(t *testing.T) {
 	w := rootWorld(t)
-	imgs, err := filepath.Glob(filepath.Join(cacheHome, "aivm/images/*.qcow2"))
-	if err != nil || len(imgs) == 0 {
-		t.Fatalf("no image in the cache: %v (TestRoot puts it there)", err)
-	}
-	o := makeOld(t, w, smallest(t, imgs))
+	o := makeOld(t, w, guestImage(t))
 	if !t.Run("before", func(t *testing.T) { w.t = t; checkNotAdopted(t, w, o) }) {
 		t.FailNow()
 	}

@@ -185,6 +185,22 @@ func virsh(t *testing.T, args ...string) string {
 	return string(out)
 }
 
+// guestImage is the guest image in the tests' cache, built if it is missing.
+func guestImage(t *testing.T) string {
+	t.Helper()
+	find := func() []string {
+		imgs, err := filepath.Glob(filepath.Join(cacheHome, "aivm/images/*.qcow2"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return imgs
+	}
+	if len(find()) == 0 {
+		rootWorld(t).must("", "host", "image-fetch", "--image", "packages:debian-12", "--yes")
+	}
+	return smallest(t, find())
+}
+
 // opened returns the last summary of the editor's stand-in.
 func (w *world) opened() (rec struct {
 	Event, Alias, Path, Error string

@@ -51,10 +51,7 @@ func (w *world) sudos() int {
 // group libvirt, beside networks and VMs of another user.
 func TestUser(t *testing.T) {
 	w := userWorld(t)
-	imgs, err := filepath.Glob(filepath.Join(cacheHome, "aivm/images/*.qcow2"))
-	if err != nil || len(imgs) == 0 {
-		t.Fatalf("no image in the cache: %v (TestRoot puts it there)", err)
-	}
+	image := guestImage(t)
 	project := filepath.Join(w.home, "proj")
 	if r := w.run("", nil, nil, "sh", "-c", "mkdir -p proj/.hidden && echo mine >proj/f && chmod 700 proj"); r.code != 0 {
 		t.Fatalf("%+v", r)
@@ -79,7 +76,7 @@ func TestUser(t *testing.T) {
 	}
 	// The cache is closed to other users.
 	img := filepath.Join(w.home, "guest.qcow2")
-	run2(t, "install", "-m", "0644", "-o", userName, imgs[0], img)
+	run2(t, "install", "-m", "0644", "-o", userName, image, img)
 	cold := w.run(project, nil, []string{"FAKECODE_WRITE=from-the-editor"}, filepath.Join(bin, "aivm"), "code", ".", "--yes", "--image", img)
 	if cold.code != 0 {
 		t.Fatalf("cold: exit %d\n%s", cold.code, cold.stderr)
@@ -123,7 +120,7 @@ func TestUser(t *testing.T) {
 	}
 	// Another user's VM is not ours: not to be deleted, not to be taken.
 	other := rootWorld(t)
-	if r := other.aivm("", "vm", "create", vm, "--yes", "--image", imgs[0]); r.code != 2 || !strings.Contains(r.stderr, "belongs to another user") {
+	if r := other.aivm("", "vm", "create", vm, "--yes", "--image", image); r.code != 2 || !strings.Contains(r.stderr, "belongs to another user") {
 		t.Errorf("root takes the user's VM: %+v", r)
 	}
 	if r := other.aivm("", "vm", "delete", vm, "--yes"); r.code != 2 {
