@@ -76,14 +76,14 @@ func checkPrepare(t *testing.T, w *world, vm string) {
 	for what, line := range map[string]string{
 		"what was installed": `[ "$(e2e-tool)" = tool ] && [ "$(cat ~/in-the-home)" = kept ]`,
 		// A pattern that does not find itself: sudo writes its command to the journal.
-		"the log":            `! sudo -n grep -rq 'E2E-LOG-MAR[K]' /var/log`,
-		"user and sudo":      `[ "$(id -u):$(id -un)" = 1000:agent ] && sudo -n true`,
-		"one host key":       `[ "$(ls /etc/ssh/ssh_host_*_key)" = /etc/ssh/ssh_host_ed25519_key ]`,
-		"no cloud-init":      `[ -e /etc/cloud/cloud-init.disabled ] && [ ! -s /etc/aivm-clone ] && [ ! -e /var/lib/cloud/instances ]`,
-		"its own name":       `getent hosts ` + clone,
-		"no password":        `sudo -n passwd -S agent | grep -q ' L '`,
-		"its folders' unit":  `! systemctl cat aivm-folders.service >/dev/null 2>&1`,
-		"nothing failed":     `! systemctl --failed --no-legend | grep aivm`,
+		"the log":           `! sudo -n grep -rq 'E2E-LOG-MAR[K]' /var/log`,
+		"user and sudo":     `[ "$(id -u):$(id -un)" = 1000:agent ] && sudo -n true`,
+		"one host key":      `[ "$(ls /etc/ssh/ssh_host_*_key)" = /etc/ssh/ssh_host_ed25519_key ]`,
+		"no cloud-init":     `[ -e /etc/cloud/cloud-init.disabled ] && [ ! -s /etc/aivm-clone ] && [ ! -e /var/lib/cloud/instances ]`,
+		"its own name":      `getent hosts ` + clone,
+		"no password":       `sudo -n passwd -S agent | grep -q ' L '`,
+		"its folders' unit": `! systemctl cat aivm-folders.service >/dev/null 2>&1`,
+		"nothing failed":    `! systemctl --failed --no-legend | grep aivm`,
 	} {
 		if r := w.ssh(nil, clone, line); r.code != 0 {
 			t.Errorf("%s: %q in the clone: exit %d %s%s", what, line, r.code, r.stdout, r.stderr)
