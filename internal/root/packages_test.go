@@ -66,7 +66,7 @@ func TestPackages(t *testing.T) {
 	for _, dir := range []string{"etc", "dpkg", "apt", "cache", "log"} {
 		must(t, os.MkdirAll(filepath.Join(work, "c", dir), 0o755))
 	}
-	sh(t, "cd "+work+"/c && cp -a /etc/. etc && cp -a /var/lib/dpkg/. dpkg && rm -rf etc/apt/* && mkdir etc/apt/apt.conf.d etc/apt/preferences.d etc/apt/trusted.gpg.d log/apt")
+	sh(t, "cd "+work+"/c && tar -C /etc --exclude=./libvirt -cf - . | tar -C etc -xpf - && cp -a /var/lib/dpkg/. dpkg && rm -rf etc/apt/* && mkdir etc/apt/apt.conf.d etc/apt/preferences.d etc/apt/trusted.gpg.d log/apt")
 	must(t, os.WriteFile(work+"/c/etc/apt/sources.list", []byte("deb [trusted=yes] file:"+repo.dir+" ./\n"), 0o644))
 	for from, to := range map[string]string{"etc": "/etc", "dpkg": "/var/lib/dpkg", "apt": "/var/lib/apt", "cache": "/var/cache/apt", "log": "/var/log"} {
 		must(t, unix.Mount(filepath.Join(work, "c", from), to, "", unix.MS_BIND, ""))
