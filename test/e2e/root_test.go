@@ -3,7 +3,6 @@ package e2e
 import (
 	"bytes"
 	"crypto/rand"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -56,36 +55,12 @@ func TestRoot(t *testing.T) {
 }
 
 // killWalk kills a cold `code` with SIGKILL at each of its fault points in
-// turn, each run going on where the last one died; the last run finishes. One
-// boot is enough for all of them.
+// turn. One boot is enough for all of them.
 func killWalk(t *testing.T, w *world, project string) {
-	faulty := filepath.Join(bin, "aivm-faulty")
-	points := filepath.Join(w.home, "points")
-	killed := map[string]bool{}
-	for range 80 {
-		_ = os.Remove(points)
-		// The next point nobody died at yet is only known when it is reached:
-		// a run is told the points of the run before it, plus one.
-		at := nextPoint(t, w, project, killed)
-		if at == "" {
-			break
-		}
-		killed[at] = true
-		r := w.run(project, nil, []string{"AIVM_KILL_AT=" + at, "AIVM_POINTS=" + points, "FAKECODE_WRITE=from-the-editor"}, faulty, "code", ".", "--yes")
-		if r.code == 0 {
-			continue // the point did not come up: something before it was all there was
-		}
-		if r.code != -1 {
-			t.Fatalf("killed at %s: exit %d\n%s", at, r.code, r.stderr)
-		}
-	}
-	r := w.run(project, nil, []string{"FAKECODE_WRITE=from-the-editor"}, faulty, "code", ".", "--yes")
-	if r.code != 0 {
-		t.Fatalf("the last run: exit %d\n%s", r.code, r.stderr)
-	}
-	t.Logf("killed at %d points", len(killed))
-	if len(killed) < 20 {
-		t.Errorf("only %d fault points: %v", len(killed), killed)
+	points := walk(t, w, project, []string{"FAKECODE_WRITE=from-the-editor"}, "code", ".", "--yes")
+	t.Logf("killed at %d points", len(points))
+	if len(points) < 30 {
+		t.Errorf("only %d fault points: %v", len(points), points)
 	}
 	rec := w.opened()
 	if rec.Error != "" || rec.Asked || !rec.Forward || !rec.Folder {
@@ -94,35 +69,6 @@ func killWalk(t *testing.T, w *world, project string) {
 	if b, err := os.ReadFile(filepath.Join(project, "from-the-editor")); err != nil || len(b) == 0 {
 		t.Errorf("what the editor wrote: %v %q", err, b)
 	}
-}
-
-// nextPoint asks a dry run what is still to be done on the host and returns
-// the first fault point no run has died at yet; "" when all have been.
-func nextPoint(t *testing.T, w *world, project string, killed map[string]bool) string {
-	r := w.must(project, "code", ".", "--yes", "--dry-run", "--json")
-	var d struct {
-		Stages []struct {
-			Actions []struct{ ID string }
-		}
-	}
-	if err := json.Unmarshal([]byte(r.stdout), &d); err != nil {
-		t.Fatalf("%v\n%s", err, r.stdout)
-	}
-	for _, s := range d.Stages {
-		for _, a := range s.Actions {
-			for _, when := range []string{":before", ":after"} {
-				if p := a.ID + when; !killed[p] {
-					return p
-				}
-			}
-		}
-	}
-	for _, p := range []string{"seed.remove:before", "seed.remove:after", "seed.forget:before", "seed.forget:after"} {
-		if !killed[p] {
-			return p
-		}
-	}
-	return ""
 }
 
 func checkVM(t *testing.T, w *world, vm, project string) {

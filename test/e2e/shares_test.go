@@ -231,33 +231,16 @@ func (s *shares) detach(t *testing.T) {
 // killed kills attach and detach at each action in turn; the next run finishes.
 func (s *shares) killed(t *testing.T) {
 	w := s.w
-	faulty := filepath.Join(bin, "aivm-faulty")
 	f := s.folder("killed")
-	run := func(args ...string) int {
-		t.Helper()
-		killed := map[string]bool{}
-		for range 40 {
-			at := next(w, t, f, killed, args)
-			if at == "" {
-				break
-			}
-			killed[at] = true
-			if r := w.run(f, nil, []string{"AIVM_KILL_AT=" + at}, append([]string{faulty}, args...)...); r.code != -1 && r.code != 0 {
-				t.Fatalf("%v killed at %s: %+v", args, at, r)
-			}
-		}
-		w.must(f, args...)
-		return len(killed)
-	}
-	n := run("attach", ".", "--yes")
+	n := walk(t, w, f, nil, "attach", ".", "--yes")
 	s.visible(t, f)
 	if s.states(t)[f] != "ok" {
 		t.Errorf("%v", s.states(t))
 	}
-	m := run("detach", ".")
-	t.Logf("attach killed at %d points, detach at %d", n, m)
-	if n < 4 || m < 6 {
-		t.Errorf("only %d and %d points", n, m)
+	m := walk(t, w, f, nil, "detach", ".")
+	t.Logf("attach killed at %d points, detach at %d", len(n), len(m))
+	if len(n) < 6 || len(m) < 8 {
+		t.Errorf("only %v and %v", n, m)
 	}
 	if st := s.states(t)[f]; st != "" {
 		t.Errorf("detached, and %q", st)
@@ -265,29 +248,6 @@ func (s *shares) killed(t *testing.T) {
 	if b, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(b), "/killed ") {
 		t.Error("still mounted")
 	}
-}
-
-// next asks a dry run what is to be done and returns the first point no run has
-// died at yet.
-func next(w *world, t *testing.T, dir string, killed map[string]bool, args []string) string {
-	t.Helper()
-	r := w.must(dir, append(append([]string{}, args...), "--dry-run", "--json")...)
-	var d struct {
-		Stages []struct {
-			Actions []struct{ ID string }
-		}
-	}
-	_ = json.Unmarshal([]byte(r.stdout), &d) // "nothing to do" is another object
-	for _, st := range d.Stages {
-		for _, a := range st.Actions {
-			for _, when := range []string{":before", ":after"} {
-				if p := a.ID + when; !killed[p] && a.ID != "guest.mount" {
-					return p
-				}
-			}
-		}
-	}
-	return ""
 }
 
 func (s *shares) guestReboot(t *testing.T) {
