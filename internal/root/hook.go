@@ -40,7 +40,7 @@ func RunHook(ctx context.Context, args []string, stdin io.Reader, stdout io.Writ
 		case "start", "started", "port-created":
 			// At "start" the bridge is not there yet, so no guest is on it
 			// without rules; later, who flushed them meanwhile is answered.
-			return hookWall(ctx, name)
+			return hookWall(ctx, name, hookedNetwork(stdin))
 		case "stopped":
 			return hookLower(ctx, name)
 		}
@@ -83,12 +83,13 @@ func printRules(network string, stdout io.Writer) error {
 }
 
 // hookWall puts a network's wall up again; a network without one is not ours.
-func hookWall(ctx context.Context, network string) error {
-	return hookChanged(ctx, network, func(*NetManifest) error { return nil }, raise)
+func hookWall(ctx context.Context, network string, live networkDef) error {
+	return hookChanged(ctx, network, live, func(*NetManifest) error { return nil }, raise)
 }
 
-// hookChanged changes a network's wall, and does with it what put says.
-func hookChanged(ctx context.Context, network string, change func(*NetManifest) error, put func(context.Context, NetManifest) error) error {
+// hookChanged changes a network's wall, and does with it what put says. Of a
+// network that only has the name of one that had a wall, nothing is touched.
+func hookChanged(ctx context.Context, network string, live networkDef, change func(*NetManifest) error, put func(context.Context, NetManifest) error) error {
 	if _, err := os.Lstat(netManifest(network)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -102,8 +103,18 @@ func hookChanged(ctx context.Context, network string, change func(*NetManifest) 
 		return nil // removed a moment ago
 	}
 	if err != nil {
+		if left(network, nil, live) {
+			return nil
+		}
 		return ui.Failed("the wall of network %q is not known: %w", network, err).
 			Hint("aivm host fw apply", "to start it without: sudo rm "+netManifest(network))
+	}
+	if left(network, &m, live) {
+		dropLeft(ctx, m)
+		return nil
+	}
+	if live.UUID != "" {
+		m.UUID = live.UUID
 	}
 	if err := change(&m); err != nil {
 		return err
@@ -127,7 +138,7 @@ func hookPorts(ctx context.Context, starts bool, stdin io.Reader) error {
 		if !starts {
 			port, put = "", adjust // its network may have stopped before it
 		}
-		err := hookChanged(ctx, i.Source.Network, func(m *NetManifest) error {
+		err := hookChanged(ctx, i.Source.Network, networkDef{}, func(m *NetManifest) error {
 			m.Wall, _ = m.Wall.OnPort(i.MAC.Address, port)
 			return m.Wall.Check()
 		}, put)
@@ -165,7 +176,7 @@ func hookGuest(ctx context.Context, name string, stdin io.Reader) error {
 		if i.Source.Network == "" {
 			continue
 		}
-		if err := hookWall(ctx, i.Source.Network); err != nil {
+		if err := hookWall(ctx, i.Source.Network, networkDef{}); err != nil {
 			return err
 		}
 	}
@@ -217,7 +228,7 @@ func readHooked(stdin io.Reader) (hooked, error) {
 // owner is whose VM it is, if it is one of aivm's.
 func (d hooked) owner() (int, bool) {
 	for _, m := range d.Marks {
-		if owner, err := strconv.Atoi(m.Owner); m.XMLName.Space == "urn:aivm:mark:1" && err == nil && owner >= 0 {
+		if owner, err := strconv.Atoi(m.Owner); m.XMLName.Space == markSpace && err == nil && owner >= 0 {
 			return owner, true
 		}
 	}

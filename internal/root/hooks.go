@@ -3,17 +3,13 @@ package root
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,8 +28,9 @@ const (
 	hookBase    = "/etc/libvirt/hooks"
 )
 
-// hookKinds are the drivers whose events are wanted.
-var hookKinds = []string{"network", "qemu"}
+// hookKinds are the drivers whose events are wanted, and the daemon itself,
+// which says by its hook that it knows them.
+var hookKinds = []string{"daemon", "network", "qemu"}
 
 func hookScript(kind string) string { return filepath.Join(hookBase, kind+".d", "aivm") }
 
@@ -47,6 +44,9 @@ const hookMark = "# aivm keeps the rules and folders of its VMs in place here."
 // Through env, because AppArmor's profile of libvirtd lets a hook run programs
 // of /usr/bin unconfined and none of /usr/local.
 func scriptText(kind string) string {
+	if kind == "daemon" {
+		return answerScript()
+	}
 	ours := map[string]string{"network": `"$dir/net-$1.json"`, "qemu": `"$dir"/vm-*-"$1".json "$dir"/net-*.json`}[kind]
 	return fmt.Sprintf(`#!/bin/sh
 %s
@@ -59,18 +59,6 @@ for f in %s; do
 done
 exit 0
 `, hookMark, ManifestDir, ours, HookProgram, HookCommand, kind)
-}
-
-// hooksTold is written when the daemons know of the hooks: they look for them
-// when they start, and again when told to reload.
-func hooksTold() string { return filepath.Join(ManifestDir, "hooks") }
-
-func toldText() []byte {
-	h := sha256.New()
-	for _, k := range hookKinds {
-		_, _ = io.WriteString(h, scriptText(k))
-	}
-	return []byte(hex.EncodeToString(h.Sum(nil)) + "\n")
 }
 
 // HooksKnown reports whether hooks were ever put in place here, of whatever
@@ -138,8 +126,8 @@ func sameProgram(a, b string) (bool, error) {
 }
 
 // installHooks puts program and scripts in place and tells the daemons that
-// run. The note that they were told comes last: killed before it, the next run
-// tells them again.
+// run. The note that they know comes last: killed before it, the next run tells
+// them again.
 func installHooks(ctx context.Context, progress Progress) error {
 	release, err := manifests()
 	if err != nil {
@@ -167,6 +155,10 @@ func installHooks(ctx context.Context, progress Progress) error {
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			return err
 		}
+		// A daemon may have started while it was not there.
+		if err := os.Remove(hooksTold()); ignoreMissing(err) != nil {
+			return err
+		}
 		if err := writeWhole(path, []byte(scriptText(k)), 0o755); err != nil {
 			return err
 		}
@@ -175,7 +167,7 @@ func installHooks(ctx context.Context, progress Progress) error {
 	if err == nil && bytes.Equal(told, toldText()) {
 		return nil
 	}
-	if err := reloadDaemons(ctx, progress); err != nil {
+	if err := tellDaemons(ctx, progress); err != nil {
 		return err
 	}
 	return writeWhole(hooksTold(), toldText(), 0o644)
@@ -264,42 +256,4 @@ func installProgram() error {
 		return err
 	}
 	return writeWhole(HookProgram, b, 0o755)
-}
-
-// hookDaemons are the daemons that run hooks: the one of old and the two it
-// was split into, with their pid files.
-var hookDaemons = []string{"libvirtd", "virtnetworkd", "virtqemud"}
-
-// reloadDaemons has the daemons that run look for hooks anew. They do at
-// SIGHUP, which stops and changes no VM and no network (virhook.c,
-// virHookCall; remote_daemon.c). One that starts later looks by itself.
-func reloadDaemons(ctx context.Context, progress Progress) error {
-	told := false
-	for _, name := range hookDaemons {
-		b, err := os.ReadFile("/run/" + name + ".pid")
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
-		if err != nil || pid <= 1 {
-			continue
-		}
-		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-		if err != nil || strings.TrimSpace(string(comm)) != name {
-			continue // what a daemon that died left behind
-		}
-		progress("telling "+name+" of its hooks", -1)
-		if err := unix.Kill(pid, unix.SIGHUP); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("telling %s to reload: %w", name, err)
-		}
-		told = true
-	}
-	if told {
-		// The signal is handled by a thread of the daemon's.
-		return pause(ctx, 300*time.Millisecond)
-	}
-	return nil
 }

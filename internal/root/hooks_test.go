@@ -82,7 +82,7 @@ func virshFails(t *testing.T, words string, args ...string) {
 func defineNetwork(t *testing.T, name, bridge, octet string) {
 	t.Helper()
 	p := filepath.Join(t.TempDir(), name)
-	must(t, os.WriteFile(p, []byte(fmt.Sprintf(`<network><name>%s</name><forward mode='nat'/><bridge name='%s'/><ip address='10.%s.0.1' prefix='24'/></network>`, name, bridge, octet)), 0o600))
+	must(t, os.WriteFile(p, []byte(fmt.Sprintf(`<network><name>%s</name>%s<forward mode='nat'/><bridge name='%s'/><ip address='10.%s.0.1' prefix='24'/></network>`, name, map[bool]string{true: ourMark}[name == "hooked"], bridge, octet)), 0o600))
 	virshOK(t, "net-define", p)
 }
 

@@ -27,7 +27,8 @@ const manifestVersion = 1
 // NetManifest is the wall of one libvirt network as it was last put up.
 type NetManifest struct {
 	Version int            `json:"version"`
-	Owner   int            `json:"owner"` // uid
+	Owner   int            `json:"owner"`          // uid
+	UUID    string         `json:"uuid,omitempty"` // libvirt's, of this network and no later one of its name
 	Wall    wall.Wall      `json:"wall"`
 	Local   []netip.Prefix `json:"local"`  // directly connected subnets, then
 	Script  string         `json:"script"` // digest of the rules that were loaded: another aivm makes others of the same wall

@@ -1,15 +1,10 @@
 package root
 
 import (
-	"bytes"
 	"context"
-	"encoding/xml"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"strconv"
 	"time"
 
 	"aivm.dev/aivm/internal/root/nftread"
@@ -19,9 +14,6 @@ import (
 
 // nftLimit is long for a transaction that takes ten milliseconds.
 const nftLimit = 20 * time.Second
-
-// networkXML is where libvirt keeps its networks' definitions.
-const networkXML = "/etc/libvirt/qemu/networks"
 
 // putWall loads the rules of a network and records them for the hook.
 func putWall(ctx context.Context, o Nft, caller int) error {
@@ -35,10 +27,17 @@ func putWall(ctx context.Context, o Nft, caller int) error {
 		return err
 	}
 	defer release()
-	if err := owns(o.Wall.Network, caller); err != nil {
+	old, oldErr := ReadNetManifest(o.Wall.Network)
+	now, nowErr := definedNetwork(o.Wall.Network)
+	if oldErr == nil && nowErr == nil && !o.Remove && !old.of(now) {
+		// Left over from another network of that name, maybe another user's.
+		if err := load(ctx, wall.Removal(old.Wall)); err != nil {
+			return err
+		}
+		oldErr = fs.ErrNotExist
+	} else if err := owns(o.Wall.Network, caller); err != nil {
 		return err
 	}
-	old, oldErr := ReadNetManifest(o.Wall.Network)
 	if o.Remove {
 		if oldErr == nil {
 			o.Wall = old.Wall
@@ -63,7 +62,10 @@ func putWall(ctx context.Context, o Nft, caller int) error {
 			return err
 		}
 	}
-	m := NetManifest{Version: manifestVersion, Owner: owner, Wall: o.Wall}
+	m := NetManifest{Version: manifestVersion, Owner: owner, UUID: now.UUID, Wall: o.Wall}
+	if nowErr != nil && oldErr == nil {
+		m.UUID = old.UUID
+	}
 	if o.IfUp && oldErr == nil {
 		m.Local, m.Script, m.Digest = old.Local, old.Script, old.Digest
 		return adjust(ctx, m)
@@ -116,34 +118,16 @@ func load(ctx context.Context, script string) error {
 // keeps it: a user's helper puts up walls only for networks aivm made for that
 // user, on the bridge and subnet they really have.
 func definedFor(w wall.Wall, caller int) error {
-	path := filepath.Join(networkXML, w.Network+".xml")
-	b, err := os.ReadFile(path)
+	n, err := definedNetwork(w.Network)
 	if err != nil {
 		return ui.Refused("network %q is not defined: %w", w.Network, err).Hint("aivm vm up NAME")
-	}
-	var n struct {
-		Bridge struct {
-			Name string `xml:"name,attr"`
-		} `xml:"bridge"`
-		IPs []struct {
-			Address string `xml:"address,attr"`
-		} `xml:"ip"`
-		Metadata struct {
-			Mark []struct {
-				Owner string `xml:"owner,attr"`
-			} `xml:"urn:aivm:mark:1 mark"`
-		} `xml:"metadata"`
-	}
-	// libvirt writes a comment before the element; encoding/xml skips it.
-	if err := xml.NewDecoder(bytes.NewReader(b)).Decode(&n); err != nil {
-		return fmt.Errorf("reading %s: %w", path, err)
 	}
 	gateway := false
 	for _, ip := range n.IPs {
 		gateway = gateway || ip.Address == w.Gateway.String()
 	}
 	switch {
-	case len(n.Metadata.Mark) != 1 || n.Metadata.Mark[0].Owner != strconv.Itoa(caller):
+	case !n.madeFor(caller):
 		return ui.Refused("network %q was not made by aivm for uid %d", w.Network, caller)
 	case n.Bridge.Name != w.Bridge || !gateway:
 		return ui.Refused("network %q has another bridge or address than the firewall's rules were asked for", w.Network).

@@ -123,8 +123,8 @@ type BuildImage struct {
 	Distro string `json:"distro"` // "debian-12"
 }
 
-// Hooks puts a root-owned copy of this program and two libvirt hook scripts
-// that run it in place, and has running daemons look for them. With Remove it
+// Hooks puts a root-owned copy of this program and three libvirt hook scripts
+// in place, and has running daemons look for them until they do. With Remove it
 // takes them away again, unless something still needs them.
 type Hooks struct {
 	Remove bool `json:"remove,omitempty"`
