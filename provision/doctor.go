@@ -43,7 +43,8 @@ type diagnosis struct {
 	store  plan.Known[*config.Store]
 	net    network.Facts
 	vms    []patient
-	sshErr error // of the configuration as a whole
+	sshErr error                          // of the configuration as a whole
+	left   plan.Known[[]root.NetManifest] // walls of networks that are gone
 }
 
 // patient is a VM as the doctor sees it: its entry for ssh.
@@ -115,6 +116,9 @@ func (e *Env) diagnose(ctx context.Context, sudo bool) (diagnosis, error) {
 	}
 	if (sudo || isRoot) && seesRules {
 		a.Ruleset = &rules
+	}
+	if d.net.Networks.Err == nil && a.Libvirt != nil {
+		d.left.Value, d.left.Err = e.leftWalls(d.net.Networks.Value)
 	}
 	d.exam = exam.With(a)
 	return d, ctx.Err()

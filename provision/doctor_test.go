@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,6 +15,7 @@ import (
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/root"
 	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/internal/wall"
 	"aivm.dev/aivm/provision/host"
 	"aivm.dev/aivm/provision/network"
 )
@@ -91,6 +93,16 @@ func TestNetworksCheck(t *testing.T) {
 			t.Errorf("%s: %+v", tt.name, c)
 		}
 	}
+	d := diagnosis{net: network.Facts{Networks: plan.Yes[[]*virt.Network](nil), Routes: plan.Yes[[]network.Route](nil)}}
+	d.store.Value = store
+	d.left.Value = []root.NetManifest{{Wall: wall.Wall{Network: "gone"}}}
+	if c := w.networksCheck(d); c.State != host.Bad || !strings.Contains(c.Detail, "gone") || !slices.Contains(c.Fix, "aivm host doctor --fix") {
+		t.Errorf("a firewall that is left: %+v", c)
+	}
+	d.left = plan.Unknown[[]root.NetManifest](os.ErrPermission)
+	if c := w.networksCheck(d); c.State != host.Unknown {
+		t.Errorf("what is left is not known: %+v", c)
+	}
 }
 
 // noEditor is a machine without editors.
@@ -119,7 +131,8 @@ func TestPlanMend(t *testing.T) {
 			{Path: ssh, Exist: true, Mode: 0o777, UID: os.Getuid()},
 			{Path: "/somebody/else's", Exist: true, Mode: 0o777, UID: os.Getuid() + 1},
 		}},
-		vms: []patient{{plan: []plan.Action{{ID: "ssh.config:a"}, {ID: "ssh.include"}}}, {plan: []plan.Action{{ID: "ssh.include"}}}},
+		left: plan.Yes([]root.NetManifest{{Wall: wall.Wall{Network: "gone"}}}),
+		vms:  []patient{{plan: []plan.Action{{ID: "ssh.config:a"}, {ID: "ssh.include"}}}, {plan: []plan.Action{{ID: "ssh.include"}}}},
 	}
 	d.host.Libvirtd.Name = "libvirtd"
 	var ids []string
@@ -136,7 +149,7 @@ func TestPlanMend(t *testing.T) {
 			t.Errorf("%+v", m)
 		}
 	}
-	want := "host.packages host.service.libvirtd ssh.mode:" + ssh + " ssh.config:a ssh.include host.kvm-module"
+	want := "host.packages host.service.libvirtd ssh.mode:" + ssh + " ssh.config:a ssh.include firewall.forget:gone host.kvm-module"
 	if got := strings.Join(ids, " "); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

@@ -49,6 +49,10 @@ func (e *Env) networksCheck(d diagnosis) host.Check {
 			good = append(good, fmt.Sprintf("%s on %s", n.Name, n.Subnet))
 		}
 	}
+	for _, m := range d.left.Value {
+		bad = append(bad, fmt.Sprintf("the firewall of network %s is kept, and libvirt does not have that network any more", m.Wall.Network))
+		c.Fix = append(c.Fix, "aivm host doctor --fix")
+	}
 	if len(bad) > 0 {
 		c.State, c.Detail = host.Bad, strings.Join(bad, "; ")
 		return c
@@ -63,6 +67,9 @@ func (e *Env) networksCheck(d diagnosis) host.Check {
 		}
 	}
 	c.Detail = strings.Join(good, ", ")
+	if d.left.Err != nil {
+		c.State, c.Detail = host.Unknown, fmt.Sprintf("whether a firewall is left of a network that is gone is not known: %v", d.left.Err)
+	}
 	if err := d.net.Networks.Err; err != nil {
 		c.State = host.Unknown
 		c.Detail = fmt.Sprintf("no route is in the way of the default network; which networks libvirt has is not known: %v", err)

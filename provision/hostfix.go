@@ -139,6 +139,7 @@ func (e *Env) planMend(d diagnosis) plan.Plan {
 			}
 		}
 	}
+	p.Add(planLeftWalls(d.left.Value)...)
 	p.Add(e.planExtension()...)
 	p.Add(host.PlanKVM(d.host)...)
 	return p

@@ -3,6 +3,7 @@ package provision
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/plan"
@@ -73,7 +74,18 @@ func (e *Env) FirewallStatus(ctx context.Context, name string, sudo bool) (Firew
 		}
 		out.Networks = append(out.Networks, k)
 	}
-	return out, nil
+	left, err := e.leftNow(ctx)
+	for _, m := range left {
+		if name != "" && m.Wall.Network != name {
+			continue
+		}
+		out.Networks = slices.DeleteFunc(out.Networks, func(k FirewallNetwork) bool { return k.Network == m.Wall.Network })
+		out.Networks = append(out.Networks, FirewallNetwork{
+			Network: m.Wall.Network, State: "left over", Why: "libvirt does not have this network any more; to forget it: aivm host fw apply",
+			Tables: m.Wall.Tables(), Sentence: "There is no guest behind it.", InTheWay: []string{},
+		})
+	}
+	return out, err
 }
 
 // FirewallApply puts the rules of a network, or of all, in place.
@@ -82,8 +94,30 @@ func (e *Env) FirewallApply(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	l, err := e.libvirtWithHelp(ctx)
+	if err != nil {
+		return err
+	}
+	have, err := l.Networks(ctx)
+	if err != nil {
+		return err
+	}
+	left, err := e.leftWalls(have)
+	if err != nil {
+		return err
+	}
+	if name != "" {
+		left = slices.DeleteFunc(left, func(m root.NetManifest) bool { return m.Wall.Network != name })
+	}
 	p := plan.Plan{Stage: plan.Host}
+	p.Add(planLeftWalls(left)...)
 	for _, n := range ns {
+		if !slices.ContainsFunc(have, func(k *virt.Network) bool { return k.Name == n.Network.Name }) {
+			if name != "" && len(left) == 0 {
+				return ui.Refused("network %q is not there yet: its firewall comes with it", n.Name).Hint("aivm host net create " + n.Name)
+			}
+			continue
+		}
 		if !n.Firewall.Enabled {
 			if name != "" {
 				return ui.Refused("the firewall of network %q is switched off in the config", n.Name).Hint("set enabled = true in its [networks.firewall]: aivm config edit")
@@ -107,7 +141,9 @@ func (e *Env) FirewallApply(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	p.Actions = append(hooks, p.Actions...)
+	if len(p.Actions) > len(left) {
+		p.Actions = append(hooks, p.Actions...)
+	}
 	return e.consented(ctx, "fw apply", p, func() error {
 		return e.saidFirewall(ctx, name, "The firewall is in place")
 	})

@@ -29,6 +29,8 @@ type Wallkeeper interface {
 	// Rules reads the rules of a network. sudo says that sudo may be used where
 	// this user may not ask the kernel; it never asks for a password.
 	Rules(ctx context.Context, network string, sudo bool) firewall.Facts
+	// Manifests are the walls root keeps, of all networks and users.
+	Manifests() ([]root.NetManifest, error)
 	// Ruleset is everybody's rules, as nft prints them in JSON.
 	Ruleset(ctx context.Context, sudo bool) ([]byte, error)
 }
@@ -46,6 +48,8 @@ func (osWall) Hooks() (current, known bool, err error) {
 	current, err = root.HooksCurrent("/proc/self/exe")
 	return current, root.HooksKnown(), err
 }
+
+func (osWall) Manifests() ([]root.NetManifest, error) { return root.NetManifests() }
 
 func (osWall) Rules(ctx context.Context, network string, sudo bool) firewall.Facts {
 	var f firewall.Facts

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,6 +15,7 @@ import (
 	"aivm.dev/aivm/internal/root"
 	"aivm.dev/aivm/internal/root/nftread"
 	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/internal/wall"
 	"aivm.dev/aivm/provision/firewall"
 )
@@ -24,6 +26,7 @@ type fakeKeeper struct {
 	rules          firewall.Facts
 	ruleset        string
 	asked          []string
+	manifests      []root.NetManifest
 }
 
 func (k *fakeKeeper) Hooks() (bool, bool, error) { return k.current, k.known, nil }
@@ -36,6 +39,10 @@ func (k *fakeKeeper) Rules(_ context.Context, network string, sudo bool) firewal
 		return f
 	}
 	return k.rules
+}
+
+func (k *fakeKeeper) Manifests() ([]root.NetManifest, error) {
+	return slices.Clone(k.manifests), nil
 }
 
 func (k *fakeKeeper) Ruleset(context.Context, bool) ([]byte, error) { return []byte(k.ruleset), nil }
@@ -189,5 +196,35 @@ func TestRulesBySudo(t *testing.T) {
 		if k.Value.Digest != c.digest || (k.Err == nil) != (c.err == "") || k.Err != nil && !strings.Contains(k.Err.Error(), c.err) || errors.Is(k.Err, firewall.ErrAsks) != c.asks {
 			t.Errorf("%q: %+v", c.script, k)
 		}
+	}
+}
+
+// Only what is kept of one's own networks that are gone is taken away.
+func TestLeftWalls(t *testing.T) {
+	w, k, _ := walledWorld(t)
+	w.UID = 1000
+	wallOf := func(network, uuid string, owner int) root.NetManifest {
+		return root.NetManifest{Owner: owner, UUID: uuid, Wall: wall.Wall{Network: network}}
+	}
+	k.manifests = []root.NetManifest{
+		wallOf("here", "1", 1000), wallOf("gone", "2", 1000), wallOf("others", "3", 1001),
+		wallOf("taken", "4", 1000), wallOf("anew", "5", 1000), wallOf("older", "", 1000),
+	}
+	mine := virt.Mark{Ours: true, Owner: 1000}
+	left, err := w.leftWalls([]*virt.Network{
+		{Name: "here", UUID: "1"}, {Name: "taken", UUID: "40"}, {Name: "anew", UUID: "50", Mark: mine}, {Name: "older", UUID: "6", Mark: mine},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, a := range planLeftWalls(left) {
+		got = append(got, a.ID)
+		if op, ok := a.Root.(root.Nft); !ok || !op.Remove || a.Consent != plan.None {
+			t.Errorf("%+v", a)
+		}
+	}
+	if s := strings.Join(got, " "); s != "firewall.forget:gone firewall.forget:taken" {
+		t.Errorf("forgets %q", s)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"aivm.dev/aivm/internal/wall"
 )
@@ -126,15 +127,19 @@ func dropLeft(ctx context.Context, m NetManifest) {
 // NetManifests are all manifests of networks that can be read. Any user may
 // ask.
 func NetManifests() ([]NetManifest, error) {
-	paths, err := filepath.Glob(netManifest("*"))
+	entries, err := os.ReadDir(ManifestDir)
 	if err != nil {
-		return nil, err
+		return nil, ignoreMissing(err)
 	}
 	var out []NetManifest
-	for _, p := range paths {
-		name := filepath.Base(p)
-		m, err := ReadNetManifest(name[len("net-") : len(name)-len(".json")])
-		if err == nil {
+	for _, e := range entries {
+		network, ok := strings.CutPrefix(e.Name(), "net-")
+		network, json := strings.CutSuffix(network, ".json")
+		if !ok || !json {
+			continue
+		}
+		// One that is damaged is its network's trouble, and said there.
+		if m, err := ReadNetManifest(network); err == nil {
 			out = append(out, m)
 		}
 	}
