@@ -1,4 +1,4 @@
-.PHONY: build test lint unit script e2e test-long bench
+.PHONY: build test lint unit script e2e test-long test-trixie bench
 
 build:
 	go build -trimpath -ldflags=-s -o bin/aivm ./cmd/aivm
@@ -15,6 +15,11 @@ lint unit script e2e:
 # many devices as a VM can have, a hostile guest, load with libvirtd restarted.
 test-long:
 	@scripts/test.sh long
+
+# The end-to-end suite on Debian 13's libvirt, QEMU and virtiofsd, in a root of
+# its own: make test-trixie, or with RUN=TestShares, or SUITES="unit script e2e".
+test-trixie:
+	@scripts/otherhost.sh trixie $(SUITES)
 
 # Figures, each beside its rival and its bar.
 bench:

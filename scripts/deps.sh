@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Installs what the tests need and starts libvirt where no systemd does.
 # Run as root. What is there already costs nothing.
+#
+#   scripts/deps.sh                    on this machine
+#   scripts/deps.sh --list RELEASE     names what a root for tests is made of
 set -euo pipefail
 packages=(
 	# what aivm itself needs (provision/host)
@@ -10,10 +13,20 @@ packages=(
 	# what the tests look with
 	libvirt-clients libxml2-utils cloud-init git rsync sudo procps util-linux
 	python3-yaml genisoimage socat gcc libc6-dev
-	# the real code-server, built from its npm package, and a browser for it
-	chromium build-essential python3 pkg-config libkrb5-dev libsecret-1-dev
+	# a browser for the real code-server
+	chromium
 )
+if [ "${1:-}" = --list ]; then
+	# QEMU 8 came without the C virtiofsd.
+	[ "$2" = bookworm ] || packages+=(virtiofsd)
+	printf '%s\n' "${packages[@]}" ca-certificates passwd hostname
+	exit
+fi
+# code-server is built of its npm package
+packages+=(build-essential python3 pkg-config libkrb5-dev libsecret-1-dev)
 command -v npm >/dev/null || packages+=(npm)
+# A root that was made for tests (scripts/otherhost.sh) is complete, and has no network.
+[ ! -e /etc/aivm-test-root ] || packages=()
 missing=()
 for p in "${packages[@]}"; do
 	[ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")

@@ -3,13 +3,14 @@
 # as a user it goes on as root through sudo: mounts, users and VMs need it.
 #
 #   scripts/test.sh [suite...]     suites: lint unit script e2e (default: all four), long
+#   RUN=PATTERN                    only these tests of them, as of go test -run
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ "$(id -u)" != 0 ]; then
 	# The user's module cache is read, never written, by root.
 	go mod download
 	exec sudo -- env "PATH=$PATH" "GOMODCACHE=$(go env GOMODCACHE)" "GOPROXY=$(go env GOPROXY)" \
-		"GOFLAGS=$(go env GOFLAGS)" GOCACHE=/var/cache/aivm-test/go-build "AIVM_TEST_USER=$(id -un)" \
+		"GOFLAGS=$(go env GOFLAGS)" GOCACHE=/var/cache/aivm-test/go-build "AIVM_TEST_USER=$(id -un)" "RUN=${RUN:-}" \
 		bash scripts/test.sh "$@"
 fi
 suites=("$@")
@@ -26,7 +27,7 @@ gotest() {
 	local name=$1 start=$SECONDS rc=0
 	shift
 	echo "== $name"
-	go test -v "$@" >"$log/$name" 2>&1 || rc=$?
+	go test -v ${RUN:+-run "$RUN"} "$@" >"$log/$name" 2>&1 || rc=$?
 	local p f s
 	p=$(grep -cE '^ *--- PASS' "$log/$name" || true)
 	f=$(grep -cE '^ *--- FAIL' "$log/$name" || true)

@@ -1,0 +1,191 @@
+#!/usr/bin/env bash
+# Runs tests on another Debian release's libvirt, QEMU, virtiofsd, nft, ssh and
+# git, apart from this machine's: in a root of its own made of that release's
+# packages, with mount, PID, network, IPC and UTS namespaces of its own. Several
+# runs can go side by side, and beside tests on this machine.
+#
+#   scripts/otherhost.sh RELEASE [suite...]      suites as in scripts/test.sh (default: e2e)
+#   scripts/otherhost.sh RELEASE -- COMMAND...   anything else, in the checkout's copy
+#
+#   RUN=TestRoot     only these tests (a pattern, as of go test -run)
+#   FRESH=1          make the release's root anew; RELEASE is bookworm or trixie
+#
+# The packages are installed once, the only time the network is used. What a run
+# changes is a copy, thrown away at its end: the root, the checkout, the cache.
+# Written here is only Go's build cache. As a user it goes on as root by sudo.
+set -euo pipefail
+top=$(cd "$(dirname "$0")/.." && pwd)
+roots=/var/cache/aivm-test/roots
+cache=/var/cache/aivm-test/aivm
+inside=/var/tmp/checkout
+
+usage() {
+	sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"
+	exit 2
+}
+
+# made RELEASE: its root, made if it is missing or deps.sh wants other packages.
+made() {
+	local release=$1 root=$roots/$1 packages lock
+	packages=$(bash "$top/scripts/deps.sh" --list "$release" | tr '\n' ',')
+	exec {lock}>"$root.lock"
+	flock "$lock"
+	if [ -z "${FRESH:-}" ] && [ "$(cat "$root/etc/aivm-test-root" 2>/dev/null)" = "$packages" ]; then
+		exec {lock}>&-
+		return
+	fi
+	echo "== making $root of packages: some minutes" >&2
+	command -v mmdebstrap >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends mmdebstrap >/dev/null
+	rm -rf --one-file-system "$root" "$root.new"
+	if ! mmdebstrap --quiet --mode=root --variant=apt --include="$packages" "$release" "$root.new" >"$root.log" 2>&1; then
+		tail -n 40 "$root.log" >&2
+		rm -rf --one-file-system "$root.new"
+		echo "$release could not be installed: see $root.log" >&2
+		exit 1
+	fi
+	rm -rf "$root.new"/var/lib/apt/lists/* "$root.new"/var/cache/apt/*.bin
+	printf '%s' "$packages" >"$root.new/etc/aivm-test-root"
+	mv "$root.new" "$root"
+	exec {lock}>&-
+}
+
+# copied RELEASE RUN: a root to be changed, with what tests are given of here.
+copied() {
+	local root=$roots/$1 run=$2 f
+	cp -a "$root" "$run/root"
+	# The checkout as it is, with what is not committed.
+	git clone -q --no-hardlinks "$top" "$run/root$inside"
+	find "$run/root$inside" -mindepth 1 -maxdepth 1 ! -name .git -exec rm -rf {} +
+	git -C "$top" ls-files -z --cached --others --exclude-standard |
+		(cd "$top" && tar -c --null --ignore-failed-read --files-from=- 2>/dev/null) | tar -x -C "$run/root$inside"
+	# Guest image and editor, made by an earlier run: links, nobody writes in them.
+	install -d -m 700 "$run/root$cache" "$run/root$cache/images" "$run/root$cache/code-server"
+	for f in "$cache"/images/*.qcow2 "$cache"/code-server/*.tar.gz; do
+		if [ -f "$f" ]; then ln "$f" "$run/root${f}"; fi
+	done
+	if [ -f "$cache/images/index.json" ]; then cp -p "$cache/images/index.json" "$run/root$cache/images/"; fi
+	printf '127.0.0.1 localhost\n127.0.1.1 %s-tests\n::1 localhost\n' "$1" >"$run/root/etc/hosts"
+	echo "nameserver 127.0.0.1" >"$run/root/etc/resolv.conf"
+	echo "$1-tests" >"$run/root/etc/hostname"
+}
+
+# enter RUN RELEASE COMMAND...: in the new namespaces. Builds the root's mounts,
+# moves into it and runs the command there. pivot_root and not chroot: the
+# kernel makes no user namespace, and so no mapped mount, in a chroot.
+enter() {
+	local run=$1 release=$2 d goroot=$GOROOT mods=$GOMODCACHE builds=$GOCACHE n
+	shift 2
+	local root=$run/root
+	hostname "$release-tests"
+	mount --make-rprivate /
+	mount --bind "$root" "$root"
+	mount -t proc -o nosuid,nodev,noexec proc "$root/proc"
+	# Only this root's own part of the kernel's settings can be changed.
+	mount --bind "$root/proc/sys" "$root/proc/sys"
+	mount -o remount,bind,ro "$root/proc/sys"
+	mount --bind "$root/proc/sys/net" "$root/proc/sys/net"
+	mount -o remount,bind,rw "$root/proc/sys/net"
+	mount -t sysfs -o nosuid,nodev,noexec sysfs "$root/sys"
+	mount -t tmpfs -o mode=755,nosuid tmpfs "$root/run"
+	mount -t tmpfs -o mode=755,nosuid tmpfs "$root/dev"
+	mkdir -p "$root/dev/pts" "$root/dev/shm" "$root/dev/net" "$root/run/lock"
+	mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts "$root/dev/pts"
+	mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs "$root/dev/shm"
+	while read -r d n; do
+		mknod -m 666 "$root/dev/$d" c $n
+	done <<-END
+		null 1 3
+		zero 1 5
+		full 1 7
+		random 1 8
+		urandom 1 9
+		tty 5 0
+		net/tun 10 200
+		fuse 10 229
+		loop-control 10 237
+	END
+	# Without a device node there is no acceleration, and nothing to try it with.
+	if [ -e /dev/kvm ]; then mknod -m 660 "$root/dev/kvm" c 10 232; fi
+	for n in $(seq 0 31); do mknod -m 660 "$root/dev/loop$n" b 7 "$n"; done
+	ln -s pts/ptmx "$root/dev/ptmx"
+	ln -s /proc/self/fd "$root/dev/fd"
+	ln -s /proc/self/fd/0 "$root/dev/stdin"
+	ln -s /proc/self/fd/1 "$root/dev/stdout"
+	ln -s /proc/self/fd/2 "$root/dev/stderr"
+	for d in "$goroot" "$mods" "$builds"; do
+		mkdir -p "$root$d"
+		mount --bind "$d" "$root$d"
+	done
+	for d in "$goroot" "$mods"; do mount -o remount,bind,ro "$root$d"; done
+	ip link set lo up
+	mkdir -p "$root/.host"
+	cd "$root"
+	pivot_root . .host
+	umount -l /.host
+	rmdir /.host
+	cd "$inside"
+	# PID 1 stays a shell: it takes in the orphans that daemons are.
+	env -i PATH="$goroot/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" HOME=/root LANG=C.UTF-8 TERM="${TERM:-dumb}" \
+		GOROOT="$goroot" GOMODCACHE="$mods" GOCACHE="$builds" GOPROXY=off GOTOOLCHAIN=local GOFLAGS="-buildvcs=false -count=1 ${GOFLAGS:-}" \
+		RUN="${RUN:-}" AIVM_E2E="${AIVM_E2E:-}" "$@" &
+	local rc=0
+	wait $! || rc=$?
+	exit "$rc"
+}
+
+if [ "${1:-}" = --enter ]; then
+	shift
+	enter "$@"
+fi
+case ${1:-} in
+bookworm | trixie) ;;
+*) usage ;;
+esac
+export GOROOT GOMODCACHE GOCACHE GOFLAGS
+GOROOT=$(go env GOROOT) GOMODCACHE=$(go env GOMODCACHE) GOCACHE=$(go env GOCACHE) GOFLAGS=$(go env GOFLAGS)
+if [ "$(id -u)" != 0 ]; then
+	# The user's module cache is read, never written, by root.
+	go mod download
+	exec sudo -- env "PATH=$PATH" "GOMODCACHE=$GOMODCACHE" "GOFLAGS=$GOFLAGS" GOCACHE=/var/cache/aivm-test/go-build \
+		"RUN=${RUN:-}" "FRESH=${FRESH:-}" bash "$0" "$@"
+fi
+release=$1
+shift
+if [ "${1:-}" = -- ]; then
+	shift
+	command=("$@")
+else
+	[ "$#" -gt 0 ] || set -- e2e
+	command=(bash scripts/test.sh "$@")
+fi
+# All is in the module cache before there is no network.
+(cd "$top" && go mod download)
+install -d -m 755 /var/cache/aivm-test "$GOCACHE"
+install -d -m 700 "$roots"
+# Copies that killed runs left: nobody holds their lock.
+for old in "$roots"/run-*; do
+	if [ -d "$old" ] && flock -n "$old" true; then rm -rf --one-file-system "$old"; fi
+done
+made "$release"
+run=$(mktemp -d "$roots/run-$release-XXXXXX")
+exec {held}<"$run"
+flock "$held"
+child=
+# Ends what runs inside, all of it, before its root goes.
+clean() {
+	if [ -n "$child" ]; then
+		kill -KILL "$child" 2>/dev/null || true
+		wait "$child" 2>/dev/null || true
+	fi
+	rm -rf --one-file-system "$run"
+}
+trap clean EXIT
+trap 'exit 130' INT TERM HUP
+chmod 755 "$run"
+copied "$release" "$run"
+unshare --mount --pid --net --ipc --uts --fork --kill-child=KILL -- bash "$0" --enter "$run" "$release" "${command[@]}" &
+child=$!
+rc=0
+wait "$child" || rc=$?
+child=
+exit "$rc"
