@@ -183,6 +183,13 @@ func (a *app) prepare(c *cobra.Command) error {
 // do it knowingly.
 func (a *app) neverAnew(c *cobra.Command) error {
 	name := "NAME"
+	if p := c.Parent(); p != nil && p.Name() == "net" {
+		if len(c.Flags().Args()) == 1 {
+			name = quoteWord(c.Flags().Args()[0])
+		}
+		return ui.Refused("aivm never makes a network anew by itself: VMs that run on it would be cut off").
+			Hint("to do it knowingly: aivm host net destroy "+name+" --force", "then: "+typed(a.args, append(slices.Clone(consents), "--recreate")))
+	}
 	if f := c.Flags().Lookup("vm"); f != nil && f.Value.String() != "" {
 		name = quoteWord(f.Value.String())
 	} else if p := c.Parent(); p != nil && p.Name() == "vm" && len(c.Flags().Args()) == 1 && (c.Name() == "create" || c.Name() == "up") {

@@ -95,7 +95,10 @@ Examples:
 }
 
 // completeNetwork offers the networks of the store.
-func (a *app) completeNetwork(_ *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+func (a *app) completeNetwork(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
 	path, err := a.storePath()
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError

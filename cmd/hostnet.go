@@ -1,17 +1,125 @@
 package cmd
 
 import (
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision"
 )
 
 func (a *app) hostNetCmd() *cobra.Command {
-	c := group("net", "Take networks of VMs away", `  aivm host net destroy aivm-net --dry-run
+	c := group("net", "Look at, make and take away networks of VMs", `  aivm host net status
+  aivm host net create --dry-run
   aivm host net destroy aivm-net
-`, a.hostNetDestroyCmd())
+`, a.hostNetCreateCmd(), a.hostNetStatusCmd(), a.hostNetDestroyCmd())
 	c.Aliases = []string{"network"}
 	return c
+}
+
+// oneNetwork is the network a verb names, "" if none.
+func oneNetwork(args []string) (string, error) {
+	switch {
+	case len(args) > 1:
+		return "", ui.Usage("one network at a time, not %d", len(args)).Hint("aivm host net status")
+	case len(args) == 1 && args[0] == "":
+		return "", ui.Usage("the name of a network is empty").Hint("aivm host net status")
+	case len(args) == 1:
+		return args[0], nil
+	}
+	return "", nil
+}
+
+func (a *app) hostNetCreateCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use: "create [NETWORK]", Short: "Make a network, with its firewall, before a VM needs it",
+		Long: `Make a network: libvirt's, its firewall, and its record. Without a name it is the
+one the next VM gets (defaults.network in the config). A new name gets a bridge and
+a subnet that are free; VMs made from then on use it if defaults.network.name says
+so. One that is there is put right: started, its firewall in place.
+
+Examples:
+  aivm host net create --dry-run
+  aivm host net create lab --yes
+` + exitStatuses,
+		ValidArgsFunction: a.completeNetwork,
+		RunE: func(c *cobra.Command, args []string) error {
+			name, err := oneNetwork(args)
+			if err != nil {
+				return err
+			}
+			e, err := a.provision("net create")
+			if err != nil {
+				return err
+			}
+			return e.CreateNetwork(c.Context(), name)
+		},
+	}
+	a.dryRunFlag(c)
+	a.recreateFlags(c, "recreate")
+	return c
+}
+
+func (a *app) hostNetStatusCmd() *cobra.Command {
+	var sudo bool
+	c := &cobra.Command{
+		Use: "status [NETWORK]", Short: "Show the networks of VMs",
+		Long: `Show a network, or all: whether libvirt runs it, its bridge and subnet, its
+firewall, the VMs that use it and the addresses that are kept for them.
+
+Examples:
+  aivm host net status
+  aivm host net status aivm-net --json
+` + exitStatuses,
+		ValidArgsFunction: a.completeNetwork,
+		RunE: func(c *cobra.Command, args []string) error {
+			name, err := oneNetwork(args)
+			if err != nil {
+				return err
+			}
+			e, err := a.provision("net status")
+			if err != nil {
+				return err
+			}
+			r, err := e.NetworkStatus(c.Context(), name, sudo)
+			if err != nil {
+				return err
+			}
+			if a.ui.JSON {
+				return a.ui.PrintJSON(r)
+			}
+			a.printNetworks(r)
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&sudo, "sudo", false, "ask libvirt through sudo where it refuses you")
+	return c
+}
+
+func (a *app) printNetworks(r provision.NetworksStatus) {
+	if len(r.Networks) == 0 {
+		a.ui.Result("There is no network yet; the first VM gets one.")
+	}
+	for _, n := range r.Networks {
+		why := ""
+		if n.Why != "" {
+			why = " (" + n.Why + ")"
+		}
+		if !n.Recorded {
+			why += ", not in the config"
+		}
+		a.ui.Result("%s: %s%s", n.Name, n.State, why)
+		a.ui.Result("  bridge %s, %s, gateway %s, DHCP %s to %s", n.Bridge, n.Subnet, n.Gateway, n.DHCPStart, n.DHCPEnd)
+		a.ui.Result("  firewall: %s", n.Firewall)
+		a.ui.Result("  VMs: %s", orDash(strings.Join(n.VMs, ", ")))
+		for _, g := range n.Addresses {
+			a.ui.Result("  address %s is kept for %s (%s)", g.Address, ui.Clean(g.VM), g.MAC)
+		}
+		for _, f := range n.Fix {
+			a.ui.Result("  fix: %s", f)
+		}
+	}
 }
 
 func (a *app) hostNetDestroyCmd() *cobra.Command {

@@ -22,6 +22,11 @@ func restart(t *testing.T) {
 	for end := time.Now().Add(10 * time.Second); syscall.Kill(pid, 0) == nil && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 	}
 	sh(t, "libvirtd -d")
+	b, err = os.ReadFile("/run/libvirtd.pid")
+	must(t, err)
+	again, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	must(t, err)
+	t.Cleanup(func() { _ = syscall.Kill(again, syscall.SIGTERM) })
 }
 
 // A daemon that is still starting ignores the signal to look for hooks, and one

@@ -65,7 +65,7 @@ func Choose(f Facts, spec config.NetworkSpec, owner int, fixed bool) (config.Net
 	base, bridge := spec.Name, spec.Bridge
 	for i := 1; i < 100; i++ {
 		if i > 1 {
-			spec.Name, spec.Bridge = fmt.Sprintf("%s-%d", base, i), fmt.Sprintf("%s%d", bridge, i)
+			spec.Name, spec.Bridge = fmt.Sprintf("%s-%d", base, i), numbered(bridge, i)
 		}
 		if n := f.find(spec.Name); n != nil && n.Mark.By(owner) {
 			return fromNetwork(spec, n), nil
@@ -80,6 +80,44 @@ func Choose(f Facts, spec config.NetworkSpec, owner int, fixed bool) (config.Net
 		return layout(spec, sub), nil
 	}
 	return spec, ui.Refused("no free network name like %q", base).Hint("virsh -c qemu:///system net-list --all")
+}
+
+// Place fills in bridge and subnet of a network that does not exist yet and
+// whose name somebody chose: the name stays, bridge and subnet are the first
+// that are free.
+func Place(f Facts, spec config.NetworkSpec, owner int) (config.NetworkSpec, error) {
+	if f.Networks.Err != nil {
+		return spec, fmt.Errorf("reading libvirt's networks: %w", f.Networks.Err)
+	}
+	if n := f.find(spec.Name); n != nil {
+		if err := Conflict(f, spec, owner); err != nil {
+			return spec, err
+		}
+		return fromNetwork(spec, n), nil
+	}
+	base := spec.Bridge
+	for i := 2; f.bridgeTaken(spec.Bridge); i++ {
+		if i > 99 {
+			return spec, ui.Refused("no free bridge name like %q", base).Hint("ip link show type bridge")
+		}
+		spec.Bridge = numbered(base, i)
+	}
+	sub, err := f.freeSubnet(spec.SubnetCIDR)
+	if err != nil {
+		return spec, err
+	}
+	return layout(spec, sub), nil
+}
+
+// numbered is the i-th bridge like this one; a name of an interface has at most
+// 15 characters (IFNAMSIZ).
+func numbered(bridge string, i int) string {
+	return fmt.Sprintf("%s%d", bridge[:min(len(bridge), 13)], i)
+}
+
+// SpecOf is a network of libvirt's as a config would have it.
+func SpecOf(n *virt.Network) config.NetworkSpec {
+	return fromNetwork(config.NetworkSpec{Name: n.Name}, n)
 }
 
 func fromNetwork(spec config.NetworkSpec, n *virt.Network) config.NetworkSpec {

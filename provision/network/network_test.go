@@ -255,3 +255,36 @@ func TestChooseTakesTheNetworkAsItIs(t *testing.T) {
 		t.Errorf("%+v %v", got, err)
 	}
 }
+
+// A name that was chosen stays; what is around it gives way.
+func TestPlace(t *testing.T) {
+	spec := defaults()
+	spec.Name = "lab"
+	long := spec
+	long.Bridge = "a-bridge-of-len"
+	for _, c := range []struct {
+		name           string
+		f              Facts
+		spec           config.NetworkSpec
+		bridge, subnet string
+		fails          string
+	}{
+		{"nothing there", facts(nil, nil), spec, "virbr-aivm", "10.77.0.0/24", ""},
+		{"beside the first", facts([]*virt.Network{lnet("aivm-net", "virbr-aivm", "10.77.0.0/24", me)}, nil, "virbr-aivm"), spec, "virbr-aivm2", "10.78.0.0/24", ""},
+		{"a long bridge", facts(nil, nil, "a-bridge-of-len"), long, "a-bridge-of-l2", "10.77.0.0/24", ""},
+		{"ours is there", facts([]*virt.Network{lnet("lab", "br9", "10.9.0.0/24", me)}, nil), spec, "br9", "10.9.0.0/24", ""},
+		{"a stranger's name", facts([]*virt.Network{lnet("lab", "br9", "10.9.0.0/24", -1)}, nil), spec, "", "", "not made by aivm"},
+		{"not known", Facts{Networks: plan.Unknown[[]*virt.Network](errors.New("silence"))}, spec, "", "", "silence"},
+	} {
+		got, err := Place(c.f, c.spec, me)
+		if c.fails != "" {
+			if err == nil || !strings.Contains(err.Error(), c.fails) {
+				t.Errorf("%s: %v", c.name, err)
+			}
+			continue
+		}
+		if err != nil || got.Name != "lab" || got.Bridge != c.bridge || got.SubnetCIDR != c.subnet || len(got.Bridge) > 15 {
+			t.Errorf("%s: %+v, %v", c.name, got, err)
+		}
+	}
+}
