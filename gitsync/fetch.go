@@ -211,6 +211,9 @@ func (h Host) haves(ctx context.Context) ([]string, error) {
 	return out, nil
 }
 
+// uploadPack is the other side of a fetch, as a program to run.
+func uploadPack(dir string) []string { return []string{"env", "LC_ALL=C", "git", "upload-pack", dir} }
+
 // receive gets a pack with all that wants need into the quarantine.
 func (p Peer) receive(ctx context.Context, h Host, q *quarantine, wants, branches []string) error {
 	if why := h.special(); why != "" {
@@ -226,7 +229,7 @@ func (p Peer) receiveStream(ctx context.Context, h Host, q *quarantine, wants []
 	if err != nil {
 		return err
 	}
-	s := p.start(ctx, nil, "git", "upload-pack", p.Dir)
+	s := p.start(ctx, uploadPack(p.Dir)...)
 	err = func() error {
 		r := bufio.NewReaderSize(s.out, 64<<10)
 		adv := packp.NewAdvRefs()
@@ -298,7 +301,7 @@ func (p Peer) receiveProgram(ctx context.Context, h Host, q *quarantine, branche
 		in.WriteString("refs/heads/" + b + "\n")
 	}
 	lim := p.Limits.or(DefaultLimits)
-	return p.program(ctx, []string{"git", "upload-pack", p.Dir}, call{
+	return p.program(ctx, uploadPack(p.Dir), call{
 		dir: h.Repo.Top, env: q.env(), stdin: strings.NewReader(in.String()), memory: lim.Memory, cpu: uint64(lim.CPU.Seconds()),
 		args: []string{
 			"-c", "fetch.fsckObjects=true", "-c", "fetch.unpackLimit=1", "-c", "protocol.fd.allow=always", "-c", "core.bigFileThreshold=32m",
@@ -320,7 +323,7 @@ func (p Peer) program(ctx context.Context, service []string, c call) error {
 		_, _ = fromGuest.Close(), toGit.Close()
 		return err
 	}
-	s := p.start(ctx, nil, service...)
+	s := p.start(ctx, service...)
 	c.files = []*os.File{fromGuest, toGuest}
 	c.started = func() { _, _ = fromGuest.Close(), toGuest.Close() } // git has them
 	go func() {

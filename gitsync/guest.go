@@ -46,7 +46,8 @@ const maxRefs = 800_000
 const mark = "aivm-branch"
 
 // GuestProbe is the piece of the probe script that looks at the clone in dir.
-// One git in it: processes are dear in an emulated guest.
+// One git in it, and no other program unless the refs are many (a character is
+// four bytes at most): processes are dear in an emulated guest.
 func GuestProbe(dir string) string {
 	return "d=" + quote(dir) + `
 command -v git >/dev/null 2>&1 || { echo nogit; exit 0; }
@@ -64,10 +65,12 @@ if out=$(git for-each-ref --format='%(objectname) %(refname)' refs/heads refs/ta
   echo repo
   h=; [ ! -f .git/HEAD ] || IFS= read -r h <.git/HEAD || :
   case $h in 'ref: '*) ;; *) h=$(git symbolic-ref -q HEAD) && h="ref: $h" || h= ;; esac
-  printf '%s\n' "$h" | head -c 1000
+  [ ${#h} -le 1000 ] || h=
+  printf '%s\n' "$h"
   m=; [ ! -f .git/` + mark + ` ] || IFS= read -r m <.git/` + mark + ` || :
-  printf '%s\n' "$m" | head -c 1000
-  printf '%s\n' "$out" | head -c ` + strconv.Itoa(maxRefs) + `
+  [ ${#m} -le 1000 ] || m=
+  printf '%s\n' "$m"
+  if [ ${#out} -lt ` + strconv.Itoa(maxRefs/4) + ` ]; then printf '%s\n' "$out"; else printf '%s\n' "$out" | head -c ` + strconv.Itoa(maxRefs) + `; fi
 else
   echo broken
   printf '%s\n' "$out" | head -c 1000

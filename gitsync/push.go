@@ -170,7 +170,7 @@ func (h Host) pack(ctx context.Context, oids []string) (pack *bytes.Buffer, why 
 }
 
 func (p Peer) pushStream(ctx context.Context, ups []RefUpdate, pack io.Reader) error {
-	s := p.start(ctx, nil, receivePack(p.Dir)...)
+	s := p.start(ctx, receivePack(p.Dir)...)
 	var status packp.ReportStatus
 	err := func() error {
 		r := bufio.NewReaderSize(s.out, 64<<10)

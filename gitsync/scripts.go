@@ -3,9 +3,43 @@ package gitsync
 // The scripts the guest's user runs in the clone. They are for a POSIX sh; $1 is
 // the clone. Statuses from 100 on are answers, others failures.
 
+// inEnglish makes programs say what is read here; a shell needs no "env" for it.
+const inEnglish = "LC_ALL=C; export LC_ALL\n"
+
 // gitFunction is the guest's git without hooks and monitors of the clone.
 const gitFunction = `
 g() { git -c core.hooksPath=/dev/null -c core.fsmonitor=false "$@"; }
+`
+
+// inWayFunction tells, of a file that is to be made and that git does not
+// track, whether something in the work tree is in its way: a file of that name,
+// a directory with untracked files, or, where its directories are to be, a file
+// or a link. It leaves that in $at. No program is started for what is not there,
+// and each directory is looked at once where names come sorted.
+const inWayFunction = `
+in_way() {
+  case $1 in */*) d=${1%/*} ;; *) d=. ;; esac
+  if [ "$d" != "${dir-}" ]; then
+    dir=$d gone= bad=
+    [ -e "$d" ] || gone=1
+    while [ "$d" != . ]; do
+      if [ -L "$d" ] || { [ -e "$d" ] && [ ! -d "$d" ]; }; then
+        gone=1
+        [ -n "$(git --literal-pathspecs ls-files -- "$d" | head -c 1)" ] || bad=$d
+      fi
+      case $d in */*) d=${d%/*} ;; *) d=. ;; esac
+    done
+  fi
+  at=$bad
+  [ -z "$bad" ] || return 0
+  [ -z "$gone" ] || return 1
+  at=$1
+  if [ -d "$1" ] && [ ! -L "$1" ]; then
+    [ -n "$(git --literal-pathspecs ls-files --others -- "$1" | head -c 1)" ]
+    return
+  fi
+  [ -e "$1" ] || [ -L "$1" ]
+}
 `
 
 // collideFunction lists, with NULs, what is in the work tree and would be
@@ -13,21 +47,9 @@ g() { git -c core.hooksPath=/dev/null -c core.fsmonitor=false "$@"; }
 // git itself writes over ignored files (git-read-tree(1), git-checkout(1)).
 const collideFunction = `
 collide() {
-  git diff-tree -r --no-renames --diff-filter=A --name-only -z "$1" "$2" | xargs -0 -r sh -c '
+  git diff-tree -r --no-renames --diff-filter=A --name-only -z "$1" "$2" | xargs -0 -r sh -c '` + inWayFunction + `
 for f; do
-  if [ -d "$f" ] && [ ! -L "$f" ]; then
-    [ -z "$(git ls-files --others -- "$f" | head -c 1)" ] || printf "%s\0" "$f"
-    continue
-  fi
-  if [ -e "$f" ] || [ -L "$f" ]; then printf "%s\0" "$f"; continue; fi
-  d=$f
-  while case $d in */*) true ;; *) false ;; esac; do
-    d=${d%/*}
-    if { [ -e "$d" ] || [ -L "$d" ]; } && [ ! -d "$d" ]; then
-      [ -n "$(git ls-files -- "$d" | head -c 1)" ] || printf "%s\0" "$d"
-      break
-    fi
-  done
+  if in_way "$f"; then printf "%s\0" "$at"; fi
 done' sh | head -c 100000
 }
 `
@@ -56,35 +78,61 @@ git config receive.denyCurrentBranch updateInstead
 printf '%s\n' "$b" >.git/` + mark + "\n"
 
 // hookDir is where the clone keeps the hook below; its name changes with it.
-const hookDir = "aivm-hooks-1"
+const hookDir = "aivm-hooks-2"
 
 // checkoutHook takes the place of what git does by itself when a checked-out
 // branch is pushed to (githooks(5), push-to-checkout): the same, except that an
-// ignored file is not written over either.
+// ignored file is not written over either. Three gits are in it, one less than
+// git itself starts: in an emulated guest each takes as long as a tenth of a
+// login. One says where HEAD is and what is not clean, one which files are new;
+// their names, one a line and quoted if they hold what ends a line, go through
+// the shell's own loop.
 const checkoutHook = `#!/bin/sh
 # aivm: update the files of this clone when the branch is pushed to, and lose none
 unset GIT_QUARANTINE_PATH
 new=$1
-` + gitFunction + collideFunction + `
-top=$(git rev-parse --show-toplevel 2>/dev/null) || top=..
-cd -- "$top" || exit 1
-g update-index -q --ignore-submodules --refresh >/dev/null 2>&1
-g diff-files --quiet --ignore-submodules -- || { echo "Working directory has unstaged changes" >&2; exit 1; }
-if old=$(g rev-parse -q --verify HEAD); then :; else old=$(git hash-object -t tree /dev/null); fi
-g diff-index --quiet --cached --ignore-submodules "$old" -- || { echo "Working directory has staged changes" >&2; exit 1; }
-[ -z "$(collide "$old" "$new" | tr '\0' x)" ] || { echo "Working directory has files in the way" >&2; exit 1; }
+` + gitFunction + inWayFunction + collideFunction + `
+no() { echo "Working directory has $1" >&2; exit 1; }
+cd -- "${GIT_WORK_TREE:-..}" || exit 1
+nl='
+'
+state=$(g status --porcelain=v2 --branch --no-ahead-behind --no-renames -uno --ignore-submodules=all) || exit 1
+old=
+IFS=$nl
+set -f
+for l in $state; do
+  case $l in
+  '# branch.oid (initial)') ;;
+  '# branch.oid '*) old=${l#'# branch.oid '} ;;
+  '#'*) ;;
+  *) no "uncommitted changes" ;;
+  esac
+done
+[ -n "$old" ] || old=$(git hash-object -t tree /dev/null)
+added=$(g -c core.quotePath=false diff-tree -r --no-renames --diff-filter=A --name-only "$old" "$new") || exit 1
+case $added in
+*'"'*) [ -z "$(collide "$old" "$new" | tr '\0' x)" ] || no "files in the way" ;;
+*)
+  for f in $added; do
+    if in_way "$f"; then no "files in the way"; fi
+  done ;;
+esac
+unset IFS
 exec git -c core.hooksPath=/dev/null read-tree -u -m "$old" "$new"
 `
 
 // receiveScript puts the hook in place and becomes receive-pack. The settings
 // stand on the command line: they hold whatever the clone's configuration says.
-// The clone's own hooks are not run.
-const receiveScript = `h=$1/.git/` + hookDir + `
+// The clone's own hooks are not run. The refs of repositories it borrows from
+// are not asked for, which would be one git more even where it borrows from
+// none: while a push is in quarantine git lists the clone itself so.
+const receiveScript = inEnglish + `h=$1/.git/` + hookDir + `
 if [ ! -x "$h/push-to-checkout" ] && [ -d "$1/.git" ]; then
+  rm -rf "$1"/.git/aivm-hooks-*
   mkdir -p "$h" && printf '%s' "$2" >"$h/.new" && chmod 755 "$h/.new" && mv -f "$h/.new" "$h/push-to-checkout" || exit 1
 fi
 exec git -c core.hooksPath="$h" -c receive.denyCurrentBranch=updateInstead -c receive.autogc=false -c receive.shallowUpdate=true \
-  -c receive.denyNonFastForwards=true -c receive.denyDeletes=true receive-pack "$1"
+  -c receive.denyNonFastForwards=true -c receive.denyDeletes=true -c core.alternateRefsCommand=true receive-pack "$1"
 `
 
 // dirtyScript first looks whether a push was cut after the files were written

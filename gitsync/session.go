@@ -122,7 +122,7 @@ func (s *safeWords) String() string {
 }
 
 // start runs a git service on the clone.
-func (p Peer) start(parent context.Context, env []string, args ...string) *session {
+func (p Peer) start(parent context.Context, argv ...string) *session {
 	lim := p.Limits.or(DefaultLimits)
 	ctx, cancel := context.WithCancelCause(parent)
 	s := &session{ctx: ctx, cancel: cancel, done: make(chan struct{}), stderr: &safeWords{}}
@@ -134,7 +134,6 @@ func (p Peer) start(parent context.Context, env []string, args ...string) *sessi
 	s.inR, s.outR = inR, outR
 	s.in = &pipeEnd{inW, alive}
 	s.out = &counted{r: outR, left: lim.Bytes, alive: alive, over: func() { cancel(errTooBig) }}
-	argv := append(append([]string{"env", "LC_ALL=C"}, env...), args...)
 	go func() {
 		defer close(s.done)
 		defer total.Stop()

@@ -44,7 +44,7 @@ func Relate(h Host, g Guest) Relation {
 func (p Peer) run(ctx context.Context, what, script string, args ...string) (string, int, error) {
 	var out, stderr bounded
 	out.limit, stderr.limit = 1<<20, 4<<10
-	argv := append([]string{"env", "LC_ALL=C", "sh", "-c", script, "sh"}, args...)
+	argv := append([]string{"sh", "-c", inEnglish + script, "sh"}, args...)
 	code, err := p.Conn.Run(ctx, guest.Cmd{Argv: argv, Stdout: &out, Stderr: &stderr})
 	if err != nil {
 		return "", code, fmt.Errorf("%s: %w", what, err)
