@@ -1,15 +1,20 @@
-.PHONY: build test lint unit script e2e test-long test-trixie bench
+.PHONY: build test lint unit script e2e fuzz test-long test-trixie bench
 
 build:
 	go build -trimpath -ldflags=-s -o bin/aivm ./cmd/aivm
 
-# All tests: lint, unit, scripts, end to end on a real VM.
+# All tests: lint, unit, scripts, fuzzing, end to end on a real VM.
 test:
 	@scripts/test.sh
 
 # One part of them.
 lint unit script e2e:
 	@scripts/test.sh $@
+
+# Every reader of outside text, 30 seconds each; make test gives them five
+# minutes in all.
+fuzz:
+	@scripts/fuzz.sh
 
 # What takes long or needs the machine for itself: a walk over 300,000 files, as
 # many devices as a VM can have, a hostile guest, load with libvirtd restarted.

@@ -111,8 +111,9 @@ func ParseGuest(b []byte) (Guest, error) {
 		if !ok || !OID(oid) {
 			continue
 		}
-		kind, name, _ := strings.Cut(strings.TrimPrefix(ref, "refs/"), "/")
-		if !BranchName(name) {
+		below, ok := strings.CutPrefix(ref, "refs/")
+		kind, name, _ := strings.Cut(below, "/")
+		if !ok || !BranchName(name) {
 			continue
 		}
 		switch kind {

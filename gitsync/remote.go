@@ -23,19 +23,54 @@ import (
 // would be free to lay out more than the section (LIBRARIES.md 5.3 has one
 // that rewrites the file).
 
-// joined stands in a section before which the file's last line had no end.
-const joined = "\t# aivm ended the line before this section\n"
+// How the file ended before the section, which the section remembers, so that
+// it can be taken out to the byte.
+type ending int
+
+const (
+	closed    ending = iota // with a whole line
+	open1                   // with a line that had no end
+	continued               // with a backslash that has the next line for its own, which is an empty one now
+	open2                   // with such a backslash and no end of the line
+)
+
+// joined stands in a section whose line ends before it are aivm's.
+var joined = map[ending]string{
+	open1:     "\t# aivm ended the line before this section\n",
+	continued: "\t# aivm put the empty line before this section\n",
+	open2:     "\t# aivm ended the line and put the empty one before this section\n",
+}
+
+// endingOf looks at the end of a configuration.
+func endingOf(text []byte) ending {
+	line, ended := bytes.CutSuffix(text, []byte("\n"))
+	if ended {
+		line = bytes.TrimSuffix(line, []byte("\r"))
+	}
+	switch goesOn := bytes.HasSuffix(line, []byte(`\`)); {
+	case len(text) == 0 || ended && !goesOn:
+		return closed
+	case ended:
+		return continued
+	case goesOn:
+		return open2
+	}
+	return open1
+}
 
 // URL is the clone as plain git reaches it, through the ssh alias.
 func URL(vm, dir string) string { return vm + ":" + dir }
 
 // section is the text for a remote, with LF line ends.
-func section(name, url string, afterOpenLine bool) string {
+func section(name, url string, after ending) string {
 	s := "[remote " + quoteValue(name) + "]\n\turl = " + quoteValue(url) + "\n\tfetch = +refs/heads/*:refs/remotes/" + name + "/*\n\ttagOpt = --no-tags\n"
-	if afterOpenLine {
-		s = "\n" + s + joined
+	switch after {
+	case open1, continued:
+		s = "\n" + s
+	case open2:
+		s = "\n\n" + s
 	}
-	return s
+	return s + joined[after]
 }
 
 // quoteValue quotes a value of git-config(1).
@@ -46,8 +81,8 @@ func quoteValue(s string) string {
 // variants are the texts our section can have in a file.
 func variants(name, url string) []string {
 	var out []string
-	for _, open := range []bool{true, false} {
-		s := section(name, url, open)
+	for _, after := range []ending{open2, continued, open1, closed} {
+		s := section(name, url, after)
 		out = append(out, s, strings.ReplaceAll(s, "\n", "\r\n"))
 	}
 	return out
@@ -127,7 +162,7 @@ func sectionURL(text []byte, name string) string {
 
 // added is the configuration with the section.
 func (m Remote) added() []byte {
-	s := section(m.Name, m.url, len(m.text) > 0 && m.text[len(m.text)-1] != '\n')
+	s := section(m.Name, m.url, endingOf(m.text))
 	if i := bytes.IndexByte(m.text, '\n'); i > 0 && m.text[i-1] == '\r' {
 		s = strings.ReplaceAll(s, "\n", "\r\n")
 	}

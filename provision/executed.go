@@ -31,6 +31,8 @@ type seenList struct {
 	Cut    string          `json:"cut,omitempty"`
 }
 
+const seenSchema = 1
+
 // namesShown is how many files are named in a sentence.
 const namesShown = 8
 
@@ -54,11 +56,17 @@ func (e *Env) readSeen(a share.Attachment) (hostexec.List, error) {
 	if err := json.Unmarshal(b, &s); err != nil {
 		return hostexec.List{}, fmt.Errorf("%s: %w", e.seenPath(a), err)
 	}
+	if s.Schema > seenSchema {
+		return hostexec.List{}, laterAivm("the list of files of "+ui.Clean(a.HostPath), e.seenPath(a), s.Schema, seenSchema)
+	}
 	return hostexec.List{Files: s.Files, Cut: s.Cut}, nil
 }
 
 func (e *Env) writeSeen(a share.Attachment, l hostexec.List) error {
-	b, err := json.Marshal(seenList{Schema: 1, Folder: strings.ToValidUTF8(a.HostPath, "?"), Files: l.Files, Cut: l.Cut})
+	if _, err := e.readSeen(a); errors.Is(err, errLater) {
+		return err
+	}
+	b, err := json.Marshal(seenList{Schema: seenSchema, Folder: strings.ToValidUTF8(a.HostPath, "?"), Files: l.Files, Cut: l.Cut})
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
 
 	"github.com/google/renameio/v2"
 
@@ -29,7 +32,12 @@ type Instance struct {
 	Adopted    bool     `json:"adopted,omitempty"`   // made by aivm 0.3 and taken over: its host key is its own
 	Moved      bool     `json:"moved,omitempty"`     // one taken over has aivm's device for folders
 	SeedLeft   bool     `json:"seed_left,omitempty"` // the first boot's seed was not removed yet
+
+	others map[string]json.RawMessage // what a later aivm added
 }
+
+// instanceSchema is the version of instance.json this program writes.
+const instanceSchema = 1
 
 func instancePath(l sshcfg.Layout, vm string) string {
 	return filepath.Join(l.VMDir(vm), "instance.json")
@@ -44,6 +52,10 @@ func loadInstance(l sshcfg.Layout, vm string) (*Instance, error) {
 	if err != nil {
 		return nil, err
 	}
+	var head struct{ Schema int }
+	if json.Unmarshal(b, &head) == nil && head.Schema > instanceSchema {
+		return nil, laterAivm(fmt.Sprintf("the state file of VM %q", vm), instancePath(l, vm), head.Schema, instanceSchema)
+	}
 	var in Instance
 	err = json.Unmarshal(b, &in)
 	if err == nil {
@@ -56,8 +68,71 @@ func loadInstance(l sshcfg.Layout, vm string) (*Instance, error) {
 	return &in, nil
 }
 
+// laterAivm refuses a file whose format is newer than this program: it is neither
+// understood nor written over.
+func laterAivm(what, path string, has, known int) error {
+	return ui.Refused("%s is in version %d of its format, this aivm knows %d: %s: %w", what, has, known, path, errLater).
+		Hint("use the aivm that wrote it")
+}
+
+// errLater is in the chain of a refusal of what a later aivm wrote.
+var errLater = errors.New("written by a later aivm")
+
+// UnmarshalJSON keeps what a later aivm of the same format added.
+func (in *Instance) UnmarshalJSON(b []byte) error {
+	type known Instance
+	var k known
+	if err := json.Unmarshal(b, &k); err != nil {
+		return err
+	}
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(b, &all); err != nil {
+		return err
+	}
+	for _, key := range instanceKeys() {
+		for had := range all {
+			if strings.EqualFold(had, key) { // as encoding/json reads them
+				delete(all, had)
+			}
+		}
+	}
+	if *in = Instance(k); len(all) > 0 {
+		in.others = all
+	}
+	return nil
+}
+
+// MarshalJSON writes it with what was kept.
+func (in Instance) MarshalJSON() ([]byte, error) {
+	type known Instance
+	b, err := json.Marshal(known(in))
+	if err != nil || len(in.others) == 0 {
+		return b, err
+	}
+	rest, err := json.Marshal(in.others)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat(b[:len(b)-1], []byte(","), rest[1:]), nil
+}
+
+func instanceKeys() []string {
+	var out []string
+	t := reflect.TypeFor[Instance]()
+	for i := range t.NumField() {
+		if name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ","); name != "" {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// saveInstance writes the file anew, but never over one of a later format.
 func saveInstance(l sshcfg.Layout, vm string, in Instance) error {
-	in.Schema = 1
+	if _, err := loadInstance(l, vm); errors.Is(err, errLater) {
+		return err
+	}
+	in.Schema = instanceSchema
 	b, err := json.MarshalIndent(in, "", "  ")
 	if err != nil {
 		return err

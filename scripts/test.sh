@@ -2,7 +2,7 @@
 # Runs all tests and prints the seconds of each suite and the totals. Started
 # as a user it goes on as root through sudo: mounts, users and VMs need it.
 #
-#   scripts/test.sh [suite...]     suites: lint unit script e2e (default: all four), long
+#   scripts/test.sh [suite...]     suites: lint unit script fuzz e2e (default: all five), long
 #   RUN=PATTERN                    only these tests of them, as of go test -run
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,7 +14,7 @@ if [ "$(id -u)" != 0 ]; then
 		bash scripts/test.sh "$@"
 fi
 suites=("$@")
-[ "${#suites[@]}" -gt 0 ] || suites=(lint unit script e2e)
+[ "${#suites[@]}" -gt 0 ] || suites=(lint unit script fuzz e2e)
 log=$(mktemp -d)
 trap 'rm -rf "$log"' EXIT
 began=$SECONDS
@@ -52,6 +52,17 @@ for suite in "${suites[@]}"; do
 		;;
 	unit) gotest unit $(go list ./... | grep -vE '/test/(script|e2e)') ;;
 	script) gotest script ./test/script/... ;;
+	fuzz)
+		start=$SECONDS rc=0
+		echo "== fuzz"
+		scripts/fuzz.sh within 290 >"$log/fuzz" 2>&1 || rc=$?
+		grep -av '^ok ' "$log/fuzz" || true
+		p=$(grep -c '^ok ' "$log/fuzz" || true) f=$(grep -c '^FAIL ' "$log/fuzz" || true)
+		[ "$rc" = 0 ] || status=1
+		[ "$rc" = 0 ] || [ "$f" -gt 0 ] || f=1
+		passed=$((passed + p)) failed=$((failed + f))
+		echo "== fuzz: $p passed, $f failed in $((SECONDS - start)) s"
+		;;
 	e2e) AIVM_E2E=1 gotest e2e -timeout 80m ./test/e2e ;;
 	long) AIVM_E2E=1 gotest long -timeout 120m -tags long -run '^(TestLong|TestGuards)$' ./test/e2e ;;
 	*)

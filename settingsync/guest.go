@@ -209,6 +209,9 @@ func (w *Wanted) ParseGuest(answer []byte) (Guest, error) {
 			}
 		}
 	}
+	if g.Manifest.Schema > 1 {
+		return g, fmt.Errorf("what the guest keeps of your settings was written by a later aivm (version %d, this one knows 1): nothing is sent", g.Manifest.Schema)
+	}
 	if !path.IsAbs(g.Home) {
 		return g, errors.New("the guest does not say where its home is")
 	}
@@ -230,10 +233,14 @@ func emptyManifest() Manifest {
 	return Manifest{Schema: 1, Files: map[string]Entry{}, Settings: map[string]json.RawMessage{}, Ext: map[string][]string{}}
 }
 
-// readManifest: one that is damaged, or of a later aivm, is none: what is there
-// is kept beside what is sent then.
+// readManifest: one that is damaged is none: what is there is kept beside what
+// is sent then. Over one of a later aivm nothing is sent.
 func readManifest(text string) Manifest {
 	m := emptyManifest()
+	var later struct{ Schema int }
+	if json.Unmarshal([]byte(text), &later) == nil && later.Schema > 1 {
+		return Manifest{Schema: later.Schema}
+	}
 	if json.Unmarshal([]byte(text), &m) != nil || m.Schema != 1 || m.Files == nil || m.Settings == nil || m.Ext == nil {
 		return emptyManifest()
 	}

@@ -36,7 +36,7 @@ func ReadVMManifest(vmKey string) (VMManifest, error) {
 		return m, err
 	}
 	if m.Version != manifestVersion {
-		return m, fmt.Errorf("%s has version %d, which this aivm does not know", vmManifest(vmKey), m.Version)
+		return m, versionError(vmManifest(vmKey), m.Version)
 	}
 	for _, o := range m.Folders {
 		if o.VMKey != vmKey {
@@ -59,6 +59,9 @@ func noteFolders(vmKey string, change func([]Bind) []Bind) error {
 	}
 	defer release()
 	m, err := ReadVMManifest(vmKey)
+	if errors.Is(err, errNewer) {
+		return err
+	}
 	was := slices.Clone(m.Folders)
 	if err != nil {
 		was, m = nil, VMManifest{}

@@ -47,7 +47,7 @@ func ReadNetManifest(network string) (NetManifest, error) {
 		return m, err
 	}
 	if m.Version != manifestVersion {
-		return m, fmt.Errorf("%s has version %d, which this aivm does not know", netManifest(network), m.Version)
+		return m, versionError(netManifest(network), m.Version)
 	}
 	if err := m.Wall.Check(); err != nil {
 		return m, fmt.Errorf("%s: %w", netManifest(network), err)
@@ -56,6 +56,17 @@ func ReadNetManifest(network string) (NetManifest, error) {
 		return m, fmt.Errorf("%s is of network %q", netManifest(network), m.Wall.Network)
 	}
 	return m, nil
+}
+
+// errNewer is what a manifest of a later aivm is: it is left as it is.
+var errNewer = errors.New("it was written by a later aivm")
+
+func versionError(path string, version int) error {
+	err := fmt.Errorf("%s has version %d, which this aivm does not know", path, version)
+	if version > manifestVersion {
+		return ui.Refused("%w: %w", err, errNewer).Hint("use the aivm that wrote it")
+	}
+	return err
 }
 
 // readManifest believes only what root alone could have written.
@@ -75,6 +86,13 @@ func readManifest(path string, v any) error {
 	b := make([]byte, st.Size)
 	if _, err := f.ReadAt(b, 0); err != nil && st.Size > 0 {
 		return err
+	}
+	// The version alone first: what else is in a later one may be of any shape.
+	var head struct {
+		Version int `json:"version"`
+	}
+	if json.Unmarshal(b, &head) == nil && head.Version > manifestVersion {
+		return versionError(path, head.Version)
 	}
 	if err := json.Unmarshal(b, v); err != nil {
 		return fmt.Errorf("reading %s: %w", path, err)
@@ -140,6 +158,8 @@ const manifestMode = 0o755
 func owns(network string, caller int) error {
 	m, err := ReadNetManifest(network)
 	switch {
+	case errors.Is(err, errNewer):
+		return err
 	case errors.Is(err, fs.ErrNotExist), caller <= 0:
 		return nil // root may mend a damaged one by replacing it
 	case err != nil:

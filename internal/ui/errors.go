@@ -40,7 +40,11 @@ func (e *Error) Hint(h ...string) *Error { e.Hints = append(e.Hints, h...); retu
 
 func newError(exit int, kind, format string, args []any) *Error {
 	err := fmt.Errorf(format, args...)
-	return &Error{Exit: exit, Kind: kind, Message: err.Error(), Err: errors.Unwrap(err)}
+	cause := errors.Unwrap(err)
+	if _, several := err.(interface{ Unwrap() []error }); several {
+		cause = err // a format with more than one %w: errors.Unwrap gives none of them
+	}
+	return &Error{Exit: exit, Kind: kind, Message: err.Error(), Err: cause}
 }
 
 // Usage is a mistake on the command line.

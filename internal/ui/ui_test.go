@@ -398,3 +398,16 @@ func TestBound(t *testing.T) {
 		t.Errorf("bound(NaN) = %v", got)
 	}
 }
+
+// Every cause in a message can be asked for, not only a single one.
+func TestCauses(t *testing.T) {
+	a, b := errors.New("a"), errors.New("b")
+	for _, err := range []error{Refused("x: %w", a), Failed("x: %w: %w", a, b), Usage("%w %w", b, a)} {
+		if !errors.Is(err, a) {
+			t.Errorf("%v does not know its cause", err)
+		}
+	}
+	if err := Refused("x"); err.Err != nil {
+		t.Errorf("%v has a cause", err)
+	}
+}

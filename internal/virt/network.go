@@ -105,13 +105,21 @@ func (c *Conn) describeNetwork(n libvirt.Network) (*Network, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, l := range leases {
-			if ip, err := netip.ParseAddr(l.Ipaddr); err == nil && len(l.Mac) == 1 {
-				out.Leases = append(out.Leases, Reservation{MAC: l.Mac[0], IP: ip})
-			}
-		}
+		out.Leases = readLeases(leases)
 	}
 	return out, nil
+}
+
+// readLeases takes over what is an address of a card. The names in them are
+// what guests call themselves and are not looked at.
+func readLeases(leases []libvirt.NetworkDhcpLease) []Reservation {
+	var out []Reservation
+	for _, l := range leases {
+		if ip, err := netip.ParseAddr(l.Ipaddr); err == nil && len(l.Mac) == 1 {
+			out = append(out, Reservation{MAC: l.Mac[0], IP: ip})
+		}
+	}
+	return out
 }
 
 // ParseNetwork reads a network's XML as libvirt prints it.
@@ -134,7 +142,7 @@ func ParseNetwork(desc string) (*Network, error) {
 		}
 		bits := int(ip.Prefix)
 		if bits == 0 && ip.Netmask != "" {
-			if m, err := netip.ParseAddr(ip.Netmask); err == nil {
+			if m, err := netip.ParseAddr(ip.Netmask); err == nil && m.Is4() {
 				bits = maskBits(m)
 			}
 		}

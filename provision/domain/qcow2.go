@@ -29,9 +29,11 @@ type inner struct {
 
 const (
 	// maxInner bounds how many snapshots are read, maxL1 the entries of one
-	// table: a disk of 64 TB has 131072.
+	// table: a disk of 64 TB has 131072. maxTables bounds those of all tables
+	// together, 128 MB of them: a damaged file can name one table 4096 times.
 	maxInner   = 4096
 	maxL1      = 1 << 17
+	maxTables  = 1 << 24
 	offsetMask = 0x00fffffffffffe00
 	extendedL2 = 1 << 4
 	compressed = 1 << 62
@@ -61,6 +63,7 @@ func readQcow2(read readAt) (*qcow2, error) {
 	if n > maxInner {
 		return nil, fmt.Errorf("%w: it says that it has %d snapshots", errNotQcow2, n)
 	}
+	total := len(q.active)
 	for range n {
 		e, err := read(at, 40)
 		if err != nil {
@@ -75,6 +78,9 @@ func readQcow2(read readAt) (*qcow2, error) {
 			return nil, err
 		}
 		s := inner{id: string(text[:idLen]), name: string(text[idLen:]), at: time.Unix(int64(be32(e[16:])), int64(be32(e[20:])))}
+		if total += int(be32(e[8:])); total > maxTables {
+			return nil, fmt.Errorf("%w: its snapshots are larger than any disk", errNotQcow2)
+		}
 		if s.l1, err = readL1(read, be64(e), be32(e[8:])); err != nil {
 			return nil, err
 		}

@@ -156,8 +156,8 @@ func (f *SnapFacts) fill(q *qcow2, t tree) {
 	f.Changed = true
 	same := ""
 	for _, s := range order {
-		if _, twice := f.Find(s.name); twice {
-			continue
+		if _, twice := f.Find(s.name); twice || s.name == "" {
+			continue // libvirt knows snapshots by their names
 		}
 		f.Snapshots = append(f.Snapshots, Snapshot{Name: s.name, At: s.at})
 		if q.same(s) && (same == "" || s.name == t.Current || same != t.Current) {
@@ -206,6 +206,28 @@ func (f *SnapFacts) apply(t tree) {
 	for i := range f.Snapshots {
 		f.Snapshots[i].Parent = up(f.Snapshots[i].Parent)
 		f.Snapshots[i].Current = f.Snapshots[i].Name == up(current)
+	}
+	f.uncircle()
+}
+
+// uncircle sets a snapshot that stands on itself, by whatever way, on nothing:
+// the metadata is anybody's to write who may talk to libvirt, and a circle would
+// be in nobody's listing.
+func (f *SnapFacts) uncircle() {
+	for i := range f.Snapshots {
+		s := &f.Snapshots[i]
+		up := s.Parent
+		for range f.Snapshots {
+			if up == "" {
+				break
+			}
+			if up == s.Name {
+				s.Parent = ""
+				break
+			}
+			p, _ := f.Find(up)
+			up = p.Parent
+		}
 	}
 }
 

@@ -53,7 +53,13 @@ var releases = map[string]struct {
 // one, which counts as new. A derivative (Mint, Pop!_OS) has version numbers of
 // its own and is judged by the code name of its base.
 func lineage(o OSRelease) (family, float64) {
-	number := func() float64 { v, _ := strconv.ParseFloat(o.Version, 64); return v }
+	number := func() float64 {
+		v, _ := strconv.ParseFloat(o.Version, 64)
+		if !(v > 0 && v < 1e6) { // "NaN" and "inf" are numbers to Go
+			return 0
+		}
+		return v
+	}
 	like := func(names ...string) bool {
 		for _, n := range names {
 			if o.ID == n || slices.Contains(o.IDLike, n) {

@@ -1,8 +1,6 @@
 package host
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -134,13 +132,12 @@ func (e Env) diskFree(dir string) (uint64, error) {
 
 func parseOSRelease(b []byte) OSRelease {
 	var o OSRelease
-	sc := bufio.NewScanner(bytes.NewReader(b))
-	for sc.Scan() {
-		k, v, ok := strings.Cut(strings.TrimSpace(sc.Text()), "=")
+	for line := range strings.Lines(string(b)) {
+		k, v, ok := strings.Cut(strings.TrimSpace(line), "=")
 		if !ok || strings.HasPrefix(k, "#") {
 			continue
 		}
-		v = strings.Trim(v, `"'`)
+		v = shellWord(v)
 		switch k {
 		case "ID":
 			o.ID = v
@@ -376,4 +373,17 @@ func groupID(env Env, name string) (int, bool) {
 		}
 	}
 	return 0, false
+}
+
+// shellWord takes off the quotes a shell would: os-release(5) is a list of
+// assignments, in double quotes with a backslash before ", $, ` and itself.
+func shellWord(v string) string {
+	if len(v) < 2 || v[0] != v[len(v)-1] || v[0] != '"' && v[0] != '\'' {
+		return v
+	}
+	in := v[1 : len(v)-1]
+	if v[0] == '\'' {
+		return in
+	}
+	return strings.NewReplacer(`\"`, `"`, `\$`, "$", "\\`", "`", `\\`, `\`).Replace(in)
 }

@@ -139,11 +139,7 @@ func (r recipe) oneLine(ms []mirror, keyring string) string {
 func (r recipe) deb822(ms []mirror) string {
 	var stanzas []string
 	for _, m := range ms {
-		uri := m.uri
-		if u, err := url.Parse(uri); err == nil && u.User != nil {
-			u.User = nil
-			uri = u.String()
-		}
+		uri := withoutUser(m.uri)
 		s := "Types: deb\nURIs: " + uri + "\nSuites: " + r.codename + m.pocket + "\nComponents: " + r.vendor.components + "\nSigned-By: " + r.vendor.keyring + "\n"
 		for _, k := range kept {
 			if v, ok := m.options[k]; ok {
@@ -153,6 +149,20 @@ func (r recipe) deb822(ms []mirror) string {
 		stanzas = append(stanzas, s)
 	}
 	return strings.Join(stanzas, "\n")
+}
+
+// withoutUser takes user and password out of an address, also out of one that
+// is no good one: apt takes what url.Parse does not.
+func withoutUser(uri string) string {
+	scheme, rest, ok := strings.Cut(uri, "://")
+	if !ok {
+		return uri
+	}
+	end := strings.IndexAny(rest, "/?#")
+	if end < 0 {
+		end = len(rest)
+	}
+	return scheme + "://" + rest[strings.LastIndexByte(rest[:end], '@')+1:]
 }
 
 // title turns check-valid-until into Check-Valid-Until.

@@ -19,7 +19,9 @@ func sumOf(list []byte, name string, digits int) (string, error) {
 		if !ok || len(sum) != digits || !hexSum.MatchString(sum) {
 			continue
 		}
-		file = strings.TrimPrefix(strings.TrimPrefix(file, " "), "*")
+		if file != "" && (file[0] == ' ' || file[0] == '*') {
+			file = file[1:] // the one letter that says text or binary
+		}
 		if strings.TrimPrefix(file, "./") != name {
 			continue
 		}

@@ -175,18 +175,25 @@ func chains(fd int) ([]Chain, error) {
 	}
 	var out []Chain
 	for _, m := range ms {
-		h := attrs(m[unix.NFTA_CHAIN_HOOK])
-		num, prio, policy := h[unix.NFTA_HOOK_HOOKNUM], h[unix.NFTA_HOOK_PRIORITY], m[unix.NFTA_CHAIN_POLICY]
-		if len(num) != 4 || len(prio) != 4 {
-			continue
+		if c := asChain(m); c != nil {
+			out = append(out, *c)
 		}
-		out = append(out, Chain{
-			Family: names[m[familyKey][0]], Table: text(m[unix.NFTA_CHAIN_TABLE]), Name: text(m[unix.NFTA_CHAIN_NAME]), Type: text(m[unix.NFTA_CHAIN_TYPE]),
-			Hook: int(binary.BigEndian.Uint32(num)), Priority: int(int32(binary.BigEndian.Uint32(prio))),
-			Drops: len(policy) == 4 && binary.BigEndian.Uint32(policy) == 0, Device: text(h[unix.NFTA_HOOK_DEV]),
-		})
 	}
 	return out, nil
+}
+
+// asChain is a chain that has a hook; nil for one without.
+func asChain(m map[uint16][]byte) *Chain {
+	h := attrs(m[unix.NFTA_CHAIN_HOOK])
+	num, prio, policy := h[unix.NFTA_HOOK_HOOKNUM], h[unix.NFTA_HOOK_PRIORITY], m[unix.NFTA_CHAIN_POLICY]
+	if len(num) != 4 || len(prio) != 4 {
+		return nil
+	}
+	return &Chain{
+		Family: names[m[familyKey][0]], Table: text(m[unix.NFTA_CHAIN_TABLE]), Name: text(m[unix.NFTA_CHAIN_NAME]), Type: text(m[unix.NFTA_CHAIN_TYPE]),
+		Hook: int(binary.BigEndian.Uint32(num)), Priority: int(int32(binary.BigEndian.Uint32(prio))),
+		Drops: len(policy) == 4 && binary.BigEndian.Uint32(policy) == 0, Device: text(h[unix.NFTA_HOOK_DEV]),
+	}
 }
 
 // familyKey is where ask puts the answer's family: no attribute has that kind.
@@ -243,41 +250,54 @@ func ask(fd int, msg uint16, family byte, flags uint16, payload []byte) ([]map[u
 		if err != nil {
 			return nil, err
 		}
-		ms, err := syscall.ParseNetlinkMessage(buf[:n])
+		some, done, err := answers(buf[:n], flags&unix.NLM_F_DUMP != 0)
 		if err != nil {
 			return nil, err
 		}
-		for _, m := range ms {
-			switch m.Header.Type {
-			case unix.NLMSG_DONE:
-				return out, nil
-			case unix.NLMSG_ERROR:
-				if len(m.Data) < 4 {
-					return nil, errors.New("an error without a number")
-				}
-				if no := int32(binary.NativeEndian.Uint32(m.Data)); no != 0 {
-					if syscall.Errno(-no) == unix.EINTR || syscall.Errno(-no) == unix.EAGAIN {
-						return nil, errChanged
-					}
-					return nil, syscall.Errno(-no)
-				}
-				return out, nil
-			}
-			if m.Header.Flags&unix.NLM_F_DUMP_INTR != 0 {
-				// The rest of this dump would be read as the next answer's.
-				return nil, errChanged
-			}
-			if len(m.Data) < 4 {
-				return nil, errors.New("an answer without a header")
-			}
-			as := attrs(slices.Clone(m.Data[4:]))
-			as[familyKey] = []byte{m.Data[0]}
-			out = append(out, as)
-			if flags&unix.NLM_F_DUMP == 0 {
-				return out, nil
-			}
+		if out = append(out, some...); done {
+			return out, nil
 		}
 	}
+}
+
+// answers takes one packet of the kernel's apart; done says that nothing more
+// of this answer comes.
+func answers(packet []byte, dump bool) (out []map[uint16][]byte, done bool, err error) {
+	ms, err := syscall.ParseNetlinkMessage(packet)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, m := range ms {
+		switch m.Header.Type {
+		case unix.NLMSG_DONE:
+			return out, true, nil
+		case unix.NLMSG_ERROR:
+			if len(m.Data) < 4 {
+				return nil, false, errors.New("an error without a number")
+			}
+			if no := int32(binary.NativeEndian.Uint32(m.Data)); no != 0 {
+				if syscall.Errno(-no) == unix.EINTR || syscall.Errno(-no) == unix.EAGAIN {
+					return nil, false, errChanged
+				}
+				return nil, false, syscall.Errno(-no)
+			}
+			return out, true, nil
+		}
+		if m.Header.Flags&unix.NLM_F_DUMP_INTR != 0 {
+			// The rest of this dump would be read as the next answer's.
+			return nil, false, errChanged
+		}
+		if len(m.Data) < 4 {
+			return nil, false, errors.New("an answer without a header")
+		}
+		as := attrs(slices.Clone(m.Data[4:]))
+		as[familyKey] = []byte{m.Data[0]}
+		out = append(out, as)
+		if !dump {
+			return out, true, nil
+		}
+	}
+	return out, false, nil
 }
 
 // keep appends the attributes of these kinds that are there.

@@ -1,0 +1,93 @@
+package wall
+
+import (
+	"encoding/json"
+	"net/netip"
+	"os/exec"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// FuzzParse: what a person writes for ports, networks and services is read or
+// refused; what is read is written as it is read.
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{"443", "8000-8100", "10.1.2.3:5432", "10.1.2.0/24:8000-8100", "[fd00::5]:443", "10.1.2.3:53/udp", "10.0.0.0/8", "::ffff:1.2.3.4", "fe80::1%eth0", "0-1", "1.2.3.4/33:1", "[1.2.3.4]:5"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if p, err := ParsePorts("tcp", s); err == nil {
+			if again, err := ParsePorts("tcp", p.String()); err != nil || again != p {
+				t.Errorf("%q is %+v, then %+v: %v", s, p, again, err)
+			}
+		}
+		if p, err := ParseNet(s); err == nil {
+			if again, err := ParseNet(p.String()); err != nil || again != p || !usable(p) {
+				t.Errorf("%q is %v, then %v: %v", s, p, again, err)
+			}
+		}
+		if e, err := ParseEndpoint(s); err == nil {
+			if again, err := ParseEndpoint(e.String()); err != nil || again != e {
+				t.Errorf("%q is %v, then %v: %v", s, e, again, err)
+			}
+		}
+	})
+}
+
+// FuzzWall: whatever parameters pass the check, the rules made of them touch no
+// table but the two of that network, hold no word that was smuggled in, and are
+// the same again for what is read back of them. nft itself is asked about one
+// in sixteen.
+func FuzzWall(f *testing.F) {
+	good := Wall{Network: "aivm-net", Prefix: "aivm", Bridge: "virbr-aivm", Subnet: netip.MustParsePrefix("10.77.0.0/24"), Gateway: netip.MustParseAddr("10.77.0.1")}
+	good = good.With("52:54:00:01:02:03", netip.MustParseAddr("10.77.0.50"))
+	good, _ = good.OnPort("52:54:00:01:02:03", "vnet7")
+	good.Block = []netip.Prefix{netip.MustParsePrefix("8.8.8.0/24"), netip.MustParsePrefix("fd00::/8")}
+	good.Ports = []Ports{{"udp", 53, 54}}
+	good.LAN = []Endpoint{{netip.MustParsePrefix("10.1.2.3/32"), Ports{"tcp", 5432, 5432}}, {netip.MustParsePrefix("fd00::5/128"), Ports{"udp", 1, 2}}}
+	b, err := json.Marshal(good)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b, 1)
+	f.Add([]byte(strings.ReplaceAll(string(b), "virbr-aivm", `x\"; flush ruleset; \"`)), 1)
+	f.Add([]byte(strings.ReplaceAll(string(b), "aivm-net", "a.b-c")), 16)
+	nft, nftErr := exec.LookPath("nft")
+	f.Fuzz(func(t *testing.T, b []byte, n int) {
+		var w Wall
+		if json.Unmarshal(b, &w) != nil || w.Check() != nil {
+			return
+		}
+		script := Script(w, nil)
+		for line := range strings.Lines(script) {
+			l := strings.TrimSpace(line)
+			if f := strings.Fields(l); len(f) > 1 && (f[0] == "table" || f[1] == "table") && !strings.Contains(l, w.Table()) {
+				t.Errorf("another table: %q", l)
+			}
+			if strings.HasPrefix(l, "flush ruleset") || strings.HasPrefix(l, "include") || strings.HasPrefix(l, "delete ") && !strings.HasPrefix(l, "delete table ") {
+				t.Errorf("%q", l)
+			}
+		}
+		out, err := json.Marshal(w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var back Wall
+		if err := json.Unmarshal(out, &back); err != nil || !back.Same(w) || back.Check() != nil {
+			t.Errorf("%+v became %+v: %v", w, back, err)
+		}
+		if w.Without("52:54:00:01:02:03").Check() != nil {
+			t.Error("with one guest less it is no wall")
+		}
+		if reflect.DeepEqual(w, good) || n&15 == 0 {
+			if nftErr != nil {
+				t.Fatal(nftErr)
+			}
+			c := exec.Command(nft, "-c", "-f", "-")
+			c.Stdin = strings.NewReader(script)
+			if out, err := c.CombinedOutput(); err != nil && !strings.Contains(string(out), "Operation not permitted") {
+				t.Errorf("nft does not take it: %v\n%s\n%s", err, out, script)
+			}
+		}
+	})
+}

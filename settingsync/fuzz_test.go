@@ -1,0 +1,107 @@
+package settingsync
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"io"
+	"path"
+	"strings"
+	"testing"
+	"time"
+)
+
+// FuzzGuestAnswer: whatever a guest says of its home, what is sent then is what
+// was wanted and nothing else, in no other place; a round that was applied
+// leaves nothing to do if the guest then says so.
+func FuzzGuestAnswer(f *testing.F) {
+	zero := strings.Repeat("0a", 32)
+	f.Add([]byte("aivm-sync 1\x00home /home/agent\x00full\x00state {\"schema\":1,\"files\":{\".bashrc\":{\"sum\":\""+zero+"\"}},\"settings\":{},\"ext\":{}}\x00S12 34 .bashrc\x00E"+
+		"f 644 12 ./.bashrc\x00"+zero+"  ./.bashrc\x00text 0 {}\x00end\x00"), true)
+	f.Add([]byte("aivm-sync 1\x00home /h\x00El 777 1 ./.bashrc\x00L/etc/passwd\x00Ed 755 1 ./.config\x00server 0 ./x\x00served 0\x00extensions 0 a.b-1.2.3\x00end\x00"), false)
+	f.Add([]byte("aivm-sync 1\x00home \x00end\x00"), true)
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	f.Fuzz(func(t *testing.T, answer []byte, overwrite bool) {
+		data := []byte("alias ll='ls -l'\n")
+		w := &Wanted{
+			Options: Options{
+				Home: "/home/me", Overwrite: overwrite, Extensions: []string{"golang.go"},
+				Editors: []EditorPlace{{Name: "code", Server: ".vscode-server", Target: ".vscode-server/data/Machine/settings.json", InUse: true}},
+			},
+			Items:    []Item{{Host: "/home/me/.bashrc", Guest: ".bashrc", Mode: 0o644, Time: now, Data: data, Sum: sum(data)}, {Host: "/home/me/.config/x", Guest: ".config/x", Link: "y", Sum: "-> y"}},
+			Dirs:     []Dir{{Guest: ".config", Mode: 0o755}},
+			Settings: []Setting{{EditorPlace: EditorPlace{Name: "code", Target: ".vscode-server/data/Machine/settings.json"}, Filtered: Filtered{Text: "{\"a\":1}\n", Plain: `{"a":1}`}}},
+			roots:    []string{".bashrc", ".config/x"},
+		}
+		g, err := w.ParseGuest(answer)
+		if err != nil {
+			return
+		}
+		if !path.IsAbs(g.Home) {
+			t.Errorf("home %q", g.Home)
+		}
+		r := Make(w, g, now)
+		b, err := r.Archive(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names := map[string]bool{}
+		for tr := tar.NewReader(bytes.NewReader(b)); ; {
+			h, err := tr.Next()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if names[h.Name] || path.IsAbs(h.Name) || strings.Contains(h.Name, "..") {
+				t.Errorf("%q in what is sent", h.Name)
+			}
+			names[h.Name] = true
+			switch base := path.Base(h.Name); base {
+			case ".bashrc", "x", "settings.json", "steps", "expect", "sync":
+			default:
+				t.Errorf("%q is sent, which nobody wanted", h.Name)
+			}
+		}
+		for _, p := range r.Targets() {
+			if p != "~/.bashrc" && p != "~/.config/x" && p != "~/.vscode-server/data/Machine/settings.json" {
+				t.Errorf("%q is written", p)
+			}
+		}
+		for _, in := range r.Install {
+			if len(in.IDs) != 1 || in.IDs[0] != "golang.go" {
+				t.Errorf("%+v is installed", in)
+			}
+		}
+	})
+}
+
+// FuzzExtensions: only ids come out of what a folder recommends, and an id is
+// nothing a command line could take for an option.
+func FuzzExtensions(f *testing.F) {
+	f.Add("golang.go")
+	f.Add("-x.y")
+	f.Add("a.b\n")
+	f.Fuzz(func(t *testing.T, id string) {
+		if ValidExtension(id) && (strings.HasPrefix(id, "-") || strings.ContainsAny(id, " \n\r\t/\\'\"$`;&|<>\x00") || !strings.Contains(id, ".")) {
+			t.Errorf("%q passes for an id", id)
+		}
+	})
+}
+
+// FuzzSecrets: looking for secrets ends in time, names lines that are there,
+// and never repeats what it found.
+func FuzzSecrets(f *testing.F) {
+	f.Add("token = gh" + "p_aB3dE5fG7hI9jK1lM3nO5pQ7rS9tU1vW3xY5\n")
+	f.Add("-----BEGIN RSA PRIVATE KEY-----\nx\n")
+	f.Add("export AWS_SECRET_ACCESS_KEY='" + strings.Repeat("aB3/", 10) + "'\nhttps://u:p@h/\n")
+	f.Add(strings.Repeat("a=", 5000))
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, s := range Scan(text) {
+			if s.Line < 1 || s.Line > strings.Count(text, "\n")+1 || s.Kind == "" {
+				t.Errorf("%+v", s)
+			}
+		}
+	})
+}
