@@ -142,7 +142,7 @@ if [ -r ` + bootListPath + ` ]; then
 		case $l_l in "folder "* | "inside "*) ;; *) continue ;; esac
 		case "$l_new" in *" ${l_l#* }$nl"*) continue ;; esac
 		l_l=${l_l#* }
-		if [ "${l_l#* }" -ef "$dev/${l_l%% *}" ]; then umount -- "${l_l#* }"; fi
+		if [ "${l_l#* }" -ef "$dev/${l_l%% *}" ] && umount -- "${l_l#* }"; then forget "${l_l%% *}"; fi
 	done <` + bootListPath + `
 fi
 put() { # PATH TEXT

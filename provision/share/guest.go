@@ -237,13 +237,14 @@ func Verify(f GuestFacts, host HostFacts, a Attachment) error {
 		return no("nothing is mounted there")
 	}
 	m := there[len(there)-1]
+	source, shown := f.shown(m)
 	switch {
 	case m.Type != "virtiofs":
 		return no("a file system of type %q is mounted there", m.Type)
-	case m.Source != tag:
-		return no("it comes from device %q, not %q", m.Source, tag)
-	case m.Root != at:
-		return no("it shows %q, not %q", m.Root, at)
+	case source != tag:
+		return no("it comes from device %q, not %q", source, tag)
+	case shown != at:
+		return no("it shows %q, not %q", shown, at)
 	}
 	way := f.Ways[token]
 	if len(way) != len(ways(a.GuestDst)) {

@@ -46,8 +46,11 @@ top() { # POINT: the topmost mount there, into t_type t_src t_root
 	done
 	[ -n "$t_type" ]
 }
-ours() { # TOKEN: it is the device of all folders, or the token's own
-	[ "$t_type" = virtiofs ] && { [ "$t_src" = "$tag" ] || [ "$t_src" = "$1" ]; }
+ours() { # TOKEN: it is the device of all folders, or the token's own, or (announced) a mount in one of them
+	[ "$t_type" = virtiofs ] && { [ "$t_src" = "$tag" ] || [ "$t_src" = "$1" ] || [ "$t_src" = none ]; }
+}
+forget() { # TOKEN: what the kernel mounted by itself for it
+	if top "$dev/$1" && [ "$t_type $t_src" = "virtiofs none" ]; then umount -- "$dev/$1"; fi
 }
 device() {
 	if top "$dev"; then
@@ -155,8 +158,10 @@ folder() { # TOKEN DIR POINT INODE FROM: will be mounted by mounts
 		return 0
 		;;
 	esac
-	# The folder itself, seen through a shared parent, is no loss.
-	[ "$2" -ef "$5" ] || empty "$2" || { say full "$1" "$2"; return 0; }
+	# The folder itself, seen through a shared parent, is no loss; the device
+	# may be another then (announced).
+	[ "$2" -ef "$5" ] || empty "$2" || [ "$(stat -f -c %t -- "$2") $(stat -c %i -- "$2")" = "65735546 $4" ] ||
+		{ say full "$1" "$2"; return 0; }
 	lines="$lines$5 $3 none bind 0 0$nl"
 }
 mounts() { # one process for all
@@ -325,7 +330,7 @@ func (g *guestPlan) oneFolder(a Attachment) {
 // look, the mount table has to do.
 func (g *guestPlan) right(a Attachment) bool {
 	at, way := mountinfo.At(g.f.Mounts, a.GuestDst), g.f.Ways[Token(a.HostPath)]
-	if len(at) == 0 || len(way) == 0 || !a.shows(at[len(at)-1]) {
+	if len(at) == 0 || len(way) == 0 || !g.f.shows(a, at[len(at)-1]) {
 		return false
 	}
 	last := way[len(way)-1]
@@ -391,12 +396,6 @@ func quoteAll(ps []string) string {
 		q = append(q, quote(p))
 	}
 	return strings.Join(q, " ")
-}
-
-// shows reports whether the mount shows a's folder.
-func (a Attachment) shows(m mountinfo.Mount) bool {
-	tag, at := a.device()
-	return m.Type == "virtiofs" && m.Source == tag && m.Root == at
 }
 
 // from is where in the guest the folder can be bound from.

@@ -298,7 +298,10 @@ func (g *guest) probe(atts []Attachment) GuestFacts {
 	cmd.Dir = "/"
 	out, err := cmd.CombinedOutput()
 	must(g.t, err)
-	f, err := ParseGuest(bytes.ReplaceAll(out, []byte(" tmpfs aivm-root "), []byte(" virtiofs aivm-root ")), atts)
+	for _, source := range []string{"aivm-root", "none"} {
+		out = bytes.ReplaceAll(out, []byte(" tmpfs "+source+" "), []byte(" virtiofs "+source+" "))
+	}
+	f, err := ParseGuest(out, atts)
 	if err != nil {
 		g.t.Fatalf("%v in\n%s", err, out)
 	}
@@ -314,7 +317,8 @@ func (g *guest) run(atts ...Attachment) (steps int, err error) {
 		return 0, nil
 	}
 	cmd := exec.Command("sh", "-s")
-	cmd.Stdin = strings.NewReader(strings.ReplaceAll(script, "virtiofs", "tmpfs"))
+	// Type and number of the file system.
+	cmd.Stdin = strings.NewReader(strings.NewReplacer("virtiofs", "tmpfs", "65735546", "1021994").Replace(script))
 	cmd.Dir = "/"
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs

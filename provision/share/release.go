@@ -32,6 +32,7 @@ release() { # TOKEN DIR POINT PATTERN
 		held "$1" "$2" "$4"
 		die busy "$1" "$2"
 	done
+	forget "$1"
 }
 unplug() { # TOKEN: its own device, from where it is mounted for all
 	top "$own/$1" && ours "$1" || return 0
@@ -46,9 +47,11 @@ unplug() { # TOKEN: its own device, from where it is mounted for all
 func WatchScript() string {
 	return guestHead + `main() {
 	set +f
-	w_dev=$(grep -F " $dev " /proc/self/mountinfo | tail -n 1 | cut -d' ' -f3)
-	w_dev=$(printf %x "${w_dev#*:}")
-	grep -ls "^inotify wd:.* sdev:$w_dev " /proc/[0-9]*/fdinfo/* 2>/dev/null | cut -d/ -f3 | sort -nu | head -n 20 | while read -r w_pid; do
+	w_devs=
+	for w_dev in $(grep -F ' - virtiofs ' /proc/self/mountinfo | cut -d' ' -f3 | sort -u); do
+		w_devs="$w_devs${w_devs:+|}$(printf %x "${w_dev#*:}")"
+	done
+	grep -lsE "^inotify wd:.* sdev:($w_devs) " /proc/[0-9]*/fdinfo/* 2>/dev/null | cut -d/ -f3 | sort -nu | head -n 20 | while read -r w_pid; do
 		echo "aivm-share-held - $w_pid $(cat "/proc/$w_pid/comm" 2>/dev/null)"
 	done
 	return 0
