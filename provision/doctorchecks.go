@@ -161,6 +161,9 @@ func (e *Env) editorCheck() host.Check {
 	}
 	var good, bad []string
 	for _, f := range e.editors() {
+		if f.Editor.Extension == "" {
+			continue // a browser, a terminal, instructions: always there
+		}
 		has, err := editor.ExtensionOnDisk(e.Editor, f)
 		c.Evidence = append(c.Evidence, fmt.Sprintf("%s: %s (%s), %s on disk: %v", f.Editor.ID, strings.Join(f.Argv, " "), f.How, f.Editor.Extension, has))
 		switch {
