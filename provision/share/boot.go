@@ -98,10 +98,18 @@ done <` + bootListPath + ` | sed -e 's/\\/\\134/g' -e 's/ /\\040/3g' -e 's/	/\\0
 rm -f -- "$dev.fstab"
 `
 
+// environment lets git in the guest find its repository across the mounts that
+// an announced directory of a protected folder is (announced.go): it stops at
+// the first file system boundary otherwise, and has no setting but this. sshd
+// reads the file at every login (pam_env).
+const environment = `# aivm: a shared folder may hold mounts
+GIT_DISCOVERY_ACROSS_FILESYSTEM=1
+`
+
 // bootFile is the script as it is written: its second line tells versions apart
 // without a program being started.
 func bootFile() (version, text string) {
-	sum := sha256.Sum256([]byte(bootUnit + bootScript + guardUnit + guardScript))
+	sum := sha256.Sum256([]byte(bootUnit + bootScript + guardUnit + guardScript + environment))
 	version = "# version " + hex.EncodeToString(sum[:8])
 	return version, "#!/bin/sh\n" + version + "\n" + bootScript
 }
@@ -157,6 +165,7 @@ reader() {
 		mkdir -p -- ` + path.Dir(wantsPath) + ` && ln -sfn -- ` + unitPath + ` ` + wantsPath + ` &&
 		put ` + guardPath + ` ` + quote(guardScript) + ` && chmod 0755 -- ` + guardPath + ` &&
 		put ` + guardUnitPath + ` ` + quote(guardUnit) + ` && ln -sfn -- ` + guardUnitPath + ` ` + guardWantsPath + ` &&
+		{ grep -qs '^GIT_DISCOVERY_ACROSS_FILESYSTEM=' /etc/environment || printf '%s' ` + quote(environment) + ` >>/etc/environment; } &&
 		put ` + bootPath + ` ` + quote(l.script) + ` && chmod 0755 -- ` + bootPath + ` || return 1
 	# Nobody waits for it; after the next boot it is started by itself.
 	{ systemctl daemon-reload && systemctl restart --no-block aivm-folders-guard.service; } >/dev/null 2>&1 </dev/null &

@@ -18,7 +18,7 @@ func (g *guest) boot() string {
 	b, err := os.ReadFile(bootPath)
 	must(g.t, err)
 	cmd := exec.Command("sh", "-s")
-	cmd.Stdin = strings.NewReader(strings.ReplaceAll(string(b), "virtiofs", "tmpfs"))
+	cmd.Stdin = strings.NewReader(here.Replace(string(b)))
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		g.t.Errorf("%v\n%s", err, out)
@@ -51,6 +51,9 @@ func TestBoot(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	if b, err := os.ReadFile(here.Replace("/etc/environment")); err != nil || string(b) != environment {
+		t.Errorf("%v %q", err, b)
+	}
 	if out, err := exec.Command("sh", "-n", bootPath).CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
@@ -74,7 +77,7 @@ func TestBoot(t *testing.T) {
 	script, _, err := PlanGuest(g.probe([]Attachment{lost}), g.host, nil)
 	must(t, err)
 	cmd := exec.Command("sh", "-s")
-	cmd.Stdin = strings.NewReader(strings.ReplaceAll(script, "virtiofs", "tmpfs"))
+	cmd.Stdin = strings.NewReader(here.Replace(script))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}

@@ -264,6 +264,10 @@ func TestHostFoldersThatCannotBeShared(t *testing.T) {
 	}
 }
 
+// here makes of a script for guests one for this machine, whose caches and
+// environment stay as they are: type and number of the file system, places.
+var here = strings.NewReplacer("virtiofs", "tmpfs", "65735546", "1021994", "/proc/sys/vm/drop_caches", "/dev/null", "/etc/environment", "/run/environment")
+
 // guest stands in for a VM: this namespace, with a tmpfs in the place of the
 // virtiofs device. What the scripts do with mounts and folders is real.
 type guest struct {
@@ -293,7 +297,7 @@ func (g *guest) token(hostPath, guestDst string) Attachment {
 func (g *guest) probe(atts []Attachment) GuestFacts {
 	g.t.Helper()
 	cmd := exec.Command("sh", "-s")
-	cmd.Stdin = strings.NewReader(strings.ReplaceAll(GuestProbe(atts), "virtiofs", "tmpfs"))
+	cmd.Stdin = strings.NewReader(here.Replace(GuestProbe(atts)))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1000, Gid: 1000}}
 	cmd.Dir = "/"
 	out, err := cmd.CombinedOutput()
@@ -317,8 +321,7 @@ func (g *guest) run(atts ...Attachment) (steps int, err error) {
 		return 0, nil
 	}
 	cmd := exec.Command("sh", "-s")
-	// Type and number of the file system.
-	cmd.Stdin = strings.NewReader(strings.NewReplacer("virtiofs", "tmpfs", "65735546", "1021994").Replace(script))
+	cmd.Stdin = strings.NewReader(here.Replace(script))
 	cmd.Dir = "/"
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -332,8 +335,7 @@ func (g *guest) run(atts ...Attachment) (steps int, err error) {
 // release has the guest let go of a.
 func (g *guest) release(a Attachment) (exit int, err error) {
 	g.t.Helper()
-	// The caches of the machine the test runs on stay as they are.
-	script := strings.ReplaceAll(strings.ReplaceAll(ReleaseScript([]Attachment{a}, nil), "virtiofs", "tmpfs"), "/proc/sys/vm/drop_caches", "/dev/null")
+	script := here.Replace(ReleaseScript([]Attachment{a}, nil))
 	cmd := exec.Command("sh", "-s")
 	cmd.Stdin, cmd.Dir = strings.NewReader(script), "/"
 	out, _ := cmd.Output() // its status is explained below
@@ -480,7 +482,7 @@ func TestGuestScriptCutOff(t *testing.T) {
 	must(t, err)
 	for _, n := range []int{len(script) / 2, len(script) - 2, len(script) - len("main\n")} {
 		cmd := exec.Command("sh", "-s")
-		cmd.Stdin = strings.NewReader(strings.ReplaceAll(script[:n], "virtiofs", "tmpfs"))
+		cmd.Stdin = strings.NewReader(here.Replace(script[:n]))
 		_ = cmd.Run() // a syntax error, or nothing
 		if _, err := os.Stat(a.GuestDst); err == nil {
 			t.Errorf("%d of %d bytes did something", n, len(script))
