@@ -8,6 +8,8 @@
 #   scripts/otherhost.sh RELEASE -- COMMAND...   anything else, in the checkout's copy
 #
 #   RUN=TestRoot     only these tests (a pattern, as of go test -run)
+#   BACKEND=nftables libvirt's networks with that backend, the default of many
+#                    distributions (10.4 and newer), and not with iptables
 #   FRESH=1          make the release's root anew; RELEASE is bookworm or trixie
 #
 # The packages are installed once, the only time the network is used. What a run
@@ -67,6 +69,18 @@ copied() {
 	printf '127.0.0.1 localhost\n127.0.1.1 %s-tests\n::1 localhost\n' "$1" >"$run/root/etc/hosts"
 	echo "nameserver 127.0.0.1" >"$run/root/etc/resolv.conf"
 	echo "$1-tests" >"$run/root/etc/hostname"
+	if [ -n "${BACKEND:-}" ]; then
+		echo "firewall_backend = \"$BACKEND\"" >>"$run/root/etc/libvirt/network.conf"
+		# That backend has tc mend the checksums of DHCP answers, which only old
+		# clients look at, and starts no network where the kernel lacks act_csum.
+		cat >"$run/root/usr/local/sbin/tc" <<-'END'
+			#!/bin/sh
+			/usr/sbin/tc "$@" && exit
+			case "$*" in *"action csum"*) exit 0 ;; esac
+			exit 1
+		END
+		chmod 755 "$run/root/usr/local/sbin/tc"
+	fi
 }
 
 # enter RUN RELEASE COMMAND...: in the new namespaces. Builds the root's mounts,
@@ -147,7 +161,7 @@ if [ "$(id -u)" != 0 ]; then
 	# The user's module cache is read, never written, by root.
 	go mod download
 	exec sudo -- env "PATH=$PATH" "GOMODCACHE=$GOMODCACHE" "GOFLAGS=$GOFLAGS" GOCACHE=/var/cache/aivm-test/go-build \
-		"RUN=${RUN:-}" "FRESH=${FRESH:-}" bash "$0" "$@"
+		"RUN=${RUN:-}" "FRESH=${FRESH:-}" "BACKEND=${BACKEND:-}" bash "$0" "$@"
 fi
 release=$1
 shift

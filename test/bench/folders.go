@@ -38,7 +38,7 @@ func (b *bench) measureRestore(w *world) error {
 			if n := after - before; n != 2 { // the run's one, and this count's own
 				return nil, fmt.Errorf("%d logins while folders were brought back", n-1)
 			}
-			got, _, err := w.login(`grep -c ' - virtiofs aivm-root ' /proc/self/mountinfo`)
+			got, _, err := w.login(`grep ' - virtiofs ' /proc/self/mountinfo | grep -vc ' /run/aivm/share/'`)
 			if err != nil {
 				return nil, err
 			}
@@ -86,7 +86,7 @@ func (w *world) acceptedLogins() (int, error) {
 
 // loseFolders unmounts every folder of the VM, in the guest and here.
 func (w *world) loseFolders() error {
-	if _, _, err := w.login(`grep ' - virtiofs aivm-root ' /proc/self/mountinfo | cut -d' ' -f5 | grep -v ^/run/aivm | sort -r | xargs -r sudo -n umount && echo 2 | sudo -n tee /proc/sys/vm/drop_caches`); err != nil {
+	if _, _, err := w.login(`grep ' - virtiofs ' /proc/self/mountinfo | cut -d' ' -f5 | grep -vx /run/aivm/share | sort -r | xargs -r sudo -n umount && echo 2 | sudo -n tee /proc/sys/vm/drop_caches`); err != nil {
 		return err
 	}
 	root := "/var/lib/aivm/export/0-" + w.vm + "/"

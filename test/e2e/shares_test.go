@@ -341,7 +341,7 @@ func (s *shares) hostReboot(t *testing.T) {
 	w.must("", "attach", linked, "--yes")
 	s.visible(t, linked)
 	// Host and guest lose everything while the VM runs: one command, no question.
-	all := w.guest(s.vm, `grep ' - virtiofs aivm-root ' /proc/self/mountinfo | cut -d' ' -f5 | grep -v ^/run/aivm | sort -r | while read -r m; do sudo -n umount "$(printf %b "$m")" || exit 1; done; echo 2 | sudo -n tee /proc/sys/vm/drop_caches`)
+	all := w.guest(s.vm, `grep ' - virtiofs ' /proc/self/mountinfo | cut -d' ' -f5 | grep -vx /run/aivm/share | sort -r | while read -r m; do sudo -n umount "$(printf %b "$m")" || exit 1; done; echo 2 | sudo -n tee /proc/sys/vm/drop_caches`)
 	if all != "2" {
 		t.Errorf("%q", all)
 	}
