@@ -107,10 +107,14 @@ func (e *Env) explainWait(ctx context.Context, w *want, inst *Instance, err erro
 	defer cancel()
 	msg := fmt.Sprintf("VM %q did not become reachable at %s", w.name, inst.Address)
 	state := "unknown"
-	var serial []string
+	var serial, why []string
 	if l, lerr := e.libvirt(ctx); lerr == nil {
 		if d, derr := l.Domain(ctx, w.name); derr == nil {
 			state = string(d.State)
+			if d.Crashed {
+				state += ", QEMU crashed or was killed"
+				why = []string{"what it said last: sudo tail -n 5 /var/log/libvirt/qemu/" + w.name + ".log"}
+			}
 		} else if errors.Is(derr, virt.ErrNotFound) {
 			state = "gone"
 		}
@@ -120,7 +124,7 @@ func (e *Env) explainWait(ctx context.Context, w *want, inst *Instance, err erro
 	for _, s := range serial {
 		out.Hint("serial: " + s)
 	}
-	for _, s := range e.whyCutOff(ctx, w) {
+	for _, s := range append(why, e.whyCutOff(ctx, w)...) {
 		out.Hint(s)
 	}
 	return out.Hint("watch the console: virsh -c qemu:///system console "+w.name, "aivm vm status "+w.name, "try again: "+e.Rerun)

@@ -82,6 +82,7 @@ func parseElement(element string) Mark {
 type Domain struct {
 	Name, UUID  string
 	State       State
+	Crashed     bool // it is off because QEMU came to a bad end
 	Mark        Mark
 	Accel       string // "kvm" or "qemu"
 	VCPUs       int
@@ -189,7 +190,7 @@ func state(st int32) State {
 }
 
 func (c *Conn) describe(d libvirt.Domain) (*Domain, error) {
-	st, _, err := c.l.DomainGetState(d, 0)
+	st, reason, err := c.l.DomainGetState(d, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -202,6 +203,7 @@ func (c *Conn) describe(d libvirt.Domain) (*Domain, error) {
 		return nil, err
 	}
 	out.State = state(st)
+	out.Crashed = out.State == Off && libvirt.DomainShutoffReason(reason) == libvirt.DomainShutoffCrashed
 	out.Stored, out.StoredFS = out.Disks, out.Filesystems
 	if out.State != Off {
 		// A device that was asked to leave stays in the live XML until the
