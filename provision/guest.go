@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -82,12 +85,31 @@ func (e *Env) wait(ctx context.Context, w *want, f *facts) error {
 var (
 	errNotRunning = errors.New("the domain is no longer running")
 	errPaused     = errors.New("the domain was paused, as QEMU does when the disk is full")
+	errUnplugged  = errors.New("its network was stopped while it ran, and libvirt does not plug it in again")
 )
 
-// watchDomain cancels the context when libvirt says that the domain stopped.
+// sysNet shows the interfaces of this machine, and what each is plugged into
+// (sysfs-class-net, "master").
+const sysNet = "/sys/class/net"
+
+// unplugged reports whether the interface is there and in no bridge.
+func unplugged(tap string) bool {
+	if tap == "" {
+		return false
+	}
+	if _, err := os.Lstat(filepath.Join(sysNet, tap)); err != nil {
+		return false
+	}
+	_, err := os.Lstat(filepath.Join(sysNet, tap, "master"))
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+// watchDomain cancels the context when libvirt says that the domain stopped, or
+// when nobody can reach it.
 func (e *Env) watchDomain(ctx context.Context, name string) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	go func() {
+		loose := 0
 		for {
 			select {
 			case <-ctx.Done():
@@ -104,6 +126,12 @@ func (e *Env) watchDomain(ctx context.Context, name string) (context.Context, fu
 			}
 			if err == nil && d.State == virt.Paused {
 				cancel(errPaused)
+				return
+			}
+			if err != nil || d.State != virt.Running || !unplugged(d.Tap) {
+				loose = 0
+			} else if loose++; loose > 1 {
+				cancel(errUnplugged)
 				return
 			}
 			if err == nil && d.State == virt.Off || errors.Is(err, virt.ErrNotFound) {

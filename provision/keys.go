@@ -121,6 +121,9 @@ func (e *Env) explainWait(ctx context.Context, w *want, inst *Instance, err erro
 		serial = e.serialTail(ctx, l, w, 12)
 	}
 	out := ui.Failed("%s: %w (domain state: %s)", msg, err, state)
+	if errors.Is(err, errUnplugged) {
+		return out.Hint("aivm vm restart " + w.name)
+	}
 	for _, s := range serial {
 		out.Hint("serial: " + s)
 	}

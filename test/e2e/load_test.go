@@ -34,6 +34,7 @@ func checkLoad(t *testing.T, w *world, vm, project string) {
 		write(t, f, strings.Replace(x, "<memory unit='KiB'>1572864<", "<memory unit='KiB'>262144<", 1), 0o600)
 		run2(t, "mkdir", "-p", "/var/lib/aivm/export/0-"+name)
 		virsh(t, "-q", "define", f)
+		_ = os.Remove(f)
 		t.Cleanup(func() {
 			_ = exec.Command("virsh", "-c", "qemu:///system", "destroy", name).Run()
 			_ = exec.Command("virsh", "-c", "qemu:///system", "undefine", name).Run()
@@ -156,7 +157,7 @@ func checkNoRoom(t *testing.T, w *world, vm string) {
 		t.Fatal(err)
 	}
 	run2(t, "mount", "-t", "tmpfs", "-o", "size=64k,mode=0700", "tmpfs", state)
-	t.Cleanup(func() { _ = exec.Command("umount", state).Run() })
+	t.Cleanup(func() { _ = exec.Command("umount", "-q", state).Run() })
 	run2(t, "sh", "-c", "head -c 60000 /dev/zero >"+state+"/filler || true")
 	env := []string{"XDG_STATE_HOME=" + state}
 	r := w.run("", nil, env, filepath.Join(bin, "aivm"), "vm", "create", vm+"-full", "--yes")
@@ -166,4 +167,6 @@ func checkNoRoom(t *testing.T, w *world, vm string) {
 	if strings.Contains(virsh(t, "list", "--all", "--name"), vm+"-full") {
 		t.Error("a VM was made that nobody could get into")
 	}
+	run2(t, "umount", state)
+	_ = os.Remove(state)
 }
