@@ -201,7 +201,7 @@ func (e *Env) sendSettings(ctx context.Context, w *want, f *facts) error {
 		sent += int64(len(b))
 		var out, stderr strings.Builder
 		code, err := f.conn.Run(ctx, guest.Cmd{
-			Argv: []string{"sh", "-c", settingsync.Script}, Stdin: bytes.NewReader(b), Stdout: &limited{b: &out}, Stderr: &limited{b: &stderr},
+			Argv: settingsync.Command(), Stdin: bytes.NewReader(b), Stdout: &limited{b: &out}, Stderr: &limited{b: &stderr},
 		})
 		if ctx.Err() != nil {
 			return ctx.Err()

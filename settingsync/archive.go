@@ -1,7 +1,6 @@
 package settingsync
 
 import (
-	"archive/tar"
 	"bytes"
 	"encoding/json"
 	"fmt"
@@ -9,30 +8,134 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"time"
-
-	"al.essio.dev/pkg/shellescape"
 )
 
-// Statuses of Script.
+// Statuses of Command.
 const (
 	StatusDone    = 0
 	StatusChanged = 7 // what is to be replaced is not what was seen
 )
 
-// Script unpacks an archive on its stdin into a directory of its own below the
-// guest's home and lets the archive's own steps run. One at a time: what an
-// earlier run left when it was killed is removed under the lock.
-const Script = `umask 077
-cd || exit 1
-mkdir -p ` + stateDir + ` && exec 9>` + stateDir + `/lock && flock -w 60 9 || exit 1
-rm -rf ` + stateDir + `/in.*
-d=$(mktemp -d ` + stateDir + `/in.XXXXXX) || exit 1
-trap 'rm -rf "$d"' EXIT
-trap 'exit 1' HUP INT TERM
-tar -xpf - -C "$d" || exit 1
-. "./$d/steps"
+// Command takes an archive on its stdin, in the guest. It is one perl, which
+// every Debian and Ubuntu has (perl-base is essential), because a shell would
+// start a dozen programs for it, each of them dear where the CPU is emulated.
+func Command() []string { return []string{"perl", "-e", receiver} }
+
+// receiver puts what comes into a directory of its own below the guest's home,
+// and when all is there does the steps in their order. One at a time: what an
+// earlier run left when it was killed is removed under the lock. It loads no
+// module: Fcntl alone would double its time. 6 is LOCK_EX and LOCK_NB, 18 EXDEV.
+const receiver = `
+sub give { print STDERR "$_[0]\n"; exit 1 }
+umask 077;
+chdir or give("no home");
+my ($s, $n, $d, %failed, @steps) = ("` + stateDir + `", 0);
+sub names { opendir my $o, $_[0] or return; return readdir $o }
+$SIG{$_} = sub { exit 1 } for qw(HUP INT TERM);
+END { if (defined $d) { unlink map { "$d/$_" } 0 .. $n; rmdir $d } }
+sub tree {
+	my ($p, $mode) = @_;
+	return 1 if -d $p;
+	tree($1, 0700) or return if $p =~ m{^(.*[^/])/+[^/]+$}s;
+	mkdir $p and chmod $mode, $p;
+	return -d $p;
+}
+sub failed { my $dir = $_[0] =~ s{^\./}{}r; print "failed $dir\n" unless $failed{$dir}++ }
+tree($s, 0700) or give("$s cannot be made");
+open my $lock, ">", "$s/lock" or give("$s/lock: $!");
+for (my $i = 0; !flock $lock, 6; $i++) {
+	give("another run is at work") if $i == 600;
+	select undef, undef, undef, 0.1;
+}
+my @old = map { "$s/$_" } grep { /^in\./ } names($s);
+system "rm", "-rf", "--", @old if @old;
+mkdir "$s/in.$$" or give("$s/in.$$: $!");
+$d = "$s/in.$$";
+
+sub take {
+	my ($n, $b) = (shift, "");
+	while ((my $left = $n - length $b) > 0) {
+		read(STDIN, $b, $left, length $b) or give("what was sent is cut short");
+	}
+	return $b;
+}
+my $whole;
+while (defined(my $head = readline STDIN)) {
+	my ($op, @sizes) = split " ", $head;
+	if ($op eq "end") { $whole = 1; last }
+	my @f = map { take($_) } @sizes;
+	if ($op eq "file" || $op eq "sync") {
+		my $data = pop @f;
+		my $at = "$d/" . $n++;
+		open my $o, ">", $at or give("$at: $!");
+		print $o $data and close $o or give("$at: $!");
+		push @f, $at;
+	}
+	push @steps, [$op, @f];
+}
+give("what was sent is cut short") unless $whole;
+
+# out is what a program prints about paths, some of them at a time.
+sub out {
+	my ($program, @paths) = @_;
+	my $text = "";
+	while (my @some = splice @paths, 0, 500) {
+		open my $p, "-|", @$program, @some or give("$program->[0]: $!");
+		local $/;
+		$text .= <$p> // "";
+		close $p;
+	}
+	return $text;
+}
+my %sum = map { $_->[0] eq "same" ? ($_->[2], $_->[1]) : () } @steps;
+if (my @paths = sort keys %sum) {
+	for (@paths) { lstat; exit ` + changed + ` unless -f _ }
+	for (split /\0/, out(["sha256sum", "-z", "--"], @paths)) {
+		my ($is, $p) = /^(\w{64})  (.*)$/s or exit ` + changed + `;
+		delete $sum{$p} if $sum{$p} eq $is;
+	}
+	exit ` + changed + ` if %sum;
+}
+my @seen;
+for (@steps) {
+	my ($op, @f) = @$_;
+	if ($op eq "none") {
+		exit ` + changed + ` if lstat $f[0];
+	} elsif ($op eq "link") {
+		exit ` + changed + ` unless (readlink($f[0]) // "") eq $f[1];
+	} elsif ($op eq "dir") {
+		tree($f[0], oct $f[1]) or failed($f[0]);
+	} elsif ($op eq "keep") {
+		link $f[0], $f[1] or system("cp", "-P", "-p", "--", $f[0], $f[1]) == 0 or give("$f[1]: $!");
+	} elsif ($op eq "file" || $op eq "sym") {
+		my ($dir, $name, $mode, $time, $at) = @f;
+		my $to = "$dir/$name";
+		if ($op eq "sym") {
+			$at = "$d/" . $n++;
+			symlink $f[2], $at or give("$at: $!");
+		} else {
+			utime $time, $time, $at;
+			chmod oct $mode, $at;
+		}
+		next if rename $at, $to;
+		# On another file system: mv copies.
+		failed($dir) unless $! == 18 && !-d $to && system("mv", "-f", "-T", "--", $at, $to) == 0;
+	} elsif ($op eq "trim") {
+		my ($dir, $name) = @f;
+		my @kept = sort grep { /^\Q$name\E\.aivm-\d.*T\d.*Z$/s } names($dir);
+		unlink map { "$dir/$_" } splice @kept, 0, @kept > 3 ? @kept - 3 : 0;
+	} elsif ($op eq "seen") {
+		lstat $f[0];
+		push @seen, $f[0] if -f _;
+	} elsif ($op eq "sync") {
+		open my $o, ">>", $f[0] or give("$f[0]: $!");
+		print $o out(["stat", "--printf", "S%i:%s:%.10Y:%.10Z %n\\0", "--"], @seen) if @seen;
+		close $o and rename $f[0], "` + stateFile + `" or give("` + stateFile + `: $!");
+	}
+}
 `
+
+const changed = "7" // StatusChanged
 
 // Failed is what the guest could not do: lines "failed WHAT" on its stdout.
 func Failed(stdout string) []string {
@@ -45,97 +148,67 @@ func Failed(stdout string) []string {
 	return out
 }
 
-// Archive is everything that has to be sent, as one tar stream: the files by
-// the directory they go to, the steps as a script, the new manifest. failed
+// records is a stream of steps: a line with the step's name and the size of
+// each of its fields, then the fields.
+type records struct{ bytes.Buffer }
+
+func (r *records) step(op string, fields ...string) {
+	r.WriteString(op)
+	for _, f := range fields {
+		fmt.Fprintf(r, " %d", len(f))
+	}
+	r.WriteByte('\n')
+	for _, f := range fields {
+		r.WriteString(f)
+	}
+}
+
+// Archive is everything that has to be sent, as one stream: what has to be
+// there still, directories, copies to be kept, files, the new manifest. failed
 // names places a first try could not write; they are left out, so that the
 // manifest says what is true.
 func (r *Round) Archive(failed map[string]bool) ([]byte, error) {
-	var buf bytes.Buffer
-	tw := tar.NewWriter(&buf)
-	put := func(name string, mode int64, at time.Time, link string, data []byte) error {
-		h := &tar.Header{Name: name, Mode: mode, Size: int64(len(data)), ModTime: at, Typeflag: tar.TypeReg, Format: tar.FormatGNU}
-		if link != "" {
-			h.Typeflag, h.Linkname, h.Size = tar.TypeSymlink, link, 0
-		}
-		if err := tw.WriteHeader(h); err != nil {
-			return err
-		}
-		_, err := tw.Write(data)
-		return err
-	}
-	var steps, expect, absent, dirs, aside, moves, prune strings.Builder
-	groups := map[string]int{}
-	members := map[string][]string{}
-	var order []string
-	add := func(guest string, mode int64, at time.Time, link string, data []byte) error {
-		dir := path.Dir(guest)
-		n, ok := groups[dir]
-		if !ok {
-			n = len(groups)
-			groups[dir] = n
-			order = append(order, dir)
-		}
-		name := fmt.Sprintf("%d/%s", n, path.Base(guest))
-		members[dir] = append(members[dir], name)
-		return put(name, mode, at, link, data)
-	}
-	q := func(p string) string { return shellescape.Quote(guestPath(p)) }
-	missing := func(p string) {
-		fmt.Fprintf(&absent, "[ ! -e %s ] && [ ! -L %[1]s ] || exit %d\n", q(p), StatusChanged)
-	}
+	var checks, dirs, aside, files, trim records
+	p := guestPath
 	for _, f := range r.files {
-		if failed[path.Dir(f.Guest)] {
+		dir := path.Dir(f.Guest)
+		if failed[dir] {
 			continue
 		}
 		switch {
 		case f.now == nil:
-			missing(f.Guest)
+			checks.step("none", p(f.Guest))
 		case f.now.Type == 'f' && len(f.now.Sum) == 64:
-			// The NUL form knows no escapes in names.
-			expect.WriteString(f.now.Sum + "  " + guestPath(f.Guest) + "\n")
+			checks.step("same", f.now.Sum, p(f.Guest))
 		case f.now.Type == 'l':
-			fmt.Fprintf(&absent, "[ \"$(readlink %s)\" = %s ] || exit %d\n", q(f.Guest), shellescape.Quote(strings.TrimPrefix(f.now.Sum, "-> ")), StatusChanged)
+			checks.step("link", p(f.Guest), strings.TrimPrefix(f.now.Sum, "-> "))
 		}
 		if f.backup {
-			b := shellescape.Quote(guestPath(f.Guest) + ".aivm-" + r.stamp)
-			fmt.Fprintf(&aside, "ln -P -- %s %s || cp -P -p -- %[1]s %[2]s || exit 1\n", q(f.Guest), b)
-			fmt.Fprintf(&prune, "set -- %s.aivm-[0-9]*T[0-9]*Z\nwhile [ $# -gt 3 ]; do rm -f -- \"$1\"; shift; done\n", q(f.Guest))
+			aside.step("keep", p(f.Guest), p(f.Guest)+".aivm-"+r.stamp)
+			trim.step("trim", p(dir), path.Base(f.Guest))
 		}
-		if err := add(f.Guest, int64(f.Mode.Perm()), f.Time, f.Link, f.Data); err != nil {
-			return nil, err
+		if f.Link != "" {
+			files.step("sym", p(dir), path.Base(f.Guest), f.Link)
+		} else {
+			files.step("file", p(dir), path.Base(f.Guest), fmt.Sprintf("%o", f.Mode.Perm()), fmt.Sprint(f.Time.Unix()), string(f.Data))
 		}
 	}
 	for _, m := range r.merges {
-		if failed[path.Dir(m.target)] {
+		dir := path.Dir(m.target)
+		if failed[dir] {
 			continue
 		}
 		if m.there {
-			expect.WriteString(sum([]byte(m.was)) + "  " + guestPath(m.target) + "\n")
+			checks.step("same", sum([]byte(m.was)), p(m.target))
 		} else {
-			missing(m.target)
-			fmt.Fprintf(&dirs, "mkdir -p -m 755 -- %s || echo failed %s\n", q(path.Dir(m.target)), shellescape.Quote(path.Dir(m.target)))
+			checks.step("none", p(m.target))
+			dirs.step("dir", p(dir), "755")
 		}
-		if err := add(m.target, 0o600, r.now, "", []byte(m.text)); err != nil {
-			return nil, err
-		}
+		files.step("file", p(dir), path.Base(m.target), "600", fmt.Sprint(r.now.Unix()), m.text)
 	}
 	for _, d := range r.dirs {
-		fmt.Fprintf(&dirs, "[ -d %s ] || mkdir -m %o -- %[1]s || echo failed %s\n", q(d.Guest), d.Mode.Perm(), shellescape.Quote(d.Guest))
+		dirs.step("dir", p(d.Guest), fmt.Sprintf("%o", d.Mode.Perm()))
 	}
-	for _, dir := range order {
-		fmt.Fprintf(&moves, "mv -f -t %s --", q(dir))
-		for _, name := range members[dir] {
-			moves.WriteString(" \"$d\"/" + shellescape.Quote(name))
-		}
-		moves.WriteString(" || echo failed " + shellescape.Quote(dir) + "\n")
-	}
-	if expect.Len() > 0 {
-		if err := put("expect", 0o600, r.now, "", []byte(expect.String())); err != nil {
-			return nil, err
-		}
-		fmt.Fprintf(&steps, "sha256sum --status -c \"$d/expect\" || exit %d\n", StatusChanged)
-	}
-	steps.WriteString(absent.String() + dirs.String() + aside.String() + moves.String() + prune.String())
 	man := r.manifest
 	man.Files = map[string]Entry{}
 	for k, v := range r.manifest.Files {
@@ -147,22 +220,14 @@ func (r *Round) Archive(failed map[string]bool) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := put("sync", 0o600, r.now, "", append(b, 0)); err != nil {
-		return nil, err
+	var out records
+	for _, part := range []*records{&checks, &dirs, &aside, &files, &trim} {
+		out.Write(part.Bytes())
 	}
-	if len(man.Files) > 0 {
-		steps.WriteString("find")
-		for _, p := range slices.Sorted(maps.Keys(man.Files)) {
-			steps.WriteString(" " + q(p))
-		}
-		steps.WriteString(" -maxdepth 0 -type f -printf 'S" + statFormat + " %p\\0' >>\"$d/sync\" 2>/dev/null\n")
+	for _, k := range slices.Sorted(maps.Keys(man.Files)) {
+		out.step("seen", p(k))
 	}
-	steps.WriteString("mv -f -- \"$d/sync\" " + stateFile + " || exit 1\n")
-	if err := put("steps", 0o600, r.now, "", []byte(steps.String())); err != nil {
-		return nil, err
-	}
-	if err := tw.Close(); err != nil {
-		return nil, err
-	}
-	return buf.Bytes(), nil
+	out.step("sync", string(b)+"\x00")
+	out.step("end")
+	return out.Bytes(), nil
 }

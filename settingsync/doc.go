@@ -20,5 +20,5 @@
 // Gather reads the host. Wanted.Probe is the guest's piece of the one probe
 // script, ParseGuest reads its answer. Make compares the two and returns what
 // has to be done, as data; Round.Archive is the stream that does it, unpacked
-// and applied by Script in one exec. A round without anything to send is empty.
+// and applied by Command in one exec. A round without anything to send is empty.
 package settingsync

@@ -134,7 +134,7 @@ func (w *Wanted) find(sums bool) string {
 		return ""
 	}
 	var s strings.Builder
-	s.WriteString("find")
+	s.WriteString("set --")
 	for _, it := range w.Items {
 		s.WriteString(" " + shellescape.Quote(guestPath(it.Guest)))
 	}
@@ -144,7 +144,12 @@ func (w *Wanted) find(sums bool) string {
 	for _, t := range w.Settings {
 		s.WriteString(" " + shellescape.Quote(guestPath(t.Target)))
 	}
-	s.WriteString(" -maxdepth 0 -printf 'E%y %m " + statFormat + " %p\\0L%l\\0'")
+	s.WriteString("\n")
+	if sums {
+		// Often none of it is there yet.
+		s.WriteString("for f; do if [ -e \"$f\" ] || [ -L \"$f\" ]; then any=1; break; fi; done\n[ -z \"${any-}\" ] || ")
+	}
+	s.WriteString("find \"$@\" -maxdepth 0 -printf 'E%y %m " + statFormat + " %p\\0L%l\\0'")
 	if sums {
 		s.WriteString(" -type f -size -65536k -exec sha256sum -z -- {} +")
 	}

@@ -62,9 +62,19 @@ func (m *machine) read(name string) string {
 	return string(b)
 }
 
-func (m *machine) sh(script string, stdin []byte, args ...string) (string, int) {
+func (m *machine) sh(script string, stdin []byte) (string, int) {
 	m.t.Helper()
-	c := exec.Command("sh", append([]string{"-c", script}, args...)...)
+	return m.run([]string{"sh", "-c", script}, stdin)
+}
+
+func (m *machine) receive(archive []byte) (string, int) {
+	m.t.Helper()
+	return m.run(Command(), archive)
+}
+
+func (m *machine) run(argv []string, stdin []byte) (string, int) {
+	m.t.Helper()
+	c := exec.Command(argv[0], argv[1:]...)
 	c.Env = []string{"HOME=" + m.guest, "PATH=" + os.Getenv("PATH"), "LC_ALL=C.UTF-8"}
 	c.Dir = "/"
 	c.Stdin = bytes.NewReader(stdin)
@@ -116,7 +126,7 @@ func (m *machine) apply(r *Round) (string, int) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	return m.sh(Script, b)
+	return m.receive(b)
 }
 
 // sync is one whole round; it must leave nothing to do.
@@ -298,7 +308,7 @@ func TestChangedMeanwhileAndFailures(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, code := m.sh(Script, b); code != 0 {
+	if _, code := m.receive(b); code != 0 {
 		t.Fatal(code)
 	}
 	manifest, _, _ := strings.Cut(m.read(stateFile), "\x00")

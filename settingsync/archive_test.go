@@ -1,0 +1,118 @@
+package settingsync
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// TestACutArchiveChangesNothing: a connection can end anywhere.
+func TestACutArchiveChangesNothing(t *testing.T) {
+	m := newMachine(t)
+	m.write(m.host, ".bashrc", "the host's\n", 0o644)
+	m.write(m.host, ".config/x/deep/f", "f\n", 0o600)
+	m.write(m.guest, ".bashrc", "the guest's\n", 0o644)
+	m.opts.Paths = []string{"~/.bashrc", "~/.config/x"}
+	_, r := m.look()
+	whole, err := r.Archive(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.write(m.guest, stateDir+"/in.killed/0/f", "left by a run that was killed", 0o600)
+	for cut := 0; cut < len(whole)-1; cut += 1 + len(whole)/40 {
+		if _, code := m.receive(whole[:cut]); code != 1 {
+			t.Errorf("cut at %d of %d: status %d", cut, len(whole), code)
+		}
+		var there []string
+		err := filepath.WalkDir(m.guest, func(p string, d fs.DirEntry, err error) error {
+			if err == nil && !d.IsDir() {
+				there = append(there, strings.TrimPrefix(p, m.guest+"/"))
+			}
+			return err
+		})
+		if err != nil || !slices.Equal(there, []string{".bashrc", stateDir + "/lock"}) || m.read(".bashrc") != "the guest's\n" {
+			t.Fatalf("cut at %d: %q, %v", cut, there, err)
+		}
+	}
+	if out, code := m.receive(whole); code != 0 || out != "" || m.read(".bashrc") != "the host's\n" || m.read(".config/x/deep/f") != "f\n" {
+		t.Errorf("%d %q", code, out)
+	}
+}
+
+// TestAnotherFileSystem: a rename does not go there.
+func TestAnotherFileSystem(t *testing.T) {
+	m := newMachine(t)
+	other, err := os.MkdirTemp("/dev/shm", "aivm-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(other) })
+	m.write(m.host, "f", "there\n", 0o640)
+	m.opts.Paths = []string{"~/f=" + other + "/f"}
+	m.sync()
+	b, err := os.ReadFile(filepath.Join(other, "f"))
+	if st, serr := os.Stat(filepath.Join(other, "f")); err != nil || serr != nil || string(b) != "there\n" || st.Mode() != 0o640 {
+		t.Errorf("%q %v %v", b, err, st)
+	}
+}
+
+// TestAPipeInThePlaceOfAFile must not be read: that could take for ever.
+func TestAPipeInThePlaceOfAFile(t *testing.T) {
+	m := newMachine(t)
+	m.write(m.host, "f", "new\n", 0o644)
+	m.write(m.guest, "f", "seen\n", 0o644)
+	m.opts.Paths = []string{"~/f"}
+	_, r := m.look()
+	at := filepath.Join(m.guest, "f")
+	if err := errors.Join(os.Remove(at), syscall.Mkfifo(at, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, code := m.apply(r); code != StatusChanged {
+		t.Errorf("status %d", code)
+	}
+}
+
+// TestNamesAsTheyAre: nothing in a name means anything on the way.
+func TestNamesAsTheyAre(t *testing.T) {
+	m := newMachine(t)
+	names := []string{"two words", "-n", "*", `back\slash`, "$HOME", "'q'", `"`, " lead", "trail ", "|x", ">y", "é"}
+	for _, n := range names {
+		m.write(m.host, "d/"+n, n, 0o600)
+	}
+	m.opts.Paths = []string{"~/d"}
+	m.sync()
+	for _, n := range names {
+		if got := m.read("d/" + n); got != n {
+			t.Errorf("%q: %q", n, got)
+		}
+	}
+	for _, n := range names {
+		m.write(m.host, "d/"+n, "2 "+n, 0o600)
+		m.write(m.guest, "d/"+n, "the guest's "+n, 0o600)
+	}
+	r := m.sync()
+	if len(r.Report.Backups) != len(names) {
+		t.Errorf("%q", r.Report.Backups)
+	}
+	for _, n := range names {
+		kept := m.read("d/" + n + ".aivm-" + r.stamp)
+		if got := m.read("d/" + n); got != "2 "+n || kept != "the guest's "+n {
+			t.Errorf("%q: %q, %q kept", n, got, kept)
+		}
+	}
+}
+
+// TestRecordsCarryAnything: sizes say where a field ends.
+func TestRecordsCarryAnything(t *testing.T) {
+	var r records
+	r.step("file", "", "a b\n", "\x00end\n")
+	if got := r.Bytes(); !bytes.Equal(got, []byte("file 0 4 5\na b\n\x00end\n")) {
+		t.Errorf("%q", got)
+	}
+}
