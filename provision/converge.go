@@ -6,12 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
-	"time"
-
-	"github.com/gofrs/flock"
 
 	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/lockfile"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
 )
@@ -206,36 +203,22 @@ func (e *Env) later(w *want) []string {
 
 // lock takes the VM's lock; waited says that somebody else held it.
 func (e *Env) lock(ctx context.Context, vm string) (release func(), waited bool, err error) {
-	dir := filepath.Dir(e.lockPath(vm))
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, false, ui.Failed("the state directory cannot be made: %w", err).Hint("ls -ld "+shellQuote(dir), "df -h "+shellQuote(dir))
-	}
 	path := e.lockPath(vm)
-	l := flock.New(path, flock.SetPermissions(0o600))
-	ok, err := l.TryLock()
-	if err != nil {
-		return nil, false, ui.Failed("locking VM %q: %w", vm, err).Hint("ls -l " + shellQuote(path))
-	}
-	if !ok {
-		waited = true
-		who := "another aivm"
-		if b, err := os.ReadFile(path); err == nil && len(b) > 0 {
-			who = "aivm " + ui.CleanTo(strings.TrimSpace(string(b)), 120)
+	release, waited, err = lockfile.Lock(ctx, path, e.Rerun, func(holder string) func(error) {
+		task := e.UI.Task("waiting for " + holder)
+		return func(err error) {
+			if err != nil {
+				task.Fail()
+				return
+			}
+			task.Done()
 		}
-		task := e.UI.Task("waiting for " + who)
-		ok, err = l.TryLockContext(ctx, 100*time.Millisecond)
-		if err != nil || !ok {
-			task.Fail()
-			return nil, true, err
-		}
-		task.Done()
+	})
+	if err != nil && ctx.Err() == nil {
+		dir := filepath.Dir(path)
+		err = ui.Failed("locking VM %q: %w", vm, err).Hint("ls -ld "+shellQuote(dir), "df -h "+shellQuote(dir))
 	}
-	// Who holds it, for the one who waits.
-	_ = os.WriteFile(path, fmt.Appendf(nil, "(process %d: %s)\n", os.Getpid(), e.Rerun), 0o600)
-	return func() {
-		_ = os.Truncate(path, 0)
-		_ = l.Unlock()
-	}, waited, nil
+	return release, waited, err
 }
 
 // lockPath lies in a directory of its own: a VM may be called like any other

@@ -4,15 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
-	"time"
-
-	"github.com/gofrs/flock"
 
 	"aivm.dev/aivm/gitsync"
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/internal/lockfile"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/provision/share"
@@ -336,22 +333,20 @@ func (e *Env) beginGit(ctx context.Context, w *want, f *facts) error {
 		return nil
 	}
 	path := filepath.Join(e.SSH.StateDir, "locks", "git-"+share.Token(w.git.repo.CommonDir)+".lock")
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return ui.Failed("the state directory cannot be made: %w", err).Hint("ls -ld " + shellQuote(filepath.Dir(path)))
-	}
-	l := flock.New(path, flock.SetPermissions(0o600))
-	ok, err := l.TryLock()
+	release, waited, err := lockfile.Lock(ctx, path, e.Rerun, func(holder string) func(error) {
+		plan.Report(ctx, "waiting for "+holder+", which works on this repository", -1)
+		return func(error) {}
+	})
 	if err != nil {
-		return ui.Failed("locking the repository %s: %w", w.git.repo.Top, err).Hint("ls -l " + shellQuote(path))
-	}
-	if !ok {
-		plan.Report(ctx, "waiting for another aivm that works on this repository", -1)
-		if ok, err = l.TryLockContext(ctx, 100*time.Millisecond); err != nil || !ok {
+		if ctx.Err() != nil {
 			return err
 		}
+		return ui.Failed("locking the repository %s: %w", w.git.repo.Top, err).Hint("ls -l " + shellQuote(path))
+	}
+	if waited {
 		w.observeGit(ctx)
 		if w.git.host.Err != nil {
-			_ = l.Unlock()
+			release()
 			return w.git.host.Err
 		}
 		out, err := f.conn.Probe(ctx, []guest.Probe{w.gitProbe()})
@@ -359,11 +354,11 @@ func (e *Env) beginGit(ctx context.Context, w *want, f *facts) error {
 			w.git.guest, err = gitsync.ParseGuest(out["git"])
 		}
 		if err != nil {
-			_ = l.Unlock()
+			release()
 			return err
 		}
 	}
-	w.git.release = func() { _ = l.Unlock() }
+	w.git.release = release
 	return nil
 }
 

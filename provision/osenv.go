@@ -62,7 +62,7 @@ func New(o Options) (*Env, error) {
 	e := &Env{
 		UI: o.UI, StorePath: path, Home: home, UID: os.Getuid(), GID: os.Getgid(), Getenv: os.Getenv,
 		Host: host.OSEnv(), Editor: editor.OSEnv(), SSH: sshcfg.DefaultLayout(sshHome, os.Getenv),
-		Cache: image.Cache{Dir: cacheDir(home)},
+		Cache: image.Cache{Dir: cacheDir(home), Who: o.Rerun},
 		Root: root.New(root.Options{
 			Euid: os.Geteuid(), Self: []string{self}, NonInteractive: !o.UI.InTTY,
 			Stderr: suspending{o.UI}, Builders: Builders(),

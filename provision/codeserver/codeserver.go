@@ -26,8 +26,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gofrs/flock"
-
+	"aivm.dev/aivm/internal/lockfile"
 	"aivm.dev/aivm/internal/ui"
 )
 
@@ -79,12 +78,14 @@ func (s Source) Get(ctx context.Context, progress Progress) error {
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return err
 	}
-	lock := flock.New(filepath.Join(s.Dir, "lock"), flock.SetPermissions(0o600))
-	progress("waiting for another run", -1)
-	if _, err := lock.TryLockContext(ctx, 200*time.Millisecond); err != nil {
+	release, _, err := lockfile.Lock(ctx, filepath.Join(s.Dir, "lock"), "it gets code-server", func(holder string) func(error) {
+		progress("waiting for "+holder, -1)
+		return func(error) {}
+	})
+	if err != nil {
 		return err
 	}
-	defer func() { _ = lock.Unlock() }()
+	defer release()
 	if s.Cached() {
 		return nil
 	}

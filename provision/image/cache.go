@@ -15,9 +15,9 @@ import (
 	"time"
 
 	"al.essio.dev/pkg/shellescape"
-	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 
+	"aivm.dev/aivm/internal/lockfile"
 	"aivm.dev/aivm/internal/ui"
 )
 
@@ -25,6 +25,7 @@ import (
 // $XDG_CACHE_HOME/aivm/images.
 type Cache struct {
 	Dir string
+	Who string // what this run is, for others that wait for it
 }
 
 // Entry is an image in the cache.
@@ -49,7 +50,7 @@ const BuiltHere = "built here from signed packages"
 
 const (
 	partPrefix = ".part-"
-	lockEvery  = 200 * time.Millisecond
+	sayEvery   = 200 * time.Millisecond // progress
 )
 
 func (c Cache) entry(im indexed, source string) Entry {
@@ -297,16 +298,14 @@ func (c Cache) Claim(ctx context.Context, ref Ref, progress Progress) (e Entry, 
 
 // lock takes one of the cache's two locks. "fetch" is held outside "add".
 func (c Cache) lock(ctx context.Context, name string, progress Progress) (unlock func(), err error) {
-	l := flock.New(filepath.Join(c.Dir, "."+name+".lock"))
-	ok, err := l.TryLock()
-	if err == nil && !ok {
-		progress("waiting for another aivm that gets an image", -1)
-		_, err = l.TryLockContext(ctx, lockEvery)
-	}
+	release, _, err := lockfile.Lock(ctx, filepath.Join(c.Dir, "."+name+".lock"), c.Who, func(holder string) func(error) {
+		progress("waiting for "+holder+", which gets an image", -1)
+		return func(error) {}
+	})
 	if err != nil {
 		return nil, fmt.Errorf("locking the image cache: %w", err)
 	}
-	return func() { _ = l.Unlock() }, nil
+	return release, nil
 }
 
 // sweep removes what killed runs left; under the lock nobody else writes.
@@ -344,7 +343,7 @@ func copySparse(ctx context.Context, w *os.File, r io.Reader, progress Progress)
 			}
 		}
 		done += int64(n)
-		if now := time.Now(); now.Sub(shown) > lockEvery {
+		if now := time.Now(); now.Sub(shown) > sayEvery {
 			shown = now
 			fraction := -1.0
 			if total > 0 {

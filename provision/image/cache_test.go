@@ -231,7 +231,7 @@ func TestCacheClaimAtOnce(t *testing.T) {
 	ctx := context.Background()
 	var made, waited atomic.Int32
 	progress := func(line string, _ float64) {
-		if strings.Contains(line, "waiting for another") {
+		if strings.Contains(line, "waiting for aivm (process ") {
 			waited.Add(1)
 		}
 	}

@@ -287,7 +287,7 @@ func TestFetchAtOnce(t *testing.T) {
 		wg.Go(func() {
 			c := Cache{Dir: dir}
 			e, ok, release, err := c.Claim(context.Background(), ubuntuRef, func(l string, _ float64) {
-				if strings.Contains(l, "waiting for another") {
+				if strings.Contains(l, "waiting for aivm (process ") {
 					waits.Add(1)
 				}
 			})

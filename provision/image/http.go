@@ -246,7 +246,7 @@ type meter struct {
 const meterSpan = 3 * time.Second
 
 func (m *meter) due() bool {
-	if now := time.Now(); now.Sub(m.said) >= lockEvery {
+	if now := time.Now(); now.Sub(m.said) >= sayEvery {
 		m.said = now
 		return true
 	}

@@ -1,0 +1,118 @@
+package lockfile
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gofrs/flock"
+)
+
+// Of many who want a lock one has it, although each that had it removes the
+// file, as a run does that deletes what the lock was for.
+func TestOneHolderWhoeverRemovesTheFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "locks", "vm.lock")
+	var in, worst, turns atomic.Int32
+	var wg sync.WaitGroup
+	end := time.Now().Add(1500 * time.Millisecond)
+	for n := range 8 {
+		wg.Go(func() {
+			for time.Now().Before(end) {
+				release, _, err := Lock(t.Context(), path, "x", nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if now := in.Add(1); now > worst.Load() {
+					worst.Store(now)
+				}
+				turns.Add(1)
+				time.Sleep(time.Duration(n%3) * time.Millisecond)
+				if n%2 == 0 {
+					_ = os.Remove(path)
+				}
+				in.Add(-1)
+				release()
+			}
+		})
+	}
+	wg.Wait()
+	if worst.Load() != 1 || turns.Load() < 20 {
+		t.Errorf("%d held it at once, in %d turns", worst.Load(), turns.Load())
+	}
+}
+
+// A file that is replaced between opening and locking it is no lock: the moment
+// is made here.
+func TestALockNobodyFindsIsNone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "l")
+	l := flock.New(path)
+	if ok, err := l.TryLock(); err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	defer l.Close()
+	for _, there := range []bool{true, false} {
+		_ = os.Remove(path)
+		if there {
+			if err := os.WriteFile(path, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if mine, err := found(l, path); mine || err != nil {
+			t.Errorf("%v: %v %v", there, mine, err)
+		}
+	}
+}
+
+func TestWhoWaitsSaysForWhom(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "l")
+	release, waited, err := Lock(t.Context(), path, "aivm code . \x1b[2J", nil)
+	if err != nil || waited {
+		t.Fatal(waited, err)
+	}
+	heard, over := make(chan string, 1), make(chan error, 1)
+	wait := func(holder string) func(error) {
+		heard <- holder
+		return func(err error) { over <- err }
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		_, _, err := Lock(ctx, path, "two", wait)
+		done <- err
+	}()
+	if h := <-heard; !strings.Contains(h, "aivm (process ") || !strings.Contains(h, ": aivm code . ") || strings.Contains(h, "\x1b") {
+		t.Errorf("it waits for %q", h)
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if err := <-over; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	go func() {
+		r, waited, err := Lock(t.Context(), path, "three", wait)
+		if err == nil && !waited {
+			err = errors.New("it did not wait")
+		}
+		if err == nil {
+			r()
+		}
+		done <- err
+	}()
+	<-heard
+	release()
+	if err := errors.Join(<-done, <-over); err != nil {
+		t.Error(err)
+	}
+	if b, err := os.ReadFile(path); err != nil || len(b) > 0 {
+		t.Errorf("nobody holds it, and %q: %v", b, err)
+	}
+}
