@@ -94,6 +94,11 @@ func (e *Env) lookForDeletion(ctx context.Context, name string) (*deletion, erro
 		}
 	}
 	d := &deletion{w: w, network: w.network.Network.Name}
+	// One that is damaged keeps nobody from deleting; what a later aivm made is
+	// not known here.
+	if _, err := loadInstance(e.SSH, w.name); errors.Is(err, errLater) {
+		return nil, err
+	}
 	if d.conn, err = e.libvirtWithHelp(ctx); err != nil {
 		return nil, err
 	}
