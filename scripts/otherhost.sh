@@ -12,7 +12,8 @@
 #                    distributions (10.4 and newer), and not with iptables
 #   FRESH=1          make the release's root anew; RELEASE is bookworm or trixie
 #
-# The packages are installed once, the only time the network is used. What a run
+# The packages are installed once, the only time the network is used: inside, a
+# namespace with one web server is all there is of an internet. What a run
 # changes is a copy, thrown away at its end: the root, the checkout, the cache.
 # Written here is only Go's build cache. As a user it goes on as root by sudo.
 set -euo pipefail
@@ -67,6 +68,8 @@ copied() {
 	done
 	if [ -f "$cache/images/index.json" ]; then cp -p "$cache/images/index.json" "$run/root$cache/images/"; fi
 	printf '127.0.0.1 localhost\n127.0.1.1 %s-tests\n::1 localhost\n' "$1" >"$run/root/etc/hosts"
+	# The mirror that root and guests were made from.
+	grep -rhoE 'https?://[^/: ]+' "$run"/root/etc/apt/sources.list* | sed 's,.*//,203.0.113.80 ,' | sort -u >>"$run/root/etc/hosts"
 	echo "nameserver 127.0.0.1" >"$run/root/etc/resolv.conf"
 	echo "$1-tests" >"$run/root/etc/hostname"
 	if [ -n "${BACKEND:-}" ]; then
@@ -138,6 +141,15 @@ enter() {
 	umount -l /.host
 	rmdir /.host
 	cd "$inside"
+	# An internet: a router, and behind it the mirror that guests know.
+	ip netns add internet
+	ip link add uplink type veth peer name eth0 netns internet
+	ip addr add 192.0.2.2/24 dev uplink
+	ip link set uplink up
+	ip route add default via 192.0.2.1
+	ip netns exec internet sh -ec 'ip link set lo up; ip link set eth0 up
+		ip addr add 192.0.2.1/24 dev eth0; ip addr add 203.0.113.80/32 dev lo'
+	ip netns exec internet socat TCP4-LISTEN:80,fork,reuseaddr 'EXEC:echo HTTP/1.0 404 Not Found' &
 	# PID 1 stays a shell: it takes in the orphans that daemons are.
 	env -i PATH="$goroot/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" HOME=/root LANG=C.UTF-8 TERM="${TERM:-dumb}" \
 		GOROOT="$goroot" GOMODCACHE="$mods" GOCACHE="$builds" GOPROXY=off GOTOOLCHAIN=local GOFLAGS="-buildvcs=false -count=1 ${GOFLAGS:-}" \

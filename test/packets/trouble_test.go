@@ -106,6 +106,26 @@ func TestBesideOthers(t *testing.T) {
 				reject with icmpx admin-prohibited
 			}
 		}`, true, false, []string{"DHCP", "DNS", "firewall-cmd --zone=libvirt --change-interface=brn"}},
+		// What libvirt 11 makes of a NAT network with its nftables backend.
+		"libvirt": {`table ip libvirt_network {
+			chain guest_output { ip saddr 10.77.0.0/24 iif "brn" counter accept
+				iif "brn" counter reject
+			}
+			chain guest_input { oif "brn" ip daddr 10.77.0.0/24 ct state established,related counter accept
+				oif "brn" counter reject
+			}
+			chain guest_cross { iif "brn" oif "brn" counter accept
+			}
+			chain forward { type filter hook forward priority filter; policy accept; jump guest_cross
+				jump guest_input
+				jump guest_output
+			}
+			chain guest_nat { type nat hook postrouting priority srcnat; policy accept; ip saddr 10.77.0.0/24 ip daddr 224.0.0.0/24 return
+				meta l4proto tcp ip saddr 10.77.0.0/24 ip daddr != 10.77.0.0/24 masquerade to :1024-65535
+				meta l4proto udp ip saddr 10.77.0.0/24 ip daddr != 10.77.0.0/24 masquerade to :1024-65535
+				ip saddr 10.77.0.0/24 ip daddr != 10.77.0.0/24 masquerade
+			}
+		}`, true, true, nil},
 		"accepts all": {`table inet open {
 			chain a { type filter hook prerouting priority -300; policy accept; accept
 			}
