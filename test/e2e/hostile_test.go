@@ -173,14 +173,21 @@ ln -sfn /etc out && ln -sfn ../../.ssh keys && ln -sfn / "$(printf 'to\nroot')"`
 	// What is attached already becomes a link: it is not followed when the folder
 	// has to be mounted anew.
 	sub := filepath.Join(h.project, "sub")
-	h.w.must(h.project, "attach", sub, "--yes")
-	h.w.guest(h.vm, "sudo -n umount "+sub)
-	h.w.guest(h.vm, "cd "+h.project+" && mv sub was && ln -s /etc sub")
-	h.w.must(h.project, "vm", "restart", h.vm, "--yes")
+	write(h.t, filepath.Join(sub, "marker"), "x\n", 0o644)
+	h.w.must(h.project, "attach", sub, "--yes", "--guest-dst", "/srv/sub")
+	if got := h.w.guest(h.vm, "cat /srv/sub/marker"); got != "x" {
+		h.t.Errorf("/srv/sub/marker: %q", got)
+	}
+	tokens, err := filepath.Glob("/var/lib/aivm/export/0-" + h.vm + "/*/marker")
+	if err != nil || len(tokens) != 1 {
+		h.t.Fatalf("where sub is mounted: %v %v", tokens, err)
+	}
+	h.w.guest(h.vm, "sudo -n umount /srv/sub; cd "+h.project+" && mv sub was && ln -s /etc sub")
+	run2(h.t, "umount", "-l", filepath.Dir(tokens[0]))
 	if r := h.run(h.project, 2*time.Minute, "code", "."); r.code != 0 || !strings.Contains(r.stderr, sub) {
 		h.t.Errorf("a folder that became a link: %+v", r)
 	}
-	if got := h.w.guest(h.vm, "ls -a "+sub+"/ 2>&1; cat "+sub+"/hostname 2>&1"); strings.Contains(got, "libvirt\n") {
+	if got := h.w.guest(h.vm, "ls -a /srv/sub/ 2>&1; true"); strings.Contains(got, "libvirt") {
 		h.t.Errorf("the guest sees this machine's /etc:\n%s", got)
 	}
 	h.w.guest(h.vm, "cd "+h.project+" && rm sub && mv was sub")
@@ -284,7 +291,8 @@ print('played')
 
 // full: the guest's disk. What needs no room works, what needs some says so.
 func (h *hostile) full() {
-	h.w.guest(h.vm, `sudo -n sh -c 'fallocate -l $(($(df --output=avail -B1 / | tail -1) - 4096)) /filler 2>/dev/null; cat /dev/zero >/filler2 2>/dev/null; true'`)
+	// With root's own reserve; what is allocated is not written.
+	h.w.guest(h.vm, `sudo -n sh -c 'fallocate -l $(($(stat -f -c "%f * %S" /) - 16777216)) /filler; cat /dev/zero >/filler2 2>/dev/null; df /; true'`)
 	if r := h.run(h.project, 2*time.Minute, "code", "."); r.code != 0 {
 		h.t.Errorf("code with a full disk: %+v", r)
 	}
