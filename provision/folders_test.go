@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -214,6 +215,20 @@ func TestWantFolder(t *testing.T) {
 	}
 	refused(FolderOptions{Folder: sub, VM: "t", Access: "ro", Attach: true}, "would not be read-only", "aivm attach "+p+" --vm t --access ro")
 
+	// A link in the folder, where the VM may have put it: not followed, and the
+	// folder stays what it is.
+	w.set(func(c *config.Config) { c.Attachments[0].State = "" })
+	out := filepath.Join(p, "out")
+	if err := os.Symlink(w.folder("elsewhere"), out); err != nil {
+		t.Fatal(err)
+	}
+	for _, attach := range []bool{false, true} {
+		refused(FolderOptions{Folder: out, VM: "t", Attach: attach}, "leads out of folder "+p, "aivm attach "+w.folder("elsewhere"))
+	}
+	if r, _ := w.recordOf(p); r.State != "" {
+		t.Errorf("for a link in it the folder is recorded as %+v", r)
+	}
+
 	// A link where the folder was: refused by name, by attach too, until it is
 	// detached.
 	if err := os.Rename(p, p+".was"); err != nil {
@@ -312,5 +327,17 @@ func TestALinkOnTheWayStaysRefused(t *testing.T) {
 	}
 	if said := w.err.String(); !strings.Contains(said, "Skipping saved attachment "+q) || !strings.Contains(said, "aivm attach "+q+" --vm t") {
 		t.Errorf("said %q", said)
+	}
+}
+
+// Of folders in folders, the innermost is the one a link took the place of.
+func TestLinkedAway(t *testing.T) {
+	c := &config.Config{Attachments: []config.Attachment{{HostPath: "/p", VMName: "t"}, {HostPath: "/p/sub", VMName: "t"}, {HostPath: "/p/sub/deep", VMName: "other"}}}
+	for _, k := range []struct{ typed, real, want string }{
+		{"/p/sub/x", "/etc", "/p/sub"}, {"/p/x", "/etc", "/p"}, {"/p/sub", "/p/sub", ""}, {"/p/x", "/p/y", ""}, {"/q", "/etc", ""},
+	} {
+		if r, ok := linkedAway(c, "t", k.typed, k.real); r.HostPath != k.want || ok != (k.want != "") {
+			t.Errorf("%s, which is %s: %q", k.typed, k.real, r.HostPath)
+		}
 	}
 }

@@ -66,7 +66,7 @@ func (e *Env) wantFolder(ctx context.Context, o FolderOptions, create bool) (*wa
 		return nil, err
 	}
 	if r, ok := linkedAway(&store.Config, o.VM, typed, real); ok {
-		return nil, e.refuseLinked(ctx, r, real)
+		return nil, e.refuseLinked(ctx, r, typed, real)
 	}
 	if len(store.Config.AttachmentsOf(real)) == 0 {
 		// Nobody is asked for a VM for what cannot be shared.
@@ -205,23 +205,30 @@ func (w *want) takeSaved(o FolderOptions, r config.Attachment, real string, mode
 	return nil
 }
 
-// linkedAway is the record of a path that was attached as a folder and is, or
-// leads through, a symbolic link now.
-func linkedAway(c *config.Config, vm, typed, real string) (config.Attachment, bool) {
+// linkedAway is the innermost record of a path that was attached as a folder
+// and is, or leads through, a symbolic link now.
+func linkedAway(c *config.Config, vm, typed, real string) (in config.Attachment, found bool) {
 	for _, r := range c.Attachments {
 		p := filepath.Clean(r.HostPath)
-		if (vm == "" || r.VMName == vm) && within(typed, p) && !within(real, p) {
-			return r, true
+		if (vm == "" || r.VMName == vm) && within(typed, p) && !within(real, p) && (!found || len(p) > len(filepath.Clean(in.HostPath))) {
+			in, found = r, true
 		}
 	}
-	return config.Attachment{}, false
+	return in, found
 }
 
 // refuseLinked refuses it: what the link leads to was never agreed to, and the
 // link may be the guest's work. It stays refused when the link is gone, until a
 // person attaches the folder again.
-func (e *Env) refuseLinked(ctx context.Context, r config.Attachment, real string) error {
+//
+// A link that lies in the folder says nothing about the folder, which stays
+// attached: else its guest could have it taken away by planting one.
+func (e *Env) refuseLinked(ctx context.Context, r config.Attachment, typed, real string) error {
 	a := attachment(r)
+	if is, err := filepath.EvalSymlinks(r.HostPath); err == nil && is == filepath.Clean(r.HostPath) {
+		return ui.Refused("%s leads out of folder %s by a symbolic link, which VM %s may have put there, to %s", ui.Clean(typed), ui.Clean(r.HostPath), r.VMName, ui.Clean(real)).
+			Hint("to share what it leads to: aivm attach " + shellQuote(real) + " --vm " + r.VMName)
+	}
 	if a.State == share.Attached && !e.DryRun {
 		act := e.recordState(a, share.Linked, "", "")
 		if err := act.Do(ctx); err != nil {
