@@ -282,7 +282,8 @@ ExecStart=/bin/sh ` + cloneRunner + `
 WantedBy=multi-user.target
 `
 
-// A disk larger than the image's is used whole; nobody waits for that.
+// A disk larger than the image's is used whole; nobody waits for that, so it
+// takes what the first login leaves of the CPU.
 const growRun = `set -eu
 dev=$(findmnt -nro SOURCE /)
 name=${dev#/dev/}
@@ -308,7 +309,8 @@ After=multi-user.target
 
 [Service]
 Type=oneshot
-Nice=10
+CPUSchedulingPolicy=idle
+IOSchedulingClass=idle
 ExecStart=/bin/sh ` + growRunner + `
 
 [Install]

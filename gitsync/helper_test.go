@@ -30,6 +30,7 @@ type sshServer struct {
 	execs  atomic.Int32
 	left   atomic.Int64 // bytes before the line is cut; 0: never
 	passed atomic.Int64
+	env    []string
 	path   string // a directory of programs of a hostile guest's
 }
 
@@ -143,7 +144,7 @@ func (s *sshServer) run(ctx context.Context, ch ssh.Channel, line string) {
 	defer ch.Close()
 	cmd := exec.Command("sh", "-c", line)
 	cmd.Dir = s.home
-	cmd.Env = []string{"PATH=" + s.path + ":/usr/local/bin:/usr/bin:/bin", "HOME=" + s.home}
+	cmd.Env = append([]string{"PATH=" + s.path + ":/usr/local/bin:/usr/bin:/bin", "HOME=" + s.home}, s.env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	in, err := cmd.StdinPipe()
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 // whatever it is called.
 func TestInTheWay(t *testing.T) {
 	p := newPair(t)
+	p.s.env = []string{"GIT_OPTIONAL_LOCKS=0"} // as somebody may have set it in the guest
 	p.commitH("a.txt", "one\n")
 	p.sync()
 	start := p.gitH("rev-parse", "HEAD")
@@ -79,7 +80,7 @@ func TestInTheWay(t *testing.T) {
 		if err := os.Chtimes(filepath.Join(p.guest, "a.txt"), time.Unix(1e9, 0), time.Unix(1e9, 0)); err != nil {
 			t.Fatal(err)
 		}
-		at := p.commitH("c.txt", "c\n")
+		at := p.commitH("a.txt", "two\n")
 		if pr := p.sync(); pr != nil {
 			t.Fatal(pr)
 		}

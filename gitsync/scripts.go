@@ -78,7 +78,7 @@ git config receive.denyCurrentBranch updateInstead
 printf '%s\n' "$b" >.git/` + mark + "\n"
 
 // hookDir is where the clone keeps the hook below; its name changes with it.
-const hookDir = "aivm-hooks-2"
+const hookDir = "aivm-hooks-3"
 
 // checkoutHook takes the place of what git does by itself when a checked-out
 // branch is pushed to (githooks(5), push-to-checkout): the same, except that an
@@ -89,7 +89,7 @@ const hookDir = "aivm-hooks-2"
 // the shell's own loop.
 const checkoutHook = `#!/bin/sh
 # aivm: update the files of this clone when the branch is pushed to, and lose none
-unset GIT_QUARANTINE_PATH
+unset GIT_QUARANTINE_PATH GIT_OPTIONAL_LOCKS
 new=$1
 ` + gitFunction + inWayFunction + collideFunction + `
 no() { echo "Working directory has $1" >&2; exit 1; }
