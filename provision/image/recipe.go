@@ -79,9 +79,11 @@ func early(uuid string) []file {
 func (r recipe) late(uuid, sources, aptConf string) []file {
 	files := []file{
 		// Links that every kernel package moves to itself, so an upgraded
-		// kernel is what boots next.
+		// kernel is what boots next. Without KVM, under which the kernel does so
+		// by itself, no_timer_check keeps it from counting ticks while it boots:
+		// on a busy machine an emulated timer gives too few, and it panics.
 		{"/boot/extlinux/extlinux.conf", "SERIAL 0 115200\nDEFAULT linux\nPROMPT 0\nTIMEOUT 1\n\nLABEL linux\n" +
-			"  LINUX " + r.kernel + "\n  INITRD " + r.initrd + "\n  APPEND root=UUID=" + uuid + " ro console=ttyS0,115200\n"},
+			"  LINUX " + r.kernel + "\n  INITRD " + r.initrd + "\n  APPEND root=UUID=" + uuid + " ro console=ttyS0,115200 no_timer_check\n"},
 		// The seed is on a disk; without one the guest comes up all the same.
 		// Its mirror is the one it was built from.
 		{"/etc/cloud/cloud.cfg.d/90_aivm.cfg", "datasource_list: [NoCloud, None]\napt: {preserve_sources_list: true}\n"},
