@@ -77,10 +77,10 @@ give("what was sent is cut short") unless $whole;
 
 # out is what a program prints about paths, some of them at a time.
 sub out {
-	my ($program, @paths) = @_;
+	my ($program, $after, @paths) = @_;
 	my $text = "";
 	while (my @some = splice @paths, 0, 500) {
-		open my $p, "-|", @$program, @some or give("$program->[0]: $!");
+		open my $p, "-|", @$program, @some, @$after or give("$program->[0]: $!");
 		local $/;
 		$text .= <$p> // "";
 		close $p;
@@ -90,7 +90,7 @@ sub out {
 my %sum = map { $_->[0] eq "same" ? ($_->[2], $_->[1]) : () } @steps;
 if (my @paths = sort keys %sum) {
 	for (@paths) { lstat; exit ` + changed + ` unless -f _ }
-	for (split /\0/, out(["sha256sum", "-z", "--"], @paths)) {
+	for (split /\0/, out(["sha256sum", "-z", "--"], [], @paths)) {
 		my ($is, $p) = /^(\w{64})  (.*)$/s or exit ` + changed + `;
 		delete $sum{$p} if $sum{$p} eq $is;
 	}
@@ -129,7 +129,7 @@ for (@steps) {
 		push @seen, $f[0] if -f _;
 	} elsif ($op eq "sync") {
 		open my $o, ">>", $f[0] or give("$f[0]: $!");
-		print $o out(["stat", "--printf", "S%i:%s:%.10Y:%.10Z %n\\0", "--"], @seen) if @seen;
+		print $o out(["find"], ["-maxdepth", "0", "-type", "f", "-printf", 'S` + statFormat + ` %p\0'], @seen) if @seen;
 		close $o and rename $f[0], "` + stateFile + `" or give("` + stateFile + `: $!");
 	}
 }

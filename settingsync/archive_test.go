@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -106,6 +107,31 @@ func TestNamesAsTheyAre(t *testing.T) {
 			t.Errorf("%q: %q, %q kept", n, got, kept)
 		}
 	}
+}
+
+// stepsOf takes an archive apart: the steps with their fields.
+func stepsOf(t *testing.T, b []byte) [][]string {
+	t.Helper()
+	var out [][]string
+	for len(b) > 0 {
+		head, rest, ok := bytes.Cut(b, []byte("\n"))
+		words := strings.Fields(string(head))
+		if !ok || len(words) == 0 {
+			t.Fatalf("no step: %q", head)
+		}
+		step := words[:1:1]
+		for _, w := range words[1:] {
+			n, err := strconv.Atoi(w)
+			if err != nil || n > len(rest) {
+				t.Fatalf("no size: %q", head)
+			}
+			step = append(step, string(rest[:n]))
+			rest = rest[n:]
+		}
+		out = append(out, step)
+		b = rest
+	}
+	return out
 }
 
 // TestRecordsCarryAnything: sizes say where a field ends.

@@ -1,10 +1,6 @@
 package settingsync
 
 import (
-	"archive/tar"
-	"bytes"
-	"errors"
-	"io"
 	"path"
 	"strings"
 	"testing"
@@ -45,23 +41,38 @@ func FuzzGuestAnswer(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		names := map[string]bool{}
-		for tr := tar.NewReader(bytes.NewReader(b)); ; {
-			h, err := tr.Next()
-			if errors.Is(err, io.EOF) {
-				break
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if names[h.Name] || path.IsAbs(h.Name) || strings.Contains(h.Name, "..") {
-				t.Errorf("%q in what is sent", h.Name)
-			}
-			names[h.Name] = true
-			switch base := path.Base(h.Name); base {
-			case ".bashrc", "x", "settings.json", "steps", "expect", "sync":
+		made := map[string]bool{}
+		for _, st := range stepsOf(t, b) {
+			where := ""
+			switch op, f := st[0], st[1:]; op {
+			case "file", "sym":
+				where = path.Join(f[0], f[1])
+				if made[where] {
+					t.Errorf("%q is sent twice", where)
+				}
+				made[where] = true
+			case "trim":
+				where = path.Join(f[0], f[1])
+			case "same":
+				where = path.Clean(f[1])
+			case "none", "link", "seen":
+				where = path.Clean(f[0])
+			case "keep":
+				if where = path.Clean(f[0]); !strings.HasPrefix(f[1], f[0]+".aivm-2026") {
+					t.Errorf("kept as %q", f[1])
+				}
+			case "dir":
+				if d := path.Clean(f[0]); d != ".config" && d != ".vscode-server/data/Machine" {
+					t.Errorf("the directory %q is made", d)
+				}
+				continue
+			case "sync", "end":
+				continue
 			default:
-				t.Errorf("%q is sent, which nobody wanted", h.Name)
+				t.Errorf("step %q", op)
+			}
+			if where != ".bashrc" && where != ".config/x" && where != ".vscode-server/data/Machine/settings.json" {
+				t.Errorf("%q: %q, which nobody wanted", st[0], where)
 			}
 		}
 		for _, p := range r.Targets() {
