@@ -57,7 +57,9 @@ func TestGuards(t *testing.T) {
 // forgotten.
 func checkGone(t *testing.T, w *world, network string) {
 	manifest := "/var/lib/aivm/manifest/net-" + network + ".json"
-	rules := func() bool { return strings.Contains(run2(t, "nft", "list", "tables"), "e2e_guards_net") }
+	rules := func() bool {
+		return strings.Contains(run2(t, "nft", "list", "tables"), strings.ReplaceAll(network, "-", "_"))
+	}
 	if _, err := os.Stat(manifest); err != nil || !rules() {
 		t.Fatalf("before it is gone: %v, rules there: %v", err, rules())
 	}

@@ -98,7 +98,7 @@ func checkLoad(t *testing.T, w *world, vm, project string) {
 			}
 		}
 	}
-	if out := w.must("", "list", "--section", "folders").stdout; strings.Count(out, "/many/") != 8 {
+	if out := w.must("", "list", "--section", "folders").stdout; strings.Count(out, "guest_dst="+w.home+"/many/") != 8 {
 		t.Errorf("records are lost:\n%s", out)
 	}
 	for i := 1; i <= 7; i++ {
