@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/root"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/provision"
@@ -32,6 +33,7 @@ func Main(args []string, hook func(point string)) int {
 	defer a.close()
 	c := a.root()
 	c.SetArgs(args)
+	ctx = config.OnWait(ctx, func(holder string) { a.ui.Say("waiting for %s, which writes the config ...", holder) })
 	ran, err := c.ExecuteContextC(ctx)
 	if err == nil || provision.IsDry(err) {
 		return ui.ExitOK

@@ -73,7 +73,16 @@ func (e *Env) Adopt(ctx context.Context, o AdoptOptions) error {
 	if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
 		return err
 	}
-	if err := e.stop(ctx, name, p); err != nil {
+	err = e.stop(ctx, name, p, func(ctx context.Context) (plan.Plan, error) {
+		if a, err = e.lookForAdoption(ctx, name); err != nil || a.domain.Mark.By(e.UID) {
+			return plan.Plan{}, err // the other run was an adoption, too
+		}
+		if err := e.vouch(ctx, a, o); err != nil {
+			return plan.Plan{}, err
+		}
+		return e.planAdoption(ctx, a)
+	})
+	if err != nil {
 		return err
 	}
 	if len(a.w.store.Config.VMAttachments(name)) > 0 && a.domain.State != virt.Off && !e.UI.JSON {

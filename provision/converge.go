@@ -37,16 +37,36 @@ func (e *Env) converge(ctx context.Context, w *want) (*facts, error) {
 		if errors.Is(err, context.Canceled) {
 			return nil, e.resume(err)
 		}
-		if err != nil {
-			return nil, err
+		var p plan.Plan
+		if err == nil {
+			p, err = e.planHost(ctx, w, f)
 		}
-		p, err := e.planHost(ctx, w, f)
 		if errors.Is(err, plan.ErrStale) {
 			f.close()
 			continue
 		}
 		if err != nil {
 			f.close()
+			if !locked && !e.DryRun && e.lockHeld(w.name) {
+				// Half of what was seen may be from before another run's work,
+				// half from after it: it is waited for, and looked at again.
+				release, _, lerr := e.lock(ctx, w.name)
+				if lerr != nil {
+					return nil, lerr
+				}
+				unlock, locked = release, true
+				if rerr := e.refresh(w); rerr != nil {
+					return nil, rerr
+				}
+				e.forgetHost()
+				continue
+			}
+			if !locked && !e.DryRun && !w.newVM {
+				// Or that run has ended by now.
+				if rerr := e.refresh(w); rerr != nil {
+					return nil, rerr
+				}
+			}
 			return nil, err
 		}
 		if e.DryRun {
@@ -220,6 +240,9 @@ func (e *Env) lock(ctx context.Context, vm string) (release func(), waited bool,
 	}
 	return release, waited, err
 }
+
+// lockHeld reports whether another run changes the VM at this moment.
+func (e *Env) lockHeld(vm string) bool { return lockfile.Held(e.lockPath(vm)) }
 
 // lockPath lies in a directory of its own: a VM may be called like any other
 // file of the state directory.

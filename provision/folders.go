@@ -268,6 +268,10 @@ func (e *Env) refresh(w *want) error {
 		return err
 	}
 	w.store = store
+	if _, ok := store.Config.FindVM(w.name); !ok && !w.newVM {
+		// Nothing recreates a VM by itself, a run that waited least of all.
+		return ui.Failed("VM %s was deleted meanwhile", w.name).Hint("to make it anew: aivm vm create " + w.name)
+	}
 	if w.folder == nil {
 		return nil
 	}

@@ -3,6 +3,7 @@ package provision
 import (
 	"context"
 	"errors"
+	"os"
 	"strings"
 	"testing"
 
@@ -141,5 +142,24 @@ func TestOpens(t *testing.T) {
 	in.store.Config.Attachments = append(in.store.Config.Attachments, config.Attachment{HostPath: "/p q", VMName: "u"})
 	if got := in.opens(); got != "aivm code '/p q' --vm t" {
 		t.Error(got)
+	}
+}
+
+// Who waited for a run that deleted the VM does not make it anew.
+func TestRefreshAfterADeletion(t *testing.T) {
+	w := newWorld(t)
+	in := &want{name: "t"}
+	if err := w.refresh(in); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(w.StorePath, []byte("schema_version = 5\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.refresh(in); err == nil || !strings.Contains(err.Error(), "VM t was deleted meanwhile") {
+		t.Errorf("%v", err)
+	}
+	in.newVM = true
+	if err := w.refresh(in); err != nil {
+		t.Error(err)
 	}
 }

@@ -120,7 +120,7 @@ func (e *Env) Down(ctx context.Context, name string, force bool) error {
 		}
 		return e.said(w.name, "off", "VM %s is not running", w.name)
 	}
-	if err := e.stop(ctx, w.name, p); err != nil {
+	if err := e.stop(ctx, w.name, p, e.stopAgain(w.name, force)); err != nil {
 		return err
 	}
 	return e.said(w.name, "off", "VM %s is off", w.name)
@@ -140,23 +140,38 @@ func (e *Env) Restart(ctx context.Context, name string, force bool) error {
 		p.Add(plan.Action{ID: "domain.start", Why: "start the VM " + w.name, Shows: []string{"virsh start " + w.name}})
 		return e.printPlain("restart", w.name, p)
 	}
-	if err := e.stop(ctx, w.name, p); err != nil {
+	if err := e.stop(ctx, w.name, p, e.stopAgain(w.name, force)); err != nil {
 		return err
 	}
 	return e.Up(ctx, w.name)
 }
 
-// stop applies a plan that stops a VM, alone on that VM.
-func (e *Env) stop(ctx context.Context, vm string, p plan.Plan) error {
-	release, _, err := e.lock(ctx, vm)
+// stop applies a plan that may stop a VM, alone on that VM. Who had to wait
+// looks again: the other run may have stopped it, or deleted it.
+func (e *Env) stop(ctx context.Context, vm string, p plan.Plan, again func(context.Context) (plan.Plan, error)) error {
+	release, waited, err := e.lock(ctx, vm)
 	if err != nil {
 		return err
 	}
 	defer release()
+	if waited {
+		e.store = nil
+		if p, err = again(ctx); err != nil {
+			return err
+		}
+	}
 	if err := e.apply(ctx, p); err != nil {
 		return err
 	}
 	return e.finishLeaving(ctx, vm)
+}
+
+// stopAgain plans to stop a VM as it is by then.
+func (e *Env) stopAgain(vm string, force bool) func(context.Context) (plan.Plan, error) {
+	return func(ctx context.Context) (plan.Plan, error) {
+		_, d, err := e.ours(ctx, vm)
+		return plan.Plan{Stage: plan.Host, Actions: domain.PlanStop(d, force, e.domains(ctx))}, err
+	}
 }
 
 func (e *Env) apply(ctx context.Context, p plan.Plan) error {

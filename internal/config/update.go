@@ -13,8 +13,8 @@ import (
 type waitKey struct{}
 
 // OnWait returns a context with which Update calls tell, once, if another
-// process holds the lock and it has to be waited for.
-func OnWait(ctx context.Context, tell func(lock string)) context.Context {
+// process holds the lock and it has to be waited for: "aivm (process 7)".
+func OnWait(ctx context.Context, tell func(holder string)) context.Context {
 	return context.WithValue(ctx, waitKey{}, tell)
 }
 

@@ -282,7 +282,12 @@ func TestLockWaitsAndTells(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 400*time.Millisecond)
 	defer cancel()
 	set := func(c *Config) error { c.ActiveVM = "x"; return nil }
-	err = Update(OnWait(ctx, func(string) { told++ }), path, set)
+	err = Update(OnWait(ctx, func(holder string) {
+		told++
+		if holder != fmt.Sprintf("aivm (process %d)", cmd.Process.Pid) {
+			t.Errorf("it waits for %q", holder)
+		}
+	}), path, set)
 	if !errors.Is(err, context.DeadlineExceeded) || told != 1 || read(t, path) != "" {
 		t.Errorf("%v, told %d times", err, told)
 	}

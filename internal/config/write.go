@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -145,7 +147,7 @@ func (f *storeFile) lock(ctx context.Context) (unlock func(), err error) {
 			return func() { _ = file.Close() }, nil
 		}
 		if tell != nil && time.Since(started) > 200*time.Millisecond {
-			tell(name)
+			tell(holder(name))
 			tell = nil
 		}
 		select {
@@ -155,6 +157,29 @@ func (f *storeFile) lock(ctx context.Context) (unlock func(), err error) {
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
+}
+
+// holder is who holds the lock, as the kernel knows it (proc_locks(5)): nothing
+// is written into the lock file, so that a run that is refused changes nothing.
+func holder(name string) string {
+	var st unix.Stat_t
+	b, err := os.ReadFile("/proc/locks")
+	if err == nil {
+		err = unix.Stat(name, &st)
+	}
+	if err == nil {
+		inode := ":" + strconv.FormatUint(st.Ino, 10)
+		for line := range strings.Lines(string(b)) {
+			// "1: FLOCK ADVISORY WRITE 4242 fe:01:1772839 0 EOF"
+			f := strings.Fields(line)
+			if len(f) > 5 && f[1] == "FLOCK" && strings.HasSuffix(f[5], inode) {
+				if pid, err := strconv.Atoi(f[4]); err == nil && pid > 0 {
+					return fmt.Sprintf("aivm (process %d)", pid)
+				}
+			}
+		}
+	}
+	return "another aivm"
 }
 
 // tryLock returns nil without an error if another process has the lock.

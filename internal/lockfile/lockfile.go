@@ -72,6 +72,16 @@ func Lock(ctx context.Context, path, who string, waiting func(holder string) (ov
 	}
 }
 
+// Held reports whether somebody holds the lock at path. It makes no file.
+func Held(path string) bool {
+	l := flock.New(path, flock.SetFlag(os.O_RDONLY))
+	ok, err := l.TryLock()
+	if ok {
+		_ = l.Unlock()
+	}
+	return err == nil && !ok
+}
+
 // found reports whether the file at path is the one that is locked.
 func found(l *flock.Flock, path string) (bool, error) {
 	mine, err := l.Stat()

@@ -76,6 +76,12 @@ func TestWhoWaitsSaysForWhom(t *testing.T) {
 	if err != nil || waited {
 		t.Fatal(waited, err)
 	}
+	if !Held(path) || Held(path+"-other") {
+		t.Error("whether it is held is not seen")
+	}
+	if _, err := os.Stat(path + "-other"); err == nil {
+		t.Error("looking made a file")
+	}
 	heard, over := make(chan string, 1), make(chan error, 1)
 	wait := func(holder string) func(error) {
 		heard <- holder
@@ -111,6 +117,9 @@ func TestWhoWaitsSaysForWhom(t *testing.T) {
 	release()
 	if err := errors.Join(<-done, <-over); err != nil {
 		t.Error(err)
+	}
+	if Held(path) {
+		t.Error("it is held by nobody")
 	}
 	if b, err := os.ReadFile(path); err != nil || len(b) > 0 {
 		t.Errorf("nobody holds it, and %q: %v", b, err)
