@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -266,6 +267,7 @@ func (e *Env) dropRecord(a share.Attachment) plan.Action {
 			err := config.Update(ctx, e.StorePath, func(c *config.Config) error { c.RemoveAttachment(a.HostPath, a.VM); return nil })
 			if err == nil {
 				e.forgetSeen(a)
+				_ = os.Remove(e.gitStampPath(a.VM, a.Tag)) // of git mode; it only saves a look
 			}
 			return err
 		},

@@ -196,24 +196,21 @@ func (e *Env) planVM(ctx context.Context, w *want, f *facts) ([]plan.Action, err
 	if err != nil {
 		return nil, err
 	}
-	var own []plan.Action
-	if fresh {
-		own = sshcfg.PlanOwnKey(e.SSH, ids)
-	}
-	out = append(out, own...)
-	out = append(out, e.planState(w, f, mac, ip, ids, len(own) > 0)...)
+	var own, imageActions []plan.Action
 	var base func() (domain.Base, error)
 	if fresh {
-		imageActions, b, err := e.planImage(ctx, w)
-		if err != nil {
+		own = sshcfg.PlanOwnKey(e.SSH, ids)
+		if imageActions, base, err = e.planImage(ctx, w); err != nil {
 			return nil, err
 		}
-		if size.DiskGB, err = w.roomFor(b, size.DiskGB); err != nil {
+		if size.DiskGB, err = w.roomFor(base, size.DiskGB); err != nil {
 			return nil, err
 		}
 		w.record.VM.DiskGB = size.DiskGB
-		out, base = append(out, imageActions...), b
 	}
+	out = append(out, own...)
+	out = append(out, e.planState(w, f, mac, ip, ids, len(own) > 0)...)
+	out = append(out, imageActions...)
 	hooks, err := e.planHooks()
 	if err != nil {
 		return nil, err
@@ -356,6 +353,10 @@ func (e *Env) planStoreVM(w *want, f *facts) []plan.Action {
 					c.UpsertNetwork(w.network)
 				}
 				w.record.NetworkName = w.network.Name
+				if f.inst != nil && f.inst.Made != nil {
+					m, vm := f.inst.Made, &w.record.VM
+					w.record.Image.Name, vm.CPUs, vm.RAMMB, vm.DiskGB = m.Image, m.CPUs, m.RAMMB, m.DiskGB
+				}
 				c.UpsertVM(w.record)
 				if w.setActive || w.active && c.ActiveVM == "" {
 					c.ActiveVM = w.name

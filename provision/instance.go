@@ -32,8 +32,18 @@ type Instance struct {
 	Adopted    bool     `json:"adopted,omitempty"`   // made by aivm 0.3 and taken over: its host key is its own
 	Moved      bool     `json:"moved,omitempty"`     // one taken over has aivm's device for folders
 	SeedLeft   bool     `json:"seed_left,omitempty"` // the first boot's seed was not removed yet
+	Made       *Made    `json:"made,omitempty"`      // what the VM was made as; nil for one of an earlier aivm
 
 	others map[string]json.RawMessage // what a later aivm added
+}
+
+// Made is what was chosen when the VM was made, for the run that records it in
+// the config: it may be another one than the run that chose.
+type Made struct {
+	Image  string `json:"image"` // as in the config
+	CPUs   int    `json:"cpus"`
+	RAMMB  int    `json:"ram_mb"`
+	DiskGB int    `json:"disk_gb"`
 }
 
 // instanceSchema is the version of instance.json this program writes.

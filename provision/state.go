@@ -33,6 +33,9 @@ func (e *Env) planState(w *want, f *facts, mac string, ip netip.Addr, ids []sshc
 		in.UUID = uuid.NewString()
 	}
 	in.SeedLeft = in.SeedLeft || w.newDomain(f)
+	if vm := w.record.VM; w.newDomain(f) {
+		in.Made = &Made{Image: w.record.Image.Name, CPUs: vm.CPUs, RAMMB: vm.RAMMB, DiskGB: vm.DiskGB}
+	}
 	if len(in.Identities) == 0 || w.newDomain(f) {
 		in.Identities = sshcfg.StanzaIdentities(ids)
 		if ownKey && !slices.Contains(in.Identities, e.SSH.OwnKeyPath()) {
