@@ -16,8 +16,8 @@ lint unit script e2e:
 fuzz:
 	@scripts/fuzz.sh
 
-# What takes long or needs the machine for itself: a walk over 300,000 files, as
-# many devices as a VM can have, a hostile guest, load with libvirtd restarted.
+# What takes long: a walk over 300,000 files, as many devices as a VM can have,
+# two hundred folders, a boot for each kill, five rounds of every pair of verbs.
 test-long:
 	@scripts/test.sh long
 

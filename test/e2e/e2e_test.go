@@ -176,6 +176,21 @@ func (w *world) guest(alias, line string) string {
 	return strings.TrimRight(r.stdout, "\n")
 }
 
+// steps returns how the test runs its steps on one VM: each says how long it
+// took, and the first that fails is the last, for what follows stands on it.
+func (w *world) steps() func(name string, f func(t *testing.T)) {
+	t := w.t
+	return func(name string, f func(t *testing.T)) {
+		t.Helper()
+		began := time.Now()
+		ok := t.Run(name, func(t *testing.T) { w.t = t; f(t) })
+		t.Logf("%s: %.1f s", name, time.Since(began).Seconds())
+		if w.t = t; !ok {
+			t.FailNow()
+		}
+	}
+}
+
 func virsh(t *testing.T, args ...string) string {
 	t.Helper()
 	out, err := exec.Command("virsh", append([]string{"-c", "qemu:///system"}, args...)...).CombinedOutput()

@@ -29,16 +29,7 @@ func TestGit(t *testing.T) {
 	g.git("tag", "-a", "-m", "first", "v1")
 	g.config = readAll(t, filepath.Join(g.repo, ".git/config"))
 	t.Cleanup(func() { g.aivm("", "vm", "delete", g.vm, "--yes") })
-	step := func(name string, f func(*testing.T)) {
-		t.Run(name, func(t *testing.T) {
-			g.t = t
-			f(t)
-		})
-		g.t = t
-		if t.Failed() {
-			t.FailNow()
-		}
-	}
+	step := g.steps()
 	step("the VM", func(*testing.T) { g.must("", "vm", "create", g.vm, "--yes") })
 	step("killed at every action of the attach", g.killed)
 	step("code, and again with nothing to move", g.warm)

@@ -88,3 +88,44 @@ func TestLong(t *testing.T) {
 	})
 	w.t = t
 }
+
+// TestMany restores two hundred folders of a VM that was off, and shows one of
+// them to a second VM too.
+func TestMany(t *testing.T) {
+	w := rootWorld(t)
+	const one, two, n = "e2e-many", "e2e-second", 200
+	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "[defaults.vm]\nname = \""+one+"\"\nram_mb = 1536\n", 0o600)
+	t.Cleanup(func() {
+		w.aivm("", "vm", "delete", two, "--yes")
+		w.aivm("", "vm", "delete", one, "--yes")
+	})
+	first := w.project("many0")
+	write(t, filepath.Join(first, "f"), "0\n", 0o644)
+	w.must(first, "code", ".", "--yes")
+	w.must("", "vm", "down", one)
+	for i := 1; i < n; i++ {
+		dir := w.project(fmt.Sprintf("many%d", i))
+		write(t, filepath.Join(dir, "f"), fmt.Sprintln(i), 0o644)
+		w.must(dir, "attach", ".", "--yes")
+	}
+	r := w.must("", "vm", "up", one, "--yes")
+	t.Logf("up with %d folders: %.1f s", n, r.took.Seconds())
+	all := "cat " + filepath.Join(w.home, "use") + "/many*/f | sort -n | uniq | wc -l; grep -c virtiofs /proc/self/mountinfo"
+	if got := w.guest(one, all); got != fmt.Sprintf("%d\n%d", n, n) {
+		t.Errorf("the guest reads %q", got)
+	}
+	w.must(first, "attach", ".", "--vm", two, "--yes")
+	w.must("", "vm", "up", two, "--yes")
+	w.guest(one, "echo one >>"+first+"/f")
+	w.guest(two, "echo two >>"+first+"/f")
+	if got := w.guest(one, "cat "+first+"/f") + w.guest(two, "ls -d "+filepath.Join(w.home, "use")+"/*"); got != "0\none\ntwo"+first {
+		t.Errorf("the two VMs have %q", got)
+	}
+	w.must("", "vm", "delete", two, "--yes")
+	if got := w.guest(one, "cat "+first+"/f; "+all); got != fmt.Sprintf("0\none\ntwo\n%d\n%d", n+2, n) {
+		t.Errorf("after the second VM is deleted, the first has %q", got)
+	}
+	r = w.must("", "vm", "delete", one, "--yes")
+	t.Logf("deleted with %d folders: %.1f s", n, r.took.Seconds())
+	leftovers(t, w, one)
+}

@@ -24,17 +24,7 @@ func TestRoot(t *testing.T) {
 	write(t, filepath.Join(project, "hello.txt"), "hello\n", 0o644)
 	t.Cleanup(func() { w.aivm("", "vm", "delete", vm, "--yes") })
 
-	step := func(name string, f func(t *testing.T)) {
-		t.Run(name, func(t *testing.T) {
-			w.t = t
-			f(t)
-		})
-		w.t = t
-		if t.Failed() {
-			t.FailNow() // what follows stands on it
-		}
-	}
-
+	step := w.steps()
 	step("refused without approval", func(t *testing.T) {
 		if r := w.aivm(project, "code", "."); r.code != 3 || !strings.Contains(r.stderr, "--yes") {
 			t.Fatalf("%+v", r)

@@ -25,16 +25,7 @@ func TestSettings(t *testing.T) {
 	write(t, filepath.Join(project, "page.txt"), "from the host\n", 0o644)
 	write(t, filepath.Join(project, ".vscode/extensions.json"), `{"recommendations": ["golang.go"]}`, 0o644)
 	t.Cleanup(func() { w.aivm("", "vm", "delete", vm, "--yes") })
-	step := func(name string, f func(t *testing.T)) {
-		t.Run(name, func(t *testing.T) {
-			w.t = t
-			f(t)
-		})
-		w.t = t
-		if t.Failed() {
-			t.FailNow()
-		}
-	}
+	step := w.steps()
 	step("settings arrive with the first launch", func(t *testing.T) { checkArrival(t, w, vm, project) })
 	step("nothing changed sends nothing", func(t *testing.T) { checkNothingSent(t, w, vm, project) })
 	step("what the guest has is kept", func(t *testing.T) { checkKept(t, w, vm) })

@@ -23,18 +23,7 @@ func TestShares(t *testing.T) {
 	s := &shares{w: w, vm: vm, top: filepath.Join(w.home, "f")}
 	first := s.folder("p x")
 	t.Cleanup(func() { w.aivm("", "vm", "delete", vm, "--yes") })
-	step := func(name string, f func(t *testing.T)) {
-		t.Run(name, func(t *testing.T) {
-			w.t = t
-			began := time.Now()
-			f(t)
-			t.Logf("%s: %.1f s", name, time.Since(began).Seconds())
-		})
-		w.t = t
-		if t.Failed() {
-			t.FailNow()
-		}
-	}
+	step := w.steps()
 	step("the first folder", func(t *testing.T) {
 		w.must(first, "code", ".", "--yes")
 		s.visible(t, first)

@@ -35,22 +35,37 @@ func TestUse(t *testing.T) {
 	chownAll(t, prot)
 	before := manifest(t, prot)
 
-	step := func(name string, f func(t *testing.T)) {
-		t.Run(name, func(t *testing.T) {
-			w.t = t
-			f(t)
-		})
-		w.t = t
-		if t.Failed() {
-			t.FailNow()
-		}
-	}
+	step := w.steps()
 	step("attach", func(t *testing.T) { attachAll(t, w, vm, root, own, prot) })
 	step("used from the guest", func(t *testing.T) { useBoth(t, w, vm, root, own) })
 	step("used from here", func(t *testing.T) { useHere(t, w, vm, root, own) })
 	step("what this machine runs", func(t *testing.T) { checkExecuted(t, w, vm, root) })
 	step("protected", func(t *testing.T) { checkProtected(t, w, vm, prot, before) })
 	step("a device of its own", func(t *testing.T) { checkOwn(t, w, vm, own) })
+	step("the VM is gone", func(t *testing.T) { goneBehind(t, w, vm, root, prot) })
+}
+
+// goneBehind takes the VM away behind aivm's back: folders can still be
+// detached, also one that is no more, and the rest of the VM be deleted.
+func goneBehind(t *testing.T, w *world, vm, root, prot string) {
+	w.must(root, "code", ".", "--yes")
+	w.must(prot, "attach", ".", "--yes")
+	virsh(t, "destroy", vm)
+	virsh(t, "undefine", vm)
+	if err := os.Rename(prot, prot+".elsewhere"); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{root, prot} {
+		w.must("", "detach", dir)
+	}
+	if b, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(b), filepath.Join(w.home, "use")) {
+		t.Errorf("a folder is still mounted: %v\n%s", err, b)
+	}
+	if r := w.must("", "list", "--json"); strings.Contains(r.stdout, root) {
+		t.Errorf("a record is left: %s", r.stdout)
+	}
+	w.must("", "vm", "delete", vm, "--yes")
+	leftovers(t, w, vm)
 }
 
 // project makes a folder of owner's.

@@ -1,0 +1,49 @@
+//go:build long
+
+package e2e
+
+import (
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestAlone kills a cold `code` from a clean start, once at each point around
+// the definition, the start, the seed's removal and the share, and wants the
+// next run to come to the end of a run nobody disturbed. Each costs a boot.
+func TestAlone(t *testing.T) {
+	w := rootWorld(t)
+	const vm = "e2ekill"
+	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "[defaults.vm]\nname = \""+vm+"\"\nram_mb = 1536\n\n[defaults.network]\nname = \"e2e-"+vm+"\"\n", 0o600)
+	write(t, filepath.Join(w.home, ".ssh/config"), "Host other\n\tUser me\n", 0o644)
+	project := w.project("p")
+	write(t, filepath.Join(project, "hello"), "hello\n", 0o644)
+	chownAll(t, project)
+	t.Cleanup(func() { w.aivm("", "vm", "delete", vm, "--yes") })
+
+	points := walk(t, w, project, nil, "code", ".", "--yes")
+	w.must("", "vm", "delete", vm, "--yes")
+	w.must(project, "code", ".", "--yes")
+	want := state(t, w, vm)
+	around := regexp.MustCompile(`^(domain|seed|share|disk|guest\.mount|store\.attach)\b`)
+	killed := 0
+	for _, at := range points {
+		if !around.MatchString(at) {
+			continue
+		}
+		killed++
+		t.Run(strings.ReplaceAll(at, "/", "_"), func(t *testing.T) {
+			w.t = t
+			w.must("", "vm", "delete", vm, "--yes")
+			if r := w.run(project, nil, []string{"AIVM_KILL_AT=" + at}, filepath.Join(bin, "aivm-faulty"), "code", ".", "--yes"); r.code != -1 {
+				t.Fatalf("it was to be killed: exit %d\n%s", r.code, r.stderr)
+			}
+			w.must(project, "code", ".", "--yes")
+			same(t, at, state(t, w, vm), want)
+		})
+	}
+	if w.t = t; killed < 12 {
+		t.Errorf("killed only at %d of %v", killed, points)
+	}
+}

@@ -1,0 +1,177 @@
+package e2e
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sort"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// What is another one for each VM, process and run, and no part of a state.
+var chance = []struct{ is, name string }{
+	{`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`, "UUID"},
+	{`52:54:00(:[0-9a-f]{2}){3}`, "MAC"},
+	{`AAAA[A-Za-z0-9+/]{30,}=*`, "KEY"},
+	{`SHA256:[A-Za-z0-9+/]{40,}`, "PRINT"},
+	{`\b192\.168\.\d+\.\d+\b`, "ADDRESS"},
+	{`\b20\d\d-\d\d-\d\dT[0-9:.]+(Z|[+-]\d\d:\d\d)`, "TIME"},
+	{`\b(packets|bytes|handle) \d+`, "$1 N"},
+	{`"(handle|bytes|packets|index)": ?\d+`, `"$1": N`},
+	{`\b[0-9a-f]{12,64}\b`, "HEX"},
+	{`\bvnet\d+\b`, "PORT"},
+	{`\bshared:\d+`, "shared"},
+	{`(st_ino|ino|inode|dev|device)"?[:=] ?"?\d+`, "$1=N"},
+}
+
+var chances = func() (rs []*regexp.Regexp) {
+	for _, c := range chance {
+		rs = append(rs, regexp.MustCompile(c.is))
+	}
+	return rs
+}()
+
+func scrub(s string) string {
+	for i, r := range chances {
+		s = r.ReplaceAllString(s, chance[i].name)
+	}
+	return s
+}
+
+// state is all that aivm and libvirt hold of a VM, by name of the thing: the
+// definition, its network (which has the VM's name in its own), the mounts, rules, files with owners and modes on
+// this machine, mounts and files in the guest. Of two runs that came to the same
+// end it is the same.
+func state(t *testing.T, w *world, vm string) map[string]string {
+	t.Helper()
+	s := map[string]string{}
+	s["domain"] = scrub(virsh(t, "dumpxml", "--inactive", vm))
+	s["running"] = virsh(t, "domstate", vm)
+	for n := range networks() {
+		if x := virsh(t, "net-dumpxml", n); strings.Contains(x, vm) {
+			s["network"] = scrub(x)
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for line := range strings.Lines(string(mounts)) {
+		// proc_pid_mountinfo(5): 4 root, 5 mount point, 6 options, after " - " type
+		if f := strings.Fields(line); strings.HasPrefix(f[4], "/var/lib/aivm/") && strings.Contains(f[4], vm) {
+			lines = append(lines, scrub(strings.Join(f[3:6], " ")))
+		}
+	}
+	sort.Strings(lines)
+	s["mounts"] = strings.Join(lines, "\n")
+	for _, table := range strings.Split(run2(t, "nft", "list", "tables"), "\n") {
+		if strings.Contains(table, "aivm") && strings.Contains(table, vm) {
+			s["nft "+table] = scrub(run2(t, append([]string{"nft", "-s", "list"}, strings.Fields(table)...)...))
+		}
+	}
+	for _, top := range []string{".ssh", ".config", ".local"} {
+		files(t, s, filepath.Join(w.home, top), "")
+	}
+	for _, top := range []string{"/var/lib/aivm", "/var/lib/libvirt/aivm"} {
+		files(t, s, top, vm) // others' are there too
+	}
+	if strings.TrimSpace(s["running"]) == "running" {
+		s["guest"] = scrub(w.guest(vm, `grep virtiofs /proc/self/mountinfo | cut -d' ' -f4- | sort
+			cd / && sudo -n find home etc/aivm* etc/systemd/system usr/local var/lib/aivm* -xdev \( -name .git -o -name .cache -o -path home/agent/work \) -prune -o ! -name '.bash_history' ! -name .lock ! -name .sudo_as_admin_successful -printf '%p %m %U %G %l\n' 2>/dev/null | sort`))
+	}
+	return s
+}
+
+// files adds what is below top and has a part of its path so named; a mount is
+// somebody's folder and is left alone.
+func files(t *testing.T, s map[string]string, top, named string) {
+	t.Helper()
+	_ = filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return nil // was there and is gone, or never was
+		}
+		if d.IsDir() && strings.HasPrefix(p, "/var/lib/aivm/export/") && strings.Count(p, "/") > 5 {
+			return fs.SkipDir
+		}
+		info, err := d.Info()
+		if err != nil || !strings.Contains(p, named) {
+			return nil
+		}
+		st := info.Sys().(*syscall.Stat_t)
+		base := filepath.Base(p)
+		if strings.HasSuffix(base, ".prev") || strings.HasPrefix(base, "git-") && strings.HasSuffix(base, ".json") {
+			return nil // what a file held before; what a second run with nothing to do remembers
+		}
+		what := fmt.Sprintf("%s %d:%d", info.Mode(), st.Uid, st.Gid)
+		switch {
+		case info.Mode().IsRegular() && info.Size() < 64<<10 && !strings.HasSuffix(base, ".log") && !strings.HasSuffix(base, ".lock"):
+			b, err := os.ReadFile(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(string(b), "PRIVATE KEY") {
+				b = []byte("a private key")
+			}
+			what += "\n" + scrub(string(b))
+		case info.Mode()&fs.ModeSymlink != 0:
+			to, _ := os.Readlink(p)
+			what += " -> " + to
+		}
+		s[scrub(p)] = what
+		return nil
+	})
+}
+
+// same says where two states differ.
+func same(t *testing.T, what string, got, want map[string]string) {
+	t.Helper()
+	all := map[string]bool{}
+	for k := range got {
+		all[k] = true
+	}
+	for k := range want {
+		all[k] = true
+	}
+	for k := range all {
+		a, isA := got[k]
+		b, isB := want[k]
+		switch {
+		case !isA:
+			t.Errorf("%s: %s is not there, after an undisturbed run it is", what, k)
+		case !isB:
+			t.Errorf("%s: %s is there, after an undisturbed run it is not: %.300s", what, k, a)
+		case a != b:
+			t.Errorf("%s: %s differs from an undisturbed run's:\n%s", what, k, lineDiff(a, b))
+		}
+	}
+}
+
+// lineDiff is the lines only one of two texts has.
+func lineDiff(got, want string) string {
+	count := map[string]int{}
+	for _, l := range strings.Split(want, "\n") {
+		count[l]--
+	}
+	for _, l := range strings.Split(got, "\n") {
+		count[l]++
+	}
+	var out []string
+	for l, n := range count {
+		switch {
+		case n > 0:
+			out = append(out, "\tonly here:  "+l)
+		case n < 0:
+			out = append(out, "\tonly there: "+l)
+		}
+	}
+	sort.Strings(out)
+	if len(out) == 0 {
+		return "\tthe order of its lines"
+	}
+	return strings.Join(out, "\n")
+}
