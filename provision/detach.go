@@ -78,7 +78,10 @@ func (e *Env) Detach(ctx context.Context, o DetachOptions) error {
 		}
 		return errDry
 	}
-	if _, err := e.run(ctx, p); err != nil {
+	if _, err = e.run(ctx, p); err != nil {
+		err = e.unbindAgain(ctx, l, f, p, err)
+	}
+	if err != nil {
 		return e.staysAttached(ctx, l, f, o, err)
 	}
 	if f.asks() {

@@ -1,0 +1,62 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/share"
+)
+
+// busy is a helper whose mount is in use some times.
+type busy struct {
+	*world
+	times int
+	says  string
+}
+
+func (b *busy) Do(ctx context.Context, op root.Op, p root.Progress) (root.Result, error) {
+	if b.times--; b.times >= 0 {
+		b.ops = append(b.ops, op)
+		return root.Result{}, errors.New(b.says)
+	}
+	return b.world.Do(ctx, op, p)
+}
+
+// A folder the guest remembers again because another run looked at it is let go
+// of again; one that stays in use, or cannot go for another reason, is not.
+func TestUnbindAgain(t *testing.T) {
+	for name, c := range map[string]struct {
+		times, asked int
+		says         string
+		ok           bool
+	}{
+		"once":          {1, 1, "x is in use: virtiofsd (pid 1)", true},
+		"twice":         {2, 2, "x is in use: virtiofsd (pid 1)", true},
+		"for good":      {9, 2, "x is in use: virtiofsd (pid 1)", false},
+		"another error": {1, 0, "no such helper", false},
+	} {
+		w := newWorld(t)
+		p := w.folder("p")
+		w.records(p)
+		w.timing = ui.NewTiming()
+		in := w.saved(p)
+		g := &fakeGuest{share: says(t, 1000)}
+		l := &leaving{w: in, att: *in.folder, rec: true}
+		b := &busy{world: w, times: c.times, says: c.says}
+		w.Root = b
+		rest := plan.Plan{Stage: plan.Host, Actions: []plan.Action{
+			{ID: "share.unbind:" + share.Token(p), Why: "take it away", Root: root.Unbind{VMKey: "4321-t", Token: share.Token(p)}},
+			w.dropRecord(l.att),
+		}}
+		_, err := w.run(t.Context(), rest)
+		err = w.unbindAgain(t.Context(), l, &facts{conn: g}, rest, err)
+		_, recorded := w.recordOf(p)
+		if (err == nil) != c.ok || recorded == c.ok || len(g.scripts) != c.asked {
+			t.Errorf("%s: %v, recorded %v, the guest was asked %d times", name, err, recorded, len(g.scripts))
+		}
+	}
+}
