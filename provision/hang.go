@@ -27,8 +27,10 @@ func (f *facts) asks() bool { return f.conn != nil && f.guest.shareErr == nil }
 
 // askWithFolders is a probe whose last piece may hang.
 func (e *Env) askWithFolders(ctx context.Context, c guest.Conn, w *want, ps []guest.Probe) (map[string][]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, hangAfter)
-	defer cancel()
+	ctx, end := context.WithTimeout(ctx, hangAfter)
+	defer end()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	go func() {
 		t := time.NewTicker(lookAfter)
 		defer t.Stop()
@@ -39,7 +41,10 @@ func (e *Env) askWithFolders(ctx context.Context, c guest.Conn, w *want, ps []gu
 			case <-t.C:
 				if hf, err := e.shared(w.name, nil); err == nil {
 					if served, known := hf.Served(); known && !served {
-						cancel()
+						// No cancellation: the person did not interrupt anything.
+						cancel(ui.Failed("VM %s was switched off meanwhile, or the daemon that serves its folders (virtiofsd) has died", w.name).
+							Hint("aivm status --vm "+w.name, "aivm vm up "+w.name))
+						return
 					}
 				}
 			}

@@ -98,7 +98,7 @@ func (c *conn) exec(parent context.Context, line string, stdin io.Reader, stdout
 		return -1, ioErr
 	}
 	if stopped {
-		return -1, fmt.Errorf("given up: %w", parent.Err())
+		return -1, fmt.Errorf("given up: %w", context.Cause(parent))
 	}
 	return c.status(err)
 }

@@ -148,6 +148,13 @@ func TestRunIsCancelled(t *testing.T) {
 	if _, err := c.Run(ctx, Cmd{Argv: []string{"true"}}); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled before: %v", err)
 	}
+	// Why a caller gave up is what it is told, not that it did.
+	why := errors.New("the VM was switched off")
+	ctx, because := context.WithCancelCause(t.Context())
+	time.AfterFunc(50*time.Millisecond, func() { because(why) })
+	if _, err := c.Run(ctx, Cmd{Argv: []string{"sleep", "60"}}); !errors.Is(err, why) || errors.Is(err, context.Canceled) {
+		t.Errorf("given up for a reason: %v", err)
+	}
 }
 
 // A caller that does not read must not keep a cancelled call from returning.

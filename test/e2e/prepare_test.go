@@ -21,10 +21,12 @@ func checkPrepare(t *testing.T, w *world, vm string) {
 	w.must("", "vm", "down", vm)
 	disk := "/var/lib/libvirt/aivm/0-" + vm + ".qcow2"
 	sum := run2(t, "sha256sum", disk)
-	t.Cleanup(func() {
+	clear := func() {
 		w.aivm("", "vm", "delete", clone, "--yes")
 		w.aivm("", "image", "remove", name, "--yes")
-	})
+	}
+	clear() // of a run that was killed
+	t.Cleanup(clear)
 
 	if r := w.aivm("", "vm", "prepare", vm, "--as", "ubuntu-24.04", "--yes"); r.code != 1 {
 		t.Errorf("a name of the catalogue: %+v", r)
