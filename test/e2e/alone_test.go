@@ -14,8 +14,9 @@ import (
 // next run to come to the end of a run nobody disturbed. Each costs a boot.
 func TestAlone(t *testing.T) {
 	w := rootWorld(t)
-	const vm = "e2ekill"
-	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "[defaults.vm]\nname = \""+vm+"\"\nram_mb = 1536\n\n[defaults.network]\nname = \"e2e-"+vm+"\"\n", 0o600)
+	const vm, network = "e2ekill", "e2e-alone"
+	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "[defaults.vm]\nname = \""+vm+"\"\nram_mb = 1536\n\n"+
+		"[defaults.network]\nname = \""+network+"\"\nbridge = \"vbr-e2e-alone\"\nsubnet_cidr = \"10.94.42.0/24\"\ngateway_ip = \"10.94.42.1\"\ndhcp_start = \"10.94.42.100\"\ndhcp_end = \"10.94.42.200\"\n", 0o600)
 	write(t, filepath.Join(w.home, ".ssh/config"), "Host other\n\tUser me\n", 0o644)
 	project := w.project("p")
 	write(t, filepath.Join(project, "hello"), "hello\n", 0o644)
@@ -25,7 +26,7 @@ func TestAlone(t *testing.T) {
 	points := walk(t, w, project, nil, "code", ".", "--yes")
 	w.must("", "vm", "delete", vm, "--yes")
 	w.must(project, "code", ".", "--yes")
-	want := state(t, w, vm)
+	want := state(t, w, vm, network)
 	around := regexp.MustCompile(`^(domain|seed|share|disk|guest\.mount|store\.attach)\b`)
 	killed := 0
 	for _, at := range points {
@@ -40,7 +41,7 @@ func TestAlone(t *testing.T) {
 				t.Fatalf("it was to be killed: exit %d\n%s", r.code, r.stderr)
 			}
 			w.must(project, "code", ".", "--yes")
-			same(t, at, state(t, w, vm), want)
+			same(t, at, state(t, w, vm, network), want)
 		})
 	}
 	if w.t = t; killed < 12 {

@@ -43,9 +43,6 @@ func TestGuards(t *testing.T) {
 	step("load", func(t *testing.T) { checkLoad(t, w, vm, project) })
 	step("delete", func(t *testing.T) {
 		w.must("", "vm", "delete", vm, "--yes")
-		// The name a person chose for VMs stays in his own defaults.
-		config := filepath.Join(w.home, ".config/aivm/config.toml")
-		write(t, config, strings.Replace(read(t, config), "name = \""+vm+"\"", "", 1), 0o600)
 		leftovers(t, w, vm)
 	})
 	step("a network that is gone", func(t *testing.T) { checkGone(t, w, "e2e-guards-net") })

@@ -16,6 +16,11 @@ import (
 // log, and the DHCP service as a lease that runs out, is no part of the VM.
 func leftovers(t *testing.T, w *world, vm string) {
 	t.Helper()
+	// The name a person chose for VMs stays in his own defaults.
+	config := filepath.Join(w.home, ".config/aivm/config.toml")
+	if b, err := os.ReadFile(config); err == nil {
+		write(t, config, strings.Replace(string(b), "name = \""+vm+"\"", "", 1), 0o600)
+	}
 	says := func(what, text string) {
 		t.Helper()
 		for line := range strings.Lines(text) {

@@ -43,19 +43,19 @@ func scrub(s string) string {
 }
 
 // state is all that aivm and libvirt hold of a VM, by name of the thing: the
-// definition, its network (which has the VM's name in its own), the mounts, rules, files with owners and modes on
+// definition, its network, the mounts, rules, files with owners and modes on
 // this machine, mounts and files in the guest. Of two runs that came to the same
 // end it is the same.
-func state(t *testing.T, w *world, vm string) map[string]string {
+func state(t *testing.T, w *world, vm, network string) map[string]string {
 	t.Helper()
+	table := strings.ReplaceAll(network, "-", "_")
+	ours := func(name string) bool {
+		return strings.Contains(name, vm) || strings.Contains(name, network) || strings.Contains(name, table)
+	}
 	s := map[string]string{}
 	s["domain"] = scrub(virsh(t, "dumpxml", "--inactive", vm))
 	s["running"] = virsh(t, "domstate", vm)
-	for n := range networks() {
-		if x := virsh(t, "net-dumpxml", n); strings.Contains(x, vm) {
-			s["network"] = scrub(x)
-		}
-	}
+	s["network"] = scrub(virsh(t, "net-dumpxml", network))
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		t.Fatal(err)
@@ -63,22 +63,22 @@ func state(t *testing.T, w *world, vm string) map[string]string {
 	var lines []string
 	for line := range strings.Lines(string(mounts)) {
 		// proc_pid_mountinfo(5): 4 root, 5 mount point, 6 options, after " - " type
-		if f := strings.Fields(line); strings.HasPrefix(f[4], "/var/lib/aivm/") && strings.Contains(f[4], vm) {
+		if f := strings.Fields(line); strings.HasPrefix(f[4], "/var/lib/aivm/") && ours(f[4]) {
 			lines = append(lines, scrub(strings.Join(f[3:6], " ")))
 		}
 	}
 	sort.Strings(lines)
 	s["mounts"] = strings.Join(lines, "\n")
 	for _, table := range strings.Split(run2(t, "nft", "list", "tables"), "\n") {
-		if strings.Contains(table, "aivm") && strings.Contains(table, vm) {
+		if strings.Contains(table, "aivm") && ours(table) {
 			s["nft "+table] = scrub(run2(t, append([]string{"nft", "-s", "list"}, strings.Fields(table)...)...))
 		}
 	}
 	for _, top := range []string{".ssh", ".config", ".local"} {
-		files(t, s, filepath.Join(w.home, top), "")
+		files(t, s, filepath.Join(w.home, top), func(string) bool { return true })
 	}
 	for _, top := range []string{"/var/lib/aivm", "/var/lib/libvirt/aivm"} {
-		files(t, s, top, vm) // others' are there too
+		files(t, s, top, ours) // others' are there too
 	}
 	if strings.TrimSpace(s["running"]) == "running" {
 		s["guest"] = scrub(w.guest(vm, `grep virtiofs /proc/self/mountinfo | cut -d' ' -f4- | sort
@@ -87,9 +87,9 @@ func state(t *testing.T, w *world, vm string) map[string]string {
 	return s
 }
 
-// files adds what is below top and has a part of its path so named; a mount is
-// somebody's folder and is left alone.
-func files(t *testing.T, s map[string]string, top, named string) {
+// files adds what is below top and ours by its path; a mount is somebody's
+// folder and is left alone.
+func files(t *testing.T, s map[string]string, top string, ours func(string) bool) {
 	t.Helper()
 	_ = filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -99,7 +99,7 @@ func files(t *testing.T, s map[string]string, top, named string) {
 			return fs.SkipDir
 		}
 		info, err := d.Info()
-		if err != nil || !strings.Contains(p, named) {
+		if err != nil || !ours(p) {
 			return nil
 		}
 		st := info.Sys().(*syscall.Stat_t)

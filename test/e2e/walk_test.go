@@ -45,13 +45,14 @@ func walkUntil(t *testing.T, w *world, dir string, env []string, done string, ar
 // wants the end to be that of a run nobody disturbed.
 func TestWalk(t *testing.T) {
 	w := rootWorld(t)
-	const vm = "e2ewalk"
-	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "[defaults.vm]\nname = \""+vm+"\"\nram_mb = 1536\n\n[defaults.network]\nname = \"e2e-"+vm+"\"\n", 0o600)
+	const vm, network = "e2ewalk", "e2e-walk"
+	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "[defaults.vm]\nname = \""+vm+"\"\nram_mb = 1536\n\n"+
+		"[defaults.network]\nname = \""+network+"\"\nbridge = \"vbr-e2e-walk\"\nsubnet_cidr = \"10.94.41.0/24\"\ngateway_ip = \"10.94.41.1\"\ndhcp_start = \"10.94.41.100\"\ndhcp_end = \"10.94.41.200\"\n", 0o600)
 	write(t, filepath.Join(w.home, ".ssh/config"), "Host other\n\tUser me\n", 0o644)
 	write(t, filepath.Join(w.home, ".gitconfig"), "[user]\n\tname = Ann\n\temail = ann@example.org\n", 0o644)
 	write(t, filepath.Join(w.home, ".tmux.conf"), "set -g mouse on\n", 0o600)
 	t.Cleanup(func() { w.aivm("", "vm", "delete", vm, "--yes") })
-	x := &walker{w: w, vm: vm, project: w.project("p"), folder: w.project("f"), repo: filepath.Join(w.home, "repo")}
+	x := &walker{w: w, vm: vm, network: network, project: w.project("p"), folder: w.project("f"), repo: filepath.Join(w.home, "repo")}
 	write(t, filepath.Join(x.project, "hello"), "hello\n", 0o644)
 	write(t, filepath.Join(x.folder, "hello"), "hello\n", 0o644)
 	chownAll(t, x.project)
@@ -75,8 +76,8 @@ func TestWalk(t *testing.T) {
 }
 
 type walker struct {
-	w                         *world
-	vm, project, folder, repo string
+	w                                  *world
+	vm, network, project, folder, repo string
 }
 
 func (x *walker) git(t *testing.T, args ...string) string {
@@ -98,7 +99,10 @@ func (x *walker) killed(t *testing.T, dir string, least int, args ...string) {
 	}
 }
 
-func (x *walker) state(t *testing.T) map[string]string { t.Helper(); return state(t, x.w, x.vm) }
+func (x *walker) state(t *testing.T) map[string]string {
+	t.Helper()
+	return state(t, x.w, x.vm, x.network)
+}
 
 func (x *walker) cold(t *testing.T) {
 	x.w.must(x.project, "code", ".", "--yes")
