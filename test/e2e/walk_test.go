@@ -207,6 +207,9 @@ func (x *walker) power(t *testing.T) {
 func (x *walker) snapshots(t *testing.T) {
 	x.w.guest(x.vm, "echo one >~/kept; sync")
 	x.w.must("", "vm", "down", x.vm, "--yes")
+	// What a snapshot leaves that was made and deleted undisturbed: an empty list.
+	x.w.must("", "vm", "snapshot", "other", "--vm", x.vm, "--yes")
+	x.w.must("", "vm", "snapshot-delete", "other", "--vm", x.vm, "--yes")
 	before := x.state(t)
 	names := func() string { t.Helper(); return x.w.must("", "vm", "snapshots", x.vm).stdout }
 	once := func(done string, args ...string) {
