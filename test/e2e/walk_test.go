@@ -312,7 +312,7 @@ func (x *walker) anytime(t *testing.T) {
 		}
 	}
 	t.Logf("%d of 40 were killed before their end", died)
-	if died < 15 {
+	if died < 5 { // on a fast machine many end before their moment comes
 		t.Errorf("only %d of 40 were killed", died)
 	}
 	x.w.must(x.project, "code", ".", "--yes")
