@@ -18,17 +18,19 @@ func (a *app) hostNetCmd() *cobra.Command {
 	return c
 }
 
-// oneNetwork is the network a verb names, "" if none.
-func oneNetwork(args []string) (string, error) {
+// oneNetwork is the network a verb names, "" if none, and what it works with.
+func (a *app) oneNetwork(verb string, args []string) (string, *provision.Env, error) {
+	name := ""
 	switch {
 	case len(args) > 1:
-		return "", ui.Usage("one network at a time, not %d", len(args)).Hint("aivm host net status")
+		return "", nil, ui.Usage("one network at a time, not %d", len(args)).Hint("aivm host net status")
 	case len(args) == 1 && args[0] == "":
-		return "", ui.Usage("the name of a network is empty").Hint("aivm host net status")
+		return "", nil, ui.Usage("the name of a network is empty").Hint("aivm host net status")
 	case len(args) == 1:
-		return args[0], nil
+		name = args[0]
 	}
-	return "", nil
+	e, err := a.provision(verb)
+	return name, e, err
 }
 
 func (a *app) hostNetCreateCmd() *cobra.Command {
@@ -45,11 +47,7 @@ Examples:
 ` + exitStatuses,
 		ValidArgsFunction: a.completeNetwork,
 		RunE: func(c *cobra.Command, args []string) error {
-			name, err := oneNetwork(args)
-			if err != nil {
-				return err
-			}
-			e, err := a.provision("net create")
+			name, e, err := a.oneNetwork("net create", args)
 			if err != nil {
 				return err
 			}
@@ -74,11 +72,7 @@ Examples:
 ` + exitStatuses,
 		ValidArgsFunction: a.completeNetwork,
 		RunE: func(c *cobra.Command, args []string) error {
-			name, err := oneNetwork(args)
-			if err != nil {
-				return err
-			}
-			e, err := a.provision("net status")
+			name, e, err := a.oneNetwork("net status", args)
 			if err != nil {
 				return err
 			}

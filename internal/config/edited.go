@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-
-	"aivm.dev/aivm/internal/ui"
 )
 
 // ErrEdited says that what a person wrote and what other runs wrote meanwhile
@@ -25,36 +23,25 @@ func Text(path string) ([]byte, error) {
 // different places, and nothing is written where they do not. What the person
 // wrote need not be a valid store.
 func Edited(ctx context.Context, path string, base, text []byte) error {
-	f, err := openStore(path)
-	if err != nil {
-		return err
-	}
-	unlock, err := f.lock(ctx)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	for range maxTries {
+	return putAgain(ctx, path, func(f *storeFile) (*Store, []byte, error) {
 		raw, exists, err := readFile(f.target)
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
-		out := text
+		out, ok := text, true
 		if !bytes.Equal(raw, base) {
-			var ok bool
-			if out, ok = together(base, text, raw); !ok {
-				return ErrEdited
-			}
+			out, ok = together(base, text, raw)
 		}
-		if bytes.Equal(out, raw) {
-			return nil
+		switch {
+		case !ok:
+			return nil, nil, ErrEdited
+		case bytes.Equal(out, raw):
+			return nil, nil, nil
+		case out == nil:
+			out = []byte{} // emptied, which is to be written
 		}
-		if err := f.replace(&Store{Path: path, Raw: raw, Exists: exists}, out); !errors.Is(err, errChanged) {
-			return err
-		}
-	}
-	return ui.Failed("cannot write the config store %s: another program keeps changing it; nothing was changed", path).
-		Hint("close the editor that has it open")
+		return &Store{Path: path, Raw: raw, Exists: exists}, out, nil
+	})
 }
 
 // together puts two changes of base together that are in different places: the

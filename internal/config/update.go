@@ -68,6 +68,12 @@ func change(ctx context.Context, path string, edit func(*Store) ([]byte, error))
 	if _, out, err := attempt(); err != nil || out == nil {
 		return err
 	}
+	return putAgain(ctx, path, func(*storeFile) (*Store, []byte, error) { return attempt() })
+}
+
+// putAgain writes what next makes of the store, under its lock, and again where
+// another program wrote it meanwhile. No bytes: nothing is to be written.
+func putAgain(ctx context.Context, path string, next func(f *storeFile) (*Store, []byte, error)) error {
 	f, err := openStore(path)
 	if err != nil {
 		return err
@@ -78,7 +84,7 @@ func change(ctx context.Context, path string, edit func(*Store) ([]byte, error))
 	}
 	defer unlock()
 	for range maxTries {
-		s, out, err := attempt()
+		s, out, err := next(f)
 		if err != nil || out == nil {
 			return err
 		}

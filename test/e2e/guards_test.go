@@ -29,12 +29,7 @@ func TestGuards(t *testing.T) {
 	write(t, filepath.Join(project, "hello.txt"), "hello\n", 0o644)
 	t.Cleanup(func() { w.aivm("", "vm", "delete", vm, "--yes") })
 	seen := watchArguments(t, "hunter2-of-the-store")
-	step := func(name string, f func(t *testing.T)) {
-		t.Run(name, func(t *testing.T) { w.t = t; f(t) })
-		if w.t = t; t.Failed() {
-			t.FailNow()
-		}
-	}
+	step := w.steps()
 	w.must(project, "code", ".", "--yes", "-vv")
 	step("secrets", func(t *testing.T) { checkSecrets(t, w, vm, project, seen) })
 	step("the clock", func(t *testing.T) { checkClock(t, w, vm, project) })
