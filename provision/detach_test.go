@@ -2,6 +2,7 @@ package provision
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -92,7 +93,7 @@ func TestDetachInUse(t *testing.T) {
 	w.records(p)
 	w.share(p, "rw,nosuid,nodev,idmapped")
 	w.fresh()
-	w.rootErr = errors.New("it is in use: virtiofsd (pid 7)")
+	w.rootErr = fmt.Errorf("it %w: virtiofsd (pid 7)", root.ErrInUse)
 	err := w.Detach(t.Context(), DetachOptions{Folder: p})
 	var ue *ui.Error
 	if !errors.As(err, &ue) || !strings.Contains(err.Error(), "virtiofsd (pid 7)") || !strings.Contains(strings.Join(ue.Hints, "\n"), "--force") {
@@ -102,7 +103,7 @@ func TestDetachInUse(t *testing.T) {
 		t.Errorf("recorded as %+v", r)
 	}
 	w.fresh()
-	w.rootErr = errors.New("it is in use: virtiofsd (pid 7)")
+	w.rootErr = fmt.Errorf("it %w: virtiofsd (pid 7)", root.ErrInUse)
 	if err := w.Detach(t.Context(), DetachOptions{Folder: p, Force: true}); err != nil || !strings.Contains(w.out.String(), "until the VM stops") {
 		t.Errorf("%v %q", err, w.out.String())
 	}

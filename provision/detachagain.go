@@ -2,10 +2,11 @@ package provision
 
 import (
 	"context"
-	"strings"
+	"errors"
 	"time"
 
 	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/root"
 	"aivm.dev/aivm/provision/share"
 )
 
@@ -31,7 +32,7 @@ func (e *Env) unbindAgain(ctx context.Context, l *leaving, f *facts, p plan.Plan
 	}
 	rest := plan.Plan{Stage: p.Stage, Actions: p.Actions[from:]}
 	for range 2 {
-		if ctx.Err() != nil || !strings.Contains(err.Error(), "is in use") {
+		if ctx.Err() != nil || !errors.Is(err, root.ErrInUse) {
 			return err
 		}
 		select {

@@ -3,6 +3,7 @@ package provision
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 
 	"aivm.dev/aivm/internal/plan"
@@ -15,13 +16,13 @@ import (
 type busy struct {
 	*world
 	times int
-	says  string
+	says  error
 }
 
 func (b *busy) Do(ctx context.Context, op root.Op, p root.Progress) (root.Result, error) {
 	if b.times--; b.times >= 0 {
 		b.ops = append(b.ops, op)
-		return root.Result{}, errors.New(b.says)
+		return root.Result{}, b.says
 	}
 	return b.world.Do(ctx, op, p)
 }
@@ -29,15 +30,16 @@ func (b *busy) Do(ctx context.Context, op root.Op, p root.Progress) (root.Result
 // A folder the guest remembers again because another run looked at it is let go
 // of again; one that stays in use, or cannot go for another reason, is not.
 func TestUnbindAgain(t *testing.T) {
+	inUse := fmt.Errorf("x %w: virtiofsd (pid 1)", root.ErrInUse)
 	for name, c := range map[string]struct {
 		times, asked int
-		says         string
+		says         error
 		ok           bool
 	}{
-		"once":          {1, 1, "x is in use: virtiofsd (pid 1)", true},
-		"twice":         {2, 2, "x is in use: virtiofsd (pid 1)", true},
-		"for good":      {9, 2, "x is in use: virtiofsd (pid 1)", false},
-		"another error": {1, 0, "no such helper", false},
+		"once":          {1, 1, inUse, true},
+		"twice":         {2, 2, inUse, true},
+		"for good":      {9, 2, inUse, false},
+		"another error": {1, 0, errors.New("no such helper"), false},
 	} {
 		w := newWorld(t)
 		p := w.folder("p")

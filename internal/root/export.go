@@ -229,7 +229,7 @@ func unmount(m mountinfo.Mount) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EBUSY):
-		return ui.Failed("%s is in use: %s", m.Point, strings.Join(holders(m), ", ")).
+		return ui.Failed("%s %w: %s", m.Point, ErrInUse, strings.Join(holders(m), ", ")).
 			Hint("stop what uses it in the VM, or stop the VM: aivm vm down NAME")
 	}
 	return fmt.Errorf("umount %s: %w", m.Point, err)

@@ -318,7 +318,7 @@ func letGoProtected(t, export mountinfo.Mount) error {
 		}
 		err := c.in(c.remove)
 		if errors.Is(err, unix.EBUSY) {
-			return ui.Failed("%s is in use: %s", t.Point, strings.Join(holders(t), ", ")).
+			return ui.Failed("%s %w: %s", t.Point, ErrInUse, strings.Join(holders(t), ", ")).
 				Hint("stop what uses it in the VM, or stop the VM: aivm vm down NAME")
 		}
 		if err != nil {

@@ -54,7 +54,12 @@ type errorLine struct {
 	Kind    string   `json:"kind"`
 	Message string   `json:"message"`
 	Hints   []string `json:"hints,omitempty"`
+	InUse   bool     `json:"in_use,omitempty"` // it is ErrInUse
 }
+
+// ErrInUse is a mount that somebody still holds: what Do says about it wraps
+// this, also when it comes from the helper, and names who.
+var ErrInUse = errors.New("is in use")
 
 // kinds is the whole of what the helper can be asked for.
 var kinds = map[string]func(json.RawMessage) (Op, error){
@@ -235,20 +240,25 @@ func validate(op Op, caller int) error {
 
 // wireError turns any error into its record; remoteError is the way back.
 func wireError(err error) *errorLine {
+	l := &errorLine{Kind: "failed", Message: err.Error(), InUse: errors.Is(err, ErrInUse)}
 	var e *ui.Error
 	if errors.As(err, &e) {
-		msg := err.Error() // with what was wrapped around it on the way
-		return &errorLine{Kind: e.Kind, Message: msg, Hints: e.Hints}
+		l.Kind, l.Hints = e.Kind, e.Hints
 	}
-	return &errorLine{Kind: "failed", Message: err.Error()}
+	return l
 }
 
 func remoteError(l *errorLine) error {
+	as := ui.Failed
 	switch l.Kind {
 	case "refused":
-		return ui.Refused("%s", l.Message).Hint(l.Hints...)
+		as = ui.Refused
 	case "approval":
-		return ui.NeedsApproval("%s", l.Message).Hint(l.Hints...)
+		as = ui.NeedsApproval
 	}
-	return ui.Failed("%s", l.Message).Hint(l.Hints...)
+	err := as("%s", l.Message).Hint(l.Hints...)
+	if l.InUse {
+		err.Err = ErrInUse
+	}
+	return err
 }

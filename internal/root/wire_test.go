@@ -158,6 +158,7 @@ func TestValidateRefuses(t *testing.T) {
 func TestErrorsSurviveTheWire(t *testing.T) {
 	for _, e := range []*ui.Error{
 		ui.Refused("no %q", "x").Hint("a", "b"), ui.Failed("it went wrong"), ui.NeedsApproval("ask"),
+		ui.Failed("/m %w: a shell", ErrInUse),
 	} {
 		b, err := json.Marshal(wireError(fmt.Errorf("around: %w", e)))
 		if err != nil {
@@ -169,7 +170,7 @@ func TestErrorsSurviveTheWire(t *testing.T) {
 		}
 		var got *ui.Error
 		if !errors.As(remoteError(&l), &got) || got.Exit != e.Exit || got.Kind != e.Kind ||
-			got.Message != "around: "+e.Message || cmp.Diff(got.Hints, e.Hints) != "" {
+			got.Message != "around: "+e.Message || cmp.Diff(got.Hints, e.Hints) != "" || errors.Is(got, ErrInUse) != errors.Is(e, ErrInUse) {
 			t.Errorf("%+v became %+v", e, got)
 		}
 	}
