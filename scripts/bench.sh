@@ -4,7 +4,7 @@
 # on as root through sudo; the status is 0 if everything was measured, also if
 # a bar is missed.
 #
-#   scripts/bench.sh [-short] [-only vm,start,further,seed,tree,doctor,user,prepare]
+#   scripts/bench.sh [-short] [-only PART,...]     the parts: -help
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ "$(id -u)" != 0 ]; then

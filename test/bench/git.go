@@ -180,16 +180,3 @@ func (b *bench) measureWarmGit(w *world, folder string) error {
 	b.table.add(figure{name: "  logins in the guest's log", value: fmt.Sprint(n), bar: "1"}, n == 1)
 	return nil
 }
-
-// measureGitAlone is measureGit in a VM of its own: -only git.
-func (b *bench) measureGitAlone() error {
-	w := b.root
-	if _, err := w.create(vmMain); err != nil {
-		return err
-	}
-	if err := b.measureGit(w); err != nil {
-		return err
-	}
-	_, _, err := w.aivm(b.ctx, w.home, "vm", "delete", vmMain, "--yes")
-	return err
-}

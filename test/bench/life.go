@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -69,9 +70,12 @@ func bootSeconds(out []byte) (float64, error) {
 	return res.Seconds["boot"], nilIf(res.Seconds["boot"] > 0, "--json names no boot time")
 }
 
+// parts of a VM's life that can be measured alone: -only git,tree.
+var vmParts = []string{"list", "warm", "folders", "settings", "git", "tree", "later"}
+
 // measureVM is the life of one VM of root's: made, listed, used warm, stopped
-// and started.
-func (b *bench) measureVM() error {
+// and started. wanted are the parts of it to measure; all if there are none.
+func (b *bench) measureVM(wanted []string) error {
 	w := b.root
 	b.say("cold `vm create` (a whole boot)")
 	first, err := w.create(vmMain)
@@ -96,12 +100,19 @@ func (b *bench) measureVM() error {
 	if err := w.attach(); err != nil {
 		return err
 	}
-	b.try("aivm list", func() error { return b.measureList(w) })
-	b.try("warm code (root)", func() error { return b.measureWarm(w, 1.2) })
-	b.try("folders restored", func() error { return b.measureRestore(w) })
-	b.try("settings", func() error { return b.measureSettings(w) })
-	b.try("git mode", func() error { return b.measureGit(w) })
-	b.try("a later boot", func() error { return b.measureLaterBoot(w, first.boot) })
+	for i, f := range []func() error{
+		func() error { return b.measureList(w) },
+		func() error { return b.measureWarm(w, 1.2) },
+		func() error { return b.measureRestore(w) },
+		func() error { return b.measureSettings(w) },
+		func() error { return b.measureGit(w) },
+		func() error { return b.measureTree(w) },
+		func() error { return b.measureLaterBoot(w, first.boot) },
+	} {
+		if len(wanted) == 0 || slices.Contains(wanted, vmParts[i]) {
+			b.try(vmParts[i], f)
+		}
+	}
 	_, _, err = w.aivm(b.ctx, w.home, "vm", "delete", vmMain, "--yes")
 	return err
 }

@@ -57,7 +57,7 @@ func run() int {
 	var only string
 	var short bool
 	flag.StringVar(&b.bin, "bin", "", "the `directory` of aivm, aivm-faulty and code")
-	flag.StringVar(&only, "only", "", "measure these `parts` alone (comma separated): vm, wall, start, further, seed, tree, doctor, user, prepare, git")
+	flag.StringVar(&only, "only", "", "measure these `parts` alone (comma separated): vm, wall, further, start, seed, doctor, user, prepare; or of vm alone list, warm, folders, settings, git, tree, later")
 	flag.BoolVar(&short, "short", false, "one pair of boots and three of warm runs, to try the bench itself")
 	flag.Parse()
 	b.pairs, b.warm = 3, 15
@@ -114,27 +114,39 @@ func (b *bench) measure(only string) (err error) {
 	}
 	defer b.packets.close()
 
-	parts := []struct {
+	wanted := strings.FieldsFunc(only, func(r rune) bool { return r == ',' })
+	var ofVM []string
+	for _, name := range wanted {
+		if slices.Contains(vmParts, name) {
+			ofVM = append(ofVM, name)
+		}
+	}
+	if slices.Contains(wanted, "vm") {
+		ofVM = nil // all of it
+	}
+	type part struct {
 		name string
 		run  func() error
-	}{
-		{"vm", b.measureVM},
+	}
+	parts := []part{
+		{"vm", func() error { return b.measureVM(ofVM) }},
 		{"wall", b.measureWall},
 		{"further", b.measureFurther},
 		{"start", b.measureStart},
 		{"seed", b.measureSeed},
-		{"tree", b.measureTree},
 		{"doctor", b.measureDoctor},
 		{"user", b.measureUser},
 		{"prepare", b.measurePrepare},
-		{"git", b.measureGitAlone}, // part of vm too
 	}
-	wanted := strings.FieldsFunc(only, func(r rune) bool { return r == ',' })
-	for _, p := range parts {
-		if len(wanted) > 0 && !slices.Contains(wanted, p.name) || len(wanted) == 0 && p.name == "git" {
-			continue
+	for _, name := range wanted {
+		if !slices.Contains(vmParts, name) && !slices.ContainsFunc(parts, func(p part) bool { return p.name == name }) {
+			return fmt.Errorf("there is no part %q: see -help", name)
 		}
-		b.try(p.name, p.run)
+	}
+	for _, p := range parts {
+		if len(wanted) == 0 || slices.Contains(wanted, p.name) || p.name == "vm" && len(ofVM) > 0 {
+			b.try(p.name, p.run)
+		}
 	}
 	b.table.print(os.Stdout)
 	return b.ctx.Err()

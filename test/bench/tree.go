@@ -14,10 +14,9 @@ const treeFiles = 10000
 
 // measureTree compares git status on a large work tree in a shared folder with
 // the same on the guest's own disk, in pairs: with the guest's caches dropped
-// before, and once more with them warm. It needs the VM of part vm. The guest's
-// own clock takes the time, so that logins do not count.
-func (b *bench) measureTree() error {
-	w := b.root
+// before, and once more with them warm. The guest's own clock takes the time,
+// so that logins do not count.
+func (b *bench) measureTree(w *world) error {
 	dir := filepath.Join(w.project(), "tree")
 	for i := range treeFiles {
 		p := filepath.Join(dir, strconv.Itoa(i/100))
