@@ -5,8 +5,6 @@
 #
 #   scripts/fuzz.sh [SECONDS [PATTERN]]   each target for SECONDS (30); only
 #                                         those whose name fits the pattern
-#   scripts/fuzz.sh within SECONDS        all of them in about SECONDS, at most
-#                                         30 each
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -40,10 +38,8 @@ fi
 # Every target, as "PACKAGE TARGET".
 targets=$(grep -rnoE '^func Fuzz[A-Za-z0-9_]*\(f \*testing\.F\)' --include='*_test.go' . |
 	sed -E 's|^(.*)/[^/]*:[0-9]+:func (Fuzz[A-Za-z0-9_]*).*|\1 \2|' | sort -u)
-seconds=30 within=
-if [ "${1-}" = within ]; then
-	within=$2
-elif [ $# -gt 0 ]; then
+seconds=30
+if [ $# -gt 0 ]; then
 	seconds=$1
 	[ $# -lt 2 ] || targets=$(grep -E -- "$2" <<<"$targets") || {
 		echo "no fuzz target fits $2" >&2
@@ -54,13 +50,6 @@ count=$(wc -l <<<"$targets")
 began=$SECONDS status=0
 # Built first, once for each package, so that building is none of their time.
 cut -d' ' -f1 <<<"$targets" | sort -u | xargs -n 1 -P 2 go test -run '^$' -fuzz '^$' >/dev/null 2>&1 || true
-if [ -n "$within" ]; then
-	# Two at a time; starting one takes about two seconds. Where all had to be
-	# compiled there is little left, and each gets what finds a new mistake soon.
-	seconds=$(((within - (SECONDS - began)) * 2 / count - 2))
-	[ "$seconds" -le 30 ] || seconds=30
-	[ "$seconds" -ge 5 ] || seconds=5
-fi
 echo "$count fuzz targets, $seconds s each, two at a time; building them took $((SECONDS - began)) s"
 awk -v s="$seconds" '{ print $1, $2, s }' <<<"$targets" | xargs -L 1 -P 2 bash "$0" one || status=1
 echo "fuzzing: $((SECONDS - began)) s"
