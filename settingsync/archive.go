@@ -2,10 +2,12 @@ package settingsync
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
 )
@@ -19,12 +21,18 @@ const (
 // Command takes an archive on its stdin, in the guest. It is one perl, which
 // every Debian and Ubuntu has (perl-base is essential), because a shell would
 // start a dozen programs for it, each of them dear where the CPU is emulated.
-func Command() []string { return []string{"perl", "-e", receiver} }
+func Command() []string {
+	// statx(2), by the numbers of each machine's unistd.h; a VM is of this one's
+	// kind. 0: not known here, or tried in vain: find says it, for 70 ms more.
+	number := map[string]string{"amd64": "332", "arm64": "291", "riscv64": "291", "ppc64le": "383", "s390x": "379"}[runtime.GOARCH]
+	return []string{"perl", "-e", receiver, cmp.Or(number, "0")}
+}
 
 // receiver puts what comes into a directory of its own below the guest's home,
 // and when all is there does the steps in their order. One at a time: what an
 // earlier run left when it was killed is removed under the lock. It loads no
-// module: Fcntl alone would double its time. 6 is LOCK_EX and LOCK_NB, 18 EXDEV.
+// module: Fcntl alone would double its time. 6 is LOCK_EX and LOCK_NB, 18 EXDEV;
+// statx's -100 is AT_FDCWD, 256 AT_SYMLINK_NOFOLLOW, 2047 STATX_BASIC_STATS.
 const receiver = `
 sub give { print STDERR "$_[0]\n"; exit 1 }
 umask 077;
@@ -96,7 +104,17 @@ if (my @paths = sort keys %sum) {
 	}
 	exit ` + changed + ` if %sum;
 }
-my @seen;
+# state is what statFormat tells of a file, times to the nanosecond, which
+# perl's own stat does not have.
+sub state {
+	my ($path, $b) = ($_[0], "\0" x 256);
+	my @s = lstat $path;
+	return unless $ARGV[0] > 0 && syscall($ARGV[0], -100, $path, 256, 2047, $b) == 0;
+	my ($inode, $size, $c, $cn, $m, $mn) = unpack "x32 Q Q x48 q L x4 q L", $b;
+	return unless "@s[1,7,9,10]" eq "$inode $size $m $c";
+	return sprintf "S%d:%d:%d.%09d0:%d.%09d0 %s\0", $inode, $size, $m, $mn, $c, $cn, $path;
+}
+my ($states, @seen) = ("");
 for (@steps) {
 	my ($op, @f) = @$_;
 	if ($op eq "none") {
@@ -126,9 +144,12 @@ for (@steps) {
 		unlink map { "$dir/$_" } splice @kept, 0, @kept > 3 ? @kept - 3 : 0;
 	} elsif ($op eq "seen") {
 		lstat $f[0];
-		push @seen, $f[0] if -f _;
+		next unless -f _;
+		my $state = state($f[0]);
+		defined $state ? $states .= $state : push @seen, $f[0];
 	} elsif ($op eq "sync") {
 		open my $o, ">>", $f[0] or give("$f[0]: $!");
+		print $o $states;
 		print $o out(["find"], ["-maxdepth", "0", "-type", "f", "-printf", 'S` + statFormat + ` %p\0'], @seen) if @seen;
 		close $o and rename $f[0], "` + stateFile + `" or give("` + stateFile + `: $!");
 	}

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -140,5 +142,48 @@ func TestRecordsCarryAnything(t *testing.T) {
 	r.step("file", "", "a b\n", "\x00end\n")
 	if got := r.Bytes(); !bytes.Equal(got, []byte("file 0 4 5\na b\n\x00end\n")) {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestStatesAsFindSaysThem: what is remembered of a file is compared with what
+// find says at the next look, so both have to be one text; also where the
+// number of statx is not known, or belongs to another call.
+func TestStatesAsFindSaysThem(t *testing.T) {
+	names := []string{"a file", "deep/.f", "\xff"}
+	for _, number := range []string{"", "0", "39"} { // 39: getpid, on amd64
+		m := newMachine(t)
+		for _, n := range names {
+			m.write(m.host, n, n, 0o640)
+			m.opts.Paths = append(m.opts.Paths, "~/"+n)
+		}
+		_, r := m.look()
+		archive, err := r.Archive(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		argv := Command()
+		if number != "" {
+			argv[len(argv)-1] = number
+		}
+		if number == "" && (runtime.GOARCH == "amd64" || runtime.GOARCH == "arm64") {
+			perl, err := exec.LookPath(argv[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			// No find to fall back on.
+			argv = append([]string{"/usr/bin/env", "PATH=/nonexistent", perl}, argv[1:]...)
+		}
+		if _, code := m.run(argv, archive); code != 0 {
+			t.Fatalf("status %d", code)
+		}
+		_, states, _ := strings.Cut(m.read(stateFile), "\x00")
+		want, _ := m.run([]string{"sh", "-c", `cd && exec find "$@" -printf 'S` + statFormat + ` %p\0'`, "sh", "./a file", "./deep/.f", "./\xff"}, nil)
+		got := strings.Split(states, "\x00")
+		slices.Sort(got)
+		exp := strings.Split(want, "\x00")
+		slices.Sort(exp)
+		if !slices.Equal(got, exp) || len(got) != len(names)+1 {
+			t.Errorf("number %q: %q, find says %q", number, got, exp)
+		}
 	}
 }
