@@ -70,7 +70,7 @@ copied() {
 	printf '127.0.0.1 localhost\n127.0.1.1 %s-tests\n::1 localhost\n' "$1" >"$run/root/etc/hosts"
 	# The mirror that root and guests were made from.
 	grep -rhoE 'https?://[^/: ]+' "$run"/root/etc/apt/sources.list* | sed 's,.*//,203.0.113.80 ,' | sort -u >>"$run/root/etc/hosts"
-	echo "nameserver 127.0.0.1" >"$run/root/etc/resolv.conf"
+	echo "nameserver 192.0.2.1" >"$run/root/etc/resolv.conf"
 	echo "$1-tests" >"$run/root/etc/hostname"
 	if [ -n "${BACKEND:-}" ]; then
 		echo "firewall_backend = \"$BACKEND\"" >>"$run/root/etc/libvirt/network.conf"
@@ -141,7 +141,9 @@ enter() {
 	umount -l /.host
 	rmdir /.host
 	cd "$inside"
-	# An internet: a router, and behind it the mirror that guests know.
+	# An internet: a router that knows names, and behind it the mirror that
+	# guests know. Without somebody to say that a name has no IPv6 address,
+	# a resolver in a guest asks again and again.
 	ip netns add internet
 	ip link add uplink type veth peer name eth0 netns internet
 	ip addr add 192.0.2.2/24 dev uplink
@@ -149,6 +151,8 @@ enter() {
 	ip route add default via 192.0.2.1
 	ip netns exec internet sh -ec 'ip link set lo up; ip link set eth0 up
 		ip addr add 192.0.2.1/24 dev eth0; ip addr add 203.0.113.80/32 dev lo'
+	ip netns exec internet dnsmasq --keep-in-foreground --conf-file=/dev/null --pid-file= --user=root \
+		--listen-address=192.0.2.1 --bind-interfaces --no-resolv '--local=/#/' &
 	ip netns exec internet socat TCP4-LISTEN:80,fork,reuseaddr 'EXEC:echo HTTP/1.0 404 Not Found' &
 	# PID 1 stays a shell: it takes in the orphans that daemons are.
 	env -i PATH="$goroot/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" HOME=/root LANG=C.UTF-8 TERM="${TERM:-dumb}" \
