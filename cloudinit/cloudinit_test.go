@@ -82,7 +82,9 @@ func TestSchema(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, err := exec.Command("cloud-init", "schema", "-c", path).CombinedOutput()
-	if err != nil || !bytes.Contains(out, []byte("Valid cloud-config")) || bytes.Contains(out, []byte("DEPRECAT")) {
+	// 22.4 names the kind, 25.1 the file.
+	valid := bytes.Contains(out, []byte("Valid cloud-config")) || bytes.Contains(out, []byte("Valid schema"))
+	if err != nil || !valid || bytes.Contains(out, []byte("DEPRECAT")) {
 		t.Errorf("cloud-init schema: %v\n%s", err, out)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -125,8 +126,11 @@ func TestDisableScript(t *testing.T) {
 	if err != nil || !strings.Contains(string(keep), "network: {config: disabled}\n") {
 		t.Errorf("%v\n%s", err, keep)
 	}
+	// Two of the keys are the base configuration's, which 25.1 knows in no
+	// cloud-config any more.
+	rest := regexp.MustCompile(`(?m)^(manual_cache_clean|network):.*\n?`).ReplaceAll(keep, nil)
 	schema := filepath.Join(t.TempDir(), "keep")
-	if err := os.WriteFile(schema, append([]byte("#cloud-config\n"), keep...), 0o600); err != nil {
+	if err := os.WriteFile(schema, append([]byte("#cloud-config\n"), rest...), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := exec.Command("cloud-init", "schema", "-c", schema).CombinedOutput(); err != nil {
