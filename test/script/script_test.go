@@ -25,9 +25,13 @@ func stage(t *testing.T) (dir string) {
 	t.Helper()
 	dir = os.Getenv(stageEnv)
 	etc := filepath.Join(dir, "etc")
-	sh(t, "cp -a /etc "+etc)
-	if err := unix.Mount(etc, "/etc", "", unix.MS_BIND, ""); err != nil {
-		t.Fatal(err)
+	const hooks = "/etc/libvirt/hooks"
+	sh(t, "mkdir -p "+hooks+" && cp -a /etc "+etc)
+	// Those of the daemon, which runs outside and is asked about them.
+	for _, m := range [][2]string{{hooks, etc + "/libvirt/hooks"}, {etc, "/etc"}} {
+		if err := unix.Mount(m[0], m[1], "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for name, uid := range users {
 		sh(t, fmt.Sprintf("groupadd -g %d %s && useradd -M -d %s/home-%[2]s -u %[1]d -g %[1]d %[2]s", uid, name, dir))
