@@ -114,7 +114,8 @@ func TestMany(t *testing.T) {
 	if got := w.guest(one, all); got != fmt.Sprintf("%d\n%d", n, n+1) { // the device's own mount too
 		t.Errorf("the guest reads %q", got)
 	}
-	w.must(first, "code", ".", "--vm", two, "--yes")
+	w.must("", "vm", "create", two, "--yes")
+	w.must(first, "attach", ".", "--vm", two, "--yes")
 	w.guest(one, "echo one >>"+first+"/f")
 	w.guest(two, "echo two >>"+first+"/f")
 	if got := w.guest(one, "cat "+first+"/f") + w.guest(two, "ls -d "+filepath.Join(w.home, "use")+"/*"); got != "0\none\ntwo"+first {
