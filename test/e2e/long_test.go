@@ -101,6 +101,7 @@ func TestMany(t *testing.T) {
 	})
 	first := w.project("many0")
 	write(t, filepath.Join(first, "f"), "0\n", 0o644)
+	chownAll(t, first)
 	w.must(first, "code", ".", "--yes")
 	w.must("", "vm", "down", one)
 	for i := 1; i < n; i++ {
