@@ -11,6 +11,7 @@ import (
 
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
 )
 
 func shellQuote(s string) string { return shellescape.Quote(s) }
@@ -68,12 +69,27 @@ func (e *Env) remoteCommand(ctx context.Context, w *want, f *facts, argv []strin
 	}
 	code, err := f.conn.Run(ctx, guest.Cmd{Argv: run, Stdin: e.UI.In, Stdout: e.UI.Out, Stderr: e.UI.Err})
 	if err != nil {
-		return fmt.Errorf("running %s in %s: %w", argv[0], w.name, err)
+		return e.explainLost(ctx, w.name, fmt.Errorf("running %s in %s: %w", argv[0], w.name, err))
 	}
 	if code != 0 {
 		return ui.Status(code)
 	}
 	return nil
+}
+
+// explainLost says of a connection that broke in the middle of a command
+// whether it went with the VM. A guest that is switched off closes nothing: it
+// goes silent.
+func (e *Env) explainLost(ctx context.Context, vm string, err error) error {
+	if !errors.Is(err, guest.ErrLost) {
+		return err
+	}
+	if l, lerr := e.libvirt(ctx); lerr == nil {
+		if d, derr := l.Domain(ctx, vm); derr == nil && (d == nil || d.State != virt.Running) {
+			return ui.Failed("%w: the VM was switched off meanwhile", err).Hint("aivm vm up " + vm)
+		}
+	}
+	return ui.Failed("%w", err).Hint("aivm status --vm " + vm)
 }
 
 // remoteShell hands the terminal to the ssh program, which does terminals
