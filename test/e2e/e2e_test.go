@@ -55,6 +55,7 @@ func run(m *testing.M) int {
 			return 1
 		}
 	}
+	sweep()
 	before := networks()
 	code := m.Run()
 	// `vm delete` keeps the network for the next VM; the tests' own go, and

@@ -152,7 +152,7 @@ func checkDelete(t *testing.T, w *world, vm, project string) {
 		{"find", "/var/lib/aivm", "/var/lib/libvirt/aivm", "/run/libvirt", "/etc/libvirt", filepath.Join(w.home, ".local"), filepath.Join(w.home, ".config/aivm/ssh"), "-name", "*" + vm + "*"},
 		{"cat", "/proc/self/mountinfo", filepath.Join(w.home, ".ssh/config")},
 	} {
-		if out := run2(t, where...); strings.Contains(out, "0-"+vm) || strings.Contains(out, "'"+vm+"'") || strings.Contains(out, vm+"\n") {
+		if out := run2(t, where...); strings.Contains(out, "0-"+vm+".") || strings.Contains(out, "0-"+vm+"/") || strings.Contains(out, "0-"+vm+"\n") || strings.Contains(out, "'"+vm+"'") || strings.Contains(out, vm+"\n") {
 			t.Errorf("%v still knows the VM:\n%s", where, out)
 		}
 	}
