@@ -221,7 +221,8 @@ func (e *Env) later(w *want) []string {
 	return out
 }
 
-// lock takes the VM's lock; waited says that somebody else held it.
+// lock takes the VM's lock; waited says that somebody else held it. The store is
+// read again after it: another run may have written it since.
 func (e *Env) lock(ctx context.Context, vm string) (release func(), waited bool, err error) {
 	path := e.lockPath(vm)
 	release, waited, err = lockfile.Lock(ctx, path, e.Rerun, func(holder string) func(error) {
@@ -238,6 +239,7 @@ func (e *Env) lock(ctx context.Context, vm string) (release func(), waited bool,
 		dir := filepath.Dir(path)
 		err = ui.Failed("locking VM %q: %w", vm, err).Hint("ls -ld "+shellQuote(dir), "df -h "+shellQuote(dir))
 	}
+	e.store = nil
 	return release, waited, err
 }
 

@@ -61,7 +61,6 @@ func (e *Env) Detach(ctx context.Context, o DetachOptions) error {
 		}
 		defer release()
 		// Another run may have changed it while this one waited.
-		e.store = nil
 		if l, err = e.lookForDetach(ctx, o); err != nil || l == nil {
 			return err
 		}

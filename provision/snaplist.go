@@ -48,18 +48,14 @@ type Present struct {
 // SnapshotListing reads the snapshots of a VM and what its disk takes.
 func (e *Env) SnapshotListing(ctx context.Context, vm string) (SnapshotList, error) {
 	out := SnapshotList{Schema: 1, Snapshots: []ListedSnapshot{}}
-	w, d, err := e.ours(ctx, vm)
-	if err != nil {
-		return out, err
-	}
-	if d == nil {
-		return out, ui.Refused("VM %q does not exist in libvirt, so it has no disk", w.name).Hint("aivm vm up " + w.name)
-	}
-	l, err := e.libvirt(ctx)
-	if err != nil {
-		return out, err
-	}
-	f, err := domain.ObserveSnapshots(ctx, l, d, true)
+	var l *virt.Conn
+	var f *domain.SnapFacts
+	w, d, err := e.lookAtDisk(ctx, vm, func(_ *want, d *virt.Domain) (err error) {
+		if l, err = e.libvirt(ctx); err == nil {
+			f, err = domain.ObserveSnapshots(ctx, l, d, true)
+		}
+		return err
+	})
 	if err != nil {
 		return out, err
 	}

@@ -2,6 +2,7 @@ package provision
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -138,20 +139,29 @@ func (e *Env) onDisk(ctx context.Context, o SnapshotOptions, do func(*virt.Domai
 		if round == maxRounds {
 			return nil, ui.Failed("the VM keeps changing under aivm").Hint("try again: " + e.Rerun)
 		}
-		w, d, err := e.ours(ctx, o.VM)
+		var p plan.Plan
+		w, d, err := e.lookAtDisk(ctx, o.VM, func(w *want, d *virt.Domain) (err error) {
+			p, err = e.planOnDisk(ctx, w, d, do)
+			return err
+		})
+		if w != nil {
+			o.VM = w.name
+		}
+		if err != nil && w != nil && !locked && !e.DryRun && e.lockHeld(w.name) {
+			// Half of what was seen may be from before another run's work, half
+			// from after it: it is waited for, and looked at again.
+			if release, _, err = e.lock(ctx, w.name); err != nil {
+				return nil, e.resume(err)
+			}
+			locked = true
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
-		if d == nil {
-			return nil, ui.Refused("VM %q does not exist in libvirt, so it has no disk", w.name).Hint("aivm vm up " + w.name)
-		}
-		r.w, o.VM = w, w.name
+		r.w = w
 		if r.was == "" {
 			r.was = d.State
-		}
-		p, err := e.planOnDisk(ctx, w, d, do)
-		if err != nil {
-			return nil, err
 		}
 		if e.DryRun {
 			if r.was != virt.Off && !p.Empty() && !o.StayOff {
@@ -202,6 +212,30 @@ func (e *Env) onDisk(ctx context.Context, o SnapshotOptions, do func(*virt.Domai
 	}
 	f.close()
 	return r, nil
+}
+
+// lookAtDisk finds a VM and reads of its disk what do wants. A domain that is
+// gone before all was read is looked for once more, in libvirt and the store.
+func (e *Env) lookAtDisk(ctx context.Context, name string, do func(*want, *virt.Domain) error) (w *want, d *virt.Domain, err error) {
+	for range 2 {
+		if w, d, err = e.withDisk(ctx, name); err == nil {
+			err = do(w, d)
+		}
+		if !errors.Is(err, virt.ErrNotFound) {
+			break
+		}
+		e.store = nil
+	}
+	return w, d, err
+}
+
+// withDisk is ours for a VM that must be there.
+func (e *Env) withDisk(ctx context.Context, name string) (*want, *virt.Domain, error) {
+	w, d, err := e.ours(ctx, name)
+	if err == nil && d == nil {
+		err = ui.Refused("VM %q does not exist in libvirt, so it has no disk", w.name).Hint("aivm vm up " + w.name)
+	}
+	return w, d, err
 }
 
 func (e *Env) planOnDisk(ctx context.Context, w *want, d *virt.Domain, do func(*virt.Domain, *domain.SnapFacts) ([]plan.Action, error)) (plan.Plan, error) {

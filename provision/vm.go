@@ -155,7 +155,6 @@ func (e *Env) stop(ctx context.Context, vm string, p plan.Plan, again func(conte
 	}
 	defer release()
 	if waited {
-		e.store = nil
 		if p, err = again(ctx); err != nil {
 			return err
 		}
@@ -202,14 +201,14 @@ func (e *Env) ours(ctx context.Context, name string) (*want, *virt.Domain, error
 	}
 	l, err := e.libvirtWithHelp(ctx)
 	if err != nil {
-		return nil, nil, err
+		return w, nil, err
 	}
 	d, err := l.Domain(ctx, w.name)
 	if errors.Is(err, virt.ErrNotFound) {
 		return w, nil, nil
 	}
 	if err != nil {
-		return nil, nil, err
+		return w, nil, err
 	}
 	return w, d, e.checkOurs(w, d)
 }

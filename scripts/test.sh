@@ -36,6 +36,7 @@ gotest() {
 		status=1
 		grep -vE '^( *--- PASS|=== )' "$log/$name" | tail -n 400
 		[ "$f" -gt 0 ] || f=1
+		awk -f scripts/failed.awk "$log/$name" >>"$log/failed"
 	else
 		grep -E '^(ok|FAIL|panic)' "$log/$name" || true
 	fi
@@ -72,6 +73,8 @@ for suite in "${suites[@]}"; do
 		;;
 	esac
 done
+# Once more at the end, where it is found even if only the end is kept.
+[ ! -s "$log/failed" ] || tail -n 200 "$log/failed"
 echo "== all: $((SECONDS - began)) s"
 echo "$passed passed, $failed failed, $skipped skipped"
 exit $status

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+	"golang.org/x/sys/unix"
 
 	"aivm.dev/aivm/internal/ui"
 )
@@ -38,13 +39,17 @@ func Lock(ctx context.Context, path, who string, waiting func(holder string) (ov
 		l := flock.New(path, flock.SetPermissions(0o600))
 		ok, err := l.TryLock()
 		if err == nil && !ok {
-			if !waited {
-				waited = true
-				if waiting != nil {
-					over = waiting(holder(path))
+			first := !waited
+			waited = true
+			if first && waiting != nil {
+				var who string
+				if who, ok, err = holder(ctx, l, path); err == nil && !ok {
+					over = waiting(who)
 				}
 			}
-			ok, err = l.TryLockContext(ctx, every)
+			if err == nil && !ok {
+				ok, err = l.TryLockContext(ctx, every)
+			}
 		}
 		if err != nil || !ok {
 			_ = l.Close()
@@ -95,14 +100,33 @@ func found(l *flock.Flock, path string) (bool, error) {
 	return err == nil && os.SameFile(mine, there), err
 }
 
-// holder is who holds a lock, in words. Who has just taken it may not have
-// written yet who he is.
-func holder(path string) string {
-	for range 10 {
-		if b, err := os.ReadFile(path); err == nil && len(b) > 0 {
-			return "aivm " + ui.CleanTo(strings.TrimSpace(string(b)), 120)
+// learn is how often who waits looks, 10 ms apart, for who has the lock.
+const learn = 50
+
+// holder is who holds a lock, in words; or, if that one has let go meanwhile,
+// the lock is taken. Who has just taken it may not have written yet who he is:
+// then nothing stands there, or what a run left that was killed.
+func holder(ctx context.Context, l *flock.Flock, path string) (who string, ok bool, err error) {
+	line := ""
+	for range learn {
+		if b, err := os.ReadFile(path); err == nil {
+			line = ui.CleanTo(strings.TrimSpace(string(b)), 120)
 		}
-		time.Sleep(10 * time.Millisecond)
+		var pid int
+		if _, err := fmt.Sscanf(line, "(process %d:", &pid); err == nil && pid > 0 && !errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			return "aivm " + line, false, nil
+		}
+		select {
+		case <-ctx.Done():
+			return "", false, ctx.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
+		if ok, err := l.TryLock(); ok || err != nil {
+			return "", ok, err
+		}
 	}
-	return "another aivm"
+	if line == "" {
+		return "another aivm", false, nil
+	}
+	return "aivm " + line, false, nil // of another process namespace, say
 }

@@ -3,7 +3,9 @@ package lockfile
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -123,5 +125,52 @@ func TestWhoWaitsSaysForWhom(t *testing.T) {
 	}
 	if b, err := os.ReadFile(path); err != nil || len(b) > 0 {
 		t.Errorf("nobody holds it, and %q: %v", b, err)
+	}
+}
+
+// Who has the lock and has not said yet who he is, is not taken for the run that
+// was killed before; and who lets go by then is not waited for aloud.
+func TestWhoHasJustTakenItIsNamed(t *testing.T) {
+	gone := exec.Command("true")
+	if err := gone.Run(); err != nil {
+		t.Fatal(err)
+	}
+	stale := fmt.Sprintf("(process %d: aivm code . of before)\n", gone.Process.Pid)
+	for what, c := range map[string]struct{ left, then, want string }{
+		"what a killed run left": {stale, fmt.Sprintf("(process %d: aivm vm up)\n", os.Getpid()), "aivm vm up"},
+		"nothing yet":            {"", fmt.Sprintf("(process %d: aivm vm up)\n", os.Getpid()), "aivm vm up"},
+		"and he lets go":         {"", "", ""},
+		"killed, and he lets go": {stale, "", ""},
+	} {
+		path := filepath.Join(t.TempDir(), "l")
+		if err := os.WriteFile(path, []byte(c.left), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l := flock.New(path)
+		if ok, err := l.TryLock(); err != nil || !ok {
+			t.Fatal(ok, err)
+		}
+		time.AfterFunc(150*time.Millisecond, func() {
+			if c.then == "" {
+				_ = l.Unlock()
+				return
+			}
+			if err := os.WriteFile(path, []byte(c.then), 0o600); err != nil {
+				t.Error(err)
+			}
+			time.AfterFunc(150*time.Millisecond, func() { _ = l.Unlock() })
+		})
+		heard := ""
+		release, waited, err := Lock(t.Context(), path, "me", func(holder string) func(error) {
+			heard = holder
+			return func(error) {}
+		})
+		if err != nil || !waited {
+			t.Fatal(what, waited, err)
+		}
+		release()
+		if (c.want == "") != (heard == "") || !strings.Contains(heard, c.want) {
+			t.Errorf("%s: it waits for %q", what, heard)
+		}
 	}
 }

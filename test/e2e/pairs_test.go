@@ -159,7 +159,6 @@ func (p *pairWorld) pair(t *testing.T, a, b pairVerb, round int) {
 	p.records(t, a, b, out)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	t.Logf("%s, %s: %d after %.1f s, %d after %.1f s, %d waited", a.name, b.name, out[0].code, out[0].took.Seconds(), out[1].code, out[1].took.Seconds(), waited)
 	key := fmt.Sprintf("%-14s %-14s %-12s", a.name, b.name, want)
 	p.table[key] = append(p.table[key], fmt.Sprintf("%d+%d", out[0].code, out[1].code)+strings.Repeat("w", waited))
 }

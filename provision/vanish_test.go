@@ -1,0 +1,128 @@
+package provision
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"aivm.dev/aivm/internal/lockfile"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+)
+
+// tapped calls before once, before the first request of a procedure goes out.
+type tapped struct {
+	net.Conn
+	procedure uint32
+	once      *sync.Once
+	before    func()
+}
+
+func (c tapped) Write(b []byte) (int, error) {
+	// A request begins with length, program, version, procedure
+	// (libvirt.org/internals/rpc.html).
+	if len(b) >= 16 && binary.BigEndian.Uint32(b[12:]) == c.procedure {
+		c.once.Do(c.before)
+	}
+	return c.Conn.Write(b)
+}
+
+const getMetadata = 265 // REMOTE_PROC_DOMAIN_GET_METADATA
+
+// vanishing is a world with a VM in the libvirt of this machine, which goes,
+// and what else before does, between two of the questions about it.
+func vanishing(t *testing.T, before func(w *world)) (w *world, vm string) {
+	t.Helper()
+	w = newWorld(t)
+	vm = fmt.Sprintf("vanish%d-%d", os.Getpid(), time.Now().UnixNano()%1e6)
+	store, err := os.ReadFile(w.StorePath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(w.StorePath, []byte(strings.ReplaceAll(string(store), `name = "t"`, fmt.Sprintf("name = %q", vm))), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	virsh := func(args ...string) error {
+		out, err := exec.Command("virsh", append([]string{"-q", "-c", virt.SystemURI}, args...)...).CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("%v: %w\n%s", args, err, out)
+		}
+		return err
+	}
+	desc := filepath.Join(w.dir, "domain.xml")
+	if err := os.WriteFile(desc, fmt.Appendf(nil, "<domain type='qemu'><name>%s</name><metadata>%s</metadata><memory>65536</memory><os><type arch='x86_64'>hvm</type></os>"+
+		"<devices><disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='%s/none.qcow2'/><target dev='vda' bus='virtio'/></disk></devices></domain>", vm, virt.MarkXML(w.UID), w.dir), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := virsh("define", desc); err != nil {
+		t.Fatalf("this test asks the libvirt of this machine: %v", err)
+	}
+	t.Cleanup(func() { _ = virsh("undefine", vm) })
+	var once sync.Once
+	w.DialVirt = func(ctx context.Context) (*virt.Conn, error) {
+		nc, err := net.Dial("unix", virt.Socket())
+		if err != nil {
+			return nil, err
+		}
+		return virt.Adopt(ctx, tapped{nc, getMetadata, &once, func() {
+			if err := virsh("undefine", vm); err != nil {
+				t.Error(err)
+			}
+			before(w)
+		}})
+	}
+	return w, vm
+}
+
+// A VM that another run deletes while it is looked at is said to be gone, in
+// words of aivm, and only once that run is done.
+func TestAVMThatVanishesWhileItIsLookedAt(t *testing.T) {
+	for _, c := range []struct {
+		what, want string
+		delete     bool // by another run of aivm, which is at it for a moment
+	}{
+		{"deleted by another run", "VM not found in config store", true},
+		{"undefined by hand", "does not exist in libvirt", false},
+	} {
+		var vm string
+		begin := func(w *world) {
+			if !c.delete {
+				return
+			}
+			release, _, err := lockfile.Lock(t.Context(), w.lockPath(vm), "aivm vm delete", nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			time.AfterFunc(300*time.Millisecond, func() {
+				if err := os.WriteFile(w.StorePath, []byte("schema_version = 5\n"), 0o600); err != nil {
+					t.Error(err)
+				}
+				w.dropLock(vm)
+				release()
+			})
+		}
+		var w *world
+		w, vm = vanishing(t, begin)
+		err := w.Snapshot(t.Context(), SnapshotOptions{VM: vm, Name: "s"})
+		if err == nil || !strings.Contains(err.Error(), c.want) || !errors.As(err, new(*ui.Error)) {
+			t.Errorf("%s: snapshot: %v", c.what, err)
+		}
+		if c.delete != strings.Contains(w.err.String(), "waiting for aivm") {
+			t.Errorf("%s: said: %s", c.what, w.err.String())
+		}
+	}
+	w, vm := vanishing(t, func(*world) {})
+	if _, err := w.SnapshotListing(t.Context(), vm); err == nil || !strings.Contains(err.Error(), "does not exist in libvirt") {
+		t.Errorf("snapshots: %v", err)
+	}
+}
