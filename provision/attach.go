@@ -2,6 +2,7 @@ package provision
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"aivm.dev/aivm/internal/ui"
@@ -29,16 +30,12 @@ type AttachResult struct {
 func (e *Env) Attach(ctx context.Context, o FolderOptions) error {
 	e.timing = ui.NewTiming("share", "ssh")
 	o.Attach = true
-	w, err := e.wantFolder(ctx, o, false)
-	if err != nil {
-		return err
+	w, f, isNew, err := e.attach(ctx, o)
+	if errors.Is(err, errDetached) {
+		// It was attached when this run looked, and the run it then waited for
+		// took it away: as it is typed, and asked for, it is attached anew.
+		w, f, isNew, err = e.attach(ctx, o)
 	}
-	if w.newVM {
-		return ui.Refused("VM %q does not exist yet", w.name).Hint("aivm code " + shellQuote(o.Folder))
-	}
-	w.guest = true
-	isNew := w.newFolder
-	f, err := e.converge(ctx, w)
 	if err != nil {
 		return err
 	}
@@ -67,6 +64,18 @@ func (e *Env) Attach(ctx context.Context, o FolderOptions) error {
 		e.UI.Say("%s", fmt.Sprintf("Recorded in %s", e.StorePath))
 	}
 	return nil
+}
+
+func (e *Env) attach(ctx context.Context, o FolderOptions) (w *want, f *facts, isNew bool, err error) {
+	if w, err = e.wantFolder(ctx, o, false); err != nil {
+		return nil, nil, false, err
+	}
+	if w.newVM {
+		return nil, nil, false, ui.Refused("VM %q does not exist yet", w.name).Hint("aivm code " + shellQuote(o.Folder))
+	}
+	w.guest, isNew = true, w.newFolder
+	f, err = e.converge(ctx, w)
+	return w, f, isNew, err
 }
 
 // opens is the command that opens the folder, starting the VM if it must.

@@ -258,6 +258,9 @@ func (e *Env) recordTyped(a share.Attachment) plan.Action {
 	}
 }
 
+// errDetached: a run that was waited for took the folder away.
+var errDetached = errors.New("detached")
+
 // refresh reads the store anew, once this run has the VM's lock: another run
 // may have attached or detached folders meanwhile, and nothing that was taken
 // away is brought back.
@@ -278,7 +281,7 @@ func (e *Env) refresh(w *want) error {
 	r, ok := store.Config.FindAttachment(w.folder.HostPath, w.name)
 	switch {
 	case !ok && !w.newFolder:
-		return ui.Failed("folder %s was detached from VM %s meanwhile", w.folder.HostPath, w.name).Hint(e.Rerun)
+		return ui.Failed("folder %s was %w from VM %s meanwhile", w.folder.HostPath, errDetached, w.name).Hint(e.Rerun)
 	case ok && w.newFolder:
 		return e.takeRecorded(w, *r)
 	}
