@@ -188,6 +188,7 @@ func (e *Env) reach(ctx context.Context, w *want, inst *Instance) (guest.Conn, g
 	if err != nil {
 		return nil, guestFacts{}, err
 	}
+	w.settings.startEarly(ctx, c)
 	g, err := e.probe(ctx, c, w)
 	if err != nil {
 		_ = c.Close()

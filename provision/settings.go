@@ -1,9 +1,7 @@
 package provision
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -35,6 +33,9 @@ type settings struct {
 	round  *settingsync.Round // of the last look
 	report settingsync.Report // of what was done
 	err    error              // why nothing, or not all, was done
+	// early: there is most likely something to send.
+	early    bool
+	receiver *receiver // if it is started already
 }
 
 // wantSettings reads what this machine has to offer, if settings are wanted.
@@ -185,72 +186,6 @@ func few(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// sendSettings sends the archive. If the guest changed something meanwhile, or
-// could not write somewhere, it is looked at anew, once.
-func (e *Env) sendSettings(ctx context.Context, w *want, f *facts) error {
-	s := w.settings
-	failed := map[string]bool{}
-	var sent int64
-	first := s.round
-	for try := 0; ; try++ {
-		b, err := s.round.Archive(failed)
-		if err != nil {
-			s.err = err
-			return nil
-		}
-		sent += int64(len(b))
-		var out, stderr strings.Builder
-		code, err := f.conn.Run(ctx, guest.Cmd{
-			Argv: settingsync.Command(), Stdin: bytes.NewReader(b), Stdout: &limited{b: &out}, Stderr: &limited{b: &stderr},
-		})
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		places := settingsync.Failed(out.String())
-		for _, p := range places {
-			failed[p] = true
-		}
-		again := code == settingsync.StatusChanged || len(places) > 0
-		switch {
-		case err != nil:
-			s.err = err
-			return nil
-		case code != settingsync.StatusDone && code != settingsync.StatusChanged:
-			s.err = fmt.Errorf("the guest could not take them (status %d): %s", code, lastLine(stderr.String()))
-			return nil
-		case again && try == 2:
-			s.err = errors.New("files in the guest keep changing while they are replaced")
-			return nil
-		case !again:
-			s.report = first.Report
-			s.report.Bytes = sent
-			for p := range failed {
-				s.report.Problems = append(s.report.Problems, settingsync.Problem{Path: p, What: "the guest's user cannot write there"})
-			}
-			s.report.Copied = slices.DeleteFunc(slices.Clone(s.report.Copied), func(t string) bool {
-				return failed[filepath.Dir(strings.TrimPrefix(t, "~/"))]
-			})
-			return nil
-		}
-		was := s.round
-		answer, err := f.conn.Probe(ctx, w.settingsProbe())
-		if err != nil {
-			s.err = err
-			return nil
-		}
-		if e.readSettings(ctx, f.conn, w, answer["settings"]); s.round == nil {
-			return nil
-		}
-		if len(places) == 0 {
-			first = s.round
-		}
-		if s.round.Empty() {
-			s.round, s.report = was, first.Report
-			return nil
-		}
-	}
-}
-
 // saySettings tells what was done about settings after a launch: only what is
 // new.
 func (e *Env) saySettings(w *want) {
@@ -310,7 +245,8 @@ func (e *Env) SyncSettings(ctx context.Context, name string, editorName string, 
 		o.Sync = &on
 	}
 	e.wantSettings(w, o, found)
-	w.guest = true
+	w.guest, w.settings.early = true, true
+	defer w.settings.unneeded()
 	f, err := e.converge(ctx, w)
 	if err != nil {
 		return err

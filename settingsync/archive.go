@@ -49,6 +49,8 @@ sub tree {
 	return -d $p;
 }
 sub failed { my $dir = $_[0] =~ s{^\./}{}r; print "failed $dir\n" unless $failed{$dir}++ }
+# It is started before there is anything to send: until then it holds nothing.
+defined(my $head = readline STDIN) or give("what was sent is cut short");
 tree($s, 0700) or give("$s cannot be made");
 open my $lock, ">", "$s/lock" or give("$s/lock: $!");
 for (my $i = 0; !flock $lock, 6; $i++) {
@@ -68,7 +70,7 @@ sub take {
 	return $b;
 }
 my $whole;
-while (defined(my $head = readline STDIN)) {
+for (; defined $head; $head = readline STDIN) {
 	my ($op, @sizes) = split " ", $head;
 	if ($op eq "end") { $whole = 1; last }
 	my @f = map { take($_) } @sizes;

@@ -1,0 +1,74 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+
+	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/settingsync"
+)
+
+// taking is a guest that takes settings, except in its first refuse sessions.
+type taking struct {
+	guest.Conn
+	refuse, runs int
+	got          []string
+}
+
+func (g *taking) Run(_ context.Context, c guest.Cmd) (int, error) {
+	if g.runs++; g.runs <= g.refuse {
+		return -1, errors.New("no further session")
+	}
+	b, err := io.ReadAll(c.Stdin)
+	if len(b) > 0 {
+		g.got = append(g.got, string(b))
+	}
+	return 0, err
+}
+
+// What was started beside the probe is what settings are given to, once and
+// only on its own connection.
+func TestTheReceiverStartedEarly(t *testing.T) {
+	for what, c := range map[string]struct {
+		early, gone, moved bool
+		refuse, runs       int
+	}{
+		"not started":           {runs: 1},
+		"started":               {early: true, runs: 1},
+		"refused":               {early: true, gone: true, refuse: 1, runs: 2},
+		"of another connection": {early: true, moved: true, runs: 1},
+	} {
+		w := newWorld(t)
+		g := &taking{refuse: c.refuse}
+		s := &settings{round: &settingsync.Round{}, early: c.early}
+		first := g
+		if c.moved {
+			first = &taking{}
+		}
+		s.startEarly(t.Context(), first)
+		if c.gone {
+			<-s.receiver.done
+		}
+		if err := w.sendSettings(t.Context(), &want{settings: s}, &facts{conn: g}); err != nil || s.err != nil {
+			t.Errorf("%s: %v %v", what, err, s.err)
+		}
+		if g.runs != c.runs || len(g.got) != 1 || !strings.HasSuffix(g.got[0], "end\n") {
+			t.Errorf("%s: %d runs, %q", what, g.runs, g.got)
+		}
+	}
+}
+
+// One that is given nothing ends.
+func TestAReceiverThatIsNotNeeded(t *testing.T) {
+	g := &taking{}
+	s := &settings{early: true}
+	s.startEarly(t.Context(), g)
+	r := s.receiver
+	s.unneeded()
+	if <-r.done; r.code != 0 || r.err != nil || len(g.got) > 0 {
+		t.Errorf("%d %v %q", r.code, r.err, g.got)
+	}
+}
