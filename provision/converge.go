@@ -136,7 +136,7 @@ func (e *Env) converge(ctx context.Context, w *want) (*facts, error) {
 		if err != nil {
 			e.letGo(ctx, w, f, locked)
 			f.close()
-			return nil, e.resume(err)
+			return nil, e.resume(e.explainLost(ctx, w.name, err))
 		}
 		return f, nil
 	}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/internal/virt"
 )
@@ -21,6 +22,7 @@ func (e *Env) resume(err error) error {
 	case !errors.As(err, &ue):
 		ue = ui.Failed("%w", err)
 		err = ue
+	case errors.Is(err, guest.ErrLost): // what is hinted at comes first
 	case len(ue.Hints) > 0:
 		return err
 	}

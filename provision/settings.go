@@ -2,6 +2,7 @@ package provision
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -258,7 +259,11 @@ func (e *Env) SyncSettings(ctx context.Context, name string, editorName string, 
 	}
 	s := w.settings
 	if s.err != nil {
-		return ui.Failed("your settings were not brought into the guest: %w", s.err).Hint("try again: " + e.Rerun)
+		failed, why := ui.Failed("your settings were not brought into the guest: %w", s.err), (*ui.Error)(nil)
+		if errors.As(s.err, &why) {
+			failed.Hint(why.Hints...)
+		}
+		return failed.Hint("try again: " + e.Rerun)
 	}
 	if e.UI.JSON {
 		if err := e.UI.PrintJSON(SyncResult{1, w.name, whole(s.report)}); err != nil {

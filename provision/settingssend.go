@@ -107,7 +107,7 @@ func (e *Env) sendSettings(ctx context.Context, w *want, f *facts) error {
 		again := code == settingsync.StatusChanged || len(places) > 0
 		switch {
 		case err != nil:
-			s.err = err
+			s.err = e.explainLost(ctx, w.name, err)
 			return nil
 		case code != settingsync.StatusDone && code != settingsync.StatusChanged:
 			s.err = fmt.Errorf("the guest could not take them (status %d): %s", code, lastLine(r.stderr.String()))

@@ -77,15 +77,15 @@ func (e *Env) remoteCommand(ctx context.Context, w *want, f *facts, argv []strin
 	return nil
 }
 
-// explainLost says of a connection that broke in the middle of a command
-// whether it went with the VM. A guest that is switched off closes nothing: it
-// goes silent.
+// explainLost says of a connection that broke in the middle of something
+// whether it went with the VM, and what to type then. A guest that is switched
+// off closes nothing: it goes silent. Any other error is returned as it is.
 func (e *Env) explainLost(ctx context.Context, vm string, err error) error {
 	if !errors.Is(err, guest.ErrLost) {
 		return err
 	}
 	if l, lerr := e.libvirt(ctx); lerr == nil {
-		if d, derr := l.Domain(ctx, vm); derr == nil && (d == nil || d.State != virt.Running) {
+		if d, derr := l.Domain(ctx, vm); errors.Is(derr, virt.ErrNotFound) || derr == nil && d.State != virt.Running {
 			return ui.Failed("%w: the VM was switched off meanwhile", err).Hint("aivm vm up " + vm)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/settingsync"
 )
 
 type lostGuest struct {
@@ -27,6 +28,15 @@ func TestLostCommand(t *testing.T) {
 	var ue *ui.Error
 	if !errors.As(err, &ue) || !errors.Is(err, guest.ErrLost) || !slices.Contains(ue.Hints, "aivm status --vm t") {
 		t.Errorf("%v", err)
+	}
+	// In the middle of a run it says how to go on, too; settings say the same.
+	err = w.resume(w.explainLost(t.Context(), "t", lost))
+	if !errors.As(err, &ue) || !slices.Equal(ue.Hints, []string{"aivm status --vm t", "to go on where it stopped: aivm x"}) {
+		t.Errorf("%v", err)
+	}
+	s := &settings{round: &settingsync.Round{}}
+	if err := w.sendSettings(t.Context(), &want{name: "t", settings: s}, &facts{conn: lostGuest{err: lost}}); err != nil || !errors.As(s.err, &ue) || !slices.Contains(ue.Hints, "aivm status --vm t") {
+		t.Errorf("%v %v", err, s.err)
 	}
 	other, none := errors.New("another"), (*ui.Error)(nil)
 	err = w.remoteCommand(t.Context(), &want{name: "t"}, &facts{conn: lostGuest{err: other}}, []string{"cat"})
