@@ -33,7 +33,8 @@ func (e *Env) Attach(ctx context.Context, o FolderOptions) error {
 	w, f, isNew, err := e.attach(ctx, o)
 	if errors.Is(err, errDetached) {
 		// It was attached when this run looked, and the run it then waited for
-		// took it away: as it is typed, and asked for, it is attached anew.
+		// took it away: it is attached anew, as it was.
+		o.VM, o.Mode, o.Access, o.GuestDst, o.Protect = w.name, string(w.folder.Mode), w.folder.Access, w.folder.GuestDst, w.folder.Protect
 		w, f, isNew, err = e.attach(ctx, o)
 	}
 	if err != nil {

@@ -50,13 +50,8 @@ func (e *Env) converge(ctx context.Context, w *want) (*facts, error) {
 			if !locked && !e.DryRun && e.lockHeld(w.name) {
 				// Half of what was seen may be from before another run's work,
 				// half from after it: it is waited for, and looked at again.
-				release, _, lerr := e.lock(ctx, w.name)
-				if lerr != nil {
-					return nil, lerr
-				}
-				unlock, locked = release, true
-				if rerr := e.refresh(w); rerr != nil {
-					return nil, rerr
+				if err := e.awaitOther(ctx, w); err != nil {
+					return nil, err
 				}
 				e.forgetHost()
 				continue
@@ -241,6 +236,18 @@ func (e *Env) lock(ctx context.Context, vm string) (release func(), waited bool,
 	}
 	e.store = nil
 	return release, waited, err
+}
+
+// awaitOther waits until no other run changes the VM, and reads the store anew.
+// The lock is not kept: what comes next may have to be asked for, and nobody
+// waits for a person at a prompt.
+func (e *Env) awaitOther(ctx context.Context, w *want) error {
+	release, _, err := e.lock(ctx, w.name)
+	if err != nil {
+		return e.resume(err)
+	}
+	release()
+	return e.refresh(w)
 }
 
 // lockHeld reports whether another run changes the VM at this moment.

@@ -53,14 +53,14 @@ func (e *Env) Delete(ctx context.Context, o DeleteOptions) error {
 			return ui.NeedsApproval("%q is not the name; nothing was changed", got)
 		}
 	}
-	release, waited, err := e.lock(ctx, name)
+	release, _, err := e.lock(ctx, name)
 	if err != nil {
 		return err
 	}
 	defer release()
 	defer e.dropLock(name)
 	dd, err = e.lookForDeletion(ctx, name)
-	if waited && (errors.As(err, new(*config.UnknownVMError)) || errors.Is(err, config.ErrNoVM)) {
+	if errors.As(err, new(*config.UnknownVMError)) || errors.Is(err, config.ErrNoVM) {
 		return e.said(name, "missing", "VM %s was deleted meanwhile", name)
 	}
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"aivm.dev/aivm/cloudinit"
 	"aivm.dev/aivm/gitsync"
 	"aivm.dev/aivm/internal/guest"
@@ -190,6 +192,10 @@ func (e *Env) reach(ctx context.Context, w *want, inst *Instance) (guest.Conn, g
 	}
 	w.settings.startEarly(ctx, c)
 	g, err := e.probe(ctx, c, w)
+	if refused := new(ssh.OpenChannelError); errors.As(err, &refused) && w.settings.unneeded() {
+		// A server that allows one session only.
+		g, err = e.probe(ctx, c, w)
+	}
 	if err != nil {
 		_ = c.Close()
 		return nil, guestFacts{}, err

@@ -144,7 +144,7 @@ func (e *Env) readSettings(ctx context.Context, c guest.Conn, w *want, answer []
 		g, err = s.wanted.ParseGuest(out["settings"])
 	}
 	if err != nil {
-		s.round, s.err = nil, err
+		s.round, s.err = nil, e.explainLost(ctx, w.name, err)
 		return
 	}
 	s.round = settingsync.Make(s.wanted, g, time.Now())

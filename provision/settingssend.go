@@ -61,12 +61,17 @@ func (s *settings) startEarly(ctx context.Context, c guest.Conn) {
 	s.receiver = receive(ctx, c)
 }
 
-// unneeded ends a receiver that was given nothing.
-func (s *settings) unneeded() {
-	if s.receiver != nil {
-		_ = s.receiver.in.Close()
-		s.receiver = nil
+// unneeded ends a receiver that was given nothing, and reports whether there
+// was one.
+func (s *settings) unneeded() bool {
+	if s == nil || s.receiver == nil {
+		return false
 	}
+	_ = s.receiver.in.Close()
+	s.receiver.cancel()
+	<-s.receiver.done
+	s.receiver = nil
+	return true
 }
 
 // give sends the archive and returns the program's status.
@@ -129,7 +134,7 @@ func (e *Env) sendSettings(ctx context.Context, w *want, f *facts) error {
 		was := s.round
 		answer, err := f.conn.Probe(ctx, w.settingsProbe())
 		if err != nil {
-			s.err = err
+			s.err = e.explainLost(ctx, w.name, err)
 			return nil
 		}
 		if e.readSettings(ctx, f.conn, w, answer["settings"]); s.round == nil {

@@ -150,10 +150,9 @@ func (e *Env) onDisk(ctx context.Context, o SnapshotOptions, do func(*virt.Domai
 		if err != nil && w != nil && !locked && !e.DryRun && e.lockHeld(w.name) {
 			// Half of what was seen may be from before another run's work, half
 			// from after it: it is waited for, and looked at again.
-			if release, _, err = e.lock(ctx, w.name); err != nil {
-				return nil, e.resume(err)
+			if err := e.awaitOther(ctx, w); err != nil {
+				return nil, err
 			}
-			locked = true
 			continue
 		}
 		if err != nil {
@@ -215,16 +214,21 @@ func (e *Env) onDisk(ctx context.Context, o SnapshotOptions, do func(*virt.Domai
 }
 
 // lookAtDisk finds a VM and reads of its disk what do wants. A domain that is
-// gone before all was read is looked for once more, in libvirt and the store.
+// gone before all was read is looked for once more, and so is its record.
 func (e *Env) lookAtDisk(ctx context.Context, name string, do func(*want, *virt.Domain) error) (w *want, d *virt.Domain, err error) {
 	for range 2 {
 		if w, d, err = e.withDisk(ctx, name); err == nil {
 			err = do(w, d)
 		}
-		if !errors.Is(err, virt.ErrNotFound) {
+		if err == nil || w == nil {
 			break
 		}
-		e.store = nil
+		if rerr := e.refresh(w); rerr != nil {
+			return w, nil, rerr
+		}
+		if name = w.name; !errors.Is(err, virt.ErrNotFound) {
+			break
+		}
 	}
 	return w, d, err
 }

@@ -85,7 +85,10 @@ func (e *Env) explainLost(ctx context.Context, vm string, err error) error {
 		return err
 	}
 	if l, lerr := e.libvirt(ctx); lerr == nil {
-		if d, derr := l.Domain(ctx, vm); errors.Is(derr, virt.ErrNotFound) || derr == nil && d.State != virt.Running {
+		switch d, derr := l.Domain(ctx, vm); {
+		case errors.Is(derr, virt.ErrNotFound):
+			return ui.Failed("%w: the VM is gone", err).Hint("aivm list")
+		case derr == nil && d.State != virt.Running:
 			return ui.Failed("%w: the VM was switched off meanwhile", err).Hint("aivm vm up " + vm)
 		}
 	}

@@ -84,41 +84,68 @@ func vanishing(t *testing.T, before func(w *world)) (w *world, vm string) {
 }
 
 // A VM that another run deletes while it is looked at is said to be gone, in
-// words of aivm, and only once that run is done.
+// words of aivm, and only once that run is done; another one does not take its
+// place.
 func TestAVMThatVanishesWhileItIsLookedAt(t *testing.T) {
-	for _, c := range []struct {
-		what, want string
-		delete     bool // by another run of aivm, which is at it for a moment
+	for what, c := range map[string]struct {
+		want      string
+		delete    bool // by another run of aivm, which is at it for a moment
+		unnamed   bool // the VM is the active one, of two
+		interrupt bool // while that other run is waited for
 	}{
-		{"deleted by another run", "VM not found in config store", true},
-		{"undefined by hand", "does not exist in libvirt", false},
+		"undefined by hand":      {want: "does not exist in libvirt"},
+		"deleted by another run": {want: "was deleted meanwhile", delete: true},
+		"not named":              {want: "was deleted meanwhile", delete: true, unnamed: true},
+		"interrupted":            {want: "interrupted", delete: true, interrupt: true},
 	} {
+		const left = "schema_version = 5\n[[networks]]\nname = \"n\"\n[networks.network]\nname = \"n\"\n[[vms]]\nname = \"left\"\nnetwork_name = \"n\"\n[vms.vm]\nname = \"left\"\n"
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
 		var vm string
-		begin := func(w *world) {
+		var w *world
+		w, vm = vanishing(t, func(w *world) {
 			if !c.delete {
+				close(done)
 				return
 			}
 			release, _, err := lockfile.Lock(t.Context(), w.lockPath(vm), "aivm vm delete", nil)
 			if err != nil {
 				t.Error(err)
-				return
 			}
-			time.AfterFunc(300*time.Millisecond, func() {
-				if err := os.WriteFile(w.StorePath, []byte("schema_version = 5\n"), 0o600); err != nil {
+			time.AfterFunc(time.Second, func() {
+				defer close(done)
+				if c.interrupt {
+					cancel()
+				}
+				if err := os.WriteFile(w.StorePath, []byte(left), 0o600); err != nil {
 					t.Error(err)
 				}
-				w.dropLock(vm)
-				release()
+				if !c.interrupt {
+					w.dropLock(vm)
+					release()
+				}
 			})
+		})
+		o := SnapshotOptions{VM: vm, Name: "s"}
+		if c.unnamed {
+			both, err := os.ReadFile(w.StorePath)
+			if err != nil {
+				t.Fatal(err)
+			}
+			both = fmt.Appendf(nil, "active_vm = %q\n%s%s", vm, both, left[strings.Index(left, "[[vms]]"):])
+			if err := os.WriteFile(w.StorePath, both, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			o.VM = ""
 		}
-		var w *world
-		w, vm = vanishing(t, begin)
-		err := w.Snapshot(t.Context(), SnapshotOptions{VM: vm, Name: "s"})
+		err := w.Snapshot(ctx, o)
+		<-done
+		cancel()
 		if err == nil || !strings.Contains(err.Error(), c.want) || !errors.As(err, new(*ui.Error)) {
-			t.Errorf("%s: snapshot: %v", c.what, err)
+			t.Errorf("%s: snapshot: %v", what, err)
 		}
 		if c.delete != strings.Contains(w.err.String(), "waiting for aivm") {
-			t.Errorf("%s: said: %s", c.what, w.err.String())
+			t.Errorf("%s: said: %s", what, w.err.String())
 		}
 	}
 	w, vm := vanishing(t, func(*world) {})

@@ -16,7 +16,7 @@ END {
 			above[p] = 1
 	for (k = 1; k <= n; k++) {
 		name = failed[k]
-		if (name in above) continue
+		if ((name in above) && said[name] == "") continue
 		count = split(said[name], line, "\n")
 		print "== failed: " name
 		for (i = count > 41 ? count - 40 : 1; i < count; i++) print line[i]
