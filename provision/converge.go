@@ -50,9 +50,10 @@ func (e *Env) converge(ctx context.Context, w *want) (*facts, error) {
 			if !locked && !e.DryRun && e.lockHeld(w.name) {
 				// Half of what was seen may be from before another run's work,
 				// half from after it: it is waited for, and looked at again.
-				if err := e.awaitOther(ctx, w); err != nil {
+				if unlock, err = e.awaitOther(ctx, w); err != nil {
 					return nil, err
 				}
+				locked = true
 				e.forgetHost()
 				continue
 			}
@@ -79,6 +80,10 @@ func (e *Env) converge(ctx context.Context, w *want) (*facts, error) {
 			// refused all the same.
 			f.close()
 			return nil, plan.NoTerminal([]string{why}, e.Rerun)
+		}
+		if asked && e.UI.InTTY {
+			unlock()
+			unlock, locked = func() {}, false
 		}
 		if err := e.Approval.Consent(ctx, e.UI, p, e.later(w), e.Rerun); err != nil {
 			f.close()
@@ -238,16 +243,17 @@ func (e *Env) lock(ctx context.Context, vm string) (release func(), waited bool,
 	return release, waited, err
 }
 
-// awaitOther waits until no other run changes the VM, and reads the store anew.
-// The lock is not kept: what comes next may have to be asked for, and nobody
-// waits for a person at a prompt.
-func (e *Env) awaitOther(ctx context.Context, w *want) error {
-	release, _, err := e.lock(ctx, w.name)
-	if err != nil {
-		return e.resume(err)
+// awaitOther waits until no other run changes the VM, takes the lock, and reads
+// the store anew. release is never nil.
+func (e *Env) awaitOther(ctx context.Context, w *want) (release func(), err error) {
+	if release, _, err = e.lock(ctx, w.name); err != nil {
+		return func() {}, e.resume(err)
 	}
-	release()
-	return e.refresh(w)
+	if err = e.refresh(w); err != nil {
+		release()
+		return func() {}, err
+	}
+	return release, nil
 }
 
 // lockHeld reports whether another run changes the VM at this moment.

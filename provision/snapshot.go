@@ -150,9 +150,10 @@ func (e *Env) onDisk(ctx context.Context, o SnapshotOptions, do func(*virt.Domai
 		if err != nil && w != nil && !locked && !e.DryRun && e.lockHeld(w.name) {
 			// Half of what was seen may be from before another run's work, half
 			// from after it: it is waited for, and looked at again.
-			if err := e.awaitOther(ctx, w); err != nil {
+			if release, err = e.awaitOther(ctx, w); err != nil {
 				return nil, err
 			}
+			locked = true
 			continue
 		}
 		if err != nil {
@@ -173,6 +174,11 @@ func (e *Env) onDisk(ctx context.Context, o SnapshotOptions, do func(*virt.Domai
 		}
 		if p.Empty() {
 			return r, nil
+		}
+		if len(e.Approval.Open(p)) > 0 && e.UI.InTTY {
+			// Nobody waits for a person at a prompt.
+			release()
+			release, locked = func() {}, false
 		}
 		if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
 			return nil, err
