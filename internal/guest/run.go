@@ -153,7 +153,7 @@ type running struct {
 }
 
 func (r *running) session(client *ssh.Client, line string, stdin io.Reader, out, errOut *output) error {
-	s, err := client.NewSession()
+	s, err := newSession(r.ctx, client)
 	if err != nil {
 		return err
 	}
@@ -178,6 +178,26 @@ func (r *running) session(client *ssh.Client, line string, stdin io.Reader, out,
 		return errInputUnread
 	}
 	return err
+}
+
+// sessionPatience is how long a session that is refused is asked for again. A
+// server may allow a few at a time (MaxSessions in sshd_config(5), which can be
+// 1), and counts one for a moment after its command has ended.
+const sessionPatience = 3 * time.Second
+
+func newSession(ctx context.Context, client *ssh.Client) (*ssh.Session, error) {
+	end := time.Now().Add(sessionPatience)
+	for pause := 20 * time.Millisecond; ; pause *= 2 {
+		s, err := client.NewSession()
+		if refused := (*ssh.OpenChannelError)(nil); !errors.As(err, &refused) || time.Now().Add(pause).After(end) {
+			return s, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(pause):
+		}
+	}
 }
 
 func (r *running) terminate() {

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 )
 
 func TestRunPassesEverythingThrough(t *testing.T) {
@@ -33,6 +35,39 @@ func TestRunPassesEverythingThrough(t *testing.T) {
 	exit, err = c.Run(t.Context(), Cmd{Argv: []string{"cat"}, Stdin: bytes.NewReader(all), Stdout: &out})
 	if err != nil || exit != 0 || !bytes.Equal(out.Bytes(), all) {
 		t.Errorf("binary: exit %d, %v, %d bytes", exit, err, out.Len())
+	}
+}
+
+// A server that allows one session at a time serves one command after the other.
+func TestOneSessionAtATime(t *testing.T) {
+	noLeaks(t)
+	s := newServer(t)
+	s.maxSessions = 1
+	c := dial(t, s)
+	for range 3 {
+		if exit, err := c.Run(t.Context(), Cmd{Argv: []string{"true"}}); exit != 0 || err != nil {
+			t.Fatal(exit, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	held := make(chan error, 1)
+	go func() {
+		_, err := c.Run(ctx, Cmd{Argv: []string{"sleep", "60"}})
+		held <- err
+	}()
+	for s.execs.Load() < 4 {
+		time.Sleep(10 * time.Millisecond)
+	}
+	var refused *ssh.OpenChannelError
+	if _, err := c.Run(t.Context(), Cmd{Argv: []string{"true"}}); !errors.As(err, &refused) {
+		t.Errorf("beside one that goes on: %v", err)
+	}
+	cancel()
+	if err := <-held; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if exit, err := c.Run(t.Context(), Cmd{Argv: []string{"true"}}); exit != 0 || err != nil {
+		t.Error(exit, err)
 	}
 }
 

@@ -35,6 +35,8 @@ type server struct {
 	logins      atomic.Int32
 	connections atomic.Int32
 	execs       atomic.Int32
+	sessions    atomic.Int32
+	maxSessions int32 // 0: any number
 
 	mu    sync.Mutex
 	conns map[net.Conn]bool
@@ -129,9 +131,18 @@ func (s *server) serve(c net.Conn) {
 	for nc := range chans {
 		switch nc.ChannelType() {
 		case "session":
+			if n := s.maxSessions; n > 0 && s.sessions.Load() >= n {
+				_ = nc.Reject(ssh.ConnectionFailed, "open failed")
+				continue
+			}
+			s.sessions.Add(1)
 			ch, reqs, err := nc.Accept()
 			if err == nil {
-				s.wg.Go(func() { s.session(sc, ch, reqs) })
+				s.wg.Go(func() {
+					s.session(sc, ch, reqs)
+					time.Sleep(100 * time.Millisecond) // as sshd counts one that has ended
+					s.sessions.Add(-1)
+				})
 			}
 		case "direct-tcpip":
 			var msg struct {
