@@ -29,10 +29,11 @@ type older struct {
 const first = "a201b70f6cf71b08e1d4459693f72e1f1c471fe0"
 
 var olds = []older{
-	// Only the copy of the program that libvirt's hooks run is another.
-	{"the commit before", "HEAD~1", true, regexp.MustCompile(`^host\.hooks$`), regexp.MustCompile(`^domain\.start$`), ""},
+	// Of what was made for the VM nothing; of the machine the copy of the program
+	// that libvirt's hooks run is another.
+	{"the commit before", "HEAD~1", true, regexp.MustCompile(`^host\..*$`), regexp.MustCompile(`^domain\.start$`), ""},
 	// It recorded folders of a VM that is off and bound them at the next start.
-	{"the first one", first, false, regexp.MustCompile(`^(host\.hooks|firewall\.rules:.*|share\.export)$`), regexp.MustCompile(`^(domain\.start|share\.bind:p[12]-.*)$`), "executed"},
+	{"the first one", first, false, regexp.MustCompile(`^(host\..*|firewall\.rules:.*|share\.export)$`), regexp.MustCompile(`^(domain\.start|share\.bind:p[12]-.*)$`), "executed"},
 }
 
 // never are actions that would make anew what is there.
