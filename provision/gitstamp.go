@@ -64,6 +64,7 @@ func (e *Env) keepStamp(w *want) {
 
 // forgetStamps removes those of a VM that is gone.
 func (e *Env) forgetStamps(vm string) {
+	_ = os.Remove(e.settingsStampPath(vm))
 	l, _ := filepath.Glob(filepath.Join(e.SSH.VMDir(vm), "git-*.json"))
 	for _, f := range l {
 		_ = os.Remove(f)

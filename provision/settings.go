@@ -65,6 +65,7 @@ func (e *Env) wantSettings(w *want, o SyncOptions, found *editor.Found) {
 		opts.Overwrite = *o.Overwrite
 	}
 	w.settings = &settings{wanted: settingsync.Gather(opts)}
+	w.settings.wanted.Known = e.knownSettings(w.name)
 }
 
 // untrusted are the folders some guest can write.
@@ -135,6 +136,7 @@ func (e *Env) readSettings(ctx context.Context, c guest.Conn, w *want, answer []
 		s.err = err
 		return
 	}
+	e.keepSettings(w, g.State)
 	s.round = settingsync.Make(s.wanted, g, time.Now())
 	if !s.round.Unsure {
 		return

@@ -3,6 +3,7 @@ package settingsync
 import (
 	"bytes"
 	"cmp"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -250,7 +251,9 @@ func (r *Round) Archive(failed map[string]bool) ([]byte, error) {
 	for _, k := range slices.Sorted(maps.Keys(man.Files)) {
 		out.step("seen", p(k))
 	}
-	out.step("sync", string(b)+"\x00")
+	id := make([]byte, idSize)
+	_, _ = rand.Read(id) // never fails (crypto/rand)
+	out.step("sync", fmt.Sprintf("{\"id\":\"%x\",\n%s\x00", id, b[1:]))
 	out.step("end")
 	return out.Bytes(), nil
 }

@@ -16,6 +16,8 @@ func FuzzGuestAnswer(f *testing.F) {
 		"f 644 12 ./.bashrc\x00"+zero+"  ./.bashrc\x00text 0 {}\x00end\x00"), true)
 	f.Add([]byte("aivm-sync 1\x00home /h\x00El 777 1 ./.bashrc\x00L/etc/passwd\x00Ed 755 1 ./.config\x00server 0 ./x\x00served 0\x00extensions 0 a.b-1.2.3\x00end\x00"), false)
 	f.Add([]byte("aivm-sync 1\x00home \x00end\x00"), true)
+	f.Add([]byte("aivm-sync 1\x00home /h\x00known\x00Ef 644 12 ./.bashrc\x00end\x00"), true)
+	known := State("{\"id\":\"" + strings.Repeat("0b", 16) + "\",\n\"schema\":1,\"files\":{\".bashrc\":{\"sum\":\"" + zero + "\"}},\"settings\":{},\"ext\":{}}\x00S12 ./.bashrc\x00")
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	f.Fuzz(func(t *testing.T, answer []byte, overwrite bool) {
 		data := []byte("alias ll='ls -l'\n")
@@ -27,7 +29,7 @@ func FuzzGuestAnswer(f *testing.F) {
 			Items:    []Item{{Host: "/home/me/.bashrc", Guest: ".bashrc", Mode: 0o644, Time: now, Data: data, Sum: sum(data)}, {Host: "/home/me/.config/x", Guest: ".config/x", Link: "y", Sum: "-> y"}},
 			Dirs:     []Dir{{Guest: ".config", Mode: 0o755}},
 			Settings: []Setting{{EditorPlace: EditorPlace{Name: "code", Target: ".vscode-server/data/Machine/settings.json"}, Filtered: Filtered{Text: "{\"a\":1}\n", Plain: `{"a":1}`}}},
-			roots:    []string{".bashrc", ".config/x"},
+			roots:    []string{".bashrc", ".config/x"}, Known: known,
 		}
 		g, err := w.ParseGuest(answer)
 		if err != nil {

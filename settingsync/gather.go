@@ -103,6 +103,7 @@ type Wanted struct {
 	Problems []Problem
 	Client   bool     // keybindings or snippets are listed
 	GitLeft  []string // what the filter of git configurations left out
+	Known    State    // what was read of the guest at an earlier time, if anything
 	roots    []string // guest paths of what is listed
 	total    int
 	names    int

@@ -1,10 +1,12 @@
 package settingsync
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -27,6 +29,28 @@ type Manifest struct {
 	Told     []string                   `json:"told,omitempty"`       // said once already
 	Ext      map[string][]string        `json:"extensions,omitempty"` // server -> ids that are there
 }
+
+// State is what the guest keeps, whole: the manifest, a NUL, and what find said
+// of each file, each with a NUL. Its first line carries a number made for it
+// so who has read it once need not read it again.
+type State string
+
+// id is the state's number, "" if it has none, as those of earlier versions.
+func (s State) id() string {
+	head, rest, ok := strings.Cut(string(s), "\n")
+	id, quoted := strings.CutPrefix(head, `{"id":"`)
+	id, comma := strings.CutSuffix(id, `",`)
+	if b, err := hex.DecodeString(id); !ok || !quoted || !comma || err != nil || len(b) != idSize || rest == "" {
+		return ""
+	}
+	return id
+}
+
+// idSize is that of a state's number, in bytes.
+const idSize = 16
+
+// maxState is what is read of it.
+const maxState = 600000
 
 // Entry is one file as it was sent.
 type Entry struct {
@@ -53,6 +77,7 @@ type Guest struct {
 	Extensions map[string][]string
 	Served     map[string]bool // server folders that hold a server
 	Full       bool            // contents were looked at
+	State      State           // if it was read, and is worth keeping
 	stats      map[string]string
 }
 
@@ -71,19 +96,27 @@ func guestPath(p string) string {
 // Probe is the guest's piece of the one probe script. It never fails and never
 // waits: what a guest put in place of a file (a pipe, a link) is looked at, not
 // opened. Each program it starts costs an emulated guest 50 ms at every launch,
-// so where something was sent before it is two: the state we left there, and
-// one look at the files. Contents are read only where nothing was ever sent.
+// so where something was sent before it is two: the state we left there, unless
+// it is known, and one look at the files. Contents are read only where nothing was ever sent.
 func (w *Wanted) Probe() string {
-	state := shellescape.Quote("./" + stateFile)
-	return probeHead + "if [ -f " + state + " ]; then printf 'state '; head -c 600000 " + state + "; printf '\\0'\n" +
+	read := readState
+	if id := w.Known.id(); id != "" {
+		// Read line by line, by the shell itself: the first one is short.
+		read = "l=; IFS= read -r l <" + stateWord + "\nif [ \"$l\" = '{\"id\":\"" + id + "\",' ]; then printf 'known\\0'; else " + readState + "; fi"
+	}
+	return probeHead + "if [ -f " + stateWord + " ]; then " + read + "\n" +
 		w.servedScript() + w.find(false) + "else\n" + w.detail() + "fi\n" + probeTail
 }
 
 // DetailProbe asks for contents where the state is not enough.
 func (w *Wanted) DetailProbe() string {
-	state := shellescape.Quote("./" + stateFile)
-	return probeHead + "[ ! -f " + state + " ] || { printf 'state '; head -c 600000 " + state + "; printf '\\0'; }\n" + w.detail() + probeTail
+	return probeHead + "[ ! -f " + stateWord + " ] || { " + readState + "; }\n" + w.detail() + probeTail
 }
+
+var (
+	stateWord = shellescape.Quote("./" + stateFile)
+	readState = fmt.Sprintf("printf 'state '; head -c %d %s; printf '\\0'", maxState, stateWord)
+)
 
 const (
 	probeHead = "cd || exit 0\nexec 2>/dev/null\nprintf 'aivm-sync 1\\0home %s\\0' \"$PWD\"\n"
@@ -177,14 +210,21 @@ func (w *Wanted) ParseGuest(answer []byte) (Guest, error) {
 		Extensions: map[string][]string{}, Served: map[string]bool{}, stats: map[string]string{},
 	}
 	records := strings.Split(string(answer), "\x00")
+	if len(records) > 2 && records[2] == "known" {
+		state := strings.Split("state "+strings.TrimSuffix(string(w.Known), "\x00"), "\x00")
+		records = slices.Concat(records[:2], state, records[3:])
+	}
 	if len(records) < 3 || records[0] != "aivm-sync 1" {
 		return g, errors.New("the guest's answer about its settings makes no sense")
 	}
 	if records[len(records)-2] != "end" {
 		return g, errors.New("the guest's answer about its settings is cut short")
 	}
-	last := ""
+	last, state := "", false
 	for _, r := range records[1 : len(records)-2] {
+		if state = state && strings.HasPrefix(r, "S"); state {
+			g.State += State(r + "\x00")
+		}
 		word, rest, _ := strings.Cut(r, " ")
 		switch {
 		case word == "home":
@@ -192,7 +232,7 @@ func (w *Wanted) ParseGuest(answer []byte) (Guest, error) {
 		case word == "full":
 			g.Full = true
 		case word == "state":
-			g.Manifest = readManifest(rest)
+			g.Manifest, g.State, state = readManifest(rest), State(rest+"\x00"), true
 		case strings.HasPrefix(r, "S"):
 			if stat, p, ok := strings.Cut(r[1:], " "); ok {
 				g.stats[strings.TrimPrefix(p, "./")] = stat
@@ -219,6 +259,9 @@ func (w *Wanted) ParseGuest(answer []byte) (Guest, error) {
 	}
 	if !path.IsAbs(g.Home) {
 		return g, errors.New("the guest does not say where its home is")
+	}
+	if g.State.id() == "" || g.State == w.Known || len(g.State) >= maxState {
+		g.State = ""
 	}
 	// A file nobody touched since is what it was then.
 	for p, f := range g.Files {

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // machine is a host home and a guest home on this machine; the guest's side of
@@ -20,7 +22,9 @@ type machine struct {
 	host, guest string
 	opts        Options
 	now         time.Time
-	detailed    bool // the last look needed a second probe
+	detailed    bool  // the last look needed a second probe
+	known       State // of the guest, as a caller keeps it
+	answered    int   // bytes of the guest's last answer
 }
 
 func newMachine(t *testing.T) *machine {
@@ -100,12 +104,17 @@ func (m *machine) ask(w *Wanted, script string) Guest {
 	if err != nil {
 		m.t.Fatalf("%v\n%q", err, out)
 	}
+	m.answered = len(out)
+	if g.State != "" {
+		m.known = g.State
+	}
 	return g
 }
 
 func (m *machine) look() (*Wanted, *Round) {
 	m.t.Helper()
 	w := Gather(m.opts)
+	w.Known = m.known
 	m.now = m.now.Add(time.Second)
 	m.detailed = false
 	r := Make(w, m.ask(w, w.Probe()), m.now)
@@ -314,6 +323,51 @@ func TestChangedMeanwhileAndFailures(t *testing.T) {
 	manifest, _, _ := strings.Cut(m.read(stateFile), "\x00")
 	if man := readManifest(manifest); len(man.Files) != 1 || man.Files["f"].Sum == "" {
 		t.Errorf("%+v", man)
+	}
+}
+
+// What was read of the guest's state once is not read again, and only what is
+// known of that very state is taken for it.
+func TestTheStateIsReadOnce(t *testing.T) {
+	m := newMachine(t)
+	for _, f := range []string{"a", "b", "c"} {
+		m.write(m.host, f, strings.Repeat(f, 100), 0o644)
+		m.opts.Paths = append(m.opts.Paths, "~/"+f)
+	}
+	m.sync()
+	if string(m.known) != m.read(stateFile) || m.known.id() == "" {
+		t.Fatalf("kept %q of %q", m.known, m.read(stateFile))
+	}
+	m.known = ""
+	_, r := m.look()
+	whole := m.answered
+	if _, r2 := m.look(); m.answered > whole-len(m.known)+20 || !r2.Empty() || !cmp.Equal(r.manifest, r2.manifest) {
+		t.Errorf("%d bytes, with all of it %d: %+v", m.answered, whole, r2.manifest)
+	}
+	was := m.known
+	m.write(m.guest, "a", "the guest's", 0o644)
+	if _, r := m.look(); r.Empty() || m.known != was {
+		t.Error("a file that changed in the guest is not seen")
+	}
+	// Another machine of the same person's was here.
+	m.write(m.host, "a", "new", 0o644)
+	m.known = ""
+	m.sync()
+	m.known = was
+	if _, r := m.look(); !r.Empty() || m.known == was {
+		t.Errorf("what is known of another state was taken: %v", r.Targets())
+	}
+	// As an earlier version left it: without a number.
+	old := m.read(stateFile)
+	m.write(m.guest, stateFile, "{"+old[strings.Index(old, "\n")+1:], 0o600)
+	was = m.known
+	if _, r := m.look(); !r.Empty() || m.known != was {
+		t.Errorf("an older state: %v", r.Targets())
+	}
+	for _, s := range []State{"", "{}", "{\"id\":\"00\",\nx", State("{\"id\":\"" + strings.Repeat("0", 31) + "'\",\nx"), State("{\"id\":\"" + strings.Repeat("0", 32) + "\",\n")} {
+		if s.id() != "" {
+			t.Errorf("%q has the number %q", s, s.id())
+		}
 	}
 }
 
