@@ -73,11 +73,14 @@ func (e *Env) Adopt(ctx context.Context, o AdoptOptions) error {
 	if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
 		return err
 	}
-	err = e.stop(ctx, name, p, func(ctx context.Context) (plan.Plan, error) {
+	err = e.stop(ctx, name, func(ctx context.Context) (plan.Plan, error) {
+		was := a
 		if a, err = e.lookForAdoption(ctx, name); err != nil || a.domain.Mark.By(e.UID) {
-			return plan.Plan{}, err // the other run was an adoption, too
+			return plan.Plan{}, err // another run was an adoption, too
 		}
-		if err := e.vouch(ctx, a, o); err != nil {
+		if a.domain.UUID == was.domain.UUID && a.ip == was.ip {
+			a.key, a.known = was.key, was.known
+		} else if err := e.vouch(ctx, a, o); err != nil {
 			return plan.Plan{}, err
 		}
 		return e.planAdoption(ctx, a)
@@ -116,7 +119,12 @@ func (e *Env) lookForAdoption(ctx context.Context, name string) (*adoption, erro
 		return nil, ui.Refused("VM %q has no network device in a network of libvirt's, so aivm could not reach it", w.name).
 			Hint("virsh -c qemu:///system domiflist " + w.name)
 	}
-	if a.network, err = a.conn.Network(ctx, a.domain.Network); err != nil {
+	a.network, err = a.conn.Network(ctx, a.domain.Network)
+	if errors.Is(err, virt.ErrNotFound) {
+		return nil, ui.Refused("network %q of VM %q does not exist", a.domain.Network, w.name).
+			Hint("virsh -c qemu:///system net-list --all", "virsh -c qemu:///system edit "+w.name)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if m := a.network.Mark; m.Ours && !m.By(e.UID) {
@@ -124,7 +132,7 @@ func (e *Env) lookForAdoption(ctx context.Context, name string) (*adoption, erro
 	}
 	if a.network.Active {
 		ip, err := a.conn.LeaseOf(ctx, a.network.Name, a.domain.MAC)
-		if err != nil {
+		if err != nil && !errors.Is(err, virt.ErrNotFound) { // it has just gone
 			return nil, err
 		}
 		a.ip, a.leased = ip, ip.IsValid() && a.domain.State != virt.Off

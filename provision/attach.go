@@ -33,8 +33,11 @@ func (e *Env) Attach(ctx context.Context, o FolderOptions) error {
 	w, f, isNew, err := e.attach(ctx, o)
 	if errors.Is(err, errDetached) {
 		// It was attached when this run looked, and the run it then waited for
-		// took it away: it is attached anew, as it was.
-		o.VM, o.Mode, o.Access, o.GuestDst, o.Protect = w.name, string(w.folder.Mode), w.folder.Access, w.folder.GuestDst, w.folder.Protect
+		// took it away: it is attached anew, as it was, or as the folder around it.
+		o.VM, o.Mode, o.Access, o.Protect = w.name, string(w.folder.Mode), w.folder.Access, w.folder.Protect
+		if w.git == nil {
+			o.GuestDst = w.openAt
+		}
 		w, f, isNew, err = e.attach(ctx, o)
 	}
 	if err != nil {

@@ -175,6 +175,8 @@ func TestBanner(t *testing.T) {
 			if err != nil {
 				return
 			}
+			// Held: one nobody holds is closed when garbage is collected.
+			t.Cleanup(func() { _ = c.Close() })
 			_, _ = c.Write([]byte(<-says))
 		}
 	}()

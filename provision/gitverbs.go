@@ -173,7 +173,7 @@ func (e *Env) GitStatus(ctx context.Context, o GitOptions) error {
 		if g.State == gitsync.Clone {
 			dirty, err := gitsync.GuestStatus(ctx, e.peer(ctx, w, f))
 			if err != nil {
-				return err
+				return e.explainLost(ctx, w.name, err)
 			}
 			r.Guest.Dirty = append(r.Guest.Dirty, dirty...)
 			for name := range gitsync.News(h, g) {
@@ -271,7 +271,7 @@ func (e *Env) gitTheirs(ctx context.Context, o GitOptions) (*want, string, error
 			w.git.release = nil
 		}
 		if err != nil {
-			return nil, "", err
+			return nil, "", e.explainLost(ctx, w.name, err)
 		}
 	}
 	h := w.git.host.Value

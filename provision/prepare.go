@@ -77,8 +77,8 @@ func (e *Env) Prepare(ctx context.Context, o PrepareOptions) error {
 	if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
 		return err
 	}
-	ran := pr.d.State != virt.Off
-	err = e.prepareAlone(ctx, o, pr)
+	o.Name = pr.w.name
+	ran, err := e.prepareAlone(ctx, o, pr)
 	if ran && ctx.Err() == nil {
 		err = errors.Join(err, e.startAgain(ctx, pr.w.name))
 	}
@@ -94,7 +94,7 @@ func (e *Env) Prepare(ctx context.Context, o PrepareOptions) error {
 }
 
 // lookForPrepare finds the VM, its disk, and whatever speaks against it.
-func (e *Env) lookForPrepare(ctx context.Context, o PrepareOptions) (*preparation, error) {
+func (e *Env) lookForPrepare(ctx context.Context, o PrepareOptions) (_ *preparation, err error) {
 	ref := image.Ref{Kind: image.KindLocal, Name: o.As}
 	if e.Cache.Has(ref) && !o.Replace {
 		return nil, ui.Refused("there is an image %s already", o.As).Hint("to let the name go to the new one: "+ui.AddFlag(e.Rerun, "--replace"), "aivm image list")
@@ -106,6 +106,14 @@ func (e *Env) lookForPrepare(ctx context.Context, o PrepareOptions) (*preparatio
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err == nil {
+			return
+		}
+		if gone := e.refresh(w); gone != nil {
+			err = gone // another run has deleted it
+		}
+	}()
 	if d == nil {
 		return nil, ui.Refused("VM %q is not made yet", w.name).Hint("aivm vm up " + w.name)
 	}
@@ -175,48 +183,62 @@ func (e *Env) planPrepare(ctx context.Context, pr *preparation) (plan.Plan, erro
 }
 
 // prepareAlone does it under the VM's lock, and takes the copy away at the end,
-// however it ended.
-func (e *Env) prepareAlone(ctx context.Context, o PrepareOptions, pr *preparation) error {
-	release, waited, err := e.lock(ctx, pr.w.name)
+// however it ended. ran says that the VM ran before. Another run may have
+// switched it on or off since it was looked at first: what then is to be done
+// beyond what was agreed to is asked for, with the lock given back.
+func (e *Env) prepareAlone(ctx context.Context, o PrepareOptions, pr *preparation) (ran bool, err error) {
+	release, _, err := e.lock(ctx, o.Name)
 	if err != nil {
-		return err
+		return false, err
 	}
-	defer release()
-	if waited {
-		again, err := e.lookForPrepare(ctx, o)
-		if err != nil {
-			return err
-		}
-		*pr = *again
-	}
-	name, key := pr.w.name, e.key(pr.w.name)
+	defer func() { release() }()
+	key, begun := e.key(o.Name), false
 	defer func() {
+		if !begun {
+			return
+		}
 		// Under a context of its own: what is temporary goes also after Ctrl-C.
 		dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		defer cancel()
-		if derr := domain.DropCopy(dctx, pr.l, name, key, e.UID, pr.pool.Name); derr != nil {
-			e.UI.Warn("the copy of VM %s could not be removed: %v; the next run that starts it or makes an image of it does", name, derr)
+		if derr := domain.DropCopy(dctx, pr.l, o.Name, key, e.UID, pr.pool.Name); derr != nil {
+			e.UI.Warn("the copy of VM %s could not be removed: %v; the next run that starts it or makes an image of it does", o.Name, derr)
 		}
 	}()
 	for range maxRounds {
+		now, err := e.lookForPrepare(ctx, o)
+		if err != nil {
+			return ran, err
+		}
+		*pr = *now
 		p, err := e.planPrepare(ctx, pr)
 		if err != nil {
-			return err
+			return ran, err
+		}
+		if len(e.Approval.Open(p)) > 0 {
+			release()
+			release = func() {}
+			if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
+				return ran, err
+			}
+			unlock, _, err := e.lock(ctx, o.Name)
+			if err != nil {
+				return ran, err
+			}
+			release = unlock
+			continue
+		}
+		if !begun {
+			ran, begun = pr.d.State != virt.Off, true
 		}
 		stale, err := e.run(ctx, p)
 		if err != nil {
-			return err
+			return ran, err
 		}
 		if !stale {
-			return e.finishLeaving(ctx, name)
+			return ran, e.finishLeaving(ctx, o.Name)
 		}
-		again, err := e.lookForPrepare(ctx, o)
-		if err != nil {
-			return err
-		}
-		*pr = *again
 	}
-	return ui.Failed("the host keeps changing under aivm, %d looks were not enough", maxRounds).Hint("try again: " + e.Rerun)
+	return ran, ui.Failed("the host keeps changing under aivm, %d looks were not enough", maxRounds).Hint("try again: " + e.Rerun)
 }
 
 // startAgain brings a VM back that ran before.

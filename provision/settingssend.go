@@ -27,15 +27,16 @@ type receiver struct {
 	err         error
 }
 
-// receive starts it. It outlives ctx, up to the end of the connection.
-func receive(ctx context.Context, c guest.Conn) *receiver {
+// receive starts it; spare says that it is not needed yet. It outlives ctx, up
+// to the end of the connection.
+func receive(ctx context.Context, c guest.Conn, spare bool) *receiver {
 	in, w := io.Pipe()
 	r := &receiver{conn: c, in: w, done: make(chan struct{})}
 	ctx, r.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	go func() {
 		defer close(r.done)
 		defer r.cancel()
-		r.code, r.err = c.Run(ctx, guest.Cmd{Argv: settingsync.Command(), Stdin: in, Stdout: &limited{b: &r.out}, Stderr: &limited{b: &r.stderr}})
+		r.code, r.err = c.Run(ctx, guest.Cmd{Argv: settingsync.Command(), Stdin: in, Stdout: &limited{b: &r.out}, Stderr: &limited{b: &r.stderr}, Spare: spare})
 		_ = in.Close()
 	}()
 	return r
@@ -58,7 +59,7 @@ func (s *settings) startEarly(ctx context.Context, c guest.Conn) {
 		return
 	}
 	s.unneeded()
-	s.receiver = receive(ctx, c)
+	s.receiver = receive(ctx, c, true)
 }
 
 // unneeded ends a receiver that was given nothing, and reports whether there
@@ -99,7 +100,7 @@ func (e *Env) sendSettings(ctx context.Context, w *want, f *facts) error {
 		sent += int64(len(b))
 		r := s.receiver
 		if s.receiver = nil; r == nil || r.conn != f.conn || r.ended() {
-			r = receive(ctx, f.conn)
+			r = receive(ctx, f.conn, false)
 		}
 		code, err := r.give(ctx, b)
 		if ctx.Err() != nil {

@@ -134,7 +134,7 @@ func (e *Env) onDisk(ctx context.Context, o SnapshotOptions, do func(*virt.Domai
 	release := func() {}
 	defer func() { release() }()
 	r := &diskRun{}
-	locked := false
+	locked, begun := false, false
 	for round := 0; ; round++ {
 		if round == maxRounds {
 			return nil, ui.Failed("the VM keeps changing under aivm").Hint("try again: " + e.Rerun)
@@ -160,7 +160,8 @@ func (e *Env) onDisk(ctx context.Context, o SnapshotOptions, do func(*virt.Domai
 			return nil, err
 		}
 		r.w = w
-		if r.was == "" {
+		if !begun {
+			// Another run may have started or stopped it since the last look.
 			r.was = d.State
 		}
 		if e.DryRun {
@@ -191,6 +192,7 @@ func (e *Env) onDisk(ctx context.Context, o SnapshotOptions, do func(*virt.Domai
 			release, locked = unlock, true
 			continue
 		}
+		begun = true
 		again, err := e.run(ctx, p)
 		if err != nil {
 			return nil, e.resume(err)

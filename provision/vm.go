@@ -120,7 +120,7 @@ func (e *Env) Down(ctx context.Context, name string, force bool) error {
 		}
 		return e.said(w.name, "off", "VM %s is not running", w.name)
 	}
-	if err := e.stop(ctx, w.name, p, e.stopAgain(w.name, force)); err != nil {
+	if err := e.stop(ctx, w.name, e.stopAgain(w.name, force)); err != nil {
 		return err
 	}
 	return e.said(w.name, "off", "VM %s is off", w.name)
@@ -140,24 +140,26 @@ func (e *Env) Restart(ctx context.Context, name string, force bool) error {
 		p.Add(plan.Action{ID: "domain.start", Why: "start the VM " + w.name, Shows: []string{"virsh start " + w.name}})
 		return e.printPlain("restart", w.name, p)
 	}
-	if err := e.stop(ctx, w.name, p, e.stopAgain(w.name, force)); err != nil {
+	if err := e.stop(ctx, w.name, e.stopAgain(w.name, force)); err != nil {
 		return err
 	}
 	return e.Up(ctx, w.name)
 }
 
-// stop applies a plan that may stop a VM, alone on that VM. Who had to wait
-// looks again: the other run may have stopped it, or deleted it.
-func (e *Env) stop(ctx context.Context, vm string, p plan.Plan, again func(context.Context) (plan.Plan, error)) error {
-	release, waited, err := e.lock(ctx, vm)
+// stop applies a plan that may stop a VM, alone on that VM. It is made under
+// the lock: another run may have stopped the VM, or deleted it.
+func (e *Env) stop(ctx context.Context, vm string, again func(context.Context) (plan.Plan, error)) error {
+	release, _, err := e.lock(ctx, vm)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if waited {
-		if p, err = again(ctx); err != nil {
-			return err
-		}
+	p, err := again(ctx)
+	if err != nil {
+		return err
+	}
+	if len(e.Approval.Open(p)) > 0 {
+		return ui.Failed("VM %s was changed meanwhile, and what would be done now was not agreed to", vm).Hint(e.Rerun)
 	}
 	if err := e.apply(ctx, p); err != nil {
 		return err

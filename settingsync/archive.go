@@ -151,10 +151,14 @@ for (@steps) {
 		my $state = state($f[0]);
 		defined $state ? $states .= $state : push @seen, $f[0];
 	} elsif ($op eq "sync") {
-		open my $o, ">>", $f[0] or give("$f[0]: $!");
+		my ($id, $at) = @f;
+		open my $o, ">>", $at or give("$at: $!");
 		print $o $states;
 		print $o out(["find"], ["-maxdepth", "0", "-type", "f", "-printf", 'S` + statFormat + ` %p\0'], @seen) if @seen;
-		close $o and rename $f[0], "` + stateFile + `" or give("` + stateFile + `: $!");
+		my @old = grep { /^sync\.\w{32}$/ } names($s);
+		link $at, "` + stateFile + `.$id"; # if it cannot be, the state is read every time
+		close $o and rename $at, "` + stateFile + `" or give("` + stateFile + `: $!");
+		unlink map { "$s/$_" } @old;
 	}
 }
 `
@@ -253,7 +257,7 @@ func (r *Round) Archive(failed map[string]bool) ([]byte, error) {
 	}
 	id := make([]byte, idSize)
 	_, _ = rand.Read(id) // never fails (crypto/rand)
-	out.step("sync", fmt.Sprintf("{\"id\":\"%x\",\n%s\x00", id, b[1:]))
+	out.step("sync", fmt.Sprintf("%x", id), fmt.Sprintf("{\"id\":\"%x\",\n%s\x00", id, b[1:]))
 	out.step("end")
 	return out.Bytes(), nil
 }

@@ -31,8 +31,9 @@ type Manifest struct {
 }
 
 // State is what the guest keeps, whole: the manifest, a NUL, and what find said
-// of each file, each with a NUL. Its first line carries a number made for it
-// so who has read it once need not read it again.
+// of each file, each with a NUL. Its first line carries a number made for it,
+// which is a further name of the file as well: who has read it once need not
+// read it again.
 type State string
 
 // id is the state's number, "" if it has none, as those of earlier versions.
@@ -101,8 +102,8 @@ func guestPath(p string) string {
 func (w *Wanted) Probe() string {
 	read := readState
 	if id := w.Known.id(); id != "" {
-		// Read line by line, by the shell itself: the first one is short.
-		read = "l=; IFS= read -r l <" + stateWord + "\nif [ \"$l\" = '{\"id\":\"" + id + "\",' ]; then printf 'known\\0'; else " + readState + "; fi"
+		// -ef: the same file. Every sh of a Linux has it built in, and POSIX.1-2024.
+		read = "if [ " + stateWord + " -ef " + stateWord + "." + id + " ]; then printf 'known\\0'; else " + readState + "; fi"
 	}
 	return probeHead + "if [ -f " + stateWord + " ]; then " + read + "\n" +
 		w.servedScript() + w.find(false) + "else\n" + w.detail() + "fi\n" + probeTail

@@ -357,7 +357,10 @@ func TestTheStateIsReadOnce(t *testing.T) {
 	if _, r := m.look(); !r.Empty() || m.known == was {
 		t.Errorf("what is known of another state was taken: %v", r.Targets())
 	}
-	// As an earlier version left it: without a number.
+	if names, err := filepath.Glob(filepath.Join(m.guest, stateFile+".*")); err != nil || len(names) != 1 || !strings.HasSuffix(names[0], m.known.id()) {
+		t.Errorf("further names of the state: %q %v", names, err)
+	}
+	// As an earlier version left it: without a number, and in one line.
 	old := m.read(stateFile)
 	m.write(m.guest, stateFile, "{"+old[strings.Index(old, "\n")+1:], 0o600)
 	was = m.known

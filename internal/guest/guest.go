@@ -58,6 +58,9 @@ type Cmd struct {
 	Argv           []string
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
+	// Spare: it is run only if the server has a session to spare at once, and
+	// does not wait for one that others need.
+	Spare bool
 }
 
 // Conn is a connection to a guest, logged in. Calls may follow each other in

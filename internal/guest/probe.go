@@ -51,7 +51,7 @@ func (c *conn) Probe(ctx context.Context, ps []Probe) (map[string][]byte, error)
 	frames := &frames{mark: []byte(mark), ps: ps, out: make(map[string][]byte, len(ps))}
 	stderr := tail{limit: MaxAnswer}
 	script := strings.NewReader(probeScript(mark, ps))
-	_, err := c.exec(ctx, "exec sh -s", script, frames, &stderr)
+	_, err := c.exec(ctx, "exec sh -s", false, script, frames, &stderr)
 	if err != nil {
 		if at := frames.current(); at != "" && frames.begun {
 			return frames.out, &StuckError{At: at, Err: err}

@@ -26,7 +26,7 @@ func (c *conn) Run(ctx context.Context, cmd Cmd) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	exit, err := c.exec(ctx, line, cmd.Stdin, cmd.Stdout, cmd.Stderr)
+	exit, err := c.exec(ctx, line, cmd.Spare, cmd.Stdin, cmd.Stdout, cmd.Stderr)
 	if err != nil {
 		return -1, fmt.Errorf("running %s in the guest: %w", quoteArgs(cmd.Argv), err)
 	}
@@ -69,7 +69,7 @@ func commandLine(argv []string) (string, error) {
 }
 
 // exec runs one command line. A nil error means that a status came.
-func (c *conn) exec(parent context.Context, line string, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
+func (c *conn) exec(parent context.Context, line string, spare bool, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
 	if err := parent.Err(); err != nil {
 		return -1, err
 	}
@@ -84,7 +84,7 @@ func (c *conn) exec(parent context.Context, line string, stdin io.Reader, stdout
 	defer errOut.shut()
 
 	result := make(chan error, 1)
-	go func() { result <- r.session(c.client, line, stdin, out, errOut) }()
+	go func() { result <- r.session(c.client, line, spare, stdin, out, errOut) }()
 
 	var err error
 	stopped := false
@@ -152,8 +152,8 @@ type running struct {
 	failed error // of the caller's streams
 }
 
-func (r *running) session(client *ssh.Client, line string, stdin io.Reader, out, errOut *output) error {
-	s, err := newSession(r.ctx, client)
+func (r *running) session(client *ssh.Client, line string, spare bool, stdin io.Reader, out, errOut *output) error {
+	s, err := newSession(r.ctx, client, spare)
 	if err != nil {
 		return err
 	}
@@ -185,11 +185,13 @@ func (r *running) session(client *ssh.Client, line string, stdin io.Reader, out,
 // 1), and counts one for a moment after its command has ended.
 const sessionPatience = 3 * time.Second
 
-func newSession(ctx context.Context, client *ssh.Client) (*ssh.Session, error) {
+func newSession(ctx context.Context, client *ssh.Client, spare bool) (*ssh.Session, error) {
 	end := time.Now().Add(sessionPatience)
 	for pause := 20 * time.Millisecond; ; pause *= 2 {
 		s, err := client.NewSession()
-		if refused := (*ssh.OpenChannelError)(nil); !errors.As(err, &refused) || time.Now().Add(pause).After(end) {
+		var refused *ssh.OpenChannelError
+		if !errors.As(err, &refused) || spare || time.Now().Add(pause).After(end) ||
+			refused.Reason != ssh.ConnectionFailed && refused.Reason != ssh.ResourceShortage {
 			return s, err
 		}
 		select {

@@ -62,6 +62,10 @@ func TestOneSessionAtATime(t *testing.T) {
 	if _, err := c.Run(t.Context(), Cmd{Argv: []string{"true"}}); !errors.As(err, &refused) {
 		t.Errorf("beside one that goes on: %v", err)
 	}
+	began := time.Now()
+	if _, err := c.Run(t.Context(), Cmd{Argv: []string{"true"}, Spare: true}); !errors.As(err, &refused) || time.Since(began) > sessionPatience/2 {
+		t.Errorf("a spare one: %v after %s", err, time.Since(began))
+	}
 	cancel()
 	if err := <-held; !errors.Is(err, context.Canceled) {
 		t.Error(err)

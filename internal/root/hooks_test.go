@@ -292,6 +292,24 @@ func TestWallOfAnotherUser(t *testing.T) {
 	if err != nil || m.Owner != 1000 || !m.Wall.Same(w) || len(m.Digest) != 64 {
 		t.Errorf("%+v %v", m, err)
 	}
+	// A VM was made since the caller looked: libvirt keeps an address for it. One
+	// that is deleted has none any more.
+	const kept = "<dhcp><host mac='52:54:00:AA:00:09' ip='10.99.0.9'/><host mac='52:54:00:aa:00:08' ip='192.0.2.8'/><host name='x' ip='10.99.0.7'/></dhcp>"
+	define("1000", "b")
+	def := filepath.Join(networkXML, "n.xml")
+	b, err := os.ReadFile(def)
+	must(t, err)
+	must(t, os.WriteFile(def, []byte(strings.Replace(string(b), "prefix='24'/>", "prefix='24'>"+kept+"</ip>", 1)), 0o600))
+	must(t, as(1000, Nft{Wall: w}))
+	both := w.With("52:54:00:aa:00:09", netip.MustParseAddr("10.99.0.9"))
+	if m, err := ReadNetManifest("n"); err != nil || !m.Wall.Same(both) || m.Wall.Same(w) {
+		t.Errorf("a VM made meanwhile: %+v %v", m.Wall.Guests, err)
+	}
+	define("1000", "b")
+	must(t, as(1000, Nft{Wall: w, IfUp: true}))
+	if m, err := ReadNetManifest("n"); err != nil || !m.Wall.Same(w) {
+		t.Errorf("a VM that is deleted: %+v %v", m.Wall.Guests, err)
+	}
 	if err := as(1001, Nft{Wall: w, Remove: true}); err == nil || !strings.Contains(err.Error(), "belongs to uid 1000") {
 		t.Errorf("removed by another: %v", err)
 	}

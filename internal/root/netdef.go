@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -26,6 +28,10 @@ type networkDef struct {
 	} `xml:"bridge"`
 	IPs []struct {
 		Address string `xml:"address,attr"`
+		Hosts   []struct {
+			MAC string `xml:"mac,attr"`
+			IP  string `xml:"ip,attr"`
+		} `xml:"dhcp>host"`
 	} `xml:"ip"`
 	Marks []struct {
 		XMLName xml.Name
@@ -53,6 +59,19 @@ func (d networkDef) madeFor(uid int) bool {
 
 // markSpace is the namespace of aivm's mark (internal/virt).
 const markSpace = "urn:aivm:mark:1"
+
+// guests adds to a wall who has an address kept in the network.
+func (d networkDef) guests(w wall.Wall) wall.Wall {
+	for _, ip := range d.IPs {
+		for _, h := range ip.Hosts {
+			mac, merr := net.ParseMAC(h.MAC)
+			if a, err := netip.ParseAddr(h.IP); err == nil && merr == nil && len(mac) == 6 && w.Subnet.Contains(a) {
+				w = w.With(mac.String(), a)
+			}
+		}
+	}
+	return w
+}
 
 // definedNetwork reads a network's definition as libvirt keeps it;
 // fs.ErrNotExist for one that is not defined, or only runs.

@@ -50,6 +50,11 @@ func putWall(ctx context.Context, o Nft, caller int) error {
 		}
 		return nil
 	}
+	if nowErr == nil && now.madeFor(max(caller, 0)) {
+		// Another run may have made a VM since the caller looked: it is not cut
+		// off again.
+		o.Wall = now.guests(o.Wall)
+	}
 	owner := max(caller, 0)
 	if oldErr == nil {
 		owner = old.Owner

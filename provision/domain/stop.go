@@ -23,7 +23,12 @@ func PlanStop(d *virt.Domain, force bool, lv func() (Libvirt, error)) []plan.Act
 	if force {
 		return []plan.Action{{
 			ID: "domain.destroy", Why: "switch the VM " + d.Name + " off at once", Shows: []string{"virsh destroy " + d.Name},
-			Do: with(lv, func(ctx context.Context, l Libvirt) error { return l.Destroy(ctx, d.Name) }),
+			Do: with(lv, func(ctx context.Context, l Libvirt) error {
+				if err := l.Destroy(ctx, d.Name); !errors.Is(err, virt.ErrNotFound) {
+					return err
+				}
+				return nil // it is gone altogether
+			}),
 		}}
 	}
 	var out []plan.Action
