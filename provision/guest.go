@@ -244,7 +244,10 @@ func (e *Env) planFinish(ctx context.Context, w *want, f *facts) plan.Plan {
 	b := f.guest.boot
 	if f.conn != nil && (!b.Installed || b.Disabled || b.Finished || b.SeedRead) {
 		pool := domain.PoolFor(f.domain.Pool.Value, e.baseDir(w.record.Paths), DefaultBaseDir)
-		p.Add(domain.PlanRemoveSeed(f.domain, w.name, e.key(w.name), pool, e.domains(ctx))...)
+		if as := domain.PlanRemoveSeed(f.domain, w.name, e.key(w.name), pool, e.domains(ctx)); len(as) > 0 {
+			p.Add(syncFirst(f))
+			p.Add(as...)
+		}
 		if f.domain.Domain.Err == nil && f.domain.Pool.Err == nil && f.inst != nil && f.inst.SeedLeft {
 			in := *f.inst
 			in.SeedLeft = false
@@ -270,6 +273,23 @@ func (e *Env) planFinish(ctx context.Context, w *want, f *facts) plan.Plan {
 		p.Add(e.recordTyped(*w.folder))
 	}
 	return p
+}
+
+// syncFirst has the guest write to its disk what it has of the seed: user, keys
+// and network. The kernel keeps it in memory for half a minute, and a guest that
+// is switched off at once within that time would come back as somebody else,
+// with no seed to tell it.
+func syncFirst(f *facts) plan.Action {
+	return plan.Action{
+		ID: "seed.sync", Why: "have the guest write its first boot to its disk", Shows: []string{"sync"}, Timing: "boot",
+		Do: func(ctx context.Context) error {
+			code, err := f.conn.Run(ctx, guest.Cmd{Argv: []string{"sync"}})
+			if err == nil && code != 0 {
+				err = fmt.Errorf("sync ended with status %d in the guest", code)
+			}
+			return err
+		},
+	}
 }
 
 // serialTail returns the last lines the guest wrote to its serial console,

@@ -90,6 +90,13 @@ func TestUser(t *testing.T) {
 	} else {
 		vm = rec.Alias
 	}
+	// The plug is pulled at once: the guest comes back as who it was.
+	for _, argv := range [][]string{{"vm", "down", vm, "--force"}, {"vm", "up", vm}} {
+		if r := w.run(project, nil, nil, append([]string{filepath.Join(bin, "aivm")}, argv...)...); r.code != 0 {
+			t.Fatalf("%v: exit %d\n%s", argv, r.code, r.stderr)
+		}
+	}
+	w.sudos()
 	// The plain client, with the user's real configuration.
 	ssh := func(line string) result {
 		return w.run("", nil, nil, "ssh", "-o", "BatchMode=yes", vm, line)
