@@ -181,6 +181,7 @@ func hookGuest(ctx context.Context, name string, stdin io.Reader) error {
 		}
 	}
 	if owner, ok := d.owner(); ok {
+		closeImages(d)
 		return hookFolders(owner, name)
 	}
 	return nil
@@ -204,6 +205,11 @@ type hooked struct {
 		XMLName xml.Name
 		Owner   string `xml:"owner,attr"`
 	} `xml:"metadata>mark"`
+	Disks []struct {
+		Source struct {
+			File string `xml:"file,attr"`
+		} `xml:"source"`
+	} `xml:"devices>disk"`
 	Interfaces []struct {
 		MAC struct {
 			Address string `xml:"address,attr"`

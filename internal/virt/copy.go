@@ -19,7 +19,7 @@ func (c *Conn) Boot(ctx context.Context, desc string) error {
 
 // Download copies a whole volume, as its file is, to w.
 func (c *Conn) Download(ctx context.Context, pool, name string, w io.Writer) error {
-	err := c.do(ctx, func() error {
+	err := c.inPool(ctx, func() error {
 		p, err := c.l.StoragePoolLookupByName(pool)
 		if err != nil {
 			return err

@@ -26,8 +26,11 @@ type Volume struct {
 type Pool struct {
 	Name, Path string
 	Active     bool
-	Volumes    map[string]Volume
-	Free       uint64 // bytes
+	// Open: it is aivm's, and users who have no business there can enter its
+	// directory; EnsurePool closes it.
+	Open    bool
+	Volumes map[string]Volume
+	Free    uint64 // bytes
 }
 
 // PoolAt finds the directory pool whose target is path, refreshed, with its
@@ -35,7 +38,7 @@ type Pool struct {
 // cannot look into it for a longer time.
 func (c *Conn) PoolAt(ctx context.Context, path string) (*Pool, error) {
 	var out *Pool
-	err := c.do(ctx, func() error {
+	err := c.inPool(ctx, func() error {
 		pools, _, err := c.l.ConnectListAllStoragePools(1, 0)
 		if err != nil {
 			return err
@@ -94,6 +97,9 @@ func (c *Conn) fillPool(ctx context.Context, p libvirt.StoragePool, out *Pool) e
 	}
 	out.Active = true
 	if err := c.refresh(ctx, p); err != nil {
+		return err
+	}
+	if err := c.fillMode(p, out); err != nil {
 		return err
 	}
 	vols, _, err := c.l.StoragePoolListAllVolumes(p, 1, 0)
@@ -190,9 +196,10 @@ const ensureTries = 5
 // errForeignPool is not cured by another try.
 var errForeignPool = errors.New("not aivm's")
 
-// EnsurePool makes a directory pool at path (the directory too), active and
-// started with the daemon. A pool that is already there is started. Others may
-// do the same at the same time.
+// EnsurePool makes a directory pool at path (the directory too), active,
+// started with the daemon, and closed to users other than root and QEMU. A pool
+// that is already there is started, and closed if it is aivm's. Others may do
+// the same at the same time.
 func (c *Conn) EnsurePool(ctx context.Context, name, path string) error {
 	for try := 1; ; try++ {
 		err := c.ensurePool(ctx, name, path)
@@ -209,13 +216,13 @@ func (c *Conn) ensurePool(ctx context.Context, name, path string) error {
 	return c.do(ctx, func() error {
 		p, err := c.l.StoragePoolLookupByName(name)
 		if errors.Is(translate(err), ErrNotFound) {
+			perms, _, perr := c.poolPermissions()
+			if perr != nil {
+				return perr
+			}
 			x := libvirtxml.StoragePool{
 				Type: "dir", Name: name,
-				Target: &libvirtxml.StoragePoolTarget{
-					Path: path,
-					// Traversable for QEMU's user, listable by nobody but root.
-					Permissions: &libvirtxml.StoragePoolTargetPermissions{Mode: "0711"},
-				},
+				Target: &libvirtxml.StoragePoolTarget{Path: path, Permissions: perms},
 			}
 			desc, merr := x.Marshal()
 			if merr != nil {
@@ -231,11 +238,15 @@ func (c *Conn) ensurePool(ctx context.Context, name, path string) error {
 		} else if at != path {
 			return fmt.Errorf("a storage pool %q that is %w keeps its volumes in %s, not in %s", name, errForeignPool, at, path)
 		}
-		active, err := c.l.StoragePoolIsActive(p)
+		running, err := c.l.StoragePoolIsActive(p)
 		if err != nil {
 			return err
 		}
-		if active == 0 {
+		active, err := c.closePool(p, running != 0)
+		if err != nil {
+			return err
+		}
+		if !active {
 			if err := c.l.StoragePoolBuild(p, 0); err != nil {
 				return err
 			}
@@ -284,7 +295,7 @@ func (c *Conn) CreateVolume(ctx context.Context, pool string, v NewVolume) error
 	if err != nil {
 		return err
 	}
-	err = c.do(ctx, func() error {
+	err = c.inPool(ctx, func() error {
 		p, err := c.l.StoragePoolLookupByName(pool)
 		if err != nil {
 			return err
@@ -303,7 +314,7 @@ func (c *Conn) CreateVolume(ctx context.Context, pool string, v NewVolume) error
 
 // Upload writes size bytes of r into a volume; ErrBusy while it is being made.
 func (c *Conn) Upload(ctx context.Context, pool, name string, r io.Reader, size uint64) error {
-	err := c.do(ctx, func() error {
+	err := c.inPool(ctx, func() error {
 		p, err := c.l.StoragePoolLookupByName(pool)
 		if err != nil {
 			return err
@@ -324,7 +335,7 @@ func (c *Conn) Upload(ctx context.Context, pool, name string, r io.Reader, size 
 // in the pool, so that a user in group libvirt can read it without sudo.
 func (c *Conn) ReadTail(ctx context.Context, pool, name string, n uint64) ([]byte, error) {
 	var buf limitedBuffer
-	err := c.do(ctx, func() error {
+	err := c.inPool(ctx, func() error {
 		p, err := c.l.StoragePoolLookupByName(pool)
 		if err != nil {
 			return err
@@ -364,7 +375,7 @@ func (l *limitedBuffer) Write(p []byte) (int, error) {
 // DeleteVolume removes a volume; one that is not there is no error, and one
 // that is being made or copied is ErrBusy.
 func (c *Conn) DeleteVolume(ctx context.Context, pool, name string) error {
-	err := c.do(ctx, func() error {
+	err := c.inPool(ctx, func() error {
 		p, err := c.l.StoragePoolLookupByName(pool)
 		if err != nil {
 			return err

@@ -166,8 +166,10 @@ func write(ctx context.Context, l Libvirt, pool, name string, base Base) error {
 	}
 	defer r.Close()
 	// Created raw so that libvirt takes the bytes as they are; a refresh then
-	// reads the format from the header. 0444: nobody writes to a base.
-	if err := l.CreateVolume(ctx, pool, virt.NewVolume{Name: name, Format: "raw", Mode: "0444", Capacity: uint64(base.Size)}); err != nil {
+	// reads the format from the header. 0400: nobody writes to a base, and nobody
+	// but QEMU, whose user libvirt gives the file to when a VM starts, reads it: an
+	// image that was made of a VM may hold secrets.
+	if err := l.CreateVolume(ctx, pool, virt.NewVolume{Name: name, Format: "raw", Mode: "0400", Capacity: uint64(base.Size)}); err != nil {
 		return err
 	}
 	pr := &progressReader{r: r, ctx: ctx, total: base.Size}
@@ -191,7 +193,7 @@ func finish(ctx context.Context, l Libvirt, pool, name string, base Base, baseDi
 	if !hasVolume(p, name) {
 		return false, nil
 	}
-	err = l.CreateVolume(ctx, pool, virt.NewVolume{Name: name + marker, Format: "raw", Mode: "0444", Capacity: 0})
+	err = l.CreateVolume(ctx, pool, virt.NewVolume{Name: name + marker, Format: "raw", Mode: "0400", Capacity: 0})
 	if err != nil && !errors.Is(err, virt.ErrExists) {
 		return false, err
 	}

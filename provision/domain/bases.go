@@ -94,7 +94,7 @@ func RemoveBase(ctx context.Context, l Libvirt, pool, baseDir, sum string) error
 	if err := unused(p, sum); err != nil {
 		for _, v := range complete {
 			if backs(p, v) {
-				mark := virt.NewVolume{Name: v.Name + marker, Format: "raw", Mode: "0444", Capacity: 0}
+				mark := virt.NewVolume{Name: v.Name + marker, Format: "raw", Mode: "0400", Capacity: 0}
 				if cerr := l.CreateVolume(context.WithoutCancel(ctx), pool, mark); cerr != nil {
 					return cerr
 				}

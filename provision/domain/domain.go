@@ -129,6 +129,9 @@ func Plan(f Facts, w Wanted, pool string, lv func() (Libvirt, error)) ([]plan.Ac
 		return nil, ui.Refused("the disk of VM %q is gone: %s", w.Spec.Name, DiskPath(w.BaseDir, w.Key)).
 			Hint("put the file back, or give the VM up: aivm vm delete " + w.Spec.Name)
 	}
+	if p := f.Pool.Value; active(p) && p.Open && (d == nil || w.Boot && d.State != virt.Running) {
+		out = append([]plan.Action{closePool(w, pool, lv)}, out...)
+	}
 	if w.Boot && (d == nil || d.State != virt.Running) {
 		out = append(out, plan.Action{
 			ID: "domain.start", Why: "start the VM " + w.Spec.Name,
@@ -203,6 +206,18 @@ func ensurePool(w Wanted, pool string, c plan.Consent, lv func() (Libvirt, error
 		Shows:   []string{fmt.Sprintf("virsh pool-define-as %s dir --target %s", pool, w.BaseDir), "virsh pool-start " + pool},
 		Consent: c, Timing: "define", Again: true,
 		Do: with(lv, func(ctx context.Context, l Libvirt) error { return l.EnsurePool(ctx, pool, w.BaseDir) }),
+	}
+}
+
+// closePool gives the directory of a pool that an older aivm made the mode of a
+// new one: it was open to every user who knew the name of a file in it, and
+// QEMU's command line names them.
+func closePool(w Wanted, pool string, lv func() (Libvirt, error)) plan.Action {
+	return plan.Action{
+		ID: "pool.close", Why: "close the directory of VM disks to other users: " + w.BaseDir,
+		Shows:  []string{"chmod 0710 " + w.BaseDir},
+		Timing: "define",
+		Do:     with(lv, func(ctx context.Context, l Libvirt) error { return l.EnsurePool(ctx, pool, w.BaseDir) }),
 	}
 }
 

@@ -23,6 +23,10 @@ func (l patient) PoolAt(ctx context.Context, path string) (p *virt.Pool, err err
 	return p, err
 }
 
+func (l patient) EnsurePool(ctx context.Context, name, path string) error {
+	return whileBusy(ctx, func() error { return l.Libvirt.EnsurePool(ctx, name, path) })
+}
+
 func (l patient) DeleteVolume(ctx context.Context, pool, name string) error {
 	return whileBusy(ctx, func() error { return l.Libvirt.DeleteVolume(ctx, pool, name) })
 }

@@ -36,6 +36,12 @@ func pool(volumes ...string) *virt.Pool {
 	return p
 }
 
+// opened is a pool that an older aivm made.
+func opened(p *virt.Pool) *virt.Pool {
+	p.Open = true
+	return p
+}
+
 func dom(state virt.State, owner int) *virt.Domain {
 	return &virt.Domain{Name: "work", UUID: "u", State: state, Mark: virt.Mark{Ours: owner >= 0, Owner: owner}}
 }
@@ -54,6 +60,9 @@ func TestPlanVM(t *testing.T) {
 		{"a disk that is there is used", nil, pool("base-ab", "base-ab.done", "1000-work.qcow2"), "seed.create domain.define domain.start", ""},
 		{"off", dom(virt.Off, 1000), pool("1000-work.qcow2"), "domain.start", ""},
 		{"paused", dom(virt.Paused, 1000), pool("1000-work.qcow2"), "domain.start", ""},
+		{"another VM, in an open pool", nil, opened(pool("base-ab", "base-ab.done")), "pool.close disk.create seed.create domain.define domain.start", ""},
+		{"off, in an open pool", dom(virt.Off, 1000), opened(pool("1000-work.qcow2")), "pool.close domain.start", ""},
+		{"running, in an open pool", dom(virt.Running, 1000), opened(pool("1000-work.qcow2")), "", ""},
 		{"running", dom(virt.Running, 1000), nil, "", ""},
 		{"its disk is gone", dom(virt.Off, 1000), pool(), "", "the disk of VM \"work\" is gone"},
 		// What cannot be seen is not gone.

@@ -55,7 +55,7 @@ func TestFirstRunsAtOnce(t *testing.T) {
 	if err := first.EnsurePool(ctx, name, dir); err != nil {
 		t.Fatal(err)
 	}
-	if err := first.CreateVolume(ctx, name, virt.NewVolume{Name: base.nth(1), Format: "raw", Mode: "0444", Capacity: uint64(base.Size)}); err != nil {
+	if err := first.CreateVolume(ctx, name, virt.NewVolume{Name: base.nth(1), Format: "raw", Mode: "0400", Capacity: uint64(base.Size)}); err != nil {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup

@@ -197,7 +197,7 @@ func (c Cache) add(ctx context.Context, r io.Reader, ref Ref, verified string, s
 	if progress == nil {
 		progress = func(string, float64) {}
 	}
-	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+	if err := c.makeDir(); err != nil {
 		return e, ui.Failed("making the image cache: %w", err)
 	}
 	unlock, err := c.lock(ctx, "add", progress)
@@ -252,7 +252,7 @@ func (c Cache) add(ctx context.Context, r io.Reader, ref Ref, verified string, s
 // remembers it. The caller holds the lock "add".
 func (c Cache) place(f *os.File, im indexed, name string, src *source) (Entry, error) {
 	e := c.entry(im, name)
-	if err := errors.Join(f.Chmod(0o444), f.Sync()); err != nil {
+	if err := errors.Join(f.Chmod(0o400), f.Sync()); err != nil {
 		return e, writeErr(c.Dir, err)
 	}
 	if err := os.Rename(f.Name(), e.Path); err != nil {
@@ -283,7 +283,7 @@ func (c Cache) Claim(ctx context.Context, ref Ref, progress Progress) (e Entry, 
 	if progress == nil {
 		progress = func(string, float64) {}
 	}
-	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+	if err := c.makeDir(); err != nil {
 		return Entry{}, false, nil, ui.Failed("making the image cache: %w", err)
 	}
 	if release, err = c.lock(ctx, "fetch", progress); err != nil {

@@ -58,7 +58,7 @@ func TestCacheAdd(t *testing.T) {
 		t.Errorf("got  %+v\nwant %+v", e, want)
 	}
 	st, err := os.Stat(e.Path)
-	if err != nil || st.Mode().Perm() != 0o444 {
+	if err != nil || st.Mode().Perm() != 0o400 {
 		t.Errorf("%v %v", st.Mode(), err)
 	}
 	if got, ok, err := c.Lookup(debian); got != want || !ok || err != nil {
@@ -88,7 +88,7 @@ func TestCacheDamaged(t *testing.T) {
 	if err := os.Remove(e.Path); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(e.Path, []byte("short"), 0o444); err != nil {
+	if err := os.WriteFile(e.Path, []byte("short"), 0o400); err != nil {
 		t.Fatal(err)
 	}
 	if _, ok, err := c.Lookup(debian); ok || err != nil {

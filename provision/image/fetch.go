@@ -258,7 +258,7 @@ func (f *Fetcher) Fetch(ctx context.Context, ref Ref, progress Progress) (e Entr
 	if err := f.Check(ref); err != nil {
 		return e, false, err
 	}
-	if err := os.MkdirAll(f.Cache.Dir, 0o700); err != nil {
+	if err := f.Cache.makeDir(); err != nil {
 		return e, false, ui.Failed("making the image cache: %w", err)
 	}
 	f.Cache.sweepFetches(f.now())

@@ -29,7 +29,7 @@ func wantFile(t *testing.T, e Entry, data []byte) {
 	if err != nil || !bytes.Equal(b, data) {
 		t.Fatalf("%v, %d bytes of %d", err, len(b), len(data))
 	}
-	if st, _ := os.Stat(e.Path); st.Mode().Perm() != 0o444 {
+	if st, _ := os.Stat(e.Path); st.Mode().Perm() != 0o400 {
 		t.Errorf("mode %v", st.Mode())
 	}
 	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(e.Path), fetchPrefix+"*")); left != nil {

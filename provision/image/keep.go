@@ -298,7 +298,7 @@ func (c Cache) Alone(ctx context.Context, progress Progress) (release func(), er
 	if progress == nil {
 		progress = func(string, float64) {}
 	}
-	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+	if err := c.makeDir(); err != nil {
 		return nil, ui.Failed("making the image cache: %w", err)
 	}
 	return c.lock(ctx, "fetch", progress)
