@@ -45,14 +45,14 @@ func ResolvedExport(vmKey string) (string, error) {
 // exportDir is an open export root, with everybody else who changes mounts
 // below ExportBase held off until close.
 type exportDir struct {
-	fd   int    // O_PATH
-	path string // as in the mount table
-	lock int
+	fd      int    // O_PATH
+	path    string // as in the mount table
+	release func()
 }
 
 func (d *exportDir) close() {
 	unix.Close(d.fd)
-	unix.Close(d.lock)
+	d.release()
 }
 
 // openExport opens the export root. With create it makes what is missing; else
@@ -62,36 +62,21 @@ func openExport(vmKey string, create bool) (*exportDir, error) {
 	if err != nil {
 		return nil, err
 	}
-	fd, err := unix.Open(stateDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := stepDownIf(ExportBase, baseMode, create)
 	if err != nil {
-		return nil, fmt.Errorf("opening %s: %w", stateDir, err)
-	}
-	rel := strings.TrimPrefix(ExportBase, stateDir+"/")
-	for dir := range strings.SplitSeq(rel, "/") {
-		next, err := stepInto(fd, dir, baseMode, create)
-		unix.Close(fd)
-		if err != nil {
-			return nil, fmt.Errorf("opening %s (%s): %w", ExportBase, dir, err)
-		}
-		fd = next
+		return nil, err
 	}
 	defer unix.Close(fd)
-
-	// A lock needs a real descriptor, O_PATH will not do.
-	lock, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	release, err := lockRoot("export")
 	if err != nil {
-		return nil, fmt.Errorf("opening %s: %w", ExportBase, err)
-	}
-	if err := unix.Flock(lock, unix.LOCK_EX); err != nil {
-		unix.Close(lock)
-		return nil, fmt.Errorf("locking %s: %w", ExportBase, err)
+		return nil, err
 	}
 	dirFD, err := stepInto(fd, vmKey, rootMode, create)
 	if err != nil {
-		unix.Close(lock)
+		release()
 		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
-	return &exportDir{fd: dirFD, path: path, lock: lock}, nil
+	return &exportDir{fd: dirFD, path: path, release: release}, nil
 }
 
 // stepInto opens the directory name in dir. With create it is made if missing,
@@ -115,9 +100,10 @@ func stepInto(dir int, name string, mode uint32, create bool) (int, error) {
 		unix.Close(fd)
 		return -1, ui.Refused("directory %q below %s belongs to uid %d, not to root", name, stateDir, st.Uid)
 	}
-	// 0022 on any of them would let somebody put a directory in the way; the
-	// export root itself must be exactly root's (see rootMode).
-	if create && (st.Mode&0o022 != 0 || mode == rootMode && st.Mode&0o7777 != rootMode) {
+	// 0022 on any of them would let somebody put a directory in the way; one that
+	// is root's alone must be exactly that (see rootMode), and one that can only
+	// be passed through must not be listed or locked by others.
+	if create && (st.Mode&0o022 != 0 || mode == rootMode && st.Mode&0o7777 != rootMode || mode == baseMode && st.Mode&0o066 != 0) {
 		if err := unix.Fchmodat(dir, name, mode, 0); err != nil {
 			unix.Close(fd)
 			return -1, err

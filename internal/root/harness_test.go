@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -33,6 +34,7 @@ func TestMain(m *testing.M) {
 		return
 	}
 	if len(os.Args) > 1 && os.Args[1] == HookCommand {
+		hookLockLimit = 2 * time.Second
 		if err := RunHook(context.Background(), os.Args[2:], os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(2)
@@ -50,6 +52,7 @@ var roles = map[string]func() int{
 	"client": clientRole,
 	"mount":  mountRole,
 	"lock":   lockRole,
+	"holder": holderRole,
 }
 
 // privately reports whether this is the process in which a test may mount: root

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -124,31 +123,15 @@ func writeWhole(path string, b []byte, mode os.FileMode) error {
 	return os.Rename(f.Name(), path)
 }
 
-// manifests opens the manifest directory, made if it is not there, and keeps
-// everybody else who changes rules or manifests off until release.
+// manifests makes the manifest directory if it is not there, and keeps everybody
+// else who changes rules or manifests off until release.
 func manifests() (release func(), err error) {
-	fd, err := unix.Open(stateDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := stepDown(ManifestDir, manifestMode)
 	if err != nil {
-		return nil, fmt.Errorf("opening %s: %w", stateDir, err)
+		return nil, err
 	}
-	for dir := range strings.SplitSeq(strings.TrimPrefix(ManifestDir, stateDir+"/"), "/") {
-		next, err := stepInto(fd, dir, manifestMode, true)
-		unix.Close(fd)
-		if err != nil {
-			return nil, fmt.Errorf("opening %s (%s): %w", ManifestDir, dir, err)
-		}
-		fd = next
-	}
-	defer unix.Close(fd)
-	lock, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("opening %s: %w", ManifestDir, err)
-	}
-	if err := unix.Flock(lock, unix.LOCK_EX); err != nil {
-		unix.Close(lock)
-		return nil, fmt.Errorf("locking %s: %w", ManifestDir, err)
-	}
-	return func() { unix.Close(lock) }, nil
+	unix.Close(fd)
+	return lockRoot("manifest")
 }
 
 // manifestMode lets everybody read the manifests.
