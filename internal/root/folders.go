@@ -133,6 +133,9 @@ func without(fs []Bind, token string) []Bind {
 
 // forgetVM removes a VM's manifest with its export root.
 func forgetVM(vmKey string) error {
+	if err := ignoreMissing(os.Remove(deviceGuardPath(vmKey))); err != nil {
+		return err
+	}
 	if _, err := os.Lstat(vmManifest(vmKey)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

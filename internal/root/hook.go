@@ -196,12 +196,14 @@ func hookStarted(name string, stdin io.Reader) error {
 	}
 	if owner, ok := d.owner(); ok {
 		hookSettle(owner, name)
+		hookDevices(owner, name, d)
 	}
 	return nil
 }
 
 // hooked is what a hook has to know of a VM's definition.
 type hooked struct {
+	ID    string `xml:"id,attr"` // while it runs
 	Marks []struct {
 		XMLName xml.Name
 		Owner   string `xml:"owner,attr"`

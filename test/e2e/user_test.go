@@ -26,6 +26,8 @@ func userWorld(t *testing.T) *world {
 	}
 	remove()
 	run2(t, "useradd", "-m", "-u", "4321", "-s", "/bin/bash", userName)
+	// As many distributions make it: what is in it must be closed by itself.
+	run2(t, "chmod", "0755", home)
 	t.Cleanup(remove)
 	write(t, sudoers, userName+" ALL=(ALL) NOPASSWD: ALL\n", 0o440)
 	// Counts how often sudo is started, and is sudo otherwise.
@@ -65,7 +67,7 @@ func TestUser(t *testing.T) {
 	}
 	t.Cleanup(func() { w.run("", nil, nil, "sh", "-c", "kill $(cat agent.pid)") })
 	w.env = append(w.env, "SSH_AUTH_SOCK="+w.home+"/agent")
-	if r := w.run("", nil, nil, "sh", "-c", "mkdir -p .config/aivm && printf '[defaults.paths]\nssh_identity_file = \"~/.ssh/id_ed25519\"\n' >.config/aivm/config.toml"); r.code != 0 {
+	if r := w.run("", nil, nil, "sh", "-c", "umask 077; mkdir -p .config/aivm && printf '[defaults.paths]\nssh_identity_file = \"~/.ssh/id_ed25519\"\n' >.config/aivm/config.toml"); r.code != 0 {
 		t.Fatalf("%+v", r)
 	}
 	vm := "aivm"
@@ -90,12 +92,18 @@ func TestUser(t *testing.T) {
 	} else {
 		vm = rec.Alias
 	}
+	t.Run("owners and modes", func(t *testing.T) { checkModes(t, w.home, userUID, vm, true) })
 	// The plug is pulled at once: the guest comes back as who it was.
 	for _, argv := range [][]string{{"vm", "down", vm, "--force"}, {"vm", "up", vm}} {
 		if r := w.run(project, nil, nil, append([]string{filepath.Join(bin, "aivm")}, argv...)...); r.code != 0 {
 			t.Fatalf("%v: exit %d\n%s", argv, r.code, r.stderr)
 		}
+		if argv[1] == "down" {
+			t.Run("owners and modes while it is off", func(t *testing.T) { checkModes(t, w.home, userUID, vm, false) })
+			openAsBefore(t)
+		}
 	}
+	t.Run("owners and modes of an older aivm's files", func(t *testing.T) { checkModes(t, w.home, userUID, vm, true) })
 	w.sudos()
 	// The plain client, with the user's real configuration.
 	ssh := func(line string) result {

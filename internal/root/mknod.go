@@ -1,0 +1,313 @@
+package root
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"aivm.dev/aivm/internal/root/mountinfo"
+)
+
+// A DeviceGuard is what libvirt's hook found, when a VM started, about device
+// nodes in its folders: virtiofsd has CAP_MKNOD and makes what the guest's root
+// asks for, unless a cgroup forbids it. The mount is nodev, but the same folder
+// is seen on this machine without it.
+type DeviceGuard struct {
+	Boot   string `json:"boot"`          // of this machine
+	Domain int    `json:"domain"`        // libvirt's id of the VM while it runs
+	Open   string `json:"open"`          // why virtiofsd may make device nodes; "" if it cannot
+	How    string `json:"how,omitempty"` // what keeps it from that
+}
+
+func deviceGuardPath(vmKey string) string { return filepath.Join(ManifestDir, "devices-"+vmKey) }
+
+// ReadDeviceGuard returns what was found when the VM started last;
+// fs.ErrNotExist if that was not in this boot of the machine, or without the
+// hook. Any user may ask.
+func ReadDeviceGuard(vmKey string) (DeviceGuard, error) {
+	var g DeviceGuard
+	if err := readManifest(deviceGuardPath(vmKey), &g); err != nil {
+		return g, err
+	}
+	if g.Boot != bootID() {
+		return g, fmt.Errorf("%s: it is of an earlier boot: %w", deviceGuardPath(vmKey), fs.ErrNotExist)
+	}
+	return g, nil
+}
+
+// hookDevices keeps the daemons of a VM that has started from making device
+// nodes, and writes down whether that is so. It keeps no VM from running.
+func hookDevices(owner int, vm string, d hooked) {
+	key := VMKey(owner, vm)
+	if !vmKeyRE.MatchString(key) {
+		return
+	}
+	id, err := strconv.Atoi(d.ID)
+	if err != nil {
+		return // a definition without a running VM
+	}
+	g := DeviceGuard{Boot: bootID(), Domain: id}
+	if g.How, err = guardDevices(id); err != nil {
+		g.Open = err.Error()
+		fmt.Fprintf(os.Stderr, "aivm: the guest's root can make device nodes in the folders of VM %s: %v\n", vm, err)
+	}
+	if err := writeManifest(deviceGuardPath(key), g); err != nil {
+		fmt.Fprintf(os.Stderr, "aivm: %v\n", err)
+	}
+}
+
+// libvirtRun is where libvirt's QEMU driver keeps what belongs to running VMs.
+const libvirtRun = "/run/libvirt/qemu"
+
+// startedDaemons returns the virtiofsd processes libvirt started for the running
+// domain: those in its pid files, and their children, which serve the guest.
+func startedDaemons(id int) ([]int, error) {
+	files, err := filepath.Glob(filepath.Join(libvirtRun, strconv.Itoa(id)+"-*-fs.pid"))
+	if err != nil {
+		return nil, err
+	}
+	parents := map[int]bool{}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+		if err != nil || pid <= 1 {
+			return nil, fmt.Errorf("%s: %q is no process number", f, b)
+		}
+		parents[pid] = true
+	}
+	var out []int
+	for pid := range parents {
+		out = append(out, pid)
+	}
+	procs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range procs {
+		v, err := procField(p, "PPid:")
+		if err != nil {
+			continue // it ended meanwhile
+		}
+		parent, err := strconv.Atoi(v)
+		if pid, perr := strconv.Atoi(filepath.Base(p)); err == nil && perr == nil && parents[parent] {
+			out = append(out, pid)
+		}
+	}
+	return out, nil
+}
+
+// procField reads a line of /proc/PID/status.
+func procField(proc, name string) (string, error) {
+	b, err := os.ReadFile(proc + "/status")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, name); ok {
+			return strings.TrimSpace(v), nil
+		}
+	}
+	return "", fmt.Errorf("%s/status has no %s", proc, name)
+}
+
+// guardDevices keeps the daemons of a running domain from making device nodes.
+// It says how; an error says why they can.
+func guardDevices(id int) (how string, err error) {
+	pids, err := startedDaemons(id)
+	if err != nil {
+		return "", err
+	}
+	how = "virtiofsd lacks CAP_MKNOD"
+	for _, pid := range pids {
+		may, err := hasMknod(pid)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && !may {
+			continue // it ended, or cannot
+		}
+		if err != nil {
+			return "", err
+		}
+		err = denyDevices(pid)
+		if err == nil {
+			how = "its cgroup forbids it"
+			continue
+		}
+		if list, lerr := oldDevices(pid); lerr == nil && !strings.Contains(list, "m\n") {
+			how = "its cgroup forbids it"
+			continue
+		}
+		return "", fmt.Errorf("virtiofsd (process %d) has CAP_MKNOD, and no cgroup forbids device nodes: %w", pid, err)
+	}
+	return how, nil
+}
+
+// hasMknod reports whether a process has, or can get, CAP_MKNOD. The kernel
+// honours it in the first user namespace alone.
+func hasMknod(pid int) (bool, error) {
+	proc := fmt.Sprintf("/proc/%d", pid)
+	for _, set := range []string{"CapPrm:", "CapEff:", "CapInh:", "CapBnd:"} {
+		v, err := procField(proc, set)
+		if err != nil {
+			return false, err
+		}
+		caps, err := strconv.ParseUint(v, 16, 64)
+		if err != nil {
+			return false, err
+		}
+		// With an empty permitted set the bounding set alone gives nothing back
+		// without a program file that has capabilities; virtiofsd executes none.
+		if set != "CapBnd:" && caps&(1<<unix.CAP_MKNOD) != 0 {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// denyDevices attaches a program to the cgroup of a process that refuses to make
+// device nodes, and lets all else be as it is. A cgroup is made for a process
+// that is in none.
+func denyDevices(pid int) error {
+	top, err := cgroupMount()
+	if err != nil {
+		return err
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return err
+	}
+	rel := ""
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, "0::"); ok {
+			rel = strings.TrimSpace(v)
+		}
+	}
+	if rel == "" || strings.Contains(rel, "..") {
+		return fmt.Errorf("process %d is in no cgroup of version 2 that is seen here", pid)
+	}
+	dir := filepath.Join(top, rel)
+	if rel == "/" {
+		dir = filepath.Join(top, "aivm-virtiofsd")
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0o644); err != nil {
+			return err
+		}
+	}
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	prog, err := denyProgram()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(prog)
+	attach := struct{ target, prog, kind, flags uint32 }{uint32(fd), uint32(prog), unix.BPF_CGROUP_DEVICE, unix.BPF_F_ALLOW_MULTI}
+	if _, err := bpf(unix.BPF_PROG_ATTACH, unsafe.Pointer(&attach), unsafe.Sizeof(attach)); err != nil {
+		return fmt.Errorf("attaching a device policy to %s: %w", dir, err)
+	}
+	return nil
+}
+
+// denyProgram loads a program of BPF_PROG_TYPE_CGROUP_DEVICE: its argument
+// begins with the kind of access in the upper half of 32 bits (struct
+// bpf_cgroup_dev_ctx in linux/bpf.h), of which BPF_DEVCG_ACC_MKNOD is the first.
+func denyProgram() (int, error) {
+	type insn struct {
+		code, regs uint8 // regs: source in the upper half
+		off        int16
+		imm        int32
+	}
+	program := []insn{
+		{code: 0x61, regs: 0x12},          // r2 = *(u32 *)(r1 + 0)
+		{code: 0x77, regs: 0x02, imm: 16}, // r2 >>= 16
+		{code: 0x57, regs: 0x02, imm: 1},  // r2 &= BPF_DEVCG_ACC_MKNOD
+		{code: 0xb7, regs: 0x00, imm: 1},  // r0 = 1: allowed
+		{code: 0x15, regs: 0x02, off: 1},  // if r2 == 0 skip the next
+		{code: 0xb7, regs: 0x00, imm: 0},  // r0 = 0: refused
+		{code: 0x95},                      // exit
+	}
+	license := []byte("MIT\x00")
+	var pinned runtime.Pinner // the kernel gets addresses as numbers
+	defer pinned.Unpin()
+	pinned.Pin(&program[0])
+	pinned.Pin(&license[0])
+	load := struct {
+		kind, count       uint32
+		insns, license    uint64
+		logLevel, logSize uint32
+		log               uint64
+		version, flags    uint32
+	}{
+		kind: unix.BPF_PROG_TYPE_CGROUP_DEVICE, count: uint32(len(program)),
+		insns: uint64(uintptr(unsafe.Pointer(&program[0]))), license: uint64(uintptr(unsafe.Pointer(&license[0]))),
+	}
+	fd, err := bpf(unix.BPF_PROG_LOAD, unsafe.Pointer(&load), unsafe.Sizeof(load))
+	if err != nil {
+		return -1, fmt.Errorf("loading a device policy into the kernel: %w", err)
+	}
+	unix.CloseOnExec(fd)
+	return fd, nil
+}
+
+func bpf(cmd int, attr unsafe.Pointer, size uintptr) (int, error) {
+	r, _, e := unix.Syscall(unix.SYS_BPF, uintptr(cmd), uintptr(attr), size)
+	if e != 0 {
+		return -1, e
+	}
+	return int(r), nil
+}
+
+// cgroupMount is where the hierarchy of version 2 is mounted.
+func cgroupMount() (string, error) {
+	ms, err := mountinfo.Read(mountinfo.Self)
+	if err != nil {
+		return "", err
+	}
+	for _, m := range ms {
+		if m.Type == "cgroup2" && m.Root == "/" {
+			return m.Point, nil
+		}
+	}
+	return "", errors.New("no cgroup2 is mounted")
+}
+
+// oldDevices is the policy of version 1 for a process, "" for none at all.
+func oldDevices(pid int) (string, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(b)) {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(f) != 3 || f[1] != "devices" {
+			continue
+		}
+		ms, err := mountinfo.Read(mountinfo.Self)
+		if err != nil {
+			return "", err
+		}
+		for _, m := range ms {
+			if m.Type == "cgroup" && m.Root == "/" && filepath.Base(m.Point) == "devices" {
+				list, err := os.ReadFile(filepath.Join(m.Point, f[2], "devices.list"))
+				return string(list), err
+			}
+		}
+	}
+	return "", errors.New("no device policy of version 1")
+}

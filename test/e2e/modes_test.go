@@ -1,0 +1,202 @@
+package e2e
+
+import (
+	"bytes"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// A modeRule is one row of the table in docs/files.md.
+type modeRule struct {
+	pattern string
+	re      *regexp.Regexp
+	owners  []string
+	mode    fs.FileMode
+	others  string // "none", "pass", "list", "read"
+	hits    int
+}
+
+// modeTable reads the table for one VM of one user.
+func modeTable(t *testing.T, home, vm string) []*modeRule {
+	t.Helper()
+	b, err := os.ReadFile("../../docs/files.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []*modeRule
+	for line := range strings.Lines(string(b)) {
+		cell := strings.Split(strings.TrimSpace(line), "|")
+		if len(cell) != 7 || !strings.HasPrefix(strings.TrimSpace(cell[1]), "`") {
+			continue
+		}
+		for i := range cell {
+			cell[i] = strings.Trim(strings.TrimSpace(cell[i]), "`")
+		}
+		r := &modeRule{pattern: cell[1], owners: strings.Split(cell[2], " or "), others: cell[4]}
+		m, err := strconv.ParseUint(cell[3], 8, 32)
+		if err != nil || !slices.Contains([]string{"none", "pass", "list", "read"}, r.others) {
+			t.Fatalf("docs/files.md: %s: %v", line, err)
+		}
+		r.mode = fs.FileMode(m)
+		p := regexp.QuoteMeta(strings.ReplaceAll(cell[1], "VM", vm))
+		p = strings.ReplaceAll(p, `\*\*`, `.+`)
+		p = strings.ReplaceAll(p, `\*`, `[^/]*`)
+		p = strings.Replace(p, "~", regexp.QuoteMeta(home), 1)
+		r.re = regexp.MustCompile("^" + p + "$")
+		out = append(out, r)
+	}
+	if len(out) < 40 {
+		t.Fatalf("docs/files.md: only %d rows were understood", len(out))
+	}
+	return out
+}
+
+// openAsBefore gives what an older aivm made the modes it made it with.
+func openAsBefore(t *testing.T) {
+	t.Helper()
+	run2(t, "sh", "-c", "chmod 0711 /var/lib/libvirt/aivm; chmod 0444 /var/lib/libvirt/aivm/base-*; chmod 0755 /var/lib/aivm /var/lib/aivm/export")
+}
+
+// checkModes walks what aivm, and libvirt for it, made for one VM of a user,
+// compares owners and modes with docs/files.md, and has a second user try to
+// open all of it.
+func checkModes(t *testing.T, home string, uid int, vm string, running bool) {
+	t.Helper()
+	rules := modeTable(t, home, vm)
+	qemu, err := strconv.Atoi(strings.TrimSpace(run2(t, "id", "-u", "libvirt-qemu")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[int]string{0: "root", qemu: "QEMU", uid: "you"}
+	// Of directories that are not aivm's alone, what carries the VM's name or
+	// aivm's; of aivm's own, everything.
+	named := func(p string) bool {
+		return strings.Contains(p, vm) || strings.Contains(filepath.Base(p), "aivm")
+	}
+	all := func(string) bool { return true }
+	var paths []string
+	seen := map[string]string{} // path -> what others may
+	walk := func(top string, want func(string) bool) {
+		_ = filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
+			if d == nil || !want(p) || d.Type()&fs.ModeSymlink != 0 {
+				return nil
+			}
+			st, serr := os.Lstat(p)
+			if serr != nil {
+				return nil // gone meanwhile
+			}
+			sys := st.Sys().(*syscall.Stat_t)
+			i := slices.IndexFunc(rules, func(r *modeRule) bool { return r.re.MatchString(p) })
+			if i < 0 {
+				t.Errorf("%s (uid %d, %04o) is not in docs/files.md", p, sys.Uid, st.Mode().Perm())
+				return nil
+			}
+			r := rules[i]
+			r.hits++
+			if owner := names[int(sys.Uid)]; !slices.Contains(r.owners, owner) {
+				t.Errorf("%s belongs to uid %d (%s), not to %v", p, sys.Uid, owner, r.owners)
+			}
+			if mode := fs.FileMode(sys.Mode & 0o7777); mode != r.mode {
+				t.Errorf("%s has mode %04o, not %04o", p, uint32(mode), uint32(r.mode))
+			}
+			paths = append(paths, p)
+			seen[p] = r.others
+			// Below an export root lie people's folders.
+			if filepath.Dir(p) == "/var/lib/aivm/export" {
+				return fs.SkipDir
+			}
+			return nil
+		})
+	}
+	for _, top := range []string{
+		"/var/lib/libvirt/aivm", "/var/lib/aivm", "/usr/local/libexec/aivm", "/var/cache/aivm",
+		home + "/.config/aivm", home + "/.local/state/aivm", home + "/.local/share/aivm", home + "/.cache/aivm", home + "/.ssh/config",
+	} {
+		walk(top, all)
+	}
+	for _, top := range []string{"/etc/libvirt", "/run/libvirt/qemu", "/var/log/libvirt", "/var/lib/libvirt/qemu"} {
+		walk(top, named)
+	}
+	// What this user made elsewhere on the machine is nobody's knowledge.
+	for _, top := range []string{"/tmp", "/var/tmp", "/run", "/dev/shm", "/var/lock"} {
+		_ = filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
+			if d != nil && err == nil {
+				if st, err := os.Lstat(p); err == nil && int(st.Sys().(*syscall.Stat_t).Uid) == uid {
+					t.Errorf("%s was made by the user and is not in docs/files.md", p)
+				}
+			}
+			return nil
+		})
+	}
+	for _, r := range rules {
+		if r.hits == 0 {
+			t.Logf("nothing at %s (VM running: %v)", r.pattern, running)
+		}
+	}
+
+	// The images and disks QEMU's command line names, as anybody can read it.
+	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	onLine := 0
+	for _, p := range procs {
+		b, err := os.ReadFile(p)
+		if err != nil || !bytes.Contains(b, []byte("guest="+vm+",")) {
+			continue
+		}
+		for _, m := range regexp.MustCompile(`/var/lib/libvirt/aivm/[^",\x00]+`).FindAllString(string(b), -1) {
+			onLine++
+			if seen[m] == "" {
+				t.Errorf("QEMU's command line names %s, which the walk has not met", m)
+				paths = append(paths, m)
+				seen[m] = "none"
+			}
+		}
+	}
+	if running && onLine < 2 {
+		t.Errorf("QEMU's command line names %d files: the test proves nothing", onLine)
+	}
+
+	// A second user, with a group of his own alone, tries what the path is for.
+	const other = "aivm-e2e-other"
+	_ = exec.Command("userdel", "-r", other).Run()
+	run2(t, "useradd", "-m", "-s", "/bin/sh", other)
+	defer func() { _ = exec.Command("userdel", "-r", other).Run() }()
+	c := exec.Command("sudo", "-u", other, "sh", "-c", `while IFS= read -r p; do
+		if [ -d "$p" ]; then
+			ls -- "$p" >/dev/null 2>&1 && printf 'list %s\n' "$p"
+			touch "$p/.other" 2>/dev/null && printf 'WRITE %s\n' "$p"
+			if cd -- "$p" 2>/dev/null; then printf 'pass %s\n' "$p"; cd /; fi
+		else
+			head -c 1 -- "$p" >/dev/null 2>&1 && printf 'read %s\n' "$p"
+			[ -w "$p" ] && printf 'WRITE %s\n' "$p"
+		fi
+		if flock -n "$p" true 2>/dev/null; then printf 'lock %s\n' "$p"; fi
+	done; true`)
+	c.Stdin = strings.NewReader(strings.Join(paths, "\n") + "\n")
+	out, err := c.Output()
+	if err != nil {
+		t.Fatalf("the second user: %v", err)
+	}
+	reached := 0
+	for line := range strings.Lines(string(out)) {
+		did, p, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		may := seen[p]
+		ok := did == "pass" && may != "none" || did == "list" && may == "list" || did == "read" && may == "read" ||
+			did == "lock" && (may == "list" || may == "read")
+		reached++
+		if !ok {
+			t.Errorf("another user can %s %s", did, p)
+		}
+	}
+	if reached == 0 {
+		t.Error("the second user reached nothing at all, not even the program of the hooks: the test proves nothing")
+	}
+	t.Logf("%d paths; another user reached %d of them, as documented", len(paths), reached)
+}
