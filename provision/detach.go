@@ -31,6 +31,8 @@ type DetachResult struct {
 	Mode    string `json:"mode,omitempty"`
 	State   string `json:"state"` // "detached", "detaching", "none"
 	Changed bool   `json:"changed"`
+	// Special are device nodes, setuid and setgid files that appeared in it.
+	Special []SpecialFile `json:"special,omitempty"`
 }
 
 // leaving is one folder on its way out of a VM.
@@ -38,6 +40,8 @@ type leaving struct {
 	w   *want
 	att share.Attachment
 	rec bool // there is a record; else only what a killed run left mounted
+	// special is what a search found when nobody could write there any more.
+	special []SpecialFile
 }
 
 // Detach takes a folder away from a VM. The folder may be gone, the VM stopped,
@@ -77,6 +81,7 @@ func (e *Env) Detach(ctx context.Context, o DetachOptions) error {
 		}
 		return errDry
 	}
+	attached := e.seenAt(l.att)
 	if _, err = e.run(ctx, p); err != nil {
 		err = e.unbindAgain(ctx, l, f, p, err)
 	}
@@ -88,6 +93,9 @@ func (e *Env) Detach(ctx context.Context, o DetachOptions) error {
 		if err := e.guestStage(ctx, l.w, f); err != nil {
 			e.warnOnce(err.Error())
 		}
+	}
+	if exposes(l.att) {
+		l.special = e.searchDetached(ctx, l.att, attached)
 	}
 	return e.saidDetached(l, "detached")
 }
@@ -391,7 +399,7 @@ func (e *Env) watchers(ctx context.Context, f *facts) []string {
 func (e *Env) saidDetached(l *leaving, state string) error {
 	a := l.att
 	if e.UI.JSON {
-		return e.UI.PrintJSON(DetachResult{Schema: 1, VM: l.w.name, Folder: a.HostPath, Mode: string(a.Mode), State: state, Changed: true})
+		return e.UI.PrintJSON(DetachResult{Schema: 1, VM: l.w.name, Folder: a.HostPath, Mode: string(a.Mode), State: state, Changed: true, Special: l.special})
 	}
 	if state == "detaching" {
 		e.UI.Result("Detaching %s from VM %s (%s mode): it is in use, and what runs in the VM may read on until the VM stops", a.HostPath, l.w.name, a.Mode)

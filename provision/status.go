@@ -28,6 +28,9 @@ type Status struct {
 	Next    []string `json:"next,omitempty"`
 	// Executed is what changed of the files this machine's tools run.
 	Executed []ExecutedChange `json:"executed,omitempty"`
+	// Special are device nodes, setuid and setgid files that appeared in folders
+	// the VM can write.
+	Special []SpecialFile `json:"special,omitempty"`
 }
 
 // Wall says what the guest can reach and write.
@@ -85,6 +88,9 @@ func (e *Env) status(ctx context.Context, vmFlag string, sudo, detail bool) (Sta
 	executed, changes := e.executedCheck(ctx, w, f, folders)
 	st.add(executed)
 	st.Executed = changes
+	special, files := e.specialCheck(ctx, w, f, folders)
+	st.add(special)
+	st.Special = files
 	st.Wall = folders.wall(w, reaches(w.network, f.wallRules()))
 	if detail {
 		st.Details, st.Next = e.details(ctx, w, f, n), st.next(w, f)

@@ -182,6 +182,7 @@ func hookGuest(ctx context.Context, name string, stdin io.Reader) error {
 		}
 	}
 	if owner, ok := d.owner(); ok {
+		forgetDevices(owner, name)
 		closeImages(d)
 		return hookFolders(owner, name)
 	}

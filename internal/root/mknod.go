@@ -21,10 +21,11 @@ import (
 // asks for, unless a cgroup forbids it. The mount is nodev, but the same folder
 // is seen on this machine without it.
 type DeviceGuard struct {
-	Boot   string `json:"boot"`          // of this machine
-	Domain int    `json:"domain"`        // libvirt's id of the VM while it runs
-	Open   string `json:"open"`          // why virtiofsd may make device nodes; "" if it cannot
-	How    string `json:"how,omitempty"` // what keeps it from that
+	Version int    `json:"version"`
+	Boot    string `json:"boot"`          // of this machine
+	Domain  int    `json:"domain"`        // libvirt's id of the VM while it runs
+	Open    string `json:"open"`          // why virtiofsd may make device nodes; "" if it cannot
+	How     string `json:"how,omitempty"` // what keeps it from that
 }
 
 func deviceGuardPath(vmKey string) string { return filepath.Join(ManifestDir, "devices-"+vmKey) }
@@ -37,10 +38,21 @@ func ReadDeviceGuard(vmKey string) (DeviceGuard, error) {
 	if err := readManifest(deviceGuardPath(vmKey), &g); err != nil {
 		return g, err
 	}
+	if g.Version != manifestVersion {
+		return g, versionError(deviceGuardPath(vmKey), g.Version)
+	}
 	if g.Boot != bootID() {
 		return g, fmt.Errorf("%s: it is of an earlier boot: %w", deviceGuardPath(vmKey), fs.ErrNotExist)
 	}
 	return g, nil
+}
+
+// forgetDevices removes what was found at the VM's last start: it is about to
+// start again.
+func forgetDevices(owner int, vm string) {
+	if key := VMKey(owner, vm); vmKeyRE.MatchString(key) {
+		_ = os.Remove(deviceGuardPath(key))
+	}
 }
 
 // hookDevices keeps the daemons of a VM that has started from making device
@@ -54,7 +66,7 @@ func hookDevices(owner int, vm string, d hooked) {
 	if err != nil {
 		return // a definition without a running VM
 	}
-	g := DeviceGuard{Boot: bootID(), Domain: id}
+	g := DeviceGuard{Version: manifestVersion, Boot: bootID(), Domain: id}
 	if g.How, err = guardDevices(id); err != nil {
 		g.Open = err.Error()
 		fmt.Fprintf(os.Stderr, "aivm: the guest's root can make device nodes in the folders of VM %s: %v\n", vm, err)

@@ -1,0 +1,157 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+
+	"aivm.dev/aivm/internal/hostexec"
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/share"
+)
+
+// A SpecialFile is a device node, or a setuid or setgid file, in a folder that
+// a VM can write.
+type SpecialFile struct {
+	Folder string `json:"folder"`
+	Path   string `json:"path"`
+	What   string `json:"what"`
+	Owner  uint32 `json:"owner"` // uid on this machine
+}
+
+// seenAt is when a folder was attached, or reviewed; zero if nothing was
+// written down then.
+func (e *Env) seenAt(a share.Attachment) time.Time {
+	st, err := os.Stat(e.seenPath(a))
+	if err != nil {
+		return time.Time{}
+	}
+	return st.ModTime()
+}
+
+// findSpecial searches an attached folder for what appeared since then.
+func findSpecial(ctx context.Context, a share.Attachment, since time.Time) ([]SpecialFile, string, error) {
+	found, err := hostexec.FindSpecial(ctx, a.HostPath, since)
+	if err != nil {
+		return nil, "", err
+	}
+	var out []SpecialFile
+	for _, f := range found.Files {
+		out = append(out, SpecialFile{Folder: a.HostPath, Path: strings.ToValidUTF8(f.Path, "?"), What: f.What, Owner: f.Owner})
+	}
+	return out, found.Cut, nil
+}
+
+// specialNames is such files in a sentence.
+func specialNames(fs []SpecialFile) string {
+	var names []string
+	for _, f := range fs {
+		names = append(names, fmt.Sprintf("%s (%s, of uid %d)", f.Path, f.What, f.Owner))
+	}
+	return shown(names)
+}
+
+// specialSearch is a command that lists them all.
+func specialSearch(folder string) string {
+	return `sudo find ` + shellQuote(folder) + ` -xdev \( -type b -o -type c -o -type f -perm /6000 \) -ls`
+}
+
+// specialCheck names device nodes, setuid and setgid files in folders the VM
+// can write, and says whether its virtiofsd can make device nodes.
+func (e *Env) specialCheck(ctx context.Context, w *want, f *facts, s vmFolders) (host.Check, []SpecialFile) {
+	c := check("special", "Devices and setuid files", host.Skipped, "VM %s can write no folder", w.name)
+	var all []SpecialFile
+	var notes []string
+	searched, unknown := 0, false
+	for _, a := range s.atts {
+		if !exposes(a) {
+			continue
+		}
+		found, cut, err := findSpecial(ctx, a, e.seenAt(a))
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue // said by the folders' own check
+		case err != nil:
+			unknown = true
+			notes = append(notes, err.Error())
+			continue
+		}
+		searched++
+		all = append(all, found...)
+		if len(found) > 0 {
+			notes = append(notes, fmt.Sprintf("in %s, since it was attached: %s", a.HostPath, specialNames(found)))
+			c.Fix = append(c.Fix, specialSearch(a.HostPath))
+		}
+		if cut != "" {
+			unknown = true
+			notes = append(notes, fmt.Sprintf("not all of %s was searched: %s", a.HostPath, ui.Clean(cut)))
+			if len(found) == 0 {
+				c.Fix = append(c.Fix, specialSearch(a.HostPath))
+			}
+		}
+	}
+	open := ""
+	if searched > 0 && f.running() {
+		open = e.devicesOpen(w)
+	}
+	if open != "" {
+		notes = append(notes, open)
+	}
+	switch {
+	case len(all) > 0:
+		c.State = host.Bad
+	case unknown || open != "":
+		c.State = host.Unknown
+	case searched > 0:
+		c.State, c.Detail = host.OK, "none appeared in the folders since they were attached"
+	}
+	if len(notes) > 0 {
+		c.Detail = strings.Join(notes, "; ")
+	}
+	return c, all
+}
+
+// devicesOpen says why the guest's root may make device nodes in the folders of
+// a VM that runs; "" if it cannot.
+func (e *Env) devicesOpen(w *want) string {
+	g, err := root.ReadDeviceGuard(e.key(w.name))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "whether the guest's root can make device nodes in them is not known: the VM was started without aivm's hook; it is seen to at the next start: aivm vm restart " + w.name
+	case err != nil:
+		return "whether the guest's root can make device nodes in them is not known: " + err.Error()
+	case g.Open != "":
+		return "the guest's root can make device nodes in them, which other users of this machine could use: " + g.Open
+	}
+	return ""
+}
+
+// searchDetached names, after a folder was detached, what in it gives rights to
+// whoever uses it: nothing looks at the folder any more. since is when it was
+// attached.
+func (e *Env) searchDetached(ctx context.Context, a share.Attachment, since time.Time) []SpecialFile {
+	found, cut, err := findSpecial(ctx, a, since)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		cut = err.Error()
+	}
+	folder := ui.Clean(a.HostPath)
+	if len(found) > 0 {
+		e.UI.Warn("in %s, since it was attached to VM %s: %s", folder, a.VM, specialNames(found))
+	}
+	if cut != "" {
+		e.UI.Warn("not all of %s was searched for device nodes and setuid files: %s", folder, ui.Clean(cut))
+	}
+	if len(found) > 0 || cut != "" {
+		e.UI.Say("to see all of them: %s", specialSearch(a.HostPath))
+	}
+	return found
+}
