@@ -112,6 +112,7 @@ func TestUser(t *testing.T) {
 	if r := ssh("cd " + project + " && cat f && echo x >by-agent && sudo -n touch by-root && stat -c %U f"); r.stdout != "mine\nagent\n" {
 		t.Errorf("in the guest: %+v", r)
 	}
+	t.Run("device nodes and setuid files", func(t *testing.T) { checkSpecial(t, w, vm, project, ssh) })
 	for name, want := range map[string]uint32{"by-agent": userUID, "by-root": 65534, "from-the-editor": userUID} {
 		st, err := os.Stat(filepath.Join(project, name))
 		if err != nil {

@@ -1,0 +1,74 @@
+package e2e
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// checkSpecial has the guest's root and user make what could give rights on
+// this machine, in the folder project of a running VM: device nodes are not
+// made, setuid files are named by status, and neither is used by anybody.
+func checkSpecial(t *testing.T, w *world, vm, project string, ssh func(string) result) {
+	t.Helper()
+	key := "0-" + vm
+	if w.user != "" {
+		key = strings.TrimSpace(run2(t, "id", "-u", w.user)) + "-" + vm
+	}
+	guard, err := os.ReadFile("/var/lib/aivm/manifest/devices-" + key)
+	if err != nil {
+		t.Errorf("what libvirt's hook found when the VM started: %v", err)
+	}
+	t.Logf("the hook wrote: %s", strings.Join(strings.Fields(string(guard)), " "))
+	var g struct{ Open string }
+	if err := json.Unmarshal(guard, &g); err != nil {
+		t.Errorf("%v", err)
+	}
+	r := ssh("cd '" + project + "' && mkdir deep && sudo -n mknod deep/disk b 8 0; sudo -n mknod null c 1 3; sudo -n mkfifo fifo && echo fifo;" +
+		" cp /bin/true by-user && chmod 4755 by-user; sudo -n cp /bin/true by-root && sudo -n chmod 6755 by-root; ls -l by-user by-root")
+	if !strings.Contains(r.stdout, "fifo") || !strings.Contains(r.stdout, "rws") {
+		t.Errorf("in the guest: %+v", r)
+	}
+	made := 0
+	for _, n := range []string{"deep/disk", "null"} {
+		if st, err := os.Lstat(filepath.Join(project, n)); err == nil {
+			made++
+			t.Logf("%s: %v", n, st.Mode())
+		}
+	}
+	// Where no cgroup could be used the hook has said so, and status names them.
+	if made > 0 && g.Open == "" {
+		t.Errorf("the guest's root made %d device nodes in a folder of this machine, and the hook says that it cannot", made)
+	}
+	status := w.must("", "status", "--vm", vm, "--json")
+	var st struct {
+		Special []struct{ Path, What string }
+		Checks  []struct{ ID, State, Detail string }
+	}
+	if err := json.Unmarshal([]byte(status.stdout), &st); err != nil {
+		t.Fatal(err)
+	}
+	var named []string
+	for _, s := range st.Special {
+		named = append(named, s.Path+": "+s.What)
+	}
+	if got := strings.Join(named, ", "); !strings.Contains(got, "by-root: setuid and setgid") || !strings.Contains(got, "by-user: setuid") || len(named) != 2+made {
+		t.Errorf("status names: %s", got)
+	}
+	for _, c := range st.Checks {
+		if c.ID == "special" && (c.State != "bad" || (g.Open != "") != strings.Contains(c.Detail, "can make device nodes")) {
+			t.Errorf("%+v", c)
+		}
+	}
+	// Nobody's rights, or the owner's, who made the folder; never root's.
+	if out, err := exec.Command("stat", "-c", "%u %n", filepath.Join(project, "by-root"), filepath.Join(project, "by-user")).Output(); err != nil || strings.HasPrefix(string(out), "0 ") || strings.Contains(string(out), "\n0 ") {
+		t.Errorf("setuid files of the guest belong to: %s %v", out, err)
+	}
+	ssh("cd '" + project + "' && sudo -n rm -rf deep null fifo by-user by-root")
+	if r := w.must("", "status", "--vm", vm, "--json"); strings.Contains(r.stdout, `"special":[`) {
+		t.Errorf("after they were removed: %s", r.stdout)
+	}
+}
