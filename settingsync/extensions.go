@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"aivm.dev/aivm/internal/hostfile"
 	"aivm.dev/aivm/internal/lazyre"
 )
 
@@ -18,7 +19,7 @@ func ValidExtension(id string) bool { return len(id) < 200 && extensionID.MatchS
 // Recommended reads the extensions a folder recommends. The folder may be a
 // guest's to write: no link is followed, and only ids come out.
 func Recommended(folder string) []string {
-	b, err := readLimited(folder+"/.vscode/extensions.json", 1<<20)
+	b, err := hostfile.Read(folder+"/.vscode/extensions.json", 1<<20)
 	if err != nil {
 		return nil // there is none, or nothing to believe
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -13,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"aivm.dev/aivm/internal/hostfile"
 )
 
 // Limits of one round: settings, not data.
@@ -187,90 +188,6 @@ func (o Options) editorOf(host string) *EditorPlace {
 	return nil
 }
 
-// add reads a listed file or directory.
-func (w *Wanted) add(entry, host, guest string) {
-	real, err := resolve(host, w.Untrusted)
-	if errors.Is(err, fs.ErrNotExist) {
-		w.Missing = append(w.Missing, entry)
-		return
-	}
-	var st fs.FileInfo
-	if err == nil {
-		st, err = os.Lstat(real)
-	}
-	if err != nil {
-		w.problem(entry, reason(err))
-		return
-	}
-	w.parents(host, guest)
-	if !st.IsDir() {
-		w.file(entry, real, guest, st, func() (*os.File, error) { return openFile(real) })
-		return
-	}
-	r, err := os.OpenRoot(real)
-	if err != nil {
-		w.problem(entry, reason(err))
-		return
-	}
-	defer r.Close()
-	w.Dirs = append(w.Dirs, Dir{guest, st.Mode().Perm() | 0o700})
-	err = fs.WalkDir(r.FS(), ".", func(rel string, d fs.DirEntry, err error) error {
-		if len(w.Items) > maxFiles || w.names > maxPaths {
-			return errTooMany
-		}
-		w.names += len(guest) + len(rel)
-		if err != nil {
-			w.problem(path.Join(host, rel), reason(err))
-			return nil
-		}
-		if rel == "." {
-			return nil
-		}
-		st, err := r.Lstat(rel)
-		to := path.Join(guest, rel)
-		switch {
-		case err != nil:
-			w.problem(path.Join(host, rel), reason(err))
-		case strings.ContainsFunc(d.Name(), func(r rune) bool { return r < 0x20 || r == 0x7f }):
-			w.problem(path.Join(host, rel), "a name with control characters is not sent")
-		case st.IsDir():
-			w.Dirs = append(w.Dirs, Dir{to, st.Mode().Perm() | 0o700})
-		case st.Mode()&fs.ModeSymlink != 0:
-			w.link(entry, r, rel, host, to)
-		default:
-			w.file(entry, path.Join(host, rel), to, st, func() (*os.File, error) { return r.OpenFile(rel, os.O_RDONLY|noFollow, 0) })
-		}
-		return nil
-	})
-	if err != nil {
-		w.problem(entry, reason(err))
-	}
-}
-
-var errTooMany = fmt.Errorf("more than %d files: this is for settings; share a folder instead", maxFiles)
-
-// link keeps a link inside a directory if it stays inside.
-func (w *Wanted) link(entry string, r *os.Root, rel, host, guest string) {
-	at := path.Join(host, rel)
-	target, err := r.Readlink(rel)
-	if err != nil {
-		w.problem(at, reason(err))
-		return
-	}
-	if rest, ok := strings.CutPrefix(target, host+"/"); ok {
-		if target, err = filepath.Rel(filepath.Join("/", path.Dir(rel)), filepath.Join("/", rest)); err != nil {
-			w.problem(at, reason(err))
-			return
-		}
-	}
-	inside := path.Join(path.Dir(rel), target)
-	if path.IsAbs(target) || inside == ".." || strings.HasPrefix(inside, "../") {
-		w.problem(at, "a link that leads out of the directory is not sent")
-		return
-	}
-	w.Items = append(w.Items, Item{Host: at, Guest: guest, From: entry, Mode: 0o777, Link: target, Sum: "-> " + target})
-}
-
 // parents are the directories between the home and a listed path, with the
 // modes they have here.
 func (w *Wanted) parents(host, guest string) {
@@ -281,37 +198,6 @@ func (w *Wanted) parents(host, guest string) {
 		}
 		w.Dirs = append(w.Dirs, Dir{g, mode})
 	}
-}
-
-func (w *Wanted) file(entry, host, guest string, st fs.FileInfo, open func() (*os.File, error)) {
-	switch {
-	case !st.Mode().IsRegular():
-		w.problem(host, "not a file")
-		return
-	case st.Size() > maxFile || w.total+int(st.Size()) > maxTotal:
-		w.problem(host, fmt.Sprintf("too large for a setting (%d MiB a file, %d MiB together)", maxFile>>20, maxTotal>>20))
-		return
-	}
-	f, err := open()
-	if err != nil {
-		w.problem(host, reason(err))
-		return
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil || len(b) > maxFile {
-		w.problem(host, reason(err))
-		return
-	}
-	w.total += len(b)
-	it := Item{Host: host, Guest: guest, From: entry, Mode: st.Mode().Perm(), Time: st.ModTime(), Data: b}
-	if isGitConfig(guest) {
-		if !w.filterGit(&it) {
-			return
-		}
-	}
-	it.Sum = sum(it.Data)
-	w.Items = append(w.Items, it)
 }
 
 func isGitConfig(guest string) bool {
@@ -326,7 +212,7 @@ func (w *Wanted) filterGit(it *Item) bool {
 			if err != nil {
 				return "", err
 			}
-			b, err := readLimited(real, 1<<20)
+			b, err := hostfile.Read(real, 1<<20)
 			return string(b), err
 		},
 	})
@@ -385,7 +271,7 @@ func (w *Wanted) settings(listed map[string]bool) {
 		real, err := resolve(file, w.Untrusted)
 		var b []byte
 		if err == nil {
-			b, err = readLimited(real, maxSettings)
+			b, err = hostfile.Read(real, maxSettings)
 		}
 		switch {
 		case errors.Is(err, fs.ErrNotExist):

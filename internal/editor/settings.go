@@ -5,10 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path"
 	"path/filepath"
+
+	"aivm.dev/aivm/internal/hostfile"
 )
+
+// maxRead bounds what is read of a file of an editor's: its settings folder may
+// lie where a guest can write.
+const maxRead = 64 << 20
 
 // UserDirs are the settings folders of an editor on this machine: the usual
 // one and a flatpak's, whether they exist or not.
@@ -76,7 +81,7 @@ func SettingsFile(userDir, profile string) string {
 	if profile == "" || userDir == "" {
 		return own
 	}
-	b, err := os.ReadFile(filepath.Join(userDir, "globalStorage", "storage.json"))
+	b, err := hostfile.ReadFollowed(filepath.Join(userDir, "globalStorage", "storage.json"), maxRead)
 	if err != nil {
 		return own
 	}
@@ -118,7 +123,7 @@ func WorkspaceExtensions(env Env, f Found) ([]string, error) {
 		}
 		dir = filepath.Join(home, f.Editor.DataFolder, "extensions")
 	}
-	b, err := os.ReadFile(filepath.Join(dir, "extensions.json"))
+	b, err := hostfile.ReadFollowed(filepath.Join(dir, "extensions.json"), maxRead)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -137,7 +142,7 @@ func WorkspaceExtensions(env Env, f Found) ([]string, error) {
 		if x.RelativeLocation == "" || filepath.Base(x.RelativeLocation) != x.RelativeLocation {
 			continue
 		}
-		b, err := os.ReadFile(filepath.Join(dir, x.RelativeLocation, "package.json"))
+		b, err := hostfile.ReadFollowed(filepath.Join(dir, x.RelativeLocation, "package.json"), maxRead)
 		if err != nil {
 			continue // being installed or removed this moment
 		}
