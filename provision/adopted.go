@@ -83,6 +83,9 @@ func (e *Env) oldShell(ctx context.Context, w *want, command []string) (bool, er
 	if d.State != virt.Running {
 		return true, notAdopted(w.name)
 	}
+	if err := e.SSH.Guarded(); err != nil {
+		return true, err
+	}
 	args := append(e.SSH.SSHArgs(), "-o", "StrictHostKeyChecking=yes", "-o", "ForwardAgent=no")
 	if e.UI.InTTY && len(command) == 0 {
 		args = append(args, "-t")

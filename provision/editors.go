@@ -2,11 +2,11 @@ package provision
 
 import (
 	"context"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"aivm.dev/aivm/internal/editor"
+	"aivm.dev/aivm/internal/hostfile"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/settingsync"
 )
@@ -79,7 +79,7 @@ func (e *Env) checkConfigFile(f editor.Found, o SyncOptions) {
 		return
 	}
 	file := editor.SettingsFile(editor.UserDir(e.Editor, f, o.DataDir), o.Profile)
-	b, err := os.ReadFile(file)
+	b, err := hostfile.ReadFollowed(file, 16<<20)
 	if err != nil || !strings.Contains(string(b), f.Editor.ConfigFileKey) {
 		return // none, or not ours to worry about: the editor itself will say
 	}

@@ -73,6 +73,7 @@ func New(o Options) (*Env, error) {
 	// [behavior] yes_sudo; a store that cannot be read is reported by the verb.
 	if st, err := config.Load(path); err == nil {
 		e.store = st
+		e.distrust(guestFolders(&st.Config))
 		e.Approval.YesSudo = e.Approval.YesSudo || st.Config.Behavior.YesSudo
 	}
 	return e, nil

@@ -70,7 +70,7 @@ func (e *Env) wantFolder(ctx context.Context, o FolderOptions, create bool) (*wa
 	}
 	if len(store.Config.AttachmentsOf(real)) == 0 {
 		// Nobody is asked for a VM for what cannot be shared.
-		if err := e.mayAttach(mode, real, dst, o.AllowSensitive); err != nil {
+		if err := e.mayAttach(mode, access, real, dst, o.AllowSensitive); err != nil {
 			return nil, err
 		}
 	}
@@ -88,8 +88,17 @@ func (e *Env) wantFolder(ctx context.Context, o FolderOptions, create bool) (*wa
 			return nil, err
 		}
 		if !nested {
-			if err := w.takeSaved(o, r, real, mode, access); err != nil || w.folder.Mode != share.Git {
+			if err := w.takeSaved(o, r, real, mode, access); err != nil {
 				return w, err
+			}
+			if w.newFolder {
+				if err := e.mayReach(w.folder.HostPath, exposes(*w.folder), o.AllowSensitive); err != nil {
+					return nil, err
+				}
+				e.distrust(writableBy(w.folder))
+			}
+			if w.folder.Mode != share.Git {
+				return w, nil
 			}
 			return w, e.wantGit(ctx, w)
 		}
@@ -101,7 +110,7 @@ func (e *Env) wantFolder(ctx context.Context, o FolderOptions, create bool) (*wa
 		}
 		dst = folder.GuestDst
 	}
-	if err := e.mayShare(folder.HostPath, dst, o.AllowSensitive); err != nil {
+	if err := e.mayShare(folder.HostPath, dst, exposes(folder), o.AllowSensitive); err != nil {
 		return nil, err
 	}
 	for _, a := range w.store.Config.VMAttachments(w.name) {
@@ -114,6 +123,7 @@ func (e *Env) wantFolder(ctx context.Context, o FolderOptions, create bool) (*wa
 		folder.Typed = typed
 	}
 	w.folder = &folder
+	e.distrust(writableBy(&folder))
 	w.newFolder, w.openAt = true, dst
 	if mode == share.Git {
 		w.openAt = filepath.Join(dst, strings.TrimPrefix(real, folder.HostPath))
@@ -247,20 +257,20 @@ func within(p, dir string) bool {
 
 // mayAttach refuses, before anybody is asked for a VM, what cannot be attached
 // to any. Where a clone goes in the guest hangs on the VM.
-func (e *Env) mayAttach(mode share.Mode, folder, dst string, allow []string) error {
+func (e *Env) mayAttach(mode share.Mode, access, folder, dst string, allow []string) error {
 	if mode != share.Git {
-		return e.mayShare(folder, dst, allow)
+		return e.mayShare(folder, dst, access == string(share.ReadWrite), allow)
 	}
 	repo, err := gitsync.Find(folder)
 	if err != nil {
 		return err
 	}
-	return share.Refuse(repo.Top, e.Home, e.ownDirs(), allow)
+	return e.mayReach(repo.Top, false, allow)
 }
 
 // mayShare refuses folders and places in the guest that make no good share.
-func (e *Env) mayShare(folder, dst string, allow []string) error {
-	if err := share.Refuse(folder, e.Home, e.ownDirs(), allow); err != nil {
+func (e *Env) mayShare(folder, dst string, writable bool, allow []string) error {
+	if err := e.mayReach(folder, writable, allow); err != nil {
 		return err
 	}
 	return share.CheckGuestDst(dst)

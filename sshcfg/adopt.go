@@ -54,8 +54,9 @@ func (l Layout) KnownKey(ip string) (ssh.PublicKey, error) {
 			path = p
 		}
 	}
-	if !isFile(path) {
-		return nil, nil
+	g := guard{layout: l}
+	if f, _ := g.through(path); f != nil || !isFile(path) {
+		return nil, nil // there is none, or a guest can write it: the key is not taken from there
 	}
 	check, err := knownhosts.New(path)
 	if err != nil {
@@ -88,6 +89,9 @@ func isFile(path string) bool {
 // PlanRemoveLegacy takes the block aivm 0.3 wrote for a VM out of the user's
 // configuration: its markers and what is between them, and nothing else.
 func PlanRemoveLegacy(l Layout, vm string) ([]plan.Action, error) {
+	if err := l.Guarded(); err != nil {
+		return nil, err
+	}
 	c, err := readFile(l.sshConfig())
 	if err != nil {
 		return nil, l.readOnly(err)

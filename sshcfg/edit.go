@@ -42,6 +42,9 @@ func (l Layout) edit(ctx context.Context, change func([]byte) ([]byte, error)) e
 }
 
 func (l Layout) tryEdit(change func([]byte) ([]byte, error)) (done bool, err error) {
+	if err := l.Guarded(); err != nil {
+		return false, err
+	}
 	f, err := readFile(l.sshConfig())
 	if err != nil {
 		return false, l.readOnly(err)

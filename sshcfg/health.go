@@ -10,6 +10,9 @@ const probeAlias = "aivm-doctor"
 // once, and with it the user's own "Match exec" commands, as every connection
 // does.
 func Health(ctx context.Context, l Layout, run Runner) error {
+	if err := l.Guarded(); err != nil {
+		return err
+	}
 	f, err := readFile(l.sshConfig())
 	if err != nil {
 		return l.readOnly(err)

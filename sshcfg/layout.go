@@ -28,6 +28,8 @@ type Layout struct {
 	// SystemConfig is read after the user's file, by ssh and by Verify (to
 	// name the line that adds something); empty means /etc/ssh/ssh_config.
 	SystemConfig string
+	// Guests are the folders VMs can write; see Guarded.
+	Guests []GuestFolder
 }
 
 // DefaultLayout follows the XDG base directory specification: a relative

@@ -109,6 +109,9 @@ func sameDirLink(f File) bool { return filepath.Base(f.Path) == filepath.Base(f.
 
 func planInclude(f Facts) ([]plan.Action, error) {
 	l := f.Layout
+	if err := l.Guarded(); err != nil {
+		return nil, err
+	}
 	if f.Config.Err != nil {
 		return nil, l.readOnly(f.Config.Err)
 	}
@@ -240,7 +243,10 @@ func PlanRemoveVM(l Layout, vm, alias string) ([]plan.Action, error) {
 	if others {
 		return as, nil
 	}
-	c, err := readFile(l.sshConfig())
+	var c File
+	if err = l.Guarded(); err == nil {
+		c, err = readFile(l.sshConfig())
+	}
 	var out []byte
 	if err == nil {
 		out, err = removeInclude(c.Data, l)

@@ -39,6 +39,7 @@ type scanner struct {
 	skip  string // directory of our own files
 	files int
 	out   []directive
+	guard *guard // judges what is included; nil: nobody does
 }
 
 // ssh's own limit is 16 levels (READCONF_MAX_DEPTH); the number of files is
@@ -91,6 +92,9 @@ func (s *scanner) data(path string, data []byte, parent applies, depth int) {
 					a = filepath.Join(s.base, a)
 				}
 				names, _ := filepath.Glob(a) // a bad pattern matches nothing
+				if s.guard != nil && !s.guard.include(path, a, names) {
+					return
+				}
 				for _, n := range names {
 					s.file(n, active, depth+1)
 				}

@@ -86,6 +86,9 @@ func Verify(ctx context.Context, l Layout, alias string, want Stanza, run Runner
 	if err != nil {
 		return nil, err
 	}
+	if err := l.Guarded(); err != nil {
+		return nil, err
+	}
 	own := l.ConfPath(alias)
 	f, err := readFile(own)
 	if err != nil {

@@ -25,6 +25,11 @@ func Open(path string) (*os.File, error) {
 	return handle(unix.AT_FDCWD, path, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
 }
 
+// OpenFollowed is Open of a path that may have links on it.
+func OpenFollowed(path string) (*os.File, error) {
+	return handle(unix.AT_FDCWD, path, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC})
+}
+
 // At returns a handle of the entry name of the directory dir, a handle itself.
 // An entry that is a link is the link itself.
 func At(dir *os.File, name string) (*os.File, error) {
@@ -69,11 +74,10 @@ func Reopen(h *os.File) (*os.File, fs.FileInfo, error) {
 // Names lists the directory the handle h names, at most limit names of it and
 // whether there are more.
 func Names(h *os.File, limit int) (names []string, more bool, err error) {
-	fd, err := unix.Openat(int(h.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	d, err := directory(h)
 	if err != nil {
-		return nil, false, &fs.PathError{Op: "open", Path: h.Name(), Err: err}
+		return nil, false, err
 	}
-	d := os.NewFile(uintptr(fd), h.Name())
 	defer d.Close()
 	names, err = d.Readdirnames(limit + 1)
 	if errors.Is(err, io.EOF) {
@@ -83,6 +87,28 @@ func Names(h *os.File, limit int) (names []string, more bool, err error) {
 		names, more = names[:limit], true
 	}
 	return names, more, err
+}
+
+// Entries lists the directory the handle h names, at most limit entries of it.
+func Entries(h *os.File, limit int) ([]fs.DirEntry, error) {
+	d, err := directory(h)
+	if err != nil || limit <= 0 {
+		return nil, err
+	}
+	defer d.Close()
+	out, err := d.ReadDir(limit)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return out, err
+}
+
+func directory(h *os.File) (*os.File, error) {
+	fd, err := unix.Openat(int(h.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: h.Name(), Err: err}
+	}
+	return os.NewFile(uintptr(fd), h.Name()), nil
 }
 
 // Readlink returns where the link leads that the handle h names.
@@ -108,7 +134,7 @@ func Read(path string, limit int64) ([]byte, error) {
 // ReadFollowed is Read of a path that may have links on it: for files whose
 // place says nothing about whose they are. A pipe holds nobody up.
 func ReadFollowed(path string, limit int64) ([]byte, error) {
-	h, err := handle(unix.AT_FDCWD, path, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC})
+	h, err := OpenFollowed(path)
 	if err != nil {
 		return nil, err
 	}

@@ -53,10 +53,8 @@ func Refuse(hostPath, home string, own, allow []string) error {
 			return ui.Refused("%s belongs to aivm itself (%s) and cannot be shared", hostPath, o).Hint("share the project's own folder: aivm code FOLDER")
 		}
 	}
-	for _, a := range allow {
-		if slices.ContainsFunc(bothWays(filepath.Clean(a)), func(p string) bool { return slices.Contains(folder, p) }) {
-			return nil
-		}
+	if allowed(hostPath, allow) {
+		return nil
 	}
 	no := func(why string) error {
 		return ui.Refused("%s is not shared: %s", hostPath, why).

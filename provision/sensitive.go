@@ -1,0 +1,119 @@
+package provision
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/hostfile"
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/share"
+	"aivm.dev/aivm/sshcfg"
+)
+
+// person is whose sessions on this machine a shared folder could act on.
+func (e *Env) person() share.Person {
+	self, err := os.Executable()
+	if err != nil {
+		self = ""
+	}
+	return share.Person{Home: e.Home, Login: e.SSH.Home, Getenv: e.Getenv, Self: self}
+}
+
+// mayReach refuses a folder that a guest must not get without a word: homes,
+// keys, the system's and our own files, and, if it is to write the folder, what
+// this machine runs by itself.
+func (e *Env) mayReach(folder string, writable bool, allow []string) error {
+	if err := share.Refuse(folder, e.Home, e.ownDirs(), allow); err != nil {
+		return err
+	}
+	active, err := share.RefuseLeads(folder, e.person(), writable, allow)
+	if err != nil {
+		return err
+	}
+	if writable {
+		l := e.SSH
+		l.Guests = []sshcfg.GuestFolder{{Path: folder}}
+		if err := l.Guarded(); err != nil {
+			return err
+		}
+	}
+	for _, a := range active {
+		e.warnOnce("what a VM writes into " + ui.Clean(folder) + " can run in this shell: " + ui.Clean(a.String()) + "; to leave such an environment: deactivate, or open another terminal outside the folder")
+	}
+	return nil
+}
+
+// leads are the places of this machine that lead into a folder a guest can
+// write, for status.
+func (e *Env) leads(a share.Attachment) []share.Lead {
+	return share.FindLeads(a.HostPath, e.person(), false).Acts
+}
+
+// guestFolders are the recorded folders that a VM can write.
+func guestFolders(c *config.Config) []sshcfg.GuestFolder {
+	var out []sshcfg.GuestFolder
+	for _, r := range c.Attachments {
+		if a := attachment(r); exposes(a) {
+			out = append(out, sshcfg.GuestFolder{Path: filepath.Clean(a.HostPath), VM: a.VM})
+		}
+	}
+	return out
+}
+
+// writableBy is a folder as one that its VM can write, if it can.
+func writableBy(a *share.Attachment) []sshcfg.GuestFolder {
+	if !exposes(*a) {
+		return nil
+	}
+	return []sshcfg.GuestFolder{{Path: a.HostPath, VM: a.VM}}
+}
+
+// distrust has nothing of the folders decide what this run does: programs and
+// libraries are looked up elsewhere, ssh's configuration is not taken from
+// there, and a program of ours that lies there gets no rights.
+func (e *Env) distrust(folders []sshcfg.GuestFolder) {
+	if len(folders) == 0 {
+		return
+	}
+	e.SSH.Guests = append(slices.Clip(e.SSH.Guests), folders...)
+	var t hostfile.Tracer
+	in := func(path string) (sshcfg.GuestFolder, bool) {
+		way := t.Follow(path)
+		for _, f := range folders {
+			if _, in := way.Through(t.Folder(f.Path)); in {
+				return f, true
+			}
+		}
+		return sshcfg.GuestFolder{}, false
+	}
+	for _, name := range share.PathVars() {
+		dirs := filepath.SplitList(os.Getenv(name))
+		kept := slices.DeleteFunc(slices.Clone(dirs), func(d string) bool {
+			_, guests := in(d)
+			return filepath.IsAbs(d) && guests
+		})
+		if len(kept) < len(dirs) {
+			_ = os.Setenv(name, strings.Join(kept, string(filepath.ListSeparator)))
+		}
+	}
+	self := e.person().Self
+	if f, guests := in(self); guests && self != "" && e.Root != nil {
+		e.Root = noRoot{e.Root, ui.Refused("the aivm that runs now, %s, lies in a folder that VM %s can write, and does not get root's rights", ui.Clean(self), f.VM).
+			Hint("put it where no guest writes: sudo install -m 755 "+shellQuote(self)+" /usr/local/bin/aivm", "then use that one: /usr/local/bin/aivm list")}
+	}
+}
+
+// noRoot refuses every privileged action.
+type noRoot struct {
+	root.Applier
+	why error
+}
+
+func (r noRoot) Do(context.Context, root.Op, root.Progress) (root.Result, error) {
+	return root.Result{}, r.why
+}

@@ -1,0 +1,433 @@
+package share
+
+import (
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"aivm.dev/aivm/internal/hostfile"
+	"aivm.dev/aivm/internal/lazyre"
+	"aivm.dev/aivm/internal/ui"
+)
+
+// Bounds of what is read below one place of a list, and of all of them.
+const (
+	placeDepth   = 3
+	placeEntries = 3000
+	allEntries   = 60000
+	placesShown  = 4
+	maxStartup   = 256 << 10
+)
+
+// A Person is whose session a folder could act on.
+type Person struct {
+	Home   string
+	Login  string // the home the password database names, if HOME says otherwise
+	Getenv func(string) string
+	Self   string // the running aivm; "" if it does not matter
+}
+
+// A Lead is one place of this machine that leads into a folder.
+type Lead struct {
+	Place string // "~/.bashrc", "/x/bin on PATH"
+	How   string // "leads to /home/u/dotfiles/rc", "lies in it", "holds it"
+}
+
+func (l Lead) String() string { return l.Place + " " + l.How }
+
+// Leads are what was found about a folder.
+type Leads struct {
+	Acts   []Lead // this machine runs or obeys it by itself
+	Keys   []Lead // credentials
+	Active []Lead // this shell runs it, because an environment of the folder's own is active in it
+	Self   string // the running aivm, if it lies in the folder
+}
+
+// looker finds what leads into one folder.
+type looker struct {
+	tracer  hostfile.Tracer
+	folder  hostfile.Folder
+	person  Person
+	entries int
+	out     Leads
+	seen    map[string]bool
+}
+
+// FindLeads says what of this machine leads into the folder, with links
+// followed: who can write in it decides what happens there. With keysOnly it
+// looks for credentials alone.
+func FindLeads(folder string, p Person, keysOnly bool) Leads {
+	l := &looker{person: p, seen: map[string]bool{}}
+	l.folder = l.tracer.Folder(folder)
+	l.keys()
+	if keysOnly {
+		return l.out
+	}
+	if p.Self != "" {
+		if _, in := l.tracer.Follow(p.Self).Through(l.folder); in {
+			l.out.Self = p.Self
+		}
+	}
+	for _, home := range l.homes() {
+		for _, s := range startup {
+			for _, path := range l.places(home, s) {
+				l.place(&l.out.Acts, l.called(path), path, true)
+			}
+		}
+		for _, s := range bins {
+			l.programs(l.called(filepath.Join(home, s)), filepath.Join(home, s))
+		}
+		l.sourced(home)
+	}
+	for _, path := range l.xdg("autostart", "applications", "systemd/user", "dbus-1/services") {
+		l.place(&l.out.Acts, path, path, true)
+	}
+	for _, s := range system {
+		if way := l.tracer.Follow(s); way.Exists && way.Holds(l.folder) {
+			l.out.Acts = append(l.out.Acts, Lead{Place: s, How: "holds it"})
+		}
+	}
+	l.environment()
+	return l.out
+}
+
+// homes are the person's, and another's in which the folder lies.
+func (l *looker) homes() []string {
+	var out []string
+	for _, h := range []string{l.person.Home, l.person.Login} {
+		if h != "" && !slices.Contains(out, filepath.Clean(h)) {
+			out = append(out, filepath.Clean(h))
+		}
+	}
+	for _, f := range bothWays(l.folder.Path) {
+		other := "/root"
+		if parts := strings.Split(f, "/"); len(parts) > 3 && parts[1] == "home" {
+			other = "/home/" + parts[2]
+		} else if !strings.HasPrefix(f, "/root/") {
+			continue
+		}
+		if !slices.Contains(out, other) {
+			out = append(out, other)
+		}
+	}
+	return out
+}
+
+func (l *looker) getenv(name string) string {
+	if l.person.Getenv == nil {
+		return ""
+	}
+	return l.person.Getenv(name)
+}
+
+// places are where an entry of a list is: below the home, and where XDG's
+// variables put it.
+func (l *looker) places(home, entry string) []string {
+	out := []string{filepath.Join(home, entry)}
+	if home != filepath.Clean(l.person.Home) {
+		return out
+	}
+	for prefix, name := range map[string]string{".config/": "XDG_CONFIG_HOME", ".local/share/": "XDG_DATA_HOME", ".local/state/": "XDG_STATE_HOME"} {
+		if rest, ok := strings.CutPrefix(entry, prefix); ok {
+			if dir := l.getenv(name); filepath.IsAbs(dir) && filepath.Clean(dir) != filepath.Join(home, prefix) {
+				out = append(out, filepath.Join(dir, rest))
+			}
+		}
+	}
+	return out
+}
+
+// xdg are the directories of the system's lists.
+func (l *looker) xdg(below ...string) []string {
+	var out []string
+	for _, name := range []string{"XDG_CONFIG_DIRS", "XDG_DATA_DIRS"} {
+		for _, dir := range filepath.SplitList(l.getenv(name)) {
+			for _, b := range below {
+				if filepath.IsAbs(dir) {
+					out = append(out, filepath.Join(dir, b))
+				}
+			}
+		}
+	}
+	return out
+}
+
+// called is a path as a person writes it.
+func (l *looker) called(path string) string {
+	if rest, ok := strings.CutPrefix(path, strings.TrimSuffix(filepath.Clean(l.person.Home), "/")+"/"); ok && l.person.Home != "" {
+		return "~/" + rest
+	}
+	return path
+}
+
+// place judges one path: it leads into the folder, lies in it, or holds it. Of
+// a directory outside, the links in it are followed too (deep: also in those
+// below it).
+func (l *looker) place(to *[]Lead, name, path string, deep bool) {
+	if l.seen[path] {
+		return
+	}
+	l.seen[path] = true
+	way := l.tracer.Follow(path)
+	if l.leads(to, name, path, way) {
+		return
+	}
+	if way.Exists && way.Holds(l.folder) {
+		*to = append(*to, Lead{Place: name, How: "holds it"})
+		return
+	}
+	left := placeEntries
+	depth := 0
+	if deep {
+		depth = placeDepth
+	}
+	l.links(to, name, path, depth, &left)
+}
+
+// programs judges a directory whose programs are run by their names: a folder
+// in it is none.
+func (l *looker) programs(name, dir string) {
+	var found []Lead
+	if !l.leads(&found, name, dir, l.tracer.Follow(dir)) {
+		left := placeEntries * 3
+		l.links(&found, l.called(dir), dir, 0, &left)
+	}
+	l.add(found)
+}
+
+// leads adds the path if it passes through the folder.
+func (l *looker) leads(to *[]Lead, name, path string, way hostfile.Way) bool {
+	e, in := way.Through(l.folder)
+	if !in {
+		return false
+	}
+	end := e.Path
+	if strings.HasPrefix(way.Path, l.folder.Path+"/") || way.Path == l.folder.Path {
+		end = way.Path
+	}
+	lead := Lead{Place: name, How: "leads to " + ui.Clean(end)}
+	switch path = filepath.Clean(path); {
+	case path == l.folder.Path:
+		lead.How = "is this folder"
+	case strings.HasPrefix(path, l.folder.Path+"/"):
+		lead.How = "lies in it"
+	case end == l.folder.Path:
+		lead.How = "leads to it"
+	}
+	*to = append(*to, lead)
+	return true
+}
+
+// links follows the links in the directory at path.
+func (l *looker) links(to *[]Lead, name, path string, depth int, left *int) {
+	h, err := hostfile.OpenFollowed(path)
+	if err != nil {
+		return
+	}
+	defer h.Close()
+	if st, err := h.Stat(); err != nil || !st.IsDir() {
+		return
+	}
+	ents, err := hostfile.Entries(h, *left)
+	if err != nil {
+		return
+	}
+	for _, e := range ents {
+		*left--
+		if l.entries++; *left < 0 || l.entries > allEntries {
+			return
+		}
+		child := filepath.Join(path, e.Name())
+		switch {
+		case e.IsDir() && depth > 0:
+			l.links(to, name+"/"+e.Name(), child, depth-1, left)
+		case e.Type()&fs.ModeSymlink != 0:
+			l.leads(to, name+"/"+e.Name(), child, l.tracer.Follow(child))
+		}
+	}
+}
+
+// keys looks for credentials.
+func (l *looker) keys() {
+	for _, home := range l.homes() {
+		for _, s := range slices.Concat(secrets, credentials) {
+			for _, path := range l.places(home, s) {
+				if s == ".ssh" {
+					l.sshKeys(path)
+					continue
+				}
+				l.place(&l.out.Keys, l.called(path), path, false)
+			}
+		}
+	}
+	for _, v := range credentialVars {
+		for _, path := range filepath.SplitList(l.getenv(v)) {
+			if filepath.IsAbs(path) {
+				l.place(&l.out.Keys, v+"="+path, path, false)
+			}
+		}
+	}
+}
+
+// sshKeys is place for ~/.ssh, of which some files are no secret.
+func (l *looker) sshKeys(path string) {
+	var all []Lead
+	l.place(&all, l.called(path), path, false)
+	for _, a := range all {
+		if !slices.Contains([]string{"config", "config.d", "rc", "environment", "authorized_keys", "authorized_keys2", "known_hosts", "known_hosts.old"}, filepath.Base(a.Place)) {
+			l.out.Keys = append(l.out.Keys, a)
+		}
+	}
+	delete(l.seen, path)
+}
+
+// environment looks at what this run's environment names.
+func (l *looker) environment() {
+	for _, v := range startupVars {
+		if path := l.getenv(v); filepath.IsAbs(path) {
+			to := &l.out.Acts
+			if l.active(path) {
+				to = &l.out.Active
+			}
+			l.place(to, v+"="+path, path, false)
+		}
+	}
+	if dir := l.getenv("ZDOTDIR"); filepath.IsAbs(dir) {
+		for _, f := range zdot {
+			l.place(&l.out.Acts, l.called(filepath.Join(dir, f)), filepath.Join(dir, f), false)
+		}
+	}
+	for _, v := range programVars {
+		if f := strings.Fields(strings.TrimPrefix(l.getenv(v), "|")); len(f) > 0 && filepath.IsAbs(f[0]) {
+			l.leads(&l.out.Acts, v+"="+f[0], f[0], l.tracer.Follow(f[0]))
+		}
+	}
+	for _, v := range pathVars {
+		for _, dir := range filepath.SplitList(l.getenv(v)) {
+			name := dir + " on " + v
+			switch {
+			case !filepath.IsAbs(dir):
+				// It is in any folder one enters, this one no more than others.
+				if v == "PATH" {
+					l.out.Active = append(l.out.Active, Lead{Place: "\"" + dir + "\" on PATH", How: "is any folder you enter"})
+				}
+			case v == "PATH" && !l.active(dir):
+				l.programs(name, dir)
+			case strings.HasPrefix(v, "LD_") && !l.active(dir):
+				l.leads(&l.out.Acts, name, dir, l.tracer.Follow(dir))
+			default:
+				l.leads(&l.out.Active, name, dir, l.tracer.Follow(dir))
+			}
+		}
+	}
+}
+
+// add adds what is not there yet under its own name.
+func (l *looker) add(found []Lead) {
+	for _, f := range found {
+		if !slices.ContainsFunc(l.out.Acts, func(a Lead) bool { return a.Place == f.Place }) {
+			l.out.Acts = append(l.out.Acts, f)
+		}
+	}
+}
+
+// active reports whether the directory was put on a path because an environment
+// of the folder itself is active in this shell: a Python one, or direnv's.
+func (l *looker) active(dir string) bool {
+	if !strings.HasPrefix(filepath.Clean(dir), l.folder.Path+"/") {
+		return false
+	}
+	if strings.HasSuffix(filepath.Clean(dir), "/node_modules/.bin") {
+		return true
+	}
+	for _, v := range []string{"VIRTUAL_ENV", "CONDA_PREFIX", "DIRENV_DIR"} {
+		root := filepath.Clean(strings.TrimPrefix(l.getenv(v), "-"))
+		if filepath.IsAbs(root) && (root == l.folder.Path || strings.HasPrefix(root, l.folder.Path+"/")) && (root == dir || strings.HasPrefix(dir, root+"/")) {
+			return true
+		}
+	}
+	return false
+}
+
+// sourcing files are shell programs in which a line "source FILE" or ". FILE"
+// names another one.
+var (
+	sourcing   = []string{".profile", ".bash_profile", ".bash_login", ".bashrc", ".bash_aliases", ".zshenv", ".zprofile", ".zshrc", ".zlogin", ".kshrc", ".cshrc", ".tcshrc", ".login", ".xprofile", ".xsessionrc", ".xinitrc", ".config/fish/config.fish"}
+	sourceLine = lazyre.New(`^[ \t]*(?:(?:then|do|else|if|\{|\(|\[\[? .* \]\]?)[ \t]+)*(?:source|\.)[ \t]+(?:"([^"]+)"|'([^']+)'|([^\s)"']+))`)
+)
+
+// sourced follows the files that the home's shell files take in by a path of
+// their own. What a program would have to work out is not seen.
+func (l *looker) sourced(home string) {
+	for _, s := range sourcing {
+		file := filepath.Join(home, s)
+		b, err := hostfile.ReadFollowed(file, maxStartup)
+		if err != nil {
+			continue
+		}
+		for _, command := range strings.FieldsFunc(string(b), func(r rune) bool { return strings.ContainsRune("\n;&|", r) }) {
+			m := sourceLine.FindStringSubmatch(command)
+			if m == nil {
+				continue
+			}
+			path := m[1] + m[2] + m[3]
+			for _, h := range []string{"~/", "$HOME/", "${HOME}/"} {
+				if rest, ok := strings.CutPrefix(path, h); ok {
+					path = filepath.Join(home, rest)
+				}
+			}
+			if filepath.IsAbs(path) && !strings.ContainsAny(path, "$`*?") {
+				l.leads(&l.out.Acts, path+", which "+l.called(file)+" takes in,", path, l.tracer.Follow(path))
+			}
+		}
+	}
+}
+
+// named names some leads in a sentence.
+func named(ls []Lead) string {
+	more := ""
+	if n := len(ls) - placesShown; n > 0 {
+		ls, more = ls[:placesShown], fmt.Sprintf(", and %d more", n)
+	}
+	var out []string
+	for _, l := range ls {
+		out = append(out, ui.Clean(l.String()))
+	}
+	return strings.Join(out, ", ") + more
+}
+
+// RefuseLeads says no to a folder that acts on this machine at once, or in
+// which credentials are. writable says that the guest is to write it; what it
+// only reads acts on nothing. The names in active are of what is not refused and
+// has to be said: see Leads. allow is Refuse's.
+func RefuseLeads(hostPath string, p Person, writable bool, allow []string) (active []Lead, err error) {
+	found := FindLeads(hostPath, p, !writable)
+	q := quote(hostPath)
+	if found.Self != "" {
+		return nil, ui.Refused("%s is not shared for writing: the aivm that runs now lies in it (%s), and this machine runs it as root", ui.Clean(hostPath), ui.Clean(found.Self)).
+			Hint("put it where no guest writes: sudo install -m 755 "+quote(found.Self)+" /usr/local/bin/aivm", "then: /usr/local/bin/aivm attach "+q)
+	}
+	if allowed(hostPath, allow) {
+		return found.Active, nil
+	}
+	yes := "if the guest may really have it, repeat the command with: --allow-sensitive " + q
+	if len(found.Keys) > 0 {
+		return nil, ui.Refused("%s is not shared: it has keys or tokens: %s", ui.Clean(hostPath), named(found.Keys)).
+			Hint(yes, "or attach the project's own folder")
+	}
+	if len(found.Acts) > 0 {
+		return nil, ui.Refused("%s is not shared for writing: this machine runs or obeys by itself what lies there: %s", ui.Clean(hostPath), named(found.Acts)).
+			Hint("to let the guest only read it: aivm attach "+q+" --access ro", yes)
+	}
+	return found.Active, nil
+}
+
+// allowed reports whether --allow-sensitive names exactly this folder.
+func allowed(hostPath string, allow []string) bool {
+	folder := bothWays(hostPath)
+	return slices.ContainsFunc(allow, func(a string) bool {
+		return slices.ContainsFunc(bothWays(filepath.Clean(a)), func(p string) bool { return slices.Contains(folder, p) })
+	})
+}
