@@ -44,6 +44,7 @@ type diagnosis struct {
 	net    network.Facts
 	vms    []patient
 	sshErr error                          // of the configuration as a whole
+	gone   []sshcfg.GoneStore             // Include lines of configs that are gone
 	left   plan.Known[[]root.NetManifest] // walls of networks that are gone
 }
 
@@ -96,7 +97,7 @@ func (e *Env) diagnose(ctx context.Context, sudo bool) (diagnosis, error) {
 	var exam host.Examination
 	var rules plan.Known[[]byte]
 	var wg sync.WaitGroup
-	wg.Go(func() { d.sshErr = e.examineSSH(ctx, d.vms) })
+	wg.Go(func() { d.sshErr, d.gone = e.examineSSH(ctx, d.vms), sshcfg.GoneStores(e.SSH) })
 	wg.Go(func() { exam = host.Examine(ctx, e.Host, d.host) })
 	isRoot, seesRules := e.Host.Euid == 0, d.host.Tools["nft"] != ""
 	if isRoot && seesRules {

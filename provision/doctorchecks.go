@@ -116,6 +116,9 @@ func (e *Env) sshConfigCheck(d diagnosis) host.Check {
 		return verdict(c, host.Bad, d.sshErr)
 	}
 	c.Evidence = append(c.Evidence, "ssh -G: reads it to the end")
+	for _, g := range d.gone {
+		c.Evidence = append(c.Evidence, g.String())
+	}
 	var good, bad []string
 	for _, p := range d.vms {
 		name := p.want.name

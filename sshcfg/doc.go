@@ -2,13 +2,16 @@
 // with whatever is built on it: scp, rsync, git, editors.
 //
 // It owns one directory with one 0600 file per VM (Layout.ConfigDir), one
-// Include line between two markers in the user's SSH configuration, aivm's own
-// client key, and per VM the pinned host key and its known_hosts file
+// Include line in the user's SSH configuration between two markers that name
+// this directory, aivm's own client key, and per VM the pinned host key and its known_hosts file
 // (Layout.StateDir). It never connects to a guest, never reads or changes the
 // user's known_hosts, and never writes a private key it did not make.
 //
 // Invariants:
 //
+//   - Each store, which is a ConfigDir, has its own Include line and changes no
+//     other store's. Markers of earlier versions name no directory: the Include
+//     between them says whose they are.
 //   - Outside our markers no byte of the user's configuration changes. The
 //     file keeps its mode, owner, line ends, byte order mark and the symlinks
 //     that lead to it, and its first version is kept in StateDir.

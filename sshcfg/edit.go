@@ -17,9 +17,9 @@ import (
 // rename; tests put an editor there.
 var beforeSwap = func() {}
 
-// edit applies change to the user's configuration: under our lock against
-// other runs of aivm, and compared once more before the rename against editors,
-// which know no lock. Nothing is written when change changes nothing.
+// edit applies change to the user's configuration: under this store's lock and
+// the one beside the file against other runs of aivm, and compared once more
+// before the rename against editors, which know no lock. Nothing is written when change changes nothing.
 func (l Layout) edit(ctx context.Context, change func([]byte) ([]byte, error)) error {
 	unlock, err := l.lock(ctx)
 	if err != nil {
@@ -27,7 +27,7 @@ func (l Layout) edit(ctx context.Context, change func([]byte) ([]byte, error)) e
 	}
 	defer unlock()
 	for range 50 {
-		done, err := l.tryEdit(change)
+		done, err := l.tryEdit(ctx, change)
 		if done || err != nil {
 			return err
 		}
@@ -41,7 +41,7 @@ func (l Layout) edit(ctx context.Context, change func([]byte) ([]byte, error)) e
 		Hint("close it there and run the command again")
 }
 
-func (l Layout) tryEdit(change func([]byte) ([]byte, error)) (done bool, err error) {
+func (l Layout) tryEdit(ctx context.Context, change func([]byte) ([]byte, error)) (done bool, err error) {
 	if err := l.Guarded(); err != nil {
 		return false, err
 	}
@@ -70,6 +70,11 @@ func (l Layout) tryEdit(change func([]byte) ([]byte, error)) (done bool, err err
 			return false, l.readOnly(err)
 		}
 	}
+	unlock, err := l.lockBeside(ctx, f.Target)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
 	t, err := tempFor(f.Target, out, mode)
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return false, err // adding the line by hand would not work either

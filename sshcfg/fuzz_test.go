@@ -18,7 +18,7 @@ var sshLines = []string{
 	"ForwardAgent yes", "RemoteForward 9000 localhost:9000", "LocalForward 1 h:2", "SendEnv FOO BAR*", "SetEnv A=b", "ControlMaster auto", "ControlPath /tmp/c-%C",
 	"ProxyJump jump", "ProxyCommand nc %h %p", "UserKnownHostsFile /kh", "StrictHostKeyChecking no", "HostKeyAlias z", "Compression yes", "LogLevel DEBUG",
 	"AddKeysToAgent yes", "# comment", "", "   ", "#Host a", "HashKnownHosts yes", "Ciphers +aes128-cbc", "ServerAliveInterval 5",
-	beginMarker, endMarker, "GlobalKnownHostsFile none", "RequestTTY force", "PermitLocalCommand no", "Host x y z",
+	beginMarker, endMarker, "# >>> aivm store /o/aivm/ssh >>>", "Include /o/aivm/ssh/*.conf", "# <<< aivm store /o/aivm/ssh <<<", "GlobalKnownHostsFile none", "RequestTTY force", "PermitLocalCommand no", "Host x y z",
 }
 
 // FuzzOtherHosts puts a configuration together, lets aivm put its line into it,

@@ -77,6 +77,9 @@ func Plan(f Facts, want Stanza) ([]plan.Action, error) {
 	}
 	legacy := ""
 	for _, c := range f.Clashes {
+		if c.Store != "" {
+			return nil, storeClash(c, want.Alias)
+		}
 		if !c.Legacy {
 			return nil, ui.Refused("%w: %s already has a \"Host %s\"", ErrAliasTaken, c, want.Alias).
 				Hint("rename that Host, or give the VM another name with --vm NAME")
@@ -127,7 +130,7 @@ func planInclude(f Facts) ([]plan.Action, error) {
 		return nil, l.readOnly(c.Blocked)
 	}
 	why := "read aivm's files first in " + c.Path
-	if b, _ := findBlock(splitLines(c.Data)); b != nil {
+	if own, _ := l.ownBlocks(splitLines(c.Data)); len(own) > 0 {
 		why = "put aivm's Include back in order: ssh takes the first value it reads, so it has to come before everything else in " + c.Path
 	}
 	return []plan.Action{{
@@ -265,7 +268,7 @@ func PlanRemoveVM(l Layout, vm, alias string) ([]plan.Action, error) {
 	}
 	return append(as, plan.Action{
 		ID:      "ssh.include.remove",
-		Why:     "no VM is left: take aivm's Include out of " + c.Path,
+		Why:     "it is this config's last VM: take the Include line of " + l.ConfigDir + " out of " + c.Path,
 		Shows:   writeShows(c),
 		Diff:    unified(c, out),
 		Consent: plan.Ask,

@@ -89,7 +89,7 @@ func TestKeepsSymlinkModeAndBackup(t *testing.T) {
 	if to, err := os.Readlink(l.sshConfig()); err != nil || to != "../dotfiles/link" {
 		t.Errorf("the link became %q, %v", to, err)
 	}
-	if got := read(t, filepath.Join(dots, "ssh_config")); !strings.HasPrefix(got, "# >>> aivm >>>\r\n") || !strings.HasSuffix(got, "Host x\r\n  User y\r\n") {
+	if got := read(t, filepath.Join(dots, "ssh_config")); !strings.HasPrefix(got, "# >>> aivm store "+l.ConfigDir+" >>>\r\n") || !strings.HasSuffix(got, "Host x\r\n  User y\r\n") {
 		t.Errorf("%q", got)
 	}
 	if m := mode(t, l.sshConfig()); m != 0o640 {
@@ -323,7 +323,7 @@ func TestEditorInBetween(t *testing.T) {
 	}
 	defer func() { beforeSwap = func() {} }()
 	apply(t, l, stanzaFor(l, "a"))
-	if got := read(t, l.sshConfig()); !strings.HasPrefix(got, beginMarker) || !strings.HasSuffix(got, "Host saved3\n") {
+	if got := read(t, l.sshConfig()); !strings.HasPrefix(got, storeBegin) || !strings.HasSuffix(got, "Host saved3\n") {
 		t.Errorf("%q", got)
 	}
 	// And one that makes the file where there was none.
@@ -391,5 +391,50 @@ func TestDefaultLayout(t *testing.T) {
 	}
 	if args := DefaultLayout(home, noenv).SSHArgs(); args != nil {
 		t.Error(args)
+	}
+}
+
+// Two stores with state directories of their own write into one file, again and
+// again at the same time: each line is there at the end, and what the user wrote.
+func TestTwoStoresAtOnce(t *testing.T) {
+	a := newLayout(t)
+	b := a
+	b.ConfigDir, b.StateDir = filepath.Join(a.Home, "two", "aivm", "ssh"), filepath.Join(a.Home, "twostate", "aivm")
+	const user = "Host x\n  User y\n"
+	write(t, a.sshConfig(), user, 0o600)
+	var wg sync.WaitGroup
+	for _, l := range []Layout{a, b} {
+		wg.Go(func() {
+			for n := range 21 {
+				err := l.edit(t.Context(), func(data []byte) ([]byte, error) {
+					if n%2 == 1 {
+						return removeInclude(data, l)
+					}
+					return ensureInclude(data, l)
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	got := read(t, a.sshConfig())
+	for _, l := range []Layout{a, b} {
+		line, _ := l.IncludeLine()
+		if strings.Count(got, line+"\n") != 1 {
+			t.Errorf("%s in %q", line, got)
+		}
+		out, err := removeInclude([]byte(got), l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = string(out)
+	}
+	if got != user {
+		t.Errorf("%q", got)
+	}
+	if es, err := os.ReadDir(filepath.Dir(a.sshConfig())); err != nil || len(es) != 1 {
+		t.Errorf("beside it: %v %v", es, err)
 	}
 }

@@ -223,6 +223,9 @@ type Clash struct {
 	// Legacy marks a block written by aivm 0.3. It is left alone: it comes
 	// after our Include, so ours wins.
 	Legacy bool
+	// Store is the directory of another store of aivm's that has a VM of that
+	// name; empty if the line is nobody's but the user's.
+	Store string
 }
 
 func (c Clash) String() string { return fmt.Sprintf("%s line %d", c.File, c.Line) }
@@ -234,7 +237,7 @@ func Others(l Layout, alias string) []Clash {
 	var cs []Clash
 	for _, d := range l.directives(alias) {
 		if d.keyword == "host" && slices.Contains(d.args, alias) {
-			cs = append(cs, Clash{File: d.file, Line: d.line})
+			cs = append(cs, Clash{File: d.file, Line: d.line, Store: storeOf(d.file, alias)})
 		}
 	}
 	blocks := map[string][][2]int{} // file -> 0.3's blocks, read once

@@ -9,7 +9,8 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// The markers round our one line in the user's configuration.
+// The markers earlier versions put round their line in the user's configuration.
+// They do not say whose line it is: see Layout.markers for those written now.
 const (
 	beginMarker = "# >>> aivm >>>"
 	endMarker   = "# <<< aivm <<<"
@@ -72,20 +73,21 @@ type markerError struct {
 
 func (e *markerError) Error() string { return e.what }
 
-// block is the range from our begin marker's line to our end marker's.
+// block is the range from a begin marker's line to its end marker's.
 type block struct{ first, last int } // indexes into lines
 
-// findBlock returns our block, nil if there is none. Anything but one begin
-// followed by one end is an error: guessing could eat the user's lines.
-func findBlock(ls []line) (*block, error) {
+// findBlock returns the block between these two markers, nil if there is none.
+// Anything but one begin followed by one end is an error: guessing could eat
+// the user's lines.
+func findBlock(ls []line, begin, end string) (*block, error) {
 	type mark struct {
 		at    int
 		begin bool
 	}
 	var ms []mark
 	for i, l := range ls {
-		if l.text == beginMarker || l.text == endMarker {
-			ms = append(ms, mark{i, l.text == beginMarker})
+		if l.text == begin || l.text == end {
+			ms = append(ms, mark{i, l.text == begin})
 		}
 	}
 	switch {
@@ -143,73 +145,79 @@ func damaged(path string, err *markerError) error {
 		word = "lines "
 	}
 	return ui.Refused("the aivm markers in %s are damaged: %w", path, err).
-		Hint("remove " + word + strings.Join(nums, ", ") + " of " + path + ", then run the command again; aivm writes its block anew")
+		Hint("remove " + word + strings.Join(nums, ", ") + " of " + path + ", then run the command again; aivm writes its block again")
 }
 
-// ensureInclude returns data with our block as the first directive. It returns
-// data itself when that is so already, or when a line added by hand does the
-// same. Every byte outside the block stays, in its order.
+// ensureInclude returns data with this store's block before every directive but
+// the Includes of other stores. It returns data itself when that is so already,
+// or when a line added by hand does the same. Every byte outside the block
+// stays, in its order.
 func ensureInclude(data []byte, l Layout) ([]byte, error) {
 	want, err := l.IncludeLine()
 	if err != nil {
 		return nil, err
 	}
 	ls := splitLines(data)
-	b, err := findBlock(ls)
+	own, err := l.ownBlocks(ls)
 	if err != nil {
 		return nil, err
 	}
-	if b == nil {
+	if len(own) == 0 {
 		if l.byHand(ls) {
 			return data, nil
 		}
-		return insertTop(data, renderBlock(data, want)), nil
+		return insertTop(data, l.renderBlock(data, want)), nil
 	}
-	first := true
-	for _, x := range ls[:b.first] {
-		first = first && (x.text == "" || x.text[0] == '#')
+	if b := own[0]; len(own) == 1 && onlyStores(ls[:b.first]) {
+		ours, foreign := l.inner(data, ls[b.first+1:b.last])
+		if len(foreign) == 0 && len(ours) == 1 && (ours[0] == want || l.otherSpelling(ours[0])) {
+			return data, nil
+		}
+		return cutBlocks(data, ls, own, func(block) []byte { return concat(l.renderBlock(data, want), foreign) }), nil
 	}
-	ours, foreign := l.inner(data, ls[b.first+1:b.last])
-	if first && len(foreign) == 0 && len(ours) == 1 && ours[0] == want {
-		return data, nil
-	}
-	start, end := ls[b.first].start, ls[b.last].end
-	if b.first == 0 && bytes.HasPrefix(data, bom) {
-		start = len(bom)
-	}
-	if first {
-		return concat(data[:start], renderBlock(data, want), foreign, data[end:]), nil
-	}
-	rest := concat(data[:start], foreign, data[end:])
-	return insertTop(rest, renderBlock(data, want)), nil
+	return insertTop(l.withoutBlocks(data, ls, own), l.renderBlock(data, want)), nil
 }
 
-// removeInclude returns data without our block; lines of others that found
-// their way between the markers stay.
+// removeInclude returns data without this store's block; lines of others that
+// found their way between the markers stay.
 func removeInclude(data []byte, l Layout) ([]byte, error) {
 	ls := splitLines(data)
-	b, err := findBlock(ls)
-	if err != nil || b == nil {
+	own, err := l.ownBlocks(ls)
+	if err != nil || len(own) == 0 {
 		return data, err
 	}
-	start, end := ls[b.first].start, ls[b.last].end
-	if b.first == 0 && bytes.HasPrefix(data, bom) {
-		start = len(bom)
-	}
-	_, foreign := l.inner(data, ls[b.first+1:b.last])
-	return concat(data[:start], foreign, data[end:]), nil
+	return l.withoutBlocks(data, ls, own), nil
 }
 
-// inner splits what stands between the markers into our Include lines (also
-// one for a directory we used before) and the bytes of everything else.
+// withoutBlocks replaces blocks of ours with what others wrote into them.
+func (l Layout) withoutBlocks(data []byte, ls []line, own []block) []byte {
+	return cutBlocks(data, ls, own, func(b block) []byte {
+		_, foreign := l.inner(data, ls[b.first+1:b.last])
+		return foreign
+	})
+}
+
+// cutBlocks replaces each block, in the order of the file, with what put says.
+func cutBlocks(data []byte, ls []line, blocks []block, put func(block) []byte) []byte {
+	var out []byte
+	at := 0
+	for _, b := range blocks {
+		start := ls[b.first].start
+		if start == 0 && bytes.HasPrefix(data, bom) {
+			start = len(bom)
+		}
+		out = append(append(out, data[at:start]...), put(b)...)
+		at = ls[b.last].end
+	}
+	return append(out, data[at:]...)
+}
+
+// inner splits what stands between the markers into this store's Include lines
+// and the bytes of everything else.
 func (l Layout) inner(data []byte, ls []line) (ours []string, foreign []byte) {
-	glob, err := l.includeGlob()
 	for _, x := range ls {
-		kw, args := parseLine(x.text)
-		mine := kw == "include" && len(args) == 1 &&
-			(err == nil && args[0] == glob || strings.HasSuffix(args[0], "/aivm/ssh/*.conf"))
 		switch {
-		case mine:
+		case l.mine(x.text):
 			ours = append(ours, x.text)
 		case x.text != "":
 			foreign = append(foreign, data[x.start:x.end]...)
@@ -242,12 +250,13 @@ func (l Layout) byHand(ls []line) bool {
 	return false
 }
 
-func renderBlock(data []byte, include string) []byte {
+func (l Layout) renderBlock(data []byte, include string) []byte {
 	eol := "\n"
 	if n := bytes.Count(data, []byte("\n")); n > 0 && 2*bytes.Count(data, []byte("\r\n")) > n {
 		eol = "\r\n"
 	}
-	return []byte(beginMarker + eol + include + eol + endMarker + eol)
+	begin, end := markers(l.ConfigDir)
+	return []byte(begin + eol + include + eol + end + eol)
 }
 
 func insertTop(data, blk []byte) []byte {

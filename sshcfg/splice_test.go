@@ -13,13 +13,17 @@ var fixed = Layout{Home: "/h", ConfigDir: "/h/.config/aivm/ssh", StateDir: "/h/s
 
 const (
 	inc  = "Include /h/.config/aivm/ssh/*.conf\n"
-	blk  = "# >>> aivm >>>\n" + inc + "# <<< aivm <<<\n"
-	crlf = "# >>> aivm >>>\r\nInclude /h/.config/aivm/ssh/*.conf\r\n# <<< aivm <<<\r\n"
+	blk  = "# >>> aivm store /h/.config/aivm/ssh >>>\n" + inc + "# <<< aivm store /h/.config/aivm/ssh <<<\n"
+	crlf = "# >>> aivm store /h/.config/aivm/ssh >>>\r\nInclude /h/.config/aivm/ssh/*.conf\r\n# <<< aivm store /h/.config/aivm/ssh <<<\r\n"
 	mark = "\xef\xbb\xbf"
+	// What earlier versions wrote.
+	earlier = "# >>> aivm >>>\n" + inc + "# <<< aivm <<<\n"
 )
 
 func TestEnsureInclude(t *testing.T) {
-	old := strings.ReplaceAll(blk, "/h/.config", "/old")
+	other := strings.ReplaceAll(blk, "/h/.config", "/other")
+	old := strings.ReplaceAll(earlier, "/h/.config", "/old")
+	bare := "Include /other/aivm/ssh/*.conf\n"
 	for name, c := range map[string][2]string{
 		"empty":                      {"", blk},
 		"only a host":                {"Host x\n  User y\n", blk + "Host x\n  User y\n"},
@@ -38,9 +42,20 @@ func TestEnsureInclude(t *testing.T) {
 		"below another include":      {"Include other\n" + blk, blk + "Include other\n"},
 		"below a host, mark":         {mark + "Host x\n" + blk + "z\n", mark + blk + "Host x\nz\n"},
 		"end without newline":        {"Host x\n" + strings.TrimSuffix(blk, "\n"), blk + "Host x\n"},
-		"another directory":          {"# c\n" + old + "Host x\n", "# c\n" + blk + "Host x\n"},
-		"another directory, mark":    {mark + old + "Host x\n", mark + blk + "Host x\n"},
-		"emptied":                    {"# >>> aivm >>>\n# <<< aivm <<<\nHost x\n", blk + "Host x\n"},
+		"another store":              {"# c\n" + other + "Host x\n", blk + "# c\n" + other + "Host x\n"},
+		"another store, mark":        {mark + other + "Host x\n", mark + blk + other + "Host x\n"},
+		"another store first":        {other + blk + "Host x\n", other + blk + "Host x\n"},
+		"another store's, and more":  {strings.Replace(other, "Inc", "User u\nInc", 1) + blk, blk + strings.Replace(other, "Inc", "User u\nInc", 1)},
+		"another's with no marker":   {bare + blk, blk + bare},
+		"another's old one":          {old + "Host x\n", blk + old + "Host x\n"},
+		"another's old one first":    {old + blk + "Host x\n", old + blk + "Host x\n"},
+		"another's that is damaged":  {strings.Split(other, "\n")[0] + "\nHost x\n", blk + strings.Split(other, "\n")[0] + "\nHost x\n"},
+		"another's is inside":        {strings.Replace(blk, "Inc", other+"Inc", 1) + "Host x\n", blk + other + "Host x\n"},
+		"of an earlier version":      {earlier + "Host x\n", earlier + "Host x\n"},
+		"earlier, below a host":      {"Host x\n" + earlier, blk + "Host x\n"},
+		"both, and one is enough":    {earlier + "Host x\n" + blk, blk + "Host x\n"},
+		"emptied":                    {strings.Replace(blk, inc, "", 1) + "Host x\n", blk + "Host x\n"},
+		"emptied, nobody's":          {"# >>> aivm >>>\n# <<< aivm <<<\nHost x\n", blk + "# >>> aivm >>>\n# <<< aivm <<<\nHost x\n"},
 		"lines of the user inside":   {"# >>> aivm >>>\nHost q\n" + inc + "# note\n# <<< aivm <<<\nHost x\n", blk + "Host q\n# note\nHost x\n"},
 		"by hand":                    {inc + "Host x\n", inc + "Host x\n"},
 		"by hand, tilde and quotes":  {"# c\nInclude other\ninclude=\"~/.config/aivm/ssh/*.conf\" # mine\nHost x\n", "# c\nInclude other\ninclude=\"~/.config/aivm/ssh/*.conf\" # mine\nHost x\n"},
@@ -67,6 +82,9 @@ func TestRemoveInclude(t *testing.T) {
 		"middle":   {"a\n" + blk + "b", "a\nb"},
 		"crlf":     {crlf + "b\r\n", "b\r\n"},
 		"mark":     {mark + blk + "b\n", mark + "b\n"},
+		"earlier":  {earlier + "b\n", "b\n"},
+		"both":     {blk + "a\n" + earlier + "b\n", "a\nb\n"},
+		"others":   {strings.ReplaceAll(earlier+blk, "/h/", "/o/") + "b\n", strings.ReplaceAll(earlier+blk, "/h/", "/o/") + "b\n"},
 		"the user": {"# >>> aivm >>>\n" + inc + "Host q\n# <<< aivm <<<\n", "Host q\n"},
 		"by hand":  {inc, inc},
 	} {
@@ -85,15 +103,18 @@ func TestDamagedMarkers(t *testing.T) {
 		"no end":         {"Host x\n" + b + inc, "line 2 begins", "remove line 2 of"},
 		"no begin":       {inc + e, "line 2 ends", "remove line 2 of"},
 		"reversed":       {e + inc + b, "end marker on line 1", "remove lines 1, 3 of"},
-		"twice":          {blk + "x\n" + blk, "2 times, again on line 5", "remove lines 5, 6, 7 of"},
+		"twice":          {earlier + "x\n" + earlier, "2 times, again on line 5", "remove lines 5, 6, 7 of"},
 		"two begins":     {b + b + e, "line 2", "remove lines 1, 2, 3 of"},
 		"two ends":       {b + e + e, "line 3", "remove lines 1, 2, 3 of"},
 		"nested":         {b + b + e + e, "line 2", "remove lines 1, 2, 3, 4 of"},
 		"crlf, no end":   {"\r\n" + strings.TrimSuffix(b, "\n") + "\r\n", "line 2 begins", "remove line 2 of"},
+		"one in another": {b + "# >>> aivm store HERE >>>\n" + inc + e + "# <<< aivm store HERE <<<\n", "inside the one", "remove lines 1, 2, 4, 5 of"},
+		"ours, no end":   {"# >>> aivm store HERE >>>\n", "line 1 begins", "remove line 1 of"},
 		"after the mark": {mark + e, "line 1 ends", "remove line 1 of"},
 	} {
 		l := newLayout(t)
 		path := l.sshConfig()
+		c.in = strings.ReplaceAll(strings.ReplaceAll(c.in, "HERE", l.ConfigDir), fixed.ConfigDir, l.ConfigDir)
 		write(t, path, c.in, 0o600)
 		as, err := Plan(Observe(l, stanzaFor(l, "a")), stanzaFor(l, "a"))
 		if err == nil || len(as) != 0 {
@@ -141,7 +162,7 @@ func outside(t *testing.T, data []byte) []byte {
 }
 
 func FuzzEnsureInclude(f *testing.F) {
-	for _, s := range []string{"", "Host x\n", mark, mark + blk, crlf, "a\r\nb", blk + "Host *\n", "Host *\n" + blk + "\n", "# >>> aivm >>>\nx\n" + inc + "y\n# <<< aivm <<<", "# >>> aivm >>>\n"} {
+	for _, s := range []string{"", "Host x\n", mark, mark + blk, crlf, "a\r\nb", blk + "Host *\n", earlier + "Host *\n", strings.ReplaceAll(blk, "/h/", "/o/") + "Host *\n" + blk, earlier + strings.ReplaceAll(blk, "/h/", "/o/") + blk, "Host *\n" + blk + "\n", "# >>> aivm >>>\nx\n" + inc + "y\n# <<< aivm <<<", "# >>> aivm >>>\n"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
@@ -165,13 +186,11 @@ func FuzzEnsureInclude(f *testing.F) {
 			t.Fatalf("twice is not once: %v\n%q\n%q", err, once, twice)
 		}
 		ls := splitLines(once)
-		if b, _ := findBlock(ls); b == nil && !fixed.byHand(ls) {
+		if own, _ := fixed.ownBlocks(ls); len(own) == 0 && !fixed.byHand(ls) {
 			t.Fatalf("no Include: %q", once)
-		} else if b != nil {
-			for _, x := range ls[:b.first] {
-				if x.text != "" && x.text[0] != '#' {
-					t.Fatalf("not first: %q", once)
-				}
+		} else if len(own) > 0 {
+			if !onlyStores(ls[:own[0].first]) {
+				t.Fatalf("not first: %q", once)
 			}
 		}
 		if bytes.HasPrefix(in, bom) != bytes.HasPrefix(once, bom) {

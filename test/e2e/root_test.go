@@ -93,7 +93,7 @@ func checkVM(t *testing.T, w *world, vm, project string) {
 		t.Errorf("a login without a key: %+v", r)
 	}
 	cfg, err := os.ReadFile(filepath.Join(w.home, ".ssh/config"))
-	if err != nil || !strings.HasSuffix(string(cfg), "Host other\n\tUser me\n") || !strings.HasPrefix(string(cfg), "# >>> aivm >>>\nInclude ") {
+	if err != nil || !strings.HasSuffix(string(cfg), "Host other\n\tUser me\n") || !strings.HasPrefix(string(cfg), "# >>> aivm store ") {
 		t.Errorf("~/.ssh/config: %v\n%s", err, cfg)
 	}
 	store, err := os.ReadFile(filepath.Join(w.home, ".config/aivm/config.toml"))
