@@ -9,15 +9,12 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
-	"aivm.dev/aivm/internal/editor"
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/lazyre"
 	"aivm.dev/aivm/internal/plan"
@@ -63,7 +60,7 @@ func (e *Env) serveBrowser(ctx context.Context, w *want, f *facts, o CodeOptions
 	defer cancel(nil)
 	task := e.UI.Task("starting code-server in " + w.name)
 	s := e.startServer(ctx, cancel, w, f, dir)
-	p := codeserver.Proxy{Password: s.password, Dial: func(ctx context.Context) (net.Conn, error) {
+	p := &codeserver.Proxy{Password: s.password, Folder: w.openAt, Record: e.browserRecord(w.name), Dial: func(ctx context.Context) (net.Conn, error) {
 		port, err := s.port(ctx)
 		if err != nil {
 			return nil, err
@@ -86,7 +83,9 @@ func (e *Env) serveBrowser(ctx context.Context, w *want, f *facts, o CodeOptions
 		return ui.Failed("code-server in VM %s: %w", w.name, err).Hint("try it there: aivm ssh . -- " + shellQuote("./"+dir+"/bin/code-server") + " --version")
 	}
 	task.Done()
-	res.Opened, res.URL, res.Seconds = true, p.URL(w.openAt), seconds(e.timing)
+	first := e.openBrowser(ctx, o, p)
+	defer first.close()
+	res.Opened, res.URL, res.Seconds = true, first.address, seconds(e.timing)
 	if e.UI.JSON {
 		if err := e.UI.PrintJSON(res); err != nil {
 			return err
@@ -95,8 +94,12 @@ func (e *Env) serveBrowser(ctx context.Context, w *want, f *facts, o CodeOptions
 		e.UI.Result("%s", res.URL)
 		e.UI.Say("%s", e.timing.Line())
 	}
-	e.openBrowser(o, res.URL)
-	e.UI.Say("code-server serves %s of VM %s to who has this address; Ctrl-C ends it", w.openAt, w.name)
+	if first.opened {
+		e.UI.Say("code-server serves %s of VM %s in the browser; Ctrl-C ends it", w.openAt, w.name)
+	} else {
+		e.UI.Say("code-server serves %s of VM %s; the address is good once, for %.0f seconds; Ctrl-C ends it", w.openAt, w.name, codeserver.Invitation.Seconds())
+	}
+	go e.offerAddresses(ctx, p)
 	err = p.Serve(ctx)
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		return ui.Failed("code-server in VM %s ended: %w", w.name, cause).Hint("to start it again: " + e.Rerun)
@@ -106,27 +109,32 @@ func (e *Env) serveBrowser(ctx context.Context, w *want, f *facts, o CodeOptions
 	return err
 }
 
-// openBrowser hands the address to the desktop. On a machine without one, or
-// from a session that comes from elsewhere, the printed address has to do.
-func (e *Env) openBrowser(o CodeOptions, url string) {
-	_, remote := editor.RemoteSession(e.Editor)
-	if o.NoBrowser || remote || e.Getenv("DISPLAY") == "" && e.Getenv("WAYLAND_DISPLAY") == "" && e.Getenv("BROWSER") == "" {
-		return
-	}
-	opener, err := e.Editor.LookPath("xdg-open")
-	if err != nil {
-		e.UI.Warn("no browser is opened: xdg-open is not installed")
-		return
-	}
-	cmd := exec.Command(opener, url)
-	cmd.Env = editor.Environ(e.Editor.Environ())
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
-		e.UI.Warn("no browser is opened: %v", err)
-		return
-	}
-	go func() { _ = cmd.Wait() }()
+// browserRecord is where the address lies that a browser knows the VM's editor
+// by. Another VM of the same name, and the VM at an earlier snapshot, get another
+// one: what a guest has left in the browser stays with the old name.
+func (e *Env) browserRecord(vm string) string {
+	return filepath.Join(e.SSH.VMDir(vm), "browser.json")
 }
+
+// planForgetBrowser has the VM's editor get another address, if it has one.
+func (e *Env) planForgetBrowser(vm string) []plan.Action {
+	path := e.browserRecord(vm)
+	if _, err := os.Lstat(path); err != nil {
+		return nil
+	}
+	return []plan.Action{{
+		ID: "browser.forget", Why: "have a browser know the VM's editor by another address, since what it keeps for the old one is of the VM as it is now",
+		Shows: []string{"rm " + path},
+		Do: func(context.Context) error {
+			if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
+			return nil
+		},
+	}}
+}
+
+func (e *Env) forgetBrowser(vm string) { _ = os.Remove(e.browserRecord(vm)) }
 
 // unpack puts an archive beside the versions that are there and renames it into
 // its place when it is whole.

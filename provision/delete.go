@@ -71,6 +71,7 @@ func (e *Env) planDelete(ctx context.Context, dd *deletion) (plan.Plan, error) {
 			// Only if nothing else is in it: never recursive.
 			e.forgetAllSeen(w.name)
 			e.forgetStamps(w.name)
+			e.forgetBrowser(w.name)
 			_ = os.Remove(e.SSH.VMDir(w.name))
 			return nil
 		},

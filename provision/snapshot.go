@@ -88,7 +88,11 @@ func (e *Env) Rollback(ctx context.Context, o SnapshotOptions) error {
 		if keepAs == "" {
 			keepAs = f.Stamp(domain.BeforeRollback, time.Now())
 		}
-		return domain.PlanRollback(d, f, o.Name, keepAs, func() { kept = true }, e.snapshots(ctx))
+		as, err := domain.PlanRollback(d, f, o.Name, keepAs, func() { kept = true }, e.snapshots(ctx))
+		if len(as) > 0 {
+			as = append(e.planForgetBrowser(d.Name), as...)
+		}
+		return as, err
 	})
 	switch {
 	case err != nil:

@@ -5,10 +5,10 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
-	"net/http/cookiejar"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -163,29 +163,18 @@ func TestFetchTheRelease(t *testing.T) {
 	}
 }
 
-// TestProxy: an editor with a password of its own is reached by who has the
-// token and by nobody else; no browser sees the editor's session.
-func TestProxy(t *testing.T) {
+// TestLoginWaits: the editor needs a moment to start, and its session is taken,
+// nothing else that it sets.
+func TestLoginWaits(t *testing.T) {
 	ready := time.Now().Add(700 * time.Millisecond)
 	editor := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case time.Now().Before(ready):
 			http.Error(w, "not yet", http.StatusServiceUnavailable)
 		case r.Method == http.MethodPost && r.URL.Path == "/login" && r.FormValue("password") == "pw":
-			http.SetCookie(w, &http.Cookie{Name: "session", Value: "s3cret"})
+			http.SetCookie(w, &http.Cookie{Name: "other", Value: "x"})
+			http.SetCookie(w, &http.Cookie{Name: "code-server-session", Value: "s3cret"})
 			http.Redirect(w, r, "/", http.StatusFound)
-		default:
-			if c, err := r.Cookie("session"); err != nil || c.Value != "s3cret" {
-				http.Error(w, "no session", http.StatusUnauthorized)
-				return
-			}
-			for _, c := range r.Cookies() {
-				if strings.HasPrefix(c.Name, "aivm-") {
-					http.Error(w, "the token leaked", http.StatusTeapot)
-					return
-				}
-			}
-			_, _ = io.WriteString(w, r.Host+" "+r.URL.String())
 		}
 	}))
 	defer editor.Close()
@@ -193,58 +182,85 @@ func TestProxy(t *testing.T) {
 		var d net.Dialer
 		return d.DialContext(ctx, "tcp", editor.Listener.Addr().String())
 	}}
-	if err := p.Listen(); err != nil {
+	if err := p.Login(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	if err := p.Login(ctx); err != nil {
+	if len(p.editor) != 1 || p.editor[0].Value != "s3cret" {
+		t.Errorf("%v", p.editor)
+	}
+}
+
+// TestInvitationEnds: an address is good for thirty seconds, and one that came
+// too late was not used.
+func TestInvitationEnds(t *testing.T) {
+	now := time.Now()
+	d := door{now: func() time.Time { return now }}
+	in := func(after time.Duration) (ok, done bool) {
+		token, used := d.invite()
+		now = now.Add(after)
+		ok = d.redeem(token)
+		select {
+		case <-used:
+			done = true
+		default:
+		}
+		if d.redeem(token) {
+			t.Errorf("a token was good twice, after %v", after)
+		}
+		return ok, done
+	}
+	if ok, done := in(29 * time.Second); !ok || !done {
+		t.Errorf("after 29 seconds: %v %v", ok, done)
+	}
+	if ok, done := in(30 * time.Second); ok || done {
+		t.Errorf("after 30 seconds: %v %v", ok, done)
+	}
+	if d.redeem("") {
+		t.Error("no token is good")
+	}
+}
+
+// TestPage: the page is for this user alone, wherever it lies, and what a killed
+// run left goes.
+func TestPage(t *testing.T) {
+	top := t.TempDir()
+	open, closed := filepath.Join(top, "open"), filepath.Join(top, "closed")
+	if err := errors.Join(os.Mkdir(open, 0o755), os.Mkdir(closed, 0o700), os.Symlink(closed, filepath.Join(top, "link"))); err != nil {
 		t.Fatal(err)
 	}
-	served := make(chan error, 1)
-	go func() { served <- p.Serve(ctx) }()
-	own := p.listener.Addr().String()
-	get := func(c *http.Client, url, host string, header ...string) (int, string) {
-		req, err := http.NewRequest(http.MethodGet, url, nil)
-		if err != nil {
-			t.Fatal(err)
+	for runtime, want := range map[string]string{closed: closed + "/aivm", open: top + "/state/open", top + "/link": top + "/state/open", "": top + "/state/open", top + "/none": top + "/state/open"} {
+		if got := PageDir(runtime, top+"/state"); got != want {
+			t.Errorf("PageDir(%q) = %s", runtime, got)
 		}
-		req.Host = host
-		for i := 0; i < len(header); i += 2 {
-			req.Header.Set(header[i], header[i+1])
-		}
-		res, err := c.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer res.Body.Close()
-		b, _ := io.ReadAll(res.Body)
-		return res.StatusCode, string(b)
 	}
-	jar, _ := cookiejar.New(nil)
-	c := &http.Client{Jar: jar}
-	if code, _ := get(c, "http://"+own+"/", ""); code != http.StatusForbidden {
-		t.Errorf("without a token: %d", code)
+	dir := PageDir(closed, top)
+	old, _, err := WritePage(dir, "http://x/?tkn=1")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if code, _ := get(c, "http://"+own+"/?tkn=x", ""); code != http.StatusForbidden {
-		t.Errorf("with a wrong token: %d", code)
+	past := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(old, past, past); err != nil {
+		t.Fatal(err)
 	}
-	if code, body := get(c, p.URL("/my folder"), ""); code != 200 || body != own+" /?folder=%2Fmy+folder" {
-		t.Errorf("with the token: %d %q", code, body)
+	path, remove, err := WritePage(dir, `http://x/?tkn="><script>`)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if code, body := get(c, "http://"+own+"/x", "", "Origin", "http://"+own); code != 200 || !strings.HasSuffix(body, "/x") {
-		t.Errorf("afterwards: %d %q", code, body)
+	st, err := os.Stat(path)
+	if err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("%v %v", st, err)
 	}
-	if code, _ := get(c, "http://"+own+"/x", "", "Origin", "http://127.0.0.1:1"); code != http.StatusForbidden {
-		t.Errorf("another origin: %d", code)
+	if st, err := os.Stat(dir); err != nil || st.Mode().Perm() != 0o700 {
+		t.Errorf("%v %v", st, err)
 	}
-	if code, _ := get(c, "http://"+own+"/", "evil.example:80"); code != http.StatusMisdirectedRequest {
-		t.Errorf("another name: %d", code)
+	if b, _ := os.ReadFile(path); strings.Contains(string(b), "<script>") {
+		t.Errorf("%s", b)
 	}
-	cancel()
-	if err := <-served; err != nil {
-		t.Error(err)
+	if _, err := os.Stat(old); err == nil {
+		t.Error("an old page is still there")
 	}
-	if _, err := net.DialTimeout("tcp", own, time.Second); err == nil {
-		t.Error("it still listens")
+	remove()
+	if _, err := os.Stat(dir); err == nil {
+		t.Error("the directory is still there")
 	}
 }

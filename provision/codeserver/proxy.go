@@ -3,7 +3,6 @@ package codeserver
 import (
 	"context"
 	"crypto/rand"
-	"crypto/subtle"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -24,31 +23,45 @@ func Secret() string {
 	return hex.EncodeToString(b[:])
 }
 
-// Proxy is the way from a browser on this machine to the editor in a guest.
+// Proxy is the way from a browser on this machine to the editor in a guest. The
+// guest's side of it is hostile: it is any web page, and any HTTP server.
 type Proxy struct {
 	Dial     func(ctx context.Context) (net.Conn, error) // to the editor
 	Password string                                      // the editor's own
+	Folder   string                                      // opened first
+	Record   string                                      // file that remembers the address; "": none does
 
-	token, name string
-	listener    net.Listener
-	session     []*http.Cookie
-	server      *http.Server
+	record    *record
+	listeners []net.Listener
+	door      door
+	editor    []*http.Cookie // the editor's session, which no browser sees
+	server    *http.Server
 }
 
-// Listen takes a free loopback port.
+// Listen takes the address of the VM, or another one if its port is taken.
 func (p *Proxy) Listen() error {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	r, err := openRecord(p.Record)
 	if err != nil {
 		return err
 	}
-	p.listener, p.token, p.name = l, Secret(), "aivm-"+Secret()[:12]
+	ls, err := r.listen()
+	if err != nil {
+		r.close()
+		return err
+	}
+	p.record, p.listeners = r, ls
+	p.door = door{own: r.authority(), folder: p.Folder, session: Secret(), now: time.Now}
 	return nil
 }
 
-// URL opens folder with the token.
-func (p *Proxy) URL(folder string) string {
-	q := url.Values{"tkn": {p.token}, "folder": {folder}}
-	return "http://" + p.listener.Addr().String() + "/?" + q.Encode()
+// Origin is the address of the editor, for who has a session.
+func (p *Proxy) Origin() string { return "http://" + p.door.own }
+
+// Invite returns an address that opens the editor once, within Invitation, and
+// is closed when that has happened. An earlier one is no longer good.
+func (p *Proxy) Invite() (address string, used <-chan struct{}) {
+	token, used := p.door.invite()
+	return p.Origin() + "/?" + url.Values{"tkn": {token}}.Encode(), used
 }
 
 // Login waits until the editor answers and gets a session from it.
@@ -69,7 +82,7 @@ func (p *Proxy) Login(ctx context.Context) error {
 		if err == nil {
 			_, _ = io.Copy(io.Discard, io.LimitReader(res.Body, 1<<20))
 			_ = res.Body.Close()
-			if p.session = res.Cookies(); len(p.session) > 0 {
+			if p.editor = editorSession(res.Cookies()); len(p.editor) > 0 {
 				return nil
 			}
 			err = fmt.Errorf("it answers %s to its own password", res.Status)
@@ -92,20 +105,13 @@ func (p *Proxy) transport() *http.Transport {
 
 // Serve passes requests on until ctx ends.
 func (p *Proxy) Serve(ctx context.Context) error {
+	defer p.record.close()
 	inner := &httputil.ReverseProxy{
-		Transport: p.transport(),
+		Transport: filtered{p.transport()},
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.Scheme, r.Out.URL.Host = "http", "code-server"
 			r.Out.Host = r.In.Host // the editor compares it with Origin
-			r.Out.Header.Del("Cookie")
-			for _, c := range p.session {
-				r.Out.AddCookie(&http.Cookie{Name: c.Name, Value: c.Value})
-			}
-			for _, c := range r.In.Cookies() {
-				if c.Name != p.name {
-					r.Out.AddCookie(c)
-				}
-			}
+			filterRequest(r.Out.Header, p.Origin(), p.editor)
 		},
 		FlushInterval: -1,
 		ErrorLog:      log.New(io.Discard, "", 0),
@@ -114,46 +120,23 @@ func (p *Proxy) Serve(ctx context.Context) error {
 		},
 	}
 	p.server = &http.Server{
-		Handler: p.guard(inner), ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0),
-		BaseContext: func(net.Listener) context.Context { return ctx },
+		Handler: p.door.guard(inner), ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0),
+		BaseContext: func(net.Listener) context.Context { return ctx }, DisableGeneralOptionsHandler: true,
 	}
 	stop := context.AfterFunc(ctx, func() { _ = p.server.Close() })
 	defer stop()
-	if err := p.server.Serve(p.listener); !errors.Is(err, http.ErrServerClosed) {
+	ended := make(chan error, len(p.listeners))
+	for _, l := range p.listeners {
+		go func() { ended <- p.server.Serve(l) }()
+	}
+	// One that ends takes the other along: half of the pair is no address.
+	err := <-ended
+	_ = p.server.Close()
+	for range len(p.listeners) - 1 {
+		<-ended
+	}
+	if !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
-}
-
-// guard lets in who brings the token, once in the address and then as a cookie.
-// The Host has to be ours: a page elsewhere whose name was made to mean
-// 127.0.0.1 has another one.
-func (p *Proxy) guard(next http.Handler) http.Handler {
-	own := p.listener.Addr().String()
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Host != own {
-			http.Error(w, "wrong name", http.StatusMisdirectedRequest)
-			return
-		}
-		same := func(s string) bool { return subtle.ConstantTimeCompare([]byte(s), []byte(p.token)) == 1 }
-		if q := r.URL.Query(); q.Has("tkn") {
-			if !same(q.Get("tkn")) {
-				http.Error(w, "wrong token", http.StatusForbidden)
-				return
-			}
-			http.SetCookie(w, &http.Cookie{Name: p.name, Value: p.token, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode})
-			q.Del("tkn")
-			http.Redirect(w, r, "/?"+q.Encode(), http.StatusSeeOther)
-			return
-		}
-		if c, err := r.Cookie(p.name); err != nil || !same(c.Value) {
-			http.Error(w, "open the address that aivm printed", http.StatusForbidden)
-			return
-		}
-		if o := r.Header.Get("Origin"); o != "" && o != "http://"+own && o != "null" {
-			http.Error(w, "wrong origin", http.StatusForbidden)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
 }

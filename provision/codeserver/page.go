@@ -1,0 +1,59 @@
+package codeserver
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// PageDir returns the directory of the pages that lead a browser to the editor:
+// aivm's own in the user's runtime directory if that is one, else below state.
+func PageDir(runtime, state string) string {
+	if st, err := os.Lstat(runtime); err == nil && filepath.IsAbs(runtime) && st.IsDir() && own(st) {
+		return filepath.Join(runtime, "aivm")
+	}
+	return filepath.Join(state, "open")
+}
+
+// own reports whether a directory is this user's and nobody else's to enter.
+func own(st os.FileInfo) bool {
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	return ok && int(sys.Uid) == os.Geteuid() && st.Mode().Perm()&0o077 == 0
+}
+
+const pagePattern = "open-*.html"
+
+// WritePage writes a page for this user's eyes that leads a browser to address.
+// The command line of a browser is public, the address with its token is not.
+// remove takes the page away, and the directory if it was the last one; what a
+// killed run left goes with the next page.
+func WritePage(dir, address string) (path string, remove func(), err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", nil, err
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return "", nil, err
+	}
+	old, _ := filepath.Glob(filepath.Join(dir, pagePattern))
+	for _, p := range old {
+		if st, err := os.Lstat(p); err == nil && time.Since(st.ModTime()) > 2*Invitation {
+			_ = os.Remove(p)
+		}
+	}
+	f, err := os.CreateTemp(dir, pagePattern) // 0600
+	if err != nil {
+		return "", nil, err
+	}
+	remove = func() {
+		_ = os.Remove(f.Name())
+		_ = os.Remove(dir) // fails while there are others
+	}
+	_, err = f.WriteString(forward(address))
+	if err = errors.Join(err, f.Close()); err != nil {
+		remove()
+		return "", nil, err
+	}
+	return f.Name(), remove, nil
+}
