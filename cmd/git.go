@@ -74,13 +74,19 @@ func (a *app) gitPullCmd() *cobra.Command {
 	var o provision.GitOptions
 	c := a.gitVerb("pull", "Fast-forward the branch here to the VM's", `Fetch, then fast-forward the branch that is checked out here to what was committed
 on it in the VM. Anything but a fast-forward is refused. Files among it that this
-machine may run by itself (hooks, Makefile, .envrc, editor tasks, programs) are
-listed first, and asked about.
+machine may run or obey by itself (hooks, Makefile, .envrc, editor tasks, programs,
+.gitattributes, what git's settings name) are listed first, and asked about.
+
+Filters of git's settings here (git-lfs is one) are not run: files come as they are
+committed, and the command that runs them by hand is printed. To have them run by
+the pull, repeat it with the --run-filters that it printed: it agrees to that list,
+and to no other.
 
 Examples:
   aivm git pull
   aivm git pull --yes
 `, &o, (*provision.Env).GitPull)
+	c.Flags().StringVar(&o.RunFilters, "run-filters", "", "agree to the list of this name, and run its filters")
 	a.maxSizeFlag(c, &o)
 	a.dryRunFlag(c)
 	return c

@@ -84,6 +84,7 @@ func (p Peer) carry(ctx context.Context, h Host, commit, dir, gitDir string, dep
 		want := links[at]
 		name := names[at]
 		sub, serr := open(filepath.Join(h.Repo.Top, at), filepath.Join(h.Repo.Top, at, ".git"))
+		sub.guests = h.Repo.guests
 		if name == "" || serr != nil || !within(sub.GitDir, h.Repo.CommonDir) && !within(sub.GitDir, sub.Top) {
 			missing = append(missing, fmt.Sprintf("submodule %s is not checked out here: git submodule update --init, then push again", ui.Clean(at)))
 			continue
@@ -124,6 +125,7 @@ func (p Peer) carry(ctx context.Context, h Host, commit, dir, gitDir string, dep
 	for _, at := range ready {
 		carried = append(carried, at)
 		sub, _ := open(filepath.Join(h.Repo.Top, at), filepath.Join(h.Repo.Top, at, ".git"))
+		sub.guests = h.Repo.guests
 		sh := Host{Repo: sub, Remote: h.Remote, Format: h.Format}
 		// The work tree's .git is a file; its directory is below the modules.
 		c, m, err := p.carryNested(ctx, sh, links[at], path.Join(dir, at), path.Join(dir, gitDir, "modules", names[at]), depth+1)
@@ -170,7 +172,7 @@ func (h Host) lfsObjects(ctx context.Context) ([]string, error) {
 			in.WriteString(n + "\n") // COMMIT:PATH
 		}
 	}
-	b, err = run(ctx, call{dir: h.Repo.Top, args: []string{"cat-file", "--batch=%(objectsize)"}, stdin: strings.NewReader(in.String())})
+	b, err = run(ctx, call{repo: h.Repo, args: []string{"cat-file", "--batch=%(objectsize)"}, stdin: strings.NewReader(in.String())})
 	if err != nil {
 		return nil, readError(h.Repo, err)
 	}

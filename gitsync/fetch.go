@@ -151,7 +151,7 @@ func (h *Host) track(ctx context.Context, to map[string]string, why string) ([]F
 		return nil, nil
 	}
 	_, err := run(ctx, call{
-		dir: h.Repo.Top, stdin: strings.NewReader("start\x00" + in.String() + "prepare\x00commit\x00"),
+		repo: h.Repo, stdin: strings.NewReader("start\x00" + in.String() + "prepare\x00commit\x00"),
 		args: []string{"-c", "core.logAllRefUpdates=true", "update-ref", "-m", why, "--stdin", "-z"},
 		env:  []string{"GIT_COMMITTER_NAME=aivm", "GIT_COMMITTER_EMAIL=aivm@localhost"},
 	})
@@ -302,18 +302,21 @@ func (p Peer) receiveProgram(ctx context.Context, h Host, q *quarantine, branche
 	}
 	lim := p.Limits.or(DefaultLimits)
 	return p.program(ctx, uploadPack(p.Dir), call{
-		dir: h.Repo.Top, env: q.env(), stdin: strings.NewReader(in.String()), memory: lim.Memory, cpu: uint64(lim.CPU.Seconds()),
+		repo: h.Repo, env: q.env(), stdin: strings.NewReader(in.String()), memory: lim.Memory, cpu: uint64(lim.CPU.Seconds()),
 		args: []string{
 			"-c", "fetch.fsckObjects=true", "-c", "fetch.unpackLimit=1", "-c", "protocol.fd.allow=always", "-c", "core.bigFileThreshold=32m",
 			"-c", "fetch.writeCommitGraph=false", "-c", "fetch.prune=false", "-c", "remote.pushDefault=",
 			"fetch", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--recurse-submodules=no", "--no-show-forced-updates",
-			"--refmap=", "--quiet", "--stdin", "fd::3,4/guest",
+			"--refmap=", "--quiet", "--stdin", openConnection,
 		},
 	})
 }
 
 // program runs the host's git with the service's streams on descriptors 3 and 4.
 func (p Peer) program(ctx context.Context, service []string, c call) error {
+	if err := c.repo.straight(ctx); err != nil {
+		return err
+	}
 	fromGuest, toGit, err := os.Pipe()
 	if err != nil {
 		return err

@@ -129,7 +129,7 @@ func (h Host) has(ctx context.Context, oids []string) (map[string]string, error)
 		return out, nil
 	}
 	b, err := run(ctx, call{
-		dir: h.Repo.Top, args: []string{"cat-file", "--batch-check=%(objectname) %(objecttype)"},
+		repo: h.Repo, args: []string{"cat-file", "--batch-check=%(objectname) %(objecttype)"},
 		stdin: strings.NewReader(strings.Join(oids, "\n") + "\n"),
 		// Missing objects of a partial clone are missing here.
 		env: []string{"GIT_NO_LAZY_FETCH=1"},

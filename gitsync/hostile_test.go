@@ -276,7 +276,7 @@ func TestHostileGuest(t *testing.T) {
 			t.Fatal(pr)
 		}
 		h, _ := p.observe()
-		if err := Pull(context.Background(), h); err != nil {
+		if err := Pull(context.Background(), h, nil); err != nil {
 			t.Fatal(err)
 		}
 		var out strings.Builder

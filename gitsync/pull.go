@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"aivm.dev/aivm/internal/ui"
 )
@@ -32,7 +33,7 @@ func Changes(ctx context.Context, h Host, from, to string) ([]Change, error) {
 	defer cancel()
 	out := &records{limit: 2 * maxChanges, full: cancel}
 	_, err := run(ctx, call{
-		dir: h.Repo.Top, stdout: out,
+		repo: h.Repo, stdout: out,
 		args: []string{"diff-tree", "-r", "-z", "--no-renames", "--raw", "--no-ext-diff", "--no-textconv", "--ignore-submodules=none", "--full-index", from, to, "--"},
 	})
 	if out.cut {
@@ -51,6 +52,16 @@ func Changes(ctx context.Context, h Host, from, to string) ([]Change, error) {
 		cs = append(cs, Change{Path: out.list[i+1], What: f[4][:1], Mode: f[1], Object: f[3]})
 	}
 	return cs, nil
+}
+
+// Base is the commit from which the host's branch and what was last seen of the
+// guest's went on.
+func Base(ctx context.Context, h Host) (string, error) {
+	b, err := h.Repo.git(ctx, "merge-base", h.Head, h.Tracked[h.Branch])
+	if err != nil {
+		return "", readError(h.Repo, err)
+	}
+	return lines(b)[0], nil
 }
 
 // records splits a stream at NUL bytes.
@@ -99,7 +110,7 @@ func sizes(ctx context.Context, h Host, cs []Change) ([]int64, error) {
 	for _, c := range cs {
 		in.WriteString(c.Object + "\n")
 	}
-	b, err := run(ctx, call{dir: h.Repo.Top, args: []string{"cat-file", "--batch-check=%(objectsize)"}, stdin: strings.NewReader(in.String())})
+	b, err := run(ctx, call{repo: h.Repo, args: []string{"cat-file", "--batch-check=%(objectsize)"}, stdin: strings.NewReader(in.String())})
 	if err != nil {
 		return nil, readError(h.Repo, err)
 	}
@@ -118,14 +129,25 @@ func sizes(ctx context.Context, h Host, cs []Change) ([]int64, error) {
 }
 
 // Hazards are the files among changes that this machine is going to run or
-// obey: what runs names, what became executable, links that lead out of the
-// repository, submodules.
+// obey: what runs names, what git's configuration reads or runs, what became
+// executable, links that lead out of the repository, submodules.
 func Hazards(ctx context.Context, h Host, cs []Change, runs func(string) bool) ([]string, error) {
 	var out []string
+	obeyed, err := h.obeyedFiles(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var links []Change
 	for _, c := range cs {
+		why := obeyed.why(c.Path)
 		switch {
+		case c.What == "D" && (why != "" || obeyedName(c.Path)):
+			out = append(out, c.Path+" (taken away)")
 		case c.What == "D":
+		case why != "":
+			out = append(out, c.Path+" ("+why+")")
+		case obeyedName(c.Path):
+			out = append(out, c.Path)
 		case runs(c.Path):
 			out = append(out, c.Path)
 		case c.Mode == "100755":
@@ -136,6 +158,8 @@ func Hazards(ctx context.Context, h Host, cs []Change, runs func(string) bool) (
 			out = append(out, c.Path+" (submodule)")
 		}
 	}
+	// What git obeys comes first: a list can be long.
+	slices.SortStableFunc(out, func(a, b string) int { return rank(a) - rank(b) })
 	if len(links) == 0 {
 		return out, nil
 	}
@@ -154,7 +178,7 @@ func Hazards(ctx context.Context, h Host, cs []Change, runs func(string) bool) (
 		in.WriteString(c.Object + "\n")
 	}
 	links = kept
-	b, err := run(ctx, call{dir: h.Repo.Top, args: []string{"cat-file", "--batch"}, stdin: strings.NewReader(in.String())})
+	b, err := run(ctx, call{repo: h.Repo, args: []string{"cat-file", "--batch"}, stdin: strings.NewReader(in.String())})
 	if err != nil {
 		return nil, readError(h.Repo, err)
 	}
@@ -182,17 +206,45 @@ func Hazards(ctx context.Context, h Host, cs []Change, runs func(string) bool) (
 	return out, nil
 }
 
+// rank is 0 for a file that git's settings name, 1 for one that git knows.
+func rank(hazard string) int {
+	switch {
+	case strings.Contains(hazard, " (git "):
+		return 0
+	case obeyedName(strings.TrimSuffix(hazard, " (taken away)")):
+		return 1
+	}
+	return 2
+}
+
+// filtersLimit bounds a pull in which filters run: they may fetch large files.
+const filtersLimit = 4 * time.Hour
+
 // Pull fast-forwards the host's branch, and its files, to what was fetched.
-// git itself refuses if files that are not committed would be lost.
-func Pull(ctx context.Context, h *Host) error {
+// git itself refuses if files that are not committed would be lost. Files come
+// as they are committed: no filter runs but those of agreed, as they were seen.
+func Pull(ctx context.Context, h *Host, agreed []Filter) error {
 	to := h.Tracked[h.Branch]
 	b, err := h.Repo.git(ctx, "symbolic-ref", "-q", "HEAD")
 	if err != nil || strings.TrimRight(string(b), "\n") != "refs/heads/"+h.Branch {
 		return ui.Failed("another branch was checked out in %s meanwhile", ui.Clean(h.Repo.Top)).Hint("run the command again")
 	}
-	_, err = run(ctx, call{dir: h.Repo.Top, env: []string{"GIT_OPTIONAL_LOCKS=1", "GIT_MERGE_AUTOEDIT=no"}, args: []string{"merge", "--ff-only", "--no-stat", "--no-autostash", "--quiet", "--no-overwrite-ignore", to, "--"}})
+	if err := h.Repo.signed(ctx); err != nil {
+		return err
+	}
+	if len(agreed) > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, filtersLimit)
+		defer cancel()
+	}
+	_, err = run(ctx, call{repo: h.Repo, allow: agreed, env: []string{"GIT_OPTIONAL_LOCKS=1", "GIT_MERGE_AUTOEDIT=no"}, args: []string{"merge", "--ff-only", "--no-stat", "--no-autostash", "--quiet", "--no-overwrite-ignore", to, "--"}})
 	if err != nil {
-		return ui.Refused("git did not take the commits over: %w", err).Hint("commit or put aside what is changed here: git -C "+quote(h.Repo.Top)+" stash -u", "then: aivm git pull "+quote(h.Repo.Top))
+		q := quote(h.Repo.Top)
+		e := ui.Refused("git did not take the commits over: %w", err).Hint("commit or put aside what is changed here: git -C " + q + " stash -u")
+		if s, err := h.Repo.settings(ctx); err == nil && len(s.drivers()) > 0 {
+			e = e.Hint("files that only look changed, since their filter does not run here: git -C " + q + " status")
+		}
+		return e.Hint("then: aivm git pull " + q)
 	}
 	h.Head = to
 	h.Heads[h.Branch] = to
@@ -200,11 +252,37 @@ func Pull(ctx context.Context, h *Host) error {
 	return nil
 }
 
+// signed refuses a merge that checks signatures as a file of the work tree says,
+// which a commit can change.
+func (r Repo) signed(ctx context.Context) error {
+	s, err := r.settings(ctx)
+	if err != nil {
+		return err
+	}
+	checks := false
+	for _, v := range s.all {
+		if v.key == "merge.verifysignatures" {
+			checks = !slices.Contains([]string{"false", "no", "off", "0", ""}, strings.ToLower(v.value))
+		}
+	}
+	if !checks {
+		return nil
+	}
+	for _, v := range s.all {
+		t, _ := trail(v.file)
+		if section, _ := sectionOf(v.key); section == "gpg" && len(r.below(t)) > 0 {
+			return ui.Refused("signatures would be checked as %s says, a file of the work tree, which a commit can change (%s)", ui.Clean(v.file), ui.Clean(v.key)).
+				Hint(unsetHint(v))
+		}
+	}
+	return nil
+}
+
 // Show runs a git that only prints, for people: no program of the repository's
 // choosing formats the output, and what comes from the guest's commits is the
 // caller's to clean.
 func Show(ctx context.Context, h Host, out io.Writer, args ...string) error {
-	_, err := run(ctx, call{dir: h.Repo.Top, stdout: out, args: args})
+	_, err := run(ctx, call{repo: h.Repo, stdout: out, args: args})
 	if err != nil && ctx.Err() == nil {
 		return readError(h.Repo, err)
 	}

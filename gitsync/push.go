@@ -103,7 +103,7 @@ func (h Host) needed(ctx context.Context, ups []RefUpdate, known, env []string) 
 	defer cancel()
 	out.full = cancel
 	_, err := run(ctx, call{
-		dir: h.Repo.Top, env: env, stdin: strings.NewReader(in.String()), stdout: out,
+		repo: h.Repo, env: env, stdin: strings.NewReader(in.String()), stdout: out,
 		args: []string{"rev-list", "--objects", "--no-object-names", "--stdin"},
 	})
 	if err != nil && !out.cut {
@@ -140,7 +140,7 @@ func (f *firstLines) Write(p []byte) (int, error) {
 // pack encodes objects with go-git; why says that the git program has to.
 func (h Host) pack(ctx context.Context, oids []string) (pack *bytes.Buffer, why string, err error) {
 	b, err := run(ctx, call{
-		dir: h.Repo.Top, args: []string{"cat-file", "--batch-check=%(objectsize)"}, stdin: strings.NewReader(strings.Join(oids, "\n") + "\n"),
+		repo: h.Repo, args: []string{"cat-file", "--batch-check=%(objectsize)"}, stdin: strings.NewReader(strings.Join(oids, "\n") + "\n"),
 	})
 	if err != nil {
 		return nil, "", readError(h.Repo, err)
@@ -284,13 +284,13 @@ func (p Peer) pushProgram(ctx context.Context, h Host, ups []RefUpdate, env []st
 	for _, u := range ups {
 		args = append(args, "--force-with-lease="+u.Ref+":"+u.Old)
 	}
-	args = append(args, "fd::3,4/guest")
+	args = append(args, openConnection)
 	for _, u := range ups {
 		args = append(args, u.New+":"+u.Ref)
 	}
 	var out bounded
 	out.limit = 1 << 20
-	err := p.program(ctx, receivePack(p.Dir), call{dir: h.Repo.Top, env: env, args: args, stdout: &out})
+	err := p.program(ctx, receivePack(p.Dir), call{repo: h.Repo, env: env, args: args, stdout: &out})
 	got := map[string]string{}
 	for _, l := range strings.Split(out.buf.String(), "\n") {
 		// "FLAG \t FROM:TO \t SUMMARY (REASON)"

@@ -86,7 +86,7 @@ func (q *quarantine) env() []string {
 // (--strict), and deltas against objects we have are completed.
 func (q *quarantine) index(ctx context.Context, pack io.Reader, lim Limits) error {
 	_, err := run(ctx, call{
-		dir: q.h.Repo.Top, env: q.env(), stdin: pack, memory: lim.Memory, cpu: uint64(lim.CPU.Seconds()),
+		repo: q.h.Repo, env: q.env(), stdin: pack, memory: lim.Memory, cpu: uint64(lim.CPU.Seconds()),
 		args: []string{
 			"-c", "pack.threads=2", "-c", "core.bigFileThreshold=32m", "-c", "pack.deltaCacheLimit=0",
 			"index-pack", "--strict", "--stdin", "--fix-thin", fmt.Sprintf("--max-input-size=%d", lim.Bytes),
@@ -101,7 +101,7 @@ func (q *quarantine) index(ctx context.Context, pack io.Reader, lim Limits) erro
 func (q *quarantine) complete(ctx context.Context, wants []string) error {
 	in := strings.Join(wants, "\n") + "\n"
 	_, err := run(ctx, call{
-		dir: q.h.Repo.Top, env: append(q.env(), "GIT_NO_LAZY_FETCH=1"), stdin: strings.NewReader(in), stdout: io.Discard,
+		repo: q.h.Repo, env: append(q.env(), "GIT_NO_LAZY_FETCH=1"), stdin: strings.NewReader(in), stdout: io.Discard,
 		args: append(q.h.missingOK(), "--objects", "--quiet", "--stdin", "--not", "--all"),
 	})
 	return err
@@ -119,7 +119,7 @@ func (h Host) missingOK() []string {
 // has them.
 func (q *quarantine) kinds(ctx context.Context, oids []string) (map[string]string, error) {
 	b, err := run(ctx, call{
-		dir: q.h.Repo.Top, env: append(q.env(), "GIT_NO_LAZY_FETCH=1"), args: []string{"cat-file", "--batch-check=%(objectname) %(objecttype)"},
+		repo: q.h.Repo, env: append(q.env(), "GIT_NO_LAZY_FETCH=1"), args: []string{"cat-file", "--batch-check=%(objectname) %(objecttype)"},
 		stdin: strings.NewReader(strings.Join(oids, "\n") + "\n"),
 	})
 	if err != nil {

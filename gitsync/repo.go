@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"al.essio.dev/pkg/shellescape"
@@ -19,6 +20,9 @@ type Repo struct {
 	Top       string // the work tree
 	GitDir    string // of this work tree
 	CommonDir string // where objects, refs and configuration are
+
+	guests *guests // what guests can write (Guarded)
+	memo   *memo
 }
 
 // Linked reports whether the work tree is one that `git worktree add` made.
@@ -80,7 +84,7 @@ func open(top, dot string) (Repo, error) {
 			return bad(err)
 		}
 	}
-	r := Repo{Top: top, GitDir: dir, CommonDir: dir}
+	r := Repo{Top: top, GitDir: dir, CommonDir: dir, memo: &memo{}}
 	text, err := readSmall(filepath.Join(dir, "commondir"))
 	switch {
 	case err == nil:
@@ -123,32 +127,64 @@ func (r Repo) Places() []string {
 	if r.Linked() {
 		out = append(out, r.CommonDir)
 	}
-	// What a borrowed object store holds becomes part of what is pushed.
-	if text, err := readSmall(filepath.Join(r.CommonDir, "objects/info/alternates")); err == nil {
-		for _, l := range strings.Split(text, "\n") {
-			if l != "" && !strings.HasPrefix(l, "#") {
-				if p, err := resolve(filepath.Join(r.CommonDir, "objects"), l); err == nil {
-					out = append(out, p)
-				}
+	// What of a git directory can be a link to another one's (git-new-workdir).
+	for _, n := range []string{"HEAD", "config", "config.worktree", "hooks", "index", "info", "info/attributes", "info/exclude", "logs", "modules", "objects", "objects/info", "objects/pack", "packed-refs", "refs", "refs/heads", "refs/tags", "shallow", "worktrees"} {
+		for _, d := range []string{r.GitDir, r.CommonDir} {
+			if p, err := filepath.EvalSymlinks(filepath.Join(d, n)); err == nil && !within(p, d) {
+				out = append(out, p)
 			}
+		}
+	}
+	return append(out, borrowed(filepath.Join(r.CommonDir, "objects"), 5)...)
+}
+
+// borrowed are the object stores that one borrows from, and those that they
+// borrow from: what they hold becomes part of what is pushed.
+func borrowed(objects string, depth int) []string {
+	text, err := readSmall(filepath.Join(objects, "info/alternates"))
+	if err != nil || depth == 0 { // git goes no deeper either
+		return nil
+	}
+	var out []string
+	for _, l := range strings.Split(text, "\n") {
+		if l == "" || strings.HasPrefix(l, "#") {
+			continue
+		}
+		if q, err := strconv.Unquote(l); err == nil && strings.HasPrefix(l, `"`) {
+			l = q
+		}
+		if p, err := resolve(objects, l); err == nil {
+			out = append(append(out, p), borrowed(p, depth-1)...)
 		}
 	}
 	return out
 }
 
 // Guarded refuses a repository that a guest can write in, or that holds a
-// folder a guest can write: git there would run what the guest wants.
+// folder a guest can write: git there would run what the guest wants. The git
+// runs of r that follow refuse a configuration that a guest can write.
 // writable are the folders guests may write, by the VM that may.
-func (r Repo) Guarded(writable map[string]string) error {
+func (r *Repo) Guarded(writable map[string]string) error {
+	g, err := newGuests(writable)
+	if err != nil {
+		return ui.Failed("which folders guests can write could not be seen: %w", err)
+	}
+	r.guests = g
 	for _, p := range r.Places() {
-		for w, vm := range writable {
-			if within(p, w) || within(w, p) {
-				q := quote(w)
-				return ui.Refused("git mode is refused for %s: VM %s can write %s, so git on this machine could be made to run what that VM wants", ui.Clean(r.Top), vm, ui.Clean(w)).
-					Hint("take the share away first: aivm detach "+q+" --vm "+vm,
-						"and, if that VM needs it, share it to be read only: aivm attach "+q+" --vm "+vm+" --access ro",
-						"or clone the repository to a place of its own: git clone "+quote(r.Top)+" FOLDER")
+		w, vm, yes := g.holds(p)
+		if t, err := trail(p); err == nil && !yes {
+			for _, at := range t {
+				if w, vm, yes = g.writes(at); yes {
+					break
+				}
 			}
+		}
+		if yes {
+			q := quote(w)
+			return ui.Refused("git mode is refused for %s: VM %s can write %s, so git on this machine could be made to run what that VM wants", ui.Clean(r.Top), vm, ui.Clean(w)).
+				Hint("take the share away first: aivm detach "+q+" --vm "+vm,
+					"and, if that VM needs it, share it to be read only: aivm attach "+q+" --vm "+vm+" --access ro",
+					"or clone the repository to a place of its own: git clone --no-hardlinks "+quote(r.Top)+" FOLDER")
 		}
 	}
 	return nil
@@ -160,7 +196,7 @@ func within(p, dir string) bool {
 }
 
 func (r Repo) git(ctx context.Context, args ...string) ([]byte, error) {
-	return run(ctx, call{dir: r.Top, args: args})
+	return run(ctx, call{repo: r, args: args})
 }
 
 func quote(s string) string { return shellescape.Quote(s) }

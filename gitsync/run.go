@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -36,8 +37,10 @@ const maxOutput = 64 << 20
 
 // call is one run of the host's git.
 type call struct {
-	dir    string
+	repo   Repo
 	args   []string
+	allow  []Filter // that may run; the others are switched off
+	also   []string // arguments that switch off what submodules would run
 	env    []string // beside the cleaned environment
 	stdin  io.Reader
 	stdout io.Writer  // nil: returned
@@ -74,21 +77,35 @@ func environ(extra []string) []string {
 			out = append(out, kv)
 		}
 	}
-	out = append(out, "LC_ALL=C", "GIT_CONFIG_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0", "GIT_OPTIONAL_LOCKS=0", "GIT_NO_REPLACE_OBJECTS=1", "GIT_ASKPASS=/bin/false")
+	out = append(out, "GIT_TRACE2=0", "GIT_TRACE2_EVENT=0", "GIT_TRACE2_PERF=0", "LC_ALL=C", "GIT_CONFIG_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0", "GIT_OPTIONAL_LOCKS=0", "GIT_NO_REPLACE_OBJECTS=1", "GIT_ASKPASS=/bin/false")
 	return append(out, extra...)
 }
 
-// run runs git; a status other than 0 is a *GitError. It ends with ctx, with
-// all it started.
+// run runs git in a repository whose configuration was checked, without the
+// programs that the configuration names; a status other than 0 is a *GitError.
+// It ends with ctx, with all it started.
 func run(ctx context.Context, c call) ([]byte, error) {
+	s, err := c.repo.settings(ctx)
+	if err != nil {
+		return nil, err
+	}
+	off, err := s.arguments(c.allow)
+	if err != nil {
+		return nil, err
+	}
+	return launch(ctx, c, append(off, c.also...))
+}
+
+// launch runs git with the arguments of off after our own.
+func launch(ctx context.Context, c call, off []string) ([]byte, error) {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, gitLimit)
 		defer cancel()
 	}
-	args := append(append([]string{"-C", c.dir}, hardened...), c.args...)
+	args := slices.Concat([]string{"-C", c.repo.Top}, hardened, off, c.args)
 	cmd := exec.CommandContext(ctx, "git", args...)
-	cmd.Env = environ(append([]string{"GIT_CEILING_DIRECTORIES=" + filepath.Dir(c.dir)}, c.env...))
+	cmd.Env = environ(append([]string{"GIT_CEILING_DIRECTORIES=" + filepath.Dir(c.repo.Top)}, c.env...))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: 0}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second

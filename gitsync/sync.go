@@ -162,6 +162,9 @@ func (p Peer) dirty(h Host, files []StatusEntry, cause error) error {
 type StatusEntry struct {
 	Code string `json:"code"` // two letters (git-status(1))
 	Path string `json:"path"`
+	// Filter is what the file passes through, if it is that which keeps it from
+	// being compared: aivm runs no filters, so the file may be unchanged.
+	Filter string `json:"filter,omitempty"`
 }
 
 // ParseStatus reads `git status --porcelain=v1 -z`, a guest's too.
@@ -216,9 +219,52 @@ func GuestStatus(ctx context.Context, p Peer) ([]StatusEntry, error) {
 
 // HostStatus lists what is not committed on the host.
 func HostStatus(ctx context.Context, r Repo) ([]StatusEntry, error) {
-	b, err := r.git(ctx, "status", "--porcelain=v1", "-z", "--ignore-submodules=none")
+	es, err := r.status(ctx, nil)
+	for i, e := range es {
+		if e.Code[1] != 'M' {
+			es[i].Filter = "" // nothing had to be compared
+		}
+	}
+	return es, err
+}
+
+// status asks git, with the index that env names, and says of each file that
+// differs which filter it passes through.
+func (r Repo) status(ctx context.Context, env []string, options ...string) ([]StatusEntry, error) {
+	quiet, err := r.quiet(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b, err := run(ctx, call{repo: r, env: env, also: quiet, args: append([]string{"status", "--porcelain=v1", "-z", "--ignore-submodules=none"}, options...)})
 	if err != nil {
 		return nil, readError(r, err)
 	}
-	return ParseStatus(string(b)), nil
+	es := ParseStatus(string(b))
+	s, err := r.settings(ctx)
+	if err != nil || len(s.drivers()) == 0 || len(es) == 0 {
+		return es, err
+	}
+	var names []string
+	for _, e := range es {
+		if e.Code[1] != ' ' && e.Code[1] != 'D' {
+			names = append(names, e.Path)
+		}
+	}
+	if len(names) == 0 {
+		return es, nil
+	}
+	fs, err := r.filters(ctx, s, names, env)
+	if err != nil {
+		return nil, err
+	}
+	by := map[string]string{}
+	for _, f := range fs {
+		for _, n := range f.Files {
+			by[n] = f.Name
+		}
+	}
+	for i := range es {
+		es[i].Filter = by[es[i].Path]
+	}
+	return es, nil
 }

@@ -56,8 +56,15 @@ func (u *Uncommitted) capture(ctx context.Context, h Host) error {
 		return err
 	}
 	env := append([]string{"GIT_INDEX_FILE=" + index}, u.env...)
+	if err := h.Repo.unfiltered(ctx, env); err != nil {
+		return err
+	}
+	quiet, err := h.Repo.quiet(ctx)
+	if err != nil {
+		return err
+	}
 	git := func(args ...string) (string, error) {
-		b, err := run(ctx, call{dir: h.Repo.Top, env: env, args: append([]string{"-c", "core.safecrlf=false", "-c", "advice.addEmbeddedRepo=false", "-c", "core.splitIndex=false"}, args...)})
+		b, err := run(ctx, call{repo: h.Repo, env: env, also: quiet, args: append([]string{"-c", "core.safecrlf=false", "-c", "advice.addEmbeddedRepo=false", "-c", "core.splitIndex=false"}, args...)})
 		return strings.TrimRight(string(b), "\n"), err
 	}
 	if _, err := git("add", "-A"); err != nil {
@@ -80,7 +87,7 @@ func (u *Uncommitted) capture(ctx context.Context, h Host) error {
 		return readError(h.Repo, err)
 	}
 	b, err := run(ctx, call{
-		dir: h.Repo.Top, stdin: strings.NewReader("uncommitted state of " + h.Branch + ", sent by aivm\n"),
+		repo: h.Repo, stdin: strings.NewReader("uncommitted state of " + h.Branch + ", sent by aivm\n"),
 		env: append([]string{
 			"GIT_AUTHOR_NAME=aivm", "GIT_AUTHOR_EMAIL=aivm@localhost", "GIT_COMMITTER_NAME=aivm", "GIT_COMMITTER_EMAIL=aivm@localhost",
 			"GIT_AUTHOR_DATE=" + when + " +0000", "GIT_COMMITTER_DATE=" + when + " +0000",
@@ -89,6 +96,25 @@ func (u *Uncommitted) capture(ctx context.Context, h Host) error {
 	})
 	u.Commit = strings.TrimSpace(string(b))
 	return err
+}
+
+// unfiltered refuses a state with files that pass through a filter, which aivm
+// does not run: without it they would be sent as they are here, a file that is
+// kept encrypted in clear.
+func (r Repo) unfiltered(ctx context.Context, env []string) error {
+	es, err := r.status(ctx, env, "--untracked-files=all", "--no-renames")
+	if err != nil {
+		return err
+	}
+	for _, e := range es {
+		if e.Filter != "" {
+			q := quote(r.Top)
+			return ui.Refused("what is not committed in %s was not sent: %s passes through the filter %s, and aivm runs no filters", ui.Clean(r.Top), ui.Clean(e.Path), ui.Clean(e.Filter)).
+				Hint("if it only looks changed: git -C "+q+" status, then again",
+					"else commit it: git -C "+q+" add "+quote(e.Path)+" && git -C "+q+" commit -m wip, then: aivm git push "+q)
+		}
+	}
+	return nil
 }
 
 func copyFile(from, to string) error {

@@ -40,28 +40,42 @@ func (e *Env) GitPull(ctx context.Context, o GitOptions) error {
 		e.UI.Result("Nothing to take over: VM %s has no commits on %s that are not here", w.name, h.Branch)
 		return nil
 	}
-	n := h.Behind
-	brings, err := gitsync.Changes(ctx, *h, h.Head, h.Tracked[h.Branch])
+	n, from := h.Behind, h.Head
+	in, err := e.incoming(ctx, *h, from)
 	if err != nil {
 		return err
 	}
-	runs, err := gitsync.Hazards(ctx, *h, brings, runsHere)
-	if err != nil {
-		return err
-	}
+	brings, runs := in.brings, in.runs
 	size, err := gitsync.Size(ctx, *h, brings)
 	if err != nil {
+		return err
+	}
+	agreed, err := in.agreed(w, o)
+	if err != nil {
+		e.sayIncoming(w, in)
 		return err
 	}
 	a := plan.Action{
 		ID: "git.pull:" + w.folder.Tag, Why: fmt.Sprintf("fast-forward %s by %s of VM %s", h.Branch, commits(n), w.name),
 		Shows: []string{"git merge --ff-only " + shellQuote(theirs)},
-		Do:    func(ctx context.Context) error { return gitsync.Pull(ctx, h) },
+		Do: func(ctx context.Context) error {
+			// Somebody may have taken an hour to agree.
+			writable, err := e.guestWritable()
+			if err == nil {
+				err = h.Repo.Guarded(writable)
+			}
+			if err != nil {
+				return err
+			}
+			return gitsync.Pull(ctx, h, agreed)
+		},
 	}
-	if len(runs) > 0 {
+	e.sayIncoming(w, in)
+	if len(in.filters) > 0 && o.RunFilters == "" {
+		e.UI.Warn("aivm does not run it; to agree to all of the above and have it run: %s", in.agree(w))
+	}
+	if len(runs) > 0 && o.RunFilters == "" {
 		a.Consent = plan.Ask
-		e.UI.Warn("these files came from VM %s, and this machine may run or obey them: %s", w.name, some(runs, 30))
-		e.UI.Warn("look at them first: aivm git diff %s", shellQuote(w.folder.HostPath))
 	}
 	if size > bigPull {
 		a.Consent = plan.Ask
@@ -76,11 +90,115 @@ func (e *Env) GitPull(ctx context.Context, o GitOptions) error {
 	}
 	if e.UI.JSON {
 		r := w.gitResult()
-		r.Brings, r.Runs = brings, runs
+		r.Brings, r.Runs, r.Filters, r.FiltersRan = brings, runs, in.filters, len(agreed) > 0
 		return e.UI.PrintJSON(r)
 	}
 	e.UI.Result("%s is now at %s: %s of VM %s, %d files", h.Branch, short(h.Head), commits(n), w.name, len(brings))
+	if len(agreed) == 0 {
+		e.sayUnfiltered(w, in, from)
+	}
 	return nil
+}
+
+// incoming is what a pull brings and what of it this machine would run.
+type incoming struct {
+	brings  []gitsync.Change
+	runs    []string
+	filters []gitsync.Filter
+	list    string // the name of this very list
+}
+
+func (e *Env) incoming(ctx context.Context, h gitsync.Host, from string) (in incoming, err error) {
+	to := h.Tracked[h.Branch]
+	if in.brings, err = gitsync.Changes(ctx, h, from, to); err != nil {
+		return in, err
+	}
+	if in.runs, err = gitsync.Hazards(ctx, h, in.brings, runsHere); err != nil {
+		return in, err
+	}
+	if in.filters, err = gitsync.Filters(ctx, h, to, in.brings); err != nil {
+		return in, err
+	}
+	in.list = gitsync.Agreement(from, to, in.runs, in.filters)
+	return in, nil
+}
+
+// agreed are the filters that may run: all that were listed, if the list that
+// was agreed to is this one.
+func (in incoming) agreed(w *want, o GitOptions) ([]gitsync.Filter, error) {
+	switch {
+	case o.RunFilters == "":
+		return nil, nil
+	case len(in.filters) == 0:
+		return nil, ui.Refused("--run-filters: no filter would run for what VM %s committed", w.name).
+			Hint("leave it out: aivm git pull " + shellQuote(w.folder.HostPath))
+	case o.RunFilters != in.list:
+		return nil, ui.Refused("--run-filters %s is about another list than this one: VM %s committed more since, or git's settings here changed", ui.CleanTo(o.RunFilters, 40), w.name).
+			Hint("read it, and to agree to it: " + in.agree(w))
+	}
+	return in.filters, nil
+}
+
+func (in incoming) agree(w *want) string {
+	return "aivm git pull " + shellQuote(w.folder.HostPath) + " --vm " + w.name + " --run-filters " + in.list
+}
+
+// sayIncoming lists what this machine may run or obey of a pull, and what it
+// would run for it.
+func (e *Env) sayIncoming(w *want, in incoming) {
+	if len(in.runs) > 0 {
+		e.UI.Warn("these files came from VM %s, and this machine may run or obey them: %s", w.name, some(in.runs, 30))
+		e.UI.Warn("look at them first: aivm git diff %s", shellQuote(w.folder.HostPath))
+	}
+	for _, f := range in.filters {
+		e.UI.Warn("git on this machine would run %q (filter %s, set in %s) on %s: %s", f.Command, f.Name, f.From, counted(len(f.Files), "file"), some(f.Files, 10))
+	}
+}
+
+// sayFetchedHazards lists what merging the fetched branch would have this
+// machine run or obey.
+func (e *Env) sayFetchedHazards(ctx context.Context, w *want) error {
+	h := w.git.host.Value
+	if h.Behind == 0 {
+		return nil
+	}
+	from, err := gitsync.Base(ctx, h)
+	if err != nil {
+		return err
+	}
+	in, err := e.incoming(ctx, h, from)
+	if err == nil {
+		e.sayIncoming(w, in)
+	}
+	return err
+}
+
+// sayUnfiltered says how to finish by hand what filters would have done.
+func (e *Env) sayUnfiltered(w *want, in incoming, from string) {
+	if len(in.filters) == 0 {
+		return
+	}
+	n, lfs := 0, true
+	var names []string
+	for _, f := range in.filters {
+		n += len(f.Files)
+		names = append(names, f.Name)
+		lfs = lfs && f.Name == "lfs"
+	}
+	q := shellQuote(w.folder.HostPath)
+	e.UI.Say("%s as committed, without the filter %s, which was not run; to run it, once you have looked:", counted(n, "file"), some(names, 10))
+	if lfs {
+		e.UI.Say("  git -C %s lfs pull", q)
+		return
+	}
+	e.UI.Say("  git -C %s switch -q --detach %s && git -C %s switch -q %s", q, from, q, shellQuote(w.git.host.Value.Branch))
+}
+
+func counted(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // dryPull says what a pull would do, as far as it can be told without fetching.
@@ -100,18 +218,17 @@ func (e *Env) dryPull(ctx context.Context, o GitOptions) error {
 		p.Add(plan.Action{ID: "git.fetch:" + w.folder.Tag, Why: "fetch what VM " + w.name + " committed, and see then what it brings", Shows: []string{"git fetch " + w.git.remote.Name}})
 	}
 	if h.Behind > 0 && h.Ahead == 0 {
-		brings, err := gitsync.Changes(ctx, h, h.Head, h.Tracked[h.Branch])
+		in, err := e.incoming(ctx, h, h.Head)
 		if err != nil {
 			return err
 		}
-		runs, err := gitsync.Hazards(ctx, h, brings, runsHere)
-		if err != nil {
-			return err
-		}
-		a := plan.Action{ID: "git.pull:" + w.folder.Tag, Why: fmt.Sprintf("fast-forward %s by %s of VM %s, %d files", h.Branch, commits(h.Behind), w.name, len(brings)), Shows: []string{"git merge --ff-only " + shellQuote(theirs)}}
-		if len(runs) > 0 {
+		a := plan.Action{ID: "git.pull:" + w.folder.Tag, Why: fmt.Sprintf("fast-forward %s by %s of VM %s, %d files", h.Branch, commits(h.Behind), w.name, len(in.brings)), Shows: []string{"git merge --ff-only " + shellQuote(theirs)}}
+		if len(in.runs) > 0 {
 			a.Consent = plan.Ask
-			a.Why += ", of which this machine may run or obey " + some(runs, 30)
+			a.Why += ", of which this machine may run or obey " + some(in.runs, 30)
+		}
+		for _, f := range in.filters {
+			a.Why += fmt.Sprintf("; without the filter %s on %s", f.Name, some(f.Files, 10))
 		}
 		p.Add(a)
 	}

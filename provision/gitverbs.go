@@ -20,6 +20,8 @@ type GitOptions struct {
 	NoFetch bool   // diff, log: as last fetched
 	Stat    bool   // diff: only which files
 	Branch  string // diff, log: of the guest; "" = the one checked out there
+	// RunFilters is the name of a list that a pull printed: its filters may run.
+	RunFilters string
 }
 
 // GitResult is what the `git` verbs print with --json.
@@ -41,7 +43,10 @@ type GitResult struct {
 	Guest    *GitGuest             `json:"guest,omitempty"` // status: what the VM says
 	Dirty    []gitsync.StatusEntry `json:"dirty,omitempty"` // status: not committed here
 	Brings   []gitsync.Change      `json:"brings,omitempty"`
-	Runs     []string              `json:"runs,omitempty"` // pull: what this machine may run of it
+	Runs     []string              `json:"runs,omitempty"`    // pull: what this machine may run of it
+	Filters  []gitsync.Filter      `json:"filters,omitempty"` // pull: what git here would run for it
+	// FiltersRan says that they did; else the files are as they are committed.
+	FiltersRan bool `json:"filters_ran,omitempty"`
 }
 
 // GitGuest is the clone as the guest describes it.
@@ -117,7 +122,9 @@ func (e *Env) GitPush(ctx context.Context, o GitOptions) error {
 	}
 	if w.git.result.Wip != "" {
 		e.UI.Result("%s", w.git.result.Wip)
-	} else if dirty, err := gitsync.HostStatus(ctx, w.git.repo); err == nil && len(dirty) > 0 {
+	} else if all, err := gitsync.HostStatus(ctx, w.git.repo); err != nil {
+		return err
+	} else if dirty, _ := compared(all); len(dirty) > 0 {
 		e.UI.Say("%d files are not committed here and were not pushed; to send them too: aivm git push %s --include-uncommitted", len(dirty), shellQuote(w.folder.HostPath))
 	}
 	return nil
@@ -134,6 +141,9 @@ func (e *Env) GitFetch(ctx context.Context, o GitOptions) error {
 		return e.UI.PrintJSON(w.gitResult())
 	}
 	e.sayFetched(w)
+	if err := e.sayFetchedHazards(ctx, w); err != nil {
+		return err
+	}
 	if len(w.git.result.Fetched) == 0 {
 		e.UI.Result("Nothing new in VM %s", w.name)
 	}
@@ -210,13 +220,29 @@ func (e *Env) GitStatus(ctx context.Context, o GitOptions) error {
 	if g.Head != "" && g.Head != h.Branch {
 		e.UI.Result("Branch %s is checked out there", g.Head)
 	}
-	if len(r.Dirty) > 0 {
-		e.UI.Result("Not committed here: %s", entries(r.Dirty))
+	dirty, unknown := compared(r.Dirty)
+	if len(dirty) > 0 {
+		e.UI.Result("Not committed here: %s", entries(dirty))
+	}
+	if len(unknown) > 0 {
+		e.UI.Result("Not compared here, since aivm runs no filters: %s; to compare: git -C %s status", entries(unknown), q)
 	}
 	if r.Guest != nil && len(r.Guest.Dirty) > 0 {
 		e.UI.Result("Not committed there: %s", entries(r.Guest.Dirty))
 	}
 	return nil
+}
+
+// compared sets apart the files that only a filter could tell to be unchanged.
+func compared(es []gitsync.StatusEntry) (dirty, unknown []gitsync.StatusEntry) {
+	for _, s := range es {
+		if s.Filter == "" {
+			dirty = append(dirty, s)
+		} else {
+			unknown = append(unknown, s)
+		}
+	}
+	return dirty, unknown
 }
 
 // lookGit observes without changing anything, the guest too if it answers.
