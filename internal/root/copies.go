@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"aivm.dev/aivm/internal/root/mountinfo"
 )
@@ -15,7 +14,8 @@ import (
 type copyOf struct {
 	pid    int    // a process in it
 	ns     string // which it is
-	daemon bool   // virtiofsd, serving this token to a guest
+	daemon bool   // virtiofsd, started by libvirt, serving this token to a guest
+	roots  bool   // virtiofsd of root's that names the token, whoever started it
 	top    mountinfo.Mount
 	below  []mountinfo.Mount // on it, parents first
 }
@@ -23,11 +23,18 @@ type copyOf struct {
 // in runs f in the namespace.
 func (c copyOf) in(f func() error) error { return inNamespace(c.pid, c.ns, f) }
 
-// copies finds the token t in all other mount namespaces. It is known by what
-// it shows and by what it lies on: the export's own copy, or, where a daemon
-// serves this token alone, nothing.
+// copies finds the token t in all other mount namespaces that belong to this
+// machine's own user namespace. It is known by what it shows and by what it lies
+// on: the export's own copy, or, where a daemon serves this token alone, nothing.
+//
+// The namespaces of users are passed over. What they hold of a token no guest
+// can reach, and they let nobody take it away.
 func copies(t, export mountinfo.Mount) ([]copyOf, error) {
 	own, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		return nil, err
+	}
+	test, err := newDaemonTest()
 	if err != nil {
 		return nil, err
 	}
@@ -36,37 +43,53 @@ func copies(t, export mountinfo.Mount) ([]copyOf, error) {
 	if err != nil {
 		return nil, err
 	}
-	found := map[string]copyOf{}
+	ours := map[string]bool{} // by namespace
+	found := map[string][]copyOf{}
 	for _, p := range procs {
 		ns, err := os.Readlink(p + "/ns/mnt")
 		if err != nil || ns == own {
 			continue // it ended meanwhile, or sees what we see
 		}
-		daemon := serves(p, export.Point)
-		if old, ok := found[ns]; ok && (old.daemon || !daemon) {
-			continue
+		if _, known := ours[ns]; !known {
+			o, err := ownsMounts(p, ns, test.userns)
+			if err != nil {
+				continue // it ended; another process in there will be asked
+			}
+			ours[ns] = o
 		}
-		table, err := mountinfo.Read(p + "/mountinfo")
-		if err != nil {
+		if !ours[ns] {
 			continue
 		}
 		pid, err := strconv.Atoi(filepath.Base(p))
 		if err != nil {
 			return nil, fmt.Errorf("process %s: %w", p, err)
 		}
+		roots := serves(p, export.Point) && test.roots(pid)
+		daemon := roots && test.libvirts(pid)
+		if old := found[ns]; len(old) > 0 && (old[0].daemon || !daemon && (old[0].roots || !roots)) {
+			continue
+		}
+		table, err := mountinfo.Read(p + "/mountinfo")
+		if err != nil {
+			continue
+		}
+		var here []copyOf // more than one where /var/lib, or a directory above, is mounted twice
 		for _, m := range table {
 			if m.Dev != t.Dev || m.Root != t.Root || !m.Has("nosuid") || !m.Has("nodev") || m.Has("idmapped") != t.Has("idmapped") {
 				continue
 			}
-			if !(daemon && m.Point == "/") && !liesOnCopy(table, m, group) {
+			if !(roots && m.Point == "/") && !liesOnCopy(table, m, group) {
 				continue
 			}
-			found[ns] = copyOf{pid: pid, ns: ns, daemon: daemon, top: m, below: mountinfo.Below(table, m.Point)}
+			here = append(here, copyOf{pid: pid, ns: ns, daemon: daemon, roots: roots, top: m, below: mountinfo.Below(table, m.Point)})
+		}
+		if len(here) > 0 {
+			found[ns] = here
 		}
 	}
 	var out []copyOf
-	for _, c := range found {
-		out = append(out, c)
+	for _, cs := range found {
+		out = append(out, cs...)
 	}
 	return out, nil
 }
@@ -79,26 +102,4 @@ func liesOnCopy(table []mountinfo.Mount, m mountinfo.Mount, group int) bool {
 	shared, _ := parent.Shared()
 	master, _ := parent.Master()
 	return shared == group || master == group
-}
-
-// serves reports whether the process is a virtiofsd for this export root or a
-// token below it: libvirt says which on its command line.
-func serves(proc, export string) bool {
-	comm, err := os.ReadFile(proc + "/comm")
-	if err != nil || strings.TrimSpace(string(comm)) != "virtiofsd" {
-		return false
-	}
-	args, err := os.ReadFile(proc + "/cmdline")
-	if err != nil {
-		return false
-	}
-	for arg := range strings.SplitSeq(string(args), "\x00") {
-		for part := range strings.SplitSeq(arg, ",") {
-			dir := strings.TrimPrefix(strings.TrimPrefix(part, "source="), "--shared-dir=")
-			if dir == export || strings.HasPrefix(dir, export+"/") {
-				return true
-			}
-		}
-	}
-	return false
 }

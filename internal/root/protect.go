@@ -3,6 +3,7 @@ package root
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -146,10 +147,7 @@ func protectTree(tree int, paths []string) (out int, missing []string, err error
 // cover puts the mount for p on itself. ok is false where there is no such
 // path, or only through a link, which a guest could have planted.
 func cover(tree int, p point) (ok bool, err error) {
-	at, err := unix.Openat2(tree, p.rel, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	at, err := openBelow(tree, p.rel)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
 		return false, nil
@@ -188,44 +186,83 @@ func (o Bind) servedBy(c copyOf) bool { return c.daemon && (!o.Own || c.top.Poin
 // false where none does.
 func settleServed(o Bind, t, export mountinfo.Mount) (served bool, err error) {
 	all, err := copies(t, export)
-	if err != nil || !slices.ContainsFunc(all, o.servedBy) {
-		return false, err
+	if err == nil && !slices.ContainsFunc(all, o.servedBy) {
+		return false, nil
 	}
-	return true, settle(o, t, export)
+	return true, settle(o, t, export) // which fails likewise, and writes that down
 }
 
 // settle sees to it that every daemon that serves the token has the protecting
-// mounts, takes them off wherever else they are, and writes down what holds.
+// mounts, takes them off wherever else they are, and writes down what holds. A
+// daemon for which that fails keeps none of the others from it; what is written
+// down then says so.
 func settle(o Bind, t, export mountinfo.Mount) error {
+	err := settleAll(o, t, export)
+	if err != nil {
+		// Never the record of before, which may say that all is well.
+		return errors.Join(err, writeProtection(o, failedProtection(o, t, err)))
+	}
+	return nil
+}
+
+func settleAll(o Bind, t, export mountinfo.Mount) error {
 	all, err := copies(t, export)
 	if err != nil {
 		return err
 	}
+	// From before the mounts: whatever is replaced from here on is noticed.
+	stamps, err := stampAll(t.Point, o.Protect)
+	if err != nil {
+		return err
+	}
+	served := slices.ContainsFunc(all, o.servedBy)
 	var daemons []copyOf
+	var errs []error
+	late, linked := map[string]bool{}, map[string]bool{}
 	for _, c := range all {
+		if !c.roots {
+			continue
+		}
+		added, links, err := c.ensure(o.Protect)
+		if err != nil && alive(fmt.Sprintf("/proc/%d", c.pid)) {
+			errs = append(errs, err)
+		}
+		for _, rel := range added {
+			late[rel] = true
+		}
+		for _, rel := range links {
+			linked[rel] = true
+			delete(stamps, rel)
+		}
 		if c.daemon {
 			daemons = append(daemons, c)
 		}
 	}
-	for _, c := range daemons {
-		if err := c.ensure(o.Protect); err != nil {
-			return err
-		}
-	}
-	if !slices.ContainsFunc(daemons, o.servedBy) {
-		daemons = nil // what is written down does not hold yet
-	} else {
+	if served {
 		if err := uncover(t, export); err != nil {
-			return err
+			errs = append(errs, err)
 		}
 		for _, c := range all {
-			if !c.daemon {
+			if !c.roots {
 				// Some other service's view of this machine.
 				_ = c.in(func() error { return dropBelow(c.below, c.top.Point) })
 			}
 		}
+	} else {
+		daemons = nil // what is written down does not hold yet
 	}
-	return writeProtection(o, t, daemons)
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	p, err := newProtection(o, t, daemons, stamps, late)
+	if err != nil {
+		return err
+	}
+	for _, rel := range slices.Sorted(maps.Keys(linked)) {
+		p.Links = append(p.Links, rel)
+		delete(p.Paths, rel)
+	}
+	return writeProtection(o, p)
 }
 
 // uncover takes the protecting mounts off in this process's namespace: off the
@@ -268,62 +305,118 @@ func dropBelow(ms []mountinfo.Mount, point string) error {
 	return nil
 }
 
-// ensure puts on what is missing in the daemon's namespace.
-func (c copyOf) ensure(paths []string) error {
-	have := map[string]bool{} // by path: read-only
-	for _, m := range c.below {
-		rel, err := filepath.Rel(c.top.Point, m.Point)
-		if err == nil && m.Root == filepath.Join(c.top.Root, rel) {
-			have[rel] = m.Has("ro")
-		}
-	}
-	var todo []point
-	for _, p := range points(paths) {
-		if ro, ok := have[p.rel]; !ok || p.ro && !ro {
-			todo = append(todo, p)
-		}
-	}
-	if len(todo) == 0 {
-		return nil
-	}
-	err := c.in(func() error {
+// ensure puts on what is missing in the daemon's namespace. added are the paths
+// that had no mount; links are those that cannot have one, since they are links
+// or lead through one.
+func (c copyOf) ensure(paths []string) (added, links []string, err error) {
+	err = c.in(func() error {
 		top, err := unix.Open(c.top.Point, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
 		defer unix.Close(top)
-		for _, p := range todo {
-			if _, err := cover(top, p); err != nil {
+		for _, p := range points(paths) {
+			is, err := covered(top, p)
+			if err != nil {
 				return err
+			}
+			switch is {
+			case pointLink:
+				links = append(links, p.rel)
+			case pointBare:
+				ok, err := cover(top, p)
+				if err != nil {
+					return err
+				}
+				if ok {
+					added = append(added, p.rel)
+				}
 			}
 		}
 		return nil
 	})
 	if err != nil {
-		return ui.Failed("protecting paths in the running VM: %w", err).Hint("stop the VM, which protects them anew when it starts: aivm vm down NAME")
+		return nil, nil, ui.Failed("protecting paths in the running VM: %w", err).Hint("stop the VM, which protects them when it starts: aivm vm down NAME")
 	}
-	return nil
+	return added, links, nil
+}
+
+// What covered finds at a path.
+const (
+	pointGone = iota
+	pointLink // it is, or leads through, a link; or it is no file and no directory
+	pointBare
+	pointCovered
+)
+
+// covered says whether the mount for p is there, by going the way the guest's
+// requests go.
+func covered(top int, p point) (int, error) {
+	at, err := openBelow(top, p.rel)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return pointGone, nil
+	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+		return pointLink, nil
+	case err != nil:
+		return 0, fmt.Errorf("opening %s: %w", p.rel, err)
+	}
+	defer unix.Close(at)
+	var st unix.Statx_t
+	if err := unix.Statx(at, "", unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW, unix.STATX_TYPE, &st); err != nil {
+		return 0, err
+	}
+	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFDIR {
+		return pointLink, nil
+	}
+	if st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+		return pointBare, nil
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(at, &fs); err != nil {
+		return 0, err
+	}
+	if p.ro && fs.Flags&unix.ST_RDONLY == 0 {
+		return pointBare, nil
+	}
+	return pointCovered, nil
+}
+
+func openBelow(top int, rel string) (int, error) {
+	return unix.Openat2(top, rel, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	})
 }
 
 // letGoProtected takes a protected token out of every other namespace, where
 // it would outlive its removal here: a mount with mounts on it does not follow.
+// From a daemon's it must go; from those of other services as far as they let it.
 func letGoProtected(t, export mountinfo.Mount) error {
 	all, err := copies(t, export)
 	if err != nil {
 		return err
 	}
+	var errs []error
 	for _, c := range all {
 		if len(c.below) == 0 || c.top.Point == "/" {
 			continue // it follows by itself, or goes with its daemon
 		}
 		err := c.in(c.remove)
-		if errors.Is(err, unix.EBUSY) {
-			return ui.Failed("%s %w: %s", t.Point, ErrInUse, strings.Join(holders(t), ", ")).
-				Hint("stop what uses it in the VM, or stop the VM: aivm vm down NAME")
+		switch {
+		case err == nil, !c.roots, !alive(fmt.Sprintf("/proc/%d", c.pid)):
+		case errors.Is(err, unix.EBUSY):
+			errs = append(errs, ui.Failed("%s %w: %s", t.Point, ErrInUse, strings.Join(holders(t), ", ")).
+				Hint("stop what uses it in the VM, or stop the VM: aivm vm down NAME"))
+		default:
+			errs = append(errs, fmt.Errorf("taking %s out of reach: %w", t.Point, err))
 		}
-		if err != nil {
-			return fmt.Errorf("taking %s out of reach: %w", t.Point, err)
-		}
+	}
+	if len(errs) == 1 {
+		return errs[0]
+	}
+	if len(errs) > 1 {
+		return errors.Join(errs...)
 	}
 	return uncover(t, export)
 }

@@ -1,6 +1,7 @@
 package root
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -12,15 +13,43 @@ import (
 	"aivm.dev/aivm/internal/root/mountinfo"
 )
 
-// daemonFor is a receiver that passes for virtiofsd: by name and arguments.
-func daemonFor(t *testing.T, work string) *receiver {
+// daemonFor is a receiver that passes for virtiofsd: by its program and
+// arguments, and by libvirt's record of what it started.
+func daemonFor(t *testing.T, work string, more ...string) *receiver {
+	t.Helper()
+	if len(more) == 0 {
+		more = []string{keeps}
+	}
+	return startedByLibvirt(t, work, receive(t, append([]string{virtiofsd(t, work), "-s", "source=" + ExportRoot(testKey)}, more...)...))
+}
+
+// virtiofsd is a shell under that name.
+func virtiofsd(t *testing.T, work string) string {
 	t.Helper()
 	sh := filepath.Join(work, "virtiofsd")
+	if _, err := os.Stat(sh); err == nil {
+		return sh
+	}
 	b, err := os.ReadFile("/bin/sh")
 	must(t, err)
 	must(t, os.WriteFile(sh, b, 0o755))
-	return receive(t, sh, "-s", "source="+ExportRoot(testKey))
+	return sh
 }
+
+// startedByLibvirt writes the process's number where libvirt does, in a /run of
+// the test's own.
+func startedByLibvirt(t *testing.T, work string, r *receiver) *receiver {
+	t.Helper()
+	run := filepath.Join(work, "run")
+	if _, err := os.Stat(run); os.IsNotExist(err) {
+		must(t, os.MkdirAll(filepath.Join(run, "libvirt/qemu"), 0o755))
+		must(t, unix.Mount(run, "/run", "", unix.MS_BIND, ""))
+	}
+	must(t, os.WriteFile(fmt.Sprintf("%s/1-a-fs%d-fs.pid", libvirtRun, r.pid), fmt.Appendln(nil, r.pid), 0o644))
+	return r
+}
+
+const libvirtRun = "/run/libvirt/qemu"
 
 // project makes a folder with files that run, and returns the record that
 // shares it with them protected.
@@ -183,7 +212,7 @@ func TestProtectOwnDaemon(t *testing.T) {
 	point := filepath.Join(ExportRoot(testKey), o.Token)
 	do(t, o)
 	holdsInGuest(all, point)
-	own := receive(t, filepath.Join(work, "virtiofsd"), "-s", "source="+point)
+	own := startedByLibvirt(t, work, receive(t, virtiofsd(t, work), "-s", "source="+point, keeps))
 	// As virtiofsd does: the token becomes the root of its namespace, and the
 	// shell is left with what is built into it.
 	own.ok("mount --rbind " + point + " " + point + " && cd " + point + " && pivot_root . . && cd /")

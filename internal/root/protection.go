@@ -7,8 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,9 +34,40 @@ func bootID() string {
 // whose folder it is, who can check all of it without rights.
 type Protection struct {
 	Boot    string            `json:"boot"`
-	MountID int               `json:"mount_id"` // of the token's mount on this machine
-	Daemons []Process         `json:"daemons"`  // in which the mounts are
-	Paths   map[string]uint64 `json:"paths"`    // inode of each path that is mounted on itself
+	MountID int               `json:"mount_id"`        // of the token's mount on this machine
+	Daemons []Process         `json:"daemons"`         // in which the mounts are
+	Paths   map[string]uint64 `json:"paths"`           // inode of each path that is mounted on itself
+	Files   map[string]Stamp  `json:"files,omitempty"` // the same and what lies in them, told from all other files
+	// Open are the paths that the guest can write all the same, until its
+	// daemon ends: to "open", "mapped", or "unknown" where nothing shows it.
+	Open map[string]string `json:"open,omitempty"`
+	// Late are the paths whose mounts came after the daemon had started: the
+	// guest may have opened them before.
+	Late   []string `json:"late,omitempty"`
+	Links  []string `json:"links,omitempty"`  // what cannot be protected, since it is a link
+	Failed string   `json:"failed,omitempty"` // why nothing of it is known
+}
+
+// An OpenError is a protected path that the guest can write, since it opened it
+// before it was protected. That ends with the VM's daemon, at a restart.
+type OpenError struct {
+	Paths   []string
+	Unknown bool // nothing shows whether the guest has it open
+}
+
+func (e *OpenError) Error() string {
+	if e.Unknown {
+		return some(e.Paths, "was", "were") + " protected while the VM ran, and whether it had opened it before cannot be seen: not protected until the VM is restarted"
+	}
+	return "the VM opened " + strings.TrimSpace(some(e.Paths, "", "")) + " before it was protected, and can write it: not protected until the VM is restarted"
+}
+
+// A ReplacedError is a protected path that was replaced on this machine: until
+// it is protected again, the guest can write it.
+type ReplacedError struct{ Paths []string }
+
+func (e *ReplacedError) Error() string {
+	return some(e.Paths, "was", "were") + " replaced on this machine since"
 }
 
 // A Process is one that cannot be mistaken for a later one of the same number.
@@ -64,6 +97,9 @@ func ReadProtection(vmKey, token string) (Protection, error) {
 // Holds says why the protection of the folder at src, whose token is the mount
 // t, does not hold any more; nil if it does.
 func (p Protection) Holds(src string, t mountinfo.Mount) error {
+	if p.Failed != "" {
+		return errors.New(p.Failed)
+	}
 	if p.Boot != bootID() {
 		return errors.New("this machine was started since")
 	}
@@ -78,16 +114,39 @@ func (p Protection) Holds(src string, t mountinfo.Mount) error {
 			return errors.New("the VM was started anew since")
 		}
 	}
-	for rel, ino := range p.Paths {
-		var st unix.Stat_t
-		if err := unix.Lstat(filepath.Join(src, rel), &st); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		} else if err == nil && st.Ino != ino {
-			return fmt.Errorf("%s was replaced on this machine since", rel)
+	if len(p.Open) > 0 {
+		e := &OpenError{Unknown: true}
+		for rel, how := range p.Open {
+			e.Paths = append(e.Paths, rel)
+			e.Unknown = e.Unknown && how == heldUnknown
 		}
+		slices.Sort(e.Paths)
+		return e
+	}
+	for rel := range p.Paths {
+		if _, ok := p.Files[rel]; !ok {
+			return errors.New("an older aivm protected it, and nothing tells what the VM had opened before")
+		}
+	}
+	replaced, changed, twice, err := compare(src, p.Files)
+	switch {
+	case err != nil:
+		return err
+	case len(replaced) > 0:
+		return &ReplacedError{replaced}
+	case len(twice) > 0:
+		return fmt.Errorf("%s a second name, by which the VM may write it", some(twice, "has", "have"))
+	case len(p.Links) > 0:
+		return fmt.Errorf("%s a symbolic link, or behind one", some(p.Links, "is", "are"))
+	case len(changed) > 0:
+		return fmt.Errorf("%s touched on this machine since, and whether the VM can write it now is not known", some(changed, "was", "were"))
 	}
 	return nil
 }
+
+// heldUnknown is what Protection.Open says where a daemon's descriptors do not
+// show what the guest can open.
+const heldUnknown = "unknown"
 
 // startOf reads when a process started, in ticks since boot (field 22 of
 // proc_pid_stat(5); the name in field 2 may hold anything).
@@ -104,15 +163,18 @@ func startOf(pid int) (uint64, error) {
 	return strconv.ParseUint(fields[19], 10, 64)
 }
 
-// writeProtection writes down what holds, readable by the VM's owner.
-func writeProtection(o Bind, t mountinfo.Mount, daemons []copyOf) error {
-	p := Protection{Boot: bootID(), MountID: t.ID, Paths: map[string]uint64{}}
+// newProtection says what holds now that the daemons have the mounts: late are
+// those they had not yet.
+func newProtection(o Bind, t mountinfo.Mount, daemons []copyOf, stamps map[string]Stamp, late map[string]bool) (Protection, error) {
+	p := Protection{Boot: bootID(), MountID: t.ID, Paths: map[string]uint64{}, Files: stamps}
 	for _, d := range daemons {
 		started, err := startOf(d.pid)
 		if err != nil {
-			return err
+			return p, err
 		}
-		p.Daemons = append(p.Daemons, Process{d.pid, started})
+		if one := (Process{d.pid, started}); !slices.Contains(p.Daemons, one) {
+			p.Daemons = append(p.Daemons, one)
+		}
 	}
 	for _, pt := range points(o.Protect) {
 		var st unix.Stat_t
@@ -120,6 +182,56 @@ func writeProtection(o Bind, t mountinfo.Mount, daemons []copyOf) error {
 			p.Paths[pt.rel] = st.Ino
 		}
 	}
+	if len(daemons) == 0 {
+		return p, nil
+	}
+	p.keepLate(o, late)
+	if len(late) > 0 {
+		time.Sleep(flightTime)
+	}
+	var err error
+	if p.Open, err = held(o, t, daemons); err != nil {
+		return p, err
+	}
+	if len(p.Late) > 0 && !slices.ContainsFunc(daemons, func(c copyOf) bool { return !c.showsAll() }) {
+		return p, nil
+	}
+	for _, rel := range readOnly(o.Protect) {
+		// Under a directory whose mount came late, too.
+		if slices.ContainsFunc(p.Late, func(l string) bool { return l == rel || strings.HasPrefix(rel, l+"/") }) && p.Open[rel] == "" {
+			p.Open[rel] = heldUnknown
+		}
+	}
+	return p, nil
+}
+
+// keepLate notes what was protected late, now or earlier in the life of one of
+// these daemons.
+func (p *Protection) keepLate(o Bind, late map[string]bool) {
+	was, err := ReadProtection(o.VMKey, o.Token)
+	lives := was.Boot == p.Boot && slices.ContainsFunc(was.Daemons, func(d Process) bool { return slices.Contains(p.Daemons, d) })
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		lives = true // it was there, and says nothing
+	}
+	for _, rel := range points(o.Protect) {
+		if _, known := was.Files[rel.rel]; late[rel.rel] || lives && (!known || slices.Contains(was.Late, rel.rel)) {
+			p.Late = append(p.Late, rel.rel)
+		}
+	}
+}
+
+// failedProtection is what is written down where protecting failed. What was
+// late stays so.
+func failedProtection(o Bind, t mountinfo.Mount, err error) Protection {
+	p := Protection{Boot: bootID(), MountID: t.ID, Failed: "protecting it failed: " + err.Error()}
+	if was, err := ReadProtection(o.VMKey, o.Token); err == nil {
+		p.Daemons = was.Daemons
+	}
+	return p
+}
+
+// writeProtection writes down what holds, readable by the VM's owner.
+func writeProtection(o Bind, p Protection) error {
 	b, err := json.Marshal(p)
 	if err != nil {
 		return err

@@ -1,0 +1,171 @@
+package root
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A process is believed to be a VM's virtiofsd by what only root can give it.
+// Its name and its arguments are whatever the user who started it wrote, and so
+// are its mounts where it has a user namespace of its own: they can only rule a
+// process out.
+
+// libvirtState is where libvirt writes the process numbers of what it started
+// for its VMs: "6-NAME-fs0-fs.pid". Only root can write there.
+const libvirtState = "/run/libvirt/qemu"
+
+// A daemonTest tells the daemons of libvirt's VMs from all other processes, as
+// of the moment it was made.
+type daemonTest struct {
+	userns  string       // our own user namespace
+	started map[int]bool // what libvirt says it started
+}
+
+func newDaemonTest() (daemonTest, error) {
+	d := daemonTest{started: map[int]bool{}}
+	var err error
+	if d.userns, err = os.Readlink("/proc/self/ns/user"); err != nil {
+		return d, err
+	}
+	var st unix.Stat_t
+	err = unix.Lstat(libvirtState, &st)
+	if errors.Is(err, fs.ErrNotExist) {
+		return d, nil
+	}
+	if err != nil {
+		return d, fmt.Errorf("reading %s: %w", libvirtState, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Uid != 0 || st.Mode&0o022 != 0 {
+		return d, fmt.Errorf("directory %s can be changed by others than root", libvirtState)
+	}
+	files, err := filepath.Glob(filepath.Join(libvirtState, "*.pid"))
+	if err != nil {
+		return d, err
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			continue // that VM was stopped meanwhile
+		}
+		if pid, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && pid > 1 {
+			d.started[pid] = true
+		}
+	}
+	return d, nil
+}
+
+// roots reports whether the process is a virtiofsd that root started in our own
+// user namespace.
+func (d daemonTest) roots(pid int) bool {
+	proc := fmt.Sprintf("/proc/%d", pid)
+	ids, err := statusField(proc, "Uid:")
+	if err != nil || len(ids) != 4 {
+		return false
+	}
+	for _, id := range ids {
+		if id != "0" {
+			return false
+		}
+	}
+	if ns, err := os.Readlink(proc + "/ns/user"); err != nil || ns != d.userns {
+		return false
+	}
+	// A program that gives root's rights to whoever starts it (sudo, su) can be
+	// started under any name.
+	exe, err := os.Readlink(proc + "/exe")
+	if err != nil || filepath.Base(strings.TrimSuffix(exe, " (deleted)")) != "virtiofsd" {
+		return false
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(proc+"/exe", &st); err != nil {
+		return false
+	}
+	return st.Uid == 0 && st.Mode&(0o022|unix.S_ISUID|unix.S_ISGID) == 0
+}
+
+// libvirts reports whether libvirt started the process, or its parent did whom
+// libvirt started: virtiofsd serves from a child in a process namespace of its
+// own.
+func (d daemonTest) libvirts(pid int) bool {
+	if !d.roots(pid) {
+		return false
+	}
+	if d.started[pid] {
+		return true
+	}
+	parent, err := statusField(fmt.Sprintf("/proc/%d", pid), "PPid:")
+	if err != nil || len(parent) != 1 {
+		return false
+	}
+	p, err := strconv.Atoi(parent[0])
+	return err == nil && d.started[p] && d.roots(p)
+}
+
+// serves reports whether the process says on its command line that it serves
+// this export root or a token below it. Any process can say so.
+func serves(proc, export string) bool {
+	args, err := os.ReadFile(proc + "/cmdline")
+	if err != nil {
+		return false
+	}
+	for arg := range strings.SplitSeq(string(args), "\x00") {
+		for part := range strings.SplitSeq(arg, ",") {
+			dir := strings.TrimPrefix(strings.TrimPrefix(part, "source="), "--shared-dir=")
+			if dir == export || strings.HasPrefix(dir, export+"/") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// statusField reads the words of one line of proc_pid_status(5).
+func statusField(proc, name string) ([]string, error) {
+	b, err := os.ReadFile(proc + "/status")
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, name); ok {
+			return strings.Fields(v), nil
+		}
+	}
+	return nil, fmt.Errorf("%s/status has no %s", proc, name)
+}
+
+// nsGetUserns asks which user namespace a namespace belongs to (ioctl_ns(2)).
+const nsGetUserns = 0xb701
+
+// ownsMounts reports whether the mount namespace ns, in which the process is,
+// belongs to the user namespace userns. In any other, a user decides what is
+// mounted where, and whoever enters it waits for his file systems.
+func ownsMounts(proc, ns, userns string) (bool, error) {
+	name := func(fd int) string {
+		s, _ := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+		return s
+	}
+	fd, err := unix.Open(proc+"/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(fd)
+	if name(fd) != ns {
+		return false, fmt.Errorf("%s was replaced by another process", proc)
+	}
+	owner, err := unix.IoctlRetInt(fd, nsGetUserns)
+	if errors.Is(err, unix.EPERM) {
+		return false, nil // it is out of our sight, so not our own
+	}
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(owner)
+	return name(owner) == userns, nil
+}
