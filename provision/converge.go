@@ -153,6 +153,7 @@ func (e *Env) guestStage(ctx context.Context, w *want, f *facts) error {
 			return err
 		}
 	}
+	e.checkProtected(ctx, w, f)
 	_, err := e.run(ctx, e.planFinish(ctx, w, f))
 	return err
 }

@@ -248,6 +248,19 @@ func (e *Env) executedCheck(ctx context.Context, w *want, f *facts, s vmFolders)
 	var changes []ExecutedChange
 	var notes []string
 	silent, looked, unknown := false, 0, false
+	protect := func(a share.Attachment, now hostexec.List) {
+		if !a.Protect {
+			return
+		}
+		state, note, fix := e.protectedState(w, f, s, a, now)
+		silent, unknown = silent || state == host.Bad, unknown || state == host.Unknown
+		if note != "" {
+			notes = append(notes, note)
+		}
+		if fix != "" && note != "" {
+			c.Fix = append(c.Fix, fix)
+		}
+	}
 	for _, a := range s.atts {
 		if !exposes(a) || a.State != share.Attached {
 			continue
@@ -258,6 +271,7 @@ func (e *Env) executedCheck(ctx context.Context, w *want, f *facts, s vmFolders)
 			unknown = true
 			notes = append(notes, fmt.Sprintf("of %s nothing was written down", a.HostPath))
 			c.Fix = append(c.Fix, fix+" --reviewed")
+			protect(a, hostexec.List{})
 			continue
 		}
 		var now hostexec.List
@@ -267,6 +281,7 @@ func (e *Env) executedCheck(ctx context.Context, w *want, f *facts, s vmFolders)
 		if err != nil {
 			unknown = true
 			notes = append(notes, err.Error())
+			protect(a, hostexec.List{})
 			continue
 		}
 		looked++
@@ -287,13 +302,7 @@ func (e *Env) executedCheck(ctx context.Context, w *want, f *facts, s vmFolders)
 		if now.Cut != "" {
 			notes = append(notes, fmt.Sprintf("not all of %s was looked at: %s", a.HostPath, ui.Clean(now.Cut)))
 		}
-		if a.Protect && s.host.Err == nil && f.running() {
-			if err := s.host.Value.Protection(e.key(w.name), a); err != nil {
-				silent = true
-				notes = append(notes, fmt.Sprintf("%s is not protected as it should be: %s", a.HostPath, ui.Clean(err.Error())))
-				c.Fix = append(c.Fix, fix)
-			}
-		}
+		protect(a, now)
 	}
 	switch {
 	case silent:

@@ -31,10 +31,25 @@ func (f HostFacts) Served() (served, known bool) {
 			if !ok {
 				v = string(a)
 			}
-			if v, _, _ = strings.Cut(v, ","); v == f.ExportPath {
+			if v, _, _ = strings.Cut(v, ","); v == f.ExportPath && runsAsRoot(filepath.Dir(p)) {
 				return true, true
 			}
 		}
 	}
 	return false, known
+}
+
+// runsAsRoot reports whether a process is root's by all its user ids. Names and
+// arguments are whatever the user who started it wrote.
+func runsAsRoot(proc string) bool {
+	b, err := os.ReadFile(filepath.Join(proc, "status"))
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(b)) {
+		if ids, ok := strings.CutPrefix(line, "Uid:"); ok {
+			return strings.Join(strings.Fields(ids), " ") == "0 0 0 0"
+		}
+	}
+	return false
 }

@@ -80,7 +80,7 @@ func (f HostFacts) daemonLimit() int {
 		}
 		dir := filepath.Dir(p)
 		args, err := os.ReadFile(filepath.Join(dir, "cmdline"))
-		if err != nil || !serves(args, f.ExportPath) {
+		if err != nil || !serves(args, f.ExportPath) || !runsAsRoot(dir) {
 			continue
 		}
 		if n := openFiles(filepath.Join(dir, "limits")); n > 0 && (lowest == 0 || n < lowest) {
