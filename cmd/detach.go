@@ -17,6 +17,9 @@ already; the VM may be off, deleted or dead. It is done when nothing of the fold
 is mounted for the VM any more: one that is in use stays attached, and what uses
 it is named.
 
+Of a folder in git mode the clone stays in the VM. What was committed there is
+fetched first; what else only the clone has is named and asked about.
+
 Examples:
   aivm detach .
   aivm detach ~/data --vm work

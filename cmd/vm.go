@@ -118,16 +118,24 @@ Examples:
 }
 
 func (a *app) vmDeleteCmd(use string) *cobra.Command {
+	var discard bool
 	c := a.vmVerb(use, "Delete a VM with its disk", `Delete a VM: its disk, its addresses and SSH entry. Folders of this machine, the
 image cache and the network stay. The name has to be typed; "NAME --yes" on the
 command line counts as that.
 
+If the VM has clones (folders in git mode), what was committed there is fetched
+first. What else only they have is named: files that are not committed, stashes,
+tags. With --yes such a VM is not deleted, nor one that is off and cannot be
+asked, unless --discard-work gives all of that up without a look.
+
 Examples:
   aivm vm delete work
   aivm vm delete work --yes
+  aivm vm delete work --yes --discard-work
 `, func(ctx context.Context, e *provision.Env, name string) error {
-		return e.Delete(ctx, provision.DeleteOptions{Name: name, Typed: a.yes && name != ""})
+		return e.Delete(ctx, provision.DeleteOptions{Name: name, Typed: a.yes && name != "", DiscardWork: discard})
 	})
+	c.Flags().BoolVar(&discard, "discard-work", false, "give up what only the VM's clones have, without asking the VM")
 	c.Hidden = use != "delete"
 	a.dryRunFlag(c)
 	return c

@@ -72,6 +72,7 @@ func (e *Env) planDelete(ctx context.Context, dd *deletion) (plan.Plan, error) {
 			e.forgetAllSeen(w.name)
 			e.forgetStamps(w.name)
 			e.forgetBrowser(w.name)
+			e.forgetClones(w.name)
 			_ = os.Remove(e.SSH.VMDir(w.name))
 			return nil
 		},

@@ -3,7 +3,6 @@ package provision
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
 	"os"
 
@@ -20,10 +19,14 @@ type DeleteOptions struct {
 	// Typed says that the name was given on the command line together with
 	// --yes, which counts as typing it.
 	Typed bool
+	// DiscardWork gives up what only the VM's clones have, unasked and unseen.
+	DiscardWork bool
 }
 
-// Delete removes a VM with its disk, after its name was typed. What is
-// deleted is decided under the VM's lock, after the question.
+// Delete removes a VM with its disk, after its name was typed. What its clones
+// committed is fetched first; what else only they have is named, and needs the
+// name typed below that list, or DiscardWork. What is deleted is decided under
+// the VM's lock, after the question.
 func (e *Env) Delete(ctx context.Context, o DeleteOptions) error {
 	dd, err := e.lookForDeletion(ctx, o.Name)
 	if err != nil {
@@ -31,26 +34,15 @@ func (e *Env) Delete(ctx context.Context, o DeleteOptions) error {
 	}
 	name := dd.w.name
 	if e.DryRun {
-		p, err := e.planDelete(ctx, dd)
-		if err != nil {
-			return err
-		}
-		return e.printPlain("delete", name, p)
+		return e.dryDelete(ctx, dd, o)
 	}
 	if err := config.CheckWritable(e.StorePath); err != nil {
 		return err // else its record would outlive it
 	}
-	e.sayDeletion(dd.w, dd.pool)
+	var seen []CloneWork
 	if !o.Typed {
-		if !e.UI.InTTY {
-			return ui.NeedsApproval("deleting VM %q needs its name typed and there is no terminal", name).Hint("aivm vm delete " + name + " --yes")
-		}
-		got, err := e.UI.AskLine(ctx, fmt.Sprintf("Type the VM's name to delete it for good (%s):", name))
-		if err != nil {
+		if dd, seen, err = e.askForDeletion(ctx, dd, o); err != nil {
 			return err
-		}
-		if got != name {
-			return ui.NeedsApproval("%q is not the name; nothing was changed", got)
 		}
 	}
 	release, _, err := e.lock(ctx, name)
@@ -66,11 +58,15 @@ func (e *Env) Delete(ctx context.Context, o DeleteOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := e.lastLook(ctx, dd, o, seen); err != nil {
+		return err
+	}
 	p, err := e.planDelete(ctx, dd)
 	if err != nil {
 		return err
 	}
 	e.Approval.Approve(p.Actions...)
+	e.beginDeletion(dd)
 	if err := e.apply(ctx, p); err != nil {
 		return err
 	}
@@ -176,16 +172,6 @@ func (e *Env) poolForDeletion(ctx context.Context, l *virt.Conn, dir string) (*v
 		return nil, err
 	}
 	return l.PoolAt(ctx, dir)
-}
-
-// sayDeletion names what will be lost and what will not.
-func (e *Env) sayDeletion(w *want, pool *virt.Pool) {
-	if v, ok := domain.Disk(pool, e.key(w.name)); ok {
-		e.UI.Say("VM %s: its disk %s (%d MB used of %d GB) will be deleted for good.", w.name, v.Path, v.Allocation>>20, v.Capacity>>30)
-	}
-	for _, a := range w.store.Config.VMAttachments(w.name) {
-		e.UI.Say("  the folder %s is let go and stays as it is", a.HostPath)
-	}
 }
 
 // reservation is the DHCP entry of a VM in its network, if there is one.

@@ -33,6 +33,8 @@ type DetachResult struct {
 	Changed bool   `json:"changed"`
 	// Special are device nodes, setuid and setgid files that appeared in it.
 	Special []SpecialFile `json:"special,omitempty"`
+	// Clone is what is known of the clone of a folder in git mode.
+	Clone *CloneWork `json:"clone,omitempty"`
 }
 
 // leaving is one folder on its way out of a VM.
@@ -42,6 +44,9 @@ type leaving struct {
 	rec bool // there is a record; else only what a killed run left mounted
 	// special is what a search found when nobody could write there any more.
 	special []SpecialFile
+	// clone is what was seen of the clone of a folder in git mode, before the
+	// lock was taken.
+	clone *CloneWork
 }
 
 // Detach takes a folder away from a VM. The folder may be gone, the VM stopped,
@@ -58,6 +63,10 @@ func (e *Env) Detach(ctx context.Context, o DetachOptions) error {
 			return err
 		}
 	}
+	clone, err := e.beforeLeaving(ctx, l)
+	if err != nil {
+		return err
+	}
 	if !e.DryRun {
 		release, _, err := e.lock(ctx, l.w.name)
 		if err != nil {
@@ -69,6 +78,7 @@ func (e *Env) Detach(ctx context.Context, o DetachOptions) error {
 			return err
 		}
 	}
+	l.clone = clone
 	f, err := e.observeLeaving(ctx, l)
 	if err != nil {
 		return err
@@ -76,7 +86,7 @@ func (e *Env) Detach(ctx context.Context, o DetachOptions) error {
 	defer f.close()
 	p := e.planDetach(l, f)
 	if e.DryRun {
-		if err := e.printPlain("detach", l.w.name, p); err != nil {
+		if err := e.printWork("detach", l.w.name, p, l.clones()); err != nil {
 			return err
 		}
 		return errDry
@@ -274,6 +284,9 @@ func (e *Env) dropRecord(a share.Attachment) plan.Action {
 	return plan.Action{
 		ID: "store.detach:" + share.Token(a.HostPath), Why: "take the folder out of the config", Shows: []string{"write " + e.StorePath},
 		Do: func(ctx context.Context) error {
+			if a.Mode == share.Git {
+				e.noteClone(a)
+			}
 			err := config.Update(ctx, e.StorePath, func(c *config.Config) error { c.RemoveAttachment(a.HostPath, a.VM); return nil })
 			if err == nil {
 				e.forgetSeen(a)
@@ -399,7 +412,9 @@ func (e *Env) watchers(ctx context.Context, f *facts) []string {
 func (e *Env) saidDetached(l *leaving, state string) error {
 	a := l.att
 	if e.UI.JSON {
-		return e.UI.PrintJSON(DetachResult{Schema: 1, VM: l.w.name, Folder: a.HostPath, Mode: string(a.Mode), State: state, Changed: true, Special: l.special})
+		return e.UI.PrintJSON(DetachResult{
+			Schema: 1, VM: l.w.name, Folder: a.HostPath, Mode: string(a.Mode), State: state, Changed: true, Special: l.special, Clone: l.clone,
+		})
 	}
 	if state == "detaching" {
 		e.UI.Result("Detaching %s from VM %s (%s mode): it is in use, and what runs in the VM may read on until the VM stops", a.HostPath, l.w.name, a.Mode)
@@ -408,7 +423,7 @@ func (e *Env) saidDetached(l *leaving, state string) error {
 	}
 	e.UI.Result("Detached %s from VM %s (%s mode)", a.HostPath, l.w.name, a.Mode)
 	if a.Mode == share.Git {
-		e.sayCloneStays(a)
+		e.sayCloneStays(a, l.clone)
 	}
 	return nil
 }

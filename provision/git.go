@@ -451,12 +451,6 @@ func gitState(a share.Attachment) string {
 	return "ok"
 }
 
-// sayCloneStays names what detach leaves.
-func (e *Env) sayCloneStays(a share.Attachment) {
-	e.UI.Say("The clone %s in VM %s stays as it is; to remove it: ssh %s rm -rf %s", a.GuestDst, a.VM, a.VM, shellQuote(shellQuote(a.GuestDst)))
-	e.UI.Say("What was fetched from it stays in refs/remotes/aivm-%s/ of %s", a.VM, a.HostPath)
-}
-
 // sayClone says where the clone is and how to get at what is committed there.
 func (e *Env) sayClone(w *want, f *facts) {
 	if f.conn == nil {

@@ -28,7 +28,7 @@ func TestGit(t *testing.T) {
 	g.commit("a.txt", "one\n")
 	g.git("tag", "-a", "-m", "first", "v1")
 	g.config = readAll(t, filepath.Join(g.repo, ".git/config"))
-	t.Cleanup(func() { g.aivm("", "vm", "delete", g.vm, "--yes") })
+	t.Cleanup(func() { g.aivm("", "vm", "delete", g.vm, "--yes", "--discard-work") })
 	step := g.steps()
 	step("the VM", func(*testing.T) { g.must("", "vm", "create", g.vm, "--yes") })
 	step("killed at every action of the attach", g.killed)
@@ -39,6 +39,7 @@ func TestGit(t *testing.T) {
 	step("uncommitted", g.uncommitted)
 	step("cut at 50 points", g.cut)
 	step("a guest that lies", g.lies)
+	step("what only the VM has", g.onlyThere)
 	step("detached, and gone with the VM", g.gone)
 }
 
@@ -419,20 +420,4 @@ exec /usr/bin/git "$@"
 		t.Errorf("%+v", r)
 	}
 	g.must(g.repo, "git", "fetch", "--max-size", "100MB")
-}
-
-func (g *gitWorld) gone(t *testing.T) {
-	r := g.must(g.repo, "detach", ".")
-	if !strings.Contains(r.stderr, g.dst) {
-		t.Errorf("the clone that stays is not named: %+v", r)
-	}
-	g.equal("the configuration", readAll(t, filepath.Join(g.repo, ".git/config")), g.config)
-	g.there("test -f a.txt")
-	// Again, and the clone that is there is taken.
-	g.must(g.repo, "attach", ".", "--mode", "git", "--yes")
-	g.must("", "vm", "delete", g.vm, "--yes")
-	g.equal("the configuration", readAll(t, filepath.Join(g.repo, ".git/config")), g.config)
-	if r := g.must("", "list", "--json"); strings.Contains(r.stdout, g.repo) {
-		t.Errorf("the record is left: %s", r.stdout)
-	}
 }

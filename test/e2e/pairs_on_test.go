@@ -25,7 +25,7 @@ func onPairs(t *testing.T, table map[string][]string, mu *sync.Mutex) {
 	git("init", "-q", "-b", "main")
 	git("add", "-A")
 	git("commit", "-q", "-m", "0")
-	t.Cleanup(func() { w.t = t; w.aivm("", "vm", "delete", vm, "--yes") })
+	t.Cleanup(func() { w.t = t; w.aivm("", "vm", "delete", vm, "--yes", "--discard-work") })
 	w.must("", "code", "p1", "--yes")
 	w.must("", "attach", "repo", "--mode", "git", "--yes")
 

@@ -51,7 +51,7 @@ func TestWalk(t *testing.T) {
 	write(t, filepath.Join(w.home, ".ssh/config"), "Host other\n\tUser me\n", 0o644)
 	write(t, filepath.Join(w.home, ".gitconfig"), "[user]\n\tname = Ann\n\temail = ann@example.org\n", 0o644)
 	write(t, filepath.Join(w.home, ".tmux.conf"), "set -g mouse on\n", 0o600)
-	t.Cleanup(func() { w.aivm("", "vm", "delete", vm, "--yes") })
+	t.Cleanup(func() { w.aivm("", "vm", "delete", vm, "--yes", "--discard-work") })
 	x := &walker{w: w, vm: vm, network: network, project: w.project("p"), folder: w.project("f"), repo: filepath.Join(w.home, "repo")}
 	write(t, filepath.Join(x.project, "hello"), "hello\n", 0o644)
 	write(t, filepath.Join(x.folder, "hello"), "hello\n", 0o644)

@@ -25,7 +25,10 @@ var shapes = map[string]string{
 		"networks":[{"name":"aivm-net","bridge":"…","subnet":"…","firewall":true,"rules?":"in place|missing|altered|older|unknown|off","vms":1}],
 		"folders":[{"host_path":"/p","vm":"a","mode":"git|shared|shared-root","access":"rw|ro","guest_dst":"/home/agent/p","state":"ok|detached|detaching|missing|unknown"}]}`,
 	"dry-run": `{"schema":1,"verb":"code","vm?":"a","folder?":"/p","guest_dst?":"/p","asks":true,
-		"stages":[{"stage":"host|guest","actions":[{"id":"domain.define","why":"…","shows":["…"],"diff?":"…","root":false,"consent":"none|ask|typed"}]}],"then?":"code …"}`,
+		"stages":[{"stage":"host|guest","actions":[{"id":"domain.define","why":"…","shows":["…"],"diff?":"…","root":false,"consent":"none|ask|typed"}]}],"then?":"code …",
+		"clones?":[{"folder":"/p","guest_dst":"/home/agent/p","remote?":"aivm-a","known":true,"why?":"…","fetched":[{"branch":"b","old?":"…","new":"…","forced?":true}],
+			"only_in_vm":{"branches":["b"],"commits":["…"],"refs":["tags/v1"],"files":[{"code":"??","path":"…"}],"stashes":["…"],
+				"inside":[{"path":"…","kind":"worktree|submodule|repository","files":1,"commits":1,"stashes":0}],"ignored":1,"unreachable":0,"incomplete":["…"]}}]}`,
 	"warning": `{"schema":1,"warning":{"message":"…"}}`,
 }
 

@@ -1,0 +1,214 @@
+package provision
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/google/renameio/v2"
+
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/domain"
+	"aivm.dev/aivm/provision/share"
+)
+
+// discard is the flag that gives up what only a VM's clones have.
+const discard = "--discard-work"
+
+// work is lookAtClones for a VM that is to be deleted. One without a disk has
+// no clones.
+func (e *Env) work(ctx context.Context, dd *deletion, o DeleteOptions, fetch bool) ([]CloneWork, error) {
+	if _, disk := domain.Disk(dd.pool, e.key(dd.w.name)); o.DiscardWork || !disk && dd.domain == nil {
+		return nil, nil
+	}
+	if _, err := os.Lstat(e.deletingPath(dd.w.name)); err == nil && dd.domain == nil {
+		return nil, nil
+	}
+	return e.lookAtClones(ctx, dd.w, e.clones(dd.w), whyNotAsked(dd.domain), fetch)
+}
+
+// askForDeletion says what will be lost and has the VM's name typed. A VM that
+// is off is started first, if the person wants its commits.
+func (e *Env) askForDeletion(ctx context.Context, dd *deletion, o DeleteOptions) (*deletion, []CloneWork, error) {
+	name := dd.w.name
+	seen, err := e.work(ctx, dd, o, true)
+	if err != nil {
+		return nil, nil, err
+	}
+	if off := dd.domain != nil && dd.domain.State == virt.Off; off && unknownIn(seen) && e.UI.InTTY && !e.UI.JSON && !dd.w.newVM {
+		yes, err := e.UI.Confirm(ctx, fmt.Sprintf("VM %s is off, so what only its clones have cannot be known. Start it to see, and to fetch what was committed?", name), true)
+		if err != nil {
+			return nil, nil, err
+		}
+		if yes {
+			if dd, seen, err = e.startToSee(ctx, dd, o); err != nil {
+				return nil, nil, err
+			}
+		}
+	}
+	e.sayDeletion(ctx, dd, o, seen)
+	if !e.UI.InTTY {
+		flags := " --yes"
+		if len(missed(seen)) > 0 {
+			flags += " " + discard
+		}
+		return nil, nil, ui.NeedsApproval("deleting VM %q needs its name typed and there is no terminal", name).Hint("aivm vm delete " + name + flags)
+	}
+	got, err := e.UI.AskLine(ctx, fmt.Sprintf("Type the VM's name to delete it for good (%s):", name))
+	if err != nil {
+		return nil, nil, err
+	}
+	if got != name {
+		return nil, nil, ui.NeedsApproval("%q is not the name; nothing was deleted", got)
+	}
+	return dd, seen, nil
+}
+
+// beginDeletion notes that what follows was agreed to.
+func (e *Env) beginDeletion(dd *deletion) {
+	if len(e.clones(dd.w)) > 0 {
+		_ = renameio.WriteFile(e.deletingPath(dd.w.name), nil, 0o600)
+	}
+}
+
+// startToSee starts a VM that is to be deleted and looks again. One that does
+// not start stays unknown.
+func (e *Env) startToSee(ctx context.Context, dd *deletion, o DeleteOptions) (*deletion, []CloneWork, error) {
+	w := &want{store: dd.w.store, name: dd.w.name, boot: true, guest: true}
+	err := e.wantKnown(w)
+	if err == nil {
+		e.timing = ui.NewTiming("define", "boot", "ssh")
+		var f *facts
+		if f, err = e.converge(ctx, w); err == nil {
+			f.close()
+		}
+	}
+	if ctx.Err() != nil {
+		return nil, nil, e.resume(ctx.Err())
+	}
+	if err != nil {
+		e.UI.Warn("%v", err)
+	}
+	e.store = nil
+	if dd, err = e.lookForDeletion(ctx, dd.w.name); err != nil {
+		return nil, nil, err
+	}
+	seen, err := e.work(ctx, dd, o, true)
+	return dd, seen, err
+}
+
+// lastLook is taken under the VM's lock: what the guest committed meanwhile is
+// fetched too, and what nobody agreed to lose keeps the VM.
+func (e *Env) lastLook(ctx context.Context, dd *deletion, o DeleteOptions, seen []CloneWork) error {
+	name := dd.w.name
+	if dd.domain != nil {
+		_ = os.Remove(e.deletingPath(name)) // of a deletion the VM has outlived
+	}
+	now, err := e.work(ctx, dd, o, true)
+	if err != nil {
+		return err
+	}
+	if o.Typed {
+		e.sayDeletion(ctx, dd, o, now)
+	}
+	lost := missed(now)
+	all := "or delete it with all of that: aivm vm delete " + name + " --yes " + discard
+	switch {
+	case len(lost) == 0 || !o.Typed && sameWork(seen, now):
+		return nil
+	case !o.Typed:
+		return ui.NeedsApproval("what only VM %s has changed after it was named, and nothing was deleted: %s", name, missedText(lost)).
+			Hint("see it again: aivm vm delete "+name, all)
+	case unknownIn(lost) && dd.domain != nil && dd.domain.State == virt.Running:
+		return ui.NeedsApproval("what only VM %s has cannot be known, and nothing was deleted: %s", name, missedText(lost)).
+			Hint("look at it: aivm vm status "+name, all)
+	case unknownIn(lost):
+		return ui.NeedsApproval("what only VM %s has cannot be known, and nothing was deleted: %s", name, missedText(lost)).
+			Hint("start it, and what it committed is fetched: aivm vm up "+name, "then: aivm vm delete "+name+" --yes", all)
+	}
+	return ui.NeedsApproval("VM %s has work that is nowhere else, and nothing was deleted: %s", name, missedText(lost)).
+		Hint("what is committed there is fetched: aivm ssh "+shellQuote(lost[0].Folder)+" --vm "+name+" -- sh -c 'git add -A && git commit -m wip'", "then: aivm vm delete "+name+" --yes", all)
+}
+
+// sayDeletion names what will be lost and what will not.
+func (e *Env) sayDeletion(ctx context.Context, dd *deletion, o DeleteOptions, seen []CloneWork) {
+	w := dd.w
+	if v, ok := domain.Disk(dd.pool, e.key(w.name)); ok {
+		e.UI.Say("VM %s: its disk %s (%d MB used of %d GB) will be deleted for good.", w.name, v.Path, v.Allocation>>20, v.Capacity>>30)
+		e.UI.Say("  with it goes what is nowhere else: files in its home that are in no shared folder, what was installed, databases")
+	}
+	if dd.domain != nil {
+		if f, err := domain.ObserveSnapshots(ctx, dd.conn, dd.domain, false); err == nil && len(f.Snapshots) > 0 {
+			var names []string
+			for _, s := range f.Snapshots {
+				names = append(names, s.Name)
+			}
+			e.UI.Say("  its snapshots go too, with the commits and files only they have: %s", some(names, 10))
+		}
+	}
+	for _, a := range w.store.Config.VMAttachments(w.name) {
+		if at := attachment(a); at.Mode != share.Git {
+			e.UI.Say("  the folder %s stays as it is", a.HostPath)
+		}
+	}
+	for _, a := range e.clones(w) {
+		e.UI.Say("  the repository %s stays as it is; its clone %s in the VM goes", a.HostPath, a.GuestDst)
+		for _, c := range seen {
+			if c.Folder == a.HostPath && c.GuestDst == a.GuestDst {
+				for _, l := range c.lines() {
+					e.UI.Say("    %s", l)
+				}
+			}
+		}
+	}
+	if o.DiscardWork && len(e.clones(w)) > 0 {
+		e.UI.Say("    what only the clones have is given up unseen (%s)", discard)
+	}
+}
+
+// dryDelete shows what would be deleted and lost; nothing is fetched.
+func (e *Env) dryDelete(ctx context.Context, dd *deletion, o DeleteOptions) error {
+	p, err := e.planDelete(ctx, dd)
+	if err != nil {
+		return err
+	}
+	seen, err := e.work(ctx, dd, o, false)
+	if err != nil {
+		return err
+	}
+	return e.printWork("delete", dd.w.name, p, seen)
+}
+
+// DryWork is the JSON of a dry run that says what would be lost, or left in the
+// VM alone.
+type DryWork struct {
+	plan.Dry
+	Clones []CloneWork `json:"clones,omitempty"`
+}
+
+func (e *Env) printWork(verb, vm string, p plan.Plan, cs []CloneWork) error {
+	if e.UI.JSON {
+		return e.UI.PrintJSON(DryWork{Dry: plan.Dry{Schema: 1, Verb: verb, VM: vm, Asks: p.Asks(), Stages: plan.Describe(p)}, Clones: cs})
+	}
+	if err := e.printPlain(verb, vm, p); err != nil {
+		return err
+	}
+	for _, c := range cs {
+		e.UI.Result("The clone %s of %s:", c.GuestDst, c.Folder)
+		for _, l := range c.lines() {
+			e.UI.Result("  %s", strings.TrimSpace(l))
+		}
+	}
+	return nil
+}
+
+// clones is what was seen of the folder's clone.
+func (l *leaving) clones() []CloneWork {
+	if l.clone == nil {
+		return nil
+	}
+	return []CloneWork{*l.clone}
+}

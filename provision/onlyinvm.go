@@ -1,0 +1,387 @@
+package provision
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+
+	"aivm.dev/aivm/gitsync"
+	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/share"
+)
+
+// CloneWork is what is known of the work in one clone, before it is deleted
+// with its VM or left in it.
+type CloneWork struct {
+	Folder   string            `json:"folder"`
+	GuestDst string            `json:"guest_dst"`
+	Remote   string            `json:"remote,omitempty"`
+	Known    bool              `json:"known"`
+	Why      string            `json:"why,omitempty"` // why it is not known
+	Fetched  []gitsync.Fetched `json:"fetched"`       // by this run
+	Only     gitsync.Only      `json:"only_in_vm"`
+}
+
+// Missed reports whether something may be lost with the clone.
+func (c CloneWork) Missed() bool { return !c.Known || c.Only.Holds() }
+
+// lines say it to a person; what a guest named is clean.
+func (c CloneWork) lines() []string {
+	var out []string
+	if len(c.Fetched) > 0 {
+		var names []string
+		for _, f := range c.Fetched {
+			names = append(names, f.Branch)
+		}
+		out = append(out, "fetched from it to refs/remotes/"+c.Remote+"/: "+some(names, 10))
+	}
+	only := c.Only.Lines()
+	switch {
+	case !c.Known:
+		return append(out, "what only it has cannot be known: "+c.Why)
+	case !c.Only.Holds():
+		out = append(out, "all that is committed in it is here too")
+	}
+	for _, l := range only {
+		out = append(out, "only there: "+l)
+	}
+	return out
+}
+
+func missed(cs []CloneWork) []CloneWork {
+	return slices.DeleteFunc(slices.Clone(cs), func(c CloneWork) bool { return !c.Missed() })
+}
+
+// unknownIn reports whether one of the clones could not be looked at.
+func unknownIn(cs []CloneWork) bool {
+	return slices.ContainsFunc(cs, func(c CloneWork) bool { return !c.Known })
+}
+
+// missedText names in one line what may be lost.
+func missedText(cs []CloneWork) string {
+	var out []string
+	for _, c := range missed(cs) {
+		l := c.Only.Lines()
+		if !c.Known {
+			l = []string{"not known, " + c.Why}
+		}
+		out = append(out, fmt.Sprintf("clone %s of %s: %s", c.GuestDst, c.Folder, strings.Join(l, "; ")))
+	}
+	return strings.Join(out, "; ")
+}
+
+// sameWork reports whether two looks found the same to be lost.
+func sameWork(a, b []CloneWork) bool {
+	text := func(cs []CloneWork) string {
+		cs = missed(cs)
+		for i := range cs {
+			cs[i].Fetched = nil
+		}
+		s, _ := json.Marshal(cs)
+		return string(s)
+	}
+	return text(a) == text(b)
+}
+
+// cloneNote names a clone that was made in a VM. It lies in the VM's state
+// directory and outlives detach and a record that was taken out of the config,
+// for the clone does too.
+type cloneNote struct {
+	Schema   int    `json:"schema"`
+	Folder   string `json:"folder"`
+	GuestDst string `json:"guest_dst"`
+}
+
+func (e *Env) cloneNotePath(vm, tag string) string {
+	return filepath.Join(e.SSH.VMDir(vm), "clone-"+tag+".json")
+}
+
+// noteClone writes down that the VM has a clone of the folder. Without the note
+// the records of the config still name those that are attached.
+func (e *Env) noteClone(a share.Attachment) {
+	path := e.cloneNotePath(a.VM, a.Tag)
+	b, err := json.Marshal(cloneNote{Schema: 1, Folder: a.HostPath, GuestDst: a.GuestDst})
+	if err != nil {
+		return
+	}
+	if old, err := os.ReadFile(path); err == nil && string(old) == string(b) {
+		return
+	}
+	_ = renameio.WriteFile(path, b, 0o600)
+}
+
+// forgetClones removes the notes of a VM that is gone.
+func (e *Env) forgetClones(vm string) {
+	l, _ := filepath.Glob(e.cloneNotePath(vm, "*"))
+	for _, f := range append(l, e.deletingPath(vm)) {
+		_ = os.Remove(f)
+	}
+}
+
+// deletingPath is a file that says that the deletion of the VM was agreed to and
+// has begun. It counts while libvirt does not have the VM: a deletion that was
+// killed is finished, and is not asked about again because half of it is done.
+func (e *Env) deletingPath(vm string) string { return filepath.Join(e.SSH.VMDir(vm), "deleting") }
+
+// clones are the clones a VM may have: of folders in git mode, and of those
+// that were.
+func (e *Env) clones(w *want) []share.Attachment {
+	out := map[string]share.Attachment{}
+	notes, _ := filepath.Glob(e.cloneNotePath(w.name, "*"))
+	for _, path := range notes {
+		f, err := os.Open(path)
+		if err != nil {
+			continue
+		}
+		b, err := io.ReadAll(io.LimitReader(f, 64<<10))
+		_ = f.Close()
+		var n cloneNote
+		if err != nil || json.Unmarshal(b, &n) != nil || !filepath.IsAbs(n.Folder) || !filepath.IsAbs(n.GuestDst) {
+			continue
+		}
+		out[n.Folder+"\x00"+n.GuestDst] = share.Attachment{HostPath: n.Folder, VM: w.name, Mode: share.Git, GuestDst: n.GuestDst, Tag: share.Token(n.Folder)}
+	}
+	if w.store != nil {
+		for _, a := range attachments(w.store.Config, w.name) {
+			if a.Mode == share.Git {
+				out[a.HostPath+"\x00"+a.GuestDst] = a
+			}
+		}
+	}
+	var l []share.Attachment
+	for _, k := range slices.Sorted(maps.Keys(out)) {
+		l = append(l, out[k])
+	}
+	return l
+}
+
+const (
+	// cloneDial is how long a VM that runs may take to let us in.
+	cloneDial = 45 * time.Second
+	// clonesLimit bounds the look at all clones of a VM, fetching included: a
+	// guest that hangs or dribbles keeps nobody from deleting it for long.
+	clonesLimit = 10 * time.Minute
+)
+
+// whyNotAsked says why a VM in this state cannot be asked, "" if it can.
+func whyNotAsked(d *virt.Domain) string {
+	switch {
+	case d == nil:
+		return "libvirt does not have the VM"
+	case d.State != virt.Running:
+		return "the VM is " + cmp.Or(string(d.State), "not running")
+	}
+	return ""
+}
+
+// lookAtClones fetches, if fetch is set, what was committed in the clones, and
+// asks the guest what only they have. why says that it cannot be asked. A guest
+// that does not answer in time makes it unknown and is no error; that the person
+// ended the run is one.
+func (e *Env) lookAtClones(ctx context.Context, w *want, clones []share.Attachment, why string, fetch bool) ([]CloneWork, error) {
+	out := make([]CloneWork, len(clones))
+	for i, a := range clones {
+		out[i] = CloneWork{Folder: a.HostPath, GuestDst: a.GuestDst, Fetched: []gitsync.Fetched{}, Why: why}
+	}
+	if len(clones) == 0 || why != "" {
+		return out, nil
+	}
+	lctx, cancel := context.WithTimeout(ctx, clonesLimit)
+	defer cancel()
+	task := e.UI.Task("looking at what only VM " + w.name + " has")
+	conn, err := e.dialForClones(lctx, w)
+	if err == nil {
+		defer conn.Close()
+		for i, a := range clones {
+			task.Detail("%s", a.HostPath)
+			e.lookAtClone(lctx, w, conn, a, fetch, &out[i])
+		}
+	}
+	if ctx.Err() != nil {
+		task.Fail()
+		return nil, e.resume(ctx.Err())
+	}
+	if err != nil {
+		task.Fail()
+		for i := range out {
+			out[i].Why = "the VM does not answer: " + lastLine(err.Error())
+		}
+		return out, nil
+	}
+	task.Done()
+	return out, nil
+}
+
+func (e *Env) dialForClones(ctx context.Context, w *want) (guest.Conn, error) {
+	inst, err := loadInstance(e.SSH, w.name)
+	if err == nil && inst == nil {
+		err = errors.New("what aivm knew of it is gone")
+	}
+	if err != nil {
+		return nil, err
+	}
+	t, done, err := e.target(ctx, w, inst)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	ctx, cancel := context.WithTimeout(ctx, cloneDial)
+	defer cancel()
+	return guest.Dial(ctx, t)
+}
+
+// lookAtClone is lookAtClones for one of them. Host git runs only in a
+// repository it may run in, as for every verb of git mode.
+func (e *Env) lookAtClone(ctx context.Context, w *want, conn guest.Conn, a share.Attachment, fetch bool, out *CloneWork) {
+	fail := func(err error) { out.Why = "the VM did not say: " + lastLine(err.Error()) }
+	cw := &want{store: w.store, name: w.name, folder: &a}
+	pctx, cancel := context.WithTimeout(ctx, guestAnswer)
+	defer cancel()
+	said, why := conn.Probe(pctx, append([]guest.Probe{cw.gitProbe()}, gitsync.OnlyProbes(a.GuestDst)...))
+	answer, ok := said["git"]
+	if !ok {
+		fail(cmp.Or(why, errors.New("it answered nothing")))
+		return
+	}
+	g, err := gitsync.ParseGuest(answer)
+	if err != nil {
+		fail(err)
+		return
+	}
+	h, problem := gitsync.Host{}, e.wantGit(ctx, cw)
+	if problem == nil {
+		cw.git.strict, cw.git.guest = true, g
+		cw.git.limits = gitsync.Limits{Quiet: time.Minute, Total: clonesLimit}
+		cw.observeGit(ctx)
+		problem = cw.git.host.Err
+	}
+	comparable := problem == nil
+	if comparable {
+		out.Remote = cw.git.remote.Name
+		f := &facts{conn: conn}
+		if fetch && g.State == gitsync.Clone && len(gitsync.News(cw.git.host.Value, g)) > 0 {
+			if problem = e.beginGit(ctx, cw, f); problem == nil {
+				problem = e.gitFetch(ctx, cw, e.peer(ctx, cw, f))
+				cw.git.release()
+				cw.git.release = nil
+			}
+			out.Fetched = append(out.Fetched, cw.git.result.Fetched...)
+		}
+		h, g = cw.git.host.Value, cw.git.guest
+	}
+	news := g.Heads
+	if comparable {
+		news = gitsync.News(h, g)
+	}
+	if out.Only, err = gitsync.FindOnly(ctx, h, comparable, g, news, said, why); err != nil {
+		fail(err)
+		return
+	}
+	switch {
+	case g.State != gitsync.Clone:
+	case !comparable:
+		out.Only.Incomplete = append(out.Only.Incomplete, "it could not be compared with "+a.HostPath+": "+problem.Error())
+	case problem != nil:
+		out.Only.Incomplete = append(out.Only.Incomplete, "what was committed there could not be fetched: "+problem.Error())
+	}
+	out.Known, out.Why = true, ""
+}
+
+// guestAnswer is how long a guest may take to say what a clone has. A clone of
+// many thousand files in an emulated guest takes its time.
+const guestAnswer = 3 * time.Minute
+
+// sayClone names what detach leaves in the VM. rm is only advised where nothing
+// would be missed.
+func (e *Env) sayCloneStays(a share.Attachment, c *CloneWork) {
+	at := fmt.Sprintf("The clone %s in VM %s", a.GuestDst, a.VM)
+	back := "aivm attach " + shellQuote(a.HostPath) + " --mode git --vm " + a.VM
+	switch {
+	case c == nil || !c.Known:
+		why := "it was not asked"
+		if c != nil {
+			why = c.Why
+		}
+		e.UI.Say("%s stays as it is, if there is one. What only it has cannot be known: %s", at, why)
+		e.UI.Say("to have what it committed fetched: aivm vm up %s, then: %s", a.VM, back)
+	case c.Only.Holds():
+		e.UI.Say("%s stays as it is. Only it has what is named above; to go on with it: %s", at, back)
+	default:
+		for _, l := range c.lines() {
+			e.UI.Say("%s", l)
+		}
+		e.UI.Say("%s stays as it is; to remove it: ssh %s rm -rf %s", at, a.VM, shellQuote(shellQuote(a.GuestDst)))
+	}
+	e.UI.Say("What was fetched from it stays in refs/remotes/aivm-%s/ of %s", a.VM, a.HostPath)
+}
+
+// beforeLeaving fetches what was committed in the clone of a folder that is to
+// be detached, and asks about what stays in the VM alone. nil: the folder has no
+// clone.
+func (e *Env) beforeLeaving(ctx context.Context, l *leaving) (*CloneWork, error) {
+	if !l.rec || l.att.Mode != share.Git {
+		return nil, nil
+	}
+	var d *virt.Domain
+	why := ""
+	if v, err := e.libvirt(ctx); err != nil {
+		why = "whether the VM runs could not be seen: " + lastLine(err.Error())
+	} else if d, err = v.Domain(ctx, l.w.name); err != nil && !errors.Is(err, virt.ErrNotFound) {
+		why = "whether the VM runs could not be seen: " + lastLine(err.Error())
+	}
+	cs, err := e.lookAtClones(ctx, l.w, []share.Attachment{l.att}, cmp.Or(why, whyNotAsked(d)), !e.DryRun)
+	if err != nil || e.DryRun {
+		return first(cs), err
+	}
+	c := first(cs)
+	if !c.Known || !c.Only.Holds() {
+		return c, e.askUnknown(ctx, l, c, d)
+	}
+	p := plan.Plan{Stage: plan.Host}
+	p.Add(plan.Action{
+		ID: "git.leave:" + l.att.Tag, Consent: plan.Ask, Shows: c.lines(),
+		Why: fmt.Sprintf("detach %s from VM %s and leave there what only its clone has (%s)", l.att.HostPath, l.w.name, strings.Join(c.Only.Lines(), "; ")),
+	})
+	if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
+		return c, err
+	}
+	e.Approval.Approve(p.Actions...)
+	for _, s := range c.lines() {
+		e.UI.Say("%s", s)
+	}
+	return c, nil
+}
+
+func first(cs []CloneWork) *CloneWork {
+	if len(cs) == 0 {
+		return nil
+	}
+	return &cs[0]
+}
+
+// askUnknown asks a person whether a folder is to be detached from a VM that
+// cannot be asked. Nothing is lost by it, so nobody else is.
+func (e *Env) askUnknown(ctx context.Context, l *leaving, c *CloneWork, d *virt.Domain) error {
+	if c.Known || d == nil || d.State == virt.Running || !e.UI.InTTY || e.Approval.Yes {
+		return nil
+	}
+	ok, err := e.UI.Confirm(ctx, fmt.Sprintf("What only the clone %s has cannot be known: %s. Detach all the same?", c.GuestDst, c.Why), true)
+	if err != nil || ok {
+		return err
+	}
+	return ui.NeedsApproval("nothing was changed").Hint("aivm vm up "+l.w.name, "then: aivm detach "+shellQuote(l.att.HostPath)+" --vm "+l.w.name)
+}
