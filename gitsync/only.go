@@ -330,7 +330,7 @@ func (h Host) keeps(ctx context.Context, oids []string) (map[string]bool, error)
 	}
 	if len(commits) > 0 {
 		b, err := run(ctx, call{
-			dir: h.Repo.Top, env: []string{"GIT_NO_LAZY_FETCH=1"}, stdin: strings.NewReader(strings.Join(commits, "\n") + "\n"),
+			repo: h.Repo, env: []string{"GIT_NO_LAZY_FETCH=1"}, stdin: strings.NewReader(strings.Join(commits, "\n") + "\n"),
 			args: append(h.missingOK(), "--stdin", "--not", "--all"),
 		})
 		if err != nil {

@@ -136,7 +136,7 @@ func TestDaemonTest(t *testing.T) {
 		}
 		must(t, os.Remove(p))
 	}
-	must(t, os.Chmod(libvirtRun, 0o777))
+	must(t, os.Chmod(libvirtState, 0o777))
 	if _, err := newDaemonTest(); err == nil {
 		t.Error("what anybody can write is believed")
 	}

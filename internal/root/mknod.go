@@ -76,13 +76,10 @@ func hookDevices(owner int, vm string, d hooked) {
 	}
 }
 
-// libvirtRun is where libvirt's QEMU driver keeps what belongs to running VMs.
-const libvirtRun = "/run/libvirt/qemu"
-
 // startedDaemons returns the virtiofsd processes libvirt started for the running
 // domain: those in its pid files, and their children, which serve the guest.
 func startedDaemons(id int) ([]int, error) {
-	files, err := filepath.Glob(filepath.Join(libvirtRun, strconv.Itoa(id)+"-*-fs.pid"))
+	files, err := filepath.Glob(filepath.Join(libvirtState, strconv.Itoa(id)+"-*-fs.pid"))
 	if err != nil {
 		return nil, err
 	}

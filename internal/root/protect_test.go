@@ -45,11 +45,9 @@ func startedByLibvirt(t *testing.T, work string, r *receiver) *receiver {
 		must(t, os.MkdirAll(filepath.Join(run, "libvirt/qemu"), 0o755))
 		must(t, unix.Mount(run, "/run", "", unix.MS_BIND, ""))
 	}
-	must(t, os.WriteFile(fmt.Sprintf("%s/1-a-fs%d-fs.pid", libvirtRun, r.pid), fmt.Appendln(nil, r.pid), 0o644))
+	must(t, os.WriteFile(fmt.Sprintf("%s/1-a-fs%d-fs.pid", libvirtState, r.pid), fmt.Appendln(nil, r.pid), 0o644))
 	return r
 }
-
-const libvirtRun = "/run/libvirt/qemu"
 
 // project makes a folder with files that run, and returns the record that
 // shares it with them protected.

@@ -55,8 +55,8 @@ func holderRole() int {
 	return 0
 }
 
-// stranger starts such a user and returns what he locked.
-func stranger(t *testing.T, tops ...string) []string {
+// lockingUser starts such a user and returns what he locked.
+func lockingUser(t *testing.T, tops ...string) []string {
 	t.Helper()
 	c := exec.Command("/proc/self/exe")
 	c.Env = append(os.Environ(), roleEnv+"=holder", "AIVM_ROOT_TEST_TOPS="+strings.Join(tops, " "))
@@ -100,7 +100,7 @@ func TestAnotherUsersLocks(t *testing.T) {
 		must(t, os.Chmod(d, 0o755))
 	}
 
-	held := stranger(t, "/var/lib", "/run", "/usr/local", "/etc/libvirt")
+	held := lockingUser(t, "/var/lib", "/run", "/usr/local", "/etc/libvirt")
 	if len(held) == 0 {
 		t.Fatal("the other user could lock nothing: the test proves nothing")
 	}
