@@ -126,8 +126,9 @@ func (e *Env) devicesOpen(w *want) string {
 		return "whether the guest's root can make device nodes in them is not known: the VM was started without aivm's hook; it is seen to at the next start: aivm vm restart " + w.name
 	case err != nil:
 		return "whether the guest's root can make device nodes in them is not known: " + err.Error()
-	case g.Open != "":
-		return "the guest's root can make device nodes in them, which other users of this machine could use: " + g.Open
+	}
+	if err := g.Holds(); err != nil {
+		return "the guest's root can make device nodes in them, which other users of this machine could use: " + err.Error()
 	}
 	return ""
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -22,10 +23,11 @@ import (
 // is seen on this machine without it.
 type DeviceGuard struct {
 	Version int    `json:"version"`
-	Boot    string `json:"boot"`          // of this machine
-	Domain  int    `json:"domain"`        // libvirt's id of the VM while it runs
-	Open    string `json:"open"`          // why virtiofsd may make device nodes; "" if it cannot
-	How     string `json:"how,omitempty"` // what keeps it from that
+	Boot    string `json:"boot"`   // of this machine
+	Domain  int    `json:"domain"` // libvirt's id of the VM while it runs
+	Open    string `json:"open"`   // why virtiofsd may make device nodes; "" if it cannot
+	// Cgroups are those whose processes are kept from it, with all below them.
+	Cgroups []string `json:"cgroups,omitempty"`
 }
 
 func deviceGuardPath(vmKey string) string { return filepath.Join(ManifestDir, "devices-"+vmKey) }
@@ -67,7 +69,7 @@ func hookDevices(owner int, vm string, d hooked) {
 		return // a definition without a running VM
 	}
 	g := DeviceGuard{Version: manifestVersion, Boot: bootID(), Domain: id}
-	if g.How, err = guardDevices(id); err != nil {
+	if g.Cgroups, err = guardDevices(id); err != nil {
 		g.Open = err.Error()
 		fmt.Fprintf(os.Stderr, "aivm: the guest's root can make device nodes in the folders of VM %s: %v\n", vm, err)
 	}
@@ -134,33 +136,61 @@ func procField(proc, name string) (string, error) {
 }
 
 // guardDevices keeps the daemons of a running domain from making device nodes.
-// It says how; an error says why they can.
-func guardDevices(id int) (how string, err error) {
+// It returns the cgroups that forbid it; an error says why nothing does.
+func guardDevices(id int) (cgroups []string, err error) {
 	pids, err := startedDaemons(id)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	how = "virtiofsd lacks CAP_MKNOD"
 	for _, pid := range pids {
 		may, err := hasMknod(pid)
 		if errors.Is(err, fs.ErrNotExist) || err == nil && !may {
 			continue // it ended, or cannot
 		}
 		if err != nil {
-			return "", err
+			return nil, err
 		}
-		err = denyDevices(pid)
-		if err == nil {
-			how = "its cgroup forbids it"
-			continue
+		dir, err := denyDevices(pid)
+		if err != nil {
+			if list, lerr := oldDevices(pid); lerr == nil && !strings.Contains(list, "m\n") {
+				continue
+			}
+			return nil, fmt.Errorf("virtiofsd (process %d) has CAP_MKNOD, and no cgroup forbids device nodes: %w", pid, err)
 		}
-		if list, lerr := oldDevices(pid); lerr == nil && !strings.Contains(list, "m\n") {
-			how = "its cgroup forbids it"
-			continue
+		if !slices.Contains(cgroups, dir) {
+			cgroups = append(cgroups, dir)
 		}
-		return "", fmt.Errorf("virtiofsd (process %d) has CAP_MKNOD, and no cgroup forbids device nodes: %w", pid, err)
 	}
-	return how, nil
+	return cgroups, nil
+}
+
+// Holds says why the guest's root may be able to make device nodes now; nil if
+// it cannot. Daemons that were started since, with folders of their own, must
+// be in the cgroups that the hook saw to. Any user may ask.
+func (g DeviceGuard) Holds() error {
+	if g.Open != "" {
+		return errors.New(g.Open)
+	}
+	if len(g.Cgroups) == 0 {
+		return nil // none had the capability, or version 1 forbids it
+	}
+	pids, err := startedDaemons(g.Domain)
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		if may, err := hasMknod(pid); err != nil || !may {
+			continue // it ended, or cannot
+		}
+		at, err := cgroupOf(pid)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(g.Cgroups, func(dir string) bool { return at == dir || strings.HasPrefix(at, dir+"/") }) {
+			return fmt.Errorf("virtiofsd (process %d) was started since and has CAP_MKNOD", pid)
+		}
+	}
+	return nil
 }
 
 // hasMknod reports whether a process has, or can get, CAP_MKNOD. The kernel
@@ -185,37 +215,91 @@ func hasMknod(pid int) (bool, error) {
 	return false, nil
 }
 
-// denyDevices attaches a program to the cgroup of a process that refuses to make
-// device nodes, and lets all else be as it is. A cgroup is made for a process
-// that is in none.
-func denyDevices(pid int) error {
-	top, err := cgroupMount()
-	if err != nil {
-		return err
-	}
+// cgroupOf is the cgroup of version 2 a process is in, "/" at the top.
+func cgroupOf(pid int) (string, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil {
-		return err
+		return "", err
 	}
-	rel := ""
 	for line := range strings.Lines(string(b)) {
 		if v, ok := strings.CutPrefix(line, "0::"); ok {
-			rel = strings.TrimSpace(v)
+			if v = strings.TrimSpace(v); strings.HasPrefix(v, "/") && !strings.Contains(v+"/", "/../") {
+				return v, nil
+			}
 		}
 	}
-	if rel == "" || strings.Contains(rel, "..") {
-		return fmt.Errorf("process %d is in no cgroup of version 2 that is seen here", pid)
-	}
-	dir := filepath.Join(top, rel)
-	if rel == "/" {
-		dir = filepath.Join(top, "aivm-virtiofsd")
-		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
+	return "", fmt.Errorf("process %d is in no cgroup of version 2 that is seen here", pid)
+}
+
+// machineCgroup is the VM's own cgroup above that of one of its processes:
+// libvirt makes it below "machine" or "machine.slice".
+func machineCgroup(cgroup string) (string, bool) {
+	parts := strings.Split(cgroup, "/") // the first is empty
+	for i, p := range parts {
+		if (p == "machine" || p == "machine.slice") && i+1 < len(parts) {
+			return strings.Join(parts[:i+2], "/"), true
 		}
-		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0o644); err != nil {
-			return err
+	}
+	return "", false
+}
+
+// ownCgroup is for daemons libvirt gave no cgroup of the VM's.
+const ownCgroup = "/aivm-virtiofsd"
+
+// denyDevices sees to it that the cgroup of a VM's process refuses to make device
+// nodes, and returns that cgroup. One that has a device policy already has
+// libvirt's. A process that is not in a cgroup of the VM is moved: what else is
+// in its cgroup, libvirt itself maybe, has to make device nodes.
+func denyDevices(pid int) (string, error) {
+	top, err := cgroupMount()
+	if err != nil {
+		return "", err
+	}
+	at, err := cgroupOf(pid)
+	if err != nil {
+		return "", err
+	}
+	vm, ok := machineCgroup(at)
+	if !ok {
+		vm = ownCgroup
+		if err := os.Mkdir(filepath.Join(top, vm), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return "", err
+		}
+		if err := os.WriteFile(filepath.Join(top, vm, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0o644); err != nil {
+			return "", err
+		}
+		at = vm
+	}
+	for dir := at; strings.HasPrefix(dir, vm); dir = filepath.Dir(dir) {
+		if n, err := devicePolicies(filepath.Join(top, dir)); err != nil {
+			return "", err
+		} else if n > 0 {
+			return dir, nil
 		}
 	}
+	return vm, attachDeny(filepath.Join(top, vm))
+}
+
+// devicePolicies counts the device policies of a cgroup.
+func devicePolicies(dir string) (int, error) {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	query := struct {
+		target, kind, flags, attached uint32
+		ids                           uint64
+		count, _                      uint32
+	}{target: uint32(fd), kind: unix.BPF_CGROUP_DEVICE}
+	if _, err := bpf(unix.BPF_PROG_QUERY, unsafe.Pointer(&query), unsafe.Sizeof(query)); err != nil {
+		return 0, fmt.Errorf("reading the device policies of %s: %w", dir, err)
+	}
+	return int(query.count), nil
+}
+
+// attachDeny attaches the policy to a cgroup; one that is there stays.
+func attachDeny(dir string) error {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err

@@ -22,8 +22,17 @@ func TestNoDeviceNodes(t *testing.T) {
 	if err != nil {
 		t.Fatalf("this test needs a mounted cgroup2: %v", err)
 	}
-	dir := filepath.Join(top, fmt.Sprintf("aivm-test-%d", os.Getpid()))
-	must(t, os.Mkdir(dir, 0o755))
+	// As libvirt names them: the VM's cgroup, and one for QEMU and what starts
+	// with it.
+	machine := "/machine"
+	if _, err := os.Stat(filepath.Join(top, machine)); err != nil {
+		must(t, os.Mkdir(filepath.Join(top, machine), 0o755))
+		t.Cleanup(func() { _ = os.Remove(filepath.Join(top, machine)) })
+	}
+	vm := fmt.Sprintf("%s/aivm-test-%d", machine, os.Getpid())
+	dir := filepath.Join(top, vm, "emulator")
+	must(t, os.MkdirAll(dir, 0o755))
+	t.Cleanup(func() { _ = os.Remove(filepath.Join(top, vm)) })
 	c := exec.Command("sh")
 	in, err := c.StdinPipe()
 	must(t, err)
@@ -37,7 +46,20 @@ func TestNoDeviceNodes(t *testing.T) {
 	}
 	before := filepath.Join(work, "before")
 	must(t, exec.Command("mknod", before, "b", "7", "0").Run())
-	must(t, denyDevices(c.Process.Pid))
+	got, err := denyDevices(c.Process.Pid)
+	must(t, err)
+	if got != vm {
+		t.Errorf("the policy is at %s, not at %s", got, vm)
+	}
+	// Again, it finds the one that is there.
+	if again, err := denyDevices(c.Process.Pid); err != nil || again != vm {
+		t.Errorf("again: %s %v", again, err)
+	}
+	if n, err := devicePolicies(filepath.Join(top, vm)); err != nil || n != 1 {
+		t.Errorf("%d policies, %v", n, err)
+	}
+	// What is plugged in later is in the VM's cgroup itself.
+	must(t, os.WriteFile(filepath.Join(top, vm, "cgroup.procs"), []byte(fmt.Sprint(c.Process.Pid)), 0o644))
 	fmt.Fprintf(in, "cd %s\nmknod b b 7 0; mknod c c 1 3; mkfifo p && echo fifo; echo x >/dev/null && echo null\n", work)
 	in.Close()
 	must(t, c.Wait())
@@ -47,6 +69,31 @@ func TestNoDeviceNodes(t *testing.T) {
 	for _, n := range []string{"b", "c"} {
 		if _, err := os.Lstat(filepath.Join(work, n)); err == nil {
 			t.Errorf("the device node %s was made", n)
+		}
+	}
+	// A process that is in no cgroup of a VM's gets one; what it was in, and all
+	// else in there, stays free.
+	c = exec.Command("sh", "-c", "read x; mknod "+work+"/later b 7 0")
+	in, err = c.StdinPipe()
+	must(t, err)
+	must(t, c.Start())
+	if got, err := denyDevices(c.Process.Pid); err != nil || got != ownCgroup {
+		t.Errorf("in no VM's cgroup: %q %v", got, err)
+	}
+	in.Close()
+	if err := c.Wait(); err == nil {
+		t.Error("a process that was moved made a device node")
+	}
+	must(t, exec.Command("mknod", filepath.Join(work, "free"), "b", "7", "0").Run())
+	_ = os.Remove(filepath.Join(top, ownCgroup)) // unless something real is in it
+	for cgroup, want := range map[string]string{
+		"/machine/qemu-7-a.libvirt-qemu/emulator":                        "/machine/qemu-7-a.libvirt-qemu",
+		"/machine/qemu-7-a.libvirt-qemu":                                 "/machine/qemu-7-a.libvirt-qemu",
+		"/machine.slice/machine-qemu\\x2d1\\x2da.scope/libvirt/emulator": "/machine.slice/machine-qemu\\x2d1\\x2da.scope",
+		"/system.slice/libvirtd.service":                                 "", "/": "", "/machine": "", "/machine.slice": "",
+	} {
+		if got, _ := machineCgroup(cgroup); got != want {
+			t.Errorf("%s: %s, not %s", cgroup, got, want)
 		}
 	}
 	// A process without the capability is let be.
