@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -193,8 +194,11 @@ func checkFork(t *testing.T, w *world, vm, project string) {
 func checkBrowser(t *testing.T, w *world, vm, project string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 12*time.Minute)
 	defer cancel()
-	c := exec.CommandContext(ctx, filepath.Join(bin, "aivm"), "code", ".", "--editor", "code-server", "--no-browser", "--yes", "--sync-paths", "~/.config/Code/User/settings.json")
-	c.Dir, c.Env = project, w.env
+	write(t, filepath.Join(project, "notes.md"), "# Shown by a webview\n\n![](dot.svg)\n", 0o644)
+	write(t, filepath.Join(project, "dot.svg"), `<svg xmlns="http://www.w3.org/2000/svg" width="321" height="9"><rect width="321" height="9"/></svg>`, 0o644)
+	b := newBrowser(t)
+	c := exec.CommandContext(ctx, filepath.Join(bin, "aivm"), "code", ".", "--editor", "code-server", "--yes", "--sync-paths", "~/.config/Code/User/settings.json")
+	c.Dir, c.Env = project, append(w.env, "BROWSER="+browserStandIn(t, w))
 	out, err := c.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -211,14 +215,13 @@ func checkBrowser(t *testing.T, w *world, vm, project string) {
 		url = strings.TrimSpace(lines.Text())
 	}
 	go func() { ended <- c.Wait() }()
-	if !strings.HasPrefix(url, "http://127.0.0.1:") {
+	if !regexp.MustCompile(`^http://aivm-[0-9a-f]{20}\.localhost:\d+/$`).MatchString(url) {
 		cancel()
 		<-ended
-		t.Fatalf("no address: %q\n%s", url, &said)
+		t.Fatalf("no address without a token: %q\n%s", url, &said)
 	}
 	t.Logf("code-server is served after %v", time.Since(began).Round(time.Second))
-	b := newBrowser(t)
-	b.call("Page.navigate", map[string]any{"url": url})
+	checkOpened(t, w, b, url)
 	const row = `[...document.querySelectorAll('.explorer-folders-view .monaco-list-row')].find(r => r.innerText.trim() === 'page.txt')`
 	// A guest that is emulated on a busy machine may lose its window at first;
 	// a person reloads it then.
@@ -247,6 +250,8 @@ func checkBrowser(t *testing.T, w *world, vm, project string) {
 			break
 		}
 	}
+	checkWebview(t, b)
+	checkOrigins(t, w, vm, b, url)
 	t.Logf("screenshot: %s, %v in all", b.shot("code-server"), time.Since(began).Round(time.Second))
 	// Its own ports: systemd-resolved has some that are open.
 	if got := w.guest(vm, `sudo -n ss -Hltnp | grep '"node"' | grep -vc ' 127\.0\.0\.1:' || true`); got != "0" {
