@@ -209,7 +209,12 @@ func checkSnapshots(t *testing.T, w *world, vm, project string) {
 	}
 	// A guest whose programs wait for the daemon does not power off.
 	w.must(project, "vm", "down", "--force")
+	record := filepath.Join(w.home, ".local/state/aivm", vm, "browser.json")
+	write(t, record, `{"schema":1,"host":"aivm-00112233445566778899.localhost","port":25000}`, 0o600)
 	r := w.must(project, "vm", "rollback", "one", "--yes")
+	if _, err := os.Stat(record); err == nil {
+		t.Error("after a rollback a browser knows the editor by the same address")
+	}
 	if !strings.Contains(r.stdout, "before-rollback-") {
 		t.Errorf("%+v", r)
 	}

@@ -33,6 +33,7 @@ func TestSettings(t *testing.T) {
 	step("the verb", func(t *testing.T) { checkSyncVerb(t, w, vm) })
 	step("a fork", func(t *testing.T) { checkFork(t, w, vm, project) })
 	step("a browser", func(t *testing.T) { checkBrowser(t, w, vm, project) })
+	step("the browser's address goes with the VM", func(t *testing.T) { checkAddressGone(t, w, vm) })
 }
 
 func dotfiles(t *testing.T, w *world) {

@@ -85,6 +85,15 @@ func TestTwoEditorsAndAService(t *testing.T) {
 		t.Errorf("a page of A reached B:\n%s", dump(r))
 	}
 
+	// The service under A's own name, which has it set its cookies there.
+	service.header = http.Header{"Set-Cookie": {"login-here=s3rvice; Path=/"}}
+	tab.Open("http://" + mustURL(t, pa.Origin()).Hostname() + ":" + port + "/here")
+	tab.Until("location.pathname === '/here' && document.title === 'service'", 10*time.Second)
+	if !slices.ContainsFunc(c.Cookies(), func(k chromium.Cookie) bool { return k.Name == "login-here" }) {
+		t.Error("the service set no cookie under the name of A: the test tests nothing")
+	}
+	service.header = http.Header{}
+
 	// A made its cookies in vain, both sessions are still good.
 	tabs[a].Eval(`['guest-script=1; path=/; domain=localhost', 'aivm-session=stolen; path=/', 'aivm-session=stolen; path=/proxy/'].forEach(c => document.cookie = c)`)
 	for s, p := range tabs {
