@@ -86,7 +86,7 @@ Examples:
   aivm git pull
   aivm git pull --yes
 `, &o, (*provision.Env).GitPull)
-	c.Flags().StringVar(&o.RunFilters, "run-filters", "", "agree to the list of this name, and run its filters")
+	c.Flags().StringVar(&o.RunFilters, "run-filters", "", "agree to the `LIST` of this name, and run its filters")
 	a.maxSizeFlag(c, &o)
 	a.dryRunFlag(c)
 	return c

@@ -7,7 +7,9 @@
 // the host's index or work tree but there.
 //
 // Invariants: host git runs only where the caller has made sure that no guest
-// can write (Guarded); of a guest nothing is obeyed: what it says is bounded,
+// can write (Guarded), after its configuration was read and found to come from
+// nowhere a guest can write, and with every filter switched off that a person
+// did not agree to by the list; of a guest nothing is obeyed: what it says is bounded,
 // names are checked, its objects go through index-pack --strict in a directory
 // of their own and become part of the repository only when everything the refs
 // need is there; refs change in one transaction, after the objects. A push cut

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path"
@@ -52,7 +53,30 @@ func (h Host) obeyedFiles(ctx context.Context) (obeyed, error) {
 			}
 		}
 	}
+	o.addLinks(h.Repo)
 	return o, nil
+}
+
+// homeDirs are folders of a home whose files programs of this machine obey, and
+// where dotfile managers put links.
+var homeDirs = []string{"", ".config", ".ssh", ".local/bin", "bin", ".config/autostart", ".config/systemd/user", ".config/fish", ".config/git", ".claude", ".codex"}
+
+// addLinks notes what links in the home lead to: a ~/.bashrc that is kept in a
+// repository is what the shell reads.
+func (o obeyed) addLinks(r Repo) {
+	home := os.Getenv("HOME")
+	if home == "" {
+		return
+	}
+	for _, d := range homeDirs {
+		es, _ := os.ReadDir(filepath.Join(home, d))
+		for _, e := range es {
+			if e.Type()&fs.ModeSymlink != 0 {
+				link := filepath.Join(d, e.Name())
+				o.add(r, filepath.Join(home, link), "~/"+link+" leads to it", true)
+			}
+		}
+	}
 }
 
 // add notes a file that is named; all below it too, if it may be a folder.

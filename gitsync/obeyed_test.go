@@ -307,3 +307,18 @@ func TestWhatGuestsWrite(t *testing.T) {
 		t.Errorf("%v in %v", err, repo.Places())
 	}
 }
+
+// TestGitDirectoryInTheTree: a commit can write in a git directory that has
+// another name than .git.
+func TestGitDirectoryInTheTree(t *testing.T) {
+	p := newPair(t)
+	p.commitH("a.txt", "one\n")
+	p.gitH("init", "-q", "--separate-git-dir", "meta")
+	writeFile(t, filepath.Join(p.host, "meta/info/exclude"), "/meta\n")
+	p.sync()
+	p.commitG("meta/hooks/post-merge", "#!/bin/sh\n")
+	h, cs := p.fetched()
+	if got := p.hazards(h, cs); got != "meta/hooks/post-merge (git reads it: its own directory)" {
+		t.Errorf("hazards: %s", got)
+	}
+}

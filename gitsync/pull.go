@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -140,6 +141,9 @@ func Hazards(ctx context.Context, h Host, cs []Change, runs func(string) bool) (
 	var links []Change
 	for _, c := range cs {
 		why := obeyed.why(c.Path)
+		if at := filepath.Join(h.Repo.Top, c.Path); within(at, h.Repo.GitDir) || within(at, h.Repo.CommonDir) {
+			why = "git reads it: its own directory"
+		}
 		switch {
 		case c.What == "D" && (why != "" || obeyedName(c.Path)):
 			out = append(out, c.Path+" (taken away)")
@@ -206,10 +210,10 @@ func Hazards(ctx context.Context, h Host, cs []Change, runs func(string) bool) (
 	return out, nil
 }
 
-// rank is 0 for a file that git's settings name, 1 for one that git knows.
+// rank is 0 for a file that git's settings or links in the home name, 1 for one that git knows.
 func rank(hazard string) int {
 	switch {
-	case strings.Contains(hazard, " (git "):
+	case strings.Contains(hazard, " (git "), strings.HasSuffix(hazard, " leads to it)"):
 		return 0
 	case obeyedName(strings.TrimSuffix(hazard, " (taken away)")):
 		return 1

@@ -169,7 +169,7 @@ func (r *Repo) Guarded(writable map[string]string) error {
 	if err != nil {
 		return ui.Failed("which folders guests can write could not be seen: %w", err)
 	}
-	r.guests = g
+	r.guests, r.memo = g, &memo{}
 	for _, p := range r.Places() {
 		w, vm, yes := g.holds(p)
 		if t, err := trail(p); err == nil && !yes {

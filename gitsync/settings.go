@@ -314,23 +314,23 @@ func unsetHint(v setting) string {
 	return "or take the setting away: git config --file " + quote(v.file) + " --unset-all " + quote(v.key)
 }
 
-// trustedProgram refuses a git that lies where a guest can write.
+// trustedProgram refuses a git that a guest can write, or whose place in PATH
+// comes after one where a guest could put another.
 func (r Repo) trustedProgram() error {
-	if r.guests == nil || len(r.guests.vms) == 0 {
-		return nil
-	}
-	path, err := exec.LookPath("git")
-	if err != nil || !filepath.IsAbs(path) {
-		return nil // it does not start at all
-	}
-	t, err := trail(path)
-	if err != nil {
-		return nil
-	}
-	for _, p := range t {
-		if w, vm, yes := r.guests.writes(p); yes {
-			return ui.Refused("git on this machine is not started: PATH leads to %s, and VM %s can write %s", ui.Clean(path), vm, ui.Clean(w)).
-				Hint(detachHint(w, vm), "or take the folder out of PATH: echo $PATH")
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		if !filepath.IsAbs(dir) {
+			continue // Go starts nothing from there
+		}
+		path := dir + "/git"
+		t, _ := trail(path)
+		for _, p := range t {
+			if w, vm, yes := r.guests.writes(p); yes {
+				return ui.Refused("git on this machine is not started: PATH leads to %s, and VM %s can write %s", ui.Clean(path), vm, ui.Clean(w)).
+					Hint(detachHint(w, vm), "or take the folder out of PATH: echo $PATH")
+			}
+		}
+		if _, err := exec.LookPath(path); err == nil {
+			return nil
 		}
 	}
 	return nil

@@ -60,6 +60,7 @@ func (e *Env) GitPull(ctx context.Context, o GitOptions) error {
 		Shows: []string{"git merge --ff-only " + shellQuote(theirs)},
 		Do: func(ctx context.Context) error {
 			// Somebody may have taken an hour to agree.
+			e.store = nil
 			writable, err := e.guestWritable()
 			if err == nil {
 				err = h.Repo.Guarded(writable)

@@ -122,9 +122,11 @@ func (e *Env) GitPush(ctx context.Context, o GitOptions) error {
 	}
 	if w.git.result.Wip != "" {
 		e.UI.Result("%s", w.git.result.Wip)
-	} else if all, err := gitsync.HostStatus(ctx, w.git.repo); err != nil {
-		return err
-	} else if dirty, _ := compared(all); len(dirty) > 0 {
+	} else if all, err := gitsync.HostStatus(ctx, w.git.repo); err == nil {
+		dirty, _ := compared(all)
+		if len(dirty) == 0 {
+			return nil
+		}
 		e.UI.Say("%d files are not committed here and were not pushed; to send them too: aivm git push %s --include-uncommitted", len(dirty), shellQuote(w.folder.HostPath))
 	}
 	return nil

@@ -34,6 +34,7 @@ func TestGit(t *testing.T) {
 	step("killed at every action of the attach", g.killed)
 	step("code, and again with nothing to move", g.warm)
 	step("both ways", g.bothWays)
+	step("what git obeys", g.obeys)
 	step("plain git", g.plain)
 	step("refused", g.refused)
 	step("uncommitted", g.uncommitted)
