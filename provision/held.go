@@ -122,6 +122,9 @@ func (e *Env) protectedState(w *want, f *facts, s vmFolders, a share.Attachment,
 	case err != nil:
 		return host.Bad, fmt.Sprintf("%s is not protected as it should be: %s", a.HostPath, ui.Clean(err.Error())), fix
 	}
+	if o := share.Undone(a, allAttachments(w.store.Config)); o != nil {
+		return host.Bad, fmt.Sprintf("what is protected of %s VM %s can write through %s", a.HostPath, o.VM, o.HostPath), "aivm detach " + shellQuote(o.HostPath) + " --vm " + o.VM
+	}
 	if _, loose := share.Protected(now); len(loose) > 0 {
 		state = host.Unknown
 		for _, n := range now.Files {

@@ -31,9 +31,55 @@ import (
 // of the mounts, at a directory on the way to a protected file: what is found
 // from there is found without them.
 
-// flightTime is how long a request that was on its way when the mounts came may
-// take to have its descriptor.
-const flightTime = 50 * time.Millisecond
+// flightLimit is how long the requests that were on their way when the mounts
+// came may take.
+const flightLimit = 2 * time.Second
+
+// landed waits until each thread of the token's daemons has been seen to wait
+// for something that is not the end of an open: what it was opening when the
+// mounts came has its descriptor by then, and what it opens next meets them. It
+// is false for a daemon that is never seen so, or that cannot be looked at.
+func landed(daemons []copyOf) bool {
+	in := map[string]bool{}
+	for _, c := range daemons {
+		in[c.ns] = true
+	}
+	todo := map[string]bool{}
+	procs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, p := range procs {
+		if ns, err := os.Readlink(p + "/ns/mnt"); err != nil || !in[ns] {
+			continue
+		}
+		threads, err := filepath.Glob(p + "/task/[0-9]*")
+		if err != nil {
+			return false
+		}
+		for _, t := range threads {
+			todo[t] = true
+		}
+	}
+	opens := []string{strconv.Itoa(unix.SYS_OPENAT), strconv.Itoa(unix.SYS_OPENAT2), strconv.Itoa(unix.SYS_OPEN_BY_HANDLE_AT)}
+	for end := time.Now().Add(flightLimit); ; time.Sleep(time.Millisecond) {
+		for t := range todo {
+			// proc_pid_syscall(5): the number of the call in which it waits, or
+			// "running".
+			b, err := os.ReadFile(t + "/syscall")
+			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+				delete(todo, t) // it ended
+			}
+			if err != nil {
+				continue
+			}
+			number, _, waits := strings.Cut(string(b), " ")
+			if waits && !slices.Contains(opens, number) {
+				delete(todo, t)
+			}
+		}
+		if len(todo) == 0 || time.Now().After(end) {
+			return len(todo) == 0
+		}
+	}
+}
 
 // held says which of the protected paths a guest can still write, and how.
 func held(o Bind, t mountinfo.Mount, daemons []copyOf) (map[string]string, error) {

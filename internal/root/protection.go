@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -186,19 +186,21 @@ func newProtection(o Bind, t mountinfo.Mount, daemons []copyOf, stamps map[strin
 		return p, nil
 	}
 	p.keepLate(o, late)
-	if len(late) > 0 {
-		time.Sleep(flightTime)
-	}
+	still := len(late) == 0 || landed(daemons)
 	var err error
 	if p.Open, err = held(o, t, daemons); err != nil {
 		return p, err
 	}
+	unseen := p.Late // what no descriptor may tell of
 	if len(p.Late) > 0 && !slices.ContainsFunc(daemons, func(c copyOf) bool { return !c.showsAll() }) {
-		return p, nil
+		unseen = nil
+	}
+	if !still {
+		unseen = append(slices.Clone(unseen), slices.Collect(maps.Keys(late))...)
 	}
 	for _, rel := range readOnly(o.Protect) {
 		// Under a directory whose mount came late, too.
-		if slices.ContainsFunc(p.Late, func(l string) bool { return l == rel || strings.HasPrefix(rel, l+"/") }) && p.Open[rel] == "" {
+		if slices.ContainsFunc(unseen, func(l string) bool { return l == rel || strings.HasPrefix(rel, l+"/") }) && p.Open[rel] == "" {
 			p.Open[rel] = heldUnknown
 		}
 	}

@@ -97,17 +97,44 @@ func Protected(l hostexec.List) (paths, loose []string) {
 	return paths, loose
 }
 
-// CheckProtect refuses to protect where it would mean nothing: the same files
-// can be written through another folder of any VM.
+// CheckProtect refuses to protect where it would mean nothing, and what would
+// have a protection mean nothing: the same files can be written through another
+// folder of any VM.
 func CheckProtect(a Attachment, others []Attachment) error {
 	if !a.Protect {
+		for _, o := range others {
+			if o.Protect && o.writable() && Undone(o, []Attachment{a}) != nil {
+				return ui.Refused("VM %s could write through %s what is protected of %s in VM %s", a.VM, a.HostPath, o.HostPath, o.VM).
+					Hint("to have it without: aivm detach "+quote(o.HostPath)+" --vm "+quote(o.VM), "only to read: aivm attach "+quote(a.HostPath)+" --vm "+quote(a.VM)+" --access ro")
+			}
+		}
 		return nil
 	}
-	for _, o := range others {
-		if o.Mode != Git && o.Access == string(ReadWrite) && below(a.HostPath, o.HostPath) {
-			return ui.Refused("%s lies in %s, which VM %s can write: nothing of it would be protected", a.HostPath, o.HostPath, o.VM).
-				Hint("protect that one instead: aivm detach "+quote(o.HostPath)+" --vm "+quote(o.VM), "then: aivm attach "+quote(o.HostPath)+" --vm "+quote(o.VM)+" --protect")
+	if o := Undone(a, others); o != nil && below(a.HostPath, o.HostPath) {
+		return ui.Refused("%s lies in %s, which VM %s can write: nothing of it would be protected", a.HostPath, o.HostPath, o.VM).
+			Hint("protect that one instead: aivm detach "+quote(o.HostPath)+" --vm "+quote(o.VM), "then: aivm attach "+quote(o.HostPath)+" --vm "+quote(o.VM)+" --protect")
+	}
+	if o := Undone(a, others); o != nil {
+		return ui.Refused("VM %s can write %s: not all of %s would be protected", o.VM, o.HostPath, a.HostPath).
+			Hint("aivm detach " + quote(o.HostPath) + " --vm " + quote(o.VM))
+	}
+	return nil
+}
+
+// Undone returns the folder through which a VM can write what is protected of a;
+// nil if there is none.
+func Undone(a Attachment, others []Attachment) *Attachment {
+	for i, o := range others {
+		if o.HostPath == a.HostPath && o.VM == a.VM || !o.writable() {
+			continue
+		}
+		inside := o.HostPath == a.HostPath || below(o.HostPath, a.HostPath)
+		if below(a.HostPath, o.HostPath) || inside && !o.Protect {
+			return &others[i]
 		}
 	}
 	return nil
 }
+
+// writable reports whether a VM can write the folder on this machine.
+func (a Attachment) writable() bool { return a.Mode != Git && a.Access == string(ReadWrite) }

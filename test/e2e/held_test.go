@@ -85,14 +85,14 @@ func (h *hostile) held() {
 	impostors(h.t, h.vm)
 	h.w.must(prot, "attach", ".", "--protect", "--yes")
 	config := filepath.Join(prot, ".git/config")
-	if r := h.status(prot); !strings.Contains(r, "✓ Files this machine runs") {
+	if r := h.status(prot); !strings.Contains(r, "✅ Files this machine runs") {
 		h.t.Errorf("%s", r)
 	}
 	// A guest that only looked: it forgets the file when it is asked to.
 	impostors(h.t, h.vm)
 	run2(h.t, "git", "-C", prot, "config", "user.name", "me")
 	h.w.guest(h.vm, "sleep 1.5; sudo -n cat "+config+" "+prot+"/Makefile >/dev/null")
-	if r := h.status(prot); strings.Contains(r, "✓ Files") || !strings.Contains(r, ".git/config was replaced") {
+	if r := h.status(prot); strings.Contains(r, "✅ Files") || !strings.Contains(r, ".git/config was replaced") {
 		h.t.Errorf("replaced: %s", r)
 	}
 	h.w.must(prot, "attach", ".")
@@ -115,7 +115,7 @@ func (h *hostile) held() {
 	if got := read(h.t, config); !strings.Contains(got, "/evil") {
 		h.t.Fatalf("the attack does not work: %q", got)
 	}
-	if r := h.status(prot); strings.Contains(r, "✓ Files") || !strings.Contains(r, "not protected until the VM is restarted") || !strings.Contains(r, "aivm vm restart "+h.vm) {
+	if r := h.status(prot); strings.Contains(r, "✅ Files") || !strings.Contains(r, "not protected until the VM is restarted") || !strings.Contains(r, "aivm vm restart "+h.vm) {
 		h.t.Errorf("while it is open: %s", r)
 	}
 }
