@@ -134,5 +134,8 @@ func (e *Env) protectedState(w *want, f *facts, s vmFolders, a share.Attachment,
 		}
 		return state, fmt.Sprintf("not protected in %s, because they are links, have several names or are too many: %s", a.HostPath, shown(loose)), ""
 	}
+	if now.Cut != "" {
+		return host.Unknown, "", "" // which is said there
+	}
 	return host.OK, "", ""
 }

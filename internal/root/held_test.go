@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"aivm.dev/aivm/internal/root/mountinfo"
 )
 
 // The descriptors of the daemon below are those of a shell: what it opens it
@@ -212,6 +214,24 @@ func TestProtectFileHandles(t *testing.T) {
 		do(t, o)
 		heldOpen(t, src, o, "Makefile")
 	}
+	d.end()
+	do(t, o)
+	d = daemonFor(t, work, "--inode-file-handles=prefer")
+	do(t, o)
+	must(t, stands(t, src, o))
+	// A run that was killed before it wrote down what it had done.
+	replace(t, src, "Makefile", "all:\n")
+	ms, err := mountinfo.Read(mountinfo.Self)
+	must(t, err)
+	all, err := copies(one(t, filepath.Join(ExportRoot(testKey), o.Token)), mountinfo.At(ms, ExportRoot(testKey))[0])
+	must(t, err)
+	for _, c := range all {
+		if _, _, err := c.ensure(o.Protect); err != nil {
+			t.Fatal(err)
+		}
+	}
+	do(t, o)
+	heldOpen(t, src, o, "Makefile")
 	d.end()
 	do(t, o)
 	daemonFor(t, work)

@@ -215,9 +215,16 @@ func (p *Protection) keepLate(o Bind, late map[string]bool) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		lives = true // it was there, and says nothing
 	}
-	for _, rel := range points(o.Protect) {
-		if _, known := was.Files[rel.rel]; late[rel.rel] || lives && (!known || slices.Contains(was.Late, rel.rel)) {
-			p.Late = append(p.Late, rel.rel)
+	for _, pt := range points(o.Protect) {
+		now, there := p.Files[pt.rel]
+		if !there {
+			continue
+		}
+		then, known := was.Files[pt.rel]
+		// A run that was killed may have put a mount back and not written it down.
+		other, touched := then.differs(now)
+		if late[pt.rel] || lives && (!known || other || touched || slices.Contains(was.Late, pt.rel)) {
+			p.Late = append(p.Late, pt.rel)
 		}
 	}
 }

@@ -107,6 +107,19 @@ func stampAll(top string, paths []string) (map[string]Stamp, error) {
 	}
 }
 
+// differs says whether now is another file, or the same whose name may have been
+// gone for a while. A save in place changes the file's ctime and not that of the
+// directory its name is in.
+func (s Stamp) differs(now Stamp) (other, touched bool) {
+	switch {
+	case now.ID != s.ID:
+		return true, false
+	case s.Way || now.CTime == s.CTime:
+		return false, false
+	}
+	return false, s.IsDir || s.Dir == 0 || now.Dir != s.Dir
+}
+
 // compare says what of it is not as it was below src: replaced, so that the
 // mount is gone; changed, so that nobody but root knows; twice, by a second name
 // a guest can write it.
@@ -119,11 +132,10 @@ func compare(src string, was map[string]Stamp) (replaced, changed, twice []strin
 		if err != nil {
 			return nil, nil, nil, err
 		}
-		switch {
-		case now.ID != s.ID:
+		switch other, touched := s.differs(now); {
+		case other:
 			replaced = append(replaced, rel)
-		case s.Way:
-		case s.IsDir && now.CTime != s.CTime, !s.IsDir && now.CTime != s.CTime && (s.Dir == 0 || now.Dir != s.Dir):
+		case touched:
 			changed = append(changed, rel)
 		}
 		if !s.IsDir && st.Nlink > 1 {

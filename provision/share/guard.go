@@ -72,7 +72,7 @@ func Protected(l hostexec.List) (paths, loose []string) {
 	for _, f := range l.Files {
 		switch {
 		case slices.ContainsFunc(whole, func(d string) bool { return below(f.Path, d) }):
-			if f.Type == "file" && f.Links > 1 {
+			if f.Type != "file" || f.Links > 1 {
 				loose = append(loose, f.Path)
 			}
 		case f.Type != "file" || f.Links > 1:
