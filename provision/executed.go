@@ -261,9 +261,16 @@ func (e *Env) executedCheck(ctx context.Context, w *want, f *facts, s vmFolders)
 			c.Fix = append(c.Fix, fix)
 		}
 	}
+	leads := e.leads(s.atts)
 	for _, a := range s.atts {
 		if !exposes(a) || a.State != share.Attached {
 			continue
+		}
+		if acts := leads[a.HostPath]; len(acts) > 0 {
+			silent = true
+			notes = append(notes, fmt.Sprintf("%s acts on this machine at once: %s", a.HostPath, share.NameLeads(acts)))
+			q := shellQuote(a.HostPath) + " --vm " + w.name
+			c.Fix = append(c.Fix, "aivm detach "+q, "aivm attach "+q+" --access ro")
 		}
 		fix := "aivm attach " + shellQuote(a.HostPath) + " --vm " + w.name
 		then, err := e.readSeen(a)

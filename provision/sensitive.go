@@ -48,10 +48,16 @@ func (e *Env) mayReach(folder string, writable bool, allow []string) error {
 	return nil
 }
 
-// leads are the places of this machine that lead into a folder a guest can
-// write, for status.
-func (e *Env) leads(a share.Attachment) []share.Lead {
-	return share.FindLeads(a.HostPath, e.person(), false).Acts
+// leads are the places of this machine that lead into folders a guest can
+// write, by folder.
+func (e *Env) leads(atts []share.Attachment) map[string][]share.Lead {
+	var folders []string
+	for _, a := range atts {
+		if exposes(a) && a.State == share.Attached {
+			folders = append(folders, a.HostPath)
+		}
+	}
+	return share.ActingLeads(folders, e.person())
 }
 
 // guestFolders are the recorded folders that a VM can write.

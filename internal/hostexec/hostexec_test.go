@@ -49,6 +49,13 @@ func TestMatch(t *testing.T) {
 		".devcontainer/Dockerfile": Silent, ".claude/settings.json": Silent, "x.code-workspace": Silent,
 		"Makefile": Asked, "GNUmakefile": Asked, "a/b/package.json": Asked, "Justfile": Asked, "vite.config.ts": Asked, ".eslintrc.cjs": Asked,
 		"config.ts": "", "conftest.py": Asked, "setup.py": Asked, "gradlew": Asked, "CMakeLists.txt": Asked, ".cargo/config.toml": Asked,
+		".helix/languages.toml": Silent, ".helix/themes/x.toml": "", ".lazy.lua": Silent, "mise.local.toml": Silent, "a/.mise.local.toml": Silent, "mise.prod.toml": Silent, "promise.toml": "",
+		".config/mise/conf.d/x.toml": Silent, "lefthook-local.yml": Silent, ".lefthook.toml": Silent, "lefthook.md": "", ".iex.exs": Silent, ".ocamlinit": Silent, ".ghci": Silent,
+		".pnp.cjs": Asked, ".claude/hooks/x.sh": Silent, ".claude/settings.local.json": Silent, "CLAUDE.md": "", ".roo/mcp.json": Silent, "x/App.csproj": Silent, "Directory.Build.props": Silent,
+		"Directory.Build.targets": Silent, "b.fsproj": Silent, ".pylintrc": Asked, "setup.cfg": Asked, ".gitattributes": Silent, "sub/.gitattributes": Silent, ".gitmodules": Silent, ".lfsconfig": Silent,
+		".gitconfig": Silent, ".bsp/sbt.json": Silent, "hie.yaml": Silent, ".eslintrc": Asked, ".eslintrc.json": Asked, ".prettierrc.toml": Asked, "wdio.conf.ts": Asked, "nginx.conf": "",
+		"rust-toolchain.toml": Asked, "latexmkrc": Asked, "tools/bazel": Asked, "bazel": "", "conf.py": "", "docs/conf.py": Asked, ".formatter.exs": Asked, "opencode.json": Silent,
+		".opencode/plugin/x.js": Silent, ".yarn/sdks/typescript/lib/tsc.js": Asked, ".yarn/cache/x.zip": "", "global.json": Asked, ".python-version": "", ".lua-format": "", "tsconfig.json": "",
 		"main.go": "", "README.md": "", ".gitignore": "", "config/pre-commit": "", "hooks/pre-commit": "",
 	} {
 		kind, ok := Match(rel)

@@ -18,60 +18,11 @@ const (
 	Asked Kind = "asked"
 )
 
-// silentNames run wherever in the tree they lie.
-var silentNames = []string{
-	".envrc", ".autoenv.zsh", ".autoenv.sh", "mise.toml", ".mise.toml", // shells that enter
-	".exrc", ".nvimrc", ".nvim.lua", ".vimrc", ".dir-locals.el", ".gdbinit", ".lldbinit", ".irbrc", ".pryrc", ".Rprofile",
-	".devcontainer.json", ".mcp.json",
-	".pre-commit-config.yaml", ".pre-commit-config.yml", "lefthook.yml", "lefthook.yaml", ".lefthook.yml", ".lefthook.yaml", ".overcommit.yml",
-	"sitecustomize.py", "usercustomize.py",
-}
-
-// silentPaths are ends of paths that run, where the name alone says nothing.
-var silentPaths = []string{
-	".vscode/tasks.json", ".vscode/settings.json", ".vscode/launch.json", ".vscode/mcp.json", ".vscode/extensions.json",
-	".idea/workspace.xml", ".idea/externalDependencies.xml", ".zed/settings.json", ".zed/tasks.json", ".zed/debug.json", ".fleet/run.json", ".fleet/settings.json",
-	".claude/settings.json", ".claude/settings.local.json", ".cursor/mcp.json", ".cursor/hooks.json", ".gemini/settings.json", ".codex/config.toml",
-	".hg/hgrc", ".jj/repo/config.toml",
-	".venv/bin/activate", ".venv/bin/python", ".venv/bin/python3", ".venv/pyvenv.cfg",
-	"venv/bin/activate", "venv/bin/python", "venv/bin/python3", "venv/pyvenv.cfg",
-}
-
-// silentDirs run as wholes.
-var silentDirs = []string{".husky", ".githooks", ".devcontainer", ".idea/runConfigurations", ".idea/tools"}
-
-// askedNames run when their tool is started in or above their folder.
-var askedNames = []string{
-	"makefile", "gnumakefile", "bsdmakefile", "justfile", ".justfile", "taskfile.yml", "taskfile.yaml", "taskfile.dist.yml", "taskfile.dist.yaml",
-	"cmakelists.txt", "cmakepresets.json", "cmakeuserpresets.json", "meson.build", "configure", "configure.ac", "autogen.sh", "bootstrap", "bootstrap.sh",
-	"sconstruct", "wscript", "waf", "build.ninja", "magefile.go", "build.zig", "makefile.pl", "build.pl",
-	"package.json", ".npmrc", ".yarnrc", ".yarnrc.yml", ".pnpmfile.cjs", "pnpm-workspace.yaml", "bunfig.toml", "deno.json", "deno.jsonc",
-	"gulpfile.js", "gulpfile.mjs", "gulpfile.ts", "gruntfile.js",
-	"setup.py", "pyproject.toml", "conftest.py", "noxfile.py", "tox.ini", "tasks.py", "fabfile.py", "manage.py", "dodo.py", "pytest.ini",
-	"build.rs", "cargo.toml", "rakefile", "gemfile", "guardfile", "vagrantfile", "podfile", "fastfile", "brewfile", "procfile", "tiltfile",
-	"build.gradle", "build.gradle.kts", "settings.gradle", "settings.gradle.kts", "gradlew", "gradlew.bat", "gradle.properties",
-	"pom.xml", "mvnw", "mvnw.cmd", "build.xml", "build.sbt", "build.sc", "mix.exs", "setup.hs", "composer.json", "project.clj", "deps.edn",
-	"workspace", "workspace.bazel", "module.bazel", ".bazelrc", ".buckconfig", "dune-project", "dune",
-	"dockerfile", "containerfile", "earthfile", "docker-compose.yml", "docker-compose.yaml", "compose.yml", "compose.yaml",
-	"flake.nix", "shell.nix", "default.nix", ".lintstagedrc", ".lintstagedrc.json",
-}
-
-// askedPaths are ends of paths, askedDirs whole folders of the same kind.
-var (
-	askedPaths = []string{
-		".cargo/config", ".cargo/config.toml", "gradle/wrapper/gradle-wrapper.properties", "gradle/wrapper/gradle-wrapper.jar", ".bundle/config",
-	}
-	askedDirs = []string{".mvn", ".yarn/releases", ".yarn/plugins"}
-)
-
 // whole says that everything put into the directory rel runs, or is at least
 // nobody's own work.
 func whole(rel string) bool {
 	return slices.ContainsFunc(append(append([]string{".vscode"}, silentDirs...), askedDirs...), func(d string) bool { return rel == d || strings.HasSuffix(rel, "/"+d) })
 }
-
-// askedEnds are ends of names.
-var askedEnds = []string{".gemspec", ".code-workspace", ".pth", ".sbt", ".mk", ".cabal"}
 
 // Match says whether this machine's tools run the file at rel, a path with
 // slashes relative to the folder. Whether it lies in a git directory, Scan
@@ -82,20 +33,22 @@ func Match(rel string) (Kind, bool) {
 	if kind, ok := matchGit(rel); ok {
 		return kind, true
 	}
-	ends := func(list []string) bool {
-		return slices.ContainsFunc(list, func(p string) bool { return rel == p || strings.HasSuffix(rel, "/"+p) })
+	known := lookup()
+	ends := func(list map[string][]string) bool {
+		return slices.ContainsFunc(list[name], func(p string) bool { return rel == p || strings.HasSuffix(rel, "/"+p) })
 	}
 	inside := func(list []string) bool {
-		return slices.ContainsFunc(list, func(d string) bool { return strings.Contains("/"+path.Dir(rel)+"/", "/"+d+"/") })
+		dir := "/" + path.Dir(rel) + "/"
+		return slices.ContainsFunc(list, func(d string) bool { return strings.Contains(dir, "/"+d+"/") })
 	}
 	lower := strings.ToLower(name)
-	switch {
-	case slices.Contains(silentNames, name), ends(silentPaths), inside(silentDirs), strings.HasSuffix(name, ".code-workspace"):
-		return Silent, true
-	case slices.Contains(askedNames, lower), ends(askedPaths), inside(askedDirs), isConfigProgram(lower):
-		return Asked, true
+	suffix := func(list []string) bool {
+		return slices.ContainsFunc(list, func(e string) bool { return strings.HasSuffix(lower, e) })
 	}
-	if slices.ContainsFunc(askedEnds, func(e string) bool { return strings.HasSuffix(lower, e) }) {
+	switch {
+	case known.silent[name], ends(known.silentPaths), inside(silentDirs), suffix(silentEnds), isHookTool(name):
+		return Silent, true
+	case known.asked[lower], ends(known.askedPaths), inside(askedDirs), isConfigProgram(lower), suffix(askedEnds):
 		return Asked, true
 	}
 	return "", false
@@ -109,7 +62,7 @@ func isConfigProgram(name string) bool {
 		return false
 	}
 	stem := strings.TrimSuffix(name, ext)
-	return strings.HasSuffix(stem, ".config") || strings.HasPrefix(stem, ".") && strings.HasSuffix(stem, "rc")
+	return strings.HasSuffix(stem, ".config") || strings.HasSuffix(stem, ".conf") || strings.HasPrefix(stem, ".") && strings.HasSuffix(stem, "rc")
 }
 
 // matchGit knows git's own files below a .git of that name, and a .git that is

@@ -47,7 +47,7 @@ type Leads struct {
 
 // looker finds what leads into one folder.
 type looker struct {
-	tracer  hostfile.Tracer
+	*reader
 	folder  hostfile.Folder
 	person  Person
 	entries int
@@ -55,11 +55,37 @@ type looker struct {
 	seen    map[string]bool
 }
 
+// reader reads each place of this machine once for several folders.
+type reader struct {
+	tracer  hostfile.Tracer
+	dirs    map[string][]fs.DirEntry
+	sources map[string][]string
+}
+
+func newReader() *reader {
+	return &reader{dirs: map[string][]fs.DirEntry{}, sources: map[string][]string{}}
+}
+
 // FindLeads says what of this machine leads into the folder, with links
 // followed: who can write in it decides what happens there. With keysOnly it
 // looks for credentials alone.
 func FindLeads(folder string, p Person, keysOnly bool) Leads {
-	l := &looker{person: p, seen: map[string]bool{}}
+	return newReader().find(folder, p, keysOnly)
+}
+
+// ActingLeads is what acts of the leads into each of the folders, by folder.
+func ActingLeads(folders []string, p Person) map[string][]Lead {
+	r, out := newReader(), map[string][]Lead{}
+	for _, f := range folders {
+		if acts := r.find(f, p, false).Acts; len(acts) > 0 {
+			out[f] = acts
+		}
+	}
+	return out
+}
+
+func (r *reader) find(folder string, p Person, keysOnly bool) Leads {
+	l := &looker{reader: r, person: p, seen: map[string]bool{}}
 	l.folder = l.tracer.Folder(folder)
 	l.keys()
 	if keysOnly {
@@ -222,19 +248,7 @@ func (l *looker) leads(to *[]Lead, name, path string, way hostfile.Way) bool {
 
 // links follows the links in the directory at path.
 func (l *looker) links(to *[]Lead, name, path string, depth int, left *int) {
-	h, err := hostfile.OpenFollowed(path)
-	if err != nil {
-		return
-	}
-	defer h.Close()
-	if st, err := h.Stat(); err != nil || !st.IsDir() {
-		return
-	}
-	ents, err := hostfile.Entries(h, *left)
-	if err != nil {
-		return
-	}
-	for _, e := range ents {
+	for _, e := range l.list(path) {
 		*left--
 		if l.entries++; *left < 0 || l.entries > allEntries {
 			return
@@ -247,6 +261,26 @@ func (l *looker) links(to *[]Lead, name, path string, depth int, left *int) {
 			l.leads(to, name+"/"+e.Name(), child, l.tracer.Follow(child))
 		}
 	}
+}
+
+// list returns the directories and links in the directory at path; nothing if
+// it is none.
+func (r *reader) list(path string) []fs.DirEntry {
+	if ents, ok := r.dirs[path]; ok {
+		return ents
+	}
+	r.dirs[path] = nil
+	h, err := hostfile.OpenFollowed(path)
+	if err != nil {
+		return nil
+	}
+	defer h.Close()
+	if st, err := h.Stat(); err != nil || !st.IsDir() {
+		return nil
+	}
+	ents, _ := hostfile.Entries(h, placeEntries*3)
+	r.dirs[path] = slices.DeleteFunc(ents, func(e fs.DirEntry) bool { return e.Type()&(fs.ModeDir|fs.ModeSymlink) == 0 })
+	return r.dirs[path]
 }
 
 // keys looks for credentials.
@@ -363,30 +397,42 @@ var (
 func (l *looker) sourced(home string) {
 	for _, s := range sourcing {
 		file := filepath.Join(home, s)
-		b, err := hostfile.ReadFollowed(file, maxStartup)
-		if err != nil {
-			continue
-		}
-		for _, command := range strings.FieldsFunc(string(b), func(r rune) bool { return strings.ContainsRune("\n;&|", r) }) {
-			m := sourceLine.FindStringSubmatch(command)
-			if m == nil {
-				continue
-			}
-			path := m[1] + m[2] + m[3]
-			for _, h := range []string{"~/", "$HOME/", "${HOME}/"} {
-				if rest, ok := strings.CutPrefix(path, h); ok {
-					path = filepath.Join(home, rest)
-				}
-			}
-			if filepath.IsAbs(path) && !strings.ContainsAny(path, "$`*?") {
-				l.leads(&l.out.Acts, path+", which "+l.called(file)+" takes in,", path, l.tracer.Follow(path))
-			}
+		for _, path := range l.takesIn(file, home) {
+			l.leads(&l.out.Acts, path+", which "+l.called(file)+" takes in,", path, l.tracer.Follow(path))
 		}
 	}
 }
 
-// named names some leads in a sentence.
-func named(ls []Lead) string {
+// takesIn reads which files a shell file takes in.
+func (r *reader) takesIn(file, home string) []string {
+	if paths, ok := r.sources[file]; ok {
+		return paths
+	}
+	r.sources[file] = nil
+	b, err := hostfile.ReadFollowed(file, maxStartup)
+	if err != nil {
+		return nil
+	}
+	for _, command := range strings.FieldsFunc(string(b), func(r rune) bool { return strings.ContainsRune("\n;&|", r) }) {
+		m := sourceLine.FindStringSubmatch(command)
+		if m == nil {
+			continue
+		}
+		path := m[1] + m[2] + m[3]
+		for _, h := range []string{"~/", "$HOME/", "${HOME}/"} {
+			if rest, ok := strings.CutPrefix(path, h); ok {
+				path = filepath.Join(home, rest)
+			}
+		}
+		if filepath.IsAbs(path) && !strings.ContainsAny(path, "$`*?") {
+			r.sources[file] = append(r.sources[file], path)
+		}
+	}
+	return r.sources[file]
+}
+
+// NameLeads names some leads in a sentence.
+func NameLeads(ls []Lead) string {
 	more := ""
 	if n := len(ls) - placesShown; n > 0 {
 		ls, more = ls[:placesShown], fmt.Sprintf(", and %d more", n)
@@ -414,11 +460,11 @@ func RefuseLeads(hostPath string, p Person, writable bool, allow []string) (acti
 	}
 	yes := "if the guest may really have it, repeat the command with: --allow-sensitive " + q
 	if len(found.Keys) > 0 {
-		return nil, ui.Refused("%s is not shared: it has keys or tokens: %s", ui.Clean(hostPath), named(found.Keys)).
+		return nil, ui.Refused("%s is not shared: it has keys or tokens: %s", ui.Clean(hostPath), NameLeads(found.Keys)).
 			Hint(yes, "or attach the project's own folder")
 	}
 	if len(found.Acts) > 0 {
-		return nil, ui.Refused("%s is not shared for writing: this machine runs or obeys by itself what lies there: %s", ui.Clean(hostPath), named(found.Acts)).
+		return nil, ui.Refused("%s is not shared for writing: this machine runs or obeys by itself what lies there: %s", ui.Clean(hostPath), NameLeads(found.Acts)).
 			Hint("to let the guest only read it: aivm attach "+q+" --access ro", yes)
 	}
 	return found.Active, nil

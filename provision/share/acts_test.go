@@ -123,7 +123,7 @@ func TestLeadsIntoAFolder(t *testing.T) {
 	}
 	for folder, says := range map[string]string{"code/venv": "/code/venv/.venv/bin on PATH lies in it", "code/py": "/code/py/src on PYTHONPATH lies in it", "notes": `"." on PATH`} {
 		active, err := RefuseLeads(filepath.Join(home, folder), p, true, nil)
-		if err != nil || !strings.Contains(named(active), says) {
+		if err != nil || !strings.Contains(NameLeads(active), says) {
 			t.Errorf("%s: %v, %v", folder, active, err)
 		}
 	}
