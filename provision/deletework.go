@@ -130,7 +130,7 @@ func (e *Env) lastLook(ctx context.Context, dd *deletion, o DeleteOptions, seen 
 			Hint("start it, and what it committed is fetched: aivm vm up "+name, "then: aivm vm delete "+name+" --yes", all)
 	}
 	return ui.NeedsApproval("VM %s has work that is nowhere else, and nothing was deleted: %s", name, missedText(lost)).
-		Hint("what is committed there is fetched: aivm ssh "+shellQuote(lost[0].Folder)+" --vm "+name+" -- sh -c 'git add -A && git commit -m wip'", "then: aivm vm delete "+name+" --yes", all)
+		Hint(lost[0].keepHints(name)...).Hint("what is in a branch is fetched first: aivm vm delete "+name+" --yes", all)
 }
 
 // sayDeletion names what will be lost and what will not.

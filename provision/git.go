@@ -218,6 +218,13 @@ func (e *Env) planGitGuest(w *want, f *facts) ([]plan.Action, error) {
 				if g.State == gitsync.Clone {
 					return nil
 				}
+				kept, err := gitsync.KeepTracked(ctx, *h)
+				if err != nil {
+					return err
+				}
+				if len(kept) > 0 {
+					e.UI.Say("What was fetched from an earlier clone in VM %s and is in no branch here is kept: %s", w.name, some(kept, 10))
+				}
 				w.git.result.Cloned = true
 				return gitsync.Init(ctx, p, *h, g)
 			})

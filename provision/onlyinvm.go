@@ -356,14 +356,34 @@ func (e *Env) beforeLeaving(ctx context.Context, l *leaving) (*CloneWork, error)
 		ID: "git.leave:" + l.att.Tag, Consent: plan.Ask, Shows: c.lines(),
 		Why: fmt.Sprintf("detach %s from VM %s and leave there what only its clone has (%s)", l.att.HostPath, l.w.name, strings.Join(c.Only.Lines(), "; ")),
 	})
-	if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
-		return c, err
+	if !e.UI.InTTY || e.Approval.Yes {
+		for _, s := range c.lines() {
+			e.UI.Say("%s", s) // else the question shows it
+		}
 	}
-	e.Approval.Approve(p.Actions...)
-	for _, s := range c.lines() {
-		e.UI.Say("%s", s)
+	return c, e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun)
+}
+
+// keepHints are commands that make what only a clone has part of a branch, which
+// is fetched.
+func (c CloneWork) keepHints(vm string) []string {
+	var out []string
+	in := func(what, line string) {
+		out = append(out, what+": ssh "+vm+" "+shellQuote("cd "+shellQuote(c.GuestDst)+" && "+line))
 	}
-	return c, nil
+	if len(c.Only.Files) > 0 {
+		in("to commit the files", "git add -A && git commit -m wip")
+	}
+	if len(c.Only.Stashes) > 0 {
+		in("to make the newest stash a branch", "git branch kept-stash stash")
+	}
+	if len(c.Only.Commits) > 0 {
+		in("to make a commit a branch", "git branch kept "+c.Only.Commits[0])
+	}
+	if len(c.Only.Inside)+len(c.Only.Refs)+len(c.Only.Incomplete) > 0 {
+		out = append(out, "to look at the rest: ssh "+vm)
+	}
+	return out
 }
 
 func first(cs []CloneWork) *CloneWork {

@@ -152,7 +152,7 @@ func PlanDeleteSnapshot(d *virt.Domain, f *SnapFacts, name string, lv func() (Sn
 		return nil, noSnapshot(d.Name, name, f)
 	}
 	return []plan.Action{{
-		ID: "snapshot.delete:" + name, Why: fmt.Sprintf("delete snapshot %s of %s, which then cannot be gone back to", name, d.Name),
+		ID: "snapshot.delete:" + name, Why: fmt.Sprintf("delete snapshot %s of %s, which then cannot be gone back to, with the commits and files that only it has", name, d.Name),
 		Shows: []string{"virsh snapshot-delete " + d.Name + " " + name}, Consent: plan.Ask,
 		Do: withSnapshots(lv, d, func(ctx context.Context, l Snapshots, f *SnapFacts) error {
 			// Killed in between, the tree names one that is gone; apply skips it.

@@ -78,16 +78,21 @@ type gitsyncOnly struct {
 }
 
 func (g *gitWorld) gone(t *testing.T) {
-	// Again, and the clone that is there is taken. All it has is here: the clone
-	// may be removed, and is not.
+	// Again, and the clone that is there is taken. All it has is here, so it may
+	// be removed; the new clone does not take the place of what was fetched.
 	g.must(g.repo, "attach", ".", "--mode", "git", "--yes")
+	theirs := g.commitThere("unmerged", "x")
 	r := g.must(g.repo, "detach", ".")
 	if !strings.Contains(r.stderr, "rm -rf") || !strings.Contains(r.stderr, g.dst) {
 		t.Errorf("the clone that stays is not named: %+v", r)
 	}
 	g.equal("the configuration", readAll(t, g.repo+"/.git/config"), g.config)
-	g.there("test -f a.txt")
-	g.must(g.repo, "attach", ".", "--mode", "git", "--yes")
+	g.there("test -f a.txt && rm -rf ../my*")
+	r = g.must(g.repo, "attach", ".", "--mode", "git", "--yes")
+	g.equal("the new clone", g.git("rev-parse", "aivm-"+g.vm+"/main"), g.git("rev-parse", "main"))
+	if ref := g.git("for-each-ref", "--format=%(refname)", "--contains", theirs, "refs/aivm"); ref == "" || !strings.Contains(r.stderr, ref) {
+		t.Errorf("a commit that was fetched from the clone before is in no ref (%q): %s", ref, r.stderr)
+	}
 	last := g.there("git switch -q -c last && git -c user.name=G -c user.email=g@x commit -q --allow-empty -m last && git rev-parse last")
 	r = g.must("", "vm", "delete", g.vm, "--yes")
 	if !strings.Contains(r.stderr, "fetched from it to refs/remotes/aivm-"+g.vm+"/: last") {

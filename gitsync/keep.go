@@ -1,0 +1,57 @@
+package gitsync
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"aivm.dev/aivm/internal/ui"
+)
+
+// keptRefs is where the commits of clones that are gone are kept. No remote
+// leads there, so no fetch moves them and no prune removes them.
+const keptRefs = "refs/aivm/kept/"
+
+// KeepTracked keeps what was fetched from a clone that is gone before a new one
+// takes its place: the refs of the remote will follow the new one, and commits
+// that are in no other ref would be found in a reflog only. It returns the refs
+// it made.
+func KeepTracked(ctx context.Context, h Host) ([]string, error) {
+	if len(h.Tracked) == 0 {
+		return nil, nil
+	}
+	tips := slices.Compact(slices.Sorted(maps.Values(h.Tracked)))
+	b, err := run(ctx, call{
+		dir: h.Repo.Top, env: []string{"GIT_NO_LAZY_FETCH=1"}, stdin: strings.NewReader(strings.Join(tips, "\n") + "\n"),
+		args: append(h.missingOK(), "--stdin", "--not", "--exclude=refs/remotes/"+h.Remote+"/*", "--all"),
+	})
+	if err != nil {
+		return nil, readError(h.Repo, err)
+	}
+	alone := map[string]bool{}
+	for _, oid := range lines(b) {
+		alone[oid] = true
+	}
+	var in strings.Builder
+	var kept []string
+	for _, name := range slices.Sorted(maps.Keys(h.Tracked)) {
+		if oid := h.Tracked[name]; alone[oid] {
+			ref := keptRefs + h.Remote + "/" + name + "-" + oid[:10]
+			fmt.Fprintf(&in, "update %s\x00%s\x00\x00", ref, oid)
+			kept = append(kept, ref)
+		}
+	}
+	if len(kept) == 0 {
+		return nil, nil
+	}
+	_, err = run(ctx, call{
+		dir: h.Repo.Top, stdin: strings.NewReader("start\x00" + in.String() + "prepare\x00commit\x00"),
+		args: []string{"update-ref", "--stdin", "-z"},
+	})
+	if err != nil {
+		return nil, ui.Failed("what was fetched from an earlier clone could not be kept: %w", err).Hint("git -C " + quote(h.Repo.Top) + " for-each-ref refs/remotes/" + h.Remote)
+	}
+	return kept, nil
+}
