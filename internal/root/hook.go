@@ -227,9 +227,13 @@ type hooked struct {
 	} `xml:"devices>interface"`
 }
 
+// hookLimit bounds what is read of a definition: libvirt takes 4 MiB of a
+// person, and more from a file of its own.
+const hookLimit = 64 << 20
+
 func readHooked(stdin io.Reader) (hooked, error) {
 	var d hooked
-	if err := xml.NewDecoder(io.LimitReader(stdin, maxLine)).Decode(&d); err != nil {
+	if err := xml.NewDecoder(io.LimitReader(stdin, hookLimit)).Decode(&d); err != nil {
 		return d, fmt.Errorf("reading the VM's definition: %w", err)
 	}
 	return d, nil

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -36,30 +35,6 @@ func hookScript(kind string) string { return filepath.Join(hookBase, kind+".d", 
 
 // hookMark begins what only aivm writes.
 const hookMark = "# aivm keeps the rules and folders of its VMs in place here."
-
-// scriptText is the script of one kind. What has no manifest is not ours and
-// costs one shell and no more; the program gone, ours must not start without
-// their walls.
-//
-// Through env, because AppArmor's profile of libvirtd lets a hook run programs
-// of /usr/bin unconfined and none of /usr/local.
-func scriptText(kind string) string {
-	if kind == "daemon" {
-		return answerScript()
-	}
-	ours := map[string]string{"network": `"$dir/net-$1.json"`, "qemu": `"$dir"/vm-*-"$1".json "$dir"/net-*.json`}[kind]
-	return fmt.Sprintf(`#!/bin/sh
-%s
-# Without a manifest in that directory it does nothing.
-dir=%s
-for f in %s; do
-	if [ -e "$f" ]; then
-		exec /usr/bin/env %s %s %s "$@"
-	fi
-done
-exit 0
-`, hookMark, ManifestDir, ours, HookProgram, HookCommand, kind)
-}
 
 // HooksKnown reports whether hooks were ever put in place here, of whatever
 // version.

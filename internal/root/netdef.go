@@ -84,7 +84,7 @@ func definedNetwork(name string) (networkDef, error) {
 	}
 	defer f.Close()
 	// libvirt writes a comment before the element; encoding/xml skips it.
-	if err := xml.NewDecoder(io.LimitReader(f, maxLine)).Decode(&d); err != nil {
+	if err := xml.NewDecoder(io.LimitReader(f, hookLimit)).Decode(&d); err != nil {
 		return d, fmt.Errorf("reading %s: %w", path, err)
 	}
 	return d, nil
@@ -96,7 +96,7 @@ func hookedNetwork(stdin io.Reader) networkDef {
 	var d struct {
 		Network networkDef `xml:"network"`
 	}
-	_ = xml.NewDecoder(io.LimitReader(stdin, maxLine)).Decode(&d)
+	_ = xml.NewDecoder(io.LimitReader(stdin, hookLimit)).Decode(&d)
 	return d.Network
 }
 
