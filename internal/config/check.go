@@ -24,7 +24,7 @@ var (
 	bridgeName  = lazyre.New(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$`)
 	nftName     = lazyre.New(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`)
 	userName    = lazyre.New(`^[a-z_][a-z0-9_-]{0,31}$`)                               // useradd(8)
-	packageName = lazyre.New(`^[a-z0-9][a-z0-9+.:~=/_-]*$`)                            // deb-control(5), with :arch, =version and /release
+	packageName = lazyre.New(`^[a-z0-9]([a-z0-9+.:~=/_-]*([a-z0-9~]|\+\+))?$`)         // deb-control(5), with :arch, =version and /release
 	hexDigest   = lazyre.New(`^([0-9a-fA-F]{64})?$`)                                   // SHA-256, or none
 	hexDigest2  = lazyre.New(`^([0-9a-fA-F]{128})?$`)                                  // SHA-512, or none
 	extensionID = lazyre.New(`^[a-zA-Z0-9][a-zA-Z0-9-]*\.[a-zA-Z0-9][a-zA-Z0-9._-]*$`) // publisher.name

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,6 +24,11 @@ var aptLocks = []string{"/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/v
 const lockWait = 10 * time.Minute
 
 var aptEnv = []string{"DEBIAN_FRONTEND=noninteractive", "NEEDRESTART_MODE=l", "NEEDRESTART_SUSPEND=1", "APT_LISTCHANGES_FRONTEND=none"}
+
+// aptExact has apt-get take a name for nothing but a name, where it is asked
+// for a regular expression if no package is called so, and remove nothing,
+// which nobody was asked about.
+var aptExact = []string{"--no-remove", "-o", "APT::Cmd::Pattern-Only=true"}
 
 // installPackages brings the packages that are missing onto a Debian or Ubuntu
 // machine. Installed ones are neither upgraded nor marked.
@@ -56,7 +62,7 @@ func installPackages(ctx context.Context, o Packages, progress Progress) error {
 	}
 	lists, _ := filepath.Glob("/var/lib/apt/lists/*Release")
 	known := func() bool {
-		_, err := (program{argv: append([]string{"apt-get", "-q", "-s", "install", "--no-install-recommends", "--"}, names...), env: aptEnv}).run(ctx)
+		_, err := (program{argv: slices.Concat([]string{"apt-get", "-q", "-s"}, aptExact, []string{"install", "--no-install-recommends", "--"}, names), env: aptEnv}).run(ctx)
 		return err == nil
 	}
 	if len(lists) == 0 || !known() {
@@ -64,7 +70,7 @@ func installPackages(ctx context.Context, o Packages, progress Progress) error {
 			return err
 		}
 	}
-	args := append([]string{"install", "-y", "--no-install-recommends", "--"}, names...)
+	args := slices.Concat(aptExact, []string{"install", "-y", "--no-install-recommends", "--"}, names)
 	err := apt(ctx, progress, 0.1, 1, args...)
 	if err != nil && !updated && ctx.Err() == nil {
 		// Lists that are older than what the mirror still holds.

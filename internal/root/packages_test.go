@@ -34,13 +34,14 @@ func TestAptStatus(t *testing.T) {
 type aptRepo struct {
 	dir   string
 	index strings.Builder
+	more  string // lines of the next packages' control
 }
 
 func (r *aptRepo) add(t *testing.T, name, postinst string) {
 	t.Helper()
 	tree := filepath.Join(r.dir, "src-"+name, "DEBIAN")
 	must(t, os.MkdirAll(tree, 0o755))
-	control := "Package: " + name + "\nVersion: 1.0\nArchitecture: all\nMaintainer: nobody <n@example.org>\nDescription: nothing\n"
+	control := "Package: " + name + "\nVersion: 1.0\nArchitecture: all\nMaintainer: nobody <n@example.org>\nDescription: nothing\n" + r.more
 	must(t, os.WriteFile(filepath.Join(tree, "control"), []byte(control), 0o644))
 	must(t, os.WriteFile(filepath.Join(tree, "postinst"), []byte("#!/bin/sh\n"+postinst+"\n"), 0o755))
 	deb := filepath.Join(r.dir, name+".deb")
@@ -105,6 +106,25 @@ func TestPackages(t *testing.T) {
 	must(t, os.WriteFile(work+"/mended", nil, 0o644))
 	last = -1
 	must(t, install(t.Context(), "aivm-test-d"))
+
+	// What apt takes for more than a name installs and removes nothing, and
+	// nothing that is there is removed for something new.
+	there := func() string {
+		t.Helper()
+		return strings.Join(missingPackages(t.Context(), []string{"aivm-test-a", "aivm-test-b", "aivm-test-d", "aivm-test-e", "aivm-test-f"}), " ")
+	}
+	repo.add(t, "aivm-test-e", "true")
+	repo.more = "Conflicts: aivm-test-a\n"
+	repo.add(t, "aivm-test-f", "true")
+	for _, name := range []string{"aivm-test-a-", "aivm-test-e+", "aivm-test.e", "aivm-test-e.", "aivm-test-f"} {
+		last = -1
+		if err := install(t.Context(), name); err == nil {
+			t.Errorf("%s is installed", name)
+		}
+	}
+	if got := there(); got != "aivm-test-e aivm-test-f" {
+		t.Fatalf("missing afterwards: %s", got)
+	}
 
 	// Installed: nothing is run, not even waited for.
 	holdLock(t, "/var/lib/dpkg/lock-frontend")

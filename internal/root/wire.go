@@ -120,9 +120,11 @@ func decodeOp(r request) (Op, error) {
 }
 
 var (
-	vmKeyRE   = lazyre.New(`^[0-9]+-[a-z0-9-]{1,63}$`)
-	tokenRE   = lazyre.New(`^[a-z0-9][a-z0-9._-]*$`)
-	packageRE = lazyre.New(`^[a-z0-9][a-z0-9+.-]+$`)
+	vmKeyRE = lazyre.New(`^[0-9]+-[a-z0-9-]{1,63}$`)
+	tokenRE = lazyre.New(`^[a-z0-9][a-z0-9._-]*$`)
+	// apt takes a "-" at a name's end for "remove it" and a "+" for "install
+	// it", unless a package is called so: g++ and its kind end in two.
+	packageRE = lazyre.New(`^[a-z0-9][a-z0-9+.-]*([a-z0-9]|\+\+)$`)
 	distroRE  = lazyre.New(`^[a-z0-9][a-z0-9.-]{0,31}$`)
 )
 
