@@ -24,7 +24,7 @@ func KeepTracked(ctx context.Context, h Host) ([]string, error) {
 	}
 	tips := slices.Compact(slices.Sorted(maps.Values(h.Tracked)))
 	b, err := run(ctx, call{
-		dir: h.Repo.Top, env: []string{"GIT_NO_LAZY_FETCH=1"}, stdin: strings.NewReader(strings.Join(tips, "\n") + "\n"),
+		repo: h.Repo, env: []string{"GIT_NO_LAZY_FETCH=1"}, stdin: strings.NewReader(strings.Join(tips, "\n") + "\n"),
 		args: append(h.missingOK(), "--stdin", "--not", "--exclude=refs/remotes/"+h.Remote+"/*", "--all"),
 	})
 	if err != nil {
@@ -47,7 +47,7 @@ func KeepTracked(ctx context.Context, h Host) ([]string, error) {
 		return nil, nil
 	}
 	_, err = run(ctx, call{
-		dir: h.Repo.Top, stdin: strings.NewReader("start\x00" + in.String() + "prepare\x00commit\x00"),
+		repo: h.Repo, stdin: strings.NewReader("start\x00" + in.String() + "prepare\x00commit\x00"),
 		args: []string{"update-ref", "--stdin", "-z"},
 	})
 	if err != nil {
