@@ -40,7 +40,7 @@ func sweep() {
 		}
 	}
 	for _, pattern := range []string{
-		"/var/lib/libvirt/aivm/[0-9]*-e2e*", "/var/lib/aivm/manifest/vm-[0-9]*-e2e*.json",
+		"/var/lib/libvirt/aivm/[0-9]*-e2e*", "/var/lib/aivm/manifest/vm-[0-9]*-e2e*.json", "/var/lib/aivm/manifest/devices-[0-9]*-e2e*",
 		// Empty directories: what is still mounted is not looked into.
 		"/var/lib/aivm/export/[0-9]*-e2e*/*", "/var/lib/aivm/export/[0-9]*-e2e*",
 	} {

@@ -30,14 +30,14 @@ const first = "a201b70f6cf71b08e1d4459693f72e1f1c471fe0"
 
 var olds = []older{
 	// Of what was made for the VM nothing; of the machine the copy of the program
-	// that libvirt's hooks run is another.
-	{"the commit before", "HEAD~1", true, regexp.MustCompile(`^host\..*$`), regexp.MustCompile(`^domain\.start$`), ""},
+	// that libvirt's hooks run is another, and the pool may be open to others.
+	{"the commit before", "HEAD~1", true, regexp.MustCompile(`^(host\..*|pool\.close)$`), regexp.MustCompile(`^domain\.start$`), ""},
 	// It recorded folders of a VM that is off and bound them at the next start.
-	{"the first one", first, false, regexp.MustCompile(`^(host\..*|firewall\.rules:.*|share\.export)$`), regexp.MustCompile(`^(domain\.start|share\.bind:p[12]-.*)$`), "executed"},
+	{"the first one", first, false, regexp.MustCompile(`^(host\..*|firewall\.rules:.*|share\.export|pool\.close)$`), regexp.MustCompile(`^(domain\.start|share\.bind:p[12]-.*)$`), "executed"},
 }
 
 // never are actions that would make anew what is there.
-var never = regexp.MustCompile(`^(vm\.state|key\..*|ssh\..*|image\..*|network\.(define|reserve).*|pool\..*|disk\..*|domain\.define.*)$`)
+var never = regexp.MustCompile(`^(vm\.state|key\..*|ssh\..*|image\..*|network\.(define|reserve).*|pool\.ensure|disk\..*|domain\.define.*)$`)
 
 // checkout unpacks an older commit; ok is false where the history is not here.
 func checkout(t *testing.T, commit string) (dir, hash string, ok bool) {
