@@ -1,6 +1,7 @@
 package gitsync
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -219,32 +220,54 @@ func Filters(ctx context.Context, h Host, to string, cs []Change) ([]Filter, err
 
 // filters groups files by the configured filter that their attributes choose.
 func (r Repo) filters(ctx context.Context, s *settings, names, env []string, options ...string) ([]Filter, error) {
-	b, err := run(ctx, call{
+	drivers := s.drivers()
+	found := map[string]*Filter{}
+	var file string
+	field := 0 // FILE, "filter", VALUE
+	_, err := run(ctx, call{
 		repo: r, env: env, stdin: strings.NewReader(strings.Join(names, "\x00") + "\x00"),
+		stdout: &strand{each: func(f string) {
+			switch field++; field {
+			case 1:
+				file = f
+			case 3:
+				field = 0
+				if d, ok := drivers[f]; ok {
+					if found[f] == nil {
+						found[f] = &Filter{Name: f, Command: cmp.Or(d["process"], d["smudge"], d["clean"]), From: s.from(f), values: d}
+					}
+					found[f].Files = append(found[f].Files, file)
+				}
+			}
+		}},
 		args: slices.Concat([]string{"check-attr", "-z", "--stdin"}, options, []string{"filter"}),
 	})
 	if err != nil {
 		return nil, readError(r, err)
-	}
-	drivers := s.drivers()
-	found := map[string]*Filter{}
-	f := strings.Split(string(b), "\x00")
-	for i := 0; i+2 < len(f); i += 3 {
-		name := f[i+2]
-		d, ok := drivers[name]
-		if !ok {
-			continue
-		}
-		if found[name] == nil {
-			found[name] = &Filter{Name: name, Command: cmp.Or(d["process"], cmp.Or(d["smudge"], d["clean"])), From: s.from(name), values: d}
-		}
-		found[name].Files = append(found[name].Files, f[i])
 	}
 	var out []Filter
 	for _, name := range slices.Sorted(maps.Keys(found)) {
 		out = append(out, *found[name])
 	}
 	return out, nil
+}
+
+// strand hands on what NUL bytes end.
+type strand struct {
+	rest []byte
+	each func(string)
+}
+
+func (s *strand) Write(p []byte) (int, error) {
+	s.rest = append(s.rest, p...)
+	for {
+		i := bytes.IndexByte(s.rest, 0)
+		if i < 0 {
+			return len(p), nil
+		}
+		s.each(string(s.rest[:i]))
+		s.rest = s.rest[i+1:]
+	}
 }
 
 // from is the file that has the last word on a filter.
@@ -278,16 +301,17 @@ func (r Repo) submodules(ctx context.Context, depth int) ([]Repo, error) {
 	if depth == 0 {
 		return nil, nil
 	}
-	b, err := r.git(ctx, "ls-files", "--stage", "-z")
+	var links []string
+	_, err := run(ctx, call{repo: r, args: []string{"ls-files", "--stage", "-z"}, stdout: &strand{each: func(l string) {
+		if meta, p, ok := strings.Cut(l, "\t"); ok && strings.HasPrefix(meta, "160000 ") {
+			links = append(links, p)
+		}
+	}}})
 	if err != nil {
 		return nil, readError(r, err)
 	}
 	var out []Repo
-	for _, l := range strings.Split(string(b), "\x00") {
-		meta, p, ok := strings.Cut(l, "\t")
-		if !ok || !strings.HasPrefix(meta, "160000 ") {
-			continue
-		}
+	for _, p := range links {
 		top := filepath.Join(r.Top, p)
 		sub, err := open(top, filepath.Join(top, ".git"))
 		if err != nil {

@@ -95,6 +95,9 @@ func (r Repo) readSettings(ctx context.Context) (*settings, error) {
 	if err := r.trustedProgram(); err != nil {
 		return nil, err
 	}
+	if err := r.ownObjects(); err != nil {
+		return nil, err
+	}
 	// With the system's settings: the person's own git has its filters from
 	// there, too.
 	b, err := launch(ctx, call{repo: r, env: []string{"GIT_CONFIG_NOSYSTEM=0"}, args: []string{"config", "--list", "--show-scope", "--show-origin", "--includes", "-z"}}, nil)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"aivm.dev/aivm/internal/guest"
@@ -246,7 +248,7 @@ func (r Repo) status(ctx context.Context, env []string, options ...string) ([]St
 	}
 	var names []string
 	for _, e := range es {
-		if e.Code[1] != ' ' && e.Code[1] != 'D' {
+		if st, err := os.Lstat(filepath.Join(r.Top, e.Path)); e.Code[1] != ' ' && e.Code[1] != 'D' && err == nil && st.Mode().IsRegular() {
 			names = append(names, e.Path)
 		}
 	}

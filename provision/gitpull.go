@@ -98,6 +98,9 @@ func (e *Env) GitPull(ctx context.Context, o GitOptions) error {
 	if len(agreed) == 0 {
 		e.sayUnfiltered(w, in, from)
 	}
+	for _, f := range agreed {
+		e.UI.Say("The filter %s ran on %s, as agreed", f.Name, counted(len(f.Files), "file"))
+	}
 	return nil
 }
 
