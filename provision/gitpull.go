@@ -25,6 +25,11 @@ func (e *Env) GitPull(ctx context.Context, o GitOptions) error {
 		return err
 	}
 	f.close()
+	return e.takeOver(ctx, w, o)
+}
+
+// takeOver is the rest of a pull, after the fetch.
+func (e *Env) takeOver(ctx context.Context, w *want, o GitOptions) error {
 	h := &w.git.host.Value
 	e.quietly(func() { e.sayFetched(w) })
 	theirs := w.git.remote.Name + "/" + h.Branch
