@@ -108,7 +108,7 @@ func (a *app) folderFlags(c *cobra.Command, o *provision.FolderOptions) {
 	f.StringVar(&o.Mode, "mode", "", "how the folder gets into the VM: shared-root (default), shared, git")
 	f.StringVar(&o.Access, "access", "", "rw (default) or ro")
 	f.StringVar(&o.GuestDst, "guest-dst", "", "where the folder appears in the guest (default: the same path)")
-	f.StringArrayVar(&o.AllowSensitive, "allow-sensitive", nil, "share this `PATH` although it holds keys or belongs to the system")
+	f.StringArrayVar(&o.AllowSensitive, "allow-sensitive", nil, "share this `PATH` although it holds keys, acts on this machine at once or belongs to the system")
 	f.BoolVar(&o.Protect, "protect", false, "let the VM only read what this machine's tools run of the folder: git hooks, editor tasks, Makefiles ...")
 	f.StringVar(&a.hostSrc, "host-src", "", "the folder")
 	_ = f.MarkHidden("host-src")

@@ -61,7 +61,13 @@ func TestLeadsIntoAFolder(t *testing.T) {
 	p := Person{Home: home, Getenv: func(n string) string { return env[n] }, Self: home + "/opt/self/aivm"}
 	const acts, keys, fine, self = "acts", "keys", "fine", "self"
 	for _, tc := range []struct{ folder, want, says string }{
-		{"code/p", fine, ""}, {"code/p/src", fine, ""}, {"code/venv", fine, ""}, {"code/py", fine, ""}, {"notes", fine, ""}, {"go/src/p", fine, ""}, {"bin/proj", fine, ""},
+		{"code/p", fine, ""},
+		{"code/p/src", fine, ""},
+		{"code/venv", fine, ""},
+		{"code/py", fine, ""},
+		{"notes", fine, ""},
+		{"go/src/p", fine, ""},
+		{"bin/proj", fine, ""},
 		{".config/app", fine, ""},
 		{"dots", acts, "~/.bashrc leads to " + home + "/dots/bashrc"},
 		{"dots/fish", acts, "~/.config/fish/config.fish leads to " + home + "/dots/fish/c"},
