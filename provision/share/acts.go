@@ -116,6 +116,7 @@ func (r *reader) find(folder string, p Person, keysOnly bool) Leads {
 		}
 	}
 	l.environment()
+	l.sameFiles()
 	return l.out
 }
 

@@ -22,6 +22,7 @@ func aHome(t *testing.T) (home string, env map[string]string) {
 	}
 	home = filepath.Join(base, "home", "u")
 	for _, d := range []string{
+		"hard/deep",
 		"code/p/src", "code/tool/bin", "code/venv/.venv/bin", "code/py/src", "dots/fish", "dots/nvim", "dots2/x", "dots3/conf", "sourced", "bin/proj", ".local/bin", "go/src/p", "notes",
 		".config/autostart", ".config/fish/conf.d", ".config/systemd/user", ".config/nvim/lua", ".config/app", ".claude", ".cargo", "keys", "gitdots", "opt/self", "way", "sys/ok",
 		"xdg/autostart", "zdot", "elsewhere", "onpath/bin", "linked",
@@ -36,6 +37,9 @@ func aHome(t *testing.T) (home string, env map[string]string) {
 		}
 	}
 	if err := os.WriteFile(filepath.Join(home, ".zshrc"), []byte("alias p='cd ~/code/p'\nif true; then\n [ -f ~/x ] && . \"$HOME/sourced/aliases\"; fi\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.WriteFile(filepath.Join(home, ".vimrc"), nil, 0o644), os.Link(filepath.Join(home, ".vimrc"), filepath.Join(home, "hard/deep/vimrc"))); err != nil {
 		t.Fatal(err)
 	}
 	for at, to := range map[string]string{
@@ -76,6 +80,7 @@ func TestLeadsIntoAFolder(t *testing.T) {
 		{"dots3/conf", acts, "~/.tmux.conf leads to"},
 		{"way", acts, "~/.gitconfig leads to " + home + "/way/in"},
 		{"gitdots", acts, "~/.gitconfig leads to"},
+		{"hard", acts, "~/.vimrc is the same file as " + home + "/hard/deep/vimrc"},
 		{"linked", acts, "~/.gdbinit leads to"},
 		{"sys", acts, "~/.ssh/config leads to"},
 		{"sourced", acts, "/sourced/aliases, which ~/.zshrc takes in, lies in it"},

@@ -1,0 +1,58 @@
+package share
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"aivm.dev/aivm/internal/ui"
+)
+
+// inode is a file, whatever it is called.
+type inode struct{ dev, ino uint64 }
+
+// sameFiles finds files of the home that have a second name in the folder: hard
+// links, as some dotfile managers make them. The folder is walked only where a
+// file of the home has several names at all.
+func (l *looker) sameFiles() {
+	several := map[inode]string{}
+	for _, home := range l.homes() {
+		for _, s := range startup {
+			for _, path := range l.places(home, s) {
+				if st, err := os.Lstat(l.tracer.Follow(path).Path); err == nil && st.Mode().IsRegular() {
+					if n, links := inodeOf(st); links > 1 {
+						several[n] = l.called(path)
+					}
+				}
+			}
+		}
+	}
+	if len(several) == 0 {
+		return
+	}
+	seen := 0
+	_ = filepath.WalkDir(l.folder.Path, func(path string, d fs.DirEntry, err error) error {
+		if seen++; seen > allEntries {
+			return filepath.SkipAll
+		}
+		if err != nil || !d.Type().IsRegular() {
+			return nil
+		}
+		if st, err := d.Info(); err == nil {
+			n, _ := inodeOf(st)
+			if name, is := several[n]; is {
+				l.add([]Lead{{Place: name, How: "is the same file as " + ui.Clean(path)}})
+			}
+		}
+		return nil
+	})
+}
+
+func inodeOf(st fs.FileInfo) (n inode, links uint64) {
+	s, ok := st.Sys().(*syscall.Stat_t)
+	if !ok {
+		return inode{}, 0
+	}
+	return inode{uint64(s.Dev), s.Ino}, uint64(s.Nlink) //nolint:unconvert // the types differ between architectures
+}
