@@ -130,7 +130,7 @@ for d; do
     g -C "$d" symbolic-ref -q HEAD >/dev/null || o=$h
   else
     c=$(g -C "$d" rev-list --count --max-count=10000 --exclude=refs/stash --all $h --not --remotes "--glob=refs/aivm/*" -- 2>/dev/null) || c=1
-    s=$(g -C "$d" log -g --max-count=1000 --format=x refs/stash -- 2>/dev/null | wc -l)
+    s=$(g -C "$d" log -g --max-count=1000 --format=%H refs/stash -- 2>/dev/null | wc -l)
   fi
   printf "%s\0%s\0%s\0%s\0%s\0%s\0" "$k" "$d" "$f" "$c" "$s" "$o"
 done
