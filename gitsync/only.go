@@ -192,7 +192,7 @@ func FindOnly(ctx context.Context, h Host, compare bool, g Guest, news map[strin
 	for ref, oid := range g.Tags {
 		loose[strings.TrimPrefix(ref, "refs/")] = oid
 	}
-	heads := map[string]bool{}
+	heads, stashes := map[string]bool{}, [][2]string{} // oid, what it says
 	for _, l := range lines(said["only refs"]) {
 		kind, rest, _ := strings.Cut(l, " ")
 		oid, name, _ := strings.Cut(rest, " ")
@@ -206,7 +206,7 @@ func FindOnly(ctx context.Context, h Host, compare bool, g Guest, news map[strin
 		case kind == "ref":
 			loose[strings.TrimPrefix(name, "refs/")] = oid
 		case kind == "stash":
-			o.Stashes = append(o.Stashes, name)
+			stashes = append(stashes, [2]string{oid, name})
 		}
 	}
 	inside, at, more := parseInside(said["only inside"])
@@ -217,6 +217,9 @@ func FindOnly(ctx context.Context, h Host, compare bool, g Guest, news map[strin
 		heads[oid] = true
 	}
 	oids := slices.Concat(slices.Collect(maps.Values(loose)), slices.Collect(maps.Keys(heads)), slices.Collect(maps.Values(news)))
+	for _, st := range stashes {
+		oids = append(oids, st[0])
+	}
 	here := map[string]bool{}
 	if compare {
 		var err error
@@ -233,6 +236,11 @@ func FindOnly(ctx context.Context, h Host, compare bool, g Guest, news map[strin
 	// What a branch of the clone is at too was fetched with it, or is named.
 	for _, oid := range g.Heads {
 		here[oid] = true
+	}
+	for _, st := range stashes {
+		if !here[st[0]] {
+			o.Stashes = append(o.Stashes, st[1])
+		}
 	}
 	for name, oid := range loose {
 		if !here[oid] {

@@ -102,6 +102,9 @@ func TestFindOnly(t *testing.T) {
 	p.gitG("stash", "push", "-q", "-m", "two")
 	o = p.only(true)
 	check("stashes", o, true, slices.Equal(o.Stashes, []string{"On main: two", "On main: one"}) && len(o.Files) == 0 && o.Unreachable == 1)
+	p.gitG("branch", "kept", "stash")
+	o = p.only(true)
+	check("a stash that was made a branch", o, true, slices.Equal(o.Stashes, []string{"On main: one"}))
 	p.gitG("stash", "clear")
 
 	tree := filepath.Join(p.s.home, "w", "tree 'x'")

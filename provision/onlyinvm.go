@@ -372,7 +372,8 @@ func (c CloneWork) keepHints(vm string) []string {
 		out = append(out, what+": ssh "+vm+" "+shellQuote("cd "+shellQuote(c.GuestDst)+" && "+line))
 	}
 	if len(c.Only.Files) > 0 {
-		in("to commit the files", "git add -A && git commit -m wip")
+		// The guest may have no identity for git.
+		in("to commit the files", "git add -A && git -c user.name="+vm+" -c user.email=agent@"+vm+" commit -m wip")
 	}
 	if len(c.Only.Stashes) > 0 {
 		in("to make the newest stash a branch", "git branch kept-stash stash")
