@@ -134,7 +134,7 @@ Examples:
 				virsh + "dominfo " + name, virsh + "dumpxml " + name, virsh + "domblklist " + name, virsh + "console " + name,
 				virsh + "net-dumpxml " + net, virsh + "net-dhcp-leases " + net, virsh + "pool-list --details",
 				"qemu-img info -U " + quoteWord(rec.Paths.BaseDir) + "/*-" + name + ".qcow2",
-				"nft list table " + tables[0], "nft list table " + tables[1],
+				"nft list table " + tables[0], "nft list table " + tables[1], "nft list table " + tables[2],
 				"ip address show " + quoteWord(n.Network.Bridge), "ssh -G " + name, "ssh -v " + name,
 			} {
 				a.ui.Result("%s", l)

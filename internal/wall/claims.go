@@ -43,9 +43,9 @@ var Claims = []Claim{
 		}
 		return strings.Join(out, ", ")
 	}},
-	{"host", false, "anything else of this machine, whichever of its addresses is used, IPv4 or IPv6", always("other services of this machine")},
+	{"host", false, "anything else of this machine, whichever of its addresses is used, IPv4 or IPv6; nor does it say by ARP which it has", always("other services of this machine")},
 	{"private", false, "private, link-local, carrier and multicast networks, IPv4 and IPv6", always("private networks")},
-	{"connected", false, "every network this machine is directly connected to, private or not", always("the networks this machine is connected to")},
+	{"connected", false, "every network this machine is directly connected to, or reaches by a VPN or a routing table of its own, private or not", always("the networks this machine is connected to")},
 	{"metadata", false, "the addresses where clouds keep a machine's credentials", always("cloud metadata")},
 	{"guests", false, "other VMs, of its own network and of others", always("other VMs")},
 	{"inward", false, "(from outside) nobody else can begin a conversation with a guest", always("")},

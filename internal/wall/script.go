@@ -39,9 +39,10 @@ const (
 	// and cannot give anything back.
 	beforeFilter = -10
 	atBridge     = -300 // ebtables' filter is -200
+	atARP        = -10  // arptables' filter is 0
 )
 
-// Script is the ruleset: it makes the two tables anew in one transaction.
+// Script is the ruleset: it makes the tables anew in one transaction.
 // local are the subnets this machine is directly connected to.
 func Script(w Wall, local []netip.Prefix) string {
 	var b strings.Builder
@@ -116,6 +117,15 @@ func Script(w Wall, local []netip.Prefix) string {
 		"ether type arp ether saddr . arp saddr ip @pairs arp saddr ether . arp saddr ip @pairs accept",
 		"ether type arp arp saddr ip 0.0.0.0 arp saddr ether @guests accept",
 		"drop")
+	b.WriteString("}\n")
+
+	// This machine says of its addresses where the gateway is and nothing else:
+	// whichever of them it is asked for, it would answer (arp_ignore of Linux is
+	// 0). The question is dropped for its own sake and the answer for that of
+	// questions nft does not read, of another kind of hardware.
+	fmt.Fprintf(&b, "table arp %s {\n", t)
+	base(&b, "input", "input", atARP, fmt.Sprintf("iifname %q arp operation request arp daddr ip != %s drop", br, w.Gateway))
+	base(&b, "output", "output", atARP, fmt.Sprintf("oifname %q arp operation reply arp saddr ip != %s drop", br, w.Gateway))
 	b.WriteString("}\n")
 	return b.String()
 }

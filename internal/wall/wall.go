@@ -6,7 +6,7 @@
 // who can talk to them can load rules of his own. It runs nothing and changes
 // nothing; LocalNetworks reads this machine's addresses and routes.
 //
-// Invariants: the rules touch no table but the two named by Tables; a ruleset
+// Invariants: the rules touch no table but the three named by Tables; a ruleset
 // replaces the one before in one transaction; whatever is not allowed from the
 // guest to this machine is dropped.
 package wall
@@ -149,7 +149,7 @@ func (p Ports) check() error {
 	return nil
 }
 
-// Table is the name both tables of the network have. It carries a digest of
+// Table is the name the tables of the network have. It carries a digest of
 // the network's name, so that two networks never share one, and always begins
 // with "aivm", so that nobody else's table can be meant.
 func (w Wall) Table() string {
@@ -168,7 +168,9 @@ func (w Wall) Table() string {
 }
 
 // Tables are the tables the rules live in, as nft names them.
-func (w Wall) Tables() []string { return []string{"inet " + w.Table(), "bridge " + w.Table()} }
+func (w Wall) Tables() []string {
+	return []string{"inet " + w.Table(), "bridge " + w.Table(), "arp " + w.Table()}
+}
 
 // Same reports whether two walls have the same rules.
 func (w Wall) Same(o Wall) bool {

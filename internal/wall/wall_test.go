@@ -1,11 +1,12 @@
 package wall
 
 import (
-	"bytes"
+	"fmt"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -115,46 +116,54 @@ func TestParseEndpoint(t *testing.T) {
 	}
 }
 
-// Networks behind a gateway, tunnels for everything, and single addresses are
-// not what this machine is directly connected to.
-func TestRoutes(t *testing.T) {
-	four, err := routes4(bytes.NewReader([]byte(`Iface	Destination	Gateway 	Flags	RefCnt	Use	Metric	Mask		MTU	Window	IRTT
-eth0	00000000	010200C0	0003	0	0	0	00000000	0	0	0
-eth0	000200C0	00000000	0001	0	0	0	00FFFFFF	0	0	0
-wg0	00000000	00000000	0001	0	0	0	00000080	0	0	0
-eth0	0000000A	010200C0	0003	0	0	0	000000FF	0	0	0
-`)))
-	if err != nil {
-		t.Fatal(err)
+// Routes to routers in the main table, the internet by whichever table or
+// tunnel, in whichever pieces, and single addresses are not what this machine
+// is connected to; what VPNs lead to is.
+func TestReached(t *testing.T) {
+	const lan, tun, vpn = 2, 7, 51820
+	route := func(dst string, table uint32, link int, gateway bool) Route {
+		return Route{netip.MustParsePrefix(dst), table, link, gateway}
 	}
-	var got []netip.Prefix
-	for _, r := range four {
-		got = appendLocal(got, r)
+	rs := []Route{
+		route("0.0.0.0/0", MainTable, lan, true), route("192.0.2.0/24", MainTable, lan, false), route("172.16.0.0/12", MainTable, lan, false),
+		route("10.0.0.0/8", MainTable, lan, true), route("198.51.100.0/24", MainTable, lan, true),
+		// OpenVPN: all of it, and a network it was told of.
+		route("0.0.0.0/1", MainTable, tun, true), route("128.0.0.0/1", MainTable, tun, true), route("198.51.7.0/24", MainTable, tun, true),
+		// WireGuard: all but what somebody excluded, and a network.
+		route("8.0.0.0/7", vpn, tun, false), route("11.0.0.0/8", vpn, tun, false), route("172.64.0.0/10", vpn, tun, false), route("203.0.113.0/24", vpn, tun, false),
+		// strongSwan's table.
+		route("198.18.0.0/15", 220, lan, true), route("0.0.0.0/0", 221, lan, true),
+		route("2001:db8:1::/64", MainTable, lan, false), route("::/0", MainTable, lan, true), route("2000::/3", vpn, tun, false),
+		route("2400::/20", vpn, tun, false), route("2001:db8:7::/48", vpn, tun, false), route("2001:db8:9::1/128", MainTable, lan, false), route("fe80::/64", MainTable, lan, false),
 	}
-	if !slices.Equal(got, prefixes("192.0.2.0/24")) {
-		t.Errorf("%v", got)
+	for i := range 600 { // a country's networks, by another provider
+		rs = append(rs, route(fmt.Sprintf("5.%d.%d.0/24", i/256, i%256), 300, lan, true))
 	}
-	six, err := routes6(bytes.NewReader([]byte(`20010db8000100000000000000000000 40 00000000000000000000000000000000 00 00000000000000000000000000000000 00000100 00000001 00000000 00000001     eth0
-00000000000000000000000000000000 00 00000000000000000000000000000000 00 fd000000000000000000000000000001 00000400 00000001 00000000 00000003     eth0
-20000000000000000000000000000000 03 00000000000000000000000000000000 00 00000000000000000000000000000000 00000100 00000001 00000000 00000001      wg0
-fe800000000000000000000000000000 40 00000000000000000000000000000000 00 00000000000000000000000000000000 00000100 00000001 00000000 00000001     eth0
-`)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	got = nil
-	for _, r := range six {
-		got = appendLocal(got, r)
-	}
-	if !slices.Equal(got, prefixes("2001:db8:1::/64")) {
-		t.Errorf("%v", got)
-	}
-	for _, bad := range []string{"h\neth0 XX 0 0001 0 0 0 00FFFFFF 0 0 0\n", "h\neth0 0002 0 0001 0 0 0 00FFFFFF 0 0 0\n"} {
-		if _, err := routes4(strings.NewReader(bad)); err == nil {
-			t.Errorf("%q is understood", bad)
-		}
+	got := reached(rs, func(link int) bool { return link == tun })
+	if want := prefixes("192.0.2.0/24", "172.16.0.0/12", "198.51.7.0/24", "203.0.113.0/24", "198.18.0.0/15", "2001:db8:1::/64", "2001:db8:7::/48"); !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
 	if _, err := LocalNetworks(); err != nil {
 		t.Error(err)
 	}
+}
+
+// FuzzRoutesRead: whatever the kernel's answer holds is read or refused.
+func FuzzRoutesRead(f *testing.F) {
+	for _, family := range []int{syscall.AF_INET, syscall.AF_INET6} {
+		b, err := syscall.NetlinkRIB(syscall.RTM_GETROUTE, family)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b, byte(family))
+	}
+	f.Fuzz(func(t *testing.T, b []byte, family byte) {
+		rs, _, _ := parseRoutes(b, family)
+		for _, r := range rs {
+			if !r.Dst.IsValid() || r.Dst != r.Dst.Masked() {
+				t.Errorf("%+v", r)
+			}
+		}
+		nextHops(b)
+	})
 }

@@ -12,21 +12,24 @@ import (
 	"strings"
 
 	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/wall"
 )
 
-// Route is one IPv4 route of the host's main table.
+// Route is one IPv4 route of this machine.
 type Route struct {
 	Interface string
 	Dst       netip.Prefix
 }
 
-// ObserveRoutes reads the host's IPv4 routes and interface names; no process,
-// no privilege.
+// ObserveRoutes reads the IPv4 routes of the main table, the networks that
+// other tables lead to, and the names of interfaces; no process, no privilege.
 func ObserveRoutes() (plan.Known[[]Route], []string) {
 	var names []string
+	byIndex := map[int]string{}
 	if ifs, err := net.Interfaces(); err == nil {
 		for _, i := range ifs {
 			names = append(names, i.Name)
+			byIndex[i.Index] = i.Name
 		}
 	}
 	f, err := os.Open("/proc/net/route")
@@ -35,6 +38,16 @@ func ObserveRoutes() (plan.Known[[]Route], []string) {
 	}
 	defer f.Close()
 	rs, err := ParseRoutes(f)
+	if err != nil {
+		return plan.Unknown[[]Route](err), names
+	}
+	all, err := wall.Routes()
+	for _, r := range all {
+		// A VPN's table that leads everywhere, whole or in halves, takes no subnet.
+		if r.Table != wall.MainTable && r.Dst.Addr().Is4() && r.Dst.Bits() >= 8 {
+			rs = append(rs, Route{Interface: byIndex[r.Link], Dst: r.Dst})
+		}
+	}
 	return plan.Known[[]Route]{Value: rs, Err: err}, names
 }
 

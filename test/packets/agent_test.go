@@ -147,6 +147,8 @@ func perform(r request, a *reply) (err error) {
 				return fmt.Errorf("%s did not come", r.Data)
 			}
 		}
+	case "resolve":
+		return resolve(r.Dev, r.Data, r.Addr, limit)
 	case "capture":
 		return capture(r.Dev)
 	case "local":

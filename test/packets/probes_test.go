@@ -2,6 +2,7 @@ package packets
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 )
@@ -149,9 +150,9 @@ func probes() []probe {
 	dial("private", false, "tcp", "10.1.2.3:22", "10.1.2.3:5433", "172.16.5.5:80", "192.168.9.9:80", "100.64.0.9:80", "169.254.7.7:80")
 	dial("private", false, "udp", "10.1.2.3:53", "10.1.2.3:7011", "192.168.9.9:53")
 	ping("private", false, "10.1.2.3", "192.168.9.9")
-	dial("connected", false, "tcp", "198.18.5.9:80", "203.0.113.1:80")
+	dial("connected", false, "tcp", "198.18.5.9:80", "203.0.113.1:80", "198.19.7.7:80")
 	dial("connected", false, "udp", "198.18.5.9:9000")
-	ping("connected", false, "198.18.5.9", "203.0.113.1")
+	ping("connected", false, "198.18.5.9", "203.0.113.1", "198.19.7.7")
 	dial("internet", true, "tcp", "198.18.99.9:80") // a neighbour of the connected subnet is not in it
 	dial("metadata", false, "tcp", "169.254.169.254:80", "100.100.100.200:80", "192.0.0.192:80", "168.63.129.16:80")
 	dial("guests", false, "tcp", "10.77.0.11:80", "10.78.0.10:80")
@@ -164,5 +165,5 @@ func probes() []probe {
 	add("inward", false, "from beyond the router", on(far0, request{Op: "dial", Proto: "tcp", Addr: "10.77.0.10:22"}))
 	add("inward", false, "udp from the connected subnet", on(lan, request{Op: "dial", Proto: "udp", Addr: "10.77.0.10:9000"}))
 	add("inward", false, "echo from the connected subnet", on(lan, request{Op: "echo", Addr: "10.77.0.10"}))
-	return append(append(out, spoofs()...), sixes()...)
+	return slices.Concat(out, asked(), spoofs(), sixes())
 }

@@ -114,6 +114,7 @@ func sixes() []probe {
 	add("metadata", false, "dial", "tcp6", "[fd00:ec2::254]:80")
 	add("connected", false, "dial", "tcp6", "[2001:db8:5::9]:80")
 	add("connected", false, "echo", "", "2001:db8:5::9")
+	add("connected", false, "dial", "tcp6", "[2001:db8:99::9]:80")
 	add("connected", false, "dial", "tcp6", "[2001:db8:113::1]:80")
 	add("host", false, "dial", "tcp6", "[fd77::1]:22")
 	add("host", false, "dial", "udp6", "[fd77::1]:53")

@@ -187,7 +187,7 @@ func TestDigestSeesEveryChange(t *testing.T) {
 		"delete element inet T block4 { 10.0.0.0/8 }", "add element inet T ports { tcp . 22 }", "add element inet T lan4 { 10.9.9.9/32 . tcp . 1-9 }",
 		"add element bridge T guests { 52:54:00:00:00:99 }", "add element bridge T pairs { 52:54:00:00:00:01 . 8.8.8.8 }", "flush chain inet T to_host",
 		"add table inet T { flags dormant; }", "add chain inet T input { policy drop; }", "add chain inet T more { type filter hook input priority -400; policy accept; }",
-		"delete table bridge T", "delete table inet T", "flush ruleset",
+		"delete table bridge T", "delete table inet T", "delete table arp T", "flush chain arp T output", "insert rule arp T output accept", "flush ruleset",
 	} {
 		w.raise()
 		w.host.load(strings.ReplaceAll(c, " T", " "+table))

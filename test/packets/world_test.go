@@ -31,7 +31,7 @@ type world struct {
 // far are the addresses the router answers for.
 var far = []string{
 	"1.1.1.1", "8.8.8.8", "198.51.100.7", "10.1.2.3", "172.16.5.5", "192.168.9.9", "100.64.0.9", "169.254.169.254", "169.254.7.7",
-	"100.100.100.200", "192.0.0.192", "168.63.129.16", "198.18.99.9",
+	"100.100.100.200", "192.0.0.192", "168.63.129.16", "198.18.99.9", "198.19.7.7",
 }
 
 var far6 = []string{
@@ -77,12 +77,25 @@ func newWorld(t testing.TB) *world {
 	for _, a := range far6 {
 		w.net.run("ip addr add " + a + "/128 dev lo nodad")
 	}
+	w.vpn()
 	cable(w.host, "elan", w.lan, "eth0")
 	w.host.run("ip addr add 198.18.5.1/24 dev elan; ip addr add 2001:db8:5::1/64 dev elan nodad")
 	w.lan.run("ip addr add 198.18.5.9/24 dev eth0; ip addr add 2001:db8:5::9/64 dev eth0 nodad; ip route add default via 198.18.5.1; ip -6 route add default via 2001:db8:5::1")
 	w.walls(t)
 	w.services()
 	return w
+}
+
+// vpn is a tunnel that rules and a table of its own lead into, beside one that
+// takes all of the internet, as wg-quick makes them. Networks behind it are
+// public ones.
+func (w *world) vpn() {
+	cable(w.host, "tun0", w.net, "eth1")
+	w.net.run("ip addr add 2001:db8:99::9/128 dev eth1 nodad")
+	w.host.run(`ip route add 198.19.7.0/24 dev tun0 table 51820; ip -6 route add 2001:db8:99::/48 dev tun0 table 51820
+		ip route add 0.0.0.0/1 via 203.0.113.1 table 51821; ip route add 128.0.0.0/1 via 203.0.113.1 table 51821; ip -6 route add 2000::/3 via 2001:db8:113::1 table 51821
+		ip rule add pref 100 lookup main suppress_prefixlength 0; ip rule add pref 101 lookup 51820; ip rule add pref 102 lookup 51821
+		ip -6 rule add pref 100 lookup main suppress_prefixlength 0; ip -6 rule add pref 101 lookup 51820; ip -6 rule add pref 102 lookup 51821`)
 }
 
 // walls are what the default config makes, with ports and endpoints open.

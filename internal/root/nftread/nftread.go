@@ -51,7 +51,7 @@ type Chain struct {
 }
 
 // families by the names nft gives them.
-var families = map[string]byte{"inet": unix.NFPROTO_INET, "bridge": unix.NFPROTO_BRIDGE}
+var families = map[string]byte{"inet": unix.NFPROTO_INET, "bridge": unix.NFPROTO_BRIDGE, "arp": unix.NFPROTO_ARP}
 
 // errChanged: somebody changed tables while they were read.
 var errChanged = errors.New("the tables were changed while they were read")
