@@ -32,20 +32,20 @@ func (e *Env) work(ctx context.Context, dd *deletion, o DeleteOptions, fetch boo
 
 // askForDeletion says what will be lost and has the VM's name typed. A VM that
 // is off is started first, if the person wants its commits.
-func (e *Env) askForDeletion(ctx context.Context, dd *deletion, o DeleteOptions) (*deletion, []CloneWork, error) {
+func (e *Env) askForDeletion(ctx context.Context, dd *deletion, o DeleteOptions) ([]CloneWork, error) {
 	name := dd.w.name
 	seen, err := e.work(ctx, dd, o, true)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if off := dd.domain != nil && dd.domain.State == virt.Off; off && unknownIn(seen) && e.UI.InTTY && !e.UI.JSON && !dd.w.newVM {
 		yes, err := e.UI.Confirm(ctx, fmt.Sprintf("VM %s is off, so what only its clones have cannot be known. Start it to see, and to fetch what was committed?", name), true)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		if yes {
 			if dd, seen, err = e.startToSee(ctx, dd, o); err != nil {
-				return nil, nil, err
+				return nil, err
 			}
 		}
 	}
@@ -55,16 +55,16 @@ func (e *Env) askForDeletion(ctx context.Context, dd *deletion, o DeleteOptions)
 		if len(missed(seen)) > 0 {
 			flags += " " + discard
 		}
-		return nil, nil, ui.NeedsApproval("deleting VM %q needs its name typed and there is no terminal", name).Hint("aivm vm delete " + name + flags)
+		return nil, ui.NeedsApproval("deleting VM %q needs its name typed and there is no terminal", name).Hint("aivm vm delete " + name + flags)
 	}
 	got, err := e.UI.AskLine(ctx, fmt.Sprintf("Type the VM's name to delete it for good (%s):", name))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if got != name {
-		return nil, nil, ui.NeedsApproval("%q is not the name; nothing was deleted", got)
+		return nil, ui.NeedsApproval("%q is not the name; nothing was deleted", got)
 	}
-	return dd, seen, nil
+	return seen, nil
 }
 
 // beginDeletion notes that what follows was agreed to.

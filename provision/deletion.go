@@ -41,7 +41,7 @@ func (e *Env) Delete(ctx context.Context, o DeleteOptions) error {
 	}
 	var seen []CloneWork
 	if !o.Typed {
-		if dd, seen, err = e.askForDeletion(ctx, dd, o); err != nil {
+		if seen, err = e.askForDeletion(ctx, dd, o); err != nil {
 			return err
 		}
 	}

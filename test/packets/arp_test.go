@@ -65,8 +65,10 @@ func question(hardware byte, card, from, addr string) []byte {
 func asked() []probe {
 	var out []probe
 	add := func(claim, name, addr string, frame []byte) {
-		out = append(out, probe{claim: claim, open: claim == "gateway", name: "ARP for " + addr + name,
-			send: on(one, request{Op: "resolve", Dev: "eth0", Addr: addr, Data: text(frame)})})
+		out = append(out, probe{
+			claim: claim, open: claim == "gateway", name: "ARP for " + addr + name,
+			send: on(one, request{Op: "resolve", Dev: "eth0", Addr: addr, Data: text(frame)}),
+		})
 	}
 	add("gateway", "", "10.77.0.1", question(1, card1, "10.77.0.10", "10.77.0.1"))
 	add("gateway", " of a guest without an address", "10.77.0.1", question(1, card1, "0.0.0.0", "10.77.0.1"))
