@@ -56,8 +56,9 @@ type Env struct {
 	once      sync.Once
 	facts     host.Facts
 	warned    map[string]bool
-	installed []string   // packages, in this run
-	mu        sync.Mutex // guards conn
+	mayHave   map[string]bool // folders a guest may have for writing, as this run found
+	installed []string        // packages, in this run
+	mu        sync.Mutex      // guards conn
 	conn      *virt.Conn
 	parked    guest.Conn // to the guest, between two looks at the VM parkedVM
 	parkedVM  string

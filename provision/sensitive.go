@@ -28,6 +28,9 @@ func (e *Env) person() share.Person {
 // keys, the system's and our own files, and, if it is to write the folder, what
 // this machine runs by itself.
 func (e *Env) mayReach(folder string, writable bool, allow []string) error {
+	if e.mayHave[folder] {
+		return nil
+	}
 	if err := share.Refuse(folder, e.Home, e.ownDirs(), allow); err != nil {
 		return err
 	}
@@ -44,6 +47,9 @@ func (e *Env) mayReach(folder string, writable bool, allow []string) error {
 	}
 	for _, a := range active {
 		e.warnOnce("what a VM writes into " + ui.Clean(folder) + " can run in this shell: " + ui.Clean(a.String()) + "; to leave such an environment: deactivate, or open another terminal outside the folder")
+	}
+	if writable {
+		e.mayHave = map[string]bool{folder: true}
 	}
 	return nil
 }

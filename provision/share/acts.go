@@ -58,12 +58,13 @@ type looker struct {
 // reader reads each place of this machine once for several folders.
 type reader struct {
 	tracer  hostfile.Tracer
+	ways    map[string]hostfile.Way
 	dirs    map[string][]fs.DirEntry
 	sources map[string][]string
 }
 
 func newReader() *reader {
-	return &reader{dirs: map[string][]fs.DirEntry{}, sources: map[string][]string{}}
+	return &reader{ways: map[string]hostfile.Way{}, dirs: map[string][]fs.DirEntry{}, sources: map[string][]string{}}
 }
 
 // FindLeads says what of this machine leads into the folder, with links
@@ -92,7 +93,7 @@ func (r *reader) find(folder string, p Person, keysOnly bool) Leads {
 		return l.out
 	}
 	if p.Self != "" {
-		if _, in := l.tracer.Follow(p.Self).Through(l.folder); in {
+		if _, in := l.follow(p.Self).Through(l.folder); in {
 			l.out.Self = p.Self
 		}
 	}
@@ -111,7 +112,7 @@ func (r *reader) find(folder string, p Person, keysOnly bool) Leads {
 		l.place(&l.out.Acts, path, path, true)
 	}
 	for _, s := range system {
-		if way := l.tracer.Follow(s); way.Exists && way.Holds(l.folder) {
+		if way := l.follow(s); way.Exists && way.Holds(l.folder) {
 			l.out.Acts = append(l.out.Acts, Lead{Place: s, How: "holds it"})
 		}
 	}
@@ -197,7 +198,7 @@ func (l *looker) place(to *[]Lead, name, path string, deep bool) {
 		return
 	}
 	l.seen[path] = true
-	way := l.tracer.Follow(path)
+	way := l.follow(path)
 	if l.leads(to, name, path, way) {
 		return
 	}
@@ -217,7 +218,7 @@ func (l *looker) place(to *[]Lead, name, path string, deep bool) {
 // in it is none.
 func (l *looker) programs(name, dir string) {
 	var found []Lead
-	if !l.leads(&found, name, dir, l.tracer.Follow(dir)) {
+	if !l.leads(&found, name, dir, l.follow(dir)) {
 		left := placeEntries * 3
 		l.links(&found, l.called(dir), dir, 0, &left)
 	}
@@ -259,9 +260,18 @@ func (l *looker) links(to *[]Lead, name, path string, depth int, left *int) {
 		case e.IsDir() && depth > 0:
 			l.links(to, name+"/"+e.Name(), child, depth-1, left)
 		case e.Type()&fs.ModeSymlink != 0:
-			l.leads(to, name+"/"+e.Name(), child, l.tracer.Follow(child))
+			l.leads(to, name+"/"+e.Name(), child, l.follow(child))
 		}
 	}
+}
+
+func (r *reader) follow(path string) hostfile.Way {
+	way, ok := r.ways[path]
+	if !ok {
+		way = r.tracer.Follow(path)
+		r.ways[path] = way
+	}
+	return way
 }
 
 // list returns the directories and links in the directory at path; nothing if
@@ -336,7 +346,7 @@ func (l *looker) environment() {
 	}
 	for _, v := range programVars {
 		if f := strings.Fields(strings.TrimPrefix(l.getenv(v), "|")); len(f) > 0 && filepath.IsAbs(f[0]) {
-			l.leads(&l.out.Acts, v+"="+f[0], f[0], l.tracer.Follow(f[0]))
+			l.leads(&l.out.Acts, v+"="+f[0], f[0], l.follow(f[0]))
 		}
 	}
 	for _, v := range pathVars {
@@ -351,9 +361,9 @@ func (l *looker) environment() {
 			case v == "PATH" && !l.active(dir):
 				l.programs(name, dir)
 			case strings.HasPrefix(v, "LD_") && !l.active(dir):
-				l.leads(&l.out.Acts, name, dir, l.tracer.Follow(dir))
+				l.leads(&l.out.Acts, name, dir, l.follow(dir))
 			default:
-				l.leads(&l.out.Active, name, dir, l.tracer.Follow(dir))
+				l.leads(&l.out.Active, name, dir, l.follow(dir))
 			}
 		}
 	}
@@ -399,7 +409,7 @@ func (l *looker) sourced(home string) {
 	for _, s := range sourcing {
 		file := filepath.Join(home, s)
 		for _, path := range l.takesIn(file, home) {
-			l.leads(&l.out.Acts, path+", which "+l.called(file)+" takes in,", path, l.tracer.Follow(path))
+			l.leads(&l.out.Acts, path+", which "+l.called(file)+" takes in,", path, l.follow(path))
 		}
 	}
 }

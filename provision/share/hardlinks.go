@@ -20,7 +20,7 @@ func (l *looker) sameFiles() {
 	for _, home := range l.homes() {
 		for _, s := range startup {
 			for _, path := range l.places(home, s) {
-				if st, err := os.Lstat(l.tracer.Follow(path).Path); err == nil && st.Mode().IsRegular() {
+				if st, err := os.Lstat(l.follow(path).Path); err == nil && st.Mode().IsRegular() {
 					if n, links := inodeOf(st); links > 1 {
 						several[n] = l.called(path)
 					}
