@@ -118,7 +118,7 @@ func TestOpenBrowser(t *testing.T) {
 				}
 			}
 			o.close()
-			if l, _ := os.ReadDir(filepath.Join(dir, "state", "open")); len(l) > 0 {
+			if l, _ := os.ReadDir(filepath.Join(dir, "state", ".open")); len(l) > 0 {
 				t.Errorf("left behind: %v", l)
 			}
 		})

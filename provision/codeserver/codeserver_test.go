@@ -228,7 +228,7 @@ func TestPage(t *testing.T) {
 	if err := errors.Join(os.Mkdir(open, 0o755), os.Mkdir(closed, 0o700), os.Symlink(closed, filepath.Join(top, "link"))); err != nil {
 		t.Fatal(err)
 	}
-	for runtime, want := range map[string]string{closed: closed + "/aivm", open: top + "/state/open", top + "/link": top + "/state/open", "": top + "/state/open", top + "/none": top + "/state/open"} {
+	for runtime, want := range map[string]string{closed: closed + "/aivm", open: top + "/state/.open", top + "/link": top + "/state/.open", "": top + "/state/.open", top + "/none": top + "/state/.open"} {
 		if got := PageDir(runtime, top+"/state"); got != want {
 			t.Errorf("PageDir(%q) = %s", runtime, got)
 		}

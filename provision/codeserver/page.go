@@ -14,7 +14,7 @@ func PageDir(runtime, state string) string {
 	if st, err := os.Lstat(runtime); err == nil && filepath.IsAbs(runtime) && st.IsDir() && own(st) {
 		return filepath.Join(runtime, "aivm")
 	}
-	return filepath.Join(state, "open")
+	return filepath.Join(state, ".open") // no VM can have that name
 }
 
 // own reports whether a directory is this user's and nobody else's to enter.

@@ -82,9 +82,9 @@ func checkWebview(t *testing.T, b *browser) {
 	const preview = `[...document.querySelectorAll('a.action-label')].find(a => (a.ariaLabel || '').startsWith('Open Preview'))`
 	const shown = `document.querySelector('iframe.webview')?.contentDocument?.getElementById('active-frame')?.contentDocument`
 	b.doubleClick(row)
-	b.until("the button of the preview", `!!(`+preview+`)`, time.Minute)
+	b.until("the button of the preview", `!!(`+preview+`)`, 2*time.Minute)
 	b.click(preview, 1)
-	b.until("the preview with its image", `(() => { const d = `+shown+`; return !!d && d.body.innerText.includes('Shown by a webview') && [...d.images].some(i => i.naturalWidth === 321) })()`, 4*time.Minute)
+	b.until("the preview with its image", `(() => { const d = `+shown+`; return !!d && d.body.innerText.includes('Shown by a webview') && [...d.images].some(i => i.naturalWidth === 321) })()`, 5*time.Minute)
 }
 
 // guestServer notes in the guest what its port 3000 is sent.

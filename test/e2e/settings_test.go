@@ -193,7 +193,7 @@ func checkFork(t *testing.T, w *world, vm, project string) {
 
 // checkBrowser: the real code-server in the guest, a real Chromium here.
 func checkBrowser(t *testing.T, w *world, vm, project string) {
-	ctx, cancel := context.WithTimeout(context.Background(), 12*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 18*time.Minute)
 	defer cancel()
 	write(t, filepath.Join(project, "notes.md"), "# Shown by a webview\n\n![](dot.svg)\n", 0o644)
 	write(t, filepath.Join(project, "dot.svg"), `<svg xmlns="http://www.w3.org/2000/svg" width="321" height="9"><rect width="321" height="9"/></svg>`, 0o644)
