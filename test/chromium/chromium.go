@@ -7,11 +7,11 @@ package chromium
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -45,21 +45,36 @@ func Start(t testing.TB) *Browser {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	c := exec.CommandContext(ctx, path, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1200,800",
-		"--disable-popup-blocking", "--user-data-dir="+t.TempDir(), "--remote-debugging-pipe", "about:blank")
-	c.ExtraFiles = []*os.File{toChild, fromChild}
-	if err := c.Start(); err != nil {
+	profile, err := os.MkdirTemp("", "aivm-chromium-")
+	if err != nil {
 		t.Fatal(err)
 	}
+	c := exec.Command(path, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1200,800",
+		"--disable-popup-blocking", "--user-data-dir="+profile, "--remote-debugging-pipe", "about:blank")
+	c.ExtraFiles = []*os.File{toChild, fromChild}
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	err = c.Start()
 	_ = toChild.Close()
 	_ = fromChild.Close()
 	t.Cleanup(func() {
 		_ = out.Close()
-		cancel()
-		_ = c.Wait()
 		_ = in.Close()
+		if c.Process != nil {
+			_ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL)
+			_ = c.Wait()
+		}
+		// Its helpers may write for a moment after it.
+		for range 100 {
+			if err = os.RemoveAll(profile); err == nil {
+				return
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		t.Errorf("the browser's profile: %v", err)
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	return &Browser{t: t, out: out, in: bufio.NewReaderSize(in, 1<<20)}
 }
 

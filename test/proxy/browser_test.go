@@ -114,19 +114,19 @@ func TestTwoEditorsAndAService(t *testing.T) {
 // checkWorks: what an editor needs is not in the way of the proxy.
 func checkWorks(t *testing.T, p *chromium.Page, s *site) {
 	t.Helper()
-	for what, expr := range map[string]string{
-		"a GET":            `fetch('/x').then(r => r.text()).then(t => t.includes('/x of A'))`,
-		"a POST":           `fetch('/mint-key', {method: 'POST', body: 'y'}).then(r => r.ok)`,
-		"a frame":          `new Promise(ok => { const f = document.createElement('iframe'); f.onload = () => ok(f.contentDocument.title === 'A'); f.src = '/frame'; document.body.appendChild(f) })`,
-		"a WebSocket":      `new Promise(ok => { new WebSocket('ws://' + location.host + '/socket').onmessage = m => ok(m.data === 'hello from A') })`,
-		"early hints":      `fetch('/hints').then(r => r.text()).then(t => t === 'hints')`,
-		"a service worker": `navigator.serviceWorker.register('/sw.js', {scope: '/sub/'}).then(r => new Promise(ok => { const w = r.installing || r.active; if (w.state === 'activated') ok(true); w.onstatechange = () => w.state === 'activated' && ok(true) }))`,
-		"its pages":        `new Promise(ok => { const f = document.createElement('iframe'); f.onload = () => f.contentWindow.fetch('/by-worker').then(r => r.text()).then(t => ok(t === 'from the worker')); f.src = '/sub/page'; document.body.appendChild(f) })`,
-		"a worker":         `new Promise(ok => { new Worker(URL.createObjectURL(new Blob(["fetch(" + JSON.stringify(location.origin + '/by-blob') + ").then(r => postMessage(r.ok))"]))).onmessage = m => ok(m.data) })`,
-		"a language":       `(document.cookie = 'vscode.nls.locale=de; path=/', fetch('/locale').then(r => r.ok))`,
+	for _, c := range []struct{ what, expr string }{
+		{"a GET", `fetch('/x').then(r => r.text()).then(t => t.includes('/x of A'))`},
+		{"a POST", `fetch('/mint-key', {method: 'POST', body: 'y'}).then(r => r.ok)`},
+		{"a frame", `new Promise(ok => { const f = document.createElement('iframe'); f.onload = () => ok(f.contentDocument.title === 'A'); f.src = '/frame'; document.body.appendChild(f) })`},
+		{"a WebSocket", `new Promise(ok => { new WebSocket('ws://' + location.host + '/socket').onmessage = m => ok(m.data === 'hello from A') })`},
+		{"early hints", `fetch('/hints').then(r => r.text()).then(t => t === 'hints')`},
+		{"a service worker", `navigator.serviceWorker.register('/sw.js', {scope: '/sub/'}).then(r => new Promise(ok => { const w = r.installing || r.active; if (w.state === 'activated') ok(true); w.onstatechange = () => w.state === 'activated' && ok(true) }))`},
+		{"its pages", `new Promise(ok => { const f = document.createElement('iframe'); f.onload = () => f.contentWindow.fetch('/by-worker').then(r => r.text()).then(t => ok(t === 'from the worker')); f.src = '/sub/page'; document.body.appendChild(f) })`},
+		{"a worker", `new Promise(ok => { new Worker(URL.createObjectURL(new Blob(["fetch(" + JSON.stringify(location.origin + '/by-blob') + ").then(r => postMessage(r.ok))"]))).onmessage = m => ok(m.data) })`},
+		{"a language", `(document.cookie = 'vscode.nls.locale=de; path=/', fetch('/locale').then(r => r.ok))`},
 	} {
-		if p.Eval(expr) != true {
-			t.Errorf("%s does not work", what)
+		if p.Eval(c.expr) != true {
+			t.Errorf("%s does not work", c.what)
 		}
 	}
 	if r := s.requests("/locale"); len(r) != 1 || !strings.Contains(r[0].Header.Get("Cookie"), "vscode.nls.locale=de") {
