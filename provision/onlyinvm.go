@@ -89,7 +89,7 @@ func sameWork(a, b []CloneWork) bool {
 	text := func(cs []CloneWork) string {
 		cs = missed(cs)
 		for i := range cs {
-			cs[i].Fetched = nil
+			cs[i].Fetched, cs[i].Why = nil, "" // it may give another reason each time
 		}
 		s, _ := json.Marshal(cs)
 		return string(s)
@@ -218,7 +218,7 @@ func (e *Env) lookAtClones(ctx context.Context, w *want, clones []share.Attachme
 	if err != nil {
 		task.Fail()
 		for i := range out {
-			out[i].Why = "the VM does not answer: " + lastLine(err.Error())
+			out[i].Why = "the VM could not be asked: " + lastLine(err.Error())
 		}
 		return out, nil
 	}
