@@ -119,6 +119,9 @@ func (e *Env) checkIdentity(w *want, f *facts) error {
 	}
 	if err != nil && w.autoName {
 		w.rename()
+		if err := e.freeName(w); err != nil {
+			return err
+		}
 		return plan.ErrStale
 	}
 	return err

@@ -54,6 +54,9 @@ func (e *Env) Create(ctx context.Context, o CreateOptions) error {
 	if err := e.wantNew(w, name); err != nil {
 		return err
 	}
+	if err := e.freeName(w); err != nil {
+		return err
+	}
 	if err := w.chooseImage(o.Image); err != nil {
 		return err
 	}

@@ -156,7 +156,10 @@ func (e *Env) wantFirst(w *want) error {
 			Hint(ui.AddFlag(e.Rerun, "--yes"), "to see all of it first: "+ui.AddFlag(e.Rerun, "--dry-run"))
 	}
 	w.autoName = true
-	return e.wantNew(w, w.store.Config.Defaults.VM.Name)
+	if err := e.wantNew(w, w.store.Config.Defaults.VM.Name); err != nil {
+		return err
+	}
+	return e.freeName(w)
 }
 
 // wantNew fills in a VM that has no record yet.

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"aivm.dev/aivm/internal/fileattrs"
 	"aivm.dev/aivm/internal/ui"
 )
 
@@ -84,7 +85,7 @@ func (l Layout) tryEdit(ctx context.Context, change func([]byte) ([]byte, error)
 	}
 	defer t.Cleanup() //nolint:errcheck // after the rename there is nothing left to clean
 	if f.Exists {
-		if err := keepOwner(t.File, f); err != nil {
+		if err := errors.Join(keepOwner(t.File, f), fileattrs.Keep(t.File, f.Target)); err != nil {
 			return false, l.readOnly(err)
 		}
 	}

@@ -71,12 +71,17 @@ func readFile(path string) (File, error) {
 		}
 	}
 	f.Exists, f.Mode = true, st.Mode().Perm()
+	links := uint64(1)
 	if s, ok := st.Sys().(*syscall.Stat_t); ok {
 		f.uid, f.gid, f.dev, f.ino = int(s.Uid), int(s.Gid), s.Dev, s.Ino
+		links = uint64(s.Nlink)
 	}
 	// A file without its owner's write bit says "not by programs"; rename
-	// would not ask, and root is never asked.
-	if f.Mode&0o200 == 0 {
+	// would not ask, and root is never asked. Nor would it of the file's other
+	// names, which would keep the old content from then on.
+	if links > 1 {
+		f.Blocked = fmt.Errorf("%s has %d names (hard links), which a new file would part; find the others with: find DIRECTORY -samefile %s", target, links, target)
+	} else if f.Mode&0o200 == 0 {
 		f.Blocked = fmt.Errorf("%s is read-only (mode %04o)", target, f.Mode)
 	} else {
 		f.Blocked = dirBlocked(filepath.Dir(target))

@@ -16,6 +16,7 @@ import (
 	"al.essio.dev/pkg/shellescape"
 	"golang.org/x/sys/unix"
 
+	"aivm.dev/aivm/internal/fileattrs"
 	"aivm.dev/aivm/internal/ui"
 )
 
@@ -278,7 +279,7 @@ func (f *storeFile) write(name string, data []byte, like fs.FileInfo, check func
 		return err
 	}
 	if like != nil {
-		if err := keepOwnerAndMode(file, like); err != nil {
+		if err := errors.Join(keepOwnerAndMode(file, like), fileattrs.Keep(file, f.target)); err != nil {
 			return err
 		}
 	}

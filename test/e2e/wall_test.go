@@ -185,7 +185,7 @@ func (v *walled) tables(t *testing.T) int {
 // open takes the rules away: the same guest reaches all of it, and the next
 // command closes it again.
 func (v *walled) open(t *testing.T) {
-	if r := v.w.must("", "host", "fw", "remove", "--dry-run"); !strings.Contains(r.stdout, "nft delete table") || v.tables(t) != 2 {
+	if r := v.w.must("", "host", "fw", "remove", "--dry-run"); !strings.Contains(r.stdout, "nft delete table") || v.tables(t) != 3 {
 		t.Errorf("%+v", r)
 	}
 	// Another VM of this network, as libvirt knows it.
@@ -283,7 +283,7 @@ func (v *walled) noFirewall(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	v.w.must("", "vm", "up", v.vm) // it is not remembered
-	if v.tables(t) != 2 {
+	if v.tables(t) != 3 {
 		t.Error("the next use did not put the rules back")
 	}
 }
@@ -296,12 +296,12 @@ func (v *walled) hooks(t *testing.T) {
 		t.Error("the rules of a stopped network are still there")
 	}
 	virsh(t, "net-start", v.network)
-	if v.tables(t) != 2 {
+	if v.tables(t) != 3 {
 		t.Error("the network started without its rules")
 	}
 	run2(t, "sh", "-c", "nft list tables | grep '"+strings.ReplaceAll(v.network, "-", "_")+"_' | while read l; do nft delete $l; done")
 	virsh(t, "start", v.vm)
-	if v.tables(t) != 2 {
+	if v.tables(t) != 3 {
 		t.Error("the VM started without its network's rules")
 	}
 	v.w.must("", "vm", "up", v.vm)

@@ -30,6 +30,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"attached": cmdAttached,
 	"smallfs":  cmdSmallfs,
 	"readonly": cmdReadonly,
+	"xattr":    cmdXattr,
 	"changes":  cmdChanges,
 	"json":     cmdJSON,
 	"shape":    cmdShape,
