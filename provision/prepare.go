@@ -200,7 +200,7 @@ func (e *Env) prepareAlone(ctx context.Context, o PrepareOptions, pr *preparatio
 		// Under a context of its own: what is temporary goes also after Ctrl-C.
 		dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		defer cancel()
-		if derr := domain.DropCopy(dctx, pr.l, o.Name, key, e.UID, pr.pool.Name); derr != nil {
+		if derr := domain.DropCopy(dctx, pr.l, o.Name, key, e.UID, pr.pool.Name, pr.pool.Path); derr != nil {
 			e.UI.Warn("the copy of VM %s could not be removed: %v; the next run that starts it or makes an image of it does", o.Name, derr)
 		}
 	}()

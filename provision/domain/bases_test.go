@@ -109,7 +109,7 @@ func TestDropCopy(t *testing.T) {
 		p := newPool(virt.Volume{Name: copyVolume(key)}, virt.Volume{Name: copySerial(key)}, virt.Volume{Name: key + ".qcow2"})
 		p.domain = tt.d
 		l := &destroyer{storage: p}
-		if err := DropCopy(ctx, l, "work", key, 1000, "aivm"); err != nil {
+		if err := DropCopy(ctx, l, "work", key, 1000, "aivm", "/pool"); err != nil {
 			t.Fatalf("%s: %v", tt.name, err)
 		}
 		if (l.destroyed != "") != tt.gone || p.names() != key+".qcow2" {

@@ -23,18 +23,20 @@ func copySerial(key string) string { return key + ".prepare.log" }
 
 // PlanDropCopy takes the copy of a VM away; none if there is nothing of it.
 func PlanDropCopy(p *virt.Pool, name, key string, owner int, pool string, lv func() (Libvirt, error)) []plan.Action {
-	if !hasVolume(p, copyVolume(key)) && !hasVolume(p, copySerial(key)) {
+	if !hasVolume(p, copyVolume(key)) && len(logVolumes(p, copySerial(key))) == 0 {
 		return nil
 	}
+	dir := p.Path
 	return []plan.Action{{
 		ID: "copy.drop", Why: "remove the copy of VM " + name + " an image was to be made from",
 		Shows: []string{"virsh destroy " + CopyName(name), "virsh vol-delete --pool " + pool + " " + copyVolume(key)},
-		Do:    with(lv, func(ctx context.Context, l Libvirt) error { return DropCopy(ctx, l, name, key, owner, pool) }),
+		Do:    with(lv, func(ctx context.Context, l Libvirt) error { return DropCopy(ctx, l, name, key, owner, pool, dir) }),
 	}}
 }
 
-// DropCopy ends the copy's domain, if it is ours, and deletes its volumes.
-func DropCopy(ctx context.Context, l Libvirt, name, key string, owner int, pool string) error {
+// DropCopy ends the copy's domain, if it is ours, and deletes its volumes; dir
+// is where the pool lies.
+func DropCopy(ctx context.Context, l Libvirt, name, key string, owner int, pool, dir string) error {
 	d, err := l.Domain(ctx, CopyName(name))
 	switch {
 	case errors.Is(err, virt.ErrNotFound):
@@ -50,12 +52,10 @@ func DropCopy(ctx context.Context, l Libvirt, name, key string, owner int, pool 
 		}
 	}
 	l = patient{l}
-	for _, v := range []string{copySerial(key), copyVolume(key)} {
-		if err := l.DeleteVolume(ctx, pool, v); err != nil {
-			return err
-		}
+	if err := deleteLogs(ctx, l, pool, dir, copySerial(key)); err != nil {
+		return err
 	}
-	return nil
+	return l.DeleteVolume(ctx, pool, copyVolume(key))
 }
 
 func isCopy(file, key string) bool {

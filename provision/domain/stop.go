@@ -115,6 +115,17 @@ func PlanDelete(f Facts, name, key, pool string, lv func() (Libvirt, error)) ([]
 		})
 	}
 	for _, v := range []string{seedVolume(key), serialVolume(key), diskVolume(key)} {
+		if logs := logVolumes(f.Pool.Value, v); v == serialVolume(key) && len(logs) > 0 {
+			dir, shows := f.Pool.Value.Path, []string{}
+			for _, n := range logs {
+				shows = append(shows, "virsh vol-delete --pool "+pool+" "+n)
+			}
+			out = append(out, plan.Action{
+				ID: "volume.delete:" + v, Why: "delete " + dir + "/" + v, Shows: shows, Consent: plan.Typed,
+				Do: with(lv, func(ctx context.Context, l Libvirt) error { return deleteLogs(ctx, l, pool, dir, v) }),
+			})
+			continue
+		}
 		if !hasVolume(f.Pool.Value, v) {
 			continue
 		}
