@@ -21,6 +21,7 @@ type Network struct {
 	Gateway    netip.Addr   // first IPv4 address of the bridge
 	Subnet     netip.Prefix // masked
 	Hosts      []Reservation
+	HostsFile  bool          // its definition has dnsmasq answer from this machine's /etc/hosts
 	Leases     []Reservation // addresses in use by a guest, or until a while ago; only of our networks
 }
 
@@ -88,13 +89,21 @@ func (c *Conn) describeNetwork(n libvirt.Network) (*Network, error) {
 		return nil, err
 	}
 	out.Active, out.Autostart = active == 1, auto == 1
+	if out.Active && out.HostsFile && out.Mark.Ours {
+		// What was changed while it runs shows in its definition only.
+		if desc, err := c.l.NetworkGetXMLDesc(n, uint32(libvirt.NetworkXMLInactive)); err == nil {
+			if def, err := ParseNetwork(desc); err == nil && def.UUID == out.UUID {
+				out.HostsFile = def.HostsFile
+			}
+		}
+	}
 	if out.Active && !out.Mark.Ours {
 		// A libvirt before 9.7 shows the mark of a network that was taken over
 		// while it runs in its definition only, until it is started anew.
 		desc, err := c.l.NetworkGetXMLDesc(n, uint32(libvirt.NetworkXMLInactive))
 		if err == nil {
 			if def, err := ParseNetwork(desc); err == nil && def.UUID == out.UUID {
-				out.Mark = def.Mark
+				out.Mark, out.HostsFile = def.Mark, def.HostsFile
 			}
 		} else if !errors.Is(translate(err), ErrNotFound) && !isCode(err, libvirt.ErrOperationInvalid) {
 			return nil, err
@@ -128,7 +137,7 @@ func ParseNetwork(desc string) (*Network, error) {
 	if err := x.Unmarshal(desc); err != nil {
 		return nil, fmt.Errorf("reading network XML: %w", err)
 	}
-	out := &Network{Name: x.Name, UUID: x.UUID}
+	out := &Network{Name: x.Name, UUID: x.UUID, HostsFile: readsHosts(x)}
 	if x.Metadata != nil {
 		out.Mark = parseMark(x.Metadata.XML)
 	}

@@ -31,6 +31,14 @@ func (m *memory) Network(_ context.Context, name string) (*virt.Network, error) 
 	return nil, virt.ErrNotFound
 }
 
+func (m *memory) HideHosts(ctx context.Context, name string) error {
+	n, err := m.Network(ctx, name)
+	if err == nil {
+		n.HostsFile = false
+	}
+	return err
+}
+
 func (m *memory) StartNetwork(ctx context.Context, name string) error {
 	n, err := m.Network(ctx, name)
 	if err == nil {

@@ -205,6 +205,7 @@ type fake struct {
 }
 
 func (f fake) DefineNetwork(context.Context, string) error             { return f.err }
+func (f fake) HideHosts(context.Context, string) error                 { return f.err }
 func (f fake) StartNetwork(context.Context, string) error              { return f.err }
 func (f fake) Reserve(context.Context, string, virt.Reservation) error { return f.err }
 func (f fake) Network(context.Context, string) (*virt.Network, error) {

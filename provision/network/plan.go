@@ -20,6 +20,7 @@ type Libvirt interface {
 	StartNetwork(ctx context.Context, name string) error
 	Reserve(ctx context.Context, network string, r virt.Reservation) error
 	Network(ctx context.Context, name string) (*virt.Network, error)
+	HideHosts(ctx context.Context, name string) error
 }
 
 // Wanted is the network and the one address in it that a VM needs.
@@ -32,7 +33,8 @@ type Wanted struct {
 }
 
 // XML renders the network's definition. NAT, one IPv4 subnet, no IPv6; the
-// guests' names resolve through the network's own dnsmasq.
+// guests' names resolve through the network's own dnsmasq, this machine's
+// /etc/hosts not.
 func XML(spec config.NetworkSpec, owner int) (string, error) {
 	sub, err := netip.ParsePrefix(spec.SubnetCIDR)
 	if err != nil {
@@ -48,6 +50,7 @@ func XML(spec config.NetworkSpec, owner int) (string, error) {
 			Prefix:  uint(sub.Bits()),
 			DHCP:    &libvirtxml.NetworkDHCP{Ranges: []libvirtxml.NetworkDHCPRange{{Start: spec.DHCPStart, End: spec.DHCPEnd}}},
 		}},
+		DnsmasqOptions: virt.DnsmasqOptions(),
 	}
 	return x.Marshal()
 }
@@ -75,6 +78,21 @@ func Plan(f Facts, w Wanted, lv func() (Libvirt, error)) ([]plan.Action, error) 
 					return err
 				}
 				return define(ctx, l, w)
+			},
+		})
+	}
+	if n != nil && n.HostsFile {
+		out = append(out, plan.Action{
+			ID:     "network.hosts:" + n.Name,
+			Why:    "answer guests of the network " + n.Name + " no names of this machine's /etc/hosts, from its next start on",
+			Shows:  []string{"virsh net-define (" + n.Name + ", with dnsmasq's option " + virt.NoHosts + ")"},
+			Timing: "define",
+			Do: func(ctx context.Context) error {
+				l, err := lv()
+				if err != nil {
+					return err
+				}
+				return l.HideHosts(ctx, n.Name)
 			},
 		})
 	}
