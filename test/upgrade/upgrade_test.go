@@ -30,10 +30,11 @@ const first = "a201b70f6cf71b08e1d4459693f72e1f1c471fe0"
 
 var olds = []older{
 	// Of what was made for the VM nothing; of the machine the copy of the program
-	// that libvirt's hooks run is another, and the pool may be open to others.
-	{"the commit before", "HEAD~1", true, regexp.MustCompile(`^(host\..*|pool\.close)$`), regexp.MustCompile(`^domain\.start$`), ""},
+	// that libvirt's hooks run is another, the pool may be open to
+	// others, and the network may answer names of /etc/hosts.
+	{"the commit before", "HEAD~1", true, regexp.MustCompile(`^(host\..*|pool\.close|network\.hosts:.*)$`), regexp.MustCompile(`^domain\.start$`), ""},
 	// It recorded folders of a VM that is off and bound them at the next start.
-	{"the first one", first, false, regexp.MustCompile(`^(host\..*|firewall\.rules:.*|share\.export|pool\.close)$`), regexp.MustCompile(`^(domain\.start|share\.bind:p[12]-.*)$`), "executed"},
+	{"the first one", first, false, regexp.MustCompile(`^(host\..*|firewall\.rules:.*|network\.hosts:.*|share\.export|pool\.close)$`), regexp.MustCompile(`^(domain\.start|share\.bind:p[12]-.*)$`), "executed"},
 }
 
 // never are actions that would make anew what is there.
