@@ -105,7 +105,7 @@ func (e *Env) planUnshare(p *plan.Plan, key string) error {
 	}
 	dir := root.ExportRoot(key)
 	_, err = root.ReadVMManifest(key)
-	noted := !errors.Is(err, fs.ErrNotExist)
+	noted := !errors.Is(err, fs.ErrNotExist) || root.DeviceGuardNoted(key)
 	if _, err := os.Lstat(dir); err == nil || noted || len(hf.Export) > 0 {
 		op := root.Unexport{VMKey: key}
 		p.Add(plan.Action{ID: "share.unexport", Why: "remove " + filepath.Base(dir) + "'s place for shared folders", Shows: op.Shows(), Consent: plan.Typed, Root: op})

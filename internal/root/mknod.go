@@ -49,6 +49,13 @@ func ReadDeviceGuard(vmKey string) (DeviceGuard, error) {
 	return g, nil
 }
 
+// DeviceGuardNoted reports whether something was written down at a start of the
+// VM, in whatever boot. It goes with the VM's export root.
+func DeviceGuardNoted(vmKey string) bool {
+	_, err := os.Lstat(deviceGuardPath(vmKey))
+	return err == nil
+}
+
 // forgetDevices removes what was found at the VM's last start: it is about to
 // start again.
 func forgetDevices(owner int, vm string) {
