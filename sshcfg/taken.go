@@ -1,41 +1,49 @@
 package sshcfg
 
 import (
-	"fmt"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
+
+	"aivm.dev/aivm/internal/ui"
 )
 
 // ownNames mean this machine, or nobody, on every machine.
 var ownNames = []string{"localhost", "ip6-localhost", "ip6-loopback", "ip6-localnet", "ip6-mcastprefix", "ip6-allnodes", "ip6-allrouters", "broadcasthost"}
 
-// Taken says what else "ssh ALIAS" would mean, as the end of a sentence; "" if
-// nothing. A name is this machine's own, or a Host or Match line of the user's
-// configuration is about it: one with a pattern that matches it and holds more
-// than wildcards, since "Host *" is about no host. An alias that has a file of
-// ours was found free before.
-func Taken(l Layout, alias string) string {
+// Taken returns an error that says what else "ssh ALIAS" would mean, nil if
+// nothing. A name is this machine's own, a VM of another store has it, or a Host
+// or Match line of the user's configuration is about it: one with a pattern that
+// matches it and holds more than wildcards, since "Host *" is about no host. An
+// alias that has a file of ours was found free before.
+func Taken(l Layout, alias string) error {
 	if f, err := readFile(l.ConfPath(alias)); err == nil && f.Exists {
-		return ""
+		return nil
+	}
+	refuse := func(format string, args ...any) error {
+		return ui.Refused("VM name %q cannot be an ssh alias: "+format, append([]any{alias}, args...)...).
+			Hint("give the VM another name: aivm vm create NAME", "see what the name means to ssh now: ssh -G "+alias)
 	}
 	own, _ := os.Hostname()
 	own, _, _ = strings.Cut(strings.ToLower(own), ".")
 	hosts, _ := os.ReadFile("/etc/hosts")
 	if alias == own || slices.Contains(ownNames, alias) || slices.Contains(ownIn(string(hosts)), alias) {
-		return "it is a name of this machine itself"
+		return refuse("it is a name of this machine itself")
 	}
 	for _, d := range l.directives(alias) {
 		for _, patterns := range d.about() {
 			if hostApplies(patterns, alias) == yes && slices.ContainsFunc(patterns, func(p string) bool {
 				return strings.Trim(p, "*?") != "" && matchPattern(p, alias)
 			}) {
-				return fmt.Sprintf("%s line %d is about it: %s %s", d.file, d.line, map[string]string{"host": "Host", "match": "Match"}[d.keyword], strings.Join(d.args, " "))
+				if store := storeOf(d.file, alias); store != "" {
+					return storeClash(Clash{File: d.file, Line: d.line, Store: store}, alias)
+				}
+				return refuse("%s line %d is about it: %s %s", d.file, d.line, map[string]string{"host": "Host", "match": "Match"}[d.keyword], strings.Join(d.args, " "))
 			}
 		}
 	}
-	return ""
+	return nil
 }
 
 // about returns the lists of patterns by which a line names hosts.
