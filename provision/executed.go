@@ -252,13 +252,11 @@ func (e *Env) executedCheck(ctx context.Context, w *want, f *facts, s vmFolders)
 		if !a.Protect {
 			return
 		}
-		state, note, fix := e.protectedState(w, f, s, a, now)
+		state, note, fixes := e.protectedState(w, f, s, a, now)
 		silent, unknown = silent || state == host.Bad, unknown || state == host.Unknown
 		if note != "" {
 			notes = append(notes, note)
-		}
-		if fix != "" && note != "" {
-			c.Fix = append(c.Fix, fix)
+			c.Fix = append(c.Fix, fixes...)
 		}
 	}
 	leads := e.leads(s.atts)

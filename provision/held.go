@@ -106,24 +106,26 @@ func (e *Env) sayReplaced(ctx context.Context, a share.Attachment, was error) {
 
 // protectedState says how it stands with what is to be protected of a, for
 // status: what is wrong, what helps, and host.OK only if it is known to hold.
-func (e *Env) protectedState(w *want, f *facts, s vmFolders, a share.Attachment, now hostexec.List) (state host.State, note, fix string) {
+func (e *Env) protectedState(w *want, f *facts, s vmFolders, a share.Attachment, now hostexec.List) (state host.State, note string, fixes []string) {
 	d := f.domain.Domain
 	if d.Err == nil && (d.Value == nil || d.Value.State == virt.Off) {
-		return host.OK, "", "" // nobody can write there, and it is protected when the VM starts
+		return host.OK, "", nil // nobody can write there, and it is protected when the VM starts
 	}
-	fix = "aivm attach " + shellQuote(a.HostPath) + " --vm " + w.name
+	fix, restart := "aivm attach "+shellQuote(a.HostPath)+" --vm "+w.name, "aivm vm restart "+w.name
 	if s.host.Err != nil {
-		return host.Unknown, fmt.Sprintf("whether %s is protected is not known: %v", a.HostPath, s.host.Err), ""
+		return host.Unknown, fmt.Sprintf("whether %s is protected is not known: %v", a.HostPath, s.host.Err), nil
 	}
 	err := s.host.Value.Protection(e.key(w.name), a)
 	switch {
 	case errors.As(err, new(*root.OpenError)):
-		return host.Bad, fmt.Sprintf("%s is not protected as it should be: %s", a.HostPath, ui.Clean(err.Error())), "aivm vm restart " + w.name
+		return host.Bad, fmt.Sprintf("%s is not protected as it should be: %s", a.HostPath, ui.Clean(err.Error())), []string{restart}
+	case errors.As(err, new(*root.FailedError)):
+		return host.Bad, fmt.Sprintf("%s is not protected as it should be: %s", a.HostPath, ui.Clean(err.Error())), []string{fix, restart}
 	case err != nil:
-		return host.Bad, fmt.Sprintf("%s is not protected as it should be: %s", a.HostPath, ui.Clean(err.Error())), fix
+		return host.Bad, fmt.Sprintf("%s is not protected as it should be: %s", a.HostPath, ui.Clean(err.Error())), []string{fix}
 	}
 	if o := share.Undone(a, allAttachments(w.store.Config)); o != nil {
-		return host.Bad, fmt.Sprintf("what is protected of %s VM %s can write through %s", a.HostPath, o.VM, o.HostPath), "aivm detach " + shellQuote(o.HostPath) + " --vm " + o.VM
+		return host.Bad, fmt.Sprintf("what is protected of %s VM %s can write through %s", a.HostPath, o.VM, o.HostPath), []string{"aivm detach " + shellQuote(o.HostPath) + " --vm " + o.VM}
 	}
 	if _, loose := share.Protected(now); len(loose) > 0 {
 		state = host.Unknown
@@ -132,10 +134,10 @@ func (e *Env) protectedState(w *want, f *facts, s vmFolders, a share.Attachment,
 				state = host.Bad // the other name may be the VM's to write
 			}
 		}
-		return state, fmt.Sprintf("not protected in %s, because they are links, have several names or are too many: %s", a.HostPath, shown(loose)), ""
+		return state, fmt.Sprintf("not protected in %s, because they are links, have several names or are too many: %s", a.HostPath, shown(loose)), nil
 	}
 	if now.Cut != "" {
-		return host.Unknown, "", "" // which is said there
+		return host.Unknown, "", nil // which is said there
 	}
-	return host.OK, "", ""
+	return host.OK, "", nil
 }

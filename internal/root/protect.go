@@ -210,11 +210,10 @@ func settleAll(o Bind, t, export mountinfo.Mount) error {
 	if err != nil {
 		return err
 	}
-	// From before the mounts: whatever is replaced from here on is noticed.
-	stamps, err := stampAll(t.Point, o.Protect)
-	if err != nil {
-		return err
-	}
+	// From before the mounts: whatever is replaced from here on is noticed. A
+	// guest can have this fail, by a directory with more files than are counted;
+	// the mounts are put on all the same.
+	stamps, stampErr := stampAll(t.Point, o.Protect)
 	served := slices.ContainsFunc(all, o.servedBy)
 	var daemons []copyOf
 	var errs []error
@@ -250,6 +249,9 @@ func settleAll(o Bind, t, export mountinfo.Mount) error {
 		}
 	} else {
 		daemons = nil // what is written down does not hold yet
+	}
+	if stampErr != nil {
+		errs = append(errs, stampErr)
 	}
 	if len(errs) > 0 {
 		return errors.Join(errs...)

@@ -62,6 +62,11 @@ func (e *OpenError) Error() string {
 	return "the VM opened " + strings.TrimSpace(some(e.Paths, "", "")) + " before it was protected, and can write it: not protected until the VM is restarted"
 }
 
+// A FailedError says that protecting failed, so that nothing is known.
+type FailedError struct{ Why string }
+
+func (e *FailedError) Error() string { return e.Why }
+
 // A ReplacedError is a protected path that was replaced on this machine: until
 // it is protected again, the guest can write it.
 type ReplacedError struct{ Paths []string }
@@ -98,7 +103,7 @@ func ReadProtection(vmKey, token string) (Protection, error) {
 // t, does not hold any more; nil if it does.
 func (p Protection) Holds(src string, t mountinfo.Mount) error {
 	if p.Failed != "" {
-		return errors.New(p.Failed)
+		return &FailedError{p.Failed}
 	}
 	if p.Boot != bootID() {
 		return errors.New("this machine was started since")
