@@ -155,43 +155,16 @@ var maxCovered = 20000
 // wanted lists the protected files, and what is in the protected directories.
 func (h *holes) wanted(t mountinfo.Mount) error {
 	h.files, h.inos = map[fileID]string{}, map[uint64]bool{}
-	return walkCovered(t.Point, h.paths, func(rel, of string, st *unix.Stat_t) error {
+	top, err := openTop(t.Point)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(top)
+	return walkBelow(top, h.paths, maxCovered, func(_, of string, st *unix.Stat_t) error {
 		h.files[fileID{st.Dev, st.Ino}] = of
 		h.inos[st.Ino] = true
 		return nil
 	})
-}
-
-// walkCovered calls f with each protected path below top that is there, and
-// with all that is in those that are directories.
-func walkCovered(top string, paths []string, f func(rel, of string, st *unix.Stat_t) error) error {
-	n := 0
-	for _, p := range paths {
-		err := filepath.WalkDir(filepath.Join(top, p), func(path string, _ fs.DirEntry, err error) error {
-			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			if n++; n > maxCovered {
-				return fmt.Errorf("the protected directories hold more than %d files", maxCovered)
-			}
-			var st unix.Stat_t
-			if err := unix.Lstat(path, &st); err != nil {
-				return ignoreMissing(err)
-			}
-			rel, err := filepath.Rel(top, path)
-			if err != nil {
-				return err
-			}
-			return f(rel, p, &st)
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // process reads what one process holds: descriptors, and files it has mapped

@@ -149,7 +149,7 @@ func protectTree(tree int, paths []string) (out int, missing []string, err error
 func cover(tree int, p point) (ok bool, err error) {
 	at, err := openBelow(tree, p.rel)
 	switch {
-	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+	case notBelow(err):
 		return false, nil
 	case err != nil:
 		return false, fmt.Errorf("opening %s: %w", p.rel, err)
@@ -382,13 +382,6 @@ func covered(top int, p point) (int, error) {
 		return pointBare, nil
 	}
 	return pointCovered, nil
-}
-
-func openBelow(top int, rel string) (int, error) {
-	return unix.Openat2(top, rel, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	})
 }
 
 // letGoProtected takes a protected token out of every other namespace, where

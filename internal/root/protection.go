@@ -181,11 +181,8 @@ func newProtection(o Bind, t mountinfo.Mount, daemons []copyOf, stamps map[strin
 			p.Daemons = append(p.Daemons, one)
 		}
 	}
-	for _, pt := range points(o.Protect) {
-		var st unix.Stat_t
-		if err := unix.Lstat(filepath.Join(t.Point, pt.rel), &st); err == nil {
-			p.Paths[pt.rel] = st.Ino
-		}
+	if err := p.findPaths(o, t); err != nil {
+		return p, err
 	}
 	if len(daemons) == 0 {
 		return p, nil
@@ -210,6 +207,32 @@ func newProtection(o Bind, t mountinfo.Mount, daemons []copyOf, stamps map[strin
 		}
 	}
 	return p, nil
+}
+
+// findPaths notes which of the paths are there.
+func (p *Protection) findPaths(o Bind, t mountinfo.Mount) error {
+	top, err := openTop(t.Point)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(top)
+	for _, pt := range points(o.Protect) {
+		fd, err := openBelow(top, pt.rel)
+		if notBelow(err) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("opening %s: %w", pt.rel, err)
+		}
+		var st unix.Stat_t
+		err = unix.Fstat(fd, &st)
+		unix.Close(fd)
+		if err != nil {
+			return err
+		}
+		p.Paths[pt.rel] = st.Ino
+	}
+	return nil
 }
 
 // keepLate notes what was protected late, now or earlier in the life of one of

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -36,23 +36,24 @@ const ctimeGrain = 20 * time.Millisecond
 // stampTries bounds how long stampAll waits for files to come to rest.
 const stampTries = 5
 
-// stampOf takes the stamp of a path; fs.ErrNotExist if there is none.
-func stampOf(path string) (Stamp, *unix.Stat_t, error) {
+// stampOf takes the stamp of what fd is, whose name is in dir; both may be open
+// for no more than their place (O_PATH).
+func stampOf(fd, in int) (Stamp, *unix.Stat_t, error) {
 	var st, dir unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil {
+	if err := unix.Fstat(fd, &st); err != nil {
 		return Stamp{}, nil, err
 	}
-	if err := unix.Lstat(filepath.Dir(path), &dir); err != nil {
+	if err := unix.Fstat(in, &dir); err != nil {
 		return Stamp{}, nil, err
 	}
 	s := Stamp{ID: fmt.Sprintf("%d", st.Ino), CTime: st.Ctim.Nano(), Dir: dir.Ctim.Nano(), IsDir: st.Mode&unix.S_IFMT == unix.S_IFDIR}
 	// The number of a file that is gone is given to the next one; with the
 	// generation in its handle, or the time it was made, it is unique.
-	if h, _, err := unix.NameToHandleAt(unix.AT_FDCWD, path, 0); err == nil {
+	if h, _, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH); err == nil {
 		s.ID += fmt.Sprintf(":%d:%x", h.Type(), h.Bytes())
 	} else {
 		var sx unix.Statx_t
-		if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BTIME, &sx); err == nil && sx.Mask&unix.STATX_BTIME != 0 {
+		if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BTIME, &sx); err == nil && sx.Mask&unix.STATX_BTIME != 0 {
 			s.ID += fmt.Sprintf(":%d.%d", sx.Btime.Sec, sx.Btime.Nsec)
 		} else if !s.IsDir {
 			s.Dir = 0 // then only an unchanged file is the same
@@ -61,17 +62,28 @@ func stampOf(path string) (Stamp, *unix.Stat_t, error) {
 	return s, &st, nil
 }
 
-// stampAll takes the stamps of all that is to be protected below top, once none
-// of it is so new that its next change could have the same time.
-func stampAll(top string, paths []string) (map[string]Stamp, error) {
+// stampAll takes the stamps of all that is to be protected below a folder's mount
+// at point, once none of it is so new that its next change could have the same
+// time.
+func stampAll(point string, paths []string) (map[string]Stamp, error) {
+	top, err := openTop(point)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(top)
+	below := newBelowReader(top)
+	defer below.close()
 	for try := 0; ; try++ {
 		out := map[string]Stamp{}
 		recent := time.Now().Add(-ctimeGrain).UnixNano()
 		fresh := false
 		add := func(rel string, way bool) error {
-			s, _, err := stampOf(filepath.Join(top, rel))
+			s, _, err := below.stampOf(rel)
+			if notBelow(err) {
+				return nil
+			}
 			if err != nil {
-				return ignoreMissing(err)
+				return fmt.Errorf("looking at %s: %w", rel, err)
 			}
 			s.Way = way
 			if s.Dir > recent {
@@ -91,7 +103,7 @@ func stampAll(top string, paths []string) (map[string]Stamp, error) {
 				return nil, err
 			}
 		}
-		err := walkCovered(top, readOnly(paths), func(rel, of string, _ *unix.Stat_t) error {
+		err := walkBelow(top, readOnly(paths), maxCovered, func(rel, of string, _ *unix.Stat_t) error {
 			if rel == of {
 				return nil
 			}
@@ -103,6 +115,7 @@ func stampAll(top string, paths []string) (map[string]Stamp, error) {
 		if !fresh || try == stampTries {
 			return out, nil
 		}
+		below.close() // its directory may be another by then
 		time.Sleep(ctimeGrain)
 	}
 }
@@ -124,13 +137,28 @@ func (s Stamp) differs(now Stamp) (other, touched bool) {
 // mount is gone; changed, so that nobody but root knows; twice, by a second name
 // a guest can write it.
 func compare(src string, was map[string]Stamp) (replaced, changed, twice []string, err error) {
-	for rel, s := range was {
-		now, st, err := stampOf(filepath.Join(src, rel))
+	top, err := unix.Open(src, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("opening %s: %w", src, err)
+	}
+	defer unix.Close(top)
+	below := newBelowReader(top)
+	defer below.close()
+	for _, rel := range slices.Sorted(maps.Keys(was)) {
+		s := was[rel]
+		now, st, err := below.stampOf(rel)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
+		if notBelow(err) {
+			replaced = append(replaced, rel)
+			continue
+		}
 		if err != nil {
-			return nil, nil, nil, err
+			return nil, nil, nil, fmt.Errorf("looking at %s: %w", rel, err)
 		}
 		switch other, touched := s.differs(now); {
 		case other:

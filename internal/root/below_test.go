@@ -1,0 +1,77 @@
+package root
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestProtectFollowsNoLink: the guest puts a link where a directory on the way
+// to a protected one was. Root does not go there: nothing of what the link leads
+// to is read, or written down for the VM's owner.
+func TestProtectFollowsNoLink(t *testing.T) {
+	work, ok := privately(t)
+	if !ok {
+		return
+	}
+	stage(t, work, unix.MS_PRIVATE)
+	do(t, Export{VMKey: testKey})
+	d := daemonFor(t, work)
+	src, o := project(t, work)
+	at := filepath.Join(ExportRoot(testKey), o.Token)
+	outside := folder(t, filepath.Join(work, "private"), 0, 0o700)
+	must(t, os.MkdirAll(filepath.Join(outside, ".husky/deep"), 0o700))
+	for _, f := range []string{"secret", "deep/secret"} {
+		must(t, os.WriteFile(filepath.Join(outside, ".husky", f), nil, 0o600))
+	}
+	must(t, os.MkdirAll(filepath.Join(src, "sub/.husky/deep"), 0o755))
+	must(t, os.WriteFile(filepath.Join(src, "sub/.husky/pre-commit"), nil, 0o755))
+	o.Protect = append(o.Protect, "sub/.husky")
+	do(t, o)
+	must(t, stands(t, src, o))
+	d.fails("echo evil >"+at+"/sub/.husky/pre-commit", "Read-only")
+
+	must(t, os.RemoveAll(filepath.Join(src, "sub"))) // as git switch does
+	d.ok("ln -s " + outside + " " + at + "/sub")
+	// Without rights, the check goes no further than the link.
+	e := new(ReplacedError)
+	if err := stands(t, src, o); !errors.As(err, &e) || !slices.Contains(e.Paths, "sub/.husky") {
+		t.Errorf("%v", err)
+	}
+	do(t, o)
+	p, err := ReadProtection(testKey, o.Token)
+	must(t, err)
+	for rel := range p.Files {
+		if strings.HasPrefix(rel, "sub/") {
+			t.Errorf("root went through the guest's link to %s", rel)
+		}
+	}
+	if _, ok := p.Paths["sub/.husky"]; ok {
+		t.Error("a path through the guest's link counts as protected")
+	}
+	h := holes{paths: readOnly(o.Protect), found: map[string]string{}}
+	must(t, h.wanted(one(t, at)))
+	var st unix.Stat_t
+	must(t, unix.Stat(filepath.Join(outside, ".husky/secret"), &st))
+	if of, ok := h.files[fileID{st.Dev, st.Ino}]; ok {
+		t.Errorf("a file elsewhere counts as one of %s", of)
+	}
+	if err := stands(t, src, o); err == nil || !strings.Contains(err.Error(), "sub/.husky") {
+		t.Errorf("%v", err)
+	}
+	holdsInGuest(d, at)
+
+	// A link in a protected directory is a file there, and leads nowhere.
+	must(t, os.Symlink(outside, filepath.Join(src, ".git/hooks/lib")))
+	do(t, o)
+	p, err = ReadProtection(testKey, o.Token)
+	must(t, err)
+	if _, ok := p.Files[".git/hooks/lib"]; !ok || p.Files[".git/hooks/lib/.husky"].ID != "" {
+		t.Errorf("%v", p.Files)
+	}
+}
