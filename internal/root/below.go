@@ -24,11 +24,20 @@ func openTop(path string) (int, error) {
 	return fd, nil
 }
 
-func openBelow(top int, rel string) (int, error) {
-	return unix.Openat2(top, rel, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	})
+// openBelow opens what is at rel, a link itself too, below an open directory. It
+// begins again where the kernel saw a mount go on its way (EXDEV), as when the
+// file it lay on is replaced.
+func openBelow(top int, rel string) (fd int, err error) {
+	for range coverTries {
+		fd, err = unix.Openat2(top, rel, &unix.OpenHow{
+			Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+		})
+		if !errors.Is(err, unix.EXDEV) && !errors.Is(err, unix.EAGAIN) {
+			break
+		}
+	}
+	return fd, err
 }
 
 // notBelow reports whether err says that there is no such path below the top:

@@ -144,9 +144,22 @@ func protectTree(tree int, paths []string) (out int, missing []string, err error
 	return out, missing, nil
 }
 
+// coverTries bounds how often cover begins again.
+const coverTries = 5
+
 // cover puts the mount for p on itself. ok is false where there is no such
-// path, or only through a link, which a guest could have planted.
+// path, or only through a link, which a guest could have planted. It begins
+// again where the file was replaced meanwhile.
 func cover(tree int, p point) (ok bool, err error) {
+	for range coverTries {
+		if ok, err = coverOnce(tree, p); !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ESTALE) {
+			break
+		}
+	}
+	return ok, err
+}
+
+func coverOnce(tree int, p point) (ok bool, err error) {
 	at, err := openBelow(tree, p.rel)
 	switch {
 	case notBelow(err):
@@ -309,7 +322,8 @@ func dropBelow(ms []mountinfo.Mount, point string) error {
 
 // ensure puts on what is missing in the daemon's namespace. added are the paths
 // that had no mount; links are those that cannot have one, since they are links
-// or lead through one.
+// or lead through one. A path for which that fails, as a guest can have it,
+// keeps none of the others from it.
 func (c copyOf) ensure(paths []string) (added, links []string, err error) {
 	err = c.in(func() error {
 		top, err := unix.Open(c.top.Point, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -317,10 +331,12 @@ func (c copyOf) ensure(paths []string) (added, links []string, err error) {
 			return err
 		}
 		defer unix.Close(top)
+		var errs []error
 		for _, p := range points(paths) {
 			is, err := covered(top, p)
 			if err != nil {
-				return err
+				errs = append(errs, err)
+				continue
 			}
 			switch is {
 			case pointLink:
@@ -328,14 +344,14 @@ func (c copyOf) ensure(paths []string) (added, links []string, err error) {
 			case pointBare:
 				ok, err := cover(top, p)
 				if err != nil {
-					return err
+					errs = append(errs, err)
 				}
 				if ok {
 					added = append(added, p.rel)
 				}
 			}
 		}
-		return nil
+		return errors.Join(errs...)
 	})
 	if err != nil {
 		return nil, nil, ui.Failed("protecting paths in the running VM: %w", err).Hint("stop the VM, which protects them when it starts: aivm vm down NAME")

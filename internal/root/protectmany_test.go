@@ -5,10 +5,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"aivm.dev/aivm/internal/root/mountinfo"
 )
 
 // TestProtectMoreThanIsCounted: a guest that fills a protected directory keeps
@@ -52,4 +56,86 @@ func TestProtectMoreThanIsCounted(t *testing.T) {
 	holdsInGuest(d, at)
 	replace(t, src, "Makefile", "mine:\n")
 	replace(t, src, "web/package.json", "{}\n")
+}
+
+// TestProtectGoesOn: one path that cannot get its mount keeps none of the others
+// from theirs.
+func TestProtectGoesOn(t *testing.T) {
+	work, ok := privately(t)
+	if !ok {
+		return
+	}
+	stage(t, work, unix.MS_PRIVATE)
+	do(t, Export{VMKey: testKey})
+	d := daemonFor(t, work)
+	src, o := project(t, work)
+	at := filepath.Join(ExportRoot(testKey), o.Token)
+	do(t, o)
+	long := strings.Repeat("x", 300) // no file system has such a name
+	all := o
+	all.Protect = append([]string{long, ".git/" + long}, o.Protect...)
+	for _, rel := range o.Protect[1:] {
+		replace(t, src, rel, "mine\n")
+	}
+	refuses(t, all, "protecting paths in the running VM", "xxx")
+	for _, rel := range o.Protect[1:] {
+		d.fails("echo evil >"+at+"/"+rel, "Read-only")
+		replace(t, src, rel, "mine again\n") // no mount stays here
+	}
+	if err := stands(t, src, o); !errors.As(err, new(*FailedError)) {
+		t.Errorf("%v", err)
+	}
+	do(t, o)
+	must(t, stands(t, src, o))
+	holdsInGuest(d, at)
+}
+
+// TestProtectWhileItIsReplaced: a file that is replaced again and again gets its
+// mount all the same.
+func TestProtectWhileItIsReplaced(t *testing.T) {
+	work, ok := privately(t)
+	if !ok {
+		return
+	}
+	stage(t, work, unix.MS_PRIVATE)
+	do(t, Export{VMKey: testKey})
+	daemonFor(t, work)
+	src, o := project(t, work)
+	at := filepath.Join(ExportRoot(testKey), o.Token)
+	do(t, o)
+	ms, err := mountinfo.Read(mountinfo.Self)
+	must(t, err)
+	all, err := copies(one(t, at), mountinfo.At(ms, ExportRoot(testKey))[0])
+	must(t, err)
+	all = slices.DeleteFunc(all, func(c copyOf) bool { return !c.roots })
+	if len(all) != 1 {
+		t.Fatalf("%d daemons", len(all))
+	}
+	end, ended := make(chan bool), make(chan int)
+	go func() {
+		for n := 0; ; n++ {
+			select {
+			case <-end:
+				ended <- n
+				return
+			case <-time.After(time.Millisecond):
+			}
+			tmp := filepath.Join(src, "M")
+			if os.WriteFile(tmp, nil, 0o644) == nil {
+				_ = os.Rename(tmp, filepath.Join(src, "Makefile"))
+			}
+		}
+	}()
+	failed := 0
+	for range 500 {
+		if _, _, err := all[0].ensure(o.Protect); err != nil {
+			if failed++; failed == 1 {
+				t.Log(err)
+			}
+		}
+	}
+	close(end)
+	if n := <-ended; n < 5 || failed*20 > n {
+		t.Errorf("replaced %d times, %d failures", n, failed)
+	}
 }
