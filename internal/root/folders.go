@@ -151,7 +151,8 @@ func forgetVM(vmKey string) error {
 // there are put back, as after a reboot of this machine. A folder that is gone,
 // has another owner now, or has a link on its way is left out and keeps nobody
 // from starting his VM: the next aivm command names it. Without the export root
-// the VM must not start, for it could never see a folder again while it runs.
+// the VM must not start, for it could never see a folder again while it runs;
+// nor where another process holds the lock, for then none of them comes back.
 func hookFolders(owner int, vm string) error {
 	key := VMKey(owner, vm)
 	if !vmKeyRE.MatchString(key) {
@@ -185,7 +186,11 @@ func hookFolders(owner int, vm string) error {
 		if len(mountinfo.At(ms, filepath.Join(path, o.Token))) > 0 && len(o.Protect) == 0 {
 			continue
 		}
-		if err := bindAgain(o, owner); err != nil {
+		err := bindAgain(o, owner)
+		if errors.Is(err, errLocked) {
+			return err
+		}
+		if err != nil {
 			fmt.Fprintf(os.Stderr, "aivm: folder %s stays away from VM %s: %v\n", o.Src, vm, err)
 		}
 	}
@@ -193,7 +198,9 @@ func hookFolders(owner int, vm string) error {
 }
 
 // hookSettle runs when a VM has started: its daemons have the mounts that
-// protect paths, and here they are only in the way.
+// protect paths, and here they are only in the way. Where another process holds
+// the lock they stay until the next aivm command: that is no reason to end the
+// VM.
 func hookSettle(owner int, vm string) {
 	key := VMKey(owner, vm)
 	if !vmKeyRE.MatchString(key) {
@@ -209,6 +216,9 @@ func hookSettle(owner int, vm string) {
 		}
 		if err := bindAgain(o, owner); err != nil {
 			fmt.Fprintf(os.Stderr, "aivm: protecting folder %s from VM %s: %v\n", o.Src, vm, err)
+			if errors.Is(err, errLocked) {
+				return // so would be the next
+			}
 		}
 	}
 }

@@ -34,7 +34,7 @@ func RunHook(ctx context.Context, args []string, stdin io.Reader, stdout io.Writ
 		return ui.Usage("a libvirt hook has a kind, a name and an operation")
 	}
 	kind, name, op := args[0], args[1], args[2]
-	lockLimit = hookLockLimit
+	lockLimit, hookRuns = hookLockLimit, true
 	switch kind {
 	case "network":
 		switch op {

@@ -18,15 +18,20 @@ const rootLocks = "/var/lib/aivm/lock"
 
 // lockLimit is how long to wait for another aivm. What is done under a lock
 // takes a fraction of a second; a daemon that is told of its hooks may take
-// tellLimit. A hook waits for less: libvirt holds its own locks meanwhile.
+// tellLimit. A hook waits for less, and in all its locks together: libvirt holds
+// its own locks meanwhile.
 var (
 	lockLimit     = tellLimit + 15*time.Second
 	hookLockLimit = 10 * time.Second
 	lockTry       = 10 * time.Millisecond
+	hookRuns      bool // this process is a hook
 )
 
+// errLocked is in the error of whoever could not get a lock within the limit.
+var errLocked = errors.New("another process of root's has held")
+
 // lockRoot takes the lock of that name, made if it is not there. Who cannot get
-// it within the limit gets an error, so a network or VM does not start then.
+// it within the limit gets errLocked, so a network or VM does not start then.
 func lockRoot(name string) (release func(), err error) {
 	dir, err := stepDown(rootLocks, rootMode)
 	if err != nil {
@@ -39,6 +44,9 @@ func lockRoot(name string) (release func(), err error) {
 		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
 	began := time.Now()
+	if hookRuns {
+		defer func() { lockLimit -= time.Since(began) }()
+	}
 	for {
 		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
@@ -50,7 +58,7 @@ func lockRoot(name string) (release func(), err error) {
 		}
 		if waited := time.Since(began); waited > lockLimit {
 			unix.Close(fd)
-			return nil, ui.Failed("another process of root's has held %s for %.0f s", path, waited.Seconds()).
+			return nil, ui.Failed("%w %s for %.0f s", errLocked, path, waited.Seconds()).
 				Hint("see which, and end it if it is stuck: sudo lslocks --output PID,COMMAND,PATH")
 		}
 		time.Sleep(lockTry)
