@@ -100,11 +100,23 @@ func sameProgram(a, b string) (bool, error) {
 	}
 }
 
+// hooksLock makes the manifest directory if it is not there, and keeps everybody
+// else who changes the hooks off until release. It is no lock of a hook's: a
+// daemon may have to run one to its end before it can answer tellDaemon.
+func hooksLock() (release func(), err error) {
+	fd, err := stepDown(ManifestDir, manifestMode)
+	if err != nil {
+		return nil, err
+	}
+	unix.Close(fd)
+	return lockRoot("hooks")
+}
+
 // installHooks puts program and scripts in place and tells the daemons that
 // run. The note that they know comes last: killed before it, the next run tells
 // them again.
 func installHooks(ctx context.Context, progress Progress) error {
-	release, err := manifests()
+	release, err := hooksLock()
 	if err != nil {
 		return err
 	}
@@ -145,12 +157,23 @@ func installHooks(ctx context.Context, progress Progress) error {
 	if err := tellDaemons(ctx, progress); err != nil {
 		return err
 	}
+	// An older aivm knows another lock, and the administrator none.
+	for _, k := range hookKinds {
+		if b, err := os.ReadFile(hookScript(k)); err != nil || string(b) != scriptText(k) {
+			return ui.Failed("%s was changed while the daemons were told of it", hookScript(k)).Hint("run the command again")
+		}
+	}
 	return writeWhole(hooksTold(), toldText(), 0o644)
 }
 
 // removeHooks takes away what installHooks made, unless a network still has a
 // wall. A daemon that goes on calling a hook that is gone finds none.
 func removeHooks() error {
+	done, err := hooksLock()
+	if err != nil {
+		return err
+	}
+	defer done()
 	release, err := manifests()
 	if err != nil {
 		return err
