@@ -2,6 +2,7 @@ package gitsync
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -227,10 +228,43 @@ func TestFiltersAreOff(t *testing.T) {
 	if _, err := os.Lstat(marker); err == nil {
 		t.Error("a filter ran")
 	}
-	p.gitH("config", "filter.a=b.clean", "touch "+marker)
-	if _, err := HostStatus(context.Background(), h.Repo); err == nil || !strings.Contains(err.Error(), "cannot be switched off") {
-		t.Errorf("a name that cannot be switched off: %v", err)
+	for section, says := range map[string]string{"filter.a=b": "cannot be switched off", "filter.": "has an empty name"} {
+		before := readFile(t, filepath.Join(p.host, ".git/config"))
+		p.gitH("config", section+".clean", "touch "+marker)
+		writeFile(t, filepath.Join(p.host, ".gitattributes"), "* filter="+strings.TrimPrefix(section, "filter.")+"\n")
+		touched()
+		_, err := HostStatus(context.Background(), h.Repo)
+		if err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%q: %v", section, err)
+		}
+		if _, err := os.Lstat(marker); err == nil {
+			t.Errorf("the filter of %q ran", section)
+		}
+		runHint(t, err, "git config")
+		if _, err := HostStatus(context.Background(), h.Repo); err != nil {
+			t.Errorf("%q, renamed as the hint says: %v", section, err)
+		}
+		writeFile(t, filepath.Join(p.host, ".git/config"), before)
 	}
+}
+
+// runHint runs the hint of err that holds a command, as the person would.
+func runHint(t *testing.T, err error, command string) {
+	t.Helper()
+	var e *ui.Error
+	if !errors.As(err, &e) {
+		t.Errorf("no hint: %v", err)
+		return
+	}
+	for _, hint := range e.Hints {
+		if at := strings.Index(hint, command); at >= 0 {
+			if out, err := exec.Command("sh", "-c", hint[at:]).CombinedOutput(); err != nil {
+				t.Errorf("%s: %v\n%s", hint[at:], err, out)
+			}
+			return
+		}
+	}
+	t.Errorf("no hint runs %s: %q", command, e.Hints)
 }
 
 // TestSettingsOfTheTree: what a file of the work tree says of signatures, of

@@ -1,6 +1,7 @@
 package gitsync
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -220,6 +221,10 @@ func subsectionOf(key string) string {
 	return key[i+1 : j]
 }
 
+// subsected reports whether a key has a subsection, which may be empty: that of
+// [filter ""] is, and the attribute "filter=" names it.
+func subsected(key string) bool { return strings.Count(key, ".") > 1 }
+
 // startable are settings whose programs no option of ours keeps from running
 // where they are needed: to check a signature that the person asks for, or to
 // get the objects of a partial clone.
@@ -361,9 +366,9 @@ func (s *settings) switchOff(r Repo) error {
 		sub := subsectionOf(v.key)
 		var set []string
 		switch {
-		case section == "filter" && sub != "":
+		case section == "filter" && subsected(v.key):
 			set = filterKeys(sub)
-		case section == "hook" && sub != "": // git 2.54 and newer
+		case section == "hook" && subsected(v.key): // git 2.54 and newer
 			set = []string{"hook." + sub + ".enabled=false"}
 		case section == "branch" && name == "mergeoptions":
 			set = []string{"branch." + sub + ".mergeOptions="}
@@ -374,9 +379,16 @@ func (s *settings) switchOff(r Repo) error {
 			continue
 		}
 		done[set[0]] = true
-		if strings.ContainsRune(sub, '=') {
-			return ui.Refused("git on this machine is not started for %s: %s of %s has a name that cannot be switched off", ui.Clean(r.Top), ui.Clean(v.key), ui.Clean(v.file)).
-				Hint("rename it: git config --file " + quote(v.file) + " --rename-section " + quote(section+"."+sub) + " " + quote(section+"."+strings.ReplaceAll(sub, "=", "-")))
+		what := ""
+		switch {
+		case strings.ContainsRune(sub, '='):
+			what = "a name that cannot be switched off"
+		case sub == "" && (section == "filter" || section == "hook"):
+			what = "an empty name, by which it cannot be told from none"
+		}
+		if what != "" {
+			return ui.Refused("git on this machine is not started for %s: %s of %s has %s", ui.Clean(r.Top), ui.Clean(v.key), ui.Clean(v.file), what).
+				Hint("rename it: git config --file " + quote(v.file) + " --rename-section " + quote(section+"."+sub) + " " + quote(section+"."+cmp.Or(strings.ReplaceAll(sub, "=", "-"), "unnamed")))
 		}
 		s.off = append(s.off, set...)
 	}
