@@ -56,9 +56,12 @@ func Changes(ctx context.Context, h Host, from, to string) ([]Change, error) {
 }
 
 // Base is the commit from which the host's branch and what was last seen of the
-// guest's went on.
+// guest's went on; the host's own if their histories have none in common.
 func Base(ctx context.Context, h Host) (string, error) {
 	b, err := h.Repo.git(ctx, "merge-base", h.Head, h.Tracked[h.Branch])
+	if failedWith(err, 1) {
+		return h.Head, nil
+	}
 	if err != nil {
 		return "", readError(h.Repo, err)
 	}
