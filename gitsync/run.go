@@ -66,13 +66,14 @@ func (e *GitError) Error() string {
 }
 
 // environ is the environment without git's own variables, which could point it
-// at other files, and without prompts.
+// at other files, without PWD, by which git would know its directory by the name
+// of a link that a guest made, and without prompts.
 func environ(extra []string) []string {
 	var out []string
 	for _, kv := range os.Environ() {
 		name, _, _ := strings.Cut(kv, "=")
 		switch {
-		case strings.HasPrefix(name, "GIT_"), name == "LC_ALL", name == "LANGUAGE", name == "PAGER", name == "SSH_ASKPASS":
+		case strings.HasPrefix(name, "GIT_"), name == "PWD", name == "LC_ALL", name == "LANGUAGE", name == "PAGER", name == "SSH_ASKPASS":
 		default:
 			out = append(out, kv)
 		}

@@ -63,6 +63,7 @@ func (s *settings) arguments(allow []Filter) ([]string, error) {
 type source struct {
 	path, why string
 	trail     []string
+	idle      bool // git does not read it for this repository
 }
 
 // memo keeps the settings of a repository while the files they come from stay
@@ -134,28 +135,34 @@ func (r Repo) readSettings(ctx context.Context) (*settings, error) {
 
 // findSources lists the files that git reads or would read if they were there.
 func (s *settings) findSources(r Repo) {
-	seen := map[string]bool{}
+	seen, idle := map[string]int{}, false
 	add := func(path, why string) {
-		if path == "" || seen[path] {
+		if i, ok := seen[path]; ok || path == "" {
+			if ok && !idle {
+				s.reads[i].idle = false
+			}
 			return
 		}
-		seen[path] = true
+		seen[path] = len(s.reads)
 		t, err := trail(path)
 		if err != nil && len(t) == 0 {
 			t = []string{path}
 		}
-		s.reads = append(s.reads, source{path, why, t})
+		s.reads = append(s.reads, source{path, why, t, idle})
 	}
 	for _, v := range s.all {
+		idle = false
 		section, name := sectionOf(v.key)
 		switch {
 		case (section == "include" || section == "includeif") && name == "path":
+			idle = section == "includeif" && r.elsewhere(subsectionOf(v.key))
 			add(expand(v.value, dirOf(v.file)), v.key)
 		case v.key == "core.attributesfile", v.key == "core.excludesfile":
 			add(expand(v.value, r.Top), v.key)
 		}
 	}
-	for _, v := range s.all {
+	idle = false
+	for _, v := range s.all { // one that git did read is not idle
 		add(v.file, "its configuration")
 	}
 	home := os.Getenv("HOME")
@@ -245,6 +252,9 @@ func startable(key string) bool {
 // own connection elsewhere.
 func (r Repo) trusted(s *settings) error {
 	for _, f := range s.reads {
+		if f.idle {
+			continue
+		}
 		for _, p := range f.trail {
 			if w, vm, yes := r.guests.writes(p); yes {
 				return r.refuse(f.path, p, w, vm)
