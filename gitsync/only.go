@@ -22,6 +22,7 @@ type Only struct {
 	Files       []StatusEntry `json:"files"`       // not committed; a folder git does not track is one entry
 	Stashes     []string      `json:"stashes"`     // what each says of itself
 	Inside      []Inside      `json:"inside"`      // other work trees and repositories
+	LFS         int           `json:"lfs"`         // files of git-lfs whose content is not here
 	Ignored     int           `json:"ignored"`     // files and folders git ignores
 	Unreachable int           `json:"unreachable"` // commits only a reflog names: reset, amended, rebased
 	Incomplete  []string      `json:"incomplete"`  // what could not be seen, and why
@@ -39,7 +40,7 @@ type Inside struct {
 // Holds reports whether the VM has something that would be missed. Ignored files
 // and commits that somebody took out of every branch are told, and do not count.
 func (o Only) Holds() bool {
-	return len(o.Branches)+len(o.Commits)+len(o.Refs)+len(o.Files)+len(o.Stashes)+len(o.Inside)+len(o.Incomplete) > 0
+	return len(o.Branches)+len(o.Commits)+len(o.Refs)+len(o.Files)+len(o.Stashes)+len(o.Inside)+len(o.Incomplete)+o.LFS > 0
 }
 
 // MarshalJSON writes empty lists as such.
@@ -145,7 +146,7 @@ find . -xdev -name node_modules -prune -o -path ./.git -prune -o -name .git -exe
 // that can take long is the last.
 func OnlyProbes(dir string) []guest.Probe {
 	in := "d=" + quote(dir) + "\n[ -d \"$d\" ] || exit 0\ncd -- \"$d\" || exit 1\n" + gitFunction
-	return []guest.Probe{{Name: "only refs", Script: in + onlyRefs}, {Name: "only files", Script: in + onlyFiles}, {Name: "only inside", Script: in + onlyInside}}
+	return []guest.Probe{{Name: "only refs", Script: in + onlyRefs}, {Name: "only files", Script: in + onlyFiles}, {Name: "only lfs", Script: in + onlyLFS}, {Name: "only inside", Script: in + onlyInside}}
 }
 
 // FindOnly says what the clone has that the repository h lacks. g and said are
@@ -166,7 +167,7 @@ func FindOnly(ctx context.Context, h Host, compare bool, g Guest, news map[strin
 		o.Incomplete = append(o.Incomplete, "git in the VM cannot use it ("+string(g.State)+"): "+ui.CleanTo(g.Why, 200))
 		return o, nil
 	}
-	for what, name := range map[string]string{"files": "uncommitted files", "refs": "stashes and tags", "inside": "repositories in it"} {
+	for what, name := range map[string]string{"files": "uncommitted files", "refs": "stashes and tags", "lfs": "files of git-lfs", "inside": "repositories in it"} {
 		if _, ok := said["only "+what]; !ok {
 			o.Incomplete = append(o.Incomplete, "its "+name+" could not be listed: "+ui.CleanTo(errText(why), 200))
 		}
@@ -188,6 +189,7 @@ func FindOnly(ctx context.Context, h Host, compare bool, g Guest, news map[strin
 			o.Files = append(o.Files, s)
 		}
 	}
+	o.onlyLFS(h, compare, said["only lfs"])
 	loose := map[string]string{} // ref or place -> object
 	for ref, oid := range g.Tags {
 		loose[strings.TrimPrefix(ref, "refs/")] = oid
@@ -403,6 +405,7 @@ func (o Only) Lines() []string {
 		files, more = files[:10], fmt.Sprintf(" and %d more", n)
 	}
 	add(len(o.Files), "files that are not committed: %s%s", some(files, 10), more)
+	add(o.LFS, "%s whose content is not here", count(o.LFS, "file of git-lfs", "files of git-lfs"))
 	add(len(o.Stashes), "%s: %s", count(len(o.Stashes), "stash", "stashes"), some(o.Stashes, 5))
 	for n, i := range o.Inside {
 		if n == 10 {

@@ -381,7 +381,7 @@ func (c CloneWork) keepHints(vm string) []string {
 	if len(c.Only.Commits) > 0 {
 		in("to make a commit a branch", "git branch kept "+c.Only.Commits[0])
 	}
-	if len(c.Only.Inside)+len(c.Only.Refs)+len(c.Only.Incomplete) > 0 {
+	if len(c.Only.Inside)+len(c.Only.Refs)+len(c.Only.Incomplete)+c.Only.LFS > 0 {
 		out = append(out, "to look at the rest: ssh "+vm)
 	}
 	return out

@@ -28,7 +28,7 @@ var shapes = map[string]string{
 		"stages":[{"stage":"host|guest","actions":[{"id":"domain.define","why":"…","shows":["…"],"diff?":"…","root":false,"consent":"none|ask|typed"}]}],"then?":"code …",
 		"clones?":[{"folder":"/p","guest_dst":"/home/agent/p","remote?":"aivm-a","known":true,"why?":"…","fetched":[{"branch":"b","old?":"…","new":"…","forced?":true}],
 			"only_in_vm":{"branches":["b"],"commits":["…"],"refs":["tags/v1"],"files":[{"code":"??","path":"…"}],"stashes":["…"],
-				"inside":[{"path":"…","kind":"worktree|submodule|repository","files":1,"commits":1,"stashes":0}],"ignored":1,"unreachable":0,"incomplete":["…"]}}]}`,
+				"inside":[{"path":"…","kind":"worktree|submodule|repository","files":1,"commits":1,"stashes":0}],"lfs":1,"ignored":1,"unreachable":0,"incomplete":["…"]}}]}`,
 	"warning": `{"schema":1,"warning":{"message":"…"}}`,
 }
 

@@ -1,0 +1,60 @@
+package gitsync
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// The content of git-lfs files that were made in the VM is not fetched with the
+// pointers, so it is missed with the clone; what was sent from here is not.
+func TestOnlyLargeFiles(t *testing.T) {
+	p := newPair(t)
+	p.commitH(".gitattributes", "*.bin filter=lfs -text\n")
+	p.sync()
+	sent, made := strings.Repeat("a1", 32), strings.Repeat("b2", 32)
+	object := func(repo, oid string) { writeFile(t, filepath.Join(repo, ".git/lfs/objects", lfsPath(oid)), "x") }
+	object(p.host, sent)
+	object(p.guest, sent)
+	writeFile(t, filepath.Join(p.guest, ".git/lfs/objects/b2/no object"), "x")
+	if o := p.only(true); o.Holds() {
+		t.Errorf("as it came: %+v", o)
+	}
+	object(p.guest, made)
+	p.commitG("big.bin", "version https://git-lfs.github.com/spec/v1\noid sha256:"+made+"\nsize 1\n")
+	o := p.only(true)
+	if !o.Holds() || o.LFS != 1 || !slices.Contains(o.Lines(), "1 file of git-lfs whose content is not here") {
+		t.Errorf("made in the VM: %+v %q", o, o.Lines())
+	}
+	// A link, or a directory, of that name holds nothing.
+	at := filepath.Join(p.host, ".git/lfs/objects", lfsPath(made))
+	mkdir(t, filepath.Dir(at))
+	if err := os.Symlink("/etc/hostname", at); err != nil {
+		t.Fatal(err)
+	}
+	if o = p.only(true); o.LFS != 1 {
+		t.Errorf("a link here: %+v", o)
+	}
+	if err := os.Remove(at); err != nil {
+		t.Fatal(err)
+	}
+	object(p.host, made)
+	if o = p.only(true); o.Holds() {
+		t.Errorf("copied: %+v", o)
+	}
+	// A clone that is a work tree of another repository keeps them there.
+	if err := os.RemoveAll(filepath.Join(p.guest, ".git/lfs/objects", made[:2])); err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := filepath.Join(p.s.home, "elsewhere.git")
+	if err := os.Rename(filepath.Join(p.guest, ".git"), elsewhere); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, filepath.Join(p.guest, ".git"), "gitdir: "+elsewhere+"\n")
+	writeFile(t, filepath.Join(elsewhere, "lfs/objects", lfsPath(strings.Repeat("c3", 32))), "x")
+	if o = p.only(true); o.LFS != 1 {
+		t.Errorf("behind a .git file: %+v", o)
+	}
+}
