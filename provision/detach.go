@@ -285,7 +285,9 @@ func (e *Env) dropRecord(a share.Attachment) plan.Action {
 		ID: "store.detach:" + share.Token(a.HostPath), Why: "take the folder out of the config", Shows: []string{"write " + e.StorePath},
 		Do: func(ctx context.Context) error {
 			if a.Mode == share.Git {
-				e.noteClone(a)
+				if err := e.noteClone(a); err != nil {
+					return err
+				}
 			}
 			err := config.Update(ctx, e.StorePath, func(c *config.Config) error { c.RemoveAttachment(a.HostPath, a.VM); return nil })
 			if err == nil {

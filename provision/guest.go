@@ -263,7 +263,9 @@ func (e *Env) planFinish(ctx context.Context, w *want, f *facts) plan.Plan {
 			ID: "store.attach:" + a.Tag, Why: "record the folder in the config", Shows: []string{"write " + e.StorePath},
 			Do: func(ctx context.Context) error {
 				if a.Mode == share.Git {
-					e.noteClone(a)
+					if err := e.noteClone(a); err != nil {
+						return err
+					}
 				}
 				return config.Update(ctx, e.StorePath, func(c *config.Config) error {
 					rec := config.Attachment{HostPath: a.HostPath, VMName: a.VM, Mode: string(a.Mode), Access: a.Access, GuestDst: a.GuestDst, Tag: a.Tag, TypedPath: a.Typed, Protect: a.Protect}

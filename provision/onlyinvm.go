@@ -106,28 +106,46 @@ type cloneNote struct {
 	GuestDst string `json:"guest_dst"`
 }
 
-func (e *Env) cloneNotePath(vm, tag string) string {
-	return filepath.Join(e.SSH.VMDir(vm), "clone-"+tag+".json")
+// cloneNotePath is the note of one clone: a repository can have several in a VM,
+// one at each place.
+func (e *Env) cloneNotePath(a share.Attachment) string {
+	return filepath.Join(e.SSH.VMDir(a.VM), "clone-"+share.Token(a.HostPath+"\x00"+a.GuestDst)+".json")
+}
+
+// cloneNotes are the notes of a VM, also those of earlier versions, which named
+// them after the repository alone.
+func (e *Env) cloneNotes(vm string) []string {
+	var out []string
+	l, _ := os.ReadDir(e.SSH.VMDir(vm))
+	for _, f := range l {
+		if ok, _ := filepath.Match("clone-*.json", f.Name()); ok {
+			out = append(out, filepath.Join(e.SSH.VMDir(vm), f.Name()))
+		}
+	}
+	return out
 }
 
 // noteClone writes down that the VM has a clone of the folder. Without the note
-// the records of the config still name those that are attached.
-func (e *Env) noteClone(a share.Attachment) {
-	path := e.cloneNotePath(a.VM, a.Tag)
+// only the records of the config name those that are attached, so a record is
+// not removed before.
+func (e *Env) noteClone(a share.Attachment) error {
+	path := e.cloneNotePath(a)
 	b, err := json.Marshal(cloneNote{Schema: 1, Folder: a.HostPath, GuestDst: a.GuestDst})
 	if err != nil {
-		return
+		return err
 	}
 	if old, err := os.ReadFile(path); err == nil && string(old) == string(b) {
-		return
+		return nil
 	}
-	_ = renameio.WriteFile(path, b, 0o600)
+	if err = os.MkdirAll(filepath.Dir(path), 0o700); err == nil {
+		err = renameio.WriteFile(path, b, 0o600)
+	}
+	return stateErr(filepath.Dir(path), err)
 }
 
 // forgetClones removes the notes of a VM that is gone.
 func (e *Env) forgetClones(vm string) {
-	l, _ := filepath.Glob(e.cloneNotePath(vm, "*"))
-	for _, f := range append(l, e.deletingPath(vm)) {
+	for _, f := range append(e.cloneNotes(vm), e.deletingPath(vm)) {
 		_ = os.Remove(f)
 	}
 }
@@ -141,8 +159,7 @@ func (e *Env) deletingPath(vm string) string { return filepath.Join(e.SSH.VMDir(
 // that were.
 func (e *Env) clones(w *want) []share.Attachment {
 	out := map[string]share.Attachment{}
-	notes, _ := filepath.Glob(e.cloneNotePath(w.name, "*"))
-	for _, path := range notes {
+	for _, path := range e.cloneNotes(w.name) {
 		f, err := os.Open(path)
 		if err != nil {
 			continue
@@ -309,7 +326,7 @@ const guestAnswer = 3 * time.Minute
 // would be missed.
 func (e *Env) sayCloneStays(a share.Attachment, c *CloneWork) {
 	at := fmt.Sprintf("The clone %s in VM %s", a.GuestDst, a.VM)
-	back := "aivm attach " + shellQuote(a.HostPath) + " --mode git --vm " + a.VM
+	back := "aivm attach " + shellQuote(a.HostPath) + " --mode git --vm " + a.VM + " --guest-dst " + shellQuote(a.GuestDst)
 	switch {
 	case c == nil || !c.Known:
 		why := "it was not asked"
