@@ -100,6 +100,15 @@ func Fetch(ctx context.Context, p Peer, h *Host, g Guest) (moved []Fetched, note
 	if err := q.admit(); err != nil {
 		return nil, notes, ui.Failed("the repository cannot be written: %w", err).Hint("ls -ld "+h.objects(), "df -h "+h.objects())
 	}
+	if p.Fresh {
+		kept, err := h.keepForced(ctx, news)
+		if err != nil {
+			return nil, notes, err
+		}
+		if len(kept) > 0 {
+			notes = append(notes, "what was fetched from another clone in VM "+p.VM+" and is in no branch here is kept: "+some(kept, 10))
+		}
+	}
 	moved, err = h.track(ctx, news, "aivm: fetched from "+p.VM)
 	return moved, notes, err
 }

@@ -55,3 +55,24 @@ func KeepTracked(ctx context.Context, h Host) ([]string, error) {
 	}
 	return kept, nil
 }
+
+// keepForced is KeepTracked for those refs alone that lose commits by going to
+// to, whose objects are here.
+func (h Host) keepForced(ctx context.Context, to map[string]string) ([]string, error) {
+	lose := map[string]string{}
+	for name, oid := range to {
+		old := h.Tracked[name]
+		if old == "" || old == oid {
+			continue
+		}
+		_, err := h.Repo.git(ctx, "merge-base", "--is-ancestor", old, oid)
+		if err != nil && !failedWith(err, 1) {
+			return nil, readError(h.Repo, err)
+		}
+		if err != nil {
+			lose[name] = old
+		}
+	}
+	h.Tracked = lose
+	return KeepTracked(ctx, h)
+}

@@ -58,3 +58,45 @@ func TestOnlyLargeFiles(t *testing.T) {
 		t.Errorf("behind a .git file: %+v", o)
 	}
 }
+
+// Two clones of one repository whose remotes were taken away share their refs
+// when they are fetched again: the second takes none of the first one's commits
+// out of all refs.
+func TestFetchOfAnotherClone(t *testing.T) {
+	p := newPair(t)
+	p.commitH("a", "x")
+	p.sync()
+	base := p.gitG("rev-parse", "HEAD")
+	fetch := func() []string {
+		t.Helper()
+		h, g := p.observe()
+		p.peer.Fresh = true
+		_, notes, err := Fetch(t.Context(), p.peer, h, *g)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return notes
+	}
+	p.commitG("b", "x")
+	first := p.commitG("c", "x")
+	if notes := fetch(); len(notes) != 0 {
+		t.Errorf("a clone that went on: %q", notes)
+	}
+	p.gitG("reset", "-q", "--hard", base) // as a second clone is
+	second := p.commitG("d", "x")
+	if notes := fetch(); len(notes) != 1 || !strings.Contains(notes[0], keptRefs+p.remote.Name+"/main-"+first[:10]) {
+		t.Errorf("another clone: %q", notes)
+	}
+	for _, oid := range []string{first, second} {
+		if p.gitH("for-each-ref", "--contains", oid) == "" {
+			t.Errorf("%s is in no ref", oid)
+		}
+	}
+	p.gitG("reset", "-q", "--hard", first)
+	if notes := fetch(); len(notes) != 1 || strings.Contains(notes[0], first[:10]) {
+		t.Errorf("the first one again: %q", notes)
+	}
+	if o := p.only(false); o.Holds() {
+		t.Errorf("%+v", o)
+	}
+}

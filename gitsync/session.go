@@ -52,6 +52,9 @@ type Peer struct {
 	VM     string
 	Dir    string
 	Limits Limits
+	// Fresh says that the remote was not in the repository's configuration, so
+	// what was last seen of it may be of another clone.
+	Fresh bool
 	// Note, if set, is told what is done how (-v). Progress, if set, is told
 	// what to show meanwhile.
 	Note     func(string)

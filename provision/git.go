@@ -22,6 +22,7 @@ type gitWant struct {
 	remote gitsync.Remote
 	host   plan.Known[gitsync.Host]
 	strict bool // what keeps commits from moving is an error and not a remark
+	fresh  bool // the remote is not, or was not, in the repository's configuration
 	push   bool
 	fetch  bool
 	limits gitsync.Limits
@@ -68,6 +69,7 @@ func (e *Env) wantGit(ctx context.Context, w *want) error {
 	if w.git.remote, err = gitsync.FindRemote(repo, w.name, a.GuestDst); err != nil {
 		return err
 	}
+	w.git.fresh = !w.git.remote.Present
 	if w.newFolder {
 		// Nothing is made for what cannot be pushed.
 		h, err := gitsync.Observe(ctx, repo, w.git.remote.Name)
@@ -326,7 +328,7 @@ func (e *Env) gitSwitch(ctx context.Context, w *want, p gitsync.Peer) error {
 }
 
 func (e *Env) peer(ctx context.Context, w *want, f *facts) gitsync.Peer {
-	p := gitsync.Peer{Conn: f.conn, VM: w.name, Dir: w.folder.GuestDst, Limits: w.git.limits, Progress: func(d string, fr float64) { plan.Report(ctx, d, fr) }}
+	p := gitsync.Peer{Conn: f.conn, VM: w.name, Dir: w.folder.GuestDst, Limits: w.git.limits, Fresh: w.git.fresh, Progress: func(d string, fr float64) { plan.Report(ctx, d, fr) }}
 	if e.UI.Verbose > 0 {
 		p.Note = func(s string) { e.UI.Say("git: %s", s) }
 	}
