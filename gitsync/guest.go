@@ -35,6 +35,7 @@ type Guest struct {
 	Heads  map[string]string // branches
 	Tags   map[string]string // full names
 	Wip    map[string]string // refs/aivm/..., full names
+	Odd    map[string]string // branches and tags that are not followed for their names, full names
 	More   bool              // there are more refs than were read
 }
 
@@ -78,10 +79,10 @@ fi
 `
 }
 
-// ParseGuest reads the probe's answer. Refs whose names git would not allow
-// are left out: no guest that uses git has them.
+// ParseGuest reads the probe's answer. Branches and tags with names that git
+// would not allow, or that are longer than those followed, are put aside.
 func ParseGuest(b []byte) (Guest, error) {
-	g := Guest{Heads: map[string]string{}, Tags: map[string]string{}, Wip: map[string]string{}}
+	g := Guest{Heads: map[string]string{}, Tags: map[string]string{}, Wip: map[string]string{}, Odd: map[string]string{}}
 	state, rest, _ := strings.Cut(string(b), "\n")
 	g.State = GuestState(state)
 	switch g.State {
@@ -113,7 +114,13 @@ func ParseGuest(b []byte) (Guest, error) {
 		}
 		below, ok := strings.CutPrefix(ref, "refs/")
 		kind, name, _ := strings.Cut(below, "/")
-		if !ok || !BranchName(name) {
+		if !ok {
+			continue
+		}
+		if !BranchName(name) {
+			if kind == "heads" || kind == "tags" {
+				g.Odd[ref] = oid
+			}
 			continue
 		}
 		switch kind {

@@ -191,6 +191,9 @@ func FindOnly(ctx context.Context, h Host, compare bool, g Guest, news map[strin
 	}
 	o.onlyLFS(h, compare, said["only lfs"])
 	loose := map[string]string{} // ref or place -> object
+	for ref, oid := range g.Odd {
+		loose[strings.TrimPrefix(ref, "refs/")] = oid
+	}
 	for ref, oid := range g.Tags {
 		loose[strings.TrimPrefix(ref, "refs/")] = oid
 	}

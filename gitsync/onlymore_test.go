@@ -100,3 +100,24 @@ func TestFetchOfAnotherClone(t *testing.T) {
 		t.Errorf("%+v", o)
 	}
 }
+
+// A branch or a tag whose name is too long to be followed is missed with the
+// clone, unless another ref has its commits here.
+func TestOnlyOddNames(t *testing.T) {
+	p := newPair(t)
+	p.commitH("a", "x")
+	p.sync()
+	branch, tag := strings.Repeat("b", 201), strings.Repeat("t", 210)
+	p.gitG("branch", branch)
+	p.gitG("tag", tag)
+	if o := p.only(true); o.Holds() {
+		t.Errorf("at a commit that is here: %+v", o)
+	}
+	p.gitG("switch", "-q", branch)
+	p.commitG("b", "x")
+	p.gitG("switch", "-q", "main")
+	p.gitG("tag", "-f", "-a", "-m", "x", tag)
+	if o := p.only(true); !slices.Equal(o.Refs, []string{"heads/" + branch, "tags/" + tag}) || !o.Holds() {
+		t.Errorf("%+v", o)
+	}
+}
