@@ -56,9 +56,10 @@ type Env struct {
 	once      sync.Once
 	facts     host.Facts
 	warned    map[string]bool
-	mayHave   map[string]bool // folders a guest may have for writing, as this run found
-	installed []string        // packages, in this run
-	mu        sync.Mutex      // guards conn
+	paths     map[string]string // what distrust changed in the environment, as it was
+	mayHave   map[string]bool   // folders a guest may have for writing, as this run found
+	installed []string          // packages, in this run
+	mu        sync.Mutex        // guards conn
 	conn      *virt.Conn
 	parked    guest.Conn // to the guest, between two looks at the VM parkedVM
 	parkedVM  string

@@ -21,7 +21,16 @@ func (e *Env) person() share.Person {
 	if err != nil {
 		self = ""
 	}
-	return share.Person{Home: e.Home, Login: e.SSH.Home, Getenv: e.Getenv, Self: self}
+	return share.Person{Home: e.Home, Login: e.SSH.Home, Getenv: e.given, Self: self}
+}
+
+// given is an environment variable as this run got it: distrust takes folders
+// out of some, and they lead into those folders all the same.
+func (e *Env) given(name string) string {
+	if was, ok := e.paths[name]; ok {
+		return was
+	}
+	return e.Getenv(name)
 }
 
 // mayReach refuses a folder that a guest must not get without a word: homes,
@@ -110,6 +119,12 @@ func (e *Env) distrust(folders []sshcfg.GuestFolder) {
 			return filepath.IsAbs(d) && guests
 		})
 		if len(kept) < len(dirs) {
+			if _, ok := e.paths[name]; !ok {
+				if e.paths == nil {
+					e.paths = map[string]string{}
+				}
+				e.paths[name] = os.Getenv(name)
+			}
 			_ = os.Setenv(name, strings.Join(kept, string(filepath.ListSeparator)))
 		}
 	}
