@@ -87,16 +87,17 @@ func (s *scanner) data(path string, data []byte, parent applies, depth int) {
 			active = min(parent, matchApplies(args))
 		case "include":
 			for _, a := range args {
-				a = expandHome(a, s.home)
-				if !filepath.IsAbs(a) {
-					a = filepath.Join(s.base, a)
-				}
-				names, _ := filepath.Glob(a) // a bad pattern matches nothing
-				if s.guard != nil && !s.guard.include(path, a, names) {
-					return
-				}
-				for _, n := range names {
-					s.file(n, active, depth+1)
+				for _, p := range s.expand(a) {
+					if !filepath.IsAbs(p) {
+						p = filepath.Join(s.base, p)
+					}
+					names, _ := filepath.Glob(p)
+					if s.guard != nil && !s.guard.include(path, p, names) {
+						return
+					}
+					for _, n := range names {
+						s.file(n, active, depth+1)
+					}
 				}
 			}
 		}
@@ -156,22 +157,37 @@ func parseLine(text string) (string, []string) {
 	if text == "" || text[0] == '#' {
 		return "", nil
 	}
-	i := strings.IndexAny(text, " \t=\"")
-	if i == 0 { // a quoted keyword is legal and unheard of
+	kw, rest, ok := keyword(text)
+	if ok && kw == "" { // what stood there was "" or =
+		kw, rest, ok = keyword(rest)
+	}
+	if !ok || kw == "" || kw[0] == '#' {
 		return "", nil
-	}
-	if i < 0 {
-		return strings.ToLower(text), nil
-	}
-	rest := strings.TrimLeft(text[i:], " \t")
-	if strings.HasPrefix(rest, "=") {
-		rest = strings.TrimLeft(rest[1:], " \t")
 	}
 	args, err := splitArgs(rest)
 	if err != nil {
 		return "", nil
 	}
-	return strings.ToLower(text[:i]), args
+	return strings.ToLower(kw), args
+}
+
+// keyword follows strdelim of OpenSSH's misc.c: a keyword ends at a blank or
+// at =, and a part of it may be quoted.
+func keyword(s string) (kw, rest string, ok bool) {
+	const blanks = " \t\r\n"
+	i := strings.IndexAny(s, blanks+"=\"")
+	if i < 0 {
+		return s, "", true
+	}
+	if s[i] == '"' {
+		in, after, closed := strings.Cut(s[i+1:], "\"")
+		return s[:i] + in, strings.TrimLeft(after, blanks), closed
+	}
+	rest = strings.TrimLeft(s[i+1:], blanks)
+	if s[i] != '=' && strings.HasPrefix(rest, "=") {
+		rest = strings.TrimLeft(rest[1:], blanks)
+	}
+	return s[:i], rest, true
 }
 
 var errQuote = errors.New("a quote is not closed")
