@@ -30,7 +30,7 @@ func (l Layout) Guarded() error {
 	if f, lead := g.through(l.sshConfig()); f != nil {
 		q := shellescape.Quote(l.sshConfig())
 		return g.refuse(l.sshConfig()+" leads to "+lead, *f).
-			Hint("or, after a look at it, make it a file of its own: cp --remove-destination -- \"$(readlink -f " + q + ")\" " + q)
+			Hint("or check its content, then make it a file of its own: cp --remove-destination -- \"$(readlink -f " + q + ")\" " + q)
 	}
 	s := scanner{home: l.Home, skip: filepath.Clean(l.ConfigDir), base: filepath.Join(l.Home, ".ssh"), guard: &g}
 	s.file(l.sshConfig(), yes, 0)
