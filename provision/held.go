@@ -95,7 +95,7 @@ func (e *Env) sayReplaced(ctx context.Context, a share.Attachment, was error) {
 	}
 	var names []string
 	for _, d := range hostexec.Diff(then, now) {
-		if slices.ContainsFunc(r.Paths, func(p string) bool { return p == d.Path || strings.HasPrefix(d.Path, p+"/") }) {
+		if slices.ContainsFunc(r.Bare, func(p string) bool { return p == d.Path || strings.HasPrefix(d.Path, p+"/") }) {
 			names = append(names, d.Path)
 		}
 	}

@@ -75,3 +75,38 @@ func TestProtectFollowsNoLink(t *testing.T) {
 		t.Errorf("%v", p.Files)
 	}
 }
+
+// TestProtectReplacedBare: what was replaced in a protected directory was never
+// the VM's to write, unlike what had a mount of its own.
+func TestProtectReplacedBare(t *testing.T) {
+	work, ok := privately(t)
+	if !ok {
+		return
+	}
+	stage(t, work, unix.MS_PRIVATE)
+	do(t, Export{VMKey: testKey})
+	d := daemonFor(t, work)
+	src, o := project(t, work)
+	at := filepath.Join(ExportRoot(testKey), o.Token)
+	do(t, o)
+	replaced := func(paths, bare string) {
+		t.Helper()
+		e := new(ReplacedError)
+		if err := stands(t, src, o); !errors.As(err, &e) || strings.Join(e.Paths, " ") != paths || strings.Join(e.Bare, " ") != bare {
+			t.Errorf("%+v", err)
+		}
+	}
+	replace(t, src, ".git/hooks/pre-commit", "mine\n")
+	d.fails("echo evil >"+at+"/.git/hooks/pre-commit", "Read-only")
+	replaced(".git/hooks/pre-commit", "")
+	replace(t, src, "Makefile", "mine\n")
+	d.ok("echo evil >" + at + "/Makefile")
+	replaced(".git/hooks/pre-commit Makefile", "Makefile")
+	// A directory on the way takes all in it along.
+	do(t, o)
+	must(t, os.Rename(filepath.Join(src, "web"), filepath.Join(src, "web2")))
+	must(t, os.Mkdir(filepath.Join(src, "web"), 0o755))
+	must(t, os.WriteFile(filepath.Join(src, "web/package.json"), nil, 0o644))
+	d.ok("echo evil >" + at + "/web/package.json")
+	replaced("web web/package.json", "web web/package.json")
+}

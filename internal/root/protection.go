@@ -69,7 +69,12 @@ func (e *FailedError) Error() string { return e.Why }
 
 // A ReplacedError is a protected path that was replaced on this machine: until
 // it is protected again, the guest can write it.
-type ReplacedError struct{ Paths []string }
+type ReplacedError struct {
+	Paths []string
+	// Bare are those of Paths whose own mount went with them. The others lie in
+	// a protected directory, where the guest could not write.
+	Bare []string
+}
 
 func (e *ReplacedError) Error() string {
 	return some(e.Paths, "was", "were") + " replaced on this machine since"
@@ -109,14 +114,14 @@ func (p Protection) Holds(src string, t mountinfo.Mount) error {
 		return errors.New("this machine was started since")
 	}
 	if p.MountID != t.ID {
-		return errors.New("the folder was shared anew since")
+		return errors.New("the folder was shared again since")
 	}
 	if len(p.Daemons) == 0 {
 		return errors.New("the VM was started since")
 	}
 	for _, d := range p.Daemons {
 		if now, err := startOf(d.PID); err != nil || now != d.Started {
-			return errors.New("the VM was started anew since")
+			return errors.New("the VM was started again since")
 		}
 	}
 	if len(p.Open) > 0 {
@@ -138,7 +143,8 @@ func (p Protection) Holds(src string, t mountinfo.Mount) error {
 	case err != nil:
 		return err
 	case len(replaced) > 0:
-		return &ReplacedError{replaced}
+		bare := slices.DeleteFunc(slices.Clone(replaced), func(rel string) bool { _, own := p.Paths[rel]; return !own })
+		return &ReplacedError{replaced, bare}
 	case len(twice) > 0:
 		return fmt.Errorf("%s a second name, by which the VM may write it", some(twice, "has", "have"))
 	case len(p.Links) > 0:
@@ -257,8 +263,9 @@ func (p *Protection) keepLate(o Bind, late map[string]bool) {
 	}
 }
 
-// failedProtection is what is written down where protecting failed. What was
-// late stays so.
+// failedProtection is what is written down where protecting failed. It names the
+// daemons and no files: the next run takes all that these daemons serve as
+// protected late (keepLate).
 func failedProtection(o Bind, t mountinfo.Mount, err error) Protection {
 	p := Protection{Boot: bootID(), MountID: t.ID, Failed: "protecting it failed: " + err.Error()}
 	if was, err := ReadProtection(o.VMKey, o.Token); err == nil {
