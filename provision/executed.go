@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"aivm.dev/aivm/internal/hostexec"
 	"aivm.dev/aivm/internal/plan"
@@ -25,10 +26,11 @@ import (
 
 // A seenList is the file in which that is written down.
 type seenList struct {
-	Schema int             `json:"schema"`
-	Folder string          `json:"folder"`
-	Files  []hostexec.File `json:"files"`
-	Cut    string          `json:"cut,omitempty"`
+	Schema   int             `json:"schema"`
+	Folder   string          `json:"folder"`
+	Attached time.Time       `json:"attached,omitzero"` // when the first of its lists was made; an older aivm did not write it
+	Files    []hostexec.File `json:"files"`
+	Cut      string          `json:"cut,omitempty"`
 }
 
 const seenSchema = 1
@@ -48,28 +50,30 @@ func (e *Env) seenPath(a share.Attachment) string {
 // readSeen returns the list taken when a was attached; fs.ErrNotExist if there
 // is none.
 func (e *Env) readSeen(a share.Attachment) (hostexec.List, error) {
+	s, err := e.readSeenList(a)
+	return hostexec.List{Files: s.Files, Cut: s.Cut}, err
+}
+
+func (e *Env) readSeenList(a share.Attachment) (seenList, error) {
 	b, err := os.ReadFile(e.seenPath(a))
 	if err != nil {
-		return hostexec.List{}, err
+		return seenList{}, err
 	}
 	var s seenList
 	if err := json.Unmarshal(b, &s); err != nil {
-		return hostexec.List{}, fmt.Errorf("%s: %w", e.seenPath(a), err)
+		return seenList{}, fmt.Errorf("%s: %w", e.seenPath(a), err)
 	}
 	if s.Schema > seenSchema {
-		return hostexec.List{}, laterAivm("the list of files of "+ui.Clean(a.HostPath), e.seenPath(a), s.Schema, seenSchema)
+		return seenList{}, laterAivm("the list of files of "+ui.Clean(a.HostPath), e.seenPath(a), s.Schema, seenSchema)
 	}
-	return hostexec.List{Files: s.Files, Cut: s.Cut}, nil
+	return s, nil
 }
 
 func (e *Env) writeSeen(a share.Attachment, l hostexec.List) error {
 	if _, err := e.readSeen(a); errors.Is(err, errLater) {
 		return err
 	}
-	b, err := json.Marshal(seenList{Schema: seenSchema, Folder: strings.ToValidUTF8(a.HostPath, "?"), Files: l.Files, Cut: l.Cut})
-	if err != nil {
-		return err
-	}
+	s := seenList{Schema: seenSchema, Folder: strings.ToValidUTF8(a.HostPath, "?"), Attached: e.seenAt(a), Files: l.Files, Cut: l.Cut}
 	path := e.seenPath(a)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
@@ -79,7 +83,18 @@ func (e *Env) writeSeen(a share.Attachment, l hostexec.List) error {
 		return err
 	}
 	defer os.Remove(f.Name())
-	_, err = f.Write(b)
+	if s.Attached.IsZero() {
+		// By the clock that files get their times from.
+		st, err := f.Stat()
+		if err != nil {
+			return errors.Join(err, f.Close())
+		}
+		s.Attached = st.ModTime()
+	}
+	b, err := json.Marshal(s)
+	if err == nil {
+		_, err = f.Write(b)
+	}
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}

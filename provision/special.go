@@ -25,9 +25,12 @@ type SpecialFile struct {
 	Owner  uint32 `json:"owner"` // uid on this machine
 }
 
-// seenAt is when a folder was attached, or reviewed; zero if nothing was
-// written down then.
+// seenAt is when a folder was attached; zero if nothing was written down then.
+// Where that does not tell it, it is when the list of its files was written.
 func (e *Env) seenAt(a share.Attachment) time.Time {
+	if s, err := e.readSeenList(a); err == nil && !s.Attached.IsZero() {
+		return s.Attached
+	}
 	st, err := os.Stat(e.seenPath(a))
 	if err != nil {
 		return time.Time{}

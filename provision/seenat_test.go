@@ -1,0 +1,81 @@
+package provision
+
+import (
+	"encoding/json"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"aivm.dev/aivm/internal/hostexec"
+	"aivm.dev/aivm/provision/share"
+)
+
+// That the person looked at the files this machine's tools run shows nobody the
+// setuid files: they stay named from the day the folder was attached.
+func TestReviewHidesNoSetuidFile(t *testing.T) {
+	w := newWorld(t)
+	p := w.folder("p")
+	w.file(p+"/Makefile", "all:\n")
+	w.file(p+"/mine", "")
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.Chmod(p+"/mine", 0o755|os.ModeSetuid))
+	a := share.Attachment{HostPath: p, VM: "t", Access: string(share.ReadWrite)}
+	write := func() {
+		t.Helper()
+		time.Sleep(20 * time.Millisecond) // more than a file system's clock is behind
+		l, err := hostexec.Scan(t.Context(), p)
+		must(err)
+		must(w.writeSeen(a, l))
+		time.Sleep(20 * time.Millisecond)
+	}
+	named := func(want string) {
+		t.Helper()
+		found, _, err := findSpecial(t.Context(), a, w.seenAt(a))
+		must(err)
+		var got []string
+		for _, f := range found {
+			got = append(got, f.Path)
+		}
+		if s := strings.Join(got, " "); s != want {
+			t.Errorf("named %q, not %q", s, want)
+		}
+	}
+	named("mine") // nothing says when the folder was attached
+	write()
+	named("")
+	w.file(p+"/suid", "")
+	must(os.Chmod(p+"/suid", 0o755|os.ModeSetuid))
+	named("suid")
+	for range 2 {
+		write()
+		named("suid")
+	}
+
+	// A list of an older aivm tells it by its own time, once more after a review.
+	b, err := os.ReadFile(w.seenPath(a))
+	must(err)
+	var old map[string]any
+	must(json.Unmarshal(b, &old))
+	delete(old, "attached")
+	b, err = json.Marshal(old)
+	must(err)
+	must(os.WriteFile(w.seenPath(a), b, 0o600))
+	time.Sleep(20 * time.Millisecond)
+	w.file(p+"/later", "")
+	must(os.Chmod(p+"/later", 0o755|os.ModeSetuid))
+	named("later")
+	write()
+	named("later")
+	// So does one that is damaged.
+	must(os.WriteFile(w.seenPath(a), []byte("{"), 0o600))
+	write()
+	named("")
+	w.forgetSeen(a)
+	named("later mine suid")
+}
