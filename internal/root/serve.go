@@ -36,12 +36,18 @@ func Serve(ctx context.Context, stdin *os.File, builders map[string]BuildFunc) e
 	}
 	defer conn.Close()
 
-	// Ctrl-C reaches this process too, as part of the terminal's foreground
-	// group. The client decides: it cancels by a record, or by closing.
-	// Caught and not ignored, because ignoring is inherited by apt.
+	// Ctrl-C and Ctrl-Z reach this process too, as part of the terminal's
+	// foreground group. The client decides: it cancels by a record, or by closing.
+	// Stopped while it holds a lock, this process would stop every start of a
+	// network or VM on the machine. Caught and not ignored, because ignoring is
+	// inherited by apt.
 	sigs := make(chan os.Signal, 4)
-	signal.Notify(sigs, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGPIPE)
+	signal.Notify(sigs, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGPIPE,
+		syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU)
 	defer signal.Stop(sigs)
+	// Nor is a program stopped that it starts. Where sudo gave it a session it
+	// leads its group already.
+	_ = unix.Setpgid(0, 0)
 
 	s := &server{conn: conn, exec: executor{caller: caller, builders: builders}}
 	return s.loop(ctx)
