@@ -9,7 +9,8 @@ import "fmt"
 // their walls.
 //
 // The object's XML is read as text, in which libvirt escapes what names and
-// descriptions hold. A definition may be megabytes long.
+// descriptions hold. A definition may be megabytes long, so cat reads it; the
+// shell, which takes byte by byte, does where cat may not run.
 //
 // Through env, because AppArmor's profile of libvirtd lets a hook run programs
 // of /usr/bin unconfined and none of /usr/local.
@@ -23,6 +24,14 @@ func scriptText(kind string) string {
 # Without a manifest in that directory it does nothing.
 dir=%s
 mark=%s
+definition() {
+	xml=$(cat)
+	[ -z "$xml" ] || return 0
+	while IFS= read -r line || [ -n "$line" ]; do
+		xml=$xml$line'
+'
+	done
+}
 run() {
 	printf '%%s\n' "$xml" | /usr/bin/env %s %s %s "$@"
 }
@@ -33,7 +42,7 @@ run() {
 // take away what is still there of aivm's, and its failure is ignored.
 const networkScript = `f=$dir/net-$1.json
 [ -f "$f" ] || exit 0
-xml=$(cat)
+definition
 case $xml in
 *"$mark"*) ;;
 *"<uuid>"*)
@@ -47,7 +56,8 @@ esac
 run "$@"
 `
 
-// A VM is aivm's by its mark, or because it is on a network that has a wall.
+// A VM is aivm's by its mark, or because it is on a network that has a wall. Of
+// one that nothing is known of, only because it has a manifest.
 const qemuScript = `case $2 in
 prepare | start | started | stopped) ;;
 *) exit 0 ;;
@@ -56,11 +66,24 @@ for f in "$dir"/vm-*-"$1".json "$dir"/net-*.json; do
 	[ -f "$f" ] && break
 done
 [ -f "$f" ] || exit 0
-xml=$(cat)
+definition
 case $xml in
-"" | *"$mark"*)
+*"$mark"*)
 	run "$@"
 	exit
+	;;
+"")
+	for f in "$dir"/vm-*-"$1".json; do
+		uid=${f#"$dir"/vm-}
+		case ${uid%-"$1".json} in
+		"" | *[!0-9]*) ;;
+		*)
+			run "$@"
+			exit
+			;;
+		esac
+	done
+	exit 0
 	;;
 esac
 for f in "$dir"/net-*.json; do
