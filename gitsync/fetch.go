@@ -55,7 +55,7 @@ func Fetch(ctx context.Context, p Peer, h *Host, g Guest) (moved []Fetched, note
 			Hint("delete those that are not needed: ssh " + p.VM)
 	}
 	for name, oid := range news {
-		if len(oid) != len(h.Head) {
+		if (len(oid) == 40) != (h.Format == "sha1") {
 			return nil, nil, ui.Refused("the clone in VM %s names objects otherwise than %s does (%s)", p.VM, ui.Clean(h.Repo.Top), h.Format).
 				Hint("move the clone away in the guest; the next run makes a new one")
 		}
@@ -170,7 +170,7 @@ func (h *Host) track(ctx context.Context, to map[string]string, why string) ([]F
 	for _, f := range moved {
 		h.Tracked[f.Branch] = f.New
 	}
-	if t := h.Tracked[h.Branch]; t != "" {
+	if t := h.Tracked[h.Branch]; t != "" && !h.NoBranch {
 		h.Ahead, h.Behind, err = h.count(ctx, h.Head, t)
 	}
 	return moved, err
@@ -207,6 +207,12 @@ func (h Host) haves(ctx context.Context) ([]string, error) {
 	}
 	for _, n := range slices.Sorted(maps.Keys(h.Tracked)) {
 		add(h.Tracked[n])
+	}
+	if h.NoBranch {
+		for _, n := range slices.Sorted(maps.Keys(h.Heads)) {
+			add(h.Heads[n])
+		}
+		return out, nil
 	}
 	add(h.Head)
 	// Behind the tips, in case the guest was reset to an older commit.

@@ -19,17 +19,20 @@ type Host struct {
 	Shallow bool
 	Partial bool // objects are missing on purpose
 	Branch  string
-	Head    string            // what Branch is at
-	Tags    map[string]string // full ref name -> object, those that Branch contains
-	Tracked map[string]string // branch of the guest -> what was last seen of it
-	Heads   map[string]string // the host's own branches
-	Ahead   int               // commits of Branch that Tracked[Branch] lacks
-	Behind  int               // and the other way; both 0 without one
-	Borrows bool              // an object store of somebody else's is used
+	Head    string // what Branch is at
+	// NoBranch says that none that can be pushed is checked out, as in a rebase
+	// or a bisect: Head, Tags, Ahead and Behind are not known then.
+	NoBranch bool
+	Tags     map[string]string // full ref name -> object, those that Branch contains
+	Tracked  map[string]string // branch of the guest -> what was last seen of it
+	Heads    map[string]string // the host's own branches
+	Ahead    int               // commits of Branch that Tracked[Branch] lacks
+	Behind   int               // and the other way; both 0 without one
+	Borrows  bool              // an object store of somebody else's is used
 }
 
 // Observe looks at the repository. It changes nothing. remote may have no
-// section yet.
+// section yet. Without a branch to push it returns an error and what else it saw.
 func Observe(ctx context.Context, r Repo, remote string) (Host, error) {
 	h := Host{Repo: r, Remote: remote, Tags: map[string]string{}, Tracked: map[string]string{}, Heads: map[string]string{}}
 	b, err := r.git(ctx, "rev-parse", "--show-object-format", "--is-shallow-repository", "--is-inside-work-tree", "--show-toplevel", "--absolute-git-dir")
@@ -45,10 +48,17 @@ func Observe(ctx context.Context, r Repo, remote string) (Host, error) {
 		return h, ui.Refused("git sees another repository at %s than aivm does (%s, %s)", ui.Clean(r.Top), ui.Clean(l[3]), ui.Clean(l[4])).
 			Hint("core.worktree, or a directory in between, leads it elsewhere: git -C " + quote(r.Top) + " rev-parse --show-toplevel --git-dir")
 	}
+	if err := h.refs(ctx); err != nil {
+		return h, err
+	}
+	if err := h.partial(ctx); err != nil {
+		return h, err
+	}
 	b, err = r.git(ctx, "symbolic-ref", "-q", "HEAD")
 	if err != nil && !failedWith(err, 1) {
 		return h, readError(r, err)
 	}
+	h.NoBranch = true
 	name, ok := strings.CutPrefix(strings.TrimRight(string(b), "\n"), "refs/heads/")
 	if !ok || err != nil {
 		return h, ui.Refused("git mode needs a branch: in %s a commit is checked out by itself (detached HEAD)", ui.Clean(r.Top)).
@@ -58,23 +68,11 @@ func Observe(ctx context.Context, r Repo, remote string) (Host, error) {
 	if !BranchName(name) {
 		return h, ui.Refused("the branch %q cannot be used in git mode", name).Hint("rename it: git -C " + quote(r.Top) + " branch -m NAME")
 	}
-	own := "refs/remotes/" + remote + "/"
-	b, err = r.git(ctx, "for-each-ref", "--format=%(objectname) %(refname)", "refs/heads", own)
-	if err != nil {
-		return h, readError(r, err)
-	}
-	for _, s := range lines(b) {
-		oid, ref, _ := strings.Cut(s, " ")
-		if n, ok := strings.CutPrefix(ref, "refs/heads/"); ok {
-			h.Heads[n] = oid
-		} else if n, ok := strings.CutPrefix(ref, own); ok {
-			h.Tracked[n] = oid
-		}
-	}
 	if h.Head = h.Heads[name]; h.Head == "" {
 		return h, ui.Refused("git mode needs a commit: branch %s of %s has none yet", ui.Clean(name), ui.Clean(r.Top)).
 			Hint("git -C " + quote(r.Top) + " add . && git -C " + quote(r.Top) + " commit -m start")
 	}
+	h.NoBranch = false
 	if b, err = r.git(ctx, "for-each-ref", "--merged="+h.Head, "--format=%(objectname) %(refname)", "refs/tags"); err != nil {
 		return h, readError(r, err)
 	}
@@ -87,16 +85,39 @@ func Observe(ctx context.Context, r Repo, remote string) (Host, error) {
 			return h, readError(r, err)
 		}
 	}
-	_, err = r.git(ctx, "config", "--get-regexp", `^(extensions\.partialclone|remote\..*\.(promisor|partialclonefilter))$`)
+	return h, nil
+}
+
+// refs reads the branches, the host's and those last seen of the guest.
+func (h *Host) refs(ctx context.Context) error {
+	own := "refs/remotes/" + h.Remote + "/"
+	b, err := h.Repo.git(ctx, "for-each-ref", "--format=%(objectname) %(refname)", "refs/heads", own)
+	if err != nil {
+		return readError(h.Repo, err)
+	}
+	for _, s := range lines(b) {
+		oid, ref, _ := strings.Cut(s, " ")
+		if n, ok := strings.CutPrefix(ref, "refs/heads/"); ok {
+			h.Heads[n] = oid
+		} else if n, ok := strings.CutPrefix(ref, own); ok {
+			h.Tracked[n] = oid
+		}
+	}
+	return nil
+}
+
+// partial sees whether objects are missing or are somebody else's.
+func (h *Host) partial(ctx context.Context) error {
+	_, err := h.Repo.git(ctx, "config", "--get-regexp", `^(extensions\.partialclone|remote\..*\.(promisor|partialclonefilter))$`)
 	switch {
 	case err == nil:
 		h.Partial = true
 	case !failedWith(err, 1):
-		return h, readError(r, err)
+		return readError(h.Repo, err)
 	}
-	_, err = os.Stat(filepath.Join(r.CommonDir, "objects/info/alternates"))
+	_, err = os.Stat(filepath.Join(h.Repo.CommonDir, "objects/info/alternates"))
 	h.Borrows = err == nil
-	return h, nil
+	return nil
 }
 
 // count returns how many commits a has that b lacks, and the other way.

@@ -121,3 +121,42 @@ func TestOnlyOddNames(t *testing.T) {
 		t.Errorf("%+v", o)
 	}
 }
+
+// In a rebase, on a branch without a commit, or on one whose name is not used,
+// the refs here are as good to compare with and to fetch to.
+func TestOnlyWithoutABranch(t *testing.T) {
+	for _, format := range []string{"sha1", "sha256"} {
+		for what, args := range map[string][]string{
+			"a commit":            {"checkout", "-q", "--detach"},
+			"nothing yet":         {"symbolic-ref", "HEAD", "refs/heads/unborn"},
+			"the VM's own branch": {"symbolic-ref", "HEAD", "refs/heads/idea"},
+			"a long name":         {"switch", "-q", "-c", strings.Repeat("b", 201)},
+		} {
+			p := newPair(t, "--object-format="+format)
+			p.commitH("a", "x")
+			p.sync()
+			p.gitG("switch", "-q", "-c", "idea")
+			idea := p.commitG("b", "x")
+			_, g := p.observe()
+			p.gitH(args...)
+			r, err := Find(p.host)
+			if err != nil {
+				t.Fatal(err)
+			}
+			h, err := Observe(t.Context(), r, p.remote.Name)
+			if err == nil || !h.NoBranch || len(News(h, *g)) != 1 {
+				t.Fatalf("%s: %v %+v", what, err, h)
+			}
+			if _, _, err := Fetch(t.Context(), p.peer, &h, *g); err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			if got := p.gitH("rev-parse", p.remote.Name+"/idea"); got != idea {
+				t.Errorf("%s: %s", what, got)
+			}
+			said, why := p.peer.Conn.Probe(t.Context(), OnlyProbes(p.guest))
+			if o, err := FindOnly(t.Context(), h, true, *g, News(h, *g), said, why); err != nil || o.Holds() {
+				t.Errorf("%s: %v %+v", what, err, o)
+			}
+		}
+	}
+}

@@ -23,10 +23,12 @@ type gitWant struct {
 	host   plan.Known[gitsync.Host]
 	strict bool // what keeps commits from moving is an error and not a remark
 	fresh  bool // the remote is not, or was not, in the repository's configuration
-	push   bool
-	fetch  bool
-	limits gitsync.Limits
-	wip    bool // the uncommitted state goes along
+	// anyHead says that the branch checked out here does not matter.
+	anyHead bool
+	push    bool
+	fetch   bool
+	limits  gitsync.Limits
+	wip     bool // the uncommitted state goes along
 
 	quick        bool // both sides are as they were when there was nothing to do
 	moved        bool // there was something to do
@@ -354,7 +356,7 @@ func (e *Env) beginGit(ctx context.Context, w *want, f *facts) error {
 	}
 	if waited {
 		w.observeGit(ctx)
-		if w.git.host.Err != nil {
+		if w.git.host.Err != nil && !(w.git.anyHead && w.git.host.Value.NoBranch) {
 			release()
 			return w.git.host.Err
 		}

@@ -281,10 +281,12 @@ func (e *Env) lookAtClone(ctx context.Context, w *want, conn guest.Conn, a share
 	}
 	h, problem := gitsync.Host{}, e.wantGit(ctx, cw)
 	if problem == nil {
-		cw.git.strict, cw.git.guest = true, g
+		cw.git.strict, cw.git.anyHead, cw.git.guest = true, true, g
 		cw.git.limits = gitsync.Limits{Quiet: time.Minute, Total: clonesLimit}
 		cw.observeGit(ctx)
-		problem = cw.git.host.Err
+		if problem = cw.git.host.Err; cw.git.host.Value.NoBranch {
+			problem = nil // in a rebase the refs are as good
+		}
 	}
 	comparable := problem == nil
 	if comparable {
