@@ -139,7 +139,7 @@ done
 if [ -d .git/worktrees ] || [ -f .git ]; then
   g worktree list --porcelain | sed -n 's/^worktree //p' | tr '\n' '\0' | kind=worktree xargs -0 -r sh -c "$one" sh
 fi
-find . -xdev -name node_modules -prune -o -path ./.git -prune -o -name .git -exec sh -c "$one" sh {} +
+find . -xdev -name node_modules -prune -o -path ./.git -prune -o -name .git -exec sh -c "$one" sh {} + 2>/dev/null || printf 'closed\0\0\0\0\0\0'
 `
 
 // OnlyProbes ask for what FindOnly needs to know of the clone in dir. The one
@@ -214,10 +214,8 @@ func FindOnly(ctx context.Context, h Host, compare bool, g Guest, news map[strin
 			stashes = append(stashes, [2]string{oid, name})
 		}
 	}
-	inside, at, more := parseInside(said["only inside"])
-	if more {
-		o.Incomplete = append(o.Incomplete, "it has more repositories in it than are looked at")
-	}
+	inside, at, unseen := parseInside(said["only inside"])
+	o.Incomplete = append(o.Incomplete, unseen...)
 	for _, oid := range at {
 		heads[oid] = true
 	}
@@ -291,8 +289,9 @@ func (o *Only) bound() {
 }
 
 // parseInside reads what onlyInside wrote. at are commits that work trees have
-// checked out without a branch.
-func parseInside(b []byte) (out []Inside, at []string, more bool) {
+// checked out without a branch, unseen what it did not see.
+func parseInside(b []byte) (out []Inside, at, unseen []string) {
+	more, closed := false, false
 	f := strings.Split(string(b), "\x00")
 	for len(f) > 6 && len(out) < 2*maxInside {
 		i := Inside{Kind: f[0], Path: strings.TrimPrefix(f[1], "./")}
@@ -305,6 +304,8 @@ func parseInside(b []byte) (out []Inside, at []string, more bool) {
 		switch i.Kind {
 		case "more":
 			more = true
+		case "closed":
+			closed = true
 		case "worktree", "submodule", "repository":
 			out = append(out, i)
 			if OID(f[5]) {
@@ -313,7 +314,13 @@ func parseInside(b []byte) (out []Inside, at []string, more bool) {
 		}
 		f = f[6:]
 	}
-	return out, at, more || len(f) > 6
+	if more || len(f) > 6 {
+		unseen = append(unseen, "it has more repositories in it than are looked at")
+	}
+	if closed {
+		unseen = append(unseen, "folders in it cannot be read by its user")
+	}
+	return out, at, unseen
 }
 
 // keeps reports which of the objects a ref of the repository leads to: one that

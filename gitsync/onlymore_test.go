@@ -160,3 +160,33 @@ func TestOnlyWithoutABranch(t *testing.T) {
 		}
 	}
 }
+
+// A folder in the clone that its user cannot read is said, and hides no
+// repository beside it.
+func TestOnlyBesideAClosedFolder(t *testing.T) {
+	p := newPair(t)
+	p.commitH("a", "x")
+	p.sync()
+	closed, own := filepath.Join(p.guest, "closed"), filepath.Join(p.guest, "own")
+	mkdir(t, closed)
+	mkdir(t, own)
+	gitIn(t, own, p.s.home, "init", "-q")
+	gitIn(t, own, p.s.home, "commit", "-q", "--allow-empty", "-m", "x")
+	if err := os.Chmod(closed, 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Chmod(closed, 0o755) })
+	if os.Geteuid() == 0 { // whom it does not keep out
+		p.s.path = filepath.Join(p.s.home, "bin")
+		find := filepath.Join(p.s.path, "find")
+		writeFile(t, find, "#!/bin/sh\n/usr/bin/find \"$@\"\necho 'find: closed: Permission denied' >&2\nexit 1\n")
+		if err := os.Chmod(find, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := p.only(true)
+	if !slices.Equal(o.Incomplete, []string{"folders in it cannot be read by its user"}) ||
+		!slices.Contains(o.Inside, Inside{Path: "own", Kind: "repository", Commits: 1}) {
+		t.Errorf("%+v", o)
+	}
+}
