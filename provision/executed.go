@@ -279,7 +279,11 @@ func (e *Env) executedCheck(ctx context.Context, w *want, f *facts, s vmFolders)
 		if !exposes(a) || a.State != share.Attached {
 			continue
 		}
-		if acts := leads[a.HostPath]; len(acts) > 0 {
+		found := leads[a.HostPath]
+		if found.Cut != "" {
+			notes = append(notes, cutShort(a.HostPath, found))
+		}
+		if acts := found.Acts; len(acts) > 0 {
 			silent = true
 			notes = append(notes, fmt.Sprintf("%s acts on this machine at once: %s", a.HostPath, share.NameLeads(acts)))
 			q := shellQuote(a.HostPath) + " --vm " + w.name

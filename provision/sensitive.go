@@ -43,7 +43,7 @@ func (e *Env) mayReach(folder string, writable bool, allow []string) error {
 	if err := share.Refuse(folder, e.Home, e.ownDirs(), allow); err != nil {
 		return err
 	}
-	active, err := share.RefuseLeads(folder, e.person(), writable, allow)
+	found, err := share.RefuseLeads(folder, e.person(), writable, allow)
 	if err != nil {
 		return err
 	}
@@ -54,8 +54,11 @@ func (e *Env) mayReach(folder string, writable bool, allow []string) error {
 			return err
 		}
 	}
-	for _, a := range active {
+	for _, a := range found.Active {
 		e.warnOnce("what a VM writes into " + ui.Clean(folder) + " can run in this shell: " + ui.Clean(a.String()) + "; to leave such an environment: deactivate, or open another terminal outside the folder")
+	}
+	if found.Cut != "" {
+		e.warnOnce(cutShort(folder, found))
 	}
 	if writable {
 		e.mayHave = map[string]bool{folder: true}
@@ -63,16 +66,21 @@ func (e *Env) mayReach(folder string, writable bool, allow []string) error {
 	return nil
 }
 
+// cutShort says that more may lead into the folder than was found.
+func cutShort(folder string, found share.Leads) string {
+	return "not all that could lead into " + ui.Clean(folder) + " was looked at: there is too much in " + ui.Clean(found.Cut)
+}
+
 // leads are the places of this machine that lead into folders a guest can
 // write, by folder.
-func (e *Env) leads(atts []share.Attachment) map[string][]share.Lead {
+func (e *Env) leads(atts []share.Attachment) map[string]share.Leads {
 	var folders []string
 	for _, a := range atts {
 		if exposes(a) && a.State == share.Attached {
 			folders = append(folders, a.HostPath)
 		}
 	}
-	return share.ActingLeads(folders, e.person())
+	return share.FindAllLeads(folders, e.person())
 }
 
 // guestFolders are the recorded folders that a VM can write.

@@ -43,6 +43,7 @@ type Leads struct {
 	Keys   []Lead // credentials
 	Active []Lead // this shell runs it, because an environment of the folder's own is active in it
 	Self   string // the running aivm, if it lies in the folder
+	Cut    string // a place that holds too much to be searched whole, "" if there is none
 }
 
 // looker finds what leads into one folder.
@@ -60,11 +61,12 @@ type reader struct {
 	tracer  hostfile.Tracer
 	ways    map[string]hostfile.Way
 	dirs    map[string][]fs.DirEntry
+	long    map[string]bool // directories with more entries than were read
 	sources map[string][]string
 }
 
 func newReader() *reader {
-	return &reader{ways: map[string]hostfile.Way{}, dirs: map[string][]fs.DirEntry{}, sources: map[string][]string{}}
+	return &reader{ways: map[string]hostfile.Way{}, dirs: map[string][]fs.DirEntry{}, long: map[string]bool{}, sources: map[string][]string{}}
 }
 
 // FindLeads says what of this machine leads into the folder, with links
@@ -74,13 +76,11 @@ func FindLeads(folder string, p Person, keysOnly bool) Leads {
 	return newReader().find(folder, p, keysOnly)
 }
 
-// ActingLeads is what acts of the leads into each of the folders, by folder.
-func ActingLeads(folders []string, p Person) map[string][]Lead {
-	r, out := newReader(), map[string][]Lead{}
+// FindAllLeads is FindLeads for several folders, by folder.
+func FindAllLeads(folders []string, p Person) map[string]Leads {
+	r, out := newReader(), map[string]Leads{}
 	for _, f := range folders {
-		if acts := r.find(f, p, false).Acts; len(acts) > 0 {
-			out[f] = acts
-		}
+		out[f] = r.find(f, p, false)
 	}
 	return out
 }
@@ -90,6 +90,7 @@ func (r *reader) find(folder string, p Person, keysOnly bool) Leads {
 	l.folder = l.tracer.Folder(folder)
 	l.keys()
 	if keysOnly {
+		l.out.Acts = nil
 		return l.out
 	}
 	if p.Self != "" {
@@ -97,6 +98,7 @@ func (r *reader) find(folder string, p Person, keysOnly bool) Leads {
 			l.out.Self = p.Self
 		}
 	}
+	l.environment()
 	for _, home := range l.homes() {
 		for _, s := range startup {
 			for _, path := range l.places(home, s) {
@@ -116,7 +118,6 @@ func (r *reader) find(folder string, p Person, keysOnly bool) Leads {
 			l.out.Acts = append(l.out.Acts, Lead{Place: s, How: "holds it"})
 		}
 	}
-	l.environment()
 	l.sameFiles()
 	return l.out
 }
@@ -206,12 +207,11 @@ func (l *looker) place(to *[]Lead, name, path string, deep bool) {
 		*to = append(*to, Lead{Place: name, How: "holds it"})
 		return
 	}
-	left := placeEntries
 	depth := 0
 	if deep {
 		depth = placeDepth
 	}
-	l.links(to, name, path, depth, &left)
+	l.links(to, name, path, depth)
 }
 
 // programs judges a directory whose programs are run by their names: a folder
@@ -219,8 +219,7 @@ func (l *looker) place(to *[]Lead, name, path string, deep bool) {
 func (l *looker) programs(name, dir string) {
 	var found []Lead
 	if !l.leads(&found, name, dir, l.follow(dir)) {
-		left := placeEntries * 3
-		l.links(&found, l.called(dir), dir, 0, &left)
+		l.links(&found, l.called(dir), dir, 0)
 	}
 	l.add(found)
 }
@@ -248,20 +247,33 @@ func (l *looker) leads(to *[]Lead, name, path string, way hostfile.Way) bool {
 	return true
 }
 
-// links follows the links in the directory at path.
-func (l *looker) links(to *[]Lead, name, path string, depth int, left *int) {
-	for _, e := range l.list(path) {
-		*left--
-		if l.entries++; *left < 0 || l.entries > allEntries {
-			return
+// links follows the links in the directory at path and, down to depth, in those
+// below it, the nearest first.
+func (l *looker) links(to *[]Lead, name, path string, depth int) {
+	type dir struct{ name, path string }
+	left := placeEntries
+	for level := []dir{{name, path}}; len(level) > 0; depth-- {
+		var next []dir
+		for _, d := range level {
+			for _, e := range l.list(d.path) {
+				child := filepath.Join(d.path, e.Name())
+				switch {
+				case e.Type()&fs.ModeSymlink != 0:
+					l.leads(to, d.name+"/"+e.Name(), child, l.follow(child))
+				case depth == 0:
+				case left == 0 || l.entries == allEntries:
+					l.out.Cut = name
+				default:
+					left--
+					l.entries++
+					next = append(next, dir{d.name + "/" + e.Name(), child})
+				}
+			}
+			if l.long[d.path] {
+				l.out.Cut = d.name
+			}
 		}
-		child := filepath.Join(path, e.Name())
-		switch {
-		case e.IsDir() && depth > 0:
-			l.links(to, name+"/"+e.Name(), child, depth-1, left)
-		case e.Type()&fs.ModeSymlink != 0:
-			l.leads(to, name+"/"+e.Name(), child, l.follow(child))
-		}
+		level = next
 	}
 }
 
@@ -289,43 +301,10 @@ func (r *reader) list(path string) []fs.DirEntry {
 	if st, err := h.Stat(); err != nil || !st.IsDir() {
 		return nil
 	}
-	ents, _ := hostfile.Entries(h, placeEntries*3)
+	ents, _ := hostfile.Entries(h, placeEntries*3+1)
+	r.long[path] = len(ents) > placeEntries*3
 	r.dirs[path] = slices.DeleteFunc(ents, func(e fs.DirEntry) bool { return e.Type()&(fs.ModeDir|fs.ModeSymlink) == 0 })
 	return r.dirs[path]
-}
-
-// keys looks for credentials.
-func (l *looker) keys() {
-	for _, home := range l.homes() {
-		for _, s := range slices.Concat(secrets, credentials) {
-			for _, path := range l.places(home, s) {
-				if s == ".ssh" {
-					l.sshKeys(path)
-					continue
-				}
-				l.place(&l.out.Keys, l.called(path), path, false)
-			}
-		}
-	}
-	for _, v := range credentialVars {
-		for _, path := range filepath.SplitList(l.getenv(v)) {
-			if filepath.IsAbs(path) {
-				l.place(&l.out.Keys, v+"="+path, path, false)
-			}
-		}
-	}
-}
-
-// sshKeys is place for ~/.ssh, of which some files are no secret.
-func (l *looker) sshKeys(path string) {
-	var all []Lead
-	l.place(&all, l.called(path), path, false)
-	for _, a := range all {
-		if !slices.Contains([]string{"config", "config.d", "rc", "environment", "authorized_keys", "authorized_keys2", "known_hosts", "known_hosts.old"}, filepath.Base(a.Place)) {
-			l.out.Keys = append(l.out.Keys, a)
-		}
-	}
-	delete(l.seen, path)
 }
 
 // environment looks at what this run's environment names.
@@ -336,18 +315,26 @@ func (l *looker) environment() {
 			if l.active(path) {
 				to = &l.out.Active
 			}
-			l.place(to, v+"="+path, path, false)
+			l.place(to, v+"="+path, path, true)
+			if to == &l.out.Active {
+				delete(l.seen, path) // the lists may have it too
+			}
 		}
 	}
-	if dir := l.getenv("ZDOTDIR"); filepath.IsAbs(dir) {
-		for _, f := range zdot {
-			l.place(&l.out.Acts, l.called(filepath.Join(dir, f)), filepath.Join(dir, f), false)
+	for v, below := range belowVars {
+		if dir := l.getenv(v); filepath.IsAbs(dir) {
+			for _, b := range below {
+				l.place(&l.out.Acts, l.called(filepath.Join(dir, b)), filepath.Join(dir, b), true)
+			}
 		}
 	}
 	for _, v := range programVars {
 		if f := strings.Fields(strings.TrimPrefix(l.getenv(v), "|")); len(f) > 0 && filepath.IsAbs(f[0]) {
 			l.leads(&l.out.Acts, v+"="+f[0], f[0], l.follow(f[0]))
 		}
+	}
+	if dir := l.getenv("GOBIN"); filepath.IsAbs(dir) {
+		l.programs("GOBIN="+dir, dir)
 	}
 	for _, v := range pathVars {
 		for _, dir := range filepath.SplitList(l.getenv(v)) {
@@ -376,24 +363,6 @@ func (l *looker) add(found []Lead) {
 			l.out.Acts = append(l.out.Acts, f)
 		}
 	}
-}
-
-// active reports whether the directory was put on a path because an environment
-// of the folder itself is active in this shell: a Python one, or direnv's.
-func (l *looker) active(dir string) bool {
-	if !strings.HasPrefix(filepath.Clean(dir), l.folder.Path+"/") {
-		return false
-	}
-	if strings.HasSuffix(filepath.Clean(dir), "/node_modules/.bin") {
-		return true
-	}
-	for _, v := range []string{"VIRTUAL_ENV", "CONDA_PREFIX", "DIRENV_DIR"} {
-		root := filepath.Clean(strings.TrimPrefix(l.getenv(v), "-"))
-		if filepath.IsAbs(root) && (root == l.folder.Path || strings.HasPrefix(root, l.folder.Path+"/")) && (root == dir || strings.HasPrefix(dir, root+"/")) {
-			return true
-		}
-	}
-	return false
 }
 
 // sourcing files are shell programs in which a line "source FILE" or ". FILE"
@@ -457,28 +426,28 @@ func NameLeads(ls []Lead) string {
 
 // RefuseLeads says no to a folder that acts on this machine at once, or in
 // which credentials are. writable says that the guest is to write it; what it
-// only reads acts on nothing. The names in active are of what is not refused and
-// has to be said: see Leads. allow is Refuse's.
-func RefuseLeads(hostPath string, p Person, writable bool, allow []string) (active []Lead, err error) {
+// only reads acts on nothing. Of a folder that is not refused, Active and Cut
+// have to be said. allow is Refuse's.
+func RefuseLeads(hostPath string, p Person, writable bool, allow []string) (Leads, error) {
 	found := FindLeads(hostPath, p, !writable)
 	q := quote(hostPath)
 	if found.Self != "" {
-		return nil, ui.Refused("%s is not shared for writing: the aivm that runs now lies in it (%s), and this machine runs it as root", ui.Clean(hostPath), ui.Clean(found.Self)).
+		return found, ui.Refused("%s is not shared for writing: the aivm that runs now lies in it (%s), and this machine runs it as root", ui.Clean(hostPath), ui.Clean(found.Self)).
 			Hint("put it where no guest writes: sudo install -m 755 "+quote(found.Self)+" /usr/local/bin/aivm", "then: /usr/local/bin/aivm attach "+q)
 	}
 	if allowed(hostPath, allow) {
-		return found.Active, nil
+		return found, nil
 	}
 	yes := "if the guest may really have it, repeat the command with: --allow-sensitive " + q
 	if len(found.Keys) > 0 {
-		return nil, ui.Refused("%s is not shared: it has keys or tokens: %s", ui.Clean(hostPath), NameLeads(found.Keys)).
+		return found, ui.Refused("%s is not shared: it has keys or tokens: %s", ui.Clean(hostPath), NameLeads(found.Keys)).
 			Hint(yes, "or attach the project's own folder")
 	}
 	if len(found.Acts) > 0 {
-		return nil, ui.Refused("%s is not shared for writing: this machine runs or obeys by itself what lies there: %s", ui.Clean(hostPath), NameLeads(found.Acts)).
+		return found, ui.Refused("%s is not shared for writing: this machine runs or obeys by itself what lies there: %s", ui.Clean(hostPath), NameLeads(found.Acts)).
 			Hint("to let the guest only read it: aivm attach "+q+" --access ro", yes)
 	}
-	return found.Active, nil
+	return found, nil
 }
 
 // allowed reports whether --allow-sensitive names exactly this folder.

@@ -133,9 +133,9 @@ func TestLeadsIntoAFolder(t *testing.T) {
 		}
 	}
 	for folder, says := range map[string]string{"code/venv": "/code/venv/.venv/bin on PATH lies in it", "code/py": "/code/py/src on PYTHONPATH lies in it", "notes": `"." on PATH`} {
-		active, err := RefuseLeads(filepath.Join(home, folder), p, true, nil)
-		if err != nil || !strings.Contains(NameLeads(active), says) {
-			t.Errorf("%s: %v, %v", folder, active, err)
+		found, err := RefuseLeads(filepath.Join(home, folder), p, true, nil)
+		if err != nil || !strings.Contains(NameLeads(found.Active), says) {
+			t.Errorf("%s: %v, %v", folder, found.Active, err)
 		}
 	}
 }

@@ -62,6 +62,11 @@ var startup = []string{
 	".vimrc", ".vim", ".gvimrc", ".exrc", ".nvimrc", ".ideavimrc", ".config/vim", ".config/nvim", ".local/share/nvim", ".emacs", ".emacs.el", ".emacs.d", ".config/emacs",
 	".spacemacs", ".spacemacs.d", ".doom.d", ".config/doom", ".config/helix", ".config/kak", ".config/micro", ".nanorc", ".config/nano", ".config/sublime-text", ".config/zed",
 	".local/share/zed", ".local/share/JetBrains", ".config/lapce", ".vscode", ".vscode-insiders", ".vscode-oss", ".cursor/extensions", ".cursor/hooks.json", ".cursor/hooks", ".cursor/commands", ".cursor/rules", ".config/code-flags.conf", ".gdbinit", ".config/gdb", ".lldbinit",
+	".config/Code/User", ".config/Code - Insiders/User", ".config/VSCodium/User", ".config/Cursor/User", ".config/Windsurf/User",
+	// agents and build tools, in directories that also have credentials
+	".claude/hooks", ".claude/commands", ".claude/agents", ".claude/skills", ".claude/plugins", ".codex/hooks.json", ".gemini/extensions", ".gemini/commands",
+	".config/opencode/plugin", ".config/opencode/plugins", ".config/opencode/command", ".continue/config.ts", ".cargo/bin", ".gradle/init.d", ".config/git/hooks",
+	".config/containers/systemd", ".docker/cli-plugins",
 	// git, ssh, the network
 	".gitconfig", ".hgrc", ".config/hg", ".jjconfig.toml", ".config/jj", ".config/lazygit", ".gitui", ".tigrc", ".config/tig",
 	".ssh/config", ".ssh/config.d", ".ssh/rc", ".ssh/environment", ".ssh/authorized_keys", ".ssh/authorized_keys2", ".rhosts", ".shosts", ".k5login", ".k5users",
@@ -89,15 +94,23 @@ var bins = []string{
 	".config/composer/vendor/bin", ".luarocks/bin", ".fly/bin", ".arkade/bin", ".istioctl/bin",
 }
 
-// zdot are the files zsh reads in ZDOTDIR.
-var zdot = []string{".zshenv", ".zprofile", ".zshrc", ".zlogin", ".zlogout"}
+// belowVars are environment variables that name a directory of which only a few
+// names count.
+var belowVars = map[string][]string{
+	"ZDOTDIR":           {".zshenv", ".zprofile", ".zshrc", ".zlogin", ".zlogout"},
+	"CURL_HOME":         {".curlrc", "curlrc"},
+	"CLAUDE_CONFIG_DIR": {"hooks", "commands", "agents", "skills", "plugins"},
+	"CODEX_HOME":        {"hooks.json", "prompts"},
+	"CARGO_HOME":        {"bin"},
+	"GRADLE_USER_HOME":  {"init.d"},
+}
 
 // startupVars are environment variables that name a file or directory of that
 // kind; programVars hold a command, of which the first word may be a path.
 var (
 	startupVars = []string{
 		"ENV", "BASH_ENV", "PYTHONSTARTUP", "PYTHONUSERBASE", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_EXEC_PATH", "GIT_TEMPLATE_DIR", "INPUTRC", "SCREENRC", "XINITRC", "RUSTUP_HOME",
-		"GOBIN", "GOROOT", "JAVA_HOME", "PYENV_ROOT", "RBENV_ROOT", "NVM_DIR", "ASDF_DIR", "ASDF_DATA_DIR", "VOLTA_HOME", "STARSHIP_CONFIG", "LESSKEYIN", "PSQLRC", "WGETRC", "CURL_HOME", "IPYTHONDIR",
+		"GOROOT", "JAVA_HOME", "PYENV_ROOT", "RBENV_ROOT", "NVM_DIR", "ASDF_DIR", "ASDF_DATA_DIR", "VOLTA_HOME", "STARSHIP_CONFIG", "LESSKEYIN", "PSQLRC", "WGETRC", "IPYTHONDIR",
 	}
 	programVars = []string{"EDITOR", "VISUAL", "PAGER", "BROWSER", "SHELL", "SSH_ASKPASS", "SUDO_ASKPASS", "GIT_ASKPASS", "GIT_EDITOR", "GIT_PAGER", "GIT_SSH", "GIT_SSH_COMMAND", "LESSOPEN", "MANPAGER"}
 )

@@ -1,0 +1,71 @@
+package share
+
+import (
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// keys looks for credentials.
+func (l *looker) keys() {
+	for _, home := range l.homes() {
+		for _, s := range slices.Concat(secrets, credentials) {
+			for _, path := range l.places(home, s) {
+				if s == ".ssh" {
+					l.sshKeys(path)
+					continue
+				}
+				l.keyPlace(s, l.called(path), path)
+			}
+		}
+	}
+	for _, v := range credentialVars {
+		for _, path := range filepath.SplitList(l.getenv(v)) {
+			if filepath.IsAbs(path) {
+				l.keyPlace(credentialHomes[v], v+"="+path, path)
+			}
+		}
+	}
+}
+
+// keyPlace is place for an entry of the credentials. Links in it that are named
+// as the settings beside them are no credentials: this machine obeys them.
+func (l *looker) keyPlace(entry, name, path string) {
+	var all []Lead
+	l.place(&all, name, path, false)
+	for _, a := range all {
+		if rest, below := strings.CutPrefix(a.Place, name+"/"); below && slices.Contains(settings[entry], rest) {
+			l.out.Acts = append(l.out.Acts, a)
+			l.seen[filepath.Join(path, rest)] = true
+			continue
+		}
+		l.out.Keys = append(l.out.Keys, a)
+	}
+}
+
+// sshKeys is place for ~/.ssh, of which some files are no secret.
+func (l *looker) sshKeys(path string) {
+	var all []Lead
+	l.place(&all, l.called(path), path, false)
+	for _, a := range all {
+		if !slices.Contains([]string{"config", "config.d", "rc", "environment", "authorized_keys", "authorized_keys2", "known_hosts", "known_hosts.old"}, filepath.Base(a.Place)) {
+			l.out.Keys = append(l.out.Keys, a)
+		}
+	}
+	delete(l.seen, path)
+}
+
+// agentSettings are what agents obey, and people keep among their dotfiles.
+var agentSettings = []string{"CLAUDE.md", "AGENTS.md", "GEMINI.md", "settings.json", "commands", "prompts", "agents", "skills", "hooks"}
+
+// settings are names in a directory of the credentials that stand for what is
+// obeyed and holds none.
+var settings = map[string][]string{
+	".claude": agentSettings, ".codex": agentSettings, ".gemini": agentSettings, ".qwen": agentSettings, ".copilot": agentSettings, ".config/opencode": agentSettings,
+	".config/goose": agentSettings, ".config/amp": agentSettings, ".config/crush": agentSettings,
+	".config/git": {"config", "ignore", "attributes", "hooks"}, ".cargo": {"bin", "config.toml"},
+	".config/Code": {"User"}, ".config/Code - Insiders": {"User"}, ".config/VSCodium": {"User"}, ".config/Cursor": {"User"}, ".config/Windsurf": {"User"},
+}
+
+// credentialHomes say which entry of the credentials a variable moves.
+var credentialHomes = map[string]string{"CLAUDE_CONFIG_DIR": ".claude", "CODEX_HOME": ".codex", "CARGO_HOME": ".cargo"}
