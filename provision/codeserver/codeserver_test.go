@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -262,5 +263,31 @@ func TestPage(t *testing.T) {
 	remove()
 	if _, err := os.Stat(dir); err == nil {
 		t.Error("the directory is still there")
+	}
+}
+
+// TestPagesAtOnce: a run that takes its page away takes no other run's
+// directory away.
+func TestPagesAtOnce(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "open")
+	var runs sync.WaitGroup
+	for range 4 {
+		runs.Go(func() {
+			for range 200 {
+				path, remove, err := WritePage(dir, "http://x/?tkn=1")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err := os.Stat(path); err != nil {
+					t.Error(err)
+				}
+				remove()
+			}
+		})
+	}
+	runs.Wait()
+	if _, err := os.Lstat(dir); err == nil {
+		t.Errorf("%s is still there", dir)
 	}
 }

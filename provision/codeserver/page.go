@@ -2,6 +2,7 @@ package codeserver
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -23,26 +24,24 @@ func own(st os.FileInfo) bool {
 	return ok && int(sys.Uid) == os.Geteuid() && st.Mode().Perm()&0o077 == 0
 }
 
-const pagePattern = "open-*.html"
+const (
+	pagePattern = "open-*.html"
+	pageTries   = 100
+)
 
 // WritePage writes a page for this user's eyes that leads a browser to address.
 // The command line of a browser is public, the address with its token is not.
 // remove takes the page away, and the directory if it was the last one; what a
 // killed run left goes with the next page.
 func WritePage(dir, address string) (path string, remove func(), err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", nil, err
-	}
-	if err := os.Chmod(dir, 0o700); err != nil {
-		return "", nil, err
-	}
-	old, _ := filepath.Glob(filepath.Join(dir, pagePattern))
-	for _, p := range old {
-		if st, err := os.Lstat(p); err == nil && time.Since(st.ModTime()) > 2*Invitation {
-			_ = os.Remove(p)
+	var f *os.File
+	for range pageTries {
+		f, err = newPage(dir)
+		// Another run can take its own page away meanwhile, and the directory with it.
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) {
+			break
 		}
 	}
-	f, err := os.CreateTemp(dir, pagePattern) // 0600
 	if err != nil {
 		return "", nil, err
 	}
@@ -56,4 +55,21 @@ func WritePage(dir, address string) (path string, remove func(), err error) {
 		return "", nil, err
 	}
 	return f.Name(), remove, nil
+}
+
+// newPage makes an empty page, and the directory if it is not there.
+func newPage(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return nil, err
+	}
+	old, _ := filepath.Glob(filepath.Join(dir, pagePattern))
+	for _, p := range old {
+		if st, err := os.Lstat(p); err == nil && time.Since(st.ModTime()) > 2*Invitation {
+			_ = os.Remove(p)
+		}
+	}
+	return os.CreateTemp(dir, pagePattern) // 0600
 }
