@@ -91,7 +91,7 @@ func (e editor) command(line string, ws []word, at int) Command {
 			b.WriteString(line[end:w.start] + e.swap[text])
 			end = w.end
 			c.Added, c.Kind, has = e.swap[text], Window, true
-		case len(e.not) > 0 && strings.Contains(text, "n") && shortFlags.MatchString(text):
+		case len(e.not) > 0 && clientFlags.MatchString(text) && strings.Contains(text, "n"):
 			// emacsclient -nc: the letter goes, the others stay.
 			b.WriteString(line[end:w.start] + strings.ReplaceAll(text, "n", ""))
 			end = w.end
@@ -118,6 +118,11 @@ func (e editor) command(line string, ws []word, at int) Command {
 	return c
 }
 
+// clientFlags are emacsclient's flags of one letter, several in one word, of
+// which the last one may take a value. Its long ones may have one hyphen too:
+// -nw is no -n.
+var clientFlags = regexp.MustCompile(`^-[cenqrtuHV]+[adfsFPT]?$`)
+
 var shortFlags = regexp.MustCompile(`^-[a-zA-Z]{2,}$`)
 
 func waits(flags ...string) editor { return editor{kind: Window, wait: flags} }
@@ -137,7 +142,7 @@ var (
 
 // editors are known by the name of their program, their snap or their flatpak.
 var editors = merge(map[string]editor{
-	"emacsclient": {kind: Window, not: []string{"-n", "--no-wait"}},
+	"emacsclient": {kind: Window, not: []string{"-n", "--no-wait", "-no-wait"}},
 	"emacs":       plain,
 	"gedit":       waits("--wait", "-w"), "org.gnome.gedit": waits("--wait", "-w"), "xed": waits("--wait", "-w"),
 	"gnome-text-editor": waits("--standalone", "-s"), "org.gnome.texteditor": waits("--standalone", "-s"),

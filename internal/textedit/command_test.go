@@ -35,6 +35,8 @@ func TestParse(t *testing.T) {
 		"vim": {"vim", Terminal}, "vim -g": {"vim -f -g", Window}, "vim --remote": {"vim --remote-wait", Window}, "gvim --remote-silent": {"gvim --remote-wait-silent", Window},
 		"kate": {"kate --block", Window}, "kate -b": {"kate -b", Window}, "gedit": {"gedit --wait", Window},
 		"emacsclient": {"emacsclient", Window}, "emacsclient -n": {"emacsclient ", Window}, "emacsclient -nc": {"emacsclient -c", Window},
+		"emacsclient -nw": {"emacsclient -nw", Window}, "emacsclient -t -a ''": {"emacsclient -t -a ''", Window}, "emacsclient -no-wait -nw": {"emacsclient  -nw", Window},
+		"emacsclient -cna ''": {"emacsclient -ca ''", Window}, "emacsclient -alternate-editor=nano": {"emacsclient -alternate-editor=nano", Window},
 		"emacsclient --no-wait -a '' -c": {"emacsclient  -a '' -c", Window},
 		"vim.basic":                      {"vim.basic", Terminal}, "nano": {"nano", Terminal}, "hx": {"hx", Terminal}, "sed -i s/x/y/": {"sed -i s/x/y/", Terminal},
 		"xdg-open": {"xdg-open", Detached}, "open": {"open", Detached}, "gio open": {"gio open", Detached},
