@@ -31,7 +31,16 @@ func Taken(l Layout, alias string) error {
 	if alias == own || slices.Contains(ownNames, alias) || slices.Contains(ownIn(string(hosts)), alias) {
 		return refuse("it is a name of this machine itself")
 	}
+	var legacy []Clash // blocks of aivm 0.3, which come after our Include: see Plan
+	for _, c := range Others(l, alias) {
+		if c.Legacy {
+			legacy = append(legacy, c)
+		}
+	}
 	for _, d := range l.directives(alias) {
+		if slices.ContainsFunc(legacy, func(c Clash) bool { return c.File == d.file && c.Line == d.line }) {
+			continue
+		}
 		for _, patterns := range d.about() {
 			if hostApplies(patterns, alias) == yes && slices.ContainsFunc(patterns, func(p string) bool {
 				return strings.Trim(p, "*?") != "" && matchPattern(p, alias)
