@@ -56,12 +56,16 @@ func (a *app) editedNow(c *cobra.Command, path, flag string) error {
 	if err := a.runEditor(c.Context(), ed, k.Path); err != nil {
 		return a.editorFailed(c.Context(), k, ed, line, err)
 	}
-	over, err := a.awaitEditor(c.Context(), ed, k, time.Since(began) < atOnce)
+	quick := time.Since(began) < atOnce
+	over, err := a.awaitEditor(c.Context(), ed, k, quick)
 	if err != nil {
 		a.sayKept(k)
 		return err
 	}
 	if !k.Saved() {
+		if over && !quick && ed.Kind == textedit.Unknown {
+			return nil // it may have handed the file on; the next edit names a copy that was saved since
+		}
 		if over {
 			return k.Remove()
 		}
