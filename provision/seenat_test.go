@@ -2,12 +2,16 @@ package provision
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"aivm.dev/aivm/internal/hostexec"
+	"aivm.dev/aivm/internal/root"
 	"aivm.dev/aivm/provision/share"
 )
 
@@ -78,4 +82,21 @@ func TestReviewHidesNoSetuidFile(t *testing.T) {
 	named("")
 	w.forgetSeen(a)
 	named("later mine suid")
+}
+
+// What could not be found out about device nodes is not said to be so.
+func TestSayDevices(t *testing.T) {
+	const unknown = "whether the guest's root can make device nodes in them is not known: "
+	unseen := func(err error) error { return &root.UnseenError{Why: err} }
+	for want, err := range map[string]error{
+		"":                                     nil,
+		unknown + "the VM was started without": fmt.Errorf("of an earlier boot: %w", fs.ErrNotExist),
+		unknown + "the VM was started since":   unseen(errors.New("the VM was started since without aivm's hook")),
+		unknown + "/proc/7/status: file does not": unseen(fmt.Errorf("/proc/7/status: %w", fs.ErrNotExist)),
+		"the guest's root can make device nodes":  errors.New("no cgroup2 is mounted"),
+	} {
+		if got := sayDevices("t", err); !strings.HasPrefix(got, want) || (want == "") != (got == "") {
+			t.Errorf("%v: %q", err, got)
+		}
+	}
 }

@@ -101,7 +101,7 @@ func (e *Env) specialCheck(ctx context.Context, w *want, f *facts, s vmFolders) 
 	}
 	open := ""
 	if searched > 0 && f.running() {
-		open = e.devicesOpen(w)
+		open = e.devicesOpen(w, f.domain.Domain.Value.ID)
 	}
 	if open != "" {
 		notes = append(notes, open)
@@ -121,19 +121,28 @@ func (e *Env) specialCheck(ctx context.Context, w *want, f *facts, s vmFolders) 
 }
 
 // devicesOpen says why the guest's root may make device nodes in the folders of
-// a VM that runs; "" if it cannot.
-func (e *Env) devicesOpen(w *want) string {
+// a VM that runs, as libvirt's domain id; "" if it cannot.
+func (e *Env) devicesOpen(w *want, id int) string {
 	g, err := root.ReadDeviceGuard(e.key(w.name))
+	if err == nil {
+		err = g.Holds(id)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		err = &root.UnseenError{Why: err}
+	}
+	return sayDevices(w.name, err)
+}
+
+func sayDevices(vm string, err error) string {
+	const unknown = "whether the guest's root can make device nodes in them is not known: "
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return "whether the guest's root can make device nodes in them is not known: the VM was started without aivm's hook; it is seen to at the next start: aivm vm restart " + w.name
-	case err != nil:
-		return "whether the guest's root can make device nodes in them is not known: " + err.Error()
+	case err == nil:
+		return ""
+	case errors.Is(err, fs.ErrNotExist) && !errors.As(err, new(*root.UnseenError)):
+		return unknown + "the VM was started without aivm's hook; it is seen to at the next start: aivm vm restart " + vm
+	case errors.As(err, new(*root.UnseenError)):
+		return unknown + err.Error() + "; it is seen to at the next start: aivm vm restart " + vm
 	}
-	if err := g.Holds(); err != nil {
-		return "the guest's root can make device nodes in them, which other users of this machine could use: " + err.Error()
-	}
-	return ""
+	return "the guest's root can make device nodes in them, which other users of this machine could use: " + err.Error()
 }
 
 // searchDetached names, after a folder was detached, what in it gives rights to

@@ -171,10 +171,21 @@ func guardDevices(id int) (cgroups []string, err error) {
 	return cgroups, nil
 }
 
-// Holds says why the guest's root may be able to make device nodes now; nil if
-// it cannot. Daemons that were started since, with folders of their own, must
-// be in the cgroups that the hook saw to. Any user may ask.
-func (g DeviceGuard) Holds() error {
+// An UnseenError says why it is not known whether device nodes can be made.
+type UnseenError struct{ Why error }
+
+func (e *UnseenError) Error() string { return e.Why.Error() }
+
+func (e *UnseenError) Unwrap() error { return e.Why }
+
+// Holds says why the guest's root may be able to make device nodes now, in the
+// running domain with this id; nil if it cannot, an UnseenError if that is not
+// known. Daemons that were started since, with folders of their own, must be in
+// the cgroups that the hook saw to. Any user may ask.
+func (g DeviceGuard) Holds(domain int) error {
+	if g.Domain != domain {
+		return &UnseenError{errors.New("the VM was started since without aivm's hook")}
+	}
 	if g.Open != "" {
 		return errors.New(g.Open)
 	}
@@ -183,15 +194,25 @@ func (g DeviceGuard) Holds() error {
 	}
 	pids, err := startedDaemons(g.Domain)
 	if err != nil {
-		return err
+		return &UnseenError{err}
+	}
+	if len(pids) == 0 {
+		return &UnseenError{fmt.Errorf("no virtiofsd of the VM's is noted in %s", libvirtState)}
 	}
 	for _, pid := range pids {
-		if may, err := hasMknod(pid); err != nil || !may {
-			continue // it ended, or cannot
+		may, err := hasMknod(pid)
+		if err != nil && ended(pid) || err == nil && !may {
+			continue
+		}
+		if err != nil {
+			return &UnseenError{fmt.Errorf("virtiofsd (process %d) cannot be seen: %w", pid, err)}
 		}
 		at, err := cgroupOf(pid)
+		if err != nil && ended(pid) {
+			continue
+		}
 		if err != nil {
-			return err
+			return &UnseenError{err}
 		}
 		if !slices.ContainsFunc(g.Cgroups, func(dir string) bool { return at == dir || strings.HasPrefix(at, dir+"/") }) {
 			return fmt.Errorf("virtiofsd (process %d) was started since and has CAP_MKNOD", pid)
@@ -199,6 +220,10 @@ func (g DeviceGuard) Holds() error {
 	}
 	return nil
 }
+
+// ended reports whether there is no process of that number. One that is hidden
+// from who asks (hidepid of proc(5)) is there.
+func ended(pid int) bool { return errors.Is(unix.Kill(pid, 0), unix.ESRCH) }
 
 // hasMknod reports whether a process has, or can get, CAP_MKNOD. The kernel
 // honours it in the first user namespace alone.

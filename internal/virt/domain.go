@@ -81,6 +81,7 @@ func parseElement(element string) Mark {
 // Domain is what aivm wants to know about one virtual machine.
 type Domain struct {
 	Name, UUID  string
+	ID          int // while it runs; another at each start
 	State       State
 	Crashed     bool // it is off because QEMU came to a bad end
 	Mark        Mark
@@ -229,6 +230,9 @@ func ParseDomain(desc string) (*Domain, error) {
 		return nil, fmt.Errorf("reading domain XML: %w", err)
 	}
 	d := &Domain{Name: x.Name, UUID: x.UUID, Accel: x.Type}
+	if x.ID != nil {
+		d.ID = *x.ID
+	}
 	if x.Metadata != nil {
 		d.Mark = parseMark(x.Metadata.XML)
 	}
