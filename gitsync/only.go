@@ -26,6 +26,7 @@ type Only struct {
 	Ignored     int           `json:"ignored"`     // files and folders git ignores
 	Unreachable int           `json:"unreachable"` // commits only a reflog names: reset, amended, rebased
 	Incomplete  []string      `json:"incomplete"`  // what could not be seen, and why
+	sent        bool          // by aivm: some of Files may be what was not committed here
 }
 
 // Inside is a work tree that belongs to a clone, or a repository in it.
@@ -71,7 +72,7 @@ const (
 )
 
 // The pieces of the probe. Programs are dear in an emulated guest, so nothing is
-// started for what a look at the files says is not there.
+// started for what is not there, as the shell itself can see.
 
 // onlyFiles lists what is not committed, and what is ignored, as git status does.
 const onlyFiles = `[ -e .git ] || exit 0
@@ -190,6 +191,9 @@ func FindOnly(ctx context.Context, h Host, compare bool, g Guest, news map[strin
 		}
 	}
 	o.onlyLFS(h, compare, said["only lfs"])
+	for ref := range g.Wip {
+		o.sent = o.sent || strings.HasPrefix(ref, "refs/aivm/shown/")
+	}
 	loose := map[string]string{} // ref or place -> object
 	for ref, oid := range g.Odd {
 		loose[strings.TrimPrefix(ref, "refs/")] = oid
@@ -414,7 +418,11 @@ func (o Only) Lines() []string {
 	if n := len(o.Files) - 10; n > 0 {
 		files, more = files[:10], fmt.Sprintf(" and %d more", n)
 	}
-	add(len(o.Files), "files that are not committed: %s%s", some(files, 10), more)
+	from := ""
+	if o.sent {
+		from = " (some may have been sent from here by --include-uncommitted)"
+	}
+	add(len(o.Files), "files that are not committed%s: %s%s", from, some(files, 10), more)
 	add(o.LFS, "%s whose content is not here", count(o.LFS, "file of git-lfs", "files of git-lfs"))
 	add(len(o.Stashes), "%s: %s", count(len(o.Stashes), "stash", "stashes"), some(o.Stashes, 5))
 	for n, i := range o.Inside {

@@ -190,3 +190,42 @@ func TestOnlyBesideAClosedFolder(t *testing.T) {
 		t.Errorf("%+v", o)
 	}
 }
+
+// A git status that fails in the guest is not taken for a clean work tree.
+func TestGuestStatusFails(t *testing.T) {
+	p := newPair(t)
+	p.commitH("a", "x")
+	p.sync()
+	writeFile(t, filepath.Join(p.guest, "b"), "x")
+	if es, err := GuestStatus(t.Context(), p.peer); err != nil || len(es) != 1 {
+		t.Errorf("%v %v", es, err)
+	}
+	writeFile(t, filepath.Join(p.guest, ".git/index"), "no index")
+	if es, err := GuestStatus(t.Context(), p.peer); err == nil {
+		t.Errorf("it failed, and said %v", es)
+	}
+}
+
+// What was sent from here without being committed is not committed there
+// either: that is said, for it may be here no more.
+func TestOnlyWithSentFiles(t *testing.T) {
+	p := newPair(t)
+	p.commitH("a", "x")
+	p.sync()
+	writeFile(t, filepath.Join(p.host, "sent"), "x")
+	h, g := p.observe()
+	if said, err := SendUncommitted(t.Context(), p.peer, *h, g); err != nil || !strings.Contains(said, "its folder shows it") {
+		t.Fatal(said, err)
+	}
+	if o := p.only(true); !o.Holds() {
+		t.Errorf("%+v", o)
+	}
+	const says = "files that are not committed (some may have been sent from here by --include-uncommitted): "
+	if o := p.only(true); !slices.Equal(o.Lines(), []string{says + "sent"}) {
+		t.Errorf("%q", o.Lines())
+	}
+	p.gitG("switch", "-q", "-c", "other")
+	if o := p.only(true); !slices.Equal(o.Lines(), []string{says + "sent"}) {
+		t.Errorf("taken to another branch: %q", o.Lines())
+	}
+}

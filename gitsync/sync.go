@@ -212,9 +212,13 @@ func Stays(p Peer, h Host, g Guest) string {
 
 // GuestStatus lists what is not committed in the guest.
 func GuestStatus(ctx context.Context, p Peer) ([]StatusEntry, error) {
-	out, code, err := p.run(ctx, "git status", `cd -- "$1" && exec git -c core.fsmonitor=false status --porcelain=v1 -z`, p.Dir)
-	if err != nil || code != 0 {
+	out, code, err := p.run(ctx, "git status", `cd -- "$1" || exit 1
+git -c core.fsmonitor=false status --porcelain=v1 -z || exit 1`, p.Dir) // git's own status would be an answer
+	if err != nil {
 		return nil, err
+	}
+	if code != 0 {
+		return nil, ui.Failed("git status failed in VM %s (status %d)", p.VM, code)
 	}
 	return ParseStatus(out), nil
 }
