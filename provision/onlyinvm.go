@@ -84,12 +84,17 @@ func missedText(cs []CloneWork) string {
 	return strings.Join(out, "; ")
 }
 
-// sameWork reports whether two looks found the same to be lost.
+// sameWork reports whether the same was found to be lost twice, whatever the
+// reasons for what could not be seen.
 func sameWork(a, b []CloneWork) bool {
 	text := func(cs []CloneWork) string {
 		cs = missed(cs)
 		for i := range cs {
 			cs[i].Fetched, cs[i].Why = nil, "" // it may give another reason each time
+			cs[i].Only.Incomplete = slices.Clone(cs[i].Only.Incomplete)
+			for j, s := range cs[i].Only.Incomplete {
+				cs[i].Only.Incomplete[j], _, _ = strings.Cut(s, ": ")
+			}
 		}
 		s, _ := json.Marshal(cs)
 		return string(s)
@@ -189,7 +194,7 @@ func (e *Env) clones(w *want) []share.Attachment {
 const (
 	// cloneDial is how long a VM that runs may take to let us in.
 	cloneDial = 45 * time.Second
-	// clonesLimit bounds the look at all clones of a VM, fetching included: a
+	// clonesLimit bounds looking at all clones of a VM, fetching included: a
 	// guest that hangs or dribbles keeps nobody from deleting it for long.
 	clonesLimit = 10 * time.Minute
 )
