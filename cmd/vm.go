@@ -126,7 +126,7 @@ command line counts as that.
 If the VM has clones (folders in git mode), what was committed there is fetched
 first. What else only they have is named: files that are not committed, stashes,
 tags. With --yes such a VM is not deleted, nor one that is off and cannot be
-asked, unless --discard-work gives all of that up without a look.
+asked, unless --discard-work gives all of that up without asking the VM.
 
 Examples:
   aivm vm delete work

@@ -100,7 +100,7 @@ func (e *Env) startToSee(ctx context.Context, dd *deletion, o DeleteOptions) (*d
 	return dd, seen, err
 }
 
-// lastLook is taken under the VM's lock: what the guest committed meanwhile is
+// lastLook asks again under the VM's lock: what the guest committed meanwhile is
 // fetched too, and what nobody agreed to lose keeps the VM.
 func (e *Env) lastLook(ctx context.Context, dd *deletion, o DeleteOptions, seen []CloneWork) error {
 	name := dd.w.name

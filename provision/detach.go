@@ -292,7 +292,7 @@ func (e *Env) dropRecord(a share.Attachment) plan.Action {
 			err := config.Update(ctx, e.StorePath, func(c *config.Config) error { c.RemoveAttachment(a.HostPath, a.VM); return nil })
 			if err == nil {
 				e.forgetSeen(a)
-				_ = os.Remove(e.gitStampPath(a.VM, a.Tag)) // of git mode; it only saves a look
+				_ = os.Remove(e.gitStampPath(a.VM, a.Tag)) // of git mode; it only saves a comparison
 			}
 			return err
 		},
