@@ -100,7 +100,7 @@ type walk struct {
 
 func (w *walk) visit(rel, of string, st *unix.Stat_t) error {
 	if w.n++; w.n > w.most {
-		return fmt.Errorf("the protected directories hold more than %d files", w.most)
+		return fmt.Errorf("the protected directories hold more than %d files; the count ended in %s", w.most, of)
 	}
 	return w.f(rel, of, st)
 }

@@ -37,7 +37,7 @@ func TestProtectMoreThanIsCounted(t *testing.T) {
 	}
 	o.Protect = append(o.Protect, ".husky")
 	replace(t, src, "Makefile", "all:\n")
-	refuses(t, o, "more than 300 files")
+	refuses(t, o, "more than 300 files", "ended in .husky")
 	d.fails("echo evil >"+at+"/Makefile", "Read-only")
 	d.fails("echo evil >"+at+"/.husky/new", "Read-only")
 	if err := stands(t, src, o); !errors.As(err, new(*FailedError)) || !strings.Contains(err.Error(), "more than 300 files") {
