@@ -85,7 +85,8 @@ trap 'flock -w 20 `+rootLocks+`/manifest true || echo "waited in vain" >`+work+`
 echo $$ >/run/libvirtd.pid
 while :; do sleep 0.05; done
 `), 0o755))
-	c := exec.Command(daemon)
+	// A shell sets no trap for a signal that the tests were started to ignore.
+	c := exec.Command("env", "--default-signal=HUP", daemon)
 	must(t, c.Start())
 	t.Cleanup(func() { _ = c.Process.Kill(); _ = c.Wait() })
 	for end := time.Now().Add(5 * time.Second); !catches(c.Process.Pid, syscall.SIGHUP) && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {

@@ -43,7 +43,7 @@ func TestCtrlZLeavesTheHelperRunning(t *testing.T) {
 	must(t, os.Chown(name, testUID, -1))
 	// A shell with job control, as in a terminal.
 	cmd := asUser(self, "hang")
-	cmd.Path, cmd.Args = "/bin/sh", []string{"sh", "-mc", self + ` hang; echo "the shell goes on"; read x`}
+	cmd.Path, cmd.Args = "/usr/bin/env", []string{"env", "--default-signal=HUP", "sh", "-mc", self + ` hang; echo "the shell goes on"; read x`}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 	cmd.SysProcAttr.Setsid, cmd.SysProcAttr.Setctty = true, true
 	must(t, cmd.Start())
