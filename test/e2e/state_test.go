@@ -24,6 +24,8 @@ var chance = []struct{ is, name string }{
 	{`"(handle|bytes|packets|index)": ?\d+`, `"$1": N`},
 	{`\b[0-9a-f]{12,64}\b`, "HEX"},
 	{`\bvnet\d+\b`, "PORT"},
+	{`"domain": ?\d+`, `"domain": N`}, // libvirt's number of a VM while it runs
+	{`\bqemu-\d+-`, "qemu-N-"},
 	{`\bshared:\d+`, "shared"},
 	{`(st_ino|ino|inode|dev|device)"?[:=] ?"?\d+`, "$1=N"},
 }
