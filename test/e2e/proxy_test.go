@@ -74,19 +74,6 @@ func checkOpened(t *testing.T, w *world, b *browser, origin string) {
 	}
 }
 
-// checkWebview: an extension of the guest shows a page and an image in a
-// webview, which a service worker brings.
-func checkWebview(t *testing.T, b *browser) {
-	t.Helper()
-	const row = `[...document.querySelectorAll('.explorer-folders-view .monaco-list-row')].find(r => r.innerText.trim() === 'notes.md')`
-	const preview = `[...document.querySelectorAll('a.action-label')].find(a => (a.ariaLabel || '').startsWith('Open Preview'))`
-	const shown = `document.querySelector('iframe.webview')?.contentDocument?.getElementById('active-frame')?.contentDocument`
-	b.doubleClick(row)
-	b.until("the button of the preview", `!!(`+preview+`)`, 2*time.Minute)
-	b.click(preview, 1)
-	b.until("the preview with its image", `(() => { const d = `+shown+`; return !!d && d.body.innerText.includes('Shown by a webview') && [...d.images].some(i => i.naturalWidth === 321) })()`, 5*time.Minute)
-}
-
 // guestServer notes in the guest what its port 3000 is sent.
 const guestServer = `cat >/tmp/seen.py <<'EOF'
 import http.server
