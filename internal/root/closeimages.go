@@ -79,3 +79,15 @@ func closeImage(dir int, name string) error {
 	}
 	return unix.Fchmod(fd, 0o400)
 }
+
+// closeExport takes other users' right to list the export roots away: an older
+// aivm made their directory 0755. What fails is said and keeps no VM from
+// starting.
+func closeExport() {
+	fd, err := stepDown(ExportBase, baseMode)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "aivm: %v\n", err)
+		return
+	}
+	unix.Close(fd)
+}

@@ -184,6 +184,7 @@ func hookGuest(ctx context.Context, name string, stdin io.Reader) error {
 	if owner, ok := d.owner(); ok {
 		forgetDevices(owner, name)
 		closeImages(d)
+		closeExport()
 		return hookFolders(owner, name)
 	}
 	return nil
