@@ -116,30 +116,16 @@ func startedDaemons(id int) ([]int, error) {
 		return nil, err
 	}
 	for _, p := range procs {
-		v, err := procField(p, "PPid:")
-		if err != nil {
+		v, err := statusField(p, "PPid:")
+		if err != nil || len(v) != 1 {
 			continue // it ended meanwhile
 		}
-		parent, err := strconv.Atoi(v)
+		parent, err := strconv.Atoi(v[0])
 		if pid, perr := strconv.Atoi(filepath.Base(p)); err == nil && perr == nil && parents[parent] {
 			out = append(out, pid)
 		}
 	}
 	return out, nil
-}
-
-// procField reads a line of /proc/PID/status.
-func procField(proc, name string) (string, error) {
-	b, err := os.ReadFile(proc + "/status")
-	if err != nil {
-		return "", err
-	}
-	for line := range strings.Lines(string(b)) {
-		if v, ok := strings.CutPrefix(line, name); ok {
-			return strings.TrimSpace(v), nil
-		}
-	}
-	return "", fmt.Errorf("%s/status has no %s", proc, name)
 }
 
 // guardDevices keeps the daemons of a running domain from making device nodes.
@@ -230,11 +216,14 @@ func ended(pid int) bool { return errors.Is(unix.Kill(pid, 0), unix.ESRCH) }
 func hasMknod(pid int) (bool, error) {
 	proc := fmt.Sprintf("/proc/%d", pid)
 	for _, set := range []string{"CapPrm:", "CapEff:", "CapInh:", "CapBnd:"} {
-		v, err := procField(proc, set)
+		v, err := statusField(proc, set)
 		if err != nil {
 			return false, err
 		}
-		caps, err := strconv.ParseUint(v, 16, 64)
+		if len(v) != 1 {
+			return false, fmt.Errorf("%s/status has no number in %s", proc, set)
+		}
+		caps, err := strconv.ParseUint(v[0], 16, 64)
 		if err != nil {
 			return false, err
 		}

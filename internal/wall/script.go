@@ -42,7 +42,7 @@ const (
 	atARP        = -10  // arptables' filter is 0
 )
 
-// Script is the ruleset: it makes the tables anew in one transaction.
+// Script is the ruleset: it replaces the tables in one transaction.
 // local are the subnets this machine is directly connected to.
 func Script(w Wall, local []netip.Prefix) string {
 	var b strings.Builder
