@@ -11,8 +11,7 @@ test:
 lint unit script e2e:
 	@scripts/test.sh $@
 
-# Every reader of outside text, 30 seconds each; make test gives them five
-# minutes in all.
+# Every reader of outside text, 30 seconds each; make test gives them 5 seconds.
 fuzz:
 	@scripts/fuzz.sh
 
