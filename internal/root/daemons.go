@@ -45,20 +45,39 @@ func newDaemonTest() (daemonTest, error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Uid != 0 || st.Mode&0o022 != 0 {
 		return d, fmt.Errorf("directory %s can be changed by others than root", libvirtState)
 	}
-	files, err := filepath.Glob(filepath.Join(libvirtState, "*.pid"))
-	if err != nil {
-		return d, err
-	}
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			continue // that VM was stopped meanwhile
-		}
-		if pid, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && pid > 1 {
-			d.started[pid] = true
-		}
+	// A file that cannot be read now is of a VM that is starting or stopping.
+	pids, _ := libvirtPIDs("*.pid")
+	for _, pid := range pids {
+		d.started[pid] = true
 	}
 	return d, nil
+}
+
+// libvirtPIDs returns the process numbers in those of libvirt's pid files whose
+// name matches, and an error that names the first one without a number. Whether
+// such a process still runs, and is what libvirt started, is not checked.
+func libvirtPIDs(pattern string) (pids []int, err error) {
+	files, err := filepath.Glob(filepath.Join(libvirtState, pattern))
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range files {
+		b, rerr := os.ReadFile(f)
+		if errors.Is(rerr, fs.ErrNotExist) {
+			continue // that VM was stopped meanwhile
+		}
+		pid, perr := strconv.Atoi(strings.TrimSpace(string(b)))
+		switch {
+		case rerr == nil && perr == nil && pid > 1:
+			pids = append(pids, pid)
+		case err != nil:
+		case rerr != nil:
+			err = rerr
+		default:
+			err = fmt.Errorf("%s: %q is no process number", f, b)
+		}
+	}
+	return pids, err
 }
 
 // roots reports whether the process is a virtiofsd that root started in our own

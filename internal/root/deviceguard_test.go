@@ -59,6 +59,15 @@ func TestDeviceGuardHolds(t *testing.T) {
 	if err := other.Holds(7); err == nil || errors.As(err, new(*UnseenError)) || !strings.Contains(err.Error(), "has CAP_MKNOD") {
 		t.Errorf("in another cgroup: %v", err)
 	}
+	// No daemon ran when the VM started, so the hook wrote down no cgroup.
+	none := g
+	none.Cgroups = nil
+	if err := none.Holds(7); err == nil || errors.As(err, new(*UnseenError)) || !strings.Contains(err.Error(), "started since") {
+		t.Errorf("of a VM that had no daemon when it started: %v", err)
+	}
+	must(t, os.Remove(file))
+	must(t, none.Holds(7))
+	pid(fmt.Sprintln(daemon.Process.Pid))
 
 	// A user who may not see the processes of others.
 	asUser := func() error {

@@ -76,7 +76,7 @@ func hookDevices(owner int, vm string, d hooked) {
 		return // a definition without a running VM
 	}
 	g := DeviceGuard{Version: manifestVersion, Boot: bootID(), Domain: id}
-	if g.Cgroups, err = guardDevices(id); err != nil {
+	if g.Cgroups, err = guardDevices(id, vm); err != nil {
 		g.Open = err.Error()
 		fmt.Fprintf(os.Stderr, "aivm: the guest's root can make device nodes in the folders of VM %s: %v\n", vm, err)
 	}
@@ -88,23 +88,12 @@ func hookDevices(owner int, vm string, d hooked) {
 // startedDaemons returns the virtiofsd processes libvirt started for the running
 // domain: those in its pid files, and their children, which serve the guest.
 func startedDaemons(id int) ([]int, error) {
-	files, err := filepath.Glob(filepath.Join(libvirtState, strconv.Itoa(id)+"-*-fs.pid"))
+	files, err := libvirtPIDs(strconv.Itoa(id) + "-*-fs.pid")
 	if err != nil {
 		return nil, err
 	}
 	parents := map[int]bool{}
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
-		if err != nil || pid <= 1 {
-			return nil, fmt.Errorf("%s: %q is no process number", f, b)
-		}
+	for _, pid := range files {
 		parents[pid] = true
 	}
 	var out []int
@@ -128,12 +117,35 @@ func startedDaemons(id int) ([]int, error) {
 	return out, nil
 }
 
-// guardDevices keeps the daemons of a running domain from making device nodes.
-// It returns the cgroups that forbid it; an error says why nothing does.
-func guardDevices(id int) (cgroups []string, err error) {
+// guardDevices keeps the daemons of a running domain from making device nodes,
+// and those that libvirt starts for it later, with a folder that is attached. It
+// returns the cgroups that forbid it; an error says why nothing does.
+func guardDevices(id int, name string) (cgroups []string, err error) {
 	pids, err := startedDaemons(id)
 	if err != nil {
 		return nil, err
+	}
+	daemons, err := newDaemonTest()
+	if err != nil {
+		return nil, err
+	}
+	pids = slices.DeleteFunc(pids, func(pid int) bool { return !daemons.roots(pid) })
+	if len(pids) == 0 {
+		// Later daemons come into the VM's cgroup, which QEMU is in by now. Where
+		// libvirt made none, DeviceGuard.Holds finds them unguarded.
+		qemu, err := libvirtPIDs(name + ".pid")
+		if err != nil || len(qemu) != 1 {
+			return nil, err
+		}
+		at, err := cgroupOf(qemu[0])
+		if _, ok := machineCgroup(at); err != nil || !ok {
+			return nil, nil
+		}
+		dir, err := denyDevices(qemu[0])
+		if err != nil {
+			return nil, fmt.Errorf("no cgroup forbids device nodes: %w", err)
+		}
+		return []string{dir}, nil
 	}
 	for _, pid := range pids {
 		may, err := hasMknod(pid)
@@ -175,14 +187,11 @@ func (g DeviceGuard) Holds(domain int) error {
 	if g.Open != "" {
 		return errors.New(g.Open)
 	}
-	if len(g.Cgroups) == 0 {
-		return nil // none had the capability, or version 1 forbids it
-	}
 	pids, err := startedDaemons(g.Domain)
 	if err != nil {
 		return &UnseenError{err}
 	}
-	if len(pids) == 0 {
+	if len(pids) == 0 && len(g.Cgroups) > 0 {
 		return &UnseenError{fmt.Errorf("no virtiofsd of the VM's is noted in %s", libvirtState)}
 	}
 	for _, pid := range pids {
@@ -193,6 +202,9 @@ func (g DeviceGuard) Holds(domain int) error {
 		if err != nil {
 			return &UnseenError{fmt.Errorf("virtiofsd (process %d) cannot be seen: %w", pid, err)}
 		}
+		if list, err := oldDevices(pid); err == nil && !strings.Contains(list, "m\n") {
+			continue
+		}
 		at, err := cgroupOf(pid)
 		if err != nil && ended(pid) {
 			continue
@@ -201,7 +213,7 @@ func (g DeviceGuard) Holds(domain int) error {
 			return &UnseenError{err}
 		}
 		if !slices.ContainsFunc(g.Cgroups, func(dir string) bool { return at == dir || strings.HasPrefix(at, dir+"/") }) {
-			return fmt.Errorf("virtiofsd (process %d) was started since and has CAP_MKNOD", pid)
+			return fmt.Errorf("virtiofsd (process %d) was started since the VM was and has CAP_MKNOD; it is seen to at the next start of the VM", pid)
 		}
 	}
 	return nil

@@ -102,6 +102,29 @@ func TestNoDeviceNodes(t *testing.T) {
 			t.Errorf("%s: %s, not %s", cgroup, got, want)
 		}
 	}
+	// A VM without a daemon: QEMU's cgroup is the one later daemons come into.
+	run := filepath.Join(work, "run")
+	must(t, os.MkdirAll(filepath.Join(run, "libvirt/qemu"), 0o755))
+	must(t, unix.Mount(run, "/run", "", unix.MS_BIND, ""))
+	c = exec.Command("sh", "-c", "read x; mknod "+work+"/hotplugged b 7 0")
+	in, err = c.StdinPipe()
+	must(t, err)
+	must(t, c.Start())
+	must(t, os.WriteFile(filepath.Join(libvirtState, "a.pid"), []byte(fmt.Sprint(c.Process.Pid)), 0o644))
+	if got, err := guardDevices(7, "a"); err != nil || got != nil {
+		t.Errorf("QEMU in no cgroup of the VM's: %v %v", got, err)
+	}
+	other := fmt.Sprintf("%s/aivm-test-%d-b", machine, os.Getpid())
+	must(t, os.Mkdir(filepath.Join(top, other), 0o755))
+	t.Cleanup(func() { _ = os.Remove(filepath.Join(top, other)) })
+	must(t, os.WriteFile(filepath.Join(top, other, "cgroup.procs"), []byte(fmt.Sprint(c.Process.Pid)), 0o644))
+	if got, err := guardDevices(7, "a"); err != nil || len(got) != 1 || got[0] != other {
+		t.Errorf("QEMU in the VM's cgroup: %v %v", got, err)
+	}
+	in.Close()
+	if err := c.Wait(); err == nil {
+		t.Error("what was plugged in later made a device node")
+	}
 	// A process without the capability is let be.
 	c = exec.Command("setpriv", "--inh-caps=-all", "--bounding-set=-all", "--reuid=4399", "--clear-groups", "sleep", "5")
 	must(t, c.Start())
