@@ -85,13 +85,20 @@ func (e *Env) observe(ctx context.Context, w *want) (*facts, error) {
 		cancelDial() // nobody can answer: do not wait for a route that leads nowhere
 	}
 	if atts := w.atts(); len(atts) > 0 || w.boot {
-		if f.share, err = e.shared(w.name, atts); err != nil {
-			return nil, err
+		if f.share, err = e.shared(w.name, atts); err == nil {
+			e.observeExecuted(ctx, w, f)
+		} else {
+			cancelDial()
 		}
-		e.observeExecuted(ctx, w, f)
 	}
 	wg.Wait()
-	if err := ctx.Err(); err != nil {
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		if f.conn != nil {
+			_ = f.conn.Close()
+		}
 		return nil, err
 	}
 	if f.conn != nil {

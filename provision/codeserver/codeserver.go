@@ -13,6 +13,7 @@
 package codeserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,7 +47,12 @@ type Source struct {
 	// empty.
 	Release string
 	Client  *http.Client
+	// AnswerLimit is how long the release's server may take to begin its answer;
+	// 20 s if 0.
+	AnswerLimit time.Duration
 }
+
+const answerLimit = 20 * time.Second
 
 // NewSource is the usual one, with its cache in dir.
 func NewSource(dir string) Source {
@@ -117,46 +123,38 @@ func (s Source) Get(ctx context.Context, progress Progress) error {
 // fetch downloads the release.
 func (s Source) fetch(ctx context.Context, out string, progress Progress) error {
 	progress("fetching the release", -1)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Release, nil)
 	if err != nil {
 		return err
 	}
 	// A network that swallows packets must not keep anybody from npm.
-	began := time.AfterFunc(20*time.Second, func() {})
-	defer began.Stop()
-	type answer struct {
-		res *http.Response
-		err error
+	limit := cmp.Or(s.AnswerLimit, answerLimit)
+	late := time.AfterFunc(limit, cancel)
+	res, err := s.Client.Do(req)
+	if !late.Stop() {
+		if err == nil {
+			_ = res.Body.Close()
+		}
+		return fmt.Errorf("no answer in %v", limit)
 	}
-	got := make(chan answer, 1)
-	go func() {
-		res, err := s.Client.Do(req)
-		got <- answer{res, err}
-	}()
-	var a answer
-	select {
-	case a = <-got:
-	case <-began.C:
-		return errors.New("no answer in 20 s")
-	case <-ctx.Done():
-		return ctx.Err()
+	if err != nil {
+		return err
 	}
-	if a.err != nil {
-		return a.err
-	}
-	defer a.res.Body.Close()
-	if a.res.StatusCode != http.StatusOK {
-		return fmt.Errorf("the release page answers %s", a.res.Status)
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("the release page answers %s", res.Status)
 	}
 	f, err := os.OpenFile(out, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	n, err := io.Copy(f, &counted{a.res.Body, a.res.ContentLength, 0, progress})
+	n, err := io.Copy(f, &counted{res.Body, res.ContentLength, 0, progress})
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
-	if err == nil && a.res.ContentLength > 0 && n != a.res.ContentLength {
+	if err == nil && res.ContentLength > 0 && n != res.ContentLength {
 		err = io.ErrUnexpectedEOF
 	}
 	if err != nil {

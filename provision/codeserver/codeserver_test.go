@@ -40,6 +40,25 @@ install-scripts*) exit 1 ;;
 esac
 `
 
+// A server that takes the connection and says nothing is given up in time; the
+// archive is built instead.
+func TestSilentReleaseServer(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	s := Source{
+		Dir: t.TempDir(), LookPath: func(string) (string, error) { return "", errors.New("no npm") }, Environ: os.Environ(),
+		Release: "http://" + l.Addr().String() + "/", Client: &http.Client{}, AnswerLimit: 50 * time.Millisecond,
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := s.Get(ctx, quiet); err == nil || !strings.Contains(err.Error(), "no answer in 50ms") {
+		t.Error(err)
+	}
+}
+
 func TestBuildWithNPM(t *testing.T) {
 	dir := t.TempDir()
 	npm := filepath.Join(dir, "npm")
