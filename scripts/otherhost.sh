@@ -10,7 +10,8 @@
 #   RUN=TestRoot     only these tests (a pattern, as of go test -run)
 #   BACKEND=nftables libvirt's networks with that backend, the default of many
 #                    distributions (10.4 and newer), and not with iptables
-#   FRESH=1          make the release's root anew; RELEASE is bookworm or trixie
+#   FRESH=1          make the release's root anew; RELEASE is bookworm or trixie,
+#                    or here: this machine's own programs, so nothing is installed
 #
 # The packages are installed once, the only time the network is used: inside, a
 # namespace with one web server is all there is of an internet. What a run
@@ -20,7 +21,9 @@ set -euo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
 roots=/var/cache/aivm-test/roots
 cache=/var/cache/aivm-test/aivm
+# Where the checkout is seen; the same path here, for Go's build cache has it.
 inside=/var/tmp/checkout
+if [ "${1:-}" = here ] || [ "${1:-} ${3:-}" = "--enter here" ]; then inside=$top; fi
 
 usage() {
 	sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"
@@ -52,10 +55,41 @@ made() {
 	exec {lock}>&-
 }
 
+# skeleton ROOT: what of this machine's root a run may change; the rest is
+# mounted by programs.
+skeleton() {
+	local root=$1 d
+	mkdir -p "$root"/{proc,sys,dev,run,home} "$root"/var/{cache/libvirt,lib,log/libvirt,spool,mail}
+	install -d -m 700 "$root/root"
+	install -d -m 1777 "$root/tmp" "$root/var/tmp"
+	ln -s /run "$root/var/run"
+	ln -s /run/lock "$root/var/lock"
+	cp -a /etc "$root/etc"
+	rm -f "$root"/etc/libvirt/hooks/*.d/*aivm* "$root"/etc/libvirt/qemu/*.xml "$root"/etc/libvirt/qemu/*/*.xml "$root"/etc/libvirt/storage/*.xml
+	rm -rf "$root"/etc/libvirt/*/*autostart* "$root"/etc/libvirt/*/*/autostart
+	(cd /var/lib && find libvirt -maxdepth 2 -xdev -type d ! -path 'libvirt/aivm*' -print0 | tar -c --no-recursion --null -T - | tar -x -C "$root/var/lib")
+	printf here >"$root/etc/aivm-test-root"
+}
+
+# programs ROOT: mounts this machine's programs, to be read only.
+programs() {
+	local root=$1 d
+	for d in /usr /opt /bin /sbin /lib /lib32 /lib64 /libx32 /var/lib/dpkg; do
+		if [ -L "$d" ]; then
+			cp -a "$d" "$root$d"
+		elif [ -d "$d" ]; then
+			mkdir -p "$root$d"
+			mount --bind "$d" "$root$d"
+			mount -o remount,bind,ro "$root$d"
+		fi
+	done
+}
+
 # copied RELEASE RUN: a root to be changed, with what tests are given of here.
 copied() {
 	local root=$roots/$1 run=$2 f
-	cp -a "$root" "$run/root"
+	if [ "$1" = here ]; then skeleton "$run/root"; else cp -a "$root" "$run/root"; fi
+	mkdir -p "$(dirname "$run/root$inside")"
 	# The checkout as it is, with what is not committed.
 	git clone -q --no-hardlinks "$top" "$run/root$inside"
 	find "$run/root$inside" -mindepth 1 -maxdepth 1 ! -name .git -exec rm -rf {} +
@@ -96,6 +130,7 @@ enter() {
 	hostname "$release-tests"
 	mount --make-rprivate /
 	mount --bind "$root" "$root"
+	if [ "$release" = here ]; then programs "$root"; fi
 	mount -t proc -o nosuid,nodev,noexec proc "$root/proc"
 	# Only this root's own part of the kernel's settings can be changed.
 	mount --bind "$root/proc/sys" "$root/proc/sys"
@@ -168,7 +203,7 @@ if [ "${1:-}" = --enter ]; then
 	enter "$@"
 fi
 case ${1:-} in
-bookworm | trixie) ;;
+bookworm | trixie | here) ;;
 *) usage ;;
 esac
 export GOROOT GOMODCACHE GOCACHE GOFLAGS
@@ -196,7 +231,7 @@ install -d -m 700 "$roots"
 for old in "$roots"/run-*; do
 	if [ -d "$old" ] && flock -n "$old" true; then rm -rf --one-file-system "$old"; fi
 done
-made "$release"
+[ "$release" = here ] || made "$release"
 run=$(mktemp -d "$roots/run-$release-XXXXXX")
 exec {held}<"$run"
 flock "$held"
