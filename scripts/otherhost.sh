@@ -73,8 +73,21 @@ skeleton() {
 
 # programs ROOT: mounts this machine's programs, to be read only.
 programs() {
-	local root=$1 d
+	local root=$1 own=${1%/*}/usr-local d
+	mkdir "$own"
 	for d in /usr /opt /bin /sbin /lib /lib32 /lib64 /libx32 /var/lib/dpkg; do
+		if [ -L "$d" ]; then
+			cp -a "$d" "$root$d"
+		elif [ -d "$d" ]; then
+			mkdir -p "$root$d"
+			mount --bind "$d" "$root$d"
+			mount -o remount,bind,ro "$root$d"
+		fi
+	done
+	# aivm installs itself below libexec.
+	mount --bind "$own" "$root/usr/local"
+	for d in /usr/local/*; do
+		[ "$d" != /usr/local/libexec ] || continue
 		if [ -L "$d" ]; then
 			cp -a "$d" "$root$d"
 		elif [ -d "$d" ]; then

@@ -291,7 +291,7 @@ func (x *walker) anytime(t *testing.T) {
 		{x.project, 2.5, []string{"ssh", ".", "--", "true"}},
 	}
 	died := 0
-	for i := range 40 {
+	for i := range randomKills {
 		v := verbs[rnd.IntN(len(verbs))]
 		after := time.Duration(rnd.Float64() * v.longS * float64(time.Second))
 		ctx, cancel := context.WithTimeout(context.Background(), after)
@@ -311,16 +311,16 @@ func (x *walker) anytime(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d of 40 were killed before their end", died)
-	if died < 5 { // on a fast machine many end before their moment comes
-		t.Errorf("only %d of 40 were killed", died)
+	t.Logf("%d of %d were killed before their end", died, randomKills)
+	if died < randomKills/8 { // on a fast machine many end before their moment comes
+		t.Errorf("only %d of %d were killed", died, randomKills)
 	}
 	x.w.must(x.project, "code", ".", "--yes")
 	x.w.must(x.repo, "code", ".", "--yes")
 	x.w.must(x.folder, "attach", ".", "--yes")
 	x.w.must(x.folder, "detach", ".", "--yes")
 	x.w.must("", "vm", "sync-settings", x.vm, "--paths", "~/.gitconfig,~/.tmux.conf", "--yes")
-	same(t, "after 40 kills", x.state(t), want)
+	same(t, "after kills at random moments", x.state(t), want)
 	if b := readAll(t, filepath.Join(x.folder, "hello")); b != "hello\n" {
 		t.Errorf("the folder has %q", b)
 	}
