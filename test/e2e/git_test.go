@@ -21,7 +21,7 @@ import (
 // used both ways, cut off, lied to, detached, and gone with the VM.
 func TestGit(t *testing.T) {
 	g := &gitWorld{world: rootWorld(t), vm: "e2egit"}
-	write(t, filepath.Join(g.home, ".config/aivm/config.toml"), "[defaults.vm]\nname = \""+g.vm+"\"\nram_mb = 2048\ncpus = 2\n", 0o600)
+	write(t, filepath.Join(g.home, ".config/aivm/config.toml"), "[defaults.vm]\nname = \""+g.vm+"\"\nram_mb = 2048\ncpus = 1\n", 0o600)
 	write(t, filepath.Join(g.home, ".gitconfig"), "[user]\n\tname = Host\n\temail = host@example.org\n[init]\n\tdefaultBranch = main\n", 0o644)
 	g.repo, g.dst = filepath.Join(g.home, "work", "my repo é & 'q'"), "/home/agent/work/my repo é & 'q'"
 	g.host("init", "-q", g.repo)

@@ -21,7 +21,7 @@ import (
 func TestGuards(t *testing.T) {
 	w := rootWorld(t)
 	const vm = "e2eguards"
-	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "[defaults.vm]\nname = \""+vm+"\"\nram_mb = 1536\npassword = \"hunter2-of-the-store\"\n"+
+	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "[defaults.vm]\nname = \""+vm+"\"\nram_mb = 1536\ncpus = 1\npassword = \"hunter2-of-the-store\"\n"+
 		// A network of its own: virsh takes it away at the end.
 		"[defaults.network]\nname = \"e2e-guards-net\"\nbridge = \"vbr-e2e-guards\"\nsubnet_cidr = \"10.94.9.0/24\"\ngateway_ip = \"10.94.9.1\"\ndhcp_start = \"10.94.9.100\"\ndhcp_end = \"10.94.9.200\"\n", 0o600)
 	write(t, filepath.Join(w.home, ".ssh/config"), "Host other\n\tUser me\n", 0o644)

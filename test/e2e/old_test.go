@@ -111,7 +111,7 @@ func makeOld(t *testing.T, w *world, image string) *oldVM {
 	virsh(t, "net-start", o.net)
 	// What virt-install makes of 0.3's arguments, without KVM and firmware, which
 	// this machine may not have; the seed is where a cloud kernel finds it.
-	define("define", fmt.Sprintf(`<domain type='qemu'><name>%[1]s</name><memory unit='MiB'>1536</memory><vcpu>2</vcpu>
+	define("define", fmt.Sprintf(`<domain type='qemu'><name>%[1]s</name><memory unit='MiB'>1536</memory><vcpu>1</vcpu>
 <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>
 <os><type arch='x86_64' machine='q35'>hvm</type><boot dev='hd'/></os><features><acpi/><apic/></features><cpu mode='maximum' check='none'/>
 <clock offset='utc'/><devices>
@@ -143,7 +143,7 @@ network_name = %[2]q
 [vms.vm]
 name = %[1]q
 user = "agent"
-cpus = 2
+cpus = 1
 ram_mb = 1536
 disk_gb = 10
 allow_password_login = false

@@ -17,7 +17,7 @@ import (
 func TestRoot(t *testing.T) {
 	w := rootWorld(t)
 	const vm = "e2e"
-	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "# mine\n[defaults.vm]\nname = \""+vm+"\"\nram_mb = 2048 # enough\n", 0o600)
+	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "# mine\n[defaults.vm]\nname = \""+vm+"\"\nram_mb = 2048 # enough\ncpus = 1\n", 0o600)
 	write(t, filepath.Join(w.home, ".ssh/config"), "Host other\n\tUser me\n", 0o644)
 	project := filepath.Join(w.home, "work", "my.project é & 'q'")
 	write(t, filepath.Join(project, "hello.txt"), "hello\n", 0o644)

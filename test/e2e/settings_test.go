@@ -21,7 +21,7 @@ import (
 func TestSettings(t *testing.T) {
 	w := rootWorld(t)
 	const vm = "e2e-settings"
-	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "[defaults.vm]\nname = \""+vm+"\"\nram_mb = 2048\n[defaults.network]\nname = \"aivm-net-settings\"\nbridge = \"vbr-e2e-set\"\nsubnet_cidr = \"10.94.7.0/24\"\ngateway_ip = \"10.94.7.1\"\ndhcp_start = \"10.94.7.100\"\ndhcp_end = \"10.94.7.200\"\n", 0o600)
+	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "[defaults.vm]\nname = \""+vm+"\"\nram_mb = 2048\ncpus = 1\n[defaults.network]\nname = \"aivm-net-settings\"\nbridge = \"vbr-e2e-set\"\nsubnet_cidr = \"10.94.7.0/24\"\ngateway_ip = \"10.94.7.1\"\ndhcp_start = \"10.94.7.100\"\ndhcp_end = \"10.94.7.200\"\n", 0o600)
 	project := filepath.Join(w.home, "work", "p")
 	write(t, filepath.Join(project, "page.txt"), "from the host\n", 0o644)
 	write(t, filepath.Join(project, ".vscode/extensions.json"), `{"recommendations": ["golang.go"]}`, 0o644)

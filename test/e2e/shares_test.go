@@ -19,7 +19,7 @@ import (
 func TestShares(t *testing.T) {
 	w := rootWorld(t)
 	const vm = "e2e-shares"
-	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "[defaults.vm]\nname = \""+vm+"\"\nram_mb = 2048\n", 0o600)
+	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "[defaults.vm]\nname = \""+vm+"\"\nram_mb = 2048\ncpus = 1\n", 0o600)
 	s := &shares{w: w, vm: vm, top: filepath.Join(w.home, "f")}
 	first := s.folder("p x")
 	t.Cleanup(func() { w.aivm("", "vm", "delete", vm, "--yes") })

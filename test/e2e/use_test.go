@@ -25,7 +25,7 @@ const owner = 4321
 func TestUse(t *testing.T) {
 	w := rootWorld(t)
 	const vm = "e2e-use"
-	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "[defaults.vm]\nname = \""+vm+"\"\nram_mb = 2048\n", 0o600)
+	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "[defaults.vm]\nname = \""+vm+"\"\nram_mb = 2048\ncpus = 1\n", 0o600)
 	t.Cleanup(func() { w.aivm("", "vm", "delete", vm, "--yes") })
 	root, own, prot := w.project("root"), w.project("own"), w.project("prot")
 	hook := filepath.Join(prot, ".git/hooks/pre-commit")

@@ -67,7 +67,7 @@ func TestUser(t *testing.T) {
 	}
 	t.Cleanup(func() { w.run("", nil, nil, "sh", "-c", "kill $(cat agent.pid)") })
 	w.env = append(w.env, "SSH_AUTH_SOCK="+w.home+"/agent")
-	if r := w.run("", nil, nil, "sh", "-c", "umask 077; mkdir -p .config/aivm && printf '[defaults.paths]\nssh_identity_file = \"~/.ssh/id_ed25519\"\n' >.config/aivm/config.toml"); r.code != 0 {
+	if r := w.run("", nil, nil, "sh", "-c", "umask 077; mkdir -p .config/aivm && printf '[defaults.vm]\ncpus = 1\n[defaults.paths]\nssh_identity_file = \"~/.ssh/id_ed25519\"\n' >.config/aivm/config.toml"); r.code != 0 {
 		t.Fatalf("%+v", r)
 	}
 	vm := "aivm"

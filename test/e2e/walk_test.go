@@ -46,7 +46,7 @@ func walkUntil(t *testing.T, w *world, dir string, env []string, done string, ar
 func TestWalk(t *testing.T) {
 	w := rootWorld(t)
 	const vm, network = "e2ewalk", "e2e-walk"
-	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "[defaults.vm]\nname = \""+vm+"\"\nram_mb = 1536\n\n"+
+	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "[defaults.vm]\nname = \""+vm+"\"\nram_mb = 1536\ncpus = 1\n\n"+
 		"[defaults.network]\nname = \""+network+"\"\nbridge = \"vbr-e2e-walk\"\nsubnet_cidr = \"10.94.41.0/24\"\ngateway_ip = \"10.94.41.1\"\ndhcp_start = \"10.94.41.100\"\ndhcp_end = \"10.94.41.200\"\n", 0o600)
 	write(t, filepath.Join(w.home, ".ssh/config"), "Host other\n\tUser me\n", 0o644)
 	write(t, filepath.Join(w.home, ".gitconfig"), "[user]\n\tname = Ann\n\temail = ann@example.org\n", 0o644)

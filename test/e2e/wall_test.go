@@ -19,7 +19,7 @@ func TestWall(t *testing.T) {
 	w := rootWorld(t)
 	const vm = "e2e-wall"
 	store := filepath.Join(w.home, ".config/aivm/config.toml")
-	write(t, store, "[defaults.vm]\nname = \""+vm+"\"\nram_mb = 2048\n"+
+	write(t, store, "[defaults.vm]\nname = \""+vm+"\"\nram_mb = 2048\ncpus = 1\n"+
 		// A network of its own: it is stopped and destroyed here.
 		"[defaults.network]\nname = \"e2e-wall-net\"\nbridge = \"vbr-e2e-wall\"\nsubnet_cidr = \"10.94.8.0/24\"\ngateway_ip = \"10.94.8.1\"\ndhcp_start = \"10.94.8.100\"\ndhcp_end = \"10.94.8.200\"\n", 0o600)
 	t.Cleanup(func() { w.aivm("", "vm", "delete", vm, "--yes") })
