@@ -11,7 +11,8 @@ test:
 lint unit script e2e:
 	@scripts/test.sh $@
 
-# Every reader of outside text, 30 seconds each; make test gives them 5 seconds.
+# Every reader of outside text, 30 seconds each; make test gives 5 seconds to
+# those of packages that changed since.
 fuzz:
 	@scripts/fuzz.sh
 

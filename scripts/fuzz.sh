@@ -5,6 +5,12 @@
 #
 #   scripts/fuzz.sh [SECONDS [PATTERN]]   each target for SECONDS (30); only
 #                                         those whose name fits the pattern
+#   scripts/fuzz.sh changed               5 seconds for the targets of packages
+#                                         whose Go files differ from those that
+#                                         scripts/fuzzed has sums of
+#
+# A run of all targets for 30 seconds or more that finds nothing writes
+# scripts/fuzzed. Kept inputs are tests, which run with every other.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -38,8 +44,22 @@ fi
 # Every target, as "PACKAGE TARGET".
 targets=$(grep -rnoE '^func Fuzz[A-Za-z0-9_]*\(f \*testing\.F\)' --include='*_test.go' . |
 	sed -E 's|^(.*)/[^/]*:[0-9]+:func (Fuzz[A-Za-z0-9_]*).*|\1 \2|' | sort -u)
-seconds=30
-if [ $# -gt 0 ]; then
+sums() {
+	local pkg
+	cut -d' ' -f1 <<<"$targets" | sort -u | while read -r pkg; do
+		echo "$pkg $(cat "$pkg"/*.go | sha256sum | cut -c1-32)"
+	done
+}
+seconds=30 all=$targets
+if [ "${1-}" = changed ]; then
+	seconds=5
+	changed=$(sums | grep -vxFf scripts/fuzzed | cut -d' ' -f1 || true)
+	targets=$(awk 'NR == FNR { pkg[$1]; next } $1 in pkg' <(echo "$changed") <(echo "$targets"))
+	if [ -z "$targets" ]; then
+		echo "no package with fuzz targets has changed"
+		exit
+	fi
+elif [ $# -gt 0 ]; then
 	seconds=$1
 	[ $# -lt 2 ] || targets=$(grep -E -- "$2" <<<"$targets") || {
 		echo "no fuzz target fits $2" >&2
@@ -53,4 +73,5 @@ cut -d' ' -f1 <<<"$targets" | sort -u | xargs -n 1 -P 2 go test -run '^$' -fuzz 
 echo "$count fuzz targets, $seconds s each, two at a time; building them took $((SECONDS - began)) s"
 awk -v s="$seconds" '{ print $1, $2, s }' <<<"$targets" | xargs -L 1 -P 2 bash "$0" one || status=1
 echo "fuzzing: $((SECONDS - began)) s"
+if [ "$status" = 0 ] && [ "$seconds" -ge 30 ] && [ "$targets" = "$all" ]; then sums >scripts/fuzzed; fi
 exit $status
