@@ -50,7 +50,7 @@ gotest() {
 # root and namespaces of their own (scripts/otherhost.sh): two runs on one
 # machine would each put a program of their own behind libvirt's hooks. In there
 # is no internet and no cgroup: tests that need them are not of this list.
-beside='^(TestGit|TestGuards|TestWalk|TestWall)$'
+beside='^(TestGit|TestGuards|TestShares|TestWall)$'
 e2e() {
 	local cache=/var/cache/aivm-test start=$SECONDS rc=0
 	export AIVM_E2E=1
@@ -103,7 +103,7 @@ for suite in "${suites[@]}"; do
 		echo "== fuzz: $p passed, $f failed in $((SECONDS - start)) s"
 		;;
 	e2e) e2e ;;
-	long) AIVM_E2E=1 gotest long -parallel 4 -timeout 120m -tags long -run "${RUN:-^(TestLong|TestMany|TestAlone|TestPairs|TestGit|TestWalk)\$}" ./test/e2e ;;
+	long) AIVM_E2E=1 gotest long -parallel 4 -timeout 300m -tags long -run "${RUN:-^(TestLong|TestMany|TestAlone|TestAdopt|TestGit|TestPairs|TestRoot|TestShares|TestWalk)\$}" ./test/e2e ;;
 	*)
 		echo "there is no suite $suite" >&2
 		exit 2

@@ -1,3 +1,5 @@
+//go:build long
+
 package e2e
 
 import (
@@ -37,17 +39,6 @@ func TestAdopt(t *testing.T) {
 	w.t = t
 }
 
-func smallest(t *testing.T, files []string) string {
-	t.Helper()
-	best, size := "", int64(0)
-	for _, f := range files {
-		if st, err := os.Stat(f); err == nil && (best == "" || st.Size() < size) {
-			best, size = f, st.Size()
-		}
-	}
-	return best
-}
-
 func checkNotAdopted(t *testing.T, w *world, o *oldVM) {
 	xml, store := virsh(t, "dumpxml", o.name), read(t, filepath.Join(w.home, ".config/aivm/config.toml"))
 	var l struct {
@@ -85,15 +76,6 @@ func checkNotAdopted(t *testing.T, w *world, o *oldVM) {
 	if virsh(t, "dumpxml", o.name) != xml || read(t, filepath.Join(w.home, ".config/aivm/config.toml")) != store {
 		t.Error("something was changed before it was asked for")
 	}
-}
-
-func read(t *testing.T, path string) string {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
 }
 
 func checkAdopt(t *testing.T, w *world, o *oldVM) {

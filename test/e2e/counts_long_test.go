@@ -3,7 +3,8 @@
 package e2e
 
 const (
-	pairRounds  = 5
-	gitCuts     = 50
-	randomKills = 40
+	longRun    = true
+	pairRounds = 5
+	pairEvery  = 1
+	gitCuts    = 50
 )

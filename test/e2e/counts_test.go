@@ -2,10 +2,11 @@
 
 package e2e
 
-// How often tests try what they try; counts_long_test.go has the numbers of
-// `make test-long`.
+// What `make test` tries, and how often; counts_long_test.go is for
+// `make test-long`, which tries all.
 const (
-	pairRounds  = 1  // of each pair in TestPairs
-	gitCuts     = 15 // moments at which TestGit's connection ends
-	randomKills = 15 // in TestWalk
+	longRun    = false
+	pairRounds = 1  // of each pair in TestPairs
+	pairEvery  = 2  // this part of the pairs
+	gitCuts    = 10 // moments at which TestGit's connection ends
 )

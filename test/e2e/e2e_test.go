@@ -217,6 +217,26 @@ func guestImage(t *testing.T) string {
 	return smallest(t, find())
 }
 
+func smallest(t *testing.T, files []string) string {
+	t.Helper()
+	best, size := "", int64(0)
+	for _, f := range files {
+		if st, err := os.Stat(f); err == nil && (best == "" || st.Size() < size) {
+			best, size = f, st.Size()
+		}
+	}
+	return best
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
 // opened returns the last summary of the editor's stand-in.
 func (w *world) opened() (rec struct {
 	Event, Alias, Path, Error string

@@ -31,7 +31,7 @@ func TestGit(t *testing.T) {
 	t.Cleanup(func() { g.aivm("", "vm", "delete", g.vm, "--yes", "--discard-work") })
 	step := g.steps()
 	step("the VM", func(*testing.T) { g.must("", "vm", "create", g.vm, "--yes") })
-	step("attach", g.attach)
+	step("killed at every action of the attach", g.killed)
 	step("code, and again with nothing to move", g.warm)
 	step("both ways", g.bothWays)
 	step("what git obeys", g.obeys)
@@ -101,7 +101,13 @@ func (g *gitWorld) equal(what, got, want string) {
 	}
 }
 
-func (g *gitWorld) attach(t *testing.T) {
+func (g *gitWorld) killed(t *testing.T) {
+	points := strings.Join(walk(t, g.world, g.repo, nil, "attach", ".", "--mode", "git", "--yes"), " ")
+	for _, id := range []string{"git.remote", "git.init", "git.push", "store.attach"} {
+		if !strings.Contains(points, id+":") {
+			t.Errorf("not killed at %s: %s", id, points)
+		}
+	}
 	r := g.must(g.repo, "attach", ".", "--mode", "git", "--yes")
 	g.equal("the guest's commit", g.there("git rev-parse HEAD"), g.git("rev-parse", "HEAD"))
 	g.equal("the guest's tag", g.there("git tag"), "v1")

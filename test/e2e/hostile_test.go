@@ -308,18 +308,20 @@ func (h *hostile) full() {
 // key: another one. Nobody logs in, nothing is sent.
 func (h *hostile) key() {
 	h.w.guest(h.vm, `sudo -n sh -c 'cp -p /etc/ssh/ssh_host_ed25519_key /root/good; rm /etc/ssh/ssh_host_ed25519_key*; ssh-keygen -q -t ed25519 -N "" -f /etc/ssh/ssh_host_ed25519_key
-nohup sh -c "sleep 25; cp -p /root/good /etc/ssh/ssh_host_ed25519_key; ssh-keygen -yf /root/good >/etc/ssh/ssh_host_ed25519_key.pub; systemctl restart ssh" >/dev/null 2>&1 & systemctl restart ssh'`)
+nohup sh -c "sleep 25; cp -p /root/good /etc/ssh/ssh_host_ed25519_key; ssh-keygen -yf /root/good >/etc/ssh/ssh_host_ed25519_key.pub; systemctl restart ssh; touch /tmp/restarted" >/dev/null 2>&1 & systemctl restart ssh'`)
 	for _, args := range [][]string{{"code", "."}, {"ssh", ".", "--", "true"}} {
 		if r := h.run(h.project, 20*time.Second, args...); r.code == 0 || !strings.Contains(r.stderr, "not that VM") {
 			h.t.Errorf("%v, another host key: %+v", args, r)
 		}
 	}
-	h.back("with its own key")
+	// sshd reads the key for each connection: before it is restarted, too.
+	h.back("with its own key", "test -e /tmp/restarted")
 }
 
-func (h *hostile) back(how string) {
+// back waits until a command succeeds in the guest.
+func (h *hostile) back(how, command string) {
 	h.t.Helper()
-	for began := time.Now(); h.w.ssh(nil, h.vm, "true").code != 0; time.Sleep(time.Second) {
+	for began := time.Now(); h.w.ssh(nil, h.vm, command).code != 0; time.Sleep(time.Second) {
 		if time.Since(began) > 2*time.Minute {
 			h.t.Fatalf("the guest does not come back %s", how)
 		}
@@ -334,5 +336,5 @@ nohup sh -c "sleep 1; ip addr del $own dev $dev; ip addr add \${own%.*}.77/24 de
 	if r := h.run("", 20*time.Second, "vm", "wait-ip", h.vm, "--timeout", "6"); r.code != 2 || !strings.Contains(r.stderr, "did not become reachable") {
 		h.t.Errorf("an address that is not its own: %+v", r)
 	}
-	h.back("to its address")
+	h.back("to its address", "true")
 }

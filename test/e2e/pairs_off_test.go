@@ -135,7 +135,7 @@ func offPairs(t *testing.T, lane, lanes int, table map[string][]string, mu *sync
 		k := 0
 		for i := range verbs() {
 			for j := range verbs()[i:] {
-				if k++; k%lanes != lane {
+				if k++; k%lanes != lane || k/lanes%pairEvery != 0 {
 					continue
 				}
 				vs := verbs()

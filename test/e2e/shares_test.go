@@ -31,9 +31,14 @@ func TestShares(t *testing.T) {
 	step("twenty at once", s.twenty)
 	step("special folders", s.special)
 	step("detach", s.detach)
-	step("guest reboot", s.guestReboot)
+	step("killed at every action", s.killed)
+	if longRun {
+		step("guest reboot", s.guestReboot)
+	}
 	step("host reboot", s.hostReboot)
-	step("the daemon dies", s.daemonDies)
+	if longRun {
+		step("the daemon dies", s.daemonDies)
+	}
 	step("untouched", s.untouched)
 }
 
@@ -213,6 +218,28 @@ func (s *shares) detach(t *testing.T) {
 	}
 	if m, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(m), "/real ") || strings.Contains(string(m), "/nest ") {
 		t.Error("a detached folder is still mounted here")
+	}
+}
+
+// killed kills attach and detach at each action in turn; the next run finishes.
+func (s *shares) killed(t *testing.T) {
+	w := s.w
+	f := s.folder("killed")
+	n := walk(t, w, f, nil, "attach", ".", "--yes")
+	s.visible(t, f)
+	if s.states(t)[f] != "ok" {
+		t.Errorf("%v", s.states(t))
+	}
+	m := walk(t, w, f, nil, "detach", ".")
+	t.Logf("attach killed at %d points, detach at %d", len(n), len(m))
+	if len(n) < 6 || len(m) < 8 {
+		t.Errorf("only %v and %v", n, m)
+	}
+	if st := s.states(t)[f]; st != "" {
+		t.Errorf("detached, and %q", st)
+	}
+	if b, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(b), "/killed ") {
+		t.Error("still mounted")
 	}
 }
 
