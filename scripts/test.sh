@@ -103,7 +103,7 @@ for suite in "${suites[@]}"; do
 		echo "== fuzz: $p passed, $f failed in $((SECONDS - start)) s"
 		;;
 	e2e) e2e ;;
-	long) AIVM_E2E=1 gotest long -parallel 4 -timeout 300m -tags long -run "${RUN:-^(TestLong|TestMany|TestAlone|TestAdopt|TestGit|TestPairs|TestRoot|TestShares|TestWalk)\$}" ./test/e2e ;;
+	long) AIVM_E2E=1 gotest long -parallel 4 -timeout 300m -tags long -run "${RUN:-^(TestLong|TestMany|TestAlone|TestAdopt|TestGit|TestPairs|TestRoot|TestSettings|TestShares|TestWalk)\$}" ./test/e2e ;;
 	*)
 		echo "there is no suite $suite" >&2
 		exit 2

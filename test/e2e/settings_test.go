@@ -221,6 +221,34 @@ func checkBrowser(t *testing.T, w *world, vm, project string) {
 	}
 	t.Logf("code-server is served after %v", time.Since(began).Round(time.Second))
 	checkOpened(t, w, b, url)
+	checkOrigins(t, w, vm, b, url)
+	if longRun {
+		checkEdit(t, b, project)
+	}
+	t.Logf("screenshot: %s, %v in all", b.shot("code-server"), time.Since(began).Round(time.Second))
+	// Its own ports: systemd-resolved has some that are open.
+	if got := w.guest(vm, `sudo -n ss -Hltnp | grep '"node"' | grep -vc ' 127\.0\.0\.1:' || true`); got != "0" {
+		t.Errorf("%s ports of it are open to the network", got)
+	}
+	if err := c.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Errorf("after Ctrl-C: %v\n%s", err, &said)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("Ctrl-C does not end it")
+	}
+	if got := w.guest(vm, `sleep 2; pgrep -xc node || true`); got != "0" {
+		t.Errorf("%s processes of it are left in the guest", got)
+	}
+}
+
+// checkEdit edits a file of the folder in the editor that the browser shows.
+func checkEdit(t *testing.T, b *browser, project string) {
+	t.Helper()
 	const row = `[...document.querySelectorAll('.explorer-folders-view .monaco-list-row')].find(r => r.innerText.trim() === 'page.txt')`
 	// A guest that is emulated on a busy machine may lose its window at first;
 	// a person reloads it then.
@@ -248,25 +276,5 @@ func checkBrowser(t *testing.T, w *world, vm, project string) {
 			t.Errorf("the host folder has %q (%s)", text, b.shot("code-server-unsaved"))
 			break
 		}
-	}
-	checkOrigins(t, w, vm, b, url)
-	t.Logf("screenshot: %s, %v in all", b.shot("code-server"), time.Since(began).Round(time.Second))
-	// Its own ports: systemd-resolved has some that are open.
-	if got := w.guest(vm, `sudo -n ss -Hltnp | grep '"node"' | grep -vc ' 127\.0\.0\.1:' || true`); got != "0" {
-		t.Errorf("%s ports of it are open to the network", got)
-	}
-	if err := c.Process.Signal(syscall.SIGINT); err != nil {
-		t.Fatal(err)
-	}
-	select {
-	case err := <-ended:
-		if err != nil {
-			t.Errorf("after Ctrl-C: %v\n%s", err, &said)
-		}
-	case <-time.After(20 * time.Second):
-		t.Error("Ctrl-C does not end it")
-	}
-	if got := w.guest(vm, `sleep 2; pgrep -xc node || true`); got != "0" {
-		t.Errorf("%s processes of it are left in the guest", got)
 	}
 }
