@@ -25,11 +25,23 @@ import (
 // Main runs aivm with these arguments and returns its exit status. hook, nil
 // in the shipped program, is called at every fault point.
 func Main(args []string, hook func(point string)) int {
+	return Run(args, World{UI: ui.Std(), Hook: hook})
+}
+
+// World is what a run is given from outside.
+type World struct {
+	UI    *ui.Streams
+	Hook  func(point string)
+	Seams *provision.Seams // nil: this machine
+}
+
+// Run is Main in a world of the caller's.
+func Run(args []string, w World) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// After the first signal the second one kills, as everywhere.
 	context.AfterFunc(ctx, stop)
 	defer stop()
-	a := &app{ui: ui.Std(), args: args, hook: hook}
+	a := &app{ui: w.UI, args: args, hook: w.Hook, seams: w.Seams}
 	defer a.close()
 	c := a.root()
 	c.SetArgs(args)
@@ -57,6 +69,8 @@ type app struct {
 	args []string
 	hook func(string)
 	env  *provision.Env
+
+	seams *provision.Seams
 
 	config       string
 	yes, yesSudo bool

@@ -20,7 +20,7 @@ func (a *app) provision(verb string) (*provision.Env, error) {
 		return a.env, nil
 	}
 	e, err := provision.New(provision.Options{
-		UI: a.ui, Config: a.config, Yes: a.yes, YesSudo: a.yesSudo, DryRun: a.dryRun, Verb: verb, Rerun: a.rerun(), Hook: a.hook, NoFirewall: a.noFirewall,
+		UI: a.ui, Config: a.config, Yes: a.yes, YesSudo: a.yesSudo, DryRun: a.dryRun, Verb: verb, Rerun: a.rerun(), Hook: a.hook, Seams: a.seams, NoFirewall: a.noFirewall,
 	})
 	a.env = e
 	return e, err

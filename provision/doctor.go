@@ -128,7 +128,7 @@ func (e *Env) diagnose(ctx context.Context, sudo bool) (diagnosis, error) {
 // askLibvirt fills in what libvirt knows, and returns the states of this
 // person's VMs.
 func (e *Env) askLibvirt(ctx context.Context, sudo bool, a *host.Asked, n *network.Facts) map[string]virt.State {
-	n.Routes, n.Interfaces = network.ObserveRoutes()
+	n.Routes, n.Interfaces = e.routes()
 	n.Networks = plan.Unknown[[]*virt.Network](errors.New("libvirt was not asked"))
 	l, err := e.libvirt(ctx)
 	if errors.Is(err, virt.ErrDenied) && sudo {

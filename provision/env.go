@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/editor"
@@ -47,6 +48,10 @@ type Env struct {
 	Hook       func(point string)                        // fault points; nil in the shipped program
 	DialVirt   func(context.Context) (*virt.Conn, error) // virt.Dial unless a test says otherwise
 	Wall       Wallkeeper                                // the walls as they are on this machine; nil: the real ones
+	// What Seams replaces, nil outside tests.
+	DialGuest func(context.Context, guest.Target) (guest.Conn, error)
+	Routes    func() (plan.Known[[]network.Route], []string)
+	Now       func() time.Time
 
 	fetch     *image.Fetcher
 	answers   *bool           // whether the default image's server does

@@ -55,7 +55,7 @@ func (e *Env) wait(ctx context.Context, w *want, f *facts) error {
 	defer cancel()
 	wctx, stopWatch := e.watchDomain(wctx, w.name)
 	defer stopWatch()
-	c, err := guest.WaitReady(wctx, t, func(phase guest.Phase, _ time.Duration) { task.Detail("%s", phase) })
+	c, err := e.awaitGuest(wctx, t, func(phase guest.Phase, _ time.Duration) { task.Detail("%s", phase) })
 	if err != nil {
 		task.Fail()
 		if ctx.Err() != nil {

@@ -30,7 +30,7 @@ func (e *Env) CreateNetwork(ctx context.Context, name string) error {
 			return err
 		}
 		var f network.Facts
-		f.Routes, f.Interfaces = network.ObserveRoutes()
+		f.Routes, f.Interfaces = e.routes()
 		f.Networks.Value, f.Networks.Err = l.Networks(ctx)
 		switch {
 		case known:

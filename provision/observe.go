@@ -121,7 +121,7 @@ func (e *Env) observeLibvirt(ctx context.Context, w *want, f *facts) {
 			// Not installed: there is nothing it could know of.
 			f.domain.Domain, f.domain.Pool = plan.Yes[*virt.Domain](nil), plan.Yes[*virt.Pool](nil)
 			f.net.Networks = plan.Yes[[]*virt.Network](nil)
-			f.net.Routes, f.net.Interfaces = network.ObserveRoutes()
+			f.net.Routes, f.net.Interfaces = e.routes()
 			f.virt = plan.Unknown[*virt.Conn](err)
 			return
 		}
@@ -149,7 +149,7 @@ func (e *Env) observeRest(ctx context.Context, l *virt.Conn, w *want, f *facts) 
 	f.domain.Pool = known(p, err)
 	ns, err := l.Networks(ctx)
 	f.net.Networks = plan.Known[[]*virt.Network]{Value: ns, Err: err}
-	f.net.Routes, f.net.Interfaces = network.ObserveRoutes()
+	f.net.Routes, f.net.Interfaces = e.routes()
 }
 
 // known makes "libvirt says there is none" the known absence it is.
@@ -193,7 +193,7 @@ func (e *Env) reach(ctx context.Context, w *want, inst *Instance) (guest.Conn, g
 	defer cancel()
 	stop := e.timing.Start("ssh")
 	defer stop()
-	c, err := guest.Dial(dctx, t)
+	c, err := e.dialGuest(dctx, t)
 	if err != nil {
 		return nil, guestFacts{}, err
 	}

@@ -263,7 +263,7 @@ func (e *Env) dialForClones(ctx context.Context, w *want) (guest.Conn, error) {
 	defer done()
 	ctx, cancel := context.WithTimeout(ctx, cloneDial)
 	defer cancel()
-	return guest.Dial(ctx, t)
+	return e.dialGuest(ctx, t)
 }
 
 // lookAtClone is lookAtClones for one of them. Host git runs only in a

@@ -38,6 +38,7 @@ type Options struct {
 	NoFirewall   bool
 	Verb, Rerun  string
 	Hook         func(point string)
+	Seams        *Seams // nil in the shipped program
 }
 
 // New builds the world of one run from this process. It opens nothing:
@@ -70,6 +71,7 @@ func New(o Options) (*Env, error) {
 		Approval: plan.Approval{Yes: o.Yes, YesSudo: o.YesSudo},
 		DryRun:   o.DryRun, NoFirewall: o.NoFirewall, Verb: o.Verb, Rerun: o.Rerun, Hook: o.Hook, timing: ui.NewTiming(),
 	}
+	o.Seams.into(e)
 	// [behavior] yes_sudo; a store that cannot be read is reported by the verb.
 	if st, err := config.Load(path); err == nil {
 		e.store = st

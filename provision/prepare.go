@@ -269,7 +269,7 @@ func (e *Env) cleanCopy(ctx context.Context, pr *preparation) error {
 	defer cancel()
 	wctx, stop := e.watchDomain(wctx, copied)
 	defer stop()
-	c, err := guest.WaitReady(wctx, t, func(phase guest.Phase, _ time.Duration) { plan.Report(ctx, string(phase), -1) })
+	c, err := e.awaitGuest(wctx, t, func(phase guest.Phase, _ time.Duration) { plan.Report(ctx, string(phase), -1) })
 	if err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()

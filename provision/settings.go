@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/editor"
@@ -137,7 +136,7 @@ func (e *Env) readSettings(ctx context.Context, c guest.Conn, w *want, answer []
 		return
 	}
 	e.keepSettings(w, g.State)
-	s.round = settingsync.Make(s.wanted, g, time.Now())
+	s.round = settingsync.Make(s.wanted, g, e.now())
 	if !s.round.Unsure {
 		return
 	}
@@ -149,7 +148,7 @@ func (e *Env) readSettings(ctx context.Context, c guest.Conn, w *want, answer []
 		s.round, s.err = nil, e.explainLost(ctx, w.name, err)
 		return
 	}
-	s.round = settingsync.Make(s.wanted, g, time.Now())
+	s.round = settingsync.Make(s.wanted, g, e.now())
 }
 
 // planSettings is what has to be sent. Settings never keep a folder from being

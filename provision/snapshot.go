@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
@@ -41,7 +40,7 @@ func (e *Env) Snapshot(ctx context.Context, o SnapshotOptions) error {
 	name := o.Name
 	r, err := e.onDisk(ctx, o, func(d *virt.Domain, f *domain.SnapFacts) ([]plan.Action, error) {
 		if name == "" {
-			name = f.Stamp("snap-", time.Now())
+			name = f.Stamp("snap-", e.now())
 		}
 		return domain.PlanSnapshot(d, f, name, e.snapshots(ctx))
 	})
@@ -62,7 +61,7 @@ func (e *Env) snapshotFirst(ctx context.Context, w *want) error {
 	name := ""
 	plans := func(d *virt.Domain, f *domain.SnapFacts) ([]plan.Action, error) {
 		if name == "" {
-			name = f.Stamp("before-code-", time.Now())
+			name = f.Stamp("before-code-", e.now())
 		}
 		return domain.PlanSnapshot(d, f, name, e.snapshots(ctx))
 	}
@@ -86,7 +85,7 @@ func (e *Env) Rollback(ctx context.Context, o SnapshotOptions) error {
 	keepAs, kept := "", false
 	r, err := e.onDisk(ctx, o, func(d *virt.Domain, f *domain.SnapFacts) ([]plan.Action, error) {
 		if keepAs == "" {
-			keepAs = f.Stamp(domain.BeforeRollback, time.Now())
+			keepAs = f.Stamp(domain.BeforeRollback, e.now())
 		}
 		as, err := domain.PlanRollback(d, f, o.Name, keepAs, func() { kept = true }, e.snapshots(ctx))
 		if len(as) > 0 {

@@ -34,7 +34,7 @@ func (d *Detail) line(format string, args ...any) {
 
 // details are read for `status --detail` only: they cost some more questions.
 func (e *Env) details(ctx context.Context, w *want, f *facts, n plan.Known[*virt.Network]) []Detail {
-	return []Detail{e.domainDetail(f), e.storageDetail(ctx, w, f), networkDetail(f, n), e.mountDetail(w), e.sshDetail(w, f), guestDetail(f), e.serialDetail(ctx, w, f)}
+	return []Detail{e.domainDetail(f), e.storageDetail(ctx, w, f), e.networkDetail(f, n), e.mountDetail(w), e.sshDetail(w, f), guestDetail(f), e.serialDetail(ctx, w, f)}
 }
 
 func (e *Env) domainDetail(f *facts) Detail {
@@ -95,7 +95,7 @@ func (e *Env) storageDetail(ctx context.Context, w *want, f *facts) Detail {
 	return d
 }
 
-func networkDetail(f *facts, n plan.Known[*virt.Network]) Detail {
+func (e *Env) networkDetail(f *facts, n plan.Known[*virt.Network]) Detail {
 	d := Detail{ID: "network", Title: "libvirt network"}
 	v := n.Value
 	switch {
@@ -126,7 +126,7 @@ func networkDetail(f *facts, n plan.Known[*virt.Network]) Detail {
 	if !leased {
 		d.line("no lease: the guest asked for no address, or a while ago")
 	}
-	routes, _ := network.ObserveRoutes()
+	routes, _ := e.routes()
 	if f.inst != nil && routes.Err == nil {
 		if a, err := netip.ParseAddr(f.inst.Address); err == nil {
 			d.line("packets to %s leave through %s", a, network.Through(routes.Value, a))

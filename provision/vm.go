@@ -297,7 +297,7 @@ func (e *Env) WaitIP(ctx context.Context, name string, limit time.Duration) erro
 	wctx, stop := e.watchDomain(wctx, w.name)
 	defer stop()
 	task := e.UI.Task("waiting for " + w.name)
-	c, err := guest.WaitReady(wctx, t, func(phase guest.Phase, _ time.Duration) { task.Detail("%s", phase) })
+	c, err := e.awaitGuest(wctx, t, func(phase guest.Phase, _ time.Duration) { task.Detail("%s", phase) })
 	if err != nil {
 		task.Fail()
 		if ctx.Err() != nil {

@@ -9,7 +9,6 @@ import (
 	"aivm.dev/aivm/internal/wall"
 	"aivm.dev/aivm/provision/firewall"
 	"aivm.dev/aivm/provision/host"
-	"aivm.dev/aivm/provision/network"
 )
 
 // compare is how the rules of a network are, seen from a look that changes
@@ -111,7 +110,7 @@ func (e *Env) whyCutOff(ctx context.Context, w *want) []string {
 
 // uplink is the card of the default route; "" if there is none.
 func (e *Env) uplink() string {
-	rs, _ := network.ObserveRoutes()
+	rs, _ := e.routes()
 	for _, r := range rs.Value {
 		if r.Dst.Bits() == 0 {
 			return r.Interface
