@@ -1,0 +1,14 @@
+package record
+
+// A key pair of the person's, made for these tests and let in nowhere.
+const (
+	privateKey = `-----BEGIN OPENSSH PRIVATE KEY-----
+b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZW
+QyNTUxOQAAACClTh9FqW1UIIo9BN7fbSXRtLHVvxDPaZWRPvGCnbyzAgAAAJgdcMOKHXDD
+igAAAAtzc2gtZWQyNTUxOQAAACClTh9FqW1UIIo9BN7fbSXRtLHVvxDPaZWRPvGCnbyzAg
+AAAECi3Rk8hSSJEJ48z4pkdqHbASFpoMasRxcgSbSC4rWLxqVOH0WpbVQgij0E3t9tJdG0
+sdW/EM9plZE+8YKdvLMCAAAADnBlcnNvbkBleGFtcGxlAQIDBAUGBw==
+-----END OPENSSH PRIVATE KEY-----
+`
+	publicKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKVOH0WpbVQgij0E3t9tJdG0sdW/EM9plZE+8YKdvLMC person@example\n"
+)

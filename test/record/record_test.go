@@ -1,0 +1,136 @@
+package record
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// A row is one case: a state, and a command line typed in it.
+type row struct {
+	name  string // of the golden file
+	state func(*world)
+	line  string // the words of the command line, without "aivm"
+	dry   bool   // the verb has a dry run, which is recorded too
+}
+
+func TestRecord(t *testing.T) {
+	rows := slices.Concat(codeRows, folderRows, vmRows, gitRows, hostRows, settingsRows, storeRows)
+	var known []string
+	for _, r := range rows {
+		if slices.Contains(known, r.name) {
+			t.Fatalf("two cases are called %s", r.name)
+		}
+		known = append(known, r.name)
+		t.Run(r.name, func(t *testing.T) { record(t, r) })
+	}
+	if strings.Contains(strings.Join(os.Args, " "), "test.run") {
+		return
+	}
+	files, err := os.ReadDir(goldenDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		name := strings.TrimSuffix(f.Name(), ".golden")
+		if slices.Contains(known, name) || textFiles[f.Name()] {
+			continue
+		}
+		if !*update {
+			t.Errorf("%s/%s belongs to no case", goldenDir, f.Name())
+		} else if err := os.Remove(filepath.Join(goldenDir, f.Name())); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func record(t *testing.T, r row) {
+	w := newWorld(t)
+	if r.state != nil {
+		r.state(w)
+	}
+	args := strings.Fields(r.line)
+	if w.args != nil {
+		args = w.args
+	}
+	var b strings.Builder
+	add := func(title, text string) {
+		if text != "" {
+			b.WriteString("== " + title + "\n" + strings.TrimRight(text, "\n") + "\n")
+		}
+	}
+	before := tree(t)
+	if r.dry {
+		w.forget()
+		o := w.try(dryArgs(args)...)
+		add("plan", fmt.Sprintf("status %d\n%s%s", o.status, pretty(o.out), o.err))
+		if len(w.notes[sectionRoot])+len(w.notes[sectionVirt]) > 0 {
+			t.Errorf("a dry run changed something: %q", w.notes)
+		}
+		if d := treeDiff(before, tree(t)); d != "" {
+			add("files of the dry run", d)
+		}
+		before = tree(t)
+	}
+	w.forget()
+	o := w.try(args...)
+	add("command", fmt.Sprintf("aivm %s\nstatus %d", strings.Join(args, " "), o.status))
+	add("stdout", pretty(o.out))
+	add("stderr", o.err)
+	for s, title := range []string{"privileged records", "libvirt", "guest"} {
+		add(title, strings.Join(w.notes[s], "\n"))
+	}
+	if c, err := os.ReadFile(calls); err == nil {
+		add("programs started", string(c))
+	}
+	add("files", treeDiff(before, tree(t)))
+	got := shorten(t, settle(b.String()))
+	path := filepath.Join(goldenDir, r.name+".golden")
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs (go test ./test/record -update writes it anew):\n%s", path, firstDifference(string(want), got))
+	}
+}
+
+// pretty lays JSON out in lines.
+func pretty(s string) string {
+	var b bytes.Buffer
+	if !strings.HasPrefix(s, "{") || json.Indent(&b, []byte(s), "", "\t") != nil {
+		return s
+	}
+	return b.String()
+}
+
+// dryArgs asks for the plan; what is behind "--" stays there.
+func dryArgs(args []string) []string {
+	at := slices.Index(args, "--")
+	if at < 0 {
+		at = len(args)
+	}
+	return slices.Insert(slices.Clone(args), at, "--dry-run", "--json")
+}
+
+func firstDifference(want, got string) string {
+	a, b := strings.Split(want, "\n"), strings.Split(got, "\n")
+	for i := range max(len(a), len(b)) {
+		if i >= len(a) || i >= len(b) || a[i] != b[i] {
+			show := func(l []string) string { return strings.Join(l[min(i, len(l)):min(i+6, len(l))], "\n") }
+			return fmt.Sprintf("line %d, it was:\n%s\nnow it is:\n%s", i+1, show(a), show(b))
+		}
+	}
+	return ""
+}

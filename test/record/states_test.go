@@ -1,0 +1,221 @@
+package record
+
+import (
+	"errors"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	libvirt "github.com/digitalocean/go-libvirt"
+
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/root/nftread"
+	"aivm.dev/aivm/provision/network"
+)
+
+// Each function brings a fresh world into a state.
+
+const (
+	projDir   = homeDir + "/proj"
+	storePath = homeDir + "/.config/aivm/config.toml"
+	stateDir  = homeDir + "/.local/state/aivm"
+)
+
+// all is one state after the other.
+func all(fs ...func(*world)) func(*world) {
+	return func(w *world) {
+		for _, f := range fs {
+			f(w)
+		}
+	}
+}
+
+// ran is a state made by a command that goes well.
+func ran(line string) func(*world) { return func(w *world) { w.run(strings.Fields(line)...) } }
+
+// proj makes the folder most cases are about and stands in it.
+func proj(w *world) {
+	w.write(projDir+"/main.go", "package main\n", 0o644)
+	w.write(projDir+"/Makefile", "all:\n\tgo build\n", 0o644)
+	w.cwd = projDir
+}
+
+// bare is a machine on which nothing was installed.
+func bare(w *world) { w.machine.bare() }
+
+func noKVM(w *world) {
+	w.machine.files["/proc/cpuinfo"] = cpuPlain
+	w.machine.kvm = fs.ErrNotExist
+}
+
+func noGroup(w *world)  { w.machine.noGroup = true }
+func stopped(w *world)  { w.machine.stopVirt() }
+func newHooks(w *world) { w.machine.hooks, w.machine.hadHooks = false, false }
+func oldHooks(w *world) { w.machine.hooks = false }
+func terminal(w *world) { w.tty = true }
+
+func typed(s string) func(*world) { return func(w *world) { w.tty, w.answers = true, s } }
+
+// taken has a VPN that leads to the default subnet.
+func taken(w *world) {
+	w.machine.routes = append(w.machine.routes, network.Route{Interface: "tun0", Dst: netip.MustParsePrefix("10.77.0.0/16")})
+}
+
+// created has the VM box, which runs.
+var created = ran("vm create box --yes --image " + imageFile)
+
+// attached has box, which runs, with the folder.
+var attached = all(proj, created, ran("attach . --yes"))
+
+// opened has the VM of the folder, made by code.
+var opened = all(proj, ran("code . --yes --image "+imageFile))
+
+// off switches box off.
+func off(w *world) {
+	w.run("vm", "down", "box", "--yes")
+	w.guest("box").reboot()
+}
+
+// outside has the domain switched off by somebody else.
+func outside(w *world) {
+	w.virt.domainNamed("box").stop()
+	w.guest("box").reboot()
+}
+
+func paused(w *world) { w.virt.domainNamed("box").state = libvirt.DomainPaused }
+
+// silent has a guest that runs and answers nobody.
+func silent(w *world) { w.guest("box").noAnswer = true }
+
+func impostor(w *world) { w.guest("box").badKey = true }
+
+// rebooted has a guest that restarted by itself.
+func rebooted(w *world) { w.guest("box").reboot() }
+
+func hostRebooted(w *world) {
+	outside(w)
+	w.binds, w.exports = nil, nil
+	for _, n := range w.virt.networks {
+		n.active, n.leases = false, nil
+	}
+	w.machine.loaded = map[string]string{}
+}
+
+func clockBehind(w *world) { w.guest("box").clock = "1700000000.000000000\n" }
+
+func booting(w *world) {
+	w.guest("box").boot = "installed\nstatus {\"v1\": {\"datasource\": \"DataSourceNoCloud [seed=/dev/vdb]\", \"stage\": \"modules-final\"}}\nend\n"
+}
+
+// wallGone has rules that somebody flushed; wallChanged others instead.
+func wallGone(w *world)    { w.machine.loaded = map[string]string{} }
+func wallChanged(w *world) { w.machine.loaded["aivm-net"] = "of somebody else" }
+func wallUnknown(w *world) {
+	w.machine.kernel = errors.New("reading the rules as root: sudo: a password is required")
+}
+
+func wallInTheWay(w *world) {
+	w.machine.chains = []nftread.Chain{{Family: "ip", Table: "docker", Name: "pre", Type: "nat", Hook: 0, Priority: -400}}
+}
+
+// newSubnet is a network card that came since the rules were made.
+func newSubnet(w *world) {
+	w.machine.local = append(w.machine.local, netip.MustParsePrefix("203.0.113.0/24"))
+}
+
+// unbound has the folder's mount taken away on the host.
+func unbound(w *world) { w.binds = nil }
+
+// moved has another directory at the folder's place.
+func replacedFolder(w *world) {
+	w.must(os.Rename(projDir, projDir+".old"))
+	w.write(projDir+"/main.go", "package other\n", 0o644)
+	w.cwd = homeDir
+}
+
+func lostFolder(w *world) {
+	w.cwd = homeDir
+	w.must(os.RemoveAll(projDir))
+}
+
+// lostState has the state of box gone, host key and address with it.
+func lostState(w *world) { w.must(os.RemoveAll(stateDir + "/box")) }
+
+// lostDomain has box gone from libvirt.
+func lostDomain(w *world) { w.virt.domains = nil }
+
+func lostStore(w *world) { w.must(os.Remove(storePath)) }
+
+// strangers has a domain of that name that is not aivm's.
+func strangers(w *world) {
+	_, err := w.virt.define(`<domain type="kvm"><name>box</name><memory unit="MiB">1024</memory><vcpu>1</vcpu><os><type arch="x86_64">hvm</type></os><devices></devices></domain>`)
+	w.must(err)
+}
+
+func strangersNetwork(w *world) {
+	n, err := w.virt.defineNetwork(`<network><name>aivm-net</name><forward mode="nat"/><bridge name="virbr7"/><ip address="10.77.0.1" prefix="24"/></network>`)
+	w.must(err)
+	n.active = true
+}
+
+// sshConfig is a person's own configuration; readOnly cannot be written.
+func sshConfig(w *world) {
+	w.write(homeDir+"/.ssh/config", "# mine\nHost *\n\tServerAliveInterval 30\n\nHost work\n\tHostName work.example.org\n", 0o600)
+}
+
+func sshTaken(w *world) {
+	w.write(homeDir+"/.ssh/config", "Host box\n\tHostName box.example.org\n", 0o600)
+}
+
+// aliasGone has the entry of box removed by hand.
+func aliasGone(w *world) { w.must(os.Remove(homeDir + "/.config/aivm/ssh/box.conf")) }
+
+func noEditor(w *world) { w.editors = nil }
+
+func withImage(w *world) { w.run("image", "fetch", imageFile) }
+
+// guards is a folder with what this machine's tools run.
+func guards(w *world) {
+	w.write(projDir+"/.vscode/tasks.json", "{\"version\": \"2.0.0\"}\n", 0o644)
+	w.write(projDir+"/.envrc", "export A=1\n", 0o644)
+}
+
+func stray(w *world) {
+	w.binds = append(w.binds, root.Bind{Src: homeDir + "/gone", VMKey: "4321-box", Token: "gone-0123456789abcdef01234567", Ino: 7})
+}
+
+func busyGuest(w *world) {
+	g := w.guest("box")
+	g.rootFails, g.rootSays = "release ", "aivm-share-held "+w.token()+" 812 node\naivm-share-error busy "+w.token()+" "+projDir+"\n"
+}
+
+// token is that of the first folder.
+func (w *world) token() string {
+	if len(w.binds) == 0 {
+		w.t.Fatal("no folder is shared")
+	}
+	return w.binds[0].Token
+}
+
+func fullDir(w *world) {
+	g := w.guest("box")
+	g.rootFails, g.rootSays = "folder ", "aivm-share-error full - "+projDir+"\n"
+}
+
+func rootRefuses(kind string) func(*world) {
+	return func(w *world) { w.rootErr[kind] = errors.New("the privileged helper stopped: out of luck") }
+}
+
+func little(w *world) {
+	w.machine.cpus, w.machine.free = 1, 2<<30
+	w.machine.files["/proc/meminfo"] = "MemTotal:        1024000 kB\nMemAvailable:     300000 kB\n"
+}
+
+func dirtyDisk(w *world) { w.virt.diskOf(w.virt.domainNamed("box")).write() }
+
+func stat(p string) bool {
+	_, err := os.Stat(filepath.Clean(p))
+	return err == nil
+}

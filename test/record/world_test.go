@@ -1,0 +1,321 @@
+package record
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"aivm.dev/aivm/cmd"
+	"aivm.dev/aivm/internal/editor"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision"
+	"aivm.dev/aivm/provision/network"
+	"aivm.dev/aivm/sshcfg"
+)
+
+// Everything lies at one place, since paths are in digests, tokens and the
+// width of columns. Other runs of these tests wait for it.
+const (
+	top       = "/tmp/aivm-record"
+	homeDir   = top + "/home"
+	guestHome = top + "/guest/home"
+	binDir    = top + "/bin"
+	calls     = top + "/calls"
+	imageFile = top + "/image.qcow2"
+	// uid is the person's, whoever runs the tests.
+	uid = 4321
+)
+
+var realPath = os.Getenv("PATH")
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		// Another user's file is opened, not made: sysctl fs.protected_regular.
+		f, err := os.Open(top + ".lock")
+		if errors.Is(err, fs.ErrNotExist) {
+			f, err = os.OpenFile(top+".lock", os.O_RDONLY|os.O_CREATE, 0o644)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer f.Close()
+		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(top)
+		defer func() { _ = os.Chdir("/") }()
+		os.Clearenv()
+		time.Local = time.UTC
+		syscall.Umask(0o022)
+		for k, v := range map[string]string{
+			"HOME": homeDir, "PATH": binDir + ":" + realPath, "USER": "u", "LANG": "C.UTF-8", "TERM": "dumb", "TZ": "UTC",
+			"XDG_CONFIG_HOME": homeDir + "/.config", "XDG_STATE_HOME": homeDir + "/.local/state", "XDG_CACHE_HOME": homeDir + "/.cache",
+			"XDG_RUNTIME_DIR": top + "/run", "GIT_CONFIG_NOSYSTEM": "1",
+			// Nothing of a network can be reached.
+			"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9",
+		} {
+			_ = os.Setenv(k, v)
+		}
+		return m.Run()
+	}())
+}
+
+type section int
+
+const (
+	sectionRoot section = iota
+	sectionVirt
+	sectionGuest
+	sections
+)
+
+// world is a machine with a person, before whom a command is typed.
+type world struct {
+	t       *testing.T
+	machine *machine
+	virt    *libvirtd
+	guests  map[string]*guestVM
+	binds   []root.Bind
+	exports []string
+	rootErr map[string]error // by kind of record
+	serving sync.WaitGroup
+	editors []string // commands of editors that are there
+	tty     bool
+	answers string // what is typed
+	args    []string
+	cwd     string
+
+	mu    sync.Mutex
+	said  map[string]bool // scripts that were shown
+	notes [sections][]string
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	if err := os.RemoveAll(top); err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, machine: newMachine(), guests: map[string]*guestVM{}, rootErr: map[string]error{}, editors: []string{"code"}, cwd: homeDir}
+	w.virt = newLibvirtd(func(what, text string) {
+		if text != "" {
+			what += "\n" + indent(strings.TrimSpace(text))
+		}
+		w.note(sectionVirt, what)
+	})
+	for _, d := range []string{homeDir, homeDir + "/.ssh", guestHome, binDir, top + "/run"} {
+		w.dir(d)
+	}
+	w.must(os.Chmod(homeDir+"/.ssh", 0o700))
+	w.write(homeDir+"/.ssh/id_ed25519", privateKey, 0o600)
+	w.write(homeDir+"/.ssh/id_ed25519.pub", publicKey, 0o644)
+	w.write(homeDir+"/.gitconfig", "[user]\n\tname = Person\n\temail = person@example.org\n[init]\n\tdefaultBranch = main\n", 0o644)
+	w.write(imageFile, string(imageBytes("image")), 0o644)
+	w.write(binDir+"/ssh", fakeSSH, 0o755)
+	for _, name := range []string{"code", "codium", "cursor", "xdg-open", "sudo"} {
+		w.write(binDir+"/"+name, "#!/bin/sh\nprintf '%s' '"+name+"' >>"+calls+"\nfor a; do printf ' [%s]' \"$a\" >>"+calls+"; done\necho >>"+calls+
+			"\n[ \"$*\" != --list-extensions ] || echo ms-vscode-remote.remote-ssh\nexit 0\n", 0o755)
+	}
+	return w
+}
+
+// fakeSSH writes down how it was called; with -G it says what the file of the
+// VM has, as ssh would.
+const fakeSSH = `#!/bin/sh
+printf 'ssh' >>` + calls + `
+for a; do printf ' [%s]' "$a" >>` + calls + `; last=$a; done
+echo >>` + calls + `
+case " $* " in *" -G "*) ;; *) exit 0 ;; esac
+f=$XDG_CONFIG_HOME/aivm/ssh/$last.conf
+[ -r "$f" ] || exit 0
+while read -r k v; do
+	case $k in ''|\#*|Host) continue ;; esac
+	printf '%s %s\n' "$(printf %s "$k" | tr A-Z a-z)" "$v"
+done <"$f"
+`
+
+func (w *world) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) dir(p string) string {
+	w.t.Helper()
+	w.must(os.MkdirAll(p, 0o755))
+	return p
+}
+
+func (w *world) write(p, text string, mode os.FileMode) {
+	w.t.Helper()
+	w.dir(filepath.Dir(p))
+	w.must(os.WriteFile(p, []byte(text), mode))
+	w.must(os.Chmod(p, mode))
+}
+
+func (w *world) read(p string) string {
+	w.t.Helper()
+	b, err := os.ReadFile(p)
+	w.must(err)
+	return string(b)
+}
+
+// edit replaces text in a file.
+func (w *world) edit(p, from, to string) {
+	w.t.Helper()
+	s := w.read(p)
+	if !strings.Contains(s, from) {
+		w.t.Fatalf("%s has no %q:\n%s", p, from, s)
+	}
+	w.must(os.WriteFile(p, []byte(strings.Replace(s, from, to, 1)), 0o600))
+}
+
+func (w *world) note(s section, text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.notes[s] = append(w.notes[s], strings.TrimRight(text, "\n"))
+}
+
+// reserve keeps a place for what is known later; fill takes it.
+func (w *world) reserve(s section) *string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.notes[s] = append(w.notes[s], "")
+	return &w.notes[s][len(w.notes[s])-1]
+}
+
+func (w *world) fill(at *string, text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	*at = strings.TrimRight(text, "\n")
+}
+
+func (w *world) seams() *provision.Seams {
+	m := w.machine
+	look := func(name string) (string, error) {
+		base := filepath.Base(name)
+		if name == base && slices.Contains(w.editors, base) {
+			return binDir + "/" + base, nil
+		}
+		return "", fmt.Errorf("%q: %w", name, exec.ErrNotFound)
+	}
+	return &provision.Seams{
+		UID: uid, GID: uid, Host: m.env(w),
+		Editor: editor.Env{
+			LookPath: look, Stat: func(string) error { return fs.ErrNotExist }, Getenv: os.Getenv,
+			Geteuid: func() int { return uid }, Environ: os.Environ,
+		},
+		SSH: sshcfg.Layout{
+			Home: homeDir, ConfigDir: homeDir + "/.config/aivm/ssh", StateDir: homeDir + "/.local/state/aivm",
+			SSHConfigPath: homeDir + "/.ssh/config", SystemConfig: top + "/ssh_config",
+		},
+		Root: helper{w},
+		DialVirt: func(ctx context.Context) (*virt.Conn, error) {
+			switch {
+			case m.noVirt:
+				return nil, virt.ErrNoDaemon
+			case m.noGroup:
+				return nil, fmt.Errorf("%w: /run/libvirt/libvirt-sock", virt.ErrDenied)
+			}
+			ours, theirs := net.Pipe()
+			w.serving.Go(func() { w.virt.serve(theirs) })
+			return virt.Adopt(ctx, ours)
+		},
+		DialGuest: w.dialGuest,
+		Routes: func() (plan.Known[[]network.Route], []string) {
+			names := []string{"lo", "eth0"}
+			rs := slices.Clone(m.routes)
+			for _, n := range w.virt.networks {
+				if n.active {
+					names = append(names, n.x.Bridge.Name)
+				}
+			}
+			return plan.Yes(rs), names
+		},
+		Wall: keeper{m}, Now: func() time.Time { return day },
+	}
+}
+
+// result is what came of a command.
+type outcome struct {
+	args     []string
+	status   int
+	out, err string
+}
+
+// try runs a command line.
+func (w *world) try(args ...string) outcome {
+	w.t.Helper()
+	w.must(os.Chdir(w.cwd))
+	var out, errw locked
+	s := &ui.Streams{In: strings.NewReader(w.answers), Out: &out, Err: &errw, InTTY: w.tty, Dumb: true}
+	status := cmd.Run(args, cmd.World{UI: s, Seams: w.seams()})
+	w.serving.Wait()
+	w.virt.mu.Lock()
+	defer w.virt.mu.Unlock()
+	if len(w.virt.unknown) > 0 {
+		w.t.Fatalf("aivm %q: libvirt was asked for calls %v, which the fake does not know", args, w.virt.unknown)
+	}
+	return outcome{args, status, out.String(), errw.String()}
+}
+
+// run runs a command line that has to go well.
+func (w *world) run(args ...string) {
+	w.t.Helper()
+	if o := w.try(args...); o.status != 0 {
+		w.t.Fatalf("aivm %q: status %d\n%s%s", args, o.status, o.out, o.err)
+	}
+}
+
+type locked struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *locked) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *locked) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// forget drops what was noted so far: what follows is the case.
+func (w *world) forget() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.notes, w.said = [sections][]string{}, map[string]bool{}
+	if err := os.Remove(calls); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		w.t.Fatal(err)
+	}
+}
+
+// again reports whether a script was shown before.
+func (w *world) again(script string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	was := w.said[script]
+	w.said[script] = true
+	return was
+}
