@@ -12,7 +12,6 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"aivm.dev/aivm/internal/config"
-	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/internal/virt"
@@ -171,7 +170,7 @@ func (e *Env) vouch(ctx context.Context, a *adoption, o AdoptOptions) error {
 	}
 	sctx, cancel := context.WithTimeout(ctx, scanLimit)
 	defer cancel()
-	key, err := guest.HostKeyOf(sctx, netip.AddrPortFrom(a.ip, 22).String())
+	key, err := e.hostKeyOf(sctx, netip.AddrPortFrom(a.ip, 22).String())
 	if err != nil {
 		return ui.Refused("your known_hosts has no host key for %s, and the VM does not show one: %w", a.ip, err).
 			Hint("is it up? virsh -c qemu:///system console " + name)

@@ -109,7 +109,7 @@ func (e *Env) diagnose(ctx context.Context, sudo bool) (diagnosis, error) {
 			a.Bridges = append(a.Bridges, n.Bridge)
 		}
 	}
-	a.SSHServers = banners(ctx, d.vms, states)
+	a.SSHServers = e.banners(ctx, d.vms, states)
 	wg.Wait()
 	if sudo && !isRoot && seesRules {
 		// Through the one helper, which was started by now or is at this.
@@ -189,7 +189,7 @@ const bannerLimit = 200 * time.Millisecond
 
 // banners asks the VMs that run for their server's first line. Nobody logs in,
 // which OpenSSH counts as a small offence: one look is far from its limit.
-func banners(ctx context.Context, vms []patient, states map[string]virt.State) []host.SSHServer {
+func (e *Env) banners(ctx context.Context, vms []patient, states map[string]virt.State) []host.SSHServer {
 	var running []patient
 	for _, p := range vms {
 		if p.inst != nil && states[p.want.name] == virt.Running {
@@ -201,17 +201,17 @@ func banners(ctx context.Context, vms []patient, states map[string]virt.State) [
 	for i, p := range running {
 		wg.Go(func() {
 			out[i].Where = "VM " + p.want.name
-			out[i].Banner, out[i].Err = banner(ctx, net.JoinHostPort(p.inst.Address, strconv.Itoa(22)))
+			out[i].Banner, out[i].Err = e.banner(ctx, net.JoinHostPort(p.inst.Address, strconv.Itoa(22)))
 		})
 	}
 	wg.Wait()
 	return out
 }
 
-func banner(ctx context.Context, addr string) (string, error) {
+func (e *Env) banner(ctx context.Context, addr string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, bannerLimit)
 	defer cancel()
-	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	c, err := e.dialNet(ctx, "tcp", addr)
 	if err != nil {
 		return "", err
 	}

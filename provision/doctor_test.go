@@ -185,12 +185,12 @@ func TestBanner(t *testing.T) {
 		"SSH-2.0-\x1b[2Jx\r\n":             "SSH-2.0-\\x1b[2Jx",
 	} {
 		says <- say
-		if got, err := banner(t.Context(), l.Addr().String()); err != nil || got != want {
+		if got, err := (&Env{}).banner(t.Context(), l.Addr().String()); err != nil || got != want {
 			t.Errorf("%q: %q, %v", say, got, err)
 		}
 	}
 	says <- ""
-	if _, err := banner(t.Context(), l.Addr().String()); err == nil || !strings.Contains(err.Error(), "did not say") {
+	if _, err := (&Env{}).banner(t.Context(), l.Addr().String()); err == nil || !strings.Contains(err.Error(), "did not say") {
 		t.Errorf("a silent one: %v", err)
 	}
 }

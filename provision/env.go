@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/editor"
 	"aivm.dev/aivm/internal/guest"
@@ -50,6 +52,8 @@ type Env struct {
 	Wall       Wallkeeper                                // the walls as they are on this machine; nil: the real ones
 	// What Seams replaces, nil outside tests.
 	DialGuest func(context.Context, guest.Target) (guest.Conn, error)
+	HostKeyOf func(ctx context.Context, addr string) (ssh.PublicKey, error)
+	DialNet   func(ctx context.Context, network, addr string) (net.Conn, error)
 	Routes    func() (plan.Known[[]network.Route], []string)
 	Now       func() time.Time
 

@@ -2,7 +2,10 @@ package provision
 
 import (
 	"context"
+	"net"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 
 	"aivm.dev/aivm/internal/editor"
 	"aivm.dev/aivm/internal/guest"
@@ -25,6 +28,8 @@ type Seams struct {
 	Root      root.Applier
 	DialVirt  func(context.Context) (*virt.Conn, error)
 	DialGuest func(context.Context, guest.Target) (guest.Conn, error)
+	HostKeyOf func(ctx context.Context, addr string) (ssh.PublicKey, error)
+	DialNet   func(ctx context.Context, network, addr string) (net.Conn, error) // to a guest's server, for its first line
 	Routes    func() (plan.Known[[]network.Route], []string)
 	Wall      Wallkeeper
 	Now       func() time.Time
@@ -35,7 +40,8 @@ func (s *Seams) into(e *Env) {
 		return
 	}
 	e.UID, e.GID, e.Host, e.Editor, e.SSH, e.Root = s.UID, s.GID, s.Host, s.Editor, s.SSH, s.Root
-	e.DialVirt, e.DialGuest, e.Routes, e.Wall, e.Now = s.DialVirt, s.DialGuest, s.Routes, s.Wall, s.Now
+	e.DialVirt, e.DialGuest, e.HostKeyOf, e.DialNet = s.DialVirt, s.DialGuest, s.HostKeyOf, s.DialNet
+	e.Routes, e.Wall, e.Now = s.Routes, s.Wall, s.Now
 }
 
 // dialGuest logs in to a guest: guest.Dial unless a test says otherwise.
@@ -44,6 +50,22 @@ func (e *Env) dialGuest(ctx context.Context, t guest.Target) (guest.Conn, error)
 		return e.DialGuest(ctx, t)
 	}
 	return guest.Dial(ctx, t)
+}
+
+// hostKeyOf asks a guest for its host key.
+func (e *Env) hostKeyOf(ctx context.Context, addr string) (ssh.PublicKey, error) {
+	if e.HostKeyOf != nil {
+		return e.HostKeyOf(ctx, addr)
+	}
+	return guest.HostKeyOf(ctx, addr)
+}
+
+// dialNet connects to a guest's server.
+func (e *Env) dialNet(ctx context.Context, network, addr string) (net.Conn, error) {
+	if e.DialNet != nil {
+		return e.DialNet(ctx, network, addr)
+	}
+	return (&net.Dialer{}).DialContext(ctx, network, addr)
 }
 
 // awaitGuest waits until a guest lets us in.

@@ -25,6 +25,7 @@ type domain struct {
 	snaps        []string
 	stuck        bool // a device that was asked to leave stays
 	deaf         bool // it does not switch off when asked to
+	transient    bool // it is gone when it is off
 }
 
 // element is one element of a domain's metadata.
@@ -176,8 +177,11 @@ func (l *libvirtd) start(d *domain) error {
 	return nil
 }
 
-func (d *domain) stop() {
+func (l *libvirtd) stop(d *domain) {
 	d.state, d.live, d.id, d.reason = libvirt.DomainShutoff, nil, -1, int32(libvirt.DomainShutoffShutdown)
+	if d.transient {
+		l.domains = slices.DeleteFunc(l.domains, func(o *domain) bool { return o == d })
+	}
 }
 
 // devices changes the devices of the definition, of the running domain, or
@@ -277,7 +281,9 @@ func (l *libvirtd) domainCalls() {
 		if err != nil {
 			return r, err
 		}
-		return libvirt.DomainCreateXMLRet{Dom: d.ref()}, l.start(d)
+		d.transient = true
+		err = l.start(d)
+		return libvirt.DomainCreateXMLRet{Dom: d.ref()}, err
 	})
 	l.domainDo(9, "start domain", func(d *domain) error { return l.start(d) })
 	l.domainDo(28, "resume domain", func(d *domain) error { d.state = libvirt.DomainRunning; return nil })
@@ -287,7 +293,7 @@ func (l *libvirtd) domainCalls() {
 				return fail(libvirt.ErrOperationInvalid, "Requested operation is not valid: domain is not running")
 			}
 			if !d.deaf {
-				d.stop()
+				l.stop(d)
 			}
 			return nil
 		})
@@ -297,7 +303,7 @@ func (l *libvirtd) domainCalls() {
 			if !d.running() {
 				return fail(libvirt.ErrOperationInvalid, "Requested operation is not valid: domain is not running")
 			}
-			d.stop()
+			l.stop(d)
 			return nil
 		})
 	})

@@ -224,8 +224,10 @@ var replaced = []struct {
 	{regexp.MustCompile(`(?m)^(\s*41ed )(\d{2,}) (1000 1000 )`), "${1}INODE ${3}"},
 	{regexp.MustCompile(`\b\d+(\.\d+)? ?s\b`), "N s"},
 	{regexp.MustCompile(`(?m)^.* \(\d+ %.*\)\n`), ""}, // progress
-	{regexp.MustCompile(`(· \w+ )\d+\.\d\d\b`), "${1}N"},
-	{regexp.MustCompile(`"(mtime|mtime_ns|inode|ino|dev|ctime|ctime_ns)":\d+`), `"$1":N`},
+	{regexp.MustCompile(`(?m)^\w+ N s( · .*)?$`), "TIMING"},
+	{regexp.MustCompile(`(?m)^\w+ \d+\.\d\d( s)?( · .*)?$`), "TIMING"},
+	{regexp.MustCompile(`inode is \d+, here it is \d+`), "inode is N, here it is M"},
+	{regexp.MustCompile(`"(mtime|mtime_ns|inode|ino|dev|ctime|ctime_ns)": ?\d+`), `"$1":N`},
 	{regexp.MustCompile(`@\d{10}\.\d{9}`), "@NOW"},
 	{regexp.MustCompile(`process \d+`), "process N"},
 	{regexp.MustCompile(`20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)`), "TIME"},
@@ -236,6 +238,9 @@ func settle(s string) string {
 	n := &names{seen: map[string]string{}, n: map[string]int{}}
 	for _, k := range numbered {
 		s = k.re.ReplaceAllStringFunc(s, func(m string) string {
+			if strings.Contains(hostPublic, m) {
+				return "HOSTS-KEY"
+			}
 			if strings.Contains(publicKey, m) {
 				return "PERSONS-KEY"
 			}

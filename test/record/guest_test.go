@@ -18,8 +18,10 @@ import (
 	"strings"
 	"sync"
 
+	libvirt "github.com/digitalocean/go-libvirt"
 	"golang.org/x/sys/unix"
 
+	"aivm.dev/aivm/cloudinit"
 	"aivm.dev/aivm/internal/guest"
 )
 
@@ -28,7 +30,7 @@ import (
 // really run. What its root is asked to run is written down and believed done.
 type guestVM struct {
 	w         *world
-	name      string
+	name, mac string
 	mu        sync.Mutex
 	mounts    []gmount
 	device    bool // the device of all folders is mounted
@@ -67,11 +69,11 @@ func (w *world) dialGuest(ctx context.Context, t guest.Target) (guest.Conn, erro
 		return nil, fmt.Errorf("login to %q as %q: %w", t.Addr, t.User, err)
 	}
 	w.virt.mu.Lock()
-	name := w.holder(ap.Addr().String())
-	d := w.virt.domainNamed(name)
-	up := d != nil && d.state == 1
+	name, mac := w.holder(ap.Addr().String())
+	up := w.virt.runs(mac) != nil
 	w.virt.mu.Unlock()
 	g := w.guest(name)
+	g.mac = mac
 	switch {
 	case !up || g.noAnswer:
 		return nil, &guest.UnreachableError{Addr: t.Addr, Phase: guest.PhaseNoAnswer, Err: errors.New("connect: no route to host")}
@@ -83,7 +85,7 @@ func (w *world) dialGuest(ctx context.Context, t guest.Target) (guest.Conn, erro
 }
 
 // holder is the VM an address is kept for.
-func (w *world) holder(ip string) string {
+func (w *world) holder(ip string) (name, mac string) {
 	for _, n := range w.virt.networks {
 		for _, i := range n.x.IPs {
 			if i.DHCP == nil {
@@ -91,17 +93,27 @@ func (w *world) holder(ip string) string {
 			}
 			for _, h := range i.DHCP.Hosts {
 				if h.IP == ip {
-					return h.Name
+					return h.Name, h.MAC
 				}
 			}
 		}
 		for _, l := range n.leases {
 			if l.Ipaddr == ip {
-				return l.Hostname[0]
+				return l.Hostname[0], l.Mac[0]
 			}
 		}
 	}
-	return ""
+	return "", ""
+}
+
+// runs is the running domain with this card.
+func (l *libvirtd) runs(mac string) *domain {
+	for _, d := range l.domains {
+		if d.state == libvirt.DomainRunning && d.live.Devices.Interfaces[0].MAC.Address == mac {
+			return d
+		}
+	}
+	return nil
 }
 
 type conn struct{ g *guestVM }
@@ -244,6 +256,12 @@ func (g *guestVM) asRoot(script string, cmd guest.Cmd) (int, error) {
 			fmt.Fprint(cmd.Stdout, g.rootSays)
 		}
 		return 9, nil
+	}
+	if strings.Contains(script, cloudinit.CleanedLine) {
+		fmt.Fprintln(cmd.Stdout, cloudinit.CleanedLine)
+		g.w.virt.mu.Lock()
+		g.w.virt.stop(g.w.virt.runs(g.mac))
+		g.w.virt.mu.Unlock()
 	}
 	for line := range strings.Lines(script) {
 		f := strings.Fields(strings.TrimSpace(line))

@@ -12,3 +12,6 @@ sdW/EM9plZE+8YKdvLMCAAAADnBlcnNvbkBleGFtcGxlAQIDBAUGBw==
 `
 	publicKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKVOH0WpbVQgij0E3t9tJdG0sdW/EM9plZE+8YKdvLMC person@example\n"
 )
+
+// hostPublic is the host key of a guest that aivm did not make.
+const hostPublic = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIIAjK9Gk5EadFJDzWljmleIaq813ifSKK0J0RfiufL4"

@@ -24,7 +24,7 @@ type snap struct {
 	at   uint32
 }
 
-const cluster = 64 << 10
+const cluster = 4 << 10
 
 // bytes lays the file out as QEMU's docs/interop/qcow2.txt has it.
 func (q *qcow) bytes() []byte {
@@ -34,7 +34,7 @@ func (q *qcow) bytes() []byte {
 	be := binary.BigEndian
 	copy(b, "QFI\xfb")
 	be.PutUint32(b[4:], 3)
-	be.PutUint32(b[20:], 16)
+	be.PutUint32(b[20:], 12)
 	be.PutUint64(b[24:], q.capacity)
 	be.PutUint32(b[36:], 1)
 	be.PutUint64(b[40:], l1At*cluster)

@@ -80,7 +80,7 @@ func off(w *world) {
 
 // outside has the domain switched off by somebody else.
 func outside(w *world) {
-	w.virt.domainNamed("box").stop()
+	w.virt.stop(w.virt.domainNamed("box"))
 	w.guest("box").reboot()
 }
 

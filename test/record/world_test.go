@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"aivm.dev/aivm/cmd"
 	"aivm.dev/aivm/internal/editor"
 	"aivm.dev/aivm/internal/plan"
@@ -112,7 +114,7 @@ func newWorld(t *testing.T) *world {
 	if err := os.RemoveAll(top); err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, machine: newMachine(), guests: map[string]*guestVM{}, rootErr: map[string]error{}, editors: []string{"code"}, cwd: homeDir}
+	w := &world{t: t, machine: newMachine(), guests: map[string]*guestVM{}, said: map[string]bool{}, rootErr: map[string]error{}, editors: []string{"code"}, cwd: homeDir}
 	w.virt = newLibvirtd(func(what, text string) {
 		if text != "" {
 			what += "\n" + indent(strings.TrimSpace(text))
@@ -239,6 +241,18 @@ func (w *world) seams() *provision.Seams {
 			return virt.Adopt(ctx, ours)
 		},
 		DialGuest: w.dialGuest,
+		HostKeyOf: func(context.Context, string) (ssh.PublicKey, error) {
+			k, _, _, _, err := ssh.ParseAuthorizedKey([]byte(hostPublic))
+			return k, err
+		},
+		DialNet: func(context.Context, string, string) (net.Conn, error) {
+			ours, theirs := net.Pipe()
+			w.serving.Go(func() {
+				_, _ = theirs.Write([]byte("SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u7\r\n"))
+				_ = theirs.Close()
+			})
+			return ours, nil
+		},
 		Routes: func() (plan.Known[[]network.Route], []string) {
 			names := []string{"lo", "eth0"}
 			rs := slices.Clone(m.routes)
