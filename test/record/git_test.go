@@ -1,14 +1,16 @@
 package record
 
 import (
+	"os"
 	"os/exec"
-	"strings"
 )
 
 // git runs git as the person, at a time that is always the same.
 func (w *world) git(dir string, args ...string) {
 	w.t.Helper()
-	c := exec.Command("git", args...)
+	program, err := lookReal("git")
+	w.must(err)
+	c := exec.Command(program, args...)
 	c.Dir = dir
 	c.Env = []string{
 		"HOME=" + homeDir, "PATH=" + realPath, "GIT_CONFIG_NOSYSTEM=1", "TZ=UTC", "LC_ALL=C.UTF-8",
@@ -72,9 +74,7 @@ func guestRewrote(w *world) {
 }
 
 func cloneGone(w *world) {
-	if out, err := exec.Command("rm", "-rf", clone).CombinedOutput(); err != nil {
-		w.t.Fatalf("%v: %s", err, strings.TrimSpace(string(out)))
-	}
+	w.must(os.RemoveAll(clone))
 }
 
 func otherInPlace(w *world) { w.write(clone+"/file", "not a clone\n", 0o644) }

@@ -222,8 +222,14 @@ var replaced = []struct {
 	{regexp.MustCompile(`(folder \S+ \S+ \S+ )\d+ `), "${1}INODE "},
 	{regexp.MustCompile(`(?m)^(\s*(?:await ')?)\d+ (/run/aivm/)`), "${1}INODE ${2}"},
 	{regexp.MustCompile(`(?m)^(\s*41ed )(\d{2,}) (1000 1000 )`), "${1}INODE ${3}"},
+	{regexp.MustCompile(`(?m)(: \w+) \(\d+(\.\d+)? s\)$`), "$1 (N seconds)"},
 	{regexp.MustCompile(`\b\d+(\.\d+)? ?s\b`), "N s"},
-	{regexp.MustCompile(`(?m)^.* \(\d+ %.*\)\n`), ""}, // progress
+	{regexp.MustCompile(`(?m)^\S.* \((\d+ %, )?([0-9.]+ .?i?B.*, )?N s\)\n`), ""}, // progress
+	{regexp.MustCompile(`"seconds": ?\{[^}]*\}`), `"seconds": {}`},
+	{regexp.MustCompile(`"id":"[0-9a-f]{32}"`), `"id":"ID"`},
+	{regexp.MustCompile(`(?m)^(\s*)[0-9a-f]{32}(\{"id")`), "${1}ID${2}"},
+	{regexp.MustCompile(`\./\.local/state/aivm/sync\.[0-9a-f]{32}`), "./.local/state/aivm/sync.ID"},
+	{regexp.MustCompile(`\d+:\d+:\d{10}\.\d{10}:\d{10}\.\d{10} `), "INODE:SIZE:MTIME:CTIME "},
 	{regexp.MustCompile(`(?m)^\w+ N s( · .*)?$`), "TIMING"},
 	{regexp.MustCompile(`(?m)^\w+ \d+\.\d\d( s)?( · .*)?$`), "TIMING"},
 	{regexp.MustCompile(`inode is \d+, here it is \d+`), "inode is N, here it is M"},
@@ -250,7 +256,7 @@ func settle(s string) string {
 	for _, r := range replaced {
 		s = r.re.ReplaceAllString(s, r.by)
 	}
-	return s
+	return strings.ReplaceAll(s, "(N seconds)", "(N s)")
 }
 
 // long texts get a file of their own.

@@ -226,9 +226,11 @@ func (c *conn) Run(ctx context.Context, cmd guest.Cmd) (int, error) {
 		return 0, nil
 	}
 	var in bytes.Buffer
-	var stdin io.Reader
-	if cmd.Stdin != nil {
-		stdin = io.TeeReader(cmd.Stdin, &in)
+	stdin, said := cmd.Stdin, "\n"
+	if _, stream := stdin.(*io.PipeReader); stream {
+		said = "\nstdin: a stream of git\n"
+	} else if stdin != nil {
+		stdin = io.TeeReader(stdin, &in)
 	}
 	stdout, stderr := cmd.Stdout, cmd.Stderr
 	if stdout == nil {
@@ -243,7 +245,10 @@ func (c *conn) Run(ctx context.Context, cmd guest.Cmd) (int, error) {
 	if code != 0 || err != nil {
 		end = fmt.Sprintf("status %d", code)
 	}
-	w.fill(at, "run "+quoteAll(cmd.Argv)+stdinText(in.Bytes())+end)
+	if in.Len() > 0 {
+		said = stdinText(in.Bytes())
+	}
+	w.fill(at, "run "+quoteAll(cmd.Argv)+said+end)
 	return code, err
 }
 
@@ -304,15 +309,40 @@ func (g *guestVM) really(ctx context.Context, argv []string, in io.Reader, out, 
 	for i := range argv {
 		argv[i] = strings.ReplaceAll(argv[i], "/home/agent", guestHome)
 	}
-	c := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	program, err := lookReal(argv[0])
+	if err != nil {
+		_, _ = fmt.Fprintf(errw, "%s: not found\n", argv[0])
+		return 127, nil
+	}
+	c := exec.CommandContext(ctx, program, argv[1:]...)
 	c.Dir = guestHome
 	c.Env = []string{
 		"HOME=" + guestHome, "PATH=" + realPath, "LC_ALL=C.UTF-8", "TZ=UTC", "GIT_CONFIG_NOSYSTEM=1",
 		"GIT_AUTHOR_NAME=Guest", "GIT_AUTHOR_EMAIL=guest@example.org", "GIT_AUTHOR_DATE=2026-11-29T12:00:00Z",
 		"GIT_COMMITTER_NAME=Guest", "GIT_COMMITTER_EMAIL=guest@example.org", "GIT_COMMITTER_DATE=2026-11-29T12:00:00Z",
 	}
-	c.Stdin, c.Stdout, c.Stderr = in, out, errw
-	err := c.Run()
+	c.Stdout, c.Stderr = out, errw
+	var to io.WriteCloser
+	fed := make(chan struct{})
+	if in != nil {
+		if to, err = c.StdinPipe(); err != nil {
+			return 0, err
+		}
+	}
+	if err := c.Start(); err != nil {
+		return 0, err
+	}
+	if in != nil {
+		go func() {
+			defer close(fed)
+			_, _ = io.Copy(to, in)
+			_ = to.Close()
+		}()
+	}
+	err = c.Wait()
+	if _, stream := in.(*io.PipeReader); in != nil && !stream {
+		<-fed // a stream may stay open when the program has ended
+	}
 	var ee *exec.ExitError
 	if errors.As(err, &ee) {
 		return ee.ExitCode(), nil
@@ -335,7 +365,11 @@ func (c *conn) PutTar(_ context.Context, dir string, r io.Reader) error {
 	if err := os.MkdirAll(at, 0o755); err != nil {
 		return err
 	}
-	x := exec.Command("tar", "-x", "-C", at)
+	program, err := lookReal("tar")
+	if err != nil {
+		return err
+	}
+	x := exec.Command(program, "-x", "-C", at)
 	x.Env, x.Stdin = []string{"PATH=" + realPath}, bytes.NewReader(b)
 	return x.Run()
 }

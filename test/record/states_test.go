@@ -174,7 +174,7 @@ func aliasGone(w *world) { w.must(os.Remove(homeDir + "/.config/aivm/ssh/box.con
 
 func noEditor(w *world) { w.editors = nil }
 
-func withImage(w *world) { w.run("image", "fetch", imageFile) }
+func withImage(w *world) { w.run("image", "fetch", imageFile, "--yes") }
 
 // guards is a folder with what this machine's tools run.
 func guards(w *world) {

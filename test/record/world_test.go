@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -63,11 +64,12 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(top)
 		defer func() { _ = os.Chdir("/") }()
+		debug.SetGCPercent(800)
 		os.Clearenv()
 		time.Local = time.UTC
 		syscall.Umask(0o022)
 		for k, v := range map[string]string{
-			"HOME": homeDir, "PATH": binDir + ":" + realPath, "USER": "u", "LANG": "C.UTF-8", "TERM": "dumb", "TZ": "UTC",
+			"HOME": homeDir, "PATH": binDir, "USER": "u", "LANG": "C.UTF-8", "TERM": "dumb", "TZ": "UTC",
 			"XDG_CONFIG_HOME": homeDir + "/.config", "XDG_STATE_HOME": homeDir + "/.local/state", "XDG_CACHE_HOME": homeDir + "/.cache",
 			"XDG_RUNTIME_DIR": top + "/run", "GIT_CONFIG_NOSYSTEM": "1",
 			// Nothing of a network can be reached.
@@ -130,12 +132,36 @@ func newWorld(t *testing.T) *world {
 	w.write(homeDir+"/.gitconfig", "[user]\n\tname = Person\n\temail = person@example.org\n[init]\n\tdefaultBranch = main\n", 0o644)
 	w.write(imageFile, string(imageBytes("image")), 0o644)
 	w.write(binDir+"/ssh", fakeSSH, 0o755)
+	w.write(binDir+"/qemu-img", fakeQemuImg, 0o755)
+	if git, err := lookReal("git"); err == nil {
+		w.must(os.Symlink(git, binDir+"/git"))
+	}
 	for _, name := range []string{"code", "codium", "cursor", "xdg-open", "sudo"} {
 		w.write(binDir+"/"+name, "#!/bin/sh\nprintf '%s' '"+name+"' >>"+calls+"\nfor a; do printf ' [%s]' \"$a\" >>"+calls+"; done\necho >>"+calls+
 			"\n[ \"$*\" != --list-extensions ] || echo ms-vscode-remote.remote-ssh\nexit 0\n", 0o755)
 	}
 	return w
 }
+
+// lookReal finds a program of this machine.
+func lookReal(name string) (string, error) {
+	for _, d := range filepath.SplitList(realPath) {
+		p := filepath.Join(d, name)
+		if st, err := os.Stat(p); err == nil && st.Mode()&0o111 != 0 {
+			return p, nil
+		}
+	}
+	return "", exec.ErrNotFound
+}
+
+// fakeQemuImg makes an image where the real one would put its result.
+const fakeQemuImg = `#!/bin/sh
+printf 'qemu-img' >>` + calls + `
+for a; do printf ' [%s]' "$a" >>` + calls + `; last=$a; done
+echo >>` + calls + `
+PATH=/usr/bin:/bin
+exec cp ` + imageFile + ` "$last"
+`
 
 // fakeSSH writes down how it was called; with -G it says what the file of the
 // VM has, as ssh would.
@@ -147,8 +173,15 @@ case " $* " in *" -G "*) ;; *) exit 0 ;; esac
 f=$XDG_CONFIG_HOME/aivm/ssh/$last.conf
 [ -r "$f" ] || exit 0
 while read -r k v; do
-	case $k in ''|\#*|Host) continue ;; esac
-	printf '%s %s\n' "$(printf %s "$k" | tr A-Z a-z)" "$v"
+	case $k in
+	HostName) k=hostname ;;
+	Port) k=port ;;
+	User) k=user ;;
+	IdentityFile) k=identityfile ;;
+	UserKnownHostsFile) k=userknownhostsfile ;;
+	*) continue ;;
+	esac
+	printf '%s %s\n' "$k" "$v"
 done <"$f"
 `
 
