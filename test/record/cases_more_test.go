@@ -81,6 +81,7 @@ var settingsRows = []row{
 }
 
 func dotfiles(w *world) {
+	w.write(homeDir+"/.gitconfig", "[user]\n\tname = Person\n\temail = person@example.org\n[init]\n\tdefaultBranch = main\n", 0o644)
 	w.write(homeDir+"/.tmux.conf", "set -g mouse on\n", 0o644)
 	w.write(homeDir+"/.bash_aliases", "alias ll='ls -l'\n", 0o644)
 	w.write(homeDir+"/.vimrc", "set number\n", 0o644)

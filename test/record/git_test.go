@@ -25,6 +25,8 @@ func (w *world) git(dir string, args ...string) {
 func repo(w *world) {
 	proj(w)
 	w.git(projDir, "init", "-q", "-b", "main")
+	w.git(projDir, "config", "user.name", "Person")
+	w.git(projDir, "config", "user.email", "person@example.org")
 	w.git(projDir, "add", ".")
 	w.git(projDir, "commit", "-q", "-m", "first")
 }

@@ -63,8 +63,8 @@ func visible(b []byte) string {
 
 // blob is content of a file or stream: text as it is, the rest by its digest.
 func blob(b []byte) string {
-	if utf8.Valid(b) && !bytes.ContainsRune(b, 0) {
-		return string(b)
+	if utf8.Valid(b) && len(b) < 64<<10 {
+		return visible(b)
 	}
 	return fmt.Sprintf("(%d bytes, sha256 %x)\n", len(b), sha256.Sum256(b))
 }
@@ -236,6 +236,7 @@ var replaced = []struct {
 	{regexp.MustCompile(`"(mtime|mtime_ns|inode|ino|dev|ctime|ctime_ns)": ?\d+`), `"$1":N`},
 	{regexp.MustCompile(`@\d{10}\.\d{9}`), "@NOW"},
 	{regexp.MustCompile(`process \d+`), "process N"},
+	{regexp.MustCompile(`/\.prepare-\d+`), "/.prepare-N"},
 	{regexp.MustCompile(`20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)`), "TIME"},
 }
 

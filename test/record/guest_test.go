@@ -242,7 +242,7 @@ func (c *conn) Run(ctx context.Context, cmd guest.Cmd) (int, error) {
 	at := w.reserve(sectionGuest)
 	code, err := c.g.really(ctx, cmd.Argv, stdin, stdout, stderr)
 	end := ""
-	if code != 0 || err != nil {
+	if _, stream := cmd.Stdin.(*io.PipeReader); !stream && (code != 0 || err != nil) {
 		end = fmt.Sprintf("status %d", code)
 	}
 	if in.Len() > 0 {

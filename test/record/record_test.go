@@ -86,7 +86,7 @@ func record(t *testing.T, r row) {
 		add(title, strings.Join(w.notes[s], "\n"))
 	}
 	if c, err := os.ReadFile(calls); err == nil {
-		add("programs started", string(c))
+		add("programs started", startedText(string(c)))
 	}
 	add("files", treeDiff(before, tree(t)))
 	got := shorten(t, settle(b.String()))
@@ -104,6 +104,20 @@ func record(t *testing.T, r row) {
 	if got != string(want) {
 		t.Errorf("%s differs (go test ./test/record -update writes it anew):\n%s", path, firstDifference(string(want), got))
 	}
+}
+
+// startedText has those in order that are started side by side.
+func startedText(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	for i := 0; i < len(lines); {
+		j := i
+		for j < len(lines) && strings.HasPrefix(lines[j], "ssh [-G]") {
+			j++
+		}
+		slices.Sort(lines[i:j])
+		i = max(j, i+1)
+	}
+	return strings.Join(lines, "\n")
 }
 
 // pretty lays JSON out in lines.

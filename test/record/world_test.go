@@ -129,7 +129,6 @@ func newWorld(t *testing.T) *world {
 	w.must(os.Chmod(homeDir+"/.ssh", 0o700))
 	w.write(homeDir+"/.ssh/id_ed25519", privateKey, 0o600)
 	w.write(homeDir+"/.ssh/id_ed25519.pub", publicKey, 0o644)
-	w.write(homeDir+"/.gitconfig", "[user]\n\tname = Person\n\temail = person@example.org\n[init]\n\tdefaultBranch = main\n", 0o644)
 	w.write(imageFile, string(imageBytes("image")), 0o644)
 	w.write(binDir+"/ssh", fakeSSH, 0o755)
 	w.write(binDir+"/qemu-img", fakeQemuImg, 0o755)
