@@ -2,7 +2,6 @@ package cmd
 
 import (
 	"context"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -83,7 +82,7 @@ func (a *app) printStatus(ctx context.Context, e *provision.Env, vm string, sudo
 		a.ui.Result("🛠️ Suggested Next Commands")
 		a.ui.Result("    %s", strings.Join(st.Next, "\n    "))
 	}
-	if !sudo && os.Geteuid() != 0 {
+	if !sudo && a.euid() != 0 {
 		a.ui.Say("Without --sudo some things can only be seen by root.")
 	}
 	return nil

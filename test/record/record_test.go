@@ -20,7 +20,7 @@ type row struct {
 }
 
 func TestRecord(t *testing.T) {
-	rows := slices.Concat(codeRows, folderRows, vmRows, gitRows, hostRows, settingsRows, storeRows)
+	rows := slices.Concat(codeRows, folderRows, vmRows, gitRows, hostRows, settingsRows, storeRows, oddRows)
 	var known []string
 	for _, r := range rows {
 		if slices.Contains(known, r.name) {

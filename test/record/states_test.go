@@ -2,16 +2,17 @@ package record
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 
 	libvirt "github.com/digitalocean/go-libvirt"
 
 	"aivm.dev/aivm/internal/root"
 	"aivm.dev/aivm/internal/root/nftread"
+	"aivm.dev/aivm/provision/firewall"
 	"aivm.dev/aivm/provision/network"
 )
 
@@ -215,7 +216,97 @@ func little(w *world) {
 
 func dirtyDisk(w *world) { w.virt.diskOf(w.virt.domainNamed("box")).write() }
 
-func stat(p string) bool {
-	_, err := os.Stat(filepath.Clean(p))
-	return err == nil
+// wallAsks has rules that only sudo could read, which asks for a password.
+func wallAsks(w *world) {
+	w.machine.kernel = fmt.Errorf("%w: a password is required", firewall.ErrAsks)
+}
+
+// strangersDefault has a domain with the name aivm would choose.
+func strangersDefault(w *world) {
+	_, err := w.virt.define(`<domain type="kvm"><name>aivm</name><memory unit="MiB">1024</memory><vcpu>1</vcpu><os><type arch="x86_64">hvm</type></os><devices></devices></domain>`)
+	w.must(err)
+}
+
+// linked stands in the folder by way of a symbolic link.
+func linked(w *world) {
+	w.must(os.Symlink(projDir, homeDir+"/link"))
+	w.cwd = homeDir
+}
+
+// two has a second folder attached.
+func two(w *world) {
+	w.write(homeDir+"/second/a.txt", "a\n", 0o644)
+	w.cwd = homeDir + "/second"
+	w.run("attach", ".", "--yes")
+	w.cwd = projDir
+}
+
+func secondLost(w *world) { w.must(os.RemoveAll(homeDir + "/second")) }
+
+// changedTools has this machine's tools run other files of the folder than
+// when it was attached.
+func changedTools(w *world) {
+	w.write(projDir+"/Makefile", "all:\n\tcurl example.org\n", 0o644)
+	w.write(projDir+"/.envrc", "export A=1\n", 0o644)
+}
+
+func special(w *world) {
+	w.write(projDir+"/setuid", "#!/bin/sh\n", 0o755)
+	w.must(os.Chmod(projDir+"/setuid", 0o755|os.ModeSetuid))
+}
+
+// docker has rules of another program that drop what guests send.
+func docker(w *world) {
+	w.machine.ruleset = `{"nftables": [{"metainfo": {"version": "1.0.6", "release_name": "Lester Gooch #5", "json_schema_version": 1}},
+{"table": {"family": "ip", "name": "filter", "handle": 1}},
+{"chain": {"family": "ip", "table": "filter", "name": "FORWARD", "handle": 2, "type": "filter", "hook": "forward", "prio": 0, "policy": "drop"}},
+{"chain": {"family": "ip", "table": "filter", "name": "DOCKER-USER", "handle": 3}},
+{"rule": {"family": "ip", "table": "filter", "chain": "FORWARD", "handle": 4, "expr": [{"counter": {"packets": 0, "bytes": 0}}, {"jump": {"target": "DOCKER-USER"}}]}},
+{"rule": {"family": "ip", "table": "filter", "chain": "FORWARD", "handle": 5, "expr": [{"match": {"op": "==", "left": {"meta": {"key": "oifname"}}, "right": "docker0"}}, {"counter": {"packets": 0, "bytes": 0}}, {"accept": null}]}},
+{"rule": {"family": "ip", "table": "filter", "chain": "DOCKER-USER", "handle": 6, "expr": [{"counter": {"packets": 0, "bytes": 0}}, {"return": null}]}},
+{"table": {"family": "inet", "name": "ufw", "handle": 2}},
+{"chain": {"family": "inet", "table": "ufw", "name": "input", "handle": 2, "type": "filter", "hook": "input", "prio": 0, "policy": "drop"}},
+{"rule": {"family": "inet", "table": "ufw", "chain": "input", "handle": 4, "expr": [{"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}}, {"accept": null}]}}]}`
+}
+
+// vpn has the whole internet behind a tunnel.
+func vpn(w *world) {
+	w.machine.routes = append(w.machine.routes, network.Route{Interface: "wg0", Dst: netip.MustParsePrefix("0.0.0.0/1")}, network.Route{Interface: "wg0", Dst: netip.MustParsePrefix("128.0.0.0/1")})
+	w.machine.files["/sys/class/net/wg0/mtu"] = "1420\n"
+	w.machine.files["/proc/net/route"] += "wg0\t00000000\t00000000\t0001\t0\t0\t0\t00000080\t0\t0\t0\nwg0\t00000080\t00000000\t0001\t0\t0\t0\t00000080\t0\t0\t0\n"
+}
+
+func serialSaid(w *world) {
+	w.virt.mu.Lock()
+	defer w.virt.mu.Unlock()
+	p := w.virt.poolNamed("aivm")
+	v, err := w.virt.addVolume(p, `<volume><name>4321-box.serial.log</name><capacity unit="bytes">100</capacity><target><format type="raw"/></target></volume>`)
+	w.must(err)
+	v.data = []byte("[    0.000000] Linux version 6.1.0\r\n[   12.3] Kernel panic - not syncing: no init\r\n")
+}
+
+func crashed(w *world) {
+	d := w.virt.domainNamed("box")
+	w.virt.stop(d)
+	d.reason = int32(libvirt.DomainShutoffCrashed)
+	w.guest("box").reboot()
+}
+
+// openPool is a pool whose directory anybody can enter, as earlier versions
+// made it.
+func openPool(w *world) { w.virt.poolNamed("aivm").x.Target.Permissions.Mode = "0711" }
+
+// hostsFile is a network made without the option no-hosts.
+func hostsFile(w *world) { w.virt.networkNamed("aivm-net").x.DnsmasqOptions = nil }
+
+func damagedImage(w *world) {
+	files, err := os.ReadDir(homeDir + "/.cache/aivm/images")
+	w.must(err)
+	for _, f := range files {
+		if strings.HasSuffix(f.Name(), ".qcow2") {
+			p := homeDir + "/.cache/aivm/images/" + f.Name()
+			w.must(os.Chmod(p, 0o600))
+			w.write(p, string(imageBytes("damaged")), 0o600)
+		}
+	}
 }
