@@ -14,7 +14,7 @@ var oddRows = []row{
 	{"code-open-pool", all(attached, off, openPool), "code .", true},
 	{"code-cursor", all(attached, func(w *world) { w.editors = []string{"cursor"} }), "code . --editor cursor", true},
 	{"code-config-editor", all(attached, func(w *world) {
-		w.edit(storePath, "schema_version = 5", "schema_version = 5\n\n[editor]\ndefault = \"codium\"")
+		w.write(storePath, w.read(storePath)+"\n[editor]\ndefault = \"codium\"\n", 0o600)
 		w.editors = []string{"code", "codium"}
 	}), "code .", true},
 	{"code-which-vm", all(proj, created, ran("vm create other --yes --image "+imageFile), typed("2\ny\n")), "code .", false},
@@ -27,11 +27,11 @@ var oddRows = []row{
 	{"vm-delete-off-started", all(cloned, off, typed("y\nbox\n")), "vm delete box", false},
 	{"vm-prepare-twice", all(attached, off, ran("vm prepare box --as ready --yes")), "vm prepare box --as ready --yes", true},
 	{"vm-prepare-running", attached, "vm prepare box --as ready --yes", true},
-	{"vm-create-prepared", all(attached, off, ran("vm prepare box --as ready --yes")), "vm create other --yes --image local:ready", true},
+	{"vm-create-prepared", all(attached, off, ran("vm prepare box --as ready --yes")), "vm create other --yes --image ready", true},
 	{"vm-rollback-typed", all(created, off, ran("vm snapshot first --vm box --yes"), dirtyDisk, typed("y\n")), "vm rollback first --vm box", false},
 	{"vm-delete-snapshots", all(created, off, ran("vm snapshot first --vm box --yes")), "vm delete box --yes", true},
 	{"vm-list", attached, "vm list", false},
-	{"vm-ssh", created, "vm ssh box -- echo hello", false},
+	{"vm-ssh", created, "vm ssh --vm box -- echo hello", false},
 	{"status-tools-changed", all(attached, changedTools), "status", false},
 	{"status-special", all(attached, special), "status", false},
 	{"status-serial", all(attached, serialSaid), "status --detail", false},

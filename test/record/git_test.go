@@ -14,7 +14,7 @@ func (w *world) git(dir string, args ...string) {
 	c.Dir = dir
 	c.Env = []string{
 		"HOME=" + homeDir, "PATH=" + realPath, "GIT_CONFIG_NOSYSTEM=1", "TZ=UTC", "LC_ALL=C.UTF-8",
-		"GIT_AUTHOR_DATE=2026-11-29T11:00:00Z", "GIT_COMMITTER_DATE=2026-11-29T11:00:00Z",
+		"GIT_AUTHOR_DATE=2027-03-01T11:00:00Z", "GIT_COMMITTER_DATE=2027-03-01T11:00:00Z",
 	}
 	if out, err := c.CombinedOutput(); err != nil {
 		w.t.Fatalf("git %q: %v\n%s", args, err, out)

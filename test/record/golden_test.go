@@ -235,6 +235,8 @@ var replaced = []struct {
 	{regexp.MustCompile(`inode is \d+, here it is \d+`), "inode is N, here it is M"},
 	{regexp.MustCompile(`"(mtime|mtime_ns|inode|ino|dev|ctime|ctime_ns)": ?\d+`), `"$1":N`},
 	{regexp.MustCompile(`@\d{10}\.\d{9}`), "@NOW"},
+	{regexp.MustCompile(`\d+ days (ahead|behind)`), "N days $1"},
+	{regexp.MustCompile(`"release": "20\d\d-\d\d-\d\d"`), `"release": "DAY"`},
 	{regexp.MustCompile(`process \d+`), "process N"},
 	{regexp.MustCompile(`/\.prepare-\d+`), "/.prepare-N"},
 	{regexp.MustCompile(`20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)`), "TIME"},

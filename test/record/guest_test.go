@@ -318,8 +318,8 @@ func (g *guestVM) really(ctx context.Context, argv []string, in io.Reader, out, 
 	c.Dir = guestHome
 	c.Env = []string{
 		"HOME=" + guestHome, "PATH=" + realPath, "LC_ALL=C.UTF-8", "TZ=UTC", "GIT_CONFIG_NOSYSTEM=1",
-		"GIT_AUTHOR_NAME=Guest", "GIT_AUTHOR_EMAIL=guest@example.org", "GIT_AUTHOR_DATE=2026-11-29T12:00:00Z",
-		"GIT_COMMITTER_NAME=Guest", "GIT_COMMITTER_EMAIL=guest@example.org", "GIT_COMMITTER_DATE=2026-11-29T12:00:00Z",
+		"GIT_AUTHOR_NAME=Guest", "GIT_AUTHOR_EMAIL=guest@example.org", "GIT_AUTHOR_DATE=2027-03-01T12:00:00Z",
+		"GIT_COMMITTER_NAME=Guest", "GIT_COMMITTER_EMAIL=guest@example.org", "GIT_COMMITTER_DATE=2027-03-01T12:00:00Z",
 	}
 	c.Stdout, c.Stderr = out, errw
 	var to io.WriteCloser

@@ -105,7 +105,7 @@ func (m *machine) fsys() fstest.MapFS {
 }
 
 // day is when everything happens.
-var day = time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
+var day = time.Date(2027, 3, 1, 12, 0, 0, 0, time.UTC)
 
 func (m *machine) env(w *world) host.Env {
 	at := func(p string) string { return strings.TrimPrefix(p, "/") }
@@ -190,5 +190,5 @@ func (m *machine) putWall(o root.Nft, uuid string) {
 	}
 	digest := "digest of " + wall.Digest(o.Wall, m.local)
 	m.walls[o.Wall.Network] = root.NetManifest{Version: 1, Owner: uid, UUID: uuid, Wall: o.Wall, Local: m.local, Script: wall.Digest(o.Wall, m.local), Digest: digest}
-	m.loaded[o.Wall.Network] = digest
+	m.loaded[o.Wall.Network], m.kernel = digest, nil
 }

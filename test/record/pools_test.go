@@ -95,7 +95,7 @@ func (l *libvirtd) addVolume(p *pool, text string) (*volume, error) {
 	}
 	v := &volume{pool: p, name: x.Name, x: &x}
 	x.Target.Path = v.path()
-	x.Target.Timestamps = &libvirtxml.StorageVolumeTargetTimestamps{Mtime: "1795988326.428050155"}
+	x.Target.Timestamps = &libvirtxml.StorageVolumeTargetTimestamps{Mtime: "1803888326.428050155"}
 	x.Allocation = &libvirtxml.StorageVolumeSize{Unit: "bytes", Value: 196608}
 	if x.Target.Format != nil && x.Target.Format.Type == "qcow2" && strings.HasSuffix(x.Name, ".qcow2") {
 		v.disk = &qcow{capacity: x.Capacity.Value}

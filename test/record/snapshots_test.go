@@ -97,7 +97,7 @@ func (l *libvirtd) snapshotCalls() {
 		}
 		if a.Flags&uint32(libvirt.DomainSnapshotCreateRedefine) == 0 {
 			q := l.diskOf(d)
-			q.snaps = append(q.snaps, snap{x.Name, q.now, 1795900000 + 60*uint32(len(q.snaps))})
+			q.snaps = append(q.snaps, snap{x.Name, q.now, 1803800000 + 60*uint32(len(q.snaps))})
 		}
 		d.snaps = append(d.snaps, x.Name)
 		r.Snap = libvirt.DomainSnapshot{Name: x.Name, Dom: d.ref()}

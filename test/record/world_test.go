@@ -153,7 +153,7 @@ func newWorld(t *testing.T) *world {
 		w.must(os.Symlink(git, binDir+"/git"))
 	}
 	for _, name := range []string{"code", "codium", "cursor", "xdg-open", "sudo"} {
-		w.write(binDir+"/"+name, "#!/bin/sh\nprintf '%s' '"+name+"' >>"+calls+"\nfor a; do printf ' [%s]' \"$a\" >>"+calls+"; done\necho >>"+calls+
+		w.write(binDir+"/"+name, "#!/bin/sh\nl='"+name+"'\nfor a; do l=\"$l [$a]\"; done\nprintf '%s\\n' \"$l\" >>"+calls+
 			"\n[ \"$*\" != --list-extensions ] || echo ms-vscode-remote.remote-ssh\nexit 0\n", 0o755)
 	}
 	return w
@@ -172,9 +172,9 @@ func lookReal(name string) (string, error) {
 
 // fakeQemuImg makes an image where the real one would put its result.
 const fakeQemuImg = `#!/bin/sh
-printf 'qemu-img' >>` + calls + `
-for a; do printf ' [%s]' "$a" >>` + calls + `; last=$a; done
-echo >>` + calls + `
+l=qemu-img
+for a; do l="$l [$a]" last=$a; done
+printf '%s\n' "$l" >>` + calls + `
 PATH=/usr/bin:/bin
 exec cp ` + imageFile + ` "$last"
 `
@@ -182,9 +182,9 @@ exec cp ` + imageFile + ` "$last"
 // fakeSSH writes down how it was called; with -G it says what the file of the
 // VM has, as ssh would.
 const fakeSSH = `#!/bin/sh
-printf 'ssh' >>` + calls + `
-for a; do printf ' [%s]' "$a" >>` + calls + `; last=$a; done
-echo >>` + calls + `
+l=ssh
+for a; do l="$l [$a]" last=$a; done
+printf '%s\n' "$l" >>` + calls + `
 case " $* " in *" -G "*) ;; *) exit 0 ;; esac
 f=$XDG_CONFIG_HOME/aivm/ssh/$last.conf
 [ -r "$f" ] || exit 0
