@@ -1,6 +1,38 @@
 package record
 
 var oddRows = []row{
+	{"doctor-well", withExtension, "host doctor", false},
+	{"doctor-well-verbose", withExtension, "host doctor -v", false},
+	{"doctor-well-json", all(created, withExtension), "host doctor --json", false},
+	{"doctor-impostor", all(created, impostor), "host doctor", false},
+	{"doctor-old", old, "host doctor", false},
+	{"doctor-closed", all(created, noGroup), "host doctor", false},
+	{"doctor-network-stolen", all(created, taken, off), "host doctor", false},
+	{"status-bare-detail", all(attached, bare), "status --detail", false},
+	{"status-sudo-closed", all(attached, noGroup), "status --sudo", false},
+	{"list-folders", all(attached, two), "list --section folders --json", false},
+	{"list-networks", all(created, strangersNetworkBeside), "list --section networks", false},
+	{"vm-up-no-firewall", all(created, off, wallGone), "vm up box --no-firewall", true},
+	{"vm-restart-git", all(cloned, guestDirty), "vm restart box --yes", true},
+	{"vm-restart-force", all(attached, func(w *world) { w.virt.domainNamed("box").deaf = true }), "vm restart box --force --yes", true},
+	{"vm-restart-refused", attached, "vm restart box", false},
+	{"vm-delete-network-lost", all(created, func(w *world) { w.virt.networks = nil }), "vm delete box --yes", true},
+	{"vm-delete-bare", all(attached, bare), "vm delete box --yes", true},
+	{"vm-create-interrupted", all(rootRefuses("nft"), func(w *world) {
+		w.try("vm", "create", "box", "--yes", "--image", imageFile)
+		w.rootErr = map[string]error{}
+	}), "vm create box --yes --image " + imageFile, true},
+	{"vm-create-root-refuses", rootRefuses("nft"), "vm create box --yes --image " + imageFile, false},
+	{"code-git-off-new-commit", all(cloned, off, committed), "code .", true},
+	{"code-git-uncommitted", all(cloned, uncommitted), "code .", true},
+	{"code-git-guest-ahead", all(cloned, guestCommitted), "code .", true},
+	{"git-attach-worktree-below", all(repo, created, func(w *world) { w.cwd = w.dir(projDir + "/sub") }), "attach . --yes --mode git", true},
+	{"git-attach-submodule", all(repo, created, func(w *world) {
+		w.write(projDir+"/.gitmodules", "[submodule \"m\"]\n\tpath = m\n\turl = https://example.org/m\n", 0o644)
+		w.git(projDir, "add", ".")
+		w.git(projDir, "commit", "-q", "-m", "module")
+	}), "attach . --yes --mode git", true},
+	{"git-detach-off", all(cloned, off), "detach . --yes", true},
 	{"code-name-taken", all(proj, strangersDefault), "code . --yes --image " + imageFile, true},
 	{"code-by-link", all(attached, linked), "code link", true},
 	{"code-by-link-fresh", all(proj, linked), "code link --yes --image " + imageFile, true},

@@ -39,9 +39,6 @@ type guestVM struct {
 	clock     string
 	noAnswer  bool
 	badKey    bool
-	noSettle  bool // the mount script fails
-	served    bool
-	released  bool
 	rootFails string // a script with this text in it ends with status 9
 	rootSays  string
 }

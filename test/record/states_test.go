@@ -310,3 +310,13 @@ func damagedImage(w *world) {
 		}
 	}
 }
+
+func withExtension(w *world) {
+	w.dir(homeDir + "/.vscode/extensions/ms-vscode-remote.remote-ssh-0.120.0")
+}
+
+func strangersNetworkBeside(w *world) {
+	n, err := w.virt.defineNetwork(`<network><name>default</name><forward mode="nat"/><bridge name="virbr0"/><ip address="192.168.122.1" prefix="24"/></network>`)
+	w.must(err)
+	n.active = true
+}
