@@ -239,6 +239,7 @@ var replaced = []struct {
 	{regexp.MustCompile(`"release": "20\d\d-\d\d-\d\d"`), `"release": "DAY"`},
 	{regexp.MustCompile(`, of uid \d+\)`), ", of uid OWNER)"},
 	{regexp.MustCompile(`127\.0\.0\.1:\d{4,5}`), "127.0.0.1:PORT"},
+	{regexp.MustCompile(`\{"host":"[0-9a-f]{64}"`), `{"host":"STAMP"`}, // times of files are in it
 	{regexp.MustCompile(`process \d+`), "process N"},
 	{regexp.MustCompile(`/\.prepare-\d+`), "/.prepare-N"},
 	{regexp.MustCompile(`20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)`), "TIME"},
