@@ -190,9 +190,9 @@ const bannerLimit = 200 * time.Millisecond
 // banners asks the VMs that run for their server's first line. Nobody logs in,
 // which OpenSSH counts as a small offence: one look is far from its limit.
 func (e *Env) banners(ctx context.Context, vms []patient, states map[string]virt.State) []host.SSHServer {
-	var running []patient
-	for _, p := range vms {
-		if p.inst != nil && states[p.want.name] == virt.Running {
+	var running []*patient // examineSSH writes to other fields of them meanwhile
+	for i := range vms {
+		if p := &vms[i]; p.inst != nil && states[p.want.name] == virt.Running {
 			running = append(running, p)
 		}
 	}
