@@ -17,6 +17,7 @@ import (
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/network"
 	"aivm.dev/aivm/provision/share"
+	"aivm.dev/aivm/provision/state"
 	"aivm.dev/aivm/sshcfg"
 )
 
@@ -203,12 +204,12 @@ func (e *Env) planAdoption(ctx context.Context, a *adoption) (plan.Plan, error) 
 	if err != nil {
 		return p, err
 	}
-	in := Instance{UUID: d.UUID, MAC: d.MAC, Address: a.ip.String(), User: w.record.VM.User, Identities: sshcfg.StanzaIdentities(ids), Adopted: true}
+	in := state.Instance{UUID: d.UUID, MAC: d.MAC, Address: a.ip.String(), User: w.record.VM.User, Identities: sshcfg.StanzaIdentities(ids), Adopted: true}
 	p.Add(plan.Action{
 		ID: "adopt.state", Why: fmt.Sprintf("remember its address %s, its keys, and its host key %s", a.ip, ssh.FingerprintSHA256(a.key)),
 		Shows: []string{"write " + e.SSH.VMDir(w.name) + "/"}, Consent: plan.Ask,
 		Do: func(context.Context) error {
-			if err := saveInstance(e.SSH, w.name, in); err != nil {
+			if err := e.state().SaveInstance(w.name, in); err != nil {
 				return stateErr(e.SSH.VMDir(w.name), err)
 			}
 			return stateErr(e.SSH.VMDir(w.name), e.SSH.WriteKnownHosts(w.name, w.name, a.key))

@@ -61,7 +61,7 @@ func (e *Env) planMove(w *want, f *facts) ([]plan.Action, error) {
 			if err := l.SwapFilesystems(ctx, w.name, device); err != nil {
 				return err
 			}
-			return saveInstance(e.SSH, w.name, in)
+			return e.state().SaveInstance(w.name, in)
 		},
 	}}, nil
 }
@@ -69,7 +69,7 @@ func (e *Env) planMove(w *want, f *facts) ([]plan.Action, error) {
 // oldShell gets into a VM nobody has taken over yet the way 0.3 did: by the
 // entry it left in the user's ssh configuration. It reports false for any other.
 func (e *Env) oldShell(ctx context.Context, w *want, command []string) (bool, error) {
-	if inst, err := loadInstance(e.SSH, w.name); w.newVM || err != nil || inst != nil {
+	if inst, err := e.state().Instance(w.name); w.newVM || err != nil || inst != nil {
 		return false, nil
 	}
 	l, err := e.libvirt(ctx)
@@ -128,7 +128,7 @@ func (e *Env) unadopted(ctx context.Context, vm string) (virt.State, bool) {
 
 // planDeleteAdopted removes the files of a VM that was taken over.
 func (e *Env) planDeleteAdopted(dd *deletion) (out []plan.Action) {
-	in, err := loadInstance(e.SSH, dd.w.name)
+	in, err := e.state().Instance(dd.w.name)
 	if err != nil || in == nil || !in.Adopted || dd.domain == nil {
 		return nil
 	}

@@ -60,7 +60,7 @@ func (e *Env) serveBrowser(ctx context.Context, w *want, f *facts, o CodeOptions
 	defer cancel(nil)
 	task := e.UI.Task("starting code-server in " + w.name)
 	s := e.startServer(ctx, cancel, w, f, dir)
-	p := &codeserver.Proxy{Password: s.password, Folder: w.openAt, Record: e.browserRecord(w.name), Dial: func(ctx context.Context) (net.Conn, error) {
+	p := &codeserver.Proxy{Password: s.password, Folder: w.openAt, Record: e.state().BrowserPath(w.name), Dial: func(ctx context.Context) (net.Conn, error) {
 		port, err := s.port(ctx)
 		if err != nil {
 			return nil, err
@@ -109,16 +109,9 @@ func (e *Env) serveBrowser(ctx context.Context, w *want, f *facts, o CodeOptions
 	return err
 }
 
-// browserRecord is where the address lies that a browser knows the VM's editor
-// by. Another VM of the same name, and the VM at an earlier snapshot, get another
-// one: what a guest has left in the browser stays with the old name.
-func (e *Env) browserRecord(vm string) string {
-	return filepath.Join(e.SSH.VMDir(vm), "browser.json")
-}
-
 // planForgetBrowser has the VM's editor get another address, if it has one.
 func (e *Env) planForgetBrowser(vm string) []plan.Action {
-	path := e.browserRecord(vm)
+	path := e.state().BrowserPath(vm)
 	if _, err := os.Lstat(path); err != nil {
 		return nil
 	}
@@ -133,8 +126,6 @@ func (e *Env) planForgetBrowser(vm string) []plan.Action {
 		},
 	}}
 }
-
-func (e *Env) forgetBrowser(vm string) { _ = os.Remove(e.browserRecord(vm)) }
 
 // unpack puts an archive beside the versions that are there and renames it into
 // its place when it is whole.

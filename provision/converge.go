@@ -225,7 +225,7 @@ func (e *Env) later(w *want) []string {
 // lock takes the VM's lock; waited says that somebody else held it. The store is
 // read again after it: another run may have written it since.
 func (e *Env) lock(ctx context.Context, vm string) (release func(), waited bool, err error) {
-	path := e.lockPath(vm)
+	path := e.state().LockPath(vm)
 	release, waited, err = lockfile.Lock(ctx, path, e.Rerun, func(holder string) func(error) {
 		task := e.UI.Task("waiting for " + holder)
 		return func(err error) {
@@ -258,11 +258,7 @@ func (e *Env) awaitOther(ctx context.Context, w *want) (release func(), err erro
 }
 
 // lockHeld reports whether another run changes the VM at this moment.
-func (e *Env) lockHeld(vm string) bool { return lockfile.Held(e.lockPath(vm)) }
-
-// lockPath lies in a directory of its own: a VM may be called like any other
-// file of the state directory.
-func (e *Env) lockPath(vm string) string { return filepath.Join(e.SSH.StateDir, "locks", vm+".lock") }
+func (e *Env) lockHeld(vm string) bool { return lockfile.Held(e.state().LockPath(vm)) }
 
 // dropLock removes the lock file of a VM that is gone, while it is held.
-func (e *Env) dropLock(vm string) { _ = os.Remove(e.lockPath(vm)) }
+func (e *Env) dropLock(vm string) { _ = os.Remove(e.state().LockPath(vm)) }

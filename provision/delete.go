@@ -63,17 +63,12 @@ func (e *Env) planDelete(ctx context.Context, dd *deletion) (plan.Plan, error) {
 	}
 	p.Add(ssh...)
 	p.Add(plan.Action{
-		ID: "vm.forget", Why: "forget what was remembered about it", Shows: []string{"rm " + instancePath(e.SSH, w.name)}, Consent: plan.Typed,
+		ID: "vm.forget", Why: "forget what was remembered about it", Shows: []string{"rm " + e.state().InstancePath(w.name)}, Consent: plan.Typed,
 		Do: func(context.Context) error {
-			if err := os.Remove(instancePath(e.SSH, w.name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			if err := os.Remove(e.state().InstancePath(w.name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return err
 			}
-			// Only if nothing else is in it: never recursive.
-			e.forgetAllSeen(w.name)
-			e.forgetStamps(w.name)
-			e.forgetBrowser(w.name)
-			e.forgetClones(w.name)
-			_ = os.Remove(e.SSH.VMDir(w.name))
+			e.state().Forget(w.name)
 			return nil
 		},
 	}, plan.Action{

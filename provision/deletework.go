@@ -24,7 +24,7 @@ func (e *Env) work(ctx context.Context, dd *deletion, o DeleteOptions, fetch boo
 	if _, disk := domain.Disk(dd.pool, e.key(dd.w.name)); o.DiscardWork || !disk && dd.domain == nil {
 		return nil, nil
 	}
-	if _, err := os.Lstat(e.deletingPath(dd.w.name)); err == nil && dd.domain == nil {
+	if _, err := os.Lstat(e.state().DeletingPath(dd.w.name)); err == nil && dd.domain == nil {
 		return nil, nil
 	}
 	return e.lookAtClones(ctx, dd.w, e.clones(dd.w), whyNotAsked(dd.domain), fetch)
@@ -70,7 +70,7 @@ func (e *Env) askForDeletion(ctx context.Context, dd *deletion, o DeleteOptions)
 // beginDeletion notes that what follows was agreed to.
 func (e *Env) beginDeletion(dd *deletion) {
 	if len(e.clones(dd.w)) > 0 {
-		_ = renameio.WriteFile(e.deletingPath(dd.w.name), nil, 0o600)
+		_ = renameio.WriteFile(e.state().DeletingPath(dd.w.name), nil, 0o600)
 	}
 }
 
@@ -105,7 +105,7 @@ func (e *Env) startToSee(ctx context.Context, dd *deletion, o DeleteOptions) (*d
 func (e *Env) lastLook(ctx context.Context, dd *deletion, o DeleteOptions, seen []CloneWork) error {
 	name := dd.w.name
 	if dd.domain != nil {
-		_ = os.Remove(e.deletingPath(name)) // of a deletion the VM has outlived
+		_ = os.Remove(e.state().DeletingPath(name)) // of a deletion the VM has outlived
 	}
 	now, err := e.work(ctx, dd, o, true)
 	if err != nil {

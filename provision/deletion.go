@@ -11,6 +11,7 @@ import (
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/domain"
 	"aivm.dev/aivm/provision/network"
+	"aivm.dev/aivm/provision/state"
 )
 
 // DeleteOptions are the flags of `vm delete`.
@@ -96,7 +97,7 @@ func (e *Env) lookForDeletion(ctx context.Context, name string) (*deletion, erro
 	d := &deletion{w: w, network: w.network.Network.Name}
 	// One that is damaged keeps nobody from deleting; what a later aivm made is
 	// not known here.
-	if _, err := loadInstance(e.SSH, w.name); errors.Is(err, errLater) {
+	if _, err := e.state().Instance(w.name); errors.Is(err, state.ErrLater) {
 		return nil, err
 	}
 	if d.conn, err = e.libvirtWithHelp(ctx); err != nil {
@@ -109,7 +110,7 @@ func (e *Env) lookForDeletion(ctx context.Context, name string) (*deletion, erro
 		return nil, err
 	default:
 		foreign := domain.CheckOurs(dom, e.UID)
-		if in, ierr := loadInstance(e.SSH, w.name); foreign != nil && !dom.Mark.Ours && !w.newVM && ierr == nil && in == nil {
+		if in, ierr := e.state().Instance(w.name); foreign != nil && !dom.Mark.Ours && !w.newVM && ierr == nil && in == nil {
 			return nil, notAdopted(w.name)
 		}
 		if foreign != nil && w.newVM {
@@ -131,7 +132,7 @@ func (e *Env) unrecorded(ctx context.Context, name string, unknown error) (*want
 	if !errors.As(unknown, new(*config.UnknownVMError)) && !errors.Is(unknown, config.ErrNoVM) || name == "" {
 		return nil, unknown
 	}
-	in, err := loadInstance(e.SSH, name)
+	in, err := e.state().Instance(name)
 	if err != nil {
 		return nil, unknown
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -91,7 +90,7 @@ func (e *Env) Detach(ctx context.Context, o DetachOptions) error {
 		}
 		return errDry
 	}
-	attached := e.seenAt(l.att)
+	attached := e.state().AttachedAt(l.att)
 	if _, err = e.run(ctx, p); err != nil {
 		err = e.unbindAgain(ctx, l, f, p, err)
 	}
@@ -285,14 +284,14 @@ func (e *Env) dropRecord(a share.Attachment) plan.Action {
 		ID: "store.detach:" + share.Token(a.HostPath), Why: "take the folder out of the config", Shows: []string{"write " + e.StorePath},
 		Do: func(ctx context.Context) error {
 			if a.Mode == share.Git {
-				if err := e.noteClone(a); err != nil {
+				if err := stateErr(e.state().VM(a.VM), e.state().NoteClone(a)); err != nil {
 					return err
 				}
 			}
 			err := config.Update(ctx, e.StorePath, func(c *config.Config) error { c.RemoveAttachment(a.HostPath, a.VM); return nil })
 			if err == nil {
-				e.forgetSeen(a)
-				_ = os.Remove(e.gitStampPath(a.VM, a.Tag)) // of git mode; it only saves a comparison
+				e.state().ForgetSeen(a)
+				e.state().ForgetGitStamp(a.VM, a.Tag)
 			}
 			return err
 		},

@@ -20,6 +20,7 @@ import (
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/host"
 	"aivm.dev/aivm/provision/network"
+	"aivm.dev/aivm/provision/state"
 	"aivm.dev/aivm/sshcfg"
 )
 
@@ -51,7 +52,7 @@ type diagnosis struct {
 // patient is a VM as the doctor sees it: its entry for ssh.
 type patient struct {
 	want   *want
-	inst   *Instance
+	inst   *state.Instance
 	plan   []plan.Action // what its entry lacks
 	err    error         // why there can be none, or it cannot be seen
 	others []sshcfg.Mismatch
@@ -232,7 +233,7 @@ func (e *Env) patients(store *config.Store) []patient {
 	for _, name := range store.Config.VMNames() {
 		p := patient{want: &want{store: store, name: name}}
 		if p.err = e.wantKnown(p.want); p.err == nil {
-			p.inst, p.err = loadInstance(e.SSH, name)
+			p.inst, p.err = e.state().Instance(name)
 		}
 		out = append(out, p)
 	}

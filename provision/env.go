@@ -23,6 +23,7 @@ import (
 	"aivm.dev/aivm/provision/host"
 	"aivm.dev/aivm/provision/image"
 	"aivm.dev/aivm/provision/network"
+	"aivm.dev/aivm/provision/state"
 	"aivm.dev/aivm/sshcfg"
 )
 
@@ -187,6 +188,9 @@ func (e *Env) hostFacts() host.Facts {
 }
 
 func (e *Env) forgetHost() { e.once = sync.Once{} }
+
+// state is where this person's aivm keeps what it knows of the VMs.
+func (e *Env) state() state.Dir { return state.Dir{Layout: e.SSH} }
 
 // key names a VM machine-wide.
 func (e *Env) key(vm string) string { return root.VMKey(e.UID, vm) }

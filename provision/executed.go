@@ -2,15 +2,11 @@ package provision
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"aivm.dev/aivm/internal/hostexec"
 	"aivm.dev/aivm/internal/plan"
@@ -24,97 +20,12 @@ import (
 // a folder is attached for writing, what they run of it is named and written
 // down, before the guest can reach it; status compares.
 
-// A seenList is the file in which that is written down.
-type seenList struct {
-	Schema   int             `json:"schema"`
-	Folder   string          `json:"folder"`
-	Attached time.Time       `json:"attached,omitzero"` // when the first of its lists was made; an older aivm did not write it
-	Files    []hostexec.File `json:"files"`
-	Cut      string          `json:"cut,omitempty"`
-}
-
-const seenSchema = 1
-
 // namesShown is how many files are named in a sentence.
 const namesShown = 8
 
 // exposes reports whether the guest can write files of a that are seen here.
 func exposes(a share.Attachment) bool {
 	return a.Mode != share.Git && a.Access == string(share.ReadWrite)
-}
-
-func (e *Env) seenPath(a share.Attachment) string {
-	return filepath.Join(e.SSH.VMDir(a.VM), "executed", share.Token(a.HostPath)+".json")
-}
-
-// readSeen returns the list taken when a was attached; fs.ErrNotExist if there
-// is none.
-func (e *Env) readSeen(a share.Attachment) (hostexec.List, error) {
-	s, err := e.readSeenList(a)
-	return hostexec.List{Files: s.Files, Cut: s.Cut}, err
-}
-
-func (e *Env) readSeenList(a share.Attachment) (seenList, error) {
-	b, err := os.ReadFile(e.seenPath(a))
-	if err != nil {
-		return seenList{}, err
-	}
-	var s seenList
-	if err := json.Unmarshal(b, &s); err != nil {
-		return seenList{}, fmt.Errorf("%s: %w", e.seenPath(a), err)
-	}
-	if s.Schema > seenSchema {
-		return seenList{}, laterAivm("the list of files of "+ui.Clean(a.HostPath), e.seenPath(a), s.Schema, seenSchema)
-	}
-	return s, nil
-}
-
-func (e *Env) writeSeen(a share.Attachment, l hostexec.List) error {
-	if _, err := e.readSeen(a); errors.Is(err, errLater) {
-		return err
-	}
-	s := seenList{Schema: seenSchema, Folder: strings.ToValidUTF8(a.HostPath, "?"), Attached: e.seenAt(a), Files: l.Files, Cut: l.Cut}
-	path := e.seenPath(a)
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	if s.Attached.IsZero() {
-		// By the clock that files get their times from.
-		st, err := f.Stat()
-		if err != nil {
-			return errors.Join(err, f.Close())
-		}
-		s.Attached = st.ModTime()
-	}
-	b, err := json.Marshal(s)
-	if err == nil {
-		_, err = f.Write(b)
-	}
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	return os.Rename(f.Name(), path)
-}
-
-// forgetSeen removes the list of a folder that is no longer attached.
-func (e *Env) forgetSeen(a share.Attachment) {
-	_ = os.Remove(e.seenPath(a))
-	_ = os.Remove(filepath.Dir(e.seenPath(a)))
-}
-
-// forgetAllSeen removes the lists of a VM that is gone.
-func (e *Env) forgetAllSeen(vm string) {
-	dir := filepath.Join(e.SSH.VMDir(vm), "executed")
-	files, _ := os.ReadDir(dir)
-	for _, f := range files {
-		_ = os.Remove(filepath.Join(dir, f.Name()))
-	}
-	_ = os.Remove(dir)
 }
 
 // observeExecuted adds to the facts what the plans of new and of protected
@@ -173,9 +84,9 @@ func (e *Env) planSeen(w *want, f *facts) ([]plan.Action, error) {
 		why += ": " + n
 	}
 	return []plan.Action{{
-		ID: "share.seen:" + share.Token(a.HostPath), Why: why, Shows: []string{"write " + e.seenPath(a)}, Timing: "share",
+		ID: "share.seen:" + share.Token(a.HostPath), Why: why, Shows: []string{"write " + e.state().SeenPath(a)}, Timing: "share",
 		Do: func(context.Context) error {
-			if err := e.writeSeen(a, l); err != nil {
+			if err := e.state().SaveSeen(a, l); err != nil {
 				return err
 			}
 			w.seen = &l
@@ -290,7 +201,7 @@ func (e *Env) executedCheck(ctx context.Context, w *want, f *facts, s vmFolders)
 			c.Fix = append(c.Fix, "aivm detach "+q, "aivm attach "+q+" --access ro")
 		}
 		fix := "aivm attach " + shellQuote(a.HostPath) + " --vm " + w.name
-		then, err := e.readSeen(a)
+		then, err := e.state().SeenFiles(a)
 		if errors.Is(err, fs.ErrNotExist) {
 			unknown = true
 			notes = append(notes, fmt.Sprintf("of %s nothing was written down", a.HostPath))

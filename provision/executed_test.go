@@ -89,7 +89,7 @@ func TestExecutedIsWrittenDownAndCompared(t *testing.T) {
 		t.Errorf("%+v %v", c, ch)
 	}
 	// A folder that is read only, and one that was attached without a list.
-	w.forgetSeen(share.Attachment{HostPath: p, VM: "t"})
+	w.state().ForgetSeen(share.Attachment{HostPath: p, VM: "t"})
 	if c, _ := look(); c.State != host.Unknown {
 		t.Errorf("%+v", c)
 	}

@@ -13,6 +13,7 @@ import (
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/provision/share"
+	"aivm.dev/aivm/provision/state"
 )
 
 // gitWant is a folder in mode git, as far as it is known before the guest is
@@ -32,7 +33,7 @@ type gitWant struct {
 
 	quick        bool // both sides are as they were when there was nothing to do
 	moved        bool // there was something to do
-	stamp, saved gitStamp
+	stamp, saved state.GitStamp
 
 	guest   gitsync.Guest
 	problem error
@@ -343,7 +344,7 @@ func (e *Env) beginGit(ctx context.Context, w *want, f *facts) error {
 	if w.git.release != nil {
 		return nil
 	}
-	path := filepath.Join(e.SSH.StateDir, "locks", "git-"+share.Token(w.git.repo.CommonDir)+".lock")
+	path := e.state().RepositoryLockPath(share.Token(w.git.repo.CommonDir))
 	release, waited, err := lockfile.Lock(ctx, path, e.Rerun, func(holder string) func(error) {
 		plan.Report(ctx, "waiting for "+holder+", which works on this repository", -1)
 		return func(error) {}

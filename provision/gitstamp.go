@@ -2,25 +2,9 @@ package provision
 
 import (
 	"context"
-	"encoding/json"
-	"os"
-	"path/filepath"
-
-	"github.com/google/renameio/v2"
 
 	"aivm.dev/aivm/gitsync"
 )
-
-// gitStamp is how both sides were when a look found nothing to do. It only
-// saves looks: without it, or with one that does not fit, git is asked.
-type gitStamp struct {
-	Host  string `json:"host"`
-	Guest string `json:"guest"`
-}
-
-func (e *Env) gitStampPath(vm, tag string) string {
-	return filepath.Join(e.SSH.VMDir(vm), "git-"+tag+".json")
-}
 
 // observeGitQuick is observeGit without a process, if the repository is as it
 // was when there was nothing to do.
@@ -34,7 +18,8 @@ func (e *Env) observeGitQuick(ctx context.Context, w *want) {
 	if err == nil && m.Present {
 		if s, ok := gitsync.Stamp(w.git.repo, m.Name); ok {
 			w.git.stamp.Host = s
-			if b, err := os.ReadFile(e.gitStampPath(w.name, w.folder.Tag)); err == nil && json.Unmarshal(b, &w.git.saved) == nil && w.git.saved.Host == s {
+			if saved, ok := e.state().GitStamp(w.name, w.folder.Tag); ok && saved.Host == s {
+				w.git.saved = saved
 				w.git.quick, w.git.remote = true, m
 				return
 			}
@@ -57,16 +42,5 @@ func (e *Env) keepStamp(w *want) {
 	if w.git.quick || w.git.moved || w.git.problem != nil || w.git.strict || w.newFolder || w.git.host.Err != nil || w.git.stamp.Host == "" || w.git.stamp.Guest == "" {
 		return
 	}
-	if b, err := json.Marshal(w.git.stamp); err == nil {
-		_ = renameio.WriteFile(e.gitStampPath(w.name, w.folder.Tag), b, 0o600)
-	}
-}
-
-// forgetStamps removes those of a VM that is gone.
-func (e *Env) forgetStamps(vm string) {
-	_ = os.Remove(e.settingsStampPath(vm))
-	l, _ := filepath.Glob(filepath.Join(e.SSH.VMDir(vm), "git-*.json"))
-	for _, f := range l {
-		_ = os.Remove(f)
-	}
+	e.state().KeepGitStamp(w.name, w.folder.Tag, w.git.stamp)
 }

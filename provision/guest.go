@@ -33,7 +33,7 @@ func (e *Env) bootLimit() time.Duration {
 // wait holds on until the guest lets us in, says what is awaited, and gives up
 // early when the domain is no longer running.
 func (e *Env) wait(ctx context.Context, w *want, f *facts) error {
-	inst, err := loadInstance(e.SSH, w.name)
+	inst, err := e.state().Instance(w.name)
 	if err != nil {
 		return err
 	}
@@ -252,8 +252,8 @@ func (e *Env) planFinish(ctx context.Context, w *want, f *facts) plan.Plan {
 			in := *f.inst
 			in.SeedLeft = false
 			p.Add(plan.Action{
-				ID: "seed.forget", Why: "remember that the seed is gone", Shows: []string{"write " + instancePath(e.SSH, w.name)},
-				Do: func(context.Context) error { return saveInstance(e.SSH, w.name, in) },
+				ID: "seed.forget", Why: "remember that the seed is gone", Shows: []string{"write " + e.state().InstancePath(w.name)},
+				Do: func(context.Context) error { return e.state().SaveInstance(w.name, in) },
 			})
 		}
 	}
@@ -263,7 +263,7 @@ func (e *Env) planFinish(ctx context.Context, w *want, f *facts) plan.Plan {
 			ID: "store.attach:" + a.Tag, Why: "record the folder in the config", Shows: []string{"write " + e.StorePath},
 			Do: func(ctx context.Context) error {
 				if a.Mode == share.Git {
-					if err := e.noteClone(a); err != nil {
+					if err := stateErr(e.state().VM(a.VM), e.state().NoteClone(a)); err != nil {
 						return err
 					}
 				}

@@ -88,7 +88,7 @@ func (e *Env) sayReplaced(ctx context.Context, a share.Attachment, was error) {
 	if !errors.As(was, &r) {
 		return
 	}
-	then, err1 := e.readSeen(a)
+	then, err1 := e.state().SeenFiles(a)
 	now, err2 := hostexec.Scan(ctx, a.HostPath)
 	if err1 != nil || err2 != nil {
 		return // status says that

@@ -22,7 +22,7 @@ func TestSayReplaced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.writeSeen(a, l); err != nil {
+	if err := w.state().SaveSeen(a, l); err != nil {
 		t.Fatal(err)
 	}
 	w.file(p+"/Makefile", "more:\n")

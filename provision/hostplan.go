@@ -113,7 +113,7 @@ func (e *Env) checkIdentity(w *want, f *facts) error {
 		case keyErr != nil:
 			return ui.Failed("the pinned host key of VM %q cannot be read: %w", w.name, keyErr).Hint("ls -l " + shellQuote(e.SSH.VMDir(w.name)))
 		case f.inst == nil && f.running():
-			return ui.Refused("the address of VM %q is not remembered in %s any more", w.name, instancePath(e.SSH, w.name)).
+			return ui.Refused("the address of VM %q is not remembered in %s any more", w.name, e.state().InstancePath(w.name)).
 				Hint("to have it read anew: aivm vm restart " + w.name)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/state"
 	"aivm.dev/aivm/sshcfg"
 )
 
@@ -41,7 +42,7 @@ func authorized(ids []sshcfg.Identity) []string {
 }
 
 // auth turns the identities a VM was made with into login methods.
-func (e *Env) auth(ctx context.Context, inst *Instance) ([]ssh.AuthMethod, func(), error) {
+func (e *Env) auth(ctx context.Context, inst *state.Instance) ([]ssh.AuthMethod, func(), error) {
 	ids, err := e.SSH.IdentitiesAt(ctx, inst.Identities, e.Getenv)
 	if err != nil {
 		return nil, nil, err
@@ -62,7 +63,7 @@ func closeFunc(c io.Closer) func() {
 }
 
 // stanza is the ssh entry of a VM.
-func (e *Env) stanza(w *want, in Instance) sshcfg.Stanza {
+func (e *Env) stanza(w *want, in state.Instance) sshcfg.Stanza {
 	return sshcfg.Stanza{
 		Alias: w.name, HostName: in.Address, User: in.User, Port: 22,
 		Identities: in.Identities, KnownHosts: e.SSH.KnownHostsPath(w.name), HostKeyAlias: w.name,
@@ -102,7 +103,7 @@ func (e *Env) noteOnce(s string) {
 
 // explainWait adds what the host knows to a wait that ended badly: the state of
 // the domain, the address, the last lines of the serial console.
-func (e *Env) explainWait(ctx context.Context, w *want, inst *Instance, err error) error {
+func (e *Env) explainWait(ctx context.Context, w *want, inst *state.Instance, err error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	msg := fmt.Sprintf("VM %q did not become reachable at %s", w.name, inst.Address)

@@ -86,7 +86,7 @@ func (e *Env) Listing(ctx context.Context) (Listing, error) {
 				l.State, l.NotAdopted = string(s), true
 			}
 		}
-		if in, err := loadInstance(e.SSH, vm.Name); err == nil && in != nil {
+		if in, err := e.state().Instance(vm.Name); err == nil && in != nil {
 			l.Address = in.Address
 		}
 		out.VMs = append(out.VMs, l)

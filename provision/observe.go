@@ -20,11 +20,12 @@ import (
 	"aivm.dev/aivm/provision/domain"
 	"aivm.dev/aivm/provision/network"
 	"aivm.dev/aivm/provision/share"
+	"aivm.dev/aivm/provision/state"
 )
 
 // facts is one pass over the world, unprivileged.
 type facts struct {
-	inst    *Instance
+	inst    *state.Instance
 	virt    plan.Known[*virt.Conn] // the connection itself
 	domain  domain.Facts
 	net     network.Facts
@@ -62,7 +63,7 @@ const dialLimit = 5 * time.Second
 // libvirt and of the host's mounts. It changes nothing and asks for nothing.
 func (e *Env) observe(ctx context.Context, w *want) (*facts, error) {
 	f := &facts{}
-	inst, err := loadInstance(e.SSH, w.name)
+	inst, err := e.state().Instance(w.name)
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +168,7 @@ func (e *Env) libvirtAbsent(err error) bool {
 }
 
 // target is how the guest is reached; ok is false before the VM has a state.
-func (e *Env) target(ctx context.Context, w *want, inst *Instance) (guest.Target, func(), error) {
+func (e *Env) target(ctx context.Context, w *want, inst *state.Instance) (guest.Target, func(), error) {
 	pinned, err := e.SSH.PinnedKey(w.name)
 	if err != nil {
 		return guest.Target{}, nil, fmt.Errorf("the pinned host key of %s: %w", w.name, err)
@@ -180,7 +181,7 @@ func (e *Env) target(ctx context.Context, w *want, inst *Instance) (guest.Target
 }
 
 // reach makes the one connection and asks the guest everything in one script.
-func (e *Env) reach(ctx context.Context, w *want, inst *Instance) (guest.Conn, guestFacts, error) {
+func (e *Env) reach(ctx context.Context, w *want, inst *state.Instance) (guest.Conn, guestFacts, error) {
 	t, done, err := e.target(ctx, w, inst)
 	if err != nil {
 		return nil, guestFacts{}, err

@@ -6,15 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/google/renameio/v2"
 
 	"aivm.dev/aivm/gitsync"
 	"aivm.dev/aivm/internal/guest"
@@ -102,80 +97,12 @@ func sameWork(a, b []CloneWork) bool {
 	return text(a) == text(b)
 }
 
-// cloneNote names a clone that was made in a VM. It lies in the VM's state
-// directory and outlives detach and a record that was taken out of the config,
-// for the clone does too.
-type cloneNote struct {
-	Schema   int    `json:"schema"`
-	Folder   string `json:"folder"`
-	GuestDst string `json:"guest_dst"`
-}
-
-// cloneNotePath is the note of one clone: a repository can have several in a VM,
-// one at each place.
-func (e *Env) cloneNotePath(a share.Attachment) string {
-	return filepath.Join(e.SSH.VMDir(a.VM), "clone-"+share.Token(a.HostPath+"\x00"+a.GuestDst)+".json")
-}
-
-// cloneNotes are the notes of a VM, also those of earlier versions, which named
-// them after the repository alone.
-func (e *Env) cloneNotes(vm string) []string {
-	var out []string
-	l, _ := os.ReadDir(e.SSH.VMDir(vm))
-	for _, f := range l {
-		if ok, _ := filepath.Match("clone-*.json", f.Name()); ok {
-			out = append(out, filepath.Join(e.SSH.VMDir(vm), f.Name()))
-		}
-	}
-	return out
-}
-
-// noteClone writes down that the VM has a clone of the folder. Without the note
-// only the records of the config name those that are attached, so a record is
-// not removed before.
-func (e *Env) noteClone(a share.Attachment) error {
-	path := e.cloneNotePath(a)
-	b, err := json.Marshal(cloneNote{Schema: 1, Folder: a.HostPath, GuestDst: a.GuestDst})
-	if err != nil {
-		return err
-	}
-	if old, err := os.ReadFile(path); err == nil && string(old) == string(b) {
-		return nil
-	}
-	if err = os.MkdirAll(filepath.Dir(path), 0o700); err == nil {
-		err = renameio.WriteFile(path, b, 0o600)
-	}
-	return stateErr(filepath.Dir(path), err)
-}
-
-// forgetClones removes the notes of a VM that is gone.
-func (e *Env) forgetClones(vm string) {
-	for _, f := range append(e.cloneNotes(vm), e.deletingPath(vm)) {
-		_ = os.Remove(f)
-	}
-}
-
-// deletingPath is a file that says that the deletion of the VM was agreed to and
-// has begun. It counts while libvirt does not have the VM: a deletion that was
-// killed is finished, and is not asked about again because half of it is done.
-func (e *Env) deletingPath(vm string) string { return filepath.Join(e.SSH.VMDir(vm), "deleting") }
-
 // clones are the clones a VM may have: of folders in git mode, and of those
 // that were.
 func (e *Env) clones(w *want) []share.Attachment {
 	out := map[string]share.Attachment{}
-	for _, path := range e.cloneNotes(w.name) {
-		f, err := os.Open(path)
-		if err != nil {
-			continue
-		}
-		b, err := io.ReadAll(io.LimitReader(f, 64<<10))
-		_ = f.Close()
-		var n cloneNote
-		if err != nil || json.Unmarshal(b, &n) != nil || !filepath.IsAbs(n.Folder) || !filepath.IsAbs(n.GuestDst) {
-			continue
-		}
-		out[n.Folder+"\x00"+n.GuestDst] = share.Attachment{HostPath: n.Folder, VM: w.name, Mode: share.Git, GuestDst: n.GuestDst, Tag: share.Token(n.Folder)}
+	for _, a := range e.state().Clones(w.name) {
+		out[a.HostPath+"\x00"+a.GuestDst] = a
 	}
 	if w.store != nil {
 		for _, a := range attachments(w.store.Config, w.name) {
@@ -249,7 +176,7 @@ func (e *Env) lookAtClones(ctx context.Context, w *want, clones []share.Attachme
 }
 
 func (e *Env) dialForClones(ctx context.Context, w *want) (guest.Conn, error) {
-	inst, err := loadInstance(e.SSH, w.name)
+	inst, err := e.state().Instance(w.name)
 	if err == nil && inst == nil {
 		err = errors.New("what aivm knew of it is gone")
 	}

@@ -17,6 +17,7 @@ import (
 	"aivm.dev/aivm/provision/domain"
 	"aivm.dev/aivm/provision/host"
 	"aivm.dev/aivm/provision/image"
+	"aivm.dev/aivm/provision/state"
 )
 
 // PrepareOptions are the flags of `vm prepare`.
@@ -44,7 +45,7 @@ type preparation struct {
 	d     *virt.Domain
 	pool  *virt.Pool
 	chain []virt.Volume // its disk, and what that stands on
-	inst  *Instance
+	inst  *state.Instance
 	spec  domain.Spec
 	got   image.Entry
 }
@@ -118,7 +119,7 @@ func (e *Env) lookForPrepare(ctx context.Context, o PrepareOptions) (_ *preparat
 		return nil, ui.Refused("VM %q is not made yet", w.name).Hint("aivm vm up " + w.name)
 	}
 	pr := &preparation{w: w, ref: ref, d: d}
-	if pr.inst, err = loadInstance(e.SSH, w.name); err != nil {
+	if pr.inst, err = e.state().Instance(w.name); err != nil {
 		return nil, err
 	}
 	if pr.inst == nil {

@@ -35,12 +35,12 @@ func TestReviewHidesNoSetuidFile(t *testing.T) {
 		time.Sleep(20 * time.Millisecond) // more than a file system's clock is behind
 		l, err := hostexec.Scan(t.Context(), p)
 		must(err)
-		must(w.writeSeen(a, l))
+		must(w.state().SaveSeen(a, l))
 		time.Sleep(20 * time.Millisecond)
 	}
 	named := func(want string) {
 		t.Helper()
-		found, _, err := findSpecial(t.Context(), a, w.seenAt(a))
+		found, _, err := findSpecial(t.Context(), a, w.state().AttachedAt(a))
 		must(err)
 		var got []string
 		for _, f := range found {
@@ -62,14 +62,14 @@ func TestReviewHidesNoSetuidFile(t *testing.T) {
 	}
 
 	// A list of an older aivm tells it by its own time, once more after a review.
-	b, err := os.ReadFile(w.seenPath(a))
+	b, err := os.ReadFile(w.state().SeenPath(a))
 	must(err)
 	var old map[string]any
 	must(json.Unmarshal(b, &old))
 	delete(old, "attached")
 	b, err = json.Marshal(old)
 	must(err)
-	must(os.WriteFile(w.seenPath(a), b, 0o600))
+	must(os.WriteFile(w.state().SeenPath(a), b, 0o600))
 	time.Sleep(20 * time.Millisecond)
 	w.file(p+"/later", "")
 	must(os.Chmod(p+"/later", 0o755|os.ModeSetuid))
@@ -77,10 +77,10 @@ func TestReviewHidesNoSetuidFile(t *testing.T) {
 	write()
 	named("later")
 	// So does one that is damaged.
-	must(os.WriteFile(w.seenPath(a), []byte("{"), 0o600))
+	must(os.WriteFile(w.state().SeenPath(a), []byte("{"), 0o600))
 	write()
 	named("")
-	w.forgetSeen(a)
+	w.state().ForgetSeen(a)
 	named("later mine suid")
 }
 

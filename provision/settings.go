@@ -64,7 +64,7 @@ func (e *Env) wantSettings(w *want, o SyncOptions, found *editor.Found) {
 		opts.Overwrite = *o.Overwrite
 	}
 	w.settings = &settings{wanted: settingsync.Gather(opts)}
-	w.settings.wanted.Known = e.knownSettings(w.name)
+	w.settings.wanted.Known = settingsync.State(e.state().Settings(w.name))
 }
 
 // untrusted are the folders some guest can write.
@@ -135,7 +135,10 @@ func (e *Env) readSettings(ctx context.Context, c guest.Conn, w *want, answer []
 		s.err = err
 		return
 	}
-	e.keepSettings(w, g.State)
+	if g.State != "" && !e.DryRun {
+		s.wanted.Known = g.State
+		e.state().KeepSettings(w.name, string(g.State))
+	}
 	s.round = settingsync.Make(s.wanted, g, e.now())
 	if !s.round.Unsure {
 		return

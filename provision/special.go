@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"strings"
 	"time"
 
@@ -23,19 +22,6 @@ type SpecialFile struct {
 	Path   string `json:"path"`
 	What   string `json:"what"`
 	Owner  uint32 `json:"owner"` // uid on this machine
-}
-
-// seenAt is when a folder was attached; zero if nothing was written down then.
-// Where that does not tell it, it is when the list of its files was written.
-func (e *Env) seenAt(a share.Attachment) time.Time {
-	if s, err := e.readSeenList(a); err == nil && !s.Attached.IsZero() {
-		return s.Attached
-	}
-	st, err := os.Stat(e.seenPath(a))
-	if err != nil {
-		return time.Time{}
-	}
-	return st.ModTime()
 }
 
 // findSpecial searches an attached folder for what appeared since then.
@@ -76,7 +62,7 @@ func (e *Env) specialCheck(ctx context.Context, w *want, f *facts, s vmFolders) 
 		if !exposes(a) {
 			continue
 		}
-		found, cut, err := findSpecial(ctx, a, e.seenAt(a))
+		found, cut, err := findSpecial(ctx, a, e.state().AttachedAt(a))
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			continue // said by the folders' own check

@@ -14,6 +14,7 @@ import (
 	"aivm.dev/aivm/cloudinit"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/state"
 	"aivm.dev/aivm/sshcfg"
 )
 
@@ -21,7 +22,7 @@ import (
 // host key, uuid, address and keys. It leaves the planned instance in f, for
 // what is planned after it.
 func (e *Env) planState(w *want, f *facts, mac string, ip netip.Addr, ids []sshcfg.Identity, ownKey bool) []plan.Action {
-	in := Instance{Schema: 1, User: w.record.VM.User}
+	in := state.Instance{Schema: 1, User: w.record.VM.User}
 	if f.inst != nil {
 		in = *f.inst
 	}
@@ -34,7 +35,7 @@ func (e *Env) planState(w *want, f *facts, mac string, ip netip.Addr, ids []sshc
 	}
 	in.SeedLeft = in.SeedLeft || w.newDomain(f)
 	if vm := w.record.VM; w.newDomain(f) {
-		in.Made = &Made{Image: w.record.Image.Name, CPUs: vm.CPUs, RAMMB: vm.RAMMB, DiskGB: vm.DiskGB}
+		in.Made = &state.Made{Image: w.record.Image.Name, CPUs: vm.CPUs, RAMMB: vm.RAMMB, DiskGB: vm.DiskGB}
 	}
 	if len(in.Identities) == 0 || w.newDomain(f) {
 		in.Identities = sshcfg.StanzaIdentities(ids)
@@ -55,7 +56,7 @@ func (e *Env) planState(w *want, f *facts, mac string, ip netip.Addr, ids []sshc
 	return []plan.Action{{
 		ID: "vm.state", Why: "make the VM's host key and remember its address", Shows: []string{"write " + dir + "/"}, Timing: "define",
 		Do: func(context.Context) error {
-			if err := saveInstance(e.SSH, w.name, in); err != nil {
+			if err := e.state().SaveInstance(w.name, in); err != nil {
 				return stateErr(dir, err)
 			}
 			if in.Adopted {
@@ -98,7 +99,7 @@ func (e *Env) seed(ctx context.Context, w *want, mac string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	inst, err := loadInstance(e.SSH, w.name)
+	inst, err := e.state().Instance(w.name)
 	if err != nil || inst == nil {
 		return nil, fmt.Errorf("the state of VM %q is not written yet: %w", w.name, err)
 	}

@@ -12,6 +12,7 @@ import (
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/domain"
 	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/state"
 )
 
 // Status is the JSON of `status` (CONTRACTS).
@@ -102,7 +103,7 @@ func (e *Env) status(ctx context.Context, vmFlag string, sudo, detail bool) (Sta
 // every plan from being made (another machine answers at the VM's address, its
 // state file is damaged) is a fact here. inst is the state file, or why it
 // cannot be read.
-func (e *Env) look(ctx context.Context, w *want) (f *facts, inst plan.Known[*Instance], err error) {
+func (e *Env) look(ctx context.Context, w *want) (f *facts, inst plan.Known[*state.Instance], err error) {
 	f, err = e.observe(ctx, w)
 	if err == nil {
 		return f, plan.Yes(f.inst), nil
@@ -111,7 +112,7 @@ func (e *Env) look(ctx context.Context, w *want) (f *facts, inst plan.Known[*Ins
 		return nil, inst, err
 	}
 	f = &facts{connErr: err}
-	if inst.Value, inst.Err = loadInstance(e.SSH, w.name); inst.Err != nil {
+	if inst.Value, inst.Err = e.state().Instance(w.name); inst.Err != nil {
 		f.connErr = errNotTried
 	}
 	f.inst = inst.Value
@@ -217,7 +218,7 @@ func (e *Env) vmCheck(w *want, f *facts) host.Check {
 
 // addressCheck compares the address that is remembered with what is true: the
 // guest with the pinned key answers there, or libvirt keeps it for the VM.
-func (e *Env) addressCheck(w *want, f *facts, inst plan.Known[*Instance], n plan.Known[*virt.Network]) host.Check {
+func (e *Env) addressCheck(w *want, f *facts, inst plan.Known[*state.Instance], n plan.Known[*virt.Network]) host.Check {
 	bad := func(fix []string, format string, args ...any) host.Check {
 		c := check("address", "VM address", host.Bad, format, args...)
 		c.Fix = fix
@@ -231,10 +232,10 @@ func (e *Env) addressCheck(w *want, f *facts, inst plan.Known[*Instance], n plan
 	in := inst.Value
 	switch {
 	case inst.Err != nil:
-		path := shellQuote(instancePath(e.SSH, w.name))
+		path := shellQuote(e.state().InstancePath(w.name))
 		return bad(append([]string{"mv " + path + " " + path + ".damaged"}, anew...), "%v", inst.Err)
 	case in == nil && made:
-		return bad(anew, "the VM is there, but its address is not remembered in %s", instancePath(e.SSH, w.name))
+		return bad(anew, "the VM is there, but its address is not remembered in %s", e.state().InstancePath(w.name))
 	case in == nil:
 		return check("address", "VM address", host.Skipped, "none yet")
 	case f.conn != nil:

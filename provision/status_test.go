@@ -15,6 +15,7 @@ import (
 	"aivm.dev/aivm/provision/domain"
 	"aivm.dev/aivm/provision/host"
 	"aivm.dev/aivm/provision/share"
+	"aivm.dev/aivm/provision/state"
 )
 
 func (w *world) status() Status {
@@ -98,7 +99,7 @@ func TestStatusWithADamagedStateFile(t *testing.T) {
 	if err := os.MkdirAll(w.SSH.VMDir("t"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	path := instancePath(w.SSH, "t")
+	path := w.state().InstancePath("t")
 	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +133,7 @@ func TestVMCheckLooksAtTheMark(t *testing.T) {
 // An address is right when the guest answers there or libvirt keeps it.
 func TestAddressCheck(t *testing.T) {
 	w := newWorld(t)
-	in := plan.Yes(&Instance{Address: "10.7.0.10", MAC: "52:54:00:0a:00:01"})
+	in := plan.Yes(&state.Instance{Address: "10.7.0.10", MAC: "52:54:00:0a:00:01"})
 	network := func(mac, ip string) plan.Known[*virt.Network] {
 		return plan.Yes(&virt.Network{Name: "n", Hosts: []virt.Reservation{{MAC: mac, IP: netip.MustParseAddr(ip)}}})
 	}
@@ -141,7 +142,7 @@ func TestAddressCheck(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		f    facts
-		inst plan.Known[*Instance]
+		inst plan.Known[*state.Instance]
 		net  plan.Known[*virt.Network]
 		want host.State
 	}{
@@ -151,8 +152,8 @@ func TestAddressCheck(t *testing.T) {
 		{"another", facts{}, in, network("52:54:00:0a:00:01", "10.7.0.11"), host.Bad},
 		{"another's", facts{}, in, network("52:54:00:0a:00:02", "10.7.0.10"), host.Bad},
 		{"no network", facts{}, in, plan.Yes[*virt.Network](nil), host.Bad},
-		{"none yet", facts{}, plan.Yes[*Instance](nil), right, host.Skipped},
-		{"forgotten", facts{domain: ours}, plan.Yes[*Instance](nil), right, host.Bad},
+		{"none yet", facts{}, plan.Yes[*state.Instance](nil), right, host.Skipped},
+		{"forgotten", facts{domain: ours}, plan.Yes[*state.Instance](nil), right, host.Bad},
 	} {
 		if got := w.addressCheck(&want{name: "t"}, &c.f, c.inst, c.net); got.State != c.want {
 			t.Errorf("%s: %+v", c.name, got)

@@ -69,7 +69,7 @@ func TestLetGoAfterAnInterrupt(t *testing.T) {
 	w.share(p, "rw,nosuid,nodev,idmapped")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	l := flock.New(w.lockPath("t"))
+	l := flock.New(w.state().LockPath("t"))
 	release, _, err := w.lock(t.Context(), "t")
 	if err != nil {
 		t.Fatal(err)

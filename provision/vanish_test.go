@@ -108,7 +108,7 @@ func TestAVMThatVanishesWhileItIsLookedAt(t *testing.T) {
 				close(done)
 				return
 			}
-			release, _, err := lockfile.Lock(t.Context(), w.lockPath(vm), "aivm vm delete", nil)
+			release, _, err := lockfile.Lock(t.Context(), w.state().LockPath(vm), "aivm vm delete", nil)
 			if err != nil {
 				t.Error(err)
 			}

@@ -188,7 +188,7 @@ func (e *Env) apply(ctx context.Context, p plan.Plan) error {
 func (e *Env) said(vm, state, format string, args ...any) error {
 	if e.UI.JSON {
 		r := VMResult{Schema: 1, VM: vm, State: state, Alias: vm}
-		if in, err := loadInstance(e.SSH, vm); err == nil && in != nil {
+		if in, err := e.state().Instance(vm); err == nil && in != nil {
 			r.Address = in.Address
 		}
 		return e.UI.PrintJSON(r)
@@ -276,7 +276,7 @@ func (e *Env) WaitIP(ctx context.Context, name string, limit time.Duration) erro
 	if err != nil {
 		return err
 	}
-	in, err := loadInstance(e.SSH, w.name)
+	in, err := e.state().Instance(w.name)
 	if err != nil {
 		return err
 	}
@@ -323,7 +323,7 @@ func (e *Env) SSHConfig(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	in, err := loadInstance(e.SSH, w.name)
+	in, err := e.state().Instance(w.name)
 	if err != nil {
 		return err
 	}

@@ -165,7 +165,7 @@ func (e *Env) sayPorts(fw config.Firewall) {
 // offerOnce names the line of sudoers that saves the password, once for each
 // network.
 func (e *Env) offerOnce(network string) {
-	mark := filepath.Join(e.SSH.StateDir, "offered", network)
+	mark := e.state().OfferedPath(network)
 	if _, err := os.Stat(mark); err == nil || e.DryRun || !errors.Is(err, fs.ErrNotExist) {
 		return
 	}

@@ -18,6 +18,7 @@ import (
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/internal/wall"
 	"aivm.dev/aivm/provision/firewall"
+	"aivm.dev/aivm/provision/state"
 )
 
 // fakeKeeper shows walls as a test wants them.
@@ -67,7 +68,7 @@ func walledWorld(t *testing.T) (*world, *fakeKeeper, *want) {
 
 // behind are the facts of the VM t that runs behind the wall.
 func behind() *facts {
-	return &facts{inst: &Instance{MAC: "52:54:00:00:00:01", Address: "10.77.0.10"}}
+	return &facts{inst: &state.Instance{MAC: "52:54:00:00:00:01", Address: "10.77.0.10"}}
 }
 
 func TestRunningWall(t *testing.T) {

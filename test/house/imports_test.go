@@ -7,6 +7,10 @@ import (
 	"testing"
 )
 
+// core are the packages below provision that every verb uses, the lowest first:
+// each may import those before it.
+var core = []string{"state"}
+
 // layer returns the storey of a package of ours, "" if it has none.
 func layer(dir string) string {
 	top, below, _ := strings.Cut(dir, "/")
@@ -17,6 +21,8 @@ func layer(dir string) string {
 		return "cmd"
 	case dir == "provision":
 		return "composer"
+	case top == "provision" && slices.Contains(core, below):
+		return "core"
 	case top == "provision" && below != "",
 		slices.Contains([]string{"cloudinit", "sshcfg", "gitsync", "settingsync"}, top):
 		return "domain"
@@ -33,10 +39,11 @@ func layer(dir string) string {
 var mayImport = map[string][]string{
 	"main":     {"cmd", "base"},
 	"cmd":      {"composer", "base"},
-	"composer": {"domain", "base"},
+	"composer": {"core", "domain", "base"},
+	"core":     {"core", "domain", "base"},
 	"domain":   {"base"},
 	"base":     {"base"},
-	"test":     {"main", "cmd", "composer", "domain", "base", "test"},
+	"test":     {"main", "cmd", "composer", "core", "domain", "base", "test"},
 }
 
 // only names packages of others that one place alone may import, and why.
@@ -62,6 +69,9 @@ func complaint(dir, imp string) string {
 	from := layer(dir)
 	if from == "domain" && strings.HasPrefix(to, dir+"/") {
 		return "" // a room's own inner package
+	}
+	if from == "core" && layer(to) == "core" && slices.Index(core, dir[len("provision/"):]) <= slices.Index(core, to[len("provision/"):]) {
+		return "imports " + to + ", which is not below it"
 	}
 	if !slices.Contains(mayImport[from], layer(to)) {
 		return "imports " + to + ": " + from + " must not import " + layer(to)
@@ -100,7 +110,11 @@ func TestImportRuleCatches(t *testing.T) {
 		{"cmd", module + "/sshcfg", false},
 		{"cmd", module + "/provision/share", false},
 		{"provision", module + "/provision/share", true},
+		{"provision", module + "/provision/state", true},
 		{"provision", module + "/cmd", false},
+		{"provision/state", module + "/provision/share", true},
+		{"provision/share", module + "/provision/state", false},
+		{"provision/state", module + "/provision", false},
 		{"sshcfg", module + "/internal/guest", true},
 		{"sshcfg", module + "/cloudinit", false},
 		{"sshcfg", module + "/provision", false},

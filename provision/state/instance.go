@@ -1,4 +1,4 @@
-package provision
+package state
 
 import (
 	"encoding/json"
@@ -12,10 +12,10 @@ import (
 	"slices"
 	"strings"
 
+	"al.essio.dev/pkg/shellescape"
 	"github.com/google/renameio/v2"
 
 	"aivm.dev/aivm/internal/ui"
-	"aivm.dev/aivm/sshcfg"
 )
 
 // Instance is what has to be known to reach a VM without asking libvirt. It
@@ -49,13 +49,13 @@ type Made struct {
 // instanceSchema is the version of instance.json this program writes.
 const instanceSchema = 1
 
-func instancePath(l sshcfg.Layout, vm string) string {
-	return filepath.Join(l.VMDir(vm), "instance.json")
-}
+// InstancePath returns the path of a VM's instance.json.
+func (d Dir) InstancePath(vm string) string { return filepath.Join(d.VM(vm), "instance.json") }
 
-// loadInstance returns nil without an error when the VM has none.
-func loadInstance(l sshcfg.Layout, vm string) (*Instance, error) {
-	b, err := os.ReadFile(instancePath(l, vm))
+// Instance reads the instance of a VM; nil without an error when the VM has
+// none. ErrLater is in the chain of the error for one that a later aivm wrote.
+func (d Dir) Instance(vm string) (*Instance, error) {
+	b, err := os.ReadFile(d.InstancePath(vm))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -64,7 +64,7 @@ func loadInstance(l sshcfg.Layout, vm string) (*Instance, error) {
 	}
 	var head struct{ Schema int }
 	if json.Unmarshal(b, &head) == nil && head.Schema > instanceSchema {
-		return nil, laterAivm(fmt.Sprintf("the state file of VM %q", vm), instancePath(l, vm), head.Schema, instanceSchema)
+		return nil, later(fmt.Sprintf("the state file of VM %q", vm), d.InstancePath(vm), head.Schema, instanceSchema)
 	}
 	var in Instance
 	err = json.Unmarshal(b, &in)
@@ -72,21 +72,21 @@ func loadInstance(l sshcfg.Layout, vm string) (*Instance, error) {
 		_, err = netip.ParseAddr(in.Address)
 	}
 	if err != nil {
-		return nil, ui.Refused("the state file of VM %q is damaged: %s: %w", vm, instancePath(l, vm), err).
-			Hint("move it away, and what it said is asked of libvirt: mv "+shellQuote(instancePath(l, vm))+" /tmp/", "then: aivm vm restart "+vm)
+		return nil, ui.Refused("the state file of VM %q is damaged: %s: %w", vm, d.InstancePath(vm), err).
+			Hint("move it away, and what it said is asked of libvirt: mv "+shellescape.Quote(d.InstancePath(vm))+" /tmp/", "then: aivm vm restart "+vm)
 	}
 	return &in, nil
 }
 
-// laterAivm refuses a file whose format is newer than this program: it is neither
+// later refuses a file whose format is newer than this program: it is neither
 // understood nor written over.
-func laterAivm(what, path string, has, known int) error {
-	return ui.Refused("%s is in version %d of its format, this aivm knows %d: %s: %w", what, has, known, path, errLater).
+func later(what, path string, has, known int) error {
+	return ui.Refused("%s is in version %d of its format, this aivm knows %d: %s: %w", what, has, known, path, ErrLater).
 		Hint("use the aivm that wrote it")
 }
 
-// errLater is in the chain of a refusal of what a later aivm wrote.
-var errLater = errors.New("written by a later aivm")
+// ErrLater is in the chain of a refusal of what a later aivm wrote.
+var ErrLater = errors.New("written by a later aivm")
 
 // UnmarshalJSON keeps what a later aivm of the same format added.
 func (in *Instance) UnmarshalJSON(b []byte) error {
@@ -137,9 +137,9 @@ func instanceKeys() []string {
 	return out
 }
 
-// saveInstance writes the file anew, but never over one of a later format.
-func saveInstance(l sshcfg.Layout, vm string, in Instance) error {
-	if _, err := loadInstance(l, vm); errors.Is(err, errLater) {
+// SaveInstance writes the instance of a VM, but never over one of a later format.
+func (d Dir) SaveInstance(vm string, in Instance) error {
+	if _, err := d.Instance(vm); errors.Is(err, ErrLater) {
 		return err
 	}
 	in.Schema = instanceSchema
@@ -147,8 +147,8 @@ func saveInstance(l sshcfg.Layout, vm string, in Instance) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(l.VMDir(vm), 0o700); err != nil {
+	if err := os.MkdirAll(d.VM(vm), 0o700); err != nil {
 		return fmt.Errorf("state directory: %w", err)
 	}
-	return renameio.WriteFile(instancePath(l, vm), append(b, '\n'), 0o600, renameio.IgnoreUmask())
+	return renameio.WriteFile(d.InstancePath(vm), append(b, '\n'), 0o600, renameio.IgnoreUmask())
 }

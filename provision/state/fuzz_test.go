@@ -1,0 +1,68 @@
+package state
+
+import (
+	"bytes"
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"aivm.dev/aivm/sshcfg"
+)
+
+// FuzzInstance: a VM's state file is read or refused by its name; what is
+// written is read back, with what a later aivm added; one of a later format is
+// never written over.
+func FuzzInstance(f *testing.F) {
+	f.Add([]byte(`{"schema":1,"uuid":"u","mac":"52:54:00:01:02:03","address":"10.77.0.50","user":"agent","identities":["/k"],"seed_left":true,"future":{"a":[1]}}`))
+	f.Add([]byte(`{"schema":2,"address":7}`))
+	f.Add([]byte(`{"schema":1,"address":"x"}`))
+	f.Add([]byte(`{"SCHEMA":1,"Address":"::1","address":"10.0.0.1"}`))
+	f.Add([]byte(`null`))
+	d := Dir{Layout: sshcfg.DefaultLayout(f.TempDir(), func(string) string { return "" })}
+	path := d.InstancePath("vm")
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		in, err := d.Instance("vm")
+		if err != nil {
+			if in != nil || !strings.Contains(err.Error(), path) {
+				t.Errorf("%+v, %v", in, err)
+			}
+			if errors.Is(err, ErrLater) {
+				if err := d.SaveInstance("vm", Instance{Address: "10.0.0.1"}); !errors.Is(err, ErrLater) {
+					t.Errorf("written over: %v", err)
+				}
+				if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, data) {
+					t.Errorf("%q became %q: %v", data, now, err)
+				}
+			}
+			return
+		}
+		if _, err := netip.ParseAddr(in.Address); err != nil {
+			t.Errorf("address %q", in.Address)
+		}
+		in.SeedLeft = !in.SeedLeft
+		if err := d.SaveInstance("vm", *in); err != nil {
+			t.Fatal(err)
+		}
+		back, err := d.Instance("vm")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if in.Schema = instanceSchema; len(back.others) != len(in.others) {
+			t.Errorf("%v became %v", in.others, back.others)
+		}
+		in.others, back.others = nil, nil
+		if !reflect.DeepEqual(in, back) {
+			t.Errorf("%+v became %+v", in, back)
+		}
+	})
+}

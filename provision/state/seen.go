@@ -1,0 +1,116 @@
+package state
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"aivm.dev/aivm/internal/hostexec"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/share"
+)
+
+// Seen is what was written down of the files that this machine's tools run of a
+// folder, before a guest could reach it.
+type Seen struct {
+	Schema   int             `json:"schema"`
+	Folder   string          `json:"folder"`
+	Attached time.Time       `json:"attached,omitzero"` // when the first of its lists was made; an older aivm did not write it
+	Files    []hostexec.File `json:"files"`
+	Cut      string          `json:"cut,omitempty"`
+}
+
+const seenSchema = 1
+
+// SeenPath returns the file of that list.
+func (d Dir) SeenPath(a share.Attachment) string {
+	return filepath.Join(d.VM(a.VM), "executed", share.Token(a.HostPath)+".json")
+}
+
+// Seen reads the list of a folder; fs.ErrNotExist if there is none.
+func (d Dir) Seen(a share.Attachment) (Seen, error) {
+	path := d.SeenPath(a)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return Seen{}, err
+	}
+	var s Seen
+	if err := json.Unmarshal(b, &s); err != nil {
+		return Seen{}, fmt.Errorf("%s: %w", path, err)
+	}
+	if s.Schema > seenSchema {
+		return Seen{}, later("the list of files of "+ui.Clean(a.HostPath), path, s.Schema, seenSchema)
+	}
+	return s, nil
+}
+
+// SeenFiles reads only the files of that list.
+func (d Dir) SeenFiles(a share.Attachment) (hostexec.List, error) {
+	s, err := d.Seen(a)
+	return hostexec.List{Files: s.Files, Cut: s.Cut}, err
+}
+
+// AttachedAt returns when a folder was attached; zero if nothing was written
+// down then. Where the list does not tell it, it is when it was written.
+func (d Dir) AttachedAt(a share.Attachment) time.Time {
+	if s, err := d.Seen(a); err == nil && !s.Attached.IsZero() {
+		return s.Attached
+	}
+	st, err := os.Stat(d.SeenPath(a))
+	if err != nil {
+		return time.Time{}
+	}
+	return st.ModTime()
+}
+
+// SaveSeen writes the list of a folder, with the time of its first list.
+func (d Dir) SaveSeen(a share.Attachment, l hostexec.List) error {
+	if _, err := d.Seen(a); errors.Is(err, ErrLater) {
+		return err
+	}
+	s := Seen{Schema: seenSchema, Folder: strings.ToValidUTF8(a.HostPath, "?"), Attached: d.AttachedAt(a), Files: l.Files, Cut: l.Cut}
+	path := d.SeenPath(a)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	if s.Attached.IsZero() {
+		// By the clock that files get their times from.
+		st, err := f.Stat()
+		if err != nil {
+			return errors.Join(err, f.Close())
+		}
+		s.Attached = st.ModTime()
+	}
+	b, err := json.Marshal(s)
+	if err == nil {
+		_, err = f.Write(b)
+	}
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// ForgetSeen removes the list of a folder that is no longer attached.
+func (d Dir) ForgetSeen(a share.Attachment) {
+	_ = os.Remove(d.SeenPath(a))
+	_ = os.Remove(filepath.Dir(d.SeenPath(a)))
+}
+
+func (d Dir) forgetAllSeen(vm string) {
+	dir := filepath.Join(d.VM(vm), "executed")
+	files, _ := os.ReadDir(dir)
+	for _, f := range files {
+		_ = os.Remove(filepath.Join(dir, f.Name()))
+	}
+	_ = os.Remove(dir)
+}
