@@ -50,7 +50,7 @@ gotest() {
 # root and namespaces of their own (scripts/otherhost.sh): two runs on one
 # machine would each put a program of their own behind libvirt's hooks. In there
 # is no internet and no cgroup: tests that need them are not of this list.
-beside='^(TestGit|TestGuards|TestShares|TestWall)$'
+beside='^(TestGit|TestGuards|TestShares)$'
 e2e() {
 	local cache=/var/cache/aivm-test start=$SECONDS rc=0
 	export AIVM_E2E=1
