@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 
+	"aivm.dev/aivm/internal/capture"
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/ui"
 )
@@ -218,8 +219,7 @@ func CarryLFS(ctx context.Context, p Peer, h Host) (missing []string, err error)
 	if n := len(oids) - len(here); n > 0 {
 		missing = append(missing, fmt.Sprintf("%d files of git-lfs are not here either: git lfs fetch, then push again", n))
 	}
-	var out, stderr bounded
-	out.limit, stderr.limit = 16<<20, 4<<10
+	out, stderr := capture.Head{Limit: 16 << 20}, capture.Head{Limit: 4 << 10}
 	code, err := p.Conn.Run(ctx, guest.Cmd{
 		Argv: []string{"sh", "-c", lfsScript, "sh", p.Dir}, Stdin: strings.NewReader(strings.Join(here, "\n") + "\n"), Stdout: &out, Stderr: &stderr,
 	})
@@ -227,9 +227,9 @@ func CarryLFS(ctx context.Context, p Peer, h Host) (missing []string, err error)
 		return missing, err
 	}
 	if code != 0 {
-		return missing, ui.Failed("looking at the files of git-lfs in VM %s: %s", p.VM, ui.CleanTo(stderr.buf.String(), 200))
+		return missing, ui.Failed("looking at the files of git-lfs in VM %s: %s", p.VM, ui.CleanTo(stderr.String(), 200))
 	}
-	answer := strings.Fields(out.buf.String())
+	answer := strings.Fields(out.String())
 	if !slices.Contains(answer, "git-lfs") {
 		missing = append(missing, fmt.Sprintf("git-lfs is not installed in VM %s, so its files are pointers there: ssh %s sudo apt-get install -y git-lfs, then git lfs checkout in the clone", p.VM, p.VM))
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/sideband"
 	"github.com/go-git/go-git/v5/storage/filesystem"
 
+	"aivm.dev/aivm/internal/capture"
 	"aivm.dev/aivm/internal/ui"
 )
 
@@ -288,11 +289,10 @@ func (p Peer) pushProgram(ctx context.Context, h Host, ups []RefUpdate, env []st
 	for _, u := range ups {
 		args = append(args, u.New+":"+u.Ref)
 	}
-	var out bounded
-	out.limit = 1 << 20
+	out := capture.Head{Limit: 1 << 20}
 	err := p.program(ctx, receivePack(p.Dir), call{repo: h.Repo, env: env, args: args, stdout: &out})
 	got := map[string]string{}
-	for _, l := range strings.Split(out.buf.String(), "\n") {
+	for _, l := range strings.Split(out.String(), "\n") {
 		// "FLAG \t FROM:TO \t SUMMARY (REASON)"
 		f := strings.Split(l, "\t")
 		if len(f) < 3 {

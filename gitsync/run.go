@@ -1,7 +1,6 @@
 package gitsync
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"aivm.dev/aivm/internal/capture"
 	"aivm.dev/aivm/internal/ui"
 )
 
@@ -110,9 +110,7 @@ func launch(ctx context.Context, c call, off []string) ([]byte, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: 0}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second
-	var out bounded
-	out.limit = maxOutput
-	var stderr lastWords
+	out, stderr := capture.Head{Limit: maxOutput}, capture.Tail{Limit: lastWords}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = c.stdin, &out, &stderr, c.files
 	if c.stdout != nil {
 		cmd.Stdout = c.stdout
@@ -133,13 +131,13 @@ func launch(ctx context.Context, c call, off []string) ([]byte, error) {
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("git %s: %w", c.args[0], context.Cause(ctx))
 	case errors.As(err, &exited):
-		return out.buf.Bytes(), &GitError{Args: c.args, Exit: exited.ExitCode(), Stderr: stderr.String()}
+		return out.Bytes(), &GitError{Args: c.args, Exit: exited.ExitCode(), Stderr: stderr.String()}
 	case err != nil:
-		return out.buf.Bytes(), fmt.Errorf("git %s: %w%s", c.args[0], err, suffix(stderr.String()))
-	case out.over:
+		return out.Bytes(), fmt.Errorf("git %s: %w%s", c.args[0], err, suffix(stderr.String()))
+	case out.Over():
 		return nil, fmt.Errorf("git %s printed more than %d MB", c.args[0], maxOutput>>20)
 	}
-	return out.buf.Bytes(), nil
+	return out.Bytes(), nil
 }
 
 // bound puts a process under its limits before it is given anything to read: a
@@ -166,35 +164,8 @@ func failedWith(err error, exit int) bool {
 	return errors.As(err, &ge) && ge.Exit == exit
 }
 
-// bounded keeps what is written up to a limit.
-type bounded struct {
-	buf   bytes.Buffer
-	limit int
-	over  bool
-}
-
-func (b *bounded) Write(p []byte) (int, error) {
-	if room := b.limit - b.buf.Len(); len(p) > room {
-		b.over = true
-		b.buf.Write(p[:max(room, 0)])
-		return len(p), nil
-	}
-	b.buf.Write(p)
-	return len(p), nil
-}
-
-// lastWords keeps the end of a stream.
-type lastWords struct{ buf []byte }
-
-func (l *lastWords) Write(p []byte) (int, error) {
-	l.buf = append(l.buf, p...)
-	if over := len(l.buf) - 4096; over > 0 {
-		l.buf = l.buf[over:]
-	}
-	return len(p), nil
-}
-
-func (l *lastWords) String() string { return string(l.buf) }
+// lastWords is how many bytes of a stderr are kept: the last ones.
+const lastWords = 4096
 
 // lines splits git's output, without an empty last one.
 func lines(b []byte) []string {

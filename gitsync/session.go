@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"sync"
 	"time"
 
+	"aivm.dev/aivm/internal/capture"
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/ui"
 )
@@ -89,7 +89,7 @@ type session struct {
 	done   chan struct{}
 	exit   int
 	err    error
-	stderr *safeWords
+	stderr *capture.Tail
 	outR   *io.PipeReader
 	inR    *io.PipeReader
 }
@@ -106,29 +106,11 @@ func (p *pipeEnd) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// safeWords is lastWords for two goroutines.
-type safeWords struct {
-	mu sync.Mutex
-	l  lastWords
-}
-
-func (s *safeWords) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.l.Write(p)
-}
-
-func (s *safeWords) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.l.String()
-}
-
 // start runs a git service on the clone.
 func (p Peer) start(parent context.Context, argv ...string) *session {
 	lim := p.Limits.or(DefaultLimits)
 	ctx, cancel := context.WithCancelCause(parent)
-	s := &session{ctx: ctx, cancel: cancel, done: make(chan struct{}), stderr: &safeWords{}}
+	s := &session{ctx: ctx, cancel: cancel, done: make(chan struct{}), stderr: &capture.Tail{Limit: lastWords}}
 	total := time.AfterFunc(lim.Total, func() { cancel(errTooSlow) })
 	quiet := time.AfterFunc(lim.Quiet, func() { cancel(errQuiet) })
 	alive := func() { quiet.Reset(lim.Quiet) }

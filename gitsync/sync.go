@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"aivm.dev/aivm/internal/capture"
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/ui"
 )
@@ -44,18 +45,17 @@ func Relate(h Host, g Guest) Relation {
 
 // run runs a script of ours in the guest as its user, arguments as $1 and on.
 func (p Peer) run(ctx context.Context, what, script string, args ...string) (string, int, error) {
-	var out, stderr bounded
-	out.limit, stderr.limit = 1<<20, 4<<10
+	out, stderr := capture.Head{Limit: 1 << 20}, capture.Head{Limit: 4 << 10}
 	argv := append([]string{"sh", "-c", inEnglish + script, "sh"}, args...)
 	code, err := p.Conn.Run(ctx, guest.Cmd{Argv: argv, Stdout: &out, Stderr: &stderr})
 	if err != nil {
 		return "", code, fmt.Errorf("%s: %w", what, err)
 	}
 	if code >= 100 || code == 0 {
-		return out.buf.String(), code, nil // our own statuses
+		return out.String(), code, nil // our own statuses
 	}
-	words := strings.TrimSpace(stderr.buf.String())
-	return out.buf.String(), code, ui.Failed("%s failed in VM %s (status %d): %s", what, p.VM, code, ui.CleanTo(strings.ReplaceAll(words, "\n", "; "), 300))
+	words := strings.TrimSpace(stderr.String())
+	return out.String(), code, ui.Failed("%s failed in VM %s (status %d): %s", what, p.VM, code, ui.CleanTo(strings.ReplaceAll(words, "\n", "; "), 300))
 }
 
 // Init makes the clone in the guest.

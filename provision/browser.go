@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"aivm.dev/aivm/internal/capture"
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/lazyre"
 	"aivm.dev/aivm/internal/plan"
@@ -174,14 +175,14 @@ func (e *Env) installServer(ctx context.Context, w *want, f *facts, named string
 		return "", err
 	}
 	task := e.UI.Task("bringing code-server into " + w.name)
-	var stderr strings.Builder
+	stderr := capture.Head{Limit: guestWords}
 	var done int64
 	in := io.TeeReader(file, writerFunc(func(p []byte) (int, error) {
 		done += int64(len(p))
 		task.Bytes(done, st.Size())
 		return len(p), nil
 	}))
-	code, err = f.conn.Run(ctx, guest.Cmd{Argv: []string{"sh", "-c", unpack, "sh", serverHome, version}, Stdin: in, Stderr: &limited{b: &stderr}})
+	code, err = f.conn.Run(ctx, guest.Cmd{Argv: []string{"sh", "-c", unpack, "sh", serverHome, version}, Stdin: in, Stderr: &stderr})
 	if err == nil && code != 0 {
 		err = ui.Failed("unpacking code-server in the guest (status %d): %s", code, lastLine(stderr.String())).Hint("is its disk full? aivm ssh . -- df -h")
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"aivm.dev/aivm/internal/capture"
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/plan"
 )
@@ -87,8 +88,8 @@ func span(d time.Duration) string {
 // to get there is measured with one that does the same and sets nothing.
 func setClock(ctx context.Context, c guest.Conn, now func() time.Time) error {
 	run := func(argv ...string) error {
-		var said strings.Builder
-		code, err := c.Run(ctx, guest.Cmd{Argv: argv, Stderr: &limited{b: &said}})
+		said := capture.Head{Limit: guestWords}
+		code, err := c.Run(ctx, guest.Cmd{Argv: argv, Stderr: &said})
 		if err == nil && code != 0 {
 			err = fmt.Errorf("status %d: %s", code, lastLine(said.String()))
 		}

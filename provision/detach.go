@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"aivm.dev/aivm/internal/capture"
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/root"
@@ -403,7 +404,7 @@ func (e *Env) watchers(ctx context.Context, f *facts) []string {
 	}
 	ctx, cancel := context.WithTimeout(ctx, undoLimit)
 	defer cancel()
-	var out strings.Builder
+	out := capture.Head{Limit: guestWords}
 	if err := e.asRoot(ctx, f.conn, "looking at what watches folders", share.WatchScript(), &out); err != nil {
 		return nil
 	}

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"aivm.dev/aivm/internal/capture"
 	"aivm.dev/aivm/internal/editor"
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/plan"
@@ -59,9 +60,8 @@ func (e *Env) planExtensions(w *want, f *facts) []plan.Action {
 			Do: func(ctx context.Context) error {
 				limited10, cancel := context.WithTimeout(ctx, extensionsLimit)
 				defer cancel()
-				var said strings.Builder
-				to := &limited{b: &said}
-				code, err := f.conn.Run(limited10, guest.Cmd{Argv: argv, Stdout: to, Stderr: to})
+				said := &capture.Head{Limit: guestWords}
+				code, err := f.conn.Run(limited10, guest.Cmd{Argv: argv, Stdout: said, Stderr: said})
 				if ctx.Err() != nil {
 					return ctx.Err()
 				}

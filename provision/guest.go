@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"aivm.dev/aivm/cloudinit"
+	"aivm.dev/aivm/internal/capture"
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/plan"
@@ -173,10 +174,10 @@ func (e *Env) planGuest(w *want, f *facts) (plan.Plan, error) {
 // table says afterwards.
 func (e *Env) mountInGuest(ctx context.Context, w *want, f *facts, script string) error {
 	atts := w.atts()
-	var out, stderr strings.Builder
+	out, stderr := capture.Head{Limit: guestWords}, capture.Head{Limit: guestWords}
 	code, err := f.conn.Run(ctx, guest.Cmd{
 		Argv: []string{"sudo", "-n", "sh", "-s"}, Stdin: strings.NewReader(script),
-		Stdout: &limited{b: &out}, Stderr: &limited{b: &stderr},
+		Stdout: &out, Stderr: &stderr,
 	})
 	if err != nil {
 		return fmt.Errorf("mounting the folders in the guest: %w", err)
@@ -203,11 +204,11 @@ func (e *Env) mountInGuest(ctx context.Context, w *want, f *facts, script string
 
 // asRoot runs a script in the guest as root and returns its last words on
 // failure.
-func (e *Env) asRoot(ctx context.Context, c guest.Conn, what, script string, out *strings.Builder) error {
-	var stderr strings.Builder
-	cmd := guest.Cmd{Argv: []string{"sudo", "-n", "sh", "-s"}, Stdin: strings.NewReader(script), Stderr: &limited{b: &stderr}}
+func (e *Env) asRoot(ctx context.Context, c guest.Conn, what, script string, out *capture.Head) error {
+	stderr := capture.Head{Limit: guestWords}
+	cmd := guest.Cmd{Argv: []string{"sudo", "-n", "sh", "-s"}, Stdin: strings.NewReader(script), Stderr: &stderr}
 	if out != nil {
-		cmd.Stdout = &limited{b: out}
+		cmd.Stdout = out
 	}
 	code, err := c.Run(ctx, cmd)
 	if err != nil {
@@ -219,15 +220,8 @@ func (e *Env) asRoot(ctx context.Context, c guest.Conn, what, script string, out
 	return nil
 }
 
-// limited keeps the first 256 KiB of what a guest says.
-type limited struct{ b *strings.Builder }
-
-func (l *limited) Write(p []byte) (int, error) {
-	if room := 256<<10 - l.b.Len(); room > 0 {
-		l.b.Write(p[:min(room, len(p))])
-	}
-	return len(p), nil
-}
+// guestWords is how much is kept of what a program in a guest writes.
+const guestWords = 256 << 10
 
 func lastLine(s string) string {
 	lines := strings.Split(strings.TrimSpace(s), "\n")

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"aivm.dev/aivm/internal/capture"
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/root"
@@ -74,10 +75,10 @@ func (e *Env) finishLeaving(ctx context.Context, vm string) error {
 // releaseInGuest has the guest unmount and forget folders.
 func releaseInGuest(ctx context.Context, c guest.Conn, gone, rest []share.Attachment) error {
 	atts := append(slices.Clone(gone), rest...)
-	var out, stderr strings.Builder
+	out, stderr := capture.Head{Limit: guestWords}, capture.Head{Limit: guestWords}
 	code, err := c.Run(ctx, guest.Cmd{
 		Argv: []string{"sudo", "-n", "sh", "-s"}, Stdin: strings.NewReader(share.ReleaseScript(gone, rest)),
-		Stdout: &limited{b: &out}, Stderr: &limited{b: &stderr},
+		Stdout: &out, Stderr: &stderr,
 	})
 	if err != nil {
 		return fmt.Errorf("letting go of %s in the guest: %w", atts[0].GuestDst, err)

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
 
 	"aivm.dev/aivm/cloudinit"
+	"aivm.dev/aivm/internal/capture"
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
@@ -282,7 +282,7 @@ func (e *Env) cleanCopy(ctx context.Context, pr *preparation) error {
 	}
 	defer c.Close()
 	plan.Report(ctx, "cleaning", -1)
-	var out strings.Builder
+	out := capture.Head{Limit: guestWords}
 	if err := e.asRoot(ctx, c, "cleaning the copy", cloudinit.CleanScript(), &out); err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"aivm.dev/aivm/internal/capture"
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/settingsync"
 )
@@ -22,7 +23,7 @@ type receiver struct {
 	in          *io.PipeWriter
 	cancel      context.CancelFunc
 	done        chan struct{} // closed at its end; only then the rest is read
-	out, stderr strings.Builder
+	out, stderr capture.Head
 	code        int
 	err         error
 }
@@ -31,12 +32,12 @@ type receiver struct {
 // to the end of the connection.
 func receive(ctx context.Context, c guest.Conn, spare bool) *receiver {
 	in, w := io.Pipe()
-	r := &receiver{conn: c, in: w, done: make(chan struct{})}
+	r := &receiver{conn: c, in: w, done: make(chan struct{}), out: capture.Head{Limit: guestWords}, stderr: capture.Head{Limit: guestWords}}
 	ctx, r.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	go func() {
 		defer close(r.done)
 		defer r.cancel()
-		r.code, r.err = c.Run(ctx, guest.Cmd{Argv: settingsync.Command(), Stdin: in, Stdout: &limited{b: &r.out}, Stderr: &limited{b: &r.stderr}, Spare: spare})
+		r.code, r.err = c.Run(ctx, guest.Cmd{Argv: settingsync.Command(), Stdin: in, Stdout: &r.out, Stderr: &r.stderr, Spare: spare})
 		_ = in.Close()
 	}()
 	return r

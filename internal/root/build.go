@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"aivm.dev/aivm/internal/pause"
 	"aivm.dev/aivm/internal/root/mountinfo"
 	"aivm.dev/aivm/internal/ui"
 )
@@ -109,7 +110,7 @@ func lockDir(ctx context.Context, dir string, progress Progress) (*os.File, erro
 			return nil, fmt.Errorf("locking %s: %w", dir, err)
 		}
 		progress("waiting for another image build to finish", -1)
-		if err := pause(ctx, time.Second); err != nil {
+		if err := pause.For(ctx, time.Second); err != nil {
 			f.Close()
 			return nil, err
 		}

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"aivm.dev/aivm/internal/capture"
 	"aivm.dev/aivm/internal/ui"
 )
 
@@ -184,11 +185,11 @@ func (c *client) start(ctx context.Context) (*helper, error) {
 		replies: make(chan received, 64),
 		exited:  make(chan struct{}),
 		// What sudo says when it may not ask goes into the error instead.
-		stderr: &relay{to: c.opts.Stderr, held: c.opts.NonInteractive},
+		stderr: &relay{to: c.opts.Stderr, held: c.opts.NonInteractive, end: capture.Tail{Limit: 4096}},
 	}
 	cmd := exec.Command(sudo, args...)
 	cmd.Stdin = theirs
-	cmd.Stdout = &tail{limit: 1024}
+	cmd.Stdout = &capture.Tail{Limit: 1024}
 	cmd.Stderr = h.stderr
 	cmd.WaitDelay = 5 * time.Second
 	err = cmd.Start()
@@ -309,13 +310,12 @@ type relay struct {
 	mu   sync.Mutex
 	to   io.Writer
 	held bool
-	end  tail
+	end  capture.Tail
 }
 
 func (r *relay) Write(p []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.end.limit = 4096
 	_, _ = r.end.Write(p)
 	if !r.held {
 		_, _ = r.to.Write(p) // talk; never a reason to stop
@@ -332,5 +332,5 @@ func (r *relay) release() {
 func (r *relay) last() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return strings.TrimSpace(lastLines(r.end.b, 3))
+	return strings.TrimSpace(capture.LastLines(r.end.String(), 3, "; "))
 }

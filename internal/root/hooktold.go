@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"aivm.dev/aivm/internal/pause"
 	"aivm.dev/aivm/internal/ui"
 )
 
@@ -115,7 +116,7 @@ func tellDaemon(ctx context.Context, name string, pid int) error {
 			if _, err := os.Lstat(ask); errors.Is(err, fs.ErrNotExist) {
 				return nil
 			}
-			if err := pause(ctx, 10*time.Millisecond); err != nil {
+			if err := pause.For(ctx, 10*time.Millisecond); err != nil {
 				return err
 			}
 		}

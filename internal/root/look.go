@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"aivm.dev/aivm/internal/capture"
 	"aivm.dev/aivm/internal/ui"
 )
 
@@ -33,14 +34,13 @@ func listRuleset(ctx context.Context) (Result, error) {
 	out := os.NewFile(uintptr(fd), "aivm-ruleset")
 	ctx, cancel := context.WithTimeout(ctx, lookLimit)
 	defer cancel()
-	var errs tail
-	errs.limit = 4096
+	errs := capture.Tail{Limit: 4096}
 	cmd := exec.CommandContext(ctx, path, "-j", "list", "ruleset")
 	cmd.Stdout, cmd.Stderr = out, &errs
 	cmd.WaitDelay = time.Second
 	if err := cmd.Run(); err != nil {
 		_ = out.Close()
-		return Result{}, ui.Failed("nft -j list ruleset: %w: %s", err, lastLines(errs.b, 3))
+		return Result{}, ui.Failed("nft -j list ruleset: %w: %s", err, capture.LastLines(errs.String(), 3, "; "))
 	}
 	if _, err := out.Seek(0, io.SeekStart); err != nil {
 		_ = out.Close()

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"aivm.dev/aivm/internal/pause"
 	"aivm.dev/aivm/internal/ui"
 )
 
@@ -94,7 +95,7 @@ func (m manager) wait(ctx context.Context, progress Progress, limit time.Duratio
 				Hint("if none is, one was killed: sudo rm " + m.lock)
 		}
 		progress("waiting for another package manager ("+m.lock+")", -1)
-		if err := pause(ctx, 500*time.Millisecond); err != nil {
+		if err := pause.For(ctx, 500*time.Millisecond); err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"aivm.dev/aivm/internal/pause"
 	"golang.org/x/sys/unix"
 )
 
@@ -133,7 +134,7 @@ func TestNoDeviceNodes(t *testing.T) {
 		if comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", c.Process.Pid)); strings.TrimSpace(string(comm)) == "sleep" {
 			break
 		}
-		_ = pause(t.Context(), 20_000_000)
+		_ = pause.For(t.Context(), 20_000_000)
 	}
 	if may, err := hasMknod(c.Process.Pid); may || err != nil {
 		t.Errorf("a user's process: %v %v", may, err)

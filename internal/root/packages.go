@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"aivm.dev/aivm/internal/pause"
 	"aivm.dev/aivm/internal/ui"
 )
 
@@ -182,7 +183,7 @@ func waitLocks(ctx context.Context, progress Progress) error {
 			return ui.Failed("another package manager is at work: %s has held its lock for %v", who, lockWait)
 		}
 		progress("waiting for "+who+" to finish with the packages", -1)
-		if err := pause(ctx, 500*time.Millisecond); err != nil {
+		if err := pause.For(ctx, 500*time.Millisecond); err != nil {
 			return err
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"aivm.dev/aivm/internal/capture"
 	"aivm.dev/aivm/internal/ui"
 )
 
@@ -44,44 +45,27 @@ func (p program) run(ctx context.Context) ([]byte, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
 	cmd.WaitDelay = stopGrace
-	var out tail
-	out.limit = maxLine
-	var errs tail
-	errs.limit = 4096
+	out, errs := capture.Tail{Limit: maxLine}, capture.Tail{Limit: 4096}
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if p.line != nil {
 		cmd.Stdout = io.MultiWriter(&out, &lineWriter{each: p.line})
 	}
 	err = cmd.Run()
 	if err == nil {
-		return out.b, nil
+		return []byte(out.String()), nil
 	}
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
 	// A daemon that keeps the pipes open is no failure of the program.
 	if errors.Is(err, exec.ErrWaitDelay) {
-		return out.b, nil
+		return []byte(out.String()), nil
 	}
-	last := lastLines(errs.b, 6)
+	last := capture.LastLines(errs.String(), 6, "; ")
 	if last == "" {
-		last = lastLines(out.b, 6)
+		last = capture.LastLines(out.String(), 6, "; ")
 	}
 	return nil, ui.Failed("%s: %w: %s", strings.Join(p.argv, " "), err, last)
-}
-
-// tail keeps the last bytes written to it.
-type tail struct {
-	b     []byte
-	limit int
-}
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.b = append(t.b, p...)
-	if over := len(t.b) - t.limit; over > 0 {
-		t.b = append(t.b[:0], t.b[over:]...)
-	}
-	return len(p), nil
 }
 
 // lineWriter calls each with every whole line.
@@ -102,31 +86,5 @@ func (w *lineWriter) Write(p []byte) (int, error) {
 		}
 		w.each(string(w.rest[:i]))
 		w.rest = w.rest[i+1:]
-	}
-}
-
-// lastLines returns the last n non-empty lines, joined by "; ".
-func lastLines(b []byte, n int) string {
-	var keep []string
-	for l := range strings.SplitSeq(string(b), "\n") {
-		if l = strings.TrimSpace(l); l != "" {
-			keep = append(keep, l)
-		}
-	}
-	if len(keep) > n {
-		keep = keep[len(keep)-n:]
-	}
-	return strings.Join(keep, "; ")
-}
-
-// pause waits for d, or returns ctx's error.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"aivm.dev/aivm/internal/pause"
 	"aivm.dev/aivm/internal/ui"
 )
 
@@ -68,7 +69,7 @@ func (d daemon) startDirectly(ctx context.Context, progress Progress) error {
 				Hint("look at its log: journalctl -u " + d.unit)
 		}
 		progress(fmt.Sprintf("waiting for %s to answer", name), -1)
-		if err := pause(ctx, 100*time.Millisecond); err != nil {
+		if err := pause.For(ctx, 100*time.Millisecond); err != nil {
 			return err
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"aivm.dev/aivm/internal/pause"
 	libvirt "github.com/digitalocean/go-libvirt"
 	"libvirt.org/go/libvirtxml"
 )
@@ -144,7 +145,7 @@ func whileStopped(ctx context.Context, f func() error) error {
 		if try == stoppedTries || !errors.As(err, &le) || libvirt.ErrorNumber(le.Code) != libvirt.ErrOperationInvalid || !strings.Contains(le.Message, "is not active") {
 			return err
 		}
-		if perr := pause(ctx); perr != nil {
+		if perr := pause.For(ctx, betweenTries); perr != nil {
 			return errors.Join(err, perr)
 		}
 	}

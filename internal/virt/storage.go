@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"aivm.dev/aivm/internal/capture"
+	"aivm.dev/aivm/internal/pause"
 	libvirt "github.com/digitalocean/go-libvirt"
 	"libvirt.org/go/libvirtxml"
 )
@@ -155,7 +157,7 @@ func (c *Conn) refresh(ctx context.Context, p libvirt.StoragePool) error {
 		if !errors.Is(err, ErrBusy) || time.Since(start) > refreshLimit {
 			return err
 		}
-		if err := pause(ctx); err != nil {
+		if err := pause.For(ctx, betweenTries); err != nil {
 			return err
 		}
 	}
@@ -168,15 +170,8 @@ func busyIf(code libvirt.ErrorNumber, err error) error {
 	return err
 }
 
-// pause is the moment between two tries.
-func pause(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(100 * time.Millisecond):
-		return nil
-	}
-}
+// betweenTries is how long something that is busy is let be.
+const betweenTries = 100 * time.Millisecond
 
 // timestamp reads libvirt's seconds and nanoseconds since 1970.
 func timestamp(s string) time.Time {
@@ -206,7 +201,7 @@ func (c *Conn) EnsurePool(ctx context.Context, name, path string) error {
 		if err == nil || try == ensureTries || errors.Is(err, errForeignPool) || errors.Is(err, ErrNoDaemon) {
 			return err
 		}
-		if err := pause(ctx); err != nil {
+		if err := pause.For(ctx, betweenTries); err != nil {
 			return err
 		}
 	}
@@ -334,7 +329,7 @@ func (c *Conn) Upload(ctx context.Context, pool, name string, r io.Reader, size 
 // ReadTail returns the last n bytes of a volume; the serial log of a VM lies
 // in the pool, so that a user in group libvirt can read it without sudo.
 func (c *Conn) ReadTail(ctx context.Context, pool, name string, n uint64) ([]byte, error) {
-	var buf limitedBuffer
+	buf := capture.Head{Limit: 1 << 20}
 	err := c.inPool(ctx, func() error {
 		p, err := c.l.StoragePoolLookupByName(pool)
 		if err != nil {
@@ -360,16 +355,7 @@ func (c *Conn) ReadTail(ctx context.Context, pool, name string, n uint64) ([]byt
 		}
 		return c.l.StorageVolDownload(v, &buf, off, capacity-off, 0)
 	})
-	return buf.b, err
-}
-
-type limitedBuffer struct{ b []byte }
-
-func (l *limitedBuffer) Write(p []byte) (int, error) {
-	if room := 1<<20 - len(l.b); room > 0 {
-		l.b = append(l.b, p[:min(len(p), room)]...)
-	}
-	return len(p), nil
+	return buf.Bytes(), err
 }
 
 // DeleteVolume removes a volume; one that is not there is no error, and one

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"aivm.dev/aivm/internal/pause"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/virt"
 )
@@ -140,7 +141,7 @@ func uploadBase(ctx context.Context, l Libvirt, pool string, w Wanted) error {
 		_, parts := base.split(p)
 		if v, ok := seen.growing(parts); ok {
 			plan.Report(ctx, "waiting for another aivm that puts the image there", min(float64(v.Allocation)/float64(max(base.Size, 1)), 1))
-			if err := pause(ctx, lookEvery); err != nil {
+			if err := pause.For(ctx, lookEvery); err != nil {
 				return err
 			}
 			continue

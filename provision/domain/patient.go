@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"aivm.dev/aivm/internal/pause"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/virt"
 )
@@ -38,17 +39,8 @@ func whileBusy(ctx context.Context, f func() error) error {
 			return err
 		}
 		plan.Report(ctx, "waiting for libvirt, which is busy with the storage pool", -1)
-		if err := pause(ctx, busyEvery); err != nil {
+		if err := pause.For(ctx, busyEvery); err != nil {
 			return err
 		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 
+	"aivm.dev/aivm/internal/pause"
 	"aivm.dev/aivm/internal/ui"
 )
 
@@ -181,12 +182,7 @@ func (f *Fetcher) pause(ctx context.Context, idle int, after time.Duration) erro
 	if f.Pause != nil {
 		d = f.Pause(d)
 	}
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
+	return pause.For(ctx, d)
 }
 
 // small fetches a list or a signature.
