@@ -106,7 +106,7 @@ func Fetch(ctx context.Context, p Peer, h *Host, g Guest) (moved []Fetched, note
 			return nil, notes, err
 		}
 		if len(kept) > 0 {
-			notes = append(notes, "what was fetched from another clone in VM "+p.VM+" and is in no branch here is kept: "+some(kept, 10))
+			notes = append(notes, "what was fetched from another clone in VM "+p.VM+" and is in no branch here is kept: "+ui.Some(kept, 10))
 		}
 	}
 	moved, err = h.track(ctx, news, "aivm: fetched from "+p.VM)

@@ -378,19 +378,6 @@ func (h Host) keeps(ctx context.Context, oids []string) (map[string]bool, error)
 	return out, nil
 }
 
-// some lists names of a guest for a person.
-func some(l []string, n int) string {
-	var out []string
-	for _, s := range l[:min(n, len(l))] {
-		out = append(out, ui.CleanTo(s, 100))
-	}
-	text := strings.Join(out, ", ")
-	if len(l) > n {
-		text += fmt.Sprintf(" and %d more", len(l)-n)
-	}
-	return text
-}
-
 func count(n int, one, many string) string {
 	if n == 1 {
 		return "1 " + one
@@ -407,24 +394,20 @@ func (o Only) Lines() []string {
 			out = append(out, fmt.Sprintf(format, args...))
 		}
 	}
-	add(len(o.Branches), "commits that are not here, on %s: %s", count(len(o.Branches), "branch", "branches"), some(o.Branches, 10))
-	add(len(o.Commits), "commits checked out without a branch: %s", some(o.Commits, 5))
-	add(len(o.Refs), "tags and other refs: %s", some(o.Refs, 10))
+	add(len(o.Branches), "commits that are not here, on %s: %s", count(len(o.Branches), "branch", "branches"), ui.Some(o.Branches, 10))
+	add(len(o.Commits), "commits checked out without a branch: %s", ui.Some(o.Commits, 5))
+	add(len(o.Refs), "tags and other refs: %s", ui.Some(o.Refs, 10))
 	var files []string
-	for _, f := range o.Files[:min(11, len(o.Files))] {
+	for _, f := range o.Files {
 		files = append(files, f.Path)
-	}
-	more := ""
-	if n := len(o.Files) - 10; n > 0 {
-		files, more = files[:10], fmt.Sprintf(" and %d more", n)
 	}
 	from := ""
 	if o.sent {
 		from = " (some may have been sent from here by --include-uncommitted)"
 	}
-	add(len(o.Files), "files that are not committed%s: %s%s", from, some(files, 10), more)
+	add(len(o.Files), "files that are not committed%s: %s", from, ui.Some(files, 10))
 	add(o.LFS, "%s whose content is not here", count(o.LFS, "file of git-lfs", "files of git-lfs"))
-	add(len(o.Stashes), "%s: %s", count(len(o.Stashes), "stash", "stashes"), some(o.Stashes, 5))
+	add(len(o.Stashes), "%s: %s", count(len(o.Stashes), "stash", "stashes"), ui.Some(o.Stashes, 5))
 	for n, i := range o.Inside {
 		if n == 10 {
 			out = append(out, fmt.Sprintf("and in %d more work trees and repositories", len(o.Inside)-n))

@@ -146,7 +146,7 @@ func (e *Env) sayDeletion(ctx context.Context, dd *deletion, o DeleteOptions, se
 			for _, s := range f.Snapshots {
 				names = append(names, s.Name)
 			}
-			e.UI.Say("  its snapshots go too, with the commits and files only they have: %s", some(names, 10))
+			e.UI.Say("  its snapshots go too, with the commits and files only they have: %s", ui.Some(names, 10))
 		}
 	}
 	for _, a := range w.store.Config.VMAttachments(w.name) {

@@ -49,7 +49,7 @@ func (e *Env) observeExecuted(ctx context.Context, w *want, f *facts) {
 			if guard.Err != nil && err == nil {
 				var loose []string
 				if guard.Paths, loose = share.Protected(l); len(loose) > 0 {
-					e.warnOnce(fmt.Sprintf("not protected in %s, because they are links, have several names or are too many: %s", ui.Clean(a.HostPath), shown(loose)))
+					e.warnOnce(fmt.Sprintf("not protected in %s, because they are links, have several names or are too many: %s", ui.Clean(a.HostPath), ui.Some(loose, namesShown)))
 				}
 			} else if err != nil {
 				guard.Err = err
@@ -59,15 +59,6 @@ func (e *Env) observeExecuted(ctx context.Context, w *want, f *facts) {
 			f.share = f.share.Guarded(share.Token(a.HostPath), guard)
 		}
 	}
-}
-
-// shown names paths a guest may have chosen.
-func shown(paths []string) string {
-	more := ""
-	if n := len(paths) - namesShown; n > 0 {
-		paths, more = paths[:namesShown], fmt.Sprintf(" and %d more", n)
-	}
-	return ui.Clean(strings.Join(paths, ", ")) + more
 }
 
 // planSeen writes the list of a new folder down, before the guest can write.
@@ -139,7 +130,7 @@ func (e *Env) sayExecuted(w *want) {
 	q := shellQuote(w.folder.HostPath) + " --vm " + w.name
 	if w.folder.Protect {
 		paths, _ := share.Protected(*w.seen)
-		e.UI.Say("This machine's tools run files of %s, which VM %s can only read: %s", w.folder.HostPath, w.name, shown(paths))
+		e.UI.Say("This machine's tools run files of %s, which VM %s can only read: %s", w.folder.HostPath, w.name, ui.Some(paths, namesShown))
 		return
 	}
 	e.UI.Say("This machine's tools run files of %s, and VM %s can write them now: %s", w.folder.HostPath, w.name, ui.Clean(w.seen.Names(namesShown)))
@@ -231,7 +222,7 @@ func (e *Env) executedCheck(ctx context.Context, w *want, f *facts, s vmFolders)
 			for _, d := range ds {
 				names = append(names, d.Path+" ("+d.What+")")
 			}
-			notes = append(notes, fmt.Sprintf("since %s was attached, by the VM or by you: %s", a.HostPath, shown(names)))
+			notes = append(notes, fmt.Sprintf("since %s was attached, by the VM or by you: %s", a.HostPath, ui.Some(names, namesShown)))
 			c.Fix = append(c.Fix, fix+" --reviewed")
 		}
 		if now.Cut != "" {

@@ -228,7 +228,7 @@ func (e *Env) planGitGuest(w *want, f *facts) ([]plan.Action, error) {
 					return err
 				}
 				if len(kept) > 0 {
-					e.UI.Say("What was fetched from an earlier clone in VM %s and is in no branch here is kept: %s", w.name, some(kept, 10))
+					e.UI.Say("What was fetched from an earlier clone in VM %s and is in no branch here is kept: %s", w.name, ui.Some(kept, 10))
 				}
 				w.git.result.Cloned = true
 				return gitsync.Init(ctx, p, *h, g)

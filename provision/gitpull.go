@@ -156,11 +156,11 @@ func (in incoming) agree(w *want) string {
 // would run for it.
 func (e *Env) sayIncoming(w *want, in incoming) {
 	if len(in.runs) > 0 {
-		e.UI.Warn("these files came from VM %s, and this machine may run or obey them: %s", w.name, some(in.runs, 30))
+		e.UI.Warn("these files came from VM %s, and this machine may run or obey them: %s", w.name, ui.Some(in.runs, 30))
 		e.UI.Warn("look at them first: aivm git diff %s", shellQuote(w.folder.HostPath))
 	}
 	for _, f := range in.filters {
-		e.UI.Warn("git on this machine would run %q (filter %s, set in %s) on %s: %s", f.Command, f.Name, f.From, counted(len(f.Files), "file"), some(f.Files, 10))
+		e.UI.Warn("git on this machine would run %q (filter %s, set in %s) on %s: %s", f.Command, f.Name, f.From, counted(len(f.Files), "file"), ui.Some(f.Files, 10))
 	}
 }
 
@@ -195,7 +195,7 @@ func (e *Env) sayUnfiltered(w *want, in incoming, from string) {
 		lfs = lfs && f.Name == "lfs"
 	}
 	q := shellQuote(w.folder.HostPath)
-	e.UI.Say("%s as committed, without the filter %s, which was not run; to run it, once you have looked:", counted(n, "file"), some(names, 10))
+	e.UI.Say("%s as committed, without the filter %s, which was not run; to run it, once you have looked:", counted(n, "file"), ui.Some(names, 10))
 	if lfs {
 		e.UI.Say("  git -C %s lfs pull", q)
 		return
@@ -234,10 +234,10 @@ func (e *Env) dryPull(ctx context.Context, o GitOptions) error {
 		a := plan.Action{ID: "git.pull:" + w.folder.Tag, Why: fmt.Sprintf("fast-forward %s by %s of VM %s, %d files", h.Branch, commits(h.Behind), w.name, len(in.brings)), Shows: []string{"git merge --ff-only " + shellQuote(theirs)}}
 		if len(in.runs) > 0 {
 			a.Consent = plan.Ask
-			a.Why += ", of which this machine may run or obey " + some(in.runs, 30)
+			a.Why += ", of which this machine may run or obey " + ui.Some(in.runs, 30)
 		}
 		for _, f := range in.filters {
-			a.Why += fmt.Sprintf("; without the filter %s on %s", f.Name, some(f.Files, 10))
+			a.Why += fmt.Sprintf("; without the filter %s on %s", f.Name, ui.Some(f.Files, 10))
 		}
 		p.Add(a)
 	}

@@ -395,24 +395,12 @@ func commits(n int) string {
 
 func short(oid string) string { return oid[:min(10, len(oid))] }
 
-func some(l []string, n int) string {
-	clean := make([]string, 0, len(l))
-	for _, s := range l[:min(n, len(l))] {
-		clean = append(clean, ui.CleanTo(s, 200))
-	}
-	out := strings.Join(clean, ", ")
-	if len(l) > n {
-		out += fmt.Sprintf(" and %d more", len(l)-n)
-	}
-	return out
-}
-
 func entries(es []gitsync.StatusEntry) string {
 	var l []string
 	for _, s := range es {
 		l = append(l, strings.TrimSpace(s.Code)+" "+s.Path)
 	}
-	return some(l, 20)
+	return ui.Some(l, 20)
 }
 
 // quietly runs what would print results where JSON is to be the only one.

@@ -100,7 +100,7 @@ func (e *Env) sayReplaced(ctx context.Context, a share.Attachment, was error) {
 		}
 	}
 	if len(names) > 0 {
-		e.warnOnce(fmt.Sprintf("%s: replaced on this machine, and the VM could write it until now: %s; read it before a tool runs it", ui.Clean(a.HostPath), shown(names)))
+		e.warnOnce(fmt.Sprintf("%s: replaced on this machine, and the VM could write it until now: %s; read it before a tool runs it", ui.Clean(a.HostPath), ui.Some(names, namesShown)))
 	}
 }
 
@@ -134,7 +134,7 @@ func (e *Env) protectedState(w *want, f *facts, s vmFolders, a share.Attachment,
 				state = host.Bad // the other name may be the VM's to write
 			}
 		}
-		return state, fmt.Sprintf("not protected in %s, because they are links, have several names or are too many: %s", a.HostPath, shown(loose)), nil
+		return state, fmt.Sprintf("not protected in %s, because they are links, have several names or are too many: %s", a.HostPath, ui.Some(loose, namesShown)), nil
 	}
 	if now.Cut != "" {
 		return host.Unknown, "", nil // which is said there

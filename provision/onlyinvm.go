@@ -42,7 +42,7 @@ func (c CloneWork) lines() []string {
 		for _, f := range c.Fetched {
 			names = append(names, f.Branch)
 		}
-		out = append(out, "fetched from it to refs/remotes/"+c.Remote+"/: "+some(names, 10))
+		out = append(out, "fetched from it to refs/remotes/"+c.Remote+"/: "+ui.Some(names, 10))
 	}
 	only := c.Only.Lines()
 	switch {

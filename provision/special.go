@@ -43,7 +43,7 @@ func specialNames(fs []SpecialFile) string {
 	for _, f := range fs {
 		names = append(names, fmt.Sprintf("%s (%s, of uid %d)", f.Path, f.What, f.Owner))
 	}
-	return shown(names)
+	return ui.Some(names, namesShown)
 }
 
 // specialSearch is a command that lists them all.

@@ -1,6 +1,7 @@
 package hostexec
 
 import (
+	"aivm.dev/aivm/internal/ui"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -63,11 +64,7 @@ func (l List) Names(n int) string {
 			}
 		}
 	}
-	if len(names) > n {
-		more := len(names) - n
-		return fmt.Sprintf("%s and %d more", strings.Join(names[:n], ", "), more)
-	}
-	return strings.Join(names, ", ")
+	return ui.Some(names, n)
 }
 
 // saved is a File as it is written down: a path may hold any bytes, JSON not.

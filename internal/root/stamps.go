@@ -6,9 +6,9 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
+	"aivm.dev/aivm/internal/ui"
 	"golang.org/x/sys/unix"
 )
 
@@ -183,9 +183,5 @@ func some(paths []string, one, many string) string {
 	if len(paths) == 1 {
 		verb = one
 	}
-	more := ""
-	if n := len(paths) - most; n > 0 {
-		paths, more = paths[:most], fmt.Sprintf(" and %d more", n)
-	}
-	return strings.Join(paths, ", ") + more + " " + verb
+	return ui.Some(paths, most) + " " + verb
 }

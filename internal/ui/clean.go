@@ -106,3 +106,17 @@ func oneLine(s string) string {
 	}
 	return strings.Join(parts, "; ")
 }
+
+// Some returns a list for a sentence: the first names up to most, each harmless
+// and of at most 200 runes, and how many more there are ("a, b and 3 more").
+func Some(names []string, most int) string {
+	shown := make([]string, 0, min(most, len(names)))
+	for _, n := range names[:min(most, len(names))] {
+		shown = append(shown, CleanTo(n, 200))
+	}
+	text := strings.Join(shown, ", ")
+	if more := len(names) - most; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
+}
