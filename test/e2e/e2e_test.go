@@ -10,9 +10,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -56,18 +58,37 @@ func run(m *testing.M) int {
 		}
 	}
 	sweep()
-	before := networks()
+	// `vm delete` keeps the network for the next VM; those that the tests made go,
+	// those of a run that was killed too, and nobody else's.
+	theirs := networks()
+	if b, err := os.ReadFile(networksBefore); err == nil {
+		theirs = map[string]bool{}
+		for _, n := range strings.Fields(string(b)) {
+			theirs[n] = true
+		}
+		removeNetworks(theirs)
+	} else if err := os.WriteFile(networksBefore, []byte(strings.Join(slices.Sorted(maps.Keys(theirs)), "\n")), 0o600); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	code := m.Run()
-	// `vm delete` keeps the network for the next VM; the tests' own go, and
-	// nobody else's that came meanwhile.
+	removeNetworks(theirs)
+	_ = os.Remove(networksBefore)
+	return code
+}
+
+// networksBefore lists, while the tests run, libvirt's networks from before.
+const networksBefore = cacheHome + "/networks-before"
+
+// removeNetworks removes the tests' networks that are not of these names.
+func removeNetworks(theirs map[string]bool) {
 	for n := range networks() {
-		if !before[n] && (strings.HasPrefix(n, "aivm-net") || strings.HasPrefix(n, "e2e-")) {
+		if !theirs[n] && (strings.HasPrefix(n, "aivm-net") || strings.HasPrefix(n, "e2e-")) {
 			_ = exec.Command("virsh", "-c", "qemu:///system", "net-destroy", n).Run()
 			_ = exec.Command("virsh", "-c", "qemu:///system", "net-undefine", n).Run()
 			_ = os.Remove("/var/lib/aivm/manifest/net-" + n + ".json")
 		}
 	}
-	return code
 }
 
 func networks() map[string]bool {

@@ -28,7 +28,7 @@ func checkSpecial(t *testing.T, w *world, vm, project string, ssh func(string) r
 		t.Errorf("%v", err)
 	}
 	r := ssh("cd '" + project + "' && mkdir deep && sudo -n mknod deep/disk b 8 0; sudo -n mknod null c 1 3; sudo -n mkfifo fifo && echo fifo;" +
-		" cp /bin/true by-user && chmod 4755 by-user; sudo -n cp /bin/true by-root && sudo -n chmod 6755 by-root; ls -l by-user by-root")
+		" cp /bin/true setid-user && chmod 4755 setid-user; sudo -n cp /bin/true setid-root && sudo -n chmod 6755 setid-root; ls -l setid-user setid-root")
 	if !strings.Contains(r.stdout, "fifo") || !strings.Contains(r.stdout, "rws") {
 		t.Errorf("in the guest: %+v", r)
 	}
@@ -55,7 +55,7 @@ func checkSpecial(t *testing.T, w *world, vm, project string, ssh func(string) r
 	for _, s := range st.Special {
 		named = append(named, s.Path+": "+s.What)
 	}
-	if got := strings.Join(named, ", "); !strings.Contains(got, "by-root: setuid and setgid") || !strings.Contains(got, "by-user: setuid") || len(named) != 2+made {
+	if got := strings.Join(named, ", "); !strings.Contains(got, "setid-root: setuid and setgid") || !strings.Contains(got, "setid-user: setuid") || len(named) != 2+made {
 		t.Errorf("status names: %s", got)
 	}
 	for _, c := range st.Checks {
@@ -64,10 +64,10 @@ func checkSpecial(t *testing.T, w *world, vm, project string, ssh func(string) r
 		}
 	}
 	// Nobody's rights, or the owner's, who made the folder; never root's.
-	if out, err := exec.Command("stat", "-c", "%u %n", filepath.Join(project, "by-root"), filepath.Join(project, "by-user")).Output(); err != nil || strings.HasPrefix(string(out), "0 ") || strings.Contains(string(out), "\n0 ") {
+	if out, err := exec.Command("stat", "-c", "%u %n", filepath.Join(project, "setid-root"), filepath.Join(project, "setid-user")).Output(); err != nil || strings.HasPrefix(string(out), "0 ") || strings.Contains(string(out), "\n0 ") {
 		t.Errorf("setuid files of the guest belong to: %s %v", out, err)
 	}
-	ssh("cd '" + project + "' && sudo -n rm -rf deep null fifo by-user by-root")
+	ssh("cd '" + project + "' && sudo -n rm -rf deep null fifo setid-user setid-root")
 	if r := w.must("", "status", "--vm", vm, "--json"); strings.Contains(r.stdout, `"special":[`) {
 		t.Errorf("after they were removed: %s", r.stdout)
 	}
