@@ -1,12 +1,13 @@
 package hostexec
 
 import (
-	"aivm.dev/aivm/internal/ui"
 	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"aivm.dev/aivm/internal/ui"
 )
 
 // A Change is one difference between two looks at a folder.

@@ -19,7 +19,6 @@ import (
 	"sync"
 
 	libvirt "github.com/digitalocean/go-libvirt"
-	"golang.org/x/sys/unix"
 
 	"aivm.dev/aivm/cloudinit"
 	"aivm.dev/aivm/internal/guest"
@@ -393,12 +392,4 @@ func tarText(b []byte) string {
 			out.WriteString(indent(blob(data)))
 		}
 	}
-}
-
-func inode(p string) uint64 {
-	var st unix.Stat_t
-	if err := unix.Stat(p, &st); err != nil {
-		panic(err)
-	}
-	return st.Ino
 }
