@@ -26,14 +26,6 @@ func (a *app) provision(verb string) (*provision.Env, error) {
 	return e, err
 }
 
-// euid is the user this run works as.
-func (a *app) euid() int {
-	if a.seams != nil {
-		return a.seams.Host.Euid
-	}
-	return os.Geteuid()
-}
-
 func (a *app) storePath() (string, error) { return provision.StorePath(a.config) }
 
 // here is the store and the working directory, for what only looks.

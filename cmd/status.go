@@ -82,7 +82,7 @@ func (a *app) printStatus(ctx context.Context, e *provision.Env, vm string, sudo
 		a.ui.Result("🛠️ Suggested Next Commands")
 		a.ui.Result("    %s", strings.Join(st.Next, "\n    "))
 	}
-	if !sudo && a.euid() != 0 {
+	if !sudo && e.Host.Euid != 0 {
 		a.ui.Say("Without --sudo some things can only be seen by root.")
 	}
 	return nil

@@ -71,11 +71,12 @@ skeleton() {
 	printf here >"$root/etc/aivm-test-root"
 }
 
-# programs ROOT: mounts this machine's programs, to be read only.
-programs() {
-	local root=$1 own=${1%/*}/usr-local d
-	mkdir "$own"
-	for d in /usr /opt /bin /sbin /lib /lib32 /lib64 /libx32 /var/lib/dpkg; do
+# show ROOT PATH...: shows these directories of this machine in the root, to
+# be read only; a link is copied, what is not there left out.
+show() {
+	local root=$1 d
+	shift
+	for d; do
 		if [ -L "$d" ]; then
 			cp -a "$d" "$root$d"
 		elif [ -d "$d" ]; then
@@ -84,17 +85,17 @@ programs() {
 			mount -o remount,bind,ro "$root$d"
 		fi
 	done
-	# aivm installs itself below libexec.
+}
+
+# programs ROOT: shows this machine's programs in the root. aivm installs itself
+# below /usr/local/libexec, so that one is the root's own.
+programs() {
+	local root=$1 own=${1%/*}/usr-local d
+	mkdir "$own"
+	show "$root" /usr /opt /bin /sbin /lib /lib32 /lib64 /libx32 /var/lib/dpkg
 	mount --bind "$own" "$root/usr/local"
 	for d in /usr/local/*; do
-		[ "$d" != /usr/local/libexec ] || continue
-		if [ -L "$d" ]; then
-			cp -a "$d" "$root$d"
-		elif [ -d "$d" ]; then
-			mkdir -p "$root$d"
-			mount --bind "$d" "$root$d"
-			mount -o remount,bind,ro "$root$d"
-		fi
+		[ "$d" = /usr/local/libexec ] || show "$root" "$d"
 	done
 }
 

@@ -37,7 +37,7 @@ func TestWalk(t *testing.T) {
 	step := w.steps()
 	step("code, cold", x.cold)
 	step("attach and detach", x.folders)
-	step("what was lost", x.mended)
+	step("what was lost", x.restored)
 	step("settings", x.settings)
 	step("git", x.commits)
 	step("off and on", x.power)
@@ -105,8 +105,8 @@ func (x *walker) folders(t *testing.T) {
 	}
 }
 
-// mended takes away what `code` and `host fw apply` put back.
-func (x *walker) mended(t *testing.T) {
+// restored takes away what `code` and `host fw apply` put back.
+func (x *walker) restored(t *testing.T) {
 	want := x.state(t)
 	flush := func() {
 		for _, table := range strings.Split(run2(t, "nft", "list", "tables"), "\n") {

@@ -15,7 +15,7 @@ import (
 	"unicode/utf8"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 // goldenDir is made absolute at the start: commands run elsewhere.
 var goldenDir = func() string {
@@ -189,7 +189,7 @@ func treeDiff(before, after map[string]string) string {
 	return b.String()
 }
 
-// names numbers what is made up anew at each run.
+// names numbers what differs at each run.
 type names struct {
 	seen map[string]string
 	n    map[string]int

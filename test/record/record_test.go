@@ -107,7 +107,7 @@ func record(t *testing.T, r row) {
 		t.Fatal(err)
 	}
 	if got != string(want) {
-		t.Errorf("%s differs (go test ./test/record -update writes it anew):\n%s", path, firstDifference(string(want), got))
+		t.Errorf("%s differs (go test ./test/record -update rewrites it):\n%s", path, firstDifference(string(want), got))
 	}
 }
 
