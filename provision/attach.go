@@ -5,8 +5,15 @@ import (
 	"errors"
 	"fmt"
 
+	"al.essio.dev/pkg/shellescape"
+
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/clones"
+	"aivm.dev/aivm/provision/folders"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/share"
+	"aivm.dev/aivm/provision/target"
 )
 
 // AttachResult is what `attach --json` prints.
@@ -27,68 +34,67 @@ type AttachResult struct {
 
 // Attach makes a folder visible in a VM. A VM that is off is left off: the
 // folder is recorded, and mounted when it is next opened there.
-func (e *Env) Attach(ctx context.Context, o FolderOptions) error {
-	e.timing = ui.NewTiming("share", "ssh")
+func (e *Env) Attach(ctx context.Context, o target.FolderOptions) error {
+	e.Timing = ui.NewTiming("share", "ssh")
 	o.Attach = true
 	w, f, isNew, err := e.attach(ctx, o)
-	if errors.Is(err, errDetached) {
+	if errors.Is(err, target.ErrDetached) {
 		// It was attached when this run looked, and the run it then waited for
 		// took it away: it is attached anew, as it was, or as the folder around it.
-		o.VM, o.Mode, o.Access, o.Protect = w.name, string(w.folder.Mode), w.folder.Access, w.folder.Protect
-		if w.git == nil {
-			o.GuestDst = w.openAt
+		o.VM, o.Mode, o.Access, o.Protect = w.Name, string(w.Folder.Mode), w.Folder.Access, w.Folder.Protect
+		if w.Git == nil {
+			o.GuestDst = w.OpenAt
 		}
 		w, f, isNew, err = e.attach(ctx, o)
 	}
 	if err != nil {
 		return err
 	}
-	defer f.close()
-	d := f.domain.Domain.Value
-	running := f.conn != nil || d != nil && d.State == virt.Running
+	defer f.Close()
+	d := f.Domain.Domain.Value
+	running := f.Conn != nil || d != nil && d.State == virt.Running
 	if e.UI.JSON {
 		return e.UI.PrintJSON(AttachResult{
-			Schema: 1, VM: w.name, Folder: w.folder.HostPath, GuestDst: w.folder.GuestDst,
-			Mode: string(w.folder.Mode), Access: w.folder.Access, Mounted: f.conn != nil, Changed: isNew, Protect: w.folder.Protect, Executed: w.executedNames(),
+			Schema: 1, VM: w.Name, Folder: w.Folder.HostPath, GuestDst: w.Folder.GuestDst,
+			Mode: string(w.Folder.Mode), Access: w.Folder.Access, Mounted: f.Conn != nil, Changed: isNew, Protect: w.Folder.Protect, Executed: folders.ExecutedNames(w),
 		})
 	}
-	e.UI.Result("Attached %s to VM %s (%s mode, access=%s)", w.folder.HostPath, w.name, w.folder.Mode, w.folder.Access)
+	e.UI.Result("Attached %s to VM %s (%s mode, access=%s)", w.Folder.HostPath, w.Name, w.Folder.Mode, w.Folder.Access)
 	switch {
-	case w.git != nil:
-		e.sayClone(w, f)
-	case f.conn != nil:
-		e.UI.Result("Mounted in running VM at %s", w.folder.GuestDst)
+	case w.Git != nil:
+		clones.For(e.Loop).Say(w, f)
+	case f.Conn != nil:
+		e.UI.Result("Mounted in running VM at %s", w.Folder.GuestDst)
 	case running:
-		e.UI.Result("VM %s runs but was not asked; to have the folder at %s: %s", w.name, w.folder.GuestDst, w.opens())
+		e.UI.Result("VM %s runs but was not asked; to have the folder at %s: %s", w.Name, w.Folder.GuestDst, w.Opens())
 	default:
-		e.UI.Result("VM %s is not running; to have the folder at %s: %s", w.name, w.folder.GuestDst, w.opens())
+		e.UI.Result("VM %s is not running; to have the folder at %s: %s", w.Name, w.Folder.GuestDst, w.Opens())
 	}
-	e.sayExecuted(w)
+	folders.For(e.Loop).SayExecuted(w)
 	if isNew {
 		e.UI.Say("%s", fmt.Sprintf("Recorded in %s", e.StorePath))
 	}
 	return nil
 }
 
-func (e *Env) attach(ctx context.Context, o FolderOptions) (w *want, f *facts, isNew bool, err error) {
+// wantFolder is what a folder verb is about, with the repository of a folder in
+// mode git.
+func (e *Env) wantFolder(ctx context.Context, o target.FolderOptions, create bool) (*target.Target, error) {
+	w, err := e.Folder(ctx, o, create)
+	if err != nil || w.Folder == nil || w.Folder.Mode != share.Git {
+		return w, err
+	}
+	return w, clones.For(e.Loop).Find(ctx, w)
+}
+
+func (e *Env) attach(ctx context.Context, o target.FolderOptions) (w *target.Target, f *loop.Facts, isNew bool, err error) {
 	if w, err = e.wantFolder(ctx, o, false); err != nil {
 		return nil, nil, false, err
 	}
-	if w.newVM {
-		return nil, nil, false, ui.Refused("VM %q does not exist yet", w.name).Hint("aivm code " + shellQuote(o.Folder))
+	if w.NewVM {
+		return nil, nil, false, ui.Refused("VM %q does not exist yet", w.Name).Hint("aivm code " + shellescape.Quote(o.Folder))
 	}
-	w.guest, isNew = true, w.newFolder
-	f, err = e.converge(ctx, w)
+	w.Guest, isNew = true, w.NewFolder
+	f, err = e.Converge(ctx, w)
 	return w, f, isNew, err
-}
-
-// opens is the command that opens the folder, starting the VM if it must.
-func (w *want) opens() string {
-	cmd := "aivm code " + shellQuote(w.folder.HostPath)
-	for _, a := range w.store.Config.AttachmentsOf(w.folder.HostPath) {
-		if a.VMName != w.name {
-			return cmd + " --vm " + w.name
-		}
-	}
-	return cmd
 }

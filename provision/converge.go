@@ -4,69 +4,68 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	"aivm.dev/aivm/internal/config"
-	"aivm.dev/aivm/internal/lockfile"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/clones"
+	"aivm.dev/aivm/provision/folders"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/session"
+	"aivm.dev/aivm/provision/target"
 )
 
-// maxRounds bounds how often facts may change under us before we say so.
-const maxRounds = 12
-
-// converge runs the loop for w: the host, then the guest, then what is
+// Converge runs the loop for w: the host, then the guest, then what is
 // recorded. It returns the facts of the last look, with the connection to the
-// guest open if w asked for it. A dry run prints the plan and returns errDry.
-func (e *Env) converge(ctx context.Context, w *want) (*facts, error) {
+// guest open if w asked for it. A dry run prints the plan and returns ErrDry.
+func (e *Env) Converge(ctx context.Context, w *target.Target) (*loop.Facts, error) {
 	unlock := func() {}
 	defer func() { unlock() }()
 	locked := false
-	if w.newVM || w.newFolder {
+	if w.NewVM || w.NewFolder {
 		// What cannot be recorded at the end is not begun.
 		if err := config.CheckWritable(e.StorePath); err != nil {
 			return nil, err
 		}
 	}
 	for round := 0; ; round++ {
-		if round == maxRounds {
-			return nil, ui.Failed("the host keeps changing under aivm, %d looks were not enough", maxRounds).Hint("try again: " + e.Rerun)
+		if round == session.MaxRounds {
+			return nil, ui.Failed("the host keeps changing under aivm, %d looks were not enough", session.MaxRounds).Hint("try again: " + e.Rerun)
 		}
-		f, err := e.observe(ctx, w)
+		f, err := e.Observe(ctx, w)
 		if errors.Is(err, context.Canceled) {
-			return nil, e.resume(err)
+			return nil, e.Resume(err)
 		}
 		var p plan.Plan
 		if err == nil {
 			p, err = e.planHost(ctx, w, f)
 		}
 		if errors.Is(err, plan.ErrStale) {
-			f.close()
+			f.Close()
 			continue
 		}
 		if err != nil {
-			f.close()
-			if !locked && !e.DryRun && e.lockHeld(w.name) {
+			f.Close()
+			if !locked && !e.DryRun && e.LockHeld(w.Name) {
 				// Half of what was seen may be from before another run's work,
 				// half from after it: it is waited for, and looked at again.
-				if unlock, err = e.awaitOther(ctx, w); err != nil {
+				if unlock, err = e.AwaitOther(ctx, w); err != nil {
 					return nil, err
 				}
 				locked = true
-				e.forgetHost()
+				e.ForgetHost()
 				continue
 			}
-			if !locked && !e.DryRun && !w.newVM {
+			if !locked && !e.DryRun && !w.NewVM {
 				// Or that run has ended by now.
-				if rerr := e.refresh(w); rerr != nil {
+				if rerr := e.Refresh(w); rerr != nil {
 					return nil, rerr
 				}
 			}
 			return nil, err
 		}
 		if e.DryRun {
-			f.close()
+			f.Close()
 			return f, e.printDry(w, f, p)
 		}
 		if e.UI.Verbose > 0 && !p.Empty() && !locked {
@@ -78,7 +77,7 @@ func (e *Env) converge(ctx context.Context, w *want) (*facts, error) {
 		if why := e.surelyAsks(w); why != "" && !asked && !p.Empty() && !e.UI.InTTY {
 			// Nothing is started, and root not bothered, for a plan that is
 			// refused all the same.
-			f.close()
+			f.Close()
 			return nil, plan.NoTerminal([]string{why}, e.Rerun)
 		}
 		if asked && e.UI.InTTY {
@@ -86,7 +85,7 @@ func (e *Env) converge(ctx context.Context, w *want) (*facts, error) {
 			unlock, locked = func() {}, false
 		}
 		if err := e.Approval.Consent(ctx, e.UI, p, e.later(w), e.Rerun); err != nil {
-			f.close()
+			f.Close()
 			return nil, err
 		}
 		if !p.Empty() && !locked {
@@ -94,32 +93,32 @@ func (e *Env) converge(ctx context.Context, w *want) (*facts, error) {
 			// to wait, for a lock or a person, looks again, and so does who
 			// wants to make a VM: another run may have made it since the first
 			// look.
-			release, waited, err := e.lock(ctx, w.name)
+			release, waited, err := e.Lock(ctx, w.Name)
 			if err != nil {
-				f.close()
+				f.Close()
 				return nil, err
 			}
 			unlock, locked = release, true
-			if waited || asked || w.newDomain(f) {
-				e.park(w, f)
-				if err := e.refresh(w); err != nil {
+			if waited || asked || f.NewDomain() {
+				e.Park(w, f)
+				if err := e.Refresh(w); err != nil {
 					return nil, err
 				}
 				continue
 			}
 		}
-		again, err := e.run(ctx, p)
+		again, err := e.Run(ctx, p)
 		if err != nil {
 			e.letGo(ctx, w, f, locked)
-			f.close()
-			return nil, e.resume(err)
+			f.Close()
+			return nil, e.Resume(err)
 		}
 		if again {
-			f.close()
-			e.forgetHost()
+			f.Close()
+			e.ForgetHost()
 			continue
 		}
-		if w.guest && f.conn == nil && (w.boot || f.running()) {
+		if w.Guest && f.Conn == nil && (w.Boot || f.Running()) {
 			if err := e.wait(ctx, w, f); err != nil {
 				e.letGo(ctx, w, f, locked)
 				return nil, err
@@ -127,138 +126,61 @@ func (e *Env) converge(ctx context.Context, w *want) (*facts, error) {
 		}
 		if !p.Empty() {
 			// libvirt's part of the facts is from before the plan ran.
-			e.observeLibvirt(ctx, w, f)
+			e.ObserveLibvirt(ctx, w, f)
 		}
-		err = e.guestStage(ctx, w, f)
+		err = e.GuestStage(ctx, w, f)
 		if err == nil {
-			err = e.endGit(w)
+			err = clones.For(e.Loop).End(w)
 		}
 		if err != nil {
 			e.letGo(ctx, w, f, locked)
-			f.close()
-			return nil, e.resume(e.explainLost(ctx, w.name, err))
+			f.Close()
+			return nil, e.Resume(e.ExplainLost(ctx, w.Name, err))
 		}
 		return f, nil
 	}
 }
 
-// guestStage plans and applies what is missing in the guest, then records.
-func (e *Env) guestStage(ctx context.Context, w *want, f *facts) error {
-	if f.conn != nil {
+// GuestStage plans and applies what is missing in the guest, then records.
+func (e *Env) GuestStage(ctx context.Context, w *target.Target, f *loop.Facts) error {
+	if f.Conn != nil {
 		g, err := e.planGuest(w, f)
 		if err != nil {
 			return err
 		}
-		if _, err := e.run(ctx, g); err != nil {
+		if _, err := e.Run(ctx, g); err != nil {
 			return err
 		}
 	}
-	e.checkProtected(ctx, w, f)
-	_, err := e.run(ctx, e.planFinish(ctx, w, f))
+	folders.For(e.Loop).CheckProtected(ctx, w, f)
+	_, err := e.Run(ctx, e.planFinish(ctx, w, f))
 	return err
-}
-
-func (f *facts) close() {
-	if f != nil && f.conn != nil {
-		_ = f.conn.Close()
-		f.conn = nil
-	}
-}
-
-// run applies a plan with progress, timing and fault points.
-func (e *Env) run(ctx context.Context, p plan.Plan) (bool, error) {
-	r := plan.Runner{Root: e.Root, Hook: e.Hook, Note: func(_ plan.Action, note string) { e.warnOnce(note) }, Started: func(a plan.Action) (func(string, float64), func(error)) {
-		stop := func() {}
-		if a.Timing != "" {
-			stop = e.timing.Start(a.Timing)
-		}
-		task := e.UI.Task(a.Why)
-		progress := func(detail string, fraction float64) {
-			if detail != "" {
-				task.Detail("%s", detail)
-			}
-			if fraction >= 0 {
-				task.Fraction(fraction)
-			}
-		}
-		return progress, func(err error) {
-			stop()
-			// Stale is no failure: somebody else was quicker.
-			if err != nil && !errors.Is(err, plan.ErrStale) {
-				task.Fail()
-				return
-			}
-			task.Done()
-		}
-	}}
-	return r.Run(ctx, p)
 }
 
 // surelyAsks says what will need a yes that was not given, whatever libvirt
 // says; "" if nothing will for sure.
-func (e *Env) surelyAsks(w *want) string {
+func (e *Env) surelyAsks(w *target.Target) string {
 	switch {
 	case e.Approval.Yes:
-	case w.newVM:
-		return "make the VM " + w.name
-	case w.newFolder && w.folder != nil && (!e.Approval.YesSudo || w.git != nil):
-		return fmt.Sprintf("share folder %s with VM %s", w.folder.HostPath, w.name)
+	case w.NewVM:
+		return "make the VM " + w.Name
+	case w.NewFolder && w.Folder != nil && (!e.Approval.YesSudo || w.Git != nil):
+		return fmt.Sprintf("share folder %s with VM %s", w.Folder.HostPath, w.Name)
 	}
 	return ""
 }
 
 // later names the guest's part in the question about the host's.
-func (e *Env) later(w *want) []string {
+func (e *Env) later(w *target.Target) []string {
 	var out []string
-	if w.newFolder && w.git != nil {
-		out = append(out, fmt.Sprintf("make a clone of %s at %s and push branch %s to it", w.folder.HostPath, w.folder.GuestDst, w.git.host.Value.Branch))
-	} else if w.newFolder && w.folder != nil {
-		out = append(out, fmt.Sprintf("mount %s (%s), readable%s for everything that runs there", w.folder.GuestDst, w.folder.Mode,
-			map[bool]string{true: " and writable"}[w.folder.Access == "rw"]))
+	if w.NewFolder && w.Git != nil {
+		out = append(out, fmt.Sprintf("make a clone of %s at %s and push branch %s to it", w.Folder.HostPath, w.Folder.GuestDst, w.Git.Host.Value.Branch))
+	} else if w.NewFolder && w.Folder != nil {
+		out = append(out, fmt.Sprintf("mount %s (%s), readable%s for everything that runs there", w.Folder.GuestDst, w.Folder.Mode,
+			map[bool]string{true: " and writable"}[w.Folder.Access == "rw"]))
 	}
-	if w.settings != nil {
-		out = append(out, "bring your settings: "+few(w.settings.wanted.Paths))
+	if w.Settings != nil {
+		out = append(out, "bring your settings: "+session.Few(w.Settings.Wanted.Paths))
 	}
 	return out
 }
-
-// lock takes the VM's lock; waited says that somebody else held it. The store is
-// read again after it: another run may have written it since.
-func (e *Env) lock(ctx context.Context, vm string) (release func(), waited bool, err error) {
-	path := e.state().LockPath(vm)
-	release, waited, err = lockfile.Lock(ctx, path, e.Rerun, func(holder string) func(error) {
-		task := e.UI.Task("waiting for " + holder)
-		return func(err error) {
-			if err != nil {
-				task.Fail()
-				return
-			}
-			task.Done()
-		}
-	})
-	if err != nil && ctx.Err() == nil {
-		dir := filepath.Dir(path)
-		err = ui.Failed("locking VM %q: %w", vm, err).Hint("ls -ld "+shellQuote(dir), "df -h "+shellQuote(dir))
-	}
-	e.store = nil
-	return release, waited, err
-}
-
-// awaitOther waits until no other run changes the VM, takes the lock, and reads
-// the store anew. release is never nil.
-func (e *Env) awaitOther(ctx context.Context, w *want) (release func(), err error) {
-	if release, _, err = e.lock(ctx, w.name); err != nil {
-		return func() {}, e.resume(err)
-	}
-	if err = e.refresh(w); err != nil {
-		release()
-		return func() {}, err
-	}
-	return release, nil
-}
-
-// lockHeld reports whether another run changes the VM at this moment.
-func (e *Env) lockHeld(vm string) bool { return lockfile.Held(e.state().LockPath(vm)) }
-
-// dropLock removes the lock file of a VM that is gone, while it is held.
-func (e *Env) dropLock(vm string) { _ = os.Remove(e.state().LockPath(vm)) }

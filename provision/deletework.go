@@ -11,34 +11,37 @@ import (
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/clones"
 	"aivm.dev/aivm/provision/domain"
+	"aivm.dev/aivm/provision/loop"
 	"aivm.dev/aivm/provision/share"
+	"aivm.dev/aivm/provision/target"
 )
 
 // discard is the flag that gives up what only a VM's clones have.
 const discard = "--discard-work"
 
-// work is lookAtClones for a VM that is to be deleted. One without a disk has
+// work is LookAt for a VM that is to be deleted. One without a disk has
 // no clones.
-func (e *Env) work(ctx context.Context, dd *deletion, o DeleteOptions, fetch bool) ([]CloneWork, error) {
-	if _, disk := domain.Disk(dd.pool, e.key(dd.w.name)); o.DiscardWork || !disk && dd.domain == nil {
+func (e *Env) work(ctx context.Context, dd *deletion, o DeleteOptions, fetch bool) ([]clones.Work, error) {
+	if _, disk := domain.Disk(dd.pool, e.Key(dd.w.Name)); o.DiscardWork || !disk && dd.domain == nil {
 		return nil, nil
 	}
-	if _, err := os.Lstat(e.state().DeletingPath(dd.w.name)); err == nil && dd.domain == nil {
+	if _, err := os.Lstat(e.State().DeletingPath(dd.w.Name)); err == nil && dd.domain == nil {
 		return nil, nil
 	}
-	return e.lookAtClones(ctx, dd.w, e.clones(dd.w), whyNotAsked(dd.domain), fetch)
+	return clones.For(e.Loop).LookAt(ctx, dd.w, clones.For(e.Loop).Of(dd.w), clones.WhyNotAsked(dd.domain), fetch)
 }
 
 // askForDeletion says what will be lost and has the VM's name typed. A VM that
 // is off is started first, if the person wants its commits.
-func (e *Env) askForDeletion(ctx context.Context, dd *deletion, o DeleteOptions) ([]CloneWork, error) {
-	name := dd.w.name
+func (e *Env) askForDeletion(ctx context.Context, dd *deletion, o DeleteOptions) ([]clones.Work, error) {
+	name := dd.w.Name
 	seen, err := e.work(ctx, dd, o, true)
 	if err != nil {
 		return nil, err
 	}
-	if off := dd.domain != nil && dd.domain.State == virt.Off; off && unknownIn(seen) && e.UI.InTTY && !e.UI.JSON && !dd.w.newVM {
+	if off := dd.domain != nil && dd.domain.State == virt.Off; off && clones.UnknownIn(seen) && e.UI.InTTY && !e.UI.JSON && !dd.w.NewVM {
 		yes, err := e.UI.Confirm(ctx, fmt.Sprintf("VM %s is off, so what only its clones have cannot be known. Start it to see, and to fetch what was committed?", name), true)
 		if err != nil {
 			return nil, err
@@ -52,7 +55,7 @@ func (e *Env) askForDeletion(ctx context.Context, dd *deletion, o DeleteOptions)
 	e.sayDeletion(ctx, dd, o, seen)
 	if !e.UI.InTTY {
 		flags := " --yes"
-		if len(missed(seen)) > 0 {
+		if len(clones.Missed(seen)) > 0 {
 			flags += " " + discard
 		}
 		return nil, ui.NeedsApproval("deleting VM %q needs its name typed and there is no terminal", name).Hint("aivm vm delete " + name + flags)
@@ -69,31 +72,31 @@ func (e *Env) askForDeletion(ctx context.Context, dd *deletion, o DeleteOptions)
 
 // beginDeletion notes that what follows was agreed to.
 func (e *Env) beginDeletion(dd *deletion) {
-	if len(e.clones(dd.w)) > 0 {
-		_ = renameio.WriteFile(e.state().DeletingPath(dd.w.name), nil, 0o600)
+	if len(clones.For(e.Loop).Of(dd.w)) > 0 {
+		_ = renameio.WriteFile(e.State().DeletingPath(dd.w.Name), nil, 0o600)
 	}
 }
 
 // startToSee starts a VM that is to be deleted and looks again. One that does
 // not start stays unknown.
-func (e *Env) startToSee(ctx context.Context, dd *deletion, o DeleteOptions) (*deletion, []CloneWork, error) {
-	w := &want{store: dd.w.store, name: dd.w.name, boot: true, guest: true}
-	err := e.wantKnown(w)
+func (e *Env) startToSee(ctx context.Context, dd *deletion, o DeleteOptions) (*deletion, []clones.Work, error) {
+	w := &target.Target{Store: dd.w.Store, Name: dd.w.Name, Boot: true, Guest: true}
+	err := e.JoinRecord(w)
 	if err == nil {
-		e.timing = ui.NewTiming("define", "boot", "ssh")
-		var f *facts
-		if f, err = e.converge(ctx, w); err == nil {
-			f.close()
+		e.Timing = ui.NewTiming("define", "boot", "ssh")
+		var f *loop.Facts
+		if f, err = e.Converge(ctx, w); err == nil {
+			f.Close()
 		}
 	}
 	if ctx.Err() != nil {
-		return nil, nil, e.resume(ctx.Err())
+		return nil, nil, e.Resume(ctx.Err())
 	}
 	if err != nil {
 		e.UI.Warn("%v", err)
 	}
-	e.store = nil
-	if dd, err = e.lookForDeletion(ctx, dd.w.name); err != nil {
+	e.Reload()
+	if dd, err = e.lookForDeletion(ctx, dd.w.Name); err != nil {
 		return nil, nil, err
 	}
 	seen, err := e.work(ctx, dd, o, true)
@@ -102,10 +105,10 @@ func (e *Env) startToSee(ctx context.Context, dd *deletion, o DeleteOptions) (*d
 
 // lastLook asks again under the VM's lock: what the guest committed meanwhile is
 // fetched too, and what nobody agreed to lose keeps the VM.
-func (e *Env) lastLook(ctx context.Context, dd *deletion, o DeleteOptions, seen []CloneWork) error {
-	name := dd.w.name
+func (e *Env) lastLook(ctx context.Context, dd *deletion, o DeleteOptions, seen []clones.Work) error {
+	name := dd.w.Name
 	if dd.domain != nil {
-		_ = os.Remove(e.state().DeletingPath(name)) // of a deletion the VM has outlived
+		_ = os.Remove(e.State().DeletingPath(name)) // of a deletion the VM has outlived
 	}
 	now, err := e.work(ctx, dd, o, true)
 	if err != nil {
@@ -114,30 +117,30 @@ func (e *Env) lastLook(ctx context.Context, dd *deletion, o DeleteOptions, seen 
 	if o.Typed {
 		e.sayDeletion(ctx, dd, o, now)
 	}
-	lost := missed(now)
+	lost := clones.Missed(now)
 	all := "or delete it with all of that: aivm vm delete " + name + " --yes " + discard
 	switch {
-	case len(lost) == 0 || !o.Typed && sameWork(seen, now):
+	case len(lost) == 0 || !o.Typed && clones.SameWork(seen, now):
 		return nil
 	case !o.Typed:
-		return ui.NeedsApproval("what only VM %s has changed after it was named, and nothing was deleted: %s", name, missedText(lost)).
+		return ui.NeedsApproval("what only VM %s has changed after it was named, and nothing was deleted: %s", name, clones.MissedText(lost)).
 			Hint("see it again: aivm vm delete "+name, all)
-	case unknownIn(lost) && dd.domain != nil && dd.domain.State == virt.Running:
-		return ui.NeedsApproval("what only VM %s has cannot be known, and nothing was deleted: %s", name, missedText(lost)).
+	case clones.UnknownIn(lost) && dd.domain != nil && dd.domain.State == virt.Running:
+		return ui.NeedsApproval("what only VM %s has cannot be known, and nothing was deleted: %s", name, clones.MissedText(lost)).
 			Hint("look at it: aivm vm status "+name, all)
-	case unknownIn(lost):
-		return ui.NeedsApproval("what only VM %s has cannot be known, and nothing was deleted: %s", name, missedText(lost)).
+	case clones.UnknownIn(lost):
+		return ui.NeedsApproval("what only VM %s has cannot be known, and nothing was deleted: %s", name, clones.MissedText(lost)).
 			Hint("start it, and what it committed is fetched: aivm vm up "+name, "then: aivm vm delete "+name+" --yes", all)
 	}
-	return ui.NeedsApproval("VM %s has work that is nowhere else, and nothing was deleted: %s", name, missedText(lost)).
-		Hint(lost[0].keepHints(name)...).Hint("what is in a branch is fetched first: aivm vm delete "+name+" --yes", all)
+	return ui.NeedsApproval("VM %s has work that is nowhere else, and nothing was deleted: %s", name, clones.MissedText(lost)).
+		Hint(lost[0].KeepHints(name)...).Hint("what is in a branch is fetched first: aivm vm delete "+name+" --yes", all)
 }
 
 // sayDeletion names what will be lost and what will not.
-func (e *Env) sayDeletion(ctx context.Context, dd *deletion, o DeleteOptions, seen []CloneWork) {
+func (e *Env) sayDeletion(ctx context.Context, dd *deletion, o DeleteOptions, seen []clones.Work) {
 	w := dd.w
-	if v, ok := domain.Disk(dd.pool, e.key(w.name)); ok {
-		e.UI.Say("VM %s: its disk %s (%d MB used of %d GB) will be deleted for good.", w.name, v.Path, v.Allocation>>20, v.Capacity>>30)
+	if v, ok := domain.Disk(dd.pool, e.Key(w.Name)); ok {
+		e.UI.Say("VM %s: its disk %s (%d MB used of %d GB) will be deleted for good.", w.Name, v.Path, v.Allocation>>20, v.Capacity>>30)
 		e.UI.Say("  with it goes what is nowhere else: files in its home that are in no shared folder, what was installed, databases")
 	}
 	if dd.domain != nil {
@@ -149,22 +152,22 @@ func (e *Env) sayDeletion(ctx context.Context, dd *deletion, o DeleteOptions, se
 			e.UI.Say("  its snapshots go too, with the commits and files only they have: %s", ui.Some(names, 10))
 		}
 	}
-	for _, a := range w.store.Config.VMAttachments(w.name) {
-		if at := attachment(a); at.Mode != share.Git {
+	for _, a := range w.Store.Config.VMAttachments(w.Name) {
+		if at := share.Recorded(a); at.Mode != share.Git {
 			e.UI.Say("  the folder %s stays as it is", a.HostPath)
 		}
 	}
-	for _, a := range e.clones(w) {
+	for _, a := range clones.For(e.Loop).Of(w) {
 		e.UI.Say("  the repository %s stays as it is; its clone %s in the VM goes", a.HostPath, a.GuestDst)
 		for _, c := range seen {
 			if c.Folder == a.HostPath && c.GuestDst == a.GuestDst {
-				for _, l := range c.lines() {
+				for _, l := range c.Lines() {
 					e.UI.Say("    %s", l)
 				}
 			}
 		}
 	}
-	if o.DiscardWork && len(e.clones(w)) > 0 {
+	if o.DiscardWork && len(clones.For(e.Loop).Of(w)) > 0 {
 		e.UI.Say("    what only the clones have is given up unseen (%s)", discard)
 	}
 }
@@ -179,36 +182,28 @@ func (e *Env) dryDelete(ctx context.Context, dd *deletion, o DeleteOptions) erro
 	if err != nil {
 		return err
 	}
-	return e.printWork("delete", dd.w.name, p, seen)
+	return e.printWork("delete", dd.w.Name, p, seen)
 }
 
 // DryWork is the JSON of a dry run that says what would be lost, or left in the
 // VM alone.
 type DryWork struct {
 	plan.Dry
-	Clones []CloneWork `json:"clones,omitempty"`
+	Clones []clones.Work `json:"clones,omitempty"`
 }
 
-func (e *Env) printWork(verb, vm string, p plan.Plan, cs []CloneWork) error {
+func (e *Env) printWork(verb, vm string, p plan.Plan, cs []clones.Work) error {
 	if e.UI.JSON {
 		return e.UI.PrintJSON(DryWork{Dry: plan.Dry{Schema: 1, Verb: verb, VM: vm, Asks: p.Asks(), Stages: plan.Describe(p)}, Clones: cs})
 	}
-	if err := e.printPlain(verb, vm, p); err != nil {
+	if err := e.PrintPlain(verb, vm, p); err != nil {
 		return err
 	}
 	for _, c := range cs {
 		e.UI.Result("The clone %s of %s:", c.GuestDst, c.Folder)
-		for _, l := range c.lines() {
+		for _, l := range c.Lines() {
 			e.UI.Result("  %s", strings.TrimSpace(l))
 		}
 	}
 	return nil
-}
-
-// clones is what was seen of the folder's clone.
-func (l *leaving) clones() []CloneWork {
-	if l.clone == nil {
-		return nil
-	}
-	return []CloneWork{*l.clone}
 }

@@ -3,15 +3,14 @@ package provision
 import (
 	"context"
 	"errors"
-	"net/netip"
-	"os"
 
 	"aivm.dev/aivm/internal/config"
-	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/clones"
 	"aivm.dev/aivm/provision/domain"
-	"aivm.dev/aivm/provision/network"
+	"aivm.dev/aivm/provision/machine"
 	"aivm.dev/aivm/provision/state"
+	"aivm.dev/aivm/provision/target"
 )
 
 // DeleteOptions are the flags of `vm delete`.
@@ -33,28 +32,28 @@ func (e *Env) Delete(ctx context.Context, o DeleteOptions) error {
 	if err != nil {
 		return err
 	}
-	name := dd.w.name
+	name := dd.w.Name
 	if e.DryRun {
 		return e.dryDelete(ctx, dd, o)
 	}
 	if err := config.CheckWritable(e.StorePath); err != nil {
 		return err // else its record would outlive it
 	}
-	var seen []CloneWork
+	var seen []clones.Work
 	if !o.Typed {
 		if seen, err = e.askForDeletion(ctx, dd, o); err != nil {
 			return err
 		}
 	}
-	release, _, err := e.lock(ctx, name)
+	release, _, err := e.Lock(ctx, name)
 	if err != nil {
 		return err
 	}
 	defer release()
-	defer e.dropLock(name)
+	defer e.DropLock(name)
 	dd, err = e.lookForDeletion(ctx, name)
 	if errors.As(err, new(*config.UnknownVMError)) || errors.Is(err, config.ErrNoVM) {
-		return e.said(name, "missing", "VM %s was deleted meanwhile", name)
+		return e.Said(name, "missing", "VM %s was deleted meanwhile", name)
 	}
 	if err != nil {
 		return err
@@ -68,15 +67,15 @@ func (e *Env) Delete(ctx context.Context, o DeleteOptions) error {
 	}
 	e.Approval.Approve(p.Actions...)
 	e.beginDeletion(dd)
-	if err := e.apply(ctx, p); err != nil {
+	if err := e.Apply(ctx, p); err != nil {
 		return err
 	}
-	return e.said(name, "missing", "VM %s is deleted; the network %s stays", name, dd.network)
+	return e.Said(name, "missing", "VM %s is deleted; the network %s stays", name, dd.network)
 }
 
 // deletion is a VM that is to go, as libvirt and the store have it.
 type deletion struct {
-	w       *want
+	w       *target.Target
 	conn    *virt.Conn
 	domain  *virt.Domain // nil: libvirt has none of ours
 	pool    *virt.Pool
@@ -88,56 +87,56 @@ type deletion struct {
 // by our mark. A domain of that name that is not ours is left alone; what else
 // the VM had carries this person's uid in its name.
 func (e *Env) lookForDeletion(ctx context.Context, name string) (*deletion, error) {
-	w, err := e.wantVM(ctx, name, cwd(), false)
+	w, err := e.VM(ctx, name, target.Cwd(), false)
 	if err != nil {
 		if w, err = e.unrecorded(ctx, name, err); err != nil {
 			return nil, err
 		}
 	}
-	d := &deletion{w: w, network: w.network.Network.Name}
+	d := &deletion{w: w, network: w.Network.Network.Name}
 	// One that is damaged keeps nobody from deleting; what a later aivm made is
 	// not known here.
-	if _, err := e.state().Instance(w.name); errors.Is(err, state.ErrLater) {
+	if _, err := e.State().Instance(w.Name); errors.Is(err, state.ErrLater) {
 		return nil, err
 	}
-	if d.conn, err = e.libvirtWithHelp(ctx); err != nil {
+	if d.conn, err = e.LibvirtWithHelp(ctx); err != nil {
 		return nil, err
 	}
-	dom, err := d.conn.Domain(ctx, w.name)
+	dom, err := d.conn.Domain(ctx, w.Name)
 	switch {
 	case errors.Is(err, virt.ErrNotFound):
 	case err != nil:
 		return nil, err
 	default:
 		foreign := domain.CheckOurs(dom, e.UID)
-		if in, ierr := e.state().Instance(w.name); foreign != nil && !dom.Mark.Ours && !w.newVM && ierr == nil && in == nil {
-			return nil, notAdopted(w.name)
+		if in, ierr := e.State().Instance(w.Name); foreign != nil && !dom.Mark.Ours && !w.NewVM && ierr == nil && in == nil {
+			return nil, target.NotAdopted(w.Name)
 		}
-		if foreign != nil && w.newVM {
+		if foreign != nil && w.NewVM {
 			return nil, foreign
 		}
 		if foreign != nil {
-			e.warnOnce(foreign.Error() + "; it is left alone")
+			e.WarnOnce(foreign.Error() + "; it is left alone")
 		} else {
 			d.domain, d.network = dom, dom.Network
 		}
 	}
-	d.pool, err = e.poolForDeletion(ctx, d.conn, e.baseDir(w.record.Paths))
+	d.pool, err = machine.For(e.Loop).PoolForDeletion(ctx, d.conn, e.BaseDir(w.Record.Paths))
 	return d, err
 }
 
 // unrecorded is a VM the store does not know. Nobody is asked for root's
 // rights because of a name that was mistyped.
-func (e *Env) unrecorded(ctx context.Context, name string, unknown error) (*want, error) {
+func (e *Env) unrecorded(ctx context.Context, name string, unknown error) (*target.Target, error) {
 	if !errors.As(unknown, new(*config.UnknownVMError)) && !errors.Is(unknown, config.ErrNoVM) || name == "" {
 		return nil, unknown
 	}
-	in, err := e.state().Instance(name)
+	in, err := e.State().Instance(name)
 	if err != nil {
 		return nil, unknown
 	}
 	if in == nil {
-		l, err := e.libvirt(ctx)
+		l, err := e.Libvirt(ctx)
 		if err != nil {
 			return nil, unknown
 		}
@@ -145,49 +144,10 @@ func (e *Env) unrecorded(ctx context.Context, name string, unknown error) (*want
 			return nil, unknown
 		}
 	}
-	store, err := e.load()
+	store, err := e.Load()
 	if err != nil {
 		return nil, err
 	}
-	w := &want{store: store}
-	return w, e.wantNew(w, name)
-}
-
-// poolForDeletion is the pool, started if it has to be: volumes of a pool that
-// does not run are unknown, not gone.
-func (e *Env) poolForDeletion(ctx context.Context, l *virt.Conn, dir string) (*virt.Pool, error) {
-	pool, err := l.PoolAt(ctx, dir)
-	if err != nil && !errors.Is(err, virt.ErrNotFound) {
-		return nil, err
-	}
-	if pool != nil && pool.Active {
-		return pool, nil
-	}
-	if _, serr := os.Stat(dir); pool == nil && errors.Is(serr, os.ErrNotExist) {
-		return nil, nil
-	}
-	if e.DryRun {
-		return nil, ui.Refused("the storage pool at %s is not active, so what is in it cannot be told", dir).Hint("virsh -c qemu:///system pool-list --all")
-	}
-	if err := l.EnsurePool(ctx, domain.PoolFor(pool, dir, DefaultBaseDir), dir); err != nil {
-		return nil, err
-	}
-	return l.PoolAt(ctx, dir)
-}
-
-// reservation is the DHCP entry of a VM in its network, if there is one.
-func reservation(n *virt.Network, mac string) (virt.Reservation, bool) {
-	if n == nil {
-		return virt.Reservation{}, false
-	}
-	ip, ok, err := network.Address(config.NetworkSpec{SubnetCIDR: n.Subnet.String()}, n, mac)
-	if err != nil || !ok {
-		return virt.Reservation{}, false
-	}
-	for _, h := range n.Hosts {
-		if h.IP == ip {
-			return h, true
-		}
-	}
-	return virt.Reservation{MAC: mac, IP: netip.Addr(ip)}, true
+	w := &target.Target{Store: store}
+	return w, e.NewVM(w, name)
 }

@@ -12,55 +12,39 @@ import (
 	"aivm.dev/aivm/internal/root"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/folders"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/loop/looptest"
 	"aivm.dev/aivm/provision/share"
 )
-
-func (w *world) recordOf(folder string) (config.Attachment, bool) {
-	w.t.Helper()
-	s, err := config.Load(w.StorePath)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	r, ok := s.Config.FindAttachment(folder, "t")
-	if !ok {
-		return config.Attachment{}, false
-	}
-	return *r, true
-}
-
-func (w *world) fresh() {
-	w.store, w.warned, w.ops, w.rootErr = nil, nil, nil, nil
-	w.out.Reset()
-	w.err.Reset()
-}
 
 // Detach needs neither the folder nor the VM.
 func TestDetachWithoutAnybody(t *testing.T) {
 	w := newWorld(t)
-	p := w.folder("p")
-	gone := w.dir + "/gone/away"
-	w.records(p, gone)
-	w.share(p, "rw,nosuid,nodev,idmapped")
+	p := w.MakeFolder("p")
+	gone := w.Dir + "/gone/away"
+	w.Records(p, gone)
+	w.Share(p, "rw,nosuid,nodev,idmapped")
 	for _, folder := range []string{p, gone} {
-		w.fresh()
-		if err := w.Detach(t.Context(), DetachOptions{Folder: folder}); err != nil {
+		looptest.Fresh(w)
+		if err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: folder}); err != nil {
 			t.Fatalf("%s: %v", folder, err)
 		}
-		if _, ok := w.recordOf(folder); ok {
+		if _, ok := looptest.RecordOf(w, folder); ok {
 			t.Errorf("%s: the record is still there", folder)
 		}
-		if got := w.out.String(); got != "Detached "+folder+" from VM t (shared-root mode)\n" {
+		if got := w.Out.String(); got != "Detached "+folder+" from VM t (shared-root mode)\n" {
 			t.Errorf("said %q", got)
 		}
 		bound := folder == p
-		if bound != (len(w.ops) == 1) || bound && w.ops[0] != (root.Unbind{VMKey: "4321-t", Token: share.Token(p)}) {
-			t.Errorf("%s: root did %v", folder, w.ops)
+		if bound != (len(w.Ops) == 1) || bound && w.Ops[0] != (root.Unbind{VMKey: "4321-t", Token: share.Token(p)}) {
+			t.Errorf("%s: root did %v", folder, w.Ops)
 		}
 	}
-	w.fresh()
-	w.binds = ""
-	if err := w.Detach(t.Context(), DetachOptions{Folder: p}); err != nil || !strings.Contains(w.out.String(), "No attachment found for "+p+" on VM t. Nothing to do.") {
-		t.Errorf("%v %q", err, w.out.String())
+	looptest.Fresh(w)
+	w.Binds = ""
+	if err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: p}); err != nil || !strings.Contains(w.Out.String(), "No attachment found for "+p+" on VM t. Nothing to do.") {
+		t.Errorf("%v %q", err, w.Out.String())
 	}
 }
 
@@ -68,19 +52,19 @@ func TestDetachWithoutAnybody(t *testing.T) {
 // folder is not a folder of its own; a VM that is not there is an error.
 func TestDetachWhatIsNotRecorded(t *testing.T) {
 	w := newWorld(t)
-	p, sub := w.folder("p"), w.folder("q/sub")
-	w.records(w.folder("q"))
-	w.share(p, "rw,nosuid,nodev,idmapped")
-	w.fresh()
-	if err := w.Detach(t.Context(), DetachOptions{Folder: p}); err != nil || len(w.ops) != 1 {
-		t.Errorf("%v, root did %v", err, w.ops)
+	p, sub := w.MakeFolder("p"), w.MakeFolder("q/sub")
+	w.Records(w.MakeFolder("q"))
+	w.Share(p, "rw,nosuid,nodev,idmapped")
+	looptest.Fresh(w)
+	if err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: p}); err != nil || len(w.Ops) != 1 {
+		t.Errorf("%v, root did %v", err, w.Ops)
 	}
-	w.fresh()
-	if err := w.Detach(t.Context(), DetachOptions{Folder: sub}); err == nil || !strings.Contains(err.Error(), "belongs to the attached folder") {
+	looptest.Fresh(w)
+	if err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: sub}); err == nil || !strings.Contains(err.Error(), "belongs to the attached folder") {
 		t.Error(err)
 	}
-	w.fresh()
-	if err := w.Detach(t.Context(), DetachOptions{Folder: p, VM: "no"}); err == nil || !strings.Contains(err.Error(), "VM not found") {
+	looptest.Fresh(w)
+	if err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: p, VM: "no"}); err == nil || !strings.Contains(err.Error(), "VM not found") {
 		t.Error(err)
 	}
 }
@@ -89,52 +73,52 @@ func TestDetachWhatIsNotRecorded(t *testing.T) {
 // out, is not brought back, and goes with the VM's next stop.
 func TestDetachInUse(t *testing.T) {
 	w := newWorld(t)
-	p := w.folder("p")
-	w.records(p)
-	w.share(p, "rw,nosuid,nodev,idmapped")
-	w.fresh()
-	w.rootErr = fmt.Errorf("it %w: virtiofsd (pid 7)", root.ErrInUse)
-	err := w.Detach(t.Context(), DetachOptions{Folder: p})
+	p := w.MakeFolder("p")
+	w.Records(p)
+	w.Share(p, "rw,nosuid,nodev,idmapped")
+	looptest.Fresh(w)
+	w.RootErr = fmt.Errorf("it %w: virtiofsd (pid 7)", root.ErrInUse)
+	err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: p})
 	var ue *ui.Error
 	if !errors.As(err, &ue) || !strings.Contains(err.Error(), "virtiofsd (pid 7)") || !strings.Contains(strings.Join(ue.Hints, "\n"), "--force") {
 		t.Fatal(err)
 	}
-	if r, ok := w.recordOf(p); !ok || r.State != "" {
+	if r, ok := looptest.RecordOf(w, p); !ok || r.State != "" {
 		t.Errorf("recorded as %+v", r)
 	}
-	w.fresh()
-	w.rootErr = fmt.Errorf("it %w: virtiofsd (pid 7)", root.ErrInUse)
-	if err := w.Detach(t.Context(), DetachOptions{Folder: p, Force: true}); err != nil || !strings.Contains(w.out.String(), "until the VM stops") {
-		t.Errorf("%v %q", err, w.out.String())
+	looptest.Fresh(w)
+	w.RootErr = fmt.Errorf("it %w: virtiofsd (pid 7)", root.ErrInUse)
+	if err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: p, Force: true}); err != nil || !strings.Contains(w.Out.String(), "until the VM stops") {
+		t.Errorf("%v %q", err, w.Out.String())
 	}
-	if r, ok := w.recordOf(p); !ok || r.State != "detaching" {
+	if r, ok := looptest.RecordOf(w, p); !ok || r.State != "detaching" {
 		t.Errorf("recorded as %+v", r)
 	}
-	w.fresh()
-	in := w.saved("")
-	if len(in.atts()) != 0 {
+	looptest.Fresh(w)
+	in := looptest.Saved(w, "")
+	if len(in.Atts()) != 0 {
 		t.Error("it is brought back")
 	}
-	f := &facts{}
+	f := &loop.Facts{}
 	for state, want := range map[virt.State]int{virt.Running: 0, virt.Off: 2} {
-		f.domain.Domain = plan.Yes(&virt.Domain{State: state})
-		if as, err := w.planLeft(in, f); err != nil || len(as) != want {
+		f.Domain.Domain = plan.Yes(&virt.Domain{State: state})
+		if as, err := folders.For(w.Loop).PlanLeft(in, f); err != nil || len(as) != want {
 			t.Errorf("VM %s: planned %v %v", state, as, err)
 		}
 	}
 	// Unknown is not off.
-	f.domain.Domain = plan.Unknown[*virt.Domain](virt.ErrDenied)
-	if as, err := w.planLeft(in, f); err != nil || len(as) != 0 {
+	f.Domain.Domain = plan.Unknown[*virt.Domain](virt.ErrDenied)
+	if as, err := folders.For(w.Loop).PlanLeft(in, f); err != nil || len(as) != 0 {
 		t.Errorf("planned %v %v", as, err)
 	}
-	l, err := w.Listing(t.Context())
+	l, err := env(w).Listing(t.Context())
 	if err != nil || l.Folders[0].State != "detaching" || len(l.Folders) != 1 {
 		t.Errorf("%+v %v", l.Folders, err)
 	}
 	// Not mounted any more: the record is all there is.
-	w.binds = ""
-	w.fresh()
-	if as, err := w.planLeft(w.saved(""), f); err != nil || len(as) != 1 || as[0].ID != "store.detach:"+share.Token(p) {
+	w.Binds = ""
+	looptest.Fresh(w)
+	if as, err := folders.For(w.Loop).PlanLeft(looptest.Saved(w, ""), f); err != nil || len(as) != 1 || as[0].ID != "store.detach:"+share.Token(p) {
 		t.Errorf("planned %v %v", as, err)
 	}
 }
@@ -142,31 +126,31 @@ func TestDetachInUse(t *testing.T) {
 // By the name it was typed by, and of several VMs by the store's rule.
 func TestDetachByOtherNames(t *testing.T) {
 	w := newWorld(t)
-	p := w.folder("p")
-	link := w.dir + "/link"
+	p := w.MakeFolder("p")
+	link := w.Dir + "/link"
 	if err := os.Symlink(p, link); err != nil {
 		t.Fatal(err)
 	}
-	w.records(p)
-	w.set(func(c *config.Config) {
+	w.Records(p)
+	looptest.Set(w, func(c *config.Config) {
 		c.Attachments[0].TypedPath = link
 		c.VMs = append(c.VMs, config.VM{Name: "u", NetworkName: "n", VM: config.VMSpec{Name: "u", User: "agent"}})
 		c.UpsertAttachment(config.Attachment{HostPath: p, VMName: "u", Mode: "shared-root", Access: "rw", GuestDst: p})
 	})
-	w.fresh()
-	if err := w.Detach(t.Context(), DetachOptions{Folder: p}); err == nil || !strings.Contains(err.Error(), "multiple VMs: t, u") {
+	looptest.Fresh(w)
+	if err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: p}); err == nil || !strings.Contains(err.Error(), "multiple VMs: t, u") {
 		t.Error(err)
 	}
-	w.set(func(c *config.Config) { c.ActiveVM = "u" })
-	w.fresh()
-	if err := w.Detach(t.Context(), DetachOptions{Folder: link}); err != nil || !strings.Contains(w.out.String(), "from VM u") {
-		t.Errorf("%v %q", err, w.out.String())
+	looptest.Set(w, func(c *config.Config) { c.ActiveVM = "u" })
+	looptest.Fresh(w)
+	if err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: link}); err != nil || !strings.Contains(w.Out.String(), "from VM u") {
+		t.Errorf("%v %q", err, w.Out.String())
 	}
 	if err := os.Remove(link); err != nil {
 		t.Fatal(err)
 	}
-	w.fresh()
-	if err := w.Detach(t.Context(), DetachOptions{Folder: link}); err != nil || !strings.Contains(w.out.String(), "Detached "+p+" from VM t") {
-		t.Errorf("%v %q", err, w.out.String())
+	looptest.Fresh(w)
+	if err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: link}); err != nil || !strings.Contains(w.Out.String(), "Detached "+p+" from VM t") {
+		t.Errorf("%v %q", err, w.Out.String())
 	}
 }

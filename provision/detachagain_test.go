@@ -9,22 +9,25 @@ import (
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/root"
 	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/folders"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/loop/looptest"
 	"aivm.dev/aivm/provision/share"
 )
 
 // busy is a helper whose mount is in use some times.
 type busy struct {
-	*world
+	*looptest.World
 	times int
 	says  error
 }
 
 func (b *busy) Do(ctx context.Context, op root.Op, p root.Progress) (root.Result, error) {
 	if b.times--; b.times >= 0 {
-		b.ops = append(b.ops, op)
+		b.Ops = append(b.Ops, op)
 		return root.Result{}, b.says
 	}
-	return b.world.Do(ctx, op, p)
+	return b.World.Do(ctx, op, p)
 }
 
 // A folder the guest remembers again because another run looked at it is let go
@@ -42,23 +45,23 @@ func TestUnbindAgain(t *testing.T) {
 		"another error": {1, 0, errors.New("no such helper"), false},
 	} {
 		w := newWorld(t)
-		p := w.folder("p")
-		w.records(p)
-		w.timing = ui.NewTiming()
-		in := w.saved(p)
-		g := &fakeGuest{share: says(t, 1000)}
-		l := &leaving{w: in, att: *in.folder, rec: true}
-		b := &busy{world: w, times: c.times, says: c.says}
+		p := w.MakeFolder("p")
+		w.Records(p)
+		w.Timing = ui.NewTiming()
+		in := looptest.Saved(w, p)
+		g := &looptest.FakeGuest{Share: looptest.Says(t, 1000)}
+		l := &folders.Leaving{W: in, Att: *in.Folder, Rec: true}
+		b := &busy{World: w, times: c.times, says: c.says}
 		w.Root = b
 		rest := plan.Plan{Stage: plan.Host, Actions: []plan.Action{
 			{ID: "share.unbind:" + share.Token(p), Why: "take it away", Root: root.Unbind{VMKey: "4321-t", Token: share.Token(p)}},
-			w.dropRecord(l.att),
+			folders.For(w.Loop).DropRecord(l.Att),
 		}}
-		_, err := w.run(t.Context(), rest)
-		err = w.unbindAgain(t.Context(), l, &facts{conn: g}, rest, err)
-		_, recorded := w.recordOf(p)
-		if (err == nil) != c.ok || recorded == c.ok || len(g.scripts) != c.asked {
-			t.Errorf("%s: %v, recorded %v, the guest was asked %d times", name, err, recorded, len(g.scripts))
+		_, err := w.Run(t.Context(), rest)
+		err = folders.For(w.Loop).UnbindAgain(t.Context(), l, &loop.Facts{Conn: g}, rest, err)
+		_, recorded := looptest.RecordOf(w, p)
+		if (err == nil) != c.ok || recorded == c.ok || len(g.Scripts) != c.asked {
+			t.Errorf("%s: %v, recorded %v, the guest was asked %d times", name, err, recorded, len(g.Scripts))
 		}
 	}
 }

@@ -1,25 +1,21 @@
 package provision
 
 import (
-	"errors"
 	"slices"
 	"strings"
 
 	"aivm.dev/aivm/internal/editor"
 	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/session"
+	"aivm.dev/aivm/provision/target"
 )
 
-// errDry ends a verb after a dry run; cmd takes it for success.
-var errDry = errors.New("dry run")
-
-// IsDry reports whether a verb ended because it was only a dry run.
-func IsDry(err error) bool { return errors.Is(err, errDry) }
-
 // printDry shows what would be done and changes nothing.
-func (e *Env) printDry(w *want, f *facts, p plan.Plan) error {
-	p.Actions = append(slices.Clone(w.first.Actions), p.Actions...)
+func (e *Env) printDry(w *target.Target, f *loop.Facts, p plan.Plan) error {
+	p.Actions = append(slices.Clone(w.First.Actions), p.Actions...)
 	g := plan.Plan{Stage: plan.Guest}
-	if f.guest.share.Mounts != nil || f.guest.boot.Installed {
+	if f.Guest.Share.Mounts != nil || f.Guest.Boot.Installed {
 		if seen, err := e.planGuest(w, f); err == nil {
 			g = seen
 		}
@@ -28,34 +24,34 @@ func (e *Env) printDry(w *want, f *facts, p plan.Plan) error {
 			g.Add(plan.Action{ID: "guest.mount", Why: s})
 		}
 	}
-	d := plan.Dry{Schema: 1, Verb: e.Verb, VM: w.name, Asks: len(e.Approval.Open(p)) > 0, Stages: plan.Describe(p, g)}
+	d := plan.Dry{Schema: 1, Verb: e.Verb, VM: w.Name, Asks: len(e.Approval.Open(p)) > 0, Stages: plan.Describe(p, g)}
 	then := ""
-	if w.folder != nil {
-		d.Folder, d.GuestDst = w.folder.HostPath, w.openAt
+	if w.Folder != nil {
+		d.Folder, d.GuestDst = w.Folder.HostPath, w.OpenAt
 		switch e.Verb {
 		case "code":
-			if r, err := editor.NewRecipe(w.name, w.openAt, w.record.VM.User); err == nil {
+			if r, err := editor.NewRecipe(w.Name, w.OpenAt, w.Record.VM.User); err == nil {
 				d.Then = r.Command
 			}
 			name := "VS Code"
-			if w.editor != nil && w.editor.Editor.ID != "code" {
-				name = w.editor.Editor.Name
-				to := editor.Target{Alias: w.name, Path: w.openAt, User: w.record.VM.User}
-				if args, err := editor.OpenArgs(*w.editor, to); err == nil {
-					d.Then = shellLine(append([]string{w.editor.Editor.Commands[0]}, args...))
+			if w.Editor != nil && w.Editor.Editor.ID != "code" {
+				name = w.Editor.Editor.Name
+				to := editor.Target{Alias: w.Name, Path: w.OpenAt, User: w.Record.VM.User}
+				if args, err := editor.OpenArgs(*w.Editor, to); err == nil {
+					d.Then = session.ShellLine(append([]string{w.Editor.Editor.Commands[0]}, args...))
 				}
 			}
-			then = "DRYRUN: would open " + w.openAt + " in " + name + " via host " + w.name
+			then = "DRYRUN: would open " + w.OpenAt + " in " + name + " via host " + w.Name
 		case "ssh":
-			d.Then = "ssh -t " + w.name
-			then = "DRYRUN: would open a shell in " + w.openAt + " via host " + w.name
+			d.Then = "ssh -t " + w.Name
+			then = "DRYRUN: would open a shell in " + w.OpenAt + " via host " + w.Name
 		}
 	}
 	if e.UI.JSON {
 		if err := e.UI.PrintJSON(d); err != nil {
 			return err
 		}
-		return errDry
+		return session.ErrDry
 	}
 	if p.Empty() && g.Empty() {
 		e.UI.Result("Nothing would change.")
@@ -73,5 +69,5 @@ func (e *Env) printDry(w *want, f *facts, p plan.Plan) error {
 	if then != "" {
 		e.UI.Result("%s", then)
 	}
-	return errDry
+	return session.ErrDry
 }

@@ -11,37 +11,25 @@ import (
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/root"
 	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/folders"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/loop/looptest"
 	"aivm.dev/aivm/provision/share"
+	"aivm.dev/aivm/provision/target"
 )
 
-// saved is a run on the VM t with all its folders, of which the verb was given
-// one (or none).
-func (w *world) saved(folder string) *want {
-	w.t.Helper()
-	w.store = nil
-	store, err := w.load()
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	in := &want{name: "t", store: store}
-	if folder != "" {
-		in.folder = folderOf(folder)
-	}
-	return in
-}
-
 // look is one look at this machine and, if it has one, the guest.
-func (w *world) look(in *want, g *fakeGuest) *facts {
-	w.t.Helper()
-	f := &facts{}
+func look(w *looptest.World, in *target.Target, g *looptest.FakeGuest) *loop.Facts {
+	w.T.Helper()
+	f := &loop.Facts{}
 	var err error
-	if f.share, err = w.shared("t", in.atts()); err != nil {
-		w.t.Fatal(err)
+	if f.Share, err = w.Shared("t", in.Atts()); err != nil {
+		w.T.Fatal(err)
 	}
 	if g != nil {
-		f.conn = g
-		if f.guest, err = w.probe(w.t.Context(), g, in); err != nil {
-			w.t.Fatal(err)
+		f.Conn = g
+		if f.Guest, err = env(w).Probe(w.T.Context(), g, in); err != nil {
+			w.T.Fatal(err)
 		}
 	}
 	return f
@@ -51,15 +39,15 @@ func (w *world) look(in *want, g *fakeGuest) *facts {
 // cannot be is named and left out.
 func TestAllFoldersAreBroughtBack(t *testing.T) {
 	w := newWorld(t)
-	p, q, r := w.folder("p"), w.folder("q"), w.folder("r")
-	gone := w.dir + "/gone"
-	w.records(p, q, r, gone)
-	w.share(q, "rw,nosuid,nodev,idmapped")
+	p, q, r := w.MakeFolder("p"), w.MakeFolder("q"), w.MakeFolder("r")
+	gone := w.Dir + "/gone"
+	w.Records(p, q, r, gone)
+	w.Share(q, "rw,nosuid,nodev,idmapped")
 	for _, folder := range []string{"", p} {
-		w.warned, w.ops = nil, nil
-		w.err.Reset()
-		in := w.saved(folder)
-		as, err := w.planShare(in, w.look(in, nil))
+		w.Warned, w.Ops = nil, nil
+		w.Err.Reset()
+		in := looptest.Saved(w, folder)
+		as, err := folders.For(w.Loop).PlanShare(in, look(w, in, nil))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -71,7 +59,7 @@ func TestAllFoldersAreBroughtBack(t *testing.T) {
 		if strings.Join(got, " ") != want {
 			t.Errorf("folder %q: planned %v, want %s", folder, got, want)
 		}
-		if said := w.err.String(); !strings.Contains(said, "Skipping saved attachment "+gone+": host path is missing") {
+		if said := w.Err.String(); !strings.Contains(said, "Skipping saved attachment "+gone+": host path is missing") {
 			t.Errorf("folder %q: said %q", folder, said)
 		}
 		// What was asked for has to work, the rest does not.
@@ -86,8 +74,8 @@ func TestAllFoldersAreBroughtBack(t *testing.T) {
 		}
 	}
 	// The missing one itself is refused.
-	in := w.saved(gone)
-	if _, err := w.planShare(in, w.look(in, nil)); err == nil || !strings.Contains(err.Error(), "does not exist") {
+	in := looptest.Saved(w, gone)
+	if _, err := folders.For(w.Loop).PlanShare(in, look(w, in, nil)); err == nil || !strings.Contains(err.Error(), "does not exist") {
 		t.Errorf("%v", err)
 	}
 }
@@ -96,35 +84,35 @@ func TestAllFoldersAreBroughtBack(t *testing.T) {
 // keep the others away.
 func TestGuestTroubleWithOneFolder(t *testing.T) {
 	w := newWorld(t)
-	p, q := w.folder("p"), w.folder("q")
-	w.records(p, q)
+	p, q := w.MakeFolder("p"), w.MakeFolder("q")
+	w.Records(p, q)
 	for _, f := range []string{p, q} {
-		w.share(f, "rw,nosuid,nodev,idmapped")
+		w.Share(f, "rw,nosuid,nodev,idmapped")
 	}
 	for _, c := range []struct {
 		folder, after string
 		fails         bool
 	}{
-		{"", says(t, 1000, p), false},
-		{p, says(t, 1000, p), false},
-		{q, says(t, 1000, p), true},
+		{"", looptest.Says(t, 1000, p), false},
+		{p, looptest.Says(t, 1000, p), false},
+		{q, looptest.Says(t, 1000, p), true},
 	} {
-		w.warned = nil
-		w.err.Reset()
-		in := w.saved(c.folder)
-		g := &fakeGuest{share: says(t, 1000)}
-		f := w.look(in, g)
-		as, err := w.planMounts(in, f)
+		w.Warned = nil
+		w.Err.Reset()
+		in := looptest.Saved(w, c.folder)
+		g := &looptest.FakeGuest{Share: looptest.Says(t, 1000)}
+		f := look(w, in, g)
+		as, err := folders.For(w.Loop).PlanGuest(in, f)
 		if err != nil || len(as) != 1 || len(as[0].Shows) != 2 {
 			t.Fatalf("planned %v %v", as, err)
 		}
-		g.share = c.after
+		g.Share = c.after
 		err = as[0].Do(t.Context())
-		if (err != nil) != c.fails || len(g.scripts) != 1 {
-			t.Errorf("folder %q: %v, %d scripts", c.folder, err, len(g.scripts))
+		if (err != nil) != c.fails || len(g.Scripts) != 1 {
+			t.Errorf("folder %q: %v, %d scripts", c.folder, err, len(g.Scripts))
 		}
-		if !c.fails && !strings.Contains(w.err.String(), "Skipping saved attachment "+q) {
-			t.Errorf("folder %q: said %q", c.folder, w.err.String())
+		if !c.fails && !strings.Contains(w.Err.String(), "Skipping saved attachment "+q) {
+			t.Errorf("folder %q: said %q", c.folder, w.Err.String())
 		}
 		if c.fails && !strings.Contains(err.Error(), "nothing is mounted there") {
 			t.Error(err)
@@ -136,26 +124,26 @@ func TestGuestTroubleWithOneFolder(t *testing.T) {
 // meanwhile is not brought back, what it attached is not asked for again.
 func TestRefresh(t *testing.T) {
 	w := newWorld(t)
-	p, q := w.folder("p"), w.folder("q")
-	w.records(p, q)
-	in := w.saved(p)
-	w.records(p)
-	if err := w.refresh(in); err != nil || len(in.atts()) != 1 {
-		t.Errorf("%v %v", err, in.atts())
+	p, q := w.MakeFolder("p"), w.MakeFolder("q")
+	w.Records(p, q)
+	in := looptest.Saved(w, p)
+	w.Records(p)
+	if err := w.Refresh(in); err != nil || len(in.Atts()) != 1 {
+		t.Errorf("%v %v", err, in.Atts())
 	}
-	w.records()
-	if err := w.refresh(in); err == nil || !strings.Contains(err.Error(), "detached") {
+	w.Records()
+	if err := w.Refresh(in); err == nil || !strings.Contains(err.Error(), "detached") {
 		t.Errorf("%v", err)
 	}
-	in = w.saved("")
-	in.folder, in.newFolder = folderOf(p), true
-	w.records(p)
-	if err := w.refresh(in); err != nil || in.newFolder {
-		t.Errorf("%v new %v", err, in.newFolder)
+	in = looptest.Saved(w, "")
+	in.Folder, in.NewFolder = looptest.FolderOf(p), true
+	w.Records(p)
+	if err := w.Refresh(in); err != nil || in.NewFolder {
+		t.Errorf("%v new %v", err, in.NewFolder)
 	}
-	in.folder, in.newFolder = folderOf(p), true
-	in.folder.Access = "ro"
-	if err := w.refresh(in); err == nil || !strings.Contains(err.Error(), "Attachment access mismatch") {
+	in.Folder, in.NewFolder = looptest.FolderOf(p), true
+	in.Folder.Access = "ro"
+	if err := w.Refresh(in); err == nil || !strings.Contains(err.Error(), "Attachment access mismatch") {
 		t.Errorf("%v", err)
 	}
 }
@@ -163,30 +151,30 @@ func TestRefresh(t *testing.T) {
 // Which record a folder belongs to, and what is refused.
 func TestWantFolder(t *testing.T) {
 	w := newWorld(t)
-	p := w.folder("p")
-	sub := w.folder("p/sub/dir")
-	w.records(p)
-	w.set(func(c *config.Config) { c.Behavior.Verbose = 0 })
-	ask := func(o FolderOptions) (*want, error) {
-		w.store = nil
-		return w.wantFolder(t.Context(), o, false)
+	p := w.MakeFolder("p")
+	sub := w.MakeFolder("p/sub/dir")
+	w.Records(p)
+	looptest.Set(w, func(c *config.Config) { c.Behavior.Verbose = 0 })
+	ask := func(o target.FolderOptions) (*target.Target, error) {
+		w.Store = nil
+		return env(w).wantFolder(t.Context(), o, false)
 	}
-	in, err := ask(FolderOptions{Folder: sub})
-	if err != nil || in.newFolder || in.folder.HostPath != p || in.openAt != sub {
+	in, err := ask(target.FolderOptions{Folder: sub})
+	if err != nil || in.NewFolder || in.Folder.HostPath != p || in.OpenAt != sub {
 		t.Errorf("a subfolder: %+v %v", in, err)
 	}
 	// Nearest parent on the VM that is named.
-	w.set(func(c *config.Config) {
+	looptest.Set(w, func(c *config.Config) {
 		c.VMs = append(c.VMs, config.VM{Name: "u", NetworkName: "n", VM: config.VMSpec{Name: "u", User: "agent"}})
-		c.UpsertAttachment(config.Attachment{HostPath: w.folder("p/sub"), VMName: "u", Mode: "shared-root", Access: "rw", GuestDst: "/u"})
+		c.UpsertAttachment(config.Attachment{HostPath: w.MakeFolder("p/sub"), VMName: "u", Mode: "shared-root", Access: "rw", GuestDst: "/u"})
 	})
-	if in, err = ask(FolderOptions{Folder: sub, VM: "t"}); err != nil || in.newFolder || in.folder.HostPath != p {
+	if in, err = ask(target.FolderOptions{Folder: sub, VM: "t"}); err != nil || in.NewFolder || in.Folder.HostPath != p {
 		t.Errorf("with another VM's record in between: %+v %v", in, err)
 	}
-	if in, err = ask(FolderOptions{Folder: sub}); err != nil || in.name != "u" || in.openAt != "/u/dir" {
+	if in, err = ask(target.FolderOptions{Folder: sub}); err != nil || in.Name != "u" || in.OpenAt != "/u/dir" {
 		t.Errorf("nearest: %+v %v", in, err)
 	}
-	refused := func(o FolderOptions, words ...string) {
+	refused := func(o target.FolderOptions, words ...string) {
 		t.Helper()
 		_, err := ask(o)
 		if err == nil {
@@ -205,27 +193,27 @@ func TestWantFolder(t *testing.T) {
 		}
 	}
 	for _, attach := range []bool{false, true} {
-		refused(FolderOptions{Folder: p, VM: "t", Access: "ro", Attach: attach}, "Attachment access mismatch", "aivm detach "+p+" --vm t", "aivm attach "+p+" --vm t --access ro")
-		refused(FolderOptions{Folder: p, VM: "t", Mode: "git", Attach: attach}, "Attachment mode mismatch", "aivm detach "+p+" --vm t", "aivm attach "+p+" --vm t --mode git")
+		refused(target.FolderOptions{Folder: p, VM: "t", Access: "ro", Attach: attach}, "Attachment access mismatch", "aivm detach "+p+" --vm t", "aivm attach "+p+" --vm t --access ro")
+		refused(target.FolderOptions{Folder: p, VM: "t", Mode: "git", Attach: attach}, "Attachment mode mismatch", "aivm detach "+p+" --vm t", "aivm attach "+p+" --vm t --mode git")
 	}
 	// A part of an attached folder in another way: attach may, code may not.
-	refused(FolderOptions{Folder: sub, VM: "t", GuestDst: "/srv/x"}, "Attachment guest_dst mismatch")
-	if in, err = ask(FolderOptions{Folder: sub, VM: "t", GuestDst: "/srv/x", Attach: true}); err != nil || !in.newFolder || in.folder.HostPath != sub {
+	refused(target.FolderOptions{Folder: sub, VM: "t", GuestDst: "/srv/x"}, "Attachment guest_dst mismatch")
+	if in, err = ask(target.FolderOptions{Folder: sub, VM: "t", GuestDst: "/srv/x", Attach: true}); err != nil || !in.NewFolder || in.Folder.HostPath != sub {
 		t.Errorf("nested: %+v %v", in, err)
 	}
-	refused(FolderOptions{Folder: sub, VM: "t", Access: "ro", Attach: true}, "would not be read-only", "aivm attach "+p+" --vm t --access ro")
+	refused(target.FolderOptions{Folder: sub, VM: "t", Access: "ro", Attach: true}, "would not be read-only", "aivm attach "+p+" --vm t --access ro")
 
 	// A link in the folder, where the VM may have put it: not followed, and the
 	// folder stays what it is.
-	w.set(func(c *config.Config) { c.Attachments[0].State = "" })
+	looptest.Set(w, func(c *config.Config) { c.Attachments[0].State = "" })
 	out := filepath.Join(p, "out")
-	if err := os.Symlink(w.folder("elsewhere"), out); err != nil {
+	if err := os.Symlink(w.MakeFolder("elsewhere"), out); err != nil {
 		t.Fatal(err)
 	}
 	for _, attach := range []bool{false, true} {
-		refused(FolderOptions{Folder: out, VM: "t", Attach: attach}, "leads out of folder "+p, "aivm attach "+w.folder("elsewhere"))
+		refused(target.FolderOptions{Folder: out, VM: "t", Attach: attach}, "leads out of folder "+p, "aivm attach "+w.MakeFolder("elsewhere"))
 	}
-	if r, _ := w.recordOf(p); r.State != "" {
+	if r, _ := looptest.RecordOf(w, p); r.State != "" {
 		t.Errorf("for a link in it the folder is recorded as %+v", r)
 	}
 
@@ -234,14 +222,14 @@ func TestWantFolder(t *testing.T) {
 	if err := os.Rename(p, p+".was"); err != nil {
 		t.Fatal(err)
 	}
-	other := w.folder("other")
+	other := w.MakeFolder("other")
 	if err := os.Symlink(other, p); err != nil {
 		t.Fatal(err)
 	}
 	for _, attach := range []bool{false, true} {
-		refused(FolderOptions{Folder: p, VM: "t", Attach: attach}, "symbolic link now", other, "aivm detach "+p+" --vm t")
+		refused(target.FolderOptions{Folder: p, VM: "t", Attach: attach}, "symbolic link now", other, "aivm detach "+p+" --vm t")
 	}
-	if r, _ := w.recordOf(p); r.State != "link" {
+	if r, _ := looptest.RecordOf(w, p); r.State != "link" {
 		t.Errorf("recorded as %+v", r)
 	}
 	if err := os.Remove(p); err != nil {
@@ -250,22 +238,14 @@ func TestWantFolder(t *testing.T) {
 	if err := os.Rename(p+".was", p); err != nil {
 		t.Fatal(err)
 	}
-	refused(FolderOptions{Folder: p, VM: "t"}, "symbolic link was on its way", "aivm attach "+p+" --vm t")
-	if in, err = ask(FolderOptions{Folder: p, VM: "t", Attach: true}); err != nil || !in.newFolder || in.folder.State != "" {
+	refused(target.FolderOptions{Folder: p, VM: "t"}, "symbolic link was on its way", "aivm attach "+p+" --vm t")
+	if in, err = ask(target.FolderOptions{Folder: p, VM: "t", Attach: true}); err != nil || !in.NewFolder || in.Folder.State != "" {
 		t.Errorf("attached again: %+v %v", in, err)
 	}
 	// On its way out: opened again, it is asked about as a new one.
-	w.set(func(c *config.Config) { c.Attachments[0].State = "detaching" })
-	if in, err = ask(FolderOptions{Folder: p, VM: "t", Access: "ro"}); err != nil || !in.newFolder || in.folder.Access != "ro" {
+	looptest.Set(w, func(c *config.Config) { c.Attachments[0].State = "detaching" })
+	if in, err = ask(target.FolderOptions{Folder: p, VM: "t", Access: "ro"}); err != nil || !in.NewFolder || in.Folder.Access != "ro" {
 		t.Errorf("detaching: %+v %v", in, err)
-	}
-}
-
-// set changes the store.
-func (w *world) set(fn func(*config.Config)) {
-	w.t.Helper()
-	if err := config.Update(w.t.Context(), w.StorePath, func(c *config.Config) error { fn(c); return nil }); err != nil {
-		w.t.Fatal(err)
 	}
 }
 
@@ -286,18 +266,18 @@ func TestSplit(t *testing.T) {
 // attached again, with the hook told.
 func TestALinkOnTheWayStaysRefused(t *testing.T) {
 	w := newWorld(t)
-	p, q := w.folder("p"), w.folder("q/c")
-	w.records(p, q)
+	p, q := w.MakeFolder("p"), w.MakeFolder("q/c")
+	w.Records(p, q)
 	if err := os.Rename(q, q+".was"); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Symlink("/etc", q); err != nil {
 		t.Fatal(err)
 	}
-	in := w.saved(p)
-	f := w.look(in, nil)
-	f.share.Noted = map[string]root.Bind{share.Token(q): {}}
-	as, err := w.planShare(in, f)
+	in := looptest.Saved(w, p)
+	f := look(w, in, nil)
+	f.Share.Noted = map[string]root.Bind{share.Token(q): {}}
+	as, err := folders.For(w.Loop).PlanShare(in, f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -320,12 +300,12 @@ func TestALinkOnTheWayStaysRefused(t *testing.T) {
 	if err := os.Rename(q+".was", q); err != nil {
 		t.Fatal(err)
 	}
-	w.fresh()
-	in = w.saved(p)
-	if as, err = w.planShare(in, w.look(in, nil)); err != nil || len(as) != 1 {
+	looptest.Fresh(w)
+	in = looptest.Saved(w, p)
+	if as, err = folders.For(w.Loop).PlanShare(in, look(w, in, nil)); err != nil || len(as) != 1 {
 		t.Errorf("planned %v %v", as, err)
 	}
-	if said := w.err.String(); !strings.Contains(said, "Skipping saved attachment "+q) || !strings.Contains(said, "aivm attach "+q+" --vm t") {
+	if said := w.Err.String(); !strings.Contains(said, "Skipping saved attachment "+q) || !strings.Contains(said, "aivm attach "+q+" --vm t") {
 		t.Errorf("said %q", said)
 	}
 }
@@ -336,7 +316,7 @@ func TestLinkedAway(t *testing.T) {
 	for _, k := range []struct{ typed, real, want string }{
 		{"/p/sub/x", "/etc", "/p/sub"}, {"/p/x", "/etc", "/p"}, {"/p/sub", "/p/sub", ""}, {"/p/x", "/p/y", ""}, {"/q", "/etc", ""},
 	} {
-		if r, ok := linkedAway(c, "t", k.typed, k.real); r.HostPath != k.want || ok != (k.want != "") {
+		if r, ok := target.LinkedAway(c, "t", k.typed, k.real); r.HostPath != k.want || ok != (k.want != "") {
 			t.Errorf("%s, which is %s: %q", k.typed, k.real, r.HostPath)
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"aivm.dev/aivm/provision/machine"
 )
 
 // FuzzClock: a guest's clock is a time or no reason to set it, and how far it
@@ -16,7 +18,7 @@ func FuzzClock(f *testing.F) {
 	sent := time.Unix(1_800_000_000, 0)
 	got := sent.Add(3 * time.Second)
 	f.Fuzz(func(t *testing.T, out []byte) {
-		off := clockOff(out, sent, got)
+		off := machine.ClockOff(out, sent, got)
 		if off == 0 {
 			return
 		}

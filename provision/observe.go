@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -14,80 +12,47 @@ import (
 	"aivm.dev/aivm/cloudinit"
 	"aivm.dev/aivm/gitsync"
 	"aivm.dev/aivm/internal/guest"
-	"aivm.dev/aivm/internal/hostexec"
-	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/virt"
-	"aivm.dev/aivm/provision/domain"
-	"aivm.dev/aivm/provision/network"
+	"aivm.dev/aivm/provision/clones"
+	"aivm.dev/aivm/provision/folders"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/machine"
+	"aivm.dev/aivm/provision/settings"
 	"aivm.dev/aivm/provision/share"
 	"aivm.dev/aivm/provision/state"
+	"aivm.dev/aivm/provision/target"
+	"aivm.dev/aivm/provision/walls"
 )
 
-// facts is one pass over the world, unprivileged.
-type facts struct {
-	inst    *state.Instance
-	virt    plan.Known[*virt.Conn] // the connection itself
-	domain  domain.Facts
-	net     network.Facts
-	share   share.HostFacts
-	conn    guest.Conn // nil unless the guest answered
-	connErr error      // why not
-	guest   guestFacts
-	wall    *wallFacts // nil: not looked at yet
-
-	executed  *plan.Known[hostexec.List] // of a new folder: what this machine's tools run of it
-	aliasMade bool                       // the plan of this look writes the ssh entry
-}
-
-// running reports whether libvirt says that the VM runs.
-func (f *facts) running() bool {
-	d := f.domain.Domain
-	return d.Err == nil && d.Value != nil && d.Value.State == virt.Running
-}
-
-// guestFacts is what the one probe script in the guest said.
-type guestFacts struct {
-	boot  cloudinit.Status
-	share share.GuestFacts
-	clock time.Duration // how far ahead of this machine's, at least
-	// shareErr says that nobody serves the VM's folders: whatever touches them
-	// in the guest waits for good.
-	shareErr error
-}
-
-// dialLimit is how long a VM that libvirt knows nothing against may take to
-// answer before it counts as unreachable.
-const dialLimit = 5 * time.Second
-
-// observe reads the facts for w. The SSH dial and probe overlap the reads of
+// Observe reads the facts for w. The SSH dial and probe overlap the reads of
 // libvirt and of the host's mounts. It changes nothing and asks for nothing.
-func (e *Env) observe(ctx context.Context, w *want) (*facts, error) {
-	f := &facts{}
-	inst, err := e.state().Instance(w.name)
+func (e *Env) Observe(ctx context.Context, w *target.Target) (*loop.Facts, error) {
+	f := &loop.Facts{}
+	inst, err := e.State().Instance(w.Name)
 	if err != nil {
 		return nil, err
 	}
-	f.inst = inst
-	w.unmoved = inst != nil && inst.Adopted && !inst.Moved
+	f.Inst = inst
+	w.Unmoved = inst != nil && inst.Adopted && !inst.Moved
 	dialCtx, cancelDial := context.WithCancel(ctx)
 	defer cancelDial()
 	var wg sync.WaitGroup
-	if w.guest && inst != nil {
-		wg.Go(func() { f.conn, f.guest, f.connErr = e.reach(dialCtx, w, inst) })
+	if w.Guest && inst != nil {
+		wg.Go(func() { f.Conn, f.Guest, f.ConnErr = e.reach(dialCtx, w, inst) })
 	} else {
-		f.connErr = errNotTried
+		f.ConnErr = loop.ErrNotTried
 	}
-	if w.git != nil {
-		wg.Go(func() { e.observeGitQuick(ctx, w) })
+	if w.Git != nil {
+		wg.Go(func() { clones.For(e.Loop).ObserveQuick(ctx, w) })
 	}
-	wg.Go(func() { f.wall = e.observeWall(ctx, w) })
-	e.observeLibvirt(ctx, w, f)
-	if d := f.domain.Domain; d.Err == nil && (d.Value == nil || d.Value.State != virt.Running) {
+	wg.Go(func() { f.Wall = walls.For(e.Loop).ObserveRules(ctx, w) })
+	e.ObserveLibvirt(ctx, w, f)
+	if d := f.Domain.Domain; d.Err == nil && (d.Value == nil || d.Value.State != virt.Running) {
 		cancelDial() // nobody can answer: do not wait for a route that leads nowhere
 	}
-	if atts := w.atts(); len(atts) > 0 || w.boot {
-		if f.share, err = e.shared(w.name, atts); err == nil {
-			e.observeExecuted(ctx, w, f)
+	if atts := w.Atts(); len(atts) > 0 || w.Boot {
+		if f.Share, err = e.Shared(w.Name, atts); err == nil {
+			folders.For(e.Loop).ObserveExecuted(ctx, w, f)
 		} else {
 			cancelDial()
 		}
@@ -97,155 +62,86 @@ func (e *Env) observe(ctx context.Context, w *want) (*facts, error) {
 		err = ctx.Err()
 	}
 	if err != nil {
-		if f.conn != nil {
-			_ = f.conn.Close()
+		if f.Conn != nil {
+			_ = f.Conn.Close()
 		}
 		return nil, err
 	}
-	if f.conn != nil {
-		w.settleGit(ctx)
+	if f.Conn != nil {
+		clones.Settle(ctx, w)
 	}
-	if host := new(*guest.HostKeyError); errors.As(f.connErr, host) {
-		return nil, e.hostKeyRefusal(w.name, f.connErr)
+	if host := new(*guest.HostKeyError); errors.As(f.ConnErr, host) {
+		return nil, e.HostKeyRefusal(w.Name, f.ConnErr)
 	}
 	return f, nil
 }
 
-var errNotTried = errors.New("not tried")
-
-// observeLibvirt asks for the domain, and for pool and networks only where a
-// plan can hang on them.
-func (e *Env) observeLibvirt(ctx context.Context, w *want, f *facts) {
-	l, err := e.libvirt(ctx)
-	if err != nil {
-		if e.libvirtAbsent(err) {
-			// Not installed: there is nothing it could know of.
-			f.domain.Domain, f.domain.Pool = plan.Yes[*virt.Domain](nil), plan.Yes[*virt.Pool](nil)
-			f.net.Networks = plan.Yes[[]*virt.Network](nil)
-			f.net.Routes, f.net.Interfaces = e.routes()
-			f.virt = plan.Unknown[*virt.Conn](err)
-			return
-		}
-		f.virt = plan.Unknown[*virt.Conn](err)
-		f.domain.Domain = plan.Unknown[*virt.Domain](err)
-		f.domain.Pool = plan.Unknown[*virt.Pool](err)
-		f.net.Networks = plan.Unknown[[]*virt.Network](err)
-		return
-	}
-	f.virt = plan.Yes(l)
-	d, err := l.Domain(ctx, w.name)
-	f.domain.Domain = known(d, err)
-	if err == nil && d.State == virt.Running {
-		if _, seeded := d.StoredDisk(domain.SeedSerial); !seeded && (f.inst == nil || !f.inst.SeedLeft) {
-			f.domain.Pool = plan.Unknown[*virt.Pool](errNotTried)
-			f.net.Networks = plan.Unknown[[]*virt.Network](errNotTried)
-			return
-		}
-	}
-	e.observeRest(ctx, l, w, f)
-}
-
-func (e *Env) observeRest(ctx context.Context, l *virt.Conn, w *want, f *facts) {
-	p, err := l.PoolAt(ctx, e.baseDir(w.record.Paths))
-	f.domain.Pool = known(p, err)
-	ns, err := l.Networks(ctx)
-	f.net.Networks = plan.Known[[]*virt.Network]{Value: ns, Err: err}
-	f.net.Routes, f.net.Interfaces = e.routes()
-}
-
-// known makes "libvirt says there is none" the known absence it is.
-func known[T any](v *T, err error) plan.Known[*T] {
-	if errors.Is(err, virt.ErrNotFound) {
-		return plan.Yes[*T](nil)
-	}
-	return plan.Known[*T]{Value: v, Err: err}
-}
-
-// libvirtAbsent reports whether libvirt is not there at all, as opposed to
-// stopped or closed to us.
-func (e *Env) libvirtAbsent(err error) bool {
-	return errors.Is(err, virt.ErrNoDaemon) && e.hostFacts().Tools["libvirtd"] == "" && e.hostFacts().Tools["virtqemud"] == ""
-}
-
-// target is how the guest is reached; ok is false before the VM has a state.
-func (e *Env) target(ctx context.Context, w *want, inst *state.Instance) (guest.Target, func(), error) {
-	pinned, err := e.SSH.PinnedKey(w.name)
-	if err != nil {
-		return guest.Target{}, nil, fmt.Errorf("the pinned host key of %s: %w", w.name, err)
-	}
-	auth, done, err := e.auth(ctx, inst)
-	if err != nil {
-		return guest.Target{}, nil, err
-	}
-	return guest.Target{Addr: netip.AddrPortFrom(netip.MustParseAddr(inst.Address), 22).String(), User: inst.User, HostKey: pinned, Auth: auth}, done, nil
-}
-
 // reach makes the one connection and asks the guest everything in one script.
-func (e *Env) reach(ctx context.Context, w *want, inst *state.Instance) (guest.Conn, guestFacts, error) {
-	t, done, err := e.target(ctx, w, inst)
+func (e *Env) reach(ctx context.Context, w *target.Target, inst *state.Instance) (guest.Conn, loop.Guest, error) {
+	t, done, err := e.GuestTarget(ctx, w, inst)
 	if err != nil {
-		return nil, guestFacts{}, err
+		return nil, loop.Guest{}, err
 	}
 	defer done()
-	if c, g, ok := e.unpark(ctx, w); ok {
+	if c, g, ok := e.Unpark(ctx, w); ok {
 		return c, g, nil
 	}
-	dctx, cancel := context.WithTimeout(ctx, cmp.Or(w.patience, dialLimit))
+	dctx, cancel := context.WithTimeout(ctx, cmp.Or(w.Patience, loop.DialLimit))
 	defer cancel()
-	stop := e.timing.Start("ssh")
+	stop := e.Timing.Start("ssh")
 	defer stop()
-	c, err := e.dialGuest(dctx, t)
+	c, err := e.DialGuest(dctx, t)
 	if err != nil {
-		return nil, guestFacts{}, err
+		return nil, loop.Guest{}, err
 	}
-	w.settings.startEarly(ctx, c)
-	g, err := e.probe(ctx, c, w)
-	if refused := new(ssh.OpenChannelError); errors.As(err, &refused) && w.settings.unneeded() {
+	settings.StartEarly(ctx, w.Settings, c)
+	g, err := e.Probe(ctx, c, w)
+	if refused := new(ssh.OpenChannelError); errors.As(err, &refused) && w.Settings.Unneeded() {
 		// A server that allows one session only.
-		g, err = e.probe(ctx, c, w)
+		g, err = e.Probe(ctx, c, w)
 	}
 	if err != nil {
 		_ = c.Close()
-		return nil, guestFacts{}, err
+		return nil, loop.Guest{}, err
 	}
 	return c, g, nil
 }
 
-// probe runs the probe script: one exec for all rooms.
-func (e *Env) probe(ctx context.Context, c guest.Conn, w *want) (guestFacts, error) {
-	ps := []guest.Probe{clockProbe(), {Name: "boot", Script: cloudinit.ReadyProbe()}}
-	atts := w.atts()
-	if w.git != nil {
-		ps = append(ps, w.gitProbe())
+// Probe runs the probe script: one exec for all rooms.
+func (e *Env) Probe(ctx context.Context, c guest.Conn, w *target.Target) (loop.Guest, error) {
+	ps := []guest.Probe{machine.ClockProbe(), {Name: "boot", Script: cloudinit.ReadyProbe()}}
+	atts := w.Atts()
+	if w.Git != nil {
+		ps = append(ps, clones.Probe(w))
 	}
-	ps = append(ps, w.settingsProbe()...)
-	if w.store != nil {
+	ps = append(ps, settings.Probe(w)...)
+	if w.Store != nil {
 		// Last: it is the one that can hang.
-		ps = append(ps, guest.Probe{Name: shareProbe, Script: share.GuestProbe(atts)})
+		ps = append(ps, guest.Probe{Name: folders.ShareProbe, Script: share.GuestProbe(atts)})
 	}
-	var g guestFacts
+	var g loop.Guest
 	sent := time.Now()
-	out, err := e.askWithFolders(ctx, c, w, ps)
+	out, err := folders.For(e.Loop).AskWithFolders(ctx, c, w, ps)
 	got := time.Now()
-	if g.shareErr = e.foldersHang(ctx, w, err); g.shareErr != nil {
+	if g.ShareErr = folders.For(e.Loop).FoldersHang(ctx, w, err); g.ShareErr != nil {
 		err = nil
 	}
 	if err != nil {
-		return guestFacts{}, err
+		return loop.Guest{}, err
 	}
-	if w.git != nil {
-		w.git.stamp.Guest = gitsync.GuestStamp(out["git"])
-		if w.git.guest, err = gitsync.ParseGuest(out["git"]); err != nil {
-			return guestFacts{}, err
+	if w.Git != nil {
+		w.Git.Stamp.Guest = gitsync.GuestStamp(out["git"])
+		if w.Git.Guest, err = gitsync.ParseGuest(out["git"]); err != nil {
+			return loop.Guest{}, err
 		}
 	}
-	e.readSettings(ctx, c, w, out["settings"])
-	g.clock = clockOff(out["clock"], sent, got)
-	if g.boot, err = cloudinit.ParseReady(out["boot"]); err != nil {
+	settings.For(e.Loop).Read(ctx, c, w, out["settings"])
+	g.Clock = machine.ClockOff(out["clock"], sent, got)
+	if g.Boot, err = cloudinit.ParseReady(out["boot"]); err != nil {
 		return g, err
 	}
-	if w.store != nil && g.shareErr == nil {
-		if g.share, err = share.ParseGuest(out[shareProbe], atts); err != nil {
+	if w.Store != nil && g.ShareErr == nil {
+		if g.Share, err = share.ParseGuest(out[folders.ShareProbe], atts); err != nil {
 			return g, err
 		}
 	}

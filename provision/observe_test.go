@@ -9,11 +9,13 @@ import (
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/root/mountinfo"
 	"aivm.dev/aivm/provision/firewall"
+	"aivm.dev/aivm/provision/loop/looptest"
+	"aivm.dev/aivm/provision/session"
 )
 
 // slowWall takes its time to read the rules, whatever becomes of the caller.
 type slowWall struct {
-	Wallkeeper
+	session.Wallkeeper
 	read chan struct{}
 }
 
@@ -27,9 +29,9 @@ func (s slowWall) Rules(context.Context, string, bool) firewall.Facts {
 // that the next one meets nothing of it.
 func TestFailedObservationWaits(t *testing.T) {
 	w := newWorld(t)
-	w.records(w.folder("p"))
-	in := w.saved("")
-	in.boot, in.network = true, config.Network{Network: config.NetworkSpec{Name: "n"}}
+	w.Records(w.MakeFolder("p"))
+	in := looptest.Saved(w, "")
+	in.Boot, in.Network = true, config.Network{Network: config.NetworkSpec{Name: "n"}}
 	head, broken := w.Host.Head, errors.New("unreadable")
 	w.Host.Head = func(path string, limit int) ([]byte, error) {
 		if path == mountinfo.Self {
@@ -39,7 +41,7 @@ func TestFailedObservationWaits(t *testing.T) {
 	}
 	slow := slowWall{read: make(chan struct{})}
 	w.Wall = slow
-	if _, err := w.observe(t.Context(), in); !errors.Is(err, broken) {
+	if _, err := env(w).Observe(t.Context(), in); !errors.Is(err, broken) {
 		t.Error(err)
 	}
 	select {

@@ -11,40 +11,44 @@ import (
 
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/ui"
-	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/clones"
+	"aivm.dev/aivm/provision/folders"
+	"aivm.dev/aivm/provision/legacy03"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/machine"
+	"aivm.dev/aivm/provision/session"
+	"aivm.dev/aivm/provision/target"
 )
-
-func shellQuote(s string) string { return shellescape.Quote(s) }
 
 // SSHOptions are the flags of `ssh`.
 type SSHOptions struct {
-	FolderOptions
+	target.FolderOptions
 	Command []string // empty: a login shell
 }
 
 // Shell opens a shell in the folder inside the VM, or runs a command there. A
 // remote status that is not 0 is a ui.Status; every other error is aivm's own.
 func (e *Env) Shell(ctx context.Context, o SSHOptions) error {
-	e.timing = ui.NewTiming()
+	e.Timing = ui.NewTiming()
 	w, err := e.wantForShell(ctx, o.FolderOptions)
 	if err != nil {
 		return err
 	}
-	if done, err := e.oldShell(ctx, w, o.Command); done {
+	if done, err := legacy03.For(e.Loop).Shell(ctx, w, o.Command); done {
 		return err
 	}
-	w.boot, w.guest = true, true
-	f, err := e.converge(ctx, w)
-	if errors.Is(err, errDry) {
+	w.Boot, w.Guest = true, true
+	f, err := e.Converge(ctx, w)
+	if errors.Is(err, session.ErrDry) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	defer f.close()
-	e.inClone(ctx, w, f)
-	e.sayExecuted(w)
-	if err := e.checkAlias(ctx, w, f); err != nil {
+	defer f.Close()
+	clones.For(e.Loop).InClone(ctx, w, f)
+	folders.For(e.Loop).SayExecuted(w)
+	if err := machine.For(e.Loop).CheckAlias(ctx, w, f); err != nil {
 		return err
 	}
 	if len(o.Command) > 0 {
@@ -53,23 +57,23 @@ func (e *Env) Shell(ctx context.Context, o SSHOptions) error {
 	return e.remoteShell(ctx, w, f)
 }
 
-func (e *Env) wantForShell(ctx context.Context, o FolderOptions) (*want, error) {
+func (e *Env) wantForShell(ctx context.Context, o target.FolderOptions) (*target.Target, error) {
 	if !o.NoFolder {
 		return e.wantFolder(ctx, o, true)
 	}
-	return e.wantVM(ctx, o.VM, "", false)
+	return e.VM(ctx, o.VM, "", false)
 }
 
 // remoteCommand runs argv in the folder over the connection that is already
 // there: binary-clean, with the remote exit status.
-func (e *Env) remoteCommand(ctx context.Context, w *want, f *facts, argv []string) error {
+func (e *Env) remoteCommand(ctx context.Context, w *target.Target, f *loop.Facts, argv []string) error {
 	run := argv
-	if w.openAt != "" {
-		run = append([]string{"sh", "-c", `cd -- "$1" && shift && exec "$@"`, "sh", w.openAt}, argv...)
+	if w.OpenAt != "" {
+		run = append([]string{"sh", "-c", `cd -- "$1" && shift && exec "$@"`, "sh", w.OpenAt}, argv...)
 	}
-	code, err := f.conn.Run(ctx, guest.Cmd{Argv: run, Stdin: e.UI.In, Stdout: e.UI.Out, Stderr: e.UI.Err})
+	code, err := f.Conn.Run(ctx, guest.Cmd{Argv: run, Stdin: e.UI.In, Stdout: e.UI.Out, Stderr: e.UI.Err})
 	if err != nil {
-		return e.explainLost(ctx, w.name, fmt.Errorf("running %s in %s: %w", argv[0], w.name, err))
+		return e.ExplainLost(ctx, w.Name, fmt.Errorf("running %s in %s: %w", argv[0], w.Name, err))
 	}
 	if code != 0 {
 		return ui.Status(code)
@@ -77,36 +81,18 @@ func (e *Env) remoteCommand(ctx context.Context, w *want, f *facts, argv []strin
 	return nil
 }
 
-// explainLost says of a connection that broke in the middle of something
-// whether it went with the VM, and what to type then. A guest that is switched
-// off closes nothing: it goes silent. Any other error is returned as it is.
-func (e *Env) explainLost(ctx context.Context, vm string, err error) error {
-	if !errors.Is(err, guest.ErrLost) {
-		return err
-	}
-	if l, lerr := e.libvirt(ctx); lerr == nil {
-		switch d, derr := l.Domain(ctx, vm); {
-		case errors.Is(derr, virt.ErrNotFound):
-			return ui.Failed("%w: the VM is gone", err).Hint("aivm list")
-		case derr == nil && d.State != virt.Running:
-			return ui.Failed("%w: the VM was switched off meanwhile", err).Hint("aivm vm up " + vm)
-		}
-	}
-	return ui.Failed("%w", err).Hint("aivm status --vm " + vm)
-}
-
 // remoteShell hands the terminal to the ssh program, which does terminals
 // best. It reads our own file only, so nothing of the user's configuration
 // can get in between.
-func (e *Env) remoteShell(ctx context.Context, w *want, f *facts) error {
-	f.close()
-	args := []string{"-F", e.SSH.ConfPath(w.name)}
+func (e *Env) remoteShell(ctx context.Context, w *target.Target, f *loop.Facts) error {
+	f.Close()
+	args := []string{"-F", e.SSH.ConfPath(w.Name)}
 	if e.UI.InTTY {
 		args = append(args, "-t")
 	}
-	args = append(args, w.name)
-	if w.openAt != "" {
-		args = append(args, "cd -- "+shellQuote(w.openAt)+` && exec "${SHELL:-/bin/sh}" -l`)
+	args = append(args, w.Name)
+	if w.OpenAt != "" {
+		args = append(args, "cd -- "+shellescape.Quote(w.OpenAt)+` && exec "${SHELL:-/bin/sh}" -l`)
 	}
 	resume := e.UI.Suspend()
 	defer resume()

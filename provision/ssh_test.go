@@ -9,6 +9,9 @@ import (
 
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/settings"
+	"aivm.dev/aivm/provision/target"
 	"aivm.dev/aivm/settingsync"
 )
 
@@ -24,22 +27,22 @@ func (g lostGuest) Run(context.Context, guest.Cmd) (int, error) { return -1, g.e
 func TestLostCommand(t *testing.T) {
 	w := newWorld(t)
 	lost := fmt.Errorf("%w: the guest went silent", guest.ErrLost)
-	err := w.remoteCommand(t.Context(), &want{name: "t"}, &facts{conn: lostGuest{err: lost}}, []string{"cat"})
+	err := env(w).remoteCommand(t.Context(), &target.Target{Name: "t"}, &loop.Facts{Conn: lostGuest{err: lost}}, []string{"cat"})
 	var ue *ui.Error
 	if !errors.As(err, &ue) || !errors.Is(err, guest.ErrLost) || !slices.Contains(ue.Hints, "aivm status --vm t") {
 		t.Errorf("%v", err)
 	}
 	// In the middle of a run it says how to go on, too; settings say the same.
-	err = w.resume(w.explainLost(t.Context(), "t", lost))
+	err = w.Resume(w.ExplainLost(t.Context(), "t", lost))
 	if !errors.As(err, &ue) || !slices.Equal(ue.Hints, []string{"aivm status --vm t", "to go on where it stopped: aivm x"}) {
 		t.Errorf("%v", err)
 	}
-	s := &settings{round: &settingsync.Round{}}
-	if err := w.sendSettings(t.Context(), &want{name: "t", settings: s}, &facts{conn: lostGuest{err: lost}}); err != nil || !errors.As(s.err, &ue) || !slices.Contains(ue.Hints, "aivm status --vm t") {
-		t.Errorf("%v %v", err, s.err)
+	s := &target.Settings{Round: &settingsync.Round{}}
+	if err := settings.For(w.Loop).Send(t.Context(), &target.Target{Name: "t", Settings: s}, &loop.Facts{Conn: lostGuest{err: lost}}); err != nil || !errors.As(s.Err, &ue) || !slices.Contains(ue.Hints, "aivm status --vm t") {
+		t.Errorf("%v %v", err, s.Err)
 	}
 	other, none := errors.New("another"), (*ui.Error)(nil)
-	err = w.remoteCommand(t.Context(), &want{name: "t"}, &facts{conn: lostGuest{err: other}}, []string{"cat"})
+	err = env(w).remoteCommand(t.Context(), &target.Target{Name: "t"}, &loop.Facts{Conn: lostGuest{err: other}}, []string{"cat"})
 	if !errors.Is(err, other) || errors.As(err, &none) {
 		t.Errorf("%v", err)
 	}

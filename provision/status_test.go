@@ -12,17 +12,22 @@ import (
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/checks"
 	"aivm.dev/aivm/provision/domain"
+	"aivm.dev/aivm/provision/folders"
 	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/loop/looptest"
 	"aivm.dev/aivm/provision/share"
 	"aivm.dev/aivm/provision/state"
+	"aivm.dev/aivm/provision/target"
 )
 
-func (w *world) status() Status {
-	w.t.Helper()
-	st, err := w.Status(w.t.Context(), "t", false)
+func statusOf(w *looptest.World) Status {
+	w.T.Helper()
+	st, err := env(w).Status(w.T.Context(), "t", false)
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
 	return st
 }
@@ -38,17 +43,17 @@ func checkOf(st Status, id string) host.Check {
 // What the guest can write is what is mounted for it, recorded or not.
 func TestWallTellsWhatIsMounted(t *testing.T) {
 	w := newWorld(t)
-	mine, off, left, read := w.folder("mine"), w.folder("off"), w.folder("left over"), w.folder("read")
-	w.records(mine, off)
-	if st := w.status(); len(st.Wall.Writable) != 0 || !strings.Contains(st.Wall.Sentence, "can write no folder") || checkOf(st, "stray").ID != "" {
+	mine, off, left, read := w.MakeFolder("mine"), w.MakeFolder("off"), w.MakeFolder("left over"), w.MakeFolder("read")
+	w.Records(mine, off)
+	if st := statusOf(w); len(st.Wall.Writable) != 0 || !strings.Contains(st.Wall.Sentence, "can write no folder") || checkOf(st, "stray").ID != "" {
 		t.Errorf("nothing is mounted: %+v", st)
 	}
-	w.share(mine, "rw,nosuid,nodev,idmapped")
-	w.share(left, "rw,nosuid,nodev,idmapped")
-	w.share(read, "ro,nosuid,nodev,idmapped")
+	w.Share(mine, "rw,nosuid,nodev,idmapped")
+	w.Share(left, "rw,nosuid,nodev,idmapped")
+	w.Share(read, "ro,nosuid,nodev,idmapped")
 	gone := "gone-0a2da8d45b3d514bb0f997bf"
-	w.bind(gone, "0:998 /p//deleted TOKEN rw,nosuid,nodev - ext4 none rw")
-	st := w.status()
+	w.Bind(gone, "0:998 /p//deleted TOKEN rw,nosuid,nodev - ext4 none rw")
+	st := statusOf(w)
 	point := "/var/lib/aivm/export/4321-t/"
 	want := []string{point + gone, left, mine}
 	slices.Sort(st.Wall.Writable)
@@ -69,7 +74,7 @@ func TestWallTellsWhatIsMounted(t *testing.T) {
 	if c := checkOf(st, "folders"); c.State != host.Bad || !strings.Contains(c.Detail, off+" is not shared") || !slices.Equal(c.Fix, []string{"aivm attach " + off + " --vm t"}) {
 		t.Errorf("%+v", c)
 	}
-	l, err := w.Listing(t.Context())
+	l, err := env(w).Listing(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,9 +90,9 @@ func TestWallTellsWhatIsMounted(t *testing.T) {
 // Mounts that cannot be read are not "no mounts".
 func TestWallUnknown(t *testing.T) {
 	w := newWorld(t)
-	w.records(w.folder("p"))
-	w.binds += "nonsense\n"
-	st := w.status()
+	w.Records(w.MakeFolder("p"))
+	w.Binds += "nonsense\n"
+	st := statusOf(w)
 	if c := checkOf(st, "folders"); c.State != host.Unknown || !strings.Contains(st.Wall.Sentence, "is not known") {
 		t.Errorf("%+v %q", c, st.Wall.Sentence)
 	}
@@ -99,32 +104,32 @@ func TestStatusWithADamagedStateFile(t *testing.T) {
 	if err := os.MkdirAll(w.SSH.VMDir("t"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	path := w.state().InstancePath("t")
+	path := w.State().InstancePath("t")
 	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c := checkOf(w.status(), "address")
+	c := checkOf(statusOf(w), "address")
 	if c.State != host.Bad || !strings.Contains(c.Detail, "damaged") || c.Fix[0] != "mv "+path+" "+path+".damaged" {
 		t.Errorf("%+v", c)
 	}
-	if c := checkOf(w.status(), "ssh"); c.State == host.OK {
+	if c := checkOf(statusOf(w), "ssh"); c.State == host.OK {
 		t.Errorf("%+v", c)
 	}
 }
 
 func TestVMCheckLooksAtTheMark(t *testing.T) {
 	w := newWorld(t)
-	in := &want{name: "t"}
+	in := &target.Target{Name: "t"}
 	for mark, says := range map[virt.Mark]string{{Ours: true, Owner: 1}: "another user (uid 1)", {}: "aivm did not make"} {
-		f := &facts{domain: domain.Facts{Domain: plan.Yes(&virt.Domain{Name: "t", State: virt.Running, Mark: mark})}}
-		if c := w.vmCheck(in, f); c.State != host.Bad || !strings.Contains(c.Detail, says) {
+		f := &loop.Facts{Domain: domain.Facts{Domain: plan.Yes(&virt.Domain{Name: "t", State: virt.Running, Mark: mark})}}
+		if c := checks.For(w.Loop).VmCheck(in, f); c.State != host.Bad || !strings.Contains(c.Detail, says) {
 			t.Errorf("%+v: %+v", mark, c)
 		}
 	}
 	ours := virt.Mark{Ours: true, Owner: 4321}
 	for state, want := range map[virt.State]host.State{virt.Running: host.OK, virt.Off: host.Bad} {
-		f := &facts{domain: domain.Facts{Domain: plan.Yes(&virt.Domain{Name: "t", State: state, Mark: ours})}}
-		if c := w.vmCheck(in, f); c.State != want {
+		f := &loop.Facts{Domain: domain.Facts{Domain: plan.Yes(&virt.Domain{Name: "t", State: state, Mark: ours})}}
+		if c := checks.For(w.Loop).VmCheck(in, f); c.State != want {
 			t.Errorf("%s: %+v", state, c)
 		}
 	}
@@ -141,21 +146,21 @@ func TestAddressCheck(t *testing.T) {
 	ours := domain.Facts{Domain: plan.Yes(&virt.Domain{State: virt.Running, Mark: virt.Mark{Ours: true, Owner: 4321}})}
 	for _, c := range []struct {
 		name string
-		f    facts
+		f    loop.Facts
 		inst plan.Known[*state.Instance]
 		net  plan.Known[*virt.Network]
 		want host.State
 	}{
-		{"answers", facts{conn: &fakeGuest{}}, in, plan.Unknown[*virt.Network](virt.ErrDenied), host.OK},
-		{"kept", facts{}, in, right, host.OK},
-		{"nobody can say", facts{}, in, plan.Unknown[*virt.Network](virt.ErrDenied), host.Unknown},
-		{"another", facts{}, in, network("52:54:00:0a:00:01", "10.7.0.11"), host.Bad},
-		{"another's", facts{}, in, network("52:54:00:0a:00:02", "10.7.0.10"), host.Bad},
-		{"no network", facts{}, in, plan.Yes[*virt.Network](nil), host.Bad},
-		{"none yet", facts{}, plan.Yes[*state.Instance](nil), right, host.Skipped},
-		{"forgotten", facts{domain: ours}, plan.Yes[*state.Instance](nil), right, host.Bad},
+		{"answers", loop.Facts{Conn: &looptest.FakeGuest{}}, in, plan.Unknown[*virt.Network](virt.ErrDenied), host.OK},
+		{"kept", loop.Facts{}, in, right, host.OK},
+		{"nobody can say", loop.Facts{}, in, plan.Unknown[*virt.Network](virt.ErrDenied), host.Unknown},
+		{"another", loop.Facts{}, in, network("52:54:00:0a:00:01", "10.7.0.11"), host.Bad},
+		{"another's", loop.Facts{}, in, network("52:54:00:0a:00:02", "10.7.0.10"), host.Bad},
+		{"no network", loop.Facts{}, in, plan.Yes[*virt.Network](nil), host.Bad},
+		{"none yet", loop.Facts{}, plan.Yes[*state.Instance](nil), right, host.Skipped},
+		{"forgotten", loop.Facts{Domain: ours}, plan.Yes[*state.Instance](nil), right, host.Bad},
 	} {
-		if got := w.addressCheck(&want{name: "t"}, &c.f, c.inst, c.net); got.State != c.want {
+		if got := checks.For(w.Loop).AddressCheck(&target.Target{Name: "t"}, &c.f, c.inst, c.net); got.State != c.want {
 			t.Errorf("%s: %+v", c.name, got)
 		}
 	}
@@ -165,18 +170,18 @@ func TestSSHCheck(t *testing.T) {
 	on := domain.Facts{Domain: plan.Yes(&virt.Domain{State: virt.Running})}
 	off := domain.Facts{Domain: plan.Yes[*virt.Domain](nil)}
 	for _, c := range []struct {
-		f    facts
+		f    loop.Facts
 		want host.State
 	}{
-		{facts{domain: on, conn: &fakeGuest{}}, host.OK},
-		{facts{domain: on, connErr: guest.ErrUnreachable}, host.Bad},
-		{facts{domain: on, connErr: errNotTried}, host.Skipped},
-		{facts{domain: off, connErr: guest.ErrUnreachable}, host.Skipped},
-		{facts{domain: off, connErr: fmt.Errorf("no: %w", &guest.HostKeyError{})}, host.Bad},
+		{loop.Facts{Domain: on, Conn: &looptest.FakeGuest{}}, host.OK},
+		{loop.Facts{Domain: on, ConnErr: guest.ErrUnreachable}, host.Bad},
+		{loop.Facts{Domain: on, ConnErr: loop.ErrNotTried}, host.Skipped},
+		{loop.Facts{Domain: off, ConnErr: guest.ErrUnreachable}, host.Skipped},
+		{loop.Facts{Domain: off, ConnErr: fmt.Errorf("no: %w", &guest.HostKeyError{})}, host.Bad},
 	} {
-		got := sshCheck(&want{name: "t"}, &c.f)
-		if errors.Is(c.f.connErr, guest.ErrUnreachable) && c.want == host.Bad && len(got.Fix) == 0 || got.State != c.want {
-			t.Errorf("%v: %+v", c.f.connErr, got)
+		got := checks.SshCheck(&target.Target{Name: "t"}, &c.f)
+		if errors.Is(c.f.ConnErr, guest.ErrUnreachable) && c.want == host.Bad && len(got.Fix) == 0 || got.State != c.want {
+			t.Errorf("%v: %+v", c.f.ConnErr, got)
 		}
 	}
 }
@@ -185,35 +190,35 @@ func TestSSHCheck(t *testing.T) {
 // a reboot it has none but the one that is opened.
 func TestFoldersCheckAsksTheGuest(t *testing.T) {
 	w := newWorld(t)
-	p, q := w.folder("p"), w.folder("q")
-	w.records(p, q)
+	p, q := w.MakeFolder("p"), w.MakeFolder("q")
+	w.Records(p, q)
 	for _, f := range []string{p, q} {
-		w.share(f, "rw,nosuid,nodev,idmapped")
+		w.Share(f, "rw,nosuid,nodev,idmapped")
 	}
-	store, err := w.load()
+	store, err := w.Load()
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := &want{name: "t"}
+	in := &target.Target{Name: "t"}
 	running := domain.Facts{Domain: plan.Yes(&virt.Domain{State: virt.Running})}
 	for _, c := range []struct {
 		name, says, detail string
-		f                  *facts
+		f                  *loop.Facts
 		want               host.State
 	}{
-		{"both", says(t, 1000, p, q), p + ", " + q, &facts{conn: &fakeGuest{}}, host.OK},
-		{"one", says(t, 1000, p), q + ": nothing is mounted there", &facts{conn: &fakeGuest{}}, host.Bad},
-		{"owner", says(t, 65534, p, q), "owner changed", &facts{conn: &fakeGuest{}}, host.Bad},
-		{"silent", "", "could not be asked", &facts{connErr: guest.ErrUnreachable, domain: running}, host.Unknown},
-		{"off", "", "does not run", &facts{connErr: errNotTried}, host.Skipped},
+		{"both", looptest.Says(t, 1000, p, q), p + ", " + q, &loop.Facts{Conn: &looptest.FakeGuest{}}, host.OK},
+		{"one", looptest.Says(t, 1000, p), q + ": nothing is mounted there", &loop.Facts{Conn: &looptest.FakeGuest{}}, host.Bad},
+		{"owner", looptest.Says(t, 65534, p, q), "owner changed", &loop.Facts{Conn: &looptest.FakeGuest{}}, host.Bad},
+		{"silent", "", "could not be asked", &loop.Facts{ConnErr: guest.ErrUnreachable, Domain: running}, host.Unknown},
+		{"off", "", "does not run", &loop.Facts{ConnErr: loop.ErrNotTried}, host.Skipped},
 	} {
-		if g, ok := c.f.conn.(*fakeGuest); ok {
-			g.share = c.says
-			if c.f.guest, err = w.probe(t.Context(), g, &want{name: "t", store: store}); err != nil {
+		if g, ok := c.f.Conn.(*looptest.FakeGuest); ok {
+			g.Share = c.says
+			if c.f.Guest, err = env(w).Probe(t.Context(), g, &target.Target{Name: "t", Store: store}); err != nil {
 				t.Fatal(err)
 			}
 		}
-		got := w.seeFolders(store.Config, in, c.f).check(in, c.f)
+		got := folders.For(w.Loop).See(store.Config, in, c.f).Check(in, c.f)
 		if got.State != c.want || !strings.Contains(got.Detail, c.detail) {
 			t.Errorf("%s: %+v", c.name, got)
 		}

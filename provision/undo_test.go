@@ -11,12 +11,12 @@ import (
 
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/provision/folders"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/loop/looptest"
 	"aivm.dev/aivm/provision/share"
+	"aivm.dev/aivm/provision/target"
 )
-
-func folderOf(path string) *share.Attachment {
-	return &share.Attachment{HostPath: path, VM: "t", Mode: share.SharedRoot, Access: "rw", GuestDst: path, Tag: share.Token(path)}
-}
 
 // A folder whose run failed does not stay within the guest's reach.
 func TestLetGo(t *testing.T) {
@@ -35,27 +35,27 @@ func TestLetGo(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			p := w.folder("p")
-			in := &want{name: "t", folder: folderOf(p), newFolder: !c.known}
-			if _, err := w.load(); err != nil { // what this run knew when it began
+			p := w.MakeFolder("p")
+			in := &target.Target{Name: "t", Folder: looptest.FolderOf(p), NewFolder: !c.known}
+			if _, err := w.Load(); err != nil { // what this run knew when it began
 				t.Fatal(err)
 			}
 			if c.saved {
-				w.records(p)
+				w.Records(p)
 			}
 			if !c.notBound {
-				w.share(p, "rw,nosuid,nodev,idmapped")
+				w.Share(p, "rw,nosuid,nodev,idmapped")
 			}
-			w.rootErr = c.rootErr
-			g := &fakeGuest{}
-			w.letGo(t.Context(), in, &facts{conn: g}, false)
-			if len(w.ops) != c.unbinds || len(g.scripts) != c.unbinds {
-				t.Fatalf("root did %v, the guest ran %d scripts", w.ops, len(g.scripts))
+			w.RootErr = c.rootErr
+			g := &looptest.FakeGuest{}
+			env(w).letGo(t.Context(), in, &loop.Facts{Conn: g}, false)
+			if len(w.Ops) != c.unbinds || len(g.Scripts) != c.unbinds {
+				t.Fatalf("root did %v, the guest ran %d scripts", w.Ops, len(g.Scripts))
 			}
-			if c.unbinds > 0 && w.ops[0] != (root.Unbind{VMKey: "4321-t", Token: share.Token(p)}) {
-				t.Errorf("root did %v", w.ops)
+			if c.unbinds > 0 && w.Ops[0] != (root.Unbind{VMKey: "4321-t", Token: share.Token(p)}) {
+				t.Errorf("root did %v", w.Ops)
 			}
-			if got := w.err.String(); strings.Contains(got, "within reach") != c.warns || strings.Contains(got, "aivm vm down t, then sudo umount /var/lib/aivm/export/4321-t/p-") != c.warns {
+			if got := w.Err.String(); strings.Contains(got, "within reach") != c.warns || strings.Contains(got, "aivm vm down t, then sudo umount /var/lib/aivm/export/4321-t/p-") != c.warns {
 				t.Errorf("said %q", got)
 			}
 		})
@@ -65,19 +65,19 @@ func TestLetGo(t *testing.T) {
 // An interrupted run tidies up as well, and with the guest gone.
 func TestLetGoAfterAnInterrupt(t *testing.T) {
 	w := newWorld(t)
-	p := w.folder("p")
-	w.share(p, "rw,nosuid,nodev,idmapped")
+	p := w.MakeFolder("p")
+	w.Share(p, "rw,nosuid,nodev,idmapped")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	l := flock.New(w.state().LockPath("t"))
-	release, _, err := w.lock(t.Context(), "t")
+	l := flock.New(w.State().LockPath("t"))
+	release, _, err := w.Lock(t.Context(), "t")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer release()
-	w.letGo(ctx, &want{name: "t", folder: folderOf(p), newFolder: true}, nil, true)
-	if len(w.ops) != 1 {
-		t.Errorf("root did %v", w.ops)
+	env(w).letGo(ctx, &target.Target{Name: "t", Folder: looptest.FolderOf(p), NewFolder: true}, nil, true)
+	if len(w.Ops) != 1 {
+		t.Errorf("root did %v", w.Ops)
 	}
 	if ok, err := l.TryLock(); ok || err != nil {
 		t.Errorf("the lock was given back: %v", err)
@@ -87,42 +87,42 @@ func TestLetGoAfterAnInterrupt(t *testing.T) {
 // A folder with a new owner: the guest lets go, this machine shares it anew.
 func TestPlanShareAnew(t *testing.T) {
 	w := newWorld(t)
-	p := w.folder("p")
-	w.records(p)
-	w.share(p, "rw,nosuid,nodev,idmapped")
-	in := w.saved(p)
-	g := &fakeGuest{share: says(t, 1000, p)}
-	look := func() *facts {
+	p := w.MakeFolder("p")
+	w.Records(p)
+	w.Share(p, "rw,nosuid,nodev,idmapped")
+	in := looptest.Saved(w, p)
+	g := &looptest.FakeGuest{Share: looptest.Says(t, 1000, p)}
+	look := func() *loop.Facts {
 		t.Helper()
-		f := &facts{conn: g}
+		f := &loop.Facts{Conn: g}
 		var err error
-		if f.share, err = w.shared("t", []share.Attachment{*in.folder}); err != nil {
+		if f.Share, err = w.Shared("t", []share.Attachment{*in.Folder}); err != nil {
 			t.Fatal(err)
 		}
-		if f.guest, err = w.probe(t.Context(), g, in); err != nil {
+		if f.Guest, err = env(w).Probe(t.Context(), g, in); err != nil {
 			t.Fatal(err)
 		}
 		return f
 	}
-	if as, err := w.planShare(in, look()); err != nil || len(as) != 0 {
+	if as, err := folders.For(w.Loop).PlanShare(in, look()); err != nil || len(as) != 0 {
 		t.Fatalf("all is well, planned %v %v", as, err)
 	}
-	g.share = says(t, 65534, p)
+	g.Share = looptest.Says(t, 65534, p)
 	f := look()
-	as, err := w.planShare(in, f)
+	as, err := folders.For(w.Loop).PlanShare(in, f)
 	token := share.Token(p)
 	if err != nil || len(as) != 2 || as[0].ID != "share.release:"+token || as[1].ID != "share.bind:"+token {
 		t.Fatalf("planned %v %v", as, err)
 	}
 	// The guest has nothing then, and what is planned for it next knows that.
-	g.share = says(t, 1000)
-	if err := as[0].Do(t.Context()); err != nil || len(g.scripts) != 1 || len(f.guest.share.Mounts) != 0 {
-		t.Errorf("%v, %d scripts, %v", err, len(g.scripts), f.guest.share.Mounts)
+	g.Share = looptest.Says(t, 1000)
+	if err := as[0].Do(t.Context()); err != nil || len(g.Scripts) != 1 || len(f.Guest.Share.Mounts) != 0 {
+		t.Errorf("%v, %d scripts, %v", err, len(g.Scripts), f.Guest.Share.Mounts)
 	}
 	// Nobody to let go: the bind alone.
 	f = look()
-	f.conn, f.share.Tokens = nil, nil
-	if as, err := w.planShare(in, f); err != nil || len(as) != 1 {
+	f.Conn, f.Share.Tokens = nil, nil
+	if as, err := folders.For(w.Loop).PlanShare(in, f); err != nil || len(as) != 1 {
 		t.Errorf("planned %v %v", as, err)
 	}
 }
@@ -130,17 +130,17 @@ func TestPlanShareAnew(t *testing.T) {
 // What attach says to type makes the folder appear in that VM.
 func TestOpens(t *testing.T) {
 	w := newWorld(t)
-	w.records("/p q")
-	store, err := w.load()
+	w.Records("/p q")
+	store, err := w.Load()
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := &want{store: store, name: "t", folder: folderOf("/p q")}
-	if got := in.opens(); got != "aivm code '/p q'" {
+	in := &target.Target{Store: store, Name: "t", Folder: looptest.FolderOf("/p q")}
+	if got := in.Opens(); got != "aivm code '/p q'" {
 		t.Error(got)
 	}
-	in.store.Config.Attachments = append(in.store.Config.Attachments, config.Attachment{HostPath: "/p q", VMName: "u"})
-	if got := in.opens(); got != "aivm code '/p q' --vm t" {
+	in.Store.Config.Attachments = append(in.Store.Config.Attachments, config.Attachment{HostPath: "/p q", VMName: "u"})
+	if got := in.Opens(); got != "aivm code '/p q' --vm t" {
 		t.Error(got)
 	}
 }
@@ -148,18 +148,18 @@ func TestOpens(t *testing.T) {
 // Who waited for a run that deleted the VM does not make it anew.
 func TestRefreshAfterADeletion(t *testing.T) {
 	w := newWorld(t)
-	in := &want{name: "t"}
-	if err := w.refresh(in); err != nil {
+	in := &target.Target{Name: "t"}
+	if err := w.Refresh(in); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(w.StorePath, []byte("schema_version = 5\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.refresh(in); err == nil || !strings.Contains(err.Error(), "VM t was deleted meanwhile") {
+	if err := w.Refresh(in); err == nil || !strings.Contains(err.Error(), "VM t was deleted meanwhile") {
 		t.Errorf("%v", err)
 	}
-	in.newVM = true
-	if err := w.refresh(in); err != nil {
+	in.NewVM = true
+	if err := w.Refresh(in); err != nil {
 		t.Error(err)
 	}
 }

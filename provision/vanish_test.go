@@ -17,6 +17,8 @@ import (
 	"aivm.dev/aivm/internal/lockfile"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/loop/looptest"
+	"aivm.dev/aivm/provision/snapshots"
 )
 
 // tapped calls before once, before the first request of a procedure goes out.
@@ -40,7 +42,7 @@ const getMetadata = 265 // REMOTE_PROC_DOMAIN_GET_METADATA
 
 // vanishing is a world with a VM in the libvirt of this machine, which goes,
 // and what else before does, between two of the questions about it.
-func vanishing(t *testing.T, before func(w *world)) (w *world, vm string) {
+func vanishing(t *testing.T, before func(w *looptest.World)) (w *looptest.World, vm string) {
 	t.Helper()
 	w = newWorld(t)
 	vm = fmt.Sprintf("vanish%d-%d", os.Getpid(), time.Now().UnixNano()%1e6)
@@ -58,9 +60,9 @@ func vanishing(t *testing.T, before func(w *world)) (w *world, vm string) {
 		}
 		return err
 	}
-	desc := filepath.Join(w.dir, "domain.xml")
+	desc := filepath.Join(w.Dir, "domain.xml")
 	if err := os.WriteFile(desc, fmt.Appendf(nil, "<domain type='qemu'><name>%s</name><metadata>%s</metadata><memory>65536</memory><os><type arch='x86_64'>hvm</type></os>"+
-		"<devices><disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='%s/none.qcow2'/><target dev='vda' bus='virtio'/></disk></devices></domain>", vm, virt.MarkXML(w.UID), w.dir), 0o600); err != nil {
+		"<devices><disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='%s/none.qcow2'/><target dev='vda' bus='virtio'/></disk></devices></domain>", vm, virt.MarkXML(w.UID), w.Dir), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := virsh("define", desc); err != nil {
@@ -102,13 +104,13 @@ func TestAVMThatVanishesWhileItIsLookedAt(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		var vm string
-		var w *world
-		w, vm = vanishing(t, func(w *world) {
+		var w *looptest.World
+		w, vm = vanishing(t, func(w *looptest.World) {
 			if !c.delete {
 				close(done)
 				return
 			}
-			release, _, err := lockfile.Lock(t.Context(), w.state().LockPath(vm), "aivm vm delete", nil)
+			release, _, err := lockfile.Lock(t.Context(), w.State().LockPath(vm), "aivm vm delete", nil)
 			if err != nil {
 				t.Error(err)
 			}
@@ -121,12 +123,12 @@ func TestAVMThatVanishesWhileItIsLookedAt(t *testing.T) {
 					t.Error(err)
 				}
 				if !c.interrupt {
-					w.dropLock(vm)
+					w.DropLock(vm)
 					release()
 				}
 			})
 		})
-		o := SnapshotOptions{VM: vm, Name: "s"}
+		o := snapshots.SnapshotOptions{VM: vm, Name: "s"}
 		if c.unnamed {
 			both, err := os.ReadFile(w.StorePath)
 			if err != nil {
@@ -138,18 +140,18 @@ func TestAVMThatVanishesWhileItIsLookedAt(t *testing.T) {
 			}
 			o.VM = ""
 		}
-		err := w.Snapshot(ctx, o)
+		err := snapshots.For(w.Loop).Snapshot(ctx, o)
 		<-done
 		cancel()
 		if err == nil || !strings.Contains(err.Error(), c.want) || !errors.As(err, new(*ui.Error)) {
 			t.Errorf("%s: snapshot: %v", what, err)
 		}
-		if c.delete != strings.Contains(w.err.String(), "waiting for aivm") {
-			t.Errorf("%s: said: %s", what, w.err.String())
+		if c.delete != strings.Contains(w.Err.String(), "waiting for aivm") {
+			t.Errorf("%s: said: %s", what, w.Err.String())
 		}
 	}
-	w, vm := vanishing(t, func(*world) {})
-	if _, err := w.SnapshotListing(t.Context(), vm); err == nil || !strings.Contains(err.Error(), "does not exist in libvirt") {
+	w, vm := vanishing(t, func(*looptest.World) {})
+	if _, err := snapshots.For(w.Loop).SnapshotListing(t.Context(), vm); err == nil || !strings.Contains(err.Error(), "does not exist in libvirt") {
 		t.Errorf("snapshots: %v", err)
 	}
 }

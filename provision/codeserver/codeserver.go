@@ -31,6 +31,10 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
+// Home is where code-server lies in the guest, below the home of its user, one
+// directory a version.
+const Home = ".local/share/aivm/code-server"
+
 // Version is the release that is fetched or built; Node the major version it
 // needs, which npm has as a package of its own.
 const (

@@ -31,6 +31,11 @@ type Check struct {
 	Evidence []string `json:"evidence,omitempty"`
 }
 
+// NewCheck returns a check with its detail put together as fmt.Sprintf does.
+func NewCheck(id, label string, state State, format string, args ...any) Check {
+	return Check{ID: id, Label: label, State: state, Detail: fmt.Sprintf(format, args...)}
+}
+
 func (c *Check) saw(format string, args ...any) {
 	c.Evidence = append(c.Evidence, ui.Clean(fmt.Sprintf(format, args...)))
 }

@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 
+	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/ui"
 )
 
@@ -109,6 +110,49 @@ type Attachment struct {
 	Typed                 string // the path it was attached by, if that leads through a link; the guest has one there too
 	State                 State
 	Protect               bool // what this machine's tools run is read-only in the guest
+}
+
+// Recorded returns a record of the config as an Attachment: a mode in 0.3's
+// spelling by today's name, a place in the guest and a tag where none is written.
+func Recorded(r config.Attachment) Attachment {
+	mode, err := ParseMode(r.Mode)
+	if err != nil {
+		mode = Mode(r.Mode)
+	}
+	out := Attachment{HostPath: r.HostPath, VM: r.VMName, Mode: mode, Access: r.Access, GuestDst: r.GuestDst, Tag: r.Tag, Typed: r.TypedPath, State: State(r.State), Protect: r.Protect}
+	if out.GuestDst == "" {
+		out.GuestDst = r.HostPath
+	}
+	if out.Tag == "" {
+		out.Tag = Token(r.HostPath)
+	}
+	return out
+}
+
+// RecordedFor returns the attachments of a VM, in the order of the config.
+func RecordedFor(c config.Config, vm string) []Attachment {
+	var out []Attachment
+	for _, r := range c.Attachments {
+		if r.VMName == vm {
+			out = append(out, Recorded(r))
+		}
+	}
+	return out
+}
+
+// RecordedAll returns the attachments of all VMs, in the order of the config.
+func RecordedAll(c config.Config) []Attachment {
+	var out []Attachment
+	for _, r := range c.Attachments {
+		out = append(out, Recorded(r))
+	}
+	return out
+}
+
+// Exposes reports whether the guest can write files of the folder on this
+// machine.
+func (a Attachment) Exposes() bool {
+	return a.Mode != Git && a.Access == string(ReadWrite)
 }
 
 // typed is where the guest gets a link to the folder: at the path a person

@@ -1,0 +1,221 @@
+package checks
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/network"
+	"aivm.dev/aivm/provision/session"
+	"aivm.dev/aivm/provision/state"
+	"aivm.dev/aivm/provision/target"
+	"aivm.dev/aivm/sshcfg"
+)
+
+// Seen is one look at everything that VMs of this person depend on.
+type Seen struct {
+	Host   host.Facts
+	Exam   host.Examination
+	store  plan.Known[*config.Store]
+	Net    network.Facts
+	Vms    []Entry
+	sshErr error                          // of the configuration as a whole
+	gone   []sshcfg.GoneStore             // Include lines of configs that are gone
+	Asked  bool                           // libvirt said what it knows
+	Left   plan.Known[[]root.NetManifest] // walls of networks that are gone
+}
+
+// Entry is a VM as the doctor sees it: its entry for ssh.
+type Entry struct {
+	want   *target.Target
+	inst   *state.Instance
+	Plan   []plan.Action // what its entry lacks
+	err    error         // why there can be none, or it cannot be seen
+	others []sshcfg.Mismatch
+}
+
+// Diagnose looks at everything, side by side where one need not wait for the
+// other.
+func (e Part) Diagnose(ctx context.Context, sudo bool) (Seen, error) {
+	var d Seen
+	d.Host = e.HostFacts()
+	d.store.Value, d.store.Err = e.Load()
+	a := host.Asked{DiskDir: session.DefaultBaseDir, CacheDir: e.Cache.Dir}
+	if d.store.Err == nil {
+		a.DiskDir = e.BaseDir(d.store.Value.Config.Defaults.Paths)
+		d.Vms = e.patients(d.store.Value)
+	}
+	var exam host.Examination
+	var rules plan.Known[[]byte]
+	var wg sync.WaitGroup
+	wg.Go(func() { d.sshErr, d.gone = e.examineSSH(ctx, d.Vms), sshcfg.GoneStores(e.SSH) })
+	wg.Go(func() { exam = host.Examine(ctx, e.Host, d.Host) })
+	isRoot, seesRules := e.Host.Euid == 0, d.Host.Tools["nft"] != ""
+	if isRoot && seesRules {
+		wg.Go(func() { rules = e.ruleset(ctx) })
+	}
+	states := e.askLibvirt(ctx, sudo, &a, &d.Net)
+	for _, n := range d.Net.Networks.Value {
+		if n.Active && n.Mark.By(e.UID) {
+			a.Bridges = append(a.Bridges, n.Bridge)
+		}
+	}
+	a.SSHServers = e.banners(ctx, d.Vms, states)
+	wg.Wait()
+	if sudo && !isRoot && seesRules {
+		// Through the one helper, which was started by now or is at this.
+		rules = e.ruleset(ctx)
+	}
+	if (sudo || isRoot) && seesRules {
+		a.Ruleset = &rules
+	}
+	d.Exam, d.Asked = exam.With(a), a.Libvirt != nil
+	return d, ctx.Err()
+}
+
+// askLibvirt fills in what libvirt knows, and returns the states of this
+// person's VMs.
+func (e Part) askLibvirt(ctx context.Context, sudo bool, a *host.Asked, n *network.Facts) map[string]virt.State {
+	n.Routes, n.Interfaces = e.Routes()
+	n.Networks = plan.Unknown[[]*virt.Network](errors.New("libvirt was not asked"))
+	l, err := e.Libvirt(ctx)
+	if errors.Is(err, virt.ErrDenied) && sudo {
+		if k, helpErr := e.LibvirtAsRoot(ctx); helpErr != nil {
+			e.WarnOnce(helpErr.Error())
+		} else {
+			l, err, a.Helped = k, nil, true
+		}
+	}
+	if err != nil {
+		n.Networks.Err = err
+		a.Denied = errors.Is(err, virt.ErrDenied)
+		if e.LibvirtAbsent(err) {
+			n.Networks = plan.Yes[[]*virt.Network](nil)
+		} else if !a.Denied && !errors.Is(err, virt.ErrNoDaemon) {
+			k := plan.Unknown[host.LibvirtFact](err)
+			a.Libvirt = &k
+		}
+		return nil
+	}
+	var k plan.Known[host.LibvirtFact]
+	k.Value.Library, k.Value.QEMU, k.Err = l.Versions(ctx)
+	a.Libvirt = &k
+	n.Networks.Value, n.Networks.Err = l.Networks(ctx)
+	states, err := l.States(ctx, e.UID)
+	if err != nil {
+		return nil
+	}
+	return states
+}
+
+// ruleset reads nftables' rules through the privileged helper.
+func (e Part) ruleset(ctx context.Context) plan.Known[[]byte] {
+	res, err := e.Root.Do(ctx, root.Ruleset{}, nil)
+	if err != nil {
+		return plan.Unknown[[]byte](err)
+	}
+	defer res.File.Close()
+	b, err := io.ReadAll(res.File)
+	return plan.Known[[]byte]{Value: b, Err: err}
+}
+
+// bannerLimit is how long a guest's server may take to say its name: the doctor
+// is a quick look, and an emulated guest may take a second.
+const bannerLimit = 200 * time.Millisecond
+
+// banners asks the VMs that run for their server's first line. Nobody logs in,
+// which OpenSSH counts as a small offence: one look is far from its limit.
+func (e Part) banners(ctx context.Context, vms []Entry, states map[string]virt.State) []host.SSHServer {
+	var running []*Entry // examineSSH writes to other fields of them meanwhile
+	for i := range vms {
+		if p := &vms[i]; p.inst != nil && states[p.want.Name] == virt.Running {
+			running = append(running, p)
+		}
+	}
+	out := make([]host.SSHServer, len(running))
+	var wg sync.WaitGroup
+	for i, p := range running {
+		wg.Go(func() {
+			out[i].Where = "VM " + p.want.Name
+			out[i].Banner, out[i].Err = e.banner(ctx, net.JoinHostPort(p.inst.Address, strconv.Itoa(22)))
+		})
+	}
+	wg.Wait()
+	return out
+}
+
+func (e Part) banner(ctx context.Context, addr string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, bannerLimit)
+	defer cancel()
+	c, err := e.DialNet(ctx, "tcp", addr)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	if t, ok := ctx.Deadline(); ok {
+		_ = c.SetDeadline(t)
+	}
+	line, err := bufio.NewReader(io.LimitReader(c, 256)).ReadString('\n')
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("it answers, but did not say its version within %s", bannerLimit)
+	}
+	return ui.CleanTo(strings.TrimSpace(line), 100), err
+}
+
+// patients are the VMs of the store.
+func (e Part) patients(store *config.Store) []Entry {
+	var out []Entry
+	for _, name := range store.Config.VMNames() {
+		p := Entry{want: &target.Target{Store: store, Name: name}}
+		if p.err = e.JoinRecord(p.want); p.err == nil {
+			p.inst, p.err = e.State().Instance(name)
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// sshLimit is how long ssh may take over its own configuration: a "Match exec"
+// in it can be anything.
+const sshLimit = 3 * time.Second
+
+// examineSSH looks at the configuration as a whole, then at each VM's entry.
+func (e Part) examineSSH(ctx context.Context, vms []Entry) error {
+	if e.HostFacts().Tools["ssh"] == "" {
+		return nil // said by another check
+	}
+	ctx, cancel := context.WithTimeout(ctx, sshLimit)
+	defer cancel()
+	var wg sync.WaitGroup
+	for i := range vms {
+		p := &vms[i]
+		if p.err != nil || p.inst == nil {
+			continue
+		}
+		st := e.Stanza(p.want.Name, *p.inst)
+		p.Plan, p.err = sshcfg.Plan(sshcfg.Observe(e.SSH, st), st)
+		if p.err == nil && len(p.Plan) == 0 {
+			wg.Go(func() { p.others, p.err = sshcfg.Verify(ctx, e.SSH, p.want.Name, st, nil) })
+		}
+	}
+	err := sshcfg.Health(ctx, e.SSH, nil)
+	wg.Wait()
+	if ctx.Err() != nil && err != nil {
+		return ui.Failed("ssh did not come to an end with its configuration within %s", sshLimit).Hint("look for a \"Match exec\" in it that takes long")
+	}
+	return err
+}

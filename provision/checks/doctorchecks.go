@@ -1,0 +1,181 @@
+package checks
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/network"
+	"aivm.dev/aivm/provision/session"
+	"aivm.dev/aivm/provision/target"
+	"aivm.dev/aivm/sshcfg"
+)
+
+// verdict makes a check of an error: what it says, and its hints as the fix.
+func verdict(c host.Check, state host.State, err error) host.Check {
+	c.State, c.Detail = state, err.Error()
+	var ue *ui.Error
+	if errors.As(err, &ue) {
+		c.Detail, c.Fix = ue.Message, append(c.Fix, ue.Hints...)
+	}
+	return c
+}
+
+// NetworksCheck looks for what is in the way of aivm's networks: those that
+// are there, and the one the next VM would get.
+func (e Part) NetworksCheck(d Seen) host.Check {
+	c := host.Check{ID: "networks", Label: "Bridges, subnets, routes", State: host.OK}
+	if d.Net.Routes.Err != nil {
+		c.State, c.Detail = host.Unknown, fmt.Sprintf("the routes cannot be read: %v", d.Net.Routes.Err)
+		return c
+	}
+	c.Evidence = append(c.Evidence, fmt.Sprintf("/proc/net/route: %d routes, %d interfaces", len(d.Net.Routes.Value), len(d.Net.Interfaces)))
+	var good, bad []string
+	for _, n := range d.Net.Networks.Value {
+		if !n.Mark.By(e.UID) {
+			continue
+		}
+		c.Evidence = append(c.Evidence, fmt.Sprintf("network %s: bridge %s, %s, running %v", n.Name, n.Bridge, n.Subnet, n.Active))
+		stolen, hides := d.Net.Stolen(n)
+		switch {
+		case stolen != "":
+			bad = append(bad, fmt.Sprintf("%s takes the packets for network %s (%s): its VMs cannot be reached", stolen, n.Name, n.Subnet))
+			c.Fix = append(c.Fix, "take that route away (a VPN, another bridge): ip -4 route show")
+		case hides != "":
+			good = append(good, fmt.Sprintf("%s on %s (%s hides nothing of it; hosts behind that route with these addresses cannot be reached from here)", n.Name, n.Subnet, hides))
+		default:
+			good = append(good, fmt.Sprintf("%s on %s", n.Name, n.Subnet))
+		}
+	}
+	for _, m := range d.Left.Value {
+		bad = append(bad, fmt.Sprintf("the firewall of network %s is kept, and libvirt does not have that network any more", m.Wall.Network))
+		c.Fix = append(c.Fix, "aivm host doctor --fix")
+	}
+	if len(bad) > 0 {
+		c.State, c.Detail = host.Bad, strings.Join(bad, "; ")
+		return c
+	}
+	if d.store.Err == nil {
+		next, err := e.nextNetwork(d)
+		if err != nil {
+			return verdict(c, host.Bad, err)
+		}
+		if next != "" {
+			good = append(good, next)
+		}
+	}
+	c.Detail = strings.Join(good, ", ")
+	if d.Left.Err != nil {
+		c.State, c.Detail = host.Unknown, fmt.Sprintf("whether a firewall is left of a network that is gone is not known: %v", d.Left.Err)
+	}
+	if err := d.Net.Networks.Err; err != nil {
+		c.State = host.Unknown
+		c.Detail = fmt.Sprintf("no route is in the way of the default network; which networks libvirt has is not known: %v", err)
+		if errors.Is(err, virt.ErrDenied) {
+			c.Fix = []string{"aivm host doctor --sudo"}
+		}
+	}
+	return c
+}
+
+// nextNetwork says which network a VM made now would get, if it is not there
+// yet.
+func (e Part) nextNetwork(d Seen) (string, error) {
+	w := &target.Target{Store: d.store.Value, Wished: d.store.Value.Config.Defaults.Network}
+	f := d.Net
+	f.Networks.Err = nil // unknown: then only routes and interfaces can be in the way
+	spec, err := network.Choose(f, w.Wished, e.UID, !w.AutoNet())
+	if err != nil {
+		return "", err
+	}
+	for _, n := range f.Networks.Value {
+		if n.Name == spec.Name {
+			return "", nil
+		}
+	}
+	if spec.SubnetCIDR != w.Wished.SubnetCIDR {
+		return fmt.Sprintf("the first VM gets %s on %s, since %s is taken", spec.Name, spec.SubnetCIDR, w.Wished.SubnetCIDR), nil
+	}
+	return fmt.Sprintf("the first VM gets %s on %s, which is free", spec.Name, spec.SubnetCIDR), nil
+}
+
+// SshConfigCheck says whether ssh reads the person's configuration, and makes
+// of each VM's alias what was meant.
+func (e Part) SshConfigCheck(d Seen) host.Check {
+	c := host.Check{ID: "ssh-config", Label: "SSH configuration", State: host.OK}
+	if d.Host.Tools["ssh"] == "" {
+		c.State, c.Detail = host.Skipped, "ssh is not installed"
+		return c
+	}
+	if d.sshErr != nil {
+		if errors.Is(d.sshErr, sshcfg.ErrReadOnly) {
+			return verdict(c, host.Unknown, d.sshErr)
+		}
+		return verdict(c, host.Bad, d.sshErr)
+	}
+	c.Evidence = append(c.Evidence, "ssh -G: reads it to the end")
+	for _, g := range d.gone {
+		c.Evidence = append(c.Evidence, g.String())
+	}
+	var good, bad []string
+	for _, p := range d.Vms {
+		name := p.want.Name
+		switch {
+		case errors.Is(p.err, sshcfg.ErrReadOnly):
+			return verdict(c, host.Unknown, p.err)
+		case p.err != nil:
+			k := verdict(c, host.Bad, p.err)
+			bad, c.Fix = append(bad, name+": "+k.Detail), k.Fix
+		case p.inst == nil:
+		case len(p.Plan) > 0:
+			bad = append(bad, fmt.Sprintf("ssh %s does not reach its VM: the entry or the Include line is missing or was changed", name))
+			c.Fix = append(c.Fix, "aivm host doctor --fix")
+		case len(p.others) > 0:
+			for _, m := range p.others {
+				bad = append(bad, fmt.Sprintf("ssh %s: %s", name, m))
+				if m.Hint != "" {
+					c.Fix = append(c.Fix, m.Hint)
+				}
+			}
+		default:
+			good = append(good, name)
+		}
+	}
+	switch {
+	case len(bad) > 0:
+		c.State, c.Detail = host.Bad, strings.Join(bad, "; ")
+	case len(good) > 0:
+		c.Detail = "ssh knows " + strings.Join(good, ", ")
+	default:
+		c.Detail = "ssh reads it; no VM is in it yet"
+	}
+	return c
+}
+
+// StoreCheck says whether the config can be used.
+func StoreCheck(d Seen) host.Check {
+	c := host.Check{ID: "config", Label: "Config", State: host.OK}
+	switch {
+	case d.store.Err != nil:
+		c = verdict(c, host.Bad, d.store.Err)
+		if len(c.Fix) == 0 {
+			c.Fix = []string{"aivm config lint", "aivm config edit"}
+		}
+	case len(d.store.Value.Warnings) > 0:
+		c.State, c.Detail, c.Fix = host.Bad, session.WarningText(d.store.Value.Path, d.store.Value.Warnings[0]), []string{"aivm config lint"}
+	default:
+		c.Evidence = []string{d.store.Value.Path + ": understood"}
+		c.Detail = count(len(d.store.Value.Config.VMs), "VM") + ", " + count(len(d.store.Value.Config.Attachments), "folder")
+	}
+	return c
+}
+
+func count(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
+}

@@ -1,0 +1,188 @@
+package checks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"al.essio.dev/pkg/shellescape"
+
+	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/domain"
+	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/session"
+	"aivm.dev/aivm/provision/state"
+	"aivm.dev/aivm/provision/target"
+)
+
+// Tally is a list of checks. Done and Total count those that are known.
+type Tally struct {
+	Checks []host.Check `json:"checks"`
+	Done   int          `json:"done"`
+	Total  int          `json:"total"`
+}
+
+func (s *Tally) Add(cs ...host.Check) {
+	for _, c := range cs {
+		if c.Fix == nil {
+			c.Fix = []string{}
+		}
+		c.Detail = ui.Clean(c.Detail)
+		s.Checks = append(s.Checks, c)
+		switch c.State {
+		case "ok":
+			s.Done++
+			s.Total++
+		case "bad":
+			s.Total++
+		}
+	}
+}
+
+func (e Part) HostChecks() []host.Check {
+	f := e.HostFacts()
+	tools, pkgs := host.Missing(f, host.Need{})
+	deps := host.Check{ID: "host", Label: "Host dependencies", State: "ok", Detail: "everything is installed"}
+	if len(tools) > 0 {
+		deps.State, deps.Detail = "bad", "missing: "+strings.Join(tools, ", ")
+		deps.Fix = host.FixPackages(f, pkgs)
+	}
+	accel, slow := host.Accel(f)
+	run := host.Check{ID: "runtime", Label: "Runtime environment", State: "ok", Detail: "KVM"}
+	if accel != "kvm" {
+		run.Detail = slow
+	}
+	return []host.Check{deps, run}
+}
+
+// NetworkOf is the VM's network in libvirt; a nil one does not exist there.
+func NetworkOf(ctx context.Context, w *target.Target, f *loop.Facts) plan.Known[*virt.Network] {
+	if f.Virt.Err != nil {
+		return plan.Unknown[*virt.Network](f.Virt.Err)
+	}
+	return session.Known(f.Virt.Value.Network(ctx, w.Network.Network.Name))
+}
+
+func NetworkCheck(w *target.Target, n plan.Known[*virt.Network]) host.Check {
+	up := []string{"aivm vm up " + w.Name}
+	c := host.NewCheck("network", "Libvirt network", host.Bad, "network %s does not exist", w.Network.Network.Name)
+	switch {
+	case n.Err != nil:
+		return host.NewCheck("network", "Libvirt network", host.Unknown, "%v", n.Err)
+	case n.Value == nil:
+		c.Fix = up
+	case !n.Value.Active:
+		c.Detail, c.Fix = "network "+n.Value.Name+" is not started", up
+	default:
+		c.State, c.Detail = host.OK, fmt.Sprintf("%s on %s, %s", n.Value.Name, n.Value.Bridge, n.Value.Subnet)
+	}
+	return c
+}
+
+func (e Part) VmCheck(w *target.Target, f *loop.Facts) host.Check {
+	d := f.Domain.Domain
+	c := host.NewCheck("vm", "VM state", host.Bad, "%s does not exist in libvirt", w.Name)
+	c.Fix = []string{"aivm vm up " + w.Name}
+	switch {
+	case d.Err != nil:
+		return host.NewCheck("vm", "VM state", host.Unknown, "%v", d.Err)
+	case d.Value == nil:
+		return c
+	case !d.Value.Mark.By(e.UID):
+		// Whoever made it, what it is and does is not this person's VM.
+		c.Detail, c.Fix = domain.CheckOurs(d.Value, e.UID).Error(), []string{"aivm vm create NAME"}
+		return c
+	case d.Value.State != virt.Running:
+		c.Detail = fmt.Sprintf("%s is %s", w.Name, d.Value.State)
+		return c
+	}
+	return host.NewCheck("vm", "VM state", host.OK, "%s is running (%d CPUs, %d MB)", w.Name, d.Value.VCPUs, d.Value.RAMMB)
+}
+
+// AddressCheck compares the address that is remembered with what is true: the
+// guest with the pinned key answers there, or libvirt keeps it for the VM.
+func (e Part) AddressCheck(w *target.Target, f *loop.Facts, inst plan.Known[*state.Instance], n plan.Known[*virt.Network]) host.Check {
+	bad := func(fix []string, format string, args ...any) host.Check {
+		c := host.NewCheck("address", "VM address", host.Bad, format, args...)
+		c.Fix = fix
+		return c
+	}
+	made := f.Domain.Domain.Value != nil && f.Domain.Domain.Value.Mark.By(e.UID)
+	anew := []string{"aivm vm restart " + w.Name}
+	if !f.Running() {
+		anew = []string{"aivm vm up " + w.Name}
+	}
+	in := inst.Value
+	switch {
+	case inst.Err != nil:
+		path := shellescape.Quote(e.State().InstancePath(w.Name))
+		return bad(append([]string{"mv " + path + " " + path + ".damaged"}, anew...), "%v", inst.Err)
+	case in == nil && made:
+		return bad(anew, "the VM is there, but its address is not remembered in %s", e.State().InstancePath(w.Name))
+	case in == nil:
+		return host.NewCheck("address", "VM address", host.Skipped, "none yet")
+	case f.Conn != nil:
+		return host.NewCheck("address", "VM address", host.OK, "%s (%s)", in.Address, in.MAC)
+	case n.Err != nil:
+		return host.NewCheck("address", "VM address", host.Unknown, "%s (%s) is remembered; whether libvirt keeps it for the VM is not known: %v", in.Address, in.MAC, n.Err)
+	case n.Value == nil:
+		return bad(anew, "%s (%s) is remembered, but the network it is in does not exist", in.Address, in.MAC)
+	}
+	for _, r := range n.Value.Hosts {
+		if strings.EqualFold(r.MAC, in.MAC) {
+			if r.IP.String() == in.Address {
+				return host.NewCheck("address", "VM address", host.OK, "%s (%s), kept for the VM in network %s", in.Address, in.MAC, n.Value.Name)
+			}
+			return bad(anew, "%s is remembered, but libvirt gives the VM %s", in.Address, r.IP)
+		}
+	}
+	return bad(anew, "%s (%s) is remembered, but network %s does not keep it for the VM", in.Address, in.MAC, n.Value.Name)
+}
+
+func SshCheck(w *target.Target, f *loop.Facts) host.Check {
+	d := f.Domain.Domain
+	c := host.NewCheck("ssh", "SSH readiness", host.Bad, "%v", f.ConnErr)
+	wrongKey := new(*guest.HostKeyError)
+	switch {
+	case f.Conn != nil:
+		return host.NewCheck("ssh", "SSH readiness", host.OK, "ssh %s", w.Name)
+	case errors.As(f.ConnErr, wrongKey), guest.IsUnreachable(f.ConnErr) && f.Running():
+		c.Fix = []string{"virsh -c qemu:///system console " + w.Name}
+	case d.Err == nil && !f.Running():
+		return host.NewCheck("ssh", "SSH readiness", host.Skipped, "the VM does not run")
+	case errors.Is(f.ConnErr, loop.ErrNotTried):
+		return host.NewCheck("ssh", "SSH readiness", host.Skipped, "the VM's address is not known")
+	}
+	return c
+}
+
+// States returns a function from VM name to state. libvirt is asked only if
+// there is a VM.
+func (e Part) States(ctx context.Context, any bool) func(string) string {
+	if !any {
+		return func(string) string { return "unknown" }
+	}
+	l, err := e.Libvirt(ctx)
+	var states map[string]virt.State
+	if err == nil {
+		states, err = l.States(ctx, e.UID)
+	}
+	absent := err != nil && e.LibvirtAbsent(err)
+	return func(name string) string {
+		if absent {
+			return string(virt.Missing)
+		}
+		if err != nil {
+			return "unknown"
+		}
+		if s, ok := states[name]; ok {
+			return string(s)
+		}
+		return string(virt.Missing)
+	}
+}

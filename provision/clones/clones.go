@@ -1,0 +1,424 @@
+package clones
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"al.essio.dev/pkg/shellescape"
+
+	"aivm.dev/aivm/gitsync"
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/internal/lockfile"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/session"
+	"aivm.dev/aivm/provision/share"
+	"aivm.dev/aivm/provision/target"
+)
+
+// Find looks at the repository of a folder in mode git. Nothing of it is run
+// before it is sure that no guest can write it.
+func (e Part) Find(ctx context.Context, w *target.Target) error {
+	a := *w.Folder
+	repo, err := gitsync.Find(a.HostPath)
+	if err != nil {
+		return err
+	}
+	if repo.Top != a.HostPath {
+		return ui.Refused("%s is no git repository any more; %s around it is", ui.Clean(a.HostPath), ui.Clean(repo.Top)).
+			Hint("aivm detach " + shellescape.Quote(a.HostPath) + " --vm " + a.VM)
+	}
+	writable, err := e.guestWritable()
+	if err != nil {
+		return err
+	}
+	if err := repo.Guarded(writable); err != nil {
+		return err
+	}
+	w.Git = &target.Clone{Repo: repo, Push: true, Fetch: true}
+	if w.Git.Remote, err = gitsync.FindRemote(repo, w.Name, a.GuestDst); err != nil {
+		return err
+	}
+	w.Git.Fresh = !w.Git.Remote.Present
+	if w.NewFolder {
+		// Nothing is made for what cannot be pushed.
+		h, err := gitsync.Observe(ctx, repo, w.Git.Remote.Name)
+		if err != nil {
+			return err
+		}
+		w.Git.Host = plan.Yes(h)
+	}
+	return nil
+}
+
+// guestWritable are the folders of this machine that a guest can write, by the
+// VM that can: what is recorded, and what is mounted whatever is recorded.
+func (e Part) guestWritable() (map[string]string, error) {
+	store, err := e.Load()
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	vms := map[string]bool{}
+	for _, vm := range store.Config.VMNames() {
+		vms[vm] = true
+	}
+	for _, r := range store.Config.Attachments {
+		a := share.Recorded(r)
+		vms[a.VM] = true
+		if a.Mode != share.Git && a.Access != string(share.ReadOnly) {
+			out[filepath.Clean(a.HostPath)] = a.VM
+		}
+	}
+	for vm := range vms {
+		hf, err := e.Shared(vm, nil)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range hf.Reached() {
+			if !r.RO {
+				out[r.Path] = vm
+			}
+		}
+	}
+	return out, nil
+}
+
+// Observe looks at the repository while the guest is asked.
+func Observe(ctx context.Context, w *target.Target) {
+	// Anew each time: the VM's name may have changed since.
+	m, err := gitsync.FindRemote(w.Git.Repo, w.Name, w.Folder.GuestDst)
+	if err != nil {
+		w.Git.Host = plan.Unknown[gitsync.Host](err)
+		return
+	}
+	h, err := gitsync.Observe(ctx, w.Git.Repo, m.Name)
+	w.Git.Remote, w.Git.Host = m, plan.Known[gitsync.Host]{Value: h, Err: err}
+}
+
+func Probe(w *target.Target) guest.Probe {
+	return guest.Probe{Name: "git", Script: gitsync.GuestProbe(w.Folder.GuestDst)}
+}
+
+// PlanHost adds the remote to the repository's configuration.
+func (e Part) PlanHost(p *plan.Plan, w *target.Target) error {
+	if w.Git == nil {
+		return nil
+	}
+	if err := w.Git.Host.Err; err != nil && w.NewFolder {
+		return err
+	}
+	m := w.Git.Remote
+	if m.Present || m.Path() == "" {
+		return nil
+	}
+	consent := plan.None
+	if w.NewFolder {
+		consent = plan.Ask
+	}
+	p.Add(plan.Action{
+		ID: "git.remote:" + w.Folder.Tag, Why: fmt.Sprintf("name the clone in VM %s %q in the repository %s", w.Name, m.Name, w.Folder.HostPath),
+		Shows: []string{"write " + m.Path()}, Diff: m.AddDiff(), Consent: consent, Timing: "share",
+		Do: func(ctx context.Context) error {
+			if err := m.Add(ctx); err != nil {
+				return err
+			}
+			w.Git.Remote.Present = true
+			return nil
+		},
+	})
+	return nil
+}
+
+// PlanGuest is what brings the clone and the host's view of it up to date.
+func (e Part) PlanGuest(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
+	if w.Git == nil {
+		return nil, nil
+	}
+	g := &w.Git.Guest
+	if err := g.Usable(w.Name, w.Folder.GuestDst); err != nil {
+		return nil, err
+	}
+	if w.Git.Quick {
+		return nil, nil
+	}
+	if err := w.Git.Host.Err; err != nil {
+		if w.NewFolder || w.Git.Strict || g.State != gitsync.Clone {
+			return nil, err
+		}
+		w.Git.Problem = err // the clone is there and can be worked in
+		return nil, nil
+	}
+	h := &w.Git.Host.Value
+	var out []plan.Action
+	add := func(id, why, shows string, do func(context.Context, gitsync.Peer) error) {
+		out = append(out, plan.Action{
+			ID: id + ":" + w.Folder.Tag, Why: why, Shows: []string{shows}, Timing: "share",
+			Do: func(ctx context.Context) error {
+				if err := e.beginGit(ctx, w, f); err != nil {
+					return err
+				}
+				return do(ctx, e.peer(ctx, w, f))
+			},
+		})
+	}
+	dst := shellescape.Quote(w.Folder.GuestDst)
+	if g.State != gitsync.Clone {
+		add("git.init", fmt.Sprintf("make a clone of %s at %s in VM %s", w.Folder.HostPath, w.Folder.GuestDst, w.Name), "git init "+dst+" (in the guest)",
+			func(ctx context.Context, p gitsync.Peer) error {
+				if g.State == gitsync.Clone {
+					return nil
+				}
+				kept, err := gitsync.KeepTracked(ctx, *h)
+				if err != nil {
+					return err
+				}
+				if len(kept) > 0 {
+					e.UI.Say("What was fetched from an earlier clone in VM %s and is in no branch here is kept: %s", w.Name, ui.Some(kept, 10))
+				}
+				w.Git.Result.Cloned = true
+				return gitsync.Init(ctx, p, *h, g)
+			})
+	}
+	news := gitsync.News(*h, *g)
+	if (w.Git.Fetch || w.Git.Push && gitsync.Relate(*h, *g) == gitsync.Unseen) && len(news) > 0 {
+		add("git.fetch", fmt.Sprintf("fetch what VM %s committed", w.Name), "git fetch "+w.Git.Remote.Name, func(ctx context.Context, p gitsync.Peer) error { return e.gitFetch(ctx, w, p) })
+	}
+	ups, _ := gitsync.Updates(*h, *g)
+	if w.Git.Push && (len(ups) > 0 || g.State != gitsync.Clone || gitsync.Relate(*h, *g) == gitsync.Unseen || gitsync.Relate(*h, *g) == gitsync.Diverged) {
+		add("git.push", fmt.Sprintf("push branch %s to VM %s", h.Branch, w.Name), "git push "+w.Git.Remote.Name+" "+shellescape.Quote(h.Branch),
+			func(ctx context.Context, p gitsync.Peer) error { return e.gitPush(ctx, w, p) })
+	}
+	if w.Git.Push && gitsync.Follows(*h, *g) {
+		add("git.switch", fmt.Sprintf("check out branch %s in VM %s", h.Branch, w.Name), "git checkout "+shellescape.Quote(h.Branch)+" (in the guest)",
+			func(ctx context.Context, p gitsync.Peer) error { return e.gitSwitch(ctx, w, p) })
+	}
+	if w.Git.Wip {
+		add("git.wip", fmt.Sprintf("send what is not committed to VM %s", w.Name), "git push "+w.Git.Remote.Name+" refs/aivm/wip/"+shellescape.Quote(h.Branch),
+			func(ctx context.Context, p gitsync.Peer) error {
+				if g.Heads[h.Branch] != h.Head {
+					return ui.Refused("branch %s of VM %s has commits of its own, and what is not committed here stands on others", h.Branch, w.Name).
+						Hint("take them over first: aivm git pull " + shellescape.Quote(w.Folder.HostPath))
+				}
+				said, err := gitsync.SendUncommitted(ctx, p, *h, g)
+				w.Git.Result.Wip = said
+				return err
+			})
+	}
+	w.Git.Moved = len(out) > 0
+	return out, nil
+}
+
+func (e Part) gitFetch(ctx context.Context, w *target.Target, p gitsync.Peer) error {
+	h := &w.Git.Host.Value
+	moved, notes, err := gitsync.Fetch(ctx, p, h, w.Git.Guest)
+	for _, n := range notes {
+		e.WarnOnce(n)
+	}
+	w.Git.Result.Fetched = moved
+	return tolerate(ctx, w, err)
+}
+
+// tolerate makes a remark of what went wrong between the two repositories,
+// where moving commits is not the point of the command: what a guest says or
+// sends must not keep anybody from going in to mend it.
+func tolerate(ctx context.Context, w *target.Target, err error) error {
+	if err == nil || w.Git.Strict || w.NewFolder || ctx.Err() != nil || w.Git.Guest.State != gitsync.Clone || errors.Is(err, guest.ErrLost) {
+		return err
+	}
+	w.Git.Problem = errors.Join(w.Git.Problem, err)
+	return nil
+}
+
+func (e Part) gitPush(ctx context.Context, w *target.Target, p gitsync.Peer) error {
+	h := &w.Git.Host.Value
+	moves := gitsync.Relate(*h, w.Git.Guest) == gitsync.HostAhead || gitsync.Relate(*h, w.Git.Guest) == gitsync.Missing
+	if moves {
+		// Before the files that stand for them.
+		missing, err := gitsync.CarryLFS(ctx, p, *h)
+		e.sayMissing(w, missing)
+		if err != nil {
+			return tolerate(ctx, w, err)
+		}
+	}
+	sent, problem, err := gitsync.PushBranch(ctx, p, h, &w.Git.Guest)
+	w.Git.Result.Sent = sent
+	if moves && problem == nil && err == nil {
+		_, missing, serr := gitsync.CarrySubmodules(ctx, p, *h)
+		e.sayMissing(w, missing)
+		err = serr
+	}
+	if problem != nil && w.Git.Strict && err == nil {
+		return problem
+	}
+	if problem != nil {
+		w.Git.Problem = errors.Join(w.Git.Problem, problem)
+	}
+	return tolerate(ctx, w, err)
+}
+
+// sayMissing says what of the repository its clone lacks.
+func (e Part) sayMissing(w *target.Target, missing []string) {
+	for _, m := range missing {
+		e.WarnOnce("the clone in VM " + w.Name + " is not complete: " + m)
+	}
+}
+
+func (e Part) gitSwitch(ctx context.Context, w *target.Target, p gitsync.Peer) error {
+	h := &w.Git.Host.Value
+	if w.Git.Guest.Heads[h.Branch] == "" {
+		return nil // it could not be pushed, and that was said
+	}
+	done, err := gitsync.Switch(ctx, p, *h, &w.Git.Guest)
+	if err == nil && !done {
+		e.WarnOnce(gitsync.Stays(p, *h, w.Git.Guest))
+	}
+	return tolerate(ctx, w, err)
+}
+
+func (e Part) peer(ctx context.Context, w *target.Target, f *loop.Facts) gitsync.Peer {
+	p := gitsync.Peer{Conn: f.Conn, VM: w.Name, Dir: w.Folder.GuestDst, Limits: w.Git.Limits, Fresh: w.Git.Fresh, Progress: func(d string, fr float64) { plan.Report(ctx, d, fr) }}
+	if e.UI.Verbose > 0 {
+		p.Note = func(s string) { e.UI.Say("git: %s", s) }
+	}
+	return p
+}
+
+// beginGit takes the repository's lock, once a run: the quarantine and the refs
+// have one run at a time. Whoever had to wait looks again.
+func (e Part) beginGit(ctx context.Context, w *target.Target, f *loop.Facts) error {
+	if w.Git.Release != nil {
+		return nil
+	}
+	path := e.State().RepositoryLockPath(share.Token(w.Git.Repo.CommonDir))
+	release, waited, err := lockfile.Lock(ctx, path, e.Rerun, func(holder string) func(error) {
+		plan.Report(ctx, "waiting for "+holder+", which works on this repository", -1)
+		return func(error) {}
+	})
+	if err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		return ui.Failed("locking the repository %s: %w", w.Git.Repo.Top, err).Hint("ls -l " + shellescape.Quote(path))
+	}
+	if waited {
+		Observe(ctx, w)
+		if w.Git.Host.Err != nil && !(w.Git.AnyHead && w.Git.Host.Value.NoBranch) {
+			release()
+			return w.Git.Host.Err
+		}
+		out, err := f.Conn.Probe(ctx, []guest.Probe{Probe(w)})
+		if err == nil {
+			w.Git.Guest, err = gitsync.ParseGuest(out["git"])
+		}
+		if err != nil {
+			release()
+			return err
+		}
+	}
+	w.Git.Release = release
+	return nil
+}
+
+// End lets other runs at the repository and says what kept commits from
+// moving: as an error where that was the point of the command, else as a
+// remark, for the folder can be worked in all the same.
+func (e Part) End(w *target.Target) error {
+	if w.Git == nil {
+		return nil
+	}
+	if w.Git.Release != nil {
+		w.Git.Release()
+		w.Git.Release = nil
+	}
+	e.keepStamp(w)
+	err := session.Alone(w.Git.Problem)
+	if err == nil || w.Git.Strict {
+		return err
+	}
+	e.UI.Warn("%v", err)
+	var ue *ui.Error
+	if errors.As(err, &ue) {
+		for _, h := range ue.Hints {
+			e.UI.Warn("  %s", h)
+		}
+	}
+	return nil
+}
+
+// Undo takes the remote away again, after a run that failed before the
+// folder was recorded.
+func (e Part) Undo(ctx context.Context, w *target.Target) {
+	if w.Git == nil {
+		return
+	}
+	if w.Git.Release != nil {
+		w.Git.Release()
+		w.Git.Release = nil
+	}
+	// Not the store as this run knows it: another may have recorded it.
+	store, err := config.Load(e.StorePath)
+	if err != nil {
+		e.UI.Warn("the remote %s may be left in %s: %v", w.Git.Remote.Name, w.Git.Remote.Path(), err)
+		return
+	}
+	if _, ok := store.Config.FindAttachment(w.Folder.HostPath, w.Name); ok {
+		return
+	}
+	if m, err := gitsync.FindRemote(w.Git.Repo, w.Name, w.Folder.GuestDst); err == nil && m.Present {
+		if _, err := m.Remove(ctx); err != nil {
+			e.UI.Warn("the remote %s may be left in %s: %v", m.Name, m.Path(), err)
+		}
+	}
+}
+
+// PlanRemoveRemote takes the remote of a folder that is detached out of the
+// repository's configuration. A repository that is gone has none.
+func PlanRemoveRemote(a share.Attachment, consent plan.Consent) []plan.Action {
+	if a.Mode != share.Git {
+		return nil
+	}
+	repo, err := gitsync.Find(a.HostPath)
+	if err != nil || repo.Top != filepath.Clean(a.HostPath) {
+		return nil
+	}
+	m, err := gitsync.FindRemote(repo, a.VM, a.GuestDst)
+	if err != nil || m.RemoveDiff() == "" {
+		return nil
+	}
+	return []plan.Action{{
+		ID: "git.unremote:" + a.Tag, Why: fmt.Sprintf("take the remote %q out of the repository %s", m.Name, a.HostPath), Consent: consent,
+		Shows: []string{"write " + m.Path()}, Diff: m.RemoveDiff(),
+		Do: func(ctx context.Context) error {
+			_, err := m.Remove(ctx)
+			return err
+		},
+	}}
+}
+
+// Say says where the clone is and how to get at what is committed there.
+func (e Part) Say(w *target.Target, f *loop.Facts) {
+	if f.Conn == nil {
+		e.UI.Result("The clone at %s is made when VM %s runs: %s", w.Folder.GuestDst, w.Name, w.Opens())
+		return
+	}
+	e.UI.Result("Guest clone ready at %s", w.Folder.GuestDst)
+	e.UI.Say("The repository knows it as the remote %s: git fetch %s, git push %s; or aivm git status %s", w.Git.Remote.Name, w.Git.Remote.Name, w.Git.Remote.Name, shellescape.Quote(w.Folder.HostPath))
+}
+
+// InClone goes to the top of the clone if the subfolder that was asked for is
+// not in it: it is not committed, or ignored.
+func (e Part) InClone(ctx context.Context, w *target.Target, f *loop.Facts) {
+	if w.Git == nil || w.OpenAt == w.Folder.GuestDst || f.Conn == nil {
+		return
+	}
+	code, err := f.Conn.Run(ctx, guest.Cmd{Argv: []string{"test", "-d", w.OpenAt}})
+	if err == nil && code != 0 {
+		e.UI.Warn("%s is not in the clone, for nothing in it is committed; going to %s", w.OpenAt, w.Folder.GuestDst)
+		w.OpenAt = w.Folder.GuestDst
+	}
+}

@@ -1,0 +1,415 @@
+package clones
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"al.essio.dev/pkg/shellescape"
+
+	"aivm.dev/aivm/gitsync"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/share"
+	"aivm.dev/aivm/provision/target"
+)
+
+// Options are the flags of the `git` verbs.
+type Options struct {
+	Folder  string
+	VM      string
+	Wip     bool   // push: the uncommitted state too
+	MaxSize int64  // fetch, pull: what the guest may send
+	NoFetch bool   // diff, log: as last fetched
+	Stat    bool   // diff: only which files
+	Branch  string // diff, log: of the guest; "" = the one checked out there
+	// RunFilters is the name of a list that a pull printed: its filters may run.
+	RunFilters string
+}
+
+// GitResult is what the `git` verbs print with --json.
+type GitResult struct {
+	Schema   int                   `json:"schema"`
+	VM       string                `json:"vm"`
+	Folder   string                `json:"folder"`
+	GuestDst string                `json:"guest_dst"`
+	Remote   string                `json:"remote"`
+	Branch   string                `json:"branch"`
+	Head     string                `json:"head"`
+	Relation gitsync.Relation      `json:"relation"`
+	Ahead    int                   `json:"ahead"`
+	Behind   int                   `json:"behind"`
+	Pushed   []string              `json:"pushed"`
+	Objects  int                   `json:"objects"`
+	Fetched  []gitsync.Fetched     `json:"fetched"`
+	Wip      string                `json:"wip,omitempty"`
+	Guest    *ResultGuest          `json:"guest,omitempty"` // status: what the VM says
+	Dirty    []gitsync.StatusEntry `json:"dirty,omitempty"` // status: not committed here
+	Brings   []gitsync.Change      `json:"brings,omitempty"`
+	Runs     []string              `json:"runs,omitempty"`    // pull: what this machine may run of it
+	Filters  []gitsync.Filter      `json:"filters,omitempty"` // pull: what git here would run for it
+	// FiltersRan says that they did; else the files are as they are committed.
+	FiltersRan bool `json:"filters_ran,omitempty"`
+}
+
+// ResultGuest is the clone as the guest describes it.
+type ResultGuest struct {
+	State  gitsync.GuestState    `json:"state"`
+	Branch string                `json:"branch"`
+	Dirty  []gitsync.StatusEntry `json:"dirty"`
+	News   []string              `json:"news"` // branches with commits that were not fetched
+}
+
+// wantClone is a folder that is attached in mode git.
+func (e Part) wantClone(ctx context.Context, o Options) (*target.Target, error) {
+	_, real, err := target.ResolveFolder(o.Folder)
+	if err != nil {
+		return nil, err
+	}
+	w, err := e.VM(ctx, o.VM, real, false)
+	if err != nil {
+		return nil, err
+	}
+	r, ok := w.SavedFor(real)
+	if !ok {
+		return nil, ui.Refused("%s is not attached to VM %s", ui.Clean(real), w.Name).
+			Hint("to give the VM a clone of it: aivm attach " + shellescape.Quote(real) + " --mode git --vm " + w.Name)
+	}
+	if a := share.Recorded(r); a.Mode != share.Git {
+		return nil, ui.Refused("%s is attached to VM %s in mode %s: the VM has the files themselves, and nothing is pushed or fetched", ui.Clean(a.HostPath), w.Name, a.Mode).
+			Hint("to have a clone instead: aivm detach "+shellescape.Quote(a.HostPath)+" --vm "+w.Name, "then: aivm attach "+shellescape.Quote(a.HostPath)+" --mode git --vm "+w.Name)
+	}
+	if err := w.TakeSaved(target.FolderOptions{}, r, real, share.Git, ""); err != nil {
+		return nil, err
+	}
+	if err := e.Find(ctx, w); err != nil {
+		return nil, err
+	}
+	w.Git.Strict, w.Git.Wip = true, o.Wip
+	w.Git.Limits = gitsync.Limits{Bytes: o.MaxSize}
+	return w, nil
+}
+
+// moveGit is the loop for a verb whose point is to move commits.
+func (e Part) moveGit(ctx context.Context, o Options, push, fetch bool) (*target.Target, *loop.Facts, error) {
+	e.Timing = ui.NewTiming("boot", "share", "ssh")
+	w, err := e.wantClone(ctx, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	w.Boot, w.Guest = true, true
+	w.Git.Push, w.Git.Fetch = push, fetch
+	f, err := e.Converge(ctx, w)
+	return w, f, err
+}
+
+// GitPush pushes the branch of the host to the guest's clone.
+func (e Part) GitPush(ctx context.Context, o Options) error {
+	w, f, err := e.moveGit(ctx, o, true, false)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if e.UI.JSON {
+		return e.UI.PrintJSON(Result(w))
+	}
+	h := w.Git.Host.Value
+	switch sent := w.Git.Result.Sent; {
+	case len(sent.Refs) > 0:
+		e.UI.Result("Pushed to VM %s: %s", w.Name, strings.Join(pushed(sent), ", "))
+	case gitsync.Relate(h, w.Git.Guest) == gitsync.VMAhead:
+		e.UI.Result("Nothing to push: VM %s is %s ahead on %s", w.Name, commits(h.Behind), h.Branch)
+		e.UI.Say("to take them over: aivm git pull %s", shellescape.Quote(w.Folder.HostPath))
+	default:
+		e.UI.Result("Nothing to push: VM %s has %s as it is here", w.Name, h.Branch)
+	}
+	if w.Git.Result.Wip != "" {
+		e.UI.Result("%s", w.Git.Result.Wip)
+	} else if all, err := gitsync.HostStatus(ctx, w.Git.Repo); err == nil {
+		dirty, _ := compared(all)
+		if len(dirty) == 0 {
+			return nil
+		}
+		e.UI.Say("%d files are not committed here and were not pushed; to send them too: aivm git push %s --include-uncommitted", len(dirty), shellescape.Quote(w.Folder.HostPath))
+	}
+	return nil
+}
+
+// GitFetch fetches what the guest committed.
+func (e Part) GitFetch(ctx context.Context, o Options) error {
+	w, f, err := e.moveGit(ctx, o, false, true)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if e.UI.JSON {
+		return e.UI.PrintJSON(Result(w))
+	}
+	e.sayFetched(w)
+	if err := e.sayFetchedHazards(ctx, w); err != nil {
+		return err
+	}
+	if len(w.Git.Result.Fetched) == 0 {
+		e.UI.Result("Nothing new in VM %s", w.Name)
+	}
+	return nil
+}
+
+func (e Part) sayFetched(w *target.Target) {
+	for _, m := range w.Git.Result.Fetched {
+		what := "new"
+		switch {
+		case m.Forced:
+			what = short(m.Old) + "..." + short(m.New) + " (rewritten in the VM)"
+		case m.Old != "":
+			what = short(m.Old) + ".." + short(m.New)
+		}
+		e.UI.Result("%s/%s  %s", w.Git.Remote.Name, m.Branch, what)
+	}
+}
+
+// GitStatus compares the repository with its clone. A VM that is off stays off.
+func (e Part) GitStatus(ctx context.Context, o Options) error {
+	w, f, err := e.lookGit(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := w.Git.Host.Err; err != nil {
+		return err
+	}
+	r := Result(w)
+	if r.Dirty, err = gitsync.HostStatus(ctx, w.Git.Repo); err != nil {
+		return err
+	}
+	h, g := w.Git.Host.Value, w.Git.Guest
+	if f.Conn != nil {
+		r.Guest = &ResultGuest{State: g.State, Branch: g.Head, Dirty: []gitsync.StatusEntry{}, News: []string{}}
+		if g.State == gitsync.Clone {
+			dirty, err := gitsync.GuestStatus(ctx, e.peer(ctx, w, f))
+			if err != nil {
+				return e.ExplainLost(ctx, w.Name, err)
+			}
+			r.Guest.Dirty = append(r.Guest.Dirty, dirty...)
+			for name := range gitsync.News(h, g) {
+				r.Guest.News = append(r.Guest.News, name)
+			}
+			slices.Sort(r.Guest.News)
+		}
+	}
+	if e.UI.JSON {
+		return e.UI.PrintJSON(r)
+	}
+	q := shellescape.Quote(w.Folder.HostPath)
+	e.UI.Result("%s: branch %s at %s", w.Folder.HostPath, h.Branch, short(h.Head))
+	if f.Conn == nil {
+		e.UI.Result("VM %s does not answer; as it was last seen:", w.Name)
+	}
+	where := fmt.Sprintf("%s in VM %s", w.Folder.GuestDst, w.Name)
+	switch {
+	case f.Conn != nil && g.State != gitsync.Clone:
+		e.UI.Result("The clone %s is not there; to make it: aivm git push %s", where, q)
+	case r.Relation == gitsync.Unseen || r.Guest != nil && len(r.Guest.News) > 0:
+		e.UI.Result("The clone %s has commits that were not fetched, on %s: aivm git fetch %s", where, strings.Join(r.Guest.News, ", "), q)
+	case r.Relation == gitsync.Same:
+		e.UI.Result("The clone %s has the same commits", where)
+	case r.Relation == gitsync.Diverged:
+		e.UI.Result("Diverged from the clone %s: %s here, %s there: git merge %s/%s", where, commits(h.Ahead), commits(h.Behind), w.Git.Remote.Name, h.Branch)
+	case r.Relation == gitsync.VMAhead:
+		e.UI.Result("The clone %s is %s ahead: aivm git pull %s", where, commits(h.Behind), q)
+	case r.Relation == gitsync.HostAhead:
+		e.UI.Result("The clone %s is %s behind: aivm git push %s", where, commits(h.Ahead), q)
+	default:
+		e.UI.Result("The clone %s has no branch %s: aivm git push %s", where, h.Branch, q)
+	}
+	if g.Head != "" && g.Head != h.Branch {
+		e.UI.Result("Branch %s is checked out there", g.Head)
+	}
+	dirty, unknown := compared(r.Dirty)
+	if len(dirty) > 0 {
+		e.UI.Result("Not committed here: %s", entries(dirty))
+	}
+	if len(unknown) > 0 {
+		e.UI.Result("Not compared here, since aivm runs no filters: %s; to compare: git -C %s status", entries(unknown), q)
+	}
+	if r.Guest != nil && len(r.Guest.Dirty) > 0 {
+		e.UI.Result("Not committed there: %s", entries(r.Guest.Dirty))
+	}
+	return nil
+}
+
+// compared sets apart the files that only a filter could tell to be unchanged.
+func compared(es []gitsync.StatusEntry) (dirty, unknown []gitsync.StatusEntry) {
+	for _, s := range es {
+		if s.Filter == "" {
+			dirty = append(dirty, s)
+		} else {
+			unknown = append(unknown, s)
+		}
+	}
+	return dirty, unknown
+}
+
+// lookGit observes without changing anything, the guest too if it answers.
+func (e Part) lookGit(ctx context.Context, o Options) (*target.Target, *loop.Facts, error) {
+	e.Timing = ui.NewTiming("ssh")
+	w, err := e.wantClone(ctx, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	w.Guest = true
+	f, err := e.Observe(ctx, w)
+	return w, f, err
+}
+
+// GitDiff shows what the guest's branch changed since it left the host's.
+func (e Part) GitDiff(ctx context.Context, o Options) error {
+	w, ref, err := e.gitTheirs(ctx, o)
+	if err != nil {
+		return err
+	}
+	args := []string{"diff", "--no-ext-diff", "--no-textconv", "--no-color", "--submodule=short", "--ignore-submodules=none"}
+	if o.Stat {
+		args = append(args, "--stat=120")
+	}
+	return e.showGit(ctx, w, append(args, w.Git.Host.Value.Head+"..."+ref, "--"))
+}
+
+// GitLog lists the guest's commits that are not on the host's branch.
+func (e Part) GitLog(ctx context.Context, o Options) error {
+	w, ref, err := e.gitTheirs(ctx, o)
+	if err != nil {
+		return err
+	}
+	return e.showGit(ctx, w, []string{"log", "--no-color", "--no-ext-diff", "--no-textconv", "--no-show-signature", "--date=iso", "--format=%h %ad %an: %s", w.Git.Host.Value.Head + ".." + ref, "--"})
+}
+
+// gitTheirs is the guest's branch as it was fetched: just now if the VM runs.
+func (e Part) gitTheirs(ctx context.Context, o Options) (*target.Target, string, error) {
+	w, f, err := e.lookGit(ctx, o)
+	if err != nil {
+		return nil, "", err
+	}
+	defer f.Close()
+	if err := w.Git.Host.Err; err != nil {
+		return nil, "", err
+	}
+	if f.Conn != nil && !o.NoFetch && w.Git.Guest.State == gitsync.Clone && len(gitsync.News(w.Git.Host.Value, w.Git.Guest)) > 0 {
+		err := e.beginGit(ctx, w, f)
+		if err == nil {
+			err = e.gitFetch(ctx, w, e.peer(ctx, w, f))
+			w.Git.Release()
+			w.Git.Release = nil
+		}
+		if err != nil {
+			return nil, "", e.ExplainLost(ctx, w.Name, err)
+		}
+	}
+	h := w.Git.Host.Value
+	name := o.Branch
+	if name == "" {
+		name = w.Git.Guest.Head
+	}
+	if name == "" || o.Branch == "" && h.Tracked[name] == "" {
+		name = h.Branch
+	}
+	at := h.Tracked[name]
+	if at == "" {
+		return nil, "", ui.Refused("branch %s of VM %s was never fetched", ui.Clean(name), w.Name).Hint("aivm git fetch " + shellescape.Quote(w.Folder.HostPath))
+	}
+	if f.Conn == nil && !o.NoFetch {
+		e.UI.Say("VM %s does not answer: this is what was fetched last", w.Name)
+	}
+	return w, at, nil
+}
+
+// showGit prints git's output line by line, made harmless: it holds what a
+// guest wrote.
+func (e Part) showGit(ctx context.Context, w *target.Target, args []string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	out := &lineWriter{print: func(l string) {
+		e.UI.Result("%s", l)
+	}}
+	err := gitsync.Show(ctx, w.Git.Host.Value, out, args...)
+	out.flush()
+	return err
+}
+
+// lineWriter hands on whole lines, and long ones in pieces.
+type lineWriter struct {
+	rest  []byte
+	print func(string)
+}
+
+func (l *lineWriter) Write(p []byte) (int, error) {
+	l.rest = append(l.rest, p...)
+	for {
+		i := slices.Index(l.rest, '\n')
+		if i < 0 && len(l.rest) < 1<<20 {
+			return len(p), nil
+		}
+		if i < 0 {
+			i = len(l.rest) - 1
+		}
+		l.print(strings.TrimSuffix(string(l.rest[:i]), "\r"))
+		l.rest = l.rest[i+1:]
+	}
+}
+
+func (l *lineWriter) flush() {
+	if len(l.rest) > 0 {
+		l.print(string(l.rest))
+	}
+}
+
+func Result(w *target.Target) GitResult {
+	h := w.Git.Host.Value
+	r := GitResult{
+		Schema: 1, VM: w.Name, Folder: w.Folder.HostPath, GuestDst: w.Folder.GuestDst, Remote: w.Git.Remote.Name, Branch: h.Branch, Head: h.Head,
+		Relation: gitsync.Relate(h, w.Git.Guest), Ahead: h.Ahead, Behind: h.Behind, Pushed: pushed(w.Git.Result.Sent), Objects: w.Git.Result.Sent.Objects,
+		Fetched: w.Git.Result.Fetched, Wip: w.Git.Result.Wip,
+	}
+	if w.Git.Guest.State == "" { // not asked: as last seen
+		seen := w.Git.Guest
+		seen.State, seen.Heads = gitsync.Clone, h.Tracked
+		r.Relation = gitsync.Relate(h, seen)
+	}
+	if r.Fetched == nil {
+		r.Fetched = []gitsync.Fetched{}
+	}
+	return r
+}
+
+func pushed(s gitsync.Sent) []string {
+	out := []string{}
+	for _, u := range s.Refs {
+		out = append(out, strings.TrimPrefix(strings.TrimPrefix(u.Ref, "refs/heads/"), "refs/"))
+	}
+	return out
+}
+
+func commits(n int) string {
+	if n == 1 {
+		return "1 commit"
+	}
+	return fmt.Sprintf("%d commits", n)
+}
+
+func short(oid string) string { return oid[:min(10, len(oid))] }
+
+func entries(es []gitsync.StatusEntry) string {
+	var l []string
+	for _, s := range es {
+		l = append(l, strings.TrimSpace(s.Code)+" "+s.Path)
+	}
+	return ui.Some(l, 20)
+}
+
+// quietly runs what would print results where JSON is to be the only one.
+func (e Part) quietly(f func()) {
+	if !e.UI.JSON {
+		f()
+	}
+}

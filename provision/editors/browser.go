@@ -1,0 +1,293 @@
+package editors
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"al.essio.dev/pkg/shellescape"
+
+	"aivm.dev/aivm/internal/capture"
+	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/internal/lazyre"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/codeserver"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/session"
+	"aivm.dev/aivm/provision/target"
+)
+
+func (e Part) serverSource() codeserver.Source {
+	return codeserver.NewSource(filepath.Join(filepath.Dir(e.Cache.Dir), "code-server"))
+}
+
+// PlanServer has the archive of code-server fetched where it is wanted and not
+// here yet.
+func (e Part) PlanServer(w *target.Target) []plan.Action {
+	src := e.serverSource()
+	if !w.Browser || src.Cached() {
+		return nil
+	}
+	return []plan.Action{{
+		ID: "code-server.fetch", Consent: plan.Ask, Timing: "editor",
+		Why:   "fetch code-server " + codeserver.Version + " (about 150 MB), or build it with npm where its release cannot be reached",
+		Shows: []string{"fetch " + src.Release, "or: npm install node@" + codeserver.Node + " code-server@" + codeserver.Version, "write " + src.Path()},
+		Do: func(ctx context.Context) error {
+			return src.Get(ctx, func(detail string, fraction float64) { plan.Report(ctx, detail, fraction) })
+		},
+	}}
+}
+
+// Serve brings code-server into the guest, starts it there, and serves
+// it to a browser on this machine until Ctrl-C.
+func (e Part) Serve(ctx context.Context, w *target.Target, f *loop.Facts, o CodeOptions, res CodeResult) error {
+	stop := e.Timing.Start("editor")
+	dir, err := e.installServer(ctx, w, f, o.ServerArchive)
+	if err != nil {
+		stop()
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	task := e.UI.Task("starting code-server in " + w.Name)
+	s := e.startServer(ctx, cancel, w, f, dir)
+	p := &codeserver.Proxy{Password: s.password, Folder: w.OpenAt, Record: e.State().BrowserPath(w.Name), Dial: func(ctx context.Context) (net.Conn, error) {
+		port, err := s.port(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return f.Conn.Dial(ctx, net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	}}
+	if err := p.Listen(); err != nil {
+		task.Fail()
+		return err
+	}
+	login, done := context.WithTimeoutCause(ctx, 5*time.Minute, errors.New("it did not answer in five minutes"))
+	err = p.Login(login)
+	done()
+	stop()
+	if err != nil {
+		task.Fail()
+		if ctx.Err() != nil && context.Cause(ctx) == context.Canceled {
+			return nil
+		}
+		return ui.Failed("code-server in VM %s: %w", w.Name, err).Hint("try it there: aivm ssh . -- " + shellescape.Quote("./"+dir+"/bin/code-server") + " --version")
+	}
+	task.Done()
+	first := e.openBrowser(ctx, o, p)
+	defer first.close()
+	res.Opened, res.URL, res.Seconds = true, first.address, session.Seconds(e.Timing)
+	if e.UI.JSON {
+		if err := e.UI.PrintJSON(res); err != nil {
+			return err
+		}
+	} else {
+		e.UI.Result("%s", res.URL)
+		e.UI.Say("%s", e.Timing.Line())
+	}
+	if first.opened {
+		e.UI.Say("code-server serves %s of VM %s in the browser; Ctrl-C ends it", w.OpenAt, w.Name)
+	} else {
+		e.UI.Say("code-server serves %s of VM %s; the address is good once, for %.0f seconds; Ctrl-C ends it", w.OpenAt, w.Name, codeserver.Invitation.Seconds())
+	}
+	go e.offerAddresses(ctx, p)
+	err = p.Serve(ctx)
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		return ui.Failed("code-server in VM %s ended: %w", w.Name, cause).Hint("to start it again: " + e.Rerun)
+	}
+	s.wait()
+	e.UI.Say("code-server in VM %s is stopped", w.Name)
+	return err
+}
+
+// unpack puts an archive beside the versions that are there and renames it into
+// its place when it is whole.
+const unpack = `set -e
+cd
+mkdir -p "$1"
+rm -rf "$1"/in.*
+t=$(mktemp -d "$1/in.XXXXXX")
+trap 'rm -rf "$t"' EXIT
+tar -xzf - --strip-components=1 -C "$t"
+[ -x "$t/bin/code-server" ]
+rm -rf "$1/$2"
+mv "$t" "$1/$2"
+`
+
+// installServer sees to it that code-server is in the guest and returns its
+// directory there.
+func (e Part) installServer(ctx context.Context, w *target.Target, f *loop.Facts, named string) (string, error) {
+	archive, version := e.serverSource().Path(), codeserver.Version
+	if named != "" {
+		archive = e.Expand(named)
+		if err := codeserver.Check(archive); err != nil {
+			if codeserver.IsMissing(err) {
+				return "", ui.Refused("there is no code-server archive %s", ui.Clean(named)).Hint("ls -l " + shellescape.Quote(named))
+			}
+			return "", err
+		}
+		digest, err := fileDigest(archive)
+		if err != nil {
+			return "", err
+		}
+		version = "file-" + digest[:16]
+	}
+	dir := codeserver.Home + "/" + version
+	code, err := f.Conn.Run(ctx, guest.Cmd{Argv: []string{"test", "-x", dir + "/bin/code-server"}})
+	if err != nil || code == 0 {
+		return dir, err
+	}
+	file, err := os.Open(archive)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	st, err := file.Stat()
+	if err != nil {
+		return "", err
+	}
+	task := e.UI.Task("bringing code-server into " + w.Name)
+	stderr := capture.Head{Limit: session.GuestWords}
+	var done int64
+	in := io.TeeReader(file, writerFunc(func(p []byte) (int, error) {
+		done += int64(len(p))
+		task.Bytes(done, st.Size())
+		return len(p), nil
+	}))
+	code, err = f.Conn.Run(ctx, guest.Cmd{Argv: []string{"sh", "-c", unpack, "sh", codeserver.Home, version}, Stdin: in, Stderr: &stderr})
+	if err == nil && code != 0 {
+		err = ui.Failed("unpacking code-server in the guest (status %d): %s", code, session.LastLine(stderr.String())).Hint("is its disk full? aivm ssh . -- df -h")
+	}
+	if err != nil {
+		task.Fail()
+		return "", err
+	}
+	task.Done()
+	return dir, nil
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+func fileDigest(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// server is code-server running in the guest.
+type server struct {
+	password string
+	found    chan struct{} // closed when the port is known
+	ended    chan struct{}
+	once     sync.Once
+	at       int
+}
+
+// listening is what it says when it does; the guest is not believed more than a
+// port of its own loopback.
+var listening = lazyre.New(`listening on http://127\.0\.0\.1:(\d{1,5})/`)
+
+// launch takes the password from stdin: arguments and environments of a program
+// can be read by others in the guest while it starts.
+//
+// code-server's outer process gives its inner one ten seconds to start, which
+// is not enough for an emulated guest. patience makes that five minutes, in the
+// outer process alone.
+const launch = `cd
+IFS= read -r PASSWORD
+NODE_OPTIONS='--import data:text/javascript,` + patience + `'
+export PASSWORD NODE_OPTIONS
+exec "./$1/bin/code-server" --bind-addr 127.0.0.1:0 --auth password --disable-telemetry --disable-update-check --disable-workspace-trust --disable-getting-started-override "$2" </dev/null
+`
+
+// patience is, in JavaScript: const s=setTimeout; globalThis.setTimeout =
+// Object.setPrototypeOf((f,t,...a) => s(f, t===1e4 ? 3e5 : t, ...a), s);
+// delete process.env.NODE_OPTIONS
+const patience = "const%20s%3DsetTimeout%3BglobalThis.setTimeout%3DObject.setPrototypeOf%28%28f%2Ct%2C...a%29%3D%3Es%28f%2Ct%3D%3D%3D1e4%3F3e5%3At%2C...a%29%2Cs%29%3Bdelete%20process.env.NODE_OPTIONS"
+
+func (e Part) startServer(ctx context.Context, cancel context.CancelCauseFunc, w *target.Target, f *loop.Facts, dir string) *server {
+	s := &server{password: codeserver.Secret(), found: make(chan struct{}), ended: make(chan struct{})}
+	var last string
+	out := &lines{each: func(line string) {
+		last = line
+		if m := listening.FindStringSubmatch(line); m != nil {
+			if port, err := strconv.Atoi(m[1]); err == nil && port > 0 && port < 1<<16 {
+				s.once.Do(func() {
+					s.at = port
+					close(s.found)
+				})
+			}
+		}
+	}}
+	go func() {
+		defer close(s.ended)
+		code, err := f.Conn.Run(ctx, guest.Cmd{
+			Argv: []string{"sh", "-c", launch, "sh", dir, w.OpenAt}, Stdin: strings.NewReader(s.password + "\n"), Stdout: out, Stderr: out,
+		})
+		switch {
+		case ctx.Err() != nil:
+		case err != nil:
+			cancel(err)
+		default:
+			cancel(fmt.Errorf("status %d: %s", code, session.LastLine(last)))
+		}
+	}()
+	return s
+}
+
+func (s *server) port(ctx context.Context) (int, error) {
+	select {
+	case <-s.found:
+		return s.at, nil
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+// wait gives it a moment to end after its context did.
+func (s *server) wait() {
+	select {
+	case <-s.ended:
+	case <-time.After(3 * time.Second):
+	}
+}
+
+// lines calls each for every line, cutting those that are too long.
+type lines struct {
+	buf  []byte
+	each func(string)
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	for _, c := range p {
+		if c != '\n' {
+			if len(l.buf) < 4096 {
+				l.buf = append(l.buf, c)
+			}
+			continue
+		}
+		l.each(string(l.buf))
+		l.buf = l.buf[:0]
+	}
+	return len(p), nil
+}

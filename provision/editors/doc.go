@@ -1,0 +1,11 @@
+// Package editors chooses the editor of a run, starts it on a folder in a VM,
+// and serves code-server to a browser.
+package editors
+
+import "aivm.dev/aivm/provision/loop"
+
+// Part is this part of a run.
+type Part struct{ loop.Loop }
+
+// For returns the part for a run.
+func For(l loop.Loop) Part { return Part{l} }

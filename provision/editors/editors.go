@@ -1,0 +1,221 @@
+package editors
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/editor"
+	"aivm.dev/aivm/internal/hostfile"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/target"
+	"aivm.dev/aivm/settingsync"
+)
+
+// EditorFact is one line of `aivm editors`.
+type EditorFact struct {
+	ID        string   `json:"id"`
+	Name      string   `json:"name"`
+	Found     bool     `json:"found"`
+	How       string   `json:"how,omitempty"` // path, snap, folder, flatpak, built in
+	Command   []string `json:"command,omitempty"`
+	Extension string   `json:"extension,omitempty"` // that opens SSH hosts, if it has to be installed
+	OpenSSH   bool     `json:"openssh"`             // uses ssh itself, with its pinned host key
+	Server    string   `json:"server,omitempty"`    // its folder in the guest
+	Settings  string   `json:"settings,omitempty"`  // its settings on this machine
+	Default   bool     `json:"default"`
+	Why       string   `json:"why,omitempty"` // what is there and will not do
+	Install   string   `json:"install,omitempty"`
+}
+
+// Editors says which editors there are and how each would be started. It
+// starts none.
+func (e Part) Editors() ([]EditorFact, error) {
+	s, err := e.Load()
+	if err != nil {
+		return nil, err
+	}
+	found, why := editor.All(e.Editor)
+	auto, _, lookErr := e.Lookup(editor.Auto)
+	if want := s.Config.Editor.Default; want != "" && want != editor.Auto {
+		auto, _, lookErr = e.Lookup(want)
+	}
+	var out []EditorFact
+	for _, f := range found {
+		fact := EditorFact{
+			ID: f.Editor.ID, Name: f.Editor.Name, Found: f.How != "", How: f.How, Command: f.Argv, OpenSSH: f.Editor.OpenSSH,
+			Server: f.Editor.ServerDir, Why: why[f.Editor.ID], Default: lookErr == nil && auto != nil && auto.Editor.ID == f.Editor.ID,
+		}
+		if !f.Editor.BuiltIn {
+			fact.Extension = f.Editor.Extension
+		}
+		if fact.Found && f.Editor.SettingsDir != "" {
+			fact.Settings = editor.UserDir(e.Editor, f, "")
+		}
+		if !fact.Found {
+			fact.Install = f.Editor.Install
+		}
+		out = append(out, fact)
+	}
+	return out, nil
+}
+
+// CheckOptions refuses what the editor cannot do, before any work.
+func (e Part) CheckOptions(w *target.Target, found *editor.Found, o CodeOptions) error {
+	browser := found != nil && found.Editor.Kind == editor.Browser
+	switch {
+	case !browser && (o.NoBrowser || o.ServerArchive != ""):
+		return ui.Usage("--no-browser and --code-server-archive belong to --editor code-server").Hint(ui.AddFlag(e.Rerun, "--editor code-server"))
+	case found != nil && found.Editor.Kind != editor.Desktop && (o.Profile != "" || o.DataDir != ""):
+		return ui.Usage("%s knows neither --profile nor --user-data-dir", found.Editor.Name)
+	}
+	w.Editor = found
+	w.Browser = browser && o.ServerArchive == ""
+	return nil
+}
+
+// checkConfigFile names a setting that keeps the editor from seeing our alias.
+func (e Part) checkConfigFile(f editor.Found, o target.SyncOptions) {
+	if f.Editor.ConfigFileKey == "" {
+		return
+	}
+	file := editor.SettingsFile(editor.UserDir(e.Editor, f, o.DataDir), o.Profile)
+	b, err := hostfile.ReadFollowed(file, 16<<20)
+	if err != nil || !strings.Contains(string(b), f.Editor.ConfigFileKey) {
+		return // none, or not ours to worry about: the editor itself will say
+	}
+	value, ok := settingsync.StringSetting(string(b), f.Editor.ConfigFileKey)
+	if !ok || value == "" || filepath.Clean(e.Expand(value)) == filepath.Clean(e.SSH.SSHConfigPath) {
+		return
+	}
+	e.UI.Warn("%s reads the SSH configuration %s (%s in %s), where the alias of the VM is not", f.Editor.Name, ui.Clean(value), f.Editor.ConfigFileKey, file)
+	e.UI.Warn("add this as the first line of %s: Include %s", ui.Clean(value), filepath.Join(e.SSH.ConfigDir, "*.conf"))
+}
+
+// Open starts a program on the folder.
+func (e Part) Open(ctx context.Context, w *target.Target, f *loop.Facts, found editor.Found, o CodeOptions) error {
+	if f.AliasMade && !found.Editor.BuiltIn {
+		e.offerExtension(ctx, found)
+	}
+	defer e.Timing.Start("editor")()
+	e.checkConfigFile(found, o.SyncOptions)
+	args, err := editor.OpenArgs(found, editor.Target{Alias: w.Name, Path: w.OpenAt, User: f.Inst.User, Profile: o.Profile, DataDir: o.DataDir})
+	if err != nil {
+		return err
+	}
+	return editor.Open(ctx, found, args, e.UI.Err, e.UI.Err)
+}
+
+// Choose finds the editor of a verb: flag, the VM's, the config's, auto.
+func (e Part) Choose(flag string, w *target.Target) (*editor.Found, string, error) {
+	for _, id := range []string{flag, w.Record.Editor.Default, configEditor(w.Store)} {
+		if id == "" || id == editor.Auto {
+			continue
+		}
+		found, why, err := e.Lookup(id)
+		if reason, remote := editor.RemoteSession(e.Editor); flag == "" && remote && err == nil && !found.Editor.Kind.Here() {
+			return nil, "No editor is started here: " + reason, nil
+		}
+		return found, why, err
+	}
+	return e.Lookup(editor.Auto)
+}
+
+func configEditor(s *config.Store) string {
+	if s == nil {
+		return ""
+	}
+	return s.Config.Editor.Default
+}
+
+// PlanExtension gives the first editor that would be used the extension it
+// needs, unless another one has it.
+func (e Part) PlanExtension() []plan.Action {
+	if _, remote := editor.RemoteSession(e.Editor); remote {
+		return nil
+	}
+	f, err := editor.Lookup(e.Editor, editor.Auto)
+	if err != nil {
+		return nil
+	}
+	for _, k := range e.Found() {
+		if has, err := editor.ExtensionOnDisk(e.Editor, k); has || err != nil {
+			return nil
+		}
+	}
+	return []plan.Action{{
+		ID: "editor.extension", Why: "install the extension with which " + f.Editor.Name + " opens VMs",
+		Shows: []string{extensionCommand(f)}, Consent: plan.Ask,
+		Do: func(ctx context.Context) error {
+			return editor.Open(ctx, f, []string{"--install-extension", f.Editor.Extension}, e.UI.Err, e.UI.Err)
+		},
+	}}
+}
+
+// Check says which editors are here, and whether they can open a VM. None
+// is needed: the recipe is printed then.
+func (e Part) Check() host.Check {
+	c := host.Check{ID: "editor", Label: "Editors", State: host.OK}
+	if reason, remote := editor.RemoteSession(e.Editor); remote {
+		c.State, c.Detail = host.Skipped, "none is started here: "+reason
+		return c
+	}
+	var good, bad []string
+	for _, f := range e.Found() {
+		if f.Editor.Extension == "" {
+			continue // a browser, a terminal, instructions: always there
+		}
+		has, err := editor.ExtensionOnDisk(e.Editor, f)
+		c.Evidence = append(c.Evidence, fmt.Sprintf("%s: %s (%s), %s on disk: %v", f.Editor.ID, strings.Join(f.Argv, " "), f.How, f.Editor.Extension, has))
+		switch {
+		case err != nil:
+			c.State = host.Unknown
+			bad = append(bad, fmt.Sprintf("%s: its extensions cannot be read: %v", f.Editor.Name, err))
+		case has:
+			good = append(good, f.Editor.Name)
+		default:
+			bad = append(bad, fmt.Sprintf("%s lacks the extension %s, without which it opens no VM", f.Editor.Name, f.Editor.Extension))
+			c.Fix = append(c.Fix, extensionCommand(f))
+		}
+	}
+	switch {
+	case len(good) > 0:
+		// One that works is enough.
+		c.State, c.Detail = host.OK, strings.Join(append(good, bad...), "; ")
+	case len(bad) > 0:
+		if c.State == host.OK {
+			c.State = host.Bad
+		}
+		c.Detail = strings.Join(bad, "; ")
+	default:
+		_, err := editor.Lookup(e.Editor, editor.Auto)
+		c.State, c.Detail = host.Skipped, "none is started, and the recipe is printed instead"
+		if err != nil {
+			c.Detail += ": " + err.Error()
+		}
+		for _, k := range editor.Editors()[:1] {
+			c.Fix = []string{"to install " + k.Name + ": " + k.Install}
+		}
+	}
+	return c
+}
+
+// Found are those of the table that are found here.
+func (e Part) Found() []editor.Found {
+	var out []editor.Found
+	for _, id := range editor.IDs() {
+		if f, err := editor.Lookup(e.Editor, id); err == nil {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+func extensionCommand(f editor.Found) string {
+	return strings.Join(f.Argv, " ") + " --install-extension " + f.Editor.Extension
+}

@@ -1,0 +1,25 @@
+package provision
+
+import (
+	"testing"
+
+	"aivm.dev/aivm/provision/loop/looptest"
+	"aivm.dev/aivm/provision/walls"
+)
+
+// env gives a World the verbs.
+func env(w *looptest.World) *Env {
+	if w.Runner == nil {
+		w.Runner = with(w.Session)
+	}
+	if w.Wall == nil {
+		w.Wall = walls.OS{}
+	}
+	return &Env{w.Loop}
+}
+
+func newWorld(t *testing.T) *looptest.World {
+	w := looptest.New(t)
+	env(w)
+	return w
+}

@@ -1,0 +1,400 @@
+package folders
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"time"
+
+	"al.essio.dev/pkg/shellescape"
+
+	"aivm.dev/aivm/internal/capture"
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/session"
+	"aivm.dev/aivm/provision/share"
+	"aivm.dev/aivm/provision/target"
+)
+
+// DetachOptions are the flags of `detach`.
+type DetachOptions struct {
+	Folder string
+	VM     string
+	Force  bool // leave it to the next stop of the VM where it is in use
+}
+
+// Leaving is one folder on its way out of a VM.
+type Leaving struct {
+	W   *target.Target
+	Att share.Attachment
+	Rec bool // there is a record; else only what a killed run left mounted
+	// special is what a search found when nobody could write there any more.
+	Special []SpecialFile
+}
+
+// LookForDetach finds what is meant; a *NotAttachedError if there is nothing.
+func (e Part) LookForDetach(ctx context.Context, o DetachOptions) (*Leaving, error) {
+	typed, real, err := pathOf(o.Folder)
+	if err != nil {
+		return nil, err
+	}
+	store, err := e.Load()
+	if err != nil {
+		return nil, err
+	}
+	c := &store.Config
+	found := c.AttachedAs(typed, real, o.VM)
+	switch len(found) {
+	case 0:
+		return e.lookForStray(store, o, typed, real)
+	case 1:
+	default:
+		if found, err = e.chooseRecord(ctx, c, found); err != nil {
+			return nil, err
+		}
+	}
+	a := share.Recorded(found[0])
+	return &Leaving{W: &target.Target{Store: store, Name: a.VM, Guest: true, Patience: detachPatience}, Att: a, Rec: true}, nil
+}
+
+// chooseRecord decides between the VMs a folder is attached to as Resolve does.
+func (e Part) chooseRecord(ctx context.Context, c *config.Config, found []config.Attachment) ([]config.Attachment, error) {
+	var names []string
+	for _, r := range found {
+		if r.VMName == c.ActiveVM {
+			return []config.Attachment{r}, nil
+		}
+		names = append(names, r.VMName)
+	}
+	if !e.UI.InTTY {
+		return nil, ui.Refused("%w", &config.AmbiguousError{Candidates: names, Folder: true}).Hint("re-run with --vm NAME")
+	}
+	i, err := e.UI.Choose(ctx, "Detach it from which VM?", names)
+	if err != nil {
+		return nil, err
+	}
+	return found[i : i+1], nil
+}
+
+// lookForStray looks for what a killed run mounted for a VM and never recorded.
+func (e Part) lookForStray(store *config.Store, o DetachOptions, typed, real string) (*Leaving, error) {
+	c := &store.Config
+	for _, r := range c.AttachmentsOf(real) {
+		if o.VM == "" || o.VM == r.VMName {
+			return nil, ui.Refused("%s belongs to the attached folder %s", ui.Clean(typed), ui.Clean(r.HostPath)).
+				Hint("to detach all of it: aivm detach " + shellescape.Quote(r.HostPath) + " --vm " + r.VMName)
+		}
+	}
+	vms := c.VMNames()
+	if o.VM != "" {
+		if _, err := store.Resolve("", o.VM); err != nil {
+			return nil, err
+		}
+		vms = []string{o.VM}
+	}
+	for _, vm := range vms {
+		hf, err := e.Shared(vm, nil)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range []string{real, typed} {
+			if len(hf.Tokens[share.Token(p)]) > 0 {
+				a := share.Attachment{HostPath: p, VM: vm, Mode: share.SharedRoot, Access: "rw", GuestDst: p, Tag: share.Token(p)}
+				return &Leaving{W: &target.Target{Store: store, Name: vm, Guest: true, Patience: detachPatience}, Att: a}, nil
+			}
+		}
+	}
+	none := &NotAttachedError{Folder: real}
+	if res, err := store.Resolve(real, o.VM); err == nil {
+		none.Vm = res.VM
+	}
+	return nil, none
+}
+
+// NotAttachedError: the folder is attached to no VM, nor to the one that would be
+// meant, if there is one.
+type NotAttachedError struct{ Folder, Vm string }
+
+func (e *NotAttachedError) Error() string { return "folder " + e.Folder + " is not attached" }
+
+// pathOf is a path as typed and as it really is, as far as it still exists.
+func pathOf(arg string) (typed, real string, err error) {
+	typed, err = filepath.Abs(arg)
+	if err != nil {
+		return "", "", ui.Refused("the working directory is gone: %w", err).Hint("name the folder: aivm detach /its/path", "aivm list")
+	}
+	rest := ""
+	for dir := typed; ; dir = filepath.Dir(dir) {
+		if r, err := filepath.EvalSymlinks(dir); err == nil {
+			return typed, filepath.Join(r, rest), nil
+		}
+		if dir == filepath.Dir(dir) {
+			return typed, typed, nil
+		}
+		rest = filepath.Join(filepath.Base(dir), rest)
+	}
+}
+
+// ObserveLeaving looks at this machine's mounts, and at VM and guest only if
+// the folder is mounted for the VM: else nobody has to be asked.
+func (e Part) ObserveLeaving(ctx context.Context, l *Leaving) (*loop.Facts, error) {
+	f := &loop.Facts{ConnErr: loop.ErrNotTried}
+	var err error
+	if f.Share, err = e.Shared(l.W.Name, nil); err != nil {
+		return nil, err
+	}
+	if len(f.Share.Tokens[share.Token(l.Att.HostPath)]) == 0 && l.Att.Mode != share.Shared {
+		return f, nil
+	}
+	f, _, err = e.Look(ctx, l.W)
+	if err != nil {
+		return nil, err
+	}
+	if f.Share.Tokens == nil {
+		f.Share, err = e.Shared(l.W.Name, l.W.Atts())
+	}
+	return f, err
+}
+
+// PlanDetach: the record says first that the folder is leaving, so that a run
+// that is killed in between never brings it back; then the guest lets go, this
+// machine takes the mount away, and the record goes. unremote takes the remote of
+// a folder in git mode out of its repository.
+func (e Part) PlanDetach(l *Leaving, f *loop.Facts, unremote []plan.Action) plan.Plan {
+	p := plan.Plan{Stage: plan.Host}
+	a, token := l.Att, share.Token(l.Att.HostPath)
+	bound := len(f.Share.Tokens[token]) > 0
+	if bound && l.Rec && a.State != share.Detaching {
+		p.Add(e.RecordState(a, share.Detaching, "store.detaching:"+token, "record that the folder is leaving"))
+	}
+	if bound {
+		if f.Asks() {
+			p.Add(plan.Action{
+				ID: "share.release:" + token, Why: fmt.Sprintf("have VM %s let go of folder %s", l.W.Name, a.HostPath), Timing: "share",
+				Shows: []string{"umount " + shellescape.Quote(a.GuestDst) + " (in the guest)"},
+				Do:    func(ctx context.Context) error { return e.releaseAll(ctx, l, f) },
+			})
+		}
+	}
+	p.Add(e.PlanUnplug(l.W, f, a)...)
+	if bound {
+		op := root.Unbind{VMKey: e.Key(l.W.Name), Token: token}
+		p.Add(plan.Action{
+			ID: "share.unbind:" + token, Why: fmt.Sprintf("take folder %s out of VM %s's reach", a.HostPath, l.W.Name),
+			Shows: op.Shows(), Root: op, Timing: "share",
+		})
+	}
+	if l.Rec {
+		p.Add(unremote...)
+		p.Add(e.DropRecord(a))
+	}
+	return p
+}
+
+func (e Part) DropRecord(a share.Attachment) plan.Action {
+	return plan.Action{
+		ID: "store.detach:" + share.Token(a.HostPath), Why: "take the folder out of the config", Shows: []string{"write " + e.StorePath},
+		Do: func(ctx context.Context) error {
+			if a.Mode == share.Git {
+				if err := session.StateErr(e.State().VM(a.VM), e.State().NoteClone(a)); err != nil {
+					return err
+				}
+			}
+			err := config.Update(ctx, e.StorePath, func(c *config.Config) error { c.RemoveAttachment(a.HostPath, a.VM); return nil })
+			if err == nil {
+				e.State().ForgetSeen(a)
+				e.State().ForgetGitStamp(a.VM, a.Tag)
+			}
+			return err
+		},
+	}
+}
+
+// detachPatience is how long a busy guest may take to let us in: unlike the
+// other verbs, detach does not wait for one that boots.
+const detachPatience = 30 * time.Second
+
+// releaseLimit bounds how long a guest may take to let go of a folder.
+const releaseLimit = 90 * time.Second
+
+// releaseAll has the guest unmount the folder, and first what is mounted below
+// it there; that comes back with the next mounts. From here on the run's facts
+// are without the folder.
+func (e Part) releaseAll(ctx context.Context, l *Leaving, f *loop.Facts) error {
+	ctx, cancel := context.WithTimeout(ctx, releaseLimit)
+	defer cancel()
+	var below []share.Attachment
+	for _, a := range share.RecordedFor(l.W.Store.Config, l.W.Name) {
+		if a.Mode.Mounts() && target.Within(a.GuestDst, l.Att.GuestDst) && a.GuestDst != l.Att.GuestDst {
+			below = append(below, a)
+		}
+	}
+	if err := ReleaseInGuest(ctx, f.Conn, []share.Attachment{l.Att}, below); err != nil {
+		return err
+	}
+	if l.W.Left == nil {
+		l.W.Left = map[string]error{}
+	}
+	l.W.Left[l.Att.HostPath] = errLeaving
+	g, err := e.Probe(ctx, f.Conn, l.W)
+	if err == nil {
+		f.Guest = g
+	}
+	return err
+}
+
+var errLeaving = errors.New("it is being detached")
+
+// StaysAttached ends a run in which the folder could not be taken away. Without
+// --force all is as before, and why is returned; with it the folder is gone for
+// what starts in the VM from now on, the rest is left to the VM's next stop, and
+// nil is returned.
+func (e Part) StaysAttached(ctx context.Context, l *Leaving, f *loop.Facts, o DetachOptions, why error) error {
+	if ctx.Err() != nil {
+		return e.Resume(why)
+	}
+	hf, err := e.Shared(l.W.Name, nil)
+	if err != nil || len(hf.Tokens[share.Token(l.Att.HostPath)]) == 0 || !l.Rec && !o.Force {
+		return e.Resume(why) // it is not that it is in use
+	}
+	if o.Force && l.Rec {
+		// Not put back by libvirt's hook either.
+		op := root.Unbind{VMKey: e.Key(l.W.Name), Token: share.Token(l.Att.HostPath), Forget: true}
+		if _, err := e.Root.Do(ctx, op, nil); err != nil {
+			e.WarnOnce(err.Error())
+		}
+		if f.Asks() {
+			lctx, cancel := context.WithTimeout(ctx, UndoLimit)
+			err := e.AsRoot(lctx, f.Conn, "hiding the folder in the VM", share.HideScript(l.Att), nil)
+			cancel()
+			if err != nil {
+				e.WarnOnce(err.Error())
+			}
+		}
+		e.UI.Say("%v", why)
+		return nil
+	}
+	// Back to what it was: the record, and what the guest let go of.
+	undo := plan.Plan{Stage: plan.Host}
+	if l.Rec {
+		undo.Add(e.RecordState(l.Att, l.Att.State, "store.attached:"+share.Token(l.Att.HostPath), "record that the folder stays attached"))
+	}
+	if _, err := e.Run(ctx, undo); err != nil {
+		e.WarnOnce(err.Error())
+	}
+	if f.Asks() {
+		delete(l.W.Left, l.Att.HostPath)
+		if f.Share, err = e.Shared(l.W.Name, l.W.Atts()); err == nil {
+			var g loop.Guest
+			if g, err = e.Probe(ctx, f.Conn, l.W); err == nil {
+				f.Guest = g
+				err = e.GuestStage(ctx, l.W, f)
+			}
+		}
+		if err != nil {
+			e.WarnOnce(err.Error())
+		}
+	}
+	if by := e.watchers(ctx, f); len(by) > 0 {
+		why = fmt.Errorf("%w; in the VM its files may be watched by %s", why, strings.Join(by, ", "))
+	}
+	q := shellescape.Quote(l.Att.HostPath) + " --vm " + l.W.Name
+	out := ui.Refused("folder %s stays attached to VM %s: %w", l.Att.HostPath, l.W.Name, why)
+	if !f.Asks() {
+		out = ui.Refused("folder %s stays attached to VM %s, which does not answer (%v) and so cannot be asked to let go of it: %w", l.Att.HostPath, l.W.Name, f.ConnErr, why)
+	}
+	out.Hints = nil
+	return out.Hint("end what uses it, then: aivm detach "+q,
+		"or stop the VM, which lets go of everything: aivm vm down "+l.W.Name+", then: aivm detach "+q,
+		"or let the VM read on what it has open until it stops: aivm detach "+q+" --force")
+}
+
+// watchers are the guest's processes that watch files of shared folders.
+func (e Part) watchers(ctx context.Context, f *loop.Facts) []string {
+	if !f.Asks() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, UndoLimit)
+	defer cancel()
+	out := capture.Head{Limit: session.GuestWords}
+	if err := e.AsRoot(ctx, f.Conn, "looking at what watches folders", share.WatchScript(), &out); err != nil {
+		return nil
+	}
+	return share.Held([]byte(out.String()))
+}
+
+// unbindPause is how long another run's look at the guest's folders may take
+// until the guest is asked again.
+const unbindPause = 500 * time.Millisecond
+
+// UnbindAgain has the guest forget a folder once more that it had let go of and
+// whose mount was in use all the same. A `code` or `ssh` beside this run, which
+// has seen the record from before, looks at all folders in one probe; the guest
+// then remembers this one again, and virtiofsd holds it. The third time it is
+// no accident. p is the plan that failed with err; its rest is run again.
+func (e Part) UnbindAgain(ctx context.Context, l *Leaving, f *loop.Facts, p plan.Plan, err error) error {
+	token := share.Token(l.Att.HostPath)
+	from := -1
+	for i, a := range p.Actions {
+		if a.ID == "share.unbind:"+token {
+			from = i
+		}
+	}
+	if from < 0 || !f.Asks() {
+		return err
+	}
+	rest := plan.Plan{Stage: p.Stage, Actions: p.Actions[from:]}
+	for range 2 {
+		if ctx.Err() != nil || !errors.Is(err, root.ErrInUse) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(unbindPause):
+		}
+		if rerr := e.releaseAll(ctx, l, f); rerr != nil {
+			return err // what the mount said says more
+		}
+		if _, err = e.Run(ctx, rest); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// UndoLimit bounds how long a run that failed goes on with tidying up.
+const UndoLimit = 20 * time.Second
+
+// PlanUnshare takes every token of the VM away, whatever the store says.
+func (e Part) PlanUnshare(p *plan.Plan, key string) error {
+	hf, err := share.ObserveHost(key, nil, nil)
+	if err != nil {
+		return err
+	}
+	tokens := make([]string, 0, len(hf.Tokens))
+	for t := range hf.Tokens {
+		tokens = append(tokens, t)
+	}
+	sort.Strings(tokens)
+	for _, t := range tokens {
+		op := root.Unbind{VMKey: key, Token: t}
+		p.Add(plan.Action{ID: "share.unbind:" + t, Why: "take the shared folder away", Shows: op.Shows(), Consent: plan.Typed, Root: op})
+	}
+	dir := root.ExportRoot(key)
+	_, err = root.ReadVMManifest(key)
+	noted := !errors.Is(err, fs.ErrNotExist) || root.DeviceGuardNoted(key)
+	if _, err := os.Lstat(dir); err == nil || noted || len(hf.Export) > 0 {
+		op := root.Unexport{VMKey: key}
+		p.Add(plan.Action{ID: "share.unexport", Why: "remove " + filepath.Base(dir) + "'s place for shared folders", Shows: op.Shows(), Consent: plan.Typed, Root: op})
+	}
+	return nil
+}

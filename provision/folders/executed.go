@@ -1,0 +1,251 @@
+package folders
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"al.essio.dev/pkg/shellescape"
+
+	"aivm.dev/aivm/internal/hostexec"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/share"
+	"aivm.dev/aivm/provision/target"
+)
+
+// What a guest writes into a folder, this machine's tools may run later. When
+// a folder is attached for writing, what they run of it is named and written
+// down, before the guest can reach it; status compares.
+
+// namesShown is how many files are named in a sentence.
+const namesShown = 8
+
+// ObserveExecuted adds to the facts what the plans of new and of protected
+// folders hang on. A folder that is as it was costs no look at its files.
+func (e Part) ObserveExecuted(ctx context.Context, w *target.Target, f *loop.Facts) {
+	for _, a := range w.Atts() {
+		isNew := w.Folder != nil && a.HostPath == w.Folder.HostPath && (w.NewFolder || w.Reviewed)
+		if !a.Exposes() || !isNew && !a.Protect || f.Share.Folders[a.HostPath].Err != nil {
+			continue
+		}
+		var guard share.Guard
+		if a.Protect {
+			guard.Err = f.Share.Protection(e.Key(w.Name), a)
+		}
+		if isNew || guard.Err != nil {
+			l, err := hostexec.Scan(ctx, a.HostPath)
+			seen := plan.Known[hostexec.List]{Value: l, Err: err}
+			if isNew {
+				f.Executed = &seen
+			}
+			if guard.Err != nil && err == nil {
+				var loose []string
+				if guard.Paths, loose = share.Protected(l); len(loose) > 0 {
+					e.WarnOnce(fmt.Sprintf("not protected in %s, because they are links, have several names or are too many: %s", ui.Clean(a.HostPath), ui.Some(loose, namesShown)))
+				}
+			} else if err != nil {
+				guard.Err = err
+			}
+		}
+		if a.Protect {
+			f.Share = f.Share.Guarded(share.Token(a.HostPath), guard)
+		}
+	}
+}
+
+// planSeen writes the list of a new folder down, before the guest can write.
+func (e Part) planSeen(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
+	if w.Folder == nil || f.Executed == nil {
+		return nil, nil
+	}
+	a, l := *w.Folder, f.Executed.Value
+	if f.Executed.Err != nil {
+		return nil, f.Executed.Err
+	}
+	why := fmt.Sprintf("write down what this machine's tools run of %s, so that status can tell what changed", a.HostPath)
+	if n := ui.Clean(l.Names(namesShown)); n != "" {
+		why += ": " + n
+	}
+	return []plan.Action{{
+		ID: "share.seen:" + share.Token(a.HostPath), Why: why, Shows: []string{"write " + e.State().SeenPath(a)}, Timing: "share",
+		Do: func(context.Context) error {
+			if err := e.State().SaveSeen(a, l); err != nil {
+				return err
+			}
+			w.Seen = &l
+			w.Reviewed = false
+			return nil
+		},
+	}}, nil
+}
+
+// PlanArm has folders ready before the VM starts where its daemons must find
+// them: those with protected paths, since from the start on the guest can
+// write, and those with a daemon of their own.
+func (e Part) PlanArm(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
+	var guarded []share.Attachment
+	for _, a := range w.Atts() {
+		if a.Protect || a.Mode == share.Shared {
+			guarded = append(guarded, a)
+		}
+	}
+	if len(guarded) == 0 {
+		return nil, nil
+	}
+	isNew := func(a share.Attachment) bool { return w.NewFolder && w.Folder.HostPath == a.HostPath }
+	as, err := share.PlanHost(f.Share, e.Key(w.Name), guarded, isNew)
+	if err != nil {
+		return nil, e.leaveOutAll(w, err)
+	}
+	var out []plan.Action
+	for _, act := range as {
+		if b, ok := act.Root.(root.Bind); ok {
+			act.ID = "share.arm:" + b.Token
+			out = append(out, act)
+		}
+	}
+	return out, nil
+}
+
+// waitsForStart reports whether a folder is not mounted on this machine as long
+// as its VM is off: the protecting mounts would be in the person's way here.
+func waitsForStart(w *target.Target, f *loop.Facts, a share.Attachment) bool {
+	return a.Protect && f.Conn == nil && !f.Running() && !w.Boot
+}
+
+// SayExecuted names once, after a folder was attached for writing, what this
+// machine's tools run of it.
+func (e Part) SayExecuted(w *target.Target) {
+	if w.Seen == nil || len(w.Seen.Files)+len(w.Seen.Dirs) == 0 || e.UI.JSON {
+		return
+	}
+	q := shellescape.Quote(w.Folder.HostPath) + " --vm " + w.Name
+	if w.Folder.Protect {
+		paths, _ := share.Protected(*w.Seen)
+		e.UI.Say("This machine's tools run files of %s, which VM %s can only read: %s", w.Folder.HostPath, w.Name, ui.Some(paths, namesShown))
+		return
+	}
+	e.UI.Say("This machine's tools run files of %s, and VM %s can write them now: %s", w.Folder.HostPath, w.Name, ui.Clean(w.Seen.Names(namesShown)))
+	e.UI.Say("to see later what changed: aivm status --vm %s; to have them read-only in the VM: aivm detach %s, then: aivm attach %s --protect", w.Name, q, q)
+}
+
+// ExecutedNames is the same for JSON.
+func ExecutedNames(w *target.Target) []string {
+	if w.Seen == nil {
+		return nil
+	}
+	var out []string
+	for _, f := range w.Seen.Files {
+		out = append(out, strings.ToValidUTF8(f.Path, "?"))
+	}
+	return out
+}
+
+// ExecutedChange is one file this machine's tools run that is not as it was
+// when its folder was attached.
+type ExecutedChange struct {
+	Folder string `json:"folder"`
+	Path   string `json:"path"`
+	Change string `json:"change"` // "new", "changed", "gone", "mode", "link"
+	Silent bool   `json:"silent"` // it runs without being asked for: git hooks, editor tasks
+}
+
+// ExecutedCheck compares what this machine's tools run of the VM's folders
+// with what was written down, and says how it stands with what is protected.
+func (e Part) ExecutedCheck(ctx context.Context, w *target.Target, f *loop.Facts, s Seen) (host.Check, []ExecutedChange) {
+	c := host.NewCheck("executed", "Files this machine runs", host.Skipped, "VM %s can write no folder that has any", w.Name)
+	var changes []ExecutedChange
+	var notes []string
+	silent, looked, unknown := false, 0, false
+	protect := func(a share.Attachment, now hostexec.List) {
+		if !a.Protect {
+			return
+		}
+		state, note, fixes := e.protectedState(w, f, s, a, now)
+		silent, unknown = silent || state == host.Bad, unknown || state == host.Unknown
+		if note != "" {
+			notes = append(notes, note)
+			c.Fix = append(c.Fix, fixes...)
+		}
+	}
+	leads := e.leads(s.atts)
+	for _, a := range s.atts {
+		if !a.Exposes() || a.State != share.Attached {
+			continue
+		}
+		found := leads[a.HostPath]
+		if found.Cut != "" {
+			notes = append(notes, target.CutShort(a.HostPath, found))
+		}
+		if acts := found.Acts; len(acts) > 0 {
+			silent = true
+			notes = append(notes, fmt.Sprintf("%s acts on this machine at once: %s", a.HostPath, share.NameLeads(acts)))
+			q := shellescape.Quote(a.HostPath) + " --vm " + w.Name
+			c.Fix = append(c.Fix, "aivm detach "+q, "aivm attach "+q+" --access ro")
+		}
+		fix := "aivm attach " + shellescape.Quote(a.HostPath) + " --vm " + w.Name
+		then, err := e.State().SeenFiles(a)
+		if errors.Is(err, fs.ErrNotExist) {
+			unknown = true
+			notes = append(notes, fmt.Sprintf("of %s nothing was written down", a.HostPath))
+			c.Fix = append(c.Fix, fix+" --reviewed")
+			protect(a, hostexec.List{})
+			continue
+		}
+		var now hostexec.List
+		if err == nil {
+			now, err = hostexec.Scan(ctx, a.HostPath)
+		}
+		if err != nil {
+			unknown = true
+			notes = append(notes, err.Error())
+			protect(a, hostexec.List{})
+			continue
+		}
+		looked++
+		ds := hostexec.Diff(then, now)
+		for _, d := range ds {
+			silent = silent || d.Kind == hostexec.Silent
+			changes = append(changes, ExecutedChange{a.HostPath, strings.ToValidUTF8(d.Path, "?"), d.What, d.Kind == hostexec.Silent})
+		}
+		if len(ds) > 0 {
+			slices.SortStableFunc(ds, func(x, y hostexec.Change) int { return rank(x.Kind) - rank(y.Kind) })
+			var names []string
+			for _, d := range ds {
+				names = append(names, d.Path+" ("+d.What+")")
+			}
+			notes = append(notes, fmt.Sprintf("since %s was attached, by the VM or by you: %s", a.HostPath, ui.Some(names, namesShown)))
+			c.Fix = append(c.Fix, fix+" --reviewed")
+		}
+		if now.Cut != "" {
+			notes = append(notes, fmt.Sprintf("not all of %s was looked at: %s", a.HostPath, ui.Clean(now.Cut)))
+		}
+		protect(a, now)
+	}
+	switch {
+	case silent:
+		c.State = host.Bad
+	case unknown:
+		c.State = host.Unknown
+	case looked > 0:
+		c.State, c.Detail = host.OK, "none changed since the folders were attached"
+	}
+	if len(notes) > 0 {
+		c.Detail = strings.Join(notes, "; ")
+	}
+	return c, changes
+}
+
+func rank(k hostexec.Kind) int {
+	if k == hostexec.Silent {
+		return 0
+	}
+	return 1
+}

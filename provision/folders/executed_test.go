@@ -1,0 +1,154 @@
+package folders
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/loop/looptest"
+	"aivm.dev/aivm/provision/share"
+	"aivm.dev/aivm/provision/target"
+)
+
+func file(w *looptest.World, path, text string) {
+	w.T.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		w.T.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		w.T.Fatal(err)
+	}
+}
+
+// wish is the folder as `attach` wants it, with the facts of this machine.
+func wish(w *looptest.World, folder string, o target.FolderOptions) (*target.Target, *loop.Facts) {
+	w.T.Helper()
+	o.Folder, o.VM, o.Attach = folder, "t", true
+	in, err := w.Folder(w.T.Context(), o, false)
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	f := &loop.Facts{}
+	if f.Share, err = w.Shared("t", in.Atts()); err != nil {
+		w.T.Fatal(err)
+	}
+	For(w.Loop).ObserveExecuted(w.T.Context(), in, f)
+	return in, f
+}
+
+// What runs is written down before the folder is shared, compared later, and
+// taken anew when the person says so.
+func TestExecutedIsWrittenDownAndCompared(t *testing.T) {
+	w := looptest.New(t)
+	p := w.MakeFolder("p")
+	file(w, p+"/Makefile", "all:\n")
+	file(w, p+"/.envrc", "x")
+	in, f := wish(w, p, target.FolderOptions{})
+	as, err := For(w.Loop).PlanShare(in, f)
+	if err != nil || len(as) != 2 || !strings.HasPrefix(as[0].ID, "share.seen:") || !strings.HasPrefix(as[1].ID, "share.bind:") {
+		t.Fatalf("planned %v %v", as, err)
+	}
+	if !strings.Contains(as[0].Why, ".envrc, Makefile") {
+		t.Errorf("%q", as[0].Why)
+	}
+	if err := as[0].Do(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	For(w.Loop).SayExecuted(in)
+	if s := w.Err.String(); !strings.Contains(s, ".envrc, Makefile") || !strings.Contains(s, "--protect") {
+		t.Errorf("said %q", s)
+	}
+	w.Records(p)
+	looptest.Fresh(w)
+	look := func() (host.Check, []ExecutedChange) {
+		in := looptest.Saved(w, p)
+		s := Seen{atts: in.Atts()}
+		return For(w.Loop).ExecutedCheck(t.Context(), in, &loop.Facts{}, s)
+	}
+	if c, ch := look(); c.State != host.OK || len(ch) != 0 {
+		t.Errorf("%+v %v", c, ch)
+	}
+	file(w, p+"/Makefile", "evil:\n")
+	if c, ch := look(); c.State != host.OK || len(ch) != 1 || ch[0].Path != "Makefile" || ch[0].Change != "changed" || !strings.Contains(c.Detail, "Makefile (changed)") {
+		t.Errorf("%+v %v", c, ch)
+	}
+	file(w, p+"/.git/hooks/post-checkout", "evil")
+	c, ch := look()
+	if c.State != host.Bad || len(ch) != 2 || !strings.Contains(c.Detail, ".git/hooks/post-checkout (new)") || !strings.Contains(strings.Join(c.Fix, "\n"), "--reviewed") {
+		t.Errorf("%+v %v", c, ch)
+	}
+	in, f = wish(w, p, target.FolderOptions{Reviewed: true})
+	if as, err = For(w.Loop).planSeen(in, f); err != nil || len(as) != 1 {
+		t.Fatalf("planned %v %v", as, err)
+	}
+	if err := as[0].Do(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if c, ch := look(); c.State != host.OK || len(ch) != 0 {
+		t.Errorf("%+v %v", c, ch)
+	}
+	// A folder that is read only, and one that was attached without a list.
+	w.State().ForgetSeen(share.Attachment{HostPath: p, VM: "t"})
+	if c, _ := look(); c.State != host.Unknown {
+		t.Errorf("%+v", c)
+	}
+	q := w.MakeFolder("q")
+	file(w, q+"/Makefile", "all:\n")
+	if in, f := wish(w, q, target.FolderOptions{Access: "ro"}); f.Executed != nil || in.Seen != nil {
+		t.Error("a read-only folder was looked at")
+	}
+}
+
+// Protected paths go into the record for root: when the folder is new, and when
+// what was protected does not hold any more. With the VM off nothing is mounted.
+func TestProtectIsPlanned(t *testing.T) {
+	w := looptest.New(t)
+	p := w.MakeFolder("p")
+	file(w, p+"/.git/hooks/x.sample", "x")
+	file(w, p+"/.git/HEAD", "x")
+	file(w, p+"/Makefile", "all:\n")
+	file(w, p+"/sub/package.json", "{}")
+	if err := os.Symlink("Makefile", p+"/justfile"); err != nil {
+		t.Fatal(err)
+	}
+	in, f := wish(w, p, target.FolderOptions{Protect: true})
+	if !strings.Contains(w.Err.String(), "justfile") {
+		t.Errorf("said %q", w.Err.String())
+	}
+	in.Boot = true
+	as, err := For(w.Loop).PlanShare(in, f)
+	if err != nil || len(as) != 2 {
+		t.Fatalf("planned %v %v", as, err)
+	}
+	b, ok := as[1].Root.(root.Bind)
+	if got := strings.Join(b.Protect, " "); !ok || got != "Makefile .git/hooks sub/package.json" {
+		t.Errorf("protects %q", got)
+	}
+	armed, err := For(w.Loop).PlanArm(in, f)
+	if err != nil || len(armed) != 1 || armed[0].ID != "share.arm:"+share.Token(p) {
+		t.Errorf("armed %v %v", armed, err)
+	}
+	in.Boot = false
+	if as, err = For(w.Loop).PlanShare(in, f); err != nil || len(as) != 1 {
+		t.Errorf("with the VM off: %v %v", as, err)
+	}
+
+	// A folder inside a writable one, for reading only, or attached otherwise.
+	w.Records(w.MakeFolder("p"))
+	looptest.Fresh(w)
+	for what, o := range map[string]target.FolderOptions{
+		"mismatch":              {Folder: p, Protect: true},
+		"nothing of it":         {Folder: p + "/sub", Protect: true},
+		"is for folders the VM": {Folder: w.MakeFolder("r"), Protect: true, Access: "ro"},
+	} {
+		looptest.Fresh(w)
+		o.VM, o.Attach = "t", true
+		if _, err := w.Finder.Folder(t.Context(), o, false); err == nil || !strings.Contains(err.Error(), what) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}

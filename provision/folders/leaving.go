@@ -1,0 +1,94 @@
+package folders
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"aivm.dev/aivm/internal/capture"
+	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/session"
+	"aivm.dev/aivm/provision/share"
+	"aivm.dev/aivm/provision/target"
+)
+
+// PlanLeft finishes what `detach --force` left to the VM's stop, and what a
+// killed run began: a folder on its way out whose VM is off, or that is not
+// mounted for it any more.
+func (e Part) PlanLeft(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
+	var leaving []share.Attachment
+	for _, a := range share.RecordedFor(w.Store.Config, w.Name) {
+		if a.State == share.Detaching && (w.Folder == nil || w.Folder.HostPath != a.HostPath) {
+			leaving = append(leaving, a)
+		}
+	}
+	if len(leaving) == 0 {
+		return nil, nil
+	}
+	hf, err := e.Shared(w.Name, nil)
+	if err != nil {
+		return nil, err
+	}
+	off := f.Domain.Domain.Err == nil && !f.Running() && f.Conn == nil
+	var out []plan.Action
+	for _, a := range leaving {
+		token := share.Token(a.HostPath)
+		bound := len(hf.Tokens[token]) > 0
+		if bound && !off {
+			continue
+		}
+		if off {
+			out = append(out, e.PlanUnplug(w, f, a)...)
+		}
+		if bound {
+			op := root.Unbind{VMKey: e.Key(w.Name), Token: token}
+			out = append(out, plan.Action{
+				ID: "share.unbind:" + token, Why: fmt.Sprintf("take folder %s out of VM %s's reach, now that it is off", a.HostPath, w.Name),
+				Shows: op.Shows(), Root: op, Timing: "share",
+			})
+		}
+		out = append(out, e.DropRecord(a))
+	}
+	return out, nil
+}
+
+// FinishLeaving is PlanLeft for a VM that has just stopped.
+func (e Part) FinishLeaving(ctx context.Context, vm string) error {
+	e.Reload()
+	store, err := e.Load()
+	if err != nil {
+		return err
+	}
+	w := &target.Target{Store: store, Name: vm}
+	f := &loop.Facts{}
+	e.ObserveLibvirt(ctx, w, f)
+	as, err := e.PlanLeft(w, f)
+	if err != nil || len(as) == 0 {
+		return err
+	}
+	return e.Apply(ctx, plan.Plan{Stage: plan.Host, Actions: as})
+}
+
+// ReleaseInGuest has the guest unmount and forget folders.
+func ReleaseInGuest(ctx context.Context, c guest.Conn, gone, rest []share.Attachment) error {
+	atts := append(slices.Clone(gone), rest...)
+	out, stderr := capture.Head{Limit: session.GuestWords}, capture.Head{Limit: session.GuestWords}
+	code, err := c.Run(ctx, guest.Cmd{
+		Argv: []string{"sudo", "-n", "sh", "-s"}, Stdin: strings.NewReader(share.ReleaseScript(gone, rest)),
+		Stdout: &out, Stderr: &stderr,
+	})
+	if err != nil {
+		return fmt.Errorf("letting go of %s in the guest: %w", atts[0].GuestDst, err)
+	}
+	each, err := share.Split(share.GuestError(code, []byte(out.String()), []byte(stderr.String()), atts))
+	for _, folder := range slices.Sorted(maps.Keys(each)) {
+		err = errors.Join(err, each[folder])
+	}
+	return session.Alone(err)
+}

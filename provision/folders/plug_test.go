@@ -1,0 +1,170 @@
+package folders
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/loop/looptest"
+	"aivm.dev/aivm/provision/share"
+	"aivm.dev/aivm/provision/target"
+)
+
+func ids(as []plan.Action) string {
+	var out []string
+	for _, a := range as {
+		id, _, _ := strings.Cut(a.ID, ":")
+		out = append(out, id)
+	}
+	return strings.Join(out, " ")
+}
+
+func device(folder string) virt.Filesystem {
+	return virt.Filesystem{Source: root.ExportRoot("4321-t") + "/" + share.Token(folder), Tag: share.Token(folder)}
+}
+
+// A folder in mode shared is mounted here, then plugged; what is there stays;
+// one that has to be mounted anew is unplugged before. A VM that is off is left
+// alone, one that starts has the folder ready, and nothing of a missing folder.
+func TestPlugIsPlanned(t *testing.T) {
+	w := looptest.New(t)
+	p := w.MakeFolder("p")
+	file(w, p+"/Makefile", "all:\n")
+	in, f := wish(w, p, target.FolderOptions{Mode: "shared"})
+	d := &virt.Domain{State: virt.Running, SharedRAM: true}
+	f.Domain.Domain = plan.Yes(d)
+	plans := func() string {
+		t.Helper()
+		as, err := For(w.Loop).PlanShare(in, f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ids(as)
+	}
+	if got := plans(); got != "share.seen share.bind share.plug" {
+		t.Errorf("new: %s", got)
+	}
+	w.Share(p, "rw,nosuid,nodev,idmapped")
+	in, f = wish(w, p, target.FolderOptions{Mode: "shared"})
+	f.Executed, f.Domain.Domain = nil, plan.Yes(d)
+	if got := plans(); got != "share.plug" {
+		t.Errorf("bound: %s", got)
+	}
+	d.Filesystems, d.StoredFS = []virt.Filesystem{device(p)}, nil
+	if got := plans(); got != "share.plug" {
+		t.Errorf("not in the definition: %s", got)
+	}
+	d.StoredFS = d.Filesystems
+	if got := plans(); got != "" {
+		t.Errorf("there: %s", got)
+	}
+	w.Binds = strings.Replace(w.Binds, "nosuid,", "", 1)
+	f.Share, _ = w.Shared("t", in.Atts())
+	if got := plans(); got != "share.unplug share.bind share.plug" {
+		t.Errorf("mounted wrongly: %s", got)
+	}
+	d.State = virt.Off
+	if got := plans(); got != "share.bind" {
+		t.Errorf("off: %s", got)
+	}
+	in.Boot = true
+	if as, err := For(w.Loop).PlanArm(in, f); err != nil || ids(as) != "share.arm" {
+		t.Errorf("starting: %v %v", as, err)
+	}
+	if as := For(w.Loop).PlanStale(in, f); len(as) != 0 {
+		t.Errorf("stale: %v", as)
+	}
+	gone := w.Dir + "/gone"
+	d.StoredFS = append(d.StoredFS, device(gone), virt.Filesystem{Tag: share.FSTag})
+	if as := For(w.Loop).PlanStale(in, f); len(as) != 1 || as[0].ID != "share.unplug:"+share.Token(gone) {
+		t.Errorf("stale: %v", as)
+	}
+	d.State, d.SharedRAM, in.Boot = virt.Running, false, false
+	d.StoredFS = nil
+	if _, err := For(w.Loop).PlanShare(in, f); err == nil || !strings.Contains(err.Error(), "without shared memory") {
+		t.Error(err)
+	}
+}
+
+// With protected paths the daemon finds them when it starts, and they leave
+// this machine when it has.
+func TestPlugProtected(t *testing.T) {
+	w := looptest.New(t)
+	p := w.MakeFolder("p")
+	file(w, p+"/Makefile", "all:\n")
+	in, f := wish(w, p, target.FolderOptions{Mode: "shared", Protect: true})
+	f.Domain.Domain = plan.Yes(&virt.Domain{State: virt.Running, SharedRAM: true})
+	as, err := For(w.Loop).PlanShare(in, f)
+	if err != nil || ids(as) != "share.seen share.bind share.plug share.settle" {
+		t.Fatalf("%s %v", ids(as), err)
+	}
+	for _, i := range []int{1, 3} {
+		if b, ok := as[i].Root.(root.Bind); !ok || !b.Own || len(b.Protect) != 1 {
+			t.Errorf("%+v", as[i].Root)
+		}
+	}
+}
+
+// The folder after the last is refused with the other modes.
+func TestPlugTooMany(t *testing.T) {
+	w := looptest.New(t)
+	looptest.Set(w, func(c *config.Config) {
+		for i := range share.MaxShared {
+			p := w.MakeFolder(fmt.Sprintf("f%d", i))
+			c.UpsertAttachment(config.Attachment{HostPath: p, VMName: "t", Mode: "shared", Access: "rw", GuestDst: p})
+		}
+	})
+	looptest.Fresh(w)
+	p := w.MakeFolder("more")
+	_, err := w.Finder.Folder(t.Context(), target.FolderOptions{Folder: p, VM: "t", Mode: "shared", Attach: true}, false)
+	var ue *ui.Error
+	if !errors.As(err, &ue) || !strings.Contains(err.Error(), "24 folders in mode shared") || !strings.Contains(strings.Join(ue.Hints, "\n"), "--mode shared-root") || !strings.Contains(strings.Join(ue.Hints, "\n"), "--mode git") {
+		t.Fatalf("%v", err)
+	}
+	if _, err := w.Finder.Folder(t.Context(), target.FolderOptions{Folder: p, VM: "t", Attach: true}, false); err != nil {
+		t.Error(err)
+	}
+	if err := noSlot("t", share.Attachment{HostPath: p}, virt.ErrNoSlot); !errors.As(err, &ue) {
+		t.Errorf("%v", err)
+	}
+}
+
+// A folder on its way out gives its device back before its mount goes.
+func TestUnplugOnDetach(t *testing.T) {
+	w := looptest.New(t)
+	p := w.MakeFolder("p")
+	w.Records(p)
+	looptest.Set(w, func(c *config.Config) { c.Attachments[0].Mode = "shared" })
+	w.Share(p, "rw,nosuid,nodev,idmapped")
+	looptest.Fresh(w)
+	l, err := For(w.Loop).LookForDetach(t.Context(), DetachOptions{Folder: p})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &loop.Facts{}
+	if f.Share, err = w.Shared("t", nil); err != nil {
+		t.Fatal(err)
+	}
+	d := &virt.Domain{State: virt.Running, Filesystems: []virt.Filesystem{device(p)}}
+	f.Domain.Domain = plan.Yes(d)
+	if got := ids(For(w.Loop).PlanDetach(l, f, nil).Actions); got != "store.detaching share.unplug share.unbind store.detach" {
+		t.Error(got)
+	}
+	// Not asked: nothing says that it has none.
+	f.Domain.Domain = plan.Unknown[*virt.Domain](virt.ErrDenied)
+	f.Virt = plan.Unknown[*virt.Conn](virt.ErrDenied)
+	if got := ids(For(w.Loop).PlanDetach(l, f, nil).Actions); got != "store.detaching libvirt.open share.unplug share.unbind store.detach" {
+		t.Error(got)
+	}
+	f.Domain.Domain = plan.Yes[*virt.Domain](nil)
+	if got := ids(For(w.Loop).PlanDetach(l, f, nil).Actions); got != "store.detaching share.unbind store.detach" {
+		t.Error(got)
+	}
+}

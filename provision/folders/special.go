@@ -1,0 +1,160 @@
+package folders
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+
+	"al.essio.dev/pkg/shellescape"
+
+	"aivm.dev/aivm/internal/hostexec"
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/share"
+	"aivm.dev/aivm/provision/target"
+)
+
+// A SpecialFile is a device node, or a setuid or setgid file, in a folder that
+// a VM can write.
+type SpecialFile struct {
+	Folder string `json:"folder"`
+	Path   string `json:"path"`
+	What   string `json:"what"`
+	Owner  uint32 `json:"owner"` // uid on this machine
+}
+
+// findSpecial searches an attached folder for what appeared since then.
+func findSpecial(ctx context.Context, a share.Attachment, since time.Time) ([]SpecialFile, string, error) {
+	found, err := hostexec.FindSpecial(ctx, a.HostPath, since)
+	if err != nil {
+		return nil, "", err
+	}
+	var out []SpecialFile
+	for _, f := range found.Files {
+		out = append(out, SpecialFile{Folder: a.HostPath, Path: strings.ToValidUTF8(f.Path, "?"), What: f.What, Owner: f.Owner})
+	}
+	return out, found.Cut, nil
+}
+
+// specialNames is such files in a sentence.
+func specialNames(fs []SpecialFile) string {
+	var names []string
+	for _, f := range fs {
+		names = append(names, fmt.Sprintf("%s (%s, of uid %d)", f.Path, f.What, f.Owner))
+	}
+	return ui.Some(names, namesShown)
+}
+
+// specialSearch is a command that lists them all.
+func specialSearch(folder string) string {
+	return `sudo find ` + shellescape.Quote(folder) + ` -xdev \( -type b -o -type c -o -type f -perm /6000 \) -ls`
+}
+
+// SpecialCheck names device nodes, setuid and setgid files in folders the VM
+// can write, and says whether its virtiofsd can make device nodes.
+func (e Part) SpecialCheck(ctx context.Context, w *target.Target, f *loop.Facts, s Seen) (host.Check, []SpecialFile) {
+	c := host.NewCheck("special", "Devices and setuid files", host.Skipped, "VM %s can write no folder", w.Name)
+	var all []SpecialFile
+	var notes []string
+	searched, unknown := 0, false
+	for _, a := range s.atts {
+		if !a.Exposes() {
+			continue
+		}
+		found, cut, err := findSpecial(ctx, a, e.State().AttachedAt(a))
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue // said by the folders' own check
+		case err != nil:
+			unknown = true
+			notes = append(notes, err.Error())
+			continue
+		}
+		searched++
+		all = append(all, found...)
+		if len(found) > 0 {
+			notes = append(notes, fmt.Sprintf("in %s, since it was attached: %s", a.HostPath, specialNames(found)))
+			c.Fix = append(c.Fix, specialSearch(a.HostPath))
+		}
+		if cut != "" {
+			unknown = true
+			notes = append(notes, fmt.Sprintf("not all of %s was searched: %s", a.HostPath, ui.Clean(cut)))
+			if len(found) == 0 {
+				c.Fix = append(c.Fix, specialSearch(a.HostPath))
+			}
+		}
+	}
+	open := ""
+	if searched > 0 && f.Running() {
+		open = e.devicesOpen(w, f.Domain.Domain.Value.ID)
+	}
+	if open != "" {
+		notes = append(notes, open)
+	}
+	switch {
+	case len(all) > 0:
+		c.State = host.Bad
+	case unknown || open != "":
+		c.State = host.Unknown
+	case searched > 0:
+		c.State, c.Detail = host.OK, "none appeared in the folders since they were attached"
+	}
+	if len(notes) > 0 {
+		c.Detail = strings.Join(notes, "; ")
+	}
+	return c, all
+}
+
+// devicesOpen says why the guest's root may make device nodes in the folders of
+// a VM that runs, as libvirt's domain id; "" if it cannot.
+func (e Part) devicesOpen(w *target.Target, id int) string {
+	g, err := root.ReadDeviceGuard(e.Key(w.Name))
+	if err == nil {
+		err = g.Holds(id)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		err = &root.UnseenError{Why: err}
+	}
+	return sayDevices(w.Name, err)
+}
+
+func sayDevices(vm string, err error) string {
+	const unknown = "whether the guest's root can make device nodes in them is not known: "
+	switch {
+	case err == nil:
+		return ""
+	case errors.Is(err, fs.ErrNotExist) && !errors.As(err, new(*root.UnseenError)):
+		return unknown + "the VM was started without aivm's hook; it is seen to at the next start: aivm vm restart " + vm
+	case errors.As(err, new(*root.UnseenError)):
+		return unknown + err.Error() + "; it is seen to at the next start: aivm vm restart " + vm
+	}
+	return "the guest's root can make device nodes in them, which other users of this machine could use: " + err.Error()
+}
+
+// SearchDetached names, after a folder was detached, what in it gives rights to
+// whoever uses it: nothing looks at the folder any more. since is when it was
+// attached.
+func (e Part) SearchDetached(ctx context.Context, a share.Attachment, since time.Time) []SpecialFile {
+	found, cut, err := findSpecial(ctx, a, since)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		cut = err.Error()
+	}
+	folder := ui.Clean(a.HostPath)
+	if len(found) > 0 {
+		e.UI.Warn("in %s, since it was attached to VM %s: %s", folder, a.VM, specialNames(found))
+	}
+	if cut != "" {
+		e.UI.Warn("not all of %s was searched for device nodes and setuid files: %s", folder, ui.Clean(cut))
+	}
+	if len(found) > 0 || cut != "" {
+		e.UI.Say("to see all of them: %s", specialSearch(a.HostPath))
+	}
+	return found
+}

@@ -1,0 +1,251 @@
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/domain"
+	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/image"
+	"aivm.dev/aivm/provision/target"
+)
+
+// Plan gets the guest image into the cache. base gives it to later
+// actions; before it is there, base is an error.
+func (e Part) Plan(ctx context.Context, w *target.Target) ([]plan.Action, func() (domain.Base, error), error) {
+	asked, old, err := w.ImageRef()
+	if err != nil {
+		return nil, nil, err
+	}
+	ref, note, err := e.resolveImage(ctx, w, asked)
+	if err != nil {
+		return nil, nil, err
+	}
+	if w.NewVM && asked.Kind == image.KindAuto {
+		w.Record.Image.Name = ref.String() // what it was, when "auto" is something else
+	}
+	entry, ok, err := e.Cache.Lookup(ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	base := func() (domain.Base, error) {
+		if !ok {
+			return domain.Base{}, errors.New("the guest image is not there yet")
+		}
+		return domain.Base{SHA256: entry.SHA256, Format: entry.Format, Size: entry.Size, Disk: entry.VirtualSize, Open: domain.OpenFile(entry.Path)}, nil
+	}
+	download := ref.Kind == image.KindCatalogue || ref.Kind == image.KindURL
+	anew := (w.Again || download && w.Record.Image.Redownload) && !e.Fetched[ref.Full()]
+	if ok && !anew {
+		return nil, base, nil
+	}
+	for _, n := range []string{old, note} {
+		if n != "" {
+			e.NoteOnce(n)
+		}
+	}
+	had := entry.SHA256
+	set := func(got image.Entry, err error) error {
+		if err == nil {
+			entry, ok = got, true
+			if e.Fetched == nil {
+				e.Fetched = map[string]bool{}
+			}
+			e.Fetched[ref.Full()] = true
+		}
+		return err
+	}
+	report := func(ctx context.Context) image.Progress {
+		return func(line string, fraction float64) { plan.Report(ctx, line, fraction) }
+	}
+	// claim waits for another run that gets an image; it may be the one wanted.
+	claim := func(ctx context.Context) (found bool, release func(), err error) {
+		got, found, release, err := e.Cache.Claim(ctx, ref, report(ctx))
+		if err == nil && found && anew && got.SHA256 == had {
+			found = false // still the old one
+		}
+		if err == nil && found {
+			err = set(got, nil)
+		}
+		return found, release, err
+	}
+	// own gets it while no other run does.
+	own := func(get func(context.Context) (image.Entry, error)) func(context.Context) error {
+		return func(ctx context.Context) error {
+			found, release, err := claim(ctx)
+			if err != nil {
+				return err
+			}
+			defer release()
+			if found {
+				return nil
+			}
+			return set(get(ctx))
+		}
+	}
+	a := plan.Action{Consent: plan.Ask, Timing: "image"}
+	switch ref.Kind {
+	case image.KindCatalogue, image.KindURL:
+		f := e.fetcher(w)
+		if err := f.Check(ref); err != nil {
+			return nil, nil, err
+		}
+		a.ID, a.Why = "image.fetch:"+ref.String(), fetchSentence(ref, f.Host(ref), ok)
+		a.Shows = []string{"GET " + f.Where(ref), "write " + e.Cache.Dir + "/"}
+		a.Do = own(func(ctx context.Context) (image.Entry, error) {
+			got, _, err := f.Fetch(ctx, ref, report(ctx))
+			return got, err
+		})
+	case image.KindPackages:
+		a.ID, a.Why = "image.build:"+ref.Name, fmt.Sprintf("build the guest image %s from this machine's package mirror (about two minutes)", ref)
+		op := root.BuildImage{Distro: ref.Name}
+		a.Root, a.Shows = op, op.Shows()
+		a.Guard = func(ctx context.Context) (func(), error) {
+			found, release, err := claim(ctx)
+			if err == nil && found {
+				release()
+				return nil, fmt.Errorf("another aivm has built it: %w", plan.ErrStale)
+			}
+			return release, err
+		}
+		a.Got = func(ctx context.Context, res root.Result) error {
+			if res.File == nil {
+				return errors.New("the privileged helper passed no image")
+			}
+			defer res.File.Close()
+			return set(e.Cache.Add(ctx, res.File, ref, image.BuiltHere, report(ctx)))
+		}
+	case image.KindFile:
+		if err := image.CheckFile(ref); err != nil {
+			return nil, nil, err
+		}
+		a.ID, a.Why = "image.import", "copy the image "+ref.Path+" into the cache"
+		a.Shows = []string{"write " + e.Cache.Dir + "/"}
+		a.Do = own(func(ctx context.Context) (image.Entry, error) { return e.Cache.AddFile(ctx, ref, report(ctx)) })
+	default: // made here: there is nothing to get it from
+		if !ok {
+			return nil, nil, ui.Failed("the file of the image %s is damaged or gone", ref).
+				Hint("aivm image verify "+ref.String(), "to make it anew: aivm vm prepare NAME --as "+ref.String())
+		}
+		return nil, base, nil
+	}
+	return []plan.Action{a}, base, nil
+}
+
+// fetchSentence says what a download will be.
+func fetchSentence(ref image.Ref, host string, there bool) string {
+	if ref.Kind == image.KindURL {
+		return "download the guest image from " + host + " and compare its digest"
+	}
+	r, _ := image.Find(ref.Name)
+	how := "over https (its list of digests is not signed)"
+	switch {
+	case ref.Pinned():
+		how = "and compare the digest that was given"
+	case r.Signed:
+		how = "and verify Ubuntu's signature"
+	}
+	if there {
+		return fmt.Sprintf("look for a newer %s on %s, download it (about %d MB) %s", r.Name, host, r.MB, how)
+	}
+	return fmt.Sprintf("download the newest %s from %s (about %d MB) %s", r.Name, host, r.MB, how)
+}
+
+// Fetched is what "image fetch" prints with --json.
+type Fetched struct {
+	Schema   int    `json:"schema"`
+	Image    string `json:"image"`
+	SHA256   string `json:"sha256"`
+	Format   string `json:"format"`
+	Size     int64  `json:"size"`
+	Release  string `json:"release,omitempty"`
+	Verified string `json:"verified,omitempty"`
+	Changed  bool   `json:"changed"`
+}
+
+// Fetch gets an image into the cache and does nothing else. One of the
+// catalogue is looked up: a newer build is fetched. again gets it anew also
+// where nothing says that it is old.
+func (e Part) Fetch(ctx context.Context, name string, again bool) error {
+	e.Timing = ui.NewTiming("image")
+	store, err := e.Load()
+	if err != nil {
+		return err
+	}
+	w := &target.Target{Store: store, Name: store.Config.Defaults.VM.Name}
+	w.Record.Image = store.Config.Defaults.Image
+	if err := w.ChooseImage(name); err != nil {
+		return err
+	}
+	asked, _, err := w.ImageRef()
+	if err != nil {
+		return err
+	}
+	ref, _, err := e.resolveImage(ctx, w, asked)
+	if err != nil {
+		return err
+	}
+	before, _, err := e.Cache.Lookup(ref)
+	if err != nil {
+		return err
+	}
+	w.Again = again || ref.Kind == image.KindCatalogue && !ref.Pinned()
+	as, base, err := e.Plan(ctx, w)
+	if err != nil {
+		return err
+	}
+	p := plan.Plan{Stage: plan.Host}
+	if len(as) > 0 && as[0].Root != nil {
+		need, err := host.Plan(e.HostFacts(), host.Need{Image: true})
+		if err != nil {
+			return err
+		}
+		p.Add(need...)
+	}
+	p.Add(as...)
+	if e.DryRun {
+		return e.PrintPlain("image-fetch", "", p)
+	}
+	if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
+		return err
+	}
+	if _, err := e.Run(ctx, p); err != nil {
+		return e.Resume(err)
+	}
+	if _, err := base(); err != nil {
+		return err
+	}
+	got, _, err := e.Cache.Lookup(ref)
+	if err != nil {
+		return err
+	}
+	changed := got.SHA256 != before.SHA256
+	if e.UI.JSON {
+		return e.UI.PrintJSON(Fetched{1, ref.String(), got.SHA256, got.Format, got.Size, got.Release, got.Verified, changed})
+	}
+	what := "is in the cache"
+	if !changed && len(as) > 0 && ref.Kind == image.KindCatalogue {
+		what = "is in the cache, and the newest there is"
+	}
+	e.UI.Result("image %s (%s, %s, %d MB) %s", ref, got.SHA256[:min(16, len(got.SHA256))], got.Format, got.Size>>20, what)
+	return nil
+}
+
+func (e Part) Check(w *target.Target) host.Check {
+	ref, _, err := w.ImageRef()
+	if err != nil {
+		return host.NewCheck("image", "Base image cache", "bad", "%v", err)
+	}
+	ent, ok, err := e.cachedImage(ref)
+	switch {
+	case err != nil:
+		return host.NewCheck("image", "Base image cache", "unknown", "%v", err)
+	case !ok:
+		return host.NewCheck("image", "Base image cache", "skipped", "%s is not in the cache; the VM does not need it any more", ref)
+	}
+	return host.NewCheck("image", "Base image cache", "ok", "%s (%d MB)", ent.Source, ent.Size>>20)
+}

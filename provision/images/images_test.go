@@ -1,0 +1,88 @@
+package images
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/domain"
+	"aivm.dev/aivm/provision/loop/looptest"
+	"aivm.dev/aivm/provision/target"
+)
+
+// builder is root's side: it takes a while and passes an image.
+type builder struct {
+	file  string
+	built *atomic.Int32
+}
+
+func (b builder) Do(context.Context, root.Op, root.Progress) (root.Result, error) {
+	b.built.Add(1)
+	time.Sleep(500 * time.Millisecond)
+	f, err := os.Open(b.file)
+	return root.Result{File: f}, err
+}
+
+func (builder) Close() error { return nil }
+
+// Runs of one person that need the same image at the same time, each for a VM
+// of its own: one builds, or copies, and the others use that.
+func TestImageIsGotOnce(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "image.qcow2")
+	if out, err := exec.Command("qemu-img", "create", "-q", "-f", "qcow2", file, "1M").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	var built atomic.Int32
+	for _, name := range []string{"packages:debian-12", file} {
+		first := looptest.New(t)
+		var plans []plan.Plan
+		var bases []func() (domain.Base, error)
+		var worlds []*looptest.World
+		for range 3 {
+			w := looptest.New(t)
+			w.Cache = first.Cache
+			w.Root, w.Timing = builder{file, &built}, ui.NewTiming("image")
+			worlds = append(worlds, w)
+			as, base, err := For(w.Loop).Plan(context.Background(), &target.Target{Store: &config.Store{Config: config.DefaultConfig()}, Image: name})
+			if err != nil || len(as) != 1 {
+				t.Fatalf("%v %v", as, err)
+			}
+			plans, bases = append(plans, plan.Plan{Actions: as}), append(bases, base)
+		}
+		var wg sync.WaitGroup
+		var again atomic.Int32
+		for i, w := range worlds {
+			wg.Go(func() {
+				stale, err := w.Run(context.Background(), plans[i])
+				if err != nil {
+					t.Error(err)
+				}
+				if stale {
+					again.Add(1)
+				}
+				b, err := bases[i]()
+				if err != nil || b.Size == 0 {
+					t.Errorf("%+v %v", b, err)
+				}
+			})
+		}
+		wg.Wait()
+		if strings.HasPrefix(name, "packages:") && (built.Load() != 1 || again.Load() != 2) {
+			t.Errorf("built %d times, %d looked again", built.Load(), again.Load())
+		}
+		as, _, err := For(first.Loop).Plan(context.Background(), &target.Target{Store: &config.Store{Config: config.DefaultConfig()}, Image: name})
+		if err != nil || len(as) != 0 {
+			t.Errorf("still to do: %v %v", as, err)
+		}
+	}
+}

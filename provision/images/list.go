@@ -1,0 +1,396 @@
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"al.essio.dev/pkg/shellescape"
+
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/domain"
+	"aivm.dev/aivm/provision/image"
+)
+
+// ImageListing is the JSON of "image list".
+type ImageListing struct {
+	Schema    int              `json:"schema"`
+	Cache     string           `json:"cache"`
+	Images    []ListedImage    `json:"images"`
+	Catalogue []ListedRelease  `json:"catalogue"`
+	Usage     string           `json:"usage"` // "known", or why libvirt could not be asked who uses what
+	Parts     int64            `json:"parts"` // bytes of unfinished downloads
+	pools     map[string]inUse // by the first digits of the SHA-256
+}
+
+// ListedImage is an image of the cache or, without a path, of a pool alone.
+type ListedImage struct {
+	Names       []string `json:"names"` // none: an older release
+	Source      string   `json:"source,omitempty"`
+	SHA256      string   `json:"sha256"` // of one in a pool alone: the first 32 digits
+	State       string   `json:"state"`  // "ok", "damaged", "pool"
+	Format      string   `json:"format,omitempty"`
+	Size        int64    `json:"size"`
+	VirtualSize int64    `json:"virtual_size,omitempty"`
+	Release     string   `json:"release,omitempty"`
+	Verified    string   `json:"verified,omitempty"`
+	Added       string   `json:"added,omitempty"`
+	Path        string   `json:"path,omitempty"`
+	Pooled      int64    `json:"pooled"`  // bytes in libvirt's storage pools
+	UsedBy      []string `json:"used_by"` // VMs; another person's with the uid
+}
+
+// ListedRelease is an image that can be had.
+type ListedRelease struct {
+	Name    string   `json:"name"`
+	Title   string   `json:"title"`
+	From    string   `json:"from"`
+	Arches  []string `json:"arches"`
+	MB      int      `json:"mb,omitempty"`
+	Default bool     `json:"default"`
+	Cached  bool     `json:"cached"`
+	Signed  bool     `json:"signed"`
+}
+
+// inUse is an image in the pools and who uses it.
+type inUse struct {
+	bytes int64
+	users []string
+	where []pooled
+}
+
+type pooled struct{ pool, dir string }
+
+// List lists the cache, what lies in the pools, and the catalogue. Nothing is
+// changed and no privilege used.
+func (e Part) List(ctx context.Context) (ImageListing, error) {
+	out := ImageListing{Schema: 1, Cache: e.Cache.Dir, Images: []ListedImage{}, Usage: "known"}
+	kept, err := e.Cache.List()
+	if err != nil {
+		return out, err
+	}
+	l, err := e.Libvirt(ctx)
+	if err == nil {
+		out.pools, err = e.inPools(ctx, l)
+	}
+	if err != nil && !e.LibvirtAbsent(err) {
+		out.Usage = "unknown: " + err.Error()
+	}
+	left := map[string]bool{}
+	for sum := range out.pools {
+		left[sum] = true
+	}
+	for _, k := range kept {
+		sum := k.SHA256[:min(32, len(k.SHA256))]
+		delete(left, sum)
+		i := ListedImage{
+			Names: k.Names, Source: k.Source, SHA256: k.SHA256, State: "ok", Format: k.Format, Size: k.Size, VirtualSize: k.VirtualSize,
+			Release: k.Release, Verified: k.Verified, Added: k.Added, Path: k.Path, Pooled: out.pools[sum].bytes, UsedBy: out.pools[sum].users,
+		}
+		if !k.Whole {
+			i.State = "damaged"
+		}
+		out.Images = append(out.Images, i)
+	}
+	for sum := range left {
+		p := out.pools[sum]
+		out.Images = append(out.Images, ListedImage{SHA256: sum, State: "pool", Pooled: p.bytes, UsedBy: p.users})
+	}
+	for i := range out.Images {
+		if out.Images[i].Names == nil {
+			out.Images[i].Names = []string{}
+		}
+		if out.Images[i].UsedBy == nil {
+			out.Images[i].UsedBy = []string{}
+		}
+	}
+	slices.SortStableFunc(out.Images[len(kept):], func(a, b ListedImage) int { return strings.Compare(a.SHA256, b.SHA256) })
+	out.Catalogue = e.catalogue(kept)
+	_, out.Parts = e.Cache.Parts()
+	return out, nil
+}
+
+func (e Part) catalogue(kept []image.Kept) []ListedRelease {
+	cached := func(name string) bool {
+		return slices.ContainsFunc(kept, func(k image.Kept) bool { return slices.Contains(k.Names, name) })
+	}
+	var out []ListedRelease
+	for _, r := range image.Releases() {
+		out = append(out, ListedRelease{
+			Name: r.Name, Title: r.Title, From: r.Host(), Arches: r.Arches, MB: r.MB, Default: r.Name == image.Default, Cached: cached(r.Name), Signed: r.Signed,
+		})
+	}
+	for _, name := range image.Known() {
+		if d, ok := strings.CutPrefix(name, image.KindPackages+":"); ok {
+			out = append(out, ListedRelease{
+				Name: name, Title: d + ", built here", From: "this machine's package mirror", Arches: []string{"amd64"}, Cached: cached(name), Signed: true,
+			})
+		}
+	}
+	return out
+}
+
+// inPools is what lies in the pools of all VMs of this person's, and who uses it.
+func (e Part) inPools(ctx context.Context, l *virt.Conn) (map[string]inUse, error) {
+	store, err := e.Load()
+	if err != nil {
+		return nil, err
+	}
+	dirs := []string{e.BaseDir(store.Config.Defaults.Paths)}
+	for _, vm := range store.Config.VMs {
+		dirs = append(dirs, e.BaseDir(vm.Paths))
+	}
+	slices.Sort(dirs)
+	out := map[string]inUse{}
+	for _, dir := range slices.Compact(dirs) {
+		p, err := l.PoolAt(ctx, dir)
+		if errors.Is(err, virt.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if !p.Active {
+			return nil, fmt.Errorf("the storage pool at %s does not run", dir)
+		}
+		for _, b := range domain.Bases(p) {
+			u := out[b.Sum]
+			u.bytes += int64(b.Bytes)
+			u.where = append(u.where, pooled{p.Name, dir})
+			for _, key := range b.Users {
+				u.users = append(u.users, e.vmOf(key))
+			}
+			out[b.Sum] = u
+		}
+	}
+	return out, nil
+}
+
+// vmOf names the VM of a key for people: another person's with his uid.
+func (e Part) vmOf(key string) string {
+	uid, name, ok := strings.Cut(key, "-")
+	if !ok || uid == strconv.Itoa(e.UID) {
+		return name
+	}
+	return name + " (uid " + uid + ")"
+}
+
+// Verified is the outcome of "image verify" for one image.
+type Verified struct {
+	Names  []string `json:"names"`
+	SHA256 string   `json:"sha256"`
+	State  string   `json:"state"` // "ok", "damaged"
+	Detail string   `json:"detail,omitempty"`
+	Fix    []string `json:"fix,omitempty"`
+}
+
+// Verify reads images of the cache, all of them without words, and
+// compares their digests.
+func (e Part) Verify(ctx context.Context, words []string) ([]Verified, error) {
+	kept, err := e.selected(words)
+	if err != nil {
+		return nil, err
+	}
+	out := []Verified{}
+	for _, k := range kept {
+		v := Verified{Names: k.Names, SHA256: k.SHA256, State: "ok", Detail: k.Verified}
+		if v.Names == nil {
+			v.Names = []string{}
+		}
+		task := e.UI.Task("reading " + label(k))
+		err := e.Cache.Verify(ctx, k.Entry, func(_ string, f float64) { task.Fraction(f) })
+		switch {
+		case err == nil:
+			task.Done()
+		case errors.Is(err, image.ErrDamaged):
+			task.Fail()
+			v.State, v.Detail, v.Fix = "damaged", err.Error(), again(k)
+		default:
+			task.Fail()
+			return out, err
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+// again is how an image is got anew.
+func again(k image.Kept) []string {
+	for _, n := range k.Names {
+		if r, err := image.Parse(n); err == nil && r.Kind != image.KindLocal && r.Kind != image.KindURL {
+			return []string{"aivm image fetch " + shellescape.Quote(n) + " --again"}
+		}
+	}
+	return []string{"aivm image remove " + k.SHA256[:min(16, len(k.SHA256))]}
+}
+
+func label(k image.Kept) string {
+	if len(k.Names) > 0 {
+		return k.Names[0]
+	}
+	return k.SHA256[:min(16, len(k.SHA256))]
+}
+
+func (e Part) selected(words []string) ([]image.Kept, error) {
+	if len(words) == 0 {
+		return e.Cache.List()
+	}
+	var out []image.Kept
+	for _, w := range words {
+		ks, err := e.Cache.Select(w)
+		if err != nil {
+			return nil, err
+		}
+		for _, k := range ks {
+			if !slices.ContainsFunc(out, func(o image.Kept) bool { return o.SHA256 == k.SHA256 }) {
+				out = append(out, k)
+			}
+		}
+	}
+	return out, nil
+}
+
+// RemoveImages takes images out of the cache and the pools: those named, or all
+// that no VM uses. One that is used stays, and is named.
+func (e Part) RemoveImages(ctx context.Context, words []string, unused bool) error {
+	if len(words) > 0 == unused {
+		return ui.Usage("name the images to remove, or say --unused").Hint("aivm image list", "aivm image remove --unused")
+	}
+	list, err := e.listForRemoval(ctx)
+	if err != nil {
+		return err
+	}
+	chosen, err := e.chosen(list, words)
+	if err != nil {
+		return err
+	}
+	p := plan.Plan{Stage: plan.Host}
+	var free int64
+	for _, i := range chosen {
+		if len(i.UsedBy) > 0 {
+			if unused {
+				continue
+			}
+			return ui.Refused("the image %s is used by %s", i.label(), strings.Join(i.UsedBy, ", ")).
+				Hint("its VMs go with: aivm vm delete NAME", "what is not used goes with: aivm image remove --unused")
+		}
+		if unused && i.State == "pool" {
+			continue // perhaps another person's, who is about to use it
+		}
+		free += i.Size + i.Pooled
+		p.Add(e.planRemoval(ctx, i, list.pools[i.SHA256[:min(32, len(i.SHA256))]])...)
+	}
+	if unused && list.Parts > 0 {
+		free += list.Parts
+		p.Add(plan.Action{
+			ID: "image.parts", Why: fmt.Sprintf("remove unfinished downloads (%d MB)", list.Parts>>20), Shows: []string{"rm " + shellescape.Quote(e.Cache.Dir) + "/.fetch-*"}, Consent: plan.Ask,
+			Do: func(ctx context.Context) error { return e.Cache.DropParts(ctx, nil) },
+		})
+	}
+	if e.DryRun {
+		return e.PrintPlain("image-remove", "", p)
+	}
+	if p.Empty() {
+		return e.removed(0, 0, "every image is used by a VM: nothing was removed")
+	}
+	if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
+		return err
+	}
+	if err := e.Apply(ctx, p); err != nil {
+		return err
+	}
+	return e.removed(len(p.Actions), free, fmt.Sprintf("removed; %d MB are free again", free>>20))
+}
+
+func (e Part) removed(n int, free int64, text string) error {
+	if e.UI.JSON {
+		return e.UI.PrintJSON(map[string]any{"schema": 1, "changed": n > 0, "freed": free})
+	}
+	e.UI.Result("%s", text)
+	return nil
+}
+
+func (i ListedImage) label() string {
+	if len(i.Names) > 0 {
+		return i.Names[0]
+	}
+	return i.SHA256[:min(16, len(i.SHA256))]
+}
+
+// listForRemoval is the list with libvirt's word on who uses what: not knowing
+// is no leave to remove.
+func (e Part) listForRemoval(ctx context.Context) (ImageListing, error) {
+	l, err := e.List(ctx)
+	if err != nil || l.Usage == "known" {
+		return l, err
+	}
+	if _, err := e.LibvirtWithHelp(ctx); err != nil {
+		return l, err
+	}
+	if l, err = e.List(ctx); err == nil && l.Usage != "known" {
+		err = ui.Refused("who uses the images is %s", l.Usage).Hint("aivm host doctor")
+	}
+	return l, err
+}
+
+func (e Part) chosen(list ImageListing, words []string) ([]ListedImage, error) {
+	if len(words) == 0 {
+		return list.Images, nil
+	}
+	var out []ListedImage
+	for _, w := range words {
+		n := len(out)
+		kept, err := e.Cache.Select(w)
+		for _, i := range list.Images {
+			in := slices.ContainsFunc(kept, func(k image.Kept) bool { return k.SHA256 == i.SHA256 })
+			if in || i.State == "pool" && len(w) >= 8 && strings.HasPrefix(i.SHA256, strings.ToLower(w[:min(32, len(w))])) {
+				out = append(out, i)
+			}
+		}
+		if len(out) == n {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func (e Part) planRemoval(ctx context.Context, i ListedImage, at inUse) []plan.Action {
+	var out []plan.Action
+	for _, w := range at.where {
+		out = append(out, plan.Action{
+			ID: "image.unpool:" + i.SHA256[:8], Why: fmt.Sprintf("take the image %s out of the storage pool %s", i.label(), w.pool),
+			Shows: []string{domain.PooledShows(w.pool, i.SHA256)}, Consent: plan.Ask,
+			Do: func(ctx context.Context) error {
+				l, err := e.Libvirt(ctx)
+				if err != nil {
+					return err
+				}
+				return domain.RemoveBase(ctx, l, w.pool, w.dir, i.SHA256)
+			},
+		})
+	}
+	if i.State != "pool" {
+		out = append(out, plan.Action{
+			ID: "image.remove:" + i.SHA256[:8], Why: fmt.Sprintf("remove the image %s from the cache (%d MB)", i.label(), i.Size>>20),
+			Shows: []string{"rm " + shellescape.Quote(i.Path)}, Consent: plan.Ask,
+			Do: func(ctx context.Context) error { return e.Cache.Remove(ctx, i.SHA256, nil) },
+		})
+	}
+	return out
+}
+
+// ImageWords are the values of --image that can be completed.
+func (e Part) ImageWords() []string {
+	out := image.Known()
+	for _, n := range e.Cache.Named() {
+		if !strings.Contains(n, "/") && !slices.Contains(out, n) {
+			out = append(out, n)
+		}
+	}
+	return out
+}

@@ -1,0 +1,342 @@
+package legacy03
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/network"
+	"aivm.dev/aivm/provision/session"
+	"aivm.dev/aivm/provision/share"
+	"aivm.dev/aivm/provision/state"
+	"aivm.dev/aivm/provision/target"
+	"aivm.dev/aivm/sshcfg"
+)
+
+// AdoptOptions are the flags of `vm adopt`.
+type AdoptOptions struct {
+	Name    string
+	HostKey string // the fingerprint the person vouches for, "SHA256:..."
+}
+
+// adoption is a VM aivm 0.3 made, as it was found.
+type adoption struct {
+	w       *target.Target
+	conn    *virt.Conn
+	domain  *virt.Domain
+	network *virt.Network
+	ip      netip.Addr
+	leased  bool // it has ip now
+	key     ssh.PublicKey
+	known   bool // key is from the user's known_hosts
+}
+
+// scanLimit is how long a guest may take to show its host key; an emulated one
+// on a busy machine needs many seconds for a key exchange.
+const scanLimit = 45 * time.Second
+
+// Adopt takes over a VM that aivm 0.3 made: once, on request, after its disk
+// was shown. Everything is added to it device by device and mark by mark;
+// nothing of it is defined anew. The mark comes last: until it is there, the VM
+// is not aivm's, and the same command goes on.
+func (e Part) Adopt(ctx context.Context, o AdoptOptions) error {
+	a, err := e.lookForAdoption(ctx, o.Name)
+	if err != nil {
+		return err
+	}
+	name := a.w.Name
+	if a.domain.Mark.By(e.UID) {
+		return e.Said(name, string(a.domain.State), "VM %s is aivm's already", name)
+	}
+	if err := e.vouch(ctx, a, o); err != nil {
+		return err
+	}
+	p, err := e.planAdoption(ctx, a)
+	if err != nil {
+		return err
+	}
+	if e.DryRun {
+		return e.PrintPlain("adopt", name, p)
+	}
+	if err := config.CheckWritable(e.StorePath); err != nil {
+		return err
+	}
+	e.sayAdoption(a)
+	if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
+		return err
+	}
+	err = e.Stop(ctx, name, func(ctx context.Context) (plan.Plan, error) {
+		was := a
+		if a, err = e.lookForAdoption(ctx, name); err != nil || a.domain.Mark.By(e.UID) {
+			return plan.Plan{}, err // another run was an adoption, too
+		}
+		if a.domain.UUID == was.domain.UUID && a.ip == was.ip {
+			a.key, a.known = was.key, was.known
+		} else if err := e.vouch(ctx, a, o); err != nil {
+			return plan.Plan{}, err
+		}
+		return e.planAdoption(ctx, a)
+	})
+	if err != nil {
+		return err
+	}
+	if len(a.w.Store.Config.VMAttachments(name)) > 0 && a.domain.State != virt.Off && !e.UI.JSON {
+		e.UI.Say("Its folders stay where they are until its next stop: aivm vm restart %s", name)
+	}
+	return e.Said(name, string(a.domain.State), "VM %s is aivm's now (ssh %s)", name, name)
+}
+
+// lookForAdoption finds the VM in the store, where 0.3 wrote it, and in libvirt.
+func (e Part) lookForAdoption(ctx context.Context, name string) (*adoption, error) {
+	w, err := e.VM(ctx, name, target.Cwd(), false)
+	if err != nil {
+		return nil, err
+	}
+	a := &adoption{w: w}
+	if a.conn, err = e.LibvirtWithHelp(ctx); err != nil {
+		return nil, err
+	}
+	a.domain, err = a.conn.Domain(ctx, w.Name)
+	switch d := a.domain; {
+	case errors.Is(err, virt.ErrNotFound):
+		return nil, ui.Refused("VM %q does not exist in libvirt, so there is nothing to take over", w.Name).
+			Hint("to make it: aivm vm up "+w.Name, "to forget its record: aivm vm delete "+w.Name)
+	case err != nil:
+		return nil, err
+	case d.Mark.By(e.UID):
+		return a, nil
+	case d.Mark.Ours:
+		return nil, ui.Refused("VM %q belongs to another user (uid %d)", w.Name, d.Mark.Owner)
+	case d.Network == "" || d.MAC == "":
+		return nil, ui.Refused("VM %q has no network device in a network of libvirt's, so aivm could not reach it", w.Name).
+			Hint("virsh -c qemu:///system domiflist " + w.Name)
+	}
+	a.network, err = a.conn.Network(ctx, a.domain.Network)
+	if errors.Is(err, virt.ErrNotFound) {
+		return nil, ui.Refused("network %q of VM %q does not exist", a.domain.Network, w.Name).
+			Hint("virsh -c qemu:///system net-list --all", "virsh -c qemu:///system edit "+w.Name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if m := a.network.Mark; m.Ours && !m.By(e.UID) {
+		return nil, ui.Refused("network %q of VM %q belongs to another user (uid %d)", a.network.Name, w.Name, m.Owner)
+	}
+	if a.network.Active {
+		ip, err := a.conn.LeaseOf(ctx, a.network.Name, a.domain.MAC)
+		if err != nil && !errors.Is(err, virt.ErrNotFound) { // it has just gone
+			return nil, err
+		}
+		a.ip, a.leased = ip, ip.IsValid() && a.domain.State != virt.Off
+	}
+	if !a.leased {
+		ip, _, err := network.Address(w.Network.Network, a.network, a.domain.MAC)
+		if err != nil {
+			return nil, ui.Refused("%w", err)
+		}
+		a.ip = ip
+	}
+	return a, nil
+}
+
+// vouch finds the host key the VM has to show from now on: the one the user's
+// ssh has checked so far, or one the person confirms by its fingerprint.
+func (e Part) vouch(ctx context.Context, a *adoption, o AdoptOptions) error {
+	name := a.w.Name
+	if pinned, err := e.SSH.PinnedKey(name); err == nil {
+		a.key, a.known = pinned, true // a run that was killed got that far
+		return nil
+	}
+	if a.leased {
+		key, err := e.SSH.KnownKey(a.ip.String())
+		if err != nil {
+			return err
+		}
+		if key != nil {
+			a.key, a.known = key, true
+			return nil
+		}
+	}
+	if !a.leased {
+		return ui.Refused("VM %q does not run, so its address and host key cannot be told", name).
+			Hint("start it as it was: virsh -c qemu:///system start "+name, "then: "+e.Rerun)
+	}
+	sctx, cancel := context.WithTimeout(ctx, scanLimit)
+	defer cancel()
+	key, err := e.HostKeyOf(sctx, netip.AddrPortFrom(a.ip, 22).String())
+	if err != nil {
+		return ui.Refused("your known_hosts has no host key for %s, and the VM does not show one: %w", a.ip, err).
+			Hint("is it up? virsh -c qemu:///system console " + name)
+	}
+	a.key = key
+	shown := ssh.FingerprintSHA256(key)
+	look := "compare it on the console: virsh -c qemu:///system console " + name + ", then: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"
+	switch {
+	case o.HostKey == shown || e.DryRun:
+		return nil
+	case o.HostKey != "":
+		return ui.Refused("the machine at %s shows the host key %s, not %s", a.ip, shown, ui.CleanTo(o.HostKey, 80)).Hint(look)
+	case !e.UI.InTTY:
+		return ui.NeedsApproval("your known_hosts has no host key for VM %q at %s; it shows %s, which has to be confirmed", name, a.ip, shown).
+			Hint(look, "if it is that: "+ui.AddFlag(e.Rerun, "--host-key "+shown))
+	}
+	e.UI.Say("%s", look)
+	ok, err := e.UI.Confirm(ctx, fmt.Sprintf("The machine at %s shows the host key %s. Is that VM %s?", a.ip, shown, name), false)
+	if err == nil && !ok {
+		err = ui.NeedsApproval("nothing was changed")
+	}
+	return err
+}
+
+// planAdoption is what is missing until the VM is aivm's.
+func (e Part) planAdoption(ctx context.Context, a *adoption) (plan.Plan, error) {
+	p := plan.Plan{Stage: plan.Host}
+	w, d, n := a.w, a.domain, a.network
+	ids, err := e.Identities(ctx, w)
+	if err != nil {
+		return p, err
+	}
+	in := state.Instance{UUID: d.UUID, MAC: d.MAC, Address: a.ip.String(), User: w.Record.VM.User, Identities: sshcfg.StanzaIdentities(ids), Adopted: true}
+	p.Add(plan.Action{
+		ID: "adopt.state", Why: fmt.Sprintf("remember its address %s, its keys, and its host key %s", a.ip, ssh.FingerprintSHA256(a.key)),
+		Shows: []string{"write " + e.SSH.VMDir(w.Name) + "/"}, Consent: plan.Ask,
+		Do: func(context.Context) error {
+			if err := e.State().SaveInstance(w.Name, in); err != nil {
+				return session.StateErr(e.SSH.VMDir(w.Name), err)
+			}
+			return session.StateErr(e.SSH.VMDir(w.Name), e.SSH.WriteKnownHosts(w.Name, w.Name, a.key))
+		},
+	})
+	if !n.Mark.Ours {
+		p.Add(plan.Action{
+			ID: "adopt.network", Why: "mark the network " + n.Name + " as aivm's; every VM in it then gets aivm's firewall", Consent: plan.Ask,
+			Shows: []string{"virsh net-metadata " + n.Name + " --uri " + virt.MarkNS},
+			Do:    func(ctx context.Context) error { return a.conn.MarkNetwork(ctx, n.Name, e.UID) },
+		})
+	}
+	if r := (virt.Reservation{MAC: d.MAC, Name: w.Name, IP: a.ip}); !hasReservation(n, r) {
+		p.Add(plan.Action{
+			ID: "adopt.reserve", Why: fmt.Sprintf("keep the address %s for it", a.ip), Consent: plan.Ask,
+			Shows: []string{fmt.Sprintf("virsh net-update %s add ip-dhcp-host \"<host mac='%s' name='%s' ip='%s'/>\"", n.Name, r.MAC, r.Name, r.IP)},
+			Do:    func(ctx context.Context) error { return a.conn.Reserve(ctx, n.Name, r) },
+		})
+	}
+	st := e.Stanza(w.Name, in)
+	as, err := sshcfg.Plan(sshcfg.Observe(e.SSH, st), st)
+	if err != nil && !errors.Is(err, sshcfg.ErrReadOnly) {
+		return p, err
+	}
+	p.Add(as...)
+	if err == nil {
+		if as, err = sshcfg.PlanRemoveLegacy(e.SSH, w.Name); err != nil && !errors.Is(err, sshcfg.ErrReadOnly) {
+			return p, err
+		}
+		p.Add(as...)
+	}
+	p.Add(e.planAdoptRecords(w, n)...)
+	p.Add(plan.Action{
+		ID: "adopt.domain", Why: fmt.Sprintf("mark the VM %s as aivm's, with its disk %s", w.Name, diskOf(d)), Consent: plan.Ask,
+		Shows: []string{"virsh metadata " + w.Name + " --uri " + virt.MarkNS},
+		Do:    func(ctx context.Context) error { return a.conn.MarkDomain(ctx, w.Name, e.UID) },
+	})
+	return p, nil
+}
+
+// planAdoptRecords gives the VM's folders the names they have below aivm's
+// export root: 0.3 named them after the folder alone, and two could be one.
+func (e Part) planAdoptRecords(w *target.Target, n *virt.Network) []plan.Action {
+	change := func(c *config.Config) bool {
+		changed := false
+		for _, r := range c.VMAttachments(w.Name) {
+			if t := share.Token(r.HostPath); r.Tag != t && r.Mode != string(share.Git) {
+				r.Tag = t
+				c.UpsertAttachment(r)
+				changed = true
+			}
+		}
+		if vm, ok := c.FindVM(w.Name); ok && w.Network.Network.Name != n.Name {
+			vm.NetworkName = n.Name
+			changed = true
+		}
+		return changed
+	}
+	c := w.Store.Config
+	c.Attachments = append([]config.Attachment(nil), c.Attachments...)
+	c.VMs = append([]config.VM(nil), c.VMs...)
+	if !change(&c) {
+		return nil
+	}
+	return []plan.Action{{
+		ID: "adopt.records", Why: "name its folders in the config as aivm shares them", Shows: []string{"write " + e.StorePath}, Consent: plan.Ask,
+		Do: func(ctx context.Context) error {
+			return config.Update(ctx, e.StorePath, func(c *config.Config) error { change(c); return nil })
+		},
+	}}
+}
+
+func hasReservation(n *virt.Network, r virt.Reservation) bool {
+	for _, h := range n.Hosts {
+		if strings.EqualFold(h.MAC, r.MAC) && h.IP == r.IP {
+			return true
+		}
+	}
+	return false
+}
+
+func diskOf(d *virt.Domain) string {
+	for _, k := range d.Stored {
+		if k.File != "" {
+			return k.File
+		}
+	}
+	return "(none in a file)"
+}
+
+// sayAdoption shows what is going to be taken over.
+func (e Part) sayAdoption(a *adoption) {
+	d := a.domain
+	e.UI.Say("VM %s (%s): %d CPUs, %d MB of memory, network %s, address %s", d.Name, d.State, d.VCPUs, d.RAMMB, d.Network, a.ip)
+	for _, k := range d.Stored {
+		if k.File != "" {
+			e.UI.Say("  disk %s: %s", k.Target, ui.Clean(k.File))
+		}
+	}
+	where := "as your known_hosts has it"
+	if !a.known {
+		where = "as you confirmed"
+	}
+	e.UI.Say("  host key %s, %s", ssh.FingerprintSHA256(a.key), where)
+	for _, r := range a.w.Store.Config.VMAttachments(d.Name) {
+		e.UI.Say("  folder %s: shared anew at its next stop", ui.Clean(r.HostPath))
+	}
+	e.UI.Say("From then on \"aivm vm delete %s\" deletes it with its disk.", d.Name)
+}
+
+// files of a VM 0.3 made, by directory: what `vm delete` takes away with it.
+// Only what lies below the VM's own directory, where 0.3 put it.
+func adoptedFiles(d *virt.Domain, baseDir, vm, image string) map[string][]string {
+	out := map[string][]string{}
+	own := filepath.Join(baseDir, vm) + "/"
+	for _, k := range d.Stored {
+		if dir, file := filepath.Split(k.File); strings.HasPrefix(filepath.Clean(k.File), own) {
+			out[filepath.Clean(dir)] = append(out[filepath.Clean(dir)], file)
+		}
+	}
+	if dir := filepath.Join(baseDir, vm, "images"); out[dir] != nil && image != "" && filepath.Base(image) == image {
+		out[dir] = append(out[dir], image) // each VM had a copy of its own
+	}
+	if dir := filepath.Join(baseDir, vm, "cloud-init"); out[dir] != nil {
+		out[dir] = append(out[dir], "user-data", "meta-data", "network-config")
+	}
+	return out
+}

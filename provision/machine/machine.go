@@ -1,0 +1,176 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+
+	"al.essio.dev/pkg/shellescape"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/domain"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/network"
+	"aivm.dev/aivm/provision/target"
+	"aivm.dev/aivm/sshcfg"
+)
+
+// CheckIdentity refuses a domain that is not this person's, or that there is
+// no way into from here. A name nobody chose is changed instead.
+func (e Part) CheckIdentity(w *target.Target, f *loop.Facts) error {
+	d := f.Domain.Domain
+	if d.Err != nil || d.Value == nil {
+		return nil
+	}
+	err := domain.CheckOurs(d.Value, e.UID)
+	if err != nil && !w.NewVM && !d.Value.Mark.Ours {
+		return target.NotAdopted(w.Name)
+	}
+	if err == nil {
+		_, keyErr := e.SSH.PinnedKey(w.Name)
+		switch {
+		case errors.Is(keyErr, os.ErrNotExist):
+			err = e.StateLost(w)
+		case keyErr != nil:
+			return ui.Failed("the pinned host key of VM %q cannot be read: %w", w.Name, keyErr).Hint("ls -l " + shellescape.Quote(e.SSH.VMDir(w.Name)))
+		case f.Inst == nil && f.Running():
+			return ui.Refused("the address of VM %q is not remembered in %s any more", w.Name, e.State().InstancePath(w.Name)).
+				Hint("to have it read anew: aivm vm restart " + w.Name)
+		}
+	}
+	if err != nil && w.AutoName {
+		w.Rename()
+		if err := e.FreeName(w); err != nil {
+			return err
+		}
+		return plan.ErrStale
+	}
+	return err
+}
+
+// Address is the VM's fixed address: the one reserved, the one decided before,
+// or the first free one.
+func (e Part) Address(w *target.Target, f *loop.Facts, spec config.NetworkSpec, mac string) (netip.Addr, error) {
+	n := loop.NetworkNamed(f, spec.Name)
+	ip, reserved, err := network.Address(spec, n, mac)
+	if err != nil {
+		return ip, ui.Refused("%w", err).Hint("aivm list", "aivm vm delete NAME of a VM you no longer need")
+	}
+	if !reserved && f.Inst != nil {
+		if old, perr := netip.ParseAddr(f.Inst.Address); perr == nil && network.Free(spec, n, mac, old) {
+			return old, nil
+		}
+	}
+	return ip, nil
+}
+
+// PlanAlias writes the ssh stanza and the Include line. A configuration that
+// cannot be edited never keeps a VM from being used: the line to add is said.
+func (e Part) PlanAlias(p *plan.Plan, w *target.Target, f *loop.Facts) error {
+	if f.Inst == nil {
+		return nil
+	}
+	st := e.Stanza(w.Name, *f.Inst)
+	as, err := sshcfg.Plan(sshcfg.Observe(e.SSH, st), st)
+	p.Add(as...)
+	f.AliasMade = len(as) > 0
+	if !errors.Is(err, sshcfg.ErrReadOnly) {
+		return err
+	}
+	e.WarnOnce(err.Error())
+	var ue *ui.Error
+	if errors.As(err, &ue) {
+		for _, h := range ue.Hints {
+			e.WarnOnce(h)
+		}
+	}
+	return nil
+}
+
+// PlanStoreVM records a VM that is new to the store, once it exists.
+func (e Part) PlanStoreVM(w *target.Target, f *loop.Facts) []plan.Action {
+	if !w.NewVM {
+		return nil
+	}
+	return []plan.Action{{
+		ID: "store.vm", Why: fmt.Sprintf("record the VM %s in the config", w.Name), Shows: []string{"write " + e.StorePath},
+		Do: func(ctx context.Context) error {
+			err := config.Update(ctx, e.StorePath, func(c *config.Config) error {
+				if _, ok := c.FindVM(w.Name); ok {
+					return nil
+				}
+				if _, ok := c.FindNetwork(w.Network.Name); !ok {
+					c.UpsertNetwork(w.Network)
+				}
+				w.Record.NetworkName = w.Network.Name
+				if f.Inst != nil && f.Inst.Made != nil {
+					m, vm := f.Inst.Made, &w.Record.VM
+					w.Record.Image.Name, vm.CPUs, vm.RAMMB, vm.DiskGB = m.Image, m.CPUs, m.RAMMB, m.DiskGB
+				}
+				c.UpsertVM(w.Record)
+				if w.SetActive || w.Active && c.ActiveVM == "" {
+					c.ActiveVM = w.Name
+				}
+				return nil
+			})
+			if err == nil {
+				w.NewVM = false
+				if e.Verb == "create" {
+					// What is recorded is not created again.
+					e.Rerun = "aivm vm up " + w.Name
+				}
+			}
+			return err
+		},
+	}}
+}
+
+func authorized(ids []sshcfg.Identity) []string {
+	out := make([]string, 0, len(ids))
+	for _, id := range ids {
+		out = append(out, id.AuthorizedKey())
+	}
+	return out
+}
+
+// SyncFirst has the guest write to its disk what it has of the seed: user, keys
+// and network. The kernel keeps it in memory for half a minute, and a guest that
+// is switched off at once within that time would come back as somebody else,
+// with no seed to tell it.
+func SyncFirst(f *loop.Facts) plan.Action {
+	return plan.Action{
+		ID: "seed.sync", Why: "have the guest write its first boot to its disk", Shows: []string{"sync"}, Timing: "boot",
+		Do: func(ctx context.Context) error {
+			code, err := f.Conn.Run(ctx, guest.Cmd{Argv: []string{"sync"}})
+			if err == nil && code != 0 {
+				err = fmt.Errorf("sync ended with status %d in the guest", code)
+			}
+			return err
+		},
+	}
+}
+
+// CheckAlias asks ssh, once when the alias was made, what it will really do.
+func (e Part) CheckAlias(ctx context.Context, w *target.Target, f *loop.Facts) error {
+	if !f.AliasMade {
+		return nil
+	}
+	stop := e.Timing.Start("ssh")
+	defer stop()
+	ms, err := sshcfg.Verify(ctx, e.SSH, w.Name, e.Stanza(w.Name, *f.Inst), nil)
+	if err != nil {
+		return err
+	}
+	for _, m := range ms {
+		e.UI.Warn("ssh %s: %s", w.Name, m)
+		if m.Hint != "" {
+			e.UI.Warn("%s", m.Hint)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,105 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"reflect"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"aivm.dev/aivm/cloudinit"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/session"
+	"aivm.dev/aivm/provision/state"
+	"aivm.dev/aivm/provision/target"
+	"aivm.dev/aivm/sshcfg"
+)
+
+// PlanState writes what has to be known about the VM before it exists: its
+// host key, uuid, address and keys. It leaves the planned instance in f, for
+// what is planned after it.
+func (e Part) PlanState(w *target.Target, f *loop.Facts, mac string, ip netip.Addr, ids []sshcfg.Identity, ownKey bool) []plan.Action {
+	in := state.Instance{Schema: 1, User: w.Record.VM.User}
+	if f.Inst != nil {
+		in = *f.Inst
+	}
+	in.MAC, in.Address = mac, ip.String()
+	if d := f.Domain.Domain.Value; d != nil {
+		in.UUID = d.UUID
+	}
+	if in.UUID == "" {
+		in.UUID = uuid.NewString()
+	}
+	in.SeedLeft = in.SeedLeft || f.NewDomain()
+	if vm := w.Record.VM; f.NewDomain() {
+		in.Made = &state.Made{Image: w.Record.Image.Name, CPUs: vm.CPUs, RAMMB: vm.RAMMB, DiskGB: vm.DiskGB}
+	}
+	if len(in.Identities) == 0 || f.NewDomain() {
+		in.Identities = sshcfg.StanzaIdentities(ids)
+		if ownKey && !slices.Contains(in.Identities, e.SSH.OwnKeyPath()) {
+			in.Identities = append([]string{e.SSH.OwnKeyPath()}, in.Identities...)
+		}
+	}
+	_, keyErr := e.SSH.LoadHostKey(w.Name)
+	if in.Adopted {
+		_, keyErr = e.SSH.PinnedKey(w.Name)
+	}
+	same := f.Inst != nil && reflect.DeepEqual(*f.Inst, in)
+	f.Inst = &in
+	if same && keyErr == nil {
+		return nil
+	}
+	dir := e.SSH.VMDir(w.Name)
+	return []plan.Action{{
+		ID: "vm.state", Why: "make the VM's host key and remember its address", Shows: []string{"write " + dir + "/"}, Timing: "define",
+		Do: func(context.Context) error {
+			if err := e.State().SaveInstance(w.Name, in); err != nil {
+				return session.StateErr(dir, err)
+			}
+			if in.Adopted {
+				return nil // its host key is its own
+			}
+			return session.StateErr(dir, e.hostKey(w.Name))
+		},
+	}}
+}
+
+// hostKey makes the guest's host key unless there is one.
+func (e Part) hostKey(vm string) error {
+	hk, err := e.SSH.LoadHostKey(vm)
+	if errors.Is(err, os.ErrNotExist) {
+		if hk, err = sshcfg.NewHostKey(); err != nil {
+			return err
+		}
+		err = e.SSH.SaveHostKey(vm, hk)
+	}
+	if err != nil {
+		return err
+	}
+	return e.SSH.WriteKnownHosts(vm, vm, hk.Public)
+}
+
+// Seed renders the first boot's settings from the state directory.
+func (e Part) Seed(ctx context.Context, w *target.Target, mac string) ([]byte, error) {
+	hk, err := e.SSH.LoadHostKey(w.Name)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := e.Identities(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	inst, err := e.State().Instance(w.Name)
+	if err != nil || inst == nil {
+		return nil, fmt.Errorf("the state of VM %q is not written yet: %w", w.Name, err)
+	}
+	return cloudinit.Seed(cloudinit.Guest{
+		InstanceID: inst.UUID, Hostname: w.Name, User: inst.User, AuthorizedKeys: authorized(ids),
+		HostKeyPrivatePEM: string(hk.PrivatePEM), HostKeyPublic: hk.AuthorizedKey(), MAC: mac,
+	})
+}

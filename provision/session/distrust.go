@@ -1,0 +1,98 @@
+package session
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"al.essio.dev/pkg/shellescape"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/hostfile"
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/share"
+	"aivm.dev/aivm/sshcfg"
+)
+
+// Person is whose sessions on this machine a shared folder could act on.
+func (e *Session) Person() share.Person {
+	self, err := os.Executable()
+	if err != nil {
+		self = ""
+	}
+	return share.Person{Home: e.Home, Login: e.SSH.Home, Getenv: e.given, Self: self}
+}
+
+// given is an environment variable as this run got it: distrust takes folders
+// out of some, and they lead into those folders all the same.
+func (e *Session) given(name string) string {
+	if was, ok := e.paths[name]; ok {
+		return was
+	}
+	return e.Getenv(name)
+}
+
+// guestFolders are the recorded folders that a VM can write.
+func guestFolders(c *config.Config) []sshcfg.GuestFolder {
+	var out []sshcfg.GuestFolder
+	for _, r := range c.Attachments {
+		if a := share.Recorded(r); a.Exposes() {
+			out = append(out, sshcfg.GuestFolder{Path: filepath.Clean(a.HostPath), VM: a.VM})
+		}
+	}
+	return out
+}
+
+// Distrust has nothing of the folders decide what this run does: programs and
+// libraries are looked up elsewhere, ssh's configuration is not taken from
+// there, and a program of ours that lies there gets no rights.
+func (e *Session) Distrust(folders []sshcfg.GuestFolder) {
+	if len(folders) == 0 {
+		return
+	}
+	e.SSH.Guests = append(slices.Clip(e.SSH.Guests), folders...)
+	var t hostfile.Tracer
+	in := func(path string) (sshcfg.GuestFolder, bool) {
+		way := t.Follow(path)
+		for _, f := range folders {
+			if _, in := way.Through(t.Folder(f.Path)); in {
+				return f, true
+			}
+		}
+		return sshcfg.GuestFolder{}, false
+	}
+	for _, name := range share.PathVars() {
+		dirs := filepath.SplitList(os.Getenv(name))
+		kept := slices.DeleteFunc(slices.Clone(dirs), func(d string) bool {
+			_, guests := in(d)
+			return filepath.IsAbs(d) && guests
+		})
+		if len(kept) < len(dirs) {
+			if _, ok := e.paths[name]; !ok {
+				if e.paths == nil {
+					e.paths = map[string]string{}
+				}
+				e.paths[name] = os.Getenv(name)
+			}
+			_ = os.Setenv(name, strings.Join(kept, string(filepath.ListSeparator)))
+		}
+	}
+	self := e.Person().Self
+	if f, guests := in(self); guests && self != "" && e.Root != nil {
+		e.Root = noRoot{e.Root, ui.Refused("the aivm that runs now, %s, lies in a folder that VM %s can write, and does not get root's rights", ui.Clean(self), f.VM).
+			Hint("put it where no guest writes: sudo install -m 755 "+shellescape.Quote(self)+" /usr/local/bin/aivm", "then use that one: /usr/local/bin/aivm list")}
+	}
+}
+
+// noRoot refuses every privileged action.
+type noRoot struct {
+	root.Applier
+	why error
+}
+
+func (r noRoot) Do(context.Context, root.Op, root.Progress) (root.Result, error) {
+	return root.Result{}, r.why
+}

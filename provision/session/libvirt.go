@@ -1,0 +1,161 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/root/mountinfo"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/share"
+)
+
+// VMResult is what `vm create` and `vm up` print with --json.
+type VMResult struct {
+	Schema  int                `json:"schema"`
+	VM      string             `json:"vm"`
+	State   string             `json:"state"`
+	Alias   string             `json:"alias"`
+	Address string             `json:"address"`
+	Seconds map[string]float64 `json:"seconds,omitempty"`
+}
+
+func (e *Session) Apply(ctx context.Context, p plan.Plan) error {
+	if _, err := e.Run(ctx, p); err != nil {
+		return e.Resume(err)
+	}
+	return nil
+}
+
+func (e *Session) Said(vm, state, format string, args ...any) error {
+	if e.UI.JSON {
+		r := VMResult{Schema: 1, VM: vm, State: state, Alias: vm}
+		if in, err := e.State().Instance(vm); err == nil && in != nil {
+			r.Address = in.Address
+		}
+		return e.UI.PrintJSON(r)
+	}
+	e.UI.Result(format, args...)
+	return nil
+}
+
+// LibvirtWithHelp connects to libvirt, through the root helper where this user
+// may not, after starting it where it does not run.
+func (e *Session) LibvirtWithHelp(ctx context.Context) (*virt.Conn, error) {
+	l, err := e.Libvirt(ctx)
+	if err == nil {
+		return l, nil
+	}
+	p := plan.Plan{Stage: plan.Host}
+	if e.DryRun && errors.Is(err, virt.ErrDenied) {
+		// Even asking would need root: say so and stop.
+		if perr := e.PlanLibvirt(&p, err); perr != nil {
+			return nil, perr
+		}
+		if perr := e.PrintPlain(e.Verb, "", p); perr != nil {
+			return nil, perr
+		}
+		return nil, ErrDry
+	}
+	if errors.Is(err, virt.ErrNoDaemon) {
+		if e.LibvirtAbsent(err) {
+			return nil, ui.Failed("libvirt is not installed on this machine").Hint("aivm host doctor", "aivm code .")
+		}
+		as, perr := host.Plan(e.HostFacts(), host.Need{})
+		if perr != nil {
+			return nil, perr
+		}
+		for _, a := range as {
+			if a.Consent == plan.None || a.Consent == "" {
+				p.Add(a)
+			}
+		}
+		if e.DryRun || p.Empty() {
+			return nil, ui.Failed("%w", err).Hint("aivm host doctor")
+		}
+		if err := e.Apply(ctx, p); err != nil {
+			return nil, err
+		}
+		e.ForgetHost()
+		if l, err = e.Libvirt(ctx); err == nil {
+			return l, nil
+		}
+	}
+	p = plan.Plan{Stage: plan.Host}
+	if perr := e.PlanLibvirt(&p, err); perr != nil {
+		return nil, perr
+	}
+	if err := e.Apply(ctx, p); err != nil {
+		return nil, err
+	}
+	return e.Libvirt(ctx)
+}
+
+// PrintPlain prints a plan that concerns no folder as a dry run.
+func (e *Session) PrintPlain(verb, vm string, p plan.Plan) error {
+	if e.UI.JSON {
+		return e.UI.PrintJSON(plan.Dry{Schema: 1, Verb: verb, VM: vm, Asks: p.Asks(), Stages: plan.Describe(p)})
+	}
+	if p.Empty() {
+		e.UI.Result("Nothing would change.")
+		return nil
+	}
+	e.UI.Result("%s", strings.Replace(plan.Text(p, nil), "aivm will:", "aivm would:", 1))
+	return nil
+}
+
+// PlanLibvirt gets access to a libvirt that refuses this user: root opens the
+// socket and passes it on; nothing is changed by that.
+func (e *Session) PlanLibvirt(p *plan.Plan, err error) error {
+	if !errors.Is(err, virt.ErrDenied) {
+		return ui.Failed("libvirt cannot be asked: %w", err).Hint("aivm host doctor", "sudo systemctl status libvirtd")
+	}
+	p.Add(plan.Action{
+		ID: "libvirt.open", Why: "talk to libvirt, which this user may not do directly",
+		Root: root.LibvirtSocket{Path: virt.Socket()}, Got: e.adoptLibvirt, Again: true,
+	})
+	return nil
+}
+
+// Known makes "libvirt says there is none" the known absence it is.
+func Known[T any](v *T, err error) plan.Known[*T] {
+	if errors.Is(err, virt.ErrNotFound) {
+		return plan.Yes[*T](nil)
+	}
+	return plan.Known[*T]{Value: v, Err: err}
+}
+
+// LibvirtAbsent reports whether libvirt is not there at all, as opposed to
+// stopped or closed to us.
+func (e *Session) LibvirtAbsent(err error) bool {
+	return errors.Is(err, virt.ErrNoDaemon) && e.HostFacts().Tools["libvirtd"] == "" && e.HostFacts().Tools["virtqemud"] == ""
+}
+
+// LibvirtAsRoot has root open the socket, for looking only.
+func (e *Session) LibvirtAsRoot(ctx context.Context) (*virt.Conn, error) {
+	res, err := e.Root.Do(ctx, root.LibvirtSocket{Path: virt.Socket()}, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.adoptLibvirt(ctx, res); err != nil {
+		return nil, err
+	}
+	return e.Libvirt(ctx)
+}
+
+// MountTable is this machine's mount table as it is now.
+func (e *Session) MountTable() ([]byte, error) { return e.Host.Head(mountinfo.Self, 64<<20) }
+
+// Shared reads what the VM's device shows, and the folders of atts.
+func (e *Session) Shared(vm string, atts []share.Attachment) (share.HostFacts, error) {
+	table, err := e.MountTable()
+	if err != nil {
+		return share.HostFacts{}, fmt.Errorf("reading this machine's mounts: %w", err)
+	}
+	return share.ObserveHost(e.Key(vm), atts, table)
+}

@@ -1,0 +1,181 @@
+package session
+
+import (
+	"context"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/editor"
+	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/image"
+	"aivm.dev/aivm/provision/network"
+	"aivm.dev/aivm/sshcfg"
+)
+
+// Check is one line of a check list.
+type Check = host.Check
+
+// The states of a Check that have a sign of their own.
+const (
+	StateOK  = host.OK
+	StateBad = host.Bad
+)
+
+// Builders are the images that can be built here; the privileged helper runs
+// them.
+func Builders() map[string]root.BuildFunc { return image.Builders() }
+
+// Options are what the command line says about the world.
+type Options struct {
+	UI           *ui.Streams
+	Config       string // --config, "" = the default place
+	Yes, YesSudo bool
+	DryRun       bool
+	NoFirewall   bool
+	Verb, Rerun  string
+	Hook         func(point string)
+	Seams        *Seams // nil in the shipped program
+}
+
+// New builds the world of one run from this process. It opens nothing:
+// connections are made when they are needed.
+func New(o Options) (*Session, error) {
+	path, err := StorePath(o.Config)
+	if err != nil {
+		return nil, err
+	}
+	sshHome, err := sshcfg.SSHHome()
+	if err != nil {
+		return nil, err
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		home = sshHome
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, ui.Failed("finding aivm's own program: %w", err)
+	}
+	e := &Session{
+		UI: o.UI, StorePath: path, Home: home, UID: os.Getuid(), GID: os.Getgid(), Getenv: os.Getenv,
+		Host: host.OSEnv(), Editor: editor.OSEnv(), SSH: sshcfg.DefaultLayout(sshHome, os.Getenv),
+		Cache: image.Cache{Dir: cacheDir(home), Who: o.Rerun},
+		Root: root.New(root.Options{
+			Euid: os.Geteuid(), Self: []string{self}, NonInteractive: !o.UI.InTTY,
+			Stderr: suspending{o.UI}, Builders: Builders(),
+		}),
+		Approval: plan.Approval{Yes: o.Yes, YesSudo: o.YesSudo},
+		DryRun:   o.DryRun, NoFirewall: o.NoFirewall, Verb: o.Verb, Rerun: o.Rerun, Hook: o.Hook, Timing: ui.NewTiming(),
+	}
+	o.Seams.into(e)
+	e.Fill()
+	// [behavior] yes_sudo; a store that cannot be read is reported by the verb.
+	if st, err := config.Load(path); err == nil {
+		e.Store = st
+		e.Distrust(guestFolders(&st.Config))
+		e.Approval.YesSudo = e.Approval.YesSudo || st.Config.Behavior.YesSudo
+	}
+	return e, nil
+}
+
+// suspending is where sudo talks: between two states of the live line.
+type suspending struct{ s *ui.Streams }
+
+func (w suspending) Write(p []byte) (int, error) {
+	defer w.s.Suspend()()
+	if w.s.Err == nil {
+		return len(p), nil
+	}
+	return io.WriteString(w.s.Err, ui.CleanLines(string(p)))
+}
+
+// StorePath is where the config is: flag, "" for the default place.
+func StorePath(flag string) (string, error) {
+	if flag == "" {
+		return config.DefaultPath()
+	}
+	if rest, ok := strings.CutPrefix(flag, "~/"); ok {
+		if h, err := os.UserHomeDir(); err == nil {
+			flag = filepath.Join(h, rest)
+		}
+	}
+	abs, err := filepath.Abs(flag)
+	if err != nil {
+		return "", ui.Usage("--config %q: %w", flag, err)
+	}
+	return abs, nil
+}
+
+func cacheDir(home string) string {
+	base := os.Getenv("XDG_CACHE_HOME")
+	if !filepath.IsAbs(base) {
+		base = filepath.Join(home, ".cache")
+	}
+	return filepath.Join(base, "aivm", "images")
+}
+
+// Seams replaces what a run asks of the world outside: this machine, libvirt,
+// the guest, root. All of it at once, so that a test that gives them depends on
+// no machine (test/record).
+type Seams struct {
+	UID, GID  int
+	Host      host.Env
+	Editor    editor.Env
+	SSH       sshcfg.Layout
+	Root      root.Applier
+	DialVirt  func(context.Context) (*virt.Conn, error)
+	DialGuest func(context.Context, guest.Target) (guest.Conn, error)
+	HostKeyOf func(ctx context.Context, addr string) (ssh.PublicKey, error)
+	DialNet   func(ctx context.Context, network, addr string) (net.Conn, error) // to a guest's server, for its first line
+	Routes    func() (plan.Known[[]network.Route], []string)
+	Wall      Wallkeeper
+	Now       func() time.Time
+}
+
+func (s *Seams) into(e *Session) {
+	if s == nil {
+		return
+	}
+	e.UID, e.GID, e.Host, e.Editor, e.SSH, e.Root = s.UID, s.GID, s.Host, s.Editor, s.SSH, s.Root
+	e.DialVirt, e.DialGuest, e.HostKeyOf, e.DialNet = s.DialVirt, s.DialGuest, s.HostKeyOf, s.DialNet
+	e.Routes, e.Wall, e.Now = s.Routes, s.Wall, s.Now
+	if dial := s.DialGuest; dial != nil {
+		e.AwaitGuest = func(ctx context.Context, t guest.Target, _ func(guest.Phase, time.Duration)) (guest.Conn, error) {
+			return dial(ctx, t)
+		}
+	}
+}
+
+// Fill sets what is not replaced to the real thing.
+func (e *Session) Fill() {
+	if e.DialVirt == nil {
+		e.DialVirt = virt.Dial
+	}
+	if e.DialGuest == nil {
+		e.DialGuest, e.AwaitGuest = guest.Dial, guest.WaitReady
+	}
+	if e.HostKeyOf == nil {
+		e.HostKeyOf = guest.HostKeyOf
+	}
+	if e.DialNet == nil {
+		e.DialNet = (&net.Dialer{}).DialContext
+	}
+	if e.Routes == nil {
+		e.Routes = network.ObserveRoutes
+	}
+	if e.Now == nil {
+		e.Now = time.Now
+	}
+}

@@ -1,0 +1,124 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"al.essio.dev/pkg/shellescape"
+	"golang.org/x/crypto/ssh"
+
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/state"
+	"aivm.dev/aivm/sshcfg"
+)
+
+// Auth turns the identities a VM was made with into login methods.
+func (e *Session) Auth(ctx context.Context, inst *state.Instance) ([]ssh.AuthMethod, func(), error) {
+	ids, err := e.SSH.IdentitiesAt(ctx, inst.Identities, e.Getenv)
+	if err != nil {
+		return nil, nil, err
+	}
+	methods, closer, err := sshcfg.AuthMethods(ids, e.Getenv)
+	if err != nil {
+		return nil, nil, err
+	}
+	return methods, closeFunc(closer), nil
+}
+
+func closeFunc(c io.Closer) func() {
+	return func() {
+		if c != nil {
+			_ = c.Close()
+		}
+	}
+}
+
+// Stanza is the ssh entry of a VM.
+func (e *Session) Stanza(vm string, in state.Instance) sshcfg.Stanza {
+	return sshcfg.Stanza{
+		Alias: vm, HostName: in.Address, User: in.User, Port: 22,
+		Identities: in.Identities, KnownHosts: e.SSH.KnownHostsPath(vm), HostKeyAlias: vm,
+	}
+}
+
+// HostKeyRefusal explains a guest that showed another host key than the one
+// aivm gave it.
+func (e *Session) HostKeyRefusal(vm string, err error) error {
+	return ui.Refused("the machine at the address of VM %q is not that VM: %w", vm, err).
+		Hint("something else answers there, or the guest replaced its host key",
+			"look from the console: virsh -c qemu:///system console "+vm,
+			"start afresh if you do not trust it: aivm vm delete "+vm)
+}
+
+// WarnOnce says a warning once per run, however often plans are made.
+func (e *Session) WarnOnce(s string) {
+	if e.Warned == nil {
+		e.Warned = map[string]bool{}
+	}
+	if !e.Warned[s] {
+		e.Warned[s] = true
+		e.UI.Warn("%s", s)
+	}
+}
+
+// NoteOnce says something once per run.
+func (e *Session) NoteOnce(s string) {
+	if e.Warned == nil {
+		e.Warned = map[string]bool{}
+	}
+	if !e.Warned[s] {
+		e.Warned[s] = true
+		e.UI.Say("%s", s)
+	}
+}
+
+func Few(names []string) string {
+	if len(names) > 6 {
+		return strings.Join(names[:5], ", ") + fmt.Sprintf(" and %d more", len(names)-5)
+	}
+	return strings.Join(names, ", ")
+}
+
+func ShellLine(argv []string) string {
+	words := make([]string, len(argv))
+	for i, a := range argv {
+		words[i] = shellescape.Quote(a)
+	}
+	return strings.Join(words, " ")
+}
+
+func Seconds(t *ui.Timing) map[string]float64 {
+	out := map[string]float64{}
+	for k, d := range t.Spent() {
+		out[k] = float64(d.Milliseconds()) / 1000
+	}
+	return out
+}
+
+// HintsOf are the commands a person is told with an error, without what is said
+// around them.
+func HintsOf(err error) []string {
+	var ue *ui.Error
+	if !errors.As(err, &ue) {
+		return nil
+	}
+	var out []string
+	for _, h := range ue.Hints {
+		if i := strings.Index(h, "aivm "); i >= 0 {
+			out = append(out, h[i:])
+		}
+	}
+	return out
+}
+
+// Alone is an error without the join around it, if it is the only one, so that
+// it is printed with its hints.
+func Alone(err error) error {
+	if l, ok := err.(interface{ Unwrap() []error }); ok && len(l.Unwrap()) == 1 {
+		return l.Unwrap()[0]
+	}
+	return err
+}

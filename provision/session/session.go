@@ -1,0 +1,230 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"net"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/editor"
+	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/domain"
+	"aivm.dev/aivm/provision/firewall"
+	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/image"
+	"aivm.dev/aivm/provision/network"
+	"aivm.dev/aivm/provision/state"
+	"aivm.dev/aivm/sshcfg"
+)
+
+// DefaultBaseDir is where VM disks lie unless paths.base_dir says otherwise.
+const DefaultBaseDir = "/var/lib/libvirt/aivm"
+
+// Env is what a verb works with: the outside world as values and functions,
+// made once by cmd. It is used by one goroutine, except where noted.
+type Session struct {
+	UI         *ui.Streams
+	StorePath  string
+	Home       string // $HOME: "~" in paths
+	UID, GID   int
+	Getenv     func(string) string
+	Host       host.Env
+	Editor     editor.Env
+	SSH        sshcfg.Layout
+	Cache      image.Cache
+	Root       root.Applier
+	Approval   plan.Approval
+	DryRun     bool
+	NoFirewall bool               // --no-firewall: this once
+	Verb       string             // for the JSON of a dry run
+	Rerun      string             // the command line as typed, for hints
+	Hook       func(point string) // fault points; nil in the shipped program
+	Wall       Wallkeeper         // the walls as they are on this machine
+	// What is asked of the world outside; Seams replaces it.
+	DialVirt  func(context.Context) (*virt.Conn, error)
+	DialGuest func(context.Context, guest.Target) (guest.Conn, error)
+	// AwaitGuest waits until a guest lets us in.
+	AwaitGuest func(ctx context.Context, t guest.Target, phase func(guest.Phase, time.Duration)) (guest.Conn, error)
+	HostKeyOf  func(ctx context.Context, addr string) (ssh.PublicKey, error)
+	DialNet    func(ctx context.Context, network, addr string) (net.Conn, error) // to a guest's server
+	Routes     func() (routes plan.Known[[]network.Route], interfaces []string)
+	Now        func() time.Time // the time of day
+
+	Fetcher   *image.Fetcher
+	Answers   *bool           // whether the default image's server does
+	Fetched   map[string]bool // images this run has got, by Ref
+	Store     *config.Store
+	Timing    *ui.Timing
+	once      sync.Once
+	facts     host.Facts
+	Warned    map[string]bool
+	paths     map[string]string // what distrust changed in the environment, as it was
+	MayHave   map[string]bool   // folders a guest may have for writing, as this run found
+	installed []string          // packages, in this run
+	mu        sync.Mutex        // guards conn
+	conn      *virt.Conn
+	Parked    guest.Conn // to the guest, between two looks at the VM ParkedVM
+	ParkedVM  string
+}
+
+// Wallkeeper is how the composer sees what keeps walls in place on this
+// machine.
+type Wallkeeper interface {
+	// Hooks reports whether libvirt's hooks are in place and run this program,
+	// and whether any ever were.
+	Hooks() (current, known bool, err error)
+	// Rules reads the rules of a network. sudo says that sudo may be used where
+	// this user may not ask the kernel; it never asks for a password.
+	Rules(ctx context.Context, network string, sudo bool) firewall.Facts
+	// Manifests are the walls root keeps, of all networks and users.
+	Manifests() ([]root.NetManifest, error)
+	// Ruleset is everybody's rules, as nft prints them in JSON.
+	Ruleset(ctx context.Context, sudo bool) ([]byte, error)
+}
+
+// Close ends the connections of this run.
+func (e *Session) Close() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.conn != nil {
+		_ = e.conn.Close()
+		e.conn = nil
+	}
+	if e.Parked != nil {
+		_ = e.Parked.Close()
+		e.Parked = nil
+	}
+	if e.Root != nil {
+		_ = e.Root.Close()
+	}
+}
+
+// Libvirt returns the connection to libvirt, made on first use.
+func (e *Session) Libvirt(ctx context.Context) (*virt.Conn, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.conn != nil {
+		return e.conn, nil
+	}
+	c, err := e.DialVirt(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e.conn = c
+	return c, nil
+}
+
+// DropLibvirt forgets a connection that went bad, so that the next use dials
+// again.
+func (e *Session) DropLibvirt() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.conn != nil {
+		_ = e.conn.Close()
+		e.conn = nil
+	}
+}
+
+// adoptLibvirt takes over a connection the root helper opened.
+func (e *Session) adoptLibvirt(ctx context.Context, res root.Result) error {
+	if res.File == nil {
+		return errors.New("the privileged helper passed no connection to libvirt")
+	}
+	defer res.File.Close()
+	nc, err := net.FileConn(res.File)
+	if err != nil {
+		return err
+	}
+	c, err := virt.Adopt(ctx, nc)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	e.conn = c
+	e.mu.Unlock()
+	return nil
+}
+
+// Domains and networks are the lazy views the rooms take: they are asked for
+// when an action runs, so that a plan can be made before libvirt exists.
+func (e *Session) Domains(ctx context.Context) func() (domain.Libvirt, error) {
+	return func() (domain.Libvirt, error) { return e.Libvirt(ctx) }
+}
+
+func (e *Session) Networks(ctx context.Context) func() (network.Libvirt, error) {
+	return func() (network.Libvirt, error) { return e.Libvirt(ctx) }
+}
+
+// HostFacts reads the host once per run; ForgetHost makes the next call read
+// again, after packages were installed.
+func (e *Session) HostFacts() host.Facts {
+	e.once.Do(func() { e.facts = host.Observe(e.Host) })
+	return e.facts
+}
+
+func (e *Session) ForgetHost() { e.once = sync.Once{} }
+
+// State is where this person's aivm keeps what it knows of the VMs.
+func (e *Session) State() state.Dir { return state.Dir{Layout: e.SSH} }
+
+// Key names a VM machine-wide.
+func (e *Session) Key(vm string) string { return root.VMKey(e.UID, vm) }
+
+// Expand resolves a leading ~ of a configured path.
+func (e *Session) Expand(p string) string {
+	if p == "~" {
+		return e.Home
+	}
+	if rest, ok := strings.CutPrefix(p, "~/"); ok {
+		return filepath.Join(e.Home, rest)
+	}
+	return p
+}
+
+func (e *Session) BaseDir(p config.Paths) string {
+	if p.BaseDir == "" {
+		return DefaultBaseDir
+	}
+	return filepath.Clean(e.Expand(p.BaseDir))
+}
+
+// Load reads the store, once for all looks of a run, and tells about unknown
+// keys. Changes go through config.Update, which reads again under its lock.
+func (e *Session) Load() (*config.Store, error) {
+	if e.Store == nil {
+		s, err := config.Load(e.StorePath)
+		if err != nil {
+			return nil, err
+		}
+		e.Store = s
+	}
+	s := e.Store
+	for _, w := range s.Warnings {
+		e.WarnOnce(WarningText(s.Path, w))
+	}
+	return s, nil
+}
+
+// Reload has the next load read the store again.
+func (e *Session) Reload() { e.Store = nil }
+
+// Fresh forgets what this run has read and said, as another run would begin.
+func (e *Session) Fresh() { e.Store, e.Warned = nil, nil }
+
+func WarningText(path string, w config.Warning) string {
+	if w.Line > 0 {
+		return path + ":" + strconv.Itoa(w.Line) + ": " + w.Message
+	}
+	return path + ": " + w.Message
+}

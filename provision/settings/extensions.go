@@ -1,0 +1,82 @@
+package settings
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"aivm.dev/aivm/internal/capture"
+	"aivm.dev/aivm/internal/editor"
+	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/session"
+	"aivm.dev/aivm/provision/target"
+	"aivm.dev/aivm/settingsync"
+)
+
+// wantedExtensions turns "none", "workspace" or ids into ids.
+func (e Part) wantedExtensions(w *target.Target, o target.SyncOptions, found *editor.Found) []string {
+	words := o.Extensions
+	if len(words) == 0 {
+		words = w.Record.Sync.Extensions
+	}
+	var out []string
+	for _, word := range words {
+		switch {
+		case word == "none":
+		case word == "workspace" && found != nil:
+			ids, err := editor.WorkspaceExtensions(e.Editor, *found)
+			if err != nil {
+				e.WarnOnce("the extensions of " + found.Editor.Name + " cannot be read: " + err.Error())
+			}
+			out = append(out, ids...)
+		case word == "workspace":
+		case settingsync.ValidExtension(word):
+			out = append(out, word)
+		default:
+			e.WarnOnce(ui.Clean(word) + " is no id of an extension, which looks like golang.go")
+		}
+	}
+	return out
+}
+
+// extensionsLimit is how long a server may take to install what is missing.
+const extensionsLimit = 10 * time.Minute
+
+// planExtensions lets the editor's server in the guest install what it lacks.
+// Like settings, it never keeps a folder from being opened.
+func (e Part) planExtensions(w *target.Target, f *loop.Facts) []plan.Action {
+	var out []plan.Action
+	for _, in := range w.Settings.Round.Install {
+		argv := []string{in.Program}
+		for _, id := range in.IDs {
+			argv = append(argv, "--install-extension", id)
+		}
+		if !strings.HasPrefix(in.Program, "./") {
+			continue // the guest names something that is not below its home
+		}
+		out = append(out, plan.Action{
+			ID: "settings.extensions", Why: "install in the guest, for " + in.Editor + ": " + session.Few(in.IDs), Timing: "settings",
+			Shows: []string{session.ShellLine(argv) + "  (in the guest)"},
+			Do: func(ctx context.Context) error {
+				limited10, cancel := context.WithTimeout(ctx, extensionsLimit)
+				defer cancel()
+				said := &capture.Head{Limit: session.GuestWords}
+				code, err := f.Conn.Run(limited10, guest.Cmd{Argv: argv, Stdout: said, Stderr: said})
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				if err != nil || code != 0 {
+					w.Settings.Report.Problems = append(w.Settings.Report.Problems, settingsync.Problem{
+						Path: session.Few(in.IDs), What: "could not be installed in the guest: " + session.LastLine(said.String()),
+					})
+					e.UI.Warn("extensions %s could not be installed in the guest: %s", session.Few(in.IDs), session.LastLine(said.String()))
+				}
+				return nil
+			},
+		})
+	}
+	return out
+}

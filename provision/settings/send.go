@@ -1,0 +1,109 @@
+package settings
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"aivm.dev/aivm/internal/capture"
+	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/session"
+	"aivm.dev/aivm/provision/target"
+	"aivm.dev/aivm/settingsync"
+)
+
+// receive starts it; spare says that it is not needed yet. It outlives ctx, up
+// to the end of the connection.
+func receive(ctx context.Context, c guest.Conn, spare bool) *target.Receiver {
+	in, w := io.Pipe()
+	r := &target.Receiver{Conn: c, In: w, Done: make(chan struct{}), Out: capture.Head{Limit: session.GuestWords}, Stderr: capture.Head{Limit: session.GuestWords}}
+	ctx, r.Cancel = context.WithCancel(context.WithoutCancel(ctx))
+	go func() {
+		defer close(r.Done)
+		defer r.Cancel()
+		r.Code, r.Err = c.Run(ctx, guest.Cmd{Argv: settingsync.Command(), Stdin: in, Stdout: &r.Out, Stderr: &r.Stderr, Spare: spare})
+		_ = in.Close()
+	}()
+	return r
+}
+
+// StartEarly starts the receiver of a connection just made.
+func StartEarly(ctx context.Context, s *target.Settings, c guest.Conn) {
+	if s == nil || !s.Early {
+		return
+	}
+	s.Unneeded()
+	s.Receiver = receive(ctx, c, true)
+}
+
+// Send sends the archive. If the guest changed something meanwhile, or
+// could not write somewhere, it is looked at anew, once.
+func (e Part) Send(ctx context.Context, w *target.Target, f *loop.Facts) error {
+	s := w.Settings
+	failed := map[string]bool{}
+	var sent int64
+	first := s.Round
+	for try := 0; ; try++ {
+		b, err := s.Round.Archive(failed)
+		if err != nil {
+			s.Err = err
+			return nil
+		}
+		sent += int64(len(b))
+		r := s.Receiver
+		if s.Receiver = nil; r == nil || r.Conn != f.Conn || r.Ended() {
+			r = receive(ctx, f.Conn, false)
+		}
+		code, err := r.Give(ctx, b)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		places := settingsync.Failed(r.Out.String())
+		for _, p := range places {
+			failed[p] = true
+		}
+		again := code == settingsync.StatusChanged || len(places) > 0
+		switch {
+		case err != nil:
+			s.Err = e.ExplainLost(ctx, w.Name, err)
+			return nil
+		case code != settingsync.StatusDone && code != settingsync.StatusChanged:
+			s.Err = fmt.Errorf("the guest could not take them (status %d): %s", code, session.LastLine(r.Stderr.String()))
+			return nil
+		case again && try == 2:
+			s.Err = errors.New("files in the guest keep changing while they are replaced")
+			return nil
+		case !again:
+			s.Report = first.Report
+			s.Report.Bytes = sent
+			for p := range failed {
+				s.Report.Problems = append(s.Report.Problems, settingsync.Problem{Path: p, What: "the guest's user cannot write there"})
+			}
+			s.Report.Copied = slices.DeleteFunc(slices.Clone(s.Report.Copied), func(t string) bool {
+				return failed[filepath.Dir(strings.TrimPrefix(t, "~/"))]
+			})
+			return nil
+		}
+		was := s.Round
+		answer, err := f.Conn.Probe(ctx, Probe(w))
+		if err != nil {
+			s.Err = e.ExplainLost(ctx, w.Name, err)
+			return nil
+		}
+		if e.Read(ctx, f.Conn, w, answer["settings"]); s.Round == nil {
+			return nil
+		}
+		if len(places) == 0 {
+			first = s.Round
+		}
+		if s.Round.Empty() {
+			s.Round, s.Report = was, first.Report
+			return nil
+		}
+	}
+}

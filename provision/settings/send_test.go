@@ -1,0 +1,85 @@
+package settings
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+
+	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/loop/looptest"
+	"aivm.dev/aivm/provision/target"
+	"aivm.dev/aivm/settingsync"
+)
+
+// taking is a guest that takes settings, except in its first refuse sessions.
+type taking struct {
+	guest.Conn
+	refuse, runs int
+	got          []string
+}
+
+func (g *taking) Run(_ context.Context, c guest.Cmd) (int, error) {
+	if g.runs++; g.runs <= g.refuse {
+		return -1, errors.New("no further session")
+	}
+	b, err := io.ReadAll(c.Stdin)
+	if len(b) > 0 {
+		g.got = append(g.got, string(b))
+	}
+	return 0, err
+}
+
+// What was started beside the probe is what settings are given to, once and
+// only on its own connection.
+func TestTheReceiverStartedEarly(t *testing.T) {
+	for what, c := range map[string]struct {
+		early, gone, moved bool
+		refuse, runs       int
+	}{
+		"not started":           {runs: 1},
+		"started":               {early: true, runs: 1},
+		"refused":               {early: true, gone: true, refuse: 1, runs: 2},
+		"of another connection": {early: true, moved: true, runs: 1},
+	} {
+		w := looptest.New(t)
+		g := &taking{refuse: c.refuse}
+		s := &target.Settings{Round: &settingsync.Round{}, Early: c.early}
+		first := g
+		if c.moved {
+			first = &taking{}
+		}
+		StartEarly(t.Context(), s, first)
+		if c.gone {
+			<-s.Receiver.Done
+		}
+		if err := For(w.Loop).Send(t.Context(), &target.Target{Settings: s}, &loop.Facts{Conn: g}); err != nil || s.Err != nil {
+			t.Errorf("%s: %v %v", what, err, s.Err)
+		}
+		if g.runs != c.runs || len(g.got) != 1 || !strings.HasSuffix(g.got[0], "end\n") {
+			t.Errorf("%s: %d runs, %q", what, g.runs, g.got)
+		}
+	}
+}
+
+// One that is given nothing ends, also in a guest that takes no notice.
+func TestAReceiverThatIsNotNeeded(t *testing.T) {
+	g := &taking{}
+	s := &target.Settings{Early: true}
+	StartEarly(t.Context(), s, g)
+	if !s.Unneeded() || s.Unneeded() || len(g.got) > 0 {
+		t.Errorf("%q", g.got)
+	}
+	StartEarly(t.Context(), s, deafGuest{})
+	s.Unneeded()
+	StartEarly(t.Context(), nil, g)
+}
+
+type deafGuest struct{ guest.Conn }
+
+func (deafGuest) Run(ctx context.Context, _ guest.Cmd) (int, error) {
+	<-ctx.Done()
+	return -1, ctx.Err()
+}

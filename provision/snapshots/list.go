@@ -1,0 +1,136 @@
+package snapshots
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/domain"
+	"aivm.dev/aivm/provision/target"
+)
+
+// SnapshotList is the JSON of `vm snapshots`.
+type SnapshotList struct {
+	Schema    int              `json:"schema"`
+	VM        string           `json:"vm"`
+	State     string           `json:"state"`
+	Disk      ListedDisk       `json:"disk"`
+	Snapshots []ListedSnapshot `json:"snapshots"`
+	Present   Present          `json:"present"`
+}
+
+// ListedDisk is a disk and what it takes. Sizes are bytes; -1 is unknown.
+type ListedDisk struct {
+	Path      string `json:"path"`
+	Capacity  int64  `json:"capacity"`
+	Used      int64  `json:"used"`      // of this machine
+	Snapshots int64  `json:"snapshots"` // of that, only for snapshots
+	Free      int64  `json:"free"`      // where it lies
+}
+
+// ListedSnapshot is one snapshot. Own is what deleting it gives back.
+type ListedSnapshot struct {
+	Name    string `json:"name"`
+	Parent  string `json:"parent,omitempty"`
+	Created string `json:"created,omitempty"`
+	Own     int64  `json:"own"`
+}
+
+// Present is the disk as it is now.
+type Present struct {
+	On      string `json:"on,omitempty"` // the snapshot it stands on
+	Changed bool   `json:"changed"`
+}
+
+// SnapshotListing reads the snapshots of a VM and what its disk takes.
+func (e Part) SnapshotListing(ctx context.Context, vm string) (SnapshotList, error) {
+	out := SnapshotList{Schema: 1, Snapshots: []ListedSnapshot{}}
+	var l *virt.Conn
+	var f *domain.SnapFacts
+	w, d, err := e.lookAtDisk(ctx, vm, func(_ *target.Target, d *virt.Domain) (err error) {
+		if l, err = e.Libvirt(ctx); err == nil {
+			f, err = domain.ObserveSnapshots(ctx, l, d, true)
+		}
+		return err
+	})
+	if err != nil {
+		return out, err
+	}
+	out.VM, out.State = w.Name, string(d.State)
+	out.Disk = ListedDisk{Path: f.Disk.File, Capacity: -1, Used: -1, Snapshots: -1, Free: -1}
+	if pool, err := l.PoolAt(ctx, e.BaseDir(w.Record.Paths)); err == nil {
+		out.Disk.Free = int64(pool.Free)
+		for _, v := range pool.Volumes {
+			if v.Path == f.Disk.File {
+				out.Disk.Capacity, out.Disk.Used = int64(v.Capacity), int64(v.Allocation)
+			}
+		}
+	}
+	if f.Counted {
+		out.Disk.Snapshots = int64(f.Kept)
+	}
+	for _, s := range f.Snapshots {
+		k := ListedSnapshot{Name: s.Name, Parent: s.Parent, Own: -1}
+		if !s.At.IsZero() {
+			k.Created = s.At.Format(time.RFC3339)
+		}
+		if f.Counted {
+			k.Own = int64(s.Own)
+		}
+		out.Snapshots = append(out.Snapshots, k)
+	}
+	out.Present = Present{On: f.Current(), Changed: f.Changed || d.State != virt.Off}
+	return out, nil
+}
+
+// Tree is the listing as a person reads it, a line each.
+func (l SnapshotList) Tree() []string {
+	out := []string{fmt.Sprintf("Snapshots of VM %s (%s)", l.VM, l.State)}
+	if len(l.Snapshots) == 0 {
+		out = append(out, "  (none)")
+	}
+	var walk func(parent, indent string)
+	walk = func(parent, indent string) {
+		for _, s := range l.Snapshots {
+			if s.Parent != parent {
+				continue
+			}
+			made := "at a time not known"
+			if t, err := time.Parse(time.RFC3339, s.Created); err == nil {
+				made = t.Local().Format("2006-01-02 15:04:05")
+			}
+			out = append(out, fmt.Sprintf("%s- %s | %s | own=%s", indent, ui.Clean(s.Name), made, size(s.Own)))
+			if s.Name == l.Present.On {
+				out = append(out, indent+"  - "+l.Present.text())
+			}
+			walk(s.Name, indent+"  ")
+		}
+	}
+	walk("", "  ")
+	if l.Present.On == "" && len(l.Snapshots) > 0 {
+		out = append(out, "  - "+l.Present.text())
+	}
+	disk := fmt.Sprintf("Disk: %s of at most %s used", size(l.Disk.Used), size(l.Disk.Capacity))
+	if len(l.Snapshots) > 0 {
+		disk += fmt.Sprintf(", %s of it only for snapshots", size(l.Disk.Snapshots))
+	}
+	return append(out, disk+fmt.Sprintf("; %s free in its place", size(l.Disk.Free)))
+}
+
+func (p Present) text() string {
+	if p.Changed {
+		return "the disk as it is now"
+	}
+	return "the disk as it is now, unchanged since"
+}
+
+func size(n int64) string {
+	if n < 0 {
+		return "unknown"
+	}
+	return humanize.IBytes(uint64(n))
+}

@@ -1,0 +1,343 @@
+package snapshots
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"aivm.dev/aivm/cloudinit"
+	"aivm.dev/aivm/internal/capture"
+	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/domain"
+	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/image"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/session"
+	"aivm.dev/aivm/provision/state"
+	"aivm.dev/aivm/provision/target"
+)
+
+// PrepareOptions are the flags of `vm prepare`.
+type PrepareOptions struct {
+	Name    string
+	As      string // name of the image
+	Replace bool   // an image of that name may be there: the name goes to the new one
+}
+
+// Prepared is what `vm prepare` prints with --json.
+type Prepared struct {
+	Schema  int                `json:"schema"`
+	VM      string             `json:"vm"`
+	Image   string             `json:"image"`
+	SHA256  string             `json:"sha256"`
+	Size    int64              `json:"size"`
+	Seconds map[string]float64 `json:"seconds,omitempty"`
+}
+
+// preparation is a VM an image is made of.
+type preparation struct {
+	w     *target.Target
+	ref   image.Ref
+	l     *virt.Conn
+	d     *virt.Domain
+	pool  *virt.Pool
+	chain []virt.Volume // its disk, and what that stands on
+	inst  *state.Instance
+	spec  domain.Spec
+	got   image.Entry
+}
+
+// Prepare makes an image of a VM: new VMs from it come with what is installed
+// in it, and their first boot is short. The VM is off meanwhile; its disk is
+// only read.
+func (e Part) Prepare(ctx context.Context, o PrepareOptions) error {
+	e.Timing = ui.NewTiming("stop", "boot", "image")
+	if o.As == "" {
+		return ui.Usage("the image needs a name").Hint(ui.AddFlag(e.Rerun, "--as tools"))
+	}
+	if err := image.CheckLocalName(o.As); err != nil {
+		return err
+	}
+	pr, err := e.lookForPrepare(ctx, o)
+	if err != nil {
+		return err
+	}
+	p, err := e.planPrepare(ctx, pr)
+	if err != nil {
+		return err
+	}
+	if e.DryRun {
+		if pr.d.State != virt.Off {
+			p.Add(plan.Action{ID: "domain.start", Why: "start the VM " + pr.w.Name + " again", Shows: []string{"virsh start " + pr.w.Name}})
+		}
+		return e.PrintPlain("prepare", pr.w.Name, p)
+	}
+	if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
+		return err
+	}
+	o.Name = pr.w.Name
+	ran, err := e.prepareAlone(ctx, o, pr)
+	if ran && ctx.Err() == nil {
+		err = errors.Join(err, e.startAgain(ctx, pr.w.Name))
+	}
+	if err != nil {
+		return e.Resume(err)
+	}
+	if e.UI.JSON {
+		return e.UI.PrintJSON(Prepared{1, pr.w.Name, o.As, pr.got.SHA256, pr.got.Size, session.Seconds(e.Timing)})
+	}
+	e.UI.Result("image %s is made from VM %s (%d MB): aivm vm create NAME --image %s", o.As, pr.w.Name, pr.got.Size>>20, o.As)
+	e.UI.Say("%s", e.Timing.Line())
+	return nil
+}
+
+// lookForPrepare finds the VM, its disk, and whatever speaks against it.
+func (e Part) lookForPrepare(ctx context.Context, o PrepareOptions) (_ *preparation, err error) {
+	ref := image.Ref{Kind: image.KindLocal, Name: o.As}
+	if e.Cache.Has(ref) && !o.Replace {
+		return nil, ui.Refused("there is an image %s already", o.As).Hint("to let the name go to the new one: "+ui.AddFlag(e.Rerun, "--replace"), "aivm image list")
+	}
+	if e.HostFacts().Tools["qemu-img"] == "" {
+		return nil, ui.Refused("making an image of a VM needs qemu-img, which is not on this machine").Hint("aivm host install-deps")
+	}
+	w, d, err := e.Ours(ctx, o.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err == nil {
+			return
+		}
+		if gone := e.Refresh(w); gone != nil {
+			err = gone // another run has deleted it
+		}
+	}()
+	if d == nil {
+		return nil, ui.Refused("VM %q is not made yet", w.Name).Hint("aivm vm up " + w.Name)
+	}
+	pr := &preparation{w: w, ref: ref, d: d}
+	if pr.inst, err = e.State().Instance(w.Name); err != nil {
+		return nil, err
+	}
+	if pr.inst == nil {
+		return nil, e.StateLost(w)
+	}
+	if pr.l, err = e.Libvirt(ctx); err != nil {
+		return nil, err
+	}
+	dir := e.BaseDir(w.Record.Paths)
+	pr.pool, err = pr.l.PoolAt(ctx, dir)
+	if err != nil && !errors.Is(err, virt.ErrNotFound) {
+		return nil, err
+	}
+	if err != nil || !pr.pool.Active {
+		return nil, ui.Refused("the storage pool at %s does not run", dir).Hint("aivm vm up " + w.Name)
+	}
+	disk, ok := d.StoredDisk(domain.DiskSerial)
+	if !ok {
+		return nil, ui.Refused("VM %q has no disk of aivm's", w.Name)
+	}
+	if pr.chain, err = domain.Chain(pr.pool, disk.File); err != nil {
+		return nil, err
+	}
+	accel, _ := host.Accel(e.HostFacts())
+	pr.spec = domain.Spec{Name: w.Name, UUID: uuid.NewString(), Owner: e.UID, Accel: accel, VCPUs: d.VCPUs, RAMMB: d.RAMMB, Network: d.Network, MAC: d.MAC}
+	return pr, nil
+}
+
+// planPrepare is all of it but the start afterwards.
+func (e Part) planPrepare(ctx context.Context, pr *preparation) (plan.Plan, error) {
+	w, dir, key := pr.w, e.BaseDir(pr.w.Record.Paths), e.Key(pr.w.Name)
+	p := plan.Plan{Stage: plan.Host}
+	for _, a := range domain.PlanStop(pr.d, false, e.Domains(ctx)) {
+		a.Consent, a.Timing = plan.Ask, "stop"
+		a.Why += " while its disk is copied"
+		p.Add(a)
+	}
+	// The copy is a guest like any other: no wall, no start.
+	rules, err := e.WalledFor(ctx, w, &loop.Facts{Inst: pr.inst})
+	if err != nil {
+		return p, err
+	}
+	p.Add(rules...)
+	drop := domain.PlanDropCopy(pr.pool, w.Name, key, e.UID, pr.pool.Name, e.Domains(ctx))
+	p.Add(drop...)
+	p.Add(plan.Action{
+		ID: "copy.boot", Why: "boot a copy of VM " + w.Name + ", which shares nothing with this machine", Consent: plan.Ask, Timing: "boot",
+		Shows: []string{"qemu-img create -f qcow2 -b " + pr.chain[0].Path + " " + domain.CopyPath(dir, key), "virsh create (" + domain.CopyName(w.Name) + ")"},
+		Do: func(ctx context.Context) error {
+			return domain.MakeCopy(ctx, pr.l, pr.pool.Name, dir, pr.chain[0], key, pr.spec)
+		},
+	}, plan.Action{
+		ID: "copy.clean", Why: "clean the copy: machine id, host keys, keys people log in with, first boot's state, logs, aivm's own files", Consent: plan.Ask, Timing: "boot",
+		Shows: []string{"ssh " + pr.inst.Address + " sudo sh -s"},
+		Do:    func(ctx context.Context) error { return e.cleanCopy(ctx, pr) },
+	}, plan.Action{
+		ID: "image.make:" + pr.ref.Name, Why: "put its disk into the image cache as " + pr.ref.Name, Consent: plan.Ask, Timing: "image",
+		Shows: []string{"qemu-img convert -O qcow2 COPY IMAGE", "write " + e.Cache.Dir + "/"},
+		Do:    func(ctx context.Context) error { return e.takeImage(ctx, pr) },
+	})
+	return p, nil
+}
+
+// prepareAlone does it under the VM's lock, and takes the copy away at the end,
+// however it ended. ran says that the VM ran before. Another run may have
+// switched it on or off since it was looked at first: what then is to be done
+// beyond what was agreed to is asked for, with the lock given back.
+func (e Part) prepareAlone(ctx context.Context, o PrepareOptions, pr *preparation) (ran bool, err error) {
+	release, _, err := e.Lock(ctx, o.Name)
+	if err != nil {
+		return false, err
+	}
+	defer func() { release() }()
+	key, begun := e.Key(o.Name), false
+	defer func() {
+		if !begun {
+			return
+		}
+		// Under a context of its own: what is temporary goes also after Ctrl-C.
+		dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+		defer cancel()
+		if derr := domain.DropCopy(dctx, pr.l, o.Name, key, e.UID, pr.pool.Name, pr.pool.Path); derr != nil {
+			e.UI.Warn("the copy of VM %s could not be removed: %v; the next run that starts it or makes an image of it does", o.Name, derr)
+		}
+	}()
+	for range session.MaxRounds {
+		now, err := e.lookForPrepare(ctx, o)
+		if err != nil {
+			return ran, err
+		}
+		*pr = *now
+		p, err := e.planPrepare(ctx, pr)
+		if err != nil {
+			return ran, err
+		}
+		if len(e.Approval.Open(p)) > 0 {
+			release()
+			release = func() {}
+			if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
+				return ran, err
+			}
+			unlock, _, err := e.Lock(ctx, o.Name)
+			if err != nil {
+				return ran, err
+			}
+			release = unlock
+			continue
+		}
+		if !begun {
+			ran, begun = pr.d.State != virt.Off, true
+		}
+		stale, err := e.Run(ctx, p)
+		if err != nil {
+			return ran, err
+		}
+		if !stale {
+			return ran, e.Stopped(ctx, o.Name)
+		}
+	}
+	return ran, ui.Failed("the host keeps changing under aivm, %d looks were not enough", session.MaxRounds).Hint("try again: " + e.Rerun)
+}
+
+// startAgain brings a VM back that ran before.
+func (e Part) startAgain(ctx context.Context, name string) error {
+	w, err := e.VM(ctx, name, "", false)
+	if err != nil {
+		return err
+	}
+	w.Boot, w.Guest = true, true
+	f, err := e.Converge(ctx, w)
+	f.Close()
+	return err
+}
+
+// offLimit is how long the copy may take to be off once it is clean.
+const offLimit = 90 * time.Second
+
+// cleanCopy waits for the copy, which answers where its VM does, cleans it, and
+// waits until it is off.
+func (e Part) cleanCopy(ctx context.Context, pr *preparation) error {
+	copied := domain.CopyName(pr.w.Name)
+	t, done, err := e.GuestTarget(ctx, pr.w, pr.inst)
+	if err != nil {
+		return err
+	}
+	defer done()
+	wctx, cancel := context.WithTimeout(ctx, e.BootLimit())
+	defer cancel()
+	wctx, stop := e.WatchDomain(wctx, copied)
+	defer stop()
+	c, err := e.AwaitGuest(wctx, t, func(phase guest.Phase, _ time.Duration) { plan.Report(ctx, string(phase), -1) })
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if cause := context.Cause(wctx); errors.Is(cause, loop.ErrNotRunning) || errors.Is(cause, loop.ErrPaused) {
+			err = cause
+		}
+		return e.explainCopy(ctx, pr, err)
+	}
+	defer c.Close()
+	plan.Report(ctx, "cleaning", -1)
+	out := capture.Head{Limit: session.GuestWords}
+	if err := e.AsRoot(ctx, c, "cleaning the copy", cloudinit.CleanScript(), &out); err != nil {
+		return err
+	}
+	if got := session.LastLine(out.String()); got != cloudinit.CleanedLine {
+		return ui.Failed("cleaning the copy ended with %q", got)
+	}
+	_ = c.Close()
+	plan.Report(ctx, "waiting until it is off", -1)
+	for began := time.Now(); ; {
+		d, err := pr.l.Domain(ctx, copied)
+		if errors.Is(err, virt.ErrNotFound) || err == nil && d.State == virt.Off {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if time.Since(began) > offLimit {
+			return ui.Failed("the copy did not power off within %s", offLimit)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(250 * time.Millisecond):
+		}
+	}
+}
+
+// explainCopy shows what the copy wrote to its console.
+func (e Part) explainCopy(ctx context.Context, pr *preparation, err error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	out := ui.Failed("the copy of VM %s did not become reachable: %w", pr.w.Name, err)
+	if b, rerr := pr.l.ReadTail(ctx, pr.pool.Name, domain.CopySerial(e.Key(pr.w.Name)), 8<<10); rerr == nil {
+		for _, s := range loop.LastSerial(b, loop.SerialLines) {
+			out.Hint("serial: " + s)
+		}
+	}
+	return out.Hint("does the VM itself start? aivm vm up " + pr.w.Name)
+}
+
+// takeImage brings the copy's disk into the cache.
+func (e Part) takeImage(ctx context.Context, pr *preparation) error {
+	var err error
+	if pr.pool, err = pr.l.PoolAt(ctx, pr.pool.Path); err != nil {
+		return err
+	}
+	top := domain.CopyPath(e.BaseDir(pr.w.Record.Paths), e.Key(pr.w.Name))
+	chain, err := domain.Chain(pr.pool, top)
+	if err != nil {
+		return err
+	}
+	f := flattener{env: e, l: pr.l, pool: pr.pool.Name, report: func(line string, fraction float64) { plan.Report(ctx, line, fraction) }}
+	pr.got, err = f.into(ctx, chain, pr.ref, fmt.Sprintf("made here from VM %s", pr.w.Name))
+	return err
+}

@@ -1,0 +1,304 @@
+package snapshots
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/domain"
+	"aivm.dev/aivm/provision/session"
+	"aivm.dev/aivm/provision/target"
+)
+
+// SnapshotOptions are the flags of the snapshot verbs.
+type SnapshotOptions struct {
+	VM      string
+	Name    string // of the snapshot
+	StayOff bool   // do not start a VM again that was stopped for it
+}
+
+// SnapshotResult is what the verbs that change snapshots print with --json.
+type SnapshotResult struct {
+	Schema   int      `json:"schema"`
+	VM       string   `json:"vm"`
+	Snapshot string   `json:"snapshot"`
+	Kept     string   `json:"kept,omitempty"` // what a rollback kept of the present
+	State    string   `json:"state"`
+	NotInIt  []string `json:"not_in_it"`
+}
+
+// Snapshot keeps the disk of a VM under a name. A VM that runs is stopped for
+// it, if that is agreed to, and started again.
+func (e Part) Snapshot(ctx context.Context, o SnapshotOptions) error {
+	if o.Name != "" {
+		if err := domain.CheckSnapshotName(o.Name); err != nil {
+			return err
+		}
+	}
+	name := o.Name
+	r, err := e.OnDisk(ctx, o, func(d *virt.Domain, f *domain.SnapFacts) ([]plan.Action, error) {
+		if name == "" {
+			name = f.Stamp("snap-", e.Now())
+		}
+		return domain.PlanSnapshot(d, f, name, e.Snapshots(ctx))
+	})
+	if err != nil {
+		return err
+	}
+	return e.saidSnapshot(r, SnapshotResult{Snapshot: name}, o,
+		"Snapshot %s of VM %s is kept; to go back to it: aivm vm rollback %s --vm %s", name, r.W.Name, name, r.W.Name)
+}
+
+// Rollback puts the disk of a VM back to a snapshot, and keeps the present
+// first.
+func (e Part) Rollback(ctx context.Context, o SnapshotOptions) error {
+	keepAs, kept := "", false
+	r, err := e.OnDisk(ctx, o, func(d *virt.Domain, f *domain.SnapFacts) ([]plan.Action, error) {
+		if keepAs == "" {
+			keepAs = f.Stamp(domain.BeforeRollback, e.Now())
+		}
+		as, err := domain.PlanRollback(d, f, o.Name, keepAs, func() { kept = true }, e.Snapshots(ctx))
+		if len(as) > 0 {
+			as = append(e.planForgetBrowser(d.Name), as...)
+		}
+		return as, err
+	})
+	switch {
+	case err != nil:
+		return err
+	case !r.changed:
+		return e.saidSnapshot(r, SnapshotResult{Snapshot: o.Name}, o, "The disk of VM %s is as in snapshot %s already", r.W.Name, o.Name)
+	case !kept:
+		return e.saidSnapshot(r, SnapshotResult{Snapshot: o.Name}, o, "VM %s is back at snapshot %s", r.W.Name, o.Name)
+	}
+	return e.saidSnapshot(r, SnapshotResult{Snapshot: o.Name, Kept: keepAs}, o,
+		"VM %s is back at snapshot %s; what it was before is kept as %s", r.W.Name, o.Name, keepAs)
+}
+
+// SnapshotDelete gives a snapshot up.
+func (e Part) SnapshotDelete(ctx context.Context, o SnapshotOptions) error {
+	r, err := e.OnDisk(ctx, o, func(d *virt.Domain, f *domain.SnapFacts) ([]plan.Action, error) {
+		return domain.PlanDeleteSnapshot(d, f, o.Name, e.Snapshots(ctx))
+	})
+	if err != nil {
+		return err
+	}
+	return e.saidSnapshot(r, SnapshotResult{Snapshot: o.Name}, o, "Snapshot %s of VM %s is deleted", o.Name, r.W.Name)
+}
+
+func (e Part) Snapshots(ctx context.Context) func() (domain.Snapshots, error) {
+	return func() (domain.Snapshots, error) { return e.Libvirt(ctx) }
+}
+
+// diskRun is what a verb on a disk did.
+type diskRun struct {
+	W       *target.Target
+	was     virt.State
+	changed bool
+}
+
+// OnDisk stops the VM if it runs, applies what do plans for its disk, and
+// starts it again. What is planned is shown and asked for as everywhere; under
+// the lock it is planned anew.
+func (e Part) OnDisk(ctx context.Context, o SnapshotOptions, do func(*virt.Domain, *domain.SnapFacts) ([]plan.Action, error)) (*diskRun, error) {
+	if e.Timing == nil {
+		e.Timing = ui.NewTiming("define", "boot", "ssh")
+	}
+	release := func() {}
+	defer func() { release() }()
+	r := &diskRun{}
+	locked, begun := false, false
+	for round := 0; ; round++ {
+		if round == session.MaxRounds {
+			return nil, ui.Failed("the VM keeps changing under aivm").Hint("try again: " + e.Rerun)
+		}
+		var p plan.Plan
+		w, d, err := e.lookAtDisk(ctx, o.VM, func(w *target.Target, d *virt.Domain) (err error) {
+			p, err = e.PlanOnDisk(ctx, w, d, do)
+			return err
+		})
+		if w != nil {
+			o.VM = w.Name
+		}
+		if err != nil && w != nil && !locked && !e.DryRun && e.LockHeld(w.Name) {
+			// Half of what was seen may be from before another run's work, half
+			// from after it: it is waited for, and looked at again.
+			if release, err = e.AwaitOther(ctx, w); err != nil {
+				return nil, err
+			}
+			locked = true
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		r.W = w
+		if !begun {
+			// Another run may have started or stopped it since the last look.
+			r.was = d.State
+		}
+		if e.DryRun {
+			if r.was != virt.Off && !p.Empty() && !o.StayOff {
+				p.Add(plan.Action{ID: "domain.start", Why: "start the VM " + w.Name + " again", Shows: []string{"virsh start " + w.Name}})
+			}
+			if err := e.PrintPlain(e.Verb, w.Name, p); err != nil {
+				return nil, err
+			}
+			return nil, session.ErrDry
+		}
+		if p.Empty() {
+			return r, nil
+		}
+		if len(e.Approval.Open(p)) > 0 && e.UI.InTTY {
+			// Nobody waits for a person at a prompt.
+			release()
+			release, locked = func() {}, false
+		}
+		if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
+			return nil, err
+		}
+		if !locked {
+			unlock, _, err := e.Lock(ctx, w.Name)
+			if err != nil {
+				return nil, e.Resume(err)
+			}
+			release, locked = unlock, true
+			continue
+		}
+		begun = true
+		again, err := e.Run(ctx, p)
+		if err != nil {
+			return nil, e.Resume(err)
+		}
+		if again {
+			continue
+		}
+		r.changed = true
+		break
+	}
+	release()
+	release = func() {}
+	if r.was == virt.Off || o.StayOff {
+		return r, nil
+	}
+	// It ran, so it is to run again, with its folders.
+	w := &target.Target{Store: r.W.Store, Name: r.W.Name, Boot: true, Guest: true}
+	if err := e.JoinRecord(w); err != nil {
+		return nil, err
+	}
+	f, err := e.Converge(ctx, w)
+	if err != nil {
+		return nil, fmt.Errorf("the disk is done, but starting VM %q again failed: %w", w.Name, err)
+	}
+	f.Close()
+	return r, nil
+}
+
+// lookAtDisk finds a VM and reads of its disk what do wants. A domain that is
+// gone before all was read is looked for once more, and so is its record.
+func (e Part) lookAtDisk(ctx context.Context, name string, do func(*target.Target, *virt.Domain) error) (w *target.Target, d *virt.Domain, err error) {
+	for range 2 {
+		if w, d, err = e.withDisk(ctx, name); err == nil {
+			err = do(w, d)
+		}
+		if err == nil || w == nil {
+			break
+		}
+		if rerr := e.Refresh(w); rerr != nil {
+			return w, nil, rerr
+		}
+		if name = w.Name; !errors.Is(err, virt.ErrNotFound) {
+			break
+		}
+	}
+	return w, d, err
+}
+
+// withDisk is ours for a VM that must be there.
+func (e Part) withDisk(ctx context.Context, name string) (*target.Target, *virt.Domain, error) {
+	w, d, err := e.Ours(ctx, name)
+	if err == nil && d == nil {
+		err = ui.Refused("VM %q does not exist in libvirt, so it has no disk", w.Name).Hint("aivm vm up " + w.Name)
+	}
+	return w, d, err
+}
+
+func (e Part) PlanOnDisk(ctx context.Context, w *target.Target, d *virt.Domain, do func(*virt.Domain, *domain.SnapFacts) ([]plan.Action, error)) (plan.Plan, error) {
+	p := plan.Plan{Stage: plan.Host}
+	l, err := e.Libvirt(ctx)
+	if err != nil {
+		return p, err
+	}
+	f, err := domain.ObserveSnapshots(ctx, l, d, false)
+	if err != nil {
+		return p, err
+	}
+	if d.State != virt.Off {
+		f.Changed = true // QEMU may not have written everything yet
+	}
+	as, err := do(d, f)
+	if err != nil || len(as) == 0 {
+		return p, err
+	}
+	for _, a := range domain.PlanStop(d, false, e.Domains(ctx)) {
+		a.Consent = plan.Ask
+		a.Why += ", since a disk can only be kept or put back while nobody writes to it"
+		p.Add(a)
+	}
+	p.Add(as...)
+	return p, nil
+}
+
+// NotInIt says what a snapshot of the disk does not cover.
+func (e Part) NotInIt(w *target.Target) []string {
+	out := []string{"the VM's CPUs, memory and devices"}
+	for _, a := range w.Store.Config.VMAttachments(w.Name) {
+		if a.Mode != "git" {
+			out = append(out, "the shared folder "+a.HostPath)
+		}
+	}
+	return out
+}
+
+func (e Part) saidSnapshot(r *diskRun, res SnapshotResult, o SnapshotOptions, format string, args ...any) error {
+	res.Schema, res.VM, res.State, res.NotInIt = 1, r.W.Name, string(r.was), e.NotInIt(r.W)
+	if r.was != virt.Off && r.changed && o.StayOff {
+		res.State = string(virt.Off)
+	} else if r.was == virt.Paused && r.changed {
+		res.State = string(virt.Running)
+	}
+	if e.UI.JSON {
+		return e.UI.PrintJSON(res)
+	}
+	e.UI.Result(format, args...)
+	if r.changed && e.Verb != "snapshot-delete" {
+		e.UI.Say("Not part of it: %s", strings.Join(res.NotInIt, "; "))
+	}
+	if res.State == string(virt.Off) {
+		e.UI.Say("The VM is off; to start it: aivm vm up %s", r.W.Name)
+	}
+	return nil
+}
+
+// planForgetBrowser has the VM's editor get another address, if it has one.
+func (e Part) planForgetBrowser(vm string) []plan.Action {
+	path := e.State().BrowserPath(vm)
+	if _, err := os.Lstat(path); err != nil {
+		return nil
+	}
+	return []plan.Action{{
+		ID: "browser.forget", Why: "have a browser know the VM's editor by another address, since what it keeps for the old one is of the VM as it is now",
+		Shows: []string{"rm " + path},
+		Do: func(context.Context) error {
+			if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
+			return nil
+		},
+	}}
+}

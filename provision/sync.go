@@ -1,0 +1,65 @@
+package provision
+
+import (
+	"context"
+	"errors"
+
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/editors"
+	"aivm.dev/aivm/provision/settings"
+	"aivm.dev/aivm/provision/target"
+)
+
+// SyncSettings is the verb of its own: one VM, everything said.
+func (e *Env) SyncSettings(ctx context.Context, name string, editorName string, o target.SyncOptions) error {
+	e.Timing = ui.NewTiming("ssh", "settings")
+	w, err := e.VM(ctx, name, target.Cwd(), false)
+	if err != nil {
+		return err
+	}
+	found, _, err := editors.For(e.Loop).Choose(editorName, w)
+	if err != nil {
+		return err
+	}
+	if o.Sync == nil {
+		on := true
+		o.Sync = &on
+	}
+	settings.For(e.Loop).Gather(w, o, found)
+	w.Guest, w.Settings.Early = true, true
+	defer w.Settings.Unneeded()
+	f, err := e.Converge(ctx, w)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if f.Conn == nil {
+		return ui.Refused("VM %s does not run, so nothing can be brought into it", w.Name).
+			Hint("aivm vm up "+w.Name, "then: "+e.Rerun)
+	}
+	s := w.Settings
+	if s.Err != nil {
+		failed, why := ui.Failed("your settings were not brought into the guest: %w", s.Err), (*ui.Error)(nil)
+		if errors.As(s.Err, &why) {
+			failed.Hint(why.Hints...)
+		}
+		return failed.Hint("try again: " + e.Rerun)
+	}
+	if e.UI.JSON {
+		if err := e.UI.PrintJSON(settings.SyncResult{Schema: 1, VM: w.Name, Report: settings.Whole(s.Report)}); err != nil {
+			return err
+		}
+	} else {
+		settings.For(e.Loop).PrintReport(w.Name, s)
+	}
+	if n := len(s.Report.Problems); n > 0 {
+		e := ui.Failed("%d of your settings stayed here: %s", n, s.Report.Problems[0])
+		for _, p := range s.Report.Problems {
+			if p.Hint != "" {
+				e.Hint(p.Hint)
+			}
+		}
+		return e
+	}
+	return nil
+}

@@ -1,0 +1,220 @@
+package walls
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/internal/wall"
+	"aivm.dev/aivm/provision/firewall"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/target"
+)
+
+// Result is what the verbs of `host fw` print with --json.
+type Result struct {
+	Schema   int             `json:"schema"`
+	Networks []ResultNetwork `json:"networks"`
+}
+
+// ResultNetwork is one network of a Result.
+type ResultNetwork struct {
+	Network  string   `json:"network"`
+	Enabled  bool     `json:"enabled"`
+	State    string   `json:"state"`
+	Why      string   `json:"why,omitempty"`
+	Tables   []string `json:"tables"`
+	Sentence string   `json:"sentence"`
+	InTheWay []string `json:"in_the_way"`
+}
+
+// walled are the networks a verb of `host fw` is about: the one named, or all.
+func (e Part) walled(name string) ([]config.Network, error) {
+	store, err := e.Load()
+	if err != nil {
+		return nil, err
+	}
+	if name == "" {
+		if len(store.Config.Networks) == 0 {
+			return nil, ui.Refused("there is no network yet").Hint("aivm code .")
+		}
+		return store.Config.Networks, nil
+	}
+	n, ok := store.Config.FindNetwork(name)
+	if !ok {
+		return nil, ui.Refused("Network not found in config store: %s", name).Hint("aivm list")
+	}
+	return []config.Network{*n}, nil
+}
+
+// Status looks at the rules of a network, or of all.
+func (e Part) Status(ctx context.Context, name string, sudo bool) (Result, error) {
+	out := Result{Schema: 1, Networks: []ResultNetwork{}}
+	ns, err := e.walled(name)
+	if err != nil {
+		return out, err
+	}
+	for _, n := range ns {
+		rules := e.Wall.Rules(ctx, n.Network.Name, sudo)
+		want, state, why, err := compare(n, rules)
+		k := ResultNetwork{Network: n.Name, Enabled: n.Firewall.Enabled, State: string(state), Why: why, Tables: want.Tables(), InTheWay: []string{}}
+		if err != nil {
+			k.Why = err.Error()
+		}
+		if !n.Firewall.Enabled {
+			k.State = off
+		}
+		k.Sentence = "A guest of network " + n.Name + " " + Reaches(n, &rules) + "."
+		k.InTheWay = append(k.InTheWay, firewall.InTheWay(rules.Kernel.Value, n.Network.Bridge)...)
+		for _, c := range e.cutOffs(ctx, want, sudo) {
+			k.InTheWay = append(k.InTheWay, c.String())
+		}
+		out.Networks = append(out.Networks, k)
+	}
+	left, err := e.leftNow(ctx)
+	for _, m := range left {
+		if name != "" && m.Wall.Network != name {
+			continue
+		}
+		out.Networks = slices.DeleteFunc(out.Networks, func(k ResultNetwork) bool { return k.Network == m.Wall.Network })
+		out.Networks = append(out.Networks, ResultNetwork{
+			Network: m.Wall.Network, State: "left over", Why: "libvirt does not have this network any more; to forget it: aivm host fw apply",
+			Tables: m.Wall.Tables(), Sentence: "There is no guest behind it.", InTheWay: []string{},
+		})
+	}
+	return out, err
+}
+
+// ApplyRules puts the rules of a network, or of all, in place.
+func (e Part) ApplyRules(ctx context.Context, name string) error {
+	ns, err := e.walled(name)
+	if err != nil {
+		return err
+	}
+	l, err := e.LibvirtWithHelp(ctx)
+	if err != nil {
+		return err
+	}
+	have, err := l.Networks(ctx)
+	if err != nil {
+		return err
+	}
+	left, err := e.Left(have)
+	if err != nil {
+		return err
+	}
+	if name != "" {
+		left = slices.DeleteFunc(left, func(m root.NetManifest) bool { return m.Wall.Network != name })
+	}
+	p := plan.Plan{Stage: plan.Host}
+	p.Add(PlanLeft(left)...)
+	for _, n := range ns {
+		if !slices.ContainsFunc(have, func(k *virt.Network) bool { return k.Name == n.Network.Name }) {
+			if name != "" && len(left) == 0 {
+				return ui.Refused("network %q is not there yet: its firewall comes with it", n.Name).Hint("aivm host net create " + n.Name)
+			}
+			continue
+		}
+		if !n.Firewall.Enabled {
+			if name != "" {
+				return ui.Refused("the firewall of network %q is switched off in the config", n.Name).Hint("set enabled = true in its [networks.firewall]: aivm config edit")
+			}
+			continue
+		}
+		w := &target.Target{Network: n, Boot: true}
+		f := &loop.Facts{}
+		guests, err := e.guests(ctx, n)
+		if err != nil {
+			return err
+		}
+		as, err := e.Plan(ctx, w, f, n.Network, guests)
+		if err != nil {
+			return err
+		}
+		p.Add(as...)
+		e.showRules(as, f)
+	}
+	hooks, err := e.PlanHooks()
+	if err != nil {
+		return err
+	}
+	if len(p.Actions) > len(left) {
+		p.Actions = append(hooks, p.Actions...)
+	}
+	return e.Consented(ctx, "fw apply", p, func() error {
+		return e.saidFirewall(ctx, name, "The firewall is in place")
+	})
+}
+
+// showRules prints the rules a dry run would load, whole.
+func (e Part) showRules(as []plan.Action, f *loop.Facts) {
+	if !e.DryRun || e.UI.JSON {
+		return
+	}
+	for _, a := range as {
+		if op, ok := a.Root.(root.Nft); ok && !op.Remove {
+			e.UI.Result("%s", wall.Script(op.Wall, f.Wall.Rules.Local.Value))
+		}
+	}
+}
+
+// guests are the VMs libvirt keeps an address for in a network: the rules have
+// to know all of them.
+func (e Part) guests(ctx context.Context, n config.Network) ([]wall.Guest, error) {
+	l, err := e.LibvirtWithHelp(ctx)
+	if err != nil {
+		return nil, err
+	}
+	k, err := l.Network(ctx, n.Network.Name)
+	if errors.Is(err, virt.ErrNotFound) {
+		return []wall.Guest{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !k.Mark.By(e.UID) {
+		return nil, ui.Refused("network %q was not made by aivm for this user", n.Name).Hint("virsh -c qemu:///system net-dumpxml " + n.Network.Name)
+	}
+	w := wall.Wall{Guests: []wall.Guest{}}
+	for _, h := range k.Hosts {
+		w = w.With(h.MAC, h.IP)
+	}
+	return w.Guests, nil
+}
+
+// RemoveRules takes the rules of a network away.
+func (e Part) RemoveRules(ctx context.Context, name string) error {
+	ns, err := e.walled(name)
+	if err != nil {
+		return err
+	}
+	p := plan.Plan{Stage: plan.Host}
+	for _, n := range ns {
+		rules := e.Wall.Rules(ctx, n.Network.Name, true)
+		want, err := firewall.Want(n.Firewall, n.Network, nil)
+		if err != nil {
+			return err
+		}
+		p.Add(firewall.PlanRemoval(rules, want)...)
+	}
+	return e.Consented(ctx, "fw remove", p, func() error {
+		return e.saidFirewall(ctx, name, "The firewall is gone until a VM of the network is used again; to keep it off: enabled = false in the config")
+	})
+}
+
+func (e Part) saidFirewall(ctx context.Context, name, sentence string) error {
+	if !e.UI.JSON {
+		e.UI.Result("%s", sentence)
+		return nil
+	}
+	r, err := e.Status(ctx, name, true)
+	if err != nil {
+		return err
+	}
+	return e.UI.PrintJSON(r)
+}

@@ -1,0 +1,54 @@
+package walls
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/virt"
+)
+
+// Left are the walls of this user's that are kept for networks libvirt
+// does not have any more: virsh took them away. The hook takes one away when
+// somebody else's network gets the name; these are all the others.
+func (e Part) Left(networks []*virt.Network) ([]root.NetManifest, error) {
+	all, err := e.Wall.Manifests()
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(m root.NetManifest) bool {
+		return m.Owner != e.UID || slices.ContainsFunc(networks, func(n *virt.Network) bool {
+			return n.Name == m.Wall.Network && (n.UUID == m.UUID || n.Mark.By(e.UID))
+		})
+	}), nil
+}
+
+// leftNow are the walls that are left over, as far as libvirt can be asked
+// without help: looking asks root for nothing.
+func (e Part) leftNow(ctx context.Context) ([]root.NetManifest, error) {
+	l, err := e.Libvirt(ctx)
+	if err != nil {
+		return nil, nil
+	}
+	have, err := l.Networks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return e.Left(have)
+}
+
+// PlanLeft takes them away. They keep nobody away from anything, so nobody
+// is asked.
+func PlanLeft(left []root.NetManifest) []plan.Action {
+	var out []plan.Action
+	for _, m := range left {
+		op := root.Nft{Wall: m.Wall, Remove: true}
+		out = append(out, plan.Action{
+			ID: "firewall.forget:" + m.Wall.Network, Why: fmt.Sprintf("forget the firewall of network %s, which libvirt does not have any more", m.Wall.Network),
+			Shows: op.Shows(), Root: op, Consent: plan.None,
+		})
+	}
+	return out
+}

@@ -1,0 +1,272 @@
+package walls
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"al.essio.dev/pkg/shellescape"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/internal/wall"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/network"
+	"aivm.dev/aivm/provision/session"
+	"aivm.dev/aivm/provision/target"
+)
+
+// Create makes a network, with its firewall, before there is a VM for
+// it; one that is there is put right. name "" is the one the next VM gets.
+func (e Part) Create(ctx context.Context, name string) error {
+	for range session.MaxRounds {
+		store, err := e.Load()
+		if err != nil {
+			return err
+		}
+		n, known, err := namedNetwork(store, name)
+		if err != nil {
+			return err
+		}
+		l, err := e.LibvirtWithHelp(ctx)
+		if err != nil {
+			return err
+		}
+		var f network.Facts
+		f.Routes, f.Interfaces = e.Routes()
+		f.Networks.Value, f.Networks.Err = l.Networks(ctx)
+		switch {
+		case known:
+		case name == "":
+			wished := n.Network
+			n.Network, err = network.Choose(f, wished, e.UID, wished != config.DefaultConfig().Defaults.Network)
+		default:
+			n.Network, err = network.Place(f, n.Network, e.UID)
+		}
+		if err != nil {
+			return err
+		}
+		n.Name = n.Network.Name
+		p, err := e.planNetwork(ctx, n, known, f)
+		if err != nil {
+			return err
+		}
+		if e.DryRun {
+			return e.PrintPlain("net create", "", p)
+		}
+		if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
+			return err
+		}
+		again, err := e.Run(ctx, p)
+		if err != nil {
+			return e.Resume(err)
+		}
+		if !again {
+			return e.saidNetwork(ctx, n, p.Empty())
+		}
+		e.Reload()
+	}
+	return ui.Failed("the host keeps changing under aivm, %d looks were not enough", session.MaxRounds).Hint("try again: " + e.Rerun)
+}
+
+// namedNetwork is the record of that name, or the one a new network gets.
+func namedNetwork(store *config.Store, name string) (n config.Network, known bool, err error) {
+	c := &store.Config
+	if name == "" {
+		name = c.Defaults.Network.Name
+	}
+	if have, ok := c.FindNetwork(name); ok {
+		return *have, true, nil
+	}
+	if !wall.ValidNetwork(name) {
+		return n, false, ui.Usage("%q cannot name a network: use letters, digits, '_', '.' and '-'", name).Hint("aivm host net create aivm-net")
+	}
+	return c.NewNetwork(name), false, nil
+}
+
+// planNetwork is what is missing of a network: its definition, its rules in
+// front of its start, its record.
+func (e Part) planNetwork(ctx context.Context, n config.Network, known bool, f network.Facts) (plan.Plan, error) {
+	p := plan.Plan{Stage: plan.Host}
+	nas, err := network.Plan(f, network.Wanted{Spec: n.Network, Owner: e.UID}, e.Networks(ctx))
+	if err != nil {
+		return p, err
+	}
+	guests := []wall.Guest{}
+	for _, k := range f.Networks.Value {
+		if k.Name == n.Network.Name {
+			w := wall.Wall{Guests: guests}
+			for _, h := range k.Hosts {
+				w = w.With(h.MAC, h.IP)
+			}
+			guests = w.Guests
+		}
+	}
+	rules, err := e.Plan(ctx, &target.Target{Network: n, Boot: true}, &loop.Facts{}, n.Network, guests)
+	if err != nil {
+		return p, err
+	}
+	as := BeforeStart(n.Network.Name, nas, rules)
+	if len(as) > 0 && n.Firewall.Enabled {
+		hooks, err := e.PlanHooks()
+		if err != nil {
+			return p, err
+		}
+		p.Add(hooks...)
+	}
+	p.Add(as...)
+	if !known {
+		p.Add(plan.Action{
+			ID: "store.network:" + n.Name, Why: fmt.Sprintf("record the network %s in the config", n.Name), Shows: []string{"write " + e.StorePath}, Consent: plan.Ask,
+			Do: func(ctx context.Context) error {
+				return config.Update(ctx, e.StorePath, func(c *config.Config) error {
+					if _, ok := c.FindNetwork(n.Name); !ok {
+						c.UpsertNetwork(n)
+					}
+					return nil
+				})
+			},
+		})
+	}
+	return p, nil
+}
+
+func (e Part) saidNetwork(ctx context.Context, n config.Network, nothing bool) error {
+	if e.UI.JSON {
+		e.Reload()
+		s, err := e.NetworkStatus(ctx, n.Name, false)
+		if err != nil {
+			return err
+		}
+		return e.UI.PrintJSON(s)
+	}
+	is := "is there"
+	if nothing {
+		is = "was there already"
+	}
+	e.UI.Result("Network %s %s: bridge %s, %s, gateway %s", n.Name, is, n.Network.Bridge, n.Network.SubnetCIDR, n.Network.GatewayIP)
+	return nil
+}
+
+// NetworksStatus is what `host net status` prints with --json.
+type NetworksStatus struct {
+	Schema   int             `json:"schema"`
+	Networks []NetworkStatus `json:"networks"`
+}
+
+// NetworkStatus is one network of it. State is "running", "off", "missing",
+// "not ours" (somebody else's has the name) or "unknown".
+type NetworkStatus struct {
+	Name      string         `json:"name"`
+	State     string         `json:"state"`
+	Why       string         `json:"why,omitempty"`
+	Fix       []string       `json:"fix"`
+	Recorded  bool           `json:"recorded"` // in the config
+	Bridge    string         `json:"bridge"`
+	Subnet    string         `json:"subnet"`
+	Gateway   string         `json:"gateway"`
+	DHCPStart string         `json:"dhcp_start"`
+	DHCPEnd   string         `json:"dhcp_end"`
+	Autostart bool           `json:"autostart"`
+	Firewall  string         `json:"firewall"`
+	VMs       []string       `json:"vms"`
+	Addresses []NetworkGuest `json:"addresses"`
+}
+
+// NetworkGuest is an address that is kept for a VM.
+type NetworkGuest struct {
+	VM      string `json:"vm"`
+	MAC     string `json:"mac"`
+	Address string `json:"address"`
+}
+
+// NetworkStatus looks at a network, or at all: those of the config, and those
+// aivm made for this user that are not in it. sudo lets libvirt be asked
+// through root.
+func (e Part) NetworkStatus(ctx context.Context, name string, sudo bool) (NetworksStatus, error) {
+	out := NetworksStatus{Schema: 1, Networks: []NetworkStatus{}}
+	store, err := e.Load()
+	if err != nil {
+		return out, err
+	}
+	have, haveErr := e.networksNow(ctx, sudo)
+	find := func(name string) *virt.Network {
+		for _, k := range have {
+			if k.Name == name {
+				return k
+			}
+		}
+		return nil
+	}
+	for _, n := range store.Config.Networks {
+		if name != "" && n.Name != name {
+			continue
+		}
+		out.Networks = append(out.Networks, e.networkStatus(ctx, store, n, true, find(n.Network.Name), haveErr))
+	}
+	for _, k := range have {
+		_, recorded := store.Config.FindNetwork(k.Name)
+		if !recorded && k.Mark.By(e.UID) && (name == "" || name == k.Name) {
+			n := config.Network{Name: k.Name, Network: network.SpecOf(k), Firewall: store.Config.Defaults.Firewall}
+			out.Networks = append(out.Networks, e.networkStatus(ctx, store, n, false, k, nil))
+		}
+	}
+	if name != "" && len(out.Networks) == 0 {
+		return out, ui.Refused("there is no network %s of aivm's", name).Hint("aivm host net create "+shellescape.Quote(name), "aivm host net status")
+	}
+	return out, nil
+}
+
+// networksNow are libvirt's networks, asked without help, or with root's.
+func (e Part) networksNow(ctx context.Context, sudo bool) ([]*virt.Network, error) {
+	l, err := e.Libvirt(ctx)
+	if errors.Is(err, virt.ErrDenied) && sudo {
+		l, err = e.LibvirtAsRoot(ctx)
+	}
+	if err != nil {
+		if e.LibvirtAbsent(err) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	return l.Networks(ctx)
+}
+
+func (e Part) networkStatus(ctx context.Context, store *config.Store, n config.Network, recorded bool, k *virt.Network, haveErr error) NetworkStatus {
+	s := NetworkStatus{
+		Name: n.Name, Fix: []string{}, Recorded: recorded, Bridge: n.Network.Bridge, Subnet: n.Network.SubnetCIDR, Gateway: n.Network.GatewayIP,
+		DHCPStart: n.Network.DHCPStart, DHCPEnd: n.Network.DHCPEnd, VMs: append([]string{}, store.Config.NetworkUsers(n.Name)...), Addresses: []NetworkGuest{},
+	}
+	_, s.Firewall = e.Listed(ctx, n)
+	create := "aivm host net create " + shellescape.Quote(n.Name)
+	switch {
+	case haveErr != nil:
+		s.State, s.Why = "unknown", haveErr.Error()
+		if errors.Is(haveErr, virt.ErrDenied) {
+			s.Fix = []string{"aivm host net status --sudo"}
+		}
+		return s
+	case k == nil:
+		s.State, s.Why, s.Fix = string(virt.Missing), "it is made when a VM needs it", []string{create}
+		return s
+	case !k.Mark.By(e.UID):
+		s.State, s.Why, s.Fix = "not ours", "libvirt has a network of this name that aivm did not make for this user", []string{"virsh -c qemu:///system net-dumpxml " + k.Name}
+		return s
+	case !k.Active:
+		s.State, s.Why, s.Fix = string(virt.Off), "it is started when a VM needs it", []string{create}
+	default:
+		s.State = string(virt.Running)
+	}
+	s.Autostart = k.Autostart
+	if is := network.SpecOf(k); recorded && (is.Bridge != n.Network.Bridge || is.SubnetCIDR != n.Network.SubnetCIDR || is.GatewayIP != n.Network.GatewayIP) {
+		s.Why = fmt.Sprintf("libvirt has bridge %s, %s, gateway %s; the config says bridge %s, %s, gateway %s", is.Bridge, is.SubnetCIDR, is.GatewayIP, n.Network.Bridge, n.Network.SubnetCIDR, n.Network.GatewayIP)
+		s.Fix = []string{"to make it as the config says: aivm host net destroy " + shellescape.Quote(n.Name) + " --force", create}
+		s.Bridge, s.Subnet, s.Gateway = is.Bridge, is.SubnetCIDR, is.GatewayIP
+	}
+	for _, h := range k.Hosts {
+		s.Addresses = append(s.Addresses, NetworkGuest{VM: h.Name, MAC: h.MAC, Address: h.IP.String()})
+	}
+	return s
+}
