@@ -19,7 +19,7 @@ Examples:
   aivm vm adopt aivm-2404 --dry-run
   aivm vm adopt aivm-2404
 `, func(ctx context.Context, e *provision.Env, name string) error {
-		return e.Adopt(ctx, provision.AdoptOptions{Name: name, HostKey: key})
+		return a.showVM(e.Adopt(ctx, provision.AdoptOptions{Name: name, HostKey: key}))
 	})
 	c.Flags().StringVar(&key, "host-key", "", "the fingerprint of its host key, SHA256:..., if you know it")
 	a.dryRunFlag(c)

@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"al.essio.dev/pkg/shellescape"
 	"github.com/spf13/cobra"
 
 	"aivm.dev/aivm/provision"
@@ -28,10 +29,31 @@ Examples:
 				return err
 			}
 			o.Folder = folder
-			return e.Attach(c.Context(), o)
+			r, err := e.Attach(c.Context(), o)
+			return a.show(r, err, func() { a.printAttached(r) })
 		},
 	}
 	a.folderFlags(c, &o)
 	c.Flags().BoolVar(&o.Reviewed, "reviewed", false, "you looked at what changed of the files this machine's tools run: have status compare with them as they are now")
 	return c
+}
+
+func (a *app) printAttached(r provision.AttachResult) {
+	a.ui.Result("Attached %s to VM %s (%s mode, access=%s)", r.Folder, r.VM, r.Mode, r.Access)
+	switch {
+	case r.Remote != "" && !r.Mounted:
+		a.ui.Result("The clone at %s is made when VM %s runs: %s", r.GuestDst, r.VM, r.Opens)
+	case r.Remote != "":
+		a.ui.Result("Guest clone ready at %s", r.GuestDst)
+		a.ui.Say("The repository knows it as the remote %s: git fetch %s, git push %s; or aivm git status %s", r.Remote, r.Remote, r.Remote, shellescape.Quote(r.Folder))
+	case r.Mounted:
+		a.ui.Result("Mounted in running VM at %s", r.GuestDst)
+	case r.Running:
+		a.ui.Result("VM %s runs but was not asked; to have the folder at %s: %s", r.VM, r.GuestDst, r.Opens)
+	default:
+		a.ui.Result("VM %s is not running; to have the folder at %s: %s", r.VM, r.GuestDst, r.Opens)
+	}
+	if r.Changed {
+		a.ui.Say("Recorded in %s", r.Config)
+	}
 }

@@ -47,7 +47,11 @@ func Run(args []string, w World) int {
 	c.SetArgs(args)
 	ctx = config.OnWait(ctx, func(holder string) { a.ui.Say("waiting for %s, which writes the config ...", holder) })
 	ran, err := c.ExecuteContextC(ctx)
-	if err == nil || provision.IsDry(err) {
+	var dry *provision.DryRun
+	if errors.As(err, &dry) {
+		err = a.printDry(dry)
+	}
+	if err == nil {
 		return ui.ExitOK
 	}
 	if ui.IsStatus(err) {

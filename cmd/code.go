@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"github.com/spf13/cobra"
+	"strings"
 
 	"aivm.dev/aivm/internal/editor"
 	"aivm.dev/aivm/provision"
@@ -30,7 +31,12 @@ Examples:
 				return err
 			}
 			o.Folder = folder
-			return e.Code(c.Context(), o)
+			o.Serving = a.printServing
+			r, err := e.Code(c.Context(), o)
+			if err != nil || r.Found != nil && (r.Found.Editor.Kind == editor.Browser || r.Found.Editor.Kind == editor.Terminal) {
+				return err
+			}
+			return a.show(r, nil, func() { a.printOpened(r) })
 		},
 	}
 	a.folderFlags(c, &o.FolderOptions)
@@ -53,4 +59,25 @@ Examples:
 	}
 	a.recreateFlags(c, "recreate-if-needed", "recreate")
 	return c
+}
+
+// printServing prints the address of code-server, which is served from then on.
+func (a *app) printServing(r provision.CodeResult) error {
+	return a.show(r, nil, func() {
+		a.ui.Result("%s", r.URL)
+		a.ui.Say("%s", r.Timing.Line())
+	})
+}
+
+func (a *app) printOpened(r provision.CodeResult) {
+	switch {
+	case r.Opened:
+		a.ui.Say("Opened %s on folder %s in VM %s (ssh %s)", r.Found.Editor.Name, r.GuestDst, r.VM, r.Alias)
+	case r.Found != nil:
+		a.ui.Result("%s", strings.TrimRight(r.Recipe.All(), "\n"))
+	default:
+		a.ui.Say("%s. The VM is ready; to open the folder:", r.Why)
+		a.ui.Result("%s", strings.TrimRight(r.Recipe.Text(), "\n"))
+	}
+	a.ui.Say("%s", r.Timing.Line())
 }

@@ -1,6 +1,9 @@
 package cmd
 
 import (
+	"aivm.dev/aivm/internal/ui"
+	"al.essio.dev/pkg/shellescape"
+	"fmt"
 	"github.com/spf13/cobra"
 
 	"aivm.dev/aivm/internal/config"
@@ -32,7 +35,8 @@ Examples:
 				return err
 			}
 			o.Folder = folder
-			return e.Detach(c.Context(), o)
+			r, err := e.Detach(c.Context(), o)
+			return a.show(r, err, func() { a.printDetached(r) })
 		},
 	}
 	f := c.Flags()
@@ -42,6 +46,50 @@ Examples:
 	_ = f.MarkHidden("host-src")
 	a.dryRunFlag(c)
 	return c
+}
+
+func (a *app) printDetached(r provision.DetachResult) {
+	switch r.State {
+	case "none":
+		on := ""
+		if r.VM != "" {
+			on = " on VM " + r.VM
+		}
+		a.ui.Result("No attachment found for %s%s. Nothing to do.", ui.Clean(r.Folder), on)
+	case "detaching":
+		a.ui.Result("Detaching %s from VM %s (%s mode): it is in use, and what runs in the VM may read on until the VM stops", r.Folder, r.VM, r.Mode)
+		a.ui.Say("to finish it: aivm vm down %s", r.VM)
+	default:
+		a.ui.Result("Detached %s from VM %s (%s mode)", r.Folder, r.VM, r.Mode)
+		if r.Mode == "git" {
+			a.sayCloneStays(r)
+		}
+	}
+}
+
+// sayCloneStays names what detach leaves in the VM. rm is only advised where
+// nothing would be missed.
+func (a *app) sayCloneStays(r provision.DetachResult) {
+	c := r.Clone
+	at := fmt.Sprintf("The clone %s in VM %s", r.GuestDst, r.VM)
+	back := "aivm attach " + shellescape.Quote(r.Folder) + " --mode git --vm " + r.VM + " --guest-dst " + shellescape.Quote(r.GuestDst)
+	switch {
+	case c == nil || !c.Known:
+		why := "it was not asked"
+		if c != nil {
+			why = c.Why
+		}
+		a.ui.Say("%s stays as it is, if there is one. What only it has cannot be known: %s", at, why)
+		a.ui.Say("to have what it committed fetched: aivm vm up %s, then: %s", r.VM, back)
+	case c.Only.Holds():
+		a.ui.Say("%s stays as it is. Only it has what is named above; to go on with it: %s", at, back)
+	default:
+		for _, l := range c.Lines() {
+			a.ui.Say("%s", l)
+		}
+		a.ui.Say("%s stays as it is; to remove it: ssh %s rm -rf %s", at, r.VM, shellescape.Quote(shellescape.Quote(r.GuestDst)))
+	}
+	a.ui.Say("What was fetched from it stays in refs/remotes/aivm-%s/ of %s", r.VM, r.Folder)
 }
 
 // completeAttached offers the folders of the store.

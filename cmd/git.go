@@ -27,6 +27,7 @@ func (a *app) gitVerb(name, short, long string, o *provision.GitOptions, run fun
 				return err
 			}
 			o.Folder = folder
+			o.Line = func(l string) { a.ui.Result("%s", l) }
 			return run(e, c.Context(), *o)
 		},
 	}
@@ -49,7 +50,10 @@ if that has no changes of its own.
 Examples:
   aivm git push
   aivm git push ~/project --include-uncommitted
-`, &o, (*provision.Env).GitPush)
+`, &o, func(e *provision.Env, ctx context.Context, o provision.GitOptions) error {
+		r, err := e.GitPush(ctx, o)
+		return a.show(r, err, func() { a.printPushed(r) })
+	})
 	c.Flags().BoolVar(&o.Wip, "include-uncommitted", false, "send what is not committed too")
 	a.dryRunFlag(c)
 	return c
@@ -64,7 +68,10 @@ part of the repository.
 Examples:
   aivm git fetch
   aivm git fetch && git log aivm-VM/main
-`, &o, (*provision.Env).GitFetch)
+`, &o, func(e *provision.Env, ctx context.Context, o provision.GitOptions) error {
+		r, err := e.GitFetch(ctx, o)
+		return a.show(r, err, func() { a.printFetched(r) })
+	})
 	a.maxSizeFlag(c, &o)
 	a.dryRunFlag(c)
 	return c
@@ -85,7 +92,10 @@ and to no other.
 Examples:
   aivm git pull
   aivm git pull --yes
-`, &o, (*provision.Env).GitPull)
+`, &o, func(e *provision.Env, ctx context.Context, o provision.GitOptions) error {
+		r, err := e.GitPull(ctx, o)
+		return a.show(r, err, func() { a.printPulled(r) })
+	})
 	c.Flags().StringVar(&o.RunFilters, "run-filters", "", "agree to the `LIST` of this name, and run its filters")
 	a.maxSizeFlag(c, &o)
 	a.dryRunFlag(c)
@@ -100,7 +110,10 @@ what is not committed on either side. A VM that is off stays off.
 Examples:
   aivm git status
   aivm git status ~/project --json
-`, &o, (*provision.Env).GitStatus)
+`, &o, func(e *provision.Env, ctx context.Context, o provision.GitOptions) error {
+		r, err := e.GitStatus(ctx, o)
+		return a.show(r, err, func() { a.printCompared(r) })
+	})
 }
 
 func (a *app) gitDiffCmd() *cobra.Command {

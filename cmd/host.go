@@ -31,7 +31,14 @@ Examples:
 			if err != nil {
 				return err
 			}
-			return e.InstallDeps(c.Context())
+			r, err := e.InstallDeps(c.Context())
+			return a.show(r, err, func() {
+				if !r.Changed {
+					a.ui.Result("Everything is installed.")
+					return
+				}
+				a.ui.Result("Installed. To see whether this machine can run VMs now: aivm host doctor")
+			})
 		},
 	}
 	a.dryRunFlag(c)

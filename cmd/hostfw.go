@@ -44,7 +44,8 @@ Examples:
   aivm host fw apply
   aivm host fw apply --network aivm-net --dry-run
 `, func(ctx context.Context, e *provision.Env, network string) error {
-		return e.FirewallApply(ctx, network)
+		r, err := e.FirewallApply(ctx, network)
+		return a.show(r, err, func() { a.ui.Result("The firewall is in place") })
 	})
 	a.dryRunFlag(c)
 	return c
@@ -58,7 +59,10 @@ Examples:
   aivm host fw remove --dry-run
   aivm host fw remove --network aivm-net
 `, func(ctx context.Context, e *provision.Env, network string) error {
-		return e.FirewallRemove(ctx, network)
+		r, err := e.FirewallRemove(ctx, network)
+		return a.show(r, err, func() {
+			a.ui.Result("The firewall is gone until a VM of the network is used again; to keep it off: enabled = false in the config")
+		})
 	})
 	a.dryRunFlag(c)
 	return c

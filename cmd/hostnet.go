@@ -51,7 +51,15 @@ Examples:
 			if err != nil {
 				return err
 			}
-			return e.CreateNetwork(c.Context(), name)
+			r, err := e.CreateNetwork(c.Context(), name)
+			return a.show(r.Status, err, func() {
+				is := "is there"
+				if r.Was {
+					is = "was there already"
+				}
+				n := r.Network
+				a.ui.Result("Network %s %s: bridge %s, %s, gateway %s", n.Name, is, n.Network.Bridge, n.Network.SubnetCIDR, n.Network.GatewayIP)
+			})
 		},
 	}
 	a.dryRunFlag(c)
@@ -137,7 +145,8 @@ Examples:
 			if err != nil {
 				return err
 			}
-			return e.DestroyNetwork(c.Context(), args[0], force)
+			r, err := e.DestroyNetwork(c.Context(), args[0], force)
+			return a.show(r, err, func() { a.ui.Result("Network %s is gone", r.Network) })
 		},
 	}
 	c.Flags().BoolVar(&force, "force", false, "take it away from VMs that use it")

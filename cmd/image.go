@@ -176,7 +176,14 @@ Examples:
 			if err != nil {
 				return err
 			}
-			return e.FetchImage(c.Context(), name, again)
+			r, err := e.FetchImage(c.Context(), name, again)
+			return a.show(r, err, func() {
+				what := "is in the cache"
+				if r.Newest {
+					what = "is in the cache, and the newest there is"
+				}
+				a.ui.Result("image %s (%s, %s, %d MB) %s", r.Image, r.SHA256[:min(16, len(r.SHA256))], r.Format, r.Size>>20, what)
+			})
 		},
 	}
 	if use == "fetch" {
@@ -260,7 +267,14 @@ Examples:
 			if err != nil {
 				return err
 			}
-			return e.RemoveImages(c.Context(), args, unused)
+			r, err := e.RemoveImages(c.Context(), args, unused)
+			return a.show(r, err, func() {
+				if !r.Changed {
+					a.ui.Result("every image is used by a VM: nothing was removed")
+					return
+				}
+				a.ui.Result("removed; %d MB are free again", r.Freed>>20)
+			})
 		},
 	}
 	c.Flags().BoolVar(&unused, "unused", false, "all that no VM uses, older releases and unfinished downloads too")

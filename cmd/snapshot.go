@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -50,7 +51,11 @@ Examples:
   aivm vm snapshot before-upgrade
   aivm vm snapshot clean --vm work --yes
 `, false, func(ctx context.Context, e *provision.Env, o provision.SnapshotOptions) error {
-		return e.Snapshot(ctx, o)
+		r, err := e.Snapshot(ctx, o)
+		return a.show(r, err, func() {
+			a.ui.Result("Snapshot %s of VM %s is kept; to go back to it: aivm vm rollback %s --vm %s", r.Snapshot, r.VM, r.Snapshot, r.VM)
+			a.sayNotInIt(r)
+		})
 	})
 }
 
@@ -62,7 +67,18 @@ Examples:
   aivm vm rollback before-upgrade
   aivm vm rollback clean --vm work --yes
 `, true, func(ctx context.Context, e *provision.Env, o provision.SnapshotOptions) error {
-		return e.Rollback(ctx, o)
+		r, err := e.Rollback(ctx, o)
+		return a.show(r, err, func() {
+			switch {
+			case !r.Changed:
+				a.ui.Result("The disk of VM %s is as in snapshot %s already", r.VM, r.Snapshot)
+			case r.Kept == "":
+				a.ui.Result("VM %s is back at snapshot %s", r.VM, r.Snapshot)
+			default:
+				a.ui.Result("VM %s is back at snapshot %s; what it was before is kept as %s", r.VM, r.Snapshot, r.Kept)
+			}
+			a.sayNotInIt(r)
+		})
 	})
 }
 
@@ -74,8 +90,26 @@ Examples:
   aivm vm snapshot-delete before-upgrade
   aivm vm snapshot-delete clean --vm work --yes
 `, true, func(ctx context.Context, e *provision.Env, o provision.SnapshotOptions) error {
-		return e.SnapshotDelete(ctx, o)
+		r, err := e.SnapshotDelete(ctx, o)
+		return a.show(r, err, func() {
+			a.ui.Result("Snapshot %s of VM %s is deleted", r.Snapshot, r.VM)
+			a.sayOff(r)
+		})
 	})
+}
+
+// sayNotInIt says what a snapshot does not cover.
+func (a *app) sayNotInIt(r provision.SnapshotResult) {
+	if r.Changed {
+		a.ui.Say("Not part of it: %s", strings.Join(r.NotInIt, "; "))
+	}
+	a.sayOff(r)
+}
+
+func (a *app) sayOff(r provision.SnapshotResult) {
+	if r.State == "off" {
+		a.ui.Say("The VM is off; to start it: aivm vm up %s", r.VM)
+	}
 }
 
 func (a *app) vmSnapshotsCmd() *cobra.Command {

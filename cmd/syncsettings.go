@@ -23,7 +23,13 @@ Examples:
   aivm vm sync-settings work --paths ~/.tmux.conf,~/.config/nvim
   aivm vm sync-settings --dry-run
 `, func(ctx context.Context, e *provision.Env, name string) error {
-		return e.SyncSettings(ctx, name, editorName, o)
+		r, err := e.SyncSettings(ctx, name, editorName, o)
+		if r.Schema != 0 { // problems with some are an error beside the report
+			if perr := a.show(r, nil, func() { a.printSettings(r) }); perr != nil {
+				return perr
+			}
+		}
+		return err
 	})
 	f := c.Flags()
 	f.StringSliceVar(&o.Paths, "paths", nil, "these instead of the configured ones (comma separated; HOST=GUEST for another place)")
@@ -43,4 +49,30 @@ Examples:
 
 func secretFlag(c *cobra.Command, to *[]string) {
 	c.Flags().StringArrayVar(to, "allow-secret", nil, "send this `FILE` although it holds something like a secret")
+}
+
+func (a *app) printSettings(r provision.SyncResult) {
+	a.ui.Result("Settings in VM %s: copied %d, merged %d, unchanged %d, skipped_missing %d, skipped_exists %d (%d bytes sent)",
+		r.VM, len(r.Copied), len(r.Merged), r.Unchanged, len(r.Missing), len(r.Kept), r.Bytes)
+	for _, l := range []struct {
+		what  string
+		names []string
+	}{
+		{"copied", r.Copied},
+		{"merged", r.Merged},
+		{"not there on this machine", r.Missing},
+		{"changed in the guest, and left", r.Kept},
+		{"the guest's own is kept as", r.Backups},
+		{"changed on both sides, the guest keeps its own", r.Conflicts},
+		{"left out, for this machine only", r.LeftOut},
+		{"no longer listed, and left in the guest", r.Dropped},
+		{"note", r.Notes},
+	} {
+		for _, n := range l.names {
+			a.ui.Result("  %s: %s", l.what, n)
+		}
+	}
+	for _, p := range r.Problems {
+		a.ui.Result("  not sent: %s", p)
+	}
 }

@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -39,6 +40,31 @@ func (a *app) vmVerb(use, short, long string, run func(context.Context, *provisi
 	return c
 }
 
+// showVM prints what a verb about a VM came to.
+func (a *app) showVM(r provision.VMResult, err error) error {
+	return a.show(r, err, func() {
+		switch r.Outcome {
+		case provision.Started:
+			a.ui.Result("VM %s is up at %s (ssh %s)", r.VM, r.Address, r.Alias)
+			a.ui.Say("%s", r.Timing.Line())
+		case provision.Stopped:
+			a.ui.Result("VM %s is off", r.VM)
+		case provision.WasOff:
+			a.ui.Result("VM %s is not running", r.VM)
+		case provision.Answers:
+			a.ui.Result("%s", r.Address)
+		case provision.Deleted:
+			a.ui.Result("VM %s is deleted; the network %s stays", r.VM, r.Network)
+		case provision.WasDeleted:
+			a.ui.Result("VM %s was deleted meanwhile", r.VM)
+		case provision.Adopted:
+			a.ui.Result("VM %s is aivm's now (ssh %s)", r.VM, r.Alias)
+		case provision.AdoptedBefore:
+			a.ui.Result("VM %s is aivm's already", r.VM)
+		}
+	})
+}
+
 func oneName(args []string, flag string) (string, error) {
 	switch {
 	case len(args) == 1 && args[0] == "":
@@ -63,7 +89,7 @@ Examples:
   aivm vm create --image ./mine.qcow2
 `, func(ctx context.Context, e *provision.Env, name string) error {
 		o.Name = name
-		return e.Create(ctx, o)
+		return a.showVM(e.Create(ctx, o))
 	})
 	f := c.Flags()
 	a.imageFlag(c, &o.Image, imageUsage)
@@ -83,7 +109,7 @@ func (a *app) vmUpCmd() *cobra.Command {
 Examples:
   aivm vm up
   aivm vm up work
-`, func(ctx context.Context, e *provision.Env, name string) error { return e.Up(ctx, name) })
+`, func(ctx context.Context, e *provision.Env, name string) error { return a.showVM(e.Up(ctx, name)) })
 	a.guardFlags(c)
 	a.recreateFlags(c, "recreate")
 	a.dryRunFlag(c)
@@ -97,7 +123,9 @@ func (a *app) vmDownCmd() *cobra.Command {
 Examples:
   aivm vm down
   aivm vm down work --force    pull the plug
-`, func(ctx context.Context, e *provision.Env, name string) error { return e.Down(ctx, name, force) })
+`, func(ctx context.Context, e *provision.Env, name string) error {
+		return a.showVM(e.Down(ctx, name, force))
+	})
 	c.Flags().BoolVar(&force, "force", false, "switch it off at once; what is not written is lost")
 	a.dryRunFlag(c)
 	return c
@@ -110,7 +138,9 @@ func (a *app) vmRestartCmd() *cobra.Command {
 Examples:
   aivm vm restart
   aivm vm restart work --force
-`, func(ctx context.Context, e *provision.Env, name string) error { return e.Restart(ctx, name, force) })
+`, func(ctx context.Context, e *provision.Env, name string) error {
+		return a.showVM(e.Restart(ctx, name, force))
+	})
 	a.guardFlags(c)
 	c.Flags().BoolVar(&force, "force", false, "switch it off at once; what is not written is lost")
 	a.dryRunFlag(c)
@@ -133,7 +163,7 @@ Examples:
   aivm vm delete work --yes
   aivm vm delete work --yes --discard-work
 `, func(ctx context.Context, e *provision.Env, name string) error {
-		return e.Delete(ctx, provision.DeleteOptions{Name: name, Typed: a.yes && name != "", DiscardWork: discard})
+		return a.showVM(e.Delete(ctx, provision.DeleteOptions{Name: name, Typed: a.yes && name != "", DiscardWork: discard}))
 	})
 	c.Flags().BoolVar(&discard, "discard-work", false, "give up what only the VM's clones have, without asking the VM")
 	c.Hidden = use != "delete"
@@ -149,7 +179,7 @@ Examples:
   aivm vm wait-ip
   aivm vm wait-ip work --timeout 60
 `, func(ctx context.Context, e *provision.Env, name string) error {
-		return e.WaitIP(ctx, name, time.Duration(seconds)*time.Second)
+		return a.showVM(e.WaitIP(ctx, name, time.Duration(seconds)*time.Second))
 	})
 	c.Flags().IntVar(&seconds, "timeout", 360, "how many seconds to wait")
 	a.dryRunFlag(c)
@@ -162,7 +192,10 @@ func (a *app) vmSSHConfigCmd() *cobra.Command {
 Examples:
   aivm vm ssh-config
   aivm vm ssh-config work >> my_config
-`, func(ctx context.Context, e *provision.Env, name string) error { return e.SSHConfig(ctx, name) })
+`, func(ctx context.Context, e *provision.Env, name string) error {
+		r, err := e.SSHConfig(ctx, name)
+		return a.show(r, err, func() { _, _ = io.WriteString(a.ui.Out, r.Text) })
+	})
 }
 
 func (a *app) vmStatusCmd() *cobra.Command {

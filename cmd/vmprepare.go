@@ -21,7 +21,11 @@ Examples:
   aivm vm create next --image tools
 `, func(ctx context.Context, e *provision.Env, name string) error {
 		o.Name = name
-		return e.Prepare(ctx, o)
+		r, err := e.Prepare(ctx, o)
+		return a.show(r, err, func() {
+			a.ui.Result("image %s is made from VM %s (%d MB): aivm vm create NAME --image %s", r.Image, r.VM, r.Size>>20, r.Image)
+			a.ui.Say("%s", r.Timing.Line())
+		})
 	})
 	c.Flags().StringVar(&o.As, "as", "", "the `NAME` of the image")
 	c.Flags().BoolVar(&o.Replace, "replace", false, "an image of that name may be there; VMs made from it keep it")

@@ -3,7 +3,6 @@ package provision
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"al.essio.dev/pkg/shellescape"
 
@@ -30,11 +29,16 @@ type AttachResult struct {
 	// Executed are the files this machine's tools run of a folder that is
 	// newly shared for writing.
 	Executed []string `json:"executed,omitempty"`
+
+	Running bool   `json:"-"` // the VM, as far as is known
+	Remote  string `json:"-"` // the name of the clone in the repository, in mode git
+	Opens   string `json:"-"` // the command that opens the folder
+	Config  string `json:"-"` // where it is recorded
 }
 
 // Attach makes a folder visible in a VM. A VM that is off is left off: the
 // folder is recorded, and mounted when it is next opened there.
-func (e *Env) Attach(ctx context.Context, o target.FolderOptions) error {
+func (e *Env) Attach(ctx context.Context, o target.FolderOptions) (AttachResult, error) {
 	e.Timing = ui.NewTiming("share", "ssh")
 	o.Attach = true
 	w, f, isNew, err := e.attach(ctx, o)
@@ -48,33 +52,21 @@ func (e *Env) Attach(ctx context.Context, o target.FolderOptions) error {
 		w, f, isNew, err = e.attach(ctx, o)
 	}
 	if err != nil {
-		return err
+		return AttachResult{}, err
 	}
 	defer f.Close()
 	d := f.Domain.Domain.Value
 	running := f.Conn != nil || d != nil && d.State == virt.Running
-	if e.UI.JSON {
-		return e.UI.PrintJSON(AttachResult{
-			Schema: 1, VM: w.Name, Folder: w.Folder.HostPath, GuestDst: w.Folder.GuestDst,
-			Mode: string(w.Folder.Mode), Access: w.Folder.Access, Mounted: f.Conn != nil, Changed: isNew, Protect: w.Folder.Protect, Executed: folders.ExecutedNames(w),
-		})
-	}
-	e.UI.Result("Attached %s to VM %s (%s mode, access=%s)", w.Folder.HostPath, w.Name, w.Folder.Mode, w.Folder.Access)
-	switch {
-	case w.Git != nil:
-		clones.For(e.Loop).Say(w, f)
-	case f.Conn != nil:
-		e.UI.Result("Mounted in running VM at %s", w.Folder.GuestDst)
-	case running:
-		e.UI.Result("VM %s runs but was not asked; to have the folder at %s: %s", w.Name, w.Folder.GuestDst, w.Opens())
-	default:
-		e.UI.Result("VM %s is not running; to have the folder at %s: %s", w.Name, w.Folder.GuestDst, w.Opens())
-	}
 	folders.For(e.Loop).SayExecuted(w)
-	if isNew {
-		e.UI.Say("%s", fmt.Sprintf("Recorded in %s", e.StorePath))
+	r := AttachResult{
+		Schema: 1, VM: w.Name, Folder: w.Folder.HostPath, GuestDst: w.Folder.GuestDst,
+		Mode: string(w.Folder.Mode), Access: w.Folder.Access, Mounted: f.Conn != nil, Changed: isNew, Protect: w.Folder.Protect, Executed: folders.ExecutedNames(w),
+		Running: running, Opens: w.Opens(), Config: e.StorePath,
 	}
-	return nil
+	if w.Git != nil {
+		r.Remote = w.Git.Remote.Name
+	}
+	return r, nil
 }
 
 // wantFolder is what a folder verb is about, with the repository of a folder in

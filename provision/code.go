@@ -20,47 +20,48 @@ import (
 )
 
 // Code takes a folder from nothing to an editor opened on it in a VM.
-func (e *Env) Code(ctx context.Context, o editors.CodeOptions) error {
+func (e *Env) Code(ctx context.Context, o editors.CodeOptions) (res CodeResult, err error) {
 	e.Timing = ui.NewTiming("image", "define", "boot", "share", "ssh", "editor")
 	if _, _, err := editors.For(e.Loop).Lookup(o.Editor); err != nil {
-		return err // asked for by name and missing: before any work
+		return res, err // asked for by name and missing: before any work
 	}
 	w, err := e.wantFolder(ctx, o.FolderOptions, true)
 	if err != nil {
-		return err
+		return res, err
 	}
 	found, why, err := editors.For(e.Loop).Choose(o.Editor, w)
 	if err != nil {
-		return err
+		return res, err
 	}
 	if err := editors.For(e.Loop).CheckOptions(w, found, o); err != nil {
-		return err
+		return res, err
 	}
 	settings.For(e.Loop).Gather(w, o.SyncOptions, found)
 	if o.Snapshot {
 		if err := e.snapshotFirst(ctx, w); err != nil {
-			return err
+			return res, err
 		}
 	}
 	w.Boot, w.Guest = true, true
 	f, err := e.Converge(ctx, w)
 	if err != nil {
-		return err
+		return res, err
 	}
 	defer f.Close()
 	folders.For(e.Loop).SayExecuted(w)
 	clones.For(e.Loop).InClone(ctx, w, f)
 	recipe, err := editor.NewRecipe(w.Name, w.OpenAt, f.Inst.User)
 	if err != nil {
-		return err
+		return res, err
 	}
 	if err := machine.For(e.Loop).CheckAlias(ctx, w, f); err != nil {
-		return err
+		return res, err
 	}
 	settings.For(e.Loop).Say(w)
-	res := editors.CodeResult{
+	res = CodeResult{
 		Schema: 1, VM: w.Name, Alias: w.Name, Address: f.Inst.Address, Folder: w.Folder.HostPath, GuestDst: w.OpenAt,
 		Mode: string(w.Folder.Mode), Access: w.Folder.Access, Recipe: recipe,
+		Found: found, Why: why, Timing: e.Timing,
 	}
 	kind := editor.Print
 	if found != nil {
@@ -69,32 +70,19 @@ func (e *Env) Code(ctx context.Context, o editors.CodeOptions) error {
 	}
 	switch {
 	case kind == editor.Browser:
-		return editors.For(e.Loop).Serve(ctx, w, f, o, res)
+		return res, editors.For(e.Loop).Serve(ctx, w, f, o, res)
 	case kind == editor.Terminal:
 		e.UI.Say("%s", e.Timing.Line())
-		return e.remoteShell(ctx, w, f)
+		return res, e.remoteShell(ctx, w, f)
 	case !kind.Here():
 		if err := editors.For(e.Loop).Open(ctx, w, f, *found, o); err != nil {
 			e.UI.Say("%s", strings.TrimRight(recipe.Text(), "\n"))
-			return err
+			return res, err
 		}
 		res.Opened = true
 	}
 	res.Seconds = session.Seconds(e.Timing)
-	if e.UI.JSON {
-		return e.UI.PrintJSON(res)
-	}
-	switch {
-	case res.Opened:
-		e.UI.Say("Opened %s on folder %s in VM %s (ssh %s)", found.Editor.Name, w.OpenAt, w.Name, w.Name)
-	case found != nil:
-		e.UI.Result("%s", strings.TrimRight(recipe.All(), "\n"))
-	default:
-		e.UI.Say("%s. The VM is ready; to open the folder:", why)
-		e.UI.Result("%s", strings.TrimRight(recipe.Text(), "\n"))
-	}
-	e.UI.Say("%s", e.Timing.Line())
-	return nil
+	return res, nil
 }
 
 // snapshotFirst keeps the disk of w's VM before `code` goes on; a VM that is

@@ -7,7 +7,6 @@ import (
 
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/plan"
-	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/provision/clones"
 	"aivm.dev/aivm/provision/folders"
 	"aivm.dev/aivm/provision/loop"
@@ -15,130 +14,81 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// Converge runs the loop for w: the host, then the guest, then what is
-// recorded. It returns the facts of the last look, with the connection to the
-// guest open if w asked for it. A dry run prints the plan and returns ErrDry.
+// Converge brings what w is about to the wanted state: the host, then the guest,
+// then what is recorded. The facts are those of the last look, with the
+// connection to the guest open if w asked for it.
 func (e *Env) Converge(ctx context.Context, w *target.Target) (*loop.Facts, error) {
-	unlock := func() {}
-	defer func() { unlock() }()
-	locked := false
 	if w.NewVM || w.NewFolder {
 		// What cannot be recorded at the end is not begun.
 		if err := config.CheckWritable(e.StorePath); err != nil {
 			return nil, err
 		}
 	}
-	for round := 0; ; round++ {
-		if round == session.MaxRounds {
-			return nil, ui.Failed("the host keeps changing under aivm, %d looks were not enough", session.MaxRounds).Hint("try again: " + e.Rerun)
-		}
-		f, err := e.Observe(ctx, w)
-		if errors.Is(err, context.Canceled) {
-			return nil, e.Resume(err)
-		}
-		var p plan.Plan
-		if err == nil {
-			p, err = e.planHost(ctx, w, f)
-		}
-		if errors.Is(err, plan.ErrStale) {
-			f.Close()
-			continue
-		}
-		if err != nil {
-			f.Close()
-			if !locked && !e.DryRun && e.LockHeld(w.Name) {
-				// Half of what was seen may be from before another run's work,
-				// half from after it: it is waited for, and looked at again.
-				if unlock, err = e.AwaitOther(ctx, w); err != nil {
-					return nil, err
-				}
-				locked = true
-				e.ForgetHost()
-				continue
+	var f *loop.Facts
+	_, err := e.Bring(ctx, loop.Job{
+		VM:    func() string { return w.Name },
+		Trust: func() bool { return !f.NewDomain() }, // another run may have made it
+		Plan: func(ctx context.Context) (p plan.Plan, err error) {
+			if f, err = e.Observe(ctx, w); errors.Is(err, context.Canceled) {
+				return p, e.Resume(err)
 			}
-			if !locked && !e.DryRun && !w.NewVM {
-				// Or that run has ended by now.
-				if rerr := e.Refresh(w); rerr != nil {
-					return nil, rerr
-				}
+			if err == nil {
+				p, err = e.planHost(ctx, w, f)
 			}
-			return nil, err
-		}
-		if e.DryRun {
+			return p, err
+		},
+		Later: func() []string { return e.later(w) },
+		Needs: func() string { return e.surelyAsks(w) },
+		Dry:   func(p plan.Plan) error { return e.dry(w, f, p) },
+
+		Refresh: func() error { return e.Refresh(w) },
+		Gone: func() error {
+			if w.NewVM {
+				return nil
+			}
+			return e.Refresh(w)
+		},
+		Keep:  func() { e.Park(w, f) },
+		Again: func() { f.Close() },
+		Failed: func(ctx context.Context, _ plan.Plan, locked bool, err error) error {
+			e.letGo(ctx, w, f, locked)
 			f.Close()
-			return f, e.printDry(w, f, p)
-		}
-		if e.UI.Verbose > 0 && !p.Empty() && !locked {
-			e.UI.Say("%s", plan.Text(p, e.later(w)))
-		}
-		// Asked before the lock is taken: nobody waits for a person at a
-		// prompt, and a no leaves nothing behind.
-		asked := len(e.Approval.Open(p)) > 0
-		if why := e.surelyAsks(w); why != "" && !asked && !p.Empty() && !e.UI.InTTY {
-			// Nothing is started, and root not bothered, for a plan that is
-			// refused all the same.
-			f.Close()
-			return nil, plan.NoTerminal([]string{why}, e.Rerun)
-		}
-		if asked && e.UI.InTTY {
-			unlock()
-			unlock, locked = func() {}, false
-		}
-		if err := e.Approval.Consent(ctx, e.UI, p, e.later(w), e.Rerun); err != nil {
-			f.Close()
-			return nil, err
-		}
-		if !p.Empty() && !locked {
-			// Something is to be changed: one run at a time per VM. Whoever had
-			// to wait, for a lock or a person, looks again, and so does who
-			// wants to make a VM: another run may have made it since the first
-			// look.
-			release, waited, err := e.Lock(ctx, w.Name)
+			return e.Resume(err)
+		},
+		Then: func(ctx context.Context, changed, locked bool) error {
+			err := e.inGuest(ctx, w, f, changed)
 			if err != nil {
-				f.Close()
-				return nil, err
-			}
-			unlock, locked = release, true
-			if waited || asked || f.NewDomain() {
-				e.Park(w, f)
-				if err := e.Refresh(w); err != nil {
-					return nil, err
-				}
-				continue
-			}
-		}
-		again, err := e.Run(ctx, p)
-		if err != nil {
-			e.letGo(ctx, w, f, locked)
-			f.Close()
-			return nil, e.Resume(err)
-		}
-		if again {
-			f.Close()
-			e.ForgetHost()
-			continue
-		}
-		if w.Guest && f.Conn == nil && (w.Boot || f.Running()) {
-			if err := e.wait(ctx, w, f); err != nil {
 				e.letGo(ctx, w, f, locked)
-				return nil, err
+				f.Close()
 			}
-		}
-		if !p.Empty() {
-			// libvirt's part of the facts is from before the plan ran.
-			e.ObserveLibvirt(ctx, w, f)
-		}
-		err = e.GuestStage(ctx, w, f)
-		if err == nil {
-			err = clones.For(e.Loop).End(w)
-		}
-		if err != nil {
-			e.letGo(ctx, w, f, locked)
-			f.Close()
-			return nil, e.Resume(e.ExplainLost(ctx, w.Name, err))
-		}
-		return f, nil
+			return err
+		},
+	})
+	if err != nil {
+		return nil, err
 	}
+	return f, nil
+}
+
+// inGuest does the rest once the host is as it should be.
+func (e *Env) inGuest(ctx context.Context, w *target.Target, f *loop.Facts, changed bool) error {
+	if w.Guest && f.Conn == nil && (w.Boot || f.Running()) {
+		if err := e.wait(ctx, w, f); err != nil {
+			return err
+		}
+	}
+	if changed {
+		// libvirt's part of the facts is from before the plan ran.
+		e.ObserveLibvirt(ctx, w, f)
+	}
+	err := e.GuestStage(ctx, w, f)
+	if err == nil {
+		err = clones.For(e.Loop).End(w)
+	}
+	if err != nil {
+		return e.Resume(e.ExplainLost(ctx, w.Name, err))
+	}
+	return nil
 }
 
 // GuestStage plans and applies what is missing in the guest, then records.

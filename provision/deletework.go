@@ -1,14 +1,13 @@
 package provision
 
 import (
+	"aivm.dev/aivm/gitsync"
 	"context"
 	"fmt"
 	"os"
-	"strings"
 
 	"github.com/google/renameio/v2"
 
-	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/clones"
@@ -23,7 +22,7 @@ const discard = "--discard-work"
 
 // work is LookAt for a VM that is to be deleted. One without a disk has
 // no clones.
-func (e *Env) work(ctx context.Context, dd *deletion, o DeleteOptions, fetch bool) ([]clones.Work, error) {
+func (e *Env) work(ctx context.Context, dd *deletion, o DeleteOptions, fetch bool) ([]gitsync.CloneWork, error) {
 	if _, disk := domain.Disk(dd.pool, e.Key(dd.w.Name)); o.DiscardWork || !disk && dd.domain == nil {
 		return nil, nil
 	}
@@ -35,13 +34,13 @@ func (e *Env) work(ctx context.Context, dd *deletion, o DeleteOptions, fetch boo
 
 // askForDeletion says what will be lost and has the VM's name typed. A VM that
 // is off is started first, if the person wants its commits.
-func (e *Env) askForDeletion(ctx context.Context, dd *deletion, o DeleteOptions) ([]clones.Work, error) {
+func (e *Env) askForDeletion(ctx context.Context, dd *deletion, o DeleteOptions) ([]gitsync.CloneWork, error) {
 	name := dd.w.Name
 	seen, err := e.work(ctx, dd, o, true)
 	if err != nil {
 		return nil, err
 	}
-	if off := dd.domain != nil && dd.domain.State == virt.Off; off && clones.UnknownIn(seen) && e.UI.InTTY && !e.UI.JSON && !dd.w.NewVM {
+	if off := dd.domain != nil && dd.domain.State == virt.Off; off && clones.UnknownIn(seen) && e.InTTY && !e.JSON && !dd.w.NewVM {
 		yes, err := e.UI.Confirm(ctx, fmt.Sprintf("VM %s is off, so what only its clones have cannot be known. Start it to see, and to fetch what was committed?", name), true)
 		if err != nil {
 			return nil, err
@@ -53,7 +52,7 @@ func (e *Env) askForDeletion(ctx context.Context, dd *deletion, o DeleteOptions)
 		}
 	}
 	e.sayDeletion(ctx, dd, o, seen)
-	if !e.UI.InTTY {
+	if !e.InTTY {
 		flags := " --yes"
 		if len(clones.Missed(seen)) > 0 {
 			flags += " " + discard
@@ -79,7 +78,7 @@ func (e *Env) beginDeletion(dd *deletion) {
 
 // startToSee starts a VM that is to be deleted and looks again. One that does
 // not start stays unknown.
-func (e *Env) startToSee(ctx context.Context, dd *deletion, o DeleteOptions) (*deletion, []clones.Work, error) {
+func (e *Env) startToSee(ctx context.Context, dd *deletion, o DeleteOptions) (*deletion, []gitsync.CloneWork, error) {
 	w := &target.Target{Store: dd.w.Store, Name: dd.w.Name, Boot: true, Guest: true}
 	err := e.JoinRecord(w)
 	if err == nil {
@@ -105,7 +104,7 @@ func (e *Env) startToSee(ctx context.Context, dd *deletion, o DeleteOptions) (*d
 
 // lastLook asks again under the VM's lock: what the guest committed meanwhile is
 // fetched too, and what nobody agreed to lose keeps the VM.
-func (e *Env) lastLook(ctx context.Context, dd *deletion, o DeleteOptions, seen []clones.Work) error {
+func (e *Env) lastLook(ctx context.Context, dd *deletion, o DeleteOptions, seen []gitsync.CloneWork) error {
 	name := dd.w.Name
 	if dd.domain != nil {
 		_ = os.Remove(e.State().DeletingPath(name)) // of a deletion the VM has outlived
@@ -137,7 +136,7 @@ func (e *Env) lastLook(ctx context.Context, dd *deletion, o DeleteOptions, seen 
 }
 
 // sayDeletion names what will be lost and what will not.
-func (e *Env) sayDeletion(ctx context.Context, dd *deletion, o DeleteOptions, seen []clones.Work) {
+func (e *Env) sayDeletion(ctx context.Context, dd *deletion, o DeleteOptions, seen []gitsync.CloneWork) {
 	w := dd.w
 	if v, ok := domain.Disk(dd.pool, e.Key(w.Name)); ok {
 		e.UI.Say("VM %s: its disk %s (%d MB used of %d GB) will be deleted for good.", w.Name, v.Path, v.Allocation>>20, v.Capacity>>30)
@@ -172,38 +171,15 @@ func (e *Env) sayDeletion(ctx context.Context, dd *deletion, o DeleteOptions, se
 	}
 }
 
-// dryDelete shows what would be deleted and lost; nothing is fetched.
+// dryDelete is what would be deleted and lost; nothing is fetched.
 func (e *Env) dryDelete(ctx context.Context, dd *deletion, o DeleteOptions) error {
 	p, err := e.planDelete(ctx, dd)
 	if err != nil {
 		return err
 	}
-	seen, err := e.work(ctx, dd, o, false)
-	if err != nil {
+	d := e.Dry("delete", dd.w.Name, p)
+	if d.Clones, err = e.work(ctx, dd, o, false); err != nil {
 		return err
 	}
-	return e.printWork("delete", dd.w.Name, p, seen)
-}
-
-// DryWork is the JSON of a dry run that says what would be lost, or left in the
-// VM alone.
-type DryWork struct {
-	plan.Dry
-	Clones []clones.Work `json:"clones,omitempty"`
-}
-
-func (e *Env) printWork(verb, vm string, p plan.Plan, cs []clones.Work) error {
-	if e.UI.JSON {
-		return e.UI.PrintJSON(DryWork{Dry: plan.Dry{Schema: 1, Verb: verb, VM: vm, Asks: p.Asks(), Stages: plan.Describe(p)}, Clones: cs})
-	}
-	if err := e.PrintPlain(verb, vm, p); err != nil {
-		return err
-	}
-	for _, c := range cs {
-		e.UI.Result("The clone %s of %s:", c.GuestDst, c.Folder)
-		for _, l := range c.Lines() {
-			e.UI.Result("  %s", strings.TrimSpace(l))
-		}
-	}
-	return nil
+	return d
 }

@@ -1,12 +1,15 @@
 package provision
 
 import (
+	"aivm.dev/aivm/gitsync"
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/session"
 	"context"
 	"errors"
 
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/virt"
-	"aivm.dev/aivm/provision/clones"
 	"aivm.dev/aivm/provision/domain"
 	"aivm.dev/aivm/provision/machine"
 	"aivm.dev/aivm/provision/state"
@@ -27,50 +30,55 @@ type DeleteOptions struct {
 // committed is fetched first; what else only they have is named, and needs the
 // name typed below that list, or DiscardWork. What is deleted is decided under
 // the VM's lock, after the question.
-func (e *Env) Delete(ctx context.Context, o DeleteOptions) error {
+func (e *Env) Delete(ctx context.Context, o DeleteOptions) (VMResult, error) {
 	dd, err := e.lookForDeletion(ctx, o.Name)
 	if err != nil {
-		return err
+		return VMResult{}, err
 	}
 	name := dd.w.Name
 	if e.DryRun {
-		return e.dryDelete(ctx, dd, o)
+		return VMResult{}, e.dryDelete(ctx, dd, o)
 	}
 	if err := config.CheckWritable(e.StorePath); err != nil {
-		return err // else its record would outlive it
+		return VMResult{}, err // else its record would outlive it
 	}
-	var seen []clones.Work
+	var seen []gitsync.CloneWork
 	if !o.Typed {
 		if seen, err = e.askForDeletion(ctx, dd, o); err != nil {
-			return err
+			return VMResult{}, err
 		}
 	}
-	release, _, err := e.Lock(ctx, name)
+	is := session.Deleted
+	_, err = e.Bring(ctx, loop.Job{
+		VM: func() string { return name }, LockFirst: true,
+		Plan: func(ctx context.Context) (p plan.Plan, err error) {
+			dd, err = e.lookForDeletion(ctx, name)
+			if errors.As(err, new(*config.UnknownVMError)) || errors.Is(err, config.ErrNoVM) {
+				is = session.WasDeleted
+				return p, nil
+			}
+			if err != nil {
+				return p, err
+			}
+			if err := e.lastLook(ctx, dd, o, seen); err != nil {
+				return p, err
+			}
+			if p, err = e.planDelete(ctx, dd); err == nil {
+				e.Approval.Approve(p.Actions...)
+				e.beginDeletion(dd)
+			}
+			return p, err
+		},
+		Leave: func() { e.DropLock(name) },
+	})
 	if err != nil {
-		return err
+		return VMResult{}, err
 	}
-	defer release()
-	defer e.DropLock(name)
-	dd, err = e.lookForDeletion(ctx, name)
-	if errors.As(err, new(*config.UnknownVMError)) || errors.Is(err, config.ErrNoVM) {
-		return e.Said(name, "missing", "VM %s was deleted meanwhile", name)
+	r := e.VMResult(name, "missing", is)
+	if is == session.Deleted {
+		r.Network = dd.network
 	}
-	if err != nil {
-		return err
-	}
-	if err := e.lastLook(ctx, dd, o, seen); err != nil {
-		return err
-	}
-	p, err := e.planDelete(ctx, dd)
-	if err != nil {
-		return err
-	}
-	e.Approval.Approve(p.Actions...)
-	e.beginDeletion(dd)
-	if err := e.Apply(ctx, p); err != nil {
-		return err
-	}
-	return e.Said(name, "missing", "VM %s is deleted; the network %s stays", name, dd.network)
+	return r, nil
 }
 
 // deletion is a VM that is to go, as libvirt and the store have it.

@@ -27,14 +27,15 @@ func TestDetachWithoutAnybody(t *testing.T) {
 	w.Share(p, "rw,nosuid,nodev,idmapped")
 	for _, folder := range []string{p, gone} {
 		looptest.Fresh(w)
-		if err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: folder}); err != nil {
+		r, err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: folder})
+		if err != nil {
 			t.Fatalf("%s: %v", folder, err)
 		}
 		if _, ok := looptest.RecordOf(w, folder); ok {
 			t.Errorf("%s: the record is still there", folder)
 		}
-		if got := w.Out.String(); got != "Detached "+folder+" from VM t (shared-root mode)\n" {
-			t.Errorf("said %q", got)
+		if r.State != "detached" || r.VM != "t" || r.Folder != folder || r.Mode != "shared-root" {
+			t.Errorf("%+v", r)
 		}
 		bound := folder == p
 		if bound != (len(w.Ops) == 1) || bound && w.Ops[0] != (root.Unbind{VMKey: "4321-t", Token: share.Token(p)}) {
@@ -43,8 +44,8 @@ func TestDetachWithoutAnybody(t *testing.T) {
 	}
 	looptest.Fresh(w)
 	w.Binds = ""
-	if err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: p}); err != nil || !strings.Contains(w.Out.String(), "No attachment found for "+p+" on VM t. Nothing to do.") {
-		t.Errorf("%v %q", err, w.Out.String())
+	if r, err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: p}); err != nil || r.State != "none" || r.Folder != p || r.VM != "t" {
+		t.Errorf("%v %+v", err, r)
 	}
 }
 
@@ -56,15 +57,15 @@ func TestDetachWhatIsNotRecorded(t *testing.T) {
 	w.Records(w.MakeFolder("q"))
 	w.Share(p, "rw,nosuid,nodev,idmapped")
 	looptest.Fresh(w)
-	if err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: p}); err != nil || len(w.Ops) != 1 {
+	if _, err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: p}); err != nil || len(w.Ops) != 1 {
 		t.Errorf("%v, root did %v", err, w.Ops)
 	}
 	looptest.Fresh(w)
-	if err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: sub}); err == nil || !strings.Contains(err.Error(), "belongs to the attached folder") {
+	if _, err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: sub}); err == nil || !strings.Contains(err.Error(), "belongs to the attached folder") {
 		t.Error(err)
 	}
 	looptest.Fresh(w)
-	if err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: p, VM: "no"}); err == nil || !strings.Contains(err.Error(), "VM not found") {
+	if _, err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: p, VM: "no"}); err == nil || !strings.Contains(err.Error(), "VM not found") {
 		t.Error(err)
 	}
 }
@@ -78,7 +79,7 @@ func TestDetachInUse(t *testing.T) {
 	w.Share(p, "rw,nosuid,nodev,idmapped")
 	looptest.Fresh(w)
 	w.RootErr = fmt.Errorf("it %w: virtiofsd (pid 7)", root.ErrInUse)
-	err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: p})
+	_, err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: p})
 	var ue *ui.Error
 	if !errors.As(err, &ue) || !strings.Contains(err.Error(), "virtiofsd (pid 7)") || !strings.Contains(strings.Join(ue.Hints, "\n"), "--force") {
 		t.Fatal(err)
@@ -88,8 +89,8 @@ func TestDetachInUse(t *testing.T) {
 	}
 	looptest.Fresh(w)
 	w.RootErr = fmt.Errorf("it %w: virtiofsd (pid 7)", root.ErrInUse)
-	if err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: p, Force: true}); err != nil || !strings.Contains(w.Out.String(), "until the VM stops") {
-		t.Errorf("%v %q", err, w.Out.String())
+	if r, err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: p, Force: true}); err != nil || r.State != "detaching" {
+		t.Errorf("%v %+v", err, r)
 	}
 	if r, ok := looptest.RecordOf(w, p); !ok || r.State != "detaching" {
 		t.Errorf("recorded as %+v", r)
@@ -138,19 +139,19 @@ func TestDetachByOtherNames(t *testing.T) {
 		c.UpsertAttachment(config.Attachment{HostPath: p, VMName: "u", Mode: "shared-root", Access: "rw", GuestDst: p})
 	})
 	looptest.Fresh(w)
-	if err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: p}); err == nil || !strings.Contains(err.Error(), "multiple VMs: t, u") {
+	if _, err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: p}); err == nil || !strings.Contains(err.Error(), "multiple VMs: t, u") {
 		t.Error(err)
 	}
 	looptest.Set(w, func(c *config.Config) { c.ActiveVM = "u" })
 	looptest.Fresh(w)
-	if err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: link}); err != nil || !strings.Contains(w.Out.String(), "from VM u") {
-		t.Errorf("%v %q", err, w.Out.String())
+	if r, err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: link}); err != nil || r.VM != "u" {
+		t.Errorf("%v %+v", err, r)
 	}
 	if err := os.Remove(link); err != nil {
 		t.Fatal(err)
 	}
 	looptest.Fresh(w)
-	if err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: link}); err != nil || !strings.Contains(w.Out.String(), "Detached "+p+" from VM t") {
-		t.Errorf("%v %q", err, w.Out.String())
+	if r, err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: link}); err != nil || r.VM != "t" || r.Folder != p {
+		t.Errorf("%v %+v", err, r)
 	}
 }

@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"aivm.dev/aivm/provision/loop"
 	"context"
 
 	"aivm.dev/aivm/internal/plan"
@@ -8,38 +9,29 @@ import (
 	"aivm.dev/aivm/provision/checks"
 	"aivm.dev/aivm/provision/editors"
 	"aivm.dev/aivm/provision/host"
-	"aivm.dev/aivm/provision/session"
 	"aivm.dev/aivm/provision/walls"
 )
 
 // InstallDeps installs what VMs need, and what building a guest image needs
 // where one can be built (`host install-deps`).
-func (e *Env) InstallDeps(ctx context.Context) error {
+func (e *Env) InstallDeps(ctx context.Context) (Installed, error) {
 	e.Timing = ui.NewTiming("host")
-	f := e.HostFacts()
-	as, err := host.PlanPackages(f, host.Need{Image: host.BuildsImages(f)})
-	if err != nil {
-		return err
-	}
-	p := plan.Plan{Stage: plan.Host, Actions: as}
-	if e.DryRun {
-		return e.PrintPlain("install-deps", "", p)
-	}
-	if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
-		return err
-	}
-	if _, err := e.Run(ctx, p); err != nil {
-		return e.Resume(err)
-	}
-	if e.UI.JSON {
-		return e.UI.PrintJSON(map[string]any{"schema": 1, "changed": !p.Empty()})
-	}
-	if p.Empty() {
-		e.UI.Result("Everything is installed.")
-		return nil
-	}
-	e.UI.Result("Installed. To see whether this machine can run VMs now: aivm host doctor")
-	return nil
+	changed, err := e.Bring(ctx, loop.Job{
+		Plan: func(context.Context) (plan.Plan, error) {
+			p := plan.Plan{Stage: plan.Host}
+			f := e.HostFacts()
+			as, err := host.PlanPackages(f, host.Need{Image: host.BuildsImages(f)})
+			p.Add(as...)
+			return p, err
+		},
+	})
+	return Installed{Schema: 1, Changed: changed}, err
+}
+
+// Installed is what `host install-deps` did.
+type Installed struct {
+	Changed bool `json:"changed"`
+	Schema  int  `json:"schema"`
 }
 
 // mend does what the doctor can do about what it sees, in the order in which
@@ -47,47 +39,35 @@ func (e *Env) InstallDeps(ctx context.Context) error {
 func (e *Env) mend(ctx context.Context, o DoctorOptions) ([]string, error) {
 	e.Timing = ui.NewTiming("host", "ssh")
 	done := []string{}
-	for round := 0; ; round++ {
-		if round == session.MaxRounds {
-			return done, ui.Failed("this machine keeps changing under aivm, %d looks were not enough", session.MaxRounds).Hint("try again: " + e.Rerun)
-		}
-		d, err := e.diagnoseAll(ctx, o.Sudo)
-		if err != nil {
-			return done, e.Resume(err)
-		}
-		p := e.planMend(d)
-		if err := e.FoundNothing(d.Host, host.Need{}); err != nil {
-			return done, err
-		}
-		if e.DryRun {
-			if err := e.PrintPlain("doctor", "", p); err != nil {
-				return nil, err
+	finished := false
+	_, err := e.Bring(ctx, loop.Job{
+		Plan: func(ctx context.Context) (p plan.Plan, err error) {
+			d, err := e.diagnoseAll(ctx, o.Sudo)
+			if err != nil {
+				return p, e.Resume(err)
 			}
-			return nil, session.ErrDry
-		}
-		if p.Empty() {
-			return done, nil
-		}
-		if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
-			return done, err
-		}
-		again, err := e.Run(ctx, p)
-		if err != nil {
-			return done, e.Resume(err)
-		}
-		for _, a := range p.Actions {
-			done = append(done, a.Why)
-			if again && a.Again {
-				break
+			p = e.planMend(d)
+			return p, e.FoundNothing(d.Host, host.Need{})
+		},
+		Ran: func(p plan.Plan, stale bool) {
+			for _, a := range p.Actions {
+				done = append(done, a.Why)
+				if stale && a.Again {
+					break
+				}
 			}
-		}
-		if !again {
-			e.ForgetHost()
-			return done, nil
-		}
-		e.DropLibvirt()
+			finished = !stale
+		},
+		Again: func() {
+			if len(done) > 0 {
+				e.DropLibvirt()
+			}
+		},
+	})
+	if finished {
 		e.ForgetHost()
 	}
+	return done, err
 }
 
 // planMend is what can be done about a diagnosis without a person's judgement.

@@ -2,7 +2,6 @@ package provision
 
 import (
 	"slices"
-	"strings"
 
 	"aivm.dev/aivm/internal/editor"
 	"aivm.dev/aivm/internal/plan"
@@ -11,8 +10,8 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// printDry shows what would be done and changes nothing.
-func (e *Env) printDry(w *target.Target, f *loop.Facts, p plan.Plan) error {
+// dry is what would be done with a folder.
+func (e *Env) dry(w *target.Target, f *loop.Facts, p plan.Plan) error {
 	p.Actions = append(slices.Clone(w.First.Actions), p.Actions...)
 	g := plan.Plan{Stage: plan.Guest}
 	if f.Guest.Share.Mounts != nil || f.Guest.Boot.Installed {
@@ -24,8 +23,10 @@ func (e *Env) printDry(w *target.Target, f *loop.Facts, p plan.Plan) error {
 			g.Add(plan.Action{ID: "guest.mount", Why: s})
 		}
 	}
-	d := plan.Dry{Schema: 1, Verb: e.Verb, VM: w.Name, Asks: len(e.Approval.Open(p)) > 0, Stages: plan.Describe(p, g)}
-	then := ""
+	d := &session.DryRun{
+		Dry:  plan.Dry{Schema: 1, Verb: e.Verb, VM: w.Name, Asks: len(e.Approval.Open(p)) > 0, Stages: plan.Describe(p, g)},
+		Host: p, Guest: g,
+	}
 	if w.Folder != nil {
 		d.Folder, d.GuestDst = w.Folder.HostPath, w.OpenAt
 		switch e.Verb {
@@ -41,33 +42,11 @@ func (e *Env) printDry(w *target.Target, f *loop.Facts, p plan.Plan) error {
 					d.Then = session.ShellLine(append([]string{w.Editor.Editor.Commands[0]}, args...))
 				}
 			}
-			then = "DRYRUN: would open " + w.OpenAt + " in " + name + " via host " + w.Name
+			d.Last = "DRYRUN: would open " + w.OpenAt + " in " + name + " via host " + w.Name
 		case "ssh":
 			d.Then = "ssh -t " + w.Name
-			then = "DRYRUN: would open a shell in " + w.OpenAt + " via host " + w.Name
+			d.Last = "DRYRUN: would open a shell in " + w.OpenAt + " via host " + w.Name
 		}
 	}
-	if e.UI.JSON {
-		if err := e.UI.PrintJSON(d); err != nil {
-			return err
-		}
-		return session.ErrDry
-	}
-	if p.Empty() && g.Empty() {
-		e.UI.Result("Nothing would change.")
-	}
-	if p.Empty() && !g.Empty() {
-		e.UI.Result("%s", strings.Replace(plan.Text(g, nil), "aivm will:", "aivm would:", 1))
-	}
-	if !p.Empty() {
-		var later []string
-		for _, a := range g.Actions {
-			later = append(later, a.Why)
-		}
-		e.UI.Result("%s", strings.Replace(plan.Text(p, later), "aivm will:", "aivm would:", 1))
-	}
-	if then != "" {
-		e.UI.Result("%s", then)
-	}
-	return session.ErrDry
+	return d
 }

@@ -16,7 +16,6 @@ import (
 	"aivm.dev/aivm/provision/legacy03"
 	"aivm.dev/aivm/provision/loop"
 	"aivm.dev/aivm/provision/machine"
-	"aivm.dev/aivm/provision/session"
 	"aivm.dev/aivm/provision/target"
 )
 
@@ -39,9 +38,6 @@ func (e *Env) Shell(ctx context.Context, o SSHOptions) error {
 	}
 	w.Boot, w.Guest = true, true
 	f, err := e.Converge(ctx, w)
-	if errors.Is(err, session.ErrDry) {
-		return nil
-	}
 	if err != nil {
 		return err
 	}
@@ -71,7 +67,7 @@ func (e *Env) remoteCommand(ctx context.Context, w *target.Target, f *loop.Facts
 	if w.OpenAt != "" {
 		run = append([]string{"sh", "-c", `cd -- "$1" && shift && exec "$@"`, "sh", w.OpenAt}, argv...)
 	}
-	code, err := f.Conn.Run(ctx, guest.Cmd{Argv: run, Stdin: e.UI.In, Stdout: e.UI.Out, Stderr: e.UI.Err})
+	code, err := f.Conn.Run(ctx, guest.Cmd{Argv: run, Stdin: e.Stdin, Stdout: e.Stdout, Stderr: e.Stderr})
 	if err != nil {
 		return e.ExplainLost(ctx, w.Name, fmt.Errorf("running %s in %s: %w", argv[0], w.Name, err))
 	}
@@ -87,7 +83,7 @@ func (e *Env) remoteCommand(ctx context.Context, w *target.Target, f *loop.Facts
 func (e *Env) remoteShell(ctx context.Context, w *target.Target, f *loop.Facts) error {
 	f.Close()
 	args := []string{"-F", e.SSH.ConfPath(w.Name)}
-	if e.UI.InTTY {
+	if e.InTTY {
 		args = append(args, "-t")
 	}
 	args = append(args, w.Name)
@@ -97,7 +93,7 @@ func (e *Env) remoteShell(ctx context.Context, w *target.Target, f *loop.Facts) 
 	resume := e.UI.Suspend()
 	defer resume()
 	cmd := exec.CommandContext(ctx, "ssh", args...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = e.UI.In, e.UI.Out, e.UI.Err
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = e.Stdin, e.Stdout, e.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	err := cmd.Run()
 	var ee *exec.ExitError

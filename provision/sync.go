@@ -11,15 +11,16 @@ import (
 )
 
 // SyncSettings is the verb of its own: one VM, everything said.
-func (e *Env) SyncSettings(ctx context.Context, name string, editorName string, o target.SyncOptions) error {
+func (e *Env) SyncSettings(ctx context.Context, name string, editorName string, o target.SyncOptions) (settings.SyncResult, error) {
+	var none settings.SyncResult
 	e.Timing = ui.NewTiming("ssh", "settings")
 	w, err := e.VM(ctx, name, target.Cwd(), false)
 	if err != nil {
-		return err
+		return none, err
 	}
 	found, _, err := editors.For(e.Loop).Choose(editorName, w)
 	if err != nil {
-		return err
+		return none, err
 	}
 	if o.Sync == nil {
 		on := true
@@ -30,11 +31,11 @@ func (e *Env) SyncSettings(ctx context.Context, name string, editorName string, 
 	defer w.Settings.Unneeded()
 	f, err := e.Converge(ctx, w)
 	if err != nil {
-		return err
+		return none, err
 	}
 	defer f.Close()
 	if f.Conn == nil {
-		return ui.Refused("VM %s does not run, so nothing can be brought into it", w.Name).
+		return none, ui.Refused("VM %s does not run, so nothing can be brought into it", w.Name).
 			Hint("aivm vm up "+w.Name, "then: "+e.Rerun)
 	}
 	s := w.Settings
@@ -43,15 +44,9 @@ func (e *Env) SyncSettings(ctx context.Context, name string, editorName string, 
 		if errors.As(s.Err, &why) {
 			failed.Hint(why.Hints...)
 		}
-		return failed.Hint("try again: " + e.Rerun)
+		return none, failed.Hint("try again: " + e.Rerun)
 	}
-	if e.UI.JSON {
-		if err := e.UI.PrintJSON(settings.SyncResult{Schema: 1, VM: w.Name, Report: settings.Whole(s.Report)}); err != nil {
-			return err
-		}
-	} else {
-		settings.For(e.Loop).PrintReport(w.Name, s)
-	}
+	r := settings.SyncResult{Schema: 1, VM: w.Name, Report: settings.Whole(s.Report), Notes: s.Round.Notes}
 	if n := len(s.Report.Problems); n > 0 {
 		e := ui.Failed("%d of your settings stayed here: %s", n, s.Report.Problems[0])
 		for _, p := range s.Report.Problems {
@@ -59,7 +54,7 @@ func (e *Env) SyncSettings(ctx context.Context, name string, editorName string, 
 				e.Hint(p.Hint)
 			}
 		}
-		return e
+		return r, e
 	}
-	return nil
+	return r, nil
 }

@@ -140,7 +140,7 @@ func TestAVMThatVanishesWhileItIsLookedAt(t *testing.T) {
 			}
 			o.VM = ""
 		}
-		err := snapshots.For(w.Loop).Snapshot(ctx, o)
+		_, err := snapshots.For(w.Loop).Snapshot(ctx, o)
 		<-done
 		cancel()
 		if err == nil || !strings.Contains(err.Error(), c.want) || !errors.As(err, new(*ui.Error)) {

@@ -14,7 +14,7 @@ import (
 // Verbs that one part does alone.
 
 // Adopt takes over a VM that aivm 0.3 made.
-func (e *Env) Adopt(ctx context.Context, o AdoptOptions) error {
+func (e *Env) Adopt(ctx context.Context, o AdoptOptions) (VMResult, error) {
 	return legacy03.For(e.Loop).Adopt(ctx, o)
 }
 
@@ -22,22 +22,22 @@ func (e *Env) Adopt(ctx context.Context, o AdoptOptions) error {
 func (e *Env) Editors() ([]EditorFact, error) { return editors.For(e.Loop).Editors() }
 
 // GitPush pushes the branch of the host to the guest's clone.
-func (e *Env) GitPush(ctx context.Context, o GitOptions) error {
+func (e *Env) GitPush(ctx context.Context, o GitOptions) (GitResult, error) {
 	return clones.For(e.Loop).GitPush(ctx, o)
 }
 
 // GitFetch fetches what the guest committed.
-func (e *Env) GitFetch(ctx context.Context, o GitOptions) error {
+func (e *Env) GitFetch(ctx context.Context, o GitOptions) (GitResult, error) {
 	return clones.For(e.Loop).GitFetch(ctx, o)
 }
 
 // GitPull fast-forwards the host's branch to what the guest committed on it.
-func (e *Env) GitPull(ctx context.Context, o GitOptions) error {
+func (e *Env) GitPull(ctx context.Context, o GitOptions) (GitResult, error) {
 	return clones.For(e.Loop).GitPull(ctx, o)
 }
 
 // GitStatus compares the repository with its clone. A VM that is off stays off.
-func (e *Env) GitStatus(ctx context.Context, o GitOptions) error {
+func (e *Env) GitStatus(ctx context.Context, o GitOptions) (GitResult, error) {
 	return clones.For(e.Loop).GitStatus(ctx, o)
 }
 
@@ -57,12 +57,12 @@ func (e *Env) FirewallStatus(ctx context.Context, name string, sudo bool) (Firew
 }
 
 // FirewallApply puts the rules of a network, or of all, in place.
-func (e *Env) FirewallApply(ctx context.Context, name string) error {
+func (e *Env) FirewallApply(ctx context.Context, name string) (FirewallResult, error) {
 	return walls.For(e.Loop).ApplyRules(ctx, name)
 }
 
 // FirewallRemove takes the rules of a network away.
-func (e *Env) FirewallRemove(ctx context.Context, name string) error {
+func (e *Env) FirewallRemove(ctx context.Context, name string) (FirewallResult, error) {
 	return walls.For(e.Loop).RemoveRules(ctx, name)
 }
 
@@ -73,12 +73,12 @@ func (e *Env) NetworkStatus(ctx context.Context, name string, sudo bool) (Networ
 }
 
 // CreateNetwork makes a network, with its firewall, before there is a VM for it.
-func (e *Env) CreateNetwork(ctx context.Context, name string) error {
+func (e *Env) CreateNetwork(ctx context.Context, name string) (NetworkCreated, error) {
 	return walls.For(e.Loop).Create(ctx, name)
 }
 
 // DestroyNetwork takes a network away: libvirt's, its firewall, its record.
-func (e *Env) DestroyNetwork(ctx context.Context, name string, force bool) error {
+func (e *Env) DestroyNetwork(ctx context.Context, name string, force bool) (NetworkResult, error) {
 	return walls.For(e.Loop).Destroy(ctx, name, force)
 }
 
@@ -95,12 +95,12 @@ func (e *Env) VerifyImages(ctx context.Context, words []string) ([]Verified, err
 
 // RemoveImages takes images out of the cache and the pools: those named, or all
 // that no VM uses.
-func (e *Env) RemoveImages(ctx context.Context, words []string, unused bool) error {
+func (e *Env) RemoveImages(ctx context.Context, words []string, unused bool) (ImagesRemoved, error) {
 	return images.For(e.Loop).RemoveImages(ctx, words, unused)
 }
 
 // FetchImage gets an image into the cache and does nothing else.
-func (e *Env) FetchImage(ctx context.Context, name string, again bool) error {
+func (e *Env) FetchImage(ctx context.Context, name string, again bool) (ImageFetched, error) {
 	return images.For(e.Loop).Fetch(ctx, name, again)
 }
 
@@ -108,17 +108,17 @@ func (e *Env) FetchImage(ctx context.Context, name string, again bool) error {
 func (e *Env) ImageWords() []string { return images.For(e.Loop).ImageWords() }
 
 // Snapshot keeps the disk of a VM under a name.
-func (e *Env) Snapshot(ctx context.Context, o SnapshotOptions) error {
+func (e *Env) Snapshot(ctx context.Context, o SnapshotOptions) (SnapshotResult, error) {
 	return snapshots.For(e.Loop).Snapshot(ctx, o)
 }
 
 // Rollback puts the disk of a VM back to a snapshot, and keeps the present first.
-func (e *Env) Rollback(ctx context.Context, o SnapshotOptions) error {
+func (e *Env) Rollback(ctx context.Context, o SnapshotOptions) (SnapshotResult, error) {
 	return snapshots.For(e.Loop).Rollback(ctx, o)
 }
 
 // SnapshotDelete gives a snapshot up.
-func (e *Env) SnapshotDelete(ctx context.Context, o SnapshotOptions) error {
+func (e *Env) SnapshotDelete(ctx context.Context, o SnapshotOptions) (SnapshotResult, error) {
 	return snapshots.For(e.Loop).SnapshotDelete(ctx, o)
 }
 
@@ -128,6 +128,6 @@ func (e *Env) SnapshotListing(ctx context.Context, vm string) (SnapshotList, err
 }
 
 // Prepare makes a guest image of a VM.
-func (e *Env) Prepare(ctx context.Context, o PrepareOptions) error {
+func (e *Env) Prepare(ctx context.Context, o PrepareOptions) (Prepared, error) {
 	return snapshots.For(e.Loop).Prepare(ctx, o)
 }

@@ -3,12 +3,12 @@ package provision
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
-	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/domain"
 	"aivm.dev/aivm/provision/folders"
 	"aivm.dev/aivm/provision/host"
@@ -29,29 +29,29 @@ type CreateOptions struct {
 
 // Create makes a VM that must not exist yet and waits until it can be used.
 // A run that was killed half-way is finished: its record is not there yet.
-func (e *Env) Create(ctx context.Context, o CreateOptions) error {
+func (e *Env) Create(ctx context.Context, o CreateOptions) (VMResult, error) {
 	e.Timing = ui.NewTiming("image", "define", "boot", "ssh")
 	store, err := e.Load()
 	if err != nil {
-		return err
+		return VMResult{}, err
 	}
 	name := o.Name
 	if name == "" {
 		name = store.Config.Defaults.VM.Name
 	}
 	if _, ok := store.Config.FindVM(name); ok {
-		return ui.Refused("VM %q already exists in config store", name).
+		return VMResult{}, ui.Refused("VM %q already exists in config store", name).
 			Hint("start it: aivm vm up "+name, "to make it anew: aivm vm delete "+name+", then aivm vm create "+name)
 	}
 	w := &target.Target{Store: store}
 	if err := e.NewVM(w, name); err != nil {
-		return err
+		return VMResult{}, err
 	}
 	if err := e.FreeName(w); err != nil {
-		return err
+		return VMResult{}, err
 	}
 	if err := w.ChooseImage(o.Image); err != nil {
-		return err
+		return VMResult{}, err
 	}
 	for _, k := range []struct{ to, from *int }{{&w.Wish.CPUs, &o.Size.CPUs}, {&w.Wish.RAMMB, &o.Size.RAMMB}, {&w.Wish.DiskGB, &o.Size.DiskGB}} {
 		if *k.from != 0 {
@@ -64,73 +64,86 @@ func (e *Env) Create(ctx context.Context, o CreateOptions) error {
 }
 
 // Up starts a VM and waits until it can be used.
-func (e *Env) Up(ctx context.Context, name string) error {
+func (e *Env) Up(ctx context.Context, name string) (VMResult, error) {
 	e.Timing = ui.NewTiming("define", "boot", "ssh")
 	w, err := e.VM(ctx, name, target.Cwd(), false)
 	if err != nil {
-		return err
+		return VMResult{}, err
 	}
 	return e.bring(ctx, w)
 }
 
-func (e *Env) bring(ctx context.Context, w *target.Target) error {
+func (e *Env) bring(ctx context.Context, w *target.Target) (VMResult, error) {
 	w.Boot, w.Guest = true, true
 	f, err := e.Converge(ctx, w)
 	if err != nil {
-		return err
+		return VMResult{}, err
 	}
 	defer f.Close()
 	if err := machine.For(e.Loop).CheckAlias(ctx, w, f); err != nil {
-		return err
+		return VMResult{}, err
 	}
-	if e.UI.JSON {
-		return e.UI.PrintJSON(session.VMResult{Schema: 1, VM: w.Name, State: "running", Alias: w.Name, Address: f.Inst.Address, Seconds: session.Seconds(e.Timing)})
-	}
-	e.UI.Result("VM %s is up at %s (ssh %s)", w.Name, f.Inst.Address, w.Name)
-	e.UI.Say("%s", e.Timing.Line())
-	return nil
+	return VMResult{
+		Schema: 1, VM: w.Name, State: "running", Alias: w.Name, Address: f.Inst.Address, Seconds: session.Seconds(e.Timing),
+		Outcome: session.Started, Timing: e.Timing,
+	}, nil
 }
 
 // Down stops a VM: politely, or at once with force.
-func (e *Env) Down(ctx context.Context, name string, force bool) error {
-	w, d, err := e.Ours(ctx, name)
+func (e *Env) Down(ctx context.Context, name string, force bool) (VMResult, error) {
+	vm, stopped, err := e.stop(ctx, name, force, nil)
+	if err == nil && !stopped {
+		err = e.Stopped(ctx, vm)
+	}
 	if err != nil {
-		return err
+		return VMResult{}, err
 	}
-	p := plan.Plan{Stage: plan.Host, Actions: domain.PlanStop(d, force, e.Domains(ctx))}
-	if e.DryRun {
-		return e.PrintPlain("down", w.Name, p)
+	if stopped {
+		return e.VMResult(vm, "off", session.Stopped), nil
 	}
-	if d == nil || d.State == virt.Off {
-		if err := folders.For(e.Loop).FinishLeaving(ctx, w.Name); err != nil {
-			return err
-		}
-		return e.Said(w.Name, "off", "VM %s is not running", w.Name)
-	}
-	if err := e.Stop(ctx, w.Name, e.stopAgain(w.Name, force)); err != nil {
-		return err
-	}
-	return e.Said(w.Name, "off", "VM %s is off", w.Name)
+	return e.VMResult(vm, "off", session.WasOff), nil
 }
 
 // Restart stops a VM and starts it again.
-func (e *Env) Restart(ctx context.Context, name string, force bool) error {
-	w, d, err := e.Ours(ctx, name)
+func (e *Env) Restart(ctx context.Context, name string, force bool) (VMResult, error) {
+	vm, _, err := e.stop(ctx, name, force, func(vm string, p plan.Plan) error {
+		if p.Empty() {
+			_, err := e.Up(ctx, vm)
+			return err
+		}
+		p.Add(plan.Action{ID: "domain.start", Why: "start the VM " + vm, Shows: []string{"virsh start " + vm}})
+		return e.Dry("restart", vm, p)
+	})
 	if err != nil {
-		return err
+		return VMResult{}, err
 	}
-	p := plan.Plan{Stage: plan.Host, Actions: domain.PlanStop(d, force, e.Domains(ctx))}
-	if p.Empty() {
-		return e.Up(ctx, w.Name)
+	return e.Up(ctx, vm)
+}
+
+// stop stops a VM, if it runs. dry says what a dry run ends with; nil: the plan.
+func (e *Env) stop(ctx context.Context, name string, force bool, dry func(vm string, p plan.Plan) error) (vm string, stopped bool, err error) {
+	j := loop.Job{
+		VM: func() string { return vm },
+		Plan: func(ctx context.Context) (plan.Plan, error) {
+			w, d, err := e.Ours(ctx, name)
+			if err != nil {
+				return plan.Plan{}, err
+			}
+			vm = w.Name
+			return plan.Plan{Stage: plan.Host, Actions: domain.PlanStop(d, force, e.Domains(ctx))}, nil
+		},
+		Then: func(ctx context.Context, changed, _ bool) error {
+			if !changed {
+				return nil
+			}
+			return e.Stopped(ctx, vm)
+		},
 	}
-	if e.DryRun {
-		p.Add(plan.Action{ID: "domain.start", Why: "start the VM " + w.Name, Shows: []string{"virsh start " + w.Name}})
-		return e.PrintPlain("restart", w.Name, p)
+	if dry != nil {
+		j.Dry = func(p plan.Plan) error { return dry(vm, p) }
 	}
-	if err := e.Stop(ctx, w.Name, e.stopAgain(w.Name, force)); err != nil {
-		return err
-	}
-	return e.Up(ctx, w.Name)
+	stopped, err = e.Bring(ctx, j)
+	return vm, stopped, err
 }
 
 // Stopped is what is left to do once a VM is off.
@@ -138,34 +151,25 @@ func (e *Env) Stopped(ctx context.Context, vm string) error {
 	return folders.For(e.Loop).FinishLeaving(ctx, vm)
 }
 
-// stopAgain plans to stop a VM as it is by then.
-func (e *Env) stopAgain(vm string, force bool) func(context.Context) (plan.Plan, error) {
-	return func(ctx context.Context) (plan.Plan, error) {
-		_, d, err := e.Ours(ctx, vm)
-		return plan.Plan{Stage: plan.Host, Actions: domain.PlanStop(d, force, e.Domains(ctx))}, err
-	}
-}
-
-// WaitIP waits until the guest answers and prints its address.
-func (e *Env) WaitIP(ctx context.Context, name string, limit time.Duration) error {
+// WaitIP waits until the guest answers.
+func (e *Env) WaitIP(ctx context.Context, name string, limit time.Duration) (r VMResult, err error) {
 	w, err := e.VM(ctx, name, target.Cwd(), false)
 	if err != nil {
-		return err
+		return r, err
 	}
 	in, err := e.State().Instance(w.Name)
 	if err != nil {
-		return err
+		return r, err
 	}
 	if in == nil {
-		return ui.Refused("VM %q was not made yet", w.Name).Hint("aivm vm up " + w.Name)
+		return r, ui.Refused("VM %q was not made yet", w.Name).Hint("aivm vm up " + w.Name)
 	}
 	if e.DryRun {
-		e.UI.Result("DRYRUN: would wait for %s at %s", w.Name, in.Address)
-		return nil
+		return r, &session.DryRun{Last: fmt.Sprintf("DRYRUN: would wait for %s at %s", w.Name, in.Address)}
 	}
 	t, done, err := e.GuestTarget(ctx, w, in)
 	if err != nil {
-		return err
+		return r, err
 	}
 	defer done()
 	wctx, cancel := context.WithTimeout(ctx, limit)
@@ -177,46 +181,52 @@ func (e *Env) WaitIP(ctx context.Context, name string, limit time.Duration) erro
 	if err != nil {
 		task.Fail()
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return r, ctx.Err()
 		}
 		if cause := context.Cause(wctx); errors.Is(cause, loop.ErrNotRunning) {
 			err = cause
 		}
-		return e.explainWait(ctx, w, in, err)
+		return r, e.explainWait(ctx, w, in, err)
 	}
 	task.Done()
 	_ = c.Close()
-	if e.UI.JSON {
-		return e.UI.PrintJSON(session.VMResult{Schema: 1, VM: w.Name, State: "running", Alias: w.Name, Address: in.Address})
-	}
-	e.UI.Result("%s", in.Address)
-	return nil
+	return VMResult{Schema: 1, VM: w.Name, State: "running", Alias: w.Name, Address: in.Address, Outcome: session.Answers}, nil
 }
 
-// SSHConfig prints the ssh entry of a VM, for configurations aivm cannot edit.
-func (e *Env) SSHConfig(ctx context.Context, name string) error {
+// SSHEntry is the ssh entry of a VM.
+type SSHEntry struct {
+	Alias      string   `json:"alias"`
+	File       string   `json:"file"`
+	HostName   string   `json:"hostname"`
+	Identities []string `json:"identities"`
+	KnownHosts string   `json:"known_hosts"`
+	Port       int      `json:"port"`
+	Schema     int      `json:"schema"`
+	Text       string   `json:"text"`
+	User       string   `json:"user"`
+	VM         string   `json:"vm"`
+}
+
+// SSHConfig returns the ssh entry of a VM, for configurations aivm cannot edit.
+func (e *Env) SSHConfig(ctx context.Context, name string) (SSHEntry, error) {
 	w, err := e.VM(ctx, name, target.Cwd(), false)
 	if err != nil {
-		return err
+		return SSHEntry{}, err
 	}
 	in, err := e.State().Instance(w.Name)
 	if err != nil {
-		return err
+		return SSHEntry{}, err
 	}
 	if in == nil {
-		return ui.Refused("VM %q was not made yet", w.Name).Hint("aivm vm up " + w.Name)
+		return SSHEntry{}, ui.Refused("VM %q was not made yet", w.Name).Hint("aivm vm up " + w.Name)
 	}
 	st := e.Stanza(w.Name, *in)
 	b, err := sshcfg.Render(st)
 	if err != nil {
-		return err
+		return SSHEntry{}, err
 	}
-	if e.UI.JSON {
-		return e.UI.PrintJSON(map[string]any{
-			"schema": 1, "vm": w.Name, "alias": st.Alias, "hostname": st.HostName, "port": st.Port, "user": st.User,
-			"identities": st.Identities, "known_hosts": st.KnownHosts, "file": e.SSH.ConfPath(w.Name), "text": string(b),
-		})
-	}
-	_, err = e.UI.Out.Write(b)
-	return err
+	return SSHEntry{
+		Schema: 1, VM: w.Name, Alias: st.Alias, HostName: st.HostName, Port: int(st.Port), User: st.User,
+		Identities: st.Identities, KnownHosts: st.KnownHosts, File: e.SSH.ConfPath(w.Name), Text: string(b),
+	}, nil
 }

@@ -52,15 +52,21 @@ func (ap *Approval) Open(p Plan) []Action {
 	return out
 }
 
+// Person is who is shown a plan and asked.
+type Person interface {
+	Say(format string, args ...any)
+	Confirm(ctx context.Context, question string, defaultYes bool) (bool, error)
+}
+
 // Consent shows the plan and asks once, if anything in it needs a yes that
-// was not given. later are sentences on what follows in the guest. rerun is
-// the command that would do without the question.
-func (ap *Approval) Consent(ctx context.Context, s *ui.Streams, p Plan, later []string, rerun string) error {
+// was not given. later are sentences on what follows in the guest. there says that
+// there is somebody to ask; rerun is the command that would do without the question.
+func (ap *Approval) Consent(ctx context.Context, s Person, there bool, p Plan, later []string, rerun string) error {
 	open := ap.Open(p)
 	if len(open) == 0 {
 		return nil
 	}
-	if !s.InTTY {
+	if !there {
 		what := make([]string, 0, len(open))
 		for _, a := range open {
 			what = append(what, a.Why)

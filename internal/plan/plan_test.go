@@ -58,13 +58,13 @@ func TestApproval(t *testing.T) {
 func TestConsent(t *testing.T) {
 	ctx := context.Background()
 	s, _ := streams(false, "")
-	err := new(Approval).Consent(ctx, s, example(), nil, "aivm code .")
+	err := new(Approval).Consent(ctx, s, s.InTTY, example(), nil, "aivm code .")
 	var ue *ui.Error
 	if !errors.As(err, &ue) || ue.Exit != ui.ExitApproval || !slices.Contains(ue.Hints, "to agree: aivm code . --yes") {
 		t.Errorf("no terminal: %v", err)
 	}
 	s, said := streams(true, "n\n")
-	if err := new(Approval).Consent(ctx, s, example(), []string{"mount it"}, "x"); ui.ExitCode(err) != ui.ExitApproval {
+	if err := new(Approval).Consent(ctx, s, s.InTTY, example(), []string{"mount it"}, "x"); ui.ExitCode(err) != ui.ExitApproval {
 		t.Errorf("no: %v", err)
 	}
 	for _, want := range []string{"[root]", "mk it", "+a", "mount it", "  1. start it"} {
@@ -77,12 +77,12 @@ func TestConsent(t *testing.T) {
 	}
 	var ap Approval
 	s, _ = streams(true, "y\n")
-	if err := ap.Consent(ctx, s, example(), nil, "x"); err != nil || len(ap.Open(example())) != 0 {
+	if err := ap.Consent(ctx, s, s.InTTY, example(), nil, "x"); err != nil || len(ap.Open(example())) != 0 {
 		t.Errorf("yes: %v %v", err, open(&ap, example()))
 	}
 	// What was agreed to is not asked again when the plan is made anew.
 	s, _ = streams(false, "")
-	if err := ap.Consent(ctx, s, example(), nil, "x"); err != nil {
+	if err := ap.Consent(ctx, s, s.InTTY, example(), nil, "x"); err != nil {
 		t.Errorf("again: %v", err)
 	}
 }

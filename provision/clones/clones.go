@@ -282,7 +282,7 @@ func (e Part) gitSwitch(ctx context.Context, w *target.Target, p gitsync.Peer) e
 
 func (e Part) peer(ctx context.Context, w *target.Target, f *loop.Facts) gitsync.Peer {
 	p := gitsync.Peer{Conn: f.Conn, VM: w.Name, Dir: w.Folder.GuestDst, Limits: w.Git.Limits, Fresh: w.Git.Fresh, Progress: func(d string, fr float64) { plan.Report(ctx, d, fr) }}
-	if e.UI.Verbose > 0 {
+	if e.Verbose > 0 {
 		p.Note = func(s string) { e.UI.Say("git: %s", s) }
 	}
 	return p
@@ -398,16 +398,6 @@ func PlanRemoveRemote(a share.Attachment, consent plan.Consent) []plan.Action {
 			return err
 		},
 	}}
-}
-
-// Say says where the clone is and how to get at what is committed there.
-func (e Part) Say(w *target.Target, f *loop.Facts) {
-	if f.Conn == nil {
-		e.UI.Result("The clone at %s is made when VM %s runs: %s", w.Folder.GuestDst, w.Name, w.Opens())
-		return
-	}
-	e.UI.Result("Guest clone ready at %s", w.Folder.GuestDst)
-	e.UI.Say("The repository knows it as the remote %s: git fetch %s, git push %s; or aivm git status %s", w.Git.Remote.Name, w.Git.Remote.Name, w.Git.Remote.Name, shellescape.Quote(w.Folder.HostPath))
 }
 
 // InClone goes to the top of the clone if the subfolder that was asked for is

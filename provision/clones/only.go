@@ -24,55 +24,17 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// Work is what is known of the work in one clone, before it is deleted
-// with its VM or left in it.
-type Work struct {
-	Folder   string            `json:"folder"`
-	GuestDst string            `json:"guest_dst"`
-	Remote   string            `json:"remote,omitempty"`
-	Known    bool              `json:"known"`
-	Why      string            `json:"why,omitempty"` // why it is not known
-	Fetched  []gitsync.Fetched `json:"fetched"`       // by this run
-	Only     gitsync.Only      `json:"only_in_vm"`
-}
-
-// Missed reports whether something may be lost with the clone.
-func (c Work) Missed() bool { return !c.Known || c.Only.Holds() }
-
-// Lines say it to a person; what a guest named is clean.
-func (c Work) Lines() []string {
-	var out []string
-	if len(c.Fetched) > 0 {
-		var names []string
-		for _, f := range c.Fetched {
-			names = append(names, f.Branch)
-		}
-		out = append(out, "fetched from it to refs/remotes/"+c.Remote+"/: "+ui.Some(names, 10))
-	}
-	only := c.Only.Lines()
-	switch {
-	case !c.Known:
-		return append(out, "what only it has cannot be known: "+c.Why)
-	case !c.Only.Holds():
-		out = append(out, "all that is committed in it is here too")
-	}
-	for _, l := range only {
-		out = append(out, "only there: "+l)
-	}
-	return out
-}
-
-func Missed(cs []Work) []Work {
-	return slices.DeleteFunc(slices.Clone(cs), func(c Work) bool { return !c.Missed() })
+func Missed(cs []gitsync.CloneWork) []gitsync.CloneWork {
+	return slices.DeleteFunc(slices.Clone(cs), func(c gitsync.CloneWork) bool { return !c.Missed() })
 }
 
 // UnknownIn reports whether one of the clones could not be looked at.
-func UnknownIn(cs []Work) bool {
-	return slices.ContainsFunc(cs, func(c Work) bool { return !c.Known })
+func UnknownIn(cs []gitsync.CloneWork) bool {
+	return slices.ContainsFunc(cs, func(c gitsync.CloneWork) bool { return !c.Known })
 }
 
 // MissedText names in one line what may be lost.
-func MissedText(cs []Work) string {
+func MissedText(cs []gitsync.CloneWork) string {
 	var out []string
 	for _, c := range Missed(cs) {
 		l := c.Only.Lines()
@@ -86,8 +48,8 @@ func MissedText(cs []Work) string {
 
 // SameWork reports whether the same was found to be lost twice, whatever the
 // reasons for what could not be seen.
-func SameWork(a, b []Work) bool {
-	text := func(cs []Work) string {
+func SameWork(a, b []gitsync.CloneWork) bool {
+	text := func(cs []gitsync.CloneWork) string {
 		cs = Missed(cs)
 		for i := range cs {
 			cs[i].Fetched, cs[i].Why = nil, "" // it may give another reason each time
@@ -146,10 +108,10 @@ func WhyNotAsked(d *virt.Domain) string {
 // asks the guest what only they have. why says that it cannot be asked. A guest
 // that does not answer in time makes it unknown and is no error; that the person
 // ended the run is one.
-func (e Part) LookAt(ctx context.Context, w *target.Target, clones []share.Attachment, why string, fetch bool) ([]Work, error) {
-	out := make([]Work, len(clones))
+func (e Part) LookAt(ctx context.Context, w *target.Target, clones []share.Attachment, why string, fetch bool) ([]gitsync.CloneWork, error) {
+	out := make([]gitsync.CloneWork, len(clones))
 	for i, a := range clones {
-		out[i] = Work{Folder: a.HostPath, GuestDst: a.GuestDst, Fetched: []gitsync.Fetched{}, Why: why}
+		out[i] = gitsync.CloneWork{Folder: a.HostPath, GuestDst: a.GuestDst, Fetched: []gitsync.Fetched{}, Why: why}
 	}
 	if len(clones) == 0 || why != "" {
 		return out, nil
@@ -200,7 +162,7 @@ func (e Part) dialForClones(ctx context.Context, w *target.Target) (guest.Conn, 
 
 // lookAtClone is LookAt for one of them. Host git runs only in a
 // repository it may run in, as for every verb of git mode.
-func (e Part) lookAtClone(ctx context.Context, w *target.Target, conn guest.Conn, a share.Attachment, fetch bool, out *Work) {
+func (e Part) lookAtClone(ctx context.Context, w *target.Target, conn guest.Conn, a share.Attachment, fetch bool, out *gitsync.CloneWork) {
 	fail := func(err error) { out.Why = "the VM did not say: " + session.LastLine(err.Error()) }
 	cw := &target.Target{Store: w.Store, Name: w.Name, Folder: &a}
 	pctx, cancel := context.WithTimeout(ctx, guestAnswer)
@@ -261,34 +223,10 @@ func (e Part) lookAtClone(ctx context.Context, w *target.Target, conn guest.Conn
 // many thousand files in an emulated guest takes its time.
 const guestAnswer = 3 * time.Minute
 
-// Say names what detach leaves in the VM. rm is only advised where nothing
-// would be missed.
-func (e Part) SayStays(a share.Attachment, c *Work) {
-	at := fmt.Sprintf("The clone %s in VM %s", a.GuestDst, a.VM)
-	back := "aivm attach " + shellescape.Quote(a.HostPath) + " --mode git --vm " + a.VM + " --guest-dst " + shellescape.Quote(a.GuestDst)
-	switch {
-	case c == nil || !c.Known:
-		why := "it was not asked"
-		if c != nil {
-			why = c.Why
-		}
-		e.UI.Say("%s stays as it is, if there is one. What only it has cannot be known: %s", at, why)
-		e.UI.Say("to have what it committed fetched: aivm vm up %s, then: %s", a.VM, back)
-	case c.Only.Holds():
-		e.UI.Say("%s stays as it is. Only it has what is named above; to go on with it: %s", at, back)
-	default:
-		for _, l := range c.Lines() {
-			e.UI.Say("%s", l)
-		}
-		e.UI.Say("%s stays as it is; to remove it: ssh %s rm -rf %s", at, a.VM, shellescape.Quote(shellescape.Quote(a.GuestDst)))
-	}
-	e.UI.Say("What was fetched from it stays in refs/remotes/aivm-%s/ of %s", a.VM, a.HostPath)
-}
-
 // BeforeLeaving fetches what was committed in the clone of a folder that is to
 // be detached, and asks about what stays in the VM alone. nil: the folder has no
 // clone.
-func (e Part) BeforeLeaving(ctx context.Context, w *target.Target, a share.Attachment) (*Work, error) {
+func (e Part) BeforeLeaving(ctx context.Context, w *target.Target, a share.Attachment) (*gitsync.CloneWork, error) {
 	if a.Mode != share.Git {
 		return nil, nil
 	}
@@ -312,38 +250,15 @@ func (e Part) BeforeLeaving(ctx context.Context, w *target.Target, a share.Attac
 		ID: "git.leave:" + a.Tag, Consent: plan.Ask, Shows: c.Lines(),
 		Why: fmt.Sprintf("detach %s from VM %s and leave there what only its clone has (%s)", a.HostPath, w.Name, strings.Join(c.Only.Lines(), "; ")),
 	})
-	if !e.UI.InTTY || e.Approval.Yes {
+	if !e.InTTY || e.Approval.Yes {
 		for _, s := range c.Lines() {
 			e.UI.Say("%s", s) // else the question shows it
 		}
 	}
-	return c, e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun)
+	return c, e.Approval.Consent(ctx, e.UI, e.InTTY, p, nil, e.Rerun)
 }
 
-// KeepHints are commands that make what only a clone has part of a branch, which
-// is fetched.
-func (c Work) KeepHints(vm string) []string {
-	var out []string
-	in := func(what, line string) {
-		out = append(out, what+": ssh "+vm+" "+shellescape.Quote("cd "+shellescape.Quote(c.GuestDst)+" && "+line))
-	}
-	if len(c.Only.Files) > 0 {
-		// The guest may have no identity for git.
-		in("to commit the files", "git add -A && git -c user.name="+vm+" -c user.email=agent@"+vm+" commit -m wip")
-	}
-	if len(c.Only.Stashes) > 0 {
-		in("to make the newest stash a branch", "git branch kept-stash stash")
-	}
-	if len(c.Only.Commits) > 0 {
-		in("to make a commit a branch", "git branch kept "+c.Only.Commits[0])
-	}
-	if len(c.Only.Inside)+len(c.Only.Refs)+len(c.Only.Incomplete)+c.Only.LFS > 0 {
-		out = append(out, "to look at the rest: ssh "+vm)
-	}
-	return out
-}
-
-func first(cs []Work) *Work {
+func first(cs []gitsync.CloneWork) *gitsync.CloneWork {
 	if len(cs) == 0 {
 		return nil
 	}
@@ -352,8 +267,8 @@ func first(cs []Work) *Work {
 
 // askUnknown asks a person whether a folder is to be detached from a VM that
 // cannot be asked. Nothing is lost by it, so nobody else is.
-func (e Part) askUnknown(ctx context.Context, a share.Attachment, c *Work, d *virt.Domain) error {
-	if c.Known || d == nil || d.State == virt.Running || !e.UI.InTTY || e.Approval.Yes {
+func (e Part) askUnknown(ctx context.Context, a share.Attachment, c *gitsync.CloneWork, d *virt.Domain) error {
+	if c.Known || d == nil || d.State == virt.Running || !e.InTTY || e.Approval.Yes {
 		return nil
 	}
 	ok, err := e.UI.Confirm(ctx, fmt.Sprintf("What only the clone %s has cannot be known: %s. Detach all the same?", c.GuestDst, c.Why), true)

@@ -9,8 +9,8 @@ import (
 // A reason that reads otherwise each time, as the name of a temporary directory
 // in it does, is not taken for other work; other work is.
 func TestSameWork(t *testing.T) {
-	work := func(incomplete ...string) []Work {
-		return []Work{{Folder: "/p", GuestDst: "/g", Known: true, Only: gitsync.Only{Files: []gitsync.StatusEntry{{Code: "??", Path: "a"}}, Incomplete: incomplete}}}
+	work := func(incomplete ...string) []gitsync.CloneWork {
+		return []gitsync.CloneWork{{Folder: "/p", GuestDst: "/g", Known: true, Only: gitsync.Only{Files: []gitsync.StatusEntry{{Code: "??", Path: "a"}}, Incomplete: incomplete}}}
 	}
 	const fetch = "what was committed there could not be fetched: "
 	a := work(fetch+"mkdir tmp_objdir-aivm-12: no space left", "it has more branches and tags than are read")

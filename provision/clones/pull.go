@@ -1,8 +1,10 @@
 package clones
 
 import (
+	"aivm.dev/aivm/provision/loop"
 	"context"
 	"fmt"
+	"slices"
 
 	"al.essio.dev/pkg/shellescape"
 	"github.com/dustin/go-humanize"
@@ -11,7 +13,6 @@ import (
 	"aivm.dev/aivm/internal/hostexec"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
-	"aivm.dev/aivm/provision/session"
 	"aivm.dev/aivm/provision/target"
 )
 
@@ -19,53 +20,80 @@ import (
 const bigPull = 1 << 30
 
 // GitPull fast-forwards the host's branch to what the guest committed on it.
-func (e Part) GitPull(ctx context.Context, o Options) error {
+func (e Part) GitPull(ctx context.Context, o Options) (GitResult, error) {
 	if e.DryRun {
-		return e.dryPull(ctx, o)
+		return GitResult{}, e.dryPull(ctx, o)
 	}
 	w, f, err := e.moveGit(ctx, o, false, true)
 	if err != nil {
-		return err
+		return GitResult{}, err
 	}
 	f.Close()
 	return e.takeOver(ctx, w, o)
 }
 
 // takeOver is the rest of a pull, after the fetch.
-func (e Part) takeOver(ctx context.Context, w *target.Target, o Options) error {
+func (e Part) takeOver(ctx context.Context, w *target.Target, o Options) (GitResult, error) {
 	h := &w.Git.Host.Value
-	e.quietly(func() { e.sayFetched(w) })
+	r := Result(w)
+	if !e.JSON {
+		for _, l := range r.FetchedLines() {
+			o.Line(l)
+		}
+	}
 	theirs := w.Git.Remote.Name + "/" + h.Branch
 	switch rel := gitsync.Relate(*h, w.Git.Guest); rel {
 	case gitsync.VMAhead:
 	case gitsync.Diverged:
-		return ui.Refused("branch %s went two ways: %d new here, %d new in VM %s; aivm only fast-forwards", ui.Clean(h.Branch), h.Ahead, h.Behind, w.Name).
+		return r, ui.Refused("branch %s went two ways: %d new here, %d new in VM %s; aivm only fast-forwards", ui.Clean(h.Branch), h.Ahead, h.Behind, w.Name).
 			Hint("join them: git -C "+shellescape.Quote(w.Folder.HostPath)+" merge "+shellescape.Quote(theirs), "or put yours on top: git -C "+shellescape.Quote(w.Folder.HostPath)+" rebase "+shellescape.Quote(theirs))
 	default:
-		if e.UI.JSON {
-			return e.UI.PrintJSON(Result(w))
-		}
-		e.UI.Result("Nothing to take over: VM %s has no commits on %s that are not here", w.Name, h.Branch)
-		return nil
+		return r, nil
 	}
 	n, from := h.Behind, h.Head
 	in, err := e.incoming(ctx, *h, from)
 	if err != nil {
-		return err
+		return r, err
 	}
-	brings, runs := in.brings, in.runs
-	size, err := gitsync.Size(ctx, *h, brings)
+	size, err := gitsync.Size(ctx, *h, in.brings)
 	if err != nil {
-		return err
+		return r, err
 	}
 	agreed, err := in.agreed(w, o)
 	if err != nil {
 		e.sayIncoming(w, in)
-		return err
+		return r, err
 	}
+	e.sayIncoming(w, in)
+	if len(in.filters) > 0 && o.RunFilters == "" {
+		e.UI.Warn("aivm does not run it; to agree to all of the above and have it run: %s", in.agree(w))
+	}
+	if size > bigPull {
+		e.UI.Warn("its files take %s here", humanize.IBytes(uint64(size)))
+	}
+	_, err = e.Bring(ctx, loop.Job{
+		Plan:   func(context.Context) (plan.Plan, error) { return e.planPull(w, o, in, size, agreed), nil },
+		Failed: func(_ context.Context, _ plan.Plan, _ bool, err error) error { return err },
+	})
+	if err != nil {
+		return r, err
+	}
+	r = Result(w)
+	r.Brings, r.Runs, r.Filters, r.FiltersRan = in.brings, in.runs, in.filters, len(agreed) > 0
+	r.Count, r.Agreed = n, agreed
+	if len(agreed) == 0 {
+		r.ByHand = in.byHand(w, from)
+	}
+	return r, nil
+}
+
+// planPull is the fast-forward. What this machine may run or obey of it, and what
+// fills the disk, is asked about.
+func (e Part) planPull(w *target.Target, o Options, in incoming, size int64, agreed []gitsync.Filter) plan.Plan {
+	h := &w.Git.Host.Value
 	a := plan.Action{
-		ID: "git.pull:" + w.Folder.Tag, Why: fmt.Sprintf("fast-forward %s by %s of VM %s", h.Branch, commits(n), w.Name),
-		Shows: []string{"git merge --ff-only " + shellescape.Quote(theirs)},
+		ID: "git.pull:" + w.Folder.Tag, Why: fmt.Sprintf("fast-forward %s by %s of VM %s", h.Branch, Commits(h.Behind), w.Name),
+		Shows: []string{"git merge --ff-only " + shellescape.Quote(w.Git.Remote.Name+"/"+h.Branch)},
 		Do: func(ctx context.Context) error {
 			// Somebody may have taken an hour to agree.
 			e.Reload()
@@ -79,37 +107,10 @@ func (e Part) takeOver(ctx context.Context, w *target.Target, o Options) error {
 			return gitsync.Pull(ctx, h, agreed)
 		},
 	}
-	e.sayIncoming(w, in)
-	if len(in.filters) > 0 && o.RunFilters == "" {
-		e.UI.Warn("aivm does not run it; to agree to all of the above and have it run: %s", in.agree(w))
-	}
-	if len(runs) > 0 && o.RunFilters == "" {
+	if len(in.runs) > 0 && o.RunFilters == "" || size > bigPull {
 		a.Consent = plan.Ask
 	}
-	if size > bigPull {
-		a.Consent = plan.Ask
-		e.UI.Warn("its files take %s here", humanize.IBytes(uint64(size)))
-	}
-	p := plan.Plan{Stage: plan.Host, Actions: []plan.Action{a}}
-	if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
-		return err
-	}
-	if _, err := e.Run(ctx, p); err != nil {
-		return err
-	}
-	if e.UI.JSON {
-		r := Result(w)
-		r.Brings, r.Runs, r.Filters, r.FiltersRan = brings, runs, in.filters, len(agreed) > 0
-		return e.UI.PrintJSON(r)
-	}
-	e.UI.Result("%s is now at %s: %s of VM %s, %d files", h.Branch, short(h.Head), commits(n), w.Name, len(brings))
-	if len(agreed) == 0 {
-		e.sayUnfiltered(w, in, from)
-	}
-	for _, f := range agreed {
-		e.UI.Say("The filter %s ran on %s, as agreed", f.Name, counted(len(f.Files), "file"))
-	}
-	return nil
+	return plan.Plan{Stage: plan.Host, Actions: []plan.Action{a}}
 }
 
 // incoming is what a pull brings and what of it this machine would run.
@@ -155,6 +156,18 @@ func (in incoming) agree(w *target.Target) string {
 	return "aivm git pull " + shellescape.Quote(w.Folder.HostPath) + " --vm " + w.Name + " --run-filters " + in.list
 }
 
+// byHand are the commands that run the filters that did not run.
+func (in incoming) byHand(w *target.Target, from string) []string {
+	if len(in.filters) == 0 {
+		return nil
+	}
+	q := shellescape.Quote(w.Folder.HostPath)
+	if !slices.ContainsFunc(in.filters, func(f gitsync.Filter) bool { return f.Name != "lfs" }) {
+		return []string{"git -C " + q + " lfs pull"}
+	}
+	return []string{"git -C " + q + " switch -q --detach " + from + " && git -C " + q + " switch -q " + shellescape.Quote(w.Git.Host.Value.Branch)}
+}
+
 // sayIncoming lists what this machine may run or obey of a pull, and what it
 // would run for it.
 func (e Part) sayIncoming(w *target.Target, in incoming) {
@@ -163,7 +176,7 @@ func (e Part) sayIncoming(w *target.Target, in incoming) {
 		e.UI.Warn("look at them first: aivm git diff %s", shellescape.Quote(w.Folder.HostPath))
 	}
 	for _, f := range in.filters {
-		e.UI.Warn("git on this machine would run %q (filter %s, set in %s) on %s: %s", f.Command, f.Name, f.From, counted(len(f.Files), "file"), ui.Some(f.Files, 10))
+		e.UI.Warn("git on this machine would run %q (filter %s, set in %s) on %s: %s", f.Command, f.Name, f.From, Counted(len(f.Files), "file"), ui.Some(f.Files, 10))
 	}
 }
 
@@ -185,28 +198,8 @@ func (e Part) sayFetchedHazards(ctx context.Context, w *target.Target) error {
 	return err
 }
 
-// sayUnfiltered says how to finish by hand what filters would have done.
-func (e Part) sayUnfiltered(w *target.Target, in incoming, from string) {
-	if len(in.filters) == 0 {
-		return
-	}
-	n, lfs := 0, true
-	var names []string
-	for _, f := range in.filters {
-		n += len(f.Files)
-		names = append(names, f.Name)
-		lfs = lfs && f.Name == "lfs"
-	}
-	q := shellescape.Quote(w.Folder.HostPath)
-	e.UI.Say("%s as committed, without the filter %s, which was not run; to run it, once you have looked:", counted(n, "file"), ui.Some(names, 10))
-	if lfs {
-		e.UI.Say("  git -C %s lfs pull", q)
-		return
-	}
-	e.UI.Say("  git -C %s switch -q --detach %s && git -C %s switch -q %s", q, from, q, shellescape.Quote(w.Git.Host.Value.Branch))
-}
-
-func counted(n int, what string) string {
+// Counted is a number of things, in words.
+func Counted(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
 	}
@@ -234,7 +227,7 @@ func (e Part) dryPull(ctx context.Context, o Options) error {
 		if err != nil {
 			return err
 		}
-		a := plan.Action{ID: "git.pull:" + w.Folder.Tag, Why: fmt.Sprintf("fast-forward %s by %s of VM %s, %d files", h.Branch, commits(h.Behind), w.Name, len(in.brings)), Shows: []string{"git merge --ff-only " + shellescape.Quote(theirs)}}
+		a := plan.Action{ID: "git.pull:" + w.Folder.Tag, Why: fmt.Sprintf("fast-forward %s by %s of VM %s, %d files", h.Branch, Commits(h.Behind), w.Name, len(in.brings)), Shows: []string{"git merge --ff-only " + shellescape.Quote(theirs)}}
 		if len(in.runs) > 0 {
 			a.Consent = plan.Ask
 			a.Why += ", of which this machine may run or obey " + ui.Some(in.runs, 30)
@@ -244,10 +237,7 @@ func (e Part) dryPull(ctx context.Context, o Options) error {
 		}
 		p.Add(a)
 	}
-	if err := e.PrintPlain("git pull", w.Name, p); err != nil {
-		return err
-	}
-	return session.ErrDry
+	return e.Dry("git pull", w.Name, p)
 }
 
 // runsHere reports whether this machine's tools run or obey the file by

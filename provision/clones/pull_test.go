@@ -53,6 +53,7 @@ func TestPullAgrees(t *testing.T) {
 	git("update-ref", "refs/remotes/aivm-t/main", theirs)
 	git("reset", "-q", "--hard", from)
 	git("config", "filter.up.smudge", "tr a-z A-Z")
+	var got GitResult
 	pull := func(ap plan.Approval, o Options) (string, error) {
 		t.Helper()
 		w.Out.Reset()
@@ -68,7 +69,7 @@ func TestPullAgrees(t *testing.T) {
 		}
 		wt := &target.Target{Name: "t", Folder: &share.Attachment{HostPath: repo, VM: "t", Mode: share.Git, Tag: "x"}}
 		wt.Git = &target.Clone{Repo: r, Remote: gitsync.Remote{Name: "aivm-t"}, Host: plan.Yes(h), Guest: gitsync.Guest{State: gitsync.Clone, Heads: map[string]string{"main": theirs}}}
-		err = For(w.Loop).takeOver(t.Context(), wt, o)
+		got, err = For(w.Loop).takeOver(t.Context(), wt, o)
 		return w.Err.String(), err
 	}
 	said, err := pull(plan.Approval{}, Options{})
@@ -84,15 +85,12 @@ func TestPullAgrees(t *testing.T) {
 		t.Fatalf("it was pulled: %s", at)
 	}
 	said, err = pull(plan.Approval{Yes: true}, Options{})
-	if b, _ := os.ReadFile(filepath.Join(repo, "b.up")); err != nil || string(b) != "word" || !strings.Contains(said, "without the filter up, which was not run") {
+	if b, _ := os.ReadFile(filepath.Join(repo, "b.up")); err != nil || string(b) != "word" || len(got.Filters) != 1 || got.FiltersRan || len(got.ByHand) != 1 {
 		t.Errorf("%v %q\n%s", err, b, said)
 	}
-	// The lines that it printed.
-	for _, l := range strings.Split(said, "\n") {
-		if strings.HasPrefix(strings.TrimSpace(l), "git -C") {
-			if b, err := exec.Command("sh", "-c", l).CombinedOutput(); err != nil {
-				t.Errorf("%s: %v %s", l, err, b)
-			}
+	for _, l := range got.ByHand {
+		if b, err := exec.Command("sh", "-c", l).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v %s", l, err, b)
 		}
 	}
 	if b, _ := os.ReadFile(filepath.Join(repo, "b.up")); string(b) != "WORD" {
@@ -100,7 +98,7 @@ func TestPullAgrees(t *testing.T) {
 	}
 	git("-c", "filter.up.smudge=", "reset", "-q", "--hard", from)
 	said, err = pull(plan.Approval{}, Options{RunFilters: list[1]})
-	if b, _ := os.ReadFile(filepath.Join(repo, "b.up")); err != nil || string(b) != "WORD" || !strings.Contains(said, "The filter up ran on 1 file, as agreed") {
+	if b, _ := os.ReadFile(filepath.Join(repo, "b.up")); err != nil || string(b) != "WORD" || len(got.Agreed) != 1 || len(got.Agreed[0].Files) != 1 {
 		t.Errorf("agreed: %v %q\n%s", err, b, said)
 	}
 	// A folder that became writable for a guest while somebody thought about it.

@@ -26,6 +26,9 @@ type Options struct {
 	Branch  string // diff, log: of the guest; "" = the one checked out there
 	// RunFilters is the name of a list that a pull printed: its filters may run.
 	RunFilters string
+	// Line is told each line of what diff and log show, and what was fetched
+	// before a pull asks a question.
+	Line func(string)
 }
 
 // GitResult is what the `git` verbs print with --json.
@@ -51,6 +54,13 @@ type GitResult struct {
 	Filters  []gitsync.Filter      `json:"filters,omitempty"` // pull: what git here would run for it
 	// FiltersRan says that they did; else the files are as they are committed.
 	FiltersRan bool `json:"filters_ran,omitempty"`
+
+	// For a person.
+	Answers     bool             `json:"-"` // the VM does
+	Uncommitted int              `json:"-"` // push: files here that were not sent
+	ByHand      []string         `json:"-"` // pull: commands that run the filters that did not
+	Count       int              `json:"-"` // pull: commits taken over
+	Agreed      []gitsync.Filter `json:"-"` // pull: filters that ran
 }
 
 // ResultGuest is the clone as the guest describes it.
@@ -105,142 +115,86 @@ func (e Part) moveGit(ctx context.Context, o Options, push, fetch bool) (*target
 }
 
 // GitPush pushes the branch of the host to the guest's clone.
-func (e Part) GitPush(ctx context.Context, o Options) error {
+func (e Part) GitPush(ctx context.Context, o Options) (GitResult, error) {
 	w, f, err := e.moveGit(ctx, o, true, false)
 	if err != nil {
-		return err
+		return GitResult{}, err
 	}
 	defer f.Close()
-	if e.UI.JSON {
-		return e.UI.PrintJSON(Result(w))
-	}
-	h := w.Git.Host.Value
-	switch sent := w.Git.Result.Sent; {
-	case len(sent.Refs) > 0:
-		e.UI.Result("Pushed to VM %s: %s", w.Name, strings.Join(pushed(sent), ", "))
-	case gitsync.Relate(h, w.Git.Guest) == gitsync.VMAhead:
-		e.UI.Result("Nothing to push: VM %s is %s ahead on %s", w.Name, commits(h.Behind), h.Branch)
-		e.UI.Say("to take them over: aivm git pull %s", shellescape.Quote(w.Folder.HostPath))
-	default:
-		e.UI.Result("Nothing to push: VM %s has %s as it is here", w.Name, h.Branch)
-	}
-	if w.Git.Result.Wip != "" {
-		e.UI.Result("%s", w.Git.Result.Wip)
-	} else if all, err := gitsync.HostStatus(ctx, w.Git.Repo); err == nil {
-		dirty, _ := compared(all)
-		if len(dirty) == 0 {
-			return nil
+	r := Result(w)
+	if r.Wip == "" && !e.JSON {
+		if all, err := gitsync.HostStatus(ctx, w.Git.Repo); err == nil {
+			dirty, _ := Compared(all)
+			r.Uncommitted = len(dirty)
 		}
-		e.UI.Say("%d files are not committed here and were not pushed; to send them too: aivm git push %s --include-uncommitted", len(dirty), shellescape.Quote(w.Folder.HostPath))
 	}
-	return nil
+	return r, nil
 }
 
 // GitFetch fetches what the guest committed.
-func (e Part) GitFetch(ctx context.Context, o Options) error {
+func (e Part) GitFetch(ctx context.Context, o Options) (GitResult, error) {
 	w, f, err := e.moveGit(ctx, o, false, true)
 	if err != nil {
-		return err
+		return GitResult{}, err
 	}
 	defer f.Close()
-	if e.UI.JSON {
-		return e.UI.PrintJSON(Result(w))
+	if e.JSON {
+		return Result(w), nil
 	}
-	e.sayFetched(w)
-	if err := e.sayFetchedHazards(ctx, w); err != nil {
-		return err
-	}
-	if len(w.Git.Result.Fetched) == 0 {
-		e.UI.Result("Nothing new in VM %s", w.Name)
-	}
-	return nil
+	return Result(w), e.sayFetchedHazards(ctx, w)
 }
 
-func (e Part) sayFetched(w *target.Target) {
-	for _, m := range w.Git.Result.Fetched {
+// FetchedLines say what was fetched, a line for each branch.
+func (r GitResult) FetchedLines() []string {
+	var out []string
+	for _, m := range r.Fetched {
 		what := "new"
 		switch {
 		case m.Forced:
-			what = short(m.Old) + "..." + short(m.New) + " (rewritten in the VM)"
+			what = Short(m.Old) + "..." + Short(m.New) + " (rewritten in the VM)"
 		case m.Old != "":
-			what = short(m.Old) + ".." + short(m.New)
+			what = Short(m.Old) + ".." + Short(m.New)
 		}
-		e.UI.Result("%s/%s  %s", w.Git.Remote.Name, m.Branch, what)
+		out = append(out, fmt.Sprintf("%s/%s  %s", r.Remote, m.Branch, what))
 	}
+	return out
 }
 
 // GitStatus compares the repository with its clone. A VM that is off stays off.
-func (e Part) GitStatus(ctx context.Context, o Options) error {
+func (e Part) GitStatus(ctx context.Context, o Options) (GitResult, error) {
 	w, f, err := e.lookGit(ctx, o)
 	if err != nil {
-		return err
+		return GitResult{}, err
 	}
 	defer f.Close()
 	if err := w.Git.Host.Err; err != nil {
-		return err
+		return GitResult{}, err
 	}
 	r := Result(w)
 	if r.Dirty, err = gitsync.HostStatus(ctx, w.Git.Repo); err != nil {
-		return err
+		return r, err
 	}
 	h, g := w.Git.Host.Value, w.Git.Guest
-	if f.Conn != nil {
-		r.Guest = &ResultGuest{State: g.State, Branch: g.Head, Dirty: []gitsync.StatusEntry{}, News: []string{}}
-		if g.State == gitsync.Clone {
-			dirty, err := gitsync.GuestStatus(ctx, e.peer(ctx, w, f))
-			if err != nil {
-				return e.ExplainLost(ctx, w.Name, err)
-			}
-			r.Guest.Dirty = append(r.Guest.Dirty, dirty...)
-			for name := range gitsync.News(h, g) {
-				r.Guest.News = append(r.Guest.News, name)
-			}
-			slices.Sort(r.Guest.News)
+	if r.Answers = f.Conn != nil; !r.Answers {
+		return r, nil
+	}
+	r.Guest = &ResultGuest{State: g.State, Branch: g.Head, Dirty: []gitsync.StatusEntry{}, News: []string{}}
+	if g.State == gitsync.Clone {
+		dirty, err := gitsync.GuestStatus(ctx, e.peer(ctx, w, f))
+		if err != nil {
+			return r, e.ExplainLost(ctx, w.Name, err)
 		}
+		r.Guest.Dirty = append(r.Guest.Dirty, dirty...)
+		for name := range gitsync.News(h, g) {
+			r.Guest.News = append(r.Guest.News, name)
+		}
+		slices.Sort(r.Guest.News)
 	}
-	if e.UI.JSON {
-		return e.UI.PrintJSON(r)
-	}
-	q := shellescape.Quote(w.Folder.HostPath)
-	e.UI.Result("%s: branch %s at %s", w.Folder.HostPath, h.Branch, short(h.Head))
-	if f.Conn == nil {
-		e.UI.Result("VM %s does not answer; as it was last seen:", w.Name)
-	}
-	where := fmt.Sprintf("%s in VM %s", w.Folder.GuestDst, w.Name)
-	switch {
-	case f.Conn != nil && g.State != gitsync.Clone:
-		e.UI.Result("The clone %s is not there; to make it: aivm git push %s", where, q)
-	case r.Relation == gitsync.Unseen || r.Guest != nil && len(r.Guest.News) > 0:
-		e.UI.Result("The clone %s has commits that were not fetched, on %s: aivm git fetch %s", where, strings.Join(r.Guest.News, ", "), q)
-	case r.Relation == gitsync.Same:
-		e.UI.Result("The clone %s has the same commits", where)
-	case r.Relation == gitsync.Diverged:
-		e.UI.Result("Diverged from the clone %s: %s here, %s there: git merge %s/%s", where, commits(h.Ahead), commits(h.Behind), w.Git.Remote.Name, h.Branch)
-	case r.Relation == gitsync.VMAhead:
-		e.UI.Result("The clone %s is %s ahead: aivm git pull %s", where, commits(h.Behind), q)
-	case r.Relation == gitsync.HostAhead:
-		e.UI.Result("The clone %s is %s behind: aivm git push %s", where, commits(h.Ahead), q)
-	default:
-		e.UI.Result("The clone %s has no branch %s: aivm git push %s", where, h.Branch, q)
-	}
-	if g.Head != "" && g.Head != h.Branch {
-		e.UI.Result("Branch %s is checked out there", g.Head)
-	}
-	dirty, unknown := compared(r.Dirty)
-	if len(dirty) > 0 {
-		e.UI.Result("Not committed here: %s", entries(dirty))
-	}
-	if len(unknown) > 0 {
-		e.UI.Result("Not compared here, since aivm runs no filters: %s; to compare: git -C %s status", entries(unknown), q)
-	}
-	if r.Guest != nil && len(r.Guest.Dirty) > 0 {
-		e.UI.Result("Not committed there: %s", entries(r.Guest.Dirty))
-	}
-	return nil
+	return r, nil
 }
 
-// compared sets apart the files that only a filter could tell to be unchanged.
-func compared(es []gitsync.StatusEntry) (dirty, unknown []gitsync.StatusEntry) {
+// Compared sets apart the files that only a filter could tell to be unchanged.
+func Compared(es []gitsync.StatusEntry) (dirty, unknown []gitsync.StatusEntry) {
 	for _, s := range es {
 		if s.Filter == "" {
 			dirty = append(dirty, s)
@@ -273,7 +227,7 @@ func (e Part) GitDiff(ctx context.Context, o Options) error {
 	if o.Stat {
 		args = append(args, "--stat=120")
 	}
-	return e.showGit(ctx, w, append(args, w.Git.Host.Value.Head+"..."+ref, "--"))
+	return e.showGit(ctx, w, o.Line, append(args, w.Git.Host.Value.Head+"..."+ref, "--"))
 }
 
 // GitLog lists the guest's commits that are not on the host's branch.
@@ -282,7 +236,7 @@ func (e Part) GitLog(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	return e.showGit(ctx, w, []string{"log", "--no-color", "--no-ext-diff", "--no-textconv", "--no-show-signature", "--date=iso", "--format=%h %ad %an: %s", w.Git.Host.Value.Head + ".." + ref, "--"})
+	return e.showGit(ctx, w, o.Line, []string{"log", "--no-color", "--no-ext-diff", "--no-textconv", "--no-show-signature", "--date=iso", "--format=%h %ad %an: %s", w.Git.Host.Value.Head + ".." + ref, "--"})
 }
 
 // gitTheirs is the guest's branch as it was fetched: just now if the VM runs.
@@ -326,12 +280,10 @@ func (e Part) gitTheirs(ctx context.Context, o Options) (*target.Target, string,
 
 // showGit prints git's output line by line, made harmless: it holds what a
 // guest wrote.
-func (e Part) showGit(ctx context.Context, w *target.Target, args []string) error {
+func (e Part) showGit(ctx context.Context, w *target.Target, line func(string), args []string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	out := &lineWriter{print: func(l string) {
-		e.UI.Result("%s", l)
-	}}
+	out := &lineWriter{print: line}
 	err := gitsync.Show(ctx, w.Git.Host.Value, out, args...)
 	out.flush()
 	return err
@@ -390,26 +342,22 @@ func pushed(s gitsync.Sent) []string {
 	return out
 }
 
-func commits(n int) string {
+// Commits is a number of them, in words.
+func Commits(n int) string {
 	if n == 1 {
 		return "1 commit"
 	}
 	return fmt.Sprintf("%d commits", n)
 }
 
-func short(oid string) string { return oid[:min(10, len(oid))] }
+// Short is an object id as people write it.
+func Short(oid string) string { return oid[:min(10, len(oid))] }
 
-func entries(es []gitsync.StatusEntry) string {
+// Entries names files with their states.
+func Entries(es []gitsync.StatusEntry) string {
 	var l []string
 	for _, s := range es {
 		l = append(l, strings.TrimSpace(s.Code)+" "+s.Path)
 	}
 	return ui.Some(l, 20)
-}
-
-// quietly runs what would print results where JSON is to be the only one.
-func (e Part) quietly(f func()) {
-	if !e.UI.JSON {
-		f()
-	}
 }

@@ -88,13 +88,8 @@ func (e Part) Serve(ctx context.Context, w *target.Target, f *loop.Facts, o Code
 	first := e.openBrowser(ctx, o, p)
 	defer first.close()
 	res.Opened, res.URL, res.Seconds = true, first.address, session.Seconds(e.Timing)
-	if e.UI.JSON {
-		if err := e.UI.PrintJSON(res); err != nil {
-			return err
-		}
-	} else {
-		e.UI.Result("%s", res.URL)
-		e.UI.Say("%s", e.Timing.Line())
+	if err := o.Serving(res); err != nil {
+		return err
 	}
 	if first.opened {
 		e.UI.Say("code-server serves %s of VM %s in the browser; Ctrl-C ends it", w.OpenAt, w.Name)

@@ -94,7 +94,7 @@ func (e Part) sayAddress(p *codeserver.Proxy) {
 // offerAddresses prints another address for each Enter, until ctx ends: a
 // browser that was closed has lost its session.
 func (e Part) offerAddresses(ctx context.Context, p *codeserver.Proxy) {
-	if !e.UI.InTTY || e.UI.JSON {
+	if !e.InTTY || e.JSON {
 		return
 	}
 	// In the background a read from the terminal must fail, not stop this run.

@@ -1,6 +1,7 @@
 package editors
 
 import (
+	"aivm.dev/aivm/internal/ui"
 	"context"
 	"fmt"
 	"strings"
@@ -17,6 +18,8 @@ type CodeOptions struct {
 	Snapshot      bool   // keep the VM's disk first
 	NoBrowser     bool
 	ServerArchive string
+	// Serving is told of code-server once it answers; it is served after that.
+	Serving func(CodeResult) error
 }
 
 // CodeResult is what `code --json` prints.
@@ -34,6 +37,10 @@ type CodeResult struct {
 	URL      string             `json:"url,omitempty"` // of code-server
 	Recipe   editor.Recipe      `json:"recipe"`
 	Seconds  map[string]float64 `json:"seconds"`
+
+	Found  *editor.Found `json:"-"` // the editor of the run; nil: none
+	Why    string        `json:"-"` // why none
+	Timing *ui.Timing    `json:"-"`
 }
 
 // Lookup finds the editor before any work. A nil editor with a reason
@@ -69,9 +76,9 @@ func (e Part) offerExtension(ctx context.Context, f editor.Found) {
 		e.UI.Warn("whether %s has its Remote-SSH extension could not be seen: %v; if the window stays empty: %s", f.Editor.Name, err, cmd)
 		return
 	}
-	if e.UI.InTTY && !e.UI.JSON {
+	if e.InTTY && !e.JSON {
 		if yes, err := e.UI.Confirm(ctx, fmt.Sprintf("%s lacks the extension %s, without which it cannot open the VM. Install it?", f.Editor.Name, f.Editor.Extension), true); err == nil && yes {
-			if err := editor.Open(ctx, f, []string{"--install-extension", f.Editor.Extension}, e.UI.Err, e.UI.Err); err != nil {
+			if err := editor.Open(ctx, f, []string{"--install-extension", f.Editor.Extension}, e.Stderr, e.Stderr); err != nil {
 				e.UI.Warn("installing the extension: %v", err)
 			}
 			return

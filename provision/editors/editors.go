@@ -108,7 +108,7 @@ func (e Part) Open(ctx context.Context, w *target.Target, f *loop.Facts, found e
 	if err != nil {
 		return err
 	}
-	return editor.Open(ctx, found, args, e.UI.Err, e.UI.Err)
+	return editor.Open(ctx, found, args, e.Stderr, e.Stderr)
 }
 
 // Choose finds the editor of a verb: flag, the VM's, the config's, auto.
@@ -152,7 +152,7 @@ func (e Part) PlanExtension() []plan.Action {
 		ID: "editor.extension", Why: "install the extension with which " + f.Editor.Name + " opens VMs",
 		Shows: []string{extensionCommand(f)}, Consent: plan.Ask,
 		Do: func(ctx context.Context) error {
-			return editor.Open(ctx, f, []string{"--install-extension", f.Editor.Extension}, e.UI.Err, e.UI.Err)
+			return editor.Open(ctx, f, []string{"--install-extension", f.Editor.Extension}, e.Stderr, e.Stderr)
 		},
 	}}
 }

@@ -74,7 +74,7 @@ func (e Part) chooseRecord(ctx context.Context, c *config.Config, found []config
 		}
 		names = append(names, r.VMName)
 	}
-	if !e.UI.InTTY {
+	if !e.InTTY {
 		return nil, ui.Refused("%w", &config.AmbiguousError{Candidates: names, Folder: true}).Hint("re-run with --vm NAME")
 	}
 	i, err := e.UI.Choose(ctx, "Detach it from which VM?", names)

@@ -123,7 +123,7 @@ func waitsForStart(w *target.Target, f *loop.Facts, a share.Attachment) bool {
 // SayExecuted names once, after a folder was attached for writing, what this
 // machine's tools run of it.
 func (e Part) SayExecuted(w *target.Target) {
-	if w.Seen == nil || len(w.Seen.Files)+len(w.Seen.Dirs) == 0 || e.UI.JSON {
+	if w.Seen == nil || len(w.Seen.Files)+len(w.Seen.Dirs) == 0 || e.JSON {
 		return
 	}
 	q := shellescape.Quote(w.Folder.HostPath) + " --vm " + w.Name

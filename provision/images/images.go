@@ -1,6 +1,7 @@
 package images
 
 import (
+	"aivm.dev/aivm/provision/loop"
 	"context"
 	"errors"
 	"fmt"
@@ -165,74 +166,69 @@ type Fetched struct {
 	Release  string `json:"release,omitempty"`
 	Verified string `json:"verified,omitempty"`
 	Changed  bool   `json:"changed"`
+
+	Newest bool `json:"-"` // its server was asked, and has none that is newer
 }
 
 // Fetch gets an image into the cache and does nothing else. One of the
 // catalogue is looked up: a newer build is fetched. again gets it anew also
 // where nothing says that it is old.
-func (e Part) Fetch(ctx context.Context, name string, again bool) error {
+func (e Part) Fetch(ctx context.Context, name string, again bool) (Fetched, error) {
 	e.Timing = ui.NewTiming("image")
 	store, err := e.Load()
 	if err != nil {
-		return err
+		return Fetched{}, err
 	}
 	w := &target.Target{Store: store, Name: store.Config.Defaults.VM.Name}
 	w.Record.Image = store.Config.Defaults.Image
 	if err := w.ChooseImage(name); err != nil {
-		return err
+		return Fetched{}, err
 	}
 	asked, _, err := w.ImageRef()
 	if err != nil {
-		return err
+		return Fetched{}, err
 	}
 	ref, _, err := e.resolveImage(ctx, w, asked)
 	if err != nil {
-		return err
+		return Fetched{}, err
 	}
 	before, _, err := e.Cache.Lookup(ref)
 	if err != nil {
-		return err
+		return Fetched{}, err
 	}
 	w.Again = again || ref.Kind == image.KindCatalogue && !ref.Pinned()
-	as, base, err := e.Plan(ctx, w)
-	if err != nil {
-		return err
-	}
-	p := plan.Plan{Stage: plan.Host}
-	if len(as) > 0 && as[0].Root != nil {
-		need, err := host.Plan(e.HostFacts(), host.Need{Image: true})
-		if err != nil {
-			return err
+	var base func() (domain.Base, error)
+	tried, err := e.Bring(ctx, loop.Job{Plan: func(ctx context.Context) (p plan.Plan, err error) {
+		p.Stage = plan.Host
+		var as []plan.Action
+		if as, base, err = e.Plan(ctx, w); err != nil {
+			return p, err
 		}
-		p.Add(need...)
-	}
-	p.Add(as...)
-	if e.DryRun {
-		return e.PrintPlain("image-fetch", "", p)
-	}
-	if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
-		return err
-	}
-	if _, err := e.Run(ctx, p); err != nil {
-		return e.Resume(err)
+		if len(as) > 0 && as[0].Root != nil {
+			need, err := host.Plan(e.HostFacts(), host.Need{Image: true})
+			if err != nil {
+				return p, err
+			}
+			p.Add(need...)
+		}
+		p.Add(as...)
+		return p, nil
+	}})
+	if err != nil {
+		return Fetched{}, err
 	}
 	if _, err := base(); err != nil {
-		return err
+		return Fetched{}, err
 	}
 	got, _, err := e.Cache.Lookup(ref)
 	if err != nil {
-		return err
+		return Fetched{}, err
 	}
 	changed := got.SHA256 != before.SHA256
-	if e.UI.JSON {
-		return e.UI.PrintJSON(Fetched{1, ref.String(), got.SHA256, got.Format, got.Size, got.Release, got.Verified, changed})
-	}
-	what := "is in the cache"
-	if !changed && len(as) > 0 && ref.Kind == image.KindCatalogue {
-		what = "is in the cache, and the newest there is"
-	}
-	e.UI.Result("image %s (%s, %s, %d MB) %s", ref, got.SHA256[:min(16, len(got.SHA256))], got.Format, got.Size>>20, what)
-	return nil
+	return Fetched{
+		Schema: 1, Image: ref.String(), SHA256: got.SHA256, Format: got.Format, Size: got.Size, Release: got.Release, Verified: got.Verified,
+		Changed: changed, Newest: !changed && tried && ref.Kind == image.KindCatalogue,
+	}, nil
 }
 
 func (e Part) Check(w *target.Target) host.Check {

@@ -1,6 +1,7 @@
 package images
 
 import (
+	"aivm.dev/aivm/provision/loop"
 	"context"
 	"errors"
 	"fmt"
@@ -255,64 +256,62 @@ func (e Part) selected(words []string) ([]image.Kept, error) {
 	return out, nil
 }
 
+// Removed is what `image remove` did.
+type Removed struct {
+	Changed bool  `json:"changed"`
+	Freed   int64 `json:"freed"` // bytes
+	Schema  int   `json:"schema"`
+}
+
 // RemoveImages takes images out of the cache and the pools: those named, or all
 // that no VM uses. One that is used stays, and is named.
-func (e Part) RemoveImages(ctx context.Context, words []string, unused bool) error {
+func (e Part) RemoveImages(ctx context.Context, words []string, unused bool) (Removed, error) {
+	out := Removed{Schema: 1}
 	if len(words) > 0 == unused {
-		return ui.Usage("name the images to remove, or say --unused").Hint("aivm image list", "aivm image remove --unused")
+		return out, ui.Usage("name the images to remove, or say --unused").Hint("aivm image list", "aivm image remove --unused")
 	}
+	_, err := e.Bring(ctx, loop.Job{Plan: func(ctx context.Context) (p plan.Plan, err error) {
+		p, out.Freed, err = e.planRemovals(ctx, words, unused)
+		out.Changed = !p.Empty()
+		return p, err
+	}})
+	return out, err
+}
+
+// planRemovals is the removal of the images named, or of all that no VM uses, and
+// how many bytes that gives back.
+func (e Part) planRemovals(ctx context.Context, words []string, unused bool) (p plan.Plan, freed int64, err error) {
+	p.Stage = plan.Host
 	list, err := e.listForRemoval(ctx)
 	if err != nil {
-		return err
+		return p, 0, err
 	}
 	chosen, err := e.chosen(list, words)
 	if err != nil {
-		return err
+		return p, 0, err
 	}
-	p := plan.Plan{Stage: plan.Host}
-	var free int64
 	for _, i := range chosen {
 		if len(i.UsedBy) > 0 {
 			if unused {
 				continue
 			}
-			return ui.Refused("the image %s is used by %s", i.label(), strings.Join(i.UsedBy, ", ")).
+			return p, 0, ui.Refused("the image %s is used by %s", i.label(), strings.Join(i.UsedBy, ", ")).
 				Hint("its VMs go with: aivm vm delete NAME", "what is not used goes with: aivm image remove --unused")
 		}
 		if unused && i.State == "pool" {
 			continue // perhaps another person's, who is about to use it
 		}
-		free += i.Size + i.Pooled
+		freed += i.Size + i.Pooled
 		p.Add(e.planRemoval(ctx, i, list.pools[i.SHA256[:min(32, len(i.SHA256))]])...)
 	}
 	if unused && list.Parts > 0 {
-		free += list.Parts
+		freed += list.Parts
 		p.Add(plan.Action{
 			ID: "image.parts", Why: fmt.Sprintf("remove unfinished downloads (%d MB)", list.Parts>>20), Shows: []string{"rm " + shellescape.Quote(e.Cache.Dir) + "/.fetch-*"}, Consent: plan.Ask,
 			Do: func(ctx context.Context) error { return e.Cache.DropParts(ctx, nil) },
 		})
 	}
-	if e.DryRun {
-		return e.PrintPlain("image-remove", "", p)
-	}
-	if p.Empty() {
-		return e.removed(0, 0, "every image is used by a VM: nothing was removed")
-	}
-	if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
-		return err
-	}
-	if err := e.Apply(ctx, p); err != nil {
-		return err
-	}
-	return e.removed(len(p.Actions), free, fmt.Sprintf("removed; %d MB are free again", free>>20))
-}
-
-func (e Part) removed(n int, free int64, text string) error {
-	if e.UI.JSON {
-		return e.UI.PrintJSON(map[string]any{"schema": 1, "changed": n > 0, "freed": free})
-	}
-	e.UI.Result("%s", text)
-	return nil
+	return p, freed, nil
 }
 
 func (i ListedImage) label() string {

@@ -1,11 +1,13 @@
 package legacy03
 
 import (
+	"aivm.dev/aivm/provision/loop"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -49,51 +51,54 @@ const scanLimit = 45 * time.Second
 // was shown. Everything is added to it device by device and mark by mark;
 // nothing of it is defined anew. The mark comes last: until it is there, the VM
 // is not aivm's, and the same command goes on.
-func (e Part) Adopt(ctx context.Context, o AdoptOptions) error {
-	a, err := e.lookForAdoption(ctx, o.Name)
-	if err != nil {
-		return err
-	}
-	name := a.w.Name
-	if a.domain.Mark.By(e.UID) {
-		return e.Said(name, string(a.domain.State), "VM %s is aivm's already", name)
-	}
-	if err := e.vouch(ctx, a, o); err != nil {
-		return err
-	}
-	p, err := e.planAdoption(ctx, a)
-	if err != nil {
-		return err
-	}
-	if e.DryRun {
-		return e.PrintPlain("adopt", name, p)
-	}
-	if err := config.CheckWritable(e.StorePath); err != nil {
-		return err
-	}
-	e.sayAdoption(a)
-	if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
-		return err
-	}
-	err = e.Stop(ctx, name, func(ctx context.Context) (plan.Plan, error) {
-		was := a
-		if a, err = e.lookForAdoption(ctx, name); err != nil || a.domain.Mark.By(e.UID) {
-			return plan.Plan{}, err // another run was an adoption, too
-		}
-		if a.domain.UUID == was.domain.UUID && a.ip == was.ip {
-			a.key, a.known = was.key, was.known
-		} else if err := e.vouch(ctx, a, o); err != nil {
-			return plan.Plan{}, err
-		}
-		return e.planAdoption(ctx, a)
+func (e Part) Adopt(ctx context.Context, o AdoptOptions) (session.VMResult, error) {
+	var a *adoption
+	name := ""
+	is := session.Adopted
+	_, err := e.Bring(ctx, loop.Job{
+		VM: func() string { return name },
+		Plan: func(ctx context.Context) (p plan.Plan, err error) {
+			was := a
+			if a, err = e.lookForAdoption(ctx, o.Name); err != nil {
+				return p, err
+			}
+			if name = a.w.Name; a.domain.Mark.By(e.UID) {
+				if was == nil {
+					is = session.AdoptedBefore
+				}
+				return p, nil // perhaps by another run
+			}
+			if was != nil && a.domain.UUID == was.domain.UUID && a.ip == was.ip {
+				a.key, a.known = was.key, was.known
+			} else if err := e.vouch(ctx, a, o); err != nil {
+				return p, err
+			}
+			if p, err = e.planAdoption(ctx, a); err == nil && !e.DryRun {
+				err = config.CheckWritable(e.StorePath)
+			}
+			return p, err
+		},
+		Dry: func(p plan.Plan) error {
+			if is == session.AdoptedBefore {
+				return nil
+			}
+			return e.Dry("adopt", name, p)
+		},
+		Before: func() { e.sayAdoption(a) },
+		Then: func(ctx context.Context, changed, _ bool) error {
+			if !changed {
+				return nil
+			}
+			return e.Stopped(ctx, name)
+		},
 	})
 	if err != nil {
-		return err
+		return session.VMResult{}, err
 	}
-	if len(a.w.Store.Config.VMAttachments(name)) > 0 && a.domain.State != virt.Off && !e.UI.JSON {
+	if is == session.Adopted && len(a.w.Store.Config.VMAttachments(name)) > 0 && a.domain.State != virt.Off && !e.JSON {
 		e.UI.Say("Its folders stay where they are until its next stop: aivm vm restart %s", name)
 	}
-	return e.Said(name, string(a.domain.State), "VM %s is aivm's now (ssh %s)", name, name)
+	return e.VMResult(name, string(a.domain.State), is), nil
 }
 
 // lookForAdoption finds the VM in the store, where 0.3 wrote it, and in libvirt.
@@ -186,7 +191,7 @@ func (e Part) vouch(ctx context.Context, a *adoption, o AdoptOptions) error {
 		return nil
 	case o.HostKey != "":
 		return ui.Refused("the machine at %s shows the host key %s, not %s", a.ip, shown, ui.CleanTo(o.HostKey, 80)).Hint(look)
-	case !e.UI.InTTY:
+	case !e.InTTY:
 		return ui.NeedsApproval("your known_hosts has no host key for VM %q at %s; it shows %s, which has to be confirmed", name, a.ip, shown).
 			Hint(look, "if it is that: "+ui.AddFlag(e.Rerun, "--host-key "+shown))
 	}
@@ -322,21 +327,36 @@ func (e Part) sayAdoption(a *adoption) {
 	e.UI.Say("From then on \"aivm vm delete %s\" deletes it with its disk.", d.Name)
 }
 
-// files of a VM 0.3 made, by directory: what `vm delete` takes away with it.
-// Only what lies below the VM's own directory, where 0.3 put it.
-func adoptedFiles(d *virt.Domain, baseDir, vm, image string) map[string][]string {
-	out := map[string][]string{}
+// adoptedDir is a directory of a VM 0.3 made, and what of it goes with the VM.
+type adoptedDir struct {
+	dir   string
+	files []string
+}
+
+// adoptedFiles returns what `vm delete` takes away of a VM that 0.3 made, in the
+// order of its disks. Only what lies below the VM's own directory, where 0.3 put
+// it.
+func adoptedFiles(d *virt.Domain, baseDir, vm, image string) []adoptedDir {
+	var out []adoptedDir
 	own := filepath.Join(baseDir, vm) + "/"
 	for _, k := range d.Stored {
-		if dir, file := filepath.Split(k.File); strings.HasPrefix(filepath.Clean(k.File), own) {
-			out[filepath.Clean(dir)] = append(out[filepath.Clean(dir)], file)
+		dir, file := filepath.Split(k.File)
+		if dir = filepath.Clean(dir); !strings.HasPrefix(filepath.Clean(k.File), own) {
+			continue
+		}
+		if i := slices.IndexFunc(out, func(a adoptedDir) bool { return a.dir == dir }); i >= 0 {
+			out[i].files = append(out[i].files, file)
+		} else {
+			out = append(out, adoptedDir{dir, []string{file}})
 		}
 	}
-	if dir := filepath.Join(baseDir, vm, "images"); out[dir] != nil && image != "" && filepath.Base(image) == image {
-		out[dir] = append(out[dir], image) // each VM had a copy of its own
-	}
-	if dir := filepath.Join(baseDir, vm, "cloud-init"); out[dir] != nil {
-		out[dir] = append(out[dir], "user-data", "meta-data", "network-config")
+	for i, a := range out {
+		switch {
+		case a.dir == filepath.Join(baseDir, vm, "images") && image != "" && filepath.Base(image) == image:
+			out[i].files = append(a.files, image) // each VM had a copy of its own
+		case a.dir == filepath.Join(baseDir, vm, "cloud-init"):
+			out[i].files = append(a.files, "user-data", "meta-data", "network-config")
+		}
 	}
 	return out
 }

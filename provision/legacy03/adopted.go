@@ -1,6 +1,7 @@
 package legacy03
 
 import (
+	"aivm.dev/aivm/provision/session"
 	"cmp"
 	"context"
 	"errors"
@@ -83,7 +84,7 @@ func (e Part) Shell(ctx context.Context, w *target.Target, command []string) (bo
 		return true, err
 	}
 	args := append(e.SSH.SSHArgs(), "-o", "StrictHostKeyChecking=yes", "-o", "ForwardAgent=no")
-	if e.UI.InTTY && len(command) == 0 {
+	if e.InTTY && len(command) == 0 {
 		args = append(args, "-t")
 	}
 	args = append(args, "--", w.Name)
@@ -91,13 +92,12 @@ func (e Part) Shell(ctx context.Context, w *target.Target, command []string) (bo
 		args = append(args, shellescape.Quote(c))
 	}
 	if e.DryRun {
-		e.UI.Result("DRYRUN: would open a shell in VM %s, as it is", w.Name)
-		return true, nil
+		return true, &session.DryRun{Last: "DRYRUN: would open a shell in VM " + w.Name + ", as it is"}
 	}
 	resume := e.UI.Suspend()
 	defer resume()
 	cmd := exec.CommandContext(ctx, "ssh", args...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = e.UI.In, e.UI.Out, e.UI.Err
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = e.Stdin, e.Stdout, e.Stderr
 	err = cmd.Run()
 	var ee *exec.ExitError
 	switch {
@@ -146,7 +146,8 @@ func (e Part) PlanDeleteAdopted(w *target.Target, conn *virt.Conn, d *virt.Domai
 			},
 		})
 	}
-	for dir, files := range adoptedFiles(d, base, w.Name, w.Record.Image.CacheName) {
+	for _, a := range adoptedFiles(d, base, w.Name, w.Record.Image.CacheName) {
+		dir, files := a.dir, a.files
 		pool := domain.PoolFor(nil, dir, base)
 		shows := make([]string, len(files))
 		for i, f := range files {

@@ -17,9 +17,6 @@ import (
 	"aivm.dev/aivm/provision/host"
 )
 
-// MaxRounds bounds how often facts may change under us before we say so.
-const MaxRounds = 12
-
 // Run applies a plan with progress, timing and fault points.
 func (e *Session) Run(ctx context.Context, p plan.Plan) (bool, error) {
 	r := plan.Runner{Root: e.Root, Hook: e.Hook, Note: func(_ plan.Action, note string) { e.WarnOnce(note) }, Started: func(a plan.Action) (func(string, float64), func(error)) {
@@ -77,20 +74,6 @@ func (e *Session) LockHeld(vm string) bool { return lockfile.Held(e.State().Lock
 // DropLock removes the lock file of a VM that is gone, while it is held.
 func (e *Session) DropLock(vm string) { _ = os.Remove(e.State().LockPath(vm)) }
 
-// Consented shows a plan of a verb that is not about one VM, asks, and runs it.
-func (e *Session) Consented(ctx context.Context, verb string, p plan.Plan, done func() error) error {
-	if e.DryRun {
-		return e.PrintPlain(verb, "", p)
-	}
-	if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
-		return err
-	}
-	if err := e.Apply(ctx, p); err != nil {
-		return err
-	}
-	return done()
-}
-
 // PlanMachine is what this machine lacks, once: packages that were installed in
 // this run and whose programs are still not found are not installed for ever.
 func (e *Session) PlanMachine(f host.Facts, need host.Need) ([]plan.Action, error) {
@@ -119,9 +102,3 @@ func (e *Session) FoundNothing(f host.Facts, need host.Need) error {
 	return ui.Failed("installed is %s, and still not found: %s", strings.Join(packages, " "), strings.Join(tools, ", ")).
 		Hint("look where the files went, or install it anew by hand: "+strings.Join(packages, " "), "aivm host doctor -v")
 }
-
-// ErrDry ends a verb after a dry run; cmd takes it for success.
-var ErrDry = errors.New("dry run")
-
-// IsDry reports whether a verb ended because it was only a dry run.
-func IsDry(err error) bool { return errors.Is(err, ErrDry) }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/root"
@@ -15,32 +14,10 @@ import (
 	"aivm.dev/aivm/provision/share"
 )
 
-// VMResult is what `vm create` and `vm up` print with --json.
-type VMResult struct {
-	Schema  int                `json:"schema"`
-	VM      string             `json:"vm"`
-	State   string             `json:"state"`
-	Alias   string             `json:"alias"`
-	Address string             `json:"address"`
-	Seconds map[string]float64 `json:"seconds,omitempty"`
-}
-
 func (e *Session) Apply(ctx context.Context, p plan.Plan) error {
 	if _, err := e.Run(ctx, p); err != nil {
 		return e.Resume(err)
 	}
-	return nil
-}
-
-func (e *Session) Said(vm, state, format string, args ...any) error {
-	if e.UI.JSON {
-		r := VMResult{Schema: 1, VM: vm, State: state, Alias: vm}
-		if in, err := e.State().Instance(vm); err == nil && in != nil {
-			r.Address = in.Address
-		}
-		return e.UI.PrintJSON(r)
-	}
-	e.UI.Result(format, args...)
 	return nil
 }
 
@@ -57,10 +34,7 @@ func (e *Session) LibvirtWithHelp(ctx context.Context) (*virt.Conn, error) {
 		if perr := e.PlanLibvirt(&p, err); perr != nil {
 			return nil, perr
 		}
-		if perr := e.PrintPlain(e.Verb, "", p); perr != nil {
-			return nil, perr
-		}
-		return nil, ErrDry
+		return nil, e.Dry(e.Verb, "", p)
 	}
 	if errors.Is(err, virt.ErrNoDaemon) {
 		if e.LibvirtAbsent(err) {
@@ -94,19 +68,6 @@ func (e *Session) LibvirtWithHelp(ctx context.Context) (*virt.Conn, error) {
 		return nil, err
 	}
 	return e.Libvirt(ctx)
-}
-
-// PrintPlain prints a plan that concerns no folder as a dry run.
-func (e *Session) PrintPlain(verb, vm string, p plan.Plan) error {
-	if e.UI.JSON {
-		return e.UI.PrintJSON(plan.Dry{Schema: 1, Verb: verb, VM: vm, Asks: p.Asks(), Stages: plan.Describe(p)})
-	}
-	if p.Empty() {
-		e.UI.Result("Nothing would change.")
-		return nil
-	}
-	e.UI.Result("%s", strings.Replace(plan.Text(p, nil), "aivm will:", "aivm would:", 1))
-	return nil
 }
 
 // PlanLibvirt gets access to a libvirt that refuses this user: root opens the

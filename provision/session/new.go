@@ -69,7 +69,7 @@ func New(o Options) (*Session, error) {
 		return nil, ui.Failed("finding aivm's own program: %w", err)
 	}
 	e := &Session{
-		UI: o.UI, StorePath: path, Home: home, UID: os.Getuid(), GID: os.Getgid(), Getenv: os.Getenv,
+		StorePath: path, Home: home, UID: os.Getuid(), GID: os.Getgid(), Getenv: os.Getenv,
 		Host: host.OSEnv(), Editor: editor.OSEnv(), SSH: sshcfg.DefaultLayout(sshHome, os.Getenv),
 		Cache: image.Cache{Dir: cacheDir(home), Who: o.Rerun},
 		Root: root.New(root.Options{
@@ -79,6 +79,7 @@ func New(o Options) (*Session, error) {
 		Approval: plan.Approval{Yes: o.Yes, YesSudo: o.YesSudo},
 		DryRun:   o.DryRun, NoFirewall: o.NoFirewall, Verb: o.Verb, Rerun: o.Rerun, Hook: o.Hook, Timing: ui.NewTiming(),
 	}
+	e.On(o.UI)
 	o.Seams.into(e)
 	e.Fill()
 	// [behavior] yes_sudo; a store that cannot be read is reported by the verb.

@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"path/filepath"
 	"strconv"
@@ -34,7 +35,13 @@ const DefaultBaseDir = "/var/lib/libvirt/aivm"
 // Env is what a verb works with: the outside world as values and functions,
 // made once by cmd. It is used by one goroutine, except where noted.
 type Session struct {
-	UI         *ui.Streams
+	UI         Console
+	InTTY      bool // a person can be asked
+	JSON       bool // results are for a program: what only a person would read is left out
+	Verbose    int
+	Stdin      io.Reader // of what runs in a guest, and of ssh
+	Stdout     io.Writer
+	Stderr     io.Writer
 	StorePath  string
 	Home       string // $HOME: "~" in paths
 	UID, GID   int
@@ -76,6 +83,26 @@ type Session struct {
 	conn      *virt.Conn
 	Parked    guest.Conn // to the guest, between two looks at the VM ParkedVM
 	ParkedVM  string
+}
+
+// Console tells a person what a run does, and asks. It prints no results: those
+// are returned.
+type Console interface {
+	Say(format string, args ...any)
+	Warn(format string, args ...any)
+	Task(label string) ui.Task
+	// Suspend leaves the terminal to another program until resume is called.
+	Suspend() (resume func())
+	Confirm(ctx context.Context, question string, defaultYes bool) (bool, error)
+	Choose(ctx context.Context, question string, items []string) (int, error)
+	AskLine(ctx context.Context, question string) (string, error)
+}
+
+// On has the session speak through s, and returns it.
+func (e *Session) On(s *ui.Streams) *Session {
+	e.UI, e.InTTY, e.JSON, e.Verbose = s, s.InTTY, s.JSON, s.Verbose
+	e.Stdin, e.Stdout, e.Stderr = s.In, s.Out, s.Err
+	return e
 }
 
 // Wallkeeper is how the composer sees what keeps walls in place on this

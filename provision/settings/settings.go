@@ -202,6 +202,7 @@ type SyncResult struct {
 	Schema int    `json:"schema"`
 	VM     string `json:"vm"`
 	settingsync.Report
+	Notes []string `json:"-"`
 }
 
 // Whole makes lists of what would be null.
@@ -215,31 +216,4 @@ func Whole(r settingsync.Report) settingsync.Report {
 		r.Problems = []settingsync.Problem{}
 	}
 	return r
-}
-
-func (e Part) PrintReport(vm string, s *target.Settings) {
-	r := s.Report
-	e.UI.Result("Settings in VM %s: copied %d, merged %d, unchanged %d, skipped_missing %d, skipped_exists %d (%d bytes sent)",
-		vm, len(r.Copied), len(r.Merged), r.Unchanged, len(r.Missing), len(r.Kept), r.Bytes)
-	for _, l := range []struct {
-		what  string
-		names []string
-	}{
-		{"copied", r.Copied},
-		{"merged", r.Merged},
-		{"not there on this machine", r.Missing},
-		{"changed in the guest, and left", r.Kept},
-		{"the guest's own is kept as", r.Backups},
-		{"changed on both sides, the guest keeps its own", r.Conflicts},
-		{"left out, for this machine only", r.LeftOut},
-		{"no longer listed, and left in the guest", r.Dropped},
-		{"note", s.Round.Notes},
-	} {
-		for _, n := range l.names {
-			e.UI.Result("  %s: %s", l.what, n)
-		}
-	}
-	for _, p := range r.Problems {
-		e.UI.Result("  not sent: %s", p)
-	}
 }

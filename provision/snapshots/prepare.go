@@ -38,6 +38,8 @@ type Prepared struct {
 	SHA256  string             `json:"sha256"`
 	Size    int64              `json:"size"`
 	Seconds map[string]float64 `json:"seconds,omitempty"`
+
+	Timing *ui.Timing `json:"-"`
 }
 
 // preparation is a VM an image is made of.
@@ -56,45 +58,78 @@ type preparation struct {
 // Prepare makes an image of a VM: new VMs from it come with what is installed
 // in it, and their first boot is short. The VM is off meanwhile; its disk is
 // only read.
-func (e Part) Prepare(ctx context.Context, o PrepareOptions) error {
+func (e Part) Prepare(ctx context.Context, o PrepareOptions) (Prepared, error) {
 	e.Timing = ui.NewTiming("stop", "boot", "image")
 	if o.As == "" {
-		return ui.Usage("the image needs a name").Hint(ui.AddFlag(e.Rerun, "--as tools"))
+		return Prepared{}, ui.Usage("the image needs a name").Hint(ui.AddFlag(e.Rerun, "--as tools"))
 	}
 	if err := image.CheckLocalName(o.As); err != nil {
-		return err
+		return Prepared{}, err
 	}
-	pr, err := e.lookForPrepare(ctx, o)
+	pr := &preparation{}
+	var was virt.State // of the VM, before it was stopped
+	begun, dropped := false, false
+	drop := func(ctx context.Context) {
+		dropped = true
+		e.dropCopy(ctx, pr)
+	}
+	_, err := e.Bring(ctx, loop.Job{
+		VM: func() string { return o.Name },
+		Plan: func(ctx context.Context) (plan.Plan, error) {
+			now, err := e.lookForPrepare(ctx, o)
+			if err != nil {
+				return plan.Plan{}, err
+			}
+			*pr = *now
+			o.Name = pr.w.Name
+			if !begun {
+				// Another run may have started or stopped it since the last look.
+				was = pr.d.State
+			}
+			return e.planPrepare(ctx, pr)
+		},
+		Dry: func(p plan.Plan) error {
+			if was != virt.Off {
+				p.Add(plan.Action{ID: "domain.start", Why: "start the VM " + o.Name + " again", Shows: []string{"virsh start " + o.Name}})
+			}
+			return e.Dry("prepare", o.Name, p)
+		},
+		Refresh: func() error {
+			if pr.w == nil {
+				return nil
+			}
+			return e.Refresh(pr.w)
+		},
+		Ran: func(plan.Plan, bool) { begun = true },
+		Failed: func(ctx context.Context, _ plan.Plan, _ bool, err error) error {
+			begun = true
+			drop(ctx)
+			return err
+		},
+		Then: func(ctx context.Context, _, _ bool) error {
+			drop(ctx)
+			return e.Stopped(ctx, o.Name)
+		},
+	})
+	if begun && !dropped {
+		drop(ctx) // a later look failed
+	}
+	if begun && was != virt.Off && ctx.Err() == nil {
+		err = errors.Join(err, e.startAgain(ctx, o.Name))
+	}
 	if err != nil {
-		return err
+		return Prepared{}, e.Resume(err)
 	}
-	p, err := e.planPrepare(ctx, pr)
-	if err != nil {
-		return err
+	return Prepared{Schema: 1, VM: o.Name, Image: o.As, SHA256: pr.got.SHA256, Size: pr.got.Size, Seconds: session.Seconds(e.Timing), Timing: e.Timing}, nil
+}
+
+// dropCopy removes what is temporary, also after Ctrl-C.
+func (e Part) dropCopy(ctx context.Context, pr *preparation) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	if err := domain.DropCopy(ctx, pr.l, pr.w.Name, e.Key(pr.w.Name), e.UID, pr.pool.Name, pr.pool.Path); err != nil {
+		e.UI.Warn("the copy of VM %s could not be removed: %v; the next run that starts it or makes an image of it does", pr.w.Name, err)
 	}
-	if e.DryRun {
-		if pr.d.State != virt.Off {
-			p.Add(plan.Action{ID: "domain.start", Why: "start the VM " + pr.w.Name + " again", Shows: []string{"virsh start " + pr.w.Name}})
-		}
-		return e.PrintPlain("prepare", pr.w.Name, p)
-	}
-	if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
-		return err
-	}
-	o.Name = pr.w.Name
-	ran, err := e.prepareAlone(ctx, o, pr)
-	if ran && ctx.Err() == nil {
-		err = errors.Join(err, e.startAgain(ctx, pr.w.Name))
-	}
-	if err != nil {
-		return e.Resume(err)
-	}
-	if e.UI.JSON {
-		return e.UI.PrintJSON(Prepared{1, pr.w.Name, o.As, pr.got.SHA256, pr.got.Size, session.Seconds(e.Timing)})
-	}
-	e.UI.Result("image %s is made from VM %s (%d MB): aivm vm create NAME --image %s", o.As, pr.w.Name, pr.got.Size>>20, o.As)
-	e.UI.Say("%s", e.Timing.Line())
-	return nil
 }
 
 // lookForPrepare finds the VM, its disk, and whatever speaks against it.
@@ -184,65 +219,6 @@ func (e Part) planPrepare(ctx context.Context, pr *preparation) (plan.Plan, erro
 		Do:    func(ctx context.Context) error { return e.takeImage(ctx, pr) },
 	})
 	return p, nil
-}
-
-// prepareAlone does it under the VM's lock, and takes the copy away at the end,
-// however it ended. ran says that the VM ran before. Another run may have
-// switched it on or off since it was looked at first: what then is to be done
-// beyond what was agreed to is asked for, with the lock given back.
-func (e Part) prepareAlone(ctx context.Context, o PrepareOptions, pr *preparation) (ran bool, err error) {
-	release, _, err := e.Lock(ctx, o.Name)
-	if err != nil {
-		return false, err
-	}
-	defer func() { release() }()
-	key, begun := e.Key(o.Name), false
-	defer func() {
-		if !begun {
-			return
-		}
-		// Under a context of its own: what is temporary goes also after Ctrl-C.
-		dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-		defer cancel()
-		if derr := domain.DropCopy(dctx, pr.l, o.Name, key, e.UID, pr.pool.Name, pr.pool.Path); derr != nil {
-			e.UI.Warn("the copy of VM %s could not be removed: %v; the next run that starts it or makes an image of it does", o.Name, derr)
-		}
-	}()
-	for range session.MaxRounds {
-		now, err := e.lookForPrepare(ctx, o)
-		if err != nil {
-			return ran, err
-		}
-		*pr = *now
-		p, err := e.planPrepare(ctx, pr)
-		if err != nil {
-			return ran, err
-		}
-		if len(e.Approval.Open(p)) > 0 {
-			release()
-			release = func() {}
-			if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
-				return ran, err
-			}
-			unlock, _, err := e.Lock(ctx, o.Name)
-			if err != nil {
-				return ran, err
-			}
-			release = unlock
-			continue
-		}
-		if !begun {
-			ran, begun = pr.d.State != virt.Off, true
-		}
-		stale, err := e.Run(ctx, p)
-		if err != nil {
-			return ran, err
-		}
-		if !stale {
-			return ran, e.Stopped(ctx, o.Name)
-		}
-	}
-	return ran, ui.Failed("the host keeps changing under aivm, %d looks were not enough", session.MaxRounds).Hint("try again: " + e.Rerun)
 }
 
 // startAgain brings a VM back that ran before.

@@ -1,17 +1,16 @@
 package snapshots
 
 import (
+	"aivm.dev/aivm/provision/loop"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/domain"
-	"aivm.dev/aivm/provision/session"
 	"aivm.dev/aivm/provision/target"
 )
 
@@ -30,14 +29,16 @@ type SnapshotResult struct {
 	Kept     string   `json:"kept,omitempty"` // what a rollback kept of the present
 	State    string   `json:"state"`
 	NotInIt  []string `json:"not_in_it"`
+
+	Changed bool `json:"-"` // the disk
 }
 
 // Snapshot keeps the disk of a VM under a name. A VM that runs is stopped for
 // it, if that is agreed to, and started again.
-func (e Part) Snapshot(ctx context.Context, o SnapshotOptions) error {
+func (e Part) Snapshot(ctx context.Context, o SnapshotOptions) (SnapshotResult, error) {
 	if o.Name != "" {
 		if err := domain.CheckSnapshotName(o.Name); err != nil {
-			return err
+			return SnapshotResult{}, err
 		}
 	}
 	name := o.Name
@@ -48,15 +49,14 @@ func (e Part) Snapshot(ctx context.Context, o SnapshotOptions) error {
 		return domain.PlanSnapshot(d, f, name, e.Snapshots(ctx))
 	})
 	if err != nil {
-		return err
+		return SnapshotResult{}, err
 	}
-	return e.saidSnapshot(r, SnapshotResult{Snapshot: name}, o,
-		"Snapshot %s of VM %s is kept; to go back to it: aivm vm rollback %s --vm %s", name, r.W.Name, name, r.W.Name)
+	return e.result(r, o, name, ""), nil
 }
 
 // Rollback puts the disk of a VM back to a snapshot, and keeps the present
 // first.
-func (e Part) Rollback(ctx context.Context, o SnapshotOptions) error {
+func (e Part) Rollback(ctx context.Context, o SnapshotOptions) (SnapshotResult, error) {
 	keepAs, kept := "", false
 	r, err := e.OnDisk(ctx, o, func(d *virt.Domain, f *domain.SnapFacts) ([]plan.Action, error) {
 		if keepAs == "" {
@@ -68,27 +68,24 @@ func (e Part) Rollback(ctx context.Context, o SnapshotOptions) error {
 		}
 		return as, err
 	})
-	switch {
-	case err != nil:
-		return err
-	case !r.changed:
-		return e.saidSnapshot(r, SnapshotResult{Snapshot: o.Name}, o, "The disk of VM %s is as in snapshot %s already", r.W.Name, o.Name)
-	case !kept:
-		return e.saidSnapshot(r, SnapshotResult{Snapshot: o.Name}, o, "VM %s is back at snapshot %s", r.W.Name, o.Name)
+	if err != nil {
+		return SnapshotResult{}, err
 	}
-	return e.saidSnapshot(r, SnapshotResult{Snapshot: o.Name, Kept: keepAs}, o,
-		"VM %s is back at snapshot %s; what it was before is kept as %s", r.W.Name, o.Name, keepAs)
+	if !r.changed || !kept {
+		keepAs = ""
+	}
+	return e.result(r, o, o.Name, keepAs), nil
 }
 
 // SnapshotDelete gives a snapshot up.
-func (e Part) SnapshotDelete(ctx context.Context, o SnapshotOptions) error {
+func (e Part) SnapshotDelete(ctx context.Context, o SnapshotOptions) (SnapshotResult, error) {
 	r, err := e.OnDisk(ctx, o, func(d *virt.Domain, f *domain.SnapFacts) ([]plan.Action, error) {
 		return domain.PlanDeleteSnapshot(d, f, o.Name, e.Snapshots(ctx))
 	})
 	if err != nil {
-		return err
+		return SnapshotResult{}, err
 	}
-	return e.saidSnapshot(r, SnapshotResult{Snapshot: o.Name}, o, "Snapshot %s of VM %s is deleted", o.Name, r.W.Name)
+	return e.result(r, o, o.Name, ""), nil
 }
 
 func (e Part) Snapshots(ctx context.Context) func() (domain.Snapshots, error) {
@@ -109,81 +106,43 @@ func (e Part) OnDisk(ctx context.Context, o SnapshotOptions, do func(*virt.Domai
 	if e.Timing == nil {
 		e.Timing = ui.NewTiming("define", "boot", "ssh")
 	}
-	release := func() {}
-	defer func() { release() }()
 	r := &diskRun{}
-	locked, begun := false, false
-	for round := 0; ; round++ {
-		if round == session.MaxRounds {
-			return nil, ui.Failed("the VM keeps changing under aivm").Hint("try again: " + e.Rerun)
-		}
-		var p plan.Plan
-		w, d, err := e.lookAtDisk(ctx, o.VM, func(w *target.Target, d *virt.Domain) (err error) {
-			p, err = e.PlanOnDisk(ctx, w, d, do)
-			return err
-		})
-		if w != nil {
-			o.VM = w.Name
-		}
-		if err != nil && w != nil && !locked && !e.DryRun && e.LockHeld(w.Name) {
-			// Half of what was seen may be from before another run's work, half
-			// from after it: it is waited for, and looked at again.
-			if release, err = e.AwaitOther(ctx, w); err != nil {
-				return nil, err
+	begun := false
+	var err error
+	r.changed, err = e.Bring(ctx, loop.Job{
+		VM: func() string { return o.VM },
+		Plan: func(ctx context.Context) (p plan.Plan, err error) {
+			w, d, err := e.lookAtDisk(ctx, o.VM, func(w *target.Target, d *virt.Domain) (err error) {
+				p, err = e.PlanOnDisk(ctx, w, d, do)
+				return err
+			})
+			if w != nil {
+				o.VM, r.W = w.Name, w
 			}
-			locked = true
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		r.W = w
-		if !begun {
-			// Another run may have started or stopped it since the last look.
-			r.was = d.State
-		}
-		if e.DryRun {
+			if err == nil && !begun {
+				// Another run may have started or stopped it since the last look.
+				r.was = d.State
+			}
+			return p, err
+		},
+		Dry: func(p plan.Plan) error {
 			if r.was != virt.Off && !p.Empty() && !o.StayOff {
-				p.Add(plan.Action{ID: "domain.start", Why: "start the VM " + w.Name + " again", Shows: []string{"virsh start " + w.Name}})
+				p.Add(plan.Action{ID: "domain.start", Why: "start the VM " + o.VM + " again", Shows: []string{"virsh start " + o.VM}})
 			}
-			if err := e.PrintPlain(e.Verb, w.Name, p); err != nil {
-				return nil, err
+			return e.Dry(e.Verb, o.VM, p)
+		},
+		Refresh: func() error {
+			if r.W == nil {
+				return nil
 			}
-			return nil, session.ErrDry
-		}
-		if p.Empty() {
-			return r, nil
-		}
-		if len(e.Approval.Open(p)) > 0 && e.UI.InTTY {
-			// Nobody waits for a person at a prompt.
-			release()
-			release, locked = func() {}, false
-		}
-		if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
-			return nil, err
-		}
-		if !locked {
-			unlock, _, err := e.Lock(ctx, w.Name)
-			if err != nil {
-				return nil, e.Resume(err)
-			}
-			release, locked = unlock, true
-			continue
-		}
-		begun = true
-		again, err := e.Run(ctx, p)
-		if err != nil {
-			return nil, e.Resume(err)
-		}
-		if again {
-			continue
-		}
-		r.changed = true
-		break
+			return e.Refresh(r.W)
+		},
+		Ran: func(plan.Plan, bool) { begun = true },
+	})
+	if err != nil {
+		return nil, err
 	}
-	release()
-	release = func() {}
-	if r.was == virt.Off || o.StayOff {
+	if !r.changed || r.was == virt.Off || o.StayOff {
 		return r, nil
 	}
 	// It ran, so it is to run again, with its folders.
@@ -265,24 +224,14 @@ func (e Part) NotInIt(w *target.Target) []string {
 	return out
 }
 
-func (e Part) saidSnapshot(r *diskRun, res SnapshotResult, o SnapshotOptions, format string, args ...any) error {
-	res.Schema, res.VM, res.State, res.NotInIt = 1, r.W.Name, string(r.was), e.NotInIt(r.W)
+func (e Part) result(r *diskRun, o SnapshotOptions, name, kept string) SnapshotResult {
+	res := SnapshotResult{Schema: 1, VM: r.W.Name, Snapshot: name, Kept: kept, State: string(r.was), NotInIt: e.NotInIt(r.W), Changed: r.changed}
 	if r.was != virt.Off && r.changed && o.StayOff {
 		res.State = string(virt.Off)
 	} else if r.was == virt.Paused && r.changed {
 		res.State = string(virt.Running)
 	}
-	if e.UI.JSON {
-		return e.UI.PrintJSON(res)
-	}
-	e.UI.Result(format, args...)
-	if r.changed && e.Verb != "snapshot-delete" {
-		e.UI.Say("Not part of it: %s", strings.Join(res.NotInIt, "; "))
-	}
-	if res.State == string(virt.Off) {
-		e.UI.Say("The VM is off; to start it: aivm vm up %s", r.W.Name)
-	}
-	return nil
+	return res
 }
 
 // planForgetBrowser has the VM's editor get another address, if it has one.

@@ -126,7 +126,7 @@ func (e Finder) VM(ctx context.Context, flag, folder string, create bool) (*Targ
 		w.Name = res.VM
 	case errors.Is(err, config.ErrNoVM) && create:
 		return w, e.FirstVM(w)
-	case errors.As(err, &amb) && e.UI.InTTY:
+	case errors.As(err, &amb) && e.InTTY:
 		i, err := e.UI.Choose(ctx, "Which VM?", amb.Candidates)
 		if err != nil {
 			return nil, err
@@ -155,7 +155,7 @@ func (e Finder) JoinRecord(w *Target) error {
 
 // FirstVM is the VM that is made when there is none.
 func (e Finder) FirstVM(w *Target) error {
-	if !e.UI.InTTY && !e.Approval.Yes && !e.DryRun {
+	if !e.InTTY && !e.Approval.Yes && !e.DryRun {
 		return ui.NeedsApproval("No managed VM found for this folder. Re-run with --yes to create one automatically").
 			Hint(ui.AddFlag(e.Rerun, "--yes"), "to see all of it first: "+ui.AddFlag(e.Rerun, "--dry-run"))
 	}

@@ -1,6 +1,7 @@
 package walls
 
 import (
+	"aivm.dev/aivm/provision/loop"
 	"context"
 	"errors"
 	"strings"
@@ -22,32 +23,37 @@ type NetworkResult struct {
 // Destroy takes a network away: libvirt's, its firewall, its record. One
 // that VMs use stays, unless force is given; then its record stays with them,
 // and the next start of one of them makes it again.
-func (e Part) Destroy(ctx context.Context, name string, force bool) error {
+func (e Part) Destroy(ctx context.Context, name string, force bool) (NetworkResult, error) {
+	_, err := e.Bring(ctx, loop.Job{Plan: func(ctx context.Context) (plan.Plan, error) { return e.planDestroy(ctx, name, force) }})
+	return NetworkResult{Schema: 1, Network: name, State: "missing"}, err
+}
+
+func (e Part) planDestroy(ctx context.Context, name string, force bool) (plan.Plan, error) {
+	p := plan.Plan{Stage: plan.Host}
 	store, err := e.Load()
 	if err != nil {
-		return err
+		return p, err
 	}
 	n, ok := store.Config.FindNetwork(name)
 	if !ok {
-		return ui.Refused("Network not found in config store: %s", name).Hint("aivm list")
+		return p, ui.Refused("Network not found in config store: %s", name).Hint("aivm list")
 	}
 	users := store.Config.NetworkUsers(n.Name)
 	if len(users) > 0 && !force {
-		return ui.Refused("Network '%s' is referenced by managed VMs: %s", n.Name, strings.Join(users, ", ")).
+		return p, ui.Refused("Network '%s' is referenced by managed VMs: %s", n.Name, strings.Join(users, ", ")).
 			Hint("give the VMs up first: aivm vm delete NAME", "or cut them off until they are started anew: "+ui.AddFlag(e.Rerun, "--force"))
 	}
 	l, err := e.LibvirtWithHelp(ctx)
 	if err != nil {
-		return err
+		return p, err
 	}
-	p := plan.Plan{Stage: plan.Host}
 	k, err := l.Network(ctx, n.Network.Name)
 	switch {
 	case errors.Is(err, virt.ErrNotFound):
 	case err != nil:
-		return err
+		return p, err
 	case !k.Mark.By(e.UID):
-		return ui.Refused("network %q was not made by aivm for this user", n.Network.Name).Hint("virsh -c qemu:///system net-dumpxml " + n.Network.Name)
+		return p, ui.Refused("network %q was not made by aivm for this user", n.Network.Name).Hint("virsh -c qemu:///system net-dumpxml " + n.Network.Name)
 	default:
 		p.Add(plan.Action{
 			ID: "network.remove:" + n.Name, Why: "stop the network " + n.Name + " and forget its definition", Consent: plan.Ask,
@@ -67,11 +73,5 @@ func (e Part) Destroy(ctx context.Context, name string, force bool) error {
 			},
 		})
 	}
-	return e.Consented(ctx, "net destroy", p, func() error {
-		if e.UI.JSON {
-			return e.UI.PrintJSON(NetworkResult{Schema: 1, Network: name, State: "missing"})
-		}
-		e.UI.Result("Network %s is gone", name)
-		return nil
-	})
+	return p, nil
 }

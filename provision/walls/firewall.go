@@ -91,38 +91,59 @@ func (e Part) Status(ctx context.Context, name string, sudo bool) (Result, error
 }
 
 // ApplyRules puts the rules of a network, or of all, in place.
-func (e Part) ApplyRules(ctx context.Context, name string) error {
+func (e Part) ApplyRules(ctx context.Context, name string) (Result, error) {
+	var scripts []string
+	_, err := e.Bring(ctx, loop.Job{
+		Plan: func(ctx context.Context) (p plan.Plan, err error) {
+			p, scripts, err = e.planApply(ctx, name)
+			return p, err
+		},
+		Dry: func(p plan.Plan) error {
+			d := e.Dry("fw apply", "", p)
+			d.Rules = scripts
+			return d
+		},
+	})
+	if err != nil {
+		return Result{}, err
+	}
+	return e.result(ctx, name)
+}
+
+// planApply is what is missing of the rules of a network, or of all, and the rules
+// that would be loaded, whole.
+func (e Part) planApply(ctx context.Context, name string) (p plan.Plan, scripts []string, err error) {
+	p.Stage = plan.Host
 	ns, err := e.walled(name)
 	if err != nil {
-		return err
+		return p, nil, err
 	}
 	l, err := e.LibvirtWithHelp(ctx)
 	if err != nil {
-		return err
+		return p, nil, err
 	}
 	have, err := l.Networks(ctx)
 	if err != nil {
-		return err
+		return p, nil, err
 	}
 	left, err := e.Left(have)
 	if err != nil {
-		return err
+		return p, nil, err
 	}
 	if name != "" {
 		left = slices.DeleteFunc(left, func(m root.NetManifest) bool { return m.Wall.Network != name })
 	}
-	p := plan.Plan{Stage: plan.Host}
 	p.Add(PlanLeft(left)...)
 	for _, n := range ns {
 		if !slices.ContainsFunc(have, func(k *virt.Network) bool { return k.Name == n.Network.Name }) {
 			if name != "" && len(left) == 0 {
-				return ui.Refused("network %q is not there yet: its firewall comes with it", n.Name).Hint("aivm host net create " + n.Name)
+				return p, nil, ui.Refused("network %q is not there yet: its firewall comes with it", n.Name).Hint("aivm host net create " + n.Name)
 			}
 			continue
 		}
 		if !n.Firewall.Enabled {
 			if name != "" {
-				return ui.Refused("the firewall of network %q is switched off in the config", n.Name).Hint("set enabled = true in its [networks.firewall]: aivm config edit")
+				return p, nil, ui.Refused("the firewall of network %q is switched off in the config", n.Name).Hint("set enabled = true in its [networks.firewall]: aivm config edit")
 			}
 			continue
 		}
@@ -130,37 +151,34 @@ func (e Part) ApplyRules(ctx context.Context, name string) error {
 		f := &loop.Facts{}
 		guests, err := e.guests(ctx, n)
 		if err != nil {
-			return err
+			return p, nil, err
 		}
 		as, err := e.Plan(ctx, w, f, n.Network, guests)
 		if err != nil {
-			return err
+			return p, nil, err
 		}
 		p.Add(as...)
-		e.showRules(as, f)
+		scripts = append(scripts, ruleScripts(as, f)...)
 	}
 	hooks, err := e.PlanHooks()
 	if err != nil {
-		return err
+		return p, nil, err
 	}
 	if len(p.Actions) > len(left) {
 		p.Actions = append(hooks, p.Actions...)
 	}
-	return e.Consented(ctx, "fw apply", p, func() error {
-		return e.saidFirewall(ctx, name, "The firewall is in place")
-	})
+	return p, scripts, nil
 }
 
-// showRules prints the rules a dry run would load, whole.
-func (e Part) showRules(as []plan.Action, f *loop.Facts) {
-	if !e.DryRun || e.UI.JSON {
-		return
-	}
+// ruleScripts are the rules that actions load.
+func ruleScripts(as []plan.Action, f *loop.Facts) []string {
+	var out []string
 	for _, a := range as {
 		if op, ok := a.Root.(root.Nft); ok && !op.Remove {
-			e.UI.Result("%s", wall.Script(op.Wall, f.Wall.Rules.Local.Value))
+			out = append(out, wall.Script(op.Wall, f.Wall.Rules.Local.Value))
 		}
 	}
+	return out
 }
 
 // guests are the VMs libvirt keeps an address for in a network: the rules have
@@ -188,33 +206,33 @@ func (e Part) guests(ctx context.Context, n config.Network) ([]wall.Guest, error
 }
 
 // RemoveRules takes the rules of a network away.
-func (e Part) RemoveRules(ctx context.Context, name string) error {
-	ns, err := e.walled(name)
-	if err != nil {
-		return err
-	}
-	p := plan.Plan{Stage: plan.Host}
-	for _, n := range ns {
-		rules := e.Wall.Rules(ctx, n.Network.Name, true)
-		want, err := firewall.Want(n.Firewall, n.Network, nil)
+func (e Part) RemoveRules(ctx context.Context, name string) (Result, error) {
+	_, err := e.Bring(ctx, loop.Job{Plan: func(ctx context.Context) (plan.Plan, error) {
+		p := plan.Plan{Stage: plan.Host}
+		ns, err := e.walled(name)
 		if err != nil {
-			return err
+			return p, err
 		}
-		p.Add(firewall.PlanRemoval(rules, want)...)
+		for _, n := range ns {
+			rules := e.Wall.Rules(ctx, n.Network.Name, true)
+			want, err := firewall.Want(n.Firewall, n.Network, nil)
+			if err != nil {
+				return p, err
+			}
+			p.Add(firewall.PlanRemoval(rules, want)...)
+		}
+		return p, nil
+	}})
+	if err != nil {
+		return Result{}, err
 	}
-	return e.Consented(ctx, "fw remove", p, func() error {
-		return e.saidFirewall(ctx, name, "The firewall is gone until a VM of the network is used again; to keep it off: enabled = false in the config")
-	})
+	return e.result(ctx, name)
 }
 
-func (e Part) saidFirewall(ctx context.Context, name, sentence string) error {
-	if !e.UI.JSON {
-		e.UI.Result("%s", sentence)
-		return nil
+// result is how the rules are after they were changed; only --json asks for it.
+func (e Part) result(ctx context.Context, name string) (Result, error) {
+	if !e.JSON {
+		return Result{}, nil
 	}
-	r, err := e.Status(ctx, name, true)
-	if err != nil {
-		return err
-	}
-	return e.UI.PrintJSON(r)
+	return e.Status(ctx, name, true)
 }

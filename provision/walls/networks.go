@@ -14,61 +14,69 @@ import (
 	"aivm.dev/aivm/internal/wall"
 	"aivm.dev/aivm/provision/loop"
 	"aivm.dev/aivm/provision/network"
-	"aivm.dev/aivm/provision/session"
 	"aivm.dev/aivm/provision/target"
 )
 
 // Create makes a network, with its firewall, before there is a VM for
 // it; one that is there is put right. name "" is the one the next VM gets.
-func (e Part) Create(ctx context.Context, name string) error {
-	for range session.MaxRounds {
-		store, err := e.Load()
-		if err != nil {
-			return err
-		}
-		n, known, err := namedNetwork(store, name)
-		if err != nil {
-			return err
-		}
-		l, err := e.LibvirtWithHelp(ctx)
-		if err != nil {
-			return err
-		}
-		var f network.Facts
-		f.Routes, f.Interfaces = e.Routes()
-		f.Networks.Value, f.Networks.Err = l.Networks(ctx)
-		switch {
-		case known:
-		case name == "":
-			wished := n.Network
-			n.Network, err = network.Choose(f, wished, e.UID, wished != config.DefaultConfig().Defaults.Network)
-		default:
-			n.Network, err = network.Place(f, n.Network, e.UID)
-		}
-		if err != nil {
-			return err
-		}
-		n.Name = n.Network.Name
-		p, err := e.planNetwork(ctx, n, known, f)
-		if err != nil {
-			return err
-		}
-		if e.DryRun {
-			return e.PrintPlain("net create", "", p)
-		}
-		if err := e.Approval.Consent(ctx, e.UI, p, nil, e.Rerun); err != nil {
-			return err
-		}
-		again, err := e.Run(ctx, p)
-		if err != nil {
-			return e.Resume(err)
-		}
-		if !again {
-			return e.saidNetwork(ctx, n, p.Empty())
-		}
-		e.Reload()
+func (e Part) Create(ctx context.Context, name string) (Created, error) {
+	var n config.Network
+	changed, err := e.Bring(ctx, loop.Job{
+		Plan: func(ctx context.Context) (p plan.Plan, err error) {
+			n, p, err = e.planCreate(ctx, name)
+			return p, err
+		},
+		Again: e.Reload,
+	})
+	if err != nil {
+		return Created{}, err
 	}
-	return ui.Failed("the host keeps changing under aivm, %d looks were not enough", session.MaxRounds).Hint("try again: " + e.Rerun)
+	c := Created{Network: n, Was: !changed}
+	if e.JSON {
+		e.Reload()
+		c.Status, err = e.NetworkStatus(ctx, n.Name, false)
+	}
+	return c, err
+}
+
+// Created is a network that was made, or put right.
+type Created struct {
+	Network config.Network
+	Was     bool           // nothing was missing
+	Status  NetworksStatus // for --json only
+}
+
+// planCreate chooses the network's values and plans what is missing of it.
+func (e Part) planCreate(ctx context.Context, name string) (n config.Network, p plan.Plan, err error) {
+	store, err := e.Load()
+	if err != nil {
+		return n, p, err
+	}
+	n, known, err := namedNetwork(store, name)
+	if err != nil {
+		return n, p, err
+	}
+	l, err := e.LibvirtWithHelp(ctx)
+	if err != nil {
+		return n, p, err
+	}
+	var f network.Facts
+	f.Routes, f.Interfaces = e.Routes()
+	f.Networks.Value, f.Networks.Err = l.Networks(ctx)
+	switch {
+	case known:
+	case name == "":
+		wished := n.Network
+		n.Network, err = network.Choose(f, wished, e.UID, wished != config.DefaultConfig().Defaults.Network)
+	default:
+		n.Network, err = network.Place(f, n.Network, e.UID)
+	}
+	if err != nil {
+		return n, p, err
+	}
+	n.Name = n.Network.Name
+	p, err = e.planNetwork(ctx, n, known, f)
+	return n, p, err
 }
 
 // namedNetwork is the record of that name, or the one a new network gets.
@@ -131,23 +139,6 @@ func (e Part) planNetwork(ctx context.Context, n config.Network, known bool, f n
 		})
 	}
 	return p, nil
-}
-
-func (e Part) saidNetwork(ctx context.Context, n config.Network, nothing bool) error {
-	if e.UI.JSON {
-		e.Reload()
-		s, err := e.NetworkStatus(ctx, n.Name, false)
-		if err != nil {
-			return err
-		}
-		return e.UI.PrintJSON(s)
-	}
-	is := "is there"
-	if nothing {
-		is = "was there already"
-	}
-	e.UI.Result("Network %s %s: bridge %s, %s, gateway %s", n.Name, is, n.Network.Bridge, n.Network.SubnetCIDR, n.Network.GatewayIP)
-	return nil
 }
 
 // NetworksStatus is what `host net status` prints with --json.

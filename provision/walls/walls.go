@@ -73,7 +73,7 @@ func (e Part) Plan(ctx context.Context, w *target.Target, f *loop.Facts, spec co
 			want = want.With(f.Inst.MAC, ip)
 		}
 	}
-	as, err := firewall.Plan(rules, want, e.UI.InTTY)
+	as, err := firewall.Plan(rules, want, e.InTTY)
 	if err != nil {
 		return nil, e.unreadable(spec.Name, err)
 	}

@@ -111,7 +111,7 @@ func TestRunningWall(t *testing.T) {
 			k.rules.Kernel.Err = firewall.ErrAsks
 		}, err: "sudo would ask"},
 		{name: "sudo asks a person", change: func(w *looptest.World, k *fakeKeeper, _ *target.Target, _ *loop.Facts) {
-			k.rules.Kernel.Err, w.UI.InTTY = firewall.ErrAsks, true
+			k.rules.Kernel.Err, w.InTTY = firewall.ErrAsks, true
 		}, want: "firewall.rules:n", says: "NOPASSWD: /usr/local/libexec/aivm/aivm root-hook check n"},
 		{name: "switched off", change: func(_ *looptest.World, _ *fakeKeeper, w *target.Target, _ *loop.Facts) {
 			w.Network.Firewall.Enabled = false
@@ -157,7 +157,7 @@ func TestRunningWall(t *testing.T) {
 // The line of sudoers is offered once for each network, and not by a dry run.
 func TestOfferedOnce(t *testing.T) {
 	e, k, w := walledWorld(t)
-	k.rules.Kernel.Err, e.UI.InTTY, e.DryRun = firewall.ErrAsks, true, true
+	k.rules.Kernel.Err, e.InTTY, e.DryRun = firewall.ErrAsks, true, true
 	for i, want := range []bool{false, true, false} {
 		e.Err.Reset()
 		e.Fresh()

@@ -53,11 +53,12 @@ func New(t *testing.T) *World {
 	at := func(name string) string { return filepath.Join(dir, name) }
 	w.Session = &session.Session{
 		StorePath: at("config.toml"), Home: at("home"), UID: 4321, GID: 4321, Getenv: func(string) string { return "" }, Rerun: "aivm x",
-		UI: &ui.Streams{In: strings.NewReader(""), Out: &w.Out, Err: &w.Err}, Host: host.OSEnv(), Cache: image.Cache{Dir: at("cache")},
+		Host: host.OSEnv(), Cache: image.Cache{Dir: at("cache")},
 		SSH:      sshcfg.Layout{Home: at("home"), ConfigDir: at("conf/ssh"), StateDir: at("state"), SSHConfigPath: at("ssh_config"), SystemConfig: at("system")},
 		DialVirt: func(context.Context) (*virt.Conn, error) { return nil, virt.ErrDenied },
 		Root:     w,
 	}
+	w.On(&ui.Streams{In: strings.NewReader(""), Out: &w.Out, Err: &w.Err})
 	w.Fill()
 	head := w.Host.Head
 	w.Host.Head = func(path string, limit int) ([]byte, error) {

@@ -1,0 +1,68 @@
+package gitsync
+
+import (
+	"al.essio.dev/pkg/shellescape"
+
+	"aivm.dev/aivm/internal/ui"
+)
+
+// CloneWork is what is known of the work in one clone, before it is deleted with
+// its VM or left in it.
+type CloneWork struct {
+	Folder   string    `json:"folder"`
+	GuestDst string    `json:"guest_dst"`
+	Remote   string    `json:"remote,omitempty"`
+	Known    bool      `json:"known"`
+	Why      string    `json:"why,omitempty"` // why it is not known
+	Fetched  []Fetched `json:"fetched"`       // by this run
+	Only     Only      `json:"only_in_vm"`
+}
+
+// Missed reports whether something may be lost with the clone.
+func (c CloneWork) Missed() bool { return !c.Known || c.Only.Holds() }
+
+// Lines say it to a person; what a guest named is clean.
+func (c CloneWork) Lines() []string {
+	var out []string
+	if len(c.Fetched) > 0 {
+		var names []string
+		for _, f := range c.Fetched {
+			names = append(names, f.Branch)
+		}
+		out = append(out, "fetched from it to refs/remotes/"+c.Remote+"/: "+ui.Some(names, 10))
+	}
+	only := c.Only.Lines()
+	switch {
+	case !c.Known:
+		return append(out, "what only it has cannot be known: "+c.Why)
+	case !c.Only.Holds():
+		out = append(out, "all that is committed in it is here too")
+	}
+	for _, l := range only {
+		out = append(out, "only there: "+l)
+	}
+	return out
+}
+
+// KeepHints are commands that make what only a clone has part of a branch, which
+// is fetched.
+func (c CloneWork) KeepHints(vm string) []string {
+	var out []string
+	in := func(what, line string) {
+		out = append(out, what+": ssh "+vm+" "+shellescape.Quote("cd "+shellescape.Quote(c.GuestDst)+" && "+line))
+	}
+	if len(c.Only.Files) > 0 {
+		// The guest may have no identity for git.
+		in("to commit the files", "git add -A && git -c user.name="+vm+" -c user.email=agent@"+vm+" commit -m wip")
+	}
+	if len(c.Only.Stashes) > 0 {
+		in("to make the newest stash a branch", "git branch kept-stash stash")
+	}
+	if len(c.Only.Commits) > 0 {
+		in("to make a commit a branch", "git branch kept "+c.Only.Commits[0])
+	}
+	if len(c.Only.Inside)+len(c.Only.Refs)+len(c.Only.Incomplete)+c.Only.LFS > 0 {
+		out = append(out, "to look at the rest: ssh "+vm)
+	}
+	return out
+}
