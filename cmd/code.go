@@ -1,8 +1,9 @@
 package cmd
 
 import (
-	"github.com/spf13/cobra"
 	"strings"
+
+	"github.com/spf13/cobra"
 
 	"aivm.dev/aivm/internal/editor"
 	"aivm.dev/aivm/provision"

@@ -1,9 +1,10 @@
 package cmd
 
 import (
+	"fmt"
+
 	"aivm.dev/aivm/internal/ui"
 	"al.essio.dev/pkg/shellescape"
-	"fmt"
 	"github.com/spf13/cobra"
 
 	"aivm.dev/aivm/internal/config"

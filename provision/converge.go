@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"aivm.dev/aivm/provision/machine"
+
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/provision/clones"
@@ -25,6 +27,7 @@ func (e *Env) Converge(ctx context.Context, w *target.Target) (*loop.Facts, erro
 		}
 	}
 	var f *loop.Facts
+	var last *planned
 	_, err := e.Bring(ctx, loop.Job{
 		VM:    func() string { return w.Name },
 		Trust: func() bool { return !f.NewDomain() }, // another run may have made it
@@ -32,10 +35,21 @@ func (e *Env) Converge(ctx context.Context, w *target.Target) (*loop.Facts, erro
 			if f, err = e.Observe(ctx, w); errors.Is(err, context.Canceled) {
 				return p, e.Resume(err)
 			}
-			if err == nil {
-				p, err = e.planHost(ctx, w, f)
+			if err != nil {
+				return p, err
 			}
-			return p, err
+			is, err := e.planHost(ctx, w, f, last)
+			if taken := new(machine.TakenError); errors.As(err, &taken) {
+				// Nobody chose the name: the next one will do.
+				w.Rename()
+				if err = e.FreeName(w); err == nil {
+					err = plan.ErrStale
+				}
+			}
+			if last, f.AliasMade = &is, is.alias; errors.Is(err, plan.ErrStale) {
+				last = nil // it was about another name
+			}
+			return is.Plan, err
 		},
 		Later: func() []string { return e.later(w) },
 		Needs: func() string { return e.surelyAsks(w) },
@@ -47,6 +61,15 @@ func (e *Env) Converge(ctx context.Context, w *target.Target) (*loop.Facts, erro
 				return nil
 			}
 			return e.Refresh(w)
+		},
+		Ran: func(p plan.Plan, stale bool) {
+			if !stale && w.NewVM && p.Has(machine.StoreVM) {
+				w.NewVM = false
+				if e.Verb == "create" {
+					// What is recorded is not created again.
+					e.Rerun = "aivm vm up " + w.Name
+				}
+			}
 		},
 		Keep:  func() { e.Park(w, f) },
 		Again: func() { f.Close() },

@@ -1,10 +1,11 @@
 package provision
 
 import (
-	"aivm.dev/aivm/gitsync"
 	"context"
 	"fmt"
 	"os"
+
+	"aivm.dev/aivm/gitsync"
 
 	"github.com/google/renameio/v2"
 

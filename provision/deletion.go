@@ -1,12 +1,13 @@
 package provision
 
 import (
+	"context"
+	"errors"
+
 	"aivm.dev/aivm/gitsync"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/provision/loop"
 	"aivm.dev/aivm/provision/session"
-	"context"
-	"errors"
 
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/virt"

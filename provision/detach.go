@@ -1,11 +1,12 @@
 package provision
 
 import (
-	"aivm.dev/aivm/gitsync"
-	"aivm.dev/aivm/provision/loop"
 	"context"
 	"errors"
 	"time"
+
+	"aivm.dev/aivm/gitsync"
+	"aivm.dev/aivm/provision/loop"
 
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/plan"

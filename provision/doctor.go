@@ -1,8 +1,9 @@
 package provision
 
 import (
-	"aivm.dev/aivm/provision/loop"
 	"context"
+
+	"aivm.dev/aivm/provision/loop"
 
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"

@@ -24,12 +24,23 @@ import (
 	"aivm.dev/aivm/sshcfg"
 )
 
-// planHost is everything missing on the host for w. It is pure over facts and
-// the files of the state directory; closures in it run later.
-func (e *Env) planHost(ctx context.Context, w *target.Target, f *loop.Facts) (plan.Plan, error) {
-	p := plan.Plan{Stage: plan.Host}
+// planned is what a look came to: what is missing on the host, and what the plan
+// has decided.
+type planned struct {
+	plan.Plan
+	machine.Chosen
+	alias bool // the ssh entry is written
+}
+
+// planHost is everything missing on the host for w. before is what the last look
+// of this run decided, nil at the first: a decision stands.
+func (e *Env) planHost(ctx context.Context, w *target.Target, f *loop.Facts, before *planned) (planned, error) {
+	p := planned{Plan: plan.Plan{Stage: plan.Host}, Chosen: machine.Given(w, f)}
+	if before != nil {
+		p.Record, p.Network = before.Record, before.Network
+	}
 	make := w.Boot && f.Conn == nil && !f.Running()
-	if goOn, err := e.planAccess(ctx, &p, w, f, make); err != nil || !goOn {
+	if goOn, err := e.planAccess(ctx, &p.Plan, w, f, make); err != nil || !goOn {
 		return p, err
 	}
 	if err := machine.For(e.Loop).CheckIdentity(w, f); err != nil {
@@ -43,13 +54,14 @@ func (e *Env) planHost(ctx context.Context, w *target.Target, f *loop.Facts) (pl
 		return p, err
 	}
 	if make {
-		as, err := e.planVM(ctx, w, f)
+		as, chosen, err := e.planVM(ctx, w, f)
 		if err != nil {
 			return p, err
 		}
+		p.Chosen = chosen
 		p.Add(as...)
 	} else if w.Guest && (f.Conn != nil || f.Running()) {
-		as, err := walls.For(e.Loop).PlanRunning(ctx, w, f)
+		as, err := e.WalledFor(ctx, w, f)
 		if err != nil {
 			return p, err
 		}
@@ -60,16 +72,19 @@ func (e *Env) planHost(ctx context.Context, w *target.Target, f *loop.Facts) (pl
 		return p, err
 	}
 	p.Add(left...)
-	if err := folders.For(e.Loop).PlanHost(&p, w, f); err != nil {
+	if err := folders.For(e.Loop).PlanHost(&p.Plan, w, f); err != nil {
 		return p, err
 	}
-	if err := clones.For(e.Loop).PlanHost(&p, w); err != nil {
+	if err := clones.For(e.Loop).PlanHost(&p.Plan, w); err != nil {
 		return p, err
 	}
-	if err := machine.For(e.Loop).PlanAlias(&p, w, f); err != nil {
+	alias, err := machine.For(e.Loop).PlanAlias(w, p.Chosen)
+	if err != nil {
 		return p, err
 	}
-	p.Add(machine.For(e.Loop).PlanStoreVM(w, f)...)
+	p.alias = len(alias) > 0
+	p.Add(alias...)
+	p.Add(machine.For(e.Loop).PlanStoreVM(w, p.Chosen)...)
 	p.Add(editors.For(e.Loop).PlanServer(w)...)
 	return p, nil
 }
@@ -77,7 +92,7 @@ func (e *Env) planHost(ctx context.Context, w *target.Target, f *loop.Facts) (pl
 // WalledFor has the rules of the VM's network in place before a guest behind them
 // is used.
 func (e *Env) WalledFor(ctx context.Context, w *target.Target, f *loop.Facts) ([]plan.Action, error) {
-	return walls.For(e.Loop).PlanRunning(ctx, w, f)
+	return walls.For(e.Loop).Running(ctx, w.Network, f)
 }
 
 // planAccess sees to it that libvirt can be asked where the plan hangs on its
@@ -106,100 +121,93 @@ func (e *Env) planAccess(ctx context.Context, p *plan.Plan, w *target.Target, f 
 }
 
 // planVM is the VM itself: image, network, address, disk, domain, boot.
-func (e *Env) planVM(ctx context.Context, w *target.Target, f *loop.Facts) ([]plan.Action, error) {
-	var out []plan.Action
+func (e *Env) planVM(ctx context.Context, w *target.Target, f *loop.Facts) ([]plan.Action, machine.Chosen, error) {
 	fresh := f.NewDomain()
-	baseDir := e.BaseDir(w.Record.Paths)
-	key := e.Key(w.Name)
-	spec, err := network.Choose(f.Net, w.Wished, e.UID, !w.NewNet || !w.AutoNet())
+	baseDir, key := e.BaseDir(w.Record.Paths), e.Key(w.Name)
+	c, notes, err := machine.Choose(w, f, e.HostFacts(), e.UID, key, baseDir)
 	if err != nil {
-		return nil, err
+		return nil, c, err
 	}
-	if w.NewNet {
-		w.Network.Network, w.Network.Name = spec, spec.Name
-		w.Record.NetworkName = spec.Name
-	}
-	mac := network.MAC(key)
-	if !fresh && f.Domain.Domain.Value.MAC != "" {
-		mac = f.Domain.Domain.Value.MAC
-	}
-	ip, err := machine.For(e.Loop).Address(w, f, spec, mac)
-	if err != nil {
-		return nil, err
-	}
-	size := host.Size{CPUs: w.Record.VM.CPUs, RAMMB: w.Record.VM.RAMMB, DiskGB: w.Record.VM.DiskGB}
-	if fresh {
-		var warnings []string
-		if size, warnings, err = host.Choose(e.HostFacts(), w.Wish, baseDir); err != nil {
-			return nil, err
-		}
-		for _, s := range warnings {
-			e.WarnOnce(s)
-		}
-		w.Record.VM.CPUs, w.Record.VM.RAMMB, w.Record.VM.DiskGB = size.CPUs, size.RAMMB, size.DiskGB
-	}
-	accel, slow := host.Accel(e.HostFacts())
-	if slow != "" && fresh {
-		e.WarnOnce(slow)
+	for _, s := range notes {
+		e.WarnOnce(s)
 	}
 	ids, err := e.Identities(ctx, w)
 	if err != nil {
-		return nil, err
+		return nil, c, err
 	}
-	var own, imageActions []plan.Action
+	var out, imageActions []plan.Action
 	var base func() (domain.Base, error)
+	ownKey := ""
 	if fresh {
-		own = sshcfg.PlanOwnKey(e.SSH, ids)
+		own := sshcfg.PlanOwnKey(e.SSH, ids)
+		if out = append(out, own...); len(own) > 0 {
+			ownKey = e.SSH.OwnKeyPath()
+		}
+		if c.Record.Image.Name, err = images.For(e.Loop).Name(ctx, w); err != nil {
+			return nil, c, err
+		}
 		if imageActions, base, err = images.For(e.Loop).Plan(ctx, w); err != nil {
-			return nil, err
+			return nil, c, err
 		}
-		if size.DiskGB, err = images.RoomFor(w, base, size.DiskGB); err != nil {
-			return nil, err
+		if c.Record.VM.DiskGB, err = images.RoomFor(w, base, c.Record.VM.DiskGB); err != nil {
+			return nil, c, err
 		}
-		w.Record.VM.DiskGB = size.DiskGB
 	}
-	out = append(out, own...)
-	out = append(out, machine.For(e.Loop).PlanState(w, f, mac, ip, ids, len(own) > 0)...)
+	in := machine.Remember(w, f, c, ids, ownKey)
+	c.Instance = &in
+	out = append(out, machine.For(e.Loop).PlanState(w, f, in)...)
 	out = append(out, imageActions...)
-	hooks, err := walls.For(e.Loop).PlanHooks()
+	walled, err := e.planNetwork(ctx, w, f, c)
 	if err != nil {
-		return nil, err
+		return nil, c, err
 	}
-	out = append(out, hooks...)
-	nas, err := network.Plan(f.Net, network.Wanted{Spec: spec, Owner: e.UID, VM: w.Name, MAC: mac, IP: ip}, e.Networks(ctx))
-	if err != nil {
-		return nil, err
-	}
-	rules, err := walls.For(e.Loop).Plan(ctx, w, f, spec, walls.GuestsOf(loop.NetworkNamed(f, spec.Name), mac, ip))
-	if err != nil {
-		return nil, err
-	}
-	out = append(out, walls.BeforeStart(spec.Name, nas, rules)...)
+	out = append(out, walled...)
 	eas, err := share.PlanHost(f.Share, key, nil, nil)
 	if err != nil {
-		return nil, err
+		return nil, c, err
 	}
 	out = append(out, eas...)
+	pool := domain.PoolFor(f.Domain.Pool.Value, baseDir, session.DefaultBaseDir)
 	if !fresh && f.Domain.Pool.Err == nil {
 		// A killed "vm prepare" left one, which keeps the disk busy.
-		out = append(out, domain.PlanDropCopy(f.Domain.Pool.Value, w.Name, key, e.UID, domain.PoolFor(f.Domain.Pool.Value, baseDir, session.DefaultBaseDir), e.Domains(ctx))...)
+		out = append(out, domain.PlanDropCopy(f.Domain.Pool.Value, w.Name, key, e.UID, pool, e.Domains(ctx))...)
 	}
 	das, err := domain.Plan(f.Domain, domain.Wanted{
 		Spec: domain.Spec{
-			Name: w.Name, UUID: f.Inst.UUID, Owner: e.UID, Accel: accel, VCPUs: size.CPUs, RAMMB: size.RAMMB,
+			Name: w.Name, UUID: in.UUID, Owner: e.UID, Accel: c.Accel, VCPUs: c.Record.VM.CPUs, RAMMB: c.Record.VM.RAMMB,
 			DiskPath: domain.DiskPath(baseDir, key), SeedPath: domain.SeedPath(baseDir, key), SerialLog: domain.SerialPath(baseDir, key),
-			ExportRoot: root.ExportRoot(key), FSTag: share.FSTag, Network: spec.Name, MAC: mac,
+			ExportRoot: root.ExportRoot(key), FSTag: share.FSTag, Network: c.Network.Network.Name, MAC: c.MAC,
 		},
-		Elsewhere: f.Inst.Adopted, Key: key, DiskGB: size.DiskGB, BaseDir: baseDir, Base: base, Boot: true,
-		Seed: func() ([]byte, error) { return machine.For(e.Loop).Seed(ctx, w, mac) },
-	}, domain.PoolFor(f.Domain.Pool.Value, baseDir, session.DefaultBaseDir), e.Domains(ctx))
+		Elsewhere: in.Adopted, Key: key, DiskGB: c.Record.VM.DiskGB, BaseDir: baseDir, Base: base, Boot: true,
+		Seed: func() ([]byte, error) { return machine.For(e.Loop).Seed(ctx, w, c.MAC) },
+	}, pool, e.Domains(ctx))
 	if err != nil {
-		return nil, err
+		return nil, c, err
 	}
 	arm, err := folders.For(e.Loop).PlanArm(w, f)
 	if err != nil {
-		return nil, err
+		return nil, c, err
 	}
 	out = append(append(out, arm...), folders.For(e.Loop).PlanStale(w, f)...)
-	return append(out, das...), nil
+	return append(out, das...), c, nil
+}
+
+// planNetwork is the VM's network, and the rules in front of its start.
+func (e *Env) planNetwork(ctx context.Context, w *target.Target, f *loop.Facts, c machine.Chosen) ([]plan.Action, error) {
+	part, spec := walls.For(e.Loop), c.Network.Network
+	out, err := part.PlanHooks()
+	if err != nil {
+		return nil, err
+	}
+	nas, err := network.Plan(f.Net, network.Wanted{Spec: spec, Owner: e.UID, VM: w.Name, MAC: c.MAC, IP: c.Address}, e.Networks(ctx))
+	if err != nil {
+		return nil, err
+	}
+	part.See(ctx, spec.Name, f)
+	rules, err := part.Plan(c.Network, f, walls.GuestsOf(loop.NetworkNamed(f, spec.Name), c.MAC, c.Address))
+	if err != nil {
+		return nil, err
+	}
+	part.Offer(rules, f)
+	return append(out, walls.BeforeStart(spec.Name, nas, rules)...), nil
 }

@@ -11,6 +11,7 @@ package plan
 
 import (
 	"context"
+	"slices"
 
 	"aivm.dev/aivm/internal/root"
 )
@@ -84,6 +85,11 @@ func (p Plan) Asks() bool {
 		}
 	}
 	return false
+}
+
+// Has reports whether an action of that id is in the plan.
+func (p Plan) Has(id string) bool {
+	return slices.ContainsFunc(p.Actions, func(a Action) bool { return a.ID == id })
 }
 
 // Add appends actions.

@@ -1,10 +1,11 @@
 package clones
 
 import (
-	"aivm.dev/aivm/provision/loop"
 	"context"
 	"fmt"
 	"slices"
+
+	"aivm.dev/aivm/provision/loop"
 
 	"al.essio.dev/pkg/shellescape"
 	"github.com/dustin/go-humanize"

@@ -1,10 +1,11 @@
 package editors
 
 import (
-	"aivm.dev/aivm/internal/ui"
 	"context"
 	"fmt"
 	"strings"
+
+	"aivm.dev/aivm/internal/ui"
 
 	"aivm.dev/aivm/internal/editor"
 	"aivm.dev/aivm/provision/target"

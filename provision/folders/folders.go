@@ -227,21 +227,12 @@ func (e Part) PlanHost(p *plan.Plan, w *target.Target, f *loop.Facts) error {
 	}
 	for _, a := range as {
 		b, bind := a.Root.(root.Bind)
-		armed := bind && hasAction(*p, "share.arm:"+b.Token) && len(b.Protect) == 0
-		if !hasAction(*p, a.ID) && !armed {
+		armed := bind && p.Has("share.arm:"+b.Token) && len(b.Protect) == 0
+		if !p.Has(a.ID) && !armed {
 			p.Add(a)
 		}
 	}
 	return nil
-}
-
-func hasAction(p plan.Plan, id string) bool {
-	for _, a := range p.Actions {
-		if a.ID == id {
-			return true
-		}
-	}
-	return false
 }
 
 // mountInGuest runs the mount script and believes only what the guest's mount

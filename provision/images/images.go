@@ -1,10 +1,11 @@
 package images
 
 import (
-	"aivm.dev/aivm/provision/loop"
 	"context"
 	"errors"
 	"fmt"
+
+	"aivm.dev/aivm/provision/loop"
 
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/root"
@@ -25,9 +26,6 @@ func (e Part) Plan(ctx context.Context, w *target.Target) ([]plan.Action, func()
 	ref, note, err := e.resolveImage(ctx, w, asked)
 	if err != nil {
 		return nil, nil, err
-	}
-	if w.NewVM && asked.Kind == image.KindAuto {
-		w.Record.Image.Name = ref.String() // what it was, when "auto" is something else
 	}
 	entry, ok, err := e.Cache.Lookup(ref)
 	if err != nil {
@@ -244,4 +242,15 @@ func (e Part) Check(w *target.Target) host.Check {
 		return host.NewCheck("image", "Base image cache", "skipped", "%s is not in the cache; the VM does not need it any more", ref)
 	}
 	return host.NewCheck("image", "Base image cache", "ok", "%s (%d MB)", ent.Source, ent.Size>>20)
+}
+
+// Name returns the name to record for the image of a new VM: what "auto" stands
+// for now, when it may be something else later.
+func (e Part) Name(ctx context.Context, w *target.Target) (string, error) {
+	asked, _, err := w.ImageRef()
+	if err != nil || !w.NewVM || asked.Kind != image.KindAuto {
+		return w.Record.Image.Name, err
+	}
+	ref, _, err := e.resolveImage(ctx, w, asked)
+	return ref.String(), err
 }

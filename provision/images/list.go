@@ -1,13 +1,14 @@
 package images
 
 import (
-	"aivm.dev/aivm/provision/loop"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+
+	"aivm.dev/aivm/provision/loop"
 
 	"al.essio.dev/pkg/shellescape"
 

@@ -1,7 +1,6 @@
 package legacy03
 
 import (
-	"aivm.dev/aivm/provision/loop"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"aivm.dev/aivm/provision/loop"
 
 	"golang.org/x/crypto/ssh"
 

@@ -1,7 +1,6 @@
 package legacy03
 
 import (
-	"aivm.dev/aivm/provision/session"
 	"cmp"
 	"context"
 	"errors"
@@ -9,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+
+	"aivm.dev/aivm/provision/session"
 
 	"al.essio.dev/pkg/shellescape"
 

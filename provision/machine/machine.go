@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 
 	"al.essio.dev/pkg/shellescape"
@@ -15,13 +14,19 @@ import (
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/provision/domain"
 	"aivm.dev/aivm/provision/loop"
-	"aivm.dev/aivm/provision/network"
 	"aivm.dev/aivm/provision/target"
 	"aivm.dev/aivm/sshcfg"
 )
 
-// CheckIdentity refuses a domain that is not this person's, or that there is
-// no way into from here. A name nobody chose is changed instead.
+// TakenError says why a domain is not, or cannot be, this person's VM: another
+// name is the way out where nobody chose this one.
+type TakenError struct{ Err error }
+
+func (e *TakenError) Error() string { return e.Err.Error() }
+func (e *TakenError) Unwrap() error { return e.Err }
+
+// CheckIdentity refuses a domain that is not this person's, or that there is no
+// way into from here: with a *TakenError where nobody chose the name.
 func (e Part) CheckIdentity(w *target.Target, f *loop.Facts) error {
 	d := f.Domain.Domain
 	if d.Err != nil || d.Value == nil {
@@ -44,43 +49,21 @@ func (e Part) CheckIdentity(w *target.Target, f *loop.Facts) error {
 		}
 	}
 	if err != nil && w.AutoName {
-		w.Rename()
-		if err := e.FreeName(w); err != nil {
-			return err
-		}
-		return plan.ErrStale
+		return &TakenError{err}
 	}
 	return err
 }
 
-// Address is the VM's fixed address: the one reserved, the one decided before,
-// or the first free one.
-func (e Part) Address(w *target.Target, f *loop.Facts, spec config.NetworkSpec, mac string) (netip.Addr, error) {
-	n := loop.NetworkNamed(f, spec.Name)
-	ip, reserved, err := network.Address(spec, n, mac)
-	if err != nil {
-		return ip, ui.Refused("%w", err).Hint("aivm list", "aivm vm delete NAME of a VM you no longer need")
-	}
-	if !reserved && f.Inst != nil {
-		if old, perr := netip.ParseAddr(f.Inst.Address); perr == nil && network.Free(spec, n, mac, old) {
-			return old, nil
-		}
-	}
-	return ip, nil
-}
-
 // PlanAlias writes the ssh stanza and the Include line. A configuration that
 // cannot be edited never keeps a VM from being used: the line to add is said.
-func (e Part) PlanAlias(p *plan.Plan, w *target.Target, f *loop.Facts) error {
-	if f.Inst == nil {
-		return nil
+func (e Part) PlanAlias(w *target.Target, c Chosen) ([]plan.Action, error) {
+	if c.Instance == nil {
+		return nil, nil
 	}
-	st := e.Stanza(w.Name, *f.Inst)
+	st := e.Stanza(w.Name, *c.Instance)
 	as, err := sshcfg.Plan(sshcfg.Observe(e.SSH, st), st)
-	p.Add(as...)
-	f.AliasMade = len(as) > 0
 	if !errors.Is(err, sshcfg.ErrReadOnly) {
-		return err
+		return as, err
 	}
 	e.WarnOnce(err.Error())
 	var ue *ui.Error
@@ -89,43 +72,39 @@ func (e Part) PlanAlias(p *plan.Plan, w *target.Target, f *loop.Facts) error {
 			e.WarnOnce(h)
 		}
 	}
-	return nil
+	return as, nil
 }
 
+// StoreVM is the id of the action that records a new VM.
+const StoreVM = "store.vm"
+
 // PlanStoreVM records a VM that is new to the store, once it exists.
-func (e Part) PlanStoreVM(w *target.Target, f *loop.Facts) []plan.Action {
+func (e Part) PlanStoreVM(w *target.Target, c Chosen) []plan.Action {
 	if !w.NewVM {
 		return nil
 	}
+	record, net := c.Record, c.Network
+	record.NetworkName = net.Name
+	if c.Instance != nil && c.Instance.Made != nil {
+		m := c.Instance.Made
+		record.Image.Name, record.VM.CPUs, record.VM.RAMMB, record.VM.DiskGB = m.Image, m.CPUs, m.RAMMB, m.DiskGB
+	}
 	return []plan.Action{{
-		ID: "store.vm", Why: fmt.Sprintf("record the VM %s in the config", w.Name), Shows: []string{"write " + e.StorePath},
+		ID: StoreVM, Why: fmt.Sprintf("record the VM %s in the config", w.Name), Shows: []string{"write " + e.StorePath},
 		Do: func(ctx context.Context) error {
-			err := config.Update(ctx, e.StorePath, func(c *config.Config) error {
+			return config.Update(ctx, e.StorePath, func(c *config.Config) error {
 				if _, ok := c.FindVM(w.Name); ok {
 					return nil
 				}
-				if _, ok := c.FindNetwork(w.Network.Name); !ok {
-					c.UpsertNetwork(w.Network)
+				if _, ok := c.FindNetwork(net.Name); !ok {
+					c.UpsertNetwork(net)
 				}
-				w.Record.NetworkName = w.Network.Name
-				if f.Inst != nil && f.Inst.Made != nil {
-					m, vm := f.Inst.Made, &w.Record.VM
-					w.Record.Image.Name, vm.CPUs, vm.RAMMB, vm.DiskGB = m.Image, m.CPUs, m.RAMMB, m.DiskGB
-				}
-				c.UpsertVM(w.Record)
+				c.UpsertVM(record)
 				if w.SetActive || w.Active && c.ActiveVM == "" {
 					c.ActiveVM = w.Name
 				}
 				return nil
 			})
-			if err == nil {
-				w.NewVM = false
-				if e.Verb == "create" {
-					// What is recorded is not created again.
-					e.Rerun = "aivm vm up " + w.Name
-				}
-			}
-			return err
 		},
 	}}
 }

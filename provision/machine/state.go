@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"reflect"
 	"slices"
@@ -20,15 +19,15 @@ import (
 	"aivm.dev/aivm/sshcfg"
 )
 
-// PlanState writes what has to be known about the VM before it exists: its
-// host key, uuid, address and keys. It leaves the planned instance in f, for
-// what is planned after it.
-func (e Part) PlanState(w *target.Target, f *loop.Facts, mac string, ip netip.Addr, ids []sshcfg.Identity, ownKey bool) []plan.Action {
+// Remember returns what has to be known about the VM once it is as c says. ownKey
+// is the path of aivm's own key if the guest lets it in although ids does not have
+// it yet.
+func Remember(w *target.Target, f *loop.Facts, c Chosen, ids []sshcfg.Identity, ownKey string) state.Instance {
 	in := state.Instance{Schema: 1, User: w.Record.VM.User}
 	if f.Inst != nil {
 		in = *f.Inst
 	}
-	in.MAC, in.Address = mac, ip.String()
+	in.MAC, in.Address = c.MAC, c.Address.String()
 	if d := f.Domain.Domain.Value; d != nil {
 		in.UUID = d.UUID
 	}
@@ -36,21 +35,26 @@ func (e Part) PlanState(w *target.Target, f *loop.Facts, mac string, ip netip.Ad
 		in.UUID = uuid.NewString()
 	}
 	in.SeedLeft = in.SeedLeft || f.NewDomain()
-	if vm := w.Record.VM; f.NewDomain() {
-		in.Made = &state.Made{Image: w.Record.Image.Name, CPUs: vm.CPUs, RAMMB: vm.RAMMB, DiskGB: vm.DiskGB}
+	if vm := c.Record.VM; f.NewDomain() {
+		in.Made = &state.Made{Image: c.Record.Image.Name, CPUs: vm.CPUs, RAMMB: vm.RAMMB, DiskGB: vm.DiskGB}
 	}
 	if len(in.Identities) == 0 || f.NewDomain() {
 		in.Identities = sshcfg.StanzaIdentities(ids)
-		if ownKey && !slices.Contains(in.Identities, e.SSH.OwnKeyPath()) {
-			in.Identities = append([]string{e.SSH.OwnKeyPath()}, in.Identities...)
+		if ownKey != "" && !slices.Contains(in.Identities, ownKey) {
+			in.Identities = append([]string{ownKey}, in.Identities...)
 		}
 	}
+	return in
+}
+
+// PlanState writes what has to be known about the VM before it exists: its host
+// key, uuid, address and keys.
+func (e Part) PlanState(w *target.Target, f *loop.Facts, in state.Instance) []plan.Action {
 	_, keyErr := e.SSH.LoadHostKey(w.Name)
 	if in.Adopted {
 		_, keyErr = e.SSH.PinnedKey(w.Name)
 	}
 	same := f.Inst != nil && reflect.DeepEqual(*f.Inst, in)
-	f.Inst = &in
 	if same && keyErr == nil {
 		return nil
 	}

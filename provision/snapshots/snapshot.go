@@ -1,11 +1,12 @@
 package snapshots
 
 import (
-	"aivm.dev/aivm/provision/loop"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+
+	"aivm.dev/aivm/provision/loop"
 
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"

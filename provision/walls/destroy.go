@@ -1,10 +1,11 @@
 package walls
 
 import (
-	"aivm.dev/aivm/provision/loop"
 	"context"
 	"errors"
 	"strings"
+
+	"aivm.dev/aivm/provision/loop"
 
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/plan"

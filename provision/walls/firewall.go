@@ -13,7 +13,6 @@ import (
 	"aivm.dev/aivm/internal/wall"
 	"aivm.dev/aivm/provision/firewall"
 	"aivm.dev/aivm/provision/loop"
-	"aivm.dev/aivm/provision/target"
 )
 
 // Result is what the verbs of `host fw` print with --json.
@@ -147,16 +146,16 @@ func (e Part) planApply(ctx context.Context, name string) (p plan.Plan, scripts 
 			}
 			continue
 		}
-		w := &target.Target{Network: n, Boot: true}
-		f := &loop.Facts{}
+		f := &loop.Facts{Wall: e.RulesOf(ctx, n.Network.Name, true)}
 		guests, err := e.guests(ctx, n)
 		if err != nil {
 			return p, nil, err
 		}
-		as, err := e.Plan(ctx, w, f, n.Network, guests)
+		as, err := e.Plan(n, f, guests)
 		if err != nil {
 			return p, nil, err
 		}
+		e.Offer(as, f)
 		p.Add(as...)
 		scripts = append(scripts, ruleScripts(as, f)...)
 	}

@@ -14,7 +14,6 @@ import (
 	"aivm.dev/aivm/internal/wall"
 	"aivm.dev/aivm/provision/loop"
 	"aivm.dev/aivm/provision/network"
-	"aivm.dev/aivm/provision/target"
 )
 
 // Create makes a network, with its firewall, before there is a VM for
@@ -112,10 +111,12 @@ func (e Part) planNetwork(ctx context.Context, n config.Network, known bool, f n
 			guests = w.Guests
 		}
 	}
-	rules, err := e.Plan(ctx, &target.Target{Network: n, Boot: true}, &loop.Facts{}, n.Network, guests)
+	seen := &loop.Facts{Wall: e.RulesOf(ctx, n.Network.Name, true)}
+	rules, err := e.Plan(n, seen, guests)
 	if err != nil {
 		return p, err
 	}
+	e.Offer(rules, seen)
 	as := BeforeStart(n.Network.Name, nas, rules)
 	if len(as) > 0 && n.Firewall.Enabled {
 		hooks, err := e.PlanHooks()

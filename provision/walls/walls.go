@@ -26,35 +26,65 @@ func (e Part) ObserveRules(ctx context.Context, w *target.Target) *loop.WallFact
 	if w.NewNet || e.NoFirewall || !w.Boot && !w.Guest {
 		return nil
 	}
-	return &loop.WallFacts{Network: w.Network.Network.Name, Rules: e.Wall.Rules(ctx, w.Network.Network.Name, !w.NoSudo)}
+	return e.RulesOf(ctx, w.Network.Network.Name, !w.NoSudo)
 }
 
-// Plan puts the rules of the network in place before a guest behind them
-// is used, or started. guests are those that have an address in it; nil: those
-// the rules know already, and this one.
-func (e Part) Plan(ctx context.Context, w *target.Target, f *loop.Facts, spec config.NetworkSpec, guests []wall.Guest) ([]plan.Action, error) {
+// RulesOf reads the rules of a network.
+func (e Part) RulesOf(ctx context.Context, network string, sudo bool) *loop.WallFacts {
+	return &loop.WallFacts{Network: network, Rules: e.Wall.Rules(ctx, network, sudo)}
+}
+
+// See has f hold the rules of the network, which may be another one than that of
+// the last look.
+func (e Part) See(ctx context.Context, network string, f *loop.Facts) {
+	if !e.NoFirewall && (f.Wall == nil || f.Wall.Network != network) {
+		f.Wall = e.RulesOf(ctx, network, true)
+	}
+}
+
+// Running looks at the rules of a network whose VM runs already, and plans what is
+// missing of them.
+func (e Part) Running(ctx context.Context, n config.Network, f *loop.Facts) ([]plan.Action, error) {
+	e.See(ctx, n.Network.Name, f)
+	guests, err := e.known(ctx, n, f)
+	if err != nil {
+		return nil, err
+	}
+	as, err := e.planRunning(n, f, guests)
+	e.Offer(as, f)
+	return as, err
+}
+
+// known are the guests that rules have to let through beside those they know: nil
+// if they know some. Rules that were taken away know nobody, and libvirt does:
+// others may run on this network, and must not be cut off by what is for this VM.
+func (e Part) known(ctx context.Context, n config.Network, f *loop.Facts) ([]wall.Guest, error) {
+	if e.NoFirewall || !n.Firewall.Enabled {
+		return nil, nil
+	}
+	if m := f.Wall.Rules.Manifest; m.Err != nil || m.Value != nil {
+		return nil, nil
+	}
+	guests, err := e.guests(ctx, n)
+	if err != nil || f.Inst == nil {
+		return guests, err
+	}
+	if ip, err := netip.ParseAddr(f.Inst.Address); err == nil {
+		guests = wall.Wall{Guests: guests}.With(f.Inst.MAC, ip).Guests
+	}
+	return guests, nil
+}
+
+// Plan puts the rules of the network in place before a guest behind them is used,
+// or started. guests are those that have an address in it; nil: those the rules
+// know already, and this one. The rules were read: f.Wall is about this network.
+func (e Part) Plan(n config.Network, f *loop.Facts, guests []wall.Guest) ([]plan.Action, error) {
+	fw, spec := n.Firewall, n.Network
 	if e.NoFirewall {
 		e.WarnOnce(fmt.Sprintf("the firewall of network %s is not looked at, this once", spec.Name))
 		return nil, nil
 	}
-	if f.Wall == nil || f.Wall.Network != spec.Name {
-		f.Wall = &loop.WallFacts{Network: spec.Name, Rules: e.Wall.Rules(ctx, spec.Name, true)}
-	}
 	rules := f.Wall.Rules
-	fw := w.Network.Firewall
-	if guests == nil && fw.Enabled && rules.Manifest.Err == nil && rules.Manifest.Value == nil {
-		// Rules that were taken away know nobody: libvirt does. Others may run
-		// on this network, and must not be cut off by what is for this VM.
-		var err error
-		if guests, err = e.guests(ctx, w.Network); err != nil {
-			return nil, err
-		}
-		if f.Inst != nil {
-			if ip, err := netip.ParseAddr(f.Inst.Address); err == nil {
-				guests = wall.Wall{Guests: guests}.With(f.Inst.MAC, ip).Guests
-			}
-		}
-	}
 	want, err := firewall.Want(fw, spec, guests)
 	if err != nil {
 		return nil, err
@@ -79,9 +109,6 @@ func (e Part) Plan(ctx context.Context, w *target.Target, f *loop.Facts, spec co
 	}
 	if len(as) > 0 {
 		e.sayPorts(fw)
-		if errors.Is(rules.Kernel.Err, firewall.ErrAsks) {
-			e.offerOnce(spec.Name)
-		}
 	}
 	for _, s := range firewall.InTheWay(rules.Kernel.Value, spec.Bridge) {
 		e.WarnOnce(s)
@@ -89,9 +116,9 @@ func (e Part) Plan(ctx context.Context, w *target.Target, f *loop.Facts, spec co
 	return as, nil
 }
 
-// PlanRunning looks at the rules of a VM that runs already.
-func (e Part) PlanRunning(ctx context.Context, w *target.Target, f *loop.Facts) ([]plan.Action, error) {
-	as, err := e.Plan(ctx, w, f, w.Network.Network, nil)
+// planRunning is Plan for a VM that runs already. guests as for Plan.
+func (e Part) planRunning(n config.Network, f *loop.Facts, guests []wall.Guest) ([]plan.Action, error) {
+	as, err := e.Plan(n, f, guests)
 	if err != nil || len(as) == 0 {
 		return nil, err
 	}
@@ -100,6 +127,14 @@ func (e Part) PlanRunning(ctx context.Context, w *target.Target, f *loop.Facts) 
 	as[len(as)-1].Again = true
 	hooks, err := e.PlanHooks()
 	return append(hooks, as...), err
+}
+
+// Offer names the line of sudoers that saves the password, if rules are put up
+// that only root can read.
+func (e Part) Offer(as []plan.Action, f *loop.Facts) {
+	if len(as) > 0 && f.Wall != nil && errors.Is(f.Wall.Rules.Kernel.Err, firewall.ErrAsks) {
+		e.offerOnce(f.Wall.Network)
+	}
 }
 
 // PlanForget takes a VM that is deleted out of the rules of its network.

@@ -133,7 +133,7 @@ func TestRunningWall(t *testing.T) {
 			e, k, w := walledWorld(t)
 			f := behind()
 			c.change(e, k, w, f)
-			as, err := For(e.Loop).PlanRunning(t.Context(), w, f)
+			as, err := For(e.Loop).Running(t.Context(), w.Network, f)
 			if c.err != "" {
 				var ue *ui.Error
 				if err == nil || !strings.Contains(err.Error(), c.err) || !errors.As(err, &ue) || len(ue.Hints) == 0 {
@@ -161,7 +161,7 @@ func TestOfferedOnce(t *testing.T) {
 	for i, want := range []bool{false, true, false} {
 		e.Err.Reset()
 		e.Fresh()
-		if _, err := For(e.Loop).PlanRunning(t.Context(), w, behind()); err != nil {
+		if _, err := For(e.Loop).Running(t.Context(), w.Network, behind()); err != nil {
 			t.Fatal(err)
 		}
 		if got := strings.Contains(e.Err.String(), "NOPASSWD"); got != want {
