@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"aivm.dev/aivm/internal/root/record"
 	"aivm.dev/aivm/internal/ui"
 )
 
@@ -22,7 +23,7 @@ import (
 // be one end of a unix socket pair, one after the other, until the other end
 // is closed. It does nothing for anybody but root started by the user who made
 // that socket.
-func Serve(ctx context.Context, stdin *os.File, builders map[string]BuildFunc) error {
+func Serve(ctx context.Context, stdin *os.File, builders map[string]record.BuildFunc) error {
 	if os.Geteuid() != 0 {
 		return ui.Refused("this is the privileged half of aivm and is started by it through sudo").Hint("aivm --help")
 	}
@@ -119,7 +120,7 @@ func (s *server) loop(ctx context.Context) error {
 		sc.Buffer(make([]byte, 0, 4096), maxLine)
 		for sc.Scan() {
 			var r request
-			if err := strictJSON(sc.Bytes(), &r); err != nil {
+			if err := record.StrictJSON(sc.Bytes(), &r); err != nil {
 				bad <- ui.Refused("malformed record: %w", err)
 				return
 			}
@@ -156,8 +157,8 @@ func (s *server) loop(ctx context.Context) error {
 
 // one runs one request; only a broken connection is an error of its own.
 func (s *server) one(ctx context.Context, r request) error {
-	op, err := decodeOp(r)
-	var res Result
+	op, err := record.Decode(r.Kind, r.Op)
+	var res record.Result
 	if err == nil {
 		res, err = s.exec.run(ctx, op, func(line string, fraction float64) {
 			_ = s.send(reply{Progress: &progressLine{line, fraction}}, nil) // told again by the result
