@@ -1,17 +1,18 @@
 package hookinstall
 
 import (
-	"fmt"
+	"embed"
+	"strings"
 
 	"aivm.dev/aivm/internal/root/definition"
 	"aivm.dev/aivm/internal/root/rootfile"
 )
 
-// scriptText returns the hook of one kind, a shell script. It decides by
-// itself whether the object is one of aivm's, and starts the program only
-// then: whatever is wrong with the program, what is not aivm's starts. For
-// aivm's own it fails if the program does, since they must not start without
-// their walls.
+// The hooks, shell scripts with a placeholder for each path and name that Go
+// code knows, too. network.sh and qemu.sh decide by themselves whether the
+// object is one of aivm's, and start the program only then: whatever is wrong
+// with the program, what is not aivm's starts. For aivm's own they fail if the
+// program does, since they must not start without their walls.
 //
 // The object's XML is read as text, in which libvirt escapes what names and
 // descriptions hold. A definition may be megabytes long, so cat reads it; the
@@ -19,87 +20,34 @@ import (
 //
 // Through env, because AppArmor's profile of libvirtd lets a hook run programs
 // of /usr/bin unconfined and none of /usr/local.
+//
+// network.sh: a network of that name may be somebody else's: then the program is
+// told, to take away what is still there of aivm's, and its failure is ignored.
+//
+// qemu.sh: a VM is aivm's by its mark, or because it is on a network that has a
+// wall. Of one that nothing is known of, only because it has a manifest.
+//
+// daemon.sh is the hook of the daemon itself, run when it starts, ends, or has
+// looked for hooks anew: it answers a question (see question) by taking it away.
+// Its parent is the daemon. Nothing of aivm's runs in it, for it is run for
+// others' sake, too.
+//
+//go:embed daemon.sh network.sh qemu.sh
+var scripts embed.FS
+
+var placeholders = strings.NewReplacer(
+	"@MANIFESTS@", rootfile.ManifestDir,
+	"@NETWORKS@", definition.NetworkDir,
+	"@MARK@", definition.MarkSpace,
+	"@PROGRAM@", rootfile.HookProgram,
+	"@COMMAND@", rootfile.HookCommand,
+)
+
+// scriptText returns the hook of one kind of rootfile.HookKinds.
 func scriptText(kind string) string {
-	body := map[string]string{"network": networkScript, "qemu": qemuScript}[kind]
-	if body == "" {
-		return answerScript()
+	b, err := scripts.ReadFile(kind + ".sh")
+	if err != nil {
+		panic(err) // it is built in
 	}
-	return fmt.Sprintf(`#!/bin/sh
-%s
-# Without a manifest in that directory it does nothing.
-dir=%s
-mark=%s
-definition() {
-	xml=$(cat)
-	[ -z "$xml" ] || return 0
-	while IFS= read -r line || [ -n "$line" ]; do
-		xml=$xml$line'
-'
-	done
+	return placeholders.Replace(string(b))
 }
-run() {
-	printf '%%s\n' "$xml" | /usr/bin/env %s %s %s "$@"
-}
-`, hookMark, rootfile.ManifestDir, definition.MarkSpace, rootfile.HookProgram, rootfile.HookCommand, kind) + body
-}
-
-// A network of that name may be somebody else's: then the program is told, to
-// take away what is still there of aivm's, and its failure is ignored.
-const networkScript = `f=$dir/net-$1.json
-[ -f "$f" ] || exit 0
-definition
-case $xml in
-*"$mark"*) ;;
-*"<uuid>"*)
-	uuid=$(printf '%s\n' "$xml" | sed -n 's|.*<uuid>\(.*\)</uuid>.*|\1|p' | head -n 1)
-	grep -qF -e "$uuid" "$f" || grep -qF -e "$mark" "` + definition.NetworkDir + `/$1.xml" || {
-		run "$@"
-		exit 0
-	}
-	;;
-esac
-run "$@"
-`
-
-// A VM is aivm's by its mark, or because it is on a network that has a wall. Of
-// one that nothing is known of, only because it has a manifest.
-const qemuScript = `case $2 in
-prepare | start | started | stopped) ;;
-*) exit 0 ;;
-esac
-for f in "$dir"/vm-*-"$1".json "$dir"/net-*.json; do
-	[ -f "$f" ] && break
-done
-[ -f "$f" ] || exit 0
-definition
-case $xml in
-*"$mark"*)
-	run "$@"
-	exit
-	;;
-"")
-	for f in "$dir"/vm-*-"$1".json; do
-		uid=${f#"$dir"/vm-}
-		case ${uid%-"$1".json} in
-		"" | *[!0-9]*) ;;
-		*)
-			run "$@"
-			exit
-			;;
-		esac
-	done
-	exit 0
-	;;
-esac
-for f in "$dir"/net-*.json; do
-	net=${f##*/net-}
-	net=${net%.json}
-	case $xml in
-	*" network="[\"\']"$net"[\"\']*)
-		run "$@"
-		exit
-		;;
-	esac
-done
-exit 0
-`

@@ -38,22 +38,6 @@ func toldText() []byte {
 // it runs its hooks.
 func question(pid string) string { return filepath.Join(rootfile.ManifestDir, "asks-"+pid) }
 
-// answerScript is the hook of the daemon itself, run when it starts, ends, or
-// has looked for hooks anew: it answers a question by taking it away. Its
-// parent is the daemon. Nothing of aivm's runs in it, for it is run for others'
-// sake, too.
-func answerScript() string {
-	return fmt.Sprintf(`#!/bin/sh
-%s
-# Here a daemon that is asked whether it runs its hooks answers.
-f=%s
-if [ -e "$f" ]; then
-	exec rm -f -- "$f"
-fi
-exit 0
-`, hookMark, question("$PPID"))
-}
-
 // hookDaemons are the daemons that run hooks: the one of old and the two it
 // was split into, with their pid files.
 var hookDaemons = []string{"libvirtd", "virtnetworkd", "virtqemud"}
