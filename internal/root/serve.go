@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -168,11 +167,7 @@ func (s *server) one(ctx context.Context, r request) error {
 		defer res.File.Close()
 	}
 	if err != nil {
-		l := wireError(err)
-		if errors.Is(err, context.Canceled) {
-			l = &errorLine{Kind: "interrupted", Message: err.Error()}
-		}
-		return s.send(reply{Error: l}, nil)
+		return s.send(reply{Error: wireError(err)}, nil)
 	}
 	return s.send(reply{Result: &resultLine{Note: res.Note, File: res.File != nil}}, res.File)
 }

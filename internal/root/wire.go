@@ -2,11 +2,8 @@ package root
 
 import (
 	"encoding/json"
-	"errors"
 
-	"aivm.dev/aivm/internal/root/mount"
 	"aivm.dev/aivm/internal/root/record"
-	"aivm.dev/aivm/internal/ui"
 )
 
 // The conversation on the helper's stdin, one JSON object per line.
@@ -16,7 +13,7 @@ import (
 //	helper: {"hello":1}                  sudo let it through
 //	helper: {"progress":{"line":"...","fraction":0.5}}
 //	helper: {"result":{"note":"...","file":true}}  with the descriptor by SCM_RIGHTS
-//	helper: {"error":{"kind":"refused","message":"...","hints":[...]}}
+//	helper: {"error":{"kind":"refused","message":"...","hints":[...],"causes":["no-space"]}}
 const (
 	wireVersion = 1
 	maxLine     = 1 << 20
@@ -50,6 +47,7 @@ type errorLine struct {
 	Message string   `json:"message"`
 	Hints   []string `json:"hints,omitempty"`
 	InUse   bool     `json:"in_use,omitempty"` // it is ErrInUse
+	Causes  []string `json:"causes,omitempty"` // which of causes it is
 }
 
 func encodeOp(op record.Op) ([]byte, error) {
@@ -58,29 +56,4 @@ func encodeOp(op record.Op) ([]byte, error) {
 		return nil, err
 	}
 	return json.Marshal(request{Kind: op.Kind(), Op: raw})
-}
-
-// wireError turns any error into its record; remoteError is the way back.
-func wireError(err error) *errorLine {
-	l := &errorLine{Kind: "failed", Message: err.Error(), InUse: errors.Is(err, mount.ErrInUse)}
-	var e *ui.Error
-	if errors.As(err, &e) {
-		l.Kind, l.Hints = e.Kind, e.Hints
-	}
-	return l
-}
-
-func remoteError(l *errorLine) error {
-	as := ui.Failed
-	switch l.Kind {
-	case "refused":
-		as = ui.Refused
-	case "approval":
-		as = ui.NeedsApproval
-	}
-	err := as("%s", l.Message).Hint(l.Hints...)
-	if l.InUse {
-		err.Err = mount.ErrInUse
-	}
-	return err
 }
