@@ -12,20 +12,8 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// UnmountSoon is Unmount for a token a guest has just let go of: virtiofsd
-// closes what the guest forgot only when it gets to it (shares.md 3).
-func UnmountSoon(m mountinfo.Mount) error {
-	for range 20 {
-		switch err := unix.Unmount(m.Point, unix.UMOUNT_NOFOLLOW); {
-		case err == nil:
-			return nil
-		case !errors.Is(err, unix.EBUSY):
-			return Unmount(m)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	return Unmount(m)
-}
+// ErrInUse is a mount that somebody still holds; the error names who.
+var ErrInUse = errors.New("is in use")
 
 // Unmount takes one mount away, never lazily: a lazy umount is no revocation,
 // whoever holds a directory open goes on reading.
@@ -41,6 +29,17 @@ func Unmount(m mountinfo.Mount) error {
 	return fmt.Errorf("umount %s: %w", m.Point, err)
 }
 
-// ErrInUse is a mount that somebody still holds: what Do says about it wraps
-// this, also when it comes from the helper, and names who.
-var ErrInUse = errors.New("is in use")
+// UnmountSoon is Unmount for a token a guest has just let go of: virtiofsd
+// closes what the guest forgot only when it gets to it (shares.md 3).
+func UnmountSoon(m mountinfo.Mount) error {
+	for range 20 {
+		switch err := unix.Unmount(m.Point, unix.UMOUNT_NOFOLLOW); {
+		case err == nil:
+			return nil
+		case !errors.Is(err, unix.EBUSY):
+			return Unmount(m)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return Unmount(m)
+}
