@@ -4,31 +4,22 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os"
 	"sync"
 
+	"aivm.dev/aivm/internal/root/exportroot"
+	"aivm.dev/aivm/internal/root/hookinstall"
+	"aivm.dev/aivm/internal/root/hostsetup"
+	"aivm.dev/aivm/internal/root/imagebuild"
+	"aivm.dev/aivm/internal/root/manifest"
+	"aivm.dev/aivm/internal/root/nftload"
+	"aivm.dev/aivm/internal/root/record"
 	"aivm.dev/aivm/internal/ui"
 )
-
-// A Result is what an action leaves behind for its caller.
-type Result struct {
-	File *os.File // an open descriptor passed back, or nil; the caller closes it
-	Note string   // what a person should know although it worked, or ""
-}
-
-// Progress is told what an action is doing now. fraction is 0 to 1, or less
-// than 0 when it is not known.
-type Progress = func(line string, fraction float64)
-
-// A BuildFunc makes a bootable image inside dir (an empty directory of root's)
-// and returns the path of the finished file in it. It leaves nothing mounted
-// below dir, also when ctx ends.
-type BuildFunc func(ctx context.Context, dir string, progress Progress) (path string, err error)
 
 // An Applier executes privileged actions.
 type Applier interface {
 	// Do runs one action to its end. progress may be nil.
-	Do(ctx context.Context, op Op, progress Progress) (Result, error)
+	Do(ctx context.Context, op record.Op, progress record.Progress) (record.Result, error)
 	// Close ends the helper process, if one was started.
 	Close() error
 }
@@ -39,7 +30,7 @@ type Options struct {
 	Self           []string // argv prefix that starts this program: the helper is SELF root-apply
 	NonInteractive bool     // no terminal: sudo must not ask
 	Stderr         io.Writer
-	Builders       map[string]BuildFunc // by BuildImage.Distro; used where the action really runs
+	Builders       map[string]record.BuildFunc // by BuildImage.Distro; used where the action really runs
 }
 
 // Command is the hidden verb that becomes the helper; it calls Serve.
@@ -63,7 +54,7 @@ type local struct {
 	exec executor
 }
 
-func (l *local) Do(ctx context.Context, op Op, progress Progress) (Result, error) {
+func (l *local) Do(ctx context.Context, op record.Op, progress record.Progress) (record.Result, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.exec.run(ctx, op, progress)
@@ -73,63 +64,63 @@ func (l *local) Close() error { return nil }
 
 // executor is what runs actions, in the helper and in a root process alike.
 type executor struct {
-	caller   int // see validate
-	builders map[string]BuildFunc
+	caller   int // see record.Check
+	builders map[string]record.BuildFunc
 }
 
-func (e executor) run(ctx context.Context, op Op, progress Progress) (Result, error) {
+func (e executor) run(ctx context.Context, op record.Op, progress record.Progress) (record.Result, error) {
 	if progress == nil {
 		progress = func(string, float64) {}
 	}
 	if op == nil {
-		return Result{}, errors.New("no action given")
+		return record.Result{}, errors.New("no action given")
 	}
-	if err := validate(op, e.caller); err != nil {
-		return Result{}, err
+	if err := record.Check(op, e.caller); err != nil {
+		return record.Result{}, err
 	}
 	if err := ctx.Err(); err != nil {
-		return Result{}, err
+		return record.Result{}, err
 	}
 	switch o := op.(type) {
-	case Export:
-		if err := export(o); err != nil {
-			return Result{}, err
+	case record.Export:
+		if err := exportroot.Make(o); err != nil {
+			return record.Result{}, err
 		}
-		return Result{}, noteFolders(o.VMKey, func(fs []Bind) []Bind { return fs })
-	case Unexport:
-		return Result{}, errors.Join(forgetVM(o.VMKey), unexport(o))
-	case Bind:
-		note, err := bindAndNote(o)
-		return Result{Note: note}, err
-	case Unbind:
-		return Result{}, unbindAndForget(o)
-	case OldShares:
-		return Result{}, removeOldShares(o)
-	case Packages:
+		return record.Result{}, manifest.NoteFolders(o.VMKey, func(fs []record.Bind) []record.Bind { return fs })
+	case record.Unexport:
+		return record.Result{}, errors.Join(exportroot.ForgetVM(o.VMKey), exportroot.Remove(o))
+	case record.Bind:
+		note, err := exportroot.Bind(o)
+		return record.Result{Note: note}, err
+	case record.Unbind:
+		return record.Result{}, exportroot.Unbind(o)
+	case record.OldShares:
+		return record.Result{}, exportroot.RemoveOldShares(o)
+	case record.Packages:
 		if o.Manager == "apt" {
-			return Result{}, installPackages(ctx, o, progress)
+			return record.Result{}, hostsetup.InstallApt(ctx, o, progress)
 		}
-		return Result{}, installWith(ctx, o, progress)
-	case Service:
-		return Result{}, daemons[o.Name].start(ctx, progress)
-	case KVMDevice:
-		return Result{}, openKVM()
-	case KVMModule:
-		return Result{}, loadKVM(ctx, o)
-	case Ruleset:
-		return listRuleset(ctx)
-	case LibvirtSocket:
-		f, err := dialSocket(ctx, o.Path)
-		return Result{File: f}, err
-	case BuildImage:
-		return buildImage(ctx, e.builders[o.Distro], o, progress)
-	case Hooks:
+		return record.Result{}, hostsetup.InstallWith(ctx, o, progress)
+	case record.Service:
+		return record.Result{}, hostsetup.StartService(ctx, o.Name, progress)
+	case record.KVMDevice:
+		return record.Result{}, hostsetup.OpenKVM()
+	case record.KVMModule:
+		return record.Result{}, hostsetup.LoadKVM(ctx, o)
+	case record.Ruleset:
+		return nftload.ListRuleset(ctx)
+	case record.LibvirtSocket:
+		f, err := hostsetup.DialSocket(ctx, o.Path)
+		return record.Result{File: f}, err
+	case record.BuildImage:
+		return imagebuild.Build(ctx, e.builders[o.Distro], o, progress)
+	case record.Hooks:
 		if o.Remove {
-			return Result{}, removeHooks()
+			return record.Result{}, hookinstall.Remove()
 		}
-		return Result{}, installHooks(ctx, progress)
-	case Nft:
-		return Result{}, putWall(ctx, o, e.caller)
+		return record.Result{}, hookinstall.Install(ctx, progress)
+	case record.Nft:
+		return record.Result{}, nftload.PutWall(ctx, o, e.caller)
 	}
-	return Result{}, ui.Refused("the privileged helper knows no action %q", op.Kind())
+	return record.Result{}, ui.Refused("the privileged helper knows no action %q", op.Kind())
 }

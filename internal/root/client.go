@@ -17,6 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"aivm.dev/aivm/internal/capture"
+	"aivm.dev/aivm/internal/root/program"
+	"aivm.dev/aivm/internal/root/record"
 	"aivm.dev/aivm/internal/ui"
 )
 
@@ -29,8 +31,8 @@ type client struct {
 
 // A helper is the running "sudo -- SELF root-apply".
 type helper struct {
-	conn    *net.UnixConn
-	replies chan received // closed when the helper hangs up
+	Conn    *net.UnixConn
+	Replies chan received // closed when the helper hangs up
 	exited  chan struct{} // closed when sudo has ended
 	stderr  *relay
 }
@@ -42,35 +44,35 @@ type received struct {
 }
 
 // killWait bounds how long a cancelled action, or a closed helper, is waited
-// for: apt gets stopGrace to finish its package.
-const killWait = stopGrace + 5*time.Second
+// for: apt gets StopGrace to finish its package.
+const killWait = program.StopGrace + 5*time.Second
 
-func (c *client) Do(ctx context.Context, op Op, progress Progress) (Result, error) {
+func (c *client) Do(ctx context.Context, op record.Op, progress record.Progress) (record.Result, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if op == nil {
-		return Result{}, errors.New("no action given")
+		return record.Result{}, errors.New("no action given")
 	}
 	// The same check as in the helper, before anybody types a password.
-	if err := validate(op, c.opts.Euid); err != nil {
-		return Result{}, err
+	if err := record.Check(op, c.opts.Euid); err != nil {
+		return record.Result{}, err
 	}
 	if err := ctx.Err(); err != nil {
-		return Result{}, err
+		return record.Result{}, err
 	}
 	if c.h == nil {
-		h, err := c.start(ctx)
+		h, err := c.Start(ctx)
 		if err != nil {
-			return Result{}, err
+			return record.Result{}, err
 		}
 		c.h = h
 	}
 	line, err := encodeOp(op)
 	if err != nil {
-		return Result{}, err
+		return record.Result{}, err
 	}
-	if _, err := c.h.conn.Write(append(line, '\n')); err != nil {
-		return Result{}, c.lost(err)
+	if _, err := c.h.Conn.Write(append(line, '\n')); err != nil {
+		return record.Result{}, c.lost(err)
 	}
 	done := ctx.Done()
 	var late <-chan time.Time
@@ -79,29 +81,29 @@ func (c *client) Do(ctx context.Context, op Op, progress Progress) (Result, erro
 		case <-done:
 			done = nil
 			late = time.After(killWait)
-			_, _ = c.h.conn.Write([]byte(`{"cancel":true}` + "\n")) // a dead helper shows below
+			_, _ = c.h.Conn.Write([]byte(`{"cancel":true}` + "\n")) // a dead helper shows below
 		case <-late:
 			c.drop()
-			return Result{}, ctx.Err()
-		case r, ok := <-c.h.replies:
+			return record.Result{}, ctx.Err()
+		case r, ok := <-c.h.Replies:
 			switch {
 			case !ok, r.err != nil:
 				if ctx.Err() != nil {
 					c.drop()
-					return Result{}, ctx.Err()
+					return record.Result{}, ctx.Err()
 				}
-				return Result{}, c.lost(r.err)
+				return record.Result{}, c.lost(r.err)
 			case r.Progress != nil:
 				if progress != nil {
 					progress(r.Progress.Line, r.Progress.Fraction)
 				}
 			case r.Error != nil:
 				if ctx.Err() != nil {
-					return Result{}, ctx.Err()
+					return record.Result{}, ctx.Err()
 				}
-				return Result{}, remoteError(r.Error)
+				return record.Result{}, remoteError(r.Error)
 			case r.Result != nil:
-				return Result{File: r.file, Note: r.Result.Note}, nil
+				return record.Result{File: r.file, Note: r.Result.Note}, nil
 			}
 		}
 	}
@@ -121,9 +123,9 @@ func (c *client) drop() {
 	}
 	h := c.h
 	c.h = nil
-	h.conn.Close()
+	h.Conn.Close()
 	// Descriptors that were still on their way.
-	for r := range h.replies {
+	for r := range h.Replies {
 		if r.file != nil {
 			r.file.Close()
 		}
@@ -148,13 +150,13 @@ func (c *client) lost(cause error) error {
 	return ui.Failed("the privileged helper stopped: %s", msg).Hint("run the command again, it goes on where it stopped")
 }
 
-// start starts sudo and waits until the helper has said hello.
+// Start starts sudo and waits until the helper has said hello.
 //
 // The socket is the helper's stdin because sudo closes every descriptor above
 // 2. None of its three is the terminal, so sudo has no reason to take that
 // over (with use_pty it could put it into raw mode) for as long as the helper
 // lives; it asks for the password on /dev/tty.
-func (c *client) start(ctx context.Context) (*helper, error) {
+func (c *client) Start(ctx context.Context) (*helper, error) {
 	if len(c.opts.Self) == 0 {
 		return nil, errors.New("root: Options.Self is empty")
 	}
@@ -181,8 +183,8 @@ func (c *client) start(ctx context.Context) (*helper, error) {
 	}
 	args = append(append(append(args, "--"), c.opts.Self...), Command)
 	h := &helper{
-		conn:    nc.(*net.UnixConn),
-		replies: make(chan received, 64),
+		Conn:    nc.(*net.UnixConn),
+		Replies: make(chan received, 64),
 		exited:  make(chan struct{}),
 		// What sudo says when it may not ask goes into the error instead.
 		stderr: &relay{to: c.opts.Stderr, held: c.opts.NonInteractive, end: capture.Tail{Limit: 4096}},
@@ -195,7 +197,7 @@ func (c *client) start(ctx context.Context) (*helper, error) {
 	err = cmd.Start()
 	theirs.Close() // else the helper's end would never be seen
 	if err != nil {
-		h.conn.Close()
+		h.Conn.Close()
 		return nil, ui.Failed("starting sudo: %w", err)
 	}
 	go func() {
@@ -205,20 +207,20 @@ func (c *client) start(ctx context.Context) (*helper, error) {
 	go h.read()
 
 	select {
-	case r, ok := <-h.replies:
+	case r, ok := <-h.Replies:
 		if ok && r.err == nil && r.Hello == wireVersion {
 			h.stderr.release()
 			return h, nil
 		}
 		if ok && r.Hello != 0 {
-			h.conn.Close()
+			h.Conn.Close()
 			return nil, ui.Failed("the privileged helper is of another version of aivm")
 		}
 	case <-ctx.Done():
-		h.conn.Close()
+		h.Conn.Close()
 		return nil, ctx.Err()
 	}
-	h.conn.Close()
+	h.Conn.Close()
 	// sudo says why on stderr, which is complete when it has ended.
 	select {
 	case <-h.exited:
@@ -241,7 +243,7 @@ func (c *client) start(ctx context.Context) (*helper, error) {
 
 // read turns the stream into replies until the helper hangs up.
 func (h *helper) read() {
-	defer close(h.replies)
+	defer close(h.Replies)
 	var buf []byte
 	var files []*os.File
 	defer func() {
@@ -252,7 +254,7 @@ func (h *helper) read() {
 	chunk := make([]byte, 32<<10)
 	oob := make([]byte, unix.CmsgSpace(4*4))
 	for {
-		n, oobn, _, _, err := h.conn.ReadMsgUnix(chunk, oob)
+		n, oobn, _, _, err := h.Conn.ReadMsgUnix(chunk, oob)
 		// Both are -1 on a closed connection.
 		files = append(files, passedFiles(oob[:max(0, oobn)])...)
 		buf = append(buf, chunk[:max(0, n)]...)
@@ -263,21 +265,21 @@ func (h *helper) read() {
 			}
 			var r received
 			if jerr := json.Unmarshal(buf[:i], &r.reply); jerr != nil {
-				h.replies <- received{err: fmt.Errorf("unreadable answer: %w", jerr)}
+				h.Replies <- received{err: fmt.Errorf("unreadable answer: %w", jerr)}
 				return
 			}
 			buf = buf[i+1:]
 			if r.Result != nil && r.Result.File {
 				if len(files) == 0 {
-					h.replies <- received{err: errors.New("a descriptor was promised and did not come")}
+					h.Replies <- received{err: errors.New("a descriptor was promised and did not come")}
 					return
 				}
 				r.file, files = files[0], files[1:]
 			}
-			h.replies <- r
+			h.Replies <- r
 		}
 		if len(buf) > maxLine {
-			h.replies <- received{err: errors.New("an answer without end")}
+			h.Replies <- received{err: errors.New("an answer without end")}
 			return
 		}
 		if err != nil || n <= 0 {

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -15,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"aivm.dev/aivm/internal/root/record"
 	"aivm.dev/aivm/internal/ui"
 )
 
@@ -22,7 +22,7 @@ import (
 // be one end of a unix socket pair, one after the other, until the other end
 // is closed. It does nothing for anybody but root started by the user who made
 // that socket.
-func Serve(ctx context.Context, stdin *os.File, builders map[string]BuildFunc) error {
+func Serve(ctx context.Context, stdin *os.File, builders map[string]record.BuildFunc) error {
 	if os.Geteuid() != 0 {
 		return ui.Refused("this is the privileged half of aivm and is started by it through sudo").Hint("aivm --help")
 	}
@@ -119,7 +119,7 @@ func (s *server) loop(ctx context.Context) error {
 		sc.Buffer(make([]byte, 0, 4096), maxLine)
 		for sc.Scan() {
 			var r request
-			if err := strictJSON(sc.Bytes(), &r); err != nil {
+			if err := record.StrictJSON(sc.Bytes(), &r); err != nil {
 				bad <- ui.Refused("malformed record: %w", err)
 				return
 			}
@@ -156,8 +156,8 @@ func (s *server) loop(ctx context.Context) error {
 
 // one runs one request; only a broken connection is an error of its own.
 func (s *server) one(ctx context.Context, r request) error {
-	op, err := decodeOp(r)
-	var res Result
+	op, err := record.Decode(r.Kind, r.Op)
+	var res record.Result
 	if err == nil {
 		res, err = s.exec.run(ctx, op, func(line string, fraction float64) {
 			_ = s.send(reply{Progress: &progressLine{line, fraction}}, nil) // told again by the result
@@ -167,11 +167,7 @@ func (s *server) one(ctx context.Context, r request) error {
 		defer res.File.Close()
 	}
 	if err != nil {
-		l := wireError(err)
-		if errors.Is(err, context.Canceled) {
-			l = &errorLine{Kind: "interrupted", Message: err.Error()}
-		}
-		return s.send(reply{Error: l}, nil)
+		return s.send(reply{Error: wireError(err)}, nil)
 	}
 	return s.send(reply{Result: &resultLine{Note: res.Note, File: res.File != nil}}, res.File)
 }

@@ -1,4 +1,4 @@
-package root
+package root_test
 
 import (
 	"bufio"
@@ -19,17 +19,22 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/root/imagebuild"
+	"aivm.dev/aivm/internal/root/record"
+	"aivm.dev/aivm/internal/root/rootfile"
+	"aivm.dev/aivm/internal/root/roottest"
 	"aivm.dev/aivm/internal/ui"
 )
 
 // Builders of the test helper: one that tells its process, one that waits.
-var testBuilders = map[string]BuildFunc{
-	"pid-1": func(_ context.Context, dir string, progress Progress) (string, error) {
+var testBuilders = map[string]record.BuildFunc{
+	"pid-1": func(_ context.Context, dir string, progress record.Progress) (string, error) {
 		progress("half way", 0.5)
 		p := filepath.Join(dir, "image")
 		return p, os.WriteFile(p, []byte(strconv.Itoa(os.Getpid())), 0o600)
 	},
-	"wait-1": func(ctx context.Context, _ string, progress Progress) (string, error) {
+	"wait-1": func(ctx context.Context, _ string, progress record.Progress) (string, error) {
 		progress("pid "+strconv.Itoa(os.Getpid()), -1)
 		<-ctx.Done()
 		return "", ctx.Err()
@@ -46,32 +51,25 @@ const (
 // namespace sees, so that nothing is left of it.
 func machine(t *testing.T, work, sudoers string) (self string) {
 	t.Helper()
-	stage(t, work, unix.MS_PRIVATE)
+	roottest.Stage(t, work, unix.MS_PRIVATE)
 	etc := filepath.Join(work, "etc")
 	// Without libvirt's, which other tests change at the same time.
-	sh(t, "mkdir "+etc+" && tar -C /etc --exclude=./libvirt -cf - . | tar -C "+etc+" -xpf -")
-	must(t, unix.Mount(etc, "/etc", "", unix.MS_BIND, ""))
-	sh(t, fmt.Sprintf("groupadd -g %d %s && useradd -M -u %[1]d -g %[1]d %[2]s && echo '%[2]s:%[3]s' | chpasswd", testUID, testUser, testPass))
+	roottest.Sh(t, "mkdir "+etc+" && tar -C /etc --exclude=./libvirt -cf - . | tar -C "+etc+" -xpf -")
+	roottest.Must(t, unix.Mount(etc, "/etc", "", unix.MS_BIND, ""))
+	roottest.Sh(t, fmt.Sprintf("groupadd -g %d %s && useradd -M -u %[1]d -g %[1]d %[2]s && echo '%[2]s:%[3]s' | chpasswd", testUID, testUser, testPass))
 	self = filepath.Join(work, "aivm")
 	exe, err := os.Executable()
-	must(t, err)
-	sh(t, "cp "+exe+" "+self+" && chmod 755 "+self)
-	must(t, os.WriteFile("/etc/sudoers.d/"+testUser, []byte(fmt.Sprintf(sudoers, testUser)+"\n"), 0o440))
-	sh(t, "visudo -cq -f /etc/sudoers.d/"+testUser)
+	roottest.Must(t, err)
+	roottest.Sh(t, "cp "+exe+" "+self+" && chmod 755 "+self)
+	roottest.Must(t, os.WriteFile("/etc/sudoers.d/"+testUser, []byte(fmt.Sprintf(sudoers, testUser)+"\n"), 0o440))
+	roottest.Sh(t, "visudo -cq -f /etc/sudoers.d/"+testUser)
 	return self
-}
-
-func sh(t *testing.T, line string) {
-	t.Helper()
-	if out, err := exec.Command("sh", "-c", line).CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", line, err, out)
-	}
 }
 
 // asUser is the client role, run as the throwaway user.
 func asUser(self, scene string) *exec.Cmd {
 	cmd := exec.Command(self, scene)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), roleEnv + "=client", workEnv + "=" + os.Getenv(workEnv)}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), roottest.RoleEnv + "=client", roottest.WorkEnv + "=" + os.Getenv(roottest.WorkEnv)}
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: testUID, Gid: testUID}}
 	return cmd
@@ -84,11 +82,11 @@ func clientRole() int {
 		return 1
 	}
 	scene := os.Args[1]
-	a := New(Options{Euid: os.Geteuid(), Self: []string{self}, NonInteractive: scene != "tty", Stderr: os.Stderr})
+	a := root.New(root.Options{Euid: os.Geteuid(), Self: []string{self}, NonInteractive: scene != "tty", Stderr: os.Stderr})
 	defer a.Close()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	try := func(ctx context.Context, op Op, progress Progress) {
+	try := func(ctx context.Context, op record.Op, progress record.Progress) {
 		r, err := a.Do(ctx, op, progress)
 		var e *ui.Error
 		switch {
@@ -106,31 +104,31 @@ func clientRole() int {
 		}
 	}
 	tell := func(l string, f float64) { fmt.Printf("progress %s %g\n", l, f) }
-	key := VMKey(testUID, "a")
+	key := rootfile.VMKey(testUID, "a")
 	switch scene {
 	case "work", "tty":
-		try(ctx, BuildImage{Distro: "pid-1"}, tell)
+		try(ctx, record.BuildImage{Distro: "pid-1"}, tell)
 		if scene == "tty" {
 			fmt.Println("ready")
 			line, err := bufio.NewReader(os.Stdin).ReadString('\n')
 			fmt.Printf("read %q %v\n", line, err)
 		}
-		try(ctx, Export{VMKey: key}, nil)
-		src := filepath.Join(os.Getenv(workEnv), "project")
+		try(ctx, record.Export{VMKey: key}, nil)
+		src := filepath.Join(os.Getenv(roottest.WorkEnv), "project")
 		var st unix.Stat_t
 		if err := unix.Stat(src, &st); err != nil {
 			return 1
 		}
-		try(ctx, Bind{Src: src, VMKey: key, Token: "p", UID: int(st.Uid), GID: int(st.Gid), Dev: st.Dev, Ino: st.Ino}, nil)
-		try(ctx, Bind{Src: src, VMKey: key, Token: "q", UID: int(st.Uid), GID: int(st.Gid), Dev: st.Dev, Ino: st.Ino + 1}, nil)
-		try(ctx, Export{VMKey: "0-a"}, nil)
+		try(ctx, record.Bind{Src: src, VMKey: key, Token: "p", UID: int(st.Uid), GID: int(st.Gid), Dev: st.Dev, Ino: st.Ino}, nil)
+		try(ctx, record.Bind{Src: src, VMKey: key, Token: "q", UID: int(st.Uid), GID: int(st.Gid), Dev: st.Dev, Ino: st.Ino + 1}, nil)
+		try(ctx, record.Export{VMKey: "0-a"}, nil)
 		c2, cancel2 := context.WithCancel(ctx)
-		try(c2, BuildImage{Distro: "wait-1"}, func(string, float64) { cancel2() })
-		try(ctx, BuildImage{Distro: "pid-1"}, nil)
+		try(c2, record.BuildImage{Distro: "wait-1"}, func(string, float64) { cancel2() })
+		try(ctx, record.BuildImage{Distro: "pid-1"}, nil)
 	case "forged":
 		// A helper must not trust its client: send what Do would not.
-		c := a.(*client)
-		h, err := c.start(ctx)
+		c := a.(*root.Client)
+		h, err := c.Start(ctx)
 		if err != nil {
 			return 1
 		}
@@ -140,29 +138,29 @@ func clientRole() int {
 			`{"kind":"unbind","op":{"vm_key":"54321-a","token":"../x"}}`,
 			`{"kind":"export","op":{"vm_key":"54321-a"},"x":1}`,
 		} {
-			_, _ = h.conn.Write([]byte(line + "\n"))
-			r := <-h.replies
+			_, _ = h.Conn.Write([]byte(line + "\n"))
+			r := <-h.Replies
 			fmt.Printf("%s: %s\n", r.Error.Kind, r.Error.Message)
 		}
-		if _, open := <-h.replies; open {
+		if _, open := <-h.Replies; open {
 			return 1
 		}
 		fmt.Println("hung up")
 	case "hang":
-		try(ctx, BuildImage{Distro: "wait-1"}, tell)
+		try(ctx, record.BuildImage{Distro: "wait-1"}, tell)
 	case "ask":
-		try(ctx, Export{VMKey: key}, nil)
+		try(ctx, record.Export{VMKey: key}, nil)
 	}
 	return 0
 }
 
 func TestThroughSudo(t *testing.T) {
-	work, ok := privately(t)
+	work, ok := roottest.Privately(t)
 	if !ok {
 		return
 	}
 	self := machine(t, work, "%s ALL=(root) NOPASSWD: ALL")
-	folder(t, filepath.Join(work, "project"), testUID, 0o700)
+	roottest.Folder(t, filepath.Join(work, "project"), testUID, 0o700)
 	var out, errs bytes.Buffer
 	cmd := asUser(self, "work")
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -186,17 +184,17 @@ build-image: file PID, writable false
 	if got := regexp.MustCompile(` +\n`).ReplaceAllString(out.String(), "\n"); got != want {
 		t.Errorf("got\n%s\nwant\n%s\nstderr %s", got, want, &errs)
 	}
-	if m := one(t, filepath.Join(ExportRoot(VMKey(testUID, "a")), "p")); !m.Has("idmapped") {
+	if m := roottest.One(t, filepath.Join(rootfile.ExportRoot(rootfile.VMKey(testUID, "a")), "p")); !m.Has("idmapped") {
 		t.Errorf("mounted with %v", m.Options)
 	}
-	if left, _ := os.ReadDir(buildBase); len(left) != 0 {
+	if left, _ := os.ReadDir(imagebuild.Base); len(left) != 0 {
 		t.Errorf("builds left %v", left)
 	}
 	gone(t, pid[0][1])
 
 	cmd = asUser(self, "forged")
 	forged, err := cmd.Output()
-	must(t, err)
+	roottest.Must(t, err)
 	if got := string(forged); strings.Count(got, "refused: ") != 4 || !strings.HasSuffix(got, "hung up\n") {
 		t.Errorf("forged records:\n%s", got)
 	}
@@ -215,34 +213,34 @@ func gone(t *testing.T, pid string) {
 }
 
 func TestHelperDiesWithItsClient(t *testing.T) {
-	work, ok := privately(t)
+	work, ok := roottest.Privately(t)
 	if !ok {
 		return
 	}
 	self := machine(t, work, "%s ALL=(root) NOPASSWD: ALL")
 	cmd := asUser(self, "hang")
 	out, err := cmd.StdoutPipe()
-	must(t, err)
-	must(t, cmd.Start())
+	roottest.Must(t, err)
+	roottest.Must(t, cmd.Start())
 	var pid string
 	_, err = fmt.Fscanf(out, "progress pid %s", &pid)
-	must(t, err)
-	must(t, cmd.Process.Kill())
+	roottest.Must(t, err)
+	roottest.Must(t, cmd.Process.Kill())
 	_ = cmd.Wait()
 	gone(t, pid)
-	if left, _ := os.ReadDir(buildBase); len(left) != 0 {
+	if left, _ := os.ReadDir(imagebuild.Base); len(left) != 0 {
 		t.Errorf("the build left %v", left)
 	}
 }
 
 func TestSudoThatWouldAsk(t *testing.T) {
-	work, ok := privately(t)
+	work, ok := roottest.Privately(t)
 	if !ok {
 		return
 	}
 	self := machine(t, work, "%s ALL=(root) ALL")
 	out, err := asUser(self, "ask").CombinedOutput()
-	must(t, err)
+	roottest.Must(t, err)
 	if !strings.Contains(string(out), "export: approval 3: ") || !strings.Contains(string(out), "sudo -v") {
 		t.Errorf("without a terminal: %s", out)
 	}
@@ -257,36 +255,36 @@ func TestSudoThatWouldAsk(t *testing.T) {
 // On a terminal sudo asks once, and leaves the terminal alone while the helper
 // lives, also with use_pty.
 func TestSudoAsksOnceOnATerminal(t *testing.T) {
-	work, ok := privately(t)
+	work, ok := roottest.Privately(t)
 	if !ok {
 		return
 	}
 	self := machine(t, work, "Defaults use_pty\n%s ALL=(root) ALL")
-	folder(t, filepath.Join(work, "project"), testUID, 0o700)
+	roottest.Folder(t, filepath.Join(work, "project"), testUID, 0o700)
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	must(t, err)
+	roottest.Must(t, err)
 	defer master.Close()
-	must(t, unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0))
+	roottest.Must(t, unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0))
 	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-	must(t, err)
+	roottest.Must(t, err)
 	name := fmt.Sprintf("/dev/pts/%d", n)
 	slave, err := os.OpenFile(name, os.O_RDWR|unix.O_NOCTTY, 0)
-	must(t, err)
+	roottest.Must(t, err)
 	defer slave.Close()
-	must(t, os.Chown(name, testUID, -1))
+	roottest.Must(t, os.Chown(name, testUID, -1))
 	before, err := unix.IoctlGetTermios(int(slave.Fd()), unix.TCGETS)
-	must(t, err)
+	roottest.Must(t, err)
 	cmd := asUser(self, "tty")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 	cmd.SysProcAttr.Setsid, cmd.SysProcAttr.Setctty = true, true
-	must(t, cmd.Start())
+	roottest.Must(t, cmd.Start())
 	var seen bytes.Buffer
 	asked, checked := 0, false
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	buf := make([]byte, 4096)
 	for !strings.Contains(seen.String(), "context canceled") {
-		must(t, unix.SetNonblock(int(master.Fd()), false))
+		roottest.Must(t, unix.SetNonblock(int(master.Fd()), false))
 		k, err := master.Read(buf)
 		if err != nil {
 			t.Fatalf("%v after %q", err, &seen)
@@ -296,21 +294,21 @@ func TestSudoAsksOnceOnATerminal(t *testing.T) {
 			asked = c
 			time.Sleep(100 * time.Millisecond) // until sudo has switched off the echo
 			_, err := master.WriteString(testPass + "\n")
-			must(t, err)
+			roottest.Must(t, err)
 		}
 		if !checked && strings.Contains(seen.String(), "ready\r\n") {
 			checked = true
 			time.Sleep(200 * time.Millisecond)
 			now, err := unix.IoctlGetTermios(int(slave.Fd()), unix.TCGETS)
-			must(t, err)
+			roottest.Must(t, err)
 			if *now != *before {
 				t.Errorf("the terminal was changed while the helper lives: %+v, before %+v", now, before)
 			}
 			_, err = master.WriteString("typed\n")
-			must(t, err)
+			roottest.Must(t, err)
 		}
 	}
-	must(t, <-ended)
+	roottest.Must(t, <-ended)
 	if !strings.Contains(seen.String(), `read "typed\n" <nil>`) {
 		t.Errorf("what is typed does not reach aivm: %q", &seen)
 	}
@@ -320,5 +318,5 @@ func TestSudoAsksOnceOnATerminal(t *testing.T) {
 	if strings.Contains(seen.String(), testPass) {
 		t.Error("the password was echoed")
 	}
-	one(t, filepath.Join(ExportRoot(VMKey(testUID, "a")), "p"))
+	roottest.One(t, filepath.Join(rootfile.ExportRoot(rootfile.VMKey(testUID, "a")), "p"))
 }

@@ -1,0 +1,47 @@
+package exportroot
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+
+	"aivm.dev/aivm/internal/root/program"
+	"aivm.dev/aivm/internal/root/record"
+	"aivm.dev/aivm/internal/ui"
+)
+
+// ownerNamespace returns a user namespace with the map. Only a process can
+// make one: cat, which ends with its stdin even if this process is killed.
+func ownerNamespace(uid, gid int) (*os.File, error) {
+	cat, err := program.Look("cat")
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(cat)
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER,
+		UidMappings: record.OwnerMap(uid),
+		GidMappings: record.OwnerMap(gid),
+	}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EPERM) {
+			return nil, ui.Failed("making a user namespace: %w", err).
+				Hint("owners are mapped with one; look at: sysctl user.max_user_namespaces")
+		}
+		return nil, fmt.Errorf("making a user namespace: %w", err)
+	}
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", cmd.Process.Pid))
+	stdin.Close()
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait() // it was killed: its status says nothing
+	if err != nil {
+		return nil, fmt.Errorf("opening the user namespace: %w", err)
+	}
+	return ns, nil
+}

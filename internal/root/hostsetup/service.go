@@ -1,0 +1,98 @@
+package hostsetup
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"aivm.dev/aivm/internal/pause"
+	"aivm.dev/aivm/internal/root/program"
+	"aivm.dev/aivm/internal/root/record"
+	"aivm.dev/aivm/internal/ui"
+)
+
+// A daemon is a service aivm may start. Whether it runs is asked of its
+// socket: a pid file, or the socket's file, outlives the process.
+type daemon struct {
+	Unit   string
+	Argv   []string // where systemd does not run
+	Socket string
+	Wait   time.Duration
+}
+
+var daemons = map[string]daemon{
+	"libvirtd": {Unit: "libvirtd.service", Argv: []string{"libvirtd", "-d"}, Socket: "/run/libvirt/libvirt-sock", Wait: 60 * time.Second},
+	// The parts of a modular libvirt; systemd starts them when somebody connects.
+	"virtqemud":    {Unit: "virtqemud.socket", Argv: []string{"virtqemud", "-d"}, Socket: "/run/libvirt/virtqemud-sock", Wait: 60 * time.Second},
+	"virtnetworkd": {Unit: "virtnetworkd.socket", Argv: []string{"virtnetworkd", "-d"}, Socket: "/run/libvirt/virtnetworkd-sock", Wait: 30 * time.Second},
+	"virtstoraged": {Unit: "virtstoraged.socket", Argv: []string{"virtstoraged", "-d"}, Socket: "/run/libvirt/virtstoraged-sock", Wait: 30 * time.Second},
+
+	"virtlogd": {Unit: "virtlogd.service", Argv: []string{"virtlogd", "-d"}, Socket: "/run/libvirt/virtlogd-sock", Wait: 30 * time.Second},
+}
+
+// StartService starts a service by its name, one of those a record may have.
+func StartService(ctx context.Context, name string, progress record.Progress) error {
+	return daemons[name].start(ctx, progress)
+}
+
+// systemdDir is there exactly where systemd is the init system (sd_booted(3)).
+const systemdDir = "/run/systemd/system"
+
+// start starts the daemon and returns when its socket answers.
+func (d daemon) start(ctx context.Context, progress record.Progress) error {
+	if _, err := os.Stat(systemdDir); err == nil {
+		d.Argv = []string{"systemctl", "start", d.Unit}
+	}
+	return d.StartDirectly(ctx, progress)
+}
+
+func (d daemon) StartDirectly(ctx context.Context, progress record.Progress) error {
+	if d.answers(ctx) == nil {
+		return nil
+	}
+	name, _, _ := strings.Cut(d.Unit, ".")
+	progress("starting "+name, -1)
+	if _, err := (program.Command{Argv: d.Argv}).Run(ctx); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		return ui.Failed("%w", err).Hint("aivm host doctor", "sudo "+strings.Join(d.Argv, " "))
+	}
+	start := time.Now()
+	for {
+		err := d.answers(ctx)
+		if err == nil {
+			return nil
+		}
+		if time.Since(start) > d.Wait {
+			return ui.Failed("%s was started but does not answer on %s after %v: %w", name, d.Socket, d.Wait, err).
+				Hint("look at its log: journalctl -u " + d.Unit)
+		}
+		progress(fmt.Sprintf("waiting for %s to answer", name), -1)
+		if err := pause.For(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+func (d daemon) answers(ctx context.Context) error {
+	c, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", d.Socket)
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+// DialSocket connects with root's rights; libvirt judges a connection by who
+// made it, so the descriptor carries them to its receiver.
+func DialSocket(ctx context.Context, path string) (*os.File, error) {
+	c, err := (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, ui.Failed("connecting to libvirt: %w", err).Hint("aivm host doctor")
+	}
+	defer c.Close()
+	return c.(*net.UnixConn).File()
+}

@@ -1,0 +1,11 @@
+package root_test
+
+import (
+	"testing"
+
+	"aivm.dev/aivm/internal/root/roottest"
+)
+
+func TestMain(m *testing.M) {
+	roottest.Main(m, map[string]func() int{"client": clientRole}, testBuilders)
+}

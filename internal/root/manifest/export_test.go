@@ -1,0 +1,5 @@
+package manifest
+
+// What the tests of this package look at beside what others use.
+
+var ErrNewer = errNewer

@@ -1,0 +1,9 @@
+package protect_test
+
+import (
+	"testing"
+
+	"aivm.dev/aivm/internal/root/roottest"
+)
+
+func TestMain(m *testing.M) { roottest.Main(m, nil, nil) }

@@ -1,0 +1,272 @@
+// Package record holds the typed records (Op) of everything privileged that aivm
+// ever does: their fields, their form in JSON, the check of every field, and
+// the nearest shell line to show to a person.
+//
+// It executes nothing. What a record may name (package managers, services,
+// sockets, modules) is listed here, and the packages that execute go by it.
+package record
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"al.essio.dev/pkg/shellescape"
+
+	"aivm.dev/aivm/internal/root/rootfile"
+	"aivm.dev/aivm/internal/wall"
+)
+
+// Op is one privileged action. The interface is sealed: the helper knows
+// exactly the kinds in this file.
+type Op interface {
+	Kind() string
+	// Shows returns the nearest shell lines, for people.
+	Shows() []string
+	sealed()
+}
+
+// Export makes the export root of a VM: a directory that is a shared mount of
+// its own, so that binds made later reach virtiofsd (shares.md 1).
+type Export struct {
+	VMKey string `json:"vm_key"`
+}
+
+// Bind puts a host folder onto a token with the share primitive: opened
+// without following links, cloned, made nosuid and nodev (read-only if RO),
+// owners mapped (guest uid 1000 = UID:GID, guest root = nobody), then moved
+// below the export root. Dev and Ino are the folder that was approved; another
+// inode at that path is refused.
+type Bind struct {
+	Src   string `json:"src"`
+	VMKey string `json:"vm_key"`
+	Token string `json:"token"`
+	RO    bool   `json:"ro,omitempty"`
+	UID   int    `json:"uid"`
+	GID   int    `json:"gid"`
+	Dev   uint64 `json:"dev"`
+	Ino   uint64 `json:"ino"`
+	// Own says that the VM has a daemon for this folder alone: protecting mounts
+	// wait here until that one has them.
+	Own bool `json:"own,omitempty"`
+	// Protect are paths below Src that the guest, its root included, can
+	// neither write nor replace.
+	Protect []string `json:"protect,omitempty"`
+}
+
+// Unbind takes a token away again. It never unmounts lazily: a busy token is
+// an error. Forget leaves the mount alone and only sees to it that it does not
+// come back at the VM's next start.
+type Unbind struct {
+	VMKey  string `json:"vm_key"`
+	Token  string `json:"token"`
+	Forget bool   `json:"forget,omitempty"`
+}
+
+// Unexport removes the (empty) export root of a VM.
+type Unexport struct {
+	VMKey string `json:"vm_key"`
+}
+
+// Packages installs packages with the host's package manager.
+type Packages struct {
+	Manager string   `json:"manager"` // "apt", "dnf", "pacman" or "zypper"
+	Names   []string `json:"names"`
+}
+
+// Service starts a daemon: through systemd where it runs, directly otherwise.
+type Service struct {
+	Name string `json:"name"` // one of services: "libvirtd", "virtlogd", ...
+}
+
+// KVMDevice gives group kvm the device /dev/kvm, as QEMU's udev rule does;
+// for machines that have no udev.
+type KVMDevice struct{}
+
+// KVMModule loads the kernel's module for the CPU's virtualisation.
+type KVMModule struct {
+	Name string `json:"name"` // "kvm_intel", "kvm_amd"
+}
+
+// Ruleset reads all rules of nftables, which only root may, and passes them as
+// JSON in an open descriptor. It changes nothing.
+type Ruleset struct{}
+
+// LibvirtSocket opens libvirt's socket as root and passes the open descriptor
+// to the caller, for a user who may use sudo but is not in group libvirt.
+type LibvirtSocket struct {
+	Path string `json:"path"`
+}
+
+// BuildImage builds a bootable guest image from the machine's own package
+// mirror and passes an open descriptor of the finished qcow2 to the caller, so
+// that root writes nothing at a path the caller chose.
+type BuildImage struct {
+	Distro string `json:"distro"` // "debian-12"
+}
+
+// Hooks puts a root-owned copy of this program and three libvirt hook scripts
+// in place, and has running daemons look for them until they do. With Remove it
+// takes them away again, unless something still needs them.
+type Hooks struct {
+	Remove bool `json:"remove,omitempty"`
+}
+
+// Nft makes the firewall's rules of one network anew, in one transaction, and
+// records them for the network hook. The rules are made from the parameters
+// where the rights are; nobody hands in a ruleset. With Remove the rules and
+// the record go. With IfUp the rules of a network that stopped stay away, and
+// only the record is changed.
+type Nft struct {
+	Wall   wall.Wall `json:"wall"`
+	Remove bool      `json:"remove,omitempty"`
+	IfUp   bool      `json:"if_up,omitempty"`
+}
+
+// Kind implements Op.
+func (Export) Kind() string { return "export" }
+
+func (Bind) Kind() string { return "bind" }
+
+func (Unbind) Kind() string { return "unbind" }
+
+func (Unexport) Kind() string { return "unexport" }
+
+func (Packages) Kind() string { return "packages" }
+
+func (Service) Kind() string { return "service" }
+
+func (KVMDevice) Kind() string { return "kvm-device" }
+
+func (KVMModule) Kind() string { return "kvm-module" }
+
+func (Ruleset) Kind() string { return "ruleset" }
+
+func (LibvirtSocket) Kind() string { return "libvirt-socket" }
+
+func (BuildImage) Kind() string { return "build-image" }
+
+func (Hooks) Kind() string { return "hooks" }
+
+func (Nft) Kind() string { return "nft" }
+
+func (Export) sealed() {}
+
+func (Bind) sealed() {}
+
+func (Unbind) sealed() {}
+
+func (Unexport) sealed() {}
+
+func (Packages) sealed() {}
+
+func (Service) sealed() {}
+
+func (KVMDevice) sealed() {}
+
+func (KVMModule) sealed() {}
+
+func (Ruleset) sealed() {}
+
+func (LibvirtSocket) sealed() {}
+
+func (BuildImage) sealed() {}
+
+func (Hooks) sealed() {}
+
+func (Nft) sealed() {}
+
+// Shows implements Op.
+func (o Export) Shows() []string {
+	d := rootfile.ExportRoot(o.VMKey)
+	return []string{"mkdir -p " + d, "mount --bind " + d + " " + d, "mount --make-shared " + d}
+}
+
+func (o Bind) Shows() []string {
+	opts := "nosuid,nodev"
+	if o.RO {
+		opts += ",ro"
+	}
+	var ids []string
+	for _, kind := range []struct {
+		letter string
+		owner  int
+	}{{"u", o.UID}, {"g", o.GID}} {
+		for _, m := range OwnerMap(kind.owner) {
+			ids = append(ids, fmt.Sprintf("%s:%d:%d:%d", kind.letter, m.ContainerID, m.HostID, m.Size))
+		}
+	}
+	token := filepath.Join(rootfile.ExportRoot(o.VMKey), o.Token)
+	out := []string{fmt.Sprintf("mount --bind -o %s,X-mount.idmap='%s' %s %s", opts, strings.Join(ids, " "), quote(o.Src), token)}
+	for _, p := range o.Protect {
+		out = append(out, fmt.Sprintf("mount --bind -o ro %s %s (for the VM)", quote(filepath.Join(o.Src, p)), quote(filepath.Join(token, p))))
+	}
+	return out
+}
+
+func (o Unbind) Shows() []string {
+	if o.Forget {
+		return []string{"write " + rootfile.VMManifestPath(o.VMKey)}
+	}
+	return []string{"umount " + filepath.Join(rootfile.ExportRoot(o.VMKey), o.Token)}
+}
+
+func (o Unexport) Shows() []string {
+	d := rootfile.ExportRoot(o.VMKey)
+	return []string{"umount " + d, "rmdir " + d}
+}
+
+func (o Packages) Shows() []string {
+	argv := []string{"apt-get", "install", "--no-install-recommends"}
+	if install := InstallArgv(o.Manager); install != nil {
+		argv = slices.DeleteFunc(install, func(w string) bool { return w == "-y" || w == "--noconfirm" || w == "--non-interactive" })
+	}
+	return []string{strings.Join(append(argv, o.Names...), " ")}
+}
+
+func (o Service) Shows() []string { return []string{"start " + o.Name} }
+
+// Shows implements Op.
+func (KVMDevice) Shows() []string { return []string{"chgrp kvm /dev/kvm", "chmod 0660 /dev/kvm"} }
+
+// Shows implements Op.
+func (o KVMModule) Shows() []string { return []string{"modprobe " + o.Name} }
+
+// Shows implements Op.
+func (Ruleset) Shows() []string { return []string{"nft -j list ruleset"} }
+
+func (o LibvirtSocket) Shows() []string { return []string{"connect to " + o.Path} }
+
+func (o BuildImage) Shows() []string {
+	return []string{"mmdebstrap (" + o.Distro + ", from this machine's package mirror) into a bootable qcow2"}
+}
+
+// Shows implements Op.
+func (o Hooks) Shows() []string {
+	var out []string
+	for _, k := range rootfile.HookKinds {
+		out = append(out, map[bool]string{false: "write ", true: "rm "}[o.Remove]+rootfile.HookScript(k))
+	}
+	if o.Remove {
+		return append(out, "rm "+rootfile.HookProgram)
+	}
+	return append([]string{"install -m 0755 (this program) " + rootfile.HookProgram}, append(out, "kill -HUP (libvirtd, to look for hooks)")...)
+}
+
+// Shows implements Op.
+func (o Nft) Shows() []string {
+	if o.Remove {
+		out := []string{"rm " + rootfile.NetManifestPath(o.Wall.Network)}
+		for _, t := range o.Wall.Tables() {
+			out = append(out, "nft delete table "+t)
+		}
+		return out
+	}
+	return []string{
+		"nft -f - (tables " + strings.Join(o.Wall.Tables(), " and ") + ", nothing else; to read them: aivm host fw apply --dry-run)",
+		"write " + rootfile.NetManifestPath(o.Wall.Network),
+	}
+}
+
+func quote(s string) string { return shellescape.Quote(s) }

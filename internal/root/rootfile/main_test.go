@@ -1,0 +1,9 @@
+package rootfile_test
+
+import (
+	"testing"
+
+	"aivm.dev/aivm/internal/root/roottest"
+)
+
+func TestMain(m *testing.M) { roottest.Main(m, map[string]func() int{"holder": holderRole}, nil) }
