@@ -339,7 +339,7 @@ func (t *transfer) changed(u, how string) error {
 
 func (t *transfer) keepMeta() {
 	if b, err := json.Marshal(t.meta); err == nil {
-		_ = renameio.WriteFile(t.path+metaSuffix, b, 0o600) // without it the part is only trusted less
+		_ = renameio.WriteFile(t.path+metaSuffix, b, 0o600, renameio.WithTempDir(t.f.Cache.Dir)) // without it the part is only trusted less
 	}
 }
 
