@@ -7,11 +7,12 @@ import (
 	"os/exec"
 	"syscall"
 
+	"aivm.dev/aivm/internal/guestuser"
 	"aivm.dev/aivm/internal/ui"
 )
 
 // guestUser is the uid and gid of the user cloud-init makes in every guest.
-const guestUser = 1000
+const guestUser = guestuser.ID
 
 // nobody owns on the host what guest root makes.
 const nobody = 65534
