@@ -4,6 +4,8 @@ import (
 	"strings"
 
 	"al.essio.dev/pkg/shellescape"
+
+	"aivm.dev/aivm/internal/guestuser"
 )
 
 // A prepared image is the disk of a VM, cleaned so that other VMs can be made
@@ -55,7 +57,7 @@ entry() {
 	home= group= other=
 	while IFS=: read -r name _ uid gid _ dir _; do
 		if [ "$name" = "$user" ]; then home=$dir group=$gid; fi
-		if [ "$uid" = 1000 ]; then other=$name; fi
+		if [ "$uid" = ` + guestuser.Text + ` ]; then other=$name; fi
 	done </etc/passwd
 }
 entry
@@ -64,7 +66,7 @@ if [ -z "$home" ]; then
 		usermod -l "$user" -d "/home/$user" -m "$other"
 		groupmod -n "$user" "$other" || true
 	else
-		useradd -m -U -u 1000 -s /bin/bash "$user"
+		useradd -m -U -u ` + guestuser.Text + ` -s /bin/bash "$user"
 	fi
 	entry
 fi

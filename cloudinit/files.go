@@ -7,6 +7,8 @@ import (
 	"net"
 	"strings"
 	"unicode/utf8"
+
+	"aivm.dev/aivm/internal/guestuser"
 )
 
 // userData is the part of the cloud-config vocabulary we use; the order of the
@@ -125,7 +127,7 @@ func UserData(g Guest) ([]byte, error) {
 		Hostname:           g.Hostname,
 		ManageEtcHosts:     true,
 		Users: []user{{
-			Name: g.User, UID: UID, Shell: "/bin/bash",
+			Name: g.User, UID: guestuser.ID, Shell: "/bin/bash",
 			Sudo: "ALL=(ALL) NOPASSWD:ALL", LockPasswd: true,
 			SSHAuthorizedKeys: g.AuthorizedKeys,
 		}},

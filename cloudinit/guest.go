@@ -13,10 +13,6 @@ import (
 	"aivm.dev/aivm/internal/lazyre"
 )
 
-// UID is the guest user's uid and gid; a share maps the owner of a host
-// folder to it.
-const UID = 1000
-
 // Guest is everything the first boot of a VM depends on.
 type Guest struct {
 	// InstanceID names this first boot: a VM made again under the same name

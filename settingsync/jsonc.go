@@ -4,8 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/tailscale/hujson"
+
+	"aivm.dev/aivm/internal/lazyre"
 )
 
 // SyntaxError is where a settings file stops being JSON with comments.
@@ -18,7 +23,8 @@ func (e *SyntaxError) Error() string {
 	return fmt.Sprintf("line %d, column %d: %s", e.Line, e.Column, e.What)
 }
 
-// maxDepth bounds nesting: a guest's file is hostile.
+// maxDepth bounds nesting: a guest's file is hostile, and hujson, which knows no
+// bound, ends the whole program in a megabyte of "[".
 const maxDepth = 200
 
 // node is a value of a document, by its place in the text.
@@ -27,7 +33,6 @@ type node struct {
 	kind       byte     // '{', '[', '"', or 0 for a number, true, false, null
 	members    []member // of an object, in the order of the text, duplicates too
 	comma      bool     // a comma follows the last member
-	items      int      // of an array
 }
 
 // member is a key with its value.
@@ -67,264 +72,189 @@ const bom = "\ufeff"
 // allowed, a byte order mark before it ignored. A text without any value is an
 // empty object at no place (start == end).
 func parseObject(text string) (*node, error) {
-	p := &jsonParser{text: text}
-	if strings.HasPrefix(text, bom) {
-		p.at = len(bom)
-	}
-	if err := p.space(); err != nil {
-		return nil, err
-	}
-	if p.at == len(text) {
-		return &node{start: p.at, end: p.at, kind: '{'}, nil
-	}
-	if text[p.at] != '{' {
-		return nil, p.wrong(p.at, "settings begin with {")
-	}
-	n, err := p.value(0)
+	b, open, err := uncommented(text)
 	if err != nil {
 		return nil, err
 	}
-	if err := p.space(); err != nil {
-		return nil, err
+	first := len(text) - len(bytes.TrimLeft(b, " \t\r\n"))
+	switch {
+	case first == len(text):
+		return &node{start: first, end: first, kind: '{'}, nil
+	case b[first] != '{':
+		return nil, wrong(text, first, "settings begin with {")
 	}
-	if p.at != len(text) {
-		return nil, p.wrong(p.at, "something follows the last }")
+	v, err := hujson.Parse(b)
+	if err != nil {
+		return nil, syntaxError(text, open, err)
 	}
-	return n, nil
+	return nodeOf(v), nil
 }
 
-type jsonParser struct {
-	text string
-	at   int
+// uncommented returns a text with spaces in the place of its comments and of its
+// byte order mark, and where the brackets are that are not closed. It bounds the
+// nesting and finds what does not end, which hujson notices only at the end of
+// the text. hujson would refuse comments that editors take: one at the end
+// without a newline, one with bytes that are not UTF-8, one with a line
+// separator of Unicode.
+func uncommented(text string) (b []byte, open []int, err error) {
+	b = []byte(text)
+	blank := func(from, to int) {
+		for i := from; i < to; i++ {
+			if b[i] != '\n' {
+				b[i] = ' '
+			}
+		}
+	}
+	i := 0
+	if strings.HasPrefix(text, bom) {
+		i = len(bom)
+		blank(0, i)
+	}
+	for i < len(text) {
+		rest := text[i:]
+		n := 1
+		switch {
+		case rest[0] == '"':
+			for n < len(rest) && rest[n] != '"' {
+				if rest[n] < 0x20 {
+					return nil, nil, wrong(text, i+n, "a string ends on its own line")
+				}
+				if rest[n] == '\\' {
+					n++
+				}
+				n++
+			}
+			if n++; n > len(rest) {
+				return nil, nil, wrong(text, i, "this string does not end")
+			}
+		case rest[0] == '{', rest[0] == '[':
+			if open = append(open, i); len(open) > maxDepth {
+				return nil, nil, wrong(text, i, "nested more than %d deep", maxDepth)
+			}
+		case rest[0] == '}', rest[0] == ']':
+			open = open[:max(0, len(open)-1)]
+		case strings.HasPrefix(rest, "//"):
+			if n = strings.IndexAny(rest, "\r\n"); n < 0 {
+				n = len(rest)
+			}
+			blank(i, i+n)
+		case strings.HasPrefix(rest, "/*"):
+			if n = strings.Index(rest[2:], "*/"); n < 0 {
+				return nil, nil, wrong(text, i, "this comment does not end")
+			}
+			n += 4
+			blank(i, i+n)
+		}
+		i += n
+	}
+	return b, open, nil
+}
+
+// nodeOf returns what hujson read, by its places in the text.
+func nodeOf(v hujson.Value) *node {
+	n := &node{start: v.StartOffset, end: v.EndOffset}
+	switch x := v.Value.(type) {
+	case hujson.Literal:
+		if x.Kind() == '"' {
+			n.kind = '"'
+		}
+	case *hujson.Array:
+		n.kind = '['
+	case *hujson.Object:
+		n.kind = '{'
+		for i, m := range x.Members {
+			last := i == len(x.Members)-1
+			// hujson has something behind the last value only before a comma.
+			n.comma = last && m.Value.AfterExtra != nil
+			name, _ := m.Name.Value.(hujson.Literal)
+			out := member{key: name.String(), keyStart: m.Name.StartOffset, val: nodeOf(m.Value), comma: -1}
+			if !last || n.comma {
+				out.comma = m.Value.EndOffset + len(m.Value.AfterExtra)
+			}
+			n.members = append(n.members, out)
+		}
+	}
+	return n
+}
+
+// hujson's errors have their place in their text only: the golden table of
+// TestSyntaxErrors breaks where a new version words them otherwise.
+var hujsonError = lazyre.New(`(?s)^hujson: line (\d+), column (\d+): (.*)$`)
+
+// expected are our words for hujson's, by a part of theirs; of others, a key or a
+// value is what is missing. What stands there is not repeated: it may be long,
+// or a secret.
+var expected = []struct{ theirs, ours string }{
+	{"after object value", "a comma or } is expected here"},
+	{"after array value", "a comma or ] is expected here"},
+	{"after object name", "a colon is expected here"},
+	{"after top-level value", "something follows the last }"},
+}
+
+// syntaxError returns an error of hujson's about a text of the same length, in
+// which those brackets are open at the end.
+func syntaxError(text string, open []int, err error) error {
+	m := hujsonError.FindStringSubmatch(err.Error())
+	if m == nil {
+		return &SyntaxError{Line: 1, Column: 1, What: "this is no JSON"}
+	}
+	line, _ := strconv.Atoi(m[1])
+	column, _ := strconv.Atoi(m[2])
+	at := 0
+	for range line - 1 {
+		at += strings.IndexByte(text[at:], '\n') + 1
+	}
+	at = min(at+column-1, len(text))
+	if strings.Contains(m[3], "unexpected EOF") && len(open) > 0 {
+		at = open[len(open)-1]
+		return wrong(text, at, "this %c has no %c", text[at], text[at]+2) // ASCII has them two apart
+	}
+	if strings.Contains(m[3], "invalid literal") && strings.HasPrefix(text[at:], `"`) {
+		return wrong(text, at, "this string is not valid")
+	}
+	before, open, _ := uncommented(text[:at])
+	before = bytes.TrimRight(before, " \t\r\n")
+	if k := len(open); k > 0 && text[open[k-1]] == '{' && (before[len(before)-1] == '{' || before[len(before)-1] == ',') {
+		return wrong(text, at, "a key in double quotes is expected here")
+	}
+	for _, e := range expected {
+		if strings.Contains(m[3], e.theirs) {
+			return wrong(text, at, "%s", e.ours)
+		}
+	}
+	return wrong(text, at, "a value is expected here")
 }
 
 // wrong names a place as editors count: lines from 1, columns in characters.
-func (p *jsonParser) wrong(at int, format string, args ...any) error {
-	before := p.text[:at]
+func wrong(text string, at int, format string, args ...any) error {
+	before := text[:at]
 	line := 1 + strings.Count(before, "\n")
 	column := 1 + utf8.RuneCountInString(strings.TrimPrefix(before[strings.LastIndexByte(before, '\n')+1:], bom))
 	return &SyntaxError{Line: line, Column: column, What: fmt.Sprintf(format, args...)}
 }
 
-func (p *jsonParser) space() error {
-	for p.at < len(p.text) {
-		rest := p.text[p.at:]
-		switch {
-		case strings.IndexByte(" \t\r\n", rest[0]) >= 0:
-			p.at++
-		case strings.HasPrefix(rest, "//"):
-			end := strings.IndexAny(rest, "\r\n")
-			if end < 0 {
-				end = len(rest)
-			}
-			p.at += end
-		case strings.HasPrefix(rest, "/*"):
-			end := strings.Index(rest[2:], "*/")
-			if end < 0 {
-				return p.wrong(p.at, "this comment does not end")
-			}
-			p.at += end + 4
-		default:
-			return nil
-		}
-	}
-	return nil
-}
-
-func (p *jsonParser) value(depth int) (*node, error) {
-	if depth > maxDepth {
-		return nil, p.wrong(p.at, "nested more than %d deep", maxDepth)
-	}
-	if p.at == len(p.text) {
-		return nil, p.wrong(p.at, "a value is missing at the end")
-	}
-	switch c := p.text[p.at]; c {
-	case '{':
-		return p.object(depth)
-	case '[':
-		return p.array(depth)
-	case '"':
-		start := p.at
-		if _, err := p.str(); err != nil {
-			return nil, err
-		}
-		return &node{start: start, end: p.at, kind: '"'}, nil
-	default:
-		start := p.at
-		for p.at < len(p.text) && strings.IndexByte("+-.0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_", p.text[p.at]) >= 0 {
-			p.at++
-		}
-		word := p.text[start:p.at]
-		if word == "" || !json.Valid([]byte(word)) {
-			return nil, p.wrong(start, "a value is expected here")
-		}
-		return &node{start: start, end: p.at}, nil
-	}
-}
-
-func (p *jsonParser) object(depth int) (*node, error) {
-	n := &node{start: p.at, kind: '{'}
-	p.at++
-	for {
-		if err := p.space(); err != nil {
-			return nil, err
-		}
-		switch {
-		case p.at == len(p.text):
-			return nil, p.wrong(n.start, "this { has no }")
-		case p.text[p.at] == '}':
-			p.at++
-			n.end = p.at
-			return n, nil
-		case len(n.members) > 0 && !n.comma:
-			return nil, p.wrong(p.at, "a comma or } is expected here")
-		case p.text[p.at] != '"':
-			return nil, p.wrong(p.at, "a key in double quotes is expected here")
-		}
-		m := member{keyStart: p.at, comma: -1}
-		key, err := p.str()
-		if err != nil {
-			return nil, err
-		}
-		m.key = key
-		if err := p.space(); err != nil {
-			return nil, err
-		}
-		if p.at == len(p.text) || p.text[p.at] != ':' {
-			return nil, p.wrong(p.at, "a colon is expected behind the key %q", key)
-		}
-		p.at++
-		if err := p.space(); err != nil {
-			return nil, err
-		}
-		if m.val, err = p.value(depth + 1); err != nil {
-			return nil, err
-		}
-		if err := p.space(); err != nil {
-			return nil, err
-		}
-		n.comma = p.at < len(p.text) && p.text[p.at] == ','
-		if n.comma {
-			m.comma = p.at
-			p.at++
-		}
-		n.members = append(n.members, m)
-	}
-}
-
-func (p *jsonParser) array(depth int) (*node, error) {
-	n := &node{start: p.at, kind: '['}
-	p.at++
-	comma := true
-	for {
-		if err := p.space(); err != nil {
-			return nil, err
-		}
-		switch {
-		case p.at == len(p.text):
-			return nil, p.wrong(n.start, "this [ has no ]")
-		case p.text[p.at] == ']':
-			p.at++
-			n.end = p.at
-			return n, nil
-		case !comma:
-			return nil, p.wrong(p.at, "a comma or ] is expected here")
-		}
-		if _, err := p.value(depth + 1); err != nil {
-			return nil, err
-		}
-		n.items++
-		if err := p.space(); err != nil {
-			return nil, err
-		}
-		comma = p.at < len(p.text) && p.text[p.at] == ','
-		if comma {
-			p.at++
-		}
-	}
-}
-
-// str reads a string and returns what it means.
-func (p *jsonParser) str() (string, error) {
-	start := p.at
-	for i := start + 1; i < len(p.text); i++ {
-		switch c := p.text[i]; {
-		case c == '\\':
-			i++
-		case c == '"':
-			var s string
-			if err := json.Unmarshal([]byte(p.text[start:i+1]), &s); err != nil {
-				return "", p.wrong(start, "this string is not valid")
-			}
-			p.at = i + 1
-			return s, nil
-		case c < 0x20:
-			return "", p.wrong(i, "a string ends on its own line")
-		}
-	}
-	return "", p.wrong(start, "this string does not end")
-}
-
 // plain returns the value as JSON without comments and spaces, keys sorted,
 // the last of duplicates: two values are the same when these are.
 func (n *node) plain(text string) string {
-	var b bytes.Buffer
-	dec := json.NewDecoder(strings.NewReader(n.strict(text)))
+	own := text[n.start:n.end]
+	b, _, err := uncommented(own)
+	if err == nil {
+		b, err = hujson.Standardize(b)
+	}
+	if err != nil {
+		return own // not reached for what was parsed; equal to itself only
+	}
+	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.UseNumber()
 	var v any
 	if err := dec.Decode(&v); err != nil {
-		return text[n.start:n.end] // not reached for what was parsed; equal to itself only
+		return own
 	}
-	enc := json.NewEncoder(&b)
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(v); err != nil {
-		return text[n.start:n.end]
+		return own
 	}
-	return strings.TrimSuffix(b.String(), "\n")
-}
-
-// strict takes comments and trailing commas out of a parsed value.
-func (n *node) strict(text string) string {
-	s := text[n.start:n.end]
-	var b strings.Builder
-	comma := false // written only when something other than a bracket follows
-	for i := 0; i < len(s); {
-		switch {
-		case s[i] == '"':
-			end := i + 1
-			for s[end] != '"' {
-				if s[end] == '\\' {
-					end++
-				}
-				end++
-			}
-			if comma {
-				b.WriteByte(',')
-				comma = false
-			}
-			b.WriteString(s[i : end+1])
-			i = end + 1
-		case strings.HasPrefix(s[i:], "//"):
-			end := strings.IndexAny(s[i:], "\r\n")
-			if end < 0 {
-				end = len(s) - i
-			}
-			i += end
-		case strings.HasPrefix(s[i:], "/*"):
-			i += strings.Index(s[i+2:], "*/") + 4
-		case strings.IndexByte(" \t\r\n", s[i]) >= 0:
-			i++
-		case s[i] == ',':
-			comma = true
-			i++
-		default:
-			if comma && s[i] != '}' && s[i] != ']' {
-				b.WriteByte(',')
-			}
-			comma = false
-			b.WriteByte(s[i])
-			i++
-		}
-	}
-	return b.String()
+	return strings.TrimSuffix(out.String(), "\n")
 }

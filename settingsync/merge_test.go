@@ -120,6 +120,31 @@ func TestSyntaxErrors(t *testing.T) {
 	}
 }
 
+// What editors take and hujson alone does not, and what would end the program
+// in it.
+func TestTextsOfEditors(t *testing.T) {
+	for text, want := range map[string]string{
+		"{\"a\": 1} // end":                                   `{"a":1}`,
+		"// caf\xe9\n{\"a\": 1, /* \xff */}":                  `{"a":1}`,
+		"{\"a\": 1 // \u2028\n}":                              `{"a":1}`,
+		"{ // old Mac\r\"a\": \"//\", \"b\": \"/*\" /* */\r}": `{"a":"//","b":"/*"}`,
+		"\ufeff{\"a\": [1, {\"b\": 2,},],}":                   `{"a":[1,{"b":2}]}`,
+		"{\"\\\"\": 1, \"\": {}, \"\xff\": []}":               "{\"\":{},\"\\\"\":1,\"\ufffd\":[]}",
+	} {
+		n, err := parseObject(text)
+		if err != nil || n.plain(text) != want {
+			t.Errorf("%q: %v %v", text, err, n)
+		} else if got := n.plain(text); got != want {
+			t.Errorf("%q is read as %s", text, got)
+		}
+	}
+	for _, deep := range []string{"{\"a\":" + strings.Repeat("[", 1<<20), strings.Repeat("{\"a\":", 1<<18), strings.Repeat("}]", 1<<19) + strings.Repeat("[", 1<<20)} {
+		if _, err := parseObject(deep); err == nil {
+			t.Error("nested without a bound")
+		}
+	}
+}
+
 func TestFilterSettings(t *testing.T) {
 	text := `// mine
 {

@@ -96,7 +96,7 @@ func Plan(f Facts, want Stanza) ([]plan.Action, error) {
 			Shows:   []string{"write " + path},
 			Consent: plan.None,
 			Timing:  "ssh",
-			Do:      func(context.Context) error { return replaceOwn(path, text) },
+			Do:      func(context.Context) error { return writeEntry(path, text, want) },
 		})
 	}
 	inc, err := planInclude(f)

@@ -30,8 +30,10 @@ const (
 
 // scanner reads configurations as ssh does, Include files in place, and never
 // fails: a file it cannot read or a line it does not understand is left out.
-// github.com/kevinburke/ssh_config refuses whole files for one Match line, so
-// it is of no use on files that are not ours.
+// github.com/kevinburke/ssh_config is of no use on files that are not ours: it
+// refuses a whole file for one Match line, follows every Include itself (a FIFO
+// blocks it, a path a guest can write is read), and does not say on which line a
+// Host stands. It reads back what we wrote (readBack).
 type scanner struct {
 	alias string
 	home  string // what ~ means

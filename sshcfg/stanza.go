@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/kevinburke/ssh_config"
 
@@ -109,11 +111,24 @@ func Render(s Stanza) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// ParseOurs reads a file written by Render. Anything but exactly one Host with
+// ParseOurs reads a file written by Render, with github.com/kevinburke/ssh_config
+// and with our own scanner, which must agree. Anything but exactly one Host with
 // one plain name is refused: such a file is not ours any more.
 func ParseOurs(data []byte) (Stanza, error) {
-	bad := func(format string, args ...any) (Stanza, error) {
-		return Stanza{}, ui.Refused("not a stanza written by aivm: "+format, args...)
+	s, _, err := parseOurs(data)
+	return s, err
+}
+
+func parseOurs(data []byte) (Stanza, *ssh_config.Config, error) {
+	bad := func(format string, args ...any) (Stanza, *ssh_config.Config, error) {
+		return Stanza{}, nil, ui.Refused("not a stanza written by aivm: "+format, args...)
+	}
+	lines := splitLines(data)
+	for _, x := range lines {
+		// The library would read what it names, whatever that is.
+		if kw, _ := parseLine(x.text); kw == "include" {
+			return bad("it has an Include")
+		}
 	}
 	cfg, err := ssh_config.DecodeBytes(data)
 	if err != nil {
@@ -129,13 +144,11 @@ func ParseOurs(data []byte) (Stanza, error) {
 	if err := ValidAlias(s.Alias); err != nil {
 		return bad("%w", err)
 	}
-	lines := splitLines(data)
 	for _, n := range host.Nodes {
 		kv, ok := n.(*ssh_config.KV)
 		if !ok {
 			continue
 		}
-		// kv.Value ends at a # even inside quotes: read the line itself.
 		var args []string
 		if n := kv.Pos().Line; n >= 1 && n <= len(lines) {
 			_, args = parseLine(lines[n-1].text)
@@ -144,6 +157,11 @@ func ParseOurs(data []byte) (Stanza, error) {
 			return bad("%s has not one value", kv.Key)
 		}
 		v := args[0]
+		// The library takes a # in quotes for the start of a comment, knows only
+		// UTF-8, and trims every space of Unicode.
+		if kv.Comment == "" && utf8.ValidString(v) && kv.Value != strings.TrimRightFunc(v, unicode.IsSpace) {
+			return bad("%s can be read as %q and as %q", kv.Key, kv.Value, v)
+		}
 		switch strings.ToLower(kv.Key) {
 		case "hostname":
 			s.HostName = v
@@ -161,7 +179,55 @@ func ParseOurs(data []byte) (Stanza, error) {
 			s.HostKeyAlias = v
 		}
 	}
-	return s, nil
+	return s, cfg, nil
+}
+
+// writeEntry writes the file of one VM and reads it back: what ssh is told must
+// be what was meant, also on a disk or a file system that lies.
+func writeEntry(path string, text []byte, want Stanza) error {
+	if err := replaceOwn(path, text); err != nil {
+		return err
+	}
+	return readBack(path, want)
+}
+
+// readBack fails if the file does not say want and the pinned options.
+func readBack(path string, want Stanza) error {
+	f, err := readFile(path)
+	if err != nil {
+		return ui.Failed("reading %s back: %w", path, err)
+	}
+	got, cfg, err := parseOurs(f.Data)
+	if err != nil {
+		return ui.Failed("%s does not say what was written into it: %w", path, err)
+	}
+	differs := func(option string, got, want any) error {
+		return ui.Failed("%s does not say what was written into it: %s is %v, not %v", path, option, got, want).
+			Hint("if another aivm changed it meanwhile, run the command again")
+	}
+	for _, v := range []struct {
+		option    string
+		got, want any
+	}{
+		{"Host", got.Alias, want.Alias},
+		{"HostName", got.HostName, want.HostName},
+		{"User", got.User, want.User},
+		{"Port", got.Port, want.Port},
+		{"IdentityFile", strings.Join(got.Identities, " "), strings.Join(want.Identities, " ")},
+		{"UserKnownHostsFile", got.KnownHosts, want.KnownHosts},
+		{"HostKeyAlias", got.HostKeyAlias, want.HostKeyAlias},
+	} {
+		if v.got != v.want {
+			return differs(v.option, v.got, v.want)
+		}
+	}
+	for _, kv := range pinned {
+		// All of them: ssh takes the first, whatever comes later.
+		if all, err := cfg.GetAll(want.Alias, kv[0]); err != nil || len(all) != 1 || all[0] != kv[1] {
+			return differs(kv[0], strings.Join(all, " "), kv[1])
+		}
+	}
+	return nil
 }
 
 // checkWord accepts letters, digits and the given further characters, not at

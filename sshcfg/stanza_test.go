@@ -2,6 +2,8 @@ package sshcfg
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -26,7 +28,7 @@ func TestRenderGolden(t *testing.T) {
 
 func TestRenderAndBack(t *testing.T) {
 	paths := []string{
-		"/k", "/with space/k", "/100%/k", "/%h/%%d", "/tab-free/#hash", "/it's/k", "/ü/ключ", "/a=b/c;d/$HOME/(x)", "/two  spaces",
+		"/k", "/with space/k", "/100%/k", "/%h/%%d", "/tab-free/#hash", "/it's/k", "/ü/ключ", "/a=b/c;d/$HOME/(x)", "/two  spaces", "/no\xffutf8", "/wide\u3000",
 	}
 	for _, p := range paths {
 		want := example()
@@ -93,10 +95,56 @@ func TestRenderRefuses(t *testing.T) {
 func TestParseOursRefuses(t *testing.T) {
 	for _, s := range []string{
 		"", "Host *\n", "Host a b\n", "Host a\nHost b\n", "Host a\n  Port x\n", "Host A\n", "Match all\n", "\x00",
+		"Host a\n  Port 22 23\n", "Host a\n  User 'b'\n", "Host a\n  Include /dev/zero\n", "Include /dev/zero\nHost a\n",
 	} {
 		if got, err := ParseOurs([]byte(s)); err == nil {
 			t.Errorf("%q: %+v", s, got)
 		}
+	}
+}
+
+// Each value of the entry that says something else is named.
+func TestReadBack(t *testing.T) {
+	want := example()
+	text, err := Render(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "ssh", "a.conf")
+	if err := writeEntry(path, text, want); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, text) {
+		t.Errorf("%v\n%s", err, got)
+	}
+	for option, change := range map[string]func(string) string{
+		"Host is b":                       func(s string) string { return strings.Replace(s, "Host a\n", "Host b\n", 1) },
+		"HostName is 10.0.0.1":            func(s string) string { return strings.Replace(s, want.HostName, "10.0.0.1", 1) },
+		"User is root":                    func(s string) string { return strings.Replace(s, "agent", "root", 1) },
+		"Port is 22,":                     func(s string) string { return strings.Replace(s, "2222", "22", 1) },
+		"IdentityFile is ":                func(s string) string { return s + "    IdentityFile /k\n" },
+		"UserKnownHostsFile is /dev/null": func(s string) string { return strings.Replace(s, want.KnownHosts, "/dev/null", 1) },
+		"HostKeyAlias is x":               func(s string) string { return strings.Replace(s, "aivm-a", "x", 1) },
+		"StrictHostKeyChecking is no, not yes": func(s string) string {
+			return strings.Replace(s, "StrictHostKeyChecking yes", "StrictHostKeyChecking no", 1)
+		},
+		"ForwardAgent is yes no": func(s string) string {
+			return strings.Replace(s, "    HostName", "    ForwardAgent yes\n    HostName", 1)
+		},
+		"ProxyCommand is , not none":  func(s string) string { return strings.Replace(s, "    ProxyCommand none\n", "", 1) },
+		"not a stanza written by":     func(s string) string { return s[:len(s)/2] + "\nMatch exec true\n" },
+		"it has not exactly one Host": func(string) string { return "" },
+	} {
+		write(t, path, change(string(text)), 0o600)
+		if err := readBack(path, want); err == nil || !strings.Contains(err.Error(), option) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v", option, err)
+		}
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := readBack(path, want); err == nil {
+		t.Error("a file that is not there says it all")
 	}
 }
 

@@ -255,8 +255,9 @@ func (f *storeFile) replace(s *Store, data []byte) error {
 }
 
 // write replaces a file in one rename; like gives mode and owner. The name of
-// the temporary file is fixed: only the holder of the lock uses it, and what a
-// killed one left is removed by the next. check runs last before the rename.
+// the temporary file is fixed, where renameio makes a new one each time: only
+// the holder of the lock uses it, and what a killed one left is removed by the
+// next. check runs last before the rename.
 func (f *storeFile) write(name string, data []byte, like fs.FileInfo, check func() error) (err error) {
 	temp := f.beside(".tmp")
 	fault("temp.remove")

@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+
+	"aivm.dev/aivm/internal/policy"
 )
 
 // LocalNetworks returns the networks that are this machine's own business:
@@ -66,7 +68,7 @@ func wide(p netip.Prefix) bool {
 func appendLocal(out []netip.Prefix, p netip.Prefix) []netip.Prefix {
 	a := p.Addr()
 	switch {
-	case !usable(p), a.IsLoopback(), wide(p):
+	case !policy.Usable(p), a.IsLoopback(), wide(p):
 		return out
 	// Always blocked, and one for every card that comes and goes.
 	case a.IsLinkLocalUnicast(), a.IsMulticast():

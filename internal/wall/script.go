@@ -1,7 +1,6 @@
 package wall
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -9,26 +8,6 @@ import (
 	"slices"
 	"strings"
 )
-
-// always4 are addresses a cloud's machines learn their secrets from, blocked
-// whatever the config lists: the link-local one of most clouds, Alibaba's,
-// Oracle's old one, and Azure's, which is a public address.
-var always4 = prefixes("169.254.169.254/32", "100.100.100.200/32", "192.0.0.192/32", "168.63.129.16/32")
-
-// always6 are the IPv6 ranges that lead into a private network, or stand for
-// IPv4 addresses behind a translator (NAT64, 6to4): configs of old list IPv4
-// only. Documentation ranges are not among them: mirrors of test machines live
-// there.
-var always6 = prefixes("::/127", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16",
-	"fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8")
-
-func prefixes(ss ...string) []netip.Prefix {
-	out := make([]netip.Prefix, 0, len(ss))
-	for _, s := range ss {
-		out = append(out, netip.MustParsePrefix(s))
-	}
-	return out
-}
 
 // Priorities of the chains.
 const (
@@ -42,20 +21,20 @@ const (
 	atARP        = -10  // arptables' filter is 0
 )
 
-// Script is the ruleset: it replaces the tables in one transaction.
+// Script renders a policy: the ruleset that replaces the tables in one transaction.
 // local are the subnets this machine is directly connected to.
 func Script(w Wall, local []netip.Prefix) string {
 	var b strings.Builder
 	b.WriteString(Removal(w))
 	t, br := w.Table(), w.Bridge
-	block := slices.Concat(w.Block, always4, always6, local, []netip.Prefix{w.Subnet})
+	block4, block6 := w.Blocked(local)
 
 	fmt.Fprintf(&b, "table inet %s {\n", t)
-	set(&b, "block4", "ipv4_addr", true, texts(family(block, false)))
-	set(&b, "block6", "ipv6_addr", true, texts(family(block, true)))
+	set(&b, "block4", "ipv4_addr", true, texts(block4))
+	set(&b, "block6", "ipv6_addr", true, texts(block6))
 	set(&b, "lan4", "ipv4_addr . inet_proto . inet_service", true, endpoints(w.LAN, false))
 	set(&b, "lan6", "ipv6_addr . inet_proto . inet_service", true, endpoints(w.LAN, true))
-	set(&b, "ports", "inet_proto . inet_service", true, ports(w.Ports))
+	set(&b, "ports", "inet_proto . inet_service", true, ports(w.OpenPorts()))
 	set(&b, "pairs", "ether_addr . ipv4_addr", false, pairs(w.Guests))
 	base(&b, "prerouting", "prerouting", BeforeNAT, fmt.Sprintf("iifname %q jump arriving", br))
 	// All that comes to the input hook is for this machine, whatever address it
@@ -164,27 +143,6 @@ func chain(b *strings.Builder, name string, rules ...string) {
 	fmt.Fprintf(b, "\tchain %s {\n\t\t%s\n\t}\n", name, strings.Join(rules, "\n\t\t"))
 }
 
-// family returns the prefixes of one family in order, without those another
-// contains: nft refuses elements that overlap.
-func family(ps []netip.Prefix, six bool) []netip.Prefix {
-	var in []netip.Prefix
-	for _, p := range ps {
-		if p.Addr().Is6() == six {
-			in = append(in, p.Masked())
-		}
-	}
-	slices.SortFunc(in, func(a, b netip.Prefix) int {
-		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
-	})
-	var out []netip.Prefix
-	for _, p := range in {
-		if n := len(out); n == 0 || !out[n-1].Contains(p.Addr()) {
-			out = append(out, p)
-		}
-	}
-	return out
-}
-
 func texts(ps []netip.Prefix) []string {
 	out := make([]string, 0, len(ps))
 	for _, p := range ps {
@@ -203,22 +161,9 @@ func endpoints(es []Endpoint, six bool) []string {
 	return unique(out)
 }
 
-// ports joins ranges that touch or overlap: nft refuses overlapping elements.
 func ports(ps []Ports) []string {
-	in := slices.Clone(ps)
-	slices.SortFunc(in, func(a, b Ports) int {
-		return cmp.Or(strings.Compare(a.Proto, b.Proto), cmp.Compare(a.First, b.First))
-	})
-	var joined []Ports
-	for _, p := range in {
-		if n := len(joined); n > 0 && joined[n-1].Proto == p.Proto && int(p.First) <= int(joined[n-1].Last)+1 {
-			joined[n-1].Last = max(joined[n-1].Last, p.Last)
-			continue
-		}
-		joined = append(joined, p)
-	}
 	var out []string
-	for _, p := range joined {
+	for _, p := range ps {
 		out = append(out, p.Proto+" . "+p.String())
 	}
 	return out

@@ -2,13 +2,21 @@ package wall
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 )
+
+func prefixes(ss ...string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range ss {
+		out = append(out, netip.MustParsePrefix(s))
+	}
+	return out
+}
 
 func sample() Wall {
 	return Wall{
@@ -19,57 +27,10 @@ func sample() Wall {
 	}
 }
 
-// The document says what the table says.
-func TestSecurityHasEveryClaim(t *testing.T) {
-	b, err := os.ReadFile("../../SECURITY.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	rows := 0
-	for _, c := range Claims {
-		state := map[bool]string{true: "open", false: "closed"}[c.Open]
-		if !strings.Contains(string(b), "| "+state+" | "+c.Says+" |") {
-			t.Errorf("SECURITY.md lacks the line of %s: | %s | %s |", c.ID, state, c.Says)
-		}
-	}
-	for line := range strings.Lines(string(b)) {
-		if strings.HasPrefix(line, "| open |") || strings.HasPrefix(line, "| closed |") {
-			rows++
-		}
-	}
-	if rows != len(Claims) {
-		t.Errorf("SECURITY.md has %d lines, the table %d", rows, len(Claims))
-	}
-}
-
-func TestSentence(t *testing.T) {
-	w := sample()
-	want := "reaches the internet and DHCP, DNS and echo of its gateway 10.77.0.1; it does not reach other services of this machine, private networks, the networks this machine is connected to, cloud metadata or other VMs"
-	if got := Sentence(w); got != want {
-		t.Errorf("%s", got)
-	}
-	w.Ports = []Ports{{"tcp", 80, 90}}
-	e, err := ParseEndpoint("10.1.2.3:53/udp")
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.LAN = []Endpoint{e}
-	if got := Sentence(w); !strings.Contains(got, "the ports tcp 80-90 of this machine and 10.1.2.3:53/udp; it") {
-		t.Errorf("%s", got)
-	}
-}
-
-// Two networks never share a table, and no table is anybody else's.
-func TestTables(t *testing.T) {
-	a, b := sample(), sample()
-	b.Network = "aivm_net"
-	if a.Table() == b.Table() {
-		t.Errorf("two networks have the table %s", a.Table())
-	}
+// No table is anybody else's.
+func TestOnlyItsTables(t *testing.T) {
+	a := sample()
 	a.Prefix = "filter"
-	if !strings.HasPrefix(a.Table(), "aivm_filter_") {
-		t.Errorf("%s", a.Table())
-	}
 	for line := range strings.Lines(Script(a, nil)) {
 		if f := strings.Fields(line); len(f) > 2 && (f[0] == "table" || f[0] == "delete") && !strings.Contains(line, a.Table()) {
 			t.Errorf("another table is named: %s", line)
@@ -77,42 +38,63 @@ func TestTables(t *testing.T) {
 	}
 }
 
-func TestSame(t *testing.T) {
-	a, b := sample(), sample()
-	slices.Reverse(b.Guests)
-	b.Block = append(b.Block, prefixes("10.9.0.0/16", "10.0.0.0/8")...)
-	if !a.Same(b) {
-		t.Error("the order of guests, or what is covered already, counts")
-	}
-	if a.Same(a.Without("52:54:00:00:00:01")) || !a.Same(a.Without("52:54:00:00:00:01").With("52:54:00:00:00:01", netip.MustParseAddr("10.77.0.10"))) {
-		t.Error("a guest does not count")
-	}
-	b, ok := a.OnPort("52:54:00:00:00:01", "vnet7")
-	if _, none := a.OnPort("52:54:00:00:00:09", "vnet7"); !ok || none || a.Same(b) || !a.Same(b.PortsOf(a)) || !b.Same(a.PortsOf(b)) {
-		t.Error("a port does not count, or is lost")
-	}
-	if !b.Same(b.With("52:54:00:00:00:01", netip.MustParseAddr("10.77.0.10"))) {
-		t.Error("a guest that is named again loses its port")
-	}
-}
-
-func TestPortsAreJoined(t *testing.T) {
-	got := ports([]Ports{{"udp", 53, 53}, {"tcp", 80, 90}, {"tcp", 85, 100}, {"tcp", 101, 101}, {"tcp", 65535, 65535}, {"tcp", 65530, 65535}})
-	if want := []string{"tcp . 80-101", "tcp . 65530-65535", "udp . 53"}; !slices.Equal(got, want) {
-		t.Errorf("%q", got)
-	}
-}
-
-func TestParseEndpoint(t *testing.T) {
-	for in, want := range map[string]string{
-		"10.1.2.3:5432": "10.1.2.3:5432", "10.1.2.9/24:80-90/udp": "10.1.2.0/24:80-90/udp", "[fd00::5]:443": "[fd00::5]:443",
-		"[fd00::/64]:443/tcp": "[fd00::/64]:443", "10.1.2.3": "", ":80": "", "10.1.2.3:": "", "10.1.2.3:0": "", "fd00::5:443": "",
-		"[10.1.2.3]:80": "", "10.1.2.3:80/sctp": "", "host:80": "", "10.1.2.3:90-80": "", "[fe80::1%eth0]:80": "", "10.1.2.3:80;drop": "",
-	} {
-		e, err := ParseEndpoint(in)
-		if (err == nil) != (want != "") || err == nil && e.String() != want {
-			t.Errorf("%q: %q %v, want %q", in, e, err, want)
+// Two policies are the same if, and only if, their rules are.
+func TestSameIsTheSameScript(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	nets := append(prefixes("10.0.0.0/8", "10.9.0.0/16", "192.168.0.0/16", "169.254.169.254/32", "fd00::/8", "fd00:1::/32", "8.8.8.0/24", "10.77.0.0/25"), sample().Subnet)
+	pick := func() netip.Prefix { return nets[rnd.IntN(len(nets))] }
+	random := func() Wall {
+		w := sample()
+		w.Block, w.Guests = nil, nil
+		for range rnd.IntN(4) {
+			w.Block = append(w.Block, pick())
 		}
+		for range rnd.IntN(3) {
+			from := uint16(80 + rnd.IntN(3))
+			w.Ports = append(w.Ports, Ports{Proto: []string{"tcp", "udp"}[rnd.IntN(2)], First: from, Last: from + uint16(rnd.IntN(2))})
+		}
+		for range rnd.IntN(3) {
+			w.LAN = append(w.LAN, Endpoint{Net: pick(), Ports: Ports{Proto: "tcp", First: 1, Last: 1 + uint16(rnd.IntN(2))}})
+		}
+		for range rnd.IntN(3) {
+			w.Guests = append(w.Guests, Guest{
+				MAC: fmt.Sprintf("52:54:00:00:00:%02d", rnd.IntN(2)), IP: netip.AddrFrom4([4]byte{10, 77, 0, byte(10 + rnd.IntN(2))}),
+				Port: []string{"", "vnet1"}[rnd.IntN(2)],
+			})
+		}
+		if rnd.IntN(8) == 0 {
+			w.Gateway = w.Gateway.Next()
+		}
+		if rnd.IntN(8) == 0 {
+			w.Bridge += "x"
+		}
+		return w
+	}
+	walls := make([]Wall, 120)
+	scripts := make([]string, len(walls))
+	for i := range walls {
+		if walls[i] = random(); i%2 == 1 { // the last one in other words
+			w := walls[i-1]
+			w.Block, w.Guests, w.LAN = slices.Concat(w.Block, w.Block), slices.Concat(w.Guests, w.Guests), slices.Concat(w.LAN, w.LAN)
+			slices.Reverse(w.Block)
+			slices.Reverse(w.Guests)
+			slices.Reverse(w.LAN)
+			walls[i] = w
+		}
+		scripts[i] = Script(walls[i], nil)
+	}
+	same := 0
+	for i := range walls {
+		for j := range i {
+			if got, want := walls[i].Same(walls[j]), scripts[i] == scripts[j]; got != want {
+				t.Fatalf("Same is %v, the scripts being the same is %v:\n%+v\n%+v", got, want, walls[i], walls[j])
+			} else if got {
+				same++
+			}
+		}
+	}
+	if same < 50 {
+		t.Errorf("only %d of the pairs are the same", same)
 	}
 }
 

@@ -13,13 +13,11 @@
 package codeserver
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,6 +25,7 @@ import (
 	"strings"
 	"time"
 
+	"aivm.dev/aivm/internal/download"
 	"aivm.dev/aivm/internal/lockfile"
 	"aivm.dev/aivm/internal/ui"
 )
@@ -42,28 +41,34 @@ const (
 	Node    = "24"
 )
 
+// digests are the SHA-256 of Version's release archives, by architecture, as
+// GitHub's API shows them (releases/tags/vVERSION, assets[].digest).
+var digests = map[string]string{
+	"amd64": "53029be6c5781b7bca49b815fcc9a2a3fc111813ad8c9965b2c0f0d2985a0674",
+	"arm64": "0edb4b60d9c4744b2dd14b0911e3c2e6dd8c6f3c13bd58bda23ae744e59e7df1",
+}
+
 // Source is where archives come from.
 type Source struct {
 	Dir      string // of the cache
 	LookPath func(string) (string, error)
 	Environ  []string
-	// Release is the address of the release archive; it is not asked for if
-	// empty.
-	Release string
-	Client  *http.Client
-	// AnswerLimit is how long the release's server may take to begin its answer;
-	// 20 s if 0.
-	AnswerLimit time.Duration
+	Release  string // address of the release archive
+	SHA256   string // of that archive; without it the release is not fetched
+	Client   *download.Client
 }
 
-const answerLimit = 20 * time.Second
+// silent is how long the release's server may send nothing.
+const silent = 20 * time.Second
 
 // NewSource is the usual one, with its cache in dir.
 func NewSource(dir string) Source {
-	arch := map[string]string{"amd64": "amd64", "arm64": "arm64"}[runtime.GOARCH]
 	return Source{
-		Dir: dir, LookPath: exec.LookPath, Environ: os.Environ(), Client: http.DefaultClient,
-		Release: "https://github.com/coder/code-server/releases/download/v" + Version + "/code-server-" + Version + "-linux-" + arch + ".tar.gz",
+		Dir: dir, LookPath: exec.LookPath, Environ: os.Environ(),
+		// A network that swallows packets must not keep anybody from npm.
+		Client:  &download.Client{Stall: silent, OneTry: true},
+		Release: "https://github.com/coder/code-server/releases/download/v" + Version + "/code-server-" + Version + "-linux-" + runtime.GOARCH + ".tar.gz",
+		SHA256:  digests[runtime.GOARCH],
 	}
 }
 
@@ -83,7 +88,8 @@ type Progress = func(detail string, fraction float64)
 
 // Get sees to it that the archive is in the cache: the release where the
 // internet can be reached, else the npm package, built here. One run at a time
-// does it; what it made aside is removed whatever happens.
+// does it. Of what it made aside, only a part of the release is kept for the
+// next run.
 func (s Source) Get(ctx context.Context, progress Progress) error {
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return err
@@ -99,72 +105,71 @@ func (s Source) Get(ctx context.Context, progress Progress) error {
 	if s.Cached() {
 		return nil
 	}
+	download.Sweep(s.Dir, time.Now())
+	fetchErr := s.fetch(ctx, progress)
+	if fetchErr == nil {
+		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	work, err := os.MkdirTemp(s.Dir, "work-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(work)
 	out := filepath.Join(work, "archive")
-	fetchErr := errors.New("no release is asked for")
-	if s.Release != "" {
-		fetchErr = s.fetch(ctx, out, progress)
+	if err := s.build(ctx, work, out, progress); err != nil {
+		return ui.Failed("code-server could be neither fetched (%w) nor built: %w", fetchErr, err).
+			Hint("fetch "+s.Release+" elsewhere, then: --code-server-archive FILE", "to build it: npm 10 or newer, a compiler, make and python3")
 	}
-	if fetchErr != nil {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if err := s.build(ctx, work, out, progress); err != nil {
-			return ui.Failed("code-server could be neither fetched (%w) nor built: %w", fetchErr, err).
-				Hint("fetch "+s.Release+" elsewhere, then: --code-server-archive FILE", "to build it: npm 10 or newer, a compiler, make and python3")
-		}
-	}
-	if err := Check(out); err != nil {
+	f, err := os.Open(out)
+	if err != nil {
 		return err
 	}
-	return os.Rename(out, s.Path())
+	defer f.Close()
+	if err := s.place(f); err != nil {
+		return err
+	}
+	for _, p := range download.Parts(s.Dir) {
+		_ = os.Remove(p) // of the release, which is not needed any more
+	}
+	return nil
 }
 
 // fetch downloads the release.
-func (s Source) fetch(ctx context.Context, out string, progress Progress) error {
+func (s Source) fetch(ctx context.Context, progress Progress) error {
+	if s.SHA256 == "" {
+		return errors.New("no release of it is known for this architecture")
+	}
 	progress("fetching the release", -1)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Release, nil)
+	at := download.Place{Dir: s.Dir, What: "code-server", Err: func(err error) error {
+		return ui.Failed("writing code-server into %s: %w", s.Dir, err)
+	}}
+	t, err := s.Client.Open(ctx, at, download.Digest{Algo: "sha256", Hex: s.SHA256}, progress)
 	if err != nil {
 		return err
 	}
-	// A network that swallows packets must not keep anybody from npm.
-	limit := cmp.Or(s.AnswerLimit, answerLimit)
-	late := time.AfterFunc(limit, cancel)
-	res, err := s.Client.Do(req)
-	if !late.Stop() {
-		if err == nil {
-			_ = res.Body.Close()
-		}
-		return fmt.Errorf("no answer in %v", limit)
-	}
-	if err != nil {
+	defer t.Close()
+	if err := t.From(ctx, []string{s.Release}); err != nil {
 		return err
 	}
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("the release page answers %s", res.Status)
-	}
-	f, err := os.OpenFile(out, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	n, err := io.Copy(f, &counted{res.Body, res.ContentLength, 0, progress})
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil && res.ContentLength > 0 && n != res.ContentLength {
-		err = io.ErrUnexpectedEOF
-	}
-	if err != nil {
-		_ = os.Remove(out)
-	}
+	err = s.place(t.File())
+	t.Drop() // a whole one that is refused is no use to the next run
 	return err
+}
+
+// place gives a complete archive on the cache's file system its final name.
+// renameio wants that name before the file is written, and a part of a download
+// has one of its own.
+func (s Source) place(f *os.File) error {
+	if err := Check(f.Name()); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), s.Path())
 }
 
 // counted reports how much of a stream has passed.

@@ -5,7 +5,10 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -18,6 +21,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"aivm.dev/aivm/internal/download"
+	"aivm.dev/aivm/internal/download/downloadtest"
 )
 
 func quiet(string, float64) {}
@@ -40,6 +46,19 @@ install-scripts*) exit 1 ;;
 esac
 `
 
+func noNPM(string) (string, error) { return "", exec.ErrNotFound }
+
+// fetching is a source with a release of that content on a server.
+func fetching(t *testing.T, s *downloadtest.Server, body []byte) Source {
+	t.Helper()
+	s.Put("/code-server.tar.gz", downloadtest.File{Data: body, ETag: `"1"`})
+	return Source{
+		Dir: t.TempDir(), LookPath: noNPM, Environ: os.Environ(),
+		Release: s.URL + "/code-server.tar.gz", SHA256: fmt.Sprintf("%x", sha256.Sum256(body)),
+		Client: &download.Client{TLS: s.TLS(), OneTry: true, Pause: func(time.Duration) time.Duration { return 0 }},
+	}
+}
+
 // A server that takes the connection and says nothing is given up in time; the
 // archive is built instead.
 func TestSilentReleaseServer(t *testing.T) {
@@ -48,14 +67,22 @@ func TestSilentReleaseServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	s := Source{
-		Dir: t.TempDir(), LookPath: func(string) (string, error) { return "", errors.New("no npm") }, Environ: os.Environ(),
-		Release: "http://" + l.Addr().String() + "/", Client: &http.Client{}, AnswerLimit: 50 * time.Millisecond,
-	}
+	s := fetching(t, downloadtest.New(t), nil)
+	s.Release, s.Client.Stall = "https://"+l.Addr().String()+"/", 50*time.Millisecond
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	if err := s.Get(ctx, quiet); err == nil || !strings.Contains(err.Error(), "no answer in 50ms") {
+	if err := s.Get(ctx, quiet); err == nil || !strings.Contains(err.Error(), "nothing came for 50ms") || !strings.Contains(err.Error(), "npm is not installed") {
 		t.Error(err)
+	}
+}
+
+// The digests are whole ones: a short one would end in a panic, a wrong letter
+// in a release that is never taken.
+func TestDigests(t *testing.T) {
+	for arch, d := range digests {
+		if b, err := hex.DecodeString(d); err != nil || len(b) != sha256.Size || strings.ToLower(d) != d {
+			t.Errorf("%s: %q", arch, d)
+		}
 	}
 }
 
@@ -66,11 +93,13 @@ func TestBuildWithNPM(t *testing.T) {
 		t.Fatal(err)
 	}
 	log := filepath.Join(dir, "log")
-	gone := httptest.NewServer(http.NotFoundHandler())
-	defer gone.Close()
-	s := Source{
-		Dir: filepath.Join(dir, "cache"), LookPath: func(string) (string, error) { return npm, nil },
-		Environ: append(os.Environ(), "NPM_LOG="+log), Release: gone.URL, Client: gone.Client(),
+	server := downloadtest.New(t)
+	s := fetching(t, server, []byte("a release"))
+	server.Remove("/code-server.tar.gz")
+	s.Dir, s.LookPath, s.Environ = filepath.Join(dir, "cache"), func(string) (string, error) { return npm, nil }, append(os.Environ(), "NPM_LOG="+log)
+	// Of a release that could be fetched once, and now cannot.
+	if err := errors.Join(os.Mkdir(s.Dir, 0o700), os.WriteFile(filepath.Join(s.Dir, download.Prefix+s.SHA256[:32]), []byte("a rel"), 0o600)); err != nil {
+		t.Fatal(err)
 	}
 	if s.Cached() {
 		t.Fatal("cached before")
@@ -90,8 +119,8 @@ func TestBuildWithNPM(t *testing.T) {
 	if err != nil || strings.Count(string(b), "\n") != 4 {
 		t.Errorf("%v\n%s", err, b)
 	}
-	if left, _ := filepath.Glob(filepath.Join(s.Dir, "work-*")); len(left) > 0 {
-		t.Errorf("left behind: %v", left)
+	if left, _ := filepath.Glob(filepath.Join(s.Dir, "work-*")); len(left) > 0 || download.Parts(s.Dir) != nil {
+		t.Errorf("left behind: %v %v", left, download.Parts(s.Dir))
 	}
 	// What is there is not made again.
 	if err := s.Get(t.Context(), quiet); err != nil {
@@ -148,29 +177,54 @@ func release(t *testing.T, name string) []byte {
 }
 
 func TestFetchTheRelease(t *testing.T) {
+	server := downloadtest.New(t)
 	body := release(t, "code-server-1/bin/code-server")
-	cut := false
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Length", "100000")
-		if !cut {
-			w.Header().Set("Content-Length", "")
-		}
-		_, _ = w.Write(body)
-	}))
-	defer srv.Close()
-	s := Source{Dir: t.TempDir(), Release: srv.URL, Client: srv.Client(), LookPath: func(string) (string, error) { return "", exec.ErrNotFound }}
+	s := fetching(t, server, body)
 	if err := s.Get(t.Context(), quiet); err != nil || !s.Cached() {
 		t.Fatal(err)
 	}
-	cut = true
-	s.Dir = t.TempDir()
+	if b, err := os.ReadFile(s.Path()); err != nil || !bytes.Equal(b, body) || download.Parts(s.Dir) != nil {
+		t.Errorf("%d bytes of %d, %v, left behind: %v", len(b), len(body), err, download.Parts(s.Dir))
+	}
+
+	// Half of it, and the rest in a later run.
+	s = fetching(t, server, body)
+	server.Before(func(w http.ResponseWriter, r *http.Request, f downloadtest.File) bool {
+		if at := downloadtest.RangeStart(r); at > 0 {
+			panic(http.ErrAbortHandler)
+		}
+		downloadtest.Part(w, r, f, len(f.Data)/2)
+		return true
+	})
 	if err := s.Get(t.Context(), quiet); err == nil || s.Cached() || !strings.Contains(err.Error(), "npm is not installed") {
 		t.Errorf("half a release: %v", err)
 	}
-	cut = false
-	body = release(t, "something/else")
-	if err := s.Get(t.Context(), quiet); err == nil || s.Cached() {
-		t.Errorf("another archive: %v", err)
+	server.Before(nil)
+	before := len(server.Requests("code-server.tar.gz"))
+	if err := s.Get(t.Context(), quiet); err != nil || !s.Cached() {
+		t.Errorf("the other half: %v", err)
+	}
+	if got := server.Requests("code-server.tar.gz")[before:]; len(got) != 1 || !strings.Contains(got[0], "bytes=") {
+		t.Errorf("asked for %q", got)
+	}
+
+	// Another file than the one that was pinned, one that is no code-server,
+	// and an architecture without a release.
+	for what, change := range map[string]func(s *Source){
+		"checksum": func(*Source) {
+			server.Put("/code-server.tar.gz", downloadtest.File{Data: release(t, "code-server-1/bin/code-server2")})
+		},
+		"no bin/code-server":    func(s *Source) { *s = fetching(t, server, release(t, "something/else")) },
+		"for this architecture": func(s *Source) { s.SHA256 = "" },
+	} {
+		s = fetching(t, server, body)
+		change(&s)
+		if err := s.Get(t.Context(), quiet); err == nil || s.Cached() || !strings.Contains(err.Error(), what) {
+			t.Errorf("%s: %v", what, err)
+		}
+		if left := download.Parts(s.Dir); left != nil {
+			t.Errorf("%s: left behind: %v", what, left)
+		}
 	}
 	for name, text := range map[string]string{"text": "hello", "empty": ""} {
 		p := filepath.Join(t.TempDir(), name)

@@ -20,10 +20,23 @@ const SparePorts = 26
 // fixedPorts are the root ports taken by the devices of the first definition.
 const fixedPorts = 8
 
+// Architectures of a guest, as libvirt names them.
+const (
+	X86 = "x86_64"
+	ARM = "aarch64"
+)
+
+// Arch returns libvirt's name of an architecture that Go names; "" if there are
+// no VMs for it.
+func Arch(goarch string) string {
+	return map[string]string{"amd64": X86, "arm64": ARM}[goarch]
+}
+
 // Spec is everything the definition of a VM depends on.
 type Spec struct {
 	Name, UUID string
 	Owner      int
+	Arch       string // X86 or ARM; "" = X86
 	Accel      string // "kvm" or "qemu"
 	Emulator   string // path of the QEMU binary, "" lets libvirt choose
 	VCPUs      int
@@ -42,6 +55,10 @@ type Spec struct {
 // and agents will need is here from the first boot.
 func XML(s Spec) (string, error) {
 	u := func(v uint) *uint { return &v }
+	m, err := machine(s.Arch, s.Accel)
+	if err != nil {
+		return "", err
+	}
 	x := libvirtxml.Domain{
 		Type: s.Accel, Name: s.Name, UUID: s.UUID,
 		Metadata: &libvirtxml.DomainMetadata{XML: virt.MarkXML(s.Owner)},
@@ -51,19 +68,13 @@ func XML(s Spec) (string, error) {
 			MemorySource: &libvirtxml.DomainMemorySource{Type: "memfd"},
 			MemoryAccess: &libvirtxml.DomainMemoryAccess{Mode: "shared"},
 		},
-		VCPU: &libvirtxml.DomainVCPU{Placement: "static", Value: uint(s.VCPUs)},
-		OS: &libvirtxml.DomainOS{
-			Type:        &libvirtxml.DomainOSType{Arch: "x86_64", Machine: "q35", Type: "hvm"},
-			BootDevices: []libvirtxml.DomainBootDevice{{Dev: "hd"}},
-		},
-		Features:   &libvirtxml.DomainFeatureList{ACPI: &libvirtxml.DomainFeature{}, APIC: &libvirtxml.DomainFeatureAPIC{}},
-		CPU:        cpu(s.Accel),
-		Clock:      &libvirtxml.DomainClock{Offset: "utc", Timer: timers(s.Accel)},
+		VCPU:       &libvirtxml.DomainVCPU{Placement: "static", Value: uint(s.VCPUs)},
+		OS:         m.os,
+		Features:   m.features,
+		CPU:        m.cpu,
+		Clock:      &libvirtxml.DomainClock{Offset: "utc", Timer: m.timers},
 		OnPoweroff: "destroy", OnReboot: "restart", OnCrash: "destroy",
-		PM: &libvirtxml.DomainPM{
-			SuspendToMem:  &libvirtxml.DomainPMPolicy{Enabled: "no"},
-			SuspendToDisk: &libvirtxml.DomainPMPolicy{Enabled: "no"},
-		},
+		PM: m.pm,
 	}
 	d := &libvirtxml.DomainDeviceList{Emulator: s.Emulator}
 	d.Disks = []libvirtxml.DomainDisk{{
@@ -117,22 +128,6 @@ func XML(s Spec) (string, error) {
 	d.MemBalloon = &libvirtxml.DomainMemBalloon{Model: "virtio", FreePageReporting: "on"}
 	x.Devices = d
 	return x.Marshal()
-}
-
-func cpu(accel string) *libvirtxml.DomainCPU {
-	if accel == "kvm" {
-		return &libvirtxml.DomainCPU{Mode: "host-passthrough", Check: "none", Migratable: "on"}
-	}
-	// Emulation offers every feature it has; AES instructions among them.
-	return &libvirtxml.DomainCPU{Mode: "maximum", Check: "none"}
-}
-
-func timers(accel string) []libvirtxml.DomainTimer {
-	t := []libvirtxml.DomainTimer{{Name: "hpet", Present: "no"}}
-	if accel == "kvm" {
-		t = append(t, libvirtxml.DomainTimer{Name: "rtc", TickPolicy: "catchup"}, libvirtxml.DomainTimer{Name: "pit", TickPolicy: "delay"})
-	}
-	return t
 }
 
 // shareDevice is the device over a VM's export root.

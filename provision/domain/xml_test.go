@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -25,13 +26,16 @@ func spec(accel string) Spec {
 
 // The definition is golden, passes libvirt's own schema, and reads back.
 func TestXML(t *testing.T) {
-	for _, accel := range []string{"kvm", "qemu"} {
-		t.Run(accel, func(t *testing.T) {
-			got, err := XML(spec(accel))
+	for name, s := range map[string]Spec{
+		"kvm": spec("kvm"), "qemu": spec("qemu"),
+		"kvm-aarch64": onARM(spec("kvm")), "qemu-aarch64": onARM(spec("qemu")),
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := XML(s)
 			if err != nil {
 				t.Fatal(err)
 			}
-			golden := filepath.Join("testdata", accel+".xml")
+			golden := filepath.Join("testdata", name+".xml")
 			if *update {
 				if err := os.WriteFile(golden, []byte(got+"\n"), 0o644); err != nil {
 					t.Fatal(err)
@@ -51,12 +55,47 @@ func TestXML(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !d.Mark.By(1000) || d.Mark.By(0) || d.MAC != "52:54:00:12:34:56" || d.RAMMB != 2048 || d.Network != "aivm-net" {
+			if !d.Mark.By(1000) || d.Mark.By(0) || d.MAC != "52:54:00:12:34:56" || d.RAMMB != 2048 || d.Network != "aivm-net" || d.Accel != s.Accel {
 				t.Errorf("read back: %+v", d)
 			}
-			if s, ok := d.Disk(SeedSerial); !ok || s.File != spec(accel).SeedPath {
+			if seed, ok := d.Disk(SeedSerial); !ok || seed.File != s.SeedPath {
 				t.Errorf("seed read back: %+v", d.Disks)
 			}
 		})
+	}
+}
+
+func onARM(s Spec) Spec {
+	s.Arch = ARM
+	return s
+}
+
+// The architecture is this machine's, as Go names it; without one it is x86_64,
+// and one that nobody described is refused.
+func TestArch(t *testing.T) {
+	s := spec("kvm")
+	none, err := XML(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Arch = Arch("amd64")
+	if got, err := XML(s); err != nil || got != none {
+		t.Errorf("amd64 is not the default: %v", err)
+	}
+	s.Arch = Arch("arm64")
+	got, err := XML(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, x86 := range []string{"x86", "q35", "<apic", "<timer", "<pm>", "migratable", "ide", "sata"} {
+		if strings.Contains(got, x86) {
+			t.Errorf("the definition for ARM has %s:\n%s", x86, got)
+		}
+	}
+	if s.Arch = "riscv64"; Arch("riscv64") != "" {
+		t.Error("a name for riscv64")
+	}
+	if got, err := XML(s); err == nil {
+		t.Errorf("riscv64:\n%s", got)
 	}
 }

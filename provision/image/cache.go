@@ -249,7 +249,8 @@ func (c Cache) add(ctx context.Context, r io.Reader, ref Ref, verified string, s
 }
 
 // place gives a complete file in the cache's directory its final name and
-// remembers it. The caller holds the lock "add".
+// remembers it. The name is the digest, which is known only when the file is
+// written, and renameio wants the name first. The caller holds the lock "add".
 func (c Cache) place(f *os.File, im indexed, name string, src *source) (Entry, error) {
 	e := c.entry(im, name)
 	if err := errors.Join(f.Chmod(0o400), f.Sync()); err != nil {

@@ -5,10 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +13,7 @@ import (
 
 	"github.com/ProtonMail/go-crypto/openpgp"
 
+	"aivm.dev/aivm/internal/download"
 	"aivm.dev/aivm/internal/ui"
 )
 
@@ -32,8 +30,14 @@ type Fetcher struct {
 	Now     func() time.Time
 	Origin  string // stands in for the publisher's server
 
-	once sync.Once
-	http *http.Client
+	once   sync.Once
+	client *download.Client
+}
+
+// web is what asks the servers.
+func (f *Fetcher) web() *download.Client {
+	f.once.Do(func() { f.client = &download.Client{TLS: f.TLS, Stall: f.Stall, Pause: f.Pause} })
+	return f.client
 }
 
 func (f *Fetcher) arch() string {
@@ -77,7 +81,7 @@ func (f *Fetcher) Where(ref Ref) string {
 }
 
 // Host is the server that is asked first.
-func (f *Fetcher) Host(ref Ref) string { return ui.CleanTo(hostOf(f.Where(ref)), 100) }
+func (f *Fetcher) Host(ref Ref) string { return ui.CleanTo(download.Host(f.Where(ref)), 100) }
 
 // Check says why an image could not be fetched, before anything is asked for.
 func (f *Fetcher) Check(ref Ref) error {
@@ -97,7 +101,7 @@ func (f *Fetcher) Check(ref Ref) error {
 		}
 	}
 	for _, m := range f.Mirrors {
-		if err := checkURL(m); err != nil {
+		if err := download.CheckURL(m); err != nil {
 			return ui.Refused("image.mirror %q: %w", m, err).Hint("aivm config edit")
 		}
 	}
@@ -120,7 +124,7 @@ func (f *Fetcher) Answers(ctx context.Context) bool {
 	seen := make(chan bool, len(bases))
 	for _, b := range bases {
 		go func() {
-			list, err := f.smallOnce(ctx, b+r.Dir+"/"+r.Sums)
+			list, err := f.web().ListOnce(ctx, b+r.Dir+"/"+r.Sums)
 			if err == nil {
 				_, err = sumOf(list, r.Named(f.arch()), r.digits())
 			}
@@ -142,10 +146,17 @@ func (r Release) digits() int {
 	return 64
 }
 
+func (r Ref) digest() download.Digest {
+	if r.SHA512 != "" {
+		return download.Digest{Algo: "sha512", Hex: r.SHA512}
+	}
+	return download.Digest{Algo: "sha256", Hex: r.SHA256}
+}
+
 // found is what is to be fetched, and from where.
 type found struct {
 	urls     []string
-	want     digest
+	want     download.Digest
 	verified string
 	signed   time.Time // of the list, zero where nobody signs it
 }
@@ -155,20 +166,20 @@ type found struct {
 func (f *Fetcher) resolve(ctx context.Context, ref Ref, progress Progress) (found, error) {
 	if ref.Kind == KindURL {
 		d := ref.digest()
-		return found{urls: []string{ref.URL}, want: d, verified: "the " + d.algo + " given with it"}, nil
+		return found{urls: []string{ref.URL}, want: d, verified: "the " + d.Algo + " given with it"}, nil
 	}
 	r, _ := Find(ref.Name)
 	bases := f.bases(r)
 	var errs []error
 	for i, b := range bases {
-		progress("looking up the newest "+r.Name+" on "+hostOf(b), -1)
+		progress("looking up the newest "+r.Name+" on "+download.Host(b), -1)
 		got, err := f.newest(ctx, r, b, ref.Pinned())
 		if ctx.Err() != nil {
 			return found{}, ctx.Err()
 		}
 		if err != nil {
-			if te := (*TransferError)(nil); !errors.As(err, &te) {
-				err = fmt.Errorf("%s: %w", hostOf(b), err)
+			if te := (*download.Error)(nil); !errors.As(err, &te) {
+				err = fmt.Errorf("%s: %w", download.Host(b), err)
 			}
 			errs = append(errs, err)
 			continue
@@ -197,11 +208,11 @@ func pin(got found, ref Ref, r Release) (found, error) {
 		return got, nil
 	}
 	d := ref.digest()
-	if got.want.algo == d.algo && got.want.hex != "" && got.want.hex != d.hex {
-		return got, ui.Refused("the newest build of %s has the %s %s, and %s is asked for: there is a newer release", r.Name, d.algo, got.want.hex, d.hex).
-			Hint("for the newest: leave the digest out", "for that one build its own address: --image 'https://"+r.Host()+"/...#"+d.algo+"="+d.hex+"'")
+	if got.want.Algo == d.Algo && got.want.Hex != "" && got.want.Hex != d.Hex {
+		return got, ui.Refused("the newest build of %s has the %s %s, and %s is asked for: there is a newer release", r.Name, d.Algo, got.want.Hex, d.Hex).
+			Hint("for the newest: leave the digest out", "for that one build its own address: --image 'https://"+r.Host()+"/...#"+d.Algo+"="+d.Hex+"'")
 	}
-	got.want, got.verified = d, "the "+d.algo+" given with it"
+	got.want, got.verified = d, "the "+d.Algo+" given with it"
 	return got, nil
 }
 
@@ -209,7 +220,7 @@ func pin(got found, ref Ref, r Release) (found, error) {
 // need not be signed.
 func (f *Fetcher) newest(ctx context.Context, r Release, base string, pinned bool) (found, error) {
 	u := base + r.Dir + "/" + r.Sums
-	list, err := f.small(ctx, u)
+	list, err := f.web().List(ctx, u)
 	if err != nil {
 		return found{}, err
 	}
@@ -217,7 +228,7 @@ func (f *Fetcher) newest(ctx context.Context, r Release, base string, pinned boo
 	switch {
 	case pinned:
 	case r.Signed:
-		sig, err := f.small(ctx, u+".gpg")
+		sig, err := f.web().List(ctx, u+".gpg")
 		if err != nil {
 			return found{}, fmt.Errorf("the signature of its list of digests: %w", err)
 		}
@@ -238,13 +249,13 @@ func (f *Fetcher) newest(ctx context.Context, r Release, base string, pinned boo
 		}
 		got.signed, got.verified = s.At, "signed by "+s.Fingerprint
 	default:
-		got.verified = r.Sums + " of " + hostOf(base) + ", by https alone"
+		got.verified = r.Sums + " of " + download.Host(base) + ", by https alone"
 	}
 	sum, err := sumOf(list, r.Named(f.arch()), r.digits())
 	if err != nil {
 		return found{}, err
 	}
-	got.want = digest{strings.ToLower(r.Sums[:6]), sum}
+	got.want = download.Digest{Algo: strings.ToLower(r.Sums[:6]), Hex: sum}
 	return got, nil
 }
 
@@ -261,8 +272,8 @@ func (f *Fetcher) Fetch(ctx context.Context, ref Ref, progress Progress) (e Entr
 	if err := f.Cache.makeDir(); err != nil {
 		return e, false, ui.Failed("making the image cache: %w", err)
 	}
-	f.Cache.sweepFetches(f.now())
-	var last digest
+	download.Sweep(f.Cache.Dir, f.now())
+	var last download.Digest
 	for {
 		got, err := f.resolve(ctx, ref, progress)
 		if err != nil {
@@ -272,9 +283,9 @@ func (f *Fetcher) Fetch(ctx context.Context, ref Ref, progress Progress) (e Entr
 			return e, false, err
 		}
 		e, err := f.download(ctx, ref, got, progress)
-		var te *TransferError
+		var te *download.Error
 		// A release that came out meanwhile: its list names another file.
-		if errors.As(err, &te) && te.Kind == Checksum && ref.Kind == KindCatalogue && !ref.Pinned() && last.hex == "" {
+		if errors.As(err, &te) && te.Kind == download.Checksum && ref.Kind == KindCatalogue && !ref.Pinned() && last.Hex == "" {
 			if again, rerr := f.resolve(ctx, ref, progress); rerr == nil && again.want != got.want {
 				last = got.want
 				continue
@@ -285,15 +296,15 @@ func (f *Fetcher) Fetch(ctx context.Context, ref Ref, progress Progress) (e Entr
 }
 
 func explain(err error, ref Ref) error {
-	var te *TransferError
+	var te *download.Error
 	if err == nil || !errors.As(err, &te) {
 		return err
 	}
 	e := ui.Failed("fetching the image %s: %w", ui.Clean(ref.String()), err)
 	switch te.Kind {
-	case Checksum:
+	case download.Checksum:
 		e.Hint("nothing of it was kept; another server: image.mirror in the config (aivm config edit)")
-	case Redirect:
+	case download.Redirect:
 		e.Hint("give the address it leads to, with https, or use another server")
 	default:
 		e.Hint("what was fetched is kept; to go on: aivm image fetch '" + ui.Clean(ref.Full()) + "'")
@@ -303,42 +314,39 @@ func explain(err error, ref Ref) error {
 
 // download brings the file to its final name.
 func (f *Fetcher) download(ctx context.Context, ref Ref, got found, progress Progress) (Entry, error) {
-	t, err := f.openTransfer(ctx, got.want, progress)
+	c := f.Cache
+	t, err := f.web().Open(ctx, download.Place{Dir: c.Dir, What: "the image", Err: func(err error) error { return writeErr(c.Dir, err) }}, got.want, progress)
 	if err != nil {
 		return Entry{}, err
 	}
-	defer t.close()
-	if err := t.from(ctx, got.urls); err != nil {
-		if t.done == 0 {
-			t.drop()
-		}
+	defer t.Close()
+	if err := t.From(ctx, got.urls); err != nil {
 		return Entry{}, err
 	}
-	sum := fmt.Sprintf("%x", t.sum256.Sum(nil))
-	format, virtual, err := Inspect(t.file, t.done)
+	format, virtual, err := Inspect(t.File(), t.Size())
 	if err != nil {
-		t.drop() // it is what was asked for: fetching it again changes nothing
+		t.Drop() // it is what was asked for: fetching it again changes nothing
 		return Entry{}, fmt.Errorf("%s: %w", ui.Clean(ref.String()), err)
 	}
 	release := got.signed
 	if release.IsZero() {
-		release = t.modified
+		release = t.Modified()
 	}
 	im := indexed{
-		SHA256: sum, Format: format, VirtualSize: virtual, Size: t.done, Source: ref.source(),
+		SHA256: t.SHA256(), Format: format, VirtualSize: virtual, Size: t.Size(), Source: ref.source(),
 		Release: day(release), Verified: got.verified, Added: f.now().UTC().Format(time.RFC3339), Signed: unixOf(got.signed),
 	}
-	if got.want.algo == "sha512" {
-		im.SHA512 = got.want.hex
+	if got.want.Algo == "sha512" {
+		im.SHA512 = got.want.Hex
 	}
-	unlock, err := f.Cache.lock(ctx, "add", progress)
+	unlock, err := c.lock(ctx, "add", progress)
 	if err != nil {
 		return Entry{}, err
 	}
 	defer unlock()
-	e, err := f.Cache.place(t.file, im, ref.source(), nil)
+	e, err := c.place(t.File(), im, ref.source(), nil)
 	if err == nil {
-		_ = os.Remove(t.path + metaSuffix)
+		t.Drop()
 	}
 	return e, err
 }
@@ -370,17 +378,4 @@ func (c Cache) notOlder(source string, at time.Time) error {
 		}
 	}
 	return nil
-}
-
-// keepParts is how long a part of a download waits for a run that goes on
-// with it.
-const keepParts = 7 * 24 * time.Hour
-
-func (c Cache) sweepFetches(now time.Time) {
-	old, _ := filepath.Glob(filepath.Join(c.Dir, fetchPrefix+"*"))
-	for _, p := range old {
-		if st, err := os.Lstat(p); err == nil && now.Sub(st.ModTime()) > keepParts {
-			_ = os.Remove(p)
-		}
-	}
 }

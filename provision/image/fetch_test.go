@@ -19,6 +19,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"aivm.dev/aivm/internal/download"
+	"aivm.dev/aivm/internal/download/downloadtest"
 )
 
 const ubuntuFile = "ubuntu-24.04-server-cloudimg-amd64.img"
@@ -32,13 +35,13 @@ func wantFile(t *testing.T, e Entry, data []byte) {
 	if st, _ := os.Stat(e.Path); st.Mode().Perm() != 0o400 {
 		t.Errorf("mode %v", st.Mode())
 	}
-	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(e.Path), fetchPrefix+"*")); left != nil {
+	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(e.Path), download.Prefix+"*")); left != nil {
 		t.Errorf("left behind: %v", left)
 	}
 }
 
 func kind(err error) string {
-	var te *TransferError
+	var te *download.Error
 	if errors.As(err, &te) {
 		return te.Kind
 	}
@@ -64,8 +67,8 @@ func TestFetchUbuntu(t *testing.T) {
 	if got, ok, err := f.Cache.Lookup(ubuntuRef); got != e || !ok || err != nil {
 		t.Errorf("%+v %v %v", got, ok, err)
 	}
-	if _, changed, err = fetch(f, ubuntuRef); changed || err != nil || len(s.requests(ubuntuFile)) != 1 {
-		t.Errorf("again: %v %v %v", changed, err, s.seen)
+	if _, changed, err = fetch(f, ubuntuRef); changed || err != nil || len(s.Requests(ubuntuFile)) != 1 {
+		t.Errorf("again: %v %v %v", changed, err, s.Requests(ubuntuFile))
 	}
 	// Damaged on the disk: seen, and fetched again.
 	if err := errors.Join(os.Chmod(e.Path, 0o644), os.WriteFile(e.Path, append(data[:len(data)-1:len(data)-1], 0), 0o644)); err != nil {
@@ -89,6 +92,29 @@ func TestFetchUbuntu(t *testing.T) {
 	if !slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, "looking up the newest") }) {
 		t.Errorf("%v", lines)
 	}
+}
+
+// A release that comes out while the last one is fetched is looked up again.
+func TestFetchMovedOn(t *testing.T) {
+	s := newServer(t)
+	old, data := disk(100<<10), disk(90<<10)
+	s.publish(t, Default, old, released)
+	n := 0
+	s.Before(func(w http.ResponseWriter, r *http.Request, f downloadtest.File) bool {
+		if strings.Contains(r.URL.Path, "SUMS") {
+			return false
+		}
+		if n++; n == 1 {
+			defer s.publish(t, Default, data, released.Add(time.Minute))
+			downloadtest.Part(w, r, f, 60<<10)
+		}
+		return n == 1
+	})
+	e, changed, err := fetch(s.fetcher(t, Cache{Dir: t.TempDir()}), ubuntuRef)
+	if err != nil || !changed {
+		t.Fatal(changed, err)
+	}
+	wantFile(t, e, data)
 }
 
 func TestFetchDebian(t *testing.T) {
@@ -116,27 +142,27 @@ func TestFetchRefusesTheSignature(t *testing.T) {
 	gpg := r.Dir + "/" + r.Sums + ".gpg"
 	for name, spoil := range map[string]func(*testing.T, *server){
 		"another key": func(t *testing.T, s *server) {
-			s.files[gpg] = served{sign(t, testKey(t), s.files[r.Dir+"/"+r.Sums].data, released), ""}
+			s.Put(gpg, downloadtest.File{Data: sign(t, testKey(t), s.File(r.Dir+"/"+r.Sums).Data, released)})
 		},
 		"another list": func(t *testing.T, s *server) {
-			s.files[gpg] = served{sign(t, s.key, []byte("something else"), released), ""}
+			s.Put(gpg, downloadtest.File{Data: sign(t, s.key, []byte("something else"), released)})
 		},
-		"none": func(_ *testing.T, s *server) { delete(s.files, gpg) },
+		"none": func(_ *testing.T, s *server) { s.Remove(gpg) },
 		"rubbish": func(_ *testing.T, s *server) {
-			s.files[gpg] = served{[]byte("-----BEGIN PGP SIGNATURE-----\n\nx\n"), ""}
+			s.Put(gpg, downloadtest.File{Data: []byte("-----BEGIN PGP SIGNATURE-----\n\nx\n")})
 		},
-		"empty":           func(_ *testing.T, s *server) { s.files[gpg] = served{nil, ""} },
+		"empty":           func(_ *testing.T, s *server) { s.Put(gpg, downloadtest.File{Data: nil}) },
 		"from the future": func(t *testing.T, s *server) { s.publish(t, Default, disk(1000), released.AddDate(1, 0, 0)) },
-		"the key itself":  func(_ *testing.T, s *server) { s.files[gpg] = served{embeddedKeys, ""} },
+		"the key itself":  func(_ *testing.T, s *server) { s.Put(gpg, downloadtest.File{Data: embeddedKeys}) },
 		"not in the list": func(t *testing.T, s *server) {
 			l := []byte("00  x\n")
-			s.files[r.Dir+"/"+r.Sums] = served{l, ""}
-			s.files[gpg] = served{sign(t, s.key, l, released), ""}
+			s.Put(r.Dir+"/"+r.Sums, downloadtest.File{Data: l})
+			s.Put(gpg, downloadtest.File{Data: sign(t, s.key, l, released)})
 		},
 		"named twice": func(t *testing.T, s *server) {
 			l := []byte(strings.Repeat("0", 64) + "  " + ubuntuFile + "\n" + strings.Repeat("1", 64) + "  " + ubuntuFile + "\n")
-			s.files[r.Dir+"/"+r.Sums] = served{l, ""}
-			s.files[gpg] = served{sign(t, s.key, l, released), ""}
+			s.Put(r.Dir+"/"+r.Sums, downloadtest.File{Data: l})
+			s.Put(gpg, downloadtest.File{Data: sign(t, s.key, l, released)})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -149,7 +175,7 @@ func TestFetchRefusesTheSignature(t *testing.T) {
 			} else {
 				t.Log(err)
 			}
-			if got := s.requests(ubuntuFile); got != nil {
+			if got := s.Requests(ubuntuFile); got != nil {
 				t.Errorf("the image was asked for: %v", got)
 			}
 		})
@@ -160,7 +186,8 @@ func TestFetchURL(t *testing.T) {
 	s := newServer(t)
 	data := disk(50 << 10)
 	overlay := qcow2(func(b []byte) { b[15] = 1 })
-	s.files["/a b.img"], s.files["/overlay"] = served{data, ""}, served{overlay, ""}
+	s.Put("/a b.img", downloadtest.File{Data: data})
+	s.Put("/overlay", downloadtest.File{Data: overlay})
 	sum := func(b []byte) string { return fmt.Sprintf("%x", sha256.Sum256(b)) }
 	f := s.fetcher(t, Cache{Dir: t.TempDir()})
 	ref := Ref{Kind: KindURL, URL: s.URL + "/a%20b.img", SHA256: sum(data)}
@@ -176,7 +203,7 @@ func TestFetchURL(t *testing.T) {
 	if _, ok, err := f.Cache.Lookup(ref); ok || err != nil {
 		t.Error("another digest finds it", ok, err)
 	}
-	if _, _, err := fetch(f, ref); kind(err) != Checksum {
+	if _, _, err := fetch(f, ref); kind(err) != download.Checksum {
 		t.Error(err)
 	}
 	ref.SHA256 = ""
@@ -187,7 +214,7 @@ func TestFetchURL(t *testing.T) {
 	if _, _, err := fetch(f, Ref{Kind: KindURL, URL: s.URL + "/overlay", SHA256: sum(overlay)}); err == nil || !strings.Contains(err.Error(), "overlay") {
 		t.Error(err)
 	}
-	if left, _ := filepath.Glob(filepath.Join(f.Cache.Dir, fetchPrefix+"*")); len(left) > 1 {
+	if left, _ := filepath.Glob(filepath.Join(f.Cache.Dir, download.Prefix+"*")); len(left) > 1 {
 		t.Errorf("%v", left)
 	}
 }
@@ -199,14 +226,14 @@ func TestFetchPinned(t *testing.T) {
 	data := disk(50 << 10)
 	s.publish(t, Default, data, released)
 	r, _ := Find(Default)
-	delete(s.files, r.Dir+"/SHA256SUMS.gpg")
+	s.Remove(r.Dir + "/SHA256SUMS.gpg")
 	ref := ubuntuRef
 	ref.SHA256 = fmt.Sprintf("%x", sha256.Sum256(data))
 	f := s.fetcher(t, Cache{Dir: t.TempDir()})
 	if e, _, err := fetch(f, ref); err != nil || !strings.Contains(e.Verified, "given with it") {
 		t.Fatalf("%+v %v", e, err)
 	}
-	delete(s.files, r.Dir+"/SHA256SUMS")
+	s.Remove(r.Dir + "/SHA256SUMS")
 	if _, _, err := fetch(s.fetcher(t, Cache{Dir: t.TempDir()}), ref); err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +241,7 @@ func TestFetchPinned(t *testing.T) {
 	if _, _, err := fetch(s.fetcher(t, Cache{Dir: t.TempDir()}), ref); err == nil || !strings.Contains(err.Error(), "newer release") {
 		t.Error(err)
 	}
-	if got := len(s.requests(ubuntuFile)); got != 2 {
+	if got := len(s.Requests(ubuntuFile)); got != 2 {
 		t.Errorf("%d requests for the file", got)
 	}
 }
@@ -237,10 +264,10 @@ func TestFetchThroughAProxy(t *testing.T) {
 	f := s.fetcher(t, Cache{Dir: t.TempDir()})
 	f.Origin = "https://images.example"
 	f.TLS.ServerName = "example.com" // the name in the test server's certificate
-	// The environment is read once a process: what client() takes from it is
+	// The environment is read once a process: what HTTP takes from it is
 	// looked at instead.
 	u, _ := url.Parse(proxy.URL)
-	tr := f.client().Transport.(*http.Transport)
+	tr := f.web().HTTP().Transport.(*http.Transport)
 	if tr.Proxy == nil || !tr.DisableCompression {
 		t.Error("the environment's proxies are not asked for")
 	}
@@ -276,10 +303,10 @@ func TestFetchAtOnce(t *testing.T) {
 	s := newServer(t)
 	data := disk(200 << 10)
 	s.publish(t, Default, data, released)
-	s.before = func(w http.ResponseWriter, r *http.Request, f served) bool {
+	s.Before(func(http.ResponseWriter, *http.Request, downloadtest.File) bool {
 		time.Sleep(200 * time.Millisecond)
 		return false
-	}
+	})
 	dir := t.TempDir()
 	var waits atomic.Int32
 	var wg sync.WaitGroup
@@ -308,7 +335,7 @@ func TestFetchAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := len(s.requests(ubuntuFile)); n != 1 || waits.Load() != 3 {
+	if n := len(s.Requests(ubuntuFile)); n != 1 || waits.Load() != 3 {
 		t.Errorf("fetched %d times, %d waited", n, waits.Load())
 	}
 }
@@ -325,7 +352,7 @@ func TestAnswers(t *testing.T) {
 	}
 	// A page that is shown to everybody who has not paid yet is no answer.
 	r, _ := Find(Default)
-	s.files[r.Dir+"/"+r.Sums] = served{[]byte("<html>log in</html>"), ""}
+	s.Put(r.Dir+"/"+r.Sums, downloadtest.File{Data: []byte("<html>log in</html>")})
 	if f.Answers(context.Background()) {
 		t.Error("a page of a portal counts")
 	}

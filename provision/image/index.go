@@ -95,7 +95,7 @@ func (c Cache) saveIndex(ix index) error {
 	if err != nil {
 		return err
 	}
-	return renameio.WriteFile(c.indexPath(), append(b, '\n'), 0o600)
+	return renameio.WriteFile(c.indexPath(), append(b, '\n'), 0o600, renameio.WithTempDir(c.Dir))
 }
 
 // record adds or replaces an image and where it was found.

@@ -11,10 +11,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
+	"aivm.dev/aivm/internal/download"
 	"aivm.dev/aivm/internal/ui"
 )
 
@@ -161,7 +161,7 @@ func (c Cache) verify(ctx context.Context, e Entry, sum512 string, progress Prog
 		to = io.MultiWriter(h, h512)
 	}
 	var done int64
-	var m meter
+	var m download.Meter
 	buf := make([]byte, 1<<20)
 	for {
 		if err := ctx.Err(); err != nil {
@@ -170,7 +170,7 @@ func (c Cache) verify(ctx context.Context, e Entry, sum512 string, progress Prog
 		n, err := f.Read(buf)
 		_, _ = to.Write(buf[:n])
 		done += int64(n)
-		if m.due() {
+		if m.Due() {
 			progress("reading the image", float64(done)/float64(max(e.Size, 1)))
 		}
 		if errors.Is(err, io.EOF) {
@@ -196,9 +196,9 @@ func (c Cache) refresh(ctx context.Context, ref Ref, got found, progress Progres
 	if err != nil {
 		return Entry{}, false, err
 	}
-	want := Ref{SHA256: got.want.hex}
-	if got.want.algo == "sha512" {
-		want = Ref{SHA512: got.want.hex}
+	want := Ref{SHA256: got.want.Hex}
+	if got.want.Algo == "sha512" {
+		want = Ref{SHA512: got.want.Hex}
 	}
 	sum := ix.pinned(want)
 	at := slices.IndexFunc(ix.Images, func(im indexed) bool { return sum != "" && im.SHA256 == sum })
@@ -265,8 +265,7 @@ func (c Cache) Remove(ctx context.Context, sha string, progress Progress) error 
 
 // Parts is how much the parts of unfinished downloads take.
 func (c Cache) Parts() (paths []string, bytes int64) {
-	all, _ := filepath.Glob(filepath.Join(c.Dir, fetchPrefix+"*"))
-	for _, p := range all {
+	for _, p := range download.Parts(c.Dir) {
 		if st, err := os.Lstat(p); err == nil {
 			paths, bytes = append(paths, p), bytes+st.Size()
 		}

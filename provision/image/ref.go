@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"aivm.dev/aivm/internal/download"
 	"aivm.dev/aivm/internal/lazyre"
 	"aivm.dev/aivm/internal/ui"
 )
@@ -116,7 +117,7 @@ func Parse(s string) (Ref, error) {
 		r.Kind, r.Path = KindFile, abs
 		return r, nil
 	case strings.HasPrefix(plain, "https://"):
-		if err := checkURL(plain); err != nil {
+		if err := download.CheckURL(plain); err != nil {
 			return Ref{}, ui.Usage("image %q: %w", s, err)
 		}
 		r.Kind, r.URL = KindURL, plain

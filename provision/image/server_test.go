@@ -6,13 +6,8 @@ import (
 	"crypto"
 	"crypto/sha256"
 	"crypto/sha512"
-	"crypto/tls"
 	"fmt"
 	"math/rand/v2"
-	"net/http"
-	"net/http/httptest"
-	"path"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -20,29 +15,17 @@ import (
 
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
+
+	"aivm.dev/aivm/internal/download/downloadtest"
 )
 
-// served is one file of a server; etag "" is none.
-type served struct {
-	data []byte
-	etag string
-}
-
-// server is an https server that shows releases as their publishers do, with a
-// signing key of its own, and misbehaves as it is told.
+// server shows releases as their publishers do, with a signing key of its own.
 type server struct {
-	*httptest.Server
+	*downloadtest.Server
 	key *openpgp.Entity
-
-	mu    sync.Mutex
-	files map[string]served
-	seen  []string // "PATH RANGE" of each request
-	// before, if set, sees each request for an image first and reports whether
-	// it has answered it.
-	before func(w http.ResponseWriter, r *http.Request, f served) bool
 }
 
-var released = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+var released = downloadtest.Modified
 
 // testKey makes a key as Ubuntu's are: RSA, signing by itself.
 func testKey(t testing.TB) *openpgp.Entity {
@@ -64,44 +47,7 @@ var shared struct {
 func newServer(t testing.TB) *server {
 	t.Helper()
 	shared.Do(func() { shared.key = testKey(t) })
-	s := &server{key: shared.key, files: map[string]served{}}
-	s.Server = httptest.NewTLSServer(s)
-	t.Cleanup(s.Close)
-	return s
-}
-
-func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s.mu.Lock()
-	f, ok := s.files[r.URL.Path]
-	s.seen = append(s.seen, strings.TrimSpace(path.Base(r.URL.Path)+" "+r.Header.Get("Range")))
-	before := s.before
-	s.mu.Unlock()
-	if before != nil && !strings.Contains(r.URL.Path, "SUMS") && before(w, r, f) {
-		return
-	}
-	if !ok {
-		http.NotFound(w, r)
-		return
-	}
-	s.answer(w, r, f)
-}
-
-func (*server) answer(w http.ResponseWriter, r *http.Request, f served) {
-	if f.etag != "" {
-		w.Header().Set("ETag", f.etag)
-	}
-	http.ServeContent(w, r, "", released, bytes.NewReader(f.data))
-}
-
-func (s *server) requests(name string) (out []string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, r := range s.seen {
-		if base, _, _ := strings.Cut(r, " "); base == name {
-			out = append(out, r)
-		}
-	}
-	return out
+	return &server{downloadtest.New(t), shared.key}
 }
 
 // publish puts a build of a release there, signed at that time.
@@ -117,12 +63,10 @@ func (s *server) publish(t testing.TB, name string, data []byte, at time.Time) {
 		sum = fmt.Sprintf("%x", sha512.Sum512(data))
 	}
 	list := []byte(strings.Repeat("0", r.digits()) + " *other.img\n" + sum + " *" + file + "\n")
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.files[r.Dir+"/"+file] = served{data, fmt.Sprintf("%q", sum[:16])}
-	s.files[r.Dir+"/"+r.Sums] = served{list, ""}
+	s.Put(r.Dir+"/"+file, downloadtest.File{Data: data, ETag: fmt.Sprintf("%q", sum[:16])})
+	s.Put(r.Dir+"/"+r.Sums, downloadtest.File{Data: list})
 	if r.Signed {
-		s.files[r.Dir+"/"+r.Sums+".gpg"] = served{sign(t, s.key, list, at), ""}
+		s.Put(r.Dir+"/"+r.Sums+".gpg", downloadtest.File{Data: sign(t, s.key, list, at)})
 	}
 }
 
@@ -139,7 +83,7 @@ func sign(t testing.TB, key *openpgp.Entity, list []byte, at time.Time) []byte {
 func (s *server) fetcher(t testing.TB, c Cache, mirrors ...string) *Fetcher {
 	return &Fetcher{
 		Cache: c, Mirrors: mirrors, Arch: "amd64", Origin: s.URL, Stall: 2 * time.Second,
-		TLS:   &tls.Config{RootCAs: s.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs},
+		TLS:   s.TLS(),
 		Keys:  func() (openpgp.EntityList, error) { return openpgp.EntityList{s.key}, nil },
 		Now:   func() time.Time { return released.Add(time.Hour) },
 		Pause: func(time.Duration) time.Duration { return 0 },
@@ -154,33 +98,6 @@ func disk(n int) []byte {
 		b[i] = byte(r.Uint32())
 	}
 	return b
-}
-
-// part answers up to n bytes of what is asked for and breaks the connection.
-func (s *server) part(w http.ResponseWriter, r *http.Request, f served, n int) {
-	s.answer(&cutter{ResponseWriter: w, left: n}, r, f)
-}
-
-type cutter struct {
-	http.ResponseWriter
-	left int
-}
-
-func (c *cutter) Write(b []byte) (int, error) {
-	if len(b) <= c.left {
-		c.left -= len(b)
-		return c.ResponseWriter.Write(b)
-	}
-	_, _ = c.ResponseWriter.Write(b[:c.left])
-	c.ResponseWriter.(http.Flusher).Flush()
-	panic(http.ErrAbortHandler)
-}
-
-// rangeStart is the first byte a request asks for.
-func rangeStart(r *http.Request) int {
-	n, _, _ := strings.Cut(strings.TrimPrefix(r.Header.Get("Range"), "bytes="), "-")
-	at, _ := strconv.Atoi(n)
-	return at
 }
 
 var ubuntuRef = Ref{Kind: KindCatalogue, Name: Default}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"aivm.dev/aivm/internal/guestuser"
 	"aivm.dev/aivm/internal/root"
 	"aivm.dev/aivm/internal/root/mountinfo"
 	"aivm.dev/aivm/internal/ui"
@@ -262,7 +263,7 @@ func Verify(f GuestFacts, host HostFacts, a Attachment) error {
 	if d.Ino != folder.Ino {
 		return no("its inode is %d, here it is %d", d.Ino, folder.Ino)
 	}
-	if host.Mapped(a) && (d.UID != GuestUID || d.GID != GuestUID) {
+	if host.Mapped(a) && (d.UID != guestuser.ID || d.GID != guestuser.ID) {
 		return ui.Failed("folder %s belongs to %d:%d in the VM, not to its user: %w", a.HostPath, d.UID, d.GID, ErrOwner)
 	}
 	return nil

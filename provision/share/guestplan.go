@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"aivm.dev/aivm/internal/guestuser"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/root/mountinfo"
 )
@@ -104,9 +105,9 @@ pass() { # DIR...: the guest's user can walk through each that is there
 		s_uid=${s%% *} s=${s#* }
 		s_gid=${s%% *} s_mode=$((0x${s#* }))
 		[ $((s_mode & 61440)) = 16384 ] || continue
-		if [ "$s_uid" = 1000 ]; then
+		if [ "$s_uid" = ` + guestuser.Text + ` ]; then
 			[ $((s_mode & 64)) -ne 0 ] || chmod u+x -- "$p_d" || say make - "$p_d"
-		elif [ "$s_gid" = 1000 ]; then
+		elif [ "$s_gid" = ` + guestuser.Text + ` ]; then
 			[ $((s_mode & 8)) -ne 0 ] || chmod g+x -- "$p_d" || say make - "$p_d"
 		else
 			[ $((s_mode & 1)) -ne 0 ] || chmod go+x -- "$p_d" || say make - "$p_d"

@@ -40,9 +40,6 @@ const OwnMounts = "/run/aivm/own"
 // and takes one of the slots the domain was made with (domain.SparePorts).
 const MaxShared = 24
 
-// GuestUID is the uid and gid of the guest's user.
-const GuestUID = 1000
-
 // Mode says how a folder gets into the guest.
 type Mode string
 

@@ -6,8 +6,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/google/renameio/v2"
-
 	"aivm.dev/aivm/provision/share"
 )
 
@@ -51,7 +49,7 @@ func (d Dir) NoteClone(a share.Attachment) error {
 		return nil
 	}
 	if err = os.MkdirAll(filepath.Dir(path), 0o700); err == nil {
-		err = renameio.WriteFile(path, b, 0o600)
+		err = replace(path, b)
 	}
 	return err
 }

@@ -11,6 +11,10 @@ package state
 import (
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/google/renameio/v2"
 
 	"aivm.dev/aivm/sshcfg"
 )
@@ -57,8 +61,29 @@ func (d Dir) Forget(vm string) {
 	d.forgetAllSeen(vm)
 	d.forgetStamps(vm)
 	_ = os.Remove(d.BrowserPath(vm))
-	for _, f := range append(d.cloneNotes(vm), d.DeletingPath(vm)) {
+	for _, f := range slices.Concat(d.cloneNotes(vm), d.leftovers(vm), []string{d.DeletingPath(vm)}) {
 		_ = os.Remove(f)
 	}
 	_ = os.Remove(d.VM(vm))
+}
+
+// replace writes a file of ours in one rename. The temporary file is in the same
+// directory: renameio would otherwise try $TMPDIR first, where other security
+// labels and ACLs may apply.
+func replace(path string, b []byte, opts ...renameio.Option) error {
+	return renameio.WriteFile(path, b, 0o600, append(opts, renameio.WithTempDir(filepath.Dir(path)))...)
+}
+
+// leftovers returns the temporary files of runs that were killed while they
+// wrote a file of the VM. renameio names them ".NAME" and digits.
+func (d Dir) leftovers(vm string) []string {
+	var out []string
+	l, _ := os.ReadDir(d.VM(vm))
+	for _, f := range l {
+		n := f.Name()
+		if f.Type().IsRegular() && n[0] == '.' && strings.ContainsRune("0123456789", rune(n[len(n)-1])) {
+			out = append(out, filepath.Join(d.VM(vm), f.Name()))
+		}
+	}
+	return out
 }

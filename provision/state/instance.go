@@ -150,5 +150,5 @@ func (d Dir) SaveInstance(vm string, in Instance) error {
 	if err := os.MkdirAll(d.VM(vm), 0o700); err != nil {
 		return fmt.Errorf("state directory: %w", err)
 	}
-	return renameio.WriteFile(d.InstancePath(vm), append(b, '\n'), 0o600, renameio.IgnoreUmask())
+	return replace(d.InstancePath(vm), append(b, '\n'), renameio.IgnoreUmask())
 }

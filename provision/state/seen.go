@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/renameio/v2"
+
 	"aivm.dev/aivm/internal/hostexec"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/provision/share"
@@ -77,16 +79,16 @@ func (d Dir) SaveSeen(a share.Attachment, l hostexec.List) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)))
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
+	defer f.Cleanup() //nolint:errcheck // after the rename there is nothing left to clean
 	if s.Attached.IsZero() {
 		// By the clock that files get their times from.
 		st, err := f.Stat()
 		if err != nil {
-			return errors.Join(err, f.Close())
+			return err
 		}
 		s.Attached = st.ModTime()
 	}
@@ -94,10 +96,13 @@ func (d Dir) SaveSeen(a share.Attachment, l hostexec.List) error {
 	if err == nil {
 		_, err = f.Write(b)
 	}
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err == nil {
+		err = f.CloseAtomicallyReplace()
+	}
+	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
-	return os.Rename(f.Name(), path)
+	return nil
 }
 
 // ForgetSeen removes the list of a folder that is no longer attached.

@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
-
-	"github.com/google/renameio/v2"
 )
 
 // GitStamp is how a repository and its clone were when there was nothing to do.
@@ -28,7 +26,7 @@ func (d Dir) GitStamp(vm, tag string) (s GitStamp, ok bool) {
 // KeepGitStamp writes it, if it can.
 func (d Dir) KeepGitStamp(vm, tag string, s GitStamp) {
 	if b, err := json.Marshal(s); err == nil {
-		_ = renameio.WriteFile(d.gitStampPath(vm, tag), b, 0o600)
+		_ = replace(d.gitStampPath(vm, tag), b)
 	}
 }
 
@@ -47,7 +45,7 @@ func (d Dir) Settings(vm string) string {
 
 // KeepSettings writes it, if it can.
 func (d Dir) KeepSettings(vm, s string) {
-	_ = renameio.WriteFile(d.settingsPath(vm), []byte(s), 0o600)
+	_ = replace(d.settingsPath(vm), []byte(s))
 }
 
 func (d Dir) forgetStamps(vm string) {

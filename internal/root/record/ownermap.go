@@ -2,10 +2,12 @@ package record
 
 import (
 	"syscall"
+
+	"aivm.dev/aivm/internal/guestuser"
 )
 
 // GuestUser is the uid and gid of the user cloud-init makes in every guest.
-const GuestUser = 1000
+const GuestUser = guestuser.ID
 
 // Nobody owns on the host what guest root makes.
 const Nobody = 65534

@@ -1,4 +1,4 @@
-package wall
+package policy
 
 import (
 	"fmt"
@@ -55,7 +55,7 @@ func ParseEndpoint(s string) (Endpoint, error) {
 // ParseNet reads a network, or an address that stands for itself.
 func ParseNet(s string) (netip.Prefix, error) {
 	if p, err := netip.ParsePrefix(s); err == nil {
-		if p = p.Masked(); usable(p) {
+		if p = p.Masked(); Usable(p) {
 			return p, nil
 		}
 	}

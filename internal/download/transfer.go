@@ -1,4 +1,4 @@
-package image
+package download
 
 import (
 	"context"
@@ -23,24 +23,33 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// digest is what a file has to have.
-type digest struct {
-	algo string // "sha256" or "sha512"
-	hex  string
+// Digest is what a file has to have.
+type Digest struct {
+	Algo string // "sha256" or "sha512"
+	Hex  string
 }
 
-func (r Ref) digest() digest {
-	if r.SHA512 != "" {
-		return digest{"sha512", r.SHA512}
-	}
-	return digest{"sha256", r.SHA256}
+// Progress is told what is being done; the fraction is 0 to 1, or less than 0
+// when it is unknown.
+type Progress = func(line string, fraction float64)
+
+// Place is where downloads go.
+type Place struct {
+	Dir  string                // on the file system of the final place
+	What string                // what is fetched, in a message: "the image"
+	Err  func(err error) error // words for an error of this machine's disk
 }
 
 const (
-	fetchPrefix = ".fetch-" // a part of a download, kept for the next run
-	metaSuffix  = ".json"
+	// Prefix begins the names of the files in Place.Dir: a part of a download
+	// and what is known of it, kept for the next run.
+	Prefix     = ".fetch-"
+	metaSuffix = ".json"
 
-	// maxFile is beyond any image: whoever sends more fills the disk.
+	// keepParts is how long a part waits for a run that goes on with it.
+	keepParts = 7 * 24 * time.Hour
+
+	// maxFile is beyond any file we want: whoever sends more fills the disk.
 	maxFile = 64 << 30
 	// idleTries is how often a connection may bring nothing new before the
 	// next server is tried.
@@ -64,12 +73,13 @@ func (m partMeta) validator() string {
 	return m.Modified
 }
 
-// transfer brings one file onto the disk and hashes it on the way. A cut
+// Transfer brings one file onto the disk and hashes it on the way. A cut
 // connection, another server and another process go on where the last one
 // stopped; what decides in the end is the digest of the whole file.
-type transfer struct {
-	f        *Fetcher
-	want     digest
+type Transfer struct {
+	c        *Client
+	place    Place
+	want     Digest
 	path     string
 	file     *os.File
 	meta     partMeta
@@ -81,14 +91,16 @@ type transfer struct {
 	changes  int   // how often another one was found on the server
 	modified time.Time
 	progress Progress
-	meter    meter
+	meter    Meter
 }
 
-// openTransfer opens the part an earlier run left, and hashes it, or a new one.
-func (f *Fetcher) openTransfer(ctx context.Context, want digest, progress Progress) (_ *transfer, err error) {
-	t := &transfer{f: f, want: want, path: filepath.Join(f.Cache.Dir, fetchPrefix+want.hex[:32]), progress: progress}
+// Open opens the part an earlier run left, and hashes it, or a new one. Of
+// several processes one may do so at a time: the caller holds a lock. The digest
+// is a whole one, in hexadecimal.
+func (c *Client) Open(ctx context.Context, at Place, want Digest, progress Progress) (_ *Transfer, err error) {
+	t := &Transfer{c: c, place: at, want: want, path: filepath.Join(at.Dir, Prefix+want.Hex[:32]), progress: progress}
 	if t.file, err = os.OpenFile(t.path, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
-		return nil, writeErr(f.Cache.Dir, err)
+		return nil, at.Err(err)
 	}
 	defer func() {
 		if err != nil {
@@ -112,11 +124,11 @@ func (f *Fetcher) openTransfer(ctx context.Context, want digest, progress Progre
 		n, rerr := t.file.ReadAt(buf, t.done)
 		t.hash(buf[:n])
 		t.done += int64(n)
-		if t.meter.due() {
+		if t.meter.Due() {
 			progress("reading what an earlier run fetched", float64(t.done)/float64(st.Size()))
 		}
 		if rerr != nil && !errors.Is(rerr, io.EOF) {
-			return nil, writeErr(f.Cache.Dir, rerr)
+			return nil, at.Err(rerr)
 		}
 		if n == 0 {
 			break
@@ -126,7 +138,7 @@ func (f *Fetcher) openTransfer(ctx context.Context, want digest, progress Progre
 	return t, nil
 }
 
-func (t *transfer) hash(b []byte) {
+func (t *Transfer) hash(b []byte) {
 	_, _ = t.sum256.Write(b)
 	if t.sum512 != nil {
 		_, _ = t.sum512.Write(b)
@@ -134,33 +146,34 @@ func (t *transfer) hash(b []byte) {
 }
 
 // forget starts the hashes anew.
-func (t *transfer) forget() {
+func (t *Transfer) forget() {
 	t.done, t.sum256 = 0, sha256.New()
-	if t.want.algo == "sha512" {
+	if t.want.Algo == "sha512" {
 		t.sum512 = sha512.New()
 	}
 }
 
 // reset throws away what is there.
-func (t *transfer) reset() error {
+func (t *Transfer) reset() error {
 	t.forget()
 	t.best, t.mixed, t.meta = 0, false, partMeta{Total: -1}
 	_ = os.Remove(t.path + metaSuffix)
 	if err := t.file.Truncate(0); err != nil {
-		return writeErr(t.f.Cache.Dir, err)
+		return t.place.Err(err)
 	}
 	return nil
 }
 
-func (t *transfer) got() string {
-	if t.want.algo == "sha512" {
+func (t *Transfer) got() string {
+	if t.want.Algo == "sha512" {
 		return hex.EncodeToString(t.sum512.Sum(nil))
 	}
 	return hex.EncodeToString(t.sum256.Sum(nil))
 }
 
-// from fetches the file from the first server that has it as it has to be.
-func (t *transfer) from(ctx context.Context, urls []string) error {
+// From fetches the file from the first server that has it as it has to be. An
+// *Error is in the chain of the error if the servers are to blame.
+func (t *Transfer) From(ctx context.Context, urls []string) error {
 	var errs []error
 	for _, u := range urls {
 		for again := range 2 {
@@ -168,7 +181,7 @@ func (t *transfer) from(ctx context.Context, urls []string) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			if err == nil && t.got() == t.want.hex {
+			if err == nil && t.got() == t.want.Hex {
 				return nil
 			}
 			var fatal *ui.Error
@@ -180,7 +193,7 @@ func (t *transfer) from(ctx context.Context, urls []string) error {
 				break
 			}
 			stitched := t.mixed
-			err = &TransferError{Kind: Checksum, URL: u, Err: fmt.Errorf("its %s is %s, not %s", t.want.algo, t.got(), t.want.hex)}
+			err = &Error{Kind: Checksum, URL: u, Err: fmt.Errorf("its %s is %s, not %s", t.want.Algo, t.got(), t.want.Hex)}
 			if rerr := t.reset(); rerr != nil {
 				return rerr
 			}
@@ -195,13 +208,13 @@ func (t *transfer) from(ctx context.Context, urls []string) error {
 }
 
 // whole asks one server until the file is complete, or it brings nothing new.
-func (t *transfer) whole(ctx context.Context, u string) error {
+func (t *Transfer) whole(ctx context.Context, u string) error {
 	for idle := 0; ; {
 		err := t.once(ctx, u)
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		var te *TransferError
+		var te *Error
 		if !errors.As(err, &te) || te.final() {
 			return err
 		}
@@ -210,23 +223,23 @@ func (t *transfer) whole(ctx context.Context, u string) error {
 		} else {
 			idle++
 		}
-		if idle >= idleTries {
+		if idle >= idleTries || t.c.OneTry && t.done == 0 {
 			return err
 		}
 		t.progress(te.short()+"; going on", t.fraction())
-		if err := t.f.pause(ctx, idle, te.After); err != nil {
+		if err := t.c.pause(ctx, idle, te.After); err != nil {
 			return err
 		}
 	}
 }
 
 // once is one request.
-func (t *transfer) once(ctx context.Context, u string) error {
+func (t *Transfer) once(ctx context.Context, u string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
 	if err != nil {
-		return &TransferError{Kind: Network, URL: u, Err: err, never: true}
+		return &Error{Kind: Network, URL: u, Err: err, never: true}
 	}
 	checked := false // that the rest belongs to what is here
 	if t.done > 0 {
@@ -236,11 +249,11 @@ func (t *transfer) once(ctx context.Context, u string) error {
 			checked = true
 		}
 	}
-	watch := time.AfterFunc(t.f.stall(), func() { cancel(errStalled) })
+	watch := time.AfterFunc(t.c.stall(), func() { cancel(errStalled) })
 	defer watch.Stop()
-	resp, err := t.f.client().Do(req)
+	resp, err := t.c.HTTP().Do(req)
 	if err != nil {
-		return failed(ctx, u, err, t.f.stall())
+		return failed(ctx, u, err, t.c.stall())
 	}
 	defer resp.Body.Close()
 	switch resp.StatusCode {
@@ -276,13 +289,13 @@ func (t *transfer) once(ctx context.Context, u string) error {
 		}
 		return t.changed(u, "it is shorter now than what was fetched")
 	default:
-		return &TransferError{Kind: Status, URL: u, Code: resp.StatusCode, After: retryAfter(resp), Err: fmt.Errorf("the server answers %s", ui.CleanTo(resp.Status, 60))}
+		return refused(u, resp)
 	}
 	if at, err := http.ParseTime(resp.Header.Get("Last-Modified")); err == nil {
 		t.modified = at
 	}
 	if t.meta.Total > maxFile {
-		return &TransferError{Kind: TooLarge, URL: u, Err: fmt.Errorf("the server offers %d bytes", t.meta.Total)}
+		return &Error{Kind: TooLarge, URL: u, Err: fmt.Errorf("the server offers %d bytes", t.meta.Total)}
 	}
 	if err := t.room(); err != nil {
 		return err
@@ -291,37 +304,37 @@ func (t *transfer) once(ctx context.Context, u string) error {
 }
 
 // body writes what comes.
-func (t *transfer) body(ctx context.Context, u string, r io.Reader, watch *time.Timer) error {
+func (t *Transfer) body(ctx context.Context, u string, r io.Reader, watch *time.Timer) error {
 	buf := make([]byte, 256<<10)
 	for {
 		n, err := r.Read(buf)
 		if n > 0 {
-			watch.Reset(t.f.stall())
+			watch.Reset(t.c.stall())
 			if t.meta.Total >= 0 && t.done+int64(n) > t.meta.Total || t.done+int64(n) > maxFile {
-				return &TransferError{Kind: TooLarge, URL: u, Err: fmt.Errorf("the server sends more than the %d bytes it announced", t.meta.Total)}
+				return &Error{Kind: TooLarge, URL: u, Err: fmt.Errorf("the server sends more than the %d bytes it announced", t.meta.Total)}
 			}
 			if _, werr := t.file.WriteAt(buf[:n], t.done); werr != nil {
-				return writeErr(t.f.Cache.Dir, werr)
+				return t.place.Err(werr)
 			}
 			t.hash(buf[:n])
 			t.done += int64(n)
-			if t.meter.due() {
+			if t.meter.Due() {
 				t.progress(t.meter.line(t.done, t.meta.Total), t.fraction())
 			}
 		}
 		if errors.Is(err, io.EOF) {
 			if t.done < t.meta.Total {
-				return &TransferError{Kind: Truncated, URL: u, Err: fmt.Errorf("the connection ended after %d of %d bytes", t.done, t.meta.Total)}
+				return &Error{Kind: Truncated, URL: u, Err: fmt.Errorf("the connection ended after %d of %d bytes", t.done, t.meta.Total)}
 			}
 			return nil
 		}
 		if err != nil {
-			return failed(ctx, u, err, t.f.stall())
+			return failed(ctx, u, err, t.c.stall())
 		}
 	}
 }
 
-func (t *transfer) fraction() float64 {
+func (t *Transfer) fraction() float64 {
 	if t.meta.Total <= 0 {
 		return -1
 	}
@@ -329,39 +342,75 @@ func (t *transfer) fraction() float64 {
 }
 
 // changed starts over, since the file on the server is another one.
-func (t *transfer) changed(u, how string) error {
+func (t *Transfer) changed(u, how string) error {
 	if err := t.reset(); err != nil {
 		return err
 	}
 	t.changes++
-	return &TransferError{Kind: Changed, URL: u, Err: errors.New(how), never: t.changes > idleTries}
+	return &Error{Kind: Changed, URL: u, Err: errors.New(how), never: t.changes > idleTries}
 }
 
-func (t *transfer) keepMeta() {
+func (t *Transfer) keepMeta() {
 	if b, err := json.Marshal(t.meta); err == nil {
-		_ = renameio.WriteFile(t.path+metaSuffix, b, 0o600) // without it the part is only trusted less
+		_ = renameio.WriteFile(t.path+metaSuffix, b, 0o600, renameio.WithTempDir(t.place.Dir)) // without it the part is only trusted less
 	}
 }
 
 // room refuses a download there is no room for, before it fills the disk.
-func (t *transfer) room() error {
+func (t *Transfer) room() error {
 	var st unix.Statfs_t
 	if t.meta.Total < 0 || unix.Fstatfs(int(t.file.Fd()), &st) != nil {
 		return nil
 	}
 	free := int64(st.Bavail) * st.Bsize
 	if need := t.meta.Total - t.done; need > free {
-		return ui.Failed("the image needs %d MB more and %s has %d MB free", need>>20, t.f.Cache.Dir, free>>20).Hint("make room there: df -h " + t.f.Cache.Dir)
+		return ui.Failed("%s needs %d MB more and %s has %d MB free", t.place.What, need>>20, t.place.Dir, free>>20).Hint("make room there: df -h " + t.place.Dir)
 	}
 	return nil
 }
 
-// close keeps the part for the next run, or removes it when it has been used.
-func (t *transfer) close() { t.file.Close() }
+// File is the file in Place.Dir, open for reading and writing. Its reader gives
+// it its final name; Drop then removes what was known of the part.
+func (t *Transfer) File() *os.File { return t.file }
 
-func (t *transfer) drop() {
+// Size is how much of the file is here.
+func (t *Transfer) Size() int64 { return t.done }
+
+// SHA256 is the digest of what is here, in hexadecimal, whatever kind was asked
+// for.
+func (t *Transfer) SHA256() string { return hex.EncodeToString(t.sum256.Sum(nil)) }
+
+// Modified is when the server says that the file was changed; zero if it does not.
+func (t *Transfer) Modified() time.Time { return t.modified }
+
+// Close closes the file and keeps the part for the next run. It removes one
+// with nothing in it.
+func (t *Transfer) Close() {
+	t.file.Close()
+	if t.done == 0 {
+		t.Drop()
+	}
+}
+
+// Drop removes the part, unless it was renamed, and what was known of it.
+func (t *Transfer) Drop() {
 	_ = os.Remove(t.path)
 	_ = os.Remove(t.path + metaSuffix)
+}
+
+// Sweep removes parts that nobody has gone on with for a week.
+func Sweep(dir string, now time.Time) {
+	for _, p := range Parts(dir) {
+		if st, err := os.Lstat(p); err == nil && now.Sub(st.ModTime()) > keepParts {
+			_ = os.Remove(p)
+		}
+	}
+}
+
+// Parts returns the files of unfinished downloads.
+func Parts(dir string) []string {
+	all, _ := filepath.Glob(filepath.Join(dir, Prefix+"*"))
+	return all
 }
 
 // contentRange reads "bytes 10-19/20", "bytes 10-19/*" and "bytes */20".

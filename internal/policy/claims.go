@@ -1,11 +1,11 @@
-package wall
+package policy
 
 import (
 	"fmt"
 	"strings"
 )
 
-// A Claim is one thing that is promised about the guests of a wall. The table
+// A Claim is one thing that is promised about the guests of a network. The table
 // Claims is the one source of the sentence `status` prints, of the table in
 // SECURITY.md, and of what the packet test proves (test/packets).
 type Claim struct {
@@ -13,22 +13,22 @@ type Claim struct {
 	Open bool   // the guest reaches it
 	Says string // as SECURITY.md has it
 	// Words are what the sentence of status has of it; "" if it says nothing
-	// about this wall.
-	Words func(Wall) string
+	// about this policy.
+	Words func(Network) string
 }
 
-func always(s string) func(Wall) string { return func(Wall) string { return s } }
+func always(s string) func(Network) string { return func(Network) string { return s } }
 
 // Claims is all that is promised.
 var Claims = []Claim{
 	{"internet", true, "public addresses of the internet, TCP, UDP and ICMP", always("the internet")},
-	{"gateway", true, "on its gateway: DHCP, DNS over UDP and TCP, echo", func(w Wall) string {
-		return fmt.Sprintf("DHCP, DNS and echo of its gateway %s", w.Gateway)
+	{"gateway", true, "on its gateway: DHCP, DNS over UDP and TCP, echo", func(n Network) string {
+		return fmt.Sprintf("DHCP, DNS and echo of its gateway %s", n.Gateway)
 	}},
 	{"answers", true, "whoever on this machine began the conversation (ssh, the editor)", always("")},
-	{"ports", true, "the ports of this machine listed in allow_tcp_ports and allow_udp_ports", func(w Wall) string {
+	{"ports", true, "the ports of this machine listed in allow_tcp_ports and allow_udp_ports", func(n Network) string {
 		var out []string
-		for _, p := range w.Ports {
+		for _, p := range n.Ports {
 			out = append(out, p.Proto+" "+p.String())
 		}
 		if len(out) == 0 {
@@ -36,9 +36,9 @@ var Claims = []Claim{
 		}
 		return "the ports " + strings.Join(out, ", ") + " of this machine"
 	}},
-	{"lan", true, "the addresses and ports listed in allow_lan", func(w Wall) string {
+	{"lan", true, "the addresses and ports listed in allow_lan", func(n Network) string {
 		var out []string
-		for _, e := range w.LAN {
+		for _, e := range n.LAN {
 			out = append(out, e.String())
 		}
 		return strings.Join(out, ", ")
@@ -54,11 +54,11 @@ var Claims = []Claim{
 	{"flush", false, "anything of the above while its rules are gone and put back: what began meanwhile is cut off", always("")},
 }
 
-// Sentence says what the guests of a wall reach and what they do not.
-func Sentence(w Wall) string {
+// Sentence says what the guests of a network reach and what they do not.
+func Sentence(n Network) string {
 	var open, closed []string
 	for _, c := range Claims {
-		words := c.Words(w)
+		words := c.Words(n)
 		switch {
 		case words == "":
 		case c.Open:

@@ -1,7 +1,20 @@
-package image
+// Package download brings a file whose digest is known from a server onto the
+// disk, over https only: what an earlier run left is gone on with, a silent or
+// broken server is asked again and then given up for the next one, and nothing
+// is larger than it was announced.
+//
+// It owns the parts of unfinished downloads in the directory it is given
+// (Prefix), and removes nothing else there. It takes no lock, decides nothing
+// about consent, and does not give a file its final name.
+//
+// Invariants: From returns nil only for a file with the wanted digest; a file
+// that changed on the server is begun anew, never stitched together from two;
+// an *Error means a server, an *ui.Error this machine.
+package download
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -9,9 +22,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
-
-	"github.com/dustin/go-humanize"
 
 	"aivm.dev/aivm/internal/pause"
 	"aivm.dev/aivm/internal/ui"
@@ -29,8 +41,8 @@ const (
 	Status    = "status"    // the server refuses
 )
 
-// TransferError is one server's failure.
-type TransferError struct {
+// Error is one server's failure.
+type Error struct {
 	Kind  string
 	URL   string
 	Code  int           // of Status
@@ -39,14 +51,14 @@ type TransferError struct {
 	never bool // trying again changes nothing
 }
 
-func (e *TransferError) Error() string {
+func (e *Error) Error() string {
 	return fmt.Sprintf("%s: %s", e.what(), e.Err)
 }
 
-func (e *TransferError) Unwrap() error { return e.Err }
+func (e *Error) Unwrap() error { return e.Err }
 
-func (e *TransferError) what() string {
-	from := ui.CleanTo(hostOf(e.URL), 100)
+func (e *Error) what() string {
+	from := ui.CleanTo(Host(e.URL), 100)
 	switch e.Kind {
 	case Checksum:
 		return "checksum mismatch, the file of " + from + " is not the one it should be"
@@ -64,16 +76,16 @@ func (e *TransferError) what() string {
 	return from
 }
 
-func (e *TransferError) short() string {
+func (e *Error) short() string {
 	switch e.Kind {
 	case Network, Status:
-		return "the connection to " + ui.CleanTo(hostOf(e.URL), 100) + " broke"
+		return "the connection to " + ui.CleanTo(Host(e.URL), 100) + " broke"
 	}
 	return e.what()
 }
 
 // final reports that the same server need not be asked again.
-func (e *TransferError) final() bool {
+func (e *Error) final() bool {
 	switch e.Kind {
 	case Redirect, TooLarge, Checksum:
 		return true
@@ -100,8 +112,8 @@ func httpsOnly(req *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// checkURL accepts an https address of a file.
-func checkURL(s string) error {
+// CheckURL accepts an https address of a file.
+func CheckURL(s string) error {
 	u, err := url.Parse(s)
 	switch {
 	case err != nil:
@@ -114,7 +126,8 @@ func checkURL(s string) error {
 	return nil
 }
 
-func hostOf(s string) string {
+// Host returns the host of an address, or the text itself if it has none.
+func Host(s string) string {
 	if u, err := url.Parse(s); err == nil && u.Host != "" {
 		return u.Host
 	}
@@ -125,16 +138,16 @@ func hostOf(s string) string {
 func failed(ctx context.Context, u string, err error, stall time.Duration) error {
 	var plain *notHTTPS
 	if errors.As(err, &plain) {
-		return &TransferError{Kind: Redirect, URL: u, Err: plain}
+		return &Error{Kind: Redirect, URL: u, Err: plain}
 	}
 	if errors.Is(context.Cause(ctx), errStalled) {
-		return &TransferError{Kind: Stalled, URL: u, Err: fmt.Errorf("%w for %s", errStalled, stall)}
+		return &Error{Kind: Stalled, URL: u, Err: fmt.Errorf("%w for %s", errStalled, stall)}
 	}
 	var ue *url.Error
 	if errors.As(err, &ue) {
 		err = ue.Err // its text repeats the address
 	}
-	return &TransferError{Kind: Network, URL: u, Err: fmt.Errorf("%s", ui.CleanTo(err.Error(), 300))}
+	return &Error{Kind: Network, URL: u, Err: fmt.Errorf("%s", ui.CleanTo(err.Error(), 300))}
 }
 
 // retryAfter reads the header of that name, in seconds, up to a minute.
@@ -151,123 +164,103 @@ const (
 	maxListSize = 4 << 20
 )
 
-func (f *Fetcher) stall() time.Duration {
-	if f.Stall > 0 {
-		return f.Stall
+// Client asks servers for files, over https only. The zero value is ready; it
+// must not be copied, nor changed after its first use.
+type Client struct {
+	TLS   *tls.Config
+	Stall time.Duration                     // how long nothing may come; 0 = 30 s
+	Pause func(time.Duration) time.Duration // changes how long is waited before the next try; for tests
+
+	// OneTry gives a server up at its first failure, as long as nothing of the
+	// file is here: for who has another way to what is in it.
+	OneTry bool
+
+	once sync.Once
+	http *http.Client
+}
+
+func (c *Client) stall() time.Duration {
+	if c.Stall > 0 {
+		return c.Stall
 	}
 	return stallLimit
 }
 
-// client honours the environment's proxies; what it brings is not unpacked, so
-// that ranges and lengths mean the file.
-func (f *Fetcher) client() *http.Client {
-	f.once.Do(func() {
+// HTTP returns the client that is used. It honours the environment's proxies;
+// what it brings is not unpacked, so that ranges and lengths mean the file.
+func (c *Client) HTTP() *http.Client {
+	c.once.Do(func() {
 		t := http.DefaultTransport.(*http.Transport).Clone()
 		t.DisableCompression = true
-		if f.TLS != nil {
-			t.TLSClientConfig = f.TLS
+		if c.TLS != nil {
+			t.TLSClientConfig = c.TLS
 		}
-		f.http = &http.Client{Transport: t, CheckRedirect: httpsOnly}
+		c.http = &http.Client{Transport: t, CheckRedirect: httpsOnly}
 	})
-	return f.http
+	return c.http
 }
 
 // pause waits before the same server is asked again: half a second, doubled
 // with each try that brought nothing, or as long as the server asked for.
-func (f *Fetcher) pause(ctx context.Context, idle int, after time.Duration) error {
+func (c *Client) pause(ctx context.Context, idle int, after time.Duration) error {
 	d := max(after, min(500*time.Millisecond<<idle, 15*time.Second))
 	if idle == 0 && after == 0 {
 		d = 200 * time.Millisecond
 	}
-	if f.Pause != nil {
-		d = f.Pause(d)
+	if c.Pause != nil {
+		d = c.Pause(d)
 	}
 	return pause.For(ctx, d)
 }
 
-// small fetches a list or a signature.
-func (f *Fetcher) small(ctx context.Context, u string) ([]byte, error) {
+// List fetches a list of digests or a signature, at most 4 MiB, and asks up to
+// three times.
+func (c *Client) List(ctx context.Context, u string) ([]byte, error) {
 	var last error
 	for try := range 3 {
-		b, err := f.smallOnce(ctx, u)
+		b, err := c.ListOnce(ctx, u)
 		if err == nil {
 			return b, nil
 		}
 		last = err
-		var te *TransferError
-		if ctx.Err() != nil || !errors.As(err, &te) || te.final() {
+		var e *Error
+		if ctx.Err() != nil || !errors.As(err, &e) || e.final() {
 			break
 		}
-		if err := f.pause(ctx, try, te.After); err != nil {
+		if err := c.pause(ctx, try, e.After); err != nil {
 			return nil, err
 		}
 	}
 	return nil, last
 }
 
-func (f *Fetcher) smallOnce(ctx context.Context, u string) ([]byte, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, f.stall(), errStalled)
+// ListOnce is List with one request.
+func (c *Client) ListOnce(ctx context.Context, u string) ([]byte, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, c.stall(), errStalled)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
 	if err != nil {
-		return nil, &TransferError{Kind: Network, URL: u, Err: err, never: true}
+		return nil, &Error{Kind: Network, URL: u, Err: err, never: true}
 	}
-	resp, err := f.client().Do(req)
+	resp, err := c.HTTP().Do(req)
 	if err != nil {
-		return nil, failed(ctx, u, err, f.stall())
+		return nil, failed(ctx, u, err, c.stall())
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return nil, &TransferError{Kind: Status, URL: u, Code: resp.StatusCode, After: retryAfter(resp), Err: fmt.Errorf("the server answers %s", ui.CleanTo(resp.Status, 60))}
+		return nil, refused(u, resp)
 	}
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxListSize+1))
 	if err != nil {
-		return nil, failed(ctx, u, err, f.stall())
+		return nil, failed(ctx, u, err, c.stall())
 	}
 	if len(b) > maxListSize {
-		return nil, &TransferError{Kind: TooLarge, URL: u, Err: errors.New("more than a list of digests can be")}
+		return nil, &Error{Kind: TooLarge, URL: u, Err: errors.New("more than a list of digests can be")}
 	}
 	return b, nil
 }
 
-// meter says how much, how fast and how long. The rate is that of the last
-// seconds, since a resumed download begins with what it did not fetch.
-type meter struct {
-	said  time.Time
-	since time.Time
-	from  int64
-	rate  float64
-}
-
-const meterSpan = 3 * time.Second
-
-func (m *meter) due() bool {
-	if now := time.Now(); now.Sub(m.said) >= sayEvery {
-		m.said = now
-		return true
-	}
-	return false
-}
-
-func (m *meter) line(done, total int64) string {
-	now := time.Now()
-	if m.since.IsZero() || done < m.from {
-		m.since, m.from, m.rate = now, done, 0
-	}
-	if dt := now.Sub(m.since); dt >= meterSpan || m.rate == 0 && dt >= 500*time.Millisecond {
-		m.rate = float64(done-m.from) / dt.Seconds()
-		m.since, m.from = now, done
-	}
-	parts := []string{humanize.Bytes(uint64(done))}
-	if total > 0 {
-		parts[0] += " of " + humanize.Bytes(uint64(total))
-	}
-	if m.rate > 0 {
-		parts = append(parts, humanize.Bytes(uint64(m.rate))+"/s")
-		if total > done {
-			left := time.Duration(float64(total-done) / m.rate * float64(time.Second))
-			parts = append(parts, left.Round(time.Second).String()+" left")
-		}
-	}
-	return strings.Join(parts, ", ")
+// refused is the error of an answer with a status that brings no file.
+func refused(u string, resp *http.Response) *Error {
+	return &Error{Kind: Status, URL: u, Code: resp.StatusCode, After: retryAfter(resp), Err: fmt.Errorf("the server answers %s", ui.CleanTo(resp.Status, 60))}
 }
