@@ -1,6 +1,3 @@
-// Package cmd is the command line: one file a verb, flags -> options -> one
-// call into provision -> what is printed. It holds no logic of its own and
-// touches nothing outside the process, except to build provision.Env.
 package cmd
 
 import (
@@ -16,7 +13,15 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/cmd/cli"
+	"aivm.dev/aivm/cmd/config"
+	"aivm.dev/aivm/cmd/folder"
+	"aivm.dev/aivm/cmd/git"
+	"aivm.dev/aivm/cmd/host"
+	"aivm.dev/aivm/cmd/image"
+	"aivm.dev/aivm/cmd/look"
+	"aivm.dev/aivm/cmd/vm"
+	store "aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/root"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/provision"
@@ -41,15 +46,15 @@ func Run(args []string, w World) int {
 	// After the first signal the second one kills, as everywhere.
 	context.AfterFunc(ctx, stop)
 	defer stop()
-	a := &app{ui: w.UI, args: args, hook: w.Hook, seams: w.Seams}
-	defer a.close()
+	a := app{&cli.App{UI: w.UI, Args: args, Hook: w.Hook, Seams: w.Seams}}
+	defer a.Close()
 	c := a.root()
 	c.SetArgs(args)
-	ctx = config.OnWait(ctx, func(holder string) { a.ui.Say("waiting for %s, which writes the config ...", holder) })
+	ctx = store.OnWait(ctx, func(holder string) { a.UI.Say("waiting for %s, which writes the config ...", holder) })
 	ran, err := c.ExecuteContextC(ctx)
 	var dry *provision.DryRun
 	if errors.As(err, &dry) {
-		err = a.printDry(dry)
+		err = a.PrintDry(dry)
 	}
 	if err == nil {
 		return ui.ExitOK
@@ -60,42 +65,14 @@ func Run(args []string, w World) int {
 	if ctx.Err() != nil && !errors.Is(err, context.Canceled) && ui.ExitCode(err) == ui.ExitRefused {
 		err = fmt.Errorf("%w: %w", err, context.Canceled)
 	}
-	if ran.Name() == sshName {
+	if ran.Name() == cli.SSHName {
 		err = ui.OwnOverSSH(err)
 	}
-	a.ui.PrintError(err)
+	a.UI.PrintError(err)
 	return ui.ExitCode(err)
 }
 
-// app is one run of the program.
-type app struct {
-	ui   *ui.Streams
-	args []string
-	hook func(string)
-	env  *provision.Env
-
-	seams *provision.Seams
-
-	config       string
-	yes, yesSudo bool
-	dryRun       bool
-	noFirewall   bool
-	verbose      int
-	recreate     bool // 0.3's --recreate and --recreate_if_needed
-	hostSrc      string
-}
-
-func (a *app) close() {
-	if a.env != nil {
-		a.env.Close()
-	}
-}
-
-const exitStatuses = `
-Exit status: 0 done; 1 wrong usage; 2 refused or failed; 3 approval missing or
-declined; 130 interrupted.`
-
-func (a *app) root() *cobra.Command {
+func (a app) root() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "aivm",
 		Short: "Give a folder its own VM, so that a coding agent can do anything inside and nothing outside",
@@ -105,40 +82,47 @@ folder itself, and opens your editor on it over Remote-SSH.
 Examples:
   aivm code .            open the folder here in its VM, made on first use
   aivm ssh . -- make     run a command in it
-` + exitStatuses,
+` + cli.ExitStatuses,
 		SilenceErrors: true, SilenceUsage: true,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return unknownCommand(c, args[0])
+				return cli.UnknownCommand(c, args[0])
 			}
 			return c.Help()
 		},
 		PersistentPreRunE: func(c *cobra.Command, _ []string) error { return a.prepare(c) },
 	}
 	f := c.PersistentFlags()
-	f.StringVar(&a.config, "config", "", "the config `FILE` (default: $XDG_CONFIG_HOME/aivm/config.toml)")
-	f.BoolVarP(&a.yes, "yes", "y", false, "agree to everything that is asked")
-	f.BoolVar(&a.yesSudo, "yes-sudo", false, "agree to what runs as root")
-	f.CountVarP(&a.verbose, "verbose", "v", "say more; twice: more still")
-	f.BoolVarP(&a.ui.Quiet, "quiet", "q", false, "say only what was asked for, and errors")
-	f.BoolVar(&a.ui.JSON, "json", false, "print facts and errors as JSON")
-	c.SetOut(a.ui.Out)
-	c.SetErr(a.ui.Err)
+	f.StringVar(&a.Config, "config", "", "the config `FILE` (default: $XDG_CONFIG_HOME/aivm/config.toml)")
+	f.BoolVarP(&a.Yes, "yes", "y", false, "agree to everything that is asked")
+	f.BoolVar(&a.YesSudo, "yes-sudo", false, "agree to what runs as root")
+	f.CountVarP(&a.Verbose, "verbose", "v", "say more; twice: more still")
+	f.BoolVarP(&a.UI.Quiet, "quiet", "q", false, "say only what was asked for, and errors")
+	f.BoolVar(&a.UI.JSON, "json", false, "print facts and errors as JSON")
+	c.SetOut(a.UI.Out)
+	c.SetErr(a.UI.Err)
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		// The flags behind the wrong one were not read.
-		own, _, _ := strings.Cut("\x00"+strings.Join(a.args, "\x00")+"\x00", "\x00--\x00")
-		a.ui.JSON = a.ui.JSON || strings.Contains(own+"\x00", "\x00--json\x00")
+		own, _, _ := strings.Cut("\x00"+strings.Join(a.Args, "\x00")+"\x00", "\x00--\x00")
+		a.UI.JSON = a.UI.JSON || strings.Contains(own+"\x00", "\x00--json\x00")
 		e := ui.Usage("%w", err)
-		for _, w := range a.args {
+		for _, w := range a.Args {
 			if _, serr := os.Lstat(w); serr == nil && strings.HasPrefix(w, "-") {
-				e.Hint("for the folder or file of that name: " + c.CommandPath() + " " + quoteWord("./"+w))
+				e.Hint("for the folder or file of that name: " + c.CommandPath() + " " + cli.QuoteWord("./"+w))
 			}
 		}
 		return e.Hint(c.CommandPath() + " --help")
 	})
 	c.SetHelpCommand(a.helpCmd())
-	c.AddCommand(a.codeCmd(), a.sshCmd(), a.attachCmd(), a.detachCmd(), a.vmCmd(), a.statusCmd(), a.listCmd(), a.editorsCmd(), a.imageCmd(), a.gitCmd(), a.hostCmd(), a.configCmd(), a.rootApplyCmd(), a.rootHookCmd())
+	vms, here, folders, images := vm.For(a.App), look.For(a.App), folder.For(a.App), image.For(a.App)
+	// Also below "vm", where 0.3 had them.
+	both := func() []*cobra.Command {
+		return []*cobra.Command{folders.SSHCmd(), folders.CodeCmd(), folders.AttachCmd(), folders.DetachCmd()}
+	}
+	c.AddCommand(both()...)
+	c.AddCommand(vms.Cmd(append(both(), here.VMListCmd())...), here.StatusCmd(), here.ListCmd(), here.EditorsCmd(), images.Cmd(), git.For(a.App).Cmd(),
+		host.For(a.App).Cmd(images.FetchCmd("image-fetch")), config.For(a.App).Cmd(), a.rootApplyCmd(), a.rootHookCmd())
 	c.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		return pflag.NormalizedName(strings.ReplaceAll(name, "_", "-"))
 	})
@@ -156,93 +140,44 @@ func underscores(c *cobra.Command) {
 	}
 }
 
-// group is a command that only holds others.
-func group(use, short, example string, subs ...*cobra.Command) *cobra.Command {
-	c := &cobra.Command{
-		Use: use, Short: short, Long: short + ".\n\nExamples:\n" + example + exitStatuses,
-		Args: cobra.ArbitraryArgs,
-		RunE: func(c *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return unknownCommand(c, args[0])
-			}
-			return c.Help()
-		},
-	}
-	c.AddCommand(subs...)
-	return c
-}
-
-func unknownCommand(c *cobra.Command, name string) error {
-	e := ui.Usage("%s has no command %q", c.CommandPath(), name)
-	c.SuggestionsMinimumDistance = 2
-	for _, s := range c.SuggestionsFor(strings.ReplaceAll(name, "_", "-")) {
-		e.Hint(c.CommandPath() + " " + s)
-	}
-	return e.Hint(c.CommandPath() + " --help")
-}
-
 // prepare refuses to start through sudo: files made for root would lie where
 // the user's belong, and the user's libvirt, keys and editor are not root's.
-func (a *app) prepare(c *cobra.Command) error {
+func (a app) prepare(c *cobra.Command) error {
 	if harmless := []string{root.Command, root.HookCommand, "help", "__complete", "__completeNoDesc", "completion"}; slices.Contains(harmless, c.Name()) ||
 		c.HasParent() && slices.Contains(harmless, c.Parent().Name()) {
 		return nil
 	}
 	if by := os.Getenv("SUDO_UID"); os.Geteuid() == 0 && by != "" && by != "0" {
 		return ui.Refused("aivm was started through sudo: run it without sudo, aivm asks for what it needs").
-			Hint(typed(a.args, nil))
+			Hint(cli.Typed(a.Args, nil))
 	}
-	if a.recreate {
+	if a.Recreate {
 		return a.neverAnew(c)
 	}
-	a.ui.Verbose = a.verbose
+	a.UI.Verbose = a.Verbose
 	return nil
 }
 
 // neverAnew refuses 0.3's flags that replaced a VM, with the two commands that
 // do it knowingly.
-func (a *app) neverAnew(c *cobra.Command) error {
+func (a app) neverAnew(c *cobra.Command) error {
 	name := "NAME"
 	if p := c.Parent(); p != nil && p.Name() == "net" {
 		if len(c.Flags().Args()) == 1 {
-			name = quoteWord(c.Flags().Args()[0])
+			name = cli.QuoteWord(c.Flags().Args()[0])
 		}
 		return ui.Refused("aivm never makes a network anew by itself: VMs that run on it would be cut off").
-			Hint("to do it knowingly: aivm host net destroy "+name+" --force", "then: "+typed(a.args, append(slices.Clone(consents), "--recreate")))
+			Hint("to do it knowingly: aivm host net destroy "+name+" --force", "then: "+cli.Typed(a.Args, append(slices.Clone(cli.Consents), "--recreate")))
 	}
 	if f := c.Flags().Lookup("vm"); f != nil && f.Value.String() != "" {
-		name = quoteWord(f.Value.String())
+		name = cli.QuoteWord(f.Value.String())
 	} else if p := c.Parent(); p != nil && p.Name() == "vm" && len(c.Flags().Args()) == 1 && (c.Name() == "create" || c.Name() == "up") {
-		name = quoteWord(c.Flags().Args()[0])
+		name = cli.QuoteWord(c.Flags().Args()[0])
 	}
-	again := typed(a.args, append(slices.Clone(consents), "--force", "--recreate", "--recreate-if-needed", "--recreate_if_needed"))
+	again := cli.Typed(a.Args, append(slices.Clone(cli.Consents), "--force", "--recreate", "--recreate-if-needed", "--recreate_if_needed"))
 	if c.Name() == "up" {
 		again = "aivm vm create " + name
 	}
 	return ui.Refused("aivm never makes a VM anew by itself: its disk would be lost").
 		Hint("to do it knowingly: aivm vm delete "+name, "then: "+again)
-}
-
-// consents are the flags a command to type again is shown without.
-var consents = []string{"--dry-run", "--dry_run", "--yes", "-y"}
-
-// rerun is the command line as a person would type it again, without --yes.
-func (a *app) rerun() string { return typed(a.args, consents) }
-
-// typed is a command line as a person types it, without the flags named; what
-// stands behind "--" is another program's and stays.
-func typed(args, without []string) string {
-	words := []string{"aivm"}
-	for i, w := range args {
-		if w == "--" {
-			for _, k := range args[i:] {
-				words = append(words, quoteWord(k))
-			}
-			break
-		}
-		if !slices.Contains(without, w) {
-			words = append(words, quoteWord(w))
-		}
-	}
-	return strings.Join(words, " ")
 }

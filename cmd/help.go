@@ -5,11 +5,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"aivm.dev/aivm/cmd/cli"
 	"aivm.dev/aivm/internal/wall"
 )
 
 // helpCmd is "aivm help": of a command, or one of the three pages 0.3 had.
-func (a *app) helpCmd() *cobra.Command {
+func (a app) helpCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "help [command]", Short: "Help about any command; the pages plan, tree and raw",
 		Long: `Help about any command, and three pages: the usual steps, all commands, and the
@@ -18,7 +19,7 @@ commands of other programs that look at the same things. Nothing is run.
 Examples:
   aivm help vm create
   aivm help raw --vm work
-` + exitStatuses,
+` + cli.ExitStatuses,
 		ValidArgsFunction: func(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			at, _, err := c.Root().Find(args)
 			if err != nil {
@@ -35,7 +36,7 @@ Examples:
 		RunE: func(c *cobra.Command, args []string) error {
 			at, rest, err := c.Root().Find(args)
 			if err != nil || len(rest) > 0 {
-				return unknownCommand(c.Root(), strings.Join(args, " "))
+				return cli.UnknownCommand(c.Root(), strings.Join(args, " "))
 			}
 			at.InitDefaultHelpFlag()
 			return at.Help()
@@ -45,19 +46,19 @@ Examples:
 	return c
 }
 
-func (a *app) helpPlanCmd() *cobra.Command {
+func (a app) helpPlanCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "plan", Short: "Print the usual steps, one by one", Args: noArgs,
+		Use: "plan", Short: "Print the usual steps, one by one", Args: cli.NoArgs,
 		Long: `Print the usual steps, one by one. "aivm code ." does all that is needed.
 
 Examples:
   aivm help plan
   aivm help plan --config other.toml
-` + exitStatuses,
+` + cli.ExitStatuses,
 		RunE: func(*cobra.Command, []string) error {
 			with := ""
-			if a.config != "" {
-				with = " --config " + quoteWord(a.config)
+			if a.Config != "" {
+				with = " --config " + cli.QuoteWord(a.Config)
 			}
 			for i, s := range []struct{ do, why string }{
 				{"aivm host doctor", "can this machine run VMs?"},
@@ -70,52 +71,52 @@ Examples:
 				{"aivm vm down", "stop the VM; aivm code . starts it again"},
 				{"aivm vm delete NAME", "give the VM and its disk up"},
 			} {
-				a.ui.Result("%d. %-42s %s", i+1, s.do+with, s.why)
+				a.UI.Result("%d. %-42s %s", i+1, s.do+with, s.why)
 			}
 			return nil
 		},
 	}
 }
 
-func (a *app) helpTreeCmd() *cobra.Command {
+func (a app) helpTreeCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "tree", Short: "Print all commands", Args: noArgs,
+		Use: "tree", Short: "Print all commands", Args: cli.NoArgs,
 		Long: `Print all commands with what each does.
 
 Examples:
   aivm help tree
   aivm help tree | grep vm
-` + exitStatuses,
+` + cli.ExitStatuses,
 		RunE: func(c *cobra.Command, _ []string) error {
 			var walk func(*cobra.Command, string)
 			walk = func(c *cobra.Command, indent string) {
 				for _, k := range c.Commands() {
 					if k.IsAvailableCommand() {
-						a.ui.Result("%s%-*s %s", indent, 24-len(indent), k.Name(), k.Short)
+						a.UI.Result("%s%-*s %s", indent, 24-len(indent), k.Name(), k.Short)
 						walk(k, indent+"  ")
 					}
 				}
 			}
-			a.ui.Result("aivm")
+			a.UI.Result("aivm")
 			walk(c.Root(), "  ")
 			return nil
 		},
 	}
 }
 
-func (a *app) helpRawCmd() *cobra.Command {
+func (a app) helpRawCmd() *cobra.Command {
 	var vm string
 	c := &cobra.Command{
-		Use: "raw", Short: "Print commands of other programs that look at the same VM", Args: noArgs,
+		Use: "raw", Short: "Print commands of other programs that look at the same VM", Args: cli.NoArgs,
 		Long: `Print commands of virsh, nft, qemu-img and ssh that look at the VM which belongs
 to the working directory, and at its network and firewall. Nothing is run.
 
 Examples:
   aivm help raw
   aivm help raw --vm work
-` + exitStatuses,
+` + cli.ExitStatuses,
 		RunE: func(*cobra.Command, []string) error {
-			s, cwd, err := a.here()
+			s, cwd, err := a.Here()
 			if err != nil {
 				return err
 			}
@@ -129,19 +130,19 @@ Examples:
 				return err
 			}
 			tables := wall.Wall{Network: n.Network.Name, Prefix: n.Firewall.Table}.Tables()
-			name, net, virsh := quoteWord(r.VM), quoteWord(n.Network.Name), "virsh -c qemu:///system "
+			name, net, virsh := cli.QuoteWord(r.VM), cli.QuoteWord(n.Network.Name), "virsh -c qemu:///system "
 			for _, l := range []string{
 				virsh + "dominfo " + name, virsh + "dumpxml " + name, virsh + "domblklist " + name, virsh + "console " + name,
 				virsh + "net-dumpxml " + net, virsh + "net-dhcp-leases " + net, virsh + "pool-list --details",
-				"qemu-img info -U " + quoteWord(rec.Paths.BaseDir) + "/*-" + name + ".qcow2",
+				"qemu-img info -U " + cli.QuoteWord(rec.Paths.BaseDir) + "/*-" + name + ".qcow2",
 				"nft list table " + tables[0], "nft list table " + tables[1], "nft list table " + tables[2],
-				"ip address show " + quoteWord(n.Network.Bridge), "ssh -G " + name, "ssh -v " + name,
+				"ip address show " + cli.QuoteWord(n.Network.Bridge), "ssh -G " + name, "ssh -v " + name,
 			} {
-				a.ui.Result("%s", l)
+				a.UI.Result("%s", l)
 			}
 			return nil
 		},
 	}
-	a.vmFlag(c, &vm, "the VM")
+	a.VmFlag(c, &vm, "the VM")
 	return c
 }

@@ -10,7 +10,7 @@ import (
 )
 
 // rootApplyCmd is the privileged helper, started by aivm itself through sudo.
-func (a *app) rootApplyCmd() *cobra.Command {
+func (a app) rootApplyCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: root.Command, Hidden: true, Args: cobra.NoArgs,
 		Short: "Carry out approved privileged actions (started by aivm itself)",
@@ -21,7 +21,7 @@ func (a *app) rootApplyCmd() *cobra.Command {
 }
 
 // rootHookCmd is what libvirt's hooks run, from the root-owned copy.
-func (a *app) rootHookCmd() *cobra.Command {
+func (a app) rootHookCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: root.HookCommand, Hidden: true, Args: cobra.ArbitraryArgs, DisableFlagParsing: true,
 		Short: "Put rules and folders back in place (run by libvirt itself)",

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"aivm.dev/aivm/gitsync"
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/virt"
@@ -13,13 +14,160 @@ import (
 	"aivm.dev/aivm/provision/domain"
 	"aivm.dev/aivm/provision/folders"
 	"aivm.dev/aivm/provision/legacy03"
+	"aivm.dev/aivm/provision/loop"
 	"aivm.dev/aivm/provision/machine"
 	"aivm.dev/aivm/provision/network"
 	"aivm.dev/aivm/provision/session"
 	"aivm.dev/aivm/provision/share"
+	"aivm.dev/aivm/provision/state"
+	"aivm.dev/aivm/provision/target"
 	"aivm.dev/aivm/provision/walls"
 	"aivm.dev/aivm/sshcfg"
 )
+
+// DeleteOptions are the flags of `vm delete`.
+type DeleteOptions struct {
+	Name string
+	// Typed says that the name was given on the command line together with
+	// --yes, which counts as typing it.
+	Typed bool
+	// DiscardWork gives up what only the VM's clones have, unasked and unseen.
+	DiscardWork bool
+}
+
+// Delete removes a VM with its disk, after its name was typed. What its clones
+// committed is fetched first; what else only they have is named, and needs the
+// name typed below that list, or DiscardWork. What is deleted is decided under
+// the VM's lock, after the question.
+func (e *Env) Delete(ctx context.Context, o DeleteOptions) (VMResult, error) {
+	dd, err := e.lookForDeletion(ctx, o.Name)
+	if err != nil {
+		return VMResult{}, err
+	}
+	name := dd.w.Name
+	if e.DryRun {
+		return VMResult{}, e.dryDelete(ctx, dd, o)
+	}
+	if err := config.CheckWritable(e.StorePath); err != nil {
+		return VMResult{}, err // else its record would outlive it
+	}
+	var seen []gitsync.CloneWork
+	if !o.Typed {
+		if seen, err = e.askForDeletion(ctx, dd, o); err != nil {
+			return VMResult{}, err
+		}
+	}
+	is := session.Deleted
+	_, err = e.Bring(ctx, loop.Job{
+		VM: func() string { return name }, LockFirst: true,
+		Plan: func(ctx context.Context) (p plan.Plan, err error) {
+			dd, err = e.lookForDeletion(ctx, name)
+			if errors.As(err, new(*config.UnknownVMError)) || errors.Is(err, config.ErrNoVM) {
+				is = session.WasDeleted
+				return p, nil
+			}
+			if err != nil {
+				return p, err
+			}
+			if err := e.lastLook(ctx, dd, o, seen); err != nil {
+				return p, err
+			}
+			if p, err = e.planDelete(ctx, dd); err == nil {
+				e.Approval.Approve(p.Actions...)
+				e.beginDeletion(dd)
+			}
+			return p, err
+		},
+		Leave: func() { e.DropLock(name) },
+	})
+	if err != nil {
+		return VMResult{}, err
+	}
+	r := e.VMResult(name, "missing", is)
+	if is == session.Deleted {
+		r.Network = dd.network
+	}
+	return r, nil
+}
+
+// deletion is a VM that is to go, as libvirt and the store have it.
+type deletion struct {
+	w       *target.Target
+	conn    *virt.Conn
+	domain  *virt.Domain // nil: libvirt has none of ours
+	pool    *virt.Pool
+	network string
+}
+
+// lookForDeletion finds the VM in the store, or, for one whose creation was
+// killed before it was recorded or that was made with another home, in libvirt
+// by our mark. A domain of that name that is not ours is left alone; what else
+// the VM had carries this person's uid in its name.
+func (e *Env) lookForDeletion(ctx context.Context, name string) (*deletion, error) {
+	w, err := e.VM(ctx, name, target.Cwd(), false)
+	if err != nil {
+		if w, err = e.unrecorded(ctx, name, err); err != nil {
+			return nil, err
+		}
+	}
+	d := &deletion{w: w, network: w.Network.Network.Name}
+	// One that is damaged keeps nobody from deleting; what a later aivm made is
+	// not known here.
+	if _, err := e.State().Instance(w.Name); errors.Is(err, state.ErrLater) {
+		return nil, err
+	}
+	if d.conn, err = e.LibvirtWithHelp(ctx); err != nil {
+		return nil, err
+	}
+	dom, err := d.conn.Domain(ctx, w.Name)
+	switch {
+	case errors.Is(err, virt.ErrNotFound):
+	case err != nil:
+		return nil, err
+	default:
+		foreign := domain.CheckOurs(dom, e.UID)
+		if in, ierr := e.State().Instance(w.Name); foreign != nil && !dom.Mark.Ours && !w.NewVM && ierr == nil && in == nil {
+			return nil, target.NotAdopted(w.Name)
+		}
+		if foreign != nil && w.NewVM {
+			return nil, foreign
+		}
+		if foreign != nil {
+			e.WarnOnce(foreign.Error() + "; it is left alone")
+		} else {
+			d.domain, d.network = dom, dom.Network
+		}
+	}
+	d.pool, err = machine.For(e.Loop).PoolForDeletion(ctx, d.conn, e.BaseDir(w.Record.Paths))
+	return d, err
+}
+
+// unrecorded is a VM the store does not know. Nobody is asked for root's
+// rights because of a name that was mistyped.
+func (e *Env) unrecorded(ctx context.Context, name string, unknown error) (*target.Target, error) {
+	if !errors.As(unknown, new(*config.UnknownVMError)) && !errors.Is(unknown, config.ErrNoVM) || name == "" {
+		return nil, unknown
+	}
+	in, err := e.State().Instance(name)
+	if err != nil {
+		return nil, unknown
+	}
+	if in == nil {
+		l, err := e.Libvirt(ctx)
+		if err != nil {
+			return nil, unknown
+		}
+		if d, err := l.Domain(ctx, name); err != nil || !d.Mark.By(e.UID) {
+			return nil, unknown
+		}
+	}
+	store, err := e.Load()
+	if err != nil {
+		return nil, err
+	}
+	w := &target.Target{Store: store}
+	return w, e.NewVM(w, name)
+}
 
 // planDelete is everything of a VM: domain, volumes, reservation, mounts, ssh
 // files, state, records. Host folders, the image cache and the network stay.

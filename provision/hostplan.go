@@ -174,7 +174,7 @@ func (e *Env) planVM(ctx context.Context, w *target.Target, f *loop.Facts) ([]pl
 	}
 	das, err := domain.Plan(f.Domain, domain.Wanted{
 		Spec: domain.Spec{
-			Name: w.Name, UUID: in.UUID, Owner: e.UID, Accel: c.Accel, VCPUs: c.Record.VM.CPUs, RAMMB: c.Record.VM.RAMMB,
+			Name: w.Name, UUID: in.UUID, Owner: e.UID, Arch: domain.Arch(e.HostFacts().Arch), Accel: c.Accel, VCPUs: c.Record.VM.CPUs, RAMMB: c.Record.VM.RAMMB,
 			DiskPath: domain.DiskPath(baseDir, key), SeedPath: domain.SeedPath(baseDir, key), SerialLog: domain.SerialPath(baseDir, key),
 			ExportRoot: root.ExportRoot(key), FSTag: share.FSTag, Network: c.Network.Network.Name, MAC: c.MAC,
 		},

@@ -10,7 +10,6 @@ import (
 
 	"aivm.dev/aivm/gitsync"
 	"aivm.dev/aivm/internal/ui"
-	"aivm.dev/aivm/provision/loop"
 	"aivm.dev/aivm/provision/share"
 	"aivm.dev/aivm/provision/target"
 )
@@ -99,19 +98,6 @@ func (e Part) wantClone(ctx context.Context, o Options) (*target.Target, error) 
 	w.Git.Strict, w.Git.Wip = true, o.Wip
 	w.Git.Limits = gitsync.Limits{Bytes: o.MaxSize}
 	return w, nil
-}
-
-// moveGit is the loop for a verb whose point is to move commits.
-func (e Part) moveGit(ctx context.Context, o Options, push, fetch bool) (*target.Target, *loop.Facts, error) {
-	e.Timing = ui.NewTiming("boot", "share", "ssh")
-	w, err := e.wantClone(ctx, o)
-	if err != nil {
-		return nil, nil, err
-	}
-	w.Boot, w.Guest = true, true
-	w.Git.Push, w.Git.Fetch = push, fetch
-	f, err := e.Converge(ctx, w)
-	return w, f, err
 }
 
 // GitPush pushes the branch of the host to the guest's clone.
@@ -203,18 +189,6 @@ func Compared(es []gitsync.StatusEntry) (dirty, unknown []gitsync.StatusEntry) {
 		}
 	}
 	return dirty, unknown
-}
-
-// lookGit observes without changing anything, the guest too if it answers.
-func (e Part) lookGit(ctx context.Context, o Options) (*target.Target, *loop.Facts, error) {
-	e.Timing = ui.NewTiming("ssh")
-	w, err := e.wantClone(ctx, o)
-	if err != nil {
-		return nil, nil, err
-	}
-	w.Guest = true
-	f, err := e.Observe(ctx, w)
-	return w, f, err
 }
 
 // GitDiff shows what the guest's branch changed since it left the host's.

@@ -182,7 +182,7 @@ func (e Part) lookForPrepare(ctx context.Context, o PrepareOptions) (_ *preparat
 		return nil, err
 	}
 	accel, _ := host.Accel(e.HostFacts())
-	pr.spec = domain.Spec{Name: w.Name, UUID: uuid.NewString(), Owner: e.UID, Accel: accel, VCPUs: d.VCPUs, RAMMB: d.RAMMB, Network: d.Network, MAC: d.MAC}
+	pr.spec = domain.Spec{Name: w.Name, UUID: uuid.NewString(), Owner: e.UID, Arch: domain.Arch(e.HostFacts().Arch), Accel: accel, VCPUs: d.VCPUs, RAMMB: d.RAMMB, Network: d.Network, MAC: d.MAC}
 	return pr, nil
 }
 

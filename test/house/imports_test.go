@@ -23,6 +23,10 @@ func layer(dir string) string {
 		return "main"
 	case dir == "cmd":
 		return "cmd"
+	case dir == "cmd/cli":
+		return "cli"
+	case top == "cmd" && below != "":
+		return "noun"
 	case dir == "provision":
 		return "composer"
 	case top == "provision" && slices.Contains(core, below):
@@ -44,13 +48,15 @@ func layer(dir string) string {
 // Tests under test/ see the whole house.
 var mayImport = map[string][]string{
 	"main":     {"cmd", "base"},
-	"cmd":      {"composer", "base"},
+	"cmd":      {"noun", "cli", "composer", "base"},
+	"noun":     {"cli", "composer", "base"},
+	"cli":      {"composer", "base"},
 	"composer": {"part", "core", "domain", "base"},
 	"part":     {"core", "domain", "base"},
 	"core":     {"core", "domain", "base"},
 	"domain":   {"base"},
 	"base":     {"base"},
-	"test":     {"main", "cmd", "composer", "part", "core", "domain", "base", "test"},
+	"test":     {"main", "cmd", "noun", "cli", "composer", "part", "core", "domain", "base", "test"},
 }
 
 // only names packages of others that one place alone may import, and why.
@@ -113,6 +119,11 @@ func TestImportRuleCatches(t *testing.T) {
 		{"cmd/aivm", module + "/cmd", true},
 		{"cmd/aivm", module + "/provision", false},
 		{"cmd", module + "/provision", true},
+		{"cmd", module + "/cmd/vm", true},
+		{"cmd/vm", module + "/cmd/cli", true},
+		{"cmd/vm", module + "/cmd/git", false},
+		{"cmd/vm", module + "/provision/folders", false},
+		{"cmd/cli", module + "/cmd/vm", false},
 		{"cmd", module + "/internal/ui", true},
 		{"cmd", module + "/sshcfg", false},
 		{"cmd", module + "/provision/share", false},

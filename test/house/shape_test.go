@@ -12,7 +12,10 @@ import (
 	"testing"
 )
 
-const maxLines = 500
+const (
+	maxLines = 500 // of a file
+	maxFiles = 20  // of a package, tests not counted
+)
 
 // nameless are package names that say nothing about what is inside.
 var nameless = []string{"util", "utils", "common", "helper", "helpers", "context", "misc", "lib", "shared"}
@@ -22,6 +25,7 @@ func TestPackagesSayWhatTheyAre(t *testing.T) {
 	for _, dir := range slices.Sorted(maps.Keys(packages)) {
 		var docs []string
 		var name string
+		count := 0
 		for _, f := range packages[dir] {
 			if n := f.ast.Name.Name; !f.test || name == "" {
 				name = strings.TrimSuffix(n, "_test")
@@ -29,12 +33,18 @@ func TestPackagesSayWhatTheyAre(t *testing.T) {
 			if f.ast.Doc != nil && !strings.HasSuffix(f.ast.Name.Name, "_test") {
 				docs = append(docs, f.ast.Doc.Text())
 			}
+			if !f.test {
+				count++
+			}
 			if f.lines > maxLines {
 				t.Errorf("%s has %d lines, more than %d: split it by responsibility", f.path, f.lines, maxLines)
 			}
 		}
 		if slices.Contains(nameless, name) || slices.Contains(nameless, path.Base(dir)) {
 			t.Errorf("%s: a package named %q says nothing", dir, name)
+		}
+		if count > maxFiles {
+			t.Errorf("%s has %d files, more than %d: take it apart by subject", dir, count, maxFiles)
 		}
 		want := "Package " + name + " "
 		switch {

@@ -1,0 +1,10 @@
+// Package host has the commands about this machine: aivm host.
+package host
+
+import "aivm.dev/aivm/cmd/cli"
+
+// Verbs are the commands of this noun.
+type Verbs struct{ *cli.App }
+
+// For returns them for a run.
+func For(a *cli.App) Verbs { return Verbs{a} }

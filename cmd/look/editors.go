@@ -1,0 +1,57 @@
+package look
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"aivm.dev/aivm/cmd/cli"
+	"aivm.dev/aivm/internal/ui"
+)
+
+func (a Verbs) EditorsCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "editors",
+		Short: "Show which editors can open a VM and how each is started",
+		Long: `Show the editors aivm knows, which of them are on this machine, and the one that
+"aivm code" opens. Another one, once: --editor ID; for good: default in the section
+[editor] of the config.
+
+Examples:
+  aivm editors
+  aivm editors --json
+` + cli.ExitStatuses,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			e, err := a.Provision("editors")
+			if err != nil {
+				return err
+			}
+			facts, err := e.Editors()
+			if err != nil {
+				return err
+			}
+			if a.UI.JSON {
+				return a.UI.PrintJSON(map[string]any{"schema": 1, "editors": facts})
+			}
+			for _, f := range facts {
+				mark, how := " ", "not here"
+				if f.Default {
+					mark = "*"
+				}
+				switch {
+				case f.How == "built in":
+					how = "always there"
+				case f.Found:
+					how = f.How + ": " + strings.Join(f.Command, " ")
+				case f.Why != "":
+					how = "not usable: " + f.Why
+				case f.Install != "":
+					how = "not here; " + f.Install
+				}
+				a.UI.Result("%s %-13s %-26s %s", mark, f.ID, f.Name, ui.Clean(how))
+			}
+			return nil
+		},
+	}
+}

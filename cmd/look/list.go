@@ -1,0 +1,93 @@
+package look
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"aivm.dev/aivm/cmd/cli"
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision"
+)
+
+var sections = []string{"all", "folders", "networks", "vms"}
+
+func (a Verbs) ListCmd() *cobra.Command { return a.lister("all") }
+
+func (a Verbs) VMListCmd() *cobra.Command { return a.lister("vms") }
+
+func (a Verbs) lister(preset string) *cobra.Command {
+	var section string
+	c := &cobra.Command{
+		Use: "list", Aliases: []string{"ls"}, Short: "List VMs, networks and attached folders", Args: cli.NoArgs,
+		Long: `List VMs, networks and attached folders.
+
+The state of a folder is what this machine knows without asking the VM: ok is
+shared with it (aivm status asks whether the VM has mounted it), detaching is
+shared with it though it is not attached.
+
+Examples:
+  aivm list
+  aivm list --section vms --json
+` + cli.ExitStatuses,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if !slices.Contains(sections, section) {
+				return ui.Usage("--section must be one of: %s", strings.Join(sections, ", "))
+			}
+			e, err := a.Provision("list")
+			if err != nil {
+				return err
+			}
+			l, err := e.Listing(c.Context())
+			if err != nil {
+				return err
+			}
+			if a.UI.JSON {
+				return a.UI.PrintJSON(l)
+			}
+			a.printListing(l, section)
+			return nil
+		},
+	}
+	c.Flags().StringVar(&section, "section", preset, "all, vms, networks or folders")
+	_ = c.RegisterFlagCompletionFunc("section", cli.Fixed(sections...))
+	return c
+}
+
+func (a Verbs) printListing(l provision.Listing, section string) {
+	show := func(name, title string, rows int, print func()) {
+		if section != "all" && section != name {
+			return
+		}
+		a.UI.Result("%s", title)
+		if rows == 0 {
+			a.UI.Result("  (none)")
+		}
+		print()
+	}
+	yes := map[bool]string{true: "yes", false: "no"}
+	show("vms", "Managed VMs", len(l.VMs), func() {
+		for _, v := range l.VMs {
+			mark := ""
+			if v.Name == l.ActiveVM {
+				mark = " | active"
+			}
+			if v.NotAdopted {
+				mark += " | not aivm's yet: aivm vm adopt " + v.Name
+			}
+			a.UI.Result("  - %s | state=%s | address=%s | network=%s | cpus=%d | ram_mb=%d | disk_gb=%d%s", v.Name, v.State, cli.OrDash(v.Address), v.Network, v.CPUs, v.RAMMB, v.DiskGB, mark)
+		}
+	})
+	show("networks", "Managed Networks", len(l.Networks), func() {
+		for _, n := range l.Networks {
+			a.UI.Result("  - %s | bridge=%s | subnet=%s | strict_firewall=%s | vm_count=%d", n.Name, n.Bridge, n.Subnet, yes[n.Firewall]+map[bool]string{true: " (" + n.Rules + ")"}[!n.Firewall], n.VMs)
+		}
+	})
+	show("folders", "Attached Folders", len(l.Folders), func() {
+		for _, f := range l.Folders {
+			a.UI.Result("  - %s | vm=%s | mode=%s | access=%s | guest_dst=%s | state=%s", f.HostPath, f.VM, f.Mode, f.Access, f.GuestDst, f.State)
+		}
+	})
+	a.UI.Result("Config store: %s", l.Store)
+}
