@@ -1,6 +1,7 @@
 package compare
 
 import (
+	_ "embed"
 	"errors"
 	"fmt"
 	"path"
@@ -44,37 +45,15 @@ type Guest struct {
 // answer of a probe is bounded too (guest.MaxAnswer).
 const maxRefs = 800_000
 
+//go:embed probe.sh
+var probeText string
+
 // GuestProbe is the piece of the probe script that looks at the clone in dir.
 // One git in it, and no other program unless the refs are many (a character is
 // four bytes at most): processes are dear in an emulated guest.
 func GuestProbe(dir string) string {
-	return "d=" + shellescape.Quote(dir) + `
-command -v git >/dev/null 2>&1 || { echo nogit; exit 0; }
-if [ ! -e "$d" ] && [ ! -L "$d" ]; then echo absent; exit 0; fi
-[ -d "$d" ] || { echo file; exit 0; }
-cd -- "$d" 2>/dev/null && [ -r . ] && [ -x . ] || { echo closed; exit 0; }
-if [ ! -e .git ]; then
-  for f in .* *; do
-    case $f in .|..) continue ;; esac
-    if [ -e "$f" ] || [ -L "$f" ]; then echo other; exit 0; fi
-  done
-  echo absent; exit 0
-fi
-if out=$(git for-each-ref --format='%(objectname) %(refname)' refs/heads refs/tags refs/aivm 2>&1); then
-  echo repo
-  h=; [ ! -f .git/HEAD ] || IFS= read -r h <.git/HEAD || :
-  case $h in 'ref: '*) ;; *) h=$(git symbolic-ref -q HEAD) && h="ref: $h" || h= ;; esac
-  [ ${#h} -le 1000 ] || h=
-  printf '%s\n' "$h"
-  m=; [ ! -f .git/` + guestscript.Mark + ` ] || IFS= read -r m <.git/` + guestscript.Mark + ` || :
-  [ ${#m} -le 1000 ] || m=
-  printf '%s\n' "$m"
-  if [ ${#out} -lt ` + strconv.Itoa(maxRefs/4) + ` ]; then printf '%s\n' "$out"; else printf '%s\n' "$out" | head -c ` + strconv.Itoa(maxRefs) + `; fi
-else
-  echo broken
-  printf '%s\n' "$out" | head -c 1000
-fi
-`
+	return strings.NewReplacer("@DIR@", shellescape.Quote(dir), "@MARK@", guestscript.Mark,
+		"@FEW@", strconv.Itoa(maxRefs/4), "@MOST@", strconv.Itoa(maxRefs)).Replace(probeText)
 }
 
 // ParseGuest reads the probe's answer. Branches and tags with names that git

@@ -1,6 +1,7 @@
 package onlyinvm
 
 import (
+	_ "embed"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -11,12 +12,9 @@ import (
 
 // onlyLFS lists the names of what git-lfs keeps for the clone. A fetch brings
 // pointers to it, and nothing that can be fetched through git has the content.
-const onlyLFS = `[ -e .git ] || exit 0
-s=.git
-[ ! -f .git ] || s=$(g rev-parse --git-common-dir) || exit 1
-[ -d "$s/lfs/objects" ] || exit 0
-{ find "$s/lfs/objects" -type f -printf '%f\n' 2>/dev/null || echo closed; } | head -c 1000000
-`
+//
+//go:embed lfs.sh
+var onlyLFS string
 
 // maxLFS bounds what onlyLFS may answer: some 15,000 names.
 const maxLFS = 1_000_000

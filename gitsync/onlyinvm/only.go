@@ -2,6 +2,7 @@ package onlyinvm
 
 import (
 	"context"
+	_ "embed"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -80,73 +81,27 @@ const (
 // started for what is not there, as the shell itself can see.
 
 // onlyFiles lists what is not committed, and what is ignored, as git status does.
-const onlyFiles = `[ -e .git ] || exit 0
-{ g -c status.renames=false status --porcelain=v1 -z --ignored --untracked-files=normal --ignore-submodules=none || printf 'EE ?\0'; } | head -c 400000
-`
+//
+//go:embed files.sh
+var onlyFiles string
 
 // onlyRefs lists the commit that is checked out without a branch, refs that are
 // no branches and tags, stashes, and counts the commits only reflogs name.
-const onlyRefs = `[ -e .git ] || exit 0
-h=
-[ ! -f .git/HEAD ] || IFS= read -r h <.git/HEAD || :
-case $h in ''|*.invalid) h=$(g rev-parse -q --verify HEAD) && ! g symbolic-ref -q HEAD >/dev/null || h= ;; esac
-case $h in 'ref: '*) ;; ?*) echo "head $h HEAD" ;; esac
-g for-each-ref --format='%(objectname) %(refname)' | {
-  n=0
-  while read -r o r; do
-    case $r in
-    refs/heads/*|refs/tags/*|refs/remotes/*|refs/aivm/*|refs/bisect/*|refs/stash) ;;
-    *) n=$((n+1)); [ $n -le 1001 ] || break; echo "ref $o $r" ;;
-    esac
-  done
-}
-s=
-if [ -e .git/logs/refs/stash ] || [ -e .git/reftable ] || [ -f .git ]; then
-  s=$(g log -g --max-count=1001 --format=%H refs/stash -- 2>/dev/null)
-  [ -z "$s" ] || g log -g --max-count=1001 --format='stash %H %gs' refs/stash --
-fi
-n=$(g rev-list --count --max-count=10000 --reflog --not --all HEAD $s -- 2>/dev/null) || n=0
-echo "unreachable $n -"
-`
+//
+//go:embed refs.sh
+var onlyRefs string
+
+//go:embed insideone.sh
+var insideOneText string
+
+//go:embed inside.sh
+var insideText string
 
 // onlyInside counts, for the other work trees of the clone and for repositories
 // in it, what is not committed and what no remote has: with NULs kind, path,
 // files, commits, stashes, and the commit a work tree has without a branch. What
 // cannot be counted counts as one.
-const onlyInside = `[ -e .git ] || exit 0
-top=$(pwd -P) kind=repository
-export top kind
-one='
-` + guestscript.Git + `
-n=0
-for d; do
-  k=$kind
-  case $d in */.git) d=${d%/.git} ;; esac
-  [ "$d" != . ] && [ "$d" != "$top" ] || continue
-  n=$((n+1))
-  if [ $n -gt 100 ]; then printf "more\0\0\0\0\0\0"; exit 0; fi
-  if [ "$k" = repository ] && [ -f "$d/.git" ]; then
-    c=$(g -C "$d" rev-parse --git-common-dir 2>/dev/null) || continue
-    [ "$c" != "$top/.git" ] || continue # a work tree, named by git
-    k=submodule
-  fi
-  h=$(g -C "$d" rev-parse -q --verify HEAD 2>/dev/null) || h=
-  f=$({ g -C "$d" -c status.renames=false status --porcelain=v1 -z --untracked-files=normal 2>/dev/null || printf "\0"; } | head -c 400000 | tr -cd "\000" | wc -c)
-  c=0 s=0 o=
-  if [ "$k" = worktree ]; then
-    g -C "$d" symbolic-ref -q HEAD >/dev/null || o=$h
-  else
-    c=$(g -C "$d" rev-list --count --max-count=10000 --exclude=refs/stash --all $h --not --remotes "--glob=refs/aivm/*" -- 2>/dev/null) || c=1
-    s=$(g -C "$d" log -g --max-count=1000 --format=%H refs/stash -- 2>/dev/null | wc -l)
-  fi
-  printf "%s\0%s\0%s\0%s\0%s\0%s\0" "$k" "$d" "$f" "$c" "$s" "$o"
-done
-'
-if [ -d .git/worktrees ] || [ -f .git ]; then
-  g worktree list --porcelain | sed -n 's/^worktree //p' | tr '\n' '\0' | kind=worktree xargs -0 -r sh -c "$one" sh
-fi
-find . -xdev -name node_modules -prune -o -path ./.git -prune -o -name .git -exec sh -c "$one" sh {} + 2>/dev/null || printf 'closed\0\0\0\0\0\0'
-`
+var onlyInside = strings.ReplaceAll(strings.ReplaceAll(insideText, "@ONE@", strings.TrimSuffix(insideOneText, "\n")), "@GIT@", guestscript.Git)
 
 // Probes ask for what Find needs to know of the clone in dir. The one
 // that can take long is the last.
