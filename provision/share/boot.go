@@ -21,11 +21,6 @@ const (
 	wantsPath    = "/etc/systemd/system/multi-user.target.wants/aivm-folders.service"
 )
 
-// GuestFiles are the files aivm puts into a guest for its folders.
-func GuestFiles() []string {
-	return []string{bootListPath, bootPath, unitPath, wantsPath, mostPath, guardPath, guardUnitPath, guardWantsPath}
-}
-
 // places puts the paths that aivm has in a guest into a script.
 var places = strings.NewReplacer("@LIST@", bootListPath, "@MOST@", mostPath, "@EXPORT@", ExportMount, "@TAG@", FSTag, "@OWN@", OwnMounts)
 
