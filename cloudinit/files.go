@@ -2,6 +2,7 @@ package cloudinit
 
 import (
 	"bytes"
+	_ "embed"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -88,20 +89,9 @@ ExecStart=updatedb.plocate --add-prunefs virtiofs
 // firstBootScript runs in cloud-init's last stage, after SSH answers. Each
 // step stands alone, so none can keep another from happening. The last one
 // switches cloud-init off for all later boots.
-const firstBootScript = `/usr/lib/systemd/systemd-sysctl /etc/sysctl.d/60-aivm.conf ||
-	/lib/systemd/systemd-sysctl /etc/sysctl.d/60-aivm.conf
-conf=/etc/updatedb.conf
-if [ -f "$conf" ] && ! grep -Eq '^[[:space:]]*PRUNEFS[[:space:]]*=.*[" ]virtiofs[" ]' "$conf"; then
-	if grep -Eq '^[[:space:]]*PRUNEFS[[:space:]]*=[[:space:]]*"' "$conf"; then
-		sed -E -i 's/^([[:space:]]*PRUNEFS[[:space:]]*=[[:space:]]*")/\1virtiofs /' "$conf"
-	else
-		printf '%s\n' 'PRUNEFS="virtiofs"' >>"$conf"
-	fi
-fi
-[ -s /etc/default/locale ] || printf '%s\n' LANG=C.UTF-8 >/etc/default/locale
-: >/etc/cloud/cloud-init.disabled
-true
-`
+//
+//go:embed firstboot.sh
+var firstBootScript string
 
 // keepConf lets the seed leave as soon as SSH answers, while cloud-init still
 // works: should the guest be switched off before it is through, the next boot

@@ -3,6 +3,7 @@ package cloudinit
 import (
 	"bufio"
 	"bytes"
+	_ "embed"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -27,37 +28,8 @@ import (
 // "cloud-init off, network from FILE".
 func DisableScript() string { return disableScript }
 
-const disableScript = `set -eu
-fail() { printf '%s\n' "$1" >&2; exit 1; }
-[ "$(id -u)" = 0 ] || fail 'switching cloud-init off needs root in the guest'
-off=/etc/cloud/cloud-init.disabled
-keep=/etc/cloud/cloud.cfg.d/99-aivm-keep.cfg
-if [ ! -e "$off" ] && [ ! -e /var/lib/cloud/instance/boot-finished ] && [ ! -e /run/cloud-init/result.json ]; then
-	fail 'the first boot of cloud-init is not over'
-fi
-network=
-for f in /etc/netplan/50-cloud-init.yaml /etc/systemd/network/10-cloud-init-*.network \
-	/etc/network/interfaces.d/50-cloud-init* /etc/NetworkManager/system-connections/cloud-init-*.nmconnection; do
-	if [ -s "$f" ]; then network=$f; fi
-done
-[ -n "$network" ] || fail 'the network configuration cloud-init writes is missing, so the next boot would have no network'
-[ -s /etc/ssh/ssh_host_ed25519_key ] || fail 'the host key /etc/ssh/ssh_host_ed25519_key is missing'
-want='# Written by aivm after the first boot.
-network: {config: disabled}
-ssh_deletekeys: false
-preserve_hostname: true
-manual_cache_clean: true'
-have=
-if [ -f "$keep" ]; then have=$(cat "$keep"); fi
-if [ "$have" != "$want" ] || [ ! -e "$off" ]; then
-	mkdir -p /etc/cloud/cloud.cfg.d
-	printf '%s\n' "$want" >"$keep.aivm"
-	mv -f "$keep.aivm" "$keep"
-	: >"$off"
-	sync
-fi
-printf 'cloud-init off, network from %s\n' "$network"
-`
+//go:embed disable.sh
+var disableScript string
 
 // Status is what a guest says about cloud-init.
 type Status struct {
@@ -75,19 +47,8 @@ type Status struct {
 // is Python and takes a second in an emulated guest.
 func ReadyProbe() string { return readyProbe }
 
-const readyProbe = `aivm_line() {
-	[ -r "$2" ] || return 0
-	printf '%s ' "$1"
-	while IFS= read -r aivm_l || [ -n "$aivm_l" ]; do printf '%s' "$aivm_l"; done <"$2"
-	printf '\n'
-}
-command -v cloud-init >/dev/null 2>&1 && printf 'installed\n'
-{ [ -e /etc/cloud/cloud-init.disabled ] || [ -e /run/cloud-init/disabled ]; } && printf 'disabled\n'
-[ -e /var/lib/cloud/instance/boot-finished ] && printf 'finished\n'
-aivm_line status /run/cloud-init/status.json
-aivm_line result /run/cloud-init/result.json
-printf 'end\n'
-`
+//go:embed ready.sh
+var readyProbe string
 
 // maxErrors bounds what a guest can make us show.
 const maxErrors = 20

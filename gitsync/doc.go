@@ -14,4 +14,20 @@
 // of their own and become part of the repository only when everything the refs
 // need is there; refs change in one transaction, after the objects. A push cut
 // anywhere leaves the guest's branch as it was or as it should be.
+//
+// The packages below it, each importing only those before it:
+//
+//   - writable: whether a path of this machine lies where a guest can write
+//   - guestscript: what the guest's user runs in the clone
+//   - hostgit: the git of this machine, its configuration, what it would run
+//   - remoteconfig: the remote's section in .git/config
+//   - compare: the repository here, the clone there, how they stand to each other
+//   - transfer: fetch, push, quarantine, what is kept of earlier clones
+//   - onlyinvm: what only the clone has
+//   - carry: submodules and files of git-lfs
+//   - pull: what a pull brings, its hazards, the fast-forward
+//
+// This package makes the clone, pushes the branch that is checked out, and sends
+// uncommitted files (sync.go, uncommitted.go). For the rest it gives the names
+// that its callers use (names.go). gittest and clonetest are for tests.
 package gitsync

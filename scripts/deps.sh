@@ -22,6 +22,8 @@ if [ "${1:-}" = --list ]; then
 	printf '%s\n' "${packages[@]}" ca-certificates passwd hostname
 	exit
 fi
+# what scripts/lint.sh looks at shell with
+packages+=(shellcheck)
 # code-server is built of its npm package
 packages+=(build-essential python3 pkg-config libkrb5-dev libsecret-1-dev)
 command -v npm >/dev/null || packages+=(npm)

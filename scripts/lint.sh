@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
-# The strict local gate: formatting, vet, staticcheck, shell syntax. Every
-# check runs, also after one has failed, and any finding is a failure.
+# The strict local gate: formatting, vet, staticcheck, code that nothing reaches,
+# shell and perl. Every check runs, also after one has failed, and any finding is
+# a failure.
 #
 # usage: scripts/lint.sh [package pattern...]        (default: ./...)
 #
 # The tools are no dependencies of ours: pinned versions are built once into a
 # cache (AIVM_LINT_CACHE, else XDG_CACHE_HOME, else ~/.cache), one directory a
-# version, so that a new pin never meets an old binary.
+# version, so that a new pin never meets an old binary. What looks at everything
+# anew each time is not run again on files that passed as they are.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 gofumpt=mvdan.cc/gofumpt@v0.12.0
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
+deadcode=golang.org/x/tools/cmd/deadcode@v0.52.0
 
 base=${AIVM_LINT_CACHE:-${XDG_CACHE_HOME:-${HOME:?set HOME or AIVM_LINT_CACHE}/.cache}/aivm-lint}
 # A tool built by another Go may not read this one's packages.
@@ -27,7 +30,7 @@ tool() {
     echo "lint: installing $1" >&2
     mkdir -p "$dir"
     temp=$(mktemp -d "$dir/.build.XXXXXX")
-    if ! GOBIN=$temp GOFLAGS= go install "$1" >&2; then
+    if ! GOBIN=$temp GOFLAGS='' go install "$1" >&2; then
       rm -rf "$temp"
       return 1
     fi
@@ -43,34 +46,124 @@ complain() {
   failed=1
 }
 
-if (($# == 0)); then set -- ./...; fi
+# passed CHECK VERSION FILE... prints the place of a mark that these files, as they
+# are, passed the check; it is there if they did.
+passed() {
+  local check=$1 version=$2
+  shift 2
+  printf '%s/passed/%s-%s\n' "$base" "$check" "$({ echo "$version"; sha256sum -- "$@"; } | sha256sum | cut -c1-32)"
+}
+mkdir -p "$base/passed"
+find "$base/passed" -type f -mtime +30 -delete
+
+whole=
+if (($# == 0)); then
+  set -- ./...
+  whole=yes
+fi
 
 gofumpt_bin=$(tool "$gofumpt")
 staticcheck_bin=$(tool "$staticcheck")
+deadcode_bin=$(tool "$deadcode")
 
 # Tracked files and those about to be; what git ignores is nobody's source.
-mapfile -d '' -t go_files < <(git ls-files -z --cached --others --exclude-standard -- '*.go')
-mapfile -d '' -t scripts < <(git ls-files -z --cached --others --exclude-standard -- '*.sh' '.ci/*' 'scripts/*')
-present=()
-for f in "${go_files[@]}"; do
-  if [[ -f $f ]]; then present+=("$f"); fi
-done
-if ((${#present[@]} == 0)); then
+present() { # PATTERN...
+  local f
+  git ls-files -z --cached --others --exclude-standard -- "$@" | while IFS= read -r -d '' f; do
+    if [[ -f $f ]]; then printf '%s\0' "$f"; fi
+  done
+}
+mapfile -d '' -t go_files < <(present '*.go')
+mapfile -d '' -t candidates < <(present '*.sh' '.ci/*' 'scripts/*')
+mapfile -d '' -t perls < <(present '*.pl')
+
+# What no program of ours and no test reaches. It needs the whole program, and
+# looks at it beside the others.
+if [[ $whole ]]; then
+  deadcode_mark=$(passed deadcode "$deadcode $(go version)" go.mod go.sum "${go_files[@]}")
+  deadcode_said=$(mktemp)
+  trap 'rm -f "$deadcode_said"' EXIT
+  if [[ ! -e $deadcode_mark ]]; then
+    "$deadcode_bin" -test ./... >"$deadcode_said" 2>&1 &
+    deadcode_pid=$!
+  fi
+fi
+
+if ((${#go_files[@]} == 0)); then
   complain "no Go files found: not in a checkout?"
 else
-  unformatted=$("$gofumpt_bin" -l "${present[@]}") || complain "gofumpt failed"
+  unformatted=$("$gofumpt_bin" -l "${go_files[@]}") || complain "gofumpt failed"
   if [[ -n $unformatted ]]; then complain $'not formatted (gofumpt -w FILE):\n'"$unformatted"; fi
 fi
 
 go vet "$@" || complain "go vet found something"
 "$staticcheck_bin" "$@" || complain "staticcheck found something"
 
-for f in "${scripts[@]}"; do
-  [[ -f $f ]] || continue
+# Scripts are programs with a first line that says of what shell, or pieces of
+# what a guest's sh is given (go:embed), @NAME@ being what Go puts in. A piece
+# cannot hold a directive, since its bytes are what the guest gets.
+programs=()
+pieces=()
+for f in "${candidates[@]}"; do
+  first=
   read -r first <"$f" || true
   case $f:$first in
-    *.sh:* | *:'#!'*sh*) bash -n "$f" || complain "$f does not parse" ;;
+    *:'#!'*sh* | *.sh:'# shellcheck shell='*) programs+=("$f") ;;
+    *.sh:*) pieces+=("$f") ;;
   esac
 done
+# In pieces, everywhere:
+#   SC1007  "a= b=c" empties a
+#   SC2015  "a && b || c": c is for both failing
+#   SC2034  another piece uses it
+#   SC2154  another piece sets it
+#   SC3013  "-ef" is in every sh of a Linux and in POSIX.1-2024
+everywhere=SC1007,SC2015,SC2034,SC2154,SC3013
+# and in one of them:
+declare -A excused=(
+  [cloudinit/clonerun.sh]=SC1091           # the file is on the guest's seed
+  [gitsync/compare/probe.sh]=SC2170        # @FEW@ is a number
+  [gitsync/guestscript/collide.sh]=SC2016  # the inner shell expands it
+  [gitsync/onlyinvm/insideone.sh]=SC2086   # the name of an object, or nothing
+  [gitsync/onlyinvm/refs.sh]=SC2086        # names of objects, or nothing
+  [provision/editors/launch.sh]=SC2164     # without a home it fails at the program
+  [provision/editors/unpack.sh]=SC2115     # neither argument is ever empty
+  [provision/share/watch.sh]=SC2013        # numbers of devices
+)
+for f in "${!excused[@]}"; do
+  [[ -f $f ]] || complain "the list of excused pieces names $f, which is gone"
+done
+if ! command -v shellcheck >/dev/null; then
+  complain "shellcheck is not installed, so no script was looked at: sudo apt-get install shellcheck (scripts/deps.sh does it)"
+else
+  mark=$(passed shellcheck "$(shellcheck --version)" scripts/lint.sh "${programs[@]}" "${pieces[@]}")
+  if [[ ! -e $mark ]]; then
+    shell_failed=
+    shellcheck -S style "${programs[@]}" || shell_failed=yes
+    usual=()
+    for f in "${pieces[@]}"; do
+      if [[ ${excused[$f]-} ]]; then
+        shellcheck -s sh -S style -e "$everywhere,${excused[$f]}" "$f" || shell_failed=yes
+      else
+        usual+=("$f")
+      fi
+    done
+    shellcheck -s sh -S style -e "$everywhere" "${usual[@]}" || shell_failed=yes
+    if [[ $shell_failed ]]; then complain "shellcheck found something"; else : >"$mark"; fi
+  fi
+fi
+for f in "${perls[@]}"; do
+  said=$(perl -c "$f" 2>&1) || complain "$f: $said"
+done
+
+if [[ ${deadcode_pid-} ]]; then
+  if ! wait "$deadcode_pid"; then
+    complain $'deadcode failed:\n'"$(cat "$deadcode_said")"
+  elif [[ -s $deadcode_said ]]; then
+    complain $'nothing reaches these:\n'"$(cat "$deadcode_said")"
+  else
+    : >"$deadcode_mark"
+  fi
+fi
 
 exit "$failed"

@@ -158,6 +158,7 @@ enter() {
 	mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts "$root/dev/pts"
 	mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs "$root/dev/shm"
 	while read -r d n; do
+		# shellcheck disable=SC2086 # two numbers
 		mknod -m 666 "$root/dev/$d" c $n
 	done <<-END
 		null 1 3
@@ -251,6 +252,7 @@ exec {held}<"$run"
 flock "$held"
 child=
 # Ends what runs inside, all of it, before its root goes.
+# shellcheck disable=SC2317 # a trap calls it
 clean() {
 	if [ -n "$child" ]; then
 		kill -KILL "$child" 2>/dev/null || true

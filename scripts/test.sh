@@ -89,7 +89,10 @@ for suite in "${suites[@]}"; do
 		scripts/lint.sh || status=1
 		echo "== lint: $((SECONDS - start)) s"
 		;;
-	unit) gotest unit $(go list ./... | grep -vE '/test/(script|e2e|upgrade)') ;;
+	unit)
+		mapfile -t packages < <(go list ./... | grep -vE '/test/(script|e2e|upgrade)')
+		gotest unit "${packages[@]}"
+		;;
 	script) gotest script ./test/script/... ;;
 	fuzz)
 		start=$SECONDS rc=0

@@ -188,11 +188,6 @@ func (c *counted) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Counted returns r, reporting to progress how much of the file was read.
-func Counted(r io.Reader, total int64, progress Progress) io.Reader {
-	return &counted{r, total, 0, progress}
-}
-
 // build makes the npm package with a Node of its own, then packs what a guest
 // needs of it.
 func (s Source) build(ctx context.Context, work, out string, progress Progress) error {

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"compress/gzip"
 	"context"
+	_ "embed"
 	"errors"
 	"fmt"
 	"io"
@@ -19,10 +20,9 @@ import (
 
 // launcher is what the release has at bin/code-server: the program with its own
 // Node, wherever it lies.
-const launcher = `#!/bin/sh
-here=$(dirname "$(readlink -f "$0")")
-exec "$here/../lib/node" "$here/../node_modules/code-server/out/node/entry.js" "$@"
-`
+//
+//go:embed launcher.sh
+var launcher string
 
 // pack writes the built tree as the release is: one directory with bin and lib.
 func pack(ctx context.Context, tree, out string) (err error) {

@@ -3,6 +3,7 @@ package editors
 import (
 	"context"
 	"crypto/sha256"
+	_ "embed"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -108,17 +109,9 @@ func (e Part) Serve(ctx context.Context, w *target.Target, f *loop.Facts, o Code
 
 // unpack puts an archive beside the versions that are there and renames it into
 // its place when it is whole.
-const unpack = `set -e
-cd
-mkdir -p "$1"
-rm -rf "$1"/in.*
-t=$(mktemp -d "$1/in.XXXXXX")
-trap 'rm -rf "$t"' EXIT
-tar -xzf - --strip-components=1 -C "$t"
-[ -x "$t/bin/code-server" ]
-rm -rf "$1/$2"
-mv "$t" "$1/$2"
-`
+//
+//go:embed unpack.sh
+var unpack string
 
 // installServer sees to it that code-server is in the guest and returns its
 // directory there.
@@ -202,18 +195,16 @@ type server struct {
 // port of its own loopback.
 var listening = lazyre.New(`listening on http://127\.0\.0\.1:(\d{1,5})/`)
 
+//go:embed launch.sh
+var launchText string
+
 // launch takes the password from stdin: arguments and environments of a program
 // can be read by others in the guest while it starts.
 //
 // code-server's outer process gives its inner one ten seconds to start, which
 // is not enough for an emulated guest. patience makes that five minutes, in the
 // outer process alone.
-const launch = `cd
-IFS= read -r PASSWORD
-NODE_OPTIONS='--import data:text/javascript,` + patience + `'
-export PASSWORD NODE_OPTIONS
-exec "./$1/bin/code-server" --bind-addr 127.0.0.1:0 --auth password --disable-telemetry --disable-update-check --disable-workspace-trust --disable-getting-started-override "$2" </dev/null
-`
+var launch = strings.ReplaceAll(launchText, "@PATIENCE@", patience)
 
 // patience is, in JavaScript: const s=setTimeout; globalThis.setTimeout =
 // Object.setPrototypeOf((f,t,...a) => s(f, t===1e4 ? 3e5 : t, ...a), s);

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Builds the image; run by Build with bash, as root, in a mount and a process
 # namespace of its own. Everything it needs to know is in the environment.
 # Progress goes to descriptor 3 as "FRACTION what is being done".
@@ -27,6 +28,7 @@ mount -t ext4 -o "loop,offset=$((PART_START * 512)),sizelimit=$((PART_SECTORS * 
 
 step 0.02 fetching the packages
 # Without SOURCES it takes its default mirror (mmdebstrap(1), MIRROR).
+# shellcheck disable=SC2016 # the hook expands it
 mmdebstrap ${KEYRING:+"--keyring=$KEYRING"} --verbose --mode=root --variant=apt --architectures=amd64 --format=directory \
 	--include="$PACKAGES" --components="$COMPONENTS" \
 	--aptopt="$WORK/apt.conf" \

@@ -2,6 +2,7 @@ package share
 
 import (
 	"bytes"
+	_ "embed"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -39,26 +40,12 @@ RestartSec=3
 WantedBy=multi-user.target
 `
 
+//go:embed guard.sh
+var guardText string
+
 // guardScript starts one program every three seconds, sleep. In that time a
 // guest looks up less than the third of the limit that is left above most.
-const guardScript = `#!/bin/sh
-# Written by aivm: has the kernel forget files of shared folders before the host
-# runs out of descriptors for them.
-PATH=/usr/sbin:/usr/bin:/sbin:/bin
-count() {
-	if ! read -r n _ 2>/dev/null </sys/kernel/slab/fuse_inode/objects; then
-		n=$(grep -m 1 '^fuse_inode ' /proc/slabinfo)
-		n=${n#* } n=${n#"${n%%[! ]*}"}
-	fi
-	n=${n%% *}
-	case $n in *[!0-9]* | '') n=0 ;; esac
-}
-while sleep 3; do
-	read -r most 2>/dev/null <` + mostPath + ` || continue
-	count
-	[ "$n" -gt "$most" ] && echo 2 >/proc/sys/vm/drop_caches
-done
-`
+var guardScript = places.Replace(guardText)
 
 // keeps is how many inodes a guest may remember, given its daemon's limit.
 func keeps(limit int) int {

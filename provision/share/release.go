@@ -1,6 +1,7 @@
 package share
 
 import (
+	_ "embed"
 	"fmt"
 	"slices"
 	"sort"
@@ -14,50 +15,19 @@ import (
 // heldShell names what in the guest keeps a folder from being let go of: processes
 // that stand in it, have something of it open, or have mapped or started a
 // file of it. One find looks at all processes; find's -lname takes a pattern.
-const heldShell = `held() { # TOKEN DIR PATTERN
-	set +f
-	{
-		find /proc/[0-9]*/cwd /proc/[0-9]*/root /proc/[0-9]*/exe /proc/[0-9]*/fd -maxdepth 1 '(' -lname "$3" -o -lname "$3/*" -o -lname "$3 (deleted)" ')' -print
-		grep -lF -- " $2/" /proc/[0-9]*/maps
-	} 2>/dev/null | cut -d/ -f3 | sort -nu | head -n 20 | while read -r h_pid; do
-		echo "aivm-share-held $1 $h_pid $(cat "/proc/$h_pid/comm" 2>/dev/null)"
-	done
-	set -f
-}
-release() { # TOKEN DIR POINT PATTERN
-	n=0
-	while top "$3" && ours "$1"; do
-		n=$((n + 1))
-		[ "$n" -lt 32 ] && umount -- "$2" && continue
-		held "$1" "$2" "$4"
-		die busy "$1" "$2"
-	done
-	forget "$1"
-}
-unplug() { # TOKEN: its own device, from where it is mounted for all
-	top "$own/$1" && ours "$1" || return 0
-	umount -- "$own/$1" && rmdir -- "$own/$1" || die busy "$1" "$own/$1"
-}
-`
+//
+//go:embed held.sh
+var heldShell string
+
+//go:embed watch.sh
+var watchMain string
 
 // WatchScript returns a shell script, to be run by guest root, that names what
 // watches files of the VM's folders with inotify: a watch outlives the unmount
 // of its folder and keeps the file in the guest's caches. Which folder a watch
 // is for cannot be told.
 func WatchScript() string {
-	return guestHead + `main() {
-	set +f
-	w_devs=
-	for w_dev in $(grep -F ' - virtiofs ' /proc/self/mountinfo | cut -d' ' -f3 | sort -u); do
-		w_devs="$w_devs${w_devs:+|}$(printf %x "${w_dev#*:}")"
-	done
-	grep -lsE "^inotify wd:.* sdev:($w_devs) " /proc/[0-9]*/fdinfo/* 2>/dev/null | cut -d/ -f3 | sort -nu | head -n 20 | while read -r w_pid; do
-		echo "aivm-share-held - $w_pid $(cat "/proc/$w_pid/comm" 2>/dev/null)"
-	done
-	return 0
-}
-main
-`
+	return guestHead + watchMain
 }
 
 // Held names the processes that a script found: "node (pid 812)".

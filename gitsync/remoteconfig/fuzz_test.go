@@ -1,0 +1,74 @@
+package remoteconfig
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"aivm.dev/aivm/gitsync/hostgit"
+)
+
+var vmName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,30}$`)
+
+// FuzzRemote: in whatever configuration, our section is added at the end and
+// taken out again to the byte; what stood there before stands there unchanged,
+// and git, asked now and then, reads in it what it read before.
+func FuzzRemote(f *testing.F) {
+	f.Add("[core]\n\tbare = false\n", "aivm", "/home/agent/p", 0)
+	f.Add("[core]\r\n\tbare = false\r\n[remote \"aivm-x\"]\r\n\turl = elsewhere\r\n", "x", "/p q", 1)
+	f.Add("[a]\n\tb = c \\", "x", "/p\"\\", 0)
+	f.Add("[a]\n\tb = c", "x", "/p", 8)
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, text, vm, guest string, n int) {
+		if len(text) > 1<<16 || strings.ContainsAny(guest, "\x00\n\r") || !vmName.MatchString(vm) {
+			return // no VM, and no folder, is called so
+		}
+		path := filepath.Join(dir, "config")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r := hostgit.Repo{Top: dir, GitDir: dir, CommonDir: dir}
+		m, err := Find(r, vm, guest)
+		if err != nil || m.Present {
+			return
+		}
+		with := m.added()
+		if !bytes.HasPrefix(with, []byte(text)) {
+			t.Fatalf("%q became %q", text, with)
+		}
+		if err := os.WriteFile(path, with, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		again, err := Find(r, vm, guest)
+		if err != nil || !again.Present || again.Name != m.Name {
+			t.Fatalf("added and not found: %+v %v in %q", again, err, with)
+		}
+		without, ok := again.removed()
+		if !ok || string(without) != text {
+			t.Errorf("%q became %q (%v)", text, without, ok)
+		}
+		if n&7 != 0 {
+			return
+		}
+		list := func(b []byte) (string, bool) {
+			c := exec.Command("git", "config", "--file", "-", "--list", "-z")
+			c.Stdin = bytes.NewReader(b)
+			c.Env = append(os.Environ(), "GIT_CONFIG_NOSYSTEM=1", "HOME="+dir)
+			out, err := c.Output()
+			return string(out), err == nil
+		}
+		before, ok := list([]byte(text))
+		if !ok {
+			return // git does not read it either
+		}
+		after, ok := list(with)
+		rest, found := strings.CutPrefix(after, before)
+		if !ok || !found || !strings.Contains(rest, "remote."+m.Name+".url\n"+URL(vm, guest)+"\x00") {
+			t.Errorf("git reads %q, and with our section %q (%v)", before, after, ok)
+		}
+	})
+}
