@@ -197,3 +197,5 @@ func Lines(b []byte) []string {
 	}
 	return strings.Split(s, "\n")
 }
+
+var _ = 3

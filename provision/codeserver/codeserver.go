@@ -16,7 +16,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -170,22 +169,6 @@ func (s Source) place(f *os.File) error {
 		return err
 	}
 	return os.Rename(f.Name(), s.Path())
-}
-
-// counted reports how much of a stream has passed.
-type counted struct {
-	r           io.Reader
-	total, done int64
-	progress    Progress
-}
-
-func (c *counted) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.done += int64(n)
-	if c.total > 0 {
-		c.progress(fmt.Sprintf("%d of %d MB", c.done>>20, c.total>>20), float64(c.done)/float64(c.total))
-	}
-	return n, err
 }
 
 // build makes the npm package with a Node of its own, then packs what a guest
