@@ -197,5 +197,3 @@ func Lines(b []byte) []string {
 	}
 	return strings.Split(s, "\n")
 }
-
-var _ = 3

@@ -68,8 +68,7 @@ func Dial(ctx context.Context, t Target) (Conn, error) {
 // connect makes one try. bannerLimit is how long a connection is held that
 // says nothing. phase is called from this goroutine or one that ends with it.
 func connect(ctx context.Context, t Target, bannerLimit time.Duration, phase func(Phase)) (*conn, error) {
-	d := net.Dialer{Timeout: connectLimit}
-	raw, err := d.DialContext(ctx, "tcp", t.Addr)
+	raw, err := t.dial(ctx)
 	if err != nil {
 		if errors.Is(ctx.Err(), context.Canceled) {
 			return nil, fmt.Errorf("connecting to %s: %w", t.Addr, ctx.Err())
@@ -229,4 +228,13 @@ func (w *watched) version() string {
 		return *v
 	}
 	return ""
+}
+
+// dial opens the way to the guest's server.
+func (t Target) dial(ctx context.Context) (net.Conn, error) {
+	if t.Dial != nil {
+		return t.Dial(ctx)
+	}
+	d := net.Dialer{Timeout: connectLimit}
+	return d.DialContext(ctx, "tcp", t.Addr)
 }

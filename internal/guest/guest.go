@@ -23,7 +23,11 @@ import (
 
 // Target says where a guest is and who we are there.
 type Target struct {
-	Addr    string // "ip:port"
+	Addr string // "ip:port": where the server is, and its name in messages
+	// Dial opens a connection to the server in another way than TCP to Addr, for
+	// instance over vsock or a stream that another program hands on; nil: TCP. It
+	// may be called more than once.
+	Dial    func(ctx context.Context) (net.Conn, error)
 	User    string
 	HostKey ssh.PublicKey // the only host key that is accepted
 	Auth    []ssh.AuthMethod

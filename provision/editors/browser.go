@@ -16,9 +16,10 @@ import (
 	"sync"
 	"time"
 
+	"aivm.dev/aivm/internal/guestarchive"
+
 	"al.essio.dev/pkg/shellescape"
 
-	"aivm.dev/aivm/internal/capture"
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/lazyre"
 	"aivm.dev/aivm/internal/plan"
@@ -107,12 +108,6 @@ func (e Part) Serve(ctx context.Context, w *target.Target, f *loop.Facts, o Code
 	return err
 }
 
-// unpack puts an archive beside the versions that are there and renames it into
-// its place when it is whole.
-//
-//go:embed unpack.sh
-var unpack string
-
 // installServer sees to it that code-server is in the guest and returns its
 // directory there.
 func (e Part) installServer(ctx context.Context, w *target.Target, f *loop.Facts, named string) (string, error) {
@@ -131,10 +126,9 @@ func (e Part) installServer(ctx context.Context, w *target.Target, f *loop.Facts
 		}
 		version = "file-" + digest[:16]
 	}
-	dir := codeserver.Home + "/" + version
-	code, err := f.Conn.Run(ctx, guest.Cmd{Argv: []string{"test", "-x", dir + "/bin/code-server"}})
-	if err != nil || code == 0 {
-		return dir, err
+	place := guestarchive.Place{Home: codeserver.Home, Version: version, Program: "bin/code-server"}
+	if has, err := guestarchive.Has(ctx, f.Conn, place); err != nil || has {
+		return place.Dir(), err
 	}
 	file, err := os.Open(archive)
 	if err != nil {
@@ -146,23 +140,22 @@ func (e Part) installServer(ctx context.Context, w *target.Target, f *loop.Facts
 		return "", err
 	}
 	task := e.UI.Task("bringing code-server into " + w.Name)
-	stderr := capture.Head{Limit: session.GuestWords}
 	var done int64
 	in := io.TeeReader(file, writerFunc(func(p []byte) (int, error) {
 		done += int64(len(p))
 		task.Bytes(done, st.Size())
 		return len(p), nil
 	}))
-	code, err = f.Conn.Run(ctx, guest.Cmd{Argv: []string{"sh", "-c", unpack, "sh", codeserver.Home, version}, Stdin: in, Stderr: &stderr})
-	if err == nil && code != 0 {
-		err = ui.Failed("unpacking code-server in the guest (status %d): %s", code, session.LastLine(stderr.String())).Hint("is its disk full? aivm ssh . -- df -h")
+	err = guestarchive.Put(ctx, f.Conn, place, in)
+	if bad := new(guestarchive.UnpackError); errors.As(err, &bad) {
+		err = ui.Failed("unpacking code-server in the guest (status %d): %s", bad.Status, bad.Said).Hint("is its disk full? aivm ssh . -- df -h")
 	}
 	if err != nil {
 		task.Fail()
 		return "", err
 	}
 	task.Done()
-	return dir, nil
+	return place.Dir(), nil
 }
 
 type writerFunc func([]byte) (int, error)

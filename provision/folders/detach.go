@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"aivm.dev/aivm/internal/pause"
+
 	"al.essio.dev/pkg/shellescape"
 
 	"aivm.dev/aivm/internal/capture"
@@ -356,10 +358,8 @@ func (e Part) UnbindAgain(ctx context.Context, l *Leaving, f *loop.Facts, p plan
 		if ctx.Err() != nil || !errors.Is(err, root.ErrInUse) {
 			return err
 		}
-		select {
-		case <-ctx.Done():
+		if pause.For(ctx, unbindPause) != nil {
 			return err
-		case <-time.After(unbindPause):
 		}
 		if rerr := e.releaseAll(ctx, l, f); rerr != nil {
 			return err // what the mount said says more

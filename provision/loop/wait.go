@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"aivm.dev/aivm/internal/pause"
+
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/domain"
@@ -55,10 +57,8 @@ func (e Loop) WatchDomain(ctx context.Context, name string) (context.Context, fu
 	go func() {
 		loose := 0
 		for {
-			select {
-			case <-ctx.Done():
+			if pause.For(ctx, 2*time.Second) != nil {
 				return
-			case <-time.After(2 * time.Second):
 			}
 			l, err := e.Libvirt(ctx)
 			if err != nil {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"aivm.dev/aivm/internal/pause"
+
 	"github.com/google/uuid"
 
 	"aivm.dev/aivm/cloudinit"
@@ -281,10 +283,8 @@ func (e Part) cleanCopy(ctx context.Context, pr *preparation) error {
 		if time.Since(began) > offLimit {
 			return ui.Failed("the copy did not power off within %s", offLimit)
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(250 * time.Millisecond):
+		if err := pause.For(ctx, 250*time.Millisecond); err != nil {
+			return err
 		}
 	}
 }

@@ -2,6 +2,7 @@ package walls
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -25,19 +26,23 @@ func (e Part) Left(networks []*virt.Network) ([]root.NetManifest, error) {
 	}), nil
 }
 
-// leftNow are the walls that are left over, as far as libvirt can be asked
+// leftNow are the walls that are left over, unknown where libvirt cannot be asked
 // without help: looking asks root for nothing.
-func (e Part) leftNow(ctx context.Context) ([]root.NetManifest, error) {
+func (e Part) leftNow(ctx context.Context) plan.Known[[]root.NetManifest] {
 	l, err := e.Libvirt(ctx)
 	if err != nil {
-		return nil, nil
+		return plan.Unknown[[]root.NetManifest](fmt.Errorf("%w: %w", errNotAsked, err))
 	}
 	have, err := l.Networks(ctx)
 	if err != nil {
-		return nil, err
+		return plan.Unknown[[]root.NetManifest](err)
 	}
-	return e.Left(have)
+	left, err := e.Left(have)
+	return plan.Known[[]root.NetManifest]{Value: left, Err: err}
 }
+
+// errNotAsked: libvirt cannot be asked by this user, now.
+var errNotAsked = errors.New("libvirt was not asked for its networks")
 
 // PlanLeft takes them away. They keep nobody away from anything, so nobody
 // is asked.
