@@ -109,10 +109,10 @@ Examples:
 		e := ui.Usage("%w", err)
 		for _, w := range a.Args {
 			if _, serr := os.Lstat(w); serr == nil && strings.HasPrefix(w, "-") {
-				e.Hint("for the folder or file of that name: " + c.CommandPath() + " " + cli.QuoteWord("./"+w))
+				e.Hint(ui.CmdFor("for the folder or file of that name", c.CommandPath()+" "+cli.QuoteWord("./"+w)))
 			}
 		}
-		return e.Hint(c.CommandPath() + " --help")
+		return e.Hint(ui.Cmd(c.CommandPath() + " --help"))
 	})
 	c.SetHelpCommand(a.helpCmd())
 	vms, here, folders, images := vm.For(a.App), look.For(a.App), folder.For(a.App), image.For(a.App)
@@ -149,7 +149,7 @@ func (a app) prepare(c *cobra.Command) error {
 	}
 	if by := os.Getenv("SUDO_UID"); os.Geteuid() == 0 && by != "" && by != "0" {
 		return ui.Refused("aivm was started through sudo: run it without sudo, aivm asks for what it needs").
-			Hint(cli.Typed(a.Args, nil))
+			Hint(ui.Cmd(cli.Typed(a.Args, nil)))
 	}
 	if a.Recreate {
 		return a.neverAnew(c)
@@ -167,7 +167,7 @@ func (a app) neverAnew(c *cobra.Command) error {
 			name = cli.QuoteWord(c.Flags().Args()[0])
 		}
 		return ui.Refused("aivm never makes a network anew by itself: VMs that run on it would be cut off").
-			Hint("to do it knowingly: aivm host net destroy "+name+" --force", "then: "+cli.Typed(a.Args, append(slices.Clone(cli.Consents), "--recreate")))
+			Hint(ui.CmdFor("to do it knowingly", "aivm host net destroy "+name+" --force"), ui.CmdFor("then", cli.Typed(a.Args, append(slices.Clone(cli.Consents), "--recreate"))))
 	}
 	if f := c.Flags().Lookup("vm"); f != nil && f.Value.String() != "" {
 		name = cli.QuoteWord(f.Value.String())
@@ -179,5 +179,5 @@ func (a app) neverAnew(c *cobra.Command) error {
 		again = "aivm vm create " + name
 	}
 	return ui.Refused("aivm never makes a VM anew by itself: its disk would be lost").
-		Hint("to do it knowingly: aivm vm delete "+name, "then: "+again)
+		Hint(ui.CmdFor("to do it knowingly", "aivm vm delete "+name), ui.CmdFor("then", again))
 }

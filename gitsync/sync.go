@@ -40,7 +40,7 @@ func PushBranch(ctx context.Context, p transfer.Peer, h *compare.Host, g *compar
 	case compare.Diverged:
 		return sent, diverged(p, *h), nil
 	case compare.Unseen:
-		return sent, ui.Failed("what VM %s has on branch %s is not known here yet", p.VM, ui.Clean(h.Branch)).Hint("aivm git fetch " + shellescape.Quote(h.Repo.Top)), nil
+		return sent, ui.Failed("what VM %s has on branch %s is not known here yet", p.VM, ui.Clean(h.Branch)).Hint(ui.Cmd("aivm git fetch " + shellescape.Quote(h.Repo.Top))), nil
 	}
 	ups, kept := compare.Updates(*h, *g)
 	for _, t := range kept {
@@ -79,8 +79,8 @@ func diverged(p transfer.Peer, h compare.Host) error {
 	q := shellescape.Quote(h.Repo.Top)
 	theirs := h.Remote + "/" + h.Branch
 	return ui.Refused("branch %s went two ways: %d new here, %d new in VM %s; nothing was pushed", ui.Clean(h.Branch), h.Ahead, h.Behind, p.VM).
-		Hint("see both: git -C "+q+" log --oneline --left-right "+shellescape.Quote(h.Branch+"..."+theirs),
-			"join them here: git -C "+q+" merge "+shellescape.Quote(theirs)+", then: aivm git push "+q)
+		Hint(ui.CmdFor("see both", "git -C "+q+" log --oneline --left-right "+shellescape.Quote(h.Branch+"..."+theirs)),
+			ui.CmdFor("join them here", "git -C "+q+" merge "+shellescape.Quote(theirs)+", then: aivm git push "+q))
 }
 
 // undirty deals with a push that was refused for files that are not clean.
@@ -122,7 +122,7 @@ func dirty(p transfer.Peer, h compare.Host, files []hostgit.StatusEntry, cause e
 		e = ui.Refused("Guest Git repo rejected host push because its working tree is not clean: %w", cause)
 	}
 	at := "aivm ssh " + shellescape.Quote(h.Repo.Top) + " --vm " + p.VM + " -- "
-	return e.Hint("commit it there: "+at+"sh -c 'git add -A && git commit -m wip'", "or put it aside: "+at+"git stash -u", "then: aivm git push "+shellescape.Quote(h.Repo.Top))
+	return e.Hint(ui.CmdFor("commit it there", at+"sh -c 'git add -A && git commit -m wip'"), ui.CmdFor("or put it aside", at+"git stash -u"), ui.CmdFor("then", "aivm git push "+shellescape.Quote(h.Repo.Top)))
 }
 
 // Switch checks the host's branch out in the guest, after it was pushed: the

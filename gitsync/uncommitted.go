@@ -74,7 +74,7 @@ func (u *Uncommitted) capture(ctx context.Context, h compare.Host) error {
 		return strings.TrimRight(string(b), "\n"), err
 	}
 	if _, err := git("add", "-A"); err != nil {
-		return ui.Failed("what is not committed in %s could not be read: %w", ui.Clean(h.Repo.Top), err).Hint("git -C " + shellescape.Quote(h.Repo.Top) + " status")
+		return ui.Failed("what is not committed in %s could not be read: %w", ui.Clean(h.Repo.Top), err).Hint(ui.Cmd("git -C " + shellescape.Quote(h.Repo.Top) + " status"))
 	}
 	names, err := git("diff-index", "--cached", "--name-only", "-z", h.Head, "--")
 	if err != nil {
@@ -116,8 +116,8 @@ func unfiltered(ctx context.Context, r hostgit.Repo, env []string) error {
 		if e.Filter != "" {
 			q := shellescape.Quote(r.Top)
 			return ui.Refused("what is not committed in %s was not sent: %s passes through the filter %s, and aivm runs no filters", ui.Clean(r.Top), ui.Clean(e.Path), ui.Clean(e.Filter)).
-				Hint("if it only looks changed: git -C "+q+" status, then again",
-					"else commit it: git -C "+q+" add "+shellescape.Quote(e.Path)+" && git -C "+q+" commit -m wip, then: aivm git push "+q)
+				Hint(ui.CmdFor("if it only looks changed", "git -C "+q+" status, then again"),
+					ui.CmdFor("else commit it", "git -C "+q+" add "+shellescape.Quote(e.Path)+" && git -C "+q+" commit -m wip, then: aivm git push "+q))
 		}
 	}
 	return nil

@@ -46,10 +46,10 @@ func (c CloneWork) Lines() []string {
 
 // KeepHints are commands that make what only a clone has part of a branch, which
 // is fetched.
-func (c CloneWork) KeepHints(vm string) []string {
-	var out []string
+func (c CloneWork) KeepHints(vm string) []ui.Hint {
+	var out []ui.Hint
 	in := func(what, line string) {
-		out = append(out, what+": ssh "+vm+" "+shellescape.Quote("cd "+shellescape.Quote(c.GuestDst)+" && "+line))
+		out = append(out, ui.CmdFor(what, "ssh "+vm+" "+shellescape.Quote("cd "+shellescape.Quote(c.GuestDst)+" && "+line)))
 	}
 	if len(c.Only.Files) > 0 {
 		// The guest may have no identity for git.
@@ -62,7 +62,7 @@ func (c CloneWork) KeepHints(vm string) []string {
 		in("to make a commit a branch", "git branch kept "+c.Only.Commits[0])
 	}
 	if len(c.Only.Inside)+len(c.Only.Refs)+len(c.Only.Incomplete)+c.Only.LFS > 0 {
-		out = append(out, "to look at the rest: ssh "+vm)
+		out = append(out, ui.CmdFor("to look at the rest", "ssh "+vm))
 	}
 	return out
 }

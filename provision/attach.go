@@ -84,7 +84,7 @@ func (e *Env) attach(ctx context.Context, o target.FolderOptions) (w *target.Tar
 		return nil, nil, false, err
 	}
 	if w.NewVM {
-		return nil, nil, false, ui.Refused("VM %q does not exist yet", w.Name).Hint("aivm code " + shellescape.Quote(o.Folder))
+		return nil, nil, false, ui.Refused("VM %q does not exist yet", w.Name).Hint(ui.Cmd("aivm code " + shellescape.Quote(o.Folder)))
 	}
 	w.Guest, isNew = true, w.NewFolder
 	f, err = e.Converge(ctx, w)

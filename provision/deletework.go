@@ -58,7 +58,7 @@ func (e *Env) askForDeletion(ctx context.Context, dd *deletion, o DeleteOptions)
 		if len(clones.Missed(seen)) > 0 {
 			flags += " " + discard
 		}
-		return nil, ui.NeedsApproval("deleting VM %q needs its name typed and there is no terminal", name).Hint("aivm vm delete " + name + flags)
+		return nil, ui.NeedsApproval("deleting VM %q needs its name typed and there is no terminal", name).Hint(ui.Cmd("aivm vm delete " + name + flags))
 	}
 	got, err := e.UI.AskLine(ctx, fmt.Sprintf("Type the VM's name to delete it for good (%s):", name))
 	if err != nil {
@@ -118,22 +118,22 @@ func (e *Env) lastLook(ctx context.Context, dd *deletion, o DeleteOptions, seen 
 		e.sayDeletion(ctx, dd, o, now)
 	}
 	lost := clones.Missed(now)
-	all := "or delete it with all of that: aivm vm delete " + name + " --yes " + discard
+	all := ui.CmdFor("or delete it with all of that", "aivm vm delete "+name+" --yes "+discard)
 	switch {
 	case len(lost) == 0 || !o.Typed && clones.SameWork(seen, now):
 		return nil
 	case !o.Typed:
 		return ui.NeedsApproval("what only VM %s has changed after it was named, and nothing was deleted: %s", name, clones.MissedText(lost)).
-			Hint("see it again: aivm vm delete "+name, all)
+			Hint(ui.CmdFor("see it again", "aivm vm delete "+name), all)
 	case clones.UnknownIn(lost) && dd.domain != nil && dd.domain.State == virt.Running:
 		return ui.NeedsApproval("what only VM %s has cannot be known, and nothing was deleted: %s", name, clones.MissedText(lost)).
-			Hint("look at it: aivm vm status "+name, all)
+			Hint(ui.CmdFor("look at it", "aivm vm status "+name), all)
 	case clones.UnknownIn(lost):
 		return ui.NeedsApproval("what only VM %s has cannot be known, and nothing was deleted: %s", name, clones.MissedText(lost)).
-			Hint("start it, and what it committed is fetched: aivm vm up "+name, "then: aivm vm delete "+name+" --yes", all)
+			Hint(ui.CmdFor("start it, and what it committed is fetched", "aivm vm up "+name), ui.CmdFor("then", "aivm vm delete "+name+" --yes"), all)
 	}
 	return ui.NeedsApproval("VM %s has work that is nowhere else, and nothing was deleted: %s", name, clones.MissedText(lost)).
-		Hint(lost[0].KeepHints(name)...).Hint("what is in a branch is fetched first: aivm vm delete "+name+" --yes", all)
+		Hint(lost[0].KeepHints(name)...).Hint(ui.CmdFor("what is in a branch is fetched first", "aivm vm delete "+name+" --yes"), all)
 }
 
 // sayDeletion names what will be lost and what will not.

@@ -81,7 +81,7 @@ func TestDetachInUse(t *testing.T) {
 	w.RootErr = fmt.Errorf("it %w: virtiofsd (pid 7)", root.ErrInUse)
 	_, err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: p})
 	var ue *ui.Error
-	if !errors.As(err, &ue) || !strings.Contains(err.Error(), "virtiofsd (pid 7)") || !strings.Contains(strings.Join(ue.Hints, "\n"), "--force") {
+	if !errors.As(err, &ue) || !strings.Contains(err.Error(), "virtiofsd (pid 7)") || !strings.Contains(strings.Join(ue.HintLines(), "\n"), "--force") {
 		t.Fatal(err)
 	}
 	if r, ok := looptest.RecordOf(w, p); !ok || r.State != "" {

@@ -184,7 +184,7 @@ func TestWantFolder(t *testing.T) {
 		var ue *ui.Error
 		said := err.Error()
 		if errors.As(err, &ue) {
-			said += " | " + strings.Join(ue.Hints, " | ")
+			said += " | " + strings.Join(ue.HintLines(), " | ")
 		}
 		for _, want := range words {
 			if !strings.Contains(said, want) {
@@ -250,7 +250,7 @@ func TestWantFolder(t *testing.T) {
 }
 
 func TestSplit(t *testing.T) {
-	one := ui.Refused("x").Hint("do it")
+	one := ui.Refused("x").Hint(ui.Remark("do it"))
 	each, rest := share.Split(fmt.Errorf("around: %w", errors.Join(&share.FolderError{Folder: "/p", Err: one}, errors.New("all"), nil)))
 	if len(each) != 0 || rest == nil {
 		// A join that was wrapped is one error about everything.

@@ -34,8 +34,8 @@ func (e *Env) wait(ctx context.Context, w *target.Target, f *loop.Facts) error {
 	}
 	if inst == nil {
 		return ui.Failed("what aivm knew of VM %q is gone, its host key too: %s", w.Name, e.SSH.VMDir(w.Name)).
-			Hint("put that directory back from a backup", "look at the VM: virsh -c qemu:///system console "+w.Name,
-				"or give it up with its disk: aivm vm delete "+w.Name)
+			Hint(ui.Remark("put that directory back from a backup"), ui.CmdFor("look at the VM", "virsh -c qemu:///system console "+w.Name),
+				ui.CmdFor("or give it up with its disk", "aivm vm delete "+w.Name))
 	}
 	f.Inst = inst
 	t, done, err := e.GuestTarget(ctx, w, inst)
@@ -56,7 +56,7 @@ func (e *Env) wait(ctx context.Context, w *target.Target, f *loop.Facts) error {
 		if ctx.Err() != nil {
 			return &ui.Error{
 				Exit: ui.ExitInterrupted, Kind: "interrupted", Message: "interrupted; the VM goes on booting",
-				Hints: []string{"to go on: " + e.Rerun, "to stop it: aivm vm down " + w.Name}, Err: ctx.Err(),
+				Hints: []ui.Hint{ui.CmdFor("to go on", e.Rerun), ui.CmdFor("to stop it", "aivm vm down "+w.Name)}, Err: ctx.Err(),
 			}
 		}
 		var hk *guest.HostKeyError
@@ -170,13 +170,13 @@ func (e *Env) explainWait(ctx context.Context, w *target.Target, inst *state.Ins
 	}
 	out := ui.Failed("%s: %w (domain state: %s)", msg, err, state)
 	if errors.Is(err, loop.ErrUnplugged) {
-		return out.Hint("aivm vm restart " + w.Name)
+		return out.Hint(ui.Cmd("aivm vm restart " + w.Name))
 	}
 	for _, s := range serial {
-		out.Hint("serial: " + s)
+		out.Hint(ui.Remark("serial: " + s))
 	}
 	for _, s := range append(why, walls.For(e.Loop).WhyCutOff(ctx, w)...) {
-		out.Hint(s)
+		out.Hint(ui.Remark(s))
 	}
-	return out.Hint("watch the console: virsh -c qemu:///system console "+w.Name, "aivm vm status "+w.Name, "try again: "+e.Rerun)
+	return out.Hint(ui.CmdFor("watch the console", "virsh -c qemu:///system console "+w.Name), ui.Cmd("aivm vm status "+w.Name), ui.CmdFor("try again", e.Rerun))
 }

@@ -29,16 +29,16 @@ func TestLostCommand(t *testing.T) {
 	lost := fmt.Errorf("%w: the guest went silent", guest.ErrLost)
 	err := env(w).remoteCommand(t.Context(), &target.Target{Name: "t"}, &loop.Facts{Conn: lostGuest{err: lost}}, []string{"cat"})
 	var ue *ui.Error
-	if !errors.As(err, &ue) || !errors.Is(err, guest.ErrLost) || !slices.Contains(ue.Hints, "aivm status --vm t") {
+	if !errors.As(err, &ue) || !errors.Is(err, guest.ErrLost) || !slices.Contains(ue.HintLines(), "aivm status --vm t") {
 		t.Errorf("%v", err)
 	}
 	// In the middle of a run it says how to go on, too; settings say the same.
 	err = w.Resume(w.ExplainLost(t.Context(), "t", lost))
-	if !errors.As(err, &ue) || !slices.Equal(ue.Hints, []string{"aivm status --vm t", "to go on where it stopped: aivm x"}) {
+	if !errors.As(err, &ue) || !slices.Equal(ue.HintLines(), []string{"aivm status --vm t", "to go on where it stopped: aivm x"}) {
 		t.Errorf("%v", err)
 	}
 	s := &target.Settings{Round: &settingsync.Round{}}
-	if err := settings.For(w.Loop).Send(t.Context(), &target.Target{Name: "t", Settings: s}, &loop.Facts{Conn: lostGuest{err: lost}}); err != nil || !errors.As(s.Err, &ue) || !slices.Contains(ue.Hints, "aivm status --vm t") {
+	if err := settings.For(w.Loop).Send(t.Context(), &target.Target{Name: "t", Settings: s}, &loop.Facts{Conn: lostGuest{err: lost}}); err != nil || !errors.As(s.Err, &ue) || !slices.Contains(ue.HintLines(), "aivm status --vm t") {
 		t.Errorf("%v %v", err, s.Err)
 	}
 	other, none := errors.New("another"), (*ui.Error)(nil)

@@ -36,7 +36,7 @@ func (e *Env) SyncSettings(ctx context.Context, name string, editorName string, 
 	defer f.Close()
 	if f.Conn == nil {
 		return none, ui.Refused("VM %s does not run, so nothing can be brought into it", w.Name).
-			Hint("aivm vm up "+w.Name, "then: "+e.Rerun)
+			Hint(ui.Cmd("aivm vm up "+w.Name), ui.CmdFor("then", e.Rerun))
 	}
 	s := w.Settings
 	if s.Err != nil {
@@ -44,14 +44,14 @@ func (e *Env) SyncSettings(ctx context.Context, name string, editorName string, 
 		if errors.As(s.Err, &why) {
 			failed.Hint(why.Hints...)
 		}
-		return none, failed.Hint("try again: " + e.Rerun)
+		return none, failed.Hint(ui.CmdFor("try again", e.Rerun))
 	}
 	r := settings.SyncResult{Schema: 1, VM: w.Name, Report: settings.Whole(s.Report), Notes: s.Round.Notes}
 	if n := len(s.Report.Problems); n > 0 {
 		e := ui.Failed("%d of your settings stayed here: %s", n, s.Report.Problems[0])
 		for _, p := range s.Report.Problems {
 			if p.Hint != "" {
-				e.Hint(p.Hint)
+				e.Hint(ui.Remark(p.Hint))
 			}
 		}
 		return r, e

@@ -41,7 +41,7 @@ func (e *Env) Create(ctx context.Context, o CreateOptions) (VMResult, error) {
 	}
 	if _, ok := store.Config.FindVM(name); ok {
 		return VMResult{}, ui.Refused("VM %q already exists in config store", name).
-			Hint("start it: aivm vm up "+name, "to make it anew: aivm vm delete "+name+", then aivm vm create "+name)
+			Hint(ui.CmdFor("start it", "aivm vm up "+name), ui.CmdFor("to make it anew", "aivm vm delete "+name+", then aivm vm create "+name))
 	}
 	w := &target.Target{Store: store}
 	if err := e.NewVM(w, name); err != nil {
@@ -162,7 +162,7 @@ func (e *Env) WaitIP(ctx context.Context, name string, limit time.Duration) (r V
 		return r, err
 	}
 	if in == nil {
-		return r, ui.Refused("VM %q was not made yet", w.Name).Hint("aivm vm up " + w.Name)
+		return r, ui.Refused("VM %q was not made yet", w.Name).Hint(ui.Cmd("aivm vm up " + w.Name))
 	}
 	if e.DryRun {
 		return r, &session.DryRun{Last: fmt.Sprintf("DRYRUN: would wait for %s at %s", w.Name, in.Address)}
@@ -218,7 +218,7 @@ func (e *Env) SSHConfig(ctx context.Context, name string) (SSHEntry, error) {
 		return SSHEntry{}, err
 	}
 	if in == nil {
-		return SSHEntry{}, ui.Refused("VM %q was not made yet", w.Name).Hint("aivm vm up " + w.Name)
+		return SSHEntry{}, ui.Refused("VM %q was not made yet", w.Name).Hint(ui.Cmd("aivm vm up " + w.Name))
 	}
 	st := e.Stanza(w.Name, *in)
 	b, err := sshcfg.Render(st)

@@ -113,7 +113,7 @@ func AuthMethods(ids []Identity, getenv func(string) string) ([]ssh.AuthMethod, 
 	e := ui.Refused("no ssh key works without a question")
 	for _, id := range ids {
 		if id.NeedsAgent() {
-			e.Hint("ssh-add " + id.Path)
+			e.Hint(ui.Cmd("ssh-add " + id.Path))
 		}
 	}
 	return nil, closers(nil), e

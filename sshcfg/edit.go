@@ -39,7 +39,7 @@ func (l Layout) edit(ctx context.Context, change func([]byte) ([]byte, error)) e
 		}
 	}
 	return ui.Failed("%s is being changed by another program all the time", l.sshConfig()).
-		Hint("close it there and run the command again")
+		Hint(ui.Remark("close it there and run the command again"))
 }
 
 func (l Layout) tryEdit(ctx context.Context, change func([]byte) ([]byte, error)) (done bool, err error) {

@@ -30,7 +30,7 @@ func (l Layout) Guarded() error {
 	if f, lead := g.through(l.sshConfig()); f != nil {
 		q := shellescape.Quote(l.sshConfig())
 		return g.refuse(l.sshConfig()+" leads to "+lead, *f).
-			Hint("or check its content, then make it a file of its own: cp --remove-destination -- \"$(readlink -f " + q + ")\" " + q)
+			Hint(ui.CmdFor("or check its content, then make it a file of its own", "cp --remove-destination -- \"$(readlink -f "+q+")\" "+q))
 	}
 	s := scanner{home: l.Home, skip: filepath.Clean(l.ConfigDir), base: filepath.Join(l.Home, ".ssh"), guard: &g}
 	s.file(l.sshConfig(), yes, 0)
@@ -60,10 +60,10 @@ func (g *guard) through(path string) (*GuestFolder, string) {
 func (g *guard) refuse(what string, f GuestFolder) *ui.Error {
 	if f.VM == "" {
 		return ui.Refused("%w: %s, and ssh on this machine could be made to run what the VM wants", ErrGuest, ui.Clean(what)).
-			Hint("to let the guest only read it: aivm attach " + shellescape.Quote(f.Path) + " --access ro")
+			Hint(ui.CmdFor("to let the guest only read it", "aivm attach "+shellescape.Quote(f.Path)+" --access ro"))
 	}
 	return ui.Refused("%w: %s, which VM %s can write, so ssh on this machine could be made to run what that VM wants", ErrGuest, ui.Clean(what), f.VM).
-		Hint("aivm detach " + shellescape.Quote(f.Path) + " --vm " + f.VM)
+		Hint(ui.Cmd("aivm detach " + shellescape.Quote(f.Path) + " --vm " + f.VM))
 }
 
 // include judges an Include of the file from, before anything is read of it: a

@@ -60,7 +60,7 @@ func (l Layout) Identities(ctx context.Context, configured string, getenv func(s
 		path := expandHome(configured, l.Home)
 		if !filepath.IsAbs(path) {
 			return nil, ui.Refused("the configured ssh key %q is not an absolute path", configured).
-				Hint("aivm config show")
+				Hint(ui.Cmd("aivm config show"))
 		}
 		path = filepath.Clean(path)
 		if path != l.OwnKeyPath() {
@@ -184,7 +184,7 @@ func readPrivate(path string) (Identity, error) {
 	id := Identity{Path: path}
 	fail := func(err error) (Identity, error) {
 		return id, ui.Refused("the ssh key %s cannot be used: %w", path, err).
-			Hint("set another key with ssh_identity_file in the configuration, or leave it empty for a key of aivm's own", "aivm config path")
+			Hint(ui.Remark("set another key with ssh_identity_file in the configuration, or leave it empty for a key of aivm's own"), ui.Cmd("aivm config path"))
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -199,7 +199,7 @@ func readPrivate(path string) (Identity, error) {
 	if st, err := os.Stat(path); err == nil && st.Mode().Perm()&0o077 != 0 {
 		if s, ok := st.Sys().(*syscall.Stat_t); ok && int(s.Uid) == os.Getuid() {
 			return id, ui.Refused("the ssh key %s is open to others (mode %04o), so ssh ignores it", path, st.Mode().Perm()).
-				Hint("chmod 600 " + path)
+				Hint(ui.Cmd("chmod 600 " + path))
 		}
 	}
 	id.Public = publicOfOpenSSH(block)

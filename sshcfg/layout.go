@@ -70,7 +70,7 @@ func SSHHome() (string, error) {
 	h, herr := os.UserHomeDir()
 	if herr != nil || !filepath.IsAbs(h) {
 		return "", ui.Failed("cannot tell the home directory of user id %d", os.Getuid()).
-			Hint("set HOME to an absolute path")
+			Hint(ui.Remark("set HOME to an absolute path"))
 	}
 	return h, nil
 }
@@ -134,7 +134,7 @@ func checkVM(vm string) error {
 func ValidAlias(s string) error {
 	bad := func(why string) error {
 		return ui.Refused("ssh alias %q %s", s, why).
-			Hint("use lower-case letters, digits and hyphens, at most 63, starting with a letter or digit")
+			Hint(ui.Remark("use lower-case letters, digits and hyphens, at most 63, starting with a letter or digit"))
 	}
 	if s == "" {
 		return bad("is empty")

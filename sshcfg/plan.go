@@ -82,7 +82,7 @@ func Plan(f Facts, want Stanza) ([]plan.Action, error) {
 		}
 		if !c.Legacy {
 			return nil, ui.Refused("%w: %s already has a \"Host %s\"", ErrAliasTaken, c, want.Alias).
-				Hint("rename that Host, or give the VM another name with --vm NAME")
+				Hint(ui.Remark("rename that Host, or give the VM another name with --vm NAME"))
 		}
 		legacy = fmt.Sprintf("; the block aivm 0.3 left at %s stays and no longer counts", c)
 	}
@@ -172,9 +172,9 @@ func (l Layout) readOnly(cause error) error {
 		return err
 	}
 	return ui.Refused("%w", fmt.Errorf("%w: %w", ErrReadOnly, cause)).Hint(
-		"add this as the first line of "+l.sshConfig()+": "+line,
-		"or print the entry and put it where you like: aivm vm ssh-config NAME",
-		"or name another file to hold the line: "+ConfigEnv+"=FILE, then use ssh -F FILE",
+		ui.Remark("add this as the first line of "+l.sshConfig()+": "+line),
+		ui.CmdFor("or print the entry and put it where you like", "aivm vm ssh-config NAME"),
+		ui.CmdFor("or name another file to hold the line", ConfigEnv+"=FILE, then use ssh -F FILE"),
 	)
 }
 

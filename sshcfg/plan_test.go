@@ -18,7 +18,7 @@ import (
 func hints(err error) string {
 	var e *ui.Error
 	if errors.As(err, &e) {
-		return strings.Join(e.Hints, "\n")
+		return strings.Join(e.HintLines(), "\n")
 	}
 	return ""
 }

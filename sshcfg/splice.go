@@ -27,7 +27,7 @@ func (l Layout) includeGlob() (string, error) {
 	}
 	if strings.ContainsAny(l.ConfigDir, "*?[]{}%") {
 		return "", ui.Refused("the directory %q cannot be named in an ssh Include line", l.ConfigDir).
-			Hint("set XDG_CONFIG_HOME to a directory without * ? [ ] { } %")
+			Hint(ui.Remark("set XDG_CONFIG_HOME to a directory without * ? [ ] { } %"))
 	}
 	return filepath.Join(l.ConfigDir, "*.conf"), nil
 }
@@ -145,7 +145,7 @@ func damaged(path string, err *markerError) error {
 		word = "lines "
 	}
 	return ui.Refused("the aivm markers in %s are damaged: %w", path, err).
-		Hint("remove " + word + strings.Join(nums, ", ") + " of " + path + ", then run the command again; aivm writes its block again")
+		Hint(ui.Remark("remove " + word + strings.Join(nums, ", ") + " of " + path + ", then run the command again; aivm writes its block again"))
 }
 
 // ensureInclude returns data with this store's block before every directive but

@@ -203,7 +203,7 @@ func readBack(path string, want Stanza) error {
 	}
 	differs := func(option string, got, want any) error {
 		return ui.Failed("%s does not say what was written into it: %s is %v, not %v", path, option, got, want).
-			Hint("if another aivm changed it meanwhile, run the command again")
+			Hint(ui.Remark("if another aivm changed it meanwhile, run the command again"))
 	}
 	for _, v := range []struct {
 		option    string
@@ -263,7 +263,7 @@ func checkPath(what, p string) error {
 	for _, c := range []byte(p) {
 		if c < 0x20 || c == 0x7f || c == '"' || c == '\\' {
 			return ui.Refused("the path %q for %s cannot be written into an ssh configuration", p, what).
-				Hint("use a path without quotes, backslashes and control characters")
+				Hint(ui.Remark("use a path without quotes, backslashes and control characters"))
 		}
 	}
 	if strings.HasSuffix(p, " ") { // parsers trim it, quotes or not

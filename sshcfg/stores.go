@@ -212,7 +212,7 @@ func storeOf(file, alias string) string {
 func storeClash(c Clash, alias string) error {
 	config := filepath.Join(filepath.Dir(c.Store), "config.toml")
 	return ui.Refused("%w: another config of aivm, %s, has a VM %s (%s)", ErrAliasTaken, config, alias, c).
-		Hint("give this VM another name: aivm vm create NAME", "see what the other config has: aivm --config "+shellescape.Quote(config)+" list")
+		Hint(ui.CmdFor("give this VM another name", "aivm vm create NAME"), ui.CmdFor("see what the other config has", "aivm --config "+shellescape.Quote(config)+" list"))
 }
 
 // lockBeside takes the lock on the file that every store of this person shares:
@@ -227,16 +227,16 @@ func (l Layout) lockBeside(ctx context.Context, target string) (unlock func(), e
 		f, err := openLock(path)
 		switch {
 		case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-			return nil, ui.Failed("locking %s: %w", target, err).Hint("df -h " + shellescape.Quote(filepath.Dir(target)))
+			return nil, ui.Failed("locking %s: %w", target, err).Hint(ui.Cmd("df -h " + shellescape.Quote(filepath.Dir(target))))
 		case errors.Is(err, errNotOurs):
-			return nil, ui.Failed("locking %s: %w", target, err).Hint("see what it is: ls -ld " + shellescape.Quote(path))
+			return nil, ui.Failed("locking %s: %w", target, err).Hint(ui.CmdFor("see what it is", "ls -ld "+shellescape.Quote(path)))
 		case err != nil:
 			return nil, l.readOnly(err)
 		}
 		ok, err := tryLock(f, path)
 		if err != nil {
 			f.Close()
-			return nil, ui.Failed("locking %s: %w", target, err).Hint("ls -ld " + shellescape.Quote(path))
+			return nil, ui.Failed("locking %s: %w", target, err).Hint(ui.Cmd("ls -ld " + shellescape.Quote(path)))
 		}
 		if ok {
 			return func() {
@@ -247,7 +247,7 @@ func (l Layout) lockBeside(ctx context.Context, target string) (unlock func(), e
 		f.Close()
 		select {
 		case <-ctx.Done():
-			return nil, ui.Failed("waiting for %s, held by another aivm: %w", path, ctx.Err()).Hint("see who has it: fuser -v " + shellescape.Quote(path))
+			return nil, ui.Failed("waiting for %s, held by another aivm: %w", path, ctx.Err()).Hint(ui.CmdFor("see who has it", "fuser -v "+shellescape.Quote(path)))
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

@@ -23,7 +23,7 @@ func Taken(l Layout, alias string) error {
 	}
 	refuse := func(format string, args ...any) error {
 		return ui.Refused("VM name %q cannot be an ssh alias: "+format, append([]any{alias}, args...)...).
-			Hint("give the VM another name: aivm vm create NAME", "see what the name means to ssh now: ssh -G "+alias)
+			Hint(ui.CmdFor("give the VM another name", "aivm vm create NAME"), ui.CmdFor("see what the name means to ssh now", "ssh -G "+alias))
 	}
 	own, _ := os.Hostname()
 	own, _, _ = strings.Cut(strings.ToLower(own), ".")

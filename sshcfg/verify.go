@@ -108,7 +108,7 @@ func Verify(ctx context.Context, l Layout, alias string, want Stanza, run Runner
 		var e *ui.Error
 		if c, cerr := readFile(l.sshConfig()); cerr == nil && bytes.HasPrefix(c.Data, bom) && errors.As(err, &e) {
 			// It was unreadable to ssh before us: we keep every byte, this one too.
-			e.Hint(l.sshConfig() + " begins with a byte order mark, at which OpenSSH stops; save it as UTF-8 without one")
+			e.Hint(ui.Remark(l.sshConfig() + " begins with a byte order mark, at which OpenSSH stops; save it as UTF-8 without one"))
 		}
 		return nil, err
 	}
@@ -130,7 +130,7 @@ func effective(ctx context.Context, run Runner, args []string, alias string) (ma
 	argv := slices.Concat([]string{"ssh", "-G"}, args, []string{"--", alias})
 	out, stderr, err := run(ctx, argv)
 	if errors.Is(err, exec.ErrNotFound) {
-		return nil, ui.Failed("running %s: %w", strings.Join(argv, " "), err).Hint("aivm host doctor")
+		return nil, ui.Failed("running %s: %w", strings.Join(argv, " "), err).Hint(ui.Cmd("aivm host doctor"))
 	}
 	if err != nil {
 		if ctx.Err() != nil {
@@ -138,7 +138,7 @@ func effective(ctx context.Context, run Runner, args []string, alias string) (ma
 		}
 		said := strings.TrimSpace(string(stderr))
 		return nil, ui.Failed("%s failed: %w: %s", strings.Join(argv, " "), err, said).
-			Hint("ssh itself cannot read its configuration; repair the line it names")
+			Hint(ui.Cmd("ssh itself cannot read its configuration; repair the line it names"))
 	}
 	m := map[string][]string{}
 	for l := range strings.Lines(string(out)) {

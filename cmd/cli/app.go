@@ -58,9 +58,9 @@ func UnknownCommand(c *cobra.Command, name string) error {
 	e := ui.Usage("%s has no command %q", c.CommandPath(), name)
 	c.SuggestionsMinimumDistance = 2
 	for _, s := range c.SuggestionsFor(strings.ReplaceAll(name, "_", "-")) {
-		e.Hint(c.CommandPath() + " " + s)
+		e.Hint(ui.Cmd(c.CommandPath() + " " + s))
 	}
-	return e.Hint(c.CommandPath() + " --help")
+	return e.Hint(ui.Cmd(c.CommandPath() + " --help"))
 }
 
 // Consents are the flags a command to type again is shown without.

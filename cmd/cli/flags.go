@@ -125,7 +125,7 @@ func (a *App) FolderFlags(c *cobra.Command, o *provision.FolderOptions) {
 func (a *App) folder(args []string) (string, error) {
 	switch {
 	case len(args) == 1 && args[0] == "":
-		return "", ui.Usage("the folder's name is empty").Hint("for the folder here: .")
+		return "", ui.Usage("the folder's name is empty").Hint(ui.Remark("for the folder here: ."))
 	case len(args) > 1:
 		return "", ui.Usage("one folder at a time, not %d", len(args))
 	case len(args) == 1 && a.HostSrc != "":
@@ -243,7 +243,7 @@ func (a *App) VmVerb(use, short, long string, run func(context.Context, *provisi
 func oneName(args []string, flag string) (string, error) {
 	switch {
 	case len(args) == 1 && args[0] == "":
-		return "", ui.Usage("%w", errEmptyName).Hint("aivm list")
+		return "", ui.Usage("%w", errEmptyName).Hint(ui.Cmd("aivm list"))
 	case len(args) > 1:
 		return "", ui.Usage("one VM at a time, not %d", len(args))
 	case len(args) == 1 && flag != "" && flag != args[0]:

@@ -71,7 +71,7 @@ func OrDash(s string) string {
 
 func NoArgs(c *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return ui.Usage("%s takes no argument, not %q", c.CommandPath(), args[0]).Hint(c.CommandPath() + " --help")
+		return ui.Usage("%s takes no argument, not %q", c.CommandPath(), args[0]).Hint(ui.Cmd(c.CommandPath() + " --help"))
 	}
 	return nil
 }

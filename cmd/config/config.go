@@ -37,7 +37,7 @@ Examples:
 			if !defaults && !a.Yes {
 				if !a.UI.InTTY {
 					return ui.NeedsApproval("writing the config needs your approval and there is no terminal: re-run with --yes or --defaults").
-						Hint("aivm config init --defaults")
+						Hint(ui.Cmd("aivm config init --defaults"))
 				}
 				ok, err := a.UI.Confirm(c.Context(), "Write the built-in defaults to "+path+"?", true)
 				if err != nil {
@@ -82,7 +82,7 @@ Examples:
 			}
 			b, err := os.ReadFile(path)
 			if errors.Is(err, fs.ErrNotExist) {
-				return ui.Refused("Config store not found: %s", path).Hint("aivm config init --defaults")
+				return ui.Refused("Config store not found: %s", path).Hint(ui.Cmd("aivm config init --defaults"))
 			}
 			if err != nil {
 				return ui.Failed("reading the config: %w", err)

@@ -29,7 +29,7 @@ const atOnce = 5 * time.Second
 // the file itself would write over them, or they over it.
 func (a Verbs) editedNow(c *cobra.Command, path, flag string) error {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return ui.Refused("Config store not found: %s", path).Hint("aivm config init --defaults")
+		return ui.Refused("Config store not found: %s", path).Hint(ui.Cmd("aivm config init --defaults"))
 	}
 	line, err := a.textEditor(flag)
 	if err != nil {
@@ -85,19 +85,19 @@ func (a Verbs) editedBefore(c *cobra.Command, from string) (string, error) {
 	}
 	k, err := config.OpenEditCopy(file)
 	if err != nil {
-		return "", ui.Refused("%s cannot be taken over: %w", file, err).Hint("edit the config itself: aivm config edit")
+		return "", ui.Refused("%s cannot be taken over: %w", file, err).Hint(ui.CmdFor("edit the config itself", "aivm config edit"))
 	}
 	path, err := a.StorePath()
 	switch {
 	case err != nil:
 		return "", err
 	case a.Config != "" && path != k.Store:
-		return "", ui.Refused("%s is a copy of %s, not of %s", file, k.Store, path).Hint(takeOver(k))
+		return "", ui.Refused("%s is a copy of %s, not of %s", file, k.Store, path).Hint(ui.Cmd(takeOver(k)))
 	case k.Open():
-		return "", ui.Refused("%s is still open: the aivm config edit that waits for its editor takes it over", file).Hint("close the editor, or see who has it: fuser -v " + shellescape.Quote(file))
+		return "", ui.Refused("%s is still open: the aivm config edit that waits for its editor takes it over", file).Hint(ui.CmdFor("close the editor, or see who has it", "fuser -v "+shellescape.Quote(file)))
 	case !k.Saved():
 		return "", ui.Refused("nothing is saved in %s: it is still what the editor was given", file).
-			Hint("save it in the editor, then: "+takeOver(k), "or drop it: rm -r "+shellescape.Quote(k.Dir()))
+			Hint(ui.CmdFor("save it in the editor, then", takeOver(k)), ui.CmdFor("or drop it", "rm -r "+shellescape.Quote(k.Dir())))
 	}
 	return k.Store, a.take(c.Context(), k)
 }
@@ -111,7 +111,7 @@ func (a Verbs) take(ctx context.Context, k *config.EditCopy) error {
 	q, was := shellescape.Quote(k.Path), shellescape.Quote(k.Store)
 	if errors.Is(err, config.ErrEdited) {
 		return ui.Refused("the config %s was not written: %w; yours is kept in %s", k.Store, err, k.Path).
-			Hint("see what differs: diff "+was+" "+q, "write yours over it: cp "+q+" "+was)
+			Hint(ui.Remark("see what differs: diff "+was+" "+q), ui.CmdFor("write yours over it", "cp "+q+" "+was))
 	}
 	a.sayKept(k)
 	return err
@@ -151,7 +151,7 @@ func (a Verbs) editorFailed(ctx context.Context, k *config.EditCopy, ed textedit
 	if ed.Added != "" {
 		e = ui.Failed("the editor %q, started as %q: %w", line, ed.Shell, err)
 	}
-	return e.Hint("choose another: aivm config edit --editor PROGRAM")
+	return e.Hint(ui.CmdFor("choose another", "aivm config edit --editor PROGRAM"))
 }
 
 // othersBeside reports whether the editor put something beside a file, such as

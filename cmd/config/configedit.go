@@ -48,7 +48,7 @@ the config.`,
 				a.UI.Result("%s", p)
 			}
 			if len(ps) > 0 {
-				return ui.Refused("%d things are wrong in %s", len(ps), path).Hint("aivm config edit")
+				return ui.Refused("%d things are wrong in %s", len(ps), path).Hint(ui.Cmd("aivm config edit"))
 			}
 			return nil
 		},
@@ -66,12 +66,12 @@ func (a Verbs) textEditor(flag string) (string, error) {
 		}
 	}
 	if !a.UI.InTTY {
-		return "", ui.Refused("there is no terminal to edit in").Hint("aivm config path", "aivm config edit --editor PROGRAM")
+		return "", ui.Refused("there is no terminal to edit in").Hint(ui.Cmd("aivm config path"), ui.Cmd("aivm config edit --editor PROGRAM"))
 	}
 	for _, s := range []string{"nano", "vi"} {
 		if _, err := exec.LookPath(s); err == nil {
 			return s, nil
 		}
 	}
-	return "", ui.Refused("no text editor is found").Hint("aivm config edit --editor PROGRAM", "aivm config path")
+	return "", ui.Refused("no text editor is found").Hint(ui.Cmd("aivm config edit --editor PROGRAM"), ui.Cmd("aivm config path"))
 }

@@ -28,10 +28,10 @@ ssh itself has it. The kind of failure is in the error that --json prints.`,
 			if n := c.ArgsLenAtDash(); n >= 0 {
 				args, o.Command = args[:n], args[n:]
 				if len(o.Command) == 0 {
-					return ui.Usage("there is no command after --").Hint("aivm ssh --help")
+					return ui.Usage("there is no command after --").Hint(ui.Cmd("aivm ssh --help"))
 				}
 			} else if len(args) > 1 {
-				return ui.Usage("put -- before the command").Hint("aivm ssh . -- " + cli.QuoteWord(args[1]))
+				return ui.Usage("put -- before the command").Hint(ui.Cmd("aivm ssh . -- " + cli.QuoteWord(args[1])))
 			}
 			e, folder, err := a.OnFolder(cli.SSHName, args)
 			if err != nil {

@@ -163,7 +163,7 @@ func (size) Type() string { return "SIZE" }
 func (s size) Set(v string) error {
 	n, err := humanize.ParseBytes(v)
 	if err != nil || n == 0 || n > 1<<50 {
-		return ui.Usage("%q is no size", v).Hint("for example: --max-size 8GiB")
+		return ui.Usage("%q is no size", v).Hint(ui.Remark("for example: --max-size 8GiB"))
 	}
 	*s.to = int64(n)
 	return nil

@@ -70,7 +70,7 @@ Exit status: 0 all is well; 1 wrong usage; 2 something is bad; 3 --fix needs a
 yes; 130 interrupted.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if a.DryRun && !o.Fix {
-				return ui.Usage("--dry-run shows what --fix would do").Hint("aivm host doctor --fix --dry-run")
+				return ui.Usage("--dry-run shows what --fix would do").Hint(ui.Cmd("aivm host doctor --fix --dry-run"))
 			}
 			e, err := a.Provision("doctor")
 			if err != nil {

@@ -24,9 +24,9 @@ func (a Verbs) oneNetwork(verb string, args []string) (string, *provision.Env, e
 	name := ""
 	switch {
 	case len(args) > 1:
-		return "", nil, ui.Usage("one network at a time, not %d", len(args)).Hint("aivm host net status")
+		return "", nil, ui.Usage("one network at a time, not %d", len(args)).Hint(ui.Cmd("aivm host net status"))
 	case len(args) == 1 && args[0] == "":
-		return "", nil, ui.Usage("the name of a network is empty").Hint("aivm host net status")
+		return "", nil, ui.Usage("the name of a network is empty").Hint(ui.Cmd("aivm host net status"))
 	case len(args) == 1:
 		name = args[0]
 	}
@@ -140,7 +140,7 @@ Examples:
 		ValidArgsFunction: a.CompleteNetwork,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) != 1 || args[0] == "" {
-				return ui.Usage("name one network").Hint("aivm list")
+				return ui.Usage("name one network").Hint(ui.Cmd("aivm list"))
 			}
 			e, err := a.Provision("net destroy")
 			if err != nil {

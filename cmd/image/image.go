@@ -128,7 +128,7 @@ Examples:
 			case len(args) > 1:
 				return ui.Usage("one image at a time, not %d", len(args))
 			case len(args) == 1 && args[0] == "":
-				return ui.Usage("the image's name is empty").Hint("aivm image list")
+				return ui.Usage("the image's name is empty").Hint(ui.Cmd("aivm image list"))
 			}
 			return nil
 		},

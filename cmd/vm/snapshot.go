@@ -26,7 +26,7 @@ func (a Verbs) snapshotVerb(use, short, long string, must bool, run func(context
 			case len(args) > 1:
 				return ui.Usage("one snapshot at a time, not %d; the VM is named with --vm", len(args))
 			case len(args) == 1 && args[0] == "", must && len(args) == 0:
-				return ui.Usage("which snapshot?").Hint("aivm vm snapshots", c.CommandPath()+" NAME")
+				return ui.Usage("which snapshot?").Hint(ui.Cmd("aivm vm snapshots"), ui.Cmd(c.CommandPath()+" NAME"))
 			case len(args) == 1:
 				o.Name = args[0]
 			}

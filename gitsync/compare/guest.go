@@ -115,19 +115,19 @@ func ParseGuest(b []byte) (Guest, error) {
 // Usable refuses a place in the guest that holds something that is no clone.
 func (g Guest) Usable(vm, dir string) error {
 	q := shellescape.Quote(dir)
-	look := "look: ssh " + vm + " ls -la " + shellescape.Quote(q)
-	other := "or choose another place: --guest-dst PATH"
+	look := ui.CmdFor("look", "ssh "+vm+" ls -la "+shellescape.Quote(q))
+	other := ui.Remark("or choose another place: --guest-dst PATH")
 	switch g.State {
 	case Other:
-		return ui.Refused("guest target directory is not empty and is not a git repo: %s in VM %s", dir, vm).Hint(look, "move it away in the guest", other)
+		return ui.Refused("guest target directory is not empty and is not a git repo: %s in VM %s", dir, vm).Hint(look, ui.Remark("move it away in the guest"), other)
 	case NoDir:
-		return ui.Refused("%s in VM %s is not a directory", dir, vm).Hint(look, "move it away in the guest", other)
+		return ui.Refused("%s in VM %s is not a directory", dir, vm).Hint(look, ui.Remark("move it away in the guest"), other)
 	case Closed:
 		return ui.Refused("%s in VM %s cannot be used by the guest's user", dir, vm).Hint(look, other)
 	case Broken:
-		return ui.Refused("git in VM %s cannot use the clone in %s: %s", vm, dir, ui.CleanTo(g.Why, 300)).Hint("look: ssh "+vm+" git -C "+shellescape.Quote(q)+" status", "move it away in the guest; the next run makes a new one")
+		return ui.Refused("git in VM %s cannot use the clone in %s: %s", vm, dir, ui.CleanTo(g.Why, 300)).Hint(ui.CmdFor("look", "ssh "+vm+" git -C "+shellescape.Quote(q)+" status"), ui.Remark("move it away in the guest; the next run makes a new one"))
 	case NoGit:
-		return ui.Refused("git is not installed in VM %s", vm).Hint("ssh " + vm + " sudo apt-get install -y git")
+		return ui.Refused("git is not installed in VM %s", vm).Hint(ui.Cmd("ssh " + vm + " sudo apt-get install -y git"))
 	}
 	return nil
 }

@@ -50,7 +50,7 @@ func Observe(ctx context.Context, r hostgit.Repo, remote string) (Host, error) {
 	h.Format, h.Shallow = l[0], l[1] == "true"
 	if l[2] != "true" || l[3] != r.Top || l[4] != r.GitDir {
 		return h, ui.Refused("git sees another repository at %s than aivm does (%s, %s)", ui.Clean(r.Top), ui.Clean(l[3]), ui.Clean(l[4])).
-			Hint("core.worktree, or a directory in between, leads it elsewhere: git -C " + shellescape.Quote(r.Top) + " rev-parse --show-toplevel --git-dir")
+			Hint(ui.CmdFor("core.worktree, or a directory in between, leads it elsewhere", "git -C "+shellescape.Quote(r.Top)+" rev-parse --show-toplevel --git-dir"))
 	}
 	if err := h.refs(ctx); err != nil {
 		return h, err
@@ -66,15 +66,15 @@ func Observe(ctx context.Context, r hostgit.Repo, remote string) (Host, error) {
 	name, ok := strings.CutPrefix(strings.TrimRight(string(b), "\n"), "refs/heads/")
 	if !ok || err != nil {
 		return h, ui.Refused("git mode needs a branch: in %s a commit is checked out by itself (detached HEAD)", ui.Clean(r.Top)).
-			Hint("make a branch of it: git -C "+shellescape.Quote(r.Top)+" switch -c NAME", "or go back to one: git -C "+shellescape.Quote(r.Top)+" switch -")
+			Hint(ui.Cmd("make a branch of it: git -C "+shellescape.Quote(r.Top)+" switch -c NAME"), ui.CmdFor("or go back to one", "git -C "+shellescape.Quote(r.Top)+" switch -"))
 	}
 	h.Branch = name
 	if !BranchName(name) {
-		return h, ui.Refused("the branch %q cannot be used in git mode", name).Hint("rename it: git -C " + shellescape.Quote(r.Top) + " branch -m NAME")
+		return h, ui.Refused("the branch %q cannot be used in git mode", name).Hint(ui.CmdFor("rename it", "git -C "+shellescape.Quote(r.Top)+" branch -m NAME"))
 	}
 	if h.Head = h.Heads[name]; h.Head == "" {
 		return h, ui.Refused("git mode needs a commit: branch %s of %s has none yet", ui.Clean(name), ui.Clean(r.Top)).
-			Hint("git -C " + shellescape.Quote(r.Top) + " add . && git -C " + shellescape.Quote(r.Top) + " commit -m start")
+			Hint(ui.Cmd("git -C " + shellescape.Quote(r.Top) + " add . && git -C " + shellescape.Quote(r.Top) + " commit -m start"))
 	}
 	h.NoBranch = false
 	if b, err = r.Git(ctx, "for-each-ref", "--merged="+h.Head, "--format=%(objectname) %(refname)", "refs/tags"); err != nil {

@@ -69,7 +69,7 @@ func RunHint(t *testing.T, err error, command string) {
 		t.Errorf("no hint: %v", err)
 		return
 	}
-	for _, hint := range e.Hints {
+	for _, hint := range e.HintLines() {
 		if at := strings.Index(hint, command); at >= 0 {
 			if out, err := exec.Command("sh", "-c", hint[at:]).CombinedOutput(); err != nil {
 				t.Errorf("%s: %v\n%s", hint[at:], err, out)
@@ -90,7 +90,7 @@ func Equal(t *testing.T, what, got, want string) {
 func Hints(err error) string {
 	var e *ui.Error
 	if errors.As(err, &e) {
-		return strings.Join(e.Hints, "\n")
+		return strings.Join(e.HintLines(), "\n")
 	}
 	return ""
 }

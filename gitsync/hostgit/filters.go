@@ -116,7 +116,7 @@ func (s *settings) arguments(allow []Filter) ([]string, error) {
 	var out []string
 	for _, f := range allow {
 		if !maps.Equal(f.Values, drivers[f.Name]) {
-			return nil, ui.Refused("the filter %s was set otherwise meanwhile", ui.Clean(f.Name)).Hint("run the command again")
+			return nil, ui.Refused("the filter %s was set otherwise meanwhile", ui.Clean(f.Name)).Hint(ui.Remark("run the command again"))
 		}
 		for _, kv := range filterKeys(f.Name) {
 			skip[kv] = true
@@ -164,7 +164,7 @@ func (s *settings) switchOff(r Repo) error {
 		}
 		if what != "" {
 			return ui.Refused("git on this machine is not started for %s: %s of %s has %s", ui.Clean(r.Top), ui.Clean(v.key), ui.Clean(v.file), what).
-				Hint("rename it: git config --file " + shellescape.Quote(v.file) + " --rename-section " + shellescape.Quote(section+"."+sub) + " " + shellescape.Quote(section+"."+cmp.Or(strings.ReplaceAll(sub, "=", "-"), "unnamed")))
+				Hint(ui.CmdFor("rename it", "git config --file "+shellescape.Quote(v.file)+" --rename-section "+shellescape.Quote(section+"."+sub)+" "+shellescape.Quote(section+"."+cmp.Or(strings.ReplaceAll(sub, "=", "-"), "unnamed"))))
 		}
 		s.off = append(s.off, set...)
 	}

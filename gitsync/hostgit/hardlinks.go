@@ -64,9 +64,9 @@ func ownHints(e *ui.Error, r Repo, linked map[writable.FileID]string) *ui.Error 
 		if store == filepath.Join(r.CommonDir, "objects") {
 			q = shellescape.Quote(r.Top)
 		}
-		e = e.Hint("give it files of its own: git -C " + q + " fsck --full && git -C " + q + " repack -a -d -q && git -C " + q + " prune-packed")
+		e = e.Hint(ui.CmdFor("give it files of its own", "git -C "+q+" fsck --full && git -C "+q+" repack -a -d -q && git -C "+q+" prune-packed"))
 	}
-	return e.Hint("then run the command again")
+	return e.Hint(ui.Remark("then run the command again"))
 }
 
 // linkedObjects are the objects that have several names, by the store they are

@@ -57,15 +57,15 @@ func Find(folder string) (Repo, error) {
 func notRepo(folder string) error {
 	q := shellescape.Quote(folder)
 	return ui.Refused("git attachment mode requires a Git worktree: %s is in none", ui.Clean(folder)).
-		Hint("make it one: git -C "+q+" init && git -C "+q+" add . && git -C "+q+" commit -m start",
-			"or share the folder itself: aivm attach "+q+" --mode shared-root")
+		Hint(ui.Cmd("make it one: git -C "+q+" init && git -C "+q+" add . && git -C "+q+" commit -m start"),
+			ui.CmdFor("or share the folder itself", "aivm attach "+q+" --mode shared-root"))
 }
 
 // open follows what .git says: a directory, a link to one, or a file that
 // names one (gitrepository-layout(5)).
 func open(top, dot string) (Repo, error) {
 	bad := func(err error) (Repo, error) {
-		return Repo{}, ui.Refused("the repository of %s cannot be read: %w", ui.Clean(top), err).Hint("git -C " + shellescape.Quote(top) + " status")
+		return Repo{}, ui.Refused("the repository of %s cannot be read: %w", ui.Clean(top), err).Hint(ui.Cmd("git -C " + shellescape.Quote(top) + " status"))
 	}
 	dir, err := filepath.EvalSymlinks(dot)
 	if err != nil {
@@ -186,9 +186,9 @@ func (r *Repo) Guarded(folders map[string]string) error {
 		if yes {
 			q := shellescape.Quote(w)
 			return ui.Refused("git mode is refused for %s: VM %s can write %s, so git on this machine could be made to run what that VM wants", ui.Clean(r.Top), vm, ui.Clean(w)).
-				Hint("take the share away first: aivm detach "+q+" --vm "+vm,
-					"and, if that VM needs it, share it to be read only: aivm attach "+q+" --vm "+vm+" --access ro",
-					"or clone the repository to a place of its own: git clone --no-hardlinks "+shellescape.Quote(r.Top)+" FOLDER")
+				Hint(ui.CmdFor("take the share away first", "aivm detach "+q+" --vm "+vm),
+					ui.CmdFor("and, if that VM needs it, share it to be read only", "aivm attach "+q+" --vm "+vm+" --access ro"),
+					ui.CmdFor("or clone the repository to a place of its own", "git clone --no-hardlinks "+shellescape.Quote(r.Top)+" FOLDER"))
 		}
 	}
 	return nil

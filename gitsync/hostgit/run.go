@@ -24,12 +24,12 @@ func ReadError(r Repo, err error) error {
 	var ge *GitError
 	if errors.As(err, &ge) && strings.Contains(ge.Stderr, "dubious ownership") {
 		return ui.Refused("git refuses to work in %s, which belongs to another user", ui.Clean(r.Top)).
-			Hint("if you trust what is in it: git config --global --add safe.directory " + shellescape.Quote(r.Top))
+			Hint(ui.CmdFor("if you trust what is in it", "git config --global --add safe.directory "+shellescape.Quote(r.Top)))
 	}
 	if errors.As(err, new(*ui.Error)) {
 		return err
 	}
-	return ui.Failed("the repository of %s cannot be read: %w", ui.Clean(r.Top), err).Hint("git -C " + shellescape.Quote(r.Top) + " status")
+	return ui.Failed("the repository of %s cannot be read: %w", ui.Clean(r.Top), err).Hint(ui.Cmd("git -C " + shellescape.Quote(r.Top) + " status"))
 }
 
 // Show runs a git that only prints.
@@ -139,7 +139,7 @@ func launch(ctx context.Context, c Call, off []string) ([]byte, error) {
 	}
 	if err := cmd.Start(); err != nil {
 		if errors.Is(err, exec.ErrNotFound) {
-			return nil, ui.Refused("git is not installed on this machine").Hint("sudo apt-get install git")
+			return nil, ui.Refused("git is not installed on this machine").Hint(ui.Cmd("sudo apt-get install git"))
 		}
 		return nil, fmt.Errorf("starting git: %w", err)
 	}

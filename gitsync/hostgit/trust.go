@@ -71,7 +71,7 @@ func (r Repo) trusted(s *settings) error {
 		if w, vm, yes := r.guests.Sharing(f.path); yes {
 			q := shellescape.Quote(f.path)
 			return ui.Refused("git on this machine is not started for %s: it reads %s, a file with another name, which may lie in %s, where VM %s can write", ui.Clean(r.Top), ui.Clean(f.path), ui.Clean(w), vm).
-				Hint("give it a single name: cp -p "+q+" "+shellescape.Quote(f.path+".new")+" && mv "+shellescape.Quote(f.path+".new")+" "+q, detachHint(w, vm))
+				Hint(ui.CmdFor("give it a single name", "cp -p "+q+" "+shellescape.Quote(f.path+".new")+" && mv "+shellescape.Quote(f.path+".new")+" "+q), detachHint(w, vm))
 		}
 	}
 	inTree := map[string]bool{}
@@ -125,19 +125,19 @@ const OpenConnection = "fd::3,4/guest"
 
 func (r Repo) refuse(file, at, folder, vm string) error {
 	e := ui.Refused("git on this machine is not started for %s: it reads %s, and VM %s can write %s, so that VM could have any program run here", ui.Clean(r.Top), ui.Clean(file), vm, ui.Clean(folder)).
-		Hint(detachHint(folder, vm), "and, if that VM needs it, share it to be read only: aivm attach "+shellescape.Quote(folder)+" --vm "+vm+" --access ro")
+		Hint(detachHint(folder, vm), ui.CmdFor("and, if that VM needs it, share it to be read only", "aivm attach "+shellescape.Quote(folder)+" --vm "+vm+" --access ro"))
 	if st, err := os.Lstat(file); err == nil && st.Mode()&os.ModeSymlink != 0 && !writable.Within(filepath.Clean(file), folder) {
-		e = e.Hint("or, once you have read it, make it a file of its own: cp --remove-destination \"$(readlink -f " + shellescape.Quote(file) + ")\" " + shellescape.Quote(file))
+		e = e.Hint(ui.CmdFor("or, once you have read it, make it a file of its own", "cp --remove-destination \"$(readlink -f "+shellescape.Quote(file)+")\" "+shellescape.Quote(file)))
 	}
 	return e
 }
 
-func detachHint(folder, vm string) string {
-	return "take the share away: aivm detach " + shellescape.Quote(folder) + " --vm " + vm
+func detachHint(folder, vm string) ui.Hint {
+	return ui.CmdFor("take the share away", "aivm detach "+shellescape.Quote(folder)+" --vm "+vm)
 }
 
-func unsetHint(v setting) string {
-	return "or take the setting away: git config --file " + shellescape.Quote(v.file) + " --unset-all " + shellescape.Quote(v.key)
+func unsetHint(v setting) ui.Hint {
+	return ui.CmdFor("or take the setting away", "git config --file "+shellescape.Quote(v.file)+" --unset-all "+shellescape.Quote(v.key))
 }
 
 // trustedProgram refuses a git that a guest can write, or whose place in PATH
@@ -152,7 +152,7 @@ func (r Repo) trustedProgram() error {
 		for _, p := range t {
 			if w, vm, yes := r.guests.Holding(p); yes {
 				return ui.Refused("git on this machine is not started: PATH leads to %s, and VM %s can write %s", ui.Clean(path), vm, ui.Clean(w)).
-					Hint(detachHint(w, vm), "or take the folder out of PATH: echo $PATH")
+					Hint(detachHint(w, vm), ui.CmdFor("or take the folder out of PATH", "echo $PATH"))
 			}
 		}
 		if _, err := exec.LookPath(path); err == nil {

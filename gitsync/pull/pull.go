@@ -38,7 +38,7 @@ func Changes(ctx context.Context, h compare.Host, from, to string) ([]Change, er
 		Args: []string{"diff-tree", "-r", "-z", "--no-renames", "--raw", "--no-ext-diff", "--no-textconv", "--ignore-submodules=none", "--full-index", from, to, "--"},
 	})
 	if out.cut {
-		return nil, ui.Refused("what VM's branch brings is more than %d files", maxChanges).Hint("look at it there, and fetch what you need by hand")
+		return nil, ui.Refused("what VM's branch brings is more than %d files", maxChanges).Hint(ui.Remark("look at it there, and fetch what you need by hand"))
 	}
 	if err != nil {
 		return nil, hostgit.ReadError(h.Repo, err)
@@ -142,7 +142,7 @@ func FastForward(ctx context.Context, h *compare.Host, agreed []hostgit.Filter) 
 	to := h.Tracked[h.Branch]
 	b, err := h.Repo.Git(ctx, "symbolic-ref", "-q", "HEAD")
 	if err != nil || strings.TrimRight(string(b), "\n") != "refs/heads/"+h.Branch {
-		return ui.Failed("another branch was checked out in %s meanwhile", ui.Clean(h.Repo.Top)).Hint("run the command again")
+		return ui.Failed("another branch was checked out in %s meanwhile", ui.Clean(h.Repo.Top)).Hint(ui.Remark("run the command again"))
 	}
 	if err := h.Repo.SignaturesTrusted(ctx); err != nil {
 		return err
@@ -155,11 +155,11 @@ func FastForward(ctx context.Context, h *compare.Host, agreed []hostgit.Filter) 
 	_, err = hostgit.Run(ctx, hostgit.Call{Repo: h.Repo, Allow: agreed, Env: []string{"GIT_OPTIONAL_LOCKS=1", "GIT_MERGE_AUTOEDIT=no"}, Args: []string{"merge", "--ff-only", "--no-stat", "--no-autostash", "--quiet", "--no-overwrite-ignore", to, "--"}})
 	if err != nil {
 		q := shellescape.Quote(h.Repo.Top)
-		e := ui.Refused("git did not take the commits over: %w", err).Hint("commit or put aside what is changed here: git -C " + q + " stash -u")
+		e := ui.Refused("git did not take the commits over: %w", err).Hint(ui.CmdFor("commit or put aside what is changed here", "git -C "+q+" stash -u"))
 		if h.Repo.HasFilters(ctx) {
-			e = e.Hint("files that only look changed, since their filter does not run here: git -C " + q + " status")
+			e = e.Hint(ui.CmdFor("files that only look changed, since their filter does not run here", "git -C "+q+" status"))
 		}
-		return e.Hint("then: aivm git pull " + q)
+		return e.Hint(ui.CmdFor("then", "aivm git pull "+q))
 	}
 	h.Head = to
 	h.Heads[h.Branch] = to

@@ -139,7 +139,7 @@ func Find(r hostgit.Repo, vm, dir string) (Remote, error) {
 	}
 	q := shellescape.Quote(r.Top)
 	return Remote{}, ui.Refused("the remote %s of %s is not aivm's: it leads to %s", names[0], ui.Clean(r.Top), ui.Clean(sectionURL(text, names[0]))).
-		Hint("see: git -C "+q+" remote -v", "rename it: git -C "+q+" remote rename "+names[0]+" NAME")
+		Hint(ui.CmdFor("see", "git -C "+q+" remote -v"), ui.CmdFor("rename it", "git -C "+q+" remote rename "+names[0]+" NAME"))
 }
 
 // sectionURL finds the url of a section, as simple lines have it.
@@ -262,10 +262,10 @@ func (m Remote) replace(ctx context.Context, text []byte) error {
 	}
 	if errors.Is(err, fs.ErrExist) {
 		return ui.Failed("%s is locked by a git that is at work, or was killed", ui.Clean(m.path)).
-			Hint("if no git runs there: rm " + shellescape.Quote(lock))
+			Hint(ui.CmdFor("if no git runs there", "rm "+shellescape.Quote(lock)))
 	}
 	if err != nil {
-		return ui.Failed("the repository's configuration cannot be written: %w", err).Hint("ls -ld " + shellescape.Quote(filepath.Dir(m.path)))
+		return ui.Failed("the repository's configuration cannot be written: %w", err).Hint(ui.Cmd("ls -ld " + shellescape.Quote(filepath.Dir(m.path))))
 	}
 	defer func() {
 		if f != nil {
@@ -278,7 +278,7 @@ func (m Remote) replace(ctx context.Context, text []byte) error {
 		return err
 	}
 	if !bytes.Equal(now, m.text) {
-		return ui.Failed("%s changed while it was looked at", ui.Clean(m.path)).Hint("run the command again")
+		return ui.Failed("%s changed while it was looked at", ui.Clean(m.path)).Hint(ui.Remark("run the command again"))
 	}
 	if err := f.Chmod(st.Mode().Perm()); err != nil {
 		return err

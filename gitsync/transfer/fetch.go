@@ -44,12 +44,12 @@ func Fetch(ctx context.Context, p Peer, h *compare.Host, g compare.Guest) (moved
 	}
 	if len(news) > maxBranches {
 		return nil, nil, ui.Refused("VM %s has %d new branches, more than the %d that are taken", p.VM, len(news), maxBranches).
-			Hint("delete those that are not needed: ssh " + p.VM)
+			Hint(ui.CmdFor("delete those that are not needed", "ssh "+p.VM))
 	}
 	for name, oid := range news {
 		if (len(oid) == 40) != (h.Format == "sha1") {
 			return nil, nil, ui.Refused("the clone in VM %s names objects otherwise than %s does (%s)", p.VM, ui.Clean(h.Repo.Top), h.Format).
-				Hint("move the clone away in the guest; the next run makes a new one")
+				Hint(ui.Remark("move the clone away in the guest; the next run makes a new one"))
 		}
 		if why := clash(*h, name, news); why != "" {
 			notes = append(notes, why)
@@ -73,7 +73,7 @@ func Fetch(ctx context.Context, p Peer, h *compare.Host, g compare.Guest) (moved
 		}
 		if err := q.complete(ctx, wants); err != nil {
 			return nil, notes, ui.Refused("VM %s names commits and did not send all that belongs to them; nothing was taken over: %w", p.VM, err).
-				Hint("look: ssh "+p.VM+" git -C "+q2(p.Dir)+" fsck", "and try again: aivm git fetch "+shellescape.Quote(h.Repo.Top))
+				Hint(ui.CmdFor("look", "ssh "+p.VM+" git -C "+q2(p.Dir)+" fsck"), ui.CmdFor("and try again", "aivm git fetch "+shellescape.Quote(h.Repo.Top)))
 		}
 	}
 	kinds, err := q.kinds(ctx, wants)
@@ -90,7 +90,7 @@ func Fetch(ctx context.Context, p Peer, h *compare.Host, g compare.Guest) (moved
 		return nil, notes, nil
 	}
 	if err := q.admit(); err != nil {
-		return nil, notes, ui.Failed("the repository cannot be written: %w", err).Hint("ls -ld "+h.Objects(), "df -h "+h.Objects())
+		return nil, notes, ui.Failed("the repository cannot be written: %w", err).Hint(ui.Cmd("ls -ld "+h.Objects()), ui.Cmd("df -h "+h.Objects()))
 	}
 	if p.Fresh {
 		kept, err := keepForced(ctx, *h, news)
@@ -157,7 +157,7 @@ func Track(ctx context.Context, h *compare.Host, to map[string]string, why strin
 		Env:  []string{"GIT_COMMITTER_NAME=aivm", "GIT_COMMITTER_EMAIL=aivm@localhost"},
 	})
 	if err != nil {
-		return nil, ui.Failed("the refs below refs/remotes/%s could not be moved, none was: %w", h.Remote, err).Hint("run the command again")
+		return nil, ui.Failed("the refs below refs/remotes/%s could not be moved, none was: %w", h.Remote, err).Hint(ui.Remark("run the command again"))
 	}
 	for _, f := range moved {
 		h.Tracked[f.Branch] = f.New
@@ -169,19 +169,19 @@ func Track(ctx context.Context, h *compare.Host, to map[string]string, why strin
 }
 
 func fetchError(p Peer, err error) error {
-	hint := "try again: aivm git fetch"
+	hint := ui.CmdFor("try again", "aivm git fetch")
 	lim := p.Limits.or(DefaultLimits)
 	switch {
 	case errors.Is(err, errTooBig):
 		return ui.Refused("VM %s sent more than %d MB; nothing was taken over", p.VM, lim.Bytes>>20).
-			Hint("see what is so big: ssh "+p.VM+" du -sh "+q2(p.Dir)+"/.git", "if it is meant: aivm git fetch --max-size SIZE")
+			Hint(ui.CmdFor("see what is so big", "ssh "+p.VM+" du -sh "+q2(p.Dir)+"/.git"), ui.CmdFor("if it is meant", "aivm git fetch --max-size SIZE"))
 	case errors.Is(err, errTooSlow), errors.Is(err, errQuiet):
 		return ui.Failed("fetching from VM %s: %w; nothing was taken over", p.VM, err).Hint(hint)
 	}
 	var ge *hostgit.GitError
 	if errors.As(err, &ge) && len(ge.Args) > 6 && slices.Contains(ge.Args, "index-pack") {
 		return ui.Refused("what VM %s sent is not sound, and nothing was taken over: %s", p.VM, ui.CleanTo(strings.TrimSpace(ge.Stderr), 300)).
-			Hint("look: ssh " + p.VM + " git -C " + q2(p.Dir) + " fsck --full")
+			Hint(ui.CmdFor("look", "ssh "+p.VM+" git -C "+q2(p.Dir)+" fsck --full"))
 	}
 	return ui.Failed("fetching from VM %s: %w; nothing was taken over", p.VM, err).Hint(hint)
 }
@@ -258,7 +258,7 @@ func (p Peer) receiveStream(ctx context.Context, h compare.Host, q *quarantine, 
 		}
 		for _, w := range wants {
 			if !offered[w] {
-				return ui.Failed("the clone in VM %s changed while it was fetched", p.VM).Hint("try again: aivm git fetch")
+				return ui.Failed("the clone in VM %s changed while it was fetched", p.VM).Hint(ui.CmdFor("try again", "aivm git fetch"))
 			}
 			req.Wants = append(req.Wants, plumbing.NewHash(w))
 		}

@@ -55,7 +55,7 @@ func KeepTracked(ctx context.Context, h compare.Host) ([]string, error) {
 		Args: []string{"update-ref", "--stdin", "-z"},
 	})
 	if err != nil {
-		return nil, ui.Failed("what was fetched from an earlier clone could not be kept: %w", err).Hint("git -C " + shellescape.Quote(h.Repo.Top) + " for-each-ref refs/remotes/" + h.Remote)
+		return nil, ui.Failed("what was fetched from an earlier clone could not be kept: %w", err).Hint(ui.Cmd("git -C " + shellescape.Quote(h.Repo.Top) + " for-each-ref refs/remotes/" + h.Remote))
 	}
 	return kept, nil
 }

@@ -186,7 +186,7 @@ func (p Peer) pushStream(ctx context.Context, ups []compare.RefUpdate, pack io.R
 		for _, u := range ups {
 			old := plumbing.NewHash(u.Old) // "" is the null hash
 			if adv.References[u.Ref] != old {
-				return ui.Failed("the clone in VM %s changed while it was looked at", p.VM).Hint("try again: aivm git push")
+				return ui.Failed("the clone in VM %s changed while it was looked at", p.VM).Hint(ui.CmdFor("try again", "aivm git push"))
 			}
 			req.Commands = append(req.Commands, &packp.Command{Name: plumbing.ReferenceName(u.Ref), Old: old, New: plumbing.NewHash(u.New)})
 		}
@@ -231,7 +231,7 @@ func (p Peer) pushStream(ctx context.Context, ups []compare.RefUpdate, pack io.R
 func judge(p Peer, ups []compare.RefUpdate, status packp.ReportStatus) error {
 	if status.UnpackStatus != "ok" {
 		return ui.Failed("git in VM %s could not store what was sent: %s", p.VM, ui.CleanTo(status.UnpackStatus, 200)).
-			Hint("is its disk full? ssh " + p.VM + " df -h " + q2(p.Dir))
+			Hint(ui.CmdFor("is its disk full?", "ssh "+p.VM+" df -h "+q2(p.Dir)))
 	}
 	got := map[string]string{}
 	for _, c := range status.CommandStatuses {
@@ -264,11 +264,11 @@ func refusal(p Peer, ups []compare.RefUpdate, got map[string]string) error {
 		return fmt.Errorf("%w: %s", ErrDirty, ui.CleanTo(why, 200))
 	case strings.Contains(low, "shallow"):
 		return ui.Refused("the clone in VM %s cannot take a push from a shallow clone: %s", p.VM, ui.CleanTo(why, 200)).
-			Hint("get the whole history first: git fetch --unshallow")
+			Hint(ui.CmdFor("get the whole history first", "git fetch --unshallow"))
 	case strings.Contains(low, "non-fast-forward"), strings.Contains(low, "failed to update ref"), strings.Contains(low, "lock"), strings.Contains(low, "fetch first"):
-		return ui.Failed("the clone in VM %s changed while it was pushed to: %s", p.VM, ui.CleanTo(why, 200)).Hint("try again: aivm git push")
+		return ui.Failed("the clone in VM %s changed while it was pushed to: %s", p.VM, ui.CleanTo(why, 200)).Hint(ui.CmdFor("try again", "aivm git push"))
 	}
-	return ui.Failed("git in VM %s refused the push: %s", p.VM, ui.CleanTo(why, 200)).Hint("look: ssh " + p.VM + " git -C " + q2(p.Dir) + " status")
+	return ui.Failed("git in VM %s refused the push: %s", p.VM, ui.CleanTo(why, 200)).Hint(ui.CmdFor("look", "ssh "+p.VM+" git -C "+q2(p.Dir)+" status"))
 }
 
 // pushProgram has the git program do it, on the same connection.
@@ -312,7 +312,7 @@ func (p Peer) pushProgram(ctx context.Context, h compare.Host, ups []compare.Ref
 		if strings.Contains(err.Error(), "shallow") {
 			return refusal(p, ups, map[string]string{ups[0].Ref: err.Error()})
 		}
-		return ui.Failed("pushing to VM %s: %w", p.VM, err).Hint("try again: aivm git push")
+		return ui.Failed("pushing to VM %s: %w", p.VM, err).Hint(ui.CmdFor("try again", "aivm git push"))
 	}
 	return nil
 }

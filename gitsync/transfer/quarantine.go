@@ -32,7 +32,7 @@ func newQuarantine(h compare.Host) (*quarantine, error) {
 	dropQuarantines(h)
 	dir, err := os.MkdirTemp(h.Objects(), quarantinePrefix+"*")
 	if err != nil {
-		return nil, ui.Failed("the repository cannot be written: %w", err).Hint("ls -ld "+h.Objects(), "df -h "+h.Objects())
+		return nil, ui.Failed("the repository cannot be written: %w", err).Hint(ui.Cmd("ls -ld "+h.Objects()), ui.Cmd("df -h "+h.Objects()))
 	}
 	if err := os.Mkdir(filepath.Join(dir, "pack"), 0o777); err != nil {
 		return nil, err

@@ -41,7 +41,7 @@ func ValidateVMName(name string) error {
 		return nil
 	}
 	return ui.Usage("VM name %q is not allowed: use 1 to %d of a-z, 0-9 and '-', with no '-' at either end", name, maxName).
-		Hint("aivm vm create " + suggestName(name))
+		Hint(ui.Cmd("aivm vm create " + suggestName(name)))
 }
 
 func suggestName(name string) string {

@@ -248,7 +248,7 @@ func storable(v reflect.Value, key string) error {
 		}
 	case reflect.String:
 		if s := v.String(); !utf8.ValidString(s) {
-			return ui.Refused("cannot store %s: %q is not valid UTF-8", key, s).Hint("rename it so that its name is UTF-8")
+			return ui.Refused("cannot store %s: %q is not valid UTF-8", key, s).Hint(ui.Remark("rename it so that its name is UTF-8"))
 		}
 	}
 	return nil

@@ -41,7 +41,7 @@ func NewEditCopy(ctx context.Context, dir, path, who string) (c *EditCopy, done 
 		return nil, nil, err
 	}
 	failed := func(err error) error {
-		return ui.Failed("a copy of the config to edit could not be made: %w", err).Hint("df -h " + shellescape.Quote(filepath.Dir(dir)))
+		return ui.Failed("a copy of the config to edit could not be made: %w", err).Hint(ui.Cmd("df -h " + shellescape.Quote(filepath.Dir(dir))))
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, failed(err)
@@ -107,7 +107,7 @@ func (c *EditCopy) Saved() bool {
 func (c *EditCopy) Take(ctx context.Context) error {
 	text, err := os.ReadFile(c.Path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return ui.Refused("%s is gone: the editor moved or deleted it", c.Path).Hint("ls -la " + shellescape.Quote(filepath.Dir(c.Path)))
+		return ui.Refused("%s is gone: the editor moved or deleted it", c.Path).Hint(ui.Cmd("ls -la " + shellescape.Quote(filepath.Dir(c.Path))))
 	}
 	if err != nil {
 		return ui.Failed("reading what was edited: %w", err)

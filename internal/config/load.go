@@ -53,7 +53,7 @@ func DefaultPath() (string, error) {
 		home := os.Getenv("HOME")
 		if !filepath.IsAbs(home) {
 			return "", ui.Refused("cannot tell where the config store is: neither XDG_CONFIG_HOME nor HOME is an absolute path").
-				Hint("pass --config PATH")
+				Hint(ui.Remark("pass --config PATH"))
 		}
 		dir = filepath.Join(home, ".config")
 	}
@@ -99,7 +99,7 @@ func Lint(path string) ([]Problem, error) {
 		return nil, err
 	}
 	if !exists {
-		return nil, ui.Refused("config store not found: %s", path).Hint(command(path, "config init"))
+		return nil, ui.Refused("config store not found: %s", path).Hint(ui.Cmd(command(path, "config init")))
 	}
 	_, b, err := decode(path, raw)
 	var fe *FileError
@@ -116,9 +116,9 @@ func Lint(path string) ([]Problem, error) {
 func decode(path string, raw []byte) (Config, *binder, error) {
 	doc, err := parse(raw)
 	if err != nil {
-		e := ui.Refused("cannot read the config store: %w", fileError(path, raw, err)).Hint(command(path, "config edit"))
+		e := ui.Refused("cannot read the config store: %w", fileError(path, raw, err)).Hint(ui.Cmd(command(path, "config edit")))
 		if prev := previous(path); prev != "" {
-			e.Hint("the version before aivm's last change is " + prev)
+			e.Hint(ui.Remark("the version before aivm's last change is " + prev))
 		}
 		return Config{}, nil, e
 	}
@@ -152,9 +152,9 @@ func fileError(path string, raw []byte, err error) *FileError {
 func problemError(path string, ps []Problem) error {
 	p := ps[0]
 	e := ui.Refused("config store: %w", &FileError{Path: path, Line: p.Line, Column: p.Column, Key: p.Key, Message: p.Message}).
-		Hint(command(path, "config edit"))
+		Hint(ui.Cmd(command(path, "config edit")))
 	if len(ps) > 1 {
-		e.Hint(fmt.Sprintf("%s (lists %d more)", command(path, "config lint"), len(ps)-1))
+		e.Hint(ui.Remark(fmt.Sprintf("%s (lists %d more)", command(path, "config lint"), len(ps)-1)))
 	}
 	return e
 }
@@ -175,15 +175,15 @@ func readFile(path string) (raw []byte, exists bool, err error) {
 		return nil, false, nil
 	}
 	if err != nil {
-		return nil, false, ui.Failed("cannot read the config store %s: %w", path, cause(err)).Hint("ls -l " + shellescape.Quote(path))
+		return nil, false, ui.Failed("cannot read the config store %s: %w", path, cause(err)).Hint(ui.Cmd("ls -l " + shellescape.Quote(path)))
 	}
 	defer func() { _ = f.Close() }()
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		return nil, false, ui.Refused("the config store %s is not a regular file", path).Hint("pass --config PATH")
+		return nil, false, ui.Refused("the config store %s is not a regular file", path).Hint(ui.Remark("pass --config PATH"))
 	}
 	if err == nil && info.Size() > maxSize {
-		return nil, false, ui.Refused("the config store %s is larger than %d MiB", path, maxSize>>20).Hint("pass --config PATH")
+		return nil, false, ui.Refused("the config store %s is larger than %d MiB", path, maxSize>>20).Hint(ui.Remark("pass --config PATH"))
 	}
 	if err == nil {
 		raw, err = io.ReadAll(io.LimitReader(f, maxSize+1))

@@ -165,7 +165,7 @@ func TestLoadErrors(t *testing.T) {
 			if got := strings.TrimPrefix(fe.Error(), path+":"); !strings.HasPrefix(got, tt.want) || strings.HasSuffix(tt.want, "missing") && got != tt.want {
 				t.Errorf("got  %s\nwant %s", got, tt.want)
 			}
-			if len(ue.Hints) == 0 || ue.Exit != ui.ExitRefused {
+			if len(ue.HintLines()) == 0 || ue.Exit != ui.ExitRefused {
 				t.Errorf("%+v", ue)
 			}
 			ps, err := Lint(path)
@@ -180,7 +180,7 @@ func TestLoadManyProblemsIsOneError(t *testing.T) {
 	path := write(t, "[behavior]\nverbose = \"x\"\nyes_sudo = 1\n")
 	_, err := Load(path)
 	var ue *ui.Error
-	if !errors.As(err, &ue) || !strings.Contains(ue.Message, ":2:11: behavior.verbose") || !strings.Contains(strings.Join(ue.Hints, "\n"), "1 more") {
+	if !errors.As(err, &ue) || !strings.Contains(ue.Message, ":2:11: behavior.verbose") || !strings.Contains(strings.Join(ue.HintLines(), "\n"), "1 more") {
 		t.Errorf("%+v", ue)
 	}
 }

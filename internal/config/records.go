@@ -51,7 +51,7 @@ func (c *Config) NetworkOf(vm *VM) (*Network, error) {
 		return n, nil
 	}
 	return nil, ui.Refused("VM %q uses network %q, which is not in the config store", vm.Name, vm.NetworkName).
-		Hint("aivm config edit")
+		Hint(ui.Cmd("aivm config edit"))
 }
 
 // VMNames lists the VMs in the order of the file.

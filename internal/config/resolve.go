@@ -132,7 +132,7 @@ func (c *Config) resolve(folder, vmFlag, path string) (Resolution, error) {
 	case len(known) > 1 && slices.Contains(known, c.ActiveVM):
 		return Resolution{VM: c.ActiveVM, Why: "active"}, nil
 	case len(known) > 1:
-		return Resolution{}, ui.Refused("%w", &AmbiguousError{Candidates: known, Folder: true}).Hint("re-run with --vm NAME")
+		return Resolution{}, ui.Refused("%w", &AmbiguousError{Candidates: known, Folder: true}).Hint(ui.Remark("re-run with --vm NAME"))
 	case len(c.VMs) == 0:
 		if path != "" {
 			return Resolution{}, noVM(fmt.Errorf("%w: %s", ErrNoVM, path))
@@ -152,11 +152,11 @@ func (c *Config) resolve(folder, vmFlag, path string) (Resolution, error) {
 	}
 	names := c.VMNames()
 	slices.Sort(names)
-	return Resolution{}, ui.Refused("%w", &AmbiguousError{Candidates: names}).Hint("re-run with --vm NAME")
+	return Resolution{}, ui.Refused("%w", &AmbiguousError{Candidates: names}).Hint(ui.Remark("re-run with --vm NAME"))
 }
 
 func noVM(err error) error {
-	return ui.Refused("%w", err).Hint("aivm config init", "aivm vm create")
+	return ui.Refused("%w", err).Hint(ui.Cmd("aivm config init"), ui.Cmd("aivm vm create"))
 }
 
 func (c *Config) unknown(name, source string) error {
@@ -165,16 +165,16 @@ func (c *Config) unknown(name, source string) error {
 	e := ui.Refused("%w", &UnknownVMError{Name: name, Source: source, Known: known})
 	switch {
 	case source != "flag":
-		e.Hint("re-run with --vm NAME", "aivm config edit")
+		e.Hint(ui.Remark("re-run with --vm NAME"), ui.Cmd("aivm config edit"))
 	case len(known) > 0:
 		if near := nearest(name, known); near != "" {
-			e.Hint("did you mean --vm " + near + "?")
+			e.Hint(ui.Remark("did you mean --vm " + near + "?"))
 		}
-		e.Hint("aivm vm list")
+		e.Hint(ui.Cmd("aivm vm list"))
 	case strictName.MatchString(name) && len(name) <= maxName:
-		e.Hint("aivm vm create " + name)
+		e.Hint(ui.Cmd("aivm vm create " + name))
 	default:
-		e.Hint("aivm vm create")
+		e.Hint(ui.Cmd("aivm vm create"))
 	}
 	return e
 }

@@ -60,7 +60,7 @@ func TestResolve(t *testing.T) {
 				t.Error("active_vm changed")
 			}
 			var ue *ui.Error
-			if err != nil && (!errors.As(err, &ue) || ue.Exit != ui.ExitRefused || len(ue.Hints) == 0) {
+			if err != nil && (!errors.As(err, &ue) || ue.Exit != ui.ExitRefused || len(ue.HintLines()) == 0) {
 				t.Errorf("%#v", err)
 			}
 		})
@@ -84,7 +84,7 @@ func TestResolveErrorTypes(t *testing.T) {
 	var unknown *UnknownVMError
 	_, err = storeOf("", []string{"work", "play"}).Resolve("/p", "wrok")
 	var ue *ui.Error
-	if !errors.As(err, &unknown) || unknown.Name != "wrok" || !errors.As(err, &ue) || !strings.Contains(ue.Hints[0], "--vm work") {
+	if !errors.As(err, &unknown) || unknown.Name != "wrok" || !errors.As(err, &ue) || !strings.Contains(ue.HintLines()[0], "--vm work") {
 		t.Errorf("%v %+v", err, ue)
 	}
 }
@@ -134,7 +134,7 @@ func TestValidateVMName(t *testing.T) {
 		err := ValidateVMName(bad)
 		var ue *ui.Error
 		if !errors.As(err, &ue) || ue.Exit != ui.ExitUsage || !strings.Contains(ue.Message, "a-z, 0-9 and '-'") ||
-			len(ue.Hints) != 1 || !strings.HasSuffix(ue.Hints[0], " "+suggestion) {
+			len(ue.HintLines()) != 1 || !strings.HasSuffix(ue.HintLines()[0], " "+suggestion) {
 			t.Errorf("%q: %v %+v", bad, err, ue)
 		}
 		if ValidateVMName(suggestName(bad)) != nil {

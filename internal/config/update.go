@@ -96,12 +96,12 @@ func putAgain(ctx context.Context, path string, next func(f *storeFile) (*Store,
 		}
 	}
 	return ui.Failed("cannot write the config store %s: another program keeps changing it; nothing was changed", path).
-		Hint("close the editor that has it open")
+		Hint(ui.Remark("close the editor that has it open"))
 }
 
 func newer(s *Store) error {
 	return ui.Refused("the config store %s has schema_version %d, this aivm writes %d: it is read-only here; nothing was changed",
-		s.Path, s.Config.SchemaVersion, Schema).Hint("use the aivm that wrote it, or another store with --config PATH")
+		s.Path, s.Config.SchemaVersion, Schema).Hint(ui.Remark("use the aivm that wrote it, or another store with --config PATH"))
 }
 
 // settleNames does what reading a record with one name does.
@@ -131,12 +131,12 @@ func compose(s *Store, edit func(raw []byte) ([]byte, *Config, error)) ([]byte, 
 	out, expect, err := edit(raw)
 	if err != nil {
 		return nil, ui.Failed("cannot edit the config store %s: %w; nothing was changed", s.Path, fileError(s.Path, raw, err)).
-			Hint(command(s.Path, "config edit"))
+			Hint(ui.Cmd(command(s.Path, "config edit")))
 	}
 	c, b, err := decode(s.Path, out)
 	if err != nil {
 		return nil, ui.Failed("cannot edit the config store %s safely: %w; nothing was changed", s.Path, err).
-			Hint(command(s.Path, "config edit"))
+			Hint(ui.Cmd(command(s.Path, "config edit")))
 	}
 	if len(b.problems) > 0 {
 		p := sortProblems(b.problems)[0]
@@ -144,7 +144,7 @@ func compose(s *Store, edit func(raw []byte) ([]byte, *Config, error)) ([]byte, 
 	}
 	if !same(reflect.ValueOf(c), reflect.ValueOf(*expect)) {
 		return nil, ui.Failed("cannot edit the config store %s safely: its layout is one aivm cannot follow; nothing was changed", s.Path).
-			Hint(command(s.Path, "config edit"))
+			Hint(ui.Cmd(command(s.Path, "config edit")))
 	}
 	return out, nil
 }
@@ -160,7 +160,7 @@ func Init(ctx context.Context, path string, d Defaults, force bool) error {
 		}
 		if doc, err := parse(s.Raw); err == nil && doc.root.child("defaults") != nil && !force {
 			return nil, ui.Refused("the config store %s has defaults already", path).
-				Hint(command(path, "config show"), command(path, "config init --force"))
+				Hint(ui.Cmd(command(path, "config show")), ui.Cmd(command(path, "config init --force")))
 		}
 		return compose(s, func(raw []byte) ([]byte, *Config, error) {
 			return writeDefaults(raw, &s.Config, d)

@@ -210,7 +210,7 @@ func roleFull() error {
 
 func afterFull(path, old string, err error) error {
 	var ue *ui.Error
-	if !errors.Is(err, unix.ENOSPC) || !errors.As(err, &ue) || !strings.Contains(ue.Message, "no space left") || len(ue.Hints) == 0 {
+	if !errors.Is(err, unix.ENOSPC) || !errors.As(err, &ue) || !strings.Contains(ue.Message, "no space left") || len(ue.HintLines()) == 0 {
 		return fmt.Errorf("full disk: %w", err)
 	}
 	if got, err := os.ReadFile(path); err != nil || string(got) != old {
@@ -399,7 +399,7 @@ func roleUnwritable() error {
 		err := attach(path, "/new")
 		_ = os.Chmod(sub, 0o700)
 		var ue *ui.Error
-		if !errors.As(err, &ue) || len(ue.Hints) == 0 || !strings.Contains(ue.Message, path) {
+		if !errors.As(err, &ue) || len(ue.HintLines()) == 0 || !strings.Contains(ue.Message, path) {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		if after, _ := os.ReadFile(path); string(after) != string(before) {

@@ -120,13 +120,13 @@ func (f *storeFile) failed(err error) error {
 	switch {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return ui.Failed("cannot write the config store %s: no space left: %w; nothing was changed", f.path, cause(err)).
-			Hint("df -h " + shellescape.Quote(dir))
+			Hint(ui.Cmd("df -h " + shellescape.Quote(dir)))
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
 		return ui.Failed("cannot write the config store %s: %w; nothing was changed", f.path, cause(err)).
-			Hint("ls -ld "+shellescape.Quote(dir)+" "+shellescape.Quote(f.target), "or use another store with --config PATH")
+			Hint(ui.Cmd("ls -ld "+shellescape.Quote(dir)+" "+shellescape.Quote(f.target)), ui.Remark("or use another store with --config PATH"))
 	}
 	return ui.Failed("cannot write the config store %s: %w; nothing was changed", f.path, cause(err)).
-		Hint("ls -ld " + shellescape.Quote(dir))
+		Hint(ui.Cmd("ls -ld " + shellescape.Quote(dir)))
 }
 
 func (f *storeFile) beside(name string) string {
@@ -154,7 +154,7 @@ func (f *storeFile) lock(ctx context.Context) (unlock func(), err error) {
 		select {
 		case <-ctx.Done():
 			return nil, ui.Failed("waited %.1f s for another aivm that is writing the config store (lock %s): %w",
-				time.Since(started).Seconds(), name, ctx.Err()).Hint("fuser -v " + shellescape.Quote(name))
+				time.Since(started).Seconds(), name, ctx.Err()).Hint(ui.Cmd("fuser -v " + shellescape.Quote(name)))
 		case <-time.After(5 * time.Millisecond):
 		}
 	}

@@ -364,7 +364,7 @@ func (t *Transfer) room() error {
 	}
 	free := int64(st.Bavail) * st.Bsize
 	if need := t.meta.Total - t.done; need > free {
-		return ui.Failed("%s needs %d MB more and %s has %d MB free", t.place.What, need>>20, t.place.Dir, free>>20).Hint("make room there: df -h " + t.place.Dir)
+		return ui.Failed("%s needs %d MB more and %s has %d MB free", t.place.What, need>>20, t.place.Dir, free>>20).Hint(ui.Cmd("make room there: df -h " + t.place.Dir))
 	}
 	return nil
 }

@@ -116,7 +116,7 @@ func TestLookup(t *testing.T) {
 			var refused *ui.Error
 			if named := c.want != Auto; errors.As(err, &refused) != named {
 				t.Errorf("refused: %v, named: %v", refused, named)
-			} else if named && (refused.Exit != ui.ExitRefused || len(refused.Hints) == 0) {
+			} else if named && (refused.Exit != ui.ExitRefused || len(refused.HintLines()) == 0) {
 				t.Errorf("refusal %+v", refused)
 			}
 		})
@@ -126,7 +126,7 @@ func TestLookup(t *testing.T) {
 func TestLookupOfAnUnknownEditor(t *testing.T) {
 	_, err := Lookup(host(nil), "vi; rm -rf /")
 	var e *ui.Error
-	if !errors.As(err, &e) || e.Exit != ui.ExitUsage || !strings.Contains(strings.Join(e.Hints, " "), "codium") {
+	if !errors.As(err, &e) || e.Exit != ui.ExitUsage || !strings.Contains(strings.Join(e.HintLines(), " "), "codium") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -93,7 +93,7 @@ func Lookup(env Env, want string) (Found, error) {
 	e, ok := ByID(want)
 	if !ok {
 		return Found{}, ui.Usage("there is no editor called %q", want).
-			Hint("known: "+strings.Join(IDs(), ", "), "aivm code --editor auto")
+			Hint(ui.CmdFor("known", strings.Join(IDs(), ", ")), ui.Cmd("aivm code --editor auto"))
 	}
 	if e.Kind.Here() {
 		return Found{Editor: e, How: "built in", Environ: Environ(env.Environ())}, nil
@@ -102,7 +102,7 @@ func Lookup(env Env, want string) (Found, error) {
 		return f, nil
 	}
 	return Found{}, ui.Refused("%w", missing).
-		Hint("install "+e.Name+": "+e.Install, "aivm code --editor auto")
+		Hint(ui.Remark("install "+e.Name+": "+e.Install), ui.Cmd("aivm code --editor auto"))
 }
 
 // All returns every editor of the table with the way to start it here; of one

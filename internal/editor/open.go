@@ -197,7 +197,7 @@ func launchFailed(f Found, args []string, exit *exec.ExitError, said output) err
 	if last != "" {
 		e = ui.Failed("%s did not start: %w: %s", f.Editor.Name, exit, last)
 	}
-	return e.Hint("try it by hand: " + shellLine(slices.Concat(f.Argv, args)))
+	return e.Hint(ui.CmdFor("try it by hand", shellLine(slices.Concat(f.Argv, args))))
 }
 
 // lastLines returns the end of what a launcher said in one line.

@@ -59,8 +59,8 @@ func TestOpenShowsWhatWasSaid(t *testing.T) {
 	if !errors.As(err, &e) || !strings.Contains(e.Message, "start as root") || !strings.Contains(e.Message, "exit status 7") {
 		t.Fatalf("got %v", err)
 	}
-	if !strings.Contains(strings.Join(e.Hints, " "), "'/a b'") || !strings.Contains(talk.String(), "as root") {
-		t.Errorf("hints %q, talk %q", e.Hints, &talk)
+	if !strings.Contains(strings.Join(e.HintLines(), " "), "'/a b'") || !strings.Contains(talk.String(), "as root") {
+		t.Errorf("hints %q, talk %q", e.HintLines(), &talk)
 	}
 }
 

@@ -88,7 +88,7 @@ func (ap *Approval) Consent(ctx context.Context, s Person, there bool, p Plan, l
 // NoTerminal is the error for a plan nobody can be asked about.
 func NoTerminal(what []string, rerun string) error {
 	return ui.NeedsApproval("this needs your approval and there is no terminal to ask on: %s", strings.Join(what, "; ")).
-		Hint("to agree: "+ui.AddFlag(rerun, "--yes"), "to see all of it first: "+ui.AddFlag(rerun, "--dry-run"))
+		Hint(ui.CmdFor("to agree", ui.AddFlag(rerun, "--yes")), ui.CmdFor("to see all of it first", ui.AddFlag(rerun, "--dry-run")))
 }
 
 // Text is the plan as a person reads it.

@@ -60,7 +60,7 @@ func TestConsent(t *testing.T) {
 	s, _ := streams(false, "")
 	err := new(Approval).Consent(ctx, s, s.InTTY, example(), nil, "aivm code .")
 	var ue *ui.Error
-	if !errors.As(err, &ue) || ue.Exit != ui.ExitApproval || !slices.Contains(ue.Hints, "to agree: aivm code . --yes") {
+	if !errors.As(err, &ue) || ue.Exit != ui.ExitApproval || !slices.Contains(ue.HintLines(), "to agree: aivm code . --yes") {
 		t.Errorf("no terminal: %v", err)
 	}
 	s, said := streams(true, "n\n")

@@ -42,8 +42,8 @@ func TestCausesSurviveTheWire(t *testing.T) {
 		"read-only":                  fmt.Errorf("writing: %w", syscall.EROFS),
 		"no permission by that name": fmt.Errorf("no: %w", fs.ErrPermission),
 		"cancelled":                  fmt.Errorf("waiting: %w", context.Canceled),
-		"in use":                     ui.Failed("/m %w: a shell", root.ErrInUse).Hint("end it"),
-		"two of them":                errors.Join(syscall.ENOSPC, ui.Refused("no: %w", syscall.EPERM).Hint("a", "b")),
+		"in use":                     ui.Failed("/m %w: a shell", root.ErrInUse).Hint(ui.Remark("end it")),
+		"two of them":                errors.Join(syscall.ENOSPC, ui.Refused("no: %w", syscall.EPERM).Hint(ui.Remark("a"), ui.Remark("b"))),
 		"none of them":               ui.NeedsApproval("ask"),
 		"nor that":                   fmt.Errorf("no such thing: %w", fs.ErrNotExist),
 	} {
@@ -61,7 +61,7 @@ func TestCausesSurviveTheWire(t *testing.T) {
 			}
 		}
 		var here, there *ui.Error
-		if errors.As(err, &there) && (!errors.As(got, &here) || here.Kind != there.Kind || here.Exit != there.Exit || fmt.Sprint(here.Hints) != fmt.Sprint(there.Hints)) {
+		if errors.As(err, &there) && (!errors.As(got, &here) || here.Kind != there.Kind || here.Exit != there.Exit || fmt.Sprint(here.HintLines()) != fmt.Sprint(there.HintLines())) {
 			t.Errorf("%s: %+v became %+v", what, there, here)
 		}
 		if ui.ExitCode(got) != ui.ExitCode(err) {

@@ -147,7 +147,7 @@ func (c *client) lost(cause error) error {
 	if msg == "" {
 		msg = "it ended without a word"
 	}
-	return ui.Failed("the privileged helper stopped: %s", msg).Hint("run the command again, it goes on where it stopped")
+	return ui.Failed("the privileged helper stopped: %s", msg).Hint(ui.Remark("run the command again, it goes on where it stopped"))
 }
 
 // Start starts sudo and waits until the helper has said hello.
@@ -163,7 +163,7 @@ func (c *client) Start(ctx context.Context) (*helper, error) {
 	sudo, err := exec.LookPath("sudo")
 	if err != nil {
 		return nil, ui.Refused("this needs root's rights, and sudo is not installed").
-			Hint("run the command as root, or install sudo: su -c 'apt-get install sudo'")
+			Hint(ui.Remark("run the command as root, or install sudo: su -c 'apt-get install sudo'"))
 	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -235,10 +235,10 @@ func (c *client) Start(ctx context.Context) (*helper, error) {
 	}
 	if c.opts.NonInteractive {
 		return nil, ui.NeedsApproval("root's rights are needed, and sudo cannot ask without a terminal: %s", why).
-			Hint("run the command in a terminal, or first: sudo -v", "or run it as root")
+			Hint(ui.CmdFor("run the command in a terminal, or first", "sudo -v"), ui.Remark("or run it as root"))
 	}
 	return nil, ui.Refused("sudo did not give root's rights: %s", why).
-		Hint("ask the administrator for sudo rights, or run the command as root")
+		Hint(ui.Remark("ask the administrator for sudo rights, or run the command as root"))
 }
 
 // read turns the stream into replies until the helper hangs up.

@@ -24,7 +24,7 @@ import (
 // that socket.
 func Serve(ctx context.Context, stdin *os.File, builders map[string]record.BuildFunc) error {
 	if os.Geteuid() != 0 {
-		return ui.Refused("this is the privileged half of aivm and is started by it through sudo").Hint("aivm --help")
+		return ui.Refused("this is the privileged half of aivm and is started by it through sudo").Hint(ui.Cmd("aivm --help"))
 	}
 	caller, err := sudoCaller(os.Getenv("SUDO_UID"))
 	if err != nil {
@@ -68,7 +68,7 @@ func sudoCaller(v string) (int, error) {
 func peer(stdin *os.File, caller int) (*net.UnixConn, error) {
 	no := func(err error) error {
 		return ui.Refused("stdin of the privileged helper is not a socket of aivm's: %w", err).
-			Hint("if sudo logs its input here (log_input), except this program from it")
+			Hint(ui.Remark("if sudo logs its input here (log_input), except this program from it"))
 	}
 	cred, err := unix.GetsockoptUcred(int(stdin.Fd()), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {

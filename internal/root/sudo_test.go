@@ -91,7 +91,7 @@ func clientRole() int {
 		var e *ui.Error
 		switch {
 		case errors.As(err, &e):
-			fmt.Printf("%s: %s %d: %s | %s\n", op.Kind(), e.Kind, e.Exit, e.Message, strings.Join(e.Hints, "; "))
+			fmt.Printf("%s: %s %d: %s | %s\n", op.Kind(), e.Kind, e.Exit, e.Message, strings.Join(e.HintLines(), "; "))
 		case err != nil:
 			fmt.Printf("%s: error: %v\n", op.Kind(), err)
 		case r.File != nil:

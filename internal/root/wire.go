@@ -3,6 +3,8 @@ package root
 import (
 	"encoding/json"
 
+	"aivm.dev/aivm/internal/ui"
+
 	"aivm.dev/aivm/internal/root/record"
 )
 
@@ -43,11 +45,11 @@ type resultLine struct {
 }
 
 type errorLine struct {
-	Kind    string   `json:"kind"`
-	Message string   `json:"message"`
-	Hints   []string `json:"hints,omitempty"`
-	InUse   bool     `json:"in_use,omitempty"` // it is ErrInUse
-	Causes  []string `json:"causes,omitempty"` // which of causes it is
+	Kind    string    `json:"kind"`
+	Message string    `json:"message"`
+	Hints   []ui.Hint `json:"hints,omitempty"`
+	InUse   bool      `json:"in_use,omitempty"` // it is ErrInUse
+	Causes  []string  `json:"causes,omitempty"` // which of causes it is
 }
 
 func encodeOp(op record.Op) ([]byte, error) {

@@ -89,7 +89,7 @@ func TestRecordsRefused(t *testing.T) {
 
 func TestErrorsSurviveTheWire(t *testing.T) {
 	for _, e := range []*ui.Error{
-		ui.Refused("no %q", "x").Hint("a", "b"), ui.Failed("it went wrong"), ui.NeedsApproval("ask"),
+		ui.Refused("no %q", "x").Hint(ui.Remark("a"), ui.Remark("b")), ui.Failed("it went wrong"), ui.NeedsApproval("ask"),
 		ui.Failed("/m %w: a shell", mount.ErrInUse),
 	} {
 		b, err := json.Marshal(root.WireError(fmt.Errorf("around: %w", e)))
@@ -102,7 +102,7 @@ func TestErrorsSurviveTheWire(t *testing.T) {
 		}
 		var got *ui.Error
 		if !errors.As(root.RemoteError(&l), &got) || got.Exit != e.Exit || got.Kind != e.Kind ||
-			got.Message != "around: "+e.Message || cmp.Diff(got.Hints, e.Hints) != "" || errors.Is(got, mount.ErrInUse) != errors.Is(e, mount.ErrInUse) {
+			got.Message != "around: "+e.Message || cmp.Diff(got.HintLines(), e.HintLines()) != "" || errors.Is(got, mount.ErrInUse) != errors.Is(e, mount.ErrInUse) {
 			t.Errorf("%+v became %+v", e, got)
 		}
 	}

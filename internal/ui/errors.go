@@ -22,21 +22,58 @@ const (
 	ExitSSH         = 255
 )
 
-// Error is a failure a person can act on: one sentence, then hints, each the
-// next command to type or a plain remark.
+// Error is a failure a person can act on: one sentence, then hints.
 type Error struct {
 	Exit    int
 	Kind    string // "usage", "refused", "approval", "failed", "interrupted"
 	Message string // lower case, no full stop
-	Hints   []string
+	Hints   []Hint
 	Err     error // the cause, already part of Message
 }
 
 func (e *Error) Error() string { return e.Message }
 func (e *Error) Unwrap() error { return e.Err }
 
-// Hint adds hint lines and returns e.
-func (e *Error) Hint(h ...string) *Error { e.Hints = append(e.Hints, h...); return e }
+// Hint adds hints and returns e.
+func (e *Error) Hint(h ...Hint) *Error { e.Hints = append(e.Hints, h...); return e }
+
+// HintLines returns the hints as a person reads them.
+func (e *Error) HintLines() []string {
+	var out []string
+	for _, h := range e.Hints {
+		out = append(out, h.String())
+	}
+	return out
+}
+
+// Hint says what to do next: a command that works when pasted, with what it is
+// for, or a remark alone.
+type Hint struct {
+	Text    string `json:"text,omitempty"`
+	Command string `json:"command,omitempty"`
+}
+
+// Cmd is a hint that is a command.
+func Cmd(command string) Hint { return Hint{Command: command} }
+
+// CmdFor is a command and what it is for.
+func CmdFor(text, command string) Hint { return Hint{Text: text, Command: command} }
+
+// Remark is a hint without a command.
+func Remark(text string) Hint { return Hint{Text: text} }
+
+// String is the hint as a person reads it.
+func (h Hint) String() string {
+	switch {
+	case h.Text == "":
+		return h.Command
+	case h.Command == "":
+		return h.Text
+	case h.Text[len(h.Text)-1] == '?':
+		return h.Text + " " + h.Command
+	}
+	return h.Text + ": " + h.Command
+}
 
 func newError(exit int, kind, format string, args []any) *Error {
 	err := fmt.Errorf(format, args...)

@@ -70,8 +70,8 @@ func outcome(err error) Error {
 
 // hints collects the hints of every *Error in the tree, outermost first, each
 // once.
-func hints(err error) []string {
-	var out []string
+func hints(err error) []Hint {
+	var out []Hint
 	var walk func(error)
 	walk = func(err error) {
 		if err == nil {
@@ -80,7 +80,8 @@ func hints(err error) []string {
 		// Type switches and not errors.As: the walk itself unwraps.
 		if e, ok := err.(*Error); ok {
 			for _, h := range e.Hints {
-				if h = oneLine(h); h != "" && !slices.Contains(out, h) {
+				h = Hint{Text: oneLine(h.Text), Command: oneLine(h.Command)}
+				if s := h.String(); s != "" && !slices.ContainsFunc(out, func(o Hint) bool { return o.String() == s }) {
 					out = append(out, h)
 				}
 			}
@@ -109,9 +110,6 @@ func (s *Streams) PrintError(err error) {
 		return
 	}
 	if s.JSON {
-		if o.Hints == nil {
-			o.Hints = []string{}
-		}
 		type body struct {
 			Exit    int      `json:"exit"`
 			Kind    string   `json:"kind"`
@@ -121,12 +119,12 @@ func (s *Streams) PrintError(err error) {
 		s.writeJSON(s.Err, false, struct {
 			Schema int  `json:"schema"`
 			Error  body `json:"error"`
-		}{1, body{o.Exit, o.Kind, o.Message, o.Hints}})
+		}{1, body{o.Exit, o.Kind, o.Message, append([]string{}, o.HintLines()...)}})
 		return
 	}
 	var b strings.Builder
 	b.WriteString(s.paint("31", "error:") + " " + o.Message + "\n")
-	for _, h := range o.Hints {
+	for _, h := range o.HintLines() {
 		b.WriteString(s.paint("36", "hint:") + " " + h + "\n")
 	}
 	s.write(s.Err, b.String())

@@ -133,16 +133,16 @@ func TestExitCode(t *testing.T) {
 }
 
 func TestPrintError(t *testing.T) {
-	inner := Refused("subnet %q is taken", "10.0.0.0/8\x1b").Hint("aivm list", "look at\nthe routes")
+	inner := Refused("subnet %q is taken", "10.0.0.0/8\x1b").Hint(Cmd("aivm list"), Remark("look at\nthe routes"))
 	cases := []error{
 		nil,
 		Status(7),
 		errors.New("plain"),
 		fmt.Errorf("creating a: %w", inner),
-		Failed("outer: %w", inner).Hint("aivm vm up a", "aivm list"),
+		Failed("outer: %w", inner).Hint(Cmd("aivm vm up a"), Cmd("aivm list")),
 		errors.Join(errors.New("first"), errors.New("second\n\n  third ")),
 		context.Canceled,
-		Failed("waiting: %w", context.Canceled).Hint("aivm code ."),
+		Failed("waiting: %w", context.Canceled).Hint(Cmd("aivm code .")),
 	}
 	for _, asJSON := range []bool{false, true} {
 		s, out, errs := streams()
@@ -158,7 +158,7 @@ func TestPrintError(t *testing.T) {
 	}
 	s, _, errs := streams()
 	s.Color = true
-	s.PrintError(Refused("no").Hint("yes"))
+	s.PrintError(Refused("no").Hint(Remark("yes")))
 	if want := "\x1b[31merror:\x1b[0m no\n\x1b[36mhint:\x1b[0m yes\n"; errs.String() != want {
 		t.Errorf("got %q", errs)
 	}

@@ -215,7 +215,7 @@ func (e Part) examineSSH(ctx context.Context, vms []Entry) error {
 	err := sshcfg.Health(ctx, e.SSH, nil)
 	wg.Wait()
 	if ctx.Err() != nil && err != nil {
-		return ui.Failed("ssh did not come to an end with its configuration within %s", sshLimit).Hint("look for a \"Match exec\" in it that takes long")
+		return ui.Failed("ssh did not come to an end with its configuration within %s", sshLimit).Hint(ui.Remark("look for a \"Match exec\" in it that takes long"))
 	}
 	return err
 }

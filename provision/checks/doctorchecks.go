@@ -19,7 +19,7 @@ func verdict(c host.Check, state host.State, err error) host.Check {
 	c.State, c.Detail = state, err.Error()
 	var ue *ui.Error
 	if errors.As(err, &ue) {
-		c.Detail, c.Fix = ue.Message, append(c.Fix, ue.Hints...)
+		c.Detail, c.Fix = ue.Message, append(c.Fix, ue.HintLines()...)
 	}
 	return c
 }

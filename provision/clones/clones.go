@@ -30,7 +30,7 @@ func (e Part) Find(ctx context.Context, w *target.Target) error {
 	}
 	if repo.Top != a.HostPath {
 		return ui.Refused("%s is no git repository any more; %s around it is", ui.Clean(a.HostPath), ui.Clean(repo.Top)).
-			Hint("aivm detach " + shellescape.Quote(a.HostPath) + " --vm " + a.VM)
+			Hint(ui.Cmd("aivm detach " + shellescape.Quote(a.HostPath) + " --vm " + a.VM))
 	}
 	writable, err := e.guestWritable()
 	if err != nil {
@@ -202,7 +202,7 @@ func (e Part) PlanGuest(w *target.Target, f *loop.Facts) ([]plan.Action, error) 
 			func(ctx context.Context, p gitsync.Peer) error {
 				if g.Heads[h.Branch] != h.Head {
 					return ui.Refused("branch %s of VM %s has commits of its own, and what is not committed here stands on others", h.Branch, w.Name).
-						Hint("take them over first: aivm git pull " + shellescape.Quote(w.Folder.HostPath))
+						Hint(ui.CmdFor("take them over first", "aivm git pull "+shellescape.Quote(w.Folder.HostPath)))
 				}
 				said, err := gitsync.SendUncommitted(ctx, p, *h, g)
 				w.Git.Result.Wip = said
@@ -303,7 +303,7 @@ func (e Part) beginGit(ctx context.Context, w *target.Target, f *loop.Facts) err
 		if ctx.Err() != nil {
 			return err
 		}
-		return ui.Failed("locking the repository %s: %w", w.Git.Repo.Top, err).Hint("ls -l " + shellescape.Quote(path))
+		return ui.Failed("locking the repository %s: %w", w.Git.Repo.Top, err).Hint(ui.Cmd("ls -l " + shellescape.Quote(path)))
 	}
 	if waited {
 		Observe(ctx, w)
@@ -343,7 +343,7 @@ func (e Part) End(w *target.Target) error {
 	e.UI.Warn("%v", err)
 	var ue *ui.Error
 	if errors.As(err, &ue) {
-		for _, h := range ue.Hints {
+		for _, h := range ue.HintLines() {
 			e.UI.Warn("  %s", h)
 		}
 	}

@@ -68,7 +68,7 @@ func (e Part) moveGit(ctx context.Context, o Options, push, fetch bool) (*target
 			}
 			first = false
 			if f.Conn == nil {
-				return p, ui.Failed("VM %s does not answer any more: %w", w.Name, f.ConnErr).Hint("try again: " + e.Rerun)
+				return p, ui.Failed("VM %s does not answer any more: %w", w.Name, f.ConnErr).Hint(ui.CmdFor("try again", e.Rerun))
 			}
 			as, err := e.WalledFor(ctx, w, f)
 			if err != nil {

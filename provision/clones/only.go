@@ -275,5 +275,5 @@ func (e Part) askUnknown(ctx context.Context, a share.Attachment, c *gitsync.Clo
 	if err != nil || ok {
 		return err
 	}
-	return ui.NeedsApproval("nothing was changed").Hint("aivm vm up "+a.VM, "then: aivm detach "+shellescape.Quote(a.HostPath)+" --vm "+a.VM)
+	return ui.NeedsApproval("nothing was changed").Hint(ui.Cmd("aivm vm up "+a.VM), ui.CmdFor("then", "aivm detach "+shellescape.Quote(a.HostPath)+" --vm "+a.VM))
 }

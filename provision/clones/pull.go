@@ -47,7 +47,7 @@ func (e Part) takeOver(ctx context.Context, w *target.Target, o Options) (GitRes
 	case gitsync.VMAhead:
 	case gitsync.Diverged:
 		return r, ui.Refused("branch %s went two ways: %d new here, %d new in VM %s; aivm only fast-forwards", ui.Clean(h.Branch), h.Ahead, h.Behind, w.Name).
-			Hint("join them: git -C "+shellescape.Quote(w.Folder.HostPath)+" merge "+shellescape.Quote(theirs), "or put yours on top: git -C "+shellescape.Quote(w.Folder.HostPath)+" rebase "+shellescape.Quote(theirs))
+			Hint(ui.CmdFor("join them", "git -C "+shellescape.Quote(w.Folder.HostPath)+" merge "+shellescape.Quote(theirs)), ui.CmdFor("or put yours on top", "git -C "+shellescape.Quote(w.Folder.HostPath)+" rebase "+shellescape.Quote(theirs)))
 	default:
 		return r, nil
 	}
@@ -145,10 +145,10 @@ func (in incoming) agreed(w *target.Target, o Options) ([]gitsync.Filter, error)
 		return nil, nil
 	case len(in.filters) == 0:
 		return nil, ui.Refused("--run-filters: no filter would run for what VM %s committed", w.Name).
-			Hint("leave it out: aivm git pull " + shellescape.Quote(w.Folder.HostPath))
+			Hint(ui.CmdFor("leave it out", "aivm git pull "+shellescape.Quote(w.Folder.HostPath)))
 	case o.RunFilters != in.list:
 		return nil, ui.Refused("--run-filters %s is about another list than this one: VM %s committed more since, or git's settings here changed", ui.CleanTo(o.RunFilters, 40), w.Name).
-			Hint("read it, and to agree to it: " + in.agree(w))
+			Hint(ui.CmdFor("read it, and to agree to it", in.agree(w)))
 	}
 	return in.filters, nil
 }

@@ -78,7 +78,7 @@ func TestPullAgrees(t *testing.T) {
 		t.Fatalf("%v\n%s", err, said)
 	}
 	var ue *ui.Error
-	if _, err := pull(plan.Approval{Yes: true}, Options{RunFilters: "0000000000000000"}); !errors.As(err, &ue) || !strings.Contains(err.Error(), "another list") || !strings.Contains(strings.Join(ue.Hints, ""), list[1]) {
+	if _, err := pull(plan.Approval{Yes: true}, Options{RunFilters: "0000000000000000"}); !errors.As(err, &ue) || !strings.Contains(err.Error(), "another list") || !strings.Contains(strings.Join(ue.HintLines(), ""), list[1]) {
 		t.Errorf("another list: %v", err)
 	}
 	if at := git("rev-parse", "main"); at != from {

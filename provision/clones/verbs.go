@@ -83,11 +83,11 @@ func (e Part) wantClone(ctx context.Context, o Options) (*target.Target, error) 
 	r, ok := w.SavedFor(real)
 	if !ok {
 		return nil, ui.Refused("%s is not attached to VM %s", ui.Clean(real), w.Name).
-			Hint("to give the VM a clone of it: aivm attach " + shellescape.Quote(real) + " --mode git --vm " + w.Name)
+			Hint(ui.CmdFor("to give the VM a clone of it", "aivm attach "+shellescape.Quote(real)+" --mode git --vm "+w.Name))
 	}
 	if a := share.Recorded(r); a.Mode != share.Git {
 		return nil, ui.Refused("%s is attached to VM %s in mode %s: the VM has the files themselves, and nothing is pushed or fetched", ui.Clean(a.HostPath), w.Name, a.Mode).
-			Hint("to have a clone instead: aivm detach "+shellescape.Quote(a.HostPath)+" --vm "+w.Name, "then: aivm attach "+shellescape.Quote(a.HostPath)+" --mode git --vm "+w.Name)
+			Hint(ui.CmdFor("to have a clone instead", "aivm detach "+shellescape.Quote(a.HostPath)+" --vm "+w.Name), ui.CmdFor("then", "aivm attach "+shellescape.Quote(a.HostPath)+" --mode git --vm "+w.Name))
 	}
 	if err := w.TakeSaved(target.FolderOptions{}, r, real, share.Git, ""); err != nil {
 		return nil, err
@@ -244,7 +244,7 @@ func (e Part) gitTheirs(ctx context.Context, o Options) (*target.Target, string,
 	}
 	at := h.Tracked[name]
 	if at == "" {
-		return nil, "", ui.Refused("branch %s of VM %s was never fetched", ui.Clean(name), w.Name).Hint("aivm git fetch " + shellescape.Quote(w.Folder.HostPath))
+		return nil, "", ui.Refused("branch %s of VM %s was never fetched", ui.Clean(name), w.Name).Hint(ui.Cmd("aivm git fetch " + shellescape.Quote(w.Folder.HostPath)))
 	}
 	if f.Conn == nil && !o.NoFetch {
 		e.UI.Say("VM %s does not answer: this is what was fetched last", w.Name)

@@ -87,7 +87,7 @@ func openRecord(path string) (*record, error) {
 	case err == nil && a.Schema > addressSchema:
 		_ = f.Close()
 		return nil, ui.Refused("the browser's address of the VM, %s, is of version %d; this aivm reads version %d", path, a.Schema, addressSchema).
-			Hint("use the aivm that wrote it, or move the file away, and the editor gets another address: mv " + path + " /tmp/")
+			Hint(ui.CmdFor("use the aivm that wrote it, or move the file away, and the editor gets another address", "mv "+path+" /tmp/"))
 	case err == nil && a.valid():
 		r.Address = a
 	}

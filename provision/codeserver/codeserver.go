@@ -120,7 +120,7 @@ func (s Source) Get(ctx context.Context, progress Progress) error {
 	out := filepath.Join(work, "archive")
 	if err := s.build(ctx, work, out, progress); err != nil {
 		return ui.Failed("code-server could be neither fetched (%w) nor built: %w", fetchErr, err).
-			Hint("fetch "+s.Release+" elsewhere, then: --code-server-archive FILE", "to build it: npm 10 or newer, a compiler, make and python3")
+			Hint(ui.Remark("fetch "+s.Release+" elsewhere, then: --code-server-archive FILE"), ui.Remark("to build it: npm 10 or newer, a compiler, make and python3"))
 	}
 	f, err := os.Open(out)
 	if err != nil {

@@ -149,7 +149,7 @@ func Check(path string) error {
 	defer f.Close()
 	refuse := func(why string) error {
 		return ui.Refused("%s is no code-server archive: %s", ui.Clean(path), why).
-			Hint("a release is named code-server-VERSION-linux-" + runtime.GOARCH + ".tar.gz")
+			Hint(ui.Remark("a release is named code-server-VERSION-linux-" + runtime.GOARCH + ".tar.gz"))
 	}
 	zr, err := gzip.NewReader(f)
 	if err != nil {

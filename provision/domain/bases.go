@@ -117,7 +117,7 @@ func unused(p *virt.Pool, sum string) error {
 		case len(b.Users) > 0:
 			return ui.Refused("the image is used by %s", strings.Join(b.Users, ", "))
 		case b.Growing:
-			return ui.Refused("another aivm is putting the image into the storage pool just now").Hint("try again in a minute")
+			return ui.Refused("another aivm is putting the image into the storage pool just now").Hint(ui.Remark("try again in a minute"))
 		}
 	}
 	return nil

@@ -100,10 +100,10 @@ func CheckOurs(d *virt.Domain, owner int) error {
 	}
 	if d.Mark.Ours {
 		return ui.Refused("VM name %q is taken: the domain of that name belongs to another user (uid %d)", d.Name, d.Mark.Owner).
-			Hint("choose another name: aivm vm create NAME, then aivm code . --vm NAME", "virsh -c qemu:///system list --all")
+			Hint(ui.CmdFor("choose another name", "aivm vm create NAME, then aivm code . --vm NAME"), ui.Cmd("virsh -c qemu:///system list --all"))
 	}
 	return ui.Refused("VM name %q is taken by a domain aivm did not make", d.Name).
-		Hint("choose another name: aivm vm create NAME, then aivm code . --vm NAME", "virsh -c qemu:///system dominfo "+d.Name)
+		Hint(ui.CmdFor("choose another name", "aivm vm create NAME, then aivm code . --vm NAME"), ui.Cmd("virsh -c qemu:///system dominfo "+d.Name))
 }
 
 // Plan returns what is missing until the VM exists (and runs, if w.Boot).
@@ -127,7 +127,7 @@ func Plan(f Facts, w Wanted, pool string, lv func() (Libvirt, error)) ([]plan.Ac
 		return []plan.Action{ensurePool(w, pool, plan.None, lv)}, nil
 	} else if d.State != virt.Running && f.Pool.Err == nil && !w.Elsewhere && !hasVolume(f.Pool.Value, diskVolume(w.Key)) {
 		return nil, ui.Refused("the disk of VM %q is gone: %s", w.Spec.Name, DiskPath(w.BaseDir, w.Key)).
-			Hint("put the file back, or give the VM up: aivm vm delete " + w.Spec.Name)
+			Hint(ui.CmdFor("put the file back, or give the VM up", "aivm vm delete "+w.Spec.Name))
 	}
 	if p := f.Pool.Value; active(p) && p.Open && (d == nil || w.Boot && d.State != virt.Running) {
 		out = append([]plan.Action{closePool(w, pool, lv)}, out...)
@@ -148,7 +148,7 @@ func startErr(name string, err error) error {
 		return nil
 	}
 	return ui.Failed("starting VM %q: %w", name, err).
-		Hint("aivm host doctor", "sudo tail /var/log/libvirt/qemu/"+name+".log")
+		Hint(ui.Cmd("aivm host doctor"), ui.Cmd("sudo tail /var/log/libvirt/qemu/"+name+".log"))
 }
 
 func hasVolume(p *virt.Pool, name string) bool {
@@ -265,7 +265,7 @@ func makeDisk(ctx context.Context, l Libvirt, pool string, w Wanted) error {
 func TooSmall(image int64, gb int) error {
 	need := (image + 1<<30 - 1) >> 30
 	return ui.Refused("a disk of %d GB is smaller than the one in the image, which has %d GB", gb, need).
-		Hint(fmt.Sprintf("ask for a larger one: --disk-gb %d, or defaults.vm.disk_gb in the config", need))
+		Hint(ui.Remark(fmt.Sprintf("ask for a larger one: --disk-gb %d, or defaults.vm.disk_gb in the config", need)))
 }
 
 // madeMeanwhile makes a volume that another run has made since the plan a

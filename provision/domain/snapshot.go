@@ -27,7 +27,7 @@ func CheckSnapshotName(name string) error {
 		return nil
 	}
 	return ui.Usage("%q cannot name a snapshot: want letters, digits, '.', '_' and '-', starting with a letter, at most 63", ui.CleanTo(name, 80)).
-		Hint("for example: aivm vm snapshot before-upgrade")
+		Hint(ui.CmdFor("for example", "aivm vm snapshot before-upgrade"))
 }
 
 // BeforeRollback names what a rollback keeps of the present.
@@ -69,7 +69,7 @@ func PlanSnapshot(d *virt.Domain, f *SnapFacts, name string, lv func() (Snapshot
 	}
 	if s, there := f.Find(name); there {
 		return nil, ui.Refused("VM %q has a snapshot %q already, of %s", d.Name, name, s.At.Format(time.DateTime)).
-			Hint("choose another name, or: aivm vm snapshots "+d.Name, "to take it away: aivm vm snapshot-delete "+name+" --vm "+d.Name)
+			Hint(ui.CmdFor("choose another name, or", "aivm vm snapshots "+d.Name), ui.CmdFor("to take it away", "aivm vm snapshot-delete "+name+" --vm "+d.Name))
 	}
 	return []plan.Action{keep("snapshot.create", "keep the disk of "+d.Name+" as it is now as snapshot "+name, d, name, lv)}, nil
 }
@@ -172,9 +172,9 @@ func PlanDeleteSnapshot(d *virt.Domain, f *SnapFacts, name string, lv func() (Sn
 func noSnapshot(vm, name string, f *SnapFacts) error {
 	e := ui.Refused("VM %q has no snapshot %q", vm, ui.CleanTo(name, 80))
 	if len(f.Snapshots) == 0 {
-		return e.Hint("it has none yet: aivm vm snapshot NAME --vm " + vm)
+		return e.Hint(ui.CmdFor("it has none yet", "aivm vm snapshot NAME --vm "+vm))
 	}
-	return e.Hint("aivm vm snapshots " + vm)
+	return e.Hint(ui.Cmd("aivm vm snapshots " + vm))
 }
 
 // know has libvirt keep a snapshot with the present definition of the domain.
@@ -214,7 +214,7 @@ func withSnapshots(lv func() (Snapshots, error), d *virt.Domain, f func(context.
 		case err != nil:
 			return err
 		case now.State != virt.Off:
-			return ui.Failed("VM %q was started meanwhile; snapshots are made of a VM that is off", d.Name).Hint("aivm vm down " + d.Name)
+			return ui.Failed("VM %q was started meanwhile; snapshots are made of a VM that is off", d.Name).Hint(ui.Cmd("aivm vm down " + d.Name))
 		}
 		facts, err := ObserveSnapshots(ctx, l, now, false)
 		if err != nil {

@@ -84,7 +84,7 @@ func (e Part) Serve(ctx context.Context, w *target.Target, f *loop.Facts, o Code
 		if ctx.Err() != nil && context.Cause(ctx) == context.Canceled {
 			return nil
 		}
-		return ui.Failed("code-server in VM %s: %w", w.Name, err).Hint("try it there: aivm ssh . -- " + shellescape.Quote("./"+dir+"/bin/code-server") + " --version")
+		return ui.Failed("code-server in VM %s: %w", w.Name, err).Hint(ui.CmdFor("try it there", "aivm ssh . -- "+shellescape.Quote("./"+dir+"/bin/code-server")+" --version"))
 	}
 	task.Done()
 	first := e.openBrowser(ctx, o, p)
@@ -101,7 +101,7 @@ func (e Part) Serve(ctx context.Context, w *target.Target, f *loop.Facts, o Code
 	go e.offerAddresses(ctx, p)
 	err = p.Serve(ctx)
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
-		return ui.Failed("code-server in VM %s ended: %w", w.Name, cause).Hint("to start it again: " + e.Rerun)
+		return ui.Failed("code-server in VM %s ended: %w", w.Name, cause).Hint(ui.CmdFor("to start it again", e.Rerun))
 	}
 	s.wait()
 	e.UI.Say("code-server in VM %s is stopped", w.Name)
@@ -116,7 +116,7 @@ func (e Part) installServer(ctx context.Context, w *target.Target, f *loop.Facts
 		archive = e.Expand(named)
 		if err := codeserver.Check(archive); err != nil {
 			if codeserver.IsMissing(err) {
-				return "", ui.Refused("there is no code-server archive %s", ui.Clean(named)).Hint("ls -l " + shellescape.Quote(named))
+				return "", ui.Refused("there is no code-server archive %s", ui.Clean(named)).Hint(ui.Cmd("ls -l " + shellescape.Quote(named)))
 			}
 			return "", err
 		}
@@ -148,7 +148,7 @@ func (e Part) installServer(ctx context.Context, w *target.Target, f *loop.Facts
 	}))
 	err = guestarchive.Put(ctx, f.Conn, place, in)
 	if bad := new(guestarchive.UnpackError); errors.As(err, &bad) {
-		err = ui.Failed("unpacking code-server in the guest (status %d): %s", bad.Status, bad.Said).Hint("is its disk full? aivm ssh . -- df -h")
+		err = ui.Failed("unpacking code-server in the guest (status %d): %s", bad.Status, bad.Said).Hint(ui.CmdFor("is its disk full?", "aivm ssh . -- df -h"))
 	}
 	if err != nil {
 		task.Fail()

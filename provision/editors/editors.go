@@ -70,7 +70,7 @@ func (e Part) CheckOptions(w *target.Target, found *editor.Found, o CodeOptions)
 	browser := found != nil && found.Editor.Kind == editor.Browser
 	switch {
 	case !browser && (o.NoBrowser || o.ServerArchive != ""):
-		return ui.Usage("--no-browser and --code-server-archive belong to --editor code-server").Hint(ui.AddFlag(e.Rerun, "--editor code-server"))
+		return ui.Usage("--no-browser and --code-server-archive belong to --editor code-server").Hint(ui.Cmd(ui.AddFlag(e.Rerun, "--editor code-server")))
 	case found != nil && found.Editor.Kind != editor.Desktop && (o.Profile != "" || o.DataDir != ""):
 		return ui.Usage("%s knows neither --profile nor --user-data-dir", found.Editor.Name)
 	}

@@ -39,7 +39,7 @@ var ErrAsks = errors.New("sudo would ask for a password")
 func Want(fw config.Firewall, spec config.NetworkSpec, guests []wall.Guest) (wall.Wall, error) {
 	w := wall.Wall{Network: spec.Name, Prefix: fw.Table, Bridge: spec.Bridge, Guests: guests}
 	bad := func(key string, err error) error {
-		return ui.Refused("the firewall of network %q: %s: %w", spec.Name, key, err).Hint("aivm config edit")
+		return ui.Refused("the firewall of network %q: %s: %w", spec.Name, key, err).Hint(ui.Cmd("aivm config edit"))
 	}
 	if w.Prefix == "" {
 		w.Prefix = "aivm_sandbox"

@@ -77,7 +77,7 @@ func (e Part) chooseRecord(ctx context.Context, c *config.Config, found []config
 		names = append(names, r.VMName)
 	}
 	if !e.InTTY {
-		return nil, ui.Refused("%w", &config.AmbiguousError{Candidates: names, Folder: true}).Hint("re-run with --vm NAME")
+		return nil, ui.Refused("%w", &config.AmbiguousError{Candidates: names, Folder: true}).Hint(ui.Remark("re-run with --vm NAME"))
 	}
 	i, err := e.UI.Choose(ctx, "Detach it from which VM?", names)
 	if err != nil {
@@ -92,7 +92,7 @@ func (e Part) lookForStray(store *config.Store, o DetachOptions, typed, real str
 	for _, r := range c.AttachmentsOf(real) {
 		if o.VM == "" || o.VM == r.VMName {
 			return nil, ui.Refused("%s belongs to the attached folder %s", ui.Clean(typed), ui.Clean(r.HostPath)).
-				Hint("to detach all of it: aivm detach " + shellescape.Quote(r.HostPath) + " --vm " + r.VMName)
+				Hint(ui.CmdFor("to detach all of it", "aivm detach "+shellescape.Quote(r.HostPath)+" --vm "+r.VMName))
 		}
 	}
 	vms := c.VMNames()
@@ -131,7 +131,7 @@ func (e *NotAttachedError) Error() string { return "folder " + e.Folder + " is n
 func pathOf(arg string) (typed, real string, err error) {
 	typed, err = filepath.Abs(arg)
 	if err != nil {
-		return "", "", ui.Refused("the working directory is gone: %w", err).Hint("name the folder: aivm detach /its/path", "aivm list")
+		return "", "", ui.Refused("the working directory is gone: %w", err).Hint(ui.CmdFor("name the folder", "aivm detach /its/path"), ui.Cmd("aivm list"))
 	}
 	rest := ""
 	for dir := typed; ; dir = filepath.Dir(dir) {
@@ -314,9 +314,9 @@ func (e Part) StaysAttached(ctx context.Context, l *Leaving, f *loop.Facts, o De
 		out = ui.Refused("folder %s stays attached to VM %s, which does not answer (%v) and so cannot be asked to let go of it: %w", l.Att.HostPath, l.W.Name, f.ConnErr, why)
 	}
 	out.Hints = nil
-	return out.Hint("end what uses it, then: aivm detach "+q,
-		"or stop the VM, which lets go of everything: aivm vm down "+l.W.Name+", then: aivm detach "+q,
-		"or let the VM read on what it has open until it stops: aivm detach "+q+" --force")
+	return out.Hint(ui.CmdFor("end what uses it, then", "aivm detach "+q),
+		ui.CmdFor("or stop the VM, which lets go of everything", "aivm vm down "+l.W.Name+", then: aivm detach "+q),
+		ui.CmdFor("or let the VM read on what it has open until it stops", "aivm detach "+q+" --force"))
 }
 
 // watchers are the guest's processes that watch files of shared folders.

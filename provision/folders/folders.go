@@ -39,7 +39,7 @@ func (e Part) leaveOut(w *target.Target, folder string, why error) {
 	e.WarnOnce(fmt.Sprintf("Skipping saved attachment %s: %v", folder, why))
 	var ue *ui.Error
 	if errors.As(why, &ue) {
-		for _, h := range ue.Hints {
+		for _, h := range ue.HintLines() {
 			e.WarnOnce("  " + h)
 		}
 	}

@@ -40,7 +40,7 @@ func (e Part) AskWithFolders(ctx context.Context, c guest.Conn, w *target.Target
 					if served, known := hf.Served(); known && !served {
 						// No cancellation: the person did not interrupt anything.
 						cancel(ui.Failed("VM %s was switched off meanwhile, or the daemon that serves its folders (virtiofsd) has died", w.Name).
-							Hint("aivm status --vm "+w.Name, "aivm vm up "+w.Name))
+							Hint(ui.Cmd("aivm status --vm "+w.Name), ui.Cmd("aivm vm up "+w.Name)))
 						return
 					}
 				}
@@ -64,6 +64,6 @@ func (e Part) FoldersHang(ctx context.Context, w *target.Target, err error) erro
 		}
 	}
 	return ui.Failed("VM %s: %s", w.Name, why).
-		Hint("restart the VM, which starts the daemon too: aivm vm restart "+w.Name,
-			"if it does not power off, since its programs wait: aivm vm restart "+w.Name+" --force")
+		Hint(ui.CmdFor("restart the VM, which starts the daemon too", "aivm vm restart "+w.Name),
+			ui.CmdFor("if it does not power off, since its programs wait", "aivm vm restart "+w.Name+" --force"))
 }

@@ -42,8 +42,8 @@ func (e Part) planPlug(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
 		}
 		if d != nil && !d.SharedRAM {
 			return nil, ui.Refused("VM %s was made without shared memory and cannot have a device for folder %s", w.Name, a.HostPath).
-				Hint("use a mode that needs none: aivm attach "+shellescape.Quote(a.HostPath)+" --vm "+w.Name+" --mode git",
-					"or another VM; this one is never made anew by itself: aivm vm create NAME")
+				Hint(ui.CmdFor("use a mode that needs none", "aivm attach "+shellescape.Quote(a.HostPath)+" --vm "+w.Name+" --mode git"),
+					ui.CmdFor("or another VM; this one is never made anew by itself", "aivm vm create NAME"))
 		}
 		dev := virt.Filesystem{Source: root.ExportRoot(e.Key(w.Name)) + "/" + token, Tag: token}
 		act := plan.Action{
@@ -86,7 +86,7 @@ func (e Part) unplugAction(w *target.Target, token, folder string) plan.Action {
 			err = l.DetachFilesystem(ctx, w.Name, token)
 			if errors.Is(err, virt.ErrStays) {
 				return ui.Refused("VM %s does not give back the device of folder %s: something in it uses the folder", w.Name, folder).
-					Hint("stop the VM, which gives back everything: aivm vm down " + w.Name)
+					Hint(ui.CmdFor("stop the VM, which gives back everything", "aivm vm down "+w.Name))
 			}
 			if errors.Is(err, virt.ErrNotFound) {
 				return nil

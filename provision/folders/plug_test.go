@@ -125,7 +125,7 @@ func TestPlugTooMany(t *testing.T) {
 	p := w.MakeFolder("more")
 	_, err := w.Finder.Folder(t.Context(), target.FolderOptions{Folder: p, VM: "t", Mode: "shared", Attach: true}, false)
 	var ue *ui.Error
-	if !errors.As(err, &ue) || !strings.Contains(err.Error(), "24 folders in mode shared") || !strings.Contains(strings.Join(ue.Hints, "\n"), "--mode shared-root") || !strings.Contains(strings.Join(ue.Hints, "\n"), "--mode git") {
+	if !errors.As(err, &ue) || !strings.Contains(err.Error(), "24 folders in mode shared") || !strings.Contains(strings.Join(ue.HintLines(), "\n"), "--mode shared-root") || !strings.Contains(strings.Join(ue.HintLines(), "\n"), "--mode git") {
 		t.Fatalf("%v", err)
 	}
 	if _, err := w.Finder.Folder(t.Context(), target.FolderOptions{Folder: p, VM: "t", Attach: true}, false); err != nil {

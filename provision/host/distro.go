@@ -206,7 +206,7 @@ func install(f Facts, packages []string) (root.Packages, error) {
 	name = ui.Clean(name)
 	byHand := func(why, what string) error {
 		return ui.Refused("%s: %s %s", why, what, strings.Join(packages, " ")).
-			Hint("install them (or what this system calls them) and run the same command again", "aivm host doctor")
+			Hint(ui.Remark("install them (or what this system calls them) and run the same command again"), ui.Cmd("aivm host doctor"))
 	}
 	const debians = "missing here is what Debian calls"
 	switch {
@@ -214,7 +214,7 @@ func install(f Facts, packages []string) (root.Packages, error) {
 		return root.Packages{}, byHand(fmt.Sprintf("/etc/os-release cannot be read (%v)", f.OSErr), debians)
 	case f.Immutable != "":
 		return root.Packages{}, ui.Refused("the system's files cannot be changed in place on %s: missing here are %s", name, strings.Join(packages, " ")).
-			Hint(append(immutable[f.Immutable](packages), "and run the same command again")...)
+			Hint(append(immutable[f.Immutable](packages), ui.Remark("and run the same command again"))...)
 	case fam == noFamily:
 		return root.Packages{}, byHand(fmt.Sprintf("aivm knows the packages of Debian, Ubuntu, Fedora, RHEL, Arch, openSUSE and their kin, and this is %s", name), debians)
 	case version > 0 && version < oldest[fam].version:
@@ -225,21 +225,21 @@ func install(f Facts, packages []string) (root.Packages, error) {
 
 // immutable are the systems whose files no package manager may change while
 // they run, and what to type there.
-var immutable = map[string]func(packages []string) []string{
-	"rpm-ostree": func(p []string) []string {
-		return []string{"sudo rpm-ostree install --idempotent " + strings.Join(p, " "), "sudo systemctl reboot"}
+var immutable = map[string]func(packages []string) []ui.Hint{
+	"rpm-ostree": func(p []string) []ui.Hint {
+		return []ui.Hint{ui.Cmd("sudo rpm-ostree install --idempotent " + strings.Join(p, " ")), ui.Cmd("sudo systemctl reboot")}
 	},
-	"transactional-update": func(p []string) []string {
-		return []string{"sudo transactional-update pkg install " + strings.Join(p, " "), "sudo systemctl reboot"}
+	"transactional-update": func(p []string) []ui.Hint {
+		return []ui.Hint{ui.Cmd("sudo transactional-update pkg install " + strings.Join(p, " ")), ui.Cmd("sudo systemctl reboot")}
 	},
-	"nixos": func([]string) []string {
-		return []string{
-			"in configuration.nix: virtualisation.libvirtd = { enable = true; qemu.vhostUserPackages = [ pkgs.virtiofsd ]; };",
-			"sudo nixos-rebuild switch",
+	"nixos": func([]string) []ui.Hint {
+		return []ui.Hint{
+			ui.Remark("in configuration.nix: virtualisation.libvirtd = { enable = true; qemu.vhostUserPackages = [ pkgs.virtiofsd ]; };"),
+			ui.Cmd("sudo nixos-rebuild switch"),
 		}
 	},
-	"steamos": func([]string) []string {
-		return []string{"SteamOS forgets packages with every update; use a distrobox for tools, and another system for VMs"}
+	"steamos": func([]string) []ui.Hint {
+		return []ui.Hint{ui.Remark("SteamOS forgets packages with every update; use a distrobox for tools, and another system for VMs")}
 	},
 }
 
@@ -264,7 +264,11 @@ func FixPackages(f Facts, packages []string) []string {
 	case err == nil:
 		return []string{"sudo " + op.Shows()[0]}
 	case f.Immutable != "":
-		return immutable[f.Immutable](packages)
+		var out []string
+		for _, h := range immutable[f.Immutable](packages) {
+			out = append(out, h.String())
+		}
+		return out
 	}
 	return []string{"install what Debian calls " + strings.Join(packages, " ")}
 }

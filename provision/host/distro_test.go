@@ -52,7 +52,7 @@ func TestPackagesOfEverySystem(t *testing.T) {
 			switch {
 			case errors.As(err, &e):
 				fmt.Fprintf(&b, "refused: %s\n", e.Message)
-				for _, h := range e.Hints {
+				for _, h := range e.HintLines() {
 					fmt.Fprintf(&b, "   hint: %s\n", h)
 				}
 			case err != nil || len(as) != 1 || len(as[0].Shows) != 1:

@@ -27,7 +27,7 @@ const (
 func Plan(f Facts, need Need) ([]plan.Action, error) {
 	if f.Arch != "amd64" {
 		return nil, ui.Refused("aivm makes x86-64 VMs only so far, and this machine is %s", f.Arch).
-			Hint("run aivm on an x86-64 machine; its VMs are reached over SSH from anywhere")
+			Hint(ui.Remark("run aivm on an x86-64 machine; its VMs are reached over SSH from anywhere"))
 	}
 	actions, err := PlanPackages(f, need)
 	if err != nil {
@@ -64,7 +64,7 @@ func PlanPackages(f Facts, need Need) ([]plan.Action, error) {
 	if fam, _ := lineage(f.OS); need.Image && fam != noFamily && managers[fam] != aptManager {
 		if lacks, _ := Missing(f, Need{}); len(lacks) < len(tools) {
 			return nil, ui.Refused("a guest image is built from Debian's packages with mmdebstrap and apt, which only Debian, Ubuntu and their kin have").
-				Hint("use a finished image: aivm image list", "aivm vm create --image ubuntu-24.04", "aivm host doctor")
+				Hint(ui.CmdFor("use a finished image", "aivm image list"), ui.Cmd("aivm vm create --image ubuntu-24.04"), ui.Cmd("aivm host doctor"))
 		}
 	}
 	op, err := install(f, packages)

@@ -103,7 +103,7 @@ func TestPlanRefuses(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := Plan(Observe(tt.env.env()), Need{})
 			var e *ui.Error
-			if !errors.As(err, &e) || e.Exit != ui.ExitRefused || len(e.Hints) == 0 {
+			if !errors.As(err, &e) || e.Exit != ui.ExitRefused || len(e.HintLines()) == 0 {
 				t.Fatalf("got %#v", err)
 			}
 			for _, s := range tt.says {

@@ -47,8 +47,9 @@ func pick(tiers []tier, have int) int {
 // warning; a chosen one never does. diskDir is where the disk will lie.
 func Choose(f Facts, wish Size, diskDir string) (Size, []string, error) {
 	got := wish
-	var warnings, reasons, hints []string
-	impossible := func(hint, format string, args ...any) {
+	var warnings, reasons []string
+	var hints []ui.Hint
+	impossible := func(hint ui.Hint, format string, args ...any) {
 		reasons = append(reasons, fmt.Sprintf(format, args...))
 		hints = append(hints, hint)
 	}
@@ -60,24 +61,24 @@ func Choose(f Facts, wish Size, diskDir string) (Size, []string, error) {
 		// wants two.
 		got.CPUs = min(max(pick(cpuTiers, f.CPUs), 2), max(f.CPUs, 1))
 	case wish.CPUs < 0 || wish.CPUs > f.CPUs:
-		impossible(fmt.Sprintf("ask for 1 to %d CPUs, or 0 to let aivm choose", f.CPUs),
+		impossible(ui.Remark(fmt.Sprintf("ask for 1 to %d CPUs, or 0 to let aivm choose", f.CPUs)),
 			"%d CPUs were asked for and the machine has %d", wish.CPUs, f.CPUs)
 	}
 
 	switch {
 	case f.MemErr != nil && wish.RAMMB == 0:
-		impossible("give the memory yourself, in MiB", "the machine's memory is not known (%v)", f.MemErr)
+		impossible(ui.Remark("give the memory yourself, in MiB"), "the machine's memory is not known (%v)", f.MemErr)
 	case wish.RAMMB == 0:
 		got.RAMMB = min(pick(ramTiers, f.MemTotalMB), f.MemAvailMB*3/4/256*256)
 		if got.RAMMB < minRAMMB {
-			impossible("close some programs, or shut down another VM: aivm list",
+			impossible(ui.CmdFor("close some programs, or shut down another VM", "aivm list"),
 				"only %d MiB of memory are free, a VM needs %d", f.MemAvailMB, minRAMMB)
 		}
 	case wish.RAMMB < minRAMMB:
-		impossible(fmt.Sprintf("ask for at least %d MiB, or 0 to let aivm choose", minRAMMB),
+		impossible(ui.Remark(fmt.Sprintf("ask for at least %d MiB, or 0 to let aivm choose", minRAMMB)),
 			"%d MiB of memory were asked for and a VM needs %d", wish.RAMMB, minRAMMB)
 	case f.MemErr == nil && wish.RAMMB > f.MemTotalMB:
-		impossible(fmt.Sprintf("ask for less than %d MiB, or 0 to let aivm choose", f.MemTotalMB),
+		impossible(ui.Remark(fmt.Sprintf("ask for less than %d MiB, or 0 to let aivm choose", f.MemTotalMB)),
 			"%d MiB of memory were asked for and the machine has %d", wish.RAMMB, f.MemTotalMB)
 	case f.MemErr == nil && wish.RAMMB > f.MemAvailMB:
 		warnings = append(warnings, fmt.Sprintf("the VM may use %d MiB of memory and only %d are free now: the host may start to swap or stop programs",
@@ -87,12 +88,12 @@ func Choose(f Facts, wish Size, diskDir string) (Size, []string, error) {
 	free, err := f.DiskFreeGB(diskDir)
 	switch {
 	case err != nil && wish.DiskGB == 0:
-		impossible("give the size of the disk yourself, in GiB", "the free space at %s is not known (%v)", ui.Clean(diskDir), err)
+		impossible(ui.Remark("give the size of the disk yourself, in GiB"), "the free space at %s is not known (%v)", ui.Clean(diskDir), err)
 	case wish.DiskGB != 0 && wish.DiskGB < minDiskGB:
-		impossible(fmt.Sprintf("ask for at least %d GiB, or 0 to let aivm choose", minDiskGB),
+		impossible(ui.Remark(fmt.Sprintf("ask for at least %d GiB, or 0 to let aivm choose", minDiskGB)),
 			"a disk of %d GiB was asked for and a VM needs %d", wish.DiskGB, minDiskGB)
 	case err == nil && free < minDiskGB:
-		impossible("make room there: df -h "+ui.Clean(diskDir),
+		impossible(ui.CmdFor("make room there", "df -h "+ui.Clean(diskDir)),
 			"only %d GiB are free at %s, a VM needs %d", free, ui.Clean(diskDir), minDiskGB)
 	case wish.DiskGB == 0:
 		got.DiskGB = min(pick(diskTiers, free), max(free*3/4, minDiskGB))

@@ -77,7 +77,7 @@ func TestChoose(t *testing.T) {
 			if tt.refused != "" {
 				var e *ui.Error
 				if !errors.As(err, &e) || !strings.HasPrefix(e.Message, "Requested VM resources are not feasible on this host right now: ") ||
-					!strings.Contains(e.Message, tt.refused) || len(e.Hints) == 0 {
+					!strings.Contains(e.Message, tt.refused) || len(e.HintLines()) == 0 {
 					t.Fatalf("got %v %v", got, err)
 				}
 				return

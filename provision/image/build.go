@@ -88,7 +88,7 @@ func (r recipe) prepare(ctx context.Context, workDir string) (map[string]string,
 	for _, tool := range []string{"bash", "mmdebstrap", "extlinux", "sfdisk", "mke2fs", "qemu-img", "mount", "fstrim"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			return nil, ui.Refused("building an image needs %s, which is not on this machine", tool).
-				Hint("sudo apt-get install --no-install-recommends mmdebstrap extlinux fdisk e2fsprogs qemu-utils debian-archive-keyring")
+				Hint(ui.Cmd("sudo apt-get install --no-install-recommends mmdebstrap extlinux fdisk e2fsprogs qemu-utils debian-archive-keyring"))
 		}
 	}
 	mbr := ""
@@ -99,7 +99,7 @@ func (r recipe) prepare(ctx context.Context, workDir string) (map[string]string,
 	}
 	if mbr == "" {
 		return nil, ui.Refused("building an image needs gptmbr.bin, which is not on this machine").
-			Hint("sudo apt-get install --no-install-recommends extlinux")
+			Hint(ui.Cmd("sudo apt-get install --no-install-recommends extlinux"))
 	}
 	v := r.vendor
 	ms := v.mirrors(os.DirFS("/etc/apt"))
@@ -109,7 +109,7 @@ func (r recipe) prepare(ctx context.Context, workDir string) (map[string]string,
 		// trusted.gpg.d, as apt does; elsewhere nothing would vouch for them.
 		if keyring = ""; ms == nil {
 			return nil, ui.Refused("this machine has neither a mirror of %s nor its keys, so packages could not be verified", v.name).
-				Hint("sudo apt-get install " + v.keyPackage)
+				Hint(ui.Cmd("sudo apt-get install " + v.keyPackage))
 		}
 	}
 	dump, err := exec.CommandContext(ctx, "apt-config", "dump").Output()

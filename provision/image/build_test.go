@@ -186,7 +186,7 @@ func TestWatch(t *testing.T) {
 	}
 	fmt.Fprint(w, "Err:1 http://m.example bookworm InRelease\nE: Failed to fetch it\n")
 	var e *ui.Error
-	if err := w.failure(errors.New("exit status 100")); !errors.As(err, &e) || len(e.Hints) != 1 || !strings.Contains(e.Hints[0], "apt-get update") {
+	if err := w.failure(errors.New("exit status 100")); !errors.As(err, &e) || len(e.HintLines()) != 1 || !strings.Contains(e.HintLines()[0], "apt-get update") {
 		t.Errorf("%v", err)
 	}
 	w = newWatch(func(string, float64) {})

@@ -130,9 +130,9 @@ func (r Ref) check(sum string) error {
 
 func noFile(path string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
-		return ui.Refused("there is no image file %s", ui.Clean(path)).Hint("use a file that is there, or: --image auto")
+		return ui.Refused("there is no image file %s", ui.Clean(path)).Hint(ui.Remark("use a file that is there, or: --image auto"))
 	}
-	return ui.Refused("the image file cannot be read: %w", err).Hint("ls -l " + shellescape.Quote(path))
+	return ui.Refused("the image file cannot be read: %w", err).Hint(ui.Cmd("ls -l " + shellescape.Quote(path)))
 }
 
 // Add copies r into the cache and remembers it as what ref stands for. While another process adds an image it waits and says so. The
@@ -179,7 +179,7 @@ func openFile(ref Ref) (_ *os.File, st fs.FileInfo, err error) {
 		return nil, nil, noFile(ref.Path, err)
 	}
 	if !st.Mode().IsRegular() {
-		return nil, nil, ui.Refused("the image %s is not a file", ui.Clean(ref.Path)).Hint("ls -ld " + shellescape.Quote(ref.Path))
+		return nil, nil, ui.Refused("the image %s is not a file", ui.Clean(ref.Path)).Hint(ui.Cmd("ls -ld " + shellescape.Quote(ref.Path)))
 	}
 	if _, _, err := Inspect(f, st.Size()); err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", ui.Clean(ref.Path), err)
@@ -368,7 +368,7 @@ func writeErr(dir string, err error) error {
 	}
 	e := ui.Failed("writing to the image cache: %w", err)
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		e.Hint("make room there: df -h " + dir)
+		e.Hint(ui.Cmd("make room there: df -h " + dir))
 	}
 	return e
 }

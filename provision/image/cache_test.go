@@ -107,7 +107,7 @@ func TestCacheDamaged(t *testing.T) {
 		}
 		_, _, err := c.Lookup(debian)
 		var ue *ui.Error
-		if !errors.As(err, &ue) || !strings.Contains(strings.Join(ue.Hints, " "), c.indexPath()) {
+		if !errors.As(err, &ue) || !strings.Contains(strings.Join(ue.HintLines(), " "), c.indexPath()) {
 			t.Errorf("index %q: %v", text, err)
 		}
 	}

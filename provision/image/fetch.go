@@ -89,7 +89,7 @@ func (f *Fetcher) Check(ref Ref) error {
 	case KindURL:
 		if !ref.Pinned() {
 			return ui.Refused("the image %s is fetched only together with its digest", ui.Clean(ref.URL)).
-				Hint("put it behind the address: --image '"+ui.Clean(ref.URL)+"#sha256=HEX'", "or into the config: image.sha256 or image.sha512")
+				Hint(ui.Remark("put it behind the address: --image '"+ui.Clean(ref.URL)+"#sha256=HEX'"), ui.Remark("or into the config: image.sha256 or image.sha512"))
 		}
 	case KindCatalogue:
 		r, ok := Find(ref.Name)
@@ -97,12 +97,12 @@ func (f *Fetcher) Check(ref Ref) error {
 			return unknown(ui.Usage("unknown image %q", ref.Name), ref.Name)
 		}
 		if !r.For(f.arch()) {
-			return ui.Refused("there is no image %s for %s", r.Name, f.arch()).Hint("aivm image list")
+			return ui.Refused("there is no image %s for %s", r.Name, f.arch()).Hint(ui.Cmd("aivm image list"))
 		}
 	}
 	for _, m := range f.Mirrors {
 		if err := download.CheckURL(m); err != nil {
-			return ui.Refused("image.mirror %q: %w", m, err).Hint("aivm config edit")
+			return ui.Refused("image.mirror %q: %w", m, err).Hint(ui.Cmd("aivm config edit"))
 		}
 	}
 	return nil
@@ -198,7 +198,7 @@ func (f *Fetcher) resolve(ctx context.Context, ref Ref, progress Progress) (foun
 		return pin(got, ref, r)
 	}
 	return found{}, ui.Failed("the newest build of %s could not be looked up: %w", r.Name, errors.Join(errs...)).
-		Hint("try again: aivm image fetch "+r.Name, "without that server: --image "+KindPackages+":"+Debian12, "another server: image.mirror in the config (aivm config edit)")
+		Hint(ui.CmdFor("try again", "aivm image fetch "+r.Name), ui.Remark("without that server: --image "+KindPackages+":"+Debian12), ui.Remark("another server: image.mirror in the config (aivm config edit)"))
 }
 
 // pin makes a given digest count, and says so early where the newest build is
@@ -210,7 +210,7 @@ func pin(got found, ref Ref, r Release) (found, error) {
 	d := ref.digest()
 	if got.want.Algo == d.Algo && got.want.Hex != "" && got.want.Hex != d.Hex {
 		return got, ui.Refused("the newest build of %s has the %s %s, and %s is asked for: there is a newer release", r.Name, d.Algo, got.want.Hex, d.Hex).
-			Hint("for the newest: leave the digest out", "for that one build its own address: --image 'https://"+r.Host()+"/...#"+d.Algo+"="+d.Hex+"'")
+			Hint(ui.Remark("for the newest: leave the digest out"), ui.Remark("for that one build its own address: --image 'https://"+r.Host()+"/...#"+d.Algo+"="+d.Hex+"'"))
 	}
 	got.want, got.verified = d, "the "+d.Algo+" given with it"
 	return got, nil
@@ -303,11 +303,11 @@ func explain(err error, ref Ref) error {
 	e := ui.Failed("fetching the image %s: %w", ui.Clean(ref.String()), err)
 	switch te.Kind {
 	case download.Checksum:
-		e.Hint("nothing of it was kept; another server: image.mirror in the config (aivm config edit)")
+		e.Hint(ui.Remark("nothing of it was kept; another server: image.mirror in the config (aivm config edit)"))
 	case download.Redirect:
-		e.Hint("give the address it leads to, with https, or use another server")
+		e.Hint(ui.Remark("give the address it leads to, with https, or use another server"))
 	default:
-		e.Hint("what was fetched is kept; to go on: aivm image fetch '" + ui.Clean(ref.Full()) + "'")
+		e.Hint(ui.CmdFor("what was fetched is kept; to go on", "aivm image fetch '"+ui.Clean(ref.Full())+"'"))
 	}
 	return e
 }

@@ -77,11 +77,11 @@ func (c Cache) loadIndex() (index, error) {
 	default:
 		if err := json.Unmarshal(b, &ix); err != nil {
 			return ix, ui.Refused("the list of cached images is damaged: %s: %w", c.indexPath(), err).
-				Hint("images are found or made again without it: rm " + c.indexPath())
+				Hint(ui.CmdFor("images are found or made again without it", "rm "+c.indexPath()))
 		}
 		if ix.Schema != indexSchema {
 			return ix, ui.Refused("the list of cached images was written by another version of aivm: %s", c.indexPath()).
-				Hint("images are found or made again without it: rm " + c.indexPath())
+				Hint(ui.CmdFor("images are found or made again without it", "rm "+c.indexPath()))
 		}
 	}
 	if ix.Sources == nil {

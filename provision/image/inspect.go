@@ -79,13 +79,13 @@ func Inspect(r io.ReaderAt, size int64) (format string, virtualSize int64, err e
 		got := make([]byte, len(o.magic))
 		if n, _ := r.ReadAt(got, o.at); n == len(got) && string(got) == o.magic {
 			return "", 0, ui.Refused("the image is %s, not qcow2 or raw", o.name).
-				Hint("unpack or convert it first: qemu-img convert -O qcow2 OLD NEW.qcow2")
+				Hint(ui.CmdFor("unpack or convert it first", "qemu-img convert -O qcow2 OLD NEW.qcow2"))
 		}
 	}
 	// Both MBR and GPT (its protective MBR) end the first sector so.
 	if len(head) < 512 || head[510] != 0x55 || head[511] != 0xaa {
 		return "", 0, ui.Refused("the image is neither qcow2 nor a raw disk with a partition table").
-			Hint("see what it is: qemu-img info IMAGE")
+			Hint(ui.CmdFor("see what it is", "qemu-img info IMAGE"))
 	}
 	if size > maxVirtual {
 		return "", 0, ui.Refused("the image is %d bytes large", size)
@@ -109,7 +109,7 @@ func inspectQCOW2(r io.ReaderAt, head []byte, size int64) (int64, error) {
 		return 0, ui.Refused("the qcow2 image ends within its header")
 	case u64(qcowBackingAt) != 0:
 		return 0, ui.Refused("the qcow2 image is an overlay: the rest of it is in another file").
-			Hint("make one whole file of it: qemu-img convert -O qcow2 OLD NEW.qcow2")
+			Hint(ui.Cmd("make one whole file of it: qemu-img convert -O qcow2 OLD NEW.qcow2"))
 	case u32(qcowCryptAt) != 0:
 		return 0, ui.Refused("the qcow2 image is encrypted")
 	case u32(qcowClusterBits) < 9 || u32(qcowClusterBits) > 21:
@@ -120,11 +120,11 @@ func inspectQCOW2(r io.ReaderAt, head []byte, size int64) (int64, error) {
 		switch {
 		case features&featDataFile != 0:
 			return 0, ui.Refused("the qcow2 image keeps its data in another file").
-				Hint("make one whole file of it: qemu-img convert -O qcow2 OLD NEW.qcow2")
+				Hint(ui.Cmd("make one whole file of it: qemu-img convert -O qcow2 OLD NEW.qcow2"))
 		case features&featCorrupt != 0:
-			return 0, ui.Refused("the qcow2 image is marked as corrupt").Hint("qemu-img check -r all IMAGE")
+			return 0, ui.Refused("the qcow2 image is marked as corrupt").Hint(ui.Cmd("qemu-img check -r all IMAGE"))
 		case features&featDirty != 0:
-			return 0, ui.Refused("the qcow2 image was not closed properly, or is in use").Hint("qemu-img check -r all IMAGE")
+			return 0, ui.Refused("the qcow2 image was not closed properly, or is in use").Hint(ui.Cmd("qemu-img check -r all IMAGE"))
 		case features&^(featCompression|featExtendedL2) != 0:
 			return 0, ui.Refused("the qcow2 image needs features that are not known (%#x)", features)
 		}

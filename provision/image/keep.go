@@ -33,7 +33,7 @@ func (ix *index) pinned(ref Ref) string {
 func (ix *index) noLocal(name string) error {
 	e := ui.Usage("unknown image %q", name)
 	if made := ix.locals(); len(made) > 0 {
-		e.Hint("made here: " + strings.Join(made, ", "))
+		e.Hint(ui.CmdFor("made here", strings.Join(made, ", ")))
 	}
 	return unknown(e, name)
 }
@@ -130,7 +130,7 @@ func (c Cache) Select(word string) ([]Kept, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, ui.Refused("there is no image %s in the cache", ui.Clean(word)).Hint("aivm image list")
+		return nil, ui.Refused("there is no image %s in the cache", ui.Clean(word)).Hint(ui.Cmd("aivm image list"))
 	}
 	return out, nil
 }

@@ -123,7 +123,7 @@ func Parse(s string) (Ref, error) {
 		r.Kind, r.URL = KindURL, plain
 		return r, nil
 	case strings.HasPrefix(plain, "http://"):
-		return Ref{}, ui.Usage("image %q: images are fetched over https only", s).Hint("the same with https://, or fetch it yourself and use --image ./FILE")
+		return Ref{}, ui.Usage("image %q: images are fetched over https only", s).Hint(ui.Remark("the same with https://, or fetch it yourself and use --image ./FILE"))
 	}
 	if distro, ok := strings.CutPrefix(plain, KindPackages+":"); ok {
 		if _, ok := recipes[distro]; ok {
@@ -173,9 +173,9 @@ func CheckLocalName(name string) error {
 		return nil
 	}
 	if err == nil && r.Kind == KindCatalogue {
-		return ui.Usage("%q is the name of an image of the catalogue", name).Hint("choose another one: --as my-" + name)
+		return ui.Usage("%q is the name of an image of the catalogue", name).Hint(ui.Remark("choose another one: --as my-" + name))
 	}
-	return ui.Usage("an image's name is made of a-z, 0-9, '.', '_' and '-', at most 63, and not %q", name).Hint("for example: --as tools")
+	return ui.Usage("an image's name is made of a-z, 0-9, '.', '_' and '-', at most 63, and not %q", name).Hint(ui.Remark("for example: --as tools"))
 }
 
 // Known are the words Parse knows, for completion and hints.
@@ -201,9 +201,9 @@ func distros() []string {
 
 // unknown adds what there is to an error about a name.
 func unknown(e *ui.Error, name string) *ui.Error {
-	e.Hint("there are: " + strings.Join(Known(), ", ") + "; or an https address, or the path of a qcow2 or raw file")
+	e.Hint(ui.CmdFor("there are", strings.Join(Known(), ", ")+"; or an https address, or the path of a qcow2 or raw file"))
 	if _, err := os.Stat(name); err == nil && name != "" {
-		e.Hint("for the file here: --image ./" + ui.Clean(name))
+		e.Hint(ui.Remark("for the file here: --image ./" + ui.Clean(name)))
 	}
 	return e
 }

@@ -44,7 +44,7 @@ func TestParse(t *testing.T) {
 	} {
 		_, err := Parse(in)
 		var e *ui.Error
-		if !errors.As(err, &e) || e.Exit != ui.ExitUsage || !strings.Contains(strings.Join(e.Hints, " "), hint) {
+		if !errors.As(err, &e) || e.Exit != ui.ExitUsage || !strings.Contains(strings.Join(e.HintLines(), " "), hint) {
 			t.Errorf("%q: %#v", in, err)
 		}
 	}

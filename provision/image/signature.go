@@ -100,10 +100,10 @@ func checkSignature(keys openpgp.EntityList, list, sig []byte, now func() time.T
 	switch {
 	case errors.Is(err, pgperrors.ErrUnknownIssuer):
 		return signed{}, ui.Failed("the list of digests is signed by none of Ubuntu's keys").
-			Hint("if Ubuntu has a new key: sudo apt-get install --only-upgrade ubuntu-keyring")
+			Hint(ui.CmdFor("if Ubuntu has a new key", "sudo apt-get install --only-upgrade ubuntu-keyring"))
 	case errors.Is(err, pgperrors.ErrSignatureExpired) && s != nil && s.CreationTime.After(now()):
 		return signed{}, ui.Failed("the signature was made at %s, which is in the future for this machine", s.CreationTime.UTC().Format(time.DateTime)).
-			Hint("set the clock: date; timedatectl")
+			Hint(ui.Remark("set the clock: date; timedatectl"))
 	case err != nil:
 		return signed{}, ui.Failed("the signature of the list of digests is not good: %w", err)
 	}

@@ -128,11 +128,11 @@ func (w *watch) failure(err error) error {
 	for _, l := range why {
 		switch {
 		case strings.Contains(l, "Err:"), strings.Contains(l, "Failed to fetch"), strings.Contains(l, "apt-get update"):
-			return e.Hint("see whether this machine reaches its package mirror: sudo apt-get update")
+			return e.Hint(ui.CmdFor("see whether this machine reaches its package mirror", "sudo apt-get update"))
 		case strings.Contains(l, "loop"):
-			return e.Hint("the kernel has to offer loop devices: sudo modprobe loop")
+			return e.Hint(ui.CmdFor("the kernel has to offer loop devices", "sudo modprobe loop"))
 		case strings.Contains(l, "No space left"):
-			return e.Hint("make room: the build needs 2 GiB below /var/cache")
+			return e.Hint(ui.Cmd("make room: the build needs 2 GiB below /var/cache"))
 		}
 	}
 	return e

@@ -128,7 +128,7 @@ func (e Part) Plan(ctx context.Context, w *target.Target) ([]plan.Action, func()
 	default: // made here: there is nothing to get it from
 		if !ok {
 			return nil, nil, ui.Failed("the file of the image %s is damaged or gone", ref).
-				Hint("aivm image verify "+ref.String(), "to make it anew: aivm vm prepare NAME --as "+ref.String())
+				Hint(ui.Cmd("aivm image verify "+ref.String()), ui.CmdFor("to make it anew", "aivm vm prepare NAME --as "+ref.String()))
 		}
 		return nil, base, nil
 	}

@@ -269,7 +269,7 @@ type Removed struct {
 func (e Part) RemoveImages(ctx context.Context, words []string, unused bool) (Removed, error) {
 	out := Removed{Schema: 1}
 	if len(words) > 0 == unused {
-		return out, ui.Usage("name the images to remove, or say --unused").Hint("aivm image list", "aivm image remove --unused")
+		return out, ui.Usage("name the images to remove, or say --unused").Hint(ui.Cmd("aivm image list"), ui.Cmd("aivm image remove --unused"))
 	}
 	_, err := e.Bring(ctx, loop.Job{Plan: func(ctx context.Context) (p plan.Plan, err error) {
 		p, out.Freed, err = e.planRemovals(ctx, words, unused)
@@ -297,7 +297,7 @@ func (e Part) planRemovals(ctx context.Context, words []string, unused bool) (p 
 				continue
 			}
 			return p, 0, ui.Refused("the image %s is used by %s", i.label(), strings.Join(i.UsedBy, ", ")).
-				Hint("its VMs go with: aivm vm delete NAME", "what is not used goes with: aivm image remove --unused")
+				Hint(ui.CmdFor("its VMs go with", "aivm vm delete NAME"), ui.CmdFor("what is not used goes with", "aivm image remove --unused"))
 		}
 		if unused && i.State == "pool" {
 			continue // perhaps another person's, who is about to use it
@@ -333,7 +333,7 @@ func (e Part) listForRemoval(ctx context.Context) (ImageListing, error) {
 		return l, err
 	}
 	if l, err = e.List(ctx); err == nil && l.Usage != "known" {
-		err = ui.Refused("who uses the images is %s", l.Usage).Hint("aivm host doctor")
+		err = ui.Refused("who uses the images is %s", l.Usage).Hint(ui.Cmd("aivm host doctor"))
 	}
 	return l, err
 }

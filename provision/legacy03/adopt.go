@@ -116,7 +116,7 @@ func (e Part) lookForAdoption(ctx context.Context, name string) (*adoption, erro
 	switch d := a.domain; {
 	case errors.Is(err, virt.ErrNotFound):
 		return nil, ui.Refused("VM %q does not exist in libvirt, so there is nothing to take over", w.Name).
-			Hint("to make it: aivm vm up "+w.Name, "to forget its record: aivm vm delete "+w.Name)
+			Hint(ui.CmdFor("to make it", "aivm vm up "+w.Name), ui.CmdFor("to forget its record", "aivm vm delete "+w.Name))
 	case err != nil:
 		return nil, err
 	case d.Mark.By(e.UID):
@@ -125,12 +125,12 @@ func (e Part) lookForAdoption(ctx context.Context, name string) (*adoption, erro
 		return nil, ui.Refused("VM %q belongs to another user (uid %d)", w.Name, d.Mark.Owner)
 	case d.Network == "" || d.MAC == "":
 		return nil, ui.Refused("VM %q has no network device in a network of libvirt's, so aivm could not reach it", w.Name).
-			Hint("virsh -c qemu:///system domiflist " + w.Name)
+			Hint(ui.Cmd("virsh -c qemu:///system domiflist " + w.Name))
 	}
 	a.network, err = a.conn.Network(ctx, a.domain.Network)
 	if errors.Is(err, virt.ErrNotFound) {
 		return nil, ui.Refused("network %q of VM %q does not exist", a.domain.Network, w.Name).
-			Hint("virsh -c qemu:///system net-list --all", "virsh -c qemu:///system edit "+w.Name)
+			Hint(ui.Cmd("virsh -c qemu:///system net-list --all"), ui.Cmd("virsh -c qemu:///system edit "+w.Name))
 	}
 	if err != nil {
 		return nil, err
@@ -175,14 +175,14 @@ func (e Part) vouch(ctx context.Context, a *adoption, o AdoptOptions) error {
 	}
 	if !a.leased {
 		return ui.Refused("VM %q does not run, so its address and host key cannot be told", name).
-			Hint("start it as it was: virsh -c qemu:///system start "+name, "then: "+e.Rerun)
+			Hint(ui.CmdFor("start it as it was", "virsh -c qemu:///system start "+name), ui.CmdFor("then", e.Rerun))
 	}
 	sctx, cancel := context.WithTimeout(ctx, scanLimit)
 	defer cancel()
 	key, err := e.HostKeyOf(sctx, netip.AddrPortFrom(a.ip, 22).String())
 	if err != nil {
 		return ui.Refused("your known_hosts has no host key for %s, and the VM does not show one: %w", a.ip, err).
-			Hint("is it up? virsh -c qemu:///system console " + name)
+			Hint(ui.CmdFor("is it up?", "virsh -c qemu:///system console "+name))
 	}
 	a.key = key
 	shown := ssh.FingerprintSHA256(key)
@@ -191,10 +191,10 @@ func (e Part) vouch(ctx context.Context, a *adoption, o AdoptOptions) error {
 	case o.HostKey == shown || e.DryRun:
 		return nil
 	case o.HostKey != "":
-		return ui.Refused("the machine at %s shows the host key %s, not %s", a.ip, shown, ui.CleanTo(o.HostKey, 80)).Hint(look)
+		return ui.Refused("the machine at %s shows the host key %s, not %s", a.ip, shown, ui.CleanTo(o.HostKey, 80)).Hint(ui.Remark(look))
 	case !e.InTTY:
 		return ui.NeedsApproval("your known_hosts has no host key for VM %q at %s; it shows %s, which has to be confirmed", name, a.ip, shown).
-			Hint(look, "if it is that: "+ui.AddFlag(e.Rerun, "--host-key "+shown))
+			Hint(ui.Remark(look), ui.CmdFor("if it is that", ui.AddFlag(e.Rerun, "--host-key "+shown)))
 	}
 	e.UI.Say("%s", look)
 	ok, err := e.UI.Confirm(ctx, fmt.Sprintf("The machine at %s shows the host key %s. Is that VM %s?", a.ip, shown, name), false)

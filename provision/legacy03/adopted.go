@@ -34,10 +34,10 @@ func (e Part) PlanMove(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
 		return nil, nil
 	case !d.SharedRAM:
 		return nil, ui.Refused("VM %q was made without shared memory, so folders of this machine cannot be shared with it", w.Name).
-			Hint("use a clone of the repository instead: aivm attach FOLDER --mode git --vm " + w.Name)
+			Hint(ui.CmdFor("use a clone of the repository instead", "aivm attach FOLDER --mode git --vm "+w.Name))
 	case d.State != virt.Off:
 		return nil, ui.Refused("the folders of VM %q, which was taken over, can be shared by aivm once it was stopped", w.Name).
-			Hint("aivm vm restart "+w.Name, "until then: ssh "+w.Name)
+			Hint(ui.Cmd("aivm vm restart "+w.Name), ui.CmdFor("until then", "ssh "+w.Name))
 	}
 	device, err := domain.ShareDevice(root.ExportRoot(e.Key(w.Name)), share.FSTag)
 	if err != nil {

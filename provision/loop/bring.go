@@ -123,7 +123,7 @@ func (e Loop) Bring(ctx context.Context, j Job) (applied bool, err error) {
 		}
 		return applied, err
 	}
-	return applied, ui.Failed("the host keeps changing under aivm, %d looks were not enough", maxRounds).Hint("try again: " + e.Rerun)
+	return applied, ui.Failed("the host keeps changing under aivm, %d looks were not enough", maxRounds).Hint(ui.CmdFor("try again", e.Rerun))
 }
 
 func call(f func()) {

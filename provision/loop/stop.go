@@ -22,7 +22,7 @@ func (e Loop) Stop(ctx context.Context, vm string, again func(context.Context) (
 		return err
 	}
 	if len(e.Approval.Open(p)) > 0 {
-		return ui.Failed("VM %s was changed meanwhile, and what would be done now was not agreed to", vm).Hint(e.Rerun)
+		return ui.Failed("VM %s was changed meanwhile, and what would be done now was not agreed to", vm).Hint(ui.Cmd(e.Rerun))
 	}
 	if err := e.Apply(ctx, p); err != nil {
 		return err

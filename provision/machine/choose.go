@@ -75,7 +75,7 @@ func address(f *loop.Facts, spec config.NetworkSpec, mac string) (netip.Addr, er
 	n := loop.NetworkNamed(f, spec.Name)
 	ip, reserved, err := network.Address(spec, n, mac)
 	if err != nil {
-		return ip, ui.Refused("%w", err).Hint("aivm list", "aivm vm delete NAME of a VM you no longer need")
+		return ip, ui.Refused("%w", err).Hint(ui.Cmd("aivm list"), ui.Cmd("aivm vm delete NAME of a VM you no longer need"))
 	}
 	if !reserved && f.Inst != nil {
 		if old, perr := netip.ParseAddr(f.Inst.Address); perr == nil && network.Free(spec, n, mac, old) {

@@ -42,10 +42,10 @@ func (e Part) CheckIdentity(w *target.Target, f *loop.Facts) error {
 		case errors.Is(keyErr, os.ErrNotExist):
 			err = e.StateLost(w)
 		case keyErr != nil:
-			return ui.Failed("the pinned host key of VM %q cannot be read: %w", w.Name, keyErr).Hint("ls -l " + shellescape.Quote(e.SSH.VMDir(w.Name)))
+			return ui.Failed("the pinned host key of VM %q cannot be read: %w", w.Name, keyErr).Hint(ui.Cmd("ls -l " + shellescape.Quote(e.SSH.VMDir(w.Name))))
 		case f.Inst == nil && f.Running():
 			return ui.Refused("the address of VM %q is not remembered in %s any more", w.Name, e.State().InstancePath(w.Name)).
-				Hint("to have it read anew: aivm vm restart " + w.Name)
+				Hint(ui.CmdFor("to have it read anew", "aivm vm restart "+w.Name))
 		}
 	}
 	if err != nil && w.AutoName {
@@ -68,7 +68,7 @@ func (e Part) PlanAlias(w *target.Target, c Chosen) ([]plan.Action, error) {
 	e.WarnOnce(err.Error())
 	var ue *ui.Error
 	if errors.As(err, &ue) {
-		for _, h := range ue.Hints {
+		for _, h := range ue.HintLines() {
 			e.WarnOnce(h)
 		}
 	}

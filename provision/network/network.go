@@ -79,7 +79,7 @@ func Choose(f Facts, spec config.NetworkSpec, owner int, fixed bool) (config.Net
 		}
 		return layout(spec, sub), nil
 	}
-	return spec, ui.Refused("no free network name like %q", base).Hint("virsh -c qemu:///system net-list --all")
+	return spec, ui.Refused("no free network name like %q", base).Hint(ui.Cmd("virsh -c qemu:///system net-list --all"))
 }
 
 // Place fills in bridge and subnet of a network that does not exist yet and
@@ -98,7 +98,7 @@ func Place(f Facts, spec config.NetworkSpec, owner int) (config.NetworkSpec, err
 	base := spec.Bridge
 	for i := 2; f.bridgeTaken(spec.Bridge); i++ {
 		if i > 99 {
-			return spec, ui.Refused("no free bridge name like %q", base).Hint("ip link show type bridge")
+			return spec, ui.Refused("no free bridge name like %q", base).Hint(ui.Cmd("ip link show type bridge"))
 		}
 		spec.Bridge = numbered(base, i)
 	}
@@ -151,7 +151,7 @@ func (f Facts) freeSubnet(first string) (netip.Prefix, error) {
 		}
 	}
 	return netip.Prefix{}, ui.Refused("every subnet aivm knows is in use on this machine").
-		Hint("set defaults.network.subnet_cidr in the config to a free one: aivm config edit")
+		Hint(ui.CmdFor("set defaults.network.subnet_cidr in the config to a free one", "aivm config edit"))
 }
 
 // overlap names what already uses addresses of p; "" when nothing does.
@@ -184,25 +184,25 @@ func layout(spec config.NetworkSpec, p netip.Prefix) config.NetworkSpec {
 func Conflict(f Facts, spec config.NetworkSpec, owner int) error {
 	sub, err := netip.ParsePrefix(spec.SubnetCIDR)
 	if err != nil {
-		return ui.Refused("network %q: subnet_cidr %q is not a subnet", spec.Name, spec.SubnetCIDR).Hint("aivm config edit")
+		return ui.Refused("network %q: subnet_cidr %q is not a subnet", spec.Name, spec.SubnetCIDR).Hint(ui.Cmd("aivm config edit"))
 	}
 	if n := f.find(spec.Name); n != nil {
 		if !n.Mark.By(owner) {
 			return ui.Refused("network %q exists and was not made by aivm for this user", spec.Name).
-				Hint("choose another name for it in the config (defaults.network.name): aivm config edit", "virsh -c qemu:///system net-dumpxml "+spec.Name)
+				Hint(ui.CmdFor("choose another name for it in the config (defaults.network.name)", "aivm config edit"), ui.Cmd("virsh -c qemu:///system net-dumpxml "+spec.Name))
 		}
 		return nil
 	}
 	if f.bridgeTaken(spec.Bridge) {
 		return ui.Refused("bridge %q of network %q is taken by something that is not ours", spec.Bridge, spec.Name).
-			Hint("choose another bridge in the config (defaults.network.bridge): aivm config edit", "ip link show "+spec.Bridge)
+			Hint(ui.CmdFor("choose another bridge in the config (defaults.network.bridge)", "aivm config edit"), ui.Cmd("ip link show "+spec.Bridge))
 	}
 	if f.Routes.Err != nil {
 		return ui.Failed("cannot tell whether subnet %s is free: %w", sub, f.Routes.Err)
 	}
 	if what := f.overlap(sub, spec.Bridge); what != "" {
 		return ui.Refused("subnet %s of network %q overlaps %s", sub, spec.Name, what).
-			Hint("choose another subnet in the config (defaults.network.subnet_cidr): aivm config edit", "ip -4 route show")
+			Hint(ui.CmdFor("choose another subnet in the config (defaults.network.subnet_cidr)", "aivm config edit"), ui.Cmd("ip -4 route show"))
 	}
 	return nil
 }

@@ -62,7 +62,7 @@ func (e *Session) Lock(ctx context.Context, vm string) (release func(), waited b
 	})
 	if err != nil && ctx.Err() == nil {
 		dir := filepath.Dir(path)
-		err = ui.Failed("locking VM %q: %w", vm, err).Hint("ls -ld "+shellescape.Quote(dir), "df -h "+shellescape.Quote(dir))
+		err = ui.Failed("locking VM %q: %w", vm, err).Hint(ui.Cmd("ls -ld "+shellescape.Quote(dir)), ui.Cmd("df -h "+shellescape.Quote(dir)))
 	}
 	e.Reload()
 	return release, waited, err
@@ -100,5 +100,5 @@ func (e *Session) FoundNothing(f host.Facts, need host.Need) error {
 		return nil
 	}
 	return ui.Failed("installed is %s, and still not found: %s", strings.Join(packages, " "), strings.Join(tools, ", ")).
-		Hint("look where the files went, or install it anew by hand: "+strings.Join(packages, " "), "aivm host doctor -v")
+		Hint(ui.CmdFor("look where the files went, or install it anew by hand", strings.Join(packages, " ")), ui.Cmd("aivm host doctor -v"))
 }

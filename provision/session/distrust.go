@@ -83,7 +83,7 @@ func (e *Session) Distrust(folders []sshcfg.GuestFolder) {
 	self := e.Person().Self
 	if f, guests := in(self); guests && self != "" && e.Root != nil {
 		e.Root = noRoot{e.Root, ui.Refused("the aivm that runs now, %s, lies in a folder that VM %s can write, and does not get root's rights", ui.Clean(self), f.VM).
-			Hint("put it where no guest writes: sudo install -m 755 "+shellescape.Quote(self)+" /usr/local/bin/aivm", "then use that one: /usr/local/bin/aivm list")}
+			Hint(ui.CmdFor("put it where no guest writes", "sudo install -m 755 "+shellescape.Quote(self)+" /usr/local/bin/aivm"), ui.CmdFor("then use that one", "/usr/local/bin/aivm list"))}
 	}
 }
 

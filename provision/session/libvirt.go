@@ -38,7 +38,7 @@ func (e *Session) LibvirtWithHelp(ctx context.Context) (*virt.Conn, error) {
 	}
 	if errors.Is(err, virt.ErrNoDaemon) {
 		if e.LibvirtAbsent(err) {
-			return nil, ui.Failed("libvirt is not installed on this machine").Hint("aivm host doctor", "aivm code .")
+			return nil, ui.Failed("libvirt is not installed on this machine").Hint(ui.Cmd("aivm host doctor"), ui.Cmd("aivm code ."))
 		}
 		as, perr := host.Plan(e.HostFacts(), host.Need{})
 		if perr != nil {
@@ -50,7 +50,7 @@ func (e *Session) LibvirtWithHelp(ctx context.Context) (*virt.Conn, error) {
 			}
 		}
 		if e.DryRun || p.Empty() {
-			return nil, ui.Failed("%w", err).Hint("aivm host doctor")
+			return nil, ui.Failed("%w", err).Hint(ui.Cmd("aivm host doctor"))
 		}
 		if err := e.Apply(ctx, p); err != nil {
 			return nil, err
@@ -74,7 +74,7 @@ func (e *Session) LibvirtWithHelp(ctx context.Context) (*virt.Conn, error) {
 // socket and passes it on; nothing is changed by that.
 func (e *Session) PlanLibvirt(p *plan.Plan, err error) error {
 	if !errors.Is(err, virt.ErrDenied) {
-		return ui.Failed("libvirt cannot be asked: %w", err).Hint("aivm host doctor", "sudo systemctl status libvirtd")
+		return ui.Failed("libvirt cannot be asked: %w", err).Hint(ui.Cmd("aivm host doctor"), ui.Cmd("sudo systemctl status libvirtd"))
 	}
 	p.Add(plan.Action{
 		ID: "libvirt.open", Why: "talk to libvirt, which this user may not do directly",

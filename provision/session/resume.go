@@ -17,7 +17,7 @@ import (
 // Resume says how to go on after a run that stopped in the middle.
 func (e *Session) Resume(err error) error {
 	if errors.Is(err, context.Canceled) {
-		return &ui.Error{Exit: ui.ExitInterrupted, Kind: "interrupted", Message: "interrupted; nothing is lost", Hints: []string{"to go on: " + e.Rerun}, Err: err}
+		return &ui.Error{Exit: ui.ExitInterrupted, Kind: "interrupted", Message: "interrupted; nothing is lost", Hints: []ui.Hint{ui.CmdFor("to go on", e.Rerun)}, Err: err}
 	}
 	var ue *ui.Error
 	switch {
@@ -29,19 +29,19 @@ func (e *Session) Resume(err error) error {
 		return err
 	}
 	if errors.Is(err, virt.ErrNoDaemon) {
-		ue.Hint("aivm host doctor")
+		ue.Hint(ui.Cmd("aivm host doctor"))
 	}
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
 		dir := shellescape.Quote(filepath.Dir(pe.Path))
 		switch {
 		case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-			ue.Hint("make room there: df -h " + dir)
+			ue.Hint(ui.Cmd("make room there: df -h " + dir))
 		case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
-			ue.Hint("ls -ld " + dir)
+			ue.Hint(ui.Cmd("ls -ld " + dir))
 		}
 	}
-	ue.Hint("to go on where it stopped: " + e.Rerun)
+	ue.Hint(ui.CmdFor("to go on where it stopped", e.Rerun))
 	return err
 }
 
@@ -55,17 +55,17 @@ func (e *Session) ExplainLost(ctx context.Context, vm string, err error) error {
 	if l, lerr := e.Libvirt(ctx); lerr == nil {
 		switch d, derr := l.Domain(ctx, vm); {
 		case errors.Is(derr, virt.ErrNotFound):
-			return ui.Failed("%w: the VM is gone", err).Hint("aivm list")
+			return ui.Failed("%w: the VM is gone", err).Hint(ui.Cmd("aivm list"))
 		case derr == nil && d.State != virt.Running:
-			return ui.Failed("%w: the VM was switched off meanwhile", err).Hint("aivm vm up " + vm)
+			return ui.Failed("%w: the VM was switched off meanwhile", err).Hint(ui.Cmd("aivm vm up " + vm))
 		}
 	}
-	return ui.Failed("%w", err).Hint("aivm status --vm " + vm)
+	return ui.Failed("%w", err).Hint(ui.Cmd("aivm status --vm " + vm))
 }
 
 func StateErr(dir string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return ui.Failed("writing the state of the VM: %w", err).Hint("ls -ld "+shellescape.Quote(dir), "df -h "+shellescape.Quote(dir))
+	return ui.Failed("writing the state of the VM: %w", err).Hint(ui.Cmd("ls -ld "+shellescape.Quote(dir)), ui.Cmd("df -h "+shellescape.Quote(dir)))
 }

@@ -48,9 +48,9 @@ func (e *Session) Stanza(vm string, in state.Instance) sshcfg.Stanza {
 // aivm gave it.
 func (e *Session) HostKeyRefusal(vm string, err error) error {
 	return ui.Refused("the machine at the address of VM %q is not that VM: %w", vm, err).
-		Hint("something else answers there, or the guest replaced its host key",
-			"look from the console: virsh -c qemu:///system console "+vm,
-			"start afresh if you do not trust it: aivm vm delete "+vm)
+		Hint(ui.Remark("something else answers there, or the guest replaced its host key"),
+			ui.CmdFor("look from the console", "virsh -c qemu:///system console "+vm),
+			ui.CmdFor("start afresh if you do not trust it", "aivm vm delete "+vm))
 }
 
 // WarnOnce says a warning once per run, however often plans are made.
@@ -98,8 +98,7 @@ func Seconds(t *ui.Timing) map[string]float64 {
 	return out
 }
 
-// HintsOf are the commands a person is told with an error, without what is said
-// around them.
+// HintsOf returns the commands a person is told with an error.
 func HintsOf(err error) []string {
 	var ue *ui.Error
 	if !errors.As(err, &ue) {
@@ -107,8 +106,8 @@ func HintsOf(err error) []string {
 	}
 	var out []string
 	for _, h := range ue.Hints {
-		if i := strings.Index(h, "aivm "); i >= 0 {
-			out = append(out, h[i:])
+		if h.Command != "" {
+			out = append(out, h.Command)
 		}
 	}
 	return out

@@ -433,19 +433,19 @@ func RefuseLeads(hostPath string, p Person, writable bool, allow []string) (Lead
 	q := quote(hostPath)
 	if found.Self != "" {
 		return found, ui.Refused("%s is not shared for writing: the aivm that runs now lies in it (%s), and this machine runs it as root", ui.Clean(hostPath), ui.Clean(found.Self)).
-			Hint("put it where no guest writes: sudo install -m 755 "+quote(found.Self)+" /usr/local/bin/aivm", "then: /usr/local/bin/aivm attach "+q)
+			Hint(ui.CmdFor("put it where no guest writes", "sudo install -m 755 "+quote(found.Self)+" /usr/local/bin/aivm"), ui.CmdFor("then", "/usr/local/bin/aivm attach "+q))
 	}
 	if allowed(hostPath, allow) {
 		return found, nil
 	}
-	yes := "if the guest may really have it, repeat the command with: --allow-sensitive " + q
+	yes := ui.Remark("if the guest may really have it, repeat the command with: --allow-sensitive " + q)
 	if len(found.Keys) > 0 {
 		return found, ui.Refused("%s is not shared: it has keys or tokens: %s", ui.Clean(hostPath), NameLeads(found.Keys)).
-			Hint(yes, "or attach the project's own folder")
+			Hint(yes, ui.Remark("or attach the project's own folder"))
 	}
 	if len(found.Acts) > 0 {
 		return found, ui.Refused("%s is not shared for writing: this machine runs or obeys by itself what lies there: %s", ui.Clean(hostPath), NameLeads(found.Acts)).
-			Hint("to let the guest only read it: aivm attach "+q+" --access ro", yes)
+			Hint(ui.CmdFor("to let the guest only read it", "aivm attach "+q+" --access ro"), yes)
 	}
 	return found, nil
 }

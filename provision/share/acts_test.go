@@ -124,8 +124,8 @@ func TestLeadsIntoAFolder(t *testing.T) {
 			case !errors.As(err, &e) || e.Kind != "refused" || !strings.Contains(err.Error(), tc.says):
 				t.Errorf("%s, writable %v: %v, want %s: %q", tc.folder, writable, err, want, tc.says)
 				continue
-			case want == acts && !strings.Contains(e.Hints[0], "--access ro"):
-				t.Errorf("%s: hints %q", tc.folder, e.Hints)
+			case want == acts && !strings.Contains(e.HintLines()[0], "--access ro"):
+				t.Errorf("%s: hints %q", tc.folder, e.HintLines())
 			}
 			if _, err := RefuseLeads(folder, p, writable, []string{home + "/code/p", folder}); (err == nil) == (want == self) {
 				t.Errorf("%s with --allow-sensitive: %v", tc.folder, err)

@@ -105,18 +105,18 @@ func CheckProtect(a Attachment, others []Attachment) error {
 		for _, o := range others {
 			if o.Protect && o.writable() && Undone(o, []Attachment{a}) != nil {
 				return ui.Refused("VM %s could write through %s what is protected of %s in VM %s", a.VM, a.HostPath, o.HostPath, o.VM).
-					Hint("to have it without: aivm detach "+quote(o.HostPath)+" --vm "+quote(o.VM), "only to read: aivm attach "+quote(a.HostPath)+" --vm "+quote(a.VM)+" --access ro")
+					Hint(ui.CmdFor("to have it without", "aivm detach "+quote(o.HostPath)+" --vm "+quote(o.VM)), ui.CmdFor("only to read", "aivm attach "+quote(a.HostPath)+" --vm "+quote(a.VM)+" --access ro"))
 			}
 		}
 		return nil
 	}
 	if o := Undone(a, others); o != nil && below(a.HostPath, o.HostPath) {
 		return ui.Refused("%s lies in %s, which VM %s can write: nothing of it would be protected", a.HostPath, o.HostPath, o.VM).
-			Hint("protect that one instead: aivm detach "+quote(o.HostPath)+" --vm "+quote(o.VM), "then: aivm attach "+quote(o.HostPath)+" --vm "+quote(o.VM)+" --protect")
+			Hint(ui.CmdFor("protect that one instead", "aivm detach "+quote(o.HostPath)+" --vm "+quote(o.VM)), ui.CmdFor("then", "aivm attach "+quote(o.HostPath)+" --vm "+quote(o.VM)+" --protect"))
 	}
 	if o := Undone(a, others); o != nil {
 		return ui.Refused("VM %s can write %s: not all of %s would be protected", o.VM, o.HostPath, a.HostPath).
-			Hint("aivm detach " + quote(o.HostPath) + " --vm " + quote(o.VM))
+			Hint(ui.Cmd("aivm detach " + quote(o.HostPath) + " --vm " + quote(o.VM)))
 	}
 	return nil
 }

@@ -54,8 +54,8 @@ func concerned(atts []Attachment, token, where string) []Attachment {
 }
 
 func explain(reason, where, said string, a Attachment) error {
-	const elsewhere = "attach the folder at another place: --guest-dst PATH"
-	restart := "restart the VM: aivm vm restart " + quote(a.VM)
+	elsewhere := ui.Remark("attach the folder at another place: --guest-dst PATH")
+	restart := ui.CmdFor("restart the VM", "aivm vm restart "+quote(a.VM))
 	switch reason {
 	case "foreign":
 		return ui.Refused("something else is mounted on %q in the VM", where).Hint(elsewhere)
@@ -69,7 +69,7 @@ func explain(reason, where, said string, a Attachment) error {
 		return ui.Refused("%q would have to be made inside another shared folder, and attaching changes none", where).Hint(elsewhere)
 	case "busy":
 		return ui.Failed("%q in the VM is in use and cannot be mounted anew: %q", where, said).
-			Hint("close what works there, or " + restart)
+			Hint(ui.CmdFor("close what works there, or "+restart.Text, restart.Command))
 	case "device":
 		return ui.Failed("the VM cannot mount its folder device %s: %q", FSTag, said)
 	case "own":

@@ -116,7 +116,7 @@ func observeFolder(path string, ms []mountinfo.Mount) Folder {
 	// The id, and not the longest prefix: mounts can hide each other.
 	m, ok := mountinfo.ByID(ms, int(st.Mnt_id))
 	if !ok {
-		f.Err = ui.Failed("the mounts around %s changed while they were read", path).Hint("run the command again")
+		f.Err = ui.Failed("the mounts around %s changed while they were read", path).Hint(ui.Remark("run the command again"))
 		return f
 	}
 	rel, err := filepath.Rel(m.Point, path)
@@ -139,7 +139,7 @@ func folderError(path string, err error) error {
 		return ui.Refused("%s is not a folder", path)
 	case errors.Is(err, unix.ELOOP):
 		return ui.Refused("%w", &because{"a part of " + path + " is a symbolic link now", ErrLink}).
-			Hint("attach the folder the link leads to, if that is what you want")
+			Hint(ui.Remark("attach the folder the link leads to, if that is what you want"))
 	case errors.Is(err, fs.ErrPermission):
 		return ui.Refused("folder %s cannot be reached by you", path)
 	}
@@ -295,7 +295,7 @@ func usable(a Attachment, f Folder) error {
 		return ui.Refused("folder %s cannot be read by you, so it cannot be shared", a.HostPath)
 	case a.Access == string(ReadWrite) && !f.Writable:
 		return ui.Refused("folder %s cannot be written by you, so it can be shared only for reading", a.HostPath).
-			Hint("share it for reading: --access ro")
+			Hint(ui.Remark("share it for reading: --access ro"))
 	}
 	return nil
 }

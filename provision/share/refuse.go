@@ -45,12 +45,12 @@ func Refuse(hostPath, home string, own, allow []string) error {
 		return in, holds
 	}
 	if slices.Contains(folder, "/") {
-		return ui.Refused("the whole file system cannot be shared").Hint("share the project's own folder: aivm code FOLDER")
+		return ui.Refused("the whole file system cannot be shared").Hint(ui.CmdFor("share the project's own folder", "aivm code FOLDER"))
 	}
 	own = append(slices.Clone(own), root.ExportBase)
 	for _, o := range own {
 		if in, _ := touches(o); in {
-			return ui.Refused("%s belongs to aivm itself (%s) and cannot be shared", hostPath, o).Hint("share the project's own folder: aivm code FOLDER")
+			return ui.Refused("%s belongs to aivm itself (%s) and cannot be shared", hostPath, o).Hint(ui.CmdFor("share the project's own folder", "aivm code FOLDER"))
 		}
 	}
 	if allowed(hostPath, allow) {
@@ -58,7 +58,7 @@ func Refuse(hostPath, home string, own, allow []string) error {
 	}
 	no := func(why string) error {
 		return ui.Refused("%s is not shared: %s", hostPath, why).
-			Hint("if the guest may really have it, repeat the command with: --allow-sensitive "+quote(hostPath), "or attach the project's own folder")
+			Hint(ui.Remark("if the guest may really have it, repeat the command with: --allow-sensitive "+quote(hostPath)), ui.Remark("or attach the project's own folder"))
 	}
 	for _, p := range []string{"/etc", "/proc", "/sys", "/dev", "/boot"} {
 		if in, holds := touches(p); in || holds {

@@ -220,7 +220,7 @@ func CheckGuestDst(dst string) error {
 	for part := range strings.SplitSeq(dst, "/") {
 		if len(part) > 255 { // NAME_MAX (linux/limits.h)
 			return ui.Refused("guest path %s has a name of %d bytes, 255 is the most there can be", dst, len(part)).
-				Hint("choose another place: --guest-dst /home/agent/NAME")
+				Hint(ui.Remark("choose another place: --guest-dst /home/agent/NAME"))
 		}
 	}
 	if name == "" {
@@ -229,7 +229,7 @@ func CheckGuestDst(dst string) error {
 	reserved := slices.ContainsFunc(reservedDst, func(d string) bool { return dst == d || below(dst, d) })
 	if reserved || slices.Contains(systemDst, dst) {
 		return ui.Refused("guest path %s belongs to the guest's own system", dst).
-			Hint("choose another place: --guest-dst " + quote("/home/agent/"+name))
+			Hint(ui.Remark("choose another place: --guest-dst " + quote("/home/agent/"+name)))
 	}
 	return nil
 }
@@ -246,7 +246,7 @@ func check(atts []Attachment) error {
 	for _, a := range atts {
 		if !a.Mode.Mounts() {
 			return ui.Refused("mode %s is not there yet (folder %s)", a.Mode, a.HostPath).
-				Hint("use one that is: --mode shared-root, --mode shared")
+				Hint(ui.Remark("use one that is: --mode shared-root, --mode shared"))
 		}
 		if a.Access != string(ReadWrite) && a.Access != string(ReadOnly) {
 			return ui.Usage("--access must be one of: ro, rw")
@@ -266,7 +266,7 @@ func check(atts []Attachment) error {
 		seen[a.HostPath] = true
 		if other, ok := dst[a.GuestDst]; ok {
 			return ui.Refused("%s and %s would both be at %s in VM %s", other, a.HostPath, a.GuestDst, a.VM).
-				Hint("choose another place for one of them: --guest-dst PATH")
+				Hint(ui.Remark("choose another place for one of them: --guest-dst PATH"))
 		}
 		dst[a.GuestDst] = a.HostPath
 	}

@@ -138,8 +138,8 @@ func TestRefuse(t *testing.T) {
 			t.Errorf("%s: %v, want a refusal", p, err)
 			continue
 		}
-		if hinted := len(e.Hints) > 0 && strings.Contains(e.Hints[0], "--allow-sensitive "+quote(p)); hinted != lifted {
-			t.Errorf("%s: hints %q", p, e.Hints)
+		if hinted := len(e.HintLines()) > 0 && strings.Contains(e.HintLines()[0], "--allow-sensitive "+quote(p)); hinted != lifted {
+			t.Errorf("%s: hints %q", p, e.HintLines())
 		}
 		if err := Refuse(p, home, own, []string{"/elsewhere", p}); (err == nil) != lifted {
 			t.Errorf("%s with --allow-sensitive: %v", p, err)

@@ -102,7 +102,7 @@ func (f flattener) fetch(ctx context.Context, v virt.Volume, to string) (layer, 
 		return layer{}, err
 	}
 	if w.err != nil {
-		return layer{}, ui.Failed("writing the copy of the disk: %w", w.err).Hint("df -h " + f.env.Cache.Dir)
+		return layer{}, ui.Failed("writing the copy of the disk: %w", w.err).Hint(ui.Cmd("df -h " + f.env.Cache.Dir))
 	}
 	return layer{to, v.Format}, file.Close()
 }
@@ -145,7 +145,7 @@ func (f flattener) room(chain []virt.Volume) error {
 		return nil
 	}
 	if free := st.Bavail * uint64(st.Bsize); need > free {
-		return ui.Failed("making the image may need %d MB and %s has %d MB free", need>>20, f.env.Cache.Dir, free>>20).Hint("make room there: df -h " + f.env.Cache.Dir)
+		return ui.Failed("making the image may need %d MB and %s has %d MB free", need>>20, f.env.Cache.Dir, free>>20).Hint(ui.Cmd("make room there: df -h " + f.env.Cache.Dir))
 	}
 	return nil
 }

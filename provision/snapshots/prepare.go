@@ -63,7 +63,7 @@ type preparation struct {
 func (e Part) Prepare(ctx context.Context, o PrepareOptions) (Prepared, error) {
 	e.Timing = ui.NewTiming("stop", "boot", "image")
 	if o.As == "" {
-		return Prepared{}, ui.Usage("the image needs a name").Hint(ui.AddFlag(e.Rerun, "--as tools"))
+		return Prepared{}, ui.Usage("the image needs a name").Hint(ui.Cmd(ui.AddFlag(e.Rerun, "--as tools")))
 	}
 	if err := image.CheckLocalName(o.As); err != nil {
 		return Prepared{}, err
@@ -138,10 +138,10 @@ func (e Part) dropCopy(ctx context.Context, pr *preparation) {
 func (e Part) lookForPrepare(ctx context.Context, o PrepareOptions) (_ *preparation, err error) {
 	ref := image.Ref{Kind: image.KindLocal, Name: o.As}
 	if e.Cache.Has(ref) && !o.Replace {
-		return nil, ui.Refused("there is an image %s already", o.As).Hint("to let the name go to the new one: "+ui.AddFlag(e.Rerun, "--replace"), "aivm image list")
+		return nil, ui.Refused("there is an image %s already", o.As).Hint(ui.CmdFor("to let the name go to the new one", ui.AddFlag(e.Rerun, "--replace")), ui.Cmd("aivm image list"))
 	}
 	if e.HostFacts().Tools["qemu-img"] == "" {
-		return nil, ui.Refused("making an image of a VM needs qemu-img, which is not on this machine").Hint("aivm host install-deps")
+		return nil, ui.Refused("making an image of a VM needs qemu-img, which is not on this machine").Hint(ui.Cmd("aivm host install-deps"))
 	}
 	w, d, err := e.Ours(ctx, o.Name)
 	if err != nil {
@@ -156,7 +156,7 @@ func (e Part) lookForPrepare(ctx context.Context, o PrepareOptions) (_ *preparat
 		}
 	}()
 	if d == nil {
-		return nil, ui.Refused("VM %q is not made yet", w.Name).Hint("aivm vm up " + w.Name)
+		return nil, ui.Refused("VM %q is not made yet", w.Name).Hint(ui.Cmd("aivm vm up " + w.Name))
 	}
 	pr := &preparation{w: w, ref: ref, d: d}
 	if pr.inst, err = e.State().Instance(w.Name); err != nil {
@@ -174,7 +174,7 @@ func (e Part) lookForPrepare(ctx context.Context, o PrepareOptions) (_ *preparat
 		return nil, err
 	}
 	if err != nil || !pr.pool.Active {
-		return nil, ui.Refused("the storage pool at %s does not run", dir).Hint("aivm vm up " + w.Name)
+		return nil, ui.Refused("the storage pool at %s does not run", dir).Hint(ui.Cmd("aivm vm up " + w.Name))
 	}
 	disk, ok := d.StoredDisk(domain.DiskSerial)
 	if !ok {
@@ -296,10 +296,10 @@ func (e Part) explainCopy(ctx context.Context, pr *preparation, err error) error
 	out := ui.Failed("the copy of VM %s did not become reachable: %w", pr.w.Name, err)
 	if b, rerr := pr.l.ReadTail(ctx, pr.pool.Name, domain.CopySerial(e.Key(pr.w.Name)), 8<<10); rerr == nil {
 		for _, s := range loop.LastSerial(b, loop.SerialLines) {
-			out.Hint("serial: " + s)
+			out.Hint(ui.CmdFor("serial", s))
 		}
 	}
-	return out.Hint("does the VM itself start? aivm vm up " + pr.w.Name)
+	return out.Hint(ui.CmdFor("does the VM itself start?", "aivm vm up "+pr.w.Name))
 }
 
 // takeImage brings the copy's disk into the cache.

@@ -183,7 +183,7 @@ func (e Part) lookAtDisk(ctx context.Context, name string, do func(*target.Targe
 func (e Part) withDisk(ctx context.Context, name string) (*target.Target, *virt.Domain, error) {
 	w, d, err := e.Ours(ctx, name)
 	if err == nil && d == nil {
-		err = ui.Refused("VM %q does not exist in libvirt, so it has no disk", w.Name).Hint("aivm vm up " + w.Name)
+		err = ui.Refused("VM %q does not exist in libvirt, so it has no disk", w.Name).Hint(ui.Cmd("aivm vm up " + w.Name))
 	}
 	return w, d, err
 }

@@ -73,7 +73,7 @@ func (d Dir) Instance(vm string) (*Instance, error) {
 	}
 	if err != nil {
 		return nil, ui.Refused("the state file of VM %q is damaged: %s: %w", vm, d.InstancePath(vm), err).
-			Hint("move it away, and what it said is asked of libvirt: mv "+shellescape.Quote(d.InstancePath(vm))+" /tmp/", "then: aivm vm restart "+vm)
+			Hint(ui.CmdFor("move it away, and what it said is asked of libvirt", "mv "+shellescape.Quote(d.InstancePath(vm))+" /tmp/"), ui.CmdFor("then", "aivm vm restart "+vm))
 	}
 	return &in, nil
 }
@@ -82,7 +82,7 @@ func (d Dir) Instance(vm string) (*Instance, error) {
 // understood nor written over.
 func later(what, path string, has, known int) error {
 	return ui.Refused("%s is in version %d of its format, this aivm knows %d: %s: %w", what, has, known, path, ErrLater).
-		Hint("use the aivm that wrote it")
+		Hint(ui.Remark("use the aivm that wrote it"))
 }
 
 // ErrLater is in the chain of a refusal of what a later aivm wrote.

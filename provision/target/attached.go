@@ -68,7 +68,7 @@ func (e Finder) Refresh(w *Target) error {
 	w.Store = store
 	if _, ok := store.Config.FindVM(w.Name); !ok && !w.NewVM {
 		// Nothing recreates a VM by itself, a run that waited least of all.
-		return ui.Failed("VM %s was deleted meanwhile", w.Name).Hint("to make it anew: aivm vm create " + w.Name)
+		return ui.Failed("VM %s was deleted meanwhile", w.Name).Hint(ui.CmdFor("to make it anew", "aivm vm create "+w.Name))
 	}
 	if w.Folder == nil {
 		return nil
@@ -76,7 +76,7 @@ func (e Finder) Refresh(w *Target) error {
 	r, ok := store.Config.FindAttachment(w.Folder.HostPath, w.Name)
 	switch {
 	case !ok && !w.NewFolder:
-		return ui.Failed("folder %s was %w from VM %s meanwhile", w.Folder.HostPath, ErrDetached, w.Name).Hint(e.Rerun)
+		return ui.Failed("folder %s was %w from VM %s meanwhile", w.Folder.HostPath, ErrDetached, w.Name).Hint(ui.Cmd(e.Rerun))
 	case ok && w.NewFolder:
 		return e.takeRecorded(w, *r)
 	}
@@ -118,7 +118,7 @@ func (e Finder) RecordState(a share.Attachment, s share.State, id, why string) p
 func TooMany(vm, folder string) error {
 	q := "aivm attach " + shellescape.Quote(folder) + " --vm " + vm
 	return ui.Refused("VM %s has no room for the device of folder %s: %d folders in mode shared are the most there can be", vm, folder, share.MaxShared).
-		Hint("any number of folders share one device: "+q+" --mode shared-root", "or give the VM a clone of a repository: "+q+" --mode git", "or detach one that is not needed: aivm list")
+		Hint(ui.CmdFor("any number of folders share one device", q+" --mode shared-root"), ui.CmdFor("or give the VM a clone of a repository", q+" --mode git"), ui.CmdFor("or detach one that is not needed", "aivm list"))
 }
 
 // checkRoom refuses the folder after the last in mode shared.

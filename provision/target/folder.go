@@ -56,11 +56,11 @@ func (e Finder) Folder(ctx context.Context, o FolderOptions, create bool) (*Targ
 	}
 	if mode == share.Git && o.Protect {
 		return nil, ui.Refused("--protect makes no sense with --mode git: the guest writes nothing of %s", ui.Clean(real)).
-			Hint("leave it out: aivm attach " + shellescape.Quote(real) + " --mode git")
+			Hint(ui.CmdFor("leave it out", "aivm attach "+shellescape.Quote(real)+" --mode git"))
 	}
 	if o.GuestDst != "" && (!filepath.IsAbs(o.GuestDst) || strings.ContainsAny(o.GuestDst, "\n\r\x00")) {
 		return nil, ui.Usage("--guest-dst must be an absolute path in the guest, not %q", o.GuestDst).
-			Hint("for example: --guest-dst /home/agent/" + shellescape.Quote(filepath.Base(typed)))
+			Hint(ui.Remark("for example: --guest-dst /home/agent/" + shellescape.Quote(filepath.Base(typed))))
 	}
 	dst := real
 	if o.GuestDst != "" {
@@ -118,7 +118,7 @@ func (e Finder) Folder(ctx context.Context, o FolderOptions, create bool) (*Targ
 	for _, a := range w.Store.Config.VMAttachments(w.Name) {
 		if share.Recorded(a).GuestDst == dst && a.HostPath != folder.HostPath {
 			return nil, ui.Refused("%s in VM %s is the place of another folder already: %s", dst, w.Name, ui.Clean(a.HostPath)).
-				Hint("choose another place: --guest-dst PATH")
+				Hint(ui.Remark("choose another place: --guest-dst PATH"))
 		}
 	}
 	if typed != real && mode != share.Git {
@@ -156,7 +156,7 @@ func (o FolderOptions) nested(r config.Attachment, real string, mode share.Mode,
 	}
 	if o.Access == string(share.ReadOnly) && a.Access == string(share.ReadWrite) && a.Mode != share.Git {
 		return false, ui.Refused("%s lies in %s, which VM %s can write: it would not be read-only there", ui.Clean(real), ui.Clean(a.HostPath), a.VM).
-			Hint("to have all of it read-only: aivm detach "+shellescape.Quote(a.HostPath)+" --vm "+a.VM, "then: aivm attach "+shellescape.Quote(a.HostPath)+" --vm "+a.VM+" --access ro")
+			Hint(ui.CmdFor("to have all of it read-only", "aivm detach "+shellescape.Quote(a.HostPath)+" --vm "+a.VM), ui.CmdFor("then", "aivm attach "+shellescape.Quote(a.HostPath)+" --vm "+a.VM+" --access ro"))
 	}
 	if o.Protect && !a.Protect {
 		return true, nil // and refused: see share.CheckProtect
@@ -169,7 +169,7 @@ func (o FolderOptions) nested(r config.Attachment, real string, mode share.Mode,
 func (w *Target) TakeSaved(o FolderOptions, r config.Attachment, real string, mode share.Mode, access string) error {
 	saved, err := share.ParseMode(r.Mode)
 	if err != nil {
-		return ui.Refused("the saved mode %q of %s is not known", r.Mode, r.HostPath).Hint("aivm config path")
+		return ui.Refused("the saved mode %q of %s is not known", r.Mode, r.HostPath).Hint(ui.Cmd("aivm config path"))
 	}
 	a := share.Recorded(r)
 	a.HostPath = filepath.Clean(a.HostPath)
@@ -196,7 +196,7 @@ func (w *Target) TakeSaved(o FolderOptions, r config.Attachment, real string, mo
 		return changeRefused("protect", r, yesNo(a.Protect), yesNo(true))
 	case a.State == share.Linked && !o.Attach:
 		return ui.Refused("folder %s is not shared any more: a symbolic link was on its way, which the VM may have put there", ui.Clean(a.HostPath)).
-			Hint("if it is the folder you mean: aivm attach " + shellescape.Quote(a.HostPath) + " --vm " + a.VM)
+			Hint(ui.CmdFor("if it is the folder you mean", "aivm attach "+shellescape.Quote(a.HostPath)+" --vm "+a.VM))
 	}
 	if a.Mode != share.Git && a.Typed == "" && real == a.HostPath && w.typed != real {
 		a.Typed, w.NewTyped = w.typed, true
@@ -239,7 +239,7 @@ func (e Finder) refuseLinked(ctx context.Context, r config.Attachment, typed, re
 	a := share.Recorded(r)
 	if is, err := filepath.EvalSymlinks(r.HostPath); err == nil && is == filepath.Clean(r.HostPath) {
 		return ui.Refused("%s leads out of folder %s by a symbolic link, which VM %s may have put there, to %s", ui.Clean(typed), ui.Clean(r.HostPath), r.VMName, ui.Clean(real)).
-			Hint("to share what it leads to: aivm attach " + shellescape.Quote(real) + " --vm " + r.VMName)
+			Hint(ui.CmdFor("to share what it leads to", "aivm attach "+shellescape.Quote(real)+" --vm "+r.VMName))
 	}
 	if a.State == share.Attached && !e.DryRun {
 		act := e.RecordState(a, share.Linked, "", "")
@@ -249,7 +249,7 @@ func (e Finder) refuseLinked(ctx context.Context, r config.Attachment, typed, re
 	}
 	q := shellescape.Quote(r.HostPath) + " --vm " + r.VMName
 	return ui.Refused("a part of %s is a symbolic link now and leads to %s: it was attached to VM %s as a folder of its own", ui.Clean(r.HostPath), ui.Clean(real), r.VMName).
-		Hint("to share what it leads to: aivm detach "+q, "then: aivm attach "+q)
+		Hint(ui.CmdFor("to share what it leads to", "aivm detach "+q), ui.CmdFor("then", "aivm attach "+q))
 }
 
 // Within reports whether p is dir or lies below it.
@@ -292,7 +292,7 @@ func changeRefused(what string, a config.Attachment, saved, asked string) error 
 	}
 	folder := shellescape.Quote(a.HostPath) + " --vm " + a.VMName
 	return ui.Refused("Attachment %s mismatch: %s is attached to %s with %s, not %s", what, ui.Clean(a.HostPath), a.VMName, saved, asked).
-		Hint("as it is: aivm code "+folder, "to change it: aivm detach "+folder, "then: aivm attach "+folder+" "+flag)
+		Hint(ui.CmdFor("as it is", "aivm code "+folder), ui.CmdFor("to change it", "aivm detach "+folder), ui.CmdFor("then", "aivm attach "+folder+" "+flag))
 }
 
 func yesNo(b bool) string {
@@ -352,6 +352,6 @@ func (e Finder) newGitFolder(w *Target, o FolderOptions, real string) (share.Att
 // gitAccess refuses an access that says nothing in mode git.
 func gitAccess(folder string) error {
 	return ui.Refused("--access ro makes no sense with --mode git: the guest has a clone of its own, and writes nothing of %s", ui.Clean(folder)).
-		Hint("leave it out: aivm attach "+shellescape.Quote(folder)+" --mode git",
-			"or share the files themselves, to be read: aivm attach "+shellescape.Quote(folder)+" --mode shared-root --access ro")
+		Hint(ui.CmdFor("leave it out", "aivm attach "+shellescape.Quote(folder)+" --mode git"),
+			ui.CmdFor("or share the files themselves, to be read", "aivm attach "+shellescape.Quote(folder)+" --mode shared-root --access ro"))
 }

@@ -71,11 +71,11 @@ type Target struct {
 // read. It returns the path as typed (absolute, links kept) and as it really is.
 func ResolveFolder(arg string) (typed, real string, err error) {
 	if strings.ContainsAny(arg, "\n\r\x00") {
-		return "", "", ui.Refused("folder %q has a line break in its name", arg).Hint("rename it: neither ssh nor systemd can carry such a path")
+		return "", "", ui.Refused("folder %q has a line break in its name", arg).Hint(ui.Remark("rename it: neither ssh nor systemd can carry such a path"))
 	}
 	typed, err = filepath.Abs(arg)
 	if err != nil {
-		return "", "", ui.Refused("the working directory is gone: %w", err).Hint("cd to a folder that exists and try again")
+		return "", "", ui.Refused("the working directory is gone: %w", err).Hint(ui.Remark("cd to a folder that exists and try again"))
 	}
 	// $PWD keeps the links a person walked through; Getwd honours it.
 	real, err = filepath.EvalSymlinks(typed)
@@ -88,11 +88,11 @@ func ResolveFolder(arg string) (typed, real string, err error) {
 	}
 	if !st.IsDir() {
 		return "", "", ui.Refused("host_src must be an existing directory: %s is a file", ui.Clean(typed)).
-			Hint("open the folder it lies in: aivm code " + shellescape.Quote(filepath.Dir(typed)))
+			Hint(ui.CmdFor("open the folder it lies in", "aivm code "+shellescape.Quote(filepath.Dir(typed))))
 	}
 	f, err := os.Open(real)
 	if err != nil {
-		return "", "", ui.Refused("folder %s cannot be read: %w", ui.Clean(typed), err).Hint("ls -ld " + shellescape.Quote(real))
+		return "", "", ui.Refused("folder %s cannot be read: %w", ui.Clean(typed), err).Hint(ui.Cmd("ls -ld " + shellescape.Quote(real)))
 	}
 	_ = f.Close()
 	return typed, real, nil
@@ -102,13 +102,13 @@ func ResolveFolder(arg string) (typed, real string, err error) {
 // what is missing.
 func noFolder(typed string, err error) error {
 	if errors.Is(err, fs.ErrPermission) {
-		return ui.Refused("folder %s cannot be reached by you: %w", ui.Clean(typed), err).Hint("namei -l " + shellescape.Quote(typed))
+		return ui.Refused("folder %s cannot be reached by you: %w", ui.Clean(typed), err).Hint(ui.Cmd("namei -l " + shellescape.Quote(typed)))
 	}
 	e := ui.Refused("host_src must be an existing directory: %s", ui.Clean(typed))
 	if _, lerr := os.Lstat(typed); lerr == nil || !errors.Is(err, fs.ErrNotExist) {
-		return e.Hint("see where the links lead: namei -l " + shellescape.Quote(typed))
+		return e.Hint(ui.CmdFor("see where the links lead", "namei -l "+shellescape.Quote(typed)))
 	}
-	return e.Hint("mkdir -p " + shellescape.Quote(typed))
+	return e.Hint(ui.Cmd("mkdir -p " + shellescape.Quote(typed)))
 }
 
 // VM resolves the VM of a verb by the rules of the store: flag, folder,
@@ -142,7 +142,7 @@ func (e Finder) VM(ctx context.Context, flag, folder string, create bool) (*Targ
 func (e Finder) JoinRecord(w *Target) error {
 	vm, ok := w.Store.Config.FindVM(w.Name)
 	if !ok {
-		return ui.Refused("VM not found in config store: %s", w.Name).Hint("aivm list", "aivm vm create "+w.Name)
+		return ui.Refused("VM not found in config store: %s", w.Name).Hint(ui.Cmd("aivm list"), ui.Cmd("aivm vm create "+w.Name))
 	}
 	n, err := w.Store.Config.NetworkOf(vm)
 	if err != nil {
@@ -157,7 +157,7 @@ func (e Finder) JoinRecord(w *Target) error {
 func (e Finder) FirstVM(w *Target) error {
 	if !e.InTTY && !e.Approval.Yes && !e.DryRun {
 		return ui.NeedsApproval("No managed VM found for this folder. Re-run with --yes to create one automatically").
-			Hint(ui.AddFlag(e.Rerun, "--yes"), "to see all of it first: "+ui.AddFlag(e.Rerun, "--dry-run"))
+			Hint(ui.Cmd(ui.AddFlag(e.Rerun, "--yes")), ui.CmdFor("to see all of it first", ui.AddFlag(e.Rerun, "--dry-run")))
 	}
 	w.AutoName = true
 	if err := e.NewVM(w, w.Store.Config.Defaults.VM.Name); err != nil {
@@ -258,11 +258,11 @@ func Strays(hf share.HostFacts, atts []share.Attachment) []share.Reached {
 func (e Finder) StateLost(w *Target) error {
 	dir := e.SSH.VMDir(w.Name)
 	err := ui.Refused("VM %q exists, but what is needed to get into it (host key, address) is not in %s", w.Name, dir).
-		Hint("was it made with another HOME or XDG_STATE_HOME? then use that", "or bring "+shellescape.Quote(dir)+" back from a backup")
+		Hint(ui.Remark("was it made with another HOME or XDG_STATE_HOME? then use that"), ui.Remark("or bring "+shellescape.Quote(dir)+" back from a backup"))
 	if w.NewVM {
-		err.Hint("or make one of another name: aivm vm create NAME")
+		err.Hint(ui.CmdFor("or make one of another name", "aivm vm create NAME"))
 	}
-	return err.Hint("to give it and its disk up: aivm vm delete " + w.Name)
+	return err.Hint(ui.CmdFor("to give it and its disk up", "aivm vm delete "+w.Name))
 }
 
 // AutoNet reports whether the network's values are the built-in defaults, so

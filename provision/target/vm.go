@@ -68,7 +68,7 @@ func (w *Target) ImageRef() (ref image.Ref, note string, err error) {
 		return ref, "", err
 	case (name == "" || name == image.KindAuto) && c.UbuntuImgURL != "":
 		if ref, note, err = image.FromOldURL(c.UbuntuImgURL, c.SHA256 != "" || c.SHA512 != ""); err != nil {
-			return ref, "", ui.Refused("image.ubuntu_img_url in the config: %w", err).Hint("aivm config edit")
+			return ref, "", ui.Refused("image.ubuntu_img_url in the config: %w", err).Hint(ui.Cmd("aivm config edit"))
 		}
 	case name == "":
 		ref.Kind = image.KindAuto
@@ -98,8 +98,8 @@ func (w *Target) Mirrors() []string {
 // over: it is listed and can be reached by ssh, and nothing else.
 func NotAdopted(vm string) error {
 	return ui.Refused("VM name %q is taken by a domain aivm did not make, nor has taken over", vm).
-		Hint("made by aivm 0.3? see what taking it over means: aivm vm adopt "+vm+" --dry-run",
-			"to get into it as it is: ssh "+vm, "not yours? give your VM another name: aivm config edit")
+		Hint(ui.CmdFor("made by aivm 0.3? see what taking it over means", "aivm vm adopt "+vm+" --dry-run"),
+			ui.CmdFor("to get into it as it is", "ssh "+vm), ui.CmdFor("not yours? give your VM another name", "aivm config edit"))
 }
 
 // checkOurs refuses a VM of the store that is somebody else's, or nobody's yet.

@@ -37,12 +37,12 @@ func (e Part) planDestroy(ctx context.Context, name string, force bool) (plan.Pl
 	}
 	n, ok := store.Config.FindNetwork(name)
 	if !ok {
-		return p, ui.Refused("Network not found in config store: %s", name).Hint("aivm list")
+		return p, ui.Refused("Network not found in config store: %s", name).Hint(ui.Cmd("aivm list"))
 	}
 	users := store.Config.NetworkUsers(n.Name)
 	if len(users) > 0 && !force {
 		return p, ui.Refused("Network '%s' is referenced by managed VMs: %s", n.Name, strings.Join(users, ", ")).
-			Hint("give the VMs up first: aivm vm delete NAME", "or cut them off until they are started anew: "+ui.AddFlag(e.Rerun, "--force"))
+			Hint(ui.CmdFor("give the VMs up first", "aivm vm delete NAME"), ui.CmdFor("or cut them off until they are started anew", ui.AddFlag(e.Rerun, "--force")))
 	}
 	l, err := e.LibvirtWithHelp(ctx)
 	if err != nil {
@@ -54,7 +54,7 @@ func (e Part) planDestroy(ctx context.Context, name string, force bool) (plan.Pl
 	case err != nil:
 		return p, err
 	case !k.Mark.By(e.UID):
-		return p, ui.Refused("network %q was not made by aivm for this user", n.Network.Name).Hint("virsh -c qemu:///system net-dumpxml " + n.Network.Name)
+		return p, ui.Refused("network %q was not made by aivm for this user", n.Network.Name).Hint(ui.Cmd("virsh -c qemu:///system net-dumpxml " + n.Network.Name))
 	default:
 		p.Add(plan.Action{
 			ID: "network.remove:" + n.Name, Why: "stop the network " + n.Name + " and forget its definition", Consent: plan.Ask,

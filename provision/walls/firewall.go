@@ -40,13 +40,13 @@ func (e Part) walled(name string) ([]config.Network, error) {
 	}
 	if name == "" {
 		if len(store.Config.Networks) == 0 {
-			return nil, ui.Refused("there is no network yet").Hint("aivm code .")
+			return nil, ui.Refused("there is no network yet").Hint(ui.Cmd("aivm code ."))
 		}
 		return store.Config.Networks, nil
 	}
 	n, ok := store.Config.FindNetwork(name)
 	if !ok {
-		return nil, ui.Refused("Network not found in config store: %s", name).Hint("aivm list")
+		return nil, ui.Refused("Network not found in config store: %s", name).Hint(ui.Cmd("aivm list"))
 	}
 	return []config.Network{*n}, nil
 }
@@ -139,13 +139,13 @@ func (e Part) planApply(ctx context.Context, name string) (p plan.Plan, scripts 
 	for _, n := range ns {
 		if !slices.ContainsFunc(have, func(k *virt.Network) bool { return k.Name == n.Network.Name }) {
 			if name != "" && len(left) == 0 {
-				return p, nil, ui.Refused("network %q is not there yet: its firewall comes with it", n.Name).Hint("aivm host net create " + n.Name)
+				return p, nil, ui.Refused("network %q is not there yet: its firewall comes with it", n.Name).Hint(ui.Cmd("aivm host net create " + n.Name))
 			}
 			continue
 		}
 		if !n.Firewall.Enabled {
 			if name != "" {
-				return p, nil, ui.Refused("the firewall of network %q is switched off in the config", n.Name).Hint("set enabled = true in its [networks.firewall]: aivm config edit")
+				return p, nil, ui.Refused("the firewall of network %q is switched off in the config", n.Name).Hint(ui.CmdFor("set enabled = true in its [networks.firewall]", "aivm config edit"))
 			}
 			continue
 		}
@@ -198,7 +198,7 @@ func (e Part) guests(ctx context.Context, n config.Network) ([]wall.Guest, error
 		return nil, err
 	}
 	if !k.Mark.By(e.UID) {
-		return nil, ui.Refused("network %q was not made by aivm for this user", n.Name).Hint("virsh -c qemu:///system net-dumpxml " + n.Network.Name)
+		return nil, ui.Refused("network %q was not made by aivm for this user", n.Name).Hint(ui.Cmd("virsh -c qemu:///system net-dumpxml " + n.Network.Name))
 	}
 	w := wall.Wall{Guests: []wall.Guest{}}
 	for _, h := range k.Hosts {

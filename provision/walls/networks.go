@@ -88,7 +88,7 @@ func namedNetwork(store *config.Store, name string) (n config.Network, known boo
 		return *have, true, nil
 	}
 	if !wall.ValidNetwork(name) {
-		return n, false, ui.Usage("%q cannot name a network: use letters, digits, '_', '.' and '-'", name).Hint("aivm host net create aivm-net")
+		return n, false, ui.Usage("%q cannot name a network: use letters, digits, '_', '.' and '-'", name).Hint(ui.Cmd("aivm host net create aivm-net"))
 	}
 	return c.NewNetwork(name), false, nil
 }
@@ -206,7 +206,7 @@ func (e Part) NetworkStatus(ctx context.Context, name string, sudo bool) (Networ
 		}
 	}
 	if name != "" && len(out.Networks) == 0 {
-		return out, ui.Refused("there is no network %s of aivm's", name).Hint("aivm host net create "+shellescape.Quote(name), "aivm host net status")
+		return out, ui.Refused("there is no network %s of aivm's", name).Hint(ui.Cmd("aivm host net create "+shellescape.Quote(name)), ui.Cmd("aivm host net status"))
 	}
 	return out, nil
 }

@@ -126,9 +126,9 @@ func sudoersLine(user, network string) string {
 func (e Part) unreadable(network string, err error) error {
 	r := ui.Refused("whether the firewall of network %q is in place could not be read: %w", network, err)
 	if errors.Is(err, firewall.ErrAsks) {
-		r.Hint("run it in a terminal, or allow just this reading: " + e.offer(network))
+		r.Hint(ui.CmdFor("run it in a terminal, or allow just this reading", e.offer(network)))
 	}
-	return r.Hint("to go on without the firewall, this once: " + ui.AddFlag(e.Rerun, "--no-firewall"))
+	return r.Hint(ui.CmdFor("to go on without the firewall, this once", ui.AddFlag(e.Rerun, "--no-firewall")))
 }
 
 // offer is the command that lets this user read the rules of a network.

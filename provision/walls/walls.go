@@ -205,7 +205,7 @@ func (e Part) offerOnce(network string) {
 func (e Part) PlanHooks() ([]plan.Action, error) {
 	current, known, err := e.Wall.Hooks()
 	if err != nil {
-		return nil, ui.Failed("libvirt's hooks cannot be looked at: %w", err).Hint("ls -l /etc/libvirt/hooks/network.d " + root.HookProgram)
+		return nil, ui.Failed("libvirt's hooks cannot be looked at: %w", err).Hint(ui.Cmd("ls -l /etc/libvirt/hooks/network.d " + root.HookProgram))
 	}
 	if current {
 		return nil, nil

@@ -136,7 +136,7 @@ func TestRunningWall(t *testing.T) {
 			as, err := For(e.Loop).Running(t.Context(), w.Network, f)
 			if c.err != "" {
 				var ue *ui.Error
-				if err == nil || !strings.Contains(err.Error(), c.err) || !errors.As(err, &ue) || len(ue.Hints) == 0 {
+				if err == nil || !strings.Contains(err.Error(), c.err) || !errors.As(err, &ue) || len(ue.HintLines()) == 0 {
 					t.Fatalf("error %v, want %q", err, c.err)
 				}
 				return

@@ -31,7 +31,7 @@ func bind(o record.Bind) (note string, err error) {
 	}
 	if st.Dev != o.Dev || st.Ino != o.Ino {
 		return "", ui.Refused("%s is not the folder that was looked at: it was replaced meanwhile", o.Src).
-			Hint("if that was you, run the command again")
+			Hint(ui.Remark("if that was you, run the command again"))
 	}
 
 	d, err := openExport(o.VMKey, false)
@@ -66,7 +66,7 @@ func bind(o record.Bind) (note string, err error) {
 	case 1:
 		if !ours(layers[0], exports[0]) {
 			return "", ui.Refused("something that is not ours is mounted on %s", point).
-				Hint("look at it: grep " + o.Token + " /proc/self/mountinfo")
+				Hint(ui.Remark("look at it: grep " + o.Token + " /proc/self/mountinfo"))
 		}
 		same, err := sameTree(tree, d.fd, o.Token, mapped, layers[0])
 		if err != nil {
@@ -91,7 +91,7 @@ func bind(o record.Bind) (note string, err error) {
 		}
 	default:
 		return "", ui.Refused("%d mounts lie on top of each other on %s", len(layers), point).
-			Hint("look at them: grep " + o.Token + " /proc/self/mountinfo")
+			Hint(ui.Remark("look at them: grep " + o.Token + " /proc/self/mountinfo"))
 	}
 	if len(o.Protect) > 0 {
 		whole, missing, err := protect.Tree(tree, o.Protect)
@@ -132,7 +132,7 @@ func openFolder(path string) (int, error) {
 	case err == nil:
 		return fd, nil
 	case errors.Is(err, unix.ELOOP):
-		return -1, ui.Refused("a part of %s is a symbolic link now", path).Hint("attach the folder the link leads to, if that is what you want")
+		return -1, ui.Refused("a part of %s is a symbolic link now", path).Hint(ui.Remark("attach the folder the link leads to, if that is what you want"))
 	case errors.Is(err, unix.ENOTDIR):
 		return -1, ui.Refused("%s is not a folder", path)
 	case errors.Is(err, unix.ENOENT):
@@ -239,7 +239,7 @@ func unbind(o record.Unbind) error {
 		exports := mountinfo.At(ms, d.path)
 		if len(exports) != 1 || !ours(layers[0], exports[0]) {
 			return ui.Refused("something that is not ours is mounted on %s", point).
-				Hint("look at it: grep " + o.Token + " /proc/self/mountinfo")
+				Hint(ui.Remark("look at it: grep " + o.Token + " /proc/self/mountinfo"))
 		}
 		if err := protect.LetGo(layers[0], exports[0]); err != nil {
 			return err
@@ -249,7 +249,7 @@ func unbind(o record.Unbind) error {
 		}
 	default:
 		return ui.Refused("%d mounts lie on top of each other on %s", len(layers), point).
-			Hint("look at them: grep " + o.Token + " /proc/self/mountinfo")
+			Hint(ui.Remark("look at them: grep " + o.Token + " /proc/self/mountinfo"))
 	}
 	if err := d.removeToken(o.Token); err != nil {
 		return fmt.Errorf("removing %s: %w", point, err)

@@ -89,7 +89,7 @@ func Make(o record.Export) error {
 		return nil
 	default:
 		return ui.Refused("%d mounts lie on top of each other on %s", len(layers), d.path).
-			Hint("look at them: grep " + d.path + " /proc/self/mountinfo")
+			Hint(ui.Remark("look at them: grep " + d.path + " /proc/self/mountinfo"))
 	}
 	tree, err := mount.Clone(d.fd)
 	if err != nil {
@@ -128,7 +128,7 @@ func Remove(o record.Unexport) error {
 	if len(tokens) > 0 {
 		sort.Strings(tokens)
 		return ui.Refused("folders are still shared below %s: %s", d.path, strings.Join(tokens, ", ")).
-			Hint("they go with the VM: aivm vm delete NAME")
+			Hint(ui.CmdFor("they go with the VM", "aivm vm delete NAME"))
 	}
 	entries, err := os.ReadDir(d.path)
 	if err != nil {

@@ -32,7 +32,7 @@ func ownerNamespace(uid, gid int) (*os.File, error) {
 	if err := cmd.Start(); err != nil {
 		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EPERM) {
 			return nil, ui.Failed("making a user namespace: %w", err).
-				Hint("owners are mapped with one; look at: sysctl user.max_user_namespaces")
+				Hint(ui.CmdFor("owners are mapped with one; look at", "sysctl user.max_user_namespaces"))
 		}
 		return nil, fmt.Errorf("making a user namespace: %w", err)
 	}

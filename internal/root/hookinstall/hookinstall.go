@@ -115,7 +115,7 @@ func Install(ctx context.Context, progress record.Progress) error {
 		b, err := os.ReadFile(path)
 		switch {
 		case err == nil && !strings.Contains(string(b), hookMark):
-			return ui.Refused("%s is a hook of somebody else's", path).Hint("give it another name: sudo mv " + path + " " + path + "-mine")
+			return ui.Refused("%s is a hook of somebody else's", path).Hint(ui.CmdFor("give it another name", "sudo mv "+path+" "+path+"-mine"))
 		case err == nil && string(b) == scriptText(k):
 			if err := os.Chmod(path, 0o755); err != nil {
 				return err
@@ -142,7 +142,7 @@ func Install(ctx context.Context, progress record.Progress) error {
 	// An older aivm knows another lock, and the administrator none.
 	for _, k := range rootfile.HookKinds {
 		if b, err := os.ReadFile(rootfile.HookScript(k)); err != nil || string(b) != scriptText(k) {
-			return ui.Failed("%s was changed while the daemons were told of it", rootfile.HookScript(k)).Hint("run the command again")
+			return ui.Failed("%s was changed while the daemons were told of it", rootfile.HookScript(k)).Hint(ui.Remark("run the command again"))
 		}
 	}
 	return rootfile.WriteWhole(hooksTold(), toldText(), 0o644)
@@ -204,7 +204,7 @@ func rootDir(dir string) error {
 	// Group staff may write /usr/local on Debian; its members are root's
 	// equals by Debian's policy (9.1.2).
 	if st.Uid != 0 || st.Mode&0o002 != 0 && st.Mode&unix.S_ISVTX == 0 {
-		return ui.Refused("directory %s can be changed by others than root", dir).Hint("ls -ld " + dir)
+		return ui.Refused("directory %s can be changed by others than root", dir).Hint(ui.Cmd("ls -ld " + dir))
 	}
 	return nil
 }
@@ -221,7 +221,7 @@ func installProgram() error {
 		return err
 	}
 	if st.Uid != 0 || st.Mode&0o022 != 0 || st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return ui.Refused("directory %s can be changed by others than root", dir).Hint("ls -ld " + dir)
+		return ui.Refused("directory %s can be changed by others than root", dir).Hint(ui.Cmd("ls -ld " + dir))
 	}
 	const self = "/proc/self/exe"
 	same, err := sameProgram(self, rootfile.HookProgram)

@@ -108,7 +108,7 @@ func tellDaemon(ctx context.Context, name string, pid int) error {
 		}
 	}
 	return ui.Failed("%s was told of its hooks, and does not call them", name).
-		Hint("restart it; VMs go on: sudo systemctl restart "+name, "ls -l "+rootfile.HookScript("daemon"))
+		Hint(ui.CmdFor("restart it; VMs go on", "sudo systemctl restart "+name), ui.Cmd("ls -l "+rootfile.HookScript("daemon")))
 }
 
 // catches reports whether the process has a handler for the signal

@@ -31,7 +31,7 @@ const LockLimit = 10 * time.Second
 // rules, for a user who may not ask it (CheckArgs).
 func Run(ctx context.Context, lockLimit time.Duration, args []string, stdin io.Reader, stdout io.Writer) error {
 	if os.Geteuid() != 0 {
-		return ui.Refused("this is aivm's hook and is run by libvirt").Hint("aivm --help")
+		return ui.Refused("this is aivm's hook and is run by libvirt").Hint(ui.Cmd("aivm --help"))
 	}
 	if len(args) == 2 && args[0] == checkVerb {
 		return nftload.PrintRules(args[1], stdout)

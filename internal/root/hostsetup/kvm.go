@@ -55,12 +55,12 @@ func OpenKVM() error {
 func LoadKVM(ctx context.Context, o record.KVMModule) error {
 	if _, err := (program.Command{Argv: []string{"modprobe", "--", o.Name}}).Run(ctx); err != nil {
 		if ctx.Err() == nil && strings.Contains(err.Error(), "not supported") {
-			return ui.Failed("%w", err).Hint("switch on Intel VT-x or AMD-V in the firmware")
+			return ui.Failed("%w", err).Hint(ui.Remark("switch on Intel VT-x or AMD-V in the firmware"))
 		}
 		return err
 	}
 	if _, err := os.Stat("/dev/kvm"); err != nil {
-		return ui.Failed("the module %s is loaded, but there is still no /dev/kvm: %w", o.Name, err).Hint("sudo dmesg | grep -i kvm")
+		return ui.Failed("the module %s is loaded, but there is still no /dev/kvm: %w", o.Name, err).Hint(ui.Cmd("sudo dmesg | grep -i kvm"))
 	}
 	return nil
 }

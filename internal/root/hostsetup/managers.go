@@ -21,9 +21,9 @@ type manager struct {
 	missing func(ctx context.Context, names []string) ([]string, error)
 	install []string // and the names
 	env     []string
-	fine    []int  // exit statuses that say that it worked, but
-	lock    string // a file that is there while another one works, where the program does not wait itself
-	hint    string // what helps most often when it fails
+	fine    []int   // exit statuses that say that it worked, but
+	lock    string  // a file that is there while another one works, where the program does not wait itself
+	hint    ui.Hint // what helps most often when it fails
 }
 
 var rpmMissing = eachMissing("rpm", "-q", "--whatprovides", "--")
@@ -32,7 +32,7 @@ var otherManagers = map[string]manager{
 	"dnf": {
 		missing: rpmMissing,
 		install: record.InstallArgv("dnf"),
-		hint:    "sudo dnf makecache",
+		hint:    ui.Cmd("sudo dnf makecache"),
 	},
 	"zypper": {
 		missing: rpmMissing,
@@ -40,13 +40,13 @@ var otherManagers = map[string]manager{
 		env:     []string{"ZYPP_LOCK_TIMEOUT=600"},
 		// zypper(8): reboot needed, restart of itself needed, a repository was skipped.
 		fine: []int{102, 103, 106},
-		hint: "sudo zypper refresh",
+		hint: ui.Cmd("sudo zypper refresh"),
 	},
 	"pacman": {
 		missing: pacmanMissing,
 		install: record.InstallArgv("pacman"),
 		lock:    "/var/lib/pacman/db.lck",
-		hint:    "bring the whole system up to date first: sudo pacman -Syu",
+		hint:    ui.CmdFor("bring the whole system up to date first", "sudo pacman -Syu"),
 	},
 }
 
@@ -56,7 +56,7 @@ func InstallWith(ctx context.Context, o record.Packages, progress record.Progres
 	m := otherManagers[o.Manager]
 	if _, err := program.Look(m.install[0]); err != nil {
 		return ui.Refused("this machine has no %s to install packages with", m.install[0]).
-			Hint("install them by hand: " + strings.Join(o.Names, " "))
+			Hint(ui.CmdFor("install them by hand", strings.Join(o.Names, " ")))
 	}
 	names, err := m.missing(ctx, o.Names)
 	if err != nil || len(names) == 0 {
@@ -92,7 +92,7 @@ func (m manager) Wait(ctx context.Context, progress record.Progress, limit time.
 		}
 		if time.Since(start) > limit {
 			return ui.Failed("another package manager is at work: %s has been there for %v", m.lock, limit).
-				Hint("if none is, one was killed: sudo rm " + m.lock)
+				Hint(ui.CmdFor("if none is, one was killed", "sudo rm "+m.lock))
 		}
 		progress("waiting for another package manager ("+m.lock+")", -1)
 		if err := pause.For(ctx, 500*time.Millisecond); err != nil {

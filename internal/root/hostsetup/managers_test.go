@@ -99,7 +99,7 @@ func TestOtherManagers(t *testing.T) {
 func errorHints(err error) string {
 	var e *ui.Error
 	if errors.As(err, &e) {
-		return strings.Join(e.Hints, "; ")
+		return strings.Join(e.HintLines(), "; ")
 	}
 	return ""
 }

@@ -42,7 +42,7 @@ var aptExact = []string{"--no-remove", "-o", "APT::Cmd::Pattern-Only=true"}
 func InstallApt(ctx context.Context, o record.Packages, progress record.Progress) error {
 	if _, err := program.Look("apt-get"); err != nil {
 		return ui.Refused("packages can be installed with apt only, and this machine has no apt-get").
-			Hint("install them by hand: " + strings.Join(o.Names, " "))
+			Hint(ui.CmdFor("install them by hand", strings.Join(o.Names, " ")))
 	}
 	names := missingPackages(ctx, o.Names)
 	if len(names) == 0 {

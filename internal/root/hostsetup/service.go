@@ -59,7 +59,7 @@ func (d daemon) StartDirectly(ctx context.Context, progress record.Progress) err
 		if ctx.Err() != nil {
 			return err
 		}
-		return ui.Failed("%w", err).Hint("aivm host doctor", "sudo "+strings.Join(d.Argv, " "))
+		return ui.Failed("%w", err).Hint(ui.Cmd("aivm host doctor"), ui.Cmd("sudo "+strings.Join(d.Argv, " ")))
 	}
 	start := time.Now()
 	for {
@@ -69,7 +69,7 @@ func (d daemon) StartDirectly(ctx context.Context, progress record.Progress) err
 		}
 		if time.Since(start) > d.Wait {
 			return ui.Failed("%s was started but does not answer on %s after %v: %w", name, d.Socket, d.Wait, err).
-				Hint("look at its log: journalctl -u " + d.Unit)
+				Hint(ui.Remark("look at its log: journalctl -u " + d.Unit))
 		}
 		progress(fmt.Sprintf("waiting for %s to answer", name), -1)
 		if err := pause.For(ctx, 100*time.Millisecond); err != nil {
@@ -91,7 +91,7 @@ func (d daemon) answers(ctx context.Context) error {
 func DialSocket(ctx context.Context, path string) (*os.File, error) {
 	c, err := (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, "unix", path)
 	if err != nil {
-		return nil, ui.Failed("connecting to libvirt: %w", err).Hint("aivm host doctor")
+		return nil, ui.Failed("connecting to libvirt: %w", err).Hint(ui.Cmd("aivm host doctor"))
 	}
 	defer c.Close()
 	return c.(*net.UnixConn).File()

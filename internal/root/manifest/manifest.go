@@ -31,7 +31,7 @@ var errNewer = errors.New("it was written by a later aivm")
 func VersionError(path string, version int) error {
 	err := fmt.Errorf("%s has version %d, which this aivm does not know", path, version)
 	if version > Version {
-		return ui.Refused("%w: %w", err, errNewer).Hint("use the aivm that wrote it")
+		return ui.Refused("%w: %w", err, errNewer).Hint(ui.Remark("use the aivm that wrote it"))
 	}
 	return err
 }

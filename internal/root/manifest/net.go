@@ -52,7 +52,7 @@ func CheckOwner(network string, caller int) error {
 	case errors.Is(err, fs.ErrNotExist), caller <= 0:
 		return nil // root may mend a damaged one by replacing it
 	case err != nil:
-		return ui.Refused("%w", err).Hint("sudo rm " + rootfile.NetManifestPath(network))
+		return ui.Refused("%w", err).Hint(ui.Cmd("sudo rm " + rootfile.NetManifestPath(network)))
 	case m.Owner != caller:
 		return ui.Refused("the wall of network %q belongs to uid %d, not to %d who asks", network, m.Owner, caller)
 	}

@@ -22,7 +22,7 @@ func InNamespace(pid int, known string, f func() error) error {
 		}
 		defer unix.Close(ns)
 		if now, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", ns)); err != nil || now != known {
-			return ui.Failed("process %d was replaced by another meanwhile", pid).Hint("run the command again")
+			return ui.Failed("process %d was replaced by another meanwhile", pid).Hint(ui.Remark("run the command again"))
 		}
 	}
 	return OnThread(func() error {

@@ -24,7 +24,7 @@ func Unmount(m mountinfo.Mount) error {
 		return nil
 	case errors.Is(err, unix.EBUSY):
 		return ui.Failed("%s %w: %s", m.Point, ErrInUse, strings.Join(Holders(m), ", ")).
-			Hint("stop what uses it in the VM, or stop the VM: aivm vm down NAME")
+			Hint(ui.CmdFor("stop what uses it in the VM, or stop the VM", "aivm vm down NAME"))
 	}
 	return fmt.Errorf("umount %s: %w", m.Point, err)
 }

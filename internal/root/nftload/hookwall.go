@@ -57,7 +57,7 @@ func hookChanged(ctx context.Context, network string, live definition.Network, c
 			return nil
 		}
 		return ui.Failed("the wall of network %q is not known: %w", network, err).
-			Hint("aivm host fw apply", "to start it without: sudo rm "+rootfile.NetManifestPath(network))
+			Hint(ui.Cmd("aivm host fw apply"), ui.CmdFor("to start it without", "sudo rm "+rootfile.NetManifestPath(network)))
 	}
 	if left(network, &m, live) {
 		dropLeft(ctx, m)

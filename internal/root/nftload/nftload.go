@@ -109,11 +109,11 @@ func raise(ctx context.Context, m manifest.Net) error {
 	}
 	c, err := nftread.Read(m.Wall.Tables())
 	if err != nil {
-		return ui.Failed("reading the firewall's rules back: %w", err).Hint("sudo nft list ruleset")
+		return ui.Failed("reading the firewall's rules back: %w", err).Hint(ui.Cmd("sudo nft list ruleset"))
 	}
 	if c.Digest == "" {
 		return ui.Failed("the rules of network %q were loaded, and the kernel does not show them", m.Wall.Network).
-			Hint("another program may be changing rules at the same time; try again")
+			Hint(ui.Remark("another program may be changing rules at the same time; try again"))
 	}
 	m.Script, m.Digest = wall.Digest(m.Wall, m.Local), c.Digest
 	return manifest.Write(rootfile.NetManifestPath(m.Wall.Network), m)
@@ -124,7 +124,7 @@ func load(ctx context.Context, script string) error {
 	defer cancel()
 	_, err := (program.Command{Argv: []string{"nft", "-f", "-"}, Stdin: []byte(script)}).Run(ctx)
 	if err != nil {
-		return ui.Failed("loading the firewall's rules: %w", err).Hint("aivm host doctor", "sudo nft list ruleset")
+		return ui.Failed("loading the firewall's rules: %w", err).Hint(ui.Cmd("aivm host doctor"), ui.Cmd("sudo nft list ruleset"))
 	}
 	return nil
 }
@@ -135,7 +135,7 @@ func load(ctx context.Context, script string) error {
 func definedFor(w wall.Wall, caller int) error {
 	n, err := definition.ReadNetwork(w.Network)
 	if err != nil {
-		return ui.Refused("network %q is not defined: %w", w.Network, err).Hint("aivm vm up NAME")
+		return ui.Refused("network %q is not defined: %w", w.Network, err).Hint(ui.Cmd("aivm vm up NAME"))
 	}
 	gateway := false
 	for _, ip := range n.IPs {
@@ -146,7 +146,7 @@ func definedFor(w wall.Wall, caller int) error {
 		return ui.Refused("network %q was not made by aivm for uid %d", w.Network, caller)
 	case n.Bridge.Name != w.Bridge || !gateway:
 		return ui.Refused("network %q has another bridge or address than the firewall's rules were asked for", w.Network).
-			Hint("virsh -c qemu:///system net-dumpxml " + w.Network)
+			Hint(ui.Cmd("virsh -c qemu:///system net-dumpxml " + w.Network))
 	}
 	return nil
 }

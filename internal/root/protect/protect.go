@@ -301,7 +301,7 @@ func ensure(c mount.Copy, paths []string) (added, links []string, err error) {
 		return errors.Join(errs...)
 	})
 	if err != nil {
-		return nil, nil, ui.Failed("protecting paths in the running VM: %w", err).Hint("stop the VM, which protects them when it starts: aivm vm down NAME")
+		return nil, nil, ui.Failed("protecting paths in the running VM: %w", err).Hint(ui.CmdFor("stop the VM, which protects them when it starts", "aivm vm down NAME"))
 	}
 	return added, links, nil
 }
@@ -365,7 +365,7 @@ func LetGo(t, export mountinfo.Mount) error {
 		case err == nil, !c.Roots, !alive(fmt.Sprintf("/proc/%d", c.PID)):
 		case errors.Is(err, unix.EBUSY):
 			errs = append(errs, ui.Failed("%s %w: %s", t.Point, mount.ErrInUse, strings.Join(mount.Holders(t), ", ")).
-				Hint("stop what uses it in the VM, or stop the VM: aivm vm down NAME"))
+				Hint(ui.CmdFor("stop what uses it in the VM, or stop the VM", "aivm vm down NAME")))
 		default:
 			errs = append(errs, fmt.Errorf("taking %s out of reach: %w", t.Point, err))
 		}

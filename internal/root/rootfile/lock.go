@@ -68,7 +68,7 @@ func Lock(name string) (release func(), err error) {
 		if waited := time.Since(began); waited > limit {
 			unix.Close(fd)
 			return nil, ui.Failed("%w %s for %.0f s", ErrLocked, path, waited.Seconds()).
-				Hint("see which, and end it if it is stuck: sudo lslocks --output PID,COMMAND,PATH")
+				Hint(ui.CmdFor("see which, and end it if it is stuck", "sudo lslocks --output PID,COMMAND,PATH"))
 		}
 		time.Sleep(lockTry)
 	}
