@@ -3,6 +3,8 @@ package cmd
 import (
 	"strings"
 
+	"aivm.dev/aivm/internal/virt"
+
 	"github.com/spf13/cobra"
 
 	"aivm.dev/aivm/cmd/cli"
@@ -130,7 +132,7 @@ Examples:
 				return err
 			}
 			tables := wall.Wall{Network: n.Network.Name, Prefix: n.Firewall.Table}.Tables()
-			name, net, virsh := cli.QuoteWord(r.VM), cli.QuoteWord(n.Network.Name), "virsh -c qemu:///system "
+			name, net, virsh := cli.QuoteWord(r.VM), cli.QuoteWord(n.Network.Name), virt.Virsh("")
 			for _, l := range []string{
 				virsh + "dominfo " + name, virsh + "dumpxml " + name, virsh + "domblklist " + name, virsh + "console " + name,
 				virsh + "net-dumpxml " + net, virsh + "net-dhcp-leases " + net, virsh + "pool-list --details",

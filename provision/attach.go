@@ -73,10 +73,26 @@ func (e *Env) Attach(ctx context.Context, o target.FolderOptions) (AttachResult,
 // mode git.
 func (e *Env) wantFolder(ctx context.Context, o target.FolderOptions, create bool) (*target.Target, error) {
 	w, err := e.Folder(ctx, o, create)
+	if linked := new(target.LinkedError); errors.As(err, &linked) && linked.Attachment != nil && !e.DryRun {
+		if kerr := e.keepAway(ctx, *linked.Attachment); kerr != nil {
+			return w, kerr
+		}
+	}
 	if err != nil || w.Folder == nil || w.Folder.Mode != share.Git {
 		return w, err
 	}
 	return w, clones.For(e.Loop).Find(ctx, w)
+}
+
+// keepAway records that a folder has a link on its way, so that it stays away when
+// the link is gone. It needs nobody's consent, and has the VM to itself.
+func (e *Env) keepAway(ctx context.Context, a share.Attachment) error {
+	release, _, err := e.Lock(ctx, a.VM)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return e.RecordState(a, share.Linked, "store.link:"+share.Token(a.HostPath), "keep folder "+a.HostPath+" away until it is attached again").Do(ctx)
 }
 
 func (e *Env) attach(ctx context.Context, o target.FolderOptions) (w *target.Target, f *loop.Facts, isNew bool, err error) {

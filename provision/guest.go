@@ -34,7 +34,7 @@ func (e *Env) wait(ctx context.Context, w *target.Target, f *loop.Facts) error {
 	}
 	if inst == nil {
 		return ui.Failed("what aivm knew of VM %q is gone, its host key too: %s", w.Name, e.SSH.VMDir(w.Name)).
-			Hint(ui.Remark("put that directory back from a backup"), ui.CmdFor("look at the VM", "virsh -c qemu:///system console "+w.Name),
+			Hint(ui.Remark("put that directory back from a backup"), ui.CmdFor("look at the VM", virt.Virsh("console ")+w.Name),
 				ui.CmdFor("or give it up with its disk", "aivm vm delete "+w.Name))
 	}
 	f.Inst = inst
@@ -178,5 +178,5 @@ func (e *Env) explainWait(ctx context.Context, w *target.Target, inst *state.Ins
 	for _, s := range append(why, walls.For(e.Loop).WhyCutOff(ctx, w)...) {
 		out.Hint(ui.Remark(s))
 	}
-	return out.Hint(ui.CmdFor("watch the console", "virsh -c qemu:///system console "+w.Name), ui.Cmd("aivm vm status "+w.Name), ui.CmdFor("try again", e.Rerun))
+	return out.Hint(ui.CmdFor("watch the console", virt.Virsh("console ")+w.Name), ui.Cmd("aivm vm status "+w.Name), ui.CmdFor("try again", e.Rerun))
 }

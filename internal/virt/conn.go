@@ -55,6 +55,10 @@ type Conn struct {
 	nc net.Conn
 }
 
+// Virsh returns the beginning of a command line for people: virsh, asking the
+// libvirt that aivm asks, with words after it.
+func Virsh(words string) string { return "virsh -c " + SystemURI + " " + words }
+
 // Dial connects to the first socket that exists. It returns ErrNoDaemon when
 // nothing listens and ErrDenied when the socket or polkit refuses this user.
 func Dial(ctx context.Context) (*Conn, error) {

@@ -152,7 +152,7 @@ func SshCheck(w *target.Target, f *loop.Facts) host.Check {
 	case f.Conn != nil:
 		return host.NewCheck("ssh", "SSH readiness", host.OK, "ssh %s", w.Name)
 	case errors.As(f.ConnErr, wrongKey), guest.IsUnreachable(f.ConnErr) && f.Running():
-		c.Fix = []string{"virsh -c qemu:///system console " + w.Name}
+		c.Fix = []string{virt.Virsh("console ") + w.Name}
 	case d.Err == nil && !f.Running():
 		return host.NewCheck("ssh", "SSH readiness", host.Skipped, "the VM does not run")
 	case errors.Is(f.ConnErr, loop.ErrNotTried):

@@ -125,12 +125,12 @@ func (e Part) lookForAdoption(ctx context.Context, name string) (*adoption, erro
 		return nil, ui.Refused("VM %q belongs to another user (uid %d)", w.Name, d.Mark.Owner)
 	case d.Network == "" || d.MAC == "":
 		return nil, ui.Refused("VM %q has no network device in a network of libvirt's, so aivm could not reach it", w.Name).
-			Hint(ui.Cmd("virsh -c qemu:///system domiflist " + w.Name))
+			Hint(ui.Cmd(virt.Virsh("domiflist ") + w.Name))
 	}
 	a.network, err = a.conn.Network(ctx, a.domain.Network)
 	if errors.Is(err, virt.ErrNotFound) {
 		return nil, ui.Refused("network %q of VM %q does not exist", a.domain.Network, w.Name).
-			Hint(ui.Cmd("virsh -c qemu:///system net-list --all"), ui.Cmd("virsh -c qemu:///system edit "+w.Name))
+			Hint(ui.Cmd(virt.Virsh("net-list --all")), ui.Cmd(virt.Virsh("edit ")+w.Name))
 	}
 	if err != nil {
 		return nil, err
@@ -175,18 +175,18 @@ func (e Part) vouch(ctx context.Context, a *adoption, o AdoptOptions) error {
 	}
 	if !a.leased {
 		return ui.Refused("VM %q does not run, so its address and host key cannot be told", name).
-			Hint(ui.CmdFor("start it as it was", "virsh -c qemu:///system start "+name), ui.CmdFor("then", e.Rerun))
+			Hint(ui.CmdFor("start it as it was", virt.Virsh("start ")+name), ui.CmdFor("then", e.Rerun))
 	}
 	sctx, cancel := context.WithTimeout(ctx, scanLimit)
 	defer cancel()
 	key, err := e.HostKeyOf(sctx, netip.AddrPortFrom(a.ip, 22).String())
 	if err != nil {
 		return ui.Refused("your known_hosts has no host key for %s, and the VM does not show one: %w", a.ip, err).
-			Hint(ui.CmdFor("is it up?", "virsh -c qemu:///system console "+name))
+			Hint(ui.CmdFor("is it up?", virt.Virsh("console ")+name))
 	}
 	a.key = key
 	shown := ssh.FingerprintSHA256(key)
-	look := "compare it on the console: virsh -c qemu:///system console " + name + ", then: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"
+	look := "compare it on the console: " + virt.Virsh("console ") + name + ", then: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"
 	switch {
 	case o.HostKey == shown || e.DryRun:
 		return nil

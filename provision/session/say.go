@@ -7,6 +7,8 @@ import (
 	"io"
 	"strings"
 
+	"aivm.dev/aivm/internal/virt"
+
 	"al.essio.dev/pkg/shellescape"
 	"golang.org/x/crypto/ssh"
 
@@ -49,7 +51,7 @@ func (e *Session) Stanza(vm string, in state.Instance) sshcfg.Stanza {
 func (e *Session) HostKeyRefusal(vm string, err error) error {
 	return ui.Refused("the machine at the address of VM %q is not that VM: %w", vm, err).
 		Hint(ui.Remark("something else answers there, or the guest replaced its host key"),
-			ui.CmdFor("look from the console", "virsh -c qemu:///system console "+vm),
+			ui.CmdFor("look from the console", virt.Virsh("console ")+vm),
 			ui.CmdFor("start afresh if you do not trust it", "aivm vm delete "+vm))
 }
 

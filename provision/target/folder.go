@@ -71,7 +71,7 @@ func (e Finder) Folder(ctx context.Context, o FolderOptions, create bool) (*Targ
 		return nil, err
 	}
 	if r, ok := LinkedAway(&store.Config, o.VM, typed, real); ok {
-		return nil, e.refuseLinked(ctx, r, typed, real)
+		return nil, linkedError(r, typed, real)
 	}
 	if len(store.Config.AttachmentsOf(real)) == 0 {
 		// Nobody is asked for a VM for what cannot be shared.
@@ -229,27 +229,36 @@ func LinkedAway(c *config.Config, vm, typed, real string) (in config.Attachment,
 	return in, found
 }
 
-// refuseLinked refuses it: what the link leads to was never agreed to, and the
+// LinkedError refuses a folder with a symbolic link on its way: what the link leads to was never agreed to, and the
 // link may be the guest's work. It stays refused when the link is gone, until a
 // person attaches the folder again.
 //
 // A link that lies in the folder says nothing about the folder, which stays
 // attached: else its guest could have it taken away by planting one.
-func (e Finder) refuseLinked(ctx context.Context, r config.Attachment, typed, real string) error {
+type LinkedError struct {
+	// Attachment is the folder that has to be kept away; nil where the link says
+	// nothing about it, or that is recorded already.
+	Attachment *share.Attachment
+	Err        error
+}
+
+func (e *LinkedError) Error() string { return e.Err.Error() }
+func (e *LinkedError) Unwrap() error { return e.Err }
+
+func linkedError(r config.Attachment, typed, real string) error {
 	a := share.Recorded(r)
 	if is, err := filepath.EvalSymlinks(r.HostPath); err == nil && is == filepath.Clean(r.HostPath) {
 		return ui.Refused("%s leads out of folder %s by a symbolic link, which VM %s may have put there, to %s", ui.Clean(typed), ui.Clean(r.HostPath), r.VMName, ui.Clean(real)).
 			Hint(ui.CmdFor("to share what it leads to", "aivm attach "+shellescape.Quote(real)+" --vm "+r.VMName))
 	}
-	if a.State == share.Attached && !e.DryRun {
-		act := e.RecordState(a, share.Linked, "", "")
-		if err := act.Do(ctx); err != nil {
-			return err
-		}
+	out := &LinkedError{}
+	if a.State == share.Attached {
+		out.Attachment = &a
 	}
 	q := shellescape.Quote(r.HostPath) + " --vm " + r.VMName
-	return ui.Refused("a part of %s is a symbolic link now and leads to %s: it was attached to VM %s as a folder of its own", ui.Clean(r.HostPath), ui.Clean(real), r.VMName).
+	out.Err = ui.Refused("a part of %s is a symbolic link now and leads to %s: it was attached to VM %s as a folder of its own", ui.Clean(r.HostPath), ui.Clean(real), r.VMName).
 		Hint(ui.CmdFor("to share what it leads to", "aivm detach "+q), ui.CmdFor("then", "aivm attach "+q))
+	return out
 }
 
 // Within reports whether p is dir or lies below it.

@@ -54,7 +54,7 @@ func (e Part) planDestroy(ctx context.Context, name string, force bool) (plan.Pl
 	case err != nil:
 		return p, err
 	case !k.Mark.By(e.UID):
-		return p, ui.Refused("network %q was not made by aivm for this user", n.Network.Name).Hint(ui.Cmd("virsh -c qemu:///system net-dumpxml " + n.Network.Name))
+		return p, ui.Refused("network %q was not made by aivm for this user", n.Network.Name).Hint(ui.Cmd(virt.Virsh("net-dumpxml ") + n.Network.Name))
 	default:
 		p.Add(plan.Action{
 			ID: "network.remove:" + n.Name, Why: "stop the network " + n.Name + " and forget its definition", Consent: plan.Ask,

@@ -198,7 +198,7 @@ func (e Part) guests(ctx context.Context, n config.Network) ([]wall.Guest, error
 		return nil, err
 	}
 	if !k.Mark.By(e.UID) {
-		return nil, ui.Refused("network %q was not made by aivm for this user", n.Name).Hint(ui.Cmd("virsh -c qemu:///system net-dumpxml " + n.Network.Name))
+		return nil, ui.Refused("network %q was not made by aivm for this user", n.Name).Hint(ui.Cmd(virt.Virsh("net-dumpxml ") + n.Network.Name))
 	}
 	w := wall.Wall{Guests: []wall.Guest{}}
 	for _, h := range k.Hosts {

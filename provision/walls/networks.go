@@ -244,7 +244,7 @@ func (e Part) networkStatus(ctx context.Context, store *config.Store, n config.N
 		s.State, s.Why, s.Fix = string(virt.Missing), "it is made when a VM needs it", []string{create}
 		return s
 	case !k.Mark.By(e.UID):
-		s.State, s.Why, s.Fix = "not ours", "libvirt has a network of this name that aivm did not make for this user", []string{"virsh -c qemu:///system net-dumpxml " + k.Name}
+		s.State, s.Why, s.Fix = "not ours", "libvirt has a network of this name that aivm did not make for this user", []string{virt.Virsh("net-dumpxml ") + k.Name}
 		return s
 	case !k.Active:
 		s.State, s.Why, s.Fix = string(virt.Off), "it is started when a VM needs it", []string{create}

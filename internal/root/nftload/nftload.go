@@ -12,6 +12,8 @@ import (
 	"os"
 	"time"
 
+	"aivm.dev/aivm/internal/virt"
+
 	"aivm.dev/aivm/internal/root/definition"
 	"aivm.dev/aivm/internal/root/manifest"
 	"aivm.dev/aivm/internal/root/nftread"
@@ -146,7 +148,7 @@ func definedFor(w wall.Wall, caller int) error {
 		return ui.Refused("network %q was not made by aivm for uid %d", w.Network, caller)
 	case n.Bridge.Name != w.Bridge || !gateway:
 		return ui.Refused("network %q has another bridge or address than the firewall's rules were asked for", w.Network).
-			Hint(ui.Cmd("virsh -c qemu:///system net-dumpxml " + w.Network))
+			Hint(ui.Cmd(virt.Virsh("net-dumpxml ") + w.Network))
 	}
 	return nil
 }
