@@ -1,6 +1,9 @@
 package capture
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
 
 func TestHead(t *testing.T) {
 	h := Head{Limit: 5}
@@ -33,6 +36,28 @@ func TestLastLines(t *testing.T) {
 	for text, want := range map[string]string{"": "", "\n \n": "", "a": "a", "a\n\nb \r\n c\n": "b / c", "x\ny\n": "x / y"} {
 		if got := LastLines(text, 2, " / "); got != want {
 			t.Errorf("%q: %q", text, got)
+		}
+	}
+}
+
+// Lines come whole whatever the pieces they are written in, long ones in pieces.
+func TestLines(t *testing.T) {
+	const text = "a\n\nbcd\nefghijk\nlmno\nz"
+	want := []string{"a", "", "bcd", "efgh", "ijk", "lmno", "z"}
+	for step := 1; step <= len(text); step++ {
+		var got []string
+		l := Lines{Limit: 4, Each: func(s string) { got = append(got, s) }}
+		for rest := text; rest != ""; {
+			n := min(step, len(rest))
+			if k, err := l.Write([]byte(rest[:n])); k != n || err != nil {
+				t.Fatal(k, err)
+			}
+			rest = rest[n:]
+		}
+		l.Flush()
+		l.Flush()
+		if !slices.Equal(got, want) {
+			t.Errorf("in steps of %d: %q", step, got)
 		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"aivm.dev/aivm/internal/capture"
+
 	"al.essio.dev/pkg/shellescape"
 
 	"aivm.dev/aivm/gitsync"
@@ -257,37 +259,10 @@ func (e Part) gitTheirs(ctx context.Context, o Options) (*target.Target, string,
 func (e Part) showGit(ctx context.Context, w *target.Target, line func(string), args []string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	out := &lineWriter{print: line}
+	out := &capture.Lines{Each: func(l string) { line(strings.TrimSuffix(l, "\r")) }}
 	err := gitsync.Show(ctx, w.Git.Host.Value, out, args...)
-	out.flush()
+	out.Flush()
 	return err
-}
-
-// lineWriter hands on whole lines, and long ones in pieces.
-type lineWriter struct {
-	rest  []byte
-	print func(string)
-}
-
-func (l *lineWriter) Write(p []byte) (int, error) {
-	l.rest = append(l.rest, p...)
-	for {
-		i := slices.Index(l.rest, '\n')
-		if i < 0 && len(l.rest) < 1<<20 {
-			return len(p), nil
-		}
-		if i < 0 {
-			i = len(l.rest) - 1
-		}
-		l.print(strings.TrimSuffix(string(l.rest[:i]), "\r"))
-		l.rest = l.rest[i+1:]
-	}
-}
-
-func (l *lineWriter) flush() {
-	if len(l.rest) > 0 {
-		l.print(string(l.rest))
-	}
 }
 
 func Result(w *target.Target) GitResult {

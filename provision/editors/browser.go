@@ -16,6 +16,8 @@ import (
 	"sync"
 	"time"
 
+	"aivm.dev/aivm/internal/capture"
+
 	"aivm.dev/aivm/internal/guestarchive"
 
 	"al.essio.dev/pkg/shellescape"
@@ -207,7 +209,7 @@ const patience = "const%20s%3DsetTimeout%3BglobalThis.setTimeout%3DObject.setPro
 func (e Part) startServer(ctx context.Context, cancel context.CancelCauseFunc, w *target.Target, f *loop.Facts, dir string) *server {
 	s := &server{password: codeserver.Secret(), found: make(chan struct{}), ended: make(chan struct{})}
 	var last string
-	out := &lines{each: func(line string) {
+	out := &capture.Lines{Limit: 4096, Each: func(line string) {
 		last = line
 		if m := listening.FindStringSubmatch(line); m != nil {
 			if port, err := strconv.Atoi(m[1]); err == nil && port > 0 && port < 1<<16 {
@@ -249,24 +251,4 @@ func (s *server) wait() {
 	case <-s.ended:
 	case <-time.After(3 * time.Second):
 	}
-}
-
-// lines calls each for every line, cutting those that are too long.
-type lines struct {
-	buf  []byte
-	each func(string)
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	for _, c := range p {
-		if c != '\n' {
-			if len(l.buf) < 4096 {
-				l.buf = append(l.buf, c)
-			}
-			continue
-		}
-		l.each(string(l.buf))
-		l.buf = l.buf[:0]
-	}
-	return len(p), nil
 }

@@ -70,7 +70,7 @@ func (p Command) Run(ctx context.Context) ([]byte, error) {
 	out, errs := capture.Tail{Limit: outputLimit}, capture.Tail{Limit: 4096}
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if p.Line != nil {
-		cmd.Stdout = io.MultiWriter(&out, &lineWriter{each: p.Line})
+		cmd.Stdout = io.MultiWriter(&out, &capture.Lines{Limit: outputLimit, Each: p.Line})
 	}
 	err = cmd.Run()
 	if err == nil {
@@ -88,25 +88,4 @@ func (p Command) Run(ctx context.Context) ([]byte, error) {
 		last = capture.LastLines(out.String(), 6, "; ")
 	}
 	return nil, ui.Failed("%s: %w: %s", strings.Join(p.Argv, " "), err, last)
-}
-
-// lineWriter calls each with every whole line.
-type lineWriter struct {
-	rest []byte
-	each func(string)
-}
-
-func (w *lineWriter) Write(p []byte) (int, error) {
-	w.rest = append(w.rest, p...)
-	for {
-		i := bytes.IndexByte(w.rest, '\n')
-		if i < 0 {
-			if len(w.rest) > outputLimit {
-				w.rest = nil
-			}
-			return len(p), nil
-		}
-		w.each(string(w.rest[:i]))
-		w.rest = w.rest[i+1:]
-	}
 }
