@@ -145,6 +145,6 @@ Examples:
 			return nil
 		},
 	}
-	a.VmFlag(c, &vm, "the VM")
+	a.VMFlag(c, &vm, "the VM")
 	return c
 }

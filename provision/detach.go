@@ -125,5 +125,5 @@ func notAttached(err error) (DetachResult, error) {
 	if !errors.As(err, &none) {
 		return DetachResult{}, err
 	}
-	return DetachResult{Schema: 1, VM: none.Vm, Folder: none.Folder, State: "none"}, nil
+	return DetachResult{Schema: 1, VM: none.VM, Folder: none.Folder, State: "none"}, nil
 }

@@ -127,7 +127,7 @@ func (e *Env) Doctor(ctx context.Context, o DoctorOptions) (Diagnosis, error) {
 		return st, err
 	}
 	st.Add(host.Doctor(d.Host, d.Exam)...)
-	st.Add(checks.For(e.Loop).NetworksCheck(d), checks.For(e.Loop).SshConfigCheck(d), editors.For(e.Loop).Check(), checks.StoreCheck(d))
+	st.Add(checks.For(e.Loop).NetworksCheck(d), checks.For(e.Loop).SSHConfigCheck(d), editors.For(e.Loop).Check(), checks.StoreCheck(d))
 	if p := e.planMend(d); !o.Fix {
 		for _, a := range p.Actions {
 			st.Mends = append(st.Mends, a.Why)

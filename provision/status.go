@@ -83,7 +83,7 @@ func (e *Env) status(ctx context.Context, vmFlag string, sudo, detail bool) (Sta
 	n := checks.NetworkOf(ctx, w, f)
 	part, judge := folders.For(e.Loop), checks.For(e.Loop)
 	seen := part.See(store.Config, w, f)
-	st.Add(checks.NetworkCheck(w, n), walls.For(e.Loop).Check(ctx, w, f), images.For(e.Loop).Check(w), judge.VmCheck(w, f), seen.Check(w, f), judge.AddressCheck(w, f, inst, n), checks.SshCheck(w, f))
+	st.Add(checks.NetworkCheck(w, n), walls.For(e.Loop).Check(ctx, w, f), images.For(e.Loop).Check(w), judge.VMCheck(w, f), seen.Check(w, f), judge.AddressCheck(w, f, inst, n), checks.SSHCheck(w, f))
 	st.Add(seen.Strays(w)...)
 	executed, changes := part.ExecutedCheck(ctx, w, f, seen)
 	st.Add(executed)

@@ -122,14 +122,14 @@ func TestVMCheckLooksAtTheMark(t *testing.T) {
 	in := &target.Target{Name: "t"}
 	for mark, says := range map[virt.Mark]string{{Ours: true, Owner: 1}: "another user (uid 1)", {}: "aivm did not make"} {
 		f := &loop.Facts{Domain: domain.Facts{Domain: plan.Yes(&virt.Domain{Name: "t", State: virt.Running, Mark: mark})}}
-		if c := checks.For(w.Loop).VmCheck(in, f); c.State != host.Bad || !strings.Contains(c.Detail, says) {
+		if c := checks.For(w.Loop).VMCheck(in, f); c.State != host.Bad || !strings.Contains(c.Detail, says) {
 			t.Errorf("%+v: %+v", mark, c)
 		}
 	}
 	ours := virt.Mark{Ours: true, Owner: 4321}
 	for state, want := range map[virt.State]host.State{virt.Running: host.OK, virt.Off: host.Bad} {
 		f := &loop.Facts{Domain: domain.Facts{Domain: plan.Yes(&virt.Domain{Name: "t", State: state, Mark: ours})}}
-		if c := checks.For(w.Loop).VmCheck(in, f); c.State != want {
+		if c := checks.For(w.Loop).VMCheck(in, f); c.State != want {
 			t.Errorf("%s: %+v", state, c)
 		}
 	}
@@ -179,7 +179,7 @@ func TestSSHCheck(t *testing.T) {
 		{loop.Facts{Domain: off, ConnErr: guest.ErrUnreachable}, host.Skipped},
 		{loop.Facts{Domain: off, ConnErr: fmt.Errorf("no: %w", &guest.HostKeyError{})}, host.Bad},
 	} {
-		got := checks.SshCheck(&target.Target{Name: "t"}, &c.f)
+		got := checks.SSHCheck(&target.Target{Name: "t"}, &c.f)
 		if errors.Is(c.f.ConnErr, guest.ErrUnreachable) && c.want == host.Bad && len(got.Fix) == 0 || got.State != c.want {
 			t.Errorf("%v: %+v", c.f.ConnErr, got)
 		}

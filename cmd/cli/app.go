@@ -28,12 +28,14 @@ type App struct {
 	HostSrc      string
 }
 
+// Close ends the connections of the run.
 func (a *App) Close() {
 	if a.env != nil {
 		a.env.Close()
 	}
 }
 
+// ExitStatuses end the help of most commands.
 const ExitStatuses = `
 Exit status: 0 done; 1 wrong usage; 2 refused or failed; 3 approval missing or
 declined; 130 interrupted.`
@@ -54,6 +56,7 @@ func Group(use, short, example string, subs ...*cobra.Command) *cobra.Command {
 	return c
 }
 
+// UnknownCommand refuses a word that is no command of c, and names the nearest.
 func UnknownCommand(c *cobra.Command, name string) error {
 	e := ui.Usage("%s has no command %q", c.CommandPath(), name)
 	c.SuggestionsMinimumDistance = 2

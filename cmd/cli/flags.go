@@ -14,6 +14,7 @@ import (
 	"aivm.dev/aivm/provision"
 )
 
+// QuoteWord is a word as it is pasted into a shell, clean.
 func QuoteWord(s string) string { return shellescape.Quote(ui.Clean(s)) }
 
 // Provision is the world of this run.
@@ -28,6 +29,7 @@ func (a *App) Provision(verb string) (*provision.Env, error) {
 	return e, err
 }
 
+// StorePath is where the config of this run is.
 func (a *App) StorePath() (string, error) { return provision.StorePath(a.Config) }
 
 // Here is the store and the working directory, for what only looks.
@@ -57,8 +59,7 @@ func (a *App) OnFolder(verb string, args []string) (*provision.Env, string, erro
 	return e, folder, err
 }
 
-// flags shared by several verbs.
-
+// DryRunFlag declares --dry-run.
 func (a *App) DryRunFlag(c *cobra.Command) {
 	c.Flags().BoolVar(&a.DryRun, "dry-run", false, "show what would be done and change nothing")
 }
@@ -68,6 +69,7 @@ func (a *App) GuardFlags(c *cobra.Command) {
 	c.Flags().BoolVar(&a.noFirewall, "no-firewall", false, "use the VM without looking at the firewall, this once")
 }
 
+// RecreateFlags declares 0.3's flags that replaced a VM, which are refused.
 func (a *App) RecreateFlags(c *cobra.Command, names ...string) {
 	for _, n := range names {
 		c.Flags().BoolVar(&a.Recreate, n, false, "")
@@ -82,6 +84,7 @@ var errEmptyName = errors.New("the VM's name is empty")
 // vmName is the value of --vm.
 type vmName struct{ to *string }
 
+// String implements pflag.Value.
 func (v vmName) String() string {
 	if v.to == nil {
 		return ""
@@ -89,8 +92,10 @@ func (v vmName) String() string {
 	return *v.to
 }
 
+// Type implements pflag.Value.
 func (vmName) Type() string { return "string" }
 
+// Set implements pflag.Value.
 func (v vmName) Set(s string) error {
 	if s == "" {
 		return errEmptyName
@@ -99,14 +104,16 @@ func (v vmName) Set(s string) error {
 	return nil
 }
 
-func (a *App) VmFlag(c *cobra.Command, to *string, usage string) {
+// VMFlag declares --vm.
+func (a *App) VMFlag(c *cobra.Command, to *string, usage string) {
 	c.Flags().Var(vmName{to}, "vm", usage)
 	_ = c.RegisterFlagCompletionFunc("vm", a.completeVM)
 }
 
+// FolderFlags declares what code, ssh and attach have in common.
 func (a *App) FolderFlags(c *cobra.Command, o *provision.FolderOptions) {
 	f := c.Flags()
-	a.VmFlag(c, &o.VM, "the VM to use, this time")
+	a.VMFlag(c, &o.VM, "the VM to use, this time")
 	f.StringVar(&o.Mode, "mode", "", "how the folder gets into the VM: shared-root (default), shared, git")
 	f.StringVar(&o.Access, "access", "", "rw (default) or ro")
 	f.StringVar(&o.GuestDst, "guest-dst", "", "where the folder appears in the guest (default: the same path)")
@@ -138,6 +145,7 @@ func (a *App) folder(args []string) (string, error) {
 	return ".", nil
 }
 
+// Fixed completes one of the words.
 func Fixed(words ...string) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return words, cobra.ShellCompDirectiveNoFileComp
@@ -160,6 +168,7 @@ func (a *App) completeVM(_ *cobra.Command, args []string, _ string) ([]string, c
 	return s.Config.VMNames(), cobra.ShellCompDirectiveNoFileComp
 }
 
+// CompleteFolder completes directories.
 func CompleteFolder(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	return nil, cobra.ShellCompDirectiveFilterDirs
 }
@@ -205,6 +214,7 @@ func (a *App) CompleteImage(c *cobra.Command, _ []string, toComplete string) ([]
 	return e.ImageWords(), cobra.ShellCompDirectiveDefault
 }
 
+// Prefixed is s after with; "" if s is "".
 func Prefixed(with, s string) string {
 	if s == "" {
 		return ""
@@ -212,6 +222,7 @@ func Prefixed(with, s string) string {
 	return with + s
 }
 
+// SecretFlag declares --allow-secret.
 func SecretFlag(c *cobra.Command, to *[]string) {
 	c.Flags().StringArrayVar(to, "allow-secret", nil, "send this `FILE` although it holds something like a secret")
 }
@@ -219,8 +230,8 @@ func SecretFlag(c *cobra.Command, to *[]string) {
 // SSHName is the verb whose failures have OpenSSH's status, its flags' too.
 const SSHName = "ssh"
 
-// VmVerb declares a verb about one VM: its name as the argument or as --vm.
-func (a *App) VmVerb(use, short, long string, run func(context.Context, *provision.Env, string) error) *cobra.Command {
+// VMVerb declares a verb about one VM: its name as the argument or as --vm.
+func (a *App) VMVerb(use, short, long string, run func(context.Context, *provision.Env, string) error) *cobra.Command {
 	var flag string
 	c := &cobra.Command{
 		Use: use + " [name]", Short: short, Long: long + ExitStatuses, ValidArgsFunction: a.completeVM,
@@ -236,7 +247,7 @@ func (a *App) VmVerb(use, short, long string, run func(context.Context, *provisi
 			return run(c.Context(), e, name)
 		},
 	}
-	a.VmFlag(c, &flag, "the VM")
+	a.VMFlag(c, &flag, "the VM")
 	return c
 }
 

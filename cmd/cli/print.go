@@ -62,6 +62,7 @@ func (a *App) Show(v any, err error, text func()) error {
 	return nil
 }
 
+// OrDash is s, or a dash for nothing.
 func OrDash(s string) string {
 	if s == "" {
 		return "-"
@@ -69,6 +70,7 @@ func OrDash(s string) string {
 	return s
 }
 
+// NoArgs refuses words after a command that takes none.
 func NoArgs(c *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return ui.Usage("%s takes no argument, not %q", c.CommandPath(), args[0]).Hint(ui.Cmd(c.CommandPath() + " --help"))
@@ -76,6 +78,7 @@ func NoArgs(c *cobra.Command, args []string) error {
 	return nil
 }
 
+// StatusFlags declares --sudo and --detail.
 func StatusFlags(c *cobra.Command, sudo, detail *bool) {
 	c.Flags().BoolVar(sudo, "sudo", false, "also look where only root can")
 	c.Flags().BoolVar(detail, "detail", false, "add what was seen of each part, and the commands to look further")
@@ -83,6 +86,7 @@ func StatusFlags(c *cobra.Command, sudo, detail *bool) {
 	_ = c.Flags().MarkHidden("details")
 }
 
+// PrintStatus looks at a VM, or at this machine alone, and prints it.
 func (a *App) PrintStatus(ctx context.Context, e *provision.Env, vm string, sudo, detail bool) error {
 	look := e.Status
 	if detail {
@@ -130,6 +134,7 @@ func (a *App) PrintStatus(ctx context.Context, e *provision.Env, vm string, sudo
 	return nil
 }
 
+// PrintChecks prints a list of checks, a line each, with what helps.
 func (a *App) PrintChecks(cs []provision.Check) {
 	icon := map[any]string{provision.StateOK: "✅", provision.StateBad: "❌"}
 	for _, c := range cs {

@@ -12,6 +12,7 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
+// Cmd is `aivm config`.
 func (a Verbs) Cmd() *cobra.Command {
 	return cli.Group("config", "Look at and write the config", `  aivm config path
   aivm config init --defaults
@@ -154,7 +155,7 @@ Examples:
 			return nil
 		},
 	}
-	a.VmFlag(c, &vm, "the VM")
+	a.VMFlag(c, &vm, "the VM")
 	c.Flags().StringVar(&a.HostSrc, "host-src", "", "the folder")
 	_ = c.Flags().MarkHidden("host-src")
 	return c

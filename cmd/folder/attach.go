@@ -8,6 +8,7 @@ import (
 	"aivm.dev/aivm/provision"
 )
 
+// AttachCmd is `aivm attach`.
 func (a Verbs) AttachCmd() *cobra.Command {
 	var o provision.FolderOptions
 	c := &cobra.Command{

@@ -10,6 +10,7 @@ import (
 	"aivm.dev/aivm/provision"
 )
 
+// CodeCmd is `aivm code`.
 func (a Verbs) CodeCmd() *cobra.Command {
 	var o provision.CodeOptions
 	c := &cobra.Command{

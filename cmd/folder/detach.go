@@ -11,6 +11,7 @@ import (
 	"aivm.dev/aivm/provision"
 )
 
+// DetachCmd is `aivm detach`.
 func (a Verbs) DetachCmd() *cobra.Command {
 	var o provision.DetachOptions
 	c := &cobra.Command{
@@ -41,7 +42,7 @@ Examples:
 		},
 	}
 	f := c.Flags()
-	a.VmFlag(c, &o.VM, "the VM to take it away from")
+	a.VMFlag(c, &o.VM, "the VM to take it away from")
 	f.BoolVar(&o.Force, "force", false, "if it is in use, leave the rest to the VM's next stop")
 	f.StringVar(&a.HostSrc, "host-src", "", "the folder")
 	_ = f.MarkHidden("host-src")

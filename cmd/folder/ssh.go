@@ -8,6 +8,7 @@ import (
 	"aivm.dev/aivm/provision"
 )
 
+// SSHCmd is `aivm ssh`.
 func (a Verbs) SSHCmd() *cobra.Command {
 	var o provision.SSHOptions
 	c := &cobra.Command{

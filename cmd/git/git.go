@@ -11,6 +11,7 @@ import (
 	"aivm.dev/aivm/provision"
 )
 
+// Cmd is `aivm git`.
 func (a Verbs) Cmd() *cobra.Command {
 	return cli.Group("git", "Move commits between a repository and its clone in a VM", `  aivm git status
   aivm git pull
@@ -32,7 +33,7 @@ func (a Verbs) gitVerb(name, short, long string, o *provision.GitOptions, run fu
 			return run(e, c.Context(), *o)
 		},
 	}
-	a.VmFlag(c, &o.VM, "the VM that has the clone")
+	a.VMFlag(c, &o.VM, "the VM that has the clone")
 	return c
 }
 
@@ -151,6 +152,7 @@ func (a Verbs) theirsFlags(c *cobra.Command, o *provision.GitOptions) {
 // size is the value of --max-size.
 type size struct{ to *int64 }
 
+// String implements pflag.Value.
 func (s size) String() string {
 	if s.to == nil || *s.to == 0 {
 		return ""
@@ -158,8 +160,10 @@ func (s size) String() string {
 	return humanize.IBytes(uint64(*s.to))
 }
 
+// Type implements pflag.Value.
 func (size) Type() string { return "SIZE" }
 
+// Set implements pflag.Value.
 func (s size) Set(v string) error {
 	n, err := humanize.ParseBytes(v)
 	if err != nil || n == 0 || n > 1<<50 {

@@ -12,6 +12,7 @@ import (
 	"aivm.dev/aivm/provision"
 )
 
+// Cmd is `aivm image`.
 func (a Verbs) Cmd() *cobra.Command {
 	return cli.Group("image", "List, get, check and remove guest images", `  aivm image list
   aivm image fetch ubuntu-24.04

@@ -9,6 +9,7 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
+// EditorsCmd is `aivm editors`.
 func (a Verbs) EditorsCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "editors",

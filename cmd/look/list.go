@@ -13,8 +13,10 @@ import (
 
 var sections = []string{"all", "folders", "networks", "vms"}
 
+// ListCmd is `aivm list`.
 func (a Verbs) ListCmd() *cobra.Command { return a.lister("all") }
 
+// VMListCmd is `aivm vm list`.
 func (a Verbs) VMListCmd() *cobra.Command { return a.lister("vms") }
 
 func (a Verbs) lister(preset string) *cobra.Command {

@@ -6,6 +6,7 @@ import (
 	"aivm.dev/aivm/cmd/cli"
 )
 
+// StatusCmd is `aivm status`.
 func (a Verbs) StatusCmd() *cobra.Command {
 	var vm string
 	var sudo, detail bool
@@ -26,7 +27,7 @@ Examples:
 			return a.PrintStatus(c.Context(), e, vm, sudo, detail)
 		},
 	}
-	a.VmFlag(c, &vm, "the VM")
+	a.VMFlag(c, &vm, "the VM")
 	cli.StatusFlags(c, &sudo, &detail)
 	return c
 }

@@ -10,7 +10,7 @@ import (
 
 func (a Verbs) vmAdoptCmd() *cobra.Command {
 	var key string
-	c := a.VmVerb("adopt", "Take over a VM that aivm 0.3 made", `Take over a VM that aivm 0.3 made and the config names. What it is, its disk first,
+	c := a.VMVerb("adopt", "Take over a VM that aivm 0.3 made", `Take over a VM that aivm 0.3 made and the config names. What it is, its disk first,
 is shown before. It gets aivm's mark, a fixed address and aivm's SSH entry; its
 folders move to aivm's share at its next stop. Its host key is the one your
 known_hosts has; if there is none, its fingerprint has to be confirmed.

@@ -37,7 +37,7 @@ func (a Verbs) snapshotVerb(use, short, long string, must bool, run func(context
 			return run(c.Context(), e, o)
 		},
 	}
-	a.VmFlag(c, &o.VM, "the VM")
+	a.VMFlag(c, &o.VM, "the VM")
 	c.Flags().BoolVar(&o.StayOff, "stay-off", false, "do not start a VM again that was stopped for it")
 	a.DryRunFlag(c)
 	return c
@@ -114,7 +114,7 @@ func (a Verbs) sayOff(r provision.SnapshotResult) {
 }
 
 func (a Verbs) vmSnapshotsCmd() *cobra.Command {
-	return a.VmVerb("snapshots", "List the snapshots of a VM", `List the snapshots of a VM, what each holds that nothing else does, and what the
+	return a.VMVerb("snapshots", "List the snapshots of a VM", `List the snapshots of a VM, what each holds that nothing else does, and what the
 disk takes on this machine.
 
 Examples:

@@ -14,7 +14,7 @@ func (a Verbs) vmSyncSettingsCmd() *cobra.Command {
 	var o provision.SyncOptions
 	var editorName string
 	var overwrite bool
-	c := a.VmVerb("sync-settings", "Bring your settings and dotfiles into a VM", `Bring your settings into a VM that runs: the files and directories that sync.paths
+	c := a.VMVerb("sync-settings", "Bring your settings and dotfiles into a VM", `Bring your settings into a VM that runs: the files and directories that sync.paths
 names, your git identity without what belongs to this machine, and the editor's
 settings where its server in the guest reads them. What has not changed is not sent;
 what the guest changed is kept beside; files that hold a secret stay here.

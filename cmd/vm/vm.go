@@ -49,7 +49,7 @@ func (a Verbs) showVM(r provision.VMResult, err error) error {
 
 func (a Verbs) vmCreateCmd() *cobra.Command {
 	var o provision.CreateOptions
-	c := a.VmVerb("create", "Make a VM", `Make a VM and wait until it can be used. Sizes that are not given come from the
+	c := a.VMVerb("create", "Make a VM", `Make a VM and wait until it can be used. Sizes that are not given come from the
 config, or are chosen from this machine.
 
 Examples:
@@ -72,7 +72,7 @@ Examples:
 }
 
 func (a Verbs) vmUpCmd() *cobra.Command {
-	c := a.VmVerb("up", "Start a VM", `Start a VM and wait until it can be used. One that was defined half-way is finished.
+	c := a.VMVerb("up", "Start a VM", `Start a VM and wait until it can be used. One that was defined half-way is finished.
 
 Examples:
   aivm vm up
@@ -86,7 +86,7 @@ Examples:
 
 func (a Verbs) vmDownCmd() *cobra.Command {
 	var force bool
-	c := a.VmVerb("down", "Stop a VM", `Shut a VM down and wait until it is off.
+	c := a.VMVerb("down", "Stop a VM", `Shut a VM down and wait until it is off.
 
 Examples:
   aivm vm down
@@ -101,7 +101,7 @@ Examples:
 
 func (a Verbs) vmRestartCmd() *cobra.Command {
 	var force bool
-	c := a.VmVerb("restart", "Stop a VM and start it again", `Shut a VM down, start it and wait until it can be used.
+	c := a.VMVerb("restart", "Stop a VM and start it again", `Shut a VM down, start it and wait until it can be used.
 
 Examples:
   aivm vm restart
@@ -117,7 +117,7 @@ Examples:
 
 func (a Verbs) vmDeleteCmd(use string) *cobra.Command {
 	var discard bool
-	c := a.VmVerb(use, "Delete a VM with its disk", `Delete a VM: its disk, its addresses and SSH entry. Folders of this machine, the
+	c := a.VMVerb(use, "Delete a VM with its disk", `Delete a VM: its disk, its addresses and SSH entry. Folders of this machine, the
 image cache and the network stay. The name has to be typed; "NAME --yes" on the
 command line counts as that.
 
@@ -141,7 +141,7 @@ Examples:
 
 func (a Verbs) vmWaitIPCmd() *cobra.Command {
 	var seconds int
-	c := a.VmVerb("wait-ip", "Wait until a VM answers and print its address", `Wait until a VM answers over SSH and print its address.
+	c := a.VMVerb("wait-ip", "Wait until a VM answers and print its address", `Wait until a VM answers over SSH and print its address.
 
 Examples:
   aivm vm wait-ip
@@ -155,7 +155,7 @@ Examples:
 }
 
 func (a Verbs) vmSSHConfigCmd() *cobra.Command {
-	return a.VmVerb("ssh-config", "Print the SSH entry of a VM", `Print the SSH entry of a VM, for a configuration aivm cannot edit.
+	return a.VMVerb("ssh-config", "Print the SSH entry of a VM", `Print the SSH entry of a VM, for a configuration aivm cannot edit.
 
 Examples:
   aivm vm ssh-config
@@ -168,7 +168,7 @@ Examples:
 
 func (a Verbs) vmStatusCmd() *cobra.Command {
 	var sudo, detail bool
-	c := a.VmVerb("status", "Show the state of a VM", `Show the state of a VM and of what it needs.
+	c := a.VMVerb("status", "Show the state of a VM", `Show the state of a VM and of what it needs.
 
 Examples:
   aivm vm status

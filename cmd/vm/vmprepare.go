@@ -10,7 +10,7 @@ import (
 
 func (a Verbs) vmPrepareCmd() *cobra.Command {
 	var o provision.PrepareOptions
-	c := a.VmVerb("prepare", "Make an image of a VM, for others like it", `Make an image of a VM: new VMs from it come with what is installed in it, and
+	c := a.VMVerb("prepare", "Make an image of a VM, for others like it", `Make an image of a VM: new VMs from it come with what is installed in it, and
 start in about half the time. A copy of its disk is booted and cleaned: machine
 id, host keys, the keys people log in with, the first boot's state, logs, aivm's
 own files. All else on the disk is in the image, also what lies in the home.

@@ -102,9 +102,9 @@ func (e Part) nextNetwork(d Seen) (string, error) {
 	return fmt.Sprintf("the first VM gets %s on %s, which is free", spec.Name, spec.SubnetCIDR), nil
 }
 
-// SshConfigCheck says whether ssh reads the person's configuration, and makes
+// SSHConfigCheck says whether ssh reads the person's configuration, and makes
 // of each VM's alias what was meant.
-func (e Part) SshConfigCheck(d Seen) host.Check {
+func (e Part) SSHConfigCheck(d Seen) host.Check {
 	c := host.Check{ID: "ssh-config", Label: "SSH configuration", State: host.OK}
 	if d.Host.Tools["ssh"] == "" {
 		c.State, c.Detail = host.Skipped, "ssh is not installed"

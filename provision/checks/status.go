@@ -27,6 +27,7 @@ type Tally struct {
 	Total  int          `json:"total"`
 }
 
+// Add appends checks and counts those that are known.
 func (s *Tally) Add(cs ...host.Check) {
 	for _, c := range cs {
 		if c.Fix == nil {
@@ -44,6 +45,7 @@ func (s *Tally) Add(cs ...host.Check) {
 	}
 }
 
+// HostChecks say whether this machine has what VMs need, and how they run.
 func (e Part) HostChecks() []host.Check {
 	f := e.HostFacts()
 	tools, pkgs := host.Missing(f, host.Need{})
@@ -68,6 +70,7 @@ func NetworkOf(ctx context.Context, w *target.Target, f *loop.Facts) plan.Known[
 	return session.Known(f.Virt.Value.Network(ctx, w.Network.Network.Name))
 }
 
+// NetworkCheck says whether the VM's network is there and runs.
 func NetworkCheck(w *target.Target, n plan.Known[*virt.Network]) host.Check {
 	up := []string{"aivm vm up " + w.Name}
 	c := host.NewCheck("network", "Libvirt network", host.Bad, "network %s does not exist", w.Network.Network.Name)
@@ -84,7 +87,8 @@ func NetworkCheck(w *target.Target, n plan.Known[*virt.Network]) host.Check {
 	return c
 }
 
-func (e Part) VmCheck(w *target.Target, f *loop.Facts) host.Check {
+// VMCheck says whether the VM is there, ours, and runs.
+func (e Part) VMCheck(w *target.Target, f *loop.Facts) host.Check {
 	d := f.Domain.Domain
 	c := host.NewCheck("vm", "VM state", host.Bad, "%s does not exist in libvirt", w.Name)
 	c.Fix = []string{"aivm vm up " + w.Name}
@@ -144,7 +148,8 @@ func (e Part) AddressCheck(w *target.Target, f *loop.Facts, inst plan.Known[*sta
 	return bad(anew, "%s (%s) is remembered, but network %s does not keep it for the VM", in.Address, in.MAC, n.Value.Name)
 }
 
-func SshCheck(w *target.Target, f *loop.Facts) host.Check {
+// SSHCheck says whether the guest lets us in.
+func SSHCheck(w *target.Target, f *loop.Facts) host.Check {
 	d := f.Domain.Domain
 	c := host.NewCheck("ssh", "SSH readiness", host.Bad, "%v", f.ConnErr)
 	wrongKey := new(*guest.HostKeyError)

@@ -100,6 +100,7 @@ func Observe(ctx context.Context, w *target.Target) {
 	w.Git.Remote, w.Git.Host = m, plan.Known[gitsync.Host]{Value: h, Err: err}
 }
 
+// Probe is the clone's piece of the one probe script.
 func Probe(w *target.Target) guest.Probe {
 	return guest.Probe{Name: "git", Script: gitsync.GuestProbe(w.Folder.GuestDst)}
 }

@@ -24,6 +24,7 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
+// Missed are the clones with which something may be lost.
 func Missed(cs []gitsync.CloneWork) []gitsync.CloneWork {
 	return slices.DeleteFunc(slices.Clone(cs), func(c gitsync.CloneWork) bool { return !c.Missed() })
 }

@@ -265,6 +265,7 @@ func (e Part) showGit(ctx context.Context, w *target.Target, line func(string), 
 	return err
 }
 
+// Result is what is known of a repository and its clone, and what this run moved.
 func Result(w *target.Target) GitResult {
 	h := w.Git.Host.Value
 	r := GitResult{

@@ -162,6 +162,7 @@ func (e Part) installServer(ctx context.Context, w *target.Target, f *loop.Facts
 
 type writerFunc func([]byte) (int, error)
 
+// Write calls f.
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 func fileDigest(path string) (string, error) {

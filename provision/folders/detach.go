@@ -116,15 +116,16 @@ func (e Part) lookForStray(store *config.Store, o DetachOptions, typed, real str
 	}
 	none := &NotAttachedError{Folder: real}
 	if res, err := store.Resolve(real, o.VM); err == nil {
-		none.Vm = res.VM
+		none.VM = res.VM
 	}
 	return nil, none
 }
 
 // NotAttachedError: the folder is attached to no VM, nor to the one that would be
 // meant, if there is one.
-type NotAttachedError struct{ Folder, Vm string }
+type NotAttachedError struct{ Folder, VM string }
 
+// Error says which folder.
 func (e *NotAttachedError) Error() string { return "folder " + e.Folder + " is not attached" }
 
 // pathOf is a path as typed and as it really is, as far as it still exists.
@@ -166,7 +167,7 @@ func (e Part) ObserveLeaving(ctx context.Context, l *Leaving) (*loop.Facts, erro
 	return f, err
 }
 
-// PlanDetach: the record says first that the folder is leaving, so that a run
+// PlanDetach takes a folder away: the record says first that the folder is leaving, so that a run
 // that is killed in between never brings it back; then the guest lets go, this
 // machine takes the mount away, and the record goes. unremote takes the remote of
 // a folder in git mode out of its repository.
@@ -201,6 +202,7 @@ func (e Part) PlanDetach(l *Leaving, f *loop.Facts, unremote []plan.Action) plan
 	return p
 }
 
+// DropRecord takes the folder out of the store, with what was noted about it.
 func (e Part) DropRecord(a share.Attachment) plan.Action {
 	return plan.Action{
 		ID: "store.detach:" + share.Token(a.HostPath), Why: "take the folder out of the config", Shows: []string{"write " + e.StorePath},

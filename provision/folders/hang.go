@@ -15,6 +15,7 @@ import (
 // no signal ends it. So a probe that stops at the folders is given up.
 
 const (
+	// ShareProbe is the name of the piece of the probe that can hang.
 	ShareProbe = "share"
 	// lookAfter is how long a guest may take to say what it has before this
 	// machine looks for the daemon; hangAfter how long at all.

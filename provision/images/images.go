@@ -229,6 +229,7 @@ func (e Part) Fetch(ctx context.Context, name string, again bool) (Fetched, erro
 	}, nil
 }
 
+// Check says whether the image of w's VM is in the cache.
 func (e Part) Check(w *target.Target) host.Check {
 	ref, _, err := w.ImageRef()
 	if err != nil {

@@ -57,6 +57,7 @@ type Guest struct {
 // answer before it counts as unreachable.
 const DialLimit = 5 * time.Second
 
+// ErrNotTried is the reason for what nobody asked.
 var ErrNotTried = errors.New("not tried")
 
 // ObserveLibvirt asks for the domain, and for pool and networks only where a

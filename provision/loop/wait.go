@@ -101,6 +101,7 @@ func (e Loop) SerialTail(ctx context.Context, l *virt.Conn, w *target.Target, n 
 	return LastSerial(b, n)
 }
 
+// LastSerial are the last n lines of a serial console that are not empty, clean.
 func LastSerial(b []byte, n int) []string {
 	var out []string
 	for _, s := range strings.FieldsFunc(string(b), func(r rune) bool { return r == '\n' || r == '\r' }) {

@@ -22,7 +22,10 @@ import (
 // name is the way out where nobody chose this one.
 type TakenError struct{ Err error }
 
+// Error says what Err says.
 func (e *TakenError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the refusal.
 func (e *TakenError) Unwrap() error { return e.Err }
 
 // CheckIdentity refuses a domain that is not this person's, or that there is no

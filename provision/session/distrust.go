@@ -93,6 +93,7 @@ type noRoot struct {
 	why error
 }
 
+// Do refuses, with why.
 func (r noRoot) Do(context.Context, root.Op, root.Progress) (root.Result, error) {
 	return root.Result{}, r.why
 }

@@ -31,6 +31,7 @@ func (e *Session) AsRoot(ctx context.Context, c guest.Conn, what, script string,
 // GuestWords is how much is kept of what a program in a guest writes.
 const GuestWords = 256 << 10
 
+// LastLine is the last line of what a program wrote, clean and cut to 300 bytes.
 func LastLine(s string) string {
 	lines := strings.Split(strings.TrimSpace(s), "\n")
 	return ui.CleanTo(lines[len(lines)-1], 300)

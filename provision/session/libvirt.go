@@ -14,6 +14,8 @@ import (
 	"aivm.dev/aivm/provision/share"
 )
 
+// Apply runs a plan nobody has to be asked about, and says how to go on where it
+// stopped.
 func (e *Session) Apply(ctx context.Context, p plan.Plan) error {
 	if _, err := e.Run(ctx, p); err != nil {
 		return e.Resume(err)

@@ -94,6 +94,7 @@ func New(o Options) (*Session, error) {
 // suspending is where sudo talks: between two states of the live line.
 type suspending struct{ s *ui.Streams }
 
+// Write prints lines of sudo, clean.
 func (w suspending) Write(p []byte) (int, error) {
 	defer w.s.Suspend()()
 	if w.s.Err == nil {

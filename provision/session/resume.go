@@ -63,6 +63,7 @@ func (e *Session) ExplainLost(ctx context.Context, vm string, err error) error {
 	return ui.Failed("%w", err).Hint(ui.Cmd("aivm status --vm " + vm))
 }
 
+// StateErr explains an error of writing a VM's state directory; nil stays nil.
 func StateErr(dir string, err error) error {
 	if err == nil {
 		return nil

@@ -77,6 +77,7 @@ func (e *Session) NoteOnce(s string) {
 	}
 }
 
+// Few names the first five of many, for a sentence.
 func Few(names []string) string {
 	if len(names) > 6 {
 		return strings.Join(names[:5], ", ") + fmt.Sprintf(" and %d more", len(names)-5)
@@ -84,6 +85,7 @@ func Few(names []string) string {
 	return strings.Join(names, ", ")
 }
 
+// ShellLine is a command line as a person pastes it.
 func ShellLine(argv []string) string {
 	words := make([]string, len(argv))
 	for i, a := range argv {
@@ -92,6 +94,7 @@ func ShellLine(argv []string) string {
 	return strings.Join(words, " ")
 }
 
+// Seconds are the buckets of a timing, in seconds.
 func Seconds(t *ui.Timing) map[string]float64 {
 	out := map[string]float64{}
 	for k, d := range t.Spent() {

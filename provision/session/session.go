@@ -189,6 +189,7 @@ func (e *Session) Domains(ctx context.Context) func() (domain.Libvirt, error) {
 	return func() (domain.Libvirt, error) { return e.Libvirt(ctx) }
 }
 
+// Networks is Domains for libvirt's networks.
 func (e *Session) Networks(ctx context.Context) func() (network.Libvirt, error) {
 	return func() (network.Libvirt, error) { return e.Libvirt(ctx) }
 }
@@ -200,6 +201,7 @@ func (e *Session) HostFacts() host.Facts {
 	return e.facts
 }
 
+// ForgetHost has the next HostFacts read this machine again.
 func (e *Session) ForgetHost() { e.once = sync.Once{} }
 
 // State is where this person's aivm keeps what it knows of the VMs.
@@ -219,6 +221,7 @@ func (e *Session) Expand(p string) string {
 	return p
 }
 
+// BaseDir is where the disks of VMs with these paths lie, absolute.
 func (e *Session) BaseDir(p config.Paths) string {
 	if p.BaseDir == "" {
 		return DefaultBaseDir
@@ -249,6 +252,7 @@ func (e *Session) Reload() { e.Store = nil }
 // Fresh forgets what this run has read and said, as another run would begin.
 func (e *Session) Fresh() { e.Store, e.Warned = nil, nil }
 
+// WarningText is a warning about the store, with file and line.
 func WarningText(path string, w config.Warning) string {
 	if w.Line > 0 {
 		return path + ":" + strconv.Itoa(w.Line) + ": " + w.Message

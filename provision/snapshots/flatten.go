@@ -118,6 +118,7 @@ type countingWriter struct {
 	report      func(string, float64)
 }
 
+// Write counts and passes on.
 func (c *countingWriter) Write(b []byte) (int, error) {
 	if c.err == nil {
 		c.err = c.ctx.Err()
@@ -190,6 +191,7 @@ func (f flattener) convert(ctx context.Context, argv []string) error {
 // percent reads qemu-img's progress, "    (12.34/100%)\r".
 type percent struct{ report func(string, float64) }
 
+// Write reports the last figure in b.
 func (p *percent) Write(b []byte) (int, error) {
 	if at := bytes.LastIndexByte(b, '('); at >= 0 {
 		figure, _, _ := bytes.Cut(b[at+1:], []byte("/"))

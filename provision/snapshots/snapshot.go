@@ -89,6 +89,7 @@ func (e Part) SnapshotDelete(ctx context.Context, o SnapshotOptions) (SnapshotRe
 	return e.result(r, o, o.Name, ""), nil
 }
 
+// Snapshots is the lazy view of libvirt that domain's actions take.
 func (e Part) Snapshots(ctx context.Context) func() (domain.Snapshots, error) {
 	return func() (domain.Snapshots, error) { return e.Libvirt(ctx) }
 }
@@ -188,6 +189,7 @@ func (e Part) withDisk(ctx context.Context, name string) (*target.Target, *virt.
 	return w, d, err
 }
 
+// PlanOnDisk is what do plans for the disk of d, after a stop if the VM runs.
 func (e Part) PlanOnDisk(ctx context.Context, w *target.Target, d *virt.Domain, do func(*virt.Domain, *domain.SnapFacts) ([]plan.Action, error)) (plan.Plan, error) {
 	p := plan.Plan{Stage: plan.Host}
 	l, err := e.Libvirt(ctx)

@@ -101,6 +101,7 @@ func (e Finder) takeRecorded(w *Target, r config.Attachment) error {
 	return nil
 }
 
+// RecordState writes the state of an attachment into the store.
 func (e Finder) RecordState(a share.Attachment, s share.State, id, why string) plan.Action {
 	return plan.Action{
 		ID: id, Why: why, Shows: []string{"write " + e.StorePath},
@@ -115,6 +116,7 @@ func (e Finder) RecordState(a share.Attachment, s share.State, id, why string) p
 	}
 }
 
+// TooMany refuses the folder after the last in mode shared.
 func TooMany(vm, folder string) error {
 	q := "aivm attach " + shellescape.Quote(folder) + " --vm " + vm
 	return ui.Refused("VM %s has no room for the device of folder %s: %d folders in mode shared are the most there can be", vm, folder, share.MaxShared).
@@ -144,17 +146,4 @@ func (w *Target) Opens() string {
 		}
 	}
 	return cmd
-}
-
-// AwaitOther waits until no other run changes the VM, takes the lock, and reads
-// the store anew. release is never nil.
-func (e Finder) AwaitOther(ctx context.Context, w *Target) (release func(), err error) {
-	if release, _, err = e.Lock(ctx, w.Name); err != nil {
-		return func() {}, e.Resume(err)
-	}
-	if err = e.Refresh(w); err != nil {
-		release()
-		return func() {}, err
-	}
-	return release, nil
 }

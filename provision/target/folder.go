@@ -242,7 +242,10 @@ type LinkedError struct {
 	Err        error
 }
 
+// Error says what Err says.
 func (e *LinkedError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the refusal.
 func (e *LinkedError) Unwrap() error { return e.Err }
 
 func linkedError(r config.Attachment, typed, real string) error {

@@ -26,13 +26,16 @@ import (
 // OS is the real Wallkeeper of this machine.
 type OS struct{}
 
+// Hooks compares the program of libvirt's hooks with the one that runs.
 func (OS) Hooks() (current, known bool, err error) {
 	current, err = root.HooksCurrent("/proc/self/exe")
 	return current, root.HooksKnown(), err
 }
 
+// Manifests reads what root keeps below /var/lib/aivm.
 func (OS) Manifests() ([]root.NetManifest, error) { return root.NetManifests() }
 
+// Rules reads the manifest and, as root or by sudo, the kernel's rules.
 func (OS) Rules(ctx context.Context, network string, sudo bool) firewall.Facts {
 	var f firewall.Facts
 	m, err := root.ReadNetManifest(network)
@@ -55,6 +58,7 @@ func (OS) Rules(ctx context.Context, network string, sudo bool) firewall.Facts {
 	return f
 }
 
+// Ruleset runs nft, by sudo where this user may not.
 func (OS) Ruleset(ctx context.Context, sudo bool) ([]byte, error) {
 	argv := []string{"nft", "-j", "list", "ruleset"}
 	switch {
