@@ -74,11 +74,11 @@ func (e *Env) Delete(ctx context.Context, o DeleteOptions) (VMResult, error) {
 			}
 			if p, err = e.planDelete(ctx, dd); err == nil {
 				e.Approval.Approve(p.Actions...)
-				e.beginDeletion(dd)
 			}
 			return p, err
 		},
-		Leave: func() { e.DropLock(name) },
+		Before: func() { e.beginDeletion(dd) },
+		Leave:  func() { e.DropLock(name) },
 	})
 	if err != nil {
 		return VMResult{}, err

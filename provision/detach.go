@@ -97,7 +97,7 @@ func (e *Env) Detach(ctx context.Context, o folders.DetachOptions) (DetachResult
 				return nil
 			}
 			if f.Asks() {
-				// What lay below it in the guest, and was let go of with it, comes back.
+				// What lay below it in the guest, and was unmounted with it, comes back.
 				if err := e.GuestStage(ctx, l.W, f); err != nil {
 					e.WarnOnce(err.Error())
 				}

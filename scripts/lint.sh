@@ -127,7 +127,6 @@ declare -A excused=(
   [gitsync/onlyinvm/insideone.sh]=SC2086   # the name of an object, or nothing
   [gitsync/onlyinvm/refs.sh]=SC2086        # names of objects, or nothing
   [provision/editors/launch.sh]=SC2164     # without a home it fails at the program
-  [internal/guestarchive/unpack.sh]=SC2115     # neither argument is ever empty
   [provision/share/watch.sh]=SC2013        # numbers of devices
 )
 for f in "${!excused[@]}"; do

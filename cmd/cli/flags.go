@@ -154,18 +154,7 @@ func Fixed(words ...string) func(*cobra.Command, []string, string) ([]string, co
 
 // completeVM offers the VMs of the store.
 func (a *App) completeVM(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	path, err := a.StorePath()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	s, err := config.Load(path)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	return s.Config.VMNames(), cobra.ShellCompDirectiveNoFileComp
+	return a.completeFromStore(args, (*config.Config).VMNames)
 }
 
 // CompleteFolder completes directories.
@@ -175,6 +164,16 @@ func CompleteFolder(*cobra.Command, []string, string) ([]string, cobra.ShellComp
 
 // CompleteNetwork offers the networks of the store.
 func (a *App) CompleteNetwork(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return a.completeFromStore(args, func(c *config.Config) (names []string) {
+		for _, n := range c.Networks {
+			names = append(names, n.Name)
+		}
+		return names
+	})
+}
+
+// completeFromStore offers names of the store as the first argument.
+func (a *App) completeFromStore(args []string, names func(*config.Config) []string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
@@ -186,11 +185,7 @@ func (a *App) CompleteNetwork(_ *cobra.Command, args []string, _ string) ([]stri
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
-	var names []string
-	for _, n := range s.Config.Networks {
-		names = append(names, n.Name)
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
+	return names(&s.Config), cobra.ShellCompDirectiveNoFileComp
 }
 
 // ImageUsage is the help of every --image.
@@ -267,17 +262,10 @@ func oneName(args []string, flag string) (string, error) {
 
 // CompleteAttached offers the folders of the store.
 func (a *App) CompleteAttached(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	path, err := a.StorePath()
-	if err != nil || len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	s, err := config.Load(path)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	var out []string
-	for _, r := range s.Config.Attachments {
-		out = append(out, r.HostPath)
-	}
-	return out, cobra.ShellCompDirectiveNoFileComp
+	return a.completeFromStore(args, func(c *config.Config) (folders []string) {
+		for _, r := range c.Attachments {
+			folders = append(folders, r.HostPath)
+		}
+		return folders
+	})
 }

@@ -7,7 +7,7 @@ import (
 	_ "embed"
 	"fmt"
 	"io"
-	"strings"
+	"path/filepath"
 
 	"aivm.dev/aivm/internal/capture"
 	"aivm.dev/aivm/internal/guest"
@@ -21,6 +21,17 @@ type Place struct{ Home, Version, Program string }
 
 // Dir returns the directory of the version, below the user's home.
 func (p Place) Dir() string { return p.Home + "/" + p.Version }
+
+// check refuses a place that reaches outside the user's home or is the home
+// itself: what is below it is removed.
+func (p Place) check() error {
+	for _, at := range []string{p.Home, p.Version, p.Program} {
+		if !filepath.IsLocal(at) || filepath.Clean(at) == "." {
+			return fmt.Errorf("an archive in the guest has no place at %q, %q, %q", p.Home, p.Version, p.Program)
+		}
+	}
+	return nil
+}
 
 //go:embed unpack.sh
 var unpack string
@@ -47,11 +58,13 @@ func Has(ctx context.Context, c guest.Conn, p Place) (bool, error) {
 // Put unpacks a .tar.gz, without the directory at its top. An *UnpackError is the
 // guest's: its disk may be full.
 func Put(ctx context.Context, c guest.Conn, p Place, archive io.Reader) error {
+	if err := p.check(); err != nil {
+		return err
+	}
 	stderr := capture.Head{Limit: most}
 	code, err := c.Run(ctx, guest.Cmd{Argv: []string{"sh", "-c", unpack, "sh", p.Home, p.Version, p.Program}, Stdin: archive, Stderr: &stderr})
 	if err == nil && code != 0 {
-		lines := strings.Split(strings.TrimSpace(stderr.String()), "\n")
-		err = &UnpackError{Status: code, Said: ui.CleanTo(lines[len(lines)-1], 300)}
+		err = &UnpackError{Status: code, Said: ui.CleanTo(capture.LastLines(stderr.String(), 1, ""), 300)}
 	}
 	return err
 }

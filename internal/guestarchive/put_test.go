@@ -89,3 +89,29 @@ func TestPut(t *testing.T) {
 		t.Errorf("%q %v", b, err)
 	}
 }
+
+// A place outside the user's home, or the home itself, is refused before the
+// guest is asked: what stands there would be removed.
+func TestPutElsewhere(t *testing.T) {
+	h := here{home: t.TempDir()}
+	if err := os.Mkdir(filepath.Join(h.home, "in.mine"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []Place{
+		{Home: "", Version: "1", Program: "a"},
+		{Home: ".", Version: "1", Program: "a"},
+		{Home: "/tmp", Version: "1", Program: "a"},
+		{Home: "share/..", Version: "1", Program: "a"},
+		{Home: "../share", Version: "1", Program: "a"},
+		{Home: "share", Version: "", Program: "a"},
+		{Home: "share", Version: "..", Program: "a"},
+		{Home: "share", Version: "1", Program: "../../a"},
+	} {
+		if err := Put(t.Context(), h, p, archive(t, "a")); err == nil || errors.As(err, new(*UnpackError)) {
+			t.Errorf("%+v: %v", p, err)
+		}
+	}
+	if in, err := os.ReadDir(h.home); err != nil || len(in) != 1 {
+		t.Errorf("the home has %v, %v", in, err)
+	}
+}

@@ -44,7 +44,7 @@ type Job struct {
 	Gone func() error
 	// Keep is called instead of Again before a look that follows at once.
 	Keep func()
-	// Again lets go of what the last look holds: another follows, or none.
+	// Again closes what the last look opened: another follows, or none.
 	Again func()
 	// Ran is told of a plan that was applied. stale says that it was cut short by
 	// an action that wants another look.

@@ -47,7 +47,7 @@ func (w *world) job(plans ...any) loop.Job {
 			return p.(plan.Plan), nil
 		},
 		Refresh: func() error { w.note("refresh"); return nil },
-		Again:   func() { w.note("let go") },
+		Again:   func() { w.note("close") },
 		Leave:   func() { w.note("leave") },
 		Ran: func(_ plan.Plan, stale bool) {
 			if stale {
@@ -76,14 +76,14 @@ func TestBring(t *testing.T) {
 		},
 		"looked again under the lock": {
 			plans:   func(w *world) []any { return []any{plan.Plan{Actions: []plan.Action{w.action("a", "", false, nil)}}} },
-			want:    "look, let go, refresh, look, do a, then, changed, locked, leave",
+			want:    "look, close, refresh, look, do a, then, changed, locked, leave",
 			applied: true,
 		},
 		"done by another run before the lock was there": {
 			plans: func(w *world) []any {
 				return []any{plan.Plan{Actions: []plan.Action{w.action("a", "", false, nil)}}, plan.Plan{}}
 			},
-			want: "look, let go, refresh, look, then, locked, leave",
+			want: "look, close, refresh, look, then, locked, leave",
 		},
 		"trusted": {
 			plans:   func(w *world) []any { return []any{plan.Plan{Actions: []plan.Action{w.action("a", "", false, nil)}}} },
@@ -111,26 +111,26 @@ func TestBring(t *testing.T) {
 				}
 			},
 			change:  func(_ *world, j *loop.Job) { j.LockFirst = true },
-			want:    "look, do a, stale, let go, look, do b, then, changed, locked, leave",
+			want:    "look, do a, stale, close, look, do b, then, changed, locked, leave",
 			applied: true,
 		},
 		"a plan that is stale": {
 			plans: func(*world) []any { return []any{plan.ErrStale, plan.Plan{}} },
-			want:  "look, let go, look, then",
+			want:  "look, close, look, then",
 		},
 		"a look that fails": {
 			plans: func(*world) []any { return []any{boom} },
-			want:  "look, let go", err: "boom",
+			want:  "look, close", err: "boom",
 		},
 		"a look that fails because the VM is gone": {
 			plans:  func(*world) []any { return []any{boom} },
 			change: func(_ *world, j *loop.Job) { j.Gone = func() error { return errors.New("it was deleted") } },
-			want:   "look, let go", err: "it was deleted",
+			want:   "look, close", err: "it was deleted",
 		},
 		"an action that fails": {
 			plans:  func(w *world) []any { return []any{plan.Plan{Actions: []plan.Action{w.action("a", "", false, boom)}}} },
 			change: func(_ *world, j *loop.Job) { j.LockFirst = true },
-			want:   "look, do a, let go, leave", err: "boom", applied: true,
+			want:   "look, do a, close, leave", err: "boom", applied: true,
 		},
 		"one that fails, and is seen to": {
 			plans: func(w *world) []any { return []any{plan.Plan{Actions: []plan.Action{w.action("a", "", false, boom)}}} },
@@ -144,24 +144,24 @@ func TestBring(t *testing.T) {
 			plans: func(w *world) []any {
 				return []any{plan.Plan{Actions: []plan.Action{w.action("a", plan.Ask, false, nil)}}}
 			},
-			want: "look, let go", err: "no terminal to ask on",
+			want: "look, close", err: "no terminal to ask on",
 		},
 		"what will be asked for later": {
 			plans:  func(w *world) []any { return []any{plan.Plan{Actions: []plan.Action{w.action("a", "", true, nil)}}} },
 			change: func(_ *world, j *loop.Job) { j.Needs = func() string { return "share it" } },
-			want:   "look, let go", err: "share it",
+			want:   "look, close", err: "share it",
 		},
 		"agreed to before": {
 			plans: func(w *world) []any {
 				return []any{plan.Plan{Actions: []plan.Action{w.action("a", plan.Ask, false, nil)}}}
 			},
 			change:  func(w *world, j *loop.Job) { w.Approval.Yes = true; j.Before = func() { w.note("shown") } },
-			want:    "look, shown, let go, refresh, look, do a, then, changed, locked, leave",
+			want:    "look, shown, close, refresh, look, do a, then, changed, locked, leave",
 			applied: true,
 		},
 		"always another look": {
 			plans:  func(*world) []any { return []any{plan.ErrStale} },
-			want:   strings.Repeat("look, let go, ", 11) + "look, let go",
+			want:   strings.Repeat("look, close, ", 11) + "look, close",
 			err:    "12 looks were not enough",
 			change: func(*world, *loop.Job) {},
 		},
@@ -201,7 +201,7 @@ func TestBringDry(t *testing.T) {
 	if !errors.As(err, &dry) || dry.Verb != "x" || dry.VM != "t" || !dry.Asks || !dry.Host.Has("a") {
 		t.Fatalf("%v %+v", err, dry)
 	}
-	if want := []string{"look", "let go"}; !slices.Equal(w.said, want) {
+	if want := []string{"look", "close"}; !slices.Equal(w.said, want) {
 		t.Errorf("%q", w.said)
 	}
 }
@@ -220,7 +220,7 @@ func TestBringWaitsForAnotherRun(t *testing.T) {
 	if _, err := w.Bring(t.Context(), j); err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"look", "let go", "refresh", "look", "then, locked", "leave"}; !slices.Equal(w.said, want) {
+	if want := []string{"look", "close", "refresh", "look", "then, locked", "leave"}; !slices.Equal(w.said, want) {
 		t.Errorf("%q", w.said)
 	}
 	// What the other run did may be the end of it.

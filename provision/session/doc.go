@@ -3,7 +3,8 @@
 // helper, what was agreed to, and the clock. It applies plans, takes locks, and
 // says how to go on after an error.
 //
-// It knows neither VMs nor folders: what a verb is about is a target.Target.
+// It observes neither VMs nor folders, only names them in results and messages:
+// what a verb is about is a target.Target.
 // Everything a run asks of the world outside is a field, so that a test can
 // replace it (Seams).
 package session

@@ -33,6 +33,5 @@ const GuestWords = 256 << 10
 
 // LastLine is the last line of what a program wrote, clean and cut to 300 bytes.
 func LastLine(s string) string {
-	lines := strings.Split(strings.TrimSpace(s), "\n")
-	return ui.CleanTo(lines[len(lines)-1], 300)
+	return ui.CleanTo(capture.LastLines(s, 1, ""), 300)
 }
