@@ -16,11 +16,11 @@
 // the command line and its exit status, stdout, stderr, the plan (what
 // --dry-run --json says right before), the privileged records with the rules
 // they load, what libvirt was asked for (definitions included), what the guest
-// was asked for (scripts, standard input, archives), programs that were
-// started, and every file below the person's home that was made, changed or
-// removed: the store, ssh's files, the state of the VM. A text of more than
-// thirty lines has a file of its own, named by its digest. What differs
-// at each run (keys, identities, inodes, times) is numbered.
+// was asked for (scripts, standard input, archives), what was started in it
+// beside that, programs that were started, and every file below the person's
+// home that was made, changed or removed: the store, ssh's files, the state of
+// the VM. A text of more than thirty lines has a file of its own, named by its
+// digest. What differs at each run (keys, identities, inodes, times) is numbered.
 //
 // To add a state, write a function func(*world) in states_test.go that changes
 // the world, mostly by running commands in it (world.run) or by changing the

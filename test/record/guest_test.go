@@ -235,7 +235,13 @@ func (c *conn) Run(ctx context.Context, cmd guest.Cmd) (int, error) {
 	if stderr == nil {
 		stderr = io.Discard
 	}
-	at := w.reserve(sectionGuest)
+	section := sectionGuest
+	if cmd.Argv[0] == "perl" {
+		// The receiver of settings is started while the guest is probed: its
+		// place among the probes differs from run to run.
+		section = sectionBeside
+	}
+	at := w.reserve(section)
 	code, err := c.g.really(ctx, cmd.Argv, stdin, stdout, stderr)
 	end := ""
 	if _, stream := cmd.Stdin.(*io.PipeReader); !stream && (code != 0 || err != nil) {
@@ -244,7 +250,7 @@ func (c *conn) Run(ctx context.Context, cmd guest.Cmd) (int, error) {
 	if in.Len() > 0 {
 		said = stdinText(in.Bytes())
 	}
-	w.fill(at, "run "+quoteAll(cmd.Argv)+said+end)
+	w.fill(section, at, "run "+quoteAll(cmd.Argv)+said+end)
 	return code, err
 }
 

@@ -87,7 +87,7 @@ func record(t *testing.T, r row) {
 	add("command", fmt.Sprintf("aivm %s\nstatus %d", strings.Join(args, " "), o.status))
 	add("stdout", pretty(o.out))
 	add("stderr", o.err)
-	for s, title := range []string{"privileged records", "libvirt", "guest"} {
+	for s, title := range []string{"privileged records", "libvirt", "guest", "guest, started beside the rest"} {
 		add(title, strings.Join(w.notes[s], "\n"))
 	}
 	if c, err := os.ReadFile(calls); err == nil {

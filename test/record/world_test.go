@@ -101,6 +101,7 @@ const (
 	sectionRoot section = iota
 	sectionVirt
 	sectionGuest
+	sectionBeside
 	sections
 )
 
@@ -245,17 +246,17 @@ func (w *world) note(s section, text string) {
 }
 
 // reserve keeps a place for what is known later; fill takes it.
-func (w *world) reserve(s section) *string {
+func (w *world) reserve(s section) (at int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.notes[s] = append(w.notes[s], "")
-	return &w.notes[s][len(w.notes[s])-1]
+	return len(w.notes[s]) - 1
 }
 
-func (w *world) fill(at *string, text string) {
+func (w *world) fill(s section, at int, text string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	*at = strings.TrimRight(text, "\n")
+	w.notes[s][at] = strings.TrimRight(text, "\n")
 }
 
 func (w *world) seams() *provision.Seams {
