@@ -1,6 +1,7 @@
 package hostgit
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -23,7 +24,7 @@ import (
 // it open without a name.
 
 // linkedEntries bounds the search for the second names.
-var linkedEntries = 300_000
+const linkedEntries = 300_000
 
 // ownObjects refuses a repository whose objects are files in a folder that a
 // guest can write, or may be.
@@ -35,13 +36,14 @@ func (r Repo) ownObjects() error {
 	if len(linked) == 0 {
 		return nil
 	}
+	most := cmp.Or(r.linkedMost, linkedEntries)
 	for _, w := range r.guests.Seen() {
 		said, vm := "", r.guests.VM(w)
-		switch at, err := r.guests.Search(w, linked, systems, linkedEntries); {
+		switch at, err := r.guests.Search(w, linked, systems, most); {
 		case at != "":
 			said = fmt.Sprintf("its objects are the same files as objects in %s (git clone makes hard links), where VM %s can write", ui.Clean(w), vm)
 		case errors.Is(err, writable.ErrMany):
-			said = fmt.Sprintf("its objects have other names (git clone makes hard links), and whether one is in %s, where VM %s can write, was not searched for to the end: more than %d files are there", ui.Clean(w), vm, linkedEntries)
+			said = fmt.Sprintf("its objects have other names (git clone makes hard links), and whether one is in %s, where VM %s can write, was not searched for to the end: more than %d files are there", ui.Clean(w), vm, most)
 		case err != nil:
 			why := err.Error()
 			if pe := (*fs.PathError)(nil); errors.As(err, &pe) {

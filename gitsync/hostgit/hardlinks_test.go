@@ -80,9 +80,7 @@ func TestObjectsWithOtherNames(t *testing.T) {
 			gittest.WriteFile(t, filepath.Join(dir, n), "x")
 		}
 	}
-	was := linkedEntries
-	t.Cleanup(func() { linkedEntries = was })
-	linkedEntries = 3
+	r.linkedMost = 3
 	many(empty)
 	if got := owns(t, r, empty); !strings.Contains(got, "was not searched for to the end: more than 3 files are there") || strings.Contains(got, "are the same files") || !strings.Contains(got, "repack -a -d") {
 		t.Errorf("too many to search: %q", got)
@@ -92,7 +90,7 @@ func TestObjectsWithOtherNames(t *testing.T) {
 	if got := owns(t, r, other); got != "" {
 		t.Errorf("another file system: %q", got)
 	}
-	linkedEntries = was
+	r.linkedMost = 0
 	// Deeper than a path can name: no permission brings anybody there.
 	top, part := t.TempDir(), strings.Repeat("d", 250)
 	fd, err := unix.Open(top, unix.O_DIRECTORY|unix.O_PATH, 0)

@@ -27,6 +27,8 @@ type Repo struct {
 
 	guests *writable.Folders // what guests can write (Guarded)
 	memo   *memo
+
+	linkedMost int // how many files are searched for second names; 0 = linkedEntries
 }
 
 // Linked reports whether the work tree is one that `git worktree add` made.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -386,3 +387,12 @@ func TestInit(t *testing.T) {
 
 // A nil and an empty list say the same.
 var cmpopts = cmp.Comparer(func(a, b []string) bool { return slices.Equal(a, b) })
+
+func attachOn(d disk, path, folder string) error {
+	ctx, cancel := context.WithTimeout(context.WithValue(context.Background(), diskKey{}, d), time.Minute)
+	defer cancel()
+	return Update(ctx, path, func(c *Config) error {
+		c.UpsertAttachment(Attachment{HostPath: folder, VMName: "a", Mode: "git", Access: "rw"})
+		return nil
+	})
+}

@@ -74,7 +74,7 @@ func change(ctx context.Context, path string, edit func(*Store) ([]byte, error))
 // putAgain writes what next makes of the store, under its lock, and again where
 // another program wrote it meanwhile. No bytes: nothing is to be written.
 func putAgain(ctx context.Context, path string, next func(f *storeFile) (*Store, []byte, error)) error {
-	f, err := openStore(path)
+	f, err := openStore(ctx, path)
 	if err != nil {
 		return err
 	}

@@ -52,14 +52,7 @@ func role(name, path string, env ...string) *exec.Cmd {
 	return cmd
 }
 
-func attach(path, folder string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	return Update(ctx, path, func(c *Config) error {
-		c.UpsertAttachment(Attachment{HostPath: folder, VMName: "a", Mode: "git", Access: "rw"})
-		return nil
-	})
-}
+func attach(path, folder string) error { return attachOn(disk{}, path, folder) }
 
 func roleWriter() error {
 	for i := range 3 {
@@ -131,14 +124,14 @@ func roleKilled() error {
 		return err
 	}
 	n := 0
-	fault = func(string) {
+	d := disk{fault: func(string) {
 		if n == at {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {}
 		}
 		n++
-	}
-	return attach(os.Getenv("AIVM_TEST_STORE"), "/new")
+	}}
+	return attachOn(d, os.Getenv("AIVM_TEST_STORE"), "/new")
 }
 
 // Killed before each of its system calls in turn, the writer leaves the old or
@@ -224,12 +217,10 @@ func afterFull(path, old string, err error) error {
 
 func TestFullDisk(t *testing.T) {
 	t.Run("a full device", func(t *testing.T) {
-		usual := openTemp
-		defer func() { openTemp = usual }()
-		openTemp = func(string) (*os.File, error) { return os.OpenFile("/dev/full", os.O_WRONLY, 0) }
+		full := disk{openTemp: func(string) (*os.File, error) { return os.OpenFile("/dev/full", os.O_WRONLY, 0) }}
 		old := "# head\n" + smallText
 		path := write(t, old)
-		if err := afterFull(path, old, attach(path, "/new")); err != nil {
+		if err := afterFull(path, old, attachOn(full, path, "/new")); err != nil {
 			t.Error(err)
 		}
 	})
@@ -251,7 +242,7 @@ func TestFullDisk(t *testing.T) {
 }
 
 func roleHolder() error {
-	f, err := openStore(os.Getenv("AIVM_TEST_STORE"))
+	f, err := openStore(context.Background(), os.Getenv("AIVM_TEST_STORE"))
 	if err != nil {
 		return err
 	}
@@ -482,18 +473,20 @@ func TestUpdateRefusals(t *testing.T) {
 
 // An editor that saves between our reading and our rename is not overwritten.
 func TestEditorSavesMeanwhile(t *testing.T) {
-	defer func() { fault = func(string) {} }()
 	path := write(t, "active_vm = 'a'\n")
 	saves := 0
-	fault = func(point string) {
+	editor := disk{fault: func(point string) {
 		if point == "temp.sync" && saves < 2 {
 			saves++
 			if err := os.WriteFile(path, []byte("# saved\nactive_vm = 'a'\n"+strings.Repeat("# again\n", saves)), 0o600); err != nil {
 				t.Error(err)
 			}
 		}
+	}}
+	ctx := context.WithValue(t.Context(), diskKey{}, editor)
+	if err := Update(ctx, path, func(c *Config) error { active("b")(c); return nil }); err != nil {
+		t.Fatal(err)
 	}
-	update(t, path, active("b"))
 	if got := read(t, path); got != "# saved\nactive_vm = \"b\"\n# again\n# again\n" {
 		t.Error(got)
 	}

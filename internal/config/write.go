@@ -25,16 +25,31 @@ import (
 type storeFile struct {
 	path   string // as given
 	target string // as written
+	disk
 }
 
-// Seams for the fault tests: fault is called before every system call that
-// changes something, openTemp can hand out a full device.
-var (
-	fault    = func(string) {}
-	openTemp = func(name string) (*os.File, error) {
-		return os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+// disk is what the fault tests have in the place of the real one.
+type disk struct {
+	fault    func(point string)                  // called before every system call that changes something
+	openTemp func(name string) (*os.File, error) // can hand out a full device
+}
+
+type diskKey struct{}
+
+// diskOf is the disk of the context, the real one unless a test has put another
+// there.
+func diskOf(ctx context.Context) disk {
+	d, _ := ctx.Value(diskKey{}).(disk)
+	if d.fault == nil {
+		d.fault = func(string) {}
 	}
-)
+	if d.openTemp == nil {
+		d.openTemp = func(name string) (*os.File, error) {
+			return os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+		}
+	}
+	return d
+}
 
 const maxLinks = 40 // as the kernel (path_resolution(7))
 
@@ -81,12 +96,13 @@ func CheckWritable(path string) error {
 }
 
 // openStore finds the file and makes its directory.
-func openStore(path string) (*storeFile, error) {
+func openStore(ctx context.Context, path string) (*storeFile, error) {
 	f, err := findStore(path)
 	if err != nil {
 		return nil, err
 	}
-	fault("mkdir")
+	f.disk = diskOf(ctx)
+	f.fault("mkdir")
 	if err := os.MkdirAll(filepath.Dir(f.target), 0o700); err != nil {
 		return nil, f.failed(err)
 	}
@@ -185,12 +201,12 @@ func holder(name string) string {
 
 // tryLock returns nil without an error if another process has the lock.
 func (f *storeFile) tryLock(name string) (*os.File, error) {
-	fault("lock.open")
+	f.fault("lock.open")
 	file, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	fault("lock.flock")
+	f.fault("lock.flock")
 	err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.EINTR) {
 		return nil, file.Close()
@@ -247,7 +263,7 @@ func (f *storeFile) replace(s *Store, data []byte) error {
 	} else if err != nil {
 		return f.failed(err)
 	}
-	fault("dir.sync")
+	f.fault("dir.sync")
 	if err := syncDir(filepath.Dir(f.target)); err != nil {
 		return ui.Failed("wrote the config store %s, but its directory could not be synced to disk: %w", f.path, cause(err))
 	}
@@ -260,12 +276,12 @@ func (f *storeFile) replace(s *Store, data []byte) error {
 // next. check runs last before the rename.
 func (f *storeFile) write(name string, data []byte, like fs.FileInfo, check func() error) (err error) {
 	temp := f.beside(".tmp")
-	fault("temp.remove")
+	f.fault("temp.remove")
 	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	fault("temp.open")
-	file, err := openTemp(temp)
+	f.fault("temp.open")
+	file, err := f.openTemp(temp)
 	if err != nil {
 		return err
 	}
@@ -275,20 +291,20 @@ func (f *storeFile) write(name string, data []byte, like fs.FileInfo, check func
 			_ = os.Remove(temp)
 		}
 	}()
-	fault("temp.write")
+	f.fault("temp.write")
 	if _, err := file.Write(data); err != nil {
 		return err
 	}
 	if like != nil {
-		if err := errors.Join(keepOwnerAndMode(file, like), fileattrs.Keep(file, f.target)); err != nil {
+		if err := errors.Join(f.keepOwnerAndMode(file, like), fileattrs.Keep(file, f.target)); err != nil {
 			return err
 		}
 	}
-	fault("temp.sync")
+	f.fault("temp.sync")
 	if err := file.Sync(); err != nil {
 		return err
 	}
-	fault("temp.close")
+	f.fault("temp.close")
 	if err := file.Close(); err != nil {
 		return err
 	}
@@ -297,22 +313,22 @@ func (f *storeFile) write(name string, data []byte, like fs.FileInfo, check func
 			return err
 		}
 	}
-	fault("rename")
+	f.fault("rename")
 	return os.Rename(temp, name)
 }
 
-func keepOwnerAndMode(file *os.File, like fs.FileInfo) error {
+func (f *storeFile) keepOwnerAndMode(file *os.File, like fs.FileInfo) error {
 	var now unix.Stat_t
 	if err := unix.Fstat(int(file.Fd()), &now); err != nil {
 		return err
 	}
 	if old, ok := like.Sys().(*syscall.Stat_t); ok && (now.Uid != old.Uid || now.Gid != old.Gid) {
-		fault("temp.chown")
+		f.fault("temp.chown")
 		if err := file.Chown(int(old.Uid), int(old.Gid)); err != nil {
 			return fmt.Errorf("keeping its owner: %w", err)
 		}
 	}
-	fault("temp.chmod")
+	f.fault("temp.chmod")
 	return file.Chmod(like.Mode().Perm())
 }
 

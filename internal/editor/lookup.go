@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"aivm.dev/aivm/internal/ui"
 )
@@ -40,6 +41,8 @@ type Found struct {
 	How    string   // "path", "snap", "folder" or "flatpak"
 	// Environ is the environment to start it with (see Environ).
 	Environ []string
+
+	launcher time.Duration // how long its launcher is waited for; 0 = launcherLimit
 }
 
 // NotFoundError: the editor is not on this machine, or not one that can open

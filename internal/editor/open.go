@@ -2,6 +2,7 @@ package editor
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -81,7 +82,7 @@ func folderArg(alias, guestPath string) (string, error) {
 
 // How long Open waits for a launcher. One that is still there then is fine:
 // it runs the editor in the foreground.
-var (
+const (
 	launcherLimit = time.Minute
 	flatpakLimit  = 5 * time.Second
 )
@@ -97,7 +98,7 @@ var (
 // start without --user-data-dir; it is started all the same, and what it says
 // is shown.
 func Open(ctx context.Context, f Found, args []string, stdout, stderr io.Writer) error {
-	limit := launcherLimit
+	limit := cmp.Or(f.launcher, launcherLimit)
 	if f.How == "flatpak" {
 		limit = flatpakLimit
 	}
@@ -121,7 +122,7 @@ func Open(ctx context.Context, f Found, args []string, stdout, stderr io.Writer)
 // RemoteExtension asks the editor whether the extension that opens SSH hosts
 // is installed. It takes a second or more: once, when an alias is made.
 func RemoteExtension(ctx context.Context, f Found) (installed bool, err error) {
-	said, err := start(ctx, f, []string{"--list-extensions"}, launcherLimit)
+	said, err := start(ctx, f, []string{"--list-extensions"}, cmp.Or(f.launcher, launcherLimit))
 	if err != nil {
 		return false, fmt.Errorf("listing the extensions of %s: %w", f.Editor.Name, err)
 	}

@@ -25,13 +25,6 @@ func launcher(t *testing.T, script string) Found {
 	return Found{Editor: e, Argv: []string{path}, How: "path", Environ: Environ(os.Environ())}
 }
 
-func limits(t *testing.T, d time.Duration) {
-	t.Helper()
-	was := launcherLimit
-	launcherLimit = d
-	t.Cleanup(func() { launcherLimit = was })
-}
-
 func TestOpenPassesOn(t *testing.T) {
 	f := launcher(t, `printf '%s|' "$@"; echo "${ELECTRON_RUN_AS_NODE-clean}" >&2; read -r _ _ _ _ _ sid _ </proc/$$/stat; [ "$sid" = $$ ] && echo session >&2`)
 	f.Environ = Environ([]string{"ELECTRON_RUN_AS_NODE=1", "PATH=" + os.Getenv("PATH")})
@@ -76,9 +69,9 @@ func TestOpenOfNothing(t *testing.T) {
 
 // TestOpenLeavesAForegroundEditorAlone: it goes on, and can go on writing.
 func TestOpenLeavesAForegroundEditorAlone(t *testing.T) {
-	limits(t, 300*time.Millisecond)
 	mark := filepath.Join(t.TempDir(), "mark")
 	f := launcher(t, `echo begun; sleep 1; echo more && echo alive >"`+mark+`"`)
+	f.launcher = 300 * time.Millisecond
 	var out bytes.Buffer
 	if err := Open(t.Context(), f, nil, &out, nil); err != nil || out.String() != "begun\n" {
 		t.Fatalf("%v, %q", err, &out)
@@ -128,8 +121,9 @@ func TestRemoteExtension(t *testing.T) {
 	if _, err := RemoteExtension(t.Context(), launcher(t, "echo no display >&2; exit 1")); err == nil || !strings.Contains(err.Error(), "no display") {
 		t.Errorf("a failing editor: %v", err)
 	}
-	limits(t, 200*time.Millisecond)
-	if _, err := RemoteExtension(t.Context(), launcher(t, "sleep 1")); !errors.Is(err, errStillRunning) {
+	slow := launcher(t, "sleep 1")
+	slow.launcher = 200 * time.Millisecond
+	if _, err := RemoteExtension(t.Context(), slow); !errors.Is(err, errStillRunning) {
 		t.Errorf("a slow editor: %v", err)
 	}
 }

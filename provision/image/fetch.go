@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -30,8 +31,9 @@ type Fetcher struct {
 	Now     func() time.Time
 	Origin  string // stands in for the publisher's server
 
-	once   sync.Once
-	client *download.Client
+	once      sync.Once
+	client    *download.Client
+	answersIn time.Duration // how long "auto" waits for a server; 0 = answerLimit
 }
 
 // web is what asks the servers.
@@ -109,7 +111,7 @@ func (f *Fetcher) Check(ref Ref) error {
 }
 
 // answerLimit is how long "auto" waits for a server.
-var answerLimit = 5 * time.Second
+const answerLimit = 5 * time.Second
 
 // Answers reports whether the newest build of the default image can be had:
 // whether one of its servers shows a list that names it, within five seconds.
@@ -118,7 +120,7 @@ func (f *Fetcher) Answers(ctx context.Context) bool {
 	if f.Check(Ref{Kind: KindCatalogue, Name: r.Name}) != nil {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(f.answersIn, answerLimit))
 	defer cancel()
 	bases := f.bases(r)
 	seen := make(chan bool, len(bases))

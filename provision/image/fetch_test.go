@@ -357,8 +357,7 @@ func TestAnswers(t *testing.T) {
 		t.Error("a page of a portal counts")
 	}
 	// One that takes the connection and says nothing.
-	defer func(d time.Duration) { answerLimit = d }(answerLimit)
-	answerLimit = 200 * time.Millisecond
+	f.answersIn = 200 * time.Millisecond
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

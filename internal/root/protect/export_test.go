@@ -9,8 +9,8 @@ var (
 	KeepsDescriptors = keepsDescriptors
 )
 
-// CountAtMost has this process count no more entries of protected directories.
-func CountAtMost(n int) { maxCovered = n }
+// MaxCovered is how many entries of protected directories are looked at.
+const MaxCovered = maxCovered
 
 // CoveredFiles are the device and inode of all files that count as protected
 // below the mount, each with the path it is protected by.

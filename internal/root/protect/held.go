@@ -152,9 +152,8 @@ type holes struct {
 	found map[string]string
 }
 
-// maxCovered bounds the entries of protected directories that are looked at; a
-// variable for the tests.
-var maxCovered = 20000
+// maxCovered bounds the entries of protected directories that are looked at.
+const maxCovered = 20000
 
 // wanted lists the protected files, and what is in the protected directories.
 func (h *holes) wanted(t mountinfo.Mount) error {

@@ -29,8 +29,7 @@ func TestProtectMoreThanIsCounted(t *testing.T) {
 	if !ok {
 		return
 	}
-	const most = 300
-	protect.CountAtMost(most) // in this process alone
+	const most = protect.MaxCovered
 	roottest.Stage(t, work, unix.MS_PRIVATE)
 	roottest.Do(t, record.Export{VMKey: roottest.Key})
 	d := daemonFor(t, work)
@@ -44,10 +43,10 @@ func TestProtectMoreThanIsCounted(t *testing.T) {
 	}
 	o.Protect = append(o.Protect, ".husky")
 	replace(t, src, "Makefile", "all:\n")
-	roottest.Refuses(t, o, "more than 300 files", "ended in .husky")
+	roottest.Refuses(t, o, "more than 20000 files", "ended in .husky")
 	d.Fails("echo evil >"+at+"/Makefile", "Read-only")
 	d.Fails("echo evil >"+at+"/.husky/new", "Read-only")
-	if err := stands(t, src, o); !errors.As(err, new(*protect.FailedError)) || !strings.Contains(err.Error(), "more than 300 files") {
+	if err := stands(t, src, o); !errors.As(err, new(*protect.FailedError)) || !strings.Contains(err.Error(), "more than 20000 files") {
 		t.Errorf("%v", err)
 	}
 	replace(t, src, "Makefile", "more:\n")
@@ -56,10 +55,10 @@ func TestProtectMoreThanIsCounted(t *testing.T) {
 
 	// The same where it is the first time, and the daemon starts after it.
 	d.End()
-	roottest.Refuses(t, o, "more than 300 files")
+	roottest.Refuses(t, o, "more than 20000 files")
 	d = daemonFor(t, work)
 	holdsInGuest(d, at)
-	roottest.Refuses(t, o, "more than 300 files")
+	roottest.Refuses(t, o, "more than 20000 files")
 	holdsInGuest(d, at)
 	replace(t, src, "Makefile", "mine:\n")
 	replace(t, src, "web/package.json", "{}\n")
