@@ -224,7 +224,11 @@ func (c *conn) Run(ctx context.Context, cmd guest.Cmd) (int, error) {
 	var in bytes.Buffer
 	stdin, said := cmd.Stdin, "\n"
 	if _, stream := stdin.(*io.PipeReader); stream {
-		said = "\nstdin: a stream of git\n"
+		of := "git"
+		if cmd.Argv[0] == "perl" {
+			of = "settings"
+		}
+		said = "\nstdin: a stream of " + of + "\n"
 	} else if stdin != nil {
 		stdin = io.TeeReader(stdin, &in)
 	}
