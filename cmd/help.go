@@ -3,8 +3,6 @@ package cmd
 import (
 	"strings"
 
-	"aivm.dev/aivm/internal/virt"
-
 	"github.com/spf13/cobra"
 
 	"aivm.dev/aivm/cmd/cli"
@@ -131,8 +129,12 @@ Examples:
 			if err != nil {
 				return err
 			}
+			libvirt, err := rec.VM.Libvirt()
+			if err != nil {
+				return err
+			}
 			tables := wall.Wall{Network: n.Network.Name, Prefix: n.Firewall.Table}.Tables()
-			name, net, virsh := cli.QuoteWord(r.VM), cli.QuoteWord(n.Network.Name), virt.Virsh("")
+			name, net, virsh := cli.QuoteWord(r.VM), cli.QuoteWord(n.Network.Name), libvirt.Virsh("")
 			for _, l := range []string{
 				virsh + "dominfo " + name, virsh + "dumpxml " + name, virsh + "domblklist " + name, virsh + "console " + name,
 				virsh + "net-dumpxml " + net, virsh + "net-dhcp-leases " + net, virsh + "pool-list --details",

@@ -46,7 +46,7 @@ func (e *Env) Attach(ctx context.Context, o target.FolderOptions) (AttachResult,
 		// It was attached when this run looked, and the run it then waited for
 		// took it away: it is attached anew, as it was, or as the folder around it.
 		o.VM, o.Mode, o.Access, o.Protect = w.Name, string(w.Folder.Mode), w.Folder.Access, w.Folder.Protect
-		if w.Git == nil {
+		if w.Clone == nil {
 			o.GuestDst = w.OpenAt
 		}
 		w, f, isNew, err = e.attach(ctx, o)
@@ -57,14 +57,14 @@ func (e *Env) Attach(ctx context.Context, o target.FolderOptions) (AttachResult,
 	defer f.Close()
 	d := f.Domain.Domain.Value
 	running := f.Conn != nil || d != nil && d.State == virt.Running
-	folders.For(e.Loop).SayExecuted(w)
+	folders.For(e.Loop).SayExecuted(w, f)
 	r := AttachResult{
 		Schema: 1, VM: w.Name, Folder: w.Folder.HostPath, GuestDst: w.Folder.GuestDst,
-		Mode: string(w.Folder.Mode), Access: w.Folder.Access, Mounted: f.Conn != nil, Changed: isNew, Protect: w.Folder.Protect, Executed: folders.ExecutedNames(w),
+		Mode: string(w.Folder.Mode), Access: w.Folder.Access, Mounted: f.Conn != nil, Changed: isNew, Protect: w.Folder.Protect, Executed: folders.ExecutedNames(f),
 		Running: running, Opens: w.Opens(), Config: e.StorePath,
 	}
-	if w.Git != nil {
-		r.Remote = w.Git.Remote.Name
+	if w.Clone != nil {
+		r.Remote = f.Clone.Remote.Name
 	}
 	return r, nil
 }
@@ -81,7 +81,7 @@ func (e *Env) wantFolder(ctx context.Context, o target.FolderOptions, create boo
 	if err != nil || w.Folder == nil || w.Folder.Mode != share.Git {
 		return w, err
 	}
-	return w, clones.For(e.Loop).Find(ctx, w)
+	return clones.For(e.Loop).Find(ctx, w)
 }
 
 // keepAway records that a folder has a link on its way, so that it stays away when
@@ -102,7 +102,7 @@ func (e *Env) attach(ctx context.Context, o target.FolderOptions) (w *target.Tar
 	if w.NewVM {
 		return nil, nil, false, ui.Refused("VM %q does not exist yet", w.Name).Hint(ui.Cmd("aivm code " + shellescape.Quote(o.Folder)))
 	}
-	w.Guest, isNew = true, w.NewFolder
-	f, err = e.Converge(ctx, w)
+	isNew = w.NewFolder
+	w, f, err = e.Converge(ctx, w.Asked())
 	return w, f, isNew, err
 }

@@ -3,6 +3,7 @@ package provision
 import (
 	"context"
 	"strings"
+	"time"
 
 	"aivm.dev/aivm/internal/editor"
 	"aivm.dev/aivm/internal/plan"
@@ -33,23 +34,27 @@ func (e *Env) Code(ctx context.Context, o editors.CodeOptions) (res CodeResult, 
 	if err != nil {
 		return res, err
 	}
-	if err := editors.For(e.Loop).CheckOptions(w, found, o); err != nil {
+	if w, err = editors.For(e.Loop).WithEditor(w, found, o); err != nil {
 		return res, err
 	}
-	settings.For(e.Loop).Gather(w, o.SyncOptions, found)
+	w = settings.For(e.Loop).Gather(w, o.SyncOptions, found, false)
+	var first plan.Plan
 	if o.Snapshot {
-		if err := e.snapshotFirst(ctx, w); err != nil {
+		seen, err := e.snapshotFirst(ctx, w)
+		if err != nil {
+			return res, err
+		}
+		if first, err = e.planFirst(ctx, seen); err != nil {
 			return res, err
 		}
 	}
-	w.Boot, w.Guest = true, true
-	f, err := e.Converge(ctx, w)
+	w, f, err := e.converge(ctx, w.Started(), first)
 	if err != nil {
 		return res, err
 	}
 	defer f.Close()
-	folders.For(e.Loop).SayExecuted(w)
-	clones.For(e.Loop).InClone(ctx, w, f)
+	folders.For(e.Loop).SayExecuted(w, f)
+	w = clones.For(e.Loop).InClone(ctx, w, f)
 	recipe, err := editor.NewRecipe(w.Name, w.OpenAt, f.Inst.User)
 	if err != nil {
 		return res, err
@@ -57,7 +62,7 @@ func (e *Env) Code(ctx context.Context, o editors.CodeOptions) (res CodeResult, 
 	if err := machine.For(e.Loop).CheckAlias(ctx, w, f); err != nil {
 		return res, err
 	}
-	settings.For(e.Loop).Say(w)
+	settings.For(e.Loop).Say(f)
 	res = CodeResult{
 		Schema: 1, VM: w.Name, Alias: w.Name, Address: f.Inst.Address, Folder: w.Folder.HostPath, GuestDst: w.OpenAt,
 		Mode: string(w.Folder.Mode), Access: w.Folder.Access, Recipe: recipe,
@@ -86,29 +91,53 @@ func (e *Env) Code(ctx context.Context, o editors.CodeOptions) (res CodeResult, 
 }
 
 // snapshotFirst keeps the disk of w's VM before `code` goes on; a VM that is
-// still to be made has none.
-func (e *Env) snapshotFirst(ctx context.Context, w *target.Target) error {
+// still to be made has none. A dry run gets what planFirst plans that for.
+func (e *Env) snapshotFirst(ctx context.Context, w *target.Target) (seen *disk, err error) {
 	if w.NewVM {
 		e.UI.Say("There is no VM yet, so there is nothing to keep.")
-		return nil
+		return nil, nil
 	}
-	name := ""
-	plans := func(d *virt.Domain, f *domain.SnapFacts) ([]plan.Action, error) {
-		if name == "" {
-			name = f.Stamp("before-code-", e.Now())
-		}
-		return domain.PlanSnapshot(d, f, name, snapshots.For(e.Loop).Snapshots(ctx))
-	}
+	part := snapshots.For(e.Loop)
 	if e.DryRun {
 		_, d, err := e.Ours(ctx, w.Name)
-		if err == nil && d != nil {
-			w.First, err = snapshots.For(e.Loop).PlanOnDisk(ctx, w, d, plans)
+		if err != nil || d == nil {
+			return nil, err
 		}
-		return err
+		f, err := part.LookAtSnapshots(ctx, d)
+		if err != nil {
+			return nil, err
+		}
+		return &disk{d, f, e.Now()}, nil
 	}
-	r, err := snapshots.For(e.Loop).OnDisk(ctx, snapshots.SnapshotOptions{VM: w.Name, StayOff: true}, plans)
+	name := ""
+	r, err := part.OnDisk(ctx, snapshots.SnapshotOptions{VM: w.Name, StayOff: true}, func(d *virt.Domain, f *domain.SnapFacts) ([]plan.Action, error) {
+		if name == "" {
+			name = f.Stamp(beforeCode, e.Now())
+		}
+		return domain.PlanSnapshot(d, f, name, part.Snapshots(ctx))
+	})
 	if err == nil {
-		e.UI.Say("Snapshot %s of VM %s is kept. Not part of it: %s", name, w.Name, strings.Join(snapshots.For(e.Loop).NotInIt(r.W), "; "))
+		e.UI.Say("Snapshot %s of VM %s is kept. Not part of it: %s", name, w.Name, strings.Join(part.NotInIt(r.W), "; "))
 	}
-	return err
+	return nil, err
+}
+
+// beforeCode begins the names of these snapshots.
+const beforeCode = "before-code-"
+
+// disk is the disk of a VM and its snapshots, as they were at a time.
+type disk struct {
+	domain *virt.Domain
+	facts  *domain.SnapFacts
+	at     time.Time
+}
+
+// planFirst is the snapshot that comes first, for a dry run to show.
+func (e *Env) planFirst(ctx context.Context, seen *disk) (plan.Plan, error) {
+	if seen == nil {
+		return plan.Plan{}, nil
+	}
+	part := snapshots.For(e.Loop)
+	as, err := domain.PlanSnapshot(seen.domain, seen.facts, seen.facts.Stamp(beforeCode, seen.at), part.Snapshots(ctx))
+	return part.PlanOnDisk(ctx, seen.domain, as), err
 }

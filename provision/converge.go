@@ -17,54 +17,65 @@ import (
 )
 
 // Converge brings what w is about to the wanted state: the host, then the guest,
-// then what is recorded. The facts are those of the last look, with the
-// connection to the guest open if w asked for it.
-func (e *Env) Converge(ctx context.Context, w *target.Target) (*loop.Facts, error) {
+// then what is recorded. It returns what it is about then, and the facts of the last
+// look, with the connection to the guest open if w asked for it.
+func (e *Env) Converge(ctx context.Context, w *target.Target) (*target.Target, *loop.Facts, error) {
+	return e.converge(ctx, w, plan.Plan{})
+}
+
+// converge is Converge; a dry run shows what comes first before its own plan.
+func (e *Env) converge(ctx context.Context, w *target.Target, first plan.Plan) (*target.Target, *loop.Facts, error) {
 	if w.NewVM || w.NewFolder {
 		// What cannot be recorded at the end is not begun.
 		if err := config.CheckWritable(e.StorePath); err != nil {
-			return nil, err
+			return w, nil, err
 		}
 	}
+	before := loop.Begin(w)
 	var f *loop.Facts
 	var last *planned
 	_, err := e.Bring(ctx, loop.Job{
 		VM:    func() string { return w.Name },
 		Trust: func() bool { return !f.NewDomain() }, // another run may have made it
 		Plan: func(ctx context.Context) (p plan.Plan, err error) {
-			if f, err = e.Observe(ctx, w); errors.Is(err, context.Canceled) {
+			if f != nil {
+				before = f.Progress
+			}
+			if f, err = e.Observe(ctx, w, before); errors.Is(err, context.Canceled) {
 				return p, e.Resume(err)
 			}
 			if err != nil {
 				return p, err
 			}
+			e.lookFurther(ctx, w, f)
 			is, err := e.planHost(ctx, w, f, last)
 			if taken := new(machine.TakenError); errors.As(err, &taken) {
 				// Nobody chose the name: the next one will do.
-				w.Rename()
-				if err = e.FreeName(w); err == nil {
+				if w, err = e.FreeName(w.Renamed()); err == nil {
 					err = plan.ErrStale
 				}
 			}
+			f.LeaveOut(is.left)
 			if last, f.AliasMade = &is, is.alias; errors.Is(err, plan.ErrStale) {
 				last = nil // it was about another name
 			}
 			return is.Plan, err
 		},
-		Later: func() []string { return e.later(w) },
+		Later: func() []string { return e.later(w, f) },
 		Needs: func() string { return e.surelyAsks(w) },
-		Dry:   func(p plan.Plan) error { return e.dry(w, f, p) },
+		Dry:   func(p plan.Plan) error { return e.dry(w, f, first, p) },
 
-		Refresh: func() error { return e.Refresh(w) },
+		Refresh: func() (err error) { w, err = e.Refresh(w); return err },
 		Gone: func() error {
 			if w.NewVM {
 				return nil
 			}
-			return e.Refresh(w)
+			_, err := e.Refresh(w)
+			return err
 		},
 		Ran: func(p plan.Plan, stale bool) {
 			if !stale && w.NewVM && p.Has(machine.StoreVM) {
-				w.NewVM = false
+				w = w.Known()
 				if e.Verb == "create" {
 					// What is recorded is not created again.
 					e.Rerun = "aivm vm up " + w.Name
@@ -88,9 +99,9 @@ func (e *Env) Converge(ctx context.Context, w *target.Target) (*loop.Facts, erro
 		},
 	})
 	if err != nil {
-		return nil, err
+		return w, nil, err
 	}
-	return f, nil
+	return w, f, nil
 }
 
 // inGuest does the rest once the host is as it should be.
@@ -106,7 +117,7 @@ func (e *Env) inGuest(ctx context.Context, w *target.Target, f *loop.Facts, chan
 	}
 	err := e.GuestStage(ctx, w, f)
 	if err == nil {
-		err = clones.For(e.Loop).End(w)
+		err = clones.For(e.Loop).End(w, f)
 	}
 	if err != nil {
 		return e.Resume(e.ExplainLost(ctx, w.Name, err))
@@ -117,6 +128,7 @@ func (e *Env) inGuest(ctx context.Context, w *target.Target, f *loop.Facts, chan
 // GuestStage plans and applies what is missing in the guest, then records.
 func (e *Env) GuestStage(ctx context.Context, w *target.Target, f *loop.Facts) error {
 	if f.Conn != nil {
+		folders.ObserveDaemons(w, f)
 		g, err := e.planGuest(w, f)
 		if err != nil {
 			return err
@@ -137,17 +149,17 @@ func (e *Env) surelyAsks(w *target.Target) string {
 	case e.Approval.Yes:
 	case w.NewVM:
 		return "make the VM " + w.Name
-	case w.NewFolder && w.Folder != nil && (!e.Approval.YesSudo || w.Git != nil):
+	case w.NewFolder && w.Folder != nil && (!e.Approval.YesSudo || w.Clone != nil):
 		return fmt.Sprintf("share folder %s with VM %s", w.Folder.HostPath, w.Name)
 	}
 	return ""
 }
 
 // later names the guest's part in the question about the host's.
-func (e *Env) later(w *target.Target) []string {
+func (e *Env) later(w *target.Target, f *loop.Facts) []string {
 	var out []string
-	if w.NewFolder && w.Git != nil {
-		out = append(out, fmt.Sprintf("make a clone of %s at %s and push branch %s to it", w.Folder.HostPath, w.Folder.GuestDst, w.Git.Host.Value.Branch))
+	if w.NewFolder && w.Clone != nil {
+		out = append(out, fmt.Sprintf("make a clone of %s at %s and push branch %s to it", w.Folder.HostPath, w.Folder.GuestDst, f.Clone.Host.Value.Branch))
 	} else if w.NewFolder && w.Folder != nil {
 		out = append(out, fmt.Sprintf("mount %s (%s), readable%s for everything that runs there", w.Folder.GuestDst, w.Folder.Mode,
 			map[bool]string{true: " and writable"}[w.Folder.Access == "rw"]))

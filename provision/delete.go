@@ -12,6 +12,7 @@ import (
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/clones"
 	"aivm.dev/aivm/provision/domain"
+	"aivm.dev/aivm/provision/firewall"
 	"aivm.dev/aivm/provision/folders"
 	"aivm.dev/aivm/provision/legacy03"
 	"aivm.dev/aivm/provision/loop"
@@ -72,7 +73,7 @@ func (e *Env) Delete(ctx context.Context, o DeleteOptions) (VMResult, error) {
 			if err := e.lastLook(ctx, dd, o, seen); err != nil {
 				return p, err
 			}
-			if p, err = e.planDelete(ctx, dd); err == nil {
+			if p, err = e.planDelete(ctx, dd, e.lookForRemains(ctx, dd)); err == nil {
 				e.Approval.Approve(p.Actions...)
 			}
 			return p, err
@@ -165,49 +166,81 @@ func (e *Env) unrecorded(ctx context.Context, name string, unknown error) (*targ
 	if err != nil {
 		return nil, err
 	}
-	w := &target.Target{Store: store}
-	return w, e.NewVM(w, name)
+	return target.NewVM(store, name)
+}
+
+// remains is what there is of a VM outside of its domain and its volumes.
+type remains struct {
+	network  plan.Known[*virt.Network] // nil: it is gone
+	rules    firewall.Facts            // of it
+	adopted  legacy03.Remains
+	exported plan.Known[folders.Exported]
+	remotes  []remote
+	ssh      sshcfg.Remains
+}
+
+// remote is the remote of a folder in its repository.
+type remote struct {
+	folder share.Attachment
+	is     *gitsync.Remote
+}
+
+// lookForRemains looks for what else goes with the VM.
+func (e *Env) lookForRemains(ctx context.Context, dd *deletion) (r remains) {
+	name := dd.w.Name
+	r.adopted = legacy03.For(e.Loop).LookForRemains(dd.w, dd.domain)
+	r.network = session.Known(dd.conn.Network(ctx, dd.network))
+	if n := r.network.Value; n != nil {
+		r.rules = e.Wall.Rules(ctx, n.Name, false) // of which only what anybody may read counts
+	}
+	r.exported.Value, r.exported.Err = folders.LookForExported(e.Key(name))
+	for _, a := range share.RecordedFor(dd.w.Store.Config, name) {
+		r.remotes = append(r.remotes, remote{a, clones.RemoteOf(a)})
+	}
+	r.ssh = sshcfg.ObserveRemains(e.SSH, name, name)
+	return r
 }
 
 // planDelete is everything of a VM: domain, volumes, reservation, mounts, ssh
 // files, state, records. Host folders, the image cache and the network stay.
-func (e *Env) planDelete(ctx context.Context, dd *deletion) (plan.Plan, error) {
+func (e *Env) planDelete(ctx context.Context, dd *deletion, r remains) (plan.Plan, error) {
 	w, l, d, pool := dd.w, dd.conn, dd.domain, dd.pool
 	p := plan.Plan{Stage: plan.Host}
 	key := e.Key(w.Name)
-	p.Add(domain.PlanDropCopy(pool, w.Name, key, e.UID, domain.PoolFor(pool, e.BaseDir(w.Record.Paths), session.DefaultBaseDir), e.Domains(ctx))...)
-	as, err := domain.PlanDelete(domain.Facts{Domain: plan.Yes(d), Pool: plan.Yes(pool)}, w.Name, key,
-		domain.PoolFor(pool, e.BaseDir(w.Record.Paths), session.DefaultBaseDir), e.Domains(ctx))
+	in := domain.PoolFor(pool, e.BaseDir(w.Record.Paths), session.DefaultBaseDir)
+	p.Add(domain.PlanDropCopy(pool, w.Name, key, e.UID, in, e.Domains(ctx))...)
+	as, err := domain.PlanDelete(domain.Facts{Domain: plan.Yes(d), Pool: plan.Yes(pool)}, w.Name, key, in, e.Domains(ctx))
 	if err != nil {
 		return p, err
 	}
 	p.Add(as...)
-	p.Add(legacy03.For(e.Loop).PlanDeleteAdopted(w, l, d)...)
+	p.Add(legacy03.For(e.Loop).PlanDeleteAdopted(w, l, d, r.adopted)...)
 	mac := network.MAC(key)
 	if d != nil && d.MAC != "" {
 		mac = d.MAC
 	}
-	n, err := l.Network(ctx, dd.network)
-	if err != nil && !errors.Is(err, virt.ErrNotFound) {
-		return p, err
+	n := r.network.Value
+	if r.network.Err != nil {
+		return p, r.network.Err
 	}
-	if r, ok := machine.Reservation(n, mac); ok {
+	if h, ok := machine.Reservation(n, mac); ok {
 		p.Add(plan.Action{
-			ID: "network.unreserve:" + w.Name, Why: fmt.Sprintf("give the address %s back", r.IP), Consent: plan.Typed,
+			ID: "network.unreserve:" + w.Name, Why: fmt.Sprintf("give the address %s back", h.IP), Consent: plan.Typed,
 			Shows: []string{fmt.Sprintf("virsh net-update %s delete ip-dhcp-host", n.Name)},
-			Do:    func(ctx context.Context) error { return l.Unreserve(ctx, n.Name, r) },
+			Do:    func(ctx context.Context) error { return l.Unreserve(ctx, n.Name, h) },
 		})
 	}
 	if n != nil {
-		p.Add(walls.For(e.Loop).PlanForget(ctx, n.Name, mac, w.Name)...)
+		p.Add(walls.PlanForget(r.rules, n.Name, mac, w.Name)...)
 	}
-	if err := folders.For(e.Loop).PlanUnshare(&p, key); err != nil {
-		return p, err
+	if r.exported.Err != nil {
+		return p, r.exported.Err
 	}
-	for _, a := range share.RecordedFor(dd.w.Store.Config, w.Name) {
-		p.Add(clones.PlanRemoveRemote(a, plan.Typed)...)
+	p.Add(folders.PlanUnshare(key, r.exported.Value)...)
+	for _, m := range r.remotes {
+		p.Add(clones.PlanRemoveRemote(m.folder, m.is, plan.Typed)...)
 	}
-	ssh, err := sshcfg.PlanRemoveVM(e.SSH, w.Name, w.Name)
+	ssh, err := sshcfg.PlanRemove(r.ssh)
 	if err != nil {
 		return p, err
 	}

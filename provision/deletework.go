@@ -80,12 +80,11 @@ func (e *Env) beginDeletion(dd *deletion) {
 // startToSee starts a VM that is to be deleted and looks again. One that does
 // not start stays unknown.
 func (e *Env) startToSee(ctx context.Context, dd *deletion, o DeleteOptions) (*deletion, []gitsync.CloneWork, error) {
-	w := &target.Target{Store: dd.w.Store, Name: dd.w.Name, Boot: true, Guest: true}
-	err := e.JoinRecord(w)
+	w, err := target.Recorded(dd.w.Store, dd.w.Name)
 	if err == nil {
 		e.Timing = ui.NewTiming("define", "boot", "ssh")
 		var f *loop.Facts
-		if f, err = e.Converge(ctx, w); err == nil {
+		if _, f, err = e.Converge(ctx, w.Started()); err == nil {
 			f.Close()
 		}
 	}
@@ -174,7 +173,7 @@ func (e *Env) sayDeletion(ctx context.Context, dd *deletion, o DeleteOptions, se
 
 // dryDelete is what would be deleted and lost; nothing is fetched.
 func (e *Env) dryDelete(ctx context.Context, dd *deletion, o DeleteOptions) error {
-	p, err := e.planDelete(ctx, dd)
+	p, err := e.planDelete(ctx, dd, e.lookForRemains(ctx, dd))
 	if err != nil {
 		return err
 	}

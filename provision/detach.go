@@ -68,7 +68,7 @@ func (e *Env) Detach(ctx context.Context, o folders.DetachOptions) (DetachResult
 			}
 			var unremote []plan.Action
 			if l.Rec {
-				unremote = clones.PlanRemoveRemote(l.Att, plan.None)
+				unremote = clones.PlanRemoveRemote(l.Att, clones.RemoteOf(l.Att), plan.None)
 			}
 			attached = e.State().AttachedAt(l.Att)
 			return part.PlanDetach(l, f, unremote), nil

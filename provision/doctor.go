@@ -5,6 +5,7 @@ import (
 
 	"aivm.dev/aivm/provision/loop"
 
+	"aivm.dev/aivm/internal/editor"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/provision/checks"
@@ -47,7 +48,7 @@ func (e *Env) mend(ctx context.Context, o DoctorOptions) ([]string, error) {
 			if err != nil {
 				return p, e.Resume(err)
 			}
-			p = e.planMend(d)
+			p = e.planMend(d, editors.For(e.Loop).Lacking())
 			return p, e.FoundNothing(d.Host, host.Need{})
 		},
 		Ran: func(p plan.Plan, stale bool) {
@@ -71,8 +72,9 @@ func (e *Env) mend(ctx context.Context, o DoctorOptions) ([]string, error) {
 	return done, err
 }
 
-// planMend is what can be done about a diagnosis without a person's judgement.
-func (e *Env) planMend(d checks.Seen) plan.Plan {
+// planMend is what can be done about a diagnosis without a person's judgement;
+// lacking is the editor that can be given its extension, nil if there is none.
+func (e *Env) planMend(d checks.Seen, lacking *editor.Found) plan.Plan {
 	p := plan.Plan{Stage: plan.Host}
 	as, err := e.PlanMachine(d.Host, host.Need{})
 	if err == nil && len(as) > 0 {
@@ -92,7 +94,7 @@ func (e *Env) planMend(d checks.Seen) plan.Plan {
 		}
 	}
 	p.Add(walls.PlanLeft(d.Left.Value)...)
-	p.Add(editors.For(e.Loop).PlanExtension()...)
+	p.Add(editors.For(e.Loop).PlanExtension(lacking)...)
 	p.Add(host.PlanKVM(d.Host)...)
 	return p
 }
@@ -128,8 +130,8 @@ func (e *Env) Doctor(ctx context.Context, o DoctorOptions) (Diagnosis, error) {
 	}
 	st.Add(host.Doctor(d.Host, d.Exam)...)
 	st.Add(checks.For(e.Loop).NetworksCheck(d), checks.For(e.Loop).SSHConfigCheck(d), editors.For(e.Loop).Check(), checks.StoreCheck(d))
-	if p := e.planMend(d); !o.Fix {
-		for _, a := range p.Actions {
+	if !o.Fix {
+		for _, a := range e.planMend(d, editors.For(e.Loop).Lacking()).Actions {
 			st.Mends = append(st.Mends, a.Why)
 		}
 	}

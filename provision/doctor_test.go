@@ -14,6 +14,7 @@ import (
 	"aivm.dev/aivm/internal/root"
 	"aivm.dev/aivm/internal/wall"
 	"aivm.dev/aivm/provision/checks"
+	"aivm.dev/aivm/provision/editors"
 	"aivm.dev/aivm/provision/host"
 )
 
@@ -90,7 +91,7 @@ func TestPlanMend(t *testing.T) {
 	d.Host.Libvirtd.Name = "libvirtd"
 	var ids []string
 	var chmod plan.Action
-	for _, a := range env(w).planMend(d).Actions {
+	for _, a := range env(w).planMend(d, editors.For(w.Loop).Lacking()).Actions {
 		ids = append(ids, a.ID)
 		if a.ID == "ssh.mode:"+ssh {
 			chmod = a

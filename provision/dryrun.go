@@ -11,15 +11,15 @@ import (
 )
 
 // dry is what would be done with a folder.
-func (e *Env) dry(w *target.Target, f *loop.Facts, p plan.Plan) error {
-	p.Actions = append(slices.Clone(w.First.Actions), p.Actions...)
+func (e *Env) dry(w *target.Target, f *loop.Facts, first, p plan.Plan) error {
+	p.Actions = append(slices.Clone(first.Actions), p.Actions...)
 	g := plan.Plan{Stage: plan.Guest}
 	if f.Guest.Share.Mounts != nil || f.Guest.Boot.Installed {
 		if seen, err := e.planGuest(w, f); err == nil {
 			g = seen
 		}
 	} else {
-		for _, s := range e.later(w) {
+		for _, s := range e.later(w, f) {
 			g.Add(plan.Action{ID: "guest.mount", Why: s})
 		}
 	}

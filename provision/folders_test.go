@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"aivm.dev/aivm/internal/plan"
+
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/root"
 	"aivm.dev/aivm/internal/ui"
@@ -23,16 +25,25 @@ func look(w *looptest.World, in *target.Target, g *looptest.FakeGuest) *loop.Fac
 	w.T.Helper()
 	f := &loop.Facts{}
 	var err error
-	if f.Share, err = w.Shared("t", in.Atts()); err != nil {
+	if f.Share, err = w.Shared("t", in.Atts(nil)); err != nil {
 		w.T.Fatal(err)
 	}
 	if g != nil {
 		f.Conn = g
-		if f.Guest, err = env(w).Probe(w.T.Context(), g, in); err != nil {
+		if err = env(w).Probe(w.T.Context(), g, in, f); err != nil {
 			w.T.Fatal(err)
 		}
 	}
 	return f
+}
+
+// planShare plans in's folders, says what is said about the plan, and has f go on
+// without what it leaves out, as the loop does.
+func planShare(w *looptest.World, in *target.Target, f *loop.Facts) ([]plan.Action, error) {
+	p, err := folders.For(w.Loop).PlanShare(in, f, f.Left)
+	w.SayNotes(p.Plan)
+	f.LeaveOut(p.Left)
+	return p.Actions, err
 }
 
 // All folders of a VM are brought back, whichever was asked for; one that
@@ -47,7 +58,7 @@ func TestAllFoldersAreBroughtBack(t *testing.T) {
 		w.Warned, w.Ops = nil, nil
 		w.Err.Reset()
 		in := looptest.Saved(w, folder)
-		as, err := folders.For(w.Loop).PlanShare(in, look(w, in, nil))
+		as, err := planShare(w, in, look(w, in, nil))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -75,7 +86,7 @@ func TestAllFoldersAreBroughtBack(t *testing.T) {
 	}
 	// The missing one itself is refused.
 	in := looptest.Saved(w, gone)
-	if _, err := folders.For(w.Loop).PlanShare(in, look(w, in, nil)); err == nil || !strings.Contains(err.Error(), "does not exist") {
+	if _, err := planShare(w, in, look(w, in, nil)); err == nil || !strings.Contains(err.Error(), "does not exist") {
 		t.Errorf("%v", err)
 	}
 }
@@ -102,7 +113,8 @@ func TestGuestTroubleWithOneFolder(t *testing.T) {
 		in := looptest.Saved(w, c.folder)
 		g := &looptest.FakeGuest{Share: looptest.Says(t, 1000)}
 		f := look(w, in, g)
-		as, err := folders.For(w.Loop).PlanGuest(in, f)
+		p, err := folders.For(w.Loop).PlanGuest(in, f)
+		as := p.Actions
 		if err != nil || len(as) != 1 || len(as[0].Shows) != 2 {
 			t.Fatalf("planned %v %v", as, err)
 		}
@@ -128,22 +140,21 @@ func TestRefresh(t *testing.T) {
 	w.Records(p, q)
 	in := looptest.Saved(w, p)
 	w.Records(p)
-	if err := w.Refresh(in); err != nil || len(in.Atts()) != 1 {
-		t.Errorf("%v %v", err, in.Atts())
+	if now, err := w.Refresh(in); err != nil || len(now.Atts(nil)) != 1 || len(in.Atts(nil)) != 2 {
+		t.Errorf("%v %v", err, now.Atts(nil))
 	}
 	w.Records()
-	if err := w.Refresh(in); err == nil || !strings.Contains(err.Error(), "detached") {
+	if _, err := w.Refresh(in); err == nil || !strings.Contains(err.Error(), "detached") {
 		t.Errorf("%v", err)
 	}
 	in = looptest.Saved(w, "")
 	in.Folder, in.NewFolder = looptest.FolderOf(p), true
 	w.Records(p)
-	if err := w.Refresh(in); err != nil || in.NewFolder {
-		t.Errorf("%v new %v", err, in.NewFolder)
+	if now, err := w.Refresh(in); err != nil || now.NewFolder {
+		t.Errorf("%v new %v", err, now.NewFolder)
 	}
-	in.Folder, in.NewFolder = looptest.FolderOf(p), true
 	in.Folder.Access = "ro"
-	if err := w.Refresh(in); err == nil || !strings.Contains(err.Error(), "Attachment access mismatch") {
+	if _, err := w.Refresh(in); err == nil || !strings.Contains(err.Error(), "Attachment access mismatch") {
 		t.Errorf("%v", err)
 	}
 }
@@ -277,7 +288,7 @@ func TestALinkOnTheWayStaysRefused(t *testing.T) {
 	in := looptest.Saved(w, p)
 	f := look(w, in, nil)
 	f.Share.Noted = map[string]root.Bind{share.Token(q): {}}
-	as, err := folders.For(w.Loop).PlanShare(in, f)
+	as, err := planShare(w, in, f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -302,7 +313,7 @@ func TestALinkOnTheWayStaysRefused(t *testing.T) {
 	}
 	looptest.Fresh(w)
 	in = looptest.Saved(w, p)
-	if as, err = folders.For(w.Loop).PlanShare(in, look(w, in, nil)); err != nil || len(as) != 1 {
+	if as, err = planShare(w, in, look(w, in, nil)); err != nil || len(as) != 1 {
 		t.Errorf("planned %v %v", as, err)
 	}
 	if said := w.Err.String(); !strings.Contains(said, "Skipping saved attachment "+q) || !strings.Contains(said, "aivm attach "+q+" --vm t") {

@@ -34,7 +34,7 @@ func (e *Env) wait(ctx context.Context, w *target.Target, f *loop.Facts) error {
 	}
 	if inst == nil {
 		return ui.Failed("what aivm knew of VM %q is gone, its host key too: %s", w.Name, e.SSH.VMDir(w.Name)).
-			Hint(ui.Remark("put that directory back from a backup"), ui.CmdFor("look at the VM", virt.Virsh("console ")+w.Name),
+			Hint(ui.Remark("put that directory back from a backup"), ui.CmdFor("look at the VM", w.Libvirt.Virsh("console ")+w.Name),
 				ui.CmdFor("or give it up with its disk", "aivm vm delete "+w.Name))
 	}
 	f.Inst = inst
@@ -70,8 +70,8 @@ func (e *Env) wait(ctx context.Context, w *target.Target, f *loop.Facts) error {
 	}
 	task.Done()
 	f.Conn = c
-	if f.Guest, err = e.Probe(ctx, c, w); err == nil {
-		clones.Settle(ctx, w)
+	if err = e.Probe(ctx, c, w, f); err == nil {
+		clones.Settle(ctx, w, f)
 	}
 	return err
 }
@@ -89,12 +89,11 @@ func (e *Env) planGuest(w *target.Target, f *loop.Facts) (plan.Plan, error) {
 		})
 	}
 	p.Add(machine.For(e.Loop).PlanClock(w, f)...)
-	as, err := folders.For(e.Loop).PlanGuest(w, f)
-	p.Add(as...)
-	if err != nil {
+	shared, err := folders.For(e.Loop).PlanGuest(w, f)
+	if p.Join(shared); err != nil {
 		return p, err
 	}
-	as, err = clones.For(e.Loop).PlanGuest(w, f)
+	as, err := clones.For(e.Loop).PlanGuest(w, f)
 	if p.Add(as...); err != nil {
 		return p, err
 	}
@@ -178,5 +177,5 @@ func (e *Env) explainWait(ctx context.Context, w *target.Target, inst *state.Ins
 	for _, s := range append(why, walls.For(e.Loop).WhyCutOff(ctx, w)...) {
 		out.Hint(ui.Remark(s))
 	}
-	return out.Hint(ui.CmdFor("watch the console", virt.Virsh("console ")+w.Name), ui.Cmd("aivm vm status "+w.Name), ui.CmdFor("try again", e.Rerun))
+	return out.Hint(ui.CmdFor("watch the console", w.Libvirt.Virsh("console ")+w.Name), ui.Cmd("aivm vm status "+w.Name), ui.CmdFor("try again", e.Rerun))
 }

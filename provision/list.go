@@ -5,6 +5,7 @@ import (
 	"sort"
 	"sync"
 
+	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/checks"
 	"aivm.dev/aivm/provision/folders"
@@ -58,15 +59,15 @@ func (e *Env) Listing(ctx context.Context) (Listing, error) {
 	c := store.Config
 	out := Listing{Schema: 1, Store: store.Path, ActiveVM: c.ActiveVM, VMs: []ListedVM{}, Networks: []ListedNetwork{}, Folders: []folders.ListedFolder{}}
 	// libvirt answers while the mount table is read.
-	var states func(string) string
+	var states func(config.VM) string
 	var asked sync.WaitGroup
-	asked.Go(func() { states = checks.For(e.Loop).States(ctx, len(c.VMs) > 0) })
+	asked.Go(func() { states = checks.For(e.Loop).States(ctx, c.VMs) })
 	out.Folders = folders.For(e.Loop).List(c)
 	asked.Wait()
 	for _, vm := range c.VMs {
-		l := ListedVM{Name: vm.Name, Alias: vm.Name, State: states(vm.Name), Network: vm.NetworkName, CPUs: vm.VM.CPUs, RAMMB: vm.VM.RAMMB, DiskGB: vm.VM.DiskGB, Image: vm.Image.Name}
+		l := ListedVM{Name: vm.Name, Alias: vm.Name, State: states(vm), Network: vm.NetworkName, CPUs: vm.VM.CPUs, RAMMB: vm.VM.RAMMB, DiskGB: vm.VM.DiskGB, Image: vm.Image.Name}
 		if l.State == string(virt.Missing) {
-			if s, there := legacy03.For(e.Loop).Unadopted(ctx, vm.Name); there {
+			if s, there := legacy03.For(e.Loop).Unadopted(ctx, vm); there {
 				l.State, l.NotAdopted = string(s), true
 			}
 		}

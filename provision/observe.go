@@ -7,50 +7,53 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/crypto/ssh"
 
 	"aivm.dev/aivm/cloudinit"
 	"aivm.dev/aivm/gitsync"
 	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/clones"
+	"aivm.dev/aivm/provision/editors"
 	"aivm.dev/aivm/provision/folders"
+	"aivm.dev/aivm/provision/images"
 	"aivm.dev/aivm/provision/loop"
 	"aivm.dev/aivm/provision/machine"
 	"aivm.dev/aivm/provision/settings"
 	"aivm.dev/aivm/provision/share"
-	"aivm.dev/aivm/provision/state"
 	"aivm.dev/aivm/provision/target"
 	"aivm.dev/aivm/provision/walls"
+	"aivm.dev/aivm/sshcfg"
 )
 
 // Observe reads the facts for w. The SSH dial and probe overlap the reads of
 // libvirt and of the host's mounts. It changes nothing and asks for nothing.
-func (e *Env) Observe(ctx context.Context, w *target.Target) (*loop.Facts, error) {
-	f := &loop.Facts{}
+func (e *Env) Observe(ctx context.Context, w *target.Target, before loop.Progress) (*loop.Facts, error) {
+	f := &loop.Facts{Progress: before}
 	inst, err := e.State().Instance(w.Name)
 	if err != nil {
 		return nil, err
 	}
 	f.Inst = inst
-	w.Unmoved = inst != nil && inst.Adopted && !inst.Moved
 	dialCtx, cancelDial := context.WithCancel(ctx)
 	defer cancelDial()
 	var wg sync.WaitGroup
 	if w.Guest && inst != nil {
-		wg.Go(func() { f.Conn, f.Guest, f.ConnErr = e.reach(dialCtx, w, inst) })
+		wg.Go(func() { f.Conn, f.ConnErr = e.reach(dialCtx, w, f) })
 	} else {
 		f.ConnErr = loop.ErrNotTried
 	}
-	if w.Git != nil {
-		wg.Go(func() { clones.For(e.Loop).ObserveQuick(ctx, w) })
+	if w.Clone != nil {
+		wg.Go(func() { clones.For(e.Loop).ObserveQuick(ctx, w, f) })
 	}
 	wg.Go(func() { f.Wall = walls.For(e.Loop).ObserveRules(ctx, w) })
 	e.ObserveLibvirt(ctx, w, f)
 	if d := f.Domain.Domain; d.Err == nil && (d.Value == nil || d.Value.State != virt.Running) {
 		cancelDial() // nobody can answer: do not wait for a route that leads nowhere
 	}
-	if atts := w.Atts(); len(atts) > 0 || w.Boot {
+	if atts := f.Atts(w); len(atts) > 0 || w.Boot || len(folders.AreLeaving(w)) > 0 {
 		if f.Share, err = e.Shared(w.Name, atts); err == nil {
 			folders.For(e.Loop).ObserveExecuted(ctx, w, f)
 		} else {
@@ -68,7 +71,7 @@ func (e *Env) Observe(ctx context.Context, w *target.Target) (*loop.Facts, error
 		return nil, err
 	}
 	if f.Conn != nil {
-		clones.Settle(ctx, w)
+		clones.Settle(ctx, w, f)
 	}
 	if host := new(*guest.HostKeyError); errors.As(f.ConnErr, host) {
 		return nil, e.HostKeyRefusal(w.Name, f.ConnErr)
@@ -76,15 +79,55 @@ func (e *Env) Observe(ctx context.Context, w *target.Target) (*loop.Facts, error
 	return f, nil
 }
 
+// lookFurther reads what the plan for this machine hangs on beside the facts of
+// Observe: what it is depends on them.
+func (e *Env) lookFurther(ctx context.Context, w *target.Target, f *loop.Facts) {
+	if d := f.Domain.Domain; d.Err == nil && d.Value != nil || f.Makes(w) {
+		_, f.Keys.Pinned = e.SSH.PinnedKey(w.Name)
+	}
+	if f.Makes(w) {
+		_, f.Keys.Own = e.SSH.LoadHostKey(w.Name)
+		f.Made.Host = e.HostFacts()
+		ids, err := e.Identities(ctx, w)
+		f.Made.Identities = plan.Known[[]sshcfg.Identity]{Value: ids, Err: err}
+		f.Made.ID = uuid.NewString()
+		if f.NewDomain() {
+			f.Made.Image = images.For(e.Loop).Look(ctx, w)
+		}
+	}
+	e.lookAtRules(ctx, w, f)
+	f.Server = editors.For(e.Loop).MissingServer(w)
+	if f.Inst != nil || f.Makes(w) {
+		f.SSH = sshcfg.Observe(e.SSH, sshcfg.Stanza{Alias: w.Name})
+	}
+}
+
+// lookAtRules reads the rules of the network the VM is on, or comes to, if the plan
+// gets as far as that: reading who is behind them may need root's help.
+func (e *Env) lookAtRules(ctx context.Context, w *target.Target, f *loop.Facts) {
+	if _, goOn, err := e.planBefore(w, f); err != nil || !goOn {
+		return
+	}
+	switch {
+	case f.Makes(w) && f.Domain.Domain.Err == nil:
+		// The rules of the network that the plan will choose.
+		if c, _, err := machine.Choose(w, f, f.Made.Host, e.UID, e.Key(w.Name), e.BaseDir(w.Record.Paths)); err == nil {
+			walls.For(e.Loop).ForStart(ctx, c.Network.Network.Name, f)
+		}
+	case w.Guest && (f.Conn != nil || f.Running()):
+		e.LookAtWall(ctx, w, f)
+	}
+}
+
 // reach makes the one connection and asks the guest everything in one script.
-func (e *Env) reach(ctx context.Context, w *target.Target, inst *state.Instance) (guest.Conn, loop.Guest, error) {
-	t, done, err := e.GuestTarget(ctx, w, inst)
+func (e *Env) reach(ctx context.Context, w *target.Target, f *loop.Facts) (guest.Conn, error) {
+	t, done, err := e.GuestTarget(ctx, w, f.Inst)
 	if err != nil {
-		return nil, loop.Guest{}, err
+		return nil, err
 	}
 	defer done()
-	if c, g, ok := e.Unpark(ctx, w); ok {
-		return c, g, nil
+	if c, ok := e.Unpark(ctx, w, f); ok {
+		return c, nil
 	}
 	dctx, cancel := context.WithTimeout(ctx, cmp.Or(w.Patience, loop.DialLimit))
 	defer cancel()
@@ -92,29 +135,29 @@ func (e *Env) reach(ctx context.Context, w *target.Target, inst *state.Instance)
 	defer stop()
 	c, err := e.DialGuest(dctx, t)
 	if err != nil {
-		return nil, loop.Guest{}, err
+		return nil, err
 	}
-	settings.StartEarly(ctx, w.Settings, c)
-	g, err := e.Probe(ctx, c, w)
-	if refused := new(ssh.OpenChannelError); errors.As(err, &refused) && w.Settings.Unneeded() {
+	settings.StartEarly(ctx, w, f, c)
+	err = e.Probe(ctx, c, w, f)
+	if refused := new(ssh.OpenChannelError); errors.As(err, &refused) && f.Settings.Unneeded() {
 		// A server that allows one session only.
-		g, err = e.Probe(ctx, c, w)
+		err = e.Probe(ctx, c, w, f)
 	}
 	if err != nil {
 		_ = c.Close()
-		return nil, loop.Guest{}, err
+		return nil, err
 	}
-	return c, g, nil
+	return c, nil
 }
 
-// Probe runs the probe script: one exec for all rooms.
-func (e *Env) Probe(ctx context.Context, c guest.Conn, w *target.Target) (loop.Guest, error) {
+// Probe runs the probe script, one exec for all rooms, and f takes what it says.
+func (e *Env) Probe(ctx context.Context, c guest.Conn, w *target.Target, f *loop.Facts) error {
 	ps := []guest.Probe{machine.ClockProbe(), {Name: "boot", Script: cloudinit.ReadyProbe()}}
-	atts := w.Atts()
-	if w.Git != nil {
+	atts := f.Atts(w)
+	if w.Clone != nil {
 		ps = append(ps, clones.Probe(w))
 	}
-	ps = append(ps, settings.Probe(w)...)
+	ps = append(ps, settings.Probe(f)...)
 	if w.Store != nil {
 		// Last: it is the one that can hang.
 		ps = append(ps, guest.Probe{Name: folders.ShareProbe, Script: share.GuestProbe(atts)})
@@ -127,23 +170,24 @@ func (e *Env) Probe(ctx context.Context, c guest.Conn, w *target.Target) (loop.G
 		err = nil
 	}
 	if err != nil {
-		return loop.Guest{}, err
+		return err
 	}
-	if w.Git != nil {
-		w.Git.Stamp.Guest = gitsync.GuestStamp(out["git"])
-		if w.Git.Guest, err = gitsync.ParseGuest(out["git"]); err != nil {
-			return loop.Guest{}, err
+	if w.Clone != nil {
+		f.Clone.Stamp.Guest = gitsync.GuestStamp(out["git"])
+		if f.Clone.Guest, err = gitsync.ParseGuest(out["git"]); err != nil {
+			return err
 		}
 	}
-	settings.For(e.Loop).Read(ctx, c, w, out["settings"])
+	settings.For(e.Loop).Read(ctx, c, w, f, out["settings"])
 	g.Clock = machine.ClockOff(out["clock"], sent, got)
 	if g.Boot, err = cloudinit.ParseReady(out["boot"]); err != nil {
-		return g, err
+		return err
 	}
 	if w.Store != nil && g.ShareErr == nil {
 		if g.Share, err = share.ParseGuest(out[folders.ShareProbe], atts); err != nil {
-			return g, err
+			return err
 		}
 	}
-	return g, nil
+	f.Guest = g
+	return nil
 }

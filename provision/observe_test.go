@@ -6,11 +6,16 @@ import (
 	"testing"
 	"time"
 
+	"aivm.dev/aivm/provision/loop"
+
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/root/mountinfo"
+	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/firewall"
 	"aivm.dev/aivm/provision/loop/looptest"
 	"aivm.dev/aivm/provision/session"
+	"aivm.dev/aivm/provision/share"
+	"aivm.dev/aivm/provision/state"
 )
 
 // slowWall takes its time to read the rules, whatever becomes of the caller.
@@ -41,12 +46,41 @@ func TestFailedObservationWaits(t *testing.T) {
 	}
 	slow := slowWall{read: make(chan struct{})}
 	w.Wall = slow
-	if _, err := env(w).Observe(t.Context(), in); !errors.Is(err, broken) {
+	if _, err := env(w).Observe(t.Context(), in, loop.Begin(in)); !errors.Is(err, broken) {
 		t.Error(err)
 	}
 	select {
 	case <-slow.read:
 	default:
 		t.Error("the observation returned while the firewall was being read")
+	}
+}
+
+// noWall has no rules of any network.
+type noWall struct{ session.Wallkeeper }
+
+func (noWall) Rules(context.Context, string, bool) firewall.Facts { return firewall.Facts{} }
+
+func (noWall) Hooks() (current, known bool, err error) { return true, true, nil }
+
+// What is read before a plan asks root for nothing while the plan still has to: who
+// is behind rules that are gone is read when libvirt can be asked.
+func TestRulesAreReadWhenThePlanComesToThem(t *testing.T) {
+	w := newWorld(t)
+	folder := w.MakeFolder("p")
+	w.Records(folder)
+	in := looptest.Saved(w, folder)
+	in.Guest, in.Folder.Mode, in.Network = true, share.Shared, config.Network{Network: config.DefaultConfig().Defaults.Network, Firewall: config.DefaultConfig().Defaults.Firewall}
+	w.Wall = noWall{}
+	f := &loop.Facts{Progress: loop.Begin(in), Conn: &looptest.FakeGuest{}, Inst: &state.Instance{MAC: "52:54:00:00:00:01", Address: "10.77.0.10"}}
+	f.Virt.Err, f.Domain.Domain.Err, f.Socket = virt.ErrDenied, virt.ErrDenied, w.URI().Socket()
+	e := env(w)
+	e.lookFurther(t.Context(), in, f)
+	p, err := e.planHost(t.Context(), in, f, nil)
+	if err != nil || len(p.Actions) != 1 || p.Actions[0].ID != "libvirt.open" {
+		t.Fatalf("%+v %v", p.Actions, err)
+	}
+	if len(w.Ops) > 0 {
+		t.Errorf("root was asked for %v before the plan", w.Ops)
 	}
 }

@@ -36,14 +36,13 @@ func (e *Env) Shell(ctx context.Context, o SSHOptions) error {
 	if done, err := legacy03.For(e.Loop).Shell(ctx, w, o.Command); done {
 		return err
 	}
-	w.Boot, w.Guest = true, true
-	f, err := e.Converge(ctx, w)
+	w, f, err := e.Converge(ctx, w.Started())
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	clones.For(e.Loop).InClone(ctx, w, f)
-	folders.For(e.Loop).SayExecuted(w)
+	w = clones.For(e.Loop).InClone(ctx, w, f)
+	folders.For(e.Loop).SayExecuted(w, f)
 	if err := machine.For(e.Loop).CheckAlias(ctx, w, f); err != nil {
 		return err
 	}

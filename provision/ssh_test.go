@@ -37,8 +37,8 @@ func TestLostCommand(t *testing.T) {
 	if !errors.As(err, &ue) || !slices.Equal(ue.HintLines(), []string{"aivm status --vm t", "to go on where it stopped: aivm x"}) {
 		t.Errorf("%v", err)
 	}
-	s := &target.Settings{Round: &settingsync.Round{}}
-	if err := settings.For(w.Loop).Send(t.Context(), &target.Target{Name: "t", Settings: s}, &loop.Facts{Conn: lostGuest{err: lost}}); err != nil || !errors.As(s.Err, &ue) || !slices.Contains(ue.HintLines(), "aivm status --vm t") {
+	s := &loop.Settings{Round: &settingsync.Round{}}
+	if err := settings.For(w.Loop).Send(t.Context(), &target.Target{Name: "t"}, &loop.Facts{Progress: loop.Progress{Settings: s}, Conn: lostGuest{err: lost}}); err != nil || !errors.As(s.Err, &ue) || !slices.Contains(ue.HintLines(), "aivm status --vm t") {
 		t.Errorf("%v %v", err, s.Err)
 	}
 	other, none := errors.New("another"), (*ui.Error)(nil)

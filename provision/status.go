@@ -65,9 +65,13 @@ func (e *Env) status(ctx context.Context, vmFlag string, sudo, detail bool) (Sta
 		return st, nil
 	}
 	st.VM = res.VM
-	w := &target.Target{Store: store, Name: res.VM, Guest: true, NoSudo: !sudo}
-	if err := e.JoinRecord(w); err != nil {
+	w, err := target.Recorded(store, res.VM)
+	if err != nil {
 		return st, err
+	}
+	e.UseLibvirt(w.Libvirt)
+	if w = w.Asked(); !sudo {
+		w = w.NotByRoot()
 	}
 	if sudo {
 		if _, err := e.LibvirtWithHelp(ctx); err != nil {
@@ -104,7 +108,7 @@ func (e *Env) status(ctx context.Context, vmFlag string, sudo, detail bool) (Sta
 // state file is damaged) is a fact here. inst is the state file, or why it
 // cannot be read.
 func (e *Env) Look(ctx context.Context, w *target.Target) (f *loop.Facts, inst plan.Known[*state.Instance], err error) {
-	f, err = e.Observe(ctx, w)
+	f, err = e.Observe(ctx, w, loop.Begin(w))
 	if err == nil {
 		return f, plan.Yes(f.Inst), nil
 	}

@@ -214,7 +214,7 @@ func TestFoldersCheckAsksTheGuest(t *testing.T) {
 	} {
 		if g, ok := c.f.Conn.(*looptest.FakeGuest); ok {
 			g.Share = c.says
-			if c.f.Guest, err = env(w).Probe(t.Context(), g, &target.Target{Name: "t", Store: store}); err != nil {
+			if err = env(w).Probe(t.Context(), g, &target.Target{Name: "t", Store: store}, c.f); err != nil {
 				t.Fatal(err)
 			}
 		}

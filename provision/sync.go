@@ -26,19 +26,17 @@ func (e *Env) SyncSettings(ctx context.Context, name string, editorName string, 
 		on := true
 		o.Sync = &on
 	}
-	settings.For(e.Loop).Gather(w, o, found)
-	w.Guest, w.Settings.Early = true, true
-	defer w.Settings.Unneeded()
-	f, err := e.Converge(ctx, w)
+	w, f, err := e.Converge(ctx, settings.For(e.Loop).Gather(w, o, found, true).Asked())
 	if err != nil {
 		return none, err
 	}
 	defer f.Close()
+	defer f.Settings.Unneeded()
 	if f.Conn == nil {
 		return none, ui.Refused("VM %s does not run, so nothing can be brought into it", w.Name).
 			Hint(ui.Cmd("aivm vm up "+w.Name), ui.CmdFor("then", e.Rerun))
 	}
-	s := w.Settings
+	s := f.Settings
 	if s.Err != nil {
 		failed, why := ui.Failed("your settings were not brought into the guest: %w", s.Err), (*ui.Error)(nil)
 		if errors.As(s.Err, &why) {
@@ -46,10 +44,11 @@ func (e *Env) SyncSettings(ctx context.Context, name string, editorName string, 
 		}
 		return none, failed.Hint(ui.CmdFor("try again", e.Rerun))
 	}
-	r := settings.SyncResult{Schema: 1, VM: w.Name, Report: settings.Whole(s.Report), Notes: s.Round.Notes}
-	if n := len(s.Report.Problems); n > 0 {
-		e := ui.Failed("%d of your settings stayed here: %s", n, s.Report.Problems[0])
-		for _, p := range s.Report.Problems {
+	report := s.Report()
+	r := settings.SyncResult{Schema: 1, VM: w.Name, Report: settings.Whole(report), Notes: s.Round.Notes}
+	if n := len(report.Problems); n > 0 {
+		e := ui.Failed("%d of your settings stayed here: %s", n, report.Problems[0])
+		for _, p := range report.Problems {
 			if p.Hint != "" {
 				e.Hint(ui.Remark(p.Hint))
 			}

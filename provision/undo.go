@@ -37,8 +37,8 @@ func (e *Env) letGo(ctx context.Context, w *target.Target, f *loop.Facts, locked
 		}
 		defer release()
 	}
-	if w.Git != nil {
-		clones.For(e.Loop).Undo(ctx, w)
+	if w.Clone != nil {
+		clones.For(e.Loop).Undo(ctx, w, f)
 		return
 	}
 	err := func() error {

@@ -11,7 +11,6 @@ import (
 
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/root"
-	"aivm.dev/aivm/provision/folders"
 	"aivm.dev/aivm/provision/loop"
 	"aivm.dev/aivm/provision/loop/looptest"
 	"aivm.dev/aivm/provision/share"
@@ -99,17 +98,17 @@ func TestPlanShareAnew(t *testing.T) {
 		if f.Share, err = w.Shared("t", []share.Attachment{*in.Folder}); err != nil {
 			t.Fatal(err)
 		}
-		if f.Guest, err = env(w).Probe(t.Context(), g, in); err != nil {
+		if err = env(w).Probe(t.Context(), g, in, f); err != nil {
 			t.Fatal(err)
 		}
 		return f
 	}
-	if as, err := folders.For(w.Loop).PlanShare(in, look()); err != nil || len(as) != 0 {
+	if as, err := planShare(w, in, look()); err != nil || len(as) != 0 {
 		t.Fatalf("all is well, planned %v %v", as, err)
 	}
 	g.Share = looptest.Says(t, 65534, p)
 	f := look()
-	as, err := folders.For(w.Loop).PlanShare(in, f)
+	as, err := planShare(w, in, f)
 	token := share.Token(p)
 	if err != nil || len(as) != 2 || as[0].ID != "share.release:"+token || as[1].ID != "share.bind:"+token {
 		t.Fatalf("planned %v %v", as, err)
@@ -122,7 +121,7 @@ func TestPlanShareAnew(t *testing.T) {
 	// Nobody to let go: the bind alone.
 	f = look()
 	f.Conn, f.Share.Tokens = nil, nil
-	if as, err := folders.For(w.Loop).PlanShare(in, f); err != nil || len(as) != 1 {
+	if as, err := planShare(w, in, f); err != nil || len(as) != 1 {
 		t.Errorf("planned %v %v", as, err)
 	}
 }
@@ -149,17 +148,17 @@ func TestOpens(t *testing.T) {
 func TestRefreshAfterADeletion(t *testing.T) {
 	w := newWorld(t)
 	in := &target.Target{Name: "t"}
-	if err := w.Refresh(in); err != nil {
+	if _, err := w.Refresh(in); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(w.StorePath, []byte("schema_version = 5\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Refresh(in); err == nil || !strings.Contains(err.Error(), "VM t was deleted meanwhile") {
+	if _, err := w.Refresh(in); err == nil || !strings.Contains(err.Error(), "VM t was deleted meanwhile") {
 		t.Errorf("%v", err)
 	}
 	in.NewVM = true
-	if err := w.Refresh(in); err != nil {
+	if _, err := w.Refresh(in); err != nil {
 		t.Error(err)
 	}
 }

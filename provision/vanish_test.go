@@ -70,8 +70,8 @@ func vanishing(t *testing.T, before func(w *looptest.World)) (w *looptest.World,
 	}
 	t.Cleanup(func() { _ = virsh("undefine", vm) })
 	var once sync.Once
-	w.DialVirt = func(ctx context.Context) (*virt.Conn, error) {
-		nc, err := net.Dial("unix", virt.Socket())
+	w.DialVirt = func(ctx context.Context, u virt.URI) (*virt.Conn, error) {
+		nc, err := net.Dial("unix", u.Socket())
 		if err != nil {
 			return nil, err
 		}
@@ -80,7 +80,7 @@ func vanishing(t *testing.T, before func(w *looptest.World)) (w *looptest.World,
 				t.Error(err)
 			}
 			before(w)
-		}})
+		}}, u)
 	}
 	return w, vm
 }

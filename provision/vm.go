@@ -43,24 +43,21 @@ func (e *Env) Create(ctx context.Context, o CreateOptions) (VMResult, error) {
 		return VMResult{}, ui.Refused("VM %q already exists in config store", name).
 			Hint(ui.CmdFor("start it", "aivm vm up "+name), ui.CmdFor("to make it anew", "aivm vm delete "+name+", then aivm vm create "+name))
 	}
-	w := &target.Target{Store: store}
-	if err := e.NewVM(w, name); err != nil {
+	w, err := target.NewVM(store, name)
+	if err != nil {
 		return VMResult{}, err
 	}
-	if err := e.FreeName(w); err != nil {
+	e.UseLibvirt(w.Libvirt)
+	if w, err = e.FreeName(w); err != nil {
 		return VMResult{}, err
 	}
-	if err := w.ChooseImage(o.Image); err != nil {
+	if w, err = w.WithImage(o.Image); err != nil {
 		return VMResult{}, err
 	}
-	for _, k := range []struct{ to, from *int }{{&w.Wish.CPUs, &o.Size.CPUs}, {&w.Wish.RAMMB, &o.Size.RAMMB}, {&w.Wish.DiskGB, &o.Size.DiskGB}} {
-		if *k.from != 0 {
-			*k.to = *k.from
-		}
+	if o.SetDefault {
+		w = w.Default()
 	}
-	w.Active = w.Active || o.SetDefault
-	w.SetActive = o.SetDefault
-	return e.bring(ctx, w)
+	return e.bring(ctx, w.Sized(o.Size))
 }
 
 // Up starts a VM and waits until it can be used.
@@ -74,8 +71,7 @@ func (e *Env) Up(ctx context.Context, name string) (VMResult, error) {
 }
 
 func (e *Env) bring(ctx context.Context, w *target.Target) (VMResult, error) {
-	w.Boot, w.Guest = true, true
-	f, err := e.Converge(ctx, w)
+	w, f, err := e.Converge(ctx, w.Started())
 	if err != nil {
 		return VMResult{}, err
 	}

@@ -88,13 +88,13 @@ func isFile(path string) bool {
 
 // PlanRemoveLegacy takes the block aivm 0.3 wrote for a VM out of the user's
 // configuration: its markers and what is between them, and nothing else.
-func PlanRemoveLegacy(l Layout, vm string) ([]plan.Action, error) {
-	if err := l.Guarded(); err != nil {
-		return nil, err
+func PlanRemoveLegacy(f Facts, vm string) ([]plan.Action, error) {
+	l, c := f.Layout, f.Config.Value
+	if f.Guarded != nil {
+		return nil, f.Guarded
 	}
-	c, err := readFile(l.sshConfig())
-	if err != nil {
-		return nil, l.readOnly(err)
+	if f.Config.Err != nil {
+		return nil, l.readOnly(f.Config.Err)
 	}
 	out := withoutLegacy(c.Data, vm)
 	if bytes.Equal(out, c.Data) {

@@ -36,14 +36,14 @@ func TestPlanRemoveLegacy(t *testing.T) {
 	if err := os.MkdirAll(filepath.Dir(conf), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if as, err := PlanRemoveLegacy(l, "work"); err != nil || len(as) != 0 {
+	if as, err := PlanRemoveLegacy(Observe(l, Stanza{Alias: "work"}), "work"); err != nil || len(as) != 0 {
 		t.Errorf("no file: %v %v", as, err)
 	}
 	text := "Host a\n# >>> aivm:work >>>\nHost work\n# <<< aivm:work <<<\nHost b\n"
 	if err := os.WriteFile(conf, []byte(text), 0o640); err != nil {
 		t.Fatal(err)
 	}
-	as, err := PlanRemoveLegacy(l, "work")
+	as, err := PlanRemoveLegacy(Observe(l, Stanza{Alias: "work"}), "work")
 	if err != nil || len(as) != 1 || as[0].Diff == "" {
 		t.Fatalf("%v %v", as, err)
 	}

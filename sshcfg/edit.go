@@ -14,10 +14,6 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// beforeSwap is called between the last look at the user's file and the
-// rename; tests put an editor there.
-var beforeSwap = func() {}
-
 // edit applies change to the user's configuration: under this store's lock and
 // the one beside the file against other runs of aivm, and compared once more
 // before the rename against editors, which know no lock. Nothing is written when change changes nothing.
@@ -92,7 +88,9 @@ func (l Layout) tryEdit(ctx context.Context, change func([]byte) ([]byte, error)
 	if err := t.Sync(); err != nil {
 		return false, ui.Failed("writing %s: %w", f.Target, err)
 	}
-	beforeSwap()
+	if l.beforeSwap != nil {
+		l.beforeSwap()
+	}
 	again, err := readFile(l.sshConfig())
 	if err != nil || !same(f, again) {
 		return false, nil

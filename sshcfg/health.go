@@ -17,7 +17,7 @@ func Health(ctx context.Context, l Layout, run Runner) error {
 	if err != nil {
 		return l.readOnly(err)
 	}
-	if _, err := ensureInclude(f.Data, l); err != nil {
+	if _, err := ensureInclude(f.Data, l.in(f.Data)); err != nil {
 		return l.explain(err)
 	}
 	if !f.Exists {

@@ -24,6 +24,7 @@ type Identity struct {
 	Public  ssh.PublicKey
 	Comment string
 	Ours    bool // made by aivm, not the user's
+	Half    bool // ours, and the file of its public half is missing
 	// Encrypted, Hardware and AgentOnly keys work only through the agent, so
 	// that nothing ever asks for a passphrase behind a progress line. AgentOnly
 	// means that there is no private key file at all.
@@ -75,6 +76,8 @@ func (l Layout) Identities(ctx context.Context, configured string, getenv func(s
 	switch {
 	case err == nil:
 		own.Ours = true
+		_, err := os.Lstat(l.OwnKeyPath() + ".pub")
+		own.Half = errors.Is(err, fs.ErrNotExist)
 		ids = append(ids, own)
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
@@ -112,7 +115,7 @@ func PlanOwnKey(l Layout, ids []Identity) []plan.Action {
 	path, why := l.OwnKeyPath(), "make an ssh key of aivm's own for the VMs"
 	for _, id := range ids {
 		if id.Ours {
-			if _, err := os.Lstat(path + ".pub"); !errors.Is(err, fs.ErrNotExist) {
+			if !id.Half {
 				return nil
 			}
 			why = "write the missing public half of aivm's own ssh key"

@@ -60,6 +60,9 @@ func TestOwnKey(t *testing.T) {
 	if err := os.Remove(l.OwnKeyPath() + ".pub"); err != nil {
 		t.Fatal(err)
 	}
+	if got, err = l.Identities(ctx, "", noenv); err != nil {
+		t.Fatal(err)
+	}
 	as = PlanOwnKey(l, got)
 	if len(as) != 1 {
 		t.Fatal(as)

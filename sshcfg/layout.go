@@ -30,6 +30,10 @@ type Layout struct {
 	SystemConfig string
 	// Guests are the folders VMs can write; see Guarded.
 	Guests []GuestFolder
+
+	// beforeSwap, if set, is called between the last look at the user's file and
+	// its replacement: tests change it then.
+	beforeSwap func()
 }
 
 // DefaultLayout follows the XDG base directory specification: a relative

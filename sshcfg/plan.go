@@ -28,6 +28,8 @@ var (
 type Facts struct {
 	Layout  Layout
 	Config  plan.Known[File]        // the user's configuration
+	same    map[string]bool         // what else it calls ConfigDir
+	Guarded error                   // why nothing of it may be used
 	Own     plan.Known[File]        // our file of the alias
 	DirMode plan.Known[fs.FileMode] // of ConfigDir; 0 if it is missing
 	// Clashes are looked for only while we have no file for the alias: once we
@@ -42,6 +44,9 @@ func Observe(l Layout, want Stanza) Facts {
 	if err := ValidAlias(want.Alias); err != nil {
 		f.Own = plan.Unknown[File](err)
 		return f
+	}
+	if f.Guarded = l.Guarded(); f.Guarded == nil {
+		f.same = l.spellings(f.Config.Value.Data)
 	}
 	f.Own = known(readFile(l.ConfPath(want.Alias)))
 	st, err := os.Stat(l.ConfigDir)
@@ -112,14 +117,14 @@ func sameDirLink(f File) bool { return filepath.Base(f.Path) == filepath.Base(f.
 
 func planInclude(f Facts) ([]plan.Action, error) {
 	l := f.Layout
-	if err := l.Guarded(); err != nil {
-		return nil, err
+	if f.Guarded != nil {
+		return nil, f.Guarded
 	}
 	if f.Config.Err != nil {
 		return nil, l.readOnly(f.Config.Err)
 	}
-	c := f.Config.Value
-	out, err := ensureInclude(c.Data, l)
+	c, in := f.Config.Value, store{l, f.same}
+	out, err := ensureInclude(c.Data, in)
 	if err != nil {
 		return nil, l.explain(err)
 	}
@@ -130,7 +135,7 @@ func planInclude(f Facts) ([]plan.Action, error) {
 		return nil, l.readOnly(c.Blocked)
 	}
 	why := "read aivm's files first in " + c.Path
-	if own, _ := l.ownBlocks(splitLines(c.Data)); len(own) > 0 {
+	if own, _ := in.ownBlocks(splitLines(c.Data)); len(own) > 0 {
 		why = "put aivm's Include back in order: ssh takes the first value it reads, so it has to come before everything else in " + c.Path
 	}
 	return []plan.Action{{
@@ -141,7 +146,7 @@ func planInclude(f Facts) ([]plan.Action, error) {
 		Consent: plan.Ask,
 		Timing:  "ssh",
 		Do: func(ctx context.Context) error {
-			return l.edit(ctx, func(data []byte) ([]byte, error) { return ensureInclude(data, l) })
+			return l.edit(ctx, func(data []byte) ([]byte, error) { return ensureInclude(data, l.in(data)) })
 		},
 	}}, nil
 }
@@ -186,73 +191,80 @@ func (l Layout) explain(err error) error {
 	return err
 }
 
-// PlanRemove undoes what the VM with this alias has here. The VM's state
-// directory is the one its file names, else the one called like the alias.
-func PlanRemove(l Layout, alias string) ([]plan.Action, error) {
-	if err := ValidAlias(alias); err != nil {
-		return nil, err
-	}
-	vm := alias
-	if f, err := readFile(l.ConfPath(alias)); err == nil && f.Exists {
-		if s, err := ParseOurs(f.Data); err == nil {
-			dir := filepath.Dir(s.KnownHosts)
-			if filepath.Dir(dir) == filepath.Clean(l.StateDir) && checkVM(filepath.Base(dir)) == nil {
-				vm = filepath.Base(dir)
-			}
-		}
-	}
-	return PlanRemoveVM(l, vm, alias)
+// Remains is what a VM that is to go has here, as ObserveRemains saw it.
+type Remains struct {
+	Layout    Layout
+	VM, Alias string
+	Err       error    // why the rest is not known
+	Files     []string // those that are there
+	Others    bool     // other VMs have files too
+	// Config is the user's configuration; it is read only without Others. Its
+	// error is why it cannot be edited.
+	Config plan.Known[File]
+	same   map[string]bool // what else it calls ConfigDir
 }
 
-// PlanRemoveVM removes the host key and known_hosts of the VM, then our file of
-// the alias (last, since it tells PlanRemove which VM it was), and with the last
-// VM the Include line. A configuration that cannot be edited never keeps a VM
-// from being deleted: an Include that matches nothing is harmless, so then it
-// stays, and the plan says so.
-func PlanRemoveVM(l Layout, vm, alias string) ([]plan.Action, error) {
-	if err := ValidAlias(alias); err != nil {
-		return nil, err
+// ObserveRemains looks for the files of a VM and its alias and, if no other VM
+// has any, reads the user's configuration.
+func ObserveRemains(l Layout, vm, alias string) Remains {
+	r := Remains{Layout: l, VM: vm, Alias: alias}
+	if r.Err = ValidAlias(alias); r.Err == nil {
+		r.Err = checkVM(vm)
 	}
-	if err := checkVM(vm); err != nil {
-		return nil, err
+	if r.Err != nil {
+		return r
 	}
-	var as []plan.Action
-	var gone []string
 	for _, p := range []string{l.hostKeyPath(vm), l.KnownHostsPath(vm), l.ConfPath(alias)} {
 		_, err := os.Lstat(p)
 		if err == nil {
-			gone = append(gone, p)
+			r.Files = append(r.Files, p)
 		} else if !errors.Is(err, fs.ErrNotExist) {
-			return nil, ui.Failed("reading %s: %w", p, err)
+			r.Err = ui.Failed("reading %s: %w", p, err)
+			return r
 		}
 	}
-	if len(gone) > 0 {
-		shows := make([]string, len(gone))
-		for i, p := range gone {
+	if r.Others, r.Err = l.otherConfs(alias); r.Err != nil || r.Others {
+		return r
+	}
+	if err := l.Guarded(); err != nil {
+		r.Config.Err = err
+	} else {
+		r.Config = known(readFile(l.sshConfig()))
+		r.same = l.spellings(r.Config.Value.Data)
+	}
+	return r
+}
+
+// PlanRemove removes the host key and known_hosts of the VM, then our file of
+// the alias, and with the last VM the Include line. A configuration that cannot
+// be edited never keeps a VM from being deleted: an Include that matches nothing
+// is harmless, so then it stays, and the plan says so.
+func PlanRemove(r Remains) ([]plan.Action, error) {
+	if r.Err != nil {
+		return nil, r.Err
+	}
+	l := r.Layout
+	var as []plan.Action
+	if len(r.Files) > 0 {
+		shows := make([]string, len(r.Files))
+		for i, p := range r.Files {
 			shows[i] = "rm " + p
 		}
 		as = append(as, plan.Action{
-			ID:      "ssh.remove:" + alias,
-			Why:     fmt.Sprintf("forget the ssh alias %s and the VM's host key", alias),
+			ID:      "ssh.remove:" + r.Alias,
+			Why:     fmt.Sprintf("forget the ssh alias %s and the VM's host key", r.Alias),
 			Shows:   shows,
 			Consent: plan.None, // part of "vm delete", which is typed
-			Do:      func(context.Context) error { return removeOwn(gone, l.VMDir(vm)) },
+			Do:      func(context.Context) error { return removeOwn(r.Files, l.VMDir(r.VM)) },
 		})
 	}
-	others, err := l.otherConfs(alias)
-	if err != nil {
-		return nil, err
-	}
-	if others {
+	if r.Others {
 		return as, nil
 	}
-	var c File
-	if err = l.Guarded(); err == nil {
-		c, err = readFile(l.sshConfig())
-	}
+	c, err := r.Config.Value, r.Config.Err
 	var out []byte
 	if err == nil {
-		out, err = removeInclude(c.Data, l)
+		out, err = removeInclude(c.Data, store{l, r.same})
 	}
 	switch {
 	case err == nil && bytes.Equal(out, c.Data):
@@ -275,10 +287,10 @@ func PlanRemoveVM(l Layout, vm, alias string) ([]plan.Action, error) {
 		Do: func(ctx context.Context) error {
 			return l.edit(ctx, func(data []byte) ([]byte, error) {
 				// Another aivm may have made a VM since.
-				if others, err := l.otherConfs(alias); err != nil || others {
+				if others, err := l.otherConfs(r.Alias); err != nil || others {
 					return data, err
 				}
-				return removeInclude(data, l)
+				return removeInclude(data, l.in(data))
 			})
 		},
 	}), nil

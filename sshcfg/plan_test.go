@@ -270,7 +270,7 @@ func TestRemove(t *testing.T) {
 	}
 	write(t, filepath.Join(l.VMDir("b_VM"), "sync.json"), "{}", 0o600)
 	remove := func(alias string) []string {
-		as, err := PlanRemove(l, alias)
+		as, err := PlanRemove(ObserveRemains(l, alias+"_VM", alias))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -306,7 +306,7 @@ func TestRemoveNeverFailsForTheInclude(t *testing.T) {
 	if err := os.Chmod(l.sshConfig(), 0o400); err != nil {
 		t.Fatal(err)
 	}
-	as, err := PlanRemove(l, "a")
+	as, err := PlanRemove(ObserveRemains(l, "a", "a"))
 	if err != nil || len(as) != 1 || !strings.Contains(as[0].Why, "stays") {
 		t.Errorf("%+v, %v", as, err)
 	}
@@ -316,18 +316,21 @@ func TestEditorInBetween(t *testing.T) {
 	l := newLayout(t)
 	write(t, l.sshConfig(), "Host x\n", 0o600)
 	n := 0
-	beforeSwap = func() {
-		if n++; n <= 3 {
-			write(t, l.sshConfig(), fmt.Sprintf("Host saved%d\n", n), 0o600)
+	saving := func(l Layout) Layout {
+		l.beforeSwap = func() {
+			if n++; n <= 3 {
+				write(t, l.sshConfig(), fmt.Sprintf("Host saved%d\n", n), 0o600)
+			}
 		}
+		return l
 	}
-	defer func() { beforeSwap = func() {} }()
+	l = saving(l)
 	apply(t, l, stanzaFor(l, "a"))
 	if got := read(t, l.sshConfig()); !strings.HasPrefix(got, storeBegin) || !strings.HasSuffix(got, "Host saved3\n") {
 		t.Errorf("%q", got)
 	}
 	// And one that makes the file where there was none.
-	l = newLayout(t)
+	l = saving(newLayout(t))
 	n = 2
 	apply(t, l, stanzaFor(l, "a"))
 	if got := read(t, l.sshConfig()); !strings.HasSuffix(got, "Host saved3\n") {
@@ -408,9 +411,9 @@ func TestTwoStoresAtOnce(t *testing.T) {
 			for n := range 21 {
 				err := l.edit(t.Context(), func(data []byte) ([]byte, error) {
 					if n%2 == 1 {
-						return removeInclude(data, l)
+						return removeInclude(data, l.in(data))
 					}
-					return ensureInclude(data, l)
+					return ensureInclude(data, l.in(data))
 				})
 				if err != nil {
 					t.Error(err)
@@ -425,7 +428,7 @@ func TestTwoStoresAtOnce(t *testing.T) {
 		if strings.Count(got, line+"\n") != 1 {
 			t.Errorf("%s in %q", line, got)
 		}
-		out, err := removeInclude([]byte(got), l)
+		out, err := removeInclude([]byte(got), l.in([]byte(got)))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -152,7 +152,7 @@ func damaged(path string, err *markerError) error {
 // the Includes of other stores. It returns data itself when that is so already,
 // or when a line added by hand does the same. Every byte outside the block
 // stays, in its order.
-func ensureInclude(data []byte, l Layout) ([]byte, error) {
+func ensureInclude(data []byte, l store) ([]byte, error) {
 	want, err := l.IncludeLine()
 	if err != nil {
 		return nil, err
@@ -180,7 +180,7 @@ func ensureInclude(data []byte, l Layout) ([]byte, error) {
 
 // removeInclude returns data without this store's block; lines of others that
 // found their way between the markers stay.
-func removeInclude(data []byte, l Layout) ([]byte, error) {
+func removeInclude(data []byte, l store) ([]byte, error) {
 	ls := splitLines(data)
 	own, err := l.ownBlocks(ls)
 	if err != nil || len(own) == 0 {
@@ -190,7 +190,7 @@ func removeInclude(data []byte, l Layout) ([]byte, error) {
 }
 
 // withoutBlocks replaces blocks of ours with what others wrote into them.
-func (l Layout) withoutBlocks(data []byte, ls []line, own []block) []byte {
+func (l store) withoutBlocks(data []byte, ls []line, own []block) []byte {
 	return cutBlocks(data, ls, own, func(b block) []byte {
 		_, foreign := l.inner(data, ls[b.first+1:b.last])
 		return foreign
@@ -214,7 +214,7 @@ func cutBlocks(data []byte, ls []line, blocks []block, put func(block) []byte) [
 
 // inner splits what stands between the markers into this store's Include lines
 // and the bytes of everything else.
-func (l Layout) inner(data []byte, ls []line) (ours []string, foreign []byte) {
+func (l store) inner(data []byte, ls []line) (ours []string, foreign []byte) {
 	for _, x := range ls {
 		switch {
 		case l.mine(x.text):

@@ -66,7 +66,7 @@ func TestEnsureInclude(t *testing.T) {
 		"indented markers are ours":  {"  # >>> aivm >>> \n  " + inc + "\t# <<< aivm <<<\n", "  # >>> aivm >>> \n  " + inc + "\t# <<< aivm <<<\n"},
 		"like a marker, but no more": {"# >>> aivm >>> x\n", blk + "# >>> aivm >>> x\n"},
 	} {
-		got, err := ensureInclude([]byte(c[0]), fixed)
+		got, err := ensureInclude([]byte(c[0]), fixed.in([]byte(c[0])))
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		} else if string(got) != c[1] {
@@ -88,7 +88,7 @@ func TestRemoveInclude(t *testing.T) {
 		"the user": {"# >>> aivm >>>\n" + inc + "Host q\n# <<< aivm <<<\n", "Host q\n"},
 		"by hand":  {inc, inc},
 	} {
-		got, err := removeInclude([]byte(c[0]), fixed)
+		got, err := removeInclude([]byte(c[0]), fixed.in([]byte(c[0])))
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		} else if string(got) != c[1] {
@@ -142,7 +142,7 @@ func TestDamagedMarkers(t *testing.T) {
 				rest = append(rest, c.in[x.start:x.end]...)
 			}
 		}
-		if _, err := ensureInclude(rest, l); err != nil {
+		if _, err := ensureInclude(rest, l.in(rest)); err != nil {
 			t.Errorf("%s: after the repair: %v", name, err)
 		}
 		if got := read(t, path); got != c.in {
@@ -154,7 +154,7 @@ func TestDamagedMarkers(t *testing.T) {
 // outside is data without our block, as the user sees their own bytes.
 func outside(t *testing.T, data []byte) []byte {
 	t.Helper()
-	out, err := removeInclude(data, fixed)
+	out, err := removeInclude(data, fixed.in(data))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +167,7 @@ func FuzzEnsureInclude(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
 		keep := bytes.Clone(in)
-		once, err := ensureInclude(in, fixed)
+		once, err := ensureInclude(in, fixed.in(in))
 		if !bytes.Equal(in, keep) {
 			t.Fatal("the input was changed")
 		}
@@ -181,12 +181,12 @@ func FuzzEnsureInclude(f *testing.F) {
 		if got, want := outside(t, once), outside(t, in); !bytes.Equal(got, want) {
 			t.Fatalf("changed outside the markers:\n got %q\nwant %q", got, want)
 		}
-		twice, err := ensureInclude(once, fixed)
+		twice, err := ensureInclude(once, fixed.in(once))
 		if err != nil || !bytes.Equal(once, twice) {
 			t.Fatalf("twice is not once: %v\n%q\n%q", err, once, twice)
 		}
 		ls := splitLines(once)
-		if own, _ := fixed.ownBlocks(ls); len(own) == 0 && !fixed.byHand(ls) {
+		if own, _ := fixed.in(once).ownBlocks(ls); len(own) == 0 && !fixed.byHand(ls) {
 			t.Fatalf("no Include: %q", once)
 		} else if len(own) > 0 {
 			if !onlyStores(ls[:own[0].first]) {

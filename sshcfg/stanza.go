@@ -197,37 +197,62 @@ func readBack(path string, want Stanza) error {
 	if err != nil {
 		return ui.Failed("reading %s back: %w", path, err)
 	}
-	got, cfg, err := parseOurs(f.Data)
+	ms, err := departures(path, f.Data, want)
 	if err != nil {
 		return ui.Failed("%s does not say what was written into it: %w", path, err)
 	}
-	differs := func(option string, got, want any) error {
-		return ui.Failed("%s does not say what was written into it: %s is %v, not %v", path, option, got, want).
+	if len(ms) > 0 {
+		return ui.Failed("%s does not say what was written into it: %s is %s, not %s", path, ms[0].Option, ms[0].Got, ms[0].Want).
 			Hint(ui.Remark("if another aivm changed it meanwhile, run the command again"))
 	}
-	for _, v := range []struct {
-		option    string
-		got, want any
-	}{
+	return nil
+}
+
+// Departures are the options in which our file of the alias, if there is one,
+// says something else than want. It is an error if it is no entry of ours any
+// more, or cannot be read.
+func (f Facts) Departures(want Stanza) ([]Mismatch, error) {
+	own := f.Own.Value
+	if f.Own.Err != nil || !own.Exists {
+		return nil, f.Own.Err
+	}
+	ms, err := departures(own.Path, own.Data, want)
+	if err != nil {
+		return nil, ui.Failed("%s: %w", own.Path, err)
+	}
+	return ms, nil
+}
+
+// departures compares what a file says with want and the pinned options.
+func departures(path string, data []byte, want Stanza) (ms []Mismatch, err error) {
+	got, cfg, err := parseOurs(data)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range []struct{ option, got, want string }{
 		{"Host", got.Alias, want.Alias},
 		{"HostName", got.HostName, want.HostName},
 		{"User", got.User, want.User},
-		{"Port", got.Port, want.Port},
+		{"Port", strconv.Itoa(got.Port), strconv.Itoa(want.Port)},
 		{"IdentityFile", strings.Join(got.Identities, " "), strings.Join(want.Identities, " ")},
 		{"UserKnownHostsFile", got.KnownHosts, want.KnownHosts},
 		{"HostKeyAlias", got.HostKeyAlias, want.HostKeyAlias},
 	} {
 		if v.got != v.want {
-			return differs(v.option, v.got, v.want)
+			ms = append(ms, Mismatch{Option: v.option, Got: v.got, Want: v.want, File: path})
 		}
 	}
 	for _, kv := range pinned {
 		// All of them: ssh takes the first, whatever comes later.
-		if all, err := cfg.GetAll(want.Alias, kv[0]); err != nil || len(all) != 1 || all[0] != kv[1] {
-			return differs(kv[0], strings.Join(all, " "), kv[1])
+		all, err := cfg.GetAll(got.Alias, kv[0])
+		if err != nil {
+			return nil, err
+		}
+		if len(all) != 1 || all[0] != kv[1] {
+			ms = append(ms, Mismatch{Option: kv[0], Got: strings.Join(all, " "), Want: kv[1], File: path})
 		}
 	}
-	return nil
+	return ms, nil
 }
 
 // checkWord accepts letters, digits and the given further characters, not at

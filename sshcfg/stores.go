@@ -41,16 +41,49 @@ func markedStore(text string) string {
 	return ""
 }
 
+// store is the store of a Layout, and by which other paths than ConfigDir a
+// configuration names its directory.
+type store struct {
+	Layout
+	same map[string]bool
+}
+
+// in is the store as data, a configuration, names it.
+func (l Layout) in(data []byte) store { return store{l, l.spellings(data)} }
+
+// spellings are the directories in data, named by markers or by an Include below
+// one, that are this store's by another path.
+func (l Layout) spellings(data []byte) map[string]bool {
+	var same map[string]bool
+	marked := false
+	for _, x := range splitLines(data) {
+		dir := markedStore(x.text)
+		if marked = marked || dir != "" || x.text == beginMarker; dir == "" && marked {
+			dir = includedStore(x.text)
+		}
+		if dir != "" && dir != l.ConfigDir && !same[dir] && l.sameDir(dir) {
+			if same == nil {
+				same = map[string]bool{}
+			}
+			same[dir] = true
+		}
+	}
+	return same
+}
+
+// is reports whether dir is this store's directory.
+func (l store) is(dir string) bool { return dir == l.ConfigDir || l.same[dir] }
+
 // ownBlocks finds this store's blocks in the order of the file: the one whose
 // markers name it, under whatever spelling of the directory, and one of an
 // earlier version if its Include names this store's directory. The error is a
 // markerError; damaged markers of other stores are not looked for.
-func (l Layout) ownBlocks(ls []line) ([]block, error) {
+func (l store) ownBlocks(ls []line) ([]block, error) {
 	var own []block
 	seen := map[string]bool{}
 	dirs := []string{l.ConfigDir}
 	for _, x := range ls {
-		if dir := markedStore(x.text); dir != "" && l.sameDir(dir) {
+		if dir := markedStore(x.text); dir != "" && l.is(dir) {
 			dirs = append(dirs, dir)
 		}
 	}
@@ -93,14 +126,14 @@ func sorted(ns ...int) []int {
 }
 
 // mine reports whether a line is an Include of this store's files alone.
-func (l Layout) mine(text string) bool {
+func (l store) mine(text string) bool {
 	dir := includedStore(text)
-	return dir != "" && (dir == l.ConfigDir || l.sameDir(dir))
+	return dir != "" && l.is(dir)
 }
 
 // otherSpelling reports whether a line is an Include of this store's files by
 // another path, such as through a link.
-func (l Layout) otherSpelling(text string) bool {
+func (l store) otherSpelling(text string) bool {
 	dir := includedStore(text)
 	return dir != l.ConfigDir && l.mine(text)
 }

@@ -12,6 +12,7 @@ import (
 
 	"aivm.dev/aivm/internal/lazyre"
 	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
 )
 
 const maxName = 63 // a DNS label: VM names become host names and ssh aliases
@@ -85,6 +86,12 @@ var checks = map[string]func(string) string{
 			return ""
 		}
 		return fmt.Sprintf("must be none, workspace, or ids of extensions such as golang.go, not %q", s)
+	},
+	"libvirt": func(s string) string {
+		if _, err := virt.ParseURI(s); err != nil && s != "" {
+			return err.Error()
+		}
+		return ""
 	},
 	"sha512": matches(hexDigest2, "128 hexadecimal digits"),
 	"https": func(s string) string {

@@ -1,5 +1,10 @@
 package config
 
+import (
+	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
+)
+
 // Schema is the schema_version this program writes. A higher one is read-only.
 const Schema = 5
 
@@ -11,7 +16,8 @@ const Schema = 5
 //	       string stands for a list of one
 //	write  "always" or "nonzero": written in a new record even if it is the
 //	       default, because it identifies the record or 0.3 needs it;
-//	       "changed": 0.3's own, not written unless it says something
+//	       "changed": 0.3's own, or seldom needed: not written unless it says
+//	       something
 type Config struct {
 	SchemaVersion int          `toml:"schema_version"`
 	ActiveVM      string       `toml:"active_vm" check:"vmname"`
@@ -32,7 +38,8 @@ type Behavior struct {
 
 // VMSpec is a [vm] section. CPUs, RAMMB and DiskGB of 0 mean: choose from the
 // host. AllowPasswordLogin and Password are 0.3's; they are read and kept, and
-// never acted upon.
+// never acted upon. LibvirtURI is the libvirt that has the VM, virt.SystemURI if
+// it is empty (Libvirt).
 type VMSpec struct {
 	Name               string `toml:"name" check:"vmname" write:"always"`
 	User               string `toml:"user" check:"user" write:"always"`
@@ -42,6 +49,20 @@ type VMSpec struct {
 	AllowPasswordLogin bool   `toml:"allow_password_login" write:"changed"`
 	Password           string `toml:"password" write:"changed"`
 	IdleStop           string `toml:"idle_stop" check:"idle"`
+	LibvirtURI         string `toml:"libvirt_uri" check:"libvirt" write:"changed"`
+}
+
+// Libvirt is the libvirt that has the VM. A store of a later aivm can name one
+// that this one cannot ask.
+func (s VMSpec) Libvirt() (virt.URI, error) {
+	if s.LibvirtURI == "" {
+		return virt.URI{}, nil
+	}
+	u, err := virt.ParseURI(s.LibvirtURI)
+	if err != nil {
+		return u, ui.Refused("libvirt_uri of VM %s %w", s.Name, err).Hint(ui.Cmd("aivm config edit"))
+	}
+	return u, nil
 }
 
 // NetworkSpec is a [network] section. An empty field means: choose.

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
 )
 
 // Clone returns a copy that shares nothing with c.
@@ -43,6 +44,15 @@ func (c *Config) FindAttachment(hostPath, vm string) (*Attachment, bool) {
 		}
 	}
 	return nil, false
+}
+
+// LibvirtOf is the libvirt that has a VM: the one of its record, else that of
+// VMs still to be made.
+func (c *Config) LibvirtOf(name string) (virt.URI, error) {
+	if vm, ok := c.FindVM(name); ok {
+		return vm.VM.Libvirt()
+	}
+	return c.Defaults.VM.Libvirt()
 }
 
 // NetworkOf joins a VM with its network.
@@ -93,6 +103,9 @@ func (c *Config) NewVM(name, network string) VM {
 		Image: d.Image, Provision: d.Provision, Sync: d.Sync, Paths: d.Paths,
 	}
 	vm.VM.Name = name
+	if vm.VM.LibvirtURI == virt.SystemURI {
+		vm.VM.LibvirtURI = "" // what no record has to say
+	}
 	return vm
 }
 

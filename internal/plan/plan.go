@@ -72,6 +72,17 @@ type Action struct {
 type Plan struct {
 	Stage   Stage
 	Actions []Action
+	// Notes are what a person is told about it, once a run, whether there is
+	// something to do or not.
+	Notes []Note
+}
+
+// A Note is a sentence about a plan.
+type Note struct {
+	Text string
+	Warn bool // it is a warning
+	// Said, if set, is called when it was said: to note that, for what is said once.
+	Said func()
 }
 
 // Empty reports whether there is nothing to do.
@@ -94,6 +105,18 @@ func (p Plan) Has(id string) bool {
 
 // Add appends actions.
 func (p *Plan) Add(a ...Action) { p.Actions = append(p.Actions, a...) }
+
+// Join appends the actions and notes of another plan.
+func (p *Plan) Join(q Plan) {
+	p.Actions = append(p.Actions, q.Actions...)
+	p.Notes = append(p.Notes, q.Notes...)
+}
+
+// Say adds a note.
+func (p *Plan) Say(text string) { p.Notes = append(p.Notes, Note{Text: text}) }
+
+// Warn adds a warning.
+func (p *Plan) Warn(text string) { p.Notes = append(p.Notes, Note{Text: text, Warn: true}) }
 
 // Known is a fact that could be read, or the reason why not.
 // Err != nil means unknown, never "absent".

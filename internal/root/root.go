@@ -96,6 +96,9 @@ func ResolvedExport(vmKey string) (string, error) { return rootfile.ResolvedExpo
 // ValidToken reports whether s can name a token directory.
 func ValidToken(s string) bool { return record.ValidToken(s) }
 
+// OpensLibvirt reports whether LibvirtSocket may open path.
+func OpensLibvirt(path string) bool { return record.OpensSocket(path) }
+
 // ReadNetManifest reads a network's manifest; fs.ErrNotExist when there is
 // none. Any user may.
 func ReadNetManifest(network string) (NetManifest, error) { return manifest.ReadNet(network) }

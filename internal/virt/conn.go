@@ -27,9 +27,6 @@ import (
 	"github.com/digitalocean/go-libvirt/socket/dialers"
 )
 
-// SystemURI is the hypervisor aivm uses; remote URIs are a later chapter.
-const SystemURI = "qemu:///system"
-
 // Errors a caller branches on.
 var (
 	// ErrNotFound: libvirt answered that the object does not exist.
@@ -45,29 +42,26 @@ var (
 	ErrBusy = errors.New("libvirt is busy with the storage pool")
 )
 
-// SocketPaths are the places where a system libvirt listens: the modular
-// daemon's and the monolithic one's (libvirt.org/daemons.html).
-var SocketPaths = []string{"/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock"}
-
 // Conn is one connection to libvirt. Calls are safe from several goroutines.
 type Conn struct {
-	l  *libvirt.Libvirt
-	nc net.Conn
+	l   *libvirt.Libvirt
+	nc  net.Conn
+	uri URI
 }
 
-// Virsh returns the beginning of a command line for people: virsh, asking the
-// libvirt that aivm asks, with words after it.
-func Virsh(words string) string { return "virsh -c " + SystemURI + " " + words }
-
-// Dial connects to the first socket that exists. It returns ErrNoDaemon when
-// nothing listens and ErrDenied when the socket or polkit refuses this user.
-func Dial(ctx context.Context) (*Conn, error) {
+// Dial connects to the first of u's sockets that exists. It returns ErrNoDaemon
+// when nothing listens and ErrDenied when the socket or polkit refuses this
+// user.
+func Dial(ctx context.Context, u URI) (*Conn, error) {
 	var last error = ErrNoDaemon
-	for _, p := range SocketPaths {
+	if u.Own() {
+		last = fmt.Errorf("%w: nothing listens at %s", ErrNoDaemon, u.Socket())
+	}
+	for _, p := range u.sockets() {
 		nc, err := (&net.Dialer{}).DialContext(ctx, "unix", p)
 		switch {
 		case err == nil:
-			return Adopt(ctx, nc)
+			return Adopt(ctx, nc, u)
 		case errors.Is(err, fs.ErrPermission):
 			last = fmt.Errorf("%w: %s", ErrDenied, p)
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
@@ -78,24 +72,14 @@ func Dial(ctx context.Context) (*Conn, error) {
 	return nil, last
 }
 
-// Socket returns the path of the first libvirt socket that exists.
-func Socket() string {
-	for _, p := range SocketPaths {
-		if _, err := os.Stat(p); err == nil {
-			return p
-		}
-	}
-	return SocketPaths[0]
-}
-
 // openLimit is how long a daemon may take to say hello: a stuck one takes
 // connections for as long as its backlog lasts.
 const openLimit = 8 * time.Second
 
-// Adopt opens the hypervisor over a connection that was made elsewhere (the
+// Adopt opens the hypervisor over a connection to u that was made elsewhere (the
 // root helper passes one for users outside group libvirt). It owns nc.
-func Adopt(ctx context.Context, nc net.Conn) (*Conn, error) {
-	c := &Conn{l: libvirt.NewWithDialer(dialers.NewAlreadyConnected(newWire(nc))), nc: nc}
+func Adopt(ctx context.Context, nc net.Conn, u URI) (*Conn, error) {
+	c := &Conn{l: libvirt.NewWithDialer(dialers.NewAlreadyConnected(newWire(nc))), nc: nc, uri: u}
 	octx, cancel := context.WithTimeout(ctx, openLimit)
 	defer cancel()
 	err := c.do(octx, func() error { return c.l.ConnectToURI(SystemURI) })
@@ -111,7 +95,7 @@ func Adopt(ctx context.Context, nc net.Conn) (*Conn, error) {
 		if errors.As(err, &le) && (os.Geteuid() != 0 || le.Code == uint32(libvirt.ErrAuthFailed)) {
 			return nil, fmt.Errorf("%w: %s", ErrDenied, le.Message)
 		}
-		return nil, fmt.Errorf("opening %s: %w", SystemURI, err)
+		return nil, fmt.Errorf("opening %s: %w", u, err)
 	}
 	return c, nil
 }

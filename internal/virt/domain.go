@@ -80,6 +80,7 @@ func parseElement(element string) Mark {
 
 // Domain is what aivm wants to know about one virtual machine.
 type Domain struct {
+	Libvirt     URI // where it is
 	Name, UUID  string
 	ID          int // while it runs; another at each start
 	State       State
@@ -204,7 +205,7 @@ func (c *Conn) describe(d libvirt.Domain) (*Domain, error) {
 	if err != nil {
 		return nil, err
 	}
-	out.State = state(st)
+	out.Libvirt, out.State = c.uri, state(st)
 	out.Crashed = out.State == Off && libvirt.DomainShutoffReason(reason) == libvirt.DomainShutoffCrashed
 	out.Stored, out.StoredFS = out.Disks, out.Filesystems
 	if out.State != Off {

@@ -16,7 +16,7 @@ import (
 // daemon is a connection to the libvirt of this machine.
 func daemon(t *testing.T) *Conn {
 	t.Helper()
-	c, err := Dial(context.Background())
+	c, err := Dial(context.Background(), URI{})
 	if err != nil {
 		t.Fatalf("this test asks the libvirt of this machine (sudo systemctl start libvirtd, or sudo libvirtd -d): %v", err)
 	}

@@ -26,6 +26,7 @@ type Volume struct {
 
 // Pool is a directory pool and what lies in it.
 type Pool struct {
+	Libvirt    URI // where it is
 	Name, Path string
 	Active     bool
 	// Open: it is aivm's, and users who have no business there can enter its
@@ -60,7 +61,7 @@ func (c *Conn) PoolAt(ctx context.Context, path string) (*Pool, error) {
 			if x.Target == nil || x.Target.Path != path {
 				continue
 			}
-			out = &Pool{Name: x.Name, Path: path, Volumes: map[string]Volume{}}
+			out = &Pool{Libvirt: c.uri, Name: x.Name, Path: path, Volumes: map[string]Volume{}}
 			if x.Available != nil {
 				out.Free = x.Available.Value
 			}

@@ -46,6 +46,8 @@ type Entry struct {
 	Plan   []plan.Action // what its entry lacks
 	err    error         // why there can be none, or it cannot be seen
 	others []sshcfg.Mismatch
+	edited []sshcfg.Mismatch // in which its file says something else than was written
+	broken error             // its file is no entry of ours any more
 }
 
 // Diagnose looks at everything, side by side where one need not wait for the
@@ -90,6 +92,7 @@ func (e Part) Diagnose(ctx context.Context, sudo bool) (Seen, error) {
 // askLibvirt fills in what libvirt knows, and returns the states of this
 // person's VMs.
 func (e Part) askLibvirt(ctx context.Context, sudo bool, a *host.Asked, n *network.Facts) map[string]virt.State {
+	n.Libvirt = e.URI()
 	n.Routes, n.Interfaces = e.Routes()
 	n.Networks = plan.Unknown[[]*virt.Network](errors.New("libvirt was not asked"))
 	l, err := e.Libvirt(ctx)
@@ -180,8 +183,8 @@ func (e Part) banner(ctx context.Context, addr string) (string, error) {
 func (e Part) patients(store *config.Store) []Entry {
 	var out []Entry
 	for _, name := range store.Config.VMNames() {
-		p := Entry{want: &target.Target{Store: store, Name: name}}
-		if p.err = e.JoinRecord(p.want); p.err == nil {
+		var p Entry
+		if p.want, p.err = target.Recorded(store, name); p.err == nil {
 			p.inst, p.err = e.State().Instance(name)
 		}
 		out = append(out, p)
@@ -207,7 +210,11 @@ func (e Part) examineSSH(ctx context.Context, vms []Entry) error {
 			continue
 		}
 		st := e.Stanza(p.want.Name, *p.inst)
-		p.Plan, p.err = sshcfg.Plan(sshcfg.Observe(e.SSH, st), st)
+		f := sshcfg.Observe(e.SSH, st)
+		p.Plan, p.err = sshcfg.Plan(f, st)
+		if len(p.Plan) > 0 {
+			p.edited, p.broken = f.Departures(st)
+		}
 		if p.err == nil && len(p.Plan) == 0 {
 			wg.Go(func() { p.others, p.err = sshcfg.Verify(ctx, e.SSH, p.want.Name, st, nil) })
 		}

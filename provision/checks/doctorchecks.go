@@ -1,6 +1,7 @@
 package checks
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -131,7 +132,7 @@ func (e Part) SSHConfigCheck(d Seen) host.Check {
 			bad, c.Fix = append(bad, name+": "+k.Detail), k.Fix
 		case p.inst == nil:
 		case len(p.Plan) > 0:
-			bad = append(bad, fmt.Sprintf("ssh %s does not reach its VM: the entry or the Include line is missing or was changed", name))
+			bad = append(bad, fmt.Sprintf("ssh %s does not reach its VM: %s", name, p.lacks()))
 			c.Fix = append(c.Fix, "aivm host doctor --fix")
 		case len(p.others) > 0:
 			for _, m := range p.others {
@@ -153,6 +154,21 @@ func (e Part) SSHConfigCheck(d Seen) host.Check {
 		c.Detail = "ssh reads it; no VM is in it yet"
 	}
 	return c
+}
+
+// lacks says what is wrong with an entry that has to be written again.
+func (p Entry) lacks() string {
+	var was []string
+	for _, m := range p.edited {
+		was = append(was, ui.CleanTo(fmt.Sprintf("%s is %s, not %s", m.Option, cmp.Or(m.Got, "not there"), m.Want), 120))
+	}
+	switch {
+	case p.broken != nil:
+		return "its entry was changed: " + ui.Clean(p.broken.Error())
+	case len(was) > 0:
+		return fmt.Sprintf("its entry was changed (%s): %s", p.edited[0].File, ui.Some(was, 3))
+	}
+	return "the entry or the Include line is missing or was changed"
 }
 
 // StoreCheck says whether the config can be used.

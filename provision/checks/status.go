@@ -8,6 +8,7 @@ import (
 
 	"al.essio.dev/pkg/shellescape"
 
+	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
@@ -157,7 +158,7 @@ func SSHCheck(w *target.Target, f *loop.Facts) host.Check {
 	case f.Conn != nil:
 		return host.NewCheck("ssh", "SSH readiness", host.OK, "ssh %s", w.Name)
 	case errors.As(f.ConnErr, wrongKey), guest.IsUnreachable(f.ConnErr) && f.Running():
-		c.Fix = []string{virt.Virsh("console ") + w.Name}
+		c.Fix = []string{w.Libvirt.Virsh("console ") + w.Name}
 	case d.Err == nil && !f.Running():
 		return host.NewCheck("ssh", "SSH readiness", host.Skipped, "the VM does not run")
 	case errors.Is(f.ConnErr, loop.ErrNotTried):
@@ -166,26 +167,33 @@ func SSHCheck(w *target.Target, f *loop.Facts) host.Check {
 	return c
 }
 
-// States returns a function from VM name to state. libvirt is asked only if
-// there is a VM.
-func (e Part) States(ctx context.Context, any bool) func(string) string {
-	if !any {
-		return func(string) string { return "unknown" }
-	}
-	l, err := e.Libvirt(ctx)
-	var states map[string]virt.State
-	if err == nil {
-		states, err = l.States(ctx, e.UID)
-	}
-	absent := err != nil && e.LibvirtAbsent(err)
-	return func(name string) string {
-		if absent {
-			return string(virt.Missing)
+// States returns a function from a VM to its state. Of each libvirt that has
+// one of them it is asked once, for all of them.
+func (e Part) States(ctx context.Context, vms []config.VM) func(config.VM) string {
+	asked := map[virt.URI]plan.Known[map[string]virt.State]{}
+	for _, vm := range vms {
+		u, err := vm.VM.Libvirt()
+		if _, done := asked[u]; done || err != nil {
+			continue
 		}
-		if err != nil {
+		var k plan.Known[map[string]virt.State]
+		l, err := e.LibvirtAt(ctx, u)
+		if k.Err = err; err == nil {
+			k.Value, k.Err = l.States(ctx, e.UID)
+		}
+		asked[u] = k
+	}
+	return func(vm config.VM) string {
+		u, err := vm.VM.Libvirt()
+		k := asked[u]
+		switch s, ok := k.Value[vm.Name]; {
+		case err != nil:
 			return "unknown"
-		}
-		if s, ok := states[name]; ok {
+		case k.Err != nil && e.LibvirtAbsent(k.Err):
+			return string(virt.Missing)
+		case k.Err != nil:
+			return "unknown"
+		case ok:
 			return string(s)
 		}
 		return string(virt.Missing)

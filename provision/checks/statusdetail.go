@@ -238,8 +238,8 @@ func (s Tally) Next(w *target.Target, f *loop.Facts) []string {
 		add("aivm vm up " + name)
 	}
 	if d.Err != nil || d.Value != nil {
-		add(virt.Virsh("console ") + name)
-		add(virt.Virsh("dumpxml ") + name)
+		add(w.Libvirt.Virsh("console ") + name)
+		add(w.Libvirt.Virsh("dumpxml ") + name)
 	}
 	add("aivm host doctor")
 	return out

@@ -20,39 +20,36 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// Find looks at the repository of a folder in mode git. Nothing of it is run
-// before it is sure that no guest can write it.
-func (e Part) Find(ctx context.Context, w *target.Target) error {
+// Find returns w with the repository of its folder in mode git. Nothing of that is
+// run before it is sure that no guest can write it.
+func (e Part) Find(ctx context.Context, w *target.Target) (*target.Target, error) {
 	a := *w.Folder
 	repo, err := gitsync.Find(a.HostPath)
 	if err != nil {
-		return err
+		return w, err
 	}
 	if repo.Top != a.HostPath {
-		return ui.Refused("%s is no git repository any more; %s around it is", ui.Clean(a.HostPath), ui.Clean(repo.Top)).
+		return w, ui.Refused("%s is no git repository any more; %s around it is", ui.Clean(a.HostPath), ui.Clean(repo.Top)).
 			Hint(ui.Cmd("aivm detach " + shellescape.Quote(a.HostPath) + " --vm " + a.VM))
 	}
 	writable, err := e.guestWritable()
 	if err != nil {
-		return err
+		return w, err
 	}
 	if err := repo.Guarded(writable); err != nil {
-		return err
+		return w, err
 	}
-	w.Git = &target.Clone{Repo: repo, Push: true, Fetch: true}
-	if w.Git.Remote, err = gitsync.FindRemote(repo, w.Name, a.GuestDst); err != nil {
-		return err
+	m, err := gitsync.FindRemote(repo, w.Name, a.GuestDst)
+	if err != nil {
+		return w, err
 	}
-	w.Git.Fresh = !w.Git.Remote.Present
 	if w.NewFolder {
 		// Nothing is made for what cannot be pushed.
-		h, err := gitsync.Observe(ctx, repo, w.Git.Remote.Name)
-		if err != nil {
-			return err
+		if _, err := gitsync.Observe(ctx, repo, m.Name); err != nil {
+			return w, err
 		}
-		w.Git.Host = plan.Yes(h)
 	}
-	return nil
+	return w.WithClone(target.Clone{Repo: repo, Push: true, Fetch: true, Fresh: !m.Present}), nil
 }
 
 // guestWritable are the folders of this machine that a guest can write, by the
@@ -89,15 +86,15 @@ func (e Part) guestWritable() (map[string]string, error) {
 }
 
 // Observe looks at the repository while the guest is asked.
-func Observe(ctx context.Context, w *target.Target) {
+func Observe(ctx context.Context, w *target.Target, f *loop.Facts) {
 	// Anew each time: the VM's name may have changed since.
-	m, err := gitsync.FindRemote(w.Git.Repo, w.Name, w.Folder.GuestDst)
+	m, err := gitsync.FindRemote(w.Clone.Repo, w.Name, w.Folder.GuestDst)
 	if err != nil {
-		w.Git.Host = plan.Unknown[gitsync.Host](err)
+		f.Clone.Host = plan.Unknown[gitsync.Host](err)
 		return
 	}
-	h, err := gitsync.Observe(ctx, w.Git.Repo, m.Name)
-	w.Git.Remote, w.Git.Host = m, plan.Known[gitsync.Host]{Value: h, Err: err}
+	h, err := gitsync.Observe(ctx, w.Clone.Repo, m.Name)
+	f.Clone.Remote, f.Clone.Host = m, plan.Known[gitsync.Host]{Value: h, Err: err}
 }
 
 // Probe is the clone's piece of the one probe script.
@@ -106,60 +103,59 @@ func Probe(w *target.Target) guest.Probe {
 }
 
 // PlanHost adds the remote to the repository's configuration.
-func (e Part) PlanHost(p *plan.Plan, w *target.Target) error {
-	if w.Git == nil {
-		return nil
+func (e Part) PlanHost(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
+	if w.Clone == nil {
+		return nil, nil
 	}
-	if err := w.Git.Host.Err; err != nil && w.NewFolder {
-		return err
+	if err := f.Clone.Host.Err; err != nil && w.NewFolder {
+		return nil, err
 	}
-	m := w.Git.Remote
+	m := f.Clone.Remote
 	if m.Present || m.Path() == "" {
-		return nil
+		return nil, nil
 	}
 	consent := plan.None
 	if w.NewFolder {
 		consent = plan.Ask
 	}
-	p.Add(plan.Action{
+	return []plan.Action{{
 		ID: "git.remote:" + w.Folder.Tag, Why: fmt.Sprintf("name the clone in VM %s %q in the repository %s", w.Name, m.Name, w.Folder.HostPath),
 		Shows: []string{"write " + m.Path()}, Diff: m.AddDiff(), Consent: consent, Timing: "share",
 		Do: func(ctx context.Context) error {
 			if err := m.Add(ctx); err != nil {
 				return err
 			}
-			w.Git.Remote.Present = true
+			f.Clone.Remote.Present = true
 			return nil
 		},
-	})
-	return nil
+	}}, nil
 }
 
 // PlanGuest is what brings the clone and the host's view of it up to date.
 func (e Part) PlanGuest(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
-	if w.Git == nil {
+	if w.Clone == nil {
 		return nil, nil
 	}
-	g := &w.Git.Guest
+	g := &f.Clone.Guest
 	if err := g.Usable(w.Name, w.Folder.GuestDst); err != nil {
 		return nil, err
 	}
-	if w.Git.Quick {
+	if f.Clone.Quick {
 		return nil, nil
 	}
-	if err := w.Git.Host.Err; err != nil {
-		if w.NewFolder || w.Git.Strict || g.State != gitsync.Clone {
+	if err := f.Clone.Host.Err; err != nil {
+		if w.NewFolder || w.Clone.Strict || g.State != gitsync.Clone {
 			return nil, err
 		}
-		w.Git.Problem = err // the clone is there and can be worked in
-		return nil, nil
+		return nil, nil // the clone is there and can be worked in: End says it
 	}
-	h := &w.Git.Host.Value
+	h := &f.Clone.Host.Value
 	var out []plan.Action
 	add := func(id, why, shows string, do func(context.Context, gitsync.Peer) error) {
 		out = append(out, plan.Action{
 			ID: id + ":" + w.Folder.Tag, Why: why, Shows: []string{shows}, Timing: "share",
 			Do: func(ctx context.Context) error {
+				f.Clone.Moved = true
 				if err := e.beginGit(ctx, w, f); err != nil {
 					return err
 				}
@@ -181,85 +177,84 @@ func (e Part) PlanGuest(w *target.Target, f *loop.Facts) ([]plan.Action, error) 
 				if len(kept) > 0 {
 					e.UI.Say("What was fetched from an earlier clone in VM %s and is in no branch here is kept: %s", w.Name, ui.Some(kept, 10))
 				}
-				w.Git.Result.Cloned = true
+				f.Clone.Result.Cloned = true
 				return gitsync.Init(ctx, p, *h, g)
 			})
 	}
 	news := gitsync.News(*h, *g)
-	if (w.Git.Fetch || w.Git.Push && gitsync.Relate(*h, *g) == gitsync.Unseen) && len(news) > 0 {
-		add("git.fetch", fmt.Sprintf("fetch what VM %s committed", w.Name), "git fetch "+w.Git.Remote.Name, func(ctx context.Context, p gitsync.Peer) error { return e.gitFetch(ctx, w, p) })
+	if (w.Clone.Fetch || w.Clone.Push && gitsync.Relate(*h, *g) == gitsync.Unseen) && len(news) > 0 {
+		add("git.fetch", fmt.Sprintf("fetch what VM %s committed", w.Name), "git fetch "+f.Clone.Remote.Name, func(ctx context.Context, p gitsync.Peer) error { return e.gitFetch(ctx, w, f, p) })
 	}
 	ups, _ := gitsync.Updates(*h, *g)
-	if w.Git.Push && (len(ups) > 0 || g.State != gitsync.Clone || gitsync.Relate(*h, *g) == gitsync.Unseen || gitsync.Relate(*h, *g) == gitsync.Diverged) {
-		add("git.push", fmt.Sprintf("push branch %s to VM %s", h.Branch, w.Name), "git push "+w.Git.Remote.Name+" "+shellescape.Quote(h.Branch),
-			func(ctx context.Context, p gitsync.Peer) error { return e.gitPush(ctx, w, p) })
+	if w.Clone.Push && (len(ups) > 0 || g.State != gitsync.Clone || gitsync.Relate(*h, *g) == gitsync.Unseen || gitsync.Relate(*h, *g) == gitsync.Diverged) {
+		add("git.push", fmt.Sprintf("push branch %s to VM %s", h.Branch, w.Name), "git push "+f.Clone.Remote.Name+" "+shellescape.Quote(h.Branch),
+			func(ctx context.Context, p gitsync.Peer) error { return e.gitPush(ctx, w, f, p) })
 	}
-	if w.Git.Push && gitsync.Follows(*h, *g) {
+	if w.Clone.Push && gitsync.Follows(*h, *g) {
 		add("git.switch", fmt.Sprintf("check out branch %s in VM %s", h.Branch, w.Name), "git checkout "+shellescape.Quote(h.Branch)+" (in the guest)",
-			func(ctx context.Context, p gitsync.Peer) error { return e.gitSwitch(ctx, w, p) })
+			func(ctx context.Context, p gitsync.Peer) error { return e.gitSwitch(ctx, w, f, p) })
 	}
-	if w.Git.Wip {
-		add("git.wip", fmt.Sprintf("send what is not committed to VM %s", w.Name), "git push "+w.Git.Remote.Name+" refs/aivm/wip/"+shellescape.Quote(h.Branch),
+	if w.Clone.Wip {
+		add("git.wip", fmt.Sprintf("send what is not committed to VM %s", w.Name), "git push "+f.Clone.Remote.Name+" refs/aivm/wip/"+shellescape.Quote(h.Branch),
 			func(ctx context.Context, p gitsync.Peer) error {
 				if g.Heads[h.Branch] != h.Head {
 					return ui.Refused("branch %s of VM %s has commits of its own, and what is not committed here stands on others", h.Branch, w.Name).
 						Hint(ui.CmdFor("take them over first", "aivm git pull "+shellescape.Quote(w.Folder.HostPath)))
 				}
 				said, err := gitsync.SendUncommitted(ctx, p, *h, g)
-				w.Git.Result.Wip = said
+				f.Clone.Result.Wip = said
 				return err
 			})
 	}
-	w.Git.Moved = len(out) > 0
 	return out, nil
 }
 
-func (e Part) gitFetch(ctx context.Context, w *target.Target, p gitsync.Peer) error {
-	h := &w.Git.Host.Value
-	moved, notes, err := gitsync.Fetch(ctx, p, h, w.Git.Guest)
+func (e Part) gitFetch(ctx context.Context, w *target.Target, f *loop.Facts, p gitsync.Peer) error {
+	h := &f.Clone.Host.Value
+	moved, notes, err := gitsync.Fetch(ctx, p, h, f.Clone.Guest)
 	for _, n := range notes {
 		e.WarnOnce(n)
 	}
-	w.Git.Result.Fetched = moved
-	return tolerate(ctx, w, err)
+	f.Clone.Result.Fetched = moved
+	return tolerate(ctx, w, f, err)
 }
 
 // tolerate makes a remark of what went wrong between the two repositories,
 // where moving commits is not the point of the command: what a guest says or
 // sends must not keep anybody from going in to mend it.
-func tolerate(ctx context.Context, w *target.Target, err error) error {
-	if err == nil || w.Git.Strict || w.NewFolder || ctx.Err() != nil || w.Git.Guest.State != gitsync.Clone || errors.Is(err, guest.ErrLost) {
+func tolerate(ctx context.Context, w *target.Target, f *loop.Facts, err error) error {
+	if err == nil || w.Clone.Strict || w.NewFolder || ctx.Err() != nil || f.Clone.Guest.State != gitsync.Clone || errors.Is(err, guest.ErrLost) {
 		return err
 	}
-	w.Git.Problem = errors.Join(w.Git.Problem, err)
+	f.Clone.Problem = errors.Join(f.Clone.Problem, err)
 	return nil
 }
 
-func (e Part) gitPush(ctx context.Context, w *target.Target, p gitsync.Peer) error {
-	h := &w.Git.Host.Value
-	moves := gitsync.Relate(*h, w.Git.Guest) == gitsync.HostAhead || gitsync.Relate(*h, w.Git.Guest) == gitsync.Missing
+func (e Part) gitPush(ctx context.Context, w *target.Target, f *loop.Facts, p gitsync.Peer) error {
+	h := &f.Clone.Host.Value
+	moves := gitsync.Relate(*h, f.Clone.Guest) == gitsync.HostAhead || gitsync.Relate(*h, f.Clone.Guest) == gitsync.Missing
 	if moves {
 		// Before the files that stand for them.
 		missing, err := gitsync.CarryLFS(ctx, p, *h)
 		e.sayMissing(w, missing)
 		if err != nil {
-			return tolerate(ctx, w, err)
+			return tolerate(ctx, w, f, err)
 		}
 	}
-	sent, problem, err := gitsync.PushBranch(ctx, p, h, &w.Git.Guest)
-	w.Git.Result.Sent = sent
+	sent, problem, err := gitsync.PushBranch(ctx, p, h, &f.Clone.Guest)
+	f.Clone.Result.Sent = sent
 	if moves && problem == nil && err == nil {
 		_, missing, serr := gitsync.CarrySubmodules(ctx, p, *h)
 		e.sayMissing(w, missing)
 		err = serr
 	}
-	if problem != nil && w.Git.Strict && err == nil {
+	if problem != nil && w.Clone.Strict && err == nil {
 		return problem
 	}
 	if problem != nil {
-		w.Git.Problem = errors.Join(w.Git.Problem, problem)
+		f.Clone.Problem = errors.Join(f.Clone.Problem, problem)
 	}
-	return tolerate(ctx, w, err)
+	return tolerate(ctx, w, f, err)
 }
 
 // sayMissing says what of the repository its clone lacks.
@@ -269,20 +264,20 @@ func (e Part) sayMissing(w *target.Target, missing []string) {
 	}
 }
 
-func (e Part) gitSwitch(ctx context.Context, w *target.Target, p gitsync.Peer) error {
-	h := &w.Git.Host.Value
-	if w.Git.Guest.Heads[h.Branch] == "" {
+func (e Part) gitSwitch(ctx context.Context, w *target.Target, f *loop.Facts, p gitsync.Peer) error {
+	h := &f.Clone.Host.Value
+	if f.Clone.Guest.Heads[h.Branch] == "" {
 		return nil // it could not be pushed, and that was said
 	}
-	done, err := gitsync.Switch(ctx, p, *h, &w.Git.Guest)
+	done, err := gitsync.Switch(ctx, p, *h, &f.Clone.Guest)
 	if err == nil && !done {
-		e.WarnOnce(gitsync.Stays(p, *h, w.Git.Guest))
+		e.WarnOnce(gitsync.Stays(p, *h, f.Clone.Guest))
 	}
-	return tolerate(ctx, w, err)
+	return tolerate(ctx, w, f, err)
 }
 
 func (e Part) peer(ctx context.Context, w *target.Target, f *loop.Facts) gitsync.Peer {
-	p := gitsync.Peer{Conn: f.Conn, VM: w.Name, Dir: w.Folder.GuestDst, Limits: w.Git.Limits, Fresh: w.Git.Fresh, Progress: func(d string, fr float64) { plan.Report(ctx, d, fr) }}
+	p := gitsync.Peer{Conn: f.Conn, VM: w.Name, Dir: w.Folder.GuestDst, Limits: w.Clone.Limits, Fresh: w.Clone.Fresh, Progress: func(d string, fr float64) { plan.Report(ctx, d, fr) }}
 	if e.Verbose > 0 {
 		p.Note = func(s string) { e.UI.Say("git: %s", s) }
 	}
@@ -292,10 +287,10 @@ func (e Part) peer(ctx context.Context, w *target.Target, f *loop.Facts) gitsync
 // beginGit takes the repository's lock, once a run: the quarantine and the refs
 // have one run at a time. Whoever had to wait looks again.
 func (e Part) beginGit(ctx context.Context, w *target.Target, f *loop.Facts) error {
-	if w.Git.Release != nil {
+	if f.Clone.Release != nil {
 		return nil
 	}
-	path := e.State().RepositoryLockPath(share.Token(w.Git.Repo.CommonDir))
+	path := e.State().RepositoryLockPath(share.Token(w.Clone.Repo.CommonDir))
 	release, waited, err := lockfile.Lock(ctx, path, e.Rerun, func(holder string) func(error) {
 		plan.Report(ctx, "waiting for "+holder+", which works on this repository", -1)
 		return func(error) {}
@@ -304,41 +299,45 @@ func (e Part) beginGit(ctx context.Context, w *target.Target, f *loop.Facts) err
 		if ctx.Err() != nil {
 			return err
 		}
-		return ui.Failed("locking the repository %s: %w", w.Git.Repo.Top, err).Hint(ui.Cmd("ls -l " + shellescape.Quote(path)))
+		return ui.Failed("locking the repository %s: %w", w.Clone.Repo.Top, err).Hint(ui.Cmd("ls -l " + shellescape.Quote(path)))
 	}
 	if waited {
-		Observe(ctx, w)
-		if w.Git.Host.Err != nil && !(w.Git.AnyHead && w.Git.Host.Value.NoBranch) {
+		Observe(ctx, w, f)
+		if f.Clone.Host.Err != nil && !(w.Clone.AnyHead && f.Clone.Host.Value.NoBranch) {
 			release()
-			return w.Git.Host.Err
+			return f.Clone.Host.Err
 		}
 		out, err := f.Conn.Probe(ctx, []guest.Probe{Probe(w)})
 		if err == nil {
-			w.Git.Guest, err = gitsync.ParseGuest(out["git"])
+			f.Clone.Guest, err = gitsync.ParseGuest(out["git"])
 		}
 		if err != nil {
 			release()
 			return err
 		}
 	}
-	w.Git.Release = release
+	f.Clone.Release = release
 	return nil
 }
 
 // End lets other runs at the repository and says what kept commits from
 // moving: as an error where that was the point of the command, else as a
 // remark, for the folder can be worked in all the same.
-func (e Part) End(w *target.Target) error {
-	if w.Git == nil {
+func (e Part) End(w *target.Target, f *loop.Facts) error {
+	if w.Clone == nil {
 		return nil
 	}
-	if w.Git.Release != nil {
-		w.Git.Release()
-		w.Git.Release = nil
+	if f.Clone.Release != nil {
+		f.Clone.Release()
+		f.Clone.Release = nil
 	}
-	e.keepStamp(w)
-	err := session.Alone(w.Git.Problem)
-	if err == nil || w.Git.Strict {
+	e.keepStamp(w, f)
+	problem := f.Clone.Problem
+	if problem == nil && !f.Clone.Quick && !w.Clone.Strict && f.Clone.Guest.State == gitsync.Clone {
+		problem = f.Clone.Host.Err // nothing was planned because of it
+	}
+	err := session.Alone(problem)
+	if err == nil || w.Clone.Strict {
 		return err
 	}
 	e.UI.Warn("%v", err)
@@ -353,33 +352,34 @@ func (e Part) End(w *target.Target) error {
 
 // Undo takes the remote away again, after a run that failed before the
 // folder was recorded.
-func (e Part) Undo(ctx context.Context, w *target.Target) {
-	if w.Git == nil {
+func (e Part) Undo(ctx context.Context, w *target.Target, f *loop.Facts) {
+	if w.Clone == nil {
 		return
 	}
-	if w.Git.Release != nil {
-		w.Git.Release()
-		w.Git.Release = nil
+	if f != nil && f.Clone.Release != nil {
+		f.Clone.Release()
+		f.Clone.Release = nil
+	}
+	m, err := gitsync.FindRemote(w.Clone.Repo, w.Name, w.Folder.GuestDst)
+	if err != nil || !m.Present {
+		return
 	}
 	// Not the store as this run knows it: another may have recorded it.
 	store, err := config.Load(e.StorePath)
-	if err != nil {
-		e.UI.Warn("the remote %s may be left in %s: %v", w.Git.Remote.Name, w.Git.Remote.Path(), err)
-		return
-	}
-	if _, ok := store.Config.FindAttachment(w.Folder.HostPath, w.Name); ok {
-		return
-	}
-	if m, err := gitsync.FindRemote(w.Git.Repo, w.Name, w.Folder.GuestDst); err == nil && m.Present {
-		if _, err := m.Remove(ctx); err != nil {
-			e.UI.Warn("the remote %s may be left in %s: %v", m.Name, m.Path(), err)
+	if err == nil {
+		if _, ok := store.Config.FindAttachment(w.Folder.HostPath, w.Name); ok {
+			return
 		}
+		_, err = m.Remove(ctx)
+	}
+	if err != nil {
+		e.UI.Warn("the remote %s may be left in %s: %v", m.Name, m.Path(), err)
 	}
 }
 
-// PlanRemoveRemote takes the remote of a folder that is detached out of the
-// repository's configuration. A repository that is gone has none.
-func PlanRemoveRemote(a share.Attachment, consent plan.Consent) []plan.Action {
+// RemoteOf finds the remote of a folder that is detached in the repository's
+// configuration; nil: there is none. A repository that is gone has none.
+func RemoteOf(a share.Attachment) *gitsync.Remote {
 	if a.Mode != share.Git {
 		return nil
 	}
@@ -388,7 +388,16 @@ func PlanRemoveRemote(a share.Attachment, consent plan.Consent) []plan.Action {
 		return nil
 	}
 	m, err := gitsync.FindRemote(repo, a.VM, a.GuestDst)
-	if err != nil || m.RemoveDiff() == "" {
+	if err != nil {
+		return nil
+	}
+	return &m
+}
+
+// PlanRemoveRemote takes m, the remote of a, out of the repository's
+// configuration.
+func PlanRemoveRemote(a share.Attachment, m *gitsync.Remote, consent plan.Consent) []plan.Action {
+	if m == nil || m.RemoveDiff() == "" {
 		return nil
 	}
 	return []plan.Action{{
@@ -401,15 +410,16 @@ func PlanRemoveRemote(a share.Attachment, consent plan.Consent) []plan.Action {
 	}}
 }
 
-// InClone goes to the top of the clone if the subfolder that was asked for is
-// not in it: it is not committed, or ignored.
-func (e Part) InClone(ctx context.Context, w *target.Target, f *loop.Facts) {
-	if w.Git == nil || w.OpenAt == w.Folder.GuestDst || f.Conn == nil {
-		return
+// InClone is w opened at the top of the clone if the subfolder that was asked for
+// is not in it: it is not committed, or ignored.
+func (e Part) InClone(ctx context.Context, w *target.Target, f *loop.Facts) *target.Target {
+	if w.Clone == nil || w.OpenAt == w.Folder.GuestDst || f.Conn == nil {
+		return w
 	}
 	code, err := f.Conn.Run(ctx, guest.Cmd{Argv: []string{"test", "-d", w.OpenAt}})
 	if err == nil && code != 0 {
 		e.UI.Warn("%s is not in the clone, for nothing in it is committed; going to %s", w.OpenAt, w.Folder.GuestDst)
-		w.OpenAt = w.Folder.GuestDst
+		return w.OpenedAt(w.Folder.GuestDst)
 	}
+	return w
 }

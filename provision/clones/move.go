@@ -22,16 +22,14 @@ func (e Part) lookGit(ctx context.Context, o Options) (*target.Target, *loop.Fac
 	if err != nil {
 		return nil, nil, err
 	}
-	f, err := e.look(ctx, w)
+	f, err := e.look(ctx, w, loop.Begin(w))
 	return w, f, err
 }
 
 // look asks for the clone and the repository, and for nothing that is shared with
 // the guest.
-func (e Part) look(ctx context.Context, w *target.Target) (*loop.Facts, error) {
-	alone := *w
-	alone.Store, alone.Guest = nil, true
-	f, err := e.Observe(ctx, &alone)
+func (e Part) look(ctx context.Context, w *target.Target, before loop.Progress) (*loop.Facts, error) {
+	f, err := e.Observe(ctx, w.GuestAlone(), before)
 	if errors.Is(err, context.Canceled) {
 		err = e.Resume(err)
 	}
@@ -45,13 +43,16 @@ func (e Part) moveGit(ctx context.Context, o Options, push, fetch bool) (*target
 	if err != nil {
 		return nil, nil, err
 	}
-	w.Git.Push, w.Git.Fetch = push, fetch
-	f, err := e.look(ctx, w)
+	c := *w.Clone
+	c.Push, c.Fetch = push, fetch
+	w = w.WithClone(c)
+	before := loop.Begin(w)
+	f, err := e.look(ctx, w, before)
 	if err != nil {
 		return nil, nil, err
 	}
 	if f.Conn == nil {
-		if f, err = e.start(ctx, w); err != nil {
+		if f, err = e.start(ctx, w, f.Progress); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -62,7 +63,10 @@ func (e Part) moveGit(ctx context.Context, o Options, push, fetch bool) (*target
 		Plan: func(ctx context.Context) (p plan.Plan, err error) {
 			p.Stage = plan.Host
 			if !first {
-				if f, err = e.look(ctx, w); err != nil {
+				if f != nil {
+					before = f.Progress
+				}
+				if f, err = e.look(ctx, w, before); err != nil {
 					return p, err
 				}
 			}
@@ -70,15 +74,17 @@ func (e Part) moveGit(ctx context.Context, o Options, push, fetch bool) (*target
 			if f.Conn == nil {
 				return p, ui.Failed("VM %s does not answer any more: %w", w.Name, f.ConnErr).Hint(ui.CmdFor("try again", e.Rerun))
 			}
-			as, err := e.WalledFor(ctx, w, f)
-			if err != nil {
+			e.LookAtWall(ctx, w, f)
+			rules, err := e.Walled(w, f)
+			if p.Join(rules); err != nil {
 				return p, err
 			}
+			as, err := e.PlanHost(w, f)
 			p.Add(as...)
-			return p, e.PlanHost(&p, w)
+			return p, err
 		},
 		Dry:     func(p plan.Plan) error { return e.dryMove(w, f, p) },
-		Refresh: func() error { return e.Refresh(w) },
+		Refresh: func() (err error) { w, err = e.Refresh(w); return err },
 		Keep:    func() { e.Park(w, f) },
 		Again:   func() { f.Close() },
 		Failed: func(_ context.Context, _ plan.Plan, _ bool, err error) error {
@@ -106,16 +112,16 @@ func (e Part) move(ctx context.Context, w *target.Target, f *loop.Facts) error {
 	if _, err := e.Run(ctx, plan.Plan{Stage: plan.Guest, Actions: as}); err != nil {
 		return err
 	}
-	return e.End(w)
+	return e.End(w, f)
 }
 
 // start brings the VM up, with its folders, and asks it for the clone.
-func (e Part) start(ctx context.Context, w *target.Target) (*loop.Facts, error) {
-	vm := &target.Target{Store: w.Store, Name: w.Name, Boot: true, Guest: true}
-	if err := e.JoinRecord(vm); err != nil {
+func (e Part) start(ctx context.Context, w *target.Target, before loop.Progress) (*loop.Facts, error) {
+	vm, err := target.Recorded(w.Store, w.Name)
+	if err != nil {
 		return nil, err
 	}
-	up, err := e.Converge(ctx, vm)
+	_, up, err := e.Converge(ctx, vm.Started())
 	var dry *session.DryRun
 	if errors.As(err, &dry) {
 		dry.Folder, dry.GuestDst = w.Folder.HostPath, w.OpenAt
@@ -124,7 +130,7 @@ func (e Part) start(ctx context.Context, w *target.Target) (*loop.Facts, error) 
 		return nil, err
 	}
 	e.Park(w, up)
-	return e.look(ctx, w)
+	return e.look(ctx, w, before)
 }
 
 func (e Part) dryMove(w *target.Target, f *loop.Facts, p plan.Plan) error {

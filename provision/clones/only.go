@@ -165,7 +165,7 @@ func (e Part) dialForClones(ctx context.Context, w *target.Target) (guest.Conn, 
 // repository it may run in, as for every verb of git mode.
 func (e Part) lookAtClone(ctx context.Context, w *target.Target, conn guest.Conn, a share.Attachment, fetch bool, out *gitsync.CloneWork) {
 	fail := func(err error) { out.Why = "the VM did not say: " + session.LastLine(err.Error()) }
-	cw := &target.Target{Store: w.Store, Name: w.Name, Folder: &a}
+	cw := &target.Target{Store: w.Store, Name: w.Name, Libvirt: w.Libvirt, Folder: &a}
 	pctx, cancel := context.WithTimeout(ctx, guestAnswer)
 	defer cancel()
 	said, why := conn.Probe(pctx, append([]guest.Probe{Probe(cw)}, gitsync.OnlyProbes(a.GuestDst)...))
@@ -179,28 +179,32 @@ func (e Part) lookAtClone(ctx context.Context, w *target.Target, conn guest.Conn
 		fail(err)
 		return
 	}
-	h, problem := gitsync.Host{}, e.Find(ctx, cw)
+	h, f := gitsync.Host{}, &loop.Facts{Conn: conn}
+	cw, problem := e.Find(ctx, cw)
 	if problem == nil {
-		cw.Git.Strict, cw.Git.AnyHead, cw.Git.Guest = true, true, g
-		cw.Git.Limits = gitsync.Limits{Quiet: time.Minute, Total: clonesLimit}
-		Observe(ctx, cw)
-		if problem = cw.Git.Host.Err; cw.Git.Host.Value.NoBranch {
+		c := *cw.Clone
+		c.Strict, c.AnyHead = true, true
+		c.Limits = gitsync.Limits{Quiet: time.Minute, Total: clonesLimit}
+		cw = cw.WithClone(c)
+		f.Progress = loop.Begin(cw)
+		f.Clone.Guest = g
+		Observe(ctx, cw, f)
+		if problem = f.Clone.Host.Err; f.Clone.Host.Value.NoBranch {
 			problem = nil // in a rebase the refs are as good
 		}
 	}
 	comparable := problem == nil
 	if comparable {
-		out.Remote = cw.Git.Remote.Name
-		f := &loop.Facts{Conn: conn}
-		if fetch && g.State == gitsync.Clone && len(gitsync.News(cw.Git.Host.Value, g)) > 0 {
+		out.Remote = f.Clone.Remote.Name
+		if fetch && g.State == gitsync.Clone && len(gitsync.News(f.Clone.Host.Value, g)) > 0 {
 			if problem = e.beginGit(ctx, cw, f); problem == nil {
-				problem = e.gitFetch(ctx, cw, e.peer(ctx, cw, f))
-				cw.Git.Release()
-				cw.Git.Release = nil
+				problem = e.gitFetch(ctx, cw, f, e.peer(ctx, cw, f))
+				f.Clone.Release()
+				f.Clone.Release = nil
 			}
-			out.Fetched = append(out.Fetched, cw.Git.Result.Fetched...)
+			out.Fetched = append(out.Fetched, f.Clone.Result.Fetched...)
 		}
-		h, g = cw.Git.Host.Value, cw.Git.Guest
+		h, g = f.Clone.Host.Value, f.Clone.Guest
 	}
 	news := g.Heads
 	if comparable {
@@ -256,7 +260,7 @@ func (e Part) BeforeLeaving(ctx context.Context, w *target.Target, a share.Attac
 			e.UI.Say("%s", s) // else the question shows it
 		}
 	}
-	return c, e.Approval.Consent(ctx, e.UI, e.InTTY, p, nil, e.Rerun)
+	return c, e.Agree(ctx, p, nil)
 }
 
 func first(cs []gitsync.CloneWork) *gitsync.CloneWork {

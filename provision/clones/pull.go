@@ -30,20 +30,20 @@ func (e Part) GitPull(ctx context.Context, o Options) (GitResult, error) {
 		return GitResult{}, err
 	}
 	f.Close()
-	return e.takeOver(ctx, w, o)
+	return e.takeOver(ctx, w, f, o)
 }
 
 // takeOver is the rest of a pull, after the fetch.
-func (e Part) takeOver(ctx context.Context, w *target.Target, o Options) (GitResult, error) {
-	h := &w.Git.Host.Value
-	r := Result(w)
+func (e Part) takeOver(ctx context.Context, w *target.Target, f *loop.Facts, o Options) (GitResult, error) {
+	h := &f.Clone.Host.Value
+	r := Result(w, f)
 	if !e.JSON {
 		for _, l := range r.FetchedLines() {
 			o.Line(l)
 		}
 	}
-	theirs := w.Git.Remote.Name + "/" + h.Branch
-	switch rel := gitsync.Relate(*h, w.Git.Guest); rel {
+	theirs := f.Clone.Remote.Name + "/" + h.Branch
+	switch rel := gitsync.Relate(*h, f.Clone.Guest); rel {
 	case gitsync.VMAhead:
 	case gitsync.Diverged:
 		return r, ui.Refused("branch %s went two ways: %d new here, %d new in VM %s; aivm only fast-forwards", ui.Clean(h.Branch), h.Ahead, h.Behind, w.Name).
@@ -73,28 +73,28 @@ func (e Part) takeOver(ctx context.Context, w *target.Target, o Options) (GitRes
 		e.UI.Warn("its files take %s here", humanize.IBytes(uint64(size)))
 	}
 	_, err = e.Bring(ctx, loop.Job{
-		Plan:   func(context.Context) (plan.Plan, error) { return e.planPull(w, o, in, size, agreed), nil },
+		Plan:   func(context.Context) (plan.Plan, error) { return e.planPull(w, f, o, in, size, agreed), nil },
 		Failed: func(_ context.Context, _ plan.Plan, _ bool, err error) error { return err },
 	})
 	if err != nil {
 		return r, err
 	}
-	r = Result(w)
+	r = Result(w, f)
 	r.Brings, r.Runs, r.Filters, r.FiltersRan = in.brings, in.runs, in.filters, len(agreed) > 0
 	r.Count, r.Agreed = n, agreed
 	if len(agreed) == 0 {
-		r.ByHand = in.byHand(w, from)
+		r.ByHand = in.byHand(w, f.Clone.Host.Value.Branch, from)
 	}
 	return r, nil
 }
 
 // planPull is the fast-forward. What this machine may run or obey of it, and what
 // fills the disk, is asked about.
-func (e Part) planPull(w *target.Target, o Options, in incoming, size int64, agreed []gitsync.Filter) plan.Plan {
-	h := &w.Git.Host.Value
+func (e Part) planPull(w *target.Target, f *loop.Facts, o Options, in incoming, size int64, agreed []gitsync.Filter) plan.Plan {
+	h := &f.Clone.Host.Value
 	a := plan.Action{
 		ID: "git.pull:" + w.Folder.Tag, Why: fmt.Sprintf("fast-forward %s by %s of VM %s", h.Branch, Commits(h.Behind), w.Name),
-		Shows: []string{"git merge --ff-only " + shellescape.Quote(w.Git.Remote.Name+"/"+h.Branch)},
+		Shows: []string{"git merge --ff-only " + shellescape.Quote(f.Clone.Remote.Name+"/"+h.Branch)},
 		Do: func(ctx context.Context) error {
 			// Somebody may have taken an hour to agree.
 			e.Reload()
@@ -158,7 +158,7 @@ func (in incoming) agree(w *target.Target) string {
 }
 
 // byHand are the commands that run the filters that did not run.
-func (in incoming) byHand(w *target.Target, from string) []string {
+func (in incoming) byHand(w *target.Target, branch, from string) []string {
 	if len(in.filters) == 0 {
 		return nil
 	}
@@ -166,7 +166,7 @@ func (in incoming) byHand(w *target.Target, from string) []string {
 	if !slices.ContainsFunc(in.filters, func(f gitsync.Filter) bool { return f.Name != "lfs" }) {
 		return []string{"git -C " + q + " lfs pull"}
 	}
-	return []string{"git -C " + q + " switch -q --detach " + from + " && git -C " + q + " switch -q " + shellescape.Quote(w.Git.Host.Value.Branch)}
+	return []string{"git -C " + q + " switch -q --detach " + from + " && git -C " + q + " switch -q " + shellescape.Quote(branch)}
 }
 
 // sayIncoming lists what this machine may run or obey of a pull, and what it
@@ -183,8 +183,8 @@ func (e Part) sayIncoming(w *target.Target, in incoming) {
 
 // sayFetchedHazards lists what merging the fetched branch would have this
 // machine run or obey.
-func (e Part) sayFetchedHazards(ctx context.Context, w *target.Target) error {
-	h := w.Git.Host.Value
+func (e Part) sayFetchedHazards(ctx context.Context, w *target.Target, f *loop.Facts) error {
+	h := f.Clone.Host.Value
 	if h.Behind == 0 {
 		return nil
 	}
@@ -214,14 +214,14 @@ func (e Part) dryPull(ctx context.Context, o Options) error {
 		return err
 	}
 	defer f.Close()
-	if err := w.Git.Host.Err; err != nil {
+	if err := f.Clone.Host.Err; err != nil {
 		return err
 	}
-	h := w.Git.Host.Value
-	theirs := w.Git.Remote.Name + "/" + h.Branch
+	h := f.Clone.Host.Value
+	theirs := f.Clone.Remote.Name + "/" + h.Branch
 	p := plan.Plan{Stage: plan.Host}
-	if n := len(gitsync.News(h, w.Git.Guest)); n > 0 || f.Conn == nil {
-		p.Add(plan.Action{ID: "git.fetch:" + w.Folder.Tag, Why: "fetch what VM " + w.Name + " committed, and see then what it brings", Shows: []string{"git fetch " + w.Git.Remote.Name}})
+	if n := len(gitsync.News(h, f.Clone.Guest)); n > 0 || f.Conn == nil {
+		p.Add(plan.Action{ID: "git.fetch:" + w.Folder.Tag, Why: "fetch what VM " + w.Name + " committed, and see then what it brings", Shows: []string{"git fetch " + f.Clone.Remote.Name}})
 	}
 	if h.Behind > 0 && h.Ahead == 0 {
 		in, err := e.incoming(ctx, h, h.Head)

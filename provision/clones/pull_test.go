@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"aivm.dev/aivm/provision/loop"
+
 	"aivm.dev/aivm/gitsync"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
@@ -68,8 +70,10 @@ func TestPullAgrees(t *testing.T) {
 			t.Fatal(err)
 		}
 		wt := &target.Target{Name: "t", Folder: &share.Attachment{HostPath: repo, VM: "t", Mode: share.Git, Tag: "x"}}
-		wt.Git = &target.Clone{Repo: r, Remote: gitsync.Remote{Name: "aivm-t"}, Host: plan.Yes(h), Guest: gitsync.Guest{State: gitsync.Clone, Heads: map[string]string{"main": theirs}}}
-		got, err = For(w.Loop).takeOver(t.Context(), wt, o)
+		wt = wt.WithClone(target.Clone{Repo: r})
+		f := &loop.Facts{Progress: loop.Begin(wt)}
+		f.Clone.Remote, f.Clone.Host, f.Clone.Guest = gitsync.Remote{Name: "aivm-t"}, plan.Yes(h), gitsync.Guest{State: gitsync.Clone, Heads: map[string]string{"main": theirs}}
+		got, err = For(w.Loop).takeOver(t.Context(), wt, f, o)
 		return w.Err.String(), err
 	}
 	said, err := pull(plan.Approval{}, Options{})

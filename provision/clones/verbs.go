@@ -12,6 +12,7 @@ import (
 
 	"aivm.dev/aivm/gitsync"
 	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/provision/loop"
 	"aivm.dev/aivm/provision/share"
 	"aivm.dev/aivm/provision/target"
 )
@@ -91,15 +92,16 @@ func (e Part) wantClone(ctx context.Context, o Options) (*target.Target, error) 
 		return nil, ui.Refused("%s is attached to VM %s in mode %s: the VM has the files themselves, and nothing is pushed or fetched", ui.Clean(a.HostPath), w.Name, a.Mode).
 			Hint(ui.CmdFor("to have a clone instead", "aivm detach "+shellescape.Quote(a.HostPath)+" --vm "+w.Name), ui.CmdFor("then", "aivm attach "+shellescape.Quote(a.HostPath)+" --mode git --vm "+w.Name))
 	}
-	if err := w.TakeSaved(target.FolderOptions{}, r, real, share.Git, ""); err != nil {
+	if w, err = w.WithSaved(target.FolderOptions{}, r, real, share.Git, ""); err != nil {
 		return nil, err
 	}
-	if err := e.Find(ctx, w); err != nil {
+	if w, err = e.Find(ctx, w); err != nil {
 		return nil, err
 	}
-	w.Git.Strict, w.Git.Wip = true, o.Wip
-	w.Git.Limits = gitsync.Limits{Bytes: o.MaxSize}
-	return w, nil
+	c := *w.Clone
+	c.Strict, c.Wip = true, o.Wip
+	c.Limits = gitsync.Limits{Bytes: o.MaxSize}
+	return w.WithClone(c), nil
 }
 
 // GitPush pushes the branch of the host to the guest's clone.
@@ -109,9 +111,9 @@ func (e Part) GitPush(ctx context.Context, o Options) (GitResult, error) {
 		return GitResult{}, err
 	}
 	defer f.Close()
-	r := Result(w)
+	r := Result(w, f)
 	if r.Wip == "" && !e.JSON {
-		if all, err := gitsync.HostStatus(ctx, w.Git.Repo); err == nil {
+		if all, err := gitsync.HostStatus(ctx, w.Clone.Repo); err == nil {
 			dirty, _ := Compared(all)
 			r.Uncommitted = len(dirty)
 		}
@@ -127,9 +129,9 @@ func (e Part) GitFetch(ctx context.Context, o Options) (GitResult, error) {
 	}
 	defer f.Close()
 	if e.JSON {
-		return Result(w), nil
+		return Result(w, f), nil
 	}
-	return Result(w), e.sayFetchedHazards(ctx, w)
+	return Result(w, f), e.sayFetchedHazards(ctx, w, f)
 }
 
 // FetchedLines say what was fetched, a line for each branch.
@@ -155,14 +157,14 @@ func (e Part) GitStatus(ctx context.Context, o Options) (GitResult, error) {
 		return GitResult{}, err
 	}
 	defer f.Close()
-	if err := w.Git.Host.Err; err != nil {
+	if err := f.Clone.Host.Err; err != nil {
 		return GitResult{}, err
 	}
-	r := Result(w)
-	if r.Dirty, err = gitsync.HostStatus(ctx, w.Git.Repo); err != nil {
+	r := Result(w, f)
+	if r.Dirty, err = gitsync.HostStatus(ctx, w.Clone.Repo); err != nil {
 		return r, err
 	}
-	h, g := w.Git.Host.Value, w.Git.Guest
+	h, g := f.Clone.Host.Value, f.Clone.Guest
 	if r.Answers = f.Conn != nil; !r.Answers {
 		return r, nil
 	}
@@ -195,7 +197,7 @@ func Compared(es []gitsync.StatusEntry) (dirty, unknown []gitsync.StatusEntry) {
 
 // GitDiff shows what the guest's branch changed since it left the host's.
 func (e Part) GitDiff(ctx context.Context, o Options) error {
-	w, ref, err := e.gitTheirs(ctx, o)
+	f, ref, err := e.gitTheirs(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -203,43 +205,43 @@ func (e Part) GitDiff(ctx context.Context, o Options) error {
 	if o.Stat {
 		args = append(args, "--stat=120")
 	}
-	return e.showGit(ctx, w, o.Line, append(args, w.Git.Host.Value.Head+"..."+ref, "--"))
+	return e.showGit(ctx, f, o.Line, append(args, f.Clone.Host.Value.Head+"..."+ref, "--"))
 }
 
 // GitLog lists the guest's commits that are not on the host's branch.
 func (e Part) GitLog(ctx context.Context, o Options) error {
-	w, ref, err := e.gitTheirs(ctx, o)
+	f, ref, err := e.gitTheirs(ctx, o)
 	if err != nil {
 		return err
 	}
-	return e.showGit(ctx, w, o.Line, []string{"log", "--no-color", "--no-ext-diff", "--no-textconv", "--no-show-signature", "--date=iso", "--format=%h %ad %an: %s", w.Git.Host.Value.Head + ".." + ref, "--"})
+	return e.showGit(ctx, f, o.Line, []string{"log", "--no-color", "--no-ext-diff", "--no-textconv", "--no-show-signature", "--date=iso", "--format=%h %ad %an: %s", f.Clone.Host.Value.Head + ".." + ref, "--"})
 }
 
 // gitTheirs is the guest's branch as it was fetched: just now if the VM runs.
-func (e Part) gitTheirs(ctx context.Context, o Options) (*target.Target, string, error) {
+func (e Part) gitTheirs(ctx context.Context, o Options) (*loop.Facts, string, error) {
 	w, f, err := e.lookGit(ctx, o)
 	if err != nil {
 		return nil, "", err
 	}
 	defer f.Close()
-	if err := w.Git.Host.Err; err != nil {
+	if err := f.Clone.Host.Err; err != nil {
 		return nil, "", err
 	}
-	if f.Conn != nil && !o.NoFetch && w.Git.Guest.State == gitsync.Clone && len(gitsync.News(w.Git.Host.Value, w.Git.Guest)) > 0 {
+	if f.Conn != nil && !o.NoFetch && f.Clone.Guest.State == gitsync.Clone && len(gitsync.News(f.Clone.Host.Value, f.Clone.Guest)) > 0 {
 		err := e.beginGit(ctx, w, f)
 		if err == nil {
-			err = e.gitFetch(ctx, w, e.peer(ctx, w, f))
-			w.Git.Release()
-			w.Git.Release = nil
+			err = e.gitFetch(ctx, w, f, e.peer(ctx, w, f))
+			f.Clone.Release()
+			f.Clone.Release = nil
 		}
 		if err != nil {
 			return nil, "", e.ExplainLost(ctx, w.Name, err)
 		}
 	}
-	h := w.Git.Host.Value
+	h := f.Clone.Host.Value
 	name := o.Branch
 	if name == "" {
-		name = w.Git.Guest.Head
+		name = f.Clone.Guest.Head
 	}
 	if name == "" || o.Branch == "" && h.Tracked[name] == "" {
 		name = h.Branch
@@ -251,30 +253,30 @@ func (e Part) gitTheirs(ctx context.Context, o Options) (*target.Target, string,
 	if f.Conn == nil && !o.NoFetch {
 		e.UI.Say("VM %s does not answer: this is what was fetched last", w.Name)
 	}
-	return w, at, nil
+	return f, at, nil
 }
 
 // showGit prints git's output line by line, made harmless: it holds what a
 // guest wrote.
-func (e Part) showGit(ctx context.Context, w *target.Target, line func(string), args []string) error {
+func (e Part) showGit(ctx context.Context, f *loop.Facts, line func(string), args []string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	out := &capture.Lines{Each: func(l string) { line(strings.TrimSuffix(l, "\r")) }}
-	err := gitsync.Show(ctx, w.Git.Host.Value, out, args...)
+	err := gitsync.Show(ctx, f.Clone.Host.Value, out, args...)
 	out.Flush()
 	return err
 }
 
 // Result is what is known of a repository and its clone, and what this run moved.
-func Result(w *target.Target) GitResult {
-	h := w.Git.Host.Value
+func Result(w *target.Target, f *loop.Facts) GitResult {
+	h := f.Clone.Host.Value
 	r := GitResult{
-		Schema: 1, VM: w.Name, Folder: w.Folder.HostPath, GuestDst: w.Folder.GuestDst, Remote: w.Git.Remote.Name, Branch: h.Branch, Head: h.Head,
-		Relation: gitsync.Relate(h, w.Git.Guest), Ahead: h.Ahead, Behind: h.Behind, Pushed: pushed(w.Git.Result.Sent), Objects: w.Git.Result.Sent.Objects,
-		Fetched: w.Git.Result.Fetched, Wip: w.Git.Result.Wip,
+		Schema: 1, VM: w.Name, Folder: w.Folder.HostPath, GuestDst: w.Folder.GuestDst, Remote: f.Clone.Remote.Name, Branch: h.Branch, Head: h.Head,
+		Relation: gitsync.Relate(h, f.Clone.Guest), Ahead: h.Ahead, Behind: h.Behind, Pushed: pushed(f.Clone.Result.Sent), Objects: f.Clone.Result.Sent.Objects,
+		Fetched: f.Clone.Result.Fetched, Wip: f.Clone.Result.Wip,
 	}
-	if w.Git.Guest.State == "" { // not asked: as last seen
-		seen := w.Git.Guest
+	if f.Clone.Guest.State == "" { // not asked: as last seen
+		seen := f.Clone.Guest
 		seen.State, seen.Heads = gitsync.Clone, h.Tracked
 		r.Relation = gitsync.Relate(h, seen)
 	}

@@ -100,10 +100,10 @@ func CheckOurs(d *virt.Domain, owner int) error {
 	}
 	if d.Mark.Ours {
 		return ui.Refused("VM name %q is taken: the domain of that name belongs to another user (uid %d)", d.Name, d.Mark.Owner).
-			Hint(ui.CmdFor("choose another name", "aivm vm create NAME, then aivm code . --vm NAME"), ui.Cmd(virt.Virsh("list --all")))
+			Hint(ui.CmdFor("choose another name", "aivm vm create NAME, then aivm code . --vm NAME"), ui.Cmd(d.Libvirt.Virsh("list --all")))
 	}
 	return ui.Refused("VM name %q is taken by a domain aivm did not make", d.Name).
-		Hint(ui.CmdFor("choose another name", "aivm vm create NAME, then aivm code . --vm NAME"), ui.Cmd(virt.Virsh("dominfo ")+d.Name))
+		Hint(ui.CmdFor("choose another name", "aivm vm create NAME, then aivm code . --vm NAME"), ui.Cmd(d.Libvirt.Virsh("dominfo ")+d.Name))
 }
 
 // Plan returns what is missing until the VM exists (and runs, if w.Boot).

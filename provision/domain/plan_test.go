@@ -3,10 +3,12 @@ package domain
 import (
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
 	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/internal/virt"
 )
 
@@ -117,6 +119,24 @@ func TestPlanRemoveSeed(t *testing.T) {
 	} {
 		if got := ids(PlanRemoveSeed(Facts{Domain: plan.Yes(c.d), Pool: c.p}, "work", "1000-work", "aivm", nil)); got != c.want {
 			t.Errorf("%s: %q", c.name, got)
+		}
+	}
+}
+
+// What a person is told to type asks the libvirt that has the domain.
+func TestTakenNameIsShownWhereItIs(t *testing.T) {
+	own, err := virt.ParseURI("qemu:///system?socket=/run/own")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []virt.Domain{
+		{Name: "a", Libvirt: own},
+		{Name: "a", Libvirt: own, Mark: virt.Mark{Ours: true, Owner: 1}},
+	} {
+		err := CheckOurs(&d, 2)
+		var ue *ui.Error
+		if !errors.As(err, &ue) || !slices.ContainsFunc(ue.Hints, func(h ui.Hint) bool { return strings.HasPrefix(h.Command, own.Virsh("")) }) {
+			t.Errorf("%+v", err)
 		}
 	}
 }

@@ -76,7 +76,7 @@ func Chain(p *virt.Pool, top string) ([]virt.Volume, error) {
 			}
 		}
 		if !found || len(out) > 64 {
-			return nil, ui.Refused("the disk %s is not in the storage pool at %s", path, p.Path).Hint(ui.Cmd(virt.Virsh("vol-list --pool ") + p.Name))
+			return nil, ui.Refused("the disk %s is not in the storage pool at %s", path, p.Path).Hint(ui.Cmd(p.Libvirt.Virsh("vol-list --pool ") + p.Name))
 		}
 	}
 	return out, nil
@@ -99,8 +99,8 @@ func MakeCopy(ctx context.Context, l Copier, pool, baseDir string, disk virt.Vol
 	if err != nil {
 		return err
 	}
-	if _, err := l.Domain(ctx, s.Name); err == nil {
-		return ui.Refused("a domain %q is there already, which the copy would be called", s.Name).Hint(ui.Cmd(virt.Virsh("dominfo ") + s.Name))
+	if d, err := l.Domain(ctx, s.Name); err == nil {
+		return ui.Refused("a domain %q is there already, which the copy would be called", s.Name).Hint(ui.Cmd(d.Libvirt.Virsh("dominfo ") + s.Name))
 	} else if !errors.Is(err, virt.ErrNotFound) {
 		return err
 	}

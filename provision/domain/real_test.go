@@ -44,7 +44,7 @@ func TestFirstRunsAtOnce(t *testing.T) {
 	base := Base{SHA256: strings.Repeat("a", 64), Format: "raw", Size: int64(len(content)), Open: func() (io.ReadCloser, error) { return os.Open(image) }}
 
 	dial := func() *virt.Conn {
-		c, err := virt.Dial(ctx)
+		c, err := virt.Dial(ctx, virt.URI{})
 		if err != nil {
 			t.Fatalf("this test asks the libvirt of this machine (sudo systemctl start libvirtd, or sudo libvirtd -d): %v", err)
 		}

@@ -30,7 +30,7 @@ func newDiskVM(t *testing.T) *diskVM {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := virt.Dial(ctx)
+	l, err := virt.Dial(ctx, virt.URI{})
 	if err != nil {
 		t.Fatalf("this test asks the libvirt of this machine (sudo systemctl start libvirtd, or sudo libvirtd -d): %v", err)
 	}

@@ -62,7 +62,7 @@ func shutdown(ctx context.Context, l Libvirt, name string) error {
 		}
 		if time.Since(start) > StopLimit {
 			return ui.Failed("VM %q did not power off within %s", name, StopLimit).
-				Hint(ui.CmdFor("switch it off at once", "aivm vm down "+name+" --force"), ui.CmdFor("look at it", virt.Virsh("console ")+name))
+				Hint(ui.CmdFor("switch it off at once", "aivm vm down "+name+" --force"), ui.CmdFor("look at it", d.Libvirt.Virsh("console ")+name))
 		}
 		// A guest early in its boot drops the power button: press it again.
 		if time.Since(asked) > 20*time.Second {

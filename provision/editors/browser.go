@@ -36,11 +36,22 @@ func (e Part) serverSource() codeserver.Source {
 	return codeserver.NewSource(filepath.Join(filepath.Dir(e.Cache.Dir), "code-server"))
 }
 
-// PlanServer has the archive of code-server fetched where it is wanted and not
-// here yet.
-func (e Part) PlanServer(w *target.Target) []plan.Action {
+// MissingServer is where code-server comes from if it is wanted and not here
+// yet; otherwise nil.
+func (e Part) MissingServer(w *target.Target) *codeserver.Source {
+	if !w.Browser {
+		return nil
+	}
 	src := e.serverSource()
-	if !w.Browser || src.Cached() {
+	if src.Cached() {
+		return nil
+	}
+	return &src
+}
+
+// PlanServer has the archive of code-server fetched from src, if there is one.
+func PlanServer(src *codeserver.Source) []plan.Action {
+	if src == nil {
 		return nil
 	}
 	return []plan.Action{{

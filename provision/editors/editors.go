@@ -65,18 +65,17 @@ func (e Part) Editors() ([]EditorFact, error) {
 	return out, nil
 }
 
-// CheckOptions refuses what the editor cannot do, before any work.
-func (e Part) CheckOptions(w *target.Target, found *editor.Found, o CodeOptions) error {
+// WithEditor is w with the editor that was found. What it cannot do is refused
+// before any work.
+func (e Part) WithEditor(w *target.Target, found *editor.Found, o CodeOptions) (*target.Target, error) {
 	browser := found != nil && found.Editor.Kind == editor.Browser
 	switch {
 	case !browser && (o.NoBrowser || o.ServerArchive != ""):
-		return ui.Usage("--no-browser and --code-server-archive belong to --editor code-server").Hint(ui.Cmd(ui.AddFlag(e.Rerun, "--editor code-server")))
+		return w, ui.Usage("--no-browser and --code-server-archive belong to --editor code-server").Hint(ui.Cmd(ui.AddFlag(e.Rerun, "--editor code-server")))
 	case found != nil && found.Editor.Kind != editor.Desktop && (o.Profile != "" || o.DataDir != ""):
-		return ui.Usage("%s knows neither --profile nor --user-data-dir", found.Editor.Name)
+		return w, ui.Usage("%s knows neither --profile nor --user-data-dir", found.Editor.Name)
 	}
-	w.Editor = found
-	w.Browser = browser && o.ServerArchive == ""
-	return nil
+	return w.OpenedIn(found, browser && o.ServerArchive == ""), nil
 }
 
 // checkConfigFile names a setting that keeps the editor from seeing our alias.
@@ -133,9 +132,9 @@ func configEditor(s *config.Store) string {
 	return s.Config.Editor.Default
 }
 
-// PlanExtension gives the first editor that would be used the extension it
-// needs, unless another one has it.
-func (e Part) PlanExtension() []plan.Action {
+// Lacking is the first editor that would be used, if neither it nor another one
+// has the extension it needs; otherwise nil.
+func (e Part) Lacking() *editor.Found {
 	if _, remote := editor.RemoteSession(e.Editor); remote {
 		return nil
 	}
@@ -148,11 +147,19 @@ func (e Part) PlanExtension() []plan.Action {
 			return nil
 		}
 	}
+	return &f
+}
+
+// PlanExtension gives f, if there is one, the extension with which it opens VMs.
+func (e Part) PlanExtension(f *editor.Found) []plan.Action {
+	if f == nil {
+		return nil
+	}
 	return []plan.Action{{
 		ID: "editor.extension", Why: "install the extension with which " + f.Editor.Name + " opens VMs",
-		Shows: []string{extensionCommand(f)}, Consent: plan.Ask,
+		Shows: []string{extensionCommand(*f)}, Consent: plan.Ask,
 		Do: func(ctx context.Context) error {
-			return editor.Open(ctx, f, []string{"--install-extension", f.Editor.Extension}, e.Stderr, e.Stderr)
+			return editor.Open(ctx, *f, []string{"--install-extension", f.Editor.Extension}, e.Stderr, e.Stderr)
 		},
 	}}
 }

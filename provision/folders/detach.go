@@ -5,9 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,7 +65,17 @@ func (e Part) LookForDetach(ctx context.Context, o DetachOptions) (*Leaving, err
 		}
 	}
 	a := share.Recorded(found[0])
-	return &Leaving{W: &target.Target{Store: store, Name: a.VM, Guest: true, Patience: detachPatience}, Att: a, Rec: true}, nil
+	return e.leaving(store, a, true)
+}
+
+// leaving is a folder of a VM whose record may be gone.
+func (e Part) leaving(store *config.Store, a share.Attachment, recorded bool) (*Leaving, error) {
+	u, err := store.Config.LibvirtOf(a.VM)
+	if err != nil {
+		return nil, err
+	}
+	e.UseLibvirt(u)
+	return &Leaving{W: &target.Target{Store: store, Name: a.VM, Libvirt: u, Guest: true, Patience: detachPatience}, Att: a, Rec: recorded}, nil
 }
 
 // chooseRecord decides between the VMs a folder is attached to as Resolve does.
@@ -110,7 +121,7 @@ func (e Part) lookForStray(store *config.Store, o DetachOptions, typed, real str
 		for _, p := range []string{real, typed} {
 			if len(hf.Tokens[share.Token(p)]) > 0 {
 				a := share.Attachment{HostPath: p, VM: vm, Mode: share.SharedRoot, Access: "rw", GuestDst: p, Tag: share.Token(p)}
-				return &Leaving{W: &target.Target{Store: store, Name: vm, Guest: true, Patience: detachPatience}, Att: a}, nil
+				return e.leaving(store, a, false)
 			}
 		}
 	}
@@ -162,7 +173,7 @@ func (e Part) ObserveLeaving(ctx context.Context, l *Leaving) (*loop.Facts, erro
 		return nil, err
 	}
 	if f.Share.Tokens == nil {
-		f.Share, err = e.Shared(l.W.Name, l.W.Atts())
+		f.Share, err = e.Shared(l.W.Name, f.Atts(l.W))
 	}
 	return f, err
 }
@@ -244,15 +255,8 @@ func (e Part) releaseAll(ctx context.Context, l *Leaving, f *loop.Facts) error {
 	if err := ReleaseInGuest(ctx, f.Conn, []share.Attachment{l.Att}, below); err != nil {
 		return err
 	}
-	if l.W.Left == nil {
-		l.W.Left = map[string]error{}
-	}
-	l.W.Left[l.Att.HostPath] = errLeaving
-	g, err := e.Probe(ctx, f.Conn, l.W)
-	if err == nil {
-		f.Guest = g
-	}
-	return err
+	f.LeaveOut(loop.Left{l.Att.HostPath: errLeaving})
+	return e.Probe(ctx, f.Conn, l.W, f)
 }
 
 var errLeaving = errors.New("it is being detached")
@@ -295,11 +299,9 @@ func (e Part) StaysAttached(ctx context.Context, l *Leaving, f *loop.Facts, o De
 		e.WarnOnce(err.Error())
 	}
 	if f.Asks() {
-		delete(l.W.Left, l.Att.HostPath)
-		if f.Share, err = e.Shared(l.W.Name, l.W.Atts()); err == nil {
-			var g loop.Guest
-			if g, err = e.Probe(ctx, f.Conn, l.W); err == nil {
-				f.Guest = g
+		f.Left = f.Left.But(l.Att.HostPath)
+		if f.Share, err = e.Shared(l.W.Name, f.Atts(l.W)); err == nil {
+			if err = e.Probe(ctx, f.Conn, l.W, f); err == nil {
 				err = e.GuestStage(ctx, l.W, f)
 			}
 		}
@@ -376,27 +378,36 @@ func (e Part) UnbindAgain(ctx context.Context, l *Leaving, f *loop.Facts, p plan
 // UndoLimit bounds how long a run that failed goes on with tidying up.
 const UndoLimit = 20 * time.Second
 
-// PlanUnshare takes every token of the VM away, whatever the store says.
-func (e Part) PlanUnshare(p *plan.Plan, key string) error {
+// Exported is what this machine has of a VM's shared folders, whatever the store
+// says.
+type Exported struct {
+	Tokens []string // that are bound, in order
+	Place  bool     // there is a place for them, or a note of one
+}
+
+// LookForExported looks for what this machine has of the folders of a VM.
+func LookForExported(key string) (x Exported, err error) {
 	hf, err := share.ObserveHost(key, nil, nil)
 	if err != nil {
-		return err
+		return x, err
 	}
-	tokens := make([]string, 0, len(hf.Tokens))
-	for t := range hf.Tokens {
-		tokens = append(tokens, t)
-	}
-	sort.Strings(tokens)
-	for _, t := range tokens {
-		op := root.Unbind{VMKey: key, Token: t}
-		p.Add(plan.Action{ID: "share.unbind:" + t, Why: "take the shared folder away", Shows: op.Shows(), Consent: plan.Typed, Root: op})
-	}
-	dir := root.ExportRoot(key)
+	x.Tokens = slices.Sorted(maps.Keys(hf.Tokens))
 	_, err = root.ReadVMManifest(key)
 	noted := !errors.Is(err, fs.ErrNotExist) || root.DeviceGuardNoted(key)
-	if _, err := os.Lstat(dir); err == nil || noted || len(hf.Export) > 0 {
-		op := root.Unexport{VMKey: key}
-		p.Add(plan.Action{ID: "share.unexport", Why: "remove " + filepath.Base(dir) + "'s place for shared folders", Shows: op.Shows(), Consent: plan.Typed, Root: op})
+	_, err = os.Lstat(root.ExportRoot(key))
+	x.Place = err == nil || noted || len(hf.Export) > 0
+	return x, nil
+}
+
+// PlanUnshare takes every token of the VM away, and the place for them.
+func PlanUnshare(key string, x Exported) (as []plan.Action) {
+	for _, t := range x.Tokens {
+		op := root.Unbind{VMKey: key, Token: t}
+		as = append(as, plan.Action{ID: "share.unbind:" + t, Why: "take the shared folder away", Shows: op.Shows(), Consent: plan.Typed, Root: op})
 	}
-	return nil
+	if x.Place {
+		op := root.Unexport{VMKey: key}
+		as = append(as, plan.Action{ID: "share.unexport", Why: "remove " + filepath.Base(root.ExportRoot(key)) + "'s place for shared folders", Shows: op.Shows(), Consent: plan.Typed, Root: op})
+	}
+	return as
 }

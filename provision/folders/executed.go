@@ -30,8 +30,8 @@ const namesShown = 8
 // ObserveExecuted adds to the facts what the plans of new and of protected
 // folders hang on. A folder that is as it was costs no look at its files.
 func (e Part) ObserveExecuted(ctx context.Context, w *target.Target, f *loop.Facts) {
-	for _, a := range w.Atts() {
-		isNew := w.Folder != nil && a.HostPath == w.Folder.HostPath && (w.NewFolder || w.Reviewed)
+	for _, a := range f.Atts(w) {
+		isNew := w.Folder != nil && a.HostPath == w.Folder.HostPath && (w.NewFolder || w.Reviewed && f.Seen == nil)
 		if !a.Exposes() || !isNew && !a.Protect || f.Share.Folders[a.HostPath].Err != nil {
 			continue
 		}
@@ -79,8 +79,7 @@ func (e Part) planSeen(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
 			if err := e.State().SaveSeen(a, l); err != nil {
 				return err
 			}
-			w.Seen = &l
-			w.Reviewed = false
+			f.Seen = &l
 			return nil
 		},
 	}}, nil
@@ -89,29 +88,31 @@ func (e Part) planSeen(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
 // PlanArm has folders ready before the VM starts where its daemons must find
 // them: those with protected paths, since from the start on the guest can
 // write, and those with a daemon of their own.
-func (e Part) PlanArm(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
+func (e Part) PlanArm(w *target.Target, f *loop.Facts, left loop.Left) (Planned, error) {
+	p := Planned{Left: left}
 	var guarded []share.Attachment
-	for _, a := range w.Atts() {
+	for _, a := range f.AttsBut(w, left) {
 		if a.Protect || a.Mode == share.Shared {
 			guarded = append(guarded, a)
 		}
 	}
 	if len(guarded) == 0 {
-		return nil, nil
+		return p, nil
 	}
 	isNew := func(a share.Attachment) bool { return w.NewFolder && w.Folder.HostPath == a.HostPath }
 	as, err := share.PlanHost(f.Share, e.Key(w.Name), guarded, isNew)
 	if err != nil {
-		return nil, e.leaveOutAll(w, err)
+		more, rest := sorted(w, err)
+		p.without(more)
+		return p, rest
 	}
-	var out []plan.Action
 	for _, act := range as {
 		if b, ok := act.Root.(root.Bind); ok {
 			act.ID = "share.arm:" + b.Token
-			out = append(out, act)
+			p.Add(act)
 		}
 	}
-	return out, nil
+	return p, nil
 }
 
 // waitsForStart reports whether a folder is not mounted on this machine as long
@@ -122,28 +123,28 @@ func waitsForStart(w *target.Target, f *loop.Facts, a share.Attachment) bool {
 
 // SayExecuted names once, after a folder was attached for writing, what this
 // machine's tools run of it.
-func (e Part) SayExecuted(w *target.Target) {
-	if w.Seen == nil || len(w.Seen.Files)+len(w.Seen.Dirs) == 0 || e.JSON {
+func (e Part) SayExecuted(w *target.Target, f *loop.Facts) {
+	if f.Seen == nil || len(f.Seen.Files)+len(f.Seen.Dirs) == 0 || e.JSON {
 		return
 	}
 	q := shellescape.Quote(w.Folder.HostPath) + " --vm " + w.Name
 	if w.Folder.Protect {
-		paths, _ := share.Protected(*w.Seen)
+		paths, _ := share.Protected(*f.Seen)
 		e.UI.Say("This machine's tools run files of %s, which VM %s can only read: %s", w.Folder.HostPath, w.Name, ui.Some(paths, namesShown))
 		return
 	}
-	e.UI.Say("This machine's tools run files of %s, and VM %s can write them now: %s", w.Folder.HostPath, w.Name, ui.Clean(w.Seen.Names(namesShown)))
+	e.UI.Say("This machine's tools run files of %s, and VM %s can write them now: %s", w.Folder.HostPath, w.Name, ui.Clean(f.Seen.Names(namesShown)))
 	e.UI.Say("to see later what changed: aivm status --vm %s; to have them read-only in the VM: aivm detach %s, then: aivm attach %s --protect", w.Name, q, q)
 }
 
 // ExecutedNames is the same for JSON.
-func ExecutedNames(w *target.Target) []string {
-	if w.Seen == nil {
+func ExecutedNames(f *loop.Facts) []string {
+	if f.Seen == nil {
 		return nil
 	}
 	var out []string
-	for _, f := range w.Seen.Files {
-		out = append(out, strings.ToValidUTF8(f.Path, "?"))
+	for _, file := range f.Seen.Files {
+		out = append(out, strings.ToValidUTF8(file.Path, "?"))
 	}
 	return out
 }

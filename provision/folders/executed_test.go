@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"aivm.dev/aivm/internal/plan"
+
 	"aivm.dev/aivm/internal/root"
 	"aivm.dev/aivm/provision/host"
 	"aivm.dev/aivm/provision/loop"
@@ -33,11 +35,20 @@ func wish(w *looptest.World, folder string, o target.FolderOptions) (*target.Tar
 		w.T.Fatal(err)
 	}
 	f := &loop.Facts{}
-	if f.Share, err = w.Shared("t", in.Atts()); err != nil {
+	if f.Share, err = w.Shared("t", in.Atts(nil)); err != nil {
 		w.T.Fatal(err)
 	}
 	For(w.Loop).ObserveExecuted(w.T.Context(), in, f)
 	return in, f
+}
+
+// planShare plans in's folders, says what is said about the plan, and has f go on
+// without what it leaves out, as the loop does.
+func planShare(w *looptest.World, in *target.Target, f *loop.Facts) ([]plan.Action, error) {
+	p, err := For(w.Loop).PlanShare(in, f, f.Left)
+	w.SayNotes(p.Plan)
+	f.LeaveOut(p.Left)
+	return p.Actions, err
 }
 
 // What runs is written down before the folder is shared, compared later, and
@@ -48,7 +59,7 @@ func TestExecutedIsWrittenDownAndCompared(t *testing.T) {
 	file(w, p+"/Makefile", "all:\n")
 	file(w, p+"/.envrc", "x")
 	in, f := wish(w, p, target.FolderOptions{})
-	as, err := For(w.Loop).PlanShare(in, f)
+	as, err := planShare(w, in, f)
 	if err != nil || len(as) != 2 || !strings.HasPrefix(as[0].ID, "share.seen:") || !strings.HasPrefix(as[1].ID, "share.bind:") {
 		t.Fatalf("planned %v %v", as, err)
 	}
@@ -58,7 +69,7 @@ func TestExecutedIsWrittenDownAndCompared(t *testing.T) {
 	if err := as[0].Do(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	For(w.Loop).SayExecuted(in)
+	For(w.Loop).SayExecuted(in, f)
 	if s := w.Err.String(); !strings.Contains(s, ".envrc, Makefile") || !strings.Contains(s, "--protect") {
 		t.Errorf("said %q", s)
 	}
@@ -66,7 +77,7 @@ func TestExecutedIsWrittenDownAndCompared(t *testing.T) {
 	looptest.Fresh(w)
 	look := func() (host.Check, []ExecutedChange) {
 		in := looptest.Saved(w, p)
-		s := Seen{atts: in.Atts()}
+		s := Seen{atts: in.Atts(nil)}
 		return For(w.Loop).ExecutedCheck(t.Context(), in, &loop.Facts{}, s)
 	}
 	if c, ch := look(); c.State != host.OK || len(ch) != 0 {
@@ -98,7 +109,7 @@ func TestExecutedIsWrittenDownAndCompared(t *testing.T) {
 	}
 	q := w.MakeFolder("q")
 	file(w, q+"/Makefile", "all:\n")
-	if in, f := wish(w, q, target.FolderOptions{Access: "ro"}); f.Executed != nil || in.Seen != nil {
+	if _, f := wish(w, q, target.FolderOptions{Access: "ro"}); f.Executed != nil || f.Seen != nil {
 		t.Error("a read-only folder was looked at")
 	}
 }
@@ -120,7 +131,7 @@ func TestProtectIsPlanned(t *testing.T) {
 		t.Errorf("said %q", w.Err.String())
 	}
 	in.Boot = true
-	as, err := For(w.Loop).PlanShare(in, f)
+	as, err := planShare(w, in, f)
 	if err != nil || len(as) != 2 {
 		t.Fatalf("planned %v %v", as, err)
 	}
@@ -128,12 +139,12 @@ func TestProtectIsPlanned(t *testing.T) {
 	if got := strings.Join(b.Protect, " "); !ok || got != "Makefile .git/hooks sub/package.json" {
 		t.Errorf("protects %q", got)
 	}
-	armed, err := For(w.Loop).PlanArm(in, f)
-	if err != nil || len(armed) != 1 || armed[0].ID != "share.arm:"+share.Token(p) {
+	armed, err := For(w.Loop).PlanArm(in, f, nil)
+	if err != nil || len(armed.Actions) != 1 || armed.Actions[0].ID != "share.arm:"+share.Token(p) {
 		t.Errorf("armed %v %v", armed, err)
 	}
 	in.Boot = false
-	if as, err = For(w.Loop).PlanShare(in, f); err != nil || len(as) != 1 {
+	if as, err = planShare(w, in, f); err != nil || len(as) != 1 {
 		t.Errorf("with the VM off: %v %v", as, err)
 	}
 

@@ -23,62 +23,76 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// leaveOut names a saved folder that this run goes on without.
-func (e Part) leaveOut(w *target.Target, folder string, why error) {
-	if w.Left == nil {
-		w.Left = map[string]error{}
-	}
-	w.Left[folder] = why
-	if errors.Is(why, share.ErrLink) {
-		w.Linked = append(w.Linked, folder)
-	}
-	if errors.Is(why, fs.ErrNotExist) {
-		e.WarnOnce(fmt.Sprintf("Skipping saved attachment %s: host path is missing", folder))
-		return
-	}
-	e.WarnOnce(fmt.Sprintf("Skipping saved attachment %s: %v", folder, why))
-	var ue *ui.Error
-	if errors.As(why, &ue) {
-		for _, h := range ue.HintLines() {
-			e.WarnOnce("  " + h)
-		}
-	}
-}
-
-// leaveOutAll sorts the errors of a step on all folders: what concerns the
-// folder the verb was given, or all of them, is returned.
-func (e Part) leaveOutAll(w *target.Target, err error) error {
-	each, rest := share.Split(err)
-	for _, folder := range slices.Sorted(maps.Keys(each)) {
-		if w.Folder != nil && folder == w.Folder.HostPath {
-			rest = errors.Join(rest, each[folder])
+// skipped are the sentences on saved folders that a run goes on without.
+func skipped(left loop.Left) []string {
+	var out []string
+	for _, folder := range slices.Sorted(maps.Keys(left)) {
+		why := left[folder]
+		if errors.Is(why, fs.ErrNotExist) {
+			out = append(out, fmt.Sprintf("Skipping saved attachment %s: host path is missing", folder))
 			continue
 		}
-		e.leaveOut(w, folder, each[folder])
+		out = append(out, fmt.Sprintf("Skipping saved attachment %s: %v", folder, why))
+		var ue *ui.Error
+		if errors.As(why, &ue) {
+			for _, h := range ue.HintLines() {
+				out = append(out, "  "+h)
+			}
+		}
 	}
-	return session.Alone(rest)
+	return out
 }
 
-// leaveOutUnusable leaves out what the store says and nothing could be done
-// with.
-func (e Part) leaveOutUnusable(w *target.Target) {
+// leaveOut has the run go on without saved folders, and names them.
+func (e Part) leaveOut(f *loop.Facts, left loop.Left) {
+	f.LeaveOut(left)
+	for _, s := range skipped(left) {
+		e.WarnOnce(s)
+	}
+}
+
+// without has the plan go on without saved folders, and name them.
+func (p *Planned) without(left loop.Left) {
+	p.Left = p.Left.And(left)
+	for _, s := range skipped(left) {
+		p.Warn(s)
+	}
+}
+
+// sorted sorts the errors of a step on all folders: what concerns the folder the
+// verb was given, or all of them, is returned as rest.
+func sorted(w *target.Target, err error) (left loop.Left, rest error) {
+	each, rest := share.Split(err)
+	left = loop.Left{}
+	for folder, why := range each {
+		if w.Folder != nil && folder == w.Folder.HostPath {
+			rest = errors.Join(rest, why)
+			continue
+		}
+		left[folder] = why
+	}
+	return left, session.Alone(rest)
+}
+
+// unusable leaves out what the store says and nothing could be done with.
+func (p *Planned) unusable(w *target.Target, f *loop.Facts) {
 	for _, a := range w.Others() {
-		if err := share.Check(a); err != nil && w.Left[a.HostPath] == nil {
-			e.leaveOut(w, a.HostPath, err)
+		if err := share.Check(a); err != nil && p.Left[a.HostPath] == nil {
+			p.without(loop.Left{a.HostPath: err})
 		}
 	}
 	for _, a := range share.RecordedFor(w.Store.Config, w.Name) {
 		if a.State == share.Linked && (w.Folder == nil || w.Folder.HostPath != a.HostPath) {
-			e.WarnOnce(fmt.Sprintf("Skipping saved attachment %s: a symbolic link was on its way; if it is the folder you mean: aivm attach %s --vm %s", a.HostPath, shellescape.Quote(a.HostPath), a.VM))
+			p.Warn(fmt.Sprintf("Skipping saved attachment %s: a symbolic link was on its way; if it is the folder you mean: aivm attach %s --vm %s", a.HostPath, shellescape.Quote(a.HostPath), a.VM))
 		}
 	}
 }
 
 // planLinked has a saved folder with a link on its way stay away until it is
 // attached again: a link the VM put there could be taken away as easily.
-func (e Part) planLinked(w *target.Target, f *loop.Facts) []plan.Action {
+func (e Part) planLinked(w *target.Target, f *loop.Facts, left loop.Left) []plan.Action {
 	var out []plan.Action
-	for _, folder := range w.Linked {
+	for _, folder := range left.Linked() {
 		r, ok := w.Store.Config.FindAttachment(folder, w.Name)
 		if !ok || share.State(r.State) == share.Linked {
 			continue
@@ -97,68 +111,71 @@ func (e Part) planLinked(w *target.Target, f *loop.Facts) []plan.Action {
 // owners counts (share.HostFacts.Heard), and one that has to be shared anew is
 // let go of by the guest first: as long as it has it mounted, this machine
 // cannot take the old mount away.
-func (e Part) PlanShare(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
-	e.leaveOutUnusable(w)
-	atts := w.Atts()
+func (e Part) PlanShare(w *target.Target, f *loop.Facts, left loop.Left) (Planned, error) {
+	p := Planned{Left: left}
+	p.unusable(w, f)
+	atts := f.AttsBut(w, p.Left)
 	isNew := func(a share.Attachment) bool { return w.NewFolder && a.HostPath == w.Folder.HostPath }
 	heard := f.Share.Heard(f.Guest.Share, atts)
 	as, err := share.PlanHost(heard, e.Key(w.Name), atts, isNew)
-	if err := e.leaveOutAll(w, err); err != nil {
-		return nil, err
+	more, err := sorted(w, err)
+	if p.without(more); err != nil {
+		return p, err
 	}
 	byID := map[string]share.Attachment{}
 	for _, a := range atts {
 		byID["share.bind:"+share.Token(a.HostPath)] = a
 	}
-	out, err := e.planSeen(w, f)
+	seen, err := e.planSeen(w, f)
 	if err != nil {
-		return nil, err
+		return p, err
 	}
+	p.Add(seen...)
 	for _, act := range as {
 		a, bind := byID[act.ID]
 		if bind && waitsForStart(w, f, a) {
 			continue
 		}
 		if !bind {
-			out = append(out, act)
+			p.Add(act)
 			continue
 		}
 		if w.Folder == nil || a.HostPath != w.Folder.HostPath {
-			act.Fail = func(err error) error { e.leaveOut(w, a.HostPath, err); return nil }
+			act.Fail = func(err error) error { e.leaveOut(f, loop.Left{a.HostPath: err}); return nil }
 		}
 		if f.Conn != nil && f.Guest.ShareErr == nil && len(f.Share.Tokens[share.Token(a.HostPath)]) > 0 && !heard.Mounted(a) {
-			out = append(out, e.releaseAction(w, f, a, act.Fail))
+			p.Add(e.releaseAction(w, f, a, act.Fail))
 		}
 		if token := share.Token(a.HostPath); f.Running() && loop.Plugged(f, token) && !heard.Mounted(a) {
 			// Its daemon would go on serving what was mounted there before.
 			off := e.unplugAction(w, token, a.HostPath)
 			off.Fail = act.Fail
-			out = append(out, off)
+			p.Add(off)
 		}
-		out = append(out, act)
+		p.Add(act)
 	}
-	out = append(out, e.planLinked(w, f)...)
+	p.Add(e.planLinked(w, f, p.Left)...)
 	all := append(share.RecordedFor(w.Store.Config, w.Name), atts...)
 	for _, token := range f.Share.Unwanted(all) {
 		op := root.Unbind{VMKey: e.Key(w.Name), Token: token}
-		out = append(out, plan.Action{
+		p.Add(plan.Action{
 			ID: "share.unbind:" + token, Why: "forget a folder that is not attached to VM " + w.Name, Shows: op.Shows(), Root: op,
 			Fail: func(err error) error { e.WarnOnce(err.Error()); return nil },
 		})
 	}
-	plugs, err := e.planPlug(w, f)
+	plugs, err := e.planPlug(w, f, p.Left)
 	for _, plug := range plugs {
-		out = append(out, plug)
+		p.Add(plug)
 		for _, act := range as {
 			if b, ok := act.Root.(root.Bind); ok && len(b.Protect) > 0 && plug.ID == "share.plug:"+b.Token {
 				// Now its daemon has the protecting mounts, and they can leave here.
 				act.ID, act.Consent = "share.settle:"+b.Token, plan.None
 				act.Why = "leave the protection of " + b.Src + " to the VM's daemon alone"
-				out = append(out, act)
+				p.Add(act)
 			}
 		}
 	}
-	return out, err
+	return p, err
 }
 
 // releaseAction has the guest let go of a folder that is going to be shared
@@ -172,32 +189,36 @@ func (e Part) releaseAction(w *target.Target, f *loop.Facts, a share.Attachment,
 				return err
 			}
 			// What is planned for the guest next hangs on what it has now.
-			g, err := e.Probe(ctx, f.Conn, w)
-			if err == nil {
-				f.Guest = g
-			}
-			return err
+			return e.Probe(ctx, f.Conn, w, f)
 		},
+	}
+}
+
+// ObserveDaemons reads what PlanGuest says of the daemons behind the folders.
+func ObserveDaemons(w *target.Target, f *loop.Facts) {
+	if f.Guest.ShareErr == nil {
+		f.Share.ObserveDaemons(f.Guest.Share, f.Atts(w))
 	}
 }
 
 // PlanGuest is the guest's part: one script for all folders that are not
 // right there, done in the first of its steps.
-func (e Part) PlanGuest(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
-	atts := w.Atts()
+func (e Part) PlanGuest(w *target.Target, f *loop.Facts) (plan.Plan, error) {
+	p := plan.Plan{Stage: plan.Guest}
 	if err := f.Guest.ShareErr; err != nil {
 		if w.Folder != nil && w.Folder.Mode != share.Git {
-			return nil, err
+			return p, err
 		}
-		e.WarnOnce(err.Error())
-		return nil, nil
+		p.Warn(err.Error())
+		return p, nil
 	}
-	script, steps, err := share.PlanGuest(f.Guest.Share, f.Share, atts)
+	script, steps, err := share.PlanGuest(f.Guest.Share, f.Share, f.Atts(w))
 	if err != nil || script == "" {
-		return nil, err
+		return p, err
 	}
 	steps[0].Do = func(ctx context.Context) error { return e.mountInGuest(ctx, w, f, script) }
-	return steps, nil
+	p.Add(steps...)
+	return p, nil
 }
 
 // RecordTyped keeps the path a saved folder was now reached by, through a link:
@@ -216,29 +237,31 @@ func (e Part) RecordTyped(a share.Attachment) plan.Action {
 	}
 }
 
-// PlanHost binds the folders below the VM's export root.
-func (e Part) PlanHost(p *plan.Plan, w *target.Target, f *loop.Facts) error {
-	if len(w.Atts()) == 0 {
-		return nil
+// Planned is a plan and the folders it goes on without.
+type Planned struct {
+	plan.Plan
+	Left loop.Left
+}
+
+// PlanHost binds the folders below the VM's export root, but those of left. p is
+// what is planned before: what is in it is not planned again.
+func (e Part) PlanHost(p plan.Plan, w *target.Target, f *loop.Facts, left loop.Left) (Planned, error) {
+	if len(f.AttsBut(w, left)) == 0 {
+		return Planned{Left: left}, nil
 	}
-	as, err := e.PlanShare(w, f)
-	if err != nil {
-		return err
-	}
-	for _, a := range as {
+	out, err := e.PlanShare(w, f, left)
+	out.Actions = slices.DeleteFunc(out.Actions, func(a plan.Action) bool {
 		b, bind := a.Root.(root.Bind)
 		armed := bind && p.Has("share.arm:"+b.Token) && len(b.Protect) == 0
-		if !p.Has(a.ID) && !armed {
-			p.Add(a)
-		}
-	}
-	return nil
+		return p.Has(a.ID) || armed
+	})
+	return out, err
 }
 
 // mountInGuest runs the mount script and believes only what the guest's mount
 // table says afterwards.
 func (e Part) mountInGuest(ctx context.Context, w *target.Target, f *loop.Facts, script string) error {
-	atts := w.Atts()
+	atts := f.Atts(w)
 	out, stderr := capture.Head{Limit: session.GuestWords}, capture.Head{Limit: session.GuestWords}
 	code, err := f.Conn.Run(ctx, guest.Cmd{
 		Argv: []string{"sudo", "-n", "sh", "-s"}, Stdin: strings.NewReader(script),
@@ -250,19 +273,22 @@ func (e Part) mountInGuest(ctx context.Context, w *target.Target, f *loop.Facts,
 	if strings.Contains(out.String(), "aivm-share-note list\n") {
 		e.WarnOnce("VM " + w.Name + " could not note its folders: after a restart of its own they come back with the next aivm command only: " + session.LastLine(stderr.String()))
 	}
-	if err := e.leaveOutAll(w, share.GuestError(code, []byte(out.String()), []byte(stderr.String()), atts)); err != nil {
+	leave := func(err error) error {
+		left, rest := sorted(w, err)
+		e.leaveOut(f, left)
+		return rest
+	}
+	if err := leave(share.GuestError(code, []byte(out.String()), []byte(stderr.String()), atts)); err != nil {
 		return err
 	}
-	g, err := e.Probe(ctx, f.Conn, w)
-	if err != nil {
+	if err := e.Probe(ctx, f.Conn, w, f); err != nil {
 		return err
 	}
-	f.Guest = g
 	var errs []error
-	for _, a := range w.Atts() {
-		if err := share.Verify(g.Share, f.Share, a); err != nil {
+	for _, a := range f.Atts(w) {
+		if err := share.Verify(f.Guest.Share, f.Share, a); err != nil {
 			errs = append(errs, &share.FolderError{Folder: a.HostPath, Err: err})
 		}
 	}
-	return e.leaveOutAll(w, errors.Join(errs...))
+	return leave(errors.Join(errs...))
 }

@@ -35,9 +35,9 @@ const forgetLimit = 20 * time.Second
 // the VM could write meanwhile, and what it still can; a guest that merely
 // remembers a file is asked to forget it first.
 func (e Part) CheckProtected(ctx context.Context, w *target.Target, f *loop.Facts) {
-	for _, a := range w.Atts() {
+	for _, a := range f.Atts(w) {
 		was := f.Share.GuardError(a)
-		if !a.Protect || !a.Exposes() || was == nil || w.Left[a.HostPath] != nil || waitsForStart(w, f, a) {
+		if !a.Protect || !a.Exposes() || was == nil || f.Left[a.HostPath] != nil || waitsForStart(w, f, a) {
 			continue
 		}
 		now, op, err := e.protectionNow(w, a)

@@ -21,25 +21,12 @@ import (
 // PlanLeft finishes what `detach --force` left to the VM's stop, and what a
 // killed run began: a folder on its way out whose VM is off, or that is not
 // mounted for it any more.
-func (e Part) PlanLeft(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
-	var leaving []share.Attachment
-	for _, a := range share.RecordedFor(w.Store.Config, w.Name) {
-		if a.State == share.Detaching && (w.Folder == nil || w.Folder.HostPath != a.HostPath) {
-			leaving = append(leaving, a)
-		}
-	}
-	if len(leaving) == 0 {
-		return nil, nil
-	}
-	hf, err := e.Shared(w.Name, nil)
-	if err != nil {
-		return nil, err
-	}
+func (e Part) PlanLeft(w *target.Target, f *loop.Facts) []plan.Action {
 	off := f.Domain.Domain.Err == nil && !f.Running() && f.Conn == nil
 	var out []plan.Action
-	for _, a := range leaving {
+	for _, a := range AreLeaving(w) {
 		token := share.Token(a.HostPath)
-		bound := len(hf.Tokens[token]) > 0
+		bound := len(f.Share.Tokens[token]) > 0
 		if bound && !off {
 			continue
 		}
@@ -55,7 +42,22 @@ func (e Part) PlanLeft(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
 		}
 		out = append(out, e.DropRecord(a))
 	}
-	return out, nil
+	return out
+}
+
+// AreLeaving are the folders of the VM that are on their way out, but the one the
+// verb was given.
+func AreLeaving(w *target.Target) []share.Attachment {
+	if w.Store == nil {
+		return nil
+	}
+	var out []share.Attachment
+	for _, a := range share.RecordedFor(w.Store.Config, w.Name) {
+		if a.State == share.Detaching && (w.Folder == nil || w.Folder.HostPath != a.HostPath) {
+			out = append(out, a)
+		}
+	}
+	return out
 }
 
 // FinishLeaving is PlanLeft for a VM that has just stopped.
@@ -65,12 +67,18 @@ func (e Part) FinishLeaving(ctx context.Context, vm string) error {
 	if err != nil {
 		return err
 	}
-	w := &target.Target{Store: store, Name: vm}
+	w := &target.Target{Store: store, Name: vm, Libvirt: e.URI()}
+	if len(AreLeaving(w)) == 0 {
+		return nil
+	}
 	f := &loop.Facts{}
 	e.ObserveLibvirt(ctx, w, f)
-	as, err := e.PlanLeft(w, f)
-	if err != nil || len(as) == 0 {
+	if f.Share, err = e.Shared(vm, nil); err != nil {
 		return err
+	}
+	as := e.PlanLeft(w, f)
+	if len(as) == 0 {
+		return nil
 	}
 	return e.Apply(ctx, plan.Plan{Stage: plan.Host, Actions: as})
 }

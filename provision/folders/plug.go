@@ -23,9 +23,9 @@ import (
 // goes on serving what is mounted there when it starts.
 
 // planPlug gives the running VM the devices it lacks.
-func (e Part) planPlug(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
+func (e Part) planPlug(w *target.Target, f *loop.Facts, left loop.Left) ([]plan.Action, error) {
 	var out []plan.Action
-	for _, a := range w.Atts() {
+	for _, a := range f.AttsBut(w, left) {
 		if a.Mode != share.Shared || f.Share.Folders[a.HostPath].Err != nil {
 			continue
 		}
@@ -58,7 +58,7 @@ func (e Part) planPlug(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
 			},
 		}
 		if w.Folder == nil || a.HostPath != w.Folder.HostPath {
-			act.Fail = func(err error) error { e.leaveOut(w, a.HostPath, err); return nil }
+			act.Fail = func(err error) error { e.leaveOut(f, loop.Left{a.HostPath: err}); return nil }
 		}
 		out = append(out, act)
 	}
@@ -68,7 +68,7 @@ func (e Part) planPlug(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
 // AsksLibvirt reports whether the plan of w's folders hangs on what libvirt
 // says, though the guest answers: one of mode shared is not there.
 func AsksLibvirt(w *target.Target, f *loop.Facts) bool {
-	return slices.ContainsFunc(w.Atts(), func(a share.Attachment) bool {
+	return slices.ContainsFunc(f.Atts(w), func(a share.Attachment) bool {
 		return a.Mode == share.Shared && f.Share.Folders[a.HostPath].Err == nil && share.Verify(f.Guest.Share, f.Share, a) != nil
 	})
 }
@@ -107,10 +107,9 @@ func (e Part) PlanUnplug(w *target.Target, f *loop.Facts, a share.Attachment) []
 	case f.Domain.Domain.Err != nil && a.Mode != share.Shared:
 		return nil
 	case errors.Is(f.Virt.Err, virt.ErrDenied):
-		var p plan.Plan
-		if e.PlanLibvirt(&p, f.Virt.Err) == nil {
-			p.Actions[0].Again = false
-			out = p.Actions
+		if open, err := e.PlanLibvirt(f.Virt.Err, f.Socket); err == nil {
+			open.Again = false
+			out = append(out, open)
 		}
 	}
 	return append(out, e.unplugAction(w, token, a.HostPath))
@@ -119,13 +118,13 @@ func (e Part) PlanUnplug(w *target.Target, f *loop.Facts, a share.Attachment) []
 // PlanStale takes devices out of the definition of a VM that is going to be
 // started and could not be: what they serve is not there, or is not to be
 // shared in this run.
-func (e Part) PlanStale(w *target.Target, f *loop.Facts) []plan.Action {
+func (e Part) PlanStale(w *target.Target, f *loop.Facts, left loop.Left) []plan.Action {
 	d := f.Domain.Domain.Value
 	if d == nil || d.State == virt.Running {
 		return nil
 	}
 	wanted := map[string]bool{share.FSTag: true}
-	for _, a := range w.Atts() {
+	for _, a := range f.AttsBut(w, left) {
 		if a.Mode == share.Shared && f.Share.Folders[a.HostPath].Err == nil {
 			wanted[share.Token(a.HostPath)] = true
 		}

@@ -42,7 +42,7 @@ func TestPlugIsPlanned(t *testing.T) {
 	f.Domain.Domain = plan.Yes(d)
 	plans := func() string {
 		t.Helper()
-		as, err := For(w.Loop).PlanShare(in, f)
+		as, err := planShare(w, in, f)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,7 +66,7 @@ func TestPlugIsPlanned(t *testing.T) {
 		t.Errorf("there: %s", got)
 	}
 	w.Binds = strings.Replace(w.Binds, "nosuid,", "", 1)
-	f.Share, _ = w.Shared("t", in.Atts())
+	f.Share, _ = w.Shared("t", in.Atts(nil))
 	if got := plans(); got != "share.unplug share.bind share.plug" {
 		t.Errorf("mounted wrongly: %s", got)
 	}
@@ -75,20 +75,20 @@ func TestPlugIsPlanned(t *testing.T) {
 		t.Errorf("off: %s", got)
 	}
 	in.Boot = true
-	if as, err := For(w.Loop).PlanArm(in, f); err != nil || ids(as) != "share.arm" {
+	if as, err := For(w.Loop).PlanArm(in, f, nil); err != nil || ids(as.Actions) != "share.arm" {
 		t.Errorf("starting: %v %v", as, err)
 	}
-	if as := For(w.Loop).PlanStale(in, f); len(as) != 0 {
+	if as := For(w.Loop).PlanStale(in, f, nil); len(as) != 0 {
 		t.Errorf("stale: %v", as)
 	}
 	gone := w.Dir + "/gone"
 	d.StoredFS = append(d.StoredFS, device(gone), virt.Filesystem{Tag: share.FSTag})
-	if as := For(w.Loop).PlanStale(in, f); len(as) != 1 || as[0].ID != "share.unplug:"+share.Token(gone) {
+	if as := For(w.Loop).PlanStale(in, f, nil); len(as) != 1 || as[0].ID != "share.unplug:"+share.Token(gone) {
 		t.Errorf("stale: %v", as)
 	}
 	d.State, d.SharedRAM, in.Boot = virt.Running, false, false
 	d.StoredFS = nil
-	if _, err := For(w.Loop).PlanShare(in, f); err == nil || !strings.Contains(err.Error(), "without shared memory") {
+	if _, err := planShare(w, in, f); err == nil || !strings.Contains(err.Error(), "without shared memory") {
 		t.Error(err)
 	}
 }
@@ -101,7 +101,7 @@ func TestPlugProtected(t *testing.T) {
 	file(w, p+"/Makefile", "all:\n")
 	in, f := wish(w, p, target.FolderOptions{Mode: "shared", Protect: true})
 	f.Domain.Domain = plan.Yes(&virt.Domain{State: virt.Running, SharedRAM: true})
-	as, err := For(w.Loop).PlanShare(in, f)
+	as, err := planShare(w, in, f)
 	if err != nil || ids(as) != "share.seen share.bind share.plug share.settle" {
 		t.Fatalf("%s %v", ids(as), err)
 	}
@@ -159,7 +159,7 @@ func TestUnplugOnDetach(t *testing.T) {
 	}
 	// Not asked: nothing says that it has none.
 	f.Domain.Domain = plan.Unknown[*virt.Domain](virt.ErrDenied)
-	f.Virt = plan.Unknown[*virt.Conn](virt.ErrDenied)
+	f.Virt, f.Socket = plan.Unknown[*virt.Conn](virt.ErrDenied), w.URI().Socket()
 	if got := ids(For(w.Loop).PlanDetach(l, f, nil).Actions); got != "store.detaching libvirt.open share.unplug share.unbind store.detach" {
 		t.Error(got)
 	}

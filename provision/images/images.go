@@ -7,6 +7,7 @@ import (
 
 	"aivm.dev/aivm/provision/loop"
 
+	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/root"
 	"aivm.dev/aivm/internal/ui"
@@ -16,36 +17,65 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// Plan gets the guest image into the cache. base gives it to later
-// actions; before it is there, base is an error.
-func (e Part) Plan(ctx context.Context, w *target.Target) ([]plan.Action, func() (domain.Base, error), error) {
+// Look finds out what the words for w's image stand for here and now, and how it
+// could be got. A server is asked only where that decides.
+func (e Part) Look(ctx context.Context, w *target.Target) (f loop.ImageFacts) {
 	asked, old, err := w.ImageRef()
 	if err != nil {
-		return nil, nil, err
+		f.Err = err
+		return f
 	}
+	f.Auto = asked.Kind == image.KindAuto
 	ref, note, err := e.resolveImage(ctx, w, asked)
-	if err != nil {
-		return nil, nil, err
+	if err == nil {
+		f.Ref = ref
+		f.Entry, f.Here, err = e.Cache.Lookup(ref)
 	}
-	entry, ok, err := e.Cache.Lookup(ref)
-	if err != nil {
-		return nil, nil, err
+	if f.Err = err; err != nil {
+		return f
 	}
-	base := func() (domain.Base, error) {
+	for _, n := range []string{old, note} {
+		if n != "" {
+			f.Notes = append(f.Notes, n)
+		}
+	}
+	download := ref.Kind == image.KindCatalogue || ref.Kind == image.KindURL
+	f.Again = (w.Again || download && w.Record.Image.Redownload) && !e.Fetched[ref.Full()]
+	switch {
+	case f.Here && !f.Again:
+	case download:
+		from := e.fetcher(w)
+		if f.Unfit = from.Check(ref); f.Unfit == nil {
+			f.From, f.Host = from.Where(ref), from.Host(ref)
+		}
+	case ref.Kind == image.KindFile:
+		f.Unfit = image.CheckFile(ref)
+	}
+	return f
+}
+
+// Plan gets the guest image into the cache. base gives it to later
+// actions; before it is there, base is an error.
+func (e Part) Plan(w *target.Target, f loop.ImageFacts) (p plan.Plan, base func() (domain.Base, error), err error) {
+	p.Stage = plan.Host
+	if f.Err != nil {
+		return p, nil, f.Err
+	}
+	ref, entry, ok := f.Ref, f.Entry, f.Here
+	base = func() (domain.Base, error) {
 		if !ok {
 			return domain.Base{}, errors.New("the guest image is not there yet")
 		}
 		return domain.Base{SHA256: entry.SHA256, Format: entry.Format, Size: entry.Size, Disk: entry.VirtualSize, Open: domain.OpenFile(entry.Path)}, nil
 	}
-	download := ref.Kind == image.KindCatalogue || ref.Kind == image.KindURL
-	anew := (w.Again || download && w.Record.Image.Redownload) && !e.Fetched[ref.Full()]
-	if ok && !anew {
-		return nil, base, nil
+	if ok && !f.Again {
+		return p, base, nil
 	}
-	for _, n := range []string{old, note} {
-		if n != "" {
-			e.NoteOnce(n)
-		}
+	for _, n := range f.Notes {
+		p.Say(n)
+	}
+	if f.Unfit != nil {
+		return p, nil, f.Unfit
 	}
 	had := entry.SHA256
 	set := func(got image.Entry, err error) error {
@@ -64,7 +94,7 @@ func (e Part) Plan(ctx context.Context, w *target.Target) ([]plan.Action, func()
 	// claim waits for another run that gets an image; it may be the one wanted.
 	claim := func(ctx context.Context) (found bool, release func(), err error) {
 		got, found, release, err := e.Cache.Claim(ctx, ref, report(ctx))
-		if err == nil && found && anew && got.SHA256 == had {
+		if err == nil && found && f.Again && got.SHA256 == had {
 			found = false // still the old one
 		}
 		if err == nil && found {
@@ -89,14 +119,10 @@ func (e Part) Plan(ctx context.Context, w *target.Target) ([]plan.Action, func()
 	a := plan.Action{Consent: plan.Ask, Timing: "image"}
 	switch ref.Kind {
 	case image.KindCatalogue, image.KindURL:
-		f := e.fetcher(w)
-		if err := f.Check(ref); err != nil {
-			return nil, nil, err
-		}
-		a.ID, a.Why = "image.fetch:"+ref.String(), fetchSentence(ref, f.Host(ref), ok)
-		a.Shows = []string{"GET " + f.Where(ref), "write " + e.Cache.Dir + "/"}
+		a.ID, a.Why = "image.fetch:"+ref.String(), fetchSentence(ref, f.Host, ok)
+		a.Shows = []string{"GET " + f.From, "write " + e.Cache.Dir + "/"}
 		a.Do = own(func(ctx context.Context) (image.Entry, error) {
-			got, _, err := f.Fetch(ctx, ref, report(ctx))
+			got, _, err := e.fetcher(w).Fetch(ctx, ref, report(ctx))
 			return got, err
 		})
 	case image.KindPackages:
@@ -119,20 +145,18 @@ func (e Part) Plan(ctx context.Context, w *target.Target) ([]plan.Action, func()
 			return set(e.Cache.Add(ctx, res.File, ref, image.BuiltHere, report(ctx)))
 		}
 	case image.KindFile:
-		if err := image.CheckFile(ref); err != nil {
-			return nil, nil, err
-		}
 		a.ID, a.Why = "image.import", "copy the image "+ref.Path+" into the cache"
 		a.Shows = []string{"write " + e.Cache.Dir + "/"}
 		a.Do = own(func(ctx context.Context) (image.Entry, error) { return e.Cache.AddFile(ctx, ref, report(ctx)) })
 	default: // made here: there is nothing to get it from
 		if !ok {
-			return nil, nil, ui.Failed("the file of the image %s is damaged or gone", ref).
+			return p, nil, ui.Failed("the file of the image %s is damaged or gone", ref).
 				Hint(ui.Cmd("aivm image verify "+ref.String()), ui.CmdFor("to make it anew", "aivm vm prepare NAME --as "+ref.String()))
 		}
-		return nil, base, nil
+		return p, base, nil
 	}
-	return []plan.Action{a}, base, nil
+	p.Add(a)
+	return p, base, nil
 }
 
 // fetchSentence says what a download will be.
@@ -177,9 +201,8 @@ func (e Part) Fetch(ctx context.Context, name string, again bool) (Fetched, erro
 	if err != nil {
 		return Fetched{}, err
 	}
-	w := &target.Target{Store: store, Name: store.Config.Defaults.VM.Name}
-	w.Record.Image = store.Config.Defaults.Image
-	if err := w.ChooseImage(name); err != nil {
+	w := &target.Target{Store: store, Name: store.Config.Defaults.VM.Name, Record: config.VM{Image: store.Config.Defaults.Image}}
+	if w, err = w.WithImage(name); err != nil {
 		return Fetched{}, err
 	}
 	asked, _, err := w.ImageRef()
@@ -194,23 +217,18 @@ func (e Part) Fetch(ctx context.Context, name string, again bool) (Fetched, erro
 	if err != nil {
 		return Fetched{}, err
 	}
-	w.Again = again || ref.Kind == image.KindCatalogue && !ref.Pinned()
+	if again || ref.Kind == image.KindCatalogue && !ref.Pinned() {
+		w = w.Anew()
+	}
 	var base func() (domain.Base, error)
 	tried, err := e.Bring(ctx, loop.Job{Plan: func(ctx context.Context) (p plan.Plan, err error) {
-		p.Stage = plan.Host
-		var as []plan.Action
-		if as, base, err = e.Plan(ctx, w); err != nil {
+		f := e.Look(ctx, w)
+		if p, base, err = e.Plan(w, f); err != nil || !f.Builds() {
 			return p, err
 		}
-		if len(as) > 0 && as[0].Root != nil {
-			need, err := host.Plan(e.HostFacts(), host.Need{Image: true})
-			if err != nil {
-				return p, err
-			}
-			p.Add(need...)
-		}
-		p.Add(as...)
-		return p, nil
+		need, err := host.Plan(e.HostFacts(), host.Need{Image: true})
+		p.Actions = append(need, p.Actions...)
+		return p, err
 	}})
 	if err != nil {
 		return Fetched{}, err
@@ -245,13 +263,11 @@ func (e Part) Check(w *target.Target) host.Check {
 	return host.NewCheck("image", "Base image cache", "ok", "%s (%d MB)", ent.Source, ent.Size>>20)
 }
 
-// Name returns the name to record for the image of a new VM: what "auto" stands
-// for now, when it may be something else later.
-func (e Part) Name(ctx context.Context, w *target.Target) (string, error) {
-	asked, _, err := w.ImageRef()
-	if err != nil || !w.NewVM || asked.Kind != image.KindAuto {
-		return w.Record.Image.Name, err
+// Name is the name to record for the image of a new VM: what "auto" stands for
+// now, when it may be something else later.
+func Name(w *target.Target, f loop.ImageFacts) string {
+	if w.NewVM && f.Auto {
+		return f.Ref.String()
 	}
-	ref, _, err := e.resolveImage(ctx, w, asked)
-	return ref.String(), err
+	return w.Record.Image.Name
 }

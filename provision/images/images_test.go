@@ -53,11 +53,12 @@ func TestImageIsGotOnce(t *testing.T) {
 			w.Cache = first.Cache
 			w.Root, w.Timing = builder{file, &built}, ui.NewTiming("image")
 			worlds = append(worlds, w)
-			as, base, err := For(w.Loop).Plan(context.Background(), &target.Target{Store: &config.Store{Config: config.DefaultConfig()}, Image: name})
-			if err != nil || len(as) != 1 {
-				t.Fatalf("%v %v", as, err)
+			in := &target.Target{Store: &config.Store{Config: config.DefaultConfig()}, Image: name}
+			p, base, err := For(w.Loop).Plan(in, For(w.Loop).Look(t.Context(), in))
+			if err != nil || len(p.Actions) != 1 {
+				t.Fatalf("%v %v", p, err)
 			}
-			plans, bases = append(plans, plan.Plan{Actions: as}), append(bases, base)
+			plans, bases = append(plans, p), append(bases, base)
 		}
 		var wg sync.WaitGroup
 		var again atomic.Int32
@@ -80,9 +81,10 @@ func TestImageIsGotOnce(t *testing.T) {
 		if strings.HasPrefix(name, "packages:") && (built.Load() != 1 || again.Load() != 2) {
 			t.Errorf("built %d times, %d looked again", built.Load(), again.Load())
 		}
-		as, _, err := For(first.Loop).Plan(context.Background(), &target.Target{Store: &config.Store{Config: config.DefaultConfig()}, Image: name})
-		if err != nil || len(as) != 0 {
-			t.Errorf("still to do: %v %v", as, err)
+		in := &target.Target{Store: &config.Store{Config: config.DefaultConfig()}, Image: name}
+		p, _, err := For(first.Loop).Plan(in, For(first.Loop).Look(t.Context(), in))
+		if err != nil || len(p.Actions) != 0 {
+			t.Errorf("still to do: %v %v", p, err)
 		}
 	}
 }

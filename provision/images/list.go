@@ -272,25 +272,25 @@ func (e Part) RemoveImages(ctx context.Context, words []string, unused bool) (Re
 		return out, ui.Usage("name the images to remove, or say --unused").Hint(ui.Cmd("aivm image list"), ui.Cmd("aivm image remove --unused"))
 	}
 	_, err := e.Bring(ctx, loop.Job{Plan: func(ctx context.Context) (p plan.Plan, err error) {
-		p, out.Freed, err = e.planRemovals(ctx, words, unused)
+		list, err := e.listForRemoval(ctx)
+		if err != nil {
+			return p, err
+		}
+		chosen, err := e.chosen(list, words)
+		if err != nil {
+			return p, err
+		}
+		p, out.Freed, err = e.planRemovals(list, chosen, unused)
 		out.Changed = !p.Empty()
 		return p, err
 	}})
 	return out, err
 }
 
-// planRemovals is the removal of the images named, or of all that no VM uses, and
-// how many bytes that gives back.
-func (e Part) planRemovals(ctx context.Context, words []string, unused bool) (p plan.Plan, freed int64, err error) {
+// planRemovals is the removal of the chosen images of a list, or of those that no VM
+// uses, and how many bytes that gives back.
+func (e Part) planRemovals(list ImageListing, chosen []ListedImage, unused bool) (p plan.Plan, freed int64, err error) {
 	p.Stage = plan.Host
-	list, err := e.listForRemoval(ctx)
-	if err != nil {
-		return p, 0, err
-	}
-	chosen, err := e.chosen(list, words)
-	if err != nil {
-		return p, 0, err
-	}
 	for _, i := range chosen {
 		if len(i.UsedBy) > 0 {
 			if unused {
@@ -303,7 +303,7 @@ func (e Part) planRemovals(ctx context.Context, words []string, unused bool) (p 
 			continue // perhaps another person's, who is about to use it
 		}
 		freed += i.Size + i.Pooled
-		p.Add(e.planRemoval(ctx, i, list.pools[i.SHA256[:min(32, len(i.SHA256))]])...)
+		p.Add(e.planRemoval(i, list.pools[i.SHA256[:min(32, len(i.SHA256))]])...)
 	}
 	if unused && list.Parts > 0 {
 		freed += list.Parts
@@ -359,7 +359,7 @@ func (e Part) chosen(list ImageListing, words []string) ([]ListedImage, error) {
 	return out, nil
 }
 
-func (e Part) planRemoval(ctx context.Context, i ListedImage, at inUse) []plan.Action {
+func (e Part) planRemoval(i ListedImage, at inUse) []plan.Action {
 	var out []plan.Action
 	for _, w := range at.where {
 		out = append(out, plan.Action{

@@ -60,20 +60,6 @@ func (e Part) cachedImage(ref image.Ref) (image.Entry, bool, error) {
 	return image.Entry{}, false, nil
 }
 
-// NeedsBuild reports whether the image would have to be built here.
-func (e Part) NeedsBuild(ctx context.Context, w *target.Target) bool {
-	asked, _, err := w.ImageRef()
-	if err != nil {
-		return false
-	}
-	ref, _, err := e.resolveImage(ctx, w, asked)
-	if err != nil || ref.Kind != image.KindPackages {
-		return false
-	}
-	_, ok, err := e.Cache.Lookup(ref)
-	return err == nil && (!ok || w.Again)
-}
-
 // RoomFor makes a disk large enough for the image, where its size was not asked
 // for; an image that is not here yet is looked at when the disk is made.
 func RoomFor(w *target.Target, base func() (domain.Base, error), gb int) (int, error) {

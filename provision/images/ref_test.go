@@ -40,7 +40,8 @@ func TestImageRef(t *testing.T) {
 	} {
 		w := &target.Target{Store: &config.Store{Config: config.DefaultConfig()}}
 		w.Record.Image = tt.image
-		if err := w.ChooseImage(tt.flag); err != nil {
+		w, err := w.WithImage(tt.flag)
+		if err != nil {
 			t.Fatalf("%s: %v", tt.name, err)
 		}
 		ref, note, err := w.ImageRef()
@@ -53,7 +54,7 @@ func TestImageRef(t *testing.T) {
 	if _, _, err := w.ImageRef(); err == nil || !strings.Contains(err.Error(), "ubuntu_img_url") {
 		t.Error(err)
 	}
-	if err := w.ChooseImage("No Such"); err == nil {
+	if _, err := w.WithImage("No Such"); err == nil {
 		t.Error("a bad name passes")
 	}
 }
@@ -138,12 +139,12 @@ func TestPlanDownload(t *testing.T) {
 		t.Helper()
 		w := &target.Target{Store: &config.Store{Config: config.DefaultConfig()}}
 		w.Record.Image = im
-		as, _, err := For(e.Loop).Plan(context.Background(), w)
+		p, _, err := For(e.Loop).Plan(w, For(e.Loop).Look(t.Context(), w))
 		if err != nil {
 			return "error: " + err.Error()
 		}
 		var b bytes.Buffer
-		for _, a := range as {
+		for _, a := range p.Actions {
 			b.WriteString(a.ID + " " + a.Why + " " + strings.Join(a.Shows, " "))
 		}
 		return b.String()

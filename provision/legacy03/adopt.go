@@ -42,6 +42,13 @@ type adoption struct {
 	leased  bool // it has ip now
 	key     ssh.PublicKey
 	known   bool // key is from the user's known_hosts
+	way     entry
+}
+
+// entry is what the VM's entry for ssh hangs on.
+type entry struct {
+	keys   plan.Known[[]sshcfg.Identity]
+	config sshcfg.Facts
 }
 
 // scanLimit is how long a guest may take to show its host key; an emulated one
@@ -74,7 +81,8 @@ func (e Part) Adopt(ctx context.Context, o AdoptOptions) (session.VMResult, erro
 			} else if err := e.vouch(ctx, a, o); err != nil {
 				return p, err
 			}
-			if p, err = e.planAdoption(ctx, a); err == nil && !e.DryRun {
+			a.way = e.lookAtEntry(ctx, a.w)
+			if p, err = e.planAdoption(a); err == nil && !e.DryRun {
 				err = config.CheckWritable(e.StorePath)
 			}
 			return p, err
@@ -125,12 +133,12 @@ func (e Part) lookForAdoption(ctx context.Context, name string) (*adoption, erro
 		return nil, ui.Refused("VM %q belongs to another user (uid %d)", w.Name, d.Mark.Owner)
 	case d.Network == "" || d.MAC == "":
 		return nil, ui.Refused("VM %q has no network device in a network of libvirt's, so aivm could not reach it", w.Name).
-			Hint(ui.Cmd(virt.Virsh("domiflist ") + w.Name))
+			Hint(ui.Cmd(e.Virsh("domiflist ") + w.Name))
 	}
 	a.network, err = a.conn.Network(ctx, a.domain.Network)
 	if errors.Is(err, virt.ErrNotFound) {
 		return nil, ui.Refused("network %q of VM %q does not exist", a.domain.Network, w.Name).
-			Hint(ui.Cmd(virt.Virsh("net-list --all")), ui.Cmd(virt.Virsh("edit ")+w.Name))
+			Hint(ui.Cmd(e.Virsh("net-list --all")), ui.Cmd(e.Virsh("edit ")+w.Name))
 	}
 	if err != nil {
 		return nil, err
@@ -175,18 +183,18 @@ func (e Part) vouch(ctx context.Context, a *adoption, o AdoptOptions) error {
 	}
 	if !a.leased {
 		return ui.Refused("VM %q does not run, so its address and host key cannot be told", name).
-			Hint(ui.CmdFor("start it as it was", virt.Virsh("start ")+name), ui.CmdFor("then", e.Rerun))
+			Hint(ui.CmdFor("start it as it was", e.Virsh("start ")+name), ui.CmdFor("then", e.Rerun))
 	}
 	sctx, cancel := context.WithTimeout(ctx, scanLimit)
 	defer cancel()
 	key, err := e.HostKeyOf(sctx, netip.AddrPortFrom(a.ip, 22).String())
 	if err != nil {
 		return ui.Refused("your known_hosts has no host key for %s, and the VM does not show one: %w", a.ip, err).
-			Hint(ui.CmdFor("is it up?", virt.Virsh("console ")+name))
+			Hint(ui.CmdFor("is it up?", e.Virsh("console ")+name))
 	}
 	a.key = key
 	shown := ssh.FingerprintSHA256(key)
-	look := "compare it on the console: " + virt.Virsh("console ") + name + ", then: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"
+	look := "compare it on the console: " + e.Virsh("console ") + name + ", then: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"
 	switch {
 	case o.HostKey == shown || e.DryRun:
 		return nil
@@ -204,11 +212,20 @@ func (e Part) vouch(ctx context.Context, a *adoption, o AdoptOptions) error {
 	return err
 }
 
+// lookAtEntry reads the keys for the VM, and the user's configuration.
+func (e Part) lookAtEntry(ctx context.Context, w *target.Target) (out entry) {
+	out.keys.Value, out.keys.Err = e.Identities(ctx, w)
+	if out.keys.Err == nil {
+		out.config = sshcfg.Observe(e.SSH, sshcfg.Stanza{Alias: w.Name})
+	}
+	return out
+}
+
 // planAdoption is what is missing until the VM is aivm's.
-func (e Part) planAdoption(ctx context.Context, a *adoption) (plan.Plan, error) {
+func (e Part) planAdoption(a *adoption) (plan.Plan, error) {
 	p := plan.Plan{Stage: plan.Host}
 	w, d, n := a.w, a.domain, a.network
-	ids, err := e.Identities(ctx, w)
+	ids, err := a.way.keys.Value, a.way.keys.Err
 	if err != nil {
 		return p, err
 	}
@@ -237,14 +254,13 @@ func (e Part) planAdoption(ctx context.Context, a *adoption) (plan.Plan, error) 
 			Do:    func(ctx context.Context) error { return a.conn.Reserve(ctx, n.Name, r) },
 		})
 	}
-	st := e.Stanza(w.Name, in)
-	as, err := sshcfg.Plan(sshcfg.Observe(e.SSH, st), st)
+	as, err := sshcfg.Plan(a.way.config, e.Stanza(w.Name, in))
 	if err != nil && !errors.Is(err, sshcfg.ErrReadOnly) {
 		return p, err
 	}
 	p.Add(as...)
 	if err == nil {
-		if as, err = sshcfg.PlanRemoveLegacy(e.SSH, w.Name); err != nil && !errors.Is(err, sshcfg.ErrReadOnly) {
+		if as, err = sshcfg.PlanRemoveLegacy(a.way.config, w.Name); err != nil && !errors.Is(err, sshcfg.ErrReadOnly) {
 			return p, err
 		}
 		p.Add(as...)

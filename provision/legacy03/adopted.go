@@ -13,6 +13,7 @@ import (
 
 	"al.essio.dev/pkg/shellescape"
 
+	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/root"
 	"aivm.dev/aivm/internal/ui"
@@ -28,7 +29,7 @@ import (
 func (e Part) PlanMove(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
 	d := f.Domain.Domain.Value
 	switch {
-	case !w.Unmoved || d == nil || d.SharedRAM && d.State != virt.Off && w.Folder == nil:
+	case !f.Unmoved() || d == nil || d.SharedRAM && d.State != virt.Off && w.Folder == nil:
 		return nil, nil
 	case !d.SharedRAM && w.Folder == nil:
 		return nil, nil
@@ -111,22 +112,45 @@ func (e Part) Shell(ctx context.Context, w *target.Target, command []string) (bo
 }
 
 // Unadopted is the state of a VM of the store that is there without aivm's mark.
-func (e Part) Unadopted(ctx context.Context, vm string) (virt.State, bool) {
-	l, err := e.Libvirt(ctx)
+func (e Part) Unadopted(ctx context.Context, vm config.VM) (virt.State, bool) {
+	u, err := vm.VM.Libvirt()
 	if err != nil {
 		return "", false
 	}
-	d, err := l.Domain(ctx, vm)
+	l, err := e.LibvirtAt(ctx, u)
+	if err != nil {
+		return "", false
+	}
+	d, err := l.Domain(ctx, vm.Name)
 	if err != nil || d.Mark.Ours {
 		return "", false
 	}
 	return d.State, true
 }
 
-// PlanDeleteAdopted removes the files of a VM that was taken over.
-func (e Part) PlanDeleteAdopted(w *target.Target, conn *virt.Conn, d *virt.Domain) (out []plan.Action) {
+// Remains is what aivm 0.3 left of a VM that is to go.
+type Remains struct {
+	Adopted bool   // the VM was taken over
+	Address string // the file in which 0.3 kept the VM's address; empty if it is not there
+}
+
+// LookForRemains looks for what aivm 0.3 left of a VM, d, that was taken over.
+func (e Part) LookForRemains(w *target.Target, d *virt.Domain) (r Remains) {
 	in, err := e.State().Instance(w.Name)
 	if err != nil || in == nil || !in.Adopted || d == nil {
+		return r
+	}
+	r.Adopted = true
+	cached := filepath.Join(e.Expand(cmp.Or(w.Record.Paths.StateDir, "~/.cache/aivm")), w.Name, w.Name+".ip")
+	if _, err := os.Lstat(cached); err == nil {
+		r.Address = cached
+	}
+	return r
+}
+
+// PlanDeleteAdopted removes the files of a VM that was taken over.
+func (e Part) PlanDeleteAdopted(w *target.Target, conn *virt.Conn, d *virt.Domain, r Remains) (out []plan.Action) {
+	if !r.Adopted {
 		return nil
 	}
 	base := e.BaseDir(w.Record.Paths)
@@ -134,8 +158,7 @@ func (e Part) PlanDeleteAdopted(w *target.Target, conn *virt.Conn, d *virt.Domai
 		old := root.OldShares{BaseDir: base, VM: w.Name}
 		out = append(out, plan.Action{ID: "adopt.unbind", Why: "take the folders away that aivm 0.3 bound for it", Shows: old.Shows(), Root: old, Consent: plan.Typed})
 	}()
-	cached := filepath.Join(e.Expand(cmp.Or(w.Record.Paths.StateDir, "~/.cache/aivm")), w.Name, w.Name+".ip")
-	if _, err := os.Lstat(cached); err == nil {
+	if cached := r.Address; cached != "" {
 		out = append(out, plan.Action{
 			ID: "adopt.forget", Why: "forget the address aivm 0.3 remembered", Shows: []string{"rm " + cached}, Consent: plan.Typed,
 			Do: func(context.Context) error {

@@ -77,6 +77,7 @@ func (e Loop) Bring(ctx context.Context, j Job) (applied bool, err error) {
 	}
 	for range maxRounds {
 		p, err := j.Plan(ctx)
+		e.SayNotes(p)
 		if errors.Is(err, plan.ErrStale) {
 			call(j.Again)
 			continue
@@ -124,6 +125,12 @@ func (e Loop) Bring(ctx context.Context, j Job) (applied bool, err error) {
 		return applied, err
 	}
 	return applied, ui.Failed("the host keeps changing under aivm, %d looks were not enough", maxRounds).Hint(ui.CmdFor("try again", e.Rerun))
+}
+
+// Agree has a plan agreed to; later are sentences on what follows it. It is the one
+// place where that is asked.
+func (e Loop) Agree(ctx context.Context, p plan.Plan, later []string) error {
+	return e.Approval.Consent(ctx, e.UI, e.InTTY, p, later, e.Rerun)
 }
 
 func call(f func()) {
@@ -225,7 +232,7 @@ func (r *round) agree(ctx context.Context, p plan.Plan) (again bool, err error) 
 		r.shown = true
 		call(j.Before)
 	}
-	if err := r.Approval.Consent(ctx, r.UI, r.InTTY, p, r.later(), r.Rerun); err != nil {
+	if err := r.Agree(ctx, p, r.later()); err != nil {
 		return false, err
 	}
 	if p.Empty() || r.locked || j.VM == nil {

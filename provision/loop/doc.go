@@ -22,20 +22,23 @@ type Loop struct {
 // Runner looks at a VM as a whole and brings it to a state. The facade is the
 // one there is.
 type Runner interface {
-	// Converge brings what w is about to the wanted state. The facts are those of
-	// the last look; their connection to the guest is open if w asked for it.
-	Converge(ctx context.Context, w *target.Target) (*Facts, error)
-	// Observe looks, and changes nothing.
-	Observe(ctx context.Context, w *target.Target) (*Facts, error)
+	// Converge brings what w is about to the wanted state, and returns what it is
+	// about then: another run may have changed the store. The facts are those of the
+	// last look; their connection to the guest is open if w asked for it.
+	Converge(ctx context.Context, w *target.Target) (*target.Target, *Facts, error)
+	// Observe looks, and changes nothing. before is what the run has done so far.
+	Observe(ctx context.Context, w *target.Target, before Progress) (*Facts, error)
 	// Look is Observe for a person who wants to know what is wrong: what keeps
 	// plans from being made is a fact.
 	Look(ctx context.Context, w *target.Target) (*Facts, plan.Known[*state.Instance], error)
 	// GuestStage plans and applies what is missing in the guest, and records it.
 	GuestStage(ctx context.Context, w *target.Target, f *Facts) error
-	// Probe asks the guest again what it has.
-	Probe(ctx context.Context, c guest.Conn, w *target.Target) (Guest, error)
+	// Probe asks the guest again what it has; f takes what it says.
+	Probe(ctx context.Context, c guest.Conn, w *target.Target, f *Facts) error
 	// Stopped does what is left to do once a VM is off.
 	Stopped(ctx context.Context, vm string) error
-	// WalledFor plans what is missing of the rules of w's network.
-	WalledFor(ctx context.Context, w *target.Target, f *Facts) ([]plan.Action, error)
+	// LookAtWall has f hold what the rules of w's network hang on.
+	LookAtWall(ctx context.Context, w *target.Target, f *Facts)
+	// Walled plans what is missing of the rules of w's network.
+	Walled(w *target.Target, f *Facts) (plan.Plan, error)
 }

@@ -12,19 +12,28 @@ import (
 	"aivm.dev/aivm/internal/hostexec"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/internal/wall"
+	"aivm.dev/aivm/provision/codeserver"
 	"aivm.dev/aivm/provision/domain"
 	"aivm.dev/aivm/provision/firewall"
+	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/image"
 	"aivm.dev/aivm/provision/network"
 	"aivm.dev/aivm/provision/session"
 	"aivm.dev/aivm/provision/share"
 	"aivm.dev/aivm/provision/state"
 	"aivm.dev/aivm/provision/target"
+	"aivm.dev/aivm/sshcfg"
 )
 
 // Facts is one pass over the world, unprivileged.
 type Facts struct {
+	Progress // what was found and done before
+
 	Inst    *state.Instance
 	Virt    plan.Known[*virt.Conn] // the connection itself
+	Socket  string                 // of a libvirt that refuses this user
+	Absent  bool                   // libvirt is not installed
 	Domain  domain.Facts
 	Net     network.Facts
 	Share   share.HostFacts
@@ -33,9 +42,68 @@ type Facts struct {
 	Guest   Guest
 	Wall    *WallFacts // nil: not looked at yet
 
+	Made      Made                       // what hangs on the VM being made or started
+	Keys      Keys                       // of the VM
+	SSH       sshcfg.Facts               // the person's ssh configuration
+	Server    *codeserver.Source         // of the code-server that is missing; nil: none is
 	Executed  *plan.Known[hostexec.List] // of a new folder: what this machine's tools run of it
 	AliasMade bool                       // the plan of this look writes the ssh entry
 }
+
+// Made is what the plan of a VM that is made or started hangs on.
+type Made struct {
+	Host       host.Facts
+	Identities plan.Known[[]sshcfg.Identity]
+	Image      ImageFacts // of a disk that is made
+	ID         string     // for a VM that has none
+}
+
+// ImageFacts is what getting a VM's image hangs on.
+type ImageFacts struct {
+	Ref   image.Ref   // what the words stand for here and now
+	Err   error       // why that is not known
+	Auto  bool        // the words leave it to aivm
+	Entry image.Entry // of the cache
+	Here  bool        // it is in the cache
+	Again bool        // it is to be got although it is there
+	Notes []string    // what a person should know of the choice
+	From  string      // where it is fetched from
+	Host  string      // the server that is asked first
+	Unfit error       // why it cannot be got
+}
+
+// Builds reports whether the image has to be built on this machine. What is not
+// known is not built.
+func (f ImageFacts) Builds() bool {
+	return f.Err == nil && f.Ref.Kind == image.KindPackages && (!f.Here || f.Again)
+}
+
+// Keys says why the host keys of a VM cannot be read; nil: they can.
+type Keys struct {
+	Own    error // the one made here
+	Pinned error // the one it has to show
+}
+
+// Makes reports whether w's VM is made or started.
+func (f *Facts) Makes(w *target.Target) bool { return w.Boot && f.Conn == nil && !f.Running() }
+
+// Atts are the folders w is concerned with, as far as its VM can have them.
+func (f *Facts) Atts(w *target.Target) []share.Attachment { return f.AttsBut(w, f.Left) }
+
+// AttsBut is Atts without other folders than the run goes on without.
+func (f *Facts) AttsBut(w *target.Target, left Left) []share.Attachment {
+	if f.Unmoved() {
+		return nil
+	}
+	return w.Atts(left)
+}
+
+// Unmoved reports whether the VM was taken over and does not have aivm's device
+// for folders yet.
+func (f *Facts) Unmoved() bool { return f.Inst != nil && f.Inst.Adopted && !f.Inst.Moved }
+
+// LeaveOut has the run go on without these folders.
+func (f *Facts) LeaveOut(left Left) { f.Left = f.Left.And(left) }
 
 // Running reports whether libvirt says that the VM runs.
 func (f *Facts) Running() bool {
@@ -63,9 +131,13 @@ var ErrNotTried = errors.New("not tried")
 // ObserveLibvirt asks for the domain, and for pool and networks only where a
 // plan can hang on them.
 func (e Loop) ObserveLibvirt(ctx context.Context, w *target.Target, f *Facts) {
+	f.Net.Libvirt = e.URI()
 	l, err := e.Libvirt(ctx)
 	if err != nil {
-		if e.LibvirtAbsent(err) {
+		if errors.Is(err, virt.ErrDenied) {
+			f.Socket = e.URI().Socket()
+		}
+		if f.Absent = e.LibvirtAbsent(err); f.Absent {
 			// Not installed: there is nothing it could know of.
 			f.Domain.Domain, f.Domain.Pool = plan.Yes[*virt.Domain](nil), plan.Yes[*virt.Pool](nil)
 			f.Net.Networks = plan.Yes[[]*virt.Network](nil)
@@ -117,6 +189,18 @@ func (e Loop) GuestTarget(ctx context.Context, w *target.Target, inst *state.Ins
 type WallFacts struct {
 	Network string
 	Rules   firewall.Facts
+	// Guests are those that rules have to let through beside those they know; nil:
+	// the rules know some.
+	Guests  plan.Known[[]wall.Guest]
+	Hooks   plan.Known[Hooks] // libvirt's; read where rules are missing, or a network is started
+	Allow   string            // the command that lets this user read the rules; "": nothing asks for a password
+	Offered bool              // this user was told it
+}
+
+// Hooks says how it stands with libvirt's hooks.
+type Hooks struct {
+	Current bool // they are in place and run this program
+	Known   bool // they were in place once
 }
 
 // WallRules are the rules as far as they were looked at.

@@ -19,20 +19,20 @@ func (e Loop) Park(w *target.Target, f *Facts) {
 	e.Parked, e.ParkedVM, f.Conn = f.Conn, w.Name, nil
 }
 
-// Unpark returns it, if it is to this VM and still alive.
-func (e Loop) Unpark(ctx context.Context, w *target.Target) (guest.Conn, Guest, bool) {
+// Unpark returns it, with what the guest says now in f, if it is to this VM and still alive.
+func (e Loop) Unpark(ctx context.Context, w *target.Target, f *Facts) (guest.Conn, bool) {
 	c := e.Parked
 	if c == nil {
-		return nil, Guest{}, false
+		return nil, false
 	}
 	e.Parked = nil
 	if e.ParkedVM == w.Name {
-		if g, err := e.Probe(ctx, c, w); err == nil {
-			return c, g, true
+		if err := e.Probe(ctx, c, w, f); err == nil {
+			return c, true
 		}
 	}
 	_ = c.Close()
-	return nil, Guest{}, false
+	return nil, false
 }
 
 // Close ends the connection to the guest, if there is one. f may be nil.

@@ -46,7 +46,7 @@ func TestChoose(t *testing.T) {
 			if w.Record.VM.CPUs = 5; k.newVM {
 				w.Record.VM.CPUs, w.Wish = 0, host.Size{CPUs: 2, RAMMB: 1024, DiskGB: 10}
 			}
-			f := &loop.Facts{Inst: k.inst}
+			f := &loop.Facts{Inst: k.inst, Made: loop.Made{ID: "new"}}
 			f.Domain.Domain = plan.Yes(k.domain)
 			f.Net.Networks = plan.Yes(k.networks)
 			f.Net.Routes = plan.Yes[[]network.Route](nil)

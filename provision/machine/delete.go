@@ -28,7 +28,7 @@ func (e Part) PoolForDeletion(ctx context.Context, l *virt.Conn, dir string) (*v
 		return nil, nil
 	}
 	if e.DryRun {
-		return nil, ui.Refused("the storage pool at %s is not active, so what is in it cannot be told", dir).Hint(ui.Cmd(virt.Virsh("pool-list --all")))
+		return nil, ui.Refused("the storage pool at %s is not active, so what is in it cannot be told", dir).Hint(ui.Cmd(e.Virsh("pool-list --all")))
 	}
 	if err := l.EnsurePool(ctx, domain.PoolFor(pool, dir, session.DefaultBaseDir), dir); err != nil {
 		return nil, err

@@ -40,7 +40,7 @@ func (e Part) CheckIdentity(w *target.Target, f *loop.Facts) error {
 		return target.NotAdopted(w.Name)
 	}
 	if err == nil {
-		_, keyErr := e.SSH.PinnedKey(w.Name)
+		keyErr := f.Keys.Pinned
 		switch {
 		case errors.Is(keyErr, os.ErrNotExist):
 			err = e.StateLost(w)
@@ -59,23 +59,24 @@ func (e Part) CheckIdentity(w *target.Target, f *loop.Facts) error {
 
 // PlanAlias writes the ssh stanza and the Include line. A configuration that
 // cannot be edited never keeps a VM from being used: the line to add is said.
-func (e Part) PlanAlias(w *target.Target, c Chosen) ([]plan.Action, error) {
+func (e Part) PlanAlias(w *target.Target, f *loop.Facts, c Chosen) (plan.Plan, error) {
+	p := plan.Plan{Stage: plan.Host}
 	if c.Instance == nil {
-		return nil, nil
+		return p, nil
 	}
-	st := e.Stanza(w.Name, *c.Instance)
-	as, err := sshcfg.Plan(sshcfg.Observe(e.SSH, st), st)
+	as, err := sshcfg.Plan(f.SSH, e.Stanza(w.Name, *c.Instance))
+	p.Add(as...)
 	if !errors.Is(err, sshcfg.ErrReadOnly) {
-		return as, err
+		return p, err
 	}
-	e.WarnOnce(err.Error())
+	p.Warn(err.Error())
 	var ue *ui.Error
 	if errors.As(err, &ue) {
 		for _, h := range ue.HintLines() {
-			e.WarnOnce(h)
+			p.Warn(h)
 		}
 	}
-	return as, nil
+	return p, nil
 }
 
 // StoreVM is the id of the action that records a new VM.

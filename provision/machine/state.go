@@ -8,8 +8,6 @@ import (
 	"reflect"
 	"slices"
 
-	"github.com/google/uuid"
-
 	"aivm.dev/aivm/cloudinit"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/provision/loop"
@@ -32,7 +30,7 @@ func Remember(w *target.Target, f *loop.Facts, c Chosen, ids []sshcfg.Identity, 
 		in.UUID = d.UUID
 	}
 	if in.UUID == "" {
-		in.UUID = uuid.NewString()
+		in.UUID = f.Made.ID
 	}
 	in.SeedLeft = in.SeedLeft || f.NewDomain()
 	if vm := c.Record.VM; f.NewDomain() {
@@ -50,9 +48,9 @@ func Remember(w *target.Target, f *loop.Facts, c Chosen, ids []sshcfg.Identity, 
 // PlanState writes what has to be known about the VM before it exists: its host
 // key, uuid, address and keys.
 func (e Part) PlanState(w *target.Target, f *loop.Facts, in state.Instance) []plan.Action {
-	_, keyErr := e.SSH.LoadHostKey(w.Name)
+	keyErr := f.Keys.Own
 	if in.Adopted {
-		_, keyErr = e.SSH.PinnedKey(w.Name)
+		keyErr = f.Keys.Pinned
 	}
 	same := f.Inst != nil && reflect.DeepEqual(*f.Inst, in)
 	if same && keyErr == nil {

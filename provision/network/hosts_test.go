@@ -60,7 +60,7 @@ func TestHostsFileIsNotAnswered(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGTERM) })
 	ctx := context.Background()
-	c, err := virt.Dial(ctx)
+	c, err := virt.Dial(ctx, virt.URI{})
 	if err != nil {
 		t.Fatal(err)
 	}

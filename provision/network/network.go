@@ -31,6 +31,7 @@ var Candidates = []string{
 
 // Facts is what was seen of the host's networks.
 type Facts struct {
+	Libvirt    virt.URI // was asked
 	Networks   plan.Known[[]*virt.Network]
 	Routes     plan.Known[[]Route]
 	Interfaces []string // names that exist
@@ -79,7 +80,7 @@ func Choose(f Facts, spec config.NetworkSpec, owner int, fixed bool) (config.Net
 		}
 		return layout(spec, sub), nil
 	}
-	return spec, ui.Refused("no free network name like %q", base).Hint(ui.Cmd(virt.Virsh("net-list --all")))
+	return spec, ui.Refused("no free network name like %q", base).Hint(ui.Cmd(f.Libvirt.Virsh("net-list --all")))
 }
 
 // Place fills in bridge and subnet of a network that does not exist yet and
@@ -189,7 +190,7 @@ func Conflict(f Facts, spec config.NetworkSpec, owner int) error {
 	if n := f.find(spec.Name); n != nil {
 		if !n.Mark.By(owner) {
 			return ui.Refused("network %q exists and was not made by aivm for this user", spec.Name).
-				Hint(ui.CmdFor("choose another name for it in the config (defaults.network.name)", "aivm config edit"), ui.Cmd(virt.Virsh("net-dumpxml ")+spec.Name))
+				Hint(ui.CmdFor("choose another name for it in the config (defaults.network.name)", "aivm config edit"), ui.Cmd(f.Libvirt.Virsh("net-dumpxml ")+spec.Name))
 		}
 		return nil
 	}

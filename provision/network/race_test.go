@@ -57,7 +57,7 @@ func TestFirstRunsAtOnce(t *testing.T) {
 		}
 	})
 	dial := func() *virt.Conn {
-		c, err := virt.Dial(ctx)
+		c, err := virt.Dial(ctx, virt.URI{})
 		if err != nil {
 			t.Fatalf("this test asks the libvirt of this machine (sudo systemctl start libvirtd, or sudo libvirtd -d): %v", err)
 		}

@@ -17,8 +17,10 @@ import (
 	"aivm.dev/aivm/provision/host"
 )
 
-// Run applies a plan with progress, timing and fault points.
+// Run says what is to be said about a plan and applies it, with progress, timing
+// and fault points.
 func (e *Session) Run(ctx context.Context, p plan.Plan) (bool, error) {
+	e.SayNotes(p)
 	r := plan.Runner{Root: e.Root, Hook: e.Hook, Note: func(_ plan.Action, note string) { e.WarnOnce(note) }, Started: func(a plan.Action) (func(string, float64), func(error)) {
 		stop := func() {}
 		if a.Timing != "" {

@@ -33,12 +33,14 @@ func (e *Session) LibvirtWithHelp(ctx context.Context) (*virt.Conn, error) {
 	p := plan.Plan{Stage: plan.Host}
 	if e.DryRun && errors.Is(err, virt.ErrDenied) {
 		// Even asking would need root: say so and stop.
-		if perr := e.PlanLibvirt(&p, err); perr != nil {
+		open, perr := e.PlanLibvirt(err, e.URI().Socket())
+		if perr != nil {
 			return nil, perr
 		}
+		p.Add(open)
 		return nil, e.Dry(e.Verb, "", p)
 	}
-	if errors.Is(err, virt.ErrNoDaemon) {
+	if errors.Is(err, virt.ErrNoDaemon) && !e.URI().Own() {
 		if e.LibvirtAbsent(err) {
 			return nil, ui.Failed("libvirt is not installed on this machine").Hint(ui.Cmd("aivm host doctor"), ui.Cmd("aivm code ."))
 		}
@@ -62,27 +64,42 @@ func (e *Session) LibvirtWithHelp(ctx context.Context) (*virt.Conn, error) {
 			return l, nil
 		}
 	}
-	p = plan.Plan{Stage: plan.Host}
-	if perr := e.PlanLibvirt(&p, err); perr != nil {
+	open, perr := e.PlanLibvirt(err, e.URI().Socket())
+	if perr != nil {
 		return nil, perr
 	}
-	if err := e.Apply(ctx, p); err != nil {
+	if err := e.Apply(ctx, plan.Plan{Stage: plan.Host, Actions: []plan.Action{open}}); err != nil {
 		return nil, err
 	}
 	return e.Libvirt(ctx)
 }
 
-// PlanLibvirt gets access to a libvirt that refuses this user: root opens the
-// socket and passes it on; nothing is changed by that.
-func (e *Session) PlanLibvirt(p *plan.Plan, err error) error {
-	if !errors.Is(err, virt.ErrDenied) {
-		return ui.Failed("libvirt cannot be asked: %w", err).Hint(ui.Cmd("aivm host doctor"), ui.Cmd("sudo systemctl status libvirtd"))
+// PlanLibvirt gets access to a libvirt that refuses this user with err: root opens
+// the socket and passes it on; nothing is changed by that.
+func (e *Session) PlanLibvirt(err error, socket string) (plan.Action, error) {
+	switch own := e.URI().Own(); {
+	case !errors.Is(err, virt.ErrDenied) && own:
+		return plan.Action{}, ui.Failed("libvirt cannot be asked: %w", err).Hint(ui.Cmd("aivm host doctor"), ui.CmdFor("the socket is named by libvirt_uri in the config", "aivm config edit"))
+	case !errors.Is(err, virt.ErrDenied):
+		return plan.Action{}, ui.Failed("libvirt cannot be asked: %w", err).Hint(ui.Cmd("aivm host doctor"), ui.Cmd("sudo systemctl status libvirtd"))
 	}
-	p.Add(plan.Action{
+	if err := rootOpens(socket, err); err != nil {
+		return plan.Action{}, err
+	}
+	return plan.Action{
 		ID: "libvirt.open", Why: "talk to libvirt, which this user may not do directly",
-		Root: root.LibvirtSocket{Path: virt.Socket()}, Got: e.adoptLibvirt, Again: true,
-	})
-	return nil
+		Root: root.LibvirtSocket{Path: socket}, Got: e.adoptLibvirt, Again: true,
+	}, nil
+}
+
+// rootOpens refuses a socket that root does not open: which ones it does is
+// written in the program, and no config can add to it.
+func rootOpens(socket string, denied error) error {
+	if root.OpensLibvirt(socket) {
+		return nil
+	}
+	return ui.Refused("%w, and root opens only the system's own sockets of libvirt for aivm", denied).
+		Hint(ui.Cmd("ls -l "+socket), ui.CmdFor("the socket is named by libvirt_uri in the config", "aivm config edit"))
 }
 
 // Known makes "libvirt says there is none" the known absence it is.
@@ -101,7 +118,11 @@ func (e *Session) LibvirtAbsent(err error) bool {
 
 // LibvirtAsRoot has root open the socket, for looking only.
 func (e *Session) LibvirtAsRoot(ctx context.Context) (*virt.Conn, error) {
-	res, err := e.Root.Do(ctx, root.LibvirtSocket{Path: virt.Socket()}, nil)
+	socket := e.URI().Socket()
+	if err := rootOpens(socket, virt.ErrDenied); err != nil {
+		return nil, err
+	}
+	res, err := e.Root.Do(ctx, root.LibvirtSocket{Path: socket}, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -137,7 +137,7 @@ type Seams struct {
 	Editor    editor.Env
 	SSH       sshcfg.Layout
 	Root      root.Applier
-	DialVirt  func(context.Context) (*virt.Conn, error)
+	DialVirt  func(context.Context, virt.URI) (*virt.Conn, error)
 	DialGuest func(context.Context, guest.Target) (guest.Conn, error)
 	HostKeyOf func(ctx context.Context, addr string) (ssh.PublicKey, error)
 	DialNet   func(ctx context.Context, network, addr string) (net.Conn, error) // to a guest's server, for its first line

@@ -3,15 +3,13 @@ package session
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"strings"
-
-	"aivm.dev/aivm/internal/virt"
 
 	"al.essio.dev/pkg/shellescape"
 	"golang.org/x/crypto/ssh"
 
+	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/provision/state"
 	"aivm.dev/aivm/sshcfg"
@@ -51,38 +49,48 @@ func (e *Session) Stanza(vm string, in state.Instance) sshcfg.Stanza {
 func (e *Session) HostKeyRefusal(vm string, err error) error {
 	return ui.Refused("the machine at the address of VM %q is not that VM: %w", vm, err).
 		Hint(ui.Remark("something else answers there, or the guest replaced its host key"),
-			ui.CmdFor("look from the console", virt.Virsh("console ")+vm),
+			ui.CmdFor("look from the console", e.Virsh("console ")+vm),
 			ui.CmdFor("start afresh if you do not trust it", "aivm vm delete "+vm))
 }
 
 // WarnOnce says a warning once per run, however often plans are made.
-func (e *Session) WarnOnce(s string) {
-	if e.Warned == nil {
-		e.Warned = map[string]bool{}
-	}
-	if !e.Warned[s] {
-		e.Warned[s] = true
-		e.UI.Warn("%s", s)
-	}
-}
+func (e *Session) WarnOnce(s string) { e.sayOnce(plan.Note{Text: s, Warn: true}) }
 
 // NoteOnce says something once per run.
-func (e *Session) NoteOnce(s string) {
-	if e.Warned == nil {
-		e.Warned = map[string]bool{}
-	}
-	if !e.Warned[s] {
-		e.Warned[s] = true
-		e.UI.Say("%s", s)
+func (e *Session) NoteOnce(s string) { e.sayOnce(plan.Note{Text: s}) }
+
+// SayNotes says what is to be said about a plan, once a run.
+func (e *Session) SayNotes(p plan.Plan) {
+	for _, n := range p.Notes {
+		e.sayOnce(n)
 	}
 }
 
-// Few names the first five of many, for a sentence.
-func Few(names []string) string {
-	if len(names) > 6 {
-		return strings.Join(names[:5], ", ") + fmt.Sprintf(" and %d more", len(names)-5)
+func (e *Session) sayOnce(n plan.Note) {
+	if e.Warned == nil {
+		e.Warned = map[string]bool{}
 	}
-	return strings.Join(names, ", ")
+	if e.Warned[n.Text] {
+		return
+	}
+	e.Warned[n.Text] = true
+	if n.Warn {
+		e.UI.Warn("%s", n.Text)
+	} else {
+		e.UI.Say("%s", n.Text)
+	}
+	if n.Said != nil {
+		n.Said()
+	}
+}
+
+// Few names the first five of many, for a sentence; a sixth that is alone takes no
+// more room than its number.
+func Few(names []string) string {
+	if len(names) == 6 {
+		return ui.Some(names, 6)
+	}
+	return ui.Some(names, 5)
 }
 
 // ShellLine is a command line as a person pastes it.

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -59,7 +60,7 @@ type Session struct {
 	Hook       func(point string) // fault points; nil in the shipped program
 	Wall       Wallkeeper         // the walls as they are on this machine
 	// What is asked of the world outside; Seams replaces it.
-	DialVirt  func(context.Context) (*virt.Conn, error)
+	DialVirt  func(context.Context, virt.URI) (*virt.Conn, error)
 	DialGuest func(context.Context, guest.Target) (guest.Conn, error)
 	// AwaitGuest waits until a guest lets us in.
 	AwaitGuest func(ctx context.Context, t guest.Target, phase func(guest.Phase, time.Duration)) (guest.Conn, error)
@@ -76,11 +77,12 @@ type Session struct {
 	once      sync.Once
 	facts     host.Facts
 	Warned    map[string]bool
-	paths     map[string]string // what distrust changed in the environment, as it was
-	MayHave   map[string]bool   // folders a guest may have for writing, as this run found
-	installed []string          // packages, in this run
-	mu        sync.Mutex        // guards conn
-	conn      *virt.Conn
+	paths     map[string]string        // what distrust changed in the environment, as it was
+	MayHave   map[string]bool          // folders a guest may have for writing, as this run found
+	installed []string                 // packages, in this run
+	libvirt   atomic.Pointer[virt.URI] // of the VM the run is about
+	mu        sync.Mutex               // guards conns
+	conns     map[virt.URI]*virt.Conn
 	Parked    guest.Conn // to the guest, between two looks at the VM ParkedVM
 	ParkedVM  string
 }
@@ -124,10 +126,7 @@ type Wallkeeper interface {
 func (e *Session) Close() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.conn != nil {
-		_ = e.conn.Close()
-		e.conn = nil
-	}
+	e.hangUp()
 	if e.Parked != nil {
 		_ = e.Parked.Close()
 		e.Parked = nil
@@ -137,19 +136,60 @@ func (e *Session) Close() {
 	}
 }
 
-// Libvirt returns the connection to libvirt, made on first use.
+// UseLibvirt has this run ask the libvirt at u, which has the VM it is about.
+func (e *Session) UseLibvirt(u virt.URI) { e.libvirt.Store(&u) }
+
+// URI is the libvirt that this run asks: that of the VM it is about, else the
+// one of VMs still to be made.
+func (e *Session) URI() virt.URI {
+	if u := e.libvirt.Load(); u != nil {
+		return *u
+	}
+	if e.Store != nil {
+		if u, err := e.Store.Config.Defaults.VM.Libvirt(); err == nil {
+			return u
+		}
+	}
+	return virt.URI{}
+}
+
+// Virsh returns a command line for people that asks the libvirt of this run.
+func (e *Session) Virsh(words string) string { return e.URI().Virsh(words) }
+
+// Libvirt returns the connection to the libvirt of this run, made on first use.
 func (e *Session) Libvirt(ctx context.Context) (*virt.Conn, error) {
+	return e.LibvirtAt(ctx, e.URI())
+}
+
+// LibvirtAt is Libvirt for one VM of many.
+func (e *Session) LibvirtAt(ctx context.Context, u virt.URI) (*virt.Conn, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.conn != nil {
-		return e.conn, nil
+	if c := e.conns[u]; c != nil {
+		return c, nil
 	}
-	c, err := e.DialVirt(ctx)
+	c, err := e.DialVirt(ctx, u)
 	if err != nil {
 		return nil, err
 	}
-	e.conn = c
+	e.keep(u, c)
 	return c, nil
+}
+
+// keep has later questions to u go over c; e.mu is held.
+func (e *Session) keep(u virt.URI, c *virt.Conn) {
+	if e.conns == nil {
+		e.conns = map[virt.URI]*virt.Conn{}
+	}
+	e.conns[u] = c
+}
+
+// hangUp closes the connections to libvirt; e.mu is held.
+func (e *Session) hangUp() {
+	for _, c := range e.conns {
+		_ = c.Close()
+	}
+	e.conns = nil
 }
 
 // DropLibvirt forgets a connection that went bad, so that the next use dials
@@ -157,10 +197,7 @@ func (e *Session) Libvirt(ctx context.Context) (*virt.Conn, error) {
 func (e *Session) DropLibvirt() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.conn != nil {
-		_ = e.conn.Close()
-		e.conn = nil
-	}
+	e.hangUp()
 }
 
 // adoptLibvirt takes over a connection the root helper opened.
@@ -173,12 +210,13 @@ func (e *Session) adoptLibvirt(ctx context.Context, res root.Result) error {
 	if err != nil {
 		return err
 	}
-	c, err := virt.Adopt(ctx, nc)
+	u := e.URI()
+	c, err := virt.Adopt(ctx, nc, u)
 	if err != nil {
 		return err
 	}
 	e.mu.Lock()
-	e.conn = c
+	e.keep(u, c)
 	e.mu.Unlock()
 	return nil
 }

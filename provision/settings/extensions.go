@@ -2,6 +2,7 @@ package settings
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,9 +48,9 @@ const extensionsLimit = 10 * time.Minute
 
 // planExtensions lets the editor's server in the guest install what it lacks.
 // Like settings, it never keeps a folder from being opened.
-func (e Part) planExtensions(w *target.Target, f *loop.Facts) []plan.Action {
+func (e Part) planExtensions(f *loop.Facts) []plan.Action {
 	var out []plan.Action
-	for _, in := range w.Settings.Round.Install {
+	for _, in := range f.Settings.Round.Install {
 		argv := []string{in.Program}
 		for _, id := range in.IDs {
 			argv = append(argv, "--install-extension", id)
@@ -69,9 +70,11 @@ func (e Part) planExtensions(w *target.Target, f *loop.Facts) []plan.Action {
 					return ctx.Err()
 				}
 				if err != nil || code != 0 {
-					w.Settings.Report.Problems = append(w.Settings.Report.Problems, settingsync.Problem{
+					done := f.Settings.Report()
+					done.Problems = append(slices.Clone(done.Problems), settingsync.Problem{
 						Path: session.Few(in.IDs), What: "could not be installed in the guest: " + session.LastLine(said.String()),
 					})
+					f.Settings.Done = &done
 					e.UI.Warn("extensions %s could not be installed in the guest: %s", session.Few(in.IDs), session.LastLine(said.String()))
 				}
 				return nil

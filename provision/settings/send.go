@@ -19,9 +19,9 @@ import (
 
 // receive starts it; spare says that it is not needed yet. It outlives ctx, up
 // to the end of the connection.
-func receive(ctx context.Context, c guest.Conn, spare bool) *target.Receiver {
+func receive(ctx context.Context, c guest.Conn, spare bool) *loop.Receiver {
 	in, w := io.Pipe()
-	r := &target.Receiver{Conn: c, In: w, Done: make(chan struct{}), Out: capture.Head{Limit: session.GuestWords}, Stderr: capture.Head{Limit: session.GuestWords}}
+	r := &loop.Receiver{Conn: c, In: w, Done: make(chan struct{}), Out: capture.Head{Limit: session.GuestWords}, Stderr: capture.Head{Limit: session.GuestWords}}
 	ctx, r.Cancel = context.WithCancel(context.WithoutCancel(ctx))
 	go func() {
 		defer close(r.Done)
@@ -33,8 +33,9 @@ func receive(ctx context.Context, c guest.Conn, spare bool) *target.Receiver {
 }
 
 // StartEarly starts the receiver of a connection just made.
-func StartEarly(ctx context.Context, s *target.Settings, c guest.Conn) {
-	if s == nil || !s.Early {
+func StartEarly(ctx context.Context, w *target.Target, f *loop.Facts, c guest.Conn) {
+	s := f.Settings
+	if s == nil || !w.Settings.Early {
 		return
 	}
 	s.Unneeded()
@@ -44,7 +45,7 @@ func StartEarly(ctx context.Context, s *target.Settings, c guest.Conn) {
 // Send sends the archive. If the guest changed something meanwhile, or
 // could not write somewhere, it is looked at anew, once.
 func (e Part) Send(ctx context.Context, w *target.Target, f *loop.Facts) error {
-	s := w.Settings
+	s := f.Settings
 	failed := map[string]bool{}
 	var sent int64
 	first := s.Round
@@ -79,30 +80,31 @@ func (e Part) Send(ctx context.Context, w *target.Target, f *loop.Facts) error {
 			s.Err = errors.New("files in the guest keep changing while they are replaced")
 			return nil
 		case !again:
-			s.Report = first.Report
-			s.Report.Bytes = sent
+			done := first.Report
+			done.Bytes, done.Problems = sent, slices.Clone(done.Problems)
 			for p := range failed {
-				s.Report.Problems = append(s.Report.Problems, settingsync.Problem{Path: p, What: "the guest's user cannot write there"})
+				done.Problems = append(done.Problems, settingsync.Problem{Path: p, What: "the guest's user cannot write there"})
 			}
-			s.Report.Copied = slices.DeleteFunc(slices.Clone(s.Report.Copied), func(t string) bool {
+			done.Copied = slices.DeleteFunc(slices.Clone(done.Copied), func(t string) bool {
 				return failed[filepath.Dir(strings.TrimPrefix(t, "~/"))]
 			})
+			s.Done = &done
 			return nil
 		}
 		was := s.Round
-		answer, err := f.Conn.Probe(ctx, Probe(w))
+		answer, err := f.Conn.Probe(ctx, Probe(f))
 		if err != nil {
 			s.Err = e.ExplainLost(ctx, w.Name, err)
 			return nil
 		}
-		if e.Read(ctx, f.Conn, w, answer["settings"]); s.Round == nil {
+		if e.Read(ctx, f.Conn, w, f, answer["settings"]); s.Round == nil {
 			return nil
 		}
 		if len(places) == 0 {
 			first = s.Round
 		}
 		if s.Round.Empty() {
-			s.Round, s.Report = was, first.Report
+			s.Round, s.Done = was, &first.Report
 			return nil
 		}
 	}

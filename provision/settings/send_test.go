@@ -32,6 +32,12 @@ func (g *taking) Run(_ context.Context, c guest.Cmd) (int, error) {
 	return 0, err
 }
 
+// wanted is a run that brings settings.
+func wanted(early bool) (*target.Target, *loop.Facts) {
+	in := (&target.Target{}).WithSettings(target.Settings{Early: early})
+	return in, &loop.Facts{Progress: loop.Begin(in)}
+}
+
 // What was started beside the probe is what settings are given to, once and
 // only on its own connection.
 func TestTheReceiverStartedEarly(t *testing.T) {
@@ -46,16 +52,19 @@ func TestTheReceiverStartedEarly(t *testing.T) {
 	} {
 		w := looptest.New(t)
 		g := &taking{refuse: c.refuse}
-		s := &target.Settings{Round: &settingsync.Round{}, Early: c.early}
+		in, f := wanted(c.early)
+		s := f.Settings
+		s.Round = &settingsync.Round{}
 		first := g
 		if c.moved {
 			first = &taking{}
 		}
-		StartEarly(t.Context(), s, first)
+		StartEarly(t.Context(), in, f, first)
 		if c.gone {
 			<-s.Receiver.Done
 		}
-		if err := For(w.Loop).Send(t.Context(), &target.Target{Settings: s}, &loop.Facts{Conn: g}); err != nil || s.Err != nil {
+		f.Conn = g
+		if err := For(w.Loop).Send(t.Context(), in, f); err != nil || s.Err != nil {
 			t.Errorf("%s: %v %v", what, err, s.Err)
 		}
 		if g.runs != c.runs || len(g.got) != 1 || !strings.HasSuffix(g.got[0], "end\n") {
@@ -67,14 +76,15 @@ func TestTheReceiverStartedEarly(t *testing.T) {
 // One that is given nothing ends, also in a guest that takes no notice.
 func TestAReceiverThatIsNotNeeded(t *testing.T) {
 	g := &taking{}
-	s := &target.Settings{Early: true}
-	StartEarly(t.Context(), s, g)
+	in, f := wanted(true)
+	s := f.Settings
+	StartEarly(t.Context(), in, f, g)
 	if !s.Unneeded() || s.Unneeded() || len(g.got) > 0 {
 		t.Errorf("%q", g.got)
 	}
-	StartEarly(t.Context(), s, deafGuest{})
+	StartEarly(t.Context(), in, f, deafGuest{})
 	s.Unneeded()
-	StartEarly(t.Context(), nil, g)
+	StartEarly(t.Context(), &target.Target{}, &loop.Facts{}, g)
 }
 
 type deafGuest struct{ guest.Conn }

@@ -15,15 +15,16 @@ import (
 	"aivm.dev/aivm/settingsync"
 )
 
-// Gather reads what this machine has to offer, if settings are wanted.
-func (e Part) Gather(w *target.Target, o target.SyncOptions, found *editor.Found) {
+// Gather is w with what this machine has to offer, if settings are wanted. early
+// says that there is most likely something to send.
+func (e Part) Gather(w *target.Target, o target.SyncOptions, found *editor.Found, early bool) *target.Target {
 	s := w.Record.Sync
 	on := s.Enabled || len(o.Paths) > 0 || len(o.Extensions) > 0
 	if o.Sync != nil {
 		on = *o.Sync
 	}
 	if !on {
-		return
+		return w
 	}
 	opts := settingsync.Options{
 		Home: e.Home, Paths: s.Paths, Overwrite: s.Overwrite, AllowSecret: o.AllowSecret,
@@ -40,8 +41,9 @@ func (e Part) Gather(w *target.Target, o target.SyncOptions, found *editor.Found
 	if o.Overwrite != nil {
 		opts.Overwrite = *o.Overwrite
 	}
-	w.Settings = &target.Settings{Wanted: settingsync.Gather(opts)}
-	w.Settings.Wanted.Known = settingsync.State(e.State().Settings(w.Name))
+	wanted := settingsync.Gather(opts)
+	wanted.Known = settingsync.State(e.State().Settings(w.Name))
+	return w.WithSettings(target.Settings{Wanted: *wanted, Early: early})
 }
 
 // untrusted are the folders some guest can write.
@@ -92,17 +94,17 @@ func (e Part) editorPlaces(found *editor.Found, o target.SyncOptions) []settings
 }
 
 // Probe is the guest's piece of the one probe script.
-func Probe(w *target.Target) []guest.Probe {
-	if w.Settings == nil {
+func Probe(f *loop.Facts) []guest.Probe {
+	if f.Settings == nil {
 		return nil
 	}
-	return []guest.Probe{{Name: "settings", Script: w.Settings.Wanted.Probe()}}
+	return []guest.Probe{{Name: "settings", Script: f.Settings.Wanted.Probe()}}
 }
 
 // Read compares what the guest says with what is wanted. Only where
 // that is not enough, contents are asked for, in an exec of its own.
-func (e Part) Read(ctx context.Context, c guest.Conn, w *target.Target, answer []byte) {
-	s := w.Settings
+func (e Part) Read(ctx context.Context, c guest.Conn, w *target.Target, f *loop.Facts, answer []byte) {
+	s := f.Settings
 	if s == nil {
 		return
 	}
@@ -134,12 +136,11 @@ func (e Part) Read(ctx context.Context, c guest.Conn, w *target.Target, answer [
 // Plan is what has to be sent. Settings never keep a folder from being
 // opened: what goes wrong is said at the end.
 func (e Part) Plan(w *target.Target, f *loop.Facts) []plan.Action {
-	s := w.Settings
+	s := f.Settings
 	if s == nil || s.Round == nil {
 		return nil
 	}
-	s.Report = s.Round.Report
-	out := e.planExtensions(w, f)
+	out := e.planExtensions(f)
 	if s.Round.Empty() {
 		return out
 	}
@@ -151,7 +152,7 @@ func (e Part) Plan(w *target.Target, f *loop.Facts) []plan.Action {
 	if targets := s.Round.Targets(); len(targets) > 0 {
 		a.Why = "bring your settings into the guest: " + session.Few(targets)
 		a.Shows = nil
-		for _, b := range s.Report.Backups {
+		for _, b := range s.Round.Report.Backups {
 			a.Shows = append(a.Shows, "keep what the guest has as "+b)
 		}
 		for _, t := range targets {
@@ -163,8 +164,8 @@ func (e Part) Plan(w *target.Target, f *loop.Facts) []plan.Action {
 
 // Say tells what was done about settings after a launch: only what is
 // new.
-func (e Part) Say(w *target.Target) {
-	s := w.Settings
+func (e Part) Say(f *loop.Facts) {
+	s := f.Settings
 	switch {
 	case s == nil:
 		return
@@ -174,26 +175,27 @@ func (e Part) Say(w *target.Target) {
 	case s.Round == nil:
 		return
 	}
+	r := s.Report()
 	for _, p := range s.Round.Fresh {
 		e.UI.Warn("settings: %s", p)
 		if p.Hint != "" {
 			e.UI.Warn("%s", p.Hint)
 		}
 	}
-	for _, b := range s.Report.Backups {
+	for _, b := range r.Backups {
 		e.UI.Say("Settings: the guest's own is kept as %s", b)
 	}
-	for _, k := range s.Report.Conflicts {
+	for _, k := range r.Conflicts {
 		e.UI.Say("Settings: changed on both sides, the guest keeps its own: %s", k)
 	}
 	for _, n := range s.Round.Notes {
 		e.UI.Say("Settings: %s", n)
 	}
-	for _, d := range s.Report.Dropped {
+	for _, d := range r.Dropped {
 		e.UI.Say("Settings: no longer listed, and left in the guest: %s", d)
 	}
-	if n := len(s.Report.Copied) + len(s.Report.Merged); n > 0 {
-		e.UI.Say("Settings: %s", session.Few(append(slices.Clone(s.Report.Copied), s.Report.Merged...)))
+	if n := len(r.Copied) + len(r.Merged); n > 0 {
+		e.UI.Say("Settings: %s", session.Few(append(slices.Clone(r.Copied), r.Merged...)))
 	}
 }
 

@@ -55,8 +55,16 @@ func keeps(limit int) int {
 	return limit / 10 * 6
 }
 
+// ObserveDaemons reads how many files the VM's daemons may have open, if
+// PlanGuest is going to write that into the guest. It needs no rights.
+func (f *HostFacts) ObserveDaemons(g GuestFacts, atts []Attachment) {
+	if atts = f.usable(atts); g.lists(bootList(atts), atts) {
+		f.OpenFiles = f.daemonLimit()
+	}
+}
+
 // daemonLimit is how many files the VM's daemons may have open, the lowest of
-// them; 0 if that cannot be read. It needs no rights.
+// them; 0 if that cannot be read.
 func (f HostFacts) daemonLimit() int {
 	lowest := 0
 	names, _ := filepath.Glob("/proc/[0-9]*/comm")

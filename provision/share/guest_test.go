@@ -97,6 +97,38 @@ func TestVerifyNamesWhatDiffers(t *testing.T) {
 	}
 }
 
+// How many files the daemons may have open is looked for only where it is
+// written into the guest, and goes into the script.
+func TestDaemonsInTheList(t *testing.T) {
+	atts := []Attachment{attP}
+	other := guestP(t, "# aivm ", "# aivm 0")
+	for name, tc := range map[string]struct {
+		guest GuestFacts
+		atts  []Attachment
+		read  bool
+	}{
+		"warm":            {guestP(t), atts, false},
+		"another list":    {other, atts, true},
+		"none any more":   {guestP(t), nil, true},
+		"none and before": {GuestFacts{}, nil, false},
+	} {
+		h := hostP()
+		h.OpenFiles = -1
+		h.ObserveDaemons(tc.guest, tc.atts)
+		if read := h.OpenFiles != -1; read != tc.read {
+			t.Errorf("%s: read %v", name, read)
+		}
+	}
+	h := hostP()
+	for limit, want := range map[int]string{0: "600000", 1000: "600", 524288: "314568"} {
+		h.OpenFiles = limit
+		script, _, err := PlanGuest(other, h, atts)
+		if err != nil || !strings.Contains(script, "= "+want+" ]") {
+			t.Errorf("limit %d: %v, no %s", limit, err, want)
+		}
+	}
+}
+
 func TestParseGuestRefuses(t *testing.T) {
 	right := answerP()
 	for name, out := range map[string]string{

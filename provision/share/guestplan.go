@@ -38,12 +38,7 @@ func PlanGuest(f GuestFacts, host HostFacts, atts []Attachment) (script string, 
 			return "", nil, fmt.Errorf("share: folder %s was not observed", a.HostPath)
 		}
 	}
-	// A folder that cannot be shared was named by PlanHost; the others go on.
-	atts = slices.DeleteFunc(slices.Clone(atts), func(a Attachment) bool { return host.Folders[a.HostPath].Err != nil })
-	// Parents before children: the other way round the parent would hide them.
-	slices.SortFunc(atts, func(a, b Attachment) int {
-		return cmp.Or(len(ways(a.GuestDst))-len(ways(b.GuestDst)), strings.Compare(a.GuestDst, b.GuestDst))
-	})
+	atts = host.usable(atts)
 	g := guestPlan{f: f, host: host, atts: atts}
 	for _, a := range atts {
 		moved := slices.ContainsFunc(g.mount, func(p Attachment) bool { return below(a.GuestDst, p.GuestDst) })
@@ -57,7 +52,7 @@ func PlanGuest(f GuestFacts, host HostFacts, atts []Attachment) (script string, 
 	}
 	links := g.links()
 	list := bootList(atts)
-	newList := list.mark != f.List && (len(atts) > 0 || f.List != "")
+	newList := f.lists(list, atts)
 	if len(g.todo) == 0 && len(links) == 0 && !newList {
 		return "", nil, nil
 	}
@@ -72,11 +67,27 @@ func PlanGuest(f GuestFacts, host HostFacts, atts []Attachment) (script string, 
 		g.line("link %s %s", quote(a.typed()), quote(a.GuestDst))
 	}
 	if newList {
-		list.most = keeps(host.daemonLimit())
+		list.most = keeps(host.OpenFiles)
 		g.line("%s", list.install())
 	}
 	g.line("return $bad\n}\nmain")
 	return guestHead + g.b.String(), g.steps(newList, links), nil
+}
+
+// usable are the folders that can be shared, parents before children: the other
+// way round the parent would hide them. One that cannot was named by PlanHost;
+// the others go on.
+func (f HostFacts) usable(atts []Attachment) []Attachment {
+	out := slices.DeleteFunc(slices.Clone(atts), func(a Attachment) bool { return f.Folders[a.HostPath].Err != nil })
+	slices.SortFunc(out, func(a, b Attachment) int {
+		return cmp.Or(len(ways(a.GuestDst))-len(ways(b.GuestDst)), strings.Compare(a.GuestDst, b.GuestDst))
+	})
+	return out
+}
+
+// lists reports whether the guest's list has to be written for atts.
+func (f GuestFacts) lists(l list, atts []Attachment) bool {
+	return l.mark != f.List && (len(atts) > 0 || f.List != "")
 }
 
 // guestPlan writes the lines of one guest script.

@@ -42,6 +42,8 @@ type HostFacts struct {
 	// if that is not known, as for a VM an older aivm made.
 	Noted map[string]root.Bind
 
+	OpenFiles int // how many the VM's daemons may have open; 0: not known
+
 	mounts []mountinfo.Mount // the whole table
 	stale  map[string]bool   // tokens whose owners the guest does not see as it should (Heard)
 	guards map[string]Guard  // by token (Guarded)

@@ -53,6 +53,7 @@ type preparation struct {
 	pool  *virt.Pool
 	chain []virt.Volume // its disk, and what that stands on
 	inst  *state.Instance
+	facts *loop.Facts // the rules its copy is behind
 	spec  domain.Spec
 	got   image.Entry
 }
@@ -100,7 +101,8 @@ func (e Part) Prepare(ctx context.Context, o PrepareOptions) (Prepared, error) {
 			if pr.w == nil {
 				return nil
 			}
-			return e.Refresh(pr.w)
+			_, err := e.Refresh(pr.w)
+			return err
 		},
 		Ran: func(plan.Plan, bool) { begun = true },
 		Failed: func(ctx context.Context, _ plan.Plan, _ bool, err error) error {
@@ -151,7 +153,7 @@ func (e Part) lookForPrepare(ctx context.Context, o PrepareOptions) (_ *preparat
 		if err == nil {
 			return
 		}
-		if gone := e.Refresh(w); gone != nil {
+		if _, gone := e.Refresh(w); gone != nil {
 			err = gone // another run has deleted it
 		}
 	}()
@@ -185,6 +187,8 @@ func (e Part) lookForPrepare(ctx context.Context, o PrepareOptions) (_ *preparat
 	}
 	accel, _ := host.Accel(e.HostFacts())
 	pr.spec = domain.Spec{Name: w.Name, UUID: uuid.NewString(), Owner: e.UID, Arch: domain.Arch(e.HostFacts().Arch), Accel: accel, VCPUs: d.VCPUs, RAMMB: d.RAMMB, Network: d.Network, MAC: d.MAC}
+	pr.facts = &loop.Facts{Inst: pr.inst}
+	e.LookAtWall(ctx, w, pr.facts)
 	return pr, nil
 }
 
@@ -198,11 +202,10 @@ func (e Part) planPrepare(ctx context.Context, pr *preparation) (plan.Plan, erro
 		p.Add(a)
 	}
 	// The copy is a guest like any other: no wall, no start.
-	rules, err := e.WalledFor(ctx, w, &loop.Facts{Inst: pr.inst})
-	if err != nil {
+	rules, err := e.Walled(w, pr.facts)
+	if p.Join(rules); err != nil {
 		return p, err
 	}
-	p.Add(rules...)
 	drop := domain.PlanDropCopy(pr.pool, w.Name, key, e.UID, pr.pool.Name, e.Domains(ctx))
 	p.Add(drop...)
 	p.Add(plan.Action{
@@ -229,8 +232,7 @@ func (e Part) startAgain(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	w.Boot, w.Guest = true, true
-	f, err := e.Converge(ctx, w)
+	_, f, err := e.Converge(ctx, w.Started())
 	f.Close()
 	return err
 }

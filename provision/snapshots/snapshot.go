@@ -64,7 +64,7 @@ func (e Part) Rollback(ctx context.Context, o SnapshotOptions) (SnapshotResult, 
 			keepAs = f.Stamp(domain.BeforeRollback, e.Now())
 		}
 		as, err := domain.PlanRollback(d, f, o.Name, keepAs, func() { kept = true }, e.Snapshots(ctx))
-		if len(as) > 0 {
+		if len(as) > 0 && e.knownToBrowser(d.Name) {
 			as = append(e.planForgetBrowser(d.Name), as...)
 		}
 		return as, err
@@ -114,8 +114,13 @@ func (e Part) OnDisk(ctx context.Context, o SnapshotOptions, do func(*virt.Domai
 	r.changed, err = e.Bring(ctx, loop.Job{
 		VM: func() string { return o.VM },
 		Plan: func(ctx context.Context) (p plan.Plan, err error) {
-			w, d, err := e.lookAtDisk(ctx, o.VM, func(w *target.Target, d *virt.Domain) (err error) {
-				p, err = e.PlanOnDisk(ctx, w, d, do)
+			w, d, err := e.lookAtDisk(ctx, o.VM, func(_ *target.Target, d *virt.Domain) error {
+				f, err := e.LookAtSnapshots(ctx, d)
+				if err != nil {
+					return err
+				}
+				as, err := do(d, f)
+				p = e.PlanOnDisk(ctx, d, as)
 				return err
 			})
 			if w != nil {
@@ -137,7 +142,8 @@ func (e Part) OnDisk(ctx context.Context, o SnapshotOptions, do func(*virt.Domai
 			if r.W == nil {
 				return nil
 			}
-			return e.Refresh(r.W)
+			_, err := e.Refresh(r.W)
+			return err
 		},
 		Ran: func(plan.Plan, bool) { begun = true },
 	})
@@ -148,11 +154,11 @@ func (e Part) OnDisk(ctx context.Context, o SnapshotOptions, do func(*virt.Domai
 		return r, nil
 	}
 	// It ran, so it is to run again, with its folders.
-	w := &target.Target{Store: r.W.Store, Name: r.W.Name, Boot: true, Guest: true}
-	if err := e.JoinRecord(w); err != nil {
+	w, err := target.Recorded(r.W.Store, r.W.Name)
+	if err != nil {
 		return nil, err
 	}
-	f, err := e.Converge(ctx, w)
+	_, f, err := e.Converge(ctx, w.Started())
 	if err != nil {
 		return nil, fmt.Errorf("the disk is done, but starting VM %q again failed: %w", w.Name, err)
 	}
@@ -170,7 +176,7 @@ func (e Part) lookAtDisk(ctx context.Context, name string, do func(*target.Targe
 		if err == nil || w == nil {
 			break
 		}
-		if rerr := e.Refresh(w); rerr != nil {
+		if _, rerr := e.Refresh(w); rerr != nil {
 			return w, nil, rerr
 		}
 		if name = w.Name; !errors.Is(err, virt.ErrNotFound) {
@@ -189,23 +195,27 @@ func (e Part) withDisk(ctx context.Context, name string) (*target.Target, *virt.
 	return w, d, err
 }
 
-// PlanOnDisk is what do plans for the disk of d, after a stop if the VM runs.
-func (e Part) PlanOnDisk(ctx context.Context, w *target.Target, d *virt.Domain, do func(*virt.Domain, *domain.SnapFacts) ([]plan.Action, error)) (plan.Plan, error) {
-	p := plan.Plan{Stage: plan.Host}
+// LookAtSnapshots reads what there is of snapshots of a VM.
+func (e Part) LookAtSnapshots(ctx context.Context, d *virt.Domain) (*domain.SnapFacts, error) {
 	l, err := e.Libvirt(ctx)
 	if err != nil {
-		return p, err
+		return nil, err
 	}
 	f, err := domain.ObserveSnapshots(ctx, l, d, false)
 	if err != nil {
-		return p, err
+		return nil, err
 	}
 	if d.State != virt.Off {
 		f.Changed = true // QEMU may not have written everything yet
 	}
-	as, err := do(d, f)
-	if err != nil || len(as) == 0 {
-		return p, err
+	return f, nil
+}
+
+// PlanOnDisk is as, which are for the disk of d, after a stop if the VM runs.
+func (e Part) PlanOnDisk(ctx context.Context, d *virt.Domain, as []plan.Action) plan.Plan {
+	p := plan.Plan{Stage: plan.Host}
+	if len(as) == 0 {
+		return p
 	}
 	for _, a := range domain.PlanStop(d, false, e.Domains(ctx)) {
 		a.Consent = plan.Ask
@@ -213,7 +223,7 @@ func (e Part) PlanOnDisk(ctx context.Context, w *target.Target, d *virt.Domain, 
 		p.Add(a)
 	}
 	p.Add(as...)
-	return p, nil
+	return p
 }
 
 // NotInIt says what a snapshot of the disk does not cover.
@@ -237,12 +247,15 @@ func (e Part) result(r *diskRun, o SnapshotOptions, name, kept string) SnapshotR
 	return res
 }
 
-// planForgetBrowser has the VM's editor get another address, if it has one.
+// knownToBrowser reports whether a browser knows the VM's editor by an address.
+func (e Part) knownToBrowser(vm string) bool {
+	_, err := os.Lstat(e.State().BrowserPath(vm))
+	return err == nil
+}
+
+// planForgetBrowser has the VM's editor get another address.
 func (e Part) planForgetBrowser(vm string) []plan.Action {
 	path := e.State().BrowserPath(vm)
-	if _, err := os.Lstat(path); err != nil {
-		return nil
-	}
 	return []plan.Action{{
 		ID: "browser.forget", Why: "have a browser know the VM's editor by another address, since what it keeps for the old one is of the VM as it is now",
 		Shows: []string{"rm " + path},

@@ -17,11 +17,9 @@ import (
 // given has to work; another one that does not is named and left out.
 
 // Atts are the folders this run is concerned with: the one the verb was given,
-// and what else is attached to the VM and can be mounted.
-func (w *Target) Atts() []share.Attachment {
-	if w.Unmoved {
-		return nil
-	}
+// and what else is attached to the VM and can be mounted, without those it goes on
+// without.
+func (w *Target) Atts(without map[string]error) []share.Attachment {
 	var out []share.Attachment
 	taken := map[string]bool{}
 	if w.Folder != nil && w.Folder.Mode.Mounts() {
@@ -29,7 +27,7 @@ func (w *Target) Atts() []share.Attachment {
 		taken[w.Folder.GuestDst] = true
 	}
 	for _, a := range w.Others() {
-		if w.Left[a.HostPath] == nil && share.Check(a) == nil && !taken[a.GuestDst] {
+		if without[a.HostPath] == nil && share.Check(a) == nil && !taken[a.GuestDst] {
 			out = append(out, a)
 			taken[a.GuestDst] = true
 		}
@@ -56,49 +54,48 @@ func (w *Target) Others() []share.Attachment {
 // ErrDetached: a run that was waited for took the folder away.
 var ErrDetached = errors.New("detached")
 
-// Refresh reads the store anew, once this run has the VM's lock: another run
-// may have attached or detached folders meanwhile, and nothing that was taken
-// away is brought back.
-func (e Finder) Refresh(w *Target) error {
+// Refresh returns w by the store as it is now, once this run has the VM's lock:
+// another run may have attached or detached folders meanwhile, and nothing that was
+// taken away is brought back.
+func (e Finder) Refresh(w *Target) (*Target, error) {
 	e.Reload()
 	store, err := e.Load()
 	if err != nil {
-		return err
+		return w, err
 	}
-	w.Store = store
+	w = w.with(func(t *Target) { t.Store = store })
 	if _, ok := store.Config.FindVM(w.Name); !ok && !w.NewVM {
 		// Nothing recreates a VM by itself, a run that waited least of all.
-		return ui.Failed("VM %s was deleted meanwhile", w.Name).Hint(ui.CmdFor("to make it anew", "aivm vm create "+w.Name))
+		return w, ui.Failed("VM %s was deleted meanwhile", w.Name).Hint(ui.CmdFor("to make it anew", "aivm vm create "+w.Name))
 	}
 	if w.Folder == nil {
-		return nil
+		return w, nil
 	}
 	r, ok := store.Config.FindAttachment(w.Folder.HostPath, w.Name)
 	switch {
 	case !ok && !w.NewFolder:
-		return ui.Failed("folder %s was %w from VM %s meanwhile", w.Folder.HostPath, ErrDetached, w.Name).Hint(ui.Cmd(e.Rerun))
+		return w, ui.Failed("folder %s was %w from VM %s meanwhile", w.Folder.HostPath, ErrDetached, w.Name).Hint(ui.Cmd(e.Rerun))
 	case ok && w.NewFolder:
-		return e.takeRecorded(w, *r)
+		return w.takeRecorded(*r)
 	}
-	return nil
+	return w, nil
 }
 
-// takeRecorded goes on with a folder that another run recorded while this one
+// takeRecorded is w with a folder that another run recorded while this one
 // waited, if it is the same wish.
-func (e Finder) takeRecorded(w *Target, r config.Attachment) error {
+func (w *Target) takeRecorded(r config.Attachment) (*Target, error) {
 	a := share.Recorded(r)
 	switch {
 	case a.Mode != w.Folder.Mode:
-		return changeRefused("mode", r, string(a.Mode), string(w.Folder.Mode))
+		return w, changeRefused("mode", r, string(a.Mode), string(w.Folder.Mode))
 	case a.Access != w.Folder.Access:
-		return changeRefused("access", r, a.Access, w.Folder.Access)
+		return w, changeRefused("access", r, a.Access, w.Folder.Access)
 	case a.GuestDst != w.Folder.GuestDst:
-		return changeRefused("guest_dst", r, a.GuestDst, w.Folder.GuestDst)
+		return w, changeRefused("guest_dst", r, a.GuestDst, w.Folder.GuestDst)
 	case a.Protect != w.Folder.Protect:
-		return changeRefused("protect", r, yesNo(a.Protect), yesNo(w.Folder.Protect))
+		return w, changeRefused("protect", r, yesNo(a.Protect), yesNo(w.Folder.Protect))
 	}
-	w.NewFolder = a.State != share.Attached
-	return nil
+	return w.with(func(t *Target) { t.NewFolder = a.State != share.Attached }), nil
 }
 
 // RecordState writes the state of an attachment into the store.

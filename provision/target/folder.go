@@ -10,11 +10,9 @@ import (
 
 	"aivm.dev/aivm/gitsync"
 	"aivm.dev/aivm/internal/config"
-	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/provision/session"
 	"aivm.dev/aivm/provision/share"
-	"aivm.dev/aivm/provision/state"
 )
 
 // FolderOptions are the flags of attach, code and ssh that concern a folder.
@@ -83,17 +81,17 @@ func (e Finder) Folder(ctx context.Context, o FolderOptions, create bool) (*Targ
 	if err != nil {
 		return nil, err
 	}
-	w.typed = typed
-	if err := w.ChooseImage(o.Image); err != nil {
+	if w, err = w.WithImage(o.Image); err != nil {
 		return nil, err
 	}
+	w = w.with(func(t *Target) { t.typed = typed })
 	if r, ok := w.SavedFor(real); ok {
 		nested, err := o.nested(r, real, mode, access, dst)
 		if err != nil {
 			return nil, err
 		}
 		if !nested {
-			if err := w.TakeSaved(o, r, real, mode, access); err != nil {
+			if w, err = w.WithSaved(o, r, real, mode, access); err != nil {
 				return w, err
 			}
 			if w.NewFolder {
@@ -124,12 +122,10 @@ func (e Finder) Folder(ctx context.Context, o FolderOptions, create bool) (*Targ
 	if typed != real && mode != share.Git {
 		folder.Typed = typed
 	}
-	w.Folder = &folder
 	e.Distrust(writableBy(&folder))
-	w.NewFolder, w.OpenAt = true, dst
+	w = w.with(func(t *Target) { t.Folder, t.NewFolder, t.OpenAt = &folder, true, dst })
 	if mode == share.Git {
-		w.OpenAt = filepath.Join(dst, strings.TrimPrefix(real, folder.HostPath))
-		return w, nil
+		return w.OpenedAt(filepath.Join(dst, strings.TrimPrefix(real, folder.HostPath))), nil
 	}
 	return w, session.Alone(errors.Join(share.Check(folder), share.CheckProtect(folder, share.RecordedAll(w.Store.Config)), w.checkRoom(folder)))
 }
@@ -164,12 +160,12 @@ func (o FolderOptions) nested(r config.Attachment, real string, mode share.Mode,
 	return o.Mode != "" && mode != a.Mode || o.Access != "" && access != a.Access || o.GuestDst != "" && dst != filepath.Join(a.GuestDst, strings.TrimPrefix(real, a.HostPath)), nil
 }
 
-// TakeSaved makes the saved folder r, in which real lies, the folder of the
+// WithSaved is w with the saved folder r, in which real lies, as the folder of the
 // verb. What the store says wins; another wish is refused.
-func (w *Target) TakeSaved(o FolderOptions, r config.Attachment, real string, mode share.Mode, access string) error {
+func (w *Target) WithSaved(o FolderOptions, r config.Attachment, real string, mode share.Mode, access string) (*Target, error) {
 	saved, err := share.ParseMode(r.Mode)
 	if err != nil {
-		return ui.Refused("the saved mode %q of %s is not known", r.Mode, r.HostPath).Hint(ui.Cmd("aivm config path"))
+		return w, ui.Refused("the saved mode %q of %s is not known", r.Mode, r.HostPath).Hint(ui.Cmd("aivm config path"))
 	}
 	a := share.Recorded(r)
 	a.HostPath = filepath.Clean(a.HostPath)
@@ -187,34 +183,37 @@ func (w *Target) TakeSaved(o FolderOptions, r config.Attachment, real string, mo
 	}
 	switch {
 	case o.Mode != "" && a.Mode != mode:
-		return changeRefused("mode", r, string(saved), string(mode))
+		return w, changeRefused("mode", r, string(saved), string(mode))
 	case o.Access != "" && a.Access != access:
-		return changeRefused("access", r, r.Access, access)
+		return w, changeRefused("access", r, r.Access, access)
 	case o.GuestDst != "" && filepath.Clean(o.GuestDst) != filepath.Join(a.GuestDst, strings.TrimPrefix(real, a.HostPath)):
-		return changeRefused("guest_dst", r, a.GuestDst, o.GuestDst)
+		return w, changeRefused("guest_dst", r, a.GuestDst, o.GuestDst)
 	case o.Protect && !a.Protect && a.State != share.Detaching:
-		return changeRefused("protect", r, yesNo(a.Protect), yesNo(true))
+		return w, changeRefused("protect", r, yesNo(a.Protect), yesNo(true))
 	case a.State == share.Linked && !o.Attach:
-		return ui.Refused("folder %s is not shared any more: a symbolic link was on its way, which the VM may have put there", ui.Clean(a.HostPath)).
+		return w, ui.Refused("folder %s is not shared any more: a symbolic link was on its way, which the VM may have put there", ui.Clean(a.HostPath)).
 			Hint(ui.CmdFor("if it is the folder you mean", "aivm attach "+shellescape.Quote(a.HostPath)+" --vm "+a.VM))
 	}
-	if a.Mode != share.Git && a.Typed == "" && real == a.HostPath && w.typed != real {
-		a.Typed, w.NewTyped = w.typed, true
+	newTyped := a.Mode != share.Git && a.Typed == "" && real == a.HostPath && w.typed != real
+	if newTyped {
+		a.Typed = w.typed
 	}
 	if a.State == share.Detaching {
 		a.Protect = o.Protect
 	}
-	w.NewFolder, w.Reviewed = a.State != share.Attached, o.Reviewed
+	newFolder := a.State != share.Attached
 	a.State = share.Attached
 	if err := share.Check(a); err != nil && a.Mode != share.Git {
-		return err
+		return w, err
 	}
 	rel, err := filepath.Rel(a.HostPath, real)
 	if err != nil {
-		return err
+		return w, err
 	}
-	w.Folder, w.OpenAt = &a, filepath.Join(a.GuestDst, rel)
-	return nil
+	return w.with(func(t *Target) {
+		t.Folder, t.OpenAt = &a, filepath.Join(a.GuestDst, rel)
+		t.NewFolder, t.NewTyped, t.Reviewed = newFolder, t.NewTyped || newTyped, o.Reviewed
+	}), nil
 }
 
 // LinkedAway is the innermost record of a path that was attached as a folder
@@ -314,12 +313,9 @@ func yesNo(b bool) string {
 	return "no"
 }
 
-// Clone is a folder in mode git, as far as it is known before the guest is
-// asked.
+// Clone is a folder in mode git, and what is wanted of its clone.
 type Clone struct {
 	Repo   gitsync.Repo
-	Remote gitsync.Remote
-	Host   plan.Known[gitsync.Host]
 	Strict bool // what keeps commits from moving is an error and not a remark
 	Fresh  bool // the remote is not, or was not, in the repository's configuration
 	// AnyHead says that the branch checked out here does not matter.
@@ -328,23 +324,6 @@ type Clone struct {
 	Fetch   bool
 	Limits  gitsync.Limits
 	Wip     bool // the uncommitted state goes along
-
-	Quick        bool // both sides are as they were when there was nothing to do
-	Moved        bool // there was something to do
-	Stamp, Saved state.GitStamp
-
-	Guest   gitsync.Guest
-	Problem error
-	Result  Moves
-	Release func()
-}
-
-// Moves is what a run moved.
-type Moves struct {
-	Cloned  bool
-	Fetched []gitsync.Fetched
-	Sent    gitsync.Sent
-	Wip     string // what became of the uncommitted state
 }
 
 // newGitFolder is the attachment of a folder that is to be attached in mode

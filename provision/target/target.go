@@ -1,6 +1,7 @@
 package target
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -15,8 +16,6 @@ import (
 
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/editor"
-	"aivm.dev/aivm/internal/hostexec"
-	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/host"
@@ -24,13 +23,15 @@ import (
 )
 
 // Target is the state a verb asks for, as far as it is known before looking at
-// the host: names and folders, no addresses.
+// the host: names and folders, no addresses. Nobody changes one: what the words
+// leave open, or another run has changed, is a new Target.
 type Target struct {
 	Store     *config.Store
 	Name      string
 	Record    config.VM
 	Network   config.Network
 	Wished    config.NetworkSpec // as the config has it
+	Libvirt   virt.URI           // has the VM
 	NewVM     bool               // no record in the store yet
 	NewNet    bool
 	AutoName  bool // nobody chose the name: take the next if it is taken
@@ -40,14 +41,11 @@ type Target struct {
 
 	Folder    *share.Attachment // nil: no folder
 	NewFolder bool
-	NewTyped  bool             // the folder is reached by a link that is not recorded yet
-	typed     string           // the folder as typed, absolute
-	OpenAt    string           // where the editor or shell goes, below folder.GuestDst
-	Left      map[string]error // saved folders this run goes on without, and why
-	Linked    []string         // of these, the ones with a link on the way that is new
-	Reviewed  bool             // what this machine's tools run of the folder was looked at by the person
-	Seen      *hostexec.List   // what was written down of it in this run
-	Git       *Clone           // set if folder is in mode git
+	NewTyped  bool   // the folder is reached by a link that is not recorded yet
+	typed     string // the folder as typed, absolute
+	OpenAt    string // where the editor or shell goes, below folder.GuestDst
+	Reviewed  bool   // what this machine's tools run of the folder was looked at by the person
+	Clone     *Clone // set if folder is in mode git
 
 	Settings *Settings // nil: none are brought
 	Browser  bool      // code-server has to be here
@@ -58,13 +56,70 @@ type Target struct {
 	// NoSudo: what this user may not read stays unknown.
 	NoSudo bool
 	Wish   host.Size
-	Image  string    // --image, "" = the record's
-	Again  bool      // get the image although it is there
-	First  plan.Plan // of a dry run: what comes before, with --snapshot
+	Image  string // --image, "" = the record's
+	Again  bool   // get the image although it is there
 
 	Patience time.Duration // how long the guest may take to let us in at a look; 0: DialLimit
-	// unmoved: a VM that was taken over does not have aivm's device for folders.
-	Unmoved bool
+}
+
+// with returns a copy of w that fn has changed.
+func (w *Target) with(fn func(*Target)) *Target {
+	t := *w
+	fn(&t)
+	return &t
+}
+
+// Started is w with a VM that has to run, and to answer over SSH.
+func (w *Target) Started() *Target {
+	return w.with(func(t *Target) { t.Boot, t.Guest = true, true })
+}
+
+// Asked is w with a guest that is asked, if its VM runs.
+func (w *Target) Asked() *Target { return w.with(func(t *Target) { t.Guest = true }) }
+
+// NotByRoot is w looked at without sudo: what this user may not read stays unknown.
+func (w *Target) NotByRoot() *Target { return w.with(func(t *Target) { t.NoSudo = true }) }
+
+// GuestAlone is Asked for what is in the guest and not shared with it.
+func (w *Target) GuestAlone() *Target {
+	return w.with(func(t *Target) { t.Store, t.Guest = nil, true })
+}
+
+// Known is w with a VM that is recorded by now.
+func (w *Target) Known() *Target { return w.with(func(t *Target) { t.NewVM = false }) }
+
+// OpenedAt is w, with the editor or shell going to a path in the guest.
+func (w *Target) OpenedAt(path string) *Target {
+	return w.with(func(t *Target) { t.OpenAt = path })
+}
+
+// OpenedIn is w with the editor that is going to be opened; browser says that
+// code-server has to be here for it.
+func (w *Target) OpenedIn(found *editor.Found, browser bool) *Target {
+	return w.with(func(t *Target) { t.Editor, t.Browser = found, browser })
+}
+
+// WithClone is w with what is wanted of its folder's clone.
+func (w *Target) WithClone(c Clone) *Target { return w.with(func(t *Target) { t.Clone = &c }) }
+
+// WithSettings is w with the settings that are wanted in the guest.
+func (w *Target) WithSettings(s Settings) *Target {
+	return w.with(func(t *Target) { t.Settings = &s })
+}
+
+// Anew is w with its image fetched although it is there.
+func (w *Target) Anew() *Target { return w.with(func(t *Target) { t.Again = true }) }
+
+// Sized is w with these sizes for a VM that is made; 0 leaves one as it is.
+func (w *Target) Sized(s host.Size) *Target {
+	return w.with(func(t *Target) {
+		t.Wish.CPUs, t.Wish.RAMMB, t.Wish.DiskGB = cmp.Or(s.CPUs, t.Wish.CPUs), cmp.Or(s.RAMMB, t.Wish.RAMMB), cmp.Or(s.DiskGB, t.Wish.DiskGB)
+	})
+}
+
+// Default is w with a VM that becomes active_vm, even if another one is.
+func (w *Target) Default() *Target {
+	return w.with(func(t *Target) { t.Active, t.SetActive = true, true })
 }
 
 // ResolveFolder checks a folder argument: absolute, existing, a directory that can be
@@ -118,61 +173,69 @@ func (e Finder) VM(ctx context.Context, flag, folder string, create bool) (*Targ
 	if err != nil {
 		return nil, err
 	}
-	w := &Target{Store: store}
 	res, err := store.Resolve(folder, flag)
+	name := res.VM
 	var amb *config.AmbiguousError
 	switch {
 	case err == nil:
-		w.Name = res.VM
 	case errors.Is(err, config.ErrNoVM) && create:
-		return w, e.FirstVM(w)
+		return e.firstVM(store)
 	case errors.As(err, &amb) && e.InTTY:
 		i, err := e.UI.Choose(ctx, "Which VM?", amb.Candidates)
 		if err != nil {
 			return nil, err
 		}
-		w.Name = amb.Candidates[i]
+		name = amb.Candidates[i]
 	default:
 		return nil, err
 	}
-	return w, e.JoinRecord(w)
+	w, err := Recorded(store, name)
+	if err == nil {
+		e.UseLibvirt(w.Libvirt)
+	}
+	return w, err
 }
 
-// JoinRecord joins a record with its network.
-func (e Finder) JoinRecord(w *Target) error {
-	vm, ok := w.Store.Config.FindVM(w.Name)
+// Recorded is a VM of the store, with its network.
+func Recorded(store *config.Store, name string) (*Target, error) {
+	w := &Target{Store: store, Name: name}
+	vm, ok := store.Config.FindVM(name)
 	if !ok {
-		return ui.Refused("VM not found in config store: %s", w.Name).Hint(ui.Cmd("aivm list"), ui.Cmd("aivm vm create "+w.Name))
+		return w, ui.Refused("VM not found in config store: %s", name).Hint(ui.Cmd("aivm list"), ui.Cmd("aivm vm create "+name))
 	}
-	n, err := w.Store.Config.NetworkOf(vm)
+	n, err := store.Config.NetworkOf(vm)
 	if err != nil {
-		return err
+		return w, err
+	}
+	if w.Libvirt, err = vm.VM.Libvirt(); err != nil {
+		return w, err
 	}
 	w.Record, w.Network, w.Wished = *vm, *n, n.Network
 	w.Wish = host.Size{CPUs: vm.VM.CPUs, RAMMB: vm.VM.RAMMB, DiskGB: vm.VM.DiskGB}
-	return nil
+	return w, nil
 }
 
-// FirstVM is the VM that is made when there is none.
-func (e Finder) FirstVM(w *Target) error {
+// firstVM is the VM that is made when there is none.
+func (e Finder) firstVM(store *config.Store) (*Target, error) {
 	if !e.InTTY && !e.Approval.Yes && !e.DryRun {
-		return ui.NeedsApproval("No managed VM found for this folder. Re-run with --yes to create one automatically").
+		return nil, ui.NeedsApproval("No managed VM found for this folder. Re-run with --yes to create one automatically").
 			Hint(ui.Cmd(ui.AddFlag(e.Rerun, "--yes")), ui.CmdFor("to see all of it first", ui.AddFlag(e.Rerun, "--dry-run")))
 	}
-	w.AutoName = true
-	if err := e.NewVM(w, w.Store.Config.Defaults.VM.Name); err != nil {
-		return err
+	w, err := NewVM(store, store.Config.Defaults.VM.Name)
+	if err != nil {
+		return nil, err
 	}
-	return e.FreeName(w)
+	e.UseLibvirt(w.Libvirt)
+	return e.FreeName(w.with(func(t *Target) { t.AutoName = true }))
 }
 
-// NewVM fills in a VM that has no record yet.
-func (e Finder) NewVM(w *Target, name string) error {
+// NewVM is a VM that has no record yet.
+func NewVM(store *config.Store, name string) (*Target, error) {
 	if err := config.ValidateVMName(name); err != nil {
-		return err
+		return nil, err
 	}
-	c := &w.Store.Config
-	w.Name, w.NewVM = name, true
+	c := &store.Config
+	w := &Target{Store: store, Name: name, NewVM: true}
 	w.Active = len(c.VMs) == 0 && c.ActiveVM == ""
 	netName := c.Defaults.Network.Name
 	if len(c.Networks) > 0 {
@@ -190,23 +253,31 @@ func (e Finder) NewVM(w *Target, name string) error {
 	}
 	w.Wished = w.Network.Network
 	w.Record = c.NewVM(name, w.Network.Name)
+	var err error
+	if w.Libvirt, err = w.Record.VM.Libvirt(); err != nil {
+		return nil, err
+	}
 	w.Wish = host.Size{CPUs: w.Record.VM.CPUs, RAMMB: w.Record.VM.RAMMB, DiskGB: w.Record.VM.DiskGB}
-	return nil
+	return w, nil
 }
 
-// Rename takes the next default name, when the one before is somebody else's.
-func (w *Target) Rename() {
+// Renamed is w with the next default name, when the one before is somebody else's.
+func (w *Target) Renamed() *Target {
 	base := w.Store.Config.Defaults.VM.Name
-	for {
-		w.renamed++
-		name := base + "-" + strconv.Itoa(w.renamed+1)
-		if _, ok := w.Store.Config.FindVM(name); !ok {
-			w.Name, w.Record.Name, w.Record.VM.Name = name, name, name
-			if w.Folder != nil {
-				w.Folder.VM = name
-			}
-			return
+	for n := w.renamed + 1; ; n++ {
+		name := base + "-" + strconv.Itoa(n+1)
+		if _, ok := w.Store.Config.FindVM(name); ok {
+			continue
 		}
+		return w.with(func(t *Target) {
+			t.renamed = n
+			t.Name, t.Record.Name, t.Record.VM.Name = name, name, name
+			if w.Folder != nil {
+				a := *w.Folder
+				a.VM = name
+				t.Folder = &a
+			}
+		})
 	}
 }
 

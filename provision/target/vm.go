@@ -13,15 +13,15 @@ import (
 
 // FreeName refuses a name for a new VM under which ssh reaches something else
 // today. A name nobody chose is replaced by the next that is free.
-func (e Finder) FreeName(w *Target) error {
+func (e Finder) FreeName(w *Target) (*Target, error) {
 	taken := sshcfg.Taken(e.SSH, w.Name)
 	for err, tries := taken, 0; err != nil; err, tries = sshcfg.Taken(e.SSH, w.Name), tries+1 {
 		if !w.AutoName || tries == 100 {
-			return taken
+			return w, taken
 		}
-		w.Rename()
+		w = w.Renamed()
 	}
-	return nil
+	return w, nil
 }
 
 // Identities are the keys a guest of this VM lets in: the configured one, and
@@ -42,20 +42,21 @@ func (e Finder) Identities(ctx context.Context, w *Target) ([]sshcfg.Identity, e
 	return ids, nil
 }
 
-// ChooseImage takes --image, which counts for what the config says of the image
+// WithImage is w with --image, if it is given, which counts for what the config says of the image
 // as a whole: a digest there is that of another one.
-func (w *Target) ChooseImage(name string) error {
+func (w *Target) WithImage(name string) (*Target, error) {
 	if name == "" {
-		return nil
+		return w, nil
 	}
 	ref, err := image.Parse(name)
 	if err != nil {
-		return err
+		return w, err
 	}
-	w.Image = ref.Full()
-	c := &w.Record.Image
-	c.Name, c.SHA256, c.SHA512, c.UbuntuImgURL = w.Image, "", "", ""
-	return nil
+	return w.with(func(t *Target) {
+		t.Image = ref.Full()
+		c := &t.Record.Image
+		c.Name, c.SHA256, c.SHA512, c.UbuntuImgURL = t.Image, "", "", ""
+	}), nil
 }
 
 // ImageRef is the image a new disk is made from, by --image or the record; note

@@ -97,7 +97,10 @@ func (e Part) ApplyRules(ctx context.Context, name string) (Result, error) {
 	var scripts []string
 	_, err := e.Bring(ctx, loop.Job{
 		Plan: func(ctx context.Context) (p plan.Plan, err error) {
-			p, scripts, err = e.planApply(ctx, name)
+			look, err := e.lookForApply(ctx, name)
+			if err == nil {
+				p, scripts, err = e.planApply(look)
+			}
 			return p, err
 		},
 		Dry: func(p plan.Plan) error {
@@ -112,61 +115,76 @@ func (e Part) ApplyRules(ctx context.Context, name string) (Result, error) {
 	return e.result(ctx, name)
 }
 
-// planApply is what is missing of the rules of a network, or of all, and the rules
-// that would be loaded, whole.
-func (e Part) planApply(ctx context.Context, name string) (p plan.Plan, scripts []string, err error) {
-	p.Stage = plan.Host
+// lookedAt is what `host fw apply` hangs on.
+type lookedAt struct {
+	left     []root.NetManifest // of networks that are gone
+	networks []config.Network
+	rules    []*loop.WallFacts // of each of them
+	hooks    plan.Known[loop.Hooks]
+}
+
+// lookForApply reads the rules of a network, or of all.
+func (e Part) lookForApply(ctx context.Context, name string) (l lookedAt, err error) {
 	ns, err := e.walled(name)
 	if err != nil {
-		return p, nil, err
+		return l, err
 	}
-	l, err := e.LibvirtWithHelp(ctx)
+	conn, err := e.LibvirtWithHelp(ctx)
 	if err != nil {
-		return p, nil, err
+		return l, err
 	}
-	have, err := l.Networks(ctx)
+	have, err := conn.Networks(ctx)
 	if err != nil {
-		return p, nil, err
+		return l, err
 	}
-	left, err := e.Left(have)
-	if err != nil {
-		return p, nil, err
+	if l.left, err = e.Left(have); err != nil {
+		return l, err
 	}
 	if name != "" {
-		left = slices.DeleteFunc(left, func(m root.NetManifest) bool { return m.Wall.Network != name })
+		l.left = slices.DeleteFunc(l.left, func(m root.NetManifest) bool { return m.Wall.Network != name })
 	}
-	p.Add(PlanLeft(left)...)
 	for _, n := range ns {
 		if !slices.ContainsFunc(have, func(k *virt.Network) bool { return k.Name == n.Network.Name }) {
-			if name != "" && len(left) == 0 {
-				return p, nil, ui.Refused("network %q is not there yet: its firewall comes with it", n.Name).Hint(ui.Cmd("aivm host net create " + n.Name))
+			if name != "" && len(l.left) == 0 {
+				return l, ui.Refused("network %q is not there yet: its firewall comes with it", n.Name).Hint(ui.Cmd("aivm host net create " + n.Name))
 			}
 			continue
 		}
 		if !n.Firewall.Enabled {
 			if name != "" {
-				return p, nil, ui.Refused("the firewall of network %q is switched off in the config", n.Name).Hint(ui.CmdFor("set enabled = true in its [networks.firewall]", "aivm config edit"))
+				return l, ui.Refused("the firewall of network %q is switched off in the config", n.Name).Hint(ui.CmdFor("set enabled = true in its [networks.firewall]", "aivm config edit"))
 			}
 			continue
 		}
-		f := &loop.Facts{Wall: e.RulesOf(ctx, n.Network.Name, true)}
-		guests, err := e.guests(ctx, n)
-		if err != nil {
-			return p, nil, err
+		rules := e.RulesOf(ctx, n.Network.Name, true)
+		if rules.Guests.Value, err = e.guests(ctx, n); err != nil {
+			return l, err
 		}
-		as, err := e.Plan(n, f, guests)
-		if err != nil {
-			return p, nil, err
-		}
-		e.Offer(as, f)
-		p.Add(as...)
-		scripts = append(scripts, ruleScripts(as, f)...)
+		l.networks, l.rules = append(l.networks, n), append(l.rules, rules)
 	}
-	hooks, err := e.PlanHooks()
+	l.hooks.Value.Current, l.hooks.Value.Known, l.hooks.Err = e.Wall.Hooks()
+	return l, nil
+}
+
+// planApply is what is missing of the rules that were looked at, and those that
+// would be loaded, whole.
+func (e Part) planApply(l lookedAt) (p plan.Plan, scripts []string, err error) {
+	p.Stage = plan.Host
+	p.Add(PlanLeft(l.left)...)
+	for i, n := range l.networks {
+		f := &loop.Facts{Wall: l.rules[i]}
+		rules, err := e.Plan(n, f, f.Wall.Guests.Value)
+		if err != nil {
+			return p, nil, err
+		}
+		p.Join(rules)
+		scripts = append(scripts, ruleScripts(rules.Actions, f)...)
+	}
+	hooks, err := PlanHooks(l.hooks)
 	if err != nil {
 		return p, nil, err
 	}
-	if len(p.Actions) > len(left) {
+	if len(p.Actions) > len(l.left) {
 		p.Actions = append(hooks, p.Actions...)
 	}
 	return p, scripts, nil
@@ -198,7 +216,7 @@ func (e Part) guests(ctx context.Context, n config.Network) ([]wall.Guest, error
 		return nil, err
 	}
 	if !k.Mark.By(e.UID) {
-		return nil, ui.Refused("network %q was not made by aivm for this user", n.Name).Hint(ui.Cmd(virt.Virsh("net-dumpxml ") + n.Network.Name))
+		return nil, ui.Refused("network %q was not made by aivm for this user", n.Name).Hint(ui.Cmd(e.Virsh("net-dumpxml ") + n.Network.Name))
 	}
 	w := wall.Wall{Guests: []wall.Guest{}}
 	for _, h := range k.Hosts {

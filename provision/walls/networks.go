@@ -22,7 +22,11 @@ func (e Part) Create(ctx context.Context, name string) (Created, error) {
 	var n config.Network
 	changed, err := e.Bring(ctx, loop.Job{
 		Plan: func(ctx context.Context) (p plan.Plan, err error) {
-			n, p, err = e.planCreate(ctx, name)
+			l, err := e.lookForNetwork(ctx, name)
+			if err == nil {
+				n = l.network
+				p, err = e.planNetwork(ctx, l)
+			}
 			return p, err
 		},
 		Again: e.Reload,
@@ -45,37 +49,45 @@ type Created struct {
 	Status  NetworksStatus // for --json only
 }
 
-// planCreate chooses the network's values and plans what is missing of it.
-func (e Part) planCreate(ctx context.Context, name string) (n config.Network, p plan.Plan, err error) {
+// madeNetwork is a network that is to be there, and what its plan hangs on.
+type madeNetwork struct {
+	network config.Network
+	known   bool // it is recorded
+	facts   network.Facts
+	wall    loop.Facts // its rules, and libvirt's hooks
+}
+
+// lookForNetwork chooses the network's values and reads what is there of it.
+func (e Part) lookForNetwork(ctx context.Context, name string) (m madeNetwork, err error) {
 	store, err := e.Load()
 	if err != nil {
-		return n, p, err
+		return m, err
 	}
-	n, known, err := namedNetwork(store, name)
-	if err != nil {
-		return n, p, err
+	if m.network, m.known, err = namedNetwork(store, name); err != nil {
+		return m, err
 	}
 	l, err := e.LibvirtWithHelp(ctx)
 	if err != nil {
-		return n, p, err
+		return m, err
 	}
-	var f network.Facts
+	n, f := &m.network, &m.facts
+	f.Libvirt = e.URI()
 	f.Routes, f.Interfaces = e.Routes()
 	f.Networks.Value, f.Networks.Err = l.Networks(ctx)
 	switch {
-	case known:
+	case m.known:
 	case name == "":
 		wished := n.Network
-		n.Network, err = network.Choose(f, wished, e.UID, wished != config.DefaultConfig().Defaults.Network)
+		n.Network, err = network.Choose(*f, wished, e.UID, wished != config.DefaultConfig().Defaults.Network)
 	default:
-		n.Network, err = network.Place(f, n.Network, e.UID)
+		n.Network, err = network.Place(*f, n.Network, e.UID)
 	}
 	if err != nil {
-		return n, p, err
+		return m, err
 	}
 	n.Name = n.Network.Name
-	p, err = e.planNetwork(ctx, n, known, f)
-	return n, p, err
+	e.ForStart(ctx, n.Network.Name, &m.wall)
+	return m, nil
 }
 
 // namedNetwork is the record of that name, or the one a new network gets.
@@ -95,8 +107,9 @@ func namedNetwork(store *config.Store, name string) (n config.Network, known boo
 
 // planNetwork is what is missing of a network: its definition, its rules in
 // front of its start, its record.
-func (e Part) planNetwork(ctx context.Context, n config.Network, known bool, f network.Facts) (plan.Plan, error) {
+func (e Part) planNetwork(ctx context.Context, m madeNetwork) (plan.Plan, error) {
 	p := plan.Plan{Stage: plan.Host}
+	n, f := m.network, m.facts
 	nas, err := network.Plan(f, network.Wanted{Spec: n.Network, Owner: e.UID}, e.Networks(ctx))
 	if err != nil {
 		return p, err
@@ -111,22 +124,20 @@ func (e Part) planNetwork(ctx context.Context, n config.Network, known bool, f n
 			guests = w.Guests
 		}
 	}
-	seen := &loop.Facts{Wall: e.RulesOf(ctx, n.Network.Name, true)}
-	rules, err := e.Plan(n, seen, guests)
-	if err != nil {
+	rules, err := e.Plan(n, &m.wall, guests)
+	if p.Notes = rules.Notes; err != nil {
 		return p, err
 	}
-	e.Offer(rules, seen)
-	as := BeforeStart(n.Network.Name, nas, rules)
+	as := BeforeStart(n.Network.Name, nas, rules.Actions)
 	if len(as) > 0 && n.Firewall.Enabled {
-		hooks, err := e.PlanHooks()
+		hooks, err := PlanHooks(m.wall.Wall.Hooks)
 		if err != nil {
 			return p, err
 		}
 		p.Add(hooks...)
 	}
 	p.Add(as...)
-	if !known {
+	if !m.known {
 		p.Add(plan.Action{
 			ID: "store.network:" + n.Name, Why: fmt.Sprintf("record the network %s in the config", n.Name), Shows: []string{"write " + e.StorePath}, Consent: plan.Ask,
 			Do: func(ctx context.Context) error {
@@ -244,7 +255,7 @@ func (e Part) networkStatus(ctx context.Context, store *config.Store, n config.N
 		s.State, s.Why, s.Fix = string(virt.Missing), "it is made when a VM needs it", []string{create}
 		return s
 	case !k.Mark.By(e.UID):
-		s.State, s.Why, s.Fix = "not ours", "libvirt has a network of this name that aivm did not make for this user", []string{virt.Virsh("net-dumpxml ") + k.Name}
+		s.State, s.Why, s.Fix = "not ours", "libvirt has a network of this name that aivm did not make for this user", []string{e.Virsh("net-dumpxml ") + k.Name}
 		return s
 	case !k.Active:
 		s.State, s.Why, s.Fix = string(virt.Off), "it is started when a VM needs it", []string{create}

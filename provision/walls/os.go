@@ -20,6 +20,7 @@ import (
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/internal/wall"
 	"aivm.dev/aivm/provision/firewall"
+	"aivm.dev/aivm/provision/loop"
 	"aivm.dev/aivm/provision/session"
 )
 
@@ -127,16 +128,16 @@ func sudoersLine(user, network string) string {
 }
 
 // unreadable is the refusal to use a guest behind a wall nobody could look at.
-func (e Part) unreadable(network string, err error) error {
-	r := ui.Refused("whether the firewall of network %q is in place could not be read: %w", network, err)
+func (e Part) unreadable(f *loop.WallFacts, err error) error {
+	r := ui.Refused("whether the firewall of network %q is in place could not be read: %w", f.Network, err)
 	if errors.Is(err, firewall.ErrAsks) {
-		r.Hint(ui.CmdFor("run it in a terminal, or allow just this reading", e.offer(network)))
+		r.Hint(ui.CmdFor("run it in a terminal, or allow just this reading", f.Allow))
 	}
 	return r.Hint(ui.CmdFor("to go on without the firewall, this once", ui.AddFlag(e.Rerun, "--no-firewall")))
 }
 
-// offer is the command that lets this user read the rules of a network.
-func (e Part) offer(network string) string {
+// allow is the command that lets this user read the rules of a network.
+func (e Part) allow(network string) string {
 	user := e.Getenv("USER")
 	if user == "" {
 		user = fmt.Sprintf("#%d", e.UID) // sudoers(5)

@@ -31,28 +31,50 @@ func (e Part) ObserveRules(ctx context.Context, w *target.Target) *loop.WallFact
 
 // RulesOf reads the rules of a network.
 func (e Part) RulesOf(ctx context.Context, network string, sudo bool) *loop.WallFacts {
-	return &loop.WallFacts{Network: network, Rules: e.Wall.Rules(ctx, network, sudo)}
+	f := &loop.WallFacts{Network: network, Rules: e.Wall.Rules(ctx, network, sudo)}
+	if errors.Is(f.Rules.Kernel.Err, firewall.ErrAsks) {
+		f.Allow = e.allow(network)
+		_, err := os.Stat(e.State().OfferedPath(network))
+		f.Offered = !errors.Is(err, fs.ErrNotExist)
+	}
+	return f
 }
 
-// See has f hold the rules of the network, which may be another one than that of
-// the last look.
-func (e Part) See(ctx context.Context, network string, f *loop.Facts) {
-	if !e.NoFirewall && (f.Wall == nil || f.Wall.Network != network) {
-		f.Wall = e.RulesOf(ctx, network, true)
-	}
+// ForStart has f hold what the start of a network hangs on, which may be another
+// one than that of the last look: its rules, and libvirt's hooks.
+func (e Part) ForStart(ctx context.Context, network string, f *loop.Facts) {
+	e.see(ctx, network, f)
+	e.seeHooks(f)
 }
 
-// Running looks at the rules of a network whose VM runs already, and plans what is
-// missing of them.
-func (e Part) Running(ctx context.Context, n config.Network, f *loop.Facts) ([]plan.Action, error) {
-	e.See(ctx, n.Network.Name, f)
-	guests, err := e.known(ctx, n, f)
-	if err != nil {
-		return nil, err
+// see has f hold the rules of a network.
+func (e Part) see(ctx context.Context, network string, f *loop.Facts) {
+	if f.Wall != nil && f.Wall.Network == network {
+		return
 	}
-	as, err := e.planRunning(n, f, guests)
-	e.Offer(as, f)
-	return as, err
+	if e.NoFirewall {
+		f.Wall = &loop.WallFacts{Network: network}
+		return
+	}
+	f.Wall = e.RulesOf(ctx, network, true)
+}
+
+func (e Part) seeHooks(f *loop.Facts) {
+	h := &f.Wall.Hooks
+	h.Value.Current, h.Value.Known, h.Err = e.Wall.Hooks()
+}
+
+// ForUse has f hold what the use of a VM that runs already hangs on: the rules of
+// its network and, where some are missing, libvirt's hooks.
+func (e Part) ForUse(ctx context.Context, n config.Network, f *loop.Facts) {
+	e.see(ctx, n.Network.Name, f)
+	f.Wall.Guests.Value, f.Wall.Guests.Err = e.known(ctx, n, f)
+	if f.Wall.Guests.Err != nil {
+		return
+	}
+	if p, err := e.Plan(n, f, f.Wall.Guests.Value); err == nil && !p.Empty() {
+		e.seeHooks(f)
+	}
 }
 
 // known are the guests that rules have to let through beside those they know: nil
@@ -78,19 +100,22 @@ func (e Part) known(ctx context.Context, n config.Network, f *loop.Facts) ([]wal
 // Plan puts the rules of the network in place before a guest behind them is used,
 // or started. guests are those that have an address in it; nil: those the rules
 // know already, and this one. The rules were read: f.Wall is about this network.
-func (e Part) Plan(n config.Network, f *loop.Facts, guests []wall.Guest) ([]plan.Action, error) {
+func (e Part) Plan(n config.Network, f *loop.Facts, guests []wall.Guest) (plan.Plan, error) {
+	p := plan.Plan{Stage: plan.Host}
 	fw, spec := n.Firewall, n.Network
 	if e.NoFirewall {
-		e.WarnOnce(fmt.Sprintf("the firewall of network %s is not looked at, this once", spec.Name))
-		return nil, nil
+		p.Warn(fmt.Sprintf("the firewall of network %s is not looked at, this once", spec.Name))
+		return p, nil
 	}
 	rules := f.Wall.Rules
 	want, err := firewall.Want(fw, spec, guests)
 	if err != nil {
-		return nil, err
+		return p, err
 	}
 	if !fw.Enabled {
-		return firewall.PlanRemoval(rules, want), nil
+		p.Add(firewall.PlanRemoval(rules, want)...)
+		e.offerReading(&p, f.Wall)
+		return p, nil
 	}
 	if guests == nil && rules.Manifest.Err == nil && rules.Manifest.Value != nil {
 		want.Guests = rules.Manifest.Value.Wall.Guests
@@ -105,42 +130,57 @@ func (e Part) Plan(n config.Network, f *loop.Facts, guests []wall.Guest) ([]plan
 	}
 	as, err := firewall.Plan(rules, want, e.InTTY)
 	if err != nil {
-		return nil, e.unreadable(spec.Name, err)
+		return p, e.unreadable(f.Wall, err)
 	}
-	if len(as) > 0 {
-		e.sayPorts(fw)
+	if p.Add(as...); !p.Empty() {
+		warnOfPorts(&p, fw)
 	}
 	for _, s := range firewall.InTheWay(rules.Kernel.Value, spec.Bridge) {
-		e.WarnOnce(s)
+		p.Warn(s)
 	}
-	return as, nil
+	e.offerReading(&p, f.Wall)
+	return p, nil
 }
 
-// planRunning is Plan for a VM that runs already. guests as for Plan.
-func (e Part) planRunning(n config.Network, f *loop.Facts, guests []wall.Guest) ([]plan.Action, error) {
-	as, err := e.Plan(n, f, guests)
-	if err != nil || len(as) == 0 {
-		return nil, err
+// PlanUse is Plan for a VM that runs already; f holds what ForUse has read.
+func (e Part) PlanUse(n config.Network, f *loop.Facts) (plan.Plan, error) {
+	none := plan.Plan{Stage: plan.Host}
+	if f.Wall.Guests.Err != nil {
+		return none, f.Wall.Guests.Err
+	}
+	p, err := e.Plan(n, f, f.Wall.Guests.Value)
+	if err != nil || p.Empty() {
+		return p, err
 	}
 	// A login made while the rules were gone is one they do not know: the next
 	// look makes a new one.
-	as[len(as)-1].Again = true
-	hooks, err := e.PlanHooks()
-	return append(hooks, as...), err
+	p.Actions[len(p.Actions)-1].Again = true
+	hooks, err := PlanHooks(f.Wall.Hooks)
+	p.Actions = append(hooks, p.Actions...)
+	return p, err
 }
 
-// Offer names the line of sudoers that saves the password, if rules are put up
-// that only root can read.
-func (e Part) Offer(as []plan.Action, f *loop.Facts) {
-	if len(as) > 0 && f.Wall != nil && errors.Is(f.Wall.Rules.Kernel.Err, firewall.ErrAsks) {
-		e.offerOnce(f.Wall.Network)
+// offerReading names the line of sudoers that saves the password, once for each
+// network, if rules are put up that only root can read.
+func (e Part) offerReading(p *plan.Plan, f *loop.WallFacts) {
+	if p.Empty() || f.Offered || f.Allow == "" || e.DryRun {
+		return
 	}
+	mark := e.State().OfferedPath(f.Network)
+	p.Notes = append(p.Notes, plan.Note{
+		Text: "only root can look at the firewall. To be asked for no password because of that, allow just this reading: " + f.Allow, Warn: true,
+		Said: func() {
+			if os.MkdirAll(filepath.Dir(mark), 0o700) == nil {
+				_ = os.WriteFile(mark, nil, 0o600) // else it is offered again
+			}
+		},
+	})
 }
 
-// PlanForget takes a VM that is deleted out of the rules of its network.
-func (e Part) PlanForget(ctx context.Context, network, mac, vm string) []plan.Action {
-	// Only the manifest counts here, and anybody may read it.
-	m := e.Wall.Rules(ctx, network, false).Manifest
+// PlanForget takes a VM that is deleted out of the rules of its network. Of these
+// only the manifest counts here, which anybody may read.
+func PlanForget(rules firewall.Facts, network, mac, vm string) []plan.Action {
+	m := rules.Manifest
 	if m.Err != nil || m.Value == nil {
 		return nil
 	}
@@ -178,36 +218,22 @@ func BeforeStart(network string, nas, rules []plan.Action) []plan.Action {
 	return append(nas, rules...)
 }
 
-// sayPorts tells who comes from 0.3 what its ports do not open any more.
-func (e Part) sayPorts(fw config.Firewall) {
+// warnOfPorts tells who comes from 0.3 what its ports do not open any more.
+func warnOfPorts(p *plan.Plan, fw config.Firewall) {
 	ports := append(append([]string{}, fw.AllowTCPPorts...), fw.AllowUDPPorts...)
 	if len(ports) > 0 && len(fw.AllowLAN) == 0 {
-		e.WarnOnce(fmt.Sprintf("allowed ports (%s) are open on this machine only; 0.3 opened them on the whole LAN: for a service there, allow_lan = [\"ADDRESS:PORT\"]", strings.Join(ports, ", ")))
-	}
-}
-
-// offerOnce names the line of sudoers that saves the password, once for each
-// network.
-func (e Part) offerOnce(network string) {
-	mark := e.State().OfferedPath(network)
-	if _, err := os.Stat(mark); err == nil || e.DryRun || !errors.Is(err, fs.ErrNotExist) {
-		return
-	}
-	e.WarnOnce("only root can look at the firewall. To be asked for no password because of that, allow just this reading: " + e.offer(network))
-	if os.MkdirAll(filepath.Dir(mark), 0o700) == nil {
-		_ = os.WriteFile(mark, nil, 0o600) // else it is offered again
+		p.Warn(fmt.Sprintf("allowed ports (%s) are open on this machine only; 0.3 opened them on the whole LAN: for a service there, allow_lan = [\"ADDRESS:PORT\"]", strings.Join(ports, ", ")))
 	}
 }
 
 // PlanHooks puts libvirt's hooks in place: with them the rules of a network and
 // the folders of a VM come back whenever libvirt starts it, and it does not
 // start without. An old copy of this program is renewed without a question.
-func (e Part) PlanHooks() ([]plan.Action, error) {
-	current, known, err := e.Wall.Hooks()
-	if err != nil {
-		return nil, ui.Failed("libvirt's hooks cannot be looked at: %w", err).Hint(ui.Cmd("ls -l /etc/libvirt/hooks/network.d " + root.HookProgram))
+func PlanHooks(h plan.Known[loop.Hooks]) ([]plan.Action, error) {
+	if h.Err != nil {
+		return nil, ui.Failed("libvirt's hooks cannot be looked at: %w", h.Err).Hint(ui.Cmd("ls -l /etc/libvirt/hooks/network.d " + root.HookProgram))
 	}
-	if current {
+	if h.Value.Current {
 		return nil, nil
 	}
 	op := root.Hooks{}
@@ -215,7 +241,7 @@ func (e Part) PlanHooks() ([]plan.Action, error) {
 		ID: "host.hooks", Why: "have libvirt put rules and folders back in place when it starts a network or VM",
 		Shows: op.Shows(), Consent: plan.Ask, Root: op, Timing: "host",
 	}
-	if known {
+	if h.Value.Known {
 		a.Why, a.Consent = "renew the copy of aivm that libvirt's hooks run", plan.None
 	}
 	return []plan.Action{a}, nil

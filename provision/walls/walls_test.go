@@ -133,7 +133,10 @@ func TestRunningWall(t *testing.T) {
 			e, k, w := walledWorld(t)
 			f := behind()
 			c.change(e, k, w, f)
-			as, err := For(e.Loop).Running(t.Context(), w.Network, f)
+			For(e.Loop).ForUse(t.Context(), w.Network, f)
+			p, err := For(e.Loop).PlanUse(w.Network, f)
+			e.SayNotes(p)
+			as := p.Actions
 			if c.err != "" {
 				var ue *ui.Error
 				if err == nil || !strings.Contains(err.Error(), c.err) || !errors.As(err, &ue) || len(ue.HintLines()) == 0 {
@@ -161,9 +164,13 @@ func TestOfferedOnce(t *testing.T) {
 	for i, want := range []bool{false, true, false} {
 		e.Err.Reset()
 		e.Fresh()
-		if _, err := For(e.Loop).Running(t.Context(), w.Network, behind()); err != nil {
+		f := behind()
+		For(e.Loop).ForUse(t.Context(), w.Network, f)
+		p, err := For(e.Loop).PlanUse(w.Network, f)
+		if err != nil {
 			t.Fatal(err)
 		}
+		e.SayNotes(p)
 		if got := strings.Contains(e.Err.String(), "NOPASSWD"); got != want {
 			t.Errorf("run %d: offered: %v", i, got)
 		}

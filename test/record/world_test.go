@@ -279,7 +279,7 @@ func (w *world) seams() *provision.Seams {
 			SSHConfigPath: homeDir + "/.ssh/config", SystemConfig: top + "/ssh_config",
 		},
 		Root: helper{w},
-		DialVirt: func(ctx context.Context) (*virt.Conn, error) {
+		DialVirt: func(ctx context.Context, u virt.URI) (*virt.Conn, error) {
 			switch {
 			case m.noVirt:
 				return nil, virt.ErrNoDaemon
@@ -288,7 +288,7 @@ func (w *world) seams() *provision.Seams {
 			}
 			ours, theirs := net.Pipe()
 			w.serving.Go(func() { w.virt.serve(theirs) })
-			return virt.Adopt(ctx, ours)
+			return virt.Adopt(ctx, ours, u)
 		},
 		DialGuest: w.dialGuest,
 		HostKeyOf: func(context.Context, string) (ssh.PublicKey, error) {

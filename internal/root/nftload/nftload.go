@@ -147,8 +147,9 @@ func definedFor(w wall.Wall, caller int) error {
 	case !n.MadeFor(caller):
 		return ui.Refused("network %q was not made by aivm for uid %d", w.Network, caller)
 	case n.Bridge.Name != w.Bridge || !gateway:
+		// The definitions root reads are those of the system's libvirt.
 		return ui.Refused("network %q has another bridge or address than the firewall's rules were asked for", w.Network).
-			Hint(ui.Cmd(virt.Virsh("net-dumpxml ") + w.Network))
+			Hint(ui.Cmd(virt.URI{}.Virsh("net-dumpxml ") + w.Network))
 	}
 	return nil
 }

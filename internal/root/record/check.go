@@ -112,7 +112,7 @@ func Check(op Op, caller int) error {
 		}
 		return nil
 	case LibvirtSocket:
-		if !slices.Contains(libvirtSockets, o.Path) {
+		if !OpensSocket(o.Path) {
 			return bad("socket path", o.Path)
 		}
 		return nil

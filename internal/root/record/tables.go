@@ -35,5 +35,8 @@ var kvmModules = []string{"kvm_intel", "kvm_amd"}
 // where the packages put the former into a configuration).
 var libvirtSockets = []string{"/run/libvirt/libvirt-sock", "/var/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock"}
 
+// OpensSocket reports whether LibvirtSocket may open path.
+func OpensSocket(path string) bool { return slices.Contains(libvirtSockets, path) }
+
 // MaxProtected bounds the paths of one Bind: each is a mount.
 const MaxProtected = 256

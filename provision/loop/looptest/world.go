@@ -55,7 +55,7 @@ func New(t *testing.T) *World {
 		StorePath: at("config.toml"), Home: at("home"), UID: 4321, GID: 4321, Getenv: func(string) string { return "" }, Rerun: "aivm x",
 		Host: host.OSEnv(), Cache: image.Cache{Dir: at("cache")},
 		SSH:      sshcfg.Layout{Home: at("home"), ConfigDir: at("conf/ssh"), StateDir: at("state"), SSHConfigPath: at("ssh_config"), SystemConfig: at("system")},
-		DialVirt: func(context.Context) (*virt.Conn, error) { return nil, virt.ErrDenied },
+		DialVirt: func(context.Context, virt.URI) (*virt.Conn, error) { return nil, virt.ErrDenied },
 		Root:     w,
 	}
 	w.On(&ui.Streams{In: strings.NewReader(""), Out: &w.Out, Err: &w.Err})

@@ -1,0 +1,48 @@
+package checks
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/loop/looptest"
+	"aivm.dev/aivm/provision/state"
+	"aivm.dev/aivm/provision/target"
+	"aivm.dev/aivm/sshcfg"
+)
+
+// An entry that somebody changed is named with what it says.
+func TestEntryThatWasChanged(t *testing.T) {
+	w := looptest.New(t)
+	e := For(w.Loop)
+	in := state.Instance{Address: "10.77.0.101", User: "agent", Identities: []string{"/k"}}
+	text, err := sshcfg.Render(e.Stanza("t", in))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := e.SSH.ConfPath("t")
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	const general = "the entry or the Include line is missing or was changed"
+	for name, tc := range map[string]struct{ old, new, want string }{
+		"as written": {"", "", general}, // but no Include line
+		"a comment":  {"# Written", "# I wrote", general},
+		"an address": {"10.77.0.101", "10.0.0.9", "its entry was changed (" + path + "): HostName is 10.0.0.9, not 10.77.0.101"},
+		"gone":       {"    ProxyCommand none\n", "", "its entry was changed (" + path + "): ProxyCommand is not there, not none"},
+		"unreadable": {"Host t\n", "Match all\n", "its entry was changed: " + path + ": not a stanza written by aivm"},
+	} {
+		if err := os.WriteFile(path, []byte(strings.Replace(string(text), tc.old, tc.new, 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		vms := []Entry{{want: &target.Target{Name: "t"}, inst: &in}}
+		d := Seen{Host: host.Facts{Tools: map[string]string{"ssh": "/usr/bin/ssh"}}, Vms: vms}
+		d.sshErr = e.examineSSH(t.Context(), vms)
+		c := e.SSHConfigCheck(d)
+		if c.State != host.Bad || !strings.HasPrefix(c.Detail, "ssh t does not reach its VM: "+tc.want) || len(c.Fix) != 1 || c.Fix[0] != "aivm host doctor --fix" {
+			t.Errorf("%s: %+v", name, c)
+		}
+	}
+}

@@ -1,0 +1,82 @@
+package loop
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+
+	"aivm.dev/aivm/gitsync"
+	"aivm.dev/aivm/provision/share"
+	"aivm.dev/aivm/provision/state"
+	"aivm.dev/aivm/provision/target"
+	"aivm.dev/aivm/settingsync"
+)
+
+// Each look has a list of its own: what is left out later is not in an earlier one.
+func TestLeft(t *testing.T) {
+	gone, link := errors.New("gone"), fmt.Errorf("it %w", share.ErrLink)
+	var none Left
+	one := none.And(Left{"/b": link})
+	two := one.And(Left{"/c": gone, "/a": link})
+	if len(none) != 0 || len(one) != 1 || len(two) != 3 {
+		t.Errorf("%v %v %v", none, one, two)
+	}
+	if got := two.Linked(); !slices.Equal(got, []string{"/a", "/b"}) {
+		t.Errorf("linked: %v", got)
+	}
+	if less := two.But("/a"); len(less) != 2 || len(two) != 3 || len(none.But("/a")) != 0 {
+		t.Errorf("%v of %v", less, two)
+	}
+	f, g := &Facts{Progress: Progress{Left: one}}, &Facts{Progress: Progress{Left: one}}
+	f.LeaveOut(Left{"/d": gone})
+	if len(f.Left) != 2 || len(g.Left) != 1 {
+		t.Errorf("%v %v", f.Left, g.Left)
+	}
+}
+
+// What a run knows begins with what is wanted, and does not reach back into it.
+func TestBegin(t *testing.T) {
+	if p := Begin(&target.Target{}); p.Clone != nil || p.Settings != nil {
+		t.Errorf("%+v", p)
+	}
+	w := (&target.Target{}).WithClone(target.Clone{Push: true}).WithSettings(target.Settings{Wanted: settingsync.Wanted{Known: "then"}})
+	p := Begin(w)
+	if p.Clone == nil || p.Settings == nil {
+		t.Fatalf("%+v", p)
+	}
+	p.Settings.Wanted.Known = "now"
+	p.Clone.Guest = gitsync.Guest{State: gitsync.Clone}
+	if w.Settings.Wanted.Known != "then" {
+		t.Error("what is wanted was changed")
+	}
+}
+
+// A report is of what was sent, or of what would be.
+func TestSettingsReport(t *testing.T) {
+	s := &Settings{}
+	if r := s.Report(); len(r.Copied) != 0 {
+		t.Errorf("%+v", r)
+	}
+	s.Round = &settingsync.Round{Report: settingsync.Report{Copied: []string{"a", "b"}}}
+	if r := s.Report(); len(r.Copied) != 2 {
+		t.Errorf("%+v", r)
+	}
+	s.Done = &settingsync.Report{Copied: []string{"a"}}
+	if r := s.Report(); len(r.Copied) != 1 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// A VM that was taken over has no device for folders until its next stop.
+func TestFoldersOfATakenOverVM(t *testing.T) {
+	w := &target.Target{Name: "t", Folder: &share.Attachment{HostPath: "/p", VM: "t", Mode: share.SharedRoot, Access: "rw", GuestDst: "/p", Tag: share.Token("/p")}}
+	for _, c := range []struct {
+		inst *state.Instance
+		want int
+	}{{nil, 1}, {&state.Instance{}, 1}, {&state.Instance{Adopted: true}, 0}, {&state.Instance{Adopted: true, Moved: true}, 1}} {
+		if got := (&Facts{Inst: c.inst}).Atts(w); len(got) != c.want {
+			t.Errorf("%+v: %v", c.inst, got)
+		}
+	}
+}

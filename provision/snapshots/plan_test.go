@@ -1,0 +1,53 @@
+package snapshots
+
+import (
+	"strings"
+	"testing"
+
+	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/provision/loop/looptest"
+)
+
+// A VM that runs is stopped first, with a yes of its own, but only if there is
+// something to do.
+func TestPlanOnDisk(t *testing.T) {
+	e := For(looptest.New(t).Loop)
+	what := []plan.Action{{ID: "snapshot.create"}}
+	for _, tc := range []struct {
+		state virt.State
+		as    []plan.Action
+		want  string
+	}{
+		{virt.Off, nil, ""},
+		{virt.Running, nil, ""},
+		{virt.Off, what, "snapshot.create"},
+		{virt.Running, what, "domain.shutdown snapshot.create"},
+	} {
+		p := e.PlanOnDisk(t.Context(), &virt.Domain{Name: "t", State: tc.state}, tc.as)
+		var got []string
+		for _, a := range p.Actions {
+			got = append(got, a.ID)
+			if a.ID == "domain.shutdown" && (a.Consent != plan.Ask || !strings.Contains(a.Why, "nobody writes to it")) {
+				t.Errorf("%+v", a)
+			}
+		}
+		if strings.Join(got, " ") != tc.want {
+			t.Errorf("%s: %v, not %s", tc.state, got, tc.want)
+		}
+	}
+}
+
+func TestPlanForgetBrowser(t *testing.T) {
+	e := For(looptest.New(t).Loop)
+	if e.knownToBrowser("t") {
+		t.Error("known to a browser that was never opened")
+	}
+	as := e.planForgetBrowser("t")
+	if len(as) != 1 || as[0].ID != "browser.forget" || as[0].Shows[0] != "rm "+e.State().BrowserPath("t") {
+		t.Fatalf("%+v", as)
+	}
+	if err := as[0].Do(t.Context()); err != nil {
+		t.Errorf("gone meanwhile: %v", err)
+	}
+}

@@ -1,0 +1,42 @@
+package target
+
+import (
+	"testing"
+
+	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/share"
+)
+
+// What a run decides is a new Target: the one it was given stays as it is.
+func TestTargetsAreCopied(t *testing.T) {
+	store := &config.Store{Config: config.DefaultConfig()}
+	w, err := NewVM(store, store.Config.Defaults.VM.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w = w.with(func(t *Target) { t.Folder = &share.Attachment{HostPath: "/p", VM: t.Name} })
+	was, folder := *w, *w.Folder
+	next := w.Renamed()
+	if next.Name != w.Name+"-2" || next.Record.Name != next.Name || next.Record.VM.Name != next.Name || next.Folder.VM != next.Name {
+		t.Errorf("renamed: %+v", next)
+	}
+	if again := next.Renamed(); again.Name != w.Name+"-3" {
+		t.Errorf("renamed again: %s", again.Name)
+	}
+	if s := w.Sized(host.Size{CPUs: 3}); s.Wish.CPUs != 3 || s.Wish.RAMMB != w.Wish.RAMMB {
+		t.Errorf("sized: %+v", s.Wish)
+	}
+	if s := w.Started(); !s.Boot || !s.Guest {
+		t.Errorf("started: %+v", s)
+	}
+	if s, err := w.WithImage("debian-12"); err != nil || s.Image == "" || s.Record.Image.Name == w.Record.Image.Name {
+		t.Errorf("image: %v %v", s.Image, err)
+	}
+	if s := w.Asked().NotByRoot().Known().Default().Anew().OpenedAt("/x").GuestAlone(); !s.Guest || !s.NoSudo || s.NewVM || !s.SetActive || !s.Again || s.OpenAt != "/x" || s.Store != nil {
+		t.Errorf("%+v", s)
+	}
+	if was.Name != w.Name || w.Boot || w.Guest || w.NoSudo || !w.NewVM || w.SetActive || w.Again || w.OpenAt != "" || w.Store == nil || *w.Folder != folder || w.Record.Image.Name != was.Record.Image.Name {
+		t.Errorf("it was changed: %+v", w)
+	}
+}
