@@ -82,12 +82,23 @@ func (b Base) free(p *virt.Pool) string {
 	return b.nth(n)
 }
 
-var (
-	// stallAfter is how long a volume may stay as it is before its writer
-	// counts as dead. Wrong is only slow: then both write, each their own.
-	stallAfter = 10 * time.Second
-	lookEvery  = 500 * time.Millisecond
-)
+// stallAfter is how long a volume may stay as it is before its writer
+// counts as dead. Wrong is only slow: then both write, each their own.
+const stallAfter = 10 * time.Second
+
+// pace is how a volume that somebody else writes is waited for.
+type pace struct {
+	stall time.Duration // stallAfter
+	look  time.Duration // between two looks
+}
+
+// pacing is w's pace, the usual one if it has none.
+func (w Wanted) pacing() pace {
+	if w.pace != (pace{}) {
+		return w.pace
+	}
+	return pace{stall: stallAfter, look: 500 * time.Millisecond}
+}
 
 // watch knows since when the parts of a base have not changed.
 type watch map[string]struct {
@@ -95,8 +106,8 @@ type watch map[string]struct {
 	since  time.Time
 }
 
-// growing returns a part that was written to a moment ago.
-func (w watch) growing(parts []virt.Volume) (virt.Volume, bool) {
+// growing returns a part that was written to less than stall ago.
+func (w watch) growing(parts []virt.Volume, stall time.Duration) (virt.Volume, bool) {
 	now := time.Now()
 	for _, v := range parts {
 		k, seen := w[v.Name]
@@ -108,7 +119,7 @@ func (w watch) growing(parts []virt.Volume) (virt.Volume, bool) {
 		}
 		k.volume = v
 		w[v.Name] = k
-		if now.Sub(k.since) < stallAfter {
+		if now.Sub(k.since) < stall {
 			return v, true
 		}
 	}
@@ -130,6 +141,7 @@ func uploadBase(ctx context.Context, l Libvirt, pool string, w Wanted) error {
 	if err != nil {
 		return err
 	}
+	wait := w.pacing()
 	for seen := (watch{}); ; {
 		p, err := look(ctx, l, w.BaseDir)
 		if err != nil {
@@ -139,9 +151,9 @@ func uploadBase(ctx context.Context, l Libvirt, pool string, w Wanted) error {
 			return nil
 		}
 		_, parts := base.split(p)
-		if v, ok := seen.growing(parts); ok {
+		if v, ok := seen.growing(parts, wait.stall); ok {
 			plan.Report(ctx, "waiting for another aivm that puts the image there", min(float64(v.Allocation)/float64(max(base.Size, 1)), 1))
-			if err := pause.For(ctx, lookEvery); err != nil {
+			if err := pause.For(ctx, wait.look); err != nil {
 				return err
 			}
 			continue

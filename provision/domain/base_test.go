@@ -127,8 +127,11 @@ func wantBase(content string) Wanted {
 		return Base{SHA256: "abc", Format: "qcow2", Size: int64(len(content)), Open: func() (io.ReadCloser, error) {
 			return io.NopCloser(strings.NewReader(content)), nil
 		}}, nil
-	}, Seed: func() ([]byte, error) { return []byte("seed"), nil }}
+	}, Seed: func() ([]byte, error) { return []byte("seed"), nil }, pace: quick}
 }
+
+// quick waits for other runs only as long as a test has to.
+var quick = pace{stall: 200 * time.Millisecond, look: 5 * time.Millisecond}
 
 // do runs one action of the plan that was made from the facts then.
 func do(t *testing.T, p *storage, then *virt.Pool, w Wanted, id string, said *bytes.Buffer) error {
@@ -155,13 +158,6 @@ func do(t *testing.T, p *storage, then *virt.Pool, w Wanted, id string, said *by
 	return err
 }
 
-func quick(t *testing.T) {
-	t.Helper()
-	stall, every, busy := stallAfter, lookEvery, busyEvery
-	stallAfter, lookEvery, busyEvery = 200*time.Millisecond, 5*time.Millisecond, time.Millisecond
-	t.Cleanup(func() { stallAfter, lookEvery, busyEvery = stall, every, busy })
-}
-
 func then(t *testing.T, p *storage) *virt.Pool {
 	t.Helper()
 	v, err := p.PoolAt(context.Background(), "/pool")
@@ -176,7 +172,6 @@ var old = time.Now().Add(-time.Hour)
 // What was half-written when the plan was made is complete now, and a disk
 // stands on it.
 func TestUploadLooksAgain(t *testing.T) {
-	quick(t)
 	p := newPool(virt.Volume{Name: "base-abc", Modified: old})
 	planned := then(t, p)
 	p.put(virt.Volume{Name: "base-abc.done"})
@@ -188,7 +183,6 @@ func TestUploadLooksAgain(t *testing.T) {
 
 // A volume that grows is somebody's, who is waited for.
 func TestUploadWaits(t *testing.T) {
-	quick(t)
 	p := newPool(virt.Volume{Name: "base-abc", Modified: time.Now()})
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -211,7 +205,6 @@ func TestUploadWaits(t *testing.T) {
 // A part a dead run left is not waited for and not written to. It goes when
 // the image is there, unless a disk stands on it.
 func TestUploadAfterADeadRun(t *testing.T) {
-	quick(t)
 	p := newPool(
 		virt.Volume{Name: "base-abc", Modified: old},
 		virt.Volume{Name: "base-abc-2", Modified: old}, virt.Volume{Name: "1000-x.qcow2", Backing: "/pool/base-abc-2"},
@@ -222,7 +215,7 @@ func TestUploadAfterADeadRun(t *testing.T) {
 	if err := do(t, p, then(t, p), wantBase("image"), "image.upload", nil); err != nil {
 		t.Fatal(err)
 	}
-	if time.Since(start) > stallAfter {
+	if time.Since(start) > quick.stall {
 		t.Error("waited for the dead")
 	}
 	if got := p.names(); got != "1000-x.qcow2 base-abc-2 base-abc-3.done base-abc-4 base-abc-4.done base-abc-x base-abcd" {
@@ -236,7 +229,6 @@ func TestUploadAfterADeadRun(t *testing.T) {
 
 // A part that was just left by a killed run may be somebody's: for a moment.
 func TestUploadTakesOver(t *testing.T) {
-	quick(t)
 	p := newPool(virt.Volume{Name: "base-abc", Modified: time.Now()})
 	if err := do(t, p, then(t, p), wantBase("image"), "image.upload", nil); err != nil {
 		t.Fatal(err)
@@ -250,7 +242,6 @@ func TestUploadTakesOver(t *testing.T) {
 // it finds the other one; if that is not complete yet, it begins anew.
 func TestUploadTakenForDead(t *testing.T) {
 	for _, complete := range []bool{true, false} {
-		quick(t)
 		p := newPool()
 		once := sync.OnceFunc(func() {
 			p.mu.Lock()
@@ -281,7 +272,6 @@ func TestUploadTakenForDead(t *testing.T) {
 
 // Of many at once one writes.
 func TestUploadAtOnce(t *testing.T) {
-	quick(t)
 	p := newPool()
 	planned := then(t, p)
 	var wg sync.WaitGroup
@@ -306,7 +296,6 @@ type broken struct{ io.Reader }
 func (broken) Read([]byte) (int, error) { return 0, errors.New("the disk is gone") }
 
 func TestUploadFails(t *testing.T) {
-	quick(t)
 	p := newPool(virt.Volume{Name: "base-abc", Modified: old})
 	w := wantBase("image")
 	w.Base = func() (Base, error) {
@@ -322,7 +311,6 @@ func TestUploadFails(t *testing.T) {
 
 // libvirt refuses to look while anybody makes a volume; it is asked again.
 func TestBusyIsWaitedFor(t *testing.T) {
-	quick(t)
 	p := newPool()
 	planned := then(t, p)
 	p.busy = 3
@@ -337,7 +325,6 @@ func TestBusyIsWaitedFor(t *testing.T) {
 
 // What another run made since the plan is a reason to look again.
 func TestMadeMeanwhile(t *testing.T) {
-	quick(t)
 	p := newPool(virt.Volume{Name: "base-abc"}, virt.Volume{Name: "base-abc.done"})
 	planned := then(t, p)
 	p.put(virt.Volume{Name: "1000-work.qcow2"})

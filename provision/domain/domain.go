@@ -58,6 +58,8 @@ type Wanted struct {
 	// Elsewhere: its disk does not lie in the pool, as that of a VM that was
 	// taken over does not.
 	Elsewhere bool
+
+	pace pace // of the wait for another run that uploads the image
 }
 
 // Names of the volumes of a VM.

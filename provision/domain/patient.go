@@ -14,7 +14,7 @@ import (
 // others make their volumes in it, too.
 type patient struct{ Libvirt }
 
-var (
+const (
 	busyLimit = 2 * time.Minute
 	busyEvery = 250 * time.Millisecond
 )

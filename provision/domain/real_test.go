@@ -20,8 +20,6 @@ import (
 // the libvirt of this machine and a pool of this test's own: all get a disk,
 // and one of them uploaded.
 func TestFirstRunsAtOnce(t *testing.T) {
-	quick(t)
-	stallAfter = 3 * time.Second
 	ctx := context.Background()
 	top, err := os.MkdirTemp("/var/tmp", "aivm-domain-test-")
 	if err != nil {
@@ -62,7 +60,7 @@ func TestFirstRunsAtOnce(t *testing.T) {
 	for i := range 4 {
 		l := patient{dial()}
 		wg.Go(func() {
-			w := Wanted{Key: fmt.Sprintf("0-vm%d", i), DiskGB: 1, BaseDir: dir, Base: func() (Base, error) { return base, nil }}
+			w := Wanted{Key: fmt.Sprintf("0-vm%d", i), DiskGB: 1, BaseDir: dir, Base: func() (Base, error) { return base, nil }, pace: pace{stall: 3 * time.Second, look: quick.look}}
 			if err := uploadBase(ctx, l, name, w); err != nil {
 				t.Errorf("run %d: %v", i, err)
 			}
