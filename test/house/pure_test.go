@@ -193,6 +193,9 @@ func (c *purity) step(in ssa.Instruction) string {
 			}
 			return ""
 		}
+		if field := worldly(call.Value); field != "" {
+			return "calls " + field
+		}
 		if g := call.StaticCallee(); g != nil {
 			if touches(g) {
 				return "calls " + short(g.String())
@@ -203,6 +206,31 @@ func (c *purity) step(in ssa.Instruction) string {
 		}
 	}
 	return ""
+}
+
+// worlds are the types whose functions are the world outside, as values.
+var worlds = []string{"session.Session", "host.Env", "editor.Env"}
+
+// worldly is the field of one of worlds that a called function comes from; "": none.
+func worldly(called ssa.Value) string {
+	var of types.Type
+	field := 0
+	switch v := called.(type) {
+	case *ssa.Field:
+		of, field = v.X.Type(), v.Field
+	case *ssa.UnOp:
+		a, ok := v.X.(*ssa.FieldAddr)
+		if !ok {
+			return ""
+		}
+		of, field = a.X.Type().Underlying().(*types.Pointer).Elem(), a.Field
+	default:
+		return ""
+	}
+	if !slices.Contains(worlds, named(of)) {
+		return ""
+	}
+	return named(of) + "." + of.Underlying().(*types.Struct).Field(field).Name()
 }
 
 // given are the functions of ours that a call is handed and may make use of at

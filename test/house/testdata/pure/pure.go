@@ -78,6 +78,11 @@ func BadSay(e loop.Loop) plan.Plan {
 	return plan.Plan{}
 }
 
+// BadEnviron reads the environment, by a function of the session.
+func BadEnviron(e loop.Loop) plan.Plan {
+	return plan.Plan{Notes: []plan.Note{{Text: e.Getenv("HOME")}}}
+}
+
 // BadAsk asks libvirt.
 func BadAsk(ctx context.Context, l *virt.Conn) (plan.Action, error) {
 	_, err := l.Domain(ctx, "x")
