@@ -31,7 +31,7 @@ type Target struct {
 	Record    config.VM
 	Network   config.Network
 	Wished    config.NetworkSpec // as the config has it
-	Libvirt   virt.URI           // has the VM
+	Libvirt   virt.URI           // the one that has the VM
 	NewVM     bool               // no record in the store yet
 	NewNet    bool
 	AutoName  bool // nobody chose the name: take the next if it is taken
