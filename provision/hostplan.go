@@ -52,7 +52,7 @@ func (e *Env) planHost(ctx context.Context, w *target.Target, f *loop.Facts, bef
 		p.Chosen, p.left = vm.Chosen, vm.left
 		p.Add(vm.Actions...)
 	} else if w.Guest && (f.Conn != nil || f.Running()) {
-		rules, err := walls.For(e.Loop).PlanUse(w.Network, f)
+		rules, err := e.Walled(w, f)
 		if p.Join(rules); err != nil {
 			return p, err
 		}

@@ -218,7 +218,7 @@ func (e Part) Fetch(ctx context.Context, name string, again bool) (Fetched, erro
 		return Fetched{}, err
 	}
 	if again || ref.Kind == image.KindCatalogue && !ref.Pinned() {
-		w = w.Anew()
+		w = w.FetchedAgain()
 	}
 	var base func() (domain.Base, error)
 	tried, err := e.Bring(ctx, loop.Job{Plan: func(ctx context.Context) (p plan.Plan, err error) {

@@ -1,5 +1,6 @@
-// Package loop holds what the parts of a run share: the facts of a look at the
-// world (Facts), and the way to have the whole of a VM looked at or brought to a
+// Package loop holds the one loop of a verb (Bring) and what the parts of a run
+// share: the facts of a look at the world (Facts), what goes from look to look
+// (Progress), and the way to have the whole of a VM looked at or brought to a
 // state (Runner), which one part alone cannot.
 package loop
 

@@ -33,7 +33,7 @@ import (
 // DefaultBaseDir is where VM disks lie unless paths.base_dir says otherwise.
 const DefaultBaseDir = "/var/lib/libvirt/aivm"
 
-// Env is what a verb works with: the outside world as values and functions,
+// Session is what a verb works with: the outside world as values and functions,
 // made once by cmd. It is used by one goroutine, except where noted.
 type Session struct {
 	UI         Console

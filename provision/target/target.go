@@ -107,8 +107,8 @@ func (w *Target) WithSettings(s Settings) *Target {
 	return w.with(func(t *Target) { t.Settings = &s })
 }
 
-// Anew is w with its image fetched although it is there.
-func (w *Target) Anew() *Target { return w.with(func(t *Target) { t.Again = true }) }
+// FetchedAgain is w with its image fetched although it is there.
+func (w *Target) FetchedAgain() *Target { return w.with(func(t *Target) { t.Again = true }) }
 
 // Sized is w with these sizes for a VM that is made; 0 leaves one as it is.
 func (w *Target) Sized(s host.Size) *Target {

@@ -33,7 +33,7 @@ func TestTargetsAreCopied(t *testing.T) {
 	if s, err := w.WithImage("debian-12"); err != nil || s.Image == "" || s.Record.Image.Name == w.Record.Image.Name {
 		t.Errorf("image: %v %v", s.Image, err)
 	}
-	if s := w.Asked().NotByRoot().Known().Default().Anew().OpenedAt("/x").GuestAlone(); !s.Guest || !s.NoSudo || s.NewVM || !s.SetActive || !s.Again || s.OpenAt != "/x" || s.Store != nil {
+	if s := w.Asked().NotByRoot().Known().Default().FetchedAgain().OpenedAt("/x").GuestAlone(); !s.Guest || !s.NoSudo || s.NewVM || !s.SetActive || !s.Again || s.OpenAt != "/x" || s.Store != nil {
 		t.Errorf("%+v", s)
 	}
 	if was.Name != w.Name || w.Boot || w.Guest || w.NoSudo || !w.NewVM || w.SetActive || w.Again || w.OpenAt != "" || w.Store == nil || *w.Folder != folder || w.Record.Image.Name != was.Record.Image.Name {
