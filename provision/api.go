@@ -21,7 +21,7 @@ type (
 	Options         = session.Options
 	Seams           = session.Seams
 	DryRun          = session.DryRun
-	Wallkeeper      = session.Wallkeeper
+	FirewallState   = session.FirewallState
 	FolderOptions   = target.FolderOptions
 	SyncOptions     = target.SyncOptions
 	CodeOptions     = editors.CodeOptions

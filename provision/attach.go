@@ -61,7 +61,7 @@ func (e *Env) Attach(ctx context.Context, o target.FolderOptions) (AttachResult,
 	r := AttachResult{
 		Schema: 1, VM: w.Name, Folder: w.Folder.HostPath, GuestDst: w.Folder.GuestDst,
 		Mode: string(w.Folder.Mode), Access: w.Folder.Access, Mounted: f.Conn != nil, Changed: isNew, Protect: w.Folder.Protect, Executed: folders.ExecutedNames(f),
-		Running: running, Opens: w.Opens(), Config: e.StorePath,
+		Running: running, Opens: w.OpenCommand(), Config: e.StorePath,
 	}
 	if w.Clone != nil {
 		r.Remote = f.Clone.Remote.Name
@@ -74,7 +74,7 @@ func (e *Env) Attach(ctx context.Context, o target.FolderOptions) (AttachResult,
 func (e *Env) wantFolder(ctx context.Context, o target.FolderOptions, create bool) (*target.Target, error) {
 	w, err := e.Folder(ctx, o, create)
 	if linked := new(target.LinkedError); errors.As(err, &linked) && linked.Attachment != nil && !e.DryRun {
-		if kerr := e.keepAway(ctx, *linked.Attachment); kerr != nil {
+		if kerr := e.recordLinked(ctx, *linked.Attachment); kerr != nil {
 			return w, kerr
 		}
 	}
@@ -86,7 +86,7 @@ func (e *Env) wantFolder(ctx context.Context, o target.FolderOptions, create boo
 
 // keepAway records that a folder has a link on its way, so that it stays away when
 // the link is gone. It needs nobody's consent, and has the VM to itself.
-func (e *Env) keepAway(ctx context.Context, a share.Attachment) error {
+func (e *Env) recordLinked(ctx context.Context, a share.Attachment) error {
 	release, _, err := e.Lock(ctx, a.VM)
 	if err != nil {
 		return err
@@ -103,6 +103,6 @@ func (e *Env) attach(ctx context.Context, o target.FolderOptions) (w *target.Tar
 		return nil, nil, false, ui.Refused("VM %q does not exist yet", w.Name).Hint(ui.Cmd("aivm code " + shellescape.Quote(o.Folder)))
 	}
 	isNew = w.NewFolder
-	w, f, err = e.Converge(ctx, w.Asked())
+	w, f, err = e.Converge(ctx, w.WithGuest())
 	return w, f, isNew, err
 }

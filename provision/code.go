@@ -40,11 +40,11 @@ func (e *Env) Code(ctx context.Context, o editors.CodeOptions) (res CodeResult, 
 	w = settings.For(e.Loop).Gather(w, o.SyncOptions, found, false)
 	var first plan.Plan
 	if o.Snapshot {
-		seen, err := e.snapshotFirst(ctx, w)
+		seen, err := e.snapshotBeforeCode(ctx, w)
 		if err != nil {
 			return res, err
 		}
-		if first, err = e.planFirst(ctx, seen); err != nil {
+		if first, err = e.planSnapshotBefore(ctx, seen); err != nil {
 			return res, err
 		}
 	}
@@ -92,14 +92,14 @@ func (e *Env) Code(ctx context.Context, o editors.CodeOptions) (res CodeResult, 
 
 // snapshotFirst keeps the disk of w's VM before `code` goes on; a VM that is
 // still to be made has none. A dry run gets what planFirst plans that for.
-func (e *Env) snapshotFirst(ctx context.Context, w *target.Target) (seen *disk, err error) {
+func (e *Env) snapshotBeforeCode(ctx context.Context, w *target.Target) (seen *diskState, err error) {
 	if w.NewVM {
 		e.UI.Say("There is no VM yet, so there is nothing to keep.")
 		return nil, nil
 	}
 	part := snapshots.For(e.Loop)
 	if e.DryRun {
-		_, d, err := e.Ours(ctx, w.Name)
+		_, d, err := e.OwnVM(ctx, w.Name)
 		if err != nil || d == nil {
 			return nil, err
 		}
@@ -107,7 +107,7 @@ func (e *Env) snapshotFirst(ctx context.Context, w *target.Target) (seen *disk, 
 		if err != nil {
 			return nil, err
 		}
-		return &disk{d, f, e.Now()}, nil
+		return &diskState{d, f, e.Now()}, nil
 	}
 	name := ""
 	r, err := part.OnDisk(ctx, snapshots.SnapshotOptions{VM: w.Name, StayOff: true}, func(d *virt.Domain, f *domain.SnapFacts) ([]plan.Action, error) {
@@ -126,14 +126,14 @@ func (e *Env) snapshotFirst(ctx context.Context, w *target.Target) (seen *disk, 
 const beforeCode = "before-code-"
 
 // disk is the disk of a VM and its snapshots, as they were at a time.
-type disk struct {
+type diskState struct {
 	domain *virt.Domain
 	facts  *domain.SnapFacts
 	at     time.Time
 }
 
 // planFirst is the snapshot that comes first, for a dry run to show.
-func (e *Env) planFirst(ctx context.Context, seen *disk) (plan.Plan, error) {
+func (e *Env) planSnapshotBefore(ctx context.Context, seen *diskState) (plan.Plan, error) {
 	if seen == nil {
 		return plan.Plan{}, nil
 	}

@@ -31,23 +31,23 @@ func (e *Env) converge(ctx context.Context, w *target.Target, first plan.Plan) (
 			return w, nil, err
 		}
 	}
-	before := loop.Begin(w)
+	before := loop.NewProgress(w)
 	var f *loop.Facts
 	var last *planned
-	_, err := e.Bring(ctx, loop.Job{
-		VM:    func() string { return w.Name },
-		Trust: func() bool { return !f.NewDomain() }, // another run may have made it
+	_, err := e.RunJob(ctx, loop.Job{
+		VM:           func() string { return w.Name },
+		FactsCurrent: func() bool { return !f.NewDomain() }, // another run may have made it
 		Plan: func(ctx context.Context) (p plan.Plan, err error) {
 			if f != nil {
 				before = f.Progress
 			}
 			if f, err = e.Observe(ctx, w, before); errors.Is(err, context.Canceled) {
-				return p, e.Resume(err)
+				return p, e.WithRerunHint(err)
 			}
 			if err != nil {
 				return p, err
 			}
-			e.lookFurther(ctx, w, f)
+			e.observeForPlan(ctx, w, f)
 			is, err := e.planHost(ctx, w, f, last)
 			if taken := new(machine.TakenError); errors.As(err, &taken) {
 				// Nobody chose the name: the next one will do.
@@ -55,44 +55,44 @@ func (e *Env) converge(ctx context.Context, w *target.Target, first plan.Plan) (
 					err = plan.ErrStale
 				}
 			}
-			f.LeaveOut(is.left)
-			if last, f.AliasMade = &is, is.alias; errors.Is(err, plan.ErrStale) {
+			f.Skip(is.skipped)
+			if last, f.AliasPlanned = &is, is.alias; errors.Is(err, plan.ErrStale) {
 				last = nil // it was about another name
 			}
 			return is.Plan, err
 		},
-		Later: func() []string { return e.later(w, f) },
-		Needs: func() string { return e.surelyAsks(w) },
-		Dry:   func(p plan.Plan) error { return e.dry(w, f, first, p) },
+		Later:        func() []string { return e.later(w, f) },
+		NeedsConsent: func() string { return e.certainConsent(w) },
+		Dry:          func(p plan.Plan) error { return e.dry(w, f, first, p) },
 
 		Refresh: func() (err error) { w, err = e.Refresh(w); return err },
-		Gone: func() error {
+		ExplainError: func() error {
 			if w.NewVM {
 				return nil
 			}
 			_, err := e.Refresh(w)
 			return err
 		},
-		Ran: func(p plan.Plan, stale bool) {
+		Applied: func(p plan.Plan, stale bool) {
 			if !stale && w.NewVM && p.Has(machine.StoreVM) {
-				w = w.Known()
+				w = w.AlreadyRecorded()
 				if e.Verb == "create" {
 					// What is recorded is not created again.
 					e.Rerun = "aivm vm up " + w.Name
 				}
 			}
 		},
-		Keep:  func() { e.Park(w, f) },
-		Again: func() { f.Close() },
+		KeepConn:   func() { e.Park(w, f) },
+		CloseFacts: func() { f.Close() },
 		Failed: func(ctx context.Context, _ plan.Plan, locked bool, err error) error {
-			e.letGo(ctx, w, f, locked)
+			e.withdrawFolder(ctx, w, f, locked)
 			f.Close()
-			return e.Resume(err)
+			return e.WithRerunHint(err)
 		},
 		Then: func(ctx context.Context, changed, locked bool) error {
 			err := e.inGuest(ctx, w, f, changed)
 			if err != nil {
-				e.letGo(ctx, w, f, locked)
+				e.withdrawFolder(ctx, w, f, locked)
 				f.Close()
 			}
 			return err
@@ -120,7 +120,7 @@ func (e *Env) inGuest(ctx context.Context, w *target.Target, f *loop.Facts, chan
 		err = clones.For(e.Loop).End(w, f)
 	}
 	if err != nil {
-		return e.Resume(e.ExplainLost(ctx, w.Name, err))
+		return e.WithRerunHint(e.ExplainLost(ctx, w.Name, err))
 	}
 	return nil
 }
@@ -144,7 +144,7 @@ func (e *Env) GuestStage(ctx context.Context, w *target.Target, f *loop.Facts) e
 
 // surelyAsks says what will need a yes that was not given, whatever libvirt
 // says; "" if nothing will for sure.
-func (e *Env) surelyAsks(w *target.Target) string {
+func (e *Env) certainConsent(w *target.Target) string {
 	switch {
 	case e.Approval.Yes:
 	case w.NewVM:

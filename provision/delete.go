@@ -41,7 +41,7 @@ type DeleteOptions struct {
 // name typed below that list, or DiscardWork. What is deleted is decided under
 // the VM's lock, after the question.
 func (e *Env) Delete(ctx context.Context, o DeleteOptions) (VMResult, error) {
-	dd, err := e.lookForDeletion(ctx, o.Name)
+	dd, err := e.findDeletion(ctx, o.Name)
 	if err != nil {
 		return VMResult{}, err
 	}
@@ -59,10 +59,10 @@ func (e *Env) Delete(ctx context.Context, o DeleteOptions) (VMResult, error) {
 		}
 	}
 	is := session.Deleted
-	_, err = e.Bring(ctx, loop.Job{
+	_, err = e.RunJob(ctx, loop.Job{
 		VM: func() string { return name }, LockFirst: true,
 		Plan: func(ctx context.Context) (p plan.Plan, err error) {
-			dd, err = e.lookForDeletion(ctx, name)
+			dd, err = e.findDeletion(ctx, name)
 			if errors.As(err, new(*config.UnknownVMError)) || errors.Is(err, config.ErrNoVM) {
 				is = session.WasDeleted
 				return p, nil
@@ -70,16 +70,16 @@ func (e *Env) Delete(ctx context.Context, o DeleteOptions) (VMResult, error) {
 			if err != nil {
 				return p, err
 			}
-			if err := e.lastLook(ctx, dd, o, seen); err != nil {
+			if err := e.recheckWork(ctx, dd, o, seen); err != nil {
 				return p, err
 			}
-			if p, err = e.planDelete(ctx, dd, e.lookForRemains(ctx, dd)); err == nil {
+			if p, err = e.planDelete(ctx, dd, e.observeRemains(ctx, dd)); err == nil {
 				e.Approval.Approve(p.Actions...)
 			}
 			return p, err
 		},
-		Before: func() { e.beginDeletion(dd) },
-		Leave:  func() { e.DropLock(name) },
+		Before:       func() { e.beginDeletion(dd) },
+		BeforeUnlock: func() { e.DropLock(name) },
 	})
 	if err != nil {
 		return VMResult{}, err
@@ -104,7 +104,7 @@ type deletion struct {
 // killed before it was recorded or that was made with another home, in libvirt
 // by our mark. A domain of that name that is not ours is left alone; what else
 // the VM had carries this person's uid in its name.
-func (e *Env) lookForDeletion(ctx context.Context, name string) (*deletion, error) {
+func (e *Env) findDeletion(ctx context.Context, name string) (*deletion, error) {
 	w, err := e.VM(ctx, name, target.Cwd(), false)
 	if err != nil {
 		if w, err = e.unrecorded(ctx, name, err); err != nil {
@@ -186,12 +186,12 @@ type remote struct {
 }
 
 // lookForRemains looks for what else goes with the VM.
-func (e *Env) lookForRemains(ctx context.Context, dd *deletion) (r remains) {
+func (e *Env) observeRemains(ctx context.Context, dd *deletion) (r remains) {
 	name := dd.w.Name
 	r.adopted = legacy03.For(e.Loop).LookForRemains(dd.w, dd.domain)
 	r.network = session.Known(dd.conn.Network(ctx, dd.network))
 	if n := r.network.Value; n != nil {
-		r.rules = e.Wall.Rules(ctx, n.Name, false) // of which only what anybody may read counts
+		r.rules = e.Firewall.Rules(ctx, n.Name, false) // of which only what anybody may read counts
 	}
 	r.exported.Value, r.exported.Err = folders.LookForExported(e.Key(name))
 	for _, a := range share.RecordedFor(dd.w.Store.Config, name) {

@@ -23,7 +23,7 @@ const discard = "--discard-work"
 
 // work is LookAt for a VM that is to be deleted. One without a disk has
 // no clones.
-func (e *Env) work(ctx context.Context, dd *deletion, o DeleteOptions, fetch bool) ([]gitsync.CloneWork, error) {
+func (e *Env) clonesWork(ctx context.Context, dd *deletion, o DeleteOptions, fetch bool) ([]gitsync.CloneWork, error) {
 	if _, disk := domain.Disk(dd.pool, e.Key(dd.w.Name)); o.DiscardWork || !disk && dd.domain == nil {
 		return nil, nil
 	}
@@ -37,7 +37,7 @@ func (e *Env) work(ctx context.Context, dd *deletion, o DeleteOptions, fetch boo
 // is off is started first, if the person wants its commits.
 func (e *Env) askForDeletion(ctx context.Context, dd *deletion, o DeleteOptions) ([]gitsync.CloneWork, error) {
 	name := dd.w.Name
-	seen, err := e.work(ctx, dd, o, true)
+	seen, err := e.clonesWork(ctx, dd, o, true)
 	if err != nil {
 		return nil, err
 	}
@@ -47,12 +47,12 @@ func (e *Env) askForDeletion(ctx context.Context, dd *deletion, o DeleteOptions)
 			return nil, err
 		}
 		if yes {
-			if dd, seen, err = e.startToSee(ctx, dd, o); err != nil {
+			if dd, seen, err = e.startAndRecheck(ctx, dd, o); err != nil {
 				return nil, err
 			}
 		}
 	}
-	e.sayDeletion(ctx, dd, o, seen)
+	e.printDeletion(ctx, dd, o, seen)
 	if !e.InTTY {
 		flags := " --yes"
 		if len(clones.Missed(seen)) > 0 {
@@ -79,7 +79,7 @@ func (e *Env) beginDeletion(dd *deletion) {
 
 // startToSee starts a VM that is to be deleted and looks again. One that does
 // not start stays unknown.
-func (e *Env) startToSee(ctx context.Context, dd *deletion, o DeleteOptions) (*deletion, []gitsync.CloneWork, error) {
+func (e *Env) startAndRecheck(ctx context.Context, dd *deletion, o DeleteOptions) (*deletion, []gitsync.CloneWork, error) {
 	w, err := target.Recorded(dd.w.Store, dd.w.Name)
 	if err == nil {
 		e.Timing = ui.NewTiming("define", "boot", "ssh")
@@ -89,32 +89,32 @@ func (e *Env) startToSee(ctx context.Context, dd *deletion, o DeleteOptions) (*d
 		}
 	}
 	if ctx.Err() != nil {
-		return nil, nil, e.Resume(ctx.Err())
+		return nil, nil, e.WithRerunHint(ctx.Err())
 	}
 	if err != nil {
 		e.UI.Warn("%v", err)
 	}
 	e.Reload()
-	if dd, err = e.lookForDeletion(ctx, dd.w.Name); err != nil {
+	if dd, err = e.findDeletion(ctx, dd.w.Name); err != nil {
 		return nil, nil, err
 	}
-	seen, err := e.work(ctx, dd, o, true)
+	seen, err := e.clonesWork(ctx, dd, o, true)
 	return dd, seen, err
 }
 
 // lastLook asks again under the VM's lock: what the guest committed meanwhile is
 // fetched too, and what nobody agreed to lose keeps the VM.
-func (e *Env) lastLook(ctx context.Context, dd *deletion, o DeleteOptions, seen []gitsync.CloneWork) error {
+func (e *Env) recheckWork(ctx context.Context, dd *deletion, o DeleteOptions, seen []gitsync.CloneWork) error {
 	name := dd.w.Name
 	if dd.domain != nil {
 		_ = os.Remove(e.State().DeletingPath(name)) // of a deletion the VM has outlived
 	}
-	now, err := e.work(ctx, dd, o, true)
+	now, err := e.clonesWork(ctx, dd, o, true)
 	if err != nil {
 		return err
 	}
 	if o.Typed {
-		e.sayDeletion(ctx, dd, o, now)
+		e.printDeletion(ctx, dd, o, now)
 	}
 	lost := clones.Missed(now)
 	all := ui.CmdFor("or delete it with all of that", "aivm vm delete "+name+" --yes "+discard)
@@ -136,7 +136,7 @@ func (e *Env) lastLook(ctx context.Context, dd *deletion, o DeleteOptions, seen 
 }
 
 // sayDeletion names what will be lost and what will not.
-func (e *Env) sayDeletion(ctx context.Context, dd *deletion, o DeleteOptions, seen []gitsync.CloneWork) {
+func (e *Env) printDeletion(ctx context.Context, dd *deletion, o DeleteOptions, seen []gitsync.CloneWork) {
 	w := dd.w
 	if v, ok := domain.Disk(dd.pool, e.Key(w.Name)); ok {
 		e.UI.Say("VM %s: its disk %s (%d MB used of %d GB) will be deleted for good.", w.Name, v.Path, v.Allocation>>20, v.Capacity>>30)
@@ -173,12 +173,12 @@ func (e *Env) sayDeletion(ctx context.Context, dd *deletion, o DeleteOptions, se
 
 // dryDelete is what would be deleted and lost; nothing is fetched.
 func (e *Env) dryDelete(ctx context.Context, dd *deletion, o DeleteOptions) error {
-	p, err := e.planDelete(ctx, dd, e.lookForRemains(ctx, dd))
+	p, err := e.planDelete(ctx, dd, e.observeRemains(ctx, dd))
 	if err != nil {
 		return err
 	}
 	d := e.Dry("delete", dd.w.Name, p)
-	if d.Clones, err = e.work(ctx, dd, o, false); err != nil {
+	if d.Clones, err = e.clonesWork(ctx, dd, o, false); err != nil {
 		return err
 	}
 	return d

@@ -54,7 +54,7 @@ func (e *Env) Detach(ctx context.Context, o folders.DetachOptions) (DetachResult
 	var attached time.Time
 	state := "detached"
 	vm := l.W.Name
-	_, err = e.Bring(ctx, loop.Job{
+	_, err = e.RunJob(ctx, loop.Job{
 		VM: func() string { return vm }, LockFirst: true, // nobody is asked, and the guest once
 		Plan: func(ctx context.Context) (p plan.Plan, err error) {
 			if !e.DryRun {
@@ -80,7 +80,7 @@ func (e *Env) Detach(ctx context.Context, o folders.DetachOptions) (DetachResult
 			}
 			return d
 		},
-		Again: func() { f.Close() },
+		CloseFacts: func() { f.Close() },
 		Failed: func(ctx context.Context, p plan.Plan, _ bool, err error) error {
 			if err = part.UnbindAgain(ctx, l, f, p, err); err != nil {
 				state = "detaching"
@@ -96,7 +96,7 @@ func (e *Env) Detach(ctx context.Context, o folders.DetachOptions) (DetachResult
 			if state == "detaching" {
 				return nil
 			}
-			if f.Asks() {
+			if f.CanProbeFolders() {
 				// What lay below it in the guest, and was unmounted with it, comes back.
 				if err := e.GuestStage(ctx, l.W, f); err != nil {
 					e.WarnOnce(err.Error())

@@ -23,10 +23,10 @@ func TestDetachWithoutAnybody(t *testing.T) {
 	w := newWorld(t)
 	p := w.MakeFolder("p")
 	gone := w.Dir + "/gone/away"
-	w.Records(p, gone)
-	w.Share(p, "rw,nosuid,nodev,idmapped")
+	w.WriteConfig(p, gone)
+	w.AddShare(p, "rw,nosuid,nodev,idmapped")
 	for _, folder := range []string{p, gone} {
-		looptest.Fresh(w)
+		looptest.ResetRun(w)
 		r, err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: folder})
 		if err != nil {
 			t.Fatalf("%s: %v", folder, err)
@@ -42,8 +42,8 @@ func TestDetachWithoutAnybody(t *testing.T) {
 			t.Errorf("%s: root did %v", folder, w.Ops)
 		}
 	}
-	looptest.Fresh(w)
-	w.Binds = ""
+	looptest.ResetRun(w)
+	w.MountLines = ""
 	if r, err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: p}); err != nil || r.State != "none" || r.Folder != p || r.VM != "t" {
 		t.Errorf("%v %+v", err, r)
 	}
@@ -54,17 +54,17 @@ func TestDetachWithoutAnybody(t *testing.T) {
 func TestDetachWhatIsNotRecorded(t *testing.T) {
 	w := newWorld(t)
 	p, sub := w.MakeFolder("p"), w.MakeFolder("q/sub")
-	w.Records(w.MakeFolder("q"))
-	w.Share(p, "rw,nosuid,nodev,idmapped")
-	looptest.Fresh(w)
+	w.WriteConfig(w.MakeFolder("q"))
+	w.AddShare(p, "rw,nosuid,nodev,idmapped")
+	looptest.ResetRun(w)
 	if _, err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: p}); err != nil || len(w.Ops) != 1 {
 		t.Errorf("%v, root did %v", err, w.Ops)
 	}
-	looptest.Fresh(w)
+	looptest.ResetRun(w)
 	if _, err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: sub}); err == nil || !strings.Contains(err.Error(), "belongs to the attached folder") {
 		t.Error(err)
 	}
-	looptest.Fresh(w)
+	looptest.ResetRun(w)
 	if _, err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: p, VM: "no"}); err == nil || !strings.Contains(err.Error(), "VM not found") {
 		t.Error(err)
 	}
@@ -75,9 +75,9 @@ func TestDetachWhatIsNotRecorded(t *testing.T) {
 func TestDetachInUse(t *testing.T) {
 	w := newWorld(t)
 	p := w.MakeFolder("p")
-	w.Records(p)
-	w.Share(p, "rw,nosuid,nodev,idmapped")
-	looptest.Fresh(w)
+	w.WriteConfig(p)
+	w.AddShare(p, "rw,nosuid,nodev,idmapped")
+	looptest.ResetRun(w)
 	w.RootErr = fmt.Errorf("it %w: virtiofsd (pid 7)", root.ErrInUse)
 	_, err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: p})
 	var ue *ui.Error
@@ -87,7 +87,7 @@ func TestDetachInUse(t *testing.T) {
 	if r, ok := looptest.RecordOf(w, p); !ok || r.State != "" {
 		t.Errorf("recorded as %+v", r)
 	}
-	looptest.Fresh(w)
+	looptest.ResetRun(w)
 	w.RootErr = fmt.Errorf("it %w: virtiofsd (pid 7)", root.ErrInUse)
 	if r, err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: p, Force: true}); err != nil || r.State != "detaching" {
 		t.Errorf("%v %+v", err, r)
@@ -95,8 +95,8 @@ func TestDetachInUse(t *testing.T) {
 	if r, ok := looptest.RecordOf(w, p); !ok || r.State != "detaching" {
 		t.Errorf("recorded as %+v", r)
 	}
-	looptest.Fresh(w)
-	in := looptest.Saved(w, "")
+	looptest.ResetRun(w)
+	in := looptest.SavedTarget(w, "")
 	if len(in.Atts(nil)) != 0 {
 		t.Error("it is brought back")
 	}
@@ -124,10 +124,10 @@ func TestDetachInUse(t *testing.T) {
 		t.Errorf("%+v %v", l.Folders, err)
 	}
 	// Not mounted any more: the record is all there is.
-	w.Binds = ""
-	looptest.Fresh(w)
+	w.MountLines = ""
+	looptest.ResetRun(w)
 	shared()
-	if as := folders.For(w.Loop).PlanLeft(looptest.Saved(w, ""), f); len(as) != 1 || as[0].ID != "store.detach:"+share.Token(p) {
+	if as := folders.For(w.Loop).PlanLeft(looptest.SavedTarget(w, ""), f); len(as) != 1 || as[0].ID != "store.detach:"+share.Token(p) {
 		t.Errorf("planned %v", as)
 	}
 }
@@ -140,25 +140,25 @@ func TestDetachByOtherNames(t *testing.T) {
 	if err := os.Symlink(p, link); err != nil {
 		t.Fatal(err)
 	}
-	w.Records(p)
-	looptest.Set(w, func(c *config.Config) {
+	w.WriteConfig(p)
+	looptest.UpdateConfig(w, func(c *config.Config) {
 		c.Attachments[0].TypedPath = link
 		c.VMs = append(c.VMs, config.VM{Name: "u", NetworkName: "n", VM: config.VMSpec{Name: "u", User: "agent"}})
 		c.UpsertAttachment(config.Attachment{HostPath: p, VMName: "u", Mode: "shared-root", Access: "rw", GuestDst: p})
 	})
-	looptest.Fresh(w)
+	looptest.ResetRun(w)
 	if _, err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: p}); err == nil || !strings.Contains(err.Error(), "multiple VMs: t, u") {
 		t.Error(err)
 	}
-	looptest.Set(w, func(c *config.Config) { c.ActiveVM = "u" })
-	looptest.Fresh(w)
+	looptest.UpdateConfig(w, func(c *config.Config) { c.ActiveVM = "u" })
+	looptest.ResetRun(w)
 	if r, err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: link}); err != nil || r.VM != "u" {
 		t.Errorf("%v %+v", err, r)
 	}
 	if err := os.Remove(link); err != nil {
 		t.Fatal(err)
 	}
-	looptest.Fresh(w)
+	looptest.ResetRun(w)
 	if r, err := env(w).Detach(t.Context(), folders.DetachOptions{Folder: link}); err != nil || r.VM != "t" || r.Folder != p {
 		t.Errorf("%v %+v", err, r)
 	}

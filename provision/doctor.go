@@ -18,7 +18,7 @@ import (
 // where one can be built (`host install-deps`).
 func (e *Env) InstallDeps(ctx context.Context) (Installed, error) {
 	e.Timing = ui.NewTiming("host")
-	changed, err := e.Bring(ctx, loop.Job{
+	changed, err := e.RunJob(ctx, loop.Job{
 		Plan: func(context.Context) (plan.Plan, error) {
 			p := plan.Plan{Stage: plan.Host}
 			f := e.HostFacts()
@@ -42,16 +42,16 @@ func (e *Env) mend(ctx context.Context, o DoctorOptions) ([]string, error) {
 	e.Timing = ui.NewTiming("host", "ssh")
 	done := []string{}
 	finished := false
-	_, err := e.Bring(ctx, loop.Job{
+	_, err := e.RunJob(ctx, loop.Job{
 		Plan: func(ctx context.Context) (p plan.Plan, err error) {
 			d, err := e.diagnoseAll(ctx, o.Sudo)
 			if err != nil {
-				return p, e.Resume(err)
+				return p, e.WithRerunHint(err)
 			}
 			p = e.planMend(d, editors.For(e.Loop).Lacking())
-			return p, e.FoundNothing(d.Host, host.Need{})
+			return p, e.CheckInstalled(d.Host, host.Need{})
 		},
-		Ran: func(p plan.Plan, stale bool) {
+		Applied: func(p plan.Plan, stale bool) {
 			for _, a := range p.Actions {
 				done = append(done, a.Why)
 				if stale && a.Again {
@@ -60,7 +60,7 @@ func (e *Env) mend(ctx context.Context, o DoctorOptions) ([]string, error) {
 			}
 			finished = !stale
 		},
-		Again: func() {
+		CloseFacts: func() {
 			if len(done) > 0 {
 				e.DropLibvirt()
 			}
@@ -74,9 +74,9 @@ func (e *Env) mend(ctx context.Context, o DoctorOptions) ([]string, error) {
 
 // planMend is what can be done about a diagnosis without a person's judgement;
 // lacking is the editor that can be given its extension, nil if there is none.
-func (e *Env) planMend(d checks.Seen, lacking *editor.Found) plan.Plan {
+func (e *Env) planMend(d checks.DoctorFacts, lacking *editor.Found) plan.Plan {
 	p := plan.Plan{Stage: plan.Host}
-	as, err := e.PlanMachine(d.Host, host.Need{})
+	as, err := e.PlanHostTools(d.Host, host.Need{})
 	if err == nil && len(as) > 0 {
 		// More is seen when packages and daemons are there.
 		as[len(as)-1].Again = true
@@ -84,7 +84,7 @@ func (e *Env) planMend(d checks.Seen, lacking *editor.Found) plan.Plan {
 	p.Add(as...)
 	p.Add(host.PlanSSHPaths(d.Exam)...)
 	seen := map[string]bool{}
-	for _, v := range d.Vms {
+	for _, v := range d.VMs {
 		for _, a := range v.Plan {
 			// The Include line is one for all VMs.
 			if !seen[a.ID] {
@@ -93,7 +93,7 @@ func (e *Env) planMend(d checks.Seen, lacking *editor.Found) plan.Plan {
 			}
 		}
 	}
-	p.Add(walls.PlanLeft(d.Left.Value)...)
+	p.Add(walls.PlanLeft(d.StaleFirewalls.Value)...)
 	p.Add(editors.For(e.Loop).PlanExtension(lacking)...)
 	p.Add(host.PlanKVM(d.Host)...)
 	return p
@@ -139,10 +139,10 @@ func (e *Env) Doctor(ctx context.Context, o DoctorOptions) (Diagnosis, error) {
 }
 
 // diagnoseAll is the look with the walls that are left over.
-func (e *Env) diagnoseAll(ctx context.Context, sudo bool) (checks.Seen, error) {
+func (e *Env) diagnoseAll(ctx context.Context, sudo bool) (checks.DoctorFacts, error) {
 	d, err := checks.For(e.Loop).Diagnose(ctx, sudo)
 	if d.Net.Networks.Err == nil && d.Asked {
-		d.Left.Value, d.Left.Err = walls.For(e.Loop).Left(d.Net.Networks.Value)
+		d.StaleFirewalls.Value, d.StaleFirewalls.Err = walls.For(e.Loop).Left(d.Net.Networks.Value)
 	}
 	return d, err
 }

@@ -76,7 +76,7 @@ func TestPlanMend(t *testing.T) {
 	if err := os.MkdirAll(ssh, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	d := checks.Seen{
+	d := checks.DoctorFacts{
 		Host: host.Facts{
 			Arch: "amd64", CPUFlags: []string{"svm"}, KVM: host.KVMFact{Missing: true}, Systemd: true,
 			OS: host.OSRelease{ID: "arch"}, Tools: map[string]string{},
@@ -85,8 +85,8 @@ func TestPlanMend(t *testing.T) {
 			{Path: ssh, Exist: true, Mode: 0o777, UID: os.Getuid()},
 			{Path: "/somebody/else's", Exist: true, Mode: 0o777, UID: os.Getuid() + 1},
 		}},
-		Left: plan.Yes([]root.NetManifest{{Wall: wall.Wall{Network: "gone"}}}),
-		Vms:  []checks.Entry{{Plan: []plan.Action{{ID: "ssh.config:a"}, {ID: "ssh.include"}}}, {Plan: []plan.Action{{ID: "ssh.include"}}}},
+		StaleFirewalls: plan.Yes([]root.NetManifest{{Wall: wall.Wall{Network: "gone"}}}),
+		VMs:            []checks.SSHEntry{{Plan: []plan.Action{{ID: "ssh.config:a"}, {ID: "ssh.include"}}}, {Plan: []plan.Action{{ID: "ssh.include"}}}},
 	}
 	d.Host.Libvirtd.Name = "libvirtd"
 	var ids []string

@@ -10,10 +10,10 @@ import (
 // env gives a World the verbs.
 func env(w *looptest.World) *Env {
 	if w.Runner == nil {
-		w.Runner = with(w.Session)
+		w.Runner = newEnv(w.Session)
 	}
-	if w.Wall == nil {
-		w.Wall = walls.OS{}
+	if w.Firewall == nil {
+		w.Firewall = walls.OS{}
 	}
 	return &Env{w.Loop}
 }

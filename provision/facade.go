@@ -29,14 +29,14 @@ func New(o Options) (*Env, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.Wall == nil {
-		s.Wall = walls.OS{}
+	if s.Firewall == nil {
+		s.Firewall = walls.OS{}
 	}
-	return with(s), nil
+	return newEnv(s), nil
 }
 
 // with joins a session with the verbs.
-func with(s *session.Session) *Env {
+func newEnv(s *session.Session) *Env {
 	e := &Env{loop.Loop{Finder: target.Finder{Session: s}}}
 	e.Runner = e
 	return e

@@ -40,9 +40,9 @@ func look(w *looptest.World, in *target.Target, g *looptest.FakeGuest) *loop.Fac
 // planShare plans in's folders, says what is said about the plan, and has f go on
 // without what it leaves out, as the loop does.
 func planShare(w *looptest.World, in *target.Target, f *loop.Facts) ([]plan.Action, error) {
-	p, err := folders.For(w.Loop).PlanShare(in, f, f.Left)
-	w.SayNotes(p.Plan)
-	f.LeaveOut(p.Left)
+	p, err := folders.For(w.Loop).PlanShare(in, f, f.Skipped)
+	w.PrintNotes(p.Plan)
+	f.Skip(p.Left)
 	return p.Actions, err
 }
 
@@ -52,12 +52,12 @@ func TestAllFoldersAreBroughtBack(t *testing.T) {
 	w := newWorld(t)
 	p, q, r := w.MakeFolder("p"), w.MakeFolder("q"), w.MakeFolder("r")
 	gone := w.Dir + "/gone"
-	w.Records(p, q, r, gone)
-	w.Share(q, "rw,nosuid,nodev,idmapped")
+	w.WriteConfig(p, q, r, gone)
+	w.AddShare(q, "rw,nosuid,nodev,idmapped")
 	for _, folder := range []string{"", p} {
-		w.Warned, w.Ops = nil, nil
+		w.Printed, w.Ops = nil, nil
 		w.Err.Reset()
-		in := looptest.Saved(w, folder)
+		in := looptest.SavedTarget(w, folder)
 		as, err := planShare(w, in, look(w, in, nil))
 		if err != nil {
 			t.Fatal(err)
@@ -85,7 +85,7 @@ func TestAllFoldersAreBroughtBack(t *testing.T) {
 		}
 	}
 	// The missing one itself is refused.
-	in := looptest.Saved(w, gone)
+	in := looptest.SavedTarget(w, gone)
 	if _, err := planShare(w, in, look(w, in, nil)); err == nil || !strings.Contains(err.Error(), "does not exist") {
 		t.Errorf("%v", err)
 	}
@@ -96,22 +96,22 @@ func TestAllFoldersAreBroughtBack(t *testing.T) {
 func TestGuestTroubleWithOneFolder(t *testing.T) {
 	w := newWorld(t)
 	p, q := w.MakeFolder("p"), w.MakeFolder("q")
-	w.Records(p, q)
+	w.WriteConfig(p, q)
 	for _, f := range []string{p, q} {
-		w.Share(f, "rw,nosuid,nodev,idmapped")
+		w.AddShare(f, "rw,nosuid,nodev,idmapped")
 	}
 	for _, c := range []struct {
 		folder, after string
 		fails         bool
 	}{
-		{"", looptest.Says(t, 1000, p), false},
-		{p, looptest.Says(t, 1000, p), false},
-		{q, looptest.Says(t, 1000, p), true},
+		{"", looptest.GuestAnswer(t, 1000, p), false},
+		{p, looptest.GuestAnswer(t, 1000, p), false},
+		{q, looptest.GuestAnswer(t, 1000, p), true},
 	} {
-		w.Warned = nil
+		w.Printed = nil
 		w.Err.Reset()
-		in := looptest.Saved(w, c.folder)
-		g := &looptest.FakeGuest{Share: looptest.Says(t, 1000)}
+		in := looptest.SavedTarget(w, c.folder)
+		g := &looptest.FakeGuest{Share: looptest.GuestAnswer(t, 1000)}
 		f := look(w, in, g)
 		p, err := folders.For(w.Loop).PlanGuest(in, f)
 		as := p.Actions
@@ -137,19 +137,19 @@ func TestGuestTroubleWithOneFolder(t *testing.T) {
 func TestRefresh(t *testing.T) {
 	w := newWorld(t)
 	p, q := w.MakeFolder("p"), w.MakeFolder("q")
-	w.Records(p, q)
-	in := looptest.Saved(w, p)
-	w.Records(p)
+	w.WriteConfig(p, q)
+	in := looptest.SavedTarget(w, p)
+	w.WriteConfig(p)
 	if now, err := w.Refresh(in); err != nil || len(now.Atts(nil)) != 1 || len(in.Atts(nil)) != 2 {
 		t.Errorf("%v %v", err, now.Atts(nil))
 	}
-	w.Records()
+	w.WriteConfig()
 	if _, err := w.Refresh(in); err == nil || !strings.Contains(err.Error(), "detached") {
 		t.Errorf("%v", err)
 	}
-	in = looptest.Saved(w, "")
+	in = looptest.SavedTarget(w, "")
 	in.Folder, in.NewFolder = looptest.FolderOf(p), true
-	w.Records(p)
+	w.WriteConfig(p)
 	if now, err := w.Refresh(in); err != nil || now.NewFolder {
 		t.Errorf("%v new %v", err, now.NewFolder)
 	}
@@ -164,8 +164,8 @@ func TestWantFolder(t *testing.T) {
 	w := newWorld(t)
 	p := w.MakeFolder("p")
 	sub := w.MakeFolder("p/sub/dir")
-	w.Records(p)
-	looptest.Set(w, func(c *config.Config) { c.Behavior.Verbose = 0 })
+	w.WriteConfig(p)
+	looptest.UpdateConfig(w, func(c *config.Config) { c.Behavior.Verbose = 0 })
 	ask := func(o target.FolderOptions) (*target.Target, error) {
 		w.Store = nil
 		return env(w).wantFolder(t.Context(), o, false)
@@ -175,7 +175,7 @@ func TestWantFolder(t *testing.T) {
 		t.Errorf("a subfolder: %+v %v", in, err)
 	}
 	// Nearest parent on the VM that is named.
-	looptest.Set(w, func(c *config.Config) {
+	looptest.UpdateConfig(w, func(c *config.Config) {
 		c.VMs = append(c.VMs, config.VM{Name: "u", NetworkName: "n", VM: config.VMSpec{Name: "u", User: "agent"}})
 		c.UpsertAttachment(config.Attachment{HostPath: w.MakeFolder("p/sub"), VMName: "u", Mode: "shared-root", Access: "rw", GuestDst: "/u"})
 	})
@@ -216,7 +216,7 @@ func TestWantFolder(t *testing.T) {
 
 	// A link in the folder, where the VM may have put it: not followed, and the
 	// folder stays what it is.
-	looptest.Set(w, func(c *config.Config) { c.Attachments[0].State = "" })
+	looptest.UpdateConfig(w, func(c *config.Config) { c.Attachments[0].State = "" })
 	out := filepath.Join(p, "out")
 	if err := os.Symlink(w.MakeFolder("elsewhere"), out); err != nil {
 		t.Fatal(err)
@@ -254,7 +254,7 @@ func TestWantFolder(t *testing.T) {
 		t.Errorf("attached again: %+v %v", in, err)
 	}
 	// On its way out: opened again, it is asked about as a new one.
-	looptest.Set(w, func(c *config.Config) { c.Attachments[0].State = "detaching" })
+	looptest.UpdateConfig(w, func(c *config.Config) { c.Attachments[0].State = "detaching" })
 	if in, err = ask(target.FolderOptions{Folder: p, VM: "t", Access: "ro"}); err != nil || !in.NewFolder || in.Folder.Access != "ro" {
 		t.Errorf("detaching: %+v %v", in, err)
 	}
@@ -278,14 +278,14 @@ func TestSplit(t *testing.T) {
 func TestALinkOnTheWayStaysRefused(t *testing.T) {
 	w := newWorld(t)
 	p, q := w.MakeFolder("p"), w.MakeFolder("q/c")
-	w.Records(p, q)
+	w.WriteConfig(p, q)
 	if err := os.Rename(q, q+".was"); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Symlink("/etc", q); err != nil {
 		t.Fatal(err)
 	}
-	in := looptest.Saved(w, p)
+	in := looptest.SavedTarget(w, p)
 	f := look(w, in, nil)
 	f.Share.Noted = map[string]root.Bind{share.Token(q): {}}
 	as, err := planShare(w, in, f)
@@ -311,8 +311,8 @@ func TestALinkOnTheWayStaysRefused(t *testing.T) {
 	if err := os.Rename(q+".was", q); err != nil {
 		t.Fatal(err)
 	}
-	looptest.Fresh(w)
-	in = looptest.Saved(w, p)
+	looptest.ResetRun(w)
+	in = looptest.SavedTarget(w, p)
 	if as, err = planShare(w, in, look(w, in, nil)); err != nil || len(as) != 1 {
 		t.Errorf("planned %v %v", as, err)
 	}
@@ -327,7 +327,7 @@ func TestLinkedAway(t *testing.T) {
 	for _, k := range []struct{ typed, real, want string }{
 		{"/p/sub/x", "/etc", "/p/sub"}, {"/p/x", "/etc", "/p"}, {"/p/sub", "/p/sub", ""}, {"/p/x", "/p/y", ""}, {"/q", "/etc", ""},
 	} {
-		if r, ok := target.LinkedAway(c, "t", k.typed, k.real); r.HostPath != k.want || ok != (k.want != "") {
+		if r, ok := target.FindLinked(c, "t", k.typed, k.real); r.HostPath != k.want || ok != (k.want != "") {
 			t.Errorf("%s, which is %s: %q", k.typed, k.real, r.HostPath)
 		}
 	}

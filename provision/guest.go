@@ -84,7 +84,7 @@ func (e *Env) planGuest(w *target.Target, f *loop.Facts) (plan.Plan, error) {
 			ID: "cloudinit.off", Why: "switch cloud-init off, the first boot is over", Timing: "ssh",
 			Shows: []string{"touch /etc/cloud/cloud-init.disabled"},
 			Do: func(ctx context.Context) error {
-				return e.AsRoot(ctx, f.Conn, "switching cloud-init off", cloudinit.DisableScript(), nil)
+				return e.RunAsRoot(ctx, f.Conn, "switching cloud-init off", cloudinit.DisableScript(), nil)
 			},
 		})
 	}
@@ -112,7 +112,7 @@ func (e *Env) planFinish(ctx context.Context, w *target.Target, f *loop.Facts) p
 	if f.Conn != nil && (!b.Installed || b.Disabled || b.Finished || b.SeedRead) {
 		pool := domain.PoolFor(f.Domain.Pool.Value, e.BaseDir(w.Record.Paths), session.DefaultBaseDir)
 		if as := domain.PlanRemoveSeed(f.Domain, w.Name, e.Key(w.Name), pool, e.Domains(ctx)); len(as) > 0 {
-			p.Add(machine.SyncFirst(f))
+			p.Add(machine.SyncFirstBoot(f))
 			p.Add(as...)
 		}
 		if f.Domain.Domain.Err == nil && f.Domain.Pool.Err == nil && f.Inst != nil && f.Inst.SeedLeft {
@@ -168,7 +168,7 @@ func (e *Env) explainWait(ctx context.Context, w *target.Target, inst *state.Ins
 		serial = e.SerialTail(ctx, l, w, 12)
 	}
 	out := ui.Failed("%s: %w (domain state: %s)", msg, err, state)
-	if errors.Is(err, loop.ErrUnplugged) {
+	if errors.Is(err, loop.ErrNoBridge) {
 		return out.Hint(ui.Cmd("aivm vm restart " + w.Name))
 	}
 	for _, s := range serial {

@@ -29,14 +29,14 @@ import (
 type planned struct {
 	plan.Plan
 	machine.Chosen
-	alias bool      // the ssh entry is written
-	left  loop.Left // the folders it goes on without
+	alias   bool         // the ssh entry is written
+	skipped loop.Skipped // the folders it goes on without
 }
 
 // planHost is everything missing on the host for w. before is what the last look
 // of this run decided, nil at the first: a decision stands.
 func (e *Env) planHost(ctx context.Context, w *target.Target, f *loop.Facts, before *planned) (planned, error) {
-	p := planned{Plan: plan.Plan{Stage: plan.Host}, Chosen: machine.Given(w, f), left: f.Left}
+	p := planned{Plan: plan.Plan{Stage: plan.Host}, Chosen: machine.CurrentChoice(w, f), skipped: f.Skipped}
 	if before != nil {
 		p.Record, p.Network = before.Record, before.Network
 	}
@@ -44,22 +44,22 @@ func (e *Env) planHost(ctx context.Context, w *target.Target, f *loop.Facts, bef
 	if p.Join(first); err != nil || !goOn {
 		return p, err
 	}
-	if f.Makes(w) {
+	if f.StartsVM(w) {
 		vm, err := e.planVM(ctx, w, f)
 		if p.Notes = append(p.Notes, vm.Notes...); err != nil {
 			return p, err
 		}
-		p.Chosen, p.left = vm.Chosen, vm.left
+		p.Chosen, p.skipped = vm.Chosen, vm.skipped
 		p.Add(vm.Actions...)
 	} else if w.Guest && (f.Conn != nil || f.Running()) {
-		rules, err := e.Walled(w, f)
+		rules, err := e.PlanFirewall(w, f)
 		if p.Join(rules); err != nil {
 			return p, err
 		}
 	}
 	p.Add(folders.For(e.Loop).PlanLeft(w, f)...)
-	shared, err := folders.For(e.Loop).PlanHost(p.Plan, w, f, p.left)
-	p.left = shared.Left
+	shared, err := folders.For(e.Loop).PlanHost(p.Plan, w, f, p.skipped)
+	p.skipped = shared.Left
 	if p.Join(shared.Plan); err != nil {
 		return p, err
 	}
@@ -99,20 +99,20 @@ func (e *Env) planBefore(w *target.Target, f *loop.Facts) (p plan.Plan, goOn boo
 
 // Walled has the rules of the VM's network in place before a guest behind them is
 // used.
-func (e *Env) Walled(w *target.Target, f *loop.Facts) (plan.Plan, error) {
+func (e *Env) PlanFirewall(w *target.Target, f *loop.Facts) (plan.Plan, error) {
 	return walls.For(e.Loop).PlanUse(w.Network, f)
 }
 
 // LookAtWall reads what Walled hangs on.
-func (e *Env) LookAtWall(ctx context.Context, w *target.Target, f *loop.Facts) {
+func (e *Env) ObserveFirewall(ctx context.Context, w *target.Target, f *loop.Facts) {
 	walls.For(e.Loop).ForUse(ctx, w.Network, f)
 }
 
 // planAccess sees to it that libvirt can be asked where the plan hangs on its
 // answer. goOn is false when nothing more can be planned before another look.
 func (e *Env) planAccess(w *target.Target, f *loop.Facts) (as []plan.Action, goOn bool, err error) {
-	if f.Makes(w) {
-		as, err := e.PlanMachine(f.Made.Host, host.Need{Image: f.NewDomain() && f.Made.Image.Builds()})
+	if f.StartsVM(w) {
+		as, err := e.PlanHostTools(f.Creation.Host, host.Need{Image: f.NewDomain() && f.Creation.Image.Builds()})
 		if err != nil {
 			return nil, false, err
 		}
@@ -123,7 +123,7 @@ func (e *Env) planAccess(w *target.Target, f *loop.Facts) (as []plan.Action, goO
 			return as, f.Domain.Domain.Err == nil, nil
 		}
 	}
-	asked := f.Makes(w) || w.Folder != nil && f.Conn == nil || f.Conn != nil && folders.AsksLibvirt(w, f)
+	asked := f.StartsVM(w) || w.Folder != nil && f.Conn == nil || f.Conn != nil && folders.AsksLibvirt(w, f)
 	// A run was killed between the first login and the removal of the seed.
 	left := f.Conn != nil && f.Inst.SeedLeft && f.Guest.Boot.SeedRead && errors.Is(f.Virt.Err, virt.ErrDenied)
 	if asked && f.Domain.Domain.Err != nil || left {
@@ -140,15 +140,15 @@ func (e *Env) planAccess(w *target.Target, f *loop.Facts) (as []plan.Action, goO
 func (e *Env) planVM(ctx context.Context, w *target.Target, f *loop.Facts) (planned, error) {
 	fresh := f.NewDomain()
 	baseDir, key := e.BaseDir(w.Record.Paths), e.Key(w.Name)
-	p := planned{Plan: plan.Plan{Stage: plan.Host}, left: f.Left}
-	c, notes, err := machine.Choose(w, f, f.Made.Host, e.UID, key, baseDir)
+	p := planned{Plan: plan.Plan{Stage: plan.Host}, skipped: f.Skipped}
+	c, notes, err := machine.Choose(w, f, f.Creation.Host, e.UID, key, baseDir)
 	if err != nil {
 		return p, err
 	}
 	for _, s := range notes {
 		p.Warn(s)
 	}
-	ids, err := f.Made.Identities.Value, f.Made.Identities.Err
+	ids, err := f.Creation.Identities.Value, f.Creation.Identities.Err
 	if err != nil {
 		return p, err
 	}
@@ -160,17 +160,17 @@ func (e *Env) planVM(ctx context.Context, w *target.Target, f *loop.Facts) (plan
 		if p.Add(own...); len(own) > 0 {
 			ownKey = e.SSH.OwnKeyPath()
 		}
-		image, disk, err := images.For(e.Loop).Plan(w, f.Made.Image)
+		image, disk, err := images.For(e.Loop).Plan(w, f.Creation.Image)
 		if p.Notes = append(p.Notes, image.Notes...); err != nil {
 			return p, err
 		}
-		c.Record.Image.Name = images.Name(w, f.Made.Image)
+		c.Record.Image.Name = images.Name(w, f.Creation.Image)
 		imageActions, base = image.Actions, disk
 		if c.Record.VM.DiskGB, err = images.RoomFor(w, base, c.Record.VM.DiskGB); err != nil {
 			return p, err
 		}
 	}
-	in := machine.Remember(w, f, c, ids, ownKey)
+	in := machine.InstanceFor(w, f, c, ids, ownKey)
 	c.Instance = &in
 	p.Add(machine.For(e.Loop).PlanState(w, f, in)...)
 	p.Add(imageActions...)
@@ -190,7 +190,7 @@ func (e *Env) planVM(ctx context.Context, w *target.Target, f *loop.Facts) (plan
 	}
 	das, err := domain.Plan(f.Domain, domain.Wanted{
 		Spec: domain.Spec{
-			Name: w.Name, UUID: in.UUID, Owner: e.UID, Arch: domain.Arch(f.Made.Host.Arch), Accel: c.Accel, VCPUs: c.Record.VM.CPUs, RAMMB: c.Record.VM.RAMMB,
+			Name: w.Name, UUID: in.UUID, Owner: e.UID, Arch: domain.Arch(f.Creation.Host.Arch), Accel: c.Accel, VCPUs: c.Record.VM.CPUs, RAMMB: c.Record.VM.RAMMB,
 			DiskPath: domain.DiskPath(baseDir, key), SeedPath: domain.SeedPath(baseDir, key), SerialLog: domain.SerialPath(baseDir, key),
 			ExportRoot: root.ExportRoot(key), FSTag: share.FSTag, Network: c.Network.Network.Name, MAC: c.MAC,
 		},
@@ -200,12 +200,12 @@ func (e *Env) planVM(ctx context.Context, w *target.Target, f *loop.Facts) (plan
 	if err != nil {
 		return p, err
 	}
-	arm, err := folders.For(e.Loop).PlanArm(w, f, p.left)
-	p.left = arm.Left
+	arm, err := folders.For(e.Loop).PlanArm(w, f, p.skipped)
+	p.skipped = arm.Left
 	if p.Join(arm.Plan); err != nil {
 		return p, err
 	}
-	p.Add(folders.For(e.Loop).PlanStale(w, f, p.left)...)
+	p.Add(folders.For(e.Loop).PlanStale(w, f, p.skipped)...)
 	p.Add(das...)
 	p.Chosen = c
 	return p, nil

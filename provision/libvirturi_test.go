@@ -76,7 +76,7 @@ func TestWhichLibvirtIsAsked(t *testing.T) {
 		},
 		"a verb of the active VM": {
 			func(t *testing.T, e *Env, _ *looptest.World) error {
-				_, _, err := e.Ours(t.Context(), "")
+				_, _, err := e.OwnVM(t.Context(), "")
 				return refused(err)
 			},
 			[]string{ofT},

@@ -41,7 +41,7 @@ func (e *Env) Observe(ctx context.Context, w *target.Target, before loop.Progres
 	defer cancelDial()
 	var wg sync.WaitGroup
 	if w.Guest && inst != nil {
-		wg.Go(func() { f.Conn, f.ConnErr = e.reach(dialCtx, w, f) })
+		wg.Go(func() { f.Conn, f.ConnErr = e.connect(dialCtx, w, f) })
 	} else {
 		f.ConnErr = loop.ErrNotTried
 	}
@@ -81,46 +81,46 @@ func (e *Env) Observe(ctx context.Context, w *target.Target, before loop.Progres
 
 // lookFurther reads what the plan for this machine hangs on beside the facts of
 // Observe: what it is depends on them.
-func (e *Env) lookFurther(ctx context.Context, w *target.Target, f *loop.Facts) {
-	if d := f.Domain.Domain; d.Err == nil && d.Value != nil || f.Makes(w) {
+func (e *Env) observeForPlan(ctx context.Context, w *target.Target, f *loop.Facts) {
+	if d := f.Domain.Domain; d.Err == nil && d.Value != nil || f.StartsVM(w) {
 		_, f.Keys.Pinned = e.SSH.PinnedKey(w.Name)
 	}
-	if f.Makes(w) {
+	if f.StartsVM(w) {
 		_, f.Keys.Own = e.SSH.LoadHostKey(w.Name)
-		f.Made.Host = e.HostFacts()
+		f.Creation.Host = e.HostFacts()
 		ids, err := e.Identities(ctx, w)
-		f.Made.Identities = plan.Known[[]sshcfg.Identity]{Value: ids, Err: err}
-		f.Made.ID = uuid.NewString()
+		f.Creation.Identities = plan.Known[[]sshcfg.Identity]{Value: ids, Err: err}
+		f.Creation.ID = uuid.NewString()
 		if f.NewDomain() {
-			f.Made.Image = images.For(e.Loop).Look(ctx, w)
+			f.Creation.Image = images.For(e.Loop).Look(ctx, w)
 		}
 	}
-	e.lookAtRules(ctx, w, f)
+	e.observeRules(ctx, w, f)
 	f.Server = editors.For(e.Loop).MissingServer(w)
-	if f.Inst != nil || f.Makes(w) {
+	if f.Inst != nil || f.StartsVM(w) {
 		f.SSH = sshcfg.Observe(e.SSH, sshcfg.Stanza{Alias: w.Name})
 	}
 }
 
 // lookAtRules reads the rules of the network the VM is on, or comes to, if the plan
 // gets as far as that: reading who is behind them may need root's help.
-func (e *Env) lookAtRules(ctx context.Context, w *target.Target, f *loop.Facts) {
+func (e *Env) observeRules(ctx context.Context, w *target.Target, f *loop.Facts) {
 	if _, goOn, err := e.planBefore(w, f); err != nil || !goOn {
 		return
 	}
 	switch {
-	case f.Makes(w) && f.Domain.Domain.Err == nil:
+	case f.StartsVM(w) && f.Domain.Domain.Err == nil:
 		// The rules of the network that the plan will choose.
-		if c, _, err := machine.Choose(w, f, f.Made.Host, e.UID, e.Key(w.Name), e.BaseDir(w.Record.Paths)); err == nil {
+		if c, _, err := machine.Choose(w, f, f.Creation.Host, e.UID, e.Key(w.Name), e.BaseDir(w.Record.Paths)); err == nil {
 			walls.For(e.Loop).ForStart(ctx, c.Network.Network.Name, f)
 		}
 	case w.Guest && (f.Conn != nil || f.Running()):
-		e.LookAtWall(ctx, w, f)
+		e.ObserveFirewall(ctx, w, f)
 	}
 }
 
 // reach makes the one connection and asks the guest everything in one script.
-func (e *Env) reach(ctx context.Context, w *target.Target, f *loop.Facts) (guest.Conn, error) {
+func (e *Env) connect(ctx context.Context, w *target.Target, f *loop.Facts) (guest.Conn, error) {
 	t, done, err := e.GuestTarget(ctx, w, f.Inst)
 	if err != nil {
 		return nil, err
@@ -129,7 +129,7 @@ func (e *Env) reach(ctx context.Context, w *target.Target, f *loop.Facts) (guest
 	if c, ok := e.Unpark(ctx, w, f); ok {
 		return c, nil
 	}
-	dctx, cancel := context.WithTimeout(ctx, cmp.Or(w.Patience, loop.DialLimit))
+	dctx, cancel := context.WithTimeout(ctx, cmp.Or(w.LoginLimit, loop.DialLimit))
 	defer cancel()
 	stop := e.Timing.Start("ssh")
 	defer stop()
@@ -139,7 +139,7 @@ func (e *Env) reach(ctx context.Context, w *target.Target, f *loop.Facts) (guest
 	}
 	settings.StartEarly(ctx, w, f, c)
 	err = e.Probe(ctx, c, w, f)
-	if refused := new(ssh.OpenChannelError); errors.As(err, &refused) && f.Settings.Unneeded() {
+	if refused := new(ssh.OpenChannelError); errors.As(err, &refused) && f.Settings.StopReceiver() {
 		// A server that allows one session only.
 		err = e.Probe(ctx, c, w, f)
 	}

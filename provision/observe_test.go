@@ -20,7 +20,7 @@ import (
 
 // slowWall takes its time to read the rules, whatever becomes of the caller.
 type slowWall struct {
-	session.Wallkeeper
+	session.FirewallState
 	read chan struct{}
 }
 
@@ -34,8 +34,8 @@ func (s slowWall) Rules(context.Context, string, bool) firewall.Facts {
 // that the next one meets nothing of it.
 func TestFailedObservationWaits(t *testing.T) {
 	w := newWorld(t)
-	w.Records(w.MakeFolder("p"))
-	in := looptest.Saved(w, "")
+	w.WriteConfig(w.MakeFolder("p"))
+	in := looptest.SavedTarget(w, "")
 	in.Boot, in.Network = true, config.Network{Network: config.NetworkSpec{Name: "n"}}
 	head, broken := w.Host.Head, errors.New("unreadable")
 	w.Host.Head = func(path string, limit int) ([]byte, error) {
@@ -45,8 +45,8 @@ func TestFailedObservationWaits(t *testing.T) {
 		return head(path, limit)
 	}
 	slow := slowWall{read: make(chan struct{})}
-	w.Wall = slow
-	if _, err := env(w).Observe(t.Context(), in, loop.Begin(in)); !errors.Is(err, broken) {
+	w.Firewall = slow
+	if _, err := env(w).Observe(t.Context(), in, loop.NewProgress(in)); !errors.Is(err, broken) {
 		t.Error(err)
 	}
 	select {
@@ -57,7 +57,7 @@ func TestFailedObservationWaits(t *testing.T) {
 }
 
 // noWall has no rules of any network.
-type noWall struct{ session.Wallkeeper }
+type noWall struct{ session.FirewallState }
 
 func (noWall) Rules(context.Context, string, bool) firewall.Facts { return firewall.Facts{} }
 
@@ -68,14 +68,14 @@ func (noWall) Hooks() (current, known bool, err error) { return true, true, nil 
 func TestRulesAreReadWhenThePlanComesToThem(t *testing.T) {
 	w := newWorld(t)
 	folder := w.MakeFolder("p")
-	w.Records(folder)
-	in := looptest.Saved(w, folder)
+	w.WriteConfig(folder)
+	in := looptest.SavedTarget(w, folder)
 	in.Guest, in.Folder.Mode, in.Network = true, share.Shared, config.Network{Network: config.DefaultConfig().Defaults.Network, Firewall: config.DefaultConfig().Defaults.Firewall}
-	w.Wall = noWall{}
-	f := &loop.Facts{Progress: loop.Begin(in), Conn: &looptest.FakeGuest{}, Inst: &state.Instance{MAC: "52:54:00:00:00:01", Address: "10.77.0.10"}}
+	w.Firewall = noWall{}
+	f := &loop.Facts{Progress: loop.NewProgress(in), Conn: &looptest.FakeGuest{}, Inst: &state.Instance{MAC: "52:54:00:00:00:01", Address: "10.77.0.10"}}
 	f.Virt.Err, f.Domain.Domain.Err, f.Socket = virt.ErrDenied, virt.ErrDenied, w.URI().Socket()
 	e := env(w)
-	e.lookFurther(t.Context(), in, f)
+	e.observeForPlan(t.Context(), in, f)
 	p, err := e.planHost(t.Context(), in, f, nil)
 	if err != nil || len(p.Actions) != 1 || p.Actions[0].ID != "libvirt.open" {
 		t.Fatalf("%+v %v", p.Actions, err)

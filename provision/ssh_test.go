@@ -33,7 +33,7 @@ func TestLostCommand(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	// In the middle of a run it says how to go on, too; settings say the same.
-	err = w.Resume(w.ExplainLost(t.Context(), "t", lost))
+	err = w.WithRerunHint(w.ExplainLost(t.Context(), "t", lost))
 	if !errors.As(err, &ue) || !slices.Equal(ue.HintLines(), []string{"aivm status --vm t", "to go on where it stopped: aivm x"}) {
 		t.Errorf("%v", err)
 	}

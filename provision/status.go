@@ -70,8 +70,8 @@ func (e *Env) status(ctx context.Context, vmFlag string, sudo, detail bool) (Sta
 		return st, err
 	}
 	e.UseLibvirt(w.Libvirt)
-	if w = w.Asked(); !sudo {
-		w = w.NotByRoot()
+	if w = w.WithGuest(); !sudo {
+		w = w.WithoutSudo()
 	}
 	if sudo {
 		if _, err := e.LibvirtWithHelp(ctx); err != nil {
@@ -79,7 +79,7 @@ func (e *Env) status(ctx context.Context, vmFlag string, sudo, detail bool) (Sta
 		}
 	}
 	st.Add(checks.For(e.Loop).HostChecks()...)
-	f, inst, err := e.Look(ctx, w)
+	f, inst, err := e.Inspect(ctx, w)
 	if err != nil {
 		return st, err
 	}
@@ -107,8 +107,8 @@ func (e *Env) status(ctx context.Context, vmFlag string, sudo, detail bool) (Sta
 // every plan from being made (another machine answers at the VM's address, its
 // state file is damaged) is a fact here. inst is the state file, or why it
 // cannot be read.
-func (e *Env) Look(ctx context.Context, w *target.Target) (f *loop.Facts, inst plan.Known[*state.Instance], err error) {
-	f, err = e.Observe(ctx, w, loop.Begin(w))
+func (e *Env) Inspect(ctx context.Context, w *target.Target) (f *loop.Facts, inst plan.Known[*state.Instance], err error) {
+	f, err = e.Observe(ctx, w, loop.NewProgress(w))
 	if err == nil {
 		return f, plan.Yes(f.Inst), nil
 	}

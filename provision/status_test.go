@@ -44,15 +44,15 @@ func checkOf(st Status, id string) host.Check {
 func TestWallTellsWhatIsMounted(t *testing.T) {
 	w := newWorld(t)
 	mine, off, left, read := w.MakeFolder("mine"), w.MakeFolder("off"), w.MakeFolder("left over"), w.MakeFolder("read")
-	w.Records(mine, off)
+	w.WriteConfig(mine, off)
 	if st := statusOf(w); len(st.Wall.Writable) != 0 || !strings.Contains(st.Wall.Sentence, "can write no folder") || checkOf(st, "stray").ID != "" {
 		t.Errorf("nothing is mounted: %+v", st)
 	}
-	w.Share(mine, "rw,nosuid,nodev,idmapped")
-	w.Share(left, "rw,nosuid,nodev,idmapped")
-	w.Share(read, "ro,nosuid,nodev,idmapped")
+	w.AddShare(mine, "rw,nosuid,nodev,idmapped")
+	w.AddShare(left, "rw,nosuid,nodev,idmapped")
+	w.AddShare(read, "ro,nosuid,nodev,idmapped")
 	gone := "gone-0a2da8d45b3d514bb0f997bf"
-	w.Bind(gone, "0:998 /p//deleted TOKEN rw,nosuid,nodev - ext4 none rw")
+	w.AddMount(gone, "0:998 /p//deleted TOKEN rw,nosuid,nodev - ext4 none rw")
 	st := statusOf(w)
 	point := "/var/lib/aivm/export/4321-t/"
 	want := []string{point + gone, left, mine}
@@ -90,8 +90,8 @@ func TestWallTellsWhatIsMounted(t *testing.T) {
 // Mounts that cannot be read are not "no mounts".
 func TestWallUnknown(t *testing.T) {
 	w := newWorld(t)
-	w.Records(w.MakeFolder("p"))
-	w.Binds += "nonsense\n"
+	w.WriteConfig(w.MakeFolder("p"))
+	w.MountLines += "nonsense\n"
 	st := statusOf(w)
 	if c := checkOf(st, "folders"); c.State != host.Unknown || !strings.Contains(st.Wall.Sentence, "is not known") {
 		t.Errorf("%+v %q", c, st.Wall.Sentence)
@@ -191,9 +191,9 @@ func TestSSHCheck(t *testing.T) {
 func TestFoldersCheckAsksTheGuest(t *testing.T) {
 	w := newWorld(t)
 	p, q := w.MakeFolder("p"), w.MakeFolder("q")
-	w.Records(p, q)
+	w.WriteConfig(p, q)
 	for _, f := range []string{p, q} {
-		w.Share(f, "rw,nosuid,nodev,idmapped")
+		w.AddShare(f, "rw,nosuid,nodev,idmapped")
 	}
 	store, err := w.Load()
 	if err != nil {
@@ -206,9 +206,9 @@ func TestFoldersCheckAsksTheGuest(t *testing.T) {
 		f                  *loop.Facts
 		want               host.State
 	}{
-		{"both", looptest.Says(t, 1000, p, q), p + ", " + q, &loop.Facts{Conn: &looptest.FakeGuest{}}, host.OK},
-		{"one", looptest.Says(t, 1000, p), q + ": nothing is mounted there", &loop.Facts{Conn: &looptest.FakeGuest{}}, host.Bad},
-		{"owner", looptest.Says(t, 65534, p, q), "owner changed", &loop.Facts{Conn: &looptest.FakeGuest{}}, host.Bad},
+		{"both", looptest.GuestAnswer(t, 1000, p, q), p + ", " + q, &loop.Facts{Conn: &looptest.FakeGuest{}}, host.OK},
+		{"one", looptest.GuestAnswer(t, 1000, p), q + ": nothing is mounted there", &loop.Facts{Conn: &looptest.FakeGuest{}}, host.Bad},
+		{"owner", looptest.GuestAnswer(t, 65534, p, q), "owner changed", &loop.Facts{Conn: &looptest.FakeGuest{}}, host.Bad},
 		{"silent", "", "could not be asked", &loop.Facts{ConnErr: guest.ErrUnreachable, Domain: running}, host.Unknown},
 		{"off", "", "does not run", &loop.Facts{ConnErr: loop.ErrNotTried}, host.Skipped},
 	} {

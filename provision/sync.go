@@ -26,12 +26,12 @@ func (e *Env) SyncSettings(ctx context.Context, name string, editorName string, 
 		on := true
 		o.Sync = &on
 	}
-	w, f, err := e.Converge(ctx, settings.For(e.Loop).Gather(w, o, found, true).Asked())
+	w, f, err := e.Converge(ctx, settings.For(e.Loop).Gather(w, o, found, true).WithGuest())
 	if err != nil {
 		return none, err
 	}
 	defer f.Close()
-	defer f.Settings.Unneeded()
+	defer f.Settings.StopReceiver()
 	if f.Conn == nil {
 		return none, ui.Refused("VM %s does not run, so nothing can be brought into it", w.Name).
 			Hint(ui.Cmd("aivm vm up "+w.Name), ui.CmdFor("then", e.Rerun))

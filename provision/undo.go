@@ -23,7 +23,7 @@ import (
 // f may be nil; with a connection in it the guest is asked to let go first.
 // locked says that this run holds the VM's lock. Whatever goes wrong here is
 // said beside the error the run ends with.
-func (e *Env) letGo(ctx context.Context, w *target.Target, f *loop.Facts, locked bool) {
+func (e *Env) withdrawFolder(ctx context.Context, w *target.Target, f *loop.Facts, locked bool) {
 	if w.Folder == nil || !w.NewFolder {
 		return
 	}

@@ -40,14 +40,14 @@ func TestLetGo(t *testing.T) {
 				t.Fatal(err)
 			}
 			if c.saved {
-				w.Records(p)
+				w.WriteConfig(p)
 			}
 			if !c.notBound {
-				w.Share(p, "rw,nosuid,nodev,idmapped")
+				w.AddShare(p, "rw,nosuid,nodev,idmapped")
 			}
 			w.RootErr = c.rootErr
 			g := &looptest.FakeGuest{}
-			env(w).letGo(t.Context(), in, &loop.Facts{Conn: g}, false)
+			env(w).withdrawFolder(t.Context(), in, &loop.Facts{Conn: g}, false)
 			if len(w.Ops) != c.unbinds || len(g.Scripts) != c.unbinds {
 				t.Fatalf("root did %v, the guest ran %d scripts", w.Ops, len(g.Scripts))
 			}
@@ -65,7 +65,7 @@ func TestLetGo(t *testing.T) {
 func TestLetGoAfterAnInterrupt(t *testing.T) {
 	w := newWorld(t)
 	p := w.MakeFolder("p")
-	w.Share(p, "rw,nosuid,nodev,idmapped")
+	w.AddShare(p, "rw,nosuid,nodev,idmapped")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	l := flock.New(w.State().LockPath("t"))
@@ -74,7 +74,7 @@ func TestLetGoAfterAnInterrupt(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer release()
-	env(w).letGo(ctx, &target.Target{Name: "t", Folder: looptest.FolderOf(p), NewFolder: true}, nil, true)
+	env(w).withdrawFolder(ctx, &target.Target{Name: "t", Folder: looptest.FolderOf(p), NewFolder: true}, nil, true)
 	if len(w.Ops) != 1 {
 		t.Errorf("root did %v", w.Ops)
 	}
@@ -87,10 +87,10 @@ func TestLetGoAfterAnInterrupt(t *testing.T) {
 func TestPlanShareAnew(t *testing.T) {
 	w := newWorld(t)
 	p := w.MakeFolder("p")
-	w.Records(p)
-	w.Share(p, "rw,nosuid,nodev,idmapped")
-	in := looptest.Saved(w, p)
-	g := &looptest.FakeGuest{Share: looptest.Says(t, 1000, p)}
+	w.WriteConfig(p)
+	w.AddShare(p, "rw,nosuid,nodev,idmapped")
+	in := looptest.SavedTarget(w, p)
+	g := &looptest.FakeGuest{Share: looptest.GuestAnswer(t, 1000, p)}
 	look := func() *loop.Facts {
 		t.Helper()
 		f := &loop.Facts{Conn: g}
@@ -106,7 +106,7 @@ func TestPlanShareAnew(t *testing.T) {
 	if as, err := planShare(w, in, look()); err != nil || len(as) != 0 {
 		t.Fatalf("all is well, planned %v %v", as, err)
 	}
-	g.Share = looptest.Says(t, 65534, p)
+	g.Share = looptest.GuestAnswer(t, 65534, p)
 	f := look()
 	as, err := planShare(w, in, f)
 	token := share.Token(p)
@@ -114,7 +114,7 @@ func TestPlanShareAnew(t *testing.T) {
 		t.Fatalf("planned %v %v", as, err)
 	}
 	// The guest has nothing then, and what is planned for it next knows that.
-	g.Share = looptest.Says(t, 1000)
+	g.Share = looptest.GuestAnswer(t, 1000)
 	if err := as[0].Do(t.Context()); err != nil || len(g.Scripts) != 1 || len(f.Guest.Share.Mounts) != 0 {
 		t.Errorf("%v, %d scripts, %v", err, len(g.Scripts), f.Guest.Share.Mounts)
 	}
@@ -129,17 +129,17 @@ func TestPlanShareAnew(t *testing.T) {
 // What attach says to type makes the folder appear in that VM.
 func TestOpens(t *testing.T) {
 	w := newWorld(t)
-	w.Records("/p q")
+	w.WriteConfig("/p q")
 	store, err := w.Load()
 	if err != nil {
 		t.Fatal(err)
 	}
 	in := &target.Target{Store: store, Name: "t", Folder: looptest.FolderOf("/p q")}
-	if got := in.Opens(); got != "aivm code '/p q'" {
+	if got := in.OpenCommand(); got != "aivm code '/p q'" {
 		t.Error(got)
 	}
 	in.Store.Config.Attachments = append(in.Store.Config.Attachments, config.Attachment{HostPath: "/p q", VMName: "u"})
-	if got := in.Opens(); got != "aivm code '/p q' --vm t" {
+	if got := in.OpenCommand(); got != "aivm code '/p q' --vm t" {
 		t.Error(got)
 	}
 }

@@ -55,9 +55,9 @@ func (e *Env) Create(ctx context.Context, o CreateOptions) (VMResult, error) {
 		return VMResult{}, err
 	}
 	if o.SetDefault {
-		w = w.Default()
+		w = w.AsActive()
 	}
-	return e.bring(ctx, w.Sized(o.Size))
+	return e.start(ctx, w.Sized(o.Size))
 }
 
 // Up starts a VM and waits until it can be used.
@@ -67,10 +67,10 @@ func (e *Env) Up(ctx context.Context, name string) (VMResult, error) {
 	if err != nil {
 		return VMResult{}, err
 	}
-	return e.bring(ctx, w)
+	return e.start(ctx, w)
 }
 
-func (e *Env) bring(ctx context.Context, w *target.Target) (VMResult, error) {
+func (e *Env) start(ctx context.Context, w *target.Target) (VMResult, error) {
 	w, f, err := e.Converge(ctx, w.Started())
 	if err != nil {
 		return VMResult{}, err
@@ -121,7 +121,7 @@ func (e *Env) stop(ctx context.Context, name string, force bool, dry func(vm str
 	j := loop.Job{
 		VM: func() string { return vm },
 		Plan: func(ctx context.Context) (plan.Plan, error) {
-			w, d, err := e.Ours(ctx, name)
+			w, d, err := e.OwnVM(ctx, name)
 			if err != nil {
 				return plan.Plan{}, err
 			}
@@ -138,7 +138,7 @@ func (e *Env) stop(ctx context.Context, name string, force bool, dry func(vm str
 	if dry != nil {
 		j.Dry = func(p plan.Plan) error { return dry(vm, p) }
 	}
-	stopped, err = e.Bring(ctx, j)
+	stopped, err = e.RunJob(ctx, j)
 	return vm, stopped, err
 }
 

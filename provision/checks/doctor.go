@@ -27,44 +27,44 @@ import (
 )
 
 // Seen is one look at everything that VMs of this person depend on.
-type Seen struct {
-	Host   host.Facts
-	Exam   host.Examination
-	store  plan.Known[*config.Store]
-	Net    network.Facts
-	Vms    []Entry
-	sshErr error                          // of the configuration as a whole
-	gone   []sshcfg.GoneStore             // Include lines of configs that are gone
-	Asked  bool                           // libvirt said what it knows
-	Left   plan.Known[[]root.NetManifest] // walls of networks that are gone
+type DoctorFacts struct {
+	Host           host.Facts
+	Exam           host.Examination
+	store          plan.Known[*config.Store]
+	Net            network.Facts
+	VMs            []SSHEntry
+	sshErr         error                          // of the configuration as a whole
+	staleIncludes  []sshcfg.GoneStore             // Include lines of configs that are gone
+	Asked          bool                           // libvirt said what it knows
+	StaleFirewalls plan.Known[[]root.NetManifest] // walls of networks that are gone
 }
 
 // Entry is a VM as the doctor sees it: its entry for ssh.
-type Entry struct {
-	want   *target.Target
-	inst   *state.Instance
-	Plan   []plan.Action // what its entry lacks
-	err    error         // why there can be none, or it cannot be seen
-	others []sshcfg.Mismatch
-	edited []sshcfg.Mismatch // in which its file says something else than was written
-	broken error             // its file is no entry of ours any more
+type SSHEntry struct {
+	want       *target.Target
+	inst       *state.Instance
+	Plan       []plan.Action // what its entry lacks
+	err        error         // why there can be none, or it cannot be seen
+	mismatches []sshcfg.Mismatch
+	edited     []sshcfg.Mismatch // in which its file says something else than was written
+	broken     error             // its file is no entry of ours any more
 }
 
 // Diagnose looks at everything, side by side where one need not wait for the
 // other.
-func (e Part) Diagnose(ctx context.Context, sudo bool) (Seen, error) {
-	var d Seen
+func (e Part) Diagnose(ctx context.Context, sudo bool) (DoctorFacts, error) {
+	var d DoctorFacts
 	d.Host = e.HostFacts()
 	d.store.Value, d.store.Err = e.Load()
 	a := host.Asked{DiskDir: session.DefaultBaseDir, CacheDir: e.Cache.Dir}
 	if d.store.Err == nil {
 		a.DiskDir = e.BaseDir(d.store.Value.Config.Defaults.Paths)
-		d.Vms = e.patients(d.store.Value)
+		d.VMs = e.sshEntries(d.store.Value)
 	}
 	var exam host.Examination
 	var rules plan.Known[[]byte]
 	var wg sync.WaitGroup
-	wg.Go(func() { d.sshErr, d.gone = e.examineSSH(ctx, d.Vms), sshcfg.GoneStores(e.SSH) })
+	wg.Go(func() { d.sshErr, d.staleIncludes = e.examineSSH(ctx, d.VMs), sshcfg.GoneStores(e.SSH) })
 	wg.Go(func() { exam = host.Examine(ctx, e.Host, d.Host) })
 	isRoot, seesRules := e.Host.Euid == 0, d.Host.Tools["nft"] != ""
 	if isRoot && seesRules {
@@ -76,7 +76,7 @@ func (e Part) Diagnose(ctx context.Context, sudo bool) (Seen, error) {
 			a.Bridges = append(a.Bridges, n.Bridge)
 		}
 	}
-	a.SSHServers = e.banners(ctx, d.Vms, states)
+	a.SSHServers = e.banners(ctx, d.VMs, states)
 	wg.Wait()
 	if sudo && !isRoot && seesRules {
 		// Through the one helper, which was started by now or is at this.
@@ -142,8 +142,8 @@ const bannerLimit = 200 * time.Millisecond
 
 // banners asks the VMs that run for their server's first line. Nobody logs in,
 // which OpenSSH counts as a small offence: one look is far from its limit.
-func (e Part) banners(ctx context.Context, vms []Entry, states map[string]virt.State) []host.SSHServer {
-	var running []*Entry // examineSSH writes to other fields of them meanwhile
+func (e Part) banners(ctx context.Context, vms []SSHEntry, states map[string]virt.State) []host.SSHServer {
+	var running []*SSHEntry // examineSSH writes to other fields of them meanwhile
 	for i := range vms {
 		if p := &vms[i]; p.inst != nil && states[p.want.Name] == virt.Running {
 			running = append(running, p)
@@ -180,10 +180,10 @@ func (e Part) banner(ctx context.Context, addr string) (string, error) {
 }
 
 // patients are the VMs of the store.
-func (e Part) patients(store *config.Store) []Entry {
-	var out []Entry
+func (e Part) sshEntries(store *config.Store) []SSHEntry {
+	var out []SSHEntry
 	for _, name := range store.Config.VMNames() {
-		var p Entry
+		var p SSHEntry
 		if p.want, p.err = target.Recorded(store, name); p.err == nil {
 			p.inst, p.err = e.State().Instance(name)
 		}
@@ -197,7 +197,7 @@ func (e Part) patients(store *config.Store) []Entry {
 const sshLimit = 3 * time.Second
 
 // examineSSH looks at the configuration as a whole, then at each VM's entry.
-func (e Part) examineSSH(ctx context.Context, vms []Entry) error {
+func (e Part) examineSSH(ctx context.Context, vms []SSHEntry) error {
 	if e.HostFacts().Tools["ssh"] == "" {
 		return nil // said by another check
 	}
@@ -216,7 +216,7 @@ func (e Part) examineSSH(ctx context.Context, vms []Entry) error {
 			p.edited, p.broken = f.Departures(st)
 		}
 		if p.err == nil && len(p.Plan) == 0 {
-			wg.Go(func() { p.others, p.err = sshcfg.Verify(ctx, e.SSH, p.want.Name, st, nil) })
+			wg.Go(func() { p.mismatches, p.err = sshcfg.Verify(ctx, e.SSH, p.want.Name, st, nil) })
 		}
 	}
 	err := sshcfg.Health(ctx, e.SSH, nil)

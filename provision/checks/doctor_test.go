@@ -42,20 +42,20 @@ func TestNetworksCheck(t *testing.T) {
 		{"a VPN's wide route", []*virt.Network{ours}, nil, []network.Route{route("10.0.0.0/8", "tun0")}, host.OK, "hides nothing"},
 		{"libvirt unknown", nil, virt.ErrDenied, nil, host.Unknown, "not known"},
 	} {
-		var d Seen
+		var d DoctorFacts
 		d.store.Value = store
 		d.Net = network.Facts{Networks: plan.Known[[]*virt.Network]{Value: tt.nets, Err: tt.netErr}, Routes: plan.Yes(tt.routes)}
 		if c := For(w.Loop).NetworksCheck(d); c.State != tt.want || !strings.Contains(c.Detail, tt.says) {
 			t.Errorf("%s: %+v", tt.name, c)
 		}
 	}
-	d := Seen{Net: network.Facts{Networks: plan.Yes[[]*virt.Network](nil), Routes: plan.Yes[[]network.Route](nil)}}
+	d := DoctorFacts{Net: network.Facts{Networks: plan.Yes[[]*virt.Network](nil), Routes: plan.Yes[[]network.Route](nil)}}
 	d.store.Value = store
-	d.Left.Value = []root.NetManifest{{Wall: wall.Wall{Network: "gone"}}}
+	d.StaleFirewalls.Value = []root.NetManifest{{Wall: wall.Wall{Network: "gone"}}}
 	if c := For(w.Loop).NetworksCheck(d); c.State != host.Bad || !strings.Contains(c.Detail, "gone") || !slices.Contains(c.Fix, "aivm host doctor --fix") {
 		t.Errorf("a firewall that is left: %+v", c)
 	}
-	d.Left = plan.Unknown[[]root.NetManifest](os.ErrPermission)
+	d.StaleFirewalls = plan.Unknown[[]root.NetManifest](os.ErrPermission)
 	if c := For(w.Loop).NetworksCheck(d); c.State != host.Unknown {
 		t.Errorf("what is left is not known: %+v", c)
 	}

@@ -27,7 +27,7 @@ func verdict(c host.Check, state host.State, err error) host.Check {
 
 // NetworksCheck looks for what is in the way of aivm's networks: those that
 // are there, and the one the next VM would get.
-func (e Part) NetworksCheck(d Seen) host.Check {
+func (e Part) NetworksCheck(d DoctorFacts) host.Check {
 	c := host.Check{ID: "networks", Label: "Bridges, subnets, routes", State: host.OK}
 	if d.Net.Routes.Err != nil {
 		c.State, c.Detail = host.Unknown, fmt.Sprintf("the routes cannot be read: %v", d.Net.Routes.Err)
@@ -51,7 +51,7 @@ func (e Part) NetworksCheck(d Seen) host.Check {
 			good = append(good, fmt.Sprintf("%s on %s", n.Name, n.Subnet))
 		}
 	}
-	for _, m := range d.Left.Value {
+	for _, m := range d.StaleFirewalls.Value {
 		bad = append(bad, fmt.Sprintf("the firewall of network %s is kept, and libvirt does not have that network any more", m.Wall.Network))
 		c.Fix = append(c.Fix, "aivm host doctor --fix")
 	}
@@ -69,8 +69,8 @@ func (e Part) NetworksCheck(d Seen) host.Check {
 		}
 	}
 	c.Detail = strings.Join(good, ", ")
-	if d.Left.Err != nil {
-		c.State, c.Detail = host.Unknown, fmt.Sprintf("whether a firewall is left of a network that is gone is not known: %v", d.Left.Err)
+	if d.StaleFirewalls.Err != nil {
+		c.State, c.Detail = host.Unknown, fmt.Sprintf("whether a firewall is left of a network that is gone is not known: %v", d.StaleFirewalls.Err)
 	}
 	if err := d.Net.Networks.Err; err != nil {
 		c.State = host.Unknown
@@ -84,11 +84,11 @@ func (e Part) NetworksCheck(d Seen) host.Check {
 
 // nextNetwork says which network a VM made now would get, if it is not there
 // yet.
-func (e Part) nextNetwork(d Seen) (string, error) {
-	w := &target.Target{Store: d.store.Value, Wished: d.store.Value.Config.Defaults.Network}
+func (e Part) nextNetwork(d DoctorFacts) (string, error) {
+	w := &target.Target{Store: d.store.Value, NetworkSpec: d.store.Value.Config.Defaults.Network}
 	f := d.Net
 	f.Networks.Err = nil // unknown: then only routes and interfaces can be in the way
-	spec, err := network.Choose(f, w.Wished, e.UID, !w.AutoNet())
+	spec, err := network.Choose(f, w.NetworkSpec, e.UID, !w.AutoNet())
 	if err != nil {
 		return "", err
 	}
@@ -97,15 +97,15 @@ func (e Part) nextNetwork(d Seen) (string, error) {
 			return "", nil
 		}
 	}
-	if spec.SubnetCIDR != w.Wished.SubnetCIDR {
-		return fmt.Sprintf("the first VM gets %s on %s, since %s is taken", spec.Name, spec.SubnetCIDR, w.Wished.SubnetCIDR), nil
+	if spec.SubnetCIDR != w.NetworkSpec.SubnetCIDR {
+		return fmt.Sprintf("the first VM gets %s on %s, since %s is taken", spec.Name, spec.SubnetCIDR, w.NetworkSpec.SubnetCIDR), nil
 	}
 	return fmt.Sprintf("the first VM gets %s on %s, which is free", spec.Name, spec.SubnetCIDR), nil
 }
 
 // SSHConfigCheck says whether ssh reads the person's configuration, and makes
 // of each VM's alias what was meant.
-func (e Part) SSHConfigCheck(d Seen) host.Check {
+func (e Part) SSHConfigCheck(d DoctorFacts) host.Check {
 	c := host.Check{ID: "ssh-config", Label: "SSH configuration", State: host.OK}
 	if d.Host.Tools["ssh"] == "" {
 		c.State, c.Detail = host.Skipped, "ssh is not installed"
@@ -118,11 +118,11 @@ func (e Part) SSHConfigCheck(d Seen) host.Check {
 		return verdict(c, host.Bad, d.sshErr)
 	}
 	c.Evidence = append(c.Evidence, "ssh -G: reads it to the end")
-	for _, g := range d.gone {
+	for _, g := range d.staleIncludes {
 		c.Evidence = append(c.Evidence, g.String())
 	}
 	var good, bad []string
-	for _, p := range d.Vms {
+	for _, p := range d.VMs {
 		name := p.want.Name
 		switch {
 		case errors.Is(p.err, sshcfg.ErrReadOnly):
@@ -132,10 +132,10 @@ func (e Part) SSHConfigCheck(d Seen) host.Check {
 			bad, c.Fix = append(bad, name+": "+k.Detail), k.Fix
 		case p.inst == nil:
 		case len(p.Plan) > 0:
-			bad = append(bad, fmt.Sprintf("ssh %s does not reach its VM: %s", name, p.lacks()))
+			bad = append(bad, fmt.Sprintf("ssh %s does not reach its VM: %s", name, p.explain()))
 			c.Fix = append(c.Fix, "aivm host doctor --fix")
-		case len(p.others) > 0:
-			for _, m := range p.others {
+		case len(p.mismatches) > 0:
+			for _, m := range p.mismatches {
 				bad = append(bad, fmt.Sprintf("ssh %s: %s", name, m))
 				if m.Hint != "" {
 					c.Fix = append(c.Fix, m.Hint)
@@ -157,7 +157,7 @@ func (e Part) SSHConfigCheck(d Seen) host.Check {
 }
 
 // lacks says what is wrong with an entry that has to be written again.
-func (p Entry) lacks() string {
+func (p SSHEntry) explain() string {
 	var was []string
 	for _, m := range p.edited {
 		was = append(was, ui.CleanTo(fmt.Sprintf("%s is %s, not %s", m.Option, cmp.Or(m.Got, "not there"), m.Want), 120))
@@ -172,7 +172,7 @@ func (p Entry) lacks() string {
 }
 
 // StoreCheck says whether the config can be used.
-func StoreCheck(d Seen) host.Check {
+func StoreCheck(d DoctorFacts) host.Check {
 	c := host.Check{ID: "config", Label: "Config", State: host.OK}
 	switch {
 	case d.store.Err != nil:

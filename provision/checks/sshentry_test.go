@@ -37,8 +37,8 @@ func TestEntryThatWasChanged(t *testing.T) {
 		if err := os.WriteFile(path, []byte(strings.Replace(string(text), tc.old, tc.new, 1)), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		vms := []Entry{{want: &target.Target{Name: "t"}, inst: &in}}
-		d := Seen{Host: host.Facts{Tools: map[string]string{"ssh": "/usr/bin/ssh"}}, Vms: vms}
+		vms := []SSHEntry{{want: &target.Target{Name: "t"}, inst: &in}}
+		d := DoctorFacts{Host: host.Facts{Tools: map[string]string{"ssh": "/usr/bin/ssh"}}, VMs: vms}
 		d.sshErr = e.examineSSH(t.Context(), vms)
 		c := e.SSHConfigCheck(d)
 		if c.State != host.Bad || !strings.HasPrefix(c.Detail, "ssh t does not reach its VM: "+tc.want) || len(c.Fix) != 1 || c.Fix[0] != "aivm host doctor --fix" {

@@ -140,7 +140,7 @@ func (e Part) PlanGuest(w *target.Target, f *loop.Facts) ([]plan.Action, error) 
 	if err := g.Usable(w.Name, w.Folder.GuestDst); err != nil {
 		return nil, err
 	}
-	if f.Clone.Quick {
+	if f.Clone.Unchanged {
 		return nil, nil
 	}
 	if err := f.Clone.Host.Err; err != nil {
@@ -155,7 +155,7 @@ func (e Part) PlanGuest(w *target.Target, f *loop.Facts) ([]plan.Action, error) 
 		out = append(out, plan.Action{
 			ID: id + ":" + w.Folder.Tag, Why: why, Shows: []string{shows}, Timing: "share",
 			Do: func(ctx context.Context) error {
-				f.Clone.Moved = true
+				f.Clone.HadWork = true
 				if err := e.beginGit(ctx, w, f); err != nil {
 					return err
 				}
@@ -333,10 +333,10 @@ func (e Part) End(w *target.Target, f *loop.Facts) error {
 	}
 	e.keepStamp(w, f)
 	problem := f.Clone.Problem
-	if problem == nil && !f.Clone.Quick && !w.Clone.Strict && f.Clone.Guest.State == gitsync.Clone {
+	if problem == nil && !f.Clone.Unchanged && !w.Clone.Strict && f.Clone.Guest.State == gitsync.Clone {
 		problem = f.Clone.Host.Err // nothing was planned because of it
 	}
-	err := session.Alone(problem)
+	err := session.UnwrapSingle(problem)
 	if err == nil || w.Clone.Strict {
 		return err
 	}

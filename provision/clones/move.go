@@ -22,16 +22,16 @@ func (e Part) lookGit(ctx context.Context, o Options) (*target.Target, *loop.Fac
 	if err != nil {
 		return nil, nil, err
 	}
-	f, err := e.look(ctx, w, loop.Begin(w))
+	f, err := e.look(ctx, w, loop.NewProgress(w))
 	return w, f, err
 }
 
 // look asks for the clone and the repository, and for nothing that is shared with
 // the guest.
 func (e Part) look(ctx context.Context, w *target.Target, before loop.Progress) (*loop.Facts, error) {
-	f, err := e.Observe(ctx, w.GuestAlone(), before)
+	f, err := e.Observe(ctx, w.WithoutFolders(), before)
 	if errors.Is(err, context.Canceled) {
-		err = e.Resume(err)
+		err = e.WithRerunHint(err)
 	}
 	return f, err
 }
@@ -46,7 +46,7 @@ func (e Part) moveGit(ctx context.Context, o Options, push, fetch bool) (*target
 	c := *w.Clone
 	c.Push, c.Fetch = push, fetch
 	w = w.WithClone(c)
-	before := loop.Begin(w)
+	before := loop.NewProgress(w)
 	f, err := e.look(ctx, w, before)
 	if err != nil {
 		return nil, nil, err
@@ -57,9 +57,9 @@ func (e Part) moveGit(ctx context.Context, o Options, push, fetch bool) (*target
 		}
 	}
 	first := true
-	_, err = e.Bring(ctx, loop.Job{
-		VM:    func() string { return w.Name },
-		Trust: func() bool { return true },
+	_, err = e.RunJob(ctx, loop.Job{
+		VM:           func() string { return w.Name },
+		FactsCurrent: func() bool { return true },
 		Plan: func(ctx context.Context) (p plan.Plan, err error) {
 			p.Stage = plan.Host
 			if !first {
@@ -74,8 +74,8 @@ func (e Part) moveGit(ctx context.Context, o Options, push, fetch bool) (*target
 			if f.Conn == nil {
 				return p, ui.Failed("VM %s does not answer any more: %w", w.Name, f.ConnErr).Hint(ui.CmdFor("try again", e.Rerun))
 			}
-			e.LookAtWall(ctx, w, f)
-			rules, err := e.Walled(w, f)
+			e.ObserveFirewall(ctx, w, f)
+			rules, err := e.PlanFirewall(w, f)
 			if p.Join(rules); err != nil {
 				return p, err
 			}
@@ -83,19 +83,19 @@ func (e Part) moveGit(ctx context.Context, o Options, push, fetch bool) (*target
 			p.Add(as...)
 			return p, err
 		},
-		Dry:     func(p plan.Plan) error { return e.dryMove(w, f, p) },
-		Refresh: func() (err error) { w, err = e.Refresh(w); return err },
-		Keep:    func() { e.Park(w, f) },
-		Again:   func() { f.Close() },
+		Dry:        func(p plan.Plan) error { return e.dryMove(w, f, p) },
+		Refresh:    func() (err error) { w, err = e.Refresh(w); return err },
+		KeepConn:   func() { e.Park(w, f) },
+		CloseFacts: func() { f.Close() },
 		Failed: func(_ context.Context, _ plan.Plan, _ bool, err error) error {
 			f.Close()
-			return e.Resume(err)
+			return e.WithRerunHint(err)
 		},
 		Then: func(ctx context.Context, _, _ bool) error {
 			err := e.move(ctx, w, f)
 			if err != nil {
 				f.Close()
-				return e.Resume(e.ExplainLost(ctx, w.Name, err))
+				return e.WithRerunHint(e.ExplainLost(ctx, w.Name, err))
 			}
 			return nil
 		},

@@ -130,7 +130,7 @@ func (e Part) LookAt(ctx context.Context, w *target.Target, clones []share.Attac
 	}
 	if ctx.Err() != nil {
 		task.Fail()
-		return nil, e.Resume(ctx.Err())
+		return nil, e.WithRerunHint(ctx.Err())
 	}
 	if err != nil {
 		task.Fail()
@@ -186,7 +186,7 @@ func (e Part) lookAtClone(ctx context.Context, w *target.Target, conn guest.Conn
 		c.Strict, c.AnyHead = true, true
 		c.Limits = gitsync.Limits{Quiet: time.Minute, Total: clonesLimit}
 		cw = cw.WithClone(c)
-		f.Progress = loop.Begin(cw)
+		f.Progress = loop.NewProgress(cw)
 		f.Clone.Guest = g
 		Observe(ctx, cw, f)
 		if problem = f.Clone.Host.Err; f.Clone.Host.Value.NoBranch {
@@ -260,7 +260,7 @@ func (e Part) BeforeLeaving(ctx context.Context, w *target.Target, a share.Attac
 			e.UI.Say("%s", s) // else the question shows it
 		}
 	}
-	return c, e.Agree(ctx, p, nil)
+	return c, e.AskConsent(ctx, p, nil)
 }
 
 func first(cs []gitsync.CloneWork) *gitsync.CloneWork {

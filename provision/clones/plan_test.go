@@ -41,7 +41,7 @@ func TestPlanGuest(t *testing.T) {
 		"commits there, only pushed":   {want: target.Clone{Push: true}, is: loop.Clone{Host: plan.Yes(seen(a, 1, 0)), Guest: at(c)}, plans: "git.fetch git.push"},
 		"another branch there":         {want: target.Clone{Push: true}, is: loop.Clone{Host: plan.Yes(seen(b, 0, 0)), Guest: other}, plans: "git.switch"},
 		"uncommitted files":            {want: target.Clone{Push: true, Wip: true}, is: loop.Clone{Host: plan.Yes(seen(b, 0, 0)), Guest: at(b)}, plans: "git.wip"},
-		"as it was":                    {want: target.Clone{Push: true}, is: loop.Clone{Quick: true, Guest: at(b)}},
+		"as it was":                    {want: target.Clone{Push: true}, is: loop.Clone{Unchanged: true, Guest: at(b)}},
 		"no branch here":               {want: target.Clone{Push: true}, is: loop.Clone{Host: plan.Unknown[gitsync.Host](broken), Guest: at(b)}},
 		"no branch here, but pushed":   {want: target.Clone{Push: true, Strict: true}, is: loop.Clone{Host: plan.Unknown[gitsync.Host](broken), Guest: at(b)}, refused: broken},
 		"no branch here, no clone yet": {want: target.Clone{Push: true}, is: loop.Clone{Host: plan.Unknown[gitsync.Host](broken), Guest: gitsync.Guest{State: "absent"}}, refused: broken},

@@ -72,7 +72,7 @@ func (e Part) takeOver(ctx context.Context, w *target.Target, f *loop.Facts, o O
 	if size > bigPull {
 		e.UI.Warn("its files take %s here", humanize.IBytes(uint64(size)))
 	}
-	_, err = e.Bring(ctx, loop.Job{
+	_, err = e.RunJob(ctx, loop.Job{
 		Plan:   func(context.Context) (plan.Plan, error) { return e.planPull(w, f, o, in, size, agreed), nil },
 		Failed: func(_ context.Context, _ plan.Plan, _ bool, err error) error { return err },
 	})

@@ -71,7 +71,7 @@ func TestPullAgrees(t *testing.T) {
 		}
 		wt := &target.Target{Name: "t", Folder: &share.Attachment{HostPath: repo, VM: "t", Mode: share.Git, Tag: "x"}}
 		wt = wt.WithClone(target.Clone{Repo: r})
-		f := &loop.Facts{Progress: loop.Begin(wt)}
+		f := &loop.Facts{Progress: loop.NewProgress(wt)}
 		f.Clone.Remote, f.Clone.Host, f.Clone.Guest = gitsync.Remote{Name: "aivm-t"}, plan.Yes(h), gitsync.Guest{State: gitsync.Clone, Heads: map[string]string{"main": theirs}}
 		got, err = For(w.Loop).takeOver(t.Context(), wt, f, o)
 		return w.Err.String(), err
@@ -107,7 +107,7 @@ func TestPullAgrees(t *testing.T) {
 	}
 	// A folder that became writable for a guest while somebody thought about it.
 	git("-c", "filter.up.smudge=", "reset", "-q", "--hard", from)
-	w.Records(w.MakeFolder("repo/sub"))
+	w.WriteConfig(w.MakeFolder("repo/sub"))
 	if _, err := pull(plan.Approval{Yes: true}, Options{}); err == nil || !strings.Contains(err.Error(), "git mode is refused") {
 		t.Errorf("a guest can write now: %v", err)
 	}

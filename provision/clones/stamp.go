@@ -11,7 +11,7 @@ import (
 // ObserveQuick is Observe without a process, if the repository is as it
 // was when there was nothing to do.
 func (e Part) ObserveQuick(ctx context.Context, w *target.Target, f *loop.Facts) {
-	f.Clone.Quick = false
+	f.Clone.Unchanged = false
 	if w.Clone.Strict || w.NewFolder || e.DryRun {
 		Observe(ctx, w, f)
 		return
@@ -22,7 +22,7 @@ func (e Part) ObserveQuick(ctx context.Context, w *target.Target, f *loop.Facts)
 			f.Clone.Stamp.Host = s
 			if saved, ok := e.State().GitStamp(w.Name, w.Folder.Tag); ok && saved.Host == s {
 				f.Clone.Saved = saved
-				f.Clone.Quick, f.Clone.Remote = true, m
+				f.Clone.Unchanged, f.Clone.Remote = true, m
 				return
 			}
 		}
@@ -33,16 +33,16 @@ func (e Part) ObserveQuick(ctx context.Context, w *target.Target, f *loop.Facts)
 // Settle decides, once the guest has answered, whether git has to be asked
 // after all.
 func Settle(ctx context.Context, w *target.Target, f *loop.Facts) {
-	if w.Clone != nil && f.Clone.Quick && f.Clone.Stamp.Guest != f.Clone.Saved.Guest {
-		f.Clone.Quick = false
+	if w.Clone != nil && f.Clone.Unchanged && f.Clone.Stamp.Guest != f.Clone.Saved.Guest {
+		f.Clone.Unchanged = false
 		Observe(ctx, w, f)
 	}
 }
 
 // keepStamp writes down that there was nothing to do.
 func (e Part) keepStamp(w *target.Target, f *loop.Facts) {
-	if f.Clone.Quick || f.Clone.Moved || f.Clone.Problem != nil || w.Clone.Strict || w.NewFolder || f.Clone.Host.Err != nil || f.Clone.Stamp.Host == "" || f.Clone.Stamp.Guest == "" {
+	if f.Clone.Unchanged || f.Clone.HadWork || f.Clone.Problem != nil || w.Clone.Strict || w.NewFolder || f.Clone.Host.Err != nil || f.Clone.Stamp.Host == "" || f.Clone.Stamp.Guest == "" {
 		return
 	}
-	e.State().KeepGitStamp(w.Name, w.Folder.Tag, f.Clone.Stamp)
+	e.State().SaveGitStamp(w.Name, w.Folder.Tag, f.Clone.Stamp)
 }

@@ -86,7 +86,7 @@ func TestOpenBrowser(t *testing.T) {
 			env := editor.OSEnv()
 			env.Getenv = func(name string) string { return values[name] }
 			said := &screen{}
-			e := For(looptest.In((&session.Session{Editor: env, Getenv: env.Getenv, SSH: sshcfg.Layout{StateDir: filepath.Join(dir, "state")}}).On(&ui.Streams{Err: said, Out: said})))
+			e := For(looptest.LoopOn((&session.Session{Editor: env, Getenv: env.Getenv, SSH: sshcfg.Layout{StateDir: filepath.Join(dir, "state")}}).SetStreams(&ui.Streams{Err: said, Out: said})))
 			p := &codeserver.Proxy{Folder: "/work"}
 			if err := p.Listen(); err != nil {
 				t.Fatal(err)
@@ -132,7 +132,7 @@ func TestOpenBrowser(t *testing.T) {
 func TestOfferAddresses(t *testing.T) {
 	r, w := io.Pipe()
 	said := &screen{}
-	e := For(looptest.In(new(session.Session).On(&ui.Streams{In: r, InTTY: true, Err: said, Out: said})))
+	e := For(looptest.LoopOn(new(session.Session).SetStreams(&ui.Streams{In: r, InTTY: true, Err: said, Out: said})))
 	p := &codeserver.Proxy{}
 	if err := p.Listen(); err != nil {
 		t.Fatal(err)

@@ -98,7 +98,7 @@ func (e Part) checkConfigFile(f editor.Found, o target.SyncOptions) {
 
 // Open starts a program on the folder.
 func (e Part) Open(ctx context.Context, w *target.Target, f *loop.Facts, found editor.Found, o CodeOptions) error {
-	if f.AliasMade && !found.Editor.BuiltIn {
+	if f.AliasPlanned && !found.Editor.BuiltIn {
 		e.offerExtension(ctx, found)
 	}
 	defer e.Timing.Start("editor")()

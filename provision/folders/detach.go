@@ -75,7 +75,7 @@ func (e Part) leaving(store *config.Store, a share.Attachment, recorded bool) (*
 		return nil, err
 	}
 	e.UseLibvirt(u)
-	return &Leaving{W: &target.Target{Store: store, Name: a.VM, Libvirt: u, Guest: true, Patience: detachPatience}, Att: a, Rec: recorded}, nil
+	return &Leaving{W: &target.Target{Store: store, Name: a.VM, Libvirt: u, Guest: true, LoginLimit: detachPatience}, Att: a, Rec: recorded}, nil
 }
 
 // chooseRecord decides between the VMs a folder is attached to as Resolve does.
@@ -168,7 +168,7 @@ func (e Part) ObserveLeaving(ctx context.Context, l *Leaving) (*loop.Facts, erro
 	if len(f.Share.Tokens[share.Token(l.Att.HostPath)]) == 0 && l.Att.Mode != share.Shared {
 		return f, nil
 	}
-	f, _, err = e.Look(ctx, l.W)
+	f, _, err = e.Inspect(ctx, l.W)
 	if err != nil {
 		return nil, err
 	}
@@ -190,7 +190,7 @@ func (e Part) PlanDetach(l *Leaving, f *loop.Facts, unremote []plan.Action) plan
 		p.Add(e.RecordState(a, share.Detaching, "store.detaching:"+token, "record that the folder is leaving"))
 	}
 	if bound {
-		if f.Asks() {
+		if f.CanProbeFolders() {
 			p.Add(plan.Action{
 				ID: "share.release:" + token, Why: fmt.Sprintf("have VM %s let go of folder %s", l.W.Name, a.HostPath), Timing: "share",
 				Shows: []string{"umount " + shellescape.Quote(a.GuestDst) + " (in the guest)"},
@@ -225,7 +225,7 @@ func (e Part) DropRecord(a share.Attachment) plan.Action {
 			}
 			err := config.Update(ctx, e.StorePath, func(c *config.Config) error { c.RemoveAttachment(a.HostPath, a.VM); return nil })
 			if err == nil {
-				e.State().ForgetSeen(a)
+				e.State().ForgetChecksums(a)
 				e.State().ForgetGitStamp(a.VM, a.Tag)
 			}
 			return err
@@ -255,7 +255,7 @@ func (e Part) releaseAll(ctx context.Context, l *Leaving, f *loop.Facts) error {
 	if err := ReleaseInGuest(ctx, f.Conn, []share.Attachment{l.Att}, below); err != nil {
 		return err
 	}
-	f.LeaveOut(loop.Left{l.Att.HostPath: errLeaving})
+	f.Skip(loop.Skipped{l.Att.HostPath: errLeaving})
 	return e.Probe(ctx, f.Conn, l.W, f)
 }
 
@@ -267,11 +267,11 @@ var errLeaving = errors.New("it is being detached")
 // nil is returned.
 func (e Part) StaysAttached(ctx context.Context, l *Leaving, f *loop.Facts, o DetachOptions, why error) error {
 	if ctx.Err() != nil {
-		return e.Resume(why)
+		return e.WithRerunHint(why)
 	}
 	hf, err := e.Shared(l.W.Name, nil)
 	if err != nil || len(hf.Tokens[share.Token(l.Att.HostPath)]) == 0 || !l.Rec && !o.Force {
-		return e.Resume(why) // it is not that it is in use
+		return e.WithRerunHint(why) // it is not that it is in use
 	}
 	if o.Force && l.Rec {
 		// Not put back by libvirt's hook either.
@@ -279,9 +279,9 @@ func (e Part) StaysAttached(ctx context.Context, l *Leaving, f *loop.Facts, o De
 		if _, err := e.Root.Do(ctx, op, nil); err != nil {
 			e.WarnOnce(err.Error())
 		}
-		if f.Asks() {
+		if f.CanProbeFolders() {
 			lctx, cancel := context.WithTimeout(ctx, UndoLimit)
-			err := e.AsRoot(lctx, f.Conn, "hiding the folder in the VM", share.HideScript(l.Att), nil)
+			err := e.RunAsRoot(lctx, f.Conn, "hiding the folder in the VM", share.HideScript(l.Att), nil)
 			cancel()
 			if err != nil {
 				e.WarnOnce(err.Error())
@@ -298,8 +298,8 @@ func (e Part) StaysAttached(ctx context.Context, l *Leaving, f *loop.Facts, o De
 	if _, err := e.Run(ctx, undo); err != nil {
 		e.WarnOnce(err.Error())
 	}
-	if f.Asks() {
-		f.Left = f.Left.But(l.Att.HostPath)
+	if f.CanProbeFolders() {
+		f.Skipped = f.Skipped.Without(l.Att.HostPath)
 		if f.Share, err = e.Shared(l.W.Name, f.Atts(l.W)); err == nil {
 			if err = e.Probe(ctx, f.Conn, l.W, f); err == nil {
 				err = e.GuestStage(ctx, l.W, f)
@@ -314,7 +314,7 @@ func (e Part) StaysAttached(ctx context.Context, l *Leaving, f *loop.Facts, o De
 	}
 	q := shellescape.Quote(l.Att.HostPath) + " --vm " + l.W.Name
 	out := ui.Refused("folder %s stays attached to VM %s: %w", l.Att.HostPath, l.W.Name, why)
-	if !f.Asks() {
+	if !f.CanProbeFolders() {
 		out = ui.Refused("folder %s stays attached to VM %s, which does not answer (%v) and so cannot be asked to let go of it: %w", l.Att.HostPath, l.W.Name, f.ConnErr, why)
 	}
 	out.Hints = nil
@@ -325,13 +325,13 @@ func (e Part) StaysAttached(ctx context.Context, l *Leaving, f *loop.Facts, o De
 
 // watchers are the guest's processes that watch files of shared folders.
 func (e Part) watchers(ctx context.Context, f *loop.Facts) []string {
-	if !f.Asks() {
+	if !f.CanProbeFolders() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, UndoLimit)
 	defer cancel()
-	out := capture.Head{Limit: session.GuestWords}
-	if err := e.AsRoot(ctx, f.Conn, "looking at what watches folders", share.WatchScript(), &out); err != nil {
+	out := capture.Head{Limit: session.GuestOutputLimit}
+	if err := e.RunAsRoot(ctx, f.Conn, "looking at what watches folders", share.WatchScript(), &out); err != nil {
 		return nil
 	}
 	return share.Held([]byte(out.String()))
@@ -354,7 +354,7 @@ func (e Part) UnbindAgain(ctx context.Context, l *Leaving, f *loop.Facts, p plan
 			from = i
 		}
 	}
-	if from < 0 || !f.Asks() {
+	if from < 0 || !f.CanProbeFolders() {
 		return err
 	}
 	rest := plan.Plan{Stage: p.Stage, Actions: p.Actions[from:]}

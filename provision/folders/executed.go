@@ -31,7 +31,7 @@ const namesShown = 8
 // folders hang on. A folder that is as it was costs no look at its files.
 func (e Part) ObserveExecuted(ctx context.Context, w *target.Target, f *loop.Facts) {
 	for _, a := range f.Atts(w) {
-		isNew := w.Folder != nil && a.HostPath == w.Folder.HostPath && (w.NewFolder || w.Reviewed && f.Seen == nil)
+		isNew := w.Folder != nil && a.HostPath == w.Folder.HostPath && (w.NewFolder || w.Reviewed && f.Checksums == nil)
 		if !a.Exposes() || !isNew && !a.Protect || f.Share.Folders[a.HostPath].Err != nil {
 			continue
 		}
@@ -43,7 +43,7 @@ func (e Part) ObserveExecuted(ctx context.Context, w *target.Target, f *loop.Fac
 			l, err := hostexec.Scan(ctx, a.HostPath)
 			seen := plan.Known[hostexec.List]{Value: l, Err: err}
 			if isNew {
-				f.Executed = &seen
+				f.HostExecuted = &seen
 			}
 			if guard.Err != nil && err == nil {
 				var loose []string
@@ -62,24 +62,24 @@ func (e Part) ObserveExecuted(ctx context.Context, w *target.Target, f *loop.Fac
 
 // planSeen writes the list of a new folder down, before the guest can write.
 func (e Part) planSeen(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
-	if w.Folder == nil || f.Executed == nil {
+	if w.Folder == nil || f.HostExecuted == nil {
 		return nil, nil
 	}
-	a, l := *w.Folder, f.Executed.Value
-	if f.Executed.Err != nil {
-		return nil, f.Executed.Err
+	a, l := *w.Folder, f.HostExecuted.Value
+	if f.HostExecuted.Err != nil {
+		return nil, f.HostExecuted.Err
 	}
 	why := fmt.Sprintf("write down what this machine's tools run of %s, so that status can tell what changed", a.HostPath)
 	if n := ui.Clean(l.Names(namesShown)); n != "" {
 		why += ": " + n
 	}
 	return []plan.Action{{
-		ID: "share.seen:" + share.Token(a.HostPath), Why: why, Shows: []string{"write " + e.State().SeenPath(a)}, Timing: "share",
+		ID: "share.seen:" + share.Token(a.HostPath), Why: why, Shows: []string{"write " + e.State().ChecksumsPath(a)}, Timing: "share",
 		Do: func(context.Context) error {
-			if err := e.State().SaveSeen(a, l); err != nil {
+			if err := e.State().SaveChecksums(a, l); err != nil {
 				return err
 			}
-			f.Seen = &l
+			f.Checksums = &l
 			return nil
 		},
 	}}, nil
@@ -88,10 +88,10 @@ func (e Part) planSeen(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
 // PlanArm has folders ready before the VM starts where its daemons must find
 // them: those with protected paths, since from the start on the guest can
 // write, and those with a daemon of their own.
-func (e Part) PlanArm(w *target.Target, f *loop.Facts, left loop.Left) (Planned, error) {
+func (e Part) PlanArm(w *target.Target, f *loop.Facts, left loop.Skipped) (Planned, error) {
 	p := Planned{Left: left}
 	var guarded []share.Attachment
-	for _, a := range f.AttsBut(w, left) {
+	for _, a := range f.AttsWithout(w, left) {
 		if a.Protect || a.Mode == share.Shared {
 			guarded = append(guarded, a)
 		}
@@ -124,26 +124,26 @@ func waitsForStart(w *target.Target, f *loop.Facts, a share.Attachment) bool {
 // SayExecuted names once, after a folder was attached for writing, what this
 // machine's tools run of it.
 func (e Part) SayExecuted(w *target.Target, f *loop.Facts) {
-	if f.Seen == nil || len(f.Seen.Files)+len(f.Seen.Dirs) == 0 || e.JSON {
+	if f.Checksums == nil || len(f.Checksums.Files)+len(f.Checksums.Dirs) == 0 || e.JSON {
 		return
 	}
 	q := shellescape.Quote(w.Folder.HostPath) + " --vm " + w.Name
 	if w.Folder.Protect {
-		paths, _ := share.Protected(*f.Seen)
+		paths, _ := share.Protected(*f.Checksums)
 		e.UI.Say("This machine's tools run files of %s, which VM %s can only read: %s", w.Folder.HostPath, w.Name, ui.Some(paths, namesShown))
 		return
 	}
-	e.UI.Say("This machine's tools run files of %s, and VM %s can write them now: %s", w.Folder.HostPath, w.Name, ui.Clean(f.Seen.Names(namesShown)))
+	e.UI.Say("This machine's tools run files of %s, and VM %s can write them now: %s", w.Folder.HostPath, w.Name, ui.Clean(f.Checksums.Names(namesShown)))
 	e.UI.Say("to see later what changed: aivm status --vm %s; to have them read-only in the VM: aivm detach %s, then: aivm attach %s --protect", w.Name, q, q)
 }
 
 // ExecutedNames is the same for JSON.
 func ExecutedNames(f *loop.Facts) []string {
-	if f.Seen == nil {
+	if f.Checksums == nil {
 		return nil
 	}
 	var out []string
-	for _, file := range f.Seen.Files {
+	for _, file := range f.Checksums.Files {
 		out = append(out, strings.ToValidUTF8(file.Path, "?"))
 	}
 	return out
@@ -183,7 +183,7 @@ func (e Part) ExecutedCheck(ctx context.Context, w *target.Target, f *loop.Facts
 		}
 		found := leads[a.HostPath]
 		if found.Cut != "" {
-			notes = append(notes, target.CutShort(a.HostPath, found))
+			notes = append(notes, target.SearchCutShort(a.HostPath, found))
 		}
 		if acts := found.Acts; len(acts) > 0 {
 			silent = true
@@ -192,7 +192,7 @@ func (e Part) ExecutedCheck(ctx context.Context, w *target.Target, f *loop.Facts
 			c.Fix = append(c.Fix, "aivm detach "+q, "aivm attach "+q+" --access ro")
 		}
 		fix := "aivm attach " + shellescape.Quote(a.HostPath) + " --vm " + w.Name
-		then, err := e.State().SeenFiles(a)
+		then, err := e.State().ChecksumFiles(a)
 		if errors.Is(err, fs.ErrNotExist) {
 			unknown = true
 			notes = append(notes, fmt.Sprintf("of %s nothing was written down", a.HostPath))

@@ -45,9 +45,9 @@ func wish(w *looptest.World, folder string, o target.FolderOptions) (*target.Tar
 // planShare plans in's folders, says what is said about the plan, and has f go on
 // without what it leaves out, as the loop does.
 func planShare(w *looptest.World, in *target.Target, f *loop.Facts) ([]plan.Action, error) {
-	p, err := For(w.Loop).PlanShare(in, f, f.Left)
-	w.SayNotes(p.Plan)
-	f.LeaveOut(p.Left)
+	p, err := For(w.Loop).PlanShare(in, f, f.Skipped)
+	w.PrintNotes(p.Plan)
+	f.Skip(p.Left)
 	return p.Actions, err
 }
 
@@ -73,10 +73,10 @@ func TestExecutedIsWrittenDownAndCompared(t *testing.T) {
 	if s := w.Err.String(); !strings.Contains(s, ".envrc, Makefile") || !strings.Contains(s, "--protect") {
 		t.Errorf("said %q", s)
 	}
-	w.Records(p)
-	looptest.Fresh(w)
+	w.WriteConfig(p)
+	looptest.ResetRun(w)
 	look := func() (host.Check, []ExecutedChange) {
-		in := looptest.Saved(w, p)
+		in := looptest.SavedTarget(w, p)
 		s := Seen{atts: in.Atts(nil)}
 		return For(w.Loop).ExecutedCheck(t.Context(), in, &loop.Facts{}, s)
 	}
@@ -103,13 +103,13 @@ func TestExecutedIsWrittenDownAndCompared(t *testing.T) {
 		t.Errorf("%+v %v", c, ch)
 	}
 	// A folder that is read only, and one that was attached without a list.
-	w.State().ForgetSeen(share.Attachment{HostPath: p, VM: "t"})
+	w.State().ForgetChecksums(share.Attachment{HostPath: p, VM: "t"})
 	if c, _ := look(); c.State != host.Unknown {
 		t.Errorf("%+v", c)
 	}
 	q := w.MakeFolder("q")
 	file(w, q+"/Makefile", "all:\n")
-	if _, f := wish(w, q, target.FolderOptions{Access: "ro"}); f.Executed != nil || f.Seen != nil {
+	if _, f := wish(w, q, target.FolderOptions{Access: "ro"}); f.HostExecuted != nil || f.Checksums != nil {
 		t.Error("a read-only folder was looked at")
 	}
 }
@@ -149,14 +149,14 @@ func TestProtectIsPlanned(t *testing.T) {
 	}
 
 	// A folder inside a writable one, for reading only, or attached otherwise.
-	w.Records(w.MakeFolder("p"))
-	looptest.Fresh(w)
+	w.WriteConfig(w.MakeFolder("p"))
+	looptest.ResetRun(w)
 	for what, o := range map[string]target.FolderOptions{
 		"mismatch":              {Folder: p, Protect: true},
 		"nothing of it":         {Folder: p + "/sub", Protect: true},
 		"is for folders the VM": {Folder: w.MakeFolder("r"), Protect: true, Access: "ro"},
 	} {
-		looptest.Fresh(w)
+		looptest.ResetRun(w)
 		o.VM, o.Attach = "t", true
 		if _, err := w.Finder.Folder(t.Context(), o, false); err == nil || !strings.Contains(err.Error(), what) {
 			t.Errorf("%s: %v", what, err)

@@ -24,7 +24,7 @@ import (
 )
 
 // skipped are the sentences on saved folders that a run goes on without.
-func skipped(left loop.Left) []string {
+func skipped(left loop.Skipped) []string {
 	var out []string
 	for _, folder := range slices.Sorted(maps.Keys(left)) {
 		why := left[folder]
@@ -44,16 +44,16 @@ func skipped(left loop.Left) []string {
 }
 
 // leaveOut has the run go on without saved folders, and names them.
-func (e Part) leaveOut(f *loop.Facts, left loop.Left) {
-	f.LeaveOut(left)
+func (e Part) leaveOut(f *loop.Facts, left loop.Skipped) {
+	f.Skip(left)
 	for _, s := range skipped(left) {
 		e.WarnOnce(s)
 	}
 }
 
 // without has the plan go on without saved folders, and name them.
-func (p *Planned) without(left loop.Left) {
-	p.Left = p.Left.And(left)
+func (p *Planned) without(left loop.Skipped) {
+	p.Left = p.Left.With(left)
 	for _, s := range skipped(left) {
 		p.Warn(s)
 	}
@@ -61,9 +61,9 @@ func (p *Planned) without(left loop.Left) {
 
 // sorted sorts the errors of a step on all folders: what concerns the folder the
 // verb was given, or all of them, is returned as rest.
-func sorted(w *target.Target, err error) (left loop.Left, rest error) {
+func sorted(w *target.Target, err error) (left loop.Skipped, rest error) {
 	each, rest := share.Split(err)
-	left = loop.Left{}
+	left = loop.Skipped{}
 	for folder, why := range each {
 		if w.Folder != nil && folder == w.Folder.HostPath {
 			rest = errors.Join(rest, why)
@@ -71,14 +71,14 @@ func sorted(w *target.Target, err error) (left loop.Left, rest error) {
 		}
 		left[folder] = why
 	}
-	return left, session.Alone(rest)
+	return left, session.UnwrapSingle(rest)
 }
 
 // unusable leaves out what the store says and nothing could be done with.
 func (p *Planned) unusable(w *target.Target, f *loop.Facts) {
 	for _, a := range w.Others() {
 		if err := share.Check(a); err != nil && p.Left[a.HostPath] == nil {
-			p.without(loop.Left{a.HostPath: err})
+			p.without(loop.Skipped{a.HostPath: err})
 		}
 	}
 	for _, a := range share.RecordedFor(w.Store.Config, w.Name) {
@@ -90,7 +90,7 @@ func (p *Planned) unusable(w *target.Target, f *loop.Facts) {
 
 // planLinked has a saved folder with a link on its way stay away until it is
 // attached again: a link the VM put there could be taken away as easily.
-func (e Part) planLinked(w *target.Target, f *loop.Facts, left loop.Left) []plan.Action {
+func (e Part) planLinked(w *target.Target, f *loop.Facts, left loop.Skipped) []plan.Action {
 	var out []plan.Action
 	for _, folder := range left.Linked() {
 		r, ok := w.Store.Config.FindAttachment(folder, w.Name)
@@ -111,10 +111,10 @@ func (e Part) planLinked(w *target.Target, f *loop.Facts, left loop.Left) []plan
 // owners counts (share.HostFacts.Heard), and one that has to be shared anew is
 // let go of by the guest first: as long as it has it mounted, this machine
 // cannot take the old mount away.
-func (e Part) PlanShare(w *target.Target, f *loop.Facts, left loop.Left) (Planned, error) {
+func (e Part) PlanShare(w *target.Target, f *loop.Facts, left loop.Skipped) (Planned, error) {
 	p := Planned{Left: left}
 	p.unusable(w, f)
-	atts := f.AttsBut(w, p.Left)
+	atts := f.AttsWithout(w, p.Left)
 	isNew := func(a share.Attachment) bool { return w.NewFolder && a.HostPath == w.Folder.HostPath }
 	heard := f.Share.Heard(f.Guest.Share, atts)
 	as, err := share.PlanHost(heard, e.Key(w.Name), atts, isNew)
@@ -141,12 +141,12 @@ func (e Part) PlanShare(w *target.Target, f *loop.Facts, left loop.Left) (Planne
 			continue
 		}
 		if w.Folder == nil || a.HostPath != w.Folder.HostPath {
-			act.Fail = func(err error) error { e.leaveOut(f, loop.Left{a.HostPath: err}); return nil }
+			act.Fail = func(err error) error { e.leaveOut(f, loop.Skipped{a.HostPath: err}); return nil }
 		}
 		if f.Conn != nil && f.Guest.ShareErr == nil && len(f.Share.Tokens[share.Token(a.HostPath)]) > 0 && !heard.Mounted(a) {
 			p.Add(e.releaseAction(w, f, a, act.Fail))
 		}
-		if token := share.Token(a.HostPath); f.Running() && loop.Plugged(f, token) && !heard.Mounted(a) {
+		if token := share.Token(a.HostPath); f.Running() && loop.HasDevice(f, token) && !heard.Mounted(a) {
 			// Its daemon would go on serving what was mounted there before.
 			off := e.unplugAction(w, token, a.HostPath)
 			off.Fail = act.Fail
@@ -240,13 +240,13 @@ func (e Part) RecordTyped(a share.Attachment) plan.Action {
 // Planned is a plan and the folders it goes on without.
 type Planned struct {
 	plan.Plan
-	Left loop.Left
+	Left loop.Skipped
 }
 
 // PlanHost binds the folders below the VM's export root, but those of left. p is
 // what is planned before: what is in it is not planned again.
-func (e Part) PlanHost(p plan.Plan, w *target.Target, f *loop.Facts, left loop.Left) (Planned, error) {
-	if len(f.AttsBut(w, left)) == 0 {
+func (e Part) PlanHost(p plan.Plan, w *target.Target, f *loop.Facts, left loop.Skipped) (Planned, error) {
+	if len(f.AttsWithout(w, left)) == 0 {
 		return Planned{Left: left}, nil
 	}
 	out, err := e.PlanShare(w, f, left)
@@ -262,7 +262,7 @@ func (e Part) PlanHost(p plan.Plan, w *target.Target, f *loop.Facts, left loop.L
 // table says afterwards.
 func (e Part) mountInGuest(ctx context.Context, w *target.Target, f *loop.Facts, script string) error {
 	atts := f.Atts(w)
-	out, stderr := capture.Head{Limit: session.GuestWords}, capture.Head{Limit: session.GuestWords}
+	out, stderr := capture.Head{Limit: session.GuestOutputLimit}, capture.Head{Limit: session.GuestOutputLimit}
 	code, err := f.Conn.Run(ctx, guest.Cmd{
 		Argv: []string{"sudo", "-n", "sh", "-s"}, Stdin: strings.NewReader(script),
 		Stdout: &out, Stderr: &stderr,

@@ -37,7 +37,7 @@ const forgetLimit = 20 * time.Second
 func (e Part) CheckProtected(ctx context.Context, w *target.Target, f *loop.Facts) {
 	for _, a := range f.Atts(w) {
 		was := f.Share.GuardError(a)
-		if !a.Protect || !a.Exposes() || was == nil || f.Left[a.HostPath] != nil || waitsForStart(w, f, a) {
+		if !a.Protect || !a.Exposes() || was == nil || f.Skipped[a.HostPath] != nil || waitsForStart(w, f, a) {
 			continue
 		}
 		now, op, err := e.protectionNow(w, a)
@@ -92,7 +92,7 @@ func (e Part) sayReplaced(ctx context.Context, a share.Attachment, was error) {
 	if !errors.As(was, &r) {
 		return
 	}
-	then, err1 := e.State().SeenFiles(a)
+	then, err1 := e.State().ChecksumFiles(a)
 	now, err2 := hostexec.Scan(ctx, a.HostPath)
 	if err1 != nil || err2 != nil {
 		return // status says that

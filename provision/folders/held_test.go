@@ -23,7 +23,7 @@ func TestSayReplaced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.State().SaveSeen(a, l); err != nil {
+	if err := w.State().SaveChecksums(a, l); err != nil {
 		t.Fatal(err)
 	}
 	file(w, p+"/Makefile", "more:\n")

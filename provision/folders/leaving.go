@@ -86,7 +86,7 @@ func (e Part) FinishLeaving(ctx context.Context, vm string) error {
 // ReleaseInGuest has the guest unmount and forget folders.
 func ReleaseInGuest(ctx context.Context, c guest.Conn, gone, rest []share.Attachment) error {
 	atts := append(slices.Clone(gone), rest...)
-	out, stderr := capture.Head{Limit: session.GuestWords}, capture.Head{Limit: session.GuestWords}
+	out, stderr := capture.Head{Limit: session.GuestOutputLimit}, capture.Head{Limit: session.GuestOutputLimit}
 	code, err := c.Run(ctx, guest.Cmd{
 		Argv: []string{"sudo", "-n", "sh", "-s"}, Stdin: strings.NewReader(share.ReleaseScript(gone, rest)),
 		Stdout: &out, Stderr: &stderr,
@@ -98,5 +98,5 @@ func ReleaseInGuest(ctx context.Context, c guest.Conn, gone, rest []share.Attach
 	for _, folder := range slices.Sorted(maps.Keys(each)) {
 		err = errors.Join(err, each[folder])
 	}
-	return session.Alone(err)
+	return session.UnwrapSingle(err)
 }

@@ -23,9 +23,9 @@ import (
 // goes on serving what is mounted there when it starts.
 
 // planPlug gives the running VM the devices it lacks.
-func (e Part) planPlug(w *target.Target, f *loop.Facts, left loop.Left) ([]plan.Action, error) {
+func (e Part) planPlug(w *target.Target, f *loop.Facts, left loop.Skipped) ([]plan.Action, error) {
 	var out []plan.Action
-	for _, a := range f.AttsBut(w, left) {
+	for _, a := range f.AttsWithout(w, left) {
 		if a.Mode != share.Shared || f.Share.Folders[a.HostPath].Err != nil {
 			continue
 		}
@@ -58,7 +58,7 @@ func (e Part) planPlug(w *target.Target, f *loop.Facts, left loop.Left) ([]plan.
 			},
 		}
 		if w.Folder == nil || a.HostPath != w.Folder.HostPath {
-			act.Fail = func(err error) error { e.leaveOut(f, loop.Left{a.HostPath: err}); return nil }
+			act.Fail = func(err error) error { e.leaveOut(f, loop.Skipped{a.HostPath: err}); return nil }
 		}
 		out = append(out, act)
 	}
@@ -102,7 +102,7 @@ func (e Part) PlanUnplug(w *target.Target, f *loop.Facts, a share.Attachment) []
 	token := share.Token(a.HostPath)
 	var out []plan.Action
 	switch {
-	case f.Domain.Domain.Err == nil && !loop.Plugged(f, token):
+	case f.Domain.Domain.Err == nil && !loop.HasDevice(f, token):
 		return nil
 	case f.Domain.Domain.Err != nil && a.Mode != share.Shared:
 		return nil
@@ -118,13 +118,13 @@ func (e Part) PlanUnplug(w *target.Target, f *loop.Facts, a share.Attachment) []
 // PlanStale takes devices out of the definition of a VM that is going to be
 // started and could not be: what they serve is not there, or is not to be
 // shared in this run.
-func (e Part) PlanStale(w *target.Target, f *loop.Facts, left loop.Left) []plan.Action {
+func (e Part) PlanStale(w *target.Target, f *loop.Facts, left loop.Skipped) []plan.Action {
 	d := f.Domain.Domain.Value
 	if d == nil || d.State == virt.Running {
 		return nil
 	}
 	wanted := map[string]bool{share.FSTag: true}
-	for _, a := range f.AttsBut(w, left) {
+	for _, a := range f.AttsWithout(w, left) {
 		if a.Mode == share.Shared && f.Share.Folders[a.HostPath].Err == nil {
 			wanted[share.Token(a.HostPath)] = true
 		}

@@ -51,9 +51,9 @@ func TestPlugIsPlanned(t *testing.T) {
 	if got := plans(); got != "share.seen share.bind share.plug" {
 		t.Errorf("new: %s", got)
 	}
-	w.Share(p, "rw,nosuid,nodev,idmapped")
+	w.AddShare(p, "rw,nosuid,nodev,idmapped")
 	in, f = wish(w, p, target.FolderOptions{Mode: "shared"})
-	f.Executed, f.Domain.Domain = nil, plan.Yes(d)
+	f.HostExecuted, f.Domain.Domain = nil, plan.Yes(d)
 	if got := plans(); got != "share.plug" {
 		t.Errorf("bound: %s", got)
 	}
@@ -65,7 +65,7 @@ func TestPlugIsPlanned(t *testing.T) {
 	if got := plans(); got != "" {
 		t.Errorf("there: %s", got)
 	}
-	w.Binds = strings.Replace(w.Binds, "nosuid,", "", 1)
+	w.MountLines = strings.Replace(w.MountLines, "nosuid,", "", 1)
 	f.Share, _ = w.Shared("t", in.Atts(nil))
 	if got := plans(); got != "share.unplug share.bind share.plug" {
 		t.Errorf("mounted wrongly: %s", got)
@@ -115,13 +115,13 @@ func TestPlugProtected(t *testing.T) {
 // The folder after the last is refused with the other modes.
 func TestPlugTooMany(t *testing.T) {
 	w := looptest.New(t)
-	looptest.Set(w, func(c *config.Config) {
+	looptest.UpdateConfig(w, func(c *config.Config) {
 		for i := range share.MaxShared {
 			p := w.MakeFolder(fmt.Sprintf("f%d", i))
 			c.UpsertAttachment(config.Attachment{HostPath: p, VMName: "t", Mode: "shared", Access: "rw", GuestDst: p})
 		}
 	})
-	looptest.Fresh(w)
+	looptest.ResetRun(w)
 	p := w.MakeFolder("more")
 	_, err := w.Finder.Folder(t.Context(), target.FolderOptions{Folder: p, VM: "t", Mode: "shared", Attach: true}, false)
 	var ue *ui.Error
@@ -140,10 +140,10 @@ func TestPlugTooMany(t *testing.T) {
 func TestUnplugOnDetach(t *testing.T) {
 	w := looptest.New(t)
 	p := w.MakeFolder("p")
-	w.Records(p)
-	looptest.Set(w, func(c *config.Config) { c.Attachments[0].Mode = "shared" })
-	w.Share(p, "rw,nosuid,nodev,idmapped")
-	looptest.Fresh(w)
+	w.WriteConfig(p)
+	looptest.UpdateConfig(w, func(c *config.Config) { c.Attachments[0].Mode = "shared" })
+	w.AddShare(p, "rw,nosuid,nodev,idmapped")
+	looptest.ResetRun(w)
 	l, err := For(w.Loop).LookForDetach(t.Context(), DetachOptions{Folder: p})
 	if err != nil {
 		t.Fatal(err)

@@ -36,7 +36,7 @@ func TestReviewHidesNoSetuidFile(t *testing.T) {
 		time.Sleep(20 * time.Millisecond) // more than a file system's clock is behind
 		l, err := hostexec.Scan(t.Context(), p)
 		must(err)
-		must(w.State().SaveSeen(a, l))
+		must(w.State().SaveChecksums(a, l))
 		time.Sleep(20 * time.Millisecond)
 	}
 	named := func(want string) {
@@ -63,14 +63,14 @@ func TestReviewHidesNoSetuidFile(t *testing.T) {
 	}
 
 	// A list of an older aivm tells it by its own time, once more after a review.
-	b, err := os.ReadFile(w.State().SeenPath(a))
+	b, err := os.ReadFile(w.State().ChecksumsPath(a))
 	must(err)
 	var old map[string]any
 	must(json.Unmarshal(b, &old))
 	delete(old, "attached")
 	b, err = json.Marshal(old)
 	must(err)
-	must(os.WriteFile(w.State().SeenPath(a), b, 0o600))
+	must(os.WriteFile(w.State().ChecksumsPath(a), b, 0o600))
 	time.Sleep(20 * time.Millisecond)
 	file(w, p+"/later", "")
 	must(os.Chmod(p+"/later", 0o755|os.ModeSetuid))
@@ -78,10 +78,10 @@ func TestReviewHidesNoSetuidFile(t *testing.T) {
 	write()
 	named("later")
 	// So does one that is damaged.
-	must(os.WriteFile(w.State().SeenPath(a), []byte("{"), 0o600))
+	must(os.WriteFile(w.State().ChecksumsPath(a), []byte("{"), 0o600))
 	write()
 	named("")
-	w.State().ForgetSeen(a)
+	w.State().ForgetChecksums(a)
 	named("later mine suid")
 }
 

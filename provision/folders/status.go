@@ -123,7 +123,7 @@ func (s Seen) Strays(w *target.Target) []host.Check {
 		return nil // the folders' check says so
 	}
 	var out []host.Check
-	for _, r := range target.Strays(s.host.Value, s.atts) {
+	for _, r := range target.StaleMounts(s.host.Value, s.atts) {
 		how := map[bool]string{true: "read", false: "read and write"}[r.RO]
 		c := host.NewCheck("stray:"+r.Token, "Folder nobody attached", host.Bad,
 			"VM %s can %s %s, left by a run that was stopped, or shared by one that is at work: attach it, or take it away", w.Name, how, r.Path)
@@ -203,7 +203,7 @@ func (e Part) List(c config.Config) []ListedFolder {
 			}
 			out = append(out, ListedFolder{HostPath: a.HostPath, VM: vm, Mode: string(a.Mode), Access: a.Access, GuestDst: a.GuestDst, State: state, Protect: a.Protect})
 		}
-		for _, r := range target.Strays(hf, atts) {
+		for _, r := range target.StaleMounts(hf, atts) {
 			out = append(out, ListedFolder{HostPath: r.Path, VM: vm, Mode: string(share.SharedRoot), Access: access(r), State: "detaching"})
 		}
 	}

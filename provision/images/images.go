@@ -29,7 +29,7 @@ func (e Part) Look(ctx context.Context, w *target.Target) (f loop.ImageFacts) {
 	ref, note, err := e.resolveImage(ctx, w, asked)
 	if err == nil {
 		f.Ref = ref
-		f.Entry, f.Here, err = e.Cache.Lookup(ref)
+		f.Entry, f.Cached, err = e.Cache.Lookup(ref)
 	}
 	if f.Err = err; err != nil {
 		return f
@@ -40,9 +40,9 @@ func (e Part) Look(ctx context.Context, w *target.Target) (f loop.ImageFacts) {
 		}
 	}
 	download := ref.Kind == image.KindCatalogue || ref.Kind == image.KindURL
-	f.Again = (w.Again || download && w.Record.Image.Redownload) && !e.Fetched[ref.Full()]
+	f.Refetch = (w.RefetchImage || download && w.Record.Image.Redownload) && !e.Fetched[ref.Full()]
 	switch {
-	case f.Here && !f.Again:
+	case f.Cached && !f.Refetch:
 	case download:
 		from := e.fetcher(w)
 		if f.Unfit = from.Check(ref); f.Unfit == nil {
@@ -61,14 +61,14 @@ func (e Part) Plan(w *target.Target, f loop.ImageFacts) (p plan.Plan, base func(
 	if f.Err != nil {
 		return p, nil, f.Err
 	}
-	ref, entry, ok := f.Ref, f.Entry, f.Here
+	ref, entry, ok := f.Ref, f.Entry, f.Cached
 	base = func() (domain.Base, error) {
 		if !ok {
 			return domain.Base{}, errors.New("the guest image is not there yet")
 		}
 		return domain.Base{SHA256: entry.SHA256, Format: entry.Format, Size: entry.Size, Disk: entry.VirtualSize, Open: domain.OpenFile(entry.Path)}, nil
 	}
-	if ok && !f.Again {
+	if ok && !f.Refetch {
 		return p, base, nil
 	}
 	for _, n := range f.Notes {
@@ -94,7 +94,7 @@ func (e Part) Plan(w *target.Target, f loop.ImageFacts) (p plan.Plan, base func(
 	// claim waits for another run that gets an image; it may be the one wanted.
 	claim := func(ctx context.Context) (found bool, release func(), err error) {
 		got, found, release, err := e.Cache.Claim(ctx, ref, report(ctx))
-		if err == nil && found && f.Again && got.SHA256 == had {
+		if err == nil && found && f.Refetch && got.SHA256 == had {
 			found = false // still the old one
 		}
 		if err == nil && found {
@@ -221,7 +221,7 @@ func (e Part) Fetch(ctx context.Context, name string, again bool) (Fetched, erro
 		w = w.FetchedAgain()
 	}
 	var base func() (domain.Base, error)
-	tried, err := e.Bring(ctx, loop.Job{Plan: func(ctx context.Context) (p plan.Plan, err error) {
+	tried, err := e.RunJob(ctx, loop.Job{Plan: func(ctx context.Context) (p plan.Plan, err error) {
 		f := e.Look(ctx, w)
 		if p, base, err = e.Plan(w, f); err != nil || !f.Builds() {
 			return p, err

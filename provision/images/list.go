@@ -271,7 +271,7 @@ func (e Part) RemoveImages(ctx context.Context, words []string, unused bool) (Re
 	if len(words) > 0 == unused {
 		return out, ui.Usage("name the images to remove, or say --unused").Hint(ui.Cmd("aivm image list"), ui.Cmd("aivm image remove --unused"))
 	}
-	_, err := e.Bring(ctx, loop.Job{Plan: func(ctx context.Context) (p plan.Plan, err error) {
+	_, err := e.RunJob(ctx, loop.Job{Plan: func(ctx context.Context) (p plan.Plan, err error) {
 		list, err := e.listForRemoval(ctx)
 		if err != nil {
 			return p, err

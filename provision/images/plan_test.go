@@ -21,9 +21,9 @@ func TestPlanFromFacts(t *testing.T) {
 		id, says, err string
 		builds, there bool
 	}{
-		"here":               {facts: loop.ImageFacts{Ref: built, Here: true, Notes: []string{"n"}}, there: true},
+		"here":               {facts: loop.ImageFacts{Ref: built, Cached: true, Notes: []string{"n"}}, there: true},
 		"to be built":        {facts: loop.ImageFacts{Ref: built, Notes: []string{"n"}}, id: "image.build:debian-12", says: "n", builds: true},
-		"to be built again":  {facts: loop.ImageFacts{Ref: built, Here: true, Again: true}, id: "image.build:debian-12", builds: true, there: true},
+		"to be built again":  {facts: loop.ImageFacts{Ref: built, Cached: true, Refetch: true}, id: "image.build:debian-12", builds: true, there: true},
 		"to be fetched":      {facts: loop.ImageFacts{Ref: list, Host: "h", From: "https://h/x"}, id: "image.fetch:" + image.Default},
 		"a file":             {facts: loop.ImageFacts{Ref: image.Ref{Kind: image.KindFile, Path: "/x"}}, id: "image.import"},
 		"a file that is bad": {facts: loop.ImageFacts{Ref: image.Ref{Kind: image.KindFile, Path: "/x"}, Unfit: broken, Notes: []string{"n"}}, err: "broken", says: "n"},

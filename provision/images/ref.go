@@ -33,14 +33,14 @@ func (e Part) resolveImage(ctx context.Context, w *target.Target, ref image.Ref)
 	if _, ok, err := e.Cache.Lookup(def); ok || err != nil || def.Pinned() {
 		return def, "", err
 	}
-	if e.Answers == nil {
+	if e.ServerAnswers == nil {
 		yes := e.fetcher(w).Answers(ctx)
 		if err := ctx.Err(); err != nil {
 			return ref, "", err
 		}
-		e.Answers = &yes
+		e.ServerAnswers = &yes
 	}
-	if *e.Answers {
+	if *e.ServerAnswers {
 		return def, "", nil
 	}
 	r, _ := image.Find(image.Default)
@@ -67,7 +67,7 @@ func RoomFor(w *target.Target, base func() (domain.Base, error), gb int) (int, e
 	if err != nil || b.Disk <= int64(gb)<<30 {
 		return gb, nil
 	}
-	if w.Wish.DiskGB == 0 {
+	if w.Size.DiskGB == 0 {
 		return int((b.Disk + 1<<30 - 1) >> 30), nil
 	}
 	return gb, domain.TooSmall(b.Disk, gb)

@@ -75,7 +75,7 @@ func TestAuto(t *testing.T) {
 		{&no, true, "ubuntu-24.04", false},
 	} {
 		e := looptest.New(t)
-		e.Answers = tt.answers
+		e.ServerAnswers = tt.answers
 		if tt.cached {
 			addImage(t, e, image.Ref{Kind: image.KindCatalogue, Name: image.Default}, 1<<30)
 		}
@@ -122,7 +122,7 @@ func TestDiskHasRoomForTheImage(t *testing.T) {
 	if gb, err := RoomFor(w, base, 8); gb != 11 || err != nil {
 		t.Error(gb, err)
 	}
-	w.Wish.DiskGB = 8
+	w.Size.DiskGB = 8
 	if _, err := RoomFor(w, base, 8); err == nil {
 		t.Error("a disk that was asked for is too small")
 	}

@@ -63,7 +63,7 @@ func (e Part) Adopt(ctx context.Context, o AdoptOptions) (session.VMResult, erro
 	var a *adoption
 	name := ""
 	is := session.Adopted
-	_, err := e.Bring(ctx, loop.Job{
+	_, err := e.RunJob(ctx, loop.Job{
 		VM: func() string { return name },
 		Plan: func(ctx context.Context) (p plan.Plan, err error) {
 			was := a

@@ -29,7 +29,7 @@ import (
 func (e Part) PlanMove(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
 	d := f.Domain.Domain.Value
 	switch {
-	case !f.Unmoved() || d == nil || d.SharedRAM && d.State != virt.Off && w.Folder == nil:
+	case !f.LacksFolderDevice() || d == nil || d.SharedRAM && d.State != virt.Off && w.Folder == nil:
 		return nil, nil
 	case !d.SharedRAM && w.Folder == nil:
 		return nil, nil
@@ -45,7 +45,7 @@ func (e Part) PlanMove(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
 		return nil, err
 	}
 	in := *f.Inst
-	in.Moved = true
+	in.HasFolderDevice = true
 	old := root.OldShares{BaseDir: e.BaseDir(w.Record.Paths), VM: w.Name}
 	return []plan.Action{{
 		ID: "adopt.unbind", Why: "take the folders away that aivm 0.3 bound for " + w.Name, Shows: old.Shows(), Root: old, Timing: "define",

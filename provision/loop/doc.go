@@ -31,7 +31,7 @@ type Runner interface {
 	Observe(ctx context.Context, w *target.Target, before Progress) (*Facts, error)
 	// Look is Observe for a person who wants to know what is wrong: what keeps
 	// plans from being made is a fact.
-	Look(ctx context.Context, w *target.Target) (*Facts, plan.Known[*state.Instance], error)
+	Inspect(ctx context.Context, w *target.Target) (*Facts, plan.Known[*state.Instance], error)
 	// GuestStage plans and applies what is missing in the guest, and records it.
 	GuestStage(ctx context.Context, w *target.Target, f *Facts) error
 	// Probe asks the guest again what it has; f takes what it says.
@@ -39,7 +39,7 @@ type Runner interface {
 	// Stopped does what is left to do once a VM is off.
 	Stopped(ctx context.Context, vm string) error
 	// LookAtWall has f hold what the rules of w's network hang on.
-	LookAtWall(ctx context.Context, w *target.Target, f *Facts)
+	ObserveFirewall(ctx context.Context, w *target.Target, f *Facts)
 	// Walled plans what is missing of the rules of w's network.
-	Walled(w *target.Target, f *Facts) (plan.Plan, error)
+	PlanFirewall(w *target.Target, f *Facts) (plan.Plan, error)
 }

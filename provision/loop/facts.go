@@ -42,16 +42,16 @@ type Facts struct {
 	Guest   Guest
 	Wall    *WallFacts // nil: not looked at yet
 
-	Made      Made                       // what hangs on the VM being made or started
-	Keys      Keys                       // of the VM
-	SSH       sshcfg.Facts               // the person's ssh configuration
-	Server    *codeserver.Source         // of the code-server that is missing; nil: none is
-	Executed  *plan.Known[hostexec.List] // of a new folder: what this machine's tools run of it
-	AliasMade bool                       // the plan of this look writes the ssh entry
+	Creation     Creation                   // what hangs on the VM being made or started
+	Keys         Keys                       // of the VM
+	SSH          sshcfg.Facts               // the person's ssh configuration
+	Server       *codeserver.Source         // of the code-server that is missing; nil: none is
+	HostExecuted *plan.Known[hostexec.List] // of a new folder: what this machine's tools run of it
+	AliasPlanned bool                       // the plan of this look writes the ssh entry
 }
 
 // Made is what the plan of a VM that is made or started hangs on.
-type Made struct {
+type Creation struct {
 	Host       host.Facts
 	Identities plan.Known[[]sshcfg.Identity]
 	Image      ImageFacts // of a disk that is made
@@ -60,22 +60,22 @@ type Made struct {
 
 // ImageFacts is what getting a VM's image hangs on.
 type ImageFacts struct {
-	Ref   image.Ref   // what the words stand for here and now
-	Err   error       // why that is not known
-	Auto  bool        // the words leave it to aivm
-	Entry image.Entry // of the cache
-	Here  bool        // it is in the cache
-	Again bool        // it is to be got although it is there
-	Notes []string    // what a person should know of the choice
-	From  string      // where it is fetched from
-	Host  string      // the server that is asked first
-	Unfit error       // why it cannot be got
+	Ref     image.Ref   // what the words stand for here and now
+	Err     error       // why that is not known
+	Auto    bool        // the words leave it to aivm
+	Entry   image.Entry // of the cache
+	Cached  bool        // it is in the cache
+	Refetch bool        // it is to be got although it is there
+	Notes   []string    // what a person should know of the choice
+	From    string      // where it is fetched from
+	Host    string      // the server that is asked first
+	Unfit   error       // why it cannot be got
 }
 
 // Builds reports whether the image has to be built on this machine. What is not
 // known is not built.
 func (f ImageFacts) Builds() bool {
-	return f.Err == nil && f.Ref.Kind == image.KindPackages && (!f.Here || f.Again)
+	return f.Err == nil && f.Ref.Kind == image.KindPackages && (!f.Cached || f.Refetch)
 }
 
 // Keys says why the host keys of a VM cannot be read; nil: they can.
@@ -85,14 +85,14 @@ type Keys struct {
 }
 
 // Makes reports whether w's VM is made or started.
-func (f *Facts) Makes(w *target.Target) bool { return w.Boot && f.Conn == nil && !f.Running() }
+func (f *Facts) StartsVM(w *target.Target) bool { return w.Boot && f.Conn == nil && !f.Running() }
 
 // Atts are the folders w is concerned with, as far as its VM can have them.
-func (f *Facts) Atts(w *target.Target) []share.Attachment { return f.AttsBut(w, f.Left) }
+func (f *Facts) Atts(w *target.Target) []share.Attachment { return f.AttsWithout(w, f.Skipped) }
 
 // AttsBut is Atts without other folders than the run goes on without.
-func (f *Facts) AttsBut(w *target.Target, left Left) []share.Attachment {
-	if f.Unmoved() {
+func (f *Facts) AttsWithout(w *target.Target, left Skipped) []share.Attachment {
+	if f.LacksFolderDevice() {
 		return nil
 	}
 	return w.Atts(left)
@@ -100,10 +100,12 @@ func (f *Facts) AttsBut(w *target.Target, left Left) []share.Attachment {
 
 // Unmoved reports whether the VM was taken over and does not have aivm's device
 // for folders yet.
-func (f *Facts) Unmoved() bool { return f.Inst != nil && f.Inst.Adopted && !f.Inst.Moved }
+func (f *Facts) LacksFolderDevice() bool {
+	return f.Inst != nil && f.Inst.Adopted && !f.Inst.HasFolderDevice
+}
 
 // LeaveOut has the run go on without these folders.
-func (f *Facts) LeaveOut(left Left) { f.Left = f.Left.And(left) }
+func (f *Facts) Skip(left Skipped) { f.Skipped = f.Skipped.With(left) }
 
 // Running reports whether libvirt says that the VM runs.
 func (f *Facts) Running() bool {
@@ -212,11 +214,11 @@ func (f *Facts) WallRules() *firewall.Facts {
 }
 
 // Asks reports whether the guest can be asked about its folders.
-func (f *Facts) Asks() bool { return f.Conn != nil && f.Guest.ShareErr == nil }
+func (f *Facts) CanProbeFolders() bool { return f.Conn != nil && f.Guest.ShareErr == nil }
 
 // Plugged reports whether the VM has a device for the token, now or after its
 // next start; a libvirt that cannot be asked may have.
-func Plugged(f *Facts, token string) bool {
+func HasDevice(f *Facts, token string) bool {
 	d := f.Domain.Domain
 	return d.Err == nil && d.Value != nil && (virt.HasFilesystem(d.Value.Filesystems, token) || virt.HasFilesystem(d.Value.StoredFS, token))
 }

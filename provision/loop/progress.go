@@ -21,14 +21,14 @@ import (
 // Progress is what a run has found and done that another look would not show: it
 // goes from look to look. Actions and observations change it, plans do not.
 type Progress struct {
-	Left     Left           // saved folders this run goes on without
-	Seen     *hostexec.List // what was written down of what this machine's tools run of a folder
-	Clone    *Clone         // of the folder in mode git; nil: there is none
-	Settings *Settings      // nil: none are brought
+	Skipped   Skipped        // saved folders this run goes on without
+	Checksums *hostexec.List // what was written down of what this machine's tools run of a folder
+	Clone     *Clone         // of the folder in mode git; nil: there is none
+	Settings  *Settings      // nil: none are brought
 }
 
 // Begin is the progress of a run that has done nothing yet.
-func Begin(w *target.Target) Progress {
+func NewProgress(w *target.Target) Progress {
 	var p Progress
 	if w.Clone != nil {
 		p.Clone = &Clone{}
@@ -41,28 +41,28 @@ func Begin(w *target.Target) Progress {
 }
 
 // Left are folders that are left out, by their path here, and why.
-type Left map[string]error
+type Skipped map[string]error
 
 // And returns both together; neither is changed.
-func (l Left) And(more Left) Left {
+func (l Skipped) With(more Skipped) Skipped {
 	if len(more) == 0 {
 		return l
 	}
-	out := Left{}
+	out := Skipped{}
 	maps.Copy(out, l)
 	maps.Copy(out, more)
 	return out
 }
 
 // But returns all but one; l is not changed.
-func (l Left) But(folder string) Left {
+func (l Skipped) Without(folder string) Skipped {
 	out := maps.Clone(l)
 	delete(out, folder)
 	return out
 }
 
 // Linked are those with a link on the way that is new, sorted.
-func (l Left) Linked() []string {
+func (l Skipped) Linked() []string {
 	var out []string
 	for folder, why := range l {
 		if errors.Is(why, share.ErrLink) {
@@ -79,8 +79,8 @@ type Clone struct {
 	Host   plan.Known[gitsync.Host]
 	Guest  gitsync.Guest
 
-	Quick        bool // both sides are as they were when there was nothing to do
-	Moved        bool // there was something to do
+	Unchanged    bool // both sides are as they were when there was nothing to do
+	HadWork      bool // there was something to do
 	Stamp, Saved state.GitStamp
 	Problem      error // what kept commits from moving
 	Result       Moves
@@ -142,7 +142,7 @@ func (r *Receiver) Ended() bool {
 
 // Unneeded ends a receiver that was given nothing, and reports whether there
 // was one.
-func (s *Settings) Unneeded() bool {
+func (s *Settings) StopReceiver() bool {
 	if s == nil || s.Receiver == nil {
 		return false
 	}
@@ -154,7 +154,7 @@ func (s *Settings) Unneeded() bool {
 }
 
 // Give sends the archive and returns the program's status.
-func (r *Receiver) Give(ctx context.Context, archive []byte) (int, error) {
+func (r *Receiver) Send(ctx context.Context, archive []byte) (int, error) {
 	defer context.AfterFunc(ctx, r.Cancel)()
 	_, _ = r.In.Write(archive) // if nobody reads, the end says why
 	_ = r.In.Close()

@@ -16,32 +16,32 @@ import (
 // Each look has a list of its own: what is left out later is not in an earlier one.
 func TestLeft(t *testing.T) {
 	gone, link := errors.New("gone"), fmt.Errorf("it %w", share.ErrLink)
-	var none Left
-	one := none.And(Left{"/b": link})
-	two := one.And(Left{"/c": gone, "/a": link})
+	var none Skipped
+	one := none.With(Skipped{"/b": link})
+	two := one.With(Skipped{"/c": gone, "/a": link})
 	if len(none) != 0 || len(one) != 1 || len(two) != 3 {
 		t.Errorf("%v %v %v", none, one, two)
 	}
 	if got := two.Linked(); !slices.Equal(got, []string{"/a", "/b"}) {
 		t.Errorf("linked: %v", got)
 	}
-	if less := two.But("/a"); len(less) != 2 || len(two) != 3 || len(none.But("/a")) != 0 {
+	if less := two.Without("/a"); len(less) != 2 || len(two) != 3 || len(none.Without("/a")) != 0 {
 		t.Errorf("%v of %v", less, two)
 	}
-	f, g := &Facts{Progress: Progress{Left: one}}, &Facts{Progress: Progress{Left: one}}
-	f.LeaveOut(Left{"/d": gone})
-	if len(f.Left) != 2 || len(g.Left) != 1 {
-		t.Errorf("%v %v", f.Left, g.Left)
+	f, g := &Facts{Progress: Progress{Skipped: one}}, &Facts{Progress: Progress{Skipped: one}}
+	f.Skip(Skipped{"/d": gone})
+	if len(f.Skipped) != 2 || len(g.Skipped) != 1 {
+		t.Errorf("%v %v", f.Skipped, g.Skipped)
 	}
 }
 
 // What a run knows begins with what is wanted, and does not reach back into it.
 func TestBegin(t *testing.T) {
-	if p := Begin(&target.Target{}); p.Clone != nil || p.Settings != nil {
+	if p := NewProgress(&target.Target{}); p.Clone != nil || p.Settings != nil {
 		t.Errorf("%+v", p)
 	}
 	w := (&target.Target{}).WithClone(target.Clone{Push: true}).WithSettings(target.Settings{Wanted: settingsync.Wanted{Known: "then"}})
-	p := Begin(w)
+	p := NewProgress(w)
 	if p.Clone == nil || p.Settings == nil {
 		t.Fatalf("%+v", p)
 	}
@@ -74,7 +74,7 @@ func TestFoldersOfATakenOverVM(t *testing.T) {
 	for _, c := range []struct {
 		inst *state.Instance
 		want int
-	}{{nil, 1}, {&state.Instance{}, 1}, {&state.Instance{Adopted: true}, 0}, {&state.Instance{Adopted: true, Moved: true}, 1}} {
+	}{{nil, 1}, {&state.Instance{}, 1}, {&state.Instance{Adopted: true}, 0}, {&state.Instance{Adopted: true, HasFolderDevice: true}, 1}} {
 		if got := (&Facts{Inst: c.inst}).Atts(w); len(got) != c.want {
 			t.Errorf("%+v: %v", c.inst, got)
 		}

@@ -31,7 +31,7 @@ func (e Loop) BootLimit() time.Duration {
 var (
 	ErrNotRunning = errors.New("the domain is no longer running")
 	ErrPaused     = errors.New("the domain was paused, as QEMU does when the disk is full")
-	ErrUnplugged  = errors.New("its network was stopped while it ran, and libvirt does not plug it in again")
+	ErrNoBridge   = errors.New("its network was stopped while it ran, and libvirt does not plug it in again")
 )
 
 // sysNet shows the interfaces of this machine, and what each is plugged into
@@ -39,7 +39,7 @@ var (
 const sysNet = "/sys/class/net"
 
 // unplugged reports whether the interface is there and in no bridge.
-func unplugged(tap string) bool {
+func withoutBridge(tap string) bool {
 	if tap == "" {
 		return false
 	}
@@ -72,10 +72,10 @@ func (e Loop) WatchDomain(ctx context.Context, name string) (context.Context, fu
 				cancel(ErrPaused)
 				return
 			}
-			if err != nil || d.State != virt.Running || !unplugged(d.Tap) {
+			if err != nil || d.State != virt.Running || !withoutBridge(d.Tap) {
 				loose = 0
 			} else if loose++; loose > 1 {
-				cancel(ErrUnplugged)
+				cancel(ErrNoBridge)
 				return
 			}
 			if err == nil && d.State == virt.Off || errors.Is(err, virt.ErrNotFound) {

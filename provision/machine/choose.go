@@ -24,7 +24,7 @@ type Chosen struct {
 }
 
 // Given returns what stands without a decision.
-func Given(w *target.Target, f *loop.Facts) Chosen {
+func CurrentChoice(w *target.Target, f *loop.Facts) Chosen {
 	return Chosen{Record: w.Record, Network: w.Network, Instance: f.Inst}
 }
 
@@ -32,8 +32,8 @@ func Given(w *target.Target, f *loop.Facts) Chosen {
 // its name on this machine, baseDir where its disk goes. The sentences are for the
 // person: where a choice is not what they may expect.
 func Choose(w *target.Target, f *loop.Facts, m host.Facts, uid int, key, baseDir string) (Chosen, []string, error) {
-	c := Given(w, f)
-	spec, err := network.Choose(f.Net, w.Wished, uid, !w.NewNet || !w.AutoNet())
+	c := CurrentChoice(w, f)
+	spec, err := network.Choose(f.Net, w.NetworkSpec, uid, !w.NewNet || !w.AutoNet())
 	if err != nil {
 		return c, nil, err
 	}
@@ -53,12 +53,12 @@ func Choose(w *target.Target, f *loop.Facts, m host.Facts, uid int, key, baseDir
 	var slow string
 	c.Accel, slow = host.Accel(m)
 	if !f.NewDomain() {
-		if made := f.Inst; w.NewVM && made != nil && made.Made != nil {
-			c.Record.VM.CPUs, c.Record.VM.RAMMB, c.Record.VM.DiskGB = made.Made.CPUs, made.Made.RAMMB, made.Made.DiskGB
+		if made := f.Inst; w.NewVM && made != nil && made.CreatedWith != nil {
+			c.Record.VM.CPUs, c.Record.VM.RAMMB, c.Record.VM.DiskGB = made.CreatedWith.CPUs, made.CreatedWith.RAMMB, made.CreatedWith.DiskGB
 		}
 		return c, nil, nil
 	}
-	size, notes, err := host.Choose(m, w.Wish, baseDir)
+	size, notes, err := host.Choose(m, w.Size, baseDir)
 	if err != nil {
 		return c, nil, err
 	}

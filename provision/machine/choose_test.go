@@ -38,15 +38,15 @@ func TestChoose(t *testing.T) {
 		"the first VM":                   {newVM: true, spec: net.Network.SubnetCIDR, mac: network.MAC("7-t"), cpus: 2, made: true},
 		"in a network of ours":           {newVM: true, networks: []*virt.Network{libvirts}, spec: "10.9.8.0/24", mac: network.MAC("7-t"), cpus: 2, made: true},
 		"one that is there":              {domain: there, spec: net.Network.SubnetCIDR, mac: there.MAC, cpus: 5, inst: &state.Instance{UUID: "u", Address: "10.77.0.99"}, address: "10.77.0.99"},
-		"one that was not recorded":      {newVM: true, domain: there, spec: net.Network.SubnetCIDR, mac: there.MAC, cpus: 3, inst: &state.Instance{UUID: "u", Made: &state.Made{CPUs: 3, RAMMB: 1024, DiskGB: 9}}},
+		"one that was not recorded":      {newVM: true, domain: there, spec: net.Network.SubnetCIDR, mac: there.MAC, cpus: 3, inst: &state.Instance{UUID: "u", CreatedWith: &state.CreatedWith{CPUs: 3, RAMMB: 1024, DiskGB: 9}}},
 		"an address from somewhere else": {domain: there, spec: net.Network.SubnetCIDR, mac: there.MAC, cpus: 5, inst: &state.Instance{UUID: "u", Address: "192.0.2.1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := &target.Target{Name: "t", Record: record, Network: net, Wished: net.Network, NewVM: k.newVM, NewNet: k.newVM}
+			w := &target.Target{Name: "t", Record: record, Network: net, NetworkSpec: net.Network, NewVM: k.newVM, NewNet: k.newVM}
 			if w.Record.VM.CPUs = 5; k.newVM {
-				w.Record.VM.CPUs, w.Wish = 0, host.Size{CPUs: 2, RAMMB: 1024, DiskGB: 10}
+				w.Record.VM.CPUs, w.Size = 0, host.Size{CPUs: 2, RAMMB: 1024, DiskGB: 10}
 			}
-			f := &loop.Facts{Inst: k.inst, Made: loop.Made{ID: "new"}}
+			f := &loop.Facts{Inst: k.inst, Creation: loop.Creation{ID: "new"}}
 			f.Domain.Domain = plan.Yes(k.domain)
 			f.Net.Networks = plan.Yes(k.networks)
 			f.Net.Routes = plan.Yes[[]network.Route](nil)
@@ -64,12 +64,12 @@ func TestChoose(t *testing.T) {
 			if sub := netip.MustParsePrefix(got.Network.Network.SubnetCIDR); !sub.Contains(got.Address) {
 				t.Errorf("address %s is not in %s", got.Address, sub)
 			}
-			in := Remember(w, f, got, nil, "/key")
-			if in.MAC != got.MAC || in.Address != got.Address.String() || in.UUID == "" || in.SeedLeft != k.made || (in.Made != nil) != (k.made || k.inst != nil && k.inst.Made != nil) {
+			in := InstanceFor(w, f, got, nil, "/key")
+			if in.MAC != got.MAC || in.Address != got.Address.String() || in.UUID == "" || in.SeedLeft != k.made || (in.CreatedWith != nil) != (k.made || k.inst != nil && k.inst.CreatedWith != nil) {
 				t.Errorf("%+v", in)
 			}
-			if k.made && (in.Made.CPUs != 2 || !cmp.Equal(in.Identities, []string{"/key"})) {
-				t.Errorf("%+v %+v", in.Made, in)
+			if k.made && (in.CreatedWith.CPUs != 2 || !cmp.Equal(in.Identities, []string{"/key"})) {
+				t.Errorf("%+v %+v", in.CreatedWith, in)
 			}
 			if d := cmp.Diff(target.Record, w.Record) + cmp.Diff(target.Network, w.Network); d != "" {
 				t.Errorf("the target was changed: %s", d)

@@ -67,12 +67,12 @@ func (e Part) PlanClock(w *target.Target, f *loop.Facts) []plan.Action {
 		off = -off
 	}
 	return []plan.Action{{
-		ID: "clock.set", Why: fmt.Sprintf("set the clock of VM %s, which is %s %s", w.Name, span(off), way), Timing: "ssh",
+		ID: "clock.set", Why: fmt.Sprintf("set the clock of VM %s, which is %s %s", w.Name, roughDuration(off), way), Timing: "ssh",
 		Shows: []string{"date -s @NOW (in the guest)"},
 		Do: func(ctx context.Context) error {
 			if err := setClock(ctx, f.Conn, time.Now); err != nil {
 				// No reason to keep anybody from working.
-				e.WarnOnce(fmt.Sprintf("the clock of VM %s is %s %s and could not be set: %v", w.Name, span(off), way, err))
+				e.WarnOnce(fmt.Sprintf("the clock of VM %s is %s %s and could not be set: %v", w.Name, roughDuration(off), way, err))
 			}
 			return nil
 		},
@@ -80,7 +80,7 @@ func (e Part) PlanClock(w *target.Target, f *loop.Facts) []plan.Action {
 }
 
 // span is a duration without digits nobody needs.
-func span(d time.Duration) string {
+func roughDuration(d time.Duration) string {
 	if d > 48*time.Hour {
 		return fmt.Sprintf("%.0f days", math.Round(d.Hours()/24))
 	}
@@ -91,7 +91,7 @@ func span(d time.Duration) string {
 // to get there is measured with one that does the same and sets nothing.
 func setClock(ctx context.Context, c guest.Conn, now func() time.Time) error {
 	run := func(argv ...string) error {
-		said := capture.Head{Limit: session.GuestWords}
+		said := capture.Head{Limit: session.GuestOutputLimit}
 		code, err := c.Run(ctx, guest.Cmd{Argv: argv, Stderr: &said})
 		if err == nil && code != 0 {
 			err = fmt.Errorf("status %d: %s", code, session.LastLine(said.String()))

@@ -89,8 +89,8 @@ func (e Part) PlanStoreVM(w *target.Target, c Chosen) []plan.Action {
 	}
 	record, net := c.Record, c.Network
 	record.NetworkName = net.Name
-	if c.Instance != nil && c.Instance.Made != nil {
-		m := c.Instance.Made
+	if c.Instance != nil && c.Instance.CreatedWith != nil {
+		m := c.Instance.CreatedWith
 		record.Image.Name, record.VM.CPUs, record.VM.RAMMB, record.VM.DiskGB = m.Image, m.CPUs, m.RAMMB, m.DiskGB
 	}
 	return []plan.Action{{
@@ -113,7 +113,7 @@ func (e Part) PlanStoreVM(w *target.Target, c Chosen) []plan.Action {
 	}}
 }
 
-func authorized(ids []sshcfg.Identity) []string {
+func authorizedKeys(ids []sshcfg.Identity) []string {
 	out := make([]string, 0, len(ids))
 	for _, id := range ids {
 		out = append(out, id.AuthorizedKey())
@@ -125,7 +125,7 @@ func authorized(ids []sshcfg.Identity) []string {
 // and network. The kernel keeps it in memory for half a minute, and a guest that
 // is switched off at once within that time would come back as somebody else,
 // with no seed to tell it.
-func SyncFirst(f *loop.Facts) plan.Action {
+func SyncFirstBoot(f *loop.Facts) plan.Action {
 	return plan.Action{
 		ID: "seed.sync", Why: "have the guest write its first boot to its disk", Shows: []string{"sync"}, Timing: "boot",
 		Do: func(ctx context.Context) error {
@@ -140,7 +140,7 @@ func SyncFirst(f *loop.Facts) plan.Action {
 
 // CheckAlias asks ssh, once when the alias was made, what it will really do.
 func (e Part) CheckAlias(ctx context.Context, w *target.Target, f *loop.Facts) error {
-	if !f.AliasMade {
+	if !f.AliasPlanned {
 		return nil
 	}
 	stop := e.Timing.Start("ssh")

@@ -20,7 +20,7 @@ import (
 // Remember returns what has to be known about the VM once it is as c says. ownKey
 // is the path of aivm's own key if the guest lets it in although ids does not have
 // it yet.
-func Remember(w *target.Target, f *loop.Facts, c Chosen, ids []sshcfg.Identity, ownKey string) state.Instance {
+func InstanceFor(w *target.Target, f *loop.Facts, c Chosen, ids []sshcfg.Identity, ownKey string) state.Instance {
 	in := state.Instance{Schema: 1, User: w.Record.VM.User}
 	if f.Inst != nil {
 		in = *f.Inst
@@ -30,11 +30,11 @@ func Remember(w *target.Target, f *loop.Facts, c Chosen, ids []sshcfg.Identity, 
 		in.UUID = d.UUID
 	}
 	if in.UUID == "" {
-		in.UUID = f.Made.ID
+		in.UUID = f.Creation.ID
 	}
 	in.SeedLeft = in.SeedLeft || f.NewDomain()
 	if vm := c.Record.VM; f.NewDomain() {
-		in.Made = &state.Made{Image: c.Record.Image.Name, CPUs: vm.CPUs, RAMMB: vm.RAMMB, DiskGB: vm.DiskGB}
+		in.CreatedWith = &state.CreatedWith{Image: c.Record.Image.Name, CPUs: vm.CPUs, RAMMB: vm.RAMMB, DiskGB: vm.DiskGB}
 	}
 	if len(in.Identities) == 0 || f.NewDomain() {
 		in.Identities = sshcfg.StanzaIdentities(ids)
@@ -101,7 +101,7 @@ func (e Part) Seed(ctx context.Context, w *target.Target, mac string) ([]byte, e
 		return nil, fmt.Errorf("the state of VM %q is not written yet: %w", w.Name, err)
 	}
 	return cloudinit.Seed(cloudinit.Guest{
-		InstanceID: inst.UUID, Hostname: w.Name, User: inst.User, AuthorizedKeys: authorized(ids),
+		InstanceID: inst.UUID, Hostname: w.Name, User: inst.User, AuthorizedKeys: authorizedKeys(ids),
 		HostKeyPrivatePEM: string(hk.PrivatePEM), HostKeyPublic: hk.AuthorizedKey(), MAC: mac,
 	})
 }

@@ -20,7 +20,7 @@ import (
 // Run says what is to be said about a plan and applies it, with progress, timing
 // and fault points.
 func (e *Session) Run(ctx context.Context, p plan.Plan) (bool, error) {
-	e.SayNotes(p)
+	e.PrintNotes(p)
 	r := plan.Runner{Root: e.Root, Hook: e.Hook, Note: func(_ plan.Action, note string) { e.WarnOnce(note) }, Started: func(a plan.Action) (func(string, float64), func(error)) {
 		stop := func() {}
 		if a.Timing != "" {
@@ -78,8 +78,8 @@ func (e *Session) DropLock(vm string) { _ = os.Remove(e.State().LockPath(vm)) }
 
 // PlanMachine is what this machine lacks, once: packages that were installed in
 // this run and whose programs are still not found are not installed for ever.
-func (e *Session) PlanMachine(f host.Facts, need host.Need) ([]plan.Action, error) {
-	if err := e.FoundNothing(f, need); err != nil {
+func (e *Session) PlanHostTools(f host.Facts, need host.Need) ([]plan.Action, error) {
+	if err := e.CheckInstalled(f, need); err != nil {
 		return nil, err
 	}
 	as, err := host.Plan(f, need)
@@ -96,7 +96,7 @@ func (e *Session) PlanMachine(f host.Facts, need host.Need) ([]plan.Action, erro
 
 // FoundNothing is the error for packages that are there and programs that are
 // not.
-func (e *Session) FoundNothing(f host.Facts, need host.Need) error {
+func (e *Session) CheckInstalled(f host.Facts, need host.Need) error {
 	tools, packages := host.Missing(f, need)
 	if len(packages) == 0 || !slices.Equal(packages, e.installed) {
 		return nil

@@ -12,8 +12,8 @@ import (
 
 // AsRoot runs a script in the guest as root and returns its last words on
 // failure.
-func (e *Session) AsRoot(ctx context.Context, c guest.Conn, what, script string, out *capture.Head) error {
-	stderr := capture.Head{Limit: GuestWords}
+func (e *Session) RunAsRoot(ctx context.Context, c guest.Conn, what, script string, out *capture.Head) error {
+	stderr := capture.Head{Limit: GuestOutputLimit}
 	cmd := guest.Cmd{Argv: []string{"sudo", "-n", "sh", "-s"}, Stdin: strings.NewReader(script), Stderr: &stderr}
 	if out != nil {
 		cmd.Stdout = out
@@ -29,7 +29,7 @@ func (e *Session) AsRoot(ctx context.Context, c guest.Conn, what, script string,
 }
 
 // GuestWords is how much is kept of what a program in a guest writes.
-const GuestWords = 256 << 10
+const GuestOutputLimit = 256 << 10
 
 // LastLine is the last line of what a program wrote, clean and cut to 300 bytes.
 func LastLine(s string) string {

@@ -18,7 +18,7 @@ import (
 // stopped.
 func (e *Session) Apply(ctx context.Context, p plan.Plan) error {
 	if _, err := e.Run(ctx, p); err != nil {
-		return e.Resume(err)
+		return e.WithRerunHint(err)
 	}
 	return nil
 }
@@ -83,7 +83,7 @@ func (e *Session) PlanLibvirt(err error, socket string) (plan.Action, error) {
 	case !errors.Is(err, virt.ErrDenied):
 		return plan.Action{}, ui.Failed("libvirt cannot be asked: %w", err).Hint(ui.Cmd("aivm host doctor"), ui.Cmd("sudo systemctl status libvirtd"))
 	}
-	if err := rootOpens(socket, err); err != nil {
+	if err := checkRootOpens(socket, err); err != nil {
 		return plan.Action{}, err
 	}
 	return plan.Action{
@@ -94,7 +94,7 @@ func (e *Session) PlanLibvirt(err error, socket string) (plan.Action, error) {
 
 // rootOpens refuses a socket that root does not open: which ones it does is
 // written in the program, and no config can add to it.
-func rootOpens(socket string, denied error) error {
+func checkRootOpens(socket string, denied error) error {
 	if root.OpensLibvirt(socket) {
 		return nil
 	}
@@ -119,7 +119,7 @@ func (e *Session) LibvirtAbsent(err error) bool {
 // LibvirtAsRoot has root open the socket, for looking only.
 func (e *Session) LibvirtAsRoot(ctx context.Context) (*virt.Conn, error) {
 	socket := e.URI().Socket()
-	if err := rootOpens(socket, virt.ErrDenied); err != nil {
+	if err := checkRootOpens(socket, virt.ErrDenied); err != nil {
 		return nil, err
 	}
 	res, err := e.Root.Do(ctx, root.LibvirtSocket{Path: socket}, nil)

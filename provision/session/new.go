@@ -74,14 +74,14 @@ func New(o Options) (*Session, error) {
 		Cache: image.Cache{Dir: cacheDir(home), Who: o.Rerun},
 		Root: root.New(root.Options{
 			Euid: os.Geteuid(), Self: []string{self}, NonInteractive: !o.UI.InTTY,
-			Stderr: suspending{o.UI}, Builders: Builders(),
+			Stderr: sudoOutput{o.UI}, Builders: Builders(),
 		}),
 		Approval: plan.Approval{Yes: o.Yes, YesSudo: o.YesSudo},
 		DryRun:   o.DryRun, NoFirewall: o.NoFirewall, Verb: o.Verb, Rerun: o.Rerun, Hook: o.Hook, Timing: ui.NewTiming(),
 	}
-	e.On(o.UI)
-	o.Seams.into(e)
-	e.Fill()
+	e.SetStreams(o.UI)
+	o.Seams.applyTo(e)
+	e.SetDefaults()
 	// [behavior] yes_sudo; a store that cannot be read is reported by the verb.
 	if st, err := config.Load(path); err == nil {
 		e.Store = st
@@ -92,10 +92,10 @@ func New(o Options) (*Session, error) {
 }
 
 // suspending is where sudo talks: between two states of the live line.
-type suspending struct{ s *ui.Streams }
+type sudoOutput struct{ s *ui.Streams }
 
 // Write prints lines of sudo, clean.
-func (w suspending) Write(p []byte) (int, error) {
+func (w sudoOutput) Write(p []byte) (int, error) {
 	defer w.s.Suspend()()
 	if w.s.Err == nil {
 		return len(p), nil
@@ -142,17 +142,17 @@ type Seams struct {
 	HostKeyOf func(ctx context.Context, addr string) (ssh.PublicKey, error)
 	DialNet   func(ctx context.Context, network, addr string) (net.Conn, error) // to a guest's server, for its first line
 	Routes    func() (plan.Known[[]network.Route], []string)
-	Wall      Wallkeeper
+	Firewall  FirewallState
 	Now       func() time.Time
 }
 
-func (s *Seams) into(e *Session) {
+func (s *Seams) applyTo(e *Session) {
 	if s == nil {
 		return
 	}
 	e.UID, e.GID, e.Host, e.Editor, e.SSH, e.Root = s.UID, s.GID, s.Host, s.Editor, s.SSH, s.Root
 	e.DialVirt, e.DialGuest, e.HostKeyOf, e.DialNet = s.DialVirt, s.DialGuest, s.HostKeyOf, s.DialNet
-	e.Routes, e.Wall, e.Now = s.Routes, s.Wall, s.Now
+	e.Routes, e.Firewall, e.Now = s.Routes, s.Firewall, s.Now
 	if dial := s.DialGuest; dial != nil {
 		e.AwaitGuest = func(ctx context.Context, t guest.Target, _ func(guest.Phase, time.Duration)) (guest.Conn, error) {
 			return dial(ctx, t)
@@ -161,7 +161,7 @@ func (s *Seams) into(e *Session) {
 }
 
 // Fill sets what is not replaced to the real thing.
-func (e *Session) Fill() {
+func (e *Session) SetDefaults() {
 	if e.DialVirt == nil {
 		e.DialVirt = virt.Dial
 	}

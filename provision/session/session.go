@@ -58,7 +58,7 @@ type Session struct {
 	Verb       string             // for the JSON of a dry run
 	Rerun      string             // the command line as typed, for hints
 	Hook       func(point string) // fault points; nil in the shipped program
-	Wall       Wallkeeper         // the walls as they are on this machine
+	Firewall   FirewallState      // the walls as they are on this machine
 	// What is asked of the world outside; Seams replaces it.
 	DialVirt  func(context.Context, virt.URI) (*virt.Conn, error)
 	DialGuest func(context.Context, guest.Target) (guest.Conn, error)
@@ -69,22 +69,22 @@ type Session struct {
 	Routes     func() (routes plan.Known[[]network.Route], interfaces []string)
 	Now        func() time.Time // the time of day
 
-	Fetcher   *image.Fetcher
-	Answers   *bool           // whether the default image's server does
-	Fetched   map[string]bool // images this run has got, by Ref
-	Store     *config.Store
-	Timing    *ui.Timing
-	once      sync.Once
-	facts     host.Facts
-	Warned    map[string]bool
-	paths     map[string]string        // what distrust changed in the environment, as it was
-	MayHave   map[string]bool          // folders a guest may have for writing, as this run found
-	installed []string                 // packages, in this run
-	libvirt   atomic.Pointer[virt.URI] // of the VM the run is about
-	mu        sync.Mutex               // guards conns
-	conns     map[virt.URI]*virt.Conn
-	Parked    guest.Conn // to the guest, between two looks at the VM ParkedVM
-	ParkedVM  string
+	Fetcher       *image.Fetcher
+	ServerAnswers *bool           // whether the default image's server does
+	Fetched       map[string]bool // images this run has got, by Ref
+	Store         *config.Store
+	Timing        *ui.Timing
+	once          sync.Once
+	facts         host.Facts
+	Printed       map[string]bool
+	originalPaths map[string]string        // what distrust changed in the environment, as it was
+	GuestWritable map[string]bool          // folders a guest may have for writing, as this run found
+	installed     []string                 // packages, in this run
+	libvirt       atomic.Pointer[virt.URI] // of the VM the run is about
+	mu            sync.Mutex               // guards conns
+	conns         map[virt.URI]*virt.Conn
+	Parked        guest.Conn // to the guest, between two looks at the VM ParkedVM
+	ParkedVM      string
 }
 
 // Console tells a person what a run does, and asks. It prints no results: those
@@ -101,7 +101,7 @@ type Console interface {
 }
 
 // On has the session speak through s, and returns it.
-func (e *Session) On(s *ui.Streams) *Session {
+func (e *Session) SetStreams(s *ui.Streams) *Session {
 	e.UI, e.InTTY, e.JSON, e.Verbose = s, s.InTTY, s.JSON, s.Verbose
 	e.Stdin, e.Stdout, e.Stderr = s.In, s.Out, s.Err
 	return e
@@ -109,7 +109,7 @@ func (e *Session) On(s *ui.Streams) *Session {
 
 // Wallkeeper is how the composer sees what keeps walls in place on this
 // machine.
-type Wallkeeper interface {
+type FirewallState interface {
 	// Hooks reports whether libvirt's hooks are in place and run this program,
 	// and whether any ever were.
 	Hooks() (current, known bool, err error)
@@ -126,7 +126,7 @@ type Wallkeeper interface {
 func (e *Session) Close() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.hangUp()
+	e.closeConns()
 	if e.Parked != nil {
 		_ = e.Parked.Close()
 		e.Parked = nil
@@ -172,12 +172,12 @@ func (e *Session) LibvirtAt(ctx context.Context, u virt.URI) (*virt.Conn, error)
 	if err != nil {
 		return nil, err
 	}
-	e.keep(u, c)
+	e.saveConn(u, c)
 	return c, nil
 }
 
 // keep has later questions to u go over c; e.mu is held.
-func (e *Session) keep(u virt.URI, c *virt.Conn) {
+func (e *Session) saveConn(u virt.URI, c *virt.Conn) {
 	if e.conns == nil {
 		e.conns = map[virt.URI]*virt.Conn{}
 	}
@@ -185,7 +185,7 @@ func (e *Session) keep(u virt.URI, c *virt.Conn) {
 }
 
 // hangUp closes the connections to libvirt; e.mu is held.
-func (e *Session) hangUp() {
+func (e *Session) closeConns() {
 	for _, c := range e.conns {
 		_ = c.Close()
 	}
@@ -197,7 +197,7 @@ func (e *Session) hangUp() {
 func (e *Session) DropLibvirt() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.hangUp()
+	e.closeConns()
 }
 
 // adoptLibvirt takes over a connection the root helper opened.
@@ -216,7 +216,7 @@ func (e *Session) adoptLibvirt(ctx context.Context, res root.Result) error {
 		return err
 	}
 	e.mu.Lock()
-	e.keep(u, c)
+	e.saveConn(u, c)
 	e.mu.Unlock()
 	return nil
 }
@@ -288,7 +288,7 @@ func (e *Session) Load() (*config.Store, error) {
 func (e *Session) Reload() { e.Store = nil }
 
 // Fresh forgets what this run has read and said, as another run would begin.
-func (e *Session) Fresh() { e.Store, e.Warned = nil, nil }
+func (e *Session) ResetRun() { e.Store, e.Printed = nil, nil }
 
 // WarningText is a warning about the store, with file and line.
 func WarningText(path string, w config.Warning) string {

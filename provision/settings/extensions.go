@@ -64,7 +64,7 @@ func (e Part) planExtensions(f *loop.Facts) []plan.Action {
 			Do: func(ctx context.Context) error {
 				limited10, cancel := context.WithTimeout(ctx, extensionsLimit)
 				defer cancel()
-				said := &capture.Head{Limit: session.GuestWords}
+				said := &capture.Head{Limit: session.GuestOutputLimit}
 				code, err := f.Conn.Run(limited10, guest.Cmd{Argv: argv, Stdout: said, Stderr: said})
 				if ctx.Err() != nil {
 					return ctx.Err()

@@ -21,7 +21,7 @@ import (
 // to the end of the connection.
 func receive(ctx context.Context, c guest.Conn, spare bool) *loop.Receiver {
 	in, w := io.Pipe()
-	r := &loop.Receiver{Conn: c, In: w, Done: make(chan struct{}), Out: capture.Head{Limit: session.GuestWords}, Stderr: capture.Head{Limit: session.GuestWords}}
+	r := &loop.Receiver{Conn: c, In: w, Done: make(chan struct{}), Out: capture.Head{Limit: session.GuestOutputLimit}, Stderr: capture.Head{Limit: session.GuestOutputLimit}}
 	ctx, r.Cancel = context.WithCancel(context.WithoutCancel(ctx))
 	go func() {
 		defer close(r.Done)
@@ -38,7 +38,7 @@ func StartEarly(ctx context.Context, w *target.Target, f *loop.Facts, c guest.Co
 	if s == nil || !w.Settings.Early {
 		return
 	}
-	s.Unneeded()
+	s.StopReceiver()
 	s.Receiver = receive(ctx, c, true)
 }
 
@@ -60,7 +60,7 @@ func (e Part) Send(ctx context.Context, w *target.Target, f *loop.Facts) error {
 		if s.Receiver = nil; r == nil || r.Conn != f.Conn || r.Ended() {
 			r = receive(ctx, f.Conn, false)
 		}
-		code, err := r.Give(ctx, b)
+		code, err := r.Send(ctx, b)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

@@ -35,7 +35,7 @@ func (g *taking) Run(_ context.Context, c guest.Cmd) (int, error) {
 // wanted is a run that brings settings.
 func wanted(early bool) (*target.Target, *loop.Facts) {
 	in := (&target.Target{}).WithSettings(target.Settings{Early: early})
-	return in, &loop.Facts{Progress: loop.Begin(in)}
+	return in, &loop.Facts{Progress: loop.NewProgress(in)}
 }
 
 // What was started beside the probe is what settings are given to, once and
@@ -79,11 +79,11 @@ func TestAReceiverThatIsNotNeeded(t *testing.T) {
 	in, f := wanted(true)
 	s := f.Settings
 	StartEarly(t.Context(), in, f, g)
-	if !s.Unneeded() || s.Unneeded() || len(g.got) > 0 {
+	if !s.StopReceiver() || s.StopReceiver() || len(g.got) > 0 {
 		t.Errorf("%q", g.got)
 	}
 	StartEarly(t.Context(), in, f, deafGuest{})
-	s.Unneeded()
+	s.StopReceiver()
 	StartEarly(t.Context(), &target.Target{}, &loop.Facts{}, g)
 }
 

@@ -116,7 +116,7 @@ func (e Part) Read(ctx context.Context, c guest.Conn, w *target.Target, f *loop.
 	}
 	if g.State != "" && !e.DryRun {
 		s.Wanted.Known = g.State
-		e.State().KeepSettings(w.Name, string(g.State))
+		e.State().SaveSettings(w.Name, string(g.State))
 	}
 	s.Round = settingsync.Make(s.Wanted, g, e.Now())
 	if !s.Round.Unsure {

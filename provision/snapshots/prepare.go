@@ -76,7 +76,7 @@ func (e Part) Prepare(ctx context.Context, o PrepareOptions) (Prepared, error) {
 		dropped = true
 		e.dropCopy(ctx, pr)
 	}
-	_, err := e.Bring(ctx, loop.Job{
+	_, err := e.RunJob(ctx, loop.Job{
 		VM: func() string { return o.Name },
 		Plan: func(ctx context.Context) (plan.Plan, error) {
 			now, err := e.lookForPrepare(ctx, o)
@@ -104,7 +104,7 @@ func (e Part) Prepare(ctx context.Context, o PrepareOptions) (Prepared, error) {
 			_, err := e.Refresh(pr.w)
 			return err
 		},
-		Ran: func(plan.Plan, bool) { begun = true },
+		Applied: func(plan.Plan, bool) { begun = true },
 		Failed: func(ctx context.Context, _ plan.Plan, _ bool, err error) error {
 			begun = true
 			drop(ctx)
@@ -122,7 +122,7 @@ func (e Part) Prepare(ctx context.Context, o PrepareOptions) (Prepared, error) {
 		err = errors.Join(err, e.startAgain(ctx, o.Name))
 	}
 	if err != nil {
-		return Prepared{}, e.Resume(err)
+		return Prepared{}, e.WithRerunHint(err)
 	}
 	return Prepared{Schema: 1, VM: o.Name, Image: o.As, SHA256: pr.got.SHA256, Size: pr.got.Size, Seconds: session.Seconds(e.Timing), Timing: e.Timing}, nil
 }
@@ -145,7 +145,7 @@ func (e Part) lookForPrepare(ctx context.Context, o PrepareOptions) (_ *preparat
 	if e.HostFacts().Tools["qemu-img"] == "" {
 		return nil, ui.Refused("making an image of a VM needs qemu-img, which is not on this machine").Hint(ui.Cmd("aivm host install-deps"))
 	}
-	w, d, err := e.Ours(ctx, o.Name)
+	w, d, err := e.OwnVM(ctx, o.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -188,7 +188,7 @@ func (e Part) lookForPrepare(ctx context.Context, o PrepareOptions) (_ *preparat
 	accel, _ := host.Accel(e.HostFacts())
 	pr.spec = domain.Spec{Name: w.Name, UUID: uuid.NewString(), Owner: e.UID, Arch: domain.Arch(e.HostFacts().Arch), Accel: accel, VCPUs: d.VCPUs, RAMMB: d.RAMMB, Network: d.Network, MAC: d.MAC}
 	pr.facts = &loop.Facts{Inst: pr.inst}
-	e.LookAtWall(ctx, w, pr.facts)
+	e.ObserveFirewall(ctx, w, pr.facts)
 	return pr, nil
 }
 
@@ -202,7 +202,7 @@ func (e Part) planPrepare(ctx context.Context, pr *preparation) (plan.Plan, erro
 		p.Add(a)
 	}
 	// The copy is a guest like any other: no wall, no start.
-	rules, err := e.Walled(w, pr.facts)
+	rules, err := e.PlanFirewall(w, pr.facts)
 	if p.Join(rules); err != nil {
 		return p, err
 	}
@@ -265,8 +265,8 @@ func (e Part) cleanCopy(ctx context.Context, pr *preparation) error {
 	}
 	defer c.Close()
 	plan.Report(ctx, "cleaning", -1)
-	out := capture.Head{Limit: session.GuestWords}
-	if err := e.AsRoot(ctx, c, "cleaning the copy", cloudinit.CleanScript(), &out); err != nil {
+	out := capture.Head{Limit: session.GuestOutputLimit}
+	if err := e.RunAsRoot(ctx, c, "cleaning the copy", cloudinit.CleanScript(), &out); err != nil {
 		return err
 	}
 	if got := session.LastLine(out.String()); got != cloudinit.CleanedLine {

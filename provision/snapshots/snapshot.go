@@ -111,7 +111,7 @@ func (e Part) OnDisk(ctx context.Context, o SnapshotOptions, do func(*virt.Domai
 	r := &diskRun{}
 	begun := false
 	var err error
-	r.changed, err = e.Bring(ctx, loop.Job{
+	r.changed, err = e.RunJob(ctx, loop.Job{
 		VM: func() string { return o.VM },
 		Plan: func(ctx context.Context) (p plan.Plan, err error) {
 			w, d, err := e.lookAtDisk(ctx, o.VM, func(_ *target.Target, d *virt.Domain) error {
@@ -145,7 +145,7 @@ func (e Part) OnDisk(ctx context.Context, o SnapshotOptions, do func(*virt.Domai
 			_, err := e.Refresh(r.W)
 			return err
 		},
-		Ran: func(plan.Plan, bool) { begun = true },
+		Applied: func(plan.Plan, bool) { begun = true },
 	})
 	if err != nil {
 		return nil, err
@@ -188,7 +188,7 @@ func (e Part) lookAtDisk(ctx context.Context, name string, do func(*target.Targe
 
 // withDisk is ours for a VM that must be there.
 func (e Part) withDisk(ctx context.Context, name string) (*target.Target, *virt.Domain, error) {
-	w, d, err := e.Ours(ctx, name)
+	w, d, err := e.OwnVM(ctx, name)
 	if err == nil && d == nil {
 		err = ui.Refused("VM %q does not exist in libvirt, so it has no disk", w.Name).Hint(ui.Cmd("aivm vm up " + w.Name))
 	}

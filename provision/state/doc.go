@@ -58,10 +58,10 @@ func (d Dir) OfferedPath(network string) string {
 // else is in it: never recursively. The instance is removed by the caller, whose
 // plan names it.
 func (d Dir) Forget(vm string) {
-	d.forgetAllSeen(vm)
+	d.forgetAllChecksums(vm)
 	d.forgetStamps(vm)
 	_ = os.Remove(d.BrowserPath(vm))
-	for _, f := range slices.Concat(d.cloneNotes(vm), d.leftovers(vm), []string{d.DeletingPath(vm)}) {
+	for _, f := range slices.Concat(d.cloneNotes(vm), d.tempFiles(vm), []string{d.DeletingPath(vm)}) {
 		_ = os.Remove(f)
 	}
 	_ = os.Remove(d.VM(vm))
@@ -76,7 +76,7 @@ func replace(path string, b []byte, opts ...renameio.Option) error {
 
 // leftovers returns the temporary files of runs that were killed while they
 // wrote a file of the VM. renameio names them ".NAME" and digits.
-func (d Dir) leftovers(vm string) []string {
+func (d Dir) tempFiles(vm string) []string {
 	var out []string
 	l, _ := os.ReadDir(d.VM(vm))
 	for _, f := range l {

@@ -57,10 +57,10 @@ func FuzzInstance(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if in.Schema = instanceSchema; len(back.others) != len(in.others) {
-			t.Errorf("%v became %v", in.others, back.others)
+		if in.Schema = instanceSchema; len(back.unknownKeys) != len(in.unknownKeys) {
+			t.Errorf("%v became %v", in.unknownKeys, back.unknownKeys)
 		}
-		in.others, back.others = nil, nil
+		in.unknownKeys, back.unknownKeys = nil, nil
 		if !reflect.DeepEqual(in, back) {
 			t.Errorf("%+v became %+v", in, back)
 		}

@@ -23,23 +23,23 @@ import (
 // VM is defined, and says what was decided then; libvirt is the judge of what
 // is true now.
 type Instance struct {
-	Schema     int      `json:"schema"`
-	UUID       string   `json:"uuid"`
-	MAC        string   `json:"mac"`
-	Address    string   `json:"address"`
-	User       string   `json:"user"`
-	Identities []string `json:"identities"`          // private key files, or public ones held by an agent
-	Adopted    bool     `json:"adopted,omitempty"`   // made by aivm 0.3 and taken over: its host key is its own
-	Moved      bool     `json:"moved,omitempty"`     // one taken over has aivm's device for folders
-	SeedLeft   bool     `json:"seed_left,omitempty"` // the first boot's seed was not removed yet
-	Made       *Made    `json:"made,omitempty"`      // what the VM was made as; nil for one of an earlier aivm
+	Schema          int          `json:"schema"`
+	UUID            string       `json:"uuid"`
+	MAC             string       `json:"mac"`
+	Address         string       `json:"address"`
+	User            string       `json:"user"`
+	Identities      []string     `json:"identities"`          // private key files, or public ones held by an agent
+	Adopted         bool         `json:"adopted,omitempty"`   // made by aivm 0.3 and taken over: its host key is its own
+	HasFolderDevice bool         `json:"moved,omitempty"`     // one taken over has aivm's device for folders
+	SeedLeft        bool         `json:"seed_left,omitempty"` // the first boot's seed was not removed yet
+	CreatedWith     *CreatedWith `json:"made,omitempty"`      // what the VM was made as; nil for one of an earlier aivm
 
-	others map[string]json.RawMessage // what a later aivm added
+	unknownKeys map[string]json.RawMessage // what a later aivm added
 }
 
 // Made is what was chosen when the VM was made, for the run that records it in
 // the config: it may be another one than the run that chose.
-type Made struct {
+type CreatedWith struct {
 	Image  string `json:"image"` // as in the config
 	CPUs   int    `json:"cpus"`
 	RAMMB  int    `json:"ram_mb"`
@@ -64,7 +64,7 @@ func (d Dir) Instance(vm string) (*Instance, error) {
 	}
 	var head struct{ Schema int }
 	if json.Unmarshal(b, &head) == nil && head.Schema > instanceSchema {
-		return nil, later(fmt.Sprintf("the state file of VM %q", vm), d.InstancePath(vm), head.Schema, instanceSchema)
+		return nil, laterFormat(fmt.Sprintf("the state file of VM %q", vm), d.InstancePath(vm), head.Schema, instanceSchema)
 	}
 	var in Instance
 	err = json.Unmarshal(b, &in)
@@ -80,7 +80,7 @@ func (d Dir) Instance(vm string) (*Instance, error) {
 
 // later refuses a file whose format is newer than this program: it is neither
 // understood nor written over.
-func later(what, path string, has, known int) error {
+func laterFormat(what, path string, has, known int) error {
 	return ui.Refused("%s is in version %d of its format, this aivm knows %d: %s: %w", what, has, known, path, ErrLater).
 		Hint(ui.Remark("use the aivm that wrote it"))
 }
@@ -107,7 +107,7 @@ func (in *Instance) UnmarshalJSON(b []byte) error {
 		}
 	}
 	if *in = Instance(k); len(all) > 0 {
-		in.others = all
+		in.unknownKeys = all
 	}
 	return nil
 }
@@ -116,10 +116,10 @@ func (in *Instance) UnmarshalJSON(b []byte) error {
 func (in Instance) MarshalJSON() ([]byte, error) {
 	type known Instance
 	b, err := json.Marshal(known(in))
-	if err != nil || len(in.others) == 0 {
+	if err != nil || len(in.unknownKeys) == 0 {
 		return b, err
 	}
-	rest, err := json.Marshal(in.others)
+	rest, err := json.Marshal(in.unknownKeys)
 	if err != nil {
 		return nil, err
 	}

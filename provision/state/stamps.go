@@ -24,7 +24,7 @@ func (d Dir) GitStamp(vm, tag string) (s GitStamp, ok bool) {
 }
 
 // KeepGitStamp writes it, if it can.
-func (d Dir) KeepGitStamp(vm, tag string, s GitStamp) {
+func (d Dir) SaveGitStamp(vm, tag string, s GitStamp) {
 	if b, err := json.Marshal(s); err == nil {
 		_ = replace(d.gitStampPath(vm, tag), b)
 	}
@@ -44,7 +44,7 @@ func (d Dir) Settings(vm string) string {
 }
 
 // KeepSettings writes it, if it can.
-func (d Dir) KeepSettings(vm, s string) {
+func (d Dir) SaveSettings(vm, s string) {
 	_ = replace(d.settingsPath(vm), []byte(s))
 }
 

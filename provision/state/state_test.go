@@ -17,23 +17,23 @@ func TestSaveSeen(t *testing.T) {
 	d := Dir{Layout: sshcfg.Layout{StateDir: t.TempDir()}}
 	a := share.Attachment{VM: "work", HostPath: "/home/p/x"}
 	before := time.Now().Add(-time.Minute)
-	if err := d.SaveSeen(a, hostexec.List{Cut: "first"}); err != nil {
+	if err := d.SaveChecksums(a, hostexec.List{Cut: "first"}); err != nil {
 		t.Fatal(err)
 	}
 	first := d.AttachedAt(a)
 	if first.Before(before) || first.After(time.Now().Add(time.Minute)) {
 		t.Errorf("attached at %v", first)
 	}
-	if err := d.SaveSeen(a, hostexec.List{Cut: "second"}); err != nil {
+	if err := d.SaveChecksums(a, hostexec.List{Cut: "second"}); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := d.Seen(a); err != nil || s.Cut != "second" || !s.Attached.Equal(first) {
+	if s, err := d.Checksums(a); err != nil || s.Cut != "second" || !s.Attached.Equal(first) {
 		t.Errorf("%+v %v", s, err)
 	}
-	if st, err := os.Stat(d.SeenPath(a)); err != nil || st.Mode().Perm() != 0o600 {
+	if st, err := os.Stat(d.ChecksumsPath(a)); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("%v %v", st, err)
 	}
-	if l, err := os.ReadDir(filepath.Dir(d.SeenPath(a))); err != nil || len(l) != 1 {
+	if l, err := os.ReadDir(filepath.Dir(d.ChecksumsPath(a))); err != nil || len(l) != 1 {
 		t.Errorf("%v %v", l, err)
 	}
 }
@@ -42,12 +42,12 @@ func TestSaveSeen(t *testing.T) {
 // keep the directory of a VM that is gone. What is not ours stays.
 func TestForgetKilledWrites(t *testing.T) {
 	d := Dir{Layout: sshcfg.Layout{StateDir: t.TempDir()}}
-	d.KeepSettings("none", "x") // no directory: not written, no error
+	d.SaveSettings("none", "x") // no directory: not written, no error
 	for _, vm := range []string{"work", "mine"} {
 		if err := os.MkdirAll(d.VM(vm), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		d.KeepSettings(vm, "x")
+		d.SaveSettings(vm, "x")
 		if d.Settings(vm) != "x" {
 			t.Error("not kept")
 		}

@@ -9,8 +9,8 @@ import (
 // mayReach refuses a folder that a guest must not get without a word: homes,
 // keys, the system's and our own files, and, if it is to write the folder, what
 // this machine runs by itself.
-func (e Finder) mayReach(folder string, writable bool, allow []string) error {
-	if e.MayHave[folder] {
+func (e Finder) checkFolder(folder string, writable bool, allow []string) error {
+	if e.GuestWritable[folder] {
 		return nil
 	}
 	if err := share.Refuse(folder, e.Home, e.ownDirs(), allow); err != nil {
@@ -31,16 +31,16 @@ func (e Finder) mayReach(folder string, writable bool, allow []string) error {
 		e.WarnOnce("what a VM writes into " + ui.Clean(folder) + " can run in this shell: " + ui.Clean(a.String()) + "; to leave such an environment: deactivate, or open another terminal outside the folder")
 	}
 	if found.Cut != "" {
-		e.WarnOnce(CutShort(folder, found))
+		e.WarnOnce(SearchCutShort(folder, found))
 	}
 	if writable {
-		e.MayHave = map[string]bool{folder: true}
+		e.GuestWritable = map[string]bool{folder: true}
 	}
 	return nil
 }
 
 // CutShort says that more may lead into the folder than was found.
-func CutShort(folder string, found share.Leads) string {
+func SearchCutShort(folder string, found share.Leads) string {
 	return "not all that could lead into " + ui.Clean(folder) + " was looked at: there is too much in " + ui.Clean(found.Cut)
 }
 

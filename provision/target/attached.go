@@ -135,7 +135,7 @@ func (w *Target) checkRoom(a share.Attachment) error {
 }
 
 // Opens is the command that opens the folder, starting the VM if it must.
-func (w *Target) Opens() string {
+func (w *Target) OpenCommand() string {
 	cmd := "aivm code " + shellescape.Quote(w.Folder.HostPath)
 	for _, a := range w.Store.Config.AttachmentsOf(w.Folder.HostPath) {
 		if a.VMName != w.Name {

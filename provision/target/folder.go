@@ -68,12 +68,12 @@ func (e Finder) Folder(ctx context.Context, o FolderOptions, create bool) (*Targ
 	if err != nil {
 		return nil, err
 	}
-	if r, ok := LinkedAway(&store.Config, o.VM, typed, real); ok {
+	if r, ok := FindLinked(&store.Config, o.VM, typed, real); ok {
 		return nil, linkedError(r, typed, real)
 	}
 	if len(store.Config.AttachmentsOf(real)) == 0 {
 		// Nobody is asked for a VM for what cannot be shared.
-		if err := e.mayAttach(mode, access, real, dst, o.AllowSensitive); err != nil {
+		if err := e.checkAttach(mode, access, real, dst, o.AllowSensitive); err != nil {
 			return nil, err
 		}
 	}
@@ -95,7 +95,7 @@ func (e Finder) Folder(ctx context.Context, o FolderOptions, create bool) (*Targ
 				return w, err
 			}
 			if w.NewFolder {
-				if err := e.mayReach(w.Folder.HostPath, w.Folder.Exposes(), o.AllowSensitive); err != nil {
+				if err := e.checkFolder(w.Folder.HostPath, w.Folder.Exposes(), o.AllowSensitive); err != nil {
 					return nil, err
 				}
 				e.Distrust(writableBy(w.Folder))
@@ -110,7 +110,7 @@ func (e Finder) Folder(ctx context.Context, o FolderOptions, create bool) (*Targ
 		}
 		dst = folder.GuestDst
 	}
-	if err := e.mayShare(folder.HostPath, dst, folder.Exposes(), o.AllowSensitive); err != nil {
+	if err := e.checkShare(folder.HostPath, dst, folder.Exposes(), o.AllowSensitive); err != nil {
 		return nil, err
 	}
 	for _, a := range w.Store.Config.VMAttachments(w.Name) {
@@ -127,7 +127,7 @@ func (e Finder) Folder(ctx context.Context, o FolderOptions, create bool) (*Targ
 	if mode == share.Git {
 		return w.OpenedAt(filepath.Join(dst, strings.TrimPrefix(real, folder.HostPath))), nil
 	}
-	return w, session.Alone(errors.Join(share.Check(folder), share.CheckProtect(folder, share.RecordedAll(w.Store.Config)), w.checkRoom(folder)))
+	return w, session.UnwrapSingle(errors.Join(share.Check(folder), share.CheckProtect(folder, share.RecordedAll(w.Store.Config)), w.checkRoom(folder)))
 }
 
 // SavedFor is the record of a folder on the VM or, if it has none, of its
@@ -218,7 +218,7 @@ func (w *Target) WithSaved(o FolderOptions, r config.Attachment, real string, mo
 
 // LinkedAway is the innermost record of a path that was attached as a folder
 // and is, or leads through, a symbolic link now.
-func LinkedAway(c *config.Config, vm, typed, real string) (in config.Attachment, found bool) {
+func FindLinked(c *config.Config, vm, typed, real string) (in config.Attachment, found bool) {
 	for _, r := range c.Attachments {
 		p := filepath.Clean(r.HostPath)
 		if (vm == "" || r.VMName == vm) && Within(typed, p) && !Within(real, p) && (!found || len(p) > len(filepath.Clean(in.HostPath))) {
@@ -270,20 +270,20 @@ func Within(p, dir string) bool {
 
 // mayAttach refuses, before anybody is asked for a VM, what cannot be attached
 // to any. Where a clone goes in the guest hangs on the VM.
-func (e Finder) mayAttach(mode share.Mode, access, folder, dst string, allow []string) error {
+func (e Finder) checkAttach(mode share.Mode, access, folder, dst string, allow []string) error {
 	if mode != share.Git {
-		return e.mayShare(folder, dst, access == string(share.ReadWrite), allow)
+		return e.checkShare(folder, dst, access == string(share.ReadWrite), allow)
 	}
 	repo, err := gitsync.Find(folder)
 	if err != nil {
 		return err
 	}
-	return e.mayReach(repo.Top, false, allow)
+	return e.checkFolder(repo.Top, false, allow)
 }
 
 // mayShare refuses folders and places in the guest that make no good share.
-func (e Finder) mayShare(folder, dst string, writable bool, allow []string) error {
-	if err := e.mayReach(folder, writable, allow); err != nil {
+func (e Finder) checkShare(folder, dst string, writable bool, allow []string) error {
+	if err := e.checkFolder(folder, writable, allow); err != nil {
 		return err
 	}
 	return share.CheckGuestDst(dst)

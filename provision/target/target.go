@@ -26,18 +26,18 @@ import (
 // the host: names and folders, no addresses. Nobody changes one: what the words
 // leave open, or another run has changed, is a new Target.
 type Target struct {
-	Store     *config.Store
-	Name      string
-	Record    config.VM
-	Network   config.Network
-	Wished    config.NetworkSpec // as the config has it
-	Libvirt   virt.URI           // the one that has the VM
-	NewVM     bool               // no record in the store yet
-	NewNet    bool
-	AutoName  bool // nobody chose the name: take the next if it is taken
-	renamed   int  // how often that happened
-	Active    bool // make it active_vm when it is recorded
-	SetActive bool // even if another one is
+	Store       *config.Store
+	Name        string
+	Record      config.VM
+	Network     config.Network
+	NetworkSpec config.NetworkSpec // as the config has it
+	Libvirt     virt.URI           // the one that has the VM
+	NewVM       bool               // no record in the store yet
+	NewNet      bool
+	AutoName    bool // nobody chose the name: take the next if it is taken
+	renamed     int  // how often that happened
+	Active      bool // make it active_vm when it is recorded
+	SetActive   bool // even if another one is
 
 	Folder    *share.Attachment // nil: no folder
 	NewFolder bool
@@ -54,12 +54,12 @@ type Target struct {
 	Boot  bool // has to run
 	Guest bool // has to answer over SSH
 	// NoSudo: what this user may not read stays unknown.
-	NoSudo bool
-	Wish   host.Size
-	Image  string // --image, "" = the record's
-	Again  bool   // get the image although it is there
+	NoSudo       bool
+	Size         host.Size
+	Image        string // --image, "" = the record's
+	RefetchImage bool   // get the image although it is there
 
-	Patience time.Duration // how long the guest may take to let us in at a look; 0: DialLimit
+	LoginLimit time.Duration // how long the guest may take to let us in at a look; 0: DialLimit
 }
 
 // with returns a copy of w that fn has changed.
@@ -75,18 +75,18 @@ func (w *Target) Started() *Target {
 }
 
 // Asked is w with a guest that is asked, if its VM runs.
-func (w *Target) Asked() *Target { return w.with(func(t *Target) { t.Guest = true }) }
+func (w *Target) WithGuest() *Target { return w.with(func(t *Target) { t.Guest = true }) }
 
 // NotByRoot is w looked at without sudo: what this user may not read stays unknown.
-func (w *Target) NotByRoot() *Target { return w.with(func(t *Target) { t.NoSudo = true }) }
+func (w *Target) WithoutSudo() *Target { return w.with(func(t *Target) { t.NoSudo = true }) }
 
 // GuestAlone is Asked for what is in the guest and not shared with it.
-func (w *Target) GuestAlone() *Target {
+func (w *Target) WithoutFolders() *Target {
 	return w.with(func(t *Target) { t.Store, t.Guest = nil, true })
 }
 
 // Known is w with a VM that is recorded by now.
-func (w *Target) Known() *Target { return w.with(func(t *Target) { t.NewVM = false }) }
+func (w *Target) AlreadyRecorded() *Target { return w.with(func(t *Target) { t.NewVM = false }) }
 
 // OpenedAt is w, with the editor or shell going to a path in the guest.
 func (w *Target) OpenedAt(path string) *Target {
@@ -108,17 +108,17 @@ func (w *Target) WithSettings(s Settings) *Target {
 }
 
 // FetchedAgain is w with its image fetched although it is there.
-func (w *Target) FetchedAgain() *Target { return w.with(func(t *Target) { t.Again = true }) }
+func (w *Target) FetchedAgain() *Target { return w.with(func(t *Target) { t.RefetchImage = true }) }
 
 // Sized is w with these sizes for a VM that is made; 0 leaves one as it is.
 func (w *Target) Sized(s host.Size) *Target {
 	return w.with(func(t *Target) {
-		t.Wish.CPUs, t.Wish.RAMMB, t.Wish.DiskGB = cmp.Or(s.CPUs, t.Wish.CPUs), cmp.Or(s.RAMMB, t.Wish.RAMMB), cmp.Or(s.DiskGB, t.Wish.DiskGB)
+		t.Size.CPUs, t.Size.RAMMB, t.Size.DiskGB = cmp.Or(s.CPUs, t.Size.CPUs), cmp.Or(s.RAMMB, t.Size.RAMMB), cmp.Or(s.DiskGB, t.Size.DiskGB)
 	})
 }
 
 // Default is w with a VM that becomes active_vm, even if another one is.
-func (w *Target) Default() *Target {
+func (w *Target) AsActive() *Target {
 	return w.with(func(t *Target) { t.Active, t.SetActive = true, true })
 }
 
@@ -210,8 +210,8 @@ func Recorded(store *config.Store, name string) (*Target, error) {
 	if w.Libvirt, err = vm.VM.Libvirt(); err != nil {
 		return w, err
 	}
-	w.Record, w.Network, w.Wished = *vm, *n, n.Network
-	w.Wish = host.Size{CPUs: vm.VM.CPUs, RAMMB: vm.VM.RAMMB, DiskGB: vm.VM.DiskGB}
+	w.Record, w.Network, w.NetworkSpec = *vm, *n, n.Network
+	w.Size = host.Size{CPUs: vm.VM.CPUs, RAMMB: vm.VM.RAMMB, DiskGB: vm.VM.DiskGB}
 	return w, nil
 }
 
@@ -251,13 +251,13 @@ func NewVM(store *config.Store, name string) (*Target, error) {
 	} else {
 		w.Network, w.NewNet = c.NewNetwork(netName), true
 	}
-	w.Wished = w.Network.Network
+	w.NetworkSpec = w.Network.Network
 	w.Record = c.NewVM(name, w.Network.Name)
 	var err error
 	if w.Libvirt, err = w.Record.VM.Libvirt(); err != nil {
 		return nil, err
 	}
-	w.Wish = host.Size{CPUs: w.Record.VM.CPUs, RAMMB: w.Record.VM.RAMMB, DiskGB: w.Record.VM.DiskGB}
+	w.Size = host.Size{CPUs: w.Record.VM.CPUs, RAMMB: w.Record.VM.RAMMB, DiskGB: w.Record.VM.DiskGB}
 	return w, nil
 }
 
@@ -292,7 +292,7 @@ func Cwd() string {
 
 // Ours resolves a VM and its domain, refusing one that is not this person's.
 // A nil domain means that libvirt has none.
-func (e Finder) Ours(ctx context.Context, name string) (*Target, *virt.Domain, error) {
+func (e Finder) OwnVM(ctx context.Context, name string) (*Target, *virt.Domain, error) {
 	w, err := e.VM(ctx, name, Cwd(), false)
 	if err != nil {
 		return nil, nil, err
@@ -308,11 +308,11 @@ func (e Finder) Ours(ctx context.Context, name string) (*Target, *virt.Domain, e
 	if err != nil {
 		return w, nil, err
 	}
-	return w, d, e.checkOurs(w, d)
+	return w, d, e.checkOwner(w, d)
 }
 
 // Strays is what the VM's device shows although no attachment asks for it.
-func Strays(hf share.HostFacts, atts []share.Attachment) []share.Reached {
+func StaleMounts(hf share.HostFacts, atts []share.Attachment) []share.Reached {
 	var out []share.Reached
 	unwanted := hf.Strays(atts)
 	for _, r := range hf.Reached() {
@@ -339,5 +339,5 @@ func (e Finder) StateLost(w *Target) error {
 // AutoNet reports whether the network's values are the built-in defaults, so
 // that a conflict may be avoided instead of refused.
 func (w *Target) AutoNet() bool {
-	return w.Wished == config.DefaultConfig().Defaults.Network
+	return w.NetworkSpec == config.DefaultConfig().Defaults.Network
 }

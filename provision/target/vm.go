@@ -104,7 +104,7 @@ func NotAdopted(vm string) error {
 }
 
 // checkOurs refuses a VM of the store that is somebody else's, or nobody's yet.
-func (e Finder) checkOurs(w *Target, d *virt.Domain) error {
+func (e Finder) checkOwner(w *Target, d *virt.Domain) error {
 	if !d.Mark.Ours {
 		return NotAdopted(w.Name)
 	}

@@ -24,8 +24,8 @@ func TestTargetsAreCopied(t *testing.T) {
 	if again := next.Renamed(); again.Name != w.Name+"-3" {
 		t.Errorf("renamed again: %s", again.Name)
 	}
-	if s := w.Sized(host.Size{CPUs: 3}); s.Wish.CPUs != 3 || s.Wish.RAMMB != w.Wish.RAMMB {
-		t.Errorf("sized: %+v", s.Wish)
+	if s := w.Sized(host.Size{CPUs: 3}); s.Size.CPUs != 3 || s.Size.RAMMB != w.Size.RAMMB {
+		t.Errorf("sized: %+v", s.Size)
 	}
 	if s := w.Started(); !s.Boot || !s.Guest {
 		t.Errorf("started: %+v", s)
@@ -33,10 +33,10 @@ func TestTargetsAreCopied(t *testing.T) {
 	if s, err := w.WithImage("debian-12"); err != nil || s.Image == "" || s.Record.Image.Name == w.Record.Image.Name {
 		t.Errorf("image: %v %v", s.Image, err)
 	}
-	if s := w.Asked().NotByRoot().Known().Default().FetchedAgain().OpenedAt("/x").GuestAlone(); !s.Guest || !s.NoSudo || s.NewVM || !s.SetActive || !s.Again || s.OpenAt != "/x" || s.Store != nil {
+	if s := w.WithGuest().WithoutSudo().AlreadyRecorded().AsActive().FetchedAgain().OpenedAt("/x").WithoutFolders(); !s.Guest || !s.NoSudo || s.NewVM || !s.SetActive || !s.RefetchImage || s.OpenAt != "/x" || s.Store != nil {
 		t.Errorf("%+v", s)
 	}
-	if was.Name != w.Name || w.Boot || w.Guest || w.NoSudo || !w.NewVM || w.SetActive || w.Again || w.OpenAt != "" || w.Store == nil || *w.Folder != folder || w.Record.Image.Name != was.Record.Image.Name {
+	if was.Name != w.Name || w.Boot || w.Guest || w.NoSudo || !w.NewVM || w.SetActive || w.RefetchImage || w.OpenAt != "" || w.Store == nil || *w.Folder != folder || w.Record.Image.Name != was.Record.Image.Name {
 		t.Errorf("it was changed: %+v", w)
 	}
 }

@@ -25,7 +25,7 @@ type NetworkResult struct {
 // that VMs use stays, unless force is given; then its record stays with them,
 // and the next start of one of them makes it again.
 func (e Part) Destroy(ctx context.Context, name string, force bool) (NetworkResult, error) {
-	_, err := e.Bring(ctx, loop.Job{Plan: func(ctx context.Context) (plan.Plan, error) {
+	_, err := e.RunJob(ctx, loop.Job{Plan: func(ctx context.Context) (plan.Plan, error) {
 		n, err := e.lookForDestruction(ctx, name, force)
 		if err != nil {
 			return plan.Plan{}, err
@@ -72,7 +72,7 @@ func (e Part) lookForDestruction(ctx context.Context, name string, force bool) (
 	default:
 		u.conn = l
 	}
-	u.rules = e.Wall.Rules(ctx, n.Network.Name, false)
+	u.rules = e.Firewall.Rules(ctx, n.Network.Name, false)
 	return u, nil
 }
 

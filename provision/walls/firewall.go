@@ -59,7 +59,7 @@ func (e Part) Status(ctx context.Context, name string, sudo bool) (Result, error
 		return out, err
 	}
 	for _, n := range ns {
-		rules := e.Wall.Rules(ctx, n.Network.Name, sudo)
+		rules := e.Firewall.Rules(ctx, n.Network.Name, sudo)
 		want, state, why, err := compare(n, rules)
 		k := ResultNetwork{Network: n.Name, Enabled: n.Firewall.Enabled, State: string(state), Why: why, Tables: want.Tables(), InTheWay: []string{}}
 		if err != nil {
@@ -95,7 +95,7 @@ func (e Part) Status(ctx context.Context, name string, sudo bool) (Result, error
 // ApplyRules puts the rules of a network, or of all, in place.
 func (e Part) ApplyRules(ctx context.Context, name string) (Result, error) {
 	var scripts []string
-	_, err := e.Bring(ctx, loop.Job{
+	_, err := e.RunJob(ctx, loop.Job{
 		Plan: func(ctx context.Context) (p plan.Plan, err error) {
 			look, err := e.lookForApply(ctx, name)
 			if err == nil {
@@ -162,7 +162,7 @@ func (e Part) lookForApply(ctx context.Context, name string) (l lookedAt, err er
 		}
 		l.networks, l.rules = append(l.networks, n), append(l.rules, rules)
 	}
-	l.hooks.Value.Current, l.hooks.Value.Known, l.hooks.Err = e.Wall.Hooks()
+	l.hooks.Value.Current, l.hooks.Value.Known, l.hooks.Err = e.Firewall.Hooks()
 	return l, nil
 }
 
@@ -227,14 +227,14 @@ func (e Part) guests(ctx context.Context, n config.Network) ([]wall.Guest, error
 
 // RemoveRules takes the rules of a network away.
 func (e Part) RemoveRules(ctx context.Context, name string) (Result, error) {
-	_, err := e.Bring(ctx, loop.Job{Plan: func(ctx context.Context) (plan.Plan, error) {
+	_, err := e.RunJob(ctx, loop.Job{Plan: func(ctx context.Context) (plan.Plan, error) {
 		p := plan.Plan{Stage: plan.Host}
 		ns, err := e.walled(name)
 		if err != nil {
 			return p, err
 		}
 		for _, n := range ns {
-			rules := e.Wall.Rules(ctx, n.Network.Name, true)
+			rules := e.Firewall.Rules(ctx, n.Network.Name, true)
 			want, err := firewall.Want(n.Firewall, n.Network, nil)
 			if err != nil {
 				return p, err

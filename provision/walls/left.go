@@ -21,7 +21,7 @@ func (e Part) Left(networks []*virt.Network) ([]root.NetManifest, error) {
 	if e.URI().Own() {
 		return nil, nil
 	}
-	all, err := e.Wall.Manifests()
+	all, err := e.Firewall.Manifests()
 	if err != nil {
 		return nil, err
 	}

@@ -20,7 +20,7 @@ import (
 // it; one that is there is put right. name "" is the one the next VM gets.
 func (e Part) Create(ctx context.Context, name string) (Created, error) {
 	var n config.Network
-	changed, err := e.Bring(ctx, loop.Job{
+	changed, err := e.RunJob(ctx, loop.Job{
 		Plan: func(ctx context.Context) (p plan.Plan, err error) {
 			l, err := e.lookForNetwork(ctx, name)
 			if err == nil {
@@ -29,7 +29,7 @@ func (e Part) Create(ctx context.Context, name string) (Created, error) {
 			}
 			return p, err
 		},
-		Again: e.Reload,
+		CloseFacts: e.Reload,
 	})
 	if err != nil {
 		return Created{}, err

@@ -24,7 +24,7 @@ import (
 	"aivm.dev/aivm/provision/session"
 )
 
-// OS is the real Wallkeeper of this machine.
+// OS is the real FirewallState of this machine.
 type OS struct{}
 
 // Hooks compares the program of libvirt's hooks with the one that runs.

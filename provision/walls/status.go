@@ -39,7 +39,7 @@ func (e Part) Listed(ctx context.Context, n config.Network) (bool, string) {
 	if !n.Firewall.Enabled {
 		return false, off
 	}
-	rules := e.Wall.Rules(ctx, n.Network.Name, false)
+	rules := e.Firewall.Rules(ctx, n.Network.Name, false)
 	_, state, _, _ := compare(n, rules) // why not is status's business
 	up := state == firewall.InPlace || state == firewall.Unknown && rules.Manifest.Err == nil && rules.Manifest.Value != nil
 	return up, string(state)
@@ -88,7 +88,7 @@ func (e Part) Check(ctx context.Context, w *target.Target, f *loop.Facts) host.C
 // cutOffs are what a guest of the wall needs and other programs' rules drop; nil
 // where that cannot be seen: it explains a trouble, and is none.
 func (e Part) cutOffs(ctx context.Context, want wall.Wall, sudo bool) []firewall.CutOff {
-	b, err := e.Wall.Ruleset(ctx, sudo)
+	b, err := e.Firewall.Ruleset(ctx, sudo)
 	if err != nil {
 		return nil
 	}

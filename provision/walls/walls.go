@@ -31,7 +31,7 @@ func (e Part) ObserveRules(ctx context.Context, w *target.Target) *loop.WallFact
 
 // RulesOf reads the rules of a network.
 func (e Part) RulesOf(ctx context.Context, network string, sudo bool) *loop.WallFacts {
-	f := &loop.WallFacts{Network: network, Rules: e.Wall.Rules(ctx, network, sudo)}
+	f := &loop.WallFacts{Network: network, Rules: e.Firewall.Rules(ctx, network, sudo)}
 	if errors.Is(f.Rules.Kernel.Err, firewall.ErrAsks) {
 		f.Allow = e.allow(network)
 		_, err := os.Stat(e.State().OfferedPath(network))
@@ -61,7 +61,7 @@ func (e Part) see(ctx context.Context, network string, f *loop.Facts) {
 
 func (e Part) seeHooks(f *loop.Facts) {
 	h := &f.Wall.Hooks
-	h.Value.Current, h.Value.Known, h.Err = e.Wall.Hooks()
+	h.Value.Current, h.Value.Known, h.Err = e.Firewall.Hooks()
 }
 
 // ForUse has f hold what the use of a VM that runs already hangs on: the rules of

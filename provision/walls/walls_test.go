@@ -65,7 +65,7 @@ func walledWorld(t *testing.T) (*looptest.World, *fakeKeeper, *target.Target) {
 	k := &fakeKeeper{current: true, known: true, ruleset: `{"nftables":[]}`, rules: firewall.Facts{
 		Manifest: plan.Yes(&root.NetManifest{Wall: built, Script: wall.Digest(built, nil), Digest: "d"}), Kernel: plan.Yes(nftread.Content{Digest: "d"}),
 	}}
-	w.Wall = k
+	w.Firewall = k
 	return w, k, &target.Target{Name: "t", Network: n, Guest: true, Boot: true}
 }
 
@@ -135,7 +135,7 @@ func TestRunningWall(t *testing.T) {
 			c.change(e, k, w, f)
 			For(e.Loop).ForUse(t.Context(), w.Network, f)
 			p, err := For(e.Loop).PlanUse(w.Network, f)
-			e.SayNotes(p)
+			e.PrintNotes(p)
 			as := p.Actions
 			if c.err != "" {
 				var ue *ui.Error
@@ -163,14 +163,14 @@ func TestOfferedOnce(t *testing.T) {
 	k.rules.Kernel.Err, e.InTTY, e.DryRun = firewall.ErrAsks, true, true
 	for i, want := range []bool{false, true, false} {
 		e.Err.Reset()
-		e.Fresh()
+		e.ResetRun()
 		f := behind()
 		For(e.Loop).ForUse(t.Context(), w.Network, f)
 		p, err := For(e.Loop).PlanUse(w.Network, f)
 		if err != nil {
 			t.Fatal(err)
 		}
-		e.SayNotes(p)
+		e.PrintNotes(p)
 		if got := strings.Contains(e.Err.String(), "NOPASSWD"); got != want {
 			t.Errorf("run %d: offered: %v", i, got)
 		}

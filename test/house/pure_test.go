@@ -254,7 +254,7 @@ func given(call *ssa.CallCommon) (out []*ssa.Function) {
 }
 
 // outside are the interfaces behind which the world is.
-var outside = []string{"session.Console", "session.Wallkeeper", "guest.Conn", "loop.Runner", "root.Applier"}
+var outside = []string{"session.Console", "session.FirewallState", "guest.Conn", "loop.Runner", "root.Applier"}
 
 // facts are the types of what a planner is given.
 var facts = []string{

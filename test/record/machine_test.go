@@ -156,7 +156,7 @@ func (m *machine) env(w *world) host.Env {
 	}
 }
 
-// keeper is the machine's walls: provision.Wallkeeper.
+// keeper is the machine's walls: provision.FirewallState.
 type keeper struct{ m *machine }
 
 func (k keeper) Hooks() (current, known bool, err error) { return k.m.hooks, k.m.hadHooks, nil }

@@ -313,7 +313,7 @@ func (w *world) seams() *provision.Seams {
 			}
 			return plan.Yes(rs), names
 		},
-		Wall: keeper{m}, Now: func() time.Time { return day },
+		Firewall: keeper{m}, Now: func() time.Time { return day },
 	}
 }
 

@@ -34,12 +34,12 @@ import (
 // only writes down what it is asked for.
 type World struct {
 	loop.Loop
-	T        *testing.T
-	Dir      string
-	Out, Err bytes.Buffer
-	Binds    string // lines after the real mount table
-	Ops      []root.Op
-	RootErr  error
+	T          *testing.T
+	Dir        string
+	Out, Err   bytes.Buffer
+	MountLines string // lines after the real mount table
+	Ops        []root.Op
+	RootErr    error
 }
 
 // New returns a World without folders.
@@ -58,23 +58,23 @@ func New(t *testing.T) *World {
 		DialVirt: func(context.Context, virt.URI) (*virt.Conn, error) { return nil, virt.ErrDenied },
 		Root:     w,
 	}
-	w.On(&ui.Streams{In: strings.NewReader(""), Out: &w.Out, Err: &w.Err})
-	w.Fill()
+	w.SetStreams(&ui.Streams{In: strings.NewReader(""), Out: &w.Out, Err: &w.Err})
+	w.SetDefaults()
 	head := w.Host.Head
 	w.Host.Head = func(path string, limit int) ([]byte, error) {
 		b, err := head(path, limit)
 		if path == mountinfo.Self {
-			b = append(b, w.Binds...)
+			b = append(b, w.MountLines...)
 		}
 		return b, err
 	}
-	w.Records()
-	w.Bind("", "shared:9999 - tmpfs none rw")
+	w.WriteConfig()
+	w.AddMount("", "shared:9999 - tmpfs none rw")
 	return w
 }
 
 // Records writes a store with the VM and these folders of it.
-func (w *World) Records(folders ...string) {
+func (w *World) WriteConfig(folders ...string) {
 	w.T.Helper()
 	const vm = "schema_version = 5\n[[networks]]\nname = \"n\"\n[networks.network]\nname = \"n\"\n[[vms]]\nname = \"t\"\nnetwork_name = \"n\"\n[vms.vm]\nname = \"t\"\n"
 	b := []byte(vm)
@@ -97,23 +97,23 @@ func (w *World) MakeFolder(name string) string {
 }
 
 // Bind adds the export root (token ""), or a token on it, to the mount table.
-func (w *World) Bind(token, rest string) {
+func (w *World) AddMount(token, rest string) {
 	if token == "" {
-		w.Binds += "900000 1 0:999 / " + root.ExportRoot("4321-t") + " ro " + rest + "\n"
+		w.MountLines += "900000 1 0:999 / " + root.ExportRoot("4321-t") + " ro " + rest + "\n"
 		return
 	}
-	w.Binds += fmt.Sprintf("%d 900000 %s\n", 900001+strings.Count(w.Binds, "\n"), strings.Replace(rest, "TOKEN", root.ExportRoot("4321-t")+"/"+token, 1))
+	w.MountLines += fmt.Sprintf("%d 900000 %s\n", 900001+strings.Count(w.MountLines, "\n"), strings.Replace(rest, "TOKEN", root.ExportRoot("4321-t")+"/"+token, 1))
 }
 
 // Share adds the bind of a folder, as root makes it, to the mount table.
-func (w *World) Share(folder, options string) {
+func (w *World) AddShare(folder, options string) {
 	w.T.Helper()
 	hf, err := share.ObserveHost("0-x", []share.Attachment{{HostPath: folder}}, nil)
 	f := hf.Folders[folder]
 	if err != nil || f.Err != nil {
 		w.T.Fatal(err, f.Err)
 	}
-	w.Bind(share.Token(folder), fmt.Sprintf("%s %s TOKEN %s - %s none rw", f.MountDev, mountinfo.Escape(f.MountRoot), options, f.Type))
+	w.AddMount(share.Token(folder), fmt.Sprintf("%s %s TOKEN %s - %s none rw", f.MountDev, mountinfo.Escape(f.MountRoot), options, f.Type))
 }
 
 // Do notes what root is asked for.
@@ -158,7 +158,7 @@ func (g *FakeGuest) Run(_ context.Context, c guest.Cmd) (int, error) {
 func (g *FakeGuest) Close() error { return nil }
 
 // Says is a guest's answer: each folder mounted at its own path, with this owner.
-func Says(t *testing.T, owner int, folders ...string) string {
+func GuestAnswer(t *testing.T, owner int, folders ...string) string {
 	t.Helper()
 	var mounts, dirs, pass string
 	seen := map[string]bool{}
@@ -195,8 +195,8 @@ func RecordOf(w *World, folder string) (config.Attachment, bool) {
 
 // Fresh has the World forget what was read, said and done, as another run would
 // begin.
-func Fresh(w *World) {
-	w.Fresh()
+func ResetRun(w *World) {
+	w.ResetRun()
 	w.Ops, w.RootErr = nil, nil
 	w.Out.Reset()
 	w.Err.Reset()
@@ -204,7 +204,7 @@ func Fresh(w *World) {
 
 // Saved is a run on the VM t with all its folders, of which the verb was given
 // one (or none).
-func Saved(w *World, folder string) *target.Target {
+func SavedTarget(w *World, folder string) *target.Target {
 	w.T.Helper()
 	w.Reload()
 	store, err := w.Load()
@@ -219,7 +219,7 @@ func Saved(w *World, folder string) *target.Target {
 }
 
 // Set changes the store.
-func Set(w *World, fn func(*config.Config)) {
+func UpdateConfig(w *World, fn func(*config.Config)) {
 	w.T.Helper()
 	if err := config.Update(w.T.Context(), w.StorePath, func(c *config.Config) error { fn(c); return nil }); err != nil {
 		w.T.Fatal(err)
@@ -232,4 +232,4 @@ func FolderOf(path string) *share.Attachment {
 }
 
 // In returns a Loop on a session without verbs.
-func In(s *session.Session) loop.Loop { return loop.Loop{Finder: target.Finder{Session: s}} }
+func LoopOn(s *session.Session) loop.Loop { return loop.Loop{Finder: target.Finder{Session: s}} }

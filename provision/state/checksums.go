@@ -18,7 +18,7 @@ import (
 
 // Seen is what was written down of the files that this machine's tools run of a
 // folder, before a guest could reach it.
-type Seen struct {
+type Checksums struct {
 	Schema   int             `json:"schema"`
 	Folder   string          `json:"folder"`
 	Attached time.Time       `json:"attached,omitzero"` // when the first of its lists was made; an older aivm did not write it
@@ -26,43 +26,43 @@ type Seen struct {
 	Cut      string          `json:"cut,omitempty"`
 }
 
-const seenSchema = 1
+const checksumsSchema = 1
 
 // SeenPath returns the file of that list.
-func (d Dir) SeenPath(a share.Attachment) string {
+func (d Dir) ChecksumsPath(a share.Attachment) string {
 	return filepath.Join(d.VM(a.VM), "executed", share.Token(a.HostPath)+".json")
 }
 
 // Seen reads the list of a folder; fs.ErrNotExist if there is none.
-func (d Dir) Seen(a share.Attachment) (Seen, error) {
-	path := d.SeenPath(a)
+func (d Dir) Checksums(a share.Attachment) (Checksums, error) {
+	path := d.ChecksumsPath(a)
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return Seen{}, err
+		return Checksums{}, err
 	}
-	var s Seen
+	var s Checksums
 	if err := json.Unmarshal(b, &s); err != nil {
-		return Seen{}, fmt.Errorf("%s: %w", path, err)
+		return Checksums{}, fmt.Errorf("%s: %w", path, err)
 	}
-	if s.Schema > seenSchema {
-		return Seen{}, later("the list of files of "+ui.Clean(a.HostPath), path, s.Schema, seenSchema)
+	if s.Schema > checksumsSchema {
+		return Checksums{}, laterFormat("the list of files of "+ui.Clean(a.HostPath), path, s.Schema, checksumsSchema)
 	}
 	return s, nil
 }
 
 // SeenFiles reads only the files of that list.
-func (d Dir) SeenFiles(a share.Attachment) (hostexec.List, error) {
-	s, err := d.Seen(a)
+func (d Dir) ChecksumFiles(a share.Attachment) (hostexec.List, error) {
+	s, err := d.Checksums(a)
 	return hostexec.List{Files: s.Files, Cut: s.Cut}, err
 }
 
 // AttachedAt returns when a folder was attached; zero if nothing was written
 // down then. Where the list does not tell it, it is when it was written.
 func (d Dir) AttachedAt(a share.Attachment) time.Time {
-	if s, err := d.Seen(a); err == nil && !s.Attached.IsZero() {
+	if s, err := d.Checksums(a); err == nil && !s.Attached.IsZero() {
 		return s.Attached
 	}
-	st, err := os.Stat(d.SeenPath(a))
+	st, err := os.Stat(d.ChecksumsPath(a))
 	if err != nil {
 		return time.Time{}
 	}
@@ -70,12 +70,12 @@ func (d Dir) AttachedAt(a share.Attachment) time.Time {
 }
 
 // SaveSeen writes the list of a folder, with the time of its first list.
-func (d Dir) SaveSeen(a share.Attachment, l hostexec.List) error {
-	if _, err := d.Seen(a); errors.Is(err, ErrLater) {
+func (d Dir) SaveChecksums(a share.Attachment, l hostexec.List) error {
+	if _, err := d.Checksums(a); errors.Is(err, ErrLater) {
 		return err
 	}
-	s := Seen{Schema: seenSchema, Folder: strings.ToValidUTF8(a.HostPath, "?"), Attached: d.AttachedAt(a), Files: l.Files, Cut: l.Cut}
-	path := d.SeenPath(a)
+	s := Checksums{Schema: checksumsSchema, Folder: strings.ToValidUTF8(a.HostPath, "?"), Attached: d.AttachedAt(a), Files: l.Files, Cut: l.Cut}
+	path := d.ChecksumsPath(a)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
@@ -106,12 +106,12 @@ func (d Dir) SaveSeen(a share.Attachment, l hostexec.List) error {
 }
 
 // ForgetSeen removes the list of a folder that is no longer attached.
-func (d Dir) ForgetSeen(a share.Attachment) {
-	_ = os.Remove(d.SeenPath(a))
-	_ = os.Remove(filepath.Dir(d.SeenPath(a)))
+func (d Dir) ForgetChecksums(a share.Attachment) {
+	_ = os.Remove(d.ChecksumsPath(a))
+	_ = os.Remove(filepath.Dir(d.ChecksumsPath(a)))
 }
 
-func (d Dir) forgetAllSeen(vm string) {
+func (d Dir) forgetAllChecksums(vm string) {
 	dir := filepath.Join(d.VM(vm), "executed")
 	files, _ := os.ReadDir(dir)
 	for _, f := range files {

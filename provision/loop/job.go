@@ -23,7 +23,7 @@ type Job struct {
 	LockFirst bool
 	// Trust says that the first look counts under the lock too, if nobody was
 	// waited for and nobody was asked. nil: it is looked again.
-	Trust func() bool
+	FactsCurrent func() bool
 
 	// Plan looks at the world and returns what is missing. plan.ErrStale has it
 	// called again.
@@ -32,7 +32,7 @@ type Job struct {
 	Later func() []string
 	// Needs says what of the verb needs a yes although this plan does not show it
 	// yet; "" if nothing does for sure.
-	Needs func() string
+	NeedsConsent func() string
 	// Dry is what a dry run ends with; nil: the plan.
 	Dry func(plan.Plan) error
 	// Before is called once, before a person is asked.
@@ -41,19 +41,19 @@ type Job struct {
 	// Refresh reads the records again, after another run may have changed them.
 	Refresh func() error
 	// Gone says why a look that failed is no wonder; nil if it is one.
-	Gone func() error
+	ExplainError func() error
 	// Keep is called instead of Again before a look that follows at once.
-	Keep func()
+	KeepConn func()
 	// Again closes what the last look opened: another follows, or none.
-	Again func()
+	CloseFacts func()
 	// Ran is told of a plan that was applied. stale says that it was cut short by
 	// an action that wants another look.
-	Ran func(p plan.Plan, stale bool)
+	Applied func(p plan.Plan, stale bool)
 	// Failed is told the error of a plan that could not be applied, and returns
 	// what the verb ends with; nil: Then follows. locked says that the lock is held.
 	Failed func(ctx context.Context, p plan.Plan, locked bool, err error) error
 	// Leave is called before the lock is given back, however the verb ends.
-	Leave func()
+	BeforeUnlock func()
 	// Then is the rest, still under the lock. changed says that the last plan was
 	// not empty.
 	Then func(ctx context.Context, changed, locked bool) error
@@ -62,11 +62,11 @@ type Job struct {
 // Bring runs the one loop for a verb: look and plan, show, ask for consent, take
 // the lock, apply. It returns whether anything was applied. A dry run ends with
 // a *session.DryRun.
-func (e Loop) Bring(ctx context.Context, j Job) (applied bool, err error) {
+func (e Loop) RunJob(ctx context.Context, j Job) (applied bool, err error) {
 	r := round{Loop: e, job: j, unlock: func() {}}
 	defer func() {
 		if r.locked {
-			call(j.Leave)
+			call(j.BeforeUnlock)
 		}
 		r.unlock()
 	}()
@@ -77,25 +77,25 @@ func (e Loop) Bring(ctx context.Context, j Job) (applied bool, err error) {
 	}
 	for range maxRounds {
 		p, err := j.Plan(ctx)
-		e.SayNotes(p)
+		e.PrintNotes(p)
 		if errors.Is(err, plan.ErrStale) {
-			call(j.Again)
+			call(j.CloseFacts)
 			continue
 		}
 		if err != nil {
-			call(j.Again)
+			call(j.CloseFacts)
 			if again, err := r.lookFailed(ctx, err); !again {
 				return applied, err
 			}
 			continue
 		}
 		if e.DryRun {
-			call(j.Again)
+			call(j.CloseFacts)
 			return false, r.dry(p)
 		}
 		again, err := r.agree(ctx, p)
 		if err != nil {
-			call(j.Again)
+			call(j.CloseFacts)
 			return applied, err
 		}
 		if again {
@@ -105,17 +105,17 @@ func (e Loop) Bring(ctx context.Context, j Job) (applied bool, err error) {
 		again, err = e.Run(ctx, p)
 		if err != nil {
 			if j.Failed == nil {
-				call(j.Again)
-				return applied, e.Resume(err)
+				call(j.CloseFacts)
+				return applied, e.WithRerunHint(err)
 			}
 			if err = j.Failed(ctx, p, r.locked, err); err != nil {
 				return applied, err
 			}
-		} else if j.Ran != nil {
-			j.Ran(p, again)
+		} else if j.Applied != nil {
+			j.Applied(p, again)
 		}
 		if again {
-			call(j.Again)
+			call(j.CloseFacts)
 			e.ForgetHost()
 			continue
 		}
@@ -129,7 +129,7 @@ func (e Loop) Bring(ctx context.Context, j Job) (applied bool, err error) {
 
 // Agree has a plan agreed to; later are sentences on what follows it. It is the one
 // place where that is asked.
-func (e Loop) Agree(ctx context.Context, p plan.Plan, later []string) error {
+func (e Loop) AskConsent(ctx context.Context, p plan.Plan, later []string) error {
 	return e.Approval.Consent(ctx, e.UI, e.InTTY, p, later, e.Rerun)
 }
 
@@ -152,7 +152,7 @@ type round struct {
 func (r *round) lock(ctx context.Context) (waited bool, err error) {
 	release, waited, err := r.Lock(ctx, r.job.VM())
 	if err != nil {
-		return false, r.Resume(err)
+		return false, r.WithRerunHint(err)
 	}
 	r.unlock, r.locked = release, true
 	return waited, nil
@@ -175,8 +175,8 @@ func (r *round) lookFailed(ctx context.Context, err error) (again bool, _ error)
 		}
 		return true, nil
 	}
-	if r.job.Gone != nil {
-		if gone := r.job.Gone(); gone != nil {
+	if r.job.ExplainError != nil {
+		if gone := r.job.ExplainError(); gone != nil {
 			return false, gone // that run has ended by now
 		}
 	}
@@ -216,8 +216,8 @@ func (r *round) agree(ctx context.Context, p plan.Plan) (again bool, err error) 
 		r.UI.Say("%s", plan.Text(p, r.later()))
 	}
 	asks := len(r.Approval.Open(p)) > 0
-	if j.Needs != nil && !asks && !p.Empty() && !r.InTTY {
-		if why := j.Needs(); why != "" {
+	if j.NeedsConsent != nil && !asks && !p.Empty() && !r.InTTY {
+		if why := j.NeedsConsent(); why != "" {
 			// Nothing is started, and root not bothered, for a plan that is
 			// refused all the same.
 			return false, plan.NoTerminal([]string{why}, r.Rerun)
@@ -232,7 +232,7 @@ func (r *round) agree(ctx context.Context, p plan.Plan) (again bool, err error) 
 		r.shown = true
 		call(j.Before)
 	}
-	if err := r.Agree(ctx, p, r.later()); err != nil {
+	if err := r.AskConsent(ctx, p, r.later()); err != nil {
 		return false, err
 	}
 	if p.Empty() || r.locked || j.VM == nil {
@@ -244,13 +244,13 @@ func (r *round) agree(ctx context.Context, p plan.Plan) (again bool, err error) 
 	if err != nil {
 		return false, err
 	}
-	if !waited && !asks && j.Trust != nil && j.Trust() {
+	if !waited && !asks && j.FactsCurrent != nil && j.FactsCurrent() {
 		return false, nil
 	}
-	if j.Keep != nil {
-		j.Keep()
+	if j.KeepConn != nil {
+		j.KeepConn()
 	} else {
-		call(j.Again)
+		call(j.CloseFacts)
 	}
 	return true, r.refresh()
 }

@@ -54,26 +54,26 @@ func (e *Session) HostKeyRefusal(vm string, err error) error {
 }
 
 // WarnOnce says a warning once per run, however often plans are made.
-func (e *Session) WarnOnce(s string) { e.sayOnce(plan.Note{Text: s, Warn: true}) }
+func (e *Session) WarnOnce(s string) { e.printOnce(plan.Note{Text: s, Warn: true}) }
 
 // NoteOnce says something once per run.
-func (e *Session) NoteOnce(s string) { e.sayOnce(plan.Note{Text: s}) }
+func (e *Session) NoteOnce(s string) { e.printOnce(plan.Note{Text: s}) }
 
 // SayNotes says what is to be said about a plan, once a run.
-func (e *Session) SayNotes(p plan.Plan) {
+func (e *Session) PrintNotes(p plan.Plan) {
 	for _, n := range p.Notes {
-		e.sayOnce(n)
+		e.printOnce(n)
 	}
 }
 
-func (e *Session) sayOnce(n plan.Note) {
-	if e.Warned == nil {
-		e.Warned = map[string]bool{}
+func (e *Session) printOnce(n plan.Note) {
+	if e.Printed == nil {
+		e.Printed = map[string]bool{}
 	}
-	if e.Warned[n.Text] {
+	if e.Printed[n.Text] {
 		return
 	}
-	e.Warned[n.Text] = true
+	e.Printed[n.Text] = true
 	if n.Warn {
 		e.UI.Warn("%s", n.Text)
 	} else {
@@ -128,7 +128,7 @@ func HintsOf(err error) []string {
 
 // Alone is an error without the join around it, if it is the only one, so that
 // it is printed with its hints.
-func Alone(err error) error {
+func UnwrapSingle(err error) error {
 	if l, ok := err.(interface{ Unwrap() []error }); ok && len(l.Unwrap()) == 1 {
 		return l.Unwrap()[0]
 	}

@@ -15,7 +15,7 @@ import (
 )
 
 // Resume says how to go on after a run that stopped in the middle.
-func (e *Session) Resume(err error) error {
+func (e *Session) WithRerunHint(err error) error {
 	if errors.Is(err, context.Canceled) {
 		return &ui.Error{Exit: ui.ExitInterrupted, Kind: "interrupted", Message: "interrupted; nothing is lost", Hints: []ui.Hint{ui.CmdFor("to go on", e.Rerun)}, Err: err}
 	}

@@ -46,10 +46,10 @@ func (w *world) job(plans ...any) loop.Job {
 			}
 			return p.(plan.Plan), nil
 		},
-		Refresh: func() error { w.note("refresh"); return nil },
-		Again:   func() { w.note("close") },
-		Leave:   func() { w.note("leave") },
-		Ran: func(_ plan.Plan, stale bool) {
+		Refresh:      func() error { w.note("refresh"); return nil },
+		CloseFacts:   func() { w.note("close") },
+		BeforeUnlock: func() { w.note("leave") },
+		Applied: func(_ plan.Plan, stale bool) {
 			if stale {
 				w.note("stale")
 			}
@@ -87,7 +87,7 @@ func TestBring(t *testing.T) {
 		},
 		"trusted": {
 			plans:   func(w *world) []any { return []any{plan.Plan{Actions: []plan.Action{w.action("a", "", false, nil)}}} },
-			change:  func(_ *world, j *loop.Job) { j.Trust = func() bool { return true } },
+			change:  func(_ *world, j *loop.Job) { j.FactsCurrent = func() bool { return true } },
 			want:    "look, do a, then, changed, locked, leave",
 			applied: true,
 		},
@@ -124,7 +124,7 @@ func TestBring(t *testing.T) {
 		},
 		"a look that fails because the VM is gone": {
 			plans:  func(*world) []any { return []any{boom} },
-			change: func(_ *world, j *loop.Job) { j.Gone = func() error { return errors.New("it was deleted") } },
+			change: func(_ *world, j *loop.Job) { j.ExplainError = func() error { return errors.New("it was deleted") } },
 			want:   "look, close", err: "it was deleted",
 		},
 		"an action that fails": {
@@ -148,7 +148,7 @@ func TestBring(t *testing.T) {
 		},
 		"what will be asked for later": {
 			plans:  func(w *world) []any { return []any{plan.Plan{Actions: []plan.Action{w.action("a", "", true, nil)}}} },
-			change: func(_ *world, j *loop.Job) { j.Needs = func() string { return "share it" } },
+			change: func(_ *world, j *loop.Job) { j.NeedsConsent = func() string { return "share it" } },
 			want:   "look, close", err: "share it",
 		},
 		"agreed to before": {
@@ -173,7 +173,7 @@ func TestBring(t *testing.T) {
 			if c.change != nil {
 				c.change(w, &j)
 			}
-			applied, err := w.Bring(t.Context(), j)
+			applied, err := w.RunJob(t.Context(), j)
 			if got := strings.Join(w.said, ", "); got != c.want {
 				t.Errorf("got  %s\nwant %s", got, c.want)
 			}
@@ -196,7 +196,7 @@ func TestBringDry(t *testing.T) {
 	w.DryRun, w.Verb = true, "x"
 	j := w.job(plan.Plan{Stage: plan.Host, Actions: []plan.Action{w.action("a", plan.Ask, false, nil)}})
 	j.LockFirst = true
-	_, err := w.Bring(t.Context(), j)
+	_, err := w.RunJob(t.Context(), j)
 	var dry *session.DryRun
 	if !errors.As(err, &dry) || dry.Verb != "x" || dry.VM != "t" || !dry.Asks || !dry.Host.Has("a") {
 		t.Fatalf("%v %+v", err, dry)
@@ -217,7 +217,7 @@ func TestBringWaitsForAnotherRun(t *testing.T) {
 	}
 	time.AfterFunc(300*time.Millisecond, release)
 	j := w.job(errors.New("half of it"), plan.Plan{})
-	if _, err := w.Bring(t.Context(), j); err != nil {
+	if _, err := w.RunJob(t.Context(), j); err != nil {
 		t.Fatal(err)
 	}
 	if want := []string{"look", "close", "refresh", "look", "then, locked", "leave"}; !slices.Equal(w.said, want) {
@@ -232,7 +232,7 @@ func TestBringWaitsForAnotherRun(t *testing.T) {
 	w.said = nil
 	j = w.job(errors.New("half of it"), plan.Plan{})
 	j.Refresh = func() error { return errors.New("it was deleted meanwhile") }
-	if _, err := w.Bring(t.Context(), j); err == nil || !strings.Contains(err.Error(), "deleted meanwhile") {
+	if _, err := w.RunJob(t.Context(), j); err == nil || !strings.Contains(err.Error(), "deleted meanwhile") {
 		t.Errorf("%v", err)
 	}
 	if w.LockHeld("t") {

@@ -23,13 +23,13 @@ func (e *Session) Person() share.Person {
 	if err != nil {
 		self = ""
 	}
-	return share.Person{Home: e.Home, Login: e.SSH.Home, Getenv: e.given, Self: self}
+	return share.Person{Home: e.Home, Login: e.SSH.Home, Getenv: e.originalEnv, Self: self}
 }
 
 // given is an environment variable as this run got it: distrust takes folders
 // out of some, and they lead into those folders all the same.
-func (e *Session) given(name string) string {
-	if was, ok := e.paths[name]; ok {
+func (e *Session) originalEnv(name string) string {
+	if was, ok := e.originalPaths[name]; ok {
 		return was
 	}
 	return e.Getenv(name)
@@ -71,11 +71,11 @@ func (e *Session) Distrust(folders []sshcfg.GuestFolder) {
 			return filepath.IsAbs(d) && guests
 		})
 		if len(kept) < len(dirs) {
-			if _, ok := e.paths[name]; !ok {
-				if e.paths == nil {
-					e.paths = map[string]string{}
+			if _, ok := e.originalPaths[name]; !ok {
+				if e.originalPaths == nil {
+					e.originalPaths = map[string]string{}
 				}
-				e.paths[name] = os.Getenv(name)
+				e.originalPaths[name] = os.Getenv(name)
 			}
 			_ = os.Setenv(name, strings.Join(kept, string(filepath.ListSeparator)))
 		}

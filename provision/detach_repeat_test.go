@@ -46,10 +46,10 @@ func TestUnbindAgain(t *testing.T) {
 	} {
 		w := newWorld(t)
 		p := w.MakeFolder("p")
-		w.Records(p)
+		w.WriteConfig(p)
 		w.Timing = ui.NewTiming()
-		in := looptest.Saved(w, p)
-		g := &looptest.FakeGuest{Share: looptest.Says(t, 1000)}
+		in := looptest.SavedTarget(w, p)
+		g := &looptest.FakeGuest{Share: looptest.GuestAnswer(t, 1000)}
 		l := &folders.Leaving{W: in, Att: *in.Folder, Rec: true}
 		b := &busy{World: w, times: c.times, says: c.says}
 		w.Root = b
