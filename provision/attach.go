@@ -57,10 +57,10 @@ func (e *Env) Attach(ctx context.Context, o target.FolderOptions) (AttachResult,
 	defer f.Close()
 	d := f.Domain.Domain.Value
 	running := f.Conn != nil || d != nil && d.State == virt.Running
-	folders.For(e.Loop).SayExecuted(w, f)
+	folders.For(e.Loop).ReportHostExecuted(w, f)
 	r := AttachResult{
 		Schema: 1, VM: w.Name, Folder: w.Folder.HostPath, GuestDst: w.Folder.GuestDst,
-		Mode: string(w.Folder.Mode), Access: w.Folder.Access, Mounted: f.Conn != nil, Changed: isNew, Protect: w.Folder.Protect, Executed: folders.ExecutedNames(f),
+		Mode: string(w.Folder.Mode), Access: w.Folder.Access, Mounted: f.Conn != nil, Changed: isNew, Protect: w.Folder.Protect, Executed: folders.HostExecutedNames(f),
 		Running: running, Opens: w.OpenCommand(), Config: e.StorePath,
 	}
 	if w.Clone != nil {

@@ -53,7 +53,7 @@ func (e *Env) Code(ctx context.Context, o editors.CodeOptions) (res CodeResult, 
 		return res, err
 	}
 	defer f.Close()
-	folders.For(e.Loop).SayExecuted(w, f)
+	folders.For(e.Loop).ReportHostExecuted(w, f)
 	w = clones.For(e.Loop).InClone(ctx, w, f)
 	recipe, err := editor.NewRecipe(w.Name, w.OpenAt, f.Inst.User)
 	if err != nil {
@@ -112,7 +112,7 @@ func (e *Env) snapshotBeforeCode(ctx context.Context, w *target.Target) (seen *d
 	name := ""
 	r, err := part.OnDisk(ctx, snapshots.SnapshotOptions{VM: w.Name, StayOff: true}, func(d *virt.Domain, f *domain.SnapFacts) ([]plan.Action, error) {
 		if name == "" {
-			name = f.Stamp(beforeCode, e.Now())
+			name = f.NewName(beforeCode, e.Now())
 		}
 		return domain.PlanSnapshot(d, f, name, part.Snapshots(ctx))
 	})
@@ -138,6 +138,6 @@ func (e *Env) planSnapshotBefore(ctx context.Context, seen *diskState) (plan.Pla
 		return plan.Plan{}, nil
 	}
 	part := snapshots.For(e.Loop)
-	as, err := domain.PlanSnapshot(seen.domain, seen.facts, seen.facts.Stamp(beforeCode, seen.at), part.Snapshots(ctx))
+	as, err := domain.PlanSnapshot(seen.domain, seen.facts, seen.facts.NewName(beforeCode, seen.at), part.Snapshots(ctx))
 	return part.PlanOnDisk(ctx, seen.domain, as), err
 }

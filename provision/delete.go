@@ -126,7 +126,7 @@ func (e *Env) findDeletion(ctx context.Context, name string) (*deletion, error) 
 	case err != nil:
 		return nil, err
 	default:
-		foreign := domain.CheckOurs(dom, e.UID)
+		foreign := domain.CheckOwner(dom, e.UID)
 		if in, ierr := e.State().Instance(w.Name); foreign != nil && !dom.Mark.Ours && !w.NewVM && ierr == nil && in == nil {
 			return nil, target.NotAdopted(w.Name)
 		}
@@ -174,7 +174,7 @@ type remains struct {
 	network  plan.Known[*virt.Network] // nil: it is gone
 	rules    firewall.Facts            // of it
 	adopted  legacy03.Remains
-	exported plan.Known[folders.Exported]
+	exported plan.Known[folders.ExportFacts]
 	remotes  []remote
 	ssh      sshcfg.Remains
 }
@@ -188,12 +188,12 @@ type remote struct {
 // lookForRemains looks for what else goes with the VM.
 func (e *Env) observeRemains(ctx context.Context, dd *deletion) (r remains) {
 	name := dd.w.Name
-	r.adopted = legacy03.For(e.Loop).LookForRemains(dd.w, dd.domain)
+	r.adopted = legacy03.For(e.Loop).ObserveRemains(dd.w, dd.domain)
 	r.network = session.Known(dd.conn.Network(ctx, dd.network))
 	if n := r.network.Value; n != nil {
 		r.rules = e.Firewall.Rules(ctx, n.Name, false) // of which only what anybody may read counts
 	}
-	r.exported.Value, r.exported.Err = folders.LookForExported(e.Key(name))
+	r.exported.Value, r.exported.Err = folders.ObserveExports(e.Key(name))
 	for _, a := range share.RecordedFor(dd.w.Store.Config, name) {
 		r.remotes = append(r.remotes, remote{a, clones.RemoteOf(a)})
 	}
@@ -236,7 +236,7 @@ func (e *Env) planDelete(ctx context.Context, dd *deletion, r remains) (plan.Pla
 	if r.exported.Err != nil {
 		return p, r.exported.Err
 	}
-	p.Add(folders.PlanUnshare(key, r.exported.Value)...)
+	p.Add(folders.PlanUnexport(key, r.exported.Value)...)
 	for _, m := range r.remotes {
 		p.Add(clones.PlanRemoveRemote(m.folder, m.is, plan.Typed)...)
 	}

@@ -53,7 +53,7 @@ func TestPlanDelete(t *testing.T) {
 			r.adopted = legacy03.Remains{Adopted: true, Address: "/x/t.ip"}
 		}, append([]string{"domain.delete", "adopt.forget", "adopt.unbind"}, nothing...), nil},
 		"folders": {func(_ *deletion, r *remains) {
-			r.exported = plan.Yes(folders.Exported{Tokens: []string{"a", "b"}, Place: true})
+			r.exported = plan.Yes(folders.ExportFacts{Tokens: []string{"a", "b"}, HasDir: true})
 		}, append([]string{"share.unbind:a", "share.unbind:b", "share.unexport"}, nothing...), nil},
 		"ssh": {func(_ *deletion, r *remains) {
 			r.ssh = sshcfg.Remains{Layout: e.SSH, VM: "t", Alias: "t", Files: []string{"/x/t.conf"}, Others: true}

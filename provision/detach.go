@@ -37,7 +37,7 @@ type DetachResult struct {
 func (e *Env) Detach(ctx context.Context, o folders.DetachOptions) (DetachResult, error) {
 	e.Timing = ui.NewTiming("share", "ssh")
 	part := folders.For(e.Loop)
-	l, err := part.LookForDetach(ctx, o)
+	l, err := part.FindDetachment(ctx, o)
 	if err != nil {
 		return notAttached(err)
 	}
@@ -59,11 +59,11 @@ func (e *Env) Detach(ctx context.Context, o folders.DetachOptions) (DetachResult
 		Plan: func(ctx context.Context) (p plan.Plan, err error) {
 			if !e.DryRun {
 				// Another run may have changed it while this one waited.
-				if l, err = part.LookForDetach(ctx, o); err != nil {
+				if l, err = part.FindDetachment(ctx, o); err != nil {
 					return p, err
 				}
 			}
-			if f, err = part.ObserveLeaving(ctx, l); err != nil {
+			if f, err = part.ObserveDetach(ctx, l); err != nil {
 				return p, err
 			}
 			var unremote []plan.Action
@@ -82,9 +82,9 @@ func (e *Env) Detach(ctx context.Context, o folders.DetachOptions) (DetachResult
 		},
 		CloseFacts: func() { f.Close() },
 		Failed: func(ctx context.Context, p plan.Plan, _ bool, err error) error {
-			if err = part.UnbindAgain(ctx, l, f, p, err); err != nil {
+			if err = part.RetryUnbind(ctx, l, f, p, err); err != nil {
 				state = "detaching"
-				err = part.StaysAttached(ctx, l, f, o, err)
+				err = part.EndFailedDetach(ctx, l, f, o, err)
 			}
 			if err != nil {
 				f.Close()

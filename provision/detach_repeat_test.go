@@ -50,7 +50,7 @@ func TestUnbindAgain(t *testing.T) {
 		w.Timing = ui.NewTiming()
 		in := looptest.SavedTarget(w, p)
 		g := &looptest.FakeGuest{Share: looptest.GuestAnswer(t, 1000)}
-		l := &folders.Leaving{W: in, Att: *in.Folder, Rec: true}
+		l := &folders.Detachment{W: in, Att: *in.Folder, Rec: true}
 		b := &busy{World: w, times: c.times, says: c.says}
 		w.Root = b
 		rest := plan.Plan{Stage: plan.Host, Actions: []plan.Action{
@@ -58,7 +58,7 @@ func TestUnbindAgain(t *testing.T) {
 			folders.For(w.Loop).DropRecord(l.Att),
 		}}
 		_, err := w.Run(t.Context(), rest)
-		err = folders.For(w.Loop).UnbindAgain(t.Context(), l, &loop.Facts{Conn: g}, rest, err)
+		err = folders.For(w.Loop).RetryUnbind(t.Context(), l, &loop.Facts{Conn: g}, rest, err)
 		_, recorded := looptest.RecordOf(w, p)
 		if (err == nil) != c.ok || recorded == c.ok || len(g.Scripts) != c.asked {
 			t.Errorf("%s: %v, recorded %v, the guest was asked %d times", name, err, recorded, len(g.Scripts))

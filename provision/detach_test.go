@@ -110,13 +110,13 @@ func TestDetachInUse(t *testing.T) {
 	shared()
 	for state, want := range map[virt.State]int{virt.Running: 0, virt.Off: 2} {
 		f.Domain.Domain = plan.Yes(&virt.Domain{State: state})
-		if as := folders.For(w.Loop).PlanLeft(in, f); len(as) != want {
+		if as := folders.For(w.Loop).PlanPendingDetach(in, f); len(as) != want {
 			t.Errorf("VM %s: planned %v", state, as)
 		}
 	}
 	// Unknown is not off.
 	f.Domain.Domain = plan.Unknown[*virt.Domain](virt.ErrDenied)
-	if as := folders.For(w.Loop).PlanLeft(in, f); len(as) != 0 {
+	if as := folders.For(w.Loop).PlanPendingDetach(in, f); len(as) != 0 {
 		t.Errorf("planned %v", as)
 	}
 	l, err := env(w).Listing(t.Context())
@@ -127,7 +127,7 @@ func TestDetachInUse(t *testing.T) {
 	w.MountLines = ""
 	looptest.ResetRun(w)
 	shared()
-	if as := folders.For(w.Loop).PlanLeft(looptest.SavedTarget(w, ""), f); len(as) != 1 || as[0].ID != "store.detach:"+share.Token(p) {
+	if as := folders.For(w.Loop).PlanPendingDetach(looptest.SavedTarget(w, ""), f); len(as) != 1 || as[0].ID != "store.detach:"+share.Token(p) {
 		t.Errorf("planned %v", as)
 	}
 }

@@ -93,7 +93,7 @@ func (e *Env) planMend(d checks.DoctorFacts, lacking *editor.Found) plan.Plan {
 			}
 		}
 	}
-	p.Add(walls.PlanLeft(d.StaleFirewalls.Value)...)
+	p.Add(walls.PlanRemoveStale(d.StaleFirewalls.Value)...)
 	p.Add(editors.For(e.Loop).PlanExtension(lacking)...)
 	p.Add(host.PlanKVM(d.Host)...)
 	return p
@@ -142,7 +142,7 @@ func (e *Env) Doctor(ctx context.Context, o DoctorOptions) (Diagnosis, error) {
 func (e *Env) diagnoseAll(ctx context.Context, sudo bool) (checks.DoctorFacts, error) {
 	d, err := checks.For(e.Loop).Diagnose(ctx, sudo)
 	if d.Net.Networks.Err == nil && d.Asked {
-		d.StaleFirewalls.Value, d.StaleFirewalls.Err = walls.For(e.Loop).Left(d.Net.Networks.Value)
+		d.StaleFirewalls.Value, d.StaleFirewalls.Err = walls.For(e.Loop).StaleFirewalls(d.Net.Networks.Value)
 	}
 	return d, err
 }

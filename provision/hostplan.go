@@ -57,7 +57,7 @@ func (e *Env) planHost(ctx context.Context, w *target.Target, f *loop.Facts, bef
 			return p, err
 		}
 	}
-	p.Add(folders.For(e.Loop).PlanLeft(w, f)...)
+	p.Add(folders.For(e.Loop).PlanPendingDetach(w, f)...)
 	shared, err := folders.For(e.Loop).PlanHost(p.Plan, w, f, p.skipped)
 	p.skipped = shared.Left
 	if p.Join(shared.Plan); err != nil {
@@ -105,7 +105,7 @@ func (e *Env) PlanFirewall(w *target.Target, f *loop.Facts) (plan.Plan, error) {
 
 // LookAtWall reads what Walled hangs on.
 func (e *Env) ObserveFirewall(ctx context.Context, w *target.Target, f *loop.Facts) {
-	walls.For(e.Loop).ForUse(ctx, w.Network, f)
+	walls.For(e.Loop).ObserveForUse(ctx, w.Network, f)
 }
 
 // planAccess sees to it that libvirt can be asked where the plan hangs on its
@@ -123,7 +123,7 @@ func (e *Env) planAccess(w *target.Target, f *loop.Facts) (as []plan.Action, goO
 			return as, f.Domain.Domain.Err == nil, nil
 		}
 	}
-	asked := f.StartsVM(w) || w.Folder != nil && f.Conn == nil || f.Conn != nil && folders.AsksLibvirt(w, f)
+	asked := f.StartsVM(w) || w.Folder != nil && f.Conn == nil || f.Conn != nil && folders.NeedsLibvirt(w, f)
 	// A run was killed between the first login and the removal of the seed.
 	left := f.Conn != nil && f.Inst.SeedLeft && f.Guest.Boot.SeedRead && errors.Is(f.Virt.Err, virt.ErrDenied)
 	if asked && f.Domain.Domain.Err != nil || left {
@@ -200,12 +200,12 @@ func (e *Env) planVM(ctx context.Context, w *target.Target, f *loop.Facts) (plan
 	if err != nil {
 		return p, err
 	}
-	arm, err := folders.For(e.Loop).PlanArm(w, f, p.skipped)
+	arm, err := folders.For(e.Loop).PlanBeforeBoot(w, f, p.skipped)
 	p.skipped = arm.Left
 	if p.Join(arm.Plan); err != nil {
 		return p, err
 	}
-	p.Add(folders.For(e.Loop).PlanStale(w, f, p.skipped)...)
+	p.Add(folders.For(e.Loop).PlanStaleDevices(w, f, p.skipped)...)
 	p.Add(das...)
 	p.Chosen = c
 	return p, nil

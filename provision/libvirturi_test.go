@@ -83,7 +83,7 @@ func TestWhichLibvirtIsAsked(t *testing.T) {
 		},
 		"detach": {
 			func(t *testing.T, e *Env, w *looptest.World) error {
-				l, err := folders.For(e.Loop).LookForDetach(t.Context(), folders.DetachOptions{Folder: w.MakeFolder("p")})
+				l, err := folders.For(e.Loop).FindDetachment(t.Context(), folders.DetachOptions{Folder: w.MakeFolder("p")})
 				if err != nil {
 					return err
 				}

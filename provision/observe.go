@@ -53,9 +53,9 @@ func (e *Env) Observe(ctx context.Context, w *target.Target, before loop.Progres
 	if d := f.Domain.Domain; d.Err == nil && (d.Value == nil || d.Value.State != virt.Running) {
 		cancelDial() // nobody can answer: do not wait for a route that leads nowhere
 	}
-	if atts := f.Atts(w); len(atts) > 0 || w.Boot || len(folders.AreLeaving(w)) > 0 {
+	if atts := f.Atts(w); len(atts) > 0 || w.Boot || len(folders.PendingDetach(w)) > 0 {
 		if f.Share, err = e.Shared(w.Name, atts); err == nil {
-			folders.For(e.Loop).ObserveExecuted(ctx, w, f)
+			folders.For(e.Loop).ObserveHostExecuted(ctx, w, f)
 		} else {
 			cancelDial()
 		}
@@ -112,7 +112,7 @@ func (e *Env) observeRules(ctx context.Context, w *target.Target, f *loop.Facts)
 	case f.StartsVM(w) && f.Domain.Domain.Err == nil:
 		// The rules of the network that the plan will choose.
 		if c, _, err := machine.Choose(w, f, f.Creation.Host, e.UID, e.Key(w.Name), e.BaseDir(w.Record.Paths)); err == nil {
-			walls.For(e.Loop).ForStart(ctx, c.Network.Network.Name, f)
+			walls.For(e.Loop).ObserveForStart(ctx, c.Network.Network.Name, f)
 		}
 	case w.Guest && (f.Conn != nil || f.Running()):
 		e.ObserveFirewall(ctx, w, f)
@@ -164,9 +164,9 @@ func (e *Env) Probe(ctx context.Context, c guest.Conn, w *target.Target, f *loop
 	}
 	var g loop.Guest
 	sent := time.Now()
-	out, err := folders.For(e.Loop).AskWithFolders(ctx, c, w, ps)
+	out, err := folders.For(e.Loop).ProbeWithFolders(ctx, c, w, ps)
 	got := time.Now()
-	if g.ShareErr = folders.For(e.Loop).FoldersHang(ctx, w, err); g.ShareErr != nil {
+	if g.ShareErr = folders.For(e.Loop).HungFolders(ctx, w, err); g.ShareErr != nil {
 		err = nil
 	}
 	if err != nil {

@@ -42,7 +42,7 @@ func (e *Env) Shell(ctx context.Context, o SSHOptions) error {
 	}
 	defer f.Close()
 	w = clones.For(e.Loop).InClone(ctx, w, f)
-	folders.For(e.Loop).SayExecuted(w, f)
+	folders.For(e.Loop).ReportHostExecuted(w, f)
 	if err := machine.For(e.Loop).CheckAlias(ctx, w, f); err != nil {
 		return err
 	}

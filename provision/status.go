@@ -26,7 +26,7 @@ type Status struct {
 	Details []checks.Detail `json:"details,omitempty"`
 	Next    []string        `json:"next,omitempty"`
 	// Executed is what changed of the files this machine's tools run.
-	Executed []folders.ExecutedChange `json:"executed,omitempty"`
+	Executed []folders.HostExecutedChange `json:"executed,omitempty"`
 	// Special are device nodes, setuid and setgid files that appeared in folders
 	// the VM can write.
 	Special []folders.SpecialFile `json:"special,omitempty"`
@@ -86,17 +86,17 @@ func (e *Env) status(ctx context.Context, vmFlag string, sudo, detail bool) (Sta
 	defer f.Close()
 	n := checks.NetworkOf(ctx, w, f)
 	part, judge := folders.For(e.Loop), checks.For(e.Loop)
-	seen := part.See(store.Config, w, f)
+	seen := part.ObserveStatus(store.Config, w, f)
 	st.Add(checks.NetworkCheck(w, n), walls.For(e.Loop).Check(ctx, w, f), images.For(e.Loop).Check(w), judge.VMCheck(w, f), seen.Check(w, f), judge.AddressCheck(w, f, inst, n), checks.SSHCheck(w, f))
 	st.Add(seen.Strays(w)...)
-	executed, changes := part.ExecutedCheck(ctx, w, f, seen)
+	executed, changes := part.HostExecutedCheck(ctx, w, f, seen)
 	st.Add(executed)
 	st.Executed = changes
 	special, files := part.SpecialCheck(ctx, w, f, seen)
 	st.Add(special)
 	st.Special = files
 	paths, sentence := seen.Writable()
-	st.Wall = Wall{Writable: paths, Sentence: fmt.Sprintf("VM %s %s. %s", w.Name, walls.Reaches(w.Network, f.WallRules()), sentence)}
+	st.Wall = Wall{Writable: paths, Sentence: fmt.Sprintf("VM %s %s. %s", w.Name, walls.AccessSentence(w.Network, f.WallRules()), sentence)}
 	if detail {
 		st.Details, st.Next = judge.Details(ctx, w, f, n), st.Tally.Next(w, f)
 	}

@@ -218,7 +218,7 @@ func TestFoldersCheckAsksTheGuest(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		got := folders.For(w.Loop).See(store.Config, in, c.f).Check(in, c.f)
+		got := folders.For(w.Loop).ObserveStatus(store.Config, in, c.f).Check(in, c.f)
 		if got.State != c.want || !strings.Contains(got.Detail, c.detail) {
 			t.Errorf("%s: %+v", c.name, got)
 		}

@@ -28,7 +28,7 @@ func (e *Env) withdrawFolder(ctx context.Context, w *target.Target, f *loop.Fact
 		return
 	}
 	a, token := *w.Folder, share.Token(w.Folder.HostPath)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), folders.UndoLimit)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), folders.CleanupLimit)
 	defer cancel()
 	if !locked {
 		release, _, err := e.Lock(ctx, w.Name)
@@ -63,7 +63,7 @@ func (e *Env) withdrawFolder(ctx context.Context, w *target.Target, f *loop.Fact
 		if f != nil {
 			now := &loop.Facts{}
 			e.ObserveLibvirt(ctx, w, now)
-			p.Add(folders.For(e.Loop).PlanUnplug(w, now, a)...)
+			p.Add(folders.For(e.Loop).PlanDetachDevice(w, now, a)...)
 		}
 		op := root.Unbind{VMKey: e.Key(w.Name), Token: token}
 		p.Add(plan.Action{

@@ -144,7 +144,7 @@ func (e *Env) stop(ctx context.Context, name string, force bool, dry func(vm str
 
 // Stopped is what is left to do once a VM is off.
 func (e *Env) Stopped(ctx context.Context, vm string) error {
-	return folders.For(e.Loop).FinishLeaving(ctx, vm)
+	return folders.For(e.Loop).FinishPendingDetach(ctx, vm)
 }
 
 // WaitIP waits until the guest answers.

@@ -100,7 +100,7 @@ func (e Part) VMCheck(w *target.Target, f *loop.Facts) host.Check {
 		return c
 	case !d.Value.Mark.By(e.UID):
 		// Whoever made it, what it is and does is not this person's VM.
-		c.Detail, c.Fix = domain.CheckOurs(d.Value, e.UID).Error(), []string{"aivm vm create NAME"}
+		c.Detail, c.Fix = domain.CheckOwner(d.Value, e.UID).Error(), []string{"aivm vm create NAME"}
 		return c
 	case d.Value.State != virt.Running:
 		c.Detail = fmt.Sprintf("%s is %s", w.Name, d.Value.State)

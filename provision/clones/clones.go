@@ -76,7 +76,7 @@ func (e Part) guestWritable() (map[string]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, r := range hf.Reached() {
+		for _, r := range hf.ExportedFolders() {
 			if !r.RO {
 				out[r.Path] = vm
 			}

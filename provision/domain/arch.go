@@ -7,7 +7,7 @@ import (
 )
 
 // board is what of a definition depends on the architecture.
-type board struct {
+type archDevices struct {
 	os       *libvirtxml.DomainOS
 	features *libvirtxml.DomainFeatureList
 	cpu      *libvirtxml.DomainCPU
@@ -15,14 +15,14 @@ type board struct {
 	pm       *libvirtxml.DomainPM
 }
 
-func machine(arch, accel string) (board, error) {
+func archSettings(arch, accel string) (archDevices, error) {
 	switch arch {
 	case "", X86:
 		return q35(accel), nil
 	case ARM:
 		return virt64(accel), nil
 	}
-	return board{}, fmt.Errorf("there is no definition of a VM for the architecture %q", arch)
+	return archDevices{}, fmt.Errorf("there is no definition of a VM for the architecture %q", arch)
 }
 
 func operatingSystem(arch, machine string) *libvirtxml.DomainOS {
@@ -32,9 +32,9 @@ func operatingSystem(arch, machine string) *libvirtxml.DomainOS {
 	}
 }
 
-func q35(accel string) board {
+func q35(accel string) archDevices {
 	off := &libvirtxml.DomainPMPolicy{Enabled: "no"}
-	b := board{
+	b := archDevices{
 		os:       operatingSystem(X86, "q35"),
 		features: &libvirtxml.DomainFeatureList{ACPI: &libvirtxml.DomainFeature{}, APIC: &libvirtxml.DomainFeatureAPIC{}},
 		cpu:      emulated(),
@@ -65,8 +65,8 @@ func q35(accel string) board {
 //     property, as on ARM (qemuValidateDomainDefCpu).
 //   - Buses: virtio and PCIe root ports, which the machine has; it has no IDE
 //     and no SATA. The serial port is a PL011 by default.
-func virt64(accel string) board {
-	b := board{
+func virt64(accel string) archDevices {
+	b := archDevices{
 		os:       operatingSystem(ARM, "virt"),
 		features: &libvirtxml.DomainFeatureList{ACPI: &libvirtxml.DomainFeature{}},
 		cpu:      emulated(),

@@ -59,7 +59,7 @@ type Wanted struct {
 	// taken over does not.
 	Elsewhere bool
 
-	pace pace // of the wait for another run that uploads the image
+	wait uploadWait // of the wait for another run that uploads the image
 }
 
 // Names of the volumes of a VM.
@@ -95,8 +95,8 @@ func fnv32(s string) uint32 {
 	return h
 }
 
-// CheckOurs refuses a domain that is not this person's.
-func CheckOurs(d *virt.Domain, owner int) error {
+// CheckOwner refuses a domain that is not this person's.
+func CheckOwner(d *virt.Domain, owner int) error {
 	if d == nil || d.Mark.By(owner) {
 		return nil
 	}
@@ -114,7 +114,7 @@ func Plan(f Facts, w Wanted, pool string, lv func() (Libvirt, error)) ([]plan.Ac
 		return nil, fmt.Errorf("reading the domain %q: %w", w.Spec.Name, f.Domain.Err)
 	}
 	d := f.Domain.Value
-	if err := CheckOurs(d, w.Spec.Owner); err != nil {
+	if err := CheckOwner(d, w.Spec.Owner); err != nil {
 		return nil, err
 	}
 	var out []plan.Action
@@ -132,7 +132,7 @@ func Plan(f Facts, w Wanted, pool string, lv func() (Libvirt, error)) ([]plan.Ac
 			Hint(ui.CmdFor("put the file back, or give the VM up", "aivm vm delete "+w.Spec.Name))
 	}
 	if p := f.Pool.Value; active(p) && p.Open && (d == nil || w.Boot && d.State != virt.Running) {
-		out = append([]plan.Action{closePool(w, pool, lv)}, out...)
+		out = append([]plan.Action{restrictPool(w, pool, lv)}, out...)
 	}
 	if w.Boot && (d == nil || d.State != virt.Running) {
 		out = append(out, plan.Action{
@@ -170,7 +170,7 @@ func planCreate(f Facts, w Wanted, pool string, lv func() (Libvirt, error)) ([]p
 		out = append(out, ensurePool(w, pool, plan.Ask, lv))
 	}
 	base, err := w.Base()
-	if _, there := base.in(f.Pool.Value); err != nil || !there {
+	if _, there := base.completeIn(f.Pool.Value); err != nil || !there {
 		out = append(out, plan.Action{
 			ID: "image.upload", Why: "put the guest image into the storage pool, once for all VMs",
 			Shows: []string{"virsh vol-upload"}, Consent: plan.Ask, Timing: "image",
@@ -188,7 +188,7 @@ func planCreate(f Facts, w Wanted, pool string, lv func() (Libvirt, error)) ([]p
 		plan.Action{
 			ID: "seed.create", Why: "write the first boot's settings (user, key, host key) to a seed only root can read",
 			Shows: []string{"write " + SeedPath(w.BaseDir, w.Key)}, Consent: plan.Ask, Timing: "define",
-			Do: with(lv, func(ctx context.Context, l Libvirt) error { return putSeed(ctx, l, pool, w) }),
+			Do: with(lv, func(ctx context.Context, l Libvirt) error { return writeSeed(ctx, l, pool, w) }),
 		},
 		plan.Action{
 			ID: "domain.define", Why: fmt.Sprintf("define the VM %s: %d CPUs, %d MB of memory, %s", w.Spec.Name, w.Spec.VCPUs, w.Spec.RAMMB, accelName(w.Spec.Accel)),
@@ -211,10 +211,10 @@ func ensurePool(w Wanted, pool string, c plan.Consent, lv func() (Libvirt, error
 	}
 }
 
-// closePool gives the directory of a pool that an older aivm made the mode of a
+// restrictPool gives the directory of a pool that an older aivm made the mode of a
 // new one: it was open to every user who knew the name of a file in it, and
 // QEMU's command line names them.
-func closePool(w Wanted, pool string, lv func() (Libvirt, error)) plan.Action {
+func restrictPool(w Wanted, pool string, lv func() (Libvirt, error)) plan.Action {
 	return plan.Action{
 		ID: "pool.close", Why: "close the directory of VM disks to other users: " + w.BaseDir,
 		Shows:  []string{"chmod 0710 " + w.BaseDir},
@@ -236,7 +236,7 @@ func with(lv func() (Libvirt, error), f func(context.Context, Libvirt) error) fu
 		if err != nil {
 			return err
 		}
-		return f(ctx, patient{l})
+		return f(ctx, busyRetrier{l})
 	}
 }
 
@@ -249,15 +249,15 @@ func makeDisk(ctx context.Context, l Libvirt, pool string, w Wanted) error {
 	if base.Disk > int64(w.DiskGB)<<30 {
 		return TooSmall(base.Disk, w.DiskGB)
 	}
-	p, err := look(ctx, l, w.BaseDir)
+	p, err := readPool(ctx, l, w.BaseDir)
 	if err != nil {
 		return err
 	}
-	volume, ok := base.in(p)
+	volume, ok := base.completeIn(p)
 	if !ok {
 		return fmt.Errorf("the guest image is not in the storage pool any more: %w", plan.ErrStale)
 	}
-	return madeMeanwhile(l.CreateVolume(ctx, pool, virt.NewVolume{
+	return staleIfExists(l.CreateVolume(ctx, pool, virt.NewVolume{
 		Name: diskVolume(w.Key), Format: "qcow2", Mode: "0600", Capacity: uint64(w.DiskGB) << 30,
 		BackingPath: w.BaseDir + "/" + volume, BackingFormat: base.Format,
 	}))
@@ -270,9 +270,9 @@ func TooSmall(image int64, gb int) error {
 		Hint(ui.Remark(fmt.Sprintf("ask for a larger one: --disk-gb %d, or defaults.vm.disk_gb in the config", need)))
 }
 
-// madeMeanwhile makes a volume that another run has made since the plan a
+// staleIfExists makes a volume that another run has made since the plan a
 // reason to look again.
-func madeMeanwhile(err error) error {
+func staleIfExists(err error) error {
 	if errors.Is(err, virt.ErrExists) {
 		return fmt.Errorf("%w: %w", err, plan.ErrStale)
 	}
@@ -301,7 +301,7 @@ func define(ctx context.Context, l Libvirt, s Spec) error {
 	return fmt.Errorf("a domain %q was made meanwhile: %w", s.Name, plan.ErrStale)
 }
 
-func putSeed(ctx context.Context, l Libvirt, pool string, w Wanted) error {
+func writeSeed(ctx context.Context, l Libvirt, pool string, w Wanted) error {
 	b, err := w.Seed()
 	if err != nil {
 		return err
@@ -310,7 +310,7 @@ func putSeed(ctx context.Context, l Libvirt, pool string, w Wanted) error {
 		return err
 	}
 	if err := l.CreateVolume(ctx, pool, virt.NewVolume{Name: seedVolume(w.Key), Format: "raw", Mode: "0600", Capacity: uint64(len(b))}); err != nil {
-		return madeMeanwhile(err)
+		return staleIfExists(err)
 	}
 	return l.Upload(ctx, pool, seedVolume(w.Key), bytes.NewReader(b), uint64(len(b)))
 }

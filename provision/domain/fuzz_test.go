@@ -63,13 +63,13 @@ func FuzzQcow2(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var asked uint64
 		q, err := readQcow2(fileOf(b, &asked))
-		if asked > maxTables*8+maxInner*(40+2<<16)+104 {
+		if asked > maxTables*8+maxSnapshots*(40+2<<16)+104 {
 			t.Errorf("%d bytes were asked for", asked)
 		}
 		if err != nil {
 			return
 		}
-		if len(q.snapshots) > maxInner {
+		if len(q.snapshots) > maxSnapshots {
 			t.Errorf("%d snapshots", len(q.snapshots))
 		}
 		facts := &SnapFacts{}
@@ -120,7 +120,7 @@ func FuzzTree(f *testing.F) {
 				facts.Snapshots = append(facts.Snapshots, Snapshot{Name: n, At: time.Unix(int64(i), 0)})
 			}
 		}
-		facts.apply(tr)
+		facts.applyTree(tr)
 		current := 0
 		for _, s := range facts.Snapshots {
 			if _, ok := facts.Find(s.Parent); s.Parent != "" && !ok {
@@ -143,14 +143,14 @@ func FuzzTree(f *testing.F) {
 		}
 		// Written down and read again it is the same.
 		again := &SnapFacts{Snapshots: append([]Snapshot(nil), facts.Snapshots...)}
-		again.apply(facts.tree(facts.Current()))
+		again.applyTree(facts.tree(facts.Current()))
 		for i := range again.Snapshots {
 			if again.Snapshots[i] != facts.Snapshots[i] {
 				t.Errorf("%+v became %+v", facts.Snapshots[i], again.Snapshots[i])
 			}
 		}
 		for _, s := range facts.Snapshots {
-			rest := facts.without(s.Name)
+			rest := facts.treeWithout(s.Name)
 			if rest.has(s.Name) || rest.Current == s.Name {
 				t.Errorf("%q is still there: %+v", s.Name, rest)
 			}

@@ -133,7 +133,7 @@ func TestTakenNameIsShownWhereItIs(t *testing.T) {
 		{Name: "a", Libvirt: own},
 		{Name: "a", Libvirt: own, Mark: virt.Mark{Ours: true, Owner: 1}},
 	} {
-		err := CheckOurs(&d, 2)
+		err := CheckOwner(&d, 2)
 		var ue *ui.Error
 		if !errors.As(err, &ue) || !slices.ContainsFunc(ue.Hints, func(h ui.Hint) bool { return strings.HasPrefix(h.Command, own.Virsh("")) }) {
 			t.Errorf("%+v", err)

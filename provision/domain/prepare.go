@@ -51,7 +51,7 @@ func DropCopy(ctx context.Context, l Libvirt, name, key string, owner int, pool,
 			return err
 		}
 	}
-	l = patient{l}
+	l = busyRetrier{l}
 	if err := deleteLogs(ctx, l, pool, dir, copySerial(key)); err != nil {
 		return err
 	}

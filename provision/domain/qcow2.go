@@ -17,26 +17,26 @@ type qcow2 struct {
 	entry       uint64 // bytes of an L2 entry
 	capacity    uint64
 	active      []uint64 // the L1 table of the present
-	snapshots   []inner
+	snapshots   []innerSnapshot
 }
 
 // inner is one snapshot inside the file.
-type inner struct {
+type innerSnapshot struct {
 	id, name string
 	at       time.Time
 	l1       []uint64
 }
 
 const (
-	// maxInner bounds how many snapshots are read, maxL1 the entries of one
+	// maxSnapshots bounds how many snapshots are read, maxL1 the entries of one
 	// table: a disk of 64 TB has 131072. maxTables bounds those of all tables
 	// together, 128 MB of them: a damaged file can name one table 4096 times.
-	maxInner   = 4096
-	maxL1      = 1 << 17
-	maxTables  = 1 << 24
-	offsetMask = 0x00fffffffffffe00
-	extendedL2 = 1 << 4
-	compressed = 1 << 62
+	maxSnapshots = 4096
+	maxL1        = 1 << 17
+	maxTables    = 1 << 24
+	offsetMask   = 0x00fffffffffffe00
+	extendedL2   = 1 << 4
+	compressed   = 1 << 62
 )
 
 var errNotQcow2 = errors.New("not a qcow2 file")
@@ -60,7 +60,7 @@ func readQcow2(read readAt) (*qcow2, error) {
 		return nil, err
 	}
 	n, at := be32(h[60:]), be64(h[64:])
-	if n > maxInner {
+	if n > maxSnapshots {
 		return nil, fmt.Errorf("%w: it says that it has %d snapshots", errNotQcow2, n)
 	}
 	total := len(q.active)
@@ -77,7 +77,7 @@ func readQcow2(read readAt) (*qcow2, error) {
 		if err != nil {
 			return nil, err
 		}
-		s := inner{id: string(text[:idLen]), name: string(text[idLen:]), at: time.Unix(int64(be32(e[16:])), int64(be32(e[20:])))}
+		s := innerSnapshot{id: string(text[:idLen]), name: string(text[idLen:]), at: time.Unix(int64(be32(e[16:])), int64(be32(e[20:])))}
 		if total += int(be32(e[8:])); total > maxTables {
 			return nil, fmt.Errorf("%w: its snapshots are larger than any disk", errNotQcow2)
 		}
@@ -110,7 +110,7 @@ func readL1(read readAt, at uint64, n uint32) ([]uint64, error) {
 
 // same reports whether the present is exactly what a snapshot holds: writing
 // anything makes a table of its own.
-func (q *qcow2) same(s inner) bool {
+func (q *qcow2) equals(s innerSnapshot) bool {
 	for i := range max(len(q.active), len(s.l1)) {
 		if tableAt(q.active, i) != tableAt(s.l1, i) {
 			return false
@@ -127,19 +127,19 @@ func tableAt(l1 []uint64, i int) uint64 {
 }
 
 // use is who holds how many bytes of the file alone.
-type use struct {
+type usage struct {
 	own  []uint64 // by snapshot: what deleting it gives back
 	kept uint64   // held by snapshots and not by the present
 }
 
 // count adds up who holds which cluster. A cluster stands at the same place of
 // the disk for whoever holds it, so one column of tables at a time is enough.
-func (q *qcow2) count(read readAt) (use, error) {
+func (q *qcow2) count(read readAt) (usage, error) {
 	owners := [][]uint64{q.active}
 	for _, s := range q.snapshots {
 		owners = append(owners, s.l1)
 	}
-	u := use{own: make([]uint64, len(q.snapshots))}
+	u := usage{own: make([]uint64, len(q.snapshots))}
 	cluster := uint64(1) << q.clusterBits
 	columns := 0
 	for _, l1 := range owners {
@@ -183,7 +183,7 @@ func (q *qcow2) count(read readAt) (use, error) {
 
 // add counts one place of the disk: held[0] is the present's cluster, the rest
 // the snapshots', 0 none.
-func (u *use) add(held []uint64, size uint64) {
+func (u *usage) add(held []uint64, size uint64) {
 	for o := 1; o < len(held); o++ {
 		if held[o] == 0 || held[o] == held[0] {
 			continue

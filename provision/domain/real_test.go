@@ -53,14 +53,14 @@ func TestFirstRunsAtOnce(t *testing.T) {
 	if err := first.EnsurePool(ctx, name, dir); err != nil {
 		t.Fatal(err)
 	}
-	if err := first.CreateVolume(ctx, name, virt.NewVolume{Name: base.nth(1), Format: "raw", Mode: "0400", Capacity: uint64(base.Size)}); err != nil {
+	if err := first.CreateVolume(ctx, name, virt.NewVolume{Name: base.volumeName(1), Format: "raw", Mode: "0400", Capacity: uint64(base.Size)}); err != nil {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup
 	for i := range 4 {
-		l := patient{dial()}
+		l := busyRetrier{dial()}
 		wg.Go(func() {
-			w := Wanted{Key: fmt.Sprintf("0-vm%d", i), DiskGB: 1, BaseDir: dir, Base: func() (Base, error) { return base, nil }, pace: pace{stall: 3 * time.Second, look: quick.look}}
+			w := Wanted{Key: fmt.Sprintf("0-vm%d", i), DiskGB: 1, BaseDir: dir, Base: func() (Base, error) { return base, nil }, wait: uploadWait{stall: 3 * time.Second, poll: quick.poll}}
 			if err := uploadBase(ctx, l, name, w); err != nil {
 				t.Errorf("run %d: %v", i, err)
 			}
@@ -74,7 +74,7 @@ func TestFirstRunsAtOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	complete, parts := base.split(p)
+	complete, parts := base.findVolumes(p)
 	if len(complete) != 1 || len(parts) != 0 || len(p.Volumes) != 6 {
 		t.Fatalf("%d complete, parts %v, in all %v", len(complete), parts, p.Volumes)
 	}

@@ -127,7 +127,7 @@ func ObserveSnapshots(ctx context.Context, l Snapshots, d *virt.Domain, sizes bo
 			f.Snapshots = append(f.Snapshots, Snapshot{Name: n})
 		}
 		f.Changed = true
-		f.apply(t)
+		f.applyTree(t)
 		return f, nil
 	}
 	if err != nil {
@@ -160,11 +160,11 @@ func (f *SnapFacts) fill(q *qcow2, t tree) {
 			continue // libvirt knows snapshots by their names
 		}
 		f.Snapshots = append(f.Snapshots, Snapshot{Name: s.name, At: s.at})
-		if q.same(s) && (same == "" || s.name == t.Current || same != t.Current) {
+		if q.equals(s) && (same == "" || s.name == t.Current || same != t.Current) {
 			same = s.name
 		}
 	}
-	f.apply(t)
+	f.applyTree(t)
 	if same != "" {
 		// Seen and not remembered: a run may have been killed before it could
 		// write down what it had done.
@@ -178,7 +178,7 @@ func (f *SnapFacts) fill(q *qcow2, t tree) {
 // apply puts what is remembered of the tree onto what is there. A snapshot
 // nobody wrote down was made by a run that was killed right after: it stands on
 // what was current then, and the present stands on it.
-func (f *SnapFacts) apply(t tree) {
+func (f *SnapFacts) applyTree(t tree) {
 	parents := map[string]string{}
 	for _, k := range t.Known {
 		parents[k.Name] = k.Parent
@@ -207,13 +207,13 @@ func (f *SnapFacts) apply(t tree) {
 		f.Snapshots[i].Parent = up(f.Snapshots[i].Parent)
 		f.Snapshots[i].Current = f.Snapshots[i].Name == up(current)
 	}
-	f.uncircle()
+	f.breakCycles()
 }
 
-// uncircle sets a snapshot that stands on itself, by whatever way, on nothing:
+// breakCycles sets a snapshot that stands on itself, by whatever way, on nothing:
 // the metadata is anybody's to write who may talk to libvirt, and a circle would
 // be in nobody's listing.
-func (f *SnapFacts) uncircle() {
+func (f *SnapFacts) breakCycles() {
 	for i := range f.Snapshots {
 		s := &f.Snapshots[i]
 		up := s.Parent
@@ -242,7 +242,7 @@ func (f *SnapFacts) tree(current string) tree {
 
 // without is the tree once a snapshot is gone: what stood on it stands on what
 // it stood on.
-func (f *SnapFacts) without(name string) tree {
+func (f *SnapFacts) treeWithout(name string) tree {
 	gone, _ := f.Find(name)
 	to := func(n string) string {
 		if n == name {

@@ -34,7 +34,7 @@ func CheckSnapshotName(name string) error {
 const BeforeRollback = "before-rollback-"
 
 // Stamp makes a name of a moment, one that f does not have yet.
-func (f *SnapFacts) Stamp(prefix string, now time.Time) string {
+func (f *SnapFacts) NewName(prefix string, now time.Time) string {
 	name := prefix + now.Format("20060102-150405")
 	for n, base := 2, name; ; n++ {
 		if _, taken := f.Find(name); !taken {
@@ -71,11 +71,11 @@ func PlanSnapshot(d *virt.Domain, f *SnapFacts, name string, lv func() (Snapshot
 		return nil, ui.Refused("VM %q has a snapshot %q already, of %s", d.Name, name, s.At.Format(time.DateTime)).
 			Hint(ui.CmdFor("choose another name, or", "aivm vm snapshots "+d.Name), ui.CmdFor("to take it away", "aivm vm snapshot-delete "+name+" --vm "+d.Name))
 	}
-	return []plan.Action{keep("snapshot.create", "keep the disk of "+d.Name+" as it is now as snapshot "+name, d, name, lv)}, nil
+	return []plan.Action{snapshotAction("snapshot.create", "keep the disk of "+d.Name+" as it is now as snapshot "+name, d, name, lv)}, nil
 }
 
 // keep is the action that makes a snapshot and notes where it stands.
-func keep(id, why string, d *virt.Domain, name string, lv func() (Snapshots, error)) plan.Action {
+func snapshotAction(id, why string, d *virt.Domain, name string, lv func() (Snapshots, error)) plan.Action {
 	return plan.Action{
 		ID: id, Why: why, Shows: []string{"virsh snapshot-create-as " + d.Name + " " + name},
 		Do: withSnapshots(lv, d, func(ctx context.Context, l Snapshots, f *SnapFacts) error {
@@ -94,7 +94,7 @@ func keep(id, why string, d *virt.Domain, name string, lv func() (Snapshots, err
 				return err
 			}
 			f.Snapshots = append(f.Snapshots, Snapshot{Name: name, Parent: f.Current()})
-			return remember(ctx, l, d.Name, f.tree(name))
+			return saveTree(ctx, l, d.Name, f.tree(name))
 		}),
 	}
 }
@@ -111,7 +111,7 @@ func PlanRollback(d *virt.Domain, f *SnapFacts, name, keepAs string, kept func()
 	}
 	var out []plan.Action
 	if f.Changed {
-		a := keep("snapshot.keep", "keep the disk as it is now as snapshot "+keepAs, d, keepAs, lv)
+		a := snapshotAction("snapshot.keep", "keep the disk as it is now as snapshot "+keepAs, d, keepAs, lv)
 		a.Consent = plan.Ask
 		do := a.Do
 		a.Do = withSnapshots(lv, d, func(ctx context.Context, _ Snapshots, now *SnapFacts) error {
@@ -135,13 +135,13 @@ func PlanRollback(d *virt.Domain, f *SnapFacts, name, keepAs string, kept func()
 			}
 			// Reverting also puts back the definition libvirt keeps with the
 			// snapshot. Only the disk is to change: let it keep the present one.
-			if err := know(ctx, l, d.Name, name, f); err != nil {
+			if err := redefineSnapshot(ctx, l, d.Name, name, f); err != nil {
 				return err
 			}
 			if err := l.RevertSnapshot(ctx, d.Name, name); err != nil {
 				return err
 			}
-			return remember(ctx, l, d.Name, f.tree(name))
+			return saveTree(ctx, l, d.Name, f.tree(name))
 		}),
 	}), nil
 }
@@ -157,14 +157,14 @@ func PlanDeleteSnapshot(d *virt.Domain, f *SnapFacts, name string, lv func() (Sn
 		Do: withSnapshots(lv, d, func(ctx context.Context, l Snapshots, f *SnapFacts) error {
 			// Killed in between, the tree names one that is gone; apply skips it.
 			if _, there := f.Find(name); there {
-				if err := know(ctx, l, d.Name, name, f); err != nil {
+				if err := redefineSnapshot(ctx, l, d.Name, name, f); err != nil {
 					return err
 				}
 				if err := l.DeleteSnapshot(ctx, d.Name, name); err != nil {
 					return err
 				}
 			}
-			return remember(ctx, l, d.Name, f.without(name))
+			return saveTree(ctx, l, d.Name, f.treeWithout(name))
 		}),
 	}}, nil
 }
@@ -178,7 +178,7 @@ func noSnapshot(vm, name string, f *SnapFacts) error {
 }
 
 // know has libvirt keep a snapshot with the present definition of the domain.
-func know(ctx context.Context, l Snapshots, vm, name string, f *SnapFacts) error {
+func redefineSnapshot(ctx context.Context, l Snapshots, vm, name string, f *SnapFacts) error {
 	def, err := l.InactiveXML(ctx, vm)
 	if err != nil {
 		return err
@@ -191,7 +191,7 @@ func know(ctx context.Context, l Snapshots, vm, name string, f *SnapFacts) error
 	return l.KnowSnapshot(ctx, vm, name, desc)
 }
 
-func remember(ctx context.Context, l Snapshots, vm string, t tree) error {
+func saveTree(ctx context.Context, l Snapshots, vm string, t tree) error {
 	element, err := t.encode()
 	if err != nil {
 		return err

@@ -367,7 +367,7 @@ func TestSnapshotNames(t *testing.T) {
 	f := &SnapFacts{}
 	now := time.Date(2026, 11, 26, 1, 2, 3, 0, time.UTC)
 	for _, want := range []string{"x-20261126-010203", "x-20261126-010203-2", "x-20261126-010203-3"} {
-		got := f.Stamp("x-", now)
+		got := f.NewName("x-", now)
 		if got != want {
 			t.Errorf("%s, not %s", got, want)
 		}

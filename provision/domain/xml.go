@@ -55,7 +55,7 @@ type Spec struct {
 // and agents will need is here from the first boot.
 func XML(s Spec) (string, error) {
 	u := func(v uint) *uint { return &v }
-	m, err := machine(s.Arch, s.Accel)
+	m, err := archSettings(s.Arch, s.Accel)
 	if err != nil {
 		return "", err
 	}

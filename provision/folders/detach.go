@@ -34,8 +34,8 @@ type DetachOptions struct {
 	Force  bool // leave it to the next stop of the VM where it is in use
 }
 
-// Leaving is one folder on its way out of a VM.
-type Leaving struct {
+// Detachment is one folder on its way out of a VM.
+type Detachment struct {
 	W   *target.Target
 	Att share.Attachment
 	Rec bool // there is a record; else only what a killed run left mounted
@@ -43,8 +43,8 @@ type Leaving struct {
 	Special []SpecialFile
 }
 
-// LookForDetach finds what is meant; a *NotAttachedError if there is nothing.
-func (e Part) LookForDetach(ctx context.Context, o DetachOptions) (*Leaving, error) {
+// FindDetachment finds what is meant; a *NotAttachedError if there is nothing.
+func (e Part) FindDetachment(ctx context.Context, o DetachOptions) (*Detachment, error) {
 	typed, real, err := pathOf(o.Folder)
 	if err != nil {
 		return nil, err
@@ -57,7 +57,7 @@ func (e Part) LookForDetach(ctx context.Context, o DetachOptions) (*Leaving, err
 	found := c.AttachedAs(typed, real, o.VM)
 	switch len(found) {
 	case 0:
-		return e.lookForStray(store, o, typed, real)
+		return e.findUnrecorded(store, o, typed, real)
 	case 1:
 	default:
 		if found, err = e.chooseRecord(ctx, c, found); err != nil {
@@ -65,17 +65,17 @@ func (e Part) LookForDetach(ctx context.Context, o DetachOptions) (*Leaving, err
 		}
 	}
 	a := share.Recorded(found[0])
-	return e.leaving(store, a, true)
+	return e.newDetachment(store, a, true)
 }
 
 // leaving is a folder of a VM whose record may be gone.
-func (e Part) leaving(store *config.Store, a share.Attachment, recorded bool) (*Leaving, error) {
+func (e Part) newDetachment(store *config.Store, a share.Attachment, recorded bool) (*Detachment, error) {
 	u, err := store.Config.LibvirtOf(a.VM)
 	if err != nil {
 		return nil, err
 	}
 	e.UseLibvirt(u)
-	return &Leaving{W: &target.Target{Store: store, Name: a.VM, Libvirt: u, Guest: true, LoginLimit: detachPatience}, Att: a, Rec: recorded}, nil
+	return &Detachment{W: &target.Target{Store: store, Name: a.VM, Libvirt: u, Guest: true, LoginLimit: detachPatience}, Att: a, Rec: recorded}, nil
 }
 
 // chooseRecord decides between the VMs a folder is attached to as Resolve does.
@@ -97,8 +97,8 @@ func (e Part) chooseRecord(ctx context.Context, c *config.Config, found []config
 	return found[i : i+1], nil
 }
 
-// lookForStray looks for what a killed run mounted for a VM and never recorded.
-func (e Part) lookForStray(store *config.Store, o DetachOptions, typed, real string) (*Leaving, error) {
+// findUnrecorded looks for what a killed run mounted for a VM and never recorded.
+func (e Part) findUnrecorded(store *config.Store, o DetachOptions, typed, real string) (*Detachment, error) {
 	c := &store.Config
 	for _, r := range c.AttachmentsOf(real) {
 		if o.VM == "" || o.VM == r.VMName {
@@ -121,7 +121,7 @@ func (e Part) lookForStray(store *config.Store, o DetachOptions, typed, real str
 		for _, p := range []string{real, typed} {
 			if len(hf.Tokens[share.Token(p)]) > 0 {
 				a := share.Attachment{HostPath: p, VM: vm, Mode: share.SharedRoot, Access: "rw", GuestDst: p, Tag: share.Token(p)}
-				return e.leaving(store, a, false)
+				return e.newDetachment(store, a, false)
 			}
 		}
 	}
@@ -157,9 +157,9 @@ func pathOf(arg string) (typed, real string, err error) {
 	}
 }
 
-// ObserveLeaving looks at this machine's mounts, and at VM and guest only if
+// ObserveDetach looks at this machine's mounts, and at VM and guest only if
 // the folder is mounted for the VM: else nobody has to be asked.
-func (e Part) ObserveLeaving(ctx context.Context, l *Leaving) (*loop.Facts, error) {
+func (e Part) ObserveDetach(ctx context.Context, l *Detachment) (*loop.Facts, error) {
 	f := &loop.Facts{ConnErr: loop.ErrNotTried}
 	var err error
 	if f.Share, err = e.Shared(l.W.Name, nil); err != nil {
@@ -182,7 +182,7 @@ func (e Part) ObserveLeaving(ctx context.Context, l *Leaving) (*loop.Facts, erro
 // that is killed in between never brings it back; then the guest lets go, this
 // machine takes the mount away, and the record goes. unremote takes the remote of
 // a folder in git mode out of its repository.
-func (e Part) PlanDetach(l *Leaving, f *loop.Facts, unremote []plan.Action) plan.Plan {
+func (e Part) PlanDetach(l *Detachment, f *loop.Facts, unremote []plan.Action) plan.Plan {
 	p := plan.Plan{Stage: plan.Host}
 	a, token := l.Att, share.Token(l.Att.HostPath)
 	bound := len(f.Share.Tokens[token]) > 0
@@ -194,11 +194,11 @@ func (e Part) PlanDetach(l *Leaving, f *loop.Facts, unremote []plan.Action) plan
 			p.Add(plan.Action{
 				ID: "share.release:" + token, Why: fmt.Sprintf("have VM %s let go of folder %s", l.W.Name, a.HostPath), Timing: "share",
 				Shows: []string{"umount " + shellescape.Quote(a.GuestDst) + " (in the guest)"},
-				Do:    func(ctx context.Context) error { return e.releaseAll(ctx, l, f) },
+				Do:    func(ctx context.Context) error { return e.releaseWithNested(ctx, l, f) },
 			})
 		}
 	}
-	p.Add(e.PlanUnplug(l.W, f, a)...)
+	p.Add(e.PlanDetachDevice(l.W, f, a)...)
 	if bound {
 		op := root.Unbind{VMKey: e.Key(l.W.Name), Token: token}
 		p.Add(plan.Action{
@@ -240,10 +240,10 @@ const detachPatience = 30 * time.Second
 // releaseLimit bounds how long a guest may take to let go of a folder.
 const releaseLimit = 90 * time.Second
 
-// releaseAll has the guest unmount the folder, and first what is mounted below
+// releaseWithNested has the guest unmount the folder, and first what is mounted below
 // it there; that comes back with the next mounts. From here on the run's facts
 // are without the folder.
-func (e Part) releaseAll(ctx context.Context, l *Leaving, f *loop.Facts) error {
+func (e Part) releaseWithNested(ctx context.Context, l *Detachment, f *loop.Facts) error {
 	ctx, cancel := context.WithTimeout(ctx, releaseLimit)
 	defer cancel()
 	var below []share.Attachment
@@ -255,17 +255,17 @@ func (e Part) releaseAll(ctx context.Context, l *Leaving, f *loop.Facts) error {
 	if err := ReleaseInGuest(ctx, f.Conn, []share.Attachment{l.Att}, below); err != nil {
 		return err
 	}
-	f.Skip(loop.Skipped{l.Att.HostPath: errLeaving})
+	f.Skip(loop.Skipped{l.Att.HostPath: errDetaching})
 	return e.Probe(ctx, f.Conn, l.W, f)
 }
 
-var errLeaving = errors.New("it is being detached")
+var errDetaching = errors.New("it is being detached")
 
-// StaysAttached ends a run in which the folder could not be taken away. Without
+// EndFailedDetach ends a run in which the folder could not be taken away. Without
 // --force all is as before, and why is returned; with it the folder is gone for
 // what starts in the VM from now on, the rest is left to the VM's next stop, and
 // nil is returned.
-func (e Part) StaysAttached(ctx context.Context, l *Leaving, f *loop.Facts, o DetachOptions, why error) error {
+func (e Part) EndFailedDetach(ctx context.Context, l *Detachment, f *loop.Facts, o DetachOptions, why error) error {
 	if ctx.Err() != nil {
 		return e.WithRerunHint(why)
 	}
@@ -280,7 +280,7 @@ func (e Part) StaysAttached(ctx context.Context, l *Leaving, f *loop.Facts, o De
 			e.WarnOnce(err.Error())
 		}
 		if f.CanProbeFolders() {
-			lctx, cancel := context.WithTimeout(ctx, UndoLimit)
+			lctx, cancel := context.WithTimeout(ctx, CleanupLimit)
 			err := e.RunAsRoot(lctx, f.Conn, "hiding the folder in the VM", share.HideScript(l.Att), nil)
 			cancel()
 			if err != nil {
@@ -328,25 +328,25 @@ func (e Part) watchers(ctx context.Context, f *loop.Facts) []string {
 	if !f.CanProbeFolders() {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, UndoLimit)
+	ctx, cancel := context.WithTimeout(ctx, CleanupLimit)
 	defer cancel()
 	out := capture.Head{Limit: session.GuestOutputLimit}
 	if err := e.RunAsRoot(ctx, f.Conn, "looking at what watches folders", share.WatchScript(), &out); err != nil {
 		return nil
 	}
-	return share.Held([]byte(out.String()))
+	return share.UsedBy([]byte(out.String()))
 }
 
-// unbindPause is how long another run's look at the guest's folders may take
+// retryPause is how long another run's look at the guest's folders may take
 // until the guest is asked again.
-const unbindPause = 500 * time.Millisecond
+const retryPause = 500 * time.Millisecond
 
-// UnbindAgain has the guest forget a folder once more that it had let go of and
+// RetryUnbind has the guest forget a folder once more that it had let go of and
 // whose mount was in use all the same. A `code` or `ssh` beside this run, which
 // has seen the record from before, looks at all folders in one probe; the guest
 // then remembers this one again, and virtiofsd holds it. The third time it is
 // no accident. p is the plan that failed with err; its rest is run again.
-func (e Part) UnbindAgain(ctx context.Context, l *Leaving, f *loop.Facts, p plan.Plan, err error) error {
+func (e Part) RetryUnbind(ctx context.Context, l *Detachment, f *loop.Facts, p plan.Plan, err error) error {
 	token := share.Token(l.Att.HostPath)
 	from := -1
 	for i, a := range p.Actions {
@@ -362,10 +362,10 @@ func (e Part) UnbindAgain(ctx context.Context, l *Leaving, f *loop.Facts, p plan
 		if ctx.Err() != nil || !errors.Is(err, root.ErrInUse) {
 			return err
 		}
-		if pause.For(ctx, unbindPause) != nil {
+		if pause.For(ctx, retryPause) != nil {
 			return err
 		}
-		if rerr := e.releaseAll(ctx, l, f); rerr != nil {
+		if rerr := e.releaseWithNested(ctx, l, f); rerr != nil {
 			return err // what the mount said says more
 		}
 		if _, err = e.Run(ctx, rest); err == nil {
@@ -375,18 +375,18 @@ func (e Part) UnbindAgain(ctx context.Context, l *Leaving, f *loop.Facts, p plan
 	return err
 }
 
-// UndoLimit bounds how long a run that failed goes on with tidying up.
-const UndoLimit = 20 * time.Second
+// CleanupLimit bounds how long a run that failed goes on with tidying up.
+const CleanupLimit = 20 * time.Second
 
 // Exported is what this machine has of a VM's shared folders, whatever the store
 // says.
-type Exported struct {
+type ExportFacts struct {
 	Tokens []string // that are bound, in order
-	Place  bool     // there is a place for them, or a note of one
+	HasDir bool     // there is a place for them, or a note of one
 }
 
-// LookForExported looks for what this machine has of the folders of a VM.
-func LookForExported(key string) (x Exported, err error) {
+// ObserveExports looks for what this machine has of the folders of a VM.
+func ObserveExports(key string) (x ExportFacts, err error) {
 	hf, err := share.ObserveHost(key, nil, nil)
 	if err != nil {
 		return x, err
@@ -395,17 +395,17 @@ func LookForExported(key string) (x Exported, err error) {
 	_, err = root.ReadVMManifest(key)
 	noted := !errors.Is(err, fs.ErrNotExist) || root.DeviceGuardNoted(key)
 	_, err = os.Lstat(root.ExportRoot(key))
-	x.Place = err == nil || noted || len(hf.Export) > 0
+	x.HasDir = err == nil || noted || len(hf.Export) > 0
 	return x, nil
 }
 
-// PlanUnshare takes every token of the VM away, and the place for them.
-func PlanUnshare(key string, x Exported) (as []plan.Action) {
+// PlanUnexport takes every token of the VM away, and the place for them.
+func PlanUnexport(key string, x ExportFacts) (as []plan.Action) {
 	for _, t := range x.Tokens {
 		op := root.Unbind{VMKey: key, Token: t}
 		as = append(as, plan.Action{ID: "share.unbind:" + t, Why: "take the shared folder away", Shows: op.Shows(), Consent: plan.Typed, Root: op})
 	}
-	if x.Place {
+	if x.HasDir {
 		op := root.Unexport{VMKey: key}
 		as = append(as, plan.Action{ID: "share.unexport", Why: "remove " + filepath.Base(root.ExportRoot(key)) + "'s place for shared folders", Shows: op.Shows(), Consent: plan.Typed, Root: op})
 	}

@@ -24,7 +24,7 @@ import (
 )
 
 // skipped are the sentences on saved folders that a run goes on without.
-func skipped(left loop.Skipped) []string {
+func skipNotes(left loop.Skipped) []string {
 	var out []string
 	for _, folder := range slices.Sorted(maps.Keys(left)) {
 		why := left[folder]
@@ -46,22 +46,22 @@ func skipped(left loop.Skipped) []string {
 // leaveOut has the run go on without saved folders, and names them.
 func (e Part) leaveOut(f *loop.Facts, left loop.Skipped) {
 	f.Skip(left)
-	for _, s := range skipped(left) {
+	for _, s := range skipNotes(left) {
 		e.WarnOnce(s)
 	}
 }
 
 // without has the plan go on without saved folders, and name them.
-func (p *Planned) without(left loop.Skipped) {
+func (p *Planned) skip(left loop.Skipped) {
 	p.Left = p.Left.With(left)
-	for _, s := range skipped(left) {
+	for _, s := range skipNotes(left) {
 		p.Warn(s)
 	}
 }
 
 // sorted sorts the errors of a step on all folders: what concerns the folder the
 // verb was given, or all of them, is returned as rest.
-func sorted(w *target.Target, err error) (left loop.Skipped, rest error) {
+func splitErrors(w *target.Target, err error) (left loop.Skipped, rest error) {
 	each, rest := share.Split(err)
 	left = loop.Skipped{}
 	for folder, why := range each {
@@ -75,10 +75,10 @@ func sorted(w *target.Target, err error) (left loop.Skipped, rest error) {
 }
 
 // unusable leaves out what the store says and nothing could be done with.
-func (p *Planned) unusable(w *target.Target, f *loop.Facts) {
+func (p *Planned) skipUnusable(w *target.Target, f *loop.Facts) {
 	for _, a := range w.Others() {
 		if err := share.Check(a); err != nil && p.Left[a.HostPath] == nil {
-			p.without(loop.Skipped{a.HostPath: err})
+			p.skip(loop.Skipped{a.HostPath: err})
 		}
 	}
 	for _, a := range share.RecordedFor(w.Store.Config, w.Name) {
@@ -108,25 +108,25 @@ func (e Part) planLinked(w *target.Target, f *loop.Facts, left loop.Skipped) []p
 }
 
 // PlanShare is the host's part of w's folders. What the guest said of their
-// owners counts (share.HostFacts.Heard), and one that has to be shared anew is
+// owners counts (share.HostFacts.WithGuestOwners), and one that has to be shared anew is
 // let go of by the guest first: as long as it has it mounted, this machine
 // cannot take the old mount away.
 func (e Part) PlanShare(w *target.Target, f *loop.Facts, left loop.Skipped) (Planned, error) {
 	p := Planned{Left: left}
-	p.unusable(w, f)
+	p.skipUnusable(w, f)
 	atts := f.AttsWithout(w, p.Left)
 	isNew := func(a share.Attachment) bool { return w.NewFolder && a.HostPath == w.Folder.HostPath }
-	heard := f.Share.Heard(f.Guest.Share, atts)
+	heard := f.Share.WithGuestOwners(f.Guest.Share, atts)
 	as, err := share.PlanHost(heard, e.Key(w.Name), atts, isNew)
-	more, err := sorted(w, err)
-	if p.without(more); err != nil {
+	more, err := splitErrors(w, err)
+	if p.skip(more); err != nil {
 		return p, err
 	}
 	byID := map[string]share.Attachment{}
 	for _, a := range atts {
 		byID["share.bind:"+share.Token(a.HostPath)] = a
 	}
-	seen, err := e.planSeen(w, f)
+	seen, err := e.planChecksums(w, f)
 	if err != nil {
 		return p, err
 	}
@@ -148,7 +148,7 @@ func (e Part) PlanShare(w *target.Target, f *loop.Facts, left loop.Skipped) (Pla
 		}
 		if token := share.Token(a.HostPath); f.Running() && loop.HasDevice(f, token) && !heard.Mounted(a) {
 			// Its daemon would go on serving what was mounted there before.
-			off := e.unplugAction(w, token, a.HostPath)
+			off := e.detachDevice(w, token, a.HostPath)
 			off.Fail = act.Fail
 			p.Add(off)
 		}
@@ -163,7 +163,7 @@ func (e Part) PlanShare(w *target.Target, f *loop.Facts, left loop.Skipped) (Pla
 			Fail: func(err error) error { e.WarnOnce(err.Error()); return nil },
 		})
 	}
-	plugs, err := e.planPlug(w, f, p.Left)
+	plugs, err := e.planAttachDevices(w, f, p.Left)
 	for _, plug := range plugs {
 		p.Add(plug)
 		for _, act := range as {
@@ -274,7 +274,7 @@ func (e Part) mountInGuest(ctx context.Context, w *target.Target, f *loop.Facts,
 		e.WarnOnce("VM " + w.Name + " could not note its folders: after a restart of its own they come back with the next aivm command only: " + session.LastLine(stderr.String()))
 	}
 	leave := func(err error) error {
-		left, rest := sorted(w, err)
+		left, rest := splitErrors(w, err)
 		e.leaveOut(f, left)
 		return rest
 	}

@@ -57,7 +57,7 @@ func specialSearch(folder string) string {
 
 // SpecialCheck names device nodes, setuid and setgid files in folders the VM
 // can write, and says whether its virtiofsd can make device nodes.
-func (e Part) SpecialCheck(ctx context.Context, w *target.Target, f *loop.Facts, s Seen) (host.Check, []SpecialFile) {
+func (e Part) SpecialCheck(ctx context.Context, w *target.Target, f *loop.Facts, s StatusFacts) (host.Check, []SpecialFile) {
 	c := host.NewCheck("special", "Devices and setuid files", host.Skipped, "VM %s can write no folder", w.Name)
 	var all []SpecialFile
 	var notes []string
@@ -91,7 +91,7 @@ func (e Part) SpecialCheck(ctx context.Context, w *target.Target, f *loop.Facts,
 	}
 	open := ""
 	if searched > 0 && f.Running() {
-		open = e.devicesOpen(w, f.Domain.Domain.Value.ID)
+		open = e.deviceNodeRisk(w, f.Domain.Domain.Value.ID)
 	}
 	if open != "" {
 		notes = append(notes, open)
@@ -110,19 +110,19 @@ func (e Part) SpecialCheck(ctx context.Context, w *target.Target, f *loop.Facts,
 	return c, all
 }
 
-// devicesOpen says why the guest's root may make device nodes in the folders of
+// deviceNodeRisk says why the guest's root may make device nodes in the folders of
 // a VM that runs, as libvirt's domain id; "" if it cannot.
-func (e Part) devicesOpen(w *target.Target, id int) string {
+func (e Part) deviceNodeRisk(w *target.Target, id int) string {
 	g, err := root.ReadDeviceGuard(e.Key(w.Name))
 	if err == nil {
 		err = g.Holds(id)
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		err = &root.UnseenError{Why: err}
 	}
-	return sayDevices(w.Name, err)
+	return describeDeviceRisk(w.Name, err)
 }
 
-func sayDevices(vm string, err error) string {
+func describeDeviceRisk(vm string, err error) string {
 	const unknown = "whether the guest's root can make device nodes in them is not known: "
 	switch {
 	case err == nil:

@@ -21,32 +21,32 @@ import (
 
 // Seen is what status knows of a VM's folders: what is recorded, what this
 // machine's mounts show to the VM, and what the guest says it has mounted.
-type Seen struct {
-	atts  []share.Attachment
-	host  plan.Known[share.HostFacts]
-	guest plan.Known[share.GuestFacts]
-	hangs error // whatever touches a folder in the guest hangs
-	off   bool  // the VM is known not to run
+type StatusFacts struct {
+	atts    []share.Attachment
+	host    plan.Known[share.HostFacts]
+	guest   plan.Known[share.GuestFacts]
+	hungErr error // whatever touches a folder in the guest hangs
+	off     bool  // the VM is known not to run
 }
 
 // See looks at all folders of the VM, in the guest too if it answers.
-func (e Part) See(c config.Config, w *target.Target, f *loop.Facts) Seen {
-	s := Seen{atts: share.RecordedFor(c, w.Name), guest: plan.Unknown[share.GuestFacts](f.ConnErr)}
+func (e Part) ObserveStatus(c config.Config, w *target.Target, f *loop.Facts) StatusFacts {
+	s := StatusFacts{atts: share.RecordedFor(c, w.Name), guest: plan.Unknown[share.GuestFacts](f.ConnErr)}
 	s.host.Value, s.host.Err = e.Shared(w.Name, s.atts)
 	s.off = f.Domain.Domain.Err == nil && !f.Running() && f.Conn == nil
 	if f.Conn != nil {
 		s.guest = plan.Known[share.GuestFacts]{Value: f.Guest.Share, Err: f.Guest.ShareErr}
-		s.hangs = f.Guest.ShareErr
+		s.hungErr = f.Guest.ShareErr
 	}
 	return s
 }
 
 // Check says which folders are where they should be.
-func (s Seen) Check(w *target.Target, f *loop.Facts) host.Check {
+func (s StatusFacts) Check(w *target.Target, f *loop.Facts) host.Check {
 	c := host.NewCheck("folders", "VM shared folders", host.OK, "")
 	var good, bad []string
 	for _, a := range s.atts {
-		why, fix := s.wrong(a)
+		why, fix := s.problem(a)
 		switch {
 		case why == "":
 			good = append(good, a.HostPath)
@@ -62,8 +62,8 @@ func (s Seen) Check(w *target.Target, f *loop.Facts) host.Check {
 		c.State, c.Detail = host.Unknown, s.host.Err.Error()
 	case len(s.atts) == 0:
 		c.State, c.Detail = host.Skipped, "none is attached"
-	case s.hangs != nil:
-		c.State, c.Detail, c.Fix = host.Bad, s.hangs.Error(), session.HintsOf(s.hangs)
+	case s.hungErr != nil:
+		c.State, c.Detail, c.Fix = host.Bad, s.hungErr.Error(), session.HintsOf(s.hungErr)
 	case len(bad) > 0:
 		c.State, c.Detail = host.Bad, strings.Join(bad, "; ")
 	case s.guest.Err == nil:
@@ -77,7 +77,7 @@ func (s Seen) Check(w *target.Target, f *loop.Facts) host.Check {
 
 // wrong says what is wrong with one folder, and whether attaching it again is
 // what helps.
-func (s Seen) wrong(a share.Attachment) (why string, attach bool) {
+func (s StatusFacts) problem(a share.Attachment) (why string, attach bool) {
 	if s.host.Err != nil {
 		return "", false
 	}
@@ -118,7 +118,7 @@ func (s Seen) wrong(a share.Attachment) (why string, attach bool) {
 
 // Strays names what the VM can get at though it was not attached: a run was
 // killed, or could not take the folder away again.
-func (s Seen) Strays(w *target.Target) []host.Check {
+func (s StatusFacts) Strays(w *target.Target) []host.Check {
 	if s.host.Err != nil {
 		return nil // the folders' check says so
 	}
@@ -143,12 +143,12 @@ func (s Seen) Strays(w *target.Target) []host.Check {
 // Writable returns the folders of this machine that the guest can write, and a
 // sentence about them. What it can write is what this machine's mounts show to its device, not what is recorded:
 // guest root needs no more.
-func (s Seen) Writable() (paths []string, sentence string) {
+func (s StatusFacts) Writable() (paths []string, sentence string) {
 	paths, sentence = []string{}, "It can write no folder of this machine."
 	if s.host.Err != nil {
 		sentence = fmt.Sprintf("Which folders of this machine it can write is not known: %v.", s.host.Err)
 	}
-	for _, r := range s.host.Value.Reached() {
+	for _, r := range s.host.Value.ExportedFolders() {
 		if !r.RO {
 			paths = append(paths, r.Path)
 		}
@@ -213,7 +213,7 @@ func (e Part) List(c config.Config) []ListedFolder {
 	return out
 }
 
-func access(r share.Reached) string {
+func access(r share.ExportedFolder) string {
 	if r.RO {
 		return string(share.ReadOnly)
 	}

@@ -42,11 +42,11 @@ type adoption struct {
 	leased  bool // it has ip now
 	key     ssh.PublicKey
 	known   bool // key is from the user's known_hosts
-	way     entry
+	ssh     sshEntry
 }
 
 // entry is what the VM's entry for ssh hangs on.
-type entry struct {
+type sshEntry struct {
 	keys   plan.Known[[]sshcfg.Identity]
 	config sshcfg.Facts
 }
@@ -67,7 +67,7 @@ func (e Part) Adopt(ctx context.Context, o AdoptOptions) (session.VMResult, erro
 		VM: func() string { return name },
 		Plan: func(ctx context.Context) (p plan.Plan, err error) {
 			was := a
-			if a, err = e.lookForAdoption(ctx, o.Name); err != nil {
+			if a, err = e.observeAdoption(ctx, o.Name); err != nil {
 				return p, err
 			}
 			if name = a.w.Name; a.domain.Mark.By(e.UID) {
@@ -78,10 +78,10 @@ func (e Part) Adopt(ctx context.Context, o AdoptOptions) (session.VMResult, erro
 			}
 			if was != nil && a.domain.UUID == was.domain.UUID && a.ip == was.ip {
 				a.key, a.known = was.key, was.known
-			} else if err := e.vouch(ctx, a, o); err != nil {
+			} else if err := e.confirmHostKey(ctx, a, o); err != nil {
 				return p, err
 			}
-			a.way = e.lookAtEntry(ctx, a.w)
+			a.ssh = e.observeEntry(ctx, a.w)
 			if p, err = e.planAdoption(a); err == nil && !e.DryRun {
 				err = config.CheckWritable(e.StorePath)
 			}
@@ -93,7 +93,7 @@ func (e Part) Adopt(ctx context.Context, o AdoptOptions) (session.VMResult, erro
 			}
 			return e.Dry("adopt", name, p)
 		},
-		Before: func() { e.sayAdoption(a) },
+		Before: func() { e.showAdoption(a) },
 		Then: func(ctx context.Context, changed, _ bool) error {
 			if !changed {
 				return nil
@@ -110,8 +110,8 @@ func (e Part) Adopt(ctx context.Context, o AdoptOptions) (session.VMResult, erro
 	return e.VMResult(name, string(a.domain.State), is), nil
 }
 
-// lookForAdoption finds the VM in the store, where 0.3 wrote it, and in libvirt.
-func (e Part) lookForAdoption(ctx context.Context, name string) (*adoption, error) {
+// observeAdoption finds the VM in the store, where 0.3 wrote it, and in libvirt.
+func (e Part) observeAdoption(ctx context.Context, name string) (*adoption, error) {
 	w, err := e.VM(ctx, name, target.Cwd(), false)
 	if err != nil {
 		return nil, err
@@ -165,7 +165,7 @@ func (e Part) lookForAdoption(ctx context.Context, name string) (*adoption, erro
 
 // vouch finds the host key the VM has to show from now on: the one the user's
 // ssh has checked so far, or one the person confirms by its fingerprint.
-func (e Part) vouch(ctx context.Context, a *adoption, o AdoptOptions) error {
+func (e Part) confirmHostKey(ctx context.Context, a *adoption, o AdoptOptions) error {
 	name := a.w.Name
 	if pinned, err := e.SSH.PinnedKey(name); err == nil {
 		a.key, a.known = pinned, true // a run that was killed got that far
@@ -212,8 +212,8 @@ func (e Part) vouch(ctx context.Context, a *adoption, o AdoptOptions) error {
 	return err
 }
 
-// lookAtEntry reads the keys for the VM, and the user's configuration.
-func (e Part) lookAtEntry(ctx context.Context, w *target.Target) (out entry) {
+// observeEntry reads the keys for the VM, and the user's configuration.
+func (e Part) observeEntry(ctx context.Context, w *target.Target) (out sshEntry) {
 	out.keys.Value, out.keys.Err = e.Identities(ctx, w)
 	if out.keys.Err == nil {
 		out.config = sshcfg.Observe(e.SSH, sshcfg.Stanza{Alias: w.Name})
@@ -225,7 +225,7 @@ func (e Part) lookAtEntry(ctx context.Context, w *target.Target) (out entry) {
 func (e Part) planAdoption(a *adoption) (plan.Plan, error) {
 	p := plan.Plan{Stage: plan.Host}
 	w, d, n := a.w, a.domain, a.network
-	ids, err := a.way.keys.Value, a.way.keys.Err
+	ids, err := a.ssh.keys.Value, a.ssh.keys.Err
 	if err != nil {
 		return p, err
 	}
@@ -254,13 +254,13 @@ func (e Part) planAdoption(a *adoption) (plan.Plan, error) {
 			Do:    func(ctx context.Context) error { return a.conn.Reserve(ctx, n.Name, r) },
 		})
 	}
-	as, err := sshcfg.Plan(a.way.config, e.Stanza(w.Name, in))
+	as, err := sshcfg.Plan(a.ssh.config, e.Stanza(w.Name, in))
 	if err != nil && !errors.Is(err, sshcfg.ErrReadOnly) {
 		return p, err
 	}
 	p.Add(as...)
 	if err == nil {
-		if as, err = sshcfg.PlanRemoveLegacy(a.way.config, w.Name); err != nil && !errors.Is(err, sshcfg.ErrReadOnly) {
+		if as, err = sshcfg.PlanRemoveLegacy(a.ssh.config, w.Name); err != nil && !errors.Is(err, sshcfg.ErrReadOnly) {
 			return p, err
 		}
 		p.Add(as...)
@@ -324,8 +324,8 @@ func diskOf(d *virt.Domain) string {
 	return "(none in a file)"
 }
 
-// sayAdoption shows what is going to be taken over.
-func (e Part) sayAdoption(a *adoption) {
+// showAdoption shows what is going to be taken over.
+func (e Part) showAdoption(a *adoption) {
 	d := a.domain
 	e.UI.Say("VM %s (%s): %d CPUs, %d MB of memory, network %s, address %s", d.Name, d.State, d.VCPUs, d.RAMMB, d.Network, a.ip)
 	for _, k := range d.Stored {

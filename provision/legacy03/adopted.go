@@ -96,8 +96,8 @@ func (e Part) Shell(ctx context.Context, w *target.Target, command []string) (bo
 	if e.DryRun {
 		return true, &session.DryRun{Last: "DRYRUN: would open a shell in VM " + w.Name + ", as it is"}
 	}
-	resume := e.UI.Suspend()
-	defer resume()
+	endSuspend := e.UI.Suspend()
+	defer endSuspend()
 	cmd := exec.CommandContext(ctx, "ssh", args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = e.Stdin, e.Stdout, e.Stderr
 	err = cmd.Run()
@@ -134,8 +134,8 @@ type Remains struct {
 	Address string // the file in which 0.3 kept the VM's address; empty if it is not there
 }
 
-// LookForRemains looks for what aivm 0.3 left of a VM, d, that was taken over.
-func (e Part) LookForRemains(w *target.Target, d *virt.Domain) (r Remains) {
+// ObserveRemains looks for what aivm 0.3 left of a VM, d, that was taken over.
+func (e Part) ObserveRemains(w *target.Target, d *virt.Domain) (r Remains) {
 	in, err := e.State().Instance(w.Name)
 	if err != nil || in == nil || !in.Adopted || d == nil {
 		return r

@@ -47,7 +47,7 @@ func found(t *testing.T, e Part) *adoption {
 		network: &virt.Network{Name: "n"},
 		ip:      netip.MustParseAddr("10.77.0.101"),
 		key:     k.Public,
-		way: entry{
+		ssh: sshEntry{
 			keys:   plan.Yes([]sshcfg.Identity{{Path: "/k"}}),
 			config: sshcfg.Facts{Layout: e.SSH, DirMode: plan.Yes(fs.FileMode(0o700))},
 		},
@@ -72,18 +72,18 @@ func TestPlanAdoption(t *testing.T) {
 			a.network.Hosts = []virt.Reservation{{MAC: "52:54:00:00:00:01", IP: a.ip}}
 		}, "adopt.state adopt.network ssh.config:t ssh.include adopt.domain", nil},
 		"its block in the configuration": {func(a *adoption) {
-			a.way.config.Config = plan.Yes(sshcfg.File{Path: "/c", Target: "/c", Exists: true, Data: block})
+			a.ssh.config.Config = plan.Yes(sshcfg.File{Path: "/c", Target: "/c", Exists: true, Data: block})
 		}, "adopt.state adopt.network adopt.reserve ssh.config:t ssh.include ssh.legacy:t adopt.domain", nil},
 		"a configuration that cannot be read": {func(a *adoption) {
-			a.way.config.Config.Err = broken
+			a.ssh.config.Config.Err = broken
 		}, "adopt.state adopt.network adopt.reserve ssh.config:t adopt.domain", nil},
 		"another network": {func(a *adoption) {
 			a.network.Name = "m"
 		}, "adopt.state adopt.network adopt.reserve ssh.config:t ssh.include adopt.records adopt.domain", nil},
-		"no keys":          {func(a *adoption) { a.way.keys.Err = broken }, "", broken},
-		"a guest's config": {func(a *adoption) { a.way.config.Guarded = sshcfg.ErrGuest }, "", sshcfg.ErrGuest},
+		"no keys":          {func(a *adoption) { a.ssh.keys.Err = broken }, "", broken},
+		"a guest's config": {func(a *adoption) { a.ssh.config.Guarded = sshcfg.ErrGuest }, "", sshcfg.ErrGuest},
 		"a name that is taken": {func(a *adoption) {
-			a.way.config.Clashes = []sshcfg.Clash{{File: "/c", Line: 1}}
+			a.ssh.config.Clashes = []sshcfg.Clash{{File: "/c", Line: 1}}
 		}, "", sshcfg.ErrAliasTaken},
 	} {
 		a := found(t, e)

@@ -35,7 +35,7 @@ func (e Part) CheckIdentity(w *target.Target, f *loop.Facts) error {
 	if d.Err != nil || d.Value == nil {
 		return nil
 	}
-	err := domain.CheckOurs(d.Value, e.UID)
+	err := domain.CheckOwner(d.Value, e.UID)
 	if err != nil && !w.NewVM && !d.Value.Mark.Ours {
 		return target.NotAdopted(w.Name)
 	}

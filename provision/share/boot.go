@@ -24,10 +24,10 @@ const (
 )
 
 // places puts the paths that aivm has in a guest into a script.
-var places = strings.NewReplacer("@UID@", guestuser.Text, "@LIST@", bootListPath, "@MOST@", mostPath, "@EXPORT@", ExportMount, "@TAG@", FSTag, "@OWN@", OwnMounts)
+var places = strings.NewReplacer("@UID@", guestuser.Text, "@LIST@", bootListPath, "@MOST@", maxInodesPath, "@EXPORT@", ExportMount, "@TAG@", FSTag, "@OWN@", OwnMounts)
 
 // bootUnit is started after systemd-tmpfiles-setup (basic.target is after it):
-// a folder below /tmp must not be there when /tmp is cleaned. pam_nologin keeps
+// a folder below /tmp must not be there when /tmp is cleaned. pam_nologin inodeLimit
 // everybody but root out until systemd-user-sessions has run.
 const bootUnit = `# Written by aivm.
 [Unit]
@@ -75,7 +75,7 @@ func bootFile() (version, text string) {
 // was written, script and unit too, so that a newer aivm renews them.
 type list struct {
 	text, mark, version, script string
-	most                        int // inodes the guest may keep
+	maxInodes                   int // inodes the guest may keep
 }
 
 // bootList makes the list, parents before what lies in them.
@@ -105,8 +105,8 @@ var installText string
 // all the same, until it restarts.
 func (l list) install() string {
 	return strings.NewReplacer(
-		"@LIST@", bootListPath, "@BOOT@", bootPath, "@UNIT@", unitPath, "@WANTS@", wantsPath, "@WANTS_DIR@", path.Dir(wantsPath), "@GUARD@", guardPath, "@GUARD_UNIT@", guardUnitPath, "@GUARD_WANTS@", guardWantsPath, "@MOST@", mostPath,
-		"@COUNT@", strconv.Itoa(l.most), "@TEXT@", quote(l.text), "@VERSION@", quote(l.version), "@BOOT_TEXT@", quote(l.script),
+		"@LIST@", bootListPath, "@BOOT@", bootPath, "@UNIT@", unitPath, "@WANTS@", wantsPath, "@WANTS_DIR@", path.Dir(wantsPath), "@GUARD@", guardPath, "@GUARD_UNIT@", guardUnitPath, "@GUARD_WANTS@", guardWantsPath, "@MOST@", maxInodesPath,
+		"@COUNT@", strconv.Itoa(l.maxInodes), "@TEXT@", quote(l.text), "@VERSION@", quote(l.version), "@BOOT_TEXT@", quote(l.script),
 		"@UNIT_TEXT@", quote(bootUnit), "@GUARD_TEXT@", quote(guardScript), "@GUARD_UNIT_TEXT@", quote(guardUnit), "@ENVIRONMENT@", quote(environment),
 	).Replace(strings.TrimSuffix(installText, "\n"))
 }

@@ -28,7 +28,7 @@ func (g *guest) boot() string {
 
 func (g *guest) down(atts ...Attachment) {
 	g.t.Helper()
-	for _, a := range innermost(atts) {
+	for _, a := range innermostFirst(atts) {
 		must(g.t, unix.Unmount(a.GuestDst, 0))
 	}
 }

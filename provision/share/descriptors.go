@@ -17,7 +17,7 @@ import (
 // million where it may; the rest is done in the guest, by a service that makes
 // it forget in time.
 const (
-	mostPath       = "/var/lib/aivm/descriptors" // how many inodes the guest may remember
+	maxInodesPath  = "/var/lib/aivm/descriptors" // how many inodes the guest may remember
 	guardPath      = "/usr/local/sbin/aivm-folders-guard"
 	guardUnitPath  = "/etc/systemd/system/aivm-folders-guard.service"
 	guardWantsPath = "/etc/systemd/system/multi-user.target.wants/aivm-folders-guard.service"
@@ -47,8 +47,8 @@ var guardText string
 // guest looks up less than the third of the limit that is left above most.
 var guardScript = places.Replace(guardText)
 
-// keeps is how many inodes a guest may remember, given its daemon's limit.
-func keeps(limit int) int {
+// inodeLimit is how many inodes a guest may remember, given its daemon's limit.
+func inodeLimit(limit int) int {
 	if limit <= 0 {
 		limit = assumedLimit
 	}
@@ -58,7 +58,7 @@ func keeps(limit int) int {
 // ObserveDaemons reads how many files the VM's daemons may have open, if
 // PlanGuest is going to write that into the guest. It needs no rights.
 func (f *HostFacts) ObserveDaemons(g GuestFacts, atts []Attachment) {
-	if atts = f.usable(atts); g.lists(bootList(atts), atts) {
+	if atts = f.usable(atts); g.needsList(bootList(atts), atts) {
 		f.OpenFiles = f.daemonLimit()
 	}
 }

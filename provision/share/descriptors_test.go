@@ -10,7 +10,7 @@ import (
 
 func TestKeeps(t *testing.T) {
 	for limit, want := range map[int]int{0: 600000, 1000000: 600000, 20000: 12000, 1024: 612} {
-		if got := keeps(limit); got != want {
+		if got := inodeLimit(limit); got != want {
 			t.Errorf("%d: %d, want %d", limit, got, want)
 		}
 	}
@@ -64,7 +64,7 @@ func TestGuardScript(t *testing.T) {
 		put("drop", "")
 		s := strings.NewReplacer(
 			"/sys/kernel/slab/fuse_inode/objects", dir+"/objects", "/proc/slabinfo", dir+"/slabinfo",
-			"/proc/sys/vm/drop_caches", dir+"/drop", mostPath, dir+"/most", "while sleep 3; do", "for _ in 1; do",
+			"/proc/sys/vm/drop_caches", dir+"/drop", maxInodesPath, dir+"/most", "while sleep 3; do", "for _ in 1; do",
 		).Replace(guardScript)
 		if out, err := exec.Command("sh", "-c", s).CombinedOutput(); err != nil && len(out) > 0 {
 			t.Fatalf("%v: %s", err, out)

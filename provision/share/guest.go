@@ -16,26 +16,26 @@ import (
 
 // A Dir is one directory on the way to a guest path, as the guest's user sees it.
 type Dir struct {
-	There bool   // else it is missing, or hidden by one that cannot be passed (Denied)
-	Deny  bool   // what lies there is unknown: a directory above cannot be passed
-	Mode  uint32 // st_mode
-	Ino   uint64
-	UID   int
-	GID   int
-	Pass  bool // the guest's user can walk through it
+	There   bool   // else it is missing, or hidden by one that cannot be passed (Denied)
+	Hidden  bool   // what lies there is unknown: a directory above cannot be passed
+	Mode    uint32 // st_mode
+	Ino     uint64
+	UID     int
+	GID     int
+	CanWalk bool // the guest's user can walk through it
 }
 
 // GuestFacts are what the probe said.
 type GuestFacts struct {
-	Mounts []mountinfo.Mount
-	Ways   map[string][]Dir // by token: every directory from / to the guest path, which is the last
-	Typed  map[string]Dir   // by token: what lies at the typed path, for folders that have one
-	Same   map[string]bool  // by token: the typed path leads to the folder
-	List   string           // the mark of the list that is mounted at boot (bootList); "" for none
+	Mounts   []mountinfo.Mount
+	PathDirs map[string][]Dir // by token: every directory from / to the guest path, which is the last
+	Typed    map[string]Dir   // by token: what lies at the typed path, for folders that have one
+	Same     map[string]bool  // by token: the typed path leads to the folder
+	List     string           // the mark of the list that is mounted at boot (bootList); "" for none
 }
 
 // ways returns every directory from below / to dst.
-func ways(dst string) []string {
+func pathDirs(dst string) []string {
 	var out []string
 	for d := dst; d != "/" && d != "."; d = path.Dir(d) {
 		out = append([]string{d}, out...)
@@ -83,7 +83,7 @@ func probed(atts []Attachment) []string {
 	seen := map[string]bool{}
 	var out []string
 	add := func(p string) {
-		for _, d := range ways(p) {
+		for _, d := range pathDirs(p) {
 			if !seen[d] {
 				seen[d] = true
 				out = append(out, d)
@@ -121,7 +121,7 @@ func ParseGuest(out []byte, atts []Attachment) (GuestFacts, error) {
 	for _, d := range probed(atts) {
 		asked[d] = true
 	}
-	f := GuestFacts{Ways: map[string][]Dir{}, Typed: map[string]Dir{}, Same: map[string]bool{}}
+	f := GuestFacts{PathDirs: map[string][]Dir{}, Typed: map[string]Dir{}, Same: map[string]bool{}}
 	dirs := map[string]Dir{}
 	sections := []string{"mounts", "dirs", "pass", "same", "list", "end"}
 	at := 0
@@ -153,7 +153,7 @@ func ParseGuest(out []byte, atts []Attachment) (GuestFacts, error) {
 			if !asked[line] {
 				return bad(i+1, "a directory nobody asked for")
 			}
-			if d.Pass = true; ok { // else it was made between the two looks
+			if d.CanWalk = true; ok { // else it was made between the two looks
 				dirs[line] = d
 			}
 		case "same":
@@ -178,9 +178,9 @@ func ParseGuest(out []byte, atts []Attachment) (GuestFacts, error) {
 			continue
 		}
 		token := Token(a.HostPath)
-		f.Ways[token] = walk(dirs, a.GuestDst)
+		f.PathDirs[token] = dirsTo(dirs, a.GuestDst)
 		if t := a.typed(); t != "" {
-			w := walk(dirs, t)
+			w := dirsTo(dirs, t)
 			f.Typed[token] = w[len(w)-1]
 		}
 	}
@@ -188,13 +188,13 @@ func ParseGuest(out []byte, atts []Attachment) (GuestFacts, error) {
 }
 
 // walk is the way to p, as far as it was seen.
-func walk(dirs map[string]Dir, p string) []Dir {
+func dirsTo(dirs map[string]Dir, p string) []Dir {
 	var way []Dir
-	for i, name := range ways(p) {
+	for i, name := range pathDirs(p) {
 		d := dirs[name]
 		if !d.There && i > 0 {
 			up := way[i-1]
-			d.Deny = up.Deny || up.There && !up.Pass
+			d.Hidden = up.Hidden || up.There && !up.CanWalk
 		}
 		way = append(way, d)
 	}
@@ -218,7 +218,7 @@ func parseDir(s string) (name string, d Dir, err error) {
 
 // ErrOwner is what Verify ends with for a folder that is the right one and has
 // the wrong owner in the guest: the owners were mapped when it belonged to
-// somebody else. HostFacts.Heard makes it be shared anew.
+// somebody else. HostFacts.WithGuestOwners makes it be shared anew.
 var ErrOwner = errors.New("its owner changed on this machine after it was shared")
 
 // Verify says whether the guest has a's folder where it should be, and if not,
@@ -238,7 +238,7 @@ func Verify(f GuestFacts, host HostFacts, a Attachment) error {
 		return no("nothing is mounted there")
 	}
 	m := there[len(there)-1]
-	source, shown := f.shown(m)
+	source, shown := f.deviceAndPath(m)
 	switch {
 	case m.Type != "virtiofs":
 		return no("a file system of type %q is mounted there", m.Type)
@@ -247,16 +247,16 @@ func Verify(f GuestFacts, host HostFacts, a Attachment) error {
 	case shown != at:
 		return no("it shows %q, not %q", shown, at)
 	}
-	way := f.Ways[token]
-	if len(way) != len(ways(a.GuestDst)) {
+	way := f.PathDirs[token]
+	if len(way) != len(pathDirs(a.GuestDst)) {
 		return no("the path was not looked at")
 	}
 	for i, d := range way {
 		switch {
-		case d.Deny, i < len(way)-1 && d.There && !d.Pass:
+		case d.Hidden, i < len(way)-1 && d.There && !d.CanWalk:
 			return no("the VM's user cannot walk there")
 		case !d.There:
-			return no("%s is missing", ways(a.GuestDst)[i])
+			return no("%s is missing", pathDirs(a.GuestDst)[i])
 		}
 	}
 	d := way[len(way)-1]

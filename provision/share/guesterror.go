@@ -26,7 +26,7 @@ func GuestError(exit int, out, stderr []byte, atts []Attachment) error {
 		mine := concerned(atts, token, where)
 		for _, of := range mine {
 			err := explain(reason, where, said, of)
-			if by := held(out, token); reason == "busy" && len(by) > 0 {
+			if by := usedBy(out, token); reason == "busy" && len(by) > 0 {
 				err = ui.Refused("%q in the VM is in use there by %s", where, strings.Join(by, ", "))
 			}
 			errs = append(errs, &FolderError{of.HostPath, err})

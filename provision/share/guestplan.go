@@ -25,7 +25,7 @@ var headText string
 var guestHead = places.Replace(headText)
 
 // PlanGuest returns one shell script, to be run by guest root, that mounts the
-// device and every folder of atts that is not yet right, and leaves the list of
+// device and every folder of atts that is not yet showsFolder, and leaves the list of
 // them for the guest's next boot; and the same as steps for people (their Do is
 // nil: the script does them all). Both are empty when nothing is to be done.
 // Running it again is harmless.
@@ -46,13 +46,13 @@ func PlanGuest(f GuestFacts, host HostFacts, atts []Attachment) (script string, 
 			continue
 		}
 		g.todo = append(g.todo, a)
-		if moved || !g.right(a) {
+		if moved || !g.rightlyMounted(a) {
 			g.mount = append(g.mount, a)
 		}
 	}
 	links := g.links()
 	list := bootList(atts)
-	newList := f.lists(list, atts)
+	newList := f.needsList(list, atts)
 	if len(g.todo) == 0 && len(links) == 0 && !newList {
 		return "", nil, nil
 	}
@@ -63,11 +63,11 @@ func PlanGuest(f GuestFacts, host HostFacts, atts []Attachment) (script string, 
 		g.mountAll()
 	}
 	for _, a := range links {
-		g.line("own %s", quoteAll(g.ownWays(path.Dir(a.typed()), a.GuestDst)))
+		g.line("own %s", quoteAll(g.guestDirs(path.Dir(a.typed()), a.GuestDst)))
 		g.line("link %s %s", quote(a.typed()), quote(a.GuestDst))
 	}
 	if newList {
-		list.most = keeps(host.OpenFiles)
+		list.maxInodes = inodeLimit(host.OpenFiles)
 		g.line("%s", list.install())
 	}
 	g.line("return $bad\n}\nmain")
@@ -80,13 +80,13 @@ func PlanGuest(f GuestFacts, host HostFacts, atts []Attachment) (script string, 
 func (f HostFacts) usable(atts []Attachment) []Attachment {
 	out := slices.DeleteFunc(slices.Clone(atts), func(a Attachment) bool { return f.Folders[a.HostPath].Err != nil })
 	slices.SortFunc(out, func(a, b Attachment) int {
-		return cmp.Or(len(ways(a.GuestDst))-len(ways(b.GuestDst)), strings.Compare(a.GuestDst, b.GuestDst))
+		return cmp.Or(len(pathDirs(a.GuestDst))-len(pathDirs(b.GuestDst)), strings.Compare(a.GuestDst, b.GuestDst))
 	})
 	return out
 }
 
 // lists reports whether the guest's list has to be written for atts.
-func (f GuestFacts) lists(l list, atts []Attachment) bool {
+func (f GuestFacts) needsList(l list, atts []Attachment) bool {
 	return l.mark != f.List && (len(atts) > 0 || f.List != "")
 }
 
@@ -143,13 +143,13 @@ func (g *guestPlan) mountAll() {
 		}
 		var own, walk []string
 		for _, a := range now {
-			for _, d := range g.ownWays(a.GuestDst, a.GuestDst) {
+			for _, d := range g.guestDirs(a.GuestDst, a.GuestDst) {
 				if done[d] {
 					continue
 				}
 				done[d] = true
 				own = append(own, quote(d))
-				if d != a.GuestDst && !g.passed(d) {
+				if d != a.GuestDst && !g.walkable(d) {
 					walk = append(walk, quote(d))
 				}
 			}
@@ -173,33 +173,33 @@ func (g *guestPlan) mountAll() {
 func (g *guestPlan) oneFolder(a Attachment) {
 	token := Token(a.HostPath)
 	before := ""
-	if in := g.theirWays(a.GuestDst); len(in) > 0 {
+	if in := g.sharedDirs(a.GuestDst); len(in) > 0 {
 		before = fmt.Sprintf("theirs %s %s && ", token, quoteAll(in))
 	} else {
-		for _, d := range ways(a.GuestDst) {
+		for _, d := range pathDirs(a.GuestDst) {
 			before += fmt.Sprintf("! iswrong %s && ", quote(d))
 		}
 	}
 	g.line("%sfolder %s %s %s %d %s", before, token, quote(a.GuestDst), quote(mountinfo.Escape(a.GuestDst)), g.host.Folders[a.HostPath].Ino, a.from())
 }
 
-// right reports whether what is mounted for a is the right folder, so that
+// rightlyMounted reports whether what is mounted for a is the showsFolder folder, so that
 // only the way to it is in need of mending. Where the guest's user could not
 // look, the mount table has to do.
-func (g *guestPlan) right(a Attachment) bool {
-	at, way := mountinfo.At(g.f.Mounts, a.GuestDst), g.f.Ways[Token(a.HostPath)]
-	if len(at) == 0 || len(way) == 0 || !g.f.shows(a, at[len(at)-1]) {
+func (g *guestPlan) rightlyMounted(a Attachment) bool {
+	at, way := mountinfo.At(g.f.Mounts, a.GuestDst), g.f.PathDirs[Token(a.HostPath)]
+	if len(at) == 0 || len(way) == 0 || !g.f.showsFolder(a, at[len(at)-1]) {
 		return false
 	}
 	last := way[len(way)-1]
-	return last.Deny || last.Ino == g.host.Folders[a.HostPath].Ino
+	return last.Hidden || last.Ino == g.host.Folders[a.HostPath].Ino
 }
 
-// ownWays are the directories on the way to p that are the guest's own; the
+// guestDirs are the directories on the way to p that are the guest's own; the
 // place of another folder is left to that.
-func (g *guestPlan) ownWays(p, dst string) []string {
+func (g *guestPlan) guestDirs(p, dst string) []string {
 	var out []string
-	for _, d := range ways(p) {
+	for _, d := range pathDirs(p) {
 		if slices.ContainsFunc(g.atts, func(o Attachment) bool { return o.GuestDst != dst && below(d, o.GuestDst) }) {
 			break
 		}
@@ -210,10 +210,10 @@ func (g *guestPlan) ownWays(p, dst string) []string {
 	return out
 }
 
-// theirWays are those that lie in another attached folder: the host's.
-func (g *guestPlan) theirWays(dst string) []string {
+// sharedDirs are those that lie in another attached folder: the host's.
+func (g *guestPlan) sharedDirs(dst string) []string {
 	var out []string
-	for _, d := range ways(dst) {
+	for _, d := range pathDirs(dst) {
 		if slices.ContainsFunc(g.atts, func(o Attachment) bool { return below(d, o.GuestDst) }) {
 			out = append(out, d)
 		}
@@ -222,11 +222,11 @@ func (g *guestPlan) theirWays(dst string) []string {
 }
 
 // passed reports whether the probe saw the guest's user walk through d.
-func (g *guestPlan) passed(d string) bool {
+func (g *guestPlan) walkable(d string) bool {
 	for _, a := range g.atts {
-		for i, name := range ways(a.GuestDst) {
-			if way := g.f.Ways[Token(a.HostPath)]; name == d && i < len(way) {
-				return way[i].There && way[i].Pass
+		for i, name := range pathDirs(a.GuestDst) {
+			if way := g.f.PathDirs[Token(a.HostPath)]; name == d && i < len(way) {
+				return way[i].There && way[i].CanWalk
 			}
 		}
 	}
@@ -240,7 +240,7 @@ func (g *guestPlan) links() []Attachment {
 	var out []Attachment
 	for _, a := range g.atts {
 		t, token := a.typed(), Token(a.HostPath)
-		if t == "" || g.f.Same[token] || g.f.Typed[token].There || len(g.theirWays(t)) > 0 {
+		if t == "" || g.f.Same[token] || g.f.Typed[token].There || len(g.sharedDirs(t)) > 0 {
 			continue
 		}
 		out = append(out, a)

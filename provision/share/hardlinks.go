@@ -15,14 +15,14 @@ type inode struct{ dev, ino uint64 }
 // sameFiles finds files of the home that have a second name in the folder: hard
 // links, as some dotfile managers make them. The folder is walked only where a
 // file of the home has several names at all.
-func (l *looker) sameFiles() {
+func (l *leadFinder) sameFiles() {
 	several := map[inode]string{}
 	for _, home := range l.homes() {
-		for _, s := range startup {
+		for _, s := range startupFiles {
 			for _, path := range l.places(home, s) {
 				if st, err := os.Lstat(l.follow(path).Path); err == nil && st.Mode().IsRegular() {
 					if n, links := inodeOf(st); links > 1 {
-						several[n] = l.called(path)
+						several[n] = l.displayName(path)
 					}
 				}
 			}

@@ -44,9 +44,9 @@ type HostFacts struct {
 
 	OpenFiles int // how many the VM's daemons may have open; 0: not known
 
-	mounts []mountinfo.Mount // the whole table
-	stale  map[string]bool   // tokens whose owners the guest does not see as it should (Heard)
-	guards map[string]Guard  // by token (Guarded)
+	mounts     []mountinfo.Mount          // the whole table
+	wrongOwner map[string]bool            // tokens whose owners the guest does not see as it should (WithGuestOwners)
+	protection map[string]ProtectionFacts // by token (WithProtection)
 }
 
 // ObserveHost reads, without any rights, the mount table (given, or
@@ -136,11 +136,11 @@ func observeFolder(path string, ms []mountinfo.Mount) Folder {
 func folderError(path string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return ui.Refused("%w", &because{"folder " + path + " does not exist", fs.ErrNotExist})
+		return ui.Refused("%w", &kindError{"folder " + path + " does not exist", fs.ErrNotExist})
 	case errors.Is(err, unix.ENOTDIR):
 		return ui.Refused("%s is not a folder", path)
 	case errors.Is(err, unix.ELOOP):
-		return ui.Refused("%w", &because{"a part of " + path + " is a symbolic link now", ErrLink}).
+		return ui.Refused("%w", &kindError{"a part of " + path + " is a symbolic link now", ErrLink}).
 			Hint(ui.Remark("attach the folder the link leads to, if that is what you want"))
 	case errors.Is(err, fs.ErrPermission):
 		return ui.Refused("folder %s cannot be reached by you", path)
@@ -158,15 +158,15 @@ func (f HostFacts) Mapped(a Attachment) bool {
 // Bound reports whether the token of a is mounted rightly on this machine, as
 // far as the mount table tells, and what is to be protected of it is. It does
 // not tell whose the folder was when its owners were mapped: only the guest
-// sees that (Heard).
-func (f HostFacts) Bound(a Attachment) bool { return f.Mounted(a) && f.guarded(a) }
+// sees that (WithGuestOwners).
+func (f HostFacts) Bound(a Attachment) bool { return f.Mounted(a) && f.isProtected(a) }
 
 // Mounted is Bound for the folder's own mount alone.
 func (f HostFacts) Mounted(a Attachment) bool {
 	folder, ok := f.Folders[a.HostPath]
 	token := Token(a.HostPath)
 	l := f.Tokens[token]
-	if !ok || folder.Err != nil || !f.exported() || len(l) != 1 || f.stale[token] {
+	if !ok || folder.Err != nil || !f.exportMounted() || len(l) != 1 || f.wrongOwner[token] {
 		return false
 	}
 	m := l[0]
@@ -176,9 +176,9 @@ func (f HostFacts) Mounted(a Attachment) bool {
 		m.Has("nosuid") && m.Has("nodev") && m.Has("ro") == (a.Access == string(ReadOnly) || folder.SourceRO)
 }
 
-// comesBack reports whether libvirt's hook knows of a: a run that was killed
+// hookBinds reports whether libvirt's hook knows of a: a run that was killed
 // may have bound it and not noted it. Binding it again mends that.
-func (f HostFacts) comesBack(a Attachment) bool {
+func (f HostFacts) hookBinds(a Attachment) bool {
 	o, ok := f.Noted[Token(a.HostPath)]
 	return f.Noted == nil || ok && o.Src == a.HostPath && o.RO == (a.Access == string(ReadOnly))
 }
@@ -197,7 +197,7 @@ func (f HostFacts) Unwanted(atts []Attachment) []string {
 	return out
 }
 
-func (f HostFacts) exported() bool {
+func (f HostFacts) exportMounted() bool {
 	if len(f.Export) != 1 {
 		return false
 	}
@@ -250,7 +250,7 @@ func PlanHost(f HostFacts, vmKey string, atts []Attachment, isNew func(Attachmen
 		if consent(a) == plan.Ask {
 			anyNew = plan.Ask
 		}
-		if f.Bound(a) && f.comesBack(a) {
+		if f.Bound(a) && f.hookBinds(a) {
 			continue
 		}
 		op := root.Bind{
@@ -263,7 +263,7 @@ func PlanHost(f HostFacts, vmKey string, atts []Attachment, isNew func(Attachmen
 			how = "read only"
 		}
 		if a.Protect {
-			op.Protect = f.guards[op.Token].Paths
+			op.Protect = f.protection[op.Token].Paths
 			how = "read and write, " + strconv.Itoa(len(op.Protect)) + " paths protected"
 		}
 		binds = append(binds, plan.Action{
@@ -277,7 +277,7 @@ func PlanHost(f HostFacts, vmKey string, atts []Attachment, isNew func(Attachmen
 	}
 	var out []plan.Action
 	// A VM with no folder yet needs the root too: its device serves it.
-	if !f.exported() || !f.Export[0].Has("ro") {
+	if !f.exportMounted() || !f.Export[0].Has("ro") {
 		op := root.Export{VMKey: vmKey}
 		out = append(out, plan.Action{
 			ID: "share.export", Why: "make the place where this VM's shared folders appear",

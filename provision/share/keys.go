@@ -7,7 +7,7 @@ import (
 )
 
 // keys looks for credentials.
-func (l *looker) keys() {
+func (l *leadFinder) keys() {
 	for _, home := range l.homes() {
 		for _, s := range slices.Concat(secrets, credentials) {
 			for _, path := range l.places(home, s) {
@@ -15,7 +15,7 @@ func (l *looker) keys() {
 					l.sshKeys(path)
 					continue
 				}
-				l.keyPlace(s, l.called(path), path)
+				l.keyPlace(s, l.displayName(path), path)
 			}
 		}
 	}
@@ -30,12 +30,12 @@ func (l *looker) keys() {
 
 // keyPlace is place for an entry of the credentials. Links in it that are named
 // as the settings beside them are no credentials: this machine obeys them.
-func (l *looker) keyPlace(entry, name, path string) {
+func (l *leadFinder) keyPlace(entry, name, path string) {
 	var all []Lead
 	l.place(&all, name, path, false)
 	for _, a := range all {
 		if rest, below := strings.CutPrefix(a.Place, name+"/"); below && slices.Contains(settings[entry], rest) {
-			l.out.Acts = append(l.out.Acts, a)
+			l.out.HostExecuted = append(l.out.HostExecuted, a)
 			l.seen[filepath.Join(path, rest)] = true
 			continue
 		}
@@ -44,9 +44,9 @@ func (l *looker) keyPlace(entry, name, path string) {
 }
 
 // sshKeys is place for ~/.ssh, of which some files are no secret.
-func (l *looker) sshKeys(path string) {
+func (l *leadFinder) sshKeys(path string) {
 	var all []Lead
-	l.place(&all, l.called(path), path, false)
+	l.place(&all, l.displayName(path), path, false)
 	for _, a := range all {
 		if !slices.Contains([]string{"config", "config.d", "rc", "environment", "authorized_keys", "authorized_keys2", "known_hosts", "known_hosts.old"}, filepath.Base(a.Place)) {
 			l.out.Keys = append(l.out.Keys, a)

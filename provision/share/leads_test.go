@@ -68,7 +68,7 @@ func TestLeadsBesideCredentials(t *testing.T) {
 		if _, err := RefuseLeads(folder, p, false, nil); err != nil {
 			t.Errorf("%s to be read: %v", at, err)
 		}
-		if n := len(FindLeads(folder, p, false).Acts); n != 1 {
+		if n := len(FindLeads(folder, p, false).HostExecuted); n != 1 {
 			t.Errorf("%s was named %d times", at, n)
 		}
 	}
@@ -77,7 +77,7 @@ func TestLeadsBesideCredentials(t *testing.T) {
 			t.Errorf("keys, writable %v: %v", writable, err)
 		}
 	}
-	if found := FindLeads(filepath.Join(home, "keys"), p, true); len(found.Keys) != len(keys) || len(found.Acts) > 0 {
+	if found := FindLeads(filepath.Join(home, "keys"), p, true); len(found.Keys) != len(keys) || len(found.HostExecuted) > 0 {
 		t.Errorf("keys: %v", found)
 	}
 }
@@ -92,8 +92,8 @@ func TestLeadsInMuch(t *testing.T) {
 	home := linkedHome(t, append(dirs, "dots", "bin"), map[string]string{".vim/zzz/plugin.vim": "dots/plugin.vim"})
 	p := Person{Home: home}
 	found := FindLeads(filepath.Join(home, "dots"), p, false)
-	if NameLeads(found.Acts) != "~/.vim/zzz/plugin.vim leads to "+home+"/dots/plugin.vim" || found.Cut != "~/.vim" {
-		t.Errorf("%v, cut in %q", found.Acts, found.Cut)
+	if NameLeads(found.HostExecuted) != "~/.vim/zzz/plugin.vim leads to "+home+"/dots/plugin.vim" || found.Cut != "~/.vim" {
+		t.Errorf("%v, cut in %q", found.HostExecuted, found.Cut)
 	}
 	if found := FindLeads(filepath.Join(home, "bin"), p, true); found.Cut != "" {
 		t.Errorf("cut in %q", found.Cut)

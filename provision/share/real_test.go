@@ -164,7 +164,7 @@ func TestHostPlanConverges(t *testing.T) {
 	if err := Verify(seen(), observe(), atts[0]); !errors.Is(err, ErrOwner) {
 		t.Errorf("the guest sees the wrong owner, and that is %v", err)
 	}
-	as, err := PlanHost(observe().Heard(seen(), atts), "0-a", atts, nil)
+	as, err := PlanHost(observe().WithGuestOwners(seen(), atts), "0-a", atts, nil)
 	if must(t, err); ids(as) != bindA+"=none" {
 		t.Errorf("the guest said that the owner changed, planned %s", ids(as))
 	}
@@ -172,7 +172,7 @@ func TestHostPlanConverges(t *testing.T) {
 	if err := Verify(seen(), observe(), atts[0]); err != nil {
 		t.Errorf("after it was shared anew: %v", err)
 	}
-	if as, err := PlanHost(observe().Heard(seen(), atts), "0-a", atts, nil); err != nil || len(as) != 0 {
+	if as, err := PlanHost(observe().WithGuestOwners(seen(), atts), "0-a", atts, nil); err != nil || len(as) != 0 {
 		t.Errorf("and planned again: %s %v", ids(as), err)
 	}
 	for _, x := range atts {
@@ -213,7 +213,7 @@ func TestReached(t *testing.T) {
 		f, err := ObserveHost("0-a", nil, nil)
 		must(t, err)
 		got := map[string]bool{}
-		for _, r := range f.Reached() {
+		for _, r := range f.ExportedFolders() {
 			if got[r.Path] = r.RO; r.Found == (r.Path == r.Point) {
 				t.Errorf("%s: %+v", what, r)
 			}

@@ -21,8 +21,8 @@ var secrets = []string{
 // homeMarks make any folder that holds them somebody's home.
 var homeMarks = []string{".ssh", ".gnupg", ".aws", ".password-store", ".netrc", ".config/gh", ".config/gcloud", ".local/share/keyrings"}
 
-// tooMuch are directories that are not projects as a whole; folders in them may be.
-var tooMuch = []string{"/home", "/root", "/usr", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/local", "/bin", "/sbin", "/lib", "/lib64", "/var", "/run"}
+// notProjects are directories that are not projects as a whole; folders in them may be.
+var notProjects = []string{"/home", "/root", "/usr", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/local", "/bin", "/sbin", "/lib", "/lib64", "/var", "/run"}
 
 // Refuse says no to folders a guest must not get by mistake: homes, places
 // with keys, the system's own, and aivm's own files, whether the folder is one
@@ -34,9 +34,9 @@ func Refuse(hostPath, home string, own, allow []string) error {
 	if err := checkPath("folder", hostPath); err != nil {
 		return err
 	}
-	folder := bothWays(hostPath)
+	folder := pathVariants(hostPath)
 	touches := func(p string) (in, holds bool) {
-		for _, s := range bothWays(p) {
+		for _, s := range pathVariants(p) {
 			for _, f := range folder {
 				in = in || f == s || below(f, s)
 				holds = holds || f == s || below(s, f)
@@ -70,7 +70,7 @@ func Refuse(hostPath, home string, own, allow []string) error {
 			return no("it holds the home " + home)
 		}
 	}
-	for _, d := range tooMuch {
+	for _, d := range notProjects {
 		if _, holds := touches(d); holds {
 			return no(d + " is more than a project")
 		}
@@ -104,9 +104,9 @@ func Refuse(hostPath, home string, own, allow []string) error {
 	return nil
 }
 
-// bothWays returns a path as written and with its links resolved. What does
+// pathVariants returns a path as written and with its links resolved. What does
 // not exist is resolved as far as it does.
-func bothWays(p string) []string {
+func pathVariants(p string) []string {
 	p = filepath.Clean(p)
 	rest := ""
 	for dir := p; ; {

@@ -12,30 +12,30 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// heldShell names what in the guest keeps a folder from being let go of: processes
+// usersShell names what in the guest inodeLimit a folder from being let go of: processes
 // that stand in it, have something of it open, or have mapped or started a
 // file of it. One find looks at all processes; find's -lname takes a pattern.
 //
 //go:embed held.sh
-var heldShell string
+var usersShell string
 
 //go:embed watch.sh
 var watchMain string
 
 // WatchScript returns a shell script, to be run by guest root, that names what
 // watches files of the VM's folders with inotify: a watch outlives the unmount
-// of its folder and keeps the file in the guest's caches. Which folder a watch
+// of its folder and inodeLimit the file in the guest's caches. Which folder a watch
 // is for cannot be told.
 func WatchScript() string {
 	return guestHead + watchMain
 }
 
 // Held names the processes that a script found: "node (pid 812)".
-func Held(out []byte) []string { return held(out, "-") }
+func UsedBy(out []byte) []string { return usedBy(out, "-") }
 
 // held is what the guest says uses the folder of a token; names are whatever
 // the guest's processes call themselves.
-func held(out []byte, token string) []string {
+func usedBy(out []byte, token string) []string {
 	var names []string
 	for line := range strings.SplitSeq(string(out[:min(len(out), maxProbe)]), "\n") {
 		f := strings.SplitN(line, " ", 4)
@@ -57,15 +57,15 @@ func held(out []byte, token string) []string {
 
 // ReleaseScript returns a shell script, to be run by guest root, after which
 // the guest holds nothing of these folders any more, so that this machine can
-// take their tokens away: they are unmounted, innermost first, and forgotten by
+// take their tokens away: they are unmounted, innermostFirst first, and forgotten by
 // the guest's caches, for each entry of which virtiofsd holds a descriptor
 // (shares.md 3). One that is in use there stays, and what uses it is named
 // (GuestError). What is gone for good loses its link at the typed path too; rest
 // is what comes back.
 func ReleaseScript(gone, rest []Attachment) string {
 	var b strings.Builder
-	b.WriteString(guestHead + heldShell + "main() {\n")
-	for _, a := range innermost(append(slices.Clone(gone), rest...)) {
+	b.WriteString(guestHead + usersShell + "main() {\n")
+	for _, a := range innermostFirst(append(slices.Clone(gone), rest...)) {
 		fmt.Fprintf(&b, "release %s %s %s %s\n", Token(a.HostPath), quote(a.GuestDst), quote(mountinfo.Escape(a.GuestDst)), quote(globEscape(a.GuestDst)))
 		if a.Mode == Shared {
 			fmt.Fprintf(&b, "unplug %s\n", Token(a.HostPath))
@@ -79,17 +79,17 @@ func ReleaseScript(gone, rest []Attachment) string {
 }
 
 // HideScript returns a shell script, to be run by guest root, that takes a
-// folder in use out of the guest's tree: what has something of it open keeps
+// folder in use out of the guest's tree: what has something of it open inodeLimit
 // it, nobody else finds it.
 func HideScript(a Attachment) string {
 	return guestHead + fmt.Sprintf("main() {\nn=0\nwhile top %s && ours %s && [ $n -lt 32 ]; do\n\tn=$((n + 1))\n\tumount -l -- %s || return 1\ndone\nreturn 0\n}\nmain\n",
 		quote(mountinfo.Escape(a.GuestDst)), Token(a.HostPath), quote(a.GuestDst))
 }
 
-// innermost sorts folders so that what lies below another comes first.
-func innermost(atts []Attachment) []Attachment {
+// innermostFirst sorts folders so that what lies below another comes first.
+func innermostFirst(atts []Attachment) []Attachment {
 	out := append([]Attachment(nil), atts...)
-	sort.SliceStable(out, func(i, j int) bool { return len(ways(out[i].GuestDst)) > len(ways(out[j].GuestDst)) })
+	sort.SliceStable(out, func(i, j int) bool { return len(pathDirs(out[i].GuestDst)) > len(pathDirs(out[j].GuestDst)) })
 	return out
 }
 

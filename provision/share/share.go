@@ -64,7 +64,7 @@ func (a Attachment) device() (tag, at string) {
 
 // ParseMode reads a mode as a person or a 0.3 store writes it.
 func ParseMode(s string) (Mode, error) {
-	switch fold(s) {
+	switch normalize(s) {
 	case "shared-root", "sharedroot", "root":
 		return SharedRoot, nil
 	case "shared":
@@ -86,7 +86,7 @@ const (
 
 // ParseAccess reads an access as a person or a 0.3 store writes it.
 func ParseAccess(s string) (Access, error) {
-	switch fold(s) {
+	switch normalize(s) {
 	case "rw", "readwrite", "read-write":
 		return ReadWrite, nil
 	case "ro", "readonly", "read-only":
@@ -95,7 +95,7 @@ func ParseAccess(s string) (Access, error) {
 	return "", ui.Usage("--access must be one of: ro, rw")
 }
 
-func fold(s string) string {
+func normalize(s string) string {
 	return strings.ReplaceAll(strings.ToLower(strings.TrimSpace(s)), "_", "-")
 }
 

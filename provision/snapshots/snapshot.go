@@ -45,7 +45,7 @@ func (e Part) Snapshot(ctx context.Context, o SnapshotOptions) (SnapshotResult, 
 	name := o.Name
 	r, err := e.OnDisk(ctx, o, func(d *virt.Domain, f *domain.SnapFacts) ([]plan.Action, error) {
 		if name == "" {
-			name = f.Stamp("snap-", e.Now())
+			name = f.NewName("snap-", e.Now())
 		}
 		return domain.PlanSnapshot(d, f, name, e.Snapshots(ctx))
 	})
@@ -61,7 +61,7 @@ func (e Part) Rollback(ctx context.Context, o SnapshotOptions) (SnapshotResult, 
 	keepAs, kept := "", false
 	r, err := e.OnDisk(ctx, o, func(d *virt.Domain, f *domain.SnapFacts) ([]plan.Action, error) {
 		if keepAs == "" {
-			keepAs = f.Stamp(domain.BeforeRollback, e.Now())
+			keepAs = f.NewName(domain.BeforeRollback, e.Now())
 		}
 		as, err := domain.PlanRollback(d, f, o.Name, keepAs, func() { kept = true }, e.Snapshots(ctx))
 		if len(as) > 0 && e.knownToBrowser(d.Name) {

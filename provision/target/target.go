@@ -312,10 +312,10 @@ func (e Finder) OwnVM(ctx context.Context, name string) (*Target, *virt.Domain, 
 }
 
 // Strays is what the VM's device shows although no attachment asks for it.
-func StaleMounts(hf share.HostFacts, atts []share.Attachment) []share.Reached {
-	var out []share.Reached
+func StaleMounts(hf share.HostFacts, atts []share.Attachment) []share.ExportedFolder {
+	var out []share.ExportedFolder
 	unwanted := hf.Strays(atts)
-	for _, r := range hf.Reached() {
+	for _, r := range hf.ExportedFolders() {
 		if slices.Contains(unwanted, r.Token) {
 			out = append(out, r)
 		}

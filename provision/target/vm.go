@@ -108,5 +108,5 @@ func (e Finder) checkOwner(w *Target, d *virt.Domain) error {
 	if !d.Mark.Ours {
 		return NotAdopted(w.Name)
 	}
-	return domain.CheckOurs(d, e.UID)
+	return domain.CheckOwner(d, e.UID)
 }

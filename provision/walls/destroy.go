@@ -26,7 +26,7 @@ type NetworkResult struct {
 // and the next start of one of them makes it again.
 func (e Part) Destroy(ctx context.Context, name string, force bool) (NetworkResult, error) {
 	_, err := e.RunJob(ctx, loop.Job{Plan: func(ctx context.Context) (plan.Plan, error) {
-		n, err := e.lookForDestruction(ctx, name, force)
+		n, err := e.observeDestroy(ctx, name, force)
 		if err != nil {
 			return plan.Plan{}, err
 		}
@@ -35,15 +35,15 @@ func (e Part) Destroy(ctx context.Context, name string, force bool) (NetworkResu
 	return NetworkResult{Schema: 1, Network: name, State: "missing"}, err
 }
 
-// unwanted is a network that is to go.
-type unwanted struct {
+// removal is a network that is to go.
+type removal struct {
 	config.Network
 	users []string       // VMs of the store
 	conn  *virt.Conn     // nil: libvirt does not have it
 	rules firewall.Facts // of it
 }
 
-func (e Part) lookForDestruction(ctx context.Context, name string, force bool) (u unwanted, err error) {
+func (e Part) observeDestroy(ctx context.Context, name string, force bool) (u removal, err error) {
 	store, err := e.Load()
 	if err != nil {
 		return u, err
@@ -76,7 +76,7 @@ func (e Part) lookForDestruction(ctx context.Context, name string, force bool) (
 	return u, nil
 }
 
-func (e Part) planDestroy(n unwanted) plan.Plan {
+func (e Part) planDestroy(n removal) plan.Plan {
 	p := plan.Plan{Stage: plan.Host}
 	network := n.Network.Network
 	if n.conn != nil {

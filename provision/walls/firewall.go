@@ -32,8 +32,8 @@ type ResultNetwork struct {
 	InTheWay []string `json:"in_the_way"`
 }
 
-// walled are the networks a verb of `host fw` is about: the one named, or all.
-func (e Part) walled(name string) ([]config.Network, error) {
+// networksNamed are the networks a verb of `host fw` is about: the one named, or all.
+func (e Part) networksNamed(name string) ([]config.Network, error) {
 	store, err := e.Load()
 	if err != nil {
 		return nil, err
@@ -54,7 +54,7 @@ func (e Part) walled(name string) ([]config.Network, error) {
 // Status looks at the rules of a network, or of all.
 func (e Part) Status(ctx context.Context, name string, sudo bool) (Result, error) {
 	out := Result{Schema: 1, Networks: []ResultNetwork{}}
-	ns, err := e.walled(name)
+	ns, err := e.networksNamed(name)
 	if err != nil {
 		return out, err
 	}
@@ -68,14 +68,14 @@ func (e Part) Status(ctx context.Context, name string, sudo bool) (Result, error
 		if !n.Firewall.Enabled {
 			k.State = off
 		}
-		k.Sentence = "A guest of network " + n.Name + " " + Reaches(n, &rules) + "."
+		k.Sentence = "A guest of network " + n.Name + " " + AccessSentence(n, &rules) + "."
 		k.InTheWay = append(k.InTheWay, firewall.InTheWay(rules.Kernel.Value, n.Network.Bridge)...)
 		for _, c := range e.cutOffs(ctx, want, sudo) {
 			k.InTheWay = append(k.InTheWay, c.String())
 		}
 		out.Networks = append(out.Networks, k)
 	}
-	left := e.leftNow(ctx)
+	left := e.staleFirewallsNow(ctx)
 	for _, m := range left.Value {
 		if name != "" && m.Wall.Network != name {
 			continue
@@ -97,7 +97,7 @@ func (e Part) ApplyRules(ctx context.Context, name string) (Result, error) {
 	var scripts []string
 	_, err := e.RunJob(ctx, loop.Job{
 		Plan: func(ctx context.Context) (p plan.Plan, err error) {
-			look, err := e.lookForApply(ctx, name)
+			look, err := e.observeApply(ctx, name)
 			if err == nil {
 				p, scripts, err = e.planApply(look)
 			}
@@ -115,17 +115,17 @@ func (e Part) ApplyRules(ctx context.Context, name string) (Result, error) {
 	return e.result(ctx, name)
 }
 
-// lookedAt is what `host fw apply` hangs on.
-type lookedAt struct {
-	left     []root.NetManifest // of networks that are gone
+// applyFacts is what `host fw apply` hangs on.
+type applyFacts struct {
+	stale    []root.NetManifest // of networks that are gone
 	networks []config.Network
 	rules    []*loop.WallFacts // of each of them
 	hooks    plan.Known[loop.Hooks]
 }
 
-// lookForApply reads the rules of a network, or of all.
-func (e Part) lookForApply(ctx context.Context, name string) (l lookedAt, err error) {
-	ns, err := e.walled(name)
+// observeApply reads the rules of a network, or of all.
+func (e Part) observeApply(ctx context.Context, name string) (l applyFacts, err error) {
+	ns, err := e.networksNamed(name)
 	if err != nil {
 		return l, err
 	}
@@ -137,15 +137,15 @@ func (e Part) lookForApply(ctx context.Context, name string) (l lookedAt, err er
 	if err != nil {
 		return l, err
 	}
-	if l.left, err = e.Left(have); err != nil {
+	if l.stale, err = e.StaleFirewalls(have); err != nil {
 		return l, err
 	}
 	if name != "" {
-		l.left = slices.DeleteFunc(l.left, func(m root.NetManifest) bool { return m.Wall.Network != name })
+		l.stale = slices.DeleteFunc(l.stale, func(m root.NetManifest) bool { return m.Wall.Network != name })
 	}
 	for _, n := range ns {
 		if !slices.ContainsFunc(have, func(k *virt.Network) bool { return k.Name == n.Network.Name }) {
-			if name != "" && len(l.left) == 0 {
+			if name != "" && len(l.stale) == 0 {
 				return l, ui.Refused("network %q is not there yet: its firewall comes with it", n.Name).Hint(ui.Cmd("aivm host net create " + n.Name))
 			}
 			continue
@@ -168,9 +168,9 @@ func (e Part) lookForApply(ctx context.Context, name string) (l lookedAt, err er
 
 // planApply is what is missing of the rules that were looked at, and those that
 // would be loaded, whole.
-func (e Part) planApply(l lookedAt) (p plan.Plan, scripts []string, err error) {
+func (e Part) planApply(l applyFacts) (p plan.Plan, scripts []string, err error) {
 	p.Stage = plan.Host
-	p.Add(PlanLeft(l.left)...)
+	p.Add(PlanRemoveStale(l.stale)...)
 	for i, n := range l.networks {
 		f := &loop.Facts{Wall: l.rules[i]}
 		rules, err := e.Plan(n, f, f.Wall.Guests.Value)
@@ -184,7 +184,7 @@ func (e Part) planApply(l lookedAt) (p plan.Plan, scripts []string, err error) {
 	if err != nil {
 		return p, nil, err
 	}
-	if len(p.Actions) > len(l.left) {
+	if len(p.Actions) > len(l.stale) {
 		p.Actions = append(hooks, p.Actions...)
 	}
 	return p, scripts, nil
@@ -229,7 +229,7 @@ func (e Part) guests(ctx context.Context, n config.Network) ([]wall.Guest, error
 func (e Part) RemoveRules(ctx context.Context, name string) (Result, error) {
 	_, err := e.RunJob(ctx, loop.Job{Plan: func(ctx context.Context) (plan.Plan, error) {
 		p := plan.Plan{Stage: plan.Host}
-		ns, err := e.walled(name)
+		ns, err := e.networksNamed(name)
 		if err != nil {
 			return p, err
 		}

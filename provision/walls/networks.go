@@ -22,7 +22,7 @@ func (e Part) Create(ctx context.Context, name string) (Created, error) {
 	var n config.Network
 	changed, err := e.RunJob(ctx, loop.Job{
 		Plan: func(ctx context.Context) (p plan.Plan, err error) {
-			l, err := e.lookForNetwork(ctx, name)
+			l, err := e.observeCreate(ctx, name)
 			if err == nil {
 				n = l.network
 				p, err = e.planNetwork(ctx, l)
@@ -49,16 +49,16 @@ type Created struct {
 	Status  NetworksStatus // for --json only
 }
 
-// madeNetwork is a network that is to be there, and what its plan hangs on.
-type madeNetwork struct {
+// createFacts is a network that is to be there, and what its plan hangs on.
+type createFacts struct {
 	network config.Network
 	known   bool // it is recorded
 	facts   network.Facts
 	wall    loop.Facts // its rules, and libvirt's hooks
 }
 
-// lookForNetwork chooses the network's values and reads what is there of it.
-func (e Part) lookForNetwork(ctx context.Context, name string) (m madeNetwork, err error) {
+// observeCreate chooses the network's values and reads what is there of it.
+func (e Part) observeCreate(ctx context.Context, name string) (m createFacts, err error) {
 	store, err := e.Load()
 	if err != nil {
 		return m, err
@@ -86,7 +86,7 @@ func (e Part) lookForNetwork(ctx context.Context, name string) (m madeNetwork, e
 		return m, err
 	}
 	n.Name = n.Network.Name
-	e.ForStart(ctx, n.Network.Name, &m.wall)
+	e.ObserveForStart(ctx, n.Network.Name, &m.wall)
 	return m, nil
 }
 
@@ -107,7 +107,7 @@ func namedNetwork(store *config.Store, name string) (n config.Network, known boo
 
 // planNetwork is what is missing of a network: its definition, its rules in
 // front of its start, its record.
-func (e Part) planNetwork(ctx context.Context, m madeNetwork) (plan.Plan, error) {
+func (e Part) planNetwork(ctx context.Context, m createFacts) (plan.Plan, error) {
 	p := plan.Plan{Stage: plan.Host}
 	n, f := m.network, m.facts
 	nas, err := network.Plan(f, network.Wanted{Spec: n.Network, Owner: e.UID}, e.Networks(ctx))

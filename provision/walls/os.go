@@ -128,7 +128,7 @@ func sudoersLine(user, network string) string {
 }
 
 // unreadable is the refusal to use a guest behind a wall nobody could look at.
-func (e Part) unreadable(f *loop.WallFacts, err error) error {
+func (e Part) unreadableRules(f *loop.WallFacts, err error) error {
 	r := ui.Refused("whether the firewall of network %q is in place could not be read: %w", f.Network, err)
 	if errors.Is(err, firewall.ErrAsks) {
 		r.Hint(ui.CmdFor("run it in a terminal, or allow just this reading", f.Allow))

@@ -60,17 +60,17 @@ func TestPlanApply(t *testing.T) {
 	right := plan.Yes(loop.Hooks{Current: true, Known: true})
 	for _, c := range []struct {
 		name    string
-		is      lookedAt
+		is      applyFacts
 		want    string
 		scripts int
 		err     string
 	}{
-		{name: "in place, whatever the hooks are", is: lookedAt{networks: []config.Network{a}, rules: []*loop.WallFacts{inPlace(t, a)}, hooks: old}},
-		{name: "one is missing", is: lookedAt{networks: []config.Network{a, b}, rules: []*loop.WallFacts{inPlace(t, a), noRules("b")}, hooks: right}, want: "firewall.rules:b", scripts: 1},
-		{name: "both, and the hooks are old", is: lookedAt{networks: []config.Network{a, b}, rules: []*loop.WallFacts{noRules("a"), noRules("b")}, hooks: old}, want: "host.hooks firewall.rules:a firewall.rules:b", scripts: 2},
-		{name: "what is left over needs no hooks", is: lookedAt{left: gone, hooks: old}, want: "firewall.forget:gone"},
-		{name: "left over, and missing", is: lookedAt{left: gone, networks: []config.Network{a}, rules: []*loop.WallFacts{noRules("a")}, hooks: old}, want: "host.hooks firewall.forget:gone firewall.rules:a", scripts: 1},
-		{name: "hooks nobody can look at", is: lookedAt{networks: []config.Network{a}, rules: []*loop.WallFacts{inPlace(t, a)}, hooks: plan.Unknown[loop.Hooks](errors.New("unreadable"))}, err: "unreadable"},
+		{name: "in place, whatever the hooks are", is: applyFacts{networks: []config.Network{a}, rules: []*loop.WallFacts{inPlace(t, a)}, hooks: old}},
+		{name: "one is missing", is: applyFacts{networks: []config.Network{a, b}, rules: []*loop.WallFacts{inPlace(t, a), noRules("b")}, hooks: right}, want: "firewall.rules:b", scripts: 1},
+		{name: "both, and the hooks are old", is: applyFacts{networks: []config.Network{a, b}, rules: []*loop.WallFacts{noRules("a"), noRules("b")}, hooks: old}, want: "host.hooks firewall.rules:a firewall.rules:b", scripts: 2},
+		{name: "what is left over needs no hooks", is: applyFacts{stale: gone, hooks: old}, want: "firewall.forget:gone"},
+		{name: "left over, and missing", is: applyFacts{stale: gone, networks: []config.Network{a}, rules: []*loop.WallFacts{noRules("a")}, hooks: old}, want: "host.hooks firewall.forget:gone firewall.rules:a", scripts: 1},
+		{name: "hooks nobody can look at", is: applyFacts{networks: []config.Network{a}, rules: []*loop.WallFacts{inPlace(t, a)}, hooks: plan.Unknown[loop.Hooks](errors.New("unreadable"))}, err: "unreadable"},
 	} {
 		p, scripts, err := For(looptest.New(t).Loop).planApply(c.is)
 		switch {
@@ -94,12 +94,12 @@ func TestPlanNetwork(t *testing.T) {
 	known := network.Facts{Networks: plan.Yes([]*virt.Network{off})}
 	for _, c := range []struct {
 		name string
-		is   madeNetwork
+		is   createFacts
 		want string
 	}{
-		{"nothing is there", madeNetwork{network: n, facts: fresh, wall: loop.Facts{Wall: noRules("a")}}, "host.hooks network.define:a firewall.rules:a network.start:a store.network:a"},
-		{"it is off", madeNetwork{network: n, known: true, facts: known, wall: loop.Facts{Wall: inPlace(t, n)}}, "host.hooks network.start:a"},
-		{"it is off, and its firewall too", madeNetwork{network: open, known: true, facts: known, wall: loop.Facts{Wall: noRules("a")}}, "network.start:a"},
+		{"nothing is there", createFacts{network: n, facts: fresh, wall: loop.Facts{Wall: noRules("a")}}, "host.hooks network.define:a firewall.rules:a network.start:a store.network:a"},
+		{"it is off", createFacts{network: n, known: true, facts: known, wall: loop.Facts{Wall: inPlace(t, n)}}, "host.hooks network.start:a"},
+		{"it is off, and its firewall too", createFacts{network: open, known: true, facts: known, wall: loop.Facts{Wall: noRules("a")}}, "network.start:a"},
 	} {
 		p, err := For(looptest.New(t).Loop).planNetwork(t.Context(), c.is)
 		if err != nil || idsOf(p) != c.want {
@@ -113,13 +113,13 @@ func TestPlanDestroy(t *testing.T) {
 	n := named("a")
 	for _, c := range []struct {
 		name string
-		is   unwanted
+		is   removal
 		want string
 	}{
-		{"all of it", unwanted{Network: n, conn: &virt.Conn{}, rules: inPlace(t, n).Rules}, "network.remove:a firewall.remove:a store.network:a"},
-		{"VMs have it", unwanted{Network: n, users: []string{"t"}, conn: &virt.Conn{}, rules: inPlace(t, n).Rules}, "network.remove:a firewall.remove:a"},
-		{"libvirt does not know it", unwanted{Network: n}, "store.network:a"},
-		{"rules nobody can read", unwanted{Network: n, rules: firewall.Facts{Manifest: plan.Unknown[*root.NetManifest](errors.New("x"))}}, "firewall.remove:a store.network:a"},
+		{"all of it", removal{Network: n, conn: &virt.Conn{}, rules: inPlace(t, n).Rules}, "network.remove:a firewall.remove:a store.network:a"},
+		{"VMs have it", removal{Network: n, users: []string{"t"}, conn: &virt.Conn{}, rules: inPlace(t, n).Rules}, "network.remove:a firewall.remove:a"},
+		{"libvirt does not know it", removal{Network: n}, "store.network:a"},
+		{"rules nobody can read", removal{Network: n, rules: firewall.Facts{Manifest: plan.Unknown[*root.NetManifest](errors.New("x"))}}, "firewall.remove:a store.network:a"},
 	} {
 		if got := idsOf(For(looptest.New(t).Loop).planDestroy(c.is)); got != c.want {
 			t.Errorf("%s: planned %q, want %q", c.name, got, c.want)

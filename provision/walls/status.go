@@ -123,8 +123,8 @@ func (e Part) uplink() string {
 	return ""
 }
 
-// Reaches is the first half of status's sentence: what the guest can get at.
-func Reaches(n config.Network, rules *firewall.Facts) string {
+// AccessSentence is the first half of status's sentence: what the guest can get at.
+func AccessSentence(n config.Network, rules *firewall.Facts) string {
 	const everything = "reaches the internet, this machine and its networks"
 	if !n.Firewall.Enabled {
 		return everything + " (the firewall is switched off in the config)"

@@ -40,15 +40,15 @@ func (e Part) RulesOf(ctx context.Context, network string, sudo bool) *loop.Wall
 	return f
 }
 
-// ForStart has f hold what the start of a network hangs on, which may be another
+// ObserveForStart has f hold what the start of a network hangs on, which may be another
 // one than that of the last look: its rules, and libvirt's hooks.
-func (e Part) ForStart(ctx context.Context, network string, f *loop.Facts) {
-	e.see(ctx, network, f)
-	e.seeHooks(f)
+func (e Part) ObserveForStart(ctx context.Context, network string, f *loop.Facts) {
+	e.observeRules(ctx, network, f)
+	e.observeHooks(f)
 }
 
 // see has f hold the rules of a network.
-func (e Part) see(ctx context.Context, network string, f *loop.Facts) {
+func (e Part) observeRules(ctx context.Context, network string, f *loop.Facts) {
 	if f.Wall != nil && f.Wall.Network == network {
 		return
 	}
@@ -59,28 +59,28 @@ func (e Part) see(ctx context.Context, network string, f *loop.Facts) {
 	f.Wall = e.RulesOf(ctx, network, true)
 }
 
-func (e Part) seeHooks(f *loop.Facts) {
+func (e Part) observeHooks(f *loop.Facts) {
 	h := &f.Wall.Hooks
 	h.Value.Current, h.Value.Known, h.Err = e.Firewall.Hooks()
 }
 
-// ForUse has f hold what the use of a VM that runs already hangs on: the rules of
+// ObserveForUse has f hold what the use of a VM that runs already hangs on: the rules of
 // its network and, where some are missing, libvirt's hooks.
-func (e Part) ForUse(ctx context.Context, n config.Network, f *loop.Facts) {
-	e.see(ctx, n.Network.Name, f)
-	f.Wall.Guests.Value, f.Wall.Guests.Err = e.known(ctx, n, f)
+func (e Part) ObserveForUse(ctx context.Context, n config.Network, f *loop.Facts) {
+	e.observeRules(ctx, n.Network.Name, f)
+	f.Wall.Guests.Value, f.Wall.Guests.Err = e.guestsToAdd(ctx, n, f)
 	if f.Wall.Guests.Err != nil {
 		return
 	}
 	if p, err := e.Plan(n, f, f.Wall.Guests.Value); err == nil && !p.Empty() {
-		e.seeHooks(f)
+		e.observeHooks(f)
 	}
 }
 
 // known are the guests that rules have to let through beside those they know: nil
 // if they know some. Rules that were taken away know nobody, and libvirt does:
 // others may run on this network, and must not be cut off by what is for this VM.
-func (e Part) known(ctx context.Context, n config.Network, f *loop.Facts) ([]wall.Guest, error) {
+func (e Part) guestsToAdd(ctx context.Context, n config.Network, f *loop.Facts) ([]wall.Guest, error) {
 	if e.NoFirewall || !n.Firewall.Enabled {
 		return nil, nil
 	}
@@ -130,7 +130,7 @@ func (e Part) Plan(n config.Network, f *loop.Facts, guests []wall.Guest) (plan.P
 	}
 	as, err := firewall.Plan(rules, want, e.InTTY)
 	if err != nil {
-		return p, e.unreadable(f.Wall, err)
+		return p, e.unreadableRules(f.Wall, err)
 	}
 	if p.Add(as...); !p.Empty() {
 		warnOfPorts(&p, fw)
@@ -142,7 +142,7 @@ func (e Part) Plan(n config.Network, f *loop.Facts, guests []wall.Guest) (plan.P
 	return p, nil
 }
 
-// PlanUse is Plan for a VM that runs already; f holds what ForUse has read.
+// PlanUse is Plan for a VM that runs already; f holds what ObserveForUse has read.
 func (e Part) PlanUse(n config.Network, f *loop.Facts) (plan.Plan, error) {
 	none := plan.Plan{Stage: plan.Host}
 	if f.Wall.Guests.Err != nil {

@@ -133,7 +133,7 @@ func TestRunningWall(t *testing.T) {
 			e, k, w := walledWorld(t)
 			f := behind()
 			c.change(e, k, w, f)
-			For(e.Loop).ForUse(t.Context(), w.Network, f)
+			For(e.Loop).ObserveForUse(t.Context(), w.Network, f)
 			p, err := For(e.Loop).PlanUse(w.Network, f)
 			e.PrintNotes(p)
 			as := p.Actions
@@ -165,7 +165,7 @@ func TestOfferedOnce(t *testing.T) {
 		e.Err.Reset()
 		e.ResetRun()
 		f := behind()
-		For(e.Loop).ForUse(t.Context(), w.Network, f)
+		For(e.Loop).ObserveForUse(t.Context(), w.Network, f)
 		p, err := For(e.Loop).PlanUse(w.Network, f)
 		if err != nil {
 			t.Fatal(err)
@@ -181,19 +181,19 @@ func TestOfferedOnce(t *testing.T) {
 func TestSentenceOfStatus(t *testing.T) {
 	e, k, w := walledWorld(t)
 	_ = e
-	if got := Reaches(w.Network, &k.rules); !strings.HasPrefix(got, "reaches the internet and DHCP") {
+	if got := AccessSentence(w.Network, &k.rules); !strings.HasPrefix(got, "reaches the internet and DHCP") {
 		t.Errorf("%s", got)
 	}
 	k.rules.Kernel.Value.Digest = ""
-	if got := Reaches(w.Network, &k.rules); !strings.Contains(got, "this machine and its networks (the rules are missing") {
+	if got := AccessSentence(w.Network, &k.rules); !strings.Contains(got, "this machine and its networks (the rules are missing") {
 		t.Errorf("%s", got)
 	}
 	k.rules.Kernel.Err = errors.New("only root")
-	if got := Reaches(w.Network, &k.rules); !strings.Contains(got, "if nobody changed the rules: only root") {
+	if got := AccessSentence(w.Network, &k.rules); !strings.Contains(got, "if nobody changed the rules: only root") {
 		t.Errorf("%s", got)
 	}
 	w.Network.Firewall.Enabled = false
-	if got := Reaches(w.Network, &k.rules); !strings.Contains(got, "switched off") {
+	if got := AccessSentence(w.Network, &k.rules); !strings.Contains(got, "switched off") {
 		t.Errorf("%s", got)
 	}
 }
@@ -238,14 +238,14 @@ func TestLeftWalls(t *testing.T) {
 		wallOf("taken", "4", 1000), wallOf("anew", "5", 1000), wallOf("older", "", 1000),
 	}
 	mine := virt.Mark{Ours: true, Owner: 1000}
-	left, err := For(w.Loop).Left([]*virt.Network{
+	left, err := For(w.Loop).StaleFirewalls([]*virt.Network{
 		{Name: "here", UUID: "1"}, {Name: "taken", UUID: "40"}, {Name: "anew", UUID: "50", Mark: mine}, {Name: "older", UUID: "6", Mark: mine},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var got []string
-	for _, a := range PlanLeft(left) {
+	for _, a := range PlanRemoveStale(left) {
 		got = append(got, a.ID)
 		if op, ok := a.Root.(root.Nft); !ok || !op.Remove || a.Consent != plan.None {
 			t.Errorf("%+v", a)

@@ -12,23 +12,23 @@ import (
 
 // patient is a libvirt that is asked again while it is busy with the pool:
 // others make their volumes in it, too.
-type patient struct{ Libvirt }
+type busyRetrier struct{ Libvirt }
 
 const (
 	busyLimit = 2 * time.Minute
 	busyEvery = 250 * time.Millisecond
 )
 
-func (l patient) PoolAt(ctx context.Context, path string) (p *virt.Pool, err error) {
+func (l busyRetrier) PoolAt(ctx context.Context, path string) (p *virt.Pool, err error) {
 	err = whileBusy(ctx, func() error { p, err = l.Libvirt.PoolAt(ctx, path); return err })
 	return p, err
 }
 
-func (l patient) EnsurePool(ctx context.Context, name, path string) error {
+func (l busyRetrier) EnsurePool(ctx context.Context, name, path string) error {
 	return whileBusy(ctx, func() error { return l.Libvirt.EnsurePool(ctx, name, path) })
 }
 
-func (l patient) DeleteVolume(ctx context.Context, pool, name string) error {
+func (l busyRetrier) DeleteVolume(ctx context.Context, pool, name string) error {
 	return whileBusy(ctx, func() error { return l.Libvirt.DeleteVolume(ctx, pool, name) })
 }
 

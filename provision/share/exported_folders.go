@@ -13,9 +13,9 @@ import (
 	"aivm.dev/aivm/internal/root/mountinfo"
 )
 
-// A Reached is a folder the VM's device shows now. Guest root can get at it
+// An ExportedFolder is a folder the VM's device shows now. Guest root can get at it
 // whether or not the guest has mounted it, and whatever the store says.
-type Reached struct {
+type ExportedFolder struct {
 	Token string
 	Point string // the token on this machine
 	Path  string // the host folder, as far as the mount table tells, else Point
@@ -23,12 +23,12 @@ type Reached struct {
 	RO    bool
 }
 
-// Reached returns what the VM's device shows, by token.
-func (f HostFacts) Reached() []Reached {
-	var out []Reached
+// ExportedFolders returns what the VM's device shows, by token.
+func (f HostFacts) ExportedFolders() []ExportedFolder {
+	var out []ExportedFolder
 	for _, token := range slices.Sorted(maps.Keys(f.Tokens)) {
 		for _, m := range f.Tokens[token] {
-			r := Reached{Token: token, Point: m.Point, Path: m.Point, RO: m.Has("ro")}
+			r := ExportedFolder{Token: token, Point: m.Point, Path: m.Point, RO: m.Has("ro")}
 			if p, ok := f.pathOf(m, token); ok {
 				r.Path, r.Found = p, true
 			}

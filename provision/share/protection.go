@@ -11,40 +11,40 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// A Guard is what is known of the protection of a folder. Err says why it does
+// A ProtectionFacts is what is known of the protection of a folder. Err says why it does
 // not hold; Paths are then what is to be protected now.
-type Guard struct {
+type ProtectionFacts struct {
 	Err   error
 	Paths []string
 }
 
-// Guarded adds to the facts how it stands with the protection of a folder.
-func (f HostFacts) Guarded(token string, g Guard) HostFacts {
-	out := map[string]Guard{token: g}
-	for t, old := range f.guards {
+// WithProtection adds to the facts how it stands with the protection of a folder.
+func (f HostFacts) WithProtection(token string, g ProtectionFacts) HostFacts {
+	out := map[string]ProtectionFacts{token: g}
+	for t, old := range f.protection {
 		if t != token {
 			out[t] = old
 		}
 	}
-	f.guards = out
+	f.protection = out
 	return f
 }
 
-// guarded reports whether what is to be protected of a is. What was not looked
+// isProtected reports whether what is to be protected of a is. What was not looked
 // at is not.
-func (f HostFacts) guarded(a Attachment) bool {
+func (f HostFacts) isProtected(a Attachment) bool {
 	if !a.Protect {
 		return true
 	}
-	g, ok := f.guards[Token(a.HostPath)]
+	g, ok := f.protection[Token(a.HostPath)]
 	return ok && g.Err == nil
 }
 
-// GuardError says why the protection of a does not hold, nil if it does.
-func (f HostFacts) GuardError(a Attachment) error { return f.guards[Token(a.HostPath)].Err }
+// ProtectionError says why the protection of a does not hold, nil if it does.
+func (f HostFacts) ProtectionError(a Attachment) error { return f.protection[Token(a.HostPath)].Err }
 
 // Protection reads, without any rights, whether the protection of a holds.
-func (f HostFacts) Protection(vmKey string, a Attachment) error {
+func (f HostFacts) CheckProtection(vmKey string, a Attachment) error {
 	token := Token(a.HostPath)
 	l := f.Tokens[token]
 	if len(l) != 1 {
@@ -61,8 +61,8 @@ func (f HostFacts) Protection(vmKey string, a Attachment) error {
 // tools run of it: files, and the directories of which all runs that
 // is put there. What is a
 // link or has several names cannot be protected by its path and is returned as
-// loose; so is what exceeds the number of mounts there can be.
-func Protected(l hostexec.List) (paths, loose []string) {
+// unprotected; so is what exceeds the number of mounts there can be.
+func Protected(l hostexec.List) (paths, unprotected []string) {
 	for _, d := range l.Dirs {
 		if !slices.ContainsFunc(paths, func(p string) bool { return below(d, p) }) {
 			paths = append(paths, d)
@@ -73,10 +73,10 @@ func Protected(l hostexec.List) (paths, loose []string) {
 		switch {
 		case slices.ContainsFunc(whole, func(d string) bool { return below(f.Path, d) }):
 			if f.Type != "file" || f.Links > 1 {
-				loose = append(loose, f.Path)
+				unprotected = append(unprotected, f.Path)
 			}
 		case f.Type != "file" || f.Links > 1:
-			loose = append(loose, f.Path)
+			unprotected = append(unprotected, f.Path)
 		default:
 			paths = append(paths, f.Path)
 		}
@@ -89,12 +89,12 @@ func Protected(l hostexec.List) (paths, loose []string) {
 			mounts[d] = true
 		}
 		if len(mounts) > root.MaxProtected {
-			loose = append(loose, paths[i:]...)
+			unprotected = append(unprotected, paths[i:]...)
 			paths = paths[:i:i]
 			break
 		}
 	}
-	return paths, loose
+	return paths, unprotected
 }
 
 // CheckProtect refuses to protect where it would mean nothing, and what would
@@ -103,27 +103,27 @@ func Protected(l hostexec.List) (paths, loose []string) {
 func CheckProtect(a Attachment, others []Attachment) error {
 	if !a.Protect {
 		for _, o := range others {
-			if o.Protect && o.writable() && Undone(o, []Attachment{a}) != nil {
+			if o.Protect && o.writable() && FindBypass(o, []Attachment{a}) != nil {
 				return ui.Refused("VM %s could write through %s what is protected of %s in VM %s", a.VM, a.HostPath, o.HostPath, o.VM).
 					Hint(ui.CmdFor("to have it without", "aivm detach "+quote(o.HostPath)+" --vm "+quote(o.VM)), ui.CmdFor("only to read", "aivm attach "+quote(a.HostPath)+" --vm "+quote(a.VM)+" --access ro"))
 			}
 		}
 		return nil
 	}
-	if o := Undone(a, others); o != nil && below(a.HostPath, o.HostPath) {
+	if o := FindBypass(a, others); o != nil && below(a.HostPath, o.HostPath) {
 		return ui.Refused("%s lies in %s, which VM %s can write: nothing of it would be protected", a.HostPath, o.HostPath, o.VM).
 			Hint(ui.CmdFor("protect that one instead", "aivm detach "+quote(o.HostPath)+" --vm "+quote(o.VM)), ui.CmdFor("then", "aivm attach "+quote(o.HostPath)+" --vm "+quote(o.VM)+" --protect"))
 	}
-	if o := Undone(a, others); o != nil {
+	if o := FindBypass(a, others); o != nil {
 		return ui.Refused("VM %s can write %s: not all of %s would be protected", o.VM, o.HostPath, a.HostPath).
 			Hint(ui.Cmd("aivm detach " + quote(o.HostPath) + " --vm " + quote(o.VM)))
 	}
 	return nil
 }
 
-// Undone returns the folder through which a VM can write what is protected of a;
+// FindBypass returns the folder through which a VM can write what is protected of a;
 // nil if there is none.
-func Undone(a Attachment, others []Attachment) *Attachment {
+func FindBypass(a Attachment, others []Attachment) *Attachment {
 	for i, o := range others {
 		if o.HostPath == a.HostPath && o.VM == a.VM || !o.writable() {
 			continue

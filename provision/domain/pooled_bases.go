@@ -73,27 +73,27 @@ func Bases(p *virt.Pool) []PooledBase {
 // another name. Who had found it before has made its disk by the second look,
 // or is told by libvirt that the volume is gone.
 func RemoveBase(ctx context.Context, l Libvirt, pool, baseDir, sum string) error {
-	l = patient{l}
+	l = busyRetrier{l}
 	b := Base{SHA256: sum}
-	p, err := look(ctx, l, baseDir)
+	p, err := readPool(ctx, l, baseDir)
 	if err != nil {
 		return err
 	}
 	if err := unused(p, sum); err != nil {
 		return err
 	}
-	complete, parts := b.split(p)
+	complete, parts := b.findVolumes(p)
 	for _, v := range complete {
 		if err := l.DeleteVolume(ctx, pool, v.Name+marker); err != nil {
 			return err
 		}
 	}
-	if p, err = look(ctx, l, baseDir); err != nil {
+	if p, err = readPool(ctx, l, baseDir); err != nil {
 		return err
 	}
 	if err := unused(p, sum); err != nil {
 		for _, v := range complete {
-			if backs(p, v) {
+			if hasOverlay(p, v) {
 				mark := virt.NewVolume{Name: v.Name + marker, Format: "raw", Mode: "0400", Capacity: 0}
 				if cerr := l.CreateVolume(context.WithoutCancel(ctx), pool, mark); cerr != nil {
 					return cerr
@@ -125,5 +125,5 @@ func unused(p *virt.Pool, sum string) error {
 
 // PooledShows is what a person is shown of RemoveBase.
 func PooledShows(pool, sum string) string {
-	return fmt.Sprintf("virsh vol-delete --pool %s %s", pool, Base{SHA256: sum}.nth(1))
+	return fmt.Sprintf("virsh vol-delete --pool %s %s", pool, Base{SHA256: sum}.volumeName(1))
 }

@@ -127,14 +127,14 @@ func wantBase(content string) Wanted {
 		return Base{SHA256: "abc", Format: "qcow2", Size: int64(len(content)), Open: func() (io.ReadCloser, error) {
 			return io.NopCloser(strings.NewReader(content)), nil
 		}}, nil
-	}, Seed: func() ([]byte, error) { return []byte("seed"), nil }, pace: quick}
+	}, Seed: func() ([]byte, error) { return []byte("seed"), nil }, wait: quick}
 }
 
 // quick waits for other runs only as long as a test has to.
-var quick = pace{stall: 200 * time.Millisecond, look: 5 * time.Millisecond}
+var quick = uploadWait{stall: 200 * time.Millisecond, poll: 5 * time.Millisecond}
 
 // do runs one action of the plan that was made from the facts then.
-func do(t *testing.T, p *storage, then *virt.Pool, w Wanted, id string, said *bytes.Buffer) error {
+func do(t *testing.T, p *storage, then *virt.Pool, w Wanted, id string, reported *bytes.Buffer) error {
 	t.Helper()
 	as, err := Plan(Facts{Domain: plan.Yes[*virt.Domain](nil), Pool: plan.Yes(then)}, w, "aivm", func() (Libvirt, error) { return p, nil })
 	if err != nil {
@@ -146,8 +146,8 @@ func do(t *testing.T, p *storage, then *virt.Pool, w Wanted, id string, said *by
 	}
 	r := plan.Runner{Started: func(plan.Action) (func(string, float64), func(error)) {
 		return func(s string, _ float64) {
-			if said != nil && s != "" {
-				said.WriteString(s + "\n")
+			if reported != nil && s != "" {
+				reported.WriteString(s + "\n")
 			}
 		}, func(error) {}
 	}}
@@ -192,12 +192,12 @@ func TestUploadWaits(t *testing.T) {
 		}
 		p.put(virt.Volume{Name: "base-abc.done"})
 	})
-	var said bytes.Buffer
-	if err := do(t, p, then(t, p), wantBase("image"), "image.upload", &said); err != nil || p.did != nil {
+	var reported bytes.Buffer
+	if err := do(t, p, then(t, p), wantBase("image"), "image.upload", &reported); err != nil || p.did != nil {
 		t.Errorf("%v %v", err, p.did)
 	}
-	if !strings.Contains(said.String(), "waiting for another aivm") {
-		t.Errorf("said %q", said.String())
+	if !strings.Contains(reported.String(), "waiting for another aivm") {
+		t.Errorf("reported %q", reported.String())
 	}
 	wg.Wait()
 }
@@ -314,12 +314,12 @@ func TestBusyIsWaitedFor(t *testing.T) {
 	p := newPool()
 	planned := then(t, p)
 	p.busy = 3
-	var said bytes.Buffer
-	if err := do(t, p, planned, wantBase("image"), "image.upload", &said); err != nil {
+	var reported bytes.Buffer
+	if err := do(t, p, planned, wantBase("image"), "image.upload", &reported); err != nil {
 		t.Fatal(err)
 	}
-	if got := p.names(); got != "base-abc base-abc.done" || !strings.Contains(said.String(), "libvirt, which is busy") {
-		t.Errorf("%s, said %q", got, said.String())
+	if got := p.names(); got != "base-abc base-abc.done" || !strings.Contains(reported.String(), "libvirt, which is busy") {
+		t.Errorf("%s, reported %q", got, reported.String())
 	}
 }
 

@@ -35,7 +35,7 @@ func Split(err error) (each map[string]error, rest error) {
 	}
 	walk(err)
 	for k, e := range each {
-		// One error alone keeps its type and its hints.
+		// One error alone inodeLimit its type and its hints.
 		if l, ok := e.(interface{ Unwrap() []error }); ok && len(l.Unwrap()) == 1 {
 			each[k] = l.Unwrap()[0]
 		}
@@ -61,13 +61,13 @@ func asFolder(err error, to **FolderError) bool {
 var ErrLink = errors.New("a symbolic link is on the way")
 
 // because is a sentence that is also a known kind of error.
-type because struct {
+type kindError struct {
 	text string
 	kind error
 }
 
-func (b *because) Error() string { return b.text }
-func (b *because) Unwrap() error { return b.kind }
+func (b *kindError) Error() string { return b.text }
+func (b *kindError) Unwrap() error { return b.kind }
 
 // Check says whether an attachment, as the store has it, can be used at all.
 func Check(a Attachment) error { return check([]Attachment{a}) }

@@ -38,7 +38,7 @@ func wish(w *looptest.World, folder string, o target.FolderOptions) (*target.Tar
 	if f.Share, err = w.Shared("t", in.Atts(nil)); err != nil {
 		w.T.Fatal(err)
 	}
-	For(w.Loop).ObserveExecuted(w.T.Context(), in, f)
+	For(w.Loop).ObserveHostExecuted(w.T.Context(), in, f)
 	return in, f
 }
 
@@ -69,16 +69,16 @@ func TestExecutedIsWrittenDownAndCompared(t *testing.T) {
 	if err := as[0].Do(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	For(w.Loop).SayExecuted(in, f)
+	For(w.Loop).ReportHostExecuted(in, f)
 	if s := w.Err.String(); !strings.Contains(s, ".envrc, Makefile") || !strings.Contains(s, "--protect") {
 		t.Errorf("said %q", s)
 	}
 	w.WriteConfig(p)
 	looptest.ResetRun(w)
-	look := func() (host.Check, []ExecutedChange) {
+	look := func() (host.Check, []HostExecutedChange) {
 		in := looptest.SavedTarget(w, p)
-		s := Seen{atts: in.Atts(nil)}
-		return For(w.Loop).ExecutedCheck(t.Context(), in, &loop.Facts{}, s)
+		s := StatusFacts{atts: in.Atts(nil)}
+		return For(w.Loop).HostExecutedCheck(t.Context(), in, &loop.Facts{}, s)
 	}
 	if c, ch := look(); c.State != host.OK || len(ch) != 0 {
 		t.Errorf("%+v %v", c, ch)
@@ -93,7 +93,7 @@ func TestExecutedIsWrittenDownAndCompared(t *testing.T) {
 		t.Errorf("%+v %v", c, ch)
 	}
 	in, f = wish(w, p, target.FolderOptions{Reviewed: true})
-	if as, err = For(w.Loop).planSeen(in, f); err != nil || len(as) != 1 {
+	if as, err = For(w.Loop).planChecksums(in, f); err != nil || len(as) != 1 {
 		t.Fatalf("planned %v %v", as, err)
 	}
 	if err := as[0].Do(t.Context()); err != nil {
@@ -139,7 +139,7 @@ func TestProtectIsPlanned(t *testing.T) {
 	if got := strings.Join(b.Protect, " "); !ok || got != "Makefile .git/hooks sub/package.json" {
 		t.Errorf("protects %q", got)
 	}
-	armed, err := For(w.Loop).PlanArm(in, f, nil)
+	armed, err := For(w.Loop).PlanBeforeBoot(in, f, nil)
 	if err != nil || len(armed.Actions) != 1 || armed.Actions[0].ID != "share.arm:"+share.Token(p) {
 		t.Errorf("armed %v %v", armed, err)
 	}

@@ -86,7 +86,7 @@ func TestReviewHidesNoSetuidFile(t *testing.T) {
 }
 
 // What could not be found out about device nodes is not said to be so.
-func TestSayDevices(t *testing.T) {
+func TestDescribeDeviceRisk(t *testing.T) {
 	const unknown = "whether the guest's root can make device nodes in them is not known: "
 	unseen := func(err error) error { return &root.UnseenError{Why: err} }
 	for want, err := range map[string]error{
@@ -96,7 +96,7 @@ func TestSayDevices(t *testing.T) {
 		unknown + "/proc/7/status: file does not": unseen(fmt.Errorf("/proc/7/status: %w", fs.ErrNotExist)),
 		"the guest's root can make device nodes":  errors.New("no cgroup2 is mounted"),
 	} {
-		if got := sayDevices("t", err); !strings.HasPrefix(got, want) || (want == "") != (got == "") {
+		if got := describeDeviceRisk("t", err); !strings.HasPrefix(got, want) || (want == "") != (got == "") {
 			t.Errorf("%v: %q", err, got)
 		}
 	}

@@ -27,41 +27,41 @@ import (
 // namesShown is how many files are named in a sentence.
 const namesShown = 8
 
-// ObserveExecuted adds to the facts what the plans of new and of protected
+// ObserveHostExecuted adds to the facts what the plans of new and of protected
 // folders hang on. A folder that is as it was costs no look at its files.
-func (e Part) ObserveExecuted(ctx context.Context, w *target.Target, f *loop.Facts) {
+func (e Part) ObserveHostExecuted(ctx context.Context, w *target.Target, f *loop.Facts) {
 	for _, a := range f.Atts(w) {
 		isNew := w.Folder != nil && a.HostPath == w.Folder.HostPath && (w.NewFolder || w.Reviewed && f.Checksums == nil)
 		if !a.Exposes() || !isNew && !a.Protect || f.Share.Folders[a.HostPath].Err != nil {
 			continue
 		}
-		var guard share.Guard
+		var state share.ProtectionFacts
 		if a.Protect {
-			guard.Err = f.Share.Protection(e.Key(w.Name), a)
+			state.Err = f.Share.CheckProtection(e.Key(w.Name), a)
 		}
-		if isNew || guard.Err != nil {
+		if isNew || state.Err != nil {
 			l, err := hostexec.Scan(ctx, a.HostPath)
 			seen := plan.Known[hostexec.List]{Value: l, Err: err}
 			if isNew {
 				f.HostExecuted = &seen
 			}
-			if guard.Err != nil && err == nil {
-				var loose []string
-				if guard.Paths, loose = share.Protected(l); len(loose) > 0 {
-					e.WarnOnce(fmt.Sprintf("not protected in %s, because they are links, have several names or are too many: %s", ui.Clean(a.HostPath), ui.Some(loose, namesShown)))
+			if state.Err != nil && err == nil {
+				var unprotected []string
+				if state.Paths, unprotected = share.Protected(l); len(unprotected) > 0 {
+					e.WarnOnce(fmt.Sprintf("not protected in %s, because they are links, have several names or are too many: %s", ui.Clean(a.HostPath), ui.Some(unprotected, namesShown)))
 				}
 			} else if err != nil {
-				guard.Err = err
+				state.Err = err
 			}
 		}
 		if a.Protect {
-			f.Share = f.Share.Guarded(share.Token(a.HostPath), guard)
+			f.Share = f.Share.WithProtection(share.Token(a.HostPath), state)
 		}
 	}
 }
 
-// planSeen writes the list of a new folder down, before the guest can write.
-func (e Part) planSeen(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
+// planChecksums writes the list of a new folder down, before the guest can write.
+func (e Part) planChecksums(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
 	if w.Folder == nil || f.HostExecuted == nil {
 		return nil, nil
 	}
@@ -85,10 +85,10 @@ func (e Part) planSeen(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
 	}}, nil
 }
 
-// PlanArm has folders ready before the VM starts where its daemons must find
+// PlanBeforeBoot has folders ready before the VM starts where its daemons must find
 // them: those with protected paths, since from the start on the guest can
 // write, and those with a daemon of their own.
-func (e Part) PlanArm(w *target.Target, f *loop.Facts, left loop.Skipped) (Planned, error) {
+func (e Part) PlanBeforeBoot(w *target.Target, f *loop.Facts, left loop.Skipped) (Planned, error) {
 	p := Planned{Left: left}
 	var guarded []share.Attachment
 	for _, a := range f.AttsWithout(w, left) {
@@ -102,8 +102,8 @@ func (e Part) PlanArm(w *target.Target, f *loop.Facts, left loop.Skipped) (Plann
 	isNew := func(a share.Attachment) bool { return w.NewFolder && w.Folder.HostPath == a.HostPath }
 	as, err := share.PlanHost(f.Share, e.Key(w.Name), guarded, isNew)
 	if err != nil {
-		more, rest := sorted(w, err)
-		p.without(more)
+		more, rest := splitErrors(w, err)
+		p.skip(more)
 		return p, rest
 	}
 	for _, act := range as {
@@ -121,9 +121,9 @@ func waitsForStart(w *target.Target, f *loop.Facts, a share.Attachment) bool {
 	return a.Protect && f.Conn == nil && !f.Running() && !w.Boot
 }
 
-// SayExecuted names once, after a folder was attached for writing, what this
+// ReportHostExecuted names once, after a folder was attached for writing, what this
 // machine's tools run of it.
-func (e Part) SayExecuted(w *target.Target, f *loop.Facts) {
+func (e Part) ReportHostExecuted(w *target.Target, f *loop.Facts) {
 	if f.Checksums == nil || len(f.Checksums.Files)+len(f.Checksums.Dirs) == 0 || e.JSON {
 		return
 	}
@@ -137,8 +137,8 @@ func (e Part) SayExecuted(w *target.Target, f *loop.Facts) {
 	e.UI.Say("to see later what changed: aivm status --vm %s; to have them read-only in the VM: aivm detach %s, then: aivm attach %s --protect", w.Name, q, q)
 }
 
-// ExecutedNames is the same for JSON.
-func ExecutedNames(f *loop.Facts) []string {
+// HostExecutedNames is the same for JSON.
+func HostExecutedNames(f *loop.Facts) []string {
 	if f.Checksums == nil {
 		return nil
 	}
@@ -149,20 +149,20 @@ func ExecutedNames(f *loop.Facts) []string {
 	return out
 }
 
-// ExecutedChange is one file this machine's tools run that is not as it was
+// HostExecutedChange is one file this machine's tools run that is not as it was
 // when its folder was attached.
-type ExecutedChange struct {
+type HostExecutedChange struct {
 	Folder string `json:"folder"`
 	Path   string `json:"path"`
 	Change string `json:"change"` // "new", "changed", "gone", "mode", "link"
 	Silent bool   `json:"silent"` // it runs without being asked for: git hooks, editor tasks
 }
 
-// ExecutedCheck compares what this machine's tools run of the VM's folders
+// HostExecutedCheck compares what this machine's tools run of the VM's folders
 // with what was written down, and says how it stands with what is protected.
-func (e Part) ExecutedCheck(ctx context.Context, w *target.Target, f *loop.Facts, s Seen) (host.Check, []ExecutedChange) {
+func (e Part) HostExecutedCheck(ctx context.Context, w *target.Target, f *loop.Facts, s StatusFacts) (host.Check, []HostExecutedChange) {
 	c := host.NewCheck("executed", "Files this machine runs", host.Skipped, "VM %s can write no folder that has any", w.Name)
-	var changes []ExecutedChange
+	var changes []HostExecutedChange
 	var notes []string
 	silent, looked, unknown := false, 0, false
 	protect := func(a share.Attachment, now hostexec.List) {
@@ -185,7 +185,7 @@ func (e Part) ExecutedCheck(ctx context.Context, w *target.Target, f *loop.Facts
 		if found.Cut != "" {
 			notes = append(notes, target.SearchCutShort(a.HostPath, found))
 		}
-		if acts := found.Acts; len(acts) > 0 {
+		if acts := found.HostExecuted; len(acts) > 0 {
 			silent = true
 			notes = append(notes, fmt.Sprintf("%s acts on this machine at once: %s", a.HostPath, share.NameLeads(acts)))
 			q := shellescape.Quote(a.HostPath) + " --vm " + w.Name
@@ -214,10 +214,10 @@ func (e Part) ExecutedCheck(ctx context.Context, w *target.Target, f *loop.Facts
 		ds := hostexec.Diff(then, now)
 		for _, d := range ds {
 			silent = silent || d.Kind == hostexec.Silent
-			changes = append(changes, ExecutedChange{a.HostPath, strings.ToValidUTF8(d.Path, "?"), d.What, d.Kind == hostexec.Silent})
+			changes = append(changes, HostExecutedChange{a.HostPath, strings.ToValidUTF8(d.Path, "?"), d.What, d.Kind == hostexec.Silent})
 		}
 		if len(ds) > 0 {
-			slices.SortStableFunc(ds, func(x, y hostexec.Change) int { return rank(x.Kind) - rank(y.Kind) })
+			slices.SortStableFunc(ds, func(x, y hostexec.Change) int { return kindOrder(x.Kind) - kindOrder(y.Kind) })
 			var names []string
 			for _, d := range ds {
 				names = append(names, d.Path+" ("+d.What+")")
@@ -244,7 +244,7 @@ func (e Part) ExecutedCheck(ctx context.Context, w *target.Target, f *loop.Facts
 	return c, changes
 }
 
-func rank(k hostexec.Kind) int {
+func kindOrder(k hostexec.Kind) int {
 	if k == hostexec.Silent {
 		return 0
 	}

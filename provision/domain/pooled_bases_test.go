@@ -15,12 +15,12 @@ var sum = strings.Repeat("0123456789abcdef", 4)
 func basePool(vols ...virt.Volume) *storage {
 	b := Base{SHA256: sum}
 	return newPool(append(vols,
-		virt.Volume{Name: b.nth(1), Allocation: 5}, virt.Volume{Name: b.nth(1) + marker},
-		virt.Volume{Name: b.nth(2), Modified: time.Now().Add(-time.Hour)}, virt.Volume{Name: "1000-work.seed"})...)
+		virt.Volume{Name: b.volumeName(1), Allocation: 5}, virt.Volume{Name: b.volumeName(1) + marker},
+		virt.Volume{Name: b.volumeName(2), Modified: time.Now().Add(-time.Hour)}, virt.Volume{Name: "1000-work.seed"})...)
 }
 
 func TestBases(t *testing.T) {
-	p := basePool(virt.Volume{Name: "1000-work.qcow2", Backing: "/pool/" + Base{SHA256: sum}.nth(1)})
+	p := basePool(virt.Volume{Name: "1000-work.qcow2", Backing: "/pool/" + Base{SHA256: sum}.volumeName(1)})
 	pool, err := p.PoolAt(context.Background(), "/pool")
 	if err != nil {
 		t.Fatal(err)
@@ -36,7 +36,7 @@ func TestBases(t *testing.T) {
 
 func TestRemoveBase(t *testing.T) {
 	ctx := context.Background()
-	disk := virt.Volume{Name: "1000-work.qcow2", Backing: "/pool/" + Base{SHA256: sum}.nth(1)}
+	disk := virt.Volume{Name: "1000-work.qcow2", Backing: "/pool/" + Base{SHA256: sum}.volumeName(1)}
 	p := basePool()
 	if err := RemoveBase(ctx, p, "aivm", "/pool", sum); err != nil {
 		t.Fatal(err)
@@ -70,7 +70,7 @@ func TestRemoveBase(t *testing.T) {
 	}
 
 	// Somebody is writing it.
-	p = newPool(virt.Volume{Name: Base{SHA256: sum}.nth(1), Modified: time.Now()})
+	p = newPool(virt.Volume{Name: Base{SHA256: sum}.volumeName(1), Modified: time.Now()})
 	if err := RemoveBase(ctx, p, "aivm", "/pool", sum); err == nil || p.names() == "" {
 		t.Errorf("%v", err)
 	}

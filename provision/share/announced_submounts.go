@@ -13,13 +13,13 @@ import (
 // device number of its own, the source "none", and the directory as its root.
 // With the device of all folders every token is one, so a folder's place shows
 // that file system, and which token it is only the device number tells. The
-// mount below ExportMount stays as long as the folder does: it keeps the
+// mount below ExportMount stays as long as the folder does: it inodeLimit the
 // guest's kernel (before 6.7) from forgetting the directory that is served.
 // QEMU's own daemon in C announces nothing.
 
 // shown is the tag of the device a mount of the guest is from, and what of it
 // the mount shows.
-func (f GuestFacts) shown(m mountinfo.Mount) (tag, at string) {
+func (f GuestFacts) deviceAndPath(m mountinfo.Mount) (tag, at string) {
 	if m.Type != "virtiofs" || m.Source != "none" {
 		return m.Source, m.Root
 	}
@@ -33,8 +33,8 @@ func (f GuestFacts) shown(m mountinfo.Mount) (tag, at string) {
 }
 
 // shows reports whether the mount shows a's folder.
-func (f GuestFacts) shows(a Attachment, m mountinfo.Mount) bool {
+func (f GuestFacts) showsFolder(a Attachment, m mountinfo.Mount) bool {
 	tag, at := a.device()
-	source, shown := f.shown(m)
+	source, shown := f.deviceAndPath(m)
 	return m.Type == "virtiofs" && source == tag && shown == at
 }

@@ -17,7 +17,7 @@ import (
 //
 // What a socket of a person's choice leads to is no judge of what is over: root
 // keeps walls for the networks of the system's libvirt.
-func (e Part) Left(networks []*virt.Network) ([]root.NetManifest, error) {
+func (e Part) StaleFirewalls(networks []*virt.Network) ([]root.NetManifest, error) {
 	if e.URI().Own() {
 		return nil, nil
 	}
@@ -32,9 +32,9 @@ func (e Part) Left(networks []*virt.Network) ([]root.NetManifest, error) {
 	}), nil
 }
 
-// leftNow are the walls that are left over, unknown where libvirt cannot be asked
+// staleFirewallsNow are the walls that are left over, unknown where libvirt cannot be asked
 // without help: looking asks root for nothing.
-func (e Part) leftNow(ctx context.Context) plan.Known[[]root.NetManifest] {
+func (e Part) staleFirewallsNow(ctx context.Context) plan.Known[[]root.NetManifest] {
 	l, err := e.Libvirt(ctx)
 	if err != nil {
 		return plan.Unknown[[]root.NetManifest](fmt.Errorf("%w: %w", errNotAsked, err))
@@ -43,16 +43,16 @@ func (e Part) leftNow(ctx context.Context) plan.Known[[]root.NetManifest] {
 	if err != nil {
 		return plan.Unknown[[]root.NetManifest](err)
 	}
-	left, err := e.Left(have)
+	left, err := e.StaleFirewalls(have)
 	return plan.Known[[]root.NetManifest]{Value: left, Err: err}
 }
 
 // errNotAsked: libvirt cannot be asked by this user, now.
 var errNotAsked = errors.New("libvirt was not asked for its networks")
 
-// PlanLeft takes them away. They keep nobody away from anything, so nobody
+// PlanRemoveStale takes them away. They keep nobody away from anything, so nobody
 // is asked.
-func PlanLeft(left []root.NetManifest) []plan.Action {
+func PlanRemoveStale(left []root.NetManifest) []plan.Action {
 	var out []plan.Action
 	for _, m := range left {
 		op := root.Nft{Wall: m.Wall, Remove: true}

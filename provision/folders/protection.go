@@ -28,21 +28,21 @@ import (
 // may be the VM's by then, and only the person can tell. It is named, with the
 // command that ends it.
 
-// forgetLimit is how long a guest may take to forget files.
-const forgetLimit = 20 * time.Second
+// dropCachesLimit is how long a guest may take to forget files.
+const dropCachesLimit = 20 * time.Second
 
 // CheckProtected runs after folders were protected in this run. It names what
 // the VM could write meanwhile, and what it still can; a guest that merely
 // remembers a file is asked to forget it first.
 func (e Part) CheckProtected(ctx context.Context, w *target.Target, f *loop.Facts) {
 	for _, a := range f.Atts(w) {
-		was := f.Share.GuardError(a)
+		was := f.Share.ProtectionError(a)
 		if !a.Protect || !a.Exposes() || was == nil || f.Skipped[a.HostPath] != nil || waitsForStart(w, f, a) {
 			continue
 		}
 		now, op, err := e.protectionNow(w, a)
 		if errors.As(now, new(*root.OpenError)) && f.Conn != nil && op != nil {
-			e.forgetInGuest(ctx, f.Conn)
+			e.dropGuestCaches(ctx, f.Conn)
 			act := plan.Action{ID: "share.protect:" + op.Token, Why: "see again whether VM " + w.Name + " has files of " + a.HostPath + " open", Shows: op.Shows(), Root: *op, Timing: "share"}
 			if _, err := e.Run(ctx, plan.Plan{Actions: []plan.Action{act}}); err != nil {
 				e.WarnOnce(err.Error())
@@ -57,7 +57,7 @@ func (e Part) CheckProtected(ctx context.Context, w *target.Target, f *loop.Fact
 		case now != nil && (f.Conn != nil || f.Running()):
 			e.WarnOnce(fmt.Sprintf("%s is not protected as it should be: %s", ui.Clean(a.HostPath), ui.Clean(now.Error())))
 		}
-		e.sayReplaced(ctx, a, was)
+		e.warnReplaced(ctx, a, was)
 	}
 }
 
@@ -71,13 +71,13 @@ func (e Part) protectionNow(w *target.Target, a share.Attachment) (state error, 
 	if o, ok := hf.Noted[share.Token(a.HostPath)]; ok {
 		op = &o
 	}
-	return hf.Protection(e.Key(w.Name), a), op, nil
+	return hf.CheckProtection(e.Key(w.Name), a), op, nil
 }
 
-// forgetInGuest has the guest's kernel forget what nothing in the guest uses.
+// dropGuestCaches has the guest's kernel forget what nothing in the guest uses.
 // Whether it did is seen in the daemon, not by what the guest says.
-func (e Part) forgetInGuest(ctx context.Context, c guest.Conn) {
-	ctx, end := context.WithTimeout(ctx, forgetLimit)
+func (e Part) dropGuestCaches(ctx context.Context, c guest.Conn) {
+	ctx, end := context.WithTimeout(ctx, dropCachesLimit)
 	defer end()
 	_, _ = c.Run(ctx, guest.Cmd{
 		Argv:   []string{"sudo", "-n", "sh", "-c", "sync; echo 2 >/proc/sys/vm/drop_caches; echo 2 >/proc/sys/vm/drop_caches"},
@@ -85,9 +85,9 @@ func (e Part) forgetInGuest(ctx context.Context, c guest.Conn) {
 	})
 }
 
-// sayReplaced names the files that were replaced here, were the VM's to write
+// warnReplaced names the files that were replaced here, were the VM's to write
 // until this run protected them again, and do not hold what was written down.
-func (e Part) sayReplaced(ctx context.Context, a share.Attachment, was error) {
+func (e Part) warnReplaced(ctx context.Context, a share.Attachment, was error) {
 	r := new(root.ReplacedError)
 	if !errors.As(was, &r) {
 		return
@@ -110,7 +110,7 @@ func (e Part) sayReplaced(ctx context.Context, a share.Attachment, was error) {
 
 // protectedState says how it stands with what is to be protected of a, for
 // status: what is wrong, what helps, and host.OK only if it is known to hold.
-func (e Part) protectedState(w *target.Target, f *loop.Facts, s Seen, a share.Attachment, now hostexec.List) (state host.State, note string, fixes []string) {
+func (e Part) protectedState(w *target.Target, f *loop.Facts, s StatusFacts, a share.Attachment, now hostexec.List) (state host.State, note string, fixes []string) {
 	d := f.Domain.Domain
 	if d.Err == nil && (d.Value == nil || d.Value.State == virt.Off) {
 		return host.OK, "", nil // nobody can write there, and it is protected when the VM starts
@@ -119,7 +119,7 @@ func (e Part) protectedState(w *target.Target, f *loop.Facts, s Seen, a share.At
 	if s.host.Err != nil {
 		return host.Unknown, fmt.Sprintf("whether %s is protected is not known: %v", a.HostPath, s.host.Err), nil
 	}
-	err := s.host.Value.Protection(e.Key(w.Name), a)
+	err := s.host.Value.CheckProtection(e.Key(w.Name), a)
 	switch {
 	case errors.As(err, new(*root.OpenError)):
 		return host.Bad, fmt.Sprintf("%s is not protected as it should be: %s", a.HostPath, ui.Clean(err.Error())), []string{restart}
@@ -128,17 +128,17 @@ func (e Part) protectedState(w *target.Target, f *loop.Facts, s Seen, a share.At
 	case err != nil:
 		return host.Bad, fmt.Sprintf("%s is not protected as it should be: %s", a.HostPath, ui.Clean(err.Error())), []string{fix}
 	}
-	if o := share.Undone(a, share.RecordedAll(w.Store.Config)); o != nil {
+	if o := share.FindBypass(a, share.RecordedAll(w.Store.Config)); o != nil {
 		return host.Bad, fmt.Sprintf("what is protected of %s VM %s can write through %s", a.HostPath, o.VM, o.HostPath), []string{"aivm detach " + shellescape.Quote(o.HostPath) + " --vm " + o.VM}
 	}
-	if _, loose := share.Protected(now); len(loose) > 0 {
+	if _, unprotected := share.Protected(now); len(unprotected) > 0 {
 		state = host.Unknown
 		for _, n := range now.Files {
-			if n.Type == "file" && n.Links > 1 && slices.Contains(loose, n.Path) {
+			if n.Type == "file" && n.Links > 1 && slices.Contains(unprotected, n.Path) {
 				state = host.Bad // the other name may be the VM's to write
 			}
 		}
-		return state, fmt.Sprintf("not protected in %s, because they are links, have several names or are too many: %s", a.HostPath, ui.Some(loose, namesShown)), nil
+		return state, fmt.Sprintf("not protected in %s, because they are links, have several names or are too many: %s", a.HostPath, ui.Some(unprotected, namesShown)), nil
 	}
 	if now.Cut != "" {
 		return host.Unknown, "", nil // which is said there

@@ -75,15 +75,15 @@ func TestPlugIsPlanned(t *testing.T) {
 		t.Errorf("off: %s", got)
 	}
 	in.Boot = true
-	if as, err := For(w.Loop).PlanArm(in, f, nil); err != nil || ids(as.Actions) != "share.arm" {
+	if as, err := For(w.Loop).PlanBeforeBoot(in, f, nil); err != nil || ids(as.Actions) != "share.arm" {
 		t.Errorf("starting: %v %v", as, err)
 	}
-	if as := For(w.Loop).PlanStale(in, f, nil); len(as) != 0 {
+	if as := For(w.Loop).PlanStaleDevices(in, f, nil); len(as) != 0 {
 		t.Errorf("stale: %v", as)
 	}
 	gone := w.Dir + "/gone"
 	d.StoredFS = append(d.StoredFS, device(gone), virt.Filesystem{Tag: share.FSTag})
-	if as := For(w.Loop).PlanStale(in, f, nil); len(as) != 1 || as[0].ID != "share.unplug:"+share.Token(gone) {
+	if as := For(w.Loop).PlanStaleDevices(in, f, nil); len(as) != 1 || as[0].ID != "share.unplug:"+share.Token(gone) {
 		t.Errorf("stale: %v", as)
 	}
 	d.State, d.SharedRAM, in.Boot = virt.Running, false, false
@@ -131,7 +131,7 @@ func TestPlugTooMany(t *testing.T) {
 	if _, err := w.Finder.Folder(t.Context(), target.FolderOptions{Folder: p, VM: "t", Attach: true}, false); err != nil {
 		t.Error(err)
 	}
-	if err := noSlot("t", share.Attachment{HostPath: p}, virt.ErrNoSlot); !errors.As(err, &ue) {
+	if err := noSlotError("t", share.Attachment{HostPath: p}, virt.ErrNoSlot); !errors.As(err, &ue) {
 		t.Errorf("%v", err)
 	}
 }
@@ -144,7 +144,7 @@ func TestUnplugOnDetach(t *testing.T) {
 	looptest.UpdateConfig(w, func(c *config.Config) { c.Attachments[0].Mode = "shared" })
 	w.AddShare(p, "rw,nosuid,nodev,idmapped")
 	looptest.ResetRun(w)
-	l, err := For(w.Loop).LookForDetach(t.Context(), DetachOptions{Folder: p})
+	l, err := For(w.Loop).FindDetachment(t.Context(), DetachOptions{Folder: p})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 
 // Only what the VM could write while it had no mount is said to have been the
 // VM's to write: never a file in a directory that stayed protected.
-func TestSayReplaced(t *testing.T) {
+func TestWarnReplaced(t *testing.T) {
 	w := looptest.New(t)
 	p := w.MakeFolder("p")
 	file(w, p+"/Makefile", "all:\n")
@@ -28,7 +28,7 @@ func TestSayReplaced(t *testing.T) {
 	}
 	file(w, p+"/Makefile", "more:\n")
 	file(w, p+"/.git/hooks/pre-commit", "y")
-	For(w.Loop).sayReplaced(t.Context(), a, &root.ReplacedError{Paths: []string{".git/hooks/pre-commit", "Makefile"}, Bare: []string{"Makefile"}})
+	For(w.Loop).warnReplaced(t.Context(), a, &root.ReplacedError{Paths: []string{".git/hooks/pre-commit", "Makefile"}, Bare: []string{"Makefile"}})
 	if s := w.Err.String(); !strings.Contains(s, "the VM could write it until now: Makefile; read it") {
 		t.Errorf("said %q", s)
 	}

@@ -22,8 +22,8 @@ import (
 // into the running VM once the folder is mounted on this machine: its daemon
 // goes on serving what is mounted there when it starts.
 
-// planPlug gives the running VM the devices it lacks.
-func (e Part) planPlug(w *target.Target, f *loop.Facts, left loop.Skipped) ([]plan.Action, error) {
+// planAttachDevices gives the running VM the devices it lacks.
+func (e Part) planAttachDevices(w *target.Target, f *loop.Facts, left loop.Skipped) ([]plan.Action, error) {
 	var out []plan.Action
 	for _, a := range f.AttsWithout(w, left) {
 		if a.Mode != share.Shared || f.Share.Folders[a.HostPath].Err != nil {
@@ -54,7 +54,7 @@ func (e Part) planPlug(w *target.Target, f *loop.Facts, left loop.Skipped) ([]pl
 				if err != nil {
 					return err
 				}
-				return noSlot(w.Name, a, l.AttachFilesystem(ctx, w.Name, dev))
+				return noSlotError(w.Name, a, l.AttachFilesystem(ctx, w.Name, dev))
 			},
 		}
 		if w.Folder == nil || a.HostPath != w.Folder.HostPath {
@@ -65,16 +65,16 @@ func (e Part) planPlug(w *target.Target, f *loop.Facts, left loop.Skipped) ([]pl
 	return out, nil
 }
 
-// AsksLibvirt reports whether the plan of w's folders hangs on what libvirt
+// NeedsLibvirt reports whether the plan of w's folders hangs on what libvirt
 // says, though the guest answers: one of mode shared is not there.
-func AsksLibvirt(w *target.Target, f *loop.Facts) bool {
+func NeedsLibvirt(w *target.Target, f *loop.Facts) bool {
 	return slices.ContainsFunc(f.Atts(w), func(a share.Attachment) bool {
 		return a.Mode == share.Shared && f.Share.Folders[a.HostPath].Err == nil && share.Verify(f.Guest.Share, f.Share, a) != nil
 	})
 }
 
-// unplugAction takes the device of a folder away, before what it serves is.
-func (e Part) unplugAction(w *target.Target, token, folder string) plan.Action {
+// detachDevice takes the device of a folder away, before what it serves is.
+func (e Part) detachDevice(w *target.Target, token, folder string) plan.Action {
 	return plan.Action{
 		ID: "share.unplug:" + token, Why: fmt.Sprintf("take the device for folder %s away from VM %s", folder, w.Name), Timing: "share",
 		Shows: []string{fmt.Sprintf("virsh detach-device %s (virtiofs, %s)", w.Name, token)},
@@ -96,9 +96,9 @@ func (e Part) unplugAction(w *target.Target, token, folder string) plan.Action {
 	}
 }
 
-// PlanUnplug is what is needed to take a's device away, if it has one. A
+// PlanDetachDevice is what is needed to take a's device away, if it has one. A
 // libvirt that refuses this user is opened for the run.
-func (e Part) PlanUnplug(w *target.Target, f *loop.Facts, a share.Attachment) []plan.Action {
+func (e Part) PlanDetachDevice(w *target.Target, f *loop.Facts, a share.Attachment) []plan.Action {
 	token := share.Token(a.HostPath)
 	var out []plan.Action
 	switch {
@@ -112,13 +112,13 @@ func (e Part) PlanUnplug(w *target.Target, f *loop.Facts, a share.Attachment) []
 			out = append(out, open)
 		}
 	}
-	return append(out, e.unplugAction(w, token, a.HostPath))
+	return append(out, e.detachDevice(w, token, a.HostPath))
 }
 
-// PlanStale takes devices out of the definition of a VM that is going to be
+// PlanStaleDevices takes devices out of the definition of a VM that is going to be
 // started and could not be: what they serve is not there, or is not to be
 // shared in this run.
-func (e Part) PlanStale(w *target.Target, f *loop.Facts, left loop.Skipped) []plan.Action {
+func (e Part) PlanStaleDevices(w *target.Target, f *loop.Facts, left loop.Skipped) []plan.Action {
 	d := f.Domain.Domain.Value
 	if d == nil || d.State == virt.Running {
 		return nil
@@ -132,13 +132,13 @@ func (e Part) PlanStale(w *target.Target, f *loop.Facts, left loop.Skipped) []pl
 	var out []plan.Action
 	for _, fs := range d.StoredFS {
 		if !wanted[fs.Tag] {
-			out = append(out, e.unplugAction(w, fs.Tag, fs.Source))
+			out = append(out, e.detachDevice(w, fs.Tag, fs.Source))
 		}
 	}
 	return out
 }
 
-func noSlot(vm string, a share.Attachment, err error) error {
+func noSlotError(vm string, a share.Attachment, err error) error {
 	if !errors.Is(err, virt.ErrNoSlot) {
 		return err
 	}

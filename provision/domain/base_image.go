@@ -34,7 +34,7 @@ type Base struct {
 
 // nth is the nth name of the image's volume: the first, unless a run that did
 // not finish has left a part of it under that name.
-func (b Base) nth(n int) string {
+func (b Base) volumeName(n int) string {
 	name := basePrefix + b.SHA256[:min(sumDigits, len(b.SHA256))]
 	if n > 1 {
 		name += "-" + strconv.Itoa(n)
@@ -46,13 +46,13 @@ const marker = ".done"
 
 // split sorts what the pool has of the image into complete volumes and parts,
 // volumes without a marker: somebody writes them, or did.
-func (b Base) split(p *virt.Pool) (complete, parts []virt.Volume) {
+func (b Base) findVolumes(p *virt.Pool) (complete, parts []virt.Volume) {
 	if p == nil {
 		return nil, nil
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.Volumes)) {
-		rest, ours := strings.CutPrefix(name, b.nth(1))
-		if n, err := strconv.Atoi(strings.TrimPrefix(rest, "-")); !ours || rest != "" && (err != nil || name != b.nth(n)) {
+		rest, ours := strings.CutPrefix(name, b.volumeName(1))
+		if n, err := strconv.Atoi(strings.TrimPrefix(rest, "-")); !ours || rest != "" && (err != nil || name != b.volumeName(n)) {
 			continue
 		}
 		if hasVolume(p, name+marker) {
@@ -65,8 +65,8 @@ func (b Base) split(p *virt.Pool) (complete, parts []virt.Volume) {
 }
 
 // in finds a complete volume of the image in the pool.
-func (b Base) in(p *virt.Pool) (volume string, ok bool) {
-	complete, _ := b.split(p)
+func (b Base) completeIn(p *virt.Pool) (volume string, ok bool) {
+	complete, _ := b.findVolumes(p)
 	if len(complete) == 0 {
 		return "", false
 	}
@@ -74,12 +74,12 @@ func (b Base) in(p *virt.Pool) (volume string, ok bool) {
 }
 
 // free is the first name that is not in use, not even by a marker.
-func (b Base) free(p *virt.Pool) string {
+func (b Base) freeName(p *virt.Pool) string {
 	n := 1
-	for hasVolume(p, b.nth(n)) || hasVolume(p, b.nth(n)+marker) {
+	for hasVolume(p, b.volumeName(n)) || hasVolume(p, b.volumeName(n)+marker) {
 		n++
 	}
-	return b.nth(n)
+	return b.volumeName(n)
 }
 
 // stallAfter is how long a volume may stay as it is before its writer
@@ -87,27 +87,27 @@ func (b Base) free(p *virt.Pool) string {
 const stallAfter = 10 * time.Second
 
 // pace is how a volume that somebody else writes is waited for.
-type pace struct {
+type uploadWait struct {
 	stall time.Duration // stallAfter
-	look  time.Duration // between two looks
+	poll  time.Duration // between two looks
 }
 
 // pacing is w's pace, the usual one if it has none.
-func (w Wanted) pacing() pace {
-	if w.pace != (pace{}) {
-		return w.pace
+func (w Wanted) waitOrDefault() uploadWait {
+	if w.wait != (uploadWait{}) {
+		return w.wait
 	}
-	return pace{stall: stallAfter, look: 500 * time.Millisecond}
+	return uploadWait{stall: stallAfter, poll: 500 * time.Millisecond}
 }
 
 // watch knows since when the parts of a base have not changed.
-type watch map[string]struct {
+type growthWatch map[string]struct {
 	volume virt.Volume
 	since  time.Time
 }
 
 // growing returns a part that was written to less than stall ago.
-func (w watch) growing(parts []virt.Volume, stall time.Duration) (virt.Volume, bool) {
+func (w growthWatch) growing(parts []virt.Volume, stall time.Duration) (virt.Volume, bool) {
 	now := time.Now()
 	for _, v := range parts {
 		k, seen := w[v.Name]
@@ -126,8 +126,8 @@ func (w watch) growing(parts []virt.Volume, stall time.Duration) (virt.Volume, b
 	return virt.Volume{}, false
 }
 
-// look reads the pool anew.
-func look(ctx context.Context, l Libvirt, baseDir string) (*virt.Pool, error) {
+// readPool reads the pool anew.
+func readPool(ctx context.Context, l Libvirt, baseDir string) (*virt.Pool, error) {
 	p, err := l.PoolAt(ctx, baseDir)
 	if errors.Is(err, virt.ErrNotFound) || err == nil && !p.Active {
 		return nil, fmt.Errorf("the storage pool at %s is gone: %w", baseDir, plan.ErrStale)
@@ -141,38 +141,38 @@ func uploadBase(ctx context.Context, l Libvirt, pool string, w Wanted) error {
 	if err != nil {
 		return err
 	}
-	wait := w.pacing()
-	for seen := (watch{}); ; {
-		p, err := look(ctx, l, w.BaseDir)
+	wait := w.waitOrDefault()
+	for seen := (growthWatch{}); ; {
+		p, err := readPool(ctx, l, w.BaseDir)
 		if err != nil {
 			return err
 		}
-		if _, ok := base.in(p); ok {
+		if _, ok := base.completeIn(p); ok {
 			return nil
 		}
-		_, parts := base.split(p)
+		_, parts := base.findVolumes(p)
 		if v, ok := seen.growing(parts, wait.stall); ok {
 			plan.Report(ctx, "waiting for another aivm that puts the image there", min(float64(v.Allocation)/float64(max(base.Size, 1)), 1))
-			if err := pause.For(ctx, wait.look); err != nil {
+			if err := pause.For(ctx, wait.poll); err != nil {
 				return err
 			}
 			continue
 		}
-		name := base.free(p)
-		switch err := write(ctx, l, pool, name, base); {
+		name := base.freeName(p)
+		switch err := writeVolume(ctx, l, pool, name, base); {
 		case errors.Is(err, virt.ErrExists):
 			continue // somebody was quicker
 		case err != nil:
 			return err
 		}
-		if finished, err := finish(ctx, l, pool, name, base, w.BaseDir); finished || err != nil {
+		if finished, err := markComplete(ctx, l, pool, name, base, w.BaseDir); finished || err != nil {
 			return err
 		}
 	}
 }
 
 // write makes the volume and fills it; ErrExists if somebody else makes it.
-func write(ctx context.Context, l Libvirt, pool, name string, base Base) error {
+func writeVolume(ctx context.Context, l Libvirt, pool, name string, base Base) error {
 	r, err := base.Open()
 	if err != nil {
 		return err
@@ -195,12 +195,12 @@ func write(ctx context.Context, l Libvirt, pool, name string, base Base) error {
 // finish marks the volume this run has written, and removes what is not needed
 // any more: its own, if another one was completed meanwhile, or the parts dead
 // runs left. It reports false when its own was taken for such a part.
-func finish(ctx context.Context, l Libvirt, pool, name string, base Base, baseDir string) (bool, error) {
-	p, err := look(ctx, l, baseDir)
+func markComplete(ctx context.Context, l Libvirt, pool, name string, base Base, baseDir string) (bool, error) {
+	p, err := readPool(ctx, l, baseDir)
 	if err != nil {
 		return false, err
 	}
-	if v, ok := base.in(p); ok && v != name {
+	if v, ok := base.completeIn(p); ok && v != name {
 		return true, l.DeleteVolume(ctx, pool, name)
 	}
 	if !hasVolume(p, name) {
@@ -210,9 +210,9 @@ func finish(ctx context.Context, l Libvirt, pool, name string, base Base, baseDi
 	if err != nil && !errors.Is(err, virt.ErrExists) {
 		return false, err
 	}
-	_, parts := base.split(p)
+	_, parts := base.findVolumes(p)
 	for _, v := range parts {
-		if v.Name != name && !backs(p, v) {
+		if v.Name != name && !hasOverlay(p, v) {
 			// One that cannot be removed takes room and does no harm.
 			_ = l.DeleteVolume(ctx, pool, v.Name)
 		}
@@ -221,7 +221,7 @@ func finish(ctx context.Context, l Libvirt, pool, name string, base Base, baseDi
 }
 
 // backs reports whether a disk in the pool is an overlay of v.
-func backs(p *virt.Pool, v virt.Volume) bool {
+func hasOverlay(p *virt.Pool, v virt.Volume) bool {
 	for _, o := range p.Volumes {
 		if o.Backing != "" && o.Backing == v.Path {
 			return true
@@ -234,7 +234,7 @@ type progressReader struct {
 	r           io.Reader
 	ctx         context.Context
 	done, total int64
-	said        time.Time
+	reported    time.Time
 }
 
 func (p *progressReader) Read(b []byte) (int, error) {
@@ -243,8 +243,8 @@ func (p *progressReader) Read(b []byte) (int, error) {
 	}
 	n, err := p.r.Read(b)
 	p.done += int64(n)
-	if time.Since(p.said) > 100*time.Millisecond {
-		p.said = time.Now()
+	if time.Since(p.reported) > 100*time.Millisecond {
+		p.reported = time.Now()
 		plan.Report(p.ctx, "", float64(p.done)/float64(max(p.total, 1)))
 	}
 	return n, err

@@ -39,16 +39,16 @@ func (l Lead) String() string { return l.Place + " " + l.How }
 
 // Leads are what was found about a folder.
 type Leads struct {
-	Acts   []Lead // this machine runs or obeys it by itself
-	Keys   []Lead // credentials
-	Active []Lead // this shell runs it, because an environment of the folder's own is active in it
-	Self   string // the running aivm, if it lies in the folder
-	Cut    string // a place that holds too much to be searched whole, "" if there is none
+	HostExecuted []Lead // this machine runs or obeys it by itself
+	Keys         []Lead // credentials
+	Active       []Lead // this shell runs it, because an environment of the folder's own is active in it
+	Self         string // the running aivm, if it lies in the folder
+	Cut          string // a place that holds too much to be searched whole, "" if there is none
 }
 
-// looker finds what leads into one folder.
-type looker struct {
-	*reader
+// leadFinder finds what leads into one folder.
+type leadFinder struct {
+	*placeReader
 	folder  hostfile.Folder
 	person  Person
 	entries int
@@ -56,8 +56,8 @@ type looker struct {
 	seen    map[string]bool
 }
 
-// reader reads each place of this machine once for several folders.
-type reader struct {
+// placeReader reads each place of this machine once for several folders.
+type placeReader struct {
 	tracer  hostfile.Tracer
 	ways    map[string]hostfile.Way
 	dirs    map[string][]fs.DirEntry
@@ -65,32 +65,32 @@ type reader struct {
 	sources map[string][]string
 }
 
-func newReader() *reader {
-	return &reader{ways: map[string]hostfile.Way{}, dirs: map[string][]fs.DirEntry{}, long: map[string]bool{}, sources: map[string][]string{}}
+func newPlaceReader() *placeReader {
+	return &placeReader{ways: map[string]hostfile.Way{}, dirs: map[string][]fs.DirEntry{}, long: map[string]bool{}, sources: map[string][]string{}}
 }
 
 // FindLeads says what of this machine leads into the folder, with links
 // followed: who can write in it decides what happens there. With keysOnly it
 // looks for credentials alone.
 func FindLeads(folder string, p Person, keysOnly bool) Leads {
-	return newReader().find(folder, p, keysOnly)
+	return newPlaceReader().find(folder, p, keysOnly)
 }
 
 // FindAllLeads is FindLeads for several folders, by folder.
 func FindAllLeads(folders []string, p Person) map[string]Leads {
-	r, out := newReader(), map[string]Leads{}
+	r, out := newPlaceReader(), map[string]Leads{}
 	for _, f := range folders {
 		out[f] = r.find(f, p, false)
 	}
 	return out
 }
 
-func (r *reader) find(folder string, p Person, keysOnly bool) Leads {
-	l := &looker{reader: r, person: p, seen: map[string]bool{}}
+func (r *placeReader) find(folder string, p Person, keysOnly bool) Leads {
+	l := &leadFinder{placeReader: r, person: p, seen: map[string]bool{}}
 	l.folder = l.tracer.Folder(folder)
 	l.keys()
 	if keysOnly {
-		l.out.Acts = nil
+		l.out.HostExecuted = nil
 		return l.out
 	}
 	if p.Self != "" {
@@ -100,22 +100,22 @@ func (r *reader) find(folder string, p Person, keysOnly bool) Leads {
 	}
 	l.environment()
 	for _, home := range l.homes() {
-		for _, s := range startup {
+		for _, s := range startupFiles {
 			for _, path := range l.places(home, s) {
-				l.place(&l.out.Acts, l.called(path), path, true)
+				l.place(&l.out.HostExecuted, l.displayName(path), path, true)
 			}
 		}
-		for _, s := range bins {
-			l.programs(l.called(filepath.Join(home, s)), filepath.Join(home, s))
+		for _, s := range programDirs {
+			l.programs(l.displayName(filepath.Join(home, s)), filepath.Join(home, s))
 		}
-		l.sourced(home)
+		l.followSourced(home)
 	}
 	for _, path := range l.xdg("autostart", "applications", "systemd/user", "dbus-1/services") {
-		l.place(&l.out.Acts, path, path, true)
+		l.place(&l.out.HostExecuted, path, path, true)
 	}
-	for _, s := range system {
+	for _, s := range systemDirs {
 		if way := l.follow(s); way.Exists && way.Holds(l.folder) {
-			l.out.Acts = append(l.out.Acts, Lead{Place: s, How: "holds it"})
+			l.out.HostExecuted = append(l.out.HostExecuted, Lead{Place: s, How: "holds it"})
 		}
 	}
 	l.sameFiles()
@@ -123,14 +123,14 @@ func (r *reader) find(folder string, p Person, keysOnly bool) Leads {
 }
 
 // homes are the person's, and another's in which the folder lies.
-func (l *looker) homes() []string {
+func (l *leadFinder) homes() []string {
 	var out []string
 	for _, h := range []string{l.person.Home, l.person.Login} {
 		if h != "" && !slices.Contains(out, filepath.Clean(h)) {
 			out = append(out, filepath.Clean(h))
 		}
 	}
-	for _, f := range bothWays(l.folder.Path) {
+	for _, f := range pathVariants(l.folder.Path) {
 		other := "/root"
 		if parts := strings.Split(f, "/"); len(parts) > 3 && parts[1] == "home" {
 			other = "/home/" + parts[2]
@@ -144,7 +144,7 @@ func (l *looker) homes() []string {
 	return out
 }
 
-func (l *looker) getenv(name string) string {
+func (l *leadFinder) getenv(name string) string {
 	if l.person.Getenv == nil {
 		return ""
 	}
@@ -153,7 +153,7 @@ func (l *looker) getenv(name string) string {
 
 // places are where an entry of a list is: below the home, and where XDG's
 // variables put it.
-func (l *looker) places(home, entry string) []string {
+func (l *leadFinder) places(home, entry string) []string {
 	out := []string{filepath.Join(home, entry)}
 	if home != filepath.Clean(l.person.Home) {
 		return out
@@ -168,8 +168,8 @@ func (l *looker) places(home, entry string) []string {
 	return out
 }
 
-// xdg are the directories of the system's lists.
-func (l *looker) xdg(below ...string) []string {
+// xdg are the directories of the systemDirs's lists.
+func (l *leadFinder) xdg(below ...string) []string {
 	var out []string
 	for _, name := range []string{"XDG_CONFIG_DIRS", "XDG_DATA_DIRS"} {
 		for _, dir := range filepath.SplitList(l.getenv(name)) {
@@ -184,7 +184,7 @@ func (l *looker) xdg(below ...string) []string {
 }
 
 // called is a path as a person writes it.
-func (l *looker) called(path string) string {
+func (l *leadFinder) displayName(path string) string {
 	if rest, ok := strings.CutPrefix(path, strings.TrimSuffix(filepath.Clean(l.person.Home), "/")+"/"); ok && l.person.Home != "" {
 		return "~/" + rest
 	}
@@ -194,7 +194,7 @@ func (l *looker) called(path string) string {
 // place judges one path: it leads into the folder, lies in it, or holds it. Of
 // a directory outside, the links in it are followed too (deep: also in those
 // below it).
-func (l *looker) place(to *[]Lead, name, path string, deep bool) {
+func (l *leadFinder) place(to *[]Lead, name, path string, deep bool) {
 	if l.seen[path] {
 		return
 	}
@@ -216,16 +216,16 @@ func (l *looker) place(to *[]Lead, name, path string, deep bool) {
 
 // programs judges a directory whose programs are run by their names: a folder
 // in it is none.
-func (l *looker) programs(name, dir string) {
+func (l *leadFinder) programs(name, dir string) {
 	var found []Lead
 	if !l.leads(&found, name, dir, l.follow(dir)) {
-		l.links(&found, l.called(dir), dir, 0)
+		l.links(&found, l.displayName(dir), dir, 0)
 	}
 	l.add(found)
 }
 
 // leads adds the path if it passes through the folder.
-func (l *looker) leads(to *[]Lead, name, path string, way hostfile.Way) bool {
+func (l *leadFinder) leads(to *[]Lead, name, path string, way hostfile.Way) bool {
 	e, in := way.Through(l.folder)
 	if !in {
 		return false
@@ -249,7 +249,7 @@ func (l *looker) leads(to *[]Lead, name, path string, way hostfile.Way) bool {
 
 // links follows the links in the directory at path and, down to depth, in those
 // below it, the nearest first.
-func (l *looker) links(to *[]Lead, name, path string, depth int) {
+func (l *leadFinder) links(to *[]Lead, name, path string, depth int) {
 	type dir struct{ name, path string }
 	left := placeEntries
 	for level := []dir{{name, path}}; len(level) > 0; depth-- {
@@ -277,7 +277,7 @@ func (l *looker) links(to *[]Lead, name, path string, depth int) {
 	}
 }
 
-func (r *reader) follow(path string) hostfile.Way {
+func (r *placeReader) follow(path string) hostfile.Way {
 	way, ok := r.ways[path]
 	if !ok {
 		way = r.tracer.Follow(path)
@@ -288,7 +288,7 @@ func (r *reader) follow(path string) hostfile.Way {
 
 // list returns the directories and links in the directory at path; nothing if
 // it is none.
-func (r *reader) list(path string) []fs.DirEntry {
+func (r *placeReader) list(path string) []fs.DirEntry {
 	if ents, ok := r.dirs[path]; ok {
 		return ents
 	}
@@ -308,10 +308,10 @@ func (r *reader) list(path string) []fs.DirEntry {
 }
 
 // environment looks at what this run's environment names.
-func (l *looker) environment() {
+func (l *leadFinder) environment() {
 	for _, v := range startupVars {
 		if path := l.getenv(v); filepath.IsAbs(path) {
-			to := &l.out.Acts
+			to := &l.out.HostExecuted
 			if l.active(path) {
 				to = &l.out.Active
 			}
@@ -324,13 +324,13 @@ func (l *looker) environment() {
 	for v, below := range belowVars {
 		if dir := l.getenv(v); filepath.IsAbs(dir) {
 			for _, b := range below {
-				l.place(&l.out.Acts, l.called(filepath.Join(dir, b)), filepath.Join(dir, b), true)
+				l.place(&l.out.HostExecuted, l.displayName(filepath.Join(dir, b)), filepath.Join(dir, b), true)
 			}
 		}
 	}
 	for _, v := range programVars {
 		if f := strings.Fields(strings.TrimPrefix(l.getenv(v), "|")); len(f) > 0 && filepath.IsAbs(f[0]) {
-			l.leads(&l.out.Acts, v+"="+f[0], f[0], l.follow(f[0]))
+			l.leads(&l.out.HostExecuted, v+"="+f[0], f[0], l.follow(f[0]))
 		}
 	}
 	if dir := l.getenv("GOBIN"); filepath.IsAbs(dir) {
@@ -348,7 +348,7 @@ func (l *looker) environment() {
 			case v == "PATH" && !l.active(dir):
 				l.programs(name, dir)
 			case strings.HasPrefix(v, "LD_") && !l.active(dir):
-				l.leads(&l.out.Acts, name, dir, l.follow(dir))
+				l.leads(&l.out.HostExecuted, name, dir, l.follow(dir))
 			default:
 				l.leads(&l.out.Active, name, dir, l.follow(dir))
 			}
@@ -357,34 +357,34 @@ func (l *looker) environment() {
 }
 
 // add adds what is not there yet under its own name.
-func (l *looker) add(found []Lead) {
+func (l *leadFinder) add(found []Lead) {
 	for _, f := range found {
-		if !slices.ContainsFunc(l.out.Acts, func(a Lead) bool { return a.Place == f.Place }) {
-			l.out.Acts = append(l.out.Acts, f)
+		if !slices.ContainsFunc(l.out.HostExecuted, func(a Lead) bool { return a.Place == f.Place }) {
+			l.out.HostExecuted = append(l.out.HostExecuted, f)
 		}
 	}
 }
 
-// sourcing files are shell programs in which a line "source FILE" or ". FILE"
+// shellFiles files are shell programs in which a line "source FILE" or ". FILE"
 // names another one.
 var (
-	sourcing   = []string{".profile", ".bash_profile", ".bash_login", ".bashrc", ".bash_aliases", ".zshenv", ".zprofile", ".zshrc", ".zlogin", ".kshrc", ".cshrc", ".tcshrc", ".login", ".xprofile", ".xsessionrc", ".xinitrc", ".config/fish/config.fish"}
+	shellFiles = []string{".profile", ".bash_profile", ".bash_login", ".bashrc", ".bash_aliases", ".zshenv", ".zprofile", ".zshrc", ".zlogin", ".kshrc", ".cshrc", ".tcshrc", ".login", ".xprofile", ".xsessionrc", ".xinitrc", ".config/fish/config.fish"}
 	sourceLine = lazyre.New(`^[ \t]*(?:(?:then|do|else|if|\{|\(|\[\[? .* \]\]?)[ \t]+)*(?:source|\.)[ \t]+(?:"([^"]+)"|'([^']+)'|([^\s)"']+))`)
 )
 
 // sourced follows the files that the home's shell files take in by a path of
 // their own. What a program would have to work out is not seen.
-func (l *looker) sourced(home string) {
-	for _, s := range sourcing {
+func (l *leadFinder) followSourced(home string) {
+	for _, s := range shellFiles {
 		file := filepath.Join(home, s)
-		for _, path := range l.takesIn(file, home) {
-			l.leads(&l.out.Acts, path+", which "+l.called(file)+" takes in,", path, l.follow(path))
+		for _, path := range l.sourcedFiles(file, home) {
+			l.leads(&l.out.HostExecuted, path+", which "+l.displayName(file)+" takes in,", path, l.follow(path))
 		}
 	}
 }
 
-// takesIn reads which files a shell file takes in.
-func (r *reader) takesIn(file, home string) []string {
+// sourcedFiles reads which files a shell file takes in.
+func (r *placeReader) sourcedFiles(file, home string) []string {
 	if paths, ok := r.sources[file]; ok {
 		return paths
 	}
@@ -443,8 +443,8 @@ func RefuseLeads(hostPath string, p Person, writable bool, allow []string) (Lead
 		return found, ui.Refused("%s is not shared: it has keys or tokens: %s", ui.Clean(hostPath), NameLeads(found.Keys)).
 			Hint(yes, ui.Remark("or attach the project's own folder"))
 	}
-	if len(found.Acts) > 0 {
-		return found, ui.Refused("%s is not shared for writing: this machine runs or obeys by itself what lies there: %s", ui.Clean(hostPath), NameLeads(found.Acts)).
+	if len(found.HostExecuted) > 0 {
+		return found, ui.Refused("%s is not shared for writing: this machine runs or obeys by itself what lies there: %s", ui.Clean(hostPath), NameLeads(found.HostExecuted)).
 			Hint(ui.CmdFor("to let the guest only read it", "aivm attach "+q+" --access ro"), yes)
 	}
 	return found, nil
@@ -452,8 +452,8 @@ func RefuseLeads(hostPath string, p Person, writable bool, allow []string) (Lead
 
 // allowed reports whether --allow-sensitive names exactly this folder.
 func allowed(hostPath string, allow []string) bool {
-	folder := bothWays(hostPath)
+	folder := pathVariants(hostPath)
 	return slices.ContainsFunc(allow, func(a string) bool {
-		return slices.ContainsFunc(bothWays(filepath.Clean(a)), func(p string) bool { return slices.Contains(folder, p) })
+		return slices.ContainsFunc(pathVariants(filepath.Clean(a)), func(p string) bool { return slices.Contains(folder, p) })
 	})
 }

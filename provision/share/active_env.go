@@ -15,7 +15,7 @@ var (
 
 // active reports whether the directory was put on a path because an environment
 // of the folder itself is active in this shell: a Python one, or direnv's.
-func (l *looker) active(dir string) bool {
+func (l *leadFinder) active(dir string) bool {
 	dir = filepath.Clean(dir)
 	way := l.follow(dir)
 	if _, in := way.Through(l.folder); !in {
@@ -45,7 +45,7 @@ func (l *looker) active(dir string) bool {
 }
 
 // reaches reports whether a path leads into the folder.
-func (l *looker) reaches(path string) bool {
+func (l *leadFinder) reaches(path string) bool {
 	_, in := l.follow(path).Through(l.folder)
 	return in
 }

@@ -7,7 +7,7 @@ import "slices"
 // name may be a file or a directory, of which everything counts.
 
 // credentials are kept there: keys, tokens, passwords, or the settings of a
-// program that keeps such beside them.
+// program that inodeLimit such beside them.
 var credentials = []string{
 	// agents
 	".claude", ".claude.json", ".codex", ".gemini", ".qwen", ".copilot", ".codeium", ".continue", ".cursor/mcp.json", ".cursor/cli-config.json", ".windsurf", ".kiro", ".amazonq",
@@ -38,9 +38,9 @@ var credentialVars = []string{
 	"CLAUDE_CONFIG_DIR", "CODEX_HOME", "GH_CONFIG_DIR", "PASSWORD_STORE_DIR", "NPM_CONFIG_USERCONFIG", "CARGO_HOME", "GRADLE_USER_HOME", "SOPS_AGE_KEY_FILE",
 }
 
-// startup is what a login, a session, a shell, an editor or a tool of this
+// startupFiles is what a login, a session, a shell, an editor or a tool of this
 // machine runs or obeys by itself.
-var startup = []string{
+var startupFiles = []string{
 	// shells
 	".profile", ".bash_profile", ".bash_login", ".bashrc", ".bash_logout", ".bash_aliases", ".bash_completion", ".bashrc.d", ".bash.d", ".inputrc", ".blerc",
 	".zshenv", ".zprofile", ".zshrc", ".zlogin", ".zlogout", ".zsh", ".zshrc.d", ".zimrc", ".zim", ".p10k.zsh", ".zpreztorc", ".zprezto", ".oh-my-zsh", ".oh-my-bash", ".antigenrc",
@@ -87,9 +87,9 @@ var startup = []string{
 	".newsboat", ".terraform.rc",
 }
 
-// bins are directories whose programs are run by their names: a folder in one
+// programDirs are directories whose programs are run by their names: a folder in one
 // of them is none.
-var bins = []string{
+var programDirs = []string{
 	".local/bin", "bin", "go/bin", ".go/bin", ".yarn/bin", ".npm-global/bin", ".krew/bin", ".dotnet/tools", ".pub-cache/bin", ".cabal/bin", ".nimble/bin", ".composer/vendor/bin",
 	".config/composer/vendor/bin", ".luarocks/bin", ".fly/bin", ".arkade/bin", ".istioctl/bin",
 }
@@ -122,8 +122,8 @@ var pathVars = []string{"PATH", "LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "
 // this machine's programs, and aivm, load others.
 func PathVars() []string { return slices.Clone(pathVars) }
 
-// system is where this machine's own programs are, whoever owns it.
-var system = []string{
+// systemDirs is where this machine's own programs are, whoever owns it.
+var systemDirs = []string{
 	"/usr/bin", "/usr/sbin", "/bin", "/sbin", "/usr/lib", "/lib", "/lib64", "/usr/libexec", "/usr/local/bin", "/usr/local/sbin", "/usr/local/lib", "/usr/local/libexec",
 	"/usr/share/applications", "/usr/share/dbus-1", "/usr/share/systemd", "/usr/local/share/applications", "/var/spool/cron", "/snap/bin", "/var/lib/snapd", "/var/lib/flatpak", "/nix",
 	"/home/linuxbrew",

@@ -18,20 +18,20 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// PlanLeft finishes what `detach --force` left to the VM's stop, and what a
+// PlanPendingDetach finishes what `detach --force` left to the VM's stop, and what a
 // killed run began: a folder on its way out whose VM is off, or that is not
 // mounted for it any more.
-func (e Part) PlanLeft(w *target.Target, f *loop.Facts) []plan.Action {
+func (e Part) PlanPendingDetach(w *target.Target, f *loop.Facts) []plan.Action {
 	off := f.Domain.Domain.Err == nil && !f.Running() && f.Conn == nil
 	var out []plan.Action
-	for _, a := range AreLeaving(w) {
+	for _, a := range PendingDetach(w) {
 		token := share.Token(a.HostPath)
 		bound := len(f.Share.Tokens[token]) > 0
 		if bound && !off {
 			continue
 		}
 		if off {
-			out = append(out, e.PlanUnplug(w, f, a)...)
+			out = append(out, e.PlanDetachDevice(w, f, a)...)
 		}
 		if bound {
 			op := root.Unbind{VMKey: e.Key(w.Name), Token: token}
@@ -45,9 +45,9 @@ func (e Part) PlanLeft(w *target.Target, f *loop.Facts) []plan.Action {
 	return out
 }
 
-// AreLeaving are the folders of the VM that are on their way out, but the one the
+// PendingDetach are the folders of the VM that are on their way out, but the one the
 // verb was given.
-func AreLeaving(w *target.Target) []share.Attachment {
+func PendingDetach(w *target.Target) []share.Attachment {
 	if w.Store == nil {
 		return nil
 	}
@@ -60,15 +60,15 @@ func AreLeaving(w *target.Target) []share.Attachment {
 	return out
 }
 
-// FinishLeaving is PlanLeft for a VM that has just stopped.
-func (e Part) FinishLeaving(ctx context.Context, vm string) error {
+// FinishPendingDetach is PlanPendingDetach for a VM that has just stopped.
+func (e Part) FinishPendingDetach(ctx context.Context, vm string) error {
 	e.Reload()
 	store, err := e.Load()
 	if err != nil {
 		return err
 	}
 	w := &target.Target{Store: store, Name: vm, Libvirt: e.URI()}
-	if len(AreLeaving(w)) == 0 {
+	if len(PendingDetach(w)) == 0 {
 		return nil
 	}
 	f := &loop.Facts{}
@@ -76,7 +76,7 @@ func (e Part) FinishLeaving(ctx context.Context, vm string) error {
 	if f.Share, err = e.Shared(vm, nil); err != nil {
 		return err
 	}
-	as := e.PlanLeft(w, f)
+	as := e.PlanPendingDetach(w, f)
 	if len(as) == 0 {
 		return nil
 	}

@@ -17,20 +17,20 @@ import (
 const (
 	// ShareProbe is the name of the piece of the probe that can hang.
 	ShareProbe = "share"
-	// lookAfter is how long a guest may take to say what it has before this
-	// machine looks for the daemon; hangAfter how long at all.
-	lookAfter = 6 * time.Second
-	hangAfter = 40 * time.Second
+	// daemonCheckAfter is how long a guest may take to say what it has before this
+	// machine looks for the daemon; probeTimeout how long at all.
+	daemonCheckAfter = 6 * time.Second
+	probeTimeout     = 40 * time.Second
 )
 
-// AskWithFolders is a probe whose last piece may hang.
-func (e Part) AskWithFolders(ctx context.Context, c guest.Conn, w *target.Target, ps []guest.Probe) (map[string][]byte, error) {
-	ctx, end := context.WithTimeout(ctx, hangAfter)
+// ProbeWithFolders is a probe whose last piece may hang.
+func (e Part) ProbeWithFolders(ctx context.Context, c guest.Conn, w *target.Target, ps []guest.Probe) (map[string][]byte, error) {
+	ctx, end := context.WithTimeout(ctx, probeTimeout)
 	defer end()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
-		t := time.NewTicker(lookAfter)
+		t := time.NewTicker(daemonCheckAfter)
 		defer t.Stop()
 		for {
 			select {
@@ -51,9 +51,9 @@ func (e Part) AskWithFolders(ctx context.Context, c guest.Conn, w *target.Target
 	return c.Probe(ctx, ps)
 }
 
-// FoldersHang says that the guest answered everything but the question about
+// HungFolders says that the guest answered everything but the question about
 // its folders; nil for any other end of a probe.
-func (e Part) FoldersHang(ctx context.Context, w *target.Target, err error) error {
+func (e Part) HungFolders(ctx context.Context, w *target.Target, err error) error {
 	var stuck *guest.StuckError
 	if !errors.As(err, &stuck) || stuck.At != ShareProbe || ctx.Err() != nil || errors.Is(err, guest.ErrLost) {
 		return nil
