@@ -109,7 +109,7 @@ func (a Verbs) take(ctx context.Context, k *config.EditCopy) error {
 		return k.Remove()
 	}
 	q, was := shellescape.Quote(k.Path), shellescape.Quote(k.Store)
-	if errors.Is(err, config.ErrEdited) {
+	if errors.Is(err, config.ErrEditConflict) {
 		return ui.Refused("the config %s was not written: %w; yours is kept in %s", k.Store, err, k.Path).
 			Hint(ui.Remark("see what differs: diff "+was+" "+q), ui.CmdFor("write yours over it", "cp "+q+" "+was))
 	}

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// A Problem is something in the file that is not as it should be.
+// A Problem is a mistake in the config file.
 type Problem struct {
 	Line, Column int
 	Key          string // "vms[0].vm.cpus"
@@ -24,8 +24,8 @@ func (p Problem) String() string {
 	return at + p.Key + ": " + p.Message
 }
 
-// A Warning is something that was read past: an unknown key, or a value that
-// has no effect.
+// A Warning is something in the config file that was ignored: an unknown key, or a value without
+// effect.
 type Warning struct {
 	Line         int
 	Key, Message string
@@ -36,10 +36,10 @@ type binder struct {
 	doc      *document
 	problems []Problem // wrong types and values
 	unknown  []Problem // keys the schema does not have
-	notes    []Problem // read, and worth a remark
+	notes    []Problem // read, but reported as a warning
 }
 
-// keys of 0.3 that are known and mean nothing to us.
+// retired lists keys of 0.3 that have no effect and cause no warning.
 var retired = map[string]bool{"vms.verbosity": true}
 
 func bind(doc *document) (Config, *binder) {
@@ -63,12 +63,12 @@ func (b *binder) note(at int, key, format string, args ...any) {
 	b.notes = append(b.notes, b.newProblem(at, key, fmt.Sprintf(format, args...)))
 }
 
-// table fills a struct. path is what people read ("vms[0].vm"), schema the
-// same without indices ("vms.vm").
+// table sets the fields of struct v from table n. path is the key in messages ("vms[0].vm"), schema
+// the same without indices ("vms.vm").
 func (b *binder) table(v reflect.Value, n *node, path, schema string) {
 	t := v.Type()
 	for _, k := range n.kids {
-		key, skey := join2(path, bareOrQuoted(k.key)), join2(schema, k.key)
+		key, skey := joinKey(path, bareOrQuoted(k.key)), joinKey(schema, k.key)
 		i := fieldOf(t, k.key)
 		if i < 0 {
 			if !retired[skey] {
@@ -80,7 +80,7 @@ func (b *binder) table(v reflect.Value, n *node, path, schema string) {
 	}
 }
 
-func join2(path, key string) string {
+func joinKey(path, key string) string {
 	if path == "" {
 		return key
 	}
@@ -214,7 +214,7 @@ func (b *binder) recordList(v reflect.Value, n *node, key, schema string) {
 	}
 }
 
-// emptyRecord is a settable record with the values of absent keys.
+// emptyRecord returns a settable record of type t with the values of absent keys.
 func emptyRecord(t reflect.Type) reflect.Value {
 	v := reflect.New(t).Elem()
 	switch t {
@@ -228,7 +228,7 @@ func emptyRecord(t reflect.Type) reflect.Value {
 	return v
 }
 
-// records looks at what single values cannot show: missing and double names.
+// records checks that records have the names that identify them and that these are unique.
 func (b *binder) records(c *Config) {
 	seen := map[string]int{}
 	for i, n := range b.recordNodes("networks", len(c.Networks)) {
@@ -240,14 +240,14 @@ func (b *binder) records(c *Config) {
 		r, key := &c.VMs[i], fmt.Sprintf("vms[%d]", i)
 		b.names(n, key, "vm", &r.Name, &r.VM.Name, seen)
 		if r.Name != "" && storedName.MatchString(r.Name) && ValidateVMName(r.Name) != nil {
-			b.note(n.at, key+".name", "%q came from 0.3; a host name and an ssh alias can only hold a-z, 0-9 and '-'", r.Name)
+			b.note(n.at, key+".name", "%q is a name that only aivm 0.3 allowed; host names and ssh aliases can only contain a-z, 0-9 and '-'", r.Name)
 		}
 		if r.VM.AllowPasswordLogin {
-			b.note(n.at, key+".vm.allow_password_login", "read and ignored: guests take keys only")
+			b.note(n.at, key+".vm.allow_password_login", "has no effect: guests accept SSH keys only")
 		}
 	}
 	if c.Defaults.VM.AllowPasswordLogin {
-		b.note(b.doc.root.child("defaults").at, "defaults.vm.allow_password_login", "read and ignored: guests take keys only")
+		b.note(b.doc.root.child("defaults").at, "defaults.vm.allow_password_login", "has no effect: guests accept SSH keys only")
 	}
 	seen = map[string]int{}
 	for i, n := range b.recordNodes("attachments", len(c.Attachments)) {
@@ -272,8 +272,8 @@ func (b *binder) recordNodes(key string, want int) []*node {
 	return n.kids
 }
 
-// missing complains of an identifying key that is absent or empty; one of the
-// wrong type has been complained of.
+// missing reports whether an identifying key has no value, and records a problem if it is absent or
+// empty. A value of the wrong type has its problem recorded before.
 func (b *binder) missing(n *node, path, key, value string) bool {
 	if k := n.child(key); k == nil {
 		b.wrong(n.at, path+"."+key, "is missing")
@@ -283,8 +283,8 @@ func (b *binder) missing(n *node, path, key, value string) bool {
 	return value == ""
 }
 
-// names settles the two names of a record, its own and its section's: the one
-// that is not there follows the other.
+// names checks the two names of a record, its own and that of its section (vms.name and
+// vms.vm.name). If one is absent, it is set to the other.
 func (b *binder) names(n *node, key, section string, name, inner *string, seen map[string]int) {
 	if n.shape != isTable {
 		return
@@ -307,7 +307,7 @@ func (b *binder) names(n *node, key, section string, name, inner *string, seen m
 		b.note(n.at, key+"."+section+".name", "is %q, but the record is called %q", *inner, *name)
 	}
 	if line, twice := seen[*name]; twice {
-		b.wrong(n.at, key+".name", "%q is already the name of the record on line %d", *name, line)
+		b.wrong(n.at, key+".name", "%q is already the name of another record, on line %d", *name, line)
 		return
 	}
 	seen[*name], _ = b.doc.position(n.at)
@@ -335,7 +335,7 @@ func typeName(n *node) string {
 	case time.Time:
 		return "a date"
 	}
-	return "this"
+	return "another type"
 }
 
 // sortProblems puts problems into the order of the file.

@@ -19,7 +19,7 @@ const maxName = 63 // a DNS label: VM names become host names and ssh aliases
 
 var (
 	strictName = lazyre.New(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
-	// What 0.3 may have stored and is still harmless in XML, ssh and paths.
+	// Names that 0.3 may have stored and that are still safe in XML, ssh and paths.
 	storedName = lazyre.New(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
 	// IFNAMSIZ is 16 with the final NUL (linux/if.h).
 	bridgeName  = lazyre.New(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$`)
@@ -34,9 +34,8 @@ var (
 	notInName   = lazyre.New(`[^a-z0-9]+`)
 )
 
-// ValidateVMName checks the name of a VM to be made: it becomes a libvirt
-// domain, a host name and an ssh alias. The error says the rule and offers a
-// name that follows it.
+// ValidateVMName checks the name of a VM to be created: it becomes the name of a libvirt domain, a
+// host name and an ssh alias. The error states the rule and suggests a valid name.
 func ValidateVMName(name string) error {
 	if strictName.MatchString(name) && len(name) <= maxName {
 		return nil
@@ -55,8 +54,8 @@ func suggestName(name string) string {
 	return s
 }
 
-// checks are the rules of the check tags. A rule returns what is wrong, as the
-// end of a sentence that starts with the key, or "".
+// checks maps the values of check tags to rules. A rule returns what is wrong, worded to follow the
+// key in a message ("must be ..."), or "".
 var checks = map[string]func(string) string{
 	"plain": checkPlain,
 	"vmname": func(s string) string {
@@ -96,16 +95,16 @@ var checks = map[string]func(string) string{
 	"sha512": matches(hexDigest2, "128 hexadecimal digits"),
 	"https": func(s string) string {
 		if u, err := url.Parse(s); err != nil || u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
-			return fmt.Sprintf("must be an address like \"https://mirror.example\", not %q", s)
+			return fmt.Sprintf("must be a URL like \"https://mirror.example\", not %q", s)
 		}
 		return checkPlain(s)
 	},
 	"tag": func(s string) string {
-		// A count in the expression would make it a thousand times as large.
+		// A repeat count in the regexp would make its compiled form a thousand times as large.
 		if len(s) <= 255 {
 			return tagForm(s)
 		}
-		return "must have at most 255 characters"
+		return "must be at most 255 characters long"
 	},
 	"cidr": func(s string) string {
 		if s == "" {
@@ -126,7 +125,7 @@ var checks = map[string]func(string) string{
 		if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
 			return ""
 		}
-		return fmt.Sprintf("must be an address like \"10.77.0.1\", not %q", s)
+		return fmt.Sprintf("must be an IP address like \"10.77.0.1\", not %q", s)
 	},
 	"subnet": func(s string) string {
 		if s == "" {
@@ -190,16 +189,15 @@ func checkPort(s string) string {
 		last, _ = strconv.Atoi(m[3])
 	}
 	if first < 1 || last > 65535 || last < first {
-		return fmt.Sprintf("invalid firewall port %q: ports go from 1 to 65535", s)
+		return fmt.Sprintf("invalid firewall port %q: ports are from 1 to 65535", s)
 	}
 	return ""
 }
 
-// maxCount bounds sizes far above any machine, so that sums of them cannot
-// overflow.
+// maxCount bounds integers, far above the sizes of any machine, so that sums cannot overflow.
 const maxCount = 1 << 30
 
-// nearest returns the candidate a typo most likely meant, or "".
+// nearest returns the candidate that is most similar to a mistyped word, or "".
 func nearest(word string, candidates []string) string {
 	best, bestDistance := "", len(word)
 	lower := strings.ToLower(word)
@@ -218,8 +216,8 @@ func nearest(word string, candidates []string) string {
 	return best
 }
 
-// distance counts insertions, deletions, replacements and swaps of neighbours
-// (optimal string alignment).
+// distance returns the edit distance of a and b: insertions, deletions, replacements and swaps of
+// adjacent characters (optimal string alignment).
 func distance(a, b string) int {
 	if utf8.RuneCountInString(a) > 64 {
 		return 64

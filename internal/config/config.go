@@ -5,10 +5,10 @@ import (
 	"aivm.dev/aivm/internal/virt"
 )
 
-// Schema is the schema_version this program writes. A higher one is read-only.
+// Schema is the schema_version this program writes. A store with a higher one is read-only.
 const Schema = 5
 
-// Config is the whole store. The tags are the schema:
+// Config holds all values of the config file. The tags are the schema:
 //
 //	toml   the key
 //	check  a rule of check.go for the value (for a list: for each element)
@@ -16,8 +16,8 @@ const Schema = 5
 //	       string stands for a list of one
 //	write  "always" or "nonzero": written in a new record even if it is the
 //	       default, because it identifies the record or 0.3 needs it;
-//	       "changed": 0.3's own, or seldom needed: not written unless it says
-//	       something
+//	       "changed": used by 0.3 only, or seldom needed: written only if it
+//	       differs from the default
 type Config struct {
 	SchemaVersion int          `toml:"schema_version"`
 	ActiveVM      string       `toml:"active_vm" check:"vmname"`
@@ -36,10 +36,10 @@ type Behavior struct {
 	Verbose                 int  `toml:"verbose"`
 }
 
-// VMSpec is a [vm] section. CPUs, RAMMB and DiskGB of 0 mean: choose from the
-// host. AllowPasswordLogin and Password are 0.3's; they are read and kept, and
-// never acted upon. LibvirtURI is the libvirt that has the VM, virt.SystemURI if
-// it is empty (Libvirt).
+// VMSpec is a [vm] section. CPUs, RAMMB (MiB) and DiskGB (GiB) of 0 mean: choose a size that fits
+// the host. AllowPasswordLogin and Password are keys of 0.3; they are read and kept but have no
+// effect. LibvirtURI is the URI of the libvirt daemon that runs the VM; empty means virt.SystemURI
+// (see Libvirt).
 type VMSpec struct {
 	Name               string `toml:"name" check:"vmname" write:"always"`
 	User               string `toml:"user" check:"user" write:"always"`
@@ -52,8 +52,8 @@ type VMSpec struct {
 	LibvirtURI         string `toml:"libvirt_uri" check:"libvirt" write:"changed"`
 }
 
-// Libvirt is the libvirt that has the VM. A store of a later aivm can name one
-// that this one cannot ask.
+// Libvirt returns the URI of the libvirt daemon that runs the VM. It fails if a newer aivm wrote a
+// URI that this version does not support.
 func (s VMSpec) Libvirt() (virt.URI, error) {
 	if s.LibvirtURI == "" {
 		return virt.URI{}, nil
@@ -65,7 +65,7 @@ func (s VMSpec) Libvirt() (virt.URI, error) {
 	return u, nil
 }
 
-// NetworkSpec is a [network] section. An empty field means: choose.
+// NetworkSpec is a [network] section. An empty field means: aivm chooses the value.
 type NetworkSpec struct {
 	Name       string `toml:"name" check:"name" write:"always"`
 	Bridge     string `toml:"bridge" check:"bridge" write:"always"`
@@ -76,7 +76,7 @@ type NetworkSpec struct {
 }
 
 // Firewall is a [firewall] section. Ports are decimal numbers or ranges
-// ("8000-8100"), whichever way they are spelled in the file.
+// ("8000-8100"), whether the file has them as numbers or as strings.
 type Firewall struct {
 	Enabled         bool     `toml:"enabled" write:"always"`
 	Table           string   `toml:"table" check:"nftname" write:"always"`
@@ -87,10 +87,9 @@ type Firewall struct {
 	AllowLAN        []string `toml:"allow_lan" check:"plain"`
 }
 
-// Image is an [image] section. UbuntuImgURL, CacheName and Redownload are 0.3's;
-// the others are ours: Name ("auto", "ubuntu-24.04", "packages:debian-12", an
-// address, a path ...), at most one digest of it, and servers that are asked
-// before the publisher's own.
+// Image is an [image] section. UbuntuImgURL, CacheName and Redownload are keys of 0.3. Name is
+// "auto", "ubuntu-24.04", "packages:debian-12", a URL, a path ...; at most one of SHA256 and SHA512
+// is set; Mirror lists servers that are tried before the publisher's own.
 type Image struct {
 	UbuntuImgURL string `toml:"ubuntu_img_url" check:"plain" write:"changed"`
 	CacheName    string `toml:"cache_name" check:"plain" write:"changed"`
@@ -98,7 +97,7 @@ type Image struct {
 	Name         string `toml:"name" check:"plain"`
 	SHA256       string `toml:"sha256" check:"sha256"`
 	SHA512       string `toml:"sha512" check:"sha512" write:"changed"`
-	// One address, or a list.
+	// One URL, or a list.
 	Mirror []string `toml:"mirror" check:"https" list:"or one" write:"changed"`
 }
 
@@ -109,8 +108,8 @@ type Provision struct {
 	Packages      []string `toml:"packages" check:"package"`
 }
 
-// Sync is a [sync] section. Extensions is "none", "workspace", or the ids of
-// extensions; the settings are patterns of keys.
+// Sync is a [sync] section. Extensions is "none", "workspace", or a list of extension ids;
+// SettingsExclude and SettingsInclude are patterns of the editor's setting keys.
 type Sync struct {
 	Enabled         bool     `toml:"enabled"`
 	Overwrite       bool     `toml:"overwrite"`
@@ -120,7 +119,7 @@ type Sync struct {
 	Extensions      []string `toml:"extensions" check:"extension" list:"or one"`
 }
 
-// Paths is a [paths] section. A leading ~ is expanded by whoever uses it.
+// Paths is a [paths] section. A leading ~ is expanded by the code that uses the path.
 type Paths struct {
 	BaseDir         string `toml:"base_dir" check:"path"`
 	StateDir        string `toml:"state_dir" check:"path"`
@@ -158,16 +157,16 @@ type VM struct {
 	Editor      Editor    `toml:"editor"`
 }
 
-// Editor is [editor], and [vms.editor], which goes before it.
+// Editor is [editor] or [vms.editor]; the latter takes precedence.
 type Editor struct {
 	Default string `toml:"default" check:"plain"`
 }
 
-// Attachment is one of [[attachments]], known by (HostPath, VMName). HostPath
-// is absolute and free of links, TypedPath what the person typed if that
-// differs, Tag the share's token. State is empty, or why the folder is not
-// brought back (the words are provision/share's); Protect keeps the guest from
-// writing what this machine's tools run.
+// Attachment is one of [[attachments]], identified by (HostPath, VMName). HostPath is absolute and
+// contains no symbolic links, TypedPath is the path as the user typed it if that differs, Tag is
+// the share's virtiofs token. State is empty, or says why the folder is not mounted again when the
+// VM starts (its values are defined in provision/share). Protect makes the host-executed files of
+// the folder read-only for the guest.
 type Attachment struct {
 	HostPath  string `toml:"host_path" check:"abspath" write:"always"`
 	VMName    string `toml:"vm_name" check:"vmname" write:"always"`
@@ -180,9 +179,9 @@ type Attachment struct {
 	Protect   bool   `toml:"protect"`
 }
 
-// DefaultConfig is what an absent store says, and what stands in for keys that
-// are not there: 0.3's values (notes on schema 5), except that sizes are chosen
-// from the host, the image by its catalogue, and the first VM is called "aivm".
+// DefaultConfig returns the values used when the store, or a key in it, does not exist. They are
+// those of aivm 0.3 (schema 5), except that sizes are chosen to fit the host, the image is chosen
+// from aivm's catalogue, and the first VM is called "aivm".
 func DefaultConfig() Config {
 	return Config{
 		SchemaVersion: Schema,
@@ -240,9 +239,9 @@ func defaultPaths() Paths {
 	return Paths{BaseDir: "/var/lib/libvirt/aivm", StateDir: "~/.cache/aivm"}
 }
 
-// The values of keys a record does not have. They do not follow [defaults]:
-// that section is for VMs still to be made, and editing it must not change
-// those that exist.
+// emptyNetwork, emptyVM and emptyAttachment return the values of keys that a record does not have.
+// They do not follow [defaults]: that section is for VMs not created yet, and editing it must not
+// change existing ones.
 func emptyNetwork() Network {
 	return Network{Network: defaultNetworkSpec(), Firewall: defaultFirewall()}
 }

@@ -11,7 +11,8 @@ import (
 
 func formatInt(n int64) string { return strconv.FormatInt(n, 10) }
 
-// An editor carries bytes from one Config to another, one change at a time.
+// An editor changes the bytes of a config file so that they decode to another Config, one change at
+// a time.
 type editor struct {
 	doc *document
 }
@@ -33,8 +34,8 @@ func (e *editor) do(edits []edit) error {
 	return nil
 }
 
-// rewrite returns data edited so that it says want instead of have, and what a
-// reader will then see: want, with the records in the order of the file.
+// rewrite edits data, which decodes to have, so that it decodes to want. It also returns the Config
+// to expect when the result is read: want with the records in the order of the file.
 func rewrite(data []byte, have, want *Config) ([]byte, *Config, error) {
 	e, err := newEditor(data)
 	if err != nil {
@@ -61,8 +62,8 @@ func rewrite(data []byte, have, want *Config) ([]byte, *Config, error) {
 	return e.doc.data, &expect, nil
 }
 
-// fields sets what differs between two structs; path leads to their table.
-// Lists of records are the business of records.
+// fields sets the keys that differ between two structs, whose table is at path. It skips lists of
+// records; see records.
 func (e *editor) fields(path []any, from, to reflect.Value) error {
 	t := from.Type()
 	for i := range t.NumField() {
@@ -85,8 +86,8 @@ func (e *editor) fields(path []any, from, to reflect.Value) error {
 	return nil
 }
 
-// list changes a list of strings element by element, so that comments between
-// them stay; only where that is not enough it is written anew.
+// list changes a list of strings element by element, so that comments between the elements stay. If
+// that is not possible it writes a new list.
 func (e *editor) list(path []any, key string, want reflect.Value, tag reflect.StructTag) error {
 	wanted := want.Interface().([]string)
 	at := append(append([]any{}, path...), key)
@@ -94,7 +95,7 @@ func (e *editor) list(path []any, key string, want reflect.Value, tag reflect.St
 	if len(rest) > 0 || n.shape != isList {
 		return e.do(e.doc.put(path, key, encodeValue(want, tag)))
 	}
-	have, numbers, ok := n.strings()
+	have, numbers, ok := n.listStrings()
 	if len(have) == 0 {
 		numbers = true
 	}
@@ -118,7 +119,7 @@ func (e *editor) list(path []any, key string, want reflect.Value, tag reflect.St
 	return nil
 }
 
-// recordID is what makes a record itself; everything else of it may change.
+// recordID returns the values that identify a record; all others may change.
 func recordID(v reflect.Value) string {
 	switch r := v.Interface().(type) {
 	case Network:
@@ -131,8 +132,9 @@ func recordID(v reflect.Value) string {
 	return ""
 }
 
-// pairUp says which record of want each of have became (-1: none), and which
-// of want are new. Of records with the same identity the first is the first.
+// pairUp returns, for each record of have, the index of the record with the same identity in want
+// (-1: none), and the indices of the records of want that are new. Records with equal identities
+// are paired in order.
 func pairUp(have, want reflect.Value) (became []int, fresh []int) {
 	open := map[string][]int{}
 	for j := range want.Len() {
@@ -143,8 +145,8 @@ func pairUp(have, want reflect.Value) (became []int, fresh []int) {
 	for i := range have.Len() {
 		id := recordID(have.Index(i))
 		j := -1
-		if left := open[id]; len(left) > 0 {
-			j, open[id] = left[0], left[1:]
+		if unpaired := open[id]; len(unpaired) > 0 {
+			j, open[id] = unpaired[0], unpaired[1:]
 			taken[j] = true
 		}
 		became = append(became, j)
@@ -157,8 +159,8 @@ func pairUp(have, want reflect.Value) (became []int, fresh []int) {
 	return became, fresh
 }
 
-// records changes, removes and appends the records of one list, and returns
-// them in the order the file then has.
+// records changes, removes and appends the records of one list, and returns the records in their
+// resulting order in the file.
 func (e *editor) records(list string, have, want reflect.Value) (reflect.Value, error) {
 	became, fresh := pairUp(have, want)
 	order := reflect.MakeSlice(have.Type(), 0, want.Len())
@@ -231,12 +233,12 @@ func (e *editor) add(list string, want reflect.Value, fresh []int) error {
 	return e.do([]edit{e.doc.blockAt(at, text)})
 }
 
-// storable refuses strings TOML cannot hold, naming the key.
+// storable returns an error that names the key if v contains a string that TOML cannot hold.
 func storable(v reflect.Value, key string) error {
 	switch v.Kind() {
 	case reflect.Struct:
 		for i := range v.NumField() {
-			if err := storable(v.Field(i), join2(key, v.Type().Field(i).Tag.Get("toml"))); err != nil {
+			if err := storable(v.Field(i), joinKey(key, v.Type().Field(i).Tag.Get("toml"))); err != nil {
 				return err
 			}
 		}
@@ -248,7 +250,7 @@ func storable(v reflect.Value, key string) error {
 		}
 	case reflect.String:
 		if s := v.String(); !utf8.ValidString(s) {
-			return ui.Refused("cannot store %s: %q is not valid UTF-8", key, s).Hint(ui.Remark("rename it so that its name is UTF-8"))
+			return ui.Refused("cannot store %s: %q is not valid UTF-8", key, s).Hint(ui.Remark("rename the file or folder: its name must be valid UTF-8"))
 		}
 	}
 	return nil

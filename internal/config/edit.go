@@ -6,15 +6,15 @@ import (
 	"strings"
 )
 
-// An edit replaces data[start:end] by text. Every function here looks at one
-// parsed document and returns the edits for one change; the caller applies
-// them and parses again, so positions are never stale.
+// An edit replaces data[start:end] by text. Every function in this file computes, from one parsed
+// document, the edits for one change; the caller applies them and parses the result again, so
+// positions are never outdated.
 type edit struct {
 	start, end int
 	text       string
 }
 
-// apply makes edits that do not overlap.
+// apply returns the data with the edits applied; edits must not overlap.
 func (d *document) apply(edits []edit) []byte {
 	slices.SortStableFunc(edits, func(a, b edit) int { return a.start - b.start })
 	out := make([]byte, 0, len(d.data)+256)
@@ -27,7 +27,8 @@ func (d *document) apply(edits []edit) []byte {
 	return append(out, d.data[pos:]...)
 }
 
-// find walks keys (string) and list indices (int); rest is what is not there.
+// find follows a path of keys (string) and list indices (int) as far as it exists. It returns the
+// last node and the keys of the part that does not exist.
 func (d *document) find(path []any) (n *node, rest []string) {
 	n = d.root
 	for i, step := range path {
@@ -55,8 +56,8 @@ func (d *document) find(path []any) (n *node, rest []string) {
 	return n, nil
 }
 
-// put sets key in the table at path to an encoded value, making the table if
-// it is not there, in the way its surroundings are written.
+// put sets key in the table at path to an encoded value. A table that does not exist is added in the
+// notation of its surroundings (header, dotted key or inline).
 func (d *document) put(path []any, key, value string) []edit {
 	n, rest := d.find(path)
 	if len(rest) == 0 {
@@ -70,7 +71,7 @@ func (d *document) put(path []any, key, value string) []edit {
 	case host.origin == inlined:
 		return []edit{d.intoInline(host, dottedKey(keys)+" = "+value)}
 	case n.origin == dotted:
-		// Its home is a section; a header for it would define it twice.
+		// The table is defined by dotted keys; a header for it would define it twice.
 		last := d.items[d.lastKey(n, host)]
 		return []edit{d.lineAt(last.end, d.indentOf(last)+dottedKey(keys)+" = "+value)}
 	case len(rest) == 0 && n.origin == headed:
@@ -80,8 +81,8 @@ func (d *document) put(path []any, key, value string) []edit {
 	return []edit{d.blockAt(d.endOf(n), text)}
 }
 
-// hostOf climbs from a table made by dotted keys to the section or inline
-// table those keys stand in.
+// hostOf returns the section or inline table that contains n if n was defined by dotted keys, and
+// the keys from there to n; otherwise it returns n.
 func hostOf(n *node) (host *node, prefix []string) {
 	for host = n; host.origin == dotted; host = host.parent {
 		prefix = append([]string{host.key}, prefix...)
@@ -89,7 +90,7 @@ func hostOf(n *node) (host *node, prefix []string) {
 	return host, prefix
 }
 
-// headerPath is the name of a table as its header writes it.
+// headerPath returns the keys in the header of a table.
 func headerPath(n *node) []string {
 	var keys []string
 	for ; n.parent != nil; n = n.parent {
@@ -100,7 +101,7 @@ func headerPath(n *node) []string {
 	return keys
 }
 
-// lastItem is the index of the last item that says something about n, or -1.
+// lastItem returns the index of the last item that defines n or something below it, or -1.
 func (d *document) lastItem(n *node) int {
 	last := n.item
 	for _, k := range n.kids {
@@ -109,8 +110,8 @@ func (d *document) lastItem(n *node) int {
 	return last
 }
 
-// lastKey is the index of the last key line about n in the section it is made
-// in; n may have headers of its own elsewhere.
+// lastKey returns the index of the last key in section that defines n or something below it, or -1.
+// n may also have headers elsewhere.
 func (d *document) lastKey(n, section *node) int {
 	last := -1
 	if n.item >= 0 && d.items[n.item].section == section {
@@ -122,8 +123,8 @@ func (d *document) lastKey(n, section *node) int {
 	return last
 }
 
-// endOf is where a new table below n goes: behind the last line about n, and
-// the comments that hang on that line; at the end of the file if there is none.
+// endOf returns the offset at which to add a new table below n: after the last item of n and the
+// comment lines directly below it, or the end of the file if n has no item.
 func (d *document) endOf(n *node) int {
 	last := d.lastItem(n)
 	if n.parent == nil || last < 0 {
@@ -158,8 +159,8 @@ func (d *document) indentOf(it item) string {
 	return string(line[:len(line)-len(bytes.TrimLeft(line, " \t"))])
 }
 
-// lineAt adds a line at the start of a line. Where the file does not end with
-// a line end, it goes on not doing so.
+// lineAt adds a line at offset at, the start of a line. If the file does not end with a line end, it
+// still does not after the edit.
 func (d *document) lineAt(at int, line string) edit {
 	if at == len(d.data) && at > d.bom && d.data[at-1] != '\n' {
 		return edit{at, at, d.eol + line}
@@ -167,7 +168,7 @@ func (d *document) lineAt(at int, line string) edit {
 	return edit{at, at, line + d.eol}
 }
 
-// blockAt adds lines with a blank line before them.
+// blockAt adds lines at offset at, with a blank line before them.
 func (d *document) blockAt(at int, text string) edit {
 	e := d.lineAt(at, strings.TrimSuffix(text, d.eol))
 	before := bytes.TrimRight(d.data[d.bom:at], " \t")
@@ -200,7 +201,7 @@ func (d *document) blankEnd(pos int) int {
 	return pos
 }
 
-// lastEnd is where the last value in an inline table ends.
+// lastEnd returns the offset after the last value in an inline table.
 func (n *node) lastEnd() int {
 	last := 0
 	for _, k := range n.kids {
@@ -213,8 +214,7 @@ func (n *node) lastEnd() int {
 	return last
 }
 
-// comma is the place of the comma that follows pos past blanks and comments,
-// or -1.
+// comma returns the offset of the comma that follows pos, after blanks and comments, or -1.
 func (d *document) comma(pos int) int {
 	for pos < len(d.data) {
 		switch d.data[pos] {
@@ -231,14 +231,14 @@ func (d *document) comma(pos int) int {
 	return -1
 }
 
-// A gap is what stands between two items: how many bytes of it are comments
-// that hang on the item before (below) and on the item after (above), and the
-// blank lines before the latter.
+// A gap is the text between two items, in bytes: the comment lines directly below the first item
+// (below), the blank lines at its end (blank) and the comment lines directly above the second item
+// (above).
 type gap struct {
 	below, blank, above int
 }
 
-// gap looks behind item i; -1 is the start of the file.
+// gap returns the gap after item i; -1 is the start of the file.
 func (d *document) gap(i int) gap {
 	start, end := d.bom, len(d.data)
 	if i >= 0 {
@@ -276,8 +276,8 @@ func (d *document) isBlank(start, end int) bool {
 	return len(bytes.TrimSpace(d.data[start:end])) == 0
 }
 
-// removeRecords takes records of a list written with [[headers]] out: their
-// tables, the comments that hang on their lines, and the blank lines before.
+// removeRecords removes records of a list written with [[headers]]: their tables, the comments
+// directly above and below their lines, and the blank lines before them.
 func (d *document) removeRecords(recs []*node) []edit {
 	gone := func(i int) bool {
 		for _, r := range recs {
@@ -288,7 +288,7 @@ func (d *document) removeRecords(recs []*node) []edit {
 		return false
 	}
 	var edits []edit
-	top := d.bom // everything before it is gone
+	top := d.bom // everything before it is removed
 	for i := range d.items {
 		if !gone(i) {
 			continue
@@ -297,7 +297,7 @@ func (d *document) removeRecords(recs []*node) []edit {
 		start := d.items[i].start - before.above - before.blank
 		end := d.items[i].end + after.below
 		if start <= top {
-			// Nothing is left above: no blank lines at the top of a file.
+			// Nothing remains above: avoid blank lines at the top of the file.
 			end = d.blanksEnd(end, i)
 			top = end
 		}
@@ -306,7 +306,8 @@ func (d *document) removeRecords(recs []*node) []edit {
 	return merge(edits)
 }
 
-// blanksEnd passes the blank lines at pos, up to the item behind item i.
+// blanksEnd returns the offset after the blank lines at pos, at most the start of the item after
+// item i.
 func (d *document) blanksEnd(pos, i int) int {
 	end := len(d.data)
 	if i+1 < len(d.items) {

@@ -62,7 +62,7 @@ var small = Attachment{HostPath: "/p", VMName: "a", Mode: "git", Access: "rw"}
 
 const smallText = "[[attachments]]\nhost_path = \"/p\"\nvm_name = \"a\"\nmode = \"git\"\naccess = \"rw\"\nguest_dst = \"\"\ntag = \"\"\n"
 
-// Exact bytes before and after one change.
+// TestEdits checks the exact bytes before and after one change.
 func TestEdits(t *testing.T) {
 	for name, tt := range map[string]struct {
 		before string
@@ -114,9 +114,9 @@ func TestEdits(t *testing.T) {
 		"indented section":         {"  [behavior]\n    yes_sudo = true\n\n[x]\n", func(c *Config) { c.Behavior.Verbose = 3 }, "  [behavior]\n    yes_sudo = true\n    verbose = 3\n\n[x]\n"},
 		"new section":              {"x = 1\n", func(c *Config) { c.Behavior.Verbose = 3; c.Behavior.YesSudo = true }, "x = 1\n\n[behavior]\nyes_sudo = true\nverbose = 3\n"},
 		"new section, no line end": {"x = 1", func(c *Config) { c.Behavior.Verbose = 3 }, "x = 1\n\n[behavior]\nverbose = 3"},
-		"new section among its like": {
-			"[defaults.vm]\ncpus = 1\n# hangs on cpus\n\n# about x\n[x]\n", func(c *Config) { c.Defaults.Image.Name = "i" },
-			"[defaults.vm]\ncpus = 1\n# hangs on cpus\n\n[defaults.image]\nname = \"i\"\n\n# about x\n[x]\n",
+		"new section next to a related one": {
+			"[defaults.vm]\ncpus = 1\n# below cpus\n\n# about x\n[x]\n", func(c *Config) { c.Defaults.Image.Name = "i" },
+			"[defaults.vm]\ncpus = 1\n# below cpus\n\n[defaults.image]\nname = \"i\"\n\n# about x\n[x]\n",
 		},
 		"a header for a table only implied": {
 			"[defaults.vm.odd]\nx = 1\n", func(c *Config) { c.Defaults.VM.CPUs = 1 },
@@ -144,12 +144,12 @@ func TestEdits(t *testing.T) {
 			"[defaults.provision]\npackages = [\n\t\"git\", # vcs\n]\n", packages("git", "jq"),
 			"[defaults.provision]\npackages = [\n\t\"git\", # vcs\n\t\"jq\",\n]\n",
 		},
-		"list, taken out over lines": {
+		"list over lines, one removed": {
 			"[defaults.provision]\npackages = [\n  \"git\", # vcs\n  # json\n  \"jq\",\n  \"curl\"\n]\n", packages("git", "curl"),
 			"[defaults.provision]\npackages = [\n  \"git\", # vcs\n  # json\n  \"curl\"\n]\n",
 		},
-		"list, first taken out":    {"[defaults.provision]\npackages = [\"a\",  \"b\"]\n", packages("b"), "[defaults.provision]\npackages = [\"b\"]\n"},
-		"list, last taken out":     {"[defaults.provision]\npackages = [\"a\", \"b\"]\n", packages("a"), "[defaults.provision]\npackages = [\"a\"]\n"},
+		"list, first removed":      {"[defaults.provision]\npackages = [\"a\",  \"b\"]\n", packages("b"), "[defaults.provision]\npackages = [\"b\"]\n"},
+		"list, last removed":       {"[defaults.provision]\npackages = [\"a\", \"b\"]\n", packages("a"), "[defaults.provision]\npackages = [\"a\"]\n"},
 		"list, middle and new":     {"[defaults.provision]\npackages = [\"a\", \"b\", \"c\"]\n", packages("a", "c", "d"), "[defaults.provision]\npackages = [\"a\", \"c\", \"d\"]\n"},
 		"list, emptied":            {"[defaults.provision]\npackages = [\"a\"]\n", packages(), "[defaults.provision]\npackages = []\n"},
 		"list, filled":             {"[defaults.provision]\npackages = [ ] # c\n", packages("a"), "[defaults.provision]\npackages = [\"a\" ] # c\n"},
@@ -166,14 +166,14 @@ func TestEdits(t *testing.T) {
 		},
 
 		"record appended": {"x = 1\n", func(c *Config) { c.UpsertAttachment(small) }, "x = 1\n\n" + smallText},
-		"record appended behind its like": {
-			smallText + "# hangs\n\n# about x\n[x]\ny = 1\n",
+		"record appended after a record of the same list": {
+			smallText + "# below\n\n# about x\n[x]\ny = 1\n",
 			func(c *Config) {
 				b := small
 				b.HostPath = "/q"
 				c.UpsertAttachment(b)
 			},
-			smallText + "# hangs\n\n" + strings.ReplaceAll(smallText, "/p", "/q") + "\n# about x\n[x]\ny = 1\n",
+			smallText + "# below\n\n" + strings.ReplaceAll(smallText, "/p", "/q") + "\n# about x\n[x]\ny = 1\n",
 		},
 		"record appended, no line end": {
 			"x = 1", func(c *Config) { c.UpsertAttachment(small) },
@@ -187,8 +187,8 @@ func TestEdits(t *testing.T) {
 				c.UpsertAttachment(a)
 			}, smallText + "typed_path = \"/l\"\n",
 		},
-		"record removed with what hangs on it": {
-			"# top\n\n# about a\n[[vms]]\nname = \"a\"\n# hangs on a\n\n# floats\n\n# vm of a\n[vms.vm]\ncpus = 1\n\n# about b\n[[vms]]\nname = \"b\"\n", removeVM("a"),
+		"record removed with its comments": {
+			"# top\n\n# about a\n[[vms]]\nname = \"a\"\n# below a\n\n# floats\n\n# vm of a\n[vms.vm]\ncpus = 1\n\n# about b\n[[vms]]\nname = \"b\"\n", removeVM("a"),
 			"# top\n\n# floats\n\n# about b\n[[vms]]\nname = \"b\"\n",
 		},
 		"first record removed":            {"[[vms]]\nname = \"a\"\n\n\n# b\n[[vms]]\nname = \"b\"\n", removeVM("a"), "# b\n[[vms]]\nname = \"b\"\n"},
@@ -197,7 +197,7 @@ func TestEdits(t *testing.T) {
 		"record removed, BOM":             {"\ufeff[[vms]]\nname = \"a\"\n\n[x]\n", removeVM("a"), "\ufeff[x]\n"},
 		"record removed, CRLF":            {"x = 1\r\n\r\n[[vms]]\r\nname = \"a\"\r\n\r\n[y]\r\n", removeVM("a"), "x = 1\r\n\r\n[y]\r\n"},
 		"records next to each other":      {"[[vms]]\nname = \"a\"\n[[vms]]\nname = \"b\"\n[[vms]]\nname = \"c\"\n", removeVM("a", "c"), "[[vms]]\nname = \"b\"\n"},
-		"record with strangers in it":     {"[[vms]]\nname = \"a\"\n[behavior] # mine\nverbose = 2\n[vms.vm]\ncpus = 1\n[vms.vm.deep]\nx = {y = 1}\n[z]\n", removeVM("a"), "[behavior] # mine\nverbose = 2\n[z]\n"},
+		"record with other tables in it":  {"[[vms]]\nname = \"a\"\n[behavior] # mine\nverbose = 2\n[vms.vm]\ncpus = 1\n[vms.vm.deep]\nx = {y = 1}\n[z]\n", removeVM("a"), "[behavior] # mine\nverbose = 2\n[z]\n"},
 		"comment between records stays":   {"[[vms]]\nname = \"a\"\n# about b\n[[vms]]\nname = \"b\"\n", removeVM("a"), "# about b\n[[vms]]\nname = \"b\"\n"},
 		"hash in a string is no comment":  {"[[vms]]\nname = \"a\"\nodd = \"\"\"\n[[vms]]\n# x\n\"\"\"\n[[vms]]\nname = \"b\"\n", removeVM("a"), "[[vms]]\nname = \"b\"\n"},
 		"VM removed with its attachments": {"active_vm = \"a\"\n[[vms]]\nname = \"a\"\n\n" + smallText, removeVM("a"), "active_vm = \"\"\n"},
@@ -216,7 +216,7 @@ func TestEdits(t *testing.T) {
 	}
 }
 
-// What is added and taken away again leaves the bytes as they were.
+// TestAddThenRemove checks that adding records and removing them restores the exact bytes.
 func TestAddThenRemove(t *testing.T) {
 	for name, text := range map[string]string{
 		"0.3":     read(t, "testdata/v03.toml"),
@@ -245,8 +245,8 @@ func TestAddThenRemove(t *testing.T) {
 	}
 }
 
-// Every value of the 0.3 file (which has no table editor to change) can be changed to another and back, and nothing
-// else moves.
+// TestEveryKeyCanChange changes every value of the 0.3 file and changes it back; nothing else may
+// move. editor.default is left out: a 0.3 file has no [editor] table.
 func TestEveryKeyCanChange(t *testing.T) {
 	text := "# head\n" + read(t, "testdata/v03.toml") + "\n[mine]\nx = 1 # tail"
 	path := write(t, text)
@@ -275,7 +275,7 @@ func TestEveryKeyCanChange(t *testing.T) {
 		}
 		changed := read(t, path)
 		if !strings.HasPrefix(changed, "# head\n") || !strings.HasSuffix(changed, "\n[mine]\nx = 1 # tail") {
-			t.Errorf("the ends moved:\n%s", changed)
+			t.Errorf("the beginning or end changed:\n%s", changed)
 		}
 	}
 	update(t, path, func(x *Config) { *x = c.Clone() })
@@ -297,7 +297,7 @@ func eachLeaf(v reflect.Value, key string, fn func(string, reflect.Value)) {
 	switch {
 	case v.Kind() == reflect.Struct:
 		for i := range v.NumField() {
-			eachLeaf(v.Field(i), join2(key, v.Type().Field(i).Tag.Get("toml")), fn)
+			eachLeaf(v.Field(i), joinKey(key, v.Type().Field(i).Tag.Get("toml")), fn)
 		}
 	case v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Struct:
 		for i := range v.Len() {
@@ -320,8 +320,8 @@ func TestNoChangeWritesNothing(t *testing.T) {
 	})
 	update(t, dir+"none/config.toml", func(*Config) {})
 	after, _ := os.Stat(path)
-	if left, _ := os.ReadDir(dir); len(left) != 1 || !os.SameFile(before, after) || before.ModTime() != after.ModTime() {
-		t.Errorf("%v", left)
+	if files, _ := os.ReadDir(dir); len(files) != 1 || !os.SameFile(before, after) || before.ModTime() != after.ModTime() {
+		t.Errorf("%v", files)
 	}
 }
 
@@ -347,7 +347,7 @@ func TestNewStoreLayout(t *testing.T) {
 		}
 	}
 	if _, err := os.Stat(path + ".prev"); !os.IsNotExist(err) {
-		t.Error("a version before the first")
+		t.Error("NAME.prev exists after the first write")
 	}
 }
 
@@ -364,7 +364,7 @@ func TestInit(t *testing.T) {
 		t.Error(diff)
 	}
 	before := read(t, path)
-	if err := Init(ctx, path, d, false); err == nil || !strings.Contains(err.Error(), "has defaults already") {
+	if err := Init(ctx, path, d, false); err == nil || !strings.Contains(err.Error(), "already has a [defaults] section") {
 		t.Errorf("%v", err)
 	}
 	d.VM.CPUs, d.VM.RAMMB = 2, 0
@@ -375,7 +375,7 @@ func TestInit(t *testing.T) {
 	if diff := cmp.Diff(want, read(t, path)); diff != "" {
 		t.Error(diff)
 	}
-	// A store without defaults keeps all it has.
+	// A store without a [defaults] section keeps all its content.
 	other := write(t, "active_vm = 'x'\n[[vms]] # mine\nname = 'x'\nq = 1\n")
 	if err := Init(ctx, other, d, false); err != nil {
 		t.Fatal(err)
@@ -385,7 +385,7 @@ func TestInit(t *testing.T) {
 	}
 }
 
-// A nil and an empty list say the same.
+// cmpopts makes a nil and an empty list equal.
 var cmpopts = cmp.Comparer(func(a, b []string) bool { return slices.Equal(a, b) })
 
 func attachOn(d disk, path, folder string) error {

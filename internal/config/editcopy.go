@@ -15,33 +15,33 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// EditCopy is a copy of the store that a person has in a text editor. It lies
-// in a directory of its own, with what it was made of, until it is taken over:
-// an editor can save it long after the run that made it ended, or was killed.
+// EditCopy is a copy of the store that the user edits in a text editor. It is kept in a directory of
+// its own, with the content it was copied from, until it is written to the store: an editor can
+// save it long after the run that created it ended or was killed.
 type EditCopy struct {
-	Path  string // what the editor opens
-	Store string // the store it is a copy of
+	Path  string // of the copy, which the editor opens
+	Store string // path of the store it is a copy of
 	dir   string
 	base  []byte
 }
 
-// The directory of a copy: "of" holds the store's path, "base" its content,
-// "open" is locked while a run waits for the editor, "copy/NAME" is the copy.
+// Files in the directory of a copy: "of" holds the store's path, "base" its content when the copy
+// was created, "open" is locked while a run waits for the editor, "copy/NAME" is the copy.
 const (
 	copyOf, copyBase, copyOpen, copyDir = "of", "base", "open", "copy"
 	// unsavedKept is how long a copy that nobody saved is kept.
 	unsavedKept = 7 * 24 * time.Hour
 )
 
-// NewEditCopy makes a copy of the store at path below dir and marks it as open
-// until done is called.
+// NewEditCopy creates a copy of the store at path below dir and marks it as open until done is
+// called. who is passed to the lock.
 func NewEditCopy(ctx context.Context, dir, path, who string) (c *EditCopy, done func(), err error) {
 	base, err := Text(path)
 	if err != nil {
 		return nil, nil, err
 	}
 	failed := func(err error) error {
-		return ui.Failed("a copy of the config to edit could not be made: %w", err).Hint(ui.Cmd("df -h " + shellescape.Quote(filepath.Dir(dir))))
+		return ui.Failed("cannot create a copy of the config to edit: %w", err).Hint(ui.Cmd("df -h " + shellescape.Quote(filepath.Dir(dir))))
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, failed(err)
@@ -68,11 +68,11 @@ func NewEditCopy(ctx context.Context, dir, path, who string) (c *EditCopy, done 
 	return c, done, nil
 }
 
-// ErrNoEditCopy says that a file was not made by NewEditCopy.
-var ErrNoEditCopy = errors.New("it is not a copy that aivm config edit made")
+// ErrNoEditCopy reports that a file was not created by NewEditCopy.
+var ErrNoEditCopy = errors.New("it is not a copy created by aivm config edit")
 
-// OpenEditCopy finds the copy at path again. The error wraps ErrNoEditCopy if
-// it is none.
+// OpenEditCopy returns the copy at path. The error is ErrNoEditCopy if NewEditCopy did not create
+// it.
 func OpenEditCopy(path string) (*EditCopy, error) {
 	dir := filepath.Dir(filepath.Dir(path))
 	if filepath.Base(filepath.Dir(path)) != copyDir {
@@ -93,40 +93,40 @@ func OpenEditCopy(path string) (*EditCopy, error) {
 	return c, nil
 }
 
-// Open reports whether another run waits for the editor that has this copy.
+// Open reports whether another run waits for the editor of this copy.
 func (c *EditCopy) Open() bool { return lockfile.Held(filepath.Join(c.dir, copyOpen)) }
 
-// Saved reports whether the copy differs from the store it was made of. A copy
-// that cannot be read counts as saved: nothing is thrown away for that.
+// Saved reports whether the copy was changed since it was created. A copy that cannot be read counts
+// as saved, so that it is not removed.
 func (c *EditCopy) Saved() bool {
 	text, err := os.ReadFile(c.Path)
 	return err != nil || !bytes.Equal(text, c.base)
 }
 
-// Take writes what was saved in the copy into the store, as Edited does.
+// Take writes the saved copy to the store with SaveEdited. It does nothing if the copy is unchanged.
 func (c *EditCopy) Take(ctx context.Context) error {
 	text, err := os.ReadFile(c.Path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return ui.Refused("%s is gone: the editor moved or deleted it", c.Path).Hint(ui.Cmd("ls -la " + shellescape.Quote(filepath.Dir(c.Path))))
+		return ui.Refused("%s does not exist: the editor moved or deleted it", c.Path).Hint(ui.Cmd("ls -la " + shellescape.Quote(filepath.Dir(c.Path))))
 	}
 	if err != nil {
-		return ui.Failed("reading what was edited: %w", err)
+		return ui.Failed("cannot read the edited copy of the config: %w", err)
 	}
 	if bytes.Equal(text, c.base) {
 		return nil
 	}
-	return Edited(ctx, c.Store, c.base, text)
+	return SaveEdited(ctx, c.Store, c.base, text)
 }
 
-// Remove deletes the copy and what the editor put beside it.
+// Remove deletes the copy and the files the editor created beside it.
 func (c *EditCopy) Remove() error { return os.RemoveAll(c.dir) }
 
-// Dir is the directory that holds the copy and nothing of another.
+// Dir returns the directory of this copy; it holds no other copy.
 func (c *EditCopy) Dir() string { return c.dir }
 
-// SavedCopies lists copies of the store at path that were saved and not taken
-// over, below dir. Those that a run waits for are left out, and those that
-// nobody saved in a week are removed.
+// SavedCopies returns the copies below dir of the store at path that were saved but not written to
+// the store. It skips copies that a run waits for, and removes those that were not saved within a
+// week.
 func SavedCopies(dir, path string) []*EditCopy {
 	names, _ := filepath.Glob(filepath.Join(dir, "*", copyDir, filepath.Base(path)))
 	var saved []*EditCopy

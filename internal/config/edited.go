@@ -7,66 +7,64 @@ import (
 	"slices"
 )
 
-// ErrEdited says that what a person wrote and what other runs wrote meanwhile
-// change the same lines.
-var ErrEdited = errors.New("it was changed meanwhile, in the same lines")
+// ErrEditConflict reports that the user and another aivm changed the same lines.
+var ErrEditConflict = errors.New("another process changed the same lines while you edited it")
 
-// Text is the store as it is, whatever is in it.
+// Text returns the content of the store, valid or not.
 func Text(path string) ([]byte, error) {
 	raw, _, err := readFile(path)
 	return raw, err
 }
 
-// Edited writes what a person made of the store in a text editor. base is what
-// they were given. An editor may be open for hours while other runs record
-// something: their lines and the person's are put together where they change
-// different places, and nothing is written where they do not. What the person
-// wrote need not be a valid store.
-func Edited(ctx context.Context, path string, base, text []byte) error {
-	return putAgain(ctx, path, func(f *storeFile) (*Store, []byte, error) {
+// SaveEdited writes text, the store as the user edited it, to the store at path. base is the content
+// the user started from. If other runs changed the store while the editor was open, their lines are
+// merged with the user's; if both changed the same lines, SaveEdited writes nothing and returns
+// ErrEditConflict. text need not be valid TOML.
+func SaveEdited(ctx context.Context, path string, base, text []byte) error {
+	return writeRetrying(ctx, path, func(f *storeFile) (*Store, []byte, error) {
 		raw, exists, err := readFile(f.target)
 		if err != nil {
 			return nil, nil, err
 		}
 		out, ok := text, true
 		if !bytes.Equal(raw, base) {
-			out, ok = together(base, text, raw)
+			out, ok = mergeEdits(base, text, raw)
 		}
 		switch {
 		case !ok:
-			return nil, nil, ErrEdited
+			return nil, nil, ErrEditConflict
 		case bytes.Equal(out, raw):
 			return nil, nil, nil
 		case out == nil:
-			out = []byte{} // emptied, which is to be written
+			out = []byte{} // the user emptied the file; nil would mean: write nothing
 		}
 		return &Store{Path: path, Raw: raw, Exists: exists}, out, nil
 	})
 }
 
-// together puts two changes of base together that are in different places: the
-// lines from first to last of base each replaces do not overlap. Where both add
-// at one place mine comes first: aivm adds whole sections, which end what stands
-// before them. What does not parse afterwards, although mine does, is no merge.
-func together(base, mine, theirs []byte) ([]byte, bool) {
+// mergeEdits merges two changed versions of base, the user's and that of other runs. It fails if the
+// ranges of lines of base that they replace overlap, or if the result is not valid TOML although
+// the user's version is. If both add lines at the same place, the user's come first: aivm adds
+// complete sections, and keys after a section header would belong to that section.
+func mergeEdits(base, edited, other []byte) ([]byte, bool) {
 	if len(base) > 0 && base[len(base)-1] != '\n' {
-		// A last line without an end: adding behind it would change it.
+		// The last line has no newline: adding lines after it would change it.
 		return nil, false
 	}
 	b := slices.Collect(bytes.Lines(base))
-	f1, l1, m := hunk(b, slices.Collect(bytes.Lines(mine)))
-	f2, l2, t := hunk(b, slices.Collect(bytes.Lines(theirs)))
+	f1, l1, e := hunk(b, slices.Collect(bytes.Lines(edited)))
+	f2, l2, o := hunk(b, slices.Collect(bytes.Lines(other)))
 	var parts [][]byte
 	switch {
 	case l1 <= f2:
-		parts = [][]byte{whole(b[:f1]), ended(whole(m)), whole(b[l1:f2]), whole(t), whole(b[l2:])}
+		parts = [][]byte{joinLines(b[:f1]), withLineEnd(joinLines(e)), joinLines(b[l1:f2]), joinLines(o), joinLines(b[l2:])}
 	case l2 <= f1:
-		parts = [][]byte{whole(b[:f2]), whole(t), whole(b[l2:f1]), whole(m), whole(b[l1:])}
+		parts = [][]byte{joinLines(b[:f2]), joinLines(o), joinLines(b[l2:f1]), joinLines(e), joinLines(b[l1:])}
 	default:
 		return nil, false
 	}
-	out := whole(parts)
-	if _, err := parse(mine); err == nil {
+	out := joinLines(parts)
+	if _, err := parse(edited); err == nil {
 		if _, err := parse(out); err != nil {
 			return nil, false
 		}
@@ -74,7 +72,8 @@ func together(base, mine, theirs []byte) ([]byte, bool) {
 	return out, true
 }
 
-// hunk finds the lines first to last of base in whose place put stands.
+// hunk returns the smallest range of lines that differs between base and now: the lines
+// base[first:last] are replaced by the lines put.
 func hunk(base, now [][]byte) (first, last int, put [][]byte) {
 	for first < len(base) && first < len(now) && bytes.Equal(base[first], now[first]) {
 		first++
@@ -86,10 +85,10 @@ func hunk(base, now [][]byte) (first, last int, put [][]byte) {
 	return first, len(base) - end, now[first : len(now)-end]
 }
 
-func whole(ls [][]byte) []byte { return bytes.Join(ls, nil) }
+func joinLines(ls [][]byte) []byte { return bytes.Join(ls, nil) }
 
-// ended gives a text that others follow the end of its last line.
-func ended(text []byte) []byte {
+// withLineEnd adds a newline to the last line of text if it has none.
+func withLineEnd(text []byte) []byte {
 	if len(text) > 0 && text[len(text)-1] != '\n' {
 		return append(bytes.Clone(text), '\n')
 	}

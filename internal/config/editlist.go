@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// removeElement takes element k out of [ ... ], with its comma and, if it has
-// its lines to itself, with these lines and the comment behind it.
+// removeElement removes element k from [ ... ] with its comma. If nothing else is on its lines, they
+// are removed too, with the comment after the element.
 func (d *document) removeElement(list *node, k int) edit {
 	n := list.kids[k]
 	start, end := n.start, n.end
@@ -23,8 +23,8 @@ func (d *document) removeElement(list *node, k int) edit {
 		return edit{start, d.blankEnd(end), ""}
 	}
 	if k > 0 {
-		// The last one without a comma: the one before it goes too, unless it
-		// stands on another line, where it may stay.
+		// The last element has no comma: remove the comma before it instead, unless that is on
+		// another line, where it may stay.
 		before := list.kids[k-1].end
 		if !bytes.ContainsAny(d.data[before:start], "\n#") {
 			return edit{before, end, ""}
@@ -33,8 +33,8 @@ func (d *document) removeElement(list *node, k int) edit {
 	return edit{start, end, ""}
 }
 
-// endsLine reports whether only blanks and a comment are left of a line that
-// has an end.
+// endsLine reports whether rest, the remainder of a line, contains only blanks and a comment and
+// ends with a newline.
 func endsLine(rest []byte) bool {
 	if !bytes.HasSuffix(rest, []byte("\n")) {
 		return false
@@ -43,8 +43,7 @@ func endsLine(rest []byte) bool {
 	return len(rest) == 0 || rest[0] == '#'
 }
 
-// appendElement adds an element to [ ... ], on a line of its own if the last
-// one has one.
+// appendElement adds an element to [ ... ], on a line of its own if the last element is on one.
 func (d *document) appendElement(list *node, text string) []edit {
 	if len(list.kids) == 0 {
 		at := list.start + 1
@@ -68,7 +67,7 @@ func (d *document) appendElement(list *node, text string) []edit {
 	} else {
 		edits = append(edits, edit{last.end, last.end, ","})
 	}
-	// A comment behind the last element stays on its line.
+	// A comment after the last element stays on that line.
 	at := behind
 	if rest := d.data[behind:d.lineEnd(behind)]; endsLine(rest) {
 		at = behind + len(bytes.TrimRight(rest, "\r\n"))
@@ -76,9 +75,9 @@ func (d *document) appendElement(list *node, text string) []edit {
 	return append(edits, edit{at, at, added})
 }
 
-// strings of a list, as the binder reads them; ok is false if it holds
-// anything else.
-func (n *node) strings() (elems []string, numbers, ok bool) {
+// listStrings returns the elements of a list as strings, as the binder reads them; numbers reports
+// whether some are integers. ok is false if the list holds other types.
+func (n *node) listStrings() (elems []string, numbers, ok bool) {
 	for _, k := range n.kids {
 		switch k.val.(type) {
 		case string:
@@ -92,8 +91,8 @@ func (n *node) strings() (elems []string, numbers, ok bool) {
 	return elems, numbers, true
 }
 
-// listSteps says how have becomes want by taking out and appending: the
-// indices to take out, and what to append.
+// listSteps returns how to turn have into want: the indices of have to remove, and the elements to
+// append.
 func listSteps(have, want []string) (out []int, added []string) {
 	j := 0
 	for i, s := range have {

@@ -12,7 +12,7 @@ import (
 
 var bareKey = lazyre.New(`^[A-Za-z0-9_-]+$`)
 
-// bareOrQuoted writes a key as TOML does.
+// bareOrQuoted returns a key in TOML notation, quoted if necessary.
 func bareOrQuoted(key string) string {
 	if bareKey.MatchString(key) {
 		return key
@@ -28,8 +28,8 @@ func dottedKey(keys []string) string {
 	return strings.Join(parts, ".")
 }
 
-// quote writes valid UTF-8 as a TOML basic string. What does not print
-// (controls, but also marks that reorder text on a screen) is escaped.
+// quote returns s, which is valid UTF-8, as a TOML basic string. Unprintable characters (control
+// characters, but also marks that reorder text on a screen) are escaped.
 func quote(s string) string {
 	var b strings.Builder
 	b.Grow(len(s) + 2)
@@ -63,7 +63,8 @@ func quote(s string) string {
 
 var plainNumber = lazyre.New(`^(0|[1-9][0-9]{0,8})$`)
 
-// element writes a list element; a port is a number where it can be one.
+// element returns a list element in TOML notation: a number if numbers is set and s is one, else a
+// string.
 func element(s string, numbers bool) string {
 	if numbers && plainNumber.MatchString(s) {
 		return s
@@ -71,7 +72,7 @@ func element(s string, numbers bool) string {
 	return quote(s)
 }
 
-// encodeValue writes a string, bool, int or list of strings.
+// encodeValue returns a string, bool, int or list of strings in TOML notation.
 func encodeValue(v reflect.Value, tag reflect.StructTag) string {
 	switch v.Kind() {
 	case reflect.String:
@@ -87,19 +88,19 @@ func encodeValue(v reflect.Value, tag reflect.StructTag) string {
 		}
 		return "[" + strings.Join(parts, ", ") + "]"
 	}
-	panic(fmt.Sprintf("config: %s has no place in the schema", v.Type()))
+	panic(fmt.Sprintf("config: type %s is not supported in the schema", v.Type()))
 }
 
-// A field of a record that has to be written.
+// A pair is a key and value to write in a record.
 type pair struct {
 	table []string // below the record
 	key   string
 	value string
 }
 
-// pairs lists what a new record or section writes, in the order of the schema,
-// keys before sub-tables: everything that differs from base, and what its tag
-// asks for. With every set, everything.
+// pairs returns the keys to write for a new record or section v, in the order of the schema, keys
+// before sub-tables: those that differ from base and those whose write tag requires it; all keys if
+// every is set.
 func pairs(v, base reflect.Value, table []string, every bool) []pair {
 	var out, below []pair
 	t := v.Type()
@@ -116,7 +117,7 @@ func pairs(v, base reflect.Value, table []string, every bool) []pair {
 		case "always":
 			forced = true
 		case "nonzero":
-			// 0 means "choose" to us and nothing sensible to 0.3.
+			// 0 means "choose"; 0.3 has no use for it.
 			forced = !f.IsZero()
 		case "changed":
 			forced = false
@@ -128,8 +129,7 @@ func pairs(v, base reflect.Value, table []string, every bool) []pair {
 	return append(out, below...)
 }
 
-// recordText writes a record in the layout of 0.3: [[vms]], then its
-// sub-tables as [vms.vm].
+// recordText returns a record in the layout of 0.3: [[vms]], then its sub-tables as [vms.vm].
 func recordText(list string, ps []pair, eol string) string {
 	var b strings.Builder
 	b.WriteString("[[" + list + "]]" + eol)
@@ -137,7 +137,7 @@ func recordText(list string, ps []pair, eol string) string {
 	return b.String()
 }
 
-// sectionsText writes pairs, opening a header where the table changes.
+// sectionsText returns the lines of pairs, with a header where the table changes.
 func sectionsText(prefix []string, ps []pair, eol string) string {
 	var b strings.Builder
 	last := ""
@@ -151,8 +151,7 @@ func sectionsText(prefix []string, ps []pair, eol string) string {
 	return b.String()
 }
 
-// inlineRecord writes a record as one inline table, for a store whose lists
-// are written that way.
+// inlineRecord returns a record as one inline table, for files whose lists are written inline.
 func inlineRecord(ps []pair) string {
 	var parts []string
 	for i := 0; i < len(ps); {

@@ -26,7 +26,7 @@ func seeds(f *testing.F, add func(text string)) {
 	}
 }
 
-// Whatever the bytes, reading ends in a Config or in one error with a place.
+// FuzzLoad checks that reading any bytes returns a Config or one error with a position in the file.
 func FuzzLoad(f *testing.F) {
 	seeds(f, func(text string) { f.Add([]byte(text)) })
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -42,12 +42,12 @@ func FuzzLoad(f *testing.F) {
 		if len(b.problems) > 0 {
 			return
 		}
-		// Setting what is there already is no edit.
+		// Writing the values a file already has changes no byte.
 		out, expect, err := rewrite(data, &c, &c)
 		if err != nil || !bytes.Equal(out, data) || !same(reflect.ValueOf(c), reflect.ValueOf(*expect)) {
 			t.Errorf("%v\n%q\n%q", err, data, out)
 		}
-		// Every item is one or more whole lines, none shared.
+		// Every item has one or more complete lines of its own.
 		pos := doc.bom
 		for _, it := range doc.items {
 			if it.start < pos || it.end <= it.start || doc.lineStart(it.start) != it.start {
@@ -58,8 +58,8 @@ func FuzzLoad(f *testing.F) {
 	})
 }
 
-// Bytes outside what changed stay; what was written is read back; a record
-// added and removed leaves no trace.
+// FuzzUpdatePreserves checks one change: other bytes stay, the result decodes to the intended
+// Config, and adding and removing a record restores the bytes.
 func FuzzUpdatePreserves(f *testing.F) {
 	seeds(f, func(text string) {
 		for which := range mutations {

@@ -11,8 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestRandomLayouts puts files together from pieces that a byte fuzzer takes
-// long to find.
+// TestRandomLayouts assembles files from pieces that a byte fuzzer takes long to find.
 func TestRandomLayouts(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	tried := 0
@@ -64,7 +63,7 @@ var pieces = []string{
 	"[[attachments]]\nvm_name = 'b'\nhost_path = \"/p\"\nguest_dst = \"\"\"\n/q\"\"\"\nodd = [[1],[2]]\n", "[[mine]]\nx = 1\n",
 }
 
-// mutations change one thing each and report whether they could.
+// mutations each change one value and report whether they could.
 var mutations = []func(c *Config, s string, n int) bool{
 	func(c *Config, _ string, n int) bool { c.Defaults.VM.CPUs = n; return true },
 	func(c *Config, _ string, n int) bool { c.Behavior.YesSudo = n%2 == 0; return true },
@@ -108,9 +107,9 @@ var mutations = []func(c *Config, s string, n int) bool{
 	},
 }
 
-// checkMutation makes one change to a file and checks that it is read back,
-// that no other byte moved and no unknown key went, and that a record added
-// and removed leaves no trace. It reports whether there was anything to do.
+// checkMutation makes one change to a file and checks that the result decodes to it, that no other
+// byte and no unknown key is lost, and that adding and removing a record restores the bytes. It
+// reports whether the change applied to this file.
 func checkMutation(t *testing.T, data []byte, which int, s string, n int) bool {
 	t.Helper()
 	if which < 0 || which >= len(mutations) || n < 0 || n > maxCount || !utf8.ValidString(s) || strings.Contains(s, "\x00") {
@@ -150,13 +149,13 @@ func checkMutation(t *testing.T, data []byte, which int, s string, n int) bool {
 		t.Fatalf("unknown keys lost\n%q\n%q", data, out)
 	}
 	if p, q := common(data, out); p+q < len(data) && !doc.inOneItem(p, len(data)-q) {
-		t.Fatalf("bytes %d to %d went\n%q\n%q", p, len(data)-q, data, out)
+		t.Fatalf("bytes %d to %d were lost\n%q\n%q", p, len(data)-q, data, out)
 	}
 	if added := len(want.Attachments) > len(have.Attachments); added && endsWithLine(data) && after.root.child("attachments").origin == headed {
 		back, _, err := rewrite(out, &got, &have)
-		// Blank lines at the end of the file serve as the one before a record.
+		// Blank lines at the end of the file are used as the one before a new record.
 		if err != nil || !bytes.Equal(bytes.TrimRight(back, " \r\n"), bytes.TrimRight(data, " \r\n")) {
-			t.Fatalf("adding and removing left a trace (%v)\n%q\n%q\n%q", err, data, out, back)
+			t.Fatalf("adding and removing changed the file (%v)\n%q\n%q\n%q", err, data, out, back)
 		}
 	}
 	return true
@@ -171,8 +170,8 @@ func (d *document) inOneItem(start, end int) bool {
 	return false
 }
 
-// onlyHeaded: no list of records is written inline, where taking one out
-// changes a line instead of removing lines.
+// onlyHeaded reports whether no list of records is written inline; removing a record from an inline
+// list changes a line instead of removing lines.
 func (d *document) onlyHeaded() bool {
 	for _, k := range d.root.kids {
 		if k.shape == isList && k.origin != headed {
@@ -186,8 +185,8 @@ func lines(b []byte) []string {
 	return strings.SplitAfter(strings.TrimPrefix(string(b), string(utf8BOM)), "\n")
 }
 
-func isSubsequence(part, whole []string) bool {
-	for _, line := range whole {
+func isSubsequence(part, all []string) bool {
+	for _, line := range all {
 		if len(part) > 0 && part[0] == line {
 			part = part[1:]
 		}
@@ -197,7 +196,7 @@ func isSubsequence(part, whole []string) bool {
 
 func endsWithLine(data []byte) bool { return len(data) == 0 || data[len(data)-1] == '\n' }
 
-// common is the length of the common beginning and of the common end.
+// common returns the lengths of the common prefix and the common suffix.
 func common(a, b []byte) (p, q int) {
 	for p < len(a) && p < len(b) && a[p] == b[p] {
 		p++

@@ -7,9 +7,9 @@ import (
 	"aivm.dev/aivm/internal/virt"
 )
 
-// The key is written only where it says something, and a record that has none
-// means the system's libvirt, whatever new VMs are made with.
-func TestLibvirtURIIsWrittenWhereItSaysSomething(t *testing.T) {
+// TestLibvirtURIIsWrittenOnlyIfNotDefault checks that libvirt_uri is not written with its default
+// value, and that a record without it means the system's libvirt, whatever [defaults] has.
+func TestLibvirtURIIsWrittenOnlyIfNotDefault(t *testing.T) {
 	const own = "qemu+unix:///system?socket=/run/own"
 	path := write(t, "[defaults.vm]\nlibvirt_uri = \"qemu:///system\"\n[[vms]]\nname = \"old\"\n[[vms]]\nname = \"empty\"\n[vms.vm]\nlibvirt_uri = \"\"\n")
 	newVM := func(name string) func(*Config) {
@@ -37,9 +37,9 @@ func TestLibvirtURIIsWrittenWhereItSaysSomething(t *testing.T) {
 	}
 }
 
-// A later aivm may know libvirts this one does not: its store is read, and what
-// cannot be asked is refused where it is asked.
-func TestLibvirtOfALaterStore(t *testing.T) {
+// TestLibvirtOfANewerStore checks that a libvirt URI which only a newer aivm supports can be read,
+// and is refused when it is used.
+func TestLibvirtOfANewerStore(t *testing.T) {
 	s := mustLoad(t, write(t, "schema_version = 9\n[[vms]]\nname = \"far\"\n[vms.vm]\nlibvirt_uri = \"qemu+ssh://h/system\"\n"))
 	if len(s.Warnings) == 0 {
 		t.Error("no warning")

@@ -14,11 +14,11 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// maxSize is far above any store a person has; it keeps a wrong --config (a
-// disk image, a device) from being read into memory.
+// maxSize is far above the size of any real config file; it keeps a wrong --config (a disk image, a
+// device) from being read into memory.
 const maxSize = 16 << 20
 
-// A Store is a config file as it was read.
+// A Store is the content of a config file.
 type Store struct {
 	Path     string
 	Exists   bool // false: Config is DefaultConfig, nothing was created
@@ -28,11 +28,11 @@ type Store struct {
 	Raw      []byte
 }
 
-// FileError is a place in a store and what is wrong there.
+// FileError reports a mistake in a config file and its position.
 type FileError struct {
 	Path         string
 	Line, Column int    // from 1; columns count characters
-	Key          string // "" if the file is not TOML at all
+	Key          string // "" for a TOML syntax error
 	Message      string
 }
 
@@ -44,15 +44,14 @@ func (e *FileError) Error() string {
 	return at + e.Key + ": " + e.Message
 }
 
-// DefaultPath is $XDG_CONFIG_HOME/aivm/config.toml, or ~/.config/aivm/config.toml.
-// A relative XDG_CONFIG_HOME is ignored, as the XDG base directory
-// specification asks.
+// DefaultPath returns $XDG_CONFIG_HOME/aivm/config.toml, or ~/.config/aivm/config.toml. A relative
+// XDG_CONFIG_HOME is ignored, as the XDG base directory specification requires.
 func DefaultPath() (string, error) {
 	dir := os.Getenv("XDG_CONFIG_HOME")
 	if !filepath.IsAbs(dir) {
 		home := os.Getenv("HOME")
 		if !filepath.IsAbs(home) {
-			return "", ui.Refused("cannot tell where the config store is: neither XDG_CONFIG_HOME nor HOME is an absolute path").
+			return "", ui.Refused("cannot find the config: neither XDG_CONFIG_HOME nor HOME is an absolute path").
 				Hint(ui.Remark("pass --config PATH"))
 		}
 		dir = filepath.Join(home, ".config")
@@ -60,9 +59,9 @@ func DefaultPath() (string, error) {
 	return filepath.Join(dir, "aivm", "config.toml"), nil
 }
 
-// Load reads a store. An absent file is the defaults. What is not TOML, and
-// values of the wrong type or shape, are one error with line and column (it
-// wraps *FileError); unknown keys are warnings.
+// Load reads the config file at path. If it does not exist, Load returns the defaults. A TOML syntax
+// error or values of a wrong type or form give one error with line and column (it wraps
+// *FileError); unknown keys are warnings.
 func Load(path string) (*Store, error) {
 	raw, exists, err := readFile(path)
 	if err != nil {
@@ -80,7 +79,7 @@ func Load(path string) (*Store, error) {
 	s.Newer = c.SchemaVersion > Schema
 	read := append(append([]Problem{}, b.unknown...), b.notes...)
 	if s.Newer {
-		// Another program's words: what we cannot read is not a mistake.
+		// A newer aivm wrote the file: values this one cannot read are not mistakes.
 		read = append(read, b.problems...)
 	} else if len(b.problems) > 0 {
 		return nil, problemError(path, sortProblems(b.problems))
@@ -91,8 +90,8 @@ func Load(path string) (*Store, error) {
 	return s, nil
 }
 
-// Lint returns every unknown or ill-shaped key, or the one place where the
-// file stops being TOML. An absent file is an error.
+// Lint returns every unknown key and every invalid value, or the first TOML syntax error. A file
+// that does not exist is an error.
 func Lint(path string) ([]Problem, error) {
 	raw, exists, err := readFile(path)
 	if err != nil {
@@ -112,13 +111,14 @@ func Lint(path string) ([]Problem, error) {
 	return sortProblems(append(b.unknown, b.problems...)), nil
 }
 
-// decode parses and binds; the error is a ui.Error that wraps a *FileError.
+// decode parses raw and binds it to a Config. A syntax error is a ui.Error that wraps a *FileError;
+// the binder holds all other problems.
 func decode(path string, raw []byte) (Config, *binder, error) {
 	doc, err := parse(raw)
 	if err != nil {
-		e := ui.Refused("cannot read the config store: %w", fileError(path, raw, err)).Hint(ui.Cmd(command(path, "config edit")))
+		e := ui.Refused("cannot read the config: %w", fileError(path, raw, err)).Hint(ui.Cmd(command(path, "config edit")))
 		if prev := previous(path); prev != "" {
-			e.Hint(ui.Remark("the version before aivm's last change is " + prev))
+			e.Hint(ui.Remark("aivm kept the version before its last change in " + prev))
 		}
 		return Config{}, nil, e
 	}
@@ -126,7 +126,7 @@ func decode(path string, raw []byte) (Config, *binder, error) {
 	return c, b, nil
 }
 
-// previous is the kept version before the last change, or "".
+// previous returns the path of the version kept before the last change, or "".
 func previous(path string) string {
 	if target, err := filepath.EvalSymlinks(path); err == nil {
 		if _, err := os.Stat(target + ".prev"); err == nil {
@@ -151,15 +151,16 @@ func fileError(path string, raw []byte, err error) *FileError {
 
 func problemError(path string, ps []Problem) error {
 	p := ps[0]
-	e := ui.Refused("config store: %w", &FileError{Path: path, Line: p.Line, Column: p.Column, Key: p.Key, Message: p.Message}).
+	e := ui.Refused("invalid config: %w", &FileError{Path: path, Line: p.Line, Column: p.Column, Key: p.Key, Message: p.Message}).
 		Hint(ui.Cmd(command(path, "config edit")))
 	if len(ps) > 1 {
-		e.Hint(ui.Remark(fmt.Sprintf("%s (lists %d more)", command(path, "config lint"), len(ps)-1)))
+		e.Hint(ui.CmdFor(fmt.Sprintf("to list all problems (%d more)", len(ps)-1), command(path, "config lint")))
 	}
 	return e
 }
 
-// command is the aivm command to type for this store.
+// command returns the command line "aivm VERB" for the store at path; --config is left out for the
+// default path.
 func command(path, verb string) string {
 	if def, err := DefaultPath(); err == nil && def == path {
 		return "aivm " + verb
@@ -167,7 +168,7 @@ func command(path, verb string) string {
 	return "aivm " + verb + " --config " + shellescape.Quote(path)
 }
 
-// readFile reads a regular file; absent is not an error.
+// readFile reads a regular file. If it does not exist, exists is false and err is nil.
 func readFile(path string) (raw []byte, exists bool, err error) {
 	// O_NONBLOCK: opening a FIFO must not wait for a writer.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
@@ -175,27 +176,26 @@ func readFile(path string) (raw []byte, exists bool, err error) {
 		return nil, false, nil
 	}
 	if err != nil {
-		return nil, false, ui.Failed("cannot read the config store %s: %w", path, cause(err)).Hint(ui.Cmd("ls -l " + shellescape.Quote(path)))
+		return nil, false, ui.Failed("cannot read the config %s: %w", path, cause(err)).Hint(ui.Cmd("ls -l " + shellescape.Quote(path)))
 	}
 	defer func() { _ = f.Close() }()
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		return nil, false, ui.Refused("the config store %s is not a regular file", path).Hint(ui.Remark("pass --config PATH"))
+		return nil, false, ui.Refused("the config %s is not a regular file", path).Hint(ui.Remark("pass --config PATH"))
 	}
 	if err == nil && info.Size() > maxSize {
-		return nil, false, ui.Refused("the config store %s is larger than %d MiB", path, maxSize>>20).Hint(ui.Remark("pass --config PATH"))
+		return nil, false, ui.Refused("the config %s is larger than %d MiB", path, maxSize>>20).Hint(ui.Remark("pass --config PATH"))
 	}
 	if err == nil {
 		raw, err = io.ReadAll(io.LimitReader(f, maxSize+1))
 	}
 	if err != nil {
-		return nil, false, ui.Failed("cannot read the config store %s: %w", path, cause(err))
+		return nil, false, ui.Failed("cannot read the config %s: %w", path, cause(err))
 	}
 	return raw, true, nil
 }
 
-// cause strips the path that package os puts before an error: it is in the
-// sentence already.
+// cause strips the path that package os puts before an error, for messages that already name it.
 func cause(err error) error {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {

@@ -82,8 +82,8 @@ func TestLoadAbsentCreatesNothing(t *testing.T) {
 	if diff := cmp.Diff(DefaultConfig(), s.Config); diff != "" {
 		t.Error(diff)
 	}
-	if left, _ := os.ReadDir(dir); len(left) != 0 {
-		t.Errorf("reading created %v", left)
+	if files, _ := os.ReadDir(dir); len(files) != 0 {
+		t.Errorf("reading created %v", files)
 	}
 }
 
@@ -103,7 +103,7 @@ func TestDefaultPath(t *testing.T) {
 	}
 }
 
-// Each file has one mistake; the error names line, column and key.
+// TestLoadErrors loads files with one mistake each; the error names line, column and key.
 func TestLoadErrors(t *testing.T) {
 	for name, tt := range map[string]struct {
 		text, want string
@@ -128,11 +128,11 @@ func TestLoadErrors(t *testing.T) {
 
 		"bridge too long":    {"[defaults.network]\nbridge = \"virbr-aivm-longer\"\n", `2:10: defaults.network.bridge: must be an interface name (1 to 15 letters, digits, '_', '.', '-'), not "virbr-aivm-longer"`},
 		"bad subnet":         {"[defaults.network]\nsubnet_cidr = \"10.77.0.0/33\"\n", `2:15: defaults.network.subnet_cidr: must be an IPv4 network like "10.77.0.0/24", not "10.77.0.0/33"`},
-		"bad address":        {"[defaults.network]\ngateway_ip = \"10.77.0\"\n", `2:14: defaults.network.gateway_ip: must be an address like "10.77.0.1", not "10.77.0"`},
+		"bad address":        {"[defaults.network]\ngateway_ip = \"10.77.0\"\n", `2:14: defaults.network.gateway_ip: must be an IP address like "10.77.0.1", not "10.77.0"`},
 		"bad cidr in a list": {"[defaults.firewall]\nextra_block_cidrs = [\"1.2.3.0/24\", \"x; drop\"]\n", `2:36: defaults.firewall.extra_block_cidrs[1]: must be a network like "10.77.0.0/24", not "x; drop"`},
-		"port 0":             {"[defaults.firewall]\nallow_tcp_ports = [0]\n", `2:20: defaults.firewall.allow_tcp_ports[0]: invalid firewall port "0": ports go from 1 to 65535`},
-		"port 70000":         {"[defaults.firewall]\nallow_udp_ports = [\"70000\"]\n", `2:20: defaults.firewall.allow_udp_ports[0]: invalid firewall port "70000": ports go from 1 to 65535`},
-		"backward range":     {"[defaults.firewall]\nallow_udp_ports = [\"90-80\"]\n", `2:20: defaults.firewall.allow_udp_ports[0]: invalid firewall port "90-80": ports go from 1 to 65535`},
+		"port 0":             {"[defaults.firewall]\nallow_tcp_ports = [0]\n", `2:20: defaults.firewall.allow_tcp_ports[0]: invalid firewall port "0": ports are from 1 to 65535`},
+		"port 70000":         {"[defaults.firewall]\nallow_udp_ports = [\"70000\"]\n", `2:20: defaults.firewall.allow_udp_ports[0]: invalid firewall port "70000": ports are from 1 to 65535`},
+		"backward range":     {"[defaults.firewall]\nallow_udp_ports = [\"90-80\"]\n", `2:20: defaults.firewall.allow_udp_ports[0]: invalid firewall port "90-80": ports are from 1 to 65535`},
 		"table name":         {"[defaults.firewall]\ntable = \"x{}\"\n", `2:9: defaults.firewall.table: must be a table name (letters, digits and '_'), not "x{}"`},
 		"user":               {"[defaults.vm]\nuser = \"a b\"\n", `2:8: defaults.vm.user: must be a user name (1 to 32 of a-z, 0-9, '_', '-', starting with a letter), not "a b"`},
 		"other driver":       {"[defaults.vm]\nlibvirt_uri = \"xen:///system\"\n", `2:15: defaults.vm.libvirt_uri: must be qemu:///system, or qemu+unix:///system?socket=/PATH for another socket of this machine's libvirt, not "xen:///system"`},
@@ -146,7 +146,7 @@ func TestLoadErrors(t *testing.T) {
 		"no host path":       {"[[attachments]]\nvm_name = \"a\"\n", `1:3: attachments[0].host_path: is missing`},
 		"no VM name":         {"\n[[attachments]]\nhost_path = \"/x\"\n", `2:3: attachments[0].vm_name: is missing`},
 		"no name":            {"[[vms]]\nnetwork_name = \"n\"\n", `1:3: vms[0].name: is missing`},
-		"name twice":         {"[[vms]]\nname = \"a\"\n[[vms]]\nname = \"a\"\n", `3:3: vms[1].name: "a" is already the name of the record on line 1`},
+		"name twice":         {"[[vms]]\nname = \"a\"\n[[vms]]\nname = \"a\"\n", `3:3: vms[1].name: "a" is already the name of another record, on line 1`},
 
 		"no value":         {"active_vm = \n", `1:13: `},
 		"open string":      {"a = 1\nb = \"x\n", `2:7: `},
@@ -155,7 +155,7 @@ func TestLoadErrors(t *testing.T) {
 		"raw newline 0.3":  {"[[attachments]]\nhost_path = \"/x\ny\"\n", `2:16: `},
 		"not UTF-8":        {"a = 1\nb = \"\xff\"\n", `2:6: byte 0xff is not UTF-8`},
 		"NUL":              {"a = 1\n\x00", `2:1: a NUL byte is not allowed`},
-		"UTF-16":           {"\xff\xfea\x00", `1:1: this is UTF-16; the store must be UTF-8`},
+		"UTF-16":           {"\xff\xfea\x00", `1:1: the file is UTF-16; it must be UTF-8`},
 		"rubbish":          {"<html>\n", `1:1: `},
 		"after a BOM TOML": {"\ufeffx = = 1\n", `1:5: `},
 	} {
@@ -185,7 +185,7 @@ func TestLoadManyProblemsIsOneError(t *testing.T) {
 	path := write(t, "[behavior]\nverbose = \"x\"\nyes_sudo = 1\n")
 	_, err := Load(path)
 	var ue *ui.Error
-	if !errors.As(err, &ue) || !strings.Contains(ue.Message, ":2:11: behavior.verbose") || !strings.Contains(strings.Join(ue.HintLines(), "\n"), "1 more") {
+	if !errors.As(err, &ue) || !strings.Contains(ue.Message, ":2:11: behavior.verbose") || !strings.Contains(strings.Join(ue.HintLines(), "\n"), "(1 more)") {
 		t.Errorf("%+v", ue)
 	}
 }
@@ -215,12 +215,12 @@ func TestWarnings(t *testing.T) {
 	s := mustLoad(t, path)
 	want := []Warning{
 		{1, "color", `unknown key "color"`},
-		{2, "defaults.vm.allow_password_login", "read and ignored: guests take keys only"},
+		{2, "defaults.vm.allow_password_login", "has no effect: guests accept SSH keys only"},
 		{3, "defaults.vm.cpuz", `unknown key "cpuz"; did you mean "cpus"?`},
 		{5, "firewal", `unknown key "firewal"`},
 		{7, "sync", `unknown key "sync"; did you mean "defaults.sync"?`},
 		{9, "vms[0].vm.name", `is "other", but the record is called "My_VM"`},
-		{9, "vms[0].name", `"My_VM" came from 0.3; a host name and an ssh alias can only hold a-z, 0-9 and '-'`},
+		{9, "vms[0].name", `"My_VM" is a name that only aivm 0.3 allowed; host names and ssh aliases can only contain a-z, 0-9 and '-'`},
 		{16, `attachments[0]."odd key"`, `unknown key "odd key"`},
 		{17, "attachments[1]", `this folder is already attached to VM "My_VM" on line 13`},
 	}
@@ -295,7 +295,8 @@ func BenchmarkLoad(b *testing.B) {
 	}
 }
 
-// The bar is 2 ms; the best of several runs keeps a busy machine out of it.
+// TestLoadIsQuick requires that Load takes at most 2 ms. It uses the fastest of 20 runs, so that
+// load on the machine does not matter.
 func TestLoadIsQuick(t *testing.T) {
 	best := time.Hour
 	for range 20 {

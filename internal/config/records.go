@@ -10,12 +10,12 @@ import (
 	"aivm.dev/aivm/internal/virt"
 )
 
-// Clone returns a copy that shares nothing with c.
+// Clone returns a deep copy of c.
 func (c *Config) Clone() Config {
 	return deepCopy(reflect.ValueOf(*c)).Interface().(Config)
 }
 
-// FindVM returns the record called name; the pointer is into c.
+// FindVM returns the VM named name; the pointer is into c.
 func (c *Config) FindVM(name string) (*VM, bool) {
 	for i := range c.VMs {
 		if c.VMs[i].Name == name {
@@ -25,7 +25,7 @@ func (c *Config) FindVM(name string) (*VM, bool) {
 	return nil, false
 }
 
-// FindNetwork returns the record called name; the pointer is into c.
+// FindNetwork returns the network named name; the pointer is into c.
 func (c *Config) FindNetwork(name string) (*Network, bool) {
 	for i := range c.Networks {
 		if c.Networks[i].Name == name {
@@ -35,8 +35,7 @@ func (c *Config) FindNetwork(name string) (*Network, bool) {
 	return nil, false
 }
 
-// FindAttachment returns the record of this folder on this VM; the pointer is
-// into c.
+// FindAttachment returns the attachment of folder hostPath to a VM; the pointer is into c.
 func (c *Config) FindAttachment(hostPath, vm string) (*Attachment, bool) {
 	for i := range c.Attachments {
 		if c.Attachments[i].VMName == vm && filepath.Clean(c.Attachments[i].HostPath) == filepath.Clean(hostPath) {
@@ -46,8 +45,8 @@ func (c *Config) FindAttachment(hostPath, vm string) (*Attachment, bool) {
 	return nil, false
 }
 
-// LibvirtOf is the libvirt that has a VM: the one of its record, else that of
-// VMs still to be made.
+// LibvirtOf returns the libvirt URI of the VM name: that of its record or, if it has none, the one
+// new VMs are created with.
 func (c *Config) LibvirtOf(name string) (virt.URI, error) {
 	if vm, ok := c.FindVM(name); ok {
 		return vm.VM.Libvirt()
@@ -55,12 +54,12 @@ func (c *Config) LibvirtOf(name string) (virt.URI, error) {
 	return c.Defaults.VM.Libvirt()
 }
 
-// NetworkOf joins a VM with its network.
+// NetworkOf returns the network a VM uses.
 func (c *Config) NetworkOf(vm *VM) (*Network, error) {
 	if n, ok := c.FindNetwork(vm.NetworkName); ok {
 		return n, nil
 	}
-	return nil, ui.Refused("VM %q uses network %q, which is not in the config store", vm.Name, vm.NetworkName).
+	return nil, ui.Refused("VM %q uses network %q, which is not in the config", vm.Name, vm.NetworkName).
 		Hint(ui.Cmd("aivm config edit"))
 }
 
@@ -95,7 +94,7 @@ func (c *Config) VMAttachments(vm string) []Attachment {
 	return found
 }
 
-// NewVM returns a record made from [defaults], not yet part of c.
+// NewVM returns a VM record with the values of [defaults]; it is not added to c.
 func (c *Config) NewVM(name, network string) VM {
 	d := c.Clone().Defaults
 	vm := VM{
@@ -104,12 +103,12 @@ func (c *Config) NewVM(name, network string) VM {
 	}
 	vm.VM.Name = name
 	if vm.VM.LibvirtURI == virt.SystemURI {
-		vm.VM.LibvirtURI = "" // what no record has to say
+		vm.VM.LibvirtURI = "" // the default is not recorded
 	}
 	return vm
 }
 
-// NewNetwork returns a record made from [defaults], not yet part of c.
+// NewNetwork returns a network record with the values of [defaults]; it is not added to c.
 func (c *Config) NewNetwork(name string) Network {
 	d := c.Clone().Defaults
 	n := Network{Name: name, Network: d.Network, Firewall: d.Firewall}
@@ -117,8 +116,7 @@ func (c *Config) NewNetwork(name string) Network {
 	return n
 }
 
-// UpsertVM replaces the record of that name or appends one. It never touches
-// active_vm.
+// UpsertVM replaces the VM of the same name or appends vm. It does not change active_vm.
 func (c *Config) UpsertVM(vm VM) {
 	if have, ok := c.FindVM(vm.Name); ok {
 		*have = vm
@@ -127,7 +125,7 @@ func (c *Config) UpsertVM(vm VM) {
 	c.VMs = append(c.VMs, vm)
 }
 
-// UpsertNetwork replaces the record of that name or appends one.
+// UpsertNetwork replaces the network of the same name or appends n.
 func (c *Config) UpsertNetwork(n Network) {
 	if have, ok := c.FindNetwork(n.Name); ok {
 		*have = n
@@ -136,11 +134,10 @@ func (c *Config) UpsertNetwork(n Network) {
 	c.Networks = append(c.Networks, n)
 }
 
-// UpsertAttachment replaces the record of that folder on that VM or appends
-// one.
+// UpsertAttachment replaces the attachment of the same folder and VM or appends a.
 func (c *Config) UpsertAttachment(a Attachment) {
 	if have, ok := c.FindAttachment(a.HostPath, a.VMName); ok {
-		// The spelling in the file is the record's identity.
+		// Keep the spelling in the file: it identifies the record.
 		a.HostPath = have.HostPath
 		*have = a
 		return
@@ -148,8 +145,8 @@ func (c *Config) UpsertAttachment(a Attachment) {
 	c.Attachments = append(c.Attachments, a)
 }
 
-// RemoveVM removes a VM and its attachments, and active_vm if it names it. It
-// reports whether there was such a record.
+// RemoveVM removes a VM and its attachments, and clears active_vm if it names the VM. It reports
+// whether the VM had a record.
 func (c *Config) RemoveVM(name string) bool {
 	n := len(c.VMs)
 	c.VMs = slices.DeleteFunc(c.VMs, func(vm VM) bool { return vm.Name == name })
@@ -160,15 +157,15 @@ func (c *Config) RemoveVM(name string) bool {
 	return len(c.VMs) != n
 }
 
-// RemoveNetwork removes a network; it does not look at who uses it.
+// RemoveNetwork removes a network, whether or not VMs use it, and reports whether it had a record.
 func (c *Config) RemoveNetwork(name string) bool {
 	n := len(c.Networks)
 	c.Networks = slices.DeleteFunc(c.Networks, func(x Network) bool { return x.Name == name })
 	return len(c.Networks) != n
 }
 
-// RemoveAttachment removes the record of a folder on a VM. The folder need not
-// exist any more.
+// RemoveAttachment removes the attachment of a folder to a VM and reports whether there was one. The
+// folder need not exist.
 func (c *Config) RemoveAttachment(hostPath, vm string) bool {
 	n := len(c.Attachments)
 	c.Attachments = slices.DeleteFunc(c.Attachments, func(a Attachment) bool {
@@ -224,5 +221,5 @@ func same(a, b reflect.Value) bool {
 	case reflect.Bool:
 		return a.Bool() == b.Bool()
 	}
-	panic(fmt.Sprintf("config: %s has no place in the schema", a.Type()))
+	panic(fmt.Sprintf("config: type %s is not supported in the schema", a.Type()))
 }

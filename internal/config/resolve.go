@@ -10,18 +10,18 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Resolution is the VM a command means, and why.
+// Resolution is the VM a command acts on, and the reason it was chosen.
 type Resolution struct {
 	VM  string
 	Why string // "flag", "folder", "active", "only"
 }
 
-// ErrNoVM is what Resolve wraps when the store has no VM at all.
+// ErrNoVM is wrapped by errors of Resolve if the store has no VM.
 var ErrNoVM = errors.New("no VM definitions found in config store")
 
-// AmbiguousError is several VMs and no rule to choose: a person is asked, a
-// script passes --vm. Folder says that the candidates are the VMs the folder
-// is attached to, not all there are.
+// AmbiguousError reports that several VMs match and none is preferred: an interactive run prompts,
+// a script passes --vm. If Folder is set, the candidates are the VMs the folder is attached to;
+// otherwise they are all VMs.
 type AmbiguousError struct {
 	Candidates []string
 	Folder     bool
@@ -34,8 +34,8 @@ func (e *AmbiguousError) Error() string {
 	return fmt.Sprintf("VM selection is ambiguous (%d configured VMs: %s)", len(e.Candidates), strings.Join(e.Candidates, ", "))
 }
 
-// UnknownVMError is a name no record has. Source says where the name came
-// from: "flag", "folder" (an attachment) or "active" (active_vm).
+// UnknownVMError reports a VM name that no record has. Source is where the name came from: "flag",
+// "folder" (an attachment) or "active" (active_vm).
 type UnknownVMError struct {
 	Name   string
 	Source string
@@ -52,9 +52,9 @@ func (e *UnknownVMError) Error() string {
 	return "VM not found in config store: " + e.Name
 }
 
-// AttachmentsOf returns the records of the folder or, if it has none, of its
-// nearest parent that has: a subfolder of an attached project belongs to it.
-// folder is absolute and free of links.
+// AttachmentsOf returns the attachments of the folder or, if it has none, of its nearest attached
+// parent: a subfolder of an attached project belongs to that project. folder is absolute and
+// contains no symbolic links.
 func (c *Config) AttachmentsOf(folder string) []Attachment {
 	if folder == "" {
 		return nil
@@ -72,14 +72,15 @@ func (c *Config) AttachmentsOf(folder string) []Attachment {
 	}
 }
 
-// AttachedAs returns the records of a folder that may be gone by now, on the
-// VM named or on all: by the path that was recorded, by where it really is, or
-// as it was typed when it was attached.
-func (c *Config) AttachedAs(typed, real, vm string) []Attachment {
+// AttachedAs returns the attachments of a folder that may no longer exist, of the VM vm or, if that
+// is "", of all VMs. It compares the recorded path with typed, then with resolved (links
+// followed), then the path that was typed when the folder was attached with typed; the first
+// comparison with a match decides.
+func (c *Config) AttachedAs(typed, resolved, vm string) []Attachment {
 	var found []Attachment
 	for _, as := range []func(Attachment) bool{
 		func(a Attachment) bool { return filepath.Clean(a.HostPath) == typed },
-		func(a Attachment) bool { return filepath.Clean(a.HostPath) == real },
+		func(a Attachment) bool { return filepath.Clean(a.HostPath) == resolved },
 		func(a Attachment) bool { return a.TypedPath != "" && filepath.Clean(a.TypedPath) == typed },
 	} {
 		for _, a := range c.Attachments {
@@ -94,17 +95,17 @@ func (c *Config) AttachedAs(typed, real, vm string) []Attachment {
 	return nil
 }
 
-// Resolve finds the VM: the flag, else the one VM the folder is attached to
-// (active_vm if it is among several), else active_vm, else the only VM there
-// is. Choosing a VM never changes active_vm. A name that no record has is an
-// error, never a reason to fall through to another VM.
+// Resolve chooses the VM a command acts on: the flag, else the VM the folder is attached to (if
+// there are several, active_vm if it is one of them), else active_vm, else the only VM. It never
+// changes active_vm. A name that no record has is an error; Resolve does not fall back to another
+// VM.
 //
 // Errors wrap ErrNoVM, *AmbiguousError or *UnknownVMError.
 func (c *Config) Resolve(folder, vmFlag string) (Resolution, error) {
 	return c.resolve(folder, vmFlag, "")
 }
 
-// Resolve is Config.Resolve with the store's path in what it says.
+// Resolve calls Config.Resolve and adds the store's path to the message of ErrNoVM.
 func (s *Store) Resolve(folder, vmFlag string) (Resolution, error) {
 	return s.Config.resolve(folder, vmFlag, s.Path)
 }

@@ -100,14 +100,14 @@ func TestRecords(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	c.RemoveNetwork("net")
-	if _, err := c.NetworkOf(vm); err == nil || err.Error() != `VM "b" uses network "net", which is not in the config store` {
+	if _, err := c.NetworkOf(vm); err == nil || err.Error() != `VM "b" uses network "net", which is not in the config` {
 		t.Errorf("%v", err)
 	}
 	copied := c.Clone()
 	copied.Attachments[0].Mode = "x"
 	copied.Defaults.Provision.Packages[0] = "x"
 	if c.Attachments[0].Mode == "x" || c.Defaults.Provision.Packages[0] == "x" {
-		t.Error("a copy that shares")
+		t.Error("Clone shares memory with the original")
 	}
 	c.UpsertAttachment(Attachment{HostPath: "/q/", VMName: "b", Mode: "git"})
 	if a, ok := c.FindAttachment("/q", "b"); !ok || a.Mode != "git" || a.HostPath != "/q" || len(c.Attachments) != 3 {

@@ -11,25 +11,25 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 )
 
-// A document is the bytes of a store and where everything in them is.
+// A document is the content of a config file with the byte positions of its keys and values.
 //
-// BurntSushi decides what is valid TOML and what the values are; pelletier's
-// parser knows where they stand. join puts the two together and refuses a file
-// they read differently: then no edit would be safe.
+// The library BurntSushi/toml decides what is valid TOML and decodes the values; the parser of
+// pelletier/go-toml gives their positions. setValues combines the two and refuses a file that they
+// read differently, because no edit of it would be safe.
 type document struct {
 	data  []byte
 	bom   int    // length of the byte order mark
 	eol   string // of the first line that has one, else "\n"
 	root  *node
-	items []item // header lines and key lines in file order
+	items []item // headers and keys in file order
 }
 
-// An item is the whole lines of one header or one key = value, with its line
-// end. Whatever lies between items is comments and blank lines.
+// An item is the complete lines of one header or one key = value, including the last line end.
+// Between items there are only comments and blank lines.
 type item struct {
 	start, end int
 	header     bool
-	section    *node // the table of the header above it (or that it is)
+	section    *node // the table of this header, or of the header above this key
 }
 
 type shape uint8
@@ -58,8 +58,8 @@ type node struct {
 	kids       []*node
 	at         int // offset of the key or header or element, for messages
 	start, end int // bytes of the value; inlined only
-	item       int // index of the item that makes it, -1 if none does
-	val        any // leaf: what BurntSushi decoded
+	item       int // index of the item that defines it, -1 if none does
+	val        any // of a leaf: the value decoded by BurntSushi/toml
 }
 
 func (n *node) child(key string) *node {
@@ -80,7 +80,7 @@ func (n *node) under(top *node) bool {
 	return false
 }
 
-// syntaxError is a place in a file that is not TOML.
+// syntaxError is a TOML syntax error and its position.
 type syntaxError struct {
 	offset  int // -1: see line, column
 	line    int
@@ -92,10 +92,10 @@ func (e *syntaxError) Error() string { return e.message }
 
 var utf8BOM = []byte("\xef\xbb\xbf")
 
-// parse reads a document, or returns a *syntaxError.
+// parse returns the document of data, or a *syntaxError.
 func parse(data []byte) (*document, error) {
 	if bytes.HasPrefix(data, []byte("\xff\xfe")) || bytes.HasPrefix(data, []byte("\xfe\xff")) {
-		return nil, &syntaxError{message: "this is UTF-16; the store must be UTF-8"}
+		return nil, &syntaxError{message: "the file is UTF-16; it must be UTF-8"}
 	}
 	if i := invalidUTF8(data); i >= 0 {
 		return nil, &syntaxError{offset: i, message: fmt.Sprintf("byte 0x%02x is not UTF-8", data[i])}
@@ -118,7 +118,7 @@ func parse(data []byte) (*document, error) {
 		}
 		return nil, &syntaxError{message: err.Error()}
 	}
-	if err := join(d.root, values); err != nil {
+	if err := setValues(d.root, values); err != nil {
 		return nil, err
 	}
 	return d, nil
@@ -145,7 +145,7 @@ func invalidUTF8(data []byte) int {
 	return -1
 }
 
-// locate builds the tree of positions.
+// locate builds the tree of nodes with their positions, and the list of items.
 func (d *document) locate() error {
 	d.root = &node{shape: isTable, origin: headed, item: -1, at: d.bom}
 	section := d.root
@@ -193,7 +193,7 @@ func conflict(at int, key string) error {
 	return &syntaxError{offset: at, message: fmt.Sprintf("key %q is defined twice", key)}
 }
 
-// header enters [a.b] or [[a.b]] and returns the table the next keys go to.
+// header adds [a.b] or [[a.b]] to the tree and returns the table that the next keys belong to.
 func (d *document) header(e *unstable.Node, at, i int) (*node, error) {
 	cur := d.root
 	it := e.Key()
@@ -234,7 +234,7 @@ func (d *document) header(e *unstable.Node, at, i int) (*node, error) {
 	return nil, conflict(at, "")
 }
 
-// keyval enters key = value into table; made is what tables on the way are.
+// keyval adds key = value to table; tables created for a dotted key get the origin made.
 func (d *document) keyval(e *unstable.Node, table *node, made origin, i int) error {
 	cur := table
 	it := e.Key()
@@ -269,7 +269,7 @@ func (d *document) keyval(e *unstable.Node, table *node, made origin, i int) err
 	return nil
 }
 
-// value enters what starts at or, past blanks, commas and comments, after from.
+// value returns the node of v, which starts at from or after blanks, commas and comments behind it.
 func (d *document) value(v *unstable.Node, from, i int) (*node, error) {
 	n := &node{origin: inlined, start: d.skip(from), item: i}
 	n.at = n.start
@@ -302,12 +302,12 @@ func (d *document) value(v *unstable.Node, from, i int) (*node, error) {
 		n.end = d.bom + int(v.Raw.Offset) + int(v.Raw.Length)
 	}
 	if n.end > len(d.data) || n.end <= n.start {
-		return nil, &syntaxError{offset: n.start, message: "cannot tell where this value ends"}
+		return nil, &syntaxError{offset: n.start, message: "cannot find the end of this value"}
 	}
 	return n, nil
 }
 
-// skip passes blanks, line ends, commas and comments.
+// skip returns the first position from pos on that is not a blank, line end, comma or comment.
 func (d *document) skip(pos int) int {
 	for pos < len(d.data) {
 		switch d.data[pos] {
@@ -322,8 +322,8 @@ func (d *document) skip(pos int) int {
 	return pos
 }
 
-// lineStart is the first byte of the line of pos; the byte order mark is not
-// part of the first line.
+// lineStart returns the offset of the first byte of the line of pos; the byte order mark is not part
+// of the first line.
 func (d *document) lineStart(pos int) int {
 	if i := bytes.LastIndexByte(d.data[d.bom:pos], '\n'); i >= 0 {
 		return d.bom + i + 1
@@ -331,7 +331,7 @@ func (d *document) lineStart(pos int) int {
 	return d.bom
 }
 
-// lineEnd is the first byte of the line after pos's.
+// lineEnd returns the offset of the first byte after the line of pos.
 func (d *document) lineEnd(pos int) int {
 	if i := bytes.IndexByte(d.data[pos:], '\n'); i >= 0 {
 		return pos + i + 1
@@ -339,10 +339,11 @@ func (d *document) lineEnd(pos int) int {
 	return len(d.data)
 }
 
-// join hands BurntSushi's values to the tree and checks that both saw the same.
-func join(n *node, v any) error {
+// setValues sets the decoded values in the tree below n. It fails if the tree and the values differ
+// in their keys or shapes.
+func setValues(n *node, v any) error {
 	differ := func() error {
-		return &syntaxError{offset: n.at, message: fmt.Sprintf("key %q can be read in two ways", n.key)}
+		return &syntaxError{offset: n.at, message: fmt.Sprintf("key %q is ambiguous: two TOML parsers read it differently", n.key)}
 	}
 	switch n.shape {
 	case isTable:
@@ -355,7 +356,7 @@ func join(n *node, v any) error {
 			if !ok {
 				return differ()
 			}
-			if err := join(k, kv); err != nil {
+			if err := setValues(k, kv); err != nil {
 				return err
 			}
 		}
@@ -371,7 +372,7 @@ func join(n *node, v any) error {
 			return differ()
 		}
 		for i, k := range n.kids {
-			if err := join(k, elems[i]); err != nil {
+			if err := setValues(k, elems[i]); err != nil {
 				return err
 			}
 		}
@@ -385,7 +386,7 @@ func join(n *node, v any) error {
 	return nil
 }
 
-// position is the line and column (in characters) of an offset, from 1.
+// position returns the line and column (in characters) of an offset; both start at 1.
 func (d *document) position(offset int) (line, column int) {
 	return position(d.data, d.bom, offset)
 }

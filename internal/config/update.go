@@ -12,20 +12,20 @@ import (
 
 type waitKey struct{}
 
-// OnWait returns a context with which Update calls tell, once, if another
-// process holds the lock and it has to be waited for: "aivm (process 7)".
+// OnWait returns a context with which Update calls tell once if it has to wait because another
+// process holds the lock; holder is that process: "aivm (process 7)".
 func OnWait(ctx context.Context, tell func(holder string)) context.Context {
 	return context.WithValue(ctx, waitKey{}, tell)
 }
 
-// Update changes the store: it reads the file, lets fn change a copy, and
-// writes the bytes that differ. If fn changes nothing, or returns an error,
-// nothing is written and nothing is created; fn's error is returned as it is.
+// Update changes the store: it reads the file, calls fn on a copy of the Config, and writes the
+// bytes that differ. If fn changes nothing or returns an error, nothing is written or created; fn's
+// error is returned unchanged.
 //
-// fn may run twice: first without the lock, to see whether there is anything
-// to do, then under it on what the file says by then. It must depend on
-// nothing but the Config it is given. Records are known by their names (an
-// attachment by folder and VM): renaming one is removing it and making another.
+// fn may run twice: first without the lock, to check whether anything changes, then under the lock
+// with the content the file has then. Its result must depend only on the Config it is given.
+// Records are identified by their names (an attachment by folder and VM): renaming a record removes
+// it and adds another.
 func Update(ctx context.Context, path string, fn func(*Config) error) error {
 	return change(ctx, path, func(s *Store) ([]byte, error) {
 		want := s.Config.Clone()
@@ -45,11 +45,11 @@ func Update(ctx context.Context, path string, fn func(*Config) error) error {
 	})
 }
 
-// maxTries bounds how often a file that keeps changing under us is read again.
+// maxTries limits how often the file is read again because another program changed it.
 const maxTries = 5
 
-// change is the one way to write: edit returns the new bytes, nil for no
-// change. The first look needs no lock and creates nothing.
+// change writes the bytes that edit returns; nil means no change. edit runs once without the lock
+// first, so that nothing is created if there is nothing to change.
 func change(ctx context.Context, path string, edit func(*Store) ([]byte, error)) error {
 	attempt := func() (*Store, []byte, error) {
 		s, err := Load(path)
@@ -68,12 +68,13 @@ func change(ctx context.Context, path string, edit func(*Store) ([]byte, error))
 	if _, out, err := attempt(); err != nil || out == nil {
 		return err
 	}
-	return putAgain(ctx, path, func(*storeFile) (*Store, []byte, error) { return attempt() })
+	return writeRetrying(ctx, path, func(*storeFile) (*Store, []byte, error) { return attempt() })
 }
 
-// putAgain writes what next makes of the store, under its lock, and again where
-// another program wrote it meanwhile. No bytes: nothing is to be written.
-func putAgain(ctx context.Context, path string, next func(f *storeFile) (*Store, []byte, error)) error {
+// writeRetrying locks the store and writes the bytes that next returns; nil means nothing to write.
+// If another program changed the file after next read it, next is called again, up to maxTries
+// times.
+func writeRetrying(ctx context.Context, path string, next func(f *storeFile) (*Store, []byte, error)) error {
 	f, err := openStore(ctx, path)
 	if err != nil {
 		return err
@@ -95,16 +96,17 @@ func putAgain(ctx context.Context, path string, next func(f *storeFile) (*Store,
 			return err
 		}
 	}
-	return ui.Failed("cannot write the config store %s: another program keeps changing it; nothing was changed", path).
+	return ui.Failed("cannot write the config %s: another program keeps changing it; nothing was changed", path).
 		Hint(ui.Remark("close the editor that has it open"))
 }
 
 func newer(s *Store) error {
-	return ui.Refused("the config store %s has schema_version %d, this aivm writes %d: it is read-only here; nothing was changed",
-		s.Path, s.Config.SchemaVersion, Schema).Hint(ui.Remark("use the aivm that wrote it, or another store with --config PATH"))
+	return ui.Refused("the config %s has schema_version %d, but this aivm writes only %d: a newer config is read-only; nothing was changed",
+		s.Path, s.Config.SchemaVersion, Schema).Hint(ui.Remark("use the aivm version that wrote it, or another config with --config PATH"))
 }
 
-// settleNames does what reading a record with one name does.
+// settleNames sets an empty name in the section of a record to the record's name, as reading the
+// file does.
 func (c *Config) settleNames() {
 	for i := range c.VMs {
 		if c.VMs[i].VM.Name == "" {
@@ -118,11 +120,11 @@ func (c *Config) settleNames() {
 	}
 }
 
-// newFile is what a store starts with.
+// newFile is the initial content of a new store.
 var newFile = fmt.Sprintf("schema_version = %d\n", Schema)
 
-// compose makes the new bytes and reads them back: what does not say exactly
-// what was meant is never written.
+// compose returns the edited bytes of the store after checking that they decode to exactly the
+// Config that edit expects.
 func compose(s *Store, edit func(raw []byte) ([]byte, *Config, error)) ([]byte, error) {
 	raw := s.Raw
 	if !s.Exists {
@@ -130,36 +132,35 @@ func compose(s *Store, edit func(raw []byte) ([]byte, *Config, error)) ([]byte, 
 	}
 	out, expect, err := edit(raw)
 	if err != nil {
-		return nil, ui.Failed("cannot edit the config store %s: %w; nothing was changed", s.Path, fileError(s.Path, raw, err)).
+		return nil, ui.Failed("cannot edit the config %s: %w; nothing was changed", s.Path, fileError(s.Path, raw, err)).
 			Hint(ui.Cmd(command(s.Path, "config edit")))
 	}
 	c, b, err := decode(s.Path, out)
 	if err != nil {
-		return nil, ui.Failed("cannot edit the config store %s safely: %w; nothing was changed", s.Path, err).
+		return nil, ui.Failed("cannot edit the config %s safely: %w; nothing was changed", s.Path, err).
 			Hint(ui.Cmd(command(s.Path, "config edit")))
 	}
 	if len(b.problems) > 0 {
 		p := sortProblems(b.problems)[0]
-		return nil, ui.Refused("cannot store %s: it %s; nothing was changed", p.Key, p.Message)
+		return nil, ui.Refused("cannot store %s in the config: it %s; nothing was changed", p.Key, p.Message)
 	}
 	if !same(reflect.ValueOf(c), reflect.ValueOf(*expect)) {
-		return nil, ui.Failed("cannot edit the config store %s safely: its layout is one aivm cannot follow; nothing was changed", s.Path).
+		return nil, ui.Failed("cannot edit the config %s safely: aivm does not support its layout; nothing was changed", s.Path).
 			Hint(ui.Cmd(command(s.Path, "config edit")))
 	}
 	return out, nil
 }
 
-// Init writes every key of [defaults] ("config init --defaults"), making the
-// store if there is none. A store that has a [defaults] section is refused
-// unless force is set; then its values are replaced, and what else is in it
-// stays.
+// Init writes every key of [defaults] ("config init --defaults") and creates the store if it does
+// not exist. It refuses a store that has a [defaults] section unless force is set; then the values
+// are replaced and the rest of the file stays.
 func Init(ctx context.Context, path string, d Defaults, force bool) error {
 	return change(ctx, path, func(s *Store) ([]byte, error) {
 		if err := storable(reflect.ValueOf(d), "defaults"); err != nil {
 			return nil, err
 		}
 		if doc, err := parse(s.Raw); err == nil && doc.root.child("defaults") != nil && !force {
-			return nil, ui.Refused("the config store %s has defaults already", path).
+			return nil, ui.Refused("the config %s already has a [defaults] section", path).
 				Hint(ui.Cmd(command(path, "config show")), ui.Cmd(command(path, "config init --force")))
 		}
 		return compose(s, func(raw []byte) ([]byte, *Config, error) {
@@ -175,7 +176,7 @@ func writeDefaults(raw []byte, have *Config, d Defaults) ([]byte, *Config, error
 	}
 	want := have.Clone()
 	want.Defaults = d
-	// Keys that are not there first, so that a new section has the usual order.
+	// Absent keys are added first, all of them, so that a new section has the order of the schema.
 	for _, p := range pairs(reflect.ValueOf(d), reflect.ValueOf(d), nil, true) {
 		path := []any{"defaults", p.table[0]}
 		if _, rest := e.doc.find(append(path, p.key)); len(rest) == 0 {

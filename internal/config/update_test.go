@@ -19,7 +19,7 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// The test binary plays other processes when AIVM_TEST_ROLE is set.
+// TestMain makes the test binary act as another process if AIVM_TEST_ROLE is set.
 func TestMain(m *testing.M) {
 	switch os.Getenv("AIVM_TEST_ROLE") {
 	case "":
@@ -84,7 +84,7 @@ func TestTwentyWriters(t *testing.T) {
 					}
 				}()
 			}
-			// Readers see a whole store at any moment.
+			// Readers find a complete store at any time.
 			stop := make(chan struct{})
 			go func() {
 				wg.Wait()
@@ -134,8 +134,8 @@ func roleKilled() error {
 	return attachOn(d, os.Getenv("AIVM_TEST_STORE"), "/new")
 }
 
-// Killed before each of its system calls in turn, the writer leaves the old or
-// the new store, whole, and the next writer is not hindered.
+// TestKilledAnywhere kills the writer before each of its system calls in turn: the complete old or
+// the complete new store must remain, and the next writer must succeed.
 func TestKilledAnywhere(t *testing.T) {
 	old := "# head\n" + smallText
 	killed := 0
@@ -163,8 +163,8 @@ func TestKilledAnywhere(t *testing.T) {
 		if c := mustLoad(t, path).Config; len(c.AttachmentsOf("/next")) != 1 || len(c.AttachmentsOf("/p")) != 1 {
 			t.Errorf("killed at %d, next: %+v", at, c.Attachments)
 		}
-		if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), ".*")); len(left) != 1 {
-			t.Errorf("killed at %d, left: %v", at, left)
+		if files, _ := filepath.Glob(filepath.Join(filepath.Dir(path), ".*")); len(files) != 1 {
+			t.Errorf("killed at %d, remaining files: %v", at, files)
 		}
 	}
 	if killed < 12 {
@@ -175,7 +175,7 @@ func TestKilledAnywhere(t *testing.T) {
 // roleFull runs in a mount namespace of its own with a file system of 64 KiB.
 func roleFull() error {
 	dir := os.Getenv("AIVM_TEST_STORE")
-	// Or the mount would show outside where / is shared.
+	// Otherwise the mount would appear outside of the namespace if / is a shared mount.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
@@ -187,7 +187,7 @@ func roleFull() error {
 	if err := os.WriteFile(path, []byte(old), 0o600); err != nil {
 		return err
 	}
-	// Fill it: what is left after this is nothing.
+	// Fill it completely.
 	f, err := os.Create(filepath.Join(dir, "fill"))
 	if err != nil {
 		return err
@@ -209,8 +209,8 @@ func afterFull(path, old string, err error) error {
 	if got, err := os.ReadFile(path); err != nil || string(got) != old {
 		return fmt.Errorf("full disk: %q, %w", got, err)
 	}
-	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*.tmp")); len(left) != 0 {
-		return fmt.Errorf("full disk left %v", left)
+	if files, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*.tmp")); len(files) != 0 {
+		return fmt.Errorf("full disk: remaining files: %v", files)
 	}
 	return nil
 }
@@ -234,7 +234,7 @@ func TestFullDisk(t *testing.T) {
 		}
 		err := cmd.Run()
 		if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EACCES) {
-			t.Log("no namespaces for this user; the full device above has to do")
+			t.Log("this user cannot create namespaces; only the full device above was tested")
 		} else if err != nil {
 			t.Error(err)
 		}
@@ -276,7 +276,7 @@ func TestLockWaitsAndTells(t *testing.T) {
 	err = Update(OnWait(ctx, func(holder string) {
 		told++
 		if holder != fmt.Sprintf("aivm (process %d)", cmd.Process.Pid) {
-			t.Errorf("it waits for %q", holder)
+			t.Errorf("it reports waiting for %q", holder)
 		}
 	}), path, set)
 	if !errors.Is(err, context.DeadlineExceeded) || told != 1 || read(t, path) != "" {
@@ -295,14 +295,14 @@ func TestLockWaitsAndTells(t *testing.T) {
 
 func TestWriteKeepsModeAndLinks(t *testing.T) {
 	dir := t.TempDir()
-	real := filepath.Join(dir, "dotfiles", "aivm.toml")
-	if err := os.MkdirAll(filepath.Dir(real), 0o755); err != nil {
+	target := filepath.Join(dir, "dotfiles", "aivm.toml")
+	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(real, nil, 0o640); err != nil {
+	if err := os.WriteFile(target, nil, 0o640); err != nil {
 		t.Fatal(err)
 	}
-	_ = os.Chmod(real, 0o640)
+	_ = os.Chmod(target, 0o640)
 	link, second := filepath.Join(dir, "link.toml"), filepath.Join(dir, "second.toml")
 	for name, to := range map[string]string{link: "second.toml", second: "dotfiles/aivm.toml"} {
 		if err := os.Symlink(to, name); err != nil {
@@ -310,26 +310,26 @@ func TestWriteKeepsModeAndLinks(t *testing.T) {
 		}
 	}
 	update(t, link, active("a"))
-	update(t, real, func(c *Config) { c.Behavior.Verbose = 2 })
-	info, err := os.Stat(real)
+	update(t, target, func(c *Config) { c.Behavior.Verbose = 2 })
+	info, err := os.Stat(target)
 	if err != nil || info.Mode() != 0o640 {
 		t.Errorf("%v, %v", info.Mode(), err)
 	}
 	if to, err := os.Readlink(link); to != "second.toml" {
 		t.Errorf("%q, %v", to, err)
 	}
-	if got := read(t, real); got != "active_vm = \"a\"\n\n[behavior]\nverbose = 2\n" {
+	if got := read(t, target); got != "active_vm = \"a\"\n\n[behavior]\nverbose = 2\n" {
 		t.Error(got)
 	}
-	if prev, err := os.Stat(real + ".prev"); err != nil || prev.Mode() != 0o640 {
+	if prev, err := os.Stat(target + ".prev"); err != nil || prev.Mode() != 0o640 {
 		t.Errorf("%v", err)
 	}
-	// A link to a file that is not there yet.
-	hanging := filepath.Join(dir, "hanging.toml")
-	if err := os.Symlink("dotfiles/new.toml", hanging); err != nil {
+	// A link to a file that does not exist yet.
+	dangling := filepath.Join(dir, "dangling.toml")
+	if err := os.Symlink("dotfiles/new.toml", dangling); err != nil {
 		t.Fatal(err)
 	}
-	update(t, hanging, active("b"))
+	update(t, dangling, active("b"))
 	if got := read(t, filepath.Join(dir, "dotfiles", "new.toml")); !strings.Contains(got, "active_vm") {
 		t.Error(got)
 	}
@@ -337,7 +337,7 @@ func TestWriteKeepsModeAndLinks(t *testing.T) {
 
 func TestOwnerIsKept(t *testing.T) {
 	if os.Geteuid() != 0 {
-		// Only root can have made the owner another one; a user sees their own kept.
+		// Only root can change the owner; for another user it is enough that the write succeeds.
 		path := write(t, "")
 		update(t, path, active("a"))
 		return
@@ -361,7 +361,7 @@ func TestOwnerIsKept(t *testing.T) {
 // roleUnwritable runs as a user who is not root.
 func roleUnwritable() error {
 	dir := os.Getenv("AIVM_TEST_STORE")
-	for name, make := range map[string]func(path string) error{
+	for name, prepare := range map[string]func(path string) error{
 		"file": func(path string) error {
 			return os.WriteFile(path, []byte("# mine\n"), 0o400)
 		},
@@ -383,7 +383,7 @@ func roleUnwritable() error {
 			return err
 		}
 		path := filepath.Join(sub, "config.toml")
-		if err := make(path); err != nil {
+		if err := prepare(path); err != nil {
 			return err
 		}
 		before, _ := os.ReadFile(path)
@@ -396,8 +396,8 @@ func roleUnwritable() error {
 		if after, _ := os.ReadFile(path); string(after) != string(before) {
 			return fmt.Errorf("%s: %q became %q", name, before, after)
 		}
-		if left, _ := filepath.Glob(filepath.Join(sub, "*.prev")); len(left) > 0 {
-			return fmt.Errorf("%s: left %v", name, left)
+		if files, _ := filepath.Glob(filepath.Join(sub, "*.prev")); len(files) > 0 {
+			return fmt.Errorf("%s: remaining files: %v", name, files)
 		}
 	}
 	return nil
@@ -414,7 +414,7 @@ func TestUnwritable(t *testing.T) {
 		if err := os.Chown(dir, 65534, 65534); err != nil {
 			t.Fatal(err)
 		}
-		// The user cannot run the binary where go test put it.
+		// The user has no access to the directory of the test binary.
 		self := filepath.Join(dir, "self")
 		if out, err := exec.Command("cp", os.Args[0], self).CombinedOutput(); err != nil {
 			t.Fatalf("%s %v", out, err)
@@ -446,7 +446,7 @@ func TestUpdateRefusals(t *testing.T) {
 		"bad value": {"[behavior]\nverbose = \"x\"\n", add(small), ":2:11: behavior.verbose"},
 		"fn fails":  {"", func(c *Config) error { c.ActiveVM = "x"; return boom }, "boom"},
 		"not UTF-8": {"", add(Attachment{HostPath: "/a\xff", VMName: "a"}), `cannot store attachments[0].host_path: "/a\xff" is not valid UTF-8`},
-		"bad name":  {"", func(c *Config) error { c.ActiveVM = "<x>"; return nil }, "cannot store active_vm: it must be a VM name"},
+		"bad name":  {"", func(c *Config) error { c.ActiveVM = "<x>"; return nil }, "cannot store active_vm in the config: it must be a VM name"},
 		"twice":     {"[[vms]]\nname='a'\n", func(c *Config) error { c.VMs = append(c.VMs, c.NewVM("a", "n")); return nil }, `"a" is already the name`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -455,8 +455,8 @@ func TestUpdateRefusals(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("%v", err)
 			}
-			if left, _ := os.ReadDir(filepath.Dir(path)); read(t, path) != tt.text || len(left) != 1 {
-				t.Errorf("%q, %v", read(t, path), left)
+			if files, _ := os.ReadDir(filepath.Dir(path)); read(t, path) != tt.text || len(files) != 1 {
+				t.Errorf("%q, %v", read(t, path), files)
 			}
 		})
 	}
@@ -471,8 +471,9 @@ func TestUpdateRefusals(t *testing.T) {
 	}
 }
 
-// An editor that saves between our reading and our rename is not overwritten.
-func TestEditorSavesMeanwhile(t *testing.T) {
+// TestEditorSavesDuringUpdate checks that a file which a text editor saves between Update's read and
+// its rename is not overwritten.
+func TestEditorSavesDuringUpdate(t *testing.T) {
 	path := write(t, "active_vm = 'a'\n")
 	saves := 0
 	editor := disk{fault: func(point string) {

@@ -20,24 +20,23 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// storeFile is the file behind a store's path: links are followed, so that a
-// store kept in a dotfiles repository stays a link to it.
+// storeFile is the file to write for a store's path. Symbolic links are followed, so that a link to
+// a file in a dotfiles repository stays a link.
 type storeFile struct {
 	path   string // as given
-	target string // as written
+	target string // the file to write, links followed
 	disk
 }
 
-// disk is what the fault tests have in the place of the real one.
+// disk is the part of file access that fault tests replace.
 type disk struct {
 	fault    func(point string)                  // called before every system call that changes something
-	openTemp func(name string) (*os.File, error) // can hand out a full device
+	openTemp func(name string) (*os.File, error) // tests can return a full device
 }
 
 type diskKey struct{}
 
-// diskOf is the disk of the context, the real one unless a test has put another
-// there.
+// diskOf returns the disk in the context, or the real one if a test has set none.
 func diskOf(ctx context.Context) disk {
 	d, _ := ctx.Value(diskKey{}).(disk)
 	if d.fault == nil {
@@ -51,11 +50,11 @@ func diskOf(ctx context.Context) disk {
 	return d
 }
 
-const maxLinks = 40 // as the kernel (path_resolution(7))
+const maxLinks = 40 // the kernel's limit (path_resolution(7))
 
-// CheckWritable says why Update would fail, as far as that can be seen without
-// changing anything: a newer store, a file or directory this user may not
-// write to, a full disk. Ask it before work whose end is to be recorded.
+// CheckWritable returns the error Update would return, as far as it can be found without changing
+// anything: a newer store, a file or directory this user may not write to, a full disk. Call it
+// before work whose result has to be recorded.
 func CheckWritable(path string) error {
 	s, err := Load(path)
 	if err != nil {
@@ -86,16 +85,15 @@ func CheckWritable(path string) error {
 		break
 	}
 	var st unix.Statfs_t
-	// The new version, the one before it, and what a directory may need. A
-	// file system that counts nothing (some network ones say 0 blocks in all)
-	// is not full.
+	// Needed: the new version, the previous one, and 16 KiB for directories. A file system that
+	// reports 0 blocks in total (some network file systems) is not full.
 	if err := unix.Statfs(dir, &st); err == nil && st.Blocks > 0 && st.Bavail*uint64(st.Bsize) < uint64(2*len(s.Raw)+16<<10) {
 		return f.failed(unix.ENOSPC)
 	}
 	return nil
 }
 
-// openStore finds the file and makes its directory.
+// openStore finds the file to write and creates its directory.
 func openStore(ctx context.Context, path string) (*storeFile, error) {
 	f, err := findStore(path)
 	if err != nil {
@@ -114,11 +112,11 @@ func findStore(path string) (*storeFile, error) {
 	for range maxLinks {
 		link, err := os.Readlink(f.target)
 		if err != nil {
-			break // not a link, or not there
+			break // not a link, or absent
 		}
 		if !filepath.IsAbs(link) {
-			// The directory's own links count first: ".." in a link is taken
-			// from where the link really is.
+			// Resolve the directory's links first: ".." in a link is relative to the real
+			// directory of the link.
 			dir, err := filepath.EvalSymlinks(filepath.Dir(f.target))
 			if err != nil {
 				return nil, f.failed(err)
@@ -130,18 +128,18 @@ func findStore(path string) (*storeFile, error) {
 	return f, nil
 }
 
-// failed explains why the store could not be written.
+// failed returns the message and hints for a write that failed with err.
 func (f *storeFile) failed(err error) error {
 	dir := filepath.Dir(f.target)
 	switch {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		return ui.Failed("cannot write the config store %s: no space left: %w; nothing was changed", f.path, cause(err)).
+		return ui.Failed("cannot write the config %s: no space left: %w; nothing was changed", f.path, cause(err)).
 			Hint(ui.Cmd("df -h " + shellescape.Quote(dir)))
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
-		return ui.Failed("cannot write the config store %s: %w; nothing was changed", f.path, cause(err)).
-			Hint(ui.Cmd("ls -ld "+shellescape.Quote(dir)+" "+shellescape.Quote(f.target)), ui.Remark("or use another store with --config PATH"))
+		return ui.Failed("cannot write the config %s: %w; nothing was changed", f.path, cause(err)).
+			Hint(ui.Cmd("ls -ld "+shellescape.Quote(dir)+" "+shellescape.Quote(f.target)), ui.Remark("or use another config with --config PATH"))
 	}
-	return ui.Failed("cannot write the config store %s: %w; nothing was changed", f.path, cause(err)).
+	return ui.Failed("cannot write the config %s: %w; nothing was changed", f.path, cause(err)).
 		Hint(ui.Cmd("ls -ld " + shellescape.Quote(dir)))
 }
 
@@ -149,8 +147,8 @@ func (f *storeFile) beside(name string) string {
 	return filepath.Join(filepath.Dir(f.target), "."+filepath.Base(f.target)+name)
 }
 
-// lock waits for the lock beside the file. The lock file is never removed:
-// that would let two processes hold two locks of one name.
+// lock waits for the lock file beside the store. The lock file is never removed: otherwise two
+// processes could each hold a lock on different files of that name.
 func (f *storeFile) lock(ctx context.Context) (unlock func(), err error) {
 	name := f.beside(".lock")
 	tell, _ := ctx.Value(waitKey{}).(func(string))
@@ -169,15 +167,15 @@ func (f *storeFile) lock(ctx context.Context) (unlock func(), err error) {
 		}
 		select {
 		case <-ctx.Done():
-			return nil, ui.Failed("waited %.1f s for another aivm that is writing the config store (lock %s): %w",
+			return nil, ui.Failed("waited %.1f s for another aivm that is writing the config (lock file %s): %w",
 				time.Since(started).Seconds(), name, ctx.Err()).Hint(ui.Cmd("fuser -v " + shellescape.Quote(name)))
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
 }
 
-// holder is who holds the lock, as the kernel knows it (proc_locks(5)): nothing
-// is written into the lock file, so that a run that is refused changes nothing.
+// holder returns the process that holds the lock, from /proc/locks (proc_locks(5)). Nothing is
+// written to the lock file, so that a run that is refused changes nothing.
 func holder(name string) string {
 	var st unix.Stat_t
 	b, err := os.ReadFile("/proc/locks")
@@ -199,7 +197,7 @@ func holder(name string) string {
 	return "another aivm"
 }
 
-// tryLock returns nil without an error if another process has the lock.
+// tryLock returns the locked file, or nil without an error if another process holds the lock.
 func (f *storeFile) tryLock(name string) (*os.File, error) {
 	f.fault("lock.open")
 	file, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
@@ -212,13 +210,13 @@ func (f *storeFile) tryLock(name string) (*os.File, error) {
 		return nil, file.Close()
 	}
 	if err == nil {
-		// Someone may have removed the name in between; a lock nobody else can
-		// find is none.
-		var mine, named fs.FileInfo
-		if mine, err = file.Stat(); err == nil {
+		// The lock file may have been removed after it was opened; then other processes lock
+		// another file, and this lock has no effect.
+		var locked, named fs.FileInfo
+		if locked, err = file.Stat(); err == nil {
 			named, err = os.Stat(name)
 		}
-		if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(mine, named) {
+		if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(locked, named) {
 			return nil, file.Close()
 		}
 	}
@@ -229,17 +227,16 @@ func (f *storeFile) tryLock(name string) (*os.File, error) {
 	return file, nil
 }
 
-// errChanged: a program that knows nothing of the lock (an editor) wrote the
+// errChanged reports that a program that does not use the lock, such as a text editor, wrote the
 // file after it was read.
 var errChanged = errors.New("the file changed while it was being edited")
 
-// replace writes the new version and keeps the one that was read as NAME.prev.
-// The lock is held. It returns errChanged if
-// the file is no longer the one that was read.
+// replace writes the new version and keeps the version that was read as NAME.prev. The caller holds
+// the lock. It returns errChanged if the file is no longer the one that was read.
 func (f *storeFile) replace(s *Store, data []byte) error {
 	var like fs.FileInfo
 	if s.Exists {
-		// rename would get around a file that was made read-only.
+		// rename would replace even a read-only file.
 		if err := unix.Access(f.target, unix.W_OK); err != nil {
 			return f.failed(err)
 		}
@@ -265,15 +262,14 @@ func (f *storeFile) replace(s *Store, data []byte) error {
 	}
 	f.fault("dir.sync")
 	if err := syncDir(filepath.Dir(f.target)); err != nil {
-		return ui.Failed("wrote the config store %s, but its directory could not be synced to disk: %w", f.path, cause(err))
+		return ui.Failed("wrote the config %s, but could not sync its directory to disk: %w", f.path, cause(err))
 	}
 	return nil
 }
 
-// write replaces a file in one rename; like gives mode and owner. The name of
-// the temporary file is fixed, where renameio makes a new one each time: only
-// the holder of the lock uses it, and what a killed one left is removed by the
-// next. check runs last before the rename.
+// write replaces a file in one rename; like gives mode and owner. Unlike renameio, it uses a fixed
+// name for the temporary file: only the holder of the lock uses it, and the next run removes the
+// file that a killed one left behind. check runs directly before the rename.
 func (f *storeFile) write(name string, data []byte, like fs.FileInfo, check func() error) (err error) {
 	temp := f.beside(".tmp")
 	f.fault("temp.remove")

@@ -10,14 +10,14 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// A Change is one difference between two looks at a folder.
+// A Change is one difference between two scans of a folder.
 type Change struct {
 	Path string
 	Kind Kind
-	What string // "new", "changed", "gone", "mode" (permissions alone), "link" (a link now)
+	What string // "new", "changed", "gone", "mode" (only permissions changed), "link" (replaced by a link)
 }
 
-// Diff lists what differs, by path.
+// Diff returns the differences between two scans, sorted by path.
 func Diff(then, now List) []Change {
 	var out []Change
 	i, j := 0, 0
@@ -54,8 +54,8 @@ func differs(a, b File) string {
 	return ""
 }
 
-// Names lists files for people, the silent ones first: at most n of them, and
-// how many more there are.
+// Names returns a text for messages with at most n of the files, silent ones first, and the number
+// of further ones.
 func (l List) Names(n int) string {
 	var names []string
 	for _, kind := range []Kind{Silent, Asked} {
@@ -68,7 +68,7 @@ func (l List) Names(n int) string {
 	return ui.Some(names, n)
 }
 
-// saved is a File as it is written down: a path may hold any bytes, JSON not.
+// saved is the JSON form of a File. A path may contain any bytes, a JSON string may not.
 type saved struct {
 	Path  string `json:"path"`
 	Kind  Kind   `json:"kind"`
@@ -81,7 +81,7 @@ type saved struct {
 	Sum   string `json:"sum,omitempty"`
 }
 
-// MarshalJSON writes a path that JSON cannot carry in Go's quotes.
+// MarshalJSON encodes f; a path that is not valid UTF-8, or starts with a quote, is quoted as in Go.
 func (f File) MarshalJSON() ([]byte, error) {
 	s := saved(f)
 	if !utf8.ValidString(s.Path) || strings.HasPrefix(s.Path, `"`) {
@@ -90,7 +90,7 @@ func (f File) MarshalJSON() ([]byte, error) {
 	return json.Marshal(s)
 }
 
-// UnmarshalJSON reads what MarshalJSON wrote.
+// UnmarshalJSON decodes the output of MarshalJSON.
 func (f *File) UnmarshalJSON(b []byte) error {
 	var s saved
 	if err := json.Unmarshal(b, &s); err != nil {

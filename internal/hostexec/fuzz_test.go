@@ -10,9 +10,8 @@ import (
 	"testing"
 )
 
-// FuzzList: what was written down of a folder's files is read back as it was,
-// whatever bytes their names have, and a look at the same folder again finds no
-// change.
+// FuzzList checks that files of any names survive encoding and decoding, and that two scans of the
+// same folder find no change.
 func FuzzList(f *testing.F) {
 	f.Add("Makefile", ".git/hooks/pre-commit", []byte(`{"path":"\"a\\xff\"","kind":"silent"}`))
 	f.Add("\xff\xfe.envrc", "\"quoted\"", []byte(`{"path":"\"unfinished"}`))
@@ -39,7 +38,7 @@ func FuzzList(f *testing.F) {
 				continue
 			}
 			if os.MkdirAll(filepath.Dir(p), 0o700) == nil {
-				_ = os.WriteFile(p, text[:len(text)/(i+1)], 0o600) // one may be the other's folder
+				_ = os.WriteFile(p, text[:len(text)/(i+1)], 0o600) // fails if it is the other file's directory
 			}
 		}
 		then, err := Scan(context.Background(), dir)
@@ -55,7 +54,7 @@ func FuzzList(f *testing.F) {
 		}
 		for _, k := range then.Files {
 			if p := filepath.Join(dir, k.Path); !strings.HasPrefix(p, dir+"/") {
-				t.Errorf("%q is elsewhere", k.Path)
+				t.Errorf("%q is outside of the folder", k.Path)
 			}
 		}
 	})

@@ -65,7 +65,7 @@ func TestMatch(t *testing.T) {
 	}
 }
 
-func TestScanFindsWhatRuns(t *testing.T) {
+func TestScanFindsExecutedFiles(t *testing.T) {
 	dir := t.TempDir()
 	for _, rel := range []string{
 		".git/HEAD", ".git/config", ".git/hooks/pre-commit", ".git/hooks/pre-push.sample", ".git/objects/aa/config", ".git/info/attributes",
@@ -86,8 +86,9 @@ func TestScanFindsWhatRuns(t *testing.T) {
 	}
 }
 
-// TestScanIsNotLed: links, pipes and mounts a guest can leave lead nowhere.
-func TestScanIsNotLed(t *testing.T) {
+// TestScanFollowsNoLink checks that Scan does not follow links and does not block on pipes that a
+// guest can create.
+func TestScanFollowsNoLink(t *testing.T) {
 	outside, dir := t.TempDir(), t.TempDir()
 	put(t, outside, "hooks/post-checkout", "secret")
 	put(t, outside, "Makefile", "secret")
@@ -106,7 +107,7 @@ func TestScanIsNotLed(t *testing.T) {
 	select {
 	case l = <-done:
 	case <-time.After(10 * time.Second):
-		t.Fatal("it waits at a pipe")
+		t.Fatal("Scan blocks on a pipe")
 	}
 	if got := paths(l); !reflect.DeepEqual(got, []string{".envrc", "Makefile"}) {
 		t.Fatalf("%q", got)
@@ -115,7 +116,7 @@ func TestScanIsNotLed(t *testing.T) {
 		t.Fatalf("%+v", l.Files)
 	}
 	if _, err := Scan(context.Background(), filepath.Join(dir, "web")); err == nil {
-		t.Fatal("a folder that is a link was followed")
+		t.Fatal("Scan followed a link to a folder")
 	}
 }
 
@@ -130,7 +131,7 @@ func TestScanBounds(t *testing.T) {
 		t.Fatalf("%d files, cut %q", len(l.Files), l.Cut)
 	}
 	if kind := l.Files[MaxFiles-1].Path; kind != "package.json" {
-		t.Fatalf("the nearest file was cut off: %q", kind)
+		t.Fatalf("the file nearest to the top is missing: %q", kind)
 	}
 
 	big := t.TempDir()
@@ -158,7 +159,7 @@ func TestDiff(t *testing.T) {
 	_ = os.Chmod(filepath.Join(dir, ".envrc"), 0o755)
 	_ = os.Remove(filepath.Join(dir, "package.json"))
 	_ = os.Symlink("/etc/passwd", filepath.Join(dir, "package.json"))
-	// What was written down and read again compares the same.
+	// A list that was encoded and decoded compares the same.
 	b, err := json.Marshal(then)
 	if err != nil {
 		t.Fatal(err)
@@ -178,7 +179,7 @@ func TestDiff(t *testing.T) {
 	}
 }
 
-// TestPathsOfAnyBytes: a name that is no text survives being written down.
+// TestPathsOfAnyBytes checks that names which are not UTF-8 survive encoding and decoding.
 func TestPathsOfAnyBytes(t *testing.T) {
 	dir := t.TempDir()
 	put(t, dir, "a\xff\n/Makefile", "x")

@@ -6,27 +6,27 @@ import (
 	"strings"
 )
 
-// Kind says when a file runs.
+// Kind tells when a host-executed file is run.
 type Kind string
 
 // The kinds.
 const (
-	// Silent files run without being asked for: by git, by a shell that enters
-	// the folder, by an editor or an agent that opens it.
+	// Silent files are run without a request of the user: by git, by a shell that enters the folder,
+	// by an editor or an agent that opens it.
 	Silent Kind = "silent"
-	// Asked files run when their tool is started: make, npm, pytest.
+	// Asked files are run when the user starts their tool: make, npm, pytest.
 	Asked Kind = "asked"
 )
 
-// whole says that everything put into the directory rel runs, or is at least
-// nobody's own work.
-func whole(rel string) bool {
+// isExecutedDir reports whether every file added to the directory rel is run, or can at least be
+// treated so because it is a tool's and not the user's work (.vscode).
+func isExecutedDir(rel string) bool {
 	return slices.ContainsFunc(append(append([]string{".vscode"}, silentDirs...), askedDirs...), func(d string) bool { return rel == d || strings.HasSuffix(rel, "/"+d) })
 }
 
-// Match says whether this machine's tools run the file at rel, a path with
-// slashes relative to the folder. Whether it lies in a git directory, Scan
-// knows: a bare repository can have any name.
+// Match reports whether programs on the host run or obey the file at rel, a slash-separated path
+// relative to the folder. It knows only git directories named .git; Scan also finds bare
+// repositories, which can have any name.
 func Match(rel string) (Kind, bool) {
 	rel = path.Clean(rel)
 	name := path.Base(rel)
@@ -54,7 +54,7 @@ func Match(rel string) (Kind, bool) {
 	return "", false
 }
 
-// isConfigProgram knows configurations that are programs: vite.config.ts,
+// isConfigProgram reports whether name is a configuration file that is a program: vite.config.ts,
 // .eslintrc.cjs.
 func isConfigProgram(name string) bool {
 	ext := path.Ext(name)
@@ -65,8 +65,8 @@ func isConfigProgram(name string) bool {
 	return strings.HasSuffix(stem, ".config") || strings.HasSuffix(stem, ".conf") || strings.HasPrefix(stem, ".") && strings.HasSuffix(stem, "rc")
 }
 
-// matchGit knows git's own files below a .git of that name, and a .git that is
-// a file and leads elsewhere.
+// matchGit is Match for files in a directory named .git, and for a file .git, which refers to a git
+// directory elsewhere.
 func matchGit(rel string) (Kind, bool) {
 	parts := strings.Split(rel, "/")
 	i := slices.Index(parts, ".git")
@@ -98,11 +98,11 @@ func matchGitDir(rel string) (Kind, bool) {
 	return "", false
 }
 
-// skipped are folders nobody's tools start from: what lies there is run by what
-// the list has, and there can be a hundred thousand of it.
+// skipped are directories in which tools are not started: their files are run only through files
+// that the lists above contain, and there can be a hundred thousand of them.
 var skipped = []string{
 	"node_modules", "vendor", "bower_components", "target", "dist", "__pycache__", "site-packages", ".tox", ".nox", ".cache", ".gradle", ".terraform",
 }
 
-// gitData are the parts of a git directory that hold only data.
+// gitData are directories of a git directory that contain only data.
 var gitData = []string{"objects", "refs", "logs", "lfs"}

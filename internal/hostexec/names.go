@@ -6,14 +6,14 @@ import (
 	"sync"
 )
 
-// silentNames run wherever in the tree they lie.
+// silentNames are names of files that are run in any directory of the tree.
 var silentNames = []string{
-	// shells that enter
+	// shells that enter the directory
 	".envrc", ".autoenv.zsh", ".autoenv.sh", ".rvmrc", "mise.toml", ".mise.toml", "mise.local.toml", ".mise.local.toml", ".rtx.toml", ".rtx.local.toml",
 	// editors and language servers that open the folder
 	".exrc", ".nvimrc", ".nvim.lua", ".lazy.lua", ".vimrc", ".lvimrc", ".ycm_extra_conf.py", ".dir-locals.el", ".dir-locals-2.el", ".lite_project.lua",
 	".luarc.json", ".luarc.jsonc", ".merlin", "hie.yaml", "rust-project.json", ".factorypath",
-	// debuggers, interpreters and other prompts that are started here
+	// debuggers, interpreters and other prompts that are started in the directory
 	".gdbinit", ".lldbinit", ".irbrc", ".pryrc", ".Rprofile", ".Renviron", ".RData", ".iex.exs", ".ocamlinit", ".ghci", ".pdbrc", ".perldb", ".octaverc", ".erlang",
 	"sitecustomize.py", "usercustomize.py",
 	// agents
@@ -23,7 +23,7 @@ var silentNames = []string{
 	".pre-commit-config.yaml", ".pre-commit-config.yml", "prek.toml", ".overcommit.yml", ".rusty-hook.toml", "captainhook.json", "grumphp.yml", "hk.pkl",
 }
 
-// silentPaths are ends of paths that run, where the name alone says nothing.
+// silentPaths are ends of paths of files that are run; the name alone is not specific.
 var silentPaths = []string{
 	".vscode/tasks.json", ".vscode/settings.json", ".vscode/launch.json", ".vscode/mcp.json", ".vscode/extensions.json", ".vscode/c_cpp_properties.json", ".vscode/cmake-kits.json",
 	".theia/tasks.json", ".theia/launch.json", ".theia/settings.json",
@@ -41,7 +41,7 @@ var silentPaths = []string{
 	"venv/bin/activate", "venv/bin/python", "venv/bin/python3", "venv/pyvenv.cfg",
 }
 
-// silentDirs run as wholes.
+// silentDirs are directories in which every file is run.
 var silentDirs = []string{
 	".husky", ".githooks", ".git-hooks", ".cargo-husky/hooks", ".lefthook", ".lefthook-local", ".devcontainer", ".idea/runConfigurations", ".idea/tools", ".externalToolBuilders", ".bsp",
 	".claude/hooks", ".claude/commands", ".claude/agents", ".claude/skills", ".claude/plugins", ".cursor/hooks", ".gemini/commands", ".gemini/extensions", ".gemini/hooks",
@@ -49,9 +49,10 @@ var silentDirs = []string{
 	".config/mise/conf.d", ".mise/conf.d",
 }
 
-// askedNames run when their tool is started in or above their folder.
+// askedNames are names of files, in lower case, that are run when their tool is started in their
+// directory or above it.
 var askedNames = []string{
-	// make and its kind
+	// make and similar tools
 	"makefile", "gnumakefile", "bsdmakefile", "makefile.am", "makefile.in", "kbuild", "kconfig", "justfile", ".justfile", "makefile.toml", "maskfile.md",
 	"taskfile.yml", "taskfile.yaml", "taskfile.dist.yml", "taskfile.dist.yaml",
 	"cmakelists.txt", "cmakepresets.json", "cmakeuserpresets.json", "meson.build", "configure", "configure.ac", "autogen.sh", "bootstrap", "bootstrap.sh",
@@ -92,7 +93,8 @@ var askedNames = []string{
 	".arclint", ".arcconfig", ".simple-git-hooks.json", "simple-git-hooks.json",
 }
 
-// askedPaths are ends of paths, askedDirs whole folders of the same kind.
+// askedPaths are ends of paths, and askedDirs directories, of files that are run when their tool is
+// started.
 var (
 	askedPaths = []string{
 		".cargo/config", ".cargo/config.toml", "gradle/wrapper/gradle-wrapper.properties", "gradle/wrapper/gradle-wrapper.jar", ".bundle/config", ".config/dotnet-tools.json",
@@ -104,8 +106,8 @@ var (
 	}
 )
 
-// silentEnds and askedEnds are ends of names. MSBuild's projects are silent: a
-// C# editor that opens the folder builds them to see what is in them.
+// silentEnds and askedEnds are ends of names. MSBuild projects are silent: a C# editor that opens the
+// folder evaluates them to find their contents.
 var (
 	silentEnds = []string{".code-workspace", ".csproj", ".fsproj", ".vbproj", ".props", ".targets"}
 	askedEnds  = []string{
@@ -114,8 +116,8 @@ var (
 	}
 )
 
-// programs are the stems of configurations that are programs, or that name
-// programs to be loaded: ".eslintrc" with any of the ends.
+// programRCs are the stems of configuration files that are programs, or that name programs to load;
+// each can have any of programRCEnds: ".eslintrc", ".eslintrc.json".
 var (
 	programRCs = []string{
 		".babelrc", ".eslintrc", ".prettierrc", ".stylelintrc", ".postcssrc", ".mocharc", ".nycrc", ".taprc", ".lintstagedrc", ".releaserc", ".commitlintrc", ".huskyrc", ".remarkrc", ".graphqlrc",
@@ -123,10 +125,10 @@ var (
 	programRCEnds = []string{"", ".json", ".json5", ".jsonc", ".yml", ".yaml", ".toml"}
 )
 
-// names are the lists above, for lookups: a folder may have fifty thousand files.
+// names holds the lists above as maps, for fast lookups: a folder may have fifty thousand files.
 type names struct {
 	silent, asked           map[string]bool
-	silentPaths, askedPaths map[string][]string // by their last name
+	silentPaths, askedPaths map[string][]string // by their base name
 }
 
 var lookup = sync.OnceValue(func() names {
@@ -151,7 +153,7 @@ var lookup = sync.OnceValue(func() names {
 	return n
 })
 
-// isHookTool knows lefthook's files, and mise's of an environment:
+// isHookTool reports whether name is a file of lefthook, or of mise for one environment:
 // .lefthook-local.toml, mise.production.toml.
 func isHookTool(name string) bool {
 	stem := strings.TrimPrefix(name, ".")

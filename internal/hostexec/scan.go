@@ -17,27 +17,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A File is one file this machine's tools run.
+// A File is one host-executed file.
 type File struct {
 	Path  string // relative to the folder, with slashes; any bytes
 	Kind  Kind
 	Type  string // "file", "link", "other"
 	Mode  uint32 // permission bits
 	Size  int64
-	MTime int64  // nanoseconds; compared where there is no Sum
-	Ino   uint64 // of the file, not followed
-	Links uint64 // how many names it has
-	Sum   string // SHA-256 of what it holds, or of where a link leads; "" if it was not read
+	MTime int64  // nanoseconds since the epoch; compared if there is no Sum
+	Ino   uint64 // of the file itself, also if it is a link
+	Links uint64 // number of hard links
+	Sum   string // SHA-256 of the content, or of a link's target; "" if it was not read
 }
 
-// A List is one look at a folder.
+// A List is the result of one scan of a folder.
 type List struct {
-	Files []File   // by Path
-	Dirs  []string // directories of which all runs that is put there, empty ones too
-	Cut   string   // why not all was looked at, "" if it was
+	Files []File   // sorted by Path
+	Dirs  []string // directories in which every file is run, also if they are empty
+	Cut   string   // why the scan is incomplete, "" if it is complete
 }
 
-// resolve keeps every open below the folder, on its mount, and away from links.
+// resolve restricts every open to the folder and its mount, without following links.
 const resolve = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV
 
 type scanner struct {
@@ -47,24 +47,24 @@ type scanner struct {
 	bytes   int64
 }
 
-// folder is one directory still to be looked at.
+// folder is a directory still to be scanned.
 type folder struct {
 	rel   string
 	depth int
-	git   bool   // it is called .git, or lies in one
-	bare  bool   // it is a git directory by what it holds, or lies in one
+	git   bool   // it is named .git, or is below such a directory
+	bare  bool   // its content is that of a git directory, or it is below such a directory
 	inGit string // its path relative to the git directory
 }
 
-// Scan looks at the folder dir, nearest files first. What cannot be read is
-// left out and named in Cut: a folder the person cannot read is no error.
+// Scan returns the host-executed files of the folder dir. It reads directories near the top first.
+// Directories that cannot be read are skipped and reported in List.Cut, not as an error.
 func Scan(ctx context.Context, dir string) (List, error) {
 	fd, err := unix.Openat2(unix.AT_FDCWD, dir, &unix.OpenHow{
 		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
 	})
 	if err != nil {
-		return List{}, fmt.Errorf("looking for what this machine runs in %s: %w", dir, err)
+		return List{}, fmt.Errorf("scanning %s for files that programs on the host run: %w", dir, err)
 	}
 	defer unix.Close(fd)
 	s := scanner{root: fd}
@@ -74,7 +74,7 @@ func Scan(ctx context.Context, dir string) (List, error) {
 			return List{}, err
 		}
 		next := queue[0]
-		queue = append(queue[1:], s.look(next)...)
+		queue = append(queue[1:], s.scanDir(next)...)
 	}
 	sort.Slice(s.list.Files, func(i, j int) bool { return s.list.Files[i].Path < s.list.Files[j].Path })
 	sort.Strings(s.list.Dirs)
@@ -87,15 +87,14 @@ func (s *scanner) cut(format string, args ...any) {
 	}
 }
 
-// look reads one directory, takes what matches and returns the directories
-// below it.
-func (s *scanner) look(f folder) []folder {
+// scanDir reads one directory, adds the files that match and returns the directories below it.
+func (s *scanner) scanDir(f folder) []folder {
 	fd, err := unix.Openat2(s.root, f.rel, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: resolve})
 	switch {
 	case errors.Is(err, unix.EXDEV):
 		return nil // another mount: the guest sees the directory it covers
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
-		return nil // replaced meanwhile
+		return nil // replaced since its parent was read
 	case err != nil:
 		s.cut("%s cannot be read: %v", f.rel, err)
 		return nil
@@ -103,7 +102,7 @@ func (s *scanner) look(f folder) []folder {
 	d := os.NewFile(uintptr(fd), f.rel)
 	defer d.Close()
 	if s.entries >= maxEntries {
-		s.cut("there are more than %d files", maxEntries)
+		s.cut("it has more than %d files", maxEntries)
 		return nil
 	}
 	ents, err := d.ReadDir(maxEntries - s.entries + 1)
@@ -112,24 +111,24 @@ func (s *scanner) look(f folder) []folder {
 	}
 	s.entries += len(ents)
 	if s.entries > maxEntries {
-		s.cut("there are more than %d files", maxEntries)
+		s.cut("it has more than %d files", maxEntries)
 	}
 	sort.Slice(ents, func(i, j int) bool { return ents[i].Name() < ents[j].Name() })
 	if !f.git && isBare(ents) {
-		// Whatever else lies in it is looked at as well: what makes a folder
-		// look like a git directory can be planted to hide the rest.
+		// Its other files are scanned too: a guest can create the files that make a directory look
+		// like a git directory in order to hide the rest.
 		f.bare, f.inGit = true, "."
 	}
 	var below []folder
 	for _, e := range ents {
 		rel := path.Join(f.rel, e.Name())
 		if e.IsDir() {
-			if whole(rel) || (f.git || f.bare) && path.Join(f.inGit, e.Name()) == "hooks" {
+			if isExecutedDir(rel) || (f.git || f.bare) && path.Join(f.inGit, e.Name()) == "hooks" {
 				s.list.Dirs = append(s.list.Dirs, rel)
 			}
 			if sub, ok := descend(f, e.Name(), rel); ok {
 				if sub.depth > maxDepth {
-					s.cut("folders lie more than %d deep", maxDepth)
+					s.cut("its directories are nested more than %d deep", maxDepth)
 					continue
 				}
 				below = append(below, sub)
@@ -141,14 +140,14 @@ func (s *scanner) look(f folder) []folder {
 			kind, ok = matchGitDir(path.Join(f.inGit, e.Name()))
 		}
 		if ok {
-			s.take(fd, e.Name(), rel, kind)
+			s.addFile(fd, e.Name(), rel, kind)
 		}
 	}
 	return below
 }
 
-// isBare knows a git directory by what it holds, as git itself does: one that
-// was planted under any name is obeyed by every git command run below it.
+// isBare reports whether a directory is a git directory by its content, as git itself does: every
+// git command run below such a directory obeys it, whatever its name.
 func isBare(ents []os.DirEntry) bool {
 	has := func(name string, dir bool) bool {
 		return slices.ContainsFunc(ents, func(e os.DirEntry) bool { return e.Name() == name && e.IsDir() == dir })
@@ -156,7 +155,7 @@ func isBare(ents []os.DirEntry) bool {
 	return has("HEAD", false) && has("objects", true) && has("refs", true)
 }
 
-// descend says whether the look goes on in the directory name of f.
+// descend returns the directory name in f and reports whether to scan it.
 func descend(f folder, name, rel string) (folder, bool) {
 	sub := folder{rel: rel, depth: f.depth + 1}
 	if f.git || f.bare {
@@ -164,7 +163,7 @@ func descend(f folder, name, rel string) (folder, bool) {
 		top, _, _ := strings.Cut(in, "/")
 		switch {
 		case top == "modules" && in != "modules":
-			// A submodule's git directory, known by what it holds.
+			// A submodule's git directory, recognized by its content (isBare).
 			return sub, !slices.Contains(gitData, name)
 		case slices.Contains([]string{"hooks", "info", "modules", "worktrees"}, top):
 			sub.git, sub.bare, sub.inGit = f.git, f.bare, in
@@ -186,16 +185,16 @@ func descend(f folder, name, rel string) (folder, bool) {
 	return sub, !slices.Contains(skipped, name)
 }
 
-// take adds the file name of the open directory dir.
-func (s *scanner) take(dir int, name, rel string, kind Kind) {
+// addFile adds the file name of the open directory dir to the list.
+func (s *scanner) addFile(dir int, name, rel string, kind Kind) {
 	if len(s.list.Files) >= MaxFiles {
-		s.cut("there are more than %d such files", MaxFiles)
+		s.cut("it has more than %d such files", MaxFiles)
 		return
 	}
 	var st unix.Stat_t
 	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
-			s.cut("%s cannot be looked at: %v", rel, err)
+			s.cut("the state of %s cannot be read: %v", rel, err)
 		}
 		return
 	}
@@ -214,11 +213,11 @@ func (s *scanner) take(dir int, name, rel string, kind Kind) {
 	s.list.Files = append(s.list.Files, f)
 }
 
-// sum reads a regular file within what is left of the bounds. It is opened
-// without blocking: since the look at it, it may have become a pipe.
+// sum returns the SHA-256 of a regular file, or "" if it is larger than what remains of MaxBytes or
+// cannot be read. It opens the file without blocking, since a guest may have replaced it by a pipe.
 func (s *scanner) sum(dir int, name, rel string, st unix.Stat_t) string {
 	if st.Size > MaxBytes-s.bytes {
-		s.cut("there is more than %d MB in such files: %s and others are compared by size and time", MaxBytes>>20, rel)
+		s.cut("such files have more than %d MB in total: %s and others are compared by size and time only", MaxBytes>>20, rel)
 		return ""
 	}
 	fd, err := unix.Openat2(dir, name, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC, Resolve: resolve})

@@ -14,22 +14,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Special is a file that can give rights to whoever uses it: a device node,
-// or a file with the setuid or setgid bit.
+// A Special is a file that can give privileges to a user who opens or runs it: a device node, or a
+// file with the setuid or setgid bit.
 type Special struct {
 	Path  string // relative to the folder; any bytes
 	What  string // "block device 8:0", "character device 1:3", "setuid", "setgid", "setuid and setgid"
 	Owner uint32 // uid
 }
 
-// Specials is one search of a folder for such files.
+// Specials is the result of one search of a folder for such files.
 type Specials struct {
-	Files []Special // by Path
-	Cut   string    // why not all was searched, "" if it was
+	Files []Special // sorted by Path
+	Cut   string    // why the search is incomplete, "" if it is complete
 }
 
-// Bounds of a search. A guest can fill a folder so that it does not end within
-// them; then Cut says so.
+// Limits of a search. A guest can create so many files that a search does not end within them; then
+// Cut is set.
 const (
 	maxSpecials    = 200
 	specialEntries = 300_000
@@ -37,10 +37,9 @@ const (
 	dirEntries     = 1024 // read at once
 )
 
-// FindSpecial searches a folder for device nodes, and for setuid and setgid
-// files whose inode changed after since: older ones were there before the guest
-// could write. It follows no link, enters no other mount, and opens nothing but
-// directories. Nearest directories come first.
+// FindSpecial searches a folder for device nodes, and for setuid and setgid files whose inode
+// changed after since: older ones existed before the guest could write. It follows no link, enters
+// no other mount, and opens only directories, those near the top first.
 func FindSpecial(ctx context.Context, dir string, since time.Time) (Specials, error) {
 	root, err := unix.Openat2(unix.AT_FDCWD, dir, &unix.OpenHow{
 		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
@@ -68,7 +67,7 @@ type specialSearch struct {
 	since   time.Time
 	end     time.Time
 	entries int
-	full    bool // a bound was met
+	full    bool // a limit was reached
 	found   Specials
 }
 
@@ -78,12 +77,12 @@ func (s *specialSearch) cut(format string, args ...any) {
 	}
 }
 
-// directory searches one directory and returns those in it.
+// directory searches one directory and returns the directories in it.
 func (s *specialSearch) directory(ctx context.Context, rel string) (below []string) {
 	fd, err := unix.Openat2(s.root, rel, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: resolve})
 	switch {
 	case errors.Is(err, unix.EXDEV), errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
-		return nil // another mount, or replaced meanwhile
+		return nil // another mount, or replaced since its parent was read
 	case err != nil:
 		s.cut("%s cannot be read: %v", rel, err)
 		return nil
@@ -95,7 +94,7 @@ func (s *specialSearch) directory(ctx context.Context, rel string) (below []stri
 		for _, e := range names {
 			if s.entries++; s.entries > specialEntries {
 				s.full = true
-				s.cut("there are more than %d files", specialEntries)
+				s.cut("it has more than %d files", specialEntries)
 				return nil
 			}
 			if e.IsDir() {
@@ -103,7 +102,7 @@ func (s *specialSearch) directory(ctx context.Context, rel string) (below []stri
 				continue
 			}
 			if e.Type()&fs.ModeSymlink == 0 {
-				s.file(fd, e.Name(), path.Join(rel, e.Name()))
+				s.checkFile(fd, e.Name(), path.Join(rel, e.Name()))
 			}
 		}
 		if time.Now().After(s.end) || ctx.Err() != nil {
@@ -121,12 +120,12 @@ func (s *specialSearch) directory(ctx context.Context, rel string) (below []stri
 	return below
 }
 
-// file takes a file if it is a device node, or gives its owner's rights.
-func (s *specialSearch) file(dir int, name, rel string) {
+// checkFile adds a file to the result if it is a device node, or is setuid or setgid.
+func (s *specialSearch) checkFile(dir int, name, rel string) {
 	var st unix.Stat_t
 	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
-			s.cut("%s cannot be looked at: %v", rel, err)
+			s.cut("the state of %s cannot be read: %v", rel, err)
 		}
 		return
 	}
@@ -137,14 +136,14 @@ func (s *specialSearch) file(dir int, name, rel string) {
 		what = fmt.Sprintf("block device %d:%d", major, minor)
 	case unix.S_IFCHR:
 		if st.Rdev == 0 {
-			return // overlayfs marks what was deleted so; it leads to no device
+			return // overlayfs marks deleted files with device 0:0, which is no real device
 		}
 		what = fmt.Sprintf("character device %d:%d", major, minor)
 	case unix.S_IFREG:
 		if !time.Unix(st.Ctim.Unix()).After(s.since) {
 			return
 		}
-		// Without the group's right to run it setgid gives nothing.
+		// setgid has no effect unless the group may execute the file.
 		setgid := st.Mode&unix.S_ISGID != 0 && st.Mode&unix.S_IXGRP != 0
 		switch {
 		case st.Mode&unix.S_ISUID != 0 && setgid:
@@ -160,7 +159,7 @@ func (s *specialSearch) file(dir int, name, rel string) {
 	}
 	if len(s.found.Files) >= maxSpecials {
 		s.full = true
-		s.cut("there are more than %d such files", maxSpecials)
+		s.cut("it has more than %d such files", maxSpecials)
 		return
 	}
 	s.found.Files = append(s.found.Files, Special{Path: rel, What: what, Owner: st.Uid})

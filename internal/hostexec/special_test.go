@@ -29,7 +29,7 @@ func TestFindSpecial(t *testing.T) {
 		must(os.WriteFile(p, nil, 0o644))
 		must(syscall.Chmod(p, mode))
 	}
-	file("mine", 0o4755)
+	file("before", 0o4755)
 	time.Sleep(20 * time.Millisecond)
 	attached := time.Now()
 	time.Sleep(20 * time.Millisecond)
@@ -46,13 +46,13 @@ func TestFindSpecial(t *testing.T) {
 	must(syscall.Mknod(filepath.Join(dir, ".git", "tty"), syscall.S_IFCHR|0o666, 1<<8|3))
 	must(syscall.Mknod(filepath.Join(dir, "whiteout"), syscall.S_IFCHR, 0))
 	must(syscall.Mkfifo(filepath.Join(dir, "fifo"), 0o666))
-	// Links lead out of the folder, and nowhere.
+	// Links to files outside of the folder, and to files that do not exist.
 	outside := t.TempDir()
 	must(os.WriteFile(filepath.Join(outside, "out"), nil, 0o755))
 	must(syscall.Chmod(filepath.Join(outside, "out"), 0o4755))
 	must(os.Symlink(outside, filepath.Join(dir, "link")))
 	must(os.Symlink("out", filepath.Join(dir, "link2")))
-	// Another mount is another folder.
+	// Other mounts are not entered.
 	must(os.Mkdir(filepath.Join(dir, "mount"), 0o755))
 	must(syscall.Mount(outside, filepath.Join(dir, "mount"), "", syscall.MS_BIND, ""))
 	t.Cleanup(func() { _ = syscall.Unmount(filepath.Join(dir, "mount"), 0) })
@@ -71,20 +71,21 @@ func TestFindSpecial(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"), s.Cut)
 	}
 	if _, err := FindSpecial(context.Background(), filepath.Join(dir, "link"), attached); err == nil {
-		t.Error("a folder that is a link was followed")
+		t.Error("FindSpecial followed a link to a folder")
 	}
-	// Older devices are named too: in a folder of a person's there are none.
+	// Devices are reported whatever their age: the user's own folders have none.
 	if s, err := FindSpecial(context.Background(), dir, time.Now().Add(time.Hour)); err != nil || len(s.Files) != 2 {
 		t.Errorf("%+v %v", s, err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if _, err := FindSpecial(ctx, dir, attached); err == nil {
-		t.Error("a cancelled search ended well")
+		t.Error("a cancelled search returned no error")
 	}
 }
 
-// A guest cannot hide a file behind many others without that being said.
+// TestFindSpecialIsBounded checks that a search which reaches a limit reports it, so that a guest
+// cannot hide a file behind many others unnoticed.
 func TestFindSpecialIsBounded(t *testing.T) {
 	dir := t.TempDir()
 	for i := range maxSpecials + 5 {

@@ -1,9 +1,8 @@
-// Package hostfile follows and opens paths of this machine on which a guest may
-// have put something: a folder that is shared for writing can hold links, pipes
-// and devices, and they can change at any moment.
+// Package hostfile resolves and opens paths of the host that may contain files created by a guest:
+// a folder shared for writing can contain links, pipes and devices, and they can change at any time.
 //
-// Follow tells every name a path leads through, so that a caller can say
-// whether somebody who can write a Folder decides where the path ends. Open, At
-// and Reopen work on descriptors: nothing is checked by its path and opened by
-// its path afterwards. The package reads and never writes, and starts nothing.
+// Tracer.Follow returns every name a path goes through, so that a caller can tell whether a guest
+// that can write a Folder controls where the path ends. Open, At and Reopen use file descriptors: no
+// file is checked by its path and then opened by its path, so it cannot be replaced in between. The
+// package only reads, and starts no program.
 package hostfile

@@ -13,35 +13,35 @@ import (
 // maxLinks is the kernel's own limit.
 const maxLinks = 40
 
-// id is a file's identity; the zero id is of nothing.
+// id identifies a file by device and inode; the zero id means no file.
 type id struct{ dev, ino uint64 }
 
-// A Folder is a directory that somebody else can write.
+// A Folder is a directory that a guest can write.
 type Folder struct {
 	Path string // without links
 	id   id
-	up   []id // of it and of all directories above it
+	up   []id // of the folder and of all directories above it
 }
 
-// Entry is one name a path leads through.
+// Entry is one name on a path.
 type Entry struct {
-	Path string // without links before it
-	Link string // where it leads, if it is a link
+	Path string // its directory has no links in it
+	Link string // the target, if it is a link
 	dirs []id   // the directories it was reached through, the nearest last
 }
 
-// Way is how a path leads to what it names.
-type Way struct {
+// Trace is a path followed through all its names and links.
+type Trace struct {
 	Entries []Entry
-	Path    string // the end without links; as written behind what does not exist
+	Path    string // where the path ends, without links; unresolved after a name that does not exist
 	Exists  bool
-	Err     error // why it was not followed to its end; nil for what does not exist
+	Err     error // why it was not followed to its end; nil if a name does not exist
 	isDir   bool
 	id      id
 }
 
-// Tracer follows paths, and reads each directory's entry once. Its answers are
-// as old as it is.
+// Tracer follows paths. It reads each name's state once and caches it, so it must not be kept for
+// long.
 type Tracer struct {
 	seen map[string]node
 	info map[string]Folder
@@ -54,15 +54,15 @@ type node struct {
 	err   error
 }
 
-// Folder returns what is to be known of the directory at path.
+// Folder returns the Folder at path, for the methods of Trace.
 func (t *Tracer) Folder(path string) Folder {
 	path = filepath.Clean(path)
 	if f, ok := t.info[path]; ok {
 		return f
 	}
-	f := Folder{Path: path, id: t.look(path).id}
+	f := Folder{Path: path, id: t.lstat(path).id}
 	for p := path; ; p = filepath.Dir(p) {
-		if n := t.look(p); n.id != (id{}) {
+		if n := t.lstat(p); n.id != (id{}) {
 			f.up = append(f.up, n.id)
 		}
 		if p == filepath.Dir(p) {
@@ -76,7 +76,7 @@ func (t *Tracer) Folder(path string) Folder {
 	return f
 }
 
-func (t *Tracer) look(path string) node {
+func (t *Tracer) lstat(path string) node {
 	if n, ok := t.seen[path]; ok {
 		return n
 	}
@@ -100,14 +100,14 @@ func (t *Tracer) look(path string) node {
 	return n
 }
 
-// Follow walks an absolute path name by name and link by link. What does not
-// exist is taken as it is written: it can be made.
-func (t *Tracer) Follow(name string) Way {
-	var w Way
+// Follow follows an absolute path name by name and link by link. Names that do not exist are kept as
+// written, since they can be created later.
+func (t *Tracer) Follow(name string) Trace {
+	var tr Trace
 	rest := split(name)
-	at, dirs := "/", []id{t.look("/").id}
+	at, dirs := "/", []id{t.lstat("/").id}
 	links := 0
-	w.isDir, w.id = true, dirs[0]
+	tr.isDir, tr.id = true, dirs[0]
 	for len(rest) > 0 {
 		part := rest[0]
 		rest = rest[1:]
@@ -118,62 +118,61 @@ func (t *Tracer) Follow(name string) Way {
 			if at = filepath.Dir(at); len(dirs) > 1 {
 				dirs = dirs[:len(dirs)-1]
 			}
-			w.isDir, w.id = true, dirs[len(dirs)-1]
+			tr.isDir, tr.id = true, dirs[len(dirs)-1]
 			continue
 		}
 		next := filepath.Join(at, part)
-		n := t.look(next)
-		w.Entries = append(w.Entries, Entry{Path: next, Link: n.link, dirs: slices.Clip(dirs)})
+		n := t.lstat(next)
+		tr.Entries = append(tr.Entries, Entry{Path: next, Link: n.link, dirs: slices.Clip(dirs)})
 		if n.err != nil {
-			w.Path = filepath.Join(append([]string{next}, rest...)...)
+			tr.Path = filepath.Join(append([]string{next}, rest...)...)
 			if !errors.Is(n.err, fs.ErrNotExist) && !errors.Is(n.err, syscall.ENOTDIR) {
-				w.Err = n.err
+				tr.Err = n.err
 			}
 			for p := next; len(rest) > 0; rest = rest[1:] {
 				p = filepath.Join(p, rest[0])
-				w.Entries = append(w.Entries, Entry{Path: p, dirs: slices.Clip(dirs)})
+				tr.Entries = append(tr.Entries, Entry{Path: p, dirs: slices.Clip(dirs)})
 			}
-			return w
+			return tr
 		}
 		if n.link == "" {
-			at, w.isDir, w.id = next, n.isDir, n.id
+			at, tr.isDir, tr.id = next, n.isDir, n.id
 			dirs = append(slices.Clip(dirs), n.id)
 			continue
 		}
 		if links++; links > maxLinks {
-			w.Path, w.Err = next, &fs.PathError{Op: "open", Path: name, Err: syscall.ELOOP}
-			return w
+			tr.Path, tr.Err = next, &fs.PathError{Op: "open", Path: name, Err: syscall.ELOOP}
+			return tr
 		}
 		if filepath.IsAbs(n.link) {
 			at, dirs = "/", dirs[:1:1]
 		}
 		rest = append(strings.Split(n.link, "/"), rest...)
 	}
-	w.Path, w.Exists = at, true
-	return w
+	tr.Path, tr.Exists = at, true
+	return tr
 }
 
 func split(name string) []string {
 	return strings.Split(strings.Trim(filepath.Clean(name), "/"), "/")
 }
 
-// Through returns the first name of the way that somebody who can write the
-// folder can replace, or fill in: it lies in the folder. A way that ends at the
-// folder itself counts too.
-func (w Way) Through(f Folder) (Entry, bool) {
-	for i, e := range w.Entries {
-		last := i == len(w.Entries)-1
-		if below(e.Path, f.Path) || last && w.Path == f.Path || f.id != (id{}) && (slices.Contains(e.dirs, f.id) || last && w.id == f.id) {
+// Through returns the first name on the path that is in the folder, so that a guest that can write
+// the folder can create or replace it. A path that ends at the folder itself counts too.
+func (tr Trace) Through(f Folder) (Entry, bool) {
+	for i, e := range tr.Entries {
+		last := i == len(tr.Entries)-1
+		if below(e.Path, f.Path) || last && tr.Path == f.Path || f.id != (id{}) && (slices.Contains(e.dirs, f.id) || last && tr.id == f.id) {
 			return e, true
 		}
 	}
 	return Entry{}, false
 }
 
-// Link returns the first link of the way that lies in the folder: who can write
-// there may have put it there.
-func (w Way) Link(f Folder) (Entry, bool) {
-	for _, e := range w.Entries {
+// Link returns the first link on the path that is in the folder: a guest that can write the folder
+// may have created it.
+func (tr Trace) Link(f Folder) (Entry, bool) {
+	for _, e := range tr.Entries {
 		if e.Link != "" && (below(e.Path, f.Path) || f.id != (id{}) && slices.Contains(e.dirs, f.id)) {
 			return e, true
 		}
@@ -181,19 +180,18 @@ func (w Way) Link(f Folder) (Entry, bool) {
 	return Entry{}, false
 }
 
-// Holds reports whether the way ends at a directory in which the folder lies,
-// or at the folder.
-func (w Way) Holds(f Folder) bool {
-	if f.Path == w.Path {
+// Holds reports whether the path ends at the folder or at a directory above it.
+func (tr Trace) Holds(f Folder) bool {
+	if f.Path == tr.Path {
 		return true
 	}
-	if w.Exists && !w.isDir {
+	if tr.Exists && !tr.isDir {
 		return false
 	}
-	return below(f.Path, w.Path) || w.Exists && w.id != (id{}) && slices.Contains(f.up, w.id)
+	return below(f.Path, tr.Path) || tr.Exists && tr.id != (id{}) && slices.Contains(f.up, tr.id)
 }
 
-// below reports whether p lies below dir.
+// below reports whether p is below dir.
 func below(p, dir string) bool {
 	return len(p) > len(dir) && strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
 }

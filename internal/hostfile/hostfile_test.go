@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func place(t *testing.T) string {
+func makeTree(t *testing.T) string {
 	t.Helper()
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
@@ -22,7 +22,7 @@ func place(t *testing.T) string {
 		}
 	}
 	for at, to := range map[string]string{
-		"home/abs": dir + "/dots/rc", "home/rel": "../dots/deep/rc", "home/way": "../dots/hop/x", "dots/hop": dir + "/far", "home/dir": "../dots", "home/loop": "loop2", "home/loop2": "loop",
+		"home/abs": dir + "/dots/rc", "home/rel": "../dots/deep/rc", "home/hop": "../dots/hop/x", "dots/hop": dir + "/far", "home/dir": "../dots", "home/loop": "loop2", "home/loop2": "loop",
 		"home/updown": "../dots/../far/x", "home/dangling": "nowhere/at/all", "dots/out": "../home/sub",
 	} {
 		if err := os.Symlink(to, filepath.Join(dir, at)); err != nil {
@@ -33,7 +33,7 @@ func place(t *testing.T) string {
 }
 
 func TestFollow(t *testing.T) {
-	dir := place(t)
+	dir := makeTree(t)
 	var tr Tracer
 	for _, tc := range []struct {
 		path, folder, end string
@@ -43,11 +43,11 @@ func TestFollow(t *testing.T) {
 		{"home/rel", "dots", "dots/deep/rc", true, false},
 		{"home/rel", "dots/deep", "dots/deep/rc", true, false},
 		{"home/rel", "dots/deep/er", "dots/deep/rc", false, false},
-		{"home/way", "dots", "far/x", true, true},
-		{"home/way", "far", "far/x", true, false},
+		{"home/hop", "dots", "far/x", true, true},
+		{"home/hop", "far", "far/x", true, false},
 		{"home/dir", "dots", "dots", true, false},
 		{"home/dir/new/file", "dots", "dots/new/file", true, false},
-		{"home/updown", "dots", "far/x", false, false}, // its writer cannot replace the folder itself
+		{"home/updown", "dots", "far/x", false, false}, // a guest that can write the folder cannot replace the folder itself
 		{"home/updown", "far", "far/x", true, false},
 		{"home/dangling", "home", "home/nowhere/at/all", true, true},
 		{"dots/out/y", "dots", "home/sub/y", true, true},
@@ -55,29 +55,29 @@ func TestFollow(t *testing.T) {
 		{"home/sub", "dots", "home/sub", false, false},
 		{"dots-not", "dots", "dots-not", false, false},
 	} {
-		way := tr.Follow(filepath.Join(dir, tc.path))
-		_, through := way.Through(tr.Folder(filepath.Join(dir, tc.folder)))
-		_, link := way.Link(tr.Folder(filepath.Join(dir, tc.folder)))
-		if way.Path != filepath.Join(dir, tc.end) || through != tc.through || link != tc.link || way.Err != nil {
-			t.Errorf("%s and %s: ends at %s, through %v, link %v, %v", tc.path, tc.folder, way.Path, through, link, way.Err)
+		trace := tr.Follow(filepath.Join(dir, tc.path))
+		_, through := trace.Through(tr.Folder(filepath.Join(dir, tc.folder)))
+		_, link := trace.Link(tr.Folder(filepath.Join(dir, tc.folder)))
+		if trace.Path != filepath.Join(dir, tc.end) || through != tc.through || link != tc.link || trace.Err != nil {
+			t.Errorf("%s and %s: ends at %s, through %v, link %v, %v", tc.path, tc.folder, trace.Path, through, link, trace.Err)
 		}
 	}
-	if way := tr.Follow(filepath.Join(dir, "home/loop")); way.Err == nil || way.Exists {
-		t.Errorf("a circle: %+v", way)
+	if trace := tr.Follow(filepath.Join(dir, "home/loop")); trace.Err == nil || trace.Exists {
+		t.Errorf("a loop of links: %+v", trace)
 	}
 	for folder, holds := range map[string]bool{"dots": true, "dots/deep/er": true, "far": false, "": false} {
-		if way := tr.Follow(filepath.Join(dir, "home/dir")); way.Holds(tr.Folder(filepath.Join(dir, folder))) != holds {
+		if trace := tr.Follow(filepath.Join(dir, "home/dir")); trace.Holds(tr.Folder(filepath.Join(dir, folder))) != holds {
 			t.Errorf("holds %q: %v", folder, !holds)
 		}
 	}
 }
 
-// TestOpenFollowsNothing: whatever lies at a path, a link on it is an error, a
-// pipe is not opened, and a handle stays what it was.
+// TestOpenFollowsNothing checks that a path with a link is an error, that a pipe is not opened, and
+// that a handle refers to the same file after its path was replaced.
 func TestOpenFollowsNothing(t *testing.T) {
-	dir := place(t)
+	dir := makeTree(t)
 	file, pipe := filepath.Join(dir, "dots/rc"), filepath.Join(dir, "dots/pipe")
-	if err := os.WriteFile(file, []byte("own"), 0o644); err != nil {
+	if err := os.WriteFile(file, []byte("old"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if err := unix.Mkfifo(pipe, 0o644); err != nil {
@@ -88,11 +88,11 @@ func TestOpenFollowsNothing(t *testing.T) {
 			t.Errorf("%s: %v", p, err)
 		}
 	}
-	if b, err := ReadFollowed(filepath.Join(dir, "home/abs"), 100); err != nil || string(b) != "own" {
+	if b, err := ReadFollowed(filepath.Join(dir, "home/abs"), 100); err != nil || string(b) != "old" {
 		t.Errorf("%q, %v", b, err)
 	}
 	if _, err := Read(file, 2); err == nil {
-		t.Error("more than the limit was read")
+		t.Error("Read returned more than the limit")
 	}
 	done := make(chan error, 2)
 	go func() { _, err := Read(pipe, 10); done <- err; _, err = ReadFollowed(pipe, 10); done <- err }()
@@ -103,7 +103,7 @@ func TestOpenFollowsNothing(t *testing.T) {
 				t.Errorf("a pipe: %v", err)
 			}
 		case <-time.After(10 * time.Second):
-			t.Fatal("it waits at a pipe")
+			t.Fatal("Read blocks on a pipe")
 		}
 	}
 	h, err := Open(file)
@@ -120,7 +120,7 @@ func TestOpenFollowsNothing(t *testing.T) {
 	}
 	defer f.Close()
 	b := make([]byte, 10)
-	if n, _ := f.Read(b); string(b[:n]) != "own" || st.Size() != 3 {
+	if n, _ := f.Read(b); string(b[:n]) != "old" || st.Size() != 3 {
 		t.Errorf("%q was read", b[:n])
 	}
 	d, err := Open(filepath.Join(dir, "dots"))
@@ -137,7 +137,7 @@ func TestOpenFollowsNothing(t *testing.T) {
 		t.Errorf("%q, %v", to, err)
 	}
 	if _, err := At(d, "../home"); err == nil {
-		t.Error("a name led out of the directory")
+		t.Error("At opened a name outside of the directory")
 	}
 	if names, more, err := Names(d, 2); err != nil || len(names) != 2 || !more {
 		t.Errorf("%q %v %v", names, more, err)

@@ -11,27 +11,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNotRegular is the error for what is no regular file: a pipe, a device, a
-// socket. It is never opened.
-var ErrNotRegular = errors.New("not a file")
+// ErrNotRegular reports that a path is not a regular file but, for example, a pipe, device or
+// socket. Such a file is never opened.
+var ErrNotRegular = errors.New("not a regular file")
 
-// ErrLink is the error for a path on which a link lies, or was put meanwhile.
-var ErrLink = errors.New("a link lies on the way, and is not followed")
+// ErrLink reports that a path contains a symbolic link.
+var ErrLink = errors.New("the path contains a symbolic link, which is not followed")
 
-// Open returns a handle (O_PATH) of what lies at path, an absolute path without
-// links. One that has a link on it, the last name too, is ErrLink. The handle
-// names one object for good; it cannot be read: see Reopen and List.
+// Open returns a handle (O_PATH) of the file at path, an absolute path without links. If the path
+// contains a link, also as its last name, the error is ErrLink. The handle always refers to the same
+// file, even if the path is replaced; it cannot be read: see Reopen, Names and Entries.
 func Open(path string) (*os.File, error) {
 	return handle(unix.AT_FDCWD, path, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
 }
 
-// OpenFollowed is Open of a path that may have links on it.
+// OpenFollowed is Open for a path that may contain links.
 func OpenFollowed(path string) (*os.File, error) {
 	return handle(unix.AT_FDCWD, path, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC})
 }
 
-// At returns a handle of the entry name of the directory dir, a handle itself.
-// An entry that is a link is the link itself.
+// At returns a handle of the entry name of the directory dir, which is a handle too. If the entry is
+// a link, the handle refers to the link itself.
 func At(dir *os.File, name string) (*os.File, error) {
 	return handle(int(dir.Fd()), name, dir.Name()+"/"+name, &unix.OpenHow{
 		Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
@@ -45,7 +45,7 @@ func handle(dir int, name, path string, how *unix.OpenHow) (*os.File, error) {
 		case err == nil:
 			return os.NewFile(uintptr(fd), path), nil
 		case errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN):
-			// EAGAIN: something was renamed while the kernel walked.
+			// EAGAIN: a name was renamed while the kernel resolved the path.
 			continue
 		case errors.Is(err, unix.ELOOP):
 			err = ErrLink
@@ -54,8 +54,8 @@ func handle(dir int, name, path string, how *unix.OpenHow) (*os.File, error) {
 	}
 }
 
-// Reopen opens what the handle h names for reading, if it is a regular file:
-// that very file, whatever lies at its path by now.
+// Reopen opens the file of handle h for reading, if it is a regular file. It opens that file even if
+// another one is at its path now.
 func Reopen(h *os.File) (*os.File, fs.FileInfo, error) {
 	st, err := h.Stat()
 	if err != nil {
@@ -71,8 +71,7 @@ func Reopen(h *os.File) (*os.File, fs.FileInfo, error) {
 	return os.NewFile(uintptr(fd), h.Name()), st, nil
 }
 
-// Names lists the directory the handle h names, at most limit names of it and
-// whether there are more.
+// Names returns at most limit names in the directory of handle h, and whether there are more.
 func Names(h *os.File, limit int) (names []string, more bool, err error) {
 	d, err := directory(h)
 	if err != nil {
@@ -89,7 +88,7 @@ func Names(h *os.File, limit int) (names []string, more bool, err error) {
 	return names, more, err
 }
 
-// Entries lists the directory the handle h names, at most limit entries of it.
+// Entries returns at most limit entries of the directory of handle h.
 func Entries(h *os.File, limit int) ([]fs.DirEntry, error) {
 	d, err := directory(h)
 	if err != nil || limit <= 0 {
@@ -111,7 +110,7 @@ func directory(h *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(fd), h.Name()), nil
 }
 
-// Readlink returns where the link leads that the handle h names.
+// Readlink returns the target of the link of handle h.
 func Readlink(h *os.File) (string, error) {
 	buf := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(int(h.Fd()), "", buf)
@@ -121,8 +120,8 @@ func Readlink(h *os.File) (string, error) {
 	return string(buf[:n]), nil
 }
 
-// Read returns what the regular file at path holds, a path without links; more
-// than limit bytes are an error.
+// Read returns the content of the regular file at path, a path without links. More than limit bytes
+// are an error.
 func Read(path string, limit int64) ([]byte, error) {
 	h, err := Open(path)
 	if err != nil {
@@ -131,8 +130,8 @@ func Read(path string, limit int64) ([]byte, error) {
 	return read(h, limit)
 }
 
-// ReadFollowed is Read of a path that may have links on it: for files whose
-// place says nothing about whose they are. A pipe holds nobody up.
+// ReadFollowed is Read for a path that may contain links, for files whose location does not tell who
+// owns them. It does not block on a pipe.
 func ReadFollowed(path string, limit int64) ([]byte, error) {
 	h, err := OpenFollowed(path)
 	if err != nil {

@@ -12,18 +12,18 @@ import (
 	"al.essio.dev/pkg/shellescape"
 )
 
-// Kind says when an editor ends.
+// Kind tells when an editor's command ends.
 type Kind int
 
 const (
-	// Unknown editors may end at once or not.
+	// Unknown editors may end at once or when the user is done.
 	Unknown Kind = iota
-	// Terminal editors end when the person is done.
+	// Terminal editors run in the terminal and end when the user is done.
 	Terminal
-	// Window editors end when the file is closed in their window, since they
-	// have the flag for it.
+	// Window editors end when the file is closed in their window, because they have the flag for
+	// that.
 	Window
-	// Detached programs hand the file to another one and end at once.
+	// Detached programs pass the file to another program and end at once.
 	Detached
 )
 
@@ -31,13 +31,13 @@ const (
 type Command struct {
 	Shell string
 	Kind  Kind
-	// Added is the flag that was put in, "" if none was needed.
+	// Added is the flag that Parse inserted ("--wait") or removed ("without -n"), "" if none.
 	Added string
 }
 
-// Parse reads what $EDITOR or a flag says and adds the flag that makes the
-// editor wait, if it is one that needs it. A line that names one existing
-// program is that program, blanks in its path included.
+// Parse parses the value of $EDITOR or of a flag and adds the flag that makes the editor wait, if
+// that editor needs one. If the complete line is the path of an existing program, it is that program
+// even if the path contains blanks.
 func Parse(line string) Command {
 	if strings.ContainsRune(line, ' ') && strings.HasPrefix(line, "/") {
 		if st, err := os.Stat(line); err == nil && st.Mode().IsRegular() && st.Mode().Perm()&0o111 != 0 {
@@ -60,15 +60,14 @@ func Parse(line string) Command {
 	return Command{Shell: line}
 }
 
-// editor is how one program is made to wait.
+// editor holds the flags that decide whether a program waits.
 type editor struct {
 	kind Kind
-	wait []string // flags that make it wait; the first one is put in
-	not  []string // flags that keep it from waiting: taken out
-	// window lists flags that make a terminal editor open a window of its own,
-	// which then needs wait.
+	wait []string // flags that make it wait; the first one is inserted
+	not  []string // flags that make it return at once; they are removed
+	// window lists flags that make a terminal editor open its own window; then it needs a wait flag.
 	window []string
-	// swap lists flags with one that means the same and waits.
+	// swap maps flags to flags that do the same and wait.
 	swap map[string]string
 }
 
@@ -92,7 +91,7 @@ func (e editor) command(line string, ws []word, at int) Command {
 			end = w.end
 			c.Added, c.Kind, has = e.swap[text], Window, true
 		case len(e.not) > 0 && clientFlags.MatchString(text) && strings.Contains(text, "n"):
-			// emacsclient -nc: the letter goes, the others stay.
+			// emacsclient -nc: remove the n, keep the other letters.
 			b.WriteString(line[end:w.start] + strings.ReplaceAll(text, "n", ""))
 			end = w.end
 			c.Added = "without -n"
@@ -118,9 +117,8 @@ func (e editor) command(line string, ws []word, at int) Command {
 	return c
 }
 
-// clientFlags are emacsclient's flags of one letter, several in one word, of
-// which the last one may take a value. Its long ones may have one hyphen too:
-// -nw is no -n.
+// clientFlags matches one-letter flags of emacsclient combined in one word; the last one may take a
+// value. emacsclient's long flags may also have one hyphen: -nw does not contain -n.
 var clientFlags = regexp.MustCompile(`^-[cenqrtuHV]+[adfsFPT]?$`)
 
 var shortFlags = regexp.MustCompile(`^-[a-zA-Z]{2,}$`)
@@ -140,7 +138,7 @@ var (
 	jetbrain = waits("--wait")
 )
 
-// editors are known by the name of their program, their snap or their flatpak.
+// editors maps the names of programs, snaps and flatpaks to their editor.
 var editors = merge(map[string]editor{
 	"emacsclient": {kind: Window, not: []string{"-n", "--no-wait", "-no-wait"}},
 	"emacs":       plain,
@@ -151,19 +149,19 @@ var editors = merge(map[string]editor{
 	"nvim-qt": waits("--nofork"), "neovide": waits("--no-fork", "--nofork"),
 	"nvr": {kind: Window, wait: []string{"--remote-wait"}, swap: remote},
 },
-	alike(vscode, "code", "code-insiders", "code-oss", "code-exploration", "codium", "codium-insiders", "vscodium", "cursor", "windsurf", "windsurf-next",
+	sameEditor(vscode, "code", "code-insiders", "code-oss", "code-exploration", "codium", "codium-insiders", "vscodium", "cursor", "windsurf", "windsurf-next",
 		"antigravity", "positron", "trae", "kiro", "zed", "zeditor", "zedit", "zed-editor", "subl", "sublime_text", "sublime-text", "sublime", "atom", "atom-beta", "pulsar",
 		"mate", "bbedit", "lapce", "com.visualstudio.code", "com.visualstudio.code.insiders", "com.visualstudio.code-oss", "com.vscodium.codium",
 		"com.vscodium.codium-insiders", "dev.zed.zed", "dev.zed.zed-preview", "com.sublimetext.three", "io.atom.atom", "dev.pulsar_edit.pulsar"),
-	alike(jetbrain, "idea", "pycharm", "webstorm", "goland", "clion", "rider", "phpstorm", "rubymine", "rustrover", "datagrip", "fleet"),
-	alike(vim, "vim", "vi", "view", "vimx", "vimdiff", "ex"),
-	alike(gvim, "gvim", "gview", "mvim", "evim", "gvimdiff", "org.vim.vim"),
-	alike(plain, "nvim", "nvi", "elvis", "vis", "nano", "pico", "rnano", "mg", "jed", "joe", "jmacs", "jpico", "jstar", "ne", "micro", "hx", "helix", "kak",
+	sameEditor(jetbrain, "idea", "pycharm", "webstorm", "goland", "clion", "rider", "phpstorm", "rubymine", "rustrover", "datagrip", "fleet"),
+	sameEditor(vim, "vim", "vi", "view", "vimx", "vimdiff", "ex"),
+	sameEditor(gvim, "gvim", "gview", "mvim", "evim", "gvimdiff", "org.vim.vim"),
+	sameEditor(plain, "nvim", "nvi", "elvis", "vis", "nano", "pico", "rnano", "mg", "jed", "joe", "jmacs", "jpico", "jstar", "ne", "micro", "hx", "helix", "kak",
 		"mcedit", "ed", "zile", "tilde", "dte", "amp", "e3", "sed", "io.neovim.nvim", "kwrite", "org.kde.kwrite"),
-	alike(detached, "xdg-open", "open", "gio", "gvfs-open", "gnome-open", "kde-open", "exo-open", "mimeopen", "wslview", "run-mailcap"),
+	sameEditor(detached, "xdg-open", "open", "gio", "gvfs-open", "gnome-open", "kde-open", "exo-open", "mimeopen", "wslview", "run-mailcap"),
 )
 
-func alike(e editor, names ...string) map[string]editor {
+func sameEditor(e editor, names ...string) map[string]editor {
 	m := map[string]editor{}
 	for _, n := range names {
 		m[n] = e
@@ -187,14 +185,14 @@ var (
 	version    = regexp.MustCompile(`[-_.]?v?[0-9].*$`)
 )
 
-// starters run the program that follows their flags; the value says which of
-// those flags take a word.
+// starters maps programs that run the program after their own flags to those flags that take a
+// value as the next word.
 var starters = map[string][]string{
 	"env": {"-u", "--unset", "-C", "--chdir"}, "nice": {"-n", "--adjustment"}, "ionice": {"-c", "-n"}, "nohup": nil, "exec": nil, "command": nil,
 }
 
-// program returns which word names the editor: behind assignments, env and its
-// kind, "flatpak run" and "snap run". -1 if there is none.
+// program returns the index of the word that names the editor: the first one after assignments,
+// starters such as env, "flatpak run" and "snap run"; -1 if there is none.
 func program(ws []word) int {
 	for i := 0; i < len(ws); i++ {
 		name := filepath.Base(ws[i].text)
@@ -226,8 +224,8 @@ func program(ws []word) int {
 	return -1
 }
 
-// names returns what a program may be known by, best first: its own name, that
-// without a version or a suffix, and the names of what a link leads to.
+// names returns the names to look up a program by, best first: its own name, that name without
+// version or suffix, and the same for the target if the program is a link.
 func names(program string) []string {
 	var out []string
 	add := func(path string) {
@@ -251,14 +249,14 @@ func names(program string) []string {
 	return slices.DeleteFunc(out, func(n string) bool { return n == "" })
 }
 
-// word is one word of a shell line, without its quotes, and where it stands.
+// word is one word of a shell line without its quotes, and its position line[start:end].
 type word struct {
 	text       string
 	start, end int
 }
 
-// split takes a line apart as a shell does. A line that is more than one plain
-// command is not understood: ok is false.
+// split splits a line into words as a POSIX shell does. ok is false if the line is more than one
+// simple command.
 func split(line string) (ws []word, ok bool) {
 	for i := 0; i < len(line); {
 		if line[i] == ' ' || line[i] == '\t' {

@@ -48,12 +48,13 @@ func TestParse(t *testing.T) {
 			t.Errorf("%q: %q of kind %d, want %q of kind %d", in, got.Shell, got.Kind, want.shell, want.kind)
 		}
 		if again := Parse(got.Shell); again.Shell != got.Shell || again.Kind != got.Kind {
-			t.Errorf("%q: read again %+v", got.Shell, again)
+			t.Errorf("%q: parsed a second time: %+v", got.Shell, again)
 		}
 	}
 }
 
-// A program that is there: its path may have blanks, its name may be a link's.
+// TestParsePrograms parses paths of existing programs: with blanks, and through a link of another
+// name.
 func TestParsePrograms(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "My Editor")
 	if err := os.Mkdir(dir, 0o755); err != nil {

@@ -1,11 +1,10 @@
-// Package textedit starts text editors so that they end when the person is done
-// with the file.
+// Package textedit changes the command line of a text editor so that the command ends only when the
+// user is done with the file.
 //
-// It owns the table of editors that return at once unless a flag tells them to
-// wait, the reading of $EDITOR as far as that needs, and the search for
-// processes that still have a file. It runs no program and writes nothing.
+// It contains the table of editors that return at once unless a flag tells them to wait, the parser
+// for $EDITOR, and the search for processes that still use a file. It runs no program and writes
+// nothing.
 //
-// Invariants: a line that is not understood is returned as it is; a flag is put
-// behind the program's name and nowhere else; flags that are there stay, but
-// those that say "do not wait".
+// Invariants: a line that cannot be parsed is returned unchanged; a flag is inserted directly after
+// the program's name; existing flags stay, except those that mean "do not wait".
 package textedit

@@ -10,7 +10,7 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Holder is a process that still has a file.
+// Holder is a process that still uses a file.
 type Holder struct {
 	PID  int
 	Name string
@@ -18,9 +18,9 @@ type Holder struct {
 
 func (h Holder) String() string { return fmt.Sprintf("process %d: %s", h.PID, ui.CleanTo(h.Name, 40)) }
 
-// Holders lists the processes of this user, other than this one, that have the
-// file open or were started with its path: an editor that went on in the
-// background. An editor that was running before is not seen.
+// Holders returns the other processes of this user that have the file open or its path in their
+// arguments, such as an editor that continues in the background. An editor that was already running
+// before the file was passed to it is not found.
 func Holders(path string) []Holder {
 	procs, err := os.ReadDir("/proc")
 	if err != nil {
@@ -45,7 +45,7 @@ func Holders(path string) []Holder {
 func hasOpen(proc, path string) bool {
 	fds, err := os.ReadDir(filepath.Join(proc, "fd"))
 	if err != nil {
-		return false // another user's, or it ended
+		return false // the process belongs to another user, or has ended
 	}
 	for _, fd := range fds {
 		if to, err := os.Readlink(filepath.Join(proc, "fd", fd.Name())); err == nil && to == path {

@@ -59,14 +59,14 @@ type leadFinder struct {
 // placeReader reads each place of this machine once for several folders.
 type placeReader struct {
 	tracer  hostfile.Tracer
-	ways    map[string]hostfile.Way
+	ways    map[string]hostfile.Trace
 	dirs    map[string][]fs.DirEntry
 	long    map[string]bool // directories with more entries than were read
 	sources map[string][]string
 }
 
 func newPlaceReader() *placeReader {
-	return &placeReader{ways: map[string]hostfile.Way{}, dirs: map[string][]fs.DirEntry{}, long: map[string]bool{}, sources: map[string][]string{}}
+	return &placeReader{ways: map[string]hostfile.Trace{}, dirs: map[string][]fs.DirEntry{}, long: map[string]bool{}, sources: map[string][]string{}}
 }
 
 // FindLeads says what of this machine leads into the folder, with links
@@ -225,7 +225,7 @@ func (l *leadFinder) programs(name, dir string) {
 }
 
 // leads adds the path if it passes through the folder.
-func (l *leadFinder) leads(to *[]Lead, name, path string, way hostfile.Way) bool {
+func (l *leadFinder) leads(to *[]Lead, name, path string, way hostfile.Trace) bool {
 	e, in := way.Through(l.folder)
 	if !in {
 		return false
@@ -277,7 +277,7 @@ func (l *leadFinder) links(to *[]Lead, name, path string, depth int) {
 	}
 }
 
-func (r *placeReader) follow(path string) hostfile.Way {
+func (r *placeReader) follow(path string) hostfile.Trace {
 	way, ok := r.ways[path]
 	if !ok {
 		way = r.tracer.Follow(path)
