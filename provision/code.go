@@ -79,7 +79,7 @@ func (e *Env) Code(ctx context.Context, o editors.CodeOptions) (res CodeResult, 
 	case kind == editor.Terminal:
 		e.UI.Say("%s", e.Timing.Line())
 		return res, e.remoteShell(ctx, w, f)
-	case !kind.Here():
+	case !kind.NeedsNoLauncher():
 		if err := editors.For(e.Loop).Open(ctx, w, f, *found, o); err != nil {
 			e.UI.Say("%s", strings.TrimRight(recipe.Text(), "\n"))
 			return res, err

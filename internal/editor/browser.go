@@ -12,12 +12,11 @@ import (
 	"time"
 )
 
-// BrowserOpener returns the command that opens an HTML file of this machine in
-// the person's browser: an entry of $BROWSER, else xdg-open. If the browser
-// could not read the file or another program would get it, why says so and
-// there is no command.
+// BrowserOpener returns the command that opens an HTML file of the host in the user's browser: an
+// entry of $BROWSER, else xdg-open. If the browser could not read the file, or another program would
+// open it, argv is empty and why gives the reason.
 //
-// It runs xdg-mime, twice, where $BROWSER is not set.
+// It runs xdg-mime twice if $BROWSER is not set.
 func BrowserOpener(ctx context.Context, env Env, file string) (argv []string, why string) {
 	if list := env.Getenv("BROWSER"); list != "" {
 		for _, entry := range filepath.SplitList(list) {
@@ -34,7 +33,7 @@ func BrowserOpener(ctx context.Context, env Env, file string) (argv []string, wh
 			}
 			return withFile(append([]string{path}, words[1:]...), file), ""
 		}
-		return nil, "no browser of $BROWSER is installed"
+		return nil, "no browser listed in $BROWSER is installed"
 	}
 	opener, err := env.LookPath("xdg-open")
 	if err != nil {
@@ -42,7 +41,7 @@ func BrowserOpener(ctx context.Context, env Env, file string) (argv []string, wh
 	}
 	page, web := handler(ctx, env, "text/html"), handler(ctx, env, "x-scheme-handler/http")
 	if page != "" && web != "" && page != web {
-		return nil, "HTML files are opened by " + page + ", not by the browser"
+		return nil, "HTML files open in " + page + ", not in the browser"
 	}
 	if page != "" {
 		if why := confinedEntry(env, page); why != "" {
@@ -52,7 +51,7 @@ func BrowserOpener(ctx context.Context, env Env, file string) (argv []string, wh
 	return []string{opener, file}, ""
 }
 
-// withFile puts the file where the entry of $BROWSER has %s, else at the end.
+// withFile replaces %s in an entry of $BROWSER by the file, or appends the file if there is no %s.
 func withFile(argv []string, file string) []string {
 	found := false
 	for i, a := range argv[1:] {
@@ -66,8 +65,7 @@ func withFile(argv []string, file string) []string {
 	return argv
 }
 
-// handler returns the desktop entry that opens a type, "" if that cannot be
-// said.
+// handler returns the desktop entry that opens a MIME type, "" if that cannot be found out.
 func handler(ctx context.Context, env Env, mime string) string {
 	query, err := env.LookPath("xdg-mime")
 	if err != nil {
@@ -85,8 +83,8 @@ func handler(ctx context.Context, env Env, mime string) string {
 	return name
 }
 
-// confinedEntry says why the program of a desktop entry cannot read a file of
-// ours, "" if nothing says that it cannot.
+// confinedEntry returns why the program of a desktop entry cannot read aivm's files, "" if nothing
+// indicates that.
 func confinedEntry(env Env, name string) string {
 	home := env.Getenv("XDG_DATA_HOME")
 	if home == "" {
@@ -115,27 +113,27 @@ func confinedEntry(env Env, name string) string {
 					return confinedProgram(path)
 				}
 			}
-			return "" // the first is the entry's own, others are its actions'
+			return "" // the first Exec is the entry's own, further ones belong to its actions
 		}
 		return ""
 	}
 	return ""
 }
 
-// confinedProgram looks at a launcher itself: distributions have scripts at
-// /usr/bin/firefox that start the snap.
+// confinedProgram checks the launcher itself: some distributions have a script at /usr/bin/firefox
+// that starts the snap.
 func confinedProgram(path string) string {
-	real, err := filepath.EvalSymlinks(path)
+	resolved, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return ""
 	}
-	if strings.HasPrefix(path, "/snap/") || strings.HasPrefix(real, "/snap/") || filepath.Base(real) == "snap" {
+	if strings.HasPrefix(path, "/snap/") || strings.HasPrefix(resolved, "/snap/") || filepath.Base(resolved) == "snap" {
 		return confinedCommand("/snap/")
 	}
-	if filepath.Base(real) == "flatpak" {
+	if filepath.Base(resolved) == "flatpak" {
 		return confinedCommand("flatpak run")
 	}
-	text, err := readHead(real)
+	text, err := readHead(resolved)
 	if err != nil || !bytes.HasPrefix(text, []byte("#!")) {
 		return ""
 	}

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestBrowserOpener: what starts the browser on a file, and the browsers that
-// could not read it.
+// TestBrowserOpener checks the command that opens a file in the browser, and the reasons given for
+// browsers that could not read the file.
 func TestBrowserOpener(t *testing.T) {
 	dir := t.TempDir()
 	file := func(name, text string, mode os.FileMode) {
@@ -38,21 +38,21 @@ func TestBrowserOpener(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
 		environ []string
-		want    string // the command line, from "bin/" on
+		want    string // the command line after "bin/"
 		why     string
 	}{
 		{"a plain browser", []string{"text_html=plain.desktop", "x_scheme_handler_http=plain.desktop"}, "xdg-open F", ""},
-		{"nothing known", nil, "xdg-open F", ""},
-		{"an entry that is nowhere", []string{"text_html=none.desktop"}, "xdg-open F", ""},
+		{"no handler known", nil, "xdg-open F", ""},
+		{"an entry that does not exist", []string{"text_html=none.desktop"}, "xdg-open F", ""},
 		{"a snap", []string{"text_html=firefox_firefox.desktop"}, "", "a snap"},
 		{"a script that starts a snap", []string{"text_html=wrapper.desktop"}, "", "a snap"},
 		{"a flatpak", []string{"text_html=org.flatpak.desktop"}, "", "a flatpak"},
-		{"a flatpak that is handed files", []string{"text_html=org.forward.desktop"}, "xdg-open F", ""},
-		{"a program of its own for files", []string{"text_html=editor.desktop", "x_scheme_handler_http=plain.desktop"}, "", "opened by editor.desktop"},
+		{"a flatpak with file forwarding", []string{"text_html=org.forward.desktop"}, "xdg-open F", ""},
+		{"another program for files", []string{"text_html=editor.desktop", "x_scheme_handler_http=plain.desktop"}, "", "HTML files open in editor.desktop"},
 		{"$BROWSER", []string{"BROWSER=none:plain", "text_html=org.flatpak.desktop"}, "plain F", ""},
 		{"$BROWSER with options", []string{"BROWSER=launcher --new %s --x"}, "launcher --new F --x", ""},
 		{"a snap in $BROWSER", []string{"BROWSER=wrapper"}, "", "a snap"},
-		{"nothing of $BROWSER", []string{"BROWSER=none"}, "", "no browser of $BROWSER"},
+		{"no browser in $BROWSER", []string{"BROWSER=none"}, "", "no browser listed in $BROWSER"},
 	} {
 		environ := append(tc.environ, "XDG_DATA_HOME="+dir+"/share", "PATH="+os.Getenv("PATH"))
 		env := Env{

@@ -1,33 +1,29 @@
-// Package editor knows the editors that can open a folder on an SSH host, how
-// each is found on this machine and how it is started on a folder of a guest.
+// Package editor finds editors that can open a folder on an SSH host, and starts them on a folder of
+// a guest.
 //
-// It owns the table of editors, the search for their launchers, the cleaned
-// environment they are started with, and the recipe printed when none can be
-// started. It never touches SSH configuration, editor settings or the guest,
-// and installs nothing.
+// It contains the table of editors, the search for their launchers, the cleaned environment they are
+// started with, and the instructions (Recipe) printed if none can be started. It never changes SSH
+// configuration, editor settings or the guest, and installs nothing.
 //
-// Invariants: finding an editor starts no program and writes nothing; a folder
-// is always passed so that the editor takes it for a folder; an alias or path
-// that an editor would take apart differently is refused.
+// Invariants: finding an editor starts no program and writes nothing; a folder is always passed so
+// that the editor treats it as a folder; an alias or path that an editor would parse differently is
+// refused.
 //
-// # Where a launcher may be the wrong one
+// # Launchers that cannot be used
 //
-// Inside a terminal of a remote window (SSH, container, tunnel) "code" is a
-// small program that talks to the window on the other machine, which knows
-// nothing of our aliases. RemoteSession detects that, and Lookup passes over
-// launchers in a remote-cli folder.
+// In a terminal of a remote window (SSH, container, tunnel) "code" is a small program that talks to
+// the window on the other machine, where aivm's aliases do not exist. RemoteSession detects that,
+// and Lookup skips launchers in a remote-cli directory.
 //
-// In WSL "code" on the PATH usually is the one of Windows. It runs Windows'
-// ssh with Windows' ~/.ssh/config, where our alias does not exist, so Lookup
-// passes over launchers below /mnt/ there and says so in the NotFoundError.
-// An editor installed inside WSL works as on any Linux.
+// In WSL "code" on the PATH is usually the one of Windows. It runs Windows' ssh with Windows'
+// ~/.ssh/config, where aivm's alias does not exist, so Lookup skips launchers below /mnt/ in WSL and
+// says so in the NotFoundError. An editor installed inside WSL works as on any Linux.
 //
-// A flatpak has its own ssh in its sandbox. It works when the sandbox may see
-// the home directory (Visual Studio Code's and VSCodium's may), so a flatpak
-// is the last place looked at. "flatpak run" stays in the foreground for as
-// long as the window is open; Open does not wait for it that long.
+// A flatpak has its own ssh in its sandbox. It works if the sandbox may read the home directory
+// (Visual Studio Code's and VSCodium's may), so flatpaks are searched last. "flatpak run" stays in
+// the foreground while the window is open; Open does not wait that long.
 //
-// A snap of an editor is classic: it sees the host as any program does. But a
-// terminal inside it hands its own library paths on to whatever it starts;
-// Environ undoes that.
+// Snaps of editors use classic confinement: they can access the host like any program. But a
+// terminal inside a snap passes the snap's library paths on to the programs it starts; Environ
+// removes them.
 package editor

@@ -16,9 +16,9 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
-// host is a made-up machine: what is on it, and what its environment says.
+// host returns the Env of a fake host with these files and environment variables.
 func host(files []string, environ ...string) Env {
 	has := func(path string) error {
 		if slices.Contains(files, path) {
@@ -135,9 +135,9 @@ func TestTable(t *testing.T) {
 	if got := IDs(); !slices.Equal(got, []string{"code", "code-insiders", "codium", "cursor", "windsurf", "antigravity", "positron", "zed", "gateway", "code-server", "terminal", "print"}) {
 		t.Errorf("ids %q", got)
 	}
-	id := regexp.MustCompile(`^[a-z0-9-]+\.[a-z0-9.-]+$`)
+	extensionID := regexp.MustCompile(`^[a-z0-9-]+\.[a-z0-9.-]+$`)
 	for _, e := range Editors() {
-		if e.Kind.Here() {
+		if e.Kind.NeedsNoLauncher() {
 			continue
 		}
 		if e.Kind != Desktop {
@@ -146,11 +146,11 @@ func TestTable(t *testing.T) {
 			}
 			continue
 		}
-		if e.ConfigFileKey == "" || e.Name == "" || len(e.Commands) == 0 || e.ServerDir == "" || e.SettingsDir == "" || e.Scheme == "" || e.Install == "" || !id.MatchString(e.Extension) {
+		if e.ConfigFileKey == "" || e.Name == "" || len(e.Commands) == 0 || e.ServerDir == "" || e.SettingsDir == "" || e.Scheme == "" || e.Install == "" || !extensionID.MatchString(e.Extension) {
 			t.Errorf("%s is incomplete: %+v", e.ID, e)
 		}
 		if (e.Flatpak == "") != (e.FlatpakSettingsDir == "") {
-			t.Errorf("%s: flatpak and its settings folder belong together", e.ID)
+			t.Errorf("%s: only one of flatpak and its settings directory is set", e.ID)
 		}
 		for _, p := range e.Paths {
 			if !strings.HasPrefix(p, "/") && !strings.HasPrefix(p, "~/") {
@@ -174,7 +174,7 @@ func TestRemoteSession(t *testing.T) {
 		}
 	}
 	if reason, remote := RemoteSession(host(nil, "TERM_PROGRAM=vscode", "VSCODE_IPC_HOOK=/run/x", "SSH_AUTH_SOCK=/x", "SSH_CONNECTION=")); remote {
-		t.Errorf("a local window counts as remote: %q", reason)
+		t.Errorf("a local window is reported as remote: %q", reason)
 	}
 }
 
@@ -235,7 +235,7 @@ func TestRecipe(t *testing.T) {
 		t.Errorf("-want +got:\n%s", d)
 	}
 	if strings.ContainsRune(b.String(), 0x1b) {
-		t.Error("an escape sequence of a path reaches the terminal")
+		t.Error("an escape sequence in a path is printed to the terminal")
 	}
 	if _, err := NewRecipe("x.y", "/p", "agent"); err == nil {
 		t.Error("a bad alias was accepted")

@@ -7,10 +7,9 @@ import (
 
 const snapOrig = "_VSCODE_SNAP_ORIG"
 
-// leaked are variables with which an editor's window steers its own children;
-// inherited by a second editor they make it run as plain Node, report to the
-// wrong window, or load the wrong libraries. What a user sets on purpose
-// (VSCODE_PORTABLE, VSCODE_APPDATA, VSCODE_EXTENSIONS) is not among them.
+// leaked are variables that an editor's window sets for its own child processes. A second editor
+// that inherits them runs as plain Node, reports to the wrong window, or loads the wrong libraries.
+// Variables that users set (VSCODE_PORTABLE, VSCODE_APPDATA, VSCODE_EXTENSIONS) are not included.
 var leaked = map[string]bool{
 	"ELECTRON_RUN_AS_NODE": true, "ELECTRON_NO_ATTACH_CONSOLE": true, "ELECTRON_NO_ASAR": true,
 	"VSCODE_PID": true, "VSCODE_CWD": true, "VSCODE_IPC_HOOK": true, "VSCODE_IPC_HOOK_CLI": true,
@@ -21,8 +20,8 @@ var leaked = map[string]bool{
 	"APPIMAGE": true, "APPDIR": true, "ARGV0": true, "OWD": true,
 }
 
-// libraryPaths are variables that point a program at code or data of a
-// bundle; lists are separated by colons.
+// libraryPaths are variables with paths of code or data, which a bundle (snap, AppImage) may have
+// set to its own; lists are separated by colons.
 var libraryPaths = map[string]bool{
 	"PATH": true, "LD_LIBRARY_PATH": true, "LD_PRELOAD": true, "LOCPATH": true,
 	"XDG_DATA_DIRS": true, "XDG_CONFIG_DIRS": true, "XDG_DATA_HOME": true, "XDG_CONFIG_HOME": true,
@@ -34,13 +33,13 @@ var libraryPaths = map[string]bool{
 	"LIBGL_DRIVERS_PATH": true, "LIBVA_DRIVERS_PATH": true,
 }
 
-// Environ returns the environment an editor is started with: base without
-// what the terminal of another editor, a snap or an AppImage put into it.
+// Environ returns the environment to start an editor with: base without the values set by the
+// terminal of another editor, a snap or an AppImage.
 //
-//   - Code's snap keeps what it replaces in X_VSCODE_SNAP_ORIG; X is put back
-//     (vscode issues 179086, 293910).
-//   - The other variables of snaps and AppImages are dropped, and in lists of
-//     directories the entries below /snap/ (except /snap/bin) and $APPDIR.
+//   - Visual Studio Code's snap saves the value of a variable X that it replaces in
+//     X_VSCODE_SNAP_ORIG; X is restored (vscode issues 179086, 293910).
+//   - Other variables of snaps and AppImages are removed, and in lists of directories the entries
+//     below /snap/ (except /snap/bin) and $APPDIR.
 func Environ(base []string) []string {
 	values := map[string]string{}
 	var order []string
@@ -86,7 +85,7 @@ func Environ(base []string) []string {
 	return out
 }
 
-// withoutBundles drops the entries of a list that lie in a snap or AppImage.
+// withoutBundles removes the entries of a list that are below a snap or AppImage.
 func withoutBundles(list, appDir string) string {
 	entries := strings.Split(list, ":")
 	kept := slices.DeleteFunc(entries, func(dir string) bool {

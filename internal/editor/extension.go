@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// extensionDirs are the folders an editor found here keeps its extensions in:
-// what the person says in the environment, then the editor's own place.
+// extensionDirs returns the directories in which a found editor keeps its extensions: the one set in
+// the environment, else the editor's own.
 func extensionDirs(env Env, f Found) []string {
 	if p := env.Getenv("VSCODE_EXTENSIONS"); p != "" {
 		return []string{p}
@@ -24,21 +24,20 @@ func extensionDirs(env Env, f Found) []string {
 	own := map[string]string{"code": ".vscode", "code-insiders": ".vscode-insiders", "codium": ".vscode-oss", "cursor": ".cursor"}[f.Editor.ID]
 	dirs := []string{filepath.Join(home, own, "extensions")}
 	if f.How == "flatpak" {
-		// A flatpak's wrapper puts them into its own data folder.
+		// The flatpak's wrapper script keeps them in its own data directory.
 		data := map[string]string{"code": "vscode", "code-insiders": "vscode-insiders", "codium": "codium"}[f.Editor.ID]
 		dirs = append(dirs, filepath.Join(home, ".var/app", f.Editor.Flatpak, "data", data, "extensions"))
 	}
 	return dirs
 }
 
-// ExtensionOnDisk looks whether the extension that opens SSH hosts is
-// installed, by the folders editors keep ("PUBLISHER.NAME-VERSION"). It starts
-// nothing, unlike RemoteExtension, and may be wrong about an editor that was
-// told to look elsewhere.
+// ExtensionOnDisk reports whether the extension that opens SSH hosts is installed, by the names of
+// the extension directories ("PUBLISHER.NAME-VERSION"). Unlike RemoteExtension it starts nothing; it
+// may be wrong for an editor that is configured to use another directory.
 func ExtensionOnDisk(env Env, f Found) (bool, error) {
 	dirs := extensionDirs(env, f)
 	if len(dirs) == 0 {
-		return false, errors.New("there is no home directory to look in")
+		return false, errors.New("cannot look for extensions: HOME is not set")
 	}
 	for _, dir := range dirs {
 		names, err := readNames(dir)

@@ -8,7 +8,7 @@ import (
 
 func TestExtensionOnDisk(t *testing.T) {
 	home := t.TempDir()
-	make := func(path string) string {
+	mkdir := func(path string) string {
 		p := filepath.Join(home, path)
 		if err := os.MkdirAll(p, 0o755); err != nil {
 			t.Fatal(err)
@@ -21,19 +21,19 @@ func TestExtensionOnDisk(t *testing.T) {
 		name    string
 		found   Found
 		environ []string
-		dir     string // made before
+		dir     string // created before
 		want    bool
 	}{
 		{"nothing yet", Found{Editor: code}, nil, "", false},
-		{"one that begins alike", Found{Editor: code}, nil, ".vscode/extensions/ms-vscode-remote.remote-ssh-edit-0.87.0", false},
-		{"there", Found{Editor: code}, nil, ".vscode/extensions/ms-vscode-remote.remote-ssh-0.120.0", true},
+		{"one with the same prefix", Found{Editor: code}, nil, ".vscode/extensions/ms-vscode-remote.remote-ssh-edit-0.87.0", false},
+		{"installed", Found{Editor: code}, nil, ".vscode/extensions/ms-vscode-remote.remote-ssh-0.120.0", true},
 		{"another editor's", Found{Editor: codium}, nil, "", false},
-		{"elsewhere by the environment", Found{Editor: codium}, []string{"VSCODE_EXTENSIONS=" + home + "/e"}, "e/jeanp413.open-remote-ssh-0.0.49", true},
+		{"VSCODE_EXTENSIONS", Found{Editor: codium}, []string{"VSCODE_EXTENSIONS=" + home + "/e"}, "e/jeanp413.open-remote-ssh-0.0.49", true},
 		{"portable", Found{Editor: code}, []string{"VSCODE_PORTABLE=" + home + "/p"}, "p/extensions/ms-vscode-remote.remote-ssh-0.120.0-universal", true},
 		{"flatpak", Found{Editor: codium, How: "flatpak"}, nil, ".var/app/com.vscodium.codium/data/codium/extensions/jeanp413.open-remote-ssh-0.0.49", true},
 	} {
 		if c.dir != "" {
-			make(c.dir)
+			mkdir(c.dir)
 		}
 		got, err := ExtensionOnDisk(host(nil, append(c.environ, "HOME="+home)...), c.found)
 		if err != nil || got != c.want {
@@ -41,13 +41,13 @@ func TestExtensionOnDisk(t *testing.T) {
 		}
 	}
 	if _, err := ExtensionOnDisk(host(nil), Found{Editor: code}); err == nil {
-		t.Error("without a home something is known")
+		t.Error("no error without HOME")
 	}
-	make("f")
+	mkdir("f")
 	if err := os.WriteFile(filepath.Join(home, "f/extensions"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := ExtensionOnDisk(host(nil, "VSCODE_EXTENSIONS="+home+"/f/extensions"), Found{Editor: code}); err == nil {
-		t.Error("a folder that cannot be read counts as empty")
+		t.Error("no error for a directory that cannot be read")
 	}
 }

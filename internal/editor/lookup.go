@@ -11,7 +11,7 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Env is what is asked of the host.
+// Env holds the functions with which the package reads the host.
 type Env struct {
 	LookPath func(string) (string, error)
 	Stat     func(string) error // nil if the path exists
@@ -20,7 +20,7 @@ type Env struct {
 	Environ  func() []string
 }
 
-// OSEnv answers from this process and this machine.
+// OSEnv returns an Env that reads this process and this host.
 func OSEnv() Env {
 	return Env{
 		LookPath: exec.LookPath,
@@ -34,22 +34,22 @@ func OSEnv() Env {
 	}
 }
 
-// Found is an editor and the way to start it here.
+// Found is an editor and how to start it on this host.
 type Found struct {
 	Editor Editor
 	Argv   []string // "/usr/bin/code", or "/usr/bin/flatpak run com.visualstudio.code"
 	How    string   // "path", "snap", "folder" or "flatpak"
-	// Environ is the environment to start it with (see Environ).
+	// Environ is the environment to start it with (see the function Environ).
 	Environ []string
 
-	launcher time.Duration // how long its launcher is waited for; 0 = launcherLimit
+	launcher time.Duration // how long to wait for its launcher; 0 = launcherLimit
 }
 
-// NotFoundError: the editor is not on this machine, or not one that can open
-// our aliases.
+// NotFoundError reports that the editor is not installed, or that no installed one can open aivm's
+// aliases.
 type NotFoundError struct {
 	Want    string   // an editor's id, or Auto
-	Skipped []string // launchers that are there, each with the reason they will not do
+	Skipped []string // installed launchers, each with the reason why it is not used
 }
 
 func (e *NotFoundError) Error() string {
@@ -63,13 +63,12 @@ func (e *NotFoundError) Error() string {
 	return s
 }
 
-// Lookup finds the launcher of the wanted editor, or with Auto (or "") of the
-// first one that uses OpenSSH. It starts nothing and writes nothing, so it
-// belongs before all work.
+// Lookup finds the launcher of the editor with id want or, for Auto or "", of the first editor that
+// uses OpenSSH. It starts nothing and writes nothing, so it can run before any other work.
 //
-// A missing editor is a *NotFoundError. If it was asked for by name, that is
-// wrapped in a refusal with hints; with Auto it comes bare, and the caller
-// goes on and prints the Recipe.
+// If the editor is missing, the error is a *NotFoundError. For an editor given by id it is wrapped
+// in a refusal with hints; for Auto it is not wrapped, and the caller continues and prints the
+// Recipe.
 func Lookup(env Env, want string) (Found, error) {
 	if want == "" {
 		want = Auto
@@ -77,28 +76,28 @@ func Lookup(env Env, want string) (Found, error) {
 	missing := &NotFoundError{Want: want}
 	if want == Auto {
 		for _, e := range Editors() {
-			if e.Kind.Here() {
+			if e.Kind.NeedsNoLauncher() {
 				continue
 			}
 			f, ok := find(env, e, missing)
 			switch {
 			case ok && e.Kind == Gateway:
-				missing.Skipped = append(missing.Skipped, e.Name+" is, and asks which of its editors you want: choose it with --editor "+e.ID)
+				missing.Skipped = append(missing.Skipped, e.Name+" is installed, but prompts for one of its editors: to use it, pass --editor "+e.ID)
 			case ok && e.OpenSSH:
 				return f, nil
 			case ok:
 				missing.Skipped = append(missing.Skipped,
-					e.Name+" is, but its SSH client does not check our host key: choose it with --editor "+e.ID)
+					e.Name+" is installed, but its SSH client ignores the host key pinned by aivm: to use it, pass --editor "+e.ID)
 			}
 		}
 		return Found{}, missing
 	}
 	e, ok := ByID(want)
 	if !ok {
-		return Found{}, ui.Usage("there is no editor called %q", want).
-			Hint(ui.CmdFor("known", strings.Join(IDs(), ", ")), ui.Cmd("aivm code --editor auto"))
+		return Found{}, ui.Usage("unknown editor %q", want).
+			Hint(ui.Remark("known editors: "+strings.Join(IDs(), ", ")), ui.Cmd("aivm code --editor auto"))
 	}
-	if e.Kind.Here() {
+	if e.Kind.NeedsNoLauncher() {
 		return Found{Editor: e, How: "built in", Environ: Environ(env.Environ())}, nil
 	}
 	if f, ok := find(env, e, missing); ok {
@@ -108,15 +107,15 @@ func Lookup(env Env, want string) (Found, error) {
 		Hint(ui.Remark("install "+e.Name+": "+e.Install), ui.Cmd("aivm code --editor auto"))
 }
 
-// All returns every editor of the table with the way to start it here; of one
-// that is not here, Argv and How are empty, and why says what is in its place.
+// All returns every editor of the table with how to start it on this host. For an editor that is not
+// installed, Argv and How are empty, and why maps its id to the launchers that were skipped.
 func All(env Env) (out []Found, why map[string]string) {
 	why = map[string]string{}
 	for _, e := range Editors() {
 		missing := &NotFoundError{Want: e.ID}
 		f, ok := find(env, e, missing)
 		switch {
-		case e.Kind.Here():
+		case e.Kind.NeedsNoLauncher():
 			f = Found{Editor: e, How: "built in"}
 		case !ok:
 			f = Found{Editor: e}
@@ -127,7 +126,8 @@ func All(env Env) (out []Found, why map[string]string) {
 	return out, why
 }
 
-// find looks at the PATH, at snaps, at the usual folders and at flatpaks.
+// find searches the PATH, snaps, the usual paths and flatpaks, in this order. It adds launchers that
+// cannot be used to missing.Skipped.
 func find(env Env, e Editor, missing *NotFoundError) (Found, bool) {
 	found := func(how string, argv ...string) (Found, bool) {
 		return Found{Editor: e, Argv: argv, How: how, Environ: Environ(env.Environ())}, true
@@ -156,8 +156,8 @@ func find(env Env, e Editor, missing *NotFoundError) (Found, bool) {
 			}
 			path = filepath.Join(home, below)
 		}
-		// LookPath takes a path with a slash as it is, and unlike Stat says
-		// whether it can be started.
+		// LookPath does not search for a name with a slash, and unlike Stat checks that it is
+		// executable.
 		if _, err := env.LookPath(path); err == nil {
 			return found("folder", path)
 		}
@@ -170,13 +170,13 @@ func find(env Env, e Editor, missing *NotFoundError) (Found, bool) {
 	return Found{}, false
 }
 
-// unusable says why a launcher on the PATH cannot open our aliases.
+// unusable returns why a launcher on the PATH cannot open aivm's aliases, or "".
 func unusable(env Env, path string) string {
 	switch {
 	case strings.Contains(path, "/remote-cli/"):
-		return "talks to an editor on another machine"
+		return "controls an editor window on another machine"
 	case strings.HasPrefix(path, "/mnt/") && inWSL(env):
-		return "is the editor of Windows, which reads the SSH configuration of Windows"
+		return "is the Windows editor, which uses the SSH configuration of Windows"
 	}
 	return ""
 }
@@ -185,8 +185,8 @@ func inWSL(env Env) bool {
 	return env.Getenv("WSL_DISTRO_NAME") != "" || env.Getenv("WSL_INTEROP") != ""
 }
 
-// flatpakInstalled looks where flatpak keeps system-wide and personal
-// installations; asking flatpak itself costs a process.
+// flatpakInstalled checks the directories of flatpak's system-wide and per-user installations, which
+// avoids running flatpak.
 func flatpakInstalled(env Env, id string) bool {
 	places := []string{"/var/lib/flatpak/app"}
 	if data := env.Getenv("XDG_DATA_HOME"); data != "" {
@@ -203,7 +203,7 @@ func flatpakInstalled(env Env, id string) bool {
 	return false
 }
 
-// remoteSigns are variables that only a session coming from elsewhere has.
+// remoteSigns are environment variables that only remote sessions have.
 var remoteSigns = []struct{ variable, reason string }{
 	{"VSCODE_IPC_HOOK_CLI", "inside a terminal of a remote editor window"},
 	{"CODESPACES", "inside a codespace"},
@@ -212,8 +212,8 @@ var remoteSigns = []struct{ variable, reason string }{
 	{"SSH_TTY", "inside an SSH session"},
 }
 
-// RemoteSession reports whether the person sits in front of another machine,
-// so that an editor started here would open there, or nowhere; and why.
+// RemoteSession reports whether the user works on this host from another machine, so that an editor
+// started here would open on that machine or not at all, and how it was detected.
 func RemoteSession(env Env) (string, bool) {
 	for _, s := range remoteSigns {
 		if env.Getenv(s.variable) != "" {

@@ -14,7 +14,7 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// launcher is a script in the place of an editor.
+// launcher returns a Found whose launcher is this shell script.
 func launcher(t *testing.T, script string) Found {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "code")
@@ -25,39 +25,39 @@ func launcher(t *testing.T, script string) Found {
 	return Found{Editor: e, Argv: []string{path}, How: "path", Environ: Environ(os.Environ())}
 }
 
-func TestOpenPassesOn(t *testing.T) {
+func TestOpenPassesArgsAndOutput(t *testing.T) {
 	f := launcher(t, `printf '%s|' "$@"; echo "${ELECTRON_RUN_AS_NODE-clean}" >&2; read -r _ _ _ _ _ sid _ </proc/$$/stat; [ "$sid" = $$ ] && echo session >&2`)
 	f.Environ = Environ([]string{"ELECTRON_RUN_AS_NODE=1", "PATH=" + os.Getenv("PATH")})
-	var out, talk bytes.Buffer
+	var out, messages bytes.Buffer
 	args := []string{"--remote", "ssh-remote+a", "/p q/it's\n"}
-	if err := Open(t.Context(), f, args, &out, &talk); err != nil {
+	if err := Open(t.Context(), f, args, &out, &messages); err != nil {
 		t.Fatal(err)
 	}
 	if got := strings.Split(out.String(), "|"); !slices.Equal(got[:3], args) {
 		t.Errorf("argv %q", got)
 	}
-	if talk.String() != "clean\nsession\n" {
-		t.Errorf("stderr %q", &talk)
+	if messages.String() != "clean\nsession\n" {
+		t.Errorf("stderr %q", &messages)
 	}
 	if err := Open(t.Context(), f, args, nil, nil); err != nil {
 		t.Errorf("without streams: %v", err)
 	}
 }
 
-func TestOpenShowsWhatWasSaid(t *testing.T) {
+func TestOpenShowsOutputOnFailure(t *testing.T) {
 	f := launcher(t, `echo out; echo 'You are trying to start as root.' >&2; exit 7`)
-	var talk bytes.Buffer
-	err := Open(t.Context(), f, []string{"/a b"}, nil, &talk)
+	var messages bytes.Buffer
+	err := Open(t.Context(), f, []string{"/a b"}, nil, &messages)
 	var e *ui.Error
 	if !errors.As(err, &e) || !strings.Contains(e.Message, "start as root") || !strings.Contains(e.Message, "exit status 7") {
 		t.Fatalf("got %v", err)
 	}
-	if !strings.Contains(strings.Join(e.HintLines(), " "), "'/a b'") || !strings.Contains(talk.String(), "as root") {
-		t.Errorf("hints %q, talk %q", e.HintLines(), &talk)
+	if !strings.Contains(strings.Join(e.HintLines(), " "), "'/a b'") || !strings.Contains(messages.String(), "as root") {
+		t.Errorf("hints %q, stderr %q", e.HintLines(), &messages)
 	}
 }
 
-func TestOpenOfNothing(t *testing.T) {
+func TestOpenWithoutLauncher(t *testing.T) {
 	var e *ui.Error
 	if err := Open(t.Context(), Found{Argv: []string{"/nonexistent/code"}}, nil, nil, nil); !errors.As(err, &e) || !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v", err)
@@ -67,8 +67,9 @@ func TestOpenOfNothing(t *testing.T) {
 	}
 }
 
-// TestOpenLeavesAForegroundEditorAlone: it goes on, and can go on writing.
-func TestOpenLeavesAForegroundEditorAlone(t *testing.T) {
+// TestOpenKeepsAForegroundEditor checks that an editor which is still running at the limit keeps
+// running and can still write its output.
+func TestOpenKeepsAForegroundEditor(t *testing.T) {
 	mark := filepath.Join(t.TempDir(), "mark")
 	f := launcher(t, `echo begun; sleep 1; echo more && echo alive >"`+mark+`"`)
 	f.launcher = 300 * time.Millisecond
@@ -82,7 +83,7 @@ func TestOpenLeavesAForegroundEditorAlone(t *testing.T) {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	t.Error("the editor did not live on")
+	t.Error("the editor did not keep running")
 }
 
 func TestOpenIsCancelled(t *testing.T) {

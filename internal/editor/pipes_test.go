@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestPipesInSettingsHoldNobodyUp: an editor's settings folder may lie where a
-// guest can write, who can leave a pipe in the place of any file.
-func TestPipesInSettingsHoldNobodyUp(t *testing.T) {
+// TestPipesInSettingsDoNotBlock checks that reading settings does not block on pipes: a guest may be
+// able to write an editor's settings directory and replace any file there by a pipe.
+func TestPipesInSettingsDoNotBlock(t *testing.T) {
 	home := t.TempDir()
 	user, extensions := filepath.Join(home, "user"), filepath.Join(home, ".vscode", "extensions")
 	for _, p := range []string{filepath.Join(user, "globalStorage", "storage.json"), filepath.Join(extensions, "extensions.json")} {
@@ -36,6 +36,6 @@ func TestPipesInSettingsHoldNobodyUp(t *testing.T) {
 	select {
 	case <-done:
 	case <-time.After(20 * time.Second):
-		t.Fatal("a pipe holds it up")
+		t.Fatal("reading blocks on a pipe")
 	}
 }

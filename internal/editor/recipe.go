@@ -7,7 +7,7 @@ import (
 	"al.essio.dev/pkg/shellescape"
 )
 
-// Recipe is what a person needs to open a guest's folder by hand.
+// Recipe is the instructions to open a guest's folder manually.
 type Recipe struct {
 	Alias   string   `json:"alias"`
 	Path    string   `json:"path"`
@@ -18,14 +18,14 @@ type Recipe struct {
 	Others  []Other  `json:"others"`
 }
 
-// Other is how another editor opens the same folder.
+// Other is the command with which another editor opens the same folder.
 type Other struct {
 	Editor  string `json:"editor"`
 	Command string `json:"command"`
 }
 
-// NewRecipe returns the recipe for a folder of a guest. Like OpenArgs it
-// refuses an alias or path that an editor would take for something else.
+// NewRecipe returns the recipe for a folder of a guest. Like OpenArgs it refuses an alias or path
+// that an editor would parse differently.
 func NewRecipe(alias, guestPath, user string) (Recipe, error) {
 	target, err := folderArg(alias, guestPath)
 	if err != nil {
@@ -37,7 +37,7 @@ func NewRecipe(alias, guestPath, user string) (Recipe, error) {
 		switch {
 		case e.Kind == Browser:
 			others = append(others, Other{e.ID, "aivm code --editor code-server"})
-		case !e.Kind.Here():
+		case !e.Kind.NeedsNoLauncher():
 			args, err := OpenArgs(Found{Editor: e}, Target{Alias: alias, Path: guestPath, User: user})
 			if err != nil {
 				return Recipe{}, err
@@ -58,7 +58,7 @@ func NewRecipe(alias, guestPath, user string) (Recipe, error) {
 	}, nil
 }
 
-// All is Text with the other editors.
+// All returns Text followed by the commands of the other editors.
 func (r Recipe) All() string {
 	var b strings.Builder
 	b.WriteString(r.Text())
@@ -68,7 +68,7 @@ func (r Recipe) All() string {
 	return b.String()
 }
 
-// Text is the recipe for a terminal, a line each.
+// Text returns the recipe as lines for a terminal.
 func (r Recipe) Text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "  SSH host  %s\n", r.Alias)
@@ -86,9 +86,8 @@ func (r Recipe) Text() string {
 	return b.String()
 }
 
-// percentEncode writes a path for a URI (RFC 3986 3.3), byte by byte. Only
-// letters, digits, "-._~" and the slashes stay: editors differ in what more
-// they leave alone.
+// percentEncode encodes a path for a URI (RFC 3986 3.3), byte by byte. Only letters, digits, "-._~"
+// and slashes stay: editors differ in which other characters they accept unencoded.
 func percentEncode(p string) string {
 	var b strings.Builder
 	for i := range len(p) {
@@ -103,8 +102,8 @@ func percentEncode(p string) string {
 	return b.String()
 }
 
-// shellLine is a command as it is typed. A control character in a path is
-// written in the shell's $'...' form, so that it can do nothing to a terminal.
+// shellLine returns argv as a command line for a shell. A word with control characters is written in
+// the shell's $'...' form, so that they have no effect on the terminal.
 func shellLine(argv []string) string {
 	words := make([]string, len(argv))
 	for i, a := range argv {

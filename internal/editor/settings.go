@@ -11,12 +11,12 @@ import (
 	"aivm.dev/aivm/internal/hostfile"
 )
 
-// maxRead bounds what is read of a file of an editor's: its settings folder may
-// lie where a guest can write.
+// maxRead limits how much of an editor's file is read, since a guest may be able to write its
+// settings directory.
 const maxRead = 64 << 20
 
-// UserDirs are the settings folders of an editor on this machine: the usual
-// one and a flatpak's, whether they exist or not.
+// UserDirs returns the settings directories of an editor on the host, the usual one and that of its
+// flatpak, whether or not they exist.
 func UserDirs(env Env, e Editor) []string {
 	var out []string
 	if e.SettingsDir == "" {
@@ -41,9 +41,9 @@ func configHome(env Env) string {
 	return ""
 }
 
-// UserDir is the settings folder of the editor that was found: dataDir is what
-// it is given as --user-data-dir, "" for none. Portable mode is a folder "data"
-// in the editor's own, or VSCODE_PORTABLE.
+// UserDir returns the settings directory of a found editor. dataDir is the value of its
+// --user-data-dir, "" for none. The editor is in portable mode if its installation has a directory
+// "data", or VSCODE_PORTABLE is set.
 func UserDir(env Env, f Found, dataDir string) string {
 	base := filepath.Base(filepath.Dir(f.Editor.SettingsDir)) // "Code" of "Code/User"
 	switch {
@@ -61,9 +61,9 @@ func UserDir(env Env, f Found, dataDir string) string {
 		return dirs[1]
 	}
 	if f.How == "folder" || f.How == "path" {
-		if real, err := filepath.EvalSymlinks(f.Argv[0]); err == nil {
-			data := filepath.Join(filepath.Dir(filepath.Dir(real)), "data")
-			if filepath.Base(filepath.Dir(real)) == "bin" && env.Stat(filepath.Join(data, "user-data")) == nil {
+		if resolved, err := filepath.EvalSymlinks(f.Argv[0]); err == nil {
+			data := filepath.Join(filepath.Dir(filepath.Dir(resolved)), "data")
+			if filepath.Base(filepath.Dir(resolved)) == "bin" && env.Stat(filepath.Join(data, "user-data")) == nil {
 				return filepath.Join(data, "user-data", "User")
 			}
 		}
@@ -74,8 +74,8 @@ func UserDir(env Env, f Found, dataDir string) string {
 	return dirs[0]
 }
 
-// SettingsFile is the settings.json in use: of a profile of that name if there
-// is one, else the editor's own.
+// SettingsFile returns the path of the settings.json in use: that of the named profile if it exists,
+// else the editor's own.
 func SettingsFile(userDir, profile string) string {
 	own := filepath.Join(userDir, "settings.json")
 	if profile == "" || userDir == "" {
@@ -99,8 +99,8 @@ func SettingsFile(userDir, profile string) string {
 	return own
 }
 
-// MachineSettings is the settings.json the editor's server reads in the guest,
-// below its home; "" for an editor without such a server.
+// MachineSettings returns the path, below home in the guest, of the settings.json that the editor's
+// server reads; "" for an editor without such a server.
 func (e Editor) MachineSettings() string {
 	switch {
 	case e.Kind == Browser:
@@ -111,9 +111,9 @@ func (e Editor) MachineSettings() string {
 	return path.Join(e.ServerDir, "data/Machine/settings.json")
 }
 
-// WorkspaceExtensions are the ids of the extensions installed here that run
-// where the folder is, as the editor decides it (vscode's extensionKind): those
-// that say so first, and those with a program that say nothing.
+// WorkspaceExtensions returns the ids of the extensions installed on the host that run where the
+// folder is, by the editor's own rule: those whose extensionKind has "workspace" first, and those
+// without extensionKind that have a program (main).
 func WorkspaceExtensions(env Env, f Found) ([]string, error) {
 	dir := env.Getenv("VSCODE_EXTENSIONS")
 	if dir == "" {
@@ -144,7 +144,7 @@ func WorkspaceExtensions(env Env, f Found) ([]string, error) {
 		}
 		b, err := hostfile.ReadFollowed(filepath.Join(dir, x.RelativeLocation, "package.json"), maxRead)
 		if err != nil {
-			continue // being installed or removed this moment
+			continue // probably being installed or removed
 		}
 		var manifest struct {
 			Main          string

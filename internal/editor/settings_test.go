@@ -11,8 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestLaunchCommands: how each editor of the table opens a folder, with and
-// without a profile, is what the golden file says.
+// TestLaunchCommands compares the command with which each editor opens a folder, with and without a
+// profile, with the golden file.
 func TestLaunchCommands(t *testing.T) {
 	var b strings.Builder
 	for _, e := range Editors() {
@@ -23,7 +23,7 @@ func TestLaunchCommands(t *testing.T) {
 			argv := "aivm code --editor " + e.ID
 			if args, err := OpenArgs(Found{Editor: e}, to); err == nil {
 				argv = shellLine(append([]string{e.Commands[0]}, args...))
-			} else if to.Profile == "" && !e.Kind.Here() {
+			} else if to.Profile == "" && !e.Kind.NeedsNoLauncher() {
 				t.Errorf("%s: %v", e.ID, err)
 			}
 			fmt.Fprintf(&b, "%-13s %s\n", e.ID, argv)
@@ -66,7 +66,7 @@ func TestUserDir(t *testing.T) {
 			t.Errorf("%s: %q", c.name, got)
 		}
 	}
-	// A tarball with a folder "data" beside its "bin".
+	// A tarball with a directory "data" beside its "bin".
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
 		t.Fatal(err)

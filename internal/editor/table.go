@@ -1,69 +1,68 @@
 package editor
 
-// Editor is one row of the table: what is true of an editor everywhere.
+// Editor is one row of the table: facts about an editor that do not depend on the host.
 type Editor struct {
-	ID   string // what --editor takes
-	Name string // for people
+	ID   string // the value for --editor
+	Name string // for messages
 	Kind Kind
 
 	// Commands are launchers looked up on the PATH, best first.
 	Commands []string
-	// Paths are launchers at their usual places; "~/" is the home directory.
+	// Paths are the usual paths of its launchers; "~/" is the home directory.
 	Paths []string
 	// Snap is the name below /snap/bin, empty if there is no snap.
 	Snap string
 	// Flatpak is the application id, empty if there is no flatpak.
 	Flatpak string
 
-	// Extension is the id of the extension that opens SSH hosts; BuiltIn, that
-	// the editor brings it, or needs none.
+	// Extension is the id of the extension that opens SSH hosts. BuiltIn is true if the editor
+	// includes the extension or needs none.
 	Extension string
 	BuiltIn   bool
-	// OpenSSH: that extension runs the host's ssh, so the alias means to it
-	// exactly what it means to "ssh ALIAS". The others bring an SSH client of
-	// their own, which ignores our pinned host key.
+	// OpenSSH is true if the extension runs the host's ssh, so that an alias works as in "ssh ALIAS".
+	// Other extensions have their own SSH client, which ignores the host key pinned by aivm.
 	OpenSSH bool
-	// ServerDir is where the editor's server lives in the guest, below home.
+	// ServerDir is the directory of the editor's server in the guest, below home.
 	ServerDir string
-	// SettingsDir holds settings.json on the host, below the user's
-	// configuration directory; FlatpakSettingsDir the same below home.
+	// SettingsDir contains settings.json on the host, below the user's configuration directory.
+	// FlatpakSettingsDir is the same for the flatpak, below home.
 	SettingsDir        string
 	FlatpakSettingsDir string
-	// DataFolder is below the home on this machine; its "extensions" holds what
-	// is installed here.
+	// DataFolder is a directory below home on the host; its "extensions" contains the installed
+	// extensions.
 	DataFolder string
-	// ConfigFileKey is the setting that makes its SSH extension read another
-	// configuration than ~/.ssh/config.
+	// ConfigFileKey is the setting with which its SSH extension reads another file than
+	// ~/.ssh/config.
 	ConfigFileKey string
-	// Scheme is the URL scheme the editor answers to.
+	// Scheme is the URL scheme that the editor handles.
 	Scheme string
-	// Install says how to get the editor, a command or an address.
+	// Install tells how to get the editor: a command or a URL.
 	Install string
 }
 
-// Kind is how a folder on an SSH host is opened.
+// Kind tells how an editor opens a folder on an SSH host.
 type Kind string
 
 const (
 	Desktop  Kind = ""            // Visual Studio Code and its forks: --remote
 	Zed      Kind = "zed"         // ssh://ALIAS/path
 	Gateway  Kind = "gateway"     // a jetbrains-gateway: link
-	Browser  Kind = "code-server" // in the guest, through a tunnel of ours
+	Browser  Kind = "code-server" // runs in the guest, reached through aivm's tunnel
 	Terminal Kind = "terminal"    // ssh in the folder
-	Print    Kind = "print"       // how to connect
+	Print    Kind = "print"       // prints how to connect
 )
 
-// Here reports whether nothing has to be installed on this machine.
-func (k Kind) Here() bool { return k == Browser || k == Terminal || k == Print }
+// NeedsNoLauncher reports whether nothing has to be installed on the host.
+func (k Kind) NeedsNoLauncher() bool { return k == Browser || k == Terminal || k == Print }
 
-// Auto is the name for "whichever of the editors that run OpenSSH is there".
+// Auto is the editor id for the first installed editor that uses OpenSSH.
 const Auto = "auto"
 
 // Editors returns the table in the order in which Auto tries it.
 //
-// Sources: the launchers' own packages (deb, rpm, tarball, AUR), snapcraft
-// and flathub pages, product.json of each build for server and settings
-// folders, cursor issue 3201 for the ssh that Cursor runs.
+// Sources: the packages of the launchers (deb, rpm, tarball, AUR), snapcraft and flathub pages,
+// product.json of each build for server and settings directories, cursor issue 3201 for the ssh
+// program that Cursor runs.
 func Editors() []Editor {
 	return []Editor{
 		{

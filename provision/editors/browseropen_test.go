@@ -72,7 +72,7 @@ func TestOpenBrowser(t *testing.T) {
 	}{
 		"a browser":              {browser: works, opened: true},
 		"one that fails":         {browser: fails, opened: true, says: "could not be started: exit status 3"},
-		"one that is not there":  {browser: dir + "/none", says: "no browser of $BROWSER"},
+		"one that is not there":  {browser: dir + "/none", says: "no browser listed in $BROWSER"},
 		"none wanted":            {browser: works, options: CodeOptions{NoBrowser: true}},
 		"no desktop":             {},
 		"a session from afar":    {browser: works, ssh: true},

@@ -73,7 +73,7 @@ func (e Part) WithEditor(w *target.Target, found *editor.Found, o CodeOptions) (
 	case !browser && (o.NoBrowser || o.ServerArchive != ""):
 		return w, ui.Usage("--no-browser and --code-server-archive belong to --editor code-server").Hint(ui.Cmd(ui.AddFlag(e.Rerun, "--editor code-server")))
 	case found != nil && found.Editor.Kind != editor.Desktop && (o.Profile != "" || o.DataDir != ""):
-		return w, ui.Usage("%s knows neither --profile nor --user-data-dir", found.Editor.Name)
+		return w, ui.Usage("%s supports neither --profile nor --user-data-dir", found.Editor.Name)
 	}
 	return w.OpenedIn(found, browser && o.ServerArchive == ""), nil
 }
@@ -117,7 +117,7 @@ func (e Part) Choose(flag string, w *target.Target) (*editor.Found, string, erro
 			continue
 		}
 		found, why, err := e.Lookup(id)
-		if reason, remote := editor.RemoteSession(e.Editor); flag == "" && remote && err == nil && !found.Editor.Kind.Here() {
+		if reason, remote := editor.RemoteSession(e.Editor); flag == "" && remote && err == nil && !found.Editor.Kind.NeedsNoLauncher() {
 			return nil, "No editor is started here: " + reason, nil
 		}
 		return found, why, err
