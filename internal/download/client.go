@@ -1,15 +1,14 @@
-// Package download brings a file whose digest is known from a server onto the
-// disk, over https only: what an earlier run left is gone on with, a silent or
-// broken server is asked again and then given up for the next one, and nothing
-// is larger than it was announced.
+// Package download fetches a file with a known digest from a server to the disk, over https only. It
+// resumes the download of an earlier run, retries a server that stalls or fails and then tries the
+// next one, and never writes more bytes than the server announced.
 //
-// It owns the parts of unfinished downloads in the directory it is given
-// (Prefix), and removes nothing else there. It takes no lock, decides nothing
-// about consent, and does not give a file its final name.
+// It owns the files of unfinished downloads (parts, see Prefix) in the directory it is given, and
+// removes nothing else there. It takes no lock, asks for no consent, and does not give a file its
+// final name.
 //
-// Invariants: From returns nil only for a file with the wanted digest; a file
-// that changed on the server is begun anew, never stitched together from two;
-// an *Error means a server, an *ui.Error this machine.
+// Invariants: From returns nil only for a file with the wanted digest; if the file changes on the
+// server, the download starts over, so that two versions are never combined; an *Error is a failure
+// of a server, a *ui.Error one of the host.
 package download
 
 import (
@@ -29,26 +28,26 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// What can go wrong between a server and the disk.
+// Kinds of failures of a server.
 const (
 	Network   = "network"   // no connection, or it broke
-	Stalled   = "stalled"   // nothing came for a while
-	Truncated = "truncated" // it ends before the length it announced
-	TooLarge  = "too large" // it does not end at that length
-	Changed   = "changed"   // another file than when the download began
-	Checksum  = "checksum"  // complete, and not what it has to be
-	Redirect  = "redirect"  // to a place that is not https
-	Status    = "status"    // the server refuses
+	Stalled   = "stalled"   // no data for Client.Stall
+	Truncated = "truncated" // the file ends before the announced length
+	TooLarge  = "too large" // the file is longer than announced, or than allowed
+	Changed   = "changed"   // the file changed since the download began
+	Checksum  = "checksum"  // the file is complete, but has a wrong digest
+	Redirect  = "redirect"  // a redirect to a URL that is not https
+	Status    = "status"    // an HTTP status other than success
 )
 
-// Error is one server's failure.
+// Error is the failure of one server.
 type Error struct {
 	Kind  string
 	URL   string
-	Code  int           // of Status
-	After time.Duration // the server asked for so long a pause
+	Code  int           // the HTTP status, of kind Status
+	After time.Duration // the pause requested by the server (Retry-After)
 	Err   error
-	never bool // trying again changes nothing
+	never bool // a retry is useless
 }
 
 func (e *Error) Error() string {
@@ -61,17 +60,17 @@ func (e *Error) what() string {
 	from := ui.CleanTo(Host(e.URL), 100)
 	switch e.Kind {
 	case Checksum:
-		return "checksum mismatch, the file of " + from + " is not the one it should be"
+		return "checksum mismatch: the file from " + from + " is not the expected one"
 	case Changed:
 		return "the file on " + from + " changed during the download"
 	case Truncated:
-		return "the file of " + from + " is truncated"
+		return "the file from " + from + " is truncated"
 	case TooLarge:
-		return "the file of " + from + " is larger than it may be"
+		return "the file from " + from + " is too large"
 	case Stalled:
 		return "the download from " + from + " stalled"
 	case Redirect:
-		return from + " redirects to a place that is not https"
+		return from + " redirects to a URL that is not https"
 	}
 	return from
 }
@@ -84,7 +83,7 @@ func (e *Error) short() string {
 	return e.what()
 }
 
-// final reports that the same server need not be asked again.
+// final reports whether a retry with the same server is useless.
 func (e *Error) final() bool {
 	switch e.Kind {
 	case Redirect, TooLarge, Checksum:
@@ -95,38 +94,38 @@ func (e *Error) final() bool {
 	return e.never
 }
 
-var errStalled = errors.New("nothing came")
+var errStalled = errors.New("no data received")
 
-// notHTTPS stops a redirect out of https.
+// notHTTPS is the error of a redirect to a URL that is not https.
 type notHTTPS struct{ to string }
 
-func (e *notHTTPS) Error() string { return "it leads to " + ui.CleanTo(e.to, 200) }
+func (e *notHTTPS) Error() string { return "the target is " + ui.CleanTo(e.to, 200) }
 
 func httpsOnly(req *http.Request, via []*http.Request) error {
 	if req.URL.Scheme != "https" {
 		return &notHTTPS{req.URL.Redacted()}
 	}
 	if len(via) >= 10 {
-		return errors.New("ten redirects, one after the other")
+		return errors.New("more than ten redirects")
 	}
 	return nil
 }
 
-// CheckURL accepts an https address of a file.
+// CheckURL returns an error unless s is an https URL of a file, without a fragment.
 func CheckURL(s string) error {
 	u, err := url.Parse(s)
 	switch {
 	case err != nil:
 		return err
 	case u.Scheme != "https" || u.Host == "":
-		return errors.New("want https://HOST/PATH")
-	case strings.Contains(s, "#"): // also one with nothing behind it
-		return errors.New("what stands behind # is neither sha256=HEX nor sha512=HEX")
+		return errors.New("the URL must be https://HOST/PATH")
+	case strings.Contains(s, "#"): // also an empty fragment
+		return errors.New("the part after # must be sha256=HEX or sha512=HEX")
 	}
 	return nil
 }
 
-// Host returns the host of an address, or the text itself if it has none.
+// Host returns the host of a URL, or the text itself if it has none.
 func Host(s string) string {
 	if u, err := url.Parse(s); err == nil && u.Host != "" {
 		return u.Host
@@ -134,7 +133,7 @@ func Host(s string) string {
 	return s
 }
 
-// failed turns the error of a request into what it means.
+// failed converts the error of a request to an *Error.
 func failed(ctx context.Context, u string, err error, stall time.Duration) error {
 	var plain *notHTTPS
 	if errors.As(err, &plain) {
@@ -145,12 +144,13 @@ func failed(ctx context.Context, u string, err error, stall time.Duration) error
 	}
 	var ue *url.Error
 	if errors.As(err, &ue) {
-		err = ue.Err // its text repeats the address
+		err = ue.Err // the text of ue repeats the URL
 	}
 	return &Error{Kind: Network, URL: u, Err: fmt.Errorf("%s", ui.CleanTo(err.Error(), 300))}
 }
 
-// retryAfter reads the header of that name, in seconds, up to a minute.
+// retryAfter returns the duration in the Retry-After header (only the form in seconds), at most a
+// minute.
 func retryAfter(r *http.Response) time.Duration {
 	n, err := strconv.Atoi(r.Header.Get("Retry-After"))
 	if err != nil || n < 0 {
@@ -164,15 +164,15 @@ const (
 	maxListSize = 4 << 20
 )
 
-// Client asks servers for files, over https only. The zero value is ready; it
-// must not be copied, nor changed after its first use.
+// Client fetches files from servers, over https only. The zero value is ready to use; it must not be
+// copied, nor changed after its first use.
 type Client struct {
 	TLS   *tls.Config
-	Stall time.Duration                     // how long nothing may come; 0 = 30 s
-	Pause func(time.Duration) time.Duration // changes how long is waited before the next try; for tests
+	Stall time.Duration                     // longest time without data; 0 = 30 s
+	Pause func(time.Duration) time.Duration // changes the pause before the next try; for tests
 
-	// OneTry gives a server up at its first failure, as long as nothing of the
-	// file is here: for who has another way to what is in it.
+	// OneTry gives up a server at its first failure if nothing of the file was downloaded yet, for
+	// callers that can get the content in another way.
 	OneTry bool
 
 	once sync.Once
@@ -186,8 +186,8 @@ func (c *Client) stall() time.Duration {
 	return stallLimit
 }
 
-// HTTP returns the client that is used. It honours the environment's proxies;
-// what it brings is not unpacked, so that ranges and lengths mean the file.
+// HTTP returns the HTTP client in use. It uses the proxies set in the environment and does not
+// request compression, so that ranges and lengths refer to the file's own bytes.
 func (c *Client) HTTP() *http.Client {
 	c.once.Do(func() {
 		t := http.DefaultTransport.(*http.Transport).Clone()
@@ -200,8 +200,9 @@ func (c *Client) HTTP() *http.Client {
 	return c.http
 }
 
-// pause waits before the same server is asked again: half a second, doubled
-// with each try that brought nothing, or as long as the server asked for.
+// pause waits before the next request to the same server: 500 ms doubled for each of the idle tries
+// (those that brought no new data), at most 15 s, or 200 ms if there were none; at least after, the
+// pause that the server requested.
 func (c *Client) pause(ctx context.Context, idle int, after time.Duration) error {
 	d := max(after, min(500*time.Millisecond<<idle, 15*time.Second))
 	if idle == 0 && after == 0 {
@@ -213,8 +214,7 @@ func (c *Client) pause(ctx context.Context, idle int, after time.Duration) error
 	return pause.For(ctx, d)
 }
 
-// List fetches a list of digests or a signature, at most 4 MiB, and asks up to
-// three times.
+// List fetches a list of digests or a signature, at most 4 MiB, with up to three tries.
 func (c *Client) List(ctx context.Context, u string) ([]byte, error) {
 	var last error
 	for try := range 3 {
@@ -234,7 +234,7 @@ func (c *Client) List(ctx context.Context, u string) ([]byte, error) {
 	return nil, last
 }
 
-// ListOnce is List with one request.
+// ListOnce is List with one try.
 func (c *Client) ListOnce(ctx context.Context, u string) ([]byte, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.stall(), errStalled)
 	defer cancel()
@@ -255,12 +255,12 @@ func (c *Client) ListOnce(ctx context.Context, u string) ([]byte, error) {
 		return nil, failed(ctx, u, err, c.stall())
 	}
 	if len(b) > maxListSize {
-		return nil, &Error{Kind: TooLarge, URL: u, Err: errors.New("more than a list of digests can be")}
+		return nil, &Error{Kind: TooLarge, URL: u, Err: fmt.Errorf("a list of digests has at most %d bytes", maxListSize)}
 	}
 	return b, nil
 }
 
-// refused is the error of an answer with a status that brings no file.
+// refused returns the error for a response whose status is not a success.
 func refused(u string, resp *http.Response) *Error {
-	return &Error{Kind: Status, URL: u, Code: resp.StatusCode, After: retryAfter(resp), Err: fmt.Errorf("the server answers %s", ui.CleanTo(resp.Status, 60))}
+	return &Error{Kind: Status, URL: u, Code: resp.StatusCode, After: retryAfter(resp), Err: fmt.Errorf("the server answered %s", ui.CleanTo(resp.Status, 60))}
 }

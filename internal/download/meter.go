@@ -7,30 +7,30 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// Meter says how much, how fast and how long. The rate is that of the last
-// seconds, since a resumed download begins with what it did not fetch.
+// Meter computes size, rate and remaining time of a download for progress lines. The rate is that of
+// the last seconds, because a resumed download starts with bytes that it did not fetch.
 type Meter struct {
-	said  time.Time
-	since time.Time
-	from  int64
-	rate  float64
+	reported time.Time
+	since    time.Time
+	from     int64
+	rate     float64
 }
 
 const (
-	sayEvery  = 200 * time.Millisecond
-	meterSpan = 3 * time.Second
+	reportEvery = 200 * time.Millisecond
+	meterSpan   = 3 * time.Second
 )
 
-// Due reports whether something is to be said by now: five times a second.
+// Due reports whether to print progress now; it returns true at most five times a second.
 func (m *Meter) Due() bool {
-	if now := time.Now(); now.Sub(m.said) >= sayEvery {
-		m.said = now
+	if now := time.Now(); now.Sub(m.reported) >= reportEvery {
+		m.reported = now
 		return true
 	}
 	return false
 }
 
-// line tells what has come of a file of total bytes; total is -1 if unknown.
+// line returns the progress line for done of total bytes; total is -1 if unknown.
 func (m *Meter) line(done, total int64) string {
 	now := time.Now()
 	if m.since.IsZero() || done < m.from {
@@ -47,8 +47,8 @@ func (m *Meter) line(done, total int64) string {
 	if m.rate > 0 {
 		parts = append(parts, humanize.Bytes(uint64(m.rate))+"/s")
 		if total > done {
-			left := time.Duration(float64(total-done) / m.rate * float64(time.Second))
-			parts = append(parts, left.Round(time.Second).String()+" left")
+			remaining := time.Duration(float64(total-done) / m.rate * float64(time.Second))
+			parts = append(parts, remaining.Round(time.Second).String()+" left")
 		}
 	}
 	return strings.Join(parts, ", ")

@@ -23,49 +23,46 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Digest is what a file has to have.
+// Digest is the expected digest of a file.
 type Digest struct {
 	Algo string // "sha256" or "sha512"
 	Hex  string
 }
 
-// Progress is told what is being done; the fraction is 0 to 1, or less than 0
-// when it is unknown.
+// Progress is called with a progress line; fraction is 0 to 1, or negative if unknown.
 type Progress = func(line string, fraction float64)
 
-// Place is where downloads go.
+// Place is the directory for downloads and the words for messages about them.
 type Place struct {
-	Dir  string                // on the file system of the final place
-	What string                // what is fetched, in a message: "the image"
-	Err  func(err error) error // words for an error of this machine's disk
+	Dir  string                // on the same file system as the final path
+	What string                // what is downloaded, for messages: "the image"
+	Err  func(err error) error // converts an error of the host's disk to a message
 }
 
 const (
-	// Prefix begins the names of the files in Place.Dir: a part of a download
-	// and what is known of it, kept for the next run.
+	// Prefix is the prefix of the files in Place.Dir: the part of a download and its metadata, kept
+	// for the next run.
 	Prefix     = ".fetch-"
 	metaSuffix = ".json"
 
-	// keepParts is how long a part waits for a run that goes on with it.
+	// keepParts is how long a part is kept for a run that resumes it.
 	keepParts = 7 * 24 * time.Hour
 
-	// maxFile is beyond any file we want: whoever sends more fills the disk.
+	// maxFile is larger than any file aivm downloads: a server that sends more would fill the disk.
 	maxFile = 64 << 30
-	// idleTries is how often a connection may bring nothing new before the
-	// next server is tried.
+	// idleTries is how many tries in a row may bring no new data before the next server is tried.
 	idleTries = 5
 )
 
-// partMeta is what a server said about the file a part was taken from.
+// partMeta is what the server reported about the file that a part belongs to.
 type partMeta struct {
 	URL      string `json:"url"`
 	ETag     string `json:"etag,omitempty"`
 	Modified string `json:"modified,omitempty"`
-	Total    int64  `json:"total"` // -1: not said
+	Total    int64  `json:"total"` // in bytes; -1: unknown
 }
 
-// validator is what If-Range may carry: a strong ETag, or the date (RFC 9110,
-// 13.1.5).
+// validator returns the value for If-Range: a strong ETag, or the date (RFC 9110, 13.1.5).
 func (m partMeta) validator() string {
 	if m.ETag != "" && !strings.HasPrefix(m.ETag, "W/") {
 		return m.ETag
@@ -73,9 +70,9 @@ func (m partMeta) validator() string {
 	return m.Modified
 }
 
-// Transfer brings one file onto the disk and hashes it on the way. A cut
-// connection, another server and another process go on where the last one
-// stopped; what decides in the end is the digest of the whole file.
+// Transfer downloads one file to the disk and hashes it at the same time. After a broken connection,
+// with another server and in another process it resumes where the last one stopped; the digest of
+// the complete file is checked at the end.
 type Transfer struct {
 	c        *Client
 	place    Place
@@ -86,17 +83,17 @@ type Transfer struct {
 	sum256   hash.Hash
 	sum512   hash.Hash
 	done     int64 // bytes in the file, all of them hashed
-	best     int64 // the most there ever were
-	mixed    bool  // not surely of one version of the file
-	changes  int   // how often another one was found on the server
+	best     int64 // the largest value done has had
+	mixed    bool  // the bytes may be from different versions of the file
+	changes  int   // how often the file changed on the server
 	modified time.Time
 	progress Progress
 	meter    Meter
 }
 
-// Open opens the part an earlier run left, and hashes it, or a new one. Of
-// several processes one may do so at a time: the caller holds a lock. The digest
-// is a whole one, in hexadecimal.
+// Open opens the part that an earlier run left behind and hashes it, or creates a new one. The
+// caller holds a lock, so that only one process does this at a time. The digest is complete and in
+// hexadecimal.
 func (c *Client) Open(ctx context.Context, at Place, want Digest, progress Progress) (_ *Transfer, err error) {
 	t := &Transfer{c: c, place: at, want: want, path: filepath.Join(at.Dir, Prefix+want.Hex[:32]), progress: progress}
 	if t.file, err = os.OpenFile(t.path, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
@@ -107,9 +104,9 @@ func (c *Client) Open(ctx context.Context, at Place, want Digest, progress Progr
 			t.file.Close()
 		}
 	}()
-	t.forget()
+	t.resetHashes()
 	if b, rerr := os.ReadFile(t.path + metaSuffix); rerr == nil {
-		_ = json.Unmarshal(b, &t.meta) // damaged: then nothing is known of the part
+		_ = json.Unmarshal(b, &t.meta) // if it is damaged, nothing is known about the part
 	}
 	st, err := t.file.Stat()
 	if err != nil {
@@ -125,7 +122,7 @@ func (c *Client) Open(ctx context.Context, at Place, want Digest, progress Progr
 		t.hash(buf[:n])
 		t.done += int64(n)
 		if t.meter.Due() {
-			progress("reading what an earlier run fetched", float64(t.done)/float64(st.Size()))
+			progress("checking the part that an earlier run downloaded", float64(t.done)/float64(st.Size()))
 		}
 		if rerr != nil && !errors.Is(rerr, io.EOF) {
 			return nil, at.Err(rerr)
@@ -145,17 +142,17 @@ func (t *Transfer) hash(b []byte) {
 	}
 }
 
-// forget starts the hashes anew.
-func (t *Transfer) forget() {
+// resetHashes sets the hashes to those of an empty file.
+func (t *Transfer) resetHashes() {
 	t.done, t.sum256 = 0, sha256.New()
 	if t.want.Algo == "sha512" {
 		t.sum512 = sha512.New()
 	}
 }
 
-// reset throws away what is there.
+// reset discards the part and its metadata.
 func (t *Transfer) reset() error {
-	t.forget()
+	t.resetHashes()
 	t.best, t.mixed, t.meta = 0, false, partMeta{Total: -1}
 	_ = os.Remove(t.path + metaSuffix)
 	if err := t.file.Truncate(0); err != nil {
@@ -164,53 +161,55 @@ func (t *Transfer) reset() error {
 	return nil
 }
 
-func (t *Transfer) got() string {
+// digest returns the digest of the part, of the wanted algorithm, in hexadecimal.
+func (t *Transfer) digest() string {
 	if t.want.Algo == "sha512" {
 		return hex.EncodeToString(t.sum512.Sum(nil))
 	}
 	return hex.EncodeToString(t.sum256.Sum(nil))
 }
 
-// From fetches the file from the first server that has it as it has to be. An
-// *Error is in the chain of the error if the servers are to blame.
+// From downloads the file from the first of the URLs that delivers it with the wanted digest. If all
+// servers fail, the error wraps an *Error.
 func (t *Transfer) From(ctx context.Context, urls []string) error {
 	var errs []error
 	for _, u := range urls {
 		for again := range 2 {
-			err := t.whole(ctx, u)
+			err := t.fromServer(ctx, u)
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			if err == nil && t.got() == t.want.Hex {
+			if err == nil && t.digest() == t.want.Hex {
 				return nil
 			}
 			var fatal *ui.Error
 			if errors.As(err, &fatal) {
-				return err // of this machine, not of the server
+				return err // a failure of the host, not of the server
 			}
 			if err != nil {
 				errs = append(errs, err)
 				break
 			}
-			stitched := t.mixed
-			err = &Error{Kind: Checksum, URL: u, Err: fmt.Errorf("its %s is %s, not %s", t.want.Algo, t.got(), t.want.Hex)}
+			mixed := t.mixed
+			err = &Error{Kind: Checksum, URL: u, Err: fmt.Errorf("its %s is %s, not %s", t.want.Algo, t.digest(), t.want.Hex)}
 			if rerr := t.reset(); rerr != nil {
 				return rerr
 			}
-			if !stitched || again == 1 {
+			if !mixed || again == 1 {
 				errs = append(errs, err)
 				break
 			}
-			t.progress("what an earlier run left does not fit: once more from the start", -1)
+			t.progress("the part from an earlier run does not match the file: starting over", -1)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// whole asks one server until the file is complete, or it brings nothing new.
-func (t *Transfer) whole(ctx context.Context, u string) error {
+// fromServer sends requests to one server until the file is complete, the error is final, or
+// idleTries tries in a row brought no new data.
+func (t *Transfer) fromServer(ctx context.Context, u string) error {
 	for idle := 0; ; {
-		err := t.once(ctx, u)
+		err := t.request(ctx, u)
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
@@ -226,22 +225,22 @@ func (t *Transfer) whole(ctx context.Context, u string) error {
 		if idle >= idleTries || t.c.OneTry && t.done == 0 {
 			return err
 		}
-		t.progress(te.short()+"; going on", t.fraction())
+		t.progress(te.short()+"; retrying", t.fraction())
 		if err := t.c.pause(ctx, idle, te.After); err != nil {
 			return err
 		}
 	}
 }
 
-// once is one request.
-func (t *Transfer) once(ctx context.Context, u string) error {
+// request sends one request, for the bytes that are missing, and writes the response to the file.
+func (t *Transfer) request(ctx context.Context, u string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
 	if err != nil {
 		return &Error{Kind: Network, URL: u, Err: err, never: true}
 	}
-	checked := false // that the rest belongs to what is here
+	checked := false // whether If-Range ensures that the rest is of the same version as the part
 	if t.done > 0 {
 		req.Header.Set("Range", "bytes="+strconv.FormatInt(t.done, 10)+"-")
 		if v := t.meta.validator(); v != "" && t.meta.URL == u {
@@ -272,11 +271,11 @@ func (t *Transfer) once(ctx context.Context, u string) error {
 		tag := resp.Header.Get("ETag")
 		switch {
 		case !ok || start != t.done:
-			return t.changed(u, "it sent another part than was asked for")
+			return t.changed(u, "the server sent another range than requested")
 		case t.meta.Total > 0 && total > 0 && total != t.meta.Total:
-			return t.changed(u, fmt.Sprintf("it has %d bytes now, and had %d", total, t.meta.Total))
+			return t.changed(u, fmt.Sprintf("it now has %d bytes, before %d", total, t.meta.Total))
 		case checked && t.meta.ETag != "" && tag != "" && tag != t.meta.ETag:
-			return t.changed(u, "it has another ETag now")
+			return t.changed(u, "its ETag changed")
 		}
 		t.mixed = t.mixed || !checked
 		if total > 0 {
@@ -285,9 +284,9 @@ func (t *Transfer) once(ctx context.Context, u string) error {
 	case http.StatusRequestedRangeNotSatisfiable:
 		_, total, _ := contentRange(resp.Header.Get("Content-Range"))
 		if total == t.done {
-			return nil // all of it is here; the digest decides
+			return nil // the file is complete; From checks the digest
 		}
-		return t.changed(u, "it is shorter now than what was fetched")
+		return t.changed(u, "it is now shorter than the downloaded part")
 	default:
 		return refused(u, resp)
 	}
@@ -297,13 +296,14 @@ func (t *Transfer) once(ctx context.Context, u string) error {
 	if t.meta.Total > maxFile {
 		return &Error{Kind: TooLarge, URL: u, Err: fmt.Errorf("the server offers %d bytes", t.meta.Total)}
 	}
-	if err := t.room(); err != nil {
+	if err := t.checkSpace(); err != nil {
 		return err
 	}
 	return t.body(ctx, u, resp.Body, watch)
 }
 
-// body writes what comes.
+// body writes the body of a response to the file and hashes it. It resets watch, which cancels the
+// request, whenever data arrives.
 func (t *Transfer) body(ctx context.Context, u string, r io.Reader, watch *time.Timer) error {
 	buf := make([]byte, 256<<10)
 	for {
@@ -341,7 +341,7 @@ func (t *Transfer) fraction() float64 {
 	return float64(t.done) / float64(t.meta.Total)
 }
 
-// changed starts over, since the file on the server is another one.
+// changed discards the part because the file changed on the server, and returns the error for it.
 func (t *Transfer) changed(u, how string) error {
 	if err := t.reset(); err != nil {
 		return err
@@ -352,39 +352,38 @@ func (t *Transfer) changed(u, how string) error {
 
 func (t *Transfer) keepMeta() {
 	if b, err := json.Marshal(t.meta); err == nil {
-		_ = renameio.WriteFile(t.path+metaSuffix, b, 0o600, renameio.WithTempDir(t.place.Dir)) // without it the part is only trusted less
+		_ = renameio.WriteFile(t.path+metaSuffix, b, 0o600, renameio.WithTempDir(t.place.Dir)) // if this fails, the next run starts over on a checksum mismatch
 	}
 }
 
-// room refuses a download there is no room for, before it fills the disk.
-func (t *Transfer) room() error {
+// checkSpace returns an error if the disk has too little free space for the rest of the file.
+func (t *Transfer) checkSpace() error {
 	var st unix.Statfs_t
 	if t.meta.Total < 0 || unix.Fstatfs(int(t.file.Fd()), &st) != nil {
 		return nil
 	}
 	free := int64(st.Bavail) * st.Bsize
 	if need := t.meta.Total - t.done; need > free {
-		return ui.Failed("%s needs %d MB more and %s has %d MB free", t.place.What, need>>20, t.place.Dir, free>>20).Hint(ui.Cmd("make room there: df -h " + t.place.Dir))
+		return ui.Failed("%s needs %d MB more and %s has %d MB free", t.place.What, need>>20, t.place.Dir, free>>20).Hint(ui.CmdFor("free space there; to see it", "df -h "+t.place.Dir))
 	}
 	return nil
 }
 
-// File is the file in Place.Dir, open for reading and writing. Its reader gives
-// it its final name; Drop then removes what was known of the part.
+// File returns the file in Place.Dir, open for reading and writing. The caller renames it to its
+// final name; Drop then removes the metadata of the part.
 func (t *Transfer) File() *os.File { return t.file }
 
-// Size is how much of the file is here.
+// Size returns the number of bytes downloaded.
 func (t *Transfer) Size() int64 { return t.done }
 
-// SHA256 is the digest of what is here, in hexadecimal, whatever kind was asked
-// for.
+// SHA256 returns the SHA-256 of the downloaded bytes in hexadecimal, whatever the algorithm of the
+// wanted digest.
 func (t *Transfer) SHA256() string { return hex.EncodeToString(t.sum256.Sum(nil)) }
 
-// Modified is when the server says that the file was changed; zero if it does not.
+// Modified returns the Last-Modified time reported by the server, zero if it reported none.
 func (t *Transfer) Modified() time.Time { return t.modified }
 
-// Close closes the file and keeps the part for the next run. It removes one
-// with nothing in it.
+// Close closes the file and keeps the part for the next run; an empty part is removed.
 func (t *Transfer) Close() {
 	t.file.Close()
 	if t.done == 0 {
@@ -392,13 +391,13 @@ func (t *Transfer) Close() {
 	}
 }
 
-// Drop removes the part, unless it was renamed, and what was known of it.
+// Drop removes the part, unless it was renamed, and its metadata.
 func (t *Transfer) Drop() {
 	_ = os.Remove(t.path)
 	_ = os.Remove(t.path + metaSuffix)
 }
 
-// Sweep removes parts that nobody has gone on with for a week.
+// Sweep removes parts that were not written for a week.
 func Sweep(dir string, now time.Time) {
 	for _, p := range Parts(dir) {
 		if st, err := os.Lstat(p); err == nil && now.Sub(st.ModTime()) > keepParts {
@@ -407,13 +406,14 @@ func Sweep(dir string, now time.Time) {
 	}
 }
 
-// Parts returns the files of unfinished downloads.
+// Parts returns the paths of the files of unfinished downloads in dir.
 func Parts(dir string) []string {
 	all, _ := filepath.Glob(filepath.Join(dir, Prefix+"*"))
 	return all
 }
 
-// contentRange reads "bytes 10-19/20", "bytes 10-19/*" and "bytes */20".
+// contentRange parses a Content-Range header: "bytes 10-19/20", "bytes 10-19/*" or "bytes */20". ok
+// is true if it has a valid range; total is -1 if unknown.
 func contentRange(s string) (start, total int64, ok bool) {
 	rest, ok := strings.CutPrefix(s, "bytes ")
 	if !ok {

@@ -22,7 +22,7 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// content is n random bytes, the same each time.
+// content returns n pseudo-random bytes, the same for each call.
 func content(n int) []byte {
 	r := rand.New(rand.NewPCG(uint64(n), 7))
 	b := make([]byte, n)
@@ -38,7 +38,7 @@ func client(s *downloadtest.Server, others ...*downloadtest.Server) *Client {
 	return &Client{TLS: s.TLS(others...), Stall: 2 * time.Second, Pause: func(time.Duration) time.Duration { return 0 }}
 }
 
-// get downloads into dir/file as callers do.
+// get downloads to dir/file as callers of the package do.
 func get(ctx context.Context, c *Client, dir string, want Digest, urls ...string) error {
 	at := Place{Dir: dir, What: "the file", Err: func(err error) error { return ui.Failed("disk: %w", err) }}
 	t, err := c.Open(ctx, at, want, func(string, float64) {})
@@ -56,14 +56,14 @@ func get(ctx context.Context, c *Client, dir string, want Digest, urls ...string
 	return nil
 }
 
-// wantFile checks that get brought data and left nothing else.
+// wantFile checks that get wrote data and left no parts.
 func wantFile(t *testing.T, dir string, data []byte) {
 	t.Helper()
 	if b, err := os.ReadFile(filepath.Join(dir, "file")); err != nil || !bytes.Equal(b, data) {
 		t.Fatalf("%v, %d bytes of %d", err, len(b), len(data))
 	}
-	if left := Parts(dir); left != nil {
-		t.Errorf("left behind: %v", left)
+	if parts := Parts(dir); parts != nil {
+		t.Errorf("left behind: %v", parts)
 	}
 }
 
@@ -75,8 +75,8 @@ func kind(err error) string {
 	return fmt.Sprint(err)
 }
 
-// Cut at any byte, in one process or with a new one each time, the file that
-// comes out is the right one, and nothing of it is fetched twice.
+// TestCutAnywhere breaks the connection at random bytes, in one process or with a new one each time:
+// the result must be the correct file, and no request may start over.
 func TestCutAnywhere(t *testing.T) {
 	data := content(400 << 10)
 	for _, how := range []string{"one process", "a new process each time"} {
@@ -86,12 +86,12 @@ func TestCutAnywhere(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(1, 2))
 			cuts := 0
 			s.Before(func(w http.ResponseWriter, r *http.Request, f downloadtest.File) bool {
-				left := len(f.Data) - downloadtest.RangeStart(r) - 1
-				if cuts == 100 || left < 1 {
+				remaining := len(f.Data) - downloadtest.RangeStart(r) - 1
+				if cuts == 100 || remaining < 1 {
 					return false
 				}
 				cuts++
-				downloadtest.Part(w, r, f, min(rnd.IntN(2*len(data)/100)+1, left))
+				downloadtest.Part(w, r, f, min(rnd.IntN(2*len(data)/100)+1, remaining))
 				return true
 			})
 			dir, c := t.TempDir(), client(s)
@@ -126,7 +126,8 @@ func TestCutAnywhere(t *testing.T) {
 	}
 }
 
-// What a server can do wrong, each by its name.
+// TestHostileServers checks the kind of error for each fault of a server, and that a second server
+// then delivers the file.
 func TestHostileServers(t *testing.T) {
 	data := content(100 << 10)
 	plain := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(data) }))
@@ -168,7 +169,7 @@ func TestHostileServers(t *testing.T) {
 		}},
 		{"no such file", Status, func(w http.ResponseWriter, r *http.Request, _ downloadtest.File) { http.NotFound(w, r) }},
 		{"errors without end", Status, func(w http.ResponseWriter, _ *http.Request, _ downloadtest.File) { w.WriteHeader(503) }},
-		{"another file at each look", Changed, func(w http.ResponseWriter, r *http.Request, f downloadtest.File) {
+		{"another file for each request", Changed, func(w http.ResponseWriter, r *http.Request, f downloadtest.File) {
 			changes++
 			if at := downloadtest.RangeStart(r); at > 0 {
 				w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", at, len(f.Data)+changes-1, len(f.Data)+changes))
@@ -199,7 +200,7 @@ func TestHostileServers(t *testing.T) {
 			if n := len(bad.Requests("file")); n > 20 {
 				t.Errorf("asked %d times", n)
 			}
-			// Another server makes up for it.
+			// A second server delivers the file.
 			c = client(bad, good)
 			c.Stall = 200 * time.Millisecond
 			if err := get(t.Context(), c, dir, sum(data), bad.URL+"/d/file", good.URL+"/d/file"); err != nil {
@@ -210,8 +211,8 @@ func TestHostileServers(t *testing.T) {
 	}
 }
 
-// The file on the server is replaced while it is fetched: begun anew, never
-// stitched together; and what an earlier run left of another file is not used.
+// TestChangedFile replaces the file on the server during a download: the download starts over and
+// never combines two versions. A part of another file is not used either.
 func TestChangedFile(t *testing.T) {
 	s := downloadtest.New(t)
 	dir := t.TempDir()
@@ -230,7 +231,7 @@ func TestChangedFile(t *testing.T) {
 	}
 	wantFile(t, dir, data)
 
-	// A part with rubbish in it, of nobody knows what.
+	// A part with wrong bytes and no metadata.
 	third := content(80 << 10)
 	s.Put("/file", downloadtest.File{Data: third, ETag: `"3"`})
 	if err := os.WriteFile(filepath.Join(dir, Prefix+sum(third).Hex[:32]), bytes.Repeat([]byte("x"), 70<<10), 0o600); err != nil {
@@ -241,7 +242,7 @@ func TestChangedFile(t *testing.T) {
 	}
 	wantFile(t, dir, third)
 
-	// A server without ranges sends all of it again.
+	// A server without ranges sends the complete file again.
 	fourth := content(85 << 10)
 	s.Put("/file", downloadtest.File{Data: fourth, ETag: `"4"`})
 	n = 0
@@ -259,7 +260,7 @@ func TestChangedFile(t *testing.T) {
 	wantFile(t, dir, fourth)
 }
 
-// The other kind of digest, and one that is not that of the file.
+// TestSHA512 checks downloads with a SHA-512 digest, a correct and a wrong one.
 func TestSHA512(t *testing.T) {
 	s := downloadtest.New(t)
 	data := content(10 << 10)
@@ -274,14 +275,14 @@ func TestSHA512(t *testing.T) {
 	if err := get(t.Context(), client(s), dir, want, s.URL+"/file"); kind(err) != Checksum {
 		t.Error(err)
 	}
-	if left := Parts(dir); left != nil {
-		t.Errorf("left behind: %v", left)
+	if parts := Parts(dir); parts != nil {
+		t.Errorf("left behind: %v", parts)
 	}
 }
 
-// A server that takes the connection and says nothing is asked once by a client
-// with another way to the file, five times by others; what came of the file is
-// gone on with by both.
+// TestOneTry checks that a server which accepts connections and sends nothing gets one request from
+// a client with OneTry, idleTries requests from others, and that OneTry still resumes a download
+// that has begun.
 func TestOneTry(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -326,7 +327,7 @@ func TestOneTry(t *testing.T) {
 	wantFile(t, dir, data)
 }
 
-// Parts wait a week for a run that goes on with them; other files stay.
+// TestSweep checks that parts are kept for a week, and other files are not removed.
 func TestSweep(t *testing.T) {
 	dir := t.TempDir()
 	now := time.Now()

@@ -71,7 +71,7 @@ func TestSilentReleaseServer(t *testing.T) {
 	s.Release, s.Client.Stall = "https://"+l.Addr().String()+"/", 50*time.Millisecond
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	if err := s.Get(ctx, quiet); err == nil || !strings.Contains(err.Error(), "nothing came for 50ms") || !strings.Contains(err.Error(), "npm is not installed") {
+	if err := s.Get(ctx, quiet); err == nil || !strings.Contains(err.Error(), "no data received for 50ms") || !strings.Contains(err.Error(), "npm is not installed") {
 		t.Error(err)
 	}
 }

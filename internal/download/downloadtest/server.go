@@ -1,8 +1,7 @@
-// Package downloadtest is an https server of files for tests, with ranges and
-// ETags, that misbehaves as it is told.
+// Package downloadtest provides an https file server for tests, with ranges and ETags, whose
+// responses a test can replace by faulty ones.
 //
-// It touches nothing of the machine but a port of the loopback, which it gives
-// back when the test ends.
+// It uses only a loopback port, until the test ends.
 package downloadtest
 
 import (
@@ -18,16 +17,16 @@ import (
 	"time"
 )
 
-// Modified is when every file was changed.
+// Modified is the modification time of every file.
 var Modified = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
-// File is one file of a server; an ETag of "" is none.
+// File is one file of a server; without an ETag if that is "".
 type File struct {
 	Data []byte
 	ETag string
 }
 
-// Server has files by their paths.
+// Server serves files by their paths.
 type Server struct {
 	*httptest.Server
 
@@ -37,7 +36,7 @@ type Server struct {
 	before func(w http.ResponseWriter, r *http.Request, f File) bool
 }
 
-// New starts a server without files, until the test ends.
+// New starts a server without files, which runs until the test ends.
 func New(t testing.TB) *Server {
 	t.Helper()
 	s := &Server{files: map[string]File{}}
@@ -46,7 +45,7 @@ func New(t testing.TB) *Server {
 	return s
 }
 
-// TLS trusts the server's certificate, and those of others.
+// TLS returns a client configuration that trusts the certificates of s and of others.
 func (s *Server) TLS(others ...*Server) *tls.Config {
 	pool := s.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs.Clone()
 	for _, o := range others {
@@ -69,23 +68,22 @@ func (s *Server) File(path string) File {
 	return s.files[path]
 }
 
-// Remove takes a file away.
+// Remove removes a file.
 func (s *Server) Remove(path string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.files, path)
 }
 
-// Before sees each request first, from now on, and reports whether it has
-// answered it.
+// Before sets a function that is called first for each request and reports whether it has written
+// the response.
 func (s *Server) Before(f func(w http.ResponseWriter, r *http.Request, f File) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.before = f
 }
 
-// Requests returns what was asked for of the files of a name, each as the name
-// and the range.
+// Requests returns the requests for files of this base name, each as "NAME RANGE".
 func (s *Server) Requests(name string) (out []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -120,27 +118,27 @@ func answer(w http.ResponseWriter, r *http.Request, f File) {
 	http.ServeContent(w, r, "", Modified, bytes.NewReader(f.Data))
 }
 
-// Part answers up to n bytes of what is asked for and breaks the connection.
+// Part sends at most n bytes of the requested range and then breaks the connection.
 func Part(w http.ResponseWriter, r *http.Request, f File, n int) {
-	answer(&cutter{ResponseWriter: w, left: n}, r, f)
+	answer(&cutter{ResponseWriter: w, remaining: n}, r, f)
 }
 
 type cutter struct {
 	http.ResponseWriter
-	left int
+	remaining int
 }
 
 func (c *cutter) Write(b []byte) (int, error) {
-	if len(b) <= c.left {
-		c.left -= len(b)
+	if len(b) <= c.remaining {
+		c.remaining -= len(b)
 		return c.ResponseWriter.Write(b)
 	}
-	_, _ = c.ResponseWriter.Write(b[:c.left])
+	_, _ = c.ResponseWriter.Write(b[:c.remaining])
 	c.ResponseWriter.(http.Flusher).Flush()
 	panic(http.ErrAbortHandler)
 }
 
-// RangeStart is the first byte a request asks for.
+// RangeStart returns the offset of the first byte that a request asks for.
 func RangeStart(r *http.Request) int {
 	n, _, _ := strings.Cut(strings.TrimPrefix(r.Header.Get("Range"), "bytes="), "-")
 	at, _ := strconv.Atoi(n)
