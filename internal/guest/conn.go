@@ -16,7 +16,7 @@ import (
 type conn struct {
 	addr   string
 	client *ssh.Client
-	raw    *watched
+	raw    *monitoredConn
 
 	gone    chan struct{} // closed when the transport has ended
 	closing chan struct{} // closed by Close and kill
@@ -24,10 +24,10 @@ type conn struct {
 	workers sync.WaitGroup
 
 	mu  sync.Mutex
-	why error // why we ended the connection, nil if we did not
+	why error // why kill ended the connection, nil if it did not
 }
 
-func newConn(sc ssh.Conn, chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request, raw *watched, addr string) *conn {
+func newConn(sc ssh.Conn, chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request, raw *monitoredConn, addr string) *conn {
 	c := &conn{
 		addr: addr, client: ssh.NewClient(sc, chans, reqs), raw: raw,
 		gone: make(chan struct{}), closing: make(chan struct{}),
@@ -40,15 +40,15 @@ func newConn(sc ssh.Conn, chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request,
 	return c
 }
 
-// Close implements Conn. It does not wait for the guest to agree.
+// Close implements Conn. It does not wait for the guest to confirm.
 func (c *conn) Close() error {
 	c.kill(net.ErrClosed)
 	c.workers.Wait()
 	return nil
 }
 
-// kill ends the connection for a reason. Closing the TCP connection frees
-// every call that waits for the guest, also one that waits to send.
+// kill ends the connection with the reason why. Closing the TCP connection ends every call that waits
+// for the guest, also one that is blocked in sending.
 func (c *conn) kill(why error) {
 	c.once.Do(func() {
 		c.mu.Lock()
@@ -59,11 +59,11 @@ func (c *conn) kill(why error) {
 	})
 }
 
-// lost returns an error that says why the connection is no more, nil if it
-// stands. A call whose channel was closed may ask a moment before the
-// transport's end is known, hence the patience.
-func (c *conn) lost(patience time.Duration) error {
-	timer := time.NewTimer(patience)
+// lostError returns an error with the reason why the connection ended, nil if it still exists. It
+// waits up to grace for the end: when a channel closes, the end of the transport may be known only a
+// moment later.
+func (c *conn) lostError(grace time.Duration) error {
+	timer := time.NewTimer(grace)
 	defer timer.Stop()
 	select {
 	case <-c.gone:
@@ -78,10 +78,10 @@ func (c *conn) lost(patience time.Duration) error {
 	return fmt.Errorf("%w (%s)", ErrLost, c.addr)
 }
 
-var errSilent = errors.New("the guest went silent")
+var errSilent = errors.New("the guest stopped responding")
 
-// keepalive asks for a sign of life every interval. Any byte counts as one: on
-// a busy line the answer itself can be stuck behind data.
+// keepalive sends a keepalive request every interval, and ends the connection if no byte arrives for
+// limit. Any byte counts: on a busy connection the reply can be delayed behind data.
 func (c *conn) keepalive(interval, limit time.Duration) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
@@ -109,11 +109,11 @@ func (c *conn) keepalive(interval, limit time.Duration) {
 			case <-c.closing:
 				waiting = false
 			case <-timer.C:
-				heard := time.Unix(0, c.raw.lastRead.Load())
-				if heard.Before(asked) {
-					heard = asked
+				received := time.Unix(0, c.raw.lastRead.Load())
+				if received.Before(asked) {
+					received = asked
 				}
-				if time.Since(heard) >= limit {
+				if time.Since(received) >= limit {
 					c.kill(errSilent)
 				}
 			}
@@ -132,7 +132,7 @@ func (c *conn) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	if err == nil {
 		return nc, nil
 	}
-	if lost := c.lost(0); lost != nil {
+	if lost := c.lostError(0); lost != nil {
 		err = lost
 	}
 	return nil, fmt.Errorf("connecting to %s inside the guest: %w", addr, err)

@@ -16,29 +16,28 @@ import (
 )
 
 const (
-	// connectLimit bounds one TCP connect. The kernel repeats a lost SYN after
-	// a second: two chances a try.
+	// connectLimit is the time limit for one TCP connect. The kernel repeats a lost SYN after a
+	// second, so that one connect has two tries.
 	connectLimit = 2 * time.Second
-	// loginLimit bounds key exchange and login together; an emulated guest
-	// takes 1.3 s when it is idle (shares.md 7).
+	// loginLimit is the time limit for key exchange and login together; an idle emulated guest takes
+	// 1.3 s (measured).
 	loginLimit = 60 * time.Second
 
 	keepaliveEvery = 15 * time.Second
-	// silenceLimit is how long a guest that was asked may send no byte at all
-	// before the connection counts as dead. An emulated guest on a busy host
-	// stalls for seconds without being gone.
+	// silenceLimit is how long a guest may send no byte after a keepalive request before the
+	// connection is considered dead. An emulated guest on a busy host can stall for seconds.
 	silenceLimit = 45 * time.Second
 )
 
-// algorithms orders what ssh would offer anyway; nothing is left out.
+// algorithms returns the default algorithms of x/crypto/ssh in another order; none is left out.
 //
-// Key exchange: curve25519 first. The post-quantum hybrids guard recorded
-// traffic against later decryption; this traffic does not leave the host.
+// Key exchange: curve25519 first. The post-quantum hybrids protect recorded traffic against later
+// decryption; this traffic does not leave the host.
 //
-// Cipher: chacha20-poly1305 first. Measured with openssl speed, 16 KiB blocks,
-// in QEMU 7.2 TCG: on the CPU model without AES instructions 152 MB/s against
-// 27 MB/s for aes128-gcm, on "max" (AES-NI emulated) 58 against 46. Under KVM
-// both are faster than git, tar and the bridge, so emulation decides.
+// Cipher: chacha20-poly1305 first. Measured with openssl speed, 16 KiB blocks, in QEMU 7.2 TCG: on
+// the CPU model without AES instructions 152 MB/s against 27 MB/s for aes128-gcm, on "max" (emulated
+// AES-NI) 58 against 46. Under KVM both are faster than git, tar and the bridge, so emulation
+// decides.
 var algorithms = sync.OnceValue(func() ssh.Config {
 	all := ssh.SupportedAlgorithms()
 	first := func(name string, rest []string) []string {
@@ -51,9 +50,8 @@ var algorithms = sync.OnceValue(func() ssh.Config {
 	}
 })
 
-// Dial connects and logs in: one TCP connection, one login. ctx bounds the
-// dialling; the connection then lives until Close. Errors: ErrUnreachable,
-// ErrHostKey, ErrAuth, or ctx's.
+// Dial connects and logs in, with one try. ctx limits only the dialling; the connection then exists
+// until Close. The error is ErrUnreachable, ErrHostKey, ErrAuth, or ctx's.
 func Dial(ctx context.Context, t Target) (Conn, error) {
 	if err := t.check(); err != nil {
 		return nil, err
@@ -65,8 +63,8 @@ func Dial(ctx context.Context, t Target) (Conn, error) {
 	return c, nil
 }
 
-// connect makes one try. bannerLimit is how long a connection is held that
-// says nothing. phase is called from this goroutine or one that ends with it.
+// connect makes one try to connect and log in. bannerLimit is how long it waits for the SSH banner.
+// phase is called from this goroutine or one that ends with it.
 func connect(ctx context.Context, t Target, bannerLimit time.Duration, phase func(Phase)) (*conn, error) {
 	raw, err := t.dial(ctx)
 	if err != nil {
@@ -88,8 +86,8 @@ func connect(ctx context.Context, t Target, bannerLimit time.Duration, phase fun
 	return login(ctx, t, raw, bannerLimit, phase)
 }
 
-// ended returns ctx's error, also in the moment between its deadline, which a
-// dialer sees by its own clock, and the timer that makes ctx say so.
+// ended returns ctx's error, also in the moment after its deadline in which ctx.Err does not return
+// it yet: a dialer compares the deadline with the clock, ctx waits for its timer.
 func ended(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -100,14 +98,14 @@ func ended(ctx context.Context) error {
 	return nil
 }
 
-// login shakes hands over raw, which it closes on failure.
+// login does the SSH handshake and login over raw, which it closes on failure.
 func login(ctx context.Context, t Target, raw net.Conn, bannerLimit time.Duration, phase func(Phase)) (*conn, error) {
-	hctx, giveUp := context.WithCancelCause(ctx)
-	defer giveUp(nil)
-	timer := time.AfterFunc(bannerLimit, func() { giveUp(context.DeadlineExceeded) })
+	hctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	timer := time.AfterFunc(bannerLimit, func() { cancel(context.DeadlineExceeded) })
 	defer timer.Stop()
 
-	w := &watched{Conn: raw}
+	w := &monitoredConn{Conn: raw}
 	w.onBanner = func() {
 		timer.Reset(loginLimit)
 		phase(PhaseBanner)
@@ -137,7 +135,7 @@ func login(ctx context.Context, t Target, raw net.Conn, bannerLimit time.Duratio
 			return newConn(sc, chans, reqs, w, t.Addr), nil
 		}
 		_ = newConn(sc, chans, reqs, w, t.Addr).Close()
-		err = errors.New("given up during the login")
+		err = errors.New("cancelled during the login")
 	}
 
 	var mismatch *ssh.AlgorithmNegotiationError
@@ -150,7 +148,7 @@ func login(ctx context.Context, t Target, raw net.Conn, bannerLimit time.Duratio
 		return nil, fmt.Errorf("connecting to %s: %w", t.Addr, ctx.Err())
 	}
 	if cause := context.Cause(hctx); cause != nil {
-		err = cause // "use of closed network connection" was our doing
+		err = cause // instead of "use of closed network connection", caused by raw.Close above
 	}
 	switch {
 	case w.version() == "":
@@ -163,14 +161,14 @@ func login(ctx context.Context, t Target, raw net.Conn, bannerLimit time.Duratio
 	return nil, &earlyError{addr: t.Addr, version: w.version(), err: err}
 }
 
-// earlyError is a connection that broke between banner and host key.
+// earlyError reports a connection that broke between banner and host key.
 type earlyError struct {
 	addr, version string
 	err           error
 }
 
 func (e *earlyError) Error() string {
-	return fmt.Sprintf("connecting to %s: broke off during the key exchange: %v", e.addr, e.err)
+	return fmt.Sprintf("connecting to %s: the connection broke during the key exchange: %v", e.addr, e.err)
 }
 func (e *earlyError) Unwrap() error { return e.err }
 
@@ -181,8 +179,8 @@ func hostKeyAlgorithms(key ssh.PublicKey) []string {
 	return []string{key.Type()}
 }
 
-// watched notes the server's banner and when the last byte came.
-type watched struct {
+// monitoredConn records the server's banner and the time of the last received byte.
+type monitoredConn struct {
 	net.Conn
 	onBanner func() // called once, from within Read
 
@@ -191,7 +189,7 @@ type watched struct {
 	line     []byte
 }
 
-func (w *watched) Read(p []byte) (int, error) {
+func (w *monitoredConn) Read(p []byte) (int, error) {
 	n, err := w.Conn.Read(p)
 	if n > 0 {
 		w.lastRead.Store(time.Now().UnixNano())
@@ -202,9 +200,9 @@ func (w *watched) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// sniff looks for the first line that starts with "SSH-"; lines before it are
-// allowed (RFC 4253 4.2) and their number is bounded by x/crypto.
-func (w *watched) sniff(p []byte) {
+// sniff searches for the first line that starts with "SSH-". Lines before it are allowed (RFC 4253
+// 4.2); x/crypto/ssh limits their number.
+func (w *monitoredConn) sniff(p []byte) {
 	for _, b := range p {
 		if b != '\n' {
 			if len(w.line) < 255 {
@@ -223,14 +221,14 @@ func (w *watched) sniff(p []byte) {
 	}
 }
 
-func (w *watched) version() string {
+func (w *monitoredConn) version() string {
 	if v := w.banner.Load(); v != nil {
 		return *v
 	}
 	return ""
 }
 
-// dial opens the way to the guest's server.
+// dial connects to the guest's SSH server.
 func (t Target) dial(ctx context.Context) (net.Conn, error) {
 	if t.Dial != nil {
 		return t.Dial(ctx)

@@ -23,7 +23,7 @@ func dial(t *testing.T, s *server) *conn {
 	return c.(*conn)
 }
 
-func TestDialErrorsAreTold(t *testing.T) {
+func TestDialErrors(t *testing.T) {
 	noLeaks(t)
 	s := newServer(t)
 
@@ -36,7 +36,7 @@ func TestDialErrorsAreTold(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 		if s.logins.Load() != 0 {
-			t.Error("a login was tried with the wrong host")
+			t.Error("a login was tried in spite of a wrong host key")
 		}
 	})
 	t.Run("no key of the pinned type", func(t *testing.T) {
@@ -154,7 +154,7 @@ func TestCipherForEmulation(t *testing.T) {
 	c := dial(t, newServer(t))
 	a := c.client.Conn.(ssh.AlgorithmsConnMetadata).Algorithms()
 	if a.KeyExchange != ssh.KeyExchangeCurve25519 || a.Write.Cipher != ssh.CipherChaCha20Poly1305 || a.HostKey != ssh.KeyAlgoED25519 {
-		t.Errorf("agreed on %+v", a)
+		t.Errorf("negotiated %+v", a)
 	}
 }
 
@@ -178,9 +178,9 @@ func TestDialThrough(t *testing.T) {
 	}
 }
 
-func TestSilentGuestIsGivenUp(t *testing.T) {
+func TestSilentGuestIsDisconnected(t *testing.T) {
 	noLeaks(t)
-	// A server that logs us in and then never answers a request.
+	// A server that accepts the login and then never answers a request.
 	s := newServer(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -202,8 +202,8 @@ func TestSilentGuestIsGivenUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	there := <-accepted
-	defer there.Close()
+	serverConn := <-accepted
+	defer serverConn.Close()
 	go c.keepalive(10*time.Millisecond, 50*time.Millisecond)
 	_, err = c.Run(t.Context(), Cmd{Argv: []string{"true"}})
 	if !errors.Is(err, ErrLost) || !errors.Is(err, errSilent) {

@@ -11,40 +11,39 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// What a caller branches on, with errors.Is. The typed errors below carry the
-// details.
+// Errors for errors.Is. The error types below have the details.
 var (
-	// ErrUnreachable: no SSH server answers; the VM is off or booting.
+	// ErrUnreachable reports that no SSH server answers; the VM is off or booting.
 	ErrUnreachable = errors.New("no SSH server answers")
-	// ErrAuth: the guest is the right one, the login was refused or cut off.
+	// ErrAuth reports that the host key is correct, but the login was refused or broken off.
 	ErrAuth = errors.New("login refused")
-	// ErrHostKey: somebody else answers at the guest's address.
+	// ErrHostKey reports that another server answers at the guest's address.
 	ErrHostKey = errors.New("host key differs from the pinned one")
-	// ErrLost: the connection broke after it had been made.
+	// ErrLost reports that an established connection broke.
 	ErrLost = errors.New("connection to the guest lost")
-	// ErrNoStatus: a command ended and its exit status never came.
-	ErrNoStatus = errors.New("the guest did not say how the command ended")
-	// ErrTooLong: an answer exceeded its bound.
+	// ErrNoStatus reports that a command ended without an exit status.
+	ErrNoStatus = errors.New("the guest reported no exit status of the command")
+	// ErrTooLong reports that an answer exceeded its limit.
 	ErrTooLong = errors.New("answer too long")
 )
 
-// IsUnreachable reports whether nothing answered as an SSH server, as opposed
-// to a refused login or a wrong host key.
+// IsUnreachable reports whether no SSH server answered, as opposed to a refused login or a wrong host
+// key.
 func IsUnreachable(err error) bool { return errors.Is(err, ErrUnreachable) }
 
-// Phase is how far a connection came. It is shown to people.
+// Phase is how far a connection got, as shown to the user.
 type Phase = string
 
 // The phases, in order.
 const (
 	PhaseNoAnswer   Phase = "no answer"
-	PhasePortClosed Phase = "port closed"
-	PhaseNoBanner   Phase = "port open, no SSH banner yet"
-	PhaseBanner     Phase = "SSH banner seen, logging in"
-	PhaseRefused    Phase = "banner but login refused"
+	PhasePortClosed Phase = "SSH port closed"
+	PhaseNoBanner   Phase = "SSH port open, no banner yet"
+	PhaseBanner     Phase = "SSH is up, logging in"
+	PhaseRefused    Phase = "SSH is up, login not accepted yet (still booting)"
 )
 
-// UnreachableError is a connection that came no further than Phase.
+// UnreachableError reports a connection that got no further than Phase.
 type UnreachableError struct {
 	Addr  string
 	Phase Phase
@@ -61,12 +60,12 @@ func (e *UnreachableError) Unwrap() error { return e.Err }
 // Is implements errors.Is for ErrUnreachable.
 func (e *UnreachableError) Is(err error) bool { return err == ErrUnreachable }
 
-// HostKeyError is a server at the guest's address that does not hold the
-// pinned host key. Waiting does not help.
+// HostKeyError reports that the server at the guest's address does not have the pinned host key.
+// Waiting does not help.
 type HostKeyError struct {
 	Addr string
 	Want ssh.PublicKey
-	Got  ssh.PublicKey // nil: it has no key of the pinned type
+	Got  ssh.PublicKey // nil: the server has no key of the pinned type
 }
 
 func (e *HostKeyError) Error() string {
@@ -80,7 +79,7 @@ func (e *HostKeyError) Error() string {
 // Is implements errors.Is for ErrHostKey.
 func (e *HostKeyError) Is(err error) bool { return err == ErrHostKey }
 
-// AuthError is a login that the right guest refused or broke off.
+// AuthError reports a login that was refused or broken off by a guest with the pinned host key.
 type AuthError struct {
 	Addr, User string
 	Server     string // its banner, "SSH-2.0-OpenSSH_9.2p1 Debian-2"
@@ -97,28 +96,27 @@ func (e *AuthError) Is(err error) bool { return err == ErrAuth }
 // Unwrap returns the cause.
 func (e *AuthError) Unwrap() error { return e.Err }
 
-// WaitError is a wait that reached its limit: how far it came and why the last
-// try failed.
+// WaitError reports a wait that reached its limit: how far it got and why the last try failed.
 type WaitError struct {
 	Addr   string
 	Last   Phase
 	Waited time.Duration
-	Err    error // the last try's error
+	Err    error // of the last try
 }
 
 func (e *WaitError) Error() string {
-	return fmt.Sprintf("no login at %s after %s, last seen: %s%s",
+	return fmt.Sprintf("no login at %s after %s, last state: %s%s",
 		e.Addr, e.Waited.Round(time.Second), e.Last, suffixed(ui.Clean(fmt.Sprint(e.Err))))
 }
 
-// Unwrap returns the last try's error, so ErrUnreachable and ErrAuth apply.
+// Unwrap returns the error of the last try, so that errors.Is finds ErrUnreachable and ErrAuth.
 func (e *WaitError) Unwrap() error { return e.Err }
 
-// ProbeError names the pieces of a probe that ended with a status other than 0.
+// ProbeError reports the parts of a probe that ended with a status other than 0.
 type ProbeError struct {
-	Exit   map[string]int // by name
+	Exit   map[string]int // the status, by name of the part
 	Names  []string       // in the order they ran
-	Stderr string         // the last words of all pieces together, not cleaned
+	Stderr string         // the end of stderr of all parts together, not cleaned
 }
 
 func (e *ProbeError) Error() string {
@@ -129,11 +127,11 @@ func (e *ProbeError) Error() string {
 	return "probing the guest: failed: " + strings.Join(parts, ", ") + lastWords(e.Stderr)
 }
 
-// CommandError is a program that ended with a status other than 0.
+// CommandError reports a program that ended with a status other than 0.
 type CommandError struct {
 	Argv   []string
 	Exit   int
-	Stderr string // its last words, not cleaned
+	Stderr string // the end of its stderr, not cleaned
 }
 
 func (e *CommandError) Error() string {
@@ -153,10 +151,10 @@ func quoteArgs(argv []string) string { return ui.CleanTo(strings.Join(argv, " ")
 
 func fingerprint(k ssh.PublicKey) string { return k.Type() + " " + ssh.FingerprintSHA256(k) }
 
-// A StuckError is a probe that was given up, or lost its connection, while one
-// of its pieces ran. What the pieces before it said is returned beside it.
+// A StuckError reports a probe that was cancelled, or lost its connection, while one of its parts
+// ran. The output of the earlier parts is returned with it.
 type StuckError struct {
-	At  string // the piece
+	At  string // the name of the part
 	Err error
 }
 

@@ -15,17 +15,17 @@ import (
 )
 
 const (
-	// MaxAnswer bounds what one piece of a probe may answer.
+	// MaxAnswer limits the output of one part of a probe, in bytes.
 	MaxAnswer = 1 << 20
-	// probeLimit bounds a probe whose context has no deadline.
+	// probeLimit is the time limit for a probe whose context has no deadline.
 	probeLimit = 2 * time.Minute
-	// maxNoise bounds what a login shell's start-up files may print first.
+	// maxNoise limits what the start-up files of the login shell may print first, in bytes.
 	maxNoise = 64 << 10
 )
 
-// Probe implements Conn. All pieces are one exec, since each exec costs 0.25 s
-// in an emulated guest (shares.md 7): one script, sent on stdin, so that its
-// length has no limit and its marks stand in no process's arguments.
+// Probe implements Conn. All parts run in one exec, since each exec costs 0.25 s in an emulated guest
+// (measured with QEMU's TCG). They are one script, which is sent on stdin so that its length is not
+// limited and the marker does not appear in the arguments of a process.
 func (c *conn) Probe(ctx context.Context, ps []Probe) (map[string][]byte, error) {
 	if len(ps) == 0 {
 		return map[string][]byte{}, nil
@@ -33,7 +33,7 @@ func (c *conn) Probe(ctx context.Context, ps []Probe) (map[string][]byte, error)
 	names := make(map[string]bool, len(ps))
 	for _, p := range ps {
 		if names[p.Name] {
-			return nil, fmt.Errorf("probing the guest: two pieces are named %q", p.Name)
+			return nil, fmt.Errorf("probing the guest: two parts are named %q", p.Name)
 		}
 		if strings.ContainsRune(p.Script, 0) {
 			return nil, fmt.Errorf("probing the guest: the script of %q contains a NUL byte", p.Name)
@@ -45,15 +45,15 @@ func (c *conn) Probe(ctx context.Context, ps []Probe) (map[string][]byte, error)
 		ctx, cancel = context.WithTimeout(ctx, probeLimit)
 		defer cancel()
 	}
-	// A mark a piece's output cannot contain by accident or by a planted file:
-	// whoever wrote that file did not know it.
-	mark := newMark()
-	frames := &frames{mark: []byte(mark), ps: ps, out: make(map[string][]byte, len(ps))}
+	// The marker is random, so that the output of a part cannot contain it by accident, nor because
+	// an attacker wrote it to a file that the part prints.
+	marker := newMarker()
+	frames := &frames{marker: []byte(marker), ps: ps, out: make(map[string][]byte, len(ps))}
 	stderr := tail{limit: MaxAnswer}
-	script := strings.NewReader(probeScript(mark, ps))
+	script := strings.NewReader(probeScript(marker, ps))
 	_, err := c.exec(ctx, "exec sh -s", false, script, frames, &stderr)
 	if err != nil {
-		if at := frames.current(); at != "" && frames.begun {
+		if at := frames.current(); at != "" && frames.started {
 			return frames.out, &StuckError{At: at, Err: err}
 		}
 		return nil, fmt.Errorf("probing the guest: %w", err)
@@ -68,19 +68,19 @@ func (c *conn) Probe(ctx context.Context, ps []Probe) (map[string][]byte, error)
 	return frames.out, nil
 }
 
-func newMark() string {
+func newMarker() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
 	return hex.EncodeToString(b[:])
 }
 
-// probeScript frames each piece with "MARK index status". A piece runs by eval
-// in a subshell: a syntax error, an exit or a changed directory stays its own,
-// and a fork is all it costs.
-func probeScript(mark string, ps []Probe) string {
+// probeScript returns the script for all parts. It prints the line "MARKER -1 0" first and
+// "MARKER index status" after each part. A part runs by eval in a subshell, which costs only a fork:
+// a syntax error, an exit or a changed directory does not affect the other parts.
+func probeScript(marker string, ps []Probe) string {
 	var b strings.Builder
 	b.WriteString("LC_ALL=C.UTF-8; export LC_ALL\n")
-	fmt.Fprintf(&b, "printf '%%s\\n' '%s -1 0'\n", mark)
+	fmt.Fprintf(&b, "printf '%%s\\n' '%s -1 0'\n", marker)
 	for i, p := range ps {
 		body := "( eval " + shellescape.Quote(p.Script) + " )"
 		if p.Stdin == nil {
@@ -88,14 +88,14 @@ func probeScript(mark string, ps []Probe) string {
 		} else {
 			b.WriteString("printf " + printfFormat(p.Stdin) + " | " + body + "\n")
 		}
-		fmt.Fprintf(&b, "printf '%%s\\n' \"%s %d $?\"\n", mark, i)
+		fmt.Fprintf(&b, "printf '%%s\\n' \"%s %d $?\"\n", marker, i)
 	}
 	return b.String()
 }
 
-// printfFormat returns a quoted format that makes printf, a builtin in every
-// sh and therefore free of the limit on arguments, write exactly data. A here
-// document could carry neither NUL nor a missing last newline.
+// printfFormat returns a quoted format with which printf writes exactly data. printf is a builtin of
+// every sh, so the size limit for arguments does not apply. A here-document can contain no NUL and
+// always ends with a newline.
 func printfFormat(data []byte) string {
 	var b strings.Builder
 	b.WriteByte('\'')
@@ -113,20 +113,20 @@ func printfFormat(data []byte) string {
 	return b.String()
 }
 
-// frames takes the output of a probe script apart as it comes, and fails as
-// soon as a piece is too long or the marks are out of order.
+// frames splits the output of a probe script into the output of its parts as it arrives, and fails as
+// soon as a part's output is too long or the markers are out of order.
 type frames struct {
-	mark   []byte
-	ps     []Probe
-	buf    []byte
-	looked int // no mark starts in buf before this
-	begun  bool
-	next   int // the piece whose output is being read
-	out    map[string][]byte
-	failed ProbeError
+	marker   []byte
+	ps       []Probe
+	buf      []byte
+	searched int // no marker starts in buf before this offset
+	started  bool
+	next     int // the part whose output is being read
+	out      map[string][]byte
+	failed   ProbeError
 }
 
-// current names the piece that has not been answered, "" when all have.
+// current returns the name of the first part that has not ended, "" if all have.
 func (f *frames) current() string {
 	if f.next < len(f.ps) {
 		return f.ps[f.next].Name
@@ -147,51 +147,51 @@ func (f *frames) Write(p []byte) (int, error) {
 	}
 }
 
-// step handles one mark and reports whether there may be another one.
+// step processes one marker and reports whether there may be another one in buf.
 func (f *frames) step() (bool, error) {
 	if f.next == len(f.ps) {
-		f.buf = nil // what follows the last mark is nobody's answer
+		f.buf = nil // output after the last marker belongs to no part
 		return false, nil
 	}
 	limit := MaxAnswer
-	if !f.begun {
+	if !f.started {
 		limit = maxNoise
 	}
-	i := bytes.Index(f.buf[f.looked:], f.mark)
+	i := bytes.Index(f.buf[f.searched:], f.marker)
 	if i < 0 {
-		f.looked = max(0, len(f.buf)-len(f.mark)+1)
-		if f.looked > limit {
+		f.searched = max(0, len(f.buf)-len(f.marker)+1)
+		if f.searched > limit {
 			return false, fmt.Errorf("%w: more than %d bytes", ErrTooLong, limit)
 		}
 		return false, nil
 	}
-	f.looked += i
-	if f.looked > limit {
+	f.searched += i
+	if f.searched > limit {
 		return false, fmt.Errorf("%w: more than %d bytes", ErrTooLong, limit)
 	}
-	rest := f.buf[f.looked+len(f.mark):]
+	rest := f.buf[f.searched+len(f.marker):]
 	end := bytes.IndexByte(rest, '\n')
 	if end < 0 && len(rest) < 32 {
-		return false, nil // the mark's line is not complete yet
+		return false, nil // the marker's line is not complete yet
 	}
 	if end < 0 || end > 32 {
-		return false, errors.New("a mark is damaged")
+		return false, errors.New("a marker is damaged")
 	}
 	fields := strings.Fields(string(rest[:end]))
 	if len(fields) != 2 {
-		return false, errors.New("a mark is damaged")
+		return false, errors.New("a marker is damaged")
 	}
 	index, err1 := strconv.Atoi(fields[0])
 	status, err2 := strconv.Atoi(fields[1])
 	switch {
 	case err1 != nil || err2 != nil:
-		return false, errors.New("a mark is damaged")
-	case !f.begun && index == -1:
-		f.begun = true
-	case f.begun && index == f.next:
+		return false, errors.New("a marker is damaged")
+	case !f.started && index == -1:
+		f.started = true
+	case f.started && index == f.next:
 		name := f.ps[f.next].Name
 		if status == 0 {
-			f.out[name] = bytes.Clone(f.buf[:f.looked:f.looked])
+			f.out[name] = bytes.Clone(f.buf[:f.searched:f.searched])
 			if f.out[name] == nil {
 				f.out[name] = []byte{}
 			}
@@ -204,9 +204,9 @@ func (f *frames) step() (bool, error) {
 		}
 		f.next++
 	default:
-		return false, errors.New("the marks are out of order")
+		return false, errors.New("the markers are out of order")
 	}
 	f.buf = rest[end+1:]
-	f.looked = 0
+	f.searched = 0
 	return true, nil
 }

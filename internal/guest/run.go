@@ -16,8 +16,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// stopGrace is how long a call that was given up waits for its command to end,
-// and for a writer of the caller that is in the middle of a Write.
+// stopGrace is how long a cancelled call waits for its command to end, and for a Write of the
+// caller's writer to return.
 const stopGrace = 500 * time.Millisecond
 
 // Run implements Conn.
@@ -36,10 +36,10 @@ func (c *conn) Run(ctx context.Context, cmd Cmd) (int, error) {
 // PutTar implements Conn.
 func (c *conn) PutTar(ctx context.Context, dir string, tar io.Reader) error {
 	if dir == "" {
-		return errors.New("unpacking in the guest: no directory is named")
+		return errors.New("unpacking in the guest: no directory is given")
 	}
 	if !strings.HasPrefix(dir, "/") {
-		dir = "./" + dir // neither an option nor the "-" of cd
+		dir = "./" + dir // must not be taken for an option
 	}
 	argv := []string{"sh", "-c", `mkdir -p "$1" && exec tar -x -f - -C "$1"`, "sh", dir}
 	var stderr tail
@@ -53,22 +53,21 @@ func (c *conn) PutTar(ctx context.Context, dir string, tar io.Reader) error {
 	return nil
 }
 
-// commandLine quotes argv for the login shell that sshd hands it to. "exec"
-// keeps the shell from taking the first word for a keyword, an alias or an
-// assignment, and lets signals reach the program.
+// commandLine quotes argv for the login shell to which sshd passes it. With "exec" the shell does not
+// treat the first word as a keyword, an alias or an assignment, and signals reach the program.
 func commandLine(argv []string) (string, error) {
 	switch {
 	case len(argv) == 0 || argv[0] == "":
-		return "", errors.New("running in the guest: no program is named")
+		return "", errors.New("running in the guest: no program is given")
 	case strings.HasPrefix(argv[0], "-"):
-		return "", fmt.Errorf("running in the guest: %q is no program's name", argv[0])
+		return "", fmt.Errorf("running in the guest: %q is not the name of a program", argv[0])
 	case slices.ContainsFunc(argv, func(a string) bool { return strings.ContainsRune(a, 0) }):
 		return "", errors.New("running in the guest: an argument contains a NUL byte")
 	}
 	return "exec " + shellescape.QuoteCommand(argv), nil
 }
 
-// exec runs one command line. A nil error means that a status came.
+// exec runs one command line and returns its exit status if err is nil.
 func (c *conn) exec(parent context.Context, line string, spare bool, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
 	if err := parent.Err(); err != nil {
 		return -1, err
@@ -98,12 +97,12 @@ func (c *conn) exec(parent context.Context, line string, spare bool, stdin io.Re
 		return -1, ioErr
 	}
 	if stopped {
-		return -1, fmt.Errorf("given up: %w", context.Cause(parent))
+		return -1, fmt.Errorf("cancelled: %w", context.Cause(parent))
 	}
 	return c.status(err)
 }
 
-// status reads what Session.Wait returned.
+// status converts the error of Session.Wait to an exit status.
 func (c *conn) status(err error) (int, error) {
 	var exited *ssh.ExitError
 	var missing *ssh.ExitMissingError
@@ -111,12 +110,12 @@ func (c *conn) status(err error) (int, error) {
 	case err == nil:
 		return 0, nil
 	case errors.As(err, &exited):
-		// A status is a byte for everybody but a guest that makes it up.
+		// A status is one byte, but a hostile guest can send any number.
 		return min(max(exited.ExitStatus(), 1), 255), nil
 	case errors.Is(err, errInputUnread):
 		return 0, nil
 	}
-	if lost := c.lost(200 * time.Millisecond); lost != nil {
+	if lost := c.lostError(200 * time.Millisecond); lost != nil {
 		return -1, lost
 	}
 	if errors.As(err, &missing) {
@@ -125,12 +124,11 @@ func (c *conn) status(err error) (int, error) {
 	return -1, err
 }
 
-// stop ends a command that was given up and waits a moment for its end. sshd
-// confirms the end of a channel only when the program has exited, and a program
-// can ignore SIGTERM, so the wait is bounded and the channel is then left to
-// itself: the connection, which others use, stays.
+// stop ends a cancelled command and waits for its end, at most stopGrace. sshd confirms the end of a
+// channel only when the program has exited, and a program can ignore SIGTERM; then the channel is
+// abandoned. The connection stays open, since other calls use it.
 func (c *conn) stop(r *running, result <-chan error) {
-	go r.terminate() // sending can block, as long as the connection does
+	go r.terminate() // sending can block as long as the connection exists
 	timer := time.NewTimer(stopGrace)
 	defer timer.Stop()
 	select {
@@ -139,10 +137,10 @@ func (c *conn) stop(r *running, result <-chan error) {
 	}
 }
 
-// errInputUnread: the command ended with status 0 without reading all input.
+// errInputUnread reports that the command ended with status 0 without reading all of its input.
 var errInputUnread = errors.New("the command did not read all of its input")
 
-// running is one command in flight.
+// running is one command that is being run.
 type running struct {
 	ctx   context.Context
 	abort context.CancelCauseFunc
@@ -172,21 +170,21 @@ func (r *running) session(client *ssh.Client, line string, spare bool, stdin io.
 		return err
 	}
 	err = s.Wait()
-	// Wait reports a failed copy only when the status was 0. io.EOF is how
-	// writing to a channel the guest has closed fails.
+	// Wait reports a failed copy only if the status is 0. Writing to a channel that the guest has
+	// closed fails with io.EOF.
 	if errors.Is(err, io.EOF) {
 		return errInputUnread
 	}
 	return err
 }
 
-// sessionPatience is how long a session that is refused is asked for again. A
-// server may allow a few at a time (MaxSessions in sshd_config(5), which can be
-// 1), and counts one for a moment after its command has ended.
-const sessionPatience = 3 * time.Second
+// sessionRetryLimit is how long a refused session is requested again. A server may allow only a few
+// sessions at a time (MaxSessions in sshd_config(5), which can be 1), and counts a session for a
+// moment after its command has ended.
+const sessionRetryLimit = 3 * time.Second
 
 func newSession(ctx context.Context, client *ssh.Client, spare bool) (*ssh.Session, error) {
-	end := time.Now().Add(sessionPatience)
+	end := time.Now().Add(sessionRetryLimit)
 	for pause := 20 * time.Millisecond; ; pause *= 2 {
 		s, err := client.NewSession()
 		var refused *ssh.OpenChannelError
@@ -207,13 +205,13 @@ func (r *running) terminate() {
 	s := r.sess
 	r.mu.Unlock()
 	if s == nil {
-		return // still opening: session sees the context
+		return // still opening: session checks the context
 	}
 	_ = s.Signal(ssh.SIGTERM)
 	_ = s.Close()
 }
 
-// fail notes the failure of a stream and gives the command up.
+// fail records the failure of a stream and cancels the command.
 func (r *running) fail(err error) {
 	r.mu.Lock()
 	if r.failed == nil && r.ctx.Err() == nil {
@@ -229,10 +227,10 @@ func (r *running) failure() error {
 	return r.failed
 }
 
-// input turns a failed read into the end of the command: x/crypto would send
-// an end of file, and the command would take half its input for all of it. The
-// signal arrives first. sshd passes signals on for every user but root, which
-// is why whoever logs in as root must tell a cut input by its content.
+// input ends the command if reading its input fails: otherwise x/crypto/ssh would send end-of-file,
+// and the command would treat half of the input as all of it. The signal is sent before the
+// end-of-file. sshd does not deliver signals to commands of root, so a caller that logs in as root
+// must make truncated input detectable by its content.
 type input struct {
 	r  *running
 	in io.Reader
@@ -247,13 +245,12 @@ func (i *input) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// output turns a failed write into the end of the command, which would else
-// wait for ever for somebody to read, and keeps what arrives after the call
-// away from the caller's writer.
+// output ends the command if writing its output fails: otherwise the command would block indefinitely
+// on a pipe nobody reads. It also discards output that arrives after the call has returned.
 type output struct {
 	r    *running
-	w    io.Writer     // nil: thrown away
-	lock chan struct{} // holds an element while w is written to
+	w    io.Writer     // nil: discard
+	lock chan struct{} // holds an element during a Write to w
 	done chan struct{} // closed when the call has returned
 	once sync.Once
 }
@@ -275,13 +272,13 @@ func (o *output) Write(p []byte) (int, error) {
 	}
 	n, err := o.w.Write(p)
 	if err != nil {
-		o.r.fail(fmt.Errorf("passing on its output: %w", err))
+		o.r.fail(fmt.Errorf("forwarding its output: %w", err))
 	}
 	return n, err
 }
 
-// shut returns when no Write is under way and none will follow. Only a writer
-// that blocks for longer than stopGrace is left to finish by itself.
+// shut prevents further writes to w and waits until the current Write has returned, at most
+// stopGrace.
 func (o *output) shut() {
 	o.once.Do(func() {
 		timer := time.NewTimer(stopGrace)
@@ -296,8 +293,7 @@ func (o *output) shut() {
 	})
 }
 
-// sameWriter reports whether a and b are one writer. Types that cannot be
-// compared are not.
+// sameWriter reports whether a and b are the same writer; false for types that cannot be compared.
 func sameWriter(a, b io.Writer) bool {
 	if a == nil || b == nil || !reflect.ValueOf(a).Comparable() || !reflect.ValueOf(b).Comparable() {
 		return false
@@ -305,12 +301,12 @@ func sameWriter(a, b io.Writer) bool {
 	return a == b
 }
 
-// tail keeps the last words of a stream.
+// tail keeps the last tailSize bytes of a stream.
 type tail struct {
 	mu    sync.Mutex
 	buf   bytes.Buffer
-	limit int // of all that is written; 0: none
-	all   int
+	limit int // for the number of bytes written; 0: none
+	total int
 }
 
 const tailSize = 2048
@@ -318,8 +314,8 @@ const tailSize = 2048
 func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.all += len(p); t.limit > 0 && t.all > t.limit {
-		return 0, fmt.Errorf("%w: more than %d bytes of complaints", ErrTooLong, t.limit)
+	if t.total += len(p); t.limit > 0 && t.total > t.limit {
+		return 0, fmt.Errorf("%w: more than %d bytes on stderr", ErrTooLong, t.limit)
 	}
 	t.buf.Write(p[max(0, len(p)-tailSize):])
 	if over := t.buf.Len() - tailSize; over > 0 {

@@ -38,7 +38,7 @@ func TestRunPassesEverythingThrough(t *testing.T) {
 	}
 }
 
-// A server that allows one session at a time serves one command after the other.
+// TestOneSessionAtATime runs commands on a server that allows one session at a time.
 func TestOneSessionAtATime(t *testing.T) {
 	noLeaks(t)
 	s := newServer(t)
@@ -60,11 +60,11 @@ func TestOneSessionAtATime(t *testing.T) {
 	}
 	var refused *ssh.OpenChannelError
 	if _, err := c.Run(t.Context(), Cmd{Argv: []string{"true"}}); !errors.As(err, &refused) {
-		t.Errorf("beside one that goes on: %v", err)
+		t.Errorf("while another command runs: %v", err)
 	}
 	began := time.Now()
-	if _, err := c.Run(t.Context(), Cmd{Argv: []string{"true"}, Spare: true}); !errors.As(err, &refused) || time.Since(began) > sessionPatience/2 {
-		t.Errorf("a spare one: %v after %s", err, time.Since(began))
+	if _, err := c.Run(t.Context(), Cmd{Argv: []string{"true"}, Spare: true}); !errors.As(err, &refused) || time.Since(began) > sessionRetryLimit/2 {
+		t.Errorf("with Spare: %v after %s", err, time.Since(began))
 	}
 	cancel()
 	if err := <-held; !errors.Is(err, context.Canceled) {
@@ -145,16 +145,16 @@ func TestRunEndsWhenAStreamFails(t *testing.T) {
 	c := dial(t, newServer(t))
 	dir := t.TempDir()
 	done := filepath.Join(dir, "done")
-	// A truncated input must not pass for a whole one.
+	// The command must not treat truncated input as complete.
 	_, err := c.Run(t.Context(), Cmd{
-		Argv:  []string{"sh", "-c", `cat >/dev/null && echo whole > "$1"`, "sh", done},
+		Argv:  []string{"sh", "-c", `cat >/dev/null && echo complete > "$1"`, "sh", done},
 		Stdin: failing{strings.NewReader("half")},
 	})
 	if !errors.Is(err, errDisk) {
 		t.Errorf("failing input: %v", err)
 	}
 	if _, err := os.Stat(done); err == nil {
-		t.Error("the command took half the input for all of it")
+		t.Error("the command treated half the input as all of it")
 	}
 	_, err = c.Run(t.Context(), Cmd{Argv: []string{"yes"}, Stdout: &full{room: 100_000}})
 	if !errors.Is(err, errDisk) {
@@ -171,7 +171,7 @@ func TestRunIsCancelled(t *testing.T) {
 	for _, argv := range [][]string{{"sleep", "60"}, {"yes"}} {
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		began := time.Now()
-		var out bytes.Buffer // the race detector sees a late Write to it
+		var out bytes.Buffer // the race detector reports a late Write to it
 		_, err := c.Run(ctx, Cmd{Argv: argv, Stdout: &out, Stderr: &out})
 		cancel()
 		out.Reset()
@@ -187,16 +187,17 @@ func TestRunIsCancelled(t *testing.T) {
 	if _, err := c.Run(ctx, Cmd{Argv: []string{"true"}}); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled before: %v", err)
 	}
-	// Why a caller gave up is what it is told, not that it did.
+	// The error is the cause of the cancellation, not context.Canceled.
 	why := errors.New("the VM was switched off")
-	ctx, because := context.WithCancelCause(t.Context())
-	time.AfterFunc(50*time.Millisecond, func() { because(why) })
+	ctx, cancelCause := context.WithCancelCause(t.Context())
+	time.AfterFunc(50*time.Millisecond, func() { cancelCause(why) })
 	if _, err := c.Run(ctx, Cmd{Argv: []string{"sleep", "60"}}); !errors.Is(err, why) || errors.Is(err, context.Canceled) {
-		t.Errorf("given up for a reason: %v", err)
+		t.Errorf("cancelled with a cause: %v", err)
 	}
 }
 
-// A caller that does not read must not keep a cancelled call from returning.
+// TestCancelWithABlockedWriter checks that a cancelled call returns although the caller's writer
+// blocks.
 func TestCancelWithABlockedWriter(t *testing.T) {
 	noLeaks(t)
 	c := dial(t, newServer(t))
@@ -303,7 +304,7 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-func TestProbeTellsFailuresApart(t *testing.T) {
+func TestProbeNamesFailedParts(t *testing.T) {
 	noLeaks(t)
 	c := dial(t, newServer(t))
 	got, err := c.Probe(t.Context(), []Probe{
@@ -331,7 +332,7 @@ func TestProbeIsBounded(t *testing.T) {
 	}
 	_, err = c.Probe(t.Context(), []Probe{{Name: "a", Script: "echo a"}, {Name: "noise", Script: "yes >&2"}})
 	if !errors.Is(err, ErrTooLong) || !strings.Contains(err.Error(), "noise") {
-		t.Errorf("endless complaints: %v", err)
+		t.Errorf("endless stderr: %v", err)
 	}
 	exact := fmt.Sprintf("head -c %d /dev/zero", MaxAnswer)
 	got, err := c.Probe(t.Context(), []Probe{{Name: "full", Script: exact}})
@@ -345,7 +346,7 @@ func TestProbeIsBounded(t *testing.T) {
 		t.Errorf("hang: %v", err)
 	}
 	if _, err := c.Probe(t.Context(), []Probe{{Name: "a"}, {Name: "a"}}); err == nil {
-		t.Error("two pieces of one name")
+		t.Error("no error for two parts of the same name")
 	}
 	_, err = c.Probe(t.Context(), []Probe{{Name: "killer", Script: "kill -9 $$"}, {Name: "b"}})
 	if err == nil || !strings.Contains(err.Error(), "killer") {
@@ -360,7 +361,7 @@ func TestProbeIsBounded(t *testing.T) {
 	}
 }
 
-func TestFramesRefuseWhatWeDidNotSend(t *testing.T) {
+func TestFramesRefuseWrongMarkers(t *testing.T) {
 	ps := []Probe{{Name: "a"}, {Name: "b"}}
 	for name, out := range map[string]string{
 		"order":        "M -1 0\nM 1 0\n",
@@ -372,17 +373,17 @@ func TestFramesRefuseWhatWeDidNotSend(t *testing.T) {
 		"three fields": "M -1 0\nM 0 0 0\n",
 	} {
 		for _, chunk := range []int{1, 7, len(out)} {
-			f := &frames{mark: []byte("M"), ps: ps, out: map[string][]byte{}}
+			f := &frames{marker: []byte("M"), ps: ps, out: map[string][]byte{}}
 			var err error
 			for i := 0; i < len(out) && err == nil; i += chunk {
 				_, err = f.Write([]byte(out[i:min(i+chunk, len(out))]))
 			}
 			if err == nil {
-				t.Errorf("%s in chunks of %d was taken", name, chunk)
+				t.Errorf("%s in chunks of %d was accepted", name, chunk)
 			}
 		}
 	}
-	f := &frames{mark: []byte("M"), ps: ps, out: map[string][]byte{}}
+	f := &frames{marker: []byte("M"), ps: ps, out: map[string][]byte{}}
 	for _, b := range []byte("motd\nM -1 0\none\nM 0 0\ntwoM 1 0\ntrailing") {
 		if _, err := f.Write([]byte{b}); err != nil {
 			t.Fatal(err)
@@ -396,7 +397,7 @@ func TestFramesRefuseWhatWeDidNotSend(t *testing.T) {
 func FuzzFrames(f *testing.F) {
 	f.Add([]byte("motd\nMARK -1 0\none\nMARK 0 0\ntwoMARK 1 3\n"), 3)
 	f.Fuzz(func(t *testing.T, out []byte, chunk int) {
-		fr := &frames{mark: []byte("MARK"), ps: []Probe{{Name: "a"}, {Name: "b"}}, out: map[string][]byte{}}
+		fr := &frames{marker: []byte("MARK"), ps: []Probe{{Name: "a"}, {Name: "b"}}, out: map[string][]byte{}}
 		chunk = max(1, chunk&0xff)
 		for i := 0; i < len(out); i += chunk {
 			if _, err := fr.Write(out[i:min(i+chunk, len(out))]); err != nil {

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// HostKeyOf asks the machine at addr ("ip:port") for its ed25519 host key, and
-// leaves before a login. Nothing vouches for the answer: a person has to.
+// HostKeyOf returns the ed25519 host key of the SSH server at addr ("ip:port"), without a login. The
+// key is not verified: the user has to do that.
 func HostKeyOf(ctx context.Context, addr string) (ssh.PublicKey, error) {
 	d := net.Dialer{Timeout: connectLimit}
 	raw, err := d.DialContext(ctx, "tcp", addr)
@@ -26,7 +26,7 @@ func HostKeyOf(ctx context.Context, addr string) (ssh.PublicKey, error) {
 		HostKeyCallback: func(_ string, _ net.Addr, k ssh.PublicKey) error { key = k; return seen },
 	})
 	if key == nil {
-		return nil, fmt.Errorf("asking %s for its host key: %w", addr, err)
+		return nil, fmt.Errorf("reading the host key of %s: %w", addr, err)
 	}
 	return key, nil
 }

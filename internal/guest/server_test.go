@@ -19,8 +19,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// server is an SSH server whose commands are real: it hands them to sh, as
-// sshd does. Commands that begin with "exec misbehave-" are played by itself.
+// server is an SSH server that runs commands with sh, as sshd does. Commands that begin with "exec
+// misbehave-" are faults that it simulates itself.
 type server struct {
 	t       *testing.T
 	ln      net.Listener
@@ -30,13 +30,13 @@ type server struct {
 
 	bannerDelay atomic.Int64  // a time.Duration
 	gate        chan struct{} // if set: no banner before it is closed
-	silent      atomic.Bool   // accept and say nothing
-	refuse      atomic.Int32  // that many logins are refused first
+	silent      atomic.Bool   // accept connections and send nothing
+	refuse      atomic.Int32  // how many logins are refused first
 	logins      atomic.Int32
 	connections atomic.Int32
 	execs       atomic.Int32
 	sessions    atomic.Int32
-	maxSessions int32 // 0: any number
+	maxSessions int32 // 0: no limit
 
 	mu    sync.Mutex
 	conns map[net.Conn]bool
@@ -140,7 +140,7 @@ func (s *server) serve(c net.Conn) {
 			if err == nil {
 				s.wg.Go(func() {
 					s.session(sc, ch, reqs)
-					time.Sleep(100 * time.Millisecond) // as sshd counts one that has ended
+					time.Sleep(100 * time.Millisecond) // sshd too counts a session for a moment after its end
 					s.sessions.Add(-1)
 				})
 			}
@@ -211,18 +211,18 @@ func (s *server) run(ctx context.Context, sc *ssh.ServerConn, ch ssh.Channel, li
 			Lang string
 		}{Name: "KILL"}))
 		return
-	case "marks": // reads the script, answers with marks of its own
+	case "markers": // reads the script, answers with wrong markers
 		script := make([]byte, 200)
 		_, _ = io.ReadFull(ch, script)
 		_, after, _ := strings.Cut(string(script), "printf '%s\\n' '")
-		mark := after[:32]
-		_, _ = ch.Write([]byte(mark + " -1 0\n" + mark + " 7 0\n"))
+		marker := after[:32]
+		_, _ = ch.Write([]byte(marker + " -1 0\n" + marker + " 7 0\n"))
 		status(0)
 		return
 	}
 	cmd := exec.Command("sh", "-c", line)
-	// Not the PATH of whoever runs the tests: a directory on it that cannot be
-	// read turns "not found" into "not permitted".
+	// Not the PATH of the test process: with a directory on it that cannot be read, the error would
+	// be "permission denied" instead of "not found".
 	cmd.Env = []string{"PATH=/usr/bin:/bin"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	in, err := cmd.StdinPipe()
@@ -253,8 +253,8 @@ func (s *server) run(ctx context.Context, sc *ssh.ServerConn, ch ssh.Channel, li
 	}
 }
 
-// noLeaks fails the test if goroutines of this package or of x/crypto's client
-// outlive it. Call it first: its cleanup then runs last.
+// noLeaks fails the test if goroutines of this package or of the client in x/crypto/ssh are still
+// running after it. Call it first, so that its cleanup runs last.
 func noLeaks(t *testing.T) {
 	t.Helper()
 	t.Cleanup(func() {
@@ -262,19 +262,19 @@ func noLeaks(t *testing.T) {
 		for range 100 {
 			buf := make([]byte, 1<<20)
 			stacks = string(buf[:runtime.Stack(buf, true)])
-			var left []string
+			var leaked []string
 			for _, g := range strings.Split(stacks, "\n\n") {
 				if (strings.Contains(g, "internal/guest.") || strings.Contains(g, "crypto/ssh.")) && !strings.Contains(g, "testing.(*T).Run") &&
 					!strings.Contains(g, "noLeaks") && !strings.Contains(g, "testing.tRunner") {
-					left = append(left, g)
+					leaked = append(leaked, g)
 				}
 			}
-			if len(left) == 0 {
+			if len(leaked) == 0 {
 				return
 			}
-			stacks = strings.Join(left, "\n\n")
+			stacks = strings.Join(leaked, "\n\n")
 			time.Sleep(20 * time.Millisecond)
 		}
-		t.Errorf("goroutines left:\n%s", stacks)
+		t.Errorf("leaked goroutines:\n%s", stacks)
 	})
 }

@@ -10,36 +10,36 @@ import (
 	"time"
 )
 
-// Waiter waits for a guest that boots. Zero fields take the default.
+// Waiter waits until a booting guest accepts a login. Zero fields have the defaults given below.
 //
-// How it waits: short steps until the port opens, then one connection held
-// until the banner comes, since socket activation opens the port long before
-// sshd runs, and OpenSSH 9.8 punishes clients that connect and leave
-// (shares.md 13). The login is tried on that same connection. A refusal while
-// booting (pam_nologin, the user not made yet) is followed by another try.
+// It connects at short intervals until the port opens, then keeps one connection open until the SSH
+// banner arrives: socket activation opens the port long before sshd runs, and OpenSSH 9.8 penalizes
+// clients that connect and disconnect (PerSourcePenalties in sshd_config(5)). It logs in on that
+// connection. If the login is refused during the boot (pam_nologin, the user does not exist yet), it
+// tries again.
 type Waiter struct {
-	Limit      time.Duration // of the whole wait; 10 minutes
+	Limit      time.Duration // for the complete wait; 10 minutes
 	Step       time.Duration // between connects; 100 ms
-	LoginGap   time.Duration // after a login that was refused or cut; 500 ms
-	LoginLimit time.Duration // since the first refused login, after which refusal is final; 2 minutes
-	Hold       time.Duration // of a connection without banner; 2 minutes
+	LoginGap   time.Duration // after a login that was refused or broken off; 500 ms
+	LoginLimit time.Duration // after the first refused login, until a refusal is final; 2 minutes
+	Hold       time.Duration // for a connection without banner; 2 minutes
 	Tick       time.Duration // between reports of the same phase; 1 s
 }
 
-// OpenSSH 9.8 adds 5 s of penalty per failed login and shuts a source out at
-// 15 s: three quick tries are free, then only one in 5 s does not add up.
+// OpenSSH 9.8 adds a penalty of 5 s per failed login and refuses a source address at 15 s: three
+// quick tries are free, then only one try per 5 s does not increase the penalty.
 const (
 	freeRefusals = 3
 	penaltyGap   = 5 * time.Second
 )
 
-// WaitReady waits with the defaults until the guest lets us in. report, which
-// may be nil, is told the latest phase when it has changed and every second,
-// from one goroutine; phases that pass quicker than it returns are left out. The limit is ctx's deadline or 10 minutes, whichever comes first.
+// WaitReady waits with the defaults until the guest accepts a login. report, which may be nil, is
+// called from one goroutine with the latest phase when it changes and every second; phases that pass
+// faster than report returns are skipped. The limit is ctx's deadline or 10 minutes, whichever comes
+// first.
 //
-// A wrong host key ends the wait at once (*HostKeyError); the limit ends it
-// with a *WaitError that holds the phase last seen and the cause; a cancelled
-// ctx with its error.
+// A wrong host key ends the wait at once with a *HostKeyError, the limit with a *WaitError that has
+// the last phase and the cause, and a cancelled ctx with its error.
 func WaitReady(ctx context.Context, t Target, report func(phase Phase, elapsed time.Duration)) (Conn, error) {
 	return Waiter{}.Wait(ctx, t, report)
 }
@@ -97,7 +97,7 @@ func (w *Waiter) defaults() {
 	set(&w.Tick, time.Second)
 }
 
-// explain turns the end of the loop into what the caller is told.
+// explain converts the error of the loop to the one for the caller.
 func (w Waiter) explain(ctx context.Context, t Target, state *waitState, waited time.Duration, err error) error {
 	switch {
 	case errors.Is(err, ErrHostKey):
@@ -108,8 +108,8 @@ func (w Waiter) explain(ctx context.Context, t Target, state *waitState, waited 
 	return &WaitError{Addr: t.Addr, Last: state.get(), Waited: waited, Err: err}
 }
 
-// loop tries until a login succeeds, trying is pointless, or ctx ends. The
-// error is the last try's that says something.
+// loop tries until a login succeeds, another try is useless, or ctx ends. It returns the error of the
+// last try, or of an earlier one that got further if ctx ended the last one.
 func (w Waiter) loop(ctx context.Context, t Target, state *waitState) (*conn, error) {
 	var firstRefusal time.Time
 	var last error
@@ -123,8 +123,7 @@ func (w Waiter) loop(ctx context.Context, t Target, state *waitState) (*conn, er
 			return nil, err
 		}
 		if ended(ctx) != nil {
-			// What the limit cut short says less than a try before it that came
-			// as far.
+			// ctx interrupted this try. An earlier try that got at least as far has the better error.
 			if last == nil || reached(err) > reached(last) {
 				last = err
 			}
@@ -142,12 +141,12 @@ func (w Waiter) loop(ctx context.Context, t Target, state *waitState) (*conn, er
 				return nil, err
 			}
 			gap = w.LoginGap
-			if refusals > freeRefusals && punishes(err) {
+			if refusals > freeRefusals && hasPenalties(err) {
 				gap = max(gap, penaltyGap)
 			}
 		case unreachable.Phase == PhaseNoBanner:
-			// Accepted and dropped: a forwarder without a server behind it, or
-			// sshd shedding load. Each such connect may count against us.
+			// Accepted and closed: a forwarder without a server behind it, or an overloaded sshd.
+			// Each such connection may add to the penalty.
 			gap = w.LoginGap
 		}
 		timer := time.NewTimer(gap)
@@ -160,7 +159,7 @@ func (w Waiter) loop(ctx context.Context, t Target, state *waitState) (*conn, er
 	}
 }
 
-// reached orders errors by how far the try came.
+// reached returns how far a try got, from 0 (no connection) to 3 (login refused).
 func reached(err error) int {
 	var un *UnreachableError
 	switch {
@@ -174,15 +173,15 @@ func reached(err error) int {
 	return 0
 }
 
-// waitState is what the loop tells the reporter.
+// waitState holds the phase, which the loop sets and the reporter reads.
 type waitState struct {
 	mu      sync.Mutex
 	phase   Phase
 	changed chan struct{}
 }
 
-// set notes how far a try came. A login that follows a refused one does not
-// take the phase back: "refused" is what a person needs to know.
+// set sets the phase. After a refused login, the phases of the next try are ignored: "refused" is
+// what the user needs to know.
 func (s *waitState) set(p Phase) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -202,9 +201,9 @@ func (s *waitState) get() Phase {
 	return s.phase
 }
 
-// punishes reports whether the server that broke off a login has
-// PerSourcePenalties. One that does not say what it is may.
-func punishes(err error) bool {
+// hasPenalties reports whether the server that refused a login has PerSourcePenalties (OpenSSH 9.8
+// and newer). A server of unknown version is assumed to have them.
+func hasPenalties(err error) bool {
 	var version string
 	var auth *AuthError
 	var early *earlyError

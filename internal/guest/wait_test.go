@@ -81,7 +81,7 @@ func TestWaitFromClosedPortToLogin(t *testing.T) {
 	c, err := quick.Wait(t.Context(), target, func(p Phase, d time.Duration) {
 		rec.report(p, d)
 		if p == PhaseNoBanner {
-			openGate() // however slow this machine is, the phase is seen
+			openGate() // only now, so that the phase is reported even on a slow machine
 		}
 	})
 	openGate()
@@ -96,7 +96,7 @@ func TestWaitFromClosedPortToLogin(t *testing.T) {
 	}
 	defer c.Close()
 	if n := s.connections.Load(); n != 3 {
-		t.Errorf("%d connections, want the held one and one per refused login", n)
+		t.Errorf("%d connections, want 3: one per refused login and the last one", n)
 	}
 	want := []Phase{PhasePortClosed, PhaseNoBanner, PhaseRefused}
 	at := -1
@@ -165,7 +165,7 @@ func TestWaitExplainsItsLimit(t *testing.T) {
 	}
 }
 
-func TestWaitGivesUpOnALoginRefusedForLong(t *testing.T) {
+func TestWaitEndsAfterLoginLimit(t *testing.T) {
 	noLeaks(t)
 	s := newServer(t)
 	x := s.target()
@@ -204,7 +204,7 @@ func TestWaitIsCancelledInEveryPhase(t *testing.T) {
 	}
 }
 
-func TestWhoPunishes(t *testing.T) {
+func TestHasPenalties(t *testing.T) {
 	for version, want := range map[string]bool{
 		"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3": false,
 		"SSH-2.0-OpenSSH_9.6p1 Ubuntu-3ubuntu13": false,
@@ -214,10 +214,10 @@ func TestWhoPunishes(t *testing.T) {
 		"SSH-2.0-dropbear":                       true,
 		"":                                       true,
 	} {
-		if got := punishes(&AuthError{Server: version}); got != want {
+		if got := hasPenalties(&AuthError{Server: version}); got != want {
 			t.Errorf("%q: %v", version, got)
 		}
-		if got := punishes(fmt.Errorf("x: %w", &earlyError{version: version})); got != want {
+		if got := hasPenalties(fmt.Errorf("x: %w", &earlyError{version: version})); got != want {
 			t.Errorf("%q early: %v", version, got)
 		}
 	}

@@ -15,13 +15,13 @@ import (
 	"aivm.dev/aivm/internal/guest"
 )
 
-// here runs what a guest would run, in a home of its own.
-type here struct {
+// localConn runs the commands for a guest on this machine, with home as HOME.
+type localConn struct {
 	guest.Conn
 	home string
 }
 
-func (h here) Run(ctx context.Context, c guest.Cmd) (int, error) {
+func (h localConn) Run(ctx context.Context, c guest.Cmd) (int, error) {
 	cmd := exec.CommandContext(ctx, c.Argv[0], c.Argv[1:]...)
 	cmd.Dir, cmd.Env = h.home, []string{"HOME=" + h.home, "PATH=" + os.Getenv("PATH")}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Stdin, c.Stdout, c.Stderr
@@ -52,29 +52,30 @@ func archive(t *testing.T, names ...string) *bytes.Buffer {
 	return &b
 }
 
-// A version is there whole or not at all, and what a killed run left goes.
+// TestPut checks that a version is unpacked completely or not at all, and that Put removes the
+// temporary directory of a killed run.
 func TestPut(t *testing.T) {
-	h := here{home: t.TempDir()}
+	h := localConn{home: t.TempDir()}
 	p := Place{Home: "share/tool", Version: "1.2", Program: "bin/tool"}
 	if has, err := Has(t.Context(), h, p); has || err != nil {
 		t.Fatalf("%v %v", has, err)
 	}
-	left := filepath.Join(h.home, p.Home, "in.killed")
-	if err := os.MkdirAll(left, 0o755); err != nil {
+	stale := filepath.Join(h.home, p.Home, "in.killed")
+	if err := os.MkdirAll(stale, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	whole := archive(t, "bin/tool", "lib/a")
-	if err := Put(t.Context(), h, p, bytes.NewReader(whole.Bytes()[:whole.Len()/2])); !errors.As(err, new(*UnpackError)) {
+	complete := archive(t, "bin/tool", "lib/a")
+	if err := Put(t.Context(), h, p, bytes.NewReader(complete.Bytes()[:complete.Len()/2])); !errors.As(err, new(*UnpackError)) {
 		t.Errorf("half an archive: %v", err)
 	}
 	if err := Put(t.Context(), h, p, archive(t, "lib/a")); !errors.As(err, new(*UnpackError)) {
 		t.Errorf("an archive without the program: %v", err)
 	}
 	if has, err := Has(t.Context(), h, p); has || err != nil {
-		t.Errorf("there after all: %v %v", has, err)
+		t.Errorf("unpacked in spite of errors: %v %v", has, err)
 	}
 	for range 2 {
-		if err := Put(t.Context(), h, p, bytes.NewReader(whole.Bytes())); err != nil {
+		if err := Put(t.Context(), h, p, bytes.NewReader(complete.Bytes())); err != nil {
 			t.Fatal(err)
 		}
 		if has, err := Has(t.Context(), h, p); !has || err != nil {
@@ -90,11 +91,11 @@ func TestPut(t *testing.T) {
 	}
 }
 
-// A place outside the user's home, or the home itself, is refused before the
-// guest is asked: what stands there would be removed.
+// TestPutElsewhere checks that a place outside the user's home, or the home itself, is refused before
+// anything runs in the guest: files there would be removed.
 func TestPutElsewhere(t *testing.T) {
-	h := here{home: t.TempDir()}
-	if err := os.Mkdir(filepath.Join(h.home, "in.mine"), 0o755); err != nil {
+	h := localConn{home: t.TempDir()}
+	if err := os.Mkdir(filepath.Join(h.home, "in.user"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range []Place{

@@ -1,13 +1,11 @@
-// Package guestuser says who the user is that every guest has: cloud-init makes
-// him, shares map the owner of a host folder to him, scripts in the guest look
-// for what is his.
-//
-// It owns two constants and does nothing.
+// Package guestuser defines the uid of the guest user, which is the same in every guest: cloud-init
+// creates the user, shares map the owner of a host folder to this uid, and scripts in the guest
+// search for files and processes of this uid.
 package guestuser
 
 const (
-	// ID is his uid and his gid. Nobody can change it: disks of VMs that exist
-	// are full of it.
+	// ID is the uid and gid of the guest user. It cannot be changed: the disks of existing VMs have
+	// files of this uid.
 	ID = 1000
 	// Text is ID for scripts.
 	Text = "1000"

@@ -161,7 +161,7 @@ func (e Part) installServer(ctx context.Context, w *target.Target, f *loop.Facts
 	}))
 	err = guestarchive.Put(ctx, f.Conn, place, in)
 	if bad := new(guestarchive.UnpackError); errors.As(err, &bad) {
-		err = ui.Failed("unpacking code-server in the guest (status %d): %s", bad.Status, bad.Said).Hint(ui.CmdFor("is its disk full?", "aivm ssh . -- df -h"))
+		err = ui.Failed("unpacking code-server in the guest (status %d): %s", bad.Status, bad.Message).Hint(ui.CmdFor("is its disk full?", "aivm ssh . -- df -h"))
 	}
 	if err != nil {
 		task.Fail()
