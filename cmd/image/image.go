@@ -25,7 +25,7 @@ func (a Verbs) completeCached(*cobra.Command, []string, string) ([]string, cobra
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
-	return e.Cache.Named(), cobra.ShellCompDirectiveNoFileComp
+	return e.Cache.Names(), cobra.ShellCompDirectiveNoFileComp
 }
 
 func (a Verbs) imageListCmd() *cobra.Command {

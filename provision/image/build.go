@@ -26,11 +26,12 @@ import (
 //go:embed build.sh
 var buildScript string
 
-// gptmbrs are where the packages extlinux and syslinux-common put the boot
-// code for a GPT disk.
+// gptmbrs lists where the packages extlinux and syslinux-common install the boot code for a GPT
+// disk.
 var gptmbrs = []string{"/usr/lib/EXTLINUX/gptmbr.bin", "/usr/lib/syslinux/mbr/gptmbr.bin"}
 
-// Builders are the images that can be built, for root.Options.
+// Builders returns the build function of each image that can be built, by distribution, for
+// root.Options.
 func Builders() map[string]root.BuildFunc {
 	m := map[string]root.BuildFunc{}
 	for distro := range recipes {
@@ -41,21 +42,20 @@ func Builders() map[string]root.BuildFunc {
 	return m
 }
 
-// Build makes a bootable qcow2 of distro in workDir, an empty directory of
-// root's, from this machine's package mirror, and returns its path. It runs as
-// root. All its mounts, loop devices and processes live in namespaces that end
-// with it, also when ctx ends or this process is killed; only files in workDir
-// remain, which belong to the caller.
+// Build makes a bootable qcow2 of distro in workDir, an empty directory owned by root, from this
+// machine's package mirror, and returns its path. It runs as root. All its mounts, loop devices and
+// processes live in namespaces that end with it, also when ctx ends or this process is killed; only
+// files in workDir remain, and the caller removes them.
 func Build(ctx context.Context, distro, workDir string, progress func(string, float64)) (string, error) {
 	recipe, ok := recipes[distro]
 	if !ok {
 		return "", ui.Refused("no image of %q can be built", distro)
 	}
 	if os.Geteuid() != 0 {
-		return "", ui.Refused("building an image needs root's rights")
+		return "", ui.Refused("building an image needs root")
 	}
 	if runtime.GOARCH != "amd64" {
-		return "", ui.Refused("images are built for x86-64 only so far, and this machine is %s", runtime.GOARCH)
+		return "", ui.Refused("images can be built for x86-64 only, and this machine is %s", runtime.GOARCH)
 	}
 	if progress == nil {
 		progress = func(string, float64) {}
@@ -70,7 +70,7 @@ func Build(ctx context.Context, distro, workDir string, progress func(string, fl
 	path := filepath.Join(workDir, "image.qcow2")
 	f, err := os.Open(path)
 	if err != nil {
-		return "", ui.Failed("the image was built and is not there: %w", err)
+		return "", ui.Failed("the build succeeded but its image is missing: %w", err)
 	}
 	defer f.Close()
 	st, err := f.Stat()
@@ -78,16 +78,17 @@ func Build(ctx context.Context, distro, workDir string, progress func(string, fl
 		return "", err
 	}
 	if _, _, err := Inspect(f, st.Size()); err != nil {
-		return "", fmt.Errorf("the image that was built: %w", err)
+		return "", fmt.Errorf("the built image: %w", err)
 	}
 	return path, nil
 }
 
-// prepare checks what the script needs and writes the files it copies.
+// prepare checks that the programs build.sh needs are installed, writes the files it copies into
+// workDir, and returns its environment variables.
 func (r recipe) prepare(ctx context.Context, workDir string) (map[string]string, error) {
 	for _, tool := range []string{"bash", "mmdebstrap", "extlinux", "sfdisk", "mke2fs", "qemu-img", "mount", "fstrim"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			return nil, ui.Refused("building an image needs %s, which is not on this machine", tool).
+			return nil, ui.Refused("building an image needs %s, which is not installed", tool).
 				Hint(ui.Cmd("sudo apt-get install --no-install-recommends mmdebstrap extlinux fdisk e2fsprogs qemu-utils debian-archive-keyring"))
 		}
 	}
@@ -98,17 +99,18 @@ func (r recipe) prepare(ctx context.Context, workDir string) (map[string]string,
 		}
 	}
 	if mbr == "" {
-		return nil, ui.Refused("building an image needs gptmbr.bin, which is not on this machine").
+		return nil, ui.Refused("building an image needs gptmbr.bin, which is not installed").
 			Hint(ui.Cmd("sudo apt-get install --no-install-recommends extlinux"))
 	}
 	v := r.vendor
 	ms := v.mirrors(os.DirFS("/etc/apt"))
 	keyring := v.keyring
 	if _, err := os.Stat(keyring); err != nil {
-		// A machine of that vendor's without the package trusts its keys through
-		// trusted.gpg.d, as apt does; elsewhere nothing would vouch for them.
+		// Without the keyring package, a Debian or Ubuntu machine trusts its own vendor's keys
+		// through trusted.gpg.d, as apt does. On any other machine nothing would verify the
+		// packages.
 		if keyring = ""; ms == nil {
-			return nil, ui.Refused("this machine has neither a mirror of %s nor its keys, so packages could not be verified", v.name).
+			return nil, ui.Refused("the packages of %s cannot be verified: this machine has neither their mirror nor their keys", v.name).
 				Hint(ui.Cmd("sudo apt-get install " + v.keyPackage))
 		}
 	}
@@ -118,7 +120,7 @@ func (r recipe) prepare(ctx context.Context, workDir string) (map[string]string,
 	}
 	buildConf, guestConf := hostApt(string(dump))
 	buildConf += "APT::Install-Recommends \"false\";\nAcquire::Languages \"none\";\n"
-	// Passwords for a mirror are asked for where the machine keeps them.
+	// apt reads the passwords of a mirror from where this machine keeps them.
 	buildConf += "Dir::Etc::netrc \"/etc/apt/auth.conf\";\nDir::Etc::netrcparts \"/etc/apt/auth.conf.d\";\n"
 
 	id := uuid.NewString()
@@ -140,12 +142,12 @@ func (r recipe) prepare(ctx context.Context, workDir string) (map[string]string,
 	return vars, nil
 }
 
-// packageSource says where mmdebstrap gets the packages: from list, the content of
-// sources.list in workDir, or from its own default mirror.
+// packageSource returns the package source of mmdebstrap and build.sh's variables for it: list is
+// the content of sources.list in workDir; an empty one means mmdebstrap's default mirror.
 //
-// For the default it is given the vendor's keys by name. It could look for them
-// itself, but only where gpg is installed, and the entries it writes for the
-// guest would then name the file of this machine.
+// For the default mirror the keyring is passed explicitly. mmdebstrap finds the keyring itself only
+// where gpg is installed, and the entries it then writes for the guest would name the host's
+// keyring file.
 func (r recipe) packageSource(ms []mirror, keyring, workDir string) (list string, vars map[string]string) {
 	if ms == nil {
 		return "", map[string]string{"SOURCES": "", "KEYRING": keyring}
@@ -153,9 +155,9 @@ func (r recipe) packageSource(ms []mirror, keyring, workDir string) (list string
 	return r.oneLine(ms, keyring), map[string]string{"SOURCES": filepath.Join(workDir, "sources.list"), "KEYRING": ""}
 }
 
-// runScript runs a bash script as process 1 of a process namespace, in a
-// private mount namespace. When it ends or is killed the kernel ends every
-// process in it and undoes its mounts; Pdeathsig makes it end with us.
+// runScript runs a bash script as process 1 of a PID namespace, in a private mount namespace. When
+// the script ends or is killed, the kernel ends every process in the namespace and undoes its
+// mounts; Pdeathsig kills it when aivm ends.
 func runScript(ctx context.Context, script string, env []string, w *watch) error {
 	pr, pw, err := os.Pipe()
 	if err != nil {
@@ -167,7 +169,7 @@ func runScript(ctx context.Context, script string, env []string, w *watch) error
 	c.Stdout, c.Stderr = w, w
 	c.SysProcAttr = confinement()
 
-	// The parent-death signal follows the thread that started the child.
+	// The kernel sends the parent-death signal when the thread that started the child ends.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	err = c.Start()
@@ -196,7 +198,7 @@ func runScript(ctx context.Context, script string, env []string, w *watch) error
 func confinement() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{
 		Cloneflags:   unix.CLONE_NEWPID,
-		Unshareflags: unix.CLONE_NEWNS, // Go makes the mounts private, too
+		Unshareflags: unix.CLONE_NEWNS, // Go also makes the mounts private
 		Pdeathsig:    unix.SIGKILL,
 	}
 }

@@ -17,8 +17,8 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// fill makes a mount on a loop device and a second process, in the way the
-// build does, and stays.
+// fill mounts a file system on a loop device and starts a second process, as the build does, and
+// waits.
 const fill = `
 set -e
 mount -t proc proc /proc
@@ -57,13 +57,13 @@ func noTrace(t *testing.T, dir string) {
 	}
 }
 
-// trace names what is left of a build in dir.
+// trace names a remnant of a build in dir, or returns "".
 func trace(t *testing.T, dir string) string {
 	t.Helper()
 	loops, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	for _, p := range loops {
 		if b, err := os.ReadFile(p); err == nil && strings.Contains(string(b), dir) {
-			return "loop device left: " + p
+			return "loop device remains: " + p
 		}
 	}
 	b, err := os.ReadFile("/proc/self/mountinfo")
@@ -71,19 +71,19 @@ func trace(t *testing.T, dir string) string {
 		t.Fatal(err)
 	}
 	if strings.Contains(string(b), dir) {
-		return "mount left"
+		return "a mount remains"
 	}
 	procs, _ := filepath.Glob("/proc/[0-9]*/cwd")
 	for _, p := range procs {
 		if target, err := os.Readlink(p); err == nil && strings.HasPrefix(target, dir) {
-			return "process left: " + p
+			return "a process remains: " + p
 		}
 	}
 	return ""
 }
 
-// A build that is killed, with its helper, leaves nothing but files. As a user
-// there is nothing to kill: it is refused.
+// A build whose helper process is killed leaves nothing but files. Run as a user, a build is
+// refused.
 func TestBuildKilled(t *testing.T) {
 	dir := t.TempDir()
 	if os.Geteuid() != 0 {
@@ -111,13 +111,13 @@ func TestBuildKilled(t *testing.T) {
 	n, _ := out.Read(b)
 	if got := string(b[:n]); got != "mounted\n" {
 		_ = c.Process.Kill()
-		t.Fatalf("the script says %q", got)
+		t.Fatalf("the script printed %q", got)
 	}
 	if got := trace(t, dir); !strings.HasPrefix(got, "loop") {
-		t.Fatalf("nothing to leave behind: %q", got)
+		t.Fatalf("the build made no loop device: %q", got)
 	}
 	if b, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(b), dir) {
-		t.Error("the mount is seen outside")
+		t.Error("the mount is visible outside its namespace")
 	}
 	if err := c.Process.Signal(syscall.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -130,9 +130,9 @@ func TestBuildCancelled(t *testing.T) {
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	var said []string
+	var lines []string
 	err := runScript(ctx, fill, environment(nil, map[string]string{"WORK": dir}), newWatch(func(l string, _ float64) {
-		said = append(said, l)
+		lines = append(lines, l)
 		cancel()
 	}))
 	if os.Geteuid() != 0 {
@@ -141,8 +141,8 @@ func TestBuildCancelled(t *testing.T) {
 		}
 		return
 	}
-	if !errors.Is(err, context.Canceled) || len(said) != 1 {
-		t.Errorf("%v %q", err, said)
+	if !errors.Is(err, context.Canceled) || len(lines) != 1 {
+		t.Errorf("%v %q", err, lines)
 	}
 	noTrace(t, dir)
 }
@@ -157,7 +157,7 @@ func TestBuildFails(t *testing.T) {
 		}
 	}
 	if _, err := Build(context.Background(), "debian-99", t.TempDir(), nil); err == nil {
-		t.Error("built something unknown")
+		t.Error("built an unknown distribution")
 	}
 	if Builders()[Debian12] == nil || len(Builders()) != len(recipes) {
 		t.Error("a distribution has no builder")
@@ -175,7 +175,7 @@ func TestWatch(t *testing.T) {
 		fmt.Fprint(w, "Unpacking libc6:amd64 (2.36-9) ...\r\nPreparing to unp")
 		fmt.Fprint(w, "ack\nSetting up \x1b[1mevil (1) ...\n")
 	}
-	w.step("0.94 packing the image")
+	w.step("0.94 compressing the image")
 	for i := 1; i < len(at); i++ {
 		if at[i] < at[i-1] || at[i] > 1 {
 			t.Fatalf("progress goes from %v to %v", at[i-1], at[i])
@@ -192,7 +192,7 @@ func TestWatch(t *testing.T) {
 	w = newWatch(func(string, float64) {})
 	fmt.Fprint(w, strings.Repeat("x", 1<<20))
 	if len(w.part) > lineLimit {
-		t.Error("an endless line is kept")
+		t.Error("an endless line is kept in memory")
 	}
 }
 
@@ -241,7 +241,7 @@ func TestEnvironment(t *testing.T) {
 	got := environment([]string{"http_proxy=http://p", "HTTPS_PROXY=http://q", "BASH_ENV=/evil", "LD_PRELOAD=/evil", "TMPDIR=/x"}, map[string]string{"WORK": "/w"})
 	for _, kv := range got {
 		if strings.Contains(kv, "evil") || strings.HasPrefix(kv, "TMPDIR=") {
-			t.Errorf("%s came in", kv)
+			t.Errorf("the build's environment has %s", kv)
 		}
 	}
 	if s := strings.Join(got, " "); !strings.Contains(s, "http_proxy=http://p") || !strings.Contains(s, "HTTPS_PROXY=http://q") || !strings.Contains(s, "WORK=/w") {

@@ -21,41 +21,39 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Cache is the directory of images, one for a user:
-// $XDG_CACHE_HOME/aivm/images.
+// Cache is the user's directory of images: $XDG_CACHE_HOME/aivm/images.
 type Cache struct {
 	Dir string
-	Who string // what this run is, for others that wait for it
+	Command string // the command of this run, shown to processes that wait for its lock
 }
 
-// Entry is an image in the cache.
+// Entry describes an image in the cache.
 type Entry struct {
 	Path        string
 	SHA256      string
 	Format      string // QCOW2 or Raw
-	VirtualSize int64  // of the disk in it
-	Size        int64  // of the file
-	Source      string // where it came from, for people
-	Release     string // the day it was published or built, "" if not known
-	Verified    string // how it was checked, for people
-	Added       string // when it came into the cache, RFC 3339
+	VirtualSize int64  // of the guest's disk, in bytes
+	Size        int64  // of the file, in bytes
+	Source      string // where it came from, as text
+	Release     string // the day it was published or built, "" if unknown
+	Verified    string // how it was verified, as text
+	Added       string // when it was added to the cache, RFC 3339
 }
 
-// Progress is told what is being done; fraction is 0 to 1, or less than 0 when
-// it is not known.
+// Progress receives what is being done; fraction is 0 to 1, or negative if unknown.
 type Progress = func(line string, fraction float64)
 
-// BuiltHere is why an image of packages can be trusted.
+// BuiltHere is the Verified text of an image built from packages.
 const BuiltHere = "built here from signed packages"
 
 const (
 	partPrefix = ".part-"
-	sayEvery   = 200 * time.Millisecond // progress
+	progressEvery   = 200 * time.Millisecond // progress
 )
 
 func (c Cache) entry(im indexed, source string) Entry {
 	if im.Verified == "" && strings.HasPrefix(im.Source, KindPackages+":") {
-		im.Verified = BuiltHere // by a version that did not write it down
+		im.Verified = BuiltHere // added by a version that did not record it
 	}
 	return Entry{
 		Path: filepath.Join(c.Dir, im.SHA256+"."+im.Format), SHA256: im.SHA256, Format: im.Format,
@@ -63,9 +61,9 @@ func (c Cache) entry(im indexed, source string) Entry {
 	}
 }
 
-// Lookup finds what ref names without reading any image. A local file that was
-// changed since it was added is not found; a digest that differs from the one
-// asked for is an error where nothing else could be got under that name.
+// Lookup finds the cached image that ref names, without reading the image. A local file that
+// changed since it was added is not found. A digest other than the one in ref is an error if
+// nothing else can be fetched under that name.
 func (c Cache) Lookup(ref Ref) (Entry, bool, error) {
 	ix, err := c.loadIndex()
 	if err != nil {
@@ -111,7 +109,7 @@ func (c Cache) Lookup(ref Ref) (Entry, bool, error) {
 		case err != nil:
 			return Entry{}, false, ui.Failed("reading the image cache: %w", err)
 		case st.Size() != im.Size:
-			return Entry{}, false, nil // damaged: added again, it is replaced
+			return Entry{}, false, nil // damaged: the next Add replaces it
 		}
 		return e, true, ref.check(sum)
 	}
@@ -120,30 +118,30 @@ func (c Cache) Lookup(ref Ref) (Entry, bool, error) {
 
 func (r Ref) check(sum string) error {
 	if r.Kind != KindURL && r.Kind != KindCatalogue && r.SHA512 != "" {
-		return ui.Refused("the image %s is remembered by its SHA-256: give that one", ui.Clean(r.String()))
+		return ui.Refused("the cache knows the image %s by its SHA-256 only: give that digest", ui.Clean(r.String()))
 	}
 	if r.SHA256 != "" && !strings.EqualFold(r.SHA256, sum) {
-		return ui.Refused("the image %s is not the one asked for: its SHA-256 is %s, not %s", ui.Clean(r.String()), sum, ui.Clean(r.SHA256))
+		return ui.Refused("the image %s has another digest: its SHA-256 is %s, not %s", ui.Clean(r.String()), sum, ui.Clean(r.SHA256))
 	}
 	return nil
 }
 
 func noFile(path string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
-		return ui.Refused("there is no image file %s", ui.Clean(path)).Hint(ui.Remark("use a file that is there, or: --image auto"))
+		return ui.Refused("there is no image file %s", ui.Clean(path)).Hint(ui.Remark("use an existing file, or --image auto"))
 	}
 	return ui.Refused("the image file cannot be read: %w", err).Hint(ui.Cmd("ls -l " + shellescape.Quote(path)))
 }
 
-// Add copies r into the cache and remembers it as what ref stands for. While another process adds an image it waits and says so. The
-// digest is taken while writing; the file appears complete or not at all.
-// verified says, for people, why it can be trusted.
+// Add copies r into the cache and records it as the image that ref names. While another process
+// adds an image, Add waits and reports it to progress. The digest is computed during the copy; the
+// file appears complete or not at all. verified says, as text, why the image can be trusted.
 func (c Cache) Add(ctx context.Context, r io.Reader, ref Ref, verified string, progress Progress) (Entry, error) {
 	return c.add(ctx, r, ref, verified, nil, progress)
 }
 
-// CheckFile says why a local image could not be added, before anything else is
-// done for it.
+// CheckFile returns the error with which AddFile would refuse a local image, before anything else
+// is done for it.
 func CheckFile(ref Ref) error {
 	f, _, err := openFile(ref)
 	if err != nil {
@@ -152,7 +150,7 @@ func CheckFile(ref Ref) error {
 	return f.Close()
 }
 
-// AddFile copies a local image into the cache, so that it stays what it was.
+// AddFile copies a local image into the cache, so that later changes to the file do not matter.
 func (c Cache) AddFile(ctx context.Context, ref Ref, progress Progress) (Entry, error) {
 	f, before, err := openFile(ref)
 	if err != nil {
@@ -160,10 +158,10 @@ func (c Cache) AddFile(ctx context.Context, ref Ref, progress Progress) (Entry, 
 	}
 	defer f.Close()
 	key := keyOf(ref.Path, before)
-	return c.add(ctx, f, ref, "a file of this machine", &source{f: f, key: key}, progress)
+	return c.add(ctx, f, ref, "a local file", &source{f: f, key: key}, progress)
 }
 
-// openFile opens a local image and looks at what it is.
+// openFile opens a local image and checks that it is a regular file in a known format.
 func openFile(ref Ref) (_ *os.File, st fs.FileInfo, err error) {
 	// O_NONBLOCK: opening a FIFO must not wait for a writer.
 	f, err := os.OpenFile(ref.Path, os.O_RDONLY|unix.O_NONBLOCK, 0)
@@ -179,7 +177,7 @@ func openFile(ref Ref) (_ *os.File, st fs.FileInfo, err error) {
 		return nil, nil, noFile(ref.Path, err)
 	}
 	if !st.Mode().IsRegular() {
-		return nil, nil, ui.Refused("the image %s is not a file", ui.Clean(ref.Path)).Hint(ui.Cmd("ls -ld " + shellescape.Quote(ref.Path)))
+		return nil, nil, ui.Refused("the image %s is not a regular file", ui.Clean(ref.Path)).Hint(ui.Cmd("ls -ld " + shellescape.Quote(ref.Path)))
 	}
 	if _, _, err := Inspect(f, st.Size()); err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", ui.Clean(ref.Path), err)
@@ -187,7 +185,7 @@ func openFile(ref Ref) (_ *os.File, st fs.FileInfo, err error) {
 	return f, st, nil
 }
 
-// source is a local file that has to stay as it is while it is copied.
+// source is a local file that must not change while it is copied.
 type source struct {
 	f   *os.File
 	key fileKey
@@ -198,7 +196,7 @@ func (c Cache) add(ctx context.Context, r io.Reader, ref Ref, verified string, s
 		progress = func(string, float64) {}
 	}
 	if err := c.makeDir(); err != nil {
-		return e, ui.Failed("making the image cache: %w", err)
+		return e, ui.Failed("creating the image cache: %w", err)
 	}
 	unlock, err := c.lock(ctx, "add", progress)
 	if err != nil {
@@ -248,9 +246,9 @@ func (c Cache) add(ctx context.Context, r io.Reader, ref Ref, verified string, s
 	return c.place(tmp, im, ref.source(), src)
 }
 
-// place gives a complete file in the cache's directory its final name and
-// remembers it. The name is the digest, which is known only when the file is
-// written, and renameio wants the name first. The caller holds the lock "add".
+// place renames a complete file in the cache's directory to its final name and records it in the
+// index. The name is the digest, which is known only once the file is written; renameio would need
+// the name first. The caller holds the lock "add".
 func (c Cache) place(f *os.File, im indexed, name string, src *source) (Entry, error) {
 	e := c.entry(im, name)
 	if err := errors.Join(f.Chmod(0o400), f.Sync()); err != nil {
@@ -277,15 +275,15 @@ func (c Cache) place(f *os.File, im indexed, name string, src *source) (Entry, e
 	return e, nil
 }
 
-// Claim returns what ref names, if it is there by now, and otherwise the right
-// to make it, until release is called: of several processes that want the same
-// image one makes it, the others wait, say so, and find it.
+// Claim takes the right to make images, and then looks ref up: of several processes that want the
+// same image one makes it, the others wait, report that, and find it. The caller calls release when
+// it is done.
 func (c Cache) Claim(ctx context.Context, ref Ref, progress Progress) (e Entry, found bool, release func(), err error) {
 	if progress == nil {
 		progress = func(string, float64) {}
 	}
 	if err := c.makeDir(); err != nil {
-		return Entry{}, false, nil, ui.Failed("making the image cache: %w", err)
+		return Entry{}, false, nil, ui.Failed("creating the image cache: %w", err)
 	}
 	if release, err = c.lock(ctx, "fetch", progress); err != nil {
 		return Entry{}, false, nil, err
@@ -297,10 +295,10 @@ func (c Cache) Claim(ctx context.Context, ref Ref, progress Progress) (e Entry, 
 	return e, found, release, nil
 }
 
-// lock takes one of the cache's two locks. "fetch" is held outside "add".
+// lock takes one of the cache's two locks. Whoever needs both takes "fetch" before "add".
 func (c Cache) lock(ctx context.Context, name string, progress Progress) (unlock func(), err error) {
-	release, _, err := lockfile.Lock(ctx, filepath.Join(c.Dir, "."+name+".lock"), c.Who, func(holder string) func(error) {
-		progress("waiting for "+holder+", which gets an image", -1)
+	release, _, err := lockfile.Lock(ctx, filepath.Join(c.Dir, "."+name+".lock"), c.Command, func(holder string) func(error) {
+		progress("waiting for "+holder+", which is fetching or building an image", -1)
 		return func(error) {}
 	})
 	if err != nil {
@@ -309,7 +307,8 @@ func (c Cache) lock(ctx context.Context, name string, progress Progress) (unlock
 	return release, nil
 }
 
-// sweep removes what killed runs left; under the lock nobody else writes.
+// sweep removes the temporary files of killed runs. The caller holds the lock "add", so no other
+// process is writing one.
 func (c Cache) sweep() {
 	old, _ := filepath.Glob(filepath.Join(c.Dir, partPrefix+"*"))
 	for _, p := range old {
@@ -317,8 +316,8 @@ func (c Cache) sweep() {
 	}
 }
 
-// copySparse copies r to the empty file w, leaving holes for runs of zeros,
-// and returns the size and the SHA-256 of what was read.
+// copySparse copies r to the empty file w, leaves holes for runs of zeros, and returns the size and
+// the SHA-256 of what it read.
 func copySparse(ctx context.Context, w *os.File, r io.Reader, progress Progress) (int64, string, error) {
 	var total int64
 	if f, ok := r.(*os.File); ok {
@@ -344,7 +343,7 @@ func copySparse(ctx context.Context, w *os.File, r io.Reader, progress Progress)
 			}
 		}
 		done += int64(n)
-		if now := time.Now(); now.Sub(shown) > sayEvery {
+		if now := time.Now(); now.Sub(shown) > progressEvery {
 			shown = now
 			fraction := -1.0
 			if total > 0 {
@@ -368,7 +367,7 @@ func writeErr(dir string, err error) error {
 	}
 	e := ui.Failed("writing to the image cache: %w", err)
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		e.Hint(ui.Cmd("make room there: df -h " + dir))
+		e.Hint(ui.CmdFor("free space there", "df -h "+shellescape.Quote(dir)))
 	}
 	return e
 }

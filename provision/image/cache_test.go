@@ -41,7 +41,7 @@ func names(t *testing.T, dir string) []string {
 func TestCacheAdd(t *testing.T) {
 	c := Cache{Dir: filepath.Join(t.TempDir(), "a", "b")}
 	if _, ok, err := c.Lookup(debian); ok || err != nil {
-		t.Fatalf("found in nothing: %v %v", ok, err)
+		t.Fatalf("found in an empty cache: %v %v", ok, err)
 	}
 	data := qcow2(nil)
 	sum := sha256.Sum256(data)
@@ -64,7 +64,7 @@ func TestCacheAdd(t *testing.T) {
 	if got, ok, err := c.Lookup(debian); got != want || !ok || err != nil {
 		t.Errorf("%+v %v %v", got, ok, err)
 	}
-	// Again, from elsewhere: one file, two names for it.
+	// The same content from another source: one file with two names.
 	if _, err := c.Add(context.Background(), bytes.NewReader(data), Ref{Kind: KindLocal, Name: "other"}, "", nil); err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func TestCacheDamaged(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, ok, err := c.Lookup(debian); ok || err != nil {
-		t.Errorf("a cut image is found: %v", err)
+		t.Errorf("a truncated image is found: %v", err)
 	}
 	again, err := c.Add(context.Background(), bytes.NewReader(qcow2(nil)), debian, "built here", nil)
 	if err != nil || again != e {
@@ -116,7 +116,7 @@ func TestCacheDamaged(t *testing.T) {
 func TestCacheFile(t *testing.T) {
 	ctx := context.Background()
 	c := Cache{Dir: t.TempDir()}
-	path := filepath.Join(t.TempDir(), "disk.qcow2") // named wrongly on purpose
+	path := filepath.Join(t.TempDir(), "disk.qcow2") // a misleading name
 	disk := make([]byte, 5<<20)
 	copy(disk, rawDisk())
 	disk[4<<20] = 1
@@ -135,7 +135,7 @@ func TestCacheFile(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 	if b, err := os.ReadFile(e.Path); err != nil || !bytes.Equal(b, disk) {
-		t.Errorf("the copy differs: %v", err)
+		t.Errorf("the copy is different: %v", err)
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(e.Path, &st); err != nil || st.Blocks*512 > 3<<20 {
@@ -153,7 +153,7 @@ func TestCacheFile(t *testing.T) {
 		t.Error("another digest was added")
 	}
 
-	// Changed, but as old and as large as before.
+	// Changed content, with the old mtime and size.
 	mtime := time.Unix(1e9, 0)
 	for range 2 {
 		if err := os.Chtimes(path, mtime, mtime); err != nil {
@@ -172,7 +172,7 @@ func TestCacheFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, ok, _ := c.Lookup(ref); ok {
-			t.Error("the changed file passes for the old one")
+			t.Error("the changed file is found as the old one")
 		}
 	}
 	if err := os.Remove(path); err != nil {
@@ -203,17 +203,17 @@ func TestCacheLeavesNothing(t *testing.T) {
 			use = ctx
 		}
 		if _, err := c.Add(use, r, debian, "built here", nil); err == nil {
-			t.Errorf("%s: added", name)
+			t.Errorf("%s: was added", name)
 		}
 		if got := names(t, c.Dir); len(got) != 0 {
-			t.Errorf("%s leaves %v", name, got)
+			t.Errorf("%s: %v remains", name, got)
 		}
 	}
 }
 
 type brokenReader struct{}
 
-func (brokenReader) Read([]byte) (int, error) { return 0, errors.New("gone") }
+func (brokenReader) Read([]byte) (int, error) { return 0, errors.New("read failed") }
 
 type cancelReader struct {
 	io.Reader
@@ -225,7 +225,7 @@ func (r cancelReader) Read(b []byte) (int, error) {
 	return r.Reader.Read(b)
 }
 
-// Of many that want the same image one makes it.
+// Of many processes that want the same image, one makes it.
 func TestCacheClaimAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	ctx := context.Background()
@@ -259,7 +259,7 @@ func TestCacheClaimAtOnce(t *testing.T) {
 	}
 	wg.Wait()
 	if made.Load() != 1 || waited.Load() == 0 {
-		t.Errorf("made %d times, %d said that they wait", made.Load(), waited.Load())
+		t.Errorf("made %d times, %d reported waiting", made.Load(), waited.Load())
 	}
 }
 

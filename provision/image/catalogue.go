@@ -8,33 +8,32 @@ import (
 	"strings"
 )
 
-// A Release is an image of the catalogue: where its newest build is, on the
-// publisher's server and on every mirror of it. Only the name of a release and
-// of its folder is known here, never a date or a digest, so nothing in it
-// expires.
+// A Release is an image of the catalogue: where to find its newest build on the publisher's server
+// and its mirrors. It holds the names of the release and of its directory, never a date or a
+// digest, so an entry does not expire.
 type Release struct {
 	Name   string
-	Title  string   // for people
-	Origin string   // the publisher's server
-	Dir    string   // of the newest build, below the origin
+	Title  string   // as the user reads it
+	Origin string   // the publisher's server, an https URL
+	Dir    string   // directory of the newest build, below Origin
 	File   string   // with %s for the architecture
-	Sums   string   // the list of digests beside it
-	Signed bool     // Sums+".gpg" is its signature by Ubuntu
-	MB     int      // about the size of the file
+	Sums   string   // file name of the list of digests in Dir
+	Signed bool     // Sums+".gpg" is Ubuntu's signature of the list
+	MB     int      // approximate size of the file
 	Arches []string // as Debian names them
 }
 
 const (
-	// Default is what "auto" stands for when its server answers.
+	// Default is the image "auto" selects when its server answers.
 	Default = Ubuntu2404
 
 	ubuntuOrigin = "https://cloud-images.ubuntu.com"
 	debianOrigin = "https://cloud.debian.org"
 )
 
-// releases is the catalogue. Ubuntu's "release" folder and Debian's "latest"
-// are the publisher's own names of the newest build. Of Debian it is the
-// genericcloud image: a kernel for virtual machines, with virtiofs.
+// releases is the catalogue. Ubuntu's "release" directory and Debian's "latest" always hold the
+// newest build. Debian's genericcloud image is used: its kernel is made for virtual machines and
+// has virtiofs.
 var releases = []Release{
 	ubuntuServer("24.04", "noble", "LTS", 600, "amd64", "arm64"),
 	{
@@ -61,7 +60,7 @@ func debianCloud(version, codename string, mb int) Release {
 	}
 }
 
-// Releases is the catalogue, the default first.
+// Releases returns the catalogue, the default release first.
 func Releases() []Release { return slices.Clone(releases) }
 
 // Find returns the release of that name.
@@ -74,20 +73,19 @@ func Find(name string) (Release, bool) {
 	return Release{}, false
 }
 
-// Arch is this machine's architecture, as the catalogue names it.
+// Arch returns this machine's architecture, as the catalogue names it.
 func Arch() string { return runtime.GOARCH }
 
-// For reports whether there is a build for an architecture.
+// For reports whether the release has a build for an architecture.
 func (r Release) For(arch string) bool { return slices.Contains(r.Arches, arch) }
 
-// Named is the file for an architecture.
-func (r Release) Named(arch string) string { return fmt.Sprintf(r.File, arch) }
+// FileName returns the file name of the build for an architecture.
+func (r Release) FileName(arch string) string { return fmt.Sprintf(r.File, arch) }
 
-// Host is the publisher's server, as people name it.
+// Host returns the host name of the publisher's server.
 func (r Release) Host() string { return strings.TrimPrefix(r.Origin, "https://") }
 
-// codenamed finds the release of Ubuntu whose builds lie in folders of that
-// codename.
+// codenamed finds the Ubuntu release whose builds are in directories of that codename.
 func codenamed(codename string, minimal bool) (Release, bool) {
 	for _, r := range releases {
 		if strings.Contains(r.Dir, "/"+codename+"/") && strings.HasPrefix(r.Dir, "/minimal/") == minimal && r.Origin == ubuntuOrigin {
@@ -97,9 +95,9 @@ func codenamed(codename string, minimal bool) (Release, bool) {
 	return Release{}, false
 }
 
-// FromOldURL reads 0.3's image.ubuntu_img_url. It named a dated folder on
-// Ubuntu's server, which is taken down after some months: unless its digest is
-// known too, such an address means the release of that folder.
+// FromOldURL converts the value of 0.3's image.ubuntu_img_url. It named a dated directory on
+// Ubuntu's server, which Ubuntu removes after some months. So, unless its digest is known too, such
+// a URL selects the release of that directory, and note says so.
 func FromOldURL(s string, pinned bool) (r Ref, note string, err error) {
 	r, err = Parse(s)
 	if err != nil || r.Kind != KindURL || r.Pinned() || pinned {
@@ -112,7 +110,7 @@ func FromOldURL(s string, pinned bool) (r Ref, note string, err error) {
 	parts := strings.Split(strings.Trim(u.Path, "/"), "/")
 	for _, p := range parts {
 		if rel, ok := codenamed(p, slices.Contains(parts, "minimal")); ok {
-			return Ref{Kind: KindCatalogue, Name: rel.Name}, fmt.Sprintf("image.ubuntu_img_url names one build of %s, which Ubuntu takes down after a while: its newest one is used", rel.Title), nil
+			return Ref{Kind: KindCatalogue, Name: rel.Name}, fmt.Sprintf("image.ubuntu_img_url names one build of %s, which Ubuntu removes after some months: the newest build is used", rel.Title), nil
 		}
 	}
 	return r, "", nil

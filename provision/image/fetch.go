@@ -18,25 +18,25 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Fetcher gets images over https into the cache. The zero value with a Cache is
-// ready; the other fields are for mirrors and for tests.
+// Fetcher fetches images over https into the cache. The zero value with a Cache is ready to use;
+// the other fields are for mirrors and for tests.
 type Fetcher struct {
 	Cache   Cache
 	Mirrors []string // tried in order, before the publisher's own server
-	Arch    string   // "" = this machine's
+	Arch    string   // "" = the host's
 	TLS     *tls.Config
-	Stall   time.Duration // how long nothing may come; 0 = 30 s
+	Stall   time.Duration // longest time without data; 0 = 30 s
 	Pause   func(time.Duration) time.Duration
-	Keys    func() (openpgp.EntityList, error) // nil = Ubuntu's
+	Keys    func() (openpgp.EntityList, error) // nil = Ubuntu's keys
 	Now     func() time.Time
-	Origin  string // stands in for the publisher's server
+	Origin  string // replaces the publisher's server
 
 	once      sync.Once
 	client    *download.Client
-	answersIn time.Duration // how long "auto" waits for a server; 0 = answerLimit
+	answersIn time.Duration // how long DefaultReachable waits for a server; 0 = answerLimit
 }
 
-// web is what asks the servers.
+// web returns the HTTP client, made at the first call.
 func (f *Fetcher) web() *download.Client {
 	f.once.Do(func() { f.client = &download.Client{TLS: f.TLS, Stall: f.Stall, Pause: f.Pause} })
 	return f.client
@@ -56,7 +56,7 @@ func (f *Fetcher) now() time.Time {
 	return time.Now()
 }
 
-// bases are the servers a release may be fetched from.
+// bases returns the servers to fetch a release from, in order: the mirrors, then the publisher's.
 func (f *Fetcher) bases(r Release) []string {
 	origin := r.Origin
 	if f.Origin != "" {
@@ -71,10 +71,10 @@ func (f *Fetcher) bases(r Release) []string {
 	return out
 }
 
-// Where is what a person is shown of a download.
-func (f *Fetcher) Where(ref Ref) string {
+// DownloadURL returns the URL of a download for display, without its password.
+func (f *Fetcher) DownloadURL(ref Ref) string {
 	if r, ok := Find(ref.Name); ref.Kind == KindCatalogue && ok {
-		return f.bases(r)[0] + r.Dir + "/" + r.Named(f.arch())
+		return f.bases(r)[0] + r.Dir + "/" + r.FileName(f.arch())
 	}
 	if u, err := url.Parse(ref.URL); err == nil {
 		return u.Redacted()
@@ -82,16 +82,16 @@ func (f *Fetcher) Where(ref Ref) string {
 	return ref.URL
 }
 
-// Host is the server that is asked first.
-func (f *Fetcher) Host(ref Ref) string { return ui.CleanTo(download.Host(f.Where(ref)), 100) }
+// Host returns the name of the server that is tried first.
+func (f *Fetcher) Host(ref Ref) string { return ui.CleanTo(download.Host(f.DownloadURL(ref)), 100) }
 
-// Check says why an image could not be fetched, before anything is asked for.
+// Check returns the error with which Fetch would refuse ref, before any server is contacted.
 func (f *Fetcher) Check(ref Ref) error {
 	switch ref.Kind {
 	case KindURL:
 		if !ref.Pinned() {
-			return ui.Refused("the image %s is fetched only together with its digest", ui.Clean(ref.URL)).
-				Hint(ui.Remark("put it behind the address: --image '"+ui.Clean(ref.URL)+"#sha256=HEX'"), ui.Remark("or into the config: image.sha256 or image.sha512"))
+			return ui.Refused("the image %s needs a digest to verify it", ui.Clean(ref.URL)).
+				Hint(ui.Remark("append it to the URL: --image '"+ui.Clean(ref.URL)+"#sha256=HEX'"), ui.Remark("or set image.sha256 or image.sha512 in the config"))
 		}
 	case KindCatalogue:
 		r, ok := Find(ref.Name)
@@ -110,12 +110,12 @@ func (f *Fetcher) Check(ref Ref) error {
 	return nil
 }
 
-// answerLimit is how long "auto" waits for a server.
+// answerLimit is how long DefaultReachable waits for a server.
 const answerLimit = 5 * time.Second
 
-// Answers reports whether the newest build of the default image can be had:
-// whether one of its servers shows a list that names it, within five seconds.
-func (f *Fetcher) Answers(ctx context.Context) bool {
+// DefaultReachable reports whether the newest build of the default image is available: whether one of its
+// servers returns a list of digests that names it, within five seconds.
+func (f *Fetcher) DefaultReachable(ctx context.Context) bool {
 	r, _ := Find(Default)
 	if f.Check(Ref{Kind: KindCatalogue, Name: r.Name}) != nil {
 		return false
@@ -128,7 +128,7 @@ func (f *Fetcher) Answers(ctx context.Context) bool {
 		go func() {
 			list, err := f.web().ListOnce(ctx, b+r.Dir+"/"+r.Sums)
 			if err == nil {
-				_, err = sumOf(list, r.Named(f.arch()), r.digits())
+				_, err = sumOf(list, r.FileName(f.arch()), r.digits())
 			}
 			seen <- err == nil
 		}()
@@ -155,20 +155,20 @@ func (r Ref) digest() download.Digest {
 	return download.Digest{Algo: "sha256", Hex: r.SHA256}
 }
 
-// found is what is to be fetched, and from where.
-type found struct {
+// resolved says what to fetch, from where, and how it is verified.
+type resolved struct {
 	urls     []string
 	want     download.Digest
 	verified string
-	signed   time.Time // of the list, zero where nobody signs it
+	signed   time.Time // when the list was signed; zero if it is not signed
 }
 
-// resolve looks the newest build of a release up. Of several servers the first
-// whose list is good counts, and is asked first for the file.
-func (f *Fetcher) resolve(ctx context.Context, ref Ref, progress Progress) (found, error) {
+// resolve finds the newest build of a release. It uses the first server with a valid list, and puts
+// that server first in the URLs of the file.
+func (f *Fetcher) resolve(ctx context.Context, ref Ref, progress Progress) (resolved, error) {
 	if ref.Kind == KindURL {
 		d := ref.digest()
-		return found{urls: []string{ref.URL}, want: d, verified: "the " + d.Algo + " given with it"}, nil
+		return resolved{urls: []string{ref.URL}, want: d, verified: "the " + d.Algo + " given with it"}, nil
 	}
 	r, _ := Find(ref.Name)
 	bases := f.bases(r)
@@ -177,7 +177,7 @@ func (f *Fetcher) resolve(ctx context.Context, ref Ref, progress Progress) (foun
 		progress("looking up the newest "+r.Name+" on "+download.Host(b), -1)
 		got, err := f.newest(ctx, r, b, ref.Pinned())
 		if ctx.Err() != nil {
-			return found{}, ctx.Err()
+			return resolved{}, ctx.Err()
 		}
 		if err != nil {
 			if te := (*download.Error)(nil); !errors.As(err, &te) {
@@ -187,52 +187,52 @@ func (f *Fetcher) resolve(ctx context.Context, ref Ref, progress Progress) (foun
 			continue
 		}
 		for j := range bases {
-			got.urls = append(got.urls, bases[(i+j)%len(bases)]+r.Dir+"/"+r.Named(f.arch()))
+			got.urls = append(got.urls, bases[(i+j)%len(bases)]+r.Dir+"/"+r.FileName(f.arch()))
 		}
 		return pin(got, ref, r)
 	}
 	if ref.Pinned() {
-		// The digest says all there is to know; only the file is needed.
-		got := found{want: ref.digest()}
+		// A digest is enough: no list is needed, only the file.
+		got := resolved{want: ref.digest()}
 		for _, b := range bases {
-			got.urls = append(got.urls, b+r.Dir+"/"+r.Named(f.arch()))
+			got.urls = append(got.urls, b+r.Dir+"/"+r.FileName(f.arch()))
 		}
 		return pin(got, ref, r)
 	}
-	return found{}, ui.Failed("the newest build of %s could not be looked up: %w", r.Name, errors.Join(errs...)).
-		Hint(ui.CmdFor("try again", "aivm image fetch "+r.Name), ui.Remark("without that server: --image "+KindPackages+":"+Debian12), ui.Remark("another server: image.mirror in the config (aivm config edit)"))
+	return resolved{}, ui.Failed("cannot look up the newest build of %s: %w", r.Name, errors.Join(errs...)).
+		Hint(ui.CmdFor("try again", "aivm image fetch "+r.Name), ui.Remark("to build an image without that server: --image "+KindPackages+":"+Debian12), ui.Remark("to use another server: set image.mirror in the config (aivm config edit)"))
 }
 
-// pin makes a given digest count, and says so early where the newest build is
-// another one.
-func pin(got found, ref Ref, r Release) (found, error) {
+// pin makes the digest in ref the wanted one, and refuses it before the download if the newest
+// build has another digest.
+func pin(got resolved, ref Ref, r Release) (resolved, error) {
 	if !ref.Pinned() {
 		return got, nil
 	}
 	d := ref.digest()
 	if got.want.Algo == d.Algo && got.want.Hex != "" && got.want.Hex != d.Hex {
-		return got, ui.Refused("the newest build of %s has the %s %s, and %s is asked for: there is a newer release", r.Name, d.Algo, got.want.Hex, d.Hex).
-			Hint(ui.Remark("for the newest: leave the digest out"), ui.Remark("for that one build its own address: --image 'https://"+r.Host()+"/...#"+d.Algo+"="+d.Hex+"'"))
+		return got, ui.Refused("the newest build of %s has the %s %s, not %s: a newer build was published", r.Name, d.Algo, got.want.Hex, d.Hex).
+			Hint(ui.Remark("for the newest build: leave the digest out"), ui.Remark("for the build with your digest: give its own URL, --image 'https://"+r.Host()+"/...#"+d.Algo+"="+d.Hex+"'"))
 	}
 	got.want, got.verified = d, "the "+d.Algo+" given with it"
 	return got, nil
 }
 
-// newest reads one server's list. With a pinned digest it is only a hint and
-// need not be signed.
-func (f *Fetcher) newest(ctx context.Context, r Release, base string, pinned bool) (found, error) {
+// newest reads the list of digests on one server. With a pinned digest the list need not be signed:
+// it serves only to report a newer build early.
+func (f *Fetcher) newest(ctx context.Context, r Release, base string, pinned bool) (resolved, error) {
 	u := base + r.Dir + "/" + r.Sums
 	list, err := f.web().List(ctx, u)
 	if err != nil {
-		return found{}, err
+		return resolved{}, err
 	}
-	var got found
+	var got resolved
 	switch {
 	case pinned:
 	case r.Signed:
 		sig, err := f.web().List(ctx, u+".gpg")
 		if err != nil {
-			return found{}, fmt.Errorf("the signature of its list of digests: %w", err)
+			return resolved{}, fmt.Errorf("the signature of its list of digests: %w", err)
 		}
 		keys := f.Keys
 		if keys == nil {
@@ -240,30 +240,30 @@ func (f *Fetcher) newest(ctx context.Context, r Release, base string, pinned boo
 		}
 		ring, err := keys()
 		if err != nil {
-			return found{}, err
+			return resolved{}, err
 		}
 		s, err := checkSignature(ring, list, sig, f.now)
 		if err != nil {
-			return found{}, err
+			return resolved{}, err
 		}
 		if err := f.Cache.notOlder(r.Name, s.At); err != nil {
-			return found{}, err
+			return resolved{}, err
 		}
 		got.signed, got.verified = s.At, "signed by "+s.Fingerprint
 	default:
-		got.verified = r.Sums + " of " + download.Host(base) + ", by https alone"
+		got.verified = r.Sums + " of " + download.Host(base) + ", over https, not signed"
 	}
-	sum, err := sumOf(list, r.Named(f.arch()), r.digits())
+	sum, err := sumOf(list, r.FileName(f.arch()), r.digits())
 	if err != nil {
-		return found{}, err
+		return resolved{}, err
 	}
 	got.want = download.Digest{Algo: strings.ToLower(r.Sums[:6]), Hex: sum}
 	return got, nil
 }
 
-// Fetch brings an image of the catalogue or of an address into the cache. The
-// caller holds the right to (Claim). An image that is there already is read
-// once more instead of fetched; changed says whether something new came.
+// Fetch adds an image of the catalogue or of a URL to the cache. The caller holds the lock that
+// Claim returns. If the cache already has the image, Fetch verifies its digest instead of fetching
+// it; changed reports whether a new file was added.
 func (f *Fetcher) Fetch(ctx context.Context, ref Ref, progress Progress) (e Entry, changed bool, err error) {
 	if progress == nil {
 		progress = func(string, float64) {}
@@ -272,7 +272,7 @@ func (f *Fetcher) Fetch(ctx context.Context, ref Ref, progress Progress) (e Entr
 		return e, false, err
 	}
 	if err := f.Cache.makeDir(); err != nil {
-		return e, false, ui.Failed("making the image cache: %w", err)
+		return e, false, ui.Failed("creating the image cache: %w", err)
 	}
 	download.Sweep(f.Cache.Dir, f.now())
 	var last download.Digest
@@ -286,7 +286,7 @@ func (f *Fetcher) Fetch(ctx context.Context, ref Ref, progress Progress) (e Entr
 		}
 		e, err := f.download(ctx, ref, got, progress)
 		var te *download.Error
-		// A release that came out meanwhile: its list names another file.
+		// A new build was published during this run, so the list names another file.
 		if errors.As(err, &te) && te.Kind == download.Checksum && ref.Kind == KindCatalogue && !ref.Pinned() && last.Hex == "" {
 			if again, rerr := f.resolve(ctx, ref, progress); rerr == nil && again.want != got.want {
 				last = got.want
@@ -305,17 +305,17 @@ func explain(err error, ref Ref) error {
 	e := ui.Failed("fetching the image %s: %w", ui.Clean(ref.String()), err)
 	switch te.Kind {
 	case download.Checksum:
-		e.Hint(ui.Remark("nothing of it was kept; another server: image.mirror in the config (aivm config edit)"))
+		e.Hint(ui.Remark("the download was deleted; to use another server: set image.mirror in the config (aivm config edit)"))
 	case download.Redirect:
-		e.Hint(ui.Remark("give the address it leads to, with https, or use another server"))
+		e.Hint(ui.Remark("give the URL it redirects to, with https, or use another server"))
 	default:
-		e.Hint(ui.CmdFor("what was fetched is kept; to go on", "aivm image fetch '"+ui.Clean(ref.Full())+"'"))
+		e.Hint(ui.CmdFor("resume the download", "aivm image fetch '"+ui.Clean(ref.Full())+"'"))
 	}
 	return e
 }
 
-// download brings the file to its final name.
-func (f *Fetcher) download(ctx context.Context, ref Ref, got found, progress Progress) (Entry, error) {
+// download fetches the file and gives it its final name in the cache.
+func (f *Fetcher) download(ctx context.Context, ref Ref, got resolved, progress Progress) (Entry, error) {
 	c := f.Cache
 	t, err := f.web().Open(ctx, download.Place{Dir: c.Dir, What: "the image", Err: func(err error) error { return writeErr(c.Dir, err) }}, got.want, progress)
 	if err != nil {
@@ -327,7 +327,7 @@ func (f *Fetcher) download(ctx context.Context, ref Ref, got found, progress Pro
 	}
 	format, virtual, err := Inspect(t.File(), t.Size())
 	if err != nil {
-		t.Drop() // it is what was asked for: fetching it again changes nothing
+		t.Drop() // the digest is right, so fetching it again would not help
 		return Entry{}, fmt.Errorf("%s: %w", ui.Clean(ref.String()), err)
 	}
 	release := got.signed
@@ -367,8 +367,8 @@ func unixOf(t time.Time) int64 {
 	return t.Unix()
 }
 
-// notOlder refuses a list signed before the one an image here came from: a
-// server that shows an old one keeps fixed holes open.
+// notOlder refuses a list that was signed before the one a cached image came from: a server that
+// serves an old list would keep fixed vulnerabilities open.
 func (c Cache) notOlder(source string, at time.Time) error {
 	ix, err := c.loadIndex()
 	if err != nil {
@@ -376,7 +376,7 @@ func (c Cache) notOlder(source string, at time.Time) error {
 	}
 	for _, im := range ix.Images {
 		if im.Source == source && im.Signed > at.Unix() {
-			return ui.Failed("the server shows an older list than before: signed on %s, and one of %s was seen", day(at), day(time.Unix(im.Signed, 0)))
+			return ui.Failed("the list of digests is older than one seen before: signed on %s, the earlier one on %s", day(at), day(time.Unix(im.Signed, 0)))
 		}
 	}
 	return nil

@@ -36,7 +36,7 @@ func wantFile(t *testing.T, e Entry, data []byte) {
 		t.Errorf("mode %v", st.Mode())
 	}
 	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(e.Path), download.Prefix+"*")); left != nil {
-		t.Errorf("left behind: %v", left)
+		t.Errorf("temporary files remain: %v", left)
 	}
 }
 
@@ -48,8 +48,8 @@ func kind(err error) string {
 	return fmt.Sprint(err)
 }
 
-// The newest build is looked up, its list's signature checked, and a newer one
-// found by name; what is in the cache is only read.
+// Fetch looks up the newest build, checks the signature of its list, and finds a newer build by the
+// same name; an image in the cache is only verified.
 func TestFetchUbuntu(t *testing.T) {
 	s := newServer(t)
 	data := disk(300 << 10)
@@ -70,7 +70,7 @@ func TestFetchUbuntu(t *testing.T) {
 	if _, changed, err = fetch(f, ubuntuRef); changed || err != nil || len(s.Requests(ubuntuFile)) != 1 {
 		t.Errorf("again: %v %v %v", changed, err, s.Requests(ubuntuFile))
 	}
-	// Damaged on the disk: seen, and fetched again.
+	// A damaged file in the cache is noticed and fetched again.
 	if err := errors.Join(os.Chmod(e.Path, 0o644), os.WriteFile(e.Path, append(data[:len(data)-1:len(data)-1], 0), 0o644)); err != nil {
 		t.Fatal(err)
 	}
@@ -84,18 +84,18 @@ func TestFetchUbuntu(t *testing.T) {
 		t.Fatal(changed, err)
 	}
 	wantFile(t, e, newer)
-	// Back to the older list: somebody shows old news.
+	// A server that returns to the older list is refused.
 	s.publish(t, Default, data, released)
-	if _, _, err = fetch(f, ubuntuRef); err == nil || !strings.Contains(err.Error(), "older list") {
-		t.Errorf("an older list was taken: %v", err)
+	if _, _, err = fetch(f, ubuntuRef); err == nil || !strings.Contains(err.Error(), "older than") {
+		t.Errorf("an older list was accepted: %v", err)
 	}
 	if !slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, "looking up the newest") }) {
 		t.Errorf("%v", lines)
 	}
 }
 
-// A release that comes out while the last one is fetched is looked up again.
-func TestFetchMovedOn(t *testing.T) {
+// If a build is published while the previous one is fetched, Fetch looks it up again.
+func TestFetchNewBuildDuringDownload(t *testing.T) {
 	s := newServer(t)
 	old, data := disk(100<<10), disk(90<<10)
 	s.publish(t, Default, old, released)
@@ -128,7 +128,7 @@ func TestFetchDebian(t *testing.T) {
 		t.Fatal(changed, err)
 	}
 	wantFile(t, e, data)
-	if e.Release != "2026-11-01" || !strings.Contains(e.Verified, "SHA512SUMS") || !strings.Contains(e.Verified, "https alone") {
+	if e.Release != "2026-11-01" || !strings.Contains(e.Verified, "SHA512SUMS") || !strings.Contains(e.Verified, "over https, not signed") {
 		t.Errorf("%+v", e)
 	}
 	if _, changed, err = fetch(f, ref); changed || err != nil {
@@ -136,8 +136,9 @@ func TestFetchDebian(t *testing.T) {
 	}
 }
 
-// What is not signed by a known key, or not over this list, is not an image.
-func TestFetchRefusesTheSignature(t *testing.T) {
+// Fetch refuses an image whose list is not signed by a known key, or whose signature is of another
+// list.
+func TestFetchRefusesSignature(t *testing.T) {
 	r, _ := Find(Default)
 	gpg := r.Dir + "/" + r.Sums + ".gpg"
 	for name, spoil := range map[string]func(*testing.T, *server){
@@ -176,7 +177,7 @@ func TestFetchRefusesTheSignature(t *testing.T) {
 				t.Log(err)
 			}
 			if got := s.Requests(ubuntuFile); got != nil {
-				t.Errorf("the image was asked for: %v", got)
+				t.Errorf("the image was requested: %v", got)
 			}
 		})
 	}
@@ -201,7 +202,7 @@ func TestFetchURL(t *testing.T) {
 	}
 	ref.SHA256 = strings.Repeat("1", 64)
 	if _, ok, err := f.Cache.Lookup(ref); ok || err != nil {
-		t.Error("another digest finds it", ok, err)
+		t.Error("found under another digest", ok, err)
 	}
 	if _, _, err := fetch(f, ref); kind(err) != download.Checksum {
 		t.Error(err)
@@ -210,7 +211,7 @@ func TestFetchURL(t *testing.T) {
 	if _, _, err := fetch(f, ref); err == nil || !strings.Contains(err.Error(), "digest") {
 		t.Error(err)
 	}
-	// The right digest makes an overlay no better.
+	// An overlay is refused although its digest is right.
 	if _, _, err := fetch(f, Ref{Kind: KindURL, URL: s.URL + "/overlay", SHA256: sum(overlay)}); err == nil || !strings.Contains(err.Error(), "overlay") {
 		t.Error(err)
 	}
@@ -219,8 +220,8 @@ func TestFetchURL(t *testing.T) {
 	}
 }
 
-// A digest that is given counts, and not the list: also without a signature,
-// also without a list at all; and it is said when the release moved on.
+// A pinned digest overrides the list: it needs no signature and no list, and an error says when a
+// newer build was published.
 func TestFetchPinned(t *testing.T) {
 	s := newServer(t)
 	data := disk(50 << 10)
@@ -238,7 +239,7 @@ func TestFetchPinned(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.publish(t, Default, disk(60<<10), released)
-	if _, _, err := fetch(s.fetcher(t, Cache{Dir: t.TempDir()}), ref); err == nil || !strings.Contains(err.Error(), "newer release") {
+	if _, _, err := fetch(s.fetcher(t, Cache{Dir: t.TempDir()}), ref); err == nil || !strings.Contains(err.Error(), "newer build") {
 		t.Error(err)
 	}
 	if got := len(s.Requests(ubuntuFile)); got != 2 {
@@ -246,7 +247,7 @@ func TestFetchPinned(t *testing.T) {
 	}
 }
 
-// Through a proxy of the environment, which only sees a tunnel.
+// Fetch uses the proxy of the environment, which sees only a CONNECT tunnel.
 func TestFetchThroughAProxy(t *testing.T) {
 	s := newServer(t)
 	data := disk(50 << 10)
@@ -264,12 +265,12 @@ func TestFetchThroughAProxy(t *testing.T) {
 	f := s.fetcher(t, Cache{Dir: t.TempDir()})
 	f.Origin = "https://images.example"
 	f.TLS.ServerName = "example.com" // the name in the test server's certificate
-	// The environment is read once a process: what HTTP takes from it is
-	// looked at instead.
+	// Go reads the environment once a process, so this test checks the proxy function of the HTTP
+	// client.
 	u, _ := url.Parse(proxy.URL)
 	tr := f.web().HTTP().Transport.(*http.Transport)
 	if tr.Proxy == nil || !tr.DisableCompression {
-		t.Error("the environment's proxies are not asked for")
+		t.Error("the client does not use the environment's proxies")
 	}
 	tr.Proxy = http.ProxyURL(u)
 	if e, _, err := fetch(f, ubuntuRef); err != nil {
@@ -278,7 +279,7 @@ func TestFetchThroughAProxy(t *testing.T) {
 		wantFile(t, e, data)
 	}
 	if tunnels.Load() == 0 {
-		t.Error("the proxy was passed by")
+		t.Error("the proxy was not used")
 	}
 }
 
@@ -340,23 +341,23 @@ func TestFetchAtOnce(t *testing.T) {
 	}
 }
 
-func TestAnswers(t *testing.T) {
+func TestDefaultReachable(t *testing.T) {
 	s := newServer(t)
 	f := s.fetcher(t, Cache{Dir: t.TempDir()})
-	if f.Answers(context.Background()) {
-		t.Error("an empty server answers")
+	if f.DefaultReachable(context.Background()) {
+		t.Error("reachable although the server has no list")
 	}
 	s.publish(t, Default, disk(1000), released)
-	if !f.Answers(context.Background()) {
-		t.Error("it does not answer")
+	if !f.DefaultReachable(context.Background()) {
+		t.Error("not reachable")
 	}
-	// A page that is shown to everybody who has not paid yet is no answer.
+	// The login page of a captive portal does not count as a list.
 	r, _ := Find(Default)
 	s.Put(r.Dir+"/"+r.Sums, downloadtest.File{Data: []byte("<html>log in</html>")})
-	if f.Answers(context.Background()) {
-		t.Error("a page of a portal counts")
+	if f.DefaultReachable(context.Background()) {
+		t.Error("reachable although the server shows a login page")
 	}
-	// One that takes the connection and says nothing.
+	// A server that accepts the connection and sends nothing.
 	f.answersIn = 200 * time.Millisecond
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -365,12 +366,12 @@ func TestAnswers(t *testing.T) {
 	defer silent.Close()
 	f.Origin = "https://" + silent.Addr().String()
 	began := time.Now()
-	if f.Answers(context.Background()) || time.Since(began) > 5*time.Second {
+	if f.DefaultReachable(context.Background()) || time.Since(began) > 5*time.Second {
 		t.Errorf("a silent server: %v", time.Since(began))
 	}
 	f.Origin = s.URL
 	s.Close()
-	if f.Answers(context.Background()) {
-		t.Error("a server that is gone answers")
+	if f.DefaultReachable(context.Background()) {
+		t.Error("reachable although the server is down")
 	}
 }

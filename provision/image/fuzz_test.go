@@ -15,8 +15,8 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 )
 
-// FuzzSums: a digest that is found stands in the list, on a line with the name;
-// a list that was written for some files names each of them with its own.
+// FuzzSums checks that sumOf returns only digests on a line with the name, and that in a list of
+// several files it finds the digest of each.
 func FuzzSums(f *testing.F) {
 	a := strings.Repeat("0a", 32)
 	f.Add([]byte(a+"  x.img\n"+a+" *./y.img\r\n"), "x.img")
@@ -29,13 +29,13 @@ func FuzzSums(f *testing.F) {
 				continue
 			}
 			if len(sum) != digits || !bytes.Contains(bytes.ToLower(list), []byte(sum)) || !bytes.Contains(list, []byte(name)) {
-				t.Errorf("%s of %q comes from nowhere", sum, name)
+				t.Errorf("%s of %q is not in the list", sum, name)
 			}
 		}
 		if len(name) > 4096 || strings.ContainsAny(name, "\n\r") || strings.HasPrefix(name, "./") {
 			return
 		}
-		// As sha256sum writes it, between two others.
+		// A list as sha256sum writes it, with the name between two similar ones.
 		h := sha256.Sum256(list)
 		own, other := hex.EncodeToString(h[:]), strings.Repeat("1f", 32)
 		for _, kind := range []string{"  ", " *"} {
@@ -50,8 +50,8 @@ func FuzzSums(f *testing.F) {
 	})
 }
 
-// FuzzSignature: nothing but what the key's owner signed is good, whatever the
-// signature claims to be.
+// FuzzSignature checks that checkSignature accepts only what the key's owner signed, whatever the
+// signature claims.
 func FuzzSignature(f *testing.F) {
 	made := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 	conf := func() *packet.Config {
@@ -80,23 +80,23 @@ func FuzzSignature(f *testing.F) {
 		switch {
 		case err != nil:
 		case !bytes.Equal(text, list):
-			t.Errorf("%q passes for signed", text)
+			t.Errorf("%q is accepted as signed", text)
 		case who.Fingerprint != fmt.Sprintf("%X", key.PrimaryKey.Fingerprint) || !who.At.Equal(made):
 			t.Errorf("signed by %+v", who)
 		}
-		// The list that was signed stays so, whatever was read before it.
+		// The signed list stays valid, whatever was read before.
 		if _, err := checkSignature(keys, list, plain.Bytes(), now); err != nil {
-			t.Errorf("the good one: %v", err)
+			t.Errorf("the valid signature: %v", err)
 		}
-		// A keyring from the same bytes gives keys or leaves ours.
+		// The same bytes as a keyring either give keys, or chooseKeys returns the embedded ones.
 		if ks, err := chooseKeys(sig, embeddedKeys); err != nil || len(ks) == 0 {
 			t.Errorf("%d keys: %v", len(ks), err)
 		}
 	})
 }
 
-// FuzzRef: an image's name is what it is written as, and an address of 0.3's is
-// never led to another server than it names.
+// FuzzRef checks that Parse reads back what Full writes, and that a URL of 0.3 never selects
+// another server than it names.
 func FuzzRef(f *testing.F) {
 	for _, s := range []string{
 		"auto", "ubuntu-24.04", "debian-12#sha256=" + strings.Repeat("aB", 32), "packages:debian-12", "./x", "~/x", "file:///a/../b",
@@ -121,13 +121,13 @@ func FuzzRef(f *testing.F) {
 			t.Errorf("%q is fetched from %q", s, r.URL)
 		}
 		if old, note, err := FromOldURL(s, false); err == nil && old != r && (note == "" || !strings.Contains(s, "cloud-images.ubuntu.com")) {
-			t.Errorf("%q became %+v without a word", s, old)
+			t.Errorf("%q became %+v without a note", s, old)
 		}
 	})
 }
 
-// FuzzIndex: the index of the cache is read or refused by name and never
-// overwritten by what could not read it; what was recorded is read back.
+// FuzzIndex checks that loadIndex reads the index, or refuses it with its path and leaves it
+// unchanged, and that a saved index is read back.
 func FuzzIndex(f *testing.F) {
 	f.Add([]byte(`{"schema":1,"images":[{"sha256":"aa","format":"qcow2"}],"sources":{"auto":"aa"},"files":[]}`))
 	f.Add([]byte(`{"schema":2,"images":"new"}`))
@@ -142,7 +142,7 @@ func FuzzIndex(f *testing.F) {
 		ix, err := c.loadIndex()
 		if err != nil {
 			if !strings.Contains(err.Error(), c.indexPath()) {
-				t.Errorf("which file? %v", err)
+				t.Errorf("the error does not name the file: %v", err)
 			}
 			return
 		}
@@ -159,8 +159,8 @@ func FuzzIndex(f *testing.F) {
 	})
 }
 
-// FuzzSources: reading apt's files ends; a mirror that comes out stands there,
-// is http or https, and holds no secret on its way into an image.
+// FuzzSources checks that parsing apt's files terminates, and that each mirror is in the input, is
+// http or https, and gives no secret to an image.
 func FuzzSources(f *testing.F) {
 	f.Add("deb [arch=amd64 signed-by=/k] http://m/debian bookworm main # x\n deb-src http://m x y\n", "Types: deb deb-src\nURIs: https://m/debian\n  http://n/debian\nSuites: bookworm\nComponents: main\nEnabled: yes\n\n# c\nTypes: deb\n")
 	f.Add("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://u:p%zz@m/d bookworm main", "")
@@ -175,16 +175,16 @@ func FuzzSources(f *testing.F) {
 		for _, e := range es {
 			for _, u := range e.uris {
 				if !strings.Contains(list, u) && !strings.Contains(sources, u) {
-					t.Errorf("%q comes from nowhere", u)
+					t.Errorf("%q is not in the input", u)
 				}
 			}
 			if e.options == nil {
-				t.Error("no options")
+				t.Error("a mirror without options")
 			}
 		}
 		ms := debianVendor.mirrors(fstest.MapFS{"sources.list": {Data: []byte(list)}, "sources.list.d/a.sources": {Data: []byte(sources)}})
 		if len(ms) > 0 && ms[0].pocket != "" {
-			t.Errorf("the suite itself is not first: %+v", ms)
+			t.Errorf("the suite without a pocket is not first: %+v", ms)
 		}
 		text := recipes[Debian12].deb822(ms)
 		for line := range strings.Lines(text) {
@@ -198,8 +198,7 @@ func FuzzSources(f *testing.F) {
 	})
 }
 
-// A password of the mirror's stays here, also where the address is none that
-// url.Parse takes.
+// A mirror's password stays on the host, also in a URI that url.Parse refuses.
 func TestWithoutUser(t *testing.T) {
 	for uri, want := range map[string]string{
 		"http://m/debian": "http://m/debian", "https://u:p@m/debian": "https://m/debian", "http://u:p%zz@m/debian": "http://m/debian",

@@ -17,12 +17,12 @@ import (
 
 const indexSchema = 1
 
-// index is the small file beside the images that makes a warm look-up cheap:
-// no image is hashed twice.
+// index is the JSON file beside the images that makes a lookup cheap: no image has to be hashed
+// twice.
 type index struct {
 	Schema  int               `json:"schema"`
 	Images  []indexed         `json:"images"`
-	Sources map[string]string `json:"sources"` // Ref.String() to digest
+	Sources map[string]string `json:"sources"` // SHA-256 by Ref.source()
 	Files   []fileKey         `json:"files"`
 }
 
@@ -31,16 +31,16 @@ type indexed struct {
 	Format      string `json:"format"`
 	VirtualSize int64  `json:"virtual_size"`
 	Size        int64  `json:"size"`
-	Source      string `json:"source"` // what it was first added from
+	Source      string `json:"source"` // where it was first added from
 	SHA512      string `json:"sha512,omitempty"`
 	Release     string `json:"release,omitempty"`  // the day it was published or built
-	Verified    string `json:"verified,omitempty"` // how, for people
+	Verified    string `json:"verified,omitempty"` // how, as text
 	Added       string `json:"added,omitempty"`
-	Signed      int64  `json:"signed,omitempty"` // when the list that names it was signed
+	Signed      int64  `json:"signed,omitempty"` // when its list of digests was signed, Unix time
 }
 
-// fileKey is a local file as it was when it was hashed. The time of the last
-// status change is part of it: mtime can be set back.
+// fileKey identifies a local file and its state when it was hashed. It includes ctime, because
+// mtime can be set back.
 type fileKey struct {
 	Path   string    `json:"path"`
 	Dev    uint64    `json:"dev"`
@@ -76,12 +76,12 @@ func (c Cache) loadIndex() (index, error) {
 		return ix, ui.Failed("reading the image cache: %w", err)
 	default:
 		if err := json.Unmarshal(b, &ix); err != nil {
-			return ix, ui.Refused("the list of cached images is damaged: %s: %w", c.indexPath(), err).
-				Hint(ui.CmdFor("images are found or made again without it", "rm "+c.indexPath()))
+			return ix, ui.Refused("the index of the image cache is damaged: %s: %w", c.indexPath(), err).
+				Hint(ui.CmdFor("delete it; images are fetched or built again", "rm "+c.indexPath()))
 		}
 		if ix.Schema != indexSchema {
-			return ix, ui.Refused("the list of cached images was written by another version of aivm: %s", c.indexPath()).
-				Hint(ui.CmdFor("images are found or made again without it", "rm "+c.indexPath()))
+			return ix, ui.Refused("the index of the image cache was written by another version of aivm: %s", c.indexPath()).
+				Hint(ui.CmdFor("delete it; images are fetched or built again", "rm "+c.indexPath()))
 		}
 	}
 	if ix.Sources == nil {
@@ -98,14 +98,14 @@ func (c Cache) saveIndex(ix index) error {
 	return renameio.WriteFile(c.indexPath(), append(b, '\n'), 0o600, renameio.WithTempDir(c.Dir))
 }
 
-// record adds or replaces an image and where it was found.
+// record adds or replaces an image in the index, with the source or file it came from.
 func (ix *index) record(im indexed, source string, file *fileKey) {
 	at := slices.IndexFunc(ix.Images, func(o indexed) bool { return o.SHA256 == im.SHA256 })
 	switch {
 	case at < 0:
 		ix.Images = append(ix.Images, im)
 	case ix.Images[at].Signed > 0 && im.Signed == 0:
-		// The same bytes from elsewhere: what their publisher says of them stays.
+		// The same bytes from another source: keep the record with the publisher's signature.
 	default:
 		ix.Images[at] = im
 	}

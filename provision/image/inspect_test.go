@@ -13,7 +13,7 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// qcow2 is a small valid image, to be broken by tests.
+// qcow2 returns a small valid image after change has modified it.
 func qcow2(change func([]byte)) []byte {
 	b := make([]byte, 4096)
 	be := binary.BigEndian
@@ -39,7 +39,7 @@ func rawDisk() []byte {
 func TestInspect(t *testing.T) {
 	be := binary.BigEndian
 	iso := append(make([]byte, 32769), "CD001"...)
-	iso[510], iso[511] = 0x55, 0xaa // a hybrid one, as for USB sticks
+	iso[510], iso[511] = 0x55, 0xaa // a hybrid ISO, as for USB sticks
 	for _, tt := range []struct {
 		name    string
 		data    []byte
@@ -92,7 +92,7 @@ func TestInspect(t *testing.T) {
 	}
 }
 
-// What the real program writes is read as it meant it.
+// Inspect agrees with what qemu-img writes.
 func TestInspectAgainstQemuImg(t *testing.T) {
 	qemu, err := exec.LookPath("qemu-img")
 	if err != nil {
@@ -108,8 +108,8 @@ func TestInspectAgainstQemuImg(t *testing.T) {
 			if err == nil {
 				return
 			}
-			// LUKS times its key derivation, and QEMU gives up when the clock
-			// of the thread did not move (crypto/pbkdf.c).
+			// LUKS measures its key derivation by the thread's CPU clock, and QEMU gives up if that
+			// clock did not advance (crypto/pbkdf.c).
 			if try == 20 || !bytes.Contains(out, []byte("accurate CPU usage")) {
 				t.Fatalf("qemu-img %v: %v: %s", args, err, out)
 			}
@@ -157,7 +157,7 @@ func FuzzInspect(f *testing.F) {
 			t.Errorf("%q for %q", format, b[:4])
 		}
 		if isQcow && (binary.BigEndian.Uint64(b[qcowBackingAt:]) != 0 || binary.BigEndian.Uint32(b[qcowCryptAt:]) != 0) {
-			t.Error("accepted what refers to another file or is encrypted")
+			t.Error("accepted an image that refers to another file or is encrypted")
 		}
 	})
 }

@@ -8,24 +8,24 @@ import (
 	"strings"
 )
 
-// A recipe is what a distribution needs to become an image.
+// A recipe says how to build an image of a distribution.
 type recipe struct {
 	codename   string
 	vendor     *vendor
 	packages   []string
-	kernel     string // where its packages keep a link to the newest kernel
+	kernel     string // the distribution's link to the newest kernel
 	initrd     string
 	aptSources string
 }
 
-// recipes are what Build can build.
+// recipes holds the images Build can build, by distribution.
 //
-// Ubuntu's is written after its package lists and never ran here: no machine
-// of ours reaches Ubuntu's archive.
+// Ubuntu's was written from Ubuntu's package lists and has never been run: no test machine reaches
+// Ubuntu's archive.
 var recipes = map[string]recipe{
 	Debian12: {
 		codename: "bookworm", vendor: &debianVendor, kernel: "/vmlinuz", initrd: "/initrd.img",
-		// The cloud kernel has virtio, virtiofs and FUSE and boots quickest.
+		// The cloud kernel has virtio, virtiofs and FUSE, and boots fastest.
 		packages: append([]string{"linux-image-cloud-amd64"}, packages...), aptSources: "debian.sources",
 	},
 	Debian13: {
@@ -38,18 +38,17 @@ var recipes = map[string]recipe{
 	},
 }
 
-// The disk: GPT, one partition, as large as the finished system needs with
-// some room; cloud-init grows partition and file system at the first boot.
+// The disk: GPT with one partition, as large as the finished system plus some room; cloud-init
+// grows partition and file system at the first boot.
 const (
 	sector      = 512
 	diskSectors = 3 << 30 / sector
-	partStart   = 2048                                // 1 MiB, which leaves the boot loader's sectors alone
+	partStart   = 2048                                // at 1 MiB, behind the boot loader's sectors
 	partSectors = (diskSectors - partStart - 34) &^ 7 // the backup GPT takes the last 33
 )
 
-// packages of every guest: what boots, what cloud-init and aivm need there, and
-// the few things a person misses at once in a shell. Everything else is one
-// apt-get away.
+// packages are installed in every image: what a boot needs, what cloud-init and aivm need in the
+// guest, and a few programs that people expect in a shell. Everything else is one apt-get away.
 var packages = []string{
 	"systemd-sysv", "udev", "dbus", "e2fsprogs",
 	"cloud-init", "cloud-guest-utils", "fdisk", // growpart resizes with sfdisk
@@ -59,38 +58,38 @@ var packages = []string{
 	"less", "nano", "procps", "iputils-ping", "bash-completion", "zstd",
 }
 
-// A file of the guest, by its path there.
+// A file of the guest: its path there and its content.
 type file struct{ path, content string }
 
-// early files are in place before packages are configured, so that the one
-// initramfs that is made is right.
+// early returns the files to copy before the packages are configured, so that the only initramfs
+// made is the right one.
 func early(uuid string) []file {
 	return []file{
-		// A small list instead of "most" (28 MB, slow to load under
-		// emulation) or "dep" (which would look at the machine that builds).
+		// A short list instead of "most" (28 MB, slow to load under emulation) or "dep" (which
+		// would inspect the machine that builds).
 		{"/etc/initramfs-tools/conf.d/aivm", "MODULES=list\nCOMPRESS=zstd\n"},
 		{"/etc/initramfs-tools/modules", "virtio_pci\nvirtio_blk\nvirtio_scsi\nsd_mod\next4\n"},
 		{"/etc/fstab", "UUID=" + uuid + " / ext4 defaults,errors=remount-ro 0 1\n"},
 	}
 }
 
-// late files replace what the packages brought. Without sources the guest keeps
-// the entries mmdebstrap wrote for its default mirror.
+// late returns the files that replace those of the packages. With empty sources the guest keeps the
+// entries that mmdebstrap wrote for its default mirror.
 func (r recipe) late(uuid, sources, aptConf string) []file {
 	files := []file{
-		// Links that every kernel package moves to itself, so an upgraded
-		// kernel is what boots next. Without KVM, under which the kernel does so
-		// by itself, no_timer_check keeps it from counting ticks while it boots:
-		// on a busy machine an emulated timer gives too few, and it panics.
+		// Every kernel package points these links at itself, so an upgraded kernel is what boots
+		// next. With KVM the kernel skips the timer check by itself. Without it, no_timer_check is
+		// needed: on a busy machine an emulated timer gives too few ticks, and the kernel panics
+		// while counting them.
 		{"/boot/extlinux/extlinux.conf", "SERIAL 0 115200\nDEFAULT linux\nPROMPT 0\nTIMEOUT 1\n\nLABEL linux\n" +
 			"  LINUX " + r.kernel + "\n  INITRD " + r.initrd + "\n  APPEND root=UUID=" + uuid + " ro console=ttyS0,115200 no_timer_check\n"},
-		// The seed is on a disk; without one the guest comes up all the same.
-		// Its mirror is the one it was built from.
+		// The seed is on a disk; a guest without a seed boots all the same. apt keeps the mirror
+		// the image was built from.
 		{"/etc/cloud/cloud.cfg.d/90_aivm.cfg", "datasource_list: [NoCloud, None]\napt: {preserve_sources_list: true}\n"},
 		{"/etc/default/locale", "LANG=C.UTF-8\n"},
 		{"/etc/hostname", "localhost\n"},
 		{"/etc/hosts", "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"},
-		// Empty, not absent: systemd makes one at the first boot and keeps it.
+		// Empty, not absent: systemd creates the ID at the first boot and keeps it.
 		{"/etc/machine-id", ""},
 	}
 	if sources != "" {
@@ -102,7 +101,7 @@ func (r recipe) late(uuid, sources, aptConf string) []file {
 	return files
 }
 
-// writeTree puts files below dir, with the modes they have in the guest.
+// writeTree writes files below dir, with the modes they have in the guest.
 func writeTree(dir string, files []file) error {
 	for _, f := range files {
 		p := filepath.Join(dir, f.path)
@@ -112,7 +111,7 @@ func writeTree(dir string, files []file) error {
 		if err := os.WriteFile(p, []byte(f.content), 0o644); err != nil {
 			return err
 		}
-		// The process may have a tighter umask than a guest's / and /etc bear.
+		// The umask of this process may be stricter than the modes a guest's / and /etc need.
 		if err := os.Chmod(p, 0o644); err != nil {
 			return err
 		}
@@ -126,9 +125,9 @@ func writeTree(dir string, files []file) error {
 	return nil
 }
 
-// hostApt picks from "apt-config dump" how this machine reaches its mirror.
-// build has all of it, also proxies and their passwords; guest only what the
-// mirror itself demands: a proxy of this machine need not be one of the guest.
+// hostApt selects lines of "apt-config dump" about reaching the mirror. build has all of them,
+// including proxies and their passwords. guest has only what the mirror itself requires: the guest
+// may not be able to use the host's proxy.
 func hostApt(dump string) (build, guest string) {
 	reach := []string{"Acquire::http::", "Acquire::https::", "Acquire::ForceIPv4", "Acquire::ForceIPv6", "Acquire::Retries"}
 	dates := []string{"Acquire::Check-Valid-Until", "Acquire::Check-Date"}
@@ -149,7 +148,8 @@ func hostApt(dump string) (build, guest string) {
 	return build, guest
 }
 
-// environment of the build: nothing of the caller's but its proxies.
+// environment returns the environment of the build: vars, and of the caller's variables only the
+// proxies.
 func environment(environ []string, vars map[string]string) []string {
 	env := []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

@@ -11,25 +11,25 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Kinds of Ref.
+// The kinds of a Ref.
 const (
 	KindAuto      = "auto"
 	KindCatalogue = "catalogue" // a release of the catalogue, by its name
 	KindURL       = "url"
-	KindPackages  = "packages" // built here from a package mirror
+	KindPackages  = "packages" // built on this machine from a package mirror
 	KindFile      = "file"
-	KindLocal     = "local" // made here by "vm prepare", by the name it was given
+	KindLocal     = "local" // made by "vm prepare", by the name given there
 )
 
-// Distributions Build knows.
+// The distributions Build knows.
 const (
 	Debian12   = "debian-12"
 	Debian13   = "debian-13"
 	Ubuntu2404 = "ubuntu-24.04"
 )
 
-// Ref names an image as a person does. At most one digest is set; it is what
-// the file has to have, whatever a server says.
+// Ref names an image as the user writes it. At most one digest is set; the file must have it,
+// whatever a server reports.
 type Ref struct {
 	Kind   string
 	Name   string // of packages: the distribution; of catalogue and local: the name
@@ -39,7 +39,7 @@ type Ref struct {
 	SHA512 string
 }
 
-// String is how the Ref is written, without a digest.
+// String returns the name as Parse reads it, without a digest.
 func (r Ref) String() string {
 	switch r.Kind {
 	case KindPackages:
@@ -54,10 +54,10 @@ func (r Ref) String() string {
 	return r.Kind
 }
 
-// Pinned reports whether a digest was given with it.
+// Pinned reports whether ref has a digest.
 func (r Ref) Pinned() bool { return r.SHA256 != "" || r.SHA512 != "" }
 
-// Full is the Ref with its digest, as Parse reads it.
+// Full returns the name with its digest, as Parse reads it.
 func (r Ref) Full() string {
 	switch {
 	case r.SHA256 != "":
@@ -68,7 +68,7 @@ func (r Ref) Full() string {
 	return r.String()
 }
 
-// source is the key of the index an image is remembered by.
+// source returns the key of the image in the index.
 func (r Ref) source() string {
 	if r.Kind == KindLocal {
 		return localSource + r.Name
@@ -83,13 +83,13 @@ var (
 	hexSum    = lazyre.New(`^[0-9a-fA-F]+$`)
 )
 
-// Parse reads the value of --image and of the key image.name: "auto", a name
-// of the catalogue, an https address, "packages:" and a distribution, a path
-// that begins with /, ./, ../ or ~/, or the name of an image "vm prepare" made.
-// "#sha256=..." or "#sha512=..." behind it pins what the file has to be.
+// Parse reads the value of --image and of the key image.name: "auto", a name of the catalogue, an
+// https URL, "packages:" and a distribution, a path that begins with /, ./, ../ or ~/, or the name
+// of an image made by "vm prepare". A suffix "#sha256=..." or "#sha512=..." is the digest the file
+// must have.
 func Parse(s string) (Ref, error) {
 	if strings.ContainsAny(s, "\n\r\x00") {
-		return Ref{}, ui.Usage("image %q has a line break in it", s)
+		return Ref{}, ui.Usage("image %q contains a line break", s)
 	}
 	plain, r, err := cutDigest(s)
 	if err != nil {
@@ -123,7 +123,7 @@ func Parse(s string) (Ref, error) {
 		r.Kind, r.URL = KindURL, plain
 		return r, nil
 	case strings.HasPrefix(plain, "http://"):
-		return Ref{}, ui.Usage("image %q: images are fetched over https only", s).Hint(ui.Remark("the same with https://, or fetch it yourself and use --image ./FILE"))
+		return Ref{}, ui.Usage("image %q: images are fetched over https only", s).Hint(ui.Remark("use https://, or download it yourself and use --image ./FILE"))
 	}
 	if distro, ok := strings.CutPrefix(plain, KindPackages+":"); ok {
 		if _, ok := recipes[distro]; ok {
@@ -143,7 +143,7 @@ func Parse(s string) (Ref, error) {
 	return Ref{}, unknown(ui.Usage("unknown image %q", s), plain)
 }
 
-// cutDigest takes the digest off the end.
+// cutDigest splits the digest off the end of s.
 func cutDigest(s string) (string, Ref, error) {
 	for _, a := range []struct {
 		mark   string
@@ -166,19 +166,19 @@ func cutDigest(s string) (string, Ref, error) {
 	return s, Ref{}, nil
 }
 
-// CheckLocalName refuses a name "vm prepare" could not give an image.
+// CheckLocalName refuses a name that "vm prepare" cannot give an image.
 func CheckLocalName(name string) error {
 	r, err := Parse(name)
 	if err == nil && r.Kind == KindLocal && !r.Pinned() {
 		return nil
 	}
 	if err == nil && r.Kind == KindCatalogue {
-		return ui.Usage("%q is the name of an image of the catalogue", name).Hint(ui.Remark("choose another one: --as my-" + name))
+		return ui.Usage("the catalogue already has an image %q", name).Hint(ui.Remark("choose another name: --as my-" + name))
 	}
-	return ui.Usage("an image's name is made of a-z, 0-9, '.', '_' and '-', at most 63, and not %q", name).Hint(ui.Remark("for example: --as tools"))
+	return ui.Usage("invalid image name %q: use at most 63 of a-z, 0-9, '.', '_' and '-'", name).Hint(ui.Remark("for example: --as tools"))
 }
 
-// Known are the words Parse knows, for completion and hints.
+// Known returns the names Parse knows, for completion and hints.
 func Known() []string {
 	out := []string{KindAuto}
 	for _, r := range Releases() {
@@ -199,11 +199,11 @@ func distros() []string {
 	return out
 }
 
-// unknown adds what there is to an error about a name.
+// unknown adds the valid names to an error about an unknown one.
 func unknown(e *ui.Error, name string) *ui.Error {
-	e.Hint(ui.CmdFor("there are", strings.Join(Known(), ", ")+"; or an https address, or the path of a qcow2 or raw file"))
+	e.Hint(ui.Remark("known images: " + strings.Join(Known(), ", ") + "; or an https URL, or the path of a qcow2 or raw file"))
 	if _, err := os.Stat(name); err == nil && name != "" {
-		e.Hint(ui.Remark("for the file here: --image ./" + ui.Clean(name)))
+		e.Hint(ui.Remark("for the file in this directory: --image ./" + ui.Clean(name)))
 	}
 	return e
 }

@@ -50,7 +50,7 @@ func TestParse(t *testing.T) {
 	}
 	for _, in := range []string{"packages:debian-12", "/srv/x.qcow2", "auto", "ubuntu-26.04", "https://h.example/a.img#sha256=" + strings.Repeat("0", 64)} {
 		if r, _ := Parse(in); r.Full() != in {
-			t.Errorf("%q is written %q", in, r.Full())
+			t.Errorf("Full of %q is %q", in, r.Full())
 		}
 	}
 }

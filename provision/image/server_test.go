@@ -19,7 +19,7 @@ import (
 	"aivm.dev/aivm/internal/download/downloadtest"
 )
 
-// server shows releases as their publishers do, with a signing key of its own.
+// server serves releases as their publishers do, with its own signing key.
 type server struct {
 	*downloadtest.Server
 	key *openpgp.Entity
@@ -27,7 +27,7 @@ type server struct {
 
 var released = downloadtest.Modified
 
-// testKey makes a key as Ubuntu's are: RSA, signing by itself.
+// testKey makes a key like Ubuntu's: RSA, self-signed.
 func testKey(t testing.TB) *openpgp.Entity {
 	t.Helper()
 	k, err := openpgp.NewEntity("test", "", "t@example.org", &packet.Config{
@@ -50,14 +50,14 @@ func newServer(t testing.TB) *server {
 	return &server{downloadtest.New(t), shared.key}
 }
 
-// publish puts a build of a release there, signed at that time.
+// publish adds a build of a release to the server, signed at that time.
 func (s *server) publish(t testing.TB, name string, data []byte, at time.Time) {
 	t.Helper()
 	r, ok := Find(name)
 	if !ok {
 		t.Fatal(name)
 	}
-	file := r.Named("amd64")
+	file := r.FileName("amd64")
 	sum := fmt.Sprintf("%x", sha256.Sum256(data))
 	if r.digits() == 128 {
 		sum = fmt.Sprintf("%x", sha512.Sum512(data))
@@ -79,7 +79,7 @@ func sign(t testing.TB, key *openpgp.Entity, list []byte, at time.Time) []byte {
 	return b.Bytes()
 }
 
-// fetcher is one process that uses the server.
+// fetcher returns a Fetcher that stands for one process and uses the server.
 func (s *server) fetcher(t testing.TB, c Cache, mirrors ...string) *Fetcher {
 	return &Fetcher{
 		Cache: c, Mirrors: mirrors, Arch: "amd64", Origin: s.URL, Stall: 2 * time.Second,
@@ -90,7 +90,7 @@ func (s *server) fetcher(t testing.TB, c Cache, mirrors ...string) *Fetcher {
 	}
 }
 
-// disk is an image of n bytes with random content.
+// disk returns a raw image of n bytes with random content.
 func disk(n int) []byte {
 	r := rand.New(rand.NewPCG(uint64(n), 7))
 	b := append(qcow2(nil), make([]byte, n)...)

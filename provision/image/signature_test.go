@@ -12,7 +12,7 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 )
 
-// The keys that are built in are Ubuntu's two, and nothing else.
+// The embedded keys are Ubuntu's two, and no others.
 func TestEmbeddedKeys(t *testing.T) {
 	keys, err := chooseKeys(nil, embeddedKeys)
 	if err != nil {
@@ -31,7 +31,7 @@ func TestEmbeddedKeys(t *testing.T) {
 			t.Errorf("%X: %v", k.PrimaryKey.Fingerprint, k)
 		}
 	}
-	// This machine's own keyring, whatever it is, gives keys too.
+	// The host's keyring gives keys too, whatever it contains.
 	if keys, err := ubuntuKeys(); err != nil || len(keys) == 0 {
 		t.Errorf("%v %v", keys, err)
 	}
@@ -46,7 +46,7 @@ func serialize(t *testing.T, k *openpgp.Entity) []byte {
 	return b.Bytes()
 }
 
-func TestTheNewerKeyringCounts(t *testing.T) {
+func TestNewerKeyringCounts(t *testing.T) {
 	at := func(year int) *openpgp.Entity {
 		k, err := openpgp.NewEntity("k", "", "k@example.org", &packet.Config{
 			Algorithm: packet.PubKeyAlgoEdDSA, Time: func() time.Time { return time.Date(year, 1, 1, 0, 0, 0, 0, time.UTC) },
@@ -83,8 +83,7 @@ func TestTheNewerKeyringCounts(t *testing.T) {
 	}
 }
 
-// Signatures as gpg writes them, made beforehand with a key of the test's own:
-// not armoured, and with a text that is a byte longer.
+// Signatures made by gpg with a test key: binary and armoured. A text longer by a byte is refused.
 func TestCheckSignatureOfGnuPG(t *testing.T) {
 	key, err := os.ReadFile("testdata/gpg/key.gpg")
 	if err != nil {
@@ -109,10 +108,10 @@ func TestCheckSignatureOfGnuPG(t *testing.T) {
 			t.Errorf("%s: %+v %v", name, s, err)
 		}
 		if _, err := checkSignature(keys, append(list, '\n'), sig, when); err == nil {
-			t.Errorf("%s: a longer list passes", name)
+			t.Errorf("%s: a longer list is accepted", name)
 		}
 		if _, err := checkSignature(keys, list, sig[:len(sig)/2], when); err == nil {
-			t.Errorf("%s: half a signature passes", name)
+			t.Errorf("%s: half a signature is accepted", name)
 		}
 	}
 }

@@ -11,12 +11,12 @@ import (
 // A vendor publishes a distribution.
 type vendor struct {
 	name       string
-	keyring    string // where its package puts its keys, on this machine and in the guest
+	keyring    string // where keyPackage installs the keys, on the host and in the guest
 	keyPackage string
-	keyMark    string // what the name of a keyring of its own begins with
-	path       string // what its archive's path ends in
+	keyMark    string // part of the name of each of its keyrings
+	path       string // start of the last element of its archive's path
 	components string
-	suites     []string // names by which an entry shows that it is its own archive
+	suites     []string // its suite names
 	pockets    []string
 }
 
@@ -29,35 +29,34 @@ var debianVendor = vendor{
 	},
 }
 
-// Of Ubuntu's archive the component universe is needed for the guest agent.
+// The guest agent is in Ubuntu's component universe.
 var ubuntuVendor = vendor{
 	name: "Ubuntu", keyring: "/usr/share/keyrings/ubuntu-archive-keyring.gpg", keyPackage: "ubuntu-keyring", keyMark: "ubuntu-archive",
 	path: "ubuntu", components: "main universe", pockets: []string{"updates", "security"},
 	suites: []string{"focal", "jammy", "noble", "oracular", "plucky", "questing", "resolute", "devel"},
 }
 
-// aptEntry is one entry of a sources file: every URI with every suite.
+// aptEntry is one entry of a sources file: each URI with each suite.
 type aptEntry struct {
 	uris, suites, components []string
 	options                  map[string]string // lower-case names: signed-by, trusted, check-valid-until ...
 }
 
-// A mirror is a place to get one suite of a vendor's from.
+// A mirror is a URI that serves one pocket of a vendor's suites.
 type mirror struct {
 	uri     string
 	pocket  string // "", "-updates", "-security"
 	options map[string]string
 }
 
-// kept are the options that say how an archive is to be trusted, which hold
-// for the machine's mirror whatever is fetched from it.
-var kept = []string{"trusted", "check-valid-until", "check-date", "allow-weak"}
+// trustOptions are the options that say how an archive is verified. The mirror needs them for every suite
+// that is fetched from it.
+var trustOptions = []string{"trusted", "check-valid-until", "check-date", "allow-weak"}
 
-// mirrors returns where this machine gets the vendor's packages from, or nil
-// where it does not: then mmdebstrap uses its own default. apt is /etc/apt.
-// Entries of others who publish under the same suite names are told apart by
-// their key: the vendor's own is in its keyring, or none is named and the path
-// is the vendor's.
+// mirrors returns where this machine gets the vendor's packages from, or nil if it uses no mirror
+// of the vendor: then mmdebstrap uses its default. apt is /etc/apt. Other publishers use the same
+// suite names, so an entry counts only if it names the vendor's keyring, or if it names no key and
+// its path is the vendor's.
 func (v vendor) mirrors(apt fs.FS) []mirror {
 	var out []mirror
 	for _, e := range readSources(apt) {
@@ -75,7 +74,7 @@ func (v vendor) mirrors(apt fs.FS) []mirror {
 					continue
 				}
 				m := mirror{uri: u, pocket: pocket, options: map[string]string{}}
-				for _, k := range kept {
+				for _, k := range trustOptions {
 					if v, ok := e.options[k]; ok {
 						m.options[k] = v
 					}
@@ -100,7 +99,8 @@ func (v vendor) owns(u string) bool {
 	return err == nil && strings.HasPrefix(path.Base(p.Path), v.path)
 }
 
-// pocketOf splits "trixie-security"; "bullseye/updates" is its older spelling.
+// pocketOf returns the pocket of a suite: "-security" of "trixie-security"; "bullseye/updates" is
+// the older spelling of that. It returns false for a suite of another vendor.
 func (v vendor) pocketOf(suite string) (string, bool) {
 	suite = strings.Replace(strings.TrimSuffix(suite, "/"), "/updates", "-security", 1)
 	base, pocket, _ := strings.Cut(suite, "-")
@@ -113,7 +113,7 @@ func (v vendor) pocketOf(suite string) (string, bool) {
 	return "-" + pocket, slices.Contains(v.pockets, pocket)
 }
 
-// oneLine renders mirrors for the build, as sources.list(5) has it.
+// oneLine renders mirrors for the build, in the one-line style of sources.list(5).
 func (r recipe) oneLine(ms []mirror, keyring string) string {
 	var b strings.Builder
 	for _, m := range ms {
@@ -121,7 +121,7 @@ func (r recipe) oneLine(ms []mirror, keyring string) string {
 		if keyring != "" {
 			opts = append(opts, "signed-by="+keyring)
 		}
-		for _, k := range kept {
+		for _, k := range trustOptions {
 			if v, ok := m.options[k]; ok {
 				opts = append(opts, k+"="+v)
 			}
@@ -135,13 +135,13 @@ func (r recipe) oneLine(ms []mirror, keyring string) string {
 	return b.String()
 }
 
-// deb822 renders mirrors for the guest. A password in a URI stays on the host.
+// deb822 renders mirrors for the guest, without the passwords in their URIs.
 func (r recipe) deb822(ms []mirror) string {
 	var stanzas []string
 	for _, m := range ms {
 		uri := withoutUser(m.uri)
 		s := "Types: deb\nURIs: " + uri + "\nSuites: " + r.codename + m.pocket + "\nComponents: " + r.vendor.components + "\nSigned-By: " + r.vendor.keyring + "\n"
-		for _, k := range kept {
+		for _, k := range trustOptions {
 			if v, ok := m.options[k]; ok {
 				s += title(k) + ": " + v + "\n"
 			}
@@ -151,8 +151,8 @@ func (r recipe) deb822(ms []mirror) string {
 	return strings.Join(stanzas, "\n")
 }
 
-// withoutUser takes user and password out of an address, also out of one that
-// is no good one: apt takes what url.Parse does not.
+// withoutUser removes user and password from a URI, also from an invalid one: apt accepts URIs that
+// url.Parse does not.
 func withoutUser(uri string) string {
 	scheme, rest, ok := strings.Cut(uri, "://")
 	if !ok {
@@ -174,8 +174,8 @@ func title(k string) string {
 	return strings.Join(w, "-")
 }
 
-// readSources reads sources.list and sources.list.d in apt's order. What
-// cannot be read or parsed names no mirror.
+// readSources reads sources.list and sources.list.d in apt's order. It skips what cannot be read or
+// parsed.
 func readSources(apt fs.FS) []aptEntry {
 	var out []aptEntry
 	if b, err := fs.ReadFile(apt, "sources.list"); err == nil {

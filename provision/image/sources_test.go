@@ -114,7 +114,7 @@ func TestSourcesFiles(t *testing.T) {
 	)}}
 	ms := debianVendor.mirrors(fsys)
 	if b := bookworm.oneLine(ms, debianVendor.keyring); !strings.Contains(b, "user:secret@") {
-		t.Errorf("the build cannot log in: %s", b)
+		t.Errorf("the build has no password for the mirror: %s", b)
 	}
 	g := bookworm.deb822(ms)
 	if strings.Contains(g, "secret") {
@@ -123,7 +123,7 @@ func TestSourcesFiles(t *testing.T) {
 	golden(t, "guest.sources", g)
 }
 
-// A machine without a Debian mirror leaves the choice to mmdebstrap.
+// A host without a Debian mirror leaves the choice to mmdebstrap.
 func TestSourceOfPackages(t *testing.T) {
 	ms := []mirror{{uri: "http://mirror.example.org/debian"}}
 	list, vars := bookworm.packageSource(ms, debianVendor.keyring, "/w")
@@ -139,7 +139,7 @@ func TestSourceOfPackages(t *testing.T) {
 	}
 	for _, f := range bookworm.late("id", "", "") {
 		if strings.Contains(f.path, "sources.list") {
-			t.Errorf("%s would hide what mmdebstrap wrote", f.path)
+			t.Errorf("%s would replace what mmdebstrap wrote", f.path)
 		}
 	}
 }

@@ -8,9 +8,8 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// sumOf finds the digest of a file in what sha256sum or sha512sum wrote:
-// "HEX  NAME", or "HEX *NAME". A name that stands there twice with two digests
-// proves nothing and is refused.
+// sumOf finds the digest of a file in the output of sha256sum or sha512sum: "HEX  NAME", or "HEX
+// *NAME". A name with two different digests proves nothing and is refused.
 func sumOf(list []byte, name string, digits int) (string, error) {
 	found := ""
 	sc := bufio.NewScanner(bytes.NewReader(list))
@@ -20,14 +19,14 @@ func sumOf(list []byte, name string, digits int) (string, error) {
 			continue
 		}
 		if file != "" && (file[0] == ' ' || file[0] == '*') {
-			file = file[1:] // the one letter that says text or binary
+			file = file[1:] // the mode of sha256sum: ' ' for text, '*' for binary
 		}
 		if strings.TrimPrefix(file, "./") != name {
 			continue
 		}
 		sum = strings.ToLower(sum)
 		if found != "" && found != sum {
-			return "", ui.Failed("the list of digests names %s twice, with two digests", ui.Clean(name))
+			return "", ui.Failed("the list of digests has two different digests of %s", ui.Clean(name))
 		}
 		found = sum
 	}
@@ -35,7 +34,7 @@ func sumOf(list []byte, name string, digits int) (string, error) {
 		return "", ui.Failed("reading the list of digests: %w", err)
 	}
 	if found == "" {
-		return "", ui.Failed("the list of digests does not name %s", ui.Clean(name))
+		return "", ui.Failed("the list of digests has no %s", ui.Clean(name))
 	}
 	return found, nil
 }

@@ -9,16 +9,16 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// watch turns what the build's programs print into progress, and keeps what
-// explains a failure.
+// watch turns the output of the build's programs into progress, and keeps the lines that explain a
+// failure.
 type watch struct {
 	progress func(string, float64)
 
 	mu     sync.Mutex
-	part   []byte // an unfinished line
+	part   []byte // an incomplete line
 	doing  string
 	at     float64
-	moved  int // steps of dpkg seen
+	moved  int // steps of dpkg so far
 	errors []string
 	last   []string
 }
@@ -28,15 +28,14 @@ func newWatch(progress func(string, float64)) *watch { return &watch{progress: p
 const (
 	keptErrors = 3
 	keptLines  = 5
-	// Between the step that starts mmdebstrap and the next lies what dpkg
-	// does. It unpacks and configures 236 packages; another release of one of
-	// them may bring a few more or less.
+	// dpkg runs between the step that starts mmdebstrap and the next one. It unpacks and configures
+	// 236 packages; a newer release of one of them may add or drop a few.
 	dpkgFrom, dpkgTo = 0.08, 0.90
 	dpkgSteps        = 2 * 236
 	lineLimit        = 4096
 )
 
-// Write takes output of the programs.
+// Write takes the output of the build's programs.
 func (w *watch) Write(b []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -55,7 +54,7 @@ func (w *watch) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// step takes a line of the script's own: "0.90 setting the system up".
+// step takes a progress line of build.sh: "0.90 configuring the system".
 func (w *watch) step(line string) {
 	n, what, _ := strings.Cut(line, " ")
 	f, err := strconv.ParseFloat(n, 64)
@@ -93,7 +92,7 @@ func (w *watch) line(l string) {
 	}
 }
 
-// show never goes backwards: dpkg runs more than once.
+// show reports progress. It never goes backwards, although dpkg runs more than once.
 func (w *watch) show(what string, f float64) {
 	w.at = max(w.at, min(f, dpkgTo))
 	w.progress(what, w.at)
@@ -108,7 +107,7 @@ func isError(l string) bool {
 	return false
 }
 
-// failure explains why the script ended with err.
+// failure returns an error that explains why the script ended with err.
 func (w *watch) failure(err error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -128,11 +127,11 @@ func (w *watch) failure(err error) error {
 	for _, l := range why {
 		switch {
 		case strings.Contains(l, "Err:"), strings.Contains(l, "Failed to fetch"), strings.Contains(l, "apt-get update"):
-			return e.Hint(ui.CmdFor("see whether this machine reaches its package mirror", "sudo apt-get update"))
+			return e.Hint(ui.CmdFor("check that the package mirror answers", "sudo apt-get update"))
 		case strings.Contains(l, "loop"):
-			return e.Hint(ui.CmdFor("the kernel has to offer loop devices", "sudo modprobe loop"))
+			return e.Hint(ui.CmdFor("load the kernel's loop devices", "sudo modprobe loop"))
 		case strings.Contains(l, "No space left"):
-			return e.Hint(ui.Cmd("make room: the build needs 2 GiB below /var/cache"))
+			return e.Hint(ui.CmdFor("free space: the build needs 2 GiB below /var/cache", "df -h /var/cache"))
 		}
 	}
 	return e

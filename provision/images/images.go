@@ -46,7 +46,7 @@ func (e Part) Look(ctx context.Context, w *target.Target) (f loop.ImageFacts) {
 	case download:
 		from := e.fetcher(w)
 		if f.Unfit = from.Check(ref); f.Unfit == nil {
-			f.From, f.Host = from.Where(ref), from.Host(ref)
+			f.From, f.Host = from.DownloadURL(ref), from.Host(ref)
 		}
 	case ref.Kind == image.KindFile:
 		f.Unfit = image.CheckFile(ref)

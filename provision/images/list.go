@@ -94,7 +94,7 @@ func (e Part) List(ctx context.Context) (ImageListing, error) {
 			Names: k.Names, Source: k.Source, SHA256: k.SHA256, State: "ok", Format: k.Format, Size: k.Size, VirtualSize: k.VirtualSize,
 			Release: k.Release, Verified: k.Verified, Added: k.Added, Path: k.Path, Pooled: out.pools[sum].bytes, UsedBy: out.pools[sum].users,
 		}
-		if !k.Whole {
+		if !k.Complete {
 			i.State = "damaged"
 		}
 		out.Images = append(out.Images, i)
@@ -117,9 +117,9 @@ func (e Part) List(ctx context.Context) (ImageListing, error) {
 	return out, nil
 }
 
-func (e Part) catalogue(kept []image.Kept) []ListedRelease {
+func (e Part) catalogue(kept []image.CachedImage) []ListedRelease {
 	cached := func(name string) bool {
-		return slices.ContainsFunc(kept, func(k image.Kept) bool { return slices.Contains(k.Names, name) })
+		return slices.ContainsFunc(kept, func(k image.CachedImage) bool { return slices.Contains(k.Names, name) })
 	}
 	var out []ListedRelease
 	for _, r := range image.Releases() {
@@ -222,7 +222,7 @@ func (e Part) Verify(ctx context.Context, words []string) ([]Verified, error) {
 }
 
 // again is how an image is got anew.
-func again(k image.Kept) []string {
+func again(k image.CachedImage) []string {
 	for _, n := range k.Names {
 		if r, err := image.Parse(n); err == nil && r.Kind != image.KindLocal && r.Kind != image.KindURL {
 			return []string{"aivm image fetch " + shellescape.Quote(n) + " --again"}
@@ -231,25 +231,25 @@ func again(k image.Kept) []string {
 	return []string{"aivm image remove " + k.SHA256[:min(16, len(k.SHA256))]}
 }
 
-func label(k image.Kept) string {
+func label(k image.CachedImage) string {
 	if len(k.Names) > 0 {
 		return k.Names[0]
 	}
 	return k.SHA256[:min(16, len(k.SHA256))]
 }
 
-func (e Part) selected(words []string) ([]image.Kept, error) {
+func (e Part) selected(words []string) ([]image.CachedImage, error) {
 	if len(words) == 0 {
 		return e.Cache.List()
 	}
-	var out []image.Kept
+	var out []image.CachedImage
 	for _, w := range words {
 		ks, err := e.Cache.Select(w)
 		if err != nil {
 			return nil, err
 		}
 		for _, k := range ks {
-			if !slices.ContainsFunc(out, func(o image.Kept) bool { return o.SHA256 == k.SHA256 }) {
+			if !slices.ContainsFunc(out, func(o image.CachedImage) bool { return o.SHA256 == k.SHA256 }) {
 				out = append(out, k)
 			}
 		}
@@ -347,7 +347,7 @@ func (e Part) chosen(list ImageListing, words []string) ([]ListedImage, error) {
 		n := len(out)
 		kept, err := e.Cache.Select(w)
 		for _, i := range list.Images {
-			in := slices.ContainsFunc(kept, func(k image.Kept) bool { return k.SHA256 == i.SHA256 })
+			in := slices.ContainsFunc(kept, func(k image.CachedImage) bool { return k.SHA256 == i.SHA256 })
 			if in || i.State == "pool" && len(w) >= 8 && strings.HasPrefix(i.SHA256, strings.ToLower(w[:min(32, len(w))])) {
 				out = append(out, i)
 			}
@@ -387,7 +387,7 @@ func (e Part) planRemoval(i ListedImage, at inUse) []plan.Action {
 // ImageWords are the values of --image that can be completed.
 func (e Part) ImageWords() []string {
 	out := image.Known()
-	for _, n := range e.Cache.Named() {
+	for _, n := range e.Cache.Names() {
 		if !strings.Contains(n, "/") && !slices.Contains(out, n) {
 			out = append(out, n)
 		}

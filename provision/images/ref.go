@@ -34,7 +34,7 @@ func (e Part) resolveImage(ctx context.Context, w *target.Target, ref image.Ref)
 		return def, "", err
 	}
 	if e.ServerAnswers == nil {
-		yes := e.fetcher(w).Answers(ctx)
+		yes := e.fetcher(w).DefaultReachable(ctx)
 		if err := ctx.Err(); err != nil {
 			return ref, "", err
 		}

@@ -37,7 +37,7 @@ const workPrefix = ".prepare-"
 // killed run left is removed by the next.
 func (f flattener) into(ctx context.Context, chain []virt.Volume, ref image.Ref, verified string) (image.Entry, error) {
 	cache := f.env.Cache
-	release, err := cache.Alone(ctx, f.report)
+	release, err := cache.LockFetch(ctx, f.report)
 	if err != nil {
 		return image.Entry{}, err
 	}
@@ -88,7 +88,7 @@ func (f flattener) fetch(ctx context.Context, v virt.Volume, to string) (layer, 
 		return layer{}, err
 	}
 	for _, k := range kept {
-		if k.Whole && strings.HasPrefix(v.Name, "base-"+k.SHA256[:32]) {
+		if k.Complete && strings.HasPrefix(v.Name, "base-"+k.SHA256[:32]) {
 			return layer{k.Path, k.Format}, nil
 		}
 	}

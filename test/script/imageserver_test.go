@@ -25,7 +25,7 @@ import (
 func imageserver() {
 	dir := os.Args[1]
 	r, _ := image.Find(image.Default)
-	file := r.Named(image.Arch())
+	file := r.FileName(image.Arch())
 	disk := make([]byte, 3<<20)
 	disk[510], disk[511] = 0x55, 0xaa
 	list := fmt.Appendf(nil, "%x *%s\n", sha256.Sum256(disk), file)

@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// A cache that other users could read, as an older aivm or a person made it, is
-// closed when the next image comes in.
-func TestAnOpenCacheIsClosed(t *testing.T) {
+// An older aivm or a user may have left the cache readable for others: the next image removes those
+// permissions.
+func TestOpenCacheIsClosed(t *testing.T) {
 	c := Cache{Dir: filepath.Join(t.TempDir(), "images")}
 	for _, step := range []error{
 		os.Mkdir(c.Dir, 0o755), os.Chmod(c.Dir, 0o755),

@@ -8,9 +8,9 @@ import (
 	"syscall"
 )
 
-// makeDir makes the cache's directory, and closes one that other users can
-// enter, with the files in it: an image made of a VM may hold secrets. What
-// belongs to somebody else stays as it is.
+// makeDir creates the cache's directory. If other users can enter an existing one, it removes their
+// permissions from the directory and the files in it: an image made from a VM may hold secrets.
+// Files of other users are not changed.
 func (c Cache) makeDir() error {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return err
@@ -30,8 +30,8 @@ func (c Cache) makeDir() error {
 	return nil
 }
 
-// closeToOthers takes all rights of group and others away from a file or
-// directory of this user; a link is not followed, a file that is gone is none.
+// closeToOthers removes all permissions of group and others from a file or directory of this user.
+// It does not follow symbolic links, and ignores a file that does not exist.
 func closeToOthers(path string) error {
 	st, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {

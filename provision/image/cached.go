@@ -18,7 +18,7 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// pinned finds an image by the digest a Ref gives.
+// pinned returns the SHA-256 of the image with the digest in ref, or "".
 func (ix *index) pinned(ref Ref) string {
 	for _, im := range ix.Images {
 		if ref.SHA256 != "" && im.SHA256 == ref.SHA256 || ref.SHA512 != "" && im.SHA512 == ref.SHA512 {
@@ -28,12 +28,11 @@ func (ix *index) pinned(ref Ref) string {
 	return ""
 }
 
-// noLocal is the error for a name that is neither of the catalogue nor of an
-// image made here.
+// noLocal returns the error for a name that is neither in the catalogue nor that of a local image.
 func (ix *index) noLocal(name string) error {
 	e := ui.Usage("unknown image %q", name)
 	if made := ix.locals(); len(made) > 0 {
-		e.Hint(ui.CmdFor("made here", strings.Join(made, ", ")))
+		e.Hint(ui.Remark("local images: " + strings.Join(made, ", ")))
 	}
 	return unknown(e, name)
 }
@@ -49,32 +48,32 @@ func (ix *index) locals() []string {
 	return out
 }
 
-// Kept is an image of the cache and the names that stand for it. One without a
-// name is an older release that nothing new is made from.
-type Kept struct {
+// CachedImage is an image of the cache with the names that refer to it. An image without a name is an
+// older release that no new VM uses.
+type CachedImage struct {
 	Entry
 	Names []string
-	Whole bool // the file is there, with the size it should have
+	Complete bool // the file exists and has the recorded size
 }
 
-// List is everything in the cache, by name, without reading any image.
-func (c Cache) List() ([]Kept, error) {
+// List returns all images of the cache, sorted by name, without reading any.
+func (c Cache) List() ([]CachedImage, error) {
 	ix, err := c.loadIndex()
 	if err != nil {
 		return nil, err
 	}
-	var out []Kept
+	var out []CachedImage
 	for _, im := range ix.Images {
-		k := Kept{Entry: c.entry(im, strings.TrimPrefix(im.Source, localSource)), Names: ix.names(im.SHA256)}
+		k := CachedImage{Entry: c.entry(im, strings.TrimPrefix(im.Source, localSource)), Names: ix.names(im.SHA256)}
 		st, err := os.Stat(k.Path)
-		k.Whole = err == nil && st.Size() == im.Size
+		k.Complete = err == nil && st.Size() == im.Size
 		out = append(out, k)
 	}
-	slices.SortStableFunc(out, func(a, b Kept) int { return strings.Compare(a.label(), b.label()) })
+	slices.SortStableFunc(out, func(a, b CachedImage) int { return strings.Compare(a.label(), b.label()) })
 	return out, nil
 }
 
-func (k Kept) label() string {
+func (k CachedImage) label() string {
 	if len(k.Names) > 0 {
 		return k.Names[0]
 	}
@@ -99,8 +98,8 @@ func (ix *index) names(sum string) []string {
 	return append(out, paths...)
 }
 
-// Named are the names of the cache's images, for completion.
-func (c Cache) Named() []string {
+// Names returns the names of the cache's images, for completion.
+func (c Cache) Names() []string {
 	ks, err := c.List()
 	if err != nil {
 		return nil
@@ -112,9 +111,8 @@ func (c Cache) Named() []string {
 	return out
 }
 
-// Select finds images of the cache by a name, or by at least eight digits of
-// their digest.
-func (c Cache) Select(word string) ([]Kept, error) {
+// Select finds images of the cache by name, or by at least eight digits of their digest.
+func (c Cache) Select(word string) ([]CachedImage, error) {
 	ks, err := c.List()
 	if err != nil {
 		return nil, err
@@ -123,7 +121,7 @@ func (c Cache) Select(word string) ([]Kept, error) {
 	if r, err := Parse(word); err == nil {
 		name = r.String()
 	}
-	var out []Kept
+	var out []CachedImage
 	for _, k := range ks {
 		if slices.Contains(k.Names, name) || k.Source == name || len(word) >= 8 && strings.HasPrefix(k.SHA256, strings.ToLower(word)) {
 			out = append(out, k)
@@ -135,7 +133,7 @@ func (c Cache) Select(word string) ([]Kept, error) {
 	return out, nil
 }
 
-// ErrDamaged is what Verify returns for a file that is not what it should be.
+// ErrDamaged is the error of Verify for a file that is missing or has another digest.
 var ErrDamaged = errors.New("damaged")
 
 // Verify reads an image of the cache and compares its digest.
@@ -149,7 +147,7 @@ func (c Cache) verify(ctx context.Context, e Entry, sum512 string, progress Prog
 	}
 	f, err := os.Open(e.Path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w: the file is gone", ErrDamaged)
+		return fmt.Errorf("%w: the file is missing", ErrDamaged)
 	}
 	if err != nil {
 		return err
@@ -189,9 +187,9 @@ func (c Cache) verify(ctx context.Context, e Entry, sum512 string, progress Prog
 	return nil
 }
 
-// refresh uses what the cache has of the very file that is wanted, after
-// reading it once; false if it has to be fetched.
-func (c Cache) refresh(ctx context.Context, ref Ref, got found, progress Progress) (Entry, bool, error) {
+// refresh verifies the cached image with the wanted digest and records how it was verified; it
+// returns false if the cache has no such image, so that it must be fetched.
+func (c Cache) refresh(ctx context.Context, ref Ref, got resolved, progress Progress) (Entry, bool, error) {
 	ix, err := c.loadIndex()
 	if err != nil {
 		return Entry{}, false, err
@@ -207,7 +205,7 @@ func (c Cache) refresh(ctx context.Context, ref Ref, got found, progress Progres
 	}
 	im := ix.Images[at]
 	e := c.entry(im, ref.String())
-	progress("reading the image that is here", -1)
+	progress("verifying the cached image", -1)
 	if err := c.verify(ctx, e, im.SHA512, progress); errors.Is(err, ErrDamaged) {
 		return Entry{}, false, nil
 	} else if err != nil {
@@ -229,7 +227,7 @@ func (c Cache) refresh(ctx context.Context, ref Ref, got found, progress Progres
 	return c.entry(im, ref.String()), true, nil
 }
 
-// Remove takes an image out of the cache, its names too.
+// Remove deletes an image and its names from the cache.
 func (c Cache) Remove(ctx context.Context, sha string, progress Progress) error {
 	if progress == nil {
 		progress = func(string, float64) {}
@@ -247,8 +245,8 @@ func (c Cache) Remove(ctx context.Context, sha string, progress Progress) error 
 		if im.SHA256 != sha {
 			continue
 		}
-		// The file first: an index that names a file that is gone is mended by
-		// the next run, a file nothing names stays for ever.
+		// Delete the file first: the next run corrects an index that names a missing file, but
+		// nothing would ever delete a file that no index names.
 		if err := os.Remove(c.entry(im, "").Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return ui.Failed("removing an image from the cache: %w", err)
 		}
@@ -263,7 +261,7 @@ func (c Cache) Remove(ctx context.Context, sha string, progress Progress) error 
 	return c.saveIndex(ix)
 }
 
-// Parts is how much the parts of unfinished downloads take.
+// Parts returns the files of unfinished downloads and their total size.
 func (c Cache) Parts() (paths []string, bytes int64) {
 	for _, p := range download.Parts(c.Dir) {
 		if st, err := os.Lstat(p); err == nil {
@@ -273,7 +271,7 @@ func (c Cache) Parts() (paths []string, bytes int64) {
 	return paths, bytes
 }
 
-// DropParts removes them, while nobody fetches.
+// DropParts deletes the files of unfinished downloads, once no other process fetches.
 func (c Cache) DropParts(ctx context.Context, progress Progress) error {
 	if progress == nil {
 		progress = func(string, float64) {}
@@ -291,19 +289,19 @@ func (c Cache) DropParts(ctx context.Context, progress Progress) error {
 	return errors.Join(errs...)
 }
 
-// Alone is the right to make images, until release is called: Claim without an
-// image to look for.
-func (c Cache) Alone(ctx context.Context, progress Progress) (release func(), err error) {
+// LockFetch takes the right to make images, as Claim does, without looking up an image. The caller
+// calls release when it is done.
+func (c Cache) LockFetch(ctx context.Context, progress Progress) (release func(), err error) {
 	if progress == nil {
 		progress = func(string, float64) {}
 	}
 	if err := c.makeDir(); err != nil {
-		return nil, ui.Failed("making the image cache: %w", err)
+		return nil, ui.Failed("creating the image cache: %w", err)
 	}
 	return c.lock(ctx, "fetch", progress)
 }
 
-// Has reports whether there is an image under a name.
+// Has reports whether the cache knows an image under the name of ref.
 func (c Cache) Has(ref Ref) bool {
 	ix, err := c.loadIndex()
 	return err == nil && ix.Sources[ref.source()] != ""
