@@ -56,7 +56,7 @@ func (e Part) Diagnose(ctx context.Context, sudo bool) (DoctorFacts, error) {
 	var d DoctorFacts
 	d.Host = e.HostFacts()
 	d.store.Value, d.store.Err = e.Load()
-	a := host.Asked{DiskDir: session.DefaultBaseDir, CacheDir: e.Cache.Dir}
+	a := host.CallerFacts{DiskDir: session.DefaultBaseDir, CacheDir: e.Cache.Dir}
 	if d.store.Err == nil {
 		a.DiskDir = e.BaseDir(d.store.Value.Config.Defaults.Paths)
 		d.VMs = e.sshEntries(d.store.Value)
@@ -91,7 +91,7 @@ func (e Part) Diagnose(ctx context.Context, sudo bool) (DoctorFacts, error) {
 
 // askLibvirt fills in what libvirt knows, and returns the states of this
 // person's VMs.
-func (e Part) askLibvirt(ctx context.Context, sudo bool, a *host.Asked, n *network.Facts) map[string]virt.State {
+func (e Part) askLibvirt(ctx context.Context, sudo bool, a *host.CallerFacts, n *network.Facts) map[string]virt.State {
 	n.Libvirt = e.URI()
 	n.Routes, n.Interfaces = e.Routes()
 	n.Networks = plan.Unknown[[]*virt.Network](errors.New("libvirt was not asked"))
@@ -100,7 +100,7 @@ func (e Part) askLibvirt(ctx context.Context, sudo bool, a *host.Asked, n *netwo
 		if k, helpErr := e.LibvirtAsRoot(ctx); helpErr != nil {
 			e.WarnOnce(helpErr.Error())
 		} else {
-			l, err, a.Helped = k, nil, true
+			l, err, a.ViaSudo = k, nil, true
 		}
 	}
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// family is a group of distributions that call packages by the same names.
+// family is a group of distributions with the same package names.
 type family string
 
 const (
@@ -21,15 +21,15 @@ const (
 	onArch     family = "arch"
 	onSUSE     family = "suse"
 	noFamily   family = ""
-	amazon            = "amzn" // like Fedora by its own word, and without QEMU
+	amazon            = "amzn" // its ID_LIKE says Fedora, but it has no QEMU
 	aptManager        = "apt"
 )
 
-// managers are the programs that install packages.
+// managers maps a family to its package manager.
 var managers = map[family]string{onDebian: aptManager, onUbuntu: aptManager, onFedora: "dnf", onRHEL: "dnf", onArch: "pacman", onSUSE: "zypper"}
 
-// oldest are the releases of which aivm knows that everything is there: libvirt
-// with virtiofs and a kernel that maps owners (5.12, RHEL 9's has it at 5.14).
+// oldest holds the oldest supported release of each family. They have libvirt with virtiofs and a
+// kernel that maps owners (5.12; RHEL 9 backports it to 5.14).
 var oldest = map[family]struct {
 	version float64
 	name    string
@@ -38,7 +38,7 @@ var oldest = map[family]struct {
 	onRHEL: {9, "RHEL 9 (Alma, Rocky, CentOS Stream)"}, onSUSE: {15.6, "openSUSE Leap 15.6"},
 }
 
-// releases are the code names by which a derivative names its base.
+// releases maps the code name of a base distribution to its family and version.
 var releases = map[string]struct {
 	family  family
 	version float64
@@ -49,13 +49,13 @@ var releases = map[string]struct {
 	"resolute": {onUbuntu, 26.04},
 }
 
-// lineage returns the family and the version, 0 when it is a rolling or unknown
-// one, which counts as new. A derivative (Mint, Pop!_OS) has version numbers of
-// its own and is judged by the code name of its base.
+// lineage returns the family of a distribution and the version of that family's release. The
+// version is 0 for a rolling or unknown release, which counts as new. A derivative (Mint, Pop!_OS)
+// has its own version numbers, so the code name of its base decides.
 func lineage(o OSRelease) (family, float64) {
 	number := func() float64 {
 		v, _ := strconv.ParseFloat(o.Version, 64)
-		if !(v > 0 && v < 1e6) { // "NaN" and "inf" are numbers to Go
+		if !(v > 0 && v < 1e6) { // ParseFloat accepts "NaN" and "inf"
 			return 0
 		}
 		return v
@@ -80,7 +80,7 @@ func lineage(o OSRelease) (family, float64) {
 		return onSUSE, 0 // the version is a date
 	case like("opensuse", "suse", "opensuse-leap", "sles", "sled"):
 		return onSUSE, number()
-	case like("rhel", "centos", "ol"): // Oracle's says only that it is like Fedora
+	case like("rhel", "centos", "ol"): // the ID_LIKE of Oracle Linux names only Fedora
 		return onRHEL, number()
 	case like("fedora"):
 		return onFedora, number()
@@ -101,8 +101,8 @@ func lineage(o OSRelease) (family, float64) {
 	return noFamily, 0
 }
 
-// names are what one tool's package is called, by manager; "" where there is
-// no such package, or none that is of use there.
+// names holds the name of a tool's package for each manager; "" if there is no such package, or
+// none that helps.
 type names struct{ deb, fedora, rhel, arch, suse string }
 
 func (n names) of(f family) string {
@@ -119,32 +119,34 @@ func (n names) of(f family) string {
 	return n.deb
 }
 
-func same(n string) names { return names{n, n, n, n, n} }
+func sameName(n string) names { return names{n, n, n, n, n} }
 
-// a tool is something that has to be on the machine, and where it comes from.
+// A tool is a program or file that must be installed, with its packages.
 type tool struct {
-	name  string // key of Facts.Tools
+	name  string // its key in Facts.Tools
 	pkg   names
-	image bool // only for building images
+	image bool // needed only for building images
 }
 
-// Debian's names hold for Debian 12 and 13 and Ubuntu 22.04 and newer; libvirt's
-// network and storage drivers came out of libvirt-daemon after Debian 12, but
-// libvirt-daemon-system depends on them where they are packages of their own.
-// The others are those of the distributions' package lists, and libvirt's own
-// spec file for Fedora, RHEL and openSUSE; there the QEMU driver brings the log
-// daemon. Images are built by mmdebstrap, which needs apt: on Debian's kin only.
+// needed lists the tools in the order in which they are reported.
+//
+// Debian's names are valid for Debian 12 and 13 and for Ubuntu 22.04 and newer. After Debian 12,
+// libvirt's network and storage drivers moved out of the package libvirt-daemon, but
+// libvirt-daemon-system depends on their packages. The other names come from the distributions'
+// package lists, and from libvirt's own spec file for Fedora, RHEL and openSUSE, where the QEMU
+// driver pulls in the log daemon. Images are built by mmdebstrap, which needs apt, so only on
+// Debian and its derivatives.
 var needed = []tool{
 	{name: "qemu-system-x86_64", pkg: names{"qemu-system-x86", "qemu-system-x86-core", "qemu-kvm-core", "qemu-system-x86", "qemu-x86"}},
 	{name: "qemu-img", pkg: names{"qemu-utils", "qemu-img", "qemu-img", "qemu-img", "qemu-img"}},
-	{name: "virtiofsd", pkg: same("virtiofsd")},
+	{name: "virtiofsd", pkg: sameName("virtiofsd")},
 	{name: "libvirtd", pkg: libvirtOf("libvirt-daemon-system", "libvirt-daemon-driver-qemu")},
 	{name: "virtlogd", pkg: libvirtOf("libvirt-daemon-system", "libvirt-daemon-driver-qemu")},
 	{name: "libvirt-driver-network", pkg: libvirtOf("libvirt-daemon-system", "libvirt-daemon-driver-network")},
 	{name: "libvirt-driver-storage", pkg: libvirtOf("libvirt-daemon-system", "libvirt-daemon-driver-storage-core")},
 	{name: "libvirt-driver-qemu", pkg: libvirtOf("libvirt-daemon-driver-qemu", "libvirt-daemon-driver-qemu")},
 	{name: "dnsmasq", pkg: names{"dnsmasq-base", "dnsmasq", "dnsmasq", "dnsmasq", "dnsmasq"}},
-	{name: "nft", pkg: same("nftables")},
+	{name: "nft", pkg: sameName("nftables")},
 	{name: "iptables", pkg: names{"iptables", "iptables-nft", "iptables-nft", "iptables", "iptables"}},
 	{name: "ip", pkg: names{"iproute2", "iproute", "iproute", "iproute2", "iproute2"}},
 	{name: "ssh", pkg: names{"openssh-client", "openssh-clients", "openssh-clients", "openssh", "openssh-clients"}},
@@ -157,12 +159,12 @@ var needed = []tool{
 	{name: "debian-archive-keyring", pkg: names{deb: "debian-archive-keyring"}, image: true},
 }
 
-// libvirtOf: Arch has one package for all of libvirt.
+// libvirtOf returns the names of a libvirt package. Arch has one package for all of libvirt.
 func libvirtOf(deb, rpm string) names { return names{deb, rpm, rpm, "libvirt", rpm} }
 
-// Missing returns the tools that are not there, and the packages that bring
-// them, both in a fixed order and without repetition. A tool may lack a
-// package; on a system nobody knows the names are Debian's.
+// Missing returns the tools that are not installed and the packages that contain them, both in a
+// fixed order and without duplicates. A tool may have no package. On an unknown distribution the
+// package names are Debian's.
 func Missing(f Facts, need Need) (tools, packages []string) {
 	fam, _ := lineage(f.OS)
 	for _, t := range needed {
@@ -181,8 +183,8 @@ func Missing(f Facts, need Need) (tools, packages []string) {
 	return tools, packages
 }
 
-// separateVirtiofsd tells whether apt knows a package virtiofsd: QEMU dropped
-// its own C program in 8.0; before that it came with qemu-system-common.
+// separateVirtiofsd reports whether apt has a package virtiofsd. QEMU removed its own C
+// implementation in 8.0; older releases have it in qemu-system-common.
 func separateVirtiofsd(o OSRelease) bool {
 	fam, version := lineage(o)
 	switch {
@@ -196,7 +198,8 @@ func separateVirtiofsd(o OSRelease) bool {
 	return true
 }
 
-// install is the record that brings packages here, or why there is none.
+// install returns the privileged record that installs packages, or the error that says why aivm
+// cannot install them.
 func install(f Facts, packages []string) (root.Packages, error) {
 	fam, version := lineage(f.OS)
 	name := f.OS.Name
@@ -204,27 +207,27 @@ func install(f Facts, packages []string) (root.Packages, error) {
 		name = f.OS.ID
 	}
 	name = ui.Clean(name)
-	byHand := func(why, what string) error {
+	manual := func(why, what string) error {
 		return ui.Refused("%s: %s %s", why, what, strings.Join(packages, " ")).
-			Hint(ui.Remark("install them (or what this system calls them) and run the same command again"), ui.Cmd("aivm host doctor"))
+			Hint(ui.Remark("install them, under the names this system uses, and run the same command again"), ui.Cmd("aivm host doctor"))
 	}
-	const debians = "missing here is what Debian calls"
+	const debians = "missing are the packages that Debian calls"
 	switch {
 	case f.OSErr != nil:
-		return root.Packages{}, byHand(fmt.Sprintf("/etc/os-release cannot be read (%v)", f.OSErr), debians)
+		return root.Packages{}, manual(fmt.Sprintf("cannot read /etc/os-release (%v)", f.OSErr), debians)
 	case f.Immutable != "":
-		return root.Packages{}, ui.Refused("the system's files cannot be changed in place on %s: missing here are %s", name, strings.Join(packages, " ")).
-			Hint(append(immutable[f.Immutable](packages), ui.Remark("and run the same command again"))...)
+		return root.Packages{}, ui.Refused("packages cannot be installed into the running system on %s: missing are %s", name, strings.Join(packages, " ")).
+			Hint(append(immutable[f.Immutable](packages), ui.Remark("then run the same command again"))...)
 	case fam == noFamily:
-		return root.Packages{}, byHand(fmt.Sprintf("aivm knows the packages of Debian, Ubuntu, Fedora, RHEL, Arch, openSUSE and their kin, and this is %s", name), debians)
+		return root.Packages{}, manual(fmt.Sprintf("aivm knows the package names of Debian, Ubuntu, Fedora, RHEL, Arch, openSUSE and their derivatives, not those of %s", name), debians)
 	case version > 0 && version < oldest[fam].version:
-		return root.Packages{}, byHand(fmt.Sprintf("%s is the oldest aivm knows, and this is %s", oldest[fam].name, name), "missing here are")
+		return root.Packages{}, manual(fmt.Sprintf("%s is the oldest supported release, and this is %s", oldest[fam].name, name), "missing are")
 	}
 	return root.Packages{Manager: managers[fam], Names: packages}, nil
 }
 
-// immutable are the systems whose files no package manager may change while
-// they run, and what to type there.
+// immutable maps what protects the system's files while it runs to the commands that install
+// packages there.
 var immutable = map[string]func(packages []string) []ui.Hint{
 	"rpm-ostree": func(p []string) []ui.Hint {
 		return []ui.Hint{ui.Cmd("sudo rpm-ostree install --idempotent " + strings.Join(p, " ")), ui.Cmd("sudo systemctl reboot")}
@@ -239,15 +242,15 @@ var immutable = map[string]func(packages []string) []ui.Hint{
 		}
 	},
 	"steamos": func([]string) []ui.Hint {
-		return []ui.Hint{ui.Remark("SteamOS forgets packages with every update; use a distrobox for tools, and another system for VMs")}
+		return []ui.Hint{ui.Remark("every update of SteamOS removes installed packages: use another system for VMs")}
 	},
 }
 
-// immutableBy names what keeps packages from being installed in place.
+// immutableBy names what prevents installing packages into the running system, or returns "".
 func immutableBy(env Env, o OSRelease) string {
 	there := func(p string) bool { _, err := env.Stat(p); return err == nil }
 	switch {
-	case there("/run/ostree-booted"): // ostree's own mark (ostree-prepare-root)
+	case there("/run/ostree-booted"): // made by ostree-prepare-root
 		return "rpm-ostree"
 	case o.ID == "opensuse-microos", o.ID == "opensuse-aeon", o.ID == "opensuse-kalpa", o.ID == "sl-micro":
 		return "transactional-update"
@@ -257,7 +260,7 @@ func immutableBy(env Env, o OSRelease) string {
 	return ""
 }
 
-// FixPackages says how these packages are installed here.
+// FixPackages returns the commands or the advice that installs packages on this machine.
 func FixPackages(f Facts, packages []string) []string {
 	op, err := install(f, packages)
 	switch {
@@ -270,11 +273,10 @@ func FixPackages(f Facts, packages []string) []string {
 		}
 		return out
 	}
-	return []string{"install what Debian calls " + strings.Join(packages, " ")}
+	return []string{"install the packages that Debian calls " + strings.Join(packages, " ")}
 }
 
-// BuildsImages reports whether a guest image can be built from packages on a
-// system of this kind.
+// BuildsImages reports whether a guest image can be built from packages on this distribution.
 func BuildsImages(f Facts) bool {
 	fam, _ := lineage(f.OS)
 	return managers[fam] == aptManager

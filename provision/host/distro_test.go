@@ -31,8 +31,8 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
-// Every os-release file of testdata: what would be typed there on a machine
-// that has nothing, for VMs and for building an image, or why nothing can be.
+// For every os-release file of testdata: the command that installs everything on a machine without
+// any tools, for VMs and for building an image, or the refusal.
 func TestPackagesOfEverySystem(t *testing.T) {
 	files, err := filepath.Glob("testdata/os-release/*")
 	if err != nil || len(files) < 25 {
@@ -76,11 +76,11 @@ func TestImmutableSystems(t *testing.T) {
 		t.Errorf("%q %q", f.Immutable, fix)
 	}
 	if _, err := Plan(f, Need{}); ui.ExitCode(err) != ui.ExitRefused {
-		t.Errorf("planned all the same: %v", err)
+		t.Errorf("packages are planned although the system is immutable: %v", err)
 	}
 }
 
-// Fedora and its kin have libvirt in parts only.
+// Fedora, RHEL and openSUSE have a modular libvirt only.
 func TestModularLibvirt(t *testing.T) {
 	parts := func(change func(*fakeEnv)) Facts {
 		e := full()
@@ -106,7 +106,7 @@ func TestModularLibvirt(t *testing.T) {
 		{"networks do not", func(e *fakeEnv) { sockets(e, "virtqemud-sock", "virtstoraged-sock") }, "systemctl start virtnetworkd.socket"},
 		{"a proxy listens for them", func(e *fakeEnv) { sockets(e, "libvirt-sock") }, ""},
 		{"one daemon beside the parts", func(e *fakeEnv) { e.execs = append(e.execs, "/usr/sbin/libvirtd") }, "systemctl start libvirtd"},
-		{"by hand", func(e *fakeEnv) { delete(e.files, "/run/systemd/system/x") }, "virtqemud -d, virtnetworkd -d, virtstoraged -d"},
+		{"without systemd", func(e *fakeEnv) { delete(e.files, "/run/systemd/system/x") }, "virtqemud -d, virtnetworkd -d, virtstoraged -d"},
 	} {
 		f := parts(tt.change)
 		as, err := Plan(f, Need{})

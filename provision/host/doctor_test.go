@@ -15,7 +15,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-var asked = Asked{DiskDir: "/var/lib/libvirt/aivm", CacheDir: "/home/u/.cache/aivm/images"}
+var asked = CallerFacts{DiskDir: "/var/lib/libvirt/aivm", CacheDir: "/home/u/.cache/aivm/images"}
 
 func TestDoctor(t *testing.T) {
 	broken := bare(ubuntu2404)
@@ -65,7 +65,7 @@ func TestDoctorSSHPermissions(t *testing.T) {
 		{"none yet", []PathFact{{Path: "/h/.ssh"}, {Path: "/h/.ssh/config"}}, OK},
 		{"right", []PathFact{{Path: "/h/.ssh", Exist: true, Mode: 0o700, UID: 7}, {Path: "/h/.ssh/config", Exist: true, Mode: 0o644, UID: 7}}, OK},
 		{"others may write", []PathFact{{Path: "/h/.ssh", Exist: true, Mode: 0o700, UID: 7}, {Path: "/h/.ssh/config", Exist: true, Mode: 0o664, UID: 7}}, Bad},
-		{"somebody else's", []PathFact{{Path: "/h/.ssh", Exist: true, Mode: 0o700, UID: 8}}, Bad},
+		{"another user's", []PathFact{{Path: "/h/.ssh", Exist: true, Mode: 0o700, UID: 8}}, Bad},
 		{"root's is fine", []PathFact{{Path: "/h/.ssh", Exist: true, Mode: 0o700, UID: 0}}, OK},
 		{"hidden", []PathFact{{Path: "/h/.ssh", Err: syscall.EACCES}}, Unknown},
 	} {

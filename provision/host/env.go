@@ -16,44 +16,42 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Env is how this package sees the machine. OSEnv gives the real one; tests
-// fill in their own.
+// Env is this package's access to the host. OSEnv returns the real one; tests fill in their own.
 type Env struct {
-	// Head reads at most limit bytes from the start of a file. /proc/cpuinfo
-	// asks every CPU for its clock when read whole; its first page is enough.
+	// Head reads at most limit bytes from the start of a file. Reading all of /proc/cpuinfo asks
+	// every CPU for its clock; its first page is enough.
 	Head func(path string, limit int) ([]byte, error)
 	Stat func(path string) (fs.FileInfo, error)
 	// ReadDir returns the names in a directory.
 	ReadDir func(path string) ([]string, error)
 	// OpenDevice opens a device for reading and writing and closes it again.
 	OpenDevice func(path string) error
-	// DialUnix connects to a socket and hangs up.
+	// DialUnix connects to a socket and closes the connection.
 	DialUnix func(path string) error
-	// DiskFree returns the bytes a user may still write on the file system of
-	// path, which has to exist.
+	// DiskFree returns the bytes a user may still write to the file system of path, which must
+	// exist.
 	DiskFree func(path string) (uint64, error)
-	// IDMap asks the kernel for mount_setattr(2) with nonsense: ENOSYS means
-	// that it cannot map owners of a mount.
+	// IDMap calls mount_setattr(2) with invalid arguments: ENOSYS means that the kernel cannot map
+	// the owners of a mount.
 	IDMap  func() error
 	Getenv func(string) string
 	CPUs   func() int
-	Arch   string // as GOARCH
+	Arch   string // a GOARCH
 	Euid   int
 	Home   string
-	Groups func() ([]int, error) // of this process
+	Groups func() ([]int, error) // groups of this process
 	Now    func() time.Time
-	Exe    string // this program's own file
-	// ClockSynced asks the kernel whether something keeps its clock in step
-	// (adjtimex(2)).
+	Exe    string // path of this program
+	// ClockSynced reports whether the kernel's clock is synchronised (adjtimex(2)).
 	ClockSynced func() (bool, error)
-	// MakeKVM makes a VM without memory or CPUs and drops it again: that the
-	// device opens is no proof.
+	// MakeKVM creates a KVM VM without memory and CPUs and closes it: a device that opens is no
+	// proof.
 	MakeKVM func() error
-	// Output runs a program for the doctor and returns what it printed.
+	// Output runs a program for the doctor and returns what it printed, at most 5 s long.
 	Output func(ctx context.Context, argv ...string) (string, error)
 }
 
-// OSEnv is the machine this process runs on.
+// OSEnv returns access to the machine this process runs on.
 func OSEnv() Env {
 	home, _ := os.UserHomeDir()
 	exe, _ := os.Executable()
@@ -105,7 +103,7 @@ func OSEnv() Env {
 		Now:    time.Now,
 		Exe:    exe,
 		ClockSynced: func() (bool, error) {
-			var tx unix.Timex // without modes: nothing is set, and nobody needs rights
+			var tx unix.Timex // without modes nothing is set, so no permission is needed
 			state, err := unix.Adjtimex(&tx)
 			return err == nil && state != unix.TIME_ERROR && tx.Status&unix.STA_UNSYNC == 0, err
 		},

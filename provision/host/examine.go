@@ -14,46 +14,46 @@ import (
 	"aivm.dev/aivm/internal/root/mountinfo"
 )
 
-// PathFact is who owns a path and who may write there.
+// PathFact holds owner and mode of a path.
 type PathFact struct {
 	Path  string
 	Mode  fs.FileMode
 	UID   int
 	Exist bool
-	Err   error // could not be looked at
+	Err   error // stat failed
 }
 
-// LibvirtFact is what the connection to libvirt says.
+// LibvirtFact holds what the connection to libvirt reports.
 type LibvirtFact struct {
 	Library, QEMU string // versions, "9.0.0"
 }
 
-// SSHServer is what a machine says on its ssh port, or why it says nothing.
+// SSHServer holds the banner of a machine's SSH port, or the error of reading it.
 type SSHServer struct {
 	Where  string // "VM a"
 	Banner string
 	Err    error
 }
 
-// Examination is what only the doctor asks for: it costs processes, more
-// files, and answers of others.
+// Examination holds the facts that only the doctor needs: reading them starts processes, reads more
+// files, and waits for libvirt and guests.
 type Examination struct {
 	UID        int
-	DiskDir    string // where VM disks lie
-	CacheDir   string // where images lie
+	DiskDir    string // directory of VM disks
+	CacheDir   string // directory of images
 	SSHVersion string // as "ssh -V" prints it
 	SSHErr     error
-	SSHD       string // this machine's own, as "sshd -V" prints it; "" if there is none
+	SSHD       string // version of the host's own sshd, as "sshd -V" prints it; "" if there is none
 	SSHServers []SSHServer
 	SSHPaths   []PathFact // ~/.ssh and ~/.ssh/config
 
-	Libvirt  *plan.Known[LibvirtFact] // nil: nobody asked
-	Denied   bool                     // libvirt runs and refuses this user
-	Helped   bool                     // and was asked through sudo
+	Libvirt  *plan.Known[LibvirtFact] // nil: not asked
+	Denied   bool                     // libvirt runs but refuses this user
+	ViaSudo  bool                     // and was reached through sudo
 	Groups   groupsFact
-	Virtiofs plan.Known[string] // what virtiofsd calls itself
+	Virtiofs plan.Known[string] // output of virtiofsd --version
 
-	MakeKVM error // why KVM makes no VM
+	MakeKVM error // error of creating a VM with KVM
 	Machine machineFact
 	LSM     lsmFact
 	Clock   clockFact
@@ -61,25 +61,25 @@ type Examination struct {
 	Net     netFact
 }
 
-// Asked is what others have to tell the doctor: this package talks to no
-// libvirt and no guest, and runs nothing as root.
-type Asked struct {
+// CallerFacts holds what the caller found out for the doctor: this package connects to no libvirt and no
+// guest, and runs nothing as root.
+type CallerFacts struct {
 	DiskDir, CacheDir string
 	Libvirt           *plan.Known[LibvirtFact]
-	Denied, Helped    bool
+	Denied, ViaSudo   bool
 	SSHServers        []SSHServer
-	Bridges           []string            // of networks that run
+	Bridges           []string            // bridges of active networks
 	Ruleset           *plan.Known[[]byte] // "nft -j list ruleset", nil: not asked
 }
 
-// With adds what others said.
-func (x Examination) With(a Asked) Examination {
-	x.DiskDir, x.CacheDir, x.Libvirt, x.Denied, x.Helped, x.SSHServers = a.DiskDir, a.CacheDir, a.Libvirt, a.Denied, a.Helped, a.SSHServers
+// With returns x with the caller's findings added.
+func (x Examination) With(a CallerFacts) Examination {
+	x.DiskDir, x.CacheDir, x.Libvirt, x.Denied, x.ViaSudo, x.SSHServers = a.DiskDir, a.CacheDir, a.Libvirt, a.Denied, a.ViaSudo, a.SSHServers
 	x.Net = x.Net.with(a)
 	return x
 }
 
-// Examine reads what the doctor wants beyond Facts. Programs run side by side.
+// Examine reads the doctor's facts beyond Facts. It runs the programs concurrently.
 func Examine(ctx context.Context, env Env, f Facts) Examination {
 	x := Examination{UID: env.Euid}
 	var wg sync.WaitGroup
@@ -90,7 +90,7 @@ func Examine(ctx context.Context, env Env, f Facts) Examination {
 		wg.Go(func() { x.Virtiofs.Value, x.Virtiofs.Err = env.Output(ctx, v, "--version") })
 	}
 	if sshd := f.Tools["sshd"]; sshd != "" {
-		// Before 9.2 there is no -V: it then says so, its version, and fails.
+		// sshd has -V since 9.2. An older one fails, but prints its version with the usage.
 		wg.Go(func() { x.SSHD, _ = env.Output(ctx, sshd, "-V") })
 	}
 	if f.KVM.Usable && f.KVM.Reason == "" {
@@ -124,11 +124,11 @@ func pathFact(env Env, path string) PathFact {
 	return fact
 }
 
-// groupsFact is whether this person is in group libvirt.
+// groupsFact says whether this user is in group libvirt.
 type groupsFact struct {
-	Exists bool // there is such a group
-	Listed bool // /etc/group names the person
-	Here   bool // this process has it
+	Exists bool // the group exists
+	Listed bool // /etc/group lists the user
+	Active bool // this process has the group
 }
 
 func groups(env Env) groupsFact {
@@ -141,7 +141,7 @@ func groups(env Env) groupsFact {
 	g.Listed = groupLists(env, "libvirt", env.Getenv("USER"))
 	if have, err := env.Groups(); err == nil {
 		for _, h := range have {
-			g.Here = g.Here || h == gid
+			g.Active = g.Active || h == gid
 		}
 	}
 	return g
@@ -149,7 +149,7 @@ func groups(env Env) groupsFact {
 
 type clockFact struct {
 	Now    time.Time
-	Built  time.Time // when this program's file was written; zero: not known
+	Built  time.Time // when this program's file was written; zero: unknown
 	Synced plan.Known[bool]
 }
 
@@ -162,8 +162,8 @@ func clock(env Env) clockFact {
 	return c
 }
 
-// fileSystem is the type of the file system path lies on: the mount with the
-// longest mount point above it, the last one of several.
+// fileSystem returns the type of the file system of path: that of the mount with the longest mount
+// point above it, and of several such mounts the last one.
 func fileSystem(env Env, path string) plan.Known[string] {
 	b, err := env.Head(mountinfo.Self, 4<<20)
 	if err != nil {
@@ -181,10 +181,10 @@ func fileSystem(env Env, path string) plan.Known[string] {
 		}
 	}
 	if best.Point == "" {
-		return plan.Unknown[string](errors.New("no mount holds " + path))
+		return plan.Unknown[string](errors.New("no mount contains " + path))
 	}
 	return plan.Yes(best.Type)
 }
 
-// leAddress reads an address of /proc/net/route.
+// leAddress converts a little-endian address of /proc/net/route.
 func leAddress(b []byte) netip.Addr { return netip.AddrFrom4([4]byte{b[3], b[2], b[1], b[0]}) }

@@ -11,7 +11,7 @@ import (
 	"syscall"
 )
 
-// OSRelease is /etc/os-release as far as it matters (os-release(5)).
+// OSRelease holds the fields of /etc/os-release that aivm uses (os-release(5)).
 type OSRelease struct {
 	ID       string
 	IDLike   []string
@@ -24,66 +24,66 @@ type OSRelease struct {
 // KVMFact says whether QEMU can use the CPU's virtualisation.
 type KVMFact struct {
 	Usable  bool
-	Missing bool   // there is no device
-	Reason  string // why not, or with what reservation
+	Missing bool   // /dev/kvm does not exist
+	Reason  string // why not, or a limitation
 }
 
-// DaemonFact is a libvirt daemon as its socket shows it.
+// DaemonFact is the state of a libvirt daemon, judged by its socket.
 type DaemonFact struct {
 	Name        string
 	SocketPath  string
 	Exists      bool
 	Connectable bool
-	Running     bool  // by the pid file; also true when Connectable
+	Running     bool  // by its pid file; also true if Connectable
 	Err         error // why it is not connectable
 }
 
-// Facts are what Observe saw. Err fields and a missing map entry differ: a
-// tool that is not in Tools was looked for and is not there.
+// Facts are what Observe found. An Err field means that reading failed; a tool without an entry in
+// Tools was searched for and does not exist.
 type Facts struct {
 	OS         OSRelease
 	OSErr      error // /etc/os-release could not be read
 	Arch       string
 	Kernel     string // release, "6.1.0-30-amd64"
 	CPUs       int
-	CPUFlags   []string // of vmx and svm, those the CPU has
+	CPUFlags   []string // those of vmx and svm that the CPU has
 	MemTotalMB int      // 0: unknown
 	MemAvailMB int
 	MemErr     error
 	KVM        KVMFact
-	KVMClosed  bool              // /dev/kvm is there and closed to group kvm, and no udev will open it
-	Tools      map[string]string // name to path, for what was found
-	Libvirtd   DaemonFact        // the hypervisor's: libvirtd, or virtqemud where libvirt is modular
+	KVMClosed  bool              // group kvm has no access to /dev/kvm, and no udev changes that
+	Tools      map[string]string // path by name, for the tools found
+	Libvirtd   DaemonFact        // the hypervisor's daemon: libvirtd, or virtqemud of a modular libvirt
 	Virtlogd   DaemonFact
-	Parts      []DaemonFact // further daemons of a modular libvirt: networks, storage
+	Parts      []DaemonFact // other daemons of a modular libvirt: networks, storage
 	Systemd    bool         // systemd is the init system
-	Container  string       // "docker", "lxc", ... when this is a container
+	Container  string       // "docker", "lxc", ... inside a container
 	WSL        bool
-	Immutable  string // what keeps packages from being installed in place: "rpm-ostree", ...
+	Immutable  string // what prevents installing packages into the running system: "rpm-ostree", ...
 	Root       bool
 	IDMapErr   error // the kernel cannot map owners of a mount
 
 	diskFree func(path string) (uint64, error)
 }
 
-// Debian's and Ubuntu's places for what is not in PATH of everybody.
+// Where Debian and Ubuntu install what is not in every user's PATH.
 var (
 	binDirs = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
-	// The C virtiofsd lives in /usr/lib/qemu, the Rust one in /usr/libexec.
+	// The C virtiofsd is in /usr/lib/qemu, the Rust one in /usr/libexec.
 	virtiofsdPaths = []string{"/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd", "/usr/bin/virtiofsd"}
 	driverDirs     = []string{"/usr/lib/x86_64-linux-gnu/libvirt/connection-driver", "/usr/lib/libvirt/connection-driver", "/usr/lib64/libvirt/connection-driver"}
 	keyringPaths   = []string{"/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp"}
 	mbrPaths       = []string{"/usr/lib/EXTLINUX/gptmbr.bin", "/usr/lib/syslinux/mbr/gptmbr.bin"}
 )
 
-// programs are looked for in PATH and binDirs.
+// programs are searched for in PATH and binDirs.
 var programs = []string{
 	"qemu-system-x86_64", "qemu-img", "libvirtd", "virtlogd", "dnsmasq", "nft", "iptables", "ip",
 	"virtqemud", "ssh", "sshd", "ssh-keygen", "git", "mmdebstrap", "extlinux", "sfdisk", "mke2fs",
 }
 
-// Observe reads the facts: a few dozen looks at paths, some small files and
-// two connections to local sockets. It starts no program.
+// Observe reads the facts: it checks a few dozen paths, reads some small files and connects to two
+// local sockets. It starts no program.
 func Observe(env Env) Facts {
 	f := Facts{Arch: env.Arch, CPUs: env.CPUs(), Root: env.Euid == 0, diskFree: env.diskFree}
 	if b, err := env.Head("/etc/os-release", 1<<16); err != nil {
@@ -110,7 +110,7 @@ func Observe(env Env) Facts {
 	return f
 }
 
-// DiskFreeGB returns the whole GiB free where dir is or will be.
+// DiskFreeGB returns the GiB, rounded down, that are free where dir is or will be created.
 func (f Facts) DiskFreeGB(dir string) (int, error) {
 	if f.diskFree == nil {
 		return 0, errors.New("free disk space was not observed")
@@ -119,8 +119,7 @@ func (f Facts) DiskFreeGB(dir string) (int, error) {
 	return int(n >> 30), err
 }
 
-// diskFree asks about the nearest ancestor that exists, since dir may not have
-// been made yet.
+// diskFree checks the nearest existing ancestor, since dir may not exist yet.
 func (e Env) diskFree(dir string) (uint64, error) {
 	for p := filepath.Clean(dir); ; p = filepath.Dir(p) {
 		n, err := e.DiskFree(p)
@@ -175,7 +174,7 @@ func memory(env Env) (total, avail int, err error) {
 		}
 	}
 	if total <= 0 {
-		return 0, 0, errors.New("/proc/meminfo names no MemTotal")
+		return 0, 0, errors.New("/proc/meminfo has no MemTotal")
 	}
 	return total, avail, nil
 }
@@ -198,8 +197,8 @@ func virtFlags(cpuinfo []byte) []string {
 	return nil
 }
 
-// kvm judges by the CPU's flags first: on a machine without them /dev/kvm can
-// open and even create a VM, in which a stock kernel then hangs.
+// kvm checks the CPU's flags first: on a machine without them /dev/kvm can open and even create a
+// VM, in which a stock kernel then hangs.
 func kvm(env Env, flags []string, cpuErr error) KVMFact {
 	if env.Arch == "amd64" && len(flags) == 0 {
 		if cpuErr != nil {
@@ -213,11 +212,11 @@ func kvm(env Env, flags []string, cpuErr error) KVMFact {
 		return KVMFact{Usable: true}
 	case errors.Is(err, fs.ErrPermission) && env.Euid != 0:
 		// QEMU runs as libvirt's own user, which is in group kvm.
-		return KVMFact{Usable: true, Reason: "this user cannot open /dev/kvm, libvirt's QEMU can"}
+		return KVMFact{Usable: true, Reason: "this user cannot open /dev/kvm, but libvirt's QEMU can"}
 	case errors.Is(err, fs.ErrNotExist):
 		return KVMFact{Missing: true, Reason: "there is no /dev/kvm (kernel module kvm_intel or kvm_amd not loaded)"}
 	}
-	return KVMFact{Reason: fmt.Sprintf("/dev/kvm does not open: %v", err)}
+	return KVMFact{Reason: fmt.Sprintf("cannot open /dev/kvm: %v", err)}
 }
 
 func tools(env Env) map[string]string {
@@ -246,7 +245,7 @@ func tools(env Env) map[string]string {
 		}
 	}
 	if found["qemu-system-x86_64"] == "" {
-		first("qemu-system-x86_64", []string{"/usr/libexec/qemu-kvm"}) // RHEL's only place and name for it
+		first("qemu-system-x86_64", []string{"/usr/libexec/qemu-kvm"}) // RHEL's only path of it
 	}
 	first("virtiofsd", virtiofsdPaths)
 	first("debian-archive-keyring", keyringPaths)
@@ -261,9 +260,9 @@ func tools(env Env) map[string]string {
 	return found
 }
 
-// observeDaemons looks at libvirt as one daemon, or as its parts where it comes
-// in parts alone (Fedora, RHEL, openSUSE; libvirt.org/daemons.html) or these
-// listen already. virtqemud passes calls for networks and storage on to theirs.
+// observeDaemons checks libvirt as one daemon. It checks the daemons of a modular libvirt
+// (libvirt.org/daemons.html) if only those are installed (Fedora, RHEL, openSUSE) or if they
+// already listen. virtqemud passes calls about networks and storage on to the daemons for these.
 func observeDaemons(env Env, f *Facts) {
 	f.Virtlogd = daemon(env, "virtlogd", "virtlogd-sock")
 	f.Libvirtd = daemon(env, "libvirtd", "libvirt-sock")
@@ -285,7 +284,7 @@ func observeDaemons(env Env, f *Facts) {
 func daemon(env Env, name, socket string) DaemonFact {
 	d := DaemonFact{Name: name, SocketPath: "/run/libvirt/" + socket}
 	_, err := env.Stat(d.SocketPath)
-	// A directory we may not look into hides the socket; it does not remove it.
+	// A directory this user may not enter hides the socket, which may still exist.
 	d.Exists = err == nil || !errors.Is(err, fs.ErrNotExist)
 	if d.Exists {
 		err = env.DialUnix(d.SocketPath)
@@ -296,8 +295,8 @@ func daemon(env Env, name, socket string) DaemonFact {
 	return d
 }
 
-// running tells a daemon that refuses this user from a socket that a dead
-// daemon left behind: connect(2) says EACCES to both.
+// running distinguishes a daemon that refuses this user from a stale socket of a dead daemon:
+// connect(2) returns EACCES for both.
 func running(env Env, pidFile, comm string) bool {
 	b, err := env.Head(pidFile, 32)
 	if err != nil {
@@ -311,7 +310,7 @@ func running(env Env, pidFile, comm string) bool {
 	return err == nil && strings.TrimSpace(string(got)) == comm
 }
 
-// denied reports a socket that is there and refuses this user.
+// denied reports whether the socket exists and refuses this user.
 func (d DaemonFact) denied() bool {
 	return d.Exists && (errors.Is(d.Err, fs.ErrPermission) || errors.Is(d.Err, syscall.EACCES))
 }
@@ -328,8 +327,8 @@ func container(env Env) string {
 	return ""
 }
 
-// kvmClosed reports whether QEMU's user, who is in group kvm, cannot open a
-// /dev/kvm that is there. udev sees to that where it runs.
+// kvmClosed reports whether QEMU's user, who is in group kvm, cannot open an existing /dev/kvm.
+// Where udev runs, it sets the permissions.
 func kvmClosed(env Env) bool {
 	if _, err := env.Stat("/run/udev"); err == nil {
 		return false
@@ -346,7 +345,7 @@ func kvmClosed(env Env) bool {
 	return ok && (int(sys.Gid) != gid || sys.Mode&0o060 != 0o060)
 }
 
-// groupLists reports whether /etc/group names a member of a group.
+// groupLists reports whether /etc/group lists a user as a member of a group.
 func groupLists(env Env, group, user string) bool {
 	b, err := env.Head("/etc/group", 1<<20)
 	if err != nil || user == "" {
@@ -360,7 +359,7 @@ func groupLists(env Env, group, user string) bool {
 	return false
 }
 
-// groupID looks a group up in /etc/group (group(5)).
+// groupID finds a group's ID in /etc/group (group(5)).
 func groupID(env Env, name string) (int, bool) {
 	b, err := env.Head("/etc/group", 1<<20)
 	if err != nil {
@@ -375,8 +374,8 @@ func groupID(env Env, name string) (int, bool) {
 	return 0, false
 }
 
-// shellWord takes off the quotes a shell would: os-release(5) is a list of
-// assignments, in double quotes with a backslash before ", $, ` and itself.
+// shellWord removes the quotes a shell would remove: os-release(5) is a list of assignments, whose
+// double quotes have a backslash before ", $, ` and \.
 func shellWord(v string) string {
 	if len(v) < 2 || v[0] != v[len(v)-1] || v[0] != '"' && v[0] != '\'' {
 		return v

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// fakeEnv is a machine made of files.
+// fakeEnv is a machine made of file contents.
 type fakeEnv struct {
 	files   map[string]string
 	execs   []string
@@ -30,8 +30,8 @@ type fakeEnv struct {
 	groups   []int
 	getenv   map[string]string
 	now      time.Time
-	built    time.Time // of aivm's own file; zero: there is none
-	unsynced error     // errUnsynced, or why nobody knows
+	built    time.Time // time of aivm's program file; zero: no such file
+	unsynced error     // errUnsynced, or the error of asking
 	makeKVM  error
 	outputs  map[string]string // by program
 }
@@ -131,7 +131,7 @@ var allExecs = []string{
 	"/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_storage.so",
 }
 
-// full is a machine that lacks nothing.
+// full is a machine with everything installed.
 func full() fakeEnv {
 	return fakeEnv{
 		files: map[string]string{
@@ -152,8 +152,7 @@ func full() fakeEnv {
 	}
 }
 
-// routes is /proc/net/route with these lines of interface, destination, mask and
-// metric.
+// routes returns /proc/net/route with these lines of interface, destination, mask and metric.
 func routes(lines ...string) string {
 	s := "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
 	for _, l := range lines {
@@ -163,7 +162,7 @@ func routes(lines ...string) string {
 	return s
 }
 
-// bare is the same machine before anything was installed.
+// bare is the same machine with nothing installed.
 func bare(osRelease string) fakeEnv {
 	f := full()
 	f.execs = nil
@@ -178,11 +177,11 @@ func TestObserveThisMachine(t *testing.T) {
 	env := OSEnv()
 	f := Observe(env)
 	if f.CPUs < 1 || f.MemErr != nil || f.MemTotalMB < 100 || f.MemAvailMB > f.MemTotalMB || f.Kernel == "" || f.OS.ID == "" {
-		t.Errorf("this machine is not seen: %+v", f)
+		t.Errorf("facts of this machine are missing: %+v", f)
 	}
 	dir := filepath.Join(t.TempDir(), "not", "yet")
 	if n, err := f.DiskFreeGB(dir); err != nil || n < 0 {
-		t.Errorf("free space at a directory to be made: %d, %v", n, err)
+		t.Errorf("free space at a directory that does not exist yet: %d, %v", n, err)
 	}
 	if n := testing.AllocsPerRun(1, func() { Observe(env) }); n > 5000 {
 		t.Errorf("Observe allocates %v times: it is on the warm path", n)

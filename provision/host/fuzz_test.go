@@ -7,14 +7,14 @@ import (
 	"testing"
 )
 
-// shellValue writes a value as os-release(5) has it: quoted, with a backslash
-// before what a shell would take for more than itself.
+// shellValue quotes a value for os-release(5), with a backslash before characters that are special
+// to a shell.
 func shellValue(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "$", `\$`, "`", "\\`").Replace(s) + `"`
 }
 
-// FuzzOSRelease: what a distribution says of itself is read as a shell would,
-// and whatever stands there gives a family of packages, or none.
+// FuzzOSRelease checks that a distribution's values are read as a shell would read them, and that
+// any content gives a family of packages or none.
 func FuzzOSRelease(f *testing.F) {
 	f.Add([]byte("ID=debian\nVERSION_ID=\"12\"\nPRETTY_NAME='Debian GNU/Linux 12'\n#ID=x\n"), "Debian \"12\" $x")
 	f.Add([]byte("ID=\"ubuntu\"\r\nID_LIKE=debian\r\n"), "`x` \\")
@@ -27,7 +27,7 @@ func FuzzOSRelease(f *testing.F) {
 		}
 		for _, v := range []string{o.ID, o.Version, o.Codename, o.Name} {
 			if strings.ContainsAny(v, "\n") {
-				t.Errorf("%q goes over a line", v)
+				t.Errorf("%q contains a line break", v)
 			}
 		}
 		if strings.ContainsAny(value, "\n\r\x00") {
@@ -40,8 +40,8 @@ func FuzzOSRelease(f *testing.F) {
 	})
 }
 
-// FuzzNftRules: rules of anybody's are read to their end, circles of jumps too,
-// and a chain is accused only if it is there and drops by its policy.
+// FuzzNftRules checks that parsing terminates on any rules, also on circular jumps, and that
+// blocked returns only existing chains with the policy drop.
 func FuzzNftRules(f *testing.F) {
 	f.Add([]byte(`{"nftables":[{"metainfo":{}},{"table":{"family":"ip","name":"filter"}},{"chain":{"family":"ip","table":"filter","name":"FORWARD","hook":"forward","policy":"drop"}},`+
 		`{"chain":{"family":"ip","table":"filter","name":"DOCKER-USER"}},{"rule":{"family":"ip","table":"filter","chain":"FORWARD","expr":[{"jump":{"target":"DOCKER-USER"}}]}},`+
@@ -57,10 +57,10 @@ func FuzzNftRules(f *testing.F) {
 		}
 		for _, c := range r.blocked(bridge) {
 			if c.Policy != "drop" || c.Hook != "forward" && c.Hook != "input" {
-				t.Errorf("%+v is accused", c)
+				t.Errorf("%+v does not drop packets", c)
 			}
 			if r.owner(c) == "" {
-				t.Errorf("%+v is nobody's", c)
+				t.Errorf("%+v has no owner", c)
 			}
 		}
 	})

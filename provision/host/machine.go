@@ -8,20 +8,20 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// machineFact is what kind of machine this is, as far as VMs care.
+// machineFact says what kind of machine the host is, as far as it matters for VMs.
 type machineFact struct {
-	Sandbox    string // "toolbox", "distrobox", "flatpak": a shell inside something on the real system
-	Guest      bool   // the CPU says that it is a VM's
+	Sandbox    string // "toolbox", "distrobox", "flatpak": the shell runs inside one of these
+	Guest      bool   // the CPU flags say that the host is a VM
 	Maker      string // "VMware, Inc. VMware Virtual Platform"
-	Nested     string // kvm_intel's or kvm_amd's parameter: "Y", "1", "N", "0"; "" where there is none
+	Nested     string // parameter "nested" of kvm_intel or kvm_amd: "Y", "1", "N", "0"; "" if there is none
 	NestedFile string
 	CapsKnown  bool
-	Lacks      []string // capabilities nobody in this container can get
-	UserNS     bool     // user ids are mapped: a rootless container
+	Lacks      []string // needed capabilities that no process in this container can get
+	UserNS     bool     // user IDs are mapped: a rootless container
 	WSL1       bool
 }
 
-// capabilities that shares and networks need (linux/capability.h).
+// capabilities lists the ones that shared folders and networks need (linux/capability.h).
 var capabilities = []struct {
 	bit  uint
 	name string
@@ -79,7 +79,8 @@ func machine(env Env, f Facts) machineFact {
 	if w := strings.Fields(word("/proc/self/uid_map")); len(w) >= 3 {
 		m.UserNS = w[0] != "0" || w[1] != "0" || w[2] != "4294967295"
 	}
-	// WSL 1 calls itself "4.4.0-19041-Microsoft", WSL 2 "...-microsoft-standard-WSL2".
+	// The kernel release of WSL 1 is "4.4.0-19041-Microsoft", that of WSL 2
+	// "...-microsoft-standard-WSL2".
 	m.WSL1 = f.WSL && strings.HasSuffix(f.Kernel, "-Microsoft")
 	return m
 }
@@ -87,8 +88,8 @@ func machine(env Env, f Facts) machineFact {
 func checkSystem(f Facts, x Examination) Check {
 	c := Check{ID: "system", Label: "System", State: OK, Detail: f.OS.Name}
 	m := x.Machine
-	c.saw("/etc/os-release: ID=%s VERSION_ID=%s", f.OS.ID, f.OS.Version)
-	c.saw("kernel %s, %s", f.Kernel, f.Arch)
+	c.addEvidence("/etc/os-release: ID=%s VERSION_ID=%s", f.OS.ID, f.OS.Version)
+	c.addEvidence("kernel %s, %s", f.Kernel, f.Arch)
 	if f.WSL {
 		c.Detail += ", inside WSL"
 	}
@@ -102,46 +103,45 @@ func checkSystem(f Facts, x Examination) Check {
 		}
 	}
 	if f.Container != "" && m.CapsKnown {
-		c.saw("/proc/self/status, CapBnd: lacks of what is needed %s", orNothing(strings.Join(m.Lacks, ", ")))
+		c.addEvidence("/proc/self/status, CapBnd: needed and missing: %s", orNothing(strings.Join(m.Lacks, ", ")))
 	}
 	switch {
 	case f.Arch != "amd64":
-		c.State, c.Detail = Bad, "aivm makes x86-64 VMs only so far, and this machine is "+f.Arch
-		c.Fix = []string{"run aivm on an x86-64 machine; its VMs are reached over SSH from anywhere"}
+		c.State, c.Detail = Bad, "aivm supports x86-64 only, and this machine is "+f.Arch
+		c.Fix = []string{"run aivm on an x86-64 machine; its VMs can be reached over SSH"}
 	case m.WSL1:
 		c.State, c.Detail = Bad, c.Detail+": WSL 1 has no Linux kernel, so no KVM, no mounts and no networks for VMs"
 		c.Fix = []string{"in PowerShell: wsl.exe --set-version DISTRIBUTION 2"}
 	case m.Sandbox != "":
 		c.State = Bad
-		c.Detail += ": this shell is inside a " + m.Sandbox + ", and libvirt, KVM and mounts belong to the system outside"
-		c.Fix = []string{"run aivm outside of it: " + map[string]string{
+		c.Detail += ": this shell runs inside a " + m.Sandbox + ", but libvirt, KVM and mounts belong to the system outside it"
+		c.Fix = []string{"run aivm outside it: " + map[string]string{
 			"flatpak": "in a terminal of the system, not of the flatpak", "toolbox": "exit", "distrobox": "exit",
 		}[m.Sandbox]}
 	case f.Container != "" && !f.WSL && m.UserNS:
 		c.State = Bad
-		c.Detail += ": it is rootless (user ids are mapped), and mounts for shared folders cannot be made in it"
-		c.Fix = []string{"run aivm on the host, or in a container of root with --privileged"}
+		c.Detail += ": it is rootless (user IDs are mapped), so it cannot make the mounts of shared folders"
+		c.Fix = []string{"run aivm on the host, or in a rootful container with --privileged"}
 	case f.Container != "" && len(m.Lacks) > 0:
 		c.State = Bad
-		c.Detail += ": nobody in it can get " + strings.Join(m.Lacks, " and ") + ", which networks and shared folders need"
+		c.Detail += ": no process in it can have " + strings.Join(m.Lacks, " and ") + ", which networks and shared folders need"
 		c.Fix = []string{"start the container with --privileged, or run aivm on the host"}
 	case f.OSErr != nil:
 		c.State, c.Detail = Unknown, f.OSErr.Error()
 	case f.WSL && !f.Systemd:
-		c.Detail += ", without systemd: libvirt has to be started again after each start of WSL, which aivm does"
+		c.Detail += ", without systemd: aivm starts libvirt again after each start of WSL"
 		c.Fix = []string{"in /etc/wsl.conf: [boot] systemd=true; then in PowerShell: wsl.exe --shutdown"}
 	default:
 		if _, missing := Missing(f, Need{}); len(missing) > 0 {
 			if _, err := install(f, missing); err != nil {
-				c.Detail += ": packages have to be installed by hand"
+				c.Detail += ": packages must be installed manually"
 			}
 		}
 	}
 	return c
 }
 
-// nestedBy is how nested virtualisation is switched on, by what the machine's
-// maker calls itself.
+// nestedBy tells how to enable nested virtualisation, by the vendor name of the machine.
 var nestedBy = []struct{ maker, how string }{
 	{"Microsoft", "on the Hyper-V host: Set-VMProcessor -VMName NAME -ExposeVirtualizationExtensions $true"},
 	{"VMware", "in VMware: the VM's processor settings, \"Virtualize Intel VT-x/EPT or AMD-V/RVI\""},
@@ -161,11 +161,10 @@ func howNested(m machineFact) string {
 			return n.how
 		}
 	}
-	return "where this machine is managed: give it nested virtualisation"
+	return "where this machine is managed: enable nested virtualisation for it"
 }
 
-// emulationCost is what was measured with emulated guests beside one with KVM's
-// usual times.
+// emulationCost was measured: emulated guests against usual times with KVM.
 const emulationCost = "about ten times slower than with KVM: about a minute to the first login instead of some seconds, a login takes 1.5 s instead of 0.1 s"
 
 func checkAccel(f Facts, x Examination) Check {
@@ -174,7 +173,7 @@ func checkAccel(f Facts, x Examination) Check {
 	if flags == "" {
 		flags = "neither vmx nor svm"
 	}
-	c.saw("/proc/cpuinfo: %s", flags)
+	c.addEvidence("/proc/cpuinfo: %s", flags)
 	emulated := func(state State, why string, fix ...string) Check {
 		c.State, c.Detail, c.Fix = state, why+"; VMs are emulated, "+emulationCost, fix
 		return c
@@ -186,18 +185,18 @@ func checkAccel(f Facts, x Examination) Check {
 		if f.KVM.Reason != "" {
 			c.Detail += "; " + f.KVM.Reason
 		} else {
-			c.saw("/dev/kvm: opens, and makes a VM")
+			c.addEvidence("/dev/kvm: opens, and can create a VM")
 		}
 		if f.KVMClosed {
-			c.State, c.Detail = Bad, c.Detail+"; but /dev/kvm is closed to QEMU's user (group kvm), and no udev opens it: libvirt takes minutes over each VM"
+			c.State, c.Detail = Bad, c.Detail+"; but QEMU's user (group kvm) cannot open /dev/kvm, and no udev changes that: libvirt takes minutes for each VM"
 			c.Fix = []string{"sudo chgrp kvm /dev/kvm && sudo chmod 0660 /dev/kvm"}
 		}
 		return c
 	case f.KVM.Usable:
-		c.saw("/dev/kvm: %v", x.MakeKVM)
-		c.State, c.Detail = Bad, fmt.Sprintf("the CPU has %s and /dev/kvm opens, but no VM can be made with it (%v)", flags, x.MakeKVM)
+		c.addEvidence("/dev/kvm: %v", x.MakeKVM)
+		c.State, c.Detail = Bad, fmt.Sprintf("the CPU has %s and /dev/kvm opens, but KVM cannot create a VM (%v)", flags, x.MakeKVM)
 		if isBusy(x.MakeKVM) {
-			c.Detail += ": another hypervisor (VirtualBox, VMware) holds the CPU's virtualisation"
+			c.Detail += ": another hypervisor (VirtualBox, VMware) is using the CPU's virtualisation"
 			c.Fix = []string{"shut down the VMs of VirtualBox or VMware"}
 		} else {
 			c.Fix = []string{"sudo dmesg | grep -i kvm"}
@@ -207,49 +206,49 @@ func checkAccel(f Facts, x Examination) Check {
 		if f.Container != "" {
 			return emulated(Bad, "the CPU has "+flags+", but the container has no /dev/kvm", "start the container with --device /dev/kvm")
 		}
-		return emulated(Bad, "the CPU has "+flags+", but there is no /dev/kvm: the kernel's module is not loaded",
-			"sudo modprobe "+module, "if it says \"Operation not supported\": switch on virtualisation in the firmware")
+		return emulated(Bad, "the CPU has "+flags+", but there is no /dev/kvm: the kernel module is not loaded",
+			"sudo modprobe "+module, "if it prints \"Operation not supported\": enable virtualisation in the firmware")
 	case len(f.CPUFlags) > 0:
 		return emulated(Bad, f.KVM.Reason, "ls -l /dev/kvm", "sudo modprobe "+module)
 	case strings.Contains(f.KVM.Reason, "could not be read"):
 		return emulated(Unknown, f.KVM.Reason)
 	case f.WSL:
-		return emulated(OK, "WSL gives this machine no virtualisation",
+		return emulated(OK, "WSL provides no nested virtualisation",
 			"in %UserProfile%\\.wslconfig: [wsl2] nestedVirtualization=true (Windows 11); then in PowerShell: wsl.exe --shutdown")
 	case x.Machine.Guest:
 		return emulated(OK, "this machine is itself a VM, without nested virtualisation", howNested(x.Machine))
 	}
-	// Emulation works; it is a cost, not a fault.
-	return emulated(OK, f.KVM.Reason, "switch on Intel VT-x or AMD-V in the firmware, or nested virtualisation where this machine is a VM")
+	// Emulation works; it is slow, but not a fault.
+	return emulated(OK, f.KVM.Reason, "enable Intel VT-x or AMD-V in the firmware, or nested virtualisation if this machine is a VM")
 }
 
-// checkNested tells about virtualisation in two directions: this machine in
-// another, and VMs in its VMs.
+// checkNested reports nested virtualisation in two directions: the host inside a VM, and VMs inside
+// aivm's VMs.
 func checkNested(f Facts, x Examination) Check {
-	c := Check{ID: "nested", Label: "Nested virtualisation", State: Skipped, Detail: "without KVM there is none"}
+	c := Check{ID: "nested", Label: "Nested virtualisation", State: Skipped, Detail: "none without KVM"}
 	m := x.Machine
 	if m.Guest {
-		c.saw("/proc/cpuinfo: hypervisor")
+		c.addEvidence("/proc/cpuinfo: hypervisor")
 	}
 	if !f.KVM.Usable {
 		return c
 	}
 	c.State = OK
-	here := "this machine is real"
+	here := "this machine is not a VM"
 	if m.Guest {
-		here = "this machine is a VM that may have VMs"
+		here = "this machine is a VM with nested virtualisation"
 	}
 	switch m.Nested {
 	case "":
-		c.State, c.Detail = Unknown, here+"; whether VMs can have VMs of their own is not known: neither kvm_intel nor kvm_amd says so"
+		c.State, c.Detail = Unknown, here+"; whether its VMs can use KVM too is unknown: neither kvm_intel nor kvm_amd has the parameter nested"
 		return c
 	case "N", "0":
-		c.Detail = here + "; VMs in VMs are switched off, which only matters if you want to use KVM inside a guest"
+		c.Detail = here + "; nested virtualisation is off for its VMs, which matters only if you want to use KVM in a guest"
 		mod := strings.Split(m.NestedFile, "/")[3]
 		c.Fix = []string{"echo options " + mod + " nested=1 | sudo tee /etc/modprobe.d/aivm-nested.conf, then restart the machine"}
 	default:
-		c.Detail = here + "; a VM can use KVM itself"
+		c.Detail = here + "; its VMs can use KVM too"
 	}
-	c.saw("%s: %s", m.NestedFile, m.Nested)
+	c.addEvidence("%s: %s", m.NestedFile, m.Nested)
 	return c
 }

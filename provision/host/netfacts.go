@@ -16,22 +16,22 @@ import (
 	"aivm.dev/aivm/internal/plan"
 )
 
-// netFact is what stands between a guest and its network, besides libvirt.
+// netFact holds what affects a guest's packets on the host, besides libvirt.
 type netFact struct {
-	Docker    string           // what shows that Docker runs here, "" if nothing does
-	UFW       plan.Known[bool] // switched on
+	Docker    string           // the path that shows that Docker runs, "" if it does not
+	UFW       plan.Known[bool] // enabled
 	Firewalld bool             // runs
 	Zone      bool             // firewalld knows libvirt's zone
-	Backend   string           // of libvirt's networks: "iptables", "nftables", "" not known
-	BridgeNF  bool             // bridged frames pass iptables too
-	Bridges   []string         // of networks that run
+	Backend   string           // firewall backend of libvirt's networks: "iptables", "nftables", "" unknown
+	BridgeNF  bool             // bridged frames go through iptables too
+	Bridges   []string         // bridges of active networks
 	Ruleset   *plan.Known[ruleset]
 	Tunnels   []tunnel
 	Default   string // interface of the default route
 	RoutesErr error
 }
 
-// tunnel is an interface of a VPN.
+// tunnel is a network interface of a VPN.
 type tunnel struct {
 	Name, Kind string
 	MTU        int
@@ -46,7 +46,7 @@ func netFacts(env Env) netFact {
 		}
 	}
 	n.UFW = assigned(env, "/etc/ufw/ufw.conf", "ENABLED", "yes")
-	// systemd starts it without a pid file; its control group is there while it runs.
+	// systemd starts it without a pid file; its control group exists while it runs.
 	n.Firewalld = there("/run/firewalld.pid") || there("/sys/fs/cgroup/system.slice/firewalld.service") || there("/sys/fs/cgroup/systemd/system.slice/firewalld.service")
 	n.Zone = there("/usr/lib/firewalld/zones/libvirt.xml") || there("/etc/firewalld/zones/libvirt.xml")
 	if b, err := env.Head("/proc/sys/net/bridge/bridge-nf-call-iptables", 8); err == nil {
@@ -58,9 +58,9 @@ func netFacts(env Env) netFact {
 	return n
 }
 
-// with adds what libvirt and root said. libvirt makes its rules with iptables
-// before 10.4, the first release that knows another backend (libvirt's news).
-func (n netFact) with(a Asked) netFact {
+// with adds what libvirt and root reported. libvirt before 10.4 always uses iptables: 10.4 is the
+// first release with another backend (libvirt's release notes).
+func (n netFact) with(a CallerFacts) netFact {
 	n.Bridges = a.Bridges
 	if n.Backend == "" && a.Libvirt != nil && a.Libvirt.Err == nil && older(a.Libvirt.Value.Library, 10, 4) {
 		n.Backend = "iptables"
@@ -78,7 +78,7 @@ func (n netFact) with(a Asked) netFact {
 	return n
 }
 
-// assigned reports whether a shell-like file gives a variable this value.
+// assigned reports whether a file of shell assignments sets a variable to this value.
 func assigned(env Env, path, name, value string) plan.Known[bool] {
 	b, err := env.Head(path, 1<<16)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -95,7 +95,7 @@ func assigned(env Env, path, name, value string) plan.Known[bool] {
 	return plan.Yes(false)
 }
 
-// configuredBackend is how libvirt was told to make its networks' rules.
+// configuredBackend returns the firewall backend that libvirt's configuration sets, or "".
 func configuredBackend(env Env) string {
 	if b, err := env.Head("/etc/libvirt/network.conf", 1<<16); err == nil {
 		for line := range strings.Lines(string(b)) {
@@ -107,8 +107,8 @@ func configuredBackend(env Env) string {
 	return ""
 }
 
-// tunnels are the interfaces of VPNs: WireGuard's, and what programs made with
-// /dev/net/tun to carry packets (IFF_TUN; the taps of VMs carry frames).
+// tunnels returns the network interfaces of VPNs: WireGuard's, PPP, and those that programs create
+// with /dev/net/tun to carry packets (IFF_TUN; the taps of VMs carry frames).
 func tunnels(env Env) []tunnel {
 	names, err := env.ReadDir("/sys/class/net")
 	if err != nil {
@@ -143,8 +143,8 @@ func tunnels(env Env) []tunnel {
 	return out
 }
 
-// defaultRoute is the interface of the default route with the lowest metric,
-// or of the pair 0.0.0.0/1 and 128.0.0.0/1 with which OpenVPN covers it.
+// defaultRoute returns the interface of the default route with the lowest metric, or of the pair
+// 0.0.0.0/1 and 128.0.0.0/1 with which OpenVPN overrides it.
 func defaultRoute(env Env) (string, error) {
 	b, err := env.Head("/proc/net/route", 1<<20)
 	if err != nil {
@@ -175,21 +175,21 @@ func defaultRoute(env Env) (string, error) {
 	return best, nil
 }
 
-// ruleset is nftables' own, as far as it keeps packets away.
+// ruleset holds the nftables rules that can drop packets.
 type ruleset struct {
-	tables []string
-	chains []chain
-	named  map[string]chain  // the chains by key
-	rules  map[string][]rule // of a chain, by key
+	tables     []string
+	chains     []chain
+	chainByKey map[string]chain  // chains by key
+	rules      map[string][]rule // rules by key of their chain
 }
 
-// rule is one rule: its JSON without spaces, and the chains it goes to.
+// rule is one rule: its JSON without spaces, and the chains it jumps to.
 type rule struct {
 	expr string
 	to   []string
 }
 
-// targetRE finds the chains of "jump" and "goto".
+// targetRE finds the target chains of "jump" and "goto".
 var targetRE = lazyre.New(`"target":"([^"]*)"`)
 
 type chain struct {
@@ -213,21 +213,21 @@ func parseRuleset(b []byte) (ruleset, error) {
 		}
 	}
 	if err := json.Unmarshal(b, &doc); err != nil {
-		return ruleset{}, fmt.Errorf("the answer of nft is not understood: %w", err)
+		return ruleset{}, fmt.Errorf("cannot parse the output of nft: %w", err)
 	}
-	r := ruleset{named: map[string]chain{}, rules: map[string][]rule{}}
+	r := ruleset{chainByKey: map[string]chain{}, rules: map[string][]rule{}}
 	for _, o := range doc.Nftables {
 		switch {
 		case o.Table != nil:
 			r.tables = append(r.tables, o.Table.Name)
 		case o.Chain != nil:
 			r.chains = append(r.chains, *o.Chain)
-			r.named[o.Chain.key()] = *o.Chain
+			r.chainByKey[o.Chain.key()] = *o.Chain
 		case o.Rule != nil:
 			k := chain{Family: o.Rule.Family, Table: o.Rule.Table, Name: o.Rule.Chain}.key()
 			var expr bytes.Buffer
 			if err := json.Compact(&expr, o.Rule.Expr); err != nil {
-				return ruleset{}, fmt.Errorf("the answer of nft is not understood: %w", err)
+				return ruleset{}, fmt.Errorf("cannot parse the output of nft: %w", err)
 			}
 			one := rule{expr: expr.String()}
 			if m := targetRE.FindStringSubmatch(one.expr); m != nil {
@@ -239,9 +239,8 @@ func parseRuleset(b []byte) (ruleset, error) {
 	return r, nil
 }
 
-// blocked are the chains that drop what no rule of theirs lets through, and in
-// which no rule is about the bridge: a packet accepted in another table is
-// still dropped there (nft(8), base chains).
+// blocked returns the chains with the policy drop in which no rule names the bridge: a packet that
+// another table accepts is still dropped there (nft(8), base chains).
 func (r ruleset) blocked(bridge string) []chain {
 	var out []chain
 	for _, c := range r.chains {
@@ -249,16 +248,15 @@ func (r ruleset) blocked(bridge string) []chain {
 		if !routed || c.Policy != "drop" || (c.Family != "ip" && c.Family != "inet") || strings.HasPrefix(c.Table, "aivm") {
 			continue
 		}
-		if !r.about(c, bridge, map[string]bool{}) {
+		if !r.mentions(c, bridge, map[string]bool{}) {
 			out = append(out, c)
 		}
 	}
 	return out
 }
 
-// about reports whether a rule of the chain, or of one it jumps to, names the
-// bridge.
-func (r ruleset) about(c chain, bridge string, seen map[string]bool) bool {
+// mentions reports whether a rule of the chain, or of a chain it jumps to, names the bridge.
+func (r ruleset) mentions(c chain, bridge string, seen map[string]bool) bool {
 	if seen[c.key()] {
 		return false
 	}
@@ -268,8 +266,8 @@ func (r ruleset) about(c chain, bridge string, seen map[string]bool) bool {
 			return true
 		}
 		for _, name := range one.to {
-			to, ok := r.named[chain{Family: c.Family, Table: c.Table, Name: name}.key()]
-			if ok && r.about(to, bridge, seen) {
+			to, ok := r.chainByKey[chain{Family: c.Family, Table: c.Table, Name: name}.key()]
+			if ok && r.mentions(to, bridge, seen) {
 				return true
 			}
 		}
@@ -277,8 +275,7 @@ func (r ruleset) about(c chain, bridge string, seen map[string]bool) bool {
 	return false
 }
 
-// namesBridge finds an interface's name in a rule, or one with a wildcard that
-// fits it.
+// namesBridge reports whether a rule names an interface, also by a matching wildcard.
 func namesBridge(rule, bridge string) bool {
 	for part := range strings.SplitSeq(rule, `"`) {
 		if pre, wild := strings.CutSuffix(part, "*"); part == bridge || wild && pre != "" && strings.HasPrefix(bridge, pre) {
@@ -288,7 +285,7 @@ func namesBridge(rule, bridge string) bool {
 	return false
 }
 
-// owner says whose a chain is.
+// owner returns the program a chain belongs to, or its table.
 func (r ruleset) owner(c chain) string {
 	var all strings.Builder
 	for _, k := range r.chains {

@@ -8,26 +8,26 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Need says what the machine is wanted for, beyond running VMs.
+// Need says what the host has to support beyond running VMs.
 type Need struct {
 	Image bool // building a guest image from packages
 }
 
-// Action ids of this package.
+// The action IDs of this package.
 const (
 	PackagesID = "host.packages"
-	ServiceID  = "host.service." // and the daemon's name
-	// KVMDeviceID is the action that opens /dev/kvm to QEMU's user.
+	ServiceID  = "host.service." // + the daemon's name
+	// KVMDeviceID is the action that lets QEMU's user open /dev/kvm.
 	KVMDeviceID = "host.kvm-device"
 	timing      = "host"
 )
 
-// Plan returns what has to be done before a VM can be made here: one action
-// for all packages, one for each daemon that does not run.
+// Plan returns what is missing on the host before a VM can be created: one action for all packages,
+// one for each daemon that is not running.
 func Plan(f Facts, need Need) ([]plan.Action, error) {
 	if f.Arch != "amd64" {
-		return nil, ui.Refused("aivm makes x86-64 VMs only so far, and this machine is %s", f.Arch).
-			Hint(ui.Remark("run aivm on an x86-64 machine; its VMs are reached over SSH from anywhere"))
+		return nil, ui.Refused("aivm supports x86-64 only, and this machine is %s", f.Arch).
+			Hint(ui.Remark("run aivm on an x86-64 machine; its VMs can be reached over SSH"))
 	}
 	actions, err := PlanPackages(f, need)
 	if err != nil {
@@ -37,7 +37,7 @@ func Plan(f Facts, need Need) ([]plan.Action, error) {
 		op := root.KVMDevice{}
 		actions = append(actions, plan.Action{
 			ID:    KVMDeviceID,
-			Why:   "let QEMU's user open /dev/kvm, as udev would: libvirt otherwise takes minutes over each VM",
+			Why:   "let QEMU's user open /dev/kvm, as udev would: without it libvirt takes minutes for each VM",
 			Shows: op.Shows(), Consent: plan.Ask, Root: op, Timing: timing,
 		})
 	}
@@ -45,7 +45,7 @@ func Plan(f Facts, need Need) ([]plan.Action, error) {
 		op := root.Service{Name: name}
 		actions = append(actions, plan.Action{
 			ID:      ServiceID + name,
-			Why:     "start " + name + ", which does not run",
+			Why:     "start " + name + ", which is not running",
 			Shows:   []string{startCommand(f, name)},
 			Consent: plan.None,
 			Root:    op,
@@ -55,7 +55,7 @@ func Plan(f Facts, need Need) ([]plan.Action, error) {
 	return actions, nil
 }
 
-// PlanPackages is the part of Plan that installs: nothing, or one action.
+// PlanPackages returns the part of Plan that installs packages: no action or one.
 func PlanPackages(f Facts, need Need) ([]plan.Action, error) {
 	tools, packages := Missing(f, need)
 	if len(tools) == 0 {
@@ -63,7 +63,7 @@ func PlanPackages(f Facts, need Need) ([]plan.Action, error) {
 	}
 	if fam, _ := lineage(f.OS); need.Image && fam != noFamily && managers[fam] != aptManager {
 		if lacks, _ := Missing(f, Need{}); len(lacks) < len(tools) {
-			return nil, ui.Refused("a guest image is built from Debian's packages with mmdebstrap and apt, which only Debian, Ubuntu and their kin have").
+			return nil, ui.Refused("building a guest image needs mmdebstrap and apt, which only Debian, Ubuntu and their derivatives have").
 				Hint(ui.CmdFor("use a finished image", "aivm image list"), ui.Cmd("aivm vm create --image ubuntu-24.04"), ui.Cmd("aivm host doctor"))
 		}
 	}
@@ -73,7 +73,7 @@ func PlanPackages(f Facts, need Need) ([]plan.Action, error) {
 	}
 	return []plan.Action{{
 		ID:      PackagesID,
-		Why:     "install what this machine lacks (" + plural(len(packages), "package") + ")",
+		Why:     "install " + plural(len(packages), "missing package"),
 		Shows:   op.Shows(),
 		Consent: plan.Ask,
 		Root:    op,
@@ -88,8 +88,8 @@ func plural(n int, what string) string {
 	return strconv.Itoa(n) + " " + what + "s"
 }
 
-// daemons returns those that have to be started. One that refuses this user is
-// running, unless it was started by hand and its pid file says that it is gone.
+// daemons returns the daemons to start. A daemon that refuses this user is running, unless it was
+// started manually and its pid file shows that it has ended.
 func daemons(f Facts) []string {
 	down := func(d DaemonFact) bool { return !d.Connectable && !d.Running && (!d.denied() || !f.Systemd) }
 	var names []string
@@ -115,7 +115,7 @@ func startCommand(f Facts, daemon string) string {
 	return daemon + " -d"
 }
 
-// modular daemons are started by systemd when somebody connects.
+// modular reports whether systemd starts this daemon on a connection to its socket.
 func modular(daemon string) bool {
 	return daemon == "virtqemud" || daemon == "virtnetworkd" || daemon == "virtstoraged"
 }

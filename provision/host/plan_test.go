@@ -24,13 +24,13 @@ func planned(t *testing.T, f Facts, need Need) (ids, packages []string) {
 		if op, ok := a.Root.(root.Packages); ok {
 			packages = op.Names
 			if a.Consent != plan.Ask {
-				t.Error("packages are installed without asking")
+				t.Error("packages are installed without consent")
 			}
 		} else if a.Consent != plan.None {
-			t.Errorf("%s asks", a.ID)
+			t.Errorf("%s asks for consent", a.ID)
 		}
 		if a.Why == "" || len(a.Shows) == 0 {
-			t.Errorf("%s does not say what it is", a.ID)
+			t.Errorf("%s has no text", a.ID)
 		}
 	}
 	return ids, packages
@@ -70,7 +70,7 @@ func TestPlanPackages(t *testing.T) {
 			t.Errorf("%v %v", ids, got)
 		}
 	})
-	t.Run("a tool in an odd place of PATH", func(t *testing.T) {
+	t.Run("a tool in an unusual directory of PATH", func(t *testing.T) {
 		e := full()
 		e.execs = append(slices.DeleteFunc(slices.Clone(allExecs), func(p string) bool { return strings.HasSuffix(p, "/ssh") }), "/opt/bin/ssh")
 		f := Observe(e.env())
@@ -130,21 +130,21 @@ func TestPlanDaemons(t *testing.T) {
 		want    []string
 		command string
 	}{
-		{"systemd, not there", func(e *fakeEnv) { delete(e.files, lsock); delete(e.files, vsock) }, []string{"host.service.libvirtd"}, "systemctl start libvirtd"},
+		{"systemd, no socket", func(e *fakeEnv) { delete(e.files, lsock); delete(e.files, vsock) }, []string{"host.service.libvirtd"}, "systemctl start libvirtd"},
 		{"systemd, dead socket", func(e *fakeEnv) { e.dial = map[string]error{lsock: syscall.ECONNREFUSED} }, []string{"host.service.libvirtd"}, "systemctl start libvirtd"},
 		{"systemd, not for this user", func(e *fakeEnv) { e.dial = map[string]error{lsock: syscall.EACCES, vsock: syscall.EACCES} }, nil, ""},
-		{"by hand, nothing runs", func(e *fakeEnv) {
+		{"no systemd, nothing runs", func(e *fakeEnv) {
 			delete(e.files, "/run/systemd/system/x")
 			delete(e.files, lsock)
 			delete(e.files, vsock)
 		}, []string{"host.service.virtlogd", "host.service.libvirtd"}, "libvirtd -d"},
-		{"by hand, runs, not for this user", func(e *fakeEnv) {
+		{"no systemd, runs, not for this user", func(e *fakeEnv) {
 			delete(e.files, "/run/systemd/system/x")
 			e.dial = map[string]error{lsock: syscall.EACCES, vsock: syscall.EACCES}
 			e.files["/run/libvirtd.pid"], e.files["/run/virtlogd.pid"] = "11\n", "12\n"
 			e.files["/proc/11/comm"], e.files["/proc/12/comm"] = "libvirtd\n", "virtlogd\n"
 		}, nil, ""},
-		{"by hand, killed, its number taken by another", func(e *fakeEnv) {
+		{"no systemd, killed, its PID reused", func(e *fakeEnv) {
 			delete(e.files, "/run/systemd/system/x")
 			e.dial = map[string]error{lsock: fs.ErrPermission}
 			e.files["/run/libvirtd.pid"], e.files["/proc/11/comm"] = "11", "bash\n"

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// realRules has the machine's own nft and iptables make rules in a network
-// namespace, and list them.
+// realRules runs a script with the real nft and iptables in a network namespace, and parses the
+// resulting rules.
 func realRules(t *testing.T, script string) ruleset {
 	t.Helper()
 	argv := []string{"unshare", "-n", "sh", "-c", "set -e\n" + script + "\nexec nft -j list ruleset"}
@@ -30,7 +30,7 @@ func realRules(t *testing.T, script string) ruleset {
 	return r
 }
 
-// What Docker, ufw and libvirt do, with the real programs' spelling of it.
+// The rules of Docker, ufw and libvirt, as the real programs print them.
 func TestRealRulesets(t *testing.T) {
 	const docker = `
 iptables -P FORWARD DROP
@@ -57,12 +57,12 @@ iptables -A ufw-before-input -i lo -j ACCEPT
 		{"Docker", docker, "Docker"},
 		{"Docker, libvirt by iptables", docker + libvirt, ""},
 		{"Docker, libvirt by nftables", docker + libvirtNft, "Docker"},
-		{"Docker, told by the person", docker + "iptables -I DOCKER-USER -i virbr-aivm -j ACCEPT\n", ""},
+		{"Docker, with the user's rule", docker + "iptables -I DOCKER-USER -i virbr-aivm -j ACCEPT\n", ""},
 		{"all of libvirt's bridges", docker + "iptables -I FORWARD -i virbr+ -j ACCEPT\n", ""},
 		{"ufw", ufw, "ufw"},
-		{"ufw, told by the person", ufw + "iptables -N ufw-user-input\niptables -A INPUT -j ufw-user-input\niptables -A ufw-user-input -i virbr-aivm -p udp --dport 67 -j ACCEPT\n", ""},
-		{"a table of one's own", `nft 'table inet mine { chain f { type filter hook forward priority 10; policy drop; iifname "eth0" accept; }; }'`, "table inet mine"},
-		{"ours", `nft 'table inet aivm_x { chain f { type filter hook forward priority 10; policy drop; }; }'`, ""},
+		{"ufw, with the user's rule", ufw + "iptables -N ufw-user-input\niptables -A INPUT -j ufw-user-input\niptables -A ufw-user-input -i virbr-aivm -p udp --dport 67 -j ACCEPT\n", ""},
+		{"the user's table", `nft 'table inet mine { chain f { type filter hook forward priority 10; policy drop; iifname "eth0" accept; }; }'`, "table inet mine"},
+		{"aivm's table", `nft 'table inet aivm_x { chain f { type filter hook forward priority 10; policy drop; }; }'`, ""},
 	} {
 		r := realRules(t, tt.script)
 		var owners []string

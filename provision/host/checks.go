@@ -13,10 +13,10 @@ import (
 
 func isBusy(err error) bool { return errors.Is(err, syscall.EBUSY) }
 
-// lsmFact is what confines QEMU beyond its user.
+// lsmFact says which security modules confine QEMU in addition to its user.
 type lsmFact struct {
 	AppArmor plan.Known[bool]
-	Profiles bool   // libvirt's own profiles are there
+	Profiles bool   // libvirt's AppArmor profiles exist
 	SELinux  string // "", "permissive", "enforcing"
 }
 
@@ -44,29 +44,29 @@ func checkLSM(f Facts, x Examination) Check {
 	c := Check{ID: "security-modules", Label: "AppArmor and SELinux", State: OK}
 	l := x.LSM
 	if l.SELinux == "" && l.AppArmor.Err == nil && !l.AppArmor.Value {
-		c.saw("/sys/module/apparmor and /sys/fs/selinux: not there, or off")
+		c.addEvidence("/sys/module/apparmor and /sys/fs/selinux: absent or off")
 	}
 	switch {
 	case l.SELinux == "enforcing":
-		// Its policies differ by release; only a running VM shows.
+		// SELinux policies differ by release, so only a running VM shows the result.
 		c.State = Unknown
-		c.Detail = "SELinux is enforcing and confines QEMU; whether its policy lets virtiofsd serve your folders shows only when a VM runs"
+		c.Detail = "SELinux is enforcing and confines QEMU; only a running VM shows whether its policy lets virtiofsd serve your folders"
 		c.Fix = []string{"if a shared folder stays empty: sudo ausearch -m avc -ts recent -c virtiofsd"}
-		c.saw("/sys/fs/selinux/enforce: 1")
+		c.addEvidence("/sys/fs/selinux/enforce: 1")
 	case l.AppArmor.Err != nil:
 		c.State, c.Detail = Unknown, "AppArmor: "+l.AppArmor.Err.Error()
 	case l.AppArmor.Value && !l.Profiles && f.Tools["libvirtd"] != "":
-		c.Detail = "AppArmor is on, but libvirt's profiles are not there: QEMU is confined by its user alone"
-		c.saw("/sys/module/apparmor/parameters/enabled: Y")
-		c.saw("/etc/apparmor.d: no profile of libvirt")
+		c.Detail = "AppArmor is on, but libvirt's profiles are missing: QEMU is confined by its user alone"
+		c.addEvidence("/sys/module/apparmor/parameters/enabled: Y")
+		c.addEvidence("/etc/apparmor.d: no libvirt profile")
 	case l.AppArmor.Value:
 		c.Detail = "AppArmor is on: libvirt confines each QEMU to the files of its VM"
-		c.saw("/sys/module/apparmor/parameters/enabled: Y")
+		c.addEvidence("/sys/module/apparmor/parameters/enabled: Y")
 	case l.SELinux == "permissive":
-		c.Detail = "SELinux only notes what it would forbid: QEMU is confined by its user alone"
-		c.saw("/sys/fs/selinux/enforce: 0")
+		c.Detail = "SELinux is permissive and only logs: QEMU is confined by its user alone"
+		c.addEvidence("/sys/fs/selinux/enforce: 0")
 	default:
-		c.Detail = "neither is on: QEMU is confined by its user alone"
+		c.Detail = "neither is active: QEMU is confined by its user alone"
 	}
 	return c
 }
@@ -75,29 +75,29 @@ func checkClock(f Facts, x Examination) Check {
 	c := Check{ID: "clock", Label: "Clock", State: OK}
 	k := x.Clock
 	now := k.Now.UTC().Format("2006-01-02 15:04 MST")
-	c.saw("it is %s by this machine's clock", now)
+	c.addEvidence("this machine's clock: %s", now)
 	sync := []string{"sudo timedatectl set-ntp true"}
 	if !f.Systemd {
 		sync = []string{"run an NTP client, such as chrony"}
 	}
 	if f.Container != "" || f.WSL {
-		sync = []string{"see to the clock of the machine this one runs on"}
+		sync = []string{"synchronise the clock of the machine that hosts this one"}
 	}
 	switch {
 	case !k.Built.IsZero() && k.Built.Sub(k.Now) > 24*time.Hour:
 		c.State = Bad
-		c.Detail = fmt.Sprintf("it is %s by this machine, but aivm's own file is from %s: certificates and packages will be refused, here and in VMs", now, k.Built.UTC().Format(time.DateOnly))
+		c.Detail = fmt.Sprintf("the clock shows %s, but the aivm program file is from %s: certificates and packages will be refused, on this machine and in VMs", now, k.Built.UTC().Format(time.DateOnly))
 		c.Fix = sync
 	case k.Synced.Err != nil:
-		c.State, c.Detail = Unknown, fmt.Sprintf("the kernel does not say whether its clock is kept in step: %v", k.Synced.Err)
+		c.State, c.Detail = Unknown, fmt.Sprintf("cannot tell whether the clock is synchronised: %v", k.Synced.Err)
 	case !k.Synced.Value:
 		c.State = Unknown
-		c.Detail = "nothing keeps the kernel's clock in step, so whether " + now + " is right is not known; VMs start with it"
+		c.Detail = "the clock is not synchronised, so " + now + " may be wrong; VMs start with the same time"
 		c.Fix = sync
-		c.saw("adjtimex: unsynchronised")
+		c.addEvidence("adjtimex: unsynchronised")
 	default:
-		c.Detail = "kept in step (" + now + ")"
-		c.saw("adjtimex: synchronised")
+		c.Detail = "synchronised (" + now + ")"
+		c.addEvidence("adjtimex: synchronised")
 	}
 	return c
 }
@@ -113,37 +113,37 @@ func checkVirtiofsd(f Facts, x Examination) Check {
 			c.Fix = FixPackages(f, missing)
 		}
 	case x.Virtiofs.Err != nil && strings.Contains(x.Virtiofs.Value, "setgroups"):
-		// It gives up its groups before it reads its options, which only root may.
-		c.State, c.Detail = OK, "QEMU's own in C, which tells its version to root alone"
+		// The C virtiofsd drops its groups before it reads its options, which only root may do.
+		c.State, c.Detail = OK, "QEMU's C implementation, which prints its version only for root"
 		if x.Libvirt != nil && x.Libvirt.Err == nil {
 			c.Detail += "; QEMU is " + x.Libvirt.Value.QEMU
 		}
 	case x.Virtiofs.Err != nil:
 		c.State, c.Detail = Unknown, fmt.Sprintf("%s --version: %v", path, x.Virtiofs.Err)
 	case !strings.HasPrefix(first, "virtiofsd "):
-		c.State, c.Detail = Unknown, fmt.Sprintf("%s calls itself %q", path, first)
+		c.State, c.Detail = Unknown, fmt.Sprintf("%s --version prints %q", path, first)
 	case strings.HasPrefix(first, "virtiofsd version"):
-		c.State, c.Detail = OK, first+", QEMU's own in C"
+		c.State, c.Detail = OK, first+", QEMU's C implementation"
 	default:
 		c.State, c.Detail = OK, first
 	}
 	if path != "" {
-		c.saw("%s --version: %s", path, first)
+		c.addEvidence("%s --version: %s", path, first)
 	}
 	return c
 }
 
-// mapsOwners are the file systems whose mounts can map owners, and since which
-// kernel (FS_ALLOW_IDMAP in the kernel's sources).
+// mapsOwners holds the file systems whose mounts can map owners, with the kernel version that added
+// it (FS_ALLOW_IDMAP in the kernel's sources).
 var mapsOwners = map[string][2]int{
 	"ext4": {5, 12}, "xfs": {5, 12}, "vfat": {5, 12}, "btrfs": {5, 15}, "ntfs3": {5, 15}, "f2fs": {5, 18},
 	"overlay": {5, 19}, "squashfs": {6, 2}, "tmpfs": {6, 3}, "cephfs": {6, 7}, "ceph": {6, 7}, "bcachefs": {6, 7},
 }
 
-// noOwners are those that cannot.
+// noOwners holds the file systems that cannot.
 var noOwners = map[string]bool{"nfs": true, "nfs4": true, "cifs": true, "smb3": true, "9p": true, "ecryptfs": true, "drvfs": true, "afs": true, "vboxsf": true}
 
-// idmapKernel: owners of a mount are mapped by mount_setattr(2) with
+// idmapKernel is the first kernel that maps the owners of a mount: mount_setattr(2) with
 // MOUNT_ATTR_IDMAP.
 const idmapKernel = "Linux 5.12"
 
@@ -151,59 +151,58 @@ func checkKernel(f Facts, x Examination) Check {
 	c := Check{ID: "kernel", Label: "Kernel", State: OK, Detail: f.Kernel + ", can map the owners of a shared folder"}
 	if f.IDMapErr != nil || older(f.Kernel, 5, 12) {
 		c.State = Bad
-		c.Detail = f.Kernel + " cannot map the owners of a shared folder: files the guest's root makes there belong to root here"
+		c.Detail = f.Kernel + " cannot map the owners of a shared folder: files that the guest's root creates there belong to root on this machine"
 		c.Fix = []string{"use " + idmapKernel + " or newer, or share folders in git mode"}
 		return c
 	}
-	c.saw("mount_setattr: there")
+	c.addEvidence("mount_setattr: supported")
 	fs := x.HomeFS.Value
 	since, known := mapsOwners[fs]
 	cannot := noOwners[fs] || strings.HasPrefix(fs, "fuse")
 	switch {
 	case x.HomeFS.Err != nil:
-		c.saw("file system of the home directory: %v", x.HomeFS.Err)
+		c.addEvidence("file system of the home directory: %v", x.HomeFS.Err)
 	case fs == "":
 	case known && !older(f.Kernel, since[0], since[1]):
 		c.Detail += "; your home is on " + fs + ", which can"
 	case known || cannot:
-		c.Detail += "; your home is on " + fs + ", which cannot: what the guest's root makes in folders there belongs to root here"
-		c.Fix = []string{"share folders of another file system, or in git mode: aivm attach FOLDER --mode git"}
+		c.Detail += "; your home is on " + fs + ", which cannot: files that the guest's root creates there belong to root on this machine"
+		c.Fix = []string{"share folders on another file system, or in git mode: aivm attach FOLDER --mode git"}
 	default:
-		c.Detail += "; whether " + fs + ", where your home is, can too shows when a folder of it is shared"
+		c.Detail += "; whether " + fs + ", the file system of your home, can too shows only when a folder on it is shared"
 	}
 	if fs != "" {
-		c.saw("file system of the home directory: %s", fs)
+		c.addEvidence("file system of the home directory: %s", fs)
 	}
 	return c
 }
 
-// checkSSHServers reads what the servers in running VMs, and this machine's,
-// call themselves.
+// checkSSHServers reports the versions of the SSH servers in running VMs and on the host.
 func checkSSHServers(x Examination) Check {
-	c := Check{ID: "ssh-server", Label: "SSH servers", State: Skipped, Detail: "no VM runs"}
-	var said, silent []string
+	c := Check{ID: "ssh-server", Label: "SSH servers", State: Skipped, Detail: "no VM is running"}
+	var banners, silent []string
 	for _, s := range x.SSHServers {
 		if s.Err != nil {
 			silent = append(silent, fmt.Sprintf("%s: %v", s.Where, s.Err))
 			continue
 		}
-		said = append(said, s.Where+": "+strings.TrimPrefix(strings.TrimSpace(s.Banner), "SSH-2.0-"))
+		banners = append(banners, s.Where+": "+strings.TrimPrefix(strings.TrimSpace(s.Banner), "SSH-2.0-"))
 	}
-	for _, s := range append(said, silent...) {
-		c.saw("%s", s)
+	for _, s := range append(banners, silent...) {
+		c.addEvidence("%s", s)
 	}
 	switch {
 	case len(silent) > 0:
-		c.State, c.Detail = Unknown, strings.Join(append(silent, said...), "; ")
+		c.State, c.Detail = Unknown, strings.Join(append(silent, banners...), "; ")
 		c.Fix = []string{"aivm status --detail"}
-	case len(said) > 0:
-		c.State, c.Detail = OK, strings.Join(said, "; ")
+	case len(banners) > 0:
+		c.State, c.Detail = OK, strings.Join(banners, "; ")
 	}
-	// "unknown option -- V" comes first where there is no such option.
+	// An sshd without -V prints "unknown option -- V" first.
 	for line := range strings.Lines(x.SSHD) {
 		if strings.HasPrefix(line, "OpenSSH_") {
 			c.Detail += "; this machine: " + strings.TrimSpace(line)
-			c.saw("sshd -V: %s", strings.TrimSpace(line))
+			c.addEvidence("sshd -V: %s", strings.TrimSpace(line))
 		}
 	}
 	return c

@@ -13,16 +13,16 @@ import (
 	"aivm.dev/aivm/internal/root"
 )
 
-// PlanKVM loads the kernel's module where the CPU has what KVM needs and the
-// device is missing. Only the doctor asks for it: without it VMs are emulated,
-// and a firmware that forbids it must not keep anybody from having one.
+// PlanKVM loads the kernel module if the CPU supports KVM and /dev/kvm is missing. Only the doctor
+// plans it: VMs work without KVM, by emulation, so a firmware that forbids KVM must not prevent
+// creating one.
 func PlanKVM(f Facts) []plan.Action {
 	if !f.KVM.Missing || len(f.CPUFlags) == 0 || f.Container != "" || f.WSL || f.Arch != "amd64" {
 		return nil
 	}
 	op := root.KVMModule{Name: kvmModule(f)}
 	return []plan.Action{{
-		ID: "host.kvm-module", Why: "load the kernel's module " + op.Name + ", so that VMs are not emulated",
+		ID: "host.kvm-module", Why: "load the kernel module " + op.Name + ", so that VMs run with KVM",
 		Shows: op.Shows(), Consent: plan.Ask, Root: op, Timing: timing,
 	}}
 }
@@ -34,8 +34,8 @@ func kvmModule(f Facts) string {
 	return "kvm_intel"
 }
 
-// PlanSSHPaths takes write permission for others off ~/.ssh and its config,
-// where they are this person's: ssh refuses them otherwise.
+// PlanSSHPaths removes the write permission of group and others from ~/.ssh and ~/.ssh/config if
+// the user owns them: ssh refuses them otherwise.
 func PlanSSHPaths(x Examination) []plan.Action {
 	var as []plan.Action
 	for _, p := range x.SSHPaths {
@@ -44,7 +44,7 @@ func PlanSSHPaths(x Examination) []plan.Action {
 		}
 		to := p.Mode.Perm() &^ 0o022
 		as = append(as, plan.Action{
-			ID: "ssh.mode:" + p.Path, Why: fmt.Sprintf("let nobody but you write %s", p.Path),
+			ID: "ssh.mode:" + p.Path, Why: fmt.Sprintf("remove write permission for others from %s", p.Path),
 			Shows: []string{"chmod go-w " + p.Path}, Consent: plan.Ask,
 			Do: func(context.Context) error { return chmod(p.Path, x.UID, to) },
 		})
@@ -52,8 +52,8 @@ func PlanSSHPaths(x Examination) []plan.Action {
 	return as
 }
 
-// chmod changes what the path leads to, if it is still the person's: ssh judges
-// the end of a link, too.
+// chmod changes the mode of the file that path leads to, if the user still owns it. It follows
+// links, since ssh also checks the link's target.
 func chmod(path string, uid int, mode fs.FileMode) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -65,7 +65,7 @@ func chmod(path string, uid int, mode fs.FileMode) error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	if int(st.Uid) != uid {
-		return fmt.Errorf("%s belongs to user %d by now", path, st.Uid)
+		return fmt.Errorf("%s now belongs to user %d", path, st.Uid)
 	}
 	return f.Chmod(mode)
 }
