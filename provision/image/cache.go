@@ -24,7 +24,7 @@ import (
 // Cache is the user's directory of images: $XDG_CACHE_HOME/aivm/images.
 type Cache struct {
 	Dir string
-	Command string // the command of this run, shown to processes that wait for its lock
+	Who string // the command of this run, shown to processes that wait for its lock
 }
 
 // Entry describes an image in the cache.
@@ -47,8 +47,8 @@ type Progress = func(line string, fraction float64)
 const BuiltHere = "built here from signed packages"
 
 const (
-	partPrefix = ".part-"
-	progressEvery   = 200 * time.Millisecond // progress
+	partPrefix    = ".part-"
+	progressEvery = 200 * time.Millisecond // progress
 )
 
 func (c Cache) entry(im indexed, source string) Entry {
@@ -297,7 +297,7 @@ func (c Cache) Claim(ctx context.Context, ref Ref, progress Progress) (e Entry, 
 
 // lock takes one of the cache's two locks. Whoever needs both takes "fetch" before "add".
 func (c Cache) lock(ctx context.Context, name string, progress Progress) (unlock func(), err error) {
-	release, _, err := lockfile.Lock(ctx, filepath.Join(c.Dir, "."+name+".lock"), c.Command, func(holder string) func(error) {
+	release, _, err := lockfile.Lock(ctx, filepath.Join(c.Dir, "."+name+".lock"), c.Who, func(holder string) func(error) {
 		progress("waiting for "+holder+", which is fetching or building an image", -1)
 		return func(error) {}
 	})

@@ -71,7 +71,7 @@ func New(o Options) (*Session, error) {
 	e := &Session{
 		StorePath: path, Home: home, UID: os.Getuid(), GID: os.Getgid(), Getenv: os.Getenv,
 		Host: host.OSEnv(), Editor: editor.OSEnv(), SSH: sshcfg.DefaultLayout(sshHome, os.Getenv),
-		Cache: image.Cache{Dir: cacheDir(home), Command: o.Rerun},
+		Cache: image.Cache{Dir: cacheDir(home), Who: o.Rerun},
 		Root: root.New(root.Options{
 			Euid: os.Geteuid(), Self: []string{self}, NonInteractive: !o.UI.InTTY,
 			Stderr: sudoOutput{o.UI}, Builders: Builders(),
