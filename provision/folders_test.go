@@ -42,7 +42,7 @@ func look(w *looptest.World, in *target.Target, g *looptest.FakeGuest) *loop.Fac
 func planShare(w *looptest.World, in *target.Target, f *loop.Facts) ([]plan.Action, error) {
 	p, err := folders.For(w.Loop).PlanShare(in, f, f.Skipped)
 	w.PrintNotes(p.Plan)
-	f.Skip(p.Left)
+	f.Skip(p.Skipped)
 	return p.Actions, err
 }
 

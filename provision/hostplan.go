@@ -59,7 +59,7 @@ func (e *Env) planHost(ctx context.Context, w *target.Target, f *loop.Facts, bef
 	}
 	p.Add(folders.For(e.Loop).PlanPendingDetach(w, f)...)
 	shared, err := folders.For(e.Loop).PlanHost(p.Plan, w, f, p.skipped)
-	p.skipped = shared.Left
+	p.skipped = shared.Skipped
 	if p.Join(shared.Plan); err != nil {
 		return p, err
 	}
@@ -201,7 +201,7 @@ func (e *Env) planVM(ctx context.Context, w *target.Target, f *loop.Facts) (plan
 		return p, err
 	}
 	arm, err := folders.For(e.Loop).PlanBeforeBoot(w, f, p.skipped)
-	p.skipped = arm.Left
+	p.skipped = arm.Skipped
 	if p.Join(arm.Plan); err != nil {
 		return p, err
 	}

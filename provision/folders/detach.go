@@ -31,21 +31,22 @@ import (
 type DetachOptions struct {
 	Folder string
 	VM     string
-	Force  bool // leave it to the next stop of the VM where it is in use
+	Force  bool // if the folder is in use, unmount it when the VM next stops
 }
 
-// Detachment is one folder on its way out of a VM.
+// Detachment is a folder that is to be detached from a VM.
 type Detachment struct {
 	W   *target.Target
 	Att share.Attachment
-	Rec bool // there is a record; else only what a killed run left mounted
-	// special is what a search found when nobody could write there any more.
+	Rec bool // the config has a record; false: only a mount of an interrupted run exists
+	// Special is what a search found after the VM had lost write access.
 	Special []SpecialFile
 }
 
-// FindDetachment finds what is meant; a *NotAttachedError if there is nothing.
+// FindDetachment finds the attachment, or the unrecorded mount, that the options
+// name. It returns a *NotAttachedError if there is neither.
 func (e Part) FindDetachment(ctx context.Context, o DetachOptions) (*Detachment, error) {
-	typed, real, err := pathOf(o.Folder)
+	typed, resolved, err := pathOf(o.Folder)
 	if err != nil {
 		return nil, err
 	}
@@ -54,10 +55,10 @@ func (e Part) FindDetachment(ctx context.Context, o DetachOptions) (*Detachment,
 		return nil, err
 	}
 	c := &store.Config
-	found := c.AttachedAs(typed, real, o.VM)
+	found := c.AttachedAs(typed, resolved, o.VM)
 	switch len(found) {
 	case 0:
-		return e.findUnrecorded(store, o, typed, real)
+		return e.findUnrecorded(store, o, typed, resolved)
 	case 1:
 	default:
 		if found, err = e.chooseRecord(ctx, c, found); err != nil {
@@ -68,7 +69,7 @@ func (e Part) FindDetachment(ctx context.Context, o DetachOptions) (*Detachment,
 	return e.newDetachment(store, a, true)
 }
 
-// leaving is a folder of a VM whose record may be gone.
+// newDetachment builds the Detachment of a folder whose record may be missing.
 func (e Part) newDetachment(store *config.Store, a share.Attachment, recorded bool) (*Detachment, error) {
 	u, err := store.Config.LibvirtOf(a.VM)
 	if err != nil {
@@ -78,7 +79,8 @@ func (e Part) newDetachment(store *config.Store, a share.Attachment, recorded bo
 	return &Detachment{W: &target.Target{Store: store, Name: a.VM, Libvirt: u, Guest: true, LoginLimit: detachPatience}, Att: a, Rec: recorded}, nil
 }
 
-// chooseRecord decides between the VMs a folder is attached to as Resolve does.
+// chooseRecord picks one of several records of the same folder: that of the
+// active VM, else the one the user chooses. Without a terminal it refuses.
 func (e Part) chooseRecord(ctx context.Context, c *config.Config, found []config.Attachment) ([]config.Attachment, error) {
 	var names []string
 	for _, r := range found {
@@ -97,10 +99,11 @@ func (e Part) chooseRecord(ctx context.Context, c *config.Config, found []config
 	return found[i : i+1], nil
 }
 
-// findUnrecorded looks for what a killed run mounted for a VM and never recorded.
-func (e Part) findUnrecorded(store *config.Store, o DetachOptions, typed, real string) (*Detachment, error) {
+// findUnrecorded finds a mount that an interrupted run made for a VM and never
+// recorded in the config.
+func (e Part) findUnrecorded(store *config.Store, o DetachOptions, typed, resolved string) (*Detachment, error) {
 	c := &store.Config
-	for _, r := range c.AttachmentsOf(real) {
+	for _, r := range c.AttachmentsOf(resolved) {
 		if o.VM == "" || o.VM == r.VMName {
 			return nil, ui.Refused("%s belongs to the attached folder %s", ui.Clean(typed), ui.Clean(r.HostPath)).
 				Hint(ui.CmdFor("to detach all of it", "aivm detach "+shellescape.Quote(r.HostPath)+" --vm "+r.VMName))
@@ -118,32 +121,33 @@ func (e Part) findUnrecorded(store *config.Store, o DetachOptions, typed, real s
 		if err != nil {
 			return nil, err
 		}
-		for _, p := range []string{real, typed} {
+		for _, p := range []string{resolved, typed} {
 			if len(hf.Tokens[share.Token(p)]) > 0 {
 				a := share.Attachment{HostPath: p, VM: vm, Mode: share.SharedRoot, Access: "rw", GuestDst: p, Tag: share.Token(p)}
 				return e.newDetachment(store, a, false)
 			}
 		}
 	}
-	none := &NotAttachedError{Folder: real}
-	if res, err := store.Resolve(real, o.VM); err == nil {
+	none := &NotAttachedError{Folder: resolved}
+	if res, err := store.Resolve(resolved, o.VM); err == nil {
 		none.VM = res.VM
 	}
 	return nil, none
 }
 
-// NotAttachedError: the folder is attached to no VM, nor to the one that would be
-// meant, if there is one.
+// NotAttachedError reports that the folder is not attached. VM is the VM the
+// command would have used, "" if that is none.
 type NotAttachedError struct{ Folder, VM string }
 
-// Error says which folder.
+// Error names the folder.
 func (e *NotAttachedError) Error() string { return "folder " + e.Folder + " is not attached" }
 
-// pathOf is a path as typed and as it really is, as far as it still exists.
-func pathOf(arg string) (typed, real string, err error) {
+// pathOf returns a path as typed, made absolute, and with symbolic links resolved
+// in the part of it that still exists.
+func pathOf(arg string) (typed, resolved string, err error) {
 	typed, err = filepath.Abs(arg)
 	if err != nil {
-		return "", "", ui.Refused("the working directory is gone: %w", err).Hint(ui.CmdFor("name the folder", "aivm detach /its/path"), ui.Cmd("aivm list"))
+		return "", "", ui.Refused("the working directory is gone: %w", err).Hint(ui.CmdFor("give the absolute path of the folder", "aivm detach /its/path"), ui.Cmd("aivm list"))
 	}
 	rest := ""
 	for dir := typed; ; dir = filepath.Dir(dir) {
@@ -157,8 +161,8 @@ func pathOf(arg string) (typed, real string, err error) {
 	}
 }
 
-// ObserveDetach looks at this machine's mounts, and at VM and guest only if
-// the folder is mounted for the VM: else nobody has to be asked.
+// ObserveDetach reads the host's mounts. It contacts libvirt and the guest only
+// if the folder is mounted for the VM or may have a device of its own.
 func (e Part) ObserveDetach(ctx context.Context, l *Detachment) (*loop.Facts, error) {
 	f := &loop.Facts{ConnErr: loop.ErrNotTried}
 	var err error
@@ -178,21 +182,22 @@ func (e Part) ObserveDetach(ctx context.Context, l *Detachment) (*loop.Facts, er
 	return f, err
 }
 
-// PlanDetach takes a folder away: the record says first that the folder is leaving, so that a run
-// that is killed in between never brings it back; then the guest lets go, this
-// machine takes the mount away, and the record goes. unremote takes the remote of
-// a folder in git mode out of its repository.
+// PlanDetach plans to detach a folder. The first action marks the record as
+// "detaching", so that no later run mounts the folder again if this one is killed.
+// Then the guest unmounts it, libvirt detaches its device, the host unmounts it,
+// and the record is removed. unremote are the actions that remove the git remote
+// of a folder in git mode from its repository.
 func (e Part) PlanDetach(l *Detachment, f *loop.Facts, unremote []plan.Action) plan.Plan {
 	p := plan.Plan{Stage: plan.Host}
 	a, token := l.Att, share.Token(l.Att.HostPath)
 	bound := len(f.Share.Tokens[token]) > 0
 	if bound && l.Rec && a.State != share.Detaching {
-		p.Add(e.RecordState(a, share.Detaching, "store.detaching:"+token, "record that the folder is leaving"))
+		p.Add(e.RecordState(a, share.Detaching, "store.detaching:"+token, "record that the folder is being detached"))
 	}
 	if bound {
 		if f.CanProbeFolders() {
 			p.Add(plan.Action{
-				ID: "share.release:" + token, Why: fmt.Sprintf("have VM %s let go of folder %s", l.W.Name, a.HostPath), Timing: "share",
+				ID: "share.release:" + token, Why: fmt.Sprintf("unmount folder %s in VM %s", a.HostPath, l.W.Name), Timing: "share",
 				Shows: []string{"umount " + shellescape.Quote(a.GuestDst) + " (in the guest)"},
 				Do:    func(ctx context.Context) error { return e.releaseWithNested(ctx, l, f) },
 			})
@@ -202,7 +207,7 @@ func (e Part) PlanDetach(l *Detachment, f *loop.Facts, unremote []plan.Action) p
 	if bound {
 		op := root.Unbind{VMKey: e.Key(l.W.Name), Token: token}
 		p.Add(plan.Action{
-			ID: "share.unbind:" + token, Why: fmt.Sprintf("take folder %s out of VM %s's reach", a.HostPath, l.W.Name),
+			ID: "share.unbind:" + token, Why: fmt.Sprintf("unmount folder %s from the export directory of VM %s", a.HostPath, l.W.Name),
 			Shows: op.Shows(), Root: op, Timing: "share",
 		})
 	}
@@ -213,10 +218,11 @@ func (e Part) PlanDetach(l *Detachment, f *loop.Facts, unremote []plan.Action) p
 	return p
 }
 
-// DropRecord takes the folder out of the store, with what was noted about it.
+// DropRecord removes the folder's record from the config, and what the state
+// directory has about it.
 func (e Part) DropRecord(a share.Attachment) plan.Action {
 	return plan.Action{
-		ID: "store.detach:" + share.Token(a.HostPath), Why: "take the folder out of the config", Shows: []string{"write " + e.StorePath},
+		ID: "store.detach:" + share.Token(a.HostPath), Why: "remove the folder from the config", Shows: []string{"write " + e.StorePath},
 		Do: func(ctx context.Context) error {
 			if a.Mode == share.Git {
 				if err := session.StateErr(e.State().VM(a.VM), e.State().NoteClone(a)); err != nil {
@@ -233,16 +239,16 @@ func (e Part) DropRecord(a share.Attachment) plan.Action {
 	}
 }
 
-// detachPatience is how long a busy guest may take to let us in: unlike the
-// other verbs, detach does not wait for one that boots.
+// detachPatience is how long detach waits for an SSH login. Unlike the other
+// commands, detach does not wait for a guest that is still booting.
 const detachPatience = 30 * time.Second
 
-// releaseLimit bounds how long a guest may take to let go of a folder.
+// releaseLimit is how long the guest may take to unmount a folder.
 const releaseLimit = 90 * time.Second
 
-// releaseWithNested has the guest unmount the folder, and first what is mounted below
-// it there; that comes back with the next mounts. From here on the run's facts
-// are without the folder.
+// releaseWithNested unmounts the folder in the guest, after the folders mounted
+// below it; those are mounted again with the next mounts. From then on the facts
+// of the run do not include the folder.
 func (e Part) releaseWithNested(ctx context.Context, l *Detachment, f *loop.Facts) error {
 	ctx, cancel := context.WithTimeout(ctx, releaseLimit)
 	defer cancel()
@@ -261,20 +267,20 @@ func (e Part) releaseWithNested(ctx context.Context, l *Detachment, f *loop.Fact
 
 var errDetaching = errors.New("it is being detached")
 
-// EndFailedDetach ends a run in which the folder could not be taken away. Without
-// --force all is as before, and why is returned; with it the folder is gone for
-// what starts in the VM from now on, the rest is left to the VM's next stop, and
-// nil is returned.
+// EndFailedDetach ends a run that could not unmount the folder, for the reason
+// why. Without --force it restores the record and the guest's mounts, and returns
+// an error. With --force it hides the folder from programs the VM starts from now
+// on, leaves the mount on the host until the VM stops, and returns nil.
 func (e Part) EndFailedDetach(ctx context.Context, l *Detachment, f *loop.Facts, o DetachOptions, why error) error {
 	if ctx.Err() != nil {
 		return e.WithRerunHint(why)
 	}
 	hf, err := e.Shared(l.W.Name, nil)
 	if err != nil || len(hf.Tokens[share.Token(l.Att.HostPath)]) == 0 || !l.Rec && !o.Force {
-		return e.WithRerunHint(why) // it is not that it is in use
+		return e.WithRerunHint(why) // the folder being in use is not the cause
 	}
 	if o.Force && l.Rec {
-		// Not put back by libvirt's hook either.
+		// Keep libvirt's hook from mounting it again at the next start.
 		op := root.Unbind{VMKey: e.Key(l.W.Name), Token: share.Token(l.Att.HostPath), Forget: true}
 		if _, err := e.Root.Do(ctx, op, nil); err != nil {
 			e.WarnOnce(err.Error())
@@ -290,12 +296,12 @@ func (e Part) EndFailedDetach(ctx context.Context, l *Detachment, f *loop.Facts,
 		e.UI.Say("%v", why)
 		return nil
 	}
-	// Back to what it was: the record, and what the guest let go of.
-	undo := plan.Plan{Stage: plan.Host}
+	// Restore the record, and the mounts that the guest has unmounted.
+	restore := plan.Plan{Stage: plan.Host}
 	if l.Rec {
-		undo.Add(e.RecordState(l.Att, l.Att.State, "store.attached:"+share.Token(l.Att.HostPath), "record that the folder stays attached"))
+		restore.Add(e.RecordState(l.Att, l.Att.State, "store.attached:"+share.Token(l.Att.HostPath), "record that the folder stays attached"))
 	}
-	if _, err := e.Run(ctx, undo); err != nil {
+	if _, err := e.Run(ctx, restore); err != nil {
 		e.WarnOnce(err.Error())
 	}
 	if f.CanProbeFolders() {
@@ -310,20 +316,21 @@ func (e Part) EndFailedDetach(ctx context.Context, l *Detachment, f *loop.Facts,
 		}
 	}
 	if by := e.watchers(ctx, f); len(by) > 0 {
-		why = fmt.Errorf("%w; in the VM its files may be watched by %s", why, strings.Join(by, ", "))
+		why = fmt.Errorf("%w; in the VM, %s may be watching its files (inotify)", why, strings.Join(by, ", "))
 	}
 	q := shellescape.Quote(l.Att.HostPath) + " --vm " + l.W.Name
 	out := ui.Refused("folder %s stays attached to VM %s: %w", l.Att.HostPath, l.W.Name, why)
 	if !f.CanProbeFolders() {
-		out = ui.Refused("folder %s stays attached to VM %s, which does not answer (%v) and so cannot be asked to let go of it: %w", l.Att.HostPath, l.W.Name, f.ConnErr, why)
+		out = ui.Refused("folder %s stays attached to VM %s, which does not answer (%v) and so cannot unmount it: %w", l.Att.HostPath, l.W.Name, f.ConnErr, why)
 	}
 	out.Hints = nil
-	return out.Hint(ui.CmdFor("end what uses it, then", "aivm detach "+q),
-		ui.CmdFor("or stop the VM, which lets go of everything", "aivm vm down "+l.W.Name+", then: aivm detach "+q),
-		ui.CmdFor("or let the VM read on what it has open until it stops", "aivm detach "+q+" --force"))
+	return out.Hint(ui.CmdFor("end the programs that use it, then", "aivm detach "+q),
+		ui.CmdFor("or stop the VM, which releases everything", "aivm vm down "+l.W.Name+" && aivm detach "+q),
+		ui.CmdFor("or let the VM keep the files it has open until it stops", "aivm detach "+q+" --force"))
 }
 
-// watchers are the guest's processes that watch files of shared folders.
+// watchers returns the guest's processes that watch files of shared folders with
+// inotify; nil if that cannot be found out.
 func (e Part) watchers(ctx context.Context, f *loop.Facts) []string {
 	if !f.CanProbeFolders() {
 		return nil
@@ -331,21 +338,22 @@ func (e Part) watchers(ctx context.Context, f *loop.Facts) []string {
 	ctx, cancel := context.WithTimeout(ctx, CleanupLimit)
 	defer cancel()
 	out := capture.Head{Limit: session.GuestOutputLimit}
-	if err := e.RunAsRoot(ctx, f.Conn, "looking at what watches folders", share.WatchScript(), &out); err != nil {
+	if err := e.RunAsRoot(ctx, f.Conn, "finding the processes that watch folders", share.WatchScript(), &out); err != nil {
 		return nil
 	}
 	return share.UsedBy([]byte(out.String()))
 }
 
-// retryPause is how long another run's look at the guest's folders may take
-// until the guest is asked again.
+// retryPause is the time between two attempts to unmount a folder; another run's
+// probe of the guest's folders takes less.
 const retryPause = 500 * time.Millisecond
 
-// RetryUnbind has the guest forget a folder once more that it had let go of and
-// whose mount was in use all the same. A `code` or `ssh` beside this run, which
-// has seen the record from before, looks at all folders in one probe; the guest
-// then remembers this one again, and virtiofsd holds it. The third time it is
-// no accident. p is the plan that failed with err; its rest is run again.
+// RetryUnbind unmounts a folder again, in the guest and then on the host, if the
+// host's mount was in use although the guest had unmounted the folder. That
+// happens when a `code` or `ssh` runs at the same time: it has read the record
+// from before and probes all folders, the guest's kernel caches this one again,
+// and virtiofsd keeps it open. It tries twice; after that something else holds
+// the folder. p is the plan that failed with err; its remaining actions run again.
 func (e Part) RetryUnbind(ctx context.Context, l *Detachment, f *loop.Facts, p plan.Plan, err error) error {
 	token := share.Token(l.Att.HostPath)
 	from := -1
@@ -366,7 +374,7 @@ func (e Part) RetryUnbind(ctx context.Context, l *Detachment, f *loop.Facts, p p
 			return err
 		}
 		if rerr := e.releaseWithNested(ctx, l, f); rerr != nil {
-			return err // what the mount said says more
+			return err // the error of the host's mount is the more useful one
 		}
 		if _, err = e.Run(ctx, rest); err == nil {
 			return nil
@@ -375,23 +383,27 @@ func (e Part) RetryUnbind(ctx context.Context, l *Detachment, f *loop.Facts, p p
 	return err
 }
 
-// CleanupLimit bounds how long a run that failed goes on with tidying up.
+// CleanupLimit is how long a failed run may spend on cleaning up.
 const CleanupLimit = 20 * time.Second
 
-// Exported is what this machine has of a VM's shared folders, whatever the store
-// says.
+// ExportFacts is what exists on the host for a VM's shared folders, independent
+// of the config.
 type ExportFacts struct {
-	Tokens []string // that are bound, in order
-	HasDir bool     // there is a place for them, or a note of one
+	Tokens []string          // the mounted ones, sorted
+	Paths  map[string]string // by token: the folder's path, or the mount point if that is not known
+	HasDir bool              // the export directory exists, or a record of it does
 }
 
-// ObserveExports looks for what this machine has of the folders of a VM.
+// ObserveExports reads what exists on the host for the folders of a VM.
 func ObserveExports(key string) (x ExportFacts, err error) {
 	hf, err := share.ObserveHost(key, nil, nil)
 	if err != nil {
 		return x, err
 	}
-	x.Tokens = slices.Sorted(maps.Keys(hf.Tokens))
+	x.Tokens, x.Paths = slices.Sorted(maps.Keys(hf.Tokens)), map[string]string{}
+	for _, r := range hf.ExportedFolders() {
+		x.Paths[r.Token] = r.Path
+	}
 	_, err = root.ReadVMManifest(key)
 	noted := !errors.Is(err, fs.ErrNotExist) || root.DeviceGuardNoted(key)
 	_, err = os.Lstat(root.ExportRoot(key))
@@ -399,15 +411,20 @@ func ObserveExports(key string) (x ExportFacts, err error) {
 	return x, nil
 }
 
-// PlanUnexport takes every token of the VM away, and the place for them.
+// PlanUnexport plans to unmount every shared folder of the VM and to remove its
+// export directory.
 func PlanUnexport(key string, x ExportFacts) (as []plan.Action) {
 	for _, t := range x.Tokens {
 		op := root.Unbind{VMKey: key, Token: t}
-		as = append(as, plan.Action{ID: "share.unbind:" + t, Why: "take the shared folder away", Shows: op.Shows(), Consent: plan.Typed, Root: op})
+		folder := x.Paths[t]
+		if folder == "" {
+			folder = t
+		}
+		as = append(as, plan.Action{ID: "share.unbind:" + t, Why: "unmount folder " + folder, Shows: op.Shows(), Consent: plan.Typed, Root: op})
 	}
 	if x.HasDir {
 		op := root.Unexport{VMKey: key}
-		as = append(as, plan.Action{ID: "share.unexport", Why: "remove " + filepath.Base(root.ExportRoot(key)) + "'s place for shared folders", Shows: op.Shows(), Consent: plan.Typed, Root: op})
+		as = append(as, plan.Action{ID: "share.unexport", Why: "remove the export directory " + root.ExportRoot(key), Shows: op.Shows(), Consent: plan.Typed, Root: op})
 	}
 	return as
 }

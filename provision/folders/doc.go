@@ -1,12 +1,12 @@
-// Package folders attaches folders of this machine to a VM and detaches them:
-// what is mounted for the VM, what the guest mounts, devices that are plugged
-// in, and what this machine runs of a folder that a guest can write.
+// Package folders attaches host folders to a VM and detaches them. It plans the
+// host's mounts, the guest's mounts and the virtiofs devices, and watches the
+// host-executed files of folders that a guest can write.
 package folders
 
 import "aivm.dev/aivm/provision/loop"
 
-// Part is this part of a run.
+// Part has the functions of this package for one run.
 type Part struct{ loop.Loop }
 
-// For returns the part for a run.
+// For returns the Part of a run.
 func For(l loop.Loop) Part { return Part{l} }

@@ -23,11 +23,12 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// skipped are the sentences on saved folders that a run goes on without.
-func skipNotes(left loop.Skipped) []string {
+// skipNotes returns the warnings about recorded folders that a run continues
+// without, each followed by its hints.
+func skipNotes(skipped loop.Skipped) []string {
 	var out []string
-	for _, folder := range slices.Sorted(maps.Keys(left)) {
-		why := left[folder]
+	for _, folder := range slices.Sorted(maps.Keys(skipped)) {
+		why := skipped[folder]
 		if errors.Is(why, fs.ErrNotExist) {
 			out = append(out, fmt.Sprintf("Skipping saved attachment %s: host path is missing", folder))
 			continue
@@ -43,81 +44,85 @@ func skipNotes(left loop.Skipped) []string {
 	return out
 }
 
-// leaveOut has the run go on without saved folders, and names them.
-func (e Part) leaveOut(f *loop.Facts, left loop.Skipped) {
-	f.Skip(left)
-	for _, s := range skipNotes(left) {
+// leaveOut removes recorded folders from the facts and warns about each; the run
+// continues without them.
+func (e Part) leaveOut(f *loop.Facts, skipped loop.Skipped) {
+	f.Skip(skipped)
+	for _, s := range skipNotes(skipped) {
 		e.WarnOnce(s)
 	}
 }
 
-// without has the plan go on without saved folders, and name them.
-func (p *Planned) skip(left loop.Skipped) {
-	p.Left = p.Left.With(left)
-	for _, s := range skipNotes(left) {
+// skip removes recorded folders from the plan and adds a warning for each.
+func (p *Planned) skip(skipped loop.Skipped) {
+	p.Skipped = p.Skipped.With(skipped)
+	for _, s := range skipNotes(skipped) {
 		p.Warn(s)
 	}
 }
 
-// sorted sorts the errors of a step on all folders: what concerns the folder the
-// verb was given, or all of them, is returned as rest.
-func splitErrors(w *target.Target, err error) (left loop.Skipped, rest error) {
+// splitErrors splits the joined errors of a step on all folders. rest has those of
+// the folder the command was given and those of all folders; the others are
+// returned by folder.
+func splitErrors(w *target.Target, err error) (skipped loop.Skipped, rest error) {
 	each, rest := share.Split(err)
-	left = loop.Skipped{}
+	skipped = loop.Skipped{}
 	for folder, why := range each {
 		if w.Folder != nil && folder == w.Folder.HostPath {
 			rest = errors.Join(rest, why)
 			continue
 		}
-		left[folder] = why
+		skipped[folder] = why
 	}
-	return left, session.UnwrapSingle(rest)
+	return skipped, session.UnwrapSingle(rest)
 }
 
-// unusable leaves out what the store says and nothing could be done with.
+// skipUnusable skips the recorded folders whose record is invalid, and warns about
+// those a symbolic link keeps unmounted.
 func (p *Planned) skipUnusable(w *target.Target, f *loop.Facts) {
 	for _, a := range w.Others() {
-		if err := share.Check(a); err != nil && p.Left[a.HostPath] == nil {
+		if err := share.Check(a); err != nil && p.Skipped[a.HostPath] == nil {
 			p.skip(loop.Skipped{a.HostPath: err})
 		}
 	}
 	for _, a := range share.RecordedFor(w.Store.Config, w.Name) {
 		if a.State == share.Linked && (w.Folder == nil || w.Folder.HostPath != a.HostPath) {
-			p.Warn(fmt.Sprintf("Skipping saved attachment %s: a symbolic link was on its way; if it is the folder you mean: aivm attach %s --vm %s", a.HostPath, shellescape.Quote(a.HostPath), a.VM))
+			p.Warn(fmt.Sprintf("Skipping saved attachment %s: its path went through a symbolic link; if it is the right folder: aivm attach %s --vm %s", a.HostPath, shellescape.Quote(a.HostPath), a.VM))
 		}
 	}
 }
 
-// planLinked has a saved folder with a link on its way stay away until it is
-// attached again: a link the VM put there could be taken away as easily.
-func (e Part) planLinked(w *target.Target, f *loop.Facts, left loop.Skipped) []plan.Action {
+// planLinked plans to leave a recorded folder unmounted until it is attached again,
+// if its path now goes through a symbolic link. The VM may have put the link there
+// and could remove it just as easily, so its absence later proves nothing.
+func (e Part) planLinked(w *target.Target, f *loop.Facts, skipped loop.Skipped) []plan.Action {
 	var out []plan.Action
-	for _, folder := range left.Linked() {
+	for _, folder := range skipped.Linked() {
 		r, ok := w.Store.Config.FindAttachment(folder, w.Name)
 		if !ok || share.State(r.State) == share.Linked {
 			continue
 		}
 		a, token := share.Recorded(*r), share.Token(folder)
-		out = append(out, e.RecordState(a, share.Linked, "store.link:"+token, "keep folder "+folder+" away until it is attached again"))
+		out = append(out, e.RecordState(a, share.Linked, "store.link:"+token, "leave folder "+folder+" unmounted until it is attached again"))
 		if _, noted := f.Share.Noted[token]; noted {
 			op := root.Unbind{VMKey: e.Key(w.Name), Token: token, Forget: true}
-			out = append(out, plan.Action{ID: "share.forget:" + token, Why: "have libvirt not bring it back either", Shows: op.Shows(), Root: op})
+			out = append(out, plan.Action{ID: "share.forget:" + token, Why: "keep libvirt's hook from mounting folder " + folder, Shows: op.Shows(), Root: op})
 		}
 	}
 	return out
 }
 
-// PlanShare is the host's part of w's folders. What the guest said of their
-// owners counts (share.HostFacts.WithGuestOwners), and one that has to be shared anew is
-// let go of by the guest first: as long as it has it mounted, this machine
-// cannot take the old mount away.
-func (e Part) PlanShare(w *target.Target, f *loop.Facts, left loop.Skipped) (Planned, error) {
-	p := Planned{Left: left}
+// PlanShare plans the host's mounts and devices for w's folders. A folder whose
+// owner the guest reports wrongly is mounted again (share.HostFacts.WithGuestOwners).
+// A folder that is mounted again is first unmounted in the guest: as long as the
+// guest has it mounted, the host cannot unmount the old mount.
+func (e Part) PlanShare(w *target.Target, f *loop.Facts, skipped loop.Skipped) (Planned, error) {
+	p := Planned{Skipped: skipped}
 	p.skipUnusable(w, f)
-	atts := f.AttsWithout(w, p.Left)
+	atts := f.AttsWithout(w, p.Skipped)
 	isNew := func(a share.Attachment) bool { return w.NewFolder && a.HostPath == w.Folder.HostPath }
-	heard := f.Share.WithGuestOwners(f.Guest.Share, atts)
-	as, err := share.PlanHost(heard, e.Key(w.Name), atts, isNew)
+	observed := f.Share.WithGuestOwners(f.Guest.Share, atts)
+	as, err := share.PlanHost(observed, e.Key(w.Name), atts, isNew)
 	more, err := splitErrors(w, err)
 	if p.skip(more); err != nil {
 		return p, err
@@ -143,34 +148,35 @@ func (e Part) PlanShare(w *target.Target, f *loop.Facts, left loop.Skipped) (Pla
 		if w.Folder == nil || a.HostPath != w.Folder.HostPath {
 			act.Fail = func(err error) error { e.leaveOut(f, loop.Skipped{a.HostPath: err}); return nil }
 		}
-		if f.Conn != nil && f.Guest.ShareErr == nil && len(f.Share.Tokens[share.Token(a.HostPath)]) > 0 && !heard.Mounted(a) {
+		if f.Conn != nil && f.Guest.ShareErr == nil && len(f.Share.Tokens[share.Token(a.HostPath)]) > 0 && !observed.Mounted(a) {
 			p.Add(e.releaseAction(w, f, a, act.Fail))
 		}
-		if token := share.Token(a.HostPath); f.Running() && loop.HasDevice(f, token) && !heard.Mounted(a) {
-			// Its daemon would go on serving what was mounted there before.
+		if token := share.Token(a.HostPath); f.Running() && loop.HasDevice(f, token) && !observed.Mounted(a) {
+			// Its virtiofsd would continue to serve the old mount.
 			off := e.detachDevice(w, token, a.HostPath)
 			off.Fail = act.Fail
 			p.Add(off)
 		}
 		p.Add(act)
 	}
-	p.Add(e.planLinked(w, f, p.Left)...)
+	p.Add(e.planLinked(w, f, p.Skipped)...)
 	all := append(share.RecordedFor(w.Store.Config, w.Name), atts...)
 	for _, token := range f.Share.Unwanted(all) {
 		op := root.Unbind{VMKey: e.Key(w.Name), Token: token}
 		p.Add(plan.Action{
-			ID: "share.unbind:" + token, Why: "forget a folder that is not attached to VM " + w.Name, Shows: op.Shows(), Root: op,
+			ID: "share.unbind:" + token, Why: "remove the host's record of a folder that is not attached to VM " + w.Name, Shows: op.Shows(), Root: op,
 			Fail: func(err error) error { e.WarnOnce(err.Error()); return nil },
 		})
 	}
-	plugs, err := e.planAttachDevices(w, f, p.Left)
+	plugs, err := e.planAttachDevices(w, f, p.Skipped)
 	for _, plug := range plugs {
 		p.Add(plug)
 		for _, act := range as {
 			if b, ok := act.Root.(root.Bind); ok && len(b.Protect) > 0 && plug.ID == "share.plug:"+b.Token {
-				// Now its daemon has the protecting mounts, and they can leave here.
+				// The folder's virtiofsd now has the read-only mounts in its own mount
+				// namespace, so the host no longer needs them.
 				act.ID, act.Consent = "share.settle:"+b.Token, plan.None
-				act.Why = "leave the protection of " + b.Src + " to the VM's daemon alone"
+				act.Why = "remove the read-only mounts of " + b.Src + " on the host; the VM's virtiofsd keeps its own"
 				p.Add(act)
 			}
 		}
@@ -178,31 +184,31 @@ func (e Part) PlanShare(w *target.Target, f *loop.Facts, left loop.Skipped) (Pla
 	return p, err
 }
 
-// releaseAction has the guest let go of a folder that is going to be shared
-// anew.
+// releaseAction unmounts a folder in the guest before the host mounts it again.
 func (e Part) releaseAction(w *target.Target, f *loop.Facts, a share.Attachment, fail func(error) error) plan.Action {
 	return plan.Action{
-		ID: "share.release:" + share.Token(a.HostPath), Why: fmt.Sprintf("have VM %s let go of folder %s for a moment", w.Name, a.HostPath),
+		ID: "share.release:" + share.Token(a.HostPath), Why: fmt.Sprintf("unmount folder %s in VM %s until the host has mounted it again", a.HostPath, w.Name),
 		Shows: []string{"umount " + shellescape.Quote(a.GuestDst) + " (in the guest)"}, Timing: "share", Fail: fail,
 		Do: func(ctx context.Context) error {
 			if err := ReleaseInGuest(ctx, f.Conn, nil, []share.Attachment{a}); err != nil {
 				return err
 			}
-			// What is planned for the guest next hangs on what it has now.
+			// The guest's plan depends on what is mounted there now.
 			return e.Probe(ctx, f.Conn, w, f)
 		},
 	}
 }
 
-// ObserveDaemons reads what PlanGuest says of the daemons behind the folders.
+// ObserveDaemons reads the open-file limit of the virtiofsd processes, which
+// PlanGuest writes into the guest.
 func ObserveDaemons(w *target.Target, f *loop.Facts) {
 	if f.Guest.ShareErr == nil {
 		f.Share.ObserveDaemons(f.Guest.Share, f.Atts(w))
 	}
 }
 
-// PlanGuest is the guest's part: one script for all folders that are not
-// right there, done in the first of its steps.
+// PlanGuest plans the mounts in the guest: one script for all folders that are not
+// mounted as they should be. The first action runs it; the others only describe it.
 func (e Part) PlanGuest(w *target.Target, f *loop.Facts) (plan.Plan, error) {
 	p := plan.Plan{Stage: plan.Guest}
 	if err := f.Guest.ShareErr; err != nil {
@@ -221,11 +227,11 @@ func (e Part) PlanGuest(w *target.Target, f *loop.Facts) (plan.Plan, error) {
 	return p, nil
 }
 
-// RecordTyped keeps the path a saved folder was now reached by, through a link:
-// the guest has one there too.
+// RecordTyped records the path, through a symbolic link, by which a recorded folder
+// was given now; the guest gets a link at the same path.
 func (e Part) RecordTyped(a share.Attachment) plan.Action {
 	return plan.Action{
-		ID: "store.typed:" + a.Tag, Why: "record that " + a.Typed + " leads to the folder", Shows: []string{"write " + e.StorePath},
+		ID: "store.typed:" + a.Tag, Why: "record that " + a.Typed + " is a link to the folder", Shows: []string{"write " + e.StorePath},
 		Do: func(ctx context.Context) error {
 			return config.Update(ctx, e.StorePath, func(c *config.Config) error {
 				if r, ok := c.FindAttachment(a.HostPath, a.VM); ok && r.TypedPath == "" {
@@ -237,29 +243,29 @@ func (e Part) RecordTyped(a share.Attachment) plan.Action {
 	}
 }
 
-// Planned is a plan and the folders it goes on without.
+// Planned is a plan and the folders it leaves out.
 type Planned struct {
 	plan.Plan
-	Left loop.Skipped
+	Skipped loop.Skipped
 }
 
-// PlanHost binds the folders below the VM's export root, but those of left. p is
-// what is planned before: what is in it is not planned again.
-func (e Part) PlanHost(p plan.Plan, w *target.Target, f *loop.Facts, left loop.Skipped) (Planned, error) {
-	if len(f.AttsWithout(w, left)) == 0 {
-		return Planned{Left: left}, nil
+// PlanHost plans to mount the folders in the VM's export directory, except those in
+// skipped. Actions that p, the plan so far, already has are not planned again.
+func (e Part) PlanHost(p plan.Plan, w *target.Target, f *loop.Facts, skipped loop.Skipped) (Planned, error) {
+	if len(f.AttsWithout(w, skipped)) == 0 {
+		return Planned{Skipped: skipped}, nil
 	}
-	out, err := e.PlanShare(w, f, left)
+	out, err := e.PlanShare(w, f, skipped)
 	out.Actions = slices.DeleteFunc(out.Actions, func(a plan.Action) bool {
-		b, bind := a.Root.(root.Bind)
-		armed := bind && p.Has("share.arm:"+b.Token) && len(b.Protect) == 0
-		return p.Has(a.ID) || armed
+		b, isBind := a.Root.(root.Bind)
+		early := isBind && p.Has("share.arm:"+b.Token) && len(b.Protect) == 0
+		return p.Has(a.ID) || early
 	})
 	return out, err
 }
 
-// mountInGuest runs the mount script and believes only what the guest's mount
-// table says afterwards.
+// mountInGuest runs the mount script and then checks the guest's mount table: only
+// a folder that is listed there as it should be counts as mounted.
 func (e Part) mountInGuest(ctx context.Context, w *target.Target, f *loop.Facts, script string) error {
 	atts := f.Atts(w)
 	out, stderr := capture.Head{Limit: session.GuestOutputLimit}, capture.Head{Limit: session.GuestOutputLimit}
@@ -271,11 +277,11 @@ func (e Part) mountInGuest(ctx context.Context, w *target.Target, f *loop.Facts,
 		return fmt.Errorf("mounting the folders in the guest: %w", err)
 	}
 	if strings.Contains(out.String(), "aivm-share-note list\n") {
-		e.WarnOnce("VM " + w.Name + " could not note its folders: after a restart of its own they come back with the next aivm command only: " + session.LastLine(stderr.String()))
+		e.WarnOnce("VM " + w.Name + " could not save its list of folders: if it reboots by itself, they are mounted again only by the next aivm command: " + session.LastLine(stderr.String()))
 	}
 	leave := func(err error) error {
-		left, rest := splitErrors(w, err)
-		e.leaveOut(f, left)
+		skipped, rest := splitErrors(w, err)
+		e.leaveOut(f, skipped)
 		return rest
 	}
 	if err := leave(share.GuestError(code, []byte(out.String()), []byte(stderr.String()), atts)); err != nil {

@@ -20,15 +20,17 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// What a guest writes into a folder, this machine's tools may run later. When
-// a folder is attached for writing, what they run of it is named and written
-// down, before the guest can reach it; status compares.
+// Programs on the host may later run what a guest writes into a folder: Makefile,
+// .git/config, .envrc. When a folder is attached for writing, aivm lists these
+// host-executed files and records their checksums before the guest can access the
+// folder. `aivm status` compares.
 
-// namesShown is how many files are named in a sentence.
+// namesShown is how many files a message names.
 const namesShown = 8
 
 // ObserveHostExecuted adds to the facts what the plans of new and of protected
-// folders hang on. A folder that is as it was costs no look at its files.
+// folders depend on. The files of a folder that is neither new nor in need of
+// protection are not read.
 func (e Part) ObserveHostExecuted(ctx context.Context, w *target.Target, f *loop.Facts) {
 	for _, a := range f.Atts(w) {
 		isNew := w.Folder != nil && a.HostPath == w.Folder.HostPath && (w.NewFolder || w.Reviewed && f.Checksums == nil)
@@ -48,7 +50,7 @@ func (e Part) ObserveHostExecuted(ctx context.Context, w *target.Target, f *loop
 			if state.Err != nil && err == nil {
 				var unprotected []string
 				if state.Paths, unprotected = share.Protected(l); len(unprotected) > 0 {
-					e.WarnOnce(fmt.Sprintf("not protected in %s, because they are links, have several names or are too many: %s", ui.Clean(a.HostPath), ui.Some(unprotected, namesShown)))
+					e.WarnOnce(fmt.Sprintf(unprotectedNote, ui.Clean(a.HostPath), ui.Some(unprotected, namesShown)))
 				}
 			} else if err != nil {
 				state.Err = err
@@ -60,7 +62,11 @@ func (e Part) ObserveHostExecuted(ctx context.Context, w *target.Target, f *loop
 	}
 }
 
-// planChecksums writes the list of a new folder down, before the guest can write.
+// unprotectedNote names the files of a folder that --protect does not cover.
+const unprotectedNote = "not protected in %s, because they are symbolic links, have several hard links or are too many: %s"
+
+// planChecksums plans to record the checksums of a new folder's host-executed
+// files, before the guest can write them.
 func (e Part) planChecksums(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
 	if w.Folder == nil || f.HostExecuted == nil {
 		return nil, nil
@@ -69,7 +75,7 @@ func (e Part) planChecksums(w *target.Target, f *loop.Facts) ([]plan.Action, err
 	if f.HostExecuted.Err != nil {
 		return nil, f.HostExecuted.Err
 	}
-	why := fmt.Sprintf("write down what this machine's tools run of %s, so that status can tell what changed", a.HostPath)
+	why := "record checksums of files your host runs in " + a.HostPath
 	if n := ui.Clean(l.Names(namesShown)); n != "" {
 		why += ": " + n
 	}
@@ -85,22 +91,22 @@ func (e Part) planChecksums(w *target.Target, f *loop.Facts) ([]plan.Action, err
 	}}, nil
 }
 
-// PlanBeforeBoot has folders ready before the VM starts where its daemons must find
-// them: those with protected paths, since from the start on the guest can
-// write, and those with a daemon of their own.
-func (e Part) PlanBeforeBoot(w *target.Target, f *loop.Facts, left loop.Skipped) (Planned, error) {
-	p := Planned{Left: left}
-	var guarded []share.Attachment
-	for _, a := range f.AttsWithout(w, left) {
+// PlanBeforeBoot plans the host mounts that must exist when the VM starts: those
+// of folders with protected paths, which the guest could write from its start on,
+// and those of folders in mode shared, whose own virtiofsd opens them at its start.
+func (e Part) PlanBeforeBoot(w *target.Target, f *loop.Facts, skipped loop.Skipped) (Planned, error) {
+	p := Planned{Skipped: skipped}
+	var early []share.Attachment
+	for _, a := range f.AttsWithout(w, skipped) {
 		if a.Protect || a.Mode == share.Shared {
-			guarded = append(guarded, a)
+			early = append(early, a)
 		}
 	}
-	if len(guarded) == 0 {
+	if len(early) == 0 {
 		return p, nil
 	}
 	isNew := func(a share.Attachment) bool { return w.NewFolder && w.Folder.HostPath == a.HostPath }
-	as, err := share.PlanHost(f.Share, e.Key(w.Name), guarded, isNew)
+	as, err := share.PlanHost(f.Share, e.Key(w.Name), early, isNew)
 	if err != nil {
 		more, rest := splitErrors(w, err)
 		p.skip(more)
@@ -115,14 +121,15 @@ func (e Part) PlanBeforeBoot(w *target.Target, f *loop.Facts, left loop.Skipped)
 	return p, nil
 }
 
-// waitsForStart reports whether a folder is not mounted on this machine as long
-// as its VM is off: the protecting mounts would be in the person's way here.
+// waitsForStart reports whether a folder is to be mounted on the host only when
+// its VM starts: while the VM is off, the read-only mounts of protected paths
+// would only get in the user's way.
 func waitsForStart(w *target.Target, f *loop.Facts, a share.Attachment) bool {
 	return a.Protect && f.Conn == nil && !f.Running() && !w.Boot
 }
 
-// ReportHostExecuted names once, after a folder was attached for writing, what this
-// machine's tools run of it.
+// ReportHostExecuted names, once, the host-executed files of a folder that was
+// just attached for writing.
 func (e Part) ReportHostExecuted(w *target.Target, f *loop.Facts) {
 	if f.Checksums == nil || len(f.Checksums.Files)+len(f.Checksums.Dirs) == 0 || e.JSON {
 		return
@@ -130,14 +137,14 @@ func (e Part) ReportHostExecuted(w *target.Target, f *loop.Facts) {
 	q := shellescape.Quote(w.Folder.HostPath) + " --vm " + w.Name
 	if w.Folder.Protect {
 		paths, _ := share.Protected(*f.Checksums)
-		e.UI.Say("This machine's tools run files of %s, which VM %s can only read: %s", w.Folder.HostPath, w.Name, ui.Some(paths, namesShown))
+		e.UI.Say("programs on this machine run files of %s; VM %s can only read them: %s", w.Folder.HostPath, w.Name, ui.Some(paths, namesShown))
 		return
 	}
-	e.UI.Say("This machine's tools run files of %s, and VM %s can write them now: %s", w.Folder.HostPath, w.Name, ui.Clean(f.Checksums.Names(namesShown)))
-	e.UI.Say("to see later what changed: aivm status --vm %s; to have them read-only in the VM: aivm detach %s, then: aivm attach %s --protect", w.Name, q, q)
+	e.UI.Say("programs on this machine run files of %s, and VM %s can write them now: %s", w.Folder.HostPath, w.Name, ui.Clean(f.Checksums.Names(namesShown)))
+	e.UI.Say("to see later what changed: aivm status --vm %s; to make them read-only in the VM: aivm detach %s && aivm attach %s --protect", w.Name, q, q)
 }
 
-// HostExecutedNames is the same for JSON.
+// HostExecutedNames returns the paths of the host-executed files, for JSON.
 func HostExecutedNames(f *loop.Facts) []string {
 	if f.Checksums == nil {
 		return nil
@@ -149,19 +156,19 @@ func HostExecutedNames(f *loop.Facts) []string {
 	return out
 }
 
-// HostExecutedChange is one file this machine's tools run that is not as it was
-// when its folder was attached.
+// HostExecutedChange is a host-executed file that changed since its folder was
+// attached.
 type HostExecutedChange struct {
 	Folder string `json:"folder"`
 	Path   string `json:"path"`
 	Change string `json:"change"` // "new", "changed", "gone", "mode", "link"
-	Silent bool   `json:"silent"` // it runs without being asked for: git hooks, editor tasks
+	Silent bool   `json:"silent"` // programs run it without the user asking: git hooks, editor tasks
 }
 
-// HostExecutedCheck compares what this machine's tools run of the VM's folders
-// with what was written down, and says how it stands with what is protected.
+// HostExecutedCheck compares the host-executed files of the VM's folders with the
+// recorded checksums, and reports whether the protected ones are protected.
 func (e Part) HostExecutedCheck(ctx context.Context, w *target.Target, f *loop.Facts, s StatusFacts) (host.Check, []HostExecutedChange) {
-	c := host.NewCheck("executed", "Files this machine runs", host.Skipped, "VM %s can write no folder that has any", w.Name)
+	c := host.NewCheck("executed", "Host-executed files", host.Skipped, "VM %s can write no folder with files that this machine runs", w.Name)
 	var changes []HostExecutedChange
 	var notes []string
 	silent, looked, unknown := false, 0, false
@@ -187,7 +194,7 @@ func (e Part) HostExecutedCheck(ctx context.Context, w *target.Target, f *loop.F
 		}
 		if acts := found.HostExecuted; len(acts) > 0 {
 			silent = true
-			notes = append(notes, fmt.Sprintf("%s acts on this machine at once: %s", a.HostPath, share.NameLeads(acts)))
+			notes = append(notes, fmt.Sprintf("this machine runs files of %s by itself: %s", a.HostPath, share.NameLeads(acts)))
 			q := shellescape.Quote(a.HostPath) + " --vm " + w.Name
 			c.Fix = append(c.Fix, "aivm detach "+q, "aivm attach "+q+" --access ro")
 		}
@@ -195,7 +202,7 @@ func (e Part) HostExecutedCheck(ctx context.Context, w *target.Target, f *loop.F
 		then, err := e.State().ChecksumFiles(a)
 		if errors.Is(err, fs.ErrNotExist) {
 			unknown = true
-			notes = append(notes, fmt.Sprintf("of %s nothing was written down", a.HostPath))
+			notes = append(notes, fmt.Sprintf("no checksums are recorded for %s", a.HostPath))
 			c.Fix = append(c.Fix, fix+" --reviewed")
 			protect(a, hostexec.List{})
 			continue
@@ -222,11 +229,11 @@ func (e Part) HostExecutedCheck(ctx context.Context, w *target.Target, f *loop.F
 			for _, d := range ds {
 				names = append(names, d.Path+" ("+d.What+")")
 			}
-			notes = append(notes, fmt.Sprintf("since %s was attached, by the VM or by you: %s", a.HostPath, ui.Some(names, namesShown)))
+			notes = append(notes, fmt.Sprintf("changed in %s since it was attached, by the VM or by you: %s", a.HostPath, ui.Some(names, namesShown)))
 			c.Fix = append(c.Fix, fix+" --reviewed")
 		}
 		if now.Cut != "" {
-			notes = append(notes, fmt.Sprintf("not all of %s was looked at: %s", a.HostPath, ui.Clean(now.Cut)))
+			notes = append(notes, fmt.Sprintf("not all of %s was searched: %s", a.HostPath, ui.Clean(now.Cut)))
 		}
 		protect(a, now)
 	}
@@ -236,7 +243,7 @@ func (e Part) HostExecutedCheck(ctx context.Context, w *target.Target, f *loop.F
 	case unknown:
 		c.State = host.Unknown
 	case looked > 0:
-		c.State, c.Detail = host.OK, "none changed since the folders were attached"
+		c.State, c.Detail = host.OK, "no file changed since the folders were attached"
 	}
 	if len(notes) > 0 {
 		c.Detail = strings.Join(notes, "; ")
@@ -244,6 +251,7 @@ func (e Part) HostExecutedCheck(ctx context.Context, w *target.Target, f *loop.F
 	return c, changes
 }
 
+// kindOrder sorts changes: those that run silently come first.
 func kindOrder(k hostexec.Kind) int {
 	if k == hostexec.Silent {
 		return 0

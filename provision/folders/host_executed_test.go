@@ -26,7 +26,7 @@ func file(w *looptest.World, path, text string) {
 	}
 }
 
-// wish is the folder as `attach` wants it, with the facts of this machine.
+// wish returns the target of `attach folder` with the facts of the host.
 func wish(w *looptest.World, folder string, o target.FolderOptions) (*target.Target, *loop.Facts) {
 	w.T.Helper()
 	o.Folder, o.VM, o.Attach = folder, "t", true
@@ -42,18 +42,18 @@ func wish(w *looptest.World, folder string, o target.FolderOptions) (*target.Tar
 	return in, f
 }
 
-// planShare plans in's folders, says what is said about the plan, and has f go on
-// without what it leaves out, as the loop does.
+// planShare plans in's folders, prints the plan's notes and removes the skipped folders
+// from f, as the loop does.
 func planShare(w *looptest.World, in *target.Target, f *loop.Facts) ([]plan.Action, error) {
 	p, err := For(w.Loop).PlanShare(in, f, f.Skipped)
 	w.PrintNotes(p.Plan)
-	f.Skip(p.Left)
+	f.Skip(p.Skipped)
 	return p.Actions, err
 }
 
-// What runs is written down before the folder is shared, compared later, and
-// taken anew when the person says so.
-func TestExecutedIsWrittenDownAndCompared(t *testing.T) {
+// The checksums of host-executed files are recorded before the folder is shared,
+// compared later, and recorded again with --reviewed.
+func TestChecksumsAreRecordedAndCompared(t *testing.T) {
 	w := looptest.New(t)
 	p := w.MakeFolder("p")
 	file(w, p+"/Makefile", "all:\n")
@@ -71,7 +71,7 @@ func TestExecutedIsWrittenDownAndCompared(t *testing.T) {
 	}
 	For(w.Loop).ReportHostExecuted(in, f)
 	if s := w.Err.String(); !strings.Contains(s, ".envrc, Makefile") || !strings.Contains(s, "--protect") {
-		t.Errorf("said %q", s)
+		t.Errorf("printed %q", s)
 	}
 	w.WriteConfig(p)
 	looptest.ResetRun(w)
@@ -102,7 +102,7 @@ func TestExecutedIsWrittenDownAndCompared(t *testing.T) {
 	if c, ch := look(); c.State != host.OK || len(ch) != 0 {
 		t.Errorf("%+v %v", c, ch)
 	}
-	// A folder that is read only, and one that was attached without a list.
+	// A folder that was attached without a list, and a read-only one.
 	w.State().ForgetChecksums(share.Attachment{HostPath: p, VM: "t"})
 	if c, _ := look(); c.State != host.Unknown {
 		t.Errorf("%+v", c)
@@ -110,12 +110,12 @@ func TestExecutedIsWrittenDownAndCompared(t *testing.T) {
 	q := w.MakeFolder("q")
 	file(w, q+"/Makefile", "all:\n")
 	if _, f := wish(w, q, target.FolderOptions{Access: "ro"}); f.HostExecuted != nil || f.Checksums != nil {
-		t.Error("a read-only folder was looked at")
+		t.Error("a read-only folder was read")
 	}
 }
 
-// Protected paths go into the record for root: when the folder is new, and when
-// what was protected does not hold any more. With the VM off nothing is mounted.
+// Protected paths go into the privileged record when the folder is new and when its
+// protection does not hold any more. While the VM is off nothing is mounted.
 func TestProtectIsPlanned(t *testing.T) {
 	w := looptest.New(t)
 	p := w.MakeFolder("p")
@@ -128,7 +128,7 @@ func TestProtectIsPlanned(t *testing.T) {
 	}
 	in, f := wish(w, p, target.FolderOptions{Protect: true})
 	if !strings.Contains(w.Err.String(), "justfile") {
-		t.Errorf("said %q", w.Err.String())
+		t.Errorf("printed %q", w.Err.String())
 	}
 	in.Boot = true
 	as, err := planShare(w, in, f)
@@ -139,16 +139,17 @@ func TestProtectIsPlanned(t *testing.T) {
 	if got := strings.Join(b.Protect, " "); !ok || got != "Makefile .git/hooks sub/package.json" {
 		t.Errorf("protects %q", got)
 	}
-	armed, err := For(w.Loop).PlanBeforeBoot(in, f, nil)
-	if err != nil || len(armed.Actions) != 1 || armed.Actions[0].ID != "share.arm:"+share.Token(p) {
-		t.Errorf("armed %v %v", armed, err)
+	early, err := For(w.Loop).PlanBeforeBoot(in, f, nil)
+	if err != nil || len(early.Actions) != 1 || early.Actions[0].ID != "share.arm:"+share.Token(p) {
+		t.Errorf("early %v %v", early, err)
 	}
 	in.Boot = false
 	if as, err = planShare(w, in, f); err != nil || len(as) != 1 {
 		t.Errorf("with the VM off: %v %v", as, err)
 	}
 
-	// A folder inside a writable one, for reading only, or attached otherwise.
+	// Refused: a folder inside a writable one, a read-only folder, and one that is
+	// attached without --protect.
 	w.WriteConfig(w.MakeFolder("p"))
 	looptest.ResetRun(w)
 	for what, o := range map[string]target.FolderOptions{

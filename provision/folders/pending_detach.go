@@ -18,9 +18,9 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// PlanPendingDetach finishes what `detach --force` left to the VM's stop, and what a
-// killed run began: a folder on its way out whose VM is off, or that is not
-// mounted for it any more.
+// PlanPendingDetach plans to finish detaching the folders that `detach --force` or
+// an interrupted run left recorded as "detaching": those whose VM is off, and those
+// that are not mounted for it any more.
 func (e Part) PlanPendingDetach(w *target.Target, f *loop.Facts) []plan.Action {
 	off := f.Domain.Domain.Err == nil && !f.Running() && f.Conn == nil
 	var out []plan.Action
@@ -36,7 +36,7 @@ func (e Part) PlanPendingDetach(w *target.Target, f *loop.Facts) []plan.Action {
 		if bound {
 			op := root.Unbind{VMKey: e.Key(w.Name), Token: token}
 			out = append(out, plan.Action{
-				ID: "share.unbind:" + token, Why: fmt.Sprintf("take folder %s out of VM %s's reach, now that it is off", a.HostPath, w.Name),
+				ID: "share.unbind:" + token, Why: fmt.Sprintf("unmount folder %s from the export directory of VM %s, which is off", a.HostPath, w.Name),
 				Shows: op.Shows(), Root: op, Timing: "share",
 			})
 		}
@@ -45,8 +45,8 @@ func (e Part) PlanPendingDetach(w *target.Target, f *loop.Facts) []plan.Action {
 	return out
 }
 
-// PendingDetach are the folders of the VM that are on their way out, but the one the
-// verb was given.
+// PendingDetach returns the folders of the VM that are recorded as "detaching",
+// without the one the command was given.
 func PendingDetach(w *target.Target) []share.Attachment {
 	if w.Store == nil {
 		return nil
@@ -60,7 +60,8 @@ func PendingDetach(w *target.Target) []share.Attachment {
 	return out
 }
 
-// FinishPendingDetach is PlanPendingDetach for a VM that has just stopped.
+// FinishPendingDetach plans and applies PlanPendingDetach for a VM that has just
+// stopped.
 func (e Part) FinishPendingDetach(ctx context.Context, vm string) error {
 	e.Reload()
 	store, err := e.Load()
@@ -83,7 +84,8 @@ func (e Part) FinishPendingDetach(ctx context.Context, vm string) error {
 	return e.Apply(ctx, plan.Plan{Stage: plan.Host, Actions: as})
 }
 
-// ReleaseInGuest has the guest unmount and forget folders.
+// ReleaseInGuest unmounts folders in the guest and drops them from its caches. gone
+// are detached for good, rest are mounted again later.
 func ReleaseInGuest(ctx context.Context, c guest.Conn, gone, rest []share.Attachment) error {
 	atts := append(slices.Clone(gone), rest...)
 	out, stderr := capture.Head{Limit: session.GuestOutputLimit}, capture.Head{Limit: session.GuestOutputLimit}
@@ -92,7 +94,7 @@ func ReleaseInGuest(ctx context.Context, c guest.Conn, gone, rest []share.Attach
 		Stdout: &out, Stderr: &stderr,
 	})
 	if err != nil {
-		return fmt.Errorf("letting go of %s in the guest: %w", atts[0].GuestDst, err)
+		return fmt.Errorf("unmounting %s in the guest: %w", atts[0].GuestDst, err)
 	}
 	each, err := share.Split(share.GuestError(code, []byte(out.String()), []byte(stderr.String()), atts))
 	for _, folder := range slices.Sorted(maps.Keys(each)) {

@@ -10,20 +10,22 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// When the daemon that serves a VM's folders dies, QEMU does not answer the
-// guest any more: every process there that touches a folder waits for good, and
-// no signal ends it. So a probe that stops at the folders is given up.
+// When the virtiofsd of a VM dies, QEMU does not answer the guest's requests any
+// more: every process in the guest that accesses a shared folder waits
+// indefinitely, and no signal ends it. So a probe that hangs at the folders is
+// abandoned.
 
 const (
-	// ShareProbe is the name of the piece of the probe that can hang.
+	// ShareProbe is the name of the part of the probe that can hang.
 	ShareProbe = "share"
-	// daemonCheckAfter is how long a guest may take to say what it has before this
-	// machine looks for the daemon; probeTimeout how long at all.
+	// daemonCheckAfter is how long the probe may run before aivm checks whether
+	// virtiofsd is alive, and the interval of that check; probeTimeout is how
+	// long it may run in all.
 	daemonCheckAfter = 6 * time.Second
 	probeTimeout     = 40 * time.Second
 )
 
-// ProbeWithFolders is a probe whose last piece may hang.
+// ProbeWithFolders runs a probe whose last part, the one about folders, may hang.
 func (e Part) ProbeWithFolders(ctx context.Context, c guest.Conn, w *target.Target, ps []guest.Probe) (map[string][]byte, error) {
 	ctx, end := context.WithTimeout(ctx, probeTimeout)
 	defer end()
@@ -39,8 +41,8 @@ func (e Part) ProbeWithFolders(ctx context.Context, c guest.Conn, w *target.Targ
 			case <-t.C:
 				if hf, err := e.Shared(w.Name, nil); err == nil {
 					if served, known := hf.Served(); known && !served {
-						// No cancellation: the person did not interrupt anything.
-						cancel(ui.Failed("VM %s was switched off meanwhile, or the daemon that serves its folders (virtiofsd) has died", w.Name).
+						// The cause is not context.Canceled: the user did not interrupt the run.
+						cancel(ui.Failed("VM %s was switched off, or the daemon that serves its folders (virtiofsd) has died", w.Name).
 							Hint(ui.Cmd("aivm status --vm "+w.Name), ui.Cmd("aivm vm up "+w.Name)))
 						return
 					}
@@ -51,20 +53,21 @@ func (e Part) ProbeWithFolders(ctx context.Context, c guest.Conn, w *target.Targ
 	return c.Probe(ctx, ps)
 }
 
-// HungFolders says that the guest answered everything but the question about
-// its folders; nil for any other end of a probe.
+// HungFolders turns the error of a probe into one about hung folders, if the guest
+// answered everything but the part about its folders. It returns nil for any other
+// error.
 func (e Part) HungFolders(ctx context.Context, w *target.Target, err error) error {
 	var stuck *guest.StuckError
 	if !errors.As(err, &stuck) || stuck.At != ShareProbe || ctx.Err() != nil || errors.Is(err, guest.ErrLost) {
 		return nil
 	}
-	why := "its folders do not answer"
+	why := "reading its shared folders hangs"
 	if hf, err := e.Shared(w.Name, nil); err == nil {
 		if served, known := hf.Served(); known && !served {
-			why = "the daemon that serves its folders (virtiofsd) has died, and whatever touches one of them in the VM waits for good"
+			why = "the daemon that serves its folders (virtiofsd) has died; every program in the VM that accesses one of them hangs"
 		}
 	}
 	return ui.Failed("VM %s: %s", w.Name, why).
-		Hint(ui.CmdFor("restart the VM, which starts the daemon too", "aivm vm restart "+w.Name),
-			ui.CmdFor("if it does not power off, since its programs wait", "aivm vm restart "+w.Name+" --force"))
+		Hint(ui.CmdFor("restart the VM, which also starts the daemon", "aivm vm restart "+w.Name),
+			ui.CmdFor("if it does not power off because its programs hang", "aivm vm restart "+w.Name+" --force"))
 }

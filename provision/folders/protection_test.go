@@ -10,8 +10,8 @@ import (
 	"aivm.dev/aivm/provision/share"
 )
 
-// Only what the VM could write while it had no mount is said to have been the
-// VM's to write: never a file in a directory that stayed protected.
+// The warning names only replaced files that the VM could write while their mount was
+// gone, and no file in a directory that stayed protected.
 func TestWarnReplaced(t *testing.T) {
 	w := looptest.New(t)
 	p := w.MakeFolder("p")
@@ -29,7 +29,7 @@ func TestWarnReplaced(t *testing.T) {
 	file(w, p+"/Makefile", "more:\n")
 	file(w, p+"/.git/hooks/pre-commit", "y")
 	For(w.Loop).warnReplaced(t.Context(), a, &root.ReplacedError{Paths: []string{".git/hooks/pre-commit", "Makefile"}, Bare: []string{"Makefile"}})
-	if s := w.Err.String(); !strings.Contains(s, "the VM could write it until now: Makefile; read it") {
-		t.Errorf("said %q", s)
+	if s := w.Err.String(); !strings.Contains(s, "the VM could write them until now: Makefile; read them") {
+		t.Errorf("printed %q", s)
 	}
 }

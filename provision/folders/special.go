@@ -19,8 +19,8 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// A SpecialFile is a device node, or a setuid or setgid file, in a folder that
-// a VM can write.
+// A SpecialFile is a device node, or a setuid or setgid file, in a folder that a VM
+// can write.
 type SpecialFile struct {
 	Folder string `json:"folder"`
 	Path   string `json:"path"`
@@ -28,7 +28,8 @@ type SpecialFile struct {
 	Owner  uint32 `json:"owner"` // uid on this machine
 }
 
-// findSpecial searches an attached folder for what appeared since then.
+// findSpecial finds the special files of an attached folder that appeared after
+// since. The string says why the search is incomplete, "" if it is complete.
 func findSpecial(ctx context.Context, a share.Attachment, since time.Time) ([]SpecialFile, string, error) {
 	found, err := hostexec.FindSpecial(ctx, a.HostPath, since)
 	if err != nil {
@@ -41,7 +42,7 @@ func findSpecial(ctx context.Context, a share.Attachment, since time.Time) ([]Sp
 	return out, found.Cut, nil
 }
 
-// specialNames is such files in a sentence.
+// specialNames lists special files for a message.
 func specialNames(fs []SpecialFile) string {
 	var names []string
 	for _, f := range fs {
@@ -50,13 +51,13 @@ func specialNames(fs []SpecialFile) string {
 	return ui.Some(names, namesShown)
 }
 
-// specialSearch is a command that lists them all.
+// specialSearch returns a command that lists all special files of a folder.
 func specialSearch(folder string) string {
 	return `sudo find ` + shellescape.Quote(folder) + ` -xdev \( -type b -o -type c -o -type f -perm /6000 \) -ls`
 }
 
-// SpecialCheck names device nodes, setuid and setgid files in folders the VM
-// can write, and says whether its virtiofsd can make device nodes.
+// SpecialCheck names the special files in folders the VM can write, and reports
+// whether its virtiofsd can create device nodes.
 func (e Part) SpecialCheck(ctx context.Context, w *target.Target, f *loop.Facts, s StatusFacts) (host.Check, []SpecialFile) {
 	c := host.NewCheck("special", "Devices and setuid files", host.Skipped, "VM %s can write no folder", w.Name)
 	var all []SpecialFile
@@ -69,7 +70,7 @@ func (e Part) SpecialCheck(ctx context.Context, w *target.Target, f *loop.Facts,
 		found, cut, err := findSpecial(ctx, a, e.State().AttachedAt(a))
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			continue // said by the folders' own check
+			continue // the check of the folders reports it
 		case err != nil:
 			unknown = true
 			notes = append(notes, err.Error())
@@ -89,20 +90,20 @@ func (e Part) SpecialCheck(ctx context.Context, w *target.Target, f *loop.Facts,
 			}
 		}
 	}
-	open := ""
+	risk := ""
 	if searched > 0 && f.Running() {
-		open = e.deviceNodeRisk(w, f.Domain.Domain.Value.ID)
+		risk = e.deviceNodeRisk(w, f.Domain.Domain.Value.ID)
 	}
-	if open != "" {
-		notes = append(notes, open)
+	if risk != "" {
+		notes = append(notes, risk)
 	}
 	switch {
 	case len(all) > 0:
 		c.State = host.Bad
-	case unknown || open != "":
+	case unknown || risk != "":
 		c.State = host.Unknown
 	case searched > 0:
-		c.State, c.Detail = host.OK, "none appeared in the folders since they were attached"
+		c.State, c.Detail = host.OK, "no device node, setuid or setgid file appeared in the folders since they were attached"
 	}
 	if len(notes) > 0 {
 		c.Detail = strings.Join(notes, "; ")
@@ -110,8 +111,8 @@ func (e Part) SpecialCheck(ctx context.Context, w *target.Target, f *loop.Facts,
 	return c, all
 }
 
-// deviceNodeRisk says why the guest's root may make device nodes in the folders of
-// a VM that runs, as libvirt's domain id; "" if it cannot.
+// deviceNodeRisk says why the guest's root may be able to create device nodes in the
+// folders of a running VM; "" if it cannot. id is libvirt's id of the domain.
 func (e Part) deviceNodeRisk(w *target.Target, id int) string {
 	g, err := root.ReadDeviceGuard(e.Key(w.Name))
 	if err == nil {
@@ -122,22 +123,23 @@ func (e Part) deviceNodeRisk(w *target.Target, id int) string {
 	return describeDeviceRisk(w.Name, err)
 }
 
+// describeDeviceRisk words the error of reading or checking the device guard; "" for
+// nil.
 func describeDeviceRisk(vm string, err error) string {
-	const unknown = "whether the guest's root can make device nodes in them is not known: "
+	const unknown = "cannot tell whether the guest's root can create device nodes in them: "
 	switch {
 	case err == nil:
 		return ""
 	case errors.Is(err, fs.ErrNotExist) && !errors.As(err, new(*root.UnseenError)):
-		return unknown + "the VM was started without aivm's hook; it is seen to at the next start: aivm vm restart " + vm
+		return unknown + "the VM was started without aivm's hook; the next start prevents it: aivm vm restart " + vm
 	case errors.As(err, new(*root.UnseenError)):
-		return unknown + err.Error() + "; it is seen to at the next start: aivm vm restart " + vm
+		return unknown + err.Error() + "; the next start prevents it: aivm vm restart " + vm
 	}
-	return "the guest's root can make device nodes in them, which other users of this machine could use: " + err.Error()
+	return "the guest's root can create device nodes in them, which other users of this machine could use: " + err.Error()
 }
 
-// SearchDetached names, after a folder was detached, what in it gives rights to
-// whoever uses it: nothing looks at the folder any more. since is when it was
-// attached.
+// SearchDetached warns, after a folder was detached, about special files that
+// appeared in it since it was attached: later runs do not search it any more.
 func (e Part) SearchDetached(ctx context.Context, a share.Attachment, since time.Time) []SpecialFile {
 	found, cut, err := findSpecial(ctx, a, since)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -16,8 +16,8 @@ import (
 	"aivm.dev/aivm/provision/share"
 )
 
-// That the person looked at the files this machine's tools run shows nobody the
-// setuid files: they stay named from the day the folder was attached.
+// Reviewing the host-executed files does not hide setuid files: those that appeared
+// since the folder was attached are still named.
 func TestReviewHidesNoSetuidFile(t *testing.T) {
 	w := looptest.New(t)
 	p := w.MakeFolder("p")
@@ -51,7 +51,7 @@ func TestReviewHidesNoSetuidFile(t *testing.T) {
 			t.Errorf("named %q, not %q", s, want)
 		}
 	}
-	named("mine") // nothing says when the folder was attached
+	named("mine") // the time of attaching is not recorded
 	write()
 	named("")
 	file(w, p+"/suid", "")
@@ -62,7 +62,8 @@ func TestReviewHidesNoSetuidFile(t *testing.T) {
 		named("suid")
 	}
 
-	// A list of an older aivm tells it by its own time, once more after a review.
+	// For a list an older aivm wrote, the time of the list counts, also after a
+	// review.
 	b, err := os.ReadFile(w.State().ChecksumsPath(a))
 	must(err)
 	var old map[string]any
@@ -77,7 +78,7 @@ func TestReviewHidesNoSetuidFile(t *testing.T) {
 	named("later")
 	write()
 	named("later")
-	// So does one that is damaged.
+	// The same for a damaged list.
 	must(os.WriteFile(w.State().ChecksumsPath(a), []byte("{"), 0o600))
 	write()
 	named("")
@@ -85,16 +86,16 @@ func TestReviewHidesNoSetuidFile(t *testing.T) {
 	named("later mine suid")
 }
 
-// What could not be found out about device nodes is not said to be so.
+// An unknown state of the device guard is reported as unknown, not as a risk.
 func TestDescribeDeviceRisk(t *testing.T) {
-	const unknown = "whether the guest's root can make device nodes in them is not known: "
+	const unknown = "cannot tell whether the guest's root can create device nodes in them: "
 	unseen := func(err error) error { return &root.UnseenError{Why: err} }
 	for want, err := range map[string]error{
 		"":                                     nil,
 		unknown + "the VM was started without": fmt.Errorf("of an earlier boot: %w", fs.ErrNotExist),
 		unknown + "the VM was started since":   unseen(errors.New("the VM was started since without aivm's hook")),
-		unknown + "/proc/7/status: file does not": unseen(fmt.Errorf("/proc/7/status: %w", fs.ErrNotExist)),
-		"the guest's root can make device nodes":  errors.New("no cgroup2 is mounted"),
+		unknown + "/proc/7/status: file does not":  unseen(fmt.Errorf("/proc/7/status: %w", fs.ErrNotExist)),
+		"the guest's root can create device nodes": errors.New("no cgroup2 is mounted"),
 	} {
 		if got := describeDeviceRisk("t", err); !strings.HasPrefix(got, want) || (want == "") != (got == "") {
 			t.Errorf("%v: %q", err, got)

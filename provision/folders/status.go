@@ -19,17 +19,18 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// Seen is what status knows of a VM's folders: what is recorded, what this
-// machine's mounts show to the VM, and what the guest says it has mounted.
+// StatusFacts is what status knows about a VM's folders: the records, the host's
+// mounts for the VM, and the mounts the guest reports.
 type StatusFacts struct {
 	atts    []share.Attachment
 	host    plan.Known[share.HostFacts]
 	guest   plan.Known[share.GuestFacts]
-	hungErr error // whatever touches a folder in the guest hangs
+	hungErr error // accessing a folder in the guest hangs
 	off     bool  // the VM is known not to run
 }
 
-// See looks at all folders of the VM, in the guest too if it answers.
+// ObserveStatus reads the facts about all folders of the VM, in the guest too if it
+// answers.
 func (e Part) ObserveStatus(c config.Config, w *target.Target, f *loop.Facts) StatusFacts {
 	s := StatusFacts{atts: share.RecordedFor(c, w.Name), guest: plan.Unknown[share.GuestFacts](f.ConnErr)}
 	s.host.Value, s.host.Err = e.Shared(w.Name, s.atts)
@@ -41,7 +42,7 @@ func (e Part) ObserveStatus(c config.Config, w *target.Target, f *loop.Facts) St
 	return s
 }
 
-// Check says which folders are where they should be.
+// Check reports which folders are mounted as they should be.
 func (s StatusFacts) Check(w *target.Target, f *loop.Facts) host.Check {
 	c := host.NewCheck("folders", "VM shared folders", host.OK, "")
 	var good, bad []string
@@ -68,24 +69,24 @@ func (s StatusFacts) Check(w *target.Target, f *loop.Facts) host.Check {
 		c.State, c.Detail = host.Bad, strings.Join(bad, "; ")
 	case s.guest.Err == nil:
 	case f.Running():
-		c.State, c.Detail = host.Unknown, fmt.Sprintf("this machine shares %s; whether the VM has mounted it could not be asked", c.Detail)
+		c.State, c.Detail = host.Unknown, fmt.Sprintf("this machine shares %s; the VM could not be asked whether it has mounted it", c.Detail)
 	default:
 		c.State, c.Detail = host.Skipped, fmt.Sprintf("this machine shares %s; the VM does not run", c.Detail)
 	}
 	return c
 }
 
-// wrong says what is wrong with one folder, and whether attaching it again is
-// what helps.
+// problem says what is wrong with one folder, "" if nothing is, and whether attaching
+// it again fixes that.
 func (s StatusFacts) problem(a share.Attachment) (why string, attach bool) {
 	if s.host.Err != nil {
 		return "", false
 	}
 	switch a.State {
 	case share.Detaching:
-		return fmt.Sprintf("folder %s is being detached: until VM %s stops it can read what it has open", a.HostPath, a.VM), false
+		return fmt.Sprintf("folder %s is being detached: VM %s keeps access to the files it has open until it stops", a.HostPath, a.VM), false
 	case share.Linked:
-		return fmt.Sprintf("folder %s is not mounted: a symbolic link was on its way", a.HostPath), true
+		return fmt.Sprintf("folder %s is not mounted: its path went through a symbolic link", a.HostPath), true
 	}
 	if err := s.host.Value.Folders[a.HostPath].Err; err != nil {
 		return err.Error(), false
@@ -93,20 +94,20 @@ func (s StatusFacts) problem(a share.Attachment) (why string, attach bool) {
 	if a.Mode == share.Git {
 		switch gitState(a) {
 		case "missing":
-			return fmt.Sprintf("folder %s is no git repository any more", a.HostPath), false
+			return fmt.Sprintf("folder %s is not a git repository any more", a.HostPath), false
 		case "detached":
-			return fmt.Sprintf("the repository %s does not name its clone in the VM", a.HostPath), true
+			return fmt.Sprintf("the repository %s has no remote for its clone in the VM", a.HostPath), true
 		}
 		return "", false
 	}
 	if !a.Mode.Mounts() {
-		return fmt.Sprintf("folder %s has mode %s, which is not there yet", a.HostPath, a.Mode), false
+		return fmt.Sprintf("folder %s has mode %s, which this aivm does not support", a.HostPath, a.Mode), false
 	}
 	if !s.host.Value.Mounted(a) && s.off && a.Protect {
-		return "", false // it is mounted when the VM starts: waitsForStart
+		return "", false // the next start of the VM mounts it (waitsForStart)
 	}
 	if !s.host.Value.Mounted(a) {
-		return fmt.Sprintf("folder %s is not shared on this machine", a.HostPath), true
+		return fmt.Sprintf("folder %s is not mounted for the VM on this machine", a.HostPath), true
 	}
 	if s.guest.Err == nil {
 		if err := share.Verify(s.guest.Value, s.host.Value, a); err != nil {
@@ -116,17 +117,17 @@ func (s StatusFacts) problem(a share.Attachment) (why string, attach bool) {
 	return "", false
 }
 
-// Strays names what the VM can get at though it was not attached: a run was
-// killed, or could not take the folder away again.
+// Strays names the folders that are mounted for the VM without being attached: a run
+// was killed, or could not unmount the folder.
 func (s StatusFacts) Strays(w *target.Target) []host.Check {
 	if s.host.Err != nil {
-		return nil // the folders' check says so
+		return nil // Check reports it
 	}
 	var out []host.Check
 	for _, r := range target.StaleMounts(s.host.Value, s.atts) {
 		how := map[bool]string{true: "read", false: "read and write"}[r.RO]
-		c := host.NewCheck("stray:"+r.Token, "Folder nobody attached", host.Bad,
-			"VM %s can %s %s, left by a run that was stopped, or shared by one that is at work: attach it, or take it away", w.Name, how, r.Path)
+		c := host.NewCheck("stray:"+r.Token, "Mounted but not attached", host.Bad,
+			"VM %s can %s %s, which is not attached: an interrupted run mounted it, or one that is still running; attach it or unmount it", w.Name, how, r.Path)
 		if r.Found {
 			fix := "aivm attach " + shellescape.Quote(r.Path) + " --vm " + w.Name
 			if r.RO {
@@ -140,13 +141,13 @@ func (s StatusFacts) Strays(w *target.Target) []host.Check {
 	return out
 }
 
-// Writable returns the folders of this machine that the guest can write, and a
-// sentence about them. What it can write is what this machine's mounts show to its device, not what is recorded:
-// guest root needs no more.
+// Writable returns the host folders that the guest can write, and a sentence about
+// them. It reads the host's mounts for the VM and not the records: guest root can
+// write whatever is mounted.
 func (s StatusFacts) Writable() (paths []string, sentence string) {
 	paths, sentence = []string{}, "It can write no folder of this machine."
 	if s.host.Err != nil {
-		sentence = fmt.Sprintf("Which folders of this machine it can write is not known: %v.", s.host.Err)
+		sentence = fmt.Sprintf("It is not known which folders of this machine it can write: %v.", s.host.Err)
 	}
 	for _, r := range s.host.Value.ExportedFolders() {
 		if !r.RO {
@@ -159,9 +160,10 @@ func (s StatusFacts) Writable() (paths []string, sentence string) {
 	return paths, sentence
 }
 
-// ListedFolder is one attachment of a Listing. State is what this machine knows:
-// "ok" is mounted for the VM's device, whatever the guest makes of it (status
-// asks the guest); "detaching" is mounted for it though no attachment says so.
+// ListedFolder is one attachment that `aivm list` prints. State is what the host
+// knows: "ok" means mounted on the host for the VM, whether or not the guest has
+// mounted it (status asks the guest); "detaching" means mounted for the VM and being
+// detached, or not attached at all; "detached" means not mounted.
 type ListedFolder struct {
 	HostPath string `json:"host_path"`
 	VM       string `json:"vm"`
@@ -172,9 +174,9 @@ type ListedFolder struct {
 	Protect  bool   `json:"protect,omitempty"`
 }
 
-// List lists the attachments with what the host's mount table says of them,
-// and what is mounted for a VM without an attachment: its guest can get at that
-// too.
+// List returns the attachments with their state by the host's mount table, and the
+// folders that are mounted for a VM without being attached: the guest can access
+// those too.
 func (e Part) List(c config.Config) []ListedFolder {
 	out := []ListedFolder{}
 	vms := map[string]bool{}
@@ -213,6 +215,7 @@ func (e Part) List(c config.Config) []ListedFolder {
 	return out
 }
 
+// access returns the mode of a mounted folder as the config writes it.
 func access(r share.ExportedFolder) string {
 	if r.RO {
 		return string(share.ReadOnly)
@@ -220,8 +223,8 @@ func access(r share.ExportedFolder) string {
 	return string(share.ReadWrite)
 }
 
-// gitState is what `list` says of a folder in mode git: whether the repository
-// names the clone.
+// gitState returns the state of a folder in git mode: "ok" if its repository has the
+// remote of the clone, "detached" if not, "missing" if it is not a repository.
 func gitState(a share.Attachment) string {
 	repo, err := gitsync.Find(a.HostPath)
 	if err != nil {
@@ -233,8 +236,7 @@ func gitState(a share.Attachment) string {
 	return "ok"
 }
 
-// leads are the places of this machine that lead into folders a guest can
-// write, by folder.
+// leads finds the host paths that lead into folders a guest can write, by folder.
 func (e Part) leads(atts []share.Attachment) map[string]share.Leads {
 	var folders []string
 	for _, a := range atts {

@@ -17,37 +17,37 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// A folder in mode shared has a virtiofs device of its own. The device is in
-// the VM's definition, so that it is there after every start, and it is plugged
-// into the running VM once the folder is mounted on this machine: its daemon
-// goes on serving what is mounted there when it starts.
+// A folder in mode shared has a virtiofs device of its own. The device is in the
+// VM's definition, so that it exists after every start. It is hot-plugged into the
+// running VM only after the folder is mounted on the host: its virtiofsd serves
+// what is mounted there at its start, and nothing mounted later.
 
-// planAttachDevices gives the running VM the devices it lacks.
-func (e Part) planAttachDevices(w *target.Target, f *loop.Facts, left loop.Skipped) ([]plan.Action, error) {
+// planAttachDevices plans to hot-plug the devices that the running VM lacks.
+func (e Part) planAttachDevices(w *target.Target, f *loop.Facts, skipped loop.Skipped) ([]plan.Action, error) {
 	var out []plan.Action
-	for _, a := range f.AttsWithout(w, left) {
+	for _, a := range f.AttsWithout(w, skipped) {
 		if a.Mode != share.Shared || f.Share.Folders[a.HostPath].Err != nil {
 			continue
 		}
 		if f.Domain.Domain.Err != nil && f.Conn != nil && share.Verify(f.Guest.Share, f.Share, a) == nil {
-			continue // libvirt cannot be asked, and the guest has it
+			continue // libvirt cannot be asked, but the guest has it mounted
 		}
 		d := f.Domain.Domain.Value
 		token := share.Token(a.HostPath)
 		switch {
 		case !f.Running() && !(w.Boot && f.Conn == nil):
-			continue // it is plugged when the VM is next started
+			continue // the next start of the VM adds it
 		case d != nil && virt.HasFilesystem(d.StoredFS, token) && (!f.Running() || virt.HasFilesystem(d.Filesystems, token) && f.Share.Mounted(a)):
 			continue
 		}
 		if d != nil && !d.SharedRAM {
 			return nil, ui.Refused("VM %s was made without shared memory and cannot have a device for folder %s", w.Name, a.HostPath).
-				Hint(ui.CmdFor("use a mode that needs none", "aivm attach "+shellescape.Quote(a.HostPath)+" --vm "+w.Name+" --mode git"),
-					ui.CmdFor("or another VM; this one is never made anew by itself", "aivm vm create NAME"))
+				Hint(ui.CmdFor("use a mode that needs no device", "aivm attach "+shellescape.Quote(a.HostPath)+" --vm "+w.Name+" --mode git"),
+					ui.CmdFor("or another VM; aivm never recreates this one by itself", "aivm vm create NAME"))
 		}
 		dev := virt.Filesystem{Source: root.ExportRoot(e.Key(w.Name)) + "/" + token, Tag: token}
 		act := plan.Action{
-			ID: "share.plug:" + token, Why: fmt.Sprintf("give VM %s a device for folder %s", w.Name, a.HostPath), Timing: "share",
+			ID: "share.plug:" + token, Why: fmt.Sprintf("attach a virtiofs device for folder %s to VM %s", a.HostPath, w.Name), Timing: "share",
 			Shows: []string{fmt.Sprintf("virsh attach-device %s (virtiofs, %s)", w.Name, token)},
 			Do: func(ctx context.Context) error {
 				l, err := e.Libvirt(ctx)
@@ -65,18 +65,19 @@ func (e Part) planAttachDevices(w *target.Target, f *loop.Facts, left loop.Skipp
 	return out, nil
 }
 
-// NeedsLibvirt reports whether the plan of w's folders hangs on what libvirt
-// says, though the guest answers: one of mode shared is not there.
+// NeedsLibvirt reports whether the plan of w's folders depends on libvirt's facts
+// although the guest answers: a folder in mode shared is not mounted in the guest.
 func NeedsLibvirt(w *target.Target, f *loop.Facts) bool {
 	return slices.ContainsFunc(f.Atts(w), func(a share.Attachment) bool {
 		return a.Mode == share.Shared && f.Share.Folders[a.HostPath].Err == nil && share.Verify(f.Guest.Share, f.Share, a) != nil
 	})
 }
 
-// detachDevice takes the device of a folder away, before what it serves is.
+// detachDevice is the action that detaches a folder's virtiofs device from the VM,
+// before the folder is unmounted on the host.
 func (e Part) detachDevice(w *target.Target, token, folder string) plan.Action {
 	return plan.Action{
-		ID: "share.unplug:" + token, Why: fmt.Sprintf("take the device for folder %s away from VM %s", folder, w.Name), Timing: "share",
+		ID: "share.unplug:" + token, Why: fmt.Sprintf("detach the virtiofs device of folder %s from VM %s", folder, w.Name), Timing: "share",
 		Shows: []string{fmt.Sprintf("virsh detach-device %s (virtiofs, %s)", w.Name, token)},
 		Do: func(ctx context.Context) error {
 			l, err := e.Libvirt(ctx)
@@ -85,8 +86,8 @@ func (e Part) detachDevice(w *target.Target, token, folder string) plan.Action {
 			}
 			err = l.DetachFilesystem(ctx, w.Name, token)
 			if errors.Is(err, virt.ErrStays) {
-				return ui.Refused("VM %s does not give back the device of folder %s: something in it uses the folder", w.Name, folder).
-					Hint(ui.CmdFor("stop the VM, which gives back everything", "aivm vm down "+w.Name))
+				return ui.Refused("VM %s does not release the device of folder %s: a program in the VM uses the folder", w.Name, folder).
+					Hint(ui.CmdFor("stop the VM, which releases everything", "aivm vm down "+w.Name))
 			}
 			if errors.Is(err, virt.ErrNotFound) {
 				return nil
@@ -96,8 +97,8 @@ func (e Part) detachDevice(w *target.Target, token, folder string) plan.Action {
 	}
 }
 
-// PlanDetachDevice is what is needed to take a's device away, if it has one. A
-// libvirt that refuses this user is opened for the run.
+// PlanDetachDevice plans to detach a's device, if it has one. If libvirt refuses
+// this user, the plan first connects through root.
 func (e Part) PlanDetachDevice(w *target.Target, f *loop.Facts, a share.Attachment) []plan.Action {
 	token := share.Token(a.HostPath)
 	var out []plan.Action
@@ -115,16 +116,16 @@ func (e Part) PlanDetachDevice(w *target.Target, f *loop.Facts, a share.Attachme
 	return append(out, e.detachDevice(w, token, a.HostPath))
 }
 
-// PlanStaleDevices takes devices out of the definition of a VM that is going to be
-// started and could not be: what they serve is not there, or is not to be
+// PlanStaleDevices plans to remove devices from the definition of a VM that is about
+// to start and would fail to because of them: their folder does not exist, or is not
 // shared in this run.
-func (e Part) PlanStaleDevices(w *target.Target, f *loop.Facts, left loop.Skipped) []plan.Action {
+func (e Part) PlanStaleDevices(w *target.Target, f *loop.Facts, skipped loop.Skipped) []plan.Action {
 	d := f.Domain.Domain.Value
 	if d == nil || d.State == virt.Running {
 		return nil
 	}
 	wanted := map[string]bool{share.FSTag: true}
-	for _, a := range f.AttsWithout(w, left) {
+	for _, a := range f.AttsWithout(w, skipped) {
 		if a.Mode == share.Shared && f.Share.Folders[a.HostPath].Err == nil {
 			wanted[share.Token(a.HostPath)] = true
 		}
@@ -138,6 +139,7 @@ func (e Part) PlanStaleDevices(w *target.Target, f *loop.Facts, left loop.Skippe
 	return out
 }
 
+// noSlotError turns virt.ErrNoSlot into the refusal of one folder too many.
 func noSlotError(vm string, a share.Attachment, err error) error {
 	if !errors.Is(err, virt.ErrNoSlot) {
 		return err

@@ -30,10 +30,11 @@ func device(folder string) virt.Filesystem {
 	return virt.Filesystem{Source: root.ExportRoot("4321-t") + "/" + share.Token(folder), Tag: share.Token(folder)}
 }
 
-// A folder in mode shared is mounted here, then plugged; what is there stays;
-// one that has to be mounted anew is unplugged before. A VM that is off is left
-// alone, one that starts has the folder ready, and nothing of a missing folder.
-func TestPlugIsPlanned(t *testing.T) {
+// A folder in mode shared is mounted on the host, then its device is attached. What
+// exists stays; a folder that has to be mounted again has its device detached first.
+// Nothing is attached to a VM that is off; before a start the folder is mounted, and
+// the device of a missing folder is removed.
+func TestAttachDevicesIsPlanned(t *testing.T) {
 	w := looptest.New(t)
 	p := w.MakeFolder("p")
 	file(w, p+"/Makefile", "all:\n")
@@ -93,9 +94,9 @@ func TestPlugIsPlanned(t *testing.T) {
 	}
 }
 
-// With protected paths the daemon finds them when it starts, and they leave
-// this machine when it has.
-func TestPlugProtected(t *testing.T) {
+// The read-only mounts of protected paths exist when the folder's virtiofsd starts,
+// and are removed from the host afterwards.
+func TestAttachDeviceProtected(t *testing.T) {
 	w := looptest.New(t)
 	p := w.MakeFolder("p")
 	file(w, p+"/Makefile", "all:\n")
@@ -112,8 +113,9 @@ func TestPlugProtected(t *testing.T) {
 	}
 }
 
-// The folder after the last is refused with the other modes.
-func TestPlugTooMany(t *testing.T) {
+// One folder more than a VM can have devices for is refused; the hints offer the other
+// modes.
+func TestTooManyDevices(t *testing.T) {
 	w := looptest.New(t)
 	looptest.UpdateConfig(w, func(c *config.Config) {
 		for i := range share.MaxShared {
@@ -136,8 +138,8 @@ func TestPlugTooMany(t *testing.T) {
 	}
 }
 
-// A folder on its way out gives its device back before its mount goes.
-func TestUnplugOnDetach(t *testing.T) {
+// Detaching a folder detaches its device before the host unmounts it.
+func TestDeviceIsDetachedFirst(t *testing.T) {
 	w := looptest.New(t)
 	p := w.MakeFolder("p")
 	w.WriteConfig(p)
@@ -157,7 +159,7 @@ func TestUnplugOnDetach(t *testing.T) {
 	if got := ids(For(w.Loop).PlanDetach(l, f, nil).Actions); got != "store.detaching share.unplug share.unbind store.detach" {
 		t.Error(got)
 	}
-	// Not asked: nothing says that it has none.
+	// libvirt refused to answer: the folder may have a device.
 	f.Domain.Domain = plan.Unknown[*virt.Domain](virt.ErrDenied)
 	f.Virt, f.Socket = plan.Unknown[*virt.Conn](virt.ErrDenied), w.URI().Socket()
 	if got := ids(For(w.Loop).PlanDetach(l, f, nil).Actions); got != "store.detaching libvirt.open share.unplug share.unbind store.detach" {

@@ -85,7 +85,7 @@ func (h *hostile) held() {
 	impostors(h.t, h.vm)
 	h.w.must(prot, "attach", ".", "--protect", "--yes")
 	config := filepath.Join(prot, ".git/config")
-	if r := h.status(prot); !strings.Contains(r, "✅ Files this machine runs") {
+	if r := h.status(prot); !strings.Contains(r, "✅ Host-executed files") {
 		h.t.Errorf("%s", r)
 	}
 	// A guest that only looked: it forgets the file when it is asked to.

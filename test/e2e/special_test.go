@@ -59,7 +59,7 @@ func checkSpecial(t *testing.T, w *world, vm, project string, ssh func(string) r
 		t.Errorf("status names: %s", got)
 	}
 	for _, c := range st.Checks {
-		if c.ID == "special" && (c.State != "bad" || (g.Open != "") != strings.Contains(c.Detail, "can make device nodes")) {
+		if c.ID == "special" && (c.State != "bad" || (g.Open != "") != strings.Contains(c.Detail, "can create device nodes")) {
 			t.Errorf("%+v", c)
 		}
 	}

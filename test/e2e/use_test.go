@@ -378,7 +378,7 @@ func checkProtected(t *testing.T, w *world, vm, prot string, before []entry) {
 	}
 	chownAll(t, prot)
 	// What was replaced here is protected again by the next command.
-	if r := w.must(prot, "status"); !strings.Contains(r.stdout, "not protected as it should be: Makefile was replaced") {
+	if r := w.must(prot, "status"); !strings.Contains(r.stdout, "not fully protected: Makefile was replaced") {
 		t.Errorf("%s", r.stdout)
 	}
 	w.must(prot, "code", ".")
