@@ -6,15 +6,16 @@ import (
 	"strings"
 )
 
-// activeVars name the root of an environment that is active in a shell;
-// projectVars name that of a project, which the folder may be a part of.
+// activeVars are environment variables that hold the root of an environment that is
+// active in a shell (a Python one, direnv's, devbox's, pixi's); projectVars are those
+// of them that hold the root of a project, in which the folder may lie.
 var (
 	activeVars  = []string{"VIRTUAL_ENV", "CONDA_PREFIX", "DIRENV_DIR", "DEVBOX_PROJECT_ROOT", "PIXI_PROJECT_ROOT"}
 	projectVars = []string{"DIRENV_DIR", "DEVBOX_PROJECT_ROOT", "PIXI_PROJECT_ROOT"}
 )
 
-// active reports whether the directory was put on a path because an environment
-// of the folder itself is active in this shell: a Python one, or direnv's.
+// active reports whether the directory is on a search path because an environment that
+// belongs to the folder itself is active in this shell.
 func (l *leadFinder) active(dir string) bool {
 	dir = filepath.Clean(dir)
 	way := l.follow(dir)
@@ -34,7 +35,7 @@ func (l *leadFinder) active(dir string) bool {
 		if !inside(dir, root) && !inside(way.Path, at.Path) {
 			continue
 		}
-		// A home is no project: what is active there is on everything's path.
+		// A home is not a project: an environment active there affects every folder in it.
 		above := slices.Contains(projectVars, v) && inside(l.folder.Path, at.Path) &&
 			!slices.ContainsFunc(l.homes(), func(h string) bool { return inside(h, root) || inside(l.follow(h).Path, at.Path) })
 		if above || l.reaches(root) {
@@ -50,6 +51,7 @@ func (l *leadFinder) reaches(path string) bool {
 	return in
 }
 
+// inside reports whether path is top or lies below it.
 func inside(path, top string) bool {
 	return path == top || strings.HasPrefix(path, strings.TrimSuffix(top, "/")+"/")
 }

@@ -7,18 +7,18 @@ import (
 	"aivm.dev/aivm/internal/root/mountinfo"
 )
 
-// The virtiofsd written in Rust announces what is mounted in the directory it
-// serves, and libvirt has no setting against it. The guest's kernel then mounts
-// each such directory by itself as soon as it is walked into: a virtiofs with a
-// device number of its own, the source "none", and the directory as its root.
-// With the device of all folders every token is one, so a folder's place shows
-// that file system, and which token it is only the device number tells. The
-// mount below ExportMount stays as long as the folder does: it inodeLimit the
-// guest's kernel (before 6.7) from forgetting the directory that is served.
-// QEMU's own daemon in C announces nothing.
+// The virtiofsd written in Rust announces the mounts in the directory it serves
+// (submounts), and libvirt has no setting to turn that off. The guest's kernel then
+// mounts each such directory by itself as soon as it is entered: a virtiofs with its
+// own device number, the source "none", and the directory as its root. In the device
+// that serves all folders every token is such a submount. So the mount at a folder's
+// guest path is of that file system, and only the device number tells which token it
+// is. The mount below ExportMount exists as long as the folder is mounted: it keeps
+// the guest's kernel (before 6.7) from dropping the directory that is served. QEMU's
+// virtiofsd in C announces nothing.
 
-// shown is the tag of the device a mount of the guest is from, and what of it
-// the mount shows.
+// deviceAndPath returns the tag of the device that a mount in the guest is from, and the
+// path inside it that the mount shows.
 func (f GuestFacts) deviceAndPath(m mountinfo.Mount) (tag, at string) {
 	if m.Type != "virtiofs" || m.Source != "none" {
 		return m.Source, m.Root
@@ -32,7 +32,7 @@ func (f GuestFacts) deviceAndPath(m mountinfo.Mount) (tag, at string) {
 	return m.Source, m.Root
 }
 
-// shows reports whether the mount shows a's folder.
+// showsFolder reports whether the mount shows a's folder.
 func (f GuestFacts) showsFolder(a Attachment, m mountinfo.Mount) bool {
 	tag, at := a.device()
 	source, shown := f.deviceAndPath(m)

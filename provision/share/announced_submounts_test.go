@@ -11,8 +11,8 @@ import (
 	"aivm.dev/aivm/internal/root/mountinfo"
 )
 
-// announcedP turns the answer of a guest whose device is QEMU's own daemon's
-// into that of one whose daemon announces the tokens.
+// announcedP are replacements that turn the probe's output from a guest with QEMU's own
+// virtiofsd into that from a guest whose virtiofsd announces the tokens.
 var announcedP = []string{
 	"41 27 0:31 /" + tokP + ` /srv/my\040p rw - virtiofs aivm-root rw`,
 	"41 40 0:47 / /run/aivm/share/" + tokP + " rw - virtiofs none rw\n" + `42 27 0:47 / /srv/my\040p rw - virtiofs none rw`,
@@ -25,7 +25,7 @@ func TestAnnouncedMountsAreTheirTokens(t *testing.T) {
 	if script, steps, err := PlanGuest(guestP(t, announcedP...), hostP(), []Attachment{attP}); err != nil || script != "" || len(steps) != 0 {
 		t.Errorf("warm, but planned %v %v", steps, err)
 	}
-	// Only the file system of this very token will do.
+	// Only the file system of this token is accepted.
 	for want, edit := range map[string][]string{
 		`device "none"`:  {"41 40 0:47", "41 40 0:48"},
 		`shows "/other"`: {"share/" + tokP, "share/other"},
@@ -37,15 +37,15 @@ func TestAnnouncedMountsAreTheirTokens(t *testing.T) {
 			t.Errorf("%s: got %v", want, err)
 		}
 	}
-	// A directory that is announced inside a folder is no token.
+	// A directory announced inside a folder is not a token.
 	deep := guestP(t, announcedP[0], strings.Replace(announcedP[1], "share/"+tokP, "share/"+tokP+"/.git", 1))
 	if err := Verify(deep, hostP(), attP); err == nil {
-		t.Error("a mount in a folder was taken for a token")
+		t.Error("a mount in a folder counted as a token")
 	}
 }
 
-// announce has a token be a file system of its own, as the guest's kernel makes
-// of one that is announced.
+// announce makes a token its own file system, as the guest's kernel does for an announced
+// one.
 func (g *guest) announce(a *Attachment, fill func(dir string)) {
 	g.t.Helper()
 	dir := filepath.Join(ExportMount, Token(a.HostPath))
@@ -68,7 +68,7 @@ func TestGuestScriptsWithAnnouncedMounts(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(a.GuestDst, "f")); err != nil {
 		t.Error(err)
 	}
-	// Letting go takes both mounts away, or the host could not have its own back.
+	// Releasing unmounts both mounts; else the host could not unmount its own.
 	if exit, err := g.release(a); exit != 0 || err != nil {
 		t.Fatalf("%d %v", exit, err)
 	}
@@ -78,7 +78,7 @@ func TestGuestScriptsWithAnnouncedMounts(t *testing.T) {
 		t.Errorf("still mounted: %v", table)
 	}
 
-	// A folder that its parent shows too: another file system, the same inode.
+	// A folder that its parent shows too has another file system and the same inode.
 	parent := g.token("/h/p", filepath.Join(work, "p"))
 	g.announce(&parent, func(dir string) {
 		must(t, os.Mkdir(filepath.Join(dir, "child"), 0o755))
@@ -92,7 +92,7 @@ func TestGuestScriptsWithAnnouncedMounts(t *testing.T) {
 	must(t, unix.Stat(filepath.Join(parent.GuestDst, "child"), &st))
 	at := filepath.Join(ExportMount, Token(child.HostPath))
 	must(t, unix.Unmount(at, 0))
-	for i := range 64 { // until the new file system has one with that number
+	for i := range 64 { // until the new file system has an inode of that number
 		dir := filepath.Join(work, "src")
 		must(t, os.MkdirAll(dir, 0o755))
 		if i == 0 {

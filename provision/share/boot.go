@@ -13,9 +13,9 @@ import (
 	"aivm.dev/aivm/internal/guestuser"
 )
 
-// What aivm leaves in a guest so that a reboot brings the folders back without
-// aivm: a list, a script that mounts what is on it, and a systemd unit that
-// runs the script before anybody can log in.
+// aivm installs these files in a guest so that the folders are mounted again after a
+// reboot without aivm: a list, a script that mounts what is on it, and a systemd unit
+// that runs the script before anybody can log in.
 const (
 	bootListPath = "/var/lib/aivm/folders"
 	bootPath     = "/usr/local/sbin/aivm-folders"
@@ -23,12 +23,12 @@ const (
 	wantsPath    = "/etc/systemd/system/multi-user.target.wants/aivm-folders.service"
 )
 
-// places puts the paths that aivm has in a guest into a script.
+// places replaces the placeholders in a script by the paths aivm uses in a guest.
 var places = strings.NewReplacer("@UID@", guestuser.Text, "@LIST@", bootListPath, "@MOST@", maxInodesPath, "@EXPORT@", ExportMount, "@TAG@", FSTag, "@OWN@", OwnMounts)
 
-// bootUnit is started after systemd-tmpfiles-setup (basic.target is after it):
-// a folder below /tmp must not be there when /tmp is cleaned. pam_nologin inodeLimit
-// everybody but root out until systemd-user-sessions has run.
+// bootUnit is started after systemd-tmpfiles-setup, so that a folder below /tmp is not
+// mounted when /tmp is cleaned. It runs before systemd-user-sessions, until which
+// pam_nologin lets only root log in.
 const bootUnit = `# Written by aivm.
 [Unit]
 Description=Folders shared with this VM by aivm
@@ -49,36 +49,35 @@ WantedBy=multi-user.target
 //go:embed boot.sh
 var bootText string
 
-// bootScript mounts what is on the list and really there: a token that nothing
-// is bound to on the host is a directory without any rights. Two programs do
-// the work, stat and mount, whatever the number of folders. Nothing in the
-// guest is hidden by it but directories without files.
+// bootScript mounts the folders on the list that the host has mounted; a token without
+// a mount on the host is a directory of mode 0. It starts one stat and one mount,
+// whatever the number of folders. Its mounts hide only directories without files.
 var bootScript = places.Replace(bootText)
 
-// environment lets git in the guest find its repository across the mounts that
-// an announced directory of a protected folder is (announced.go): it stops at
-// the first file system boundary otherwise, and has no setting but this. sshd
-// reads the file at every login (pam_env).
+// environment lets git in the guest find its repository across file system
+// boundaries. In a protected folder each announced directory is a mount
+// (announced_submounts.go), and git stops searching at the first one; this variable
+// is its only setting for that. sshd reads the file at every login (pam_env).
 const environment = `# aivm: a shared folder may hold mounts
 GIT_DISCOVERY_ACROSS_FILESYSTEM=1
 `
 
-// bootFile is the script as it is written: its second line tells versions apart
-// without a program being started.
+// bootFile returns the boot script as it is written. Its second line is the version,
+// which the shell can read without starting a program.
 func bootFile() (version, text string) {
 	sum := sha256.Sum256([]byte(bootUnit + bootScript + guardUnit + guardScript + environment))
 	version = "# version " + hex.EncodeToString(sum[:8])
 	return version, "#!/bin/sh\n" + version + "\n" + bootScript
 }
 
-// list is what the guest mounts at its next boot. The mark stands for all that
-// was written, script and unit too, so that a newer aivm renews them.
+// list is what the guest mounts at its next boot. mark is a checksum of everything
+// aivm writes, including script and units, so that a newer aivm replaces them.
 type list struct {
 	text, mark, version, script string
-	maxInodes                   int // inodes the guest may keep
+	maxInodes                   int // how many inodes the guest may cache
 }
 
-// bootList makes the list, parents before what lies in them.
+// bootList builds the list, parents before the folders in them.
 func bootList(atts []Attachment) list {
 	var b strings.Builder
 	for _, a := range atts {
@@ -97,12 +96,11 @@ func bootList(atts []Attachment) list {
 //go:embed install.sh
 var installText string
 
-// install writes the list and how much the guard lets the guest keep in its
-// caches, which is no part of the digest: it is not asked for on every run.
-// What reads it comes first, the list last: its mark says that the rest is
-// there. What the list before had and this one has not is taken off first, if
-// it is still mounted. A guest whose disk is full or read-only has its folders
-// all the same, until it restarts.
+// install returns the shell lines that write the list, script and units. The number of
+// inodes the guest may cache is not part of the mark, since it is not read on every
+// run. The list is written last: its mark shows that everything else is in place.
+// Folders of the previous list that are not on this one are unmounted first. If the
+// guest's disk is full or read-only, its folders work until it reboots.
 func (l list) install() string {
 	return strings.NewReplacer(
 		"@LIST@", bootListPath, "@BOOT@", bootPath, "@UNIT@", unitPath, "@WANTS@", wantsPath, "@WANTS_DIR@", path.Dir(wantsPath), "@GUARD@", guardPath, "@GUARD_UNIT@", guardUnitPath, "@GUARD_WANTS@", guardWantsPath, "@MOST@", maxInodesPath,

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// boot runs what the guest's unit runs, and returns what it complained of.
+// boot runs the boot script and returns its output, which has only complaints.
 func (g *guest) boot() string {
 	g.t.Helper()
 	b, err := os.ReadFile(bootPath)
@@ -33,7 +33,7 @@ func (g *guest) down(atts ...Attachment) {
 	}
 }
 
-// After a reboot the guest mounts what was on its list and is really there.
+// After a reboot the guest mounts the folders of its list that the host has mounted.
 func TestBoot(t *testing.T) {
 	work, ok := privately(t)
 	if !ok {
@@ -62,8 +62,8 @@ func TestBoot(t *testing.T) {
 	must(t, os.Remove(filepath.Join(ExportMount, Token(lost.HostPath))))
 	must(t, os.WriteFile(full.GuestDst+"/mine", nil, 0o644))
 	must(t, os.Chmod(filepath.Join(ExportMount, Token(unbound.HostPath)), 0))
-	if said := g.boot(); !strings.Contains(said, "there are files in it: "+full.GuestDst) {
-		t.Errorf("said %q", said)
+	if out := g.boot(); !strings.Contains(out, "there are files in it: "+full.GuestDst) {
+		t.Errorf("printed %q", out)
 	}
 	f := g.probe(all)
 	for _, x := range all {
@@ -72,7 +72,7 @@ func TestBoot(t *testing.T) {
 			t.Errorf("%s: %v", x.HostPath, err)
 		}
 	}
-	// One that leaves is off the list, and unmounted if it still is.
+	// A folder taken off the list is unmounted if it is still mounted.
 	g.down(in)
 	script, _, err := PlanGuest(g.probe([]Attachment{lost}), g.host, nil)
 	must(t, err)
@@ -82,14 +82,14 @@ func TestBoot(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 	if err := Verify(g.probe([]Attachment{a}), g.host, a); err == nil || !strings.Contains(err.Error(), "nothing is mounted") {
-		t.Errorf("off the list, and %v", err)
+		t.Errorf("off the list, but Verify: %v", err)
 	}
 	if b, err := os.ReadFile(bootListPath); err != nil || strings.Count(string(b), "\n") != 1 {
 		t.Errorf("%v %q", err, b)
 	}
 }
 
-// Two hundred folders: as many mounts, a handful of programs.
+// Two hundred folders take two hundred mounts and a handful of programs.
 func TestTwoHundredFolders(t *testing.T) {
 	work, ok := privately(t)
 	if !ok {
@@ -117,10 +117,10 @@ func TestTwoHundredFolders(t *testing.T) {
 	}
 	began = time.Now()
 	g.probe(all)
-	t.Logf("looked at in %v", time.Since(began))
+	t.Logf("probed in %v", time.Since(began))
 	g.down(all...)
-	if said := g.boot(); said != "" {
-		t.Errorf("said %q", said)
+	if out := g.boot(); out != "" {
+		t.Errorf("printed %q", out)
 	}
 	f := g.probe(all)
 	for _, a := range all {

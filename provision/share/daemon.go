@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// Served reports whether a process of this machine serves the VM's folders:
-// virtiofsd, started by libvirt with the export root on its command line. known
-// is false where the processes of others cannot be seen (hidepid).
+// Served reports whether a virtiofsd with the VM's export directory on its command line
+// runs. known is false where this user cannot see the processes of other users
+// (hidepid).
 func (f HostFacts) Served() (served, known bool) {
 	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, p := range procs {
@@ -25,8 +25,8 @@ func (f HostFacts) Served() (served, known bool) {
 			continue
 		}
 		for _, a := range argv[1:] {
-			// "-o source=DIR" of the C daemon, "--shared-dir DIR" of the Rust one,
-			// both with more options behind a comma at times.
+			// The C daemon takes "-o source=DIR", the Rust one "--shared-dir DIR"; either
+			// may be followed by a comma and more options.
 			_, v, ok := strings.Cut(string(a), "=")
 			if !ok {
 				v = string(a)
@@ -39,8 +39,8 @@ func (f HostFacts) Served() (served, known bool) {
 	return false, known
 }
 
-// runsAsRoot reports whether a process is root's by all its user ids. Names and
-// arguments are whatever the user who started it wrote.
+// runsAsRoot reports whether all user ids of a process are root's. Its name and
+// arguments prove nothing: the user who started it chose them.
 func runsAsRoot(proc string) bool {
 	b, err := os.ReadFile(filepath.Join(proc, "status"))
 	if err != nil {

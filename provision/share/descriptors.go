@@ -9,21 +9,20 @@ import (
 	"strings"
 )
 
-// virtiofsd holds a descriptor for every inode the guest remembers, and the
-// guest forgets only when it is short of memory. A walk over a large tree
-// brings the daemon to its limit, and then nothing can be opened any more, not
-// even for writing what is open. Where it uses file handles instead (1.14 and
-// newer do by themselves) this does not happen. virtiofsd raises its limit to a
-// million where it may; the rest is done in the guest, by a service that makes
-// it forget in time.
+// virtiofsd keeps a file descriptor open for every inode the guest caches, and the
+// guest drops inodes only when it is short of memory. A walk over a large tree takes
+// the daemon to its limit; then nothing can be opened any more, and even a write to an
+// open file fails. A virtiofsd that uses file handles instead (1.14 and newer by
+// default) has no such limit. virtiofsd raises its limit to a million where it may; in
+// addition a service in the guest drops the caches in time.
 const (
-	maxInodesPath  = "/var/lib/aivm/descriptors" // how many inodes the guest may remember
+	maxInodesPath  = "/var/lib/aivm/descriptors" // how many inodes the guest may cache
 	guardPath      = "/usr/local/sbin/aivm-folders-guard"
 	guardUnitPath  = "/etc/systemd/system/aivm-folders-guard.service"
 	guardWantsPath = "/etc/systemd/system/multi-user.target.wants/aivm-folders-guard.service"
 )
 
-// assumedLimit is what virtiofsd gives itself.
+// assumedLimit is the limit on open files that virtiofsd sets for itself.
 const assumedLimit = 1000000
 
 const guardUnit = `# Written by aivm.
@@ -40,14 +39,15 @@ RestartSec=3
 WantedBy=multi-user.target
 `
 
-//go:embed guard.sh
+//go:embed cache_guard.sh
 var guardText string
 
-// guardScript starts one program every three seconds, sleep. In that time a
-// guest looks up less than the third of the limit that is left above most.
+// guardScript starts one program, sleep, every three seconds. In that time a guest
+// looks up fewer inodes than the 40 percent of the limit that inodeLimit leaves free.
 var guardScript = places.Replace(guardText)
 
-// inodeLimit is how many inodes a guest may remember, given its daemon's limit.
+// inodeLimit returns how many inodes a guest may cache: 60 percent of its daemon's
+// limit on open files. limit 0 means not known.
 func inodeLimit(limit int) int {
 	if limit <= 0 {
 		limit = assumedLimit
@@ -55,16 +55,16 @@ func inodeLimit(limit int) int {
 	return limit / 10 * 6
 }
 
-// ObserveDaemons reads how many files the VM's daemons may have open, if
-// PlanGuest is going to write that into the guest. It needs no rights.
+// ObserveDaemons reads how many files the VM's virtiofsd processes may have open, if
+// PlanGuest is going to write that into the guest. It needs no privileges.
 func (f *HostFacts) ObserveDaemons(g GuestFacts, atts []Attachment) {
 	if atts = f.usable(atts); g.needsList(bootList(atts), atts) {
 		f.OpenFiles = f.daemonLimit()
 	}
 }
 
-// daemonLimit is how many files the VM's daemons may have open, the lowest of
-// them; 0 if that cannot be read.
+// daemonLimit returns the lowest limit on open files of the VM's virtiofsd processes; 0
+// if it cannot be read.
 func (f HostFacts) daemonLimit() int {
 	lowest := 0
 	names, _ := filepath.Glob("/proc/[0-9]*/comm")
@@ -85,14 +85,16 @@ func (f HostFacts) daemonLimit() int {
 	return lowest
 }
 
-// serves reports whether a command line names the export root, or a token
-// below it; another VM's name may begin alike.
+// serves reports whether a command line names the export directory or a token in it.
+// The match must end at a separator: another VM's directory may start with the same
+// name.
 func serves(args []byte, export string) bool {
 	_, rest, ok := bytes.Cut(args, []byte(export))
 	return ok && export != "" && (len(rest) == 0 || bytes.IndexByte([]byte("\x00,/"), rest[0]) >= 0)
 }
 
-// openFiles reads the soft limit of proc_pid_limits(5).
+// openFiles reads the soft limit on open files from a file in the format of
+// proc_pid_limits(5); 0 if it cannot be read.
 func openFiles(path string) int {
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -101,7 +103,7 @@ func openFiles(path string) int {
 	for line := range strings.Lines(string(b)) {
 		if rest, ok := strings.CutPrefix(line, "Max open files"); ok {
 			if w := strings.Fields(rest); len(w) > 0 {
-				n, _ := strconv.Atoi(w[0]) // "unlimited" is 0: not known to be low
+				n, _ := strconv.Atoi(w[0]) // "unlimited" counts as 0, not known
 				return n
 			}
 		}

@@ -45,13 +45,13 @@ func TestOpenFiles(t *testing.T) {
 		}
 	}
 	if openFiles(p+"x") != 0 {
-		t.Error("a file that is not there")
+		t.Error("a limit from a missing file")
 	}
 }
 
-// TestGuardScript: it counts as the kernel tells, here with files in place of
-// the kernel's, and drops only above the mark.
-func TestGuardScript(t *testing.T) {
+// TestCacheGuardScript runs the script with files in place of the kernel's. It drops the
+// caches only if the kernel counts more inodes than the limit.
+func TestCacheGuardScript(t *testing.T) {
 	dir := t.TempDir()
 	put := func(name, text string) {
 		t.Helper()
@@ -86,13 +86,13 @@ func TestGuardScript(t *testing.T) {
 	}
 	put("objects", "12000 N0=12000\n")
 	if got := run(); got != "" {
-		t.Errorf("at the mark: %q", got)
+		t.Errorf("at the limit: %q", got)
 	}
 	if err := os.Remove(dir + "/most"); err != nil {
 		t.Fatal(err)
 	}
 	put("objects", "99999999\n")
 	if got := run(); got != "" {
-		t.Errorf("without a mark: %q", got)
+		t.Errorf("without a limit: %q", got)
 	}
 }

@@ -13,17 +13,18 @@ import (
 	"aivm.dev/aivm/internal/root/mountinfo"
 )
 
-// An ExportedFolder is a folder the VM's device shows now. Guest root can get at it
-// whether or not the guest has mounted it, and whatever the store says.
+// An ExportedFolder is a folder that is mounted in the VM's export directory. Guest
+// root can access it whether or not the guest has mounted it, and whatever the config
+// says.
 type ExportedFolder struct {
 	Token string
-	Point string // the token on this machine
-	Path  string // the host folder, as far as the mount table tells, else Point
+	Point string // where it is mounted on the host
+	Path  string // the host folder if the mount table shows it (Found), else Point
 	Found bool   // Path is the host folder
 	RO    bool
 }
 
-// ExportedFolders returns what the VM's device shows, by token.
+// ExportedFolders returns the folders in the VM's export directory, sorted by token.
 func (f HostFacts) ExportedFolders() []ExportedFolder {
 	var out []ExportedFolder
 	for _, token := range slices.Sorted(maps.Keys(f.Tokens)) {
@@ -38,10 +39,10 @@ func (f HostFacts) ExportedFolders() []ExportedFolder {
 	return out
 }
 
-// pathOf finds where on this machine the folder of a token lies: through
-// another mount of the same file system. The token is made from the path it was
-// shared by, so the right one of several can be told; a folder that was renamed
-// since has none that fits, and the first that leads there is taken.
+// pathOf finds the host path of a token's folder through another mount of the same file
+// system. The token is derived from the path the folder was shared by, which identifies
+// the right one of several. For a folder that was renamed since none fits, and the
+// first path to it is returned.
 func (f HostFacts) pathOf(m mountinfo.Mount, token string) (string, bool) {
 	if strings.HasSuffix(m.Root, "//deleted") {
 		return "", false
@@ -70,8 +71,8 @@ func (f HostFacts) pathOf(m mountinfo.Mount, token string) (string, bool) {
 	return first, first != ""
 }
 
-// liesOn reports whether path is on the mount with this id, not hidden by
-// another. What this user cannot look at counts as being there.
+// liesOn reports whether path is on the mount with this id and not hidden by another
+// mount. A path this user may not access counts as being there.
 func liesOn(path string, id int) bool {
 	var st unix.Statx_t
 	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_MNT_ID, &st)

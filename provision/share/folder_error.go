@@ -2,8 +2,7 @@ package share
 
 import "errors"
 
-// A FolderError is what went wrong with one folder of several: the others go
-// on.
+// A FolderError is an error of one folder; the work on the other folders continues.
 type FolderError struct {
 	Folder string // its HostPath
 	Err    error
@@ -12,8 +11,8 @@ type FolderError struct {
 func (e *FolderError) Error() string { return e.Err.Error() }
 func (e *FolderError) Unwrap() error { return e.Err }
 
-// Split takes a joined error apart: what concerns a single folder, by its
-// HostPath, and what concerns all of them.
+// Split splits a joined error into the errors of single folders, by HostPath, and the
+// rest, which concerns all of them.
 func Split(err error) (each map[string]error, rest error) {
 	each = map[string]error{}
 	var walk func(error)
@@ -35,7 +34,7 @@ func Split(err error) (each map[string]error, rest error) {
 	}
 	walk(err)
 	for k, e := range each {
-		// One error alone inodeLimit its type and its hints.
+		// A single error keeps its type and its hints.
 		if l, ok := e.(interface{ Unwrap() []error }); ok && len(l.Unwrap()) == 1 {
 			each[k] = l.Unwrap()[0]
 		}
@@ -43,7 +42,7 @@ func Split(err error) (each map[string]error, rest error) {
 	return each, rest
 }
 
-// asFolder is errors.As without looking into joined errors, whose parts may
+// asFolder works like errors.As but does not unwrap joined errors, whose parts may
 // concern different folders.
 func asFolder(err error, to **FolderError) bool {
 	for err != nil {
@@ -56,11 +55,11 @@ func asFolder(err error, to **FolderError) bool {
 	return false
 }
 
-// ErrLink is what a folder's error ends with if a symbolic link lies on the way
-// to it, where none was when it was attached.
-var ErrLink = errors.New("a symbolic link is on the way")
+// ErrLink is wrapped by the error of a folder whose path now goes through a symbolic
+// link, although it did not when the folder was attached.
+var ErrLink = errors.New("the path goes through a symbolic link")
 
-// because is a sentence that is also a known kind of error.
+// kindError is a message that errors.Is reports as kind.
 type kindError struct {
 	text string
 	kind error
@@ -69,5 +68,5 @@ type kindError struct {
 func (b *kindError) Error() string { return b.text }
 func (b *kindError) Unwrap() error { return b.kind }
 
-// Check says whether an attachment, as the store has it, can be used at all.
+// Check reports whether an attachment, as the config records it, is valid.
 func Check(a Attachment) error { return check([]Attachment{a}) }

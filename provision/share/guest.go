@@ -14,27 +14,27 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// A Dir is one directory on the way to a guest path, as the guest's user sees it.
+// A Dir is one directory of a guest path, as the guest's user sees it.
 type Dir struct {
-	There   bool   // else it is missing, or hidden by one that cannot be passed (Denied)
-	Hidden  bool   // what lies there is unknown: a directory above cannot be passed
+	There   bool   // false: it is missing, or Hidden
+	Hidden  bool   // the guest's user has no access to a directory above it, so it is unknown
 	Mode    uint32 // st_mode
 	Ino     uint64
 	UID     int
 	GID     int
-	CanWalk bool // the guest's user can walk through it
+	CanWalk bool // the guest's user may enter it
 }
 
-// GuestFacts are what the probe said.
+// GuestFacts are what the probe of the guest reported.
 type GuestFacts struct {
 	Mounts   []mountinfo.Mount
 	PathDirs map[string][]Dir // by token: every directory from / to the guest path, which is the last
-	Typed    map[string]Dir   // by token: what lies at the typed path, for folders that have one
-	Same     map[string]bool  // by token: the typed path leads to the folder
+	Typed    map[string]Dir   // by token: what exists at the typed path, for folders that have one
+	Same     map[string]bool  // by token: the typed path is a link to the folder
 	List     string           // the mark of the list that is mounted at boot (bootList); "" for none
 }
 
-// ways returns every directory from below / to dst.
+// pathDirs returns every directory from below / to dst, which is the last.
 func pathDirs(dst string) []string {
 	var out []string
 	for d := dst; d != "/" && d != "."; d = path.Dir(d) {
@@ -43,14 +43,14 @@ func pathDirs(dst string) []string {
 	return out
 }
 
-// The probe runs at every `aivm code`, and in an emulated guest each program
-// it starts costs some 50 ms, as much as half of our own time: one grep and
-// one stat whatever the number of folders, the rest is the shell's own. A
-// directory two folders have in common is looked at once.
+// The probe runs at every `aivm code`. In an emulated guest each program it starts
+// takes some 50 ms, half of the time aivm itself needs. So it starts one grep and one
+// stat, whatever the number of folders; the rest are builtins of the shell. A directory
+// that two folders have in common is checked once.
 
-// GuestProbe returns the piece of the probe script that looks at the mounts
-// and paths of atts. It runs as the guest's user and changes nothing. Paths
-// must have passed PlanHost; one that could not be quoted is left out.
+// GuestProbe returns the part of the probe script that reads the mounts and paths of
+// atts. It runs as the guest's user and changes nothing. An attachment whose guest path
+// is invalid is left out.
 func GuestProbe(atts []Attachment) string {
 	var b, dirs, same strings.Builder
 	b.WriteString("set -f\necho aivm-share 2\ngrep -F -m 4000 -e ' - virtiofs '")
@@ -78,7 +78,7 @@ func GuestProbe(atts []Attachment) string {
 	return b.String()
 }
 
-// probed are the directories the probe looks at, parents first, each once.
+// probed returns the directories that the probe checks, parents first, each once.
 func probed(atts []Attachment) []string {
 	seen := map[string]bool{}
 	var out []string
@@ -101,11 +101,11 @@ func probed(atts []Attachment) []string {
 	return out
 }
 
-// Bounds of what a guest may say.
+// maxProbe is how many bytes of a guest's output are read.
 const maxProbe = 4 << 20
 
-// ParseGuest reads what the probe about atts printed. Everything in it is the
-// guest's claim; whatever does not fit the form, or is cut off, is an error.
+// ParseGuest parses the output of GuestProbe for atts. The guest is not trusted: output
+// that is cut off or does not have the expected form is an error.
 func ParseGuest(out []byte, atts []Attachment) (GuestFacts, error) {
 	bad := func(n int, why string) (GuestFacts, error) {
 		return GuestFacts{}, ui.Failed("the guest's answer about its folders cannot be read (line %d: %s)", n+1, why)
@@ -115,7 +115,7 @@ func ParseGuest(out []byte, atts []Attachment) (GuestFacts, error) {
 	}
 	lines := strings.Split(string(bytes.TrimSuffix(out, []byte("\n"))), "\n")
 	if lines[0] != "aivm-share 2" {
-		return bad(0, "no heading")
+		return bad(0, "no header line")
 	}
 	asked := map[string]bool{}
 	for _, d := range probed(atts) {
@@ -145,15 +145,15 @@ func ParseGuest(out []byte, atts []Attachment) (GuestFacts, error) {
 				return bad(i+1, err.Error())
 			}
 			if _, twice := dirs[name]; twice || !asked[name] {
-				return bad(i+1, "a directory nobody asked for")
+				return bad(i+1, "a directory that was not probed")
 			}
 			dirs[name] = d
 		case "pass":
 			d, ok := dirs[line]
 			if !asked[line] {
-				return bad(i+1, "a directory nobody asked for")
+				return bad(i+1, "a directory that was not probed")
 			}
-			if d.CanWalk = true; ok { // else it was made between the two looks
+			if d.CanWalk = true; ok { // else it was created after stat ran
 				dirs[line] = d
 			}
 		case "same":
@@ -163,11 +163,11 @@ func ParseGuest(out []byte, atts []Attachment) (GuestFacts, error) {
 			f.Same[line] = true
 		case "list":
 			if f.List != "" || len(line) > 200 {
-				return bad(i+1, "more than a mark")
+				return bad(i+1, "not a single mark")
 			}
 			f.List = line
 		default:
-			return bad(i+1, "after the end")
+			return bad(i+1, "output after the end")
 		}
 	}
 	if at != len(sections)-1 {
@@ -187,7 +187,7 @@ func ParseGuest(out []byte, atts []Attachment) (GuestFacts, error) {
 	return f, nil
 }
 
-// walk is the way to p, as far as it was seen.
+// dirsTo returns the directories of p, as far as the probe saw them.
 func dirsTo(dirs map[string]Dir, p string) []Dir {
 	var way []Dir
 	for i, name := range pathDirs(p) {
@@ -201,6 +201,7 @@ func dirsTo(dirs map[string]Dir, p string) []Dir {
 	return way
 }
 
+// parseDir parses a line "MODE INODE UID GID PATH" of stat.
 func parseDir(s string) (name string, d Dir, err error) {
 	w := strings.SplitN(s, " ", 5)
 	if len(w) != 5 || !strings.HasPrefix(w[4], "/") {
@@ -216,12 +217,12 @@ func parseDir(s string) (name string, d Dir, err error) {
 	return w[4], Dir{There: true, Mode: uint32(mode), Ino: ino, UID: int(uid), GID: int(gid)}, nil
 }
 
-// ErrOwner is what Verify ends with for a folder that is the right one and has
-// the wrong owner in the guest: the owners were mapped when it belonged to
-// somebody else. HostFacts.WithGuestOwners makes it be shared anew.
+// ErrOwner is wrapped by Verify's error for a folder that is the right one but has the
+// wrong owner in the guest, because its owners were mapped when it belonged to another
+// user. HostFacts.WithGuestOwners makes PlanHost mount it again.
 var ErrOwner = errors.New("its owner changed on this machine after it was shared")
 
-// Verify says whether the guest has a's folder where it should be, and if not,
+// Verify checks that a's folder is mounted at its guest path in the guest; the error says
 // what differs.
 func Verify(f GuestFacts, host HostFacts, a Attachment) error {
 	no := func(format string, args ...any) error {
@@ -229,7 +230,7 @@ func Verify(f GuestFacts, host HostFacts, a Attachment) error {
 	}
 	folder, ok := host.Folders[a.HostPath]
 	if !ok || folder.Err != nil {
-		return no("the folder itself is not known here")
+		return no("the folder cannot be read on this machine")
 	}
 	token := Token(a.HostPath)
 	tag, at := a.device()
@@ -249,19 +250,19 @@ func Verify(f GuestFacts, host HostFacts, a Attachment) error {
 	}
 	way := f.PathDirs[token]
 	if len(way) != len(pathDirs(a.GuestDst)) {
-		return no("the path was not looked at")
+		return no("the path was not probed")
 	}
 	for i, d := range way {
 		switch {
 		case d.Hidden, i < len(way)-1 && d.There && !d.CanWalk:
-			return no("the VM's user cannot walk there")
+			return no("the VM's user may not access the path")
 		case !d.There:
 			return no("%s is missing", pathDirs(a.GuestDst)[i])
 		}
 	}
 	d := way[len(way)-1]
 	if d.Ino != folder.Ino {
-		return no("its inode is %d, here it is %d", d.Ino, folder.Ino)
+		return no("its inode is %d, on this machine it is %d", d.Ino, folder.Ino)
 	}
 	if host.Mapped(a) && (d.UID != guestuser.ID || d.GID != guestuser.ID) {
 		return ui.Failed("folder %s belongs to %d:%d in the VM, not to its user: %w", a.HostPath, d.UID, d.GID, ErrOwner)

@@ -5,10 +5,10 @@ import (
 	"maps"
 )
 
-// WithGuestOwners adds to the facts what the guest says of its folders: one whose owner
-// it does not see as its own user is no longer Bound, so that PlanHost shares
-// it anew, with the owner of today. The guest can lie; the worst it gets is
-// the bind it has.
+// WithGuestOwners adds the folder owners that the guest reports to the facts. A folder
+// that does not belong to the guest's user there is no longer Bound, so that PlanHost
+// mounts it again with its present owner mapped. A lying guest gains nothing: it can
+// only cause the same mount to be made again.
 func (f HostFacts) WithGuestOwners(g GuestFacts, atts []Attachment) HostFacts {
 	f.wrongOwner = maps.Clone(f.wrongOwner)
 	for _, a := range atts {

@@ -19,7 +19,7 @@ func hostP() HostFacts {
 	}
 }
 
-// rightP is a probe's answer when all is well.
+// rightP is the output of a probe when the folder is mounted as it should be.
 const rightP = `aivm-share 2
 40 27 0:31 / /run/aivm/share rw - virtiofs aivm-root rw
 41 27 0:31 /TOKEN /srv/my\040p rw - virtiofs aivm-root rw
@@ -63,15 +63,15 @@ func TestVerifyNamesWhatDiffers(t *testing.T) {
 		`shows "/` + tokP + `//deleted"`: {"/" + tokP + " /srv", "/" + tokP + "//deleted /srv"},
 		"inode is 78":                    {"41ed 77", "41ed 78"},
 		"owner changed":                  {"77 1000 1000", "77 65534 1000"},
-		"cannot walk":                    {"pass\n/srv\n", "pass\n"},
+		"may not access":                 {"pass\n/srv\n", "pass\n"},
 		"/srv/my p is missing":           {"41ed 77 1000 1000 /srv/my p\n", "", "/srv\n/srv/my p\n", "/srv\n"},
-		"user cannot walk there":         {"41ed 77 1000 1000 /srv/my p\n", "", "/srv\n/srv/my p\n", ""},
+		"user may not access the path":   {"41ed 77 1000 1000 /srv/my p\n", "", "/srv\n/srv/my p\n", ""},
 	} {
 		if err := Verify(guestP(t, edit...), hostP(), attP); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v", want, err)
 		}
 	}
-	if err := Verify(GuestFacts{Mounts: guestP(t).Mounts}, hostP(), attP); err == nil || !strings.Contains(err.Error(), "was not looked at") {
+	if err := Verify(GuestFacts{Mounts: guestP(t).Mounts}, hostP(), attP); err == nil || !strings.Contains(err.Error(), "was not probed") {
 		t.Error(err)
 	}
 	// Covered by something mounted later.
@@ -83,22 +83,22 @@ func TestVerifyNamesWhatDiffers(t *testing.T) {
 	if err != nil || len(steps) != 1 || steps[0].ID != "guest.mount:"+tokP || !strings.HasSuffix(script, "}\nmain\n") {
 		t.Errorf("%v %v", steps, err)
 	}
-	// All is mounted, but the list for the next boot is another one.
+	// All folders are mounted, but the list for the next boot differs.
 	script, steps, err = PlanGuest(guestP(t, "# aivm ", "# aivm 0"), hostP(), []Attachment{attP})
 	if err != nil || len(steps) != 1 || steps[0].ID != "guest.list" || strings.Contains(script, "\nmounts\n") {
 		t.Errorf("%v %v", steps, err)
 	}
-	// No folder any more, and none before.
+	// No folder any more; then none before either.
 	if script, _, _ := PlanGuest(guestP(t), hostP(), nil); !strings.Contains(script, bootListPath) {
 		t.Error("the last folder stays on the list")
 	}
 	if script, _, _ := PlanGuest(GuestFacts{}, hostP(), nil); script != "" {
-		t.Error("nothing to say, and said")
+		t.Error("nothing to do, but a script was planned")
 	}
 }
 
-// How many files the daemons may have open is looked for only where it is
-// written into the guest, and goes into the script.
+// The daemons' limit on open files is read only if it is written into the guest, and the
+// script has it.
 func TestDaemonsInTheList(t *testing.T) {
 	atts := []Attachment{attP}
 	other := guestP(t, "# aivm ", "# aivm 0")
@@ -153,7 +153,7 @@ func TestParseGuestRefuses(t *testing.T) {
 		"other format": strings.Replace(right, "aivm-share 2", "aivm-share 1", 1),
 	} {
 		if f, err := ParseGuest([]byte(out), []Attachment{attP}); err == nil {
-			t.Errorf("%s: taken as %+v", name, f)
+			t.Errorf("%s: accepted as %+v", name, f)
 		}
 	}
 }
@@ -166,8 +166,8 @@ func FuzzParseGuest(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// Whatever it says, plan and verdict come without a crash, and the
-		// script holds nothing of it.
+		// Whatever the guest reports, neither Verify nor PlanGuest crashes, and the script
+		// has none of it.
 		_ = Verify(facts, hostP(), attP)
 		script, _, err := PlanGuest(facts, hostP(), []Attachment{attP})
 		if err != nil {
@@ -175,7 +175,7 @@ func FuzzParseGuest(f *testing.F) {
 		}
 		for _, m := range facts.Mounts {
 			if m.Source != FSTag && len(m.Source) > 6 && strings.Contains(script, m.Source) && !strings.Contains(guestHead+bootScript, m.Source) {
-				t.Error("the guest's words got into the script")
+				t.Error("the guest's output got into the script")
 			}
 		}
 	})
@@ -195,7 +195,7 @@ func TestGuestError(t *testing.T) {
 		"aivm-share-error new \x1b[2J y\n":               `"new"`,
 		"":                                               "status 9",
 	} {
-		err := GuestError(9, []byte(out), []byte("said \x1b[2J"), atts)
+		err := GuestError(9, []byte(out), []byte("stderr \x1b[2J"), atts)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\x1b") {
 			t.Errorf("%q: %v", out, err)
 		}

@@ -7,14 +7,14 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// GuestError explains a guest script that did not end with status 0: one joined
-// FolderError for each folder it names. out is what it printed on stdout, stderr
-// what it printed there.
+// GuestError turns the result of a guest script that did not exit with status 0 into an
+// error: a FolderError for each folder it names, joined. out is its stdout, stderr its
+// stderr.
 func GuestError(exit int, out, stderr []byte, atts []Attachment) error {
 	if exit == 0 {
 		return nil
 	}
-	said := strings.TrimSpace(string(stderr[max(0, len(stderr)-500):]))
+	tail := strings.TrimSpace(string(stderr[max(0, len(stderr)-500):]))
 	var errs []error
 	for line := range strings.SplitSeq(string(out[:min(len(out), maxProbe)]), "\n") {
 		rest, ok := strings.CutPrefix(line, "aivm-share-error ")
@@ -23,27 +23,27 @@ func GuestError(exit int, out, stderr []byte, atts []Attachment) error {
 		}
 		reason, rest, _ := strings.Cut(rest, " ")
 		token, where, _ := strings.Cut(rest, " ")
-		mine := concerned(atts, token, where)
-		for _, of := range mine {
-			err := explain(reason, where, said, of)
+		affected := affectedFolders(atts, token, where)
+		for _, of := range affected {
+			err := explain(reason, where, tail, of)
 			if by := usedBy(out, token); reason == "busy" && len(by) > 0 {
-				err = ui.Refused("%q in the VM is in use there by %s", where, strings.Join(by, ", "))
+				err = ui.Refused("%q in the VM is in use by %s", where, strings.Join(by, ", "))
 			}
 			errs = append(errs, &FolderError{of.HostPath, err})
 		}
-		if len(mine) == 0 {
-			errs = append(errs, explain(reason, where, said, Attachment{}))
+		if len(affected) == 0 {
+			errs = append(errs, explain(reason, where, tail, Attachment{}))
 		}
 	}
 	if len(errs) == 0 {
-		return ui.Failed("mounting the folders in the VM ended with status %d: %q", exit, said)
+		return ui.Failed("the script that mounts the folders in the VM exited with status %d: %q", exit, tail)
 	}
 	return errors.Join(errs...)
 }
 
-// concerned are the folders an error is about: the one of the token, or all
-// whose way leads through the path.
-func concerned(atts []Attachment, token, where string) []Attachment {
+// affectedFolders returns the folders an error is about: the one of the token, or, for
+// the token "-", all whose guest path is or lies below the path.
+func affectedFolders(atts []Attachment, token, where string) []Attachment {
 	var out []Attachment
 	for _, a := range atts {
 		if Token(a.HostPath) == token || token == "-" && (a.GuestDst == where || below(a.GuestDst, where)) {
@@ -53,8 +53,10 @@ func concerned(atts []Attachment, token, where string) []Attachment {
 	return out
 }
 
-func explain(reason, where, said string, a Attachment) error {
-	elsewhere := ui.Remark("attach the folder at another place: --guest-dst PATH")
+// explain returns the message for one reason the script printed; tail is the end of its
+// stderr.
+func explain(reason, where, tail string, a Attachment) error {
+	elsewhere := ui.Remark("attach the folder at another guest path: --guest-dst PATH")
 	restart := ui.CmdFor("restart the VM", "aivm vm restart "+quote(a.VM))
 	switch reason {
 	case "foreign":
@@ -64,18 +66,18 @@ func explain(reason, where, said string, a Attachment) error {
 	case "file":
 		return ui.Refused("%q in the VM is a file", where).Hint(elsewhere)
 	case "full":
-		return ui.Refused("%q in the VM is not empty, and folder %s would hide what is there", where, a.HostPath).Hint(elsewhere)
+		return ui.Refused("%q in the VM is not empty, and folder %s would hide its content", where, a.HostPath).Hint(elsewhere)
 	case "inside":
-		return ui.Refused("%q would have to be made inside another shared folder, and attaching changes none", where).Hint(elsewhere)
+		return ui.Refused("%q does not exist and would have to be created inside another shared folder, which aivm does not do", where).Hint(elsewhere)
 	case "busy":
-		return ui.Failed("%q in the VM is in use and cannot be mounted anew: %q", where, said).
-			Hint(ui.CmdFor("close what works there, or "+restart.Text, restart.Command))
+		return ui.Failed("%q in the VM is in use and cannot be mounted again: %q", where, tail).
+			Hint(ui.CmdFor("end the programs that use it, or "+restart.Text, restart.Command))
 	case "device":
-		return ui.Failed("the VM cannot mount its folder device %s: %q", FSTag, said)
+		return ui.Failed("the VM cannot mount its virtiofs device %s: %q", FSTag, tail)
 	case "own":
 		return ui.Failed("the device of folder %s does not appear in the VM", a.HostPath).Hint(restart)
 	case "token":
 		return ui.Failed("folder %s does not appear in the VM", a.HostPath).Hint(restart)
 	}
-	return ui.Failed("mounting folder %s in the VM failed (%q at %q): %q", a.HostPath, reason, where, said)
+	return ui.Failed("mounting folder %s in the VM failed (%q at %q): %q", a.HostPath, reason, where, tail)
 }

@@ -15,20 +15,20 @@ import (
 //go:embed head.sh
 var headText string
 
-// guestHead defines what the guest script's lines call. It is run by guest
-// root with sh -s; nothing in it reads stdin. What cannot be done is one line
-// "aivm-share-error REASON TOKEN PATH" each, TOKEN "-" for a path that several
-// folders have in common; the folders it does not concern go on.
+// guestHead defines the shell functions that the guest script calls. Guest root runs the
+// script with sh -s; nothing in it reads stdin. Each failure prints one line
+// "aivm-share-error REASON TOKEN PATH", with TOKEN "-" for a path that several folders
+// have in common; the other folders are still mounted.
 //
-// In an emulated guest each program costs some 50 ms: with many folders there
-// is one stat, one mount and otherwise what the shell does itself.
+// In an emulated guest each program takes some 50 ms. So the script starts one stat and
+// one mount, however many folders there are, and otherwise uses builtins of the shell.
 var guestHead = places.Replace(headText)
 
-// PlanGuest returns one shell script, to be run by guest root, that mounts the
-// device and every folder of atts that is not yet showsFolder, and leaves the list of
-// them for the guest's next boot; and the same as steps for people (their Do is
-// nil: the script does them all). Both are empty when nothing is to be done.
-// Running it again is harmless.
+// PlanGuest returns one shell script, to be run by guest root, that mounts the device
+// and every folder of atts that is not mounted as it should be, and writes the list for
+// the guest's next boot. It also returns the same as actions for people; their Do is
+// nil, since the script does the work of all of them. Both are empty if nothing is to be
+// done. The script can be run again without harm.
 func PlanGuest(f GuestFacts, host HostFacts, atts []Attachment) (script string, steps []plan.Action, err error) {
 	if err := check(atts); err != nil {
 		return "", nil, err
@@ -56,14 +56,14 @@ func PlanGuest(f GuestFacts, host HostFacts, atts []Attachment) (script string, 
 	if len(g.todo) == 0 && len(links) == 0 && !newList {
 		return "", nil, nil
 	}
-	// One function, called on the last line: a script cut off on its way
-	// does nothing at all.
+	// One function, called on the last line: a script that arrives incomplete does
+	// nothing at all.
 	g.line("main() {")
 	if len(g.todo) > 0 {
 		g.mountAll()
 	}
 	for _, a := range links {
-		g.line("own %s", quoteAll(g.guestDirs(path.Dir(a.typed()), a.GuestDst)))
+		g.line("make_dirs %s", quoteAll(g.guestDirs(path.Dir(a.typed()), a.GuestDst)))
 		g.line("link %s %s", quote(a.typed()), quote(a.GuestDst))
 	}
 	if newList {
@@ -74,9 +74,8 @@ func PlanGuest(f GuestFacts, host HostFacts, atts []Attachment) (script string, 
 	return guestHead + g.b.String(), g.steps(newList, links), nil
 }
 
-// usable are the folders that can be shared, parents before children: the other
-// way round the parent would hide them. One that cannot was named by PlanHost;
-// the others go on.
+// usable returns the folders that can be shared, parents before children: a parent
+// mounted later would hide its children. PlanHost returns the errors of the others.
 func (f HostFacts) usable(atts []Attachment) []Attachment {
 	out := slices.DeleteFunc(slices.Clone(atts), func(a Attachment) bool { return f.Folders[a.HostPath].Err != nil })
 	slices.SortFunc(out, func(a, b Attachment) int {
@@ -85,7 +84,7 @@ func (f HostFacts) usable(atts []Attachment) []Attachment {
 	return out
 }
 
-// lists reports whether the guest's list has to be written for atts.
+// needsList reports whether the guest's boot list has to be written for atts.
 func (f GuestFacts) needsList(l list, atts []Attachment) bool {
 	return l.mark != f.List && (len(atts) > 0 || f.List != "")
 }
@@ -94,15 +93,15 @@ func (f GuestFacts) needsList(l list, atts []Attachment) bool {
 type guestPlan struct {
 	f          GuestFacts
 	host       HostFacts
-	atts, todo []Attachment // todo: what is not as it should be
-	mount      []Attachment // of that, what is not mounted rightly
+	atts, todo []Attachment // todo: those that need anything done
+	mount      []Attachment // those of todo that have to be mounted
 	b          strings.Builder
 }
 
 func (g *guestPlan) line(format string, args ...any) { fmt.Fprintf(&g.b, format+"\n", args...) }
 
-// mountAll writes what mounts the folders of todo, level by level: a folder in
-// another one can be looked at only when that is mounted.
+// mountAll writes the lines that mount the folders of todo, level by level: a folder
+// inside another one can be checked only after that is mounted.
 func (g *guestPlan) mountAll() {
 	var devices []string
 	all := false
@@ -116,7 +115,7 @@ func (g *guestPlan) mountAll() {
 		g.line("device")
 	}
 	if len(devices) > 0 {
-		g.line("plug %s", strings.Join(devices, " "))
+		g.line("mount_devices %s", strings.Join(devices, " "))
 	}
 	for _, a := range slices.Backward(g.mount) {
 		if len(mountinfo.At(g.f.Mounts, a.GuestDst)) > 0 {
@@ -155,10 +154,10 @@ func (g *guestPlan) mountAll() {
 			}
 		}
 		if len(own) > 0 {
-			g.line("own %s", strings.Join(own, " "))
+			g.line("make_dirs %s", strings.Join(own, " "))
 		}
 		if len(walk) > 0 {
-			g.line("pass %s", strings.Join(walk, " "))
+			g.line("allow_walk %s", strings.Join(walk, " "))
 		}
 		for _, a := range now {
 			if slices.Contains(g.mount, a) {
@@ -170,11 +169,12 @@ func (g *guestPlan) mountAll() {
 	}
 }
 
+// oneFolder writes the line that mounts one folder, guarded by checks of its guest path.
 func (g *guestPlan) oneFolder(a Attachment) {
 	token := Token(a.HostPath)
 	before := ""
 	if in := g.sharedDirs(a.GuestDst); len(in) > 0 {
-		before = fmt.Sprintf("theirs %s %s && ", token, quoteAll(in))
+		before = fmt.Sprintf("check_shared %s %s && ", token, quoteAll(in))
 	} else {
 		for _, d := range pathDirs(a.GuestDst) {
 			before += fmt.Sprintf("! iswrong %s && ", quote(d))
@@ -183,9 +183,9 @@ func (g *guestPlan) oneFolder(a Attachment) {
 	g.line("%sfolder %s %s %s %d %s", before, token, quote(a.GuestDst), quote(mountinfo.Escape(a.GuestDst)), g.host.Folders[a.HostPath].Ino, a.from())
 }
 
-// rightlyMounted reports whether what is mounted for a is the showsFolder folder, so that
-// only the way to it is in need of mending. Where the guest's user could not
-// look, the mount table has to do.
+// rightlyMounted reports whether the right folder is mounted for a, so that only the
+// directories above it have to be fixed. Where the guest's user has no access, only the
+// mount table is checked.
 func (g *guestPlan) rightlyMounted(a Attachment) bool {
 	at, way := mountinfo.At(g.f.Mounts, a.GuestDst), g.f.PathDirs[Token(a.HostPath)]
 	if len(at) == 0 || len(way) == 0 || !g.f.showsFolder(a, at[len(at)-1]) {
@@ -195,8 +195,9 @@ func (g *guestPlan) rightlyMounted(a Attachment) bool {
 	return last.Hidden || last.Ino == g.host.Folders[a.HostPath].Ino
 }
 
-// guestDirs are the directories on the way to p that are the guest's own; the
-// place of another folder is left to that.
+// guestDirs returns the directories of p that belong to the guest, up to the first one
+// inside another folder. Guest paths of other folders are left out: the script makes
+// them for that folder.
 func (g *guestPlan) guestDirs(p, dst string) []string {
 	var out []string
 	for _, d := range pathDirs(p) {
@@ -210,7 +211,8 @@ func (g *guestPlan) guestDirs(p, dst string) []string {
 	return out
 }
 
-// sharedDirs are those that lie in another attached folder: the host's.
+// sharedDirs returns the directories of dst that lie in another attached folder and so
+// belong to the host.
 func (g *guestPlan) sharedDirs(dst string) []string {
 	var out []string
 	for _, d := range pathDirs(dst) {
@@ -221,7 +223,7 @@ func (g *guestPlan) sharedDirs(dst string) []string {
 	return out
 }
 
-// passed reports whether the probe saw the guest's user walk through d.
+// walkable reports whether, by the probe, the guest's user may access d.
 func (g *guestPlan) walkable(d string) bool {
 	for _, a := range g.atts {
 		for i, name := range pathDirs(a.GuestDst) {
@@ -233,9 +235,9 @@ func (g *guestPlan) walkable(d string) bool {
 	return false
 }
 
-// links are the folders whose typed path is missing in the guest. One where
-// something else lies is left alone, and so is one inside a shared folder,
-// which shows the host's own link.
+// links returns the folders whose link at the typed path is missing in the guest. A
+// typed path where something else exists is left as it is, and so is one inside a shared
+// folder, which shows the host's link.
 func (g *guestPlan) links() []Attachment {
 	var out []Attachment
 	for _, a := range g.atts {
@@ -256,10 +258,10 @@ func quoteAll(ps []string) string {
 	return strings.Join(q, " ")
 }
 
-// from is where in the guest the folder can be bound from.
+// from returns the path in the guest from which the folder is bind-mounted.
 func (a Attachment) from() string { return path.Join(ExportMount, a.rel()) }
 
-// rel is the same, seen from where the device of all folders is mounted.
+// rel returns the same path relative to ExportMount.
 func (a Attachment) rel() string {
 	if a.Mode == Shared {
 		return "../" + path.Base(OwnMounts) + "/" + Token(a.HostPath)
@@ -267,7 +269,7 @@ func (a Attachment) rel() string {
 	return Token(a.HostPath)
 }
 
-// steps is the script for people.
+// steps describes the script as actions.
 func (g *guestPlan) steps(newList bool, links []Attachment) []plan.Action {
 	var out []plan.Action
 	if n := len(g.todo); n > 0 {
@@ -285,10 +287,10 @@ func (g *guestPlan) steps(newList bool, links []Attachment) []plan.Action {
 		out = append(out, act)
 	}
 	if newList && len(out) == 0 {
-		out = append(out, plan.Action{ID: "guest.list", Why: "tell the VM which folders to mount when it starts", Shows: []string{"write " + bootListPath + " (in the guest)"}, Timing: "share"})
+		out = append(out, plan.Action{ID: "guest.list", Why: "write the list of folders that the VM mounts when it boots", Shows: []string{"write " + bootListPath + " (in the guest)"}, Timing: "share"})
 	}
 	if len(out) == 0 {
-		out = append(out, plan.Action{ID: "guest.link", Why: "make " + links[0].Typed + " lead to the folder in the VM", Shows: []string{"ln -s " + quote(links[0].GuestDst) + " " + quote(links[0].Typed)}, Timing: "share"})
+		out = append(out, plan.Action{ID: "guest.link", Why: "link " + links[0].Typed + " to the folder in the VM", Shows: []string{"ln -s " + quote(links[0].GuestDst) + " " + quote(links[0].Typed)}, Timing: "share"})
 	}
 	return out
 }

@@ -9,12 +9,12 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// inode is a file, whatever it is called.
+// inode identifies a file independent of its names.
 type inode struct{ dev, ino uint64 }
 
-// sameFiles finds files of the home that have a second name in the folder: hard
-// links, as some dotfile managers make them. The folder is walked only where a
-// file of the home has several names at all.
+// sameFiles finds start-up files of the home that have a hard link in the folder, as
+// some dotfile managers make them. It walks the folder only if one of these files has
+// several hard links at all.
 func (l *leadFinder) sameFiles() {
 	several := map[inode]string{}
 	for _, home := range l.homes() {
@@ -41,7 +41,7 @@ func (l *leadFinder) sameFiles() {
 		}
 		if st, err := d.Info(); err == nil {
 			n, _ := inodeOf(st)
-			if name, is := several[n]; is {
+			if name, ok := several[n]; ok {
 				l.add([]Lead{{Place: name, How: "is the same file as " + ui.Clean(path)}})
 			}
 		}
@@ -49,6 +49,7 @@ func (l *leadFinder) sameFiles() {
 	})
 }
 
+// inodeOf returns the inode of a file and its number of hard links.
 func inodeOf(st fs.FileInfo) (n inode, links uint64) {
 	s, ok := st.Sys().(*syscall.Stat_t)
 	if !ok {

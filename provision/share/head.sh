@@ -5,13 +5,13 @@ umask 022
 dev=@EXPORT@ tag=@TAG@ own=@OWN@ bad=0 wrong= lines=
 nl='
 '
-say() { # REASON TOKEN PATH
+say() { # REASON TOKEN PATH: report a failure and continue with the other folders
 	echo "aivm-share-error $1 $2 $3"
 	bad=9 wrong="$wrong$nl$3$nl"
 }
 die() { say "$@"; exit 9; }
 iswrong() { case $wrong in *"$nl$1$nl"*) return 0 ;; esac; return 1; }
-top() { # POINT: the topmost mount there, into t_type t_src t_root
+top() { # POINT: set t_type, t_src and t_root of the topmost mount there
 	t_type=
 	t_all=$(grep -F -- " $1 " /proc/self/mountinfo)
 	while [ -n "$t_all" ]; do
@@ -26,21 +26,21 @@ top() { # POINT: the topmost mount there, into t_type t_src t_root
 	done
 	[ -n "$t_type" ]
 }
-ours() { # TOKEN: it is the device of all folders, or the token's own, or (announced) a mount in one of them
+is_share() { # TOKEN: the mount of top is virtiofs of the shared device, of the token's own device, or an announced submount
 	[ "$t_type" = virtiofs ] && { [ "$t_src" = "$tag" ] || [ "$t_src" = "$1" ] || [ "$t_src" = none ]; }
 }
-forget() { # TOKEN: what the kernel mounted by itself for it
+umount_announced() { # TOKEN: unmount what the kernel mounted by itself for it
 	if top "$dev/$1" && [ "$t_type $t_src" = "virtiofs none" ]; then umount -- "$dev/$1"; fi
 }
 device() {
 	if top "$dev"; then
-		ours - || die foreign - "$dev"
+		is_share - || die foreign - "$dev"
 		return 0
 	fi
 	mkdir -p -- "$dev" && chmod 0700 -- "$dev" || die make - "$dev"
 	mount -t virtiofs -- "$tag" "$dev" || die device - "$dev"
 }
-plug() { # TOKEN...: the own device of each is mounted; a new one may take a moment to appear
+mount_devices() { # TOKEN...: mount the own device of each; a new one may take a moment to appear
 	mkdir -p -- "$own" && chmod 0700 -- "$own" || die make - "$own"
 	for g_t; do
 		top "$own/$g_t" && continue
@@ -53,15 +53,15 @@ plug() { # TOKEN...: the own device of each is mounted; a new one may take a mom
 		done
 	done
 }
-drop() { # TOKEN DIR POINT: take our mounts off DIR
+drop() { # TOKEN DIR POINT: unmount aivm's mounts from DIR
 	n=0
 	while top "$3"; do
-		ours "$1" || { say foreign "$1" "$2"; return 1; }
+		is_share "$1" || { say foreign "$1" "$2"; return 1; }
 		n=$((n + 1))
 		[ "$n" -lt 32 ] && umount -- "$2" || { say busy "$1" "$2"; return 1; }
 	done
 }
-own() { # DIR...: each is there; parents come first
+make_dirs() { # DIR...: create each that is missing; parents come first
 	for o_d; do
 		if [ -L "$o_d" ]; then
 			say link - "$o_d"
@@ -78,7 +78,7 @@ own() { # DIR...: each is there; parents come first
 		fi
 	done
 }
-pass() { # DIR...: the guest's user can walk through each that is there
+allow_walk() { # DIR...: let the guest's user enter each that exists
 	for p_d; do
 		s=$(stat -c '%u %g %f' -- "$p_d" 2>/dev/null) || continue
 		s_uid=${s%% *} s=${s#* }
@@ -93,7 +93,7 @@ pass() { # DIR...: the guest's user can walk through each that is there
 		fi
 	done
 }
-theirs() { # TOKEN DIR...: directories of a shared folder, which are never made or changed
+check_shared() { # TOKEN DIR...: directories in another shared folder must exist; they are never created or changed
 	t_t=$1
 	shift
 	for t_d; do
@@ -109,7 +109,7 @@ theirs() { # TOKEN DIR...: directories of a shared folder, which are never made 
 		return 1
 	done
 }
-await() { # LINES PATH...: the guest may remember for a second what was there before
+await() { # LINES PATH...: wait for these inodes; the guest may cache the old ones for a second
 	a_want=$1 n=0
 	shift
 	while a_have=$(stat -c '%i %n' -- "$@" 2>/dev/null); [ "$a_have" != "$a_want" ]; do
@@ -118,7 +118,7 @@ await() { # LINES PATH...: the guest may remember for a second what was there be
 		sleep 0.1
 	done
 }
-empty() { # DIR holds nothing but directories, in which nothing could be missed
+empty() { # DIR: it holds directories only, and no file
 	set +f
 	for e in "$1"/* "$1"/.[!.]* "$1"/..?*; do
 		if [ -e "$e" ] || [ -L "$e" ]; then
@@ -129,7 +129,7 @@ empty() { # DIR holds nothing but directories, in which nothing could be missed
 	done
 	set -f
 }
-folder() { # TOKEN DIR POINT INODE FROM: will be mounted by mounts
+folder() { # TOKEN DIR POINT INODE FROM: check a folder and queue it for mounts
 	iswrong "$2" && return 0
 	case "$nl$a_have$nl" in
 	*"$nl$4 $5$nl"*) ;;
@@ -138,13 +138,14 @@ folder() { # TOKEN DIR POINT INODE FROM: will be mounted by mounts
 		return 0
 		;;
 	esac
-	# The folder itself, seen through a shared parent, is no loss; the device
-	# may be another then (announced).
+	# DIR may be the folder itself, seen through a shared parent: mounting it hides
+	# nothing. Its device number may differ then (announced submount); 65735546 is the
+	# file system type of FUSE.
 	[ "$2" -ef "$5" ] || empty "$2" || [ "$(stat -f -c %t -- "$2") $(stat -c %i -- "$2")" = "65735546 $4" ] ||
 		{ say full "$1" "$2"; return 0; }
 	lines="$lines$5 $3 none bind 0 0$nl"
 }
-mounts() { # one process for all
+mounts() { # mount all queued folders with one process
 	[ -n "$lines" ] || return 0
 	if printf '%s' "$lines" >"$dev.fstab"; then
 		mount -a -T "$dev.fstab"
@@ -152,6 +153,6 @@ mounts() { # one process for all
 	rm -f -- "$dev.fstab"
 	lines=
 }
-link() { # PATH DIR: a way to the folder by the name that was typed
+link() { # PATH DIR: link the path given to attach to the folder
 	iswrong "${1%/*}" || [ -e "$1" ] || [ -L "$1" ] || ln -s -- "$2" "$1"
 }

@@ -12,8 +12,8 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// aHome is a person's home with ordinary projects and with dotfiles that links
-// of it lead into.
+// aHome creates a home with ordinary projects and with a repository of dotfiles that links
+// in the home point into.
 func aHome(t *testing.T) (home string, env map[string]string) {
 	t.Helper()
 	base, err := filepath.EvalSymlinks(t.TempDir())
@@ -83,7 +83,7 @@ func TestLeadsIntoAFolder(t *testing.T) {
 		{"hard", acts, "~/.vimrc is the same file as " + home + "/hard/deep/vimrc"},
 		{"linked", acts, "~/.gdbinit leads to"},
 		{"sys", acts, "~/.ssh/config leads to"},
-		{"sourced", acts, "/sourced/aliases, which ~/.zshrc takes in, lies in it"},
+		{"sourced", acts, "/sourced/aliases, which ~/.zshrc sources, lies in it"},
 		{"zdot", acts, "~/elsewhere/.zshenv leads to"},
 		{"elsewhere", acts, "~/elsewhere/.zshenv lies in it"},
 		{".config/autostart", acts, "~/.config/autostart is this folder"},
@@ -110,9 +110,9 @@ func TestLeadsIntoAFolder(t *testing.T) {
 		for _, writable := range []bool{true, false} {
 			want := tc.want
 			if want == acts && tc.folder == "xdg" {
-				want = keys // XDG_CONFIG_HOME as a whole holds those, too
+				want = keys // XDG_CONFIG_HOME also holds credentials
 			} else if !writable && want != keys {
-				want = fine // what is only read acts on nothing
+				want = fine // a read-only folder affects nothing
 			}
 			_, err := RefuseLeads(folder, p, writable, nil)
 			switch e := new(ui.Error); {
@@ -140,7 +140,8 @@ func TestLeadsIntoAFolder(t *testing.T) {
 	}
 }
 
-// TestLeadsByAnotherMount: the same directory by another name is the same.
+// TestLeadsByAnotherMount checks that a directory is recognised under the name of a second
+// mount.
 func TestLeadsByAnotherMount(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Fatal("this test mounts: run it as root")
@@ -159,7 +160,7 @@ func TestLeadsByAnotherMount(t *testing.T) {
 			t.Fatal(uerr)
 		}
 		if err == nil {
-			t.Errorf("%s, mounted elsewhere, was taken", folder)
+			t.Errorf("%s, mounted elsewhere, was accepted", folder)
 		}
 	}
 }

@@ -18,40 +18,40 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// A Folder is what is known of one host folder.
+// A Folder is what is known about one host folder.
 type Folder struct {
-	Err                error  // why it cannot be shared as it is; the rest is then not to be trusted
+	Err                error  // why it cannot be shared; the other fields are then not valid
 	Dev, Ino           uint64 // of the directory itself
 	UID, GID           int
 	Type               string   // of its file system: "ext4"
 	MountDev           string   // "major:minor" as the mount table has it
 	MountRoot          string   // the folder's path inside its file system
-	SourceRO           bool     // it lies on a read-only mount, which its clone inherits
-	Readable, Writable bool     // by the user who asks
-	Submounts          []string // mounts below it: the guest sees the directories they cover
+	SourceRO           bool     // it lies on a read-only mount, and so will the mount made from it
+	Readable, Writable bool     // by the user who runs aivm
+	Submounts          []string // mounts below it: the guest sees the directories under them
 }
 
-// HostFacts are what ObserveHost saw.
+// HostFacts are what ObserveHost read.
 type HostFacts struct {
 	ExportPath string
-	Export     []mountinfo.Mount            // on the export root, in order
-	Tokens     map[string][]mountinfo.Mount // below it, by token
+	Export     []mountinfo.Mount            // mounts on the export directory, in order
+	Tokens     map[string][]mountinfo.Mount // mounts in it, by token
 	Folders    map[string]Folder            // by HostPath
 
-	// Noted is what libvirt's hook would bind before the VM starts, by token; nil
-	// if that is not known, as for a VM an older aivm made.
+	// Noted is what libvirt's hook mounts before the VM starts, by token; nil if that is
+	// not known, as for a VM that an older aivm made.
 	Noted map[string]root.Bind
 
-	OpenFiles int // how many the VM's daemons may have open; 0: not known
+	OpenFiles int // how many files the VM's virtiofsd processes may have open; 0: not known
 
-	mounts     []mountinfo.Mount          // the whole table
-	wrongOwner map[string]bool            // tokens whose owners the guest does not see as it should (WithGuestOwners)
+	mounts     []mountinfo.Mount          // the complete mount table
+	wrongOwner map[string]bool            // tokens whose owner the guest sees wrongly (WithGuestOwners)
 	protection map[string]ProtectionFacts // by token (WithProtection)
 }
 
-// ObserveHost reads, without any rights, the mount table (given, or
-// /proc/self/mountinfo if nil) and the folders. A folder it cannot use is no
-// error of its own: it is in the facts.
+// ObserveHost reads, without any privileges, the mount table (/proc/self/mountinfo if
+// table is nil) and the folders. A folder that cannot be used is no error of ObserveHost:
+// its Folder.Err says why.
 func ObserveHost(vmKey string, atts []Attachment, table []byte) (HostFacts, error) {
 	var ms []mountinfo.Mount
 	var err error
@@ -86,6 +86,7 @@ func ObserveHost(vmKey string, atts []Attachment, table []byte) (HostFacts, erro
 	return f, nil
 }
 
+// observeFolder reads one folder and finds the mount it lies on.
 func observeFolder(path string, ms []mountinfo.Mount) Folder {
 	if err := checkPath("folder", path); err != nil {
 		return Folder{Err: err}
@@ -115,7 +116,7 @@ func observeFolder(path string, ms []mountinfo.Mount) Folder {
 		f.Err = ui.Refused("this kernel is too old to share folders safely (5.12 or newer is needed)")
 		return f
 	}
-	// The id, and not the longest prefix: mounts can hide each other.
+	// By the mount id, not by the longest prefix of the path: mounts can hide each other.
 	m, ok := mountinfo.ByID(ms, int(st.Mnt_id))
 	if !ok {
 		f.Err = ui.Failed("the mounts around %s changed while they were read", path).Hint(ui.Remark("run the command again"))
@@ -133,6 +134,7 @@ func observeFolder(path string, ms []mountinfo.Mount) Folder {
 	return f
 }
 
+// folderError words the error of opening a folder.
 func folderError(path string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -141,27 +143,26 @@ func folderError(path string, err error) error {
 		return ui.Refused("%s is not a folder", path)
 	case errors.Is(err, unix.ELOOP):
 		return ui.Refused("%w", &kindError{"a part of " + path + " is a symbolic link now", ErrLink}).
-			Hint(ui.Remark("attach the folder the link leads to, if that is what you want"))
+			Hint(ui.Remark("if that is what you want, attach the folder the link points to"))
 	case errors.Is(err, fs.ErrPermission):
-		return ui.Refused("folder %s cannot be reached by you", path)
+		return ui.Refused("you have no permission to access folder %s", path)
 	}
 	return fmt.Errorf("reading folder %s: %w", path, err)
 }
 
-// Mapped reports whether the folder's owners are mapped: if not, guest root
-// can leave files owned by root on this machine.
+// Mapped reports whether the folder is mounted with mapped owners. If not, guest root
+// can create files owned by root on the host.
 func (f HostFacts) Mapped(a Attachment) bool {
 	l := f.Tokens[Token(a.HostPath)]
 	return len(l) == 1 && l[0].Has("idmapped")
 }
 
-// Bound reports whether the token of a is mounted rightly on this machine, as
-// far as the mount table tells, and what is to be protected of it is. It does
-// not tell whose the folder was when its owners were mapped: only the guest
-// sees that (WithGuestOwners).
+// Bound reports whether the token of a is mounted as it should be, as far as the host's
+// mount table shows, and its protection holds. The table does not show which owner was
+// mapped: only the guest sees that (WithGuestOwners).
 func (f HostFacts) Bound(a Attachment) bool { return f.Mounted(a) && f.isProtected(a) }
 
-// Mounted is Bound for the folder's own mount alone.
+// Mounted reports the same as Bound without the protection.
 func (f HostFacts) Mounted(a Attachment) bool {
 	folder, ok := f.Folders[a.HostPath]
 	token := Token(a.HostPath)
@@ -170,21 +171,22 @@ func (f HostFacts) Mounted(a Attachment) bool {
 		return false
 	}
 	m := l[0]
-	// The table says the path a mount's root has now, "//deleted" included:
-	// the same path on the same file system is the same directory.
+	// The table shows the present path of a mount's root, or "//deleted" for a removed
+	// one: the same path on the same file system is the same directory.
 	return m.Parent == f.Export[0].ID && m.Dev == folder.MountDev && m.Root == folder.MountRoot &&
 		m.Has("nosuid") && m.Has("nodev") && m.Has("ro") == (a.Access == string(ReadOnly) || folder.SourceRO)
 }
 
-// hookBinds reports whether libvirt's hook knows of a: a run that was killed
-// may have bound it and not noted it. Binding it again mends that.
+// hookBinds reports whether libvirt's hook mounts a before the VM starts. A run that was
+// killed may have mounted a folder without recording that for the hook; mounting it again
+// records it.
 func (f HostFacts) hookBinds(a Attachment) bool {
 	o, ok := f.Noted[Token(a.HostPath)]
 	return f.Noted == nil || ok && o.Src == a.HostPath && o.RO == (a.Access == string(ReadOnly))
 }
 
-// Unwanted are the tokens that nobody wants and libvirt's hook would bind all
-// the same: what a killed run left.
+// Unwanted returns the tokens that libvirt's hook would mount although they belong to
+// none of atts and are not mounted: an interrupted run recorded them.
 func (f HostFacts) Unwanted(atts []Attachment) []string {
 	var out []string
 	for t := range f.Noted {
@@ -197,6 +199,8 @@ func (f HostFacts) Unwanted(atts []Attachment) []string {
 	return out
 }
 
+// exportMounted reports whether the export directory is a single mount with shared
+// propagation.
 func (f HostFacts) exportMounted() bool {
 	if len(f.Export) != 1 {
 		return false
@@ -221,10 +225,10 @@ func (f HostFacts) Strays(atts []Attachment) []string {
 	return out
 }
 
-// PlanHost returns what brings the host's mounts to atts; nothing when they
-// are right. isNew (nil: none) tells which folders were not approved before:
-// only they need consent. Folders that cannot be shared are left out and
-// returned as joined FolderErrors beside the actions for the others.
+// PlanHost plans the host's mounts for atts; no actions if they are all as they should
+// be. isNew (nil: none) reports which folders were not approved before: only they need
+// consent. Folders that cannot be shared are left out and returned as joined
+// FolderErrors together with the actions for the others.
 func PlanHost(f HostFacts, vmKey string, atts []Attachment, isNew func(Attachment) bool) ([]plan.Action, error) {
 	if err := check(atts); err != nil {
 		return nil, err
@@ -276,28 +280,29 @@ func PlanHost(f HostFacts, vmKey string, atts []Attachment, isNew func(Attachmen
 		})
 	}
 	var out []plan.Action
-	// A VM with no folder yet needs the root too: its device serves it.
+	// A VM without folders also needs the export directory: its device serves it.
 	if !f.exportMounted() || !f.Export[0].Has("ro") {
 		op := root.Export{VMKey: vmKey}
 		out = append(out, plan.Action{
-			ID: "share.export", Why: "make the place where this VM's shared folders appear",
+			ID: "share.export", Why: "create the export directory for this VM's shared folders",
 			Shows: op.Shows(), Consent: anyNew, Root: op, Timing: "share",
 		})
 	}
 	return append(out, binds...), errors.Join(errs...)
 }
 
-// usable says whether the person who asks could do with the folder what the
-// guest will: root shares it, but must not lend more than is there.
+// usable checks that the user who runs aivm may do with the folder what the guest will
+// be able to do: root mounts it, but must not give the guest more rights than the user
+// has.
 func usable(a Attachment, f Folder) error {
 	switch {
 	case f.Err != nil:
 		return f.Err
 	case !f.Readable:
-		return ui.Refused("folder %s cannot be read by you, so it cannot be shared", a.HostPath)
+		return ui.Refused("folder %s cannot be shared: you have no permission to read it", a.HostPath)
 	case a.Access == string(ReadWrite) && !f.Writable:
-		return ui.Refused("folder %s cannot be written by you, so it can be shared only for reading", a.HostPath).
-			Hint(ui.Remark("share it for reading: --access ro"))
+		return ui.Refused("folder %s can only be shared read-only: you have no permission to write it", a.HostPath).
+			Hint(ui.Remark("to share it read-only: --access ro"))
 	}
 	return nil
 }

@@ -4,7 +4,7 @@ if [ -r @LIST@ ]; then
 		case $l_l in "folder "* | "inside "*) ;; *) continue ;; esac
 		case "$l_new" in *" ${l_l#* }$nl"*) continue ;; esac
 		l_l=${l_l#* }
-		if [ "${l_l#* }" -ef "$dev/${l_l%% *}" ] && umount -- "${l_l#* }"; then forget "${l_l%% *}"; fi
+		if [ "${l_l#* }" -ef "$dev/${l_l%% *}" ] && umount -- "${l_l#* }"; then umount_announced "${l_l%% *}"; fi
 	done <@LIST@
 fi
 put() { # PATH TEXT
@@ -21,7 +21,7 @@ reader() {
 		put @GUARD_UNIT@ @GUARD_UNIT_TEXT@ && ln -sfn -- @GUARD_UNIT@ @GUARD_WANTS@ &&
 		{ grep -qs '^GIT_DISCOVERY_ACROSS_FILESYSTEM=' /etc/environment || printf '%s' @ENVIRONMENT@ >>/etc/environment; } &&
 		put @BOOT@ @BOOT_TEXT@ && chmod 0755 -- @BOOT@ || return 1
-	# Nobody waits for it; after the next boot it is started by itself.
+	# --no-block: the script does not wait for the guard; after the next boot systemd starts it.
 	{ systemctl daemon-reload && systemctl restart --no-block aivm-folders-guard.service; } >/dev/null 2>&1 </dev/null &
 }
 l_most=

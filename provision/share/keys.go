@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// keys looks for credentials.
+// keys finds the credentials that lead into the folder.
 func (l *leadFinder) keys() {
 	for _, home := range l.homes() {
 		for _, s := range slices.Concat(secrets, credentials) {
@@ -28,8 +28,8 @@ func (l *leadFinder) keys() {
 	}
 }
 
-// keyPlace is place for an entry of the credentials. Links in it that are named
-// as the settings beside them are no credentials: this machine obeys them.
+// keyPlace works like place for an entry of credentials. Links in it that have the name
+// of a setting (settings) are not credentials; they count as host-executed.
 func (l *leadFinder) keyPlace(entry, name, path string) {
 	var all []Lead
 	l.place(&all, name, path, false)
@@ -43,7 +43,7 @@ func (l *leadFinder) keyPlace(entry, name, path string) {
 	}
 }
 
-// sshKeys is place for ~/.ssh, of which some files are no secret.
+// sshKeys works like place for ~/.ssh, in which some files are not secret.
 func (l *leadFinder) sshKeys(path string) {
 	var all []Lead
 	l.place(&all, l.displayName(path), path, false)
@@ -55,11 +55,12 @@ func (l *leadFinder) sshKeys(path string) {
 	delete(l.seen, path)
 }
 
-// agentSettings are what agents obey, and people keep among their dotfiles.
+// agentSettings are files that coding agents obey and that people keep in a repository
+// of dotfiles.
 var agentSettings = []string{"CLAUDE.md", "AGENTS.md", "GEMINI.md", "settings.json", "commands", "prompts", "agents", "skills", "hooks"}
 
-// settings are names in a directory of the credentials that stand for what is
-// obeyed and holds none.
+// settings are, by directory of credentials, the names in it that hold settings and no
+// credentials.
 var settings = map[string][]string{
 	".claude": agentSettings, ".codex": agentSettings, ".gemini": agentSettings, ".qwen": agentSettings, ".copilot": agentSettings, ".config/opencode": agentSettings,
 	".config/goose": agentSettings, ".config/amp": agentSettings, ".config/crush": agentSettings,
@@ -67,5 +68,6 @@ var settings = map[string][]string{
 	".config/Code": {"User"}, ".config/Code - Insiders": {"User"}, ".config/VSCodium": {"User"}, ".config/Cursor": {"User"}, ".config/Windsurf": {"User"},
 }
 
-// credentialHomes say which entry of the credentials a variable moves.
+// credentialHomes maps an environment variable to the entry of credentials whose path it
+// replaces.
 var credentialHomes = map[string]string{"CLAUDE_CONFIG_DIR": ".claude", "CODEX_HOME": ".codex", "CARGO_HOME": ".cargo"}

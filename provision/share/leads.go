@@ -12,24 +12,23 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Bounds of what is read below one place of a list, and of all of them.
 const (
-	placeDepth   = 3
-	placeEntries = 3000
-	allEntries   = 60000
-	placesShown  = 4
-	maxStartup   = 256 << 10
+	placeDepth   = 3         // levels of directories read below one path of a list
+	placeEntries = 3000      // directories and links read below one path
+	allEntries   = 60000     // the same for all paths together
+	placesShown  = 4         // leads named in a message
+	maxStartup   = 256 << 10 // bytes read of a shell start-up file
 )
 
-// A Person is whose session a folder could act on.
+// A Person is the user whose session a folder could affect.
 type Person struct {
 	Home   string
-	Login  string // the home the password database names, if HOME says otherwise
+	Login  string // the home in the password database, if HOME differs
 	Getenv func(string) string
-	Self   string // the running aivm; "" if it does not matter
+	Self   string // the path of the running aivm; "" if it does not matter
 }
 
-// A Lead is one place of this machine that leads into a folder.
+// A Lead is one path on the host that leads into a folder.
 type Lead struct {
 	Place string // "~/.bashrc", "/x/bin on PATH"
 	How   string // "leads to /home/u/dotfiles/rc", "lies in it", "holds it"
@@ -37,16 +36,16 @@ type Lead struct {
 
 func (l Lead) String() string { return l.Place + " " + l.How }
 
-// Leads are what was found about a folder.
+// Leads are the paths on the host that lead into one folder.
 type Leads struct {
-	HostExecuted []Lead // this machine runs or obeys it by itself
+	HostExecuted []Lead // programs on the host run or obey them by themselves
 	Keys         []Lead // credentials
-	Active       []Lead // this shell runs it, because an environment of the folder's own is active in it
-	Self         string // the running aivm, if it lies in the folder
-	Cut          string // a place that holds too much to be searched whole, "" if there is none
+	Active       []Lead // this shell runs them, because an environment of the folder is active in it
+	Self         string // the path of the running aivm, if it lies in the folder
+	Cut          string // a path with too many entries to be searched completely, "" if there is none
 }
 
-// leadFinder finds what leads into one folder.
+// leadFinder finds the leads into one folder.
 type leadFinder struct {
 	*placeReader
 	folder  hostfile.Folder
@@ -56,7 +55,7 @@ type leadFinder struct {
 	seen    map[string]bool
 }
 
-// placeReader reads each place of this machine once for several folders.
+// placeReader reads each path of the host once, for several folders.
 type placeReader struct {
 	tracer  hostfile.Tracer
 	ways    map[string]hostfile.Trace
@@ -69,14 +68,14 @@ func newPlaceReader() *placeReader {
 	return &placeReader{ways: map[string]hostfile.Trace{}, dirs: map[string][]fs.DirEntry{}, long: map[string]bool{}, sources: map[string][]string{}}
 }
 
-// FindLeads says what of this machine leads into the folder, with links
-// followed: who can write in it decides what happens there. With keysOnly it
-// looks for credentials alone.
+// FindLeads finds the paths on the host that lead into the folder, following links:
+// whoever can write the folder controls what they do. With keysOnly it finds only
+// credentials.
 func FindLeads(folder string, p Person, keysOnly bool) Leads {
 	return newPlaceReader().find(folder, p, keysOnly)
 }
 
-// FindAllLeads is FindLeads for several folders, by folder.
+// FindAllLeads works like FindLeads for several folders and returns the leads by folder.
 func FindAllLeads(folders []string, p Person) map[string]Leads {
 	r, out := newPlaceReader(), map[string]Leads{}
 	for _, f := range folders {
@@ -122,7 +121,7 @@ func (r *placeReader) find(folder string, p Person, keysOnly bool) Leads {
 	return l.out
 }
 
-// homes are the person's, and another's in which the folder lies.
+// homes returns the person's homes, and that of another user in which the folder lies.
 func (l *leadFinder) homes() []string {
 	var out []string
 	for _, h := range []string{l.person.Home, l.person.Login} {
@@ -151,8 +150,8 @@ func (l *leadFinder) getenv(name string) string {
 	return l.person.Getenv(name)
 }
 
-// places are where an entry of a list is: below the home, and where XDG's
-// variables put it.
+// places returns the paths of a list's entry: below the home, and where the XDG variables
+// move it.
 func (l *leadFinder) places(home, entry string) []string {
 	out := []string{filepath.Join(home, entry)}
 	if home != filepath.Clean(l.person.Home) {
@@ -168,7 +167,7 @@ func (l *leadFinder) places(home, entry string) []string {
 	return out
 }
 
-// xdg are the directories of the systemDirs's lists.
+// xdg returns subdirectories of the directories in XDG_CONFIG_DIRS and XDG_DATA_DIRS.
 func (l *leadFinder) xdg(below ...string) []string {
 	var out []string
 	for _, name := range []string{"XDG_CONFIG_DIRS", "XDG_DATA_DIRS"} {
@@ -183,7 +182,7 @@ func (l *leadFinder) xdg(below ...string) []string {
 	return out
 }
 
-// called is a path as a person writes it.
+// displayName returns a path with the person's home written as "~".
 func (l *leadFinder) displayName(path string) string {
 	if rest, ok := strings.CutPrefix(path, strings.TrimSuffix(filepath.Clean(l.person.Home), "/")+"/"); ok && l.person.Home != "" {
 		return "~/" + rest
@@ -191,9 +190,9 @@ func (l *leadFinder) displayName(path string) string {
 	return path
 }
 
-// place judges one path: it leads into the folder, lies in it, or holds it. Of
-// a directory outside, the links in it are followed too (deep: also in those
-// below it).
+// place adds a lead to to if the path leads into the folder, lies in it, or holds it. In
+// a directory outside of the folder the links are followed too; with deep, those in the
+// directories below it as well.
 func (l *leadFinder) place(to *[]Lead, name, path string, deep bool) {
 	if l.seen[path] {
 		return
@@ -214,8 +213,8 @@ func (l *leadFinder) place(to *[]Lead, name, path string, deep bool) {
 	l.links(to, name, path, depth)
 }
 
-// programs judges a directory whose programs are run by their names: a folder
-// in it is none.
+// programs works like place for a directory of programs that are run by name: its
+// subdirectories do not count.
 func (l *leadFinder) programs(name, dir string) {
 	var found []Lead
 	if !l.leads(&found, name, dir, l.follow(dir)) {
@@ -224,7 +223,7 @@ func (l *leadFinder) programs(name, dir string) {
 	l.add(found)
 }
 
-// leads adds the path if it passes through the folder.
+// leads adds a lead and reports true if the path passes through the folder.
 func (l *leadFinder) leads(to *[]Lead, name, path string, way hostfile.Trace) bool {
 	e, in := way.Through(l.folder)
 	if !in {
@@ -247,11 +246,11 @@ func (l *leadFinder) leads(to *[]Lead, name, path string, way hostfile.Trace) bo
 	return true
 }
 
-// links follows the links in the directory at path and, down to depth, in those
-// below it, the nearest first.
+// links follows the links in the directory at path and, down to depth levels, in the
+// directories below it, the nearest first.
 func (l *leadFinder) links(to *[]Lead, name, path string, depth int) {
 	type dir struct{ name, path string }
-	left := placeEntries
+	budget := placeEntries
 	for level := []dir{{name, path}}; len(level) > 0; depth-- {
 		var next []dir
 		for _, d := range level {
@@ -261,10 +260,10 @@ func (l *leadFinder) links(to *[]Lead, name, path string, depth int) {
 				case e.Type()&fs.ModeSymlink != 0:
 					l.leads(to, d.name+"/"+e.Name(), child, l.follow(child))
 				case depth == 0:
-				case left == 0 || l.entries == allEntries:
+				case budget == 0 || l.entries == allEntries:
 					l.out.Cut = name
 				default:
-					left--
+					budget--
 					l.entries++
 					next = append(next, dir{d.name + "/" + e.Name(), child})
 				}
@@ -286,8 +285,8 @@ func (r *placeReader) follow(path string) hostfile.Trace {
 	return way
 }
 
-// list returns the directories and links in the directory at path; nothing if
-// it is none.
+// list returns the directories and links in the directory at path; nil if path is not a
+// directory.
 func (r *placeReader) list(path string) []fs.DirEntry {
 	if ents, ok := r.dirs[path]; ok {
 		return ents
@@ -307,7 +306,7 @@ func (r *placeReader) list(path string) []fs.DirEntry {
 	return r.dirs[path]
 }
 
-// environment looks at what this run's environment names.
+// environment checks the paths in the environment variables of this run.
 func (l *leadFinder) environment() {
 	for _, v := range startupVars {
 		if path := l.getenv(v); filepath.IsAbs(path) {
@@ -317,7 +316,7 @@ func (l *leadFinder) environment() {
 			}
 			l.place(to, v+"="+path, path, true)
 			if to == &l.out.Active {
-				delete(l.seen, path) // the lists may have it too
+				delete(l.seen, path) // a list may have the path too
 			}
 		}
 	}
@@ -341,7 +340,8 @@ func (l *leadFinder) environment() {
 			name := dir + " on " + v
 			switch {
 			case !filepath.IsAbs(dir):
-				// It is in any folder one enters, this one no more than others.
+				// A relative path means the working directory: any folder, not this one in
+				// particular.
 				if v == "PATH" {
 					l.out.Active = append(l.out.Active, Lead{Place: "\"" + dir + "\" on PATH", How: "is any folder you enter"})
 				}
@@ -356,7 +356,7 @@ func (l *leadFinder) environment() {
 	}
 }
 
-// add adds what is not there yet under its own name.
+// add adds the leads whose place is not in the list yet.
 func (l *leadFinder) add(found []Lead) {
 	for _, f := range found {
 		if !slices.ContainsFunc(l.out.HostExecuted, func(a Lead) bool { return a.Place == f.Place }) {
@@ -365,25 +365,25 @@ func (l *leadFinder) add(found []Lead) {
 	}
 }
 
-// shellFiles files are shell programs in which a line "source FILE" or ". FILE"
-// names another one.
+// shellFiles are shell start-up files; sourceLine matches a line "source FILE" or ". FILE"
+// in one, and captures FILE.
 var (
 	shellFiles = []string{".profile", ".bash_profile", ".bash_login", ".bashrc", ".bash_aliases", ".zshenv", ".zprofile", ".zshrc", ".zlogin", ".kshrc", ".cshrc", ".tcshrc", ".login", ".xprofile", ".xsessionrc", ".xinitrc", ".config/fish/config.fish"}
 	sourceLine = lazyre.New(`^[ \t]*(?:(?:then|do|else|if|\{|\(|\[\[? .* \]\]?)[ \t]+)*(?:source|\.)[ \t]+(?:"([^"]+)"|'([^']+)'|([^\s)"']+))`)
 )
 
-// sourced follows the files that the home's shell files take in by a path of
-// their own. What a program would have to work out is not seen.
+// followSourced follows the files that the home's shell files source by an absolute path
+// or one below the home. Paths the shell would have to compute are not found.
 func (l *leadFinder) followSourced(home string) {
 	for _, s := range shellFiles {
 		file := filepath.Join(home, s)
 		for _, path := range l.sourcedFiles(file, home) {
-			l.leads(&l.out.HostExecuted, path+", which "+l.displayName(file)+" takes in,", path, l.follow(path))
+			l.leads(&l.out.HostExecuted, path+", which "+l.displayName(file)+" sources,", path, l.follow(path))
 		}
 	}
 }
 
-// sourcedFiles reads which files a shell file takes in.
+// sourcedFiles returns the paths that a shell file sources.
 func (r *placeReader) sourcedFiles(file, home string) []string {
 	if paths, ok := r.sources[file]; ok {
 		return paths
@@ -411,7 +411,7 @@ func (r *placeReader) sourcedFiles(file, home string) []string {
 	return r.sources[file]
 }
 
-// NameLeads names some leads in a sentence.
+// NameLeads lists leads for a message, at most placesShown of them.
 func NameLeads(ls []Lead) string {
 	more := ""
 	if n := len(ls) - placesShown; n > 0 {
@@ -424,27 +424,27 @@ func NameLeads(ls []Lead) string {
 	return strings.Join(out, ", ") + more
 }
 
-// RefuseLeads says no to a folder that acts on this machine at once, or in
-// which credentials are. writable says that the guest is to write it; what it
-// only reads acts on nothing. Of a folder that is not refused, Active and Cut
-// have to be said. allow is Refuse's.
+// RefuseLeads refuses a folder with credentials, and, if writable, one whose files
+// programs on the host run by themselves: a guest that can only read the folder changes
+// none of them. For a folder that is not refused, the caller reports Active and Cut.
+// allow has the values of --allow-sensitive, as for Refuse.
 func RefuseLeads(hostPath string, p Person, writable bool, allow []string) (Leads, error) {
 	found := FindLeads(hostPath, p, !writable)
 	q := quote(hostPath)
 	if found.Self != "" {
-		return found, ui.Refused("%s is not shared for writing: the aivm that runs now lies in it (%s), and this machine runs it as root", ui.Clean(hostPath), ui.Clean(found.Self)).
-			Hint(ui.CmdFor("put it where no guest writes", "sudo install -m 755 "+quote(found.Self)+" /usr/local/bin/aivm"), ui.CmdFor("then", "/usr/local/bin/aivm attach "+q))
+		return found, ui.Refused("%s is not shared for writing: the running aivm lies in it (%s), and this machine runs it as root", ui.Clean(hostPath), ui.Clean(found.Self)).
+			Hint(ui.CmdFor("install aivm where no guest can write", "sudo install -m 755 "+quote(found.Self)+" /usr/local/bin/aivm"), ui.CmdFor("then", "/usr/local/bin/aivm attach "+q))
 	}
 	if allowed(hostPath, allow) {
 		return found, nil
 	}
-	yes := ui.Remark("if the guest may really have it, repeat the command with: --allow-sensitive " + q)
+	yes := ui.Remark("if the guest may have it, repeat the command with: --allow-sensitive " + q)
 	if len(found.Keys) > 0 {
-		return found, ui.Refused("%s is not shared: it has keys or tokens: %s", ui.Clean(hostPath), NameLeads(found.Keys)).
+		return found, ui.Refused("%s is not shared: it holds keys or tokens: %s", ui.Clean(hostPath), NameLeads(found.Keys)).
 			Hint(yes, ui.Remark("or attach the project's own folder"))
 	}
 	if len(found.HostExecuted) > 0 {
-		return found, ui.Refused("%s is not shared for writing: this machine runs or obeys by itself what lies there: %s", ui.Clean(hostPath), NameLeads(found.HostExecuted)).
+		return found, ui.Refused("%s is not shared for writing: programs on this machine run or obey its files by themselves: %s", ui.Clean(hostPath), NameLeads(found.HostExecuted)).
 			Hint(ui.CmdFor("to let the guest only read it", "aivm attach "+q+" --access ro"), yes)
 	}
 	return found, nil

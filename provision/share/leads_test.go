@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// linkedHome is a home with directories and with links, by where they are.
+// linkedHome creates a home with directories, and with links by path and target.
 func linkedHome(t *testing.T, dirs []string, links map[string]string) string {
 	t.Helper()
 	base, err := filepath.EvalSymlinks(t.TempDir())
@@ -35,8 +35,9 @@ func linkedHome(t *testing.T, dirs []string, links map[string]string) string {
 
 func env(m map[string]string) func(string) string { return func(n string) string { return m[n] } }
 
-// TestLeadsBesideCredentials: of a directory with credentials, what is obeyed is
-// found below it too, and a link that is named as a setting is no credential.
+// TestLeadsBesideCredentials checks that in a directory of credentials, settings count as
+// host-executed, also in subdirectories, and a link named like a setting is not a
+// credential.
 func TestLeadsBesideCredentials(t *testing.T) {
 	links := map[string]string{
 		".config/Code/User/settings.json": "dots/vscode/settings.json", ".claude/hooks/x.sh": "dots/hook/x.sh", ".config/git/hooks/pre-commit": "dots/git/pre-commit",
@@ -82,9 +83,9 @@ func TestLeadsBesideCredentials(t *testing.T) {
 	}
 }
 
-// TestLeadsInMuch: a directory with more than is searched hides no link that is
-// nearer, nor the environment, and it is named.
-func TestLeadsInMuch(t *testing.T) {
+// TestLeadsInLargeDirectory checks that a directory with more entries than are searched
+// hides neither links nearer to the top nor the environment, and that it is named.
+func TestLeadsInLargeDirectory(t *testing.T) {
 	var dirs []string
 	for i := range placeEntries + 5 {
 		dirs = append(dirs, fmt.Sprintf(".vim/aaa/%d", i))
@@ -100,8 +101,8 @@ func TestLeadsInMuch(t *testing.T) {
 	}
 }
 
-// TestLeadsOfEnvironment: what variables that name whole directories make of a
-// folder, and an environment that is active.
+// TestLeadsOfEnvironment checks the leads by variables that hold a directory, and by an
+// active environment.
 func TestLeadsOfEnvironment(t *testing.T) {
 	home := linkedHome(t, []string{"work/p/.venv/bin", "work/p/node_modules/.bin", "bin/proj", "code/p", "mono/.direnv/bin", "mono/part/bin", "x/bin", ".nvm/v/bin", "nvm"},
 		map[string]string{"p": "work/p", "node_modules": "work/p/node_modules", ".nvm/v/tool": "nvm/tool"})

@@ -11,14 +11,14 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// A ProtectionFacts is what is known of the protection of a folder. Err says why it does
-// not hold; Paths are then what is to be protected now.
+// ProtectionFacts is the state of a folder's protection. Err is why it does not hold, nil
+// if it does; if not nil, Paths are the paths to protect now.
 type ProtectionFacts struct {
 	Err   error
 	Paths []string
 }
 
-// WithProtection adds to the facts how it stands with the protection of a folder.
+// WithProtection returns the facts with the state of one folder's protection added.
 func (f HostFacts) WithProtection(token string, g ProtectionFacts) HostFacts {
 	out := map[string]ProtectionFacts{token: g}
 	for t, old := range f.protection {
@@ -30,8 +30,8 @@ func (f HostFacts) WithProtection(token string, g ProtectionFacts) HostFacts {
 	return f
 }
 
-// isProtected reports whether what is to be protected of a is. What was not looked
-// at is not.
+// isProtected reports whether the protection of a holds, or a needs none. A protection
+// that was not read does not hold.
 func (f HostFacts) isProtected(a Attachment) bool {
 	if !a.Protect {
 		return true
@@ -40,38 +40,38 @@ func (f HostFacts) isProtected(a Attachment) bool {
 	return ok && g.Err == nil
 }
 
-// ProtectionError says why the protection of a does not hold, nil if it does.
+// ProtectionError returns why the protection of a does not hold; nil if it does.
 func (f HostFacts) ProtectionError(a Attachment) error { return f.protection[Token(a.HostPath)].Err }
 
-// Protection reads, without any rights, whether the protection of a holds.
+// CheckProtection reads, without any privileges, whether the protection of a holds; the
+// error says why not.
 func (f HostFacts) CheckProtection(vmKey string, a Attachment) error {
 	token := Token(a.HostPath)
 	l := f.Tokens[token]
 	if len(l) != 1 {
-		return fmt.Errorf("the folder is not shared on this machine")
+		return fmt.Errorf("the folder is not mounted for the VM on this machine")
 	}
 	p, err := root.ReadProtection(vmKey, token)
 	if err != nil {
-		return fmt.Errorf("nothing is known of its protection: %w", err)
+		return fmt.Errorf("cannot read the state of its protection: %w", err)
 	}
 	return p.Holds(a.HostPath, l[0])
 }
 
-// Protected returns the paths of a folder to protect, given what this machine's
-// tools run of it: files, and the directories of which all runs that
-// is put there. What is a
-// link or has several names cannot be protected by its path and is returned as
-// unprotected; so is what exceeds the number of mounts there can be.
+// Protected returns the paths of a folder to protect, given its host-executed files:
+// single files, and directories in which every file would be run. A symbolic link or a
+// file with several hard links cannot be protected by its path and is returned in
+// unprotected; so are the paths beyond root.MaxProtected mounts.
 func Protected(l hostexec.List) (paths, unprotected []string) {
 	for _, d := range l.Dirs {
 		if !slices.ContainsFunc(paths, func(p string) bool { return below(d, p) }) {
 			paths = append(paths, d)
 		}
 	}
-	whole := paths
+	dirs := paths
 	for _, f := range l.Files {
 		switch {
-		case slices.ContainsFunc(whole, func(d string) bool { return below(f.Path, d) }):
+		case slices.ContainsFunc(dirs, func(d string) bool { return below(f.Path, d) }):
 			if f.Type != "file" || f.Links > 1 {
 				unprotected = append(unprotected, f.Path)
 			}
@@ -81,7 +81,7 @@ func Protected(l hostexec.List) (paths, unprotected []string) {
 			paths = append(paths, f.Path)
 		}
 	}
-	// The nearest come first, so that they are not what is left over.
+	// Paths near the top come first: if there are too many, the deep ones are left out.
 	slices.SortStableFunc(paths, func(a, b string) int { return strings.Count(a, "/") - strings.Count(b, "/") })
 	mounts := map[string]bool{}
 	for i, p := range paths {
@@ -97,32 +97,32 @@ func Protected(l hostexec.List) (paths, unprotected []string) {
 	return paths, unprotected
 }
 
-// CheckProtect refuses to protect where it would mean nothing, and what would
-// have a protection mean nothing: the same files can be written through another
-// folder of any VM.
+// CheckProtect refuses --protect for a folder whose files a VM can write through another
+// folder, and refuses a folder through which a VM could write another one's protected
+// files.
 func CheckProtect(a Attachment, others []Attachment) error {
 	if !a.Protect {
 		for _, o := range others {
 			if o.Protect && o.writable() && FindBypass(o, []Attachment{a}) != nil {
-				return ui.Refused("VM %s could write through %s what is protected of %s in VM %s", a.VM, a.HostPath, o.HostPath, o.VM).
-					Hint(ui.CmdFor("to have it without", "aivm detach "+quote(o.HostPath)+" --vm "+quote(o.VM)), ui.CmdFor("only to read", "aivm attach "+quote(a.HostPath)+" --vm "+quote(a.VM)+" --access ro"))
+				return ui.Refused("VM %s could write through %s the protected files of %s in VM %s", a.VM, a.HostPath, o.HostPath, o.VM).
+					Hint(ui.CmdFor("detach the protected folder first", "aivm detach "+quote(o.HostPath)+" --vm "+quote(o.VM)), ui.CmdFor("or attach this one read-only", "aivm attach "+quote(a.HostPath)+" --vm "+quote(a.VM)+" --access ro"))
 			}
 		}
 		return nil
 	}
 	if o := FindBypass(a, others); o != nil && below(a.HostPath, o.HostPath) {
-		return ui.Refused("%s lies in %s, which VM %s can write: nothing of it would be protected", a.HostPath, o.HostPath, o.VM).
-			Hint(ui.CmdFor("protect that one instead", "aivm detach "+quote(o.HostPath)+" --vm "+quote(o.VM)), ui.CmdFor("then", "aivm attach "+quote(o.HostPath)+" --vm "+quote(o.VM)+" --protect"))
+		return ui.Refused("%s lies in %s, which VM %s can write: none of its files would be protected", a.HostPath, o.HostPath, o.VM).
+			Hint(ui.CmdFor("to protect that one instead, detach it", "aivm detach "+quote(o.HostPath)+" --vm "+quote(o.VM)), ui.CmdFor("then attach it again", "aivm attach "+quote(o.HostPath)+" --vm "+quote(o.VM)+" --protect"))
 	}
 	if o := FindBypass(a, others); o != nil {
-		return ui.Refused("VM %s can write %s: not all of %s would be protected", o.VM, o.HostPath, a.HostPath).
+		return ui.Refused("VM %s can write %s, so the files there would not be protected in %s", o.VM, o.HostPath, a.HostPath).
 			Hint(ui.Cmd("aivm detach " + quote(o.HostPath) + " --vm " + quote(o.VM)))
 	}
 	return nil
 }
 
-// FindBypass returns the folder through which a VM can write what is protected of a;
-// nil if there is none.
+// FindBypass returns the folder of others through which a VM can write the protected
+// files of a; nil if there is none.
 func FindBypass(a Attachment, others []Attachment) *Attachment {
 	for i, o := range others {
 		if o.HostPath == a.HostPath && o.VM == a.VM || !o.writable() {
@@ -136,5 +136,5 @@ func FindBypass(a Attachment, others []Attachment) *Attachment {
 	return nil
 }
 
-// writable reports whether a VM can write the folder on this machine.
+// writable reports whether a VM can write the folder's files on the host.
 func (a Attachment) writable() bool { return a.Mode != Git && a.Access == string(ReadWrite) }

@@ -20,12 +20,12 @@ import (
 
 const workEnv = "AIVM_SHARE_TEST_WORK"
 
-// privateDirs are empty folders of the test's own: where mounts are made, and
-// where the scripts for guests write.
+// privateDirs are directories that a test sees empty: mounts are made in them, and the
+// scripts for guests write to them.
 var privateDirs = []string{"/var/lib", "/run", "/usr/local/sbin", "/etc/systemd/system"}
 
-// privately runs the test as root in a mount namespace of its own, where
-// /var/lib and /run are empty folders; it reports whether this is there.
+// privately runs the test again as root in its own mount namespace, where privateDirs are
+// empty. It returns ok in that run and false in the calling one.
 func privately(t *testing.T) (work string, ok bool) {
 	t.Helper()
 	if work := os.Getenv(workEnv); work != "" {
@@ -39,7 +39,7 @@ func privately(t *testing.T) (work string, ok bool) {
 	args := []string{"-test.run=^" + t.Name() + "$", "-test.v"}
 	if os.Geteuid() != 0 {
 		if out, err := exec.Command("sudo", append([]string{"-n", "--", self}, args...)...).CombinedOutput(); err != nil {
-			t.Fatalf("this test makes real mounts and needs root; as a user it uses sudo -n, which did not do: %v\n%s", err, out)
+			t.Fatalf("this test makes real mounts and needs root; as a user it uses sudo -n, which failed: %v\n%s", err, out)
 		}
 		return "", false
 	}
@@ -58,7 +58,7 @@ func privately(t *testing.T) (work string, ok bool) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
 	out, err := cmd.CombinedOutput()
 	if err != nil || !bytes.Contains(out, []byte("--- PASS: "+t.Name())) {
-		t.Fatalf("in a mount namespace of its own: %v\n%s", err, out)
+		t.Fatalf("in its own mount namespace: %v\n%s", err, out)
 	}
 	return "", false
 }
@@ -78,7 +78,7 @@ func ids(as []plan.Action) string {
 	return strings.Join(s, " ")
 }
 
-// Observe, plan, do, observe: then nothing is left to do, as root and as a user.
+// After observing, planning and applying, nothing is left to do, as root and as a user.
 func TestHostPlanConverges(t *testing.T) {
 	work, ok := privately(t)
 	if !ok {
@@ -138,19 +138,19 @@ func TestHostPlanConverges(t *testing.T) {
 	}
 	atts[0].Access = "ro"
 	expect("access changed", bindA+"=none")
-	// The folder is another one now, under the same name.
+	// Another folder has the same name now.
 	must(t, os.Rename(a.HostPath, a.HostPath+".old"))
 	must(t, os.Mkdir(a.HostPath, 0o755))
 	expect("folder made anew", bindA+"=none")
 	must(t, os.Remove(a.HostPath))
 	must(t, os.Mkdir(a.HostPath, 0o755))
-	expect("folder deleted and made anew", bindA+"=none")
+	expect("folder deleted and created again", bindA+"=none")
 	must(t, unix.Unmount(filepath.Join(root.ExportRoot("0-a"), Token(b.HostPath)), 0))
 	expect("one mount lost", bindB+"=ask")
-	// Another owner: this machine's mount table does not show it, the guest does.
+	// Another owner: the host's mount table does not show it, the guest does.
 	must(t, os.Chown(a.HostPath, 4323, 4323))
 	if as := planned(); len(as) != 0 {
-		t.Fatalf("nobody said that the owner changed, planned %s", ids(as))
+		t.Fatalf("the changed owner was not reported, but planned %s", ids(as))
 	}
 	seen := func() GuestFacts {
 		t.Helper()
@@ -162,15 +162,15 @@ func TestHostPlanConverges(t *testing.T) {
 		return g
 	}
 	if err := Verify(seen(), observe(), atts[0]); !errors.Is(err, ErrOwner) {
-		t.Errorf("the guest sees the wrong owner, and that is %v", err)
+		t.Errorf("the guest sees the wrong owner: %v", err)
 	}
 	as, err := PlanHost(observe().WithGuestOwners(seen(), atts), "0-a", atts, nil)
 	if must(t, err); ids(as) != bindA+"=none" {
-		t.Errorf("the guest said that the owner changed, planned %s", ids(as))
+		t.Errorf("the guest reported the changed owner, planned %s", ids(as))
 	}
 	apply(as)
 	if err := Verify(seen(), observe(), atts[0]); err != nil {
-		t.Errorf("after it was shared anew: %v", err)
+		t.Errorf("after it was mounted again: %v", err)
 	}
 	if as, err := PlanHost(observe().WithGuestOwners(seen(), atts), "0-a", atts, nil); err != nil || len(as) != 0 {
 		t.Errorf("and planned again: %s %v", ids(as), err)
@@ -180,7 +180,7 @@ func TestHostPlanConverges(t *testing.T) {
 	}
 	must(t, unix.Unmount(root.ExportRoot("0-a"), 0))
 	expect("after a reboot", "share.export=ask "+bindA+"=none "+bindB+"=ask")
-	// Both folders hold a mount: it is named, and stays on the host.
+	// A mount in the folder is reported, and its content stays on the host.
 	must(t, os.Mkdir(a.HostPath+"/sub", 0o755))
 	must(t, unix.Mount("tmpfs", a.HostPath+"/sub", "tmpfs", 0, ""))
 	if f := observe(); len(f.Folders[a.HostPath].Submounts) != 1 || !f.Bound(atts[0]) {
@@ -188,8 +188,8 @@ func TestHostPlanConverges(t *testing.T) {
 	}
 }
 
-// What the device shows is told by the mounts, not by what was asked for.
-func TestReached(t *testing.T) {
+// ExportedFolders reports the mounts, not what was planned.
+func TestExportedFolders(t *testing.T) {
 	work, ok := privately(t)
 	if !ok {
 		return
@@ -223,7 +223,7 @@ func TestReached(t *testing.T) {
 		}
 	}
 	check("as shared", shared)
-	// The same file system a second time, at a place that comes first.
+	// The same file system is mounted a second time, earlier in the order of paths.
 	must(t, os.MkdirAll("/run/again", 0o755))
 	must(t, unix.Mount("/mnt/x", "/run/again", "", unix.MS_BIND, ""))
 	must(t, unix.Mount("/mnt", "/run/again", "", unix.MS_BIND, ""))
@@ -256,7 +256,7 @@ func TestHostFoldersThatCannotBeShared(t *testing.T) {
 			t.Errorf("no %q in %v", want, err)
 		}
 	}
-	for name, folder := range map[string]Folder{"cannot be read by you": {Writable: true}, "only for reading": {Readable: true}} {
+	for name, folder := range map[string]Folder{"no permission to read": {Writable: true}, "only be shared read-only": {Readable: true}} {
 		f.Folders[dir+"/ok"] = folder
 		if _, err := PlanHost(f, "0-a", []Attachment{{HostPath: dir + "/ok", VM: "a", Mode: SharedRoot, Access: "rw", GuestDst: "/g"}}, nil); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %v", name, err)
@@ -264,12 +264,12 @@ func TestHostFoldersThatCannotBeShared(t *testing.T) {
 	}
 }
 
-// here makes of a script for guests one for this machine, whose caches and
-// environment stay as they are: type and number of the file system, places.
+// here adapts a guest script to the host: tmpfs instead of virtiofs, and other paths for
+// the kernel's caches and /etc/environment, which the test must not change.
 var here = strings.NewReplacer("virtiofs", "tmpfs", "65735546", "1021994", "/proc/sys/vm/drop_caches", "/dev/null", "/etc/environment", "/run/environment")
 
-// guest stands in for a VM: this namespace, with a tmpfs in the place of the
-// virtiofs device. What the scripts do with mounts and folders is real.
+// guest stands in for a VM: the test's mount namespace, with a tmpfs in place of the
+// virtiofs device. The scripts make real mounts and directories.
 type guest struct {
 	t    *testing.T
 	host HostFacts
@@ -282,7 +282,7 @@ func newGuest(t *testing.T) *guest {
 	return &guest{t, HostFacts{Folders: map[string]Folder{}}}
 }
 
-// token makes what the host shares, as the device shows it.
+// token creates a shared folder as the device shows it.
 func (g *guest) token(hostPath, guestDst string) Attachment {
 	g.t.Helper()
 	dir := filepath.Join(ExportMount, Token(hostPath))
@@ -312,7 +312,7 @@ func (g *guest) probe(atts []Attachment) GuestFacts {
 	return f
 }
 
-// run plans and runs; steps is how many folders it mounted.
+// run plans and runs the guest script; steps is how many folders it mounted.
 func (g *guest) run(atts ...Attachment) (steps int, err error) {
 	g.t.Helper()
 	script, as, err := PlanGuest(g.probe(atts), g.host, atts)
@@ -325,20 +325,20 @@ func (g *guest) run(atts ...Attachment) (steps int, err error) {
 	cmd.Dir = "/"
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
-	_ = cmd.Run() // its status is explained below
+	_ = cmd.Run() // GuestError handles its status
 	if strings.HasPrefix(as[0].ID, "guest.mount") {
 		steps = len(as[0].Shows)
 	}
 	return steps, GuestError(cmd.ProcessState.ExitCode(), out.Bytes(), errs.Bytes(), atts)
 }
 
-// release has the guest let go of a.
+// release unmounts a in the guest.
 func (g *guest) release(a Attachment) (exit int, err error) {
 	g.t.Helper()
 	script := here.Replace(ReleaseScript([]Attachment{a}, nil))
 	cmd := exec.Command("sh", "-s")
 	cmd.Stdin, cmd.Dir = strings.NewReader(script), "/"
-	out, _ := cmd.Output() // its status is explained below
+	out, _ := cmd.Output() // GuestError handles its status
 	exit = cmd.ProcessState.ExitCode()
 	return exit, GuestError(exit, out, nil, []Attachment{a})
 }
@@ -395,7 +395,7 @@ func TestGuestScripts(t *testing.T) {
 			t.Errorf("%s has mode and owner %s, want %s", p, got, want)
 		}
 	}
-	// The agent works in them.
+	// The guest's user can write in them.
 	touch := exec.Command("touch", a.GuestDst+"/f", b.GuestDst+"/f")
 	touch.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1000, Gid: 1000}}
 	if out, err := touch.CombinedOutput(); err != nil {
@@ -411,39 +411,39 @@ func TestGuestScripts(t *testing.T) {
 	parent := g.token("/h/c", at+"/c")
 	g.refuses(child, "inside another shared folder", parent)
 	must(t, os.Mkdir(filepath.Join(ExportMount, Token("/h/c"), "child"), 0o755))
-	g.mounts(1, child, parent) // parent is there by now
+	g.mounts(1, child, parent) // parent is mounted by now
 
-	// The host's folder was made anew: the old mount is replaced.
+	// The host's folder was created again: the old mount is replaced.
 	must(t, os.RemoveAll(filepath.Join(ExportMount, Token("/h/b"))))
 	b = g.token("/h/b", b.GuestDst)
 	g.mounts(1, a, b)
-	// A wrong folder of ours on the path is replaced as well.
+	// A wrong mount of aivm's on the path is replaced as well.
 	must(t, unix.Mount(filepath.Join(ExportMount, Token("/h/a")), b.GuestDst, "", unix.MS_BIND, ""))
 	g.mounts(1, b)
-	// In use: said, not forced.
+	// A folder in use is reported and not unmounted by force.
 	must(t, os.RemoveAll(filepath.Join(ExportMount, Token("/h/b"))))
 	b = g.token("/h/b", b.GuestDst)
 	f, err := os.Open(b.GuestDst)
 	must(t, err)
 	g.refuses(b, "in use")
 	if exit, err := g.release(b); exit == 0 || !strings.Contains(err.Error(), "in use") || !strings.Contains(err.Error(), fmt.Sprintf("(pid %d)", os.Getpid())) {
-		t.Errorf("a folder in use was let go of: %d %v", exit, err)
+		t.Errorf("a folder in use was unmounted: %d %v", exit, err)
 	}
 	f.Close()
 	g.mounts(1, b)
 
-	// Let go of, so that this machine can take it away: as often as asked.
+	// Unmounting so that the host can unmount too can be repeated.
 	for range 2 {
 		if exit, err := g.release(b); exit != 0 {
-			t.Errorf("not let go of: %d %v", exit, err)
+			t.Errorf("not unmounted: %d %v", exit, err)
 		}
 		if err := Verify(g.probe([]Attachment{b}), g.host, b); err == nil || !strings.Contains(err.Error(), "nothing is mounted") {
-			t.Errorf("let go of, and %v", err)
+			t.Errorf("unmounted, but Verify: %v", err)
 		}
 	}
 	g.mounts(1, b)
 
-	// What is not ours stays.
+	// What is not aivm's stays.
 	bad := func(name string) Attachment { return g.token("/h/"+name, at+"/bad/"+name) }
 	must(t, os.MkdirAll(at+"/bad/full/d", 0o755))
 	must(t, os.WriteFile(at+"/bad/full/d/f", []byte("mine"), 0o644))
@@ -458,10 +458,10 @@ func TestGuestScripts(t *testing.T) {
 	must(t, os.Mkdir(at+"/bad/taken", 0o755))
 	must(t, unix.Mount("other", at+"/bad/taken", "tmpfs", 0, ""))
 	g.refuses(bad("taken"), "something else is mounted")
-	if left, err := os.ReadFile(at + "/bad/full/d/f"); err != nil || string(left) != "mine" {
-		t.Errorf("%q %v", left, err)
+	if b, err := os.ReadFile(at + "/bad/full/d/f"); err != nil || string(b) != "mine" {
+		t.Errorf("%q %v", b, err)
 	}
-	// One that cannot be mounted does not keep the others away.
+	// A folder that cannot be mounted does not prevent the others from being mounted.
 	more := g.token("/h/more", at+"/zz/y/x/more")
 	g.refuses(Attachment{HostPath: "/h/full", VM: "a", Mode: SharedRoot, Access: "rw", GuestDst: at + "/bad/full"}, "is not empty", more)
 	g.mounts(0, more)
@@ -470,7 +470,7 @@ func TestGuestScripts(t *testing.T) {
 	g.refuses(lost, "does not appear")
 }
 
-// A script that arrives only in part does nothing.
+// A script that arrives incomplete does nothing.
 func TestGuestScriptCutOff(t *testing.T) {
 	work, ok := privately(t)
 	if !ok {

@@ -10,7 +10,7 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// secrets are the places below a home that hold keys, tokens or passwords.
+// secrets are the paths below a home that hold keys, tokens or passwords.
 var secrets = []string{
 	".ssh", ".gnupg", ".aws", ".azure", ".kube", ".docker",
 	".config/gh", ".config/gcloud", ".config/op", ".config/sops",
@@ -18,18 +18,18 @@ var secrets = []string{
 	".mozilla", ".thunderbird", ".config/google-chrome", ".config/chromium", ".local/share/keyrings", ".config/rclone", ".terraform.d",
 }
 
-// homeMarks make any folder that holds them somebody's home.
+// homeMarks are paths whose presence shows that a folder is a user's home.
 var homeMarks = []string{".ssh", ".gnupg", ".aws", ".password-store", ".netrc", ".config/gh", ".config/gcloud", ".local/share/keyrings"}
 
-// notProjects are directories that are not projects as a whole; folders in them may be.
+// notProjects are directories that are not shared themselves; folders in them may be.
 var notProjects = []string{"/home", "/root", "/usr", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/local", "/bin", "/sbin", "/lib", "/lib64", "/var", "/run"}
 
-// Refuse says no to folders a guest must not get by mistake: homes, places
-// with keys, the system's own, and aivm's own files, whether the folder is one
-// of them, lies in one or holds one, with links resolved on both sides. own
-// are our configuration, state and cache directories. A path of allow (what
-// was given to --allow-sensitive) lifts the refusal for exactly that folder,
-// except for "/" and for what lies in our own directories.
+// Refuse refuses folders that a guest must not get by mistake: homes, directories with
+// keys, those of the system, and aivm's own. A folder is refused if it is one of them,
+// lies in one or holds one, with links resolved on both sides. own are aivm's config,
+// state and cache directories. A path in allow (the values of --allow-sensitive) lifts
+// the refusal for exactly that folder, except for "/" and for folders in aivm's own
+// directories.
 func Refuse(hostPath, home string, own, allow []string) error {
 	if err := checkPath("folder", hostPath); err != nil {
 		return err
@@ -45,7 +45,7 @@ func Refuse(hostPath, home string, own, allow []string) error {
 		return in, holds
 	}
 	if slices.Contains(folder, "/") {
-		return ui.Refused("the whole file system cannot be shared").Hint(ui.CmdFor("share the project's own folder", "aivm code FOLDER"))
+		return ui.Refused("the root directory / cannot be shared").Hint(ui.CmdFor("share the project's own folder", "aivm code FOLDER"))
 	}
 	own = append(slices.Clone(own), root.ExportBase)
 	for _, o := range own {
@@ -58,7 +58,7 @@ func Refuse(hostPath, home string, own, allow []string) error {
 	}
 	no := func(why string) error {
 		return ui.Refused("%s is not shared: %s", hostPath, why).
-			Hint(ui.Remark("if the guest may really have it, repeat the command with: --allow-sensitive "+quote(hostPath)), ui.Remark("or attach the project's own folder"))
+			Hint(ui.Remark("if the guest may have it, repeat the command with: --allow-sensitive "+quote(hostPath)), ui.Remark("or attach the project's own folder"))
 	}
 	for _, p := range []string{"/etc", "/proc", "/sys", "/dev", "/boot"} {
 		if in, holds := touches(p); in || holds {
@@ -72,10 +72,10 @@ func Refuse(hostPath, home string, own, allow []string) error {
 	}
 	for _, d := range notProjects {
 		if _, holds := touches(d); holds {
-			return no(d + " is more than a project")
+			return no(d + " is not a project folder")
 		}
 	}
-	// Another person's, or root's by another name of the home.
+	// Secrets in another user's home, or in root's.
 	for _, f := range folder {
 		for _, s := range secrets {
 			if i := strings.Index(f+"/", "/"+s+"/"); i >= 0 {
@@ -104,15 +104,15 @@ func Refuse(hostPath, home string, own, allow []string) error {
 	return nil
 }
 
-// pathVariants returns a path as written and with its links resolved. What does
-// not exist is resolved as far as it does.
+// pathVariants returns a path as written and, if that differs, with its links
+// resolved. Of a path that does not exist, the existing part is resolved.
 func pathVariants(p string) []string {
 	p = filepath.Clean(p)
 	rest := ""
 	for dir := p; ; {
-		if real, err := filepath.EvalSymlinks(dir); err == nil {
-			if real = filepath.Join(real, rest); real != p {
-				return []string{p, real}
+		if resolved, err := filepath.EvalSymlinks(dir); err == nil {
+			if resolved = filepath.Join(resolved, rest); resolved != p {
+				return []string{p, resolved}
 			}
 			return []string{p}
 		}

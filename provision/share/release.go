@@ -12,29 +12,30 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// usersShell names what in the guest inodeLimit a folder from being let go of: processes
-// that stand in it, have something of it open, or have mapped or started a
-// file of it. One find looks at all processes; find's -lname takes a pattern.
+// usersShell defines the shell function that names the guest's processes that use a
+// folder: those that have their working directory in it, have a file of it open or
+// mapped, or run a program of it. One find searches all processes; its -lname takes a
+// pattern.
 //
-//go:embed held.sh
+//go:embed users.sh
 var usersShell string
 
-//go:embed watch.sh
-var watchMain string
+//go:embed watchers.sh
+var watchersMain string
 
-// WatchScript returns a shell script, to be run by guest root, that names what
-// watches files of the VM's folders with inotify: a watch outlives the unmount
-// of its folder and inodeLimit the file in the guest's caches. Which folder a watch
-// is for cannot be told.
+// WatchScript returns a shell script, to be run by guest root, that names the processes
+// that watch files of the VM's folders with inotify. A watch remains after its folder
+// is unmounted and keeps the file in the guest's caches. The script cannot tell which
+// folder a watch is for.
 func WatchScript() string {
-	return guestHead + watchMain
+	return guestHead + watchersMain
 }
 
-// Held names the processes that a script found: "node (pid 812)".
+// UsedBy returns the processes that WatchScript printed: "node (pid 812)".
 func UsedBy(out []byte) []string { return usedBy(out, "-") }
 
-// held is what the guest says uses the folder of a token; names are whatever
-// the guest's processes call themselves.
+// usedBy returns the processes that a script reported as users of a token's folder, at
+// most 20. Their names are chosen by the guest and not trusted.
 func usedBy(out []byte, token string) []string {
 	var names []string
 	for line := range strings.SplitSeq(string(out[:min(len(out), maxProbe)]), "\n") {
@@ -55,20 +56,20 @@ func usedBy(out []byte, token string) []string {
 	return names
 }
 
-// ReleaseScript returns a shell script, to be run by guest root, after which
-// the guest holds nothing of these folders any more, so that this machine can
-// take their tokens away: they are unmounted, innermostFirst first, and forgotten by
-// the guest's caches, for each entry of which virtiofsd holds a descriptor
-// (shares.md 3). One that is in use there stays, and what uses it is named
-// (GuestError). What is gone for good loses its link at the typed path too; rest
-// is what comes back.
+// ReleaseScript returns a shell script, to be run by guest root, that makes the guest
+// release folders so that the host can unmount their tokens. It unmounts them,
+// innermost first, and drops the guest's caches, because virtiofsd keeps a descriptor
+// open for each inode cached there. A folder that is in use stays mounted, and the
+// processes that use it are named (GuestError). The folders in gone are detached for
+// good and also lose the link at their typed path; those in rest are mounted again
+// later.
 func ReleaseScript(gone, rest []Attachment) string {
 	var b strings.Builder
 	b.WriteString(guestHead + usersShell + "main() {\n")
 	for _, a := range innermostFirst(append(slices.Clone(gone), rest...)) {
 		fmt.Fprintf(&b, "release %s %s %s %s\n", Token(a.HostPath), quote(a.GuestDst), quote(mountinfo.Escape(a.GuestDst)), quote(globEscape(a.GuestDst)))
 		if a.Mode == Shared {
-			fmt.Fprintf(&b, "unplug %s\n", Token(a.HostPath))
+			fmt.Fprintf(&b, "umount_device %s\n", Token(a.HostPath))
 		}
 		if t := a.typed(); t != "" && slices.Contains(gone, a) {
 			fmt.Fprintf(&b, "if [ -L %[1]s ] && [ \"$(readlink -- %[1]s)\" = %s ]; then rm -- %[1]s; fi\n", quote(t), quote(a.GuestDst))
@@ -78,22 +79,22 @@ func ReleaseScript(gone, rest []Attachment) string {
 	return b.String()
 }
 
-// HideScript returns a shell script, to be run by guest root, that takes a
-// folder in use out of the guest's tree: what has something of it open inodeLimit
-// it, nobody else finds it.
+// HideScript returns a shell script, to be run by guest root, that detaches a folder in
+// use from the guest's directory tree (umount -l): programs keep the files they have
+// open, and no program can open another one.
 func HideScript(a Attachment) string {
-	return guestHead + fmt.Sprintf("main() {\nn=0\nwhile top %s && ours %s && [ $n -lt 32 ]; do\n\tn=$((n + 1))\n\tumount -l -- %s || return 1\ndone\nreturn 0\n}\nmain\n",
+	return guestHead + fmt.Sprintf("main() {\nn=0\nwhile top %s && is_share %s && [ $n -lt 32 ]; do\n\tn=$((n + 1))\n\tumount -l -- %s || return 1\ndone\nreturn 0\n}\nmain\n",
 		quote(mountinfo.Escape(a.GuestDst)), Token(a.HostPath), quote(a.GuestDst))
 }
 
-// innermostFirst sorts folders so that what lies below another comes first.
+// innermostFirst sorts folders so that one that lies below another comes before it.
 func innermostFirst(atts []Attachment) []Attachment {
 	out := append([]Attachment(nil), atts...)
 	sort.SliceStable(out, func(i, j int) bool { return len(pathDirs(out[i].GuestDst)) > len(pathDirs(out[j].GuestDst)) })
 	return out
 }
 
-// globEscape makes a pattern that matches exactly s.
+// globEscape returns a pattern that matches exactly s.
 func globEscape(s string) string {
 	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(s)
 }

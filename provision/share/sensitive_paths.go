@@ -2,12 +2,12 @@ package share
 
 import "slices"
 
-// The lists below are of a person's home, relative to it; ".config/x" also
-// stands for x in XDG_CONFIG_HOME, ".local/share/x" for x in XDG_DATA_HOME. A
-// name may be a file or a directory, of which everything counts.
+// The paths of the lists below are relative to a user's home; ".config/x" also stands
+// for x in XDG_CONFIG_HOME, ".local/share/x" for x in XDG_DATA_HOME. A path may be a
+// file or a directory; a directory stands for everything in it.
 
-// credentials are kept there: keys, tokens, passwords, or the settings of a
-// program that inodeLimit such beside them.
+// credentials are paths that hold keys, tokens, passwords, or the settings of a program
+// that keeps such beside them.
 var credentials = []string{
 	// agents
 	".claude", ".claude.json", ".codex", ".gemini", ".qwen", ".copilot", ".codeium", ".continue", ".cursor/mcp.json", ".cursor/cli-config.json", ".windsurf", ".kiro", ".amazonq",
@@ -32,14 +32,14 @@ var credentials = []string{
 	".config/Code", ".config/Code - Insiders", ".config/VSCodium", ".config/Cursor", ".config/Windsurf", ".config/JetBrains", ".var/app", "snap",
 }
 
-// credentialVars are environment variables that name such a place.
+// credentialVars are environment variables that hold such a path.
 var credentialVars = []string{
 	"GNUPGHOME", "KUBECONFIG", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "DOCKER_CONFIG", "GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG", "AZURE_CONFIG_DIR",
 	"CLAUDE_CONFIG_DIR", "CODEX_HOME", "GH_CONFIG_DIR", "PASSWORD_STORE_DIR", "NPM_CONFIG_USERCONFIG", "CARGO_HOME", "GRADLE_USER_HOME", "SOPS_AGE_KEY_FILE",
 }
 
-// startupFiles is what a login, a session, a shell, an editor or a tool of this
-// machine runs or obeys by itself.
+// startupFiles are paths that a login, a session, a shell, an editor or another program
+// on the host runs or obeys by itself.
 var startupFiles = []string{
 	// shells
 	".profile", ".bash_profile", ".bash_login", ".bashrc", ".bash_logout", ".bash_aliases", ".bash_completion", ".bashrc.d", ".bash.d", ".inputrc", ".blerc",
@@ -87,15 +87,15 @@ var startupFiles = []string{
 	".newsboat", ".terraform.rc",
 }
 
-// programDirs are directories whose programs are run by their names: a folder in one
-// of them is none.
+// programDirs are directories of programs that are run by name. Only files directly in
+// them count, not their subdirectories.
 var programDirs = []string{
 	".local/bin", "bin", "go/bin", ".go/bin", ".yarn/bin", ".npm-global/bin", ".krew/bin", ".dotnet/tools", ".pub-cache/bin", ".cabal/bin", ".nimble/bin", ".composer/vendor/bin",
 	".config/composer/vendor/bin", ".luarocks/bin", ".fly/bin", ".arkade/bin", ".istioctl/bin",
 }
 
-// belowVars are environment variables that name a directory of which only a few
-// names count.
+// belowVars are environment variables that hold a directory, with the names in it that
+// count.
 var belowVars = map[string][]string{
 	"ZDOTDIR":           {".zshenv", ".zprofile", ".zshrc", ".zlogin", ".zlogout"},
 	"CURL_HOME":         {".curlrc", "curlrc"},
@@ -105,8 +105,8 @@ var belowVars = map[string][]string{
 	"GRADLE_USER_HOME":  {"init.d"},
 }
 
-// startupVars are environment variables that name a file or directory of that
-// kind; programVars hold a command, of which the first word may be a path.
+// startupVars are environment variables that hold a path like those in startupFiles;
+// programVars hold a command whose first word may be a path.
 var (
 	startupVars = []string{
 		"ENV", "BASH_ENV", "PYTHONSTARTUP", "PYTHONUSERBASE", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_EXEC_PATH", "GIT_TEMPLATE_DIR", "INPUTRC", "SCREENRC", "XINITRC", "RUSTUP_HOME",
@@ -115,14 +115,15 @@ var (
 	programVars = []string{"EDITOR", "VISUAL", "PAGER", "BROWSER", "SHELL", "SSH_ASKPASS", "SUDO_ASKPASS", "GIT_ASKPASS", "GIT_EDITOR", "GIT_PAGER", "GIT_SSH", "GIT_SSH_COMMAND", "LESSOPEN", "MANPAGER"}
 )
 
-// pathVars are lists of places from which this machine's programs load others.
+// pathVars are environment variables that list paths from which programs on the host
+// load programs, libraries or modules.
 var pathVars = []string{"PATH", "LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PERL5LIB", "RUBYLIB", "NODE_PATH"}
 
-// PathVars are the names of environment variables that list places from which
-// this machine's programs, and aivm, load others.
+// PathVars returns the names of environment variables that list paths from which
+// programs on the host, including aivm, load programs, libraries or modules.
 func PathVars() []string { return slices.Clone(pathVars) }
 
-// systemDirs is where this machine's own programs are, whoever owns it.
+// systemDirs are the directories of the host's own programs.
 var systemDirs = []string{
 	"/usr/bin", "/usr/sbin", "/bin", "/sbin", "/usr/lib", "/lib", "/lib64", "/usr/libexec", "/usr/local/bin", "/usr/local/sbin", "/usr/local/lib", "/usr/local/libexec",
 	"/usr/share/applications", "/usr/share/dbus-1", "/usr/share/systemd", "/usr/local/share/applications", "/var/spool/cron", "/snap/bin", "/var/lib/snapd", "/var/lib/flatpak", "/nix",

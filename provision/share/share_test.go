@@ -56,7 +56,7 @@ func TestToken(t *testing.T) {
 			t.Errorf("%q: not deterministic", p)
 		}
 	}
-	// Saved mounts are found by it: it must never change.
+	// Existing mounts are found by the token: it must never change.
 	if got := Token("/home/u/My Project"); got != "my-project-0a2da8d45b3d514bb0f997bf" {
 		t.Errorf("token is %q now", got)
 	}
@@ -65,7 +65,7 @@ func TestToken(t *testing.T) {
 func TestGuestDst(t *testing.T) {
 	for _, p := range []string{"", "rel", "/", "/a/", "/a//b", "/a/../b", "/a\nb", "/etc", "/etc/x", "/proc/1", "/root", "/home", "/usr", "/run/aivm/share/x", "/dev/x", "/lib"} {
 		if CheckGuestDst(p) == nil {
-			t.Errorf("%q was taken", p)
+			t.Errorf("%q was accepted", p)
 		}
 	}
 	for _, p := range []string{"/root/p", "/home/u/p", "/tmp/x", "/usr/local/src/x", "/library", "/p q/'x'"} {
@@ -79,12 +79,12 @@ func TestCheckRefuses(t *testing.T) {
 	good := Attachment{HostPath: "/p", VM: "a", Mode: SharedRoot, Access: "rw", GuestDst: "/p"}
 	with := func(change func(*Attachment)) []Attachment { a := good; change(&a); return []Attachment{a} }
 	for name, atts := range map[string][]Attachment{
-		"not there yet (folder /p)": with(func(a *Attachment) { a.Mode = Git }),
-		"--access must be":          with(func(a *Attachment) { a.Access = "x" }),
-		`folder "/p\nq"`:            with(func(a *Attachment) { a.HostPath = "/p\nq" }),
-		"guest's own system":        with(func(a *Attachment) { a.GuestDst = "/etc" }),
-		"attached twice":            {good, good},
-		"would both be at /p":       {good, {HostPath: "/q", VM: "a", Mode: SharedRoot, Access: "rw", GuestDst: "/p"}},
+		"cannot be mounted in mode git": with(func(a *Attachment) { a.Mode = Git }),
+		"--access must be":              with(func(a *Attachment) { a.Access = "x" }),
+		`folder "/p\nq"`:                with(func(a *Attachment) { a.HostPath = "/p\nq" }),
+		"guest's system":                with(func(a *Attachment) { a.GuestDst = "/etc" }),
+		"attached twice":                {good, good},
+		"would both be mounted at /p":   {good, {HostPath: "/q", VM: "a", Mode: SharedRoot, Access: "rw", GuestDst: "/p"}},
 	} {
 		for _, err := range []error{
 			func() error { _, err := PlanHost(HostFacts{}, "0-a", atts, nil); return err }(),
@@ -149,7 +149,7 @@ func TestRefuse(t *testing.T) {
 		}
 	}
 	if Refuse("/p\nq", home, own, []string{"/p\nq"}) == nil {
-		t.Error("a line break was taken")
+		t.Error("a line break was accepted")
 	}
 }
 

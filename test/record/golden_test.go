@@ -232,7 +232,7 @@ var replaced = []struct {
 	{regexp.MustCompile(`\d+:\d+:\d{10}\.\d{10}:\d{10}\.\d{10} `), "INODE:SIZE:MTIME:CTIME "},
 	{regexp.MustCompile(`(?m)^\w+ N s( · .*)?$`), "TIMING"},
 	{regexp.MustCompile(`(?m)^\w+ \d+\.\d\d( s)?( · .*)?$`), "TIMING"},
-	{regexp.MustCompile(`inode is \d+, here it is \d+`), "inode is N, here it is M"},
+	{regexp.MustCompile(`inode is \d+, on this machine it is \d+`), "inode is N, on this machine it is M"},
 	{regexp.MustCompile(`"(mtime|mtime_ns|inode|ino|dev|ctime|ctime_ns)": ?\d+`), `"$1":N`},
 	{regexp.MustCompile(`@\d{10}\.\d{9}`), "@NOW"},
 	{regexp.MustCompile(`\d+ days (ahead|behind)`), "N days $1"},

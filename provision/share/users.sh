@@ -1,4 +1,4 @@
-held() { # TOKEN DIR PATTERN
+users() { # TOKEN DIR PATTERN: print the processes that use the folder
 	set +f
 	{
 		find /proc/[0-9]*/cwd /proc/[0-9]*/root /proc/[0-9]*/exe /proc/[0-9]*/fd -maxdepth 1 '(' -lname "$3" -o -lname "$3/*" -o -lname "$3 (deleted)" ')' -print
@@ -8,17 +8,17 @@ held() { # TOKEN DIR PATTERN
 	done
 	set -f
 }
-release() { # TOKEN DIR POINT PATTERN
+release() { # TOKEN DIR POINT PATTERN: unmount the folder
 	n=0
-	while top "$3" && ours "$1"; do
+	while top "$3" && is_share "$1"; do
 		n=$((n + 1))
 		[ "$n" -lt 32 ] && umount -- "$2" && continue
-		held "$1" "$2" "$4"
+		users "$1" "$2" "$4"
 		die busy "$1" "$2"
 	done
-	forget "$1"
+	umount_announced "$1"
 }
-unplug() { # TOKEN: its own device, from where it is mounted for all
-	top "$own/$1" && ours "$1" || return 0
+umount_device() { # TOKEN: unmount its own device from OwnMounts
+	top "$own/$1" && is_share "$1" || return 0
 	umount -- "$own/$1" && rmdir -- "$own/$1" || die busy "$1" "$own/$1"
 }

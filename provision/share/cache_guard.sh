@@ -1,6 +1,6 @@
 #!/bin/sh
-# Written by aivm: has the kernel forget files of shared folders before the host
-# runs out of descriptors for them.
+# Written by aivm: drops the kernel's cached inodes of shared folders before virtiofsd
+# on the host runs out of file descriptors for them.
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 count() {
 	if ! read -r n _ 2>/dev/null </sys/kernel/slab/fuse_inode/objects; then
