@@ -40,7 +40,7 @@ func (e Part) NetworksCheck(d DoctorFacts) host.Check {
 			continue
 		}
 		c.Evidence = append(c.Evidence, fmt.Sprintf("network %s: bridge %s, %s, running %v", n.Name, n.Bridge, n.Subnet, n.Active))
-		stolen, hides := d.Net.Stolen(n)
+		stolen, hides := d.Net.OverlappingRoutes(n)
 		switch {
 		case stolen != "":
 			bad = append(bad, fmt.Sprintf("%s takes the packets for network %s (%s): its VMs cannot be reached", stolen, n.Name, n.Subnet))

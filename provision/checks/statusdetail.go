@@ -131,7 +131,7 @@ func (e Part) networkDetail(f *loop.Facts, n plan.Known[*virt.Network]) Detail {
 	routes, _ := e.Routes()
 	if f.Inst != nil && routes.Err == nil {
 		if a, err := netip.ParseAddr(f.Inst.Address); err == nil {
-			d.line("packets to %s leave through %s", a, network.Through(routes.Value, a))
+			d.line("packets to %s leave through %s", a, network.OutgoingInterface(routes.Value, a))
 		}
 	}
 	return d

@@ -10,19 +10,19 @@ import (
 	"aivm.dev/aivm/internal/wall"
 )
 
-// A CutOff is something a guest needs that another program's rules drop. Ours
-// cannot give it back: a packet has to get past everybody's.
+// A CutOff is something guests need that another program's rules drop. aivm's rules cannot change
+// that: a packet must pass the rules of all programs.
 type CutOff struct {
-	What  string // "DHCP", "DNS", "the internet"
+	What  string // "DHCP", "DNS", "connections to the internet"
 	Chain string // "ip filter FORWARD"
-	Mend  string // the command that lets it through
+	Fix   string // the command that makes the chain accept it
 }
 
 func (c CutOff) String() string {
-	return fmt.Sprintf("chain %s drops %s of the guests; to let it through: %s", c.Chain, c.What, c.Mend)
+	return fmt.Sprintf("chain %s drops the guests' %s; to accept it: %s", c.Chain, c.What, c.Fix)
 }
 
-// packet is what is followed through the rules.
+// packet is an example packet whose path through the rules is followed.
 type packet struct {
 	hook     string
 	iif, oif string
@@ -33,7 +33,7 @@ type packet struct {
 	state    string
 }
 
-// chainID names a chain in a ruleset.
+// chainID identifies a chain in a ruleset.
 type chainID struct{ family, table, name string }
 
 func (c chainID) String() string { return c.family + " " + c.table + " " + c.name }
@@ -49,10 +49,9 @@ type baseChain struct {
 	hook, policy string
 }
 
-// CutOffs follows what a guest of the wall cannot do without through
-// everybody's rules (nft -j list ruleset) and names the chains that surely
-// drop it. A rule that is not understood may let the packet through, so a
-// chain with one is not accused because of what comes after it.
+// CutOffs follows the packets that a guest of the wall needs through the rules of all programs (nft
+// -j list ruleset), and returns the chains that certainly drop one. A rule that cannot be
+// interpreted may accept the packet, so its chain is not reported for any later rule.
 func CutOffs(ruleset []byte, w wall.Wall, uplink string) ([]CutOff, error) {
 	rs, err := readRuleset(ruleset)
 	if err != nil {
@@ -69,8 +68,8 @@ func CutOffs(ruleset []byte, w wall.Wall, uplink string) ([]CutOff, error) {
 	}{
 		{"DHCP", packet{hook: "input", iif: w.Bridge, proto: "udp", from: netip.IPv4Unspecified(), to: netip.MustParseAddr("255.255.255.255"), sport: 68, dport: 67, state: "new"}},
 		{"DNS", packet{hook: "input", iif: w.Bridge, proto: "udp", from: guest, to: w.Gateway, sport: 40000, dport: 53, state: "new"}},
-		{"the way to the internet", packet{hook: "forward", iif: w.Bridge, oif: uplink, proto: "tcp", from: guest, to: far, sport: 40000, dport: 443, state: "new"}},
-		{"the answers from the internet", packet{hook: "forward", iif: uplink, oif: w.Bridge, proto: "tcp", from: far, to: guest, sport: 443, dport: 40000, state: "established"}},
+		{"connections to the internet", packet{hook: "forward", iif: w.Bridge, oif: uplink, proto: "tcp", from: guest, to: far, sport: 40000, dport: 443, state: "new"}},
+		{"answers from the internet", packet{hook: "forward", iif: uplink, oif: w.Bridge, proto: "tcp", from: far, to: guest, sport: 443, dport: 40000, state: "established"}},
 	}
 	var out []CutOff
 	for _, n := range needs {
@@ -79,16 +78,16 @@ func CutOffs(ruleset []byte, w wall.Wall, uplink string) ([]CutOff, error) {
 				continue
 			}
 			verdict := rs.follow(b.chainID, n.p, 0)
-			if verdict == drops || verdict == goesOn && b.policy == "drop" {
-				out = append(out, CutOff{What: n.what, Chain: b.String(), Mend: rs.mend(b, w.Bridge)})
+			if verdict == drops || verdict == unmatched && b.policy == "drop" {
+				out = append(out, CutOff{What: n.what, Chain: b.String(), Fix: rs.fix(b, w.Bridge)})
 			}
 		}
 	}
 	return out, nil
 }
 
-// mend is the command of whoever owns the chain.
-func (rs *ruleset) mend(b baseChain, bridge string) string {
+// fix returns the command with which the owner of the chain accepts the bridge's packets.
+func (rs *ruleset) fix(b baseChain, bridge string) string {
 	has := func(prefix string) bool {
 		for c := range rs.chains {
 			if c.table == b.table && strings.HasPrefix(c.name, prefix) {
@@ -144,17 +143,17 @@ func readRuleset(b []byte) (*ruleset, error) {
 	return rs, nil
 }
 
-// What a chain does with a packet.
+// verdict says what a chain does with a packet.
 type verdict int
 
 const (
-	goesOn   verdict = iota // to whoever called it
-	accepts                 // or may accept: it is not accused
-	drops                   // surely
-	returned                // by a return
+	unmatched verdict = iota // to the next rule of the calling chain
+	accepts                  // or may accept: the chain is not reported
+	drops                    // certainly
+	returned                 // by a return statement
 )
 
-// maxDepth bounds jumps, as the kernel does (NFT_JUMP_STACK_SIZE).
+// maxDepth limits the depth of jumps, as the kernel does (NFT_JUMP_STACK_SIZE).
 const maxDepth = 16
 
 func (rs *ruleset) follow(id chainID, p packet, depth int) verdict {
@@ -193,7 +192,7 @@ func (rs *ruleset) follow(id chainID, p packet, depth int) verdict {
 						return v
 					}
 				default:
-					// A statement or match nobody here knows (xt, queue, vmap).
+					// An unknown statement or match (xt, queue, vmap).
 					sure = min(sure, maybe)
 					if kind == "vmap" || kind == "queue" || kind == "xt" && strings.Contains(string(raw), `"target"`) && sure >= maybe {
 						return accepts
@@ -202,17 +201,17 @@ func (rs *ruleset) follow(id chainID, p packet, depth int) verdict {
 			}
 		}
 	}
-	return goesOn
+	return unmatched
 }
 
 func (rs *ruleset) call(from chainID, raw json.RawMessage, p packet, depth int, sure certainty) verdict {
 	var to struct{ Target string }
 	if sure == no || json.Unmarshal(raw, &to) != nil {
-		return goesOn
+		return unmatched
 	}
 	v := rs.follow(chainID{from.family, from.table, to.Target}, p, depth+1)
 	if v == returned {
-		return goesOn
+		return unmatched
 	}
 	return v
 }
@@ -225,7 +224,7 @@ const (
 	yes
 )
 
-// matches says whether one match holds for the packet.
+// matches reports whether one match applies to the packet.
 func matches(raw json.RawMessage, p packet) certainty {
 	var m struct {
 		Op    string
@@ -295,7 +294,7 @@ func is(b bool) certainty {
 	return no
 }
 
-// name compares an interface, which rules may end in "*".
+// name compares an interface name with the one in a rule, which may end in "*".
 func name(rule, have string) certainty {
 	if prefix, ok := strings.CutSuffix(rule, "*"); ok {
 		return is(strings.HasPrefix(have, prefix))
@@ -314,7 +313,7 @@ func within(rule string, a netip.Addr) certainty {
 	return is(p.Contains(a))
 }
 
-// values are the elements of a right side: one, or those of a set.
+// values returns the elements of a match's right side: one, or those of a set.
 func values(raw json.RawMessage) []json.RawMessage {
 	var set struct{ Set []json.RawMessage }
 	if json.Unmarshal(raw, &set) == nil && set.Set != nil {
@@ -367,12 +366,12 @@ func anyPort(raw json.RawMessage, port int) certainty {
 	return best
 }
 
-// Mends are the commands of some cut-offs, each once.
-func Mends(cs []CutOff) []string {
+// Fixes returns the commands of the cut-offs, without duplicates.
+func Fixes(cs []CutOff) []string {
 	var out []string
 	for _, c := range cs {
-		if !slices.Contains(out, c.Mend) {
-			out = append(out, c.Mend)
+		if !slices.Contains(out, c.Fix) {
+			out = append(out, c.Fix)
 		}
 	}
 	return out

@@ -1,12 +1,11 @@
-// Package firewall owns the nftables rules that keep a guest away from this
-// machine and its networks: what the config asks for, how what the kernel
-// holds compares with it, and what has to be done.
+// Package firewall plans the nftables rules that keep guests away from the host and its networks:
+// it builds the rules the config asks for, compares them with those in the kernel, and plans what
+// is missing.
 //
-// It reads the manifest the privileged helper wrote and what the kernel holds;
-// only root.Nft changes anything. Invariants: rules are compared by content,
-// never by a mark on them; what could not be read is unknown, and unknown
-// stops; nobody else's tables are touched, and what in them stands in our way
-// is named.
+// It reads the manifest that the privileged helper wrote and the rules in the kernel; only root.Nft
+// changes anything. Invariants: rules are compared by content, never by a mark on them; rules that
+// could not be read are unknown, and with unknown rules a run stops; tables of other programs are
+// never changed, and those that bypass aivm's rules are named.
 package firewall
 
 import (
@@ -24,18 +23,18 @@ import (
 	"aivm.dev/aivm/internal/wall"
 )
 
-// Facts are what was seen of one network's rules.
+// Facts are what was read about one network's rules.
 type Facts struct {
-	Manifest plan.Known[*root.NetManifest] // nil: none, never put up
+	Manifest plan.Known[*root.NetManifest] // nil: none, the rules were never loaded
 	Kernel   plan.Known[nftread.Content]   // read only if there is a manifest
 	Local    plan.Known[[]netip.Prefix]    // subnets this machine is connected to now
 }
 
-// ErrAsks: only sudo can read the kernel's rules, and it would ask for a
+// ErrPasswordNeeded means that only sudo can read the kernel's rules, and that it would ask for a
 // password.
-var ErrAsks = errors.New("sudo would ask for a password")
+var ErrPasswordNeeded = errors.New("sudo would ask for a password")
 
-// Want is the wall the config asks for, for these guests.
+// Want returns the wall that the config asks for, for these guests.
 func Want(fw config.Firewall, spec config.NetworkSpec, guests []wall.Guest) (wall.Wall, error) {
 	w := wall.Wall{Network: spec.Name, Prefix: fw.Table, Bridge: spec.Bridge, Guests: guests}
 	bad := func(key string, err error) error {
@@ -76,7 +75,7 @@ func Want(fw config.Firewall, spec config.NetworkSpec, guests []wall.Guest) (wal
 			w.Ports = append(w.Ports, p)
 		}
 	}
-	// A map is walked in any order; the record is the same every time.
+	// The iteration order of a map is random; sorting makes the record the same every time.
 	slices.SortFunc(w.Ports, func(a, b wall.Ports) int { return strings.Compare(a.Proto+a.String(), b.Proto+b.String()) })
 	for _, s := range fw.AllowLAN {
 		e, err := wall.ParseEndpoint(s)
@@ -86,30 +85,30 @@ func Want(fw config.Firewall, spec config.NetworkSpec, guests []wall.Guest) (wal
 		w.LAN = append(w.LAN, e)
 	}
 	if err := w.Check(); err != nil {
-		return w, bad("it has an unusable value", err)
+		return w, bad("it has an invalid value", err)
 	}
 	return w, nil
 }
 
-// State is how the rules in the kernel compare with what is wanted.
+// State says how the rules in the kernel compare with the wanted ones.
 type State string
 
 // The states of a wall.
 const (
-	InPlace State = "in place"
-	Missing State = "missing" // never put up, or flushed
-	Altered State = "altered" // by somebody else
-	Older   State = "older"   // as they were put up, but something else is wanted now
-	Unknown State = "unknown"
+	Loaded   State = "in place"
+	Missing  State = "missing" // never loaded, or flushed
+	Altered  State = "altered" // changed by another program or user
+	Outdated State = "older"   // unchanged since they were loaded, but other rules are wanted now
+	Unknown  State = "unknown"
 )
 
-// Compare says how the rules are, and why it says so.
+// Compare returns the state of the rules and the reason for it.
 func Compare(f Facts, want wall.Wall) (State, string, error) {
 	switch {
 	case f.Manifest.Err != nil:
 		return Unknown, "", f.Manifest.Err
 	case f.Manifest.Value == nil:
-		return Missing, "they were never put up", nil
+		return Missing, "they were never loaded", nil
 	case f.Local.Err != nil:
 		return Unknown, "", f.Local.Err
 	case f.Kernel.Err != nil:
@@ -120,70 +119,70 @@ func Compare(f Facts, want wall.Wall) (State, string, error) {
 	case f.Kernel.Value.Digest == "":
 		return Missing, "they are not loaded", nil
 	case f.Kernel.Value.Digest != m.Digest:
-		return Altered, "somebody changed them", nil
+		return Altered, "another program or user changed them", nil
 	case m.Script != wall.Digest(want, f.Local.Value):
-		return Older, "the config, the VMs, this machine's networks or aivm changed", nil
+		return Outdated, "the config, the VMs, this machine's networks or the version of aivm changed", nil
 	}
-	return InPlace, "", nil
+	return Loaded, "", nil
 }
 
-// ID is the id of the action that puts a network's rules in place.
+// ID returns the ID of the action that loads a network's rules.
 func ID(network string) string { return "firewall.rules:" + network }
 
-// Plan puts the rules in place if they are not. Rules that were approved
-// before come back without a question. sudoMayAsk says that there is somebody
-// to type a password: rules that only root can read are then loaded anew,
-// which compares and mends in one.
+// Plan loads the rules unless they are loaded. Rules that were approved before need no consent.
+// sudoMayAsk means that the user can type sudo's password: rules that only root can read are then
+// loaded again, which also compares and repairs them.
 func Plan(f Facts, want wall.Wall, sudoMayAsk bool) ([]plan.Action, error) {
 	state, why, err := Compare(f, want)
-	if state == InPlace {
+	if state == Loaded {
 		return nil, nil
 	}
 	op := root.Nft{Wall: want}
 	a := plan.Action{ID: ID(want.Network), Shows: op.Shows(), Root: op, Timing: "define"}
 	switch {
-	case state == Unknown && errors.Is(err, ErrAsks) && sudoMayAsk:
-		a.Why = fmt.Sprintf("load the firewall of network %s anew, which only root can look at", want.Network)
+	case state == Unknown && errors.Is(err, ErrPasswordNeeded) && sudoMayAsk:
+		a.Why = fmt.Sprintf("load the firewall of network %s again, since only root can check it", want.Network)
 	case state == Unknown:
 		return nil, err
 	case f.Manifest.Value == nil:
-		a.Why = fmt.Sprintf("keep the guests of network %s away from this machine and its networks (firewall)", want.Network)
+		a.Why = fmt.Sprintf("block the guests of network %s from this machine and its networks (firewall)", want.Network)
 		a.Consent = plan.Ask
 	default:
-		a.Why = fmt.Sprintf("put the firewall of network %s back in place: %s", want.Network, why)
+		a.Why = fmt.Sprintf("reload the firewall of network %s: %s", want.Network, why)
 	}
 	return []plan.Action{a}, nil
 }
 
-// PlanRemoval takes the rules away, if there are any.
+// PlanRemoval removes the rules, if there are any.
 func PlanRemoval(f Facts, want wall.Wall) []plan.Action {
 	if f.Manifest.Err == nil && f.Manifest.Value == nil {
 		return nil
 	}
 	op := root.Nft{Wall: want, Remove: true}
 	return []plan.Action{{
-		ID: "firewall.remove:" + want.Network, Why: fmt.Sprintf("take the firewall of network %s away: its guests then reach this machine and its networks", want.Network),
+		ID: "firewall.remove:" + want.Network, Why: fmt.Sprintf("remove the firewall of network %s: its guests can then reach this machine and its networks", want.Network),
 		Shows: op.Shows(), Root: op, Consent: plan.Ask, Timing: "define",
 	}}
 }
 
-// hookPrerouting and hookIngress are NF_INET_PRE_ROUTING, and NF_NETDEV_INGRESS.
+// hookPrerouting and hookIngress are the kernel's NF_INET_PRE_ROUTING and NF_NETDEV_INGRESS.
 const hookPrerouting, hookIngress = 0, 0
 
-// InTheWay names what other tables hold that takes packets past our rules.
-func InTheWay(c nftread.Content, bridge string) []string {
+// Bypasses names flow tables and chains of other programs through which packets bypass aivm's
+// rules.
+func Bypasses(c nftread.Content, bridge string) []string {
 	var out []string
 	for _, f := range c.Flowtables {
 		if slices.Contains(f.Devices, bridge) {
-			out = append(out, fmt.Sprintf("flow table %s of table %s forwards past the rules (device %s)", f.Name, f.Table, bridge))
+			out = append(out, fmt.Sprintf("flow table %s of table %s bypasses the rules (device %s)", f.Name, f.Table, bridge))
 		}
 	}
 	for _, ch := range c.Chains {
 		switch {
 		case ch.Family == "netdev" && ch.Hook == hookIngress && ch.Device == bridge:
-			out = append(out, fmt.Sprintf("chain %s of table netdev %s takes packets of %s before the rules see them", ch.Name, ch.Table, bridge))
+			out = append(out, fmt.Sprintf("chain %s of table netdev %s processes packets of %s before the rules", ch.Name, ch.Table, bridge))
 		case ch.Type == "nat" && ch.Hook == hookPrerouting && ch.Priority <= wall.BeforeNAT && ch.Family != "bridge":
-			out = append(out, fmt.Sprintf("chain %s of table %s %s changes destinations before the rules see them (priority %d)", ch.Name, ch.Family, ch.Table, ch.Priority))
+			out = append(out, fmt.Sprintf("chain %s of table %s %s changes destinations before the rules (priority %d)", ch.Name, ch.Family, ch.Table, ch.Priority))
 		}
 	}
 	return out

@@ -51,12 +51,12 @@ func TestWantRefuses(t *testing.T) {
 		"allow_lan: \"10.1.2.3:0\"": func(f *config.Firewall, _ *config.NetworkSpec) {
 			f.AllowLAN = []string{"10.1.2.3:0"}
 		},
-		"allow_tcp_ports":         func(f *config.Firewall, _ *config.NetworkSpec) { f.AllowTCPPorts = []string{"70000"} },
-		"block_cidrs":             func(f *config.Firewall, _ *config.NetworkSpec) { f.BlockCIDRs = []string{"10.0.0.0/33"} },
-		"subnet_cidr":             func(_ *config.Firewall, n *config.NetworkSpec) { n.SubnetCIDR = "" },
-		"gateway_ip":              func(_ *config.Firewall, n *config.NetworkSpec) { n.GatewayIP = "" },
-		"is not in subnet":        func(_ *config.Firewall, n *config.NetworkSpec) { n.GatewayIP = "10.9.0.1" },
-		"an unusable value: brid": func(_ *config.Firewall, n *config.NetworkSpec) { n.Bridge = "" },
+		"allow_tcp_ports":        func(f *config.Firewall, _ *config.NetworkSpec) { f.AllowTCPPorts = []string{"70000"} },
+		"block_cidrs":            func(f *config.Firewall, _ *config.NetworkSpec) { f.BlockCIDRs = []string{"10.0.0.0/33"} },
+		"subnet_cidr":            func(_ *config.Firewall, n *config.NetworkSpec) { n.SubnetCIDR = "" },
+		"gateway_ip":             func(_ *config.Firewall, n *config.NetworkSpec) { n.GatewayIP = "" },
+		"is not in subnet":       func(_ *config.Firewall, n *config.NetworkSpec) { n.GatewayIP = "10.9.0.1" },
+		"an invalid value: brid": func(_ *config.Firewall, n *config.NetworkSpec) { n.Bridge = "" },
 	} {
 		fw, spec := defaults()
 		change(&fw, &spec)
@@ -83,7 +83,7 @@ func seen(t *testing.T, change func(*Facts)) (Facts, wall.Wall) {
 }
 
 func TestCompareAndPlan(t *testing.T) {
-	broken := errors.New("netlink is ill")
+	broken := errors.New("netlink failed")
 	for _, c := range []struct {
 		name    string
 		change  func(*Facts)
@@ -92,23 +92,23 @@ func TestCompareAndPlan(t *testing.T) {
 		consent plan.Consent // "-": no action
 		err     error
 	}{
-		{"as it should be", func(*Facts) {}, false, InPlace, "-", nil},
-		{"never there", func(f *Facts) { f.Manifest.Value = nil }, false, Missing, plan.Ask, nil},
+		{"up to date", func(*Facts) {}, false, Loaded, "-", nil},
+		{"never loaded", func(f *Facts) { f.Manifest.Value = nil }, false, Missing, plan.Ask, nil},
 		{"flushed", func(f *Facts) { f.Kernel.Value.Digest = "" }, false, Missing, "", nil},
-		{"a rule more", func(f *Facts) { f.Kernel.Value.Digest = "e" }, false, Altered, "", nil},
-		{"a subnet more, private", func(f *Facts) { f.Local.Value = append(f.Local.Value, netip.MustParsePrefix("10.9.0.0/24")) }, false, InPlace, "-", nil},
-		{"a subnet more, public", func(f *Facts) { f.Local.Value = append(f.Local.Value, netip.MustParsePrefix("8.8.8.0/24")) }, false, Older, "", nil},
+		{"an added rule", func(f *Facts) { f.Kernel.Value.Digest = "e" }, false, Altered, "", nil},
+		{"an added private subnet", func(f *Facts) { f.Local.Value = append(f.Local.Value, netip.MustParsePrefix("10.9.0.0/24")) }, false, Loaded, "-", nil},
+		{"an added public subnet", func(f *Facts) { f.Local.Value = append(f.Local.Value, netip.MustParsePrefix("8.8.8.0/24")) }, false, Outdated, "", nil},
 		{"another config", func(f *Facts) {
 			o := f.Manifest.Value.Wall
 			o.Block = o.Block[1:]
 			f.Manifest.Value.Script = wall.Digest(o, f.Local.Value)
-		}, false, Older, "", nil},
-		{"rules of an older aivm", func(f *Facts) { f.Manifest.Value.Script = "other" }, false, Older, "", nil},
-		{"no manifest to be read", func(f *Facts) { f.Manifest = plan.Unknown[*root.NetManifest](broken) }, true, Unknown, "-", broken},
-		{"no kernel to be asked", func(f *Facts) { f.Kernel = plan.Unknown[nftread.Content](broken) }, true, Unknown, "-", broken},
-		{"no addresses to be read", func(f *Facts) { f.Local = plan.Unknown[[]netip.Prefix](broken) }, true, Unknown, "-", broken},
-		{"sudo asks, nobody there", func(f *Facts) { f.Kernel = plan.Unknown[nftread.Content](ErrAsks) }, false, Unknown, "-", ErrAsks},
-		{"sudo asks a person", func(f *Facts) { f.Kernel = plan.Unknown[nftread.Content](ErrAsks) }, true, Unknown, "", nil},
+		}, false, Outdated, "", nil},
+		{"rules of an older aivm", func(f *Facts) { f.Manifest.Value.Script = "other" }, false, Outdated, "", nil},
+		{"unreadable manifest", func(f *Facts) { f.Manifest = plan.Unknown[*root.NetManifest](broken) }, true, Unknown, "-", broken},
+		{"unreadable rules", func(f *Facts) { f.Kernel = plan.Unknown[nftread.Content](broken) }, true, Unknown, "-", broken},
+		{"unreadable addresses", func(f *Facts) { f.Local = plan.Unknown[[]netip.Prefix](broken) }, true, Unknown, "-", broken},
+		{"sudo needs a password, no terminal", func(f *Facts) { f.Kernel = plan.Unknown[nftread.Content](ErrPasswordNeeded) }, false, Unknown, "-", ErrPasswordNeeded},
+		{"sudo needs a password, with a terminal", func(f *Facts) { f.Kernel = plan.Unknown[nftread.Content](ErrPasswordNeeded) }, true, Unknown, "", nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f, want := seen(t, c.change)
@@ -133,7 +133,7 @@ func TestCompareAndPlan(t *testing.T) {
 	}
 }
 
-func TestInTheWay(t *testing.T) {
+func TestBypasses(t *testing.T) {
 	c := nftread.Content{
 		Flowtables: []nftread.Flowtable{{Table: "fw", Name: "fast", Devices: []string{"eth0", "br0"}}, {Table: "x", Name: "other", Devices: []string{"eth1"}}},
 		Chains: []nftread.Chain{
@@ -143,11 +143,11 @@ func TestInTheWay(t *testing.T) {
 			{Family: "netdev", Table: "n", Name: "in2", Type: "filter", Hook: 0, Priority: 0, Device: "eth0"},
 		},
 	}
-	got := InTheWay(c, "br0")
+	got := Bypasses(c, "br0")
 	if len(got) != 3 || !strings.Contains(got[0], "fast") || !strings.Contains(got[1], "early") || !strings.Contains(got[2], "chain in of") {
 		t.Errorf("%q", got)
 	}
-	if got := InTheWay(c, "br1"); len(got) != 1 {
+	if got := Bypasses(c, "br1"); len(got) != 1 {
 		t.Errorf("%q", got)
 	}
 }

@@ -8,9 +8,8 @@ import (
 	"aivm.dev/aivm/internal/wall"
 )
 
-// FuzzCutOffs: following a guest's packets through anybody's rules ends, also
-// where chains jump in circles; who is accused is a chain of them that has a
-// rule that drops, or drops by its policy.
+// FuzzCutOffs checks that following a guest's packets terminates on any rules, also on circular
+// jumps, and that each reported chain has a rule that drops, or a policy that does.
 func FuzzCutOffs(f *testing.F) {
 	chain := func(name, rest string) string {
 		return `{"chain":{"family":"ip","table":"filter","name":"` + name + `"` + rest + `}}`
@@ -37,7 +36,7 @@ func FuzzCutOffs(f *testing.F) {
 			if !strings.Contains(string(b), `drop`) && !strings.Contains(string(b), `reject`) && !strings.Contains(string(b), `\u`) {
 				t.Errorf("%+v: nothing drops here", c)
 			}
-			if c.Mend == "" || len(rs.base) == 0 {
+			if c.Fix == "" || len(rs.base) == 0 {
 				t.Errorf("%+v", c)
 			}
 		}

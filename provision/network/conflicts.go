@@ -8,11 +8,10 @@ import (
 	"aivm.dev/aivm/internal/virt"
 )
 
-// Stolen says which route takes packets for the guests of a network that runs
-// elsewhere: one as narrow as the network's own, or narrower, by another
-// interface. A wider one (a VPN's 10.0.0.0/8) only hides its own hosts at these
-// addresses, which hides says.
-func (f Facts) Stolen(n *virt.Network) (stolen, hides string) {
+// OverlappingRoutes names the routes by other interfaces that overlap a network. stolen lists those
+// as narrow as the network or narrower: they take the packets for its guests. hides lists the wider
+// ones (a VPN's 10.0.0.0/8): only their own hosts at the network's addresses become unreachable.
+func (f Facts) OverlappingRoutes(n *virt.Network) (stolen, hides string) {
 	var st, hi []string
 	for _, r := range f.Routes.Value {
 		if r.Dst.Bits() == 0 || r.Interface == n.Bridge || !n.Subnet.IsValid() || !r.Dst.Overlaps(n.Subnet) {
@@ -28,9 +27,9 @@ func (f Facts) Stolen(n *virt.Network) (stolen, hides string) {
 	return strings.Join(st, ", "), strings.Join(hi, ", ")
 }
 
-// Through names the interface packets to an address leave by: that of the
-// narrowest route that holds it.
-func Through(routes []Route, a netip.Addr) string {
+// OutgoingInterface returns the interface by which packets to an address leave: that of the
+// narrowest route that contains it.
+func OutgoingInterface(routes []Route, a netip.Addr) string {
 	best, bits := "nothing", -1
 	for _, r := range routes {
 		if r.Dst.Contains(a) && r.Dst.Bits() > bits {

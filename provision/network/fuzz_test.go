@@ -11,10 +11,10 @@ import (
 	"aivm.dev/aivm/internal/virt"
 )
 
-// memory is a libvirt that keeps what it is told, for plans that are applied.
-type memory struct{ nets []*virt.Network }
+// fakeLibvirt keeps networks in memory, so that plans can be applied.
+type fakeLibvirt struct{ nets []*virt.Network }
 
-func (m *memory) DefineNetwork(_ context.Context, desc string) error {
+func (m *fakeLibvirt) DefineNetwork(_ context.Context, desc string) error {
 	n, err := virt.ParseNetwork(desc)
 	if err == nil {
 		m.nets = append(m.nets, n)
@@ -22,7 +22,7 @@ func (m *memory) DefineNetwork(_ context.Context, desc string) error {
 	return err
 }
 
-func (m *memory) Network(_ context.Context, name string) (*virt.Network, error) {
+func (m *fakeLibvirt) Network(_ context.Context, name string) (*virt.Network, error) {
 	for _, n := range m.nets {
 		if n.Name == name {
 			return n, nil
@@ -31,7 +31,7 @@ func (m *memory) Network(_ context.Context, name string) (*virt.Network, error) 
 	return nil, virt.ErrNotFound
 }
 
-func (m *memory) HideHosts(ctx context.Context, name string) error {
+func (m *fakeLibvirt) HideHosts(ctx context.Context, name string) error {
 	n, err := m.Network(ctx, name)
 	if err == nil {
 		n.HostsFile = false
@@ -39,7 +39,7 @@ func (m *memory) HideHosts(ctx context.Context, name string) error {
 	return err
 }
 
-func (m *memory) StartNetwork(ctx context.Context, name string) error {
+func (m *fakeLibvirt) StartNetwork(ctx context.Context, name string) error {
 	n, err := m.Network(ctx, name)
 	if err == nil {
 		n.Active, n.Autostart = true, true
@@ -47,7 +47,7 @@ func (m *memory) StartNetwork(ctx context.Context, name string) error {
 	return err
 }
 
-func (m *memory) Reserve(ctx context.Context, name string, r virt.Reservation) error {
+func (m *fakeLibvirt) Reserve(ctx context.Context, name string, r virt.Reservation) error {
 	n, err := m.Network(ctx, name)
 	if err == nil {
 		n.Hosts = append(n.Hosts, r)
@@ -55,8 +55,8 @@ func (m *memory) Reserve(ctx context.Context, name string, r virt.Reservation) e
 	return err
 }
 
-// FuzzRoutes: whatever routes this machine has, the subnet that is chosen is in
-// nobody's way, and once the plan for it was applied there is no other.
+// FuzzRoutes checks that, whatever routes the host has, the chosen subnet overlaps none, and that
+// applying the plan leaves nothing more to plan.
 func FuzzRoutes(f *testing.F) {
 	head := "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n"
 	f.Add(head+"eth0\t00000000\t010011AC\t0003\t0\t0\t0\t00000000\t0\t0\t0\neth0\t00004D0A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n", "10.77.0.0/24", "br0")
@@ -71,7 +71,7 @@ func FuzzRoutes(f *testing.F) {
 			t.Errorf("%d routes of %q", len(rs), routes)
 		}
 		fs := Facts{Routes: plan.Yes(rs), Interfaces: []string{iface}}
-		lv := &memory{}
+		lv := &fakeLibvirt{}
 		if p, err := netip.ParsePrefix(other); err == nil && p.Addr().Is4() {
 			lv.nets = append(lv.nets, &virt.Network{Name: "other", Bridge: "virbr9", Subnet: p.Masked(), Gateway: p.Addr(), Active: true})
 		}
@@ -86,11 +86,11 @@ func FuzzRoutes(f *testing.F) {
 		}
 		for _, r := range rs {
 			if r.Dst.Bits() > 0 && r.Dst.Overlaps(sub) {
-				t.Errorf("%v was chosen beside the route %v", sub, r.Dst)
+				t.Errorf("the chosen subnet %v overlaps route %v", sub, r.Dst)
 			}
 		}
 		if len(lv.nets) > 0 && lv.nets[0].Subnet.Overlaps(sub) {
-			t.Errorf("%v was chosen beside the network %v", sub, lv.nets[0].Subnet)
+			t.Errorf("the chosen subnet %v overlaps network %v", sub, lv.nets[0].Subnet)
 		}
 		w := Wanted{Spec: spec, Owner: me, VM: "a", MAC: "52:54:00:01:02:03", IP: netip.MustParseAddr(spec.GatewayIP).Next()}
 		as, err := Plan(fs, w, func() (Libvirt, error) { return lv, nil })
@@ -102,10 +102,10 @@ func FuzzRoutes(f *testing.F) {
 				t.Fatal(err)
 			}
 		}
-		// Its own route is there now, too.
+		// The network's own route exists now.
 		fs.Networks, fs.Interfaces = plan.Yes(lv.nets), append(fs.Interfaces, spec.Bridge)
 		fs.Routes = plan.Yes(append(rs, Route{Interface: spec.Bridge, Dst: sub}))
-		if as, err := Plan(fs, w, func() (Libvirt, error) { return nil, errors.New("asked again") }); err != nil || len(as) > 0 {
+		if as, err := Plan(fs, w, func() (Libvirt, error) { return nil, errors.New("libvirt was used again") }); err != nil || len(as) > 0 {
 			t.Errorf("a second plan: %+v %v", as, err)
 		}
 		if again, err := Choose(fs, defaults(), me, false); err != nil || again.Name != spec.Name || again.SubnetCIDR != spec.SubnetCIDR {

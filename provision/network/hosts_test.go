@@ -19,9 +19,8 @@ import (
 
 const ownSpace = "AIVM_NETWORK_TEST_SPACE"
 
-// The dnsmasq of a network, a real libvirt's, does not answer from this
-// machine's /etc/hosts; of one that was made without the option, from the next
-// start on. All in namespaces of the test's own.
+// The dnsmasq of a real libvirt network does not resolve names of the host's /etc/hosts; a network
+// created without the option stops doing so at its next start. All in the test's own namespaces.
 func TestHostsFileIsNotAnswered(t *testing.T) {
 	if os.Getenv(ownSpace) == "" {
 		cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
@@ -32,7 +31,7 @@ func TestHostsFileIsNotAnswered(t *testing.T) {
 			cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET}
 		}
 		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("in namespaces of its own: %v\n%s", err, out)
+			t.Fatalf("in separate namespaces: %v\n%s", err, out)
 		}
 		return
 	}
@@ -71,12 +70,12 @@ func TestHostsFileIsNotAnswered(t *testing.T) {
 	name := defaults().Name
 	ask := func(host string) string {
 		t.Helper()
-		// Fully qualified: no search list of this machine's is tried.
+		// A fully qualified name, so that no search list of the host is tried.
 		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
 		addrs, err := resolver.LookupHost(ctx, host+".")
 		if e := new(net.DNSError); err != nil && (!errors.As(err, &e) || e.IsTimeout) {
-			t.Fatalf("dnsmasq is asked for %s: %v", host, err)
+			t.Fatalf("asking dnsmasq for %s: %v", host, err)
 		}
 		return strings.Join(addrs, " ")
 	}
@@ -98,10 +97,10 @@ func TestHostsFileIsNotAnswered(t *testing.T) {
 	}
 	restart()
 	if got := ask("secret-host"); got != "" {
-		t.Errorf("a guest is answered %s from /etc/hosts", got)
+		t.Errorf("dnsmasq answers %s from /etc/hosts", got)
 	}
 
-	// As earlier versions made it, running.
+	// A running network as earlier versions of aivm made it.
 	if err := c.RemoveNetwork(ctx, name); err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +120,7 @@ func TestHostsFileIsNotAnswered(t *testing.T) {
 	}
 	restart()
 	if got := ask("secret-host"); got != "192.0.2.77" {
-		t.Errorf("without the option: %q, so the test shows nothing", got)
+		t.Errorf("without the option: %q, so the test proves nothing", got)
 	}
 	for range 2 {
 		n, err := c.Network(ctx, name)
@@ -143,7 +142,7 @@ func TestHostsFileIsNotAnswered(t *testing.T) {
 	}
 	restart()
 	if got := ask("secret-host"); got != "" {
-		t.Errorf("brought up to date, and a guest is answered %s from /etc/hosts", got)
+		t.Errorf("dnsmasq still answers %s from /etc/hosts after the update", got)
 	}
 	if n, err := c.Network(ctx, name); err != nil || !n.Mark.By(me) || n.HostsFile {
 		t.Errorf("%+v %v", n, err)

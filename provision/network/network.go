@@ -1,11 +1,10 @@
-// Package network owns the libvirt network a VM is plugged into: choosing a
-// free subnet, the network's XML, and one fixed address per VM (MAC and DHCP
-// reservation), so that the address is known before the guest boots.
+// Package network plans the libvirt network of a VM: it chooses a free subnet, renders the
+// network's XML, and gives each VM a fixed address (MAC and DHCP reservation), so that the address
+// is known before the guest boots.
 //
-// It never touches a network aivm did not make for this person, and never
-// changes routes, interfaces or firewall rules (provision/firewall does).
-// Invariants: a subnet that overlaps a route or another network is never used;
-// a MAC and an address belong to one VM.
+// It never touches a network that aivm did not make for this user, and never changes routes,
+// interfaces or firewall rules (provision/firewall plans these). Invariants: a subnet that overlaps
+// a route or another network is never used; a MAC and an address belong to one VM.
 package network
 
 import (
@@ -22,22 +21,22 @@ import (
 	"aivm.dev/aivm/internal/virt"
 )
 
-// Candidates are the subnets tried in order; 0.3's list, then the rest of
-// 10.64.0.0/10's neighbourhood, which home and office networks rarely use.
+// Candidates are the subnets to try, in order. The list is 0.3's: ranges that home and office
+// networks rarely use.
 var Candidates = []string{
 	"10.77.0.0/24", "10.78.0.0/24", "10.79.0.0/24", "10.88.0.0/24", "10.99.0.0/24",
 	"192.168.77.0/24", "192.168.88.0/24", "10.177.0.0/24", "10.188.0.0/24", "172.30.77.0/24",
 }
 
-// Facts is what was seen of the host's networks.
+// Facts are what was read about the host's networks.
 type Facts struct {
-	Libvirt    virt.URI // was asked
+	Libvirt    virt.URI // where Networks were read
 	Networks   plan.Known[[]*virt.Network]
 	Routes     plan.Known[[]Route]
-	Interfaces []string // names that exist
+	Interfaces []string // the names of all network interfaces
 }
 
-// find returns the libvirt network of that name, nil if there is none.
+// find returns the libvirt network of that name, or nil.
 func (f Facts) find(name string) *virt.Network {
 	for _, n := range f.Networks.Value {
 		if n.Name == name {
@@ -47,9 +46,8 @@ func (f Facts) find(name string) *virt.Network {
 	return nil
 }
 
-// Choose fills in what the spec leaves open for a network that does not exist
-// yet: a name, a bridge and the first free subnet. fixed says that the spec
-// was written by a person, so a conflict is refused instead of avoided.
+// Choose fills in name, bridge and the first free subnet of a network that does not exist yet.
+// fixed means that the user wrote the spec: then a conflict is refused instead of avoided.
 func Choose(f Facts, spec config.NetworkSpec, owner int, fixed bool) (config.NetworkSpec, error) {
 	if f.Networks.Err != nil {
 		return spec, fmt.Errorf("reading libvirt's networks: %w", f.Networks.Err)
@@ -83,10 +81,9 @@ func Choose(f Facts, spec config.NetworkSpec, owner int, fixed bool) (config.Net
 	return spec, ui.Refused("no free network name like %q", base).Hint(ui.Cmd(f.Libvirt.Virsh("net-list --all")))
 }
 
-// Place fills in bridge and subnet of a network that does not exist yet and
-// whose name somebody chose: the name stays, bridge and subnet are the first
-// that are free.
-func Place(f Facts, spec config.NetworkSpec, owner int) (config.NetworkSpec, error) {
+// ChooseForName fills in bridge and subnet, the first free ones, of a network that does not exist
+// yet and whose name the user chose.
+func ChooseForName(f Facts, spec config.NetworkSpec, owner int) (config.NetworkSpec, error) {
 	if f.Networks.Err != nil {
 		return spec, fmt.Errorf("reading libvirt's networks: %w", f.Networks.Err)
 	}
@@ -110,13 +107,13 @@ func Place(f Facts, spec config.NetworkSpec, owner int) (config.NetworkSpec, err
 	return layout(spec, sub), nil
 }
 
-// numbered is the i-th bridge like this one; a name of an interface has at most
-// 15 characters (IFNAMSIZ).
+// numbered returns the i-th bridge name like this one; the name of an interface has at most 15
+// characters (IFNAMSIZ).
 func numbered(bridge string, i int) string {
 	return fmt.Sprintf("%s%d", bridge[:min(len(bridge), 13)], i)
 }
 
-// SpecOf is a network of libvirt's as a config would have it.
+// SpecOf returns the config's spec of a libvirt network.
 func SpecOf(n *virt.Network) config.NetworkSpec {
 	return fromNetwork(config.NetworkSpec{Name: n.Name}, n)
 }
@@ -151,11 +148,11 @@ func (f Facts) freeSubnet(first string) (netip.Prefix, error) {
 			return p.Masked(), nil
 		}
 	}
-	return netip.Prefix{}, ui.Refused("every subnet aivm knows is in use on this machine").
-		Hint(ui.CmdFor("set defaults.network.subnet_cidr in the config to a free one", "aivm config edit"))
+	return netip.Prefix{}, ui.Refused("every subnet that aivm tries is in use on this machine").
+		Hint(ui.CmdFor("set defaults.network.subnet_cidr to a free subnet in the config", "aivm config edit"))
 }
 
-// overlap names what already uses addresses of p; "" when nothing does.
+// overlap names a route or network that uses addresses of p, or returns "".
 func (f Facts) overlap(p netip.Prefix, ownBridge string) string {
 	for _, r := range f.Routes.Value {
 		if r.Dst.Bits() > 0 && r.Dst.Overlaps(p) && r.Interface != ownBridge {
@@ -170,9 +167,8 @@ func (f Facts) overlap(p netip.Prefix, ownBridge string) string {
 	return ""
 }
 
-// layout derives gateway and DHCP range from a subnet, as 0.3 laid them out:
-// .1 the gateway, .100-.200 for guests that are not ours; reservations lie
-// below that range.
+// layout derives gateway and DHCP range from a subnet, as 0.3 does: .1 is the gateway, .100-.200
+// are for guests that are not aivm's VMs; aivm's reservations are below that range.
 func layout(spec config.NetworkSpec, p netip.Prefix) config.NetworkSpec {
 	a := p.Masked().Addr().As4()
 	at := func(n byte) string { b := a; b[3] = n; return netip.AddrFrom4(b).String() }
@@ -181,7 +177,7 @@ func layout(spec config.NetworkSpec, p netip.Prefix) config.NetworkSpec {
 	return spec
 }
 
-// Conflict says why a network of this spec cannot be made; nil when it can.
+// Conflict returns the reason why a network of this spec cannot be created, or nil.
 func Conflict(f Facts, spec config.NetworkSpec, owner int) error {
 	sub, err := netip.ParsePrefix(spec.SubnetCIDR)
 	if err != nil {
@@ -190,41 +186,39 @@ func Conflict(f Facts, spec config.NetworkSpec, owner int) error {
 	if n := f.find(spec.Name); n != nil {
 		if !n.Mark.By(owner) {
 			return ui.Refused("network %q exists and was not made by aivm for this user", spec.Name).
-				Hint(ui.CmdFor("choose another name for it in the config (defaults.network.name)", "aivm config edit"), ui.Cmd(f.Libvirt.Virsh("net-dumpxml ")+spec.Name))
+				Hint(ui.CmdFor("set another name in the config (defaults.network.name)", "aivm config edit"), ui.Cmd(f.Libvirt.Virsh("net-dumpxml ")+spec.Name))
 		}
 		return nil
 	}
 	if f.bridgeTaken(spec.Bridge) {
-		return ui.Refused("bridge %q of network %q is taken by something that is not ours", spec.Bridge, spec.Name).
-			Hint(ui.CmdFor("choose another bridge in the config (defaults.network.bridge)", "aivm config edit"), ui.Cmd("ip link show "+spec.Bridge))
+		return ui.Refused("bridge %q of network %q is already used by another network or interface", spec.Bridge, spec.Name).
+			Hint(ui.CmdFor("set another bridge in the config (defaults.network.bridge)", "aivm config edit"), ui.Cmd("ip link show "+spec.Bridge))
 	}
 	if f.Routes.Err != nil {
 		return ui.Failed("cannot tell whether subnet %s is free: %w", sub, f.Routes.Err)
 	}
 	if what := f.overlap(sub, spec.Bridge); what != "" {
 		return ui.Refused("subnet %s of network %q overlaps %s", sub, spec.Name, what).
-			Hint(ui.CmdFor("choose another subnet in the config (defaults.network.subnet_cidr)", "aivm config edit"), ui.Cmd("ip -4 route show"))
+			Hint(ui.CmdFor("set another subnet in the config (defaults.network.subnet_cidr)", "aivm config edit"), ui.Cmd("ip -4 route show"))
 	}
 	return nil
 }
 
-// MAC returns the fixed hardware address of a VM: libvirt's own prefix
-// (52:54:00) and three bytes of a digest, so that a run killed before it
-// recorded anything chooses the same again.
+// MAC returns the fixed MAC address of a VM: libvirt's prefix (52:54:00) and three bytes of a
+// digest, so that after a kill the next run chooses the same address, even if nothing was recorded.
 func MAC(vmKey string) string {
 	h := sha256.Sum256([]byte("aivm-mac\x00" + vmKey))
 	return fmt.Sprintf("52:54:00:%02x:%02x:%02x", h[0], h[1], h[2])
 }
 
-// ErrFull: every address below the DHCP range is reserved.
+// ErrFull means that every address below the DHCP range is reserved.
 var ErrFull = errors.New("no free address")
 
-// Address returns the reserved address of the VM with this MAC, or the first
-// free one below the DHCP range. n may be nil (the network is not there yet).
-// An address on which another guest's lease has not run out, a deleted VM's
-// for an hour, is taken only if there is no other: dnsmasq would not give it
-// to the new VM, reservation or not, and the VM would not be where it is
-// looked for.
+// Address returns the reserved address of the VM with this MAC and true, or the first free address
+// below the DHCP range. n may be nil (the network does not exist yet). An address that another
+// guest's lease still holds (a deleted VM's, for up to an hour) is taken only if there is no other:
+// dnsmasq would not give it to the new VM despite the reservation, and aivm would look for the VM
+// at the wrong address.
 func Address(spec config.NetworkSpec, n *virt.Network, mac string) (netip.Addr, bool, error) {
 	sub, err := netip.ParsePrefix(spec.SubnetCIDR)
 	if err != nil {
@@ -247,7 +241,7 @@ func Address(spec config.NetworkSpec, n *virt.Network, mac string) (netip.Addr, 
 		taken[g] = true
 	}
 	start, end := rangeOf(spec)
-	var second netip.Addr
+	var leasedAddr netip.Addr
 	for a := sub.Masked().Addr().Next(); sub.Contains(a); a = a.Next() {
 		inRange := start.IsValid() && a.Compare(start) >= 0 && a.Compare(end) <= 0
 		last := !sub.Contains(a.Next())
@@ -257,26 +251,25 @@ func Address(spec config.NetworkSpec, n *virt.Network, mac string) (netip.Addr, 
 		if !leased(n, mac, a) {
 			return a, false, nil
 		}
-		if !second.IsValid() {
-			second = a
+		if !leasedAddr.IsValid() {
+			leasedAddr = a
 		}
 	}
-	if second.IsValid() {
-		return second, false, nil
+	if leasedAddr.IsValid() {
+		return leasedAddr, false, nil
 	}
-	return netip.Addr{}, false, fmt.Errorf("%w left for a VM in %s", ErrFull, sub)
+	return netip.Addr{}, false, fmt.Errorf("%w for a VM in %s", ErrFull, sub)
 }
 
-// leased reports whether another guest than the one with this MAC has a lease
-// on a.
+// leased reports whether a guest with another MAC has a lease on a.
 func leased(n *virt.Network, mac string, a netip.Addr) bool {
 	return n != nil && slices.ContainsFunc(n.Leases, func(l virt.Reservation) bool {
 		return l.IP == a && !strings.EqualFold(l.MAC, mac)
 	})
 }
 
-// Free reports whether a is an address of the network that nobody but the VM
-// with this MAC has, so that a VM made half-way keeps the one it was given.
+// Free reports whether a is an address of the network that no other VM has, so that an incomplete
+// VM keeps the address it was given.
 func Free(spec config.NetworkSpec, n *virt.Network, mac string, a netip.Addr) bool {
 	sub, err := netip.ParsePrefix(spec.SubnetCIDR)
 	if err != nil || !sub.Contains(a) || a.String() == spec.GatewayIP {

@@ -46,14 +46,14 @@ func TestChoose(t *testing.T) {
 	}{
 		{"nothing there", facts(nil, nil), "aivm-net", "virbr-aivm", "10.77.0.0/24"},
 		{"a default route overlaps nothing", facts(nil, []Route{route("eth0", "0.0.0.0/0")}), "aivm-net", "virbr-aivm", "10.77.0.0/24"},
-		{"a VPN has the first", facts(nil, []Route{route("tun0", "10.77.0.0/16")}), "aivm-net", "virbr-aivm", "10.78.0.0/24"},
-		{"a company has all of 10/8", facts(nil, []Route{route("eth0", "10.0.0.0/8")}), "aivm-net", "virbr-aivm", "192.168.77.0/24"},
-		{"another libvirt network has the first", facts([]*virt.Network{lnet("x", "virbr7", "10.77.0.0/24", -1)}, nil), "aivm-net", "virbr-aivm", "10.78.0.0/24"},
-		{"ours is there", facts([]*virt.Network{lnet("aivm-net", "virbr-aivm", "10.77.0.0/24", me)}, []Route{route("virbr-aivm", "10.77.0.0/24")}, "virbr-aivm"), "aivm-net", "virbr-aivm", "10.77.0.0/24"},
-		{"another user's", facts([]*virt.Network{lnet("aivm-net", "virbr-aivm", "10.77.0.0/24", 0)}, nil), "aivm-net-2", "virbr-aivm2", "10.78.0.0/24"},
-		{"a stranger's name", facts([]*virt.Network{lnet("aivm-net", "br9", "10.9.0.0/24", -1)}, nil), "aivm-net-2", "virbr-aivm2", "10.77.0.0/24"},
-		{"a stranger's bridge", facts(nil, nil, "virbr-aivm"), "aivm-net-2", "virbr-aivm2", "10.77.0.0/24"},
-		{"our second", facts([]*virt.Network{lnet("aivm-net", "virbr-aivm", "10.77.0.0/24", 0), lnet("aivm-net-2", "virbr-aivm2", "10.78.0.0/24", me)}, nil), "aivm-net-2", "virbr-aivm2", "10.78.0.0/24"},
+		{"a VPN uses the first", facts(nil, []Route{route("tun0", "10.77.0.0/16")}), "aivm-net", "virbr-aivm", "10.78.0.0/24"},
+		{"a company uses all of 10/8", facts(nil, []Route{route("eth0", "10.0.0.0/8")}), "aivm-net", "virbr-aivm", "192.168.77.0/24"},
+		{"another libvirt network uses the first", facts([]*virt.Network{lnet("x", "virbr7", "10.77.0.0/24", -1)}, nil), "aivm-net", "virbr-aivm", "10.78.0.0/24"},
+		{"this user's network exists", facts([]*virt.Network{lnet("aivm-net", "virbr-aivm", "10.77.0.0/24", me)}, []Route{route("virbr-aivm", "10.77.0.0/24")}, "virbr-aivm"), "aivm-net", "virbr-aivm", "10.77.0.0/24"},
+		{"another user's network", facts([]*virt.Network{lnet("aivm-net", "virbr-aivm", "10.77.0.0/24", 0)}, nil), "aivm-net-2", "virbr-aivm2", "10.78.0.0/24"},
+		{"the name of a network not made by aivm", facts([]*virt.Network{lnet("aivm-net", "br9", "10.9.0.0/24", -1)}, nil), "aivm-net-2", "virbr-aivm2", "10.77.0.0/24"},
+		{"the bridge of another program", facts(nil, nil, "virbr-aivm"), "aivm-net-2", "virbr-aivm2", "10.77.0.0/24"},
+		{"this user's second network", facts([]*virt.Network{lnet("aivm-net", "virbr-aivm", "10.77.0.0/24", 0), lnet("aivm-net-2", "virbr-aivm2", "10.78.0.0/24", me)}, nil), "aivm-net-2", "virbr-aivm2", "10.78.0.0/24"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := Choose(c.f, defaults(), me, false)
@@ -61,7 +61,7 @@ func TestChoose(t *testing.T) {
 				t.Errorf("%+v %v", got, err)
 			}
 			if err := Conflict(c.f, got, me); err != nil {
-				t.Errorf("what was chosen is refused: %v", err)
+				t.Errorf("the chosen network is refused: %v", err)
 			}
 			if len(got.Bridge) > 15 {
 				t.Errorf("bridge name %q is too long for Linux", got.Bridge)
@@ -76,8 +76,8 @@ func TestRefused(t *testing.T) {
 		f    Facts
 		says string
 	}{
-		{"name of a stranger", facts([]*virt.Network{lnet("aivm-net", "br9", "10.9.0.0/24", -1)}, nil), "was not made by aivm"},
-		{"name of another user", facts([]*virt.Network{lnet("aivm-net", "br9", "10.9.0.0/24", 7)}, nil), "was not made by aivm for this user"},
+		{"the name of a network not made by aivm", facts([]*virt.Network{lnet("aivm-net", "br9", "10.9.0.0/24", -1)}, nil), "was not made by aivm"},
+		{"the name of another user's network", facts([]*virt.Network{lnet("aivm-net", "br9", "10.9.0.0/24", 7)}, nil), "was not made by aivm for this user"},
 		{"bridge", facts(nil, nil, "virbr-aivm"), `bridge "virbr-aivm"`},
 		{"route", facts(nil, []Route{route("tun0", "10.77.0.128/25")}), "overlaps route 10.77.0.128/25 via tun0"},
 		{"network", facts([]*virt.Network{lnet("x", "br9", "10.77.0.0/16", -1)}, nil), `overlaps libvirt network "x"`},
@@ -93,7 +93,7 @@ func TestRefused(t *testing.T) {
 	f := facts(nil, nil)
 	f.Networks.Err = errors.New("libvirt is busy")
 	if _, err := Choose(f, defaults(), me, false); err == nil || !strings.Contains(err.Error(), "busy") {
-		t.Errorf("could not read was taken for absent: %v", err)
+		t.Errorf("an unreadable list is taken for an empty one: %v", err)
 	}
 }
 
@@ -108,7 +108,7 @@ func TestAddress(t *testing.T) {
 		}
 		hosts = append(hosts, virt.Reservation{MAC: "x", IP: ip})
 	}
-	// .10-.99 are gone, .100-.200 are DHCP's: the rest of the subnet is used.
+	// .10-.99 are used up, .100-.200 are DHCP's: the rest of the subnet is used.
 	if a, _, err := Address(spec, lnet("aivm-net", "b", "10.77.0.0/24", me, hosts...), "y"); err != nil || a.String() != "10.77.0.201" {
 		t.Errorf("%s %v", a, err)
 	}
@@ -128,9 +128,9 @@ func TestAddress(t *testing.T) {
 	}
 }
 
-// dnsmasq does not give out a reserved address while another guest's lease on
-// it lasts: a deleted VM's lasts an hour.
-func TestAddressKeepsClearOfLeases(t *testing.T) {
+// dnsmasq does not give out a reserved address while another guest has a lease on it; the lease of
+// a deleted VM lasts an hour.
+func TestAddressAvoidsLeases(t *testing.T) {
 	at := netip.MustParseAddr
 	spec := defaults()
 	n := lnet("aivm-net", "b", "10.77.0.0/24", me)
@@ -141,7 +141,7 @@ func TestAddressKeepsClearOfLeases(t *testing.T) {
 		}
 	}
 	if Free(spec, n, "52:54:00:00:00:03", at("10.77.0.11")) || !Free(spec, n, "52:54:00:00:00:02", at("10.77.0.11")) {
-		t.Error("a lease is free for its own guest alone")
+		t.Error("a leased address is not free for its own guest only")
 	}
 	small := spec
 	small.SubnetCIDR, small.GatewayIP, small.DHCPStart, small.DHCPEnd = "10.9.0.0/28", "10.9.0.1", "", ""
@@ -150,7 +150,7 @@ func TestAddressKeepsClearOfLeases(t *testing.T) {
 		full.Leases = append(full.Leases, virt.Reservation{MAC: "x", IP: netip.AddrFrom4([4]byte{10, 9, 0, i})})
 	}
 	if a, _, err := Address(small, full, "y"); err != nil || a != at("10.9.0.10") {
-		t.Errorf("where every address is leased, %s %v", a, err)
+		t.Errorf("with a lease on every address: %s %v", a, err)
 	}
 }
 
@@ -170,7 +170,7 @@ func TestParseRoutes(t *testing.T) {
 		t.Errorf("%v %v", rs, err)
 	}
 	if _, err := ParseRoutes(strings.NewReader("h\neth0 zz 0 0 0 0 0 0\n")); err == nil {
-		t.Error("nonsense was understood")
+		t.Error("nonsense was parsed")
 	}
 }
 
@@ -198,7 +198,7 @@ func TestXML(t *testing.T) {
 	}
 }
 
-// fake is libvirt where somebody else is quicker.
+// fake is a libvirt in which another process was faster.
 type fake struct {
 	n   *virt.Network
 	err error
@@ -229,7 +229,7 @@ func TestPlan(t *testing.T) {
 		f          Facts
 	}{
 		{"from nothing", "network.define:aivm-net ask,network.reserve:a ,network.start:aivm-net ,", facts(nil, nil)},
-		{"all there", "", facts([]*virt.Network{lnet("aivm-net", "virbr-aivm", "10.77.0.0/24", me, r)}, nil)},
+		{"nothing missing", "", facts([]*virt.Network{lnet("aivm-net", "virbr-aivm", "10.77.0.0/24", me, r)}, nil)},
 		{"no reservation", "network.reserve:a ,", facts([]*virt.Network{lnet("aivm-net", "virbr-aivm", "10.77.0.0/24", me)}, nil)},
 	} {
 		as, err := Plan(c.f, w, func() (Libvirt, error) { return fake{}, nil })
@@ -239,17 +239,16 @@ func TestPlan(t *testing.T) {
 	}
 	taken := lnet("aivm-net", "virbr-aivm", "10.77.0.0/24", me, virt.Reservation{MAC: "x", Name: "b", IP: w.IP})
 	if err := reserve(context.Background(), fake{taken, errors.New("in use")}, w); !errors.Is(err, plan.ErrStale) {
-		t.Errorf("an address taken meanwhile: %v", err)
+		t.Errorf("an address taken by another process: %v", err)
 	}
 	done := lnet("aivm-net", "virbr-aivm", "10.77.0.0/24", me, r)
-	if err := reserve(context.Background(), fake{done, errors.New("there already")}, w); err != nil {
-		t.Errorf("reserved already: %v", err)
+	if err := reserve(context.Background(), fake{done, errors.New("already exists")}, w); err != nil {
+		t.Errorf("already reserved: %v", err)
 	}
 }
 
-// A network of ours that lost its record is taken as it is, not as the
-// defaults would have it.
-func TestChooseTakesTheNetworkAsItIs(t *testing.T) {
+// Choose takes an existing network of aivm without a record as it is, not with the defaults.
+func TestChooseKeepsExistingNetwork(t *testing.T) {
 	f := facts([]*virt.Network{lnet("aivm-net", "virbr7", "10.78.0.0/24", me)}, nil)
 	got, err := Choose(f, defaults(), me, false)
 	if err != nil || got.SubnetCIDR != "10.78.0.0/24" || got.GatewayIP != "10.78.0.1" || got.DHCPStart != "10.78.0.100" || got.Bridge != "virbr7" {
@@ -257,8 +256,8 @@ func TestChooseTakesTheNetworkAsItIs(t *testing.T) {
 	}
 }
 
-// A name that was chosen stays; what is around it gives way.
-func TestPlace(t *testing.T) {
+// ChooseForName keeps the chosen name and finds a free bridge and subnet.
+func TestChooseForName(t *testing.T) {
 	spec := defaults()
 	spec.Name = "lab"
 	long := spec
@@ -273,11 +272,11 @@ func TestPlace(t *testing.T) {
 		{"nothing there", facts(nil, nil), spec, "virbr-aivm", "10.77.0.0/24", ""},
 		{"beside the first", facts([]*virt.Network{lnet("aivm-net", "virbr-aivm", "10.77.0.0/24", me)}, nil, "virbr-aivm"), spec, "virbr-aivm2", "10.78.0.0/24", ""},
 		{"a long bridge", facts(nil, nil, "a-bridge-of-len"), long, "a-bridge-of-l2", "10.77.0.0/24", ""},
-		{"ours is there", facts([]*virt.Network{lnet("lab", "br9", "10.9.0.0/24", me)}, nil), spec, "br9", "10.9.0.0/24", ""},
-		{"a stranger's name", facts([]*virt.Network{lnet("lab", "br9", "10.9.0.0/24", -1)}, nil), spec, "", "", "not made by aivm"},
-		{"not known", Facts{Networks: plan.Unknown[[]*virt.Network](errors.New("silence"))}, spec, "", "", "silence"},
+		{"this user's network exists", facts([]*virt.Network{lnet("lab", "br9", "10.9.0.0/24", me)}, nil), spec, "br9", "10.9.0.0/24", ""},
+		{"the name of a network not made by aivm", facts([]*virt.Network{lnet("lab", "br9", "10.9.0.0/24", -1)}, nil), spec, "", "", "not made by aivm"},
+		{"unreadable", Facts{Networks: plan.Unknown[[]*virt.Network](errors.New("silence"))}, spec, "", "", "silence"},
 	} {
-		got, err := Place(c.f, c.spec, me)
+		got, err := ChooseForName(c.f, c.spec, me)
 		if c.fails != "" {
 			if err == nil || !strings.Contains(err.Error(), c.fails) {
 				t.Errorf("%s: %v", c.name, err)

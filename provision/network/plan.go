@@ -14,7 +14,7 @@ import (
 	"aivm.dev/aivm/internal/virt"
 )
 
-// Libvirt is what this room needs of libvirt.
+// Libvirt is the part of libvirt that plans of this package use.
 type Libvirt interface {
 	DefineNetwork(ctx context.Context, desc string) error
 	StartNetwork(ctx context.Context, name string) error
@@ -23,7 +23,7 @@ type Libvirt interface {
 	HideHosts(ctx context.Context, name string) error
 }
 
-// Wanted is the network and the one address in it that a VM needs.
+// Wanted is the network a VM needs, and its address there.
 type Wanted struct {
 	Spec  config.NetworkSpec
 	Owner int
@@ -32,9 +32,8 @@ type Wanted struct {
 	IP    netip.Addr
 }
 
-// XML renders the network's definition. NAT, one IPv4 subnet, no IPv6; the
-// guests' names resolve through the network's own dnsmasq, this machine's
-// /etc/hosts not.
+// XML renders the network's definition: NAT, one IPv4 subnet, no IPv6. The network's dnsmasq
+// resolves the guests' names, but not those of the host's /etc/hosts.
 func XML(spec config.NetworkSpec, owner int) (string, error) {
 	sub, err := netip.ParsePrefix(spec.SubnetCIDR)
 	if err != nil {
@@ -55,8 +54,8 @@ func XML(spec config.NetworkSpec, owner int) (string, error) {
 	return x.Marshal()
 }
 
-// Plan returns what is missing for the wanted network and reservation.
-// Making the network is new (consent); starting it again is not.
+// Plan returns the actions missing for the wanted network and reservation. Creating the network
+// needs consent, starting it again does not.
 func Plan(f Facts, w Wanted, lv func() (Libvirt, error)) ([]plan.Action, error) {
 	if f.Networks.Err != nil {
 		return nil, fmt.Errorf("reading libvirt's networks: %w", f.Networks.Err)
@@ -69,7 +68,7 @@ func Plan(f Facts, w Wanted, lv func() (Libvirt, error)) ([]plan.Action, error) 
 	if n == nil {
 		out = append(out, plan.Action{
 			ID:      "network.define:" + w.Spec.Name,
-			Why:     fmt.Sprintf("make the NAT network %s (%s, bridge %s) for aivm's VMs", w.Spec.Name, w.Spec.SubnetCIDR, w.Spec.Bridge),
+			Why:     fmt.Sprintf("create the NAT network %s (%s, bridge %s) for aivm's VMs", w.Spec.Name, w.Spec.SubnetCIDR, w.Spec.Bridge),
 			Shows:   []string{"virsh net-define (" + w.Spec.Name + ")"},
 			Consent: plan.Ask, Timing: "define",
 			Do: func(ctx context.Context) error {
@@ -84,7 +83,7 @@ func Plan(f Facts, w Wanted, lv func() (Libvirt, error)) ([]plan.Action, error) 
 	if n != nil && n.HostsFile {
 		out = append(out, plan.Action{
 			ID:     "network.hosts:" + n.Name,
-			Why:    "answer guests of the network " + n.Name + " no names of this machine's /etc/hosts, from its next start on",
+			Why:    "stop resolving names of this machine's /etc/hosts for guests of network " + n.Name + ", from its next start on",
 			Shows:  []string{"virsh net-define (" + n.Name + ", with dnsmasq's option " + virt.NoHosts + ")"},
 			Timing: "define",
 			Do: func(ctx context.Context) error {
@@ -96,14 +95,14 @@ func Plan(f Facts, w Wanted, lv func() (Libvirt, error)) ([]plan.Action, error) 
 			},
 		})
 	}
-	// Before the start: a network that runs reloads its DHCP service and its
-	// rules for every reservation, half a second here.
+	// Reserve before the start: for every reservation a running network reloads its DHCP service
+	// and its rules, which takes half a second.
 	if w.VM != "" && (n == nil || !reserved(n, w)) {
 		out = append(out, plan.Action{
 			ID:    "network.reserve:" + w.VM,
-			Why:   fmt.Sprintf("reserve the address %s for %s", w.IP, w.VM),
+			Why:   fmt.Sprintf("reserve address %s for VM %s", w.IP, w.VM),
 			Shows: []string{fmt.Sprintf("virsh net-update %s add ip-dhcp-host \"<host mac='%s' name='%s' ip='%s'/>\"", w.Spec.Name, w.MAC, w.VM, w.IP)},
-			// Part of making the VM, which asks; putting it back needs no question.
+			// The consent to create the VM includes this; restoring a reservation needs none.
 			Timing: "define",
 			Do: func(ctx context.Context) error {
 				l, err := lv()
@@ -117,7 +116,7 @@ func Plan(f Facts, w Wanted, lv func() (Libvirt, error)) ([]plan.Action, error) 
 	if n == nil || !n.Active || !n.Autostart {
 		out = append(out, plan.Action{
 			ID:    "network.start:" + w.Spec.Name,
-			Why:   "start the network " + w.Spec.Name,
+			Why:   "start network " + w.Spec.Name,
 			Shows: []string{"virsh net-start " + w.Spec.Name, "virsh net-autostart " + w.Spec.Name}, Timing: "define",
 			Do: func(ctx context.Context) error {
 				l, err := lv()
@@ -140,9 +139,8 @@ func reserved(n *virt.Network, w Wanted) bool {
 	return false
 }
 
-// define makes the network. Another run, of another VM or another user, may
-// have made one of that name since the plan: whose and what it is shows
-// another look.
+// define creates the network. If another run, for another VM or user, created one of that name
+// since the plan, it returns ErrStale, and the next observation shows its owner and settings.
 func define(ctx context.Context, l Libvirt, w Wanted) error {
 	desc, err := XML(w.Spec, w.Owner)
 	if err != nil {
@@ -158,11 +156,11 @@ func define(ctx context.Context, l Libvirt, w Wanted) error {
 	case nerr != nil:
 		return errors.Join(err, nerr)
 	}
-	return fmt.Errorf("the network %q was made meanwhile: %w", w.Spec.Name, plan.ErrStale)
+	return fmt.Errorf("another process created network %q: %w", w.Spec.Name, plan.ErrStale)
 }
 
-// start starts the network; one that went away since the plan is looked for
-// again.
+// start starts the network. If it was removed since the plan, start returns ErrStale, and the facts
+// are observed again.
 func start(ctx context.Context, l Libvirt, name string) error {
 	err := l.StartNetwork(ctx, name)
 	if errors.Is(err, virt.ErrNotFound) {
@@ -171,8 +169,8 @@ func start(ctx context.Context, l Libvirt, name string) error {
 	return err
 }
 
-// reserve adds the reservation. Another run may have taken the address since
-// it was chosen: then the facts are stale and are observed again.
+// reserve adds the reservation. If another run took the address since it was chosen, it returns
+// ErrStale, and the facts are observed again.
 func reserve(ctx context.Context, l Libvirt, w Wanted) error {
 	err := l.Reserve(ctx, w.Spec.Name, virt.Reservation{MAC: w.MAC, Name: w.VM, IP: w.IP})
 	if err == nil {
@@ -187,7 +185,7 @@ func reserve(ctx context.Context, l Libvirt, w Wanted) error {
 	}
 	for _, h := range n.Hosts {
 		if h.IP == w.IP {
-			return fmt.Errorf("address %s was taken by %s meanwhile: %w", w.IP, h.Name, plan.ErrStale)
+			return fmt.Errorf("address %s was reserved for VM %s by another process: %w", w.IP, h.Name, plan.ErrStale)
 		}
 	}
 	return err

@@ -14,9 +14,9 @@ import (
 	"aivm.dev/aivm/internal/virt"
 )
 
-// A network somebody made since the plan is looked at again; whatever else
-// libvirt has against it is said.
-func TestMadeMeanwhile(t *testing.T) {
+// A network that another process created since the plan makes the plan stale; any other error of
+// libvirt is reported.
+func TestCreatedByAnotherProcess(t *testing.T) {
 	w := Wanted{Spec: defaults(), Owner: me}
 	exists := errors.New("operation failed: network 'aivm-net' already exists with uuid")
 	for _, c := range []struct {
@@ -39,12 +39,12 @@ func TestMadeMeanwhile(t *testing.T) {
 	}
 	l := fake{nil, fmt.Errorf("network: %w", virt.ErrNotFound)}
 	if err := start(context.Background(), l, "aivm-net"); !errors.Is(err, plan.ErrStale) {
-		t.Errorf("a network that went away: %v", err)
+		t.Errorf("a network that was removed: %v", err)
 	}
 }
 
-// First runs of several VMs at once, with the libvirt of this machine and a
-// network of this test's own: one network, an address each.
+// The first runs of several VMs at once, with the host's libvirt and a network of this test: they
+// create one network, and each VM gets its own address.
 func TestFirstRunsAtOnce(t *testing.T) {
 	ctx := context.Background()
 	spec := layout(defaults(), netip.MustParsePrefix("10.213.77.0/24"))
@@ -59,7 +59,7 @@ func TestFirstRunsAtOnce(t *testing.T) {
 	dial := func() *virt.Conn {
 		c, err := virt.Dial(ctx, virt.URI{})
 		if err != nil {
-			t.Fatalf("this test asks the libvirt of this machine (sudo systemctl start libvirtd, or sudo libvirtd -d): %v", err)
+			t.Fatalf("this test needs the libvirt of this machine (sudo systemctl start libvirtd, or sudo libvirtd -d): %v", err)
 		}
 		t.Cleanup(func() { _ = c.Close() })
 		return c
@@ -72,10 +72,10 @@ func TestFirstRunsAtOnce(t *testing.T) {
 		wg.Go(func() {
 			<-begin
 			w := Wanted{Spec: spec, Owner: os.Getuid(), VM: fmt.Sprintf("vm%d", i), MAC: MAC(fmt.Sprintf("nettest-%d", i))}
-			f, looks := facts(nil, nil), 0
-			for again := true; again; looks++ {
-				if looks == 12 {
-					t.Errorf("run %d: %d looks were not enough", i, looks)
+			f, passes := facts(nil, nil), 0
+			for again := true; again; passes++ {
+				if passes == 12 {
+					t.Errorf("run %d: %d passes were not enough", i, passes)
 					return
 				}
 				var err error

@@ -15,14 +15,14 @@ import (
 	"aivm.dev/aivm/internal/wall"
 )
 
-// Route is one IPv4 route of this machine.
+// Route is one IPv4 route of the host.
 type Route struct {
 	Interface string
 	Dst       netip.Prefix
 }
 
-// ObserveRoutes reads the IPv4 routes of the main table, the networks that
-// other tables lead to, and the names of interfaces; no process, no privilege.
+// ObserveRoutes reads the IPv4 routes of the main table, the subnets that other routing tables lead
+// to, and the names of the interfaces. It needs no process and no privilege.
 func ObserveRoutes() (plan.Known[[]Route], []string) {
 	var names []string
 	byIndex := map[int]string{}
@@ -43,7 +43,7 @@ func ObserveRoutes() (plan.Known[[]Route], []string) {
 	}
 	all, err := wall.Routes()
 	for _, r := range all {
-		// A VPN's table that leads everywhere, whole or in halves, takes no subnet.
+		// A VPN's table with a default route, or two halves of one, uses no subnet.
 		if r.Table != wall.MainTable && r.Dst.Addr().Is4() && r.Dst.Bits() >= 8 {
 			rs = append(rs, Route{Interface: byIndex[r.Link], Dst: r.Dst})
 		}
@@ -51,8 +51,8 @@ func ObserveRoutes() (plan.Known[[]Route], []string) {
 	return plan.Known[[]Route]{Value: rs, Err: err}, names
 }
 
-// ParseRoutes reads the format of /proc/net/route: addresses in hexadecimal,
-// least significant byte first (net/ipv4/fib_trie.c, fib_route_seq_show).
+// ParseRoutes parses /proc/net/route: addresses in hexadecimal, least significant byte first
+// (net/ipv4/fib_trie.c, fib_route_seq_show).
 func ParseRoutes(r io.Reader) ([]Route, error) {
 	var out []Route
 	sc := bufio.NewScanner(r)
@@ -65,7 +65,7 @@ func ParseRoutes(r io.Reader) ([]Route, error) {
 		dst, err1 := leAddr(f[1])
 		mask, err2 := leAddr(f[7])
 		if err1 != nil || err2 != nil {
-			return out, fmt.Errorf("route line %q is not understood", sc.Text())
+			return out, fmt.Errorf("cannot parse route %q", sc.Text())
 		}
 		m := mask.As4()
 		ones, _ := net.IPv4Mask(m[0], m[1], m[2], m[3]).Size()

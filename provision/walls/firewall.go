@@ -69,7 +69,7 @@ func (e Part) Status(ctx context.Context, name string, sudo bool) (Result, error
 			k.State = off
 		}
 		k.Sentence = "A guest of network " + n.Name + " " + AccessSentence(n, &rules) + "."
-		k.InTheWay = append(k.InTheWay, firewall.InTheWay(rules.Kernel.Value, n.Network.Bridge)...)
+		k.InTheWay = append(k.InTheWay, firewall.Bypasses(rules.Kernel.Value, n.Network.Bridge)...)
 		for _, c := range e.cutOffs(ctx, want, sudo) {
 			k.InTheWay = append(k.InTheWay, c.String())
 		}

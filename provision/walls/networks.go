@@ -80,7 +80,7 @@ func (e Part) observeCreate(ctx context.Context, name string) (m createFacts, er
 		wished := n.Network
 		n.Network, err = network.Choose(*f, wished, e.UID, wished != config.DefaultConfig().Defaults.Network)
 	default:
-		n.Network, err = network.Place(*f, n.Network, e.UID)
+		n.Network, err = network.ChooseForName(*f, n.Network, e.UID)
 	}
 	if err != nil {
 		return m, err

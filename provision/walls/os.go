@@ -105,7 +105,7 @@ func rulesBySudo(ctx context.Context, network string) plan.Known[nftread.Content
 	var ee *exec.ExitError
 	switch {
 	case errors.As(err, &ee) && ee.ExitCode() == 1: // sudo's own; ours is 2
-		k.Err = fmt.Errorf("%w: %s", firewall.ErrAsks, session.LastLine(stderr.String()))
+		k.Err = fmt.Errorf("%w: %s", firewall.ErrPasswordNeeded, session.LastLine(stderr.String()))
 	case errors.Is(err, exec.ErrNotFound):
 		k.Err = errors.New("only root can read the firewall's rules, and sudo is not installed")
 	case err != nil:
@@ -130,7 +130,7 @@ func sudoersLine(user, network string) string {
 // unreadable is the refusal to use a guest behind a wall nobody could look at.
 func (e Part) unreadableRules(f *loop.WallFacts, err error) error {
 	r := ui.Refused("whether the firewall of network %q is in place could not be read: %w", f.Network, err)
-	if errors.Is(err, firewall.ErrAsks) {
+	if errors.Is(err, firewall.ErrPasswordNeeded) {
 		r.Hint(ui.CmdFor("run it in a terminal, or allow just this reading", f.Allow))
 	}
 	return r.Hint(ui.CmdFor("to go on without the firewall, this once", ui.AddFlag(e.Rerun, "--no-firewall")))

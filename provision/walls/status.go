@@ -41,7 +41,7 @@ func (e Part) Listed(ctx context.Context, n config.Network) (bool, string) {
 	}
 	rules := e.Firewall.Rules(ctx, n.Network.Name, false)
 	_, state, _, _ := compare(n, rules) // why not is status's business
-	up := state == firewall.InPlace || state == firewall.Unknown && rules.Manifest.Err == nil && rules.Manifest.Value != nil
+	up := state == firewall.Loaded || state == firewall.Unknown && rules.Manifest.Err == nil && rules.Manifest.Value != nil
 	return up, string(state)
 }
 
@@ -64,18 +64,18 @@ func (e Part) Check(ctx context.Context, w *target.Target, f *loop.Facts) host.C
 			c.Fix = []string{"aivm status --sudo"}
 		}
 		return c
-	case state != firewall.InPlace:
+	case state != firewall.Loaded:
 		c.State, c.Detail = host.Bad, fmt.Sprintf("the rules of network %s are %s: %s", w.Network.Name, state, why)
 		c.Fix = []string{apply}
 		return c
 	}
-	if found := firewall.InTheWay(f.Wall.Rules.Kernel.Value, w.Network.Network.Bridge); len(found) > 0 {
+	if found := firewall.Bypasses(f.Wall.Rules.Kernel.Value, w.Network.Network.Bridge); len(found) > 0 {
 		c.State, c.Detail = host.Bad, strings.Join(found, "; ")
 		c.Fix = []string{"sudo nft list ruleset"}
 		return c
 	}
 	if cs := e.cutOffs(ctx, want, !w.NoSudo); len(cs) > 0 {
-		c.State, c.Fix = host.Bad, firewall.Mends(cs)
+		c.State, c.Fix = host.Bad, firewall.Fixes(cs)
 		what := make([]string, 0, len(cs))
 		for _, k := range cs {
 			what = append(what, fmt.Sprintf("%s (chain %s)", k.What, k.Chain))
@@ -134,7 +134,7 @@ func AccessSentence(n config.Network, rules *firewall.Facts) string {
 	}
 	want, state, _, err := compare(n, *rules)
 	switch {
-	case state == firewall.InPlace:
+	case state == firewall.Loaded:
 		return wall.Sentence(want)
 	case err != nil && rules.Manifest.Value != nil:
 		return wall.Sentence(want) + " (if nobody changed the rules: " + err.Error() + ")"

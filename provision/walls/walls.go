@@ -32,7 +32,7 @@ func (e Part) ObserveRules(ctx context.Context, w *target.Target) *loop.WallFact
 // RulesOf reads the rules of a network.
 func (e Part) RulesOf(ctx context.Context, network string, sudo bool) *loop.WallFacts {
 	f := &loop.WallFacts{Network: network, Rules: e.Firewall.Rules(ctx, network, sudo)}
-	if errors.Is(f.Rules.Kernel.Err, firewall.ErrAsks) {
+	if errors.Is(f.Rules.Kernel.Err, firewall.ErrPasswordNeeded) {
 		f.Allow = e.allow(network)
 		_, err := os.Stat(e.State().OfferedPath(network))
 		f.Offered = !errors.Is(err, fs.ErrNotExist)
@@ -135,7 +135,7 @@ func (e Part) Plan(n config.Network, f *loop.Facts, guests []wall.Guest) (plan.P
 	if p.Add(as...); !p.Empty() {
 		warnOfPorts(&p, fw)
 	}
-	for _, s := range firewall.InTheWay(rules.Kernel.Value, spec.Bridge) {
+	for _, s := range firewall.Bypasses(rules.Kernel.Value, spec.Bridge) {
 		p.Warn(s)
 	}
 	e.offerReading(&p, f.Wall)

@@ -108,10 +108,10 @@ func TestRunningWall(t *testing.T) {
 			k.rules.Kernel.Err, w.NoFirewall = errors.New("no netlink here"), true
 		}, says: "this once"},
 		{name: "sudo would ask, nobody there", change: func(_ *looptest.World, k *fakeKeeper, _ *target.Target, _ *loop.Facts) {
-			k.rules.Kernel.Err = firewall.ErrAsks
+			k.rules.Kernel.Err = firewall.ErrPasswordNeeded
 		}, err: "sudo would ask"},
 		{name: "sudo asks a person", change: func(w *looptest.World, k *fakeKeeper, _ *target.Target, _ *loop.Facts) {
-			k.rules.Kernel.Err, w.InTTY = firewall.ErrAsks, true
+			k.rules.Kernel.Err, w.InTTY = firewall.ErrPasswordNeeded, true
 		}, want: "firewall.rules:n", says: "NOPASSWD: /usr/local/libexec/aivm/aivm root-hook check n"},
 		{name: "switched off", change: func(_ *looptest.World, _ *fakeKeeper, w *target.Target, _ *loop.Facts) {
 			w.Network.Firewall.Enabled = false
@@ -160,7 +160,7 @@ func TestRunningWall(t *testing.T) {
 // The line of sudoers is offered once for each network, and not by a dry run.
 func TestOfferedOnce(t *testing.T) {
 	e, k, w := walledWorld(t)
-	k.rules.Kernel.Err, e.InTTY, e.DryRun = firewall.ErrAsks, true, true
+	k.rules.Kernel.Err, e.InTTY, e.DryRun = firewall.ErrPasswordNeeded, true, true
 	for i, want := range []bool{false, true, false} {
 		e.Err.Reset()
 		e.ResetRun()
@@ -220,7 +220,7 @@ func TestRulesBySudo(t *testing.T) {
 			}
 		}
 		k := rulesBySudo(t.Context(), "n")
-		if k.Value.Digest != c.digest || (k.Err == nil) != (c.err == "") || k.Err != nil && !strings.Contains(k.Err.Error(), c.err) || errors.Is(k.Err, firewall.ErrAsks) != c.asks {
+		if k.Value.Digest != c.digest || (k.Err == nil) != (c.err == "") || k.Err != nil && !strings.Contains(k.Err.Error(), c.err) || errors.Is(k.Err, firewall.ErrPasswordNeeded) != c.asks {
 			t.Errorf("%q: %+v", c.script, k)
 		}
 	}

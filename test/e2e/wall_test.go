@@ -217,7 +217,7 @@ func (v *walled) altered(t *testing.T) {
 		t.Errorf("--no-firewall mended it, or list does not tell: %+v", n)
 	}
 	r := v.w.must("", "vm", "up", v.vm)
-	if !strings.Contains(r.stderr, "back in place") {
+	if !strings.Contains(r.stderr, "reload the firewall") {
 		t.Errorf("%+v", r)
 	}
 	// Mended: nothing is done a second time.

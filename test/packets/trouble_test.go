@@ -86,14 +86,14 @@ func TestBesideOthers(t *testing.T) {
 		rules string
 		inet  bool // the guest still reaches the internet
 		dns   bool
-		named []string // what is found cut off, and the command that mends it
+		named []string // what is found to be cut off, and the command that fixes it
 	}{
 		"Docker": {`table ip filter {
 			chain DOCKER-USER { return
 			}
 			chain FORWARD { type filter hook forward priority 0; policy drop; jump DOCKER-USER
 			}
-		}`, false, true, []string{"the way to the internet", "the answers", "DOCKER-USER -i brn"}},
+		}`, false, true, []string{"connections to the internet", "answers from the internet", "DOCKER-USER -i brn"}},
 		"ufw": {`table ip filter {
 			chain ufw-before-input { ct state established,related accept
 			}

@@ -218,7 +218,7 @@ func dirtyDisk(w *world) { w.virt.diskOf(w.virt.domainNamed("box")).write() }
 
 // wallAsks has rules that only sudo could read, which asks for a password.
 func wallAsks(w *world) {
-	w.machine.kernel = fmt.Errorf("%w: a password is required", firewall.ErrAsks)
+	w.machine.kernel = fmt.Errorf("%w: a password is required", firewall.ErrPasswordNeeded)
 }
 
 // strangersDefault has a domain with the name aivm would choose.
