@@ -1,8 +1,8 @@
-// Package chromium drives a real headless Chromium for tests, over two pipes
-// (its own --remote-debugging-pipe: JSON messages ended by NUL).
+// Package chromium controls a real headless Chromium in tests, over two pipes (Chromium's
+// --remote-debugging-pipe: JSON messages that end with NUL).
 //
-// It owns the process and its profile, which go with the test. A browser that
-// is not installed fails the test.
+// The process and its profile are removed at the end of the test. If Chromium is not installed, the
+// test fails.
 package chromium
 
 import (
@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// Browser is one process with one profile. It is used by one goroutine.
+// Browser is one process with one profile. It must be used by only one goroutine.
 type Browser struct {
 	t   testing.TB
 	out *os.File
@@ -30,7 +30,7 @@ type Page struct {
 	session, target string
 }
 
-// Start starts one. It ends with the test.
+// Start starts a browser, which runs until the test ends.
 func Start(t testing.TB) *Browser {
 	t.Helper()
 	path, err := exec.LookPath("chromium")
@@ -63,14 +63,14 @@ func Start(t testing.TB) *Browser {
 			_ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL)
 			_ = c.Wait()
 		}
-		// Its helpers may write for a moment after it.
+		// Child processes may still write for a moment.
 		for range 100 {
 			if err = os.RemoveAll(profile); err == nil {
 				return
 			}
 			time.Sleep(50 * time.Millisecond)
 		}
-		t.Errorf("the browser's profile: %v", err)
+		t.Errorf("removing the browser's profile: %v", err)
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -88,7 +88,7 @@ func (b *Browser) NewPage() *Page {
 	return p
 }
 
-// Pages returns the addresses of all tabs.
+// Pages returns the URLs of all tabs.
 func (b *Browser) Pages() (urls []string) {
 	b.t.Helper()
 	infos, _ := b.call("", "Target.getTargets", nil)["targetInfos"].([]any)
@@ -100,10 +100,10 @@ func (b *Browser) Pages() (urls []string) {
 	return urls
 }
 
-// Cookie is one of the browser's, whoever set it.
+// Cookie is a cookie in the browser.
 type Cookie struct{ Name, Value, Domain, Path string }
 
-// Cookies returns all of the browser's.
+// Cookies returns all cookies of the browser, of every site.
 func (b *Browser) Cookies() (out []Cookie) {
 	b.t.Helper()
 	all, _ := b.call("", "Storage.getCookies", nil)["cookies"].([]any)
@@ -115,13 +115,13 @@ func (b *Browser) Cookies() (out []Cookie) {
 	return out
 }
 
-// Call sends one command to the tab.
+// Call sends one DevTools command to the tab and returns its result.
 func (p *Page) Call(method string, params map[string]any) map[string]any {
 	p.t.Helper()
 	return p.call(p.session, method, params)
 }
 
-// call sends one command and reads until its answer.
+// call sends one command and reads messages until its reply arrives.
 func (b *Browser) call(session, method string, params map[string]any) map[string]any {
 	b.t.Helper()
 	b.id++
@@ -162,14 +162,13 @@ func (b *Browser) call(session, method string, params map[string]any) map[string
 	}
 }
 
-// Open has the tab go to an address, as if the person had typed it.
+// Open loads a URL in the tab as if the user had typed it.
 func (p *Page) Open(url string) {
 	p.t.Helper()
 	p.Call("Page.navigate", map[string]any{"url": url, "transitionType": "typed"})
 }
 
-// Eval returns what an expression of the page is; of a promise, what it
-// becomes.
+// Eval returns the value of a JavaScript expression in the page; it waits for the value of a promise.
 func (p *Page) Eval(expr string) any {
 	p.t.Helper()
 	r, _ := p.Call("Runtime.evaluate", map[string]any{"expression": expr, "returnByValue": true, "awaitPromise": true, "userGesture": true})["result"].(map[string]any)
@@ -187,7 +186,7 @@ func (p *Page) Until(expr string, limit time.Duration) bool {
 	return false
 }
 
-// Text is what a person reads on the page.
+// Text returns the visible text of the page.
 func (p *Page) Text() string {
 	p.t.Helper()
 	return fmt.Sprint(p.Eval("document.body ? document.body.innerText : ''"))

@@ -9,11 +9,11 @@ import (
 	"strings"
 )
 
-// askVariable names the file in which a question of ssh is noted. It is set
-// for ssh alone; a fakecode that has it is ssh's askpass program.
+// askVariable is the environment variable with the path of the file that records ssh's prompts. It
+// is set only for ssh; a fakecode process that has it was started by ssh as its askpass program.
 const askVariable = "FAKECODE_ASKED"
 
-// askedBySSH reports whether this process was started by ssh to ask a person.
+// askedBySSH reports whether ssh started this process as its askpass program, and returns the prompt.
 func askedBySSH() (prompt string, yes bool) {
 	if os.Getenv(askVariable) == "" {
 		return "", false
@@ -21,9 +21,9 @@ func askedBySSH() (prompt string, yes bool) {
 	return strings.Join(os.Args[1:], " "), true
 }
 
-// answerNothing notes the question and gives no answer: a person would have
-// had to.
-func answerNothing(prompt string) int {
+// recordPrompt records the prompt and gives no answer, because there is no user. It returns the exit
+// status.
+func recordPrompt(prompt string) int {
 	f, err := os.OpenFile(os.Getenv(askVariable), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "fakecode:", err)
@@ -36,7 +36,7 @@ func answerNothing(prompt string) int {
 	return 1
 }
 
-// prompts reads what was noted.
+// prompts returns the recorded prompts.
 func prompts(path string) ([]string, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {

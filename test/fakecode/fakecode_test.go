@@ -15,7 +15,7 @@ import (
 
 const asMain = "FAKECODE_TEST_MAIN"
 
-// TestMain lets the test binary be the program, and ssh's askpass with it.
+// TestMain lets the test binary act as fakecode, also when ssh starts it as its askpass program.
 func TestMain(m *testing.M) {
 	if os.Getenv(asMain) == "1" {
 		main()
@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// result is what a run of the program left behind.
+// result is the output and log of one run of the program.
 type result struct {
 	stdout, stderr string
 	failed         bool
@@ -99,8 +99,8 @@ func TestOpens(t *testing.T) {
 	}
 }
 
-// TestGuestPrograms: perl and python3 each serve alone; with neither, that is
-// what is said.
+// TestGuestPrograms checks that either perl or python3 is sufficient in the guest, and the error if
+// the guest has neither.
 func TestGuestPrograms(t *testing.T) {
 	for program, sentence := range map[string]string{"perl": "", "python3": "", "": "false ended with 1"} {
 		t.Run(program, func(t *testing.T) {
@@ -124,28 +124,28 @@ func TestGuestPrograms(t *testing.T) {
 func TestFails(t *testing.T) {
 	for _, c := range []struct {
 		name     string
-		spoil    func(t *testing.T, g *fakeGuest)
+		prepare  func(t *testing.T, g *fakeGuest)
 		path     string
 		sentence string
 		asked    bool
 	}{
 		{name: "missing folder", path: "/nowhere", sentence: "missing"},
 		{name: "a file", path: "/file", sentence: "a file"},
-		{name: "a dot and no slash", path: "/my.project", sentence: "taken for a file"},
+		{name: "a dot and no slash", path: "/my.project", sentence: "treated as a file"},
 		{name: "relative", path: "-", sentence: "not an absolute path"},
-		{name: "no forwarding", path: "/project", sentence: "forwarding", spoil: func(_ *testing.T, g *fakeGuest) { g.noTCP = true }},
-		{name: "nobody listens", path: "/project", sentence: "Connection refused", spoil: func(_ *testing.T, g *fakeGuest) { g.listener.Close() }},
-		{name: "unknown host key", path: "/project", sentence: "ssh asked", asked: true, spoil: func(_ *testing.T, g *fakeGuest) { g.write("known_hosts", "") }},
-		{name: "another host key", path: "/project", sentence: "REMOTE HOST IDENTIFICATION HAS CHANGED", spoil: func(t *testing.T, g *fakeGuest) {
+		{name: "no forwarding", path: "/project", sentence: "forwarding", prepare: func(_ *testing.T, g *fakeGuest) { g.noTCP = true }},
+		{name: "nobody listens", path: "/project", sentence: "Connection refused", prepare: func(_ *testing.T, g *fakeGuest) { g.listener.Close() }},
+		{name: "unknown host key", path: "/project", sentence: "ssh prompted", asked: true, prepare: func(_ *testing.T, g *fakeGuest) { g.write("known_hosts", "") }},
+		{name: "another host key", path: "/project", sentence: "REMOTE HOST IDENTIFICATION HAS CHANGED", prepare: func(t *testing.T, g *fakeGuest) {
 			other, _ := newKey(t)
 			g.write("known_hosts", "box "+string(ssh.MarshalAuthorizedKey(other.PublicKey())))
 		}},
-		{name: "a password", path: "/project", sentence: "ssh asked", asked: true, spoil: func(_ *testing.T, g *fakeGuest) {
+		{name: "a password", path: "/project", sentence: "ssh prompted", asked: true, prepare: func(_ *testing.T, g *fakeGuest) {
 			g.config.PublicKeyCallback = nil
 			g.config.PasswordCallback = func(ssh.ConnMetadata, []byte) (*ssh.Permissions, error) { return nil, os.ErrPermission }
 		}},
-		{name: "no such alias", path: "/project", sentence: "no host name", spoil: func(_ *testing.T, g *fakeGuest) { g.write("config", "") }},
-		{name: "no configuration", path: "/project", sentence: "no SSH configuration", spoil: func(_ *testing.T, g *fakeGuest) { os.Remove(g.path("config")) }},
+		{name: "no such alias", path: "/project", sentence: "no host name", prepare: func(_ *testing.T, g *fakeGuest) { g.write("config", "") }},
+		{name: "no configuration", path: "/project", sentence: "no SSH configuration", prepare: func(_ *testing.T, g *fakeGuest) { os.Remove(g.path("config")) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			g := newGuest(t)
@@ -154,8 +154,8 @@ func TestFails(t *testing.T) {
 			if err := os.WriteFile(g.home+"/file", nil, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if c.spoil != nil {
-				c.spoil(t, g)
+			if c.prepare != nil {
+				c.prepare(t, g)
 			}
 			path := g.home + c.path
 			if c.path == "-" {
@@ -167,7 +167,7 @@ func TestFails(t *testing.T) {
 				t.Errorf("failed %v, %+v\nstderr %s", r.failed, sum, r.stderr)
 			}
 			if _, err := os.Stat(g.home + "/project/x"); err == nil {
-				t.Error("something was written")
+				t.Error("a file was written in spite of the failure")
 			}
 		})
 	}

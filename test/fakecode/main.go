@@ -1,17 +1,16 @@
-// Command fakecode stands in for Visual Studio Code in tests: the one program
-// that cannot be installed on a bare machine. With --remote it does on the
-// wire what Remote-SSH does, with the machine's own OpenSSH, and fails when
-// Remote-SSH would.
+// Command fakecode replaces Visual Studio Code in tests, which cannot be installed on a machine
+// without a desktop. With --remote it makes the same connections as Remote-SSH, with the machine's
+// own OpenSSH, and fails when Remote-SSH would.
 //
-// It owns no state. It writes to the log it is told, to a folder in the guest
-// and below ~/.vscode-server there; on the host it changes nothing else.
+// It keeps no state. It writes to the log file given to it, to a folder in the guest and below
+// ~/.vscode-server there; on the host it changes nothing else.
 //
 //	fakecode --version
 //	fakecode --list-extensions
 //	fakecode --remote ssh-remote+ALIAS PATH
 //
-// Real code returns at once; this one works in the foreground, so that its
-// exit status is the result. The environment steers it:
+// The real code returns at once; fakecode stays in the foreground, so that its exit status is the
+// result. Environment variables control it:
 //
 //	FAKECODE_LOG         file to which JSON lines are appended (see record)
 //	FAKECODE_QUICK=1     with --remote: log the arguments and exit 0
@@ -42,7 +41,7 @@ const (
 
 func main() {
 	if prompt, ok := askedBySSH(); ok {
-		os.Exit(answerNothing(prompt))
+		os.Exit(recordPrompt(prompt))
 	}
 	if err := run(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "fakecode:", err)
@@ -55,7 +54,7 @@ func run(args []string) error {
 	switch {
 	case slices.Contains(args, "--version"):
 		fmt.Printf("%s\n%s\nx64\n", version, commit)
-		return log.append(record{Event: "version", Argv: os.Args})
+		return log.add(record{Event: "version", Argv: os.Args})
 	case slices.Contains(args, "--list-extensions"):
 		extensions, set := os.LookupEnv("FAKECODE_EXTENSIONS")
 		if !set {
@@ -66,7 +65,7 @@ func run(args []string) error {
 				fmt.Println(e)
 			}
 		}
-		return log.append(record{Event: "list-extensions", Argv: os.Args})
+		return log.add(record{Event: "list-extensions", Argv: os.Args})
 	}
 
 	r := record{Event: "open", Argv: os.Args}
@@ -74,7 +73,7 @@ func run(args []string) error {
 	if r.CWD, err = os.Getwd(); err != nil {
 		return err
 	}
-	if err := log.append(r); err != nil {
+	if err := log.add(r); err != nil {
 		return err
 	}
 	alias, folder, err := remoteFolder(args)
@@ -90,11 +89,11 @@ func run(args []string) error {
 	if err != nil {
 		sum.Error = err.Error()
 	}
-	return errors.Join(err, log.append(sum))
+	return errors.Join(err, log.add(sum))
 }
 
-// remoteFolder reads the arguments as code does, its guess included: with
-// --remote a last component that has a dot is a file unless a slash follows.
+// remoteFolder parses the arguments as code does, including its guess: with --remote, a last
+// component that contains a dot is treated as a file unless a slash follows.
 func remoteFolder(args []string) (alias, folder string, err error) {
 	if len(args) != 3 || args[0] != "--remote" {
 		return "", "", fmt.Errorf("want --remote ssh-remote+ALIAS PATH, got %q", args)
@@ -109,18 +108,19 @@ func remoteFolder(args []string) (alias, folder string, err error) {
 	case !path.IsAbs(folder):
 		return alias, folder, fmt.Errorf("%q is not an absolute path", folder)
 	case !strings.HasSuffix(folder, "/") && strings.Contains(path.Base(folder), "."):
-		return alias, folder, fmt.Errorf("%q is taken for a file, because its name has a dot and no slash follows", folder)
+		return alias, folder, fmt.Errorf("%q is treated as a file, because its name has a dot and no slash follows", folder)
 	}
 	return alias, folder, nil
 }
 
-// open connects, looks and writes, and fills in the summary as far as it came.
+// open connects to the guest, opens the folder and writes a file in it. It sets the fields of sum for
+// the steps that succeeded.
 func open(sum *record, alias, folder string) (err error) {
 	limit, err := time.ParseDuration(cmp.Or(os.Getenv("FAKECODE_TIMEOUT"), defaultLimit.String()))
 	if err != nil {
 		return fmt.Errorf("FAKECODE_TIMEOUT: %w", err)
 	}
-	ctx, cancel := context.WithTimeoutCause(context.Background(), limit, fmt.Errorf("not done after %v", limit))
+	ctx, cancel := context.WithTimeoutCause(context.Background(), limit, fmt.Errorf("not finished after %v", limit))
 	defer cancel()
 
 	c, err := connect(ctx, alias)
@@ -128,11 +128,11 @@ func open(sum *record, alias, folder string) (err error) {
 		return err
 	}
 	defer func() {
-		prompts, closeErr := c.close()
+		prompts, closeErr := c.end()
 		sum.Asked, sum.Prompts = len(prompts) > 0, prompts
 		err = errors.Join(err, closeErr)
 		if sum.Asked {
-			err = errors.Join(err, fmt.Errorf("ssh asked: %q", prompts))
+			err = errors.Join(err, fmt.Errorf("ssh prompted: %q", prompts))
 		}
 	}()
 

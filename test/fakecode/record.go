@@ -6,8 +6,8 @@ import (
 	"os"
 )
 
-// record is one line of the log. "open" has Argv and CWD; "summary" has what
-// came of it; "version" and "list-extensions" have Argv.
+// record is one line of the log. Event "open" has Argv and CWD; "summary" has the result of an
+// "open"; "version" and "list-extensions" have Argv.
 type record struct {
 	Event   string   `json:"event"`
 	Argv    []string `json:"argv,omitempty"`
@@ -22,11 +22,11 @@ type record struct {
 	Seconds float64  `json:"seconds,omitempty"`
 }
 
-// logFile is the path of the log; empty means none is kept.
+// logFile is the path of the log; empty means no log.
 type logFile string
 
-// append writes a line in one piece, so that several editors can share a log.
-func (l logFile) append(r record) error {
+// add writes a line with one write call, so that several editors can share a log.
+func (l logFile) add(r record) error {
 	if l == "" {
 		return nil
 	}

@@ -21,7 +21,7 @@ import (
 	"al.essio.dev/pkg/shellescape"
 )
 
-// connection is one "ssh -T -D PORT ALIAS bash", the way Remote-SSH makes it.
+// connection is one "ssh -T -D PORT ALIAS bash", as Remote-SSH starts it.
 type connection struct {
 	ctx    context.Context
 	ssh    *exec.Cmd
@@ -29,12 +29,11 @@ type connection struct {
 	stdout *bufio.Scanner
 	stderr bytes.Buffer
 	socks  string
-	dir    string // of the askpass notes
+	dir    string // of the recorded prompts
 }
 
-// connect asks "ssh -G" about the alias, as Remote-SSH does to find out the
-// host's name, and starts the connection. ssh has no terminal, and a program
-// to ask that only takes notes.
+// connect runs "ssh -G" for the alias, as Remote-SSH does to get the host name, and starts the
+// connection. ssh has no terminal, and an askpass program that only records prompts.
 func connect(ctx context.Context, alias string) (*connection, error) {
 	options, err := configFile()
 	if err != nil {
@@ -45,7 +44,7 @@ func connect(ctx context.Context, alias string) (*connection, error) {
 		return nil, fmt.Errorf("ssh -G %s: %w", alias, err)
 	}
 	if bytes.Contains(out, []byte("\nhostname "+alias+"\n")) {
-		return nil, fmt.Errorf("the SSH configuration gives the alias %s no host name", alias)
+		return nil, fmt.Errorf("the SSH configuration has no host name for the alias %s", alias)
 	}
 	port, err := freePort()
 	if err != nil {
@@ -61,7 +60,7 @@ func connect(ctx context.Context, alias string) (*connection, error) {
 	}
 	c.ssh = exec.CommandContext(ctx, "ssh", slices.Concat(options,
 		[]string{"-T", "-D", strconv.Itoa(port), "-o", "ConnectTimeout=60", "--", alias, "bash"})...)
-	c.ssh.Env = append(os.Environ(), askVariable+"="+c.notes(),
+	c.ssh.Env = append(os.Environ(), askVariable+"="+c.promptFile(),
 		"SSH_ASKPASS="+self, "SSH_ASKPASS_REQUIRE=force", "DISPLAY=fakecode")
 	c.ssh.Stderr = &c.stderr
 	c.ssh.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -80,10 +79,10 @@ func connect(ctx context.Context, alias string) (*connection, error) {
 	return c, nil
 }
 
-func (c *connection) notes() string { return filepath.Join(c.dir, "asked") }
+func (c *connection) promptFile() string { return filepath.Join(c.dir, "asked") }
 
-// configFile makes ssh read ~/.ssh/config of $HOME where that is not the home
-// directory of the account: ssh itself only looks at the account.
+// configFile returns the options that make ssh read ~/.ssh/config of $HOME if that is not the home
+// directory of the account: ssh itself uses the account's.
 func configFile() ([]string, error) {
 	home := os.Getenv("HOME")
 	if u, err := user.Current(); home == "" || err == nil && u.HomeDir == home {
@@ -105,17 +104,17 @@ func freePort() (int, error) {
 	return port, l.Close()
 }
 
-// say sends lines to the guest's bash.
-func (c *connection) say(script string) error {
+// sendScript sends lines to the guest's bash.
+func (c *connection) sendScript(script string) error {
 	if _, err := io.WriteString(c.stdin, script); err != nil {
-		return fmt.Errorf("talking to the guest: %w%s", err, c.complaint())
+		return fmt.Errorf("writing to the guest's shell: %w%s", err, c.stderrText())
 	}
 	return nil
 }
 
-// hear waits for a line that starts with the marker and returns its rest.
-// Whatever else a login prints is passed over, as Remote-SSH does.
-func (c *connection) hear(marker string) (string, error) {
+// readMarked waits for a line that starts with the marker and returns its rest. It skips all other
+// output of the login, as Remote-SSH does.
+func (c *connection) readMarked(marker string) (string, error) {
 	for c.stdout.Scan() {
 		if rest, ok := strings.CutPrefix(c.stdout.Text(), marker); ok {
 			return strings.TrimSpace(rest), nil
@@ -127,11 +126,11 @@ func (c *connection) hear(marker string) (string, error) {
 	if err := c.stdout.Err(); err != nil {
 		return "", fmt.Errorf("waiting for %s: %w", marker, err)
 	}
-	return "", fmt.Errorf("the connection ended before %s%s", marker, c.complaint())
+	return "", fmt.Errorf("the connection ended before %s%s", marker, c.stderrText())
 }
 
-// complaint waits for ssh to end and returns what it said on stderr.
-func (c *connection) complaint() string {
+// stderrText waits for ssh to end and returns its stderr as one line.
+func (c *connection) stderrText() string {
 	c.stdin.Close()
 	err := c.ssh.Wait()
 	s := strings.Join(strings.FieldsFunc(c.stderr.String(), func(r rune) bool { return r == '\n' || r == '\r' }), " / ")
@@ -141,14 +140,14 @@ func (c *connection) complaint() string {
 	return ": " + s
 }
 
-// install sends a script like Remote-SSH's: it makes the server's directory,
-// writes a program into it through a here-document, starts it detached and
-// reports the port it listens on.
+// install sends a script like that of Remote-SSH: it creates the server's directory, writes a program
+// there through a here-document and starts it in the background. It returns the port on which that
+// listens.
 func (c *connection) install() (port int, err error) {
-	if err := c.say(installScript); err != nil {
+	if err := c.sendScript(installScript); err != nil {
 		return 0, err
 	}
-	text, err := c.hear("FAKECODE_PORT ")
+	text, err := c.readMarked("FAKECODE_PORT ")
 	if err != nil {
 		return 0, err
 	}
@@ -158,7 +157,7 @@ func (c *connection) install() (port int, err error) {
 	return port, nil
 }
 
-// exchange goes through the SOCKS port to the server in the guest and back.
+// exchange sends a line through the SOCKS port to the server in the guest and checks its answer.
 func (c *connection) exchange(ctx context.Context, port int) error {
 	conn, err := dialSOCKS(ctx, c.socks, "127.0.0.1", port)
 	if err != nil {
@@ -178,7 +177,8 @@ func (c *connection) exchange(ctx context.Context, port int) error {
 	return nil
 }
 
-// openFolder looks at the folder and writes a file in it.
+// openFolder checks that the folder is a directory that can be entered, and writes a file in it if
+// name is not "".
 func (c *connection) openFolder(folder, name, text string) error {
 	q := shellescape.Quote
 	script := "if [ ! -e " + q(folder) + " ]; then printf '\\nFAKECODE_FOLDER missing\\n'\n" +
@@ -188,10 +188,10 @@ func (c *connection) openFolder(folder, name, text string) error {
 		script += "elif ! printf '%s\\n' " + q(text) + " >./" + q(name) + "; then printf '\\nFAKECODE_FOLDER not writable\\n'\n"
 	}
 	script += "else printf '\\nFAKECODE_FOLDER ok\\n'; fi\n"
-	if err := c.say(script); err != nil {
+	if err := c.sendScript(script); err != nil {
 		return err
 	}
-	state, err := c.hear("FAKECODE_FOLDER ")
+	state, err := c.readMarked("FAKECODE_FOLDER ")
 	if err != nil {
 		return err
 	}
@@ -201,8 +201,8 @@ func (c *connection) openFolder(folder, name, text string) error {
 	return nil
 }
 
-// close ends the connection and returns the questions ssh had.
-func (c *connection) close() ([]string, error) {
+// end ends the connection and returns ssh's prompts.
+func (c *connection) end() ([]string, error) {
 	defer os.RemoveAll(c.dir)
 	var failure error
 	if c.ssh.ProcessState == nil {
@@ -214,13 +214,13 @@ func (c *connection) close() ([]string, error) {
 			failure = fmt.Errorf("ending the connection: %w: %s", err, strings.TrimSpace(c.stderr.String()))
 		}
 	}
-	asked, err := prompts(c.notes())
+	asked, err := prompts(c.promptFile())
 	return asked, errors.Join(failure, err)
 }
 
-// installScript uses what a Debian guest has: perl-base or python3. The server
-// prints its port and goes on in the background without the script's stdout,
-// for which ssh would wait; it takes one connection and ends after 20 seconds.
+// installScript starts a server with a program that Debian guests have, perl-base or python3. The
+// server prints its port and continues in the background. It closes the script's stdout, since ssh
+// would wait for it; it accepts one connection and ends after 20 seconds.
 const installScript = `umask 077
 mkdir -p "$HOME/.vscode-server/data/Machine" "$HOME/.vscode-server/cli"
 if command -v perl >/dev/null 2>&1; then

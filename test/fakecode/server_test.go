@@ -19,8 +19,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// fakeGuest is an SSH server on this machine whose logins run a real bash in a
-// home directory of their own, and whose forwards are real.
+// fakeGuest is an SSH server on this machine that runs commands with a real bash, in a temporary home
+// directory, and forwards TCP connections.
 type fakeGuest struct {
 	t        *testing.T
 	home     string // in the "guest"
@@ -50,16 +50,15 @@ func newKey(t *testing.T) (ssh.Signer, []byte) {
 	return signer, pem.EncodeToMemory(block)
 }
 
-// open has the program open a folder of the guest, which begins to serve with
-// the first call, so that a test can spoil it before.
+// open runs fakecode to open a folder of the guest. The guest starts serving with the first call, so
+// that a test can change it before.
 func (g *fakeGuest) open(env []string, folder string) result {
 	g.t.Helper()
 	g.start.Do(func() { g.running.Go(g.serve) })
 	return fakecode(g.t, g.hostHome, env, "--remote", "ssh-remote+box", folder)
 }
 
-// newGuest writes a client configuration with the alias "box" like the one
-// aivm writes.
+// newGuest returns a guest and writes a client configuration like aivm's, with the alias "box".
 func newGuest(t *testing.T) *fakeGuest {
 	t.Helper()
 	g := &fakeGuest{t: t, home: t.TempDir(), hostHome: t.TempDir()}

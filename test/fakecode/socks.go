@@ -18,7 +18,7 @@ func dialSOCKS(ctx context.Context, proxy, host string, port int) (_ net.Conn, e
 	}
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", proxy)
 	if err != nil {
-		return nil, fmt.Errorf("connecting to ssh's forward: %w", err)
+		return nil, fmt.Errorf("connecting to ssh's SOCKS port: %w", err)
 	}
 	defer func() {
 		if err != nil {
@@ -41,7 +41,7 @@ func dialSOCKS(ctx context.Context, proxy, host string, port int) (_ net.Conn, e
 		return nil, fmt.Errorf("reading the proxy's method: %w", err)
 	}
 	if method != [2]byte{5, 0} {
-		return nil, fmt.Errorf("the proxy wants method %v", method)
+		return nil, fmt.Errorf("the proxy requires method %v", method)
 	}
 	// Connect to an IPv4 address.
 	request := append([]byte{5, 1, 0, 1}, addr.AsSlice()...)

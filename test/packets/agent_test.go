@@ -22,8 +22,8 @@ import (
 	"aivm.dev/aivm/internal/wall"
 )
 
-// An agent is this test binary in a network namespace of its own: it listens,
-// dials and sends there what it is told.
+// agentEnv is set for an agent: this test binary in its own network namespace, where it performs the
+// requests of the test process.
 const agentEnv = "AIVM_PACKETS_AGENT"
 
 type request struct {
@@ -56,7 +56,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// asRoot runs the tests through sudo: network namespaces are root's.
+// asRoot runs the tests with sudo, since only root can create network namespaces, and returns the
+// exit status.
 func asRoot() int {
 	self, err := os.Executable()
 	if err != nil {
@@ -66,13 +67,13 @@ func asRoot() int {
 	cmd := exec.Command("sudo", append([]string{"-n", "--", self}, os.Args[1:]...)...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if err := cmd.Run(); err != nil {
-		fmt.Fprintf(os.Stderr, "these tests make network namespaces and need root; as a user they use sudo -n: %v\n", err)
+		fmt.Fprintf(os.Stderr, "these tests create network namespaces and need root; run by another user, they use sudo -n: %v\n", err)
 		return 1
 	}
 	return 0
 }
 
-// sink remembers what came by UDP.
+// sink records the UDP datagrams that arrived.
 var sink = struct {
 	sync.Mutex
 	got map[string]bool
@@ -114,7 +115,7 @@ func perform(r request, a *reply) (err error) {
 		return listen(r.Proto, r.Addr)
 	case "dial":
 		return dial(r.Proto, r.Addr, limit)
-	case "keep": // a connection that stays, to be used again later
+	case "keep": // open a connection and keep it for "reuse"
 		c, err := net.DialTimeout("tcp", r.Addr, limit)
 		if err != nil {
 			return err
@@ -123,7 +124,7 @@ func perform(r request, a *reply) (err error) {
 		defer kept.Unlock()
 		kept.conns[r.Addr] = c
 		return talk(c, limit)
-	case "again":
+	case "reuse":
 		kept.Lock()
 		defer kept.Unlock()
 		return talk(kept.conns[r.Addr], limit)
@@ -144,7 +145,7 @@ func perform(r request, a *reply) (err error) {
 				return nil
 			}
 			if time.Now().After(end) {
-				return fmt.Errorf("%s did not come", r.Data)
+				return fmt.Errorf("%s did not arrive", r.Data)
 			}
 		}
 	case "resolve":
@@ -161,7 +162,7 @@ func perform(r request, a *reply) (err error) {
 	return fmt.Errorf("unknown op %q", r.Op)
 }
 
-// listen answers every line on TCP, and every packet on UDP.
+// listen starts a server that echoes all data on TCP, or every datagram on UDP.
 func listen(proto, addr string) error {
 	if proto == "udp" {
 		for _, family := range []string{"udp4", "udp6"} {
@@ -191,8 +192,8 @@ func listen(proto, addr string) error {
 	return nil
 }
 
-// answer sends every datagram back from the address it was sent to, which a
-// machine of many addresses does not do by itself (ip(7), IP_PKTINFO).
+// answer echoes every datagram from the address it was sent to, which a machine with several
+// addresses does not do by default (ip(7), IP_PKTINFO).
 func answer(c *net.UDPConn, six bool) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -219,7 +220,7 @@ func answer(c *net.UDPConn, six bool) error {
 			sink.Lock()
 			sink.got[strings.TrimRight(string(b[:n]), "\x00")] = true
 			sink.Unlock()
-			// Which card it leaves by is the route's business.
+			// Clear the interface index, so that the route decides on the interface.
 			if at := unix.SizeofCmsghdr + index; oobn >= at+4 {
 				copy(oob[at:], []byte{0, 0, 0, 0})
 			}
@@ -238,7 +239,7 @@ func dial(proto, addr string, limit time.Duration) error {
 	return talk(c, limit)
 }
 
-// talk wants what it says back.
+// talk sends a line and waits for its echo.
 func talk(c net.Conn, limit time.Duration) error {
 	_ = c.SetDeadline(time.Now().Add(limit))
 	if _, err := c.Write([]byte("hello\n")); err != nil {
@@ -248,8 +249,8 @@ func talk(c net.Conn, limit time.Duration) error {
 	return err
 }
 
-// echo sends an ICMP request and waits for its answer. proto is "echo" or
-// "timestamp".
+// echo sends an ICMP request and waits for its reply: a timestamp request if proto is "timestamp",
+// else an echo request.
 func echo(proto, addr string, limit time.Duration) error {
 	ip, err := netip.ParseAddr(strings.Split(addr, "%")[0])
 	if err != nil {
@@ -285,7 +286,7 @@ func echo(proto, addr string, limit time.Duration) error {
 		}
 		msg := b[:n]
 		if ip.Is4() && n > 20 {
-			msg = msg[int(msg[0]&15)*4:] // the header comes along
+			msg = msg[int(msg[0]&15)*4:] // skip the IP header
 		}
 		if len(msg) > 0 && msg[0] == want {
 			return nil
@@ -293,7 +294,7 @@ func echo(proto, addr string, limit time.Duration) error {
 	}
 }
 
-// send puts a frame on a card as it is.
+// send sends a raw frame on an interface.
 func send(dev string, frame []byte) error {
 	i, err := net.InterfaceByName(dev)
 	if err != nil {
@@ -307,7 +308,7 @@ func send(dev string, frame []byte) error {
 	return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: i.Index, Halen: 6})
 }
 
-// capture notes the marks in all that a card takes in.
+// capture records the marks in all frames that an interface receives.
 func capture(dev string) error {
 	i, err := net.InterfaceByName(dev)
 	if err != nil {
@@ -338,8 +339,8 @@ func capture(dev string) error {
 	return nil
 }
 
-// place is a namespace, seen from the test.
-type place struct {
+// namespace is a network namespace with an agent in it, as the test process uses it.
+type namespace struct {
 	t    testing.TB
 	name string
 	pid  int
@@ -349,7 +350,7 @@ type place struct {
 	wait map[int]chan reply
 }
 
-func newPlace(t testing.TB, name string) *place {
+func newNamespace(t testing.TB, name string) *namespace {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -365,9 +366,9 @@ func newPlace(t testing.TB, name string) *place {
 		t.Fatal(err1, err2)
 	}
 	if err := cmd.Start(); err != nil {
-		t.Fatalf("a network namespace: %v", err)
+		t.Fatalf("creating a network namespace: %v", err)
 	}
-	p := &place{t: t, name: name, pid: cmd.Process.Pid, in: in, wait: map[int]chan reply{}}
+	p := &namespace{t: t, name: name, pid: cmd.Process.Pid, in: in, wait: map[int]chan reply{}}
 	t.Cleanup(func() { in.Close(); _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	go func() {
 		sc := bufio.NewScanner(out)
@@ -391,7 +392,8 @@ func newPlace(t testing.TB, name string) *place {
 	return p
 }
 
-func (p *place) ask(r request) reply {
+// ask sends a request to the agent and waits for the reply.
+func (p *namespace) ask(r request) reply {
 	c := make(chan reply, 1)
 	p.mu.Lock()
 	p.next++
@@ -408,7 +410,8 @@ func (p *place) ask(r request) reply {
 	}
 }
 
-func (p *place) must(r request) reply {
+// must is ask for requests that must succeed.
+func (p *namespace) must(r request) reply {
 	p.t.Helper()
 	a := p.ask(r)
 	if !a.OK {
@@ -418,7 +421,7 @@ func (p *place) must(r request) reply {
 }
 
 // run runs a shell script in the namespace.
-func (p *place) run(script string) string {
+func (p *namespace) run(script string) string {
 	p.t.Helper()
 	out, err := exec.Command("nsenter", "-t", fmt.Sprint(p.pid), "-n", "sh", "-ec", script).CombinedOutput()
 	if err != nil {
@@ -427,8 +430,8 @@ func (p *place) run(script string) string {
 	return string(out)
 }
 
-// load has nft run a ruleset in the namespace.
-func (p *place) load(script string) {
+// load loads an nft ruleset in the namespace.
+func (p *namespace) load(script string) {
 	p.t.Helper()
 	cmd := exec.Command("nsenter", "-t", fmt.Sprint(p.pid), "-n", "nft", "-f", "-")
 	cmd.Stdin = strings.NewReader(script)
@@ -437,8 +440,8 @@ func (p *place) load(script string) {
 	}
 }
 
-// cable joins two namespaces; the ends get these names.
-func cable(a *place, an string, b *place, bn string) {
+// cable connects two namespaces with a veth pair, whose ends are named an and bn.
+func cable(a *namespace, an string, b *namespace, bn string) {
 	a.t.Helper()
 	a.run(fmt.Sprintf("ip link add %s type veth peer name %s netns %d; ip link set dev %s up", an, bn, b.pid, an))
 	b.run("ip link set dev " + bn + " up")

@@ -11,8 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// resolve sends a frame and waits for an ARP answer that says where the
-// address is.
+// resolve sends a frame and waits for an ARP reply with the MAC address of addr.
 func resolve(dev, frame, addr string, limit time.Duration) error {
 	b, err := hex.DecodeString(frame)
 	if err != nil {
@@ -45,24 +44,24 @@ func resolve(dev, frame, addr string, limit time.Duration) error {
 		if err != nil || n < 42 {
 			continue
 		}
-		copy(want[2:8], got[22:28]) // the card, whichever
+		copy(want[2:8], got[22:28]) // any MAC address is accepted
 		if bytes.Equal(got[20:32], want) {
 			return nil
 		}
 	}
-	return fmt.Errorf("nobody says where %s is", addr)
+	return fmt.Errorf("no ARP reply for %s", addr)
 }
 
-// question asks where an address is; hardware is 1 for Ethernet, and the
-// kernel takes 6, IEEE 802, for the same.
-func question(hardware byte, card, from, addr string) []byte {
+// arpRequest returns a frame with an ARP request for addr. hardware is the hardware type: 1 for
+// Ethernet; the kernel treats 6, IEEE 802, in the same way.
+func arpRequest(hardware byte, card, from, addr string) []byte {
 	b := arp(card, from, addr)
 	b[1], b[7] = hardware, 1
 	return ethernet("ff:ff:ff:ff:ff:ff", card, kindARP, b)
 }
 
-// asked are probes of what this machine says of its addresses.
-func asked() []probe {
+// arpProbes returns probes of the host's ARP replies for its addresses.
+func arpProbes() []probe {
 	var out []probe
 	add := func(claim, name, addr string, frame []byte) {
 		out = append(out, probe{
@@ -70,13 +69,13 @@ func asked() []probe {
 			send: on(one, request{Op: "resolve", Dev: "eth0", Addr: addr, Data: text(frame)}),
 		})
 	}
-	add("gateway", "", "10.77.0.1", question(1, card1, "10.77.0.10", "10.77.0.1"))
-	add("gateway", " of a guest without an address", "10.77.0.1", question(1, card1, "0.0.0.0", "10.77.0.1"))
+	add("gateway", "", "10.77.0.1", arpRequest(1, card1, "10.77.0.10", "10.77.0.1"))
+	add("gateway", " from a guest without an address", "10.77.0.1", arpRequest(1, card1, "0.0.0.0", "10.77.0.1"))
 	for _, a := range []string{"203.0.113.2", "198.18.5.1", "10.78.0.1"} {
-		add("host", "", a, question(1, card1, "10.77.0.10", a))
-		add("host", ", IEEE 802", a, question(6, card1, "10.77.0.10", a))
-		add("host", " of a guest without an address", a, question(1, card1, "0.0.0.0", a))
-		add("host", " from a strange card", a, question(1, strange, "9.9.9.9", a))
+		add("host", "", a, arpRequest(1, card1, "10.77.0.10", a))
+		add("host", ", IEEE 802", a, arpRequest(6, card1, "10.77.0.10", a))
+		add("host", " from a guest without an address", a, arpRequest(1, card1, "0.0.0.0", a))
+		add("host", " from an unknown MAC address", a, arpRequest(1, unknownMAC, "9.9.9.9", a))
 	}
 	return out
 }

@@ -1,6 +1,5 @@
-// Package packets proves the firewall with packets: network namespaces of its
-// own are the machine, its guests, the LAN, the internet and a neighbour, and
-// every probe of the table is sent with the rules and without them. It needs
-// root and nothing else, and leaves nothing behind: a namespace lives as long
-// as the process in it.
+// Package packets tests the firewall with real packets. Network namespaces represent the host, its
+// guests, a neighbour on the LAN and the internet; every probe is sent with the firewall rules loaded
+// and without them. The tests need root. They leave nothing behind: a namespace exists as long as the
+// process in it.
 package packets

@@ -7,7 +7,7 @@ import (
 	"net/netip"
 )
 
-// checksum is the internet checksum (RFC 1071).
+// checksum returns the internet checksum of b (RFC 1071).
 func checksum(b []byte) uint16 {
 	var sum uint32
 	for i := 0; i+1 < len(b); i += 2 {
@@ -35,7 +35,7 @@ func ethernet(to, from string, kind uint16, payload []byte) []byte {
 	return append(binary.BigEndian.AppendUint16(b, kind), payload...)
 }
 
-// udp is a datagram with a checksum of none, which IPv4 allows.
+// udp returns a UDP datagram without a checksum, which IPv4 allows.
 func udp(from, to uint16, data string) []byte {
 	var b []byte
 	b = binary.BigEndian.AppendUint16(b, from)
@@ -44,7 +44,7 @@ func udp(from, to uint16, data string) []byte {
 	return append(append(b, 0, 0), data...)
 }
 
-// ip4 is an IPv4 packet; offset is in bytes, of a fragment.
+// ip4 returns an IPv4 packet. offset is that of a fragment, in bytes; more sets "more fragments".
 func ip4(from, to string, proto byte, offset int, more bool, payload []byte) []byte {
 	h := make([]byte, 20)
 	h[0], h[8], h[9] = 0x45, 64, proto
@@ -61,7 +61,7 @@ func ip4(from, to string, proto byte, offset int, more bool, payload []byte) []b
 	return append(h, payload...)
 }
 
-// ip6 is an IPv6 packet with UDP or ICMPv6 in it, checksum filled in at `at`.
+// ip6 returns an IPv6 packet with a UDP or ICMPv6 payload, whose checksum is written at offset at.
 func ip6(from, to string, next byte, at int, payload []byte) []byte {
 	h := make([]byte, 40)
 	h[0], h[6], h[7] = 0x60, next, 255
@@ -73,20 +73,20 @@ func ip6(from, to string, next byte, at int, payload []byte) []byte {
 	return append(h, payload...)
 }
 
-// arp says that ip is at card, in an answer nobody asked for.
+// arp returns an unsolicited ARP reply: senderIP has the MAC address senderMAC.
 func arp(senderMAC, senderIP, targetIP string) []byte {
 	b := []byte{0, 1, 8, 0, 6, 4, 0, 2}
 	b = append(append(b, mac(senderMAC)...), netip.MustParseAddr(senderIP).AsSlice()...)
 	return append(append(b, mac("ff:ff:ff:ff:ff:ff")...), netip.MustParseAddr(targetIP).AsSlice()...)
 }
 
-// advertisement is a neighbour advertisement that overrides (RFC 4861 4.4).
+// advertisement returns a neighbour advertisement with the override flag (RFC 4861 4.4).
 func advertisement(target, card string) []byte {
 	b := append([]byte{136, 0, 0, 0, 0x20, 0, 0, 0}, netip.MustParseAddr(target).AsSlice()...)
 	return append(append(b, 2, 1), mac(card)...)
 }
 
-// router is a router advertisement with a prefix (RFC 4861 4.2, 4.6.2).
+// router returns a router advertisement with a prefix (RFC 4861 4.2, 4.6.2).
 func router(prefix string) []byte {
 	b := []byte{134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0}
 	b = append(b, 3, 4, 64, 0xc0, 0, 0, 0x0e, 0x10, 0, 0, 0x0e, 0x10, 0, 0, 0, 0)

@@ -7,24 +7,24 @@ import (
 	"aivm.dev/aivm/internal/wall"
 )
 
-// Limits of a probe: one that should get through may be slow on a busy
-// machine; one that should not is known to be quick when it does.
+// Time limits of a probe in milliseconds. A probe that should get through may be slow on a busy
+// machine. For one that should not, the short limit is enough: without rules it gets through quickly.
 const (
-	patience = 3000
-	moment   = 300
+	longWait  = 3000
+	shortWait = 300
 )
 
-// run sends the probes; those of frames one after the other, for they change
-// what the machine has learned.
+// run sends the probes in parallel and compares the results with expect. Spoofing probes are sent one
+// after the other, because they change the host's neighbour and forwarding tables.
 func run(t *testing.T, w *world, ps []probe, expect func(probe) bool) {
 	t.Helper()
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, 24)
 	check := func(p probe) {
 		want := expect(p)
-		ms := moment
+		ms := shortWait
 		if want {
-			ms = patience
+			ms = longWait
 		}
 		if err := p.send(w, ms); (err == nil) != want {
 			t.Errorf("%s: %s: got through: %v, want %v (%v)", p.claim, p.name, err == nil, want, err)
@@ -44,17 +44,17 @@ func run(t *testing.T, w *world, ps []probe, expect func(probe) bool) {
 	for _, p := range ps {
 		if p.claim == "spoofing" {
 			if p.prime {
-				primed(w)
+				resetNeighbours(w)
 			}
 			check(p)
 		}
 	}
-	w.forget()
+	w.flushLearned()
 }
 
 func all(probe) bool            { return true }
 func asClaimed(p probe) bool    { return p.open }
-func throughRules(p probe) bool { return p.open && !p.six }
+func throughRules(p probe) bool { return p.open && !p.ipv6 }
 
 // TestPackets sends every probe with the rules and without them.
 func TestPackets(t *testing.T) {
@@ -65,20 +65,20 @@ func TestPackets(t *testing.T) {
 	}
 	t.Logf("%d probes", len(ps))
 
-	t.Run("without rules all get through", func(t *testing.T) { run(t, w, ps, all) })
-	w.raise()
-	t.Run("with them what is claimed does", func(t *testing.T) { run(t, w, ps, throughRules) })
+	t.Run("without rules, all get through", func(t *testing.T) { run(t, w, ps, all) })
+	w.loadRules()
+	t.Run("with rules, only the allowed ones", func(t *testing.T) { run(t, w, ps, throughRules) })
 	w.host.run("nft delete table bridge " + w.wall.Table() + "; nft delete table bridge " + w.other.Table())
-	t.Run("the rules for IP alone", func(t *testing.T) {
+	t.Run("without the bridge rules", func(t *testing.T) {
 		run(t, w, only(ps, func(p probe) bool { return p.claim != "spoofing" }), asClaimed)
 	})
-	w.lower()
-	t.Run("flushed, they are gone", func(t *testing.T) {
+	w.flushRules()
+	t.Run("flushed, all get through", func(t *testing.T) {
 		run(t, w, only(ps, func(p probe) bool { return p.claim != "spoofing" && !p.open }), all)
 	})
-	w.raise()
-	t.Run("and back", func(t *testing.T) { run(t, w, ps, throughRules) })
-	claimed := map[string]bool{"nat": true, "flush": true} // tests of their own
+	w.loadRules()
+	t.Run("loaded again", func(t *testing.T) { run(t, w, ps, throughRules) })
+	claimed := map[string]bool{"nat": true, "flush": true} // TestDestinationNAT, TestFlushAndReload
 	for _, p := range ps {
 		claimed[p.claim] = true
 	}

@@ -7,25 +7,26 @@ import (
 	"sync/atomic"
 )
 
-// A probe is one packet, or one conversation, and whether it may get through.
+// A probe is one packet, or one exchange of packets, and whether the firewall allows it.
 type probe struct {
-	claim string // of wall.Claims
+	claim string // an id in wall.Claims
 	name  string
 	open  bool
 	send  func(w *world, ms int) error
-	// six: the bridge drops all IPv6 of a guest; these show the rules for IP
-	// alone, as they stand if a network ever has IPv6.
-	six bool
-	// prime: what the machine has learned is put right before.
+	// ipv6 marks an IPv6 probe. The bridge rules drop all IPv6 of a guest, so these probes test the
+	// IP rules only when the bridge rules are removed.
+	ipv6 bool
+	// prime means: call resetNeighbours before.
 	prime bool
 }
 
-// marks make each datagram one of its own.
+// marks counts the marks that make each datagram unique.
 var marks atomic.Int64
 
-func mark() string { return fmt.Sprintf("mark-%06d", marks.Add(1)) }
+func newMark() string { return fmt.Sprintf("mark-%06d", marks.Add(1)) }
 
-func on(from func(*world) *place, r request) func(*world, int) error {
+// on returns the send function of a probe that performs the request in a namespace.
+func on(from func(*world) *namespace, r request) func(*world, int) error {
 	return func(w *world, ms int) error {
 		r.MS = ms
 		if a := from(w).ask(r); !a.OK {
@@ -35,17 +36,18 @@ func on(from func(*world) *place, r request) func(*world, int) error {
 	}
 }
 
-func one(w *world) *place   { return w.one }
-func host(w *world) *place  { return w.host }
-func lan(w *world) *place   { return w.lan }
-func far0(w *world) *place  { return w.net }
-func three(w *world) *place { return w.three }
+func one(w *world) *namespace      { return w.one }
+func host(w *world) *namespace     { return w.host }
+func lan(w *world) *namespace      { return w.lan }
+func internet(w *world) *namespace { return w.net }
+func three(w *world) *namespace    { return w.three }
 
-// frame sends a raw frame from a guest and looks for its mark at a sink.
-func frame(from, to func(*world) *place, make func(m string) []byte) func(*world, int) error {
+// frame returns the send function of a probe that sends a raw frame from a guest and waits until its
+// mark arrives in another namespace.
+func frame(from, to func(*world) *namespace, build func(m string) []byte) func(*world, int) error {
 	return func(w *world, ms int) error {
-		m := mark()
-		if a := from(w).ask(request{Op: "frame", Dev: "eth0", Data: text(make(m))}); !a.OK {
+		m := newMark()
+		if a := from(w).ask(request{Op: "frame", Dev: "eth0", Data: text(build(m))}); !a.OK {
 			return fmt.Errorf("%s", a.Err)
 		}
 		if a := to(w).ask(request{Op: "got", Data: m, MS: ms}); !a.OK {
@@ -55,15 +57,16 @@ func frame(from, to func(*world) *place, make func(m string) []byte) func(*world
 	}
 }
 
-// learns sends a frame and asks whether the machine believed it.
-func learns(make func() []byte, ask, sign string) func(*world, int) error {
+// learns returns the send function of a probe that sends a forged frame and checks whether the host
+// accepted it: whether the output of the command ask contains sign.
+func learns(build func() []byte, ask, sign string) func(*world, int) error {
 	return func(w *world, ms int) error {
-		// Again if need be: whoever is imitated may speak up in between, and what
-		// was learned is then put right.
+		// Up to three tries: a frame of the imitated machine may arrive in between and correct the
+		// entry.
 		out := ""
 		for range 3 {
-			w.one.must(request{Op: "frame", Dev: "eth0", Data: text(make())})
-			w.one.ask(request{Op: "got", Data: "nothing", MS: ms / 6}) // a moment
+			w.one.must(request{Op: "frame", Dev: "eth0", Data: text(build())})
+			w.one.ask(request{Op: "got", Data: "nothing", MS: ms / 6}) // waits for ms/6
 			if out = w.host.run(ask); strings.Contains(out, sign) {
 				return nil
 			}
@@ -93,7 +96,7 @@ func probes() []probe {
 	dial("gateway", true, "udp", "10.77.0.1:53")
 	dial("gateway", true, "tcp", "10.77.0.1:53")
 	ping("gateway", true, "10.77.0.1")
-	add("gateway", true, "a DHCP request of a guest without an address", frame(one, host, func(m string) []byte {
+	add("gateway", true, "a DHCP request from a guest without an address", frame(one, host, func(m string) []byte {
 		return ethernet("ff:ff:ff:ff:ff:ff", card1, kindIP4, ip4("0.0.0.0", "255.255.255.255", 17, 0, false, udp(68, 67, m)))
 	}))
 	add("gateway", true, "a DHCP renewal", frame(one, host, func(m string) []byte {
@@ -114,7 +117,7 @@ func probes() []probe {
 	add("host", false, "udp to the subnet's broadcast address", frame(one, host, func(m string) []byte {
 		return ethernet("ff:ff:ff:ff:ff:ff", card1, kindIP4, ip4("10.77.0.10", "10.77.0.255", 17, 0, false, udp(4000, 5001, m)))
 	}))
-	add("host", false, "udp to everybody's broadcast address", frame(one, host, func(m string) []byte {
+	add("host", false, "udp to the limited broadcast address", frame(one, host, func(m string) []byte {
 		return ethernet("ff:ff:ff:ff:ff:ff", card1, kindIP4, ip4("10.77.0.10", "255.255.255.255", 17, 0, false, udp(4000, 5001, m)))
 	}))
 	add("host", false, "from DHCP's port to another service", frame(one, host, func(m string) []byte {
@@ -124,7 +127,7 @@ func probes() []probe {
 		return ethernet(cardBr, card1, kindIP4, ip4("10.77.0.10", "10.77.0.1", 17, 0, false, udp(53, 123, m)))
 	}))
 	add("host", false, "in two fragments, the port in the first", func(w *world, ms int) error {
-		m := mark()
+		m := newMark()
 		all := udp(4000, 5001, m+strings.Repeat("\x00", 64))
 		for i, part := range [][]byte{all[:32], all[32:]} {
 			f := ethernet(cardBr, card1, kindIP4, ip4("10.77.0.10", "10.77.0.1", 17, 32*i, i == 0, part))
@@ -136,7 +139,7 @@ func probes() []probe {
 		return nil
 	})
 	add("private", false, "in fragments, the port split off", func(w *world, ms int) error {
-		m := mark()
+		m := newMark()
 		all := udp(4000, 9000, m+strings.Repeat("\x00", 64))
 		for i, part := range [][]byte{all[:8], all[8:]} {
 			f := ethernet(cardBr, card1, kindIP4, ip4("10.77.0.10", "172.16.5.5", 17, 8*i, i == 0, part))
@@ -153,17 +156,17 @@ func probes() []probe {
 	dial("connected", false, "tcp", "198.18.5.9:80", "203.0.113.1:80", "198.19.7.7:80")
 	dial("connected", false, "udp", "198.18.5.9:9000")
 	ping("connected", false, "198.18.5.9", "203.0.113.1", "198.19.7.7")
-	dial("internet", true, "tcp", "198.18.99.9:80") // a neighbour of the connected subnet is not in it
+	dial("internet", true, "tcp", "198.18.99.9:80") // outside of the connected subnet 198.18.5.0/24
 	dial("metadata", false, "tcp", "169.254.169.254:80", "100.100.100.200:80", "192.0.0.192:80", "168.63.129.16:80")
 	dial("guests", false, "tcp", "10.77.0.11:80", "10.78.0.10:80")
 	ping("guests", false, "10.77.0.11", "10.78.0.10")
 	add("guests", false, "from the other network", on(three, request{Op: "dial", Proto: "tcp", Addr: "10.77.0.10:80"}))
-	add("guests", false, "to a neighbour by way of the gateway", frame(one, func(w *world) *place { return w.two }, func(m string) []byte {
+	add("guests", false, "to a neighbour through the gateway", frame(one, func(w *world) *namespace { return w.two }, func(m string) []byte {
 		return ethernet(cardBr, card1, kindIP4, ip4("10.77.0.10", "10.77.0.11", 17, 0, false, udp(4000, 9000, m)))
 	}))
 	add("inward", false, "from the connected subnet", on(lan, request{Op: "dial", Proto: "tcp", Addr: "10.77.0.10:22"}))
-	add("inward", false, "from beyond the router", on(far0, request{Op: "dial", Proto: "tcp", Addr: "10.77.0.10:22"}))
+	add("inward", false, "from beyond the router", on(internet, request{Op: "dial", Proto: "tcp", Addr: "10.77.0.10:22"}))
 	add("inward", false, "udp from the connected subnet", on(lan, request{Op: "dial", Proto: "udp", Addr: "10.77.0.10:9000"}))
 	add("inward", false, "echo from the connected subnet", on(lan, request{Op: "echo", Addr: "10.77.0.10"}))
-	return slices.Concat(out, asked(), spoofs(), sixes())
+	return slices.Concat(out, arpProbes(), spoofs(), ipv6Probes())
 }

@@ -10,12 +10,13 @@ import (
 	"aivm.dev/aivm/provision/firewall"
 )
 
-func through(w *world, p *place, r request, want bool) func(t *testing.T) {
+// through returns a test that performs the request in namespace p and checks whether it gets through.
+func through(w *world, p *namespace, r request, want bool) func(t *testing.T) {
 	return func(t *testing.T) {
 		t.Helper()
-		r.MS = moment
+		r.MS = shortWait
 		if want {
-			r.MS = patience
+			r.MS = longWait
 		}
 		if a := p.ask(r); a.OK != want {
 			t.Errorf("%s %s from %s: got through: %v, want %v (%s)", r.Proto, r.Addr, p.name, a.OK, want, a.Err)
@@ -23,8 +24,8 @@ func through(w *world, p *place, r request, want bool) func(t *testing.T) {
 	}
 }
 
-// A destination NAT on this machine, Docker's or somebody's own, leads a guest
-// nowhere it may not go, whether the way there or its end is what is blocked.
+// TestDestinationNAT checks that destination NAT rules on the host, of Docker or of the user, give a
+// guest no access to blocked addresses, whether the original or the translated address is blocked.
 func TestDestinationNAT(t *testing.T) {
 	w := newWorld(t)
 	const nat = `table ip nat {
@@ -39,54 +40,55 @@ func TestDestinationNAT(t *testing.T) {
 		}
 	}
 `
-	ways := []string{"1.1.1.1:8080", "1.1.1.1:8081", "1.1.1.1:8443", "10.1.2.3:8080", "10.77.0.1:8090", "203.0.113.2:8090", "10.77.0.1:8002"}
+	addrs := []string{"1.1.1.1:8080", "1.1.1.1:8081", "1.1.1.1:8443", "10.1.2.3:8080", "10.77.0.1:8090", "203.0.113.2:8090", "10.77.0.1:8002"}
 	for _, on := range []bool{false, true} {
-		w.lower()
+		w.flushRules()
 		w.host.load(nat)
 		if on {
-			w.raise()
+			w.loadRules()
 		}
-		for _, a := range ways {
+		for _, a := range addrs {
 			through(w, w.one, request{Op: "dial", Proto: "tcp", Addr: a}, !on)(t)
 		}
 	}
-	// What the allow list names stays open through it.
+	// An endpoint in allow_lan stays reachable.
 	through(w, w.one, request{Op: "dial", Proto: "tcp", Addr: "10.1.2.3:5432"}, true)(t)
 }
 
-// What a guest began while the rules were gone ends when they are back; what
-// this machine began goes on.
-func TestFlushAndBack(t *testing.T) {
+// TestFlushAndReload checks that connections a guest opened while the rules were flushed end when the
+// rules are loaded again, and that connections opened by the host continue.
+func TestFlushAndReload(t *testing.T) {
 	w := newWorld(t)
-	w.raise()
-	mine := request{Op: "keep", Addr: "10.77.0.10:22"}
-	through(w, w.host, mine, true)(t)
+	w.loadRules()
+	fromHost := request{Op: "keep", Addr: "10.77.0.10:22"}
+	through(w, w.host, fromHost, true)(t)
 	through(w, w.one, request{Op: "keep", Addr: "1.1.1.1:443"}, true)(t)
-	w.lower()
-	theirs := []string{"10.77.0.1:22", "10.1.2.3:22", "198.18.5.9:80", "10.77.0.11:80"}
-	for _, a := range theirs {
+	w.flushRules()
+	fromGuest := []string{"10.77.0.1:22", "10.1.2.3:22", "198.18.5.9:80", "10.77.0.11:80"}
+	for _, a := range fromGuest {
 		through(w, w.one, request{Op: "keep", Addr: a}, true)(t)
 	}
 	through(w, w.lan, request{Op: "keep", Addr: "10.77.0.10:22"}, true)(t)
-	w.raise()
-	for _, a := range theirs {
-		through(w, w.one, request{Op: "again", Addr: a}, false)(t)
+	w.loadRules()
+	for _, a := range fromGuest {
+		through(w, w.one, request{Op: "reuse", Addr: a}, false)(t)
 	}
-	through(w, w.lan, request{Op: "again", Addr: "10.77.0.10:22"}, false)(t)
-	through(w, w.one, request{Op: "again", Addr: "1.1.1.1:443"}, true)(t)
-	mine.Op = "again"
-	through(w, w.host, mine, true)(t)
+	through(w, w.lan, request{Op: "reuse", Addr: "10.77.0.10:22"}, false)(t)
+	through(w, w.one, request{Op: "reuse", Addr: "1.1.1.1:443"}, true)(t)
+	fromHost.Op = "reuse"
+	through(w, w.host, fromHost, true)(t)
 }
 
-// Other firewalls on the machine can cut the guest off and cannot give it
-// anything: an accept of theirs does not undo a drop of ours.
-func TestBesideOthers(t *testing.T) {
+// TestBesideOtherFirewalls checks that other firewalls on the host can block the guest but cannot
+// open anything: their accept does not override aivm's drop. It also checks that CutOffs reports what
+// they block.
+func TestBesideOtherFirewalls(t *testing.T) {
 	w := newWorld(t)
 	others := map[string]struct {
 		rules string
-		inet  bool // the guest still reaches the internet
-		dns   bool
-		named []string // what is found to be cut off, and the command that fixes it
+		inet  bool     // whether the guest still reaches the internet
+		dns   bool     // whether the guest still reaches the DNS server
+		named []string // parts of what CutOffs reports: what is blocked, and the command that fixes it
 	}{
 		"Docker": {`table ip filter {
 			chain DOCKER-USER { return
@@ -106,7 +108,7 @@ func TestBesideOthers(t *testing.T) {
 				reject with icmpx admin-prohibited
 			}
 		}`, true, false, []string{"DHCP", "DNS", "firewall-cmd --zone=libvirt --change-interface=brn"}},
-		// What libvirt 11 makes of a NAT network with its nftables backend.
+		// The rules of libvirt 11 for a NAT network, with its nftables backend.
 		"libvirt": {`table ip libvirt_network {
 			chain guest_output { ip saddr 10.77.0.0/24 iif "brn" counter accept
 				iif "brn" counter reject
@@ -135,14 +137,14 @@ func TestBesideOthers(t *testing.T) {
 			}
 		}`, true, true, nil},
 	}
-	closed := only(probes(), func(p probe) bool { return !p.open && p.claim != "spoofing" && !p.six })
+	closed := only(probes(), func(p probe) bool { return !p.open && p.claim != "spoofing" && !p.ipv6 })
 	for name, o := range others {
-		for _, first := range []bool{true, false} { // whichever was loaded first
-			w.lower()
+		for _, first := range []bool{true, false} { // whether the other firewall is loaded first
+			w.flushRules()
 			if first {
 				w.host.load(o.rules)
 			}
-			w.raise()
+			w.loadRules()
 			if !first {
 				w.host.load(o.rules)
 			}
@@ -152,11 +154,11 @@ func TestBesideOthers(t *testing.T) {
 				through(w, w.one, request{Op: "dial", Proto: "udp", Addr: "10.77.0.1:53"}, o.dns)(t)
 				cs, err := firewall.CutOffs([]byte(w.host.run("nft -j list ruleset")), w.wall, "wan")
 				if err != nil || len(cs) > 0 != (o.named != nil) {
-					t.Errorf("found cut off: %v %v", cs, err)
+					t.Errorf("reported as blocked: %v %v", cs, err)
 				}
 				for _, n := range o.named {
 					if !strings.Contains(fmt.Sprint(cs), n) {
-						t.Errorf("%q is not named in %v", n, cs)
+						t.Errorf("%q is missing in %v", n, cs)
 					}
 				}
 			})
@@ -164,22 +166,22 @@ func TestBesideOthers(t *testing.T) {
 	}
 }
 
-// Whatever is changed in our tables changes their digest; what is changed
-// elsewhere does not; putting the same up again gives the same.
-func TestDigestSeesEveryChange(t *testing.T) {
+// TestDigestCoversEveryChange checks that every change in aivm's tables changes their digest, that
+// changes in other tables do not, and that loading the same rules again gives the same digest.
+func TestDigestCoversEveryChange(t *testing.T) {
 	w := newWorld(t)
-	w.raise()
+	w.loadRules()
 	read := func() nftread.Content {
 		t.Helper()
 		return w.host.must(request{Op: "kernel", Tables: w.wall.Tables()}).Kernel
 	}
 	good := read().Digest
 	if good == "" {
-		t.Fatal("no digest of rules that are there")
+		t.Fatal("no digest although the rules are loaded")
 	}
-	w.raise()
+	w.loadRules()
 	if again := read().Digest; again != good {
-		t.Error("the same rules have another digest the second time")
+		t.Error("the same rules have another digest when they are loaded again")
 	}
 	table := w.wall.Table()
 	for _, c := range []string{
@@ -189,19 +191,19 @@ func TestDigestSeesEveryChange(t *testing.T) {
 		"add table inet T { flags dormant; }", "add chain inet T input { policy drop; }", "add chain inet T more { type filter hook input priority -400; policy accept; }",
 		"delete table bridge T", "delete table inet T", "delete table arp T", "flush chain arp T output", "insert rule arp T output accept", "flush ruleset",
 	} {
-		w.raise()
+		w.loadRules()
 		w.host.load(strings.ReplaceAll(c, " T", " "+table))
 		if got := read().Digest; got == good {
-			t.Errorf("%s is not seen", c)
+			t.Errorf("%s does not change the digest", c)
 		}
 		w.host.run("nft flush ruleset")
 	}
-	w.raise()
+	w.loadRules()
 	w.host.load("table inet other { chain c { type filter hook input priority 0; policy accept; accept\n }\n }")
 	if read().Digest != good {
-		t.Error("somebody else's table changes the digest of ours")
+		t.Error("a table of another program changes the digest of aivm's")
 	}
-	// A replacement without a gap, and both at once: readers see one or the other.
+	// Loading replaces the rules atomically.
 	for range 20 {
 		w.host.load(wall.Script(w.wall, w.host.must(request{Op: "local"}).Local))
 		if got := read().Digest; got != good {

@@ -11,24 +11,24 @@ import (
 	"aivm.dev/aivm/provision/firewall"
 )
 
-// Cards of the guests, and of the bridge.
+// MAC addresses of the guests and of the bridge.
 const (
 	card1, card2, card3 = "52:54:00:00:00:01", "52:54:00:00:00:02", "52:54:00:00:00:03"
 	cardBr              = "52:54:00:00:00:fe"
 )
 
-// world is the machine and all around it.
+// world is the host and the networks around it.
 //
 //	one, two: guests of network "n" (10.77.0.0/24, bridge brn)
 //	three:    a guest of network "m" (10.78.0.0/24, bridge brm)
-//	lan:      a neighbour on a public subnet the machine is connected to
-//	net:      the machine's router: all of the internet and of the private world
+//	lan:      a neighbour on a public subnet that the host is connected to
+//	net:      the host's router, which has all other public and private addresses
 type world struct {
-	host, one, two, three, lan, net *place
+	host, one, two, three, lan, net *namespace
 	wall, other                     wall.Wall
 }
 
-// far are the addresses the router answers for.
+// far and far6 are the addresses of the router.
 var far = []string{
 	"1.1.1.1", "8.8.8.8", "198.51.100.7", "10.1.2.3", "172.16.5.5", "192.168.9.9", "100.64.0.9", "169.254.169.254", "169.254.7.7",
 	"100.100.100.200", "192.0.0.192", "168.63.129.16", "198.18.99.9", "198.19.7.7",
@@ -41,15 +41,15 @@ var far6 = []string{
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{}
-	for name, p := range map[string]**place{"host": &w.host, "one": &w.one, "two": &w.two, "three": &w.three, "lan": &w.lan, "net": &w.net} {
-		*p = newPlace(t, name)
+	for name, p := range map[string]**namespace{"host": &w.host, "one": &w.one, "two": &w.two, "three": &w.three, "lan": &w.lan, "net": &w.net} {
+		*p = newNamespace(t, name)
 	}
 	w.host.run(`ip link add name brn address ` + cardBr + ` type bridge; ip link add name brm type bridge
 		ip addr add 10.77.0.1/24 dev brn; ip addr add fd77::1/64 dev brn; ip addr add 10.78.0.1/24 dev brm
 		ip link set brn up; ip link set brm up
 		sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.send_redirects=0 net.ipv4.icmp_echo_ignore_broadcasts=0 net.ipv6.conf.brn.accept_ra=2`)
 	for _, g := range []struct {
-		p                 *place
+		p                 *namespace
 		port, brn, card   string
 		addr, addr6, gate string
 	}{
@@ -64,7 +64,7 @@ func newWorld(t testing.TB) *world {
 			g.p.run(fmt.Sprintf("ip addr add %s/64 dev eth0 nodad; ip -6 route add default via fd77::1", g.addr6))
 		}
 	}
-	// No neighbour is discovered where all IPv6 is dropped: both sides know.
+	// The rules drop all IPv6, so neighbour discovery does not work: both sides get fixed entries.
 	w.host.run("ip neigh add fd77::10 lladdr " + card1 + " dev brn nud permanent")
 	w.one.run("ip neigh add fd77::1 lladdr " + cardBr + " dev eth0 nud permanent")
 	cable(w.host, "wan", w.net, "eth0")
@@ -86,9 +86,8 @@ func newWorld(t testing.TB) *world {
 	return w
 }
 
-// vpn is a tunnel that rules and a table of its own lead into, beside one that
-// takes all of the internet, as wg-quick makes them. Networks behind it are
-// public ones.
+// vpn adds a tunnel to public networks with ip rules and a routing table, as wg-quick does, beside
+// one that routes the complete internet.
 func (w *world) vpn() {
 	cable(w.host, "tun0", w.net, "eth1")
 	w.net.run("ip addr add 2001:db8:99::9/128 dev eth1 nodad")
@@ -98,10 +97,11 @@ func (w *world) vpn() {
 		ip -6 rule add pref 100 lookup main suppress_prefixlength 0; ip -6 rule add pref 101 lookup 51820; ip -6 rule add pref 102 lookup 51821`)
 }
 
-// walls are what the default config makes, with ports and endpoints open.
+// walls sets w.wall and w.other to the firewalls of the default config, w.wall with some ports and
+// endpoints open.
 func (w *world) walls(t testing.TB) {
 	t.Helper()
-	make := func(name, bridge, octet string, fw config.Firewall, gs ...wall.Guest) wall.Wall {
+	wallOf := func(name, bridge, octet string, fw config.Firewall, gs ...wall.Guest) wall.Wall {
 		got, err := firewall.Want(fw, config.NetworkSpec{Name: name, Bridge: bridge, SubnetCIDR: "10." + octet + ".0.0/24", GatewayIP: "10." + octet + ".0.1"}, gs)
 		if err != nil {
 			t.Fatal(err)
@@ -109,15 +109,15 @@ func (w *world) walls(t testing.TB) {
 		return got
 	}
 	fw := config.DefaultConfig().Defaults.Firewall
-	w.other = make("m", "brm", "78", fw, wall.Guest{MAC: card3, IP: netip.MustParseAddr("10.78.0.10")})
+	w.other = wallOf("m", "brm", "78", fw, wall.Guest{MAC: card3, IP: netip.MustParseAddr("10.78.0.10")})
 	fw.AllowTCPPorts, fw.AllowUDPPorts = []string{"8000-8002"}, []string{"5000"}
 	fw.AllowLAN = []string{"10.1.2.3:5432", "10.1.2.0/24:7000-7010/udp", "[fd12::5]:443"}
-	w.wall = make("n", "brn", "77", fw, wall.Guest{MAC: card1, IP: netip.MustParseAddr("10.77.0.10"), Port: "p1"}, wall.Guest{MAC: card2, IP: netip.MustParseAddr("10.77.0.11"), Port: "p2"})
+	w.wall = wallOf("n", "brn", "77", fw, wall.Guest{MAC: card1, IP: netip.MustParseAddr("10.77.0.10"), Port: "p1"}, wall.Guest{MAC: card2, IP: netip.MustParseAddr("10.77.0.11"), Port: "p2"})
 }
 
-// services listen everywhere on the ports the probes use.
+// services starts servers in all namespaces on the ports that the probes use.
 func (w *world) services() {
-	listen := func(p *place, proto string, ports ...string) {
+	listen := func(p *namespace, proto string, ports ...string) {
 		for _, port := range ports {
 			p.must(request{Op: "listen", Proto: proto, Addr: ":" + port})
 		}
@@ -127,23 +127,23 @@ func (w *world) services() {
 	w.host.must(request{Op: "capture", Dev: "brn"})
 	listen(w.net, "tcp", "22", "80", "443", "5432", "5433")
 	listen(w.net, "udp", "53", "7000", "7011", "9000")
-	for _, p := range []*place{w.one, w.two, w.three, w.lan} {
+	for _, p := range []*namespace{w.one, w.two, w.three, w.lan} {
 		listen(p, "tcp", "22", "80")
 		listen(p, "udp", "9000")
 	}
 }
 
-// raise puts the walls up as the helper does, and isolates the ports as
-// libvirt does.
-func (w *world) raise() {
+// loadRules loads the firewall rules as the helper does, and isolates the bridge ports as libvirt
+// does.
+func (w *world) loadRules() {
 	local := w.host.must(request{Op: "local"}).Local
 	w.host.load(wall.Script(w.wall, local))
 	w.host.load(wall.Script(w.other, local))
 	w.isolate(true)
 }
 
-// lower takes everything away, everybody's.
-func (w *world) lower() {
+// flushRules removes all rules, aivm's and others, and the isolation of the ports.
+func (w *world) flushRules() {
 	w.host.run("nft flush ruleset")
 	w.isolate(false)
 }
@@ -157,10 +157,11 @@ func (w *world) isolate(on bool) {
 	w.host.run(b.String())
 }
 
-// forget empties what the machine learned from earlier probes.
-func (w *world) forget() {
+// flushLearned removes addresses, routes and table entries that the host and the guests learned from
+// earlier probes.
+func (w *world) flushLearned() {
 	w.host.run("ip -6 route flush proto ra; ip -6 addr flush dev brn dynamic; ip neigh flush all >/dev/null 2>&1 || true; for p in p1 p2 p3; do bridge fdb flush dev $p 2>/dev/null || true; done")
-	for _, p := range []*place{w.one, w.two, w.three} {
+	for _, p := range []*namespace{w.one, w.two, w.three} {
 		p.run("ip neigh flush all >/dev/null 2>&1 || true")
 	}
 }

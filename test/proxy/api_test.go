@@ -11,7 +11,7 @@ func newProxy(s *site, record string) *codeserver.Proxy {
 	return &codeserver.Proxy{Dial: dialer(s), Password: "pw", Folder: "/work/" + s.name, Record: record}
 }
 
-// invitation is the page that `aivm code` has a browser open.
+// invitation returns the URL of the local page that `aivm code` opens in the browser.
 func invitation(t *testing.T, p *codeserver.Proxy) string {
 	t.Helper()
 	address, _ := p.Invite()

@@ -14,14 +14,14 @@ import (
 	"aivm.dev/aivm/test/chromium"
 )
 
-// ways are those of attack.js and what the test adds by itself.
-var ways = []string{
+// attackKinds are the kinds of requests that attack.js and the test itself make, sorted.
+var attackKinds = []string{
 	"beacon", "cors", "events", "fetch", "form-blank", "form-frame", "form-get", "iframe", "iframe-redirect", "img", "link", "null-fetch", "null-form",
 	"object", "open", "open-redirect", "post", "preflight", "redirect", "refresh", "script", "style", "top", "websocket", "worker",
 }
 
-// TestTwoEditorsAndAService: two guests' editors and a service with a login in
-// one browser. No guest gets what is the service's or the other's.
+// TestTwoEditorsAndAService opens the editors of two guests and a service with a login in one
+// browser. No guest may get data of the service or of the other guest.
 func TestTwoEditorsAndAService(t *testing.T) {
 	a, b, service := newSite(t, "A"), newSite(t, "B"), newSite(t, "service")
 	a.header = http.Header{
@@ -36,7 +36,7 @@ func TestTwoEditorsAndAService(t *testing.T) {
 	pb, _ := serve(t, b, filepath.Join(t.TempDir(), "b"))
 	c := chromium.Start(t)
 
-	// The service knows the person under both of this machine's usual names.
+	// The service sets login cookies under both usual names of the loopback interface.
 	tab := c.NewPage()
 	service.header = http.Header{"Set-Cookie": {"login=s3rvice; Path=/", "login-http=s3rvice; Path=/; HttpOnly; SameSite=Lax", "vscode-tkn=s3rvice; Path=/"}}
 	port := service.Listener.Addr().String()[len("127.0.0.1:"):]
@@ -47,7 +47,7 @@ func TestTwoEditorsAndAService(t *testing.T) {
 	tab.Until("document.title === 'service' && location.hostname === 'localhost'", 10*time.Second)
 	tab.Eval("document.cookie = 'login-script=s3rvice; path=/; domain=localhost'")
 	if n := len(c.Cookies()); n < 6 {
-		t.Fatalf("the service set %d cookies: the test tests nothing", n)
+		t.Fatalf("the service set only %d cookies, so the test would prove nothing", n)
 	}
 	service.header = http.Header{}
 
@@ -62,7 +62,8 @@ func TestTwoEditorsAndAService(t *testing.T) {
 	}
 	checkWorks(t, tabs[a], a)
 
-	// The page of A goes for B. The service shows that each way works.
+	// The page of A attacks B. The same attacks on the service show that each of them reaches a server
+	// that has no proxy.
 	attack, err := os.ReadFile("testdata/attack.js")
 	if err != nil {
 		t.Fatal(err)
@@ -75,26 +76,26 @@ func TestTwoEditorsAndAService(t *testing.T) {
 		top.Until("document.title === 'A'", 10*time.Second)
 		top.Eval(fmt.Sprintf("location.href = %q", target+"/proxy/3000/attack-top"))
 	}
-	for end := time.Now().Add(10 * time.Second); len(service.attacks()) < len(ways) && time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(10 * time.Second); len(service.attacks()) < len(attackKinds) && time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 	}
-	if got := service.attacks(); !slices.Equal(got, ways) {
-		t.Errorf("of the attacks only these reach a server without a proxy: %q", got)
+	if got := service.attacks(); !slices.Equal(got, attackKinds) {
+		t.Errorf("only these attacks reach a server without a proxy: %q", got)
 	}
 	time.Sleep(time.Second)
 	for _, r := range b.requests("/attack-") {
 		t.Errorf("a page of A reached B:\n%s", dump(r))
 	}
 
-	// The service under A's own name, which has it set its cookies there.
+	// Open the service under A's host name, so that it sets its cookies there.
 	service.header = http.Header{"Set-Cookie": {"login-here=s3rvice; Path=/"}}
 	tab.Open("http://" + mustURL(t, pa.Origin()).Hostname() + ":" + port + "/here")
 	tab.Until("location.pathname === '/here' && document.title === 'service'", 10*time.Second)
 	if !slices.ContainsFunc(c.Cookies(), func(k chromium.Cookie) bool { return k.Name == "login-here" }) {
-		t.Error("the service set no cookie under the name of A: the test tests nothing")
+		t.Error("the service set no cookie under the host name of A, so the test would prove nothing")
 	}
 	service.header = http.Header{}
 
-	// A made its cookies in vain, both sessions are still good.
+	// The cookies that A sets have no effect: both sessions are still valid.
 	tabs[a].Eval(`['guest-script=1; path=/; domain=localhost', 'aivm-session=stolen; path=/', 'aivm-session=stolen; path=/proxy/'].forEach(c => document.cookie = c)`)
 	for s, p := range tabs {
 		p.Open(fmt.Sprint(p.Eval("location.origin")) + "/proxy/3000/again")
@@ -111,7 +112,7 @@ func TestTwoEditorsAndAService(t *testing.T) {
 	}
 }
 
-// checkWorks: what an editor needs is not in the way of the proxy.
+// checkWorks checks that the proxy allows what an editor needs.
 func checkWorks(t *testing.T, p *chromium.Page, s *site) {
 	t.Helper()
 	for _, c := range []struct{ what, expr string }{
@@ -134,7 +135,7 @@ func checkWorks(t *testing.T, p *chromium.Page, s *site) {
 	}
 }
 
-// checkSeen: what a guest was sent holds nothing but the editor's own.
+// checkSeen checks that requests to the guests contain no data of the service or of aivm's session.
 func checkSeen(t *testing.T, guests ...*site) {
 	t.Helper()
 	for _, s := range guests {

@@ -1,6 +1,5 @@
-// Package proxy proves from the browser's side what stands between a browser
-// and the editors in guests: a real Chromium, the proxies as `aivm code` uses
-// them, and hostile servers at their other ends.
+// Package proxy tests the proxy between a browser and the editors in guests from the browser's side:
+// with a real Chromium, the proxies as `aivm code` uses them, and hostile servers instead of editors.
 package proxy
 
 import (
@@ -20,14 +19,14 @@ import (
 	"aivm.dev/aivm/provision/codeserver"
 )
 
-// site is a web server that notes what reaches it: a guest's, or somebody
-// else's on this machine.
+// site is a web server that records its requests: the server of a guest, or another service on this
+// machine.
 type site struct {
 	*httptest.Server
 	name string
 	mu   sync.Mutex
 	seen []*http.Request
-	// header is added to every answer.
+	// header is added to every response.
 	header http.Header
 }
 
@@ -41,10 +40,10 @@ func newSite(t *testing.T, name string) *site {
 
 func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(io.LimitReader(r.Body, 1<<20))
-	note := r.Clone(context.Background())
-	note.Body = io.NopCloser(strings.NewReader(string(body)))
+	recorded := r.Clone(context.Background())
+	recorded.Body = io.NopCloser(strings.NewReader(string(body)))
 	s.mu.Lock()
-	s.seen = append(s.seen, note)
+	s.seen = append(s.seen, recorded)
 	s.mu.Unlock()
 	for k, v := range s.header {
 		w.Header()[k] = v
@@ -73,7 +72,7 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// webSocket answers a handshake and says hello.
+// webSocket answers a WebSocket handshake and sends one greeting message.
 func (s *site) webSocket(w http.ResponseWriter, r *http.Request) {
 	sum := sha1.Sum([]byte(r.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	conn, rw, err := w.(http.Hijacker).Hijack()
@@ -88,7 +87,7 @@ func (s *site) webSocket(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(io.Discard, conn)
 }
 
-// requests returns those whose path contains part.
+// requests returns the recorded requests whose path contains part.
 func (s *site) requests(part string) (out []*http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -100,7 +99,7 @@ func (s *site) requests(part string) (out []*http.Request) {
 	return out
 }
 
-// attacks returns what arrived of attack.js, sorted.
+// attacks returns the kinds of attacks of attack.js that arrived, sorted.
 func (s *site) attacks() (kinds []string) {
 	for _, r := range s.requests("/attack-") {
 		_, kind, _ := strings.Cut(r.URL.Path, "/attack-")
@@ -110,7 +109,7 @@ func (s *site) attacks() (kinds []string) {
 	return slices.Compact(kinds)
 }
 
-// dump is a request as text, for the search of what must not be in it.
+// dump returns a request as text, to search for data that must not be in it.
 func dump(r *http.Request) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s\nHost: %s\n", r.Method, r.URL, r.Host)
@@ -121,7 +120,7 @@ func dump(r *http.Request) string {
 	return b.String()
 }
 
-// serve puts a proxy before a guest's server, as `aivm code` does. end stops it.
+// serve starts a proxy for a guest's server, as `aivm code` does. end stops it.
 func serve(t *testing.T, s *site, record string) (p *codeserver.Proxy, end func()) {
 	t.Helper()
 	p = newProxy(s, record)

@@ -11,16 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// insideEnv marks the run in the namespace.
+// insideEnv is set for the process that runs in the namespace.
 const insideEnv = "AIVM_TEST_PROXY_INSIDE"
 
-// TestMain runs the tests in a network namespace of their own: Chromium drops
-// what it is loading whenever an interface of the machine comes or goes, and
-// other tests have them do that.
+// TestMain runs the tests in their own network namespace: Chromium aborts its requests whenever a
+// network interface is added or removed, which other tests do.
 func TestMain(m *testing.M) {
 	if os.Getenv(insideEnv) != "" {
 		if err := loopbackUp(); err != nil {
-			fmt.Fprintln(os.Stderr, "the loopback interface:", err)
+			fmt.Fprintln(os.Stderr, "setting the loopback interface up:", err)
 			os.Exit(1)
 		}
 		os.Exit(m.Run())
@@ -39,7 +38,7 @@ func TestMain(m *testing.M) {
 	case errors.As(err, &exit):
 		os.Exit(1)
 	case err != nil:
-		fmt.Fprintln(os.Stderr, "a network namespace for the tests:", err)
+		fmt.Fprintln(os.Stderr, "creating a network namespace for the tests:", err)
 		os.Exit(1)
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"aivm.dev/aivm/provision/codeserver"
 )
 
-// raw sends bytes as they are and returns the answer.
+// raw sends text unchanged to address and returns the response with its body.
 func raw(t *testing.T, address, text string) (*http.Response, string) {
 	t.Helper()
 	c, err := net.Dial("tcp", address)
@@ -34,17 +34,18 @@ func raw(t *testing.T, address, text string) (*http.Response, string) {
 	return res, string(body)
 }
 
-// tabOf is how a browser's tab asks for an address.
-const tabOf = "Sec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\nSec-Fetch-Site: "
+// tabRequest has the headers with which a browser's tab loads a URL; callers append the
+// value of the last one.
+const tabRequest = "Sec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\nSec-Fetch-Site: "
 
-// session redeems an invitation and returns the browser's cookie.
+// session uses an invitation and returns the header line with the session cookie.
 func session(t *testing.T, p *codeserver.Proxy) string {
 	t.Helper()
 	address, used := p.Invite()
 	u := mustURL(t, address)
-	get := fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\n%scross-site\r\n", u.RequestURI(), u.Host, tabOf)
+	get := fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\n%scross-site\r\n", u.RequestURI(), u.Host, tabRequest)
 	loop := "127.0.0.1:" + u.Port()
-	// What is no tab of its own does not burn it.
+	// Requests that are not the navigation of a tab do not use up the invitation.
 	for what, request := range map[string]string{
 		"fetched ahead":    get + "Sec-Purpose: prefetch\r\n\r\n",
 		"with an origin":   get + "Origin: null\r\n\r\n",
@@ -62,7 +63,7 @@ func session(t *testing.T, p *codeserver.Proxy) string {
 	}
 	select {
 	case <-used:
-		t.Error("it counts as used")
+		t.Error("the invitation is reported as used")
 	default:
 	}
 	res, body := raw(t, loop, get+"\r\n")
@@ -80,13 +81,13 @@ func session(t *testing.T, p *codeserver.Proxy) string {
 	old, _ := p.Invite()
 	_, _ = p.Invite()
 	if res, _ := raw(t, loop, strings.Replace(get, u.RequestURI(), mustURL(t, old).RequestURI(), 1)+"\r\n"); res.StatusCode != http.StatusForbidden {
-		t.Errorf("an invitation that another one took the place of: %s", res.Status)
+		t.Errorf("an invitation that was replaced by another one: %s", res.Status)
 	}
 	return "Cookie: " + k.Name + "=" + k.Value + "\r\n"
 }
 
-// TestRequests: with a good session, what is not the browser's own request for
-// this very editor does not reach it.
+// TestRequests checks that, even with a valid session cookie, only requests that the browser makes
+// for this editor reach the guest.
 func TestRequests(t *testing.T) {
 	a := newSite(t, "A")
 	a.header = http.Header{"Clear-Site-Data": {`"*"`}, "Set-Cookie": {"x=1"}, "Access-Control-Allow-Origin": {"*"}, "Alt-Svc": {"x"}, "Www-Authenticate": {"Basic"}, "X-Frame-Options": {"ALLOWALL"}, "Content-Security-Policy": {"img-src 'self'"}}
@@ -95,7 +96,7 @@ func TestRequests(t *testing.T) {
 	u := mustURL(t, p.Origin())
 	host, loop := u.Host, "127.0.0.1:"+u.Port()
 	own := "Origin: http://" + host + "\r\n"
-	const same, none = "Sec-Fetch-Site: same-origin\r\n", tabOf + "none\r\n"
+	const same, none = "Sec-Fetch-Site: same-origin\r\n", tabRequest + "none\r\n"
 	line := func(method, path, host string) string {
 		return method + " " + path + " HTTP/1.1\r\nHost: " + host + "\r\n" + cookie
 	}
@@ -120,7 +121,7 @@ func TestRequests(t *testing.T) {
 		{"another port", line("GET", "/seen", u.Hostname()+":1") + same, 421},
 		{"capitals", line("GET", "/seen", strings.ToUpper(host)) + same, 421},
 		{"a trailing dot", line("GET", "/seen", u.Hostname()+".:"+u.Port()) + same, 421},
-		{"a name below it", line("GET", "/seen", "x."+host) + same, 421},
+		{"a subdomain", line("GET", "/seen", "x."+host) + same, 421},
 		{"a user", line("GET", "/seen", "x@"+host) + same, 400},
 		{"an empty Host", line("GET", "/seen", "") + same, 421},
 		{"two Hosts", get + "Host: evil.example\r\n" + same, 400},
@@ -140,10 +141,10 @@ func TestRequests(t *testing.T) {
 		{"a POST without a source", post, 403},
 		{"a WebSocket without a source", socket, 403},
 		{"another site", get + "Sec-Fetch-Site: cross-site\r\n", 403},
-		{"another site's link", get + tabOf + "cross-site\r\n", 403},
+		{"another site's link", get + tabRequest + "cross-site\r\n", 403},
 		{"another port's page", get + "Sec-Fetch-Site: same-site\r\n", 403},
-		{"another port's link", get + tabOf + "same-site\r\n", 403},
-		{"a value nobody knows", get + "Sec-Fetch-Site: x\r\n", 403},
+		{"another port's link", get + tabRequest + "same-site\r\n", 403},
+		{"an unknown value", get + "Sec-Fetch-Site: x\r\n", 403},
 		{"two values", get + same + "Sec-Fetch-Site: cross-site\r\n", 403},
 		{"origin null", post + "Origin: null\r\n", 403},
 		{"origin null of the same origin", post + same + "Origin: null\r\n", 403},
@@ -185,7 +186,7 @@ func TestRequests(t *testing.T) {
 			}
 		}
 	}
-	// Early hints and trailers are headers too.
+	// Headers of early hints and trailers are filtered too.
 	c, err := net.Dial("tcp", loop)
 	if err != nil {
 		t.Fatal(err)
@@ -198,8 +199,8 @@ func TestRequests(t *testing.T) {
 	}
 }
 
-// TestAddress: a VM's address stays, with both of its loopback addresses; one
-// that somebody has taken is left to him, name and port.
+// TestAddress checks that a VM keeps its host name and port, on both loopback addresses, and that it
+// gets a new host name and port if another process uses the port.
 func TestAddress(t *testing.T) {
 	s := newSite(t, "A")
 	record := filepath.Join(t.TempDir(), "browser.json")
@@ -212,7 +213,7 @@ func TestAddress(t *testing.T) {
 	port := mustURL(t, first).Port()
 	for _, ip := range []string{"127.0.0.1", "::1"} {
 		if l, err := net.Listen("tcp", net.JoinHostPort(ip, port)); err == nil {
-			t.Errorf("%s is free for somebody else", ip)
+			t.Errorf("another process could listen on %s", ip)
 			_ = l.Close()
 		}
 	}
@@ -227,7 +228,7 @@ func TestAddress(t *testing.T) {
 		t.Errorf("%s, before %s", p.Origin(), first)
 	}
 	end()
-	// Another user may wait for the port, on either address.
+	// Another user may take the port, on either address.
 	for _, ip := range []string{"127.0.0.1", "::1"} {
 		before := p.Origin()
 		l, err := net.Listen("tcp", net.JoinHostPort(ip, mustURL(t, before).Port()))
@@ -257,7 +258,7 @@ func TestAddress(t *testing.T) {
 		}
 		p, end = serve(t, s, record)
 		if strings.Contains(text, mustURL(t, p.Origin()).Hostname()) {
-			t.Errorf("a record with %s was taken: %s", what, p.Origin())
+			t.Errorf("a record with %s was used: %s", what, p.Origin())
 		}
 		end()
 	}
@@ -266,9 +267,9 @@ func TestAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := newProxy(s, record).Listen(); err == nil || !strings.Contains(err.Error(), "version 2") {
-		t.Errorf("a later aivm's record: %v", err)
+		t.Errorf("a newer aivm's record: %v", err)
 	}
 	if b, _ := os.ReadFile(record); string(b) != later {
-		t.Errorf("it was written over: %s", b)
+		t.Errorf("it was overwritten: %s", b)
 	}
 }

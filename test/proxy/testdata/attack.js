@@ -1,5 +1,5 @@
-// What a page does to have the browser send something to another server on this
-// machine, one path for each way. It resolves when the quick ones are through.
+// Makes the browser send requests to another server on this machine in every way a page can, each to
+// a path of its own. The promise resolves when the fetch requests have ended.
 async (target) => {
   const at = kind => target + '/proxy/3000/attack-' + kind
   const add = (tag, props) => document.body.appendChild(Object.assign(document.createElement(tag), props))
