@@ -143,7 +143,7 @@ func (b *binder) field(v reflect.Value, tag reflect.StructTag, n *node, key, sch
 	case reflect.Int:
 		x, ok := n.val.(int64)
 		if !ok {
-			b.wrong(n.valueAt(), key, "must be a whole number, not %s", typeName(n))
+			b.wrong(n.valueAt(), key, "must be an integer, not %s", typeName(n))
 			return
 		}
 		if x < 0 || x > maxCount {
@@ -329,7 +329,7 @@ func typeName(n *node) string {
 	case bool:
 		return "true or false"
 	case int64:
-		return "a whole number"
+		return "an integer"
 	case float64:
 		return "a decimal number"
 	case time.Time:

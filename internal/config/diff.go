@@ -164,10 +164,10 @@ func pairUp(have, want reflect.Value) (became []int, fresh []int) {
 func (e *editor) records(list string, have, want reflect.Value) (reflect.Value, error) {
 	became, fresh := pairUp(have, want)
 	order := reflect.MakeSlice(have.Type(), 0, want.Len())
-	var gone []int
+	var removed []int
 	for i, j := range became {
 		if j < 0 {
-			gone = append(gone, i)
+			removed = append(removed, i)
 			continue
 		}
 		order = reflect.Append(order, want.Index(j))
@@ -175,7 +175,7 @@ func (e *editor) records(list string, have, want reflect.Value) (reflect.Value, 
 			return order, err
 		}
 	}
-	if err := e.remove(list, gone); err != nil {
+	if err := e.remove(list, removed); err != nil {
 		return order, err
 	}
 	for _, j := range fresh {
@@ -184,21 +184,21 @@ func (e *editor) records(list string, have, want reflect.Value) (reflect.Value, 
 	return order, e.add(list, want, fresh)
 }
 
-func (e *editor) remove(list string, gone []int) error {
-	if len(gone) == 0 {
+func (e *editor) remove(list string, removed []int) error {
+	if len(removed) == 0 {
 		return nil
 	}
 	n, _ := e.doc.find([]any{list})
 	if n.origin == headed {
 		var recs []*node
-		for _, i := range gone {
+		for _, i := range removed {
 			recs = append(recs, n.kids[i])
 		}
 		return e.do(e.doc.removeRecords(recs))
 	}
-	for i := len(gone) - 1; i >= 0; i-- {
+	for i := len(removed) - 1; i >= 0; i-- {
 		n, _ = e.doc.find([]any{list})
-		if err := e.do([]edit{e.doc.removeElement(n, gone[i])}); err != nil {
+		if err := e.do([]edit{e.doc.removeElement(n, removed[i])}); err != nil {
 			return err
 		}
 	}

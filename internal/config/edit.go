@@ -279,7 +279,7 @@ func (d *document) isBlank(start, end int) bool {
 // removeRecords removes records of a list written with [[headers]]: their tables, the comments
 // directly above and below their lines, and the blank lines before them.
 func (d *document) removeRecords(recs []*node) []edit {
-	gone := func(i int) bool {
+	removed := func(i int) bool {
 		for _, r := range recs {
 			if d.items[i].section.under(r) {
 				return true
@@ -290,7 +290,7 @@ func (d *document) removeRecords(recs []*node) []edit {
 	var edits []edit
 	top := d.bom // everything before it is removed
 	for i := range d.items {
-		if !gone(i) {
+		if !removed(i) {
 			continue
 		}
 		before, after := d.gap(i-1), d.gap(i)

@@ -29,7 +29,7 @@ type EditCopy struct {
 // was created, "open" is locked while a run waits for the editor, "copy/NAME" is the copy.
 const (
 	copyOf, copyBase, copyOpen, copyDir = "of", "base", "open", "copy"
-	// unsavedKept is how long a copy that nobody saved is kept.
+	// unsavedKept is how long a copy that was not saved is kept.
 	unsavedKept = 7 * 24 * time.Hour
 )
 

@@ -269,18 +269,18 @@ func TestLockWaitsAndTells(t *testing.T) {
 	if _, err := out.Read(make([]byte, 4)); err != nil {
 		t.Fatal(err)
 	}
-	told := 0
+	calls := 0
 	ctx, cancel := context.WithTimeout(context.Background(), 400*time.Millisecond)
 	defer cancel()
 	set := func(c *Config) error { c.ActiveVM = "x"; return nil }
 	err = Update(OnWait(ctx, func(holder string) {
-		told++
+		calls++
 		if holder != fmt.Sprintf("aivm (process %d)", cmd.Process.Pid) {
 			t.Errorf("it reports waiting for %q", holder)
 		}
 	}), path, set)
-	if !errors.Is(err, context.DeadlineExceeded) || told != 1 || read(t, path) != "" {
-		t.Errorf("%v, told %d times", err, told)
+	if !errors.Is(err, context.DeadlineExceeded) || calls != 1 || read(t, path) != "" {
+		t.Errorf("%v, OnWait called %d times", err, calls)
 	}
 	// A killed holder leaves no lock.
 	go func() {

@@ -334,7 +334,7 @@ func syncDir(dir string) error {
 		return err
 	}
 	defer func() { _ = d.Close() }()
-	// Some file systems cannot sync a directory (EINVAL); the rename stands.
+	// Some file systems cannot sync a directory (EINVAL); the rename is done anyway.
 	if err := d.Sync(); err != nil && !errors.Is(err, unix.EINVAL) {
 		return err
 	}

@@ -17,7 +17,7 @@
 //	FAKECODE_EXTENSIONS  what --list-extensions prints, comma separated
 //	FAKECODE_WRITE       name of a file to write in the opened folder
 //	FAKECODE_TEXT        its content ("written by fakecode" by default)
-//	FAKECODE_TIMEOUT     limit for the whole connection (a Go duration, 2m)
+//	FAKECODE_TIMEOUT     limit for the complete connection (a Go duration, 2m)
 package main
 
 import (
