@@ -19,7 +19,7 @@ import (
 	"aivm.dev/aivm/gitsync/transfer"
 )
 
-// refsOf are all refs of the host but those of the guest's clone.
+// refsOf returns all refs of the host except those of the guest's clone.
 func refsOf(p *clonetest.Pair) string {
 	var out []string
 	for _, l := range strings.Split(p.GitH("for-each-ref", "--format=%(refname) %(objectname)"), "\n") {
@@ -35,8 +35,8 @@ func leftovers(p *clonetest.Pair) []string {
 	return append(l, gittest.Glob(p.T.(*testing.T), filepath.Join(p.Host, ".git/objects/pack/tmp_*"))...)
 }
 
-// TestCutAnywhere cuts the line of a push and a fetch at random points: both
-// sides stay whole, no ref is half-way, and the next run finishes.
+// TestCutAnywhere cuts the connection of a push and a fetch at random points. Both repositories
+// must stay valid, no ref may be partly updated, and the next run must finish.
 func TestCutAnywhere(t *testing.T) {
 	p := clonetest.New(t)
 	p.CommitH("a.txt", "one\n")
@@ -52,7 +52,7 @@ func TestCutAnywhere(t *testing.T) {
 	before := p.Server.Passed.Load()
 	p.CommitH("probe", random(50_000))
 	p.Sync()
-	whole := p.Server.Passed.Load() - before
+	sessionBytes := p.Server.Passed.Load() - before
 	done := 0
 	for i := range 20 {
 		h := p.CommitH(fmt.Sprintf("h%d", i), random(20_000))
@@ -60,7 +60,7 @@ func TestCutAnywhere(t *testing.T) {
 		g := p.CommitG(fmt.Sprintf("g%d", i), random(20_000))
 		p.GitG("checkout", "-q", "main")
 		heads := refsOf(p)
-		p.Server.Left.Store(1 + rng.Int64N(whole))
+		p.Server.CutAfter.Store(1 + rng.Int64N(sessionBytes))
 		_, err := func() (_, err error) {
 			defer func() {
 				if r := recover(); r != nil {
@@ -72,9 +72,9 @@ func TestCutAnywhere(t *testing.T) {
 		if err == nil {
 			done++
 		}
-		p.Server.Left.Store(0)
+		p.Server.CutAfter.Store(0)
 		_ = p.Peer.Conn.Close()
-		// What the cut left running ends by itself.
+		// What was still running at the cut must end without help.
 		waitIdle(t, p.Guest)
 		p.Fsck()
 		gittest.Equal(t, "the host's refs", refsOf(p), heads)
@@ -91,19 +91,19 @@ func TestCutAnywhere(t *testing.T) {
 		gittest.Equal(t, "the guest's files", p.GitG("status", "--porcelain"), "")
 		gittest.Equal(t, "what was fetched", p.GitH("rev-parse", "aivm-vm/agent"), g)
 		if l := leftovers(p); len(l) > 0 {
-			t.Errorf("left: %v", l)
+			t.Errorf("temporary files remain: %v", l)
 		}
 		if t.Failed() {
 			t.FailNow()
 		}
 	}
-	t.Logf("%d of 20 came through before the cut", done)
+	t.Logf("%d of 20 finished before the cut", done)
 	if done > 15 {
-		t.Error("the cuts came too late to mean anything")
+		t.Error("most cuts came too late to test anything")
 	}
 }
 
-// cutSync is trySync where every step may fail.
+// cutSync does what TrySync does, but every step may fail.
 func cutSync(p *clonetest.Pair) (problem, err error) {
 	r, err := hostgit.Find(p.Host)
 	if err != nil {
@@ -125,7 +125,7 @@ func cutSync(p *clonetest.Pair) (problem, err error) {
 	return problem, err
 }
 
-// waitIdle waits until no process works in dir.
+// waitIdle waits until no process has dir in its command line.
 func waitIdle(t *testing.T, dir string) {
 	t.Helper()
 	for range 200 {
@@ -140,7 +140,7 @@ func waitIdle(t *testing.T, dir string) {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	t.Fatal("something still works in the guest")
+	t.Fatal("a process is still running in the guest")
 }
 
 // fetchAs fetches with a guest whose git is the given shell script.
@@ -177,8 +177,8 @@ func observeHost(p *clonetest.Pair) (compare.Host, error) {
 	return h, err
 }
 
-// TestHostileGuest has a guest whose git lies, floods and stalls. Nothing of
-// the host changes, and each try ends.
+// TestHostileGuest uses a guest whose git lies, floods and stalls. Nothing on the host may change,
+// and each attempt must end.
 func TestHostileGuest(t *testing.T) {
 	p := clonetest.New(t)
 	p.CommitH("a.txt", "one\n")
@@ -201,13 +201,13 @@ func TestHostileGuest(t *testing.T) {
 		"rubbish":           {"printf 'hello\\n'", transfer.Limits{}, "fetching from VM"},
 		"nothing":           {"exit 0", transfer.Limits{}, "fetching from VM"},
 		"an endless banner": {strings.Replace(lies, "0000'", "'", 1) + "while :; do printf '003d2222222222222222222222222222222222222222 refs/heads/mmmm\\n'; done", transfer.Limits{Bytes: 1 << 20}, "more than 1 MB"},
-		"silence":           {"sleep 60", transfer.Limits{Quiet: 300 * time.Millisecond}, "silent for too long"},
+		"silence":           {"sleep 60", transfer.Limits{Quiet: 300 * time.Millisecond}, "sent nothing for too long"},
 		"a drip":            {"while :; do printf 0; sleep 0.05; done", transfer.Limits{Total: time.Second}, "took too long|fetching from VM"},
-		"ref it lacks":      {adv("2222222222222222222222222222222222222222 refs/heads/other"), transfer.Limits{}, "changed while it was fetched"},
-		"no pack":           {lies + "cat >/dev/null & printf '0008NAK\\n'; exit 0", transfer.Limits{}, "nothing was taken over"},
-		"a pack of rubbish": {lies + "printf '0008NAK\\n'; printf '000a\\001PACKx'; printf '0000'", transfer.Limits{}, "not sound"},
+		"ref it lacks":      {adv("2222222222222222222222222222222222222222 refs/heads/other"), transfer.Limits{}, "changed during the fetch"},
+		"no pack":           {lies + "cat >/dev/null & printf '0008NAK\\n'; exit 0", transfer.Limits{}, "nothing was fetched"},
+		"a pack of rubbish": {lies + "printf '0008NAK\\n'; printf '000a\\001PACKx'; printf '0000'", transfer.Limits{}, "invalid objects"},
 		"endless progress":  {lies + "printf '0008NAK\\n'; while :; do printf '0009\\002abcd'; done", transfer.Limits{Bytes: 1 << 20}, "more than 1 MB"},
-		"control bytes":     {lies + "printf '0008NAK\\n'; printf '0015\\003\\033]0;x\\007\\033[2Jdead'", transfer.Limits{}, "nothing was taken over"},
+		"control bytes":     {lies + "printf '0008NAK\\n'; printf '0015\\003\\033]0;x\\007\\033[2Jdead'", transfer.Limits{}, "nothing was fetched"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p.T = t
@@ -221,15 +221,15 @@ func TestHostileGuest(t *testing.T) {
 			}
 			gittest.Equal(t, "refs", p.GitH("for-each-ref"), heads)
 			if l := leftovers(p); len(l) > 0 {
-				t.Errorf("left: %v", l)
+				t.Errorf("temporary files remain: %v", l)
 			}
 		})
 		p.T = t
 	}
 
-	t.Run("real objects that lie", func(t *testing.T) {
+	t.Run("misleading refs to real objects", func(t *testing.T) {
 		p.T = t
-		// A commit whose tree is missing, and refs to things that are no commits.
+		// Refs to things that are not commits, and a branch named HEAD.
 		c := p.GitG("commit-tree", "-m", "x", p.GitG("rev-parse", "HEAD^{tree}"))
 		p.GitG("branch", "fine", c)
 		blob := p.GitG("hash-object", "-w", "a.txt")
@@ -253,14 +253,14 @@ func TestHostileGuest(t *testing.T) {
 		bad := p.GitG("commit-tree", "-m", "evil", top)
 		p.GitG("branch", "dotgit", bad)
 		_, err := p.TrySync()
-		if err == nil || !strings.Contains(err.Error(), "not sound") {
+		if err == nil || !strings.Contains(err.Error(), "invalid objects") {
 			t.Errorf("a tree with .git in it: %v", err)
 		}
 		if _, err := gittest.Try(p.Host, os.Getenv("HOME"), "rev-parse", "-q", "--verify", "refs/remotes/aivm-vm/dotgit"); err == nil {
-			t.Error("it was taken over")
+			t.Error("the branch was fetched")
 		}
 		if _, err := gittest.Try(p.Host, os.Getenv("HOME"), "cat-file", "-e", bad); err == nil {
-			t.Error("its objects were")
+			t.Error("its objects were added to the repository")
 		}
 		p.GitG("branch", "-D", "dotgit")
 	})
@@ -292,17 +292,17 @@ func TestHostileGuest(t *testing.T) {
 			t.Errorf("%v %q", err, out.String())
 		}
 		if _, err := os.Stat(marker); err == nil {
-			t.Error("something of the repository's choosing ran")
+			t.Error("a program configured in the repository ran")
 		}
 		for _, k := range []string{"core.fsmonitor", "core.sshCommand", "uploadpack.packObjectsHook", "diff.external", "core.pager"} {
 			p.GitH("config", "--unset", k)
 		}
 	})
 
-	t.Run("a bomb", func(t *testing.T) {
+	t.Run("a decompression bomb", func(t *testing.T) {
 		p.T = t
-		// 24 MB of zeros are 24 KB on the wire and have to be unfolded at once: a
-		// git with too little memory for it is ended, and nothing is left.
+		// 24 MB of zeros are 24 KB in transfer, and git expands them in memory at once. A git process
+		// with too little memory for that must fail and leave no files.
 		gittest.WriteFile(t, filepath.Join(p.Guest, "zeros"), strings.Repeat("\x00", 24<<20))
 		p.GitG("add", "-A")
 		p.GitG("commit", "-q", "-m", "bomb")
@@ -311,12 +311,12 @@ func TestHostileGuest(t *testing.T) {
 		q := p.Peer
 		q.Limits = transfer.Limits{Memory: 24 << 20}
 		if _, _, err := transfer.Fetch(context.Background(), q, &h, *g); err == nil {
-			t.Error("it was taken over within 24 MB of memory")
+			t.Error("it was fetched with 24 MB of memory")
 		}
 		if l := leftovers(p); len(l) > 0 {
-			t.Errorf("left: %v", l)
+			t.Errorf("temporary files remain: %v", l)
 		}
-		// 64 MB are more than is unfolded at once: they pass through little memory.
+		// 64 MB are above core.bigFileThreshold, so git streams them with little memory.
 		gittest.WriteFile(t, filepath.Join(p.Guest, "zeros"), strings.Repeat("\x00", 64<<20))
 		p.GitG("add", "-A")
 		p.GitG("commit", "-q", "--amend", "-m", "bomb")
@@ -340,8 +340,8 @@ func TestHostileGuest(t *testing.T) {
 	}
 }
 
-// A ref that was tracked and is a directory now, or the other way, is said and
-// kept.
+// A branch that clashes with a tracked ref (file against directory) is reported, and the tracked
+// ref is kept.
 func TestRefsThatClash(t *testing.T) {
 	p := clonetest.New(t)
 	p.CommitH("a", "a")
@@ -351,8 +351,8 @@ func TestRefsThatClash(t *testing.T) {
 	p.GitG("branch", "-D", "x")
 	p.GitG("branch", "x/y")
 	p.Sync()
-	if !strings.Contains(strings.Join(p.Notes, "\n"), "branch x/y of the VM is left out") {
-		t.Errorf("said %q", p.Notes)
+	if !strings.Contains(strings.Join(p.Notes, "\n"), "branch x/y of the VM was not fetched") {
+		t.Errorf("notes %q", p.Notes)
 	}
 	p.GitH("rev-parse", "aivm-vm/x")
 	p.CommitH("b", "b")
@@ -361,8 +361,7 @@ func TestRefsThatClash(t *testing.T) {
 	}
 }
 
-// What a guest rewrites is taken over, and what was seen before stays in the
-// reflog.
+// A branch the guest rewrote is fetched, and its old commit stays in the reflog.
 func TestRewrittenBranch(t *testing.T) {
 	p := clonetest.New(t)
 	p.CommitH("a", "a")

@@ -11,11 +11,11 @@ import (
 	"aivm.dev/aivm/gitsync/gittest"
 )
 
-// TestInTheWay: what the guest's files would lose by a push keeps the push out,
-// whatever it is called.
+// TestInTheWay checks that a push is refused if it would overwrite files of the guest, whatever
+// their names.
 func TestInTheWay(t *testing.T) {
 	p := clonetest.New(t)
-	p.Server.Env = []string{"GIT_OPTIONAL_LOCKS=0"} // as somebody may have set it in the guest
+	p.Server.Env = []string{"GIT_OPTIONAL_LOCKS=0"} // the guest user may have set this
 	p.CommitH("a.txt", "one\n")
 	p.Sync()
 	start := p.GitH("rev-parse", "HEAD")

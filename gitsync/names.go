@@ -13,7 +13,7 @@ import (
 	"aivm.dev/aivm/internal/guest"
 )
 
-// What git mode is about, by the package that has it.
+// The types of git mode, each from the package that defines it.
 type (
 	Repo        = hostgit.Repo
 	Filter      = hostgit.Filter
@@ -32,10 +32,10 @@ type (
 	Change      = pull.Change
 )
 
-// Clone is the state of a guest that has the clone.
+// Clone is the GuestState of a guest in which the clone exists.
 const Clone = compare.Clone
 
-// How the guest's branch can stand to the host's.
+// The possible relations of the guest's branch to the host's.
 const (
 	Same      = compare.Same
 	HostAhead = compare.HostAhead
@@ -45,106 +45,104 @@ const (
 	Unseen    = compare.Unseen
 )
 
-// Find returns the repository that folder lies in. folder is absolute and free of
-// links.
+// Find returns the repository that contains folder, an absolute path without symbolic links.
 func Find(folder string) (Repo, error) { return hostgit.Find(folder) }
 
-// HostStatus lists what is not committed on the host.
+// HostStatus lists the uncommitted files of the host's work tree.
 func HostStatus(ctx context.Context, r Repo) ([]StatusEntry, error) {
 	return hostgit.Uncommitted(ctx, r)
 }
 
-// FindRemote finds the section of the clone in a repository's configuration, or
-// the name a new one gets.
+// FindRemote finds the clone's section in a repository's configuration, or chooses the name of a
+// new one.
 func FindRemote(r Repo, vm, dir string) (Remote, error) { return remoteconfig.Find(r, vm, dir) }
 
-// Observe looks at the repository. It changes nothing.
+// Observe reads the state of the host repository. It changes nothing.
 func Observe(ctx context.Context, r Repo, remote string) (Host, error) {
 	return compare.Observe(ctx, r, remote)
 }
 
-// GuestProbe is the piece of the probe script that looks at the clone in dir.
+// GuestProbe returns the part of the probe script that reads the clone in dir.
 func GuestProbe(dir string) string { return compare.GuestProbe(dir) }
 
-// ParseGuest reads the probe's answer.
+// ParseGuest parses the output of GuestProbe.
 func ParseGuest(b []byte) (Guest, error) { return compare.ParseGuest(b) }
 
-// DefaultDst is where a clone goes in the guest.
+// DefaultDst returns the default guest path of a clone.
 func DefaultDst(top, hostHome, user string) string { return compare.DefaultDst(top, hostHome, user) }
 
-// Relate compares the branches as far as the host's objects tell.
+// Relate compares the host's branch with the guest's, as far as the host has the objects.
 func Relate(h Host, g Guest) Relation { return compare.Relate(h, g) }
 
-// News are the branches of the guest that are not where they were last seen.
-func News(h Host, g Guest) map[string]string { return compare.News(h, g) }
+// News returns the guest's branches that moved since they were last fetched.
+func MovedBranches(h Host, g Guest) map[string]string { return compare.MovedBranches(h, g) }
 
-// Updates are the refs of the guest that a push of the host's branch sets.
+// Updates returns the guest refs that a push of the host's branch sets.
 func Updates(h Host, g Guest) (ups []RefUpdate, kept []string) { return compare.Updates(h, g) }
 
 // Follows reports whether the guest should check out the host's branch.
-func Follows(h Host, g Guest) bool { return compare.Follows(h, g) }
+func ShouldSwitch(h Host, g Guest) bool { return compare.ShouldSwitch(h, g) }
 
-// Stamp is a digest of all that a look at the repository hangs on.
+// Stamp fingerprints everything Observe's result depends on.
 func Stamp(r Repo, remote string) (stamp string, ok bool) { return compare.Stamp(r, remote) }
 
-// GuestStamp is a digest of what the guest's probe said.
+// GuestStamp returns a digest of the output of GuestProbe.
 func GuestStamp(answer []byte) string { return compare.GuestStamp(answer) }
 
-// Fetch brings what the guest committed into refs/remotes/REMOTE/ and nowhere
-// else.
+// Fetch fetches the guest's commits into refs/remotes/REMOTE/ and nowhere else.
 func Fetch(ctx context.Context, p Peer, h *Host, g Guest) (moved []Fetched, notes []string, err error) {
 	return transfer.Fetch(ctx, p, h, g)
 }
 
-// KeepTracked keeps what was fetched from a clone that is gone, and returns the
-// refs it made.
+// KeepTracked keeps the commits fetched from a deleted clone under new refs, and returns these
+// refs.
 func KeepTracked(ctx context.Context, h Host) ([]string, error) { return transfer.KeepTracked(ctx, h) }
 
-// OnlyProbes ask for what FindOnly needs to know of the clone in dir.
+// OnlyProbes returns the probes whose output FindOnly needs about the clone in dir.
 func OnlyProbes(dir string) []guest.Probe { return onlyinvm.Probes(dir) }
 
-// FindOnly says what the clone has that the repository h lacks.
-func FindOnly(ctx context.Context, h Host, hostKnown bool, g Guest, news map[string]string, said map[string][]byte, why error) (Only, error) {
-	return onlyinvm.Find(ctx, h, hostKnown, g, news, said, why)
+// FindOnly lists what exists only in the clone and not in the host repository h.
+func FindOnly(ctx context.Context, h Host, hostKnown bool, g Guest, news map[string]string, answers map[string][]byte, why error) (Only, error) {
+	return onlyinvm.Find(ctx, h, hostKnown, g, news, answers, why)
 }
 
-// CarrySubmodules brings the submodules of the commit that was pushed to the clone.
+// CarrySubmodules sends the submodules of the pushed commit to the clone.
 func CarrySubmodules(ctx context.Context, p Peer, h Host) (carried, missing []string, err error) {
 	return carry.Submodules(ctx, p, h)
 }
 
-// CarryLFS brings the large files of git-lfs that are here to the clone.
+// CarryLFS sends the git-lfs objects that exist on the host to the clone.
 func CarryLFS(ctx context.Context, p Peer, h Host) (missing []string, err error) {
 	return carry.LFS(ctx, p, h)
 }
 
-// Changes lists what lies between two commits.
+// Changes lists the files that differ between two commits.
 func Changes(ctx context.Context, h Host, from, to string) ([]Change, error) {
 	return pull.Changes(ctx, h, from, to)
 }
 
-// Base is the commit from which the host's branch and the guest's went on.
+// Base returns the merge base of the host's branch and the guest's.
 func Base(ctx context.Context, h Host) (string, error) { return pull.Base(ctx, h) }
 
-// Size is how many bytes of files the changes bring.
+// Size returns how many bytes of file content the changes add.
 func Size(ctx context.Context, h Host, cs []Change) (int64, error) { return pull.Size(ctx, h, cs) }
 
-// Hazards are the files among changes that this machine is going to run or obey.
+// Hazards lists the host-executed files among the changes.
 func Hazards(ctx context.Context, h Host, cs []Change, runs func(string) bool) ([]string, error) {
 	return pull.Hazards(ctx, h, cs, runs)
 }
 
-// Filters are those that the person's own git would start to take over changes.
+// Filters lists the filters that the user's own git would start to check out the changes.
 func Filters(ctx context.Context, h Host, to string, cs []Change) ([]Filter, error) {
 	return pull.Filters(ctx, h, to, cs)
 }
 
-// Agreement is a name for what a pull brings and would run.
-func Agreement(from, to string, hazards []string, fs []Filter) string {
-	return pull.Agreement(from, to, hazards, fs)
+// Agreement returns a name for the changes a pull makes and the programs it would start.
+func ConsentToken(from, to string, hazards []string, fs []Filter) string {
+	return pull.ConsentToken(from, to, hazards, fs)
 }
 
-// Pull fast-forwards the host's branch, and its files, to what was fetched.
-func Pull(ctx context.Context, h *Host, agreed []Filter) error {
-	return pull.FastForward(ctx, h, agreed)
+// Pull fast-forwards the host's branch and work tree to the fetched commit.
+func Pull(ctx context.Context, h *Host, allowed []Filter) error {
+	return pull.FastForward(ctx, h, allowed)
 }

@@ -16,35 +16,33 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Show runs a git that only prints, for people: no program of the repository's
-// choosing formats the output, and what comes from the guest's commits is the
-// caller's to clean.
+// Show runs a git command that only prints for a person. No program configured by the repository
+// formats the output; the caller must clean text that comes from the guest's commits.
 func Show(ctx context.Context, h compare.Host, out io.Writer, args ...string) error {
 	return h.Repo.Show(ctx, out, args...)
 }
 
-// Init makes the clone in the guest.
+// Init creates the clone in the guest.
 func Init(ctx context.Context, p transfer.Peer, h compare.Host, g *compare.Guest) error {
-	if _, _, err := p.Script(ctx, "making the clone in "+p.Dir, guestscript.Init, p.Dir, h.Branch, h.Format); err != nil {
+	if _, _, err := p.Script(ctx, "creating the clone in "+p.Dir, guestscript.Init, p.Dir, h.Branch, h.Format); err != nil {
 		return err
 	}
 	*g = compare.Guest{State: compare.Clone, Head: h.Branch, Marked: h.Branch, Heads: map[string]string{}, Tags: map[string]string{}, Wip: map[string]string{}}
 	return nil
 }
 
-// PushBranch brings the host's branch and its tags to the guest, if nothing
-// there is lost by it. problem is why it could not and what to do about it; the
-// transfer itself going wrong is err.
+// PushBranch pushes the host's branch and tags to the guest if nothing there gets lost. problem
+// says why the push was refused and what to do about it; err is a failure of the transfer itself.
 func PushBranch(ctx context.Context, p transfer.Peer, h *compare.Host, g *compare.Guest) (sent transfer.Sent, problem, err error) {
 	switch compare.Relate(*h, *g) {
 	case compare.Diverged:
 		return sent, diverged(p, *h), nil
 	case compare.Unseen:
-		return sent, ui.Failed("what VM %s has on branch %s is not known here yet", p.VM, ui.Clean(h.Branch)).Hint(ui.Cmd("aivm git fetch " + shellescape.Quote(h.Repo.Top))), nil
+		return sent, ui.Failed("branch %[2]s of VM %[1]s has commits that were not fetched yet", p.VM, ui.Clean(h.Branch)).Hint(ui.Cmd("aivm git fetch " + shellescape.Quote(h.Repo.Top))), nil
 	}
 	ups, kept := compare.Updates(*h, *g)
 	for _, t := range kept {
-		p.Notef("tag %s is another one in VM %s and stays as it is there", ui.Clean(t), p.VM)
+		p.Notef("tag %s points to another object in VM %s and was not pushed", ui.Clean(t), p.VM)
 	}
 	if len(ups) == 0 {
 		return sent, nil, nil
@@ -52,8 +50,8 @@ func PushBranch(ctx context.Context, p transfer.Peer, h *compare.Host, g *compar
 	known := compare.Known(*h, *g)
 	sent, err = transfer.Push(ctx, p, *h, ups, known, nil)
 	if errors.Is(err, transfer.ErrDirty) {
-		again, problem, uerr := undirty(ctx, p, *h, g, err)
-		if !again || uerr != nil {
+		retry, problem, uerr := markClean(ctx, p, *h, g, err)
+		if !retry || uerr != nil {
 			return transfer.Sent{}, problem, uerr
 		}
 		ups, _ = compare.Updates(*h, *g)
@@ -77,20 +75,20 @@ func PushBranch(ctx context.Context, p transfer.Peer, h *compare.Host, g *compar
 
 func diverged(p transfer.Peer, h compare.Host) error {
 	q := shellescape.Quote(h.Repo.Top)
-	theirs := h.Remote + "/" + h.Branch
-	return ui.Refused("branch %s went two ways: %d new here, %d new in VM %s; nothing was pushed", ui.Clean(h.Branch), h.Ahead, h.Behind, p.VM).
-		Hint(ui.CmdFor("see both", "git -C "+q+" log --oneline --left-right "+shellescape.Quote(h.Branch+"..."+theirs)),
-			ui.CmdFor("join them here", "git -C "+q+" merge "+shellescape.Quote(theirs)+", then: aivm git push "+q))
+	remoteBranch := h.Remote + "/" + h.Branch
+	return ui.Refused("branch %s has diverged: %d commits only on this machine, %d only in VM %s; nothing was pushed", ui.Clean(h.Branch), h.Ahead, h.Behind, p.VM).
+		Hint(ui.CmdFor("see both sides", "git -C "+q+" log --oneline --left-right "+shellescape.Quote(h.Branch+"..."+remoteBranch)),
+			ui.CmdFor("merge them on this machine", "git -C "+q+" merge "+shellescape.Quote(remoteBranch)+" && aivm git push "+q))
 }
 
-// undirty deals with a push that was refused for files that are not clean.
-// again says that it can be tried once more.
-func undirty(ctx context.Context, p transfer.Peer, h compare.Host, g *compare.Guest, cause error) (again bool, problem, err error) {
+// markClean handles a push that the guest refused because its work tree is not clean. retry reports
+// whether the push can be tried once more.
+func markClean(ctx context.Context, p transfer.Peer, h compare.Host, g *compare.Guest, cause error) (retry bool, problem, err error) {
 	tree, err := h.Repo.Git(ctx, "rev-parse", h.Head+"^{tree}")
 	if err != nil {
 		return false, nil, hostgit.ReadError(h.Repo, err)
 	}
-	out, code, err := p.Script(ctx, "looking at the clone's files", guestscript.Dirty, p.Dir, h.Branch, h.Head, strings.TrimSpace(string(tree)))
+	out, code, err := p.Script(ctx, "checking the clone's work tree", guestscript.Dirty, p.Dir, h.Branch, h.Head, strings.TrimSpace(string(tree)))
 	if err != nil {
 		return false, nil, err
 	}
@@ -104,7 +102,7 @@ func undirty(ctx context.Context, p transfer.Peer, h compare.Host, g *compare.Gu
 	return false, dirty(p, h, hostgit.ParseStatus(out), cause), nil
 }
 
-// dirty is the refusal that lists the files.
+// dirty returns the refusal that lists the files that are not clean.
 func dirty(p transfer.Peer, h compare.Host, files []hostgit.StatusEntry, cause error) error {
 	list := ""
 	for i, f := range files {
@@ -122,12 +120,12 @@ func dirty(p transfer.Peer, h compare.Host, files []hostgit.StatusEntry, cause e
 		e = ui.Refused("Guest Git repo rejected host push because its working tree is not clean: %w", cause)
 	}
 	at := "aivm ssh " + shellescape.Quote(h.Repo.Top) + " --vm " + p.VM + " -- "
-	return e.Hint(ui.CmdFor("commit it there", at+"sh -c 'git add -A && git commit -m wip'"), ui.CmdFor("or put it aside", at+"git stash -u"), ui.CmdFor("then", "aivm git push "+shellescape.Quote(h.Repo.Top)))
+	return e.Hint(ui.CmdFor("commit them in the VM", at+"sh -c 'git add -A && git commit -m wip'"), ui.CmdFor("or stash them", at+"git stash -u"), ui.CmdFor("then push", "aivm git push "+shellescape.Quote(h.Repo.Top)))
 }
 
-// Switch checks the host's branch out in the guest, after it was pushed: the
-// index then belongs to the old branch until git itself changes both. done is
-// false if files in the guest are in the way; they stay as they are.
+// Switch checks out the host's branch in the guest after it was pushed. Until then the guest's
+// index belongs to the old branch, and git changes both together. done is false if changed files in
+// the guest prevent the checkout; they stay as they are.
 func Switch(ctx context.Context, p transfer.Peer, h compare.Host, g *compare.Guest) (done bool, err error) {
 	_, code, err := p.Script(ctx, "checking out "+ui.Clean(h.Branch), guestscript.Switch, p.Dir, g.Head, h.Branch)
 	if err != nil || code != 100 {
@@ -137,16 +135,16 @@ func Switch(ctx context.Context, p transfer.Peer, h compare.Host, g *compare.Gue
 	return true, nil
 }
 
-// Stays is what is said when Switch could not.
-func Stays(p transfer.Peer, h compare.Host, g compare.Guest) string {
-	return fmt.Sprintf("VM %s stays on branch %s, where files are not committed; to go to %s there: aivm ssh %s --vm %s -- git switch %s",
+// StaysOnBranch returns the message for a Switch that was not done.
+func StaysOnBranch(p transfer.Peer, h compare.Host, g compare.Guest) string {
+	return fmt.Sprintf("VM %s stays on branch %s, which has uncommitted files; to switch it to %s: aivm ssh %s --vm %s -- git switch %s",
 		p.VM, ui.Clean(g.Head), ui.Clean(h.Branch), shellescape.Quote(h.Repo.Top), p.VM, shellescape.Quote(h.Branch))
 }
 
-// GuestStatus lists what is not committed in the guest.
+// GuestStatus lists the uncommitted files of the clone in the guest.
 func GuestStatus(ctx context.Context, p transfer.Peer) ([]hostgit.StatusEntry, error) {
 	out, code, err := p.Script(ctx, "git status", `cd -- "$1" || exit 1
-git -c core.fsmonitor=false status --porcelain=v1 -z || exit 1`, p.Dir) // git's own status would be an answer
+git -c core.fsmonitor=false status --porcelain=v1 -z || exit 1`, p.Dir) // git's own exit status could be one of the script's answers (100 and up)
 	if err != nil {
 		return nil, err
 	}

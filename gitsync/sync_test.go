@@ -14,7 +14,7 @@ import (
 	"aivm.dev/aivm/gitsync/hostgit"
 )
 
-// A git status that fails in the guest is not taken for a clean work tree.
+// A git status that fails in the guest must not count as a clean work tree.
 func TestGuestStatusFails(t *testing.T) {
 	p := clonetest.New(t)
 	p.CommitH("a", "x")
@@ -25,7 +25,7 @@ func TestGuestStatusFails(t *testing.T) {
 	}
 	gittest.WriteFile(t, filepath.Join(p.Guest, ".git/index"), "no index")
 	if es, err := gitsync.GuestStatus(t.Context(), p.Peer); err == nil {
-		t.Errorf("it failed, and said %v", es)
+		t.Errorf("no error, but %v", es)
 	}
 }
 
@@ -44,7 +44,7 @@ func TestTwoWays(t *testing.T) {
 	gittest.Equal(t, "tags", p.GitG("tag"), "v1\nv1a")
 	gittest.Equal(t, "tracking", p.GitH("rev-parse", "refs/remotes/aivm-vm/main"), first)
 
-	// The guest commits, on a branch of its own too.
+	// The guest commits to main, and has a branch of its own.
 	second := p.CommitG("b.txt", "two\n")
 	p.GitG("branch", "agent/x")
 	if pr := p.Sync(); pr != nil {
@@ -54,7 +54,7 @@ func TestTwoWays(t *testing.T) {
 	gittest.Equal(t, "tracking", p.GitH("rev-parse", "aivm-vm/agent/x"), second)
 	gittest.Equal(t, "the host's branch stays", p.GitH("rev-parse", "main"), first)
 
-	// Taken over and pushed back.
+	// The host merges the guest's commit and pushes back.
 	p.GitH("merge", "-q", "--ff-only", "aivm-vm/main")
 	third := p.CommitH("c.txt", "three\n")
 	if pr := p.Sync(); pr != nil {
@@ -63,16 +63,16 @@ func TestTwoWays(t *testing.T) {
 	gittest.Equal(t, "the guest's commit", p.GitG("rev-parse", "HEAD"), third)
 	gittest.Equal(t, "the guest's status", p.GitG("status", "--porcelain"), "")
 
-	// Nothing moves: no session.
+	// Nothing to transfer: no git session is started.
 	before := p.Server.Execs.Load()
 	if pr := p.Sync(); pr != nil {
 		t.Fatal(pr)
 	}
 	if n := p.Server.Execs.Load() - before; n != 1 {
-		t.Errorf("%d execs with nothing to move, want the probe", n)
+		t.Errorf("%d commands with nothing to transfer, want only the probe", n)
 	}
 	p.Fsck()
-	gittest.Equal(t, "what is left in objects", strings.Join(gittest.Glob(t, filepath.Join(p.Host, ".git/objects/tmp_*")), " "), "")
+	gittest.Equal(t, "temporary files in objects", strings.Join(gittest.Glob(t, filepath.Join(p.Host, ".git/objects/tmp_*")), " "), "")
 }
 
 func TestBranchSwitchStaysClean(t *testing.T) {
@@ -87,7 +87,7 @@ func TestBranchSwitchStaysClean(t *testing.T) {
 	gittest.Equal(t, "the guest's branch", p.GitG("symbolic-ref", "--short", "HEAD"), "feature/x")
 	gittest.Equal(t, "the guest's commit", p.GitG("rev-parse", "HEAD"), at)
 	gittest.Equal(t, "the guest's status", p.GitG("status", "--porcelain"), "")
-	// Back, with something not committed there: it stays, and is said.
+	// With an uncommitted file in the guest the branch stays, and a note says so.
 	gittest.WriteFile(t, filepath.Join(p.Guest, "a.txt"), "mine\n")
 	p.GitH("switch", "-q", "main")
 	p.CommitH("b.txt", "b\n")
@@ -97,9 +97,9 @@ func TestBranchSwitchStaysClean(t *testing.T) {
 	gittest.Equal(t, "the guest's branch", p.GitG("symbolic-ref", "--short", "HEAD"), "feature/x")
 	gittest.Equal(t, "the guest's file", gittest.ReadFile(t, filepath.Join(p.Guest, "a.txt")), "mine\n")
 	if l := p.Notes[len(p.Notes)-1]; !strings.Contains(l, "stays on branch feature/x") {
-		t.Errorf("said %q", l)
+		t.Errorf("note %q", l)
 	}
-	// A branch the guest chose itself is not left for the host's.
+	// A branch the guest chose itself is not switched to the host's.
 	p.GitG("checkout", "-q", "-f", "-b", "mine")
 	p.CommitH("c.txt", "c\n")
 	p.Sync()
@@ -142,7 +142,7 @@ func TestRefusals(t *testing.T) {
 		g := p.CommitG("g.txt", "g\n")
 		p.CommitH("h.txt", "h\n")
 		pr := p.Sync()
-		if pr == nil || !strings.Contains(pr.Error(), "1 new here, 1 new in VM") || !strings.Contains(gittest.Hints(pr), "merge aivm-vm/main") {
+		if pr == nil || !strings.Contains(pr.Error(), "1 commits only on this machine, 1 only in VM") || !strings.Contains(gittest.Hints(pr), "merge aivm-vm/main") {
 			t.Fatalf("%v\n%s", pr, gittest.Hints(pr))
 		}
 		gittest.Equal(t, "the guest's branch", p.GitG("rev-parse", "main"), g)
@@ -158,7 +158,7 @@ func TestRefusals(t *testing.T) {
 			t.Fatal(pr)
 		}
 		gittest.Equal(t, "the guest's branch", p.GitG("rev-parse", "main"), g)
-		gittest.Equal(t, "seen here", p.GitH("rev-parse", "aivm-vm/main"), g)
+		gittest.Equal(t, "fetched", p.GitH("rev-parse", "aivm-vm/main"), g)
 	})
 	p.Fsck()
 }
@@ -174,7 +174,7 @@ func TestFindRefuses(t *testing.T) {
 		_, err = compare.Observe(ctx, r, "aivm-vm")
 		return err
 	}
-	if err := obs(); err == nil || !strings.Contains(err.Error(), "has none yet") || !strings.Contains(gittest.Hints(err), "commit") {
+	if err := obs(); err == nil || !strings.Contains(err.Error(), "has no commits yet") || !strings.Contains(gittest.Hints(err), "commit") {
 		t.Errorf("no commit: %v", err)
 	}
 	p.CommitH("a", "a")

@@ -19,8 +19,8 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// An Uncommitted is the state of the host's work tree as a commit that is in no
-// branch and in no object store of the repository's.
+// An Uncommitted holds the state of the host's work tree as a commit that is on no branch and in
+// none of the repository's object stores.
 type Uncommitted struct {
 	Commit string
 	Files  int
@@ -28,17 +28,16 @@ type Uncommitted struct {
 	dir    string
 }
 
-// Drop removes what was made for it.
+// Drop removes the temporary directory.
 func (u *Uncommitted) Drop() {
 	if u.dir != "" {
-		_ = os.RemoveAll(u.dir) // ours, in the temporary directory; nothing is mounted there
+		_ = os.RemoveAll(u.dir) // created by Capture; nothing is mounted in it
 	}
 }
 
-// Capture writes the work tree, untracked files too and ignored ones not, as a
-// commit on top of Head. Index, files, branch and objects of the repository
-// stay as they are: it works with a copy of the index and an object store of
-// its own. The same state gives the same commit.
+// Capture writes the work tree, with untracked and without ignored files, as a commit on top of
+// Head. It uses a copy of the index and a temporary object store, so the repository's index, files,
+// branch and objects do not change. The same state gives the same commit.
 func Capture(ctx context.Context, h compare.Host) (*Uncommitted, error) {
 	dir, err := os.MkdirTemp("", "aivm-wip-")
 	if err != nil {
@@ -62,19 +61,19 @@ func (u *Uncommitted) capture(ctx context.Context, h compare.Host) error {
 		return err
 	}
 	env := append([]string{"GIT_INDEX_FILE=" + index}, u.env...)
-	if err := unfiltered(ctx, h.Repo, env); err != nil {
+	if err := refuseFiltered(ctx, h.Repo, env); err != nil {
 		return err
 	}
-	quiet, err := h.Repo.Quiet(ctx)
+	quiet, err := h.Repo.SubmoduleArgs(ctx)
 	if err != nil {
 		return err
 	}
 	git := func(args ...string) (string, error) {
-		b, err := hostgit.Run(ctx, hostgit.Call{Repo: h.Repo, Env: env, Also: quiet, Args: append([]string{"-c", "core.safecrlf=false", "-c", "advice.addEmbeddedRepo=false", "-c", "core.splitIndex=false"}, args...)})
+		b, err := hostgit.Run(ctx, hostgit.Call{Repo: h.Repo, Env: env, SubmoduleArgs: quiet, Args: append([]string{"-c", "core.safecrlf=false", "-c", "advice.addEmbeddedRepo=false", "-c", "core.splitIndex=false"}, args...)})
 		return strings.TrimRight(string(b), "\n"), err
 	}
 	if _, err := git("add", "-A"); err != nil {
-		return ui.Failed("what is not committed in %s could not be read: %w", ui.Clean(h.Repo.Top), err).Hint(ui.Cmd("git -C " + shellescape.Quote(h.Repo.Top) + " status"))
+		return ui.Failed("reading the uncommitted files of %s: %w", ui.Clean(h.Repo.Top), err).Hint(ui.Cmd("git -C " + shellescape.Quote(h.Repo.Top) + " status"))
 	}
 	names, err := git("diff-index", "--cached", "--name-only", "-z", h.Head, "--")
 	if err != nil {
@@ -104,10 +103,10 @@ func (u *Uncommitted) capture(ctx context.Context, h compare.Host) error {
 	return err
 }
 
-// unfiltered refuses a state with files that pass through a filter, which aivm
-// does not run: without it they would be sent as they are here, a file that is
-// kept encrypted in clear.
-func unfiltered(ctx context.Context, r hostgit.Repo, env []string) error {
+// refuseFiltered refuses a state with files that pass through a git filter. aivm runs no filters,
+// so the files would be sent as they are on disk: a file that git stores encrypted would be sent in
+// clear.
+func refuseFiltered(ctx context.Context, r hostgit.Repo, env []string) error {
 	es, err := r.Status(ctx, env, "--untracked-files=all", "--no-renames")
 	if err != nil {
 		return err
@@ -115,9 +114,9 @@ func unfiltered(ctx context.Context, r hostgit.Repo, env []string) error {
 	for _, e := range es {
 		if e.Filter != "" {
 			q := shellescape.Quote(r.Top)
-			return ui.Refused("what is not committed in %s was not sent: %s passes through the filter %s, and aivm runs no filters", ui.Clean(r.Top), ui.Clean(e.Path), ui.Clean(e.Filter)).
-				Hint(ui.CmdFor("if it only looks changed", "git -C "+q+" status, then again"),
-					ui.CmdFor("else commit it", "git -C "+q+" add "+shellescape.Quote(e.Path)+" && git -C "+q+" commit -m wip, then: aivm git push "+q))
+			return ui.Refused("the uncommitted files of %s were not sent: %s uses the filter %s, and aivm runs no filters", ui.Clean(r.Top), ui.Clean(e.Path), ui.Clean(e.Filter)).
+				Hint(ui.CmdFor("if the file has not changed, refresh git's index and retry", "git -C "+q+" status"),
+					ui.CmdFor("otherwise commit it", "git -C "+q+" add "+shellescape.Quote(e.Path)+" && git -C "+q+" commit -m wip && aivm git push "+q))
 		}
 	}
 	return nil
@@ -140,10 +139,10 @@ func copyFile(from, to string) error {
 	return out.Close()
 }
 
-// SendUncommitted sends the uncommitted state to refs/aivm/wip/BRANCH of the
-// guest and shows it in its work tree where that loses nothing. The branch has
-// been pushed. said is what became of it.
-func SendUncommitted(ctx context.Context, p transfer.Peer, h compare.Host, g *compare.Guest) (said string, err error) {
+// SendUncommitted sends the uncommitted state to refs/aivm/wip/BRANCH of the guest and writes it to
+// the guest's work tree where that loses nothing. The branch must have been pushed. outcome
+// describes the result.
+func SendUncommitted(ctx context.Context, p transfer.Peer, h compare.Host, g *compare.Guest) (outcome string, err error) {
 	u, err := Capture(ctx, h)
 	if err != nil {
 		return "", err
@@ -151,7 +150,7 @@ func SendUncommitted(ctx context.Context, p transfer.Peer, h compare.Host, g *co
 	defer u.Drop()
 	ref := "refs/aivm/wip/" + h.Branch
 	if u.Commit == h.Head && g.Wip["refs/aivm/shown/"+h.Branch] == "" {
-		return "Nothing is uncommitted here", nil
+		return "Nothing is uncommitted on this machine", nil
 	}
 	if u.Commit != h.Head && g.Wip[ref] != u.Commit {
 		known := append(compare.Known(h, *g), g.Heads[h.Branch])
@@ -160,18 +159,18 @@ func SendUncommitted(ctx context.Context, p transfer.Peer, h compare.Host, g *co
 		}
 		g.Wip[ref] = u.Commit
 	}
-	what := fmt.Sprintf("The uncommitted state here (%d files) is %s in VM %s", u.Files, ref, p.VM)
-	out, code, err := p.Script(ctx, "showing the uncommitted state in the clone", guestscript.Apply, p.Dir, h.Branch, u.Commit, h.Head)
+	what := fmt.Sprintf("The uncommitted state of this machine (%d files) was sent to VM %[3]s as %[2]s", u.Files, ref, p.VM)
+	out, code, err := p.Script(ctx, "writing the uncommitted files to the clone", guestscript.Apply, p.Dir, h.Branch, u.Commit, h.Head)
 	if err != nil {
 		return "", err
 	}
 	switch {
 	case code == 100 && u.Commit == h.Head:
-		return "Nothing is uncommitted here, and nothing of what was is left in VM " + p.VM, nil
+		return "Nothing is uncommitted on this machine, and what had been sent was removed from VM " + p.VM, nil
 	case code == 100:
-		return what + ", and its folder shows it", nil
+		return what + ", and its folder shows the files", nil
 	case code == 101:
-		return what + fmt.Sprintf("; its folder stays as it is, since branch %s is not checked out there as it is here", ui.Clean(h.Branch)), nil
+		return what + fmt.Sprintf("; its folder stays as it is, since branch %s is not checked out in the VM at the same commit", ui.Clean(h.Branch)), nil
 	}
 	list := ""
 	for i, f := range hostgit.ParseStatus(out) {

@@ -12,14 +12,14 @@ import (
 	"aivm.dev/aivm/gitsync/gittest"
 )
 
-func wipOf(p *clonetest.Pair) string {
+func sendUncommitted(p *clonetest.Pair) string {
 	p.T.Helper()
 	h, g := p.Observe()
-	said, err := gitsync.SendUncommitted(context.Background(), p.Peer, *h, g)
+	outcome, err := gitsync.SendUncommitted(context.Background(), p.Peer, *h, g)
 	if err != nil {
 		p.T.Fatal(err)
 	}
-	return said
+	return outcome
 }
 
 func TestUncommitted(t *testing.T) {
@@ -28,8 +28,8 @@ func TestUncommitted(t *testing.T) {
 	p.CommitH("a.txt", "one\n")
 	p.CommitH("gone.txt", "x\n")
 	p.Sync()
-	if said := wipOf(p); said != "Nothing is uncommitted here" {
-		t.Errorf("said %q", said)
+	if outcome := sendUncommitted(p); outcome != "Nothing is uncommitted on this machine" {
+		t.Errorf("outcome %q", outcome)
 	}
 	gittest.WriteFile(t, filepath.Join(p.Host, "a.txt"), "two\n")
 	gittest.WriteFile(t, filepath.Join(p.Host, "dir/new é.txt"), "new\n")
@@ -45,8 +45,8 @@ func TestUncommitted(t *testing.T) {
 	status := p.GitH("status", "--porcelain")
 	index := gittest.ReadFile(t, filepath.Join(p.Host, ".git/index"))
 	objects := p.GitH("count-objects", "-v")
-	if said := wipOf(p); !strings.Contains(said, "(5 files)") || !strings.Contains(said, "shows it") {
-		t.Errorf("said %q", said)
+	if outcome := sendUncommitted(p); !strings.Contains(outcome, "(5 files)") || !strings.Contains(outcome, "shows the files") {
+		t.Errorf("outcome %q", outcome)
 	}
 	gittest.Equal(t, "the host's status", p.GitH("status", "--porcelain"), status)
 	gittest.Equal(t, "the host's index", gittest.ReadFile(t, filepath.Join(p.Host, ".git/index")), index)
@@ -58,64 +58,65 @@ func TestUncommitted(t *testing.T) {
 		t.Error("an ignored file was sent")
 	}
 	wip := p.GitG("rev-parse", "refs/aivm/wip/main")
-	// The same again: no push.
+	// The same state again needs no push.
 	before := p.Server.Execs.Load()
-	wipOf(p)
+	sendUncommitted(p)
 	if n := p.Server.Execs.Load() - before; n != 2 {
-		t.Errorf("%d execs for the same state", n)
+		t.Errorf("%d commands for the same state", n)
 	}
 	gittest.Equal(t, "the same commit", p.GitG("rev-parse", "refs/aivm/wip/main"), wip)
-	// More of it, on top of what the guest shows.
+	// More changes, on top of what the guest shows.
 	gittest.WriteFile(t, filepath.Join(p.Host, "a.txt"), "three\n")
 	if err := os.RemoveAll(filepath.Join(p.Host, "dir")); err != nil {
 		t.Fatal(err)
 	}
-	if said := wipOf(p); !strings.Contains(said, "shows it") {
-		t.Errorf("said %q", said)
+	if outcome := sendUncommitted(p); !strings.Contains(outcome, "shows the files") {
+		t.Errorf("outcome %q", outcome)
 	}
 	gittest.Equal(t, "the guest's file", gittest.ReadFile(t, filepath.Join(p.Guest, "a.txt")), "three\n")
 	if _, err := os.Lstat(filepath.Join(p.Guest, "dir")); err == nil {
-		t.Error("what is gone here is still there")
+		t.Error("a directory removed on the host is still in the guest")
 	}
-	// The guest changes something: it stays as it is.
+	// The guest changed a file, so its work tree stays as it is.
 	gittest.WriteFile(t, filepath.Join(p.Guest, "a.txt"), "the guest's\n")
 	gittest.WriteFile(t, filepath.Join(p.Host, "a.txt"), "four\n")
-	if said := wipOf(p); !strings.Contains(said, "changes of its own: a.txt") {
-		t.Errorf("said %q", said)
+	if outcome := sendUncommitted(p); !strings.Contains(outcome, "changes of its own: a.txt") {
+		t.Errorf("outcome %q", outcome)
 	}
 	gittest.Equal(t, "the guest's file", gittest.ReadFile(t, filepath.Join(p.Guest, "a.txt")), "the guest's\n")
 	gittest.WriteFile(t, filepath.Join(p.Guest, "a.txt"), "three\n")
-	if said := wipOf(p); !strings.Contains(said, "shows it") {
-		t.Errorf("said %q", said)
+	if outcome := sendUncommitted(p); !strings.Contains(outcome, "shows the files") {
+		t.Errorf("outcome %q", outcome)
 	}
-	// Committed here: the guest, which only shows what was sent, follows.
+	// After a commit on the host, the guest, which has only files that were sent, is updated by the
+	// push.
 	at := p.CommitH("more", "x")
 	if pr := p.Sync(); pr != nil {
 		t.Fatal(pr)
 	}
 	gittest.Equal(t, "the guest's commit", p.GitG("rev-parse", "HEAD"), at)
 	gittest.Equal(t, "the guest's status", p.GitG("status", "--porcelain"), "")
-	// An uncommitted state that went away goes away there too.
+	// Uncommitted changes reverted on the host are reverted in the guest too.
 	gittest.WriteFile(t, filepath.Join(p.Host, "a.txt"), "five\n")
-	wipOf(p)
+	sendUncommitted(p)
 	p.GitH("checkout", "-q", "a.txt")
-	if said := wipOf(p); !strings.Contains(said, "nothing of what was is left") {
-		t.Errorf("said %q", said)
+	if outcome := sendUncommitted(p); !strings.Contains(outcome, "what had been sent was removed") {
+		t.Errorf("outcome %q", outcome)
 	}
 	gittest.Equal(t, "the guest's status", p.GitG("status", "--porcelain"), "")
-	// An ignored file of the guest's is in the way of one that is not here.
+	// An ignored file of the guest has the name of an uncommitted file on the host.
 	gittest.WriteFile(t, filepath.Join(p.Guest, ".git/info/exclude"), "mine\n")
 	gittest.WriteFile(t, filepath.Join(p.Guest, "mine"), "precious\n")
 	gittest.WriteFile(t, filepath.Join(p.Host, "mine"), "other\n")
-	if said := wipOf(p); !strings.Contains(said, "stays as it is") {
-		t.Errorf("said %q", said)
+	if outcome := sendUncommitted(p); !strings.Contains(outcome, "stays as it is") {
+		t.Errorf("outcome %q", outcome)
 	}
 	gittest.Equal(t, "the guest's ignored file", gittest.ReadFile(t, filepath.Join(p.Guest, "mine")), "precious\n")
 	p.Fsck()
 }
 
-// TestPushCutAfterTheFiles plays a push that died after it wrote the files and
-// before it moved the branch.
+// TestPushCutAfterTheFiles simulates a push that was killed after it wrote the files and before it
+// moved the branch.
 func TestPushCutAfterTheFiles(t *testing.T) {
 	p := clonetest.New(t)
 	old := p.CommitH("a.txt", "one\n")
@@ -132,8 +133,8 @@ func TestPushCutAfterTheFiles(t *testing.T) {
 	gittest.Equal(t, "tracked", p.GitH("rev-parse", "aivm-vm/main"), at)
 }
 
-// TestIgnoredFilesOfTheGuest: git itself writes over ignored files when a
-// branch that is checked out is pushed to. Here they are files like others.
+// TestIgnoredFilesOfTheGuest checks that a push does not overwrite ignored files. git itself
+// overwrites them when a checked-out branch is pushed to.
 func TestIgnoredFilesOfTheGuest(t *testing.T) {
 	p := clonetest.New(t)
 	p.CommitH(".gitignore", ".env\nbuild\n")
@@ -157,7 +158,7 @@ func TestIgnoredFilesOfTheGuest(t *testing.T) {
 	}
 	gittest.Equal(t, "the guest's file", gittest.ReadFile(t, filepath.Join(p.Guest, "build/out")), "made\n")
 	p.GitH("reset", "-q", "--hard", "HEAD~1")
-	// What is tracked may change its kind.
+	// A tracked path may change between file and directory.
 	p.CommitH("x/y", "1\n")
 	if pr := p.Sync(); pr != nil {
 		t.Fatal(pr)

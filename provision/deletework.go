@@ -30,7 +30,7 @@ func (e *Env) clonesWork(ctx context.Context, dd *deletion, o DeleteOptions, fet
 	if _, err := os.Lstat(e.State().DeletingPath(dd.w.Name)); err == nil && dd.domain == nil {
 		return nil, nil
 	}
-	return clones.For(e.Loop).LookAt(ctx, dd.w, clones.For(e.Loop).Of(dd.w), clones.WhyNotAsked(dd.domain), fetch)
+	return clones.For(e.Loop).Inspect(ctx, dd.w, clones.For(e.Loop).List(dd.w), clones.WhyUnreachable(dd.domain), fetch)
 }
 
 // askForDeletion says what will be lost and has the VM's name typed. A VM that
@@ -72,7 +72,7 @@ func (e *Env) askForDeletion(ctx context.Context, dd *deletion, o DeleteOptions)
 
 // beginDeletion notes that what follows was agreed to.
 func (e *Env) beginDeletion(dd *deletion) {
-	if len(clones.For(e.Loop).Of(dd.w)) > 0 {
+	if len(clones.For(e.Loop).List(dd.w)) > 0 {
 		_ = renameio.WriteFile(e.State().DeletingPath(dd.w.Name), nil, 0o600)
 	}
 }
@@ -156,7 +156,7 @@ func (e *Env) printDeletion(ctx context.Context, dd *deletion, o DeleteOptions, 
 			e.UI.Say("  the folder %s stays as it is", a.HostPath)
 		}
 	}
-	for _, a := range clones.For(e.Loop).Of(w) {
+	for _, a := range clones.For(e.Loop).List(w) {
 		e.UI.Say("  the repository %s stays as it is; its clone %s in the VM goes", a.HostPath, a.GuestDst)
 		for _, c := range seen {
 			if c.Folder == a.HostPath && c.GuestDst == a.GuestDst {
@@ -166,7 +166,7 @@ func (e *Env) printDeletion(ctx context.Context, dd *deletion, o DeleteOptions, 
 			}
 		}
 	}
-	if o.DiscardWork && len(clones.For(e.Loop).Of(w)) > 0 {
+	if o.DiscardWork && len(clones.For(e.Loop).List(w)) > 0 {
 		e.UI.Say("    what only the clones have is given up unseen (%s)", discard)
 	}
 }

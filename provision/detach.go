@@ -46,7 +46,7 @@ func (e *Env) Detach(ctx context.Context, o folders.DetachOptions) (DetachResult
 		if err := config.CheckWritable(e.StorePath); err != nil {
 			return DetachResult{}, err
 		}
-		if clone, err = clones.For(e.Loop).BeforeLeaving(ctx, l.W, l.Att); err != nil {
+		if clone, err = clones.For(e.Loop).BeforeDetach(ctx, l.W, l.Att); err != nil {
 			return DetachResult{}, err
 		}
 	}

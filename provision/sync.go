@@ -45,7 +45,7 @@ func (e *Env) SyncSettings(ctx context.Context, name string, editorName string, 
 		return none, failed.Hint(ui.CmdFor("try again", e.Rerun))
 	}
 	report := s.Report()
-	r := settings.SyncResult{Schema: 1, VM: w.Name, Report: settings.Whole(report), Notes: s.Round.Notes}
+	r := settings.SyncResult{Schema: 1, VM: w.Name, Report: settings.EmptyLists(report), Notes: s.Round.Notes}
 	if n := len(report.Problems); n > 0 {
 		e := ui.Failed("%d of your settings stayed here: %s", n, report.Problems[0])
 		for _, p := range report.Problems {

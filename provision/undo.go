@@ -38,7 +38,7 @@ func (e *Env) withdrawFolder(ctx context.Context, w *target.Target, f *loop.Fact
 		defer release()
 	}
 	if w.Clone != nil {
-		clones.For(e.Loop).Undo(ctx, w, f)
+		clones.For(e.Loop).RemoveNewRemote(ctx, w, f)
 		return
 	}
 	err := func() error {

@@ -14,18 +14,19 @@ import (
 	"strings"
 )
 
-// Statuses of Command.
+// Exit statuses of Command.
 const (
 	StatusDone    = 0
-	StatusChanged = 7 // what is to be replaced is not what was seen
+	StatusChanged = 7 // a file to be replaced is not the one that was probed
 )
 
-// Command takes an archive on its stdin, in the guest. It is one perl, which
-// every Debian and Ubuntu has (perl-base is essential), because a shell would
-// start a dozen programs for it, each of them dear where the CPU is emulated.
+// Command returns the command in the guest that receives an archive on its stdin. It is one perl
+// process, which every Debian and Ubuntu has (perl-base is essential): a shell script would start a
+// dozen programs, each of them slow where the CPU is emulated.
 func Command() []string {
-	// statx(2), by the numbers of each machine's unistd.h; a VM is of this one's
-	// kind. 0: not known here, or tried in vain: find says it, for 70 ms more.
+	// The system call number of statx(2) from each architecture's unistd.h; a VM has the host's
+	// architecture. With 0, and if the call fails, find prints the state instead, which takes 70 ms
+	// more.
 	number := map[string]string{"amd64": "332", "arm64": "291", "riscv64": "291", "ppc64le": "383", "s390x": "379"}[runtime.GOARCH]
 	return []string{"perl", "-e", receiver, cmp.Or(number, "0")}
 }
@@ -33,17 +34,18 @@ func Command() []string {
 //go:embed receiver.pl
 var receiverText string
 
-// receiver puts what comes into a directory of its own below the guest's home,
-// and when all is there does the steps in their order. One at a time: what an
-// earlier run left when it was killed is removed under the lock. It loads no
-// module: Fcntl alone would double its time. 6 is LOCK_EX and LOCK_NB, 18 EXDEV;
-// statx's -100 is AT_FDCWD, 256 AT_SYMLINK_NOFOLLOW, 2047 STATX_BASIC_STATS.
+// receiver unpacks the archive into a separate directory below the guest's home, and executes the
+// steps in order once it is complete. Only one receiver runs at a time, and under the lock it
+// removes what a killed one did not. It loads no module: Fcntl alone would double its start-up
+// time. 6 is LOCK_EX|LOCK_NB, 18 is EXDEV; for statx, -100 is AT_FDCWD, 256 AT_SYMLINK_NOFOLLOW,
+// 2047 STATX_BASIC_STATS.
 var receiver = "\n" + strings.NewReplacer("__STATE_DIR__", stateDir, "__STATE_FILE__", stateFile, "__STAT_FORMAT__", statFormat, "__CHANGED__", changed).Replace(receiverText)
 
 const changed = "7" // StatusChanged
 
-// Failed is what the guest could not do: lines "failed WHAT" on its stdout.
-func Failed(stdout string) []string {
+// FailedDirs returns the directories the guest could not write, from the lines "failed DIR" of
+// Command's stdout.
+func FailedDirs(stdout string) []string {
 	var out []string
 	for line := range strings.Lines(stdout) {
 		if what, ok := strings.CutPrefix(strings.TrimSpace(line), "failed "); ok {
@@ -53,8 +55,8 @@ func Failed(stdout string) []string {
 	return out
 }
 
-// records is a stream of steps: a line with the step's name and the size of
-// each of its fields, then the fields.
+// records is a stream of steps: a line with the step's name and the size of each field in bytes,
+// followed by the fields.
 type records struct{ bytes.Buffer }
 
 func (r *records) step(op string, fields ...string) {
@@ -68,10 +70,9 @@ func (r *records) step(op string, fields ...string) {
 	}
 }
 
-// Archive is everything that has to be sent, as one stream: what has to be
-// there still, directories, copies to be kept, files, the new manifest. failed
-// names places a first try could not write; they are left out, so that the
-// manifest says what is true.
+// Archive returns everything that has to be sent as one stream: checks that the guest's files are
+// unchanged, directories, copies to keep, files, the new manifest. failed are directories that an
+// earlier try could not write; they are omitted, so that the manifest is correct.
 func (r *Round) Archive(failed map[string]bool) ([]byte, error) {
 	var checks, dirs, aside, files, trim records
 	p := guestPath
@@ -81,12 +82,12 @@ func (r *Round) Archive(failed map[string]bool) ([]byte, error) {
 			continue
 		}
 		switch {
-		case f.now == nil:
+		case f.existing == nil:
 			checks.step("none", p(f.Guest))
-		case f.now.Type == 'f' && len(f.now.Sum) == 64:
-			checks.step("same", f.now.Sum, p(f.Guest))
-		case f.now.Type == 'l':
-			checks.step("link", p(f.Guest), strings.TrimPrefix(f.now.Sum, "-> "))
+		case f.existing.Type == 'f' && len(f.existing.Sum) == 64:
+			checks.step("same", f.existing.Sum, p(f.Guest))
+		case f.existing.Type == 'l':
+			checks.step("link", p(f.Guest), strings.TrimPrefix(f.existing.Sum, "-> "))
 		}
 		if f.backup {
 			aside.step("keep", p(f.Guest), p(f.Guest)+".aivm-"+r.stamp)
@@ -103,8 +104,8 @@ func (r *Round) Archive(failed map[string]bool) ([]byte, error) {
 		if failed[dir] {
 			continue
 		}
-		if m.there {
-			checks.step("same", sum([]byte(m.was)), p(m.target))
+		if m.exists {
+			checks.step("same", sum([]byte(m.previous)), p(m.target))
 		} else {
 			checks.step("none", p(m.target))
 			dirs.step("dir", p(dir), "755")

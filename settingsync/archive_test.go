@@ -15,22 +15,22 @@ import (
 	"testing"
 )
 
-// TestACutArchiveChangesNothing: a connection can end anywhere.
+// TestACutArchiveChangesNothing: an archive cut at any byte changes nothing in the guest.
 func TestACutArchiveChangesNothing(t *testing.T) {
 	m := newMachine(t)
 	m.write(m.host, ".bashrc", "the host's\n", 0o644)
 	m.write(m.host, ".config/x/deep/f", "f\n", 0o600)
 	m.write(m.guest, ".bashrc", "the guest's\n", 0o644)
 	m.opts.Paths = []string{"~/.bashrc", "~/.config/x"}
-	_, r := m.look()
-	whole, err := r.Archive(nil)
+	_, r := m.probe()
+	archive, err := r.Archive(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.write(m.guest, stateDir+"/in.killed/0/f", "left by a run that was killed", 0o600)
-	for cut := 0; cut < len(whole)-1; cut += 1 + len(whole)/40 {
-		if _, code := m.receive(whole[:cut]); code != 1 {
-			t.Errorf("cut at %d of %d: status %d", cut, len(whole), code)
+	m.write(m.guest, stateDir+"/in.killed/0/f", "of a run that was killed", 0o600)
+	for cut := 0; cut < len(archive)-1; cut += 1 + len(archive)/40 {
+		if _, code := m.receive(archive[:cut]); code != 1 {
+			t.Errorf("cut at %d of %d: status %d", cut, len(archive), code)
 		}
 		var there []string
 		err := filepath.WalkDir(m.guest, func(p string, d fs.DirEntry, err error) error {
@@ -41,19 +41,19 @@ func TestACutArchiveChangesNothing(t *testing.T) {
 		})
 		want := []string{".bashrc", stateDir + "/lock"}
 		if cut == 0 {
-			// Started, and not needed: it has touched nothing.
+			// A receiver that was started but got no data changed nothing.
 			want[1] = stateDir + "/in.killed/0/f"
 		}
 		if err != nil || !slices.Equal(there, want) || m.read(".bashrc") != "the guest's\n" {
 			t.Fatalf("cut at %d: %q, %v", cut, there, err)
 		}
 	}
-	if out, code := m.receive(whole); code != 0 || out != "" || m.read(".bashrc") != "the host's\n" || m.read(".config/x/deep/f") != "f\n" {
+	if out, code := m.receive(archive); code != 0 || out != "" || m.read(".bashrc") != "the host's\n" || m.read(".config/x/deep/f") != "f\n" {
 		t.Errorf("%d %q", code, out)
 	}
 }
 
-// TestAnotherFileSystem: a rename does not go there.
+// TestAnotherFileSystem: rename fails across file systems, so the file is copied.
 func TestAnotherFileSystem(t *testing.T) {
 	m := newMachine(t)
 	other, err := os.MkdirTemp("/dev/shm", "aivm-")
@@ -70,13 +70,13 @@ func TestAnotherFileSystem(t *testing.T) {
 	}
 }
 
-// TestAPipeInThePlaceOfAFile must not be read: that could take for ever.
+// TestAPipeInThePlaceOfAFile: a pipe must not be read, since that could block indefinitely.
 func TestAPipeInThePlaceOfAFile(t *testing.T) {
 	m := newMachine(t)
 	m.write(m.host, "f", "new\n", 0o644)
 	m.write(m.guest, "f", "seen\n", 0o644)
 	m.opts.Paths = []string{"~/f"}
-	_, r := m.look()
+	_, r := m.probe()
 	at := filepath.Join(m.guest, "f")
 	if err := errors.Join(os.Remove(at), syscall.Mkfifo(at, 0o600)); err != nil {
 		t.Fatal(err)
@@ -86,7 +86,7 @@ func TestAPipeInThePlaceOfAFile(t *testing.T) {
 	}
 }
 
-// TestNamesAsTheyAre: nothing in a name means anything on the way.
+// TestNamesAsTheyAre: no character in a name has a special meaning.
 func TestNamesAsTheyAre(t *testing.T) {
 	m := newMachine(t)
 	names := []string{"two words", "-n", "*", `back\slash`, "$HOME", "'q'", `"`, " lead", "trail ", "|x", ">y", "é"}
@@ -116,7 +116,7 @@ func TestNamesAsTheyAre(t *testing.T) {
 	}
 }
 
-// stepsOf takes an archive apart: the steps with their fields.
+// stepsOf splits an archive into its steps with their fields.
 func stepsOf(t *testing.T, b []byte) [][]string {
 	t.Helper()
 	var out [][]string
@@ -141,7 +141,7 @@ func stepsOf(t *testing.T, b []byte) [][]string {
 	return out
 }
 
-// TestRecordsCarryAnything: sizes say where a field ends.
+// TestRecordsCarryAnything: fields may contain any bytes, since their sizes are given.
 func TestRecordsCarryAnything(t *testing.T) {
 	var r records
 	r.step("file", "", "a b\n", "\x00end\n")
@@ -150,9 +150,9 @@ func TestRecordsCarryAnything(t *testing.T) {
 	}
 }
 
-// TestStatesAsFindSaysThem: what is remembered of a file is compared with what
-// find says at the next look, so both have to be one text; also where the
-// number of statx is not known, or belongs to another call.
+// TestStatesAsFindSaysThem: the recorded state of a file is compared with find's output in the next
+// probe, so both must be the same text, also where the system call number of statx is unknown or
+// belongs to another call.
 func TestStatesAsFindSaysThem(t *testing.T) {
 	names := []string{"a file", "deep/.f", "\xff"}
 	for _, number := range []string{"", "0", "39"} { // 39: getpid, on amd64
@@ -161,7 +161,7 @@ func TestStatesAsFindSaysThem(t *testing.T) {
 			m.write(m.host, n, n, 0o640)
 			m.opts.Paths = append(m.opts.Paths, "~/"+n)
 		}
-		_, r := m.look()
+		_, r := m.probe()
 		archive, err := r.Archive(nil)
 		if err != nil {
 			t.Fatal(err)
@@ -175,7 +175,7 @@ func TestStatesAsFindSaysThem(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			// No find to fall back on.
+			// Without find as the fallback.
 			argv = append([]string{"/usr/bin/env", "PATH=/nonexistent", perl}, argv[1:]...)
 		}
 		if _, code := m.run(argv, archive); code != 0 {
@@ -188,7 +188,7 @@ func TestStatesAsFindSaysThem(t *testing.T) {
 		exp := strings.Split(want, "\x00")
 		slices.Sort(exp)
 		if !slices.Equal(got, exp) || len(got) != len(names)+1 {
-			t.Errorf("number %q: %q, find says %q", number, got, exp)
+			t.Errorf("number %q: %q, find prints %q", number, got, exp)
 		}
 	}
 }

@@ -9,19 +9,19 @@ import (
 	"aivm.dev/aivm/internal/lazyre"
 )
 
-// extensionID is publisher.name; such an id is an argument in the guest, so
-// nothing else passes.
+// extensionID matches PUBLISHER.NAME. An id becomes a command argument in the guest, so nothing
+// else is accepted.
 var extensionID = lazyre.New(`^[A-Za-z0-9][A-Za-z0-9-]*\.[A-Za-z0-9][A-Za-z0-9._-]*$`)
 
-// ValidExtension reports whether an id can be one.
+// ValidExtension reports whether id has the form of an extension id.
 func ValidExtension(id string) bool { return len(id) < 200 && extensionID.MatchString(id) }
 
-// Recommended reads the extensions a folder recommends. The folder may be a
-// guest's to write: no link is followed, and only ids come out.
+// Recommended reads the extensions a folder recommends. A guest may be able to write the folder, so
+// no symbolic link is followed, and only valid ids are returned.
 func Recommended(folder string) []string {
 	b, err := hostfile.Read(folder+"/.vscode/extensions.json", 1<<20)
 	if err != nil {
-		return nil // there is none, or nothing to believe
+		return nil // the file does not exist or cannot be trusted
 	}
 	n, err := parseObject(string(b))
 	if err != nil {
@@ -39,17 +39,17 @@ func Recommended(folder string) []string {
 	return ids[:min(len(ids), 30)]
 }
 
-// extensions compares what is to be installed with what a server has. Where no
-// server is there yet, the next launch sees to it.
+// extensions compares the wanted extensions with those of each editor server in the guest. An
+// editor without a server is handled at the next launch.
 func (r *Round) extensions(w *Wanted, g Guest) {
 	for _, e := range w.servers() {
 		known := g.Manifest.Ext[e.Server]
 		missing := without(w.Extensions, known)
-		if len(missing) == 0 || !g.Served[e.Server] {
+		if len(missing) == 0 || !g.HasServer[e.Server] {
 			continue
 		}
-		if !g.Full {
-			r.Unsure = true
+		if !g.Detailed {
+			r.NeedsDetail = true
 			return
 		}
 		var have []string
@@ -71,11 +71,11 @@ func (r *Round) extensions(w *Wanted, g Guest) {
 		r.changed = true
 	}
 	if more := without(w.Recommended, w.Extensions); len(more) > 0 {
-		r.once("recommended "+strings.Join(more, ","), "the folder recommends extensions; nothing of that is installed unless you say so: --extensions "+strings.Join(append(slices.Clone(w.Extensions), more...), ","))
+		r.noteOnce("recommended "+strings.Join(more, ","), "the folder recommends extensions that are not installed; to install them: --extensions "+strings.Join(append(slices.Clone(w.Extensions), more...), ","))
 	}
 }
 
-// without returns the ids that are not among others; case does not count.
+// without returns the ids that are not in others, ignoring case.
 func without(ids, others []string) []string {
 	var out []string
 	for _, id := range ids {

@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// HostOnly are the settings of a desktop that mean nothing, or something wrong,
-// in a guest: places of programs, terminals, windows, updates, and what steers
-// the SSH connection itself. "*" stands for anything.
+// HostOnly are the settings of a desktop that have no meaning, or a wrong one, in a guest: paths of
+// programs, terminals, windows, updates, and settings of the SSH connection itself. "*" matches
+// anything.
 var HostOnly = []string{
 	"remote.*", "window.*", "update.*", "extensions.autoUpdate", "extensions.autoCheckUpdates", "settingsSync.*",
 	"telemetry.*", "terminal.external.*", "terminal.integrated.profiles.*", "terminal.integrated.defaultProfile.*",
@@ -19,7 +19,7 @@ var HostOnly = []string{
 	"java.configuration.runtimes", "http.proxyAuthorization", "http.systemCertificates", "workbench.settings.applyToAllProfiles",
 }
 
-// hostOnly judges a key and its value (plain JSON).
+// hostOnly reports whether a setting belongs to the host, from its key and value (canonical JSON).
 func hostOnly(key, plain, home string) bool {
 	for _, p := range HostOnly {
 		if matches(p, key) {
@@ -55,8 +55,7 @@ func loopback(url string) bool {
 	return strings.HasPrefix(host, "127.") || strings.HasPrefix(host, "localhost") || strings.HasPrefix(host, "[::1]") || strings.HasPrefix(host, "0.0.0.0")
 }
 
-// matches compares a key with a pattern in which "*" stands for anything. Keys
-// are compared without regard to case, as people write them.
+// matches compares a key with a pattern in which "*" matches anything, ignoring case.
 func matches(pattern, key string) bool {
 	pattern, key = strings.ToLower(pattern), strings.ToLower(key)
 	parts := strings.Split(pattern, "*")
@@ -77,7 +76,7 @@ func matches(pattern, key string) bool {
 	return strings.HasSuffix(key, parts[len(parts)-1])
 }
 
-// StringSetting returns what a settings file says of one key that is a string.
+// StringSetting returns the value of a key in a settings file if it is a string.
 func StringSetting(text, key string) (string, bool) {
 	n, err := parseObject(text)
 	if err != nil {
@@ -92,23 +91,23 @@ func StringSetting(text, key string) (string, bool) {
 	return s, err == nil
 }
 
-// SettingsRules say which keys of settings.json go to the guest.
+// SettingsRules select the keys of settings.json that are sent to the guest.
 type SettingsRules struct {
 	Exclude, Include []string // patterns; Exclude wins over Include, both over HostOnly
 	Home             string
 	AllowSecret      bool
 }
 
-// Filtered is a settings file as it may be sent.
+// Filtered is a settings file with only what may be sent.
 type Filtered struct {
-	Text  string
-	Plain string   // the same as plain JSON: the base of the next merge
-	Left  []string // keys left out as the host's own
-	Found []Secret // keys left out because of what they hold
+	Text    string
+	Plain   string   // Text as canonical JSON: the base of the next merge
+	LeftOut []string // keys omitted because they belong to the host
+	Found   []Secret // keys omitted because they contain a secret
 }
 
-// FilterSettings leaves out what belongs to the host. Comments stay, unless one
-// of them holds a secret.
+// FilterSettings removes the keys that belong to the host or contain secrets. It keeps comments,
+// unless one of them contains a secret.
 func FilterSettings(text string, r SettingsRules) (Filtered, error) {
 	text = strings.TrimPrefix(text, bom)
 	n, err := parseObject(text)
@@ -117,7 +116,7 @@ func FilterSettings(text string, r SettingsRules) (Filtered, error) {
 	}
 	var f Filtered
 	drop := map[string]bool{}
-	any := func(patterns []string, key string) bool {
+	matchesAny := func(patterns []string, key string) bool {
 		for _, p := range patterns {
 			if matches(p, key) {
 				return true
@@ -128,10 +127,10 @@ func FilterSettings(text string, r SettingsRules) (Filtered, error) {
 	for _, m := range n.members {
 		switch {
 		case drop[m.key]:
-		case any(r.Exclude, m.key),
-			!any(r.Include, m.key) && hostOnly(m.key, m.val.plain(text), r.Home):
+		case matchesAny(r.Exclude, m.key),
+			!matchesAny(r.Include, m.key) && hostOnly(m.key, m.val.plain(text), r.Home):
 			drop[m.key] = true
-			f.Left = append(f.Left, m.key)
+			f.LeftOut = append(f.LeftOut, m.key)
 		case !r.AllowSecret:
 			line := 1 + strings.Count(text[:m.keyStart], "\n")
 			if found := Scan(text[m.keyStart:m.val.end]); len(found) > 0 {
@@ -140,7 +139,7 @@ func FilterSettings(text string, r SettingsRules) (Filtered, error) {
 			}
 		}
 	}
-	f.Text = apply(text, removals(text, n, func(m member) bool { return drop[m.key] }))
+	f.Text = applyEdits(text, removals(text, n, func(m member) bool { return drop[m.key] }))
 	rest, err := parseObject(f.Text)
 	if err != nil {
 		return Filtered{}, err
@@ -151,7 +150,7 @@ func FilterSettings(text string, r SettingsRules) (Filtered, error) {
 	}
 	f.Plain = rest.plain(f.Text)
 	if !r.AllowSecret && len(Scan(f.Text)) > 0 {
-		f.Text = f.Plain + "\n" // what is left of it stands in a comment
+		f.Text = f.Plain + "\n" // the remaining secret is in a comment
 	}
 	return f, nil
 }

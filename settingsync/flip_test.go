@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// flipper exchanges two names of a folder as fast as it can, as a guest that
-// can write there does, until the test ends.
+// flipper swaps two names in a folder as fast as it can until the test ends, as a guest that can
+// write the folder could.
 func flipper(t *testing.T, a, b string) {
 	t.Helper()
 	stop, ended := make(chan struct{}), make(chan struct{})
@@ -29,9 +29,8 @@ func flipper(t *testing.T, a, b string) {
 	t.Cleanup(func() { close(stop); <-ended })
 }
 
-// TestAFlippedLinkReadsNothingElse: what a guest puts in the place of a listed
-// directory, of one below it or of a file, at any moment, has no file of this
-// machine's read.
+// TestAFlippedLinkReadsNothingElse: whatever a guest puts in place of a listed directory, of one
+// below it or of a file, at any moment, no other host file is read.
 func TestAFlippedLinkReadsNothingElse(t *testing.T) {
 	for _, tc := range []struct{ name, entry, own, link, to string }{
 		{"the directory", "~/shared/dot", "shared/dot", "shared/away", "../.ssh"},
@@ -69,14 +68,14 @@ func TestAFlippedLinkReadsNothingElse(t *testing.T) {
 				}
 			}
 			if read == 0 {
-				t.Error("nothing was read at all: the test shows nothing")
+				t.Error("no file was read, so the test proves nothing")
 			}
 		})
 	}
 }
 
-// TestAFlippedPipeHoldsNobodyUp: a pipe in the place of a file neither blocks
-// nor is opened, at any moment.
+// TestAFlippedPipeHoldsNobodyUp: a pipe in place of a file never blocks and is never opened, at any
+// moment.
 func TestAFlippedPipeHoldsNobodyUp(t *testing.T) {
 	m := newMachine(t)
 	m.write(m.host, "shared/dot/rc", "own", 0o644)
@@ -96,6 +95,6 @@ func TestAFlippedPipeHoldsNobodyUp(t *testing.T) {
 	select {
 	case <-done:
 	case <-time.After(time.Minute):
-		t.Fatal("a pipe holds it up")
+		t.Fatal("reading blocks on a pipe")
 	}
 }

@@ -7,9 +7,8 @@ import (
 	"time"
 )
 
-// FuzzGuestAnswer: whatever a guest says of its home, what is sent then is what
-// was wanted and nothing else, in no other place; a round that was applied
-// leaves nothing to do if the guest then says so.
+// FuzzGuestAnswer: whatever a guest reports about its home, only what is wanted is sent, and to no
+// other path; if the guest reports an applied round, the next round is empty.
 func FuzzGuestAnswer(f *testing.F) {
 	zero := strings.Repeat("0a", 32)
 	f.Add([]byte("aivm-sync 1\x00home /home/agent\x00full\x00state {\"schema\":1,\"files\":{\".bashrc\":{\"sum\":\""+zero+"\"}},\"settings\":{},\"ext\":{}}\x00S12 34 .bashrc\x00E"+
@@ -38,7 +37,7 @@ func FuzzGuestAnswer(f *testing.F) {
 		if !path.IsAbs(g.Home) {
 			t.Errorf("home %q", g.Home)
 		}
-		r := Make(w, g, now)
+		r := NewRound(w, g, now)
 		b, err := r.Archive(nil)
 		if err != nil {
 			t.Fatal(err)
@@ -65,7 +64,7 @@ func FuzzGuestAnswer(f *testing.F) {
 				}
 			case "dir":
 				if d := path.Clean(f[0]); d != ".config" && d != ".vscode-server/data/Machine" {
-					t.Errorf("the directory %q is made", d)
+					t.Errorf("the directory %q is created", d)
 				}
 				continue
 			case "sync", "end":
@@ -74,7 +73,7 @@ func FuzzGuestAnswer(f *testing.F) {
 				t.Errorf("step %q", op)
 			}
 			if where != ".bashrc" && where != ".config/x" && where != ".vscode-server/data/Machine/settings.json" {
-				t.Errorf("%q: %q, which nobody wanted", st[0], where)
+				t.Errorf("%q: %q, which is not wanted", st[0], where)
 			}
 		}
 		for _, p := range r.Targets() {
@@ -90,8 +89,8 @@ func FuzzGuestAnswer(f *testing.F) {
 	})
 }
 
-// FuzzExtensions: only ids come out of what a folder recommends, and an id is
-// nothing a command line could take for an option.
+// FuzzExtensions: Recommended returns only valid ids, and a command cannot take an id for an
+// option.
 func FuzzExtensions(f *testing.F) {
 	f.Add("golang.go")
 	f.Add("-x.y")
@@ -103,8 +102,8 @@ func FuzzExtensions(f *testing.F) {
 	})
 }
 
-// FuzzSecrets: looking for secrets ends in time, names lines that are there,
-// and never repeats what it found.
+// FuzzSecrets: the search for secrets ends in time, returns lines that exist, and never contains
+// the secret.
 func FuzzSecrets(f *testing.F) {
 	f.Add("token = gh" + "p_aB3dE5fG7hI9jK1lM3nO5pQ7rS9tU1vW3xY5\n")
 	f.Add("-----BEGIN RSA PRIVATE KEY-----\nx\n")

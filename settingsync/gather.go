@@ -16,56 +16,56 @@ import (
 	"aivm.dev/aivm/internal/hostfile"
 )
 
-// Limits of one round: settings, not data.
+// Limits of one round, in bytes and files: it is for settings, not for data.
 const (
 	maxFile     = 16 << 20
 	maxTotal    = 64 << 20
 	maxFiles    = 1000
-	maxPaths    = 100 << 10 // of all their names together
-	maxSettings = 256 << 10 // of an editor: it is also kept in the manifest
+	maxPaths    = 100 << 10 // the total length of all names
+	maxSettings = 256 << 10 // of one settings.json, which is also kept in the manifest
 )
 
-// Options say what a person wants brought into a guest.
+// Options select what is copied into a guest.
 type Options struct {
 	Home        string   // the host home, absolute
 	Paths       []string // "~/x", "/abs/below/home", "HOST=GUEST"
 	Overwrite   bool
-	AllowSecret []string // files that are sent whatever they hold
+	AllowSecret []string // files that are sent even if they contain secrets
 	Exclude     []string // patterns of editor settings
 	Include     []string
 	Editors     []EditorPlace
-	Untrusted   []string // folders a guest can write: no link in them is followed
-	Extensions  []string // ids to be there in the guest
+	Untrusted   []string // folders a guest can write: no symbolic link in them is followed
+	Extensions  []string // ids to install in the guest
 	Recommended []string // ids the folder recommends
 }
 
-// EditorPlace is where an editor has its settings on both sides.
+// EditorPlace has the paths of an editor's settings on the host and in the guest.
 type EditorPlace struct {
 	Name   string
 	Dir    string // its settings folder on the host
-	File   string // the settings.json in use, "" if it has none here
+	File   string // the settings.json in use, "" if there is none on the host
 	Server string // its server's folder in the guest, below home
-	Target string // the settings.json its server reads, below the guest home
-	// Program is a pattern of the server's command in the guest, "" = where the
-	// editors of Code's family put it.
+	Target string // the settings.json its server reads, relative to the guest home
+	// Program is a pattern of the server's command in the guest, "" for the path that VS Code and
+	// its forks use.
 	Program string
 	InUse   bool
 }
 
-// Item is one file or link to be in the guest.
+// Item is one file or symbolic link to create in the guest.
 type Item struct {
 	Host  string // where it was read
-	Guest string // below the guest home, or absolute
-	From  string // the listed path it comes from
+	Guest string // relative to the guest home, or absolute
+	From  string // the entry of Options.Paths it comes from
 	Mode  fs.FileMode
 	Time  time.Time
-	Link  string // the target of a link
+	Link  string // the target, if it is a symbolic link
 	Data  []byte
-	Sum   string // of Data; of a link "-> target"
-	Plain bool   // filtered: its secrets are out already
+	Sum   string // SHA-256 of Data in hex; "-> target" for a link
+	Plain bool   // its secrets were already removed by a filter
 }
 
-// Dir is a directory on the way to an item.
+// Dir is a parent directory of an item.
 type Dir struct {
 	Guest string
 	Mode  fs.FileMode
@@ -75,15 +75,15 @@ type Dir struct {
 type Setting struct {
 	EditorPlace
 	Filtered
-	Err error // not valid, or not readable
+	Err error // the file is invalid or unreadable
 }
 
-// Problem is something that is not sent, and why.
+// Problem describes something that is not sent, and why.
 type Problem struct {
 	Path string `json:"path"`
 	Line int    `json:"line,omitempty"`
 	What string `json:"what"`
-	// Hint is the next command, "" if there is none.
+	// Hint says what the user can do, "" if there is nothing.
 	Hint string `json:"-"`
 }
 
@@ -94,31 +94,30 @@ func (p Problem) String() string {
 	return p.Path + ": " + p.What
 }
 
-// Wanted is what the host has to offer.
+// Wanted is what the host has to send.
 type Wanted struct {
 	Options
-	Items    []Item
-	Dirs     []Dir
-	Settings []Setting
-	Missing  []string // listed and not there
-	Problems []Problem
-	Client   bool     // keybindings or snippets are listed
-	GitLeft  []string // what the filter of git configurations left out
-	Known    State    // what was read of the guest at an earlier time, if anything
-	roots    []string // guest paths of what is listed
-	total    int
-	names    int
+	Items      []Item
+	Dirs       []Dir
+	Settings   []Setting
+	Missing    []string // listed but do not exist
+	Problems   []Problem
+	Client     bool     // keybindings or snippets are listed
+	GitLeftOut []string // git variables that the filter removed
+	Known      State    // the guest's state as last read, if any
+	roots      []string // guest paths of the listed paths
+	total      int
+	names      int
 }
 
-// Gather reads everything that is listed. It never fails: what cannot be read
-// is a Problem of its own.
+// Gather reads everything that is listed. It never fails: what cannot be read becomes a Problem.
 func Gather(o Options) *Wanted {
 	w := &Wanted{Options: o}
 	listed := map[string]bool{} // editors by Dir
 	for _, entry := range o.Paths {
-		host, guest, err := o.place(entry)
+		host, guest, err := o.parsePath(entry)
 		if err != nil {
-			w.problem(entry, err.Error())
+			w.addProblem(entry, err.Error())
 			continue
 		}
 		if e := o.editorOf(host); e != nil {
@@ -134,18 +133,18 @@ func Gather(o Options) *Wanted {
 		w.roots = append(w.roots, guest)
 		w.add(entry, host, guest)
 	}
-	w.settings(listed)
+	w.readSettings(listed)
 	slices.SortFunc(w.Dirs, func(a, b Dir) int { return strings.Compare(a.Guest, b.Guest) })
 	w.Dirs = slices.CompactFunc(w.Dirs, func(a, b Dir) bool { return a.Guest == b.Guest })
 	return w
 }
 
-func (w *Wanted) problem(p, what string) {
+func (w *Wanted) addProblem(p, what string) {
 	w.Problems = append(w.Problems, Problem{Path: p, What: what})
 }
 
-// place splits a listed path into its place here and there.
-func (o Options) place(entry string) (host, guest string, err error) {
+// parsePath splits an entry of Options.Paths into its paths on the host and in the guest.
+func (o Options) parsePath(entry string) (host, guest string, err error) {
 	host = entry
 	if i := strings.LastIndexByte(entry, '='); i > 0 && i+1 < len(entry) && (entry[i+1] == '~' || entry[i+1] == '/') {
 		host, guest = entry[:i], entry[i+1:]
@@ -154,18 +153,18 @@ func (o Options) place(entry string) (host, guest string, err error) {
 		host = o.Home + host[1:]
 	}
 	if strings.ContainsFunc(entry, func(r rune) bool { return r < 0x20 || r == 0x7f }) {
-		return "", "", errors.New("a path with control characters is not sent")
+		return "", "", errors.New("paths with control characters are not sent")
 	}
 	if !filepath.IsAbs(host) {
-		return "", "", errors.New(`write it from "~/" or "/" on`)
+		return "", "", errors.New("the path must start with ~/ or /")
 	}
 	host = filepath.Clean(host)
 	rel, below := strings.CutPrefix(host, strings.TrimSuffix(o.Home, "/")+"/")
 	switch {
 	case guest == "" && host == filepath.Clean(o.Home):
-		return "", "", errors.New("a whole home is not sent; list what you want of it")
+		return "", "", errors.New("the entire home directory is not sent; list the files you want")
 	case guest == "" && !below:
-		return "", "", errors.New("it lies outside your home; say where it goes: " + host + "=~/" + path.Base(host))
+		return "", "", errors.New("it is outside your home directory; give a path in the guest: " + host + "=~/" + path.Base(host))
 	case guest == "":
 		guest = rel
 	case strings.HasPrefix(guest, "~/"):
@@ -174,7 +173,7 @@ func (o Options) place(entry string) (host, guest string, err error) {
 		guest = path.Clean(guest)
 	}
 	if guest == "." || guest == "/" || guest == "~" || guest == ".." || strings.HasPrefix(guest, "../") {
-		return "", "", errors.New("say which file it is to be in the guest")
+		return "", "", errors.New("the path in the guest must name a file")
 	}
 	return host, guest, nil
 }
@@ -188,9 +187,9 @@ func (o Options) editorOf(host string) *EditorPlace {
 	return nil
 }
 
-// parents are the directories between the home and a listed path, with the
-// modes they have here.
-func (w *Wanted) parents(host, guest string) {
+// addParents adds the directories between the home directory and a listed path, with their modes on
+// the host.
+func (w *Wanted) addParents(host, guest string) {
 	for h, g := path.Dir(host), path.Dir(guest); g != "." && g != "/"; h, g = path.Dir(h), path.Dir(g) {
 		mode := fs.FileMode(0o755)
 		if st, err := os.Stat(h); err == nil && path.Base(h) == path.Base(g) {
@@ -225,15 +224,15 @@ func (w *Wanted) filterGit(it *Item) bool {
 		return false
 	}
 	for _, n := range g.Notes {
-		w.problem(it.Host, n)
+		w.addProblem(it.Host, n)
 	}
-	w.GitLeft = append(w.GitLeft, g.Left...)
+	w.GitLeftOut = append(w.GitLeftOut, g.LeftOut...)
 	it.Data, it.Plain = []byte(g.Text), true
 	for _, place := range slices.Sorted(keysOf(g.Extra)) {
 		text := g.Extra[place]
 		w.Items = append(w.Items, Item{Host: it.Host, Guest: place, From: it.From, Mode: 0o600, Time: it.Time, Data: []byte(text), Sum: sum([]byte(text)), Plain: true})
 		w.roots = append(w.roots, place)
-		w.parents(place, place)
+		w.addParents(place, place)
 	}
 	return true
 }
@@ -251,9 +250,9 @@ func (w *Wanted) allowed(host string) bool {
 	return false
 }
 
-// settings reads the settings.json of the editor in use, or where none is, of
-// those that are listed.
-func (w *Wanted) settings(listed map[string]bool) {
+// readSettings reads the settings.json of the editor in use, or of all listed editors if none is in
+// use.
+func (w *Wanted) readSettings(listed map[string]bool) {
 	if len(listed) == 0 {
 		return
 	}
@@ -283,7 +282,7 @@ func (w *Wanted) settings(listed map[string]bool) {
 		if err != nil {
 			p := Problem{Path: file, What: reason(err)}
 			if se := new(SyntaxError); errors.As(err, &se) {
-				p.Line, p.What = se.Line, fmt.Sprintf("column %d: %s: the guest keeps what it has", se.Column, se.What)
+				p.Line, p.What = se.Line, fmt.Sprintf("column %d: %s; the guest's settings stay unchanged", se.Column, se.What)
 			}
 			w.Problems = append(w.Problems, p)
 			continue
@@ -296,7 +295,7 @@ func (w *Wanted) settings(listed map[string]bool) {
 }
 
 func secretProblem(file string, s Secret) Problem {
-	return Problem{Path: file, Line: s.Line, What: s.Kind + " stands here, so it is not sent", Hint: "to send it all the same: --allow-secret " + file}
+	return Problem{Path: file, Line: s.Line, What: s.Kind + " was found, so it is not sent", Hint: "to send it anyway: --allow-secret " + file}
 }
 
 func sum(b []byte) string {

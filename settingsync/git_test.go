@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// list is what git itself reads from a configuration.
+// list returns what git itself reads from a configuration.
 func list(t *testing.T, text string) (string, error) {
 	t.Helper()
 	f := filepath.Join(t.TempDir(), "config")
@@ -60,7 +60,7 @@ func TestParseGitReadsWhatGitReads(t *testing.T) {
 	}
 	for text, line := range map[string]int{"[a]\n\n[b\n": 3, "[a]\nb=\"x\n": 2, "[a]\nb=\\q": 2, "[]\n": 1, "[a]\nb c\n": 2, "[a \"x]\n": 1, "[a]\n=1\n": 2} {
 		if _, err := list(t, text); err == nil {
-			t.Errorf("git takes %q", text)
+			t.Errorf("git accepts %q", text)
 		}
 		var se *SyntaxError
 		if _, err := parseGit(text); !errors.As(err, &se) || se.Line < line || se.Line > line+1 {
@@ -160,18 +160,18 @@ func TestFilterGit(t *testing.T) {
 	if len(g.Notes) != 2 || !strings.Contains(strings.Join(g.Notes, " "), "/home/me/broken: line 1") {
 		t.Errorf("%q", g.Notes)
 	}
-	for _, left := range []string{"user.signingkey", "credential.helper", "credential.https://github.com.username", "core.hookspath", "alias.leak", "github.token", "filter.lfs.required", "gpg.program", "core.editor"} {
-		if !slices.Contains(g.Left, left) {
-			t.Errorf("%s is not named among what was left out", left)
+	for _, want := range []string{"user.signingkey", "credential.helper", "credential.https://github.com.username", "core.hookspath", "alias.leak", "github.token", "filter.lfs.required", "gpg.program", "core.editor"} {
+		if !slices.Contains(g.LeftOut, want) {
+			t.Errorf("%s is not listed as left out", want)
 		}
 	}
-	if strings.Contains(g.Text+strings.Join(g.Left, " "), "hunter22") {
+	if strings.Contains(g.Text+strings.Join(g.LeftOut, " "), "hunter22") {
 		t.Error("a password got through")
 	}
 }
 
-// FuzzFilterGit: what comes out parses, holds nothing of what never leaves, and
-// filtering it again changes nothing.
+// FuzzFilterGit: the result parses, contains nothing that must never be sent, and filtering it
+// again changes nothing.
 func FuzzFilterGit(f *testing.F) {
 	f.Add(oddConfig)
 	f.Add("[credential \"x\"]\nhelper=y\n[core]\nfsmonitor=/x\nhooksPath\n[url \"https://a:b@c/\"]\ninsteadOf=d\n")
@@ -193,7 +193,7 @@ func FuzzFilterGit(f *testing.F) {
 				t.Errorf("%q lets %q through", text, v.value)
 			}
 		}
-		// Conditional includes name their file anew each time.
+		// Conditional includes get a new file name each time.
 		r.Read = func(string) (string, error) { return "", nil }
 		again, err := FilterGit(g.Text, "/home/me/.gitconfig", r)
 		if err != nil {

@@ -10,37 +10,36 @@ import (
 	"strings"
 )
 
-// GitRules is what a git configuration is filtered with.
+// GitRules are the parameters of FilterGit.
 type GitRules struct {
-	Home        string // of the person on the host
+	Home        string // the host home
 	Read        func(path string) (string, error)
 	AllowSecret bool
 }
 
-// GitFiltered is a git configuration as it may be sent.
+// GitFiltered is a git configuration with only what may be sent.
 type GitFiltered struct {
-	Text   string
-	Extra  map[string]string // files for conditional includes: path below the guest home -> text
-	Left   []string          // names of variables left out
-	Found  []Secret
-	Notes  []string // includes that could not be read
-	nested int
+	Text    string
+	Extra   map[string]string // files for conditional includes: path relative to the guest home -> text
+	LeftOut []string          // names of removed variables
+	Found   []Secret
+	Notes   []string // includes that could not be read
+	nested  int
 }
 
-// maxIncludes is git's own limit on nesting, and ours on their number.
+// maxIncludes bounds the nesting of includes, as git does.
 const maxIncludes = 10
 
-// conditionalDir is where conditional includes go in the guest.
+// conditionalDir is the directory for conditional includes in the guest.
 const conditionalDir = ".config/aivm/git/"
 
-// FilterGit flattens a git configuration with its includes and leaves out what
-// is the host's alone or could be used against it: credential helpers, tokens,
-// signing keys, programs at places of the host. A conditional include stays
-// conditional: it goes to a file of its own, "~/" in its condition meaning the
-// host's home, since folders keep their path in the guest.
+// FilterGit replaces includes in a git configuration by their content, and removes what belongs to
+// the host or could be used against it: credential helpers, tokens, signing keys, programs at host
+// paths. A conditional include stays conditional: its content goes to a separate file, and "~/" in
+// its condition becomes the host home, since folders keep their path in the guest.
 func FilterGit(text, file string, r GitRules) (GitFiltered, error) {
 	g := GitFiltered{Extra: map[string]string{}}
-	vars, err := g.flatten(text, file, r, 0)
+	vars, err := g.resolveIncludes(text, file, r, 0)
 	if err != nil {
 		return GitFiltered{}, err
 	}
@@ -48,7 +47,7 @@ func FilterGit(text, file string, r GitRules) (GitFiltered, error) {
 	return g, nil
 }
 
-func (g *GitFiltered) flatten(text, file string, r GitRules, depth int) ([]gitVar, error) {
+func (g *GitFiltered) resolveIncludes(text, file string, r GitRules, depth int) ([]gitVar, error) {
 	vars, err := parseGit(text)
 	if err != nil {
 		return nil, err
@@ -57,12 +56,12 @@ func (g *GitFiltered) flatten(text, file string, r GitRules, depth int) ([]gitVa
 	for _, v := range vars {
 		switch {
 		case v.section == "include" && !v.hasSub && v.key == "path":
-			if inner, ok := g.include(v, file, r, depth); ok {
+			if inner, ok := g.readInclude(v, file, r, depth); ok {
 				out = append(out, inner...)
 			}
 			continue
 		case v.section == "includeif" && v.hasSub && v.key == "path":
-			if c, ok := g.conditional(v, file, r, depth); ok {
+			if c, ok := g.writeConditional(v, file, r, depth); ok {
 				out = append(out, c)
 			}
 			continue
@@ -72,13 +71,13 @@ func (g *GitFiltered) flatten(text, file string, r GitRules, depth int) ([]gitVa
 		if !r.AllowSecret {
 			if found := gitSecret(v); found != "" {
 				g.Found = append(g.Found, Secret{Line: v.line, Kind: found})
-				g.Left = append(g.Left, v.shown())
+				g.LeftOut = append(g.LeftOut, v.nameWithoutPassword())
 				continue
 			}
 		}
-		v, keep := gitKeep(v, r.Home)
+		v, keep := keepGitVar(v, r.Home)
 		if !keep {
-			g.Left = append(g.Left, v.shown())
+			g.LeftOut = append(g.LeftOut, v.nameWithoutPassword())
 			continue
 		}
 		out = append(out, v)
@@ -86,16 +85,17 @@ func (g *GitFiltered) flatten(text, file string, r GitRules, depth int) ([]gitVa
 	return out, nil
 }
 
-// shown is a variable's name without a password in it.
-func (v gitVar) shown() string {
+// nameWithoutPassword returns a variable's name with a subsection that contains a password replaced
+// by "*".
+func (v gitVar) nameWithoutPassword() string {
 	if urlWithPassword(v.sub) || len(Scan(v.sub)) > 0 {
 		v.sub = "*"
 	}
 	return v.name()
 }
 
-// include reads what an include names and returns its variables.
-func (g *GitFiltered) include(v gitVar, file string, r GitRules, depth int) ([]gitVar, bool) {
+// readInclude reads the file of an include and returns its variables.
+func (g *GitFiltered) readInclude(v gitVar, file string, r GitRules, depth int) ([]gitVar, bool) {
 	g.nested++
 	if depth >= maxIncludes || g.nested > 100 {
 		g.Notes = append(g.Notes, "includes are nested too deep at "+v.value)
@@ -104,21 +104,21 @@ func (g *GitFiltered) include(v gitVar, file string, r GitRules, depth int) ([]g
 	name := hostPath(v.value, path.Dir(file), r.Home)
 	text, err := r.Read(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, false // git passes over it as well
+		return nil, false // git ignores it too
 	}
 	var vars []gitVar
 	if err == nil {
-		vars, err = g.flatten(text, name, r, depth+1)
+		vars, err = g.resolveIncludes(text, name, r, depth+1)
 	}
 	if err != nil {
-		g.Notes = append(g.Notes, fmt.Sprintf("the included %s: %v", name, err))
+		g.Notes = append(g.Notes, fmt.Sprintf("included file %s: %v", name, err))
 		return nil, false
 	}
 	return vars, true
 }
 
-func (g *GitFiltered) conditional(v gitVar, file string, r GitRules, depth int) (gitVar, bool) {
-	vars, ok := g.include(v, file, r, depth)
+func (g *GitFiltered) writeConditional(v gitVar, file string, r GitRules, depth int) (gitVar, bool) {
+	vars, ok := g.readInclude(v, file, r, depth)
 	if !ok || len(vars) == 0 {
 		return v, false
 	}
@@ -148,9 +148,9 @@ func hostPath(p, dir, home string) string {
 	return path.Join(dir, p)
 }
 
-// gitLeft are variables that never leave the host: "section.key",
-// "section.*.key" with anything between, "section." for all of a section.
-var gitLeft = []string{
+// gitHostOnly are variables that are never sent: "section.key", "section.*.key" with any
+// subsection, "section." for an entire section.
+var gitHostOnly = []string{
 	"credential.", "gpg.", "user.signingkey", "commit.gpgsign", "tag.gpgsign", "tag.forcesignannotated", "push.gpgsign",
 	"merge.verifysignatures", "pull.verifysignatures", "log.showsignature",
 	"core.fsmonitor", "core.hookspath", "core.sshcommand", "core.askpass", "core.gitproxy", "core.worktree", "core.bare",
@@ -162,7 +162,7 @@ var gitLeft = []string{
 	"diff.external", "gc.*.logexpiry", "instaweb.", "lfs.", "bugtraq.", "init.templatedir", "interactive.difffilter", "scalar.",
 }
 
-// gitPrograms hold a command; one at a place of the host is left out.
+// gitPrograms are variables that contain a command; one with a host path is removed.
 var gitPrograms = []string{
 	"core.pager", "core.editor", "sequence.editor", "pager.", "diff.*.command", "diff.*.textconv", "difftool.", "mergetool.",
 	"merge.*.driver", "browser.", "man.", "web.browser", "rebase.instructionformat", "gui.", "guitool.", "help.browser", "alias.", "trailer.",
@@ -189,9 +189,10 @@ func gitMatches(v gitVar, patterns []string) bool {
 	return false
 }
 
-// gitKeep decides about one variable, and rewrites a path below the home.
-func gitKeep(v gitVar, home string) (gitVar, bool) {
-	if strings.ContainsRune(v.value+v.sub, 0) || strings.ContainsRune(v.sub, '\n') || gitMatches(v, gitLeft) {
+// keepGitVar reports whether a variable is sent, and rewrites a path below the home directory to
+// ~/.
+func keepGitVar(v gitVar, home string) (gitVar, bool) {
+	if strings.ContainsRune(v.value+v.sub, 0) || strings.ContainsRune(v.sub, '\n') || gitMatches(v, gitHostOnly) {
 		return v, false
 	}
 	if v.section == "url" {
@@ -212,18 +213,18 @@ func gitKeep(v gitVar, home string) (gitVar, bool) {
 	return v, true
 }
 
-// hostProgram reports whether a command names a program by a path of the host.
+// hostProgram reports whether a command contains a path of the host.
 func hostProgram(command, home string) bool {
 	for _, w := range strings.FieldsFunc(command, func(r rune) bool { return strings.ContainsRune(" \t\"'!;|&=()", r) }) {
-		if path.IsAbs(w) && !guestHas(w) || strings.HasPrefix(w, "~/") || strings.HasPrefix(w, "$HOME/") || home != "" && strings.HasPrefix(w, home+"/") {
+		if path.IsAbs(w) && !inEveryGuest(w) || strings.HasPrefix(w, "~/") || strings.HasPrefix(w, "$HOME/") || home != "" && strings.HasPrefix(w, home+"/") {
 			return true
 		}
 	}
 	return false
 }
 
-// guestHas are places every guest has.
-func guestHas(p string) bool {
+// inEveryGuest reports whether a path exists in every guest.
+func inEveryGuest(p string) bool {
 	switch p {
 	case "/bin/sh", "/bin/bash", "/usr/bin/env", "/dev/null", "/bin/cat", "/usr/bin/less", "/usr/bin/vim", "/usr/bin/vi", "/usr/bin/nano":
 		return true
@@ -231,7 +232,7 @@ func guestHas(p string) bool {
 	return false
 }
 
-// urlWithPassword reports whether an URL carries more than a user name.
+// urlWithPassword reports whether a URL contains a password or a token.
 func urlWithPassword(s string) bool {
 	u, err := url.Parse(s)
 	if err == nil && u.User != nil {
@@ -239,7 +240,7 @@ func urlWithPassword(s string) bool {
 		_, has := u.User.Password()
 		return has || len(u.User.Username()) >= 20
 	}
-	// Not an URL as Go reads them, yet curl might: judge by its shape.
+	// Go cannot parse it as a URL, but curl might: check its shape.
 	_, rest, ok := strings.Cut(s, "://")
 	if !ok {
 		return false
@@ -249,16 +250,16 @@ func urlWithPassword(s string) bool {
 	return at && strings.Contains(user, ":")
 }
 
-// gitSecret looks at a variable's name and value.
+// gitSecret returns the kind of secret in a variable's name or value, "" if there is none.
 func gitSecret(v gitVar) string {
 	for _, word := range []string{"token", "password", "passwd", "secret", "apikey"} {
 		if strings.Contains(v.key, word) && v.value != "" && v.section != "credential" {
-			return "a value called " + v.key
+			return "a value named " + v.key
 		}
 	}
 	for _, s := range []string{v.value, v.sub, v.key + " = " + v.value} {
 		if urlWithPassword(s) {
-			continue // left out by gitKeep, and no reason to alarm anybody
+			continue // removed by keepGitVar without a report
 		}
 		if found := Scan(s); len(found) > 0 {
 			return found[0].Kind

@@ -15,7 +15,7 @@ type gitVar struct {
 	line         int
 }
 
-// name is the variable as `git config --list` writes it.
+// name returns the variable's name as `git config --list` prints it.
 func (v gitVar) name() string {
 	if v.hasSub {
 		return v.section + "." + v.sub + "." + v.key
@@ -23,7 +23,7 @@ func (v gitVar) name() string {
 	return v.section + "." + v.key
 }
 
-// parseGit reads a git configuration as git does (git-config(1), config.c).
+// parseGit parses a git configuration as git does (git-config(1); config.c).
 func parseGit(text string) ([]gitVar, error) {
 	p := &gitParser{text: strings.ReplaceAll(strings.TrimPrefix(text, bom), "\r\n", "\n"), line: 1}
 	var out []gitVar
@@ -49,11 +49,11 @@ func parseGit(text string) ([]gitVar, error) {
 			if err := p.variable(&v, c); err != nil {
 				return nil, err
 			}
-			if named { // git reads one before any section, and nothing asks for it
+			if named { // git accepts one before any section, but it has no effect
 				out = append(out, v)
 			}
 		default:
-			return nil, p.wrong("%q does not belong here", string(rune(c)))
+			return nil, p.errorf("unexpected %q", string(rune(c)))
 		}
 	}
 }
@@ -63,7 +63,7 @@ type gitParser struct {
 	at, line int
 }
 
-func (p *gitParser) wrong(format string, args ...any) error {
+func (p *gitParser) errorf(format string, args ...any) error {
 	start := strings.LastIndexByte(p.text[:min(p.at, len(p.text))], '\n') + 1
 	return &SyntaxError{Line: p.line, Column: max(1, p.at-start), What: fmt.Sprintf(format, args...)}
 }
@@ -82,7 +82,7 @@ func (p *gitParser) next() (byte, bool) {
 
 func (p *gitParser) comment() {
 	if i := strings.IndexByte(p.text[p.at:], '\n'); i >= 0 {
-		p.at += i // the line end is read by the caller
+		p.at += i // the caller reads the newline
 		return
 	}
 	p.at = len(p.text)
@@ -92,18 +92,18 @@ func isLetter(c byte) bool { return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
 
 func isKeyChar(c byte) bool { return isLetter(c) || c >= '0' && c <= '9' || c == '-' }
 
-// section reads behind "[": a name, or a name and a quoted one.
+// section parses after "[": a name, or a name and a quoted subsection.
 func (p *gitParser) section() (gitVar, error) {
 	var name strings.Builder
 	for {
 		c, ok := p.next()
 		switch {
 		case !ok:
-			return gitVar{}, p.wrong("this section has no ]")
+			return gitVar{}, p.errorf("missing ] of the section")
 		case c == ']':
 			s := strings.ToLower(name.String())
 			if s == "" {
-				return gitVar{}, p.wrong("a section without a name")
+				return gitVar{}, p.errorf("the section has no name")
 			}
 			// "[branch.main]" is the old spelling of a name in two parts.
 			if first, sub, old := strings.Cut(s, "."); old {
@@ -116,7 +116,7 @@ func (p *gitParser) section() (gitVar, error) {
 		case isKeyChar(c) || c == '.':
 			name.WriteByte(c)
 		default:
-			return gitVar{}, p.wrong("%q does not belong into the name of a section", string(rune(c)))
+			return gitVar{}, p.errorf("unexpected %q in a section name", string(rune(c)))
 		}
 	}
 }
@@ -127,7 +127,7 @@ func (p *gitParser) subsection() (string, error) {
 		c, ok = p.next()
 	}
 	if !ok || c != '"' {
-		return "", p.wrong("a name in double quotes is expected here")
+		return "", p.errorf("expected a name in double quotes")
 	}
 	var sub strings.Builder
 	for {
@@ -141,10 +141,10 @@ func (p *gitParser) subsection() (string, error) {
 		}
 		switch {
 		case !ok || c == '\n':
-			return "", p.wrong("the name of this section does not end")
+			return "", p.errorf("missing closing quote of the section name")
 		case c == '"':
 			if c, ok := p.next(); !ok || c != ']' {
-				return "", p.wrong("a ] is expected here")
+				return "", p.errorf("expected ]")
 			}
 			return sub.String(), nil
 		}
@@ -168,26 +168,26 @@ func (p *gitParser) variable(v *gitVar, first byte) error {
 		v.bare = true
 		return nil
 	case c != '=':
-		return p.wrong("a = is expected behind the variable %q", v.key)
+		return p.errorf("expected = after the variable %q", v.key)
 	}
 	value, err := p.value()
 	v.value = value
 	return err
 }
 
-// value reads to the end of the line: spaces outside quotes are trimmed at both
-// ends, a comment ends it, a backslash joins lines.
+// value parses to the end of the line: it trims spaces outside quotes at both ends, stops at a
+// comment, and joins lines that end in a backslash.
 func (p *gitParser) value() (string, error) {
 	var out []byte
 	quoted, comment := false, false
-	solid := 0 // what is certain to stay: up to the last that is no space
+	trimmedLen := 0 // length without trailing unquoted space
 	for {
 		c, ok := p.next()
 		if !ok || c == '\n' {
 			if quoted {
-				return "", p.wrong("the quoted value does not end")
+				return "", p.errorf("missing closing quote of the value")
 			}
-			return string(out[:solid]), nil
+			return string(out[:trimmedLen]), nil
 		}
 		switch {
 		case comment:
@@ -201,7 +201,7 @@ func (p *gitParser) value() (string, error) {
 			e, ok := p.next()
 			switch {
 			case !ok:
-				return "", p.wrong("a backslash at the end")
+				return "", p.errorf("the file ends with a backslash")
 			case e == '\n':
 				continue
 			case e == 't':
@@ -211,21 +211,21 @@ func (p *gitParser) value() (string, error) {
 			case e == 'n':
 				e = '\n'
 			case e != '\\' && e != '"':
-				return "", p.wrong("git does not know \\%c", e)
+				return "", p.errorf("unknown escape \\%c", e)
 			}
 			out = append(out, e)
-			solid = len(out)
+			trimmedLen = len(out)
 		case c == '"':
 			quoted = !quoted
-			solid = len(out)
+			trimmedLen = len(out)
 		default:
 			out = append(out, c)
-			solid = len(out)
+			trimmedLen = len(out)
 		}
 	}
 }
 
-// writeGit writes variables so that git reads exactly them.
+// writeGit formats variables so that git parses exactly them.
 func writeGit(vars []gitVar) string {
 	var b strings.Builder
 	var last gitVar

@@ -13,30 +13,29 @@ import (
 	"al.essio.dev/pkg/shellescape"
 )
 
-// stateDir is ours in the guest, below its home. stateFile there is the
-// manifest, a NUL, and what find said of each file of it.
+// stateDir is aivm's directory in the guest, relative to its home. stateFile contains the manifest,
+// a NUL, and find's output for each file of the manifest.
 const (
 	stateDir  = ".local/state/aivm"
 	stateFile = stateDir + "/sync"
 )
 
-// Manifest is what was sent before, as the guest keeps it. It is the guest's
-// own, so what it says can only change what the guest gets.
+// Manifest is what was sent before, as the guest keeps it. The guest can change it, which affects
+// only what this guest is sent.
 type Manifest struct {
 	Schema   int                        `json:"schema"`
 	Files    map[string]Entry           `json:"files"`
-	Settings map[string]json.RawMessage `json:"settings,omitempty"`   // target -> what was sent last
-	Told     []string                   `json:"told,omitempty"`       // said once already
-	Ext      map[string][]string        `json:"extensions,omitempty"` // server -> ids that are there
+	Settings map[string]json.RawMessage `json:"settings,omitempty"`   // target -> the settings sent last
+	Told     []string                   `json:"told,omitempty"`       // ids of notes and problems already reported
+	Ext      map[string][]string        `json:"extensions,omitempty"` // server folder -> installed ids
 }
 
-// State is what the guest keeps, whole: the manifest, a NUL, and what find said
-// of each file, each with a NUL. Its first line carries a number made for it,
-// which is a further name of the file as well: who has read it once need not
-// read it again.
+// State is the complete content of stateFile: the manifest, a NUL, and find's output for each file,
+// each with a NUL. Its first line has a random id, under which the file also has a second name (a
+// hard link): a host that has read the state with this id need not read it again.
 type State string
 
-// id is the state's number, "" if it has none, as those of earlier versions.
+// id returns the state's id, "" if it has none, as in states of earlier versions.
 func (s State) id() string {
 	head, rest, ok := strings.Cut(string(s), "\n")
 	id, quoted := strings.CutPrefix(head, `{"id":"`)
@@ -47,28 +46,28 @@ func (s State) id() string {
 	return id
 }
 
-// idSize is that of a state's number, in bytes.
+// idSize is the size of a state's id in bytes.
 const idSize = 16
 
-// maxState is what is read of it.
+// maxState bounds the bytes read of the state.
 const maxState = 600000
 
-// Entry is one file as it was sent.
+// Entry is one file of the manifest.
 type Entry struct {
-	Sum  string `json:"sum,omitempty"`  // "" = never: the guest's own is there
-	Seen string `json:"seen,omitempty"` // of the guest's own, if that stays
+	Sum  string `json:"sum,omitempty"`  // as sent; "" if never sent, since the guest has its own file
+	Seen string `json:"seen,omitempty"` // of the guest's own file, if it was kept
 	From string `json:"from"`
 }
 
-// GuestFile is what lies at a place in the guest.
+// GuestFile is the state of one path in the guest.
 type GuestFile struct {
-	Type byte // 'f', 'd', 'l', or another of find's
+	Type byte // 'f', 'd', 'l', or another type letter of find
 	Mode uint32
-	Sum  string // of a file, "" if nobody looked; of a link "-> target"
+	Sum  string // of a file, "" if not computed; "-> target" for a link
 	Stat string
 }
 
-// Guest is what a guest says of itself.
+// Guest is the parsed answer of a guest.
 type Guest struct {
 	Home       string
 	Manifest   Manifest
@@ -76,17 +75,16 @@ type Guest struct {
 	Texts      map[string]string // settings files, by target
 	Servers    map[string]string // an editor's server command, by server folder
 	Extensions map[string][]string
-	Served     map[string]bool // server folders that hold a server
-	Full       bool            // contents were looked at
-	State      State           // if it was read, and is worth keeping
+	HasServer  map[string]bool // server folders with an installed server
+	Detailed   bool            // DetailProbe's answer: contents were read
+	State      State           // if it was read and has an id
 	stats      map[string]string
 }
 
-// maxText is what is read of a settings file in the guest, and of the manifest.
+// maxText bounds the bytes read of a settings file in the guest.
 const maxText = 300 << 10
 
-// guestPath is a path as the guest's shell is given it, its home being the
-// working directory.
+// guestPath returns a path for the guest's shell, whose working directory is the guest home.
 func guestPath(p string) string {
 	if path.IsAbs(p) {
 		return p
@@ -94,29 +92,29 @@ func guestPath(p string) string {
 	return "./" + p
 }
 
-// Probe is the guest's piece of the one probe script. It never fails and never
-// waits: what a guest put in place of a file (a pipe, a link) is looked at, not
-// opened. Each program it starts costs an emulated guest 50 ms at every launch,
-// so where something was sent before it is two: the state we left there, unless
-// it is known, and one look at the files. Contents are read only where nothing was ever sent.
+// Probe returns this package's part of the probe script. It never fails and never blocks: it does
+// not open what a guest may have put in place of a file (a pipe, a link). Each program it starts
+// costs an emulated guest 50 ms at every launch, so if something was sent before it starts only
+// two: one that prints the state file, unless the host knows it, and find for the files. It reads
+// contents only if nothing was ever sent.
 func (w *Wanted) Probe() string {
 	read := readState
 	if id := w.Known.id(); id != "" {
-		// -ef: the same file. Every sh of a Linux has it built in, and POSIX.1-2024.
-		read = "if [ " + stateWord + " -ef " + stateWord + "." + id + " ]; then printf 'known\\0'; else " + readState + "; fi"
+		// -ef compares files. Every sh on Linux has it as a builtin, and POSIX.1-2024 requires it.
+		read = "if [ " + quotedStateFile + " -ef " + quotedStateFile + "." + id + " ]; then printf 'known\\0'; else " + readState + "; fi"
 	}
-	return probeHead + "if [ -f " + stateWord + " ]; then " + read + "\n" +
-		w.servedScript() + w.find(false) + "else\n" + w.detail() + "fi\n" + probeTail
+	return probeHead + "if [ -f " + quotedStateFile + " ]; then " + read + "\n" +
+		w.servedScript() + w.findScript(false) + "else\n" + w.detailScript() + "fi\n" + probeTail
 }
 
-// DetailProbe asks for contents where the state is not enough.
+// DetailProbe returns the script that reads contents, for when the state is not enough.
 func (w *Wanted) DetailProbe() string {
-	return probeHead + "[ ! -f " + stateWord + " ] || { " + readState + "; }\n" + w.detail() + probeTail
+	return probeHead + "[ ! -f " + quotedStateFile + " ] || { " + readState + "; }\n" + w.detailScript() + probeTail
 }
 
 var (
-	stateWord = shellescape.Quote("./" + stateFile)
-	readState = fmt.Sprintf("printf 'state '; head -c %d %s; printf '\\0'", maxState, stateWord)
+	quotedStateFile = shellescape.Quote("./" + stateFile)
+	readState       = fmt.Sprintf("printf 'state '; head -c %d %s; printf '\\0'", maxState, quotedStateFile)
 )
 
 const (
@@ -124,7 +122,7 @@ const (
 	probeTail = "printf 'end\\0'\nexit 0\n"
 )
 
-func (w *Wanted) detail() string {
+func (w *Wanted) detailScript() string {
 	var s strings.Builder
 	s.WriteString("printf 'full\\0'\n")
 	for i, t := range w.Settings {
@@ -141,11 +139,10 @@ func (w *Wanted) detail() string {
 		fmt.Fprintf(&s, "for f in $(ls -t -d %s); do [ -x \"$f\" ] && { printf 'server %d %%s\\0' \"$f\"; break; }; done\n", patterns, i)
 		fmt.Fprintf(&s, "[ ! -d %s/extensions ] || { printf 'extensions %d '; ls %s/extensions | head -n 2000 | tr '\\n' ' '; printf '\\0'; }\n", d, i, d)
 	}
-	return s.String() + w.servedScript() + w.find(true)
+	return s.String() + w.servedScript() + w.findScript(true)
 }
 
-// servedScript says which editors have a server in the guest; it starts no
-// program.
+// servedScript reports which editors have a server in the guest; it starts no program.
 func (w *Wanted) servedScript() string {
 	var s strings.Builder
 	for i, e := range w.servers() {
@@ -160,10 +157,10 @@ func (w *Wanted) servedScript() string {
 	return s.String()
 }
 
-// statFormat tells one state of a file from the next: inode, size, times.
+// statFormat is find's format for what changes with every write: inode, size, times.
 const statFormat = "%i:%s:%T@:%C@"
 
-func (w *Wanted) find(sums bool) string {
+func (w *Wanted) findScript(sums bool) string {
 	if len(w.Items)+len(w.Dirs)+len(w.Settings) == 0 {
 		return ""
 	}
@@ -180,7 +177,7 @@ func (w *Wanted) find(sums bool) string {
 	}
 	s.WriteString("\n")
 	if sums {
-		// Often none of it is there yet.
+		// Often none of the files exists yet.
 		s.WriteString("for f; do if [ -e \"$f\" ] || [ -L \"$f\" ]; then any=1; break; fi; done\n[ -z \"${any-}\" ] || ")
 	}
 	s.WriteString("find \"$@\" -maxdepth 0 -printf 'E%y %m " + statFormat + " %p\\0L%l\\0'")
@@ -190,7 +187,7 @@ func (w *Wanted) find(sums bool) string {
 	return s.String() + "\n"
 }
 
-// servers are the editors whose extensions matter.
+// servers returns the editors whose extensions are synced.
 func (w *Wanted) servers() []EditorPlace {
 	if len(w.Extensions) == 0 {
 		return nil
@@ -204,11 +201,11 @@ func (w *Wanted) servers() []EditorPlace {
 	return out
 }
 
-// ParseGuest reads the answer to Probe or DetailProbe.
+// ParseGuest parses the output of Probe or DetailProbe.
 func (w *Wanted) ParseGuest(answer []byte) (Guest, error) {
 	g := Guest{
 		Manifest: emptyManifest(), Files: map[string]GuestFile{}, Texts: map[string]string{}, Servers: map[string]string{},
-		Extensions: map[string][]string{}, Served: map[string]bool{}, stats: map[string]string{},
+		Extensions: map[string][]string{}, HasServer: map[string]bool{}, stats: map[string]string{},
 	}
 	records := strings.Split(string(answer), "\x00")
 	if len(records) > 2 && records[2] == "known" {
@@ -216,10 +213,10 @@ func (w *Wanted) ParseGuest(answer []byte) (Guest, error) {
 		records = slices.Concat(records[:2], state, records[3:])
 	}
 	if len(records) < 3 || records[0] != "aivm-sync 1" {
-		return g, errors.New("the guest's answer about its settings makes no sense")
+		return g, errors.New("cannot parse the guest's report about its settings")
 	}
 	if records[len(records)-2] != "end" {
-		return g, errors.New("the guest's answer about its settings is cut short")
+		return g, errors.New("the guest's report about its settings is incomplete")
 	}
 	last, state := "", false
 	for _, r := range records[1 : len(records)-2] {
@@ -231,7 +228,7 @@ func (w *Wanted) ParseGuest(answer []byte) (Guest, error) {
 		case word == "home":
 			g.Home = rest
 		case word == "full":
-			g.Full = true
+			g.Detailed = true
 		case word == "state":
 			g.Manifest, g.State, state = readManifest(rest), State(rest+"\x00"), true
 		case strings.HasPrefix(r, "S"):
@@ -239,9 +236,9 @@ func (w *Wanted) ParseGuest(answer []byte) (Guest, error) {
 				g.stats[strings.TrimPrefix(p, "./")] = stat
 			}
 		case word == "text", word == "server", word == "extensions", word == "served":
-			g.ofEditor(w, word, rest)
+			g.parseEditorRecord(w, word, rest)
 		case strings.HasPrefix(r, "E"):
-			last = g.file(r[1:])
+			last = g.parseFileRecord(r[1:])
 		case strings.HasPrefix(r, "L"):
 			if f, ok := g.Files[last]; ok && f.Type == 'l' {
 				f.Sum = "-> " + r[1:]
@@ -256,15 +253,15 @@ func (w *Wanted) ParseGuest(answer []byte) (Guest, error) {
 		}
 	}
 	if g.Manifest.Schema > 1 {
-		return g, fmt.Errorf("what the guest keeps of your settings was written by a later aivm (version %d, this one knows 1): nothing is sent", g.Manifest.Schema)
+		return g, fmt.Errorf("the guest's record of your settings was written by a later aivm (version %d, this one supports 1); nothing is sent", g.Manifest.Schema)
 	}
 	if !path.IsAbs(g.Home) {
-		return g, errors.New("the guest does not say where its home is")
+		return g, errors.New("the guest did not report its home directory")
 	}
 	if g.State.id() == "" || g.State == w.Known || len(g.State) >= maxState {
 		g.State = ""
 	}
-	// A file nobody touched since is what it was then.
+	// A file whose find output is unchanged still has the recorded checksum.
 	for p, f := range g.Files {
 		e, known := g.Manifest.Files[p]
 		if known && f.Type == 'f' && f.Sum == "" && g.stats[p] == f.Stat {
@@ -282,8 +279,8 @@ func emptyManifest() Manifest {
 	return Manifest{Schema: 1, Files: map[string]Entry{}, Settings: map[string]json.RawMessage{}, Ext: map[string][]string{}}
 }
 
-// readManifest: one that is damaged is none: what is there is kept beside what
-// is sent then. Over one of a later aivm nothing is sent.
+// readManifest parses a manifest. A damaged one counts as empty: existing files are then kept
+// beside what is sent. Nothing is sent over one of a later aivm.
 func readManifest(text string) Manifest {
 	m := emptyManifest()
 	var later struct{ Schema int }
@@ -296,8 +293,8 @@ func readManifest(text string) Manifest {
 	return m
 }
 
-// ofEditor reads "INDEX REST" of a settings file or a server.
-func (g *Guest) ofEditor(w *Wanted, word, rest string) {
+// parseEditorRecord parses "INDEX REST" of a settings file or a server.
+func (g *Guest) parseEditorRecord(w *Wanted, word, rest string) {
 	number, body, _ := strings.Cut(rest, " ")
 	i, err := strconv.Atoi(number)
 	if err != nil || i < 0 {
@@ -315,7 +312,7 @@ func (g *Guest) ofEditor(w *Wanted, word, rest string) {
 	dir := w.servers()[i].Server
 	switch word {
 	case "served":
-		g.Served[dir] = true
+		g.HasServer[dir] = true
 	case "server":
 		g.Servers[dir] = body
 	case "extensions":
@@ -323,8 +320,8 @@ func (g *Guest) ofEditor(w *Wanted, word, rest string) {
 	}
 }
 
-// file reads "TYPE MODE STAT PATH" and returns the path.
-func (g *Guest) file(s string) string {
+// parseFileRecord parses "TYPE MODE STAT PATH" and returns the path.
+func (g *Guest) parseFileRecord(s string) string {
 	f := strings.SplitN(s, " ", 4)
 	if len(f) != 4 || len(f[0]) != 1 {
 		return ""

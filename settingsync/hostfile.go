@@ -12,16 +12,15 @@ import (
 	"aivm.dev/aivm/internal/hostfile"
 )
 
-// resolve follows the links of a listed path, as dotfile managers make them,
-// except one that lies in a folder a guest can write: it could have been
-// planted to have a file of the host sent. What it returns is opened with
-// hostfile.Open, which follows none that came meanwhile.
+// resolve follows the symbolic links of a listed path, as dotfile managers create them, but refuses
+// a link in a folder that a guest can write: the guest could have created it to get a host file
+// sent. The result must be opened with hostfile.Open, which follows no link created since.
 func resolve(name string, untrusted []string) (string, error) {
 	var t hostfile.Tracer
 	way := t.Follow(name)
 	for _, u := range untrusted {
 		if e, ok := way.Link(t.Folder(u)); ok {
-			return "", fmt.Errorf("%s is a link in a folder that a guest can write, and is not followed", e.Path)
+			return "", fmt.Errorf("%s is a symbolic link in a folder that a guest can write, so it is not followed", e.Path)
 		}
 	}
 	switch {
@@ -33,7 +32,7 @@ func resolve(name string, untrusted []string) (string, error) {
 	return way.Path, nil
 }
 
-// reason is an error without the path it is about, which is said before it.
+// reason returns an error's text without the path, which the caller prints before it.
 func reason(err error) string {
 	if pe := new(fs.PathError); errors.As(err, &pe) {
 		return pe.Err.Error()

@@ -13,7 +13,7 @@ import (
 	"aivm.dev/aivm/internal/lazyre"
 )
 
-// SyntaxError is where a settings file stops being JSON with comments.
+// SyntaxError is the position at which a settings file is not valid JSON with comments.
 type SyntaxError struct {
 	Line, Column int
 	What         string
@@ -23,15 +23,15 @@ func (e *SyntaxError) Error() string {
 	return fmt.Sprintf("line %d, column %d: %s", e.Line, e.Column, e.What)
 }
 
-// maxDepth bounds nesting: a guest's file is hostile, and hujson, which knows no
-// bound, ends the whole program in a megabyte of "[".
+// maxDepth bounds nesting: a guest's file is not trusted, and hujson, which has no bound, overflows
+// the stack and ends the program on a megabyte of "[".
 const maxDepth = 200
 
-// node is a value of a document, by its place in the text.
+// node is a value of a document, with its offsets in the text.
 type node struct {
 	start, end int
 	kind       byte     // '{', '[', '"', or 0 for a number, true, false, null
-	members    []member // of an object, in the order of the text, duplicates too
+	members    []member // of an object, in the order of the text, with duplicates
 	comma      bool     // a comma follows the last member
 }
 
@@ -40,10 +40,10 @@ type member struct {
 	key      string
 	keyStart int
 	val      *node
-	comma    int // offset of the comma behind it, -1 if there is none
+	comma    int // offset of the comma after it, -1 if there is none
 }
 
-// find returns the member that counts: of duplicates the last, as editors have it.
+// find returns the member with the key, the last one of duplicates, as editors do.
 func (n *node) find(key string) *member {
 	for i := len(n.members) - 1; i >= 0; i-- {
 		if n.members[i].key == key {
@@ -68,11 +68,10 @@ func (n *node) keys() []string {
 
 const bom = "\ufeff"
 
-// parseObject reads a settings file: one object, comments and trailing commas
-// allowed, a byte order mark before it ignored. A text without any value is an
-// empty object at no place (start == end).
+// parseObject parses a settings file: one object; comments, trailing commas and a byte order mark
+// are allowed. A text without any value is an empty object with start == end.
 func parseObject(text string) (*node, error) {
-	b, open, err := uncommented(text)
+	b, open, err := blankComments(text)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +80,7 @@ func parseObject(text string) (*node, error) {
 	case first == len(text):
 		return &node{start: first, end: first, kind: '{'}, nil
 	case b[first] != '{':
-		return nil, wrong(text, first, "settings begin with {")
+		return nil, syntaxErrorAt(text, first, "settings must begin with {")
 	}
 	v, err := hujson.Parse(b)
 	if err != nil {
@@ -90,13 +89,12 @@ func parseObject(text string) (*node, error) {
 	return nodeOf(v), nil
 }
 
-// uncommented returns a text with spaces in the place of its comments and of its
-// byte order mark, and where the brackets are that are not closed. It bounds the
-// nesting and finds what does not end, which hujson notices only at the end of
-// the text. hujson would refuse comments that editors take: one at the end
-// without a newline, one with bytes that are not UTF-8, one with a line
-// separator of Unicode.
-func uncommented(text string) (b []byte, open []int, err error) {
+// blankComments returns a text with its comments and byte order mark replaced by spaces, and the
+// offsets of brackets that are not closed. It bounds the nesting and reports unterminated strings
+// and comments at their start, while hujson reports them at the end of the text. hujson also
+// refuses comments that editors accept: one at the end without a newline, one with bytes that are
+// not UTF-8, one with a Unicode line separator.
+func blankComments(text string) (b []byte, open []int, err error) {
 	b = []byte(text)
 	blank := func(from, to int) {
 		for i := from; i < to; i++ {
@@ -117,7 +115,7 @@ func uncommented(text string) (b []byte, open []int, err error) {
 		case rest[0] == '"':
 			for n < len(rest) && rest[n] != '"' {
 				if rest[n] < 0x20 {
-					return nil, nil, wrong(text, i+n, "a string ends on its own line")
+					return nil, nil, syntaxErrorAt(text, i+n, "a string must end on the line it starts")
 				}
 				if rest[n] == '\\' {
 					n++
@@ -125,11 +123,11 @@ func uncommented(text string) (b []byte, open []int, err error) {
 				n++
 			}
 			if n++; n > len(rest) {
-				return nil, nil, wrong(text, i, "this string does not end")
+				return nil, nil, syntaxErrorAt(text, i, "missing closing quote of this string")
 			}
 		case rest[0] == '{', rest[0] == '[':
 			if open = append(open, i); len(open) > maxDepth {
-				return nil, nil, wrong(text, i, "nested more than %d deep", maxDepth)
+				return nil, nil, syntaxErrorAt(text, i, "nested more than %d levels deep", maxDepth)
 			}
 		case rest[0] == '}', rest[0] == ']':
 			open = open[:max(0, len(open)-1)]
@@ -140,7 +138,7 @@ func uncommented(text string) (b []byte, open []int, err error) {
 			blank(i, i+n)
 		case strings.HasPrefix(rest, "/*"):
 			if n = strings.Index(rest[2:], "*/"); n < 0 {
-				return nil, nil, wrong(text, i, "this comment does not end")
+				return nil, nil, syntaxErrorAt(text, i, "missing */ of this comment")
 			}
 			n += 4
 			blank(i, i+n)
@@ -150,7 +148,7 @@ func uncommented(text string) (b []byte, open []int, err error) {
 	return b, open, nil
 }
 
-// nodeOf returns what hujson read, by its places in the text.
+// nodeOf converts a hujson value to a node.
 func nodeOf(v hujson.Value) *node {
 	n := &node{start: v.StartOffset, end: v.EndOffset}
 	switch x := v.Value.(type) {
@@ -164,7 +162,7 @@ func nodeOf(v hujson.Value) *node {
 		n.kind = '{'
 		for i, m := range x.Members {
 			last := i == len(x.Members)-1
-			// hujson has something behind the last value only before a comma.
+			// hujson sets AfterExtra of the last value only before a comma.
 			n.comma = last && m.Value.AfterExtra != nil
 			name, _ := m.Name.Value.(hujson.Literal)
 			out := member{key: name.String(), keyStart: m.Name.StartOffset, val: nodeOf(m.Value), comma: -1}
@@ -177,26 +175,25 @@ func nodeOf(v hujson.Value) *node {
 	return n
 }
 
-// hujson's errors have their place in their text only: the golden table of
-// TestSyntaxErrors breaks where a new version words them otherwise.
+// hujson reports the position in the error text only. The golden table of TestSyntaxErrors fails if
+// a new version words its errors differently.
 var hujsonError = lazyre.New(`(?s)^hujson: line (\d+), column (\d+): (.*)$`)
 
-// expected are our words for hujson's, by a part of theirs; of others, a key or a
-// value is what is missing. What stands there is not repeated: it may be long,
-// or a secret.
-var expected = []struct{ theirs, ours string }{
-	{"after object value", "a comma or } is expected here"},
-	{"after array value", "a comma or ] is expected here"},
-	{"after object name", "a colon is expected here"},
-	{"after top-level value", "something follows the last }"},
+// expected maps parts of hujson's error texts to messages; for other errors a key or a value is
+// missing. The text at the position is not printed: it may be long, or a secret.
+var expected = []struct{ hujsonText, message string }{
+	{"after object value", "expected a comma or }"},
+	{"after array value", "expected a comma or ]"},
+	{"after object name", "expected a colon"},
+	{"after top-level value", "unexpected text after the last }"},
 }
 
-// syntaxError returns an error of hujson's about a text of the same length, in
-// which those brackets are open at the end.
+// syntaxError converts a hujson error about a text of the same length as text, in which the
+// brackets at the offsets of open are not closed.
 func syntaxError(text string, open []int, err error) error {
 	m := hujsonError.FindStringSubmatch(err.Error())
 	if m == nil {
-		return &SyntaxError{Line: 1, Column: 1, What: "this is no JSON"}
+		return &SyntaxError{Line: 1, Column: 1, What: "not valid JSON"}
 	}
 	line, _ := strconv.Atoi(m[1])
 	column, _ := strconv.Atoi(m[2])
@@ -207,42 +204,43 @@ func syntaxError(text string, open []int, err error) error {
 	at = min(at+column-1, len(text))
 	if strings.Contains(m[3], "unexpected EOF") && len(open) > 0 {
 		at = open[len(open)-1]
-		return wrong(text, at, "this %c has no %c", text[at], text[at]+2) // ASCII has them two apart
+		return syntaxErrorAt(text, at, "this %c has no closing %c", text[at], text[at]+2) // the closing bracket is two after the opening one in ASCII
 	}
 	if strings.Contains(m[3], "invalid literal") && strings.HasPrefix(text[at:], `"`) {
-		return wrong(text, at, "this string is not valid")
+		return syntaxErrorAt(text, at, "invalid string")
 	}
-	before, open, _ := uncommented(text[:at])
+	before, open, _ := blankComments(text[:at])
 	before = bytes.TrimRight(before, " \t\r\n")
 	if k := len(open); k > 0 && text[open[k-1]] == '{' && (before[len(before)-1] == '{' || before[len(before)-1] == ',') {
-		return wrong(text, at, "a key in double quotes is expected here")
+		return syntaxErrorAt(text, at, "expected a key in double quotes")
 	}
 	for _, e := range expected {
-		if strings.Contains(m[3], e.theirs) {
-			return wrong(text, at, "%s", e.ours)
+		if strings.Contains(m[3], e.hujsonText) {
+			return syntaxErrorAt(text, at, "%s", e.message)
 		}
 	}
-	return wrong(text, at, "a value is expected here")
+	return syntaxErrorAt(text, at, "expected a value")
 }
 
-// wrong names a place as editors count: lines from 1, columns in characters.
-func wrong(text string, at int, format string, args ...any) error {
+// syntaxErrorAt returns an error at an offset, counted as editors do: lines from 1, columns in
+// characters.
+func syntaxErrorAt(text string, at int, format string, args ...any) error {
 	before := text[:at]
 	line := 1 + strings.Count(before, "\n")
 	column := 1 + utf8.RuneCountInString(strings.TrimPrefix(before[strings.LastIndexByte(before, '\n')+1:], bom))
 	return &SyntaxError{Line: line, Column: column, What: fmt.Sprintf(format, args...)}
 }
 
-// plain returns the value as JSON without comments and spaces, keys sorted,
-// the last of duplicates: two values are the same when these are.
+// plain returns the value as canonical JSON: no comments or spaces, keys sorted, only the last of
+// duplicate keys. Two values are equal if these texts are.
 func (n *node) plain(text string) string {
 	own := text[n.start:n.end]
-	b, _, err := uncommented(own)
+	b, _, err := blankComments(own)
 	if err == nil {
 		b, err = hujson.Standardize(b)
 	}
 	if err != nil {
-		return own // not reached for what was parsed; equal to itself only
+		return own // cannot happen for a parsed value; is equal only to itself
 	}
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.UseNumber()

@@ -7,22 +7,21 @@ import (
 	"strings"
 )
 
-// Merged is the outcome of a merge.
+// Merged is the result of a merge.
 type Merged struct {
-	Text    string   // the guest's file as it should be
+	Text    string   // the new content of the guest's file
 	Changed bool     // Text differs from what the guest has
 	Kept    []string // keys both sides changed: the guest's value stays
 }
 
-// Merge brings the host's settings into the guest's file, key by key, three
-// ways: base is what was sent last ("" if nothing was). A key the guest did not
-// touch follows the host, also when the host removed it; one the guest changed
-// or removed stays as the guest has it. Objects are merged key by key in turn
-// ("[python]", "files.exclude"); every byte of the guest's file that is not a
-// key or value we change stays, its comments too.
+// Merge merges the host's settings into the guest's file, key by key, three ways: base is what was
+// sent last ("" if nothing was). A key that did not change in the guest takes the host's value, or
+// is removed if the host removed it; one that changed or was removed in the guest stays as the
+// guest has it. Objects are merged recursively ("[python]", "files.exclude"). Every other byte of
+// the guest's file stays, including comments.
 //
-// The error is a *SyntaxError of the guest's file; host and base are ours and
-// parse, or the error says so.
+// The error is a *SyntaxError of the guest's file; host and base come from aivm and are valid, or
+// the error reports it.
 func Merge(base, host, guest string) (Merged, error) {
 	h, err := parseObject(host)
 	if err != nil {
@@ -32,7 +31,7 @@ func Merge(base, host, guest string) (Merged, error) {
 	if err != nil {
 		return Merged{}, err
 	}
-	if g.start == g.end { // nothing but space and comments
+	if g.start == g.end { // only space and comments
 		text := strings.TrimPrefix(host, bom)
 		if strings.TrimSpace(strings.TrimPrefix(guest, bom)) != "" {
 			text = strings.TrimRight(guest, " \t\r\n") + "\n" + text
@@ -46,8 +45,8 @@ func Merge(base, host, guest string) (Merged, error) {
 		}
 	}
 	m := &merger{base: base, host: host, guest: guest}
-	m.object(g, h, b, nil)
-	out := apply(guest, m.edits)
+	m.mergeObject(g, h, b, nil)
+	out := applyEdits(guest, m.edits)
 	if len(m.inserts) > 0 {
 		if out, err = insertAll(out, m.inserts); err != nil {
 			return Merged{}, err
@@ -75,7 +74,7 @@ type insert struct {
 	key, value string
 }
 
-func (m *merger) object(g, h, b *node, path []string) {
+func (m *merger) mergeObject(g, h, b *node, path []string) {
 	keys := h.keys()
 	if b != nil {
 		for _, k := range b.keys() {
@@ -96,17 +95,17 @@ func (m *merger) object(g, h, b *node, path []string) {
 		}
 		switch {
 		case hm == nil && gm == nil:
-		case hm == nil: // the host removed it
+		case hm == nil: // removed on the host
 			if same(gm, m.guest, bm, m.base) {
 				gone[k] = true
 			} else {
-				m.keep(path, k)
+				m.keepGuest(path, k)
 			}
 		case gm == nil && bm == nil:
 			m.inserts = append(m.inserts, insert{path, k, valueText(m.host, hm)})
-		case gm == nil: // the guest removed it
+		case gm == nil: // removed in the guest
 			if !same(hm, m.host, bm, m.base) {
-				m.keep(path, k)
+				m.keepGuest(path, k)
 			}
 		case same(gm, m.guest, hm, m.host):
 		case hm.val.kind == '{' && gm.val.kind == '{':
@@ -114,21 +113,21 @@ func (m *merger) object(g, h, b *node, path []string) {
 			if bm != nil && bm.val.kind == '{' {
 				inner = bm.val
 			}
-			m.object(gm.val, hm.val, inner, append(slices.Clone(path), k))
+			m.mergeObject(gm.val, hm.val, inner, append(slices.Clone(path), k))
 		case same(gm, m.guest, bm, m.base):
 			m.edits = append(m.edits, edit{gm.val.start, gm.val.end, indented(valueText(m.host, hm), lineIndent(m.guest, gm.keyStart), newline(m.guest))})
 		case !same(hm, m.host, bm, m.base):
-			m.keep(path, k)
+			m.keepGuest(path, k)
 		}
 	}
 	m.edits = append(m.edits, removals(m.guest, g, func(x member) bool { return gone[x.key] })...)
 }
 
-func (m *merger) keep(path []string, key string) {
+func (m *merger) keepGuest(path []string, key string) {
 	m.kept = append(m.kept, strings.Join(append(slices.Clone(path), key), " / "))
 }
 
-// valueText is the text of a value without the indent of the line it is on.
+// valueText returns the text of a value without the indentation of its line.
 func valueText(text string, m *member) string {
 	indent := lineIndent(text, m.keyStart)
 	lines := strings.Split(strings.ReplaceAll(text[m.val.start:m.val.end], "\r\n", "\n"), "\n")
@@ -149,27 +148,27 @@ func newline(text string) string {
 	return "\n"
 }
 
-// lineIndent is the white space the line of this offset begins with.
+// lineIndent returns the white space at the start of the line at this offset.
 func lineIndent(text string, at int) string {
 	line := text[strings.LastIndexByte(text[:at], '\n')+1 : at]
 	return line[:len(line)-len(strings.TrimLeft(line, " \t"))]
 }
 
-// removals takes members out of an object. A line that holds nothing else goes
-// with its member; comments stay.
+// removals returns the edits that remove members from an object. A line that contains only the
+// member is removed entirely; comments stay.
 func removals(text string, n *node, gone func(member) bool) []edit {
 	var out []edit
-	last := -1 // the last member that stays
-	any := false
+	last := -1 // the last member that is kept
+	removed := false
 	for i, m := range n.members {
 		if !gone(m) {
 			last = i
 			continue
 		}
-		any = true
+		removed = true
 		from, to := m.keyStart, m.val.end
 		if m.comma >= 0 {
-			// Comments between value and comma stay.
+			// Keep comments between value and comma.
 			if strings.TrimSpace(text[to:m.comma]) == "" {
 				to = m.comma + 1
 			} else {
@@ -191,18 +190,18 @@ func removals(text string, n *node, gone func(member) bool) []edit {
 		}
 		out = append(out, edit{from, to, ""})
 	}
-	if !any || last < 0 || n.comma {
+	if !removed || last < 0 || n.comma {
 		return out
 	}
-	// The text ended without a comma: so it does now.
+	// The object had no trailing comma, so it gets none now.
 	if c := n.members[last].comma; c >= 0 && last < len(n.members)-1 {
 		out = append(out, edit{c, c + 1, ""})
 	}
 	return out
 }
 
-// apply makes all edits, which do not overlap.
-func apply(text string, edits []edit) string {
+// applyEdits applies edits that do not overlap.
+func applyEdits(text string, edits []edit) string {
 	slices.SortFunc(edits, func(a, b edit) int { return a.from - b.from })
 	var out strings.Builder
 	at := 0
@@ -215,7 +214,7 @@ func apply(text string, edits []edit) string {
 	return out.String()
 }
 
-// insertAll adds members to the ends of their objects.
+// insertAll inserts members at the ends of their objects.
 func insertAll(text string, ins []insert) (string, error) {
 	root, err := parseObject(text)
 	if err != nil {
@@ -241,7 +240,7 @@ func insertAll(text string, ins []insert) (string, error) {
 		}
 		edits = append(edits, insertInto(text, n, group)...)
 	}
-	return apply(text, edits), nil
+	return applyEdits(text, edits), nil
 }
 
 func insertInto(text string, n *node, group []insert) []edit {
@@ -263,7 +262,7 @@ func insertInto(text string, n *node, group []insert) []edit {
 	}
 	end := n.start + len(strings.TrimRight(text[n.start:closing], " \t\r\n"))
 	if flat && len(n.members) > 0 && len(outer) > 0 {
-		// A short object inside a line stays one, unless it is the whole file.
+		// A one-line object stays on one line, unless it is the entire file.
 		return append(out, edit{end, closing, " " + strings.Join(parts, ", ") + text[end:closing]})
 	}
 	return append(out, edit{end, closing, nl + indent + strings.Join(parts, ","+nl+indent) + nl + outer})

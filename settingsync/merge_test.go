@@ -81,7 +81,7 @@ func TestMergeOfALongFile(t *testing.T) {
 	same(t, m.Text, host.String())
 }
 
-// same: two files mean the same.
+// same checks that two files have equal content.
 func same(t *testing.T, a, b string) {
 	t.Helper()
 	x, err1 := parseObject(a)
@@ -120,8 +120,8 @@ func TestSyntaxErrors(t *testing.T) {
 	}
 }
 
-// What editors take and hujson alone does not, and what would end the program
-// in it.
+// TestTextsOfEditors: texts that editors accept but hujson alone refuses, and texts on which hujson
+// overflows the stack.
 func TestTextsOfEditors(t *testing.T) {
 	for text, want := range map[string]string{
 		"{\"a\": 1} // end":                                   `{"a":1}`,
@@ -174,23 +174,22 @@ func TestFilterSettings(t *testing.T) {
 	if d := cmp.Diff(want, f.Text); d != "" {
 		t.Error(d)
 	}
-	if len(f.Left) != 10 {
-		t.Errorf("%q", f.Left)
+	if len(f.LeftOut) != 10 {
+		t.Errorf("%q", f.LeftOut)
 	}
-	// A proxy that the guest can reach goes.
+	// A proxy that the guest can reach is sent.
 	if f, err := FilterSettings(`{"http.proxy": "http://proxy.work.test:3128"}`, SettingsRules{}); err != nil || f.Plain != `{"http.proxy":"http://proxy.work.test:3128"}` {
 		t.Errorf("%v %q", err, f.Plain)
 	}
-	// A secret in a comment takes all comments with it.
+	// A secret in a comment removes all comments.
 	f, err = FilterSettings("{\n// \"t\": \"gh"+"p_aB3dE5fG7hI9jK1lM3nO5pQ7rS9tU1vW3xY5\"\n\"a\": 1}", SettingsRules{})
 	if err != nil || f.Text != "{\"a\":1}\n" {
 		t.Errorf("%v %q", err, f.Text)
 	}
 }
 
-// FuzzMerge: whatever the three are, a merge ends, its outcome parses, a second
-// merge with the host as base changes nothing, and what JSON itself can read we
-// read alike.
+// FuzzMerge: for any three texts a merge ends and its result parses, a second merge with the host's
+// text as base changes nothing, and valid JSON is read like encoding/json does.
 func FuzzMerge(f *testing.F) {
 	f.Add(`{"a":1}`, "{\"a\":2,\"b\":{\"c\":[1,2]}}", "{\n// x\n\"a\":1,\"b\":{\"d\":0},}")
 	f.Add(``, "{\"a\":1}", "")

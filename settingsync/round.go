@@ -11,13 +11,13 @@ import (
 	"time"
 )
 
-// Report is what a round does, for people and as JSON.
+// Report describes what a round does, for people and as JSON.
 type Report struct {
 	Copied    []string  `json:"copied"`
 	Unchanged int       `json:"unchanged"`
 	Missing   []string  `json:"skipped_missing"`
-	Kept      []string  `json:"skipped_exists"` // changed in the guest, and stays
-	Backups   []string  `json:"kept_beside"`    // where the guest's own went
+	Kept      []string  `json:"skipped_exists"` // changed in the guest, so not replaced
+	Backups   []string  `json:"kept_beside"`    // where the guest's own files were kept
 	Merged    []string  `json:"merged"`
 	Conflicts []string  `json:"settings_kept"` // keys both sides changed
 	LeftOut   []string  `json:"settings_left_out"`
@@ -28,45 +28,45 @@ type Report struct {
 
 // Round is what has to be sent, given what the guest has.
 type Round struct {
-	Report   Report
-	Notes    []string  // said once
-	Fresh    []Problem // problems that were not told before
-	Install  []Install // extensions, by the server's own command
-	Unsure   bool      // contents have to be looked at first: DetailProbe
-	files    []send
-	dirs     []Dir
-	merges   []merge
-	manifest Manifest
-	changed  bool // the manifest has to be written
-	now      time.Time
-	stamp    string
+	Report      Report
+	Notes       []string  // reported only once
+	NewProblems []Problem // problems that were not reported before
+	Install     []Install // extensions, by the server's own command
+	NeedsDetail bool      // contents must be read first, by DetailProbe
+	files       []send
+	dirs        []Dir
+	merges      []merge
+	manifest    Manifest
+	changed     bool // the manifest must be written
+	now         time.Time
+	stamp       string
 }
 
 type send struct {
 	Item
-	now    *GuestFile // what is replaced, nil: nothing
-	backup bool
-	same   bool // only the mode differs
+	existing *GuestFile // the file that is replaced, nil if there is none
+	backup   bool
+	same     bool // only the mode differs
 }
 
 type merge struct {
 	target, text string
-	was          string // "" = no file
-	there        bool
+	previous     string // "" = no file
+	exists       bool
 }
 
-// Empty reports that nothing has to be sent.
+// Empty reports whether there is nothing to send.
 func (r *Round) Empty() bool {
-	return len(r.files) == 0 && len(r.merges) == 0 && !r.changed && !r.Unsure
+	return len(r.files) == 0 && len(r.merges) == 0 && !r.changed && !r.NeedsDetail
 }
 
-// Install is what an editor's server in the guest is to install.
+// Install lists extensions that an editor's server in the guest has to install.
 type Install struct {
 	Editor, Program string
 	IDs             []string
 }
 
-// Targets are the places in the guest that change.
+// Targets lists the paths in the guest that change.
 func (r *Round) Targets() []string {
 	var out []string
 	for _, f := range r.files {
@@ -85,8 +85,8 @@ func tilde(guest string) string {
 	return "~/" + guest
 }
 
-// Make compares what is wanted with what the guest has. It is pure.
-func Make(w *Wanted, g Guest, now time.Time) *Round {
+// NewRound compares what is wanted with what the guest has. It has no side effects.
+func NewRound(w *Wanted, g Guest, now time.Time) *Round {
 	r := &Round{now: now, stamp: now.UTC().Format("20060102T150405Z")}
 	r.Report.Missing, r.Report.Problems = w.Missing, slices.Clone(w.Problems)
 	r.manifest = emptyManifest()
@@ -94,7 +94,7 @@ func Make(w *Wanted, g Guest, now time.Time) *Round {
 	maps.Copy(r.manifest.Settings, g.Manifest.Settings)
 	maps.Copy(r.manifest.Ext, g.Manifest.Ext)
 	for k, v := range g.Manifest.Files {
-		if w.lists(k) {
+		if w.covers(k) {
 			r.manifest.Files[k] = v
 			continue
 		}
@@ -103,7 +103,7 @@ func Make(w *Wanted, g Guest, now time.Time) *Round {
 	}
 	slices.Sort(r.Report.Dropped)
 	for _, it := range w.Items {
-		r.item(w, g, it)
+		r.addItem(w, g, it)
 	}
 	for _, d := range w.Dirs {
 		if f, ok := g.Files[d.Guest]; !ok {
@@ -111,47 +111,47 @@ func Make(w *Wanted, g Guest, now time.Time) *Round {
 				r.dirs = append(r.dirs, d)
 			}
 		} else if f.Type != 'd' && f.Type != 'l' {
-			r.Report.Problems = append(r.Report.Problems, Problem{Path: tilde(d.Guest), What: "is not a directory in the guest"})
+			r.Report.Problems = append(r.Report.Problems, Problem{Path: tilde(d.Guest), What: "exists in the guest and is not a directory"})
 			r.files = slices.DeleteFunc(r.files, func(s send) bool { return strings.HasPrefix(s.Guest, d.Guest+"/") })
 		}
 	}
 	for _, s := range w.Settings {
-		r.setting(g, s)
+		r.addSetting(g, s)
 	}
 	r.extensions(w, g)
-	r.tell()
+	r.selectNewProblems()
 	if w.Client {
-		r.once("client", "keybindings and snippets live in the editor on this machine and work in the guest as they are: nothing of them is sent")
+		r.noteOnce("client", "keybindings and snippets are not sent: the editor on this machine applies them in the guest too")
 	}
-	if len(w.GitLeft) > 0 && len(r.files) > 0 {
-		left := slices.Compact(slices.Sorted(slices.Values(w.GitLeft)))
-		r.once("git "+strings.Join(left, ","), "of the git configuration stays here: "+strings.Join(left, ", "))
+	if len(w.GitLeftOut) > 0 && len(r.files) > 0 {
+		names := slices.Compact(slices.Sorted(slices.Values(w.GitLeftOut)))
+		r.noteOnce("git "+strings.Join(names, ","), "not sent from the git configuration: "+strings.Join(names, ", "))
 	}
 	return r
 }
 
-// tell picks the problems nobody was told of yet, and forgets those that are
-// gone.
-func (r *Round) tell() {
+// selectNewProblems adds problems that were not reported before to NewProblems, and forgets those
+// that no longer exist.
+func (r *Round) selectNewProblems() {
 	now := map[string]bool{}
 	for _, p := range r.Report.Problems {
 		id := "problem " + sum([]byte(p.String()))[:16]
 		now[id] = true
 		if !slices.Contains(r.manifest.Told, id) {
 			r.manifest.Told = append(slices.Clone(r.manifest.Told), id)
-			r.Fresh = append(r.Fresh, p)
+			r.NewProblems = append(r.NewProblems, p)
 			r.changed = true
 		}
 	}
 	r.manifest.Told = slices.DeleteFunc(slices.Clone(r.manifest.Told), func(id string) bool { return strings.HasPrefix(id, "problem ") && !now[id] })
 }
 
-// lists reports whether a place in the guest still belongs to a listed path.
-func (w *Wanted) lists(guest string) bool {
+// covers reports whether a guest path still belongs to a listed path.
+func (w *Wanted) covers(guest string) bool {
 	return slices.ContainsFunc(w.roots, func(root string) bool { return guest == root || strings.HasPrefix(guest, root+"/") })
 }
 
-func (r *Round) once(id, text string) {
+func (r *Round) noteOnce(id, text string) {
 	if slices.Contains(r.manifest.Told, id) {
 		return
 	}
@@ -163,17 +163,17 @@ func (r *Round) once(id, text string) {
 	r.changed = true
 }
 
-func (r *Round) item(w *Wanted, g Guest, it Item) {
+func (r *Round) addItem(w *Wanted, g Guest, it Item) {
 	have, there := g.Files[it.Guest]
 	sent, known := g.Manifest.Files[it.Guest]
-	if there && have.Type == 'f' && have.Sum == "" && !g.Full {
-		r.Unsure = true
+	if there && have.Type == 'f' && have.Sum == "" && !g.Detailed {
+		r.NeedsDetail = true
 		return
 	}
 	same := there && have.Sum == it.Sum && have.Sum != "" && (it.Link == "") == (have.Type == 'f')
 	if same && (it.Link != "" || have.Mode&0o777 == uint32(it.Mode.Perm())) {
 		r.Report.Unchanged++
-		// What was found to be the same is known the next time.
+		// Record an unchanged file, so that the next probe need not read it.
 		if it.Link == "" && (sent.Sum != it.Sum || sent.Seen != "" || g.stats[it.Guest] != have.Stat) {
 			r.manifest.Files[it.Guest] = Entry{Sum: it.Sum, From: it.From}
 			r.changed = true
@@ -182,11 +182,11 @@ func (r *Round) item(w *Wanted, g Guest, it Item) {
 	}
 	s := send{Item: it, same: same}
 	if there {
-		s.now = &have
+		s.existing = &have
 	}
 	switch {
 	case there && have.Type == 'd':
-		r.Report.Problems = append(r.Report.Problems, Problem{Path: tilde(it.Guest), What: "is a directory in the guest"})
+		r.Report.Problems = append(r.Report.Problems, Problem{Path: tilde(it.Guest), What: "exists in the guest as a directory"})
 		return
 	case same:
 	case there && (!known || have.Sum != sent.Sum || have.Sum == ""):
@@ -200,7 +200,7 @@ func (r *Round) item(w *Wanted, g Guest, it Item) {
 		}
 		s.backup = true
 	case !there && known && !w.Overwrite:
-		r.Report.Kept = append(r.Report.Kept, tilde(it.Guest)+" (removed there)")
+		r.Report.Kept = append(r.Report.Kept, tilde(it.Guest)+" (removed in the guest)")
 		return
 	}
 	if !it.Plain && !w.allowed(it.Host) {
@@ -217,7 +217,7 @@ func (r *Round) item(w *Wanted, g Guest, it Item) {
 	r.files = append(r.files, s)
 }
 
-// scanFile looks for secrets; in what is no text only for private keys.
+// scanFile searches a file for secrets; a binary file only for private keys.
 func scanFile(it Item) *Secret {
 	text := string(it.Data)
 	if strings.ContainsRune(text[:min(len(text), 8000)], 0) {
@@ -232,15 +232,15 @@ func scanFile(it Item) *Secret {
 	return nil
 }
 
-func (r *Round) setting(g Guest, s Setting) {
-	r.Report.LeftOut = append(r.Report.LeftOut, s.Left...)
+func (r *Round) addSetting(g Guest, s Setting) {
+	r.Report.LeftOut = append(r.Report.LeftOut, s.LeftOut...)
 	base := string(g.Manifest.Settings[s.Target])
-	if _, there := g.Files[s.Target]; base == s.Plain && there && !g.Full {
+	if _, there := g.Files[s.Target]; base == s.Plain && there && !g.Detailed {
 		r.Report.Unchanged++
 		return
 	}
-	if !g.Full {
-		r.Unsure = true
+	if !g.Detailed {
+		r.NeedsDetail = true
 		return
 	}
 	text, there := g.Texts[s.Target]
@@ -252,7 +252,7 @@ func (r *Round) setting(g Guest, s Setting) {
 		return
 	}
 	if len(text) > maxText {
-		r.Report.Problems = append(r.Report.Problems, Problem{Path: tilde(s.Target), What: "is too large to be merged: the guest keeps what it has"})
+		r.Report.Problems = append(r.Report.Problems, Problem{Path: tilde(s.Target), What: "is too large to be merged; the guest's settings stay unchanged"})
 		return
 	}
 	host := s.Text
@@ -261,14 +261,14 @@ func (r *Round) setting(g Guest, s Setting) {
 	}
 	if base != "" {
 		if _, err := parseObject(base); err != nil {
-			base = "" // the guest's manifest says nonsense: nothing was sent then
+			base = "" // the guest's manifest is invalid: treat it as if nothing was sent
 		}
 	}
 	m, err := Merge(base, host, text)
 	if err != nil {
 		p := Problem{Path: tilde(s.Target), What: err.Error()}
 		if se := new(SyntaxError); errors.As(err, &se) {
-			p.Line, p.What = se.Line, fmt.Sprintf("column %d: %s: the guest keeps what it has", se.Column, se.What)
+			p.Line, p.What = se.Line, fmt.Sprintf("column %d: %s; the guest's settings stay unchanged", se.Column, se.What)
 		}
 		r.Report.Problems = append(r.Report.Problems, p)
 		return

@@ -15,16 +15,16 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// machine is a host home and a guest home on this machine; the guest's side of
-// every script is run by a real sh, find, tar and sha256sum.
+// machine is a host home and a guest home in temporary directories; the guest's side of every
+// script is run by the real sh, find, tar and sha256sum.
 type machine struct {
 	t           *testing.T
 	host, guest string
 	opts        Options
 	now         time.Time
-	detailed    bool  // the last look needed a second probe
-	known       State // of the guest, as a caller keeps it
-	answered    int   // bytes of the guest's last answer
+	detailed    bool  // the last probe needed a second one
+	known       State // of the guest, as the caller keeps it
+	answerBytes int   // bytes of the guest's last answer
 }
 
 func newMachine(t *testing.T) *machine {
@@ -104,24 +104,24 @@ func (m *machine) ask(w *Wanted, script string) Guest {
 	if err != nil {
 		m.t.Fatalf("%v\n%q", err, out)
 	}
-	m.answered = len(out)
+	m.answerBytes = len(out)
 	if g.State != "" {
 		m.known = g.State
 	}
 	return g
 }
 
-func (m *machine) look() (*Wanted, *Round) {
+func (m *machine) probe() (*Wanted, *Round) {
 	m.t.Helper()
 	w := Gather(m.opts)
 	w.Known = m.known
 	m.now = m.now.Add(time.Second)
 	m.detailed = false
-	r := Make(w, m.ask(w, w.Probe()), m.now)
-	if r.Unsure {
+	r := NewRound(w, m.ask(w, w.Probe()), m.now)
+	if r.NeedsDetail {
 		m.detailed = true
-		if r = Make(w, m.ask(w, w.DetailProbe()), m.now); r.Unsure {
-			m.t.Fatal("still unsure")
+		if r = NewRound(w, m.ask(w, w.DetailProbe()), m.now); r.NeedsDetail {
+			m.t.Fatal("the details are not enough")
 		}
 	}
 	return w, r
@@ -138,10 +138,10 @@ func (m *machine) apply(r *Round) (string, int) {
 	return m.receive(b)
 }
 
-// sync is one whole round; it must leave nothing to do.
+// sync is one complete round, after which nothing may remain to do.
 func (m *machine) sync() *Round {
 	m.t.Helper()
-	_, r := m.look()
+	_, r := m.probe()
 	if r.Empty() {
 		return r
 	}
@@ -149,13 +149,13 @@ func (m *machine) sync() *Round {
 		m.t.Fatalf("status %d, %q", code, out)
 	}
 	if left, _ := filepath.Glob(filepath.Join(m.guest, stateDir, "in.*")); len(left) > 0 {
-		m.t.Errorf("left behind: %v", left)
+		m.t.Errorf("temporary files remain: %v", left)
 	}
-	if _, again := m.look(); !again.Empty() {
+	if _, again := m.probe(); !again.Empty() {
 		m.t.Errorf("a second round sends %v %+v", again.Targets(), again.Report)
 	}
 	if m.detailed {
-		m.t.Error("a second round has to look at contents")
+		m.t.Error("a second round needs the contents")
 	}
 	return r
 }
@@ -218,7 +218,7 @@ func TestTheGuestsOwnIsKept(t *testing.T) {
 	if len(r.Report.Backups) != 1 || m.read(strings.TrimPrefix(r.Report.Backups[0], "~/")) != "the distribution's\n" || m.read(".tmux.conf") != "one\n" {
 		t.Fatalf("%+v", r.Report)
 	}
-	// What we sent ourselves is replaced without a copy.
+	// What aivm sent before is replaced without a copy.
 	m.write(m.host, ".tmux.conf", "two\n", 0o644)
 	if r := m.sync(); len(r.Report.Backups) != 0 || m.read(".tmux.conf") != "two\n" {
 		t.Fatalf("%+v", r.Report)
@@ -236,7 +236,7 @@ func TestTheGuestsOwnIsKept(t *testing.T) {
 			t.Errorf("%s holds %q", k, b)
 		}
 	}
-	// A link the agent made is replaced, not written through; it is kept too.
+	// A link that the agent created is replaced and kept, and the write does not follow it.
 	if err := os.Remove(filepath.Join(m.guest, ".tmux.conf")); err != nil {
 		t.Fatal(err)
 	}
@@ -248,7 +248,7 @@ func TestTheGuestsOwnIsKept(t *testing.T) {
 	if m.read("victim") != "untouched\n" || m.read(".tmux.conf") != "two\n" {
 		t.Error("written through a link")
 	}
-	// Taken off the list: reported once, not deleted.
+	// A path removed from the list is reported once, and its file is not deleted.
 	m.opts.Paths = nil
 	if r := m.sync(); !slices.Equal(r.Report.Dropped, []string{"~/.tmux.conf"}) || m.read(".tmux.conf") != "two\n" {
 		t.Errorf("%+v", r.Report)
@@ -267,15 +267,15 @@ func TestWhatIsInTheWay(t *testing.T) {
 	}
 	m.opts.Paths = []string{"~/a", "~/c", "~/pipe", "/etc/hostname", "relative", "~", "~/x\n", "/etc/hostname=/"}
 	began := time.Now()
-	_, r := m.look()
+	_, r := m.probe()
 	if time.Since(began) > 5*time.Second {
-		t.Error("a pipe in the guest holds us up")
+		t.Error("a pipe in the guest blocks the round")
 	}
 	var got []string
 	for _, p := range r.Report.Problems {
 		got = append(got, p.String())
 	}
-	for _, want := range []string{"~/a: is not a directory", "~/c: is a directory", "outside your home", "from \"~/\"", "whole home", "control characters", "which file"} {
+	for _, want := range []string{"~/a: exists in the guest and is not a directory", "~/c: exists in the guest as a directory", "outside your home", "must start with ~/", "entire home", "control characters", "must name a file"} {
 		if !strings.Contains(strings.Join(got, "\n"), want) {
 			t.Errorf("no %q in %q", want, got)
 		}
@@ -293,26 +293,27 @@ func TestChangedMeanwhileAndFailures(t *testing.T) {
 	m.write(m.host, "f", "one", 0o644)
 	m.write(m.guest, "f", "seen", 0o644)
 	m.opts.Paths = []string{"~/f"}
-	_, r := m.look()
+	_, r := m.probe()
 	m.write(m.guest, "f", "changed after the look", 0o644)
 	if _, code := m.apply(r); code != StatusChanged || m.read("f") != "changed after the look" {
 		t.Errorf("status %d, %q", code, m.read("f"))
 	}
 	_ = os.Remove(filepath.Join(m.guest, "f"))
-	_, r = m.look()
+	_, r = m.probe()
 	m.write(m.guest, "f", "made after the look", 0o644)
 	if _, code := m.apply(r); code != StatusChanged || m.read("f") != "made after the look" {
 		t.Errorf("status %d, %q", code, m.read("f"))
 	}
-	// A place that cannot be written: the others arrive, and it is not recorded.
+	// If one directory cannot be written, the other files arrive, and the failed one is not
+	// recorded.
 	m.opts.Paths = []string{"~/f", "~/f=/proc/self/f"}
-	_, r = m.look()
+	_, r = m.probe()
 	out, _ := m.apply(r)
-	failed := Failed(out)
+	failed := FailedDirs(out)
 	if !slices.Equal(failed, []string{"/proc/self"}) || m.read("f") != "one" {
 		t.Fatalf("%q, %q", out, m.read("f"))
 	}
-	_, r = m.look()
+	_, r = m.probe()
 	b, err := r.Archive(map[string]bool{"/proc/self": true})
 	if err != nil {
 		t.Fatal(err)
@@ -326,8 +327,8 @@ func TestChangedMeanwhileAndFailures(t *testing.T) {
 	}
 }
 
-// What was read of the guest's state once is not read again, and only what is
-// known of that very state is taken for it.
+// TestTheStateIsReadOnce: a state that was read once is not read again, and a known state is used
+// only if its id is the guest's.
 func TestTheStateIsReadOnce(t *testing.T) {
 	m := newMachine(t)
 	for _, f := range []string{"a", "b", "c"} {
@@ -339,37 +340,37 @@ func TestTheStateIsReadOnce(t *testing.T) {
 		t.Fatalf("kept %q of %q", m.known, m.read(stateFile))
 	}
 	m.known = ""
-	_, r := m.look()
-	whole := m.answered
-	if _, r2 := m.look(); m.answered > whole-len(m.known)+20 || !r2.Empty() || !cmp.Equal(r.manifest, r2.manifest) {
-		t.Errorf("%d bytes, with all of it %d: %+v", m.answered, whole, r2.manifest)
+	_, r := m.probe()
+	full := m.answerBytes
+	if _, r2 := m.probe(); m.answerBytes > full-len(m.known)+20 || !r2.Empty() || !cmp.Equal(r.manifest, r2.manifest) {
+		t.Errorf("%d bytes, the complete state is %d: %+v", m.answerBytes, full, r2.manifest)
 	}
 	was := m.known
 	m.write(m.guest, "a", "the guest's", 0o644)
-	if _, r := m.look(); r.Empty() || m.known != was {
-		t.Error("a file that changed in the guest is not seen")
+	if _, r := m.probe(); r.Empty() || m.known != was {
+		t.Error("a file that changed in the guest was not noticed")
 	}
-	// Another machine of the same person's was here.
+	// Another host of the same user has written the state.
 	m.write(m.host, "a", "new", 0o644)
 	m.known = ""
 	m.sync()
 	m.known = was
-	if _, r := m.look(); !r.Empty() || m.known == was {
-		t.Errorf("what is known of another state was taken: %v", r.Targets())
+	if _, r := m.probe(); !r.Empty() || m.known == was {
+		t.Errorf("a known state with another id was used: %v", r.Targets())
 	}
 	if names, err := filepath.Glob(filepath.Join(m.guest, stateFile+".*")); err != nil || len(names) != 1 || !strings.HasSuffix(names[0], m.known.id()) {
-		t.Errorf("further names of the state: %q %v", names, err)
+		t.Errorf("hard links of the state: %q %v", names, err)
 	}
-	// As an earlier version left it: without a number, and in one line.
+	// A state of an earlier version: without an id, and on one line.
 	old := m.read(stateFile)
 	m.write(m.guest, stateFile, "{"+old[strings.Index(old, "\n")+1:], 0o600)
 	was = m.known
-	if _, r := m.look(); !r.Empty() || m.known != was {
+	if _, r := m.probe(); !r.Empty() || m.known != was {
 		t.Errorf("an older state: %v", r.Targets())
 	}
 	for _, s := range []State{"", "{}", "{\"id\":\"00\",\nx", State("{\"id\":\"" + strings.Repeat("0", 31) + "'\",\nx"), State("{\"id\":\"" + strings.Repeat("0", 32) + "\",\n")} {
 		if s.id() != "" {
-			t.Errorf("%q has the number %q", s, s.id())
+			t.Errorf("%q has the id %q", s, s.id())
 		}
 	}
 }
@@ -393,11 +394,11 @@ func TestEditorSettings(t *testing.T) {
 		t.Errorf("%q %+v", r.Notes, r.Report)
 	}
 	if _, err := os.Stat(filepath.Join(m.guest, ".config/Code")); !os.IsNotExist(err) {
-		t.Error("settings went to a place no server reads")
+		t.Error("settings were written to a path that no server reads")
 	}
 	m.write(m.guest, target, "{\n  // mine\n  \"editor.tabSize\": 3,\n  // the guest's\n  \"guest.own\": [1,2], // why\n}\n", 0o600)
 	if r := m.sync(); !r.Empty() {
-		t.Errorf("the guest's own change makes us send: %+v", r.Report)
+		t.Errorf("a change in the guest causes a send: %+v", r.Report)
 	}
 	m.write(m.host, ".config/Code/User/settings.json", "{\"editor.fontSize\": 12}", 0o644)
 	m.sync()
@@ -406,13 +407,13 @@ func TestEditorSettings(t *testing.T) {
 	}
 	m.write(m.guest, target, "{\n  \"a\": 1\n  \"b\": 2\n}", 0o600)
 	m.write(m.host, ".config/Code/User/settings.json", "{\"editor.fontSize\": 13}", 0o644)
-	_, r = m.look()
+	_, r = m.probe()
 	if len(r.Report.Problems) != 1 || !strings.Contains(r.Report.Problems[0].String(), "settings.json:3: column 3") || len(r.merges) > 0 {
 		t.Errorf("%v", r.Report.Problems)
 	}
-	// The host's own file is broken.
+	// The host's file is invalid.
 	m.write(m.host, ".config/Code/User/settings.json", "{\"a\": }", 0o644)
-	_, r = m.look()
+	_, r = m.probe()
 	if len(r.Report.Problems) != 1 || !regexp.MustCompile(`settings.json:1: column 7`).MatchString(r.Report.Problems[0].String()) {
 		t.Errorf("%v", r.Report.Problems)
 	}
@@ -428,10 +429,10 @@ func TestSecretsStopAFile(t *testing.T) {
 		t.Errorf("%+v", r.Report.Problems)
 	}
 	if strings.Contains(fmt.Sprint(r.Report), "aB3dE5") {
-		t.Error("the secret is repeated")
+		t.Error("the report contains the secret")
 	}
 	if _, err := os.Stat(filepath.Join(m.guest, ".bashrc")); !os.IsNotExist(err) {
-		t.Error("it was sent")
+		t.Error("the file was sent")
 	}
 	m.opts.AllowSecret = []string{"~/.bashrc"}
 	if r := m.sync(); len(r.Report.Problems) != 0 || !strings.Contains(m.read(".bashrc"), "p_aB3d") {
@@ -455,7 +456,7 @@ func TestNoPlantedLinkIsFollowed(t *testing.T) {
 		t.Errorf("%v", r.Report.Problems)
 	}
 	if m.read(".ok") != "x" {
-		t.Error(".ok is not there")
+		t.Error(".ok was not sent")
 	}
 }
 
@@ -466,7 +467,7 @@ func TestAHostileGuest(t *testing.T) {
 	w := Gather(m.opts)
 	for _, answer := range []string{"", "aivm-sync 1\x00", "aivm-sync 1\x00home /h\x00", "x\x00y\x00end\x00", "aivm-sync 1\x00home h\x00end\x00", "aivm-sync 2\x00home /h\x00end\x00"} {
 		if _, err := w.ParseGuest([]byte(answer)); err == nil {
-			t.Errorf("%q was believed", answer)
+			t.Errorf("%q was accepted", answer)
 		}
 	}
 	for _, s := range []string{"state !!!", "state {}", "state {\"schema\":1,\"files\":null}", "text 9 x", "text -1 x", "S", "full", "served 9", "Ef 9999999999999999999999 ./f", "E", "L", "Ef x ./f", "server 5 x", strings.Repeat("a", 64) + "  ./g"} {
@@ -475,7 +476,7 @@ func TestAHostileGuest(t *testing.T) {
 			t.Errorf("%q: %v", s, err)
 			continue
 		}
-		if r := Make(w, g, m.now); len(r.files) != 1 {
+		if r := NewRound(w, g, m.now); len(r.files) != 1 {
 			t.Errorf("%q: %+v", s, r.Report)
 		}
 	}

@@ -7,16 +7,15 @@ import (
 	"aivm.dev/aivm/internal/lazyre"
 )
 
-// Secret is a line that holds something that should not leave the host. What
-// it holds is never repeated.
+// Secret is a line that contains a secret. The secret itself is never printed.
 type Secret struct {
 	Line int
 	Kind string // "a GitHub token"
 }
 
-// shapes are tokens that are known by what they look like.
+// shapes are tokens that are recognised by their format.
 var shapes = []struct {
-	kind, hint string // hint: what the line contains for sure
+	kind, hint string // hint: a text that every such line contains
 	re         *lazyre.Regexp
 }{
 	{"a private key", "PRIVATE KEY", lazyre.New(`-----BEGIN [A-Z0-9 ]*PRIVATE KEY( BLOCK)?-----`)},
@@ -89,17 +88,17 @@ var shapes = []struct {
 
 var (
 	urlPassword = lazyre.New(`\b[a-z][a-z0-9+.-]*://[^\s/:@"'$<>{}]*:([^\s/@"'$<>{}]{3,})@[^\s"']+`)
-	// assigned: NAME=value, "name": "value", name: value, set -gx NAME value,
-	// setenv NAME value.
+	// assigned matches NAME=value, "name": "value", name: value, set -gx NAME value, setenv NAME
+	// value.
 	assigned = lazyre.New(`(?i)(?:^|[\s"'{,;(.])(?:export\s+|set(?:env)?\s+(?:-\w+\s+)*)?["']?([a-z0-9_.-]*(?:passwo?r?d|passphrase|passwd|secret|token|api_?-?key|access_?-?key|auth_?-?key|private_?-?key|credentials?|(?:^|_)pwd|(?:^|_)pass))["']?(?:\s*(?::=|=>|=|:)\s*|\s+)(.+)$`)
 	wordy    = lazyre.New(`^[a-z]+([-_ .][a-z]+)*$`)
 )
 
-// maxScan bounds what is searched of a file; what is longer is no dotfile.
+// maxScan bounds the bytes searched per file; a larger file is not a dotfile.
 const maxScan = 4 << 20
 
-// Scan returns the lines that hold a private key, a token of a well-known
-// service or a password, each once.
+// Scan returns the lines that contain a private key, a token of a well-known service or a password,
+// each line once.
 func Scan(text string) []Secret {
 	var out []Secret
 	if len(text) > maxScan {
@@ -113,7 +112,7 @@ func Scan(text string) []Secret {
 			out = append(out, Secret{n, kind})
 			continue
 		}
-		// A netrc over several lines.
+		// A netrc entry over several lines.
 		f := strings.Fields(line)
 		if len(f) >= 2 && (f[0] == "machine" || f[0] == "login") {
 			netrc = true
@@ -150,8 +149,8 @@ func scanLine(line string) string {
 	return ""
 }
 
-// assignment looks for something called like a secret, first without the
-// expression, which costs more than all the others.
+// assignment looks for a value assigned to a secret-like name. It first checks cheaply, since the
+// expression costs more than all others together.
 func assignment(line string) []string {
 	lower := strings.ToLower(line)
 	for _, w := range []string{"pass", "pwd", "secret", "token", "key", "credential"} {
@@ -169,7 +168,7 @@ func clip(s string) string {
 	return s
 }
 
-// example: documentation writes tokens of one letter.
+// example reports whether a token is one from documentation, which repeats one letter.
 func example(s string) bool {
 	seen := map[rune]bool{}
 	for _, r := range s {
@@ -189,8 +188,8 @@ func placeholder(v string) bool {
 	return strings.HasPrefix(v, "<") || strings.HasPrefix(v, "%") && strings.HasSuffix(v, "%") || strings.HasPrefix(v, "{{")
 }
 
-// looksSecret judges what is assigned to something called like a secret: not a
-// variable, a command, a path, a file's name, a placeholder or a word of prose.
+// looksSecret reports whether a value assigned to a secret-like name is a secret, and not a
+// variable, a command, a path, a file name, a placeholder or a word of prose.
 func looksSecret(name, line, rest string) bool {
 	trimmed := strings.TrimSpace(line)
 	value := strings.TrimSpace(rest)
@@ -240,7 +239,7 @@ func looksSecret(name, line, rest string) bool {
 	return true
 }
 
-// entropy is Shannon's, in bits a character.
+// entropy is Shannon's entropy in bits per character.
 func entropy(s string) float64 {
 	count := map[rune]float64{}
 	n := 0.0

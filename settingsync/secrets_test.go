@@ -35,7 +35,7 @@ func TestNoSecretIsMissed(t *testing.T) {
 		}
 		for _, s := range got {
 			if v := strings.TrimSpace(strings.Split(text, "\n")[s.Line-1]); len(v) > 20 && strings.Contains(s.Kind, v[len(v)-10:]) {
-				t.Errorf("%s: the secret is repeated: %q", name, s.Kind)
+				t.Errorf("%s: the result contains the secret: %q", name, s.Kind)
 			}
 		}
 	}

@@ -43,11 +43,11 @@ func (a Verbs) printPulled(r provision.GitResult) {
 		a.UI.Result("Nothing to take over: VM %s has no commits on %s that are not here", r.VM, r.Branch)
 		return
 	}
-	a.UI.Result("%s is now at %s: %s of VM %s, %d files", r.Branch, provision.Short(r.Head), provision.Commits(r.Count), r.VM, len(r.Brings))
-	if len(r.ByHand) > 0 {
+	a.UI.Result("%s is now at %s: %s of VM %s, %d files", r.Branch, provision.Short(r.Head), provision.Commits(r.Count), r.VM, len(r.Changes))
+	if len(r.ManualCommands) > 0 {
 		a.sayUnfiltered(r)
 	}
-	for _, f := range r.Agreed {
+	for _, f := range r.RanFilters {
 		a.UI.Say("The filter %s ran on %s, as agreed", f.Name, provision.Counted(len(f.Files), "file"))
 	}
 }
@@ -61,7 +61,7 @@ func (a Verbs) sayUnfiltered(r provision.GitResult) {
 		names = append(names, f.Name)
 	}
 	a.UI.Say("%s as committed, without the filter %s, which was not run; to run it, once you have looked:", provision.Counted(n, "file"), ui.Some(names, 10))
-	for _, l := range r.ByHand {
+	for _, l := range r.ManualCommands {
 		a.UI.Say("  %s", l)
 	}
 }

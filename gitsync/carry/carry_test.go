@@ -51,7 +51,7 @@ func TestSubmodules(t *testing.T) {
 	gittest.Equal(t, "the submodule's file", gittest.ReadFile(t, filepath.Join(p.Guest, "libs/é lib/f.txt")), "of lib\n")
 	gittest.Equal(t, "the nested one's", gittest.ReadFile(t, filepath.Join(p.Guest, "libs/é lib/deep/in ner/f.txt")), "of inner\n")
 	gittest.Equal(t, "the guest's status", p.GitG("status", "--porcelain"), "")
-	// It moves on.
+	// A new commit in the submodule.
 	sub := filepath.Join(p.Host, "libs/é lib")
 	gittest.WriteFile(t, filepath.Join(sub, "f.txt"), "more\n")
 	gittest.Git(t, sub, home, "commit", "-q", "-am", "more")
@@ -61,10 +61,10 @@ func TestSubmodules(t *testing.T) {
 	}
 	gittest.Equal(t, "the submodule's file", gittest.ReadFile(t, filepath.Join(p.Guest, "libs/é lib/f.txt")), "more\n")
 	gittest.Equal(t, "the guest's status", p.GitG("status", "--porcelain"), "")
-	// One that is not here is said.
+	// A submodule missing on the host is reported.
 	p.GitH("submodule", "-q", "deinit", "-f", "libs/é lib")
 	p.CommitH("c", "c")
-	if c, m := carry(); len(c) != 0 || len(m) != 1 || !strings.Contains(m[0], "is not checked out here") {
+	if c, m := carry(); len(c) != 0 || len(m) != 1 || !strings.Contains(m[0], "is not checked out on this machine") {
 		t.Fatalf("carried %q, missing %q", c, m)
 	}
 }
@@ -83,18 +83,18 @@ func TestLargeFiles(t *testing.T) {
 	gittest.WriteFile(t, filepath.Join(p.Host, "x.txt"), "version https://git-lfs.github.com/spec/v1\nnot a pointer\n")
 	a := pointer("dir/é a.bin", "large a", true)
 	pointer("b.bin", "large b", false)
-	p.CommitH(".gitattributes", "*.bin -filter\n") // mentions no lfs yet
+	p.CommitH(".gitattributes", "*.bin -filter\n") // no filter=lfs yet
 	p.Sync()
 	h, _ := p.Observe()
 	if m, err := carry.LFS(context.Background(), p.Peer, *h); err != nil || len(m) != 0 {
 		t.Errorf("%v %v", m, err)
 	}
-	// The attribute without the filter program's settings: git leaves the files.
+	// The attribute without a configured filter program: git leaves the files as they are.
 	p.CommitH(".gitattributes", "*.bin filter=lfs -text\n")
 	h, _ = p.Observe()
 	m, err := carry.LFS(context.Background(), p.Peer, *h)
 	_, lerr := exec.LookPath("git-lfs")
-	if err != nil || len(m) == 0 || !strings.Contains(m[0], "1 files of git-lfs are not here") || (lerr == nil) != (len(m) == 1) {
+	if err != nil || len(m) == 0 || !strings.Contains(m[0], "1 git-lfs objects are not on this machine") || (lerr == nil) != (len(m) == 1) {
 		t.Errorf("%q %v", m, err)
 	}
 	gittest.Equal(t, "the large file", gittest.ReadFile(t, filepath.Join(p.Guest, ".git/lfs/objects", hostgit.LFSPath(a))), "large a")

@@ -1,3 +1,3 @@
-// Package carry brings what is no part of a push along with it: submodules and
-// the files of git-lfs. What is not here, or what the guest cannot use, is said.
+// Package carry sends what a push does not include: submodules and git-lfs objects. It reports what
+// the host lacks and what the guest cannot use.
 package carry

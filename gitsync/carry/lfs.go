@@ -26,11 +26,11 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// lfsPointer is the file git-lfs keeps in git instead of the real one
-// (git-lfs, docs/spec.md).
+// lfsPointer matches the file that git-lfs stores in git in place of the real content (git-lfs,
+// docs/spec.md).
 var lfsPointer = regexp.MustCompile(`\Aversion https://git-lfs\.github\.com/spec/v1\n(?:ext-[^\n]*\n)*oid sha256:([0-9a-f]{64})\nsize ([0-9]+)\n`)
 
-// lfsObjects are the large files of the commit: their names in the store.
+// lfsObjects returns the names of the git-lfs objects of the commit.
 func lfsObjects(ctx context.Context, h compare.Host) ([]string, error) {
 	_, err := h.Repo.Git(ctx, "grep", "-q", "-I", "-E", "filter=lfs", h.Head, "--", ".gitattributes", "**/.gitattributes")
 	if hostgit.FailedWith(err, 1) {
@@ -65,7 +65,7 @@ func lfsObjects(ctx context.Context, h compare.Host) ([]string, error) {
 		}
 		n, aerr := strconv.Atoi(strings.TrimSpace(head))
 		if err != nil || aerr != nil {
-			return nil, fmt.Errorf("git cat-file: %q is not understood", ui.CleanTo(head, 100))
+			return nil, fmt.Errorf("cannot parse %q of git cat-file", ui.CleanTo(head, 100))
 		}
 		text := make([]byte, n+1)
 		if _, err := io.ReadFull(r, text); err != nil {
@@ -79,8 +79,8 @@ func lfsObjects(ctx context.Context, h compare.Host) ([]string, error) {
 	return slices.Compact(out), nil
 }
 
-// LFS brings the large files of git-lfs that are here to the clone, before
-// the push whose files stand for them.
+// LFS sends the git-lfs objects that the host has to the clone, before the push of the commit that
+// refers to them.
 func LFS(ctx context.Context, p transfer.Peer, h compare.Host) (missing []string, err error) {
 	oids, err := lfsObjects(ctx, h)
 	if err != nil || len(oids) == 0 {
@@ -94,7 +94,7 @@ func LFS(ctx context.Context, p transfer.Peer, h compare.Host) (missing []string
 		}
 	}
 	if n := len(oids) - len(here); n > 0 {
-		missing = append(missing, fmt.Sprintf("%d files of git-lfs are not here either: git lfs fetch, then push again", n))
+		missing = append(missing, fmt.Sprintf("%d git-lfs objects are not on this machine either: run git lfs fetch, then push again", n))
 	}
 	out, stderr := capture.Head{Limit: 16 << 20}, capture.Head{Limit: 4 << 10}
 	code, err := p.Conn.Run(ctx, guest.Cmd{
@@ -104,11 +104,11 @@ func LFS(ctx context.Context, p transfer.Peer, h compare.Host) (missing []string
 		return missing, err
 	}
 	if code != 0 {
-		return missing, ui.Failed("looking at the files of git-lfs in VM %s: %s", p.VM, ui.CleanTo(stderr.String(), 200))
+		return missing, ui.Failed("listing the git-lfs objects of VM %s: %s", p.VM, ui.CleanTo(stderr.String(), 200))
 	}
 	answer := strings.Fields(out.String())
 	if !slices.Contains(answer, "git-lfs") {
-		missing = append(missing, fmt.Sprintf("git-lfs is not installed in VM %s, so its files are pointers there: ssh %s sudo apt-get install -y git-lfs, then git lfs checkout in the clone", p.VM, p.VM))
+		missing = append(missing, fmt.Sprintf("git-lfs is not installed in VM %s, so its files are pointers there: run ssh %s sudo apt-get install -y git-lfs, then git lfs checkout in the clone", p.VM, p.VM))
 	}
 	var send []string
 	for _, o := range here {
@@ -119,7 +119,7 @@ func LFS(ctx context.Context, p transfer.Peer, h compare.Host) (missing []string
 	if len(send) == 0 {
 		return missing, nil
 	}
-	p.Notef("sending %d files of git-lfs", len(send))
+	p.Notef("sending %d git-lfs objects", len(send))
 	r, w := io.Pipe()
 	go func() { _ = w.CloseWithError(tarFiles(w, store, send)) }()
 	err = p.Conn.PutTar(ctx, path.Join(p.Dir, ".git/lfs/objects"), r)

@@ -17,7 +17,7 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// gitlinks are the submodules of a commit: path -> commit.
+// gitlinks returns the submodules of a commit: path -> commit.
 func gitlinks(ctx context.Context, h compare.Host, commit string) (map[string]string, error) {
 	b, err := h.Repo.Git(ctx, "ls-tree", "-r", "-z", commit)
 	if err != nil {
@@ -32,8 +32,7 @@ func gitlinks(ctx context.Context, h compare.Host, commit string) (map[string]st
 	return out, nil
 }
 
-// submoduleNames are the names of submodules by their path, as .gitmodules of
-// the commit has them.
+// submoduleNames returns the names of submodules by path, from the commit's .gitmodules.
 func submoduleNames(ctx context.Context, h compare.Host, commit string) map[string]string {
 	b, err := h.Repo.Git(ctx, "config", "-z", "--blob", commit+":.gitmodules", "--get-regexp", `^submodule\..*\.path$`)
 	out := map[string]string{}
@@ -51,15 +50,14 @@ func submoduleNames(ctx context.Context, h compare.Host, commit string) map[stri
 	return out
 }
 
-// Submodules brings the submodules of the commit that was pushed to the
-// clone, from the repositories they have here. missing says which could not be,
-// and why.
+// Submodules sends the submodules of the pushed commit to the clone, from their repositories on the
+// host. missing says which could not be sent, and why.
 func Submodules(ctx context.Context, p transfer.Peer, h compare.Host) (carried, missing []string, err error) {
 	return carry(ctx, p, h, h.Head, p.Dir, ".git", 0)
 }
 
-// carry works on one repository: its work tree in the guest is dir, its git
-// directory there gitDir below it.
+// carry sends the submodules of one repository: dir is its work tree in the guest, gitDir its git
+// directory relative to dir.
 func carry(ctx context.Context, p transfer.Peer, h compare.Host, commit, dir, gitDir string, depth int) (carried, missing []string, err error) {
 	links, err := gitlinks(ctx, h, commit)
 	if err != nil || len(links) == 0 {
@@ -75,16 +73,16 @@ func carry(ctx context.Context, p transfer.Peer, h compare.Host, commit, dir, gi
 		name := names[at]
 		sub, serr := h.Repo.Submodule(at)
 		if name == "" || serr != nil || !writable.Within(sub.GitDir, h.Repo.CommonDir) && !writable.Within(sub.GitDir, sub.Top) {
-			missing = append(missing, fmt.Sprintf("submodule %s is not checked out here: git submodule update --init, then push again", ui.Clean(at)))
+			missing = append(missing, fmt.Sprintf("submodule %s is not checked out on this machine: run git submodule update --init, then push again", ui.Clean(at)))
 			continue
 		}
-		sh := compare.Host{Repo: sub, Remote: h.Remote, Format: h.Format, Branch: "aivm", Head: want, Partial: true} // packed by git itself: it may be shallow
+		sh := compare.Host{Repo: sub, Remote: h.Remote, Format: h.Format, Branch: "aivm", Head: want, Partial: true} // packed by the git program, since it may be shallow
 		if have, herr := sh.Has(ctx, []string{want}); herr != nil || have[want] != "commit" {
-			missing = append(missing, fmt.Sprintf("submodule %s lacks the commit %s here: git submodule update", ui.Clean(at), want[:10]))
+			missing = append(missing, fmt.Sprintf("submodule %s lacks commit %s on this machine: run git submodule update, then push again", ui.Clean(at), want[:10]))
 			continue
 		}
 		modules := path.Join(dir, gitDir, "modules", name)
-		old, _, rerr := p.Script(ctx, "making the submodule "+at, guestscript.Submodule, modules, h.Format)
+		old, _, rerr := p.Script(ctx, "creating the submodule "+at, guestscript.Submodule, modules, h.Format)
 		if rerr != nil {
 			return carried, missing, rerr
 		}
@@ -115,7 +113,7 @@ func carry(ctx context.Context, p transfer.Peer, h compare.Host, commit, dir, gi
 		carried = append(carried, at)
 		sub, _ := h.Repo.Submodule(at)
 		sh := compare.Host{Repo: sub, Remote: h.Remote, Format: h.Format}
-		// The work tree's .git is a file; its directory is below the modules.
+		// The .git of its work tree is a file; the git directory is below modules.
 		c, m, err := carryNested(ctx, p, sh, links[at], path.Join(dir, at), path.Join(dir, gitDir, "modules", names[at]), depth+1)
 		carried, missing = append(carried, c...), append(missing, m...)
 		if err != nil {
@@ -125,7 +123,7 @@ func carry(ctx context.Context, p transfer.Peer, h compare.Host, commit, dir, gi
 	return carried, missing, nil
 }
 
-// carryNested is carry for a submodule whose git directory lies elsewhere.
+// carryNested calls carry for a submodule, whose git directory is outside its work tree.
 func carryNested(ctx context.Context, p transfer.Peer, h compare.Host, commit, dir, gitDir string, depth int) ([]string, []string, error) {
 	rel, err := filepath.Rel(dir, gitDir)
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 	"aivm.dev/aivm/internal/guest"
 )
 
-// Pair is a host repository and a place for its clone in a guest.
+// Pair is a host repository and the path of its clone in a guest.
 type Pair struct {
 	T      testing.TB
 	Server *Server
@@ -31,7 +31,7 @@ type Pair struct {
 func New(t testing.TB, initArgs ...string) *Pair {
 	t.Helper()
 	t.Setenv("HOME", t.TempDir())
-	// A test must not depend on who runs it.
+	// Test results must not depend on the user's git configuration.
 	t.Setenv("GIT_CONFIG_NOSYSTEM", "1")
 	gittest.WriteFile(t, filepath.Join(os.Getenv("HOME"), ".gitconfig"), "[user]\n\tname = T\n\temail = t@example.org\n[init]\n\tdefaultBranch = main\n[commit]\n\tgpgSign = false\n")
 	p := &Pair{T: t, Server: newServer(t)}
@@ -92,8 +92,8 @@ func (p *Pair) Observe() (*compare.Host, *compare.Guest) {
 	return &h, &g
 }
 
-// Sync is what a verb does: clone, fetch, push, switch. It returns the problem
-// of the push.
+// Sync does what the commands do: create the clone, fetch, push, switch. It returns why the push
+// was refused.
 func (p *Pair) Sync() (problem error) {
 	p.T.Helper()
 	problem, err := p.TrySync()
@@ -120,11 +120,11 @@ func (p *Pair) TrySync() (problem, err error) {
 	if _, problem, err = gitsync.PushBranch(ctx, p.Peer, h, g); err != nil || problem != nil {
 		return problem, err
 	}
-	if compare.Follows(*h, *g) {
+	if compare.ShouldSwitch(*h, *g) {
 		if done, err := gitsync.Switch(ctx, p.Peer, *h, g); err != nil {
 			return nil, err
 		} else if !done {
-			p.Notes = append(p.Notes, gitsync.Stays(p.Peer, *h, *g))
+			p.Notes = append(p.Notes, gitsync.StaysOnBranch(p.Peer, *h, *g))
 		}
 	}
 	return nil, nil

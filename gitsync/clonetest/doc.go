@@ -1,3 +1,3 @@
-// Package clonetest has a Pair for tests: a repository on this machine and a place
-// for its clone behind an SSH server that stands for a guest.
+// Package clonetest has Pair for tests: a repository on the host, and its clone behind an SSH
+// server that takes the place of a guest.
 package clonetest

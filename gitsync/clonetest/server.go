@@ -18,17 +18,17 @@ import (
 	"aivm.dev/aivm/internal/guest"
 )
 
-// Server runs commands as sshd does; a proxy before it can cut the line.
+// Server runs commands as sshd does. It can cut the connection after a number of bytes.
 type Server struct {
-	Home   string
-	key    ssh.Signer
-	user   ssh.Signer
-	addr   string
-	Execs  atomic.Int32
-	Left   atomic.Int64 // bytes before the line is cut; 0: never
-	Passed atomic.Int64
-	Env    []string
-	Path   string // a directory of programs of a hostile guest's
+	Home     string
+	key      ssh.Signer
+	user     ssh.Signer
+	addr     string
+	Execs    atomic.Int32
+	CutAfter atomic.Int64 // bytes until the connection is cut; 0: never
+	Passed   atomic.Int64
+	Env      []string
+	Path     string // a directory with a hostile guest's programs, first in PATH
 }
 
 func testSigner(t testing.TB) ssh.Signer {
@@ -73,7 +73,7 @@ func newServer(t testing.TB) *Server {
 	return s
 }
 
-// cutConn closes the connection when the server's budget is spent.
+// cutConn closes the connection after CutAfter bytes.
 type cutConn struct {
 	net.Conn
 	s *Server
@@ -81,11 +81,11 @@ type cutConn struct {
 
 func (c *cutConn) spend(n int) bool {
 	c.s.Passed.Add(int64(n))
-	if c.s.Left.Load() == 0 {
+	if c.s.CutAfter.Load() == 0 {
 		return true
 	}
-	if c.s.Left.Add(int64(-n)) <= 0 {
-		c.s.Left.Store(-1 << 40)
+	if c.s.CutAfter.Add(int64(-n)) <= 0 {
+		c.s.CutAfter.Store(-1 << 40)
 		_ = c.Conn.Close()
 		return false
 	}

@@ -1,8 +1,7 @@
-// Package compare looks at the repository on this machine (Host) and at its clone
-// in a guest (Guest), and says how they stand to each other: what is new, what a
-// push sets, who is ahead.
+// Package compare reads the state of the repository on the host (Host) and of its clone in a guest
+// (Guest), and compares them: which branches moved, what a push sets, who is ahead.
 //
-// What a guest said is hearsay: names are checked when they are read, and what
-// it merely claims to have is believed only where this machine saw it before.
-// It changes nothing.
+// The guest's answers are not trusted: names are checked when they are parsed, and an object the
+// guest claims to have counts only if the host has seen it there before. The package changes
+// nothing.
 package compare

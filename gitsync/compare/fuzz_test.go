@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// FuzzGuestRefs: of what a guest says of its clone, only names git allows and
-// names of objects come out, whatever it says.
+// FuzzGuestRefs checks that ParseGuest returns only ref names git allows and valid object names,
+// whatever the guest sends.
 func FuzzGuestRefs(f *testing.F) {
 	a := strings.Repeat("0a", 20)
 	f.Add([]byte("repo\nref: refs/heads/main\nmain\n" + a + " refs/heads/main\n" + a + " refs/tags/v1\n" + a + " refs/aivm/wip/x\n"))
@@ -29,7 +29,7 @@ func FuzzGuestRefs(f *testing.F) {
 				if !ok || !BranchName(name) || !OID(oid) {
 					t.Errorf("%q at %q", ref, oid)
 				}
-				// Such a name is a file below refs and nothing else.
+				// Such a name is exactly one path below refs.
 				if p := filepath.Join("refs", "x", name); p != "refs/x/"+name || strings.ContainsAny(name, "\x00\n\r\x1b\\ ") {
 					t.Errorf("%q is the file %q", name, p)
 				}
@@ -44,13 +44,13 @@ func FuzzGuestRefs(f *testing.F) {
 			t.Errorf("branches of %s", g.State)
 		}
 		if err := g.Usable("vm", "/home/agent/x"); err != nil && strings.ContainsAny(err.Error(), "\x1b\x07\x00") {
-			t.Errorf("the guest speaks to the terminal: %q", err)
+			t.Errorf("control characters of the guest in an error: %q", err)
 		}
 	})
 }
 
-// FuzzBranchName: what passes for a branch is one for git, too; git is asked
-// about one name in eight.
+// FuzzBranchName checks that git accepts every name BranchName accepts; to save time, git checks
+// one name in eight.
 func FuzzBranchName(f *testing.F) {
 	for _, s := range []string{"main", "a/b", "a..b", "@{", "-x", "a.lock", "ä", "HEAD", "a/.b", "x~1", "a//b", "a\x7fb", "refs/heads/x"} {
 		f.Add(s)
@@ -60,7 +60,7 @@ func FuzzBranchName(f *testing.F) {
 			return
 		}
 		if err := exec.Command("git", "check-ref-format", "refs/heads/"+s).Run(); err != nil {
-			t.Errorf("git does not take %q: %v", s, err)
+			t.Errorf("git refuses %q: %v", s, err)
 		}
 	})
 }

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// News are the branches of the guest that are not where they were last seen.
-func News(h Host, g Guest) map[string]string {
+// MovedBranches returns the guest's branches that are not at the commit last fetched or pushed.
+func MovedBranches(h Host, g Guest) map[string]string {
 	out := map[string]string{}
 	for name, oid := range g.Heads {
 		if h.Tracked[name] != oid {
@@ -17,16 +17,16 @@ func News(h Host, g Guest) map[string]string {
 	return out
 }
 
-// RefUpdate is one ref of the guest's clone to be set.
+// RefUpdate sets one ref of the guest's clone.
 type RefUpdate struct {
 	Ref string
 	Old string // "" for a new one
 	New string
 }
 
-// Updates are the refs of the guest that a push of the host's branch sets: the
-// branch, if the host is ahead of it, and tags on it the guest lacks. A tag of
-// the same name at something else stays as it is there, and is returned.
+// Updates returns the guest refs that a push of the host's branch sets: the branch, if the host is
+// ahead, and tags on it that the guest lacks. A tag of the same name that points elsewhere stays as
+// it is in the guest, and is returned in kept.
 func Updates(h Host, g Guest) (ups []RefUpdate, kept []string) {
 	ref := "refs/heads/" + h.Branch
 	if old := g.Heads[h.Branch]; old != h.Head && (old == "" || h.Tracked[h.Branch] == old && h.Behind == 0) {
@@ -36,7 +36,7 @@ func Updates(h Host, g Guest) (ups []RefUpdate, kept []string) {
 		switch old := g.Tags[t]; old {
 		case h.Tags[t]:
 		case "":
-			if !g.More && BranchName(strings.TrimPrefix(t, "refs/tags/")) {
+			if !g.RefsTruncated && BranchName(strings.TrimPrefix(t, "refs/tags/")) {
 				ups = append(ups, RefUpdate{Ref: t, New: h.Tags[t]})
 			}
 		default:
@@ -46,9 +46,9 @@ func Updates(h Host, g Guest) (ups []RefUpdate, kept []string) {
 	return ups, kept
 }
 
-// Known are commits the guest has for certain: what it says its branches are
-// at, where that is what was seen of them before or what the host sent. What a
-// guest merely claims to have is not taken for a reason to leave something out.
+// Known returns commits the guest certainly has: the reported tips of its branches that match what
+// was fetched or pushed before, or a host branch. What a guest merely claims to have is no reason
+// to leave objects out of a push.
 func Known(h Host, g Guest) []string {
 	var out []string
 	for name, oid := range g.Heads {
@@ -60,20 +60,20 @@ func Known(h Host, g Guest) []string {
 	return slices.Compact(out)
 }
 
-// Relation says how the guest's branch stands to the host's of that name.
+// Relation is how the guest's branch relates to the host's branch of that name.
 type Relation string
 
-// How they can stand to each other.
+// The values of Relation.
 const (
 	Same      Relation = "same"
-	HostAhead Relation = "ahead"  // a push brings the guest up to date
-	VMAhead   Relation = "behind" // the guest committed; the host has not taken it over
+	HostAhead Relation = "ahead"  // a push updates the guest
+	VMAhead   Relation = "behind" // the guest has commits that the host has not merged
 	Diverged  Relation = "diverged"
 	Missing   Relation = "missing" // the guest has no such branch
-	Unseen    Relation = "unseen"  // the guest's commits have to be fetched to tell
+	Unseen    Relation = "unseen"  // unknown until the guest's commits are fetched
 )
 
-// Relate compares the branches as far as the host's objects tell.
+// Relate compares the branches, as far as the host has the objects.
 func Relate(h Host, g Guest) Relation {
 	switch at := g.Heads[h.Branch]; {
 	case g.State != Clone || at == "":
@@ -90,8 +90,8 @@ func Relate(h Host, g Guest) Relation {
 	return Diverged
 }
 
-// Follows reports whether the guest should check out the host's branch: it is
-// still on the one aivm checked out, so nobody there chose another.
-func Follows(h Host, g Guest) bool {
+// ShouldSwitch reports whether the guest should check out the host's branch: it is still on the
+// branch aivm checked out last, so nobody in the guest chose another.
+func ShouldSwitch(h Host, g Guest) bool {
 	return g.State == Clone && g.Head != "" && g.Head != h.Branch && g.Head == g.Marked
 }

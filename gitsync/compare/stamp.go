@@ -13,10 +13,9 @@ import (
 	"aivm.dev/aivm/gitsync/hostgit"
 )
 
-// Stamp is a digest of all that a look at the repository hangs on: what is
-// checked out, the refs that matter, the configuration. Where it is what it was
-// when there was nothing to do, the look can be left out, and with it every
-// process. ok is false where refs are not files.
+// Stamp fingerprints everything Observe's result depends on: HEAD, the refs of the branch, tags and
+// remote, and the configuration. If the stamp is the same as after a run with nothing to do,
+// Observe and its git processes can be skipped. ok is false if the refs are not small files.
 func Stamp(r hostgit.Repo, remote string) (stamp string, ok bool) {
 	if _, err := os.Lstat(filepath.Join(r.CommonDir, "reftable")); !errors.Is(err, fs.ErrNotExist) {
 		return "", false
@@ -35,8 +34,8 @@ func Stamp(r hostgit.Repo, remote string) (stamp string, ok bool) {
 		fmt.Fprintf(h, "%q %q\n", path, b)
 		return err == nil
 	}
-	// Files that may be long are known by what every write of git's changes.
-	known := func(path string) bool {
+	// Long files are identified by metadata that changes with every write by git.
+	metadata := func(path string) bool {
 		st, err := os.Stat(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			fmt.Fprintf(h, "%q none\n", path)
@@ -55,10 +54,10 @@ func Stamp(r hostgit.Repo, remote string) (stamp string, ok bool) {
 				return nil
 			}
 			if err != nil || n > 5000 {
-				return errors.Join(err, errUncounted)
+				return errors.Join(err, errNotSmallFiles)
 			}
 			if !d.IsDir() && !content(p) {
-				return errUncounted
+				return errNotSmallFiles
 			}
 			return nil
 		})
@@ -73,17 +72,17 @@ func Stamp(r hostgit.Repo, remote string) (stamp string, ok bool) {
 	if err != nil || !isRef || !BranchName(branch) {
 		return "", false
 	}
-	ok = content(filepath.Join(r.CommonDir, "refs/heads", branch)) && known(filepath.Join(r.CommonDir, "packed-refs")) &&
-		known(filepath.Join(r.CommonDir, "config")) && known(filepath.Join(r.CommonDir, "shallow")) &&
+	ok = content(filepath.Join(r.CommonDir, "refs/heads", branch)) && metadata(filepath.Join(r.CommonDir, "packed-refs")) &&
+		metadata(filepath.Join(r.CommonDir, "config")) && metadata(filepath.Join(r.CommonDir, "shallow")) &&
 		tree(filepath.Join(r.CommonDir, "refs/tags")) && tree(filepath.Join(r.CommonDir, "refs/remotes", remote))
 	return hex.EncodeToString(h.Sum(nil)), ok
 }
 
-// GuestStamp is a digest of what the guest's probe said.
+// GuestStamp returns a digest of the guest's probe output.
 func GuestStamp(answer []byte) string {
 	sum := sha256.Sum256(answer)
 	return hex.EncodeToString(sum[:])
 }
 
-// errUncounted ends a walk over refs that cannot be told by their files.
-var errUncounted = errors.New("refs that are no small files")
+// errNotSmallFiles ends a walk over refs that Stamp cannot read as small files.
+var errNotSmallFiles = errors.New("refs are not small files")

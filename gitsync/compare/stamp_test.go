@@ -11,7 +11,7 @@ import (
 	"aivm.dev/aivm/gitsync/hostgit"
 )
 
-// Whatever a look hangs on changes the stamp, and nothing else does.
+// Everything that Observe depends on changes the stamp, and nothing else does.
 func TestStamp(t *testing.T) {
 	p := clonetest.New(t)
 	p.CommitH("a", "a")
@@ -33,7 +33,7 @@ func TestStamp(t *testing.T) {
 		t.Helper()
 		f()
 		if s := stamp(); s == last {
-			t.Errorf("%s does not show", what)
+			t.Errorf("%s does not change the stamp", what)
 		} else {
 			last = s
 		}
@@ -42,12 +42,12 @@ func TestStamp(t *testing.T) {
 	p.GitH("stash", "-q", "-u")
 	p.GitH("branch", "other")
 	p.GitH("status")
-	gittest.Equal(t, "after what does not matter", stamp(), last)
+	gittest.Equal(t, "after irrelevant changes", stamp(), last)
 	changes("a commit", func() { p.CommitH("b", "b") })
 	changes("a tag", func() { p.GitH("tag", "v1") })
 	changes("packed refs", func() { p.GitH("pack-refs", "--all") })
 	changes("another branch", func() { p.GitH("switch", "-q", "other") })
-	changes("a fetch by hand", func() { p.GitH("update-ref", "refs/remotes/aivm-vm/x", "HEAD") })
+	changes("a manual fetch", func() { p.GitH("update-ref", "refs/remotes/aivm-vm/x", "HEAD") })
 	changes("the configuration", func() { p.GitH("config", "x.y", "1") })
 	p.GitH("checkout", "-q", "--detach")
 	if _, ok := compare.Stamp(r, "aivm-vm"); ok {

@@ -1,3 +1,2 @@
-// Package gittest has the git, the files and the comparisons of the tests below
-// gitsync.
+// Package gittest has helpers for the tests below gitsync: running git, writing files, comparing.
 package gittest

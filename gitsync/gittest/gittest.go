@@ -61,7 +61,7 @@ func Try(dir, home string, args ...string) (string, error) {
 	return string(b), err
 }
 
-// RunHint runs the hint of err that holds a command, as the person would.
+// RunHint runs the command of err's hints that contains the given text, as the user would.
 func RunHint(t *testing.T, err error, command string) {
 	t.Helper()
 	var e *ui.Error

@@ -6,7 +6,7 @@ if [ "$(g symbolic-ref -q HEAD)" = "refs/heads/$b" ] && g cat-file -e "$new^{com
   g update-index -q --refresh >/dev/null 2>&1 || :
   if g diff-files --quiet && [ "$(g write-tree 2>/dev/null)" = "$tree" ] &&
      { [ -z "$old" ] || g merge-base --is-ancestor "$old" "$new"; }; then
-    g update-ref -m 'aivm: finish a push that was cut' "refs/heads/$b" "$new" "$old" && exit 100
+    g update-ref -m 'aivm: finish an interrupted push' "refs/heads/$b" "$new" "$old" && exit 100
   fi
 fi
 w=$(g rev-parse -q --verify "refs/aivm/shown/$b^{commit}") || w=

@@ -8,13 +8,13 @@ import (
 	"aivm.dev/aivm/gitsync/writable"
 )
 
-// elsewhere reports whether an includeIf is sure not to hold for r: its
-// condition names a folder, without wildcards, and the repository lies neither
-// in it nor around it. All other conditions are taken to hold: a branch, a
-// remote or the case of a name can change. git compares the names of the git
-// directory, with links followed and as its working directory has it (which is
-// why environ takes PWD away); in the condition only the home's are followed.
-func (r Repo) elsewhere(condition string) bool {
+// includeNeverApplies reports whether an includeIf is certain not to apply to r: its condition
+// names a folder without wildcards, and the repository is neither in that folder nor contains it.
+// Every other condition counts as true, since a branch, a remote or the case of a name can change.
+// git compares the path of the git directory with symbolic links resolved and as its working
+// directory gives it (which is why environ removes PWD); in the condition it resolves only the
+// links in the home directory's path.
+func (r Repo) includeNeverApplies(condition string) bool {
 	dir, ok := strings.CutPrefix(condition, "gitdir:")
 	if !ok || !strings.HasSuffix(dir, "/") {
 		return false
@@ -32,7 +32,7 @@ func (r Repo) elsewhere(condition string) bool {
 		return false
 	}
 	for _, p := range []string{r.Top, top, r.GitDir, r.CommonDir} {
-		if writable.Within(p, dir) || writable.Within(dir, p) { // around it: submodules
+		if writable.Within(p, dir) || writable.Within(dir, p) { // the folder may be a submodule of the repository
 			return false
 		}
 	}

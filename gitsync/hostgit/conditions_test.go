@@ -12,8 +12,8 @@ import (
 	"aivm.dev/aivm/gitsync/gittest"
 )
 
-// includes is a home with a configuration that includes a file of a folder a
-// guest can write, and repositories that git finds in all its ways.
+// includes is a home directory whose git configuration includes a file in a folder that a guest can
+// write, and repositories in every layout in which git finds them.
 type includes struct {
 	t          *testing.T
 	home, work string // without links; HOME is a link to home
@@ -54,9 +54,9 @@ func (in includes) when(condition string) {
 	gittest.WriteFile(in.t, filepath.Join(in.home, ".gitconfig"), "[user]\n\tname = T\n\temail = t@example.org\n[includeIf \""+condition+"\"]\n\tpath = ~/work/.gitconfig\n")
 }
 
-// asks reports whether aivm refuses the repository, and whether git, started as
-// aivm starts it, reads the included file.
-func (in includes) asks(repo string) (refused, read bool) {
+// check reports whether aivm refuses the repository, and whether git, started the way aivm starts
+// it, reads the included file.
+func (in includes) check(repo string) (refused, read bool) {
 	in.t.Helper()
 	r, err := Find(filepath.Join(in.home, repo))
 	if err != nil {
@@ -66,15 +66,15 @@ func (in includes) asks(repo string) (refused, read bool) {
 		in.t.Fatal(err)
 	}
 	_, err = r.Git(context.Background(), "rev-parse", "--git-dir")
-	if err != nil && !strings.Contains(err.Error(), "it reads "+os.Getenv("HOME")+"/work/.gitconfig") {
+	if err != nil && !strings.Contains(err.Error(), "git reads "+os.Getenv("HOME")+"/work/.gitconfig") {
 		in.t.Fatal(err)
 	}
 	b, _ := launch(context.Background(), Call{Repo: r, Args: []string{"config", "--get", "alias.guest"}}, nil)
 	return err != nil, string(b) == "x\n"
 }
 
-// TestIncludeElsewhere: an include for the repositories of another folder does
-// not keep aivm from these, and git never reads what was not refused.
+// TestIncludeElsewhere checks that aivm does not refuse repositories to which an include cannot
+// apply, and that git never reads the included file in a repository that was not refused.
 func TestIncludeElsewhere(t *testing.T) {
 	in := newIncludes(t)
 	all := []string{"own/repo", "tree", "apart", "linked"}
@@ -108,23 +108,23 @@ func TestIncludeElsewhere(t *testing.T) {
 	} {
 		in.when(condition)
 		for _, repo := range all {
-			was, read := in.asks(repo)
+			was, read := in.check(repo)
 			if want := slices.Contains(refused, repo); was != want || read && !was {
 				t.Errorf("%s in %s: refused: %v, want %v; git reads it: %v", condition, repo, was, want, read)
 			}
 		}
 	}
-	// Without the condition it is the same file that git reads.
+	// An include of the same file without a condition is read by git.
 	in.when("gitdir:~/work/")
 	gittest.WriteFile(t, filepath.Join(in.home, ".gitconfig"), gittest.ReadFile(t, filepath.Join(in.home, ".gitconfig"))+"[include]\n\tpath = ~/work/.gitconfig\n")
-	if refused, read := in.asks("own/repo"); !refused || !read {
-		t.Errorf("also without a condition: refused: %v, git reads it: %v", refused, read)
+	if refused, read := in.check("own/repo"); !refused || !read {
+		t.Errorf("with an unconditional include: refused: %v, git reads it: %v", refused, read)
 	}
 }
 
-// TestIncludeByWorkingDirectory: a guest's link to the repository does not make
-// git take it for one of the guest's folder, though the person's own git, which
-// was started there, does.
+// TestIncludeByWorkingDirectory checks that a guest's link to the repository does not make aivm's
+// git take the repository for one in the guest's folder, although the user's own git does when it
+// is started there.
 func TestIncludeByWorkingDirectory(t *testing.T) {
 	in := newIncludes(t)
 	in.when("gitdir:~/work/")
@@ -137,12 +137,12 @@ func TestIncludeByWorkingDirectory(t *testing.T) {
 	if b, _ := own.Output(); string(b) != "x\n" {
 		t.Errorf("git in that folder reads %q", b)
 	}
-	if refused, read := in.asks("own/repo"); refused || read {
+	if refused, read := in.check("own/repo"); refused || read {
 		t.Errorf("refused: %v, git reads it: %v", refused, read)
 	}
 	t.Setenv("HOME", filepath.Join(in.home, "wild*"))
 	gittest.Mkdir(t, filepath.Join(in.home, "wild*/x"))
-	if (Repo{Top: in.home + "/own/repo", GitDir: in.home + "/own/repo/.git", CommonDir: in.home + "/own/repo/.git"}).elsewhere("gitdir:~/x/") {
-		t.Error("a wildcard in the home's name is one for git")
+	if (Repo{Top: in.home + "/own/repo", GitDir: in.home + "/own/repo/.git", CommonDir: in.home + "/own/repo/.git"}).includeNeverApplies("gitdir:~/x/") {
+		t.Error("a wildcard in the home's path counts as a literal character")
 	}
 }

@@ -15,19 +15,19 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// A Filter is a program of git's configuration that git would start for files
-// of a commit, and that aivm does not start by itself.
+// A Filter is a program in git's configuration that git would start for files of a commit, and that
+// aivm does not start without the user's consent.
 type Filter struct {
 	Name    string   `json:"name"`
 	Command string   `json:"command"`
 	From    string   `json:"from"` // the configuration file
 	Files   []string `json:"files"`
-	// Values are all its settings.
+	// Values holds all the settings of the filter by name.
 	Values map[string]string `json:"-"`
 }
 
-// Filters are the filters that git would start to write files of the commit to.
-// memory bounds the git that unfolds its trees.
+// Filters lists the filters that git would start to write the files names of commit to. memory
+// limits the git process that reads the commit's trees, in bytes.
 func (r Repo) Filters(ctx context.Context, to string, names []string, memory uint64) ([]Filter, error) {
 	s, err := r.settings(ctx)
 	if err != nil || len(s.drivers()) == 0 || len(names) == 0 {
@@ -37,7 +37,7 @@ func (r Repo) Filters(ctx context.Context, to string, names []string, memory uin
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir) // ours; nothing is mounted there
+	defer os.RemoveAll(dir) // created above; nothing is mounted in it
 	env := []string{"GIT_INDEX_FILE=" + filepath.Join(dir, "index")}
 	if _, err := Run(ctx, Call{Repo: r, Env: env, Memory: memory, Args: []string{"read-tree", to}}); err != nil {
 		return nil, ReadError(r, err)
@@ -45,15 +45,15 @@ func (r Repo) Filters(ctx context.Context, to string, names []string, memory uin
 	return r.filtersOf(ctx, s, names, env, "--cached")
 }
 
-// filtersOf groups files by the configured filter that their attributes choose.
+// filtersOf groups files by the configured filter that their attributes select.
 func (r Repo) filtersOf(ctx context.Context, s *settings, names, env []string, options ...string) ([]Filter, error) {
 	drivers := s.drivers()
 	found := map[string]*Filter{}
 	var file string
-	field := 0 // FILE, "filter", VALUE
+	field := 0 // of the triple FILE, "filter", VALUE
 	_, err := Run(ctx, Call{
 		Repo: r, Env: env, Stdin: strings.NewReader(strings.Join(names, "\x00") + "\x00"),
-		Stdout: &strand{each: func(f string) {
+		Stdout: &nulSplitter{each: func(f string) {
 			switch field++; field {
 			case 1:
 				file = f
@@ -61,7 +61,7 @@ func (r Repo) filtersOf(ctx context.Context, s *settings, names, env []string, o
 				field = 0
 				if d, ok := drivers[f]; ok {
 					if found[f] == nil {
-						found[f] = &Filter{Name: f, Command: cmp.Or(d["process"], d["smudge"], d["clean"]), From: s.from(f), Values: d}
+						found[f] = &Filter{Name: f, Command: cmp.Or(d["process"], d["smudge"], d["clean"]), From: s.filterSource(f), Values: d}
 					}
 					found[f].Files = append(found[f].Files, file)
 				}
@@ -79,13 +79,13 @@ func (r Repo) filtersOf(ctx context.Context, s *settings, names, env []string, o
 	return out, nil
 }
 
-// strand hands on what NUL bytes end.
-type strand struct {
+// nulSplitter is a writer that calls each for every NUL-terminated string.
+type nulSplitter struct {
 	rest []byte
 	each func(string)
 }
 
-func (s *strand) Write(p []byte) (int, error) {
+func (s *nulSplitter) Write(p []byte) (int, error) {
 	s.rest = append(s.rest, p...)
 	for {
 		i := bytes.IndexByte(s.rest, 0)
@@ -97,8 +97,9 @@ func (s *strand) Write(p []byte) (int, error) {
 	}
 }
 
-// from is the file that has the last word on a filter.
-func (s *settings) from(filter string) string {
+// filterSource returns the configuration file with the last setting of a filter, which is the one
+// git uses.
+func (s *settings) filterSource(filter string) string {
 	at := ""
 	for _, v := range s.all {
 		if section, _ := sectionOf(v.key); section == "filter" && subsectionOf(v.key) == filter {
@@ -108,15 +109,15 @@ func (s *settings) from(filter string) string {
 	return at
 }
 
-// arguments switch off what the configuration would run, but for the filters
-// of allow, which are given as they were seen.
-func (s *settings) arguments(allow []Filter) ([]string, error) {
+// switchOffArgs returns the arguments that switch off everything the configuration would run,
+// except the filters of allow, whose settings must not have changed since they were listed.
+func (s *settings) switchOffArgs(allow []Filter) ([]string, error) {
 	drivers := s.drivers()
 	skip := map[string]bool{}
 	var out []string
 	for _, f := range allow {
 		if !maps.Equal(f.Values, drivers[f.Name]) {
-			return nil, ui.Refused("the filter %s was set otherwise meanwhile", ui.Clean(f.Name)).Hint(ui.Remark("run the command again"))
+			return nil, ui.Refused("the settings of git filter %s changed while aivm was running", ui.Clean(f.Name)).Hint(ui.Remark("run the command again"))
 		}
 		for _, kv := range filterKeys(f.Name) {
 			skip[kv] = true
@@ -133,8 +134,8 @@ func (s *settings) arguments(allow []Filter) ([]string, error) {
 	return out, nil
 }
 
-// switchOff makes the arguments that keep git from starting what the
-// configuration names and no option of a command switches off.
+// switchOff collects in s.off the settings that keep git from starting programs which the
+// configuration names and which no command-line option switches off.
 func (s *settings) switchOff(r Repo) error {
 	done := map[string]bool{}
 	for _, v := range s.all {
@@ -142,9 +143,9 @@ func (s *settings) switchOff(r Repo) error {
 		sub := subsectionOf(v.key)
 		var set []string
 		switch {
-		case section == "filter" && subsected(v.key):
+		case section == "filter" && hasSubsection(v.key):
 			set = filterKeys(sub)
-		case section == "hook" && subsected(v.key): // git 2.54 and newer
+		case section == "hook" && hasSubsection(v.key): // configured hooks, since git 2.54
 			set = []string{"hook." + sub + ".enabled=false"}
 		case section == "branch" && name == "mergeoptions":
 			set = []string{"branch." + sub + ".mergeOptions="}
@@ -158,32 +159,32 @@ func (s *settings) switchOff(r Repo) error {
 		what := ""
 		switch {
 		case strings.ContainsRune(sub, '='):
-			what = "a name that cannot be switched off"
+			what = "a name with =, which cannot be overridden on git's command line"
 		case sub == "" && (section == "filter" || section == "hook"):
-			what = "an empty name, by which it cannot be told from none"
+			what = "an empty name, which git's command line cannot address"
 		}
 		if what != "" {
-			return ui.Refused("git on this machine is not started for %s: %s of %s has %s", ui.Clean(r.Top), ui.Clean(v.key), ui.Clean(v.file), what).
-				Hint(ui.CmdFor("rename it", "git config --file "+shellescape.Quote(v.file)+" --rename-section "+shellescape.Quote(section+"."+sub)+" "+shellescape.Quote(section+"."+cmp.Or(strings.ReplaceAll(sub, "=", "-"), "unnamed"))))
+			return ui.Refused("not running git in %s: setting %s of %s has %s", ui.Clean(r.Top), ui.Clean(v.key), ui.Clean(v.file), what).
+				Hint(ui.CmdFor("rename the section", "git config --file "+shellescape.Quote(v.file)+" --rename-section "+shellescape.Quote(section+"."+sub)+" "+shellescape.Quote(section+"."+cmp.Or(strings.ReplaceAll(sub, "=", "-"), "unnamed"))))
 		}
 		s.off = append(s.off, set...)
 	}
 	return nil
 }
 
-// filterKeys set all of a filter to nothing.
+// filterKeys returns settings that clear every key of a filter.
 func filterKeys(name string) []string {
 	f := "filter." + name + "."
 	return []string{f + "clean=", f + "smudge=", f + "process=", f + "required=false"}
 }
 
-// HasFilters reports whether a filter is configured.
+// HasFilters reports whether a filter with a program is configured.
 func (r Repo) HasFilters(ctx context.Context) bool {
 	s, err := r.settings(ctx)
 	return err == nil && len(s.drivers()) > 0
 }
 
-// drivers are the filters that have a program, with their values.
+// drivers returns the filters that have a program, and their settings, by filter name.
 func (s *settings) drivers() map[string]map[string]string {
 	out := map[string]map[string]string{}
 	for _, v := range s.all {

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// FuzzStatus: a guest's list of files is read to its end, and each name stands
-// in it.
+// FuzzStatus checks that ParseStatus reads a guest's list to its end and that each name is in the
+// list.
 func FuzzStatus(f *testing.F) {
 	f.Add(" M a\x00?? b c\x00R  new\x00old\x00")
 	f.Add("R  x")

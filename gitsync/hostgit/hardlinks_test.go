@@ -11,7 +11,7 @@ import (
 	"aivm.dev/aivm/gitsync/gittest"
 )
 
-// linkedRepo is a repository that somebody cloned with hard links.
+// linkedRepo returns a repository and a clone of it made with hard links.
 func linkedRepo(t *testing.T) (r Repo, clone string) {
 	t.Helper()
 	t.Setenv("HOME", t.TempDir())
@@ -28,19 +28,19 @@ func linkedRepo(t *testing.T) (r Repo, clone string) {
 	return r, clone
 }
 
-// owns asks about a folder that a guest can write.
-func owns(t *testing.T, r Repo, folder string) string {
+// refusalFor returns the refusal if a guest can write the folder, "" if there is none.
+func refusalFor(t *testing.T, r Repo, folder string) string {
 	t.Helper()
 	if err := r.Guarded(map[string]string{folder: "vm"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.ownObjects(); err != nil {
+	if err := r.refuseLinkedObjects(); err != nil {
 		return err.Error() + "\n" + gittest.Hints(err)
 	}
 	return ""
 }
 
-// otherSystem is a directory in another file system than dir.
+// otherSystem returns a directory in another file system than dir.
 func otherSystem(t *testing.T, dir string) string {
 	t.Helper()
 	dev := func(p string) uint64 {
@@ -60,19 +60,19 @@ func otherSystem(t *testing.T, dir string) string {
 			return d
 		}
 	}
-	t.Fatal("no directory in another file system: /dev/shm is none")
+	t.Fatal("no directory in another file system; mount a tmpfs on /dev/shm")
 	return ""
 }
 
-// TestObjectsWithOtherNames: they are searched for where they can be, and what
-// could not be searched is no answer.
+// TestObjectsWithOtherNames checks that hard links of objects are found where they can be, and that
+// an incomplete search is a refusal.
 func TestObjectsWithOtherNames(t *testing.T) {
 	r, clone := linkedRepo(t)
-	if got := owns(t, r, clone); !strings.Contains(got, "its objects are the same files as objects in "+clone) {
+	if got := refusalFor(t, r, clone); !strings.Contains(got, "its objects are hard links of files in "+clone) {
 		t.Errorf("a clone: %q", got)
 	}
 	empty := t.TempDir()
-	if got := owns(t, r, empty); got != "" {
+	if got := refusalFor(t, r, empty); got != "" {
 		t.Errorf("a folder without them: %q", got)
 	}
 	many := func(dir string) {
@@ -80,18 +80,18 @@ func TestObjectsWithOtherNames(t *testing.T) {
 			gittest.WriteFile(t, filepath.Join(dir, n), "x")
 		}
 	}
-	r.linkedMost = 3
+	r.maxLinkedSearch = 3
 	many(empty)
-	if got := owns(t, r, empty); !strings.Contains(got, "was not searched for to the end: more than 3 files are there") || strings.Contains(got, "are the same files") || !strings.Contains(got, "repack -a -d") {
+	if got := refusalFor(t, r, empty); !strings.Contains(got, "stopped after 3 files") || strings.Contains(got, "are hard links of files") || !strings.Contains(got, "repack -a -d") {
 		t.Errorf("too many to search: %q", got)
 	}
 	other := otherSystem(t, r.Top)
 	many(other)
-	if got := owns(t, r, other); got != "" {
+	if got := refusalFor(t, r, other); got != "" {
 		t.Errorf("another file system: %q", got)
 	}
-	r.linkedMost = 0
-	// Deeper than a path can name: no permission brings anybody there.
+	r.maxLinkedSearch = 0
+	// Deeper than PATH_MAX: not even root can open the deepest directory by path.
 	top, part := t.TempDir(), strings.Repeat("d", 250)
 	fd, err := unix.Open(top, unix.O_DIRECTORY|unix.O_PATH, 0)
 	if err != nil {
@@ -109,10 +109,10 @@ func TestObjectsWithOtherNames(t *testing.T) {
 		fd = next
 	}
 	_ = unix.Close(fd)
-	if got := owns(t, r, top); !strings.Contains(got, "cannot be seen: ") || !strings.Contains(got, "file name too long") {
-		t.Errorf("what no path leads to: %q", got)
+	if got := refusalFor(t, r, top); !strings.Contains(got, "failed: ") || !strings.Contains(got, "file name too long") {
+		t.Errorf("a tree deeper than PATH_MAX: %q", got)
 	}
-	// Objects that are borrowed are objects too.
+	// Borrowed objects count too.
 	gittest.Git(t, filepath.Dir(r.Top), os.Getenv("HOME"), "clone", "-q", "--shared", "own", "borrows")
 	b, err := Find(filepath.Join(filepath.Dir(r.Top), "borrows"))
 	if err != nil {
@@ -121,12 +121,12 @@ func TestObjectsWithOtherNames(t *testing.T) {
 	if err := b.Guarded(map[string]string{clone: "vm"}); err != nil {
 		t.Fatal(err)
 	}
-	err = b.ownObjects()
-	if err == nil || !strings.Contains(err.Error(), "its objects are the same files") {
+	err = b.refuseLinkedObjects()
+	if err == nil || !strings.Contains(err.Error(), "its objects are hard links of files") {
 		t.Fatalf("borrowed objects: %v", err)
 	}
 	gittest.RunHint(t, err, "git -C")
-	if err := b.ownObjects(); err != nil {
-		t.Errorf("after what the hint says: %v", err)
+	if err := b.refuseLinkedObjects(); err != nil {
+		t.Errorf("after running the hint: %v", err)
 	}
 }

@@ -13,17 +13,18 @@ import (
 	"aivm.dev/aivm/gitsync/writable"
 )
 
-// obeyedNames are files of a work tree that git or git-lfs obeys by themselves.
+// obeyedNames are files that git or git-lfs obeys anywhere in a work tree without being configured
+// to.
 var obeyedNames = []string{".gitattributes", ".gitmodules", ".lfsconfig"}
 
-// Obeyed tells which files of the work tree git obeys, and why.
+// Obeyed holds the files of the work tree that git obeys, and why.
 type Obeyed struct {
-	parts map[string]string // passed on the way to one: path in the work tree -> why
-	ends  map[string]string // a file, or a folder with all in it
+	parts map[string]string // every path passed when git opens one: path relative to the work tree -> reason
+	ends  map[string]string // a file, or a folder whose entire content counts -> reason
 }
 
-// Obeyed finds them in the settings of the repository and of the submodules
-// that are checked out.
+// Obeyed collects the files that the settings of the repository and of its checked-out submodules
+// name.
 func (r Repo) Obeyed(ctx context.Context) (Obeyed, error) {
 	o := Obeyed{parts: map[string]string{}, ends: map[string]string{}}
 	subs, err := r.submodules(ctx, MaxDepth)
@@ -39,14 +40,14 @@ func (r Repo) Obeyed(ctx context.Context) (Obeyed, error) {
 			o.add(r, f.path, "git reads it: "+f.why, true)
 		}
 		for _, v := range s.all {
-			for _, w := range words(v.value, at.Top) {
-				if w.path && names(v.key) {
+			for _, w := range commandFiles(v.value, at.Top) {
+				if w.path && mayNameFile(v.key) {
 					o.add(r, w.file, "git uses it: "+v.key, true)
-				} else if command(v) {
+				} else if isCommand(v) {
 					o.add(r, w.file, "git uses it: "+v.key, false)
 				}
 			}
-			if pathKey(v.key) {
+			if isPathKey(v.key) {
 				o.add(r, expand(v.value, at.Top), "git uses it: "+v.key, true)
 			}
 		}
@@ -55,12 +56,12 @@ func (r Repo) Obeyed(ctx context.Context) (Obeyed, error) {
 	return o, nil
 }
 
-// homeDirs are folders of a home whose files programs of this machine obey, and
-// where dotfile managers put links.
+// homeDirs are folders in the home directory whose files programs on the host obey, and where
+// dotfile managers put symbolic links.
 var homeDirs = []string{"", ".config", ".ssh", ".local/bin", "bin", ".config/autostart", ".config/systemd/user", ".config/fish", ".config/git", ".claude", ".codex"}
 
-// addLinks notes what links in the home lead to: a ~/.bashrc that is kept in a
-// repository is what the shell reads.
+// addLinks adds the targets of symbolic links in the home directory: the shell reads a ~/.bashrc
+// that is a link into a repository.
 func (o Obeyed) addLinks(r Repo) {
 	home := os.Getenv("HOME")
 	if home == "" {
@@ -71,29 +72,29 @@ func (o Obeyed) addLinks(r Repo) {
 		for _, e := range es {
 			if e.Type()&fs.ModeSymlink != 0 {
 				link := filepath.Join(d, e.Name())
-				o.add(r, filepath.Join(home, link), "~/"+link+" leads to it", true)
+				o.add(r, filepath.Join(home, link), "~/"+link+" is a link to it", true)
 			}
 		}
 	}
 }
 
-// add notes a file that is named; all below it too, if it may be a folder.
+// add adds the file that a setting names, and everything below it if it may be a folder.
 func (o Obeyed) add(r Repo, file, why string, folder bool) {
 	if file == "" {
 		return
 	}
 	t, _ := writable.Trail(file)
-	in := r.below(t)
+	in := r.inWorkTree(t)
 	for _, p := range in {
 		o.parts[p] = cmp.Or(o.parts[p], why)
 	}
-	if len(t) > 0 && len(in) > 0 && folder && len(r.below(t[len(t)-1:])) == 1 {
+	if len(t) > 0 && len(in) > 0 && folder && len(r.inWorkTree(t[len(t)-1:])) == 1 {
 		end := in[len(in)-1]
 		o.ends[end] = cmp.Or(o.ends[end], why)
 	}
 }
 
-// Why says what makes git obey the file p of a commit, "" if nothing does.
+// Why returns the reason that git obeys the file p of a commit, "" if it does not.
 func (o Obeyed) Why(p string) string {
 	if w := o.parts[p]; w != "" {
 		return w
@@ -106,14 +107,14 @@ func (o Obeyed) Why(p string) string {
 	return ""
 }
 
-// pathKey are settings whose value is a path as a whole.
-func pathKey(key string) bool {
+// isPathKey reports whether the entire value of a setting is a path.
+func isPathKey(key string) bool {
 	return slices.Contains([]string{"core.hookspath", "init.templatedir", "commit.template", "mailmap.file", "gpg.ssh.allowedsignersfile", "gpg.ssh.revocationfile"}, key)
 }
 
-// names reports whether a value with a slash may be a file's: not where it is a
-// remote's, a branch's or a person's.
-func names(key string) bool {
+// mayNameFile reports whether a slash in a setting's value may belong to a file's path: it does not
+// in names of remotes, branches and persons.
+func mayNameFile(key string) bool {
 	section, name := sectionOf(key)
 	switch section {
 	case "branch", "url", "submodule", "user", "author", "committer", "include", "includeif", "blame", "safe":
@@ -124,8 +125,8 @@ func names(key string) bool {
 	return true
 }
 
-// command reports whether a setting's value is a command.
-func command(v setting) bool {
+// isCommand reports whether a setting's value is a command.
+func isCommand(v setting) bool {
 	section, name := sectionOf(v.key)
 	switch section {
 	case "alias":
@@ -146,35 +147,35 @@ func command(v setting) bool {
 	return false
 }
 
-// word is a file that a command may name.
-type word struct {
+// commandFile is a file that a command may name.
+type commandFile struct {
 	file string // absolute
 	path bool   // it is written with a slash
 }
 
-// words are the files that a command may name. Relative ones are taken from
-// dir, the top of the work tree, where git starts its programs.
-func words(command, dir string) []word {
-	var out []word
+// commandFiles lists the files that a command may name. Relative paths start at dir, the top of the
+// work tree, where git starts its programs.
+func commandFiles(command, dir string) []commandFile {
+	var out []commandFile
 	split := func(r rune) bool { return strings.ContainsRune(" \t\n\"'`!;|&=()<>{}$,", r) }
 	for _, w := range strings.FieldsFunc(command, split) {
 		name, rest, slash := strings.Cut(w, "/")
 		switch {
 		case slash && name == "~":
-			out = append(out, word{os.Getenv("HOME") + "/" + rest, true})
+			out = append(out, commandFile{os.Getenv("HOME") + "/" + rest, true})
 		case slash && (name == "HOME" || name == "PWD"):
-			out = append(out, word{os.Getenv("HOME") + "/" + rest, true}, word{dir + "/" + rest, true})
+			out = append(out, commandFile{os.Getenv("HOME") + "/" + rest, true}, commandFile{dir + "/" + rest, true})
 		case slash && name == "":
 			// It may follow "$(git rev-parse --show-toplevel)".
-			out = append(out, word{w, true}, word{dir + w, true})
+			out = append(out, commandFile{w, true}, commandFile{dir + w, true})
 		case !strings.HasPrefix(w, "-"):
-			out = append(out, word{dir + "/" + w, slash})
+			out = append(out, commandFile{dir + "/" + w, slash})
 		}
 	}
 	return out
 }
 
-// ObeyedName reports whether git obeys a file of that name wherever it lies.
+// ObeyedName reports whether git obeys a file of this name in any directory.
 func ObeyedName(p string) bool {
 	return slices.ContainsFunc(obeyedNames, func(n string) bool { return strings.EqualFold(n, path.Base(p)) })
 }

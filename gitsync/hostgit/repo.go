@@ -18,24 +18,22 @@ import (
 
 func LFSPath(oid string) string { return path.Join(oid[:2], oid[2:4], oid) }
 
-// Repo is a repository of this machine, found by reading and not by running
-// anything in it.
+// Repo is a repository on the host, found by reading files and without running anything in it.
 type Repo struct {
 	Top       string // the work tree
 	GitDir    string // of this work tree
 	CommonDir string // where objects, refs and configuration are
 
-	guests *writable.Folders // what guests can write (Guarded)
-	memo   *memo
+	guests *writable.Folders // folders guests can write; set by Guarded
+	cache  *settingsCache
 
-	linkedMost int // how many files are searched for second names; 0 = linkedEntries
+	maxLinkedSearch int // bounds the search for hard links; 0 means linkedEntries
 }
 
-// Linked reports whether the work tree is one that `git worktree add` made.
+// Linked reports whether the work tree was created by `git worktree add`.
 func (r Repo) Linked() bool { return r.GitDir != r.CommonDir }
 
-// Find returns the repository that folder lies in. folder is absolute and free
-// of links.
+// Find returns the repository that contains folder, an absolute path without symbolic links.
 func Find(folder string) (Repo, error) {
 	for dir := folder; ; dir = filepath.Dir(dir) {
 		dot := filepath.Join(dir, ".git")
@@ -47,7 +45,7 @@ func Find(folder string) (Repo, error) {
 			}
 			continue
 		case err != nil:
-			return Repo{}, ui.Refused("whether %s is a git repository could not be seen: %w", ui.Clean(folder), err)
+			return Repo{}, ui.Refused("checking whether %s is a git repository: %w", ui.Clean(folder), err)
 		}
 		if st.Mode()&fs.ModeSymlink != 0 || st.Mode().IsRegular() || st.IsDir() {
 			return open(dir, dot)
@@ -58,16 +56,16 @@ func Find(folder string) (Repo, error) {
 
 func notRepo(folder string) error {
 	q := shellescape.Quote(folder)
-	return ui.Refused("git attachment mode requires a Git worktree: %s is in none", ui.Clean(folder)).
-		Hint(ui.Cmd("make it one: git -C "+q+" init && git -C "+q+" add . && git -C "+q+" commit -m start"),
-			ui.CmdFor("or share the folder itself", "aivm attach "+q+" --mode shared-root"))
+	return ui.Refused("git attachment mode requires a Git worktree: %s is not in one", ui.Clean(folder)).
+		Hint(ui.CmdFor("make it a git repository", "git -C "+q+" init && git -C "+q+" add . && git -C "+q+" commit -m start"),
+			ui.CmdFor("or share the folder instead", "aivm attach "+q+" --mode shared-root"))
 }
 
-// open follows what .git says: a directory, a link to one, or a file that
-// names one (gitrepository-layout(5)).
+// open resolves .git, which is a directory, a link to one, or a file that names one
+// (gitrepository-layout(5)).
 func open(top, dot string) (Repo, error) {
 	bad := func(err error) (Repo, error) {
-		return Repo{}, ui.Refused("the repository of %s cannot be read: %w", ui.Clean(top), err).Hint(ui.Cmd("git -C " + shellescape.Quote(top) + " status"))
+		return Repo{}, ui.Refused("reading the git repository of %s: %w", ui.Clean(top), err).Hint(ui.Cmd("git -C " + shellescape.Quote(top) + " status"))
 	}
 	dir, err := filepath.EvalSymlinks(dot)
 	if err != nil {
@@ -84,13 +82,13 @@ func open(top, dot string) (Repo, error) {
 		}
 		to, ok := strings.CutPrefix(strings.TrimRight(text, "\r\n"), "gitdir: ")
 		if !ok {
-			return bad(errors.New(dot + " names no directory"))
+			return bad(errors.New(dot + " does not name a directory"))
 		}
 		if dir, err = resolve(filepath.Dir(dir), to); err != nil {
 			return bad(err)
 		}
 	}
-	r := Repo{Top: top, GitDir: dir, CommonDir: dir, memo: &memo{}}
+	r := Repo{Top: top, GitDir: dir, CommonDir: dir, cache: &settingsCache{}}
 	text, err := ReadSmall(filepath.Join(dir, "commondir"))
 	switch {
 	case err == nil:
@@ -113,27 +111,27 @@ func resolve(base, p string) (string, error) {
 	return filepath.EvalSymlinks(p)
 }
 
-// ReadSmall reads a file git would read whole, of a size git would write.
+// ReadSmall reads a file of git's that is at most 1 MB.
 func ReadSmall(path string) (string, error) {
 	st, err := os.Stat(path)
 	if err != nil {
 		return "", err
 	}
 	if !st.Mode().IsRegular() || st.Size() > 1<<20 {
-		return "", errors.New(path + " is no file of git's")
+		return "", errors.New(path + " is not a regular file of at most 1 MB")
 	}
 	b, err := os.ReadFile(path)
 	return string(b), err
 }
 
-// Places are the directories host git reads and obeys for r: who can write in
-// one of them decides what git runs here.
+// Places lists the directories that host git reads and obeys for r: a guest that can write one of
+// them decides what git runs on the host.
 func (r Repo) Places() []string {
 	out := []string{r.Top, r.GitDir}
 	if r.Linked() {
 		out = append(out, r.CommonDir)
 	}
-	// What of a git directory can be a link to another one's (git-new-workdir).
+	// Entries of a git directory that can be links into another one (git-new-workdir).
 	for _, n := range []string{"HEAD", "config", "config.worktree", "hooks", "index", "info", "info/attributes", "info/exclude", "logs", "modules", "objects", "objects/info", "objects/pack", "packed-refs", "refs", "refs/heads", "refs/tags", "shallow", "worktrees"} {
 		for _, d := range []string{r.GitDir, r.CommonDir} {
 			if p, err := filepath.EvalSymlinks(filepath.Join(d, n)); err == nil && !writable.Within(p, d) {
@@ -141,14 +139,14 @@ func (r Repo) Places() []string {
 			}
 		}
 	}
-	return append(out, borrowed(filepath.Join(r.CommonDir, "objects"), 5)...)
+	return append(out, alternates(filepath.Join(r.CommonDir, "objects"), 5)...)
 }
 
-// borrowed are the object stores that one borrows from, and those that they
-// borrow from: what they hold becomes part of what is pushed.
-func borrowed(objects string, depth int) []string {
+// alternates lists the object stores that objects borrows from, directly and indirectly: their
+// content becomes part of what is pushed.
+func alternates(objects string, depth int) []string {
 	text, err := ReadSmall(filepath.Join(objects, "info/alternates"))
-	if err != nil || depth == 0 { // git goes no deeper either
+	if err != nil || depth == 0 { // git stops at the same depth
 		return nil
 	}
 	var out []string
@@ -160,37 +158,36 @@ func borrowed(objects string, depth int) []string {
 			l = q
 		}
 		if p, err := resolve(objects, l); err == nil {
-			out = append(append(out, p), borrowed(p, depth-1)...)
+			out = append(append(out, p), alternates(p, depth-1)...)
 		}
 	}
 	return out
 }
 
-// Guarded refuses a repository that a guest can write in, or that holds a
-// folder a guest can write: git there would run what the guest wants. The git
-// runs of r that follow refuse a configuration that a guest can write.
-// folders are those that guests may write, by the VM that may.
+// Guarded refuses a repository that is in a folder a guest can write, or contains one: a guest
+// could choose what git runs there. Later git runs of r refuse a configuration that a guest can
+// write. folders maps each folder guests can write to the VM.
 func (r *Repo) Guarded(folders map[string]string) error {
 	g, err := writable.New(folders)
 	if err != nil {
-		return ui.Failed("which folders guests can write could not be seen: %w", err)
+		return ui.Failed("checking which folders guests can write: %w", err)
 	}
-	r.guests, r.memo = g, &memo{}
+	r.guests, r.cache = g, &settingsCache{}
 	for _, p := range r.Places() {
-		w, vm, yes := g.Inside(p)
+		w, vm, yes := g.FolderBelow(p)
 		if t, err := writable.Trail(p); err == nil && !yes {
 			for _, at := range t {
-				if w, vm, yes = g.Holding(at); yes {
+				if w, vm, yes = g.FolderAround(at); yes {
 					break
 				}
 			}
 		}
 		if yes {
 			q := shellescape.Quote(w)
-			return ui.Refused("git mode is refused for %s: VM %s can write %s, so git on this machine could be made to run what that VM wants", ui.Clean(r.Top), vm, ui.Clean(w)).
-				Hint(ui.CmdFor("take the share away first", "aivm detach "+q+" --vm "+vm),
-					ui.CmdFor("and, if that VM needs it, share it to be read only", "aivm attach "+q+" --vm "+vm+" --access ro"),
-					ui.CmdFor("or clone the repository to a place of its own", "git clone --no-hardlinks "+shellescape.Quote(r.Top)+" FOLDER"))
+			return ui.Refused("git mode is refused for %s: VM %s can write %s, so that VM could choose what git runs on this machine", ui.Clean(r.Top), vm, ui.Clean(w)).
+				Hint(ui.CmdFor("detach the folder first", "aivm detach "+q+" --vm "+vm),
+					ui.CmdFor("and, if that VM needs it, attach it read-only", "aivm attach "+q+" --vm "+vm+" --access ro"),
+					ui.Remark("or clone the repository to a folder that no VM can write: git clone --no-hardlinks "+shellescape.Quote(r.Top)+" FOLDER"))
 		}
 	}
 	return nil

@@ -29,7 +29,7 @@ func ReadError(r Repo, err error) error {
 	if errors.As(err, new(*ui.Error)) {
 		return err
 	}
-	return ui.Failed("the repository of %s cannot be read: %w", ui.Clean(r.Top), err).Hint(ui.Cmd("git -C " + shellescape.Quote(r.Top) + " status"))
+	return ui.Failed("reading the git repository of %s: %w", ui.Clean(r.Top), err).Hint(ui.Cmd("git -C " + shellescape.Quote(r.Top) + " status"))
 }
 
 // Show runs a git that only prints.
@@ -41,8 +41,8 @@ func (r Repo) Show(ctx context.Context, out io.Writer, args ...string) error {
 	return err
 }
 
-// hardened are settings no repository, and no guest through a commit, may
-// bend: nothing is run because of them, nothing is fetched, nothing tidied up.
+// hardened are settings that neither a repository nor a guest's commit can override: git runs no
+// configured program, fetches nothing and does no maintenance.
 var hardened = []string{
 	"-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "core.pager=cat",
 	"-c", "core.alternateRefsCommand=", "-c", "gc.auto=0", "-c", "maintenance.auto=false",
@@ -54,29 +54,29 @@ var hardened = []string{
 // gitLimit bounds a call that only reads the host's repository.
 const gitLimit = 10 * time.Minute
 
-// maxOutput bounds what a git of ours may print.
+// maxOutput bounds the output of one git process, in bytes.
 const maxOutput = 64 << 20
 
-// Call is one run of the host's git.
+// Call describes one run of the host's git.
 type Call struct {
-	Repo   Repo
-	Args   []string
-	Allow  []Filter // that may run; the others are switched off
-	Also   []string // arguments that switch off what submodules would run
-	Env    []string // beside the cleaned environment
-	Stdin  io.Reader
-	Stdout io.Writer  // nil: returned
-	Files  []*os.File // from descriptor 3 on
-	// limits of a process that reads what a guest sent; 0: none
+	Repo          Repo
+	Args          []string
+	Allow         []Filter // filters that may run; the others are switched off
+	SubmoduleArgs []string // from SubmoduleArgs
+	Env           []string // added to environ
+	Stdin         io.Reader
+	Stdout        io.Writer  // nil: the output is returned
+	Files         []*os.File // from descriptor 3 on
+	// Limits of a process that reads data from a guest, in bytes and seconds; 0 is none.
 	Memory, CPU uint64
-	Started     func() // after the limits are in force
+	Started     func() // called once the limits apply
 }
 
-// GitError is a git that failed.
+// GitError is the error of a git process that exited with a status other than 0.
 type GitError struct {
 	Args   []string
 	Exit   int
-	Stderr string // its last words, not cleaned
+	Stderr string // the end of it, not cleaned
 }
 
 func (e *GitError) Error() string {
@@ -87,9 +87,9 @@ func (e *GitError) Error() string {
 	return fmt.Sprintf("git %s: status %d%s", ui.CleanTo(strings.Join(e.Args, " "), 120), e.Exit, words)
 }
 
-// environ is the environment without git's own variables, which could point it
-// at other files, without PWD, by which git would know its directory by the name
-// of a link that a guest made, and without prompts.
+// environ returns the environment for git: without git's own variables, which could redirect it to
+// other files; without PWD, from which git would take its directory under the name of a link that a
+// guest created; and with prompts disabled.
 func environ(extra []string) []string {
 	var out []string
 	for _, kv := range os.Environ() {
@@ -104,22 +104,22 @@ func environ(extra []string) []string {
 	return append(out, extra...)
 }
 
-// Run runs git in a repository whose configuration was checked, without the
-// programs that the configuration names; a status other than 0 is a *GitError.
-// It ends with ctx, with all it started.
+// Run runs git in a repository after checking its configuration, with the programs that the
+// configuration names switched off. An exit status other than 0 is a *GitError. When ctx ends, git
+// and its child processes are killed.
 func Run(ctx context.Context, c Call) ([]byte, error) {
 	s, err := c.Repo.settings(ctx)
 	if err != nil {
 		return nil, err
 	}
-	off, err := s.arguments(c.Allow)
+	off, err := s.switchOffArgs(c.Allow)
 	if err != nil {
 		return nil, err
 	}
-	return launch(ctx, c, append(off, c.Also...))
+	return launch(ctx, c, append(off, c.SubmoduleArgs...))
 }
 
-// launch runs git with the arguments of off after our own.
+// launch runs git with the arguments of off after the hardened settings.
 func launch(ctx context.Context, c Call, off []string) ([]byte, error) {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
@@ -132,7 +132,7 @@ func launch(ctx context.Context, c Call, off []string) ([]byte, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: 0}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second
-	out, stderr := capture.Head{Limit: maxOutput}, capture.Tail{Limit: lastWords}
+	out, stderr := capture.Head{Limit: maxOutput}, capture.Tail{Limit: stderrTail}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = c.Stdin, &out, &stderr, c.Files
 	if c.Stdout != nil {
 		cmd.Stdout = c.Stdout
@@ -143,7 +143,7 @@ func launch(ctx context.Context, c Call, off []string) ([]byte, error) {
 		}
 		return nil, fmt.Errorf("starting git: %w", err)
 	}
-	c.bound(cmd.Process.Pid)
+	c.setLimits(cmd.Process.Pid)
 	if c.Started != nil {
 		c.Started()
 	}
@@ -155,16 +155,16 @@ func launch(ctx context.Context, c Call, off []string) ([]byte, error) {
 	case errors.As(err, &exited):
 		return out.Bytes(), &GitError{Args: c.Args, Exit: exited.ExitCode(), Stderr: stderr.String()}
 	case err != nil:
-		return out.Bytes(), fmt.Errorf("git %s: %w%s", c.Args[0], err, suffix(stderr.String()))
+		return out.Bytes(), fmt.Errorf("git %s: %w%s", c.Args[0], err, colonSuffix(stderr.String()))
 	case out.Over():
 		return nil, fmt.Errorf("git %s printed more than %d MB", c.Args[0], maxOutput>>20)
 	}
 	return out.Bytes(), nil
 }
 
-// bound puts a process under its limits before it is given anything to read: a
-// small pack can hold a delta or a blob that unfolds to more than there is.
-func (c Call) bound(pid int) {
+// setLimits sets the limits of a process before it reads anything: a small pack can hold a delta or
+// blob that expands to more than the available memory.
+func (c Call) setLimits(pid int) {
 	if c.Memory > 0 {
 		_ = unix.Prlimit(pid, unix.RLIMIT_AS, &unix.Rlimit{Cur: c.Memory, Max: c.Memory}, nil)
 	}
@@ -173,23 +173,23 @@ func (c Call) bound(pid int) {
 	}
 }
 
-func suffix(s string) string {
+func colonSuffix(s string) string {
 	if s = strings.TrimSpace(s); s == "" {
 		return ""
 	}
 	return ": " + ui.CleanTo(s, 300)
 }
 
-// FailedWith reports whether err is a git that ended with this status.
+// FailedWith reports whether err is a git process that exited with this status.
 func FailedWith(err error, exit int) bool {
 	var ge *GitError
 	return errors.As(err, &ge) && ge.Exit == exit
 }
 
-// lastWords is how many bytes of a stderr are kept: the last ones.
-const lastWords = 4096
+// stderrTail is how many bytes of the end of stderr are kept.
+const stderrTail = 4096
 
-// Lines splits git's output, without an empty last one.
+// Lines splits git's output into lines, without an empty last one.
 func Lines(b []byte) []string {
 	s := strings.TrimRight(string(b), "\n")
 	if s == "" {

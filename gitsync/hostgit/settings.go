@@ -14,55 +14,54 @@ import (
 	"aivm.dev/aivm/gitsync/writable"
 )
 
-// Before git is run in a repository its configuration is read: which files it
-// comes from, and which programs it names. A file that a guest can write is
-// refused. Filters are switched off by name, whoever configured them: which of
-// them runs on what is decided by .gitattributes, and so by a commit.
+// Before git runs in a repository, aivm reads its configuration: which files it comes from, and
+// which programs it names. It refuses a file that a guest can write. Filters are switched off by
+// name, whoever configured them, since .gitattributes, and so a commit, decides which filter runs
+// on which file.
 
-// setting is one line of `git config --list`.
+// setting is one entry of `git config --list`.
 type setting struct {
-	scope, file, key, value string // file: as git opens it, absolute, not cleaned
+	scope, file, key, value string // file: the absolute path git opens, not cleaned
 }
 
-// settings are a repository's configuration as git reads it, checked.
+// settings is a repository's configuration as git reads it, after the checks.
 type settings struct {
-	all   []setting
-	reads []source
-	off   []string // settings that switch off what the configuration would run
-	print string
+	all         []setting
+	reads       []source
+	off         []string // KEY=VALUE settings that switch off what the configuration would run
+	fingerprint string
 }
 
-// source is a file that git obeys, there or not, and what names it.
+// source is a file that git reads, or would read if it existed, and the setting that names it.
 type source struct {
 	path, why string
 	trail     []string
-	idle      bool // git does not read it for this repository
+	idle      bool // its include condition is false for this repository
 }
 
-// memo keeps the settings of a repository while the files they come from stay
-// as they are. Copies of a Repo have one in common.
-type memo struct {
+// settingsCache keeps the settings of a repository while the files they come from are unchanged.
+// Copies of a Repo share it.
+type settingsCache struct {
 	mu sync.Mutex
 	s  *settings
 }
 
-// settings reads and checks the configuration, if it is not the one that was
-// checked last.
+// settings returns the checked configuration, from the cache if its files are unchanged.
 func (r Repo) settings(ctx context.Context) (*settings, error) {
-	if r.memo == nil {
+	if r.cache == nil {
 		return r.readSettings(ctx)
 	}
-	r.memo.mu.Lock()
-	defer r.memo.mu.Unlock()
-	if s := r.memo.s; s != nil && s.print == fingerprint(s.reads) {
+	r.cache.mu.Lock()
+	defer r.cache.mu.Unlock()
+	if s := r.cache.s; s != nil && s.fingerprint == fingerprint(s.reads) {
 		return s, nil
 	}
-	r.memo.s = nil
+	r.cache.s = nil
 	s, err := r.readSettings(ctx)
 	if err != nil {
 		return nil, err
 	}
-	r.memo.s = s
+	r.cache.s = s
 	return s, nil
 }
 
@@ -70,11 +69,10 @@ func (r Repo) readSettings(ctx context.Context) (*settings, error) {
 	if err := r.trustedProgram(); err != nil {
 		return nil, err
 	}
-	if err := r.ownObjects(); err != nil {
+	if err := r.refuseLinkedObjects(); err != nil {
 		return nil, err
 	}
-	// With the system's settings: the person's own git has its filters from
-	// there, too.
+	// System settings are included: the user's own git has filters from there, too.
 	b, err := launch(ctx, Call{Repo: r, Env: []string{"GIT_CONFIG_NOSYSTEM=0"}, Args: []string{"config", "--list", "--show-scope", "--show-origin", "--includes", "-z"}}, nil)
 	if err != nil {
 		return nil, ReadError(r, err)
@@ -84,7 +82,7 @@ func (r Repo) readSettings(ctx context.Context) (*settings, error) {
 	for i := 0; i+2 < len(f); i += 3 {
 		file, isFile := strings.CutPrefix(f[i+1], "file:")
 		if !isFile {
-			continue // ours, from the command line
+			continue // from aivm's command line
 		}
 		if !filepath.IsAbs(file) {
 			file = r.Top + "/" + file
@@ -102,11 +100,11 @@ func (r Repo) readSettings(ctx context.Context) (*settings, error) {
 	if err := s.switchOff(r); err != nil {
 		return nil, err
 	}
-	s.print = fingerprint(s.reads)
+	s.fingerprint = fingerprint(s.reads)
 	return s, nil
 }
 
-// findSources lists the files that git reads or would read if they were there.
+// findSources lists the files that git reads, or would read if they existed.
 func (s *settings) findSources(r Repo) {
 	seen, idle := map[string]int{}, false
 	add := func(path, why string) {
@@ -128,14 +126,14 @@ func (s *settings) findSources(r Repo) {
 		section, name := sectionOf(v.key)
 		switch {
 		case (section == "include" || section == "includeif") && name == "path":
-			idle = section == "includeif" && r.elsewhere(subsectionOf(v.key))
+			idle = section == "includeif" && r.includeNeverApplies(subsectionOf(v.key))
 			add(expand(v.value, dirOf(v.file)), v.key)
 		case v.key == "core.attributesfile", v.key == "core.excludesfile":
 			add(expand(v.value, r.Top), v.key)
 		}
 	}
 	idle = false
-	for _, v := range s.all { // one that git did read is not idle
+	for _, v := range s.all { // a file git has read is not idle
 		add(v.file, "its configuration")
 	}
 	home := os.Getenv("HOME")
@@ -156,11 +154,11 @@ func (s *settings) findSources(r Repo) {
 	}
 }
 
-// dirOf is the directory of a file by its name alone, as git has it for what an
-// include names.
+// dirOf returns the directory part of a path without resolving anything, as git does for the paths
+// of includes.
 func dirOf(file string) string { return file[:strings.LastIndexByte(file, '/')+1] }
 
-// expand is the file a path of the configuration names (git-config(1)).
+// expand returns the file that a path in the configuration names (git-config(1)).
 func expand(value, base string) string {
 	switch rest, ok := strings.CutPrefix(value, "~"); {
 	case value == "":
@@ -183,7 +181,7 @@ func expand(value, base string) string {
 	return strings.TrimSuffix(base, "/") + "/" + value
 }
 
-// sectionOf splits a key: "filter.a.b.clean" is of section filter and named clean.
+// sectionOf splits a key: "filter.a.b.clean" has section filter and name clean.
 func sectionOf(key string) (section, name string) {
 	i, j := strings.IndexByte(key, '.'), strings.LastIndexByte(key, '.')
 	if i < 0 {
@@ -192,7 +190,7 @@ func sectionOf(key string) (section, name string) {
 	return strings.ToLower(key[:i]), strings.ToLower(key[j+1:])
 }
 
-// subsectionOf is what stands between section and name, "" without one.
+// subsectionOf returns the part of a key between section and name, "" if there is none.
 func subsectionOf(key string) string {
 	i, j := strings.IndexByte(key, '.'), strings.LastIndexByte(key, '.')
 	if i == j {
@@ -201,11 +199,12 @@ func subsectionOf(key string) string {
 	return key[i+1 : j]
 }
 
-// subsected reports whether a key has a subsection, which may be empty: that of
-// [filter ""] is, and the attribute "filter=" names it.
-func subsected(key string) bool { return strings.Count(key, ".") > 1 }
+// hasSubsection reports whether a key has a subsection, which may be empty: [filter ""] has an
+// empty one, and the attribute "filter=" selects it.
+func hasSubsection(key string) bool { return strings.Count(key, ".") > 1 }
 
-// fingerprint tells whether the files, or a link on the way to one, changed.
+// fingerprint returns a string that changes when one of the files, or a link on the path to one,
+// changes.
 func fingerprint(files []source) string {
 	var b strings.Builder
 	for _, f := range files {
@@ -221,7 +220,7 @@ func fingerprint(files []source) string {
 	return b.String()
 }
 
-// Identity tells a file, and what every write changes of it.
+// Identity returns a string that identifies a file and changes with every write.
 func Identity(st fs.FileInfo) string {
 	return fmt.Sprintf("%d %d %s", st.Size(), st.ModTime().UnixNano(), inode(st))
 }

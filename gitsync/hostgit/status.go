@@ -7,16 +7,16 @@ import (
 	"strings"
 )
 
-// A StatusEntry is a file `git status` names.
+// A StatusEntry is one file in the output of `git status`.
 type StatusEntry struct {
 	Code string `json:"code"` // two letters (git-status(1))
 	Path string `json:"path"`
-	// Filter is what the file passes through, if it is that which keeps it from
-	// being compared: aivm runs no filters, so the file may be unchanged.
+	// Filter is the git filter of a file that could not be compared because aivm runs no filters.
+	// The file may be unchanged.
 	Filter string `json:"filter,omitempty"`
 }
 
-// ParseStatus reads `git status --porcelain=v1 -z`, a guest's too.
+// ParseStatus parses `git status --porcelain=v1 -z`, from the host or from a guest.
 func ParseStatus(s string) []StatusEntry {
 	var out []StatusEntry
 	parts := strings.Split(s, "\x00")
@@ -27,31 +27,31 @@ func ParseStatus(s string) []StatusEntry {
 		}
 		out = append(out, StatusEntry{Code: e[:2], Path: e[3:]})
 		if e[0] == 'R' || e[0] == 'C' {
-			i++ // where it came from
+			i++ // skip the original path of a rename or copy
 		}
 	}
 	return out
 }
 
-// Uncommitted lists what is not committed on the host.
+// Uncommitted lists the uncommitted files of the host's work tree.
 func Uncommitted(ctx context.Context, r Repo) ([]StatusEntry, error) {
 	es, err := r.Status(ctx, nil)
 	for i, e := range es {
 		if e.Code[1] != 'M' {
-			es[i].Filter = "" // nothing had to be compared
+			es[i].Filter = "" // the content did not have to be compared
 		}
 	}
 	return es, err
 }
 
-// Status asks git, with the index that env names, and says of each file that
-// differs which filter it passes through.
+// Status runs git status with env, which may name another index, and adds to each file that differs
+// the filter it passes through.
 func (r Repo) Status(ctx context.Context, env []string, options ...string) ([]StatusEntry, error) {
-	quiet, err := r.Quiet(ctx)
+	quiet, err := r.SubmoduleArgs(ctx)
 	if err != nil {
 		return nil, err
 	}
-	b, err := Run(ctx, Call{Repo: r, Env: env, Also: quiet, Args: append([]string{"status", "--porcelain=v1", "-z", "--ignore-submodules=none"}, options...)})
+	b, err := Run(ctx, Call{Repo: r, Env: env, SubmoduleArgs: quiet, Args: append([]string{"status", "--porcelain=v1", "-z", "--ignore-submodules=none"}, options...)})
 	if err != nil {
 		return nil, ReadError(r, err)
 	}

@@ -6,17 +6,17 @@ import (
 	"strings"
 )
 
-// MaxDepth bounds submodules of submodules.
+// MaxDepth bounds the nesting of submodules.
 const MaxDepth = 5
 
-// submodules are those that git looks into by itself: gitlinks of the index
-// with a repository in their place, and theirs, as deep as depth.
+// submodules lists the submodules that git reads without being asked: gitlinks of the index with a
+// repository at their path, and their own submodules down to depth levels.
 func (r Repo) submodules(ctx context.Context, depth int) ([]Repo, error) {
 	if depth == 0 {
 		return nil, nil
 	}
 	var links []string
-	_, err := Run(ctx, Call{Repo: r, Args: []string{"ls-files", "--stage", "-z"}, Stdout: &strand{each: func(l string) {
+	_, err := Run(ctx, Call{Repo: r, Args: []string{"ls-files", "--stage", "-z"}, Stdout: &nulSplitter{each: func(l string) {
 		if meta, p, ok := strings.Cut(l, "\t"); ok && strings.HasPrefix(meta, "160000 ") {
 			links = append(links, p)
 		}
@@ -39,9 +39,9 @@ func (r Repo) submodules(ctx context.Context, depth int) ([]Repo, error) {
 	return out, nil
 }
 
-// Quiet are the arguments that keep git from starting what submodules would
-// have it start, where it looks into them.
-func (r Repo) Quiet(ctx context.Context) ([]string, error) {
+// SubmoduleArgs returns the arguments that keep git from starting what the configuration of
+// submodules names when it reads them.
+func (r Repo) SubmoduleArgs(ctx context.Context) ([]string, error) {
 	subs, err := r.submodules(ctx, MaxDepth)
 	var out []string
 	for _, sub := range subs {
@@ -49,7 +49,7 @@ func (r Repo) Quiet(ctx context.Context) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		off, err := s.arguments(nil)
+		off, err := s.switchOffArgs(nil)
 		if err != nil {
 			return nil, err
 		}
@@ -58,7 +58,7 @@ func (r Repo) Quiet(ctx context.Context) ([]string, error) {
 	return out, err
 }
 
-// Submodule is the repository of the submodule whose place in the work tree is at.
+// Submodule opens the repository of the submodule at path at in the work tree.
 func (r Repo) Submodule(at string) (Repo, error) {
 	top := filepath.Join(r.Top, at)
 	sub, err := open(top, filepath.Join(top, ".git"))

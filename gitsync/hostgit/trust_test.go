@@ -12,8 +12,8 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// TestWhatGuestsWrite: a file is known to lie in a folder by its name, by a link
-// on its way, by a second name, and before it is there.
+// TestWhatGuestsWrite checks that a file counts as in a guest-writable folder by its name, by a
+// link on its path, by a hard link, and before it exists.
 func TestWhatGuestsWrite(t *testing.T) {
 	dir := gittest.Real(t, t.TempDir())
 	shared, own := filepath.Join(dir, "shared"), filepath.Join(dir, "own")
@@ -36,18 +36,18 @@ func TestWhatGuestsWrite(t *testing.T) {
 		"own/none/f": false, "shared/none/f": true, "own/dangling": true, "sharedd/f": false, "own/loop": false,
 	} {
 		tr, _ := writable.Trail(filepath.Join(dir, "/") + "/" + name)
-		yes := slices.ContainsFunc(tr, func(p string) bool { _, _, yes := g.Holding(p); return yes })
+		yes := slices.ContainsFunc(tr, func(p string) bool { _, _, yes := g.FolderAround(p); return yes })
 		if yes != want {
 			t.Errorf("%s: %v, by way of %v", name, yes, tr)
 		}
 	}
-	if _, vm, yes := g.Sharing(filepath.Join(own, "second")); !yes || vm != "vm" {
-		t.Error("a second name was not noticed")
+	if _, vm, yes := g.HardLinked(filepath.Join(own, "second")); !yes || vm != "vm" {
+		t.Error("a hard link was not found")
 	}
-	if _, _, yes := g.Sharing(filepath.Join(own, "f")); yes {
-		t.Error("a file with one name has two")
+	if _, _, yes := g.HardLinked(filepath.Join(own, "f")); yes {
+		t.Error("a file with one link counts as hard-linked")
 	}
-	// An object store that the one borrowed from borrows from.
+	// A store that is borrowed from indirectly.
 	repo := Repo{Top: own, GitDir: filepath.Join(own, ".git"), CommonDir: filepath.Join(own, ".git")}
 	gittest.Mkdir(t, filepath.Join(shared, "objects"))
 	gittest.WriteFile(t, filepath.Join(own, ".git/objects/info/alternates"), "# c\n\""+filepath.Join(dir, "middle/objects")+"\"\n")

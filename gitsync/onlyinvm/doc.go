@@ -1,6 +1,5 @@
-// Package onlyinvm asks a clone in a guest what it has that the repository on this
-// machine does not: commits, files that are not committed, stashes, other work
-// trees, files of git-lfs.
+// Package onlyinvm finds what exists only in a guest's clone and not in the repository on the host:
+// commits, uncommitted files, stashes, other work trees, git-lfs objects.
 //
-// The guest answers, so it can hide something or make something up, and no more.
+// The guest reports this, so it can hide or invent something, but nothing more.
 package onlyinvm

@@ -10,27 +10,27 @@ import (
 	"aivm.dev/aivm/gitsync/hostgit"
 )
 
-// onlyLFS lists the names of what git-lfs keeps for the clone. A fetch brings
-// pointers to it, and nothing that can be fetched through git has the content.
+// lfsScript lists the names of the clone's git-lfs objects. A fetch transfers only pointers to
+// them; git cannot fetch their content.
 //
 //go:embed lfs.sh
-var onlyLFS string
+var lfsScript string
 
-// maxLFS bounds what onlyLFS may answer: some 15,000 names.
+// maxLFS bounds the output of lfsScript, in bytes: about 15,000 names.
 const maxLFS = 1_000_000
 
 var lfsName = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
-// onlyLFS counts the files of git-lfs whose content the repository h lacks, all
-// of them where h is not known.
-func (o *Only) onlyLFS(h compare.Host, hostKnown bool, said []byte) {
-	if len(said) == maxLFS {
-		o.Incomplete = append(o.Incomplete, "it has more files of git-lfs than are read")
+// countLFS counts the git-lfs objects that the repository h lacks, or all of them if h was not
+// read.
+func (o *Only) countLFS(h compare.Host, hostKnown bool, answer []byte) {
+	if len(answer) == maxLFS {
+		o.Incomplete = append(o.Incomplete, "it has more git-lfs objects than aivm reads")
 	}
 	seen := map[string]bool{}
-	for _, oid := range hostgit.Lines(said) {
+	for _, oid := range hostgit.Lines(answer) {
 		if oid == "closed" {
-			o.Incomplete = append(o.Incomplete, "files of git-lfs in it cannot be read by its user")
+			o.Incomplete = append(o.Incomplete, "the guest user cannot read some of its git-lfs objects")
 		}
 		if !lfsName.MatchString(oid) || seen[oid] {
 			continue

@@ -19,38 +19,38 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Only is what a clone in a VM has and the repository on this machine does not.
-// The guest says so: it can hide something or make something up, and no more.
+// Only lists what exists in a VM's clone but not in the repository on the host. The guest reports
+// it, so it can hide or invent something, but nothing more.
 type Only struct {
-	Branches    []string              `json:"branches"`    // with commits that are not here
+	Branches    []string              `json:"branches"`    // with commits the host lacks
 	Commits     []string              `json:"commits"`     // checked out without a branch
 	Refs        []string              `json:"refs"`        // tags, notes and others
-	Files       []hostgit.StatusEntry `json:"files"`       // not committed; a folder git does not track is one entry
-	Stashes     []string              `json:"stashes"`     // what each says of itself
+	Files       []hostgit.StatusEntry `json:"files"`       // uncommitted; an untracked folder is one entry
+	Stashes     []string              `json:"stashes"`     // the message of each
 	Inside      []Inside              `json:"inside"`      // other work trees and repositories
-	LFS         int                   `json:"lfs"`         // files of git-lfs whose content is not here
+	LFS         int                   `json:"lfs"`         // git-lfs objects the host lacks
 	Ignored     int                   `json:"ignored"`     // files and folders git ignores
-	Unreachable int                   `json:"unreachable"` // commits only a reflog names: reset, amended, rebased
-	Incomplete  []string              `json:"incomplete"`  // what could not be seen, and why
-	sent        bool                  // by aivm: some of Files may be what was not committed here
+	Unreachable int                   `json:"unreachable"` // commits only in a reflog: reset, amended, rebased
+	Incomplete  []string              `json:"incomplete"`  // what could not be checked, and why
+	sent        bool                  // aivm sent uncommitted files: some of Files may be these
 }
 
-// Inside is a work tree that belongs to a clone, or a repository in it.
+// Inside is another work tree of a clone, or a repository inside it.
 type Inside struct {
 	Path    string `json:"path"`
 	Kind    string `json:"kind"`    // "worktree", "submodule", "repository"
-	Files   int    `json:"files"`   // not committed
-	Commits int    `json:"commits"` // that no remote of it has, and that were not sent by aivm
+	Files   int    `json:"files"`   // uncommitted
+	Commits int    `json:"commits"` // on none of its remotes, and not sent by aivm
 	Stashes int    `json:"stashes"`
 }
 
-// Holds reports whether the VM has something that would be missed. Ignored files
-// and commits that somebody took out of every branch are told, and do not count.
+// Holds reports whether deleting the clone would lose something. Ignored files and commits that
+// were removed from every branch are listed but do not count.
 func (o Only) Holds() bool {
 	return len(o.Branches)+len(o.Commits)+len(o.Refs)+len(o.Files)+len(o.Stashes)+len(o.Inside)+len(o.Incomplete)+o.LFS > 0
 }
 
-// MarshalJSON writes empty lists as such.
+// MarshalJSON writes nil lists as empty ones.
 func (o Only) MarshalJSON() ([]byte, error) {
 	type plain Only
 	p := plain(o)
@@ -69,27 +69,27 @@ func (o Only) MarshalJSON() ([]byte, error) {
 }
 
 const (
-	// maxOnly bounds how much of each kind is kept of what a guest names.
+	// maxOnly bounds the number of entries of each kind.
 	maxOnly = 1000
-	// maxInside bounds how many repositories in a clone are looked at.
+	// maxInside bounds how many repositories inside a clone are checked.
 	maxInside = 100
-	// maxFiles bounds what git status may answer.
+	// maxFiles bounds the output of git status, in bytes.
 	maxFiles = 400_000
 )
 
-// The pieces of the probe. Programs are dear in an emulated guest, so nothing is
-// started for what is not there, as the shell itself can see.
+// The parts of the probe. Programs start slowly in an emulated guest, so the scripts start none for
+// what the shell itself can see is not there.
 
-// onlyFiles lists what is not committed, and what is ignored, as git status does.
+// filesScript lists uncommitted and ignored files in the format of git status.
 //
 //go:embed files.sh
-var onlyFiles string
+var filesScript string
 
-// onlyRefs lists the commit that is checked out without a branch, refs that are
-// no branches and tags, stashes, and counts the commits only reflogs name.
+// refsScript lists the commit of a detached HEAD, refs that are neither branches nor tags, and
+// stashes, and counts the commits that are only in reflogs.
 //
 //go:embed refs.sh
-var onlyRefs string
+var refsScript string
 
 //go:embed insideone.sh
 var insideOneText string
@@ -97,72 +97,71 @@ var insideOneText string
 //go:embed inside.sh
 var insideText string
 
-// onlyInside counts, for the other work trees of the clone and for repositories
-// in it, what is not committed and what no remote has: with NULs kind, path,
-// files, commits, stashes, and the commit a work tree has without a branch. What
-// cannot be counted counts as one.
-var onlyInside = strings.ReplaceAll(strings.ReplaceAll(insideText, "@ONE@", strings.TrimSuffix(insideOneText, "\n")), "@GIT@", guestscript.Git)
+// insideScript counts, for the other work trees of the clone and the repositories inside it, the
+// uncommitted files and the commits no remote has. It prints NUL-terminated: kind, path, files,
+// commits, stashes, and the commit of a work tree with a detached HEAD. What cannot be counted
+// counts as one.
+var insideScript = strings.ReplaceAll(strings.ReplaceAll(insideText, "@ONE@", strings.TrimSuffix(insideOneText, "\n")), "@GIT@", guestscript.Git)
 
-// Probes ask for what Find needs to know of the clone in dir. The one
-// that can take long is the last.
+// Probes returns the probes whose output Find needs about the clone in dir. The one that can take
+// long is the last.
 func Probes(dir string) []guest.Probe {
 	in := "d=" + shellescape.Quote(dir) + "\n[ -d \"$d\" ] || exit 0\ncd -- \"$d\" || exit 1\n" + guestscript.Git
-	return []guest.Probe{{Name: "only refs", Script: in + onlyRefs}, {Name: "only files", Script: in + onlyFiles}, {Name: "only lfs", Script: in + onlyLFS}, {Name: "only inside", Script: in + onlyInside}}
+	return []guest.Probe{{Name: "only refs", Script: in + refsScript}, {Name: "only files", Script: in + filesScript}, {Name: "only lfs", Script: in + lfsScript}, {Name: "only inside", Script: in + insideScript}}
 }
 
-// Find says what the clone has that the repository h lacks. g and said are
-// the guest's answers, to GuestProbe and to Probes; what is missing there is
-// not known, for the reason why. news are the branches that are not where they
-// were last seen here. hostKnown says whether h is known; without it all the clone
-// has counts.
-func Find(ctx context.Context, h compare.Host, hostKnown bool, g compare.Guest, news map[string]string, said map[string][]byte, why error) (Only, error) {
+// Find lists what exists in the clone but not in the repository h. g and answers are the guest's
+// output of GuestProbe and Probes; an answer that is missing could not be read, for the reason why.
+// news are the guest's branches that moved since they were last fetched. hostKnown reports whether
+// h was read; if not, everything in the clone counts.
+func Find(ctx context.Context, h compare.Host, hostKnown bool, g compare.Guest, news map[string]string, answers map[string][]byte, why error) (Only, error) {
 	var o Only
 	switch g.State {
 	case compare.Clone:
 	case compare.Absent, compare.NoDir:
 		return o, nil
 	case compare.Other:
-		o.Incomplete = append(o.Incomplete, "the folder holds files and no repository")
+		o.Incomplete = append(o.Incomplete, "the folder has files but no git repository")
 		return o, nil
 	default:
-		o.Incomplete = append(o.Incomplete, "git in the VM cannot use it ("+string(g.State)+"): "+ui.CleanTo(g.Why, 200))
+		o.Incomplete = append(o.Incomplete, "git in the VM cannot use the clone ("+string(g.State)+"): "+ui.CleanTo(g.Why, 200))
 		return o, nil
 	}
-	for what, name := range map[string]string{"files": "uncommitted files", "refs": "stashes and tags", "lfs": "files of git-lfs", "inside": "repositories in it"} {
-		if _, ok := said["only "+what]; !ok {
+	for what, name := range map[string]string{"files": "uncommitted files", "refs": "stashes and tags", "lfs": "git-lfs objects", "inside": "nested repositories"} {
+		if _, ok := answers["only "+what]; !ok {
 			o.Incomplete = append(o.Incomplete, "its "+name+" could not be listed: "+ui.CleanTo(errText(why), 200))
 		}
 	}
 	slices.Sort(o.Incomplete)
-	if len(said["only files"]) == maxFiles {
-		o.Incomplete = append(o.Incomplete, "it has more uncommitted files than are read")
+	if len(answers["only files"]) == maxFiles {
+		o.Incomplete = append(o.Incomplete, "it has more uncommitted files than aivm reads")
 	}
-	if g.More {
-		o.Incomplete = append(o.Incomplete, "it has more branches and tags than are read")
+	if g.RefsTruncated {
+		o.Incomplete = append(o.Incomplete, "it has more branches and tags than aivm reads")
 	}
-	for _, s := range hostgit.ParseStatus(string(said["only files"])) {
+	for _, s := range hostgit.ParseStatus(string(answers["only files"])) {
 		switch s.Code {
 		case "!!":
 			o.Ignored++
-		case "EE": // no code of git's
-			o.Incomplete = append(o.Incomplete, "git status failed, so its uncommitted files are not known")
+		case "EE": // printed by the script, not by git
+			o.Incomplete = append(o.Incomplete, "git status failed, so its uncommitted files are unknown")
 		default:
 			o.Files = append(o.Files, s)
 		}
 	}
-	o.onlyLFS(h, hostKnown, said["only lfs"])
+	o.countLFS(h, hostKnown, answers["only lfs"])
 	for ref := range g.Wip {
 		o.sent = o.sent || strings.HasPrefix(ref, "refs/aivm/shown/")
 	}
-	loose := map[string]string{} // ref or place -> object
-	for ref, oid := range g.Odd {
+	loose := map[string]string{} // ref -> object
+	for ref, oid := range g.UnsafeRefs {
 		loose[strings.TrimPrefix(ref, "refs/")] = oid
 	}
 	for ref, oid := range g.Tags {
 		loose[strings.TrimPrefix(ref, "refs/")] = oid
 	}
-	heads, stashes := map[string]bool{}, [][2]string{} // oid, what it says
-	for _, l := range hostgit.Lines(said["only refs"]) {
+	heads, stashes := map[string]bool{}, [][2]string{} // object and message of each
+	for _, l := range hostgit.Lines(answers["only refs"]) {
 		kind, rest, _ := strings.Cut(l, " ")
 		oid, name, _ := strings.Cut(rest, " ")
 		switch {
@@ -178,45 +177,46 @@ func Find(ctx context.Context, h compare.Host, hostKnown bool, g compare.Guest, 
 			stashes = append(stashes, [2]string{oid, name})
 		}
 	}
-	inside, at, unseen := parseInside(said["only inside"])
-	o.Incomplete = append(o.Incomplete, unseen...)
-	for _, oid := range at {
+	inside, detached, incomplete := parseInside(answers["only inside"])
+	o.Incomplete = append(o.Incomplete, incomplete...)
+	for _, oid := range detached {
 		heads[oid] = true
 	}
 	oids := slices.Concat(slices.Collect(maps.Values(loose)), slices.Collect(maps.Keys(heads)), slices.Collect(maps.Values(news)))
 	for _, st := range stashes {
 		oids = append(oids, st[0])
 	}
-	here := map[string]bool{}
+	onHost := map[string]bool{}
 	if hostKnown {
 		var err error
-		if here, err = keeps(ctx, h, oids); err != nil {
+		if onHost, err = reachable(ctx, h, oids); err != nil {
 			return o, err
 		}
 	}
 	for name, oid := range news {
-		if !here[oid] {
+		if !onHost[oid] {
 			o.Branches = append(o.Branches, name)
 		}
 	}
 	slices.Sort(o.Branches)
-	// What a branch of the clone is at too was fetched with it, or is named.
+	// An object that a branch of the clone points to was fetched with the branch, or is listed with
+	// it.
 	for _, oid := range g.Heads {
-		here[oid] = true
+		onHost[oid] = true
 	}
 	for _, st := range stashes {
-		if !here[st[0]] {
+		if !onHost[st[0]] {
 			o.Stashes = append(o.Stashes, st[1])
 		}
 	}
 	for name, oid := range loose {
-		if !here[oid] {
+		if !onHost[oid] {
 			o.Refs = append(o.Refs, name)
 		}
 	}
 	slices.Sort(o.Refs)
 	for oid := range heads {
-		if !here[oid] {
+		if !onHost[oid] {
 			o.Commits = append(o.Commits, oid)
 		}
 	}
@@ -226,24 +226,24 @@ func Find(ctx context.Context, h compare.Host, hostKnown bool, g compare.Guest, 
 			o.Inside = append(o.Inside, i)
 		}
 	}
-	o.bound()
+	o.truncateLists()
 	return o, nil
 }
 
 func errText(err error) string {
 	if err == nil {
-		return "the guest did not say why"
+		return "the guest reported no reason"
 	}
 	return err.Error()
 }
 
-// bound cuts lists that are endless.
-func (o *Only) bound() {
+// truncateLists cuts lists to maxOnly entries.
+func (o *Only) truncateLists() {
 	cut := func(what string, n int) int {
 		if n <= maxOnly {
 			return n
 		}
-		o.Incomplete = append(o.Incomplete, fmt.Sprintf("of %d %s only %d are named", n, what, maxOnly))
+		o.Incomplete = append(o.Incomplete, fmt.Sprintf("of %d %s only %d are listed", n, what, maxOnly))
 		return maxOnly
 	}
 	o.Files = o.Files[:cut("uncommitted files", len(o.Files))]
@@ -252,9 +252,9 @@ func (o *Only) bound() {
 	}
 }
 
-// parseInside reads what onlyInside wrote. at are commits that work trees have
-// checked out without a branch, unseen what it did not see.
-func parseInside(b []byte) (out []Inside, at, unseen []string) {
+// parseInside parses the output of insideScript. detached are the commits of work trees with a
+// detached HEAD, incomplete what the script could not read.
+func parseInside(b []byte) (out []Inside, detached, incomplete []string) {
 	more, closed := false, false
 	f := strings.Split(string(b), "\x00")
 	for len(f) > 6 && len(out) < 2*maxInside {
@@ -273,23 +273,23 @@ func parseInside(b []byte) (out []Inside, at, unseen []string) {
 		case "worktree", "submodule", "repository":
 			out = append(out, i)
 			if compare.OID(f[5]) {
-				at = append(at, f[5])
+				detached = append(detached, f[5])
 			}
 		}
 		f = f[6:]
 	}
 	if more || len(f) > 6 {
-		unseen = append(unseen, "it has more repositories in it than are looked at")
+		incomplete = append(incomplete, "it has more nested repositories than aivm checks")
 	}
 	if closed {
-		unseen = append(unseen, "folders in it cannot be read by its user")
+		incomplete = append(incomplete, "the guest user cannot read some of its folders")
 	}
-	return out, at, unseen
+	return out, detached, incomplete
 }
 
-// keeps reports which of the objects a ref of the repository leads to: one that
-// is only there goes with the next gc.
-func keeps(ctx context.Context, h compare.Host, oids []string) (map[string]bool, error) {
+// reachable returns those of the objects that a ref of the repository reaches: git's next gc
+// deletes others.
+func reachable(ctx context.Context, h compare.Host, oids []string) (map[string]bool, error) {
 	out := map[string]bool{}
 	oids = slices.Compact(slices.Sorted(slices.Values(oids)))
 	if len(oids) == 0 {
@@ -315,7 +315,7 @@ func keeps(ctx context.Context, h compare.Host, oids []string) (map[string]bool,
 	if len(commits) > 0 {
 		b, err := hostgit.Run(ctx, hostgit.Call{
 			Repo: h.Repo, Env: []string{"GIT_NO_LAZY_FETCH=1"}, Stdin: strings.NewReader(strings.Join(commits, "\n") + "\n"),
-			Args: append(h.MissingOK(), "--stdin", "--not", "--all"),
+			Args: append(h.ConnectivityArgs(), "--stdin", "--not", "--all"),
 		})
 		if err != nil {
 			return nil, hostgit.ReadError(h.Repo, err)
@@ -345,8 +345,8 @@ func count(n int, one, many string) string {
 	return fmt.Sprintf("%d %s", n, many)
 }
 
-// Lines says what the clone has, one kind a line, harmless to show. What counts
-// comes first.
+// Lines describes what exists only in the clone, one kind per line, cleaned for the terminal. What
+// counts for Holds comes first.
 func (o Only) Lines() []string {
 	var out []string
 	add := func(n int, format string, args ...any) {
@@ -354,8 +354,8 @@ func (o Only) Lines() []string {
 			out = append(out, fmt.Sprintf(format, args...))
 		}
 	}
-	add(len(o.Branches), "commits that are not here, on %s: %s", count(len(o.Branches), "branch", "branches"), ui.Some(o.Branches, 10))
-	add(len(o.Commits), "commits checked out without a branch: %s", ui.Some(o.Commits, 5))
+	add(len(o.Branches), "commits that this machine lacks, on %s: %s", count(len(o.Branches), "branch", "branches"), ui.Some(o.Branches, 10))
+	add(len(o.Commits), "commits of a detached HEAD: %s", ui.Some(o.Commits, 5))
 	add(len(o.Refs), "tags and other refs: %s", ui.Some(o.Refs, 10))
 	var files []string
 	for _, f := range o.Files {
@@ -363,22 +363,22 @@ func (o Only) Lines() []string {
 	}
 	from := ""
 	if o.sent {
-		from = " (some may have been sent from here by --include-uncommitted)"
+		from = " (some may have been sent from this machine by --include-uncommitted)"
 	}
-	add(len(o.Files), "files that are not committed%s: %s", from, ui.Some(files, 10))
-	add(o.LFS, "%s whose content is not here", count(o.LFS, "file of git-lfs", "files of git-lfs"))
+	add(len(o.Files), "uncommitted files%s: %s", from, ui.Some(files, 10))
+	add(o.LFS, "%s that this machine lacks", count(o.LFS, "git-lfs object", "git-lfs objects"))
 	add(len(o.Stashes), "%s: %s", count(len(o.Stashes), "stash", "stashes"), ui.Some(o.Stashes, 5))
 	for n, i := range o.Inside {
 		if n == 10 {
-			out = append(out, fmt.Sprintf("and in %d more work trees and repositories", len(o.Inside)-n))
+			out = append(out, fmt.Sprintf("in %d more work trees and repositories", len(o.Inside)-n))
 			break
 		}
 		var has []string
 		if i.Commits > 0 {
-			has = append(has, count(i.Commits, "commit that no remote of it has", "commits that no remote of it has"))
+			has = append(has, count(i.Commits, "commit on none of its remotes", "commits on none of its remotes"))
 		}
 		if i.Files > 0 {
-			has = append(has, count(i.Files, "file not committed", "files not committed"))
+			has = append(has, count(i.Files, "uncommitted file", "uncommitted files"))
 		}
 		if i.Stashes > 0 {
 			has = append(has, count(i.Stashes, "stash", "stashes"))
@@ -388,7 +388,7 @@ func (o Only) Lines() []string {
 	for _, s := range o.Incomplete {
 		out = append(out, ui.CleanTo(s, 300))
 	}
-	add(o.Unreachable, "%s that no branch has any more (reset, amended or rebased)", count(o.Unreachable, "commit", "commits"))
-	add(o.Ignored, "%s that git ignores", count(o.Ignored, "file or folder", "files and folders"))
+	add(o.Unreachable, "%s on no branch (reset, amended or rebased)", count(o.Unreachable, "commit", "commits"))
+	add(o.Ignored, "%s ignored by git", count(o.Ignored, "file or folder", "files and folders"))
 	return out
 }

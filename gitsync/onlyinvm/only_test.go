@@ -19,18 +19,18 @@ import (
 	"aivm.dev/aivm/internal/guest"
 )
 
-// only asks what the clone has, after fetching if fetch is set.
+// only returns what exists only in the clone, after a fetch if fetch is set.
 func only(p *clonetest.Pair, fetch bool) onlyinvm.Only {
 	p.T.Helper()
 	ctx := p.T.(*testing.T).Context()
 	h, g := p.Observe()
-	said, why := p.Peer.Conn.Probe(ctx, onlyinvm.Probes(p.Guest))
+	answers, why := p.Peer.Conn.Probe(ctx, onlyinvm.Probes(p.Guest))
 	if fetch {
 		if _, _, err := transfer.Fetch(ctx, p.Peer, h, *g); err != nil {
 			p.T.Fatal(err)
 		}
 	}
-	o, err := onlyinvm.Find(ctx, *h, true, *g, compare.News(*h, *g), said, why)
+	o, err := onlyinvm.Find(ctx, *h, true, *g, compare.MovedBranches(*h, *g), answers, why)
 	if err != nil {
 		p.T.Fatal(err)
 	}
@@ -45,7 +45,7 @@ func paths(es []hostgit.StatusEntry) (out []string) {
 	return out
 }
 
-// Each kind of work that only a clone has is found, and what is here too is not.
+// Each kind of work that exists only in a clone is found, and what the host has too is not.
 func TestFindOnly(t *testing.T) {
 	p := clonetest.New(t)
 	p.CommitH(".gitignore", "*.o\n")
@@ -64,7 +64,7 @@ func TestFindOnly(t *testing.T) {
 	p.GitG("tag", "theirs")
 	gittest.WriteFile(t, filepath.Join(p.Guest, "x.o"), "x")
 	o = only(p, false)
-	check("names of a commit that is here, and what git ignores", o, false, o.Ignored == 1)
+	check("refs to a commit the host has, and ignored files", o, false, o.Ignored == 1)
 	p.GitG("checkout", "-q", "main")
 
 	p.GitG("switch", "-q", "-c", "idea")
@@ -127,7 +127,7 @@ func TestFindOnly(t *testing.T) {
 	check("a detached commit in a work tree", o, true, len(o.Inside) == 0 && len(o.Commits) == 1)
 	p.GitG("worktree", "remove", "--force", tree)
 
-	// Repositories the agent made or cloned, ignored ones too.
+	// Repositories the agent created or cloned, in ignored folders too.
 	gittest.WriteFile(t, filepath.Join(p.Guest, ".git/info/exclude"), "/vendor\n/own\n/empty\n")
 	own, clone := filepath.Join(p.Guest, "own"), filepath.Join(p.Guest, "vendor", "li b")
 	gittest.Mkdir(t, own)
@@ -145,7 +145,7 @@ func TestFindOnly(t *testing.T) {
 	o = only(p, true)
 	check("work in it", o, true, len(o.Inside) == 2 && slices.Contains(o.Inside, onlyinvm.Inside{Path: "vendor/li b", Kind: "repository", Commits: 1, Files: 1, Stashes: 1}))
 
-	// What git cannot read is not taken for nothing.
+	// A repository git cannot read does not count as empty.
 	gittest.WriteFile(t, filepath.Join(p.Guest, ".git/index"), "no index")
 	gittest.WriteFile(t, filepath.Join(own, ".git/index"), "no index")
 	if o = only(p, true); len(o.Incomplete) != 1 || !slices.ContainsFunc(o.Inside, func(i onlyinvm.Inside) bool { return i.Path == "own" && i.Files > 0 }) {
@@ -153,8 +153,8 @@ func TestFindOnly(t *testing.T) {
 	}
 }
 
-// Commits in a submodule are counted where no remote of it has them, and those
-// that came from this machine are not.
+// Commits in a submodule count if none of its remotes has them, and do not if they came from the
+// host.
 func TestOnlyInSubmodule(t *testing.T) {
 	p := clonetest.New(t)
 	p.CommitH("a", "x")
@@ -170,17 +170,17 @@ func TestOnlyInSubmodule(t *testing.T) {
 		t.Fatal(err, missing)
 	}
 	if o := only(p, true); o.Holds() {
-		t.Errorf("as it came: %+v", o)
+		t.Errorf("unchanged: %+v", o)
 	}
 	gittest.Git(t, filepath.Join(p.Guest, "sub"), p.Server.Home, "commit", "-q", "--allow-empty", "-m", "y")
 	o := only(p, true)
 	if !slices.Contains(o.Inside, onlyinvm.Inside{Path: "sub", Kind: "submodule", Commits: 1}) {
-		t.Errorf("committed in it: %+v", o)
+		t.Errorf("with a new commit: %+v", o)
 	}
 }
 
-// A guest that answers without end, or not at all, costs a bounded time, and its
-// clone is not taken for one that has nothing.
+// A guest that answers endlessly or not at all costs a bounded time, and its clone does not count
+// as empty.
 func TestOnlyOfAHostileGuest(t *testing.T) {
 	for what, script := range map[string]string{
 		"floods":  `case "$*" in *status*) while :; do printf '?? %01000d\0' 1; done ;; *for-each-ref*refname\)) while :; do echo "1111111111111111111111111111111111111111 refs/x/y"; done ;; *) exec /usr/bin/git "$@" ;; esac`,
@@ -198,9 +198,9 @@ func TestOnlyOfAHostileGuest(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		began := time.Now()
-		said, why := p.Peer.Conn.Probe(ctx, onlyinvm.Probes(p.Guest))
+		answers, why := p.Peer.Conn.Probe(ctx, onlyinvm.Probes(p.Guest))
 		cancel()
-		o, err := onlyinvm.Find(t.Context(), *h, true, *g, nil, said, why)
+		o, err := onlyinvm.Find(t.Context(), *h, true, *g, nil, answers, why)
 		if err != nil || !o.Holds() || time.Since(began) > 20*time.Second {
 			t.Errorf("%s: %v %+v after %v", what, err, o, time.Since(began))
 		}
@@ -208,7 +208,7 @@ func TestOnlyOfAHostileGuest(t *testing.T) {
 			t.Errorf("%s: %d bytes: %.300q", what, len(text), text)
 		}
 	}
-	// Nor is one whose answer is missing.
+	// A missing answer does not count as an empty clone either.
 	if o, err := onlyinvm.Find(t.Context(), compare.Host{}, false, compare.Guest{State: compare.Clone, Heads: map[string]string{}}, nil, nil, guest.ErrLost); err != nil || len(o.Incomplete) != 4 {
 		t.Errorf("%v %+v", err, o)
 	}

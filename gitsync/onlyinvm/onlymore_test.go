@@ -16,8 +16,8 @@ import (
 	"aivm.dev/aivm/gitsync/transfer"
 )
 
-// The content of git-lfs files that were made in the VM is not fetched with the
-// pointers, so it is missed with the clone; what was sent from here is not.
+// The content of git-lfs files created in the VM is not fetched with the pointers, so deleting the
+// clone would lose it; content that the host sent does not count.
 func TestOnlyLargeFiles(t *testing.T) {
 	p := clonetest.New(t)
 	p.CommitH(".gitattributes", "*.bin filter=lfs -text\n")
@@ -30,22 +30,22 @@ func TestOnlyLargeFiles(t *testing.T) {
 	object(p.Guest, sent)
 	gittest.WriteFile(t, filepath.Join(p.Guest, ".git/lfs/objects/b2/no object"), "x")
 	if o := only(p, true); o.Holds() {
-		t.Errorf("as it came: %+v", o)
+		t.Errorf("unchanged: %+v", o)
 	}
 	object(p.Guest, made)
 	p.CommitG("big.bin", "version https://git-lfs.github.com/spec/v1\noid sha256:"+made+"\nsize 1\n")
 	o := only(p, true)
-	if !o.Holds() || o.LFS != 1 || !slices.Contains(o.Lines(), "1 file of git-lfs whose content is not here") {
-		t.Errorf("made in the VM: %+v %q", o, o.Lines())
+	if !o.Holds() || o.LFS != 1 || !slices.Contains(o.Lines(), "1 git-lfs object that this machine lacks") {
+		t.Errorf("created in the VM: %+v %q", o, o.Lines())
 	}
-	// A link, or a directory, of that name holds nothing.
+	// A link or a directory of that name is not the content.
 	at := filepath.Join(p.Host, ".git/lfs/objects", hostgit.LFSPath(made))
 	gittest.Mkdir(t, filepath.Dir(at))
 	if err := os.Symlink("/etc/hostname", at); err != nil {
 		t.Fatal(err)
 	}
 	if o = only(p, true); o.LFS != 1 {
-		t.Errorf("a link here: %+v", o)
+		t.Errorf("a link on the host: %+v", o)
 	}
 	if err := os.Remove(at); err != nil {
 		t.Fatal(err)
@@ -54,24 +54,24 @@ func TestOnlyLargeFiles(t *testing.T) {
 	if o = only(p, true); o.Holds() {
 		t.Errorf("copied: %+v", o)
 	}
-	// A clone that is a work tree of another repository keeps them there.
+	// If the clone is a work tree of another repository, that repository has the objects.
 	if err := os.RemoveAll(filepath.Join(p.Guest, ".git/lfs/objects", made[:2])); err != nil {
 		t.Fatal(err)
 	}
-	elsewhere := filepath.Join(p.Server.Home, "elsewhere.git")
-	if err := os.Rename(filepath.Join(p.Guest, ".git"), elsewhere); err != nil {
+	moved := filepath.Join(p.Server.Home, "elsewhere.git")
+	if err := os.Rename(filepath.Join(p.Guest, ".git"), moved); err != nil {
 		t.Fatal(err)
 	}
-	gittest.WriteFile(t, filepath.Join(p.Guest, ".git"), "gitdir: "+elsewhere+"\n")
-	gittest.WriteFile(t, filepath.Join(elsewhere, "lfs/objects", hostgit.LFSPath(strings.Repeat("c3", 32))), "x")
+	gittest.WriteFile(t, filepath.Join(p.Guest, ".git"), "gitdir: "+moved+"\n")
+	gittest.WriteFile(t, filepath.Join(moved, "lfs/objects", hostgit.LFSPath(strings.Repeat("c3", 32))), "x")
 	if o = only(p, true); o.LFS != 1 {
 		t.Errorf("behind a .git file: %+v", o)
 	}
 }
 
-// Two clones of one repository whose remotes were taken away share their refs
-// when they are fetched again: the second takes none of the first one's commits
-// out of all refs.
+// Two clones of one repository whose remotes were removed use the same remote-tracking refs when
+// they are fetched again: fetching the second must not remove the first one's commits from all
+// refs.
 func TestFetchOfAnotherClone(t *testing.T) {
 	p := clonetest.New(t)
 	p.CommitH("a", "x")
@@ -80,7 +80,7 @@ func TestFetchOfAnotherClone(t *testing.T) {
 	fetch := func() []string {
 		t.Helper()
 		h, g := p.Observe()
-		p.Peer.Fresh = true
+		p.Peer.RemoteIsNew = true
 		_, notes, err := transfer.Fetch(t.Context(), p.Peer, h, *g)
 		if err != nil {
 			t.Fatal(err)
@@ -90,9 +90,9 @@ func TestFetchOfAnotherClone(t *testing.T) {
 	p.CommitG("b", "x")
 	first := p.CommitG("c", "x")
 	if notes := fetch(); len(notes) != 0 {
-		t.Errorf("a clone that went on: %q", notes)
+		t.Errorf("a clone with new commits: %q", notes)
 	}
-	p.GitG("reset", "-q", "--hard", base) // as a second clone is
+	p.GitG("reset", "-q", "--hard", base) // the state of a second clone
 	second := p.CommitG("d", "x")
 	if notes := fetch(); len(notes) != 1 || !strings.Contains(notes[0], "refs/aivm/kept/"+p.Remote.Name+"/main-"+first[:10]) {
 		t.Errorf("another clone: %q", notes)
@@ -111,8 +111,8 @@ func TestFetchOfAnotherClone(t *testing.T) {
 	}
 }
 
-// A branch or a tag whose name is too long to be followed is missed with the
-// clone, unless another ref has its commits here.
+// A branch or tag whose name is too long to be fetched counts, unless another ref on the host has
+// its commits.
 func TestOnlyOddNames(t *testing.T) {
 	p := clonetest.New(t)
 	p.CommitH("a", "x")
@@ -121,7 +121,7 @@ func TestOnlyOddNames(t *testing.T) {
 	p.GitG("branch", branch)
 	p.GitG("tag", tag)
 	if o := only(p, true); o.Holds() {
-		t.Errorf("at a commit that is here: %+v", o)
+		t.Errorf("at a commit the host has: %+v", o)
 	}
 	p.GitG("switch", "-q", branch)
 	p.CommitG("b", "x")
@@ -132,8 +132,8 @@ func TestOnlyOddNames(t *testing.T) {
 	}
 }
 
-// In a rebase, on a branch without a commit, or on one whose name is not used,
-// the refs here are as good to compare with and to fetch to.
+// In a rebase, on a branch without a commit, or on a branch with an unusable name, the host's refs
+// can still be compared and fetched to.
 func TestOnlyWithoutABranch(t *testing.T) {
 	for _, format := range []string{"sha1", "sha256"} {
 		for what, args := range map[string][]string{
@@ -154,7 +154,7 @@ func TestOnlyWithoutABranch(t *testing.T) {
 				t.Fatal(err)
 			}
 			h, err := compare.Observe(t.Context(), r, p.Remote.Name)
-			if err == nil || !h.NoBranch || len(compare.News(h, *g)) != 1 {
+			if err == nil || !h.NoBranch || len(compare.MovedBranches(h, *g)) != 1 {
 				t.Fatalf("%s: %v %+v", what, err, h)
 			}
 			if _, _, err := transfer.Fetch(t.Context(), p.Peer, &h, *g); err != nil {
@@ -163,16 +163,16 @@ func TestOnlyWithoutABranch(t *testing.T) {
 			if got := p.GitH("rev-parse", p.Remote.Name+"/idea"); got != idea {
 				t.Errorf("%s: %s", what, got)
 			}
-			said, why := p.Peer.Conn.Probe(t.Context(), onlyinvm.Probes(p.Guest))
-			if o, err := onlyinvm.Find(t.Context(), h, true, *g, compare.News(h, *g), said, why); err != nil || o.Holds() {
+			answers, why := p.Peer.Conn.Probe(t.Context(), onlyinvm.Probes(p.Guest))
+			if o, err := onlyinvm.Find(t.Context(), h, true, *g, compare.MovedBranches(h, *g), answers, why); err != nil || o.Holds() {
 				t.Errorf("%s: %v %+v", what, err, o)
 			}
 		}
 	}
 }
 
-// A folder in the clone that its user cannot read is said, and hides no
-// repository beside it.
+// A folder in the clone that the guest user cannot read is reported, and does not hide a repository
+// beside it.
 func TestOnlyBesideAClosedFolder(t *testing.T) {
 	p := clonetest.New(t)
 	p.CommitH("a", "x")
@@ -186,7 +186,7 @@ func TestOnlyBesideAClosedFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.Chmod(closed, 0o755) })
-	if os.Geteuid() == 0 { // whom it does not keep out
+	if os.Geteuid() == 0 { // mode 0 does not keep root out
 		p.Server.Path = filepath.Join(p.Server.Home, "bin")
 		find := filepath.Join(p.Server.Path, "find")
 		gittest.WriteFile(t, find, "#!/bin/sh\n/usr/bin/find \"$@\"\necho 'find: closed: Permission denied' >&2\nexit 1\n")
@@ -195,32 +195,32 @@ func TestOnlyBesideAClosedFolder(t *testing.T) {
 		}
 	}
 	o := only(p, true)
-	if !slices.Equal(o.Incomplete, []string{"folders in it cannot be read by its user"}) ||
+	if !slices.Equal(o.Incomplete, []string{"the guest user cannot read some of its folders"}) ||
 		!slices.Contains(o.Inside, onlyinvm.Inside{Path: "own", Kind: "repository", Commits: 1}) {
 		t.Errorf("%+v", o)
 	}
 }
 
-// What was sent from here without being committed is not committed there
-// either: that is said, for it may be here no more.
+// Uncommitted files that the host sent count as uncommitted in the VM, since the host may no longer
+// have them; the text says that they may have been sent.
 func TestOnlyWithSentFiles(t *testing.T) {
 	p := clonetest.New(t)
 	p.CommitH("a", "x")
 	p.Sync()
 	gittest.WriteFile(t, filepath.Join(p.Host, "sent"), "x")
 	h, g := p.Observe()
-	if said, err := gitsync.SendUncommitted(t.Context(), p.Peer, *h, g); err != nil || !strings.Contains(said, "its folder shows it") {
-		t.Fatal(said, err)
+	if outcome, err := gitsync.SendUncommitted(t.Context(), p.Peer, *h, g); err != nil || !strings.Contains(outcome, "its folder shows the files") {
+		t.Fatal(outcome, err)
 	}
 	if o := only(p, true); !o.Holds() {
 		t.Errorf("%+v", o)
 	}
-	const says = "files that are not committed (some may have been sent from here by --include-uncommitted): "
-	if o := only(p, true); !slices.Equal(o.Lines(), []string{says + "sent"}) {
+	const prefix = "uncommitted files (some may have been sent from this machine by --include-uncommitted): "
+	if o := only(p, true); !slices.Equal(o.Lines(), []string{prefix + "sent"}) {
 		t.Errorf("%q", o.Lines())
 	}
 	p.GitG("switch", "-q", "-c", "other")
-	if o := only(p, true); !slices.Equal(o.Lines(), []string{says + "sent"}) {
-		t.Errorf("taken to another branch: %q", o.Lines())
+	if o := only(p, true); !slices.Equal(o.Lines(), []string{prefix + "sent"}) {
+		t.Errorf("on another branch: %q", o.Lines())
 	}
 }

@@ -1,4 +1,3 @@
-// Package pull takes what was fetched over into the branch that is checked out:
-// it lists the files that change and what of them this machine would run or obey,
-// and fast-forwards.
+// Package pull merges what was fetched into the checked-out branch: it lists the files that change,
+// which of them the host would run or obey, and fast-forwards.
 package pull

@@ -14,8 +14,8 @@ import (
 	"aivm.dev/aivm/gitsync/transfer"
 )
 
-// Filters are those that the person's own git would start to take over changes:
-// the commit's .gitattributes choose among the filters that are configured here.
+// Filters lists the filters that the user's own git would start to check out the changes: the
+// commit's .gitattributes selects among the filters configured on the host.
 func Filters(ctx context.Context, h compare.Host, to string, cs []Change) ([]hostgit.Filter, error) {
 	var names []string
 	for _, c := range cs {
@@ -26,9 +26,9 @@ func Filters(ctx context.Context, h compare.Host, to string, cs []Change) ([]hos
 	return h.Repo.Filters(ctx, to, names, transfer.DefaultLimits.Memory)
 }
 
-// Agreement is a name for what a pull brings and would run: who repeats it has
-// seen that list and no other.
-func Agreement(from, to string, hazards []string, fs []hostgit.Filter) string {
+// ConsentToken returns a digest of what a pull changes and would run. A user who repeats it has
+// seen exactly that list.
+func ConsentToken(from, to string, hazards []string, fs []hostgit.Filter) string {
 	sum := sha256.New()
 	fmt.Fprintf(sum, "%q %q %q\n", from, to, hazards)
 	for _, f := range fs {

@@ -18,9 +18,9 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Hazards are the files among changes that this machine is going to run or
-// obey: what runs names, what git's configuration reads or runs, what became
-// executable, links that lead out of the repository, submodules.
+// Hazards lists the host-executed files among the changes: those for which runs is true, files that
+// git's configuration reads or runs, files that became executable, links out of the repository,
+// submodules.
 func Hazards(ctx context.Context, h compare.Host, cs []Change, runs func(string) bool) ([]string, error) {
 	var out []string
 	obeyed, err := h.Repo.Obeyed(ctx)
@@ -31,11 +31,11 @@ func Hazards(ctx context.Context, h compare.Host, cs []Change, runs func(string)
 	for _, c := range cs {
 		why := obeyed.Why(c.Path)
 		if at := filepath.Join(h.Repo.Top, c.Path); writable.Within(at, h.Repo.GitDir) || writable.Within(at, h.Repo.CommonDir) {
-			why = "git reads it: its own directory"
+			why = "git reads it: it is in the git directory"
 		}
 		switch {
 		case c.What == "D" && (why != "" || hostgit.ObeyedName(c.Path)):
-			out = append(out, c.Path+" (taken away)")
+			out = append(out, c.Path+" (removed)")
 		case c.What == "D":
 		case why != "":
 			out = append(out, c.Path+" ("+why+")")
@@ -51,7 +51,7 @@ func Hazards(ctx context.Context, h compare.Host, cs []Change, runs func(string)
 			out = append(out, c.Path+" (submodule)")
 		}
 	}
-	// What git obeys comes first: a list can be long.
+	// Files that git obeys come first, since the list can be long.
 	slices.SortStableFunc(out, func(a, b string) int { return rank(a) - rank(b) })
 	if len(links) == 0 {
 		return out, nil
@@ -63,8 +63,8 @@ func Hazards(ctx context.Context, h compare.Host, cs []Change, runs func(string)
 	var in strings.Builder
 	kept := links[:0]
 	for i, c := range links {
-		if sizes[i] > 4096 { // PATH_MAX: git can make no link of it
-			out = append(out, c.Path+" (a link that is none)")
+		if sizes[i] > 4096 { // PATH_MAX: git cannot create such a link
+			out = append(out, c.Path+" (a link with an invalid target)")
 			continue
 		}
 		kept = append(kept, c)
@@ -80,7 +80,7 @@ func Hazards(ctx context.Context, h compare.Host, cs []Change, runs func(string)
 		head, err := r.ReadString('\n')
 		f := strings.Fields(head)
 		if err != nil || len(f) != 3 {
-			return nil, fmt.Errorf("git cat-file: %q is not understood", ui.CleanTo(head, 100))
+			return nil, fmt.Errorf("cannot parse %q of git cat-file", ui.CleanTo(head, 100))
 		}
 		n, err := strconv.Atoi(f[2])
 		if err != nil {
@@ -99,12 +99,13 @@ func Hazards(ctx context.Context, h compare.Host, cs []Change, runs func(string)
 	return out, nil
 }
 
-// rank is 0 for a file that git's settings or links in the home name, 1 for one that git knows.
+// rank returns 0 for a file that git's settings or links in the home directory name, 1 for one that
+// git obeys by its name, 2 for others.
 func rank(hazard string) int {
 	switch {
-	case strings.Contains(hazard, " (git "), strings.HasSuffix(hazard, " leads to it)"):
+	case strings.Contains(hazard, " (git "), strings.HasSuffix(hazard, " is a link to it)"):
 		return 0
-	case hostgit.ObeyedName(strings.TrimSuffix(hazard, " (taken away)")):
+	case hostgit.ObeyedName(strings.TrimSuffix(hazard, " (removed)")):
 		return 1
 	}
 	return 2

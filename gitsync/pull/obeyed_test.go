@@ -20,7 +20,7 @@ import (
 	"aivm.dev/aivm/gitsync/pull"
 )
 
-// fetched is the host after a fetch, and what the guest's branch brings.
+// fetched returns the host after a fetch, and the changes of the guest's branch.
 func fetched(p *clonetest.Pair) (*compare.Host, []pull.Change) {
 	p.T.Helper()
 	p.Sync()
@@ -50,7 +50,7 @@ func filters(p *clonetest.Pair, h *compare.Host, cs []pull.Change) []hostgit.Fil
 	return fs
 }
 
-// listener counts who connects to this machine's loopback.
+// listener counts connections to the host's loopback.
 func listener(t *testing.T) (addr string, n *atomic.Int32) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -75,9 +75,8 @@ func listener(t *testing.T) (addr string, n *atomic.Int32) {
 
 const pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\nsize 3\n"
 
-// TestPullStartsNoLFS: a guest's .lfsconfig leads git-lfs to this machine's own
-// loopback. The real git-lfs is used where it is installed, else a program that
-// does with lfs.url what it does.
+// TestPullStartsNoLFS has a guest whose .lfsconfig directs git-lfs to the host's loopback. It uses
+// the real git-lfs if installed, otherwise a program that connects to lfs.url as git-lfs does.
 func TestPullStartsNoLFS(t *testing.T) {
 	p := clonetest.New(t)
 	addr, connections := listener(t)
@@ -114,19 +113,19 @@ func TestPullStartsNoLFS(t *testing.T) {
 		t.Error(err)
 	}
 	if n := connections.Load(); n > 0 {
-		t.Errorf("git-lfs was started: %d connections to this machine's loopback", n)
+		t.Errorf("git-lfs was started: %d connections to the host's loopback", n)
 	}
-	// Agreed to, it runs: this shows that it would have.
+	// With consent it runs, which shows that it would have run without the protection.
 	p.GitH("reset", "-q", "--hard", from)
 	h, cs = fetched(p)
 	fs = filters(p, h, cs)
 	err := pull.FastForward(context.Background(), h, fs)
 	if n := connections.Load(); n == 0 {
-		t.Errorf("git-lfs was not started after it was agreed to: %v", err)
+		t.Errorf("git-lfs was not started despite consent: %v", err)
 	}
 }
 
-// TestPullAgreed: a filter runs as it was seen, whatever it was changed to since.
+// TestPullAgreed checks that a filter runs with the settings that were listed, or not at all.
 func TestPullAgreed(t *testing.T) {
 	p := clonetest.New(t)
 	p.GitH("config", "filter.up.smudge", "tr a-z A-Z")
@@ -139,7 +138,7 @@ func TestPullAgreed(t *testing.T) {
 	p.CommitG("b.up", "word")
 	h, cs := fetched(p)
 	fs := filters(p, h, cs)
-	first := pull.Agreement(h.Head, h.Tracked["main"], nil, fs)
+	first := pull.ConsentToken(h.Head, h.Tracked["main"], nil, fs)
 	from := h.Head
 	if err := pull.FastForward(context.Background(), h, nil); err != nil {
 		t.Fatal(err)
@@ -147,20 +146,20 @@ func TestPullAgreed(t *testing.T) {
 	gittest.Equal(t, "not filtered", gittest.ReadFile(t, filepath.Join(p.Host, "b.up")), "word")
 	gittest.Equal(t, "line ends", gittest.ReadFile(t, filepath.Join(p.Host, "text.txt")), "one\r\ntwo\r\n")
 	gittest.Equal(t, "the person's own git", p.GitH("status", "--porcelain"), "")
-	// What is printed to finish by hand.
+	// These commands are printed for finishing manually.
 	p.GitH("switch", "-q", "--detach", from)
 	p.GitH("switch", "-q", "main")
-	gittest.Equal(t, "by hand", gittest.ReadFile(t, filepath.Join(p.Host, "b.up")), "WORD")
+	gittest.Equal(t, "after the manual checkout", gittest.ReadFile(t, filepath.Join(p.Host, "b.up")), "WORD")
 
 	p.GitH("reset", "-q", "--hard", from)
 	h, cs = fetched(p)
 	fs = filters(p, h, cs)
-	if again := pull.Agreement(h.Head, h.Tracked["main"], nil, fs); again != first {
-		t.Error("the same list has another name")
+	if token := pull.ConsentToken(h.Head, h.Tracked["main"], nil, fs); token != first {
+		t.Error("the same list has another token")
 	}
 	p.GitH("config", "filter.up.smudge", "sed s/.*/evil/")
-	if err := pull.FastForward(context.Background(), h, fs); err == nil || !strings.Contains(err.Error(), "set otherwise meanwhile") {
-		t.Errorf("another filter than was agreed to: %v", err)
+	if err := pull.FastForward(context.Background(), h, fs); err == nil || !strings.Contains(err.Error(), "changed while aivm was running") {
+		t.Errorf("a filter changed after consent: %v", err)
 	}
 	p.GitH("config", "filter.up.smudge", "tr a-z A-Z")
 	if err := pull.FastForward(context.Background(), h, fs); err != nil {
@@ -170,13 +169,13 @@ func TestPullAgreed(t *testing.T) {
 	p.GitH("config", "filter.up.smudge", "sed s/.*/evil/")
 	p.GitH("reset", "-q", "--hard", from)
 	h, cs = fetched(p)
-	if other := pull.Agreement(h.Head, h.Tracked["main"], nil, filters(p, h, cs)); other == first {
-		t.Error("another filter has the same name")
+	if other := pull.ConsentToken(h.Head, h.Tracked["main"], nil, filters(p, h, cs)); other == first {
+		t.Error("another filter has the same token")
 	}
 }
 
-// TestFiltersAreOff: whatever aivm's git is asked, the repository's own filters
-// and those of a submodule do not run; what needs one is said.
+// TestFiltersAreOff checks that no git command of aivm runs the filters of the repository or of a
+// submodule, and that files which need a filter are reported.
 func TestFiltersAreOff(t *testing.T) {
 	p := clonetest.New(t)
 	marker := filepath.Join(t.TempDir(), "ran")
@@ -219,20 +218,20 @@ func TestFiltersAreOff(t *testing.T) {
 		t.Errorf("status: %+v, %v", es, err)
 	}
 	touched()
-	if _, err = gitsync.SendUncommitted(context.Background(), p.Peer, *h, g); err == nil || !strings.Contains(err.Error(), "f.x passes through the filter a.b") {
-		t.Errorf("what passes through a filter was sent as it is: %v", err)
+	if _, err = gitsync.SendUncommitted(context.Background(), p.Peer, *h, g); err == nil || !strings.Contains(err.Error(), "f.x uses the filter a.b") {
+		t.Errorf("a file with a filter was sent unfiltered: %v", err)
 	}
 	p.GitH("-c", "filter.a.b.clean=", "-c", "filter.a.b.process=", "-c", "filter.a.b.smudge=", "-c", "filter.a.b.required=false", "-c", "core.fsmonitor=", "checkout", "-q", "f.x")
 	_ = os.Remove(marker)
 	gittest.WriteFile(t, filepath.Join(p.Host, "plain"), "x\n")
 	touched()
-	if said, err := gitsync.SendUncommitted(context.Background(), p.Peer, *h, g); err != nil || !strings.Contains(said, "1 files") {
-		t.Errorf("what passes through none was not sent: %q %v", said, err)
+	if outcome, err := gitsync.SendUncommitted(context.Background(), p.Peer, *h, g); err != nil || !strings.Contains(outcome, "1 files") {
+		t.Errorf("a file without a filter was not sent: %q %v", outcome, err)
 	}
 	if _, err := os.Lstat(marker); err == nil {
 		t.Error("a filter ran")
 	}
-	for section, says := range map[string]string{"filter.a=b": "cannot be switched off", "filter.": "has an empty name"} {
+	for section, says := range map[string]string{"filter.a=b": "cannot be overridden", "filter.": "has an empty name"} {
 		before := gittest.ReadFile(t, filepath.Join(p.Host, ".git/config"))
 		p.GitH("config", section+".clean", "touch "+marker)
 		gittest.WriteFile(t, filepath.Join(p.Host, ".gitattributes"), "* filter="+strings.TrimPrefix(section, "filter.")+"\n")
@@ -246,15 +245,14 @@ func TestFiltersAreOff(t *testing.T) {
 		}
 		gittest.RunHint(t, err, "git config")
 		if _, err := hostgit.Uncommitted(context.Background(), h.Repo); err != nil {
-			t.Errorf("%q, renamed as the hint says: %v", section, err)
+			t.Errorf("%q, renamed by the hint's command: %v", section, err)
 		}
 		gittest.WriteFile(t, filepath.Join(p.Host, ".git/config"), before)
 	}
 }
 
-// TestSettingsOfTheTree: what a file of the work tree says of signatures, of
-// where a partial clone gets its objects, and of the way to the clone is not
-// followed.
+// TestSettingsOfTheTree checks that aivm refuses configuration in the work tree for signatures, for
+// where a partial clone gets its objects, and for the address of the clone.
 func TestSettingsOfTheTree(t *testing.T) {
 	p := clonetest.New(t)
 	p.CommitH(".gitconfig", "[gpg]\n\tprogram = tools/gpg\n")
@@ -264,7 +262,7 @@ func TestSettingsOfTheTree(t *testing.T) {
 	h, _ := fetched(p)
 	p.GitH("config", "merge.verifySignatures", "true")
 	err := pull.FastForward(context.Background(), h, nil)
-	if err == nil || !strings.Contains(err.Error(), "signatures would be checked as") {
+	if err == nil || !strings.Contains(err.Error(), "signature checks are configured in") {
 		t.Errorf("%v", err)
 	}
 	p.GitH("config", "merge.verifySignatures", "false")
@@ -273,7 +271,7 @@ func TestSettingsOfTheTree(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	gittest.WriteFile(t, filepath.Join(p.Host, ".gitconfig"), "[url \"ext::evil\"]\n\tinsteadOf = fd:\n")
-	if err := h.Repo.Straight(context.Background()); err == nil || !strings.Contains(err.Error(), "rewrites the address") {
+	if err := h.Repo.RefuseURLRewrite(context.Background()); err == nil || !strings.Contains(err.Error(), "rewrites the address") {
 		t.Errorf("%v", err)
 	}
 	p.GitH("checkout", "-q", ".gitconfig")
@@ -282,8 +280,7 @@ func TestSettingsOfTheTree(t *testing.T) {
 	}
 }
 
-// TestGitDirectoryInTheTree: a commit can write in a git directory that has
-// another name than .git.
+// TestGitDirectoryInTheTree: a commit can write into a git directory that is not named .git.
 func TestGitDirectoryInTheTree(t *testing.T) {
 	p := clonetest.New(t)
 	p.CommitH("a.txt", "one\n")
@@ -292,7 +289,7 @@ func TestGitDirectoryInTheTree(t *testing.T) {
 	p.Sync()
 	p.CommitG("meta/hooks/post-merge", "#!/bin/sh\n")
 	h, cs := fetched(p)
-	if got := hazards(p, h, cs); got != "meta/hooks/post-merge (git reads it: its own directory)" {
+	if got := hazards(p, h, cs); got != "meta/hooks/post-merge (git reads it: it is in the git directory)" {
 		t.Errorf("hazards: %s", got)
 	}
 }

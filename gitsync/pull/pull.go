@@ -16,11 +16,11 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// maxChanges bounds what a pull may bring: a tree that names itself often
-// enough unfolds to more files than any disk has.
+// maxChanges bounds the files a pull may change: a tree that contains itself many times expands to
+// more files than any disk holds.
 const maxChanges = 500_000
 
-// A Change is a file that a pull brings, changes or takes away.
+// A Change is a file that a pull adds, changes or removes.
 type Change struct {
 	Path   string `json:"path"`
 	What   string `json:"what"` // git's letter: A, M, D, T
@@ -28,7 +28,7 @@ type Change struct {
 	Object string `json:"-"`
 }
 
-// Changes lists what lies between two commits, without following anything.
+// Changes lists the files that differ between two commits. It follows no renames and no submodules.
 func Changes(ctx context.Context, h compare.Host, from, to string) ([]Change, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -38,7 +38,7 @@ func Changes(ctx context.Context, h compare.Host, from, to string) ([]Change, er
 		Args: []string{"diff-tree", "-r", "-z", "--no-renames", "--raw", "--no-ext-diff", "--no-textconv", "--ignore-submodules=none", "--full-index", from, to, "--"},
 	})
 	if out.cut {
-		return nil, ui.Refused("what VM's branch brings is more than %d files", maxChanges).Hint(ui.Remark("look at it there, and fetch what you need by hand"))
+		return nil, ui.Refused("branch %s of the VM changes more than %d files", ui.Clean(h.Branch), maxChanges).Hint(ui.Remark("review the branch in the VM, and copy the files you need manually"))
 	}
 	if err != nil {
 		return nil, hostgit.ReadError(h.Repo, err)
@@ -48,15 +48,15 @@ func Changes(ctx context.Context, h compare.Host, from, to string) ([]Change, er
 		// ":OLDMODE NEWMODE OLD NEW LETTER"
 		f := strings.Fields(strings.TrimPrefix(out.list[i], ":"))
 		if len(f) != 5 {
-			return nil, fmt.Errorf("git diff-tree: %q is not understood", ui.CleanTo(out.list[i], 100))
+			return nil, fmt.Errorf("cannot parse %q of git diff-tree", ui.CleanTo(out.list[i], 100))
 		}
 		cs = append(cs, Change{Path: out.list[i+1], What: f[4][:1], Mode: f[1], Object: f[3]})
 	}
 	return cs, nil
 }
 
-// Base is the commit from which the host's branch and what was last seen of the
-// guest's went on; the host's own if their histories have none in common.
+// Base returns the merge base of the host's branch and the guest's as last fetched, or the host's
+// own commit if they have no common history.
 func Base(ctx context.Context, h compare.Host) (string, error) {
 	b, err := h.Repo.Git(ctx, "merge-base", h.Head, h.Tracked[h.Branch])
 	if hostgit.FailedWith(err, 1) {
@@ -94,8 +94,8 @@ func (r *records) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Size is how many bytes of files the changes bring. What fits on the wire can
-// unfold to more than a disk holds.
+// Size returns how many bytes of file content the changes add. A small pack can expand to more than
+// the disk holds.
 func Size(ctx context.Context, h compare.Host, cs []Change) (int64, error) {
 	l, err := sizes(ctx, h, slices.DeleteFunc(slices.Clone(cs), func(c Change) bool { return c.What == "D" || c.Mode == "160000" }))
 	var total int64
@@ -105,7 +105,7 @@ func Size(ctx context.Context, h compare.Host, cs []Change) (int64, error) {
 	return total, err
 }
 
-// sizes are the sizes of the changes' objects.
+// sizes returns the sizes of the changes' objects, in bytes.
 func sizes(ctx context.Context, h compare.Host, cs []Change) ([]int64, error) {
 	if len(cs) == 0 {
 		return nil, nil
@@ -122,44 +122,44 @@ func sizes(ctx context.Context, h compare.Host, cs []Change) ([]int64, error) {
 	for _, l := range hostgit.Lines(b) {
 		n, err := strconv.ParseInt(l, 10, 64)
 		if err != nil {
-			return nil, fmt.Errorf("git cat-file: %q is not understood", ui.CleanTo(l, 100))
+			return nil, fmt.Errorf("cannot parse %q of git cat-file", ui.CleanTo(l, 100))
 		}
 		out = append(out, n)
 	}
 	if len(out) != len(cs) {
-		return nil, fmt.Errorf("git cat-file answered %d of %d", len(out), len(cs))
+		return nil, fmt.Errorf("git cat-file printed %d of %d sizes", len(out), len(cs))
 	}
 	return out, nil
 }
 
-// filtersLimit bounds a pull in which filters run: they may fetch large files.
+// filtersLimit bounds a pull that runs filters, which may download large files.
 const filtersLimit = 4 * time.Hour
 
-// FastForward fast-forwards the host's branch, and its files, to what was fetched.
-// git itself refuses if files that are not committed would be lost. Files come
-// as they are committed: no filter runs but those of agreed, as they were seen.
-func FastForward(ctx context.Context, h *compare.Host, agreed []hostgit.Filter) error {
+// FastForward fast-forwards the host's branch and work tree to the fetched commit. git itself
+// refuses if uncommitted files would be lost. Files are written as committed: the only filters that
+// run are those of allowed, with the settings that were listed.
+func FastForward(ctx context.Context, h *compare.Host, allowed []hostgit.Filter) error {
 	to := h.Tracked[h.Branch]
 	b, err := h.Repo.Git(ctx, "symbolic-ref", "-q", "HEAD")
 	if err != nil || strings.TrimRight(string(b), "\n") != "refs/heads/"+h.Branch {
-		return ui.Failed("another branch was checked out in %s meanwhile", ui.Clean(h.Repo.Top)).Hint(ui.Remark("run the command again"))
+		return ui.Failed("another branch was checked out in %s while aivm was running", ui.Clean(h.Repo.Top)).Hint(ui.Remark("run the command again"))
 	}
 	if err := h.Repo.SignaturesTrusted(ctx); err != nil {
 		return err
 	}
-	if len(agreed) > 0 {
+	if len(allowed) > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, filtersLimit)
 		defer cancel()
 	}
-	_, err = hostgit.Run(ctx, hostgit.Call{Repo: h.Repo, Allow: agreed, Env: []string{"GIT_OPTIONAL_LOCKS=1", "GIT_MERGE_AUTOEDIT=no"}, Args: []string{"merge", "--ff-only", "--no-stat", "--no-autostash", "--quiet", "--no-overwrite-ignore", to, "--"}})
+	_, err = hostgit.Run(ctx, hostgit.Call{Repo: h.Repo, Allow: allowed, Env: []string{"GIT_OPTIONAL_LOCKS=1", "GIT_MERGE_AUTOEDIT=no"}, Args: []string{"merge", "--ff-only", "--no-stat", "--no-autostash", "--quiet", "--no-overwrite-ignore", to, "--"}})
 	if err != nil {
 		q := shellescape.Quote(h.Repo.Top)
-		e := ui.Refused("git did not take the commits over: %w", err).Hint(ui.CmdFor("commit or put aside what is changed here", "git -C "+q+" stash -u"))
+		e := ui.Refused("git refused the fast-forward: %w", err).Hint(ui.CmdFor("commit or stash your changes", "git -C "+q+" stash -u"))
 		if h.Repo.HasFilters(ctx) {
-			e = e.Hint(ui.CmdFor("files that only look changed, since their filter does not run here", "git -C "+q+" status"))
+			e = e.Hint(ui.CmdFor("if files only look changed because aivm runs no filters, refresh git's index", "git -C "+q+" status"))
 		}
-		return e.Hint(ui.CmdFor("then", "aivm git pull "+q))
+		return e.Hint(ui.CmdFor("then try again", "aivm git pull "+q))
 	}
 	h.Head = to
 	h.Heads[h.Branch] = to

@@ -10,8 +10,8 @@ import (
 	"aivm.dev/aivm/gitsync/transfer"
 )
 
-// TestNothingInCommon: a guest that starts its branch from nothing is fetched,
-// and what it brings is told against the branch here.
+// TestNothingInCommon checks that a guest branch without common history is fetched, and that its
+// changes are listed against the host's branch.
 func TestNothingInCommon(t *testing.T) {
 	p := clonetest.New(t)
 	p.CommitH("same", "s\n")
@@ -37,7 +37,7 @@ func TestNothingInCommon(t *testing.T) {
 		t.Fatalf("%+v, %v", cs, err)
 	}
 	gittest.Equal(t, "hazards", hazards(p, h, cs), ".gitattributes")
-	// One that is broken is no such case.
+	// A missing commit is an error, not a missing merge base.
 	h.Tracked["main"] = "0123456789012345678901234567890123456789"
 	if from, err := pull.Base(context.Background(), *h); err == nil {
 		t.Errorf("a commit that is not there: %s", from)

@@ -1,6 +1,6 @@
-// Package remoteconfig puts the section of one remote into the configuration of a
-// repository, and takes it out again to the byte.
+// Package remoteconfig adds the section of one remote to a repository's configuration, and removes
+// it byte for byte.
 //
-// It writes under the lock that git itself takes. A section that somebody
-// changed stays, and so does every byte outside of it.
+// It writes under git's own lock file. It keeps a section that the user changed, and every byte
+// outside the section.
 package remoteconfig

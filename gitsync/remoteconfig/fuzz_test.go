@@ -14,9 +14,9 @@ import (
 
 var vmName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,30}$`)
 
-// FuzzRemote: in whatever configuration, our section is added at the end and
-// taken out again to the byte; what stood there before stands there unchanged,
-// and git, asked now and then, reads in it what it read before.
+// FuzzRemote checks that in any configuration aivm's section is added at the end and removed byte
+// for byte, that everything before it is unchanged, and, for some inputs, that git still reads the
+// same settings.
 func FuzzRemote(f *testing.F) {
 	f.Add("[core]\n\tbare = false\n", "aivm", "/home/agent/p", 0)
 	f.Add("[core]\r\n\tbare = false\r\n[remote \"aivm-x\"]\r\n\turl = elsewhere\r\n", "x", "/p q", 1)
@@ -25,7 +25,7 @@ func FuzzRemote(f *testing.F) {
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, text, vm, guest string, n int) {
 		if len(text) > 1<<16 || strings.ContainsAny(guest, "\x00\n\r") || !vmName.MatchString(vm) {
-			return // no VM, and no folder, is called so
+			return // not possible names of a VM and a folder
 		}
 		path := filepath.Join(dir, "config")
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -36,7 +36,7 @@ func FuzzRemote(f *testing.F) {
 		if err != nil || m.Present {
 			return
 		}
-		with := m.added()
+		with := m.withSection()
 		if !bytes.HasPrefix(with, []byte(text)) {
 			t.Fatalf("%q became %q", text, with)
 		}
@@ -47,7 +47,7 @@ func FuzzRemote(f *testing.F) {
 		if err != nil || !again.Present || again.Name != m.Name {
 			t.Fatalf("added and not found: %+v %v in %q", again, err, with)
 		}
-		without, ok := again.removed()
+		without, ok := again.withoutSection()
 		if !ok || string(without) != text {
 			t.Errorf("%q became %q (%v)", text, without, ok)
 		}
@@ -63,12 +63,12 @@ func FuzzRemote(f *testing.F) {
 		}
 		before, ok := list([]byte(text))
 		if !ok {
-			return // git does not read it either
+			return // git cannot read it either
 		}
 		after, ok := list(with)
 		rest, found := strings.CutPrefix(after, before)
 		if !ok || !found || !strings.Contains(rest, "remote."+m.Name+".url\n"+URL(vm, guest)+"\x00") {
-			t.Errorf("git reads %q, and with our section %q (%v)", before, after, ok)
+			t.Errorf("git reads %q, and with aivm's section %q (%v)", before, after, ok)
 		}
 	})
 }

@@ -20,88 +20,87 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// The remote's section is one block of text that aivm puts at the end of the
-// configuration and takes out again as it is. git's own writer is not used: it
-// would be free to lay out more than the section (LIBRARIES.md 5.3 has one
-// that rewrites the file).
+// aivm appends the remote's section to the configuration as one block of text and later removes
+// exactly that block. It does not use `git config`, which may rewrite the layout of other lines
+// too; go-git's writer rewrites the entire file.
 
-// How the file ended before the section, which the section remembers, so that
-// it can be taken out to the byte.
+// ending is how the file ended before the section was added. The section records it, so that
+// removing the section restores the file to the byte.
 type ending int
 
 const (
-	closed    ending = iota // with a whole line
-	open1                   // with a line that had no end
-	continued               // with a backslash that has the next line for its own, which is an empty one now
-	open2                   // with such a backslash and no end of the line
+	lineEnded        ending = iota // with a complete line
+	lineUnended                    // with a line without a newline
+	backslashEnded                 // with a backslash and a newline, which continue on the next line; aivm adds an empty one
+	backslashUnended               // with a backslash and no newline
 )
 
-// joined stands in a section whose line ends before it are aivm's.
-var joined = map[ending]string{
-	open1:     "\t# aivm ended the line before this section\n",
-	continued: "\t# aivm put the empty line before this section\n",
-	open2:     "\t# aivm ended the line and put the empty one before this section\n",
+// endingNotes are the comments that record in the section which line ends before it aivm added.
+var endingNotes = map[ending]string{
+	lineUnended:      "\t# aivm ended the line before this section\n",
+	backslashEnded:   "\t# aivm put the empty line before this section\n",
+	backslashUnended: "\t# aivm ended the line and put the empty one before this section\n",
 }
 
-// endingOf looks at the end of a configuration.
+// endingOf determines the ending of a configuration.
 func endingOf(text []byte) ending {
 	line, ended := bytes.CutSuffix(text, []byte("\n"))
 	if ended {
 		line = bytes.TrimSuffix(line, []byte("\r"))
 	}
-	switch goesOn := bytes.HasSuffix(line, []byte(`\`)); {
-	case len(text) == 0 || ended && !goesOn:
-		return closed
+	switch continues := bytes.HasSuffix(line, []byte(`\`)); {
+	case len(text) == 0 || ended && !continues:
+		return lineEnded
 	case ended:
-		return continued
-	case goesOn:
-		return open2
+		return backslashEnded
+	case continues:
+		return backslashUnended
 	}
-	return open1
+	return lineUnended
 }
 
-// URL is the clone as plain git reaches it, through the ssh alias.
+// URL returns the clone's address for plain git, through the SSH alias.
 func URL(vm, dir string) string { return vm + ":" + dir }
 
-// section is the text for a remote, with LF line ends.
+// section returns the text of a remote's section, with LF line ends.
 func section(name, url string, after ending) string {
 	s := "[remote " + quoteValue(name) + "]\n\turl = " + quoteValue(url) + "\n\tfetch = +refs/heads/*:refs/remotes/" + name + "/*\n\ttagOpt = --no-tags\n"
 	switch after {
-	case open1, continued:
+	case lineUnended, backslashEnded:
 		s = "\n" + s
-	case open2:
+	case backslashUnended:
 		s = "\n\n" + s
 	}
-	return s + joined[after]
+	return s + endingNotes[after]
 }
 
-// quoteValue quotes a value of git-config(1).
+// quoteValue quotes a value as in git-config(1).
 func quoteValue(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\t", `\t`).Replace(s) + `"`
 }
 
-// variants are the texts our section can have in a file.
+// variants lists the texts that aivm's section can have in a file.
 func variants(name, url string) []string {
 	var out []string
-	for _, after := range []ending{open2, continued, open1, closed} {
+	for _, after := range []ending{backslashUnended, backslashEnded, lineUnended, lineEnded} {
 		s := section(name, url, after)
 		out = append(out, s, strings.ReplaceAll(s, "\n", "\r\n"))
 	}
 	return out
 }
 
-// A Remote is the state of the section for one clone.
+// A Remote is the section of one clone and whether the configuration has it.
 type Remote struct {
 	Name    string
-	Present bool // as we would write it
+	Present bool // the section is in the file
 	path    string
 	text    []byte
 	url     string
 }
 
-// Find reads the repository's configuration and finds the section of the
-// clone that url names, or the name a new one gets: aivm-VM, and, if another
-// clone in this VM has it already, one with a bit of the place's hash.
+// Find reads the repository's configuration and finds the section whose url is the clone, or
+// chooses the name of a new one: aivm-VM, or, if another clone in this VM already has that name,
+// aivm-VM with part of the hash of the guest path.
 func Find(r hostgit.Repo, vm, dir string) (Remote, error) {
 	path, err := filepath.EvalSymlinks(filepath.Join(r.CommonDir, "config"))
 	if err != nil {
@@ -112,7 +111,7 @@ func Find(r hostgit.Repo, vm, dir string) (Remote, error) {
 		return Remote{}, fmt.Errorf("the repository's configuration: %w", err)
 	}
 	if !st.Mode().IsRegular() || st.Size() > 8<<20 {
-		return Remote{}, ui.Refused("%s is no configuration file of git", ui.Clean(path))
+		return Remote{}, ui.Refused("%s is not a git configuration file (a regular file of at most 8 MB)", ui.Clean(path))
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -133,16 +132,16 @@ func Find(r hostgit.Repo, vm, dir string) (Remote, error) {
 			return Remote{Name: n, path: path, text: text, url: url}, nil
 		}
 		if sectionURL(text, n) == url {
-			// Made or changed by hand, and it leads where ours would.
+			// The user created or changed it, and its url is the one aivm would write.
 			return Remote{Name: n, Present: true, path: path, text: text, url: url}, nil
 		}
 	}
 	q := shellescape.Quote(r.Top)
-	return Remote{}, ui.Refused("the remote %s of %s is not aivm's: it leads to %s", names[0], ui.Clean(r.Top), ui.Clean(sectionURL(text, names[0]))).
-		Hint(ui.CmdFor("see", "git -C "+q+" remote -v"), ui.CmdFor("rename it", "git -C "+q+" remote rename "+names[0]+" NAME"))
+	return Remote{}, ui.Refused("the remote %s of %s is not aivm's: its url is %s", names[0], ui.Clean(r.Top), ui.Clean(sectionURL(text, names[0]))).
+		Hint(ui.CmdFor("list the remotes", "git -C "+q+" remote -v"), ui.CmdFor("rename it", "git -C "+q+" remote rename "+names[0]+" "+names[0]+"-old"))
 }
 
-// sectionURL finds the url of a section, as simple lines have it.
+// sectionURL returns the url of a section, if it is a simple line.
 func sectionURL(text []byte, name string) string {
 	in := false
 	for l := range strings.SplitSeq(string(text), "\n") {
@@ -162,8 +161,8 @@ func sectionURL(text []byte, name string) string {
 	return ""
 }
 
-// added is the configuration with the section.
-func (m Remote) added() []byte {
+// withSection returns the configuration with the section added.
+func (m Remote) withSection() []byte {
 	s := section(m.Name, m.url, endingOf(m.text))
 	if i := bytes.IndexByte(m.text, '\n'); i > 0 && m.text[i-1] == '\r' {
 		s = strings.ReplaceAll(s, "\n", "\r\n")
@@ -171,17 +170,17 @@ func (m Remote) added() []byte {
 	return append(bytes.Clone(m.text), s...)
 }
 
-// removed is the configuration without our section; ok is false if it holds
-// none that is as we wrote it.
-func (m Remote) removed() (out []byte, ok bool) {
+// withoutSection returns the configuration without aivm's section; ok is false if the section is
+// not exactly as aivm wrote it.
+func (m Remote) withoutSection() (out []byte, ok bool) {
 	for _, v := range variants(m.Name, m.url) {
 		if i := bytes.Index(m.text, []byte(v)); i >= 0 {
 			before, after := m.text[:i], m.text[i+len(v):]
 			if !sectionEnds(after) {
-				return nil, false // lines of somebody's are part of it now
+				return nil, false // the user added lines to the section
 			}
 			if first := len(v) - len(strings.TrimLeft(v, "\r\n")); first > 0 && len(after) > 0 {
-				before = m.text[:i+first] // something follows now: the line before keeps its end
+				before = m.text[:i+first] // text follows the section now, so the line before it keeps its newline
 			}
 			return append(bytes.Clone(before), after...), true
 		}
@@ -189,7 +188,8 @@ func (m Remote) removed() (out []byte, ok bool) {
 	return nil, false
 }
 
-// sectionEnds reports whether what follows belongs to no section before it.
+// sectionEnds reports whether the text after the section starts a new section, or is empty or
+// comments only.
 func sectionEnds(after []byte) bool {
 	for l := range strings.SplitSeq(string(after), "\n") {
 		l = strings.TrimSpace(l)
@@ -200,48 +200,48 @@ func sectionEnds(after []byte) bool {
 	return true
 }
 
-// Path is the configuration file.
+// Path returns the path of the configuration file.
 func (m Remote) Path() string { return m.path }
 
-// AddDiff shows what Add changes.
+// AddDiff returns the diff of what Add changes.
 func (m Remote) AddDiff() string {
-	return string(diff.Diff(m.path, m.text, m.path, m.added()))
+	return string(diff.Diff(m.path, m.text, m.path, m.withSection()))
 }
 
-// RemoveDiff shows what Remove changes, "" if the section is not as aivm wrote
-// it and stays.
+// RemoveDiff returns the diff of what Remove changes, "" if the section is not as aivm wrote it and
+// is kept.
 func (m Remote) RemoveDiff() string {
-	out, ok := m.removed()
+	out, ok := m.withoutSection()
 	if !ok {
 		return ""
 	}
 	return string(diff.Diff(m.path, m.text, m.path, out))
 }
 
-// Add writes the section.
+// Add writes the section, unless it is present.
 func (m Remote) Add(ctx context.Context) error {
 	if m.Present {
 		return nil
 	}
-	return m.replace(ctx, m.added())
+	return m.replace(ctx, m.withSection())
 }
 
-// Remove takes the section out, byte for byte what Add put in. A section
-// somebody changed stays; removed says which it was.
+// Remove removes exactly the text that Add wrote. It keeps a section that the user changed; removed
+// reports which happened.
 func (m Remote) Remove(ctx context.Context) (removed bool, err error) {
-	out, ok := m.removed()
+	out, ok := m.withoutSection()
 	if !ok {
 		return false, nil
 	}
 	return true, m.replace(ctx, out)
 }
 
-// lockPatience is how long a git that is at work on the configuration is waited
-// for.
-const lockPatience = 5 * time.Second
+// lockTimeout is how long Add and Remove wait for another git process to release the
+// configuration's lock.
+const lockTimeout = 5 * time.Second
 
-// replace writes the file as git does, under git's own lock, so that neither
-// loses what the other writes.
+// replace writes the file as git does, under git's own lock, so that neither overwrites the other's
+// changes.
 func (m Remote) replace(ctx context.Context, text []byte) error {
 	lock := m.path + ".lock"
 	st, err := os.Stat(m.path)
@@ -249,7 +249,7 @@ func (m Remote) replace(ctx context.Context, text []byte) error {
 		return err
 	}
 	var f *os.File
-	for end := time.Now().Add(lockPatience); ; {
+	for end := time.Now().Add(lockTimeout); ; {
 		f, err = os.OpenFile(lock, os.O_WRONLY|os.O_CREATE|os.O_EXCL, st.Mode().Perm())
 		if !errors.Is(err, fs.ErrExist) || time.Now().After(end) {
 			break
@@ -261,11 +261,11 @@ func (m Remote) replace(ctx context.Context, text []byte) error {
 		}
 	}
 	if errors.Is(err, fs.ErrExist) {
-		return ui.Failed("%s is locked by a git that is at work, or was killed", ui.Clean(m.path)).
-			Hint(ui.CmdFor("if no git runs there", "rm "+shellescape.Quote(lock)))
+		return ui.Failed("%s is locked by a git process that is running or was killed", ui.Clean(m.path)).
+			Hint(ui.CmdFor("if no git is running, remove the lock", "rm "+shellescape.Quote(lock)))
 	}
 	if err != nil {
-		return ui.Failed("the repository's configuration cannot be written: %w", err).Hint(ui.Cmd("ls -ld " + shellescape.Quote(filepath.Dir(m.path))))
+		return ui.Failed("writing the repository's configuration: %w", err).Hint(ui.Cmd("ls -ld " + shellescape.Quote(filepath.Dir(m.path))))
 	}
 	defer func() {
 		if f != nil {
@@ -278,7 +278,7 @@ func (m Remote) replace(ctx context.Context, text []byte) error {
 		return err
 	}
 	if !bytes.Equal(now, m.text) {
-		return ui.Failed("%s changed while it was looked at", ui.Clean(m.path)).Hint(ui.Remark("run the command again"))
+		return ui.Failed("%s changed while aivm was running", ui.Clean(m.path)).Hint(ui.Remark("run the command again"))
 	}
 	if err := f.Chmod(st.Mode().Perm()); err != nil {
 		return err

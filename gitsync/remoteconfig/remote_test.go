@@ -53,7 +53,7 @@ func TestRemoteIsAddedAndRemovedByteForByte(t *testing.T) {
 			if st, _ := os.Stat(file); st.Mode().Perm() != 0o640 {
 				t.Errorf("mode %v", st.Mode())
 			}
-			// Somebody adds more behind it, and takes it away again.
+			// Another program appends a section and removes it again.
 			m, err = remoteconfig.Find(r, "vm", dir)
 			if err != nil || !m.Present {
 				t.Fatalf("not found again: %+v %v", m, err)
@@ -81,7 +81,7 @@ func TestRemoteOfSomebodyElse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A second clone in the same VM has a name of its own.
+	// A second clone in the same VM gets another remote name.
 	m, _ := remoteconfig.Find(r, "vm", "/a")
 	if err := m.Add(t.Context()); err != nil {
 		t.Fatal(err)
@@ -90,7 +90,7 @@ func TestRemoteOfSomebodyElse(t *testing.T) {
 	if err != nil || m2.Name == m.Name || m2.Present {
 		t.Fatalf("%+v %v", m2, err)
 	}
-	// The user changed ours: it stays when the folder is detached.
+	// The user changed aivm's section, so it stays when the folder is detached.
 	p.GitH("config", "remote.aivm-vm.pushurl", "elsewhere")
 	text := gittest.ReadFile(t, filepath.Join(p.Host, ".git/config"))
 	if m, err = remoteconfig.Find(r, "vm", "/a"); err != nil || !m.Present {
@@ -100,14 +100,14 @@ func TestRemoteOfSomebodyElse(t *testing.T) {
 		t.Fatalf("removed what the user changed: %v %v", ok, err)
 	}
 	gittest.Equal(t, "the file", gittest.ReadFile(t, filepath.Join(p.Host, ".git/config")), text)
-	// The configuration is somebody's own link: it stays one.
+	// The user's configuration file is a symbolic link, and stays one.
 	q := clonetest.New(t)
 	file := filepath.Join(q.Host, ".git/config")
-	elsewhere := filepath.Join(t.TempDir(), "config")
-	if err := os.Rename(file, elsewhere); err != nil {
+	target := filepath.Join(t.TempDir(), "config")
+	if err := os.Rename(file, target); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(elsewhere, file); err != nil {
+	if err := os.Symlink(target, file); err != nil {
 		t.Fatal(err)
 	}
 	r, _ = hostgit.Find(q.Host)
@@ -118,8 +118,8 @@ func TestRemoteOfSomebodyElse(t *testing.T) {
 	if st, err := os.Lstat(file); err != nil || st.Mode()&os.ModeSymlink == 0 {
 		t.Error("the link was replaced")
 	}
-	// A git at work, or killed, holds the lock.
-	gittest.WriteFile(t, elsewhere+".lock", "")
+	// A running or killed git process holds the lock.
+	gittest.WriteFile(t, target+".lock", "")
 	m, _ = remoteconfig.Find(r, "vm", "/b")
 	if err := m.Add(t.Context()); err == nil || !strings.Contains(gittest.Hints(err), ".lock") {
 		t.Errorf("locked: %v", err)

@@ -23,7 +23,7 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// maxBranches bounds how many branches of a guest are followed.
+// maxBranches bounds how many branches of a guest are fetched.
 const maxBranches = 5000
 
 // Fetched is a branch of the guest whose remote-tracking ref moved.
@@ -31,25 +31,24 @@ type Fetched struct {
 	Branch string `json:"branch"`
 	Old    string `json:"old,omitempty"` // "" for a new one
 	New    string `json:"new"`
-	Forced bool   `json:"forced,omitempty"` // the guest rewrote what it had
+	Forced bool   `json:"forced,omitempty"` // the guest rewrote the branch: not a fast-forward
 }
 
-// Fetch brings what the guest committed into refs/remotes/REMOTE/ and nowhere
-// else. h is brought up to date. Branches that cannot be taken over are
-// returned as notes.
+// Fetch fetches the guest's commits into refs/remotes/REMOTE/ and nowhere else, and updates h.
+// Branches that cannot be fetched are returned as notes.
 func Fetch(ctx context.Context, p Peer, h *compare.Host, g compare.Guest) (moved []Fetched, notes []string, err error) {
-	news := compare.News(*h, g)
+	news := compare.MovedBranches(*h, g)
 	if len(news) == 0 {
 		return nil, nil, nil
 	}
 	if len(news) > maxBranches {
-		return nil, nil, ui.Refused("VM %s has %d new branches, more than the %d that are taken", p.VM, len(news), maxBranches).
-			Hint(ui.CmdFor("delete those that are not needed", "ssh "+p.VM))
+		return nil, nil, ui.Refused("VM %s has %d new branches, more than the limit of %d", p.VM, len(news), maxBranches).
+			Hint(ui.CmdFor("delete branches that are not needed", "ssh "+p.VM))
 	}
 	for name, oid := range news {
 		if (len(oid) == 40) != (h.Format == "sha1") {
-			return nil, nil, ui.Refused("the clone in VM %s names objects otherwise than %s does (%s)", p.VM, ui.Clean(h.Repo.Top), h.Format).
-				Hint(ui.Remark("move the clone away in the guest; the next run makes a new one"))
+			return nil, nil, ui.Refused("the clone in VM %s has another object format than %s (%s)", p.VM, ui.Clean(h.Repo.Top), h.Format).
+				Hint(ui.Remark("move the clone to another place in the guest; the next run creates a new one"))
 		}
 		if why := clash(*h, name, news); why != "" {
 			notes = append(notes, why)
@@ -72,8 +71,8 @@ func Fetch(ctx context.Context, p Peer, h *compare.Host, g compare.Guest) (moved
 			return nil, notes, fetchError(p, err)
 		}
 		if err := q.complete(ctx, wants); err != nil {
-			return nil, notes, ui.Refused("VM %s names commits and did not send all that belongs to them; nothing was taken over: %w", p.VM, err).
-				Hint(ui.CmdFor("look", "ssh "+p.VM+" git -C "+q2(p.Dir)+" fsck"), ui.CmdFor("and try again", "aivm git fetch "+shellescape.Quote(h.Repo.Top)))
+			return nil, notes, ui.Refused("VM %s did not send all objects of its commits; nothing was fetched: %w", p.VM, err).
+				Hint(ui.CmdFor("check the clone", "ssh "+p.VM+" git -C "+quoteTwice(p.Dir)+" fsck"), ui.CmdFor("then try again", "aivm git fetch "+shellescape.Quote(h.Repo.Top)))
 		}
 	}
 	kinds, err := q.kinds(ctx, wants)
@@ -82,7 +81,7 @@ func Fetch(ctx context.Context, p Peer, h *compare.Host, g compare.Guest) (moved
 	}
 	for name, oid := range news {
 		if kinds[oid] != "commit" {
-			notes = append(notes, fmt.Sprintf("branch %s of VM %s is at a %s and not at a commit; it was left out", ui.Clean(name), p.VM, ui.Clean(kinds[oid])))
+			notes = append(notes, fmt.Sprintf("branch %s of VM %s points to a %s, not a commit; it was not fetched", ui.Clean(name), p.VM, ui.Clean(kinds[oid])))
 			delete(news, name)
 		}
 	}
@@ -90,43 +89,43 @@ func Fetch(ctx context.Context, p Peer, h *compare.Host, g compare.Guest) (moved
 		return nil, notes, nil
 	}
 	if err := q.admit(); err != nil {
-		return nil, notes, ui.Failed("the repository cannot be written: %w", err).Hint(ui.Cmd("ls -ld "+h.Objects()), ui.Cmd("df -h "+h.Objects()))
+		return nil, notes, ui.Failed("writing to the repository: %w", err).Hint(ui.Cmd("ls -ld "+h.Objects()), ui.Cmd("df -h "+h.Objects()))
 	}
-	if p.Fresh {
+	if p.RemoteIsNew {
 		kept, err := keepForced(ctx, *h, news)
 		if err != nil {
 			return nil, notes, err
 		}
 		if len(kept) > 0 {
-			notes = append(notes, "what was fetched from another clone in VM "+p.VM+" and is in no branch here is kept: "+ui.Some(kept, 10))
+			notes = append(notes, "commits of an earlier clone in VM "+p.VM+" that are on no branch of this machine were kept as "+ui.Some(kept, 10))
 		}
 	}
 	moved, err = Track(ctx, h, news, "aivm: fetched from "+p.VM)
 	return moved, notes, err
 }
 
-// q2 quotes for a shell behind a shell, as "ssh VM command" has it.
-func q2(s string) string { return shellescape.Quote(shellescape.Quote(s)) }
+// quoteTwice quotes for a shell started by a shell, as in "ssh VM command".
+func quoteTwice(s string) string { return shellescape.Quote(shellescape.Quote(s)) }
 
-// clash says why a branch cannot be tracked beside one that is tracked already:
-// a ref cannot be both a file and a directory.
+// clash returns why a branch cannot be tracked beside the others: a ref cannot be both a file and a
+// directory.
 func clash(h compare.Host, name string, news map[string]string) string {
 	for other := range h.Tracked {
 		if strings.HasPrefix(name, other+"/") || strings.HasPrefix(other, name+"/") {
-			return fmt.Sprintf("branch %s of the VM is left out, since %s/%s is kept here; if that is no longer needed: git -C %s branch -rd %s/%s",
+			return fmt.Sprintf("branch %s of the VM was not fetched, since its name clashes with %s/%s; if that is no longer needed: git -C %s branch -rd %s/%s",
 				ui.Clean(name), h.Remote, ui.Clean(other), shellescape.Quote(h.Repo.Top), h.Remote, shellescape.Quote(other))
 		}
 	}
 	for other := range news {
 		if strings.HasPrefix(name, other+"/") {
-			return fmt.Sprintf("branch %s of the VM is left out, since there is %s too", ui.Clean(name), ui.Clean(other))
+			return fmt.Sprintf("branch %s of the VM was not fetched, since its name clashes with branch %s", ui.Clean(name), ui.Clean(other))
 		}
 	}
 	return ""
 }
 
-// Track moves remote-tracking refs, all or none, if each is still where h saw
-// it. The reflog keeps what a forced update leaves.
+// Track moves remote-tracking refs, all or none, if each is still at the commit h has for it. The
+// reflog keeps the old commits of a forced update.
 func Track(ctx context.Context, h *compare.Host, to map[string]string, why string) ([]Fetched, error) {
 	var moved []Fetched
 	var in strings.Builder
@@ -157,7 +156,7 @@ func Track(ctx context.Context, h *compare.Host, to map[string]string, why strin
 		Env:  []string{"GIT_COMMITTER_NAME=aivm", "GIT_COMMITTER_EMAIL=aivm@localhost"},
 	})
 	if err != nil {
-		return nil, ui.Failed("the refs below refs/remotes/%s could not be moved, none was: %w", h.Remote, err).Hint(ui.Remark("run the command again"))
+		return nil, ui.Failed("updating the refs below refs/remotes/%s failed, and none was changed: %w", h.Remote, err).Hint(ui.Remark("run the command again"))
 	}
 	for _, f := range moved {
 		h.Tracked[f.Branch] = f.New
@@ -170,24 +169,24 @@ func Track(ctx context.Context, h *compare.Host, to map[string]string, why strin
 
 func fetchError(p Peer, err error) error {
 	hint := ui.CmdFor("try again", "aivm git fetch")
-	lim := p.Limits.or(DefaultLimits)
+	lim := p.Limits.withDefaults(DefaultLimits)
 	switch {
 	case errors.Is(err, errTooBig):
-		return ui.Refused("VM %s sent more than %d MB; nothing was taken over", p.VM, lim.Bytes>>20).
-			Hint(ui.CmdFor("see what is so big", "ssh "+p.VM+" du -sh "+q2(p.Dir)+"/.git"), ui.CmdFor("if it is meant", "aivm git fetch --max-size SIZE"))
+		return ui.Refused("VM %s sent more than %d MB; nothing was fetched", p.VM, lim.Bytes>>20).
+			Hint(ui.CmdFor("see its size", "ssh "+p.VM+" du -sh "+quoteTwice(p.Dir)+"/.git"), ui.Remark("to allow more: aivm git fetch --max-size SIZE"))
 	case errors.Is(err, errTooSlow), errors.Is(err, errQuiet):
-		return ui.Failed("fetching from VM %s: %w; nothing was taken over", p.VM, err).Hint(hint)
+		return ui.Failed("fetching from VM %s: %w; nothing was fetched", p.VM, err).Hint(hint)
 	}
 	var ge *hostgit.GitError
 	if errors.As(err, &ge) && len(ge.Args) > 6 && slices.Contains(ge.Args, "index-pack") {
-		return ui.Refused("what VM %s sent is not sound, and nothing was taken over: %s", p.VM, ui.CleanTo(strings.TrimSpace(ge.Stderr), 300)).
-			Hint(ui.CmdFor("look", "ssh "+p.VM+" git -C "+q2(p.Dir)+" fsck --full"))
+		return ui.Refused("VM %s sent invalid objects; nothing was fetched: %s", p.VM, ui.CleanTo(strings.TrimSpace(ge.Stderr), 300)).
+			Hint(ui.CmdFor("check the clone", "ssh "+p.VM+" git -C "+quoteTwice(p.Dir)+" fsck --full"))
 	}
-	return ui.Failed("fetching from VM %s: %w; nothing was taken over", p.VM, err).Hint(hint)
+	return ui.Failed("fetching from VM %s: %w; nothing was fetched", p.VM, err).Hint(hint)
 }
 
-// haves are commits the guest is likely to have: what was last seen of it, and
-// the host's branches.
+// haves returns commits the guest is likely to have: those last fetched from it, and the host's
+// branches.
 func haves(ctx context.Context, h compare.Host) ([]string, error) {
 	seen := map[string]bool{}
 	var out []string
@@ -207,7 +206,7 @@ func haves(ctx context.Context, h compare.Host) ([]string, error) {
 		return out, nil
 	}
 	add(h.Head)
-	// Behind the tips, in case the guest was reset to an older commit.
+	// Also older commits, in case the guest was reset to one.
 	b, err := h.Repo.Git(ctx, "rev-list", "--max-count=64", h.Head)
 	if err != nil {
 		return nil, err
@@ -218,12 +217,12 @@ func haves(ctx context.Context, h compare.Host) ([]string, error) {
 	return out, nil
 }
 
-// uploadPack is the other side of a fetch, as a program to run.
+// uploadPack is the command in the guest that serves a fetch.
 func uploadPack(dir string) []string { return []string{"env", "LC_ALL=C", "git", "upload-pack", dir} }
 
-// receive gets a pack with all that wants need into the quarantine.
+// receive fetches a pack with everything that wants need into the quarantine.
 func (p Peer) receive(ctx context.Context, h compare.Host, q *quarantine, wants, branches []string) error {
-	if why := h.Special(); why != "" {
+	if why := h.NeedsGitProgram(); why != "" {
 		p.Notef("fetching with the git program: %s", why)
 		return p.receiveProgram(ctx, h, q, branches)
 	}
@@ -241,7 +240,7 @@ func (p Peer) receiveStream(ctx context.Context, h compare.Host, q *quarantine, 
 		r := bufio.NewReaderSize(s.out, 64<<10)
 		adv := packp.NewAdvRefs()
 		if err := adv.Decode(io.LimitReader(r, 64<<20)); err != nil {
-			return fmt.Errorf("what the guest says of its refs: %w", err)
+			return fmt.Errorf("reading the guest's refs: %w", err)
 		}
 		req := packp.NewUploadPackRequest()
 		for _, c := range []capability.Capability{capability.Sideband64k, capability.OFSDelta, capability.ThinPack} {
@@ -258,7 +257,7 @@ func (p Peer) receiveStream(ctx context.Context, h compare.Host, q *quarantine, 
 		}
 		for _, w := range wants {
 			if !offered[w] {
-				return ui.Failed("the clone in VM %s changed while it was fetched", p.VM).Hint(ui.CmdFor("try again", "aivm git fetch"))
+				return ui.Failed("the clone in VM %s changed during the fetch", p.VM).Hint(ui.CmdFor("try again", "aivm git fetch"))
 			}
 			req.Wants = append(req.Wants, plumbing.NewHash(w))
 		}
@@ -280,19 +279,19 @@ func (p Peer) receiveStream(ctx context.Context, h compare.Host, q *quarantine, 
 		}
 		var answer packp.ServerResponse
 		if err := answer.Decode(r, false); err != nil {
-			return fmt.Errorf("what the guest answers: %w", err)
+			return fmt.Errorf("reading the guest's answer: %w", err)
 		}
 		demux := sideband.NewDemuxer(sideband.Sideband64k, r)
-		demux.Progress = chatter{p}
-		return q.index(s.ctx, demux, p.Limits.or(DefaultLimits))
+		demux.Progress = progressWriter{p}
+		return q.index(s.ctx, demux, p.Limits.withDefaults(DefaultLimits))
 	}()
 	return s.end(err)
 }
 
-// chatter shows the last line of what the other side says of its progress.
-type chatter struct{ p Peer }
+// progressWriter shows the last line of the other side's progress messages.
+type progressWriter struct{ p Peer }
 
-func (c chatter) Write(b []byte) (int, error) {
+func (c progressWriter) Write(b []byte) (int, error) {
 	f := strings.FieldsFunc(string(b), func(r rune) bool { return r == '\r' || r == '\n' })
 	if len(f) > 0 {
 		c.p.progress(ui.CleanTo(strings.TrimSpace(f[len(f)-1]), 60), -1)
@@ -300,15 +299,15 @@ func (c chatter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// receiveProgram has the git program do it, on the same connection: its "fd"
-// transport (git-remote-fd(1)) speaks to a service that runs already.
+// receiveProgram fetches with the git program over the same connection: its "fd" transport
+// (git-remote-fd(1)) uses a service that is already running.
 func (p Peer) receiveProgram(ctx context.Context, h compare.Host, q *quarantine, branches []string) error {
 	var in strings.Builder
 	for _, b := range branches {
 		in.WriteString("refs/heads/" + b + "\n")
 	}
-	lim := p.Limits.or(DefaultLimits)
-	return p.program(ctx, uploadPack(p.Dir), hostgit.Call{
+	lim := p.Limits.withDefaults(DefaultLimits)
+	return p.runHostGit(ctx, uploadPack(p.Dir), hostgit.Call{
 		Repo: h.Repo, Env: q.env(), Stdin: strings.NewReader(in.String()), Memory: lim.Memory, CPU: uint64(lim.CPU.Seconds()),
 		Args: []string{
 			"-c", "fetch.fsckObjects=true", "-c", "fetch.unpackLimit=1", "-c", "protocol.fd.allow=always", "-c", "core.bigFileThreshold=32m",
@@ -319,9 +318,9 @@ func (p Peer) receiveProgram(ctx context.Context, h compare.Host, q *quarantine,
 	})
 }
 
-// program runs the host's git with the service's streams on descriptors 3 and 4.
-func (p Peer) program(ctx context.Context, service []string, c hostgit.Call) error {
-	if err := c.Repo.Straight(ctx); err != nil {
+// runHostGit runs the host's git with the service's streams on file descriptors 3 and 4.
+func (p Peer) runHostGit(ctx context.Context, service []string, c hostgit.Call) error {
+	if err := c.Repo.RefuseURLRewrite(ctx); err != nil {
 		return err
 	}
 	fromGuest, toGit, err := os.Pipe()
@@ -335,7 +334,7 @@ func (p Peer) program(ctx context.Context, service []string, c hostgit.Call) err
 	}
 	s := p.start(ctx, service...)
 	c.Files = []*os.File{fromGuest, toGuest}
-	c.Started = func() { _, _ = fromGuest.Close(), toGuest.Close() } // git has them
+	c.Started = func() { _, _ = fromGuest.Close(), toGuest.Close() } // git has its own copies
 	go func() {
 		_, _ = io.Copy(toGit, s.out)
 		_ = toGit.Close()

@@ -10,8 +10,8 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
 )
 
-// FuzzAdvertisement: what upload-pack and receive-pack say of their refs is
-// read or refused, within what was sent; nothing of it is believed beyond that.
+// FuzzAdvertisement checks that what upload-pack and receive-pack print is parsed or refused,
+// without more refs than the input can hold.
 func FuzzAdvertisement(f *testing.F) {
 	a := strings.Repeat("0a", 20)
 	pkt := func(s string) string {
@@ -32,9 +32,9 @@ func FuzzAdvertisement(f *testing.F) {
 		_ = answer.Decode(bufio.NewReader(bytes.NewReader(b)), false)
 		st := packp.NewReportStatus()
 		_ = st.Decode(bytes.NewReader(b))
-		// A guest that goes on sending is cut off where the limit is.
+		// A guest that continues to send is cut off at the limit.
 		over := false
-		c := &counted{r: io.MultiReader(bytes.NewReader(b), bytes.NewReader(b)), left: int64(len(b)), alive: func() {}, over: func() { over = true }}
+		c := &counted{r: io.MultiReader(bytes.NewReader(b), bytes.NewReader(b)), remaining: int64(len(b)), alive: func() {}, exceeded: func() { over = true }}
 		if got, err := io.ReadAll(c); len(b) > 0 && (err == nil || !over || len(got) != len(b)) {
 			t.Errorf("%d bytes of at most %d: %v", len(got), len(b), err)
 		}

@@ -14,14 +14,13 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// keptRefs is where the commits of clones that are gone are kept. No remote
-// leads there, so no fetch moves them and no prune removes them.
+// keptRefs is the ref prefix for commits of deleted clones. No remote maps to it, so no fetch moves
+// these refs and no prune removes them.
 const keptRefs = "refs/aivm/kept/"
 
-// KeepTracked keeps what was fetched from a clone that is gone before a new one
-// takes its place: the refs of the remote will follow the new one, and commits
-// that are in no other ref would be found in a reflog only. It returns the refs
-// it made.
+// KeepTracked keeps what was fetched from a deleted clone before a new clone replaces it. The
+// remote-tracking refs will follow the new clone, and commits on no other ref would remain in a
+// reflog only. It returns the refs it created.
 func KeepTracked(ctx context.Context, h compare.Host) ([]string, error) {
 	if len(h.Tracked) == 0 {
 		return nil, nil
@@ -29,19 +28,19 @@ func KeepTracked(ctx context.Context, h compare.Host) ([]string, error) {
 	tips := slices.Compact(slices.Sorted(maps.Values(h.Tracked)))
 	b, err := hostgit.Run(ctx, hostgit.Call{
 		Repo: h.Repo, Env: []string{"GIT_NO_LAZY_FETCH=1"}, Stdin: strings.NewReader(strings.Join(tips, "\n") + "\n"),
-		Args: append(h.MissingOK(), "--stdin", "--not", "--exclude=refs/remotes/"+h.Remote+"/*", "--all"),
+		Args: append(h.ConnectivityArgs(), "--stdin", "--not", "--exclude=refs/remotes/"+h.Remote+"/*", "--all"),
 	})
 	if err != nil {
 		return nil, hostgit.ReadError(h.Repo, err)
 	}
-	alone := map[string]bool{}
+	onlyTracked := map[string]bool{}
 	for _, oid := range hostgit.Lines(b) {
-		alone[oid] = true
+		onlyTracked[oid] = true
 	}
 	var in strings.Builder
 	var kept []string
 	for _, name := range slices.Sorted(maps.Keys(h.Tracked)) {
-		if oid := h.Tracked[name]; alone[oid] {
+		if oid := h.Tracked[name]; onlyTracked[oid] {
 			ref := keptRefs + h.Remote + "/" + name + "-" + oid[:10]
 			fmt.Fprintf(&in, "update %s\x00%s\x00\x00", ref, oid)
 			kept = append(kept, ref)
@@ -55,13 +54,13 @@ func KeepTracked(ctx context.Context, h compare.Host) ([]string, error) {
 		Args: []string{"update-ref", "--stdin", "-z"},
 	})
 	if err != nil {
-		return nil, ui.Failed("what was fetched from an earlier clone could not be kept: %w", err).Hint(ui.Cmd("git -C " + shellescape.Quote(h.Repo.Top) + " for-each-ref refs/remotes/" + h.Remote))
+		return nil, ui.Failed("keeping the commits fetched from an earlier clone: %w", err).Hint(ui.Cmd("git -C " + shellescape.Quote(h.Repo.Top) + " for-each-ref refs/remotes/" + h.Remote))
 	}
 	return kept, nil
 }
 
-// keepForced is KeepTracked for those refs alone that lose commits by going to
-// to, whose objects are here.
+// keepForced does what KeepTracked does for only those refs that lose commits by moving to the
+// commits of to, whose objects the host has.
 func keepForced(ctx context.Context, h compare.Host, to map[string]string) ([]string, error) {
 	lose := map[string]string{}
 	for name, oid := range to {

@@ -8,12 +8,12 @@ import (
 	"aivm.dev/aivm/gitsync/transfer"
 )
 
-// What was fetched of a clone that is gone outlives the next clone of that name.
+// What was fetched from a deleted clone is kept when a new clone takes its name.
 func TestKeepTracked(t *testing.T) {
 	p := clonetest.New(t)
 	p.CommitH("a", "x")
 	p.Sync()
-	theirs := p.CommitG("b", "x")
+	oldTip := p.CommitG("b", "x")
 	p.GitG("switch", "-q", "-c", "merged")
 	p.Sync()
 	p.GitH("branch", "mine", p.Remote.Name+"/merged")
@@ -30,12 +30,12 @@ func TestKeepTracked(t *testing.T) {
 	if err != nil || len(kept) != 1 || p.GitH("rev-parse", kept[0]) != idea {
 		t.Fatalf("%v %v", kept, err)
 	}
-	// A run that was killed does it again.
+	// A second run after a kill gives the same result.
 	if kept, err = transfer.KeepTracked(t.Context(), *h); err != nil || len(kept) != 0 {
 		t.Errorf("%v %v", kept, err)
 	}
 	p.Sync()
-	if got := p.GitH("for-each-ref", "--contains", theirs, "--format=%(refname)"); got == "" {
-		t.Error("the commit of the clone before is in no ref")
+	if got := p.GitH("for-each-ref", "--contains", oldTip, "--format=%(refname)"); got == "" {
+		t.Error("the commit of the earlier clone is in no ref")
 	}
 }

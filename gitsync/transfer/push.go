@@ -26,37 +26,36 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// go-git packs a few small objects as quickly as a git is started and read; of
-// many it takes ten times as long (shares.md 10).
+// go-git encodes a few small objects in the time it takes to start git and read its output; for
+// many objects it is ten times slower.
 const (
 	streamObjects = 2000
 	streamBytes   = 16 << 20
 )
 
-// Sent is what a push did.
+// Sent is the result of a push.
 type Sent struct {
 	Refs    []compare.RefUpdate
 	Objects int
 	By      string // "go-git" or "git"
 }
 
-// ErrDirty is what the guest refuses a push with when files of its work tree
-// would be lost.
+// ErrDirty is returned if the guest refuses a push because it would lose files of its work tree.
 var ErrDirty = errors.New("the guest's work tree is not clean")
 
-// receivePack is the other side of a push, as a program to run.
+// receivePack is the command in the guest that receives a push.
 func receivePack(dir string) []string {
 	return []string{"sh", "-c", guestscript.Receive, "sh", dir, guestscript.CheckoutHook}
 }
 
-// Push sends what the updates need and sets the refs, all or none. known are
-// commits the guest has for certain.
+// Push sends the objects the updates need and sets the refs, all or none. known are commits the
+// guest certainly has.
 func Push(ctx context.Context, p Peer, h compare.Host, ups []compare.RefUpdate, known []string, env []string) (Sent, error) {
 	sent := Sent{Refs: ups, By: "git"}
 	if len(ups) == 0 {
 		return sent, nil
 	}
-	why := h.Special()
+	why := h.NeedsGitProgram()
 	var pack *bytes.Buffer
 	if why == "" {
 		hashes, err := needed(ctx, h, ups, known, env)
@@ -84,8 +83,8 @@ func Push(ctx context.Context, p Peer, h compare.Host, ups []compare.RefUpdate, 
 	return sent, p.pushStream(ctx, ups, pack)
 }
 
-// needed lists the objects of the updates that the guest lacks, as far as is
-// known; at most one more than go-git is given.
+// needed lists the objects of the updates that the guest lacks according to known, at most
+// streamObjects+1.
 func needed(ctx context.Context, h compare.Host, ups []compare.RefUpdate, known, env []string) ([]string, error) {
 	var in strings.Builder
 	for _, u := range ups {
@@ -108,7 +107,7 @@ func needed(ctx context.Context, h compare.Host, ups []compare.RefUpdate, known,
 	return out.lines, nil
 }
 
-// firstLines keeps the first lines of a stream and then has it stopped.
+// firstLines keeps the first lines of a stream and then calls full to stop it.
 type firstLines struct {
 	lines []string
 	rest  []byte
@@ -133,7 +132,7 @@ func (f *firstLines) Write(p []byte) (int, error) {
 	}
 }
 
-// encodePack encodes objects with go-git; why says that the git program has to.
+// encodePack encodes objects with go-git; why is the reason to use the git program instead.
 func encodePack(ctx context.Context, h compare.Host, oids []string) (pack *bytes.Buffer, why string, err error) {
 	b, err := hostgit.Run(ctx, hostgit.Call{
 		Repo: h.Repo, Args: []string{"cat-file", "--batch-check=%(objectsize)"}, Stdin: strings.NewReader(strings.Join(oids, "\n") + "\n"),
@@ -145,7 +144,7 @@ func encodePack(ctx context.Context, h compare.Host, oids []string) (pack *bytes
 	for _, l := range hostgit.Lines(b) {
 		n, err := strconv.Atoi(l)
 		if err != nil {
-			return nil, "", fmt.Errorf("the size of an object: %w", err)
+			return nil, "", fmt.Errorf("parsing the size of an object: %w", err)
 		}
 		if total += n; total > streamBytes {
 			return nil, fmt.Sprintf("more than %d MB", streamBytes>>20), nil
@@ -157,10 +156,10 @@ func encodePack(ctx context.Context, h compare.Host, oids []string) (pack *bytes
 	}
 	store := filesystem.NewStorageWithOptions(osfs.New(h.Repo.CommonDir), cache.NewObjectLRU(streamBytes), filesystem.Options{})
 	pack = &bytes.Buffer{}
-	// Without deltas: they save bytes on a wire that has none to save, and
-	// cost an emulated guest the time to resolve them.
+	// Without deltas: bandwidth is free within one machine, and an emulated guest needs time to
+	// resolve them.
 	if _, err := packfile.NewEncoder(pack, store, false).Encode(hashes, 0); err != nil {
-		return nil, "go-git cannot read it: " + ui.CleanTo(err.Error(), 100), nil
+		return nil, "go-git cannot read the objects: " + ui.CleanTo(err.Error(), 100), nil
 	}
 	return pack, "", nil
 }
@@ -172,7 +171,7 @@ func (p Peer) pushStream(ctx context.Context, ups []compare.RefUpdate, pack io.R
 		r := bufio.NewReaderSize(s.out, 64<<10)
 		adv := packp.NewAdvRefs()
 		if err := adv.Decode(io.LimitReader(r, 64<<20)); err != nil && !errors.Is(err, packp.ErrEmptyAdvRefs) {
-			return fmt.Errorf("what the guest says of its refs: %w", err)
+			return fmt.Errorf("reading the guest's refs: %w", err)
 		}
 		req := packp.NewReferenceUpdateRequest()
 		for _, c := range []capability.Capability{capability.ReportStatus, capability.Sideband64k, capability.Atomic, capability.OFSDelta, capability.Quiet} {
@@ -186,7 +185,7 @@ func (p Peer) pushStream(ctx context.Context, ups []compare.RefUpdate, pack io.R
 		for _, u := range ups {
 			old := plumbing.NewHash(u.Old) // "" is the null hash
 			if adv.References[u.Ref] != old {
-				return ui.Failed("the clone in VM %s changed while it was looked at", p.VM).Hint(ui.CmdFor("try again", "aivm git push"))
+				return ui.Failed("the clone in VM %s changed while aivm was running", p.VM).Hint(ui.CmdFor("try again", "aivm git push"))
 			}
 			req.Commands = append(req.Commands, &packp.Command{Name: plumbing.ReferenceName(u.Ref), Old: old, New: plumbing.NewHash(u.New)})
 		}
@@ -203,15 +202,15 @@ func (p Peer) pushStream(ctx context.Context, ups []compare.RefUpdate, pack io.R
 			sent <- err
 		}()
 		demux := sideband.NewDemuxer(sideband.Sideband64k, r)
-		demux.Progress = chatter{p}
+		demux.Progress = progressWriter{p}
 		err := status.Decode(io.LimitReader(demux, 16<<20))
 		if err != nil {
 			s.cancel(context.Canceled)
 			_ = s.inR.CloseWithError(io.ErrClosedPipe)
 			<-sent
-			return fmt.Errorf("what the guest made of the push: %w", err)
+			return fmt.Errorf("reading the guest's report on the push: %w", err)
 		}
-		_ = s.inR.CloseWithError(io.ErrClosedPipe) // a report that comes before the pack is a refusal
+		_ = s.inR.CloseWithError(io.ErrClosedPipe) // a report before the end of the pack is a refusal
 		if serr := <-sent; serr != nil && status.Error() == nil {
 			return fmt.Errorf("sending: %w", serr)
 		}
@@ -220,29 +219,29 @@ func (p Peer) pushStream(ctx context.Context, ups []compare.RefUpdate, pack io.R
 	if err != nil {
 		return s.end(err)
 	}
-	judged := judge(p, ups, status)
-	if err := s.end(nil); err != nil && judged == nil && !errors.Is(err, io.ErrClosedPipe) {
+	reportErr := checkReport(p, ups, status)
+	if err := s.end(nil); err != nil && reportErr == nil && !errors.Is(err, io.ErrClosedPipe) {
 		return err
 	}
-	return judged
+	return reportErr
 }
 
-// judge reads the report: only what is reported as done is done.
-func judge(p Peer, ups []compare.RefUpdate, status packp.ReportStatus) error {
+// checkReport returns the error of a push report; only a ref reported as ok was updated.
+func checkReport(p Peer, ups []compare.RefUpdate, status packp.ReportStatus) error {
 	if status.UnpackStatus != "ok" {
-		return ui.Failed("git in VM %s could not store what was sent: %s", p.VM, ui.CleanTo(status.UnpackStatus, 200)).
-			Hint(ui.CmdFor("is its disk full?", "ssh "+p.VM+" df -h "+q2(p.Dir)))
+		return ui.Failed("git in VM %s could not store the pushed objects: %s", p.VM, ui.CleanTo(status.UnpackStatus, 200)).
+			Hint(ui.CmdFor("check whether its disk is full", "ssh "+p.VM+" df -h "+quoteTwice(p.Dir)))
 	}
 	got := map[string]string{}
 	for _, c := range status.CommandStatuses {
 		got[string(c.ReferenceName)] = c.Status
 	}
-	return refusal(p, ups, got)
+	return refusalError(p, ups, got)
 }
 
-// refusal turns git's words for refused refs into ours. With "atomic" one
-// refused ref refuses all, and only one of them says why.
-func refusal(p Peer, ups []compare.RefUpdate, got map[string]string) error {
+// refusalError turns git's reasons for refused refs into an error. With "atomic" one refused ref
+// refuses all of them, and only one has the reason.
+func refusalError(p Peer, ups []compare.RefUpdate, got map[string]string) error {
 	why := ""
 	for _, u := range ups {
 		s, ok := got[u.Ref]
@@ -263,15 +262,15 @@ func refusal(p Peer, ups []compare.RefUpdate, got map[string]string) error {
 	case strings.Contains(low, "working directory") || strings.Contains(low, "working tree") || strings.Contains(low, "staged changes") || strings.Contains(low, "update working tree"), strings.Contains(low, "push-to-checkout"):
 		return fmt.Errorf("%w: %s", ErrDirty, ui.CleanTo(why, 200))
 	case strings.Contains(low, "shallow"):
-		return ui.Refused("the clone in VM %s cannot take a push from a shallow clone: %s", p.VM, ui.CleanTo(why, 200)).
-			Hint(ui.CmdFor("get the whole history first", "git fetch --unshallow"))
+		return ui.Refused("the clone in VM %s refuses a push from a shallow clone: %s", p.VM, ui.CleanTo(why, 200)).
+			Hint(ui.CmdFor("fetch the complete history first", "git fetch --unshallow"))
 	case strings.Contains(low, "non-fast-forward"), strings.Contains(low, "failed to update ref"), strings.Contains(low, "lock"), strings.Contains(low, "fetch first"):
 		return ui.Failed("the clone in VM %s changed while it was pushed to: %s", p.VM, ui.CleanTo(why, 200)).Hint(ui.CmdFor("try again", "aivm git push"))
 	}
-	return ui.Failed("git in VM %s refused the push: %s", p.VM, ui.CleanTo(why, 200)).Hint(ui.CmdFor("look", "ssh "+p.VM+" git -C "+q2(p.Dir)+" status"))
+	return ui.Failed("git in VM %s refused the push: %s", p.VM, ui.CleanTo(why, 200)).Hint(ui.CmdFor("see the clone's state", "ssh "+p.VM+" git -C "+quoteTwice(p.Dir)+" status"))
 }
 
-// pushProgram has the git program do it, on the same connection.
+// pushProgram pushes with the git program over the same connection.
 func (p Peer) pushProgram(ctx context.Context, h compare.Host, ups []compare.RefUpdate, env []string) error {
 	args := []string{
 		"-c", "protocol.fd.allow=always", "push", "--porcelain", "--atomic", "--no-verify", "--no-thin", "--no-follow-tags", "--no-signed", "--no-force-if-includes",
@@ -285,7 +284,7 @@ func (p Peer) pushProgram(ctx context.Context, h compare.Host, ups []compare.Ref
 		args = append(args, u.New+":"+u.Ref)
 	}
 	out := capture.Head{Limit: 1 << 20}
-	err := p.program(ctx, receivePack(p.Dir), hostgit.Call{Repo: h.Repo, Env: env, Args: args, Stdout: &out})
+	err := p.runHostGit(ctx, receivePack(p.Dir), hostgit.Call{Repo: h.Repo, Env: env, Args: args, Stdout: &out})
 	got := map[string]string{}
 	for _, l := range strings.Split(out.String(), "\n") {
 		// "FLAG \t FROM:TO \t SUMMARY (REASON)"
@@ -301,7 +300,7 @@ func (p Peer) pushProgram(ctx context.Context, h compare.Host, ups []compare.Ref
 		}
 	}
 	if len(got) > 0 {
-		if r := refusal(p, ups, got); r != nil {
+		if r := refusalError(p, ups, got); r != nil {
 			if strings.Contains(r.Error(), "atomic") && err != nil {
 				return errors.Join(r, err)
 			}
@@ -310,7 +309,7 @@ func (p Peer) pushProgram(ctx context.Context, h compare.Host, ups []compare.Ref
 	}
 	if err != nil {
 		if strings.Contains(err.Error(), "shallow") {
-			return refusal(p, ups, map[string]string{ups[0].Ref: err.Error()})
+			return refusalError(p, ups, map[string]string{ups[0].Ref: err.Error()})
 		}
 		return ui.Failed("pushing to VM %s: %w", p.VM, err).Hint(ui.CmdFor("try again", "aivm git push"))
 	}

@@ -16,9 +16,9 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// A quarantine is an object store of its own for what a guest sends. What is in
-// it is no part of the repository before admit. Its name is one `git gc` tidies
-// up by itself, should nobody else.
+// A quarantine is a separate object store for what a guest sends. Its content is not part of the
+// repository before admit. `git gc` removes directories with this name prefix, should aivm not do
+// so.
 type quarantine struct {
 	h   compare.Host
 	dir string
@@ -26,13 +26,13 @@ type quarantine struct {
 
 const quarantinePrefix = "tmp_objdir-aivm-"
 
-// newQuarantine also removes what killed runs left; the caller holds the lock
-// of this repository, so none of them is in use.
+// newQuarantine creates a quarantine. It also removes those of killed runs: the caller holds the
+// lock of this repository, so none is in use.
 func newQuarantine(h compare.Host) (*quarantine, error) {
 	dropQuarantines(h)
 	dir, err := os.MkdirTemp(h.Objects(), quarantinePrefix+"*")
 	if err != nil {
-		return nil, ui.Failed("the repository cannot be written: %w", err).Hint(ui.Cmd("ls -ld "+h.Objects()), ui.Cmd("df -h "+h.Objects()))
+		return nil, ui.Failed("writing to the repository: %w", err).Hint(ui.Cmd("ls -ld "+h.Objects()), ui.Cmd("df -h "+h.Objects()))
 	}
 	if err := os.Mkdir(filepath.Join(dir, "pack"), 0o777); err != nil {
 		return nil, err
@@ -41,14 +41,14 @@ func newQuarantine(h compare.Host) (*quarantine, error) {
 }
 
 func dropQuarantines(h compare.Host) {
-	left, _ := filepath.Glob(filepath.Join(h.Objects(), quarantinePrefix+"*"))
-	for _, d := range left {
+	stale, _ := filepath.Glob(filepath.Join(h.Objects(), quarantinePrefix+"*"))
+	for _, d := range stale {
 		dropQuarantine(d)
 	}
 }
 
-// dropQuarantine removes the files we can have made, and the directories if
-// nothing else is in them: never a tree.
+// dropQuarantine removes the files aivm and git can have created in it, and then its directories if
+// they are empty. It never removes a tree recursively.
 func dropQuarantine(dir string) {
 	for _, sub := range []string{"pack", "info", ""} {
 		d := filepath.Join(dir, sub)
@@ -76,14 +76,14 @@ func dropQuarantine(dir string) {
 
 func (q *quarantine) drop() { dropQuarantine(q.dir) }
 
-// env makes git write to the quarantine and read the repository's objects
-// beside it.
+// env returns the variables that make git write to the quarantine and also read the repository's
+// objects.
 func (q *quarantine) env() []string {
 	return []string{"GIT_OBJECT_DIRECTORY=" + q.dir, "GIT_ALTERNATE_OBJECT_DIRECTORIES=" + q.h.Objects()}
 }
 
-// index takes a pack apart: each object is unpacked, hashed and checked
-// (--strict), and deltas against objects we have are completed.
+// index indexes a pack: git unpacks, hashes and checks each object (--strict), and completes deltas
+// against the repository's objects.
 func (q *quarantine) index(ctx context.Context, pack io.Reader, lim Limits) error {
 	_, err := hostgit.Run(ctx, hostgit.Call{
 		Repo: q.h.Repo, Env: q.env(), Stdin: pack, Memory: lim.Memory, CPU: uint64(lim.CPU.Seconds()),
@@ -95,20 +95,18 @@ func (q *quarantine) index(ctx context.Context, pack io.Reader, lim Limits) erro
 	return err
 }
 
-// complete says whether all that wants need is there: a guest can name a
-// commit and send something else. What its history holds that the repository
-// reaches already is not looked at again.
+// complete fails unless everything that wants need is present: a guest can advertise a commit and
+// send something else. History that the repository's refs already reach is not checked again.
 func (q *quarantine) complete(ctx context.Context, wants []string) error {
 	in := strings.Join(wants, "\n") + "\n"
 	_, err := hostgit.Run(ctx, hostgit.Call{
 		Repo: q.h.Repo, Env: append(q.env(), "GIT_NO_LAZY_FETCH=1"), Stdin: strings.NewReader(in), Stdout: io.Discard,
-		Args: append(q.h.MissingOK(), "--objects", "--quiet", "--stdin", "--not", "--all"),
+		Args: append(q.h.ConnectivityArgs(), "--objects", "--quiet", "--stdin", "--not", "--all"),
 	})
 	return err
 }
 
-// kinds returns the types of objects, as the repository with the quarantine
-// has them.
+// kinds returns the types of objects in the repository and the quarantine.
 func (q *quarantine) kinds(ctx context.Context, oids []string) (map[string]string, error) {
 	b, err := hostgit.Run(ctx, hostgit.Call{
 		Repo: q.h.Repo, Env: append(q.env(), "GIT_NO_LAZY_FETCH=1"), Args: []string{"cat-file", "--batch-check=%(objectname) %(objecttype)"},
@@ -126,8 +124,8 @@ func (q *quarantine) kinds(ctx context.Context, oids []string) (map[string]strin
 	return out, nil
 }
 
-// admit moves what is in the quarantine into the repository: a pack before its
-// index, because only what has an index is looked at.
+// admit moves the quarantine's content into the repository: a pack before its index, since git only
+// uses packs that have an index.
 func (q *quarantine) admit() error {
 	packs := filepath.Join(q.h.Objects(), "pack")
 	if err := os.MkdirAll(packs, 0o777); err != nil {
@@ -172,7 +170,7 @@ func (q *quarantine) admit() error {
 	return nil
 }
 
-// move never replaces a file: one of that name has that content.
+// move does not replace an existing file: one of that name has the same content.
 func move(from, to string) error {
 	err := os.Link(from, to)
 	if errors.Is(err, fs.ErrExist) {

@@ -14,21 +14,21 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Limits bound what a guest can make a transfer cost.
+// Limits bounds what a guest can make a transfer cost.
 type Limits struct {
-	Bytes int64         // that the guest sends
-	Quiet time.Duration // without a byte in either direction
+	Bytes int64         // sent by the guest
+	Quiet time.Duration // without a byte in both directions
 	Total time.Duration
-	// Memory and CPU bound the git that takes what the guest sends apart.
+	// Memory and CPU limit the git process that reads what the guest sends.
 	Memory uint64
 	CPU    time.Duration
 }
 
-// DefaultLimits leave room for any project a person works on, and none for
-// filling a disk or a night.
+// DefaultLimits allows any project a person works on, but does not let a guest fill the disk or run
+// for hours.
 var DefaultLimits = Limits{Bytes: 4 << 30, Quiet: 2 * time.Minute, Total: time.Hour, Memory: 8 << 30, CPU: 30 * time.Minute}
 
-func (l Limits) or(d Limits) Limits {
+func (l Limits) withDefaults(d Limits) Limits {
 	if l.Bytes == 0 {
 		l.Bytes = d.Bytes
 	}
@@ -47,17 +47,17 @@ func (l Limits) or(d Limits) Limits {
 	return l
 }
 
-// A Peer is the guest's clone over the connection that is open.
+// A Peer is the guest's clone, reached over the open connection.
 type Peer struct {
 	Conn   guest.Conn
 	VM     string
 	Dir    string
 	Limits Limits
-	// Fresh says that the remote was not in the repository's configuration, so
-	// what was last seen of it may be of another clone.
-	Fresh bool
-	// Note, if set, is told what is done how (-v). Progress, if set, is told
-	// what to show meanwhile.
+	// RemoteIsNew means that the remote was not in the repository's configuration, so its
+	// remote-tracking refs may be from another clone.
+	RemoteIsNew bool
+	// Note, if set, receives descriptions of how things are done (-v). Progress, if set, receives
+	// the current progress.
 	Note     func(string)
 	Progress func(detail string, fraction float64)
 }
@@ -74,17 +74,17 @@ func (p Peer) progress(detail string, fraction float64) {
 	}
 }
 
-// guestWords is how many bytes of what the guest's git complains are kept.
-const guestWords = 4096
+// guestStderrTail is how many bytes of the end of the guest git's stderr are kept.
+const guestStderrTail = 4096
 
 var (
-	errQuiet   = errors.New("the guest was silent for too long")
+	errQuiet   = errors.New("the guest sent nothing for too long")
 	errTooSlow = errors.New("the guest took too long")
 	errTooBig  = errors.New("the guest sent too much")
 )
 
-// session is one git service in the guest: what is written to in goes to it,
-// what it says comes out of out.
+// session is one git service process in the guest: in is its standard input, out its standard
+// output.
 type session struct {
 	in     *pipeEnd
 	out    io.Reader
@@ -98,7 +98,7 @@ type session struct {
 	inR    *io.PipeReader
 }
 
-// pipeEnd counts a write as a sign of life.
+// pipeEnd counts each write as activity for the Quiet limit.
 type pipeEnd struct {
 	*io.PipeWriter
 	alive func()
@@ -110,11 +110,11 @@ func (p *pipeEnd) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// start runs a git service on the clone.
+// start runs a git service on the guest's clone.
 func (p Peer) start(parent context.Context, argv ...string) *session {
-	lim := p.Limits.or(DefaultLimits)
+	lim := p.Limits.withDefaults(DefaultLimits)
 	ctx, cancel := context.WithCancelCause(parent)
-	s := &session{ctx: ctx, cancel: cancel, done: make(chan struct{}), stderr: &capture.Tail{Limit: guestWords}}
+	s := &session{ctx: ctx, cancel: cancel, done: make(chan struct{}), stderr: &capture.Tail{Limit: guestStderrTail}}
 	total := time.AfterFunc(lim.Total, func() { cancel(errTooSlow) })
 	quiet := time.AfterFunc(lim.Quiet, func() { cancel(errQuiet) })
 	alive := func() { quiet.Reset(lim.Quiet) }
@@ -122,7 +122,7 @@ func (p Peer) start(parent context.Context, argv ...string) *session {
 	outR, outW := io.Pipe()
 	s.inR, s.outR = inR, outR
 	s.in = &pipeEnd{inW, alive}
-	s.out = &counted{r: outR, left: lim.Bytes, alive: alive, over: func() { cancel(errTooBig) }}
+	s.out = &counted{r: outR, remaining: lim.Bytes, alive: alive, exceeded: func() { cancel(errTooBig) }}
 	go func() {
 		defer close(s.done)
 		defer total.Stop()
@@ -141,8 +141,8 @@ func (p Peer) start(parent context.Context, argv ...string) *session {
 	return s
 }
 
-// end closes the session and says how it ended: the reason it was cut, the
-// connection's, or the guest's last words. why is what the caller ran into.
+// end closes the session and returns how it ended: the limit that was exceeded, the connection's
+// error, or the guest's last lines of stderr. why is the error the caller ran into.
 func (s *session) end(why error) error {
 	if why != nil {
 		s.cancel(context.Canceled)
@@ -165,33 +165,33 @@ func (s *session) end(why error) error {
 	}
 	if words != "" {
 		l := strings.Split(words, "\n")
-		return fmt.Errorf("%w; the guest said: %s", why, ui.CleanTo(strings.Join(l[max(0, len(l)-3):], "; "), 400))
+		return fmt.Errorf("%w; the guest reported: %s", why, ui.CleanTo(strings.Join(l[max(0, len(l)-3):], "; "), 400))
 	}
 	return why
 }
 
-// counted bounds what is read.
+// counted limits the bytes read, and counts each read as activity.
 type counted struct {
-	r     io.Reader
-	left  int64
-	alive func()
-	over  func()
+	r         io.Reader
+	remaining int64
+	alive     func()
+	exceeded  func()
 }
 
 func (c *counted) Read(p []byte) (int, error) {
-	if c.left <= 0 {
-		c.over()
+	if c.remaining <= 0 {
+		c.exceeded()
 		return 0, errTooBig
 	}
-	n, err := c.r.Read(p[:min(int64(len(p)), c.left)])
-	c.left -= int64(n)
+	n, err := c.r.Read(p[:min(int64(len(p)), c.remaining)])
+	c.remaining -= int64(n)
 	if n > 0 {
 		c.alive()
 	}
 	return n, err
 }
 
-// Script runs a script of ours in the guest as its user, arguments as $1 and on.
+// Script runs one of aivm's scripts in the guest as the guest user, with args as $1 and so on.
 func (p Peer) Script(ctx context.Context, what, script string, args ...string) (string, int, error) {
 	out, stderr := capture.Head{Limit: 1 << 20}, capture.Head{Limit: 4 << 10}
 	argv := append([]string{"sh", "-c", guestscript.InEnglish + script, "sh"}, args...)
@@ -200,7 +200,7 @@ func (p Peer) Script(ctx context.Context, what, script string, args ...string) (
 		return "", code, fmt.Errorf("%s: %w", what, err)
 	}
 	if code >= 100 || code == 0 {
-		return out.String(), code, nil // our own statuses
+		return out.String(), code, nil // answers of the script
 	}
 	words := strings.TrimSpace(stderr.String())
 	return out.String(), code, ui.Failed("%s failed in VM %s (status %d): %s", what, p.VM, code, ui.CleanTo(strings.ReplaceAll(words, "\n", "; "), 300))

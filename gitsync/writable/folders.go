@@ -14,19 +14,19 @@ import (
 	"aivm.dev/aivm/internal/root/mountinfo"
 )
 
-// Folders are the folders of this machine that guests can write.
+// Folders holds the folders on the host that guests can write.
 type Folders struct {
-	vms    map[string]string // by folder
-	spots  map[string]spot
-	infos  map[string]fs.FileInfo
-	mounts map[int]mountinfo.Mount
+	vms       map[string]string // folder -> VM
+	locations map[string]location
+	infos     map[string]fs.FileInfo
+	mounts    map[int]mountinfo.Mount
 }
 
-// spot is a place in a file system, the same whichever mount leads there.
-type spot struct{ dev, path string }
+// location is a path within a file system, the same through whichever mount it is reached.
+type location struct{ dev, path string }
 
 func New(writable map[string]string) (*Folders, error) {
-	g := &Folders{vms: writable, spots: map[string]spot{}, infos: map[string]fs.FileInfo{}, mounts: map[int]mountinfo.Mount{}}
+	g := &Folders{vms: writable, locations: map[string]location{}, infos: map[string]fs.FileInfo{}, mounts: map[int]mountinfo.Mount{}}
 	if len(writable) == 0 {
 		return g, nil
 	}
@@ -38,8 +38,8 @@ func New(writable map[string]string) (*Folders, error) {
 		g.mounts[m.ID] = m
 	}
 	for w := range writable {
-		if s, ok := g.spotOf(w); ok {
-			g.spots[w] = s
+		if s, ok := g.locate(w); ok {
+			g.locations[w] = s
 		}
 		if st, err := os.Stat(w); err == nil {
 			g.infos[w] = st
@@ -48,49 +48,50 @@ func New(writable map[string]string) (*Folders, error) {
 	return g, nil
 }
 
-// Seen are the folders that are there.
-func (g *Folders) Seen() []string { return slices.Sorted(maps.Keys(g.infos)) }
+// Existing lists the folders that exist.
+func (g *Folders) Existing() []string { return slices.Sorted(maps.Keys(g.infos)) }
 
-// VM is whose guest can write the folder.
+// VM returns the VM whose guest can write the folder.
 func (g *Folders) VM(folder string) string { return g.vms[folder] }
 
-// System names the file system that a directory lies in, "" if it cannot be told.
-func (g *Folders) System(dir string) string {
-	at, _ := g.spotOf(dir)
+// FileSystem returns the device of the file system that a directory is in, "" if it cannot be
+// determined.
+func (g *Folders) FileSystem(dir string) string {
+	at, _ := g.locate(dir)
 	return at.dev
 }
 
-// spotOf finds where in its file system a place is that is there.
-func (g *Folders) spotOf(p string) (spot, bool) {
+// locate returns the location of an existing path.
+func (g *Folders) locate(p string) (location, bool) {
 	var st unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, p, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_MNT_ID, &st); err != nil || st.Mask&unix.STATX_MNT_ID == 0 {
-		return spot{}, false
+		return location{}, false
 	}
 	m, ok := g.mounts[int(st.Mnt_id)]
 	if !ok {
-		return spot{}, false
+		return location{}, false
 	}
 	rel, err := filepath.Rel(m.Point, p)
 	if err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
-		return spot{}, false
+		return location{}, false
 	}
-	return spot{m.Dev, filepath.Join(m.Root, rel)}, true
+	return location{m.Dev, filepath.Join(m.Root, rel)}, true
 }
 
-// Holding reports which folder that a guest can write holds p, and whose it is.
-// It knows the folder by its name, by its inode, and through other mounts.
-func (g *Folders) Holding(p string) (folder, vm string, yes bool) {
+// FolderAround returns the guest-writable folder that contains p, and its VM. It compares names and
+// inodes, and sees through other mounts.
+func (g *Folders) FolderAround(p string) (folder, vm string, yes bool) {
 	if g == nil || len(g.vms) == 0 {
 		return "", "", false
 	}
 	var up []fs.FileInfo
-	var at spot
+	var at location
 	placed := false
 	for d, rest := p, ""; ; d = filepath.Dir(d) {
 		if st, err := os.Lstat(d); err == nil {
 			up = append(up, st)
 			if !placed {
-				if at, placed = g.spotOf(d); placed {
+				if at, placed = g.locate(d); placed {
 					at.path = filepath.Join(at.path, rest)
 				}
 			}
@@ -102,7 +103,7 @@ func (g *Folders) Holding(p string) (folder, vm string, yes bool) {
 	}
 	for _, w := range slices.Sorted(maps.Keys(g.vms)) {
 		same := func(st fs.FileInfo) bool { return os.SameFile(st, g.infos[w]) }
-		s, known := g.spots[w]
+		s, known := g.locations[w]
 		if Within(p, w) || g.infos[w] != nil && slices.ContainsFunc(up, same) || known && placed && s.dev == at.dev && Within(at.path, s.path) {
 			return w, g.vms[w], true
 		}
@@ -110,11 +111,11 @@ func (g *Folders) Holding(p string) (folder, vm string, yes bool) {
 	return "", "", false
 }
 
-// Inside reports which folder that a guest can write lies in p, and whose it is.
-func (g *Folders) Inside(p string) (folder, vm string, yes bool) {
-	at, placed := g.spotOf(p)
+// FolderBelow returns a guest-writable folder that is inside p, and its VM.
+func (g *Folders) FolderBelow(p string) (folder, vm string, yes bool) {
+	at, placed := g.locate(p)
 	for _, w := range slices.Sorted(maps.Keys(g.vms)) {
-		s, known := g.spots[w]
+		s, known := g.locations[w]
 		if Within(w, p) || known && placed && s.dev == at.dev && Within(s.path, at.path) {
 			return w, g.vms[w], true
 		}
@@ -122,10 +123,9 @@ func (g *Folders) Inside(p string) (folder, vm string, yes bool) {
 	return "", "", false
 }
 
-// Sharing reports whether the file at p has another name that may lie in a
-// folder a guest can write: several names, and an owner and a file system in
-// common with the folder.
-func (g *Folders) Sharing(p string) (folder, vm string, yes bool) {
+// HardLinked reports whether the file at p has a hard link that may be in a guest-writable folder:
+// it has several links, and the folder's owner and file system.
+func (g *Folders) HardLinked(p string) (folder, vm string, yes bool) {
 	if g == nil {
 		return "", "", false
 	}

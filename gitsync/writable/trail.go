@@ -14,10 +14,10 @@ func Within(p, dir string) bool {
 	return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
 }
 
-// Trail lists every place that opening name passes: each directory, each link
-// and what it leads to, and the end, whether it is there or not. Whoever can
-// write one of them decides what is read. name is absolute and is not cleaned:
-// "link/.." is where the link leads, as it is for the kernel.
+// Trail lists every path that opening name passes: each directory, each symbolic link and its
+// target, and the final path, whether it exists or not. Whoever can write one of them decides what
+// is read. name is absolute and not cleaned: "link/.." is the parent of the link's target, as for
+// the kernel.
 func Trail(name string) ([]string, error) {
 	rest := strings.Split(name, "/")
 	at := "/"

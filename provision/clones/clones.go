@@ -20,8 +20,8 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// Find returns w with the repository of its folder in mode git. Nothing of that is
-// run before it is sure that no guest can write it.
+// Find returns w with the repository of its folder in git mode. It runs nothing of the repository
+// before checking that no guest can write it.
 func (e Part) Find(ctx context.Context, w *target.Target) (*target.Target, error) {
 	a := *w.Folder
 	repo, err := gitsync.Find(a.HostPath)
@@ -29,7 +29,7 @@ func (e Part) Find(ctx context.Context, w *target.Target) (*target.Target, error
 		return w, err
 	}
 	if repo.Top != a.HostPath {
-		return w, ui.Refused("%s is no git repository any more; %s around it is", ui.Clean(a.HostPath), ui.Clean(repo.Top)).
+		return w, ui.Refused("%s is no longer the top of a git repository, which is now %s", ui.Clean(a.HostPath), ui.Clean(repo.Top)).
 			Hint(ui.Cmd("aivm detach " + shellescape.Quote(a.HostPath) + " --vm " + a.VM))
 	}
 	writable, err := e.guestWritable()
@@ -44,7 +44,7 @@ func (e Part) Find(ctx context.Context, w *target.Target) (*target.Target, error
 		return w, err
 	}
 	if w.NewFolder {
-		// Nothing is made for what cannot be pushed.
+		// Create nothing for a repository that cannot be pushed.
 		if _, err := gitsync.Observe(ctx, repo, m.Name); err != nil {
 			return w, err
 		}
@@ -52,8 +52,8 @@ func (e Part) Find(ctx context.Context, w *target.Target) (*target.Target, error
 	return w.WithClone(target.Clone{Repo: repo, Push: true, Fetch: true, Fresh: !m.Present}), nil
 }
 
-// guestWritable are the folders of this machine that a guest can write, by the
-// VM that can: what is recorded, and what is mounted whatever is recorded.
+// guestWritable returns the folders on the host that a guest can write, with the VM that can: those
+// recorded as attached, and those mounted for a VM whether recorded or not.
 func (e Part) guestWritable() (map[string]string, error) {
 	store, err := e.Load()
 	if err != nil {
@@ -85,9 +85,9 @@ func (e Part) guestWritable() (map[string]string, error) {
 	return out, nil
 }
 
-// Observe looks at the repository while the guest is asked.
+// Observe reads the state of the repository while the guest's probe runs.
 func Observe(ctx context.Context, w *target.Target, f *loop.Facts) {
-	// Anew each time: the VM's name may have changed since.
+	// Find the remote again each time: the VM's name may have changed.
 	m, err := gitsync.FindRemote(w.Clone.Repo, w.Name, w.Folder.GuestDst)
 	if err != nil {
 		f.Clone.Host = plan.Unknown[gitsync.Host](err)
@@ -97,7 +97,7 @@ func Observe(ctx context.Context, w *target.Target, f *loop.Facts) {
 	f.Clone.Remote, f.Clone.Host = m, plan.Known[gitsync.Host]{Value: h, Err: err}
 }
 
-// Probe is the clone's piece of the one probe script.
+// Probe returns the clone's part of the probe script.
 func Probe(w *target.Target) guest.Probe {
 	return guest.Probe{Name: "git", Script: gitsync.GuestProbe(w.Folder.GuestDst)}
 }
@@ -119,7 +119,7 @@ func (e Part) PlanHost(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
 		consent = plan.Ask
 	}
 	return []plan.Action{{
-		ID: "git.remote:" + w.Folder.Tag, Why: fmt.Sprintf("name the clone in VM %s %q in the repository %s", w.Name, m.Name, w.Folder.HostPath),
+		ID: "git.remote:" + w.Folder.Tag, Why: fmt.Sprintf("add git remote %q for the clone in VM %s to repository %s", m.Name, w.Name, w.Folder.HostPath),
 		Shows: []string{"write " + m.Path()}, Diff: m.AddDiff(), Consent: consent, Timing: "share",
 		Do: func(ctx context.Context) error {
 			if err := m.Add(ctx); err != nil {
@@ -131,7 +131,7 @@ func (e Part) PlanHost(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
 	}}, nil
 }
 
-// PlanGuest is what brings the clone and the host's view of it up to date.
+// PlanGuest plans the actions that update the clone and the host's remote-tracking refs.
 func (e Part) PlanGuest(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
 	if w.Clone == nil {
 		return nil, nil
@@ -147,7 +147,7 @@ func (e Part) PlanGuest(w *target.Target, f *loop.Facts) ([]plan.Action, error) 
 		if w.NewFolder || w.Clone.Strict || g.State != gitsync.Clone {
 			return nil, err
 		}
-		return nil, nil // the clone is there and can be worked in: End says it
+		return nil, nil // the clone can be used; End reports the error
 	}
 	h := &f.Clone.Host.Value
 	var out []plan.Action
@@ -165,7 +165,7 @@ func (e Part) PlanGuest(w *target.Target, f *loop.Facts) ([]plan.Action, error) 
 	}
 	dst := shellescape.Quote(w.Folder.GuestDst)
 	if g.State != gitsync.Clone {
-		add("git.init", fmt.Sprintf("make a clone of %s at %s in VM %s", w.Folder.HostPath, w.Folder.GuestDst, w.Name), "git init "+dst+" (in the guest)",
+		add("git.init", fmt.Sprintf("create a clone of %s at %s in VM %s", w.Folder.HostPath, w.Folder.GuestDst, w.Name), "git init "+dst+" (in the guest)",
 			func(ctx context.Context, p gitsync.Peer) error {
 				if g.State == gitsync.Clone {
 					return nil
@@ -175,34 +175,34 @@ func (e Part) PlanGuest(w *target.Target, f *loop.Facts) ([]plan.Action, error) 
 					return err
 				}
 				if len(kept) > 0 {
-					e.UI.Say("What was fetched from an earlier clone in VM %s and is in no branch here is kept: %s", w.Name, ui.Some(kept, 10))
+					e.UI.Say("Commits of an earlier clone in VM %s that are on no branch of this machine were kept as %s", w.Name, ui.Some(kept, 10))
 				}
 				f.Clone.Result.Cloned = true
 				return gitsync.Init(ctx, p, *h, g)
 			})
 	}
-	news := gitsync.News(*h, *g)
+	news := gitsync.MovedBranches(*h, *g)
 	if (w.Clone.Fetch || w.Clone.Push && gitsync.Relate(*h, *g) == gitsync.Unseen) && len(news) > 0 {
-		add("git.fetch", fmt.Sprintf("fetch what VM %s committed", w.Name), "git fetch "+f.Clone.Remote.Name, func(ctx context.Context, p gitsync.Peer) error { return e.gitFetch(ctx, w, f, p) })
+		add("git.fetch", fmt.Sprintf("fetch commits from VM %s", w.Name), "git fetch "+f.Clone.Remote.Name, func(ctx context.Context, p gitsync.Peer) error { return e.gitFetch(ctx, w, f, p) })
 	}
 	ups, _ := gitsync.Updates(*h, *g)
 	if w.Clone.Push && (len(ups) > 0 || g.State != gitsync.Clone || gitsync.Relate(*h, *g) == gitsync.Unseen || gitsync.Relate(*h, *g) == gitsync.Diverged) {
 		add("git.push", fmt.Sprintf("push branch %s to VM %s", h.Branch, w.Name), "git push "+f.Clone.Remote.Name+" "+shellescape.Quote(h.Branch),
 			func(ctx context.Context, p gitsync.Peer) error { return e.gitPush(ctx, w, f, p) })
 	}
-	if w.Clone.Push && gitsync.Follows(*h, *g) {
+	if w.Clone.Push && gitsync.ShouldSwitch(*h, *g) {
 		add("git.switch", fmt.Sprintf("check out branch %s in VM %s", h.Branch, w.Name), "git checkout "+shellescape.Quote(h.Branch)+" (in the guest)",
 			func(ctx context.Context, p gitsync.Peer) error { return e.gitSwitch(ctx, w, f, p) })
 	}
 	if w.Clone.Wip {
-		add("git.wip", fmt.Sprintf("send what is not committed to VM %s", w.Name), "git push "+f.Clone.Remote.Name+" refs/aivm/wip/"+shellescape.Quote(h.Branch),
+		add("git.wip", fmt.Sprintf("send uncommitted files to VM %s", w.Name), "git push "+f.Clone.Remote.Name+" refs/aivm/wip/"+shellescape.Quote(h.Branch),
 			func(ctx context.Context, p gitsync.Peer) error {
 				if g.Heads[h.Branch] != h.Head {
-					return ui.Refused("branch %s of VM %s has commits of its own, and what is not committed here stands on others", h.Branch, w.Name).
-						Hint(ui.CmdFor("take them over first", "aivm git pull "+shellescape.Quote(w.Folder.HostPath)))
+					return ui.Refused("branch %s of VM %s has other commits than this machine, so uncommitted files cannot be sent", h.Branch, w.Name).
+						Hint(ui.CmdFor("pull the VM's commits first", "aivm git pull "+shellescape.Quote(w.Folder.HostPath)))
 				}
-				said, err := gitsync.SendUncommitted(ctx, p, *h, g)
-				f.Clone.Result.Wip = said
+				outcome, err := gitsync.SendUncommitted(ctx, p, *h, g)
+				f.Clone.Result.Wip = outcome
 				return err
 			})
 	}
@@ -219,9 +219,9 @@ func (e Part) gitFetch(ctx context.Context, w *target.Target, f *loop.Facts, p g
 	return tolerate(ctx, w, f, err)
 }
 
-// tolerate makes a remark of what went wrong between the two repositories,
-// where moving commits is not the point of the command: what a guest says or
-// sends must not keep anybody from going in to mend it.
+// tolerate turns an error between the two repositories into a warning, unless transferring commits
+// is the purpose of the command: nothing a guest reports or sends may keep the user from entering
+// the VM to fix it.
 func tolerate(ctx context.Context, w *target.Target, f *loop.Facts, err error) error {
 	if err == nil || w.Clone.Strict || w.NewFolder || ctx.Err() != nil || f.Clone.Guest.State != gitsync.Clone || errors.Is(err, guest.ErrLost) {
 		return err
@@ -234,7 +234,7 @@ func (e Part) gitPush(ctx context.Context, w *target.Target, f *loop.Facts, p gi
 	h := &f.Clone.Host.Value
 	moves := gitsync.Relate(*h, f.Clone.Guest) == gitsync.HostAhead || gitsync.Relate(*h, f.Clone.Guest) == gitsync.Missing
 	if moves {
-		// Before the files that stand for them.
+		// git-lfs objects are sent before the commits that refer to them.
 		missing, err := gitsync.CarryLFS(ctx, p, *h)
 		e.sayMissing(w, missing)
 		if err != nil {
@@ -257,7 +257,7 @@ func (e Part) gitPush(ctx context.Context, w *target.Target, f *loop.Facts, p gi
 	return tolerate(ctx, w, f, err)
 }
 
-// sayMissing says what of the repository its clone lacks.
+// sayMissing warns about parts of the repository that its clone lacks.
 func (e Part) sayMissing(w *target.Target, missing []string) {
 	for _, m := range missing {
 		e.WarnOnce("the clone in VM " + w.Name + " is not complete: " + m)
@@ -267,32 +267,32 @@ func (e Part) sayMissing(w *target.Target, missing []string) {
 func (e Part) gitSwitch(ctx context.Context, w *target.Target, f *loop.Facts, p gitsync.Peer) error {
 	h := &f.Clone.Host.Value
 	if f.Clone.Guest.Heads[h.Branch] == "" {
-		return nil // it could not be pushed, and that was said
+		return nil // the push failed, and that was reported
 	}
 	done, err := gitsync.Switch(ctx, p, *h, &f.Clone.Guest)
 	if err == nil && !done {
-		e.WarnOnce(gitsync.Stays(p, *h, f.Clone.Guest))
+		e.WarnOnce(gitsync.StaysOnBranch(p, *h, f.Clone.Guest))
 	}
 	return tolerate(ctx, w, f, err)
 }
 
 func (e Part) peer(ctx context.Context, w *target.Target, f *loop.Facts) gitsync.Peer {
-	p := gitsync.Peer{Conn: f.Conn, VM: w.Name, Dir: w.Folder.GuestDst, Limits: w.Clone.Limits, Fresh: w.Clone.Fresh, Progress: func(d string, fr float64) { plan.Report(ctx, d, fr) }}
+	p := gitsync.Peer{Conn: f.Conn, VM: w.Name, Dir: w.Folder.GuestDst, Limits: w.Clone.Limits, RemoteIsNew: w.Clone.Fresh, Progress: func(d string, fr float64) { plan.Report(ctx, d, fr) }}
 	if e.Verbose > 0 {
 		p.Note = func(s string) { e.UI.Say("git: %s", s) }
 	}
 	return p
 }
 
-// beginGit takes the repository's lock, once a run: the quarantine and the refs
-// have one run at a time. Whoever had to wait looks again.
+// beginGit takes the repository's lock, once per run: only one run at a time uses the quarantine
+// and the refs. After waiting for the lock, it observes both sides again.
 func (e Part) beginGit(ctx context.Context, w *target.Target, f *loop.Facts) error {
 	if f.Clone.Release != nil {
 		return nil
 	}
 	path := e.State().RepositoryLockPath(share.Token(w.Clone.Repo.CommonDir))
 	release, waited, err := lockfile.Lock(ctx, path, e.Rerun, func(holder string) func(error) {
-		plan.Report(ctx, "waiting for "+holder+", which works on this repository", -1)
+		plan.Report(ctx, "waiting for "+holder+", which uses this repository", -1)
 		return func(error) {}
 	})
 	if err != nil {
@@ -320,9 +320,9 @@ func (e Part) beginGit(ctx context.Context, w *target.Target, f *loop.Facts) err
 	return nil
 }
 
-// End lets other runs at the repository and says what kept commits from
-// moving: as an error where that was the point of the command, else as a
-// remark, for the folder can be worked in all the same.
+// End releases the repository's lock and reports what prevented the transfer of commits: as an
+// error if that was the purpose of the command, otherwise as a warning, since the folder can be
+// used anyway.
 func (e Part) End(w *target.Target, f *loop.Facts) error {
 	if w.Clone == nil {
 		return nil
@@ -350,9 +350,8 @@ func (e Part) End(w *target.Target, f *loop.Facts) error {
 	return nil
 }
 
-// Undo takes the remote away again, after a run that failed before the
-// folder was recorded.
-func (e Part) Undo(ctx context.Context, w *target.Target, f *loop.Facts) {
+// RemoveNewRemote removes the remote after a run that failed before the folder was recorded.
+func (e Part) RemoveNewRemote(ctx context.Context, w *target.Target, f *loop.Facts) {
 	if w.Clone == nil {
 		return
 	}
@@ -364,7 +363,7 @@ func (e Part) Undo(ctx context.Context, w *target.Target, f *loop.Facts) {
 	if err != nil || !m.Present {
 		return
 	}
-	// Not the store as this run knows it: another may have recorded it.
+	// Load the config again: another run may have recorded the folder.
 	store, err := config.Load(e.StorePath)
 	if err == nil {
 		if _, ok := store.Config.FindAttachment(w.Folder.HostPath, w.Name); ok {
@@ -373,12 +372,12 @@ func (e Part) Undo(ctx context.Context, w *target.Target, f *loop.Facts) {
 		_, err = m.Remove(ctx)
 	}
 	if err != nil {
-		e.UI.Warn("the remote %s may be left in %s: %v", m.Name, m.Path(), err)
+		e.UI.Warn("removing the remote %s from %s failed: %v", m.Name, m.Path(), err)
 	}
 }
 
-// RemoteOf finds the remote of a folder that is detached in the repository's
-// configuration; nil: there is none. A repository that is gone has none.
+// RemoteOf finds the remote of a detached folder in the repository's configuration. It returns nil
+// if there is none or the repository is gone.
 func RemoteOf(a share.Attachment) *gitsync.Remote {
 	if a.Mode != share.Git {
 		return nil
@@ -394,14 +393,13 @@ func RemoteOf(a share.Attachment) *gitsync.Remote {
 	return &m
 }
 
-// PlanRemoveRemote takes m, the remote of a, out of the repository's
-// configuration.
+// PlanRemoveRemote plans the removal of m, the remote of a, from the repository's configuration.
 func PlanRemoveRemote(a share.Attachment, m *gitsync.Remote, consent plan.Consent) []plan.Action {
 	if m == nil || m.RemoveDiff() == "" {
 		return nil
 	}
 	return []plan.Action{{
-		ID: "git.unremote:" + a.Tag, Why: fmt.Sprintf("take the remote %q out of the repository %s", m.Name, a.HostPath), Consent: consent,
+		ID: "git.unremote:" + a.Tag, Why: fmt.Sprintf("remove git remote %q from repository %s", m.Name, a.HostPath), Consent: consent,
 		Shows: []string{"write " + m.Path()}, Diff: m.RemoveDiff(),
 		Do: func(ctx context.Context) error {
 			_, err := m.Remove(ctx)
@@ -410,15 +408,15 @@ func PlanRemoveRemote(a share.Attachment, m *gitsync.Remote, consent plan.Consen
 	}}
 }
 
-// InClone is w opened at the top of the clone if the subfolder that was asked for
-// is not in it: it is not committed, or ignored.
+// InClone returns w opened at the top of the clone if the requested subfolder is not in it, because
+// it is ignored or has no committed files.
 func (e Part) InClone(ctx context.Context, w *target.Target, f *loop.Facts) *target.Target {
 	if w.Clone == nil || w.OpenAt == w.Folder.GuestDst || f.Conn == nil {
 		return w
 	}
 	code, err := f.Conn.Run(ctx, guest.Cmd{Argv: []string{"test", "-d", w.OpenAt}})
 	if err == nil && code != 0 {
-		e.UI.Warn("%s is not in the clone, for nothing in it is committed; going to %s", w.OpenAt, w.Folder.GuestDst)
+		e.UI.Warn("%s is not in the clone, since it has no committed files; opening %s instead", w.OpenAt, w.Folder.GuestDst)
 		return w.OpenedAt(w.Folder.GuestDst)
 	}
 	return w

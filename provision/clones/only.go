@@ -24,36 +24,36 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// Missed are the clones with which something may be lost.
+// Missed returns the clones with work that may be lost.
 func Missed(cs []gitsync.CloneWork) []gitsync.CloneWork {
 	return slices.DeleteFunc(slices.Clone(cs), func(c gitsync.CloneWork) bool { return !c.Missed() })
 }
 
-// UnknownIn reports whether one of the clones could not be looked at.
+// UnknownIn reports whether one of the clones could not be checked.
 func UnknownIn(cs []gitsync.CloneWork) bool {
 	return slices.ContainsFunc(cs, func(c gitsync.CloneWork) bool { return !c.Known })
 }
 
-// MissedText names in one line what may be lost.
+// MissedText describes on one line what may be lost.
 func MissedText(cs []gitsync.CloneWork) string {
 	var out []string
 	for _, c := range Missed(cs) {
 		l := c.Only.Lines()
 		if !c.Known {
-			l = []string{"not known, " + c.Why}
+			l = []string{"unknown, " + c.Why}
 		}
 		out = append(out, fmt.Sprintf("clone %s of %s: %s", c.GuestDst, c.Folder, strings.Join(l, "; ")))
 	}
 	return strings.Join(out, "; ")
 }
 
-// SameWork reports whether the same was found to be lost twice, whatever the
-// reasons for what could not be seen.
+// SameWork reports whether two checks found the same work to be lost, ignoring the reasons for what
+// could not be checked.
 func SameWork(a, b []gitsync.CloneWork) bool {
 	text := func(cs []gitsync.CloneWork) string {
 		cs = Missed(cs)
 		for i := range cs {
-			cs[i].Fetched, cs[i].Why = nil, "" // it may give another reason each time
+			cs[i].Fetched, cs[i].Why = nil, "" // the reason may differ each time
 			cs[i].Only.Incomplete = slices.Clone(cs[i].Only.Incomplete)
 			for j, s := range cs[i].Only.Incomplete {
 				cs[i].Only.Incomplete[j], _, _ = strings.Cut(s, ": ")
@@ -65,9 +65,8 @@ func SameWork(a, b []gitsync.CloneWork) bool {
 	return text(a) == text(b)
 }
 
-// Of are the clones a VM may have: of folders in git mode, and of those
-// that were.
-func (e Part) Of(w *target.Target) []share.Attachment {
+// List returns the clones a VM may have: of folders in git mode, and of folders that were.
+func (e Part) List(w *target.Target) []share.Attachment {
 	out := map[string]share.Attachment{}
 	for _, a := range e.State().Clones(w.Name) {
 		out[a.HostPath+"\x00"+a.GuestDst] = a
@@ -87,15 +86,15 @@ func (e Part) Of(w *target.Target) []share.Attachment {
 }
 
 const (
-	// cloneDial is how long a VM that runs may take to let us in.
-	cloneDial = 45 * time.Second
-	// clonesLimit bounds looking at all clones of a VM, fetching included: a
-	// guest that hangs or dribbles keeps nobody from deleting it for long.
+	// dialTimeout bounds the connection to a running VM.
+	dialTimeout = 45 * time.Second
+	// clonesLimit bounds the check of all clones of a VM, including fetches: a guest that hangs or
+	// answers slowly must not delay its deletion for long.
 	clonesLimit = 10 * time.Minute
 )
 
-// WhyNotAsked says why a VM in this state cannot be asked, "" if it can.
-func WhyNotAsked(d *virt.Domain) string {
+// WhyUnreachable returns why a VM in this state cannot be checked, "" if it can.
+func WhyUnreachable(d *virt.Domain) string {
 	switch {
 	case d == nil:
 		return "libvirt does not have the VM"
@@ -105,11 +104,11 @@ func WhyNotAsked(d *virt.Domain) string {
 	return ""
 }
 
-// LookAt fetches, if fetch is set, what was committed in the clones, and
-// asks the guest what only they have. why says that it cannot be asked. A guest
-// that does not answer in time makes it unknown and is no error; that the person
-// ended the run is one.
-func (e Part) LookAt(ctx context.Context, w *target.Target, clones []share.Attachment, why string, fetch bool) ([]gitsync.CloneWork, error) {
+// Inspect fetches, if fetch is set, the new commits of the clones, and asks the guest what exists
+// only in them. A non-empty why is the reason that the VM cannot be checked. If the guest does not
+// answer in time, the result is unknown and no error is returned; an error is returned if the user
+// ended the run.
+func (e Part) Inspect(ctx context.Context, w *target.Target, clones []share.Attachment, why string, fetch bool) ([]gitsync.CloneWork, error) {
 	out := make([]gitsync.CloneWork, len(clones))
 	for i, a := range clones {
 		out[i] = gitsync.CloneWork{Folder: a.HostPath, GuestDst: a.GuestDst, Fetched: []gitsync.Fetched{}, Why: why}
@@ -119,13 +118,13 @@ func (e Part) LookAt(ctx context.Context, w *target.Target, clones []share.Attac
 	}
 	lctx, cancel := context.WithTimeout(ctx, clonesLimit)
 	defer cancel()
-	task := e.UI.Task("looking at what only VM " + w.Name + " has")
+	task := e.UI.Task("checking for work that exists only in VM " + w.Name)
 	conn, err := e.dialForClones(lctx, w)
 	if err == nil {
 		defer conn.Close()
 		for i, a := range clones {
 			task.Detail("%s", a.HostPath)
-			e.lookAtClone(lctx, w, conn, a, fetch, &out[i])
+			e.inspectClone(lctx, w, conn, a, fetch, &out[i])
 		}
 	}
 	if ctx.Err() != nil {
@@ -135,7 +134,7 @@ func (e Part) LookAt(ctx context.Context, w *target.Target, clones []share.Attac
 	if err != nil {
 		task.Fail()
 		for i := range out {
-			out[i].Why = "the VM could not be asked: " + session.LastLine(err.Error())
+			out[i].Why = "connecting to the VM failed: " + session.LastLine(err.Error())
 		}
 		return out, nil
 	}
@@ -146,7 +145,7 @@ func (e Part) LookAt(ctx context.Context, w *target.Target, clones []share.Attac
 func (e Part) dialForClones(ctx context.Context, w *target.Target) (guest.Conn, error) {
 	inst, err := e.State().Instance(w.Name)
 	if err == nil && inst == nil {
-		err = errors.New("what aivm knew of it is gone")
+		err = errors.New("aivm has no record of it")
 	}
 	if err != nil {
 		return nil, err
@@ -156,22 +155,22 @@ func (e Part) dialForClones(ctx context.Context, w *target.Target) (guest.Conn, 
 		return nil, err
 	}
 	defer done()
-	ctx, cancel := context.WithTimeout(ctx, cloneDial)
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	return e.DialGuest(ctx, t)
 }
 
-// lookAtClone is LookAt for one of them. Host git runs only in a
-// repository it may run in, as for every verb of git mode.
-func (e Part) lookAtClone(ctx context.Context, w *target.Target, conn guest.Conn, a share.Attachment, fetch bool, out *gitsync.CloneWork) {
-	fail := func(err error) { out.Why = "the VM did not say: " + session.LastLine(err.Error()) }
+// inspectClone does the work of Inspect for one clone. Host git runs only if the repository passes
+// the checks of every git mode command.
+func (e Part) inspectClone(ctx context.Context, w *target.Target, conn guest.Conn, a share.Attachment, fetch bool, out *gitsync.CloneWork) {
+	fail := func(err error) { out.Why = "the VM did not answer: " + session.LastLine(err.Error()) }
 	cw := &target.Target{Store: w.Store, Name: w.Name, Libvirt: w.Libvirt, Folder: &a}
-	pctx, cancel := context.WithTimeout(ctx, guestAnswer)
+	pctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	said, why := conn.Probe(pctx, append([]guest.Probe{Probe(cw)}, gitsync.OnlyProbes(a.GuestDst)...))
-	answer, ok := said["git"]
+	answers, why := conn.Probe(pctx, append([]guest.Probe{Probe(cw)}, gitsync.OnlyProbes(a.GuestDst)...))
+	answer, ok := answers["git"]
 	if !ok {
-		fail(cmp.Or(why, errors.New("it answered nothing")))
+		fail(cmp.Or(why, errors.New("the answer is empty")))
 		return
 	}
 	g, err := gitsync.ParseGuest(answer)
@@ -190,13 +189,13 @@ func (e Part) lookAtClone(ctx context.Context, w *target.Target, conn guest.Conn
 		f.Clone.Guest = g
 		Observe(ctx, cw, f)
 		if problem = f.Clone.Host.Err; f.Clone.Host.Value.NoBranch {
-			problem = nil // in a rebase the refs are as good
+			problem = nil // in a rebase the refs can still be compared
 		}
 	}
 	comparable := problem == nil
 	if comparable {
 		out.Remote = f.Clone.Remote.Name
-		if fetch && g.State == gitsync.Clone && len(gitsync.News(f.Clone.Host.Value, g)) > 0 {
+		if fetch && g.State == gitsync.Clone && len(gitsync.MovedBranches(f.Clone.Host.Value, g)) > 0 {
 			if problem = e.beginGit(ctx, cw, f); problem == nil {
 				problem = e.gitFetch(ctx, cw, f, e.peer(ctx, cw, f))
 				f.Clone.Release()
@@ -208,41 +207,40 @@ func (e Part) lookAtClone(ctx context.Context, w *target.Target, conn guest.Conn
 	}
 	news := g.Heads
 	if comparable {
-		news = gitsync.News(h, g)
+		news = gitsync.MovedBranches(h, g)
 	}
-	if out.Only, err = gitsync.FindOnly(ctx, h, comparable, g, news, said, why); err != nil {
+	if out.Only, err = gitsync.FindOnly(ctx, h, comparable, g, news, answers, why); err != nil {
 		fail(err)
 		return
 	}
 	switch {
 	case g.State != gitsync.Clone:
 	case !comparable:
-		out.Only.Incomplete = append(out.Only.Incomplete, "it could not be compared with "+a.HostPath+": "+problem.Error())
+		out.Only.Incomplete = append(out.Only.Incomplete, "the clone could not be compared with "+a.HostPath+": "+problem.Error())
 	case problem != nil:
-		out.Only.Incomplete = append(out.Only.Incomplete, "what was committed there could not be fetched: "+problem.Error())
+		out.Only.Incomplete = append(out.Only.Incomplete, "its new commits could not be fetched: "+problem.Error())
 	}
 	out.Known, out.Why = true, ""
 }
 
-// guestAnswer is how long a guest may take to say what a clone has. A clone of
-// many thousand files in an emulated guest takes its time.
-const guestAnswer = 3 * time.Minute
+// probeTimeout bounds the time in which a guest reports what a clone has. A clone of many thousand
+// files in an emulated guest takes long.
+const probeTimeout = 3 * time.Minute
 
-// BeforeLeaving fetches what was committed in the clone of a folder that is to
-// be detached, and asks about what stays in the VM alone. nil: the folder has no
-// clone.
-func (e Part) BeforeLeaving(ctx context.Context, w *target.Target, a share.Attachment) (*gitsync.CloneWork, error) {
+// BeforeDetach fetches the new commits of the clone of a folder that is to be detached, and asks
+// for consent if work would stay only in the VM. It returns nil if the folder has no clone.
+func (e Part) BeforeDetach(ctx context.Context, w *target.Target, a share.Attachment) (*gitsync.CloneWork, error) {
 	if a.Mode != share.Git {
 		return nil, nil
 	}
 	var d *virt.Domain
 	why := ""
 	if v, err := e.Libvirt(ctx); err != nil {
-		why = "whether the VM runs could not be seen: " + session.LastLine(err.Error())
+		why = "checking whether the VM runs failed: " + session.LastLine(err.Error())
 	} else if d, err = v.Domain(ctx, w.Name); err != nil && !errors.Is(err, virt.ErrNotFound) {
-		why = "whether the VM runs could not be seen: " + session.LastLine(err.Error())
+		why = "checking whether the VM runs failed: " + session.LastLine(err.Error())
 	}
-	cs, err := e.LookAt(ctx, w, []share.Attachment{a}, cmp.Or(why, WhyNotAsked(d)), !e.DryRun)
+	cs, err := e.Inspect(ctx, w, []share.Attachment{a}, cmp.Or(why, WhyUnreachable(d)), !e.DryRun)
 	if err != nil || e.DryRun {
 		return first(cs), err
 	}
@@ -253,11 +251,11 @@ func (e Part) BeforeLeaving(ctx context.Context, w *target.Target, a share.Attac
 	p := plan.Plan{Stage: plan.Host}
 	p.Add(plan.Action{
 		ID: "git.leave:" + a.Tag, Consent: plan.Ask, Shows: c.Lines(),
-		Why: fmt.Sprintf("detach %s from VM %s and leave there what only its clone has (%s)", a.HostPath, w.Name, strings.Join(c.Only.Lines(), "; ")),
+		Why: fmt.Sprintf("detach %s from VM %s and leave the work that exists only in its clone (%s)", a.HostPath, w.Name, strings.Join(c.Only.Lines(), "; ")),
 	})
 	if !e.InTTY || e.Approval.Yes {
 		for _, s := range c.Lines() {
-			e.UI.Say("%s", s) // else the question shows it
+			e.UI.Say("%s", s) // otherwise the question shows it
 		}
 	}
 	return c, e.AskConsent(ctx, p, nil)
@@ -270,13 +268,13 @@ func first(cs []gitsync.CloneWork) *gitsync.CloneWork {
 	return &cs[0]
 }
 
-// askUnknown asks a person whether a folder is to be detached from a VM that
-// cannot be asked. Nothing is lost by it, so nobody else is.
+// askUnknown asks for confirmation before a folder is detached from a VM that cannot be checked.
+// Detaching loses nothing, so only an interactive user is asked.
 func (e Part) askUnknown(ctx context.Context, a share.Attachment, c *gitsync.CloneWork, d *virt.Domain) error {
 	if c.Known || d == nil || d.State == virt.Running || !e.InTTY || e.Approval.Yes {
 		return nil
 	}
-	ok, err := e.UI.Confirm(ctx, fmt.Sprintf("What only the clone %s has cannot be known: %s. Detach all the same?", c.GuestDst, c.Why), true)
+	ok, err := e.UI.Confirm(ctx, fmt.Sprintf("Cannot check what exists only in the clone %s: %s. Detach anyway?", c.GuestDst, c.Why), true)
 	if err != nil || ok {
 		return err
 	}

@@ -14,7 +14,7 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// What is planned for a clone, by how the two repositories stand to each other.
+// TestPlanGuest checks the plan for each relation of the two repositories.
 func TestPlanGuest(t *testing.T) {
 	const a, b, c = "aaaa", "bbbb", "cccc"
 	at := func(oid string) gitsync.Guest {
@@ -63,7 +63,7 @@ func TestPlanGuest(t *testing.T) {
 				t.Errorf("planned %q", got)
 			}
 			if !reflect.DeepEqual(is, k.is) {
-				t.Errorf("planning changed what is known: %+v", is)
+				t.Errorf("planning changed the facts: %+v", is)
 			}
 		})
 	}

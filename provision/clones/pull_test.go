@@ -19,8 +19,8 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// TestPullAgrees: files that this machine obeys are asked about, and filters
-// run only for who repeats the name of the list that they were on.
+// TestPullAgrees: files that the host obeys need consent, and filters run only for the token of the
+// list they were on.
 func TestPullAgrees(t *testing.T) {
 	w := looptest.New(t)
 	t.Setenv("HOME", w.MakeFolder("home"))
@@ -51,8 +51,8 @@ func TestPullAgrees(t *testing.T) {
 	put("b.up", "word")
 	git("add", "-A")
 	git("commit", "-q", "-m", "two")
-	theirs := git("rev-parse", "HEAD")
-	git("update-ref", "refs/remotes/aivm-t/main", theirs)
+	remoteTip := git("rev-parse", "HEAD")
+	git("update-ref", "refs/remotes/aivm-t/main", remoteTip)
 	git("reset", "-q", "--hard", from)
 	git("config", "filter.up.smudge", "tr a-z A-Z")
 	var got GitResult
@@ -72,14 +72,14 @@ func TestPullAgrees(t *testing.T) {
 		wt := &target.Target{Name: "t", Folder: &share.Attachment{HostPath: repo, VM: "t", Mode: share.Git, Tag: "x"}}
 		wt = wt.WithClone(target.Clone{Repo: r})
 		f := &loop.Facts{Progress: loop.NewProgress(wt)}
-		f.Clone.Remote, f.Clone.Host, f.Clone.Guest = gitsync.Remote{Name: "aivm-t"}, plan.Yes(h), gitsync.Guest{State: gitsync.Clone, Heads: map[string]string{"main": theirs}}
-		got, err = For(w.Loop).takeOver(t.Context(), wt, f, o)
+		f.Clone.Remote, f.Clone.Host, f.Clone.Guest = gitsync.Remote{Name: "aivm-t"}, plan.Yes(h), gitsync.Guest{State: gitsync.Clone, Heads: map[string]string{"main": remoteTip}}
+		got, err = For(w.Loop).fastForward(t.Context(), wt, f, o)
 		return w.Err.String(), err
 	}
-	said, err := pull(plan.Approval{}, Options{})
-	list := regexp.MustCompile(`--run-filters ([0-9a-f]{16})`).FindStringSubmatch(said)
-	if err == nil || !strings.Contains(said, "may run or obey them: .gitattributes") || !strings.Contains(said, `would run "tr a-z A-Z" (filter up, set in `+repo+`/.git/config) on 1 file: b.up`) || list == nil {
-		t.Fatalf("%v\n%s", err, said)
+	stderr, err := pull(plan.Approval{}, Options{})
+	list := regexp.MustCompile(`--run-filters ([0-9a-f]{16})`).FindStringSubmatch(stderr)
+	if err == nil || !strings.Contains(stderr, "may run or obey them: .gitattributes") || !strings.Contains(stderr, `would run "tr a-z A-Z" (filter up, set in `+repo+`/.git/config) on 1 file: b.up`) || list == nil {
+		t.Fatalf("%v\n%s", err, stderr)
 	}
 	var ue *ui.Error
 	if _, err := pull(plan.Approval{Yes: true}, Options{RunFilters: "0000000000000000"}); !errors.As(err, &ue) || !strings.Contains(err.Error(), "another list") || !strings.Contains(strings.Join(ue.HintLines(), ""), list[1]) {
@@ -88,24 +88,24 @@ func TestPullAgrees(t *testing.T) {
 	if at := git("rev-parse", "main"); at != from {
 		t.Fatalf("it was pulled: %s", at)
 	}
-	said, err = pull(plan.Approval{Yes: true}, Options{})
-	if b, _ := os.ReadFile(filepath.Join(repo, "b.up")); err != nil || string(b) != "word" || len(got.Filters) != 1 || got.FiltersRan || len(got.ByHand) != 1 {
-		t.Errorf("%v %q\n%s", err, b, said)
+	stderr, err = pull(plan.Approval{Yes: true}, Options{})
+	if b, _ := os.ReadFile(filepath.Join(repo, "b.up")); err != nil || string(b) != "word" || len(got.Filters) != 1 || got.FiltersRan || len(got.ManualCommands) != 1 {
+		t.Errorf("%v %q\n%s", err, b, stderr)
 	}
-	for _, l := range got.ByHand {
+	for _, l := range got.ManualCommands {
 		if b, err := exec.Command("sh", "-c", l).CombinedOutput(); err != nil {
 			t.Errorf("%s: %v %s", l, err, b)
 		}
 	}
 	if b, _ := os.ReadFile(filepath.Join(repo, "b.up")); string(b) != "WORD" {
-		t.Errorf("finished by hand: %q", b)
+		t.Errorf("after the manual commands: %q", b)
 	}
 	git("-c", "filter.up.smudge=", "reset", "-q", "--hard", from)
-	said, err = pull(plan.Approval{}, Options{RunFilters: list[1]})
-	if b, _ := os.ReadFile(filepath.Join(repo, "b.up")); err != nil || string(b) != "WORD" || len(got.Agreed) != 1 || len(got.Agreed[0].Files) != 1 {
-		t.Errorf("agreed: %v %q\n%s", err, b, said)
+	stderr, err = pull(plan.Approval{}, Options{RunFilters: list[1]})
+	if b, _ := os.ReadFile(filepath.Join(repo, "b.up")); err != nil || string(b) != "WORD" || len(got.RanFilters) != 1 || len(got.RanFilters[0].Files) != 1 {
+		t.Errorf("agreed: %v %q\n%s", err, b, stderr)
 	}
-	// A folder that became writable for a guest while somebody thought about it.
+	// A guest could write to the folder by the time the user confirmed.
 	git("-c", "filter.up.smudge=", "reset", "-q", "--hard", from)
 	w.WriteConfig(w.MakeFolder("repo/sub"))
 	if _, err := pull(plan.Approval{Yes: true}, Options{}); err == nil || !strings.Contains(err.Error(), "git mode is refused") {

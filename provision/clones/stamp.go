@@ -8,8 +8,8 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// ObserveQuick is Observe without a process, if the repository is as it
-// was when there was nothing to do.
+// ObserveQuick observes the repository without starting git, if its stamp is the same as after a
+// run with nothing to do.
 func (e Part) ObserveQuick(ctx context.Context, w *target.Target, f *loop.Facts) {
 	f.Clone.Unchanged = false
 	if w.Clone.Strict || w.NewFolder || e.DryRun {
@@ -30,8 +30,8 @@ func (e Part) ObserveQuick(ctx context.Context, w *target.Target, f *loop.Facts)
 	Observe(ctx, w, f)
 }
 
-// Settle decides, once the guest has answered, whether git has to be asked
-// after all.
+// Settle observes the repository with git after all if the guest's answer is not the same as at the
+// time of the stamp.
 func Settle(ctx context.Context, w *target.Target, f *loop.Facts) {
 	if w.Clone != nil && f.Clone.Unchanged && f.Clone.Stamp.Guest != f.Clone.Saved.Guest {
 		f.Clone.Unchanged = false
@@ -39,7 +39,7 @@ func Settle(ctx context.Context, w *target.Target, f *loop.Facts) {
 	}
 }
 
-// keepStamp writes down that there was nothing to do.
+// keepStamp records that there was nothing to do.
 func (e Part) keepStamp(w *target.Target, f *loop.Facts) {
 	if f.Clone.Unchanged || f.Clone.HadWork || f.Clone.Problem != nil || w.Clone.Strict || w.NewFolder || f.Clone.Host.Err != nil || f.Clone.Stamp.Host == "" || f.Clone.Stamp.Guest == "" {
 		return

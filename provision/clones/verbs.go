@@ -17,23 +17,23 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// Options are the flags of the `git` verbs.
+// Options are the flags of the `git` commands.
 type Options struct {
 	Folder  string
 	VM      string
-	Wip     bool   // push: the uncommitted state too
-	MaxSize int64  // fetch, pull: what the guest may send
-	NoFetch bool   // diff, log: as last fetched
-	Stat    bool   // diff: only which files
-	Branch  string // diff, log: of the guest; "" = the one checked out there
-	// RunFilters is the name of a list that a pull printed: its filters may run.
+	Wip     bool   // push: also send the uncommitted state
+	MaxSize int64  // fetch, pull: how many bytes the guest may send
+	NoFetch bool   // diff, log: do not fetch first
+	Stat    bool   // diff: only list the files
+	Branch  string // diff, log: a branch of the guest; "" is its checked-out one
+	// RunFilters is the token of a list that a pull printed; the filters of that list may run.
 	RunFilters string
-	// Line is told each line of what diff and log show, and what was fetched
-	// before a pull asks a question.
+	// Line receives each line of diff and log, and of what was fetched before a pull asks for
+	// consent.
 	Line func(string)
 }
 
-// GitResult is what the `git` verbs print with --json.
+// GitResult is the JSON output of the `git` commands.
 type GitResult struct {
 	Schema   int                   `json:"schema"`
 	VM       string                `json:"vm"`
@@ -49,23 +49,23 @@ type GitResult struct {
 	Objects  int                   `json:"objects"`
 	Fetched  []gitsync.Fetched     `json:"fetched"`
 	Wip      string                `json:"wip,omitempty"`
-	Guest    *ResultGuest          `json:"guest,omitempty"` // status: what the VM says
-	Dirty    []gitsync.StatusEntry `json:"dirty,omitempty"` // status: not committed here
-	Brings   []gitsync.Change      `json:"brings,omitempty"`
-	Runs     []string              `json:"runs,omitempty"`    // pull: what this machine may run of it
-	Filters  []gitsync.Filter      `json:"filters,omitempty"` // pull: what git here would run for it
-	// FiltersRan says that they did; else the files are as they are committed.
+	Guest    *ResultGuest          `json:"guest,omitempty"` // status: the VM's report
+	Dirty    []gitsync.StatusEntry `json:"dirty,omitempty"` // status: uncommitted files on the host
+	Changes  []gitsync.Change      `json:"brings,omitempty"`
+	Runs     []string              `json:"runs,omitempty"`    // pull: host-executed files among the changes
+	Filters  []gitsync.Filter      `json:"filters,omitempty"` // pull: filters that the host's git would run
+	// FiltersRan means that the filters ran; otherwise the files are as committed.
 	FiltersRan bool `json:"filters_ran,omitempty"`
 
-	// For a person.
-	Answers     bool             `json:"-"` // the VM does
-	Uncommitted int              `json:"-"` // push: files here that were not sent
-	ByHand      []string         `json:"-"` // pull: commands that run the filters that did not
-	Count       int              `json:"-"` // pull: commits taken over
-	Agreed      []gitsync.Filter `json:"-"` // pull: filters that ran
+	// Not in JSON.
+	Answers        bool             `json:"-"` // the VM answers
+	Uncommitted    int              `json:"-"` // push: uncommitted files on the host that were not sent
+	ManualCommands []string         `json:"-"` // pull: commands that run the filters which did not run
+	Count          int              `json:"-"` // pull: number of merged commits
+	RanFilters     []gitsync.Filter `json:"-"` // pull: filters that ran
 }
 
-// ResultGuest is the clone as the guest describes it.
+// ResultGuest is the guest's report about the clone.
 type ResultGuest struct {
 	State  gitsync.GuestState    `json:"state"`
 	Branch string                `json:"branch"`
@@ -73,8 +73,8 @@ type ResultGuest struct {
 	News   []string              `json:"news"` // branches with commits that were not fetched
 }
 
-// wantClone is a folder that is attached in mode git.
-func (e Part) wantClone(ctx context.Context, o Options) (*target.Target, error) {
+// cloneTarget returns the target of a folder that is attached in git mode.
+func (e Part) cloneTarget(ctx context.Context, o Options) (*target.Target, error) {
 	_, real, err := target.ResolveFolder(o.Folder)
 	if err != nil {
 		return nil, err
@@ -86,11 +86,11 @@ func (e Part) wantClone(ctx context.Context, o Options) (*target.Target, error) 
 	r, ok := w.SavedFor(real)
 	if !ok {
 		return nil, ui.Refused("%s is not attached to VM %s", ui.Clean(real), w.Name).
-			Hint(ui.CmdFor("to give the VM a clone of it", "aivm attach "+shellescape.Quote(real)+" --mode git --vm "+w.Name))
+			Hint(ui.CmdFor("to create a clone of it in the VM", "aivm attach "+shellescape.Quote(real)+" --mode git --vm "+w.Name))
 	}
 	if a := share.Recorded(r); a.Mode != share.Git {
-		return nil, ui.Refused("%s is attached to VM %s in mode %s: the VM has the files themselves, and nothing is pushed or fetched", ui.Clean(a.HostPath), w.Name, a.Mode).
-			Hint(ui.CmdFor("to have a clone instead", "aivm detach "+shellescape.Quote(a.HostPath)+" --vm "+w.Name), ui.CmdFor("then", "aivm attach "+shellescape.Quote(a.HostPath)+" --mode git --vm "+w.Name))
+		return nil, ui.Refused("%s is attached to VM %s in mode %s: the VM uses the files directly, so there is nothing to push or fetch", ui.Clean(a.HostPath), w.Name, a.Mode).
+			Hint(ui.CmdFor("to use a clone instead", "aivm detach "+shellescape.Quote(a.HostPath)+" --vm "+w.Name), ui.CmdFor("then", "aivm attach "+shellescape.Quote(a.HostPath)+" --mode git --vm "+w.Name))
 	}
 	if w, err = w.WithSaved(target.FolderOptions{}, r, real, share.Git, ""); err != nil {
 		return nil, err
@@ -104,9 +104,9 @@ func (e Part) wantClone(ctx context.Context, o Options) (*target.Target, error) 
 	return w.WithClone(c), nil
 }
 
-// GitPush pushes the branch of the host to the guest's clone.
+// GitPush pushes the host's branch to the guest's clone.
 func (e Part) GitPush(ctx context.Context, o Options) (GitResult, error) {
-	w, f, err := e.moveGit(ctx, o, true, false)
+	w, f, err := e.transferGit(ctx, o, true, false)
 	if err != nil {
 		return GitResult{}, err
 	}
@@ -121,9 +121,9 @@ func (e Part) GitPush(ctx context.Context, o Options) (GitResult, error) {
 	return r, nil
 }
 
-// GitFetch fetches what the guest committed.
+// GitFetch fetches the guest's commits.
 func (e Part) GitFetch(ctx context.Context, o Options) (GitResult, error) {
-	w, f, err := e.moveGit(ctx, o, false, true)
+	w, f, err := e.transferGit(ctx, o, false, true)
 	if err != nil {
 		return GitResult{}, err
 	}
@@ -134,7 +134,7 @@ func (e Part) GitFetch(ctx context.Context, o Options) (GitResult, error) {
 	return Result(w, f), e.sayFetchedHazards(ctx, w, f)
 }
 
-// FetchedLines say what was fetched, a line for each branch.
+// FetchedLines describes what was fetched, one line per branch.
 func (r GitResult) FetchedLines() []string {
 	var out []string
 	for _, m := range r.Fetched {
@@ -152,7 +152,7 @@ func (r GitResult) FetchedLines() []string {
 
 // GitStatus compares the repository with its clone. A VM that is off stays off.
 func (e Part) GitStatus(ctx context.Context, o Options) (GitResult, error) {
-	w, f, err := e.lookGit(ctx, o)
+	w, f, err := e.observeGit(ctx, o)
 	if err != nil {
 		return GitResult{}, err
 	}
@@ -175,7 +175,7 @@ func (e Part) GitStatus(ctx context.Context, o Options) (GitResult, error) {
 			return r, e.ExplainLost(ctx, w.Name, err)
 		}
 		r.Guest.Dirty = append(r.Guest.Dirty, dirty...)
-		for name := range gitsync.News(h, g) {
+		for name := range gitsync.MovedBranches(h, g) {
 			r.Guest.News = append(r.Guest.News, name)
 		}
 		slices.Sort(r.Guest.News)
@@ -183,7 +183,7 @@ func (e Part) GitStatus(ctx context.Context, o Options) (GitResult, error) {
 	return r, nil
 }
 
-// Compared sets apart the files that only a filter could tell to be unchanged.
+// Compared separates files that differ from files that could only be compared by running a filter.
 func Compared(es []gitsync.StatusEntry) (dirty, unknown []gitsync.StatusEntry) {
 	for _, s := range es {
 		if s.Filter == "" {
@@ -195,9 +195,9 @@ func Compared(es []gitsync.StatusEntry) (dirty, unknown []gitsync.StatusEntry) {
 	return dirty, unknown
 }
 
-// GitDiff shows what the guest's branch changed since it left the host's.
+// GitDiff shows the changes of the guest's branch since the merge base with the host's.
 func (e Part) GitDiff(ctx context.Context, o Options) error {
-	f, ref, err := e.gitTheirs(ctx, o)
+	f, ref, err := e.fetchedBranch(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -210,16 +210,16 @@ func (e Part) GitDiff(ctx context.Context, o Options) error {
 
 // GitLog lists the guest's commits that are not on the host's branch.
 func (e Part) GitLog(ctx context.Context, o Options) error {
-	f, ref, err := e.gitTheirs(ctx, o)
+	f, ref, err := e.fetchedBranch(ctx, o)
 	if err != nil {
 		return err
 	}
 	return e.showGit(ctx, f, o.Line, []string{"log", "--no-color", "--no-ext-diff", "--no-textconv", "--no-show-signature", "--date=iso", "--format=%h %ad %an: %s", f.Clone.Host.Value.Head + ".." + ref, "--"})
 }
 
-// gitTheirs is the guest's branch as it was fetched: just now if the VM runs.
-func (e Part) gitTheirs(ctx context.Context, o Options) (*loop.Facts, string, error) {
-	w, f, err := e.lookGit(ctx, o)
+// fetchedBranch returns the guest's branch as fetched; if the VM runs, it fetches first.
+func (e Part) fetchedBranch(ctx context.Context, o Options) (*loop.Facts, string, error) {
+	w, f, err := e.observeGit(ctx, o)
 	if err != nil {
 		return nil, "", err
 	}
@@ -227,7 +227,7 @@ func (e Part) gitTheirs(ctx context.Context, o Options) (*loop.Facts, string, er
 	if err := f.Clone.Host.Err; err != nil {
 		return nil, "", err
 	}
-	if f.Conn != nil && !o.NoFetch && f.Clone.Guest.State == gitsync.Clone && len(gitsync.News(f.Clone.Host.Value, f.Clone.Guest)) > 0 {
+	if f.Conn != nil && !o.NoFetch && f.Clone.Guest.State == gitsync.Clone && len(gitsync.MovedBranches(f.Clone.Host.Value, f.Clone.Guest)) > 0 {
 		err := e.beginGit(ctx, w, f)
 		if err == nil {
 			err = e.gitFetch(ctx, w, f, e.peer(ctx, w, f))
@@ -251,13 +251,13 @@ func (e Part) gitTheirs(ctx context.Context, o Options) (*loop.Facts, string, er
 		return nil, "", ui.Refused("branch %s of VM %s was never fetched", ui.Clean(name), w.Name).Hint(ui.Cmd("aivm git fetch " + shellescape.Quote(w.Folder.HostPath)))
 	}
 	if f.Conn == nil && !o.NoFetch {
-		e.UI.Say("VM %s does not answer: this is what was fetched last", w.Name)
+		e.UI.Say("VM %s does not answer; showing what was fetched last", w.Name)
 	}
 	return f, at, nil
 }
 
-// showGit prints git's output line by line, made harmless: it holds what a
-// guest wrote.
+// showGit prints git's output line by line. The lines contain text from the guest, so the caller's
+// line function must clean them.
 func (e Part) showGit(ctx context.Context, f *loop.Facts, line func(string), args []string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -267,7 +267,7 @@ func (e Part) showGit(ctx context.Context, f *loop.Facts, line func(string), arg
 	return err
 }
 
-// Result is what is known of a repository and its clone, and what this run moved.
+// Result describes a repository and its clone, and what this run transferred.
 func Result(w *target.Target, f *loop.Facts) GitResult {
 	h := f.Clone.Host.Value
 	r := GitResult{
@@ -275,7 +275,7 @@ func Result(w *target.Target, f *loop.Facts) GitResult {
 		Relation: gitsync.Relate(h, f.Clone.Guest), Ahead: h.Ahead, Behind: h.Behind, Pushed: pushed(f.Clone.Result.Sent), Objects: f.Clone.Result.Sent.Objects,
 		Fetched: f.Clone.Result.Fetched, Wip: f.Clone.Result.Wip,
 	}
-	if f.Clone.Guest.State == "" { // not asked: as last seen
+	if f.Clone.Guest.State == "" { // the guest was not asked: use what was fetched last
 		seen := f.Clone.Guest
 		seen.State, seen.Heads = gitsync.Clone, h.Tracked
 		r.Relation = gitsync.Relate(h, seen)
@@ -294,7 +294,7 @@ func pushed(s gitsync.Sent) []string {
 	return out
 }
 
-// Commits is a number of them, in words.
+// Commits formats a number of commits.
 func Commits(n int) string {
 	if n == 1 {
 		return "1 commit"
@@ -302,10 +302,10 @@ func Commits(n int) string {
 	return fmt.Sprintf("%d commits", n)
 }
 
-// Short is an object id as people write it.
+// Short abbreviates an object name.
 func Short(oid string) string { return oid[:min(10, len(oid))] }
 
-// Entries names files with their states.
+// Entries lists files with their states.
 func Entries(es []gitsync.StatusEntry) string {
 	var l []string
 	for _, s := range es {

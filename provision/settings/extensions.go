@@ -17,7 +17,7 @@ import (
 	"aivm.dev/aivm/settingsync"
 )
 
-// wantedExtensions turns "none", "workspace" or ids into ids.
+// wantedExtensions resolves "none", "workspace" and ids to extension ids.
 func (e Part) wantedExtensions(w *target.Target, o target.SyncOptions, found *editor.Found) []string {
 	words := o.Extensions
 	if len(words) == 0 {
@@ -30,24 +30,24 @@ func (e Part) wantedExtensions(w *target.Target, o target.SyncOptions, found *ed
 		case word == "workspace" && found != nil:
 			ids, err := editor.WorkspaceExtensions(e.Editor, *found)
 			if err != nil {
-				e.WarnOnce("the extensions of " + found.Editor.Name + " cannot be read: " + err.Error())
+				e.WarnOnce("reading the extensions of " + found.Editor.Name + ": " + err.Error())
 			}
 			out = append(out, ids...)
 		case word == "workspace":
 		case settingsync.ValidExtension(word):
 			out = append(out, word)
 		default:
-			e.WarnOnce(ui.Clean(word) + " is no id of an extension, which looks like golang.go")
+			e.WarnOnce(ui.Clean(word) + " is not an extension id such as golang.go")
 		}
 	}
 	return out
 }
 
-// extensionsLimit is how long a server may take to install what is missing.
+// extensionsLimit bounds the time for a server to install missing extensions.
 const extensionsLimit = 10 * time.Minute
 
-// planExtensions lets the editor's server in the guest install what it lacks.
-// Like settings, it never keeps a folder from being opened.
+// planExtensions plans the installation of missing extensions by the editor's server in the guest.
+// As with settings, a failure never prevents opening the folder.
 func (e Part) planExtensions(f *loop.Facts) []plan.Action {
 	var out []plan.Action
 	for _, in := range f.Settings.Round.Install {
@@ -56,26 +56,26 @@ func (e Part) planExtensions(f *loop.Facts) []plan.Action {
 			argv = append(argv, "--install-extension", id)
 		}
 		if !strings.HasPrefix(in.Program, "./") {
-			continue // the guest names something that is not below its home
+			continue // the guest reported a path outside its home
 		}
 		out = append(out, plan.Action{
-			ID: "settings.extensions", Why: "install in the guest, for " + in.Editor + ": " + session.Few(in.IDs), Timing: "settings",
+			ID: "settings.extensions", Why: "install extensions for " + in.Editor + " in the guest: " + session.Few(in.IDs), Timing: "settings",
 			Shows: []string{session.ShellLine(argv) + "  (in the guest)"},
 			Do: func(ctx context.Context) error {
 				limited10, cancel := context.WithTimeout(ctx, extensionsLimit)
 				defer cancel()
-				said := &capture.Head{Limit: session.GuestOutputLimit}
-				code, err := f.Conn.Run(limited10, guest.Cmd{Argv: argv, Stdout: said, Stderr: said})
+				output := &capture.Head{Limit: session.GuestOutputLimit}
+				code, err := f.Conn.Run(limited10, guest.Cmd{Argv: argv, Stdout: output, Stderr: output})
 				if ctx.Err() != nil {
 					return ctx.Err()
 				}
 				if err != nil || code != 0 {
 					done := f.Settings.Report()
 					done.Problems = append(slices.Clone(done.Problems), settingsync.Problem{
-						Path: session.Few(in.IDs), What: "could not be installed in the guest: " + session.LastLine(said.String()),
+						Path: session.Few(in.IDs), What: "could not be installed in the guest: " + session.LastLine(output.String()),
 					})
 					f.Settings.Done = &done
-					e.UI.Warn("extensions %s could not be installed in the guest: %s", session.Few(in.IDs), session.LastLine(said.String()))
+					e.UI.Warn("extensions %s could not be installed in the guest: %s", session.Few(in.IDs), session.LastLine(output.String()))
 				}
 				return nil
 			},

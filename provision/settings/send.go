@@ -17,8 +17,8 @@ import (
 	"aivm.dev/aivm/settingsync"
 )
 
-// receive starts it; spare says that it is not needed yet. It outlives ctx, up
-// to the end of the connection.
+// receive starts settingsync's receiver in the guest; spare means that it is not needed yet. It
+// continues after ctx ends, until the connection closes.
 func receive(ctx context.Context, c guest.Conn, spare bool) *loop.Receiver {
 	in, w := io.Pipe()
 	r := &loop.Receiver{Conn: c, In: w, Done: make(chan struct{}), Out: capture.Head{Limit: session.GuestOutputLimit}, Stderr: capture.Head{Limit: session.GuestOutputLimit}}
@@ -32,7 +32,7 @@ func receive(ctx context.Context, c guest.Conn, spare bool) *loop.Receiver {
 	return r
 }
 
-// StartEarly starts the receiver of a connection just made.
+// StartEarly starts the receiver on a new connection, before it is known what to send.
 func StartEarly(ctx context.Context, w *target.Target, f *loop.Facts, c guest.Conn) {
 	s := f.Settings
 	if s == nil || !w.Settings.Early {
@@ -42,8 +42,8 @@ func StartEarly(ctx context.Context, w *target.Target, f *loop.Facts, c guest.Co
 	s.Receiver = receive(ctx, c, true)
 }
 
-// Send sends the archive. If the guest changed something meanwhile, or
-// could not write somewhere, it is looked at anew, once.
+// Send sends the archive. If the guest changed a file during the run, or could not write somewhere,
+// it probes again and sends the rest, at most twice.
 func (e Part) Send(ctx context.Context, w *target.Target, f *loop.Facts) error {
 	s := f.Settings
 	failed := map[string]bool{}
@@ -64,7 +64,7 @@ func (e Part) Send(ctx context.Context, w *target.Target, f *loop.Facts) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		places := settingsync.Failed(r.Out.String())
+		places := settingsync.FailedDirs(r.Out.String())
 		for _, p := range places {
 			failed[p] = true
 		}
@@ -74,7 +74,7 @@ func (e Part) Send(ctx context.Context, w *target.Target, f *loop.Facts) error {
 			s.Err = e.ExplainLost(ctx, w.Name, err)
 			return nil
 		case code != settingsync.StatusDone && code != settingsync.StatusChanged:
-			s.Err = fmt.Errorf("the guest could not take them (status %d): %s", code, session.LastLine(r.Stderr.String()))
+			s.Err = fmt.Errorf("the guest could not receive them (status %d): %s", code, session.LastLine(r.Stderr.String()))
 			return nil
 		case again && try == 2:
 			s.Err = errors.New("files in the guest keep changing while they are replaced")
@@ -83,7 +83,7 @@ func (e Part) Send(ctx context.Context, w *target.Target, f *loop.Facts) error {
 			done := first.Report
 			done.Bytes, done.Problems = sent, slices.Clone(done.Problems)
 			for p := range failed {
-				done.Problems = append(done.Problems, settingsync.Problem{Path: p, What: "the guest's user cannot write there"})
+				done.Problems = append(done.Problems, settingsync.Problem{Path: p, What: "the guest user cannot write to it"})
 			}
 			done.Copied = slices.DeleteFunc(slices.Clone(done.Copied), func(t string) bool {
 				return failed[filepath.Dir(strings.TrimPrefix(t, "~/"))]
@@ -91,7 +91,7 @@ func (e Part) Send(ctx context.Context, w *target.Target, f *loop.Facts) error {
 			s.Done = &done
 			return nil
 		}
-		was := s.Round
+		before := s.Round
 		answer, err := f.Conn.Probe(ctx, Probe(f))
 		if err != nil {
 			s.Err = e.ExplainLost(ctx, w.Name, err)
@@ -104,7 +104,7 @@ func (e Part) Send(ctx context.Context, w *target.Target, f *loop.Facts) error {
 			first = s.Round
 		}
 		if s.Round.Empty() {
-			s.Round, s.Done = was, &first.Report
+			s.Round, s.Done = before, &first.Report
 			return nil
 		}
 	}

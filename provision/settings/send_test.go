@@ -14,14 +14,14 @@ import (
 	"aivm.dev/aivm/settingsync"
 )
 
-// taking is a guest that takes settings, except in its first refuse sessions.
-type taking struct {
+// receivingGuest is a guest that receives settings, except in its first refuse sessions.
+type receivingGuest struct {
 	guest.Conn
 	refuse, runs int
 	got          []string
 }
 
-func (g *taking) Run(_ context.Context, c guest.Cmd) (int, error) {
+func (g *receivingGuest) Run(_ context.Context, c guest.Cmd) (int, error) {
 	if g.runs++; g.runs <= g.refuse {
 		return -1, errors.New("no further session")
 	}
@@ -32,13 +32,13 @@ func (g *taking) Run(_ context.Context, c guest.Cmd) (int, error) {
 	return 0, err
 }
 
-// wanted is a run that brings settings.
+// wanted returns a target with settings to send.
 func wanted(early bool) (*target.Target, *loop.Facts) {
 	in := (&target.Target{}).WithSettings(target.Settings{Early: early})
 	return in, &loop.Facts{Progress: loop.NewProgress(in)}
 }
 
-// What was started beside the probe is what settings are given to, once and
+// TestTheReceiverStartedEarly: Send uses the receiver that was started with the probe, once, and
 // only on its own connection.
 func TestTheReceiverStartedEarly(t *testing.T) {
 	for what, c := range map[string]struct {
@@ -51,13 +51,13 @@ func TestTheReceiverStartedEarly(t *testing.T) {
 		"of another connection": {early: true, moved: true, runs: 1},
 	} {
 		w := looptest.New(t)
-		g := &taking{refuse: c.refuse}
+		g := &receivingGuest{refuse: c.refuse}
 		in, f := wanted(c.early)
 		s := f.Settings
 		s.Round = &settingsync.Round{}
 		first := g
 		if c.moved {
-			first = &taking{}
+			first = &receivingGuest{}
 		}
 		StartEarly(t.Context(), in, f, first)
 		if c.gone {
@@ -73,9 +73,9 @@ func TestTheReceiverStartedEarly(t *testing.T) {
 	}
 }
 
-// One that is given nothing ends, also in a guest that takes no notice.
+// TestAReceiverThatIsNotNeeded: a receiver that gets no data ends, also in a guest that ignores it.
 func TestAReceiverThatIsNotNeeded(t *testing.T) {
-	g := &taking{}
+	g := &receivingGuest{}
 	in, f := wanted(true)
 	s := f.Settings
 	StartEarly(t.Context(), in, f, g)

@@ -15,8 +15,8 @@ import (
 	"aivm.dev/aivm/settingsync"
 )
 
-// Gather is w with what this machine has to offer, if settings are wanted. early
-// says that there is most likely something to send.
+// Gather returns w with the settings of the host, if settings are wanted. early means that there is
+// most likely something to send.
 func (e Part) Gather(w *target.Target, o target.SyncOptions, found *editor.Found, early bool) *target.Target {
 	s := w.Record.Sync
 	on := s.Enabled || len(o.Paths) > 0 || len(o.Extensions) > 0
@@ -46,7 +46,7 @@ func (e Part) Gather(w *target.Target, o target.SyncOptions, found *editor.Found
 	return w.WithSettings(target.Settings{Wanted: *wanted, Early: early})
 }
 
-// untrusted are the folders some guest can write.
+// untrusted returns the folders that a guest can write.
 func untrusted(w *target.Target) []string {
 	var out []string
 	for _, a := range w.Store.Config.Attachments {
@@ -60,8 +60,7 @@ func untrusted(w *target.Target) []string {
 	return out
 }
 
-// editorPlaces is the table of editors as far as settings are concerned, with
-// the one in use marked.
+// editorPlaces returns the paths of all editors' settings, with the editor in use marked.
 func (e Part) editorPlaces(found *editor.Found, o target.SyncOptions) []settingsync.EditorPlace {
 	var out []settingsync.EditorPlace
 	for _, ed := range editor.Editors() {
@@ -73,7 +72,7 @@ func (e Part) editorPlaces(found *editor.Found, o target.SyncOptions) []settings
 		return out
 	}
 	if found.Editor.Kind == editor.Browser {
-		// It has no settings on this machine: those of the first editor that has.
+		// A browser editor has no settings on the host: use those of the first editor that has.
 		for _, p := range out {
 			if file := filepath.Join(p.Dir, "settings.json"); e.Editor.Stat(file) == nil && p.Target != "" {
 				return append(out, settingsync.EditorPlace{
@@ -93,7 +92,7 @@ func (e Part) editorPlaces(found *editor.Found, o target.SyncOptions) []settings
 	return append(out, used)
 }
 
-// Probe is the guest's piece of the one probe script.
+// Probe returns the part of the probe script for settings.
 func Probe(f *loop.Facts) []guest.Probe {
 	if f.Settings == nil {
 		return nil
@@ -101,8 +100,8 @@ func Probe(f *loop.Facts) []guest.Probe {
 	return []guest.Probe{{Name: "settings", Script: f.Settings.Wanted.Probe()}}
 }
 
-// Read compares what the guest says with what is wanted. Only where
-// that is not enough, contents are asked for, in an exec of its own.
+// Read compares the guest's answer with what is wanted. Only if the answer is not sufficient, it
+// runs another command that reads file contents.
 func (e Part) Read(ctx context.Context, c guest.Conn, w *target.Target, f *loop.Facts, answer []byte) {
 	s := f.Settings
 	if s == nil {
@@ -118,8 +117,8 @@ func (e Part) Read(ctx context.Context, c guest.Conn, w *target.Target, f *loop.
 		s.Wanted.Known = g.State
 		e.State().SaveSettings(w.Name, string(g.State))
 	}
-	s.Round = settingsync.Make(s.Wanted, g, e.Now())
-	if !s.Round.Unsure {
+	s.Round = settingsync.NewRound(s.Wanted, g, e.Now())
+	if !s.Round.NeedsDetail {
 		return
 	}
 	out, err := c.Probe(ctx, []guest.Probe{{Name: "settings", Script: s.Wanted.DetailProbe()}})
@@ -130,11 +129,11 @@ func (e Part) Read(ctx context.Context, c guest.Conn, w *target.Target, f *loop.
 		s.Round, s.Err = nil, e.ExplainLost(ctx, w.Name, err)
 		return
 	}
-	s.Round = settingsync.Make(s.Wanted, g, e.Now())
+	s.Round = settingsync.NewRound(s.Wanted, g, e.Now())
 }
 
-// Plan is what has to be sent. Settings never keep a folder from being
-// opened: what goes wrong is said at the end.
+// Plan returns the actions that send settings. They never prevent opening the folder: Say reports
+// errors at the end.
 func (e Part) Plan(w *target.Target, f *loop.Facts) []plan.Action {
 	s := f.Settings
 	if s == nil || s.Round == nil {
@@ -145,15 +144,15 @@ func (e Part) Plan(w *target.Target, f *loop.Facts) []plan.Action {
 		return out
 	}
 	a := plan.Action{
-		ID: "settings.send", Why: "remember in the guest what it has of your settings", Timing: "settings",
+		ID: "settings.send", Why: "record in the guest which settings were sent", Timing: "settings",
 		Shows: []string{"write ~/.local/state/aivm/sync in the guest"},
 		Do:    func(ctx context.Context) error { return e.Send(ctx, w, f) },
 	}
 	if targets := s.Round.Targets(); len(targets) > 0 {
-		a.Why = "bring your settings into the guest: " + session.Few(targets)
+		a.Why = "copy your settings to the guest: " + session.Few(targets)
 		a.Shows = nil
 		for _, b := range s.Round.Report.Backups {
-			a.Shows = append(a.Shows, "keep what the guest has as "+b)
+			a.Shows = append(a.Shows, "keep the guest's file as "+b)
 		}
 		for _, t := range targets {
 			a.Shows = append(a.Shows, "write "+t+" in the guest")
@@ -162,44 +161,43 @@ func (e Part) Plan(w *target.Target, f *loop.Facts) []plan.Action {
 	return append([]plan.Action{a}, out...)
 }
 
-// Say tells what was done about settings after a launch: only what is
-// new.
+// Say reports what was done about settings after a launch, without what was reported before.
 func (e Part) Say(f *loop.Facts) {
 	s := f.Settings
 	switch {
 	case s == nil:
 		return
 	case s.Err != nil:
-		e.UI.Warn("your settings were not brought into the guest: %v", s.Err)
+		e.UI.Warn("your settings were not copied to the guest: %v", s.Err)
 		return
 	case s.Round == nil:
 		return
 	}
 	r := s.Report()
-	for _, p := range s.Round.Fresh {
+	for _, p := range s.Round.NewProblems {
 		e.UI.Warn("settings: %s", p)
 		if p.Hint != "" {
 			e.UI.Warn("%s", p.Hint)
 		}
 	}
 	for _, b := range r.Backups {
-		e.UI.Say("Settings: the guest's own is kept as %s", b)
+		e.UI.Say("Settings: the guest's file was kept as %s", b)
 	}
 	for _, k := range r.Conflicts {
-		e.UI.Say("Settings: changed on both sides, the guest keeps its own: %s", k)
+		e.UI.Say("Settings: changed on both sides, so the guest's value was kept: %s", k)
 	}
 	for _, n := range s.Round.Notes {
 		e.UI.Say("Settings: %s", n)
 	}
 	for _, d := range r.Dropped {
-		e.UI.Say("Settings: no longer listed, and left in the guest: %s", d)
+		e.UI.Say("Settings: no longer listed, but still in the guest: %s", d)
 	}
 	if n := len(r.Copied) + len(r.Merged); n > 0 {
 		e.UI.Say("Settings: %s", session.Few(append(slices.Clone(r.Copied), r.Merged...)))
 	}
 }
 
-// SyncResult is what `vm sync-settings --json` prints.
+// SyncResult is the output of `vm sync-settings --json`.
 type SyncResult struct {
 	Schema int    `json:"schema"`
 	VM     string `json:"vm"`
@@ -207,8 +205,8 @@ type SyncResult struct {
 	Notes []string `json:"-"`
 }
 
-// Whole makes lists of what would be null.
-func Whole(r settingsync.Report) settingsync.Report {
+// EmptyLists replaces nil lists, which would be null in JSON, by empty ones.
+func EmptyLists(r settingsync.Report) settingsync.Report {
 	for _, l := range []*[]string{&r.Copied, &r.Missing, &r.Kept, &r.Backups, &r.Merged, &r.Conflicts, &r.LeftOut, &r.Dropped} {
 		if *l == nil {
 			*l = []string{}

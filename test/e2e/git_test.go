@@ -169,7 +169,7 @@ func (g *gitWorld) bothWays(t *testing.T) {
 	g.there("git branch agent/idea")
 	at := g.commit("c.txt", "three\n")
 	r := g.aivm(g.repo, "ssh", ".", "--", "git", "log", "--format=%s", "-1")
-	if r.code != 0 || strings.TrimSpace(r.stdout) != "b.txt" || !strings.Contains(r.stderr, "went two ways: 1 new here, 1 new in VM") {
+	if r.code != 0 || strings.TrimSpace(r.stdout) != "b.txt" || !strings.Contains(r.stderr, "has diverged: 1 commits only on this machine, 1 only in VM") {
 		t.Errorf("diverged: %+v", r)
 	}
 	g.equal("fetched", g.git("rev-parse", "aivm-"+g.vm+"/main")+g.git("rev-parse", "aivm-"+g.vm+"/agent/idea"), theirs+theirs)
@@ -252,7 +252,7 @@ func (g *gitWorld) uncommitted(t *testing.T) {
 	write(t, filepath.Join(g.repo, "a.txt"), "uncommitted\n", 0o644)
 	write(t, filepath.Join(g.repo, "new.txt"), "new\n", 0o644)
 	before := g.git("status", "--porcelain") + g.git("rev-parse", "HEAD")
-	if r := g.must(g.repo, "git", "push", "--include-uncommitted"); !strings.Contains(r.stdout, "its folder shows it") {
+	if r := g.must(g.repo, "git", "push", "--include-uncommitted"); !strings.Contains(r.stdout, "its folder shows the files") {
 		t.Errorf("%+v", r)
 	}
 	g.equal("the guest's files", g.there("cat a.txt new.txt"), "uncommitted\nnew")
@@ -405,7 +405,7 @@ exec /usr/bin/git "$@"
 	if r := g.ssh([]byte(lie), g.vm, "sudo -n tee /usr/local/bin/git >/dev/null && sudo -n chmod 755 /usr/local/bin/git"); r.code != 0 {
 		t.Fatalf("%+v", r)
 	}
-	if r := g.aivm(g.repo, "git", "fetch"); r.code != 2 || !strings.Contains(r.stderr, "nothing was taken over") {
+	if r := g.aivm(g.repo, "git", "fetch"); r.code != 2 || !strings.Contains(r.stderr, "nothing was fetched") {
 		t.Errorf("%+v", r)
 	}
 	if r := g.aivm(g.repo, "code", "."); r.code != 0 {

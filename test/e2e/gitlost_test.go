@@ -14,7 +14,7 @@ func (g *gitWorld) onlyThere(t *testing.T) {
 echo kept >>a.txt && git -c user.name=G -c user.email=g@x stash push -q -m 'a stash' && echo mine >>a.txt && echo x >'un
 tracked'
 git init -q own && cd own && echo x >x && git add x && ` + commit + `x && cd .. && git worktree add -q --detach ../wt && cd ../wt && echo x >wt && git add wt && ` + commit + `wt`)
-	named := []string{"a.txt", `un\ntracked`, "1 stash: On main: a stash", "in the repository own: 1 commit", "checked out without a branch"}
+	named := []string{"a.txt", `un\ntracked`, "1 stash: On main: a stash", "in the repository own: 1 commit", "commits of a detached HEAD"}
 	names := func(what string, r result, code int) {
 		t.Helper()
 		for _, n := range named {
@@ -95,7 +95,7 @@ func (g *gitWorld) gone(t *testing.T) {
 	}
 	last := g.there("git switch -q -c last && git -c user.name=G -c user.email=g@x commit -q --allow-empty -m last && git rev-parse last")
 	r = g.must("", "vm", "delete", g.vm, "--yes")
-	if !strings.Contains(r.stderr, "fetched from it to refs/remotes/aivm-"+g.vm+"/: last") {
+	if !strings.Contains(r.stderr, "fetched to refs/remotes/aivm-"+g.vm+"/: last") {
 		t.Errorf("what was fetched is not named: %s", r.stderr)
 	}
 	g.equal("the last commit", g.git("rev-parse", "aivm-"+g.vm+"/last"), last)

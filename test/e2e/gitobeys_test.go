@@ -130,7 +130,7 @@ printf 'version https://git-lfs.github.com/spec/v1\noid sha256:ba7816bf8f01cfea4
 	write(t, filepath.Join(g.repo, ".git/info/attributes"), "* filter=evil\n", 0o644)
 	touch()
 	for _, args := range [][]string{{"git", "status"}, {"git", "push"}, {"git", "pull"}, {"git", "diff"}} {
-		if r := g.aivm(g.repo, args...); r.code != 2 || !strings.Contains(r.stderr, "it reads "+config+", and VM "+g.vm+" can write "+dotfiles) || !strings.Contains(r.stderr, "aivm detach "+dotfiles) {
+		if r := g.aivm(g.repo, args...); r.code != 2 || !strings.Contains(r.stderr, "git reads "+config+", and VM "+g.vm+" can write "+dotfiles) || !strings.Contains(r.stderr, "aivm detach "+dotfiles) {
 			t.Errorf("%v with a configuration the guest can write: %+v", args, r)
 		}
 	}

@@ -9,10 +9,10 @@ import (
 	"syscall"
 )
 
-// FileID is a file as the kernel knows it, by whichever of its names.
+// FileID identifies a file by device and inode.
 type FileID struct{ dev, inode uint64 }
 
-// LinkedFile is the file of st if it is one that has several names.
+// LinkedFile returns the FileID of a regular file with more than one hard link.
 func LinkedFile(st fs.FileInfo) (FileID, bool) {
 	s, ok := st.Sys().(*syscall.Stat_t)
 	if !ok || !st.Mode().IsRegular() || s.Nlink < 2 {
@@ -21,20 +21,20 @@ func LinkedFile(st fs.FileInfo) (FileID, bool) {
 	return FileID{s.Dev, s.Ino}, true
 }
 
-var ErrMany = errors.New("too many files")
+var ErrTooMany = errors.New("too many files")
 
-// Search searches a folder for a name of one of the files, in the parts of it that
-// lie in the same file systems, where alone they can have names. The error says
-// why it may have missed one: after limit files it is ErrMany.
+// Search looks in a folder for a hard link to one of the files, in the parts of the folder that are
+// in the given file systems, since hard links cannot cross file systems. missed is why it may have
+// overlooked one; after limit files it is ErrTooMany.
 func (g *Folders) Search(folder string, files map[FileID]string, systems map[string]bool, limit int) (at string, missed error) {
-	points := map[string]string{} // what is mounted in it
+	points := map[string]string{} // mounts inside the folder -> device
 	for _, m := range g.mounts {
 		if m.Point != folder && Within(m.Point, folder) {
 			points[m.Point] = m.Dev
 		}
 	}
 	var tops []string
-	if s, known := g.spots[folder]; !known || systems[s.dev] || systems[""] {
+	if s, known := g.locations[folder]; !known || systems[s.dev] || systems[""] {
 		tops = append(tops, folder)
 	}
 	for _, p := range slices.Sorted(maps.Keys(points)) {
@@ -45,14 +45,14 @@ func (g *Folders) Search(folder string, files map[FileID]string, systems map[str
 	n := 0
 	for _, top := range tops {
 		_ = filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
-			if _, mounted := points[p]; mounted && p != top { // a top of its own, or another file system
+			if _, mounted := points[p]; mounted && p != top { // searched as a top itself, or in another file system
 				if d.IsDir() {
 					return fs.SkipDir
 				}
 				return nil
 			}
 			if n++; n > limit {
-				missed = ErrMany
+				missed = ErrTooMany
 				return fs.SkipAll
 			}
 			var st fs.FileInfo
@@ -71,7 +71,7 @@ func (g *Folders) Search(folder string, files map[FileID]string, systems map[str
 			}
 			return nil
 		})
-		if at != "" || errors.Is(missed, ErrMany) {
+		if at != "" || errors.Is(missed, ErrTooMany) {
 			break
 		}
 	}

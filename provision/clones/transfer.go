@@ -11,24 +11,23 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// What the git verbs need of a VM: that its guest answers, behind its wall, and
-// says what its clone has. Everything else of the VM is brought to its state only
-// where it has to be started.
+// The git commands need only that the VM's guest is reachable, behind its firewall, and reports the
+// state of its clone. Everything else of the VM is converged only if the VM has to be started.
 
-// lookGit observes without changing anything, the guest too if it answers.
-func (e Part) lookGit(ctx context.Context, o Options) (*target.Target, *loop.Facts, error) {
+// observeGit observes the host, and the guest if it answers, without changing anything.
+func (e Part) observeGit(ctx context.Context, o Options) (*target.Target, *loop.Facts, error) {
 	e.Timing = ui.NewTiming("ssh")
-	w, err := e.wantClone(ctx, o)
+	w, err := e.cloneTarget(ctx, o)
 	if err != nil {
 		return nil, nil, err
 	}
-	f, err := e.look(ctx, w, loop.NewProgress(w))
+	f, err := e.observe(ctx, w, loop.NewProgress(w))
 	return w, f, err
 }
 
-// look asks for the clone and the repository, and for nothing that is shared with
-// the guest.
-func (e Part) look(ctx context.Context, w *target.Target, before loop.Progress) (*loop.Facts, error) {
+// observe reads the state of the clone and the repository, and not of folders shared with the
+// guest.
+func (e Part) observe(ctx context.Context, w *target.Target, before loop.Progress) (*loop.Facts, error) {
 	f, err := e.Observe(ctx, w.WithoutFolders(), before)
 	if errors.Is(err, context.Canceled) {
 		err = e.WithRerunHint(err)
@@ -36,10 +35,10 @@ func (e Part) look(ctx context.Context, w *target.Target, before loop.Progress) 
 	return f, err
 }
 
-// moveGit moves commits between the repository and its clone.
-func (e Part) moveGit(ctx context.Context, o Options, push, fetch bool) (*target.Target, *loop.Facts, error) {
+// moveGit pushes or fetches commits between the repository and its clone.
+func (e Part) transferGit(ctx context.Context, o Options, push, fetch bool) (*target.Target, *loop.Facts, error) {
 	e.Timing = ui.NewTiming("boot", "share", "ssh")
-	w, err := e.wantClone(ctx, o)
+	w, err := e.cloneTarget(ctx, o)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -47,7 +46,7 @@ func (e Part) moveGit(ctx context.Context, o Options, push, fetch bool) (*target
 	c.Push, c.Fetch = push, fetch
 	w = w.WithClone(c)
 	before := loop.NewProgress(w)
-	f, err := e.look(ctx, w, before)
+	f, err := e.observe(ctx, w, before)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -66,13 +65,13 @@ func (e Part) moveGit(ctx context.Context, o Options, push, fetch bool) (*target
 				if f != nil {
 					before = f.Progress
 				}
-				if f, err = e.look(ctx, w, before); err != nil {
+				if f, err = e.observe(ctx, w, before); err != nil {
 					return p, err
 				}
 			}
 			first = false
 			if f.Conn == nil {
-				return p, ui.Failed("VM %s does not answer any more: %w", w.Name, f.ConnErr).Hint(ui.CmdFor("try again", e.Rerun))
+				return p, ui.Failed("VM %s no longer answers: %w", w.Name, f.ConnErr).Hint(ui.CmdFor("try again", e.Rerun))
 			}
 			e.ObserveFirewall(ctx, w, f)
 			rules, err := e.PlanFirewall(w, f)
@@ -83,7 +82,7 @@ func (e Part) moveGit(ctx context.Context, o Options, push, fetch bool) (*target
 			p.Add(as...)
 			return p, err
 		},
-		Dry:        func(p plan.Plan) error { return e.dryMove(w, f, p) },
+		Dry:        func(p plan.Plan) error { return e.dryTransfer(w, f, p) },
 		Refresh:    func() (err error) { w, err = e.Refresh(w); return err },
 		KeepConn:   func() { e.Park(w, f) },
 		CloseFacts: func() { f.Close() },
@@ -92,7 +91,7 @@ func (e Part) moveGit(ctx context.Context, o Options, push, fetch bool) (*target
 			return e.WithRerunHint(err)
 		},
 		Then: func(ctx context.Context, _, _ bool) error {
-			err := e.move(ctx, w, f)
+			err := e.transfer(ctx, w, f)
 			if err != nil {
 				f.Close()
 				return e.WithRerunHint(e.ExplainLost(ctx, w.Name, err))
@@ -103,8 +102,8 @@ func (e Part) moveGit(ctx context.Context, o Options, push, fetch bool) (*target
 	return w, f, err
 }
 
-// move does the guest's part and says what kept commits from moving.
-func (e Part) move(ctx context.Context, w *target.Target, f *loop.Facts) error {
+// move executes the guest's part of the plan and reports what prevented it.
+func (e Part) transfer(ctx context.Context, w *target.Target, f *loop.Facts) error {
 	as, err := e.PlanGuest(w, f)
 	if err != nil {
 		return err
@@ -115,7 +114,7 @@ func (e Part) move(ctx context.Context, w *target.Target, f *loop.Facts) error {
 	return e.End(w, f)
 }
 
-// start brings the VM up, with its folders, and asks it for the clone.
+// start starts the VM with its folders, and observes the clone.
 func (e Part) start(ctx context.Context, w *target.Target, before loop.Progress) (*loop.Facts, error) {
 	vm, err := target.Recorded(w.Store, w.Name)
 	if err != nil {
@@ -130,10 +129,10 @@ func (e Part) start(ctx context.Context, w *target.Target, before loop.Progress)
 		return nil, err
 	}
 	e.Park(w, up)
-	return e.look(ctx, w, before)
+	return e.observe(ctx, w, before)
 }
 
-func (e Part) dryMove(w *target.Target, f *loop.Facts, p plan.Plan) error {
+func (e Part) dryTransfer(w *target.Target, f *loop.Facts, p plan.Plan) error {
 	g := plan.Plan{Stage: plan.Guest}
 	if as, err := e.PlanGuest(w, f); err == nil {
 		g.Add(as...)
