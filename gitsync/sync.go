@@ -76,7 +76,7 @@ func PushBranch(ctx context.Context, p transfer.Peer, h *compare.Host, g *compar
 func diverged(p transfer.Peer, h compare.Host) error {
 	q := shellescape.Quote(h.Repo.Top)
 	remoteBranch := h.Remote + "/" + h.Branch
-	return ui.Refused("branch %s has diverged: %d commits only on this machine, %d only in VM %s; nothing was pushed", ui.Clean(h.Branch), h.Ahead, h.Behind, p.VM).
+	return ui.Refused("branch %s has diverged (new commits: %d on this machine, %d in VM %s); nothing was pushed", ui.Clean(h.Branch), h.Ahead, h.Behind, p.VM).
 		Hint(ui.CmdFor("see both sides", "git -C "+q+" log --oneline --left-right "+shellescape.Quote(h.Branch+"..."+remoteBranch)),
 			ui.CmdFor("merge them on this machine", "git -C "+q+" merge "+shellescape.Quote(remoteBranch)+" && aivm git push "+q))
 }

@@ -142,7 +142,7 @@ func TestRefusals(t *testing.T) {
 		g := p.CommitG("g.txt", "g\n")
 		p.CommitH("h.txt", "h\n")
 		pr := p.Sync()
-		if pr == nil || !strings.Contains(pr.Error(), "1 commits only on this machine, 1 only in VM") || !strings.Contains(gittest.Hints(pr), "merge aivm-vm/main") {
+		if pr == nil || !strings.Contains(pr.Error(), "new commits: 1 on this machine, 1 in VM") || !strings.Contains(gittest.Hints(pr), "merge aivm-vm/main") {
 			t.Fatalf("%v\n%s", pr, gittest.Hints(pr))
 		}
 		gittest.Equal(t, "the guest's branch", p.GitG("rev-parse", "main"), g)

@@ -159,7 +159,7 @@ func SendUncommitted(ctx context.Context, p transfer.Peer, h compare.Host, g *co
 		}
 		g.Wip[ref] = u.Commit
 	}
-	what := fmt.Sprintf("The uncommitted state of this machine (%d files) was sent to VM %[3]s as %[2]s", u.Files, ref, p.VM)
+	what := fmt.Sprintf("The uncommitted state (%d files) is in VM %[3]s as %[2]s", u.Files, ref, p.VM)
 	out, code, err := p.Script(ctx, "writing the uncommitted files to the clone", guestscript.Apply, p.Dir, h.Branch, u.Commit, h.Head)
 	if err != nil {
 		return "", err

@@ -203,6 +203,7 @@ func BranchName(s string) bool {
 	return s != "" && len(s) <= 200 && s != "HEAD" && s != "@" && !strings.HasPrefix(s, "-") && !strings.HasPrefix(s, "/") && !badRef.MatchString(s)
 }
 
+// Objects returns the directory of the repository's object store.
 func (h Host) Objects() string { return filepath.Join(h.Repo.CommonDir, "objects") }
 
 // ConnectivityArgs returns the first arguments of git for a connectivity check.

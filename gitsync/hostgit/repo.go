@@ -16,6 +16,7 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
+// LFSPath returns the path of a git-lfs object below lfs/objects.
 func LFSPath(oid string) string { return path.Join(oid[:2], oid[2:4], oid) }
 
 // Repo is a repository on the host, found by reading files and without running anything in it.
@@ -193,6 +194,7 @@ func (r *Repo) Guarded(folders map[string]string) error {
 	return nil
 }
 
+// Git runs git in r and returns its output.
 func (r Repo) Git(ctx context.Context, args ...string) ([]byte, error) {
 	return Run(ctx, Call{Repo: r, Args: args})
 }

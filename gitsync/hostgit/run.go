@@ -20,6 +20,8 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
+// ReadError turns an error of git in r into a message for the user: another owner of the repository,
+// or a repository that cannot be read.
 func ReadError(r Repo, err error) error {
 	var ge *GitError
 	if errors.As(err, &ge) && strings.Contains(ge.Stderr, "dubious ownership") {

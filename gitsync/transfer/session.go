@@ -62,6 +62,7 @@ type Peer struct {
 	Progress func(detail string, fraction float64)
 }
 
+// Notef formats a description for Note.
 func (p Peer) Notef(format string, args ...any) {
 	if p.Note != nil {
 		p.Note(fmt.Sprintf(format, args...))

@@ -25,6 +25,7 @@ type Folders struct {
 // location is a path within a file system, the same through whichever mount it is reached.
 type location struct{ dev, path string }
 
+// New returns the Folders for a map from folder to the VM whose guest can write it.
 func New(writable map[string]string) (*Folders, error) {
 	g := &Folders{vms: writable, locations: map[string]location{}, infos: map[string]fs.FileInfo{}, mounts: map[int]mountinfo.Mount{}}
 	if len(writable) == 0 {

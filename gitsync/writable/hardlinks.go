@@ -21,6 +21,7 @@ func LinkedFile(st fs.FileInfo) (FileID, bool) {
 	return FileID{s.Dev, s.Ino}, true
 }
 
+// ErrTooMany is the error of a Search that stopped at its limit.
 var ErrTooMany = errors.New("too many files")
 
 // Search looks in a folder for a hard link to one of the files, in the parts of the folder that are

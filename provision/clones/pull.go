@@ -46,7 +46,7 @@ func (e Part) fastForward(ctx context.Context, w *target.Target, f *loop.Facts, 
 	switch rel := gitsync.Relate(*h, f.Clone.Guest); rel {
 	case gitsync.VMAhead:
 	case gitsync.Diverged:
-		return r, ui.Refused("branch %s has diverged: %d commits only on this machine, %d only in VM %s; aivm only fast-forwards", ui.Clean(h.Branch), h.Ahead, h.Behind, w.Name).
+		return r, ui.Refused("branch %s has diverged (new commits: %d on this machine, %d in VM %s); aivm only fast-forwards", ui.Clean(h.Branch), h.Ahead, h.Behind, w.Name).
 			Hint(ui.CmdFor("merge them", "git -C "+shellescape.Quote(w.Folder.HostPath)+" merge "+shellescape.Quote(remoteBranch)), ui.CmdFor("or rebase yours onto them", "git -C "+shellescape.Quote(w.Folder.HostPath)+" rebase "+shellescape.Quote(remoteBranch)))
 	default:
 		return r, nil

@@ -169,7 +169,7 @@ func (g *gitWorld) bothWays(t *testing.T) {
 	g.there("git branch agent/idea")
 	at := g.commit("c.txt", "three\n")
 	r := g.aivm(g.repo, "ssh", ".", "--", "git", "log", "--format=%s", "-1")
-	if r.code != 0 || strings.TrimSpace(r.stdout) != "b.txt" || !strings.Contains(r.stderr, "has diverged: 1 commits only on this machine, 1 only in VM") {
+	if r.code != 0 || strings.TrimSpace(r.stdout) != "b.txt" || !strings.Contains(r.stderr, "has diverged (new commits: 1 on this machine, 1 in VM") {
 		t.Errorf("diverged: %+v", r)
 	}
 	g.equal("fetched", g.git("rev-parse", "aivm-"+g.vm+"/main")+g.git("rev-parse", "aivm-"+g.vm+"/agent/idea"), theirs+theirs)
