@@ -6,7 +6,6 @@ package e2e
 // `make test-long`, which tries all.
 const (
 	longRun    = false
-	pairRounds = 1  // of each pair in TestPairs
-	pairEvery  = 2  // this part of the pairs
-	gitCuts    = 10 // moments at which TestGit's connection ends
+	pairRounds = 1 // of each pair in TestPairs
+	gitCuts    = 5 // moments at which the connection to the clone ends
 )

@@ -188,10 +188,23 @@ func (w *world) ssh(stdin []byte, args ...string) result {
 	return w.run("", stdin, nil, append([]string{"ssh", "-F", filepath.Join(w.home, ".ssh/config"), "-o", "BatchMode=yes"}, args...)...)
 }
 
-// guest runs a shell line in the guest and returns its output.
+// guest runs a shell line in the guest and returns its output. These lines share
+// a connection, since a login takes one to two seconds where the CPU is emulated.
 func (w *world) guest(alias, line string) string {
 	w.t.Helper()
-	r := w.ssh(nil, alias, line)
+	return w.output(line, "-o", "ControlMaster=auto", "-o", "ControlPath="+filepath.Join(bin, "ssh-%C"), "-o", "ControlPersist=60",
+		"-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=2", alias, line)
+}
+
+// login is guest with a login of its own, for those who count logins.
+func (w *world) login(alias, line string) string {
+	w.t.Helper()
+	return w.output(line, alias, line)
+}
+
+func (w *world) output(line string, args ...string) string {
+	w.t.Helper()
+	r := w.ssh(nil, args...)
 	if r.code != 0 {
 		w.t.Fatalf("in the guest: %s: exit %d\n%s%s", line, r.code, r.stdout, r.stderr)
 	}

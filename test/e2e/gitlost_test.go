@@ -93,8 +93,12 @@ func (g *gitWorld) gone(t *testing.T) {
 	if ref := g.git("for-each-ref", "--format=%(refname)", "--contains", theirs, "refs/aivm"); ref == "" || !strings.Contains(r.stderr, ref) {
 		t.Errorf("a commit that was fetched from the clone before is in no ref (%q): %s", ref, r.stderr)
 	}
+}
+
+// deleted: what is only in the clone is fetched when the VM is deleted.
+func (g *gitWorld) deleted(t *testing.T) {
 	last := g.there("git switch -q -c last && git -c user.name=G -c user.email=g@x commit -q --allow-empty -m last && git rev-parse last")
-	r = g.must("", "vm", "delete", g.vm, "--yes")
+	r := g.must("", "vm", "delete", g.vm, "--yes")
 	if !strings.Contains(r.stderr, "fetched to refs/remotes/aivm-"+g.vm+"/: last") {
 		t.Errorf("what was fetched is not named: %s", r.stderr)
 	}

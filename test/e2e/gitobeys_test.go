@@ -139,7 +139,7 @@ printf 'version https://git-lfs.github.com/spec/v1\noid sha256:ba7816bf8f01cfea4
 	if err := os.Remove(config); err != nil {
 		t.Fatal(err)
 	}
-	write(t, config, "[user]\n\tname = Host\n\temail = host@example.org\n[init]\n\tdefaultBranch = main\n", 0o644)
+	write(t, config, gitConfig, 0o644)
 	if err := os.Remove(filepath.Join(g.repo, ".git/info/attributes")); err != nil {
 		t.Fatal(err)
 	}

@@ -308,15 +308,20 @@ func (h *hostile) full() {
 // key: another one. Nobody logs in, nothing is sent.
 func (h *hostile) key() {
 	h.w.guest(h.vm, `sudo -n sh -c 'cp -p /etc/ssh/ssh_host_ed25519_key /root/good; rm /etc/ssh/ssh_host_ed25519_key*; ssh-keygen -q -t ed25519 -N "" -f /etc/ssh/ssh_host_ed25519_key
-nohup sh -c "sleep 25; cp -p /root/good /etc/ssh/ssh_host_ed25519_key; ssh-keygen -yf /root/good >/etc/ssh/ssh_host_ed25519_key.pub; systemctl restart ssh; touch /tmp/restarted" >/dev/null 2>&1 & systemctl restart ssh'`)
+nohup sh -c "until [ -e `+h.trigger("key")+` ]; do sleep 1; done; cp -p /root/good /etc/ssh/ssh_host_ed25519_key; ssh-keygen -yf /root/good >/etc/ssh/ssh_host_ed25519_key.pub; systemctl restart ssh; touch /tmp/restarted" >/dev/null 2>&1 & systemctl restart ssh'`)
 	for _, args := range [][]string{{"code", "."}, {"ssh", ".", "--", "true"}} {
 		if r := h.run(h.project, 20*time.Second, args...); r.code == 0 || !strings.Contains(r.stderr, "not that VM") {
 			h.t.Errorf("%v, another host key: %+v", args, r)
 		}
 	}
+	write(h.t, h.trigger("key"), "", 0o644)
 	// sshd reads the key for each connection: before it is restarted, too.
 	h.back("with its own key", "test -e /tmp/restarted")
 }
+
+// trigger is a file of the shared folder for which a guest waits that nobody can
+// log in to.
+func (h *hostile) trigger(what string) string { return filepath.Join(h.project, "restore-"+what) }
 
 // back waits until a command succeeds in the guest.
 func (h *hostile) back(how, command string) {
@@ -331,10 +336,11 @@ func (h *hostile) back(how, command string) {
 // address: one that is not its own. aivm does not follow it there.
 func (h *hostile) address() {
 	h.w.guest(h.vm, `sudo -n sh -c 'dev=$(ip -o -4 route show default | sed "s/.* dev \([^ ]*\).*/\1/"); own=$(ip -o -4 addr show dev $dev | sed "s/.* inet \([^ ]*\).*/\1/")
-nohup sh -c "sleep 1; ip addr del $own dev $dev; ip addr add \${own%.*}.77/24 dev $dev; sleep 20; ip addr flush dev $dev; ip addr add $own dev $dev; ip link set $dev up" >/dev/null 2>&1 &'`)
+nohup sh -c "sleep 1; ip addr del $own dev $dev; ip addr add \${own%.*}.77/24 dev $dev; until [ -e `+h.trigger("address")+` ]; do sleep 1; done; ip addr flush dev $dev; ip addr add $own dev $dev; ip link set $dev up" >/dev/null 2>&1 &'`)
 	time.Sleep(3 * time.Second)
 	if r := h.run("", 20*time.Second, "vm", "wait-ip", h.vm, "--timeout", "6"); r.code != 2 || !strings.Contains(r.stderr, "did not become reachable") {
 		h.t.Errorf("an address that is not its own: %+v", r)
 	}
+	write(h.t, h.trigger("address"), "", 0o644)
 	h.back("to its address", "true")
 }

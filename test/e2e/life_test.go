@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 )
 
 func checkAttach(t, whole *testing.T, w *world, vm string) {
@@ -84,28 +83,6 @@ func checkFacts(t *testing.T, w *world, vm, project string) {
 	}
 }
 
-func checkRestart(t *testing.T, w *world, vm, project string) {
-	facts := `sudo -n cat /etc/ssh/ssh_host_ed25519_key.pub ~/.ssh/authorized_keys; id; ip -4 -o addr show scope global | awk '{print $4}'`
-	before := w.guest(vm, facts)
-	w.guest(vm, "echo kept > ~/kept; sync")
-	w.must("", "vm", "down", vm)
-	if s := strings.TrimSpace(virsh(t, "domstate", vm)); s != "shut off" {
-		t.Fatalf("after down: %s", s)
-	}
-	if r := w.aivm("", "vm", "status", vm); r.code != 0 || !strings.Contains(r.stdout, "aivm vm up "+vm) {
-		t.Errorf("%+v", r)
-	}
-	began := time.Now()
-	w.must("", "vm", "up", vm)
-	t.Logf("a later boot: %.1f s", time.Since(began).Seconds())
-	if after := w.guest(vm, facts); after != before {
-		t.Errorf("a later boot changed:\n%s\nto\n%s", before, after)
-	}
-	if got := w.guest(vm, "cat ~/kept"); !strings.Contains(got, "kept") {
-		t.Errorf("%q", got)
-	}
-}
-
 // checkTwo: three runs attach three folders at once, beside a fourth that opens
 // one of them; nothing is lost and nobody fails.
 func checkTwo(t *testing.T, w *world) {
@@ -134,29 +111,5 @@ func checkTwo(t *testing.T, w *world) {
 		if out := w.must("", "list", "--section", "folders"); !strings.Contains(out.stdout, "/at-once/"+d+" ") {
 			t.Errorf("the record of %s is lost:\n%s", d, out.stdout)
 		}
-	}
-}
-
-func checkDelete(t *testing.T, w *world, vm, project string) {
-	if r := w.aivm("", "vm", "delete", vm); r.code != 3 || !strings.Contains(r.stderr, "aivm vm delete "+vm+" --yes") {
-		t.Errorf("without a terminal: %+v", r)
-	}
-	sum := run2(t, "sh", "-c", `cd "$1" && find . -type f -exec sha256sum {} + | sort`, "sh", project)
-	w.must("", "vm", "delete", vm, "--yes")
-	if now := run2(t, "sh", "-c", `cd "$1" && find . -type f -exec sha256sum {} + | sort`, "sh", project); now != sum {
-		t.Error("deleting the VM changed the host folder")
-	}
-	for _, where := range [][]string{
-		{"virsh", "-c", "qemu:///system", "list", "--all", "--name"},
-		{"virsh", "-c", "qemu:///system", "net-dumpxml", "aivm-net"},
-		{"find", "/var/lib/aivm", "/var/lib/libvirt/aivm", "/run/libvirt", "/etc/libvirt", filepath.Join(w.home, ".local"), filepath.Join(w.home, ".config/aivm/ssh"), "-name", "*" + vm + "*"},
-		{"cat", "/proc/self/mountinfo", filepath.Join(w.home, ".ssh/config")},
-	} {
-		if out := run2(t, where...); strings.Contains(out, "0-"+vm+".") || strings.Contains(out, "0-"+vm+"/") || strings.Contains(out, "0-"+vm+"\n") || strings.Contains(out, "'"+vm+"'") || strings.Contains(out, vm+"\n") {
-			t.Errorf("%v still knows the VM:\n%s", where, out)
-		}
-	}
-	if b, err := os.ReadFile(filepath.Join(w.home, ".ssh/config")); err != nil || string(b) != "Host other\n\tUser me\n" {
-		t.Errorf("~/.ssh/config after the last VM is gone: %v\n%s", err, b)
 	}
 }

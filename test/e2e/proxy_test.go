@@ -140,17 +140,3 @@ func checkOrigins(t *testing.T, w *world, vm string, b *browser, origin string) 
 		}
 	}
 }
-
-// checkAddressGone: the address is this user's to read, and another VM of the
-// same name gets another one.
-func checkAddressGone(t *testing.T, w *world, vm string) {
-	t.Helper()
-	dir := filepath.Join(w.home, ".local/state/aivm", vm)
-	if st, err := os.Stat(filepath.Join(dir, "browser.json")); err != nil || st.Mode().Perm() != 0o600 {
-		t.Errorf("the address of the editor: %v %v", st, err)
-	}
-	w.must("", "vm", "delete", vm, "--yes")
-	if l, err := os.ReadDir(dir); err == nil {
-		t.Errorf("the state of the VM is still there: %v", l)
-	}
-}

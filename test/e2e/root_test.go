@@ -13,43 +13,13 @@ import (
 	"testing"
 )
 
-// TestRoot is the life of one VM of root's: made by a run that is killed at
-// every action, used, used again, stopped, started, deleted.
-func TestRoot(t *testing.T) {
-	w := rootWorld(t)
-	const vm = "e2e"
-	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "# mine\n[defaults.vm]\nname = \""+vm+"\"\nram_mb = 2048 # enough\ncpus = 1\n", 0o600)
-	write(t, filepath.Join(w.home, ".ssh/config"), "Host other\n\tUser me\n", 0o644)
-	project := filepath.Join(w.home, "work", "my.project é & 'q'")
-	write(t, filepath.Join(project, "hello.txt"), "hello\n", 0o644)
-	t.Cleanup(func() { w.aivm("", "vm", "delete", vm, "--yes") })
-
-	step := w.steps()
-	step("refused without approval", func(t *testing.T) {
-		if r := w.aivm(project, "code", "."); r.code != 3 || !strings.Contains(r.stderr, "--yes") {
-			t.Fatalf("%+v", r)
-		}
-	})
-	step("killed at every action", func(t *testing.T) { killWalk(t, w, project) })
-	step("the finished VM", func(t *testing.T) { checkVM(t, w, vm, project) })
-	step("the share", func(t *testing.T) { checkShare(t, w, vm, project) })
-	step("a second run changes nothing", func(t *testing.T) { checkWarm(t, w, vm, project) })
-	step("ssh", func(t *testing.T) { checkSSH(t, w, project) })
-	step("plain clients", func(t *testing.T) { checkClients(t, w, vm, project) })
-	step("attach", func(inner *testing.T) { checkAttach(inner, t, w, vm) })
-	step("status and list", func(t *testing.T) { checkFacts(t, w, vm, project) })
-	step("restart", func(t *testing.T) { checkRestart(t, w, vm, project) })
-	step("two at once", func(t *testing.T) { checkTwo(t, w) })
-	if longRun {
-		step("prepare", func(t *testing.T) { checkPrepare(t, w, vm) })
-	}
-	step("delete", func(t *testing.T) { checkDelete(t, w, vm, project) })
-}
-
-// killWalk kills a cold `code` with SIGKILL at each of its fault points in
-// turn. One boot is enough for all of them.
+// killWalk kills a cold `code` that brings settings with SIGKILL at each of its
+// fault points in turn. One boot is enough for all of them.
 func killWalk(t *testing.T, w *world, project string) {
-	points := walk(t, w, project, []string{"FAKECODE_WRITE=from-the-editor"}, "code", ".", "--yes")
+	points := walk(t, w, project, []string{"FAKECODE_WRITE=from-the-editor"}, "code", ".", "--sync-paths", "~/.gitignore,~/.tmux.conf", "--yes")
+	if got := w.guest("e2efirst", "cat .gitignore .tmux.conf"); got != "*.swp\nset -g mouse on" {
+		t.Errorf("the settings in the guest: %q", got)
+	}
 	t.Logf("killed at %d points", len(points))
 	if len(points) < 30 {
 		t.Errorf("only %d fault points: %v", len(points), points)
@@ -99,10 +69,10 @@ func checkVM(t *testing.T, w *world, vm, project string) {
 		t.Errorf("~/.ssh/config: %v\n%s", err, cfg)
 	}
 	store, err := os.ReadFile(filepath.Join(w.home, ".config/aivm/config.toml"))
-	if err != nil || !strings.HasPrefix(string(store), "# mine\n[defaults.vm]\nname = \"e2e\"\nram_mb = 2048 # enough\n") && !strings.Contains(string(store), "ram_mb = 2048 # enough\n") {
+	if err != nil || !strings.HasPrefix(string(store), "# mine\n[defaults.vm]\nname = \"e2efirst\"\nram_mb = 2048 # enough\n") && !strings.Contains(string(store), "ram_mb = 2048 # enough\n") {
 		t.Errorf("the store lost something: %v\n%s", err, store)
 	}
-	for _, p := range []string{".local/state/aivm/e2e/host_ed25519", ".local/state/aivm/id_ed25519", ".config/aivm/ssh/e2e.conf"} {
+	for _, p := range []string{".local/state/aivm/e2efirst/host_ed25519", ".local/state/aivm/id_ed25519", ".config/aivm/ssh/e2efirst.conf"} {
 		if st, err := os.Stat(filepath.Join(w.home, p)); err != nil || st.Mode().Perm() != 0o600 {
 			t.Errorf("%s: %v %v", p, err, st)
 		}
@@ -145,7 +115,7 @@ func checkShare(t *testing.T, w *world, vm, project string) {
 // checkWarm: a second run asks nothing, logs in once, writes not one byte.
 func checkWarm(t *testing.T, w *world, vm, project string) {
 	count := func() int {
-		n, err := strconv.Atoi(w.guest(vm, `sudo -n journalctl -u ssh -o cat --no-pager | grep -c 'Accepted publickey'`))
+		n, err := strconv.Atoi(w.login(vm, `sudo -n journalctl -u ssh -o cat --no-pager | grep -c 'Accepted publickey'`))
 		if err != nil {
 			t.Fatal(err)
 		}

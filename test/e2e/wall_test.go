@@ -10,51 +10,29 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
-// TestWall is the firewall around a real VM: what it reaches and what not, with
-// the rules and without them, and how the rules come back. The rest is proved
-// with packets (test/packets).
-func TestWall(t *testing.T) {
-	w := rootWorld(t)
-	const vm = "e2e-wall"
-	store := filepath.Join(w.home, ".config/aivm/config.toml")
-	write(t, store, "[defaults.vm]\nname = \""+vm+"\"\nram_mb = 2048\ncpus = 1\n"+
-		// A network of its own: it is stopped and destroyed here.
-		"[defaults.network]\nname = \"e2e-wall-net\"\nbridge = \"vbr-e2e-wall\"\nsubnet_cidr = \"10.94.8.0/24\"\ngateway_ip = \"10.94.8.1\"\ndhcp_start = \"10.94.8.100\"\ndhcp_end = \"10.94.8.200\"\n", 0o600)
-	t.Cleanup(func() { w.aivm("", "vm", "delete", vm, "--yes") })
-	v := &walled{w: w, vm: vm}
+// wall is the firewall around a real VM: what it reaches and what not, with the
+// rules and without them, and how the rules come back. The rest is proved with
+// packets (test/packets).
+func (f *firstVM) wall(t *testing.T) {
+	v := &walled{w: f.w, vm: f.vm}
 	v.neighbourhood(t)
-	w.must("", "vm", "create", vm, "--yes")
-	n := listedNetwork(t, w)
+	n := listedNetwork(t, f.w)
 	if !n.Firewall || n.Rules != "in place" {
-		t.Fatalf("after the first run: %+v", n)
+		t.Fatalf("before anything was done to it: %+v", n)
 	}
 	v.gw, v.network = strings.TrimSuffix(n.Subnet, "0/24")+"1", n.Name
-
-	for _, s := range []struct {
-		name string
-		f    func(t *testing.T)
-	}{
-		{"with the rules", func(t *testing.T) { v.reaches(t, true) }},
-		{"status tells", v.told},
-		{"without them everything is open", v.open},
-		{"altered", v.altered},
-		{"ports and addresses of the config", v.config},
-		{"a stranger on the bridge", v.stranger},
-		{"no-firewall", v.noFirewall},
-		{"libvirt puts them up", v.hooks},
-		{"deleted", v.deleted},
-	} {
-		t.Run(s.name, func(t *testing.T) {
-			w.t = t
-			s.f(t)
-		})
-		w.t = t
-		if t.Failed() {
-			t.FailNow()
-		}
-	}
+	step := f.w.steps()
+	step("with the rules", func(t *testing.T) { v.reaches(t, true) })
+	step("status tells", v.told)
+	step("without them everything is open", v.open)
+	step("altered", v.altered)
+	step("ports and addresses of the config", v.config)
+	step("a stranger on the bridge", v.stranger)
+	step("no-firewall", v.noFirewall)
+	step("off and on, by libvirt's own means", v.hooks)
 }
 
 type listed struct {
@@ -288,9 +266,19 @@ func (v *walled) noFirewall(t *testing.T) {
 	}
 }
 
-// hooks restarts the network and the VM by libvirt's own means.
+// hooks shuts the VM down, restarts its network and starts it with virsh: the
+// rules are back, and the guest has the address and the keys that it had.
 func (v *walled) hooks(t *testing.T) {
-	v.w.must("", "vm", "down", v.vm, "--force")
+	facts := `sudo -n cat /etc/ssh/ssh_host_ed25519_key.pub ~/.ssh/authorized_keys; id; ip -4 -o addr show scope global | awk '{print $4}'; cat ~/kept`
+	v.w.guest(v.vm, "echo kept > ~/kept; sync")
+	before := v.w.guest(v.vm, facts)
+	v.w.must("", "vm", "down", v.vm)
+	if s := strings.TrimSpace(virsh(t, "domstate", v.vm)); s != "shut off" {
+		t.Fatalf("after down: %s", s)
+	}
+	if r := v.w.aivm("", "vm", "status", v.vm); r.code != 0 || !strings.Contains(r.stdout, "aivm vm up "+v.vm) {
+		t.Errorf("%+v", r)
+	}
 	virsh(t, "net-destroy", v.network)
 	if v.tables(t) != 0 {
 		t.Error("the rules of a stopped network are still there")
@@ -300,28 +288,15 @@ func (v *walled) hooks(t *testing.T) {
 		t.Error("the network started without its rules")
 	}
 	run2(t, "sh", "-c", "nft list tables | grep '"+strings.ReplaceAll(v.network, "-", "_")+"_' | while read l; do nft delete $l; done")
+	began := time.Now()
 	virsh(t, "start", v.vm)
 	if v.tables(t) != 3 {
 		t.Error("the VM started without its network's rules")
 	}
 	v.w.must("", "vm", "up", v.vm)
+	t.Logf("a later boot: %.1f s", time.Since(began).Seconds())
 	v.reaches(t, true)
-}
-
-func (v *walled) deleted(t *testing.T) {
-	mac := strings.Fields(run2(t, "sh", "-c", "virsh -c qemu:///system domiflist "+v.vm+" | grep -o '52:54:[0-9a-f:]*'"))[0]
-	if !strings.Contains(run2(t, "nft", "list", "ruleset"), mac) {
-		t.Error("the rules do not know the VM's card")
-	}
-	if r := v.w.aivm("", "host", "net", "destroy", v.network, "--yes"); r.code != 2 || !strings.Contains(r.stderr, "is referenced by managed VMs: "+v.vm) {
-		t.Errorf("a network in use: %+v", r)
-	}
-	v.w.must("", "vm", "delete", v.vm, "--yes")
-	if out := run2(t, "sh", "-c", "nft list ruleset; cat /var/lib/aivm/manifest/*.json"); strings.Contains(out, mac) {
-		t.Error("the rules still know the card of a deleted VM")
-	}
-	v.w.must("", "host", "net", "destroy", v.network, "--yes")
-	if out := run2(t, "sh", "-c", "virsh -c qemu:///system net-list --all --name; ls /var/lib/aivm/manifest"); strings.Contains(out, v.network+"\n") || strings.Contains(out, "net-"+v.network+".json") || v.tables(t) != 0 {
-		t.Errorf("left of the network:\n%s", out)
+	if after := v.w.guest(v.vm, facts); after != before {
+		t.Errorf("a later boot changed:\n%s\nto\n%s", before, after)
 	}
 }

@@ -95,6 +95,7 @@ func record(t *testing.T, r row) {
 	}
 	add("files", treeDiff(before, tree(t)))
 	got := shorten(t, settle(b.String()))
+	w.checkHints(t, o)
 	path := filepath.Join(goldenDir, r.name+".golden")
 	if *update {
 		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {

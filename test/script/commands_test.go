@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"aivm.dev/aivm/internal/virt"
+	"aivm.dev/aivm/test/hints"
 )
 
 var commands = map[string]func(*testscript.TestScript, bool, []string){
@@ -262,14 +262,13 @@ func cmdChanges(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
-// typedHint finds the command a hint wants to be typed.
-var typedHint = regexp.MustCompile(`(?:^hint: |: |, then |\()(aivm [^()]*)`)
-
 // cmdHints wants the last command's stderr to be one error line and hints that
-// each name something to type or to do; what they want typed has to exist.
+// each name something to type or to do, and runs what they want typed, for its
+// plan if it changes something. With "alone", stderr has nothing else.
 func cmdHints(ts *testscript.TestScript, neg bool, args []string) {
-	var errs, hints int
-	for line := range strings.Lines(ts.ReadFile("stderr")) {
+	stderr := ts.ReadFile("stderr")
+	var errs, count int
+	for line := range strings.Lines(stderr) {
 		switch {
 		case strings.HasPrefix(line, "error: "):
 			errs++
@@ -277,22 +276,58 @@ func cmdHints(ts *testscript.TestScript, neg bool, args []string) {
 				ts.Fatalf("the sentence ends with a full stop: %s", text)
 			}
 		case strings.HasPrefix(line, "hint: "):
-			hints++
-			if m := typedHint.FindStringSubmatch(line); m != nil {
-				if c := realCommand(m[1]); c != "" {
-					ts.Fatalf("%s: %s", strings.TrimSpace(line), c)
-				}
-			}
+			count++
 		case strings.HasPrefix(line, "warning: "):
 		default:
 			if slices.Contains(args, "alone") {
-				ts.Fatalf("more than an error and hints is said: %q", line)
+				ts.Fatalf("more than an error and hints is printed: %q", line)
 			}
 		}
 	}
-	if errs != 1 || hints == 0 {
-		ts.Fatalf("%d errors and %d hints, want one and some", errs, hints)
+	if errs != 1 || count == 0 {
+		ts.Fatalf("%d errors and %d hints, want one and some", errs, count)
 	}
+	sudos := len(sudoRuns(ts))
+	fill := strings.NewReplacer("vm create NAME", "vm create spare", "NAME", ts.Getenv("VM"), "FOLDER", ts.Getenv("WORK"), "PROGRAM", "true", "FILE", ts.Getenv("WORK")+"/hintfile", "PATH", ts.Getenv("WORK")+"/elsewhere")
+	var last hints.Hint
+	for _, h := range hints.Of(stderr) {
+		bad := hints.Check(h, last, fill, hints.Error(stderr), func(args []string) (int, string) { return runHint(ts, args) })
+		if bad != "" {
+			ts.Fatalf("the hint %q, %q does not work: %s", h.Text, h.Command, bad)
+		}
+		last = h
+	}
+	counted, _ := strconv.Atoi(ts.Getenv("SUDOCOUNTED"))
+	ts.Setenv("SUDOCOUNTED", strconv.Itoa(counted+len(sudoRuns(ts))-sudos))
+}
+
+// hintEnv is the environment that a hint's command is run with: the script's,
+// but nothing that kills it or lets it change libvirt.
+var hintEnv = []string{
+	"HOME", "USER", "PATH", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "AIVM_SSH_CONFIG", "HTTPS_PROXY", "TERM", "LC_ALL", codeEnv, "EDITOR", "VISUAL",
+	"VIRTUAL_ENV", "SSL_CERT_FILE", "CURL_HOME", "GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL",
+}
+
+// runHint runs aivm where the script is.
+func runHint(ts *testscript.TestScript, args []string) (status int, stderr string) {
+	if strings.Join(args, " ") == "config edit" { // it wants a terminal
+		return 0, ""
+	}
+	c := exec.Command("aivm", args...)
+	c.Dir = ts.MkAbs(".")
+	for _, k := range hintEnv {
+		if v := ts.Getenv(k); v != "" {
+			c.Env = append(c.Env, k+"="+v)
+		}
+	}
+	var b strings.Builder
+	c.Stderr = &b
+	err := c.Run()
+	var ee *exec.ExitError
+	if err != nil && !errors.As(err, &ee) {
+		ts.Fatalf("aivm %v: %v", args, err)
+	}
+	return c.ProcessState.ExitCode(), b.String()
 }
 
 // cmdSudocount wants sudo to have been started so often by this script since
@@ -300,19 +335,26 @@ func cmdHints(ts *testscript.TestScript, neg bool, args []string) {
 func cmdSudocount(ts *testscript.TestScript, neg bool, args []string) {
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
+	runs := sudoRuns(ts)
+	counted, _ := strconv.Atoi(ts.Getenv("SUDOCOUNTED"))
+	ts.Setenv("SUDOCOUNTED", strconv.Itoa(len(runs)))
+	if got := len(runs) - counted; got != want {
+		ts.Fatalf("sudo was started %d times, want %d:\n%s", got, want, strings.Join(runs[counted:], ""))
+	}
+}
+
+// sudoRuns are the lines of sudo's log that this script caused.
+func sudoRuns(ts *testscript.TestScript) (out []string) {
 	b, err := os.ReadFile(ts.Getenv("SUDOLOG"))
-	ts.Check(err)
-	var mine []string
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		ts.Fatalf("%v", err)
+	}
 	for line := range strings.Lines(string(b)) {
 		if strings.Contains(line, "PWD="+ts.Getenv("WORK")+" ") && strings.Contains(line, "COMMAND=") {
-			mine = append(mine, line)
+			out = append(out, line)
 		}
 	}
-	counted, _ := strconv.Atoi(ts.Getenv("SUDOCOUNTED"))
-	ts.Setenv("SUDOCOUNTED", strconv.Itoa(len(mine)))
-	if got := len(mine) - counted; got != want {
-		ts.Fatalf("sudo was started %d times, want %d:\n%s", got, want, strings.Join(mine[counted:], ""))
-	}
+	return out
 }
 
 // cmdJSON looks into JSON: json FILE .path.0.key [VALUE]. VALUE is JSON or a

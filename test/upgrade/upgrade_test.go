@@ -70,6 +70,10 @@ func checkout(t *testing.T, commit string) (dir, hash string, ok bool) {
 func TestUpgrade(t *testing.T) {
 	now := build(t, "../..")
 	for n, old := range olds {
+		// The first one's files are those of TestFixture.
+		if old.commit == first && !longRun && !*save {
+			continue
+		}
 		t.Run(old.name, func(t *testing.T) {
 			dir, hash, ok := checkout(t, old.commit)
 			if !ok {

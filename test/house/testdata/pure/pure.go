@@ -24,7 +24,7 @@ func GoodCopy(w *target.Target) plan.Plan {
 func GoodAction(w *target.Target, f *loop.Facts) []plan.Action {
 	return []plan.Action{{
 		ID:   "x",
-		Do:   func(context.Context) error { f.AliasMade = true; return os.Remove(w.Name) },
+		Do:   func(context.Context) error { f.AliasPlanned = true; return os.Remove(w.Name) },
 		Fail: func(error) error { return os.Remove(w.Name) },
 	}}
 }
@@ -68,7 +68,7 @@ func BadTarget(w *target.Target) (*plan.Plan, error) {
 
 // BadFacts changes a map of the facts.
 func BadFacts(f *loop.Facts) plan.Plan {
-	f.Left["x"] = nil
+	f.Skipped["x"] = nil
 	return plan.Plan{}
 }
 

@@ -1,0 +1,142 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// firstVM is a VM of root's on this machine that many cases share, since a boot
+// takes one to two minutes where the CPU is emulated.
+type firstVM struct {
+	w                *world
+	vm, project, net string
+	bridge           string
+	// made says whether the VM was there before a group of cases began.
+	made bool
+}
+
+// TestFirstVM is the life of one VM: made by a run that is killed at every
+// action, used by ssh, editors and programs, given settings, cut off by its
+// firewall, and deleted after somebody else removed its domain. A group alone:
+//
+//	RUN=TestFirstVM/wall scripts/test.sh e2e
+func TestFirstVM(t *testing.T) {
+	w := rootWorld(t)
+	f := &firstVM{w: w, vm: "e2efirst", net: "e2e-net1", bridge: "vbr-e2e1"}
+	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "# mine\n[defaults.vm]\nname = \""+f.vm+"\"\nram_mb = 2048 # enough\ncpus = 1\n"+
+		// A network of its own: it is stopped and destroyed here.
+		"[defaults.network]\nname = \""+f.net+"\"\nbridge = \""+f.bridge+"\"\nsubnet_cidr = \"10.94.8.0/24\"\ngateway_ip = \"10.94.8.1\"\ndhcp_start = \"10.94.8.100\"\ndhcp_end = \"10.94.8.200\"\n", 0o600)
+	write(t, filepath.Join(w.home, ".ssh/config"), "Host other\n\tUser me\n", 0o644)
+	f.project = filepath.Join(w.home, "work", "my.project é & 'q'")
+	write(t, filepath.Join(f.project, "hello.txt"), "hello\n", 0o644)
+	dotfiles(t, w)
+	t.Cleanup(func() { w.t = t; w.aivm("", "vm", "delete", f.vm, "--yes") })
+
+	f.group("life", f.life)
+	f.group("settings", f.settings)
+	f.group("use", f.use)
+	f.group("wall", f.wall)
+	f.group("deleted", f.deleted)
+}
+
+// group runs one group of cases; alone, it makes the VM first, without a kill.
+func (f *firstVM) group(name string, cases func(*testing.T)) {
+	t := f.w.t
+	t.Run(name, func(t *testing.T) {
+		f.w.t = t
+		if !f.made && name != "life" {
+			f.w.must(f.project, "code", ".", "--yes")
+		}
+		f.made = true
+		cases(t)
+	})
+	f.w.t = t
+}
+
+func (f *firstVM) life(t *testing.T) {
+	w, vm, project := f.w, f.vm, f.project
+	step := w.steps()
+	step("refused without approval", func(t *testing.T) {
+		if r := w.aivm(project, "code", "."); r.code != 3 || !strings.Contains(r.stderr, "--yes") {
+			t.Fatalf("%+v", r)
+		}
+	})
+	step("killed at every action", func(t *testing.T) { killWalk(t, w, project) })
+	step("the finished VM", func(t *testing.T) { checkVM(t, w, vm, project) })
+	step("the share", func(t *testing.T) { checkShare(t, w, vm, project) })
+	step("a second run changes nothing", func(t *testing.T) { checkWarm(t, w, vm, project) })
+	step("ssh", func(t *testing.T) { checkSSH(t, w, project) })
+	step("plain clients", func(t *testing.T) { checkClients(t, w, vm, project) })
+	step("attach", func(inner *testing.T) { checkAttach(inner, t, w, vm) })
+	step("status and list", func(t *testing.T) { checkFacts(t, w, vm, project) })
+	step("two at once", func(t *testing.T) { checkTwo(t, w) })
+	if longRun {
+		step("prepare", func(t *testing.T) { checkPrepare(t, w, vm) })
+	}
+}
+
+// deleted removes the VM, whose domain somebody else has removed, and looks for
+// it everywhere.
+func (f *firstVM) deleted(t *testing.T) {
+	w, vm := f.w, f.vm
+	if r := w.aivm("", "vm", "delete", vm); r.code != 3 || !strings.Contains(r.stderr, "aivm vm delete "+vm+" --yes") {
+		t.Errorf("without a terminal: %+v", r)
+	}
+	if r := w.aivm("", "host", "net", "destroy", f.net, "--yes"); r.code != 2 || !strings.Contains(r.stderr, "is referenced by managed VMs: "+vm) {
+		t.Errorf("a network in use: %+v", r)
+	}
+	mac := strings.Fields(run2(t, "sh", "-c", "virsh -c qemu:///system domiflist "+vm+" | grep -o '52:54:[0-9a-f:]*'"))[0]
+	if !strings.Contains(run2(t, "nft", "list", "ruleset"), mac) {
+		t.Error("the rules do not have the VM's MAC address")
+	}
+	dir := filepath.Join(w.home, ".local/state/aivm", vm)
+	sums := func() string {
+		return run2(t, "sh", "-c", `cd "$1" && find . -type f -exec sha256sum {} + | sort`, "sh", filepath.Dir(f.project))
+	}
+	before := sums()
+	f.domainRemoved(t)
+	if sums() != before {
+		t.Error("deleting the VM changed the host's folders")
+	}
+	if l, err := os.ReadDir(dir); err == nil {
+		t.Errorf("the state of the VM is still there: %v", l)
+	}
+	if out := run2(t, "sh", "-c", "nft list ruleset; cat /var/lib/aivm/manifest/*.json"); strings.Contains(out, mac) {
+		t.Error("the rules still have the MAC address of a deleted VM")
+	}
+	w.must("", "host", "net", "destroy", f.net, "--yes")
+	if out := run2(t, "sh", "-c", "virsh -c qemu:///system net-list --all --name; ls /var/lib/aivm/manifest; nft list tables"); strings.Contains(out, f.net+"\n") || strings.Contains(out, "net-"+f.net+".json") || strings.Contains(out, strings.ReplaceAll(f.net, "-", "_")+"_") {
+		t.Errorf("left of the network:\n%s", out)
+	}
+	if b, err := os.ReadFile(filepath.Join(w.home, ".ssh/config")); err != nil || string(b) != "Host other\n\tUser me\n" {
+		t.Errorf("~/.ssh/config after the last VM is gone: %v\n%s", err, b)
+	}
+}
+
+// domainRemoved has virsh remove the domain: folders can still be detached, also
+// one that does not exist any more, and the rest of the VM be deleted.
+func (f *firstVM) domainRemoved(t *testing.T) {
+	w, vm := f.w, f.vm
+	kept, moved := w.project("kept"), w.project("moved")
+	for _, dir := range []string{kept, moved} {
+		w.must(dir, "attach", ".", "--yes")
+	}
+	virsh(t, "destroy", vm)
+	virsh(t, "undefine", vm)
+	if err := os.Rename(moved, moved+".elsewhere"); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{kept, moved} {
+		w.must("", "detach", dir)
+	}
+	if b, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(b), kept) || strings.Contains(string(b), moved) {
+		t.Errorf("a folder is still mounted: %v\n%s", err, b)
+	}
+	if r := w.must("", "list", "--json"); strings.Contains(r.stdout, kept) || strings.Contains(r.stdout, moved) {
+		t.Errorf("a record is left: %s", r.stdout)
+	}
+	w.must("", "vm", "delete", vm, "--yes")
+	leftovers(t, w, vm)
+}

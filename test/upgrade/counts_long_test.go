@@ -1,0 +1,5 @@
+//go:build long
+
+package upgrade
+
+const longRun = true
