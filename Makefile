@@ -11,21 +11,21 @@ test:
 lint unit script e2e:
 	@scripts/test.sh $@
 
-# Every reader of outside text, 30 seconds each; make test gives 5 seconds to
-# those of packages that changed since.
+# Fuzzes every parser of external input for 30 seconds; make test fuzzes those
+# in changed packages for 5 seconds.
 fuzz:
 	@scripts/fuzz.sh
 
-# What takes long: a walk over 300,000 files, as many devices as a VM can have,
+# The long tests: a walk over 300,000 files, as many devices as a VM can have,
 # two hundred folders, a boot for each kill, five rounds of every pair of verbs.
 test-long:
 	@scripts/test.sh long
 
-# The end-to-end suite on Debian 13's libvirt, QEMU and virtiofsd, in a root of
-# its own: make test-trixie, or with RUN=TestShares, or SUITES="unit script e2e".
+# The end-to-end suite with Debian 13's libvirt, QEMU and virtiofsd, in a separate
+# root file system. Options: RUN=TestShares, SUITES="unit script e2e".
 test-trixie:
 	@scripts/otherhost.sh trixie $(SUITES)
 
-# Figures, each beside its rival and its bar.
+# Performance figures, each with its reference and its limit.
 bench:
 	@scripts/bench.sh

@@ -1,33 +1,33 @@
 #!/usr/bin/env bash
-# Installs what the tests need and starts libvirt where no systemd does.
-# Run as root. What is there already costs nothing.
+# Installs the packages the tests need, and starts libvirt on a host without
+# systemd. Run as root. Does nothing for what is already installed.
 #
 #   scripts/deps.sh                    on this machine
-#   scripts/deps.sh --list RELEASE     names what a root for tests is made of
+#   scripts/deps.sh --list RELEASE     prints the packages of a test root file system
 set -euo pipefail
 packages=(
 	# what aivm itself needs (provision/host)
 	qemu-system-x86 qemu-utils libvirt-daemon-system libvirt-daemon-driver-qemu
 	dnsmasq-base nftables iptables iproute2 openssh-client
 	mmdebstrap extlinux syslinux-common fdisk e2fsprogs
-	# what the tests look with
+	# what the tests inspect the results with
 	libvirt-clients libxml2-utils cloud-init git rsync sudo procps util-linux
 	python3-yaml genisoimage socat gcc libc6-dev
 	# a browser for the real code-server
 	chromium
 )
 if [ "${1:-}" = --list ]; then
-	# QEMU 8 came without the C virtiofsd.
+	# QEMU 8 removed the C virtiofsd, so newer releases need the package.
 	[ "$2" = bookworm ] || packages+=(virtiofsd)
 	printf '%s\n' "${packages[@]}" ca-certificates passwd hostname
 	exit
 fi
-# what scripts/lint.sh looks at shell with
+# scripts/lint.sh checks shell scripts with it
 packages+=(shellcheck)
-# code-server is built of its npm package
+# code-server is built from its npm package
 packages+=(build-essential python3 pkg-config libkrb5-dev libsecret-1-dev)
 command -v npm >/dev/null || packages+=(npm)
-# A root that was made for tests (scripts/otherhost.sh) is complete, and has no network.
+# A test root (scripts/otherhost.sh) has all packages, and no network.
 [ ! -e /etc/aivm-test-root ] || packages=()
 missing=()
 for p in "${packages[@]}"; do

@@ -1,6 +1,6 @@
-# Of what `go test -v` printed: what each failed test itself printed, at most
-# its last 40 lines, and nothing of tests that passed. A test that only failed
-# through its subtests is left to these.
+# Reads the output of `go test -v` and prints what each failed test printed, at
+# most its last 40 lines. Omits passed tests, and tests that failed only because
+# of their subtests.
 /^=== (RUN|NAME|CONT|PAUSE) / { now = $3; next }
 /^ *--- (PASS|FAIL|SKIP): / {
 	if ($2 == "FAIL:") failed[++n] = $3
@@ -9,15 +9,15 @@
 }
 /^(panic|fatal error): / { crash = 40 }
 crash > 0 { print; crash-- }
-now != "" { said[now] = said[now] $0 "\n" }
+now != "" { output[now] = output[now] $0 "\n" }
 END {
 	for (i = 1; i <= n; i++)
 		for (p = failed[i]; sub("/[^/]*$", "", p);)
 			above[p] = 1
 	for (k = 1; k <= n; k++) {
 		name = failed[k]
-		if ((name in above) && said[name] == "") continue
-		count = split(said[name], line, "\n")
+		if ((name in above) && output[name] == "") continue
+		count = split(output[name], line, "\n")
 		print "== failed: " name
 		for (i = count > 41 ? count - 40 : 1; i < count; i++) print line[i]
 	}

@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
-# The strict local gate: formatting, vet, staticcheck, code that nothing reaches,
-# shell and perl. Every check runs, also after one has failed, and any finding is
-# a failure.
+# Checks formatting, vet, staticcheck, unreachable code, shell and perl. Every check
+# runs, even after one has failed, and any finding is a failure.
 #
 # usage: scripts/lint.sh [package pattern...]        (default: ./...)
 #
-# The tools are no dependencies of ours: pinned versions are built once into a
-# cache (AIVM_LINT_CACHE, else XDG_CACHE_HOME, else ~/.cache), one directory a
-# version, so that a new pin never meets an old binary. What looks at everything
-# anew each time is not run again on files that passed as they are.
+# The tools are not in go.mod: pinned versions are built once into a cache
+# (AIVM_LINT_CACHE, else XDG_CACHE_HOME, else ~/.cache), in one directory per
+# version, so that a new pin never uses an old binary. Tools without a cache of
+# their own are not run again on files that already passed unchanged.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -17,11 +16,12 @@ staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
 deadcode=golang.org/x/tools/cmd/deadcode@v0.52.0
 
 base=${AIVM_LINT_CACHE:-${XDG_CACHE_HOME:-${HOME:?set HOME or AIVM_LINT_CACHE}/.cache}/aivm-lint}
-# A tool built by another Go may not read this one's packages.
+# A tool built with another Go version may not be able to read this one's packages.
 base=$base/$(go env GOVERSION)
 
-# tool PACKAGE@VERSION prints the path of the program, installed if missing. It
-# is built aside and renamed: an interrupted build is never taken for a tool.
+# tool PACKAGE@VERSION prints the path of the program, and installs it if missing.
+# It is built in a temporary directory and renamed, so that an interrupted build is
+# never used.
 tool() {
   local package=${1%@*} version=${1#*@} dir temp
   local name=${package##*/}
@@ -46,8 +46,8 @@ complain() {
   failed=1
 }
 
-# passed CHECK VERSION FILE... prints the place of a mark that these files, as they
-# are, passed the check; it is there if they did.
+# passed CHECK VERSION FILE... prints the path of a mark file for these files with
+# their present content; it exists if they passed the check.
 passed() {
   local check=$1 version=$2
   shift 2
@@ -56,17 +56,17 @@ passed() {
 mkdir -p "$base/passed"
 find "$base/passed" -type f -mtime +30 -delete
 
-whole=
+all_packages=
 if (($# == 0)); then
   set -- ./...
-  whole=yes
+  all_packages=yes
 fi
 
 gofumpt_bin=$(tool "$gofumpt")
 staticcheck_bin=$(tool "$staticcheck")
 deadcode_bin=$(tool "$deadcode")
 
-# Tracked files and those about to be; what git ignores is nobody's source.
+# present PATTERN... lists tracked and new files, without those git ignores.
 present() { # PATTERN...
   local f
   git ls-files -z --cached --others --exclude-standard -- "$@" | while IFS= read -r -d '' f; do
@@ -77,14 +77,14 @@ mapfile -d '' -t go_files < <(present '*.go')
 mapfile -d '' -t candidates < <(present '*.sh' '.ci/*' 'scripts/*')
 mapfile -d '' -t perls < <(present '*.pl')
 
-# What no program of ours and no test reaches. It needs the whole program, and
-# looks at it beside the others.
-if [[ $whole ]]; then
+# deadcode finds functions that no program of aivm and no test reaches. It needs
+# the entire module, and runs in the background, parallel to the other checks.
+if [[ $all_packages ]]; then
   deadcode_mark=$(passed deadcode "$deadcode $(go version)" go.mod go.sum "${go_files[@]}")
-  deadcode_said=$(mktemp)
-  trap 'rm -f "$deadcode_said"' EXIT
+  deadcode_output=$(mktemp)
+  trap 'rm -f "$deadcode_output"' EXIT
   if [[ ! -e $deadcode_mark ]]; then
-    "$deadcode_bin" -test ./... >"$deadcode_said" 2>&1 &
+    "$deadcode_bin" -test ./... >"$deadcode_output" 2>&1 &
     deadcode_pid=$!
   fi
 fi
@@ -99,9 +99,9 @@ fi
 go vet "$@" || complain "go vet found something"
 "$staticcheck_bin" "$@" || complain "staticcheck found something"
 
-# Scripts are programs with a first line that says of what shell, or pieces of
-# what a guest's sh is given (go:embed), @NAME@ being what Go puts in. A piece
-# cannot hold a directive, since its bytes are what the guest gets.
+# A script is either a program, whose first line names its shell, or a piece of a
+# script for a guest's sh (go:embed), in which Go replaces @NAME@. A piece cannot
+# contain shellcheck directives, since the guest gets its exact bytes.
 programs=()
 pieces=()
 for f in "${candidates[@]}"; do
@@ -112,14 +112,14 @@ for f in "${candidates[@]}"; do
     *.sh:*) pieces+=("$f") ;;
   esac
 done
-# In pieces, everywhere:
+# Disabled in all pieces:
 #   SC1007  "a= b=c" empties a
-#   SC2015  "a && b || c": c is for both failing
+#   SC2015  "a && b || c": c is meant for the failure of either
 #   SC2034  another piece uses it
 #   SC2154  another piece sets it
-#   SC3013  "-ef" is in every sh of a Linux and in POSIX.1-2024
+#   SC3013  every Linux sh has "-ef", and POSIX.1-2024
 everywhere=SC1007,SC2015,SC2034,SC2154,SC3013
-# and in one of them:
+# and in single ones:
 declare -A excused=(
   [cloudinit/clonerun.sh]=SC1091           # the file is on the guest's seed
   [gitsync/compare/probe.sh]=SC2170        # @FEW@ is a number
@@ -130,10 +130,10 @@ declare -A excused=(
   [provision/share/watch.sh]=SC2013        # numbers of devices
 )
 for f in "${!excused[@]}"; do
-  [[ -f $f ]] || complain "the list of excused pieces names $f, which is gone"
+  [[ -f $f ]] || complain "the list of excused pieces names $f, which does not exist"
 done
 if ! command -v shellcheck >/dev/null; then
-  complain "shellcheck is not installed, so no script was looked at: sudo apt-get install shellcheck (scripts/deps.sh does it)"
+  complain "shellcheck is not installed, so no script was checked: sudo apt-get install shellcheck (scripts/deps.sh does it)"
 else
   mark=$(passed shellcheck "$(shellcheck --version)" scripts/lint.sh "${programs[@]}" "${pieces[@]}")
   if [[ ! -e $mark ]]; then
@@ -152,14 +152,14 @@ else
   fi
 fi
 for f in "${perls[@]}"; do
-  said=$(perl -c "$f" 2>&1) || complain "$f: $said"
+  output=$(perl -c "$f" 2>&1) || complain "$f: $output"
 done
 
 if [[ ${deadcode_pid-} ]]; then
   if ! wait "$deadcode_pid"; then
-    complain $'deadcode failed:\n'"$(cat "$deadcode_said")"
-  elif [[ -s $deadcode_said ]]; then
-    complain $'nothing reaches these:\n'"$(cat "$deadcode_said")"
+    complain $'deadcode failed:\n'"$(cat "$deadcode_output")"
+  elif [[ -s $deadcode_output ]]; then
+    complain $'unreachable functions:\n'"$(cat "$deadcode_output")"
   else
     : >"$deadcode_mark"
   fi

@@ -1,27 +1,30 @@
 #!/usr/bin/env bash
-# Runs tests on another Debian release's libvirt, QEMU, virtiofsd, nft, ssh and
-# git, apart from this machine's: in a root of its own made of that release's
-# packages, with mount, PID, network, IPC and UTS namespaces of its own. Several
-# runs can go side by side, and beside tests on this machine.
+# Runs tests with another Debian release's libvirt, QEMU, virtiofsd, nft, ssh and
+# git: in a separate root file system made of that release's packages, in new
+# mount, PID, network, IPC and UTS namespaces. Several runs can run in parallel,
+# also with tests on this machine.
 #
 #   scripts/otherhost.sh RELEASE [suite...]      suites as in scripts/test.sh (default: e2e)
-#   scripts/otherhost.sh RELEASE -- COMMAND...   anything else, in the checkout's copy
+#   scripts/otherhost.sh RELEASE -- COMMAND...   any command, in a copy of the checkout
 #
-#   RUN=TestRoot     only these tests (a pattern, as of go test -run)
-#   BACKEND=nftables libvirt's networks with that backend, the default of many
-#                    distributions (10.4 and newer), and not with iptables
-#   FRESH=1          make the release's root anew; RELEASE is bookworm or trixie,
-#                    or here: this machine's own programs, so nothing is installed
+#   RUN=TestRoot     only these tests (a pattern for go test -run)
+#   BACKEND=nftables the firewall backend of libvirt's networks, instead of iptables;
+#                    the default of many distributions (libvirt 10.4 and newer)
+#   FRESH=1          recreate the release's root
 #
-# The packages are installed once, the only time the network is used: inside, a
-# namespace with one web server is all there is of an internet. What a run
-# changes is a copy, thrown away at its end: the root, the checkout, the cache.
-# Written here is only Go's build cache. As a user it goes on as root by sudo.
+# RELEASE is bookworm, trixie, or here: this machine's own programs, with nothing
+# to install.
+#
+# The packages are installed once; this is the only use of the network. Inside, the
+# internet is a namespace with one web server. A run changes only copies, which are
+# deleted at its end: the root, the checkout, the cache. On this machine it writes
+# only Go's build cache. A user's run restarts itself as root through sudo.
 set -euo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
 roots=/var/cache/aivm-test/roots
 cache=/var/cache/aivm-test/aivm
-# Where the checkout is seen; the same path here, for Go's build cache has it.
+# Where the checkout is mounted. With "here" it is the real path, since Go's build
+# cache contains paths.
 inside=/var/tmp/checkout
 if [ "${1:-}" = here ] || [ "${1:-} ${3:-}" = "--enter here" ]; then inside=$top; fi
 
@@ -30,8 +33,9 @@ usage() {
 	exit 2
 }
 
-# made RELEASE: its root, made if it is missing or deps.sh wants other packages.
-made() {
+# ensure_root RELEASE creates the release's root if it is missing or if deps.sh lists other
+# packages now.
+ensure_root() {
 	local release=$1 root=$roots/$1 packages lock
 	packages=$(bash "$top/scripts/deps.sh" --list "$release" | tr '\n' ',')
 	exec {lock}>"$root.lock"
@@ -40,7 +44,7 @@ made() {
 		exec {lock}>&-
 		return
 	fi
-	echo "== making $root of packages: some minutes" >&2
+	echo "== installing $root from packages: some minutes" >&2
 	command -v mmdebstrap >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends mmdebstrap >/dev/null
 	rm -rf --one-file-system "$root" "$root.new"
 	if ! mmdebstrap --quiet --mode=root --variant=apt --include="$packages" "$release" "$root.new" >"$root.log" 2>&1; then
@@ -55,8 +59,8 @@ made() {
 	exec {lock}>&-
 }
 
-# skeleton ROOT: what of this machine's root a run may change; the rest is
-# mounted by programs.
+# skeleton ROOT creates the parts of this machine's root that a run may change;
+# programs mounts the rest.
 skeleton() {
 	local root=$1 d
 	mkdir -p "$root"/{proc,sys,dev,run,home} "$root"/var/{cache/libvirt,lib,log/libvirt,spool,mail}
@@ -71,8 +75,8 @@ skeleton() {
 	printf here >"$root/etc/aivm-test-root"
 }
 
-# show ROOT PATH...: shows these directories of this machine in the root, to
-# be read only; a link is copied, what is not there left out.
+# show ROOT PATH... mounts these directories of this machine read-only in the root.
+# It copies links and skips missing paths.
 show() {
 	local root=$1 d
 	shift
@@ -87,8 +91,8 @@ show() {
 	done
 }
 
-# programs ROOT: shows this machine's programs in the root. aivm installs itself
-# below /usr/local/libexec, so that one is the root's own.
+# programs ROOT mounts this machine's programs in the root. /usr/local/libexec is
+# the root's own, since aivm installs itself there.
 programs() {
 	local root=$1 own=${1%/*}/usr-local d
 	mkdir "$own"
@@ -99,31 +103,32 @@ programs() {
 	done
 }
 
-# copied RELEASE RUN: a root to be changed, with what tests are given of here.
-copied() {
+# copy_root RELEASE RUN makes a copy of the root for one run, with the files of this
+# machine that the tests use.
+copy_root() {
 	local root=$roots/$1 run=$2 f
 	if [ "$1" = here ]; then skeleton "$run/root"; else cp -a "$root" "$run/root"; fi
 	mkdir -p "$(dirname "$run/root$inside")"
-	# The checkout as it is, with what is not committed.
+	# The checkout with its uncommitted files.
 	git clone -q --no-hardlinks "$top" "$run/root$inside"
 	find "$run/root$inside" -mindepth 1 -maxdepth 1 ! -name .git -exec rm -rf {} +
 	git -C "$top" ls-files -z --cached --others --exclude-standard |
 		(cd "$top" && tar -c --null --ignore-failed-read --files-from=- 2>/dev/null) | tar -x -C "$run/root$inside"
-	# Guest image and editor, made by an earlier run: links, nobody writes in them.
+	# Guest image and editor of an earlier run: hard links, since nothing writes to them.
 	install -d -m 700 "$run/root$cache" "$run/root$cache/images" "$run/root$cache/code-server"
 	for f in "$cache"/images/*.qcow2 "$cache"/code-server/*.tar.gz; do
 		if [ -f "$f" ]; then ln "$f" "$run/root${f}"; fi
 	done
 	if [ -f "$cache/images/index.json" ]; then cp -p "$cache/images/index.json" "$run/root$cache/images/"; fi
 	printf '127.0.0.1 localhost\n127.0.1.1 %s-tests\n::1 localhost\n' "$1" >"$run/root/etc/hosts"
-	# The mirror that root and guests were made from.
+	# The package mirror that the root and the guests name.
 	grep -rhoE 'https?://[^/: ]+' "$run"/root/etc/apt/sources.list* | sed 's,.*//,203.0.113.80 ,' | sort -u >>"$run/root/etc/hosts"
 	echo "nameserver 192.0.2.1" >"$run/root/etc/resolv.conf"
 	echo "$1-tests" >"$run/root/etc/hostname"
 	if [ -n "${BACKEND:-}" ]; then
 		echo "firewall_backend = \"$BACKEND\"" >>"$run/root/etc/libvirt/network.conf"
-		# That backend has tc mend the checksums of DHCP answers, which only old
-		# clients look at, and starts no network where the kernel lacks act_csum.
+		# With that backend libvirt has tc correct the checksums of DHCP answers, which
+		# only old clients check, and starts no network if the kernel lacks act_csum.
 		cat >"$run/root/usr/local/sbin/tc" <<-'END'
 			#!/bin/sh
 			/usr/sbin/tc "$@" && exit
@@ -134,9 +139,9 @@ copied() {
 	fi
 }
 
-# enter RUN RELEASE COMMAND...: in the new namespaces. Builds the root's mounts,
-# moves into it and runs the command there. pivot_root and not chroot: the
-# kernel makes no user namespace, and so no mapped mount, in a chroot.
+# enter RUN RELEASE COMMAND... runs in the new namespaces. It makes the root's mounts,
+# enters it and runs the command there. It uses pivot_root, since in a chroot the
+# kernel refuses new user namespaces, and so ID-mapped mounts.
 enter() {
 	local run=$1 release=$2 d goroot=$GOROOT mods=$GOMODCACHE builds=$GOCACHE n
 	shift 2
@@ -146,7 +151,7 @@ enter() {
 	mount --bind "$root" "$root"
 	if [ "$release" = here ]; then programs "$root"; fi
 	mount -t proc -o nosuid,nodev,noexec proc "$root/proc"
-	# Only this root's own part of the kernel's settings can be changed.
+	# Only the kernel settings of this network namespace can be changed.
 	mount --bind "$root/proc/sys" "$root/proc/sys"
 	mount -o remount,bind,ro "$root/proc/sys"
 	mount --bind "$root/proc/sys/net" "$root/proc/sys/net"
@@ -171,7 +176,7 @@ enter() {
 		fuse 10 229
 		loop-control 10 237
 	END
-	# Without a device node there is no acceleration, and nothing to try it with.
+	# Without this device node QEMU emulates.
 	if [ -e /dev/kvm ]; then mknod -m 660 "$root/dev/kvm" c 10 232; fi
 	for n in $(seq 0 31); do mknod -m 660 "$root/dev/loop$n" b 7 "$n"; done
 	ln -s pts/ptmx "$root/dev/ptmx"
@@ -191,9 +196,9 @@ enter() {
 	umount -l /.host
 	rmdir /.host
 	cd "$inside"
-	# An internet: a router that knows names, and behind it the mirror that
-	# guests know. Without somebody to say that a name has no IPv6 address,
-	# a resolver in a guest asks again and again.
+	# The internet: a router with a DNS server, and behind it the mirror that the
+	# guests use. Without an answer that a name has no IPv6 address, a resolver in a
+	# guest repeats the query again and again.
 	ip netns add internet
 	ip link add uplink type veth peer name eth0 netns internet
 	ip addr add 192.0.2.2/24 dev uplink
@@ -204,7 +209,7 @@ enter() {
 	ip netns exec internet dnsmasq --keep-in-foreground --conf-file=/dev/null --pid-file= --user=root \
 		--listen-address=192.0.2.1 --bind-interfaces --no-resolv '--local=/#/' &
 	ip netns exec internet socat TCP4-LISTEN:80,fork,reuseaddr 'EXEC:echo HTTP/1.0 404 Not Found' &
-	# PID 1 stays a shell: it takes in the orphans that daemons are.
+	# PID 1 stays a shell, which reaps orphans: daemons are orphans.
 	env -i PATH="$goroot/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" HOME=/root LANG=C.UTF-8 TERM="${TERM:-dumb}" \
 		GOROOT="$goroot" GOMODCACHE="$mods" GOCACHE="$builds" GOPROXY=off GOTOOLCHAIN=local GOFLAGS="-buildvcs=false -count=1 ${GOFLAGS:-}" \
 		RUN="${RUN:-}" AIVM_E2E="${AIVM_E2E:-}" "$@" &
@@ -224,7 +229,7 @@ esac
 export GOROOT GOMODCACHE GOCACHE GOFLAGS
 GOROOT=$(go env GOROOT) GOMODCACHE=$(go env GOMODCACHE) GOCACHE=$(go env GOCACHE) GOFLAGS=$(go env GOFLAGS)
 if [ "$(id -u)" != 0 ]; then
-	# The user's module cache is read, never written, by root.
+	# Root reads the user's module cache and never writes to it.
 	go mod download
 	exec sudo -- env "PATH=$PATH" "GOMODCACHE=$GOMODCACHE" "GOFLAGS=$GOFLAGS" GOCACHE=/var/cache/aivm-test/go-build \
 		"RUN=${RUN:-}" "FRESH=${FRESH:-}" "BACKEND=${BACKEND:-}" bash "$0" "$@"
@@ -238,20 +243,20 @@ else
 	[ "$#" -gt 0 ] || set -- e2e
 	command=(bash scripts/test.sh "$@")
 fi
-# All is in the module cache before there is no network.
+# Inside there is no network, so download the modules first.
 (cd "$top" && go mod download)
 install -d -m 755 /var/cache/aivm-test "$GOCACHE"
 install -d -m 700 "$roots"
-# Copies that killed runs left: nobody holds their lock.
+# Delete the copies of killed runs: no process holds their lock.
 for old in "$roots"/run-*; do
 	if [ -d "$old" ] && flock -n "$old" true; then rm -rf --one-file-system "$old"; fi
 done
-[ "$release" = here ] || made "$release"
+[ "$release" = here ] || ensure_root "$release"
 run=$(mktemp -d "$roots/run-$release-XXXXXX")
 exec {held}<"$run"
 flock "$held"
 child=
-# Ends what runs inside, all of it, before its root goes.
+# clean ends all processes inside, and then deletes the root.
 # shellcheck disable=SC2317 # a trap calls it
 clean() {
 	if [ -n "$child" ]; then
@@ -263,7 +268,7 @@ clean() {
 trap clean EXIT
 trap 'exit 130' INT TERM HUP
 chmod 755 "$run"
-copied "$release" "$run"
+copy_root "$release" "$run"
 unshare --mount --pid --net --ipc --uts --fork --kill-child=KILL -- bash "$0" --enter "$run" "$release" "${command[@]}" &
 child=$!
 rc=0

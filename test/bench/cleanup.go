@@ -18,8 +18,8 @@ import (
 
 const sudoers = "/etc/sudoers.d/" + userName
 
-// prepare makes the homes, the user, and sees to it that the guest image is in
-// the cache; none of that is measured.
+// prepare creates the homes and the user, and makes sure that the guest image is in the cache; none
+// of that is measured.
 func (b *bench) prepare() error {
 	if out, err := host(b.ctx, "useradd", "-m", "-u", strconv.Itoa(userUID), "-U", "-s", "/bin/bash", userName); err != nil {
 		return errors.Join(err, errors.New(out))
@@ -28,7 +28,7 @@ func (b *bench) prepare() error {
 		return err
 	}
 	for _, w := range []*world{b.root, b.user} {
-		if err := w.settle(); err != nil {
+		if err := w.writeFiles(); err != nil {
 			return err
 		}
 	}
@@ -37,8 +37,8 @@ func (b *bench) prepare() error {
 	return err
 }
 
-// cleanUp removes everything a bench makes, whether it is there or not. VMs go
-// first; while one is left, so is what the next try to delete it needs.
+// cleanUp removes everything a bench creates, whether it exists or not. VMs are deleted first;
+// while one remains, so does everything the next attempt to delete it needs.
 func (b *bench) cleanUp() error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(b.ctx), 3*time.Minute)
 	defer cancel()
@@ -47,19 +47,19 @@ func (b *bench) cleanUp() error {
 	for w, vms := range map[*world][]string{b.root: {vmMain, vmFurther}, b.user: {vmUser}} {
 		for _, vm := range vms {
 			if _, err := w.address(vm); err != nil {
-				continue // never made
+				continue // never created
 			}
 			_, _, err := w.aivm(ctx, w.home, "vm", "delete", vm, "--yes")
 			errs = append(errs, err)
 		}
 	}
-	if left, err := leftover(ctx); err != nil || left != "" {
-		return errors.Join(append(errs, err, nilIf(left == "", "VMs are left: "+left))...)
+	if remaining, err := leftover(ctx); err != nil || remaining != "" {
+		return errors.Join(append(errs, err, nilIf(remaining == "", "VMs remain: "+remaining))...)
 	}
 	b.dropPrepared(ctx)
 	errs = append(errs, dropPool(ctx), b.dropNetworks(ctx))
 	if exec.CommandContext(ctx, "id", userName).Run() == nil {
-		// userdel talks about a missing mail spool; whether it worked is seen after.
+		// userdel complains about a missing mail spool; id shows afterwards whether it worked.
 		_ = exec.CommandContext(ctx, "userdel", "-r", userName).Run()
 		if exec.CommandContext(ctx, "id", userName).Run() == nil {
 			errs = append(errs, errors.New("the user "+userName+" could not be removed"))
@@ -69,26 +69,26 @@ func (b *bench) cleanUp() error {
 	return errors.Join(append(errs, os.RemoveAll(b.work))...)
 }
 
-// leftover names the VMs of the bench that libvirt still has.
+// leftover returns the names of the bench's VMs that libvirt still has.
 func leftover(ctx context.Context) (string, error) {
 	out, err := virsh(ctx, "list", "--all", "--name")
 	if err != nil {
 		return "", err
 	}
-	var left []string
+	var remaining []string
 	for _, name := range strings.Fields(out) {
 		if !slices.Contains([]string{vmMain, vmFurther, vmUser, vmSeed}, name) {
 			continue
 		}
-		// A VM of that name may be somebody's; ours keep their disks in our pool.
+		// The user may have a VM of that name; the bench's VMs have their disks in its pool.
 		if desc, err := virsh(ctx, "dumpxml", name); err != nil || strings.Contains(desc, baseDir+"/") {
-			left = append(left, name)
+			remaining = append(remaining, name)
 		}
 	}
-	return strings.Join(left, " "), nil
+	return strings.Join(remaining, " "), nil
 }
 
-// poolName is what aivm calls the pool of that directory.
+// poolName returns aivm's name for the pool of baseDir.
 func poolName() string { return domain.PoolFor(nil, baseDir, "") }
 
 // dropPool removes the storage pool and the plain files in its directory.
@@ -111,8 +111,8 @@ func networks(ctx context.Context) ([]string, error) {
 	return strings.Fields(out), err
 }
 
-// dropNetworks removes the networks of the throwaway user, and root's if it
-// came with this run and nobody uses it by now.
+// dropNetworks removes the networks of the throwaway user, and root's network if this run created
+// it and no VM uses it now.
 func (b *bench) dropNetworks(ctx context.Context) error {
 	names, err := networks(ctx)
 	if err != nil {
@@ -126,7 +126,7 @@ func (b *bench) dropNetworks(ctx context.Context) error {
 	for _, vm := range strings.Fields(out) {
 		desc, err := virsh(ctx, "dumpxml", "--inactive", vm)
 		if err != nil {
-			continue // gone between the two calls
+			continue // removed between the two calls
 		}
 		used += desc
 	}

@@ -8,14 +8,14 @@ import (
 	"time"
 )
 
-// doctorRuns are enough for a median and a worst case.
+// doctorRuns is enough for a median and a worst case.
 const doctorRuns = 15
 
-// measureDoctor is a whole `aivm host doctor` of a machine on which nothing is
+// measureDoctor measures the entire process of `aivm host doctor` on a machine where no check is
 // bad, for root, who also reads the firewall's rules, and for a user.
 func (b *bench) measureDoctor() error {
 	for _, w := range []*world{b.root, b.user} {
-		// The stand-in for the editor has its extension, or something is bad.
+		// Without its extension, the stand-in for the editor would make a check bad.
 		ext := filepath.Join(w.home, ".vscode/extensions/ms-vscode-remote.remote-ssh-0.120.0")
 		if err := os.MkdirAll(ext, 0o755); err != nil {
 			return err
@@ -24,13 +24,13 @@ func (b *bench) measureDoctor() error {
 		for range doctorRuns {
 			_, d, err := w.aivm(b.ctx, w.home, "host", "doctor", "--json")
 			if err != nil {
-				return fmt.Errorf("the doctor calls this machine ill (%s): %w", w.label, err)
+				return fmt.Errorf("a check of the doctor is bad on this machine (%s): %w", w.label, err)
 			}
 			took = append(took, d)
 		}
 		m, worst := median(took), slices.Max(took)
 		b.table.add(figure{
-			name: fmt.Sprintf("host doctor of a healthy machine (%s), median of %d, worst %s", w.label, doctorRuns, millis(worst)), value: millis(m), bar: "<= 300 ms",
+			name: fmt.Sprintf("host doctor of a healthy machine (%s), median of %d, worst %s", w.label, doctorRuns, millis(worst)), value: millis(m), limit: "<= 300 ms",
 		}, m <= 300*time.Millisecond)
 	}
 	return nil

@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// manyFolders is how many folders are brought back, against one.
+// manyFolders is how many folders are restored, compared with one.
 const manyFolders = 50
 
-// measureRestore brings folders back that this machine and the guest have both
-// lost, while the VM runs: what its unit in the guest and libvirt's hook did not
-// do. First the one folder of the VM, then fifty.
+// measureRestore measures how long a run needs to mount folders again that are unmounted on the
+// host and in the guest while the VM runs, as if the guest's unit and libvirt's hook had failed.
+// First the VM's one folder, then fifty.
 func (b *bench) measureRestore(w *world) error {
 	times := func(n int) ([]time.Duration, error) {
 		var out []time.Duration
@@ -26,7 +26,7 @@ func (b *bench) measureRestore(w *world) error {
 			if err != nil {
 				return nil, err
 			}
-			// No terminal and no --yes: one that asked would be refused.
+			// No terminal and no --yes: a question would be refused.
 			_, d, err := w.aivm(b.ctx, w.home, "vm", "up", w.vm)
 			if err != nil {
 				return nil, err
@@ -35,8 +35,8 @@ func (b *bench) measureRestore(w *world) error {
 			if err != nil {
 				return nil, err
 			}
-			if n := after - before; n != 2 { // the run's one, and this count's own
-				return nil, fmt.Errorf("%d logins while folders were brought back", n-1)
+			if n := after - before; n != 2 { // one of the run, and one of this count
+				return nil, fmt.Errorf("%d logins while folders were restored", n-1)
 			}
 			got, _, err := w.login(`grep ' - virtiofs ' /proc/self/mountinfo | grep -vc ' /run/aivm/share/'`)
 			if err != nil {
@@ -49,12 +49,12 @@ func (b *bench) measureRestore(w *world) error {
 		}
 		return out, nil
 	}
-	b.say("one folder brought back")
+	b.say("restoring one folder")
 	one, err := times(1)
 	if err != nil {
 		return err
 	}
-	b.say("%d folders attached", manyFolders)
+	b.say("attaching %d folders", manyFolders)
 	for i := 1; i < manyFolders; i++ {
 		dir := filepath.Join(w.home, "many", strconv.Itoa(i))
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -64,7 +64,7 @@ func (b *bench) measureRestore(w *world) error {
 			return err
 		}
 	}
-	b.say("%d folders brought back", manyFolders)
+	b.say("restoring %d folders", manyFolders)
 	many, err := times(manyFolders)
 	if err != nil {
 		return err
@@ -84,7 +84,7 @@ func (w *world) acceptedLogins() (int, error) {
 	return strconv.Atoi(strings.TrimSpace(out))
 }
 
-// loseFolders unmounts every folder of the VM, in the guest and here.
+// loseFolders unmounts every folder of the VM, in the guest and on the host.
 func (w *world) loseFolders() error {
 	if _, _, err := w.login(`grep ' - virtiofs ' /proc/self/mountinfo | cut -d' ' -f5 | grep -vx /run/aivm/share | sort -r | xargs -r sudo -n umount && echo 2 | sudo -n tee /proc/sys/vm/drop_caches`); err != nil {
 		return err
@@ -99,7 +99,7 @@ func (w *world) loseFolders() error {
 		if !strings.HasPrefix(f[4], root) {
 			continue
 		}
-		// virtiofsd lets go of what the guest forgot only when it gets to it.
+		// virtiofsd closes files that the guest has forgotten with a delay, so try again.
 		for try := 0; ; try++ {
 			_, err := host(w.b.ctx, "umount", f[4])
 			if err == nil {

@@ -9,16 +9,16 @@ import (
 	"time"
 )
 
-// twins are two repositories with the same history, and a clone of each in the
-// VM: one aivm pushes to, one plain git does.
+// twins are two repositories with the same history, each with a clone in the VM: aivm pushes to
+// one, plain git to the other.
 type twins struct {
-	w           *world
-	ours, rival string
-	next        int // commits made so far
+	w                   *world
+	aivmRepo, plainRepo string
+	next                int // number of commits so far
 }
 
-// measureGit compares pushes with plain git over the alias, and a warm run of a
-// folder in git mode with a login.
+// measureGit compares pushes with those of plain git over the alias, and a warm run of a folder in
+// git mode with a login.
 func (b *bench) measureGit(w *world) error {
 	for _, k := range []struct {
 		name            string
@@ -44,33 +44,33 @@ func (b *bench) measureGit(w *world) error {
 		}
 		r := p.ratio()
 		b.table.add(figure{
-			fmt.Sprintf("%s, median of %d pairs", k.name, k.pairs), seconds(median(p.ours)),
-			"git push " + seconds(median(p.rival)), ratio(r), "<= 1.2", "",
+			fmt.Sprintf("%s, median of %d pairs", k.name, k.pairs), seconds(median(p.aivm)),
+			"git push " + seconds(median(p.reference)), ratio(r), "<= 1.2", "",
 		}, r <= 1.2)
 		if k.commits == 1 {
-			if err := b.measureWarmGit(w, t.ours); err != nil {
+			if err := b.measureWarmGit(w, t.aivmRepo); err != nil {
 				return err
 			}
 		}
-		if _, _, err := w.aivm(b.ctx, t.ours, "detach", "."); err != nil {
+		if _, _, err := w.aivm(b.ctx, t.aivmRepo, "detach", "."); err != nil {
 			return err
 		}
-		if _, _, err := w.login("rm -rf bench-ours bench-rival"); err != nil {
+		if _, _, err := w.login("rm -rf bench-aivm bench-plain"); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// newTwins makes both repositories with the same number of commits, three
-// objects each, and their clones.
+// newTwins creates both repositories with the same number of commits, three objects each, and their
+// clones.
 func (b *bench) newTwins(w *world, commits int) (*twins, error) {
 	dir, err := os.MkdirTemp(w.home, "twins-")
 	if err != nil {
 		return nil, err
 	}
-	t := &twins{w: w, ours: filepath.Join(dir, "ours"), rival: filepath.Join(dir, "rival")}
-	for _, r := range []string{t.ours, t.rival} {
+	t := &twins{w: w, aivmRepo: filepath.Join(dir, "aivm"), plainRepo: filepath.Join(dir, "plain")}
+	for _, r := range []string{t.aivmRepo, t.plainRepo} {
 		if _, err := w.git(w.home, "init", "-q", "-b", "main", r); err != nil {
 			return nil, err
 		}
@@ -78,21 +78,21 @@ func (b *bench) newTwins(w *world, commits int) (*twins, error) {
 	if err := t.grow(commits); err != nil {
 		return nil, err
 	}
-	if _, _, err := w.aivm(b.ctx, t.ours, "attach", ".", "--mode", "git", "--guest-dst", "/home/agent/bench-ours", "--yes"); err != nil {
+	if _, _, err := w.aivm(b.ctx, t.aivmRepo, "attach", ".", "--mode", "git", "--guest-dst", "/home/agent/bench-aivm", "--yes"); err != nil {
 		return nil, err
 	}
-	if _, _, err := w.login("git init -q bench-rival && cd bench-rival && git symbolic-ref HEAD refs/heads/main && git config receive.denyCurrentBranch updateInstead"); err != nil {
+	if _, _, err := w.login("git init -q bench-plain && cd bench-plain && git symbolic-ref HEAD refs/heads/main && git config receive.denyCurrentBranch updateInstead"); err != nil {
 		return nil, err
 	}
-	if _, err := w.git(t.rival, "remote", "add", "vm", w.vm+":/home/agent/bench-rival"); err != nil {
+	if _, err := w.git(t.plainRepo, "remote", "add", "vm", w.vm+":/home/agent/bench-plain"); err != nil {
 		return nil, err
 	}
 	_, err = t.gitPush()
 	return t, err
 }
 
-// grow puts n small commits on both, each with a file of its own in one of
-// thirty directories.
+// grow adds n small commits to both repositories, each with one new file in one of thirty
+// directories.
 func (t *twins) grow(n int) error {
 	var s strings.Builder
 	for i := range n {
@@ -104,7 +104,7 @@ func (t *twins) grow(n int) error {
 		}
 		fmt.Fprintf(&s, "M 644 inline d%d/f%d\ndata %d\n%s\n", t.next%30, t.next%300, len(text), text)
 	}
-	for _, r := range []string{t.ours, t.rival} {
+	for _, r := range []string{t.aivmRepo, t.plainRepo} {
 		c := t.w.command(t.w.b.ctx, r, nil, "git", "fast-import", "--quiet")
 		c.Stdin = strings.NewReader(s.String())
 		if out, err := c.CombinedOutput(); err != nil {
@@ -118,7 +118,7 @@ func (t *twins) grow(n int) error {
 }
 
 func (t *twins) push() (time.Duration, error) {
-	out, d, err := t.w.aivm(t.w.b.ctx, t.ours, "git", "push", "--json")
+	out, d, err := t.w.aivm(t.w.b.ctx, t.aivmRepo, "git", "push", "--json")
 	if err != nil {
 		return 0, err
 	}
@@ -131,17 +131,17 @@ func (t *twins) push() (time.Duration, error) {
 
 func (t *twins) gitPush() (time.Duration, error) {
 	began := time.Now()
-	_, err := t.w.git(t.rival, "push", "-q", "vm", "main")
+	_, err := t.w.git(t.plainRepo, "push", "-q", "vm", "main")
 	return time.Since(began), err
 }
 
-// git runs plain git, over the alias as a person with this home would.
+// git runs plain git over the alias, as a user with this home would.
 func (w *world) git(dir string, args ...string) (string, error) {
 	out, _, err := w.run(w.b.ctx, dir, []string{"GIT_SSH_COMMAND=ssh -F " + filepath.Join(w.home, ".ssh/config")}, append([]string{"git"}, args...)...)
 	return out, err
 }
 
-// measureWarmGit is a warm `code .` of a folder in git mode.
+// measureWarmGit compares a warm `code .` of a folder in git mode with a login.
 func (b *bench) measureWarmGit(w *world, folder string) error {
 	run := func() (time.Duration, error) {
 		_, d, err := w.run(b.ctx, folder, quick, w.program("aivm"), "code", ".", "--json")
@@ -163,7 +163,7 @@ func (b *bench) measureWarmGit(w *world, folder string) error {
 	}
 	r := p.ratio()
 	b.table.add(figure{
-		fmt.Sprintf("warm code, git mode, median of %d pairs", b.warm), seconds(median(p.ours)), "ssh true " + seconds(median(p.rival)), ratio(r), "<= 1.4", "",
+		fmt.Sprintf("warm code, git mode, median of %d pairs", b.warm), seconds(median(p.aivm)), "ssh true " + seconds(median(p.reference)), ratio(r), "<= 1.4", "",
 	}, r <= 1.4)
 	before, err := w.logins()
 	if err != nil {
@@ -177,6 +177,6 @@ func (b *bench) measureWarmGit(w *world, folder string) error {
 		return err
 	}
 	n := after - before - 1
-	b.table.add(figure{name: "  logins in the guest's log", value: fmt.Sprint(n), bar: "1"}, n == 1)
+	b.table.add(figure{name: "  logins in the guest's log", value: fmt.Sprint(n), limit: "1"}, n == 1)
 	return nil
 }

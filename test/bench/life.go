@@ -13,17 +13,17 @@ import (
 	"time"
 )
 
-// birth is one cold `vm create`, seen from outside.
+// birth holds the times of one cold `vm create`, measured from outside.
 type birth struct {
-	running time.Duration // process start to QEMU running
-	after   time.Duration // first SSH banner to the process's end
-	boot    float64       // seconds from QEMU's start to the login, as aivm itself timed it
+	running time.Duration // from process start to QEMU running
+	after   time.Duration // from the first SSH banner to the end of the process
+	boot    float64       // seconds from QEMU's start to the login, measured by aivm
 }
 
-// create makes a VM and waits for the end of it.
+// create runs `vm create` to its end and measures it.
 func (w *world) create(vm string, args ...string) (birth, error) {
 	var r birth
-	w.b.packets.forget()
+	w.b.packets.reset()
 	c := w.command(w.b.ctx, w.home, nil, append([]string{w.program("aivm"), "vm", "create", vm, "--yes", "--json"}, args...)...)
 	var out, errw bytes.Buffer
 	c.Stdout, c.Stderr = &out, &errw
@@ -54,30 +54,30 @@ func (w *world) create(vm string, args ...string) (birth, error) {
 	}
 	first, ok := w.b.packets.first(addr)
 	if !ok {
-		return r, errors.New("no SSH banner was seen from " + addr)
+		return r, errors.New("no SSH banner arrived from " + addr)
 	}
 	r.after = end.Sub(first)
 	r.boot, err = bootSeconds(out.Bytes())
 	return r, err
 }
 
-// bootSeconds reads the time from QEMU's start to the login out of --json.
+// bootSeconds reads the time from QEMU's start to the login from --json.
 func bootSeconds(out []byte) (float64, error) {
 	var res struct{ Seconds map[string]float64 }
 	if err := json.Unmarshal(out, &res); err != nil {
 		return 0, err
 	}
-	return res.Seconds["boot"], nilIf(res.Seconds["boot"] > 0, "--json names no boot time")
+	return res.Seconds["boot"], nilIf(res.Seconds["boot"] > 0, "--json has no boot time")
 }
 
-// parts of a VM's life that can be measured alone: -only git,tree.
+// vmParts are the parts of measureVM that can be measured separately: -only git,tree.
 var vmParts = []string{"list", "warm", "folders", "settings", "git", "tree", "later"}
 
-// measureVM is the life of one VM of root's: made, listed, used warm, stopped
-// and started. wanted are the parts of it to measure; all if there are none.
+// measureVM measures the life of one VM of root's: created, listed, used warm, stopped and started.
+// wanted selects parts of it; none means all.
 func (b *bench) measureVM(wanted []string) error {
 	w := b.root
-	b.say("cold `vm create` (a whole boot)")
+	b.say("cold `vm create` (a complete boot)")
 	first, err := w.create(vmMain)
 	if err != nil {
 		return err
@@ -117,8 +117,8 @@ func (b *bench) measureVM(wanted []string) error {
 	return err
 }
 
-// attach opens the project for the first time and waits until the guest's
-// first boot is over, so that it sits still when warm runs are measured.
+// attach opens the project for the first time and waits until the guest's first boot is complete,
+// so that the guest is idle during warm runs.
 func (w *world) attach() error {
 	if _, _, err := w.run(w.b.ctx, w.project(), quick, w.program("aivm"), "code", ".", "--vm", w.vm, "--yes"); err != nil {
 		return err
@@ -129,12 +129,12 @@ func (w *world) attach() error {
 	if err := w.b.sleep(5 * time.Second); err != nil {
 		return err
 	}
-	// What the first run had to leave, the seed, leaves with this one.
+	// The first run could not remove the seed yet; this one does.
 	_, _, err := w.run(w.b.ctx, w.project(), quick, w.program("aivm"), "code", ".")
 	return err
 }
 
-// measureList is the whole process of `aivm list`.
+// measureList measures the entire process of `aivm list`.
 func (b *bench) measureList(w *world) error {
 	var walls []time.Duration
 	var rss []int64
@@ -146,13 +146,13 @@ func (b *bench) measureList(w *world) error {
 		walls, rss = append(walls, p.Wall), append(rss, p.RSS)
 	}
 	wall, mem := median(walls), median(rss)
-	b.table.add(figure{name: "aivm list, whole process, median of 30", value: millis(wall), bar: "<= 10 ms"}, wall <= 10*time.Millisecond)
-	b.table.add(figure{name: "aivm list, peak memory", value: fmt.Sprintf("%.1f MB", float64(mem)/1e6), bar: "<= 20 MB"}, mem <= 20e6)
+	b.table.add(figure{name: "aivm list, entire process, median of 30", value: millis(wall), limit: "<= 10 ms"}, wall <= 10*time.Millisecond)
+	b.table.add(figure{name: "aivm list, peak memory", value: fmt.Sprintf("%.1f MB", float64(mem)/1e6), limit: "<= 20 MB"}, mem <= 20e6)
 	return nil
 }
 
-// measureLaterBoot stops and starts the VM: QEMU's start to login, as aivm
-// times it in both.
+// measureLaterBoot stops the VM and starts it again, and compares the time from QEMU's start to the
+// login, measured by aivm, with that of the first boot.
 func (b *bench) measureLaterBoot(w *world, first float64) error {
 	b.say("a later boot")
 	if _, _, err := w.aivm(b.ctx, w.home, "vm", "down", w.vm); err != nil {
@@ -173,8 +173,8 @@ func (b *bench) measureLaterBoot(w *world, first float64) error {
 	return nil
 }
 
-// measureFurther is what a further VM on the same image takes on disk before
-// it boots: the run is killed where it would start the VM.
+// measureFurther measures the disk space another VM on the same image takes before it boots: the
+// run is killed where it would start the VM.
 func (b *bench) measureFurther() error {
 	w := b.root
 	if err := b.ensureBase(); err != nil {
@@ -187,7 +187,7 @@ func (b *bench) measureFurther() error {
 	c := w.command(b.ctx, w.home, []string{"AIVM_KILL_AT=domain.start:before"}, w.program("aivm-faulty"), "vm", "create", vmFurther, "--yes")
 	out, err := c.CombinedOutput()
 	if st, ok := c.ProcessState.Sys().(syscall.WaitStatus); !ok || !st.Signaled() || st.Signal() != syscall.SIGKILL {
-		return fmt.Errorf("the run was to be killed before it starts the VM: %w", failed(c.Args, err, out))
+		return fmt.Errorf("the run was not killed before it starts the VM: %w", failed(c.Args, err, out))
 	}
 	after, err := blocks(baseDir)
 	if err != nil {
@@ -204,13 +204,13 @@ func (b *bench) measureFurther() error {
 	b.say("new on disk: %s", strings.Join(files, ", "))
 	b.table.add(figure{
 		name:  "a further VM on the same image, new disk before it boots",
-		value: fmt.Sprintf("%.0f KiB", float64(grown)/1024), bar: "<= 300 KiB",
+		value: fmt.Sprintf("%.0f KiB", float64(grown)/1024), limit: "<= 300 KiB",
 	}, grown > 0 && grown <= 300<<10)
 	_, _, err = w.aivm(b.ctx, w.home, "vm", "delete", vmFurther, "--yes")
 	return err
 }
 
-// blocks is how much disk each file of a directory really takes.
+// blocks returns the allocated bytes of each file in a directory.
 func blocks(dir string) (map[string]int64, error) {
 	out := map[string]int64{}
 	entries, err := os.ReadDir(dir)

@@ -1,16 +1,13 @@
-// Command bench measures the figures aivm promises, each beside its rival and
-// its bar, on real VMs: libvirt, QEMU, cloud-init, OpenSSH. `make bench` runs
-// it as root; it prints one table.
+// Command bench measures aivm's performance goals on real VMs (libvirt, QEMU, cloud-init, OpenSSH),
+// each with its reference and its limit. `make bench` runs it as root; it prints one table.
 //
-// It owns what it makes: four VMs, a storage pool, a throwaway user, networks
-// that were not there before, a home for root below its work directory. All
-// of it leaves at the end, on failure and on Ctrl-C; what a killed run left is
-// removed by the next one. It touches nobody else's VM.
+// It owns what it creates: four VMs, a storage pool, a throwaway user, new networks, and a home for
+// root below its work directory. It removes all of them at the end, on failure and on Ctrl-C; the
+// next run removes what a killed run could not. It touches no other VM.
 //
-// Invariants: a figure is measured from outside the program wherever that is
-// possible, and rivals are measured in the same run, alternating. A bar that
-// is missed is a line in the table; the exit status says only whether
-// everything was measured.
+// Invariants: a figure is measured from outside the program wherever that is possible, and
+// references are measured in the same run, alternating. An exceeded limit is a line in the table;
+// the exit status says only whether everything was measured.
 package main
 
 import (
@@ -33,16 +30,16 @@ const cacheHome = "/var/cache/aivm-test"
 // bench is one run.
 type bench struct {
 	ctx      context.Context
-	bin      string // the programs: aivm, aivm-faulty, code
+	bin      string // directory of the programs aivm, aivm-faulty and code
 	work     string
-	pairs    int // of boots
+	pairs    int // pairs of boots
 	warm     int // pairs of warm runs
 	root     *world
 	user     *world
 	packets  *packets
 	table    table
-	networks []string        // that were there before
-	starts   []time.Duration // of cold creates that had to put the image into the pool
+	networks []string        // networks that existed before
+	starts   []time.Duration // times of cold creates that had to upload the image to the pool
 }
 
 func main() {
@@ -57,7 +54,7 @@ func run() int {
 	var only string
 	var short bool
 	flag.StringVar(&b.bin, "bin", "", "the `directory` of aivm, aivm-faulty and code")
-	flag.StringVar(&only, "only", "", "measure these `parts` alone (comma separated): vm, wall, further, start, seed, doctor, user, prepare; or of vm alone list, warm, folders, settings, git, tree, later")
+	flag.StringVar(&only, "only", "", "measure only these `parts` (comma separated): vm, wall, further, start, seed, doctor, user, prepare; or the parts of vm: list, warm, folders, settings, git, tree, later")
 	flag.BoolVar(&short, "short", false, "one pair of boots and three of warm runs, to try the bench itself")
 	flag.Parse()
 	b.pairs, b.warm = 3, 15
@@ -78,8 +75,7 @@ func run() int {
 	return 0
 }
 
-// measure runs the parts and prints the table, also of a run that was cut
-// short.
+// measure runs the parts and prints the table, also if the run was interrupted.
 func (b *bench) measure(only string) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("root is needed (make bench uses sudo)")
@@ -94,7 +90,7 @@ func (b *bench) measure(only string) (err error) {
 	defer unlock()
 	b.root, b.user = b.rootWorld(), b.userWorld()
 	if _, err := os.Stat(b.work); err == nil {
-		b.say("removing what an earlier run left")
+		b.say("removing the remains of an earlier run")
 		if err := b.cleanUp(); err != nil {
 			return err
 		}
@@ -112,7 +108,7 @@ func (b *bench) measure(only string) (err error) {
 	if b.packets, err = listen(); err != nil {
 		return err
 	}
-	defer b.packets.close()
+	defer b.packets.stop()
 
 	wanted := strings.FieldsFunc(only, func(r rune) bool { return r == ',' })
 	var ofVM []string
@@ -122,7 +118,7 @@ func (b *bench) measure(only string) (err error) {
 		}
 	}
 	if slices.Contains(wanted, "vm") {
-		ofVM = nil // all of it
+		ofVM = nil // all its parts
 	}
 	type part struct {
 		name string
@@ -148,12 +144,12 @@ func (b *bench) measure(only string) (err error) {
 			b.try(p.name, p.run)
 		}
 	}
-	b.table.print(os.Stdout)
+	b.table.write(os.Stdout)
 	return b.ctx.Err()
 }
 
-// try runs one part; what it could not measure becomes a line of the table,
-// and the other parts go on.
+// try runs one part. If it fails, the error becomes a line of the table, and the other parts still
+// run.
 func (b *bench) try(name string, f func() error) {
 	if b.ctx.Err() != nil {
 		return
@@ -167,12 +163,12 @@ func (b *bench) try(name string, f func() error) {
 	b.say("%s: done in %.0f s", name, time.Since(began).Seconds())
 }
 
-// say tells the person who waits; results go to stdout.
+// say prints a message for the user to stderr; results go to stdout.
 func (b *bench) say(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...)
 }
 
-// sleep waits unless the run is being ended.
+// sleep waits, unless the run is being stopped.
 func (b *bench) sleep(d time.Duration) error {
 	select {
 	case <-b.ctx.Done():
@@ -182,7 +178,7 @@ func (b *bench) sleep(d time.Duration) error {
 	}
 }
 
-// lock keeps a second bench away: both would use the same names.
+// lock refuses a second bench at the same time: both would use the same names.
 func lock(path string) (func(), error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err

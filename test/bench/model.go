@@ -13,15 +13,15 @@ import (
 	"aivm.dev/aivm/provision/domain"
 )
 
-// model lets aivm define a VM, stops it there, and copies what it decided:
-// acceleration, size, network. The VM is deleted, its network stays.
+// model has aivm define a VM, kills it before the start, and copies its choices: acceleration,
+// size, network. The VM is deleted, its network stays.
 func (s *seedRun) model() error {
 	b, w := s.b, s.b.root
 	c := w.command(b.ctx, w.home, []string{"AIVM_KILL_AT=domain.start:before"}, w.program("aivm-faulty"), "vm", "create", vmFurther, "--yes")
 	var errw bytes.Buffer
 	c.Stderr = &errw
 	if err := c.Run(); err == nil {
-		return errors.New("the run was to be killed before it starts the VM")
+		return errors.New("the run was not killed before it starts the VM")
 	}
 	desc, err := virsh(b.ctx, "dumpxml", vmFurther)
 	if err != nil {
@@ -53,7 +53,7 @@ func (s *seedRun) model() error {
 	return err
 }
 
-// virtualSize reads the size a guest sees out of what qemu-img says.
+// virtualSize reads the size of the guest's disk from the output of qemu-img info.
 func virtualSize(info string) (string, error) {
 	var disk struct {
 		Size int64 `json:"virtual-size"`
@@ -61,5 +61,5 @@ func virtualSize(info string) (string, error) {
 	if err := json.Unmarshal([]byte(info), &disk); err != nil {
 		return "", err
 	}
-	return strconv.FormatInt(disk.Size, 10), nilIf(disk.Size > 0, "qemu-img names no size")
+	return strconv.FormatInt(disk.Size, 10), nilIf(disk.Size > 0, "qemu-img prints no size")
 }

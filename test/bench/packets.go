@@ -14,9 +14,9 @@ import (
 	"time"
 )
 
-// packets notes when the first SSH banner left each address. It reads what
-// passes the host's bridges, so the guest is not asked: a connection of the
-// bench's own would cost an emulated guest a process and the figure its worth.
+// packets records when the first SSH banner of each address arrived. It reads the packets on the
+// host's bridges and sends none: a connection of the bench would start a process in an emulated
+// guest and distort the figure.
 type packets struct {
 	fd   int
 	done chan struct{}
@@ -25,13 +25,13 @@ type packets struct {
 }
 
 func listen() (*packets, error) {
-	// Only what comes in: each packet of a guest is seen once, at the bridge.
+	// Incoming packets only, so that each packet of a guest is read once, at the bridge.
 	proto := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, syscall.ETH_P_IP))
 	fd, err := syscall.Socket(syscall.AF_PACKET, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, int(proto))
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	// A blocked read does not end with the descriptor: look up now and then.
+	// Closing the descriptor does not end a blocked read, so reads time out regularly.
 	if err := syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &syscall.Timeval{Usec: 200_000}); err != nil {
 		_ = syscall.Close(fd)
 		return nil, os.NewSyscallError("setsockopt", err)
@@ -69,8 +69,8 @@ func (p *packets) loop() {
 	}
 }
 
-// banner reports whether an IPv4 packet carries the start of an SSH server's
-// first line, and from where (RFC 791, RFC 793, RFC 4253 4.2).
+// banner reports whether an IPv4 packet contains the start of an SSH server's first line, and its
+// sender (RFC 791, RFC 793, RFC 4253 4.2).
 func banner(b []byte) (netip.Addr, bool) {
 	if len(b) < 20 || b[0]>>4 != 4 || b[9] != syscall.IPPROTO_TCP {
 		return netip.Addr{}, false
@@ -88,8 +88,8 @@ func banner(b []byte) (netip.Addr, bool) {
 	return from, bytes.HasPrefix(tcp[data:], []byte("SSH-"))
 }
 
-// forget makes the next banner of each address the first one.
-func (p *packets) forget() {
+// reset makes the next banner of each address count as the first.
+func (p *packets) reset() {
 	p.mu.Lock()
 	clear(p.seen)
 	p.mu.Unlock()
@@ -106,11 +106,11 @@ func (p *packets) first(from string) (time.Time, bool) {
 	return t, ok
 }
 
-func (p *packets) close() { close(p.done) }
+func (p *packets) stop() { close(p.done) }
 
-// qemuRunning waits until QEMU runs the guest: its process is there and
-// libvirt has noted the domain as running, which it does after the CPUs were
-// started. Both are files that can be read without asking the daemon.
+// qemuRunning waits until QEMU runs the guest: its process exists, and libvirt has recorded the
+// domain as running, which it does after the CPUs were started. Both are read from files, without
+// the daemon.
 func (b *bench) qemuRunning(name string, gone <-chan struct{}) (time.Time, error) {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()

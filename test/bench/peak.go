@@ -11,15 +11,15 @@ import (
 
 const peakFlag = "-peak"
 
-// peak is what one run of a program cost.
+// peak holds the cost of one run of a program.
 type peak struct {
 	Wall time.Duration
-	RSS  int64 // bytes, the highest
+	RSS  int64 // the maximum, in bytes
 }
 
-// runPeak runs a program and prints what it cost. It is a process of its own
-// because the kernel charges a child with the memory its parent had when it
-// was made (exec's setmax_mm_hiwater_rss); this one is new and small.
+// runPeak runs a program and prints its cost. It needs a small new process for this, because the
+// kernel counts the memory of a child's parent at its start as the child's maximum (exec's
+// setmax_mm_hiwater_rss).
 func runPeak(argv []string) int {
 	c := exec.Command(argv[0], argv[1:]...)
 	c.Stderr = os.Stderr

@@ -11,15 +11,14 @@ import (
 
 const preparedImage = "aivm-bench-prepared"
 
-// measurePrepare makes an image of a VM whose first boot is over, and compares,
-// in pairs, how long `vm create` takes until a VM is usable: of the plain image
-// and of the prepared one.
+// measurePrepare makes an image of a VM after its first boot, and compares in pairs how long `vm
+// create` takes until a VM is usable: with the plain image and with the prepared one.
 func (b *bench) measurePrepare() error {
 	w := b.root
 	if err := b.ensureBase(); err != nil {
 		return err
 	}
-	b.say("a VM to make an image of")
+	b.say("creating a VM to make an image of")
 	if _, _, err := w.aivm(b.ctx, w.home, "vm", "create", vmMain, "--yes"); err != nil {
 		return err
 	}
@@ -37,7 +36,7 @@ func (b *bench) measurePrepare() error {
 	if err := json.Unmarshal([]byte(out), &made); err != nil {
 		return err
 	}
-	b.table.add(figure{name: "vm prepare (VM off; a boot, cleaning, copying)", value: seconds(took), rival: fmt.Sprintf("an image of %.0f MB", float64(made.Size)/1e6)}, true)
+	b.table.add(figure{name: "vm prepare (VM off; a boot, cleaning, copying)", value: seconds(took), reference: fmt.Sprintf("an image of %.0f MB", float64(made.Size)/1e6)}, true)
 	if _, _, err := w.aivm(b.ctx, w.home, "vm", "delete", vmMain, "--yes"); err != nil {
 		return err
 	}
@@ -71,15 +70,15 @@ func (b *bench) measurePrepare() error {
 	return err
 }
 
-// firstBootOver waits until cloud-init has switched itself off.
+// firstBootOver waits until cloud-init has disabled itself.
 func (w *world) firstBootOver() error {
 	if _, _, err := w.login(`for i in $(seq 180); do [ -e /etc/cloud/cloud-init.disabled ] && exit 0; sleep 1; done; exit 1`); err != nil {
-		return fmt.Errorf("the first boot does not end: %w", err)
+		return fmt.Errorf("the first boot does not complete: %w", err)
 	}
 	return nil
 }
 
-// dropPrepared takes away the image a killed run left in the cache.
+// dropPrepared removes the image of a killed run from the cache.
 func (b *bench) dropPrepared(ctx context.Context) {
 	if _, err := os.Stat(filepath.Join(b.root.home, ".config/aivm/config.toml")); err == nil {
 		_, _, _ = b.root.aivm(ctx, b.root.home, "image", "remove", preparedImage, "--yes")

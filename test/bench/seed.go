@@ -27,21 +27,21 @@ const (
 	seedMAC  = "52:54:00:be:9c:01"
 )
 
-// seedRun is what the boots of both seeds share.
+// seedRun holds what the boots with both seeds have in common.
 type seedRun struct {
-	b        *bench
-	network  string
-	addr     string
-	host     string // the reservation, as virsh takes it
-	base     string
-	spec     domain.Spec
-	key      ssh.Signer
-	hostKey  sshcfg.HostKey
-	diskSize string
+	b           *bench
+	network     string
+	addr        string
+	reservation string // the reservation in virsh's syntax
+	base        string
+	spec        domain.Spec
+	key         ssh.Signer
+	hostKey     sshcfg.HostKey
+	diskSize    string
 }
 
-// measureSeed boots the same image in the same domain with our seed and with
-// one that has a user and a key only, in turn, until the key lets us in.
+// measureSeed boots the same image in the same domain, alternating between aivm's seed and one with
+// only a user and a key, and measures the time until login with the key works.
 func (b *bench) measureSeed() (err error) {
 	s := &seedRun{b: b}
 	defer b.dropSeedDomain(context.WithoutCancel(b.ctx))
@@ -51,22 +51,22 @@ func (b *bench) measureSeed() (err error) {
 	defer func() { err = errors.Join(err, s.reserve(context.WithoutCancel(b.ctx), "delete")) }()
 	var p pairs
 	for i := range b.pairs {
-		b.say("our seed and a minimal one, pair %d of %d (two boots)", i+1, b.pairs)
-		if err := p.take(func() (time.Duration, error) { return s.boot(s.ours) }, func() (time.Duration, error) { return s.boot(s.minimal) }); err != nil {
+		b.say("aivm's seed and a minimal one, pair %d of %d (two boots)", i+1, b.pairs)
+		if err := p.take(func() (time.Duration, error) { return s.boot(s.aivmSeed) }, func() (time.Duration, error) { return s.boot(s.minimalSeed) }); err != nil {
 			return err
 		}
-		b.say("  ours %s, minimal %s", seconds(p.ours[i]), seconds(p.rival[i]))
+		b.say("  aivm %s, minimal %s", seconds(p.aivm[i]), seconds(p.reference[i]))
 	}
 	r := p.ratio()
 	b.table.add(figure{
-		fmt.Sprintf("our seed, boot to key login, median of %d pairs", b.pairs), seconds(median(p.ours)),
-		"user and key only " + seconds(median(p.rival)), ratio(r), "<= 1.10", "",
+		fmt.Sprintf("aivm's seed, boot to key login, median of %d pairs", b.pairs), seconds(median(p.aivm)),
+		"user and key only " + seconds(median(p.reference)), ratio(r), "<= 1.10", "",
 	}, r <= 1.10)
 	return nil
 }
 
-// prepare takes the shape of the domain and its network from a VM aivm
-// defined, so that both seeds meet what users have.
+// prepare copies the settings of the domain and its network from a VM that aivm defined, so that
+// both seeds run under the conditions of a real VM.
 func (s *seedRun) prepare() error {
 	b, ctx := s.b, s.b.ctx
 	if err := b.ensureBase(); err != nil {
@@ -82,7 +82,7 @@ func (s *seedRun) prepare() error {
 	if s.addr, err = freeAddress(ctx, s.network); err != nil {
 		return err
 	}
-	s.host = fmt.Sprintf("<host mac='%s' name='%s' ip='%s'/>", seedMAC, vmSeed, s.addr)
+	s.reservation = fmt.Sprintf("<host mac='%s' name='%s' ip='%s'/>", seedMAC, vmSeed, s.addr)
 	if err := s.reserve(ctx, "add-last"); err != nil {
 		return err
 	}
@@ -98,12 +98,11 @@ func (s *seedRun) prepare() error {
 }
 
 func (s *seedRun) reserve(ctx context.Context, how string) error {
-	_, err := virsh(ctx, "net-update", s.network, how, "ip-dhcp-host", s.host, "--live", "--config")
+	_, err := virsh(ctx, "net-update", s.network, how, "ip-dhcp-host", s.reservation, "--live", "--config")
 	return err
 }
 
-// boot defines the domain on a fresh disk and returns the time from its start
-// to the login.
+// boot defines the domain with a new disk and returns the time from its start to the login.
 func (s *seedRun) boot(seed func(path, instance string) error) (time.Duration, error) {
 	ctx := s.b.ctx
 	s.b.dropSeedDomain(ctx)
@@ -138,15 +137,15 @@ func (s *seedRun) boot(seed func(path, instance string) error) (time.Duration, e
 	return took, err
 }
 
-// login tries until the key is let in: in short steps until the port answers,
-// half a second after a refusal, as aivm does.
+// login retries until the key is accepted: every 100 ms until the port answers, and half a second
+// after a refusal, as aivm does.
 func (s *seedRun) login(began time.Time) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(s.b.ctx, 10*time.Minute)
 	defer cancel()
 	config := &ssh.ClientConfig{
 		User: seedUser, Auth: []ssh.AuthMethod{ssh.PublicKeys(s.key)},
-		// The minimal seed leaves the host key to the guest, so it cannot be
-		// known; nothing is sent to this throwaway guest.
+		// With the minimal seed the guest generates its own host key, so it is unknown; nothing is
+		// sent to this throwaway guest.
 		HostKeyCallback:   func(string, net.Addr, ssh.PublicKey) error { return nil },
 		HostKeyAlgorithms: []string{ssh.KeyAlgoED25519},
 	}
@@ -174,8 +173,8 @@ func (s *seedRun) login(began time.Time) (time.Duration, error) {
 	}
 }
 
-// ours is the seed aivm writes.
-func (s *seedRun) ours(path, instance string) error {
+// aivmSeed writes the seed that aivm would write.
+func (s *seedRun) aivmSeed(path, instance string) error {
 	data, err := cloudinit.Seed(cloudinit.Guest{
 		InstanceID: instance, Hostname: vmSeed, User: seedUser,
 		AuthorizedKeys:    []string{s.authorized()},
@@ -187,9 +186,9 @@ func (s *seedRun) ours(path, instance string) error {
 	return os.WriteFile(path, data, 0o600)
 }
 
-// minimal is what anyone would write first: a user and a key, the rest left to
-// cloud-init and the image.
-func (s *seedRun) minimal(path, instance string) error {
+// minimalSeed writes the simplest seed: a user and a key, everything else is left to cloud-init and
+// the image.
+func (s *seedRun) minimalSeed(path, instance string) error {
 	dir, err := os.MkdirTemp(s.b.work, "seed-")
 	if err != nil {
 		return err
@@ -210,8 +209,7 @@ func (s *seedRun) authorized() string {
 	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(s.key.PublicKey())))
 }
 
-// freeAddress is the highest address of the network nobody has reserved. aivm
-// takes the lowest.
+// freeAddress returns the highest unreserved address of the network. aivm takes the lowest.
 func freeAddress(ctx context.Context, network string) (string, error) {
 	desc, err := virsh(ctx, "net-dumpxml", network)
 	if err != nil {
@@ -233,11 +231,11 @@ func freeAddress(ctx context.Context, network string) (string, error) {
 	return "", errors.New("network " + network + " has no free address")
 }
 
-// dropSeedDomain removes the domain the bench defines itself, with its files;
-// none of it may be there.
+// dropSeedDomain removes the domain that the bench itself defines, with its files, as far as they
+// exist.
 func (b *bench) dropSeedDomain(ctx context.Context) {
 	desc, err := virsh(ctx, "dumpxml", vmSeed)
-	if err == nil && strings.Contains(desc, baseDir+"/") { // else it is somebody else's
+	if err == nil && strings.Contains(desc, baseDir+"/") { // else it is another VM of that name
 		_, _ = virsh(ctx, "destroy", vmSeed)
 		_, _ = virsh(ctx, "undefine", vmSeed)
 	}

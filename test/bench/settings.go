@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// settingsFiles are the six default paths as a person has them, none of them
-// with anything that is filtered out: what both sides send is the same.
+// settingsFiles are typical files at the six default paths. None has content that is filtered out,
+// so that both sides send the same.
 var settingsFiles = map[string]string{
 	".gitconfig":                         "[user]\n\tname = Ann Other\n\temail = ann@example.org\n[alias]\n\tco = checkout\n\tlg = log --graph --oneline\n[color]\n\tui = auto\n",
 	".gitignore":                         strings.Repeat("*.swp\nnode_modules/\n.DS_Store\n", 20),
@@ -19,9 +19,8 @@ var settingsFiles = map[string]string{
 	".bashrc":                            strings.Repeat("alias ll='ls -l'\nexport EDITOR=vim\n", 100),
 }
 
-// measureSettings compares settings sent for the first time with tar of the
-// same files over the plain client, and a warm `code .` with settings that have
-// not changed with one without.
+// measureSettings compares the first transfer of settings with tar of the same files over ssh, and
+// a warm `code .` with unchanged settings with one without settings.
 func (b *bench) measureSettings(w *world) error {
 	var names []string
 	for name, text := range settingsFiles {
@@ -43,7 +42,7 @@ func (b *bench) measureSettings(w *world) error {
 		_, _, err := w.login("rm -rf .local/state/aivm/sync .vscode-server/data .bashrc.aivm-* .config/Code " + strings.Join(names, " "))
 		return err
 	}
-	b.say("settings for the first time beside tar | ssh tar, %d pairs", b.warm)
+	b.say("first transfer of settings compared with tar | ssh tar, %d pairs", b.warm)
 	var first pairs
 	for range b.warm {
 		err := first.take(func() (time.Duration, error) {
@@ -52,7 +51,7 @@ func (b *bench) measureSettings(w *world) error {
 			}
 			out, d, err := w.aivm(b.ctx, w.project(), "vm", "sync-settings", w.vm)
 			if err == nil && !strings.Contains(out, "copied 4, merged 1") {
-				err = fmt.Errorf("settings were not all sent: %s", out)
+				err = fmt.Errorf("not all settings were sent: %s", out)
 			}
 			return d, err
 		}, func() (time.Duration, error) {
@@ -69,18 +68,18 @@ func (b *bench) measureSettings(w *world) error {
 	}
 	r := first.ratio()
 	b.table.add(figure{
-		fmt.Sprintf("six settings for the first time, median of %d pairs", b.warm), seconds(median(first.ours)),
-		"tar | ssh tar " + seconds(median(first.rival)), ratio(r), "<= 1.2", "",
+		fmt.Sprintf("first transfer of six settings, median of %d pairs", b.warm), seconds(median(first.aivm)),
+		"tar | ssh tar " + seconds(median(first.reference)), ratio(r), "<= 1.2", "",
 	}, r <= 1.2)
 
-	b.say("warm `code .` with unchanged settings beside one without, %d pairs", b.warm)
+	b.say("warm `code .` with unchanged settings compared with one without, %d pairs", b.warm)
 	code := func(args ...string) func() (time.Duration, error) {
 		return func() (time.Duration, error) {
 			_, d, err := w.run(b.ctx, w.project(), quick, append([]string{w.program("aivm"), "code", "."}, args...)...)
 			return d, err
 		}
 	}
-	for range 2 { // the settings of the editor in use go too
+	for range 2 { // the first run also sends the settings of the editor in use
 		if _, err := code("--sync-settings")(); err != nil {
 			return err
 		}
@@ -109,10 +108,10 @@ func (b *bench) measureSettings(w *world) error {
 	}
 	r = warm.ratio()
 	b.table.add(figure{
-		fmt.Sprintf("warm code with unchanged settings, median of %d pairs", b.warm), seconds(median(warm.ours)),
-		"without " + seconds(median(warm.rival)), ratio(r), "<= 1.1", "",
+		fmt.Sprintf("warm code with unchanged settings, median of %d pairs", b.warm), seconds(median(warm.aivm)),
+		"without " + seconds(median(warm.reference)), ratio(r), "<= 1.1", "",
 	}, r <= 1.1)
 	n := now - was - 1 - 2*b.warm
-	b.table.add(figure{name: "  further logins", value: fmt.Sprint(n), bar: "0"}, n == 0)
+	b.table.add(figure{name: "  further logins", value: fmt.Sprint(n), limit: "0"}, n == 0)
 	return nil
 }

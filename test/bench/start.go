@@ -12,8 +12,7 @@ import (
 
 const samples = 3
 
-// startOnce makes a VM until QEMU runs, then gives it up with Ctrl-C and
-// deletes it.
+// startOnce creates a VM until QEMU runs, interrupts that with Ctrl-C, and deletes the VM.
 func (b *bench) startOnce(w *world) (time.Duration, error) {
 	c := w.command(b.ctx, w.home, nil, w.program("aivm"), "vm", "create", vmFurther, "--yes")
 	var errw bytes.Buffer
@@ -38,8 +37,8 @@ func (b *bench) startOnce(w *world) (time.Duration, error) {
 	return running.Sub(began), err
 }
 
-// measureStart is the way from the process's start to QEMU running: with the
-// image in our cache but not yet in the storage pool, and for a further VM.
+// measureStart measures the time from the process's start to QEMU running: with the image in aivm's
+// cache but not yet in the storage pool, and for another VM.
 func (b *bench) measureStart() error {
 	for len(b.starts) < samples {
 		if err := dropBase(b); err != nil {
@@ -66,17 +65,16 @@ func (b *bench) measureStart() error {
 		m := median(k.ds)
 		b.table.add(figure{
 			name:  fmt.Sprintf("cold vm create (%s): process start to QEMU running, median of %d", k.what, len(k.ds)),
-			value: seconds(m), bar: "<= 2.0 s",
+			value: seconds(m), limit: "<= 2.0 s",
 		}, m <= 2*time.Second)
 	}
 	return nil
 }
 
-// bases are the volumes of the guest image in the bench's pool.
+// bases returns the volumes of the guest image in the bench's pool.
 func bases() ([]string, error) { return filepath.Glob(baseDir + "/base-*") }
 
-// dropBase takes the guest image out of the bench's pool; it stays in aivm's
-// cache.
+// dropBase deletes the guest image from the bench's pool; it stays in aivm's cache.
 func dropBase(b *bench) error {
 	found, err := bases()
 	if err != nil {
@@ -90,7 +88,7 @@ func dropBase(b *bench) error {
 	return nil
 }
 
-// ensureBase puts the guest image into the pool if no part before did.
+// ensureBase uploads the guest image to the pool unless an earlier part did.
 func (b *bench) ensureBase() error {
 	if _, err := b.base(); err == nil {
 		return nil
@@ -99,7 +97,7 @@ func (b *bench) ensureBase() error {
 	return err
 }
 
-// base is the path of the guest image in the pool.
+// base returns the path of the guest image in the pool.
 func (b *bench) base() (string, error) {
 	found, err := bases()
 	if err != nil {

@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// figure is one line of the result.
+// figure is one line of the table.
 type figure struct {
-	name, value, rival, ratio, bar string
-	verdict                        string
+	name, value, reference, ratio, limit string
+	verdict                              string
 }
 
 type table struct {
@@ -19,7 +19,7 @@ type table struct {
 	failed  bool // something could not be measured
 }
 
-// add notes a figure that was measured; met says whether it keeps its bar.
+// add adds a measured figure; met says whether it is within its limit.
 func (t *table) add(f figure, met bool) {
 	f.verdict = "ok"
 	if !met {
@@ -33,11 +33,11 @@ func (t *table) notMeasured(name string, err error) {
 	t.figures = append(t.figures, figure{name: name, value: "-", verdict: "NOT MEASURED: " + err.Error()})
 }
 
-func (t *table) print(w io.Writer) {
+func (t *table) write(w io.Writer) {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "figure\tvalue\trival\tratio\tbar\t")
+	fmt.Fprintln(tw, "figure\tvalue\treference\tratio\tlimit\t")
 	for _, f := range t.figures {
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\n", f.name, f.value, f.rival, f.ratio, f.bar, f.verdict)
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\n", f.name, f.value, f.reference, f.ratio, f.limit, f.verdict)
 	}
 	_ = tw.Flush()
 }
@@ -48,7 +48,7 @@ func millis(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d.Mi
 
 func ratio(r float64) string { return fmt.Sprintf("%.2f", r) }
 
-// median of an odd or even number of values; of none, zero.
+// median returns the median of any number of values; 0 if there are none.
 func median[T time.Duration | float64 | int64](vs []T) T {
 	if len(vs) == 0 {
 		return 0
@@ -57,17 +57,16 @@ func median[T time.Duration | float64 | int64](vs []T) T {
 	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
 }
 
-// pairs are measurements taken in turn, ours beside the rival's.
-type pairs struct{ ours, rival []time.Duration }
+// pairs holds measurements taken alternately: aivm's and the reference's.
+type pairs struct{ aivm, reference []time.Duration }
 
-// take runs both once, in an order that changes from pair to pair, so that
-// what drifts meets both alike.
-func (p *pairs) take(ours, rival func() (time.Duration, error)) error {
+// take runs both once. It changes the order from pair to pair, so that a drift affects both alike.
+func (p *pairs) take(aivm, reference func() (time.Duration, error)) error {
 	order := []struct {
 		f  func() (time.Duration, error)
 		to *[]time.Duration
-	}{{ours, &p.ours}, {rival, &p.rival}}
-	if len(p.ours)%2 == 1 {
+	}{{aivm, &p.aivm}, {reference, &p.reference}}
+	if len(p.aivm)%2 == 1 {
 		slices.Reverse(order)
 	}
 	for _, o := range order {
@@ -80,11 +79,11 @@ func (p *pairs) take(ours, rival func() (time.Duration, error)) error {
 	return nil
 }
 
-// ratio is the median of the pairs' ratios.
+// ratio returns the median of the pairs' ratios.
 func (p *pairs) ratio() float64 {
 	var rs []float64
-	for i := range p.ours {
-		rs = append(rs, float64(p.ours[i])/float64(p.rival[i]))
+	for i := range p.aivm {
+		rs = append(rs, float64(p.aivm[i])/float64(p.reference[i]))
 	}
 	return median(rs)
 }

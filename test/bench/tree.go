@@ -9,13 +9,12 @@ import (
 	"time"
 )
 
-// treeFiles is how many files the repository of the tree figures has.
+// treeFiles is the number of files in the repository of measureTree.
 const treeFiles = 10000
 
-// measureTree compares git status on a large work tree in a shared folder with
-// the same on the guest's own disk, in pairs: with the guest's caches dropped
-// before, and once more with them warm. The guest's own clock takes the time,
-// so that logins do not count.
+// measureTree compares git status on a large work tree in a shared folder with the same on the
+// guest's own disk, in pairs: with the guest's caches dropped, and with warm caches. The guest's
+// clock measures the time, so that logins do not count.
 func (b *bench) measureTree(w *world) error {
 	dir := filepath.Join(w.project(), "tree")
 	for i := range treeFiles {
@@ -30,7 +29,7 @@ func (b *bench) measureTree(w *world) error {
 		}
 	}
 	const own = "/home/agent/tree"
-	b.say("git status on %d files, in a shared folder beside the guest's own disk", treeFiles)
+	b.say("git status on %d files, in a shared folder compared with the guest's own disk", treeFiles)
 	commit := "git init -q . && git add -A && git -c user.name=b -c user.email=b@b commit -qm all"
 	if _, _, err := w.login(fmt.Sprintf("rm -rf %[1]s && cp -r %[2]s %[1]s && cd %[1]s && %[3]s && cd %[2]s && %[3]s", own, dir, commit)); err != nil {
 		return err
@@ -56,8 +55,8 @@ func (b *bench) measureTree(w *world) error {
 			}
 		}
 		b.table.add(figure{
-			fmt.Sprintf("git status, %d files shared-root, %s", treeFiles, kind.name), seconds(median(p.ours)),
-			"own disk " + seconds(median(p.rival)), ratio(p.ratio()), "reported", "",
+			fmt.Sprintf("git status, %d files shared-root, %s", treeFiles, kind.name), seconds(median(p.aivm)),
+			"own disk " + seconds(median(p.reference)), ratio(p.ratio()), "reported", "",
 		}, true)
 	}
 	return nil

@@ -11,12 +11,11 @@ import (
 	"aivm.dev/aivm/internal/root/nftread"
 )
 
-// wallRuns are enough for a median and a worst case.
+// wallRuns is enough for a median and a worst case.
 const wallRuns = 15
 
-// measureWall is what the firewall costs: the comparison before every use, in
-// process and through sudo, and libvirt's hook, for a network of ours and for
-// anybody else's.
+// measureWall measures the cost of the firewall: the comparison before every use, in process and
+// through sudo, and libvirt's hook, for a network of aivm's and for another one.
 func (b *bench) measureWall() error {
 	var network string
 	have, err := networks(b.ctx)
@@ -31,7 +30,7 @@ func (b *bench) measureWall() error {
 		}
 	}
 	if network == "" {
-		return fmt.Errorf("no network here has a firewall")
+		return fmt.Errorf("no network has a firewall")
 	}
 	run := func(argv ...string) func() error {
 		return func() error {
@@ -41,14 +40,14 @@ func (b *bench) measureWall() error {
 		}
 	}
 	for _, f := range []struct {
-		name string
-		bar  time.Duration
-		do   func() error
+		name  string
+		limit time.Duration
+		do    func() error
 	}{
 		{"firewall: compared in process", 10 * time.Millisecond, func() error { _, err := nftread.Read(m.Wall.Tables()); return err }},
 		{"firewall: compared through sudo", 60 * time.Millisecond, run(append([]string{"sudo", "-n", "--"}, root.CheckArgs(network)...)...)},
-		{"libvirt's hook, a network of ours", 50 * time.Millisecond, run("/etc/libvirt/hooks/network.d/aivm", network, "start", "begin", "-")},
-		{"libvirt's hook, anybody else's network", 10 * time.Millisecond, run("/etc/libvirt/hooks/network.d/aivm", "no-such-network", "start", "begin", "-")},
+		{"libvirt's hook, a network of aivm's", 50 * time.Millisecond, run("/etc/libvirt/hooks/network.d/aivm", network, "start", "begin", "-")},
+		{"libvirt's hook, another network", 10 * time.Millisecond, run("/etc/libvirt/hooks/network.d/aivm", "no-such-network", "start", "begin", "-")},
 	} {
 		var took []time.Duration
 		for range wallRuns {
@@ -60,8 +59,8 @@ func (b *bench) measureWall() error {
 		}
 		mid, worst := median(took), slices.Max(took)
 		b.table.add(figure{
-			name: fmt.Sprintf("%s, median of %d, worst %s", f.name, wallRuns, millis(worst)), value: millis(mid), bar: "<= " + millis(f.bar),
-		}, mid <= f.bar)
+			name: fmt.Sprintf("%s, median of %d, worst %s", f.name, wallRuns, millis(worst)), value: millis(mid), limit: "<= " + millis(f.limit),
+		}, mid <= f.limit)
 	}
 	return nil
 }

@@ -15,8 +15,8 @@ import (
 
 var quick = []string{"FAKECODE_QUICK=1"}
 
-// warmRun is one `aivm code .` with nothing to do. own is what it spent
-// outside the connection and the editor.
+// warmRun runs one `aivm code .` with nothing to do. own is the time it spent outside the
+// connection and the editor.
 func (w *world) warmRun() (wall, own time.Duration, err error) {
 	out, wall, err := w.run(w.b.ctx, w.project(), quick, w.program("aivm"), "code", ".", "--json")
 	if err != nil {
@@ -30,16 +30,16 @@ func (w *world) warmRun() (wall, own time.Duration, err error) {
 		return 0, 0, err
 	}
 	if !res.Opened || res.Seconds["ssh"] <= 0 {
-		return 0, 0, fmt.Errorf("a warm run opened no editor or no connection: %s", out)
+		return 0, 0, fmt.Errorf("a warm run started no editor or opened no connection: %s", out)
 	}
 	outside := time.Duration((res.Seconds["ssh"] + res.Seconds["editor"]) * float64(time.Second))
 	return wall, wall - outside, nil
 }
 
-// measureWarm compares a warm `aivm code .` with the plain client's login, and
-// looks at what else it does.
-func (b *bench) measureWarm(w *world, bar float64) error {
-	b.say("warm `code .` beside `ssh %s true`, %d pairs (%s)", w.vm, b.warm, w.label)
+// measureWarm compares a warm `aivm code .` with a login of plain ssh, and counts its logins, child
+// processes and writes.
+func (b *bench) measureWarm(w *world, limit float64) error {
+	b.say("warm `code .` compared with `ssh %s true`, %d pairs (%s)", w.vm, b.warm, w.label)
 	var p pairs
 	var owns []time.Duration
 	for range b.warm {
@@ -57,10 +57,10 @@ func (b *bench) measureWarm(w *world, bar float64) error {
 	}
 	r, own := p.ratio(), median(owns)
 	b.table.add(figure{
-		fmt.Sprintf("warm code (%s), median of %d pairs", w.label, b.warm), seconds(median(p.ours)),
-		"ssh true " + seconds(median(p.rival)), ratio(r), fmt.Sprintf("<= %.1f", bar), "",
-	}, r <= bar)
-	b.table.add(figure{name: "  own time outside the connection", value: millis(own), bar: "<= 60 ms"}, own <= 60*time.Millisecond)
+		fmt.Sprintf("warm code (%s), median of %d pairs", w.label, b.warm), seconds(median(p.aivm)),
+		"ssh true " + seconds(median(p.reference)), ratio(r), fmt.Sprintf("<= %.1f", limit), "",
+	}, r <= limit)
+	b.table.add(figure{name: "  own time outside the connection", value: millis(own), limit: "<= 60 ms"}, own <= 60*time.Millisecond)
 	if err := b.warmLogins(w); err != nil {
 		return err
 	}
@@ -70,7 +70,7 @@ func (b *bench) measureWarm(w *world, bar float64) error {
 	return b.warmWrites(w)
 }
 
-// logins is how many the guest has seen, this look's own among them.
+// logins returns the number of logins in the guest's log, including its own.
 func (w *world) logins() (int, error) {
 	out, _, err := w.login(`sudo -n journalctl -u ssh -o cat --no-pager | grep -c 'Accepted publickey'`)
 	if err != nil {
@@ -79,7 +79,7 @@ func (w *world) logins() (int, error) {
 	return strconv.Atoi(strings.TrimSpace(out))
 }
 
-// warmLogins counts the logins of one warm run in the guest's own log.
+// warmLogins counts the logins of one warm run in the guest's log.
 func (b *bench) warmLogins(w *world) error {
 	before, err := w.logins()
 	if err != nil {
@@ -92,21 +92,21 @@ func (b *bench) warmLogins(w *world) error {
 	if err != nil {
 		return err
 	}
-	n := after - before - 1 // the second count's own
-	b.table.add(figure{name: "  logins in the guest's log", value: strconv.Itoa(n), bar: "1"}, n == 1)
+	n := after - before - 1 // the login of the second count
+	b.table.add(figure{name: "  logins in the guest's log", value: strconv.Itoa(n), limit: "1"}, n == 1)
 	return nil
 }
 
 var execed = regexp.MustCompile(`(?m)^\d+ +execve\("([^"]+)"`)
 
-// warmChildren has the kernel tell which programs a warm run starts: the
-// editor, and for a user at most one sudo.
+// warmChildren traces which programs a warm run starts: the editor, and for a user at most one
+// sudo.
 func (b *bench) warmChildren(w *world) error {
 	trace := filepath.Join(b.work, "trace")
 	argv := []string{"strace", "-f", "-z", "-e", "trace=execve", "-e", "signal=none", "-o", trace}
 	asRoot := *w
 	if w.cred != nil {
-		// strace as root lets sudo be sudo; the program runs as the user.
+		// strace runs as root, so that sudo gets its rights; the program runs as the user.
 		asRoot.cred = nil
 		argv = append(argv, "-u", userName)
 	}
@@ -120,7 +120,7 @@ func (b *bench) warmChildren(w *world) error {
 	}
 	found := execed.FindAllStringSubmatch(string(text), -1)
 	if len(found) == 0 || filepath.Base(found[0][1]) != "aivm" {
-		return fmt.Errorf("strace saw no run of aivm: %s", text)
+		return fmt.Errorf("strace has no run of aivm: %s", text)
 	}
 	var children []string
 	editors, sudos, others := 0, 0, 0
@@ -132,20 +132,21 @@ func (b *bench) warmChildren(w *world) error {
 			editors++
 		case name == "sudo" && w.cred != nil:
 			sudos++
-		case name == "aivm" && sudos == 1: // what that sudo runs
+		case name == "aivm" && sudos == 1: // started by that sudo
 		default:
 			others++
 		}
 	}
-	bar := "the editor"
+	limit := "the editor"
 	if w.cred != nil {
-		bar = "the editor, one sudo"
+		limit = "the editor, one sudo"
 	}
-	b.table.add(figure{name: "  programs started", value: strings.Join(children, " "), bar: bar}, editors == 1 && sudos <= 1 && others == 0)
+	b.table.add(figure{name: "  programs started", value: strings.Join(children, " "), limit: limit}, editors == 1 && sudos <= 1 && others == 0)
 	return nil
 }
 
-// warmWrites compares the home and the domain's definition before and after.
+// warmWrites compares the files of the home and the domain's definition before and after a warm
+// run.
 func (b *bench) warmWrites(w *world) error {
 	state := func() (map[string]string, error) {
 		s, err := w.snapshot()
@@ -176,24 +177,24 @@ func (b *bench) warmWrites(w *world) error {
 	if n := len(changed) + max(0, len(before)-len(after)); n > 0 {
 		value = fmt.Sprintf("%d: %s", n, strings.Join(changed, " "))
 	}
-	b.table.add(figure{name: "  files written", value: value, bar: "0"}, value == "0")
+	b.table.add(figure{name: "  files written", value: value, limit: "0"}, value == "0")
 	return nil
 }
 
-// measureUser is the warm run of a user with sudo who is in no group that
-// libvirt knows, in a VM of their own.
+// measureUser measures the warm run of a user with sudo who is in no group that libvirt knows, in a
+// VM of their own.
 func (b *bench) measureUser() error {
 	w := b.user
 	images, err := filepath.Glob(filepath.Join(cacheHome, "aivm/images/*.qcow2"))
 	if err != nil || len(images) == 0 {
 		return fmt.Errorf("no image in the cache: %w", err)
 	}
-	// Ours is for root's eyes.
+	// Only root can read the image in the cache.
 	image := filepath.Join(w.home, "image.qcow2")
 	if _, err := host(b.ctx, "install", "-m", "0644", "-o", userName, images[0], image); err != nil {
 		return err
 	}
-	b.say("a VM of the user %s (a whole boot)", userName)
+	b.say("creating a VM of the user %s (a complete boot)", userName)
 	if _, err := w.create(vmUser, "--image", image); err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ const (
 	userUID  = 4322
 )
 
-// The VMs. The first two are root's, the third the throwaway user's; the last
+// The names of the VMs. The first two are root's, the third is the throwaway user's; the last one
 // is defined by the bench itself, without aivm.
 const (
 	vmMain    = "bench"
@@ -29,11 +29,11 @@ const (
 	vmSeed    = "bench-seed"
 )
 
-// baseDir is a storage pool of the bench's own: the base image is not in it
-// until a first `vm create` puts it there, and what is new in it is the bench's.
+// baseDir is the bench's own storage pool: the first `vm create` uploads the base image to it, and
+// all its new files are the bench's.
 const baseDir = "/var/lib/libvirt/aivm-bench"
 
-// world is one person's surroundings: a home, an environment, an identity.
+// world is the environment of one user: home, environment variables, user ID.
 type world struct {
 	b     *bench
 	label string
@@ -60,8 +60,8 @@ func (b *bench) userWorld() *world {
 	}
 }
 
-// settle writes the home's store: VM name, memory and the pool.
-func (w *world) settle() error {
+// writeFiles writes the home's config: VM name, memory and pool.
+func (w *world) writeFiles() error {
 	text := fmt.Sprintf("[defaults.vm]\nname = %q\nram_mb = 2048\n\n[defaults.paths]\nbase_dir = %q\n", w.vm, baseDir)
 	for path, text := range map[string]string{".config/aivm/config.toml": text, "project/hello.txt": "hello\n"} {
 		path = filepath.Join(w.home, path)
@@ -85,8 +85,7 @@ func (w *world) settle() error {
 
 func (w *world) project() string { return filepath.Join(w.home, "project") }
 
-// command prepares a program of this world; it gets Ctrl-C as a person would
-// give it.
+// command prepares a program of this world; cancelling sends it SIGINT, as Ctrl-C does.
 func (w *world) command(ctx context.Context, dir string, env []string, argv ...string) *exec.Cmd {
 	c := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	c.Dir = dir
@@ -97,8 +96,8 @@ func (w *world) command(ctx context.Context, dir string, env []string, argv ...s
 	return c
 }
 
-// run runs a program to its end and returns its output and wall time. A status
-// other than 0 is an error.
+// run runs a program to its end and returns its output and wall time. An exit status other than 0
+// is an error.
 func (w *world) run(ctx context.Context, dir string, env []string, argv ...string) (string, time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute)
 	defer cancel()
@@ -125,20 +124,19 @@ func (w *world) aivm(ctx context.Context, dir string, args ...string) (string, t
 	return w.run(ctx, dir, nil, append([]string{w.program("aivm")}, args...)...)
 }
 
-// login is one command in the guest through the plain OpenSSH client.
+// login runs one command in the guest through plain ssh.
 func (w *world) login(line string) (string, time.Duration, error) {
 	return w.run(w.b.ctx, w.home, nil, "ssh", "-F", filepath.Join(w.home, ".ssh/config"), "-o", "BatchMode=yes", w.vm, line)
 }
 
-// address is where a VM of this world will answer; it is decided before the
-// VM is made.
+// address returns the address of a VM of this world; it is known before the VM is created.
 func (w *world) address(vm string) (string, error) {
 	var in struct{ Address string }
 	b, err := os.ReadFile(filepath.Join(w.home, ".local/state/aivm", vm, "instance.json"))
 	if err != nil {
 		return "", err
 	}
-	return in.Address, errors.Join(json.Unmarshal(b, &in), nilIf(in.Address != "", "instance.json names no address"))
+	return in.Address, errors.Join(json.Unmarshal(b, &in), nilIf(in.Address != "", "instance.json has no address"))
 }
 
 func nilIf(ok bool, why string) error {
@@ -148,8 +146,8 @@ func nilIf(ok bool, why string) error {
 	return errors.New(why)
 }
 
-// snapshot is everything below the home with size, mode and time of change;
-// a directory's time tells of a file that came and went.
+// snapshot returns size, mode and change time of everything below the home; a directory's time
+// reveals a file that was created and removed.
 func (w *world) snapshot() (map[string]string, error) {
 	out := map[string]string{}
 	err := filepath.WalkDir(w.home, func(p string, d fs.DirEntry, err error) error {

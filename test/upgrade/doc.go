@@ -1,9 +1,8 @@
-// Package upgrade proves that what an older aivm wrote is read and brought
-// forward by this one: the store, the state directory, ssh's files, manifests,
-// the cache's index, and what was defined in a real libvirt. The older programs
-// are built from the commits that wrote them.
+// Package upgrade tests that this aivm reads and upgrades what an older aivm wrote: the config, the
+// state directory, ssh's files, manifests, the cache's index, and definitions in a real libvirt.
+// The older programs are built from the commits that wrote them.
 //
-// It owns VMs, networks and directories named "e2e-up..." and removes them. No
-// guest boots: the disk is a stump. It needs root, as test/e2e does, and runs
-// with that suite, since it puts another aivm behind libvirt's hooks.
+// It owns VMs, networks and directories named "e2e-up..." and removes them. No guest boots: the
+// disk is a placeholder. It needs root, as test/e2e does, and runs with that suite, since it
+// installs another aivm for libvirt's hooks.
 package upgrade

@@ -15,12 +15,12 @@ import (
 	"aivm.dev/aivm/provision/share"
 )
 
-var save = flag.Bool("save", false, "TestUpgrade writes what the first aivm left to testdata/first.txtar")
+var save = flag.Bool("save", false, "TestUpgrade writes the files of the first aivm to testdata/first.txtar")
 
 const fixture = "testdata/first.txtar"
 
-// TestFixture is TestUpgrade with what the first aivm once wrote, for checkouts
-// without their history. Keys are not kept: they are made anew in their places.
+// TestFixture is TestUpgrade with saved files of the first aivm, for checkouts without their
+// history. Keys are not saved: they are generated again.
 func TestFixture(t *testing.T) {
 	now := build(t, "../..")
 	w := newWorld(t, 9)
@@ -29,21 +29,22 @@ func TestFixture(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.restore(a)
-	w.goOn(now, programs{}, olds[slices.IndexFunc(olds, func(o older) bool { return o.commit == first })])
+	w.checkNew(now, programs{}, olds[slices.IndexFunc(olds, func(o older) bool { return o.commit == first })])
 }
 
-// names are what of a world stands in its files, the longest first.
+// names returns the world's names that occur in its files, with their placeholders, the longest
+// first.
 func (w *world) names() []string {
 	return []string{
 		share.Token(filepath.Join(w.home, "p1")), "@TAG1@", share.Token(filepath.Join(w.home, "p2")), "@TAG2@", w.home, "@HOME@", w.bridge, "@BRIDGE@", w.net, "@NET@", w.vm, "@VM@", w.sub, "@SUB@",
 	}
 }
 
-// keep writes the fixture.
-func (w *world) keep(hash string) {
+// saveFixture writes the fixture.
+func (w *world) saveFixture(hash string) {
 	t := w.t
-	a := &txtar.Archive{Comment: []byte("What aivm of commit " + hash + " left: go test ./test/upgrade -run TestUpgrade -save\n\n")}
-	var keys []string // pairs of a public key and its name here
+	a := &txtar.Archive{Comment: []byte("Files of aivm at commit " + hash + ": go test ./test/upgrade -run TestUpgrade -save\n\n")}
+	var keys []string // pairs of a public key and its placeholder
 	texts := map[string]string{}
 	var order []string
 	for p := range files(t, filepath.Join(w.home, ".config"), filepath.Join(w.home, ".local"), filepath.Join(w.home, ".ssh")) {
@@ -68,11 +69,11 @@ func (w *world) keep(hash string) {
 		a.Files = append(a.Files, txtar.File{Name: rename.Replace(name), Data: []byte(rename.Replace(text))})
 	}
 	for _, p := range order {
-		if texts[p] != "" { // locks
+		if texts[p] != "" { // locks are empty
 			add(strings.TrimPrefix(p, w.home+"/"), texts[p])
 		}
 	}
-	// The machine's type without the version of the QEMU of that day.
+	// The machine type without the version of the QEMU that wrote it.
 	xml := virsh("dumpxml", "--inactive", w.vm)
 	for v := range strings.SplitSeq(xml, "'") {
 		if strings.HasPrefix(v, "pc-q35-") {
@@ -94,7 +95,7 @@ func (w *world) keep(hash string) {
 	}
 }
 
-// restore puts the fixture in place, with disks of this test's own.
+// restore writes the files of the fixture, with new disks.
 func (w *world) restore(a *txtar.Archive) {
 	t := w.t
 	names := w.names()

@@ -8,17 +8,16 @@ import (
 	"testing"
 )
 
-// TestFuture: what a later aivm wrote is refused by its name, and stays as it
-// is to the byte, whatever is asked for; keys that are not known stay where
-// they are while others are written.
+// TestFuture checks that files of a later aivm are refused, with their path in the error, and never
+// changed by any command; and that unknown keys are kept when other keys are written.
 func TestFuture(t *testing.T) {
 	now := build(t, "../..")
 	w := newWorld(t, 8)
-	w.leave(now, older{snapshots: true})
+	w.createOld(now, older{snapshots: true})
 	instance := filepath.Join(w.state, w.vm, "instance.json")
 	seen, err := filepath.Glob(filepath.Join(w.state, w.vm, "executed", "*.json"))
 	if err != nil || len(seen) == 0 {
-		t.Fatalf("no list of what runs: %v", err)
+		t.Fatalf("no list of host-executed files: %v", err)
 	}
 	net := "/var/lib/aivm/manifest/net-" + w.net + ".json"
 	index := filepath.Join(w.home, ".cache/aivm/images/index.json")
@@ -34,9 +33,9 @@ func TestFuture(t *testing.T) {
 		name           string
 		path, from, to string
 		verbs          string
-		says           string
+		message        string
 	}{
-		{"the store", w.store, "schema_version = 5", "schema_version = 6\nnews = { a = [1] }", "attach detach delete init create", "schema_version 6"},
+		{"the config", w.store, "schema_version = 5", "schema_version = 6\nnews = { a = [1] }", "attach detach delete init create", "schema_version 6"},
 		{"the state of the VM", instance, `"schema": 1`, `"schema": 2, "news": {"address": "of another shape"}`, "code up delete", "version 2"},
 		{"the list of files", seen[0], `"schema":1`, `"schema":2,"more":[1]`, "reviewed", "version 2"},
 		{"the firewall's manifest", net, `"version": 1`, `"version": 9`, "fw up", "version 9"},
@@ -63,14 +62,14 @@ func TestFuture(t *testing.T) {
 			}
 			for _, v := range strings.Fields(c.verbs) {
 				r := w.run(nil, append([]string{now.aivm}, verbs[v]...)...)
-				if r.code != 2 || !strings.Contains(r.stderr, c.says) || !strings.Contains(r.stderr, c.path) || !strings.Contains(r.stderr, "hint: ") {
+				if r.code != 2 || !strings.Contains(r.stderr, c.message) || !strings.Contains(r.stderr, c.path) || !strings.Contains(r.stderr, "hint: ") {
 					t.Errorf("%s: exit %d, %s", v, r.code, r.stderr)
 				}
 				if now := read(t, c.path); now != later {
 					t.Fatalf("%s changed %s:\n%s", v, c.path, now)
 				}
 			}
-			// Looking goes on.
+			// Reading commands still work.
 			if r := w.run(nil, now.aivm, "list"); r.code != 0 || !strings.Contains(r.stdout, w.vm) {
 				t.Errorf("list: exit %d\n%s%s", r.code, r.stdout, r.stderr)
 			}
@@ -78,7 +77,7 @@ func TestFuture(t *testing.T) {
 		w.t = t
 	}
 	if virsh("domstate", w.vm) == "" {
-		t.Error("the VM is gone")
+		t.Error("the VM is no longer defined")
 	}
 
 	t.Run("unknown keys stay", func(t *testing.T) {
@@ -89,11 +88,11 @@ func TestFuture(t *testing.T) {
 		w.must(now.aivm, "attach", "p3", "--yes")
 		w.must(now.aivm, "detach", "p3")
 		if s := read(t, w.store); !strings.Contains(s, "[news] # of a later one\nkey = 'x' # kept\n") || !strings.Contains(s, "colour = 'blue' # kept too") {
-			t.Errorf("the store became\n%s", s)
+			t.Errorf("the config became\n%s", s)
 		}
 		in := read(t, instance)
 		write(t, instance, strings.Replace(in, "{", `{"news": {"a": [1, "b"]},`, 1))
-		// The address of the VM is written again when the state is.
+		// Saving the state again also writes the VM's MAC address again.
 		write(t, instance, strings.Replace(read(t, instance), `"mac": "52`, `"mac": "5f`, 1))
 		w.killedAt("domain.start:before", now.faulty, "vm", "up", w.vm, "--yes")
 		if s := read(t, instance); !strings.Contains(s, `"mac": "52`) || !strings.Contains(s, `"news":`) {
@@ -103,6 +102,6 @@ func TestFuture(t *testing.T) {
 	w.t = t
 	w.must(now.aivm, "vm", "delete", w.vm, "--yes")
 	if s := fmt.Sprint(files(t, filepath.Join(w.state, w.vm))); s != "map[]" {
-		t.Errorf("left behind: %s", s)
+		t.Errorf("state files remain: %s", s)
 	}
 }

@@ -11,36 +11,35 @@ import (
 	"testing"
 )
 
-// An older program, and what it could do.
+// An older program, and its abilities.
 type older struct {
 	name, commit string
 	snapshots    bool
-	// forward are the actions this aivm may plan for a VM the older one left,
-	// beyond those the older one would do itself: what it did not know of.
+	// forward matches the actions that this aivm may plan for a VM of the older one in addition to
+	// the older one's own: for what the older one did not have.
 	forward *regexp.Regexp
-	// start is what stays to be done when all before the start was.
+	// start matches the actions that remain after everything before the start was done.
 	start *regexp.Regexp
-	// unknown is what status cannot know of it.
+	// unknown is the check that status cannot know for such a VM.
 	unknown string
 }
 
-// first is the oldest commit in which all of `aivm code` worked: without
-// firewall, hooks, snapshots, and a list of folders for reboots.
+// first is the oldest commit with a working `aivm code`. It has no firewall, no hooks, no
+// snapshots, and no list of folders for reboots.
 const first = "a201b70f6cf71b08e1d4459693f72e1f1c471fe0"
 
 var olds = []older{
-	// Of what was made for the VM nothing; of the machine the copy of the program
-	// that libvirt's hooks run is another, the pool may be open to
-	// others, and the network may answer names of /etc/hosts.
+	// Nothing of the VM is planned. On the host the copy of the program that libvirt's hooks run
+	// differs, the pool may be open to others, and the network may resolve names of /etc/hosts.
 	{"the commit before", "HEAD~1", true, regexp.MustCompile(`^(host\..*|pool\.close|network\.hosts:.*)$`), regexp.MustCompile(`^domain\.start$`), ""},
-	// It recorded folders of a VM that is off and bound them at the next start.
+	// It recorded folders of a VM that is off and mounted them at the next start.
 	{"the first one", first, false, regexp.MustCompile(`^(host\..*|firewall\.rules:.*|network\.hosts:.*|share\.export|pool\.close)$`), regexp.MustCompile(`^(domain\.start|share\.bind:p[12]-.*)$`), "executed"},
 }
 
-// never are actions that would make anew what is there.
+// never matches actions that would recreate what exists.
 var never = regexp.MustCompile(`^(vm\.state|key\..*|ssh\..*|image\..*|network\.(define|reserve).*|pool\.ensure|disk\..*|domain\.define.*)$`)
 
-// checkout unpacks an older commit; ok is false where the history is not here.
+// checkout unpacks an older commit; ok is false if the checkout lacks that history.
 func checkout(t *testing.T, commit string) (dir, hash string, ok bool) {
 	t.Helper()
 	git := func(args ...string) ([]byte, error) {
@@ -65,8 +64,8 @@ func checkout(t *testing.T, commit string) (dir, hash string, ok bool) {
 	return dir, hash, true
 }
 
-// TestUpgrade: an older aivm makes a VM, attaches folders and takes snapshots;
-// this one goes on with all of it and makes nothing anew.
+// TestUpgrade has an older aivm create a VM, attach folders and take snapshots, and checks that
+// this one works with all of them and recreates nothing.
 func TestUpgrade(t *testing.T) {
 	now := build(t, "../..")
 	for n, old := range olds {
@@ -77,25 +76,25 @@ func TestUpgrade(t *testing.T) {
 		t.Run(old.name, func(t *testing.T) {
 			dir, hash, ok := checkout(t, old.commit)
 			if !ok {
-				t.Logf("the history of this checkout does not go back to %s (a shallow clone): what it wrote is covered by TestFixture alone", old.commit)
+				t.Logf("the history of this checkout does not go back to %s (a shallow clone): only TestFixture covers its files", old.commit)
 				return
 			}
 			t.Logf("written by %s", hash)
 			was := build(t, dir)
 			w := newWorld(t, n)
-			w.leave(was, old)
+			w.createOld(was, old)
 			if *save && old.commit == first {
-				w.keep(hash)
+				w.saveFixture(hash)
 			}
-			w.goOn(now, was, old)
+			w.checkNew(now, was, old)
 		})
 	}
 }
 
-// leave is what an older aivm leaves behind: a VM that is off and has folders.
-func (w *world) leave(was programs, old older) {
+// createOld has an older aivm create a VM that is off and has folders.
+func (w *world) createOld(was programs, old older) {
 	w.t.Helper()
-	// Killed when the VM is recorded: the stump on its disk would never answer.
+	// Killed after the VM is recorded: with a placeholder as its disk the VM would never answer.
 	w.killedAt("store.vm:after", was.faulty, "vm", "create", w.vm, "--image", "./tiny.img", "--yes")
 	w.must(was.aivm, "vm", "down", w.vm, "--force")
 	w.must(was.aivm, "attach", "p1", "--yes")
@@ -111,7 +110,7 @@ func (w *world) leave(was programs, old older) {
 	}
 }
 
-// listed is what both programs' listings have to agree on.
+// listed is what the listings of both programs must agree on.
 type listed struct {
 	ActiveVM string `json:"active_vm"`
 	VMs      []struct {
@@ -146,8 +145,8 @@ func (w *world) list(aivm string) string {
 	return string(b)
 }
 
-// goOn is this aivm with what another left.
-func (w *world) goOn(now, was programs, old older) {
+// checkNew checks that this aivm works with the files of another.
+func (w *world) checkNew(now, was programs, old older) {
 	t := w.t
 	t.Helper()
 	dirs := []string{filepath.Join(w.home, ".config"), filepath.Join(w.home, ".local"), filepath.Join(w.home, ".ssh")}
@@ -156,7 +155,7 @@ func (w *world) goOn(now, was programs, old older) {
 		t.Fatal("the older program defined no VM")
 	}
 
-	// Looking changes nothing and sees what the older one sees.
+	// Reading changes nothing, and gives the same as with the older one.
 	b := w.list(now.aivm)
 	if was.aivm != "" {
 		if a := w.list(was.aivm); a != b {
@@ -176,13 +175,13 @@ func (w *world) goOn(now, was programs, old older) {
 	}
 	plan := w.planned(now.aivm, "code", "p1", "--yes")
 	t.Logf("planned: %v", plan)
-	theirs := []string{"domain.start"}
+	oldPlan := []string{"domain.start"}
 	if was.aivm != "" {
-		theirs = w.planned(was.aivm, "code", "p1", "--yes")
+		oldPlan = w.planned(was.aivm, "code", "p1", "--yes")
 	}
 	for _, id := range plan {
-		if never.MatchString(id) || !slices.Contains(theirs, id) && !old.forward.MatchString(id) && !old.start.MatchString(id) {
-			t.Errorf("this aivm plans %s; the older one: %v", id, theirs)
+		if never.MatchString(id) || !slices.Contains(oldPlan, id) && !old.forward.MatchString(id) && !old.start.MatchString(id) {
+			t.Errorf("this aivm plans %s; the older one: %v", id, oldPlan)
 		}
 	}
 	if !slices.Contains(plan, "domain.start") {
@@ -194,27 +193,27 @@ func (w *world) goOn(now, was programs, old older) {
 		}
 	}
 	if after := files(t, dirs...); !same(before, after) {
-		t.Errorf("looking changed files: %v", difference(before, after))
+		t.Errorf("reading changed files: %v", difference(before, after))
 	}
 	if virsh("dumpxml", "--inactive", w.vm) != domain {
-		t.Error("looking changed the definition")
+		t.Error("reading changed the definition")
 	}
 
-	// All that comes before the start is brought forward, and stays so.
+	// Everything before the start is upgraded, and stays so.
 	w.killedAt("domain.start:before", now.faulty, "vm", "up", w.vm, "--yes")
-	// Asked of the program that did it, which is the one behind the hooks now.
-	left := w.planned(now.faulty, "vm", "up", w.vm, "--yes")
-	if !slices.Contains(left, "domain.start") || slices.ContainsFunc(left, func(id string) bool { return !old.start.MatchString(id) }) {
-		t.Errorf("brought forward, and still planned: %v", left)
+	// Ask the program that did it, since libvirt's hooks run that one now.
+	stillPlanned := w.planned(now.faulty, "vm", "up", w.vm, "--yes")
+	if !slices.Contains(stillPlanned, "domain.start") || slices.ContainsFunc(stillPlanned, func(id string) bool { return !old.start.MatchString(id) }) {
+		t.Errorf("upgraded, but still planned: %v", stillPlanned)
 	}
 	after := files(t, w.state)
 	for p, was := range before {
 		if strings.HasPrefix(p, filepath.Join(w.state, w.vm)+"/") && after[p] != was {
-			t.Errorf("%s was written anew", p)
+			t.Errorf("%s was written again", p)
 		}
 	}
 
-	// It adds to what is recorded, and takes away, and loses nothing.
+	// It adds records and removes them, and loses nothing.
 	lines := strings.Split(strings.TrimSpace(read(t, w.store)), "\n")
 	w.must(now.aivm, "attach", "p3", "--yes")
 	text := read(t, w.store)
@@ -222,7 +221,7 @@ func (w *world) goOn(now, was programs, old older) {
 	for _, l := range lines {
 		i := strings.Index(text[at:], l)
 		if i < 0 {
-			t.Fatalf("the store lost %q:\n%s", l, text)
+			t.Fatalf("the config lost %q:\n%s", l, text)
 		}
 		at += i + len(l)
 	}
@@ -233,9 +232,9 @@ func (w *world) goOn(now, was programs, old older) {
 	if old.snapshots {
 		w.must(now.aivm, "vm", "rollback", "base", "--vm", w.vm, "--yes")
 	}
-	// Back to the older one: it reads what this one wrote.
+	// The older one can read what this one wrote.
 	if was.aivm == "" {
-		t.Logf("without the older program")
+		t.Logf("skipped: the older program is not available")
 	} else if r := w.must(was.aivm, "list"); !strings.Contains(r.stdout, w.vm) || !strings.Contains(r.stdout, filepath.Join(w.home, "p3")) {
 		t.Errorf("the older one lists %s", r.stdout)
 	}
@@ -250,7 +249,7 @@ func (w *world) goOn(now, was programs, old older) {
 		}
 	}
 	if s := read(t, w.store); strings.Contains(s, "[[vms]]") || strings.Contains(s, "[[attachments]]") || !strings.Contains(s, "# mine, and it stays") || !strings.Contains(s, "ram_mb = 512 # enough") {
-		t.Errorf("the store afterwards:\n%s", s)
+		t.Errorf("the config afterwards:\n%s", s)
 	}
 	if s := read(t, w.ssh); s != "# mine\nHost other\n  User me\n" {
 		t.Errorf("ssh's configuration afterwards: %q", s)
@@ -272,6 +271,6 @@ func difference(a, b map[string]string) []string {
 		}
 	}
 	slices.Sort(out)
-	// Locks are taken by looking for what is to be done.
+	// Reading commands take locks.
 	return slices.DeleteFunc(out, func(p string) bool { return strings.HasSuffix(p, ".lock") })
 }

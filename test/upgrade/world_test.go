@@ -19,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if os.Getenv("AIVM_E2E") == "" {
-		fmt.Println("upgrade: these tests define VMs and put older programs behind libvirt's hooks; run them with: make e2e")
+		fmt.Println("upgrade: these tests define VMs and install older programs for libvirt's hooks; run them with: make e2e")
 		os.Exit(0)
 	}
 	if os.Geteuid() != 0 {
@@ -29,10 +29,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// programs are aivm and the one that can be killed at a fault point.
+// programs are the paths of aivm and of aivm-faulty, which can be killed at a fault point.
 type programs struct{ aivm, faulty string }
 
-// build compiles both from a checkout.
+// build compiles both programs from a checkout.
 func build(t *testing.T, checkout string) programs {
 	t.Helper()
 	dir := t.TempDir()
@@ -44,7 +44,7 @@ func build(t *testing.T, checkout string) programs {
 	return programs{filepath.Join(dir, "aivm"), filepath.Join(dir, "aivm-faulty")}
 }
 
-// world is one person with one VM, whose names are of this test alone.
+// world is the environment of one user with one VM, with names unique to this test.
 type world struct {
 	t                 *testing.T
 	home, base        string
@@ -56,7 +56,7 @@ type world struct {
 
 func newWorld(t *testing.T, n int) *world {
 	t.Helper()
-	// Not t.TempDir: QEMU's own user reads the disk in it.
+	// Not t.TempDir: QEMU's own user must be able to read the disk in it.
 	home, err := os.MkdirTemp("/var/tmp", "aivm-upgrade-")
 	if err != nil {
 		t.Fatal(err)
@@ -74,11 +74,11 @@ func newWorld(t *testing.T, n int) *world {
 		"AIVM_SSH_CONFIG=" + w.ssh, "HTTPS_PROXY=http://127.0.0.1:1",
 	}
 	t.Cleanup(w.sweep)
-	w.sweepLibvirt() // of a run that was killed
+	w.sweepLibvirt() // remains of a killed run
 	write(t, w.store, fmt.Sprintf("schema_version = 5\n# mine, and it stays\n[defaults.vm]\nname = %q\ncpus = 1\nram_mb = 512 # enough\ndisk_gb = 4\n\n[defaults.network]\nname = %q\nbridge = %q\nsubnet_cidr = \"%[4]s.0/24\"\n"+
 		"gateway_ip = \"%[4]s.1\"\ndhcp_start = \"%[4]s.100\"\ndhcp_end = \"%[4]s.200\"\n\n[defaults.paths]\nbase_dir = %[5]q\n", w.vm, w.net, w.bridge, w.sub, w.base))
 	write(t, w.ssh, "# mine\nHost other\n  User me\n")
-	// No system, and enough of a disk to be taken for one.
+	// Not a bootable system, but enough of a disk to be accepted as one.
 	img := make([]byte, 64<<10)
 	img[510], img[511] = 0x55, 0xaa
 	write(t, filepath.Join(home, "tiny.img"), string(img))
@@ -88,7 +88,7 @@ func newWorld(t *testing.T, n int) *world {
 	return w
 }
 
-// sweep removes what the test made, whatever state it is in.
+// sweep removes what the test created, in any state.
 func (w *world) sweep() {
 	w.sweepLibvirt()
 	_ = exec.Command("virsh", "-q", "-c", "qemu:///system", "pool-list", "--all", "--name").Run()
@@ -112,13 +112,13 @@ func (w *world) sweepLibvirt() {
 	export := filepath.Join("/var/lib/aivm/export", key)
 	tokens, _ := filepath.Glob(export + "/*")
 	for _, p := range append(tokens, export) {
-		_ = exec.Command("umount", p).Run() // plain: what is in use stays, and is seen
+		_ = exec.Command("umount", p).Run() // not lazily: a mount in use stays, and is noticed
 		_ = os.Remove(p)
 	}
 	for _, f := range []string{"net-" + w.net, "vm-" + key} {
 		_ = os.Remove("/var/lib/aivm/manifest/" + f + ".json")
 	}
-	// The tables' name has a digest in it.
+	// The names of the tables contain a digest.
 	for _, family := range []string{"inet", "bridge"} {
 		out, _ := exec.Command("nft", "list", "tables", family).Output()
 		for _, f := range strings.Fields(string(out)) {
@@ -167,7 +167,7 @@ func (w *world) must(argv ...string) result {
 	return r
 }
 
-// killedAt runs the faulty program until it kills itself at a point.
+// killedAt runs the faulty program until it kills itself at a fault point.
 func (w *world) killedAt(point string, argv ...string) {
 	w.t.Helper()
 	if r := w.run([]string{"AIVM_KILL_AT=" + point}, argv...); r.code != -1 {
@@ -175,7 +175,7 @@ func (w *world) killedAt(point string, argv ...string) {
 	}
 }
 
-// planned are the ids of what a dry run would do.
+// planned returns the IDs of the actions of a dry run.
 func (w *world) planned(argv ...string) []string {
 	w.t.Helper()
 	r := w.must(append(argv, "--dry-run", "--json")...)
@@ -194,7 +194,7 @@ func (w *world) planned(argv ...string) []string {
 	return out
 }
 
-// files is every file below some directories, with its mode and what is in it.
+// files returns every file below some directories, with its mode and the digest of its content.
 func files(t *testing.T, dirs ...string) map[string]string {
 	t.Helper()
 	out := map[string]string{}
