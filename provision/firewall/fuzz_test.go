@@ -34,7 +34,7 @@ func FuzzCutOffs(f *testing.F) {
 		}
 		for _, c := range cuts {
 			if !strings.Contains(string(b), `drop`) && !strings.Contains(string(b), `reject`) && !strings.Contains(string(b), `\u`) {
-				t.Errorf("%+v: nothing drops here", c)
+				t.Errorf("%+v: nothing drops in these rules", c)
 			}
 			if c.Fix == "" || len(rs.base) == 0 {
 				t.Errorf("%+v", c)

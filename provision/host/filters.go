@@ -13,17 +13,17 @@ import (
 func checkFilters(f Facts, x Examination) Check {
 	c := Check{ID: "filters", Label: "Other firewalls", State: OK}
 	n := x.Net
-	var here []string
+	var active []string
 	if n.Docker != "" {
-		here = append(here, "Docker")
+		active = append(active, "Docker")
 		c.addEvidence("Docker: %s", n.Docker)
 	}
 	if n.UFW.Value {
-		here = append(here, "ufw")
+		active = append(active, "ufw")
 		c.addEvidence("/etc/ufw/ufw.conf: ENABLED=yes")
 	}
 	if n.Firewalld {
-		here = append(here, "firewalld")
+		active = append(active, "firewalld")
 		c.addEvidence("firewalld runs, zone libvirt: %v", n.Zone)
 	}
 	if n.Backend != "" {
@@ -32,10 +32,10 @@ func checkFilters(f Facts, x Examination) Check {
 	if n.BridgeNF {
 		c.addEvidence("bridge-nf-call-iptables: 1, packets between VMs pass iptables too")
 	}
-	if len(here) == 0 {
+	if len(active) == 0 {
 		c.addEvidence("no docker0, no Docker socket, ufw not enabled, firewalld not running")
 	}
-	who := strings.Join(here, " and ")
+	who := strings.Join(active, " and ")
 	if n.Firewalld && !n.Zone && f.Tools["libvirtd"] != "" {
 		c.State = Bad
 		c.Detail = "firewalld runs without libvirt's zone, so it blocks guests: they get no address"
@@ -50,11 +50,11 @@ func checkFilters(f Facts, x Examination) Check {
 		why = n.Ruleset.Err.Error()
 	}
 	switch {
-	case n.UFW.Err != nil && len(here) == 0:
+	case n.UFW.Err != nil && len(active) == 0:
 		c.State, c.Detail = Unknown, "cannot tell whether ufw is enabled: "+n.UFW.Err.Error()
 	case n.Docker == "" && !n.UFW.Value && n.Firewalld:
 		c.Detail = "firewalld runs, and has libvirt's zone for guests"
-	case len(here) == 0:
+	case len(active) == 0:
 		c.Detail = "neither Docker nor ufw nor firewalld"
 	case n.Backend == "iptables":
 		c.Detail = who + " drops packets it has no rule for, but libvirt's rules for guests come first"

@@ -234,20 +234,20 @@ func checkNested(f Facts, x Examination) Check {
 		return c
 	}
 	c.State = OK
-	here := "this machine is not a VM"
+	kind := "this machine is not a VM"
 	if m.Guest {
-		here = "this machine is a VM with nested virtualisation"
+		kind = "this machine is a VM with nested virtualisation"
 	}
 	switch m.Nested {
 	case "":
-		c.State, c.Detail = Unknown, here+"; whether its VMs can use KVM too is unknown: neither kvm_intel nor kvm_amd has the parameter nested"
+		c.State, c.Detail = Unknown, kind+"; whether its VMs can use KVM too is unknown: neither kvm_intel nor kvm_amd has the parameter nested"
 		return c
 	case "N", "0":
-		c.Detail = here + "; nested virtualisation is off for its VMs, which matters only if you want to use KVM in a guest"
+		c.Detail = kind + "; nested virtualisation is off for its VMs, which matters only if you want to use KVM in a guest"
 		mod := strings.Split(m.NestedFile, "/")[3]
 		c.Fix = []string{"echo options " + mod + " nested=1 | sudo tee /etc/modprobe.d/aivm-nested.conf, then restart the machine"}
 	default:
-		c.Detail = here + "; its VMs can use KVM too"
+		c.Detail = kind + "; its VMs can use KVM too"
 	}
 	c.addEvidence("%s: %s", m.NestedFile, m.Nested)
 	return c

@@ -43,17 +43,17 @@ type Entry struct {
 // Progress receives what is being done; fraction is 0 to 1, or negative if unknown.
 type Progress = func(line string, fraction float64)
 
-// BuiltHere is the Verified text of an image built from packages.
-const BuiltHere = "built here from signed packages"
+// BuiltFromPackages is the Verified text of an image built from packages.
+const BuiltFromPackages = "built on this machine from signed packages"
 
 const (
 	partPrefix    = ".part-"
-	progressEvery = 200 * time.Millisecond // progress
+	progressEvery = 200 * time.Millisecond // the shortest time between two reports
 )
 
 func (c Cache) entry(im indexed, source string) Entry {
 	if im.Verified == "" && strings.HasPrefix(im.Source, KindPackages+":") {
-		im.Verified = BuiltHere // added by a version that did not record it
+		im.Verified = BuiltFromPackages // added by a version that did not record it
 	}
 	return Entry{
 		Path: filepath.Join(c.Dir, im.SHA256+"."+im.Format), SHA256: im.SHA256, Format: im.Format,

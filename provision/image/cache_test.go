@@ -45,13 +45,13 @@ func TestCacheAdd(t *testing.T) {
 	}
 	data := qcow2(nil)
 	sum := sha256.Sum256(data)
-	e, err := c.Add(context.Background(), bytes.NewReader(data), debian, "built here", nil)
+	e, err := c.Add(context.Background(), bytes.NewReader(data), debian, "built on this machine", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := Entry{
 		Path: filepath.Join(c.Dir, hex.EncodeToString(sum[:])+".qcow2"), SHA256: hex.EncodeToString(sum[:]),
-		Format: QCOW2, VirtualSize: 1 << 30, Size: int64(len(data)), Source: debian.String(), Verified: "built here",
+		Format: QCOW2, VirtualSize: 1 << 30, Size: int64(len(data)), Source: debian.String(), Verified: "built on this machine",
 		Added: e.Added, Release: e.Added[:10],
 	}
 	if e != want {
@@ -81,7 +81,7 @@ func TestCacheAdd(t *testing.T) {
 
 func TestCacheDamaged(t *testing.T) {
 	c := Cache{Dir: t.TempDir()}
-	e, err := c.Add(context.Background(), bytes.NewReader(qcow2(nil)), debian, "built here", nil)
+	e, err := c.Add(context.Background(), bytes.NewReader(qcow2(nil)), debian, "built on this machine", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func TestCacheDamaged(t *testing.T) {
 	if _, ok, err := c.Lookup(debian); ok || err != nil {
 		t.Errorf("a truncated image is found: %v", err)
 	}
-	again, err := c.Add(context.Background(), bytes.NewReader(qcow2(nil)), debian, "built here", nil)
+	again, err := c.Add(context.Background(), bytes.NewReader(qcow2(nil)), debian, "built on this machine", nil)
 	if err != nil || again != e {
 		t.Errorf("%+v %v", again, err)
 	}
@@ -202,7 +202,7 @@ func TestCacheLeavesNothing(t *testing.T) {
 		if name == "cancelled" {
 			use = ctx
 		}
-		if _, err := c.Add(use, r, debian, "built here", nil); err == nil {
+		if _, err := c.Add(use, r, debian, "built on this machine", nil); err == nil {
 			t.Errorf("%s: was added", name)
 		}
 		if got := names(t, c.Dir); len(got) != 0 {
@@ -248,7 +248,7 @@ func TestCacheClaimAtOnce(t *testing.T) {
 			if !found {
 				made.Add(1)
 				time.Sleep(300 * time.Millisecond)
-				if e, err = c.Add(ctx, bytes.NewReader(qcow2(nil)), debian, "built here", nil); err != nil {
+				if e, err = c.Add(ctx, bytes.NewReader(qcow2(nil)), debian, "built on this machine", nil); err != nil {
 					t.Error(err)
 				}
 			}

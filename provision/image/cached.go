@@ -52,7 +52,7 @@ func (ix *index) locals() []string {
 // older release that no new VM uses.
 type CachedImage struct {
 	Entry
-	Names []string
+	Names    []string
 	Complete bool // the file exists and has the recorded size
 }
 
@@ -188,7 +188,7 @@ func (c Cache) verify(ctx context.Context, e Entry, sum512 string, progress Prog
 }
 
 // refresh verifies the cached image with the wanted digest and records how it was verified; it
-// returns false if the cache has no such image, so that it must be fetched.
+// returns false if the cache has no such image or a damaged one, so that it must be fetched.
 func (c Cache) refresh(ctx context.Context, ref Ref, got resolved, progress Progress) (Entry, bool, error) {
 	ix, err := c.loadIndex()
 	if err != nil {

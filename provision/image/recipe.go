@@ -77,7 +77,7 @@ func early(uuid string) []file {
 // entries that mmdebstrap wrote for its default mirror.
 func (r recipe) late(uuid, sources, aptConf string) []file {
 	files := []file{
-		// Every kernel package points these links at itself, so an upgraded kernel is what boots
+		// Every kernel package updates these links to itself, so an upgraded kernel is what boots
 		// next. With KVM the kernel skips the timer check by itself. Without it, no_timer_check is
 		// needed: on a busy machine an emulated timer gives too few ticks, and the kernel panics
 		// while counting them.

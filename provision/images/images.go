@@ -142,7 +142,7 @@ func (e Part) Plan(w *target.Target, f loop.ImageFacts) (p plan.Plan, base func(
 				return errors.New("the privileged helper passed no image")
 			}
 			defer res.File.Close()
-			return set(e.Cache.Add(ctx, res.File, ref, image.BuiltHere, report(ctx)))
+			return set(e.Cache.Add(ctx, res.File, ref, image.BuiltFromPackages, report(ctx)))
 		}
 	case image.KindFile:
 		a.ID, a.Why = "image.import", "copy the image "+ref.Path+" into the cache"

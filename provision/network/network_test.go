@@ -112,9 +112,9 @@ func TestAddress(t *testing.T) {
 	if a, _, err := Address(spec, lnet("aivm-net", "b", "10.77.0.0/24", me, hosts...), "y"); err != nil || a.String() != "10.77.0.201" {
 		t.Errorf("%s %v", a, err)
 	}
-	mine := netip.MustParseAddr("10.77.0.42")
-	n := lnet("aivm-net", "b", "10.77.0.0/24", me, virt.Reservation{MAC: "52:54:00:AA:00:01", IP: mine})
-	if a, reserved, err := Address(spec, n, "52:54:00:aa:00:01"); err != nil || !reserved || a != mine {
+	own := netip.MustParseAddr("10.77.0.42")
+	n := lnet("aivm-net", "b", "10.77.0.0/24", me, virt.Reservation{MAC: "52:54:00:AA:00:01", IP: own})
+	if a, reserved, err := Address(spec, n, "52:54:00:aa:00:01"); err != nil || !reserved || a != own {
 		t.Errorf("%s %v %v", a, reserved, err)
 	}
 	small := spec

@@ -24,8 +24,8 @@ func TestCreatedByAnotherProcess(t *testing.T) {
 		l     fake
 		stale bool
 	}{
-		{"ours", fake{lnet("aivm-net", "virbr-aivm", "10.77.0.0/24", me), exists}, true},
-		{"another user's", fake{lnet("aivm-net", "virbr-aivm", "10.77.0.0/24", 7), exists}, true},
+		{"this user's network", fake{lnet("aivm-net", "virbr-aivm", "10.77.0.0/24", me), exists}, true},
+		{"another user's network", fake{lnet("aivm-net", "virbr-aivm", "10.77.0.0/24", 7), exists}, true},
 		{"none", fake{nil, errors.New("bridge name in use")}, false},
 	} {
 		as, err := Plan(facts(nil, nil), w, func() (Libvirt, error) { return c.l, nil })
