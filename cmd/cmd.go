@@ -27,23 +27,24 @@ import (
 	"aivm.dev/aivm/provision"
 )
 
-// Main runs aivm with these arguments and returns its exit status. hook, nil
-// in the shipped program, is called at every fault point.
+// Main runs aivm with args and returns its exit status. hook is called at every
+// fault point; it is nil in the shipped program.
 func Main(args []string, hook func(point string)) int {
 	return Run(args, World{UI: ui.Std(), Hook: hook})
 }
 
-// World is what a run is given from outside.
+// World holds what a run gets from its caller: streams, fault hook and, in tests,
+// replacements for parts of the host.
 type World struct {
 	UI    *ui.Streams
 	Hook  func(point string)
-	Seams *provision.Seams // nil: this machine
+	Seams *provision.Seams // nil: the real host
 }
 
-// Run is Main in a world of the caller's.
+// Run does what Main does, in the World the caller provides.
 func Run(args []string, w World) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// After the first signal the second one kills, as everywhere.
+	// The first signal cancels the run; the second one kills it, as usual.
 	context.AfterFunc(ctx, stop)
 	defer stop()
 	a := app{&cli.App{UI: w.UI, Args: args, Hook: w.Hook, Seams: w.Seams}}
@@ -75,13 +76,15 @@ func Run(args []string, w World) int {
 func (a app) root() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "aivm",
-		Short: "Give a folder its own VM, so that a coding agent can do anything inside and nothing outside",
-		Long: `aivm gives a folder its own VM (libvirt, KVM, cloud-init), an SSH alias, the
-folder itself, and opens your editor on it over Remote-SSH.
+		Short: "Run coding agents on a folder in its own Ubuntu VM",
+		Long: `aivm gives a folder its own Ubuntu VM (libvirt, KVM, cloud-init), makes the folder
+available in it, adds an SSH alias for it, and opens your editor on the folder over
+Remote-SSH. A coding agent can do anything in the VM; on this machine it can only
+change the folders you attached.
 
 Examples:
-  aivm code .            open the folder here in its VM, made on first use
-  aivm ssh . -- make     run a command in it
+  aivm code .            open the current folder in its VM; creates the VM if needed
+  aivm ssh . -- make     run a command in the folder, in the VM
 ` + cli.ExitStatuses,
 		SilenceErrors: true, SilenceUsage: true,
 		Args: cobra.ArbitraryArgs,
@@ -94,80 +97,83 @@ Examples:
 		PersistentPreRunE: func(c *cobra.Command, _ []string) error { return a.prepare(c) },
 	}
 	f := c.PersistentFlags()
-	f.StringVar(&a.Config, "config", "", "the config `FILE` (default: $XDG_CONFIG_HOME/aivm/config.toml)")
-	f.BoolVarP(&a.Yes, "yes", "y", false, "agree to everything that is asked")
-	f.BoolVar(&a.YesSudo, "yes-sudo", false, "agree to what runs as root")
-	f.CountVarP(&a.Verbose, "verbose", "v", "say more; twice: more still")
-	f.BoolVarP(&a.UI.Quiet, "quiet", "q", false, "say only what was asked for, and errors")
-	f.BoolVar(&a.UI.JSON, "json", false, "print facts and errors as JSON")
+	f.StringVar(&a.Config, "config", "", "config `FILE` to use (default: $XDG_CONFIG_HOME/aivm/config.toml)")
+	f.BoolVarP(&a.Yes, "yes", "y", false, "answer yes to all questions")
+	f.BoolVar(&a.YesSudo, "yes-sudo", false, "approve what runs as root without asking")
+	f.CountVarP(&a.Verbose, "verbose", "v", "print more details; -vv prints even more")
+	f.BoolVarP(&a.UI.Quiet, "quiet", "q", false, "print only results and errors")
+	f.BoolVar(&a.UI.JSON, "json", false, "print results and errors as JSON")
 	c.SetOut(a.UI.Out)
 	c.SetErr(a.UI.Err)
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		// The flags behind the wrong one were not read.
+		// pflag stops at the first wrong flag, so a --json after it was not parsed.
 		own, _, _ := strings.Cut("\x00"+strings.Join(a.Args, "\x00")+"\x00", "\x00--\x00")
 		a.UI.JSON = a.UI.JSON || strings.Contains(own+"\x00", "\x00--json\x00")
 		e := ui.Usage("%w", err)
 		for _, w := range a.Args {
 			if _, serr := os.Lstat(w); serr == nil && strings.HasPrefix(w, "-") {
-				e.Hint(ui.CmdFor("for the folder or file of that name", c.CommandPath()+" "+cli.QuoteWord("./"+w)))
+				e.Hint(ui.CmdFor("if you mean the folder or file of that name", c.CommandPath()+" "+cli.QuoteWord("./"+w)))
 			}
 		}
 		return e.Hint(ui.Cmd(c.CommandPath() + " --help"))
 	})
 	c.SetHelpCommand(a.helpCmd())
 	vms, here, folders, images := vm.For(a.App), look.For(a.App), folder.For(a.App), image.For(a.App)
-	// Also below "vm", where 0.3 had them.
-	both := func() []*cobra.Command {
+	// aivm 0.3 had these commands below "vm"; they work in both places.
+	folderCmds := func() []*cobra.Command {
 		return []*cobra.Command{folders.SSHCmd(), folders.CodeCmd(), folders.AttachCmd(), folders.DetachCmd()}
 	}
-	c.AddCommand(both()...)
-	c.AddCommand(vms.Cmd(append(both(), here.VMListCmd())...), here.StatusCmd(), here.ListCmd(), here.EditorsCmd(), images.Cmd(), git.For(a.App).Cmd(),
+	c.AddCommand(folderCmds()...)
+	c.AddCommand(vms.Cmd(append(folderCmds(), here.VMListCmd())...), here.StatusCmd(), here.ListCmd(), here.EditorsCmd(), images.Cmd(), git.For(a.App).Cmd(),
 		host.For(a.App).Cmd(images.FetchCmd("image-fetch")), config.For(a.App).Cmd(), a.rootApplyCmd(), a.rootHookCmd())
 	c.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		return pflag.NormalizedName(strings.ReplaceAll(name, "_", "-"))
 	})
-	underscores(c)
+	addUnderscoreAliases(c)
 	return c
 }
 
-// underscores gives every command with a hyphen its 0.3 spelling.
-func underscores(c *cobra.Command) {
+// addUnderscoreAliases adds aivm 0.3's spelling, image_fetch for image-fetch, to
+// every command below c whose name has a hyphen.
+func addUnderscoreAliases(c *cobra.Command) {
 	for _, k := range c.Commands() {
 		if n := strings.ReplaceAll(k.Name(), "-", "_"); n != k.Name() {
 			k.Aliases = append(k.Aliases, n)
 		}
-		underscores(k)
+		addUnderscoreAliases(k)
 	}
 }
 
-// prepare refuses to start through sudo: files made for root would lie where
-// the user's belong, and the user's libvirt, keys and editor are not root's.
+// prepare runs before every command. It refuses to run under sudo (files owned by
+// root would be created in the user's directories, and the user's libvirt session,
+// keys and editor are not root's), refuses 0.3's --recreate flags, and sets the
+// verbosity.
 func (a app) prepare(c *cobra.Command) error {
 	if harmless := []string{root.Command, root.HookCommand, "help", "__complete", "__completeNoDesc", "completion"}; slices.Contains(harmless, c.Name()) ||
 		c.HasParent() && slices.Contains(harmless, c.Parent().Name()) {
 		return nil
 	}
 	if by := os.Getenv("SUDO_UID"); os.Geteuid() == 0 && by != "" && by != "0" {
-		return ui.Refused("aivm was started through sudo: run it without sudo, aivm asks for what it needs").
+		return ui.Refused("aivm was started with sudo: run it without, it calls sudo itself where root is needed").
 			Hint(ui.Cmd(cli.Typed(a.Args, nil)))
 	}
 	if a.Recreate {
-		return a.neverAnew(c)
+		return a.refuseRecreate(c)
 	}
 	a.UI.Verbose = a.Verbose
 	return nil
 }
 
-// neverAnew refuses 0.3's flags that replaced a VM, with the two commands that
-// do it knowingly.
-func (a app) neverAnew(c *cobra.Command) error {
+// refuseRecreate refuses aivm 0.3's flags that replaced a VM or network. The hints
+// are the two commands that delete and create it explicitly.
+func (a app) refuseRecreate(c *cobra.Command) error {
 	name := "NAME"
 	if p := c.Parent(); p != nil && p.Name() == "net" {
 		if len(c.Flags().Args()) == 1 {
 			name = cli.QuoteWord(c.Flags().Args()[0])
 		}
-		return ui.Refused("aivm never makes a network anew by itself: VMs that run on it would be cut off").
-			Hint(ui.CmdFor("to do it knowingly", "aivm host net destroy "+name+" --force"), ui.CmdFor("then", cli.Typed(a.Args, append(slices.Clone(cli.Consents), "--recreate"))))
+		return ui.Refused("aivm does not recreate a network: VMs running on it would lose their connection").
+			Hint(ui.CmdFor("to recreate it, delete it first", "aivm host net destroy "+name+" --force"), ui.CmdFor("then", cli.Typed(a.Args, append(slices.Clone(cli.Consents), "--recreate"))))
 	}
 	if f := c.Flags().Lookup("vm"); f != nil && f.Value.String() != "" {
 		name = cli.QuoteWord(f.Value.String())
@@ -178,6 +184,6 @@ func (a app) neverAnew(c *cobra.Command) error {
 	if c.Name() == "up" {
 		again = "aivm vm create " + name
 	}
-	return ui.Refused("aivm never makes a VM anew by itself: its disk would be lost").
-		Hint(ui.CmdFor("to do it knowingly", "aivm vm delete "+name), ui.CmdFor("then", again))
+	return ui.Refused("aivm does not recreate a VM: its disk would be lost").
+		Hint(ui.CmdFor("to recreate it, delete it first", "aivm vm delete "+name), ui.CmdFor("then", again))
 }

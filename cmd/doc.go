@@ -1,7 +1,8 @@
-// Package cmd is the command line: flags -> options -> one call into provision ->
-// what is printed. The commands are in packages by noun (vm, folder, host, image,
-// git, config, look), what they share in cli. It holds no logic of its own and
-// touches nothing outside the process, except to build provision.Env.
+// Package cmd implements the command line. Each command parses flags into options,
+// makes one call into provision and prints the result. There is one package per noun
+// (vm, folder, host, image, git, config, look); package cli holds what they share.
+// The commands contain no logic of their own; config edit, which runs a text editor,
+// is the only one that acts on the host without provision.
 package cmd
 
 import "aivm.dev/aivm/cmd/cli"

@@ -9,12 +9,14 @@ import (
 	"aivm.dev/aivm/internal/wall"
 )
 
-// helpCmd is "aivm help": of a command, or one of the three pages 0.3 had.
+// helpCmd builds "aivm help": the help of a command, or one of the pages plan, tree
+// and raw, which aivm 0.3 had too.
 func (a app) helpCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "help [command]", Short: "Help about any command; the pages plan, tree and raw",
-		Long: `Help about any command, and three pages: the usual steps, all commands, and the
-commands of other programs that look at the same things. Nothing is run.
+		Long: `Print the help of a command, or one of three pages: "plan", the usual steps; "tree",
+all commands; "raw", commands of virsh, nft and ssh that show the state of a VM.
+Nothing is executed.
 
 Examples:
   aivm help vm create
@@ -48,8 +50,9 @@ Examples:
 
 func (a app) helpPlanCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "plan", Short: "Print the usual steps, one by one", Args: cli.NoArgs,
-		Long: `Print the usual steps, one by one. "aivm code ." does all that is needed.
+		Use: "plan", Short: "Print the usual steps from setup to deletion", Args: cli.NoArgs,
+		Long: `Print the usual steps from setup to deletion, each with the command for it. None of
+the steps before "aivm code ." is required: it does all that is needed itself.
 
 Examples:
   aivm help plan
@@ -61,15 +64,15 @@ Examples:
 				with = " --config " + cli.QuoteWord(a.Config)
 			}
 			for i, s := range []struct{ do, why string }{
-				{"aivm host doctor", "can this machine run VMs?"},
-				{"aivm config init --defaults", "write the defaults to change them; not needed"},
-				{"aivm host image-fetch", "get the guest image beforehand; not needed"},
-				{"aivm code . --dry-run", "see what would be done"},
-				{"aivm code .", "do it: a VM, this folder in it, the editor"},
-				{"aivm status", "what there is now, and what the guest can reach"},
-				{"aivm ssh .", "a shell in the folder"},
+				{"aivm host doctor", "check whether this machine can run VMs"},
+				{"aivm config init --defaults", "write the defaults to the config, to edit them (optional)"},
+				{"aivm host image-fetch", "download the guest image in advance (optional)"},
+				{"aivm code . --dry-run", "show what would be done"},
+				{"aivm code .", "create the VM, attach this folder, open the editor"},
+				{"aivm status", "show the VM's state and what the guest can reach"},
+				{"aivm ssh .", "open a shell in the folder, in the VM"},
 				{"aivm vm down", "stop the VM; aivm code . starts it again"},
-				{"aivm vm delete NAME", "give the VM and its disk up"},
+				{"aivm vm delete NAME", "delete the VM and its disk"},
 			} {
 				a.UI.Result("%d. %-42s %s", i+1, s.do+with, s.why)
 			}
@@ -81,7 +84,7 @@ Examples:
 func (a app) helpTreeCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "tree", Short: "Print all commands", Args: cli.NoArgs,
-		Long: `Print all commands with what each does.
+		Long: `Print all commands as a tree, each with a one-line description.
 
 Examples:
   aivm help tree
@@ -107,9 +110,10 @@ Examples:
 func (a app) helpRawCmd() *cobra.Command {
 	var vm string
 	c := &cobra.Command{
-		Use: "raw", Short: "Print commands of other programs that look at the same VM", Args: cli.NoArgs,
-		Long: `Print commands of virsh, nft, qemu-img and ssh that look at the VM which belongs
-to the working directory, and at its network and firewall. Nothing is run.
+		Use: "raw", Short: "Print commands of virsh, nft and ssh that inspect a VM", Args: cli.NoArgs,
+		Long: `Print commands of virsh, nft, qemu-img and ssh that inspect a VM, its network and
+its firewall, for use without aivm. The VM is the one of the current directory, or
+--vm. Nothing is executed.
 
 Examples:
   aivm help raw
@@ -147,6 +151,6 @@ Examples:
 			return nil
 		},
 	}
-	a.VMFlag(c, &vm, "the VM")
+	a.VMFlag(c, &vm, cli.VMUsage)
 	return c
 }

@@ -9,22 +9,24 @@ import (
 	"aivm.dev/aivm/provision"
 )
 
-// rootApplyCmd is the privileged helper, started by aivm itself through sudo.
+// rootApplyCmd builds the command of the privileged helper, which aivm starts through
+// sudo.
 func (a app) rootApplyCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: root.Command, Hidden: true, Args: cobra.NoArgs,
-		Short: "Carry out approved privileged actions (started by aivm itself)",
+		Short: "Execute approved actions as root (aivm starts this itself)",
 		RunE: func(c *cobra.Command, _ []string) error {
 			return root.Serve(c.Context(), os.Stdin, provision.Builders())
 		},
 	}
 }
 
-// rootHookCmd is what libvirt's hooks run, from the root-owned copy.
+// rootHookCmd builds the command that libvirt's hook scripts run, from the copy of
+// aivm that root owns.
 func (a app) rootHookCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: root.HookCommand, Hidden: true, Args: cobra.ArbitraryArgs, DisableFlagParsing: true,
-		Short: "Put rules and folders back in place (run by libvirt itself)",
+		Short: "Restore firewall rules and folder mounts (libvirt's hooks run this)",
 		RunE: func(c *cobra.Command, args []string) error {
 			return root.RunHook(c.Context(), args, os.Stdin, os.Stdout)
 		},

@@ -10,7 +10,7 @@ import (
 	"aivm.dev/aivm/provision"
 )
 
-// App is one run of the program.
+// App holds the state of one run of the program: its streams, arguments and global flags.
 type App struct {
 	UI   *ui.Streams
 	Args []string
@@ -28,19 +28,19 @@ type App struct {
 	HostSrc      string
 }
 
-// Close ends the connections of the run.
+// Close closes the connections the run opened.
 func (a *App) Close() {
 	if a.env != nil {
 		a.env.Close()
 	}
 }
 
-// ExitStatuses end the help of most commands.
+// ExitStatuses is the last paragraph of most help pages.
 const ExitStatuses = `
-Exit status: 0 done; 1 wrong usage; 2 refused or failed; 3 approval missing or
+Exit status: 0 success; 1 wrong usage; 2 refused or failed; 3 approval missing or
 declined; 130 interrupted.`
 
-// Group is a command that only holds others.
+// Group builds a command that does nothing but hold subcommands.
 func Group(use, short, example string, subs ...*cobra.Command) *cobra.Command {
 	c := &cobra.Command{
 		Use: use, Short: short, Long: short + ".\n\nExamples:\n" + example + ExitStatuses,
@@ -56,7 +56,8 @@ func Group(use, short, example string, subs ...*cobra.Command) *cobra.Command {
 	return c
 }
 
-// UnknownCommand refuses a word that is no command of c, and names the nearest.
+// UnknownCommand returns the usage error for name, which is not a subcommand of c. Its
+// hints are the subcommands with similar names.
 func UnknownCommand(c *cobra.Command, name string) error {
 	e := ui.Usage("%s has no command %q", c.CommandPath(), name)
 	c.SuggestionsMinimumDistance = 2
@@ -66,14 +67,14 @@ func UnknownCommand(c *cobra.Command, name string) error {
 	return e.Hint(ui.Cmd(c.CommandPath() + " --help"))
 }
 
-// Consents are the flags a command to type again is shown without.
+// Consents lists the flags that are left out of a command line shown for typing again.
 var Consents = []string{"--dry-run", "--dry_run", "--yes", "-y"}
 
-// Rerun is the command line as a person would type it again, without --yes.
+// Rerun returns this run's command line for typing again, without the flags in Consents.
 func (a *App) Rerun() string { return Typed(a.Args, Consents) }
 
-// Typed is a command line as a person types it, without the flags named; what
-// stands behind "--" is another program's and stays.
+// Typed returns args as a shell command line of aivm, without the flags in without.
+// Words after "--" belong to another program and are kept.
 func Typed(args, without []string) string {
 	words := []string{"aivm"}
 	for i, w := range args {

@@ -1,4 +1,4 @@
-// Package cli is what the commands share: the flags of every command, the world of
-// the run, the words that several commands take, and how a result or a dry run is
-// printed.
+// Package cli holds what the commands share: the global flags, the flags and arguments
+// that several commands take, the provision.Env of the run, and the printing of results
+// and dry runs.
 package cli

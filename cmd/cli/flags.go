@@ -14,10 +14,11 @@ import (
 	"aivm.dev/aivm/provision"
 )
 
-// QuoteWord is a word as it is pasted into a shell, clean.
+// QuoteWord quotes s for a shell, after removing control characters.
 func QuoteWord(s string) string { return shellescape.Quote(ui.Clean(s)) }
 
-// Provision is the world of this run.
+// Provision returns the provision.Env of this run and builds it on the first call. verb
+// names the command in messages.
 func (a *App) Provision(verb string) (*provision.Env, error) {
 	if a.env != nil {
 		return a.env, nil
@@ -29,10 +30,11 @@ func (a *App) Provision(verb string) (*provision.Env, error) {
 	return e, err
 }
 
-// StorePath is where the config of this run is.
+// StorePath returns the path of this run's config.
 func (a *App) StorePath() (string, error) { return provision.StorePath(a.Config) }
 
-// Here is the store and the working directory, for what only looks.
+// Here loads the config and returns it with the working directory, for commands that
+// need no provision.Env.
 func (a *App) Here() (*config.Store, string, error) {
 	path, err := a.StorePath()
 	if err != nil {
@@ -49,7 +51,7 @@ func (a *App) Here() (*config.Store, string, error) {
 	return s, cwd, nil
 }
 
-// OnFolder is the world and the folder of a verb that takes one.
+// OnFolder returns the provision.Env and the folder argument of a command that takes one.
 func (a *App) OnFolder(verb string, args []string) (*provision.Env, string, error) {
 	folder, err := a.folder(args)
 	if err != nil {
@@ -61,15 +63,16 @@ func (a *App) OnFolder(verb string, args []string) (*provision.Env, string, erro
 
 // DryRunFlag declares --dry-run.
 func (a *App) DryRunFlag(c *cobra.Command) {
-	c.Flags().BoolVar(&a.DryRun, "dry-run", false, "show what would be done and change nothing")
+	c.Flags().BoolVar(&a.DryRun, "dry-run", false, "show what would be done, change nothing")
 }
 
-// GuardFlags are those of verbs that use a guest.
+// GuardFlags declares --no-firewall, for commands that connect to a guest.
 func (a *App) GuardFlags(c *cobra.Command) {
-	c.Flags().BoolVar(&a.noFirewall, "no-firewall", false, "use the VM without looking at the firewall, this once")
+	c.Flags().BoolVar(&a.noFirewall, "no-firewall", false, "do not check or load the VM's firewall rules in this run")
 }
 
-// RecreateFlags declares 0.3's flags that replaced a VM, which are refused.
+// RecreateFlags declares aivm 0.3's flags that replaced a VM, hidden; the root command
+// refuses them.
 func (a *App) RecreateFlags(c *cobra.Command, names ...string) {
 	for _, n := range names {
 		c.Flags().BoolVar(&a.Recreate, n, false, "")
@@ -77,11 +80,11 @@ func (a *App) RecreateFlags(c *cobra.Command, names ...string) {
 	}
 }
 
-// errEmptyName: an empty name is a variable that was not set, never a wish for
-// the default.
+// errEmptyName is the error for --vm "": the name probably comes from an unset shell
+// variable, so it does not select the default VM.
 var errEmptyName = errors.New("the VM's name is empty")
 
-// vmName is the value of --vm.
+// vmName implements pflag.Value for --vm.
 type vmName struct{ to *string }
 
 // String implements pflag.Value.
@@ -104,21 +107,24 @@ func (v vmName) Set(s string) error {
 	return nil
 }
 
+// VMUsage is the description of --vm.
+const VMUsage = "VM to use (default: that of the current directory, else the active VM)"
+
 // VMFlag declares --vm.
 func (a *App) VMFlag(c *cobra.Command, to *string, usage string) {
 	c.Flags().Var(vmName{to}, "vm", usage)
 	_ = c.RegisterFlagCompletionFunc("vm", a.completeVM)
 }
 
-// FolderFlags declares what code, ssh and attach have in common.
+// FolderFlags declares the flags that code, ssh and attach have in common.
 func (a *App) FolderFlags(c *cobra.Command, o *provision.FolderOptions) {
 	f := c.Flags()
-	a.VMFlag(c, &o.VM, "the VM to use, this time")
-	f.StringVar(&o.Mode, "mode", "", "how the folder gets into the VM: shared-root (default), shared, git")
-	f.StringVar(&o.Access, "access", "", "rw (default) or ro")
-	f.StringVar(&o.GuestDst, "guest-dst", "", "where the folder appears in the guest (default: the same path)")
-	f.StringArrayVar(&o.AllowSensitive, "allow-sensitive", nil, "share this `PATH` although it holds keys, acts on this machine at once or belongs to the system")
-	f.BoolVar(&o.Protect, "protect", false, "let the VM only read what this machine's tools run of the folder: git hooks, editor tasks, Makefiles ...")
+	a.VMFlag(c, &o.VM, "VM to use in this run (default: that of the folder, else the active VM)")
+	f.StringVar(&o.Mode, "mode", "", "how the VM gets the folder: shared-root (default) or shared (both virtiofs), git (a clone in the VM)")
+	f.StringVar(&o.Access, "access", "", "rw (default): the VM may write the folder; ro: it may only read")
+	f.StringVar(&o.GuestDst, "guest-dst", "", "path of the folder in the guest (default: same as on this machine)")
+	f.StringArrayVar(&o.AllowSensitive, "allow-sensitive", nil, "share this `PATH` although it holds keys, holds files that run on this machine at once, or is a system directory")
+	f.BoolVar(&o.Protect, "protect", false, "make host-executed files in the folder read-only for the VM: git hooks, editor tasks, Makefiles ...")
 	f.StringVar(&a.HostSrc, "host-src", "", "the folder")
 	_ = f.MarkHidden("host-src")
 	_ = c.RegisterFlagCompletionFunc("mode", Fixed("shared-root", "shared", "git"))
@@ -127,14 +133,14 @@ func (a *App) FolderFlags(c *cobra.Command, o *provision.FolderOptions) {
 	a.DryRunFlag(c)
 }
 
-// folder is the folder argument of a verb: the argument, 0.3's --host_src, or
-// the working directory.
+// folder returns the folder a command works on: its argument, the value of aivm 0.3's
+// --host_src, or the working directory.
 func (a *App) folder(args []string) (string, error) {
 	switch {
 	case len(args) == 1 && args[0] == "":
-		return "", ui.Usage("the folder's name is empty").Hint(ui.Remark("for the folder here: ."))
+		return "", ui.Usage("the folder argument is empty").Hint(ui.Remark("for the current directory write: ."))
 	case len(args) > 1:
-		return "", ui.Usage("one folder at a time, not %d", len(args))
+		return "", ui.Usage("%d folders are given: one at a time", len(args))
 	case len(args) == 1 && a.HostSrc != "":
 		return "", ui.Usage("the folder is given twice: %s and --host-src %s", QuoteWord(args[0]), QuoteWord(a.HostSrc))
 	case len(args) == 1:
@@ -145,24 +151,24 @@ func (a *App) folder(args []string) (string, error) {
 	return ".", nil
 }
 
-// Fixed completes one of the words.
+// Fixed returns a completion function that offers words.
 func Fixed(words ...string) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return words, cobra.ShellCompDirectiveNoFileComp
 	}
 }
 
-// completeVM offers the VMs of the store.
+// completeVM offers the names of the VMs in the config.
 func (a *App) completeVM(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	return a.completeFromStore(args, (*config.Config).VMNames)
 }
 
-// CompleteFolder completes directories.
+// CompleteFolder offers directories.
 func CompleteFolder(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	return nil, cobra.ShellCompDirectiveFilterDirs
 }
 
-// CompleteNetwork offers the networks of the store.
+// CompleteNetwork offers the names of the networks in the config.
 func (a *App) CompleteNetwork(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	return a.completeFromStore(args, func(c *config.Config) (names []string) {
 		for _, n := range c.Networks {
@@ -172,7 +178,7 @@ func (a *App) CompleteNetwork(_ *cobra.Command, args []string, _ string) ([]stri
 	})
 }
 
-// completeFromStore offers names of the store as the first argument.
+// completeFromStore offers names from the config, for the first argument only.
 func (a *App) completeFromStore(args []string, names func(*config.Config) []string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
@@ -188,16 +194,17 @@ func (a *App) completeFromStore(args []string, names func(*config.Config) []stri
 	return names(&s.Config), cobra.ShellCompDirectiveNoFileComp
 }
 
-// ImageUsage is the help of every --image.
-const ImageUsage = "the guest image: auto, a name of aivm image list, an https address with #sha256=HEX, or a file"
+// ImageUsage is the description of --image.
+const ImageUsage = "guest image: auto, a name from aivm image list, an https URL with #sha256=HEX, or a file"
 
-// ImageFlag is --image of a verb that may make a VM.
+// ImageFlag declares --image.
 func (a *App) ImageFlag(c *cobra.Command, to *string, usage string) {
 	c.Flags().StringVar(to, "image", "", usage)
 	_ = c.RegisterFlagCompletionFunc("image", a.CompleteImage)
 }
 
-// CompleteImage offers the catalogue, what was made here, and files.
+// CompleteImage offers the images of the catalogue, those prepared on this host, and
+// files.
 func (a *App) CompleteImage(c *cobra.Command, _ []string, toComplete string) ([]string, cobra.ShellCompDirective) {
 	if strings.ContainsAny(toComplete, "/~") {
 		return nil, cobra.ShellCompDirectiveDefault
@@ -209,23 +216,27 @@ func (a *App) CompleteImage(c *cobra.Command, _ []string, toComplete string) ([]
 	return e.ImageWords(), cobra.ShellCompDirectiveDefault
 }
 
-// Prefixed is s after with; "" if s is "".
-func Prefixed(with, s string) string {
+// Prefixed returns prefix+s, or "" if s is empty.
+func Prefixed(prefix, s string) string {
 	if s == "" {
 		return ""
 	}
-	return with + s
+	return prefix + s
 }
+
+// ExtensionsUsage is the description of --extensions.
+const ExtensionsUsage = "editor extensions to install in the guest: IDs (comma-separated), workspace (those installed here), or none"
 
 // SecretFlag declares --allow-secret.
 func SecretFlag(c *cobra.Command, to *[]string) {
-	c.Flags().StringArrayVar(to, "allow-secret", nil, "send this `FILE` although it holds something like a secret")
+	c.Flags().StringArrayVar(to, "allow-secret", nil, "send this `FILE` although it seems to contain a secret")
 }
 
-// SSHName is the verb whose failures have OpenSSH's status, its flags' too.
+// SSHName is the name of "aivm ssh". All its errors, usage errors too, exit with 255,
+// as those of OpenSSH do.
 const SSHName = "ssh"
 
-// VMVerb declares a verb about one VM: its name as the argument or as --vm.
+// VMVerb builds a command about one VM, whose name is the argument or --vm.
 func (a *App) VMVerb(use, short, long string, run func(context.Context, *provision.Env, string) error) *cobra.Command {
 	var flag string
 	c := &cobra.Command{
@@ -242,16 +253,17 @@ func (a *App) VMVerb(use, short, long string, run func(context.Context, *provisi
 			return run(c.Context(), e, name)
 		},
 	}
-	a.VMFlag(c, &flag, "the VM")
+	a.VMFlag(c, &flag, VMUsage)
 	return c
 }
 
+// oneName returns the VM name from the argument or --vm; "" if neither is given.
 func oneName(args []string, flag string) (string, error) {
 	switch {
 	case len(args) == 1 && args[0] == "":
 		return "", ui.Usage("%w", errEmptyName).Hint(ui.Cmd("aivm list"))
 	case len(args) > 1:
-		return "", ui.Usage("one VM at a time, not %d", len(args))
+		return "", ui.Usage("%d VMs are given: one at a time", len(args))
 	case len(args) == 1 && flag != "" && flag != args[0]:
 		return "", ui.Usage("two VMs are named: %s and --vm %s", QuoteWord(args[0]), QuoteWord(flag))
 	case len(args) == 1:
@@ -260,7 +272,7 @@ func oneName(args []string, flag string) (string, error) {
 	return flag, nil
 }
 
-// CompleteAttached offers the folders of the store.
+// CompleteAttached offers the attached folders in the config.
 func (a *App) CompleteAttached(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	return a.completeFromStore(args, func(c *config.Config) (folders []string) {
 		for _, r := range c.Attachments {

@@ -11,10 +11,10 @@ import (
 	"aivm.dev/aivm/provision"
 )
 
-// PrintDry prints what would be done.
+// PrintDry prints the result of a dry run: what the command would do.
 func (a *App) PrintDry(d *provision.DryRun) error {
 	switch {
-	case d.Stages == nil: // there is no plan of it
+	case d.Stages == nil: // the command has no plan, only a line of text
 		a.UI.Result("%s", d.Last)
 		return nil
 	case a.UI.JSON:
@@ -50,7 +50,8 @@ func (a *App) PrintDry(d *provision.DryRun) error {
 	return nil
 }
 
-// Show prints a result: v with --json, else what text does.
+// Show prints a result: v as JSON with --json, else by calling text. It returns err
+// without printing if err is not nil.
 func (a *App) Show(v any, err error, text func()) error {
 	switch {
 	case err != nil:
@@ -62,7 +63,7 @@ func (a *App) Show(v any, err error, text func()) error {
 	return nil
 }
 
-// OrDash is s, or a dash for nothing.
+// OrDash returns s, or "-" if s is empty.
 func OrDash(s string) string {
 	if s == "" {
 		return "-"
@@ -70,29 +71,30 @@ func OrDash(s string) string {
 	return s
 }
 
-// NoArgs refuses words after a command that takes none.
+// NoArgs refuses arguments of a command that takes none.
 func NoArgs(c *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return ui.Usage("%s takes no argument, not %q", c.CommandPath(), args[0]).Hint(ui.Cmd(c.CommandPath() + " --help"))
+		return ui.Usage("%s takes no argument, but %q is given", c.CommandPath(), args[0]).Hint(ui.Cmd(c.CommandPath() + " --help"))
 	}
 	return nil
 }
 
 // StatusFlags declares --sudo and --detail.
 func StatusFlags(c *cobra.Command, sudo, detail *bool) {
-	c.Flags().BoolVar(sudo, "sudo", false, "also look where only root can")
-	c.Flags().BoolVar(detail, "detail", false, "add what was seen of each part, and the commands to look further")
+	c.Flags().BoolVar(sudo, "sudo", false, "also check what only root can read, with sudo")
+	c.Flags().BoolVar(detail, "detail", false, "also print the observed details of each part, and commands to inspect it further")
 	c.Flags().BoolVar(detail, "details", false, "")
 	_ = c.Flags().MarkHidden("details")
 }
 
-// PrintStatus looks at a VM, or at this machine alone, and prints it.
+// PrintStatus prints the status of a VM, or of the host alone if vm is "" and no VM can
+// be determined from the working directory.
 func (a *App) PrintStatus(ctx context.Context, e *provision.Env, vm string, sudo, detail bool) error {
-	look := e.Status
+	status := e.Status
 	if detail {
-		look = e.StatusInDetail
+		status = e.StatusInDetail
 	}
-	st, err := look(ctx, vm, sudo)
+	st, err := status(ctx, vm, sudo)
 	if err != nil {
 		return err
 	}
@@ -129,12 +131,13 @@ func (a *App) PrintStatus(ctx context.Context, e *provision.Env, vm string, sudo
 		a.UI.Result("    %s", strings.Join(st.Next, "\n    "))
 	}
 	if !sudo && e.Host.Euid != 0 {
-		a.UI.Say("Without --sudo some things can only be seen by root.")
+		a.UI.Say("Some checks need root; to run them too, add --sudo.")
 	}
 	return nil
 }
 
-// PrintChecks prints a list of checks, a line each, with what helps.
+// PrintChecks prints one line per check, followed by the fixes for it. With -v the
+// evidence of each check is printed too.
 func (a *App) PrintChecks(cs []provision.Check) {
 	icon := map[any]string{provision.StateOK: "✅", provision.StateBad: "❌"}
 	for _, c := range cs {

@@ -12,9 +12,9 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Cmd is `aivm config`.
+// Cmd builds "aivm config".
 func (a Verbs) Cmd() *cobra.Command {
-	return cli.Group("config", "Look at and write the config", `  aivm config path
+	return cli.Group("config", "Show, edit and check the config", `  aivm config path
   aivm config init --defaults
 `, a.configInitCmd(), a.configShowCmd(), a.configPathCmd(), a.configEditCmd(), a.configLintCmd())
 }
@@ -22,13 +22,13 @@ func (a Verbs) Cmd() *cobra.Command {
 func (a Verbs) configInitCmd() *cobra.Command {
 	var defaults, force bool
 	c := &cobra.Command{
-		Use: "init", Short: "Write the defaults for new VMs", Args: cli.NoArgs,
-		Long: `Write the defaults for new VMs into the config. It is not needed: aivm code .
-works without. No VM is made.
+		Use: "init", Short: "Write the defaults for new VMs to the config", Args: cli.NoArgs,
+		Long: `Write the defaults for new VMs to the config, so that you can edit them. This is
+optional: "aivm code ." works without it. No VM is created.
 
 Examples:
   aivm config init --defaults
-  aivm config init --yes --force    over defaults that are there
+  aivm config init --yes --force    replace existing defaults
 ` + cli.ExitStatuses,
 		RunE: func(c *cobra.Command, _ []string) error {
 			path, err := a.StorePath()
@@ -57,12 +57,12 @@ Examples:
 			}
 			a.UI.Result("Updated config defaults: %s", path)
 			a.UI.Result("No VM created.")
-			a.UI.Say("An SSH key need not be there: aivm makes one of its own with the first VM.")
+			a.UI.Say("You do not need an SSH key: aivm creates its own with the first VM.")
 			return nil
 		},
 	}
-	c.Flags().BoolVar(&defaults, "defaults", false, "take the built-in defaults without a question")
-	c.Flags().BoolVar(&force, "force", false, "replace defaults that are there")
+	c.Flags().BoolVar(&defaults, "defaults", false, "write the built-in defaults without asking")
+	c.Flags().BoolVar(&force, "force", false, "replace existing defaults")
 	a.DryRunFlag(c)
 	return c
 }
@@ -70,7 +70,7 @@ Examples:
 func (a Verbs) configShowCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "show", Short: "Print the config", Args: cli.NoArgs,
-		Long: `Print the config file as it is.
+		Long: `Print the config file unchanged.
 
 Examples:
   aivm config show
@@ -97,7 +97,7 @@ Examples:
 	}
 }
 
-// located is the JSON of `config path`.
+// located is the JSON output of "config path".
 type located struct {
 	Schema        int      `json:"schema"`
 	Config        string   `json:"config"`
@@ -112,8 +112,8 @@ type located struct {
 func (a Verbs) configPathCmd() *cobra.Command {
 	var vm string
 	c := &cobra.Command{
-		Use: "path", Aliases: []string{"paths"}, Short: "Print where the config is and which VM belongs here", Args: cli.NoArgs,
-		Long: `Print where the config is, and which VM belongs to the working directory.
+		Use: "path", Aliases: []string{"paths"}, Short: "Print the config's path and the current directory's VM", Args: cli.NoArgs,
+		Long: `Print the path of the config, the active VM, and the VM of the current directory.
 
 Examples:
   aivm config path
@@ -155,7 +155,7 @@ Examples:
 			return nil
 		},
 	}
-	a.VMFlag(c, &vm, "the VM")
+	a.VMFlag(c, &vm, cli.VMUsage)
 	c.Flags().StringVar(&a.HostSrc, "host-src", "", "the folder")
 	_ = c.Flags().MarkHidden("host-src")
 	return c
@@ -163,14 +163,14 @@ Examples:
 
 func (a Verbs) configLintCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "lint", Short: "Check the config for unknown and ill-shaped keys", Args: cli.NoArgs,
-		Long: `Check the config for unknown and ill-shaped keys.
+		Use: "lint", Short: "Check the config for unknown keys and invalid values", Args: cli.NoArgs,
+		Long: `Check the config for unknown keys and for values of a wrong type.
 
 Examples:
   aivm config lint
   aivm config lint --config other.toml
 
-Exit status: 0 clean; 1 wrong usage; 2 something was found, or there is no config.`,
+Exit status: 0 no problem found; 1 wrong usage; 2 problems found, or no config exists.`,
 		RunE: func(*cobra.Command, []string) error {
 			path, err := a.StorePath()
 			if err != nil {

@@ -20,14 +20,14 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// atOnce is how soon an editor has to end without a change for it to be likely
-// that it handed the file to a window.
-const atOnce = 5 * time.Second
+// handoverTime bounds how fast an editor ends when it has only passed the file to a
+// window that is already open.
+const handoverTime = 5 * time.Second
 
-// editedNow opens a copy of the config in an editor and takes over what was made
-// of it. A copy: other runs record things meanwhile, and an editor that writes
-// the file itself would write over them, or they over it.
-func (a Verbs) editedNow(c *cobra.Command, path, flag string) error {
+// editCopy opens a copy of the config in an editor and writes the edited copy back. It
+// works on a copy because other runs may write the config while the editor is open;
+// editing the file itself would overwrite their changes, or they the editor's.
+func (a Verbs) editCopy(c *cobra.Command, path, flag string) error {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return ui.Refused("Config store not found: %s", path).Hint(ui.Cmd("aivm config init --defaults"))
 	}
@@ -40,8 +40,8 @@ func (a Verbs) editedNow(c *cobra.Command, path, flag string) error {
 		return err
 	}
 	for _, k := range config.SavedCopies(dir, path) {
-		a.UI.Warn("an earlier edit was saved and not taken over: %s", k.Path)
-		a.UI.Say("to take it over: %s; to drop it: rm -r %s", takeOver(k), shellescape.Quote(k.Dir()))
+		a.UI.Warn("an earlier edit was saved but not applied to the config: %s", k.Path)
+		a.UI.Say("to apply it: %s; to delete it: rm -r %s", applyCommand(k), shellescape.Quote(k.Dir()))
 	}
 	k, done, err := config.NewEditCopy(c.Context(), dir, path, a.Rerun())
 	if err != nil {
@@ -50,77 +50,78 @@ func (a Verbs) editedNow(c *cobra.Command, path, flag string) error {
 	defer done()
 	ed := textedit.Parse(line)
 	if ed.Kind == textedit.Window {
-		a.UI.Say("the config is open in: %s; close the file there when it is saved", ed.Shell)
+		a.UI.Say("the config is open in: %s; save and close the file there", ed.Shell)
 	}
 	began := time.Now()
 	if err := a.runEditor(c.Context(), ed, k.Path); err != nil {
 		return a.editorFailed(c.Context(), k, ed, line, err)
 	}
-	quick := time.Since(began) < atOnce
-	over, err := a.awaitEditor(c.Context(), ed, k, quick)
+	quick := time.Since(began) < handoverTime
+	finished, err := a.awaitEditor(c.Context(), ed, k, quick)
 	if err != nil {
-		a.sayKept(k)
+		a.sayCopyKept(k)
 		return err
 	}
 	if !k.Saved() {
-		if over && !quick && ed.Kind == textedit.Unknown {
-			return nil // it may have handed the file on; the next edit names a copy that was saved since
+		if finished && !quick && ed.Kind == textedit.Unknown {
+			return nil // the editor may have passed the file on; the next edit reports a copy saved later
 		}
-		if over {
+		if finished {
 			return k.Remove()
 		}
-		a.UI.Warn("the editor %q returned and nothing is saved yet: the copy is kept in %s", line, k.Path)
-		a.UI.Warn("when it is saved, take it over: %s", takeOver(k))
+		a.UI.Warn("the editor %q ended and nothing is saved yet: the copy is kept in %s", line, k.Path)
+		a.UI.Warn("once it is saved, apply it: %s", applyCommand(k))
 		return nil
 	}
-	return a.take(c.Context(), k)
+	return a.applyCopy(c.Context(), k)
 }
 
-// editedBefore takes over a copy of an earlier edit and returns the store it
-// belongs to.
-func (a Verbs) editedBefore(c *cobra.Command, from string) (string, error) {
+// applyEarlierCopy writes a copy that an earlier edit kept into the config, and returns
+// the path of that config.
+func (a Verbs) applyEarlierCopy(c *cobra.Command, from string) (string, error) {
 	file, err := filepath.Abs(from)
 	if err != nil {
 		return "", ui.Usage("--from %q: %w", from, err)
 	}
 	k, err := config.OpenEditCopy(file)
 	if err != nil {
-		return "", ui.Refused("%s cannot be taken over: %w", file, err).Hint(ui.CmdFor("edit the config itself", "aivm config edit"))
+		return "", ui.Refused("%s cannot be applied to the config: %w", file, err).Hint(ui.CmdFor("to start a new edit", "aivm config edit"))
 	}
 	path, err := a.StorePath()
 	switch {
 	case err != nil:
 		return "", err
 	case a.Config != "" && path != k.Store:
-		return "", ui.Refused("%s is a copy of %s, not of %s", file, k.Store, path).Hint(ui.Cmd(takeOver(k)))
+		return "", ui.Refused("%s is a copy of %s, not of %s", file, k.Store, path).Hint(ui.Cmd(applyCommand(k)))
 	case k.Open():
-		return "", ui.Refused("%s is still open: the aivm config edit that waits for its editor takes it over", file).Hint(ui.CmdFor("close the editor, or see who has it", "fuser -v "+shellescape.Quote(file)))
+		return "", ui.Refused("%s is still open: the running aivm config edit applies it when its editor ends", file).Hint(ui.CmdFor("close the editor; to see which process has the file open", "fuser -v "+shellescape.Quote(file)))
 	case !k.Saved():
-		return "", ui.Refused("nothing is saved in %s: it is still what the editor was given", file).
-			Hint(ui.CmdFor("save it in the editor, then", takeOver(k)), ui.CmdFor("or drop it", "rm -r "+shellescape.Quote(k.Dir())))
+		return "", ui.Refused("nothing was saved in %s: it is unchanged", file).
+			Hint(ui.CmdFor("save it in the editor, then", applyCommand(k)), ui.CmdFor("or delete it", "rm -r "+shellescape.Quote(k.Dir())))
 	}
-	return k.Store, a.take(c.Context(), k)
+	return k.Store, a.applyCopy(c.Context(), k)
 }
 
-// take writes a copy into the config and removes it, or says where it is kept.
-func (a Verbs) take(ctx context.Context, k *config.EditCopy) error {
+// applyCopy writes a copy into the config and removes it. If that fails, the copy is
+// kept and its path printed.
+func (a Verbs) applyCopy(ctx context.Context, k *config.EditCopy) error {
 	err := k.Take(ctx)
 	if err == nil {
 		return k.Remove()
 	}
-	q, was := shellescape.Quote(k.Path), shellescape.Quote(k.Store)
+	edited, store := shellescape.Quote(k.Path), shellescape.Quote(k.Store)
 	if errors.Is(err, config.ErrEditConflict) {
-		return ui.Refused("the config %s was not written: %w; yours is kept in %s", k.Store, err, k.Path).
-			Hint(ui.Remark("see what differs: diff "+was+" "+q), ui.CmdFor("write yours over it", "cp "+q+" "+was))
+		return ui.Refused("the config %s was not written: %w; your version is kept in %s", k.Store, err, k.Path).
+			Hint(ui.CmdFor("to compare them", "diff "+store+" "+edited), ui.CmdFor("to overwrite the config with yours", "cp "+edited+" "+store))
 	}
-	a.sayKept(k)
+	a.sayCopyKept(k)
 	return err
 }
 
-// runEditor runs an editor on a file, on this terminal. A run that is stopped
-// asks the editor to end, so that it can keep what is not saved.
+// runEditor runs an editor on a file, on this terminal. If ctx ends, the editor gets
+// SIGTERM, so that it can save a recovery file.
 func (a Verbs) runEditor(ctx context.Context, ed textedit.Command, file string) error {
-	// $EDITOR is a piece of shell by custom ("code --wait").
+	// By convention $EDITOR is a shell command with arguments ("code --wait").
 	shell := ed.Shell + ` "$1"`
 	if first, _, _ := strings.Cut(ed.Shell, " "); !strings.Contains(first, "=") {
 		shell = "exec " + shell
@@ -132,15 +133,15 @@ func (a Verbs) runEditor(ctx context.Context, ed textedit.Command, file string) 
 	return cmd.Run()
 }
 
-// editorFailed is the error for an editor that could not be started, was
-// stopped, or says that the edit is not wanted. What was saved is kept.
+// editorFailed returns the error for an editor that did not start, was killed or exited
+// with an error. The copy is kept if it was saved or may still be open, else removed.
 func (a Verbs) editorFailed(ctx context.Context, k *config.EditCopy, ed textedit.Command, line string, err error) error {
 	var ee *exec.ExitError
 	stopped := ctx.Err() != nil || errors.As(err, &ee) && (ee.ExitCode() < 0 || ee.ExitCode() > 128)
-	// A window can still have the file when the program that waited for it is
-	// stopped.
-	if k.Saved() || stopped && ed.Kind != textedit.Terminal || othersBeside(k.Path) {
-		a.sayKept(k)
+	// A window can still have the file open when the process that waited for it was
+	// killed.
+	if k.Saved() || stopped && ed.Kind != textedit.Terminal || hasSiblings(k.Path) {
+		a.sayCopyKept(k)
 	} else {
 		_ = k.Remove()
 	}
@@ -151,29 +152,30 @@ func (a Verbs) editorFailed(ctx context.Context, k *config.EditCopy, ed textedit
 	if ed.Added != "" {
 		e = ui.Failed("the editor %q, started as %q: %w", line, ed.Shell, err)
 	}
-	return e.Hint(ui.CmdFor("choose another", "aivm config edit --editor PROGRAM"))
+	return e.Hint(ui.CmdFor("to use another editor", "aivm config edit --editor PROGRAM"))
 }
 
-// othersBeside reports whether the editor put something beside a file, such as
-// a swap file with what was not saved.
-func othersBeside(file string) bool {
+// hasSiblings reports whether the directory of file holds other files, such as an
+// editor's swap file with unsaved changes. It is true if the directory cannot be read.
+func hasSiblings(file string) bool {
 	es, err := os.ReadDir(filepath.Dir(file))
 	return err != nil || len(es) > 1
 }
 
-// awaitEditor waits until an editor that ended is done with the file too: while
-// something of it goes on in the background, and, on a terminal, until a person
-// says so where nothing can be seen. over says that it is done for certain.
-func (a Verbs) awaitEditor(ctx context.Context, ed textedit.Command, k *config.EditCopy, quick bool) (over bool, err error) {
+// awaitEditor waits until the editor is finished with the file although its process has
+// ended. While background processes have the file open, it waits for them; if there are
+// none and the editor ended quickly, it asks the user on the terminal. finished is true
+// if the file is certainly no longer being edited.
+func (a Verbs) awaitEditor(ctx context.Context, ed textedit.Command, k *config.EditCopy, quick bool) (finished bool, err error) {
 	switch {
 	case ed.Kind == textedit.Terminal,
 		ed.Kind != textedit.Detached && !quick,
 		ed.Kind == textedit.Window && k.Saved():
 		return true, nil
 	}
-	held := textedit.Holders(k.Path)
-	if len(held) > 0 {
-		return a.awaitHolders(ctx, k, held)
+	holders := textedit.Holders(k.Path)
+	if len(holders) > 0 {
+		return a.awaitHolders(ctx, k, holders)
 	}
 	if k.Saved() {
 		return true, nil
@@ -181,18 +183,18 @@ func (a Verbs) awaitEditor(ctx context.Context, ed textedit.Command, k *config.E
 	if !a.UI.InTTY {
 		return false, nil
 	}
-	_, err = a.UI.AskLine(ctx, "The editor returned at once. Save the file in its window, then press Enter here.")
+	_, err = a.UI.AskLine(ctx, "The editor returned immediately. Save the file in its window, then press Enter here.")
 	if ui.ExitCode(err) == ui.ExitApproval {
-		err = nil // the end of input: the copy is kept
+		err = nil // end of input: the copy is kept
 	}
 	return false, err
 }
 
-// awaitHolders waits until the processes that have the file ended, or a person
-// presses Enter.
-func (a Verbs) awaitHolders(ctx context.Context, k *config.EditCopy, held []textedit.Holder) (over bool, err error) {
-	names := make([]string, len(held))
-	for i, h := range held {
+// awaitHolders waits until no process has the file open, or the user presses Enter.
+// finished is true in the first case.
+func (a Verbs) awaitHolders(ctx context.Context, k *config.EditCopy, holders []textedit.Holder) (finished bool, err error) {
+	names := make([]string, len(holders))
+	for i, h := range holders {
 		names[i] = h.String()
 	}
 	who := strings.Join(slices.Compact(names), ", ")
@@ -209,39 +211,40 @@ func (a Verbs) awaitHolders(ctx context.Context, k *config.EditCopy, held []text
 			case <-time.After(200 * time.Millisecond):
 			}
 		}
-		over = true
+		finished = true
 	}()
 	if a.UI.InTTY {
-		_, err = a.UI.AskLine(ended, "The editor goes on in the background ("+who+"). Save the file and close it, or press Enter here when it is saved.")
+		_, err = a.UI.AskLine(ended, "The editor is still running in the background ("+who+"). Save the file and close it, or press Enter here when it is saved.")
 		if ended.Err() == nil {
 			stop()
 		}
 	} else {
-		a.UI.Say("waiting for the editor, which goes on in the background (%s) ...", who)
+		a.UI.Say("waiting for the editor, which is still running in the background (%s) ...", who)
 		<-ended.Done()
 	}
 	<-watched
 	if ctx.Err() != nil {
 		return false, ctx.Err()
 	}
-	if over || ui.ExitCode(err) == ui.ExitApproval {
+	if finished || ui.ExitCode(err) == ui.ExitApproval {
 		err = nil
 	}
-	return over, err
+	return finished, err
 }
 
-// sayKept says where a copy is that was not taken over, and what takes it over.
-func (a Verbs) sayKept(k *config.EditCopy) {
-	a.UI.Warn("the copy that was edited is kept in %s", k.Path)
-	a.UI.Warn("to take it over: %s", takeOver(k))
+// sayCopyKept prints where a copy that was not applied is, and the command to apply it.
+func (a Verbs) sayCopyKept(k *config.EditCopy) {
+	a.UI.Warn("the edited copy is kept in %s", k.Path)
+	a.UI.Warn("to apply it: %s", applyCommand(k))
 }
 
-func takeOver(k *config.EditCopy) string {
+// applyCommand returns the command that writes a copy into the config.
+func applyCommand(k *config.EditCopy) string {
 	return "aivm config edit --from " + shellescape.Quote(k.Path)
 }
 
-// copiesDir is where copies lie: below the state directory and not in /tmp,
-// which the sandboxes of editors hide and a restart empties.
+// copiesDir returns the directory of the copies. It is below the state directory and not
+// in /tmp, which sandboxed editors (snap, flatpak) do not see and a reboot empties.
 func (a Verbs) copiesDir() (string, error) {
 	e, err := a.Provision("config edit")
 	if err != nil {

@@ -14,28 +14,30 @@ import (
 func (a Verbs) configEditCmd() *cobra.Command {
 	var editor, from string
 	c := &cobra.Command{
-		Use: "edit", Short: "Open the config in a text editor and check it afterwards", Args: cli.NoArgs,
-		Long: `Open a copy of the config in a text editor (--editor, $EDITOR, $VISUAL, nano, vi),
-take it over when the editor ends, and check it. What other runs record meanwhile
-stays in it. Editors that return at once (code, gvim, kate, ...) get the flag that
-makes them wait; where that is not known, the copy is kept and named, and --from
-takes over what is saved in it later.
+		Use: "edit", Short: "Edit the config in a text editor, then check it", Args: cli.NoArgs,
+		Long: `Open a copy of the config in a text editor (--editor, $EDITOR, $VISUAL, nano, vi). When
+the editor ends, the copy is written to the config and checked. Changes that other
+aivm commands make to the config while you edit are kept.
+
+Editors that return immediately (code, gvim, kate, ...) are started with the flag that
+makes them wait. If aivm does not know that flag, it keeps the copy and prints its
+path; save it, then apply it with --from.
 
 Examples:
   aivm config edit
   aivm config edit --editor code
 
-Exit status: 0 done and clean; 1 wrong usage; 2 refused, or something is wrong in
-the config.`,
+Exit status: 0 success, no problem found; 1 wrong usage; 2 refused, or the config has
+problems.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			path, err := a.StorePath()
 			if err != nil {
 				return err
 			}
 			if from != "" {
-				path, err = a.editedBefore(c, from)
+				path, err = a.applyEarlierCopy(c, from)
 			} else {
-				err = a.editedNow(c, path, editor)
+				err = a.editCopy(c, path, editor)
 			}
 			if err != nil {
 				return err
@@ -48,17 +50,19 @@ the config.`,
 				a.UI.Result("%s", p)
 			}
 			if len(ps) > 0 {
-				return ui.Refused("%d things are wrong in %s", len(ps), path).Hint(ui.Cmd("aivm config edit"))
+				return ui.Refused("%d problems in %s", len(ps), path).Hint(ui.CmdFor("to fix them", "aivm config edit"))
 			}
 			return nil
 		},
 	}
-	c.Flags().StringVar(&editor, "editor", "", "the text editor, with its flags")
-	c.Flags().StringVar(&from, "from", "", "take over this copy, `FILE`, of an earlier edit")
+	c.Flags().StringVar(&editor, "editor", "", "text editor to use, with its flags")
+	c.Flags().StringVar(&from, "from", "", "write the copy `FILE`, kept by an earlier edit, to the config")
 	c.MarkFlagsMutuallyExclusive("editor", "from")
 	return c
 }
 
+// textEditor returns the command line of the text editor: the flag, $EDITOR, $VISUAL, or
+// on a terminal the first of nano and vi that is installed.
 func (a Verbs) textEditor(flag string) (string, error) {
 	for _, s := range []string{flag, os.Getenv("EDITOR"), os.Getenv("VISUAL")} {
 		if s != "" {
@@ -66,12 +70,12 @@ func (a Verbs) textEditor(flag string) (string, error) {
 		}
 	}
 	if !a.UI.InTTY {
-		return "", ui.Refused("there is no terminal to edit in").Hint(ui.Cmd("aivm config path"), ui.Cmd("aivm config edit --editor PROGRAM"))
+		return "", ui.Refused("there is no terminal for a text editor").Hint(ui.CmdFor("to use a graphical editor", "aivm config edit --editor PROGRAM"), ui.CmdFor("to print the path of the config", "aivm config path"))
 	}
 	for _, s := range []string{"nano", "vi"} {
 		if _, err := exec.LookPath(s); err == nil {
 			return s, nil
 		}
 	}
-	return "", ui.Refused("no text editor is found").Hint(ui.Cmd("aivm config edit --editor PROGRAM"), ui.Cmd("aivm config path"))
+	return "", ui.Refused("no text editor found: neither nano nor vi is installed").Hint(ui.CmdFor("to name one", "aivm config edit --editor PROGRAM"), ui.CmdFor("to print the path of the config", "aivm config path"))
 }

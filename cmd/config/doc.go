@@ -1,10 +1,10 @@
-// Package config has the commands about the config: aivm config.
+// Package config implements "aivm config", the commands about the config file.
 package config
 
 import "aivm.dev/aivm/cmd/cli"
 
-// Verbs are the commands of this noun.
+// Verbs builds the commands of "aivm config".
 type Verbs struct{ *cli.App }
 
-// For returns them for a run.
+// For returns the Verbs of a run.
 func For(a *cli.App) Verbs { return Verbs{a} }

@@ -10,22 +10,22 @@ import (
 	"aivm.dev/aivm/provision"
 )
 
-// CodeCmd is `aivm code`.
+// CodeCmd builds "aivm code".
 func (a Verbs) CodeCmd() *cobra.Command {
 	var o provision.CodeOptions
 	c := &cobra.Command{
 		Use:   "code [folder]",
-		Short: "Open a folder in its VM in your editor",
-		Long: `Open a folder in its VM in your editor. What is missing on the way is made:
-packages, the guest image, the network, the VM, the shared folder, the SSH alias.
-All of it is shown first and asked for once.
+		Short: "Open your editor on a folder in its VM",
+		Long: `Open your editor on a folder in its VM. Whatever is missing is set up first: packages,
+guest image, network, VM, shared folder, SSH alias. aivm shows what it will do and asks
+once before it starts.
 
 Examples:
-  aivm code .                       open the folder here
-  aivm code ~/project --vm work     in the VM "work"
-  aivm code . --sync-settings       with your settings and dotfiles
-  aivm code . --editor code-server  in the browser, nothing of the guest reaching an editor here
-  aivm code . --dry-run             see what would be done
+  aivm code .                       open the current directory
+  aivm code ~/project --vm work     open it in the VM "work"
+  aivm code . --sync-settings       also copy your settings and dotfiles into the VM
+  aivm code . --editor code-server  use an editor that runs in the VM, in your browser
+  aivm code . --dry-run             show what would be done, change nothing
 ` + cli.ExitStatuses,
 		ValidArgsFunction: cli.CompleteFolder,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -43,18 +43,18 @@ Examples:
 		},
 	}
 	a.FolderFlags(c, &o.FolderOptions)
-	a.ImageFlag(c, &o.Image, cli.ImageUsage+"; for a VM that has to be made")
-	c.Flags().StringVar(&o.Editor, "editor", "", "the editor to open: see aivm editors (default: [editor] default, else the first one found)")
+	a.ImageFlag(c, &o.Image, cli.ImageUsage+"; only used if the VM is created now")
+	c.Flags().StringVar(&o.Editor, "editor", "", "editor to open, an ID from aivm editors (default: [editor] default in the config, else the first one found)")
 	_ = c.RegisterFlagCompletionFunc("editor", cli.Fixed(append(editor.IDs(), editor.Auto)...))
-	c.Flags().BoolVar(&o.Snapshot, "snapshot", false, "keep the VM's disk first, as snapshot before-code-TIME (a VM that runs is stopped for it)")
-	sync := c.Flags().Bool("sync-settings", false, "bring your settings into the guest first (default: as sync.enabled says)")
-	c.Flags().StringSliceVar(&o.Paths, "sync-paths", nil, "bring these files and directories instead of the configured ones (comma separated)")
+	c.Flags().BoolVar(&o.Snapshot, "snapshot", false, "first save the VM's disk as snapshot before-code-TIME (a running VM is stopped for it)")
+	sync := c.Flags().Bool("sync-settings", false, "first copy your settings into the VM, like aivm vm sync-settings (default: sync.enabled in the config)")
+	c.Flags().StringSliceVar(&o.Paths, "sync-paths", nil, "copy these files and directories instead of sync.paths (comma-separated)")
 	cli.SecretFlag(c, &o.AllowSecret)
-	c.Flags().StringVar(&o.Profile, "profile", "", "open with this profile of the editor")
-	c.Flags().StringVar(&o.DataDir, "user-data-dir", "", "the editor's own directory of settings, passed on to it")
-	c.Flags().StringSliceVar(&o.Extensions, "extensions", nil, "editor extensions to install in the guest (ids, comma separated; workspace: those you have here; none)")
-	c.Flags().BoolVar(&o.NoBrowser, "no-browser", false, "with --editor code-server: print the address and open nothing")
-	c.Flags().StringVar(&o.ServerArchive, "code-server-archive", "", "with --editor code-server: this release archive (`FILE`) instead of one that is fetched")
+	c.Flags().StringVar(&o.Profile, "profile", "", "editor profile to open the folder with")
+	c.Flags().StringVar(&o.DataDir, "user-data-dir", "", "settings directory of the editor, passed to it")
+	c.Flags().StringSliceVar(&o.Extensions, "extensions", nil, cli.ExtensionsUsage)
+	c.Flags().BoolVar(&o.NoBrowser, "no-browser", false, "with --editor code-server: print the URL, do not open a browser")
+	c.Flags().StringVar(&o.ServerArchive, "code-server-archive", "", "with --editor code-server: install from this release archive (`FILE`) instead of downloading one")
 	c.PreRun = func(c *cobra.Command, _ []string) {
 		if c.Flags().Changed("sync-settings") {
 			o.Sync = sync
@@ -64,7 +64,7 @@ Examples:
 	return c
 }
 
-// printServing prints the address of code-server, which is served from then on.
+// printServing prints the URL of code-server once it is served.
 func (a Verbs) printServing(r provision.CodeResult) error {
 	return a.Show(r, nil, func() {
 		a.UI.Result("%s", r.URL)

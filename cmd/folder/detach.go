@@ -11,24 +11,25 @@ import (
 	"aivm.dev/aivm/provision"
 )
 
-// DetachCmd is `aivm detach`.
+// DetachCmd builds "aivm detach".
 func (a Verbs) DetachCmd() *cobra.Command {
 	var o provision.DetachOptions
 	c := &cobra.Command{
 		Use:   "detach [folder]",
-		Short: "Take a folder away from a VM",
-		Long: `Take a folder away from a VM. The folder itself stays as it is, or may be gone
-already; the VM may be off, deleted or dead. It is done when nothing of the folder
-is mounted for the VM any more: one that is in use stays attached, and what uses
-it is named.
+		Short: "Stop sharing a folder with a VM",
+		Long: `Unmount a folder from a VM and remove its record. The folder itself does not change.
+This also works if the folder no longer exists, or if the VM is off, deleted or does
+not answer. A folder that is in use stays attached, and the processes that use it are
+named.
 
-Of a folder in git mode the clone stays in the VM. What was committed there is
-fetched first; what else only the clone has is named and asked about.
+The clone of a folder in git mode stays in the VM. Its commits are fetched first. If
+anything else exists only in the clone, it is listed and you are asked.
 
 Examples:
   aivm detach .
   aivm detach ~/data --vm work
-  aivm detach . --force   let the VM read on what it has open until it stops
+  aivm detach . --force   detach although in use: open files stay readable in the VM
+                          until it stops
 ` + cli.ExitStatuses,
 		ValidArgsFunction: a.CompleteAttached,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -42,8 +43,8 @@ Examples:
 		},
 	}
 	f := c.Flags()
-	a.VMFlag(c, &o.VM, "the VM to take it away from")
-	f.BoolVar(&o.Force, "force", false, "if it is in use, leave the rest to the VM's next stop")
+	a.VMFlag(c, &o.VM, "VM to detach the folder from (default: the one it is attached to)")
+	f.BoolVar(&o.Force, "force", false, "detach a folder that is in use; the detach is completed when the VM stops")
 	f.StringVar(&a.HostSrc, "host-src", "", "the folder")
 	_ = f.MarkHidden("host-src")
 	a.DryRunFlag(c)
@@ -59,8 +60,8 @@ func (a Verbs) printDetached(r provision.DetachResult) {
 		}
 		a.UI.Result("No attachment found for %s%s. Nothing to do.", ui.Clean(r.Folder), on)
 	case "detaching":
-		a.UI.Result("Detaching %s from VM %s (%s mode): it is in use, and what runs in the VM may read on until the VM stops", r.Folder, r.VM, r.Mode)
-		a.UI.Say("to finish it: aivm vm down %s", r.VM)
+		a.UI.Result("Detaching %s from VM %s (%s mode): it is in use; processes in the VM can read files they have open until the VM stops", r.Folder, r.VM, r.Mode)
+		a.UI.Say("to complete it now: aivm vm down %s", r.VM)
 	default:
 		a.UI.Result("Detached %s from VM %s (%s mode)", r.Folder, r.VM, r.Mode)
 		if r.Mode == "git" {
@@ -69,27 +70,27 @@ func (a Verbs) printDetached(r provision.DetachResult) {
 	}
 }
 
-// sayCloneStays names what detach leaves in the VM. rm is only advised where
-// nothing would be missed.
+// sayCloneStays prints that the clone stays in the VM and what exists only in it. It
+// suggests rm only if nothing would be lost.
 func (a Verbs) sayCloneStays(r provision.DetachResult) {
 	c := r.Clone
 	at := fmt.Sprintf("The clone %s in VM %s", r.GuestDst, r.VM)
 	back := "aivm attach " + shellescape.Quote(r.Folder) + " --mode git --vm " + r.VM + " --guest-dst " + shellescape.Quote(r.GuestDst)
 	switch {
 	case c == nil || !c.Known:
-		why := "it was not asked"
+		why := "the VM was not asked"
 		if c != nil {
 			why = c.Why
 		}
-		a.UI.Say("%s stays as it is, if there is one. What only it has cannot be known: %s", at, why)
-		a.UI.Say("to have what it committed fetched: aivm vm up %s, then: %s", r.VM, back)
+		a.UI.Say("%s stays, if it exists. What exists only in it is unknown: %s", at, why)
+		a.UI.Say("to fetch its commits: aivm vm up %s, then: %s", r.VM, back)
 	case c.Only.Holds():
-		a.UI.Say("%s stays as it is. Only it has what is named above; to go on with it: %s", at, back)
+		a.UI.Say("%s stays. What is listed above exists only there; to attach it again: %s", at, back)
 	default:
 		for _, l := range c.Lines() {
 			a.UI.Say("%s", l)
 		}
-		a.UI.Say("%s stays as it is; to remove it: ssh %s rm -rf %s", at, r.VM, shellescape.Quote(shellescape.Quote(r.GuestDst)))
+		a.UI.Say("%s stays; to remove it: ssh %s rm -rf %s", at, r.VM, shellescape.Quote(shellescape.Quote(r.GuestDst)))
 	}
-	a.UI.Say("What was fetched from it stays in refs/remotes/aivm-%s/ of %s", r.VM, r.Folder)
+	a.UI.Say("Commits fetched from it stay in refs/remotes/aivm-%s/ of %s", r.VM, r.Folder)
 }

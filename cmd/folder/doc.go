@@ -1,11 +1,11 @@
-// Package folder has the commands about a folder of this machine: code, ssh,
-// attach, detach.
+// Package folder implements the commands about a folder of the host: code, ssh, attach,
+// detach.
 package folder
 
 import "aivm.dev/aivm/cmd/cli"
 
-// Verbs are the commands of this noun.
+// Verbs builds these commands.
 type Verbs struct{ *cli.App }
 
-// For returns them for a run.
+// For returns the Verbs of a run.
 func For(a *cli.App) Verbs { return Verbs{a} }

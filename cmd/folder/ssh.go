@@ -8,22 +8,23 @@ import (
 	"aivm.dev/aivm/provision"
 )
 
-// SSHCmd is `aivm ssh`.
+// SSHCmd builds "aivm ssh".
 func (a Verbs) SSHCmd() *cobra.Command {
 	var o provision.SSHOptions
 	c := &cobra.Command{
 		Use:   cli.SSHName + " [folder] [-- command...]",
-		Short: "Open a shell, or run a command, in a folder inside its VM",
-		Long: `Open a login shell in the folder inside its VM. With a command after "--" that is
-run there instead: its input, output and exit status are passed through as they are.
+		Short: "Open a shell or run a command in a folder in its VM",
+		Long: `Open a login shell in a folder in its VM, or run the command after "--" there. The
+command's input, output and exit status are passed through. What is missing is set up
+first, as by "aivm code".
 
 Examples:
-  aivm ssh .                    a shell
-  aivm ssh . -- go test ./...   a command
-  tar c . | aivm ssh . -- tar t
+  aivm ssh .                      open a shell
+  aivm ssh . -- go test ./...     run a command
+  tar c . | aivm ssh . -- tar t   send data to a command
 
-Exit status: that of the shell or command; 255 for every failure of aivm's own, as
-ssh itself has it. The kind of failure is in the error that --json prints.`,
+Exit status: that of the shell or command; 255 for any error of aivm itself, as with
+ssh. With --json, the printed error names its kind.`,
 		ValidArgsFunction: cli.CompleteFolder,
 		RunE: func(c *cobra.Command, args []string) error {
 			if n := c.ArgsLenAtDash(); n >= 0 {

@@ -1,11 +1,11 @@
-// Package git has the commands that move commits between a repository and its
-// clone in a VM: aivm git.
+// Package git implements "aivm git", the commands that push and fetch commits between a
+// repository and its clone in a VM.
 package git
 
 import "aivm.dev/aivm/cmd/cli"
 
-// Verbs are the commands of this noun.
+// Verbs builds the commands of "aivm git".
 type Verbs struct{ *cli.App }
 
-// For returns them for a run.
+// For returns the Verbs of a run.
 func For(a *cli.App) Verbs { return Verbs{a} }

@@ -11,14 +11,15 @@ import (
 	"aivm.dev/aivm/provision"
 )
 
-// Cmd is `aivm git`.
+// Cmd builds "aivm git".
 func (a Verbs) Cmd() *cobra.Command {
-	return cli.Group("git", "Move commits between a repository and its clone in a VM", `  aivm git status
+	return cli.Group("git", "Push and pull commits between a repository and its clone in a VM", `  aivm git status
   aivm git pull
 `, a.gitPushCmd(), a.gitFetchCmd(), a.gitPullCmd(), a.gitStatusCmd(), a.gitDiffCmd(), a.gitLogCmd())
 }
 
-// gitVerb is what the verbs of `git` share.
+// gitVerb builds a command of "aivm git": it has a folder argument and --vm, and passes
+// the options to run.
 func (a Verbs) gitVerb(name, short, long string, o *provision.GitOptions, run func(*provision.Env, context.Context, provision.GitOptions) error) *cobra.Command {
 	c := &cobra.Command{
 		Use: name + " [folder]", Short: short, Long: long + cli.ExitStatuses,
@@ -33,21 +34,20 @@ func (a Verbs) gitVerb(name, short, long string, o *provision.GitOptions, run fu
 			return run(e, c.Context(), *o)
 		},
 	}
-	a.VMFlag(c, &o.VM, "the VM that has the clone")
+	a.VMFlag(c, &o.VM, "VM that has the clone (default: that of the folder)")
 	return c
 }
 
 func (a Verbs) gitPushCmd() *cobra.Command {
 	var o provision.GitOptions
-	c := a.gitVerb("push", "Push the branch here to the clone in the VM", `Push the branch that is checked out here, and the tags on it, to the clone in the
-VM, which checks it out. Nothing is lost there: if files in the VM are not
-committed, or it has commits of its own on the branch, the push is refused and
-says what to do.
+	c := a.gitVerb("push", "Push the current branch to the clone in the VM", `Push the branch checked out here, and the tags on it, to the clone in the VM, and check
+it out there. If the clone has uncommitted files, or commits on the branch that are not
+here, the push is refused with instructions, so nothing in the VM is lost.
 
-With --include-uncommitted the uncommitted state goes along, new files too,
-ignored ones not, as a commit on refs/aivm/wip/BRANCH in the VM; neither the index,
-the files nor the branch here are touched. Its files are put into the VM's folder
-if that has no changes of its own.
+With --include-uncommitted, your uncommitted changes are sent too, including new files
+but not ignored ones: as a commit on refs/aivm/wip/BRANCH in the VM. Your branch, index
+and files do not change. If the clone has no changes of its own, the sent files are
+also written into its working tree.
 
 Examples:
   aivm git push
@@ -56,16 +56,16 @@ Examples:
 		r, err := e.GitPush(ctx, o)
 		return a.Show(r, err, func() { a.printPushed(r) })
 	})
-	c.Flags().BoolVar(&o.Wip, "include-uncommitted", false, "send what is not committed too")
+	c.Flags().BoolVar(&o.Wip, "include-uncommitted", false, "also send uncommitted changes")
 	a.DryRunFlag(c)
 	return c
 }
 
 func (a Verbs) gitFetchCmd() *cobra.Command {
 	var o provision.GitOptions
-	c := a.gitVerb("fetch", "Fetch what was committed in the VM", `Fetch what was committed in the VM, on all its branches, to refs/remotes/aivm-VM/.
-No branch, file or tag here is changed. What comes is checked before it becomes
-part of the repository.
+	c := a.gitVerb("fetch", "Fetch the commits made in the VM", `Fetch all branches of the clone in the VM to refs/remotes/aivm-VM/. Your branches, tags
+and files do not change. All received objects are checked before they are added to the
+repository.
 
 Examples:
   aivm git fetch
@@ -81,15 +81,16 @@ Examples:
 
 func (a Verbs) gitPullCmd() *cobra.Command {
 	var o provision.GitOptions
-	c := a.gitVerb("pull", "Fast-forward the branch here to the VM's", `Fetch, then fast-forward the branch that is checked out here to what was committed
-on it in the VM. Anything but a fast-forward is refused. Files among it that this
-machine may run or obey by itself (hooks, Makefile, .envrc, editor tasks, programs,
-.gitattributes, what git's settings name) are listed first, and asked about.
+	c := a.gitVerb("pull", "Fast-forward the current branch to the VM's", `Fetch from the clone in the VM, then fast-forward the branch checked out here to the
+VM's branch of the same name. Anything but a fast-forward is refused. If the commits
+change host-executed files, which programs on this machine run or obey (hooks,
+Makefile, .envrc, editor tasks, executables, .gitattributes, files named in your git
+config), these are listed and you are asked first.
 
-Filters of git's settings here (git-lfs is one) are not run: files come as they are
-committed, and the command that runs them by hand is printed. To have them run by
-the pull, repeat it with the --run-filters that it printed: it agrees to that list,
-and to no other.
+Filters in your git config, such as git-lfs, are not run: files are written as they are
+committed, and the command to run the filters yourself is printed. To let the pull run
+them, repeat it with the --run-filters option it printed; this approves exactly that
+list of filters and files.
 
 Examples:
   aivm git pull
@@ -98,7 +99,7 @@ Examples:
 		r, err := e.GitPull(ctx, o)
 		return a.Show(r, err, func() { a.printPulled(r) })
 	})
-	c.Flags().StringVar(&o.RunFilters, "run-filters", "", "agree to the `LIST` of this name, and run its filters")
+	c.Flags().StringVar(&o.RunFilters, "run-filters", "", "approve the `LIST` of filters and files that an earlier pull printed, and run them")
 	a.maxSizeFlag(c, &o)
 	a.DryRunFlag(c)
 	return c
@@ -106,8 +107,8 @@ Examples:
 
 func (a Verbs) gitStatusCmd() *cobra.Command {
 	var o provision.GitOptions
-	return a.gitVerb("status", "Compare a repository with its clone in the VM", `Compare a repository with its clone in the VM: commits to push and to pull, and
-what is not committed on either side. A VM that is off stays off.
+	return a.gitVerb("status", "Compare a repository with its clone in the VM", `Compare a repository with its clone in the VM: commits to push, commits to pull, and
+uncommitted changes on both sides. A VM that is off is not started.
 
 Examples:
   aivm git status
@@ -120,36 +121,37 @@ Examples:
 
 func (a Verbs) gitDiffCmd() *cobra.Command {
 	var o provision.GitOptions
-	c := a.gitVerb("diff", "Show what was changed in the VM", `Show what the commits in the VM change, from where its branch left the one here.
-What is not committed there is not shown: aivm git status names it.
+	c := a.gitVerb("diff", "Show the changes committed in the VM", `Show what the commits in the VM change, since its branch and the one here diverged.
+Uncommitted changes in the VM are not shown; "aivm git status" lists them.
 
 Examples:
   aivm git diff
   aivm git diff --stat --branch agent/idea
 `, &o, (*provision.Env).GitDiff)
-	c.Flags().BoolVar(&o.Stat, "stat", false, "only which files, and how much")
-	a.theirsFlags(c, &o)
+	c.Flags().BoolVar(&o.Stat, "stat", false, "print only a summary: changed files and numbers of lines")
+	a.guestBranchFlags(c, &o)
 	return c
 }
 
 func (a Verbs) gitLogCmd() *cobra.Command {
 	var o provision.GitOptions
-	c := a.gitVerb("log", "List the commits of the VM that are not here", `List the commits of the VM that are not on the branch here.
+	c := a.gitVerb("log", "List the commits in the VM that are not here", `List the commits on the VM's branch that are not on the branch checked out here.
 
 Examples:
   aivm git log
   aivm git log --branch agent/idea
 `, &o, (*provision.Env).GitLog)
-	a.theirsFlags(c, &o)
+	a.guestBranchFlags(c, &o)
 	return c
 }
 
-func (a Verbs) theirsFlags(c *cobra.Command, o *provision.GitOptions) {
-	c.Flags().StringVar(&o.Branch, "branch", "", "the branch of the VM (default: the one checked out there)")
-	c.Flags().BoolVar(&o.NoFetch, "no-fetch", false, "as it was fetched last")
+// guestBranchFlags declares the flags that select a branch of the VM's clone.
+func (a Verbs) guestBranchFlags(c *cobra.Command, o *provision.GitOptions) {
+	c.Flags().StringVar(&o.Branch, "branch", "", "branch of the VM's clone (default: the one checked out there)")
+	c.Flags().BoolVar(&o.NoFetch, "no-fetch", false, "use what was last fetched, do not contact the VM")
 }
 
-// size is the value of --max-size.
+// size implements pflag.Value for --max-size, in bytes.
 type size struct{ to *int64 }
 
 // String implements pflag.Value.
@@ -167,12 +169,12 @@ func (size) Type() string { return "SIZE" }
 func (s size) Set(v string) error {
 	n, err := humanize.ParseBytes(v)
 	if err != nil || n == 0 || n > 1<<50 {
-		return ui.Usage("%q is no size", v).Hint(ui.Remark("for example: --max-size 8GiB"))
+		return ui.Usage("%q is not a valid size", v).Hint(ui.Remark("for example: --max-size 8GiB"))
 	}
 	*s.to = int64(n)
 	return nil
 }
 
 func (a Verbs) maxSizeFlag(c *cobra.Command, o *provision.GitOptions) {
-	c.Flags().Var(size{&o.MaxSize}, "max-size", "how much the VM may send (default 4 GiB)")
+	c.Flags().Var(size{&o.MaxSize}, "max-size", "maximum amount of data the VM may send (default 4 GiB)")
 }

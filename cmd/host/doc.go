@@ -1,10 +1,10 @@
-// Package host has the commands about this machine: aivm host.
+// Package host implements "aivm host", the commands about the host itself.
 package host
 
 import "aivm.dev/aivm/cmd/cli"
 
-// Verbs are the commands of this noun.
+// Verbs builds the commands of "aivm host".
 type Verbs struct{ *cli.App }
 
-// For returns them for a run.
+// For returns the Verbs of a run.
 func For(a *cli.App) Verbs { return Verbs{a} }

@@ -10,9 +10,9 @@ import (
 	"aivm.dev/aivm/provision"
 )
 
-// Cmd is `aivm host`. others are verbs that are also known without "host".
+// Cmd builds "aivm host". others are further subcommands, from other packages.
 func (a Verbs) Cmd(others ...*cobra.Command) *cobra.Command {
-	return cli.Group("host", "Look at and prepare this machine", `  aivm host doctor
+	return cli.Group("host", "Check and prepare this machine, its firewall and its networks", `  aivm host doctor
   aivm host install-deps
 `, append([]*cobra.Command{a.hostDoctorCmd(), a.hostInstallDepsCmd(), a.hostFirewallCmd(), a.hostNetCmd()}, others...)...)
 }
@@ -20,9 +20,9 @@ func (a Verbs) Cmd(others ...*cobra.Command) *cobra.Command {
 func (a Verbs) hostInstallDepsCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "install-deps", Short: "Install the packages VMs need", Args: cli.NoArgs,
-		Long: `Install the packages VMs need: QEMU, libvirt, virtiofsd, the tools for networks,
-and, on Debian and Ubuntu, those that build a guest image. With apt, dnf, pacman
-or zypper; elsewhere their names are printed. "aivm code ." does it as well.
+		Long: `Install the packages VMs need: QEMU, libvirt, virtiofsd, network tools and, on Debian
+and Ubuntu, the tools that build a guest image. Works with apt, dnf, pacman and zypper;
+on other systems the package names are printed. "aivm code ." does this too.
 
 Examples:
   aivm host install-deps --dry-run
@@ -39,7 +39,7 @@ Examples:
 					a.UI.Result("Everything is installed.")
 					return
 				}
-				a.UI.Result("Installed. To see whether this machine can run VMs now: aivm host doctor")
+				a.UI.Result("Installed. To check whether this machine can run VMs: aivm host doctor")
 			})
 		},
 	}
@@ -50,24 +50,24 @@ Examples:
 func (a Verbs) hostDoctorCmd() *cobra.Command {
 	var o provision.DoctorOptions
 	c := &cobra.Command{
-		Use: "doctor", Short: "Check whether this machine can run VMs, and mend it", Args: cli.NoArgs,
+		Use: "doctor", Short: "Check whether this machine can run VMs, and fix problems", Args: cli.NoArgs,
 		Long: `Check whether this machine can run VMs and reach them: programs, daemons, KVM,
 kernel, memory, disk, other firewalls, VPN, subnets, ssh and its configuration,
-editors, clock. Each line says what was seen, and what would mend it; with -v
-also where it was seen.
+editors, clock. Each line shows what was found and, if there is a problem, how to
+fix it. With -v it also shows where each fact comes from.
 
-Nothing is changed without --fix, and nothing done as root without --sudo: with
-it, libvirt is asked through sudo where it refuses you, and the firewall's rules
-are read. --fix does what can be mended without a person's judgement: it shows
-the list and asks once.
+Without --fix nothing is changed, and without --sudo nothing runs as root. With
+--sudo, libvirt is queried through sudo if it refuses you, and the firewall rules
+are read. --fix repairs what needs no decision by you; it shows the list and asks
+once.
 
 Examples:
   aivm host doctor
   aivm host doctor --fix --dry-run
   aivm host doctor --sudo --json
 
-Exit status: 0 all is well; 1 wrong usage; 2 something is bad; 3 --fix needs a
-yes; 130 interrupted.`,
+Exit status: 0 no problem found; 1 wrong usage; 2 a check failed; 3 approval of --fix
+missing or declined; 130 interrupted.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if a.DryRun && !o.Fix {
 				return ui.Usage("--dry-run shows what --fix would do").Hint(ui.Cmd("aivm host doctor --fix --dry-run"))
@@ -91,8 +91,8 @@ yes; 130 interrupted.`,
 			return err
 		},
 	}
-	c.Flags().BoolVar(&o.Sudo, "sudo", false, "also look where only root can")
-	c.Flags().BoolVar(&o.Fix, "fix", false, "mend what can be mended, after showing it")
+	c.Flags().BoolVar(&o.Sudo, "sudo", false, "also check what only root can read, with sudo")
+	c.Flags().BoolVar(&o.Fix, "fix", false, "repair what can be repaired automatically, after asking")
 	a.DryRunFlag(c)
 	return c
 }
@@ -104,7 +104,7 @@ func (a Verbs) printDiagnosis(st provision.Diagnosis) {
 		a.UI.Say("Done: %s", s)
 	}
 	if len(st.Mends) > 0 {
-		a.UI.Say("What aivm can mend: %s", strings.Join(st.Mends, "; "))
-		a.UI.Say("To have it done: aivm host doctor --fix")
+		a.UI.Say("aivm can fix: %s", strings.Join(st.Mends, "; "))
+		a.UI.Say("to fix it: aivm host doctor --fix")
 	}
 }

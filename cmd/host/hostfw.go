@@ -11,14 +11,14 @@ import (
 )
 
 func (a Verbs) hostFirewallCmd() *cobra.Command {
-	c := cli.Group("fw", "Look at and change the firewall between VMs and this machine", `  aivm host fw status
+	c := cli.Group("fw", "Show, load and remove the firewall rules that isolate VMs", `  aivm host fw status
   aivm host fw apply --dry-run
 `, a.hostFwApplyCmd(), a.hostFwStatusCmd(), a.hostFwRemoveCmd())
 	c.Aliases = []string{"firewall"}
 	return c
 }
 
-// fwVerb declares a verb about the firewall of one network, or of all.
+// fwVerb builds a command about the firewall of one network, or of all.
 func (a Verbs) fwVerb(use, short, long string, run func(context.Context, *provision.Env, string) error) *cobra.Command {
 	var network string
 	c := &cobra.Command{
@@ -31,29 +31,30 @@ func (a Verbs) fwVerb(use, short, long string, run func(context.Context, *provis
 			return run(c.Context(), e, network)
 		},
 	}
-	c.Flags().StringVar(&network, "network", "", "the network (default: all)")
+	c.Flags().StringVar(&network, "network", "", "network whose firewall is meant (default: all)")
 	_ = c.RegisterFlagCompletionFunc("network", a.CompleteNetwork)
 	return c
 }
 
 func (a Verbs) hostFwApplyCmd() *cobra.Command {
-	c := a.fwVerb("apply", "Put the firewall's rules in place", `Put the firewall's rules of a network, or of all, in place, if they are not. Every
-use of a VM does the same. With --dry-run the rules are printed.
+	c := a.fwVerb("apply", "Load the firewall rules", `Load the firewall rules of one network, or of all networks, if they are not loaded.
+Every command that uses a VM does the same. With --dry-run the rules are printed.
 
 Examples:
   aivm host fw apply
   aivm host fw apply --network aivm-net --dry-run
 `, func(ctx context.Context, e *provision.Env, network string) error {
 		r, err := e.FirewallApply(ctx, network)
-		return a.Show(r, err, func() { a.UI.Result("The firewall is in place") })
+		return a.Show(r, err, func() { a.UI.Result("The firewall rules are loaded") })
 	})
 	a.DryRunFlag(c)
 	return c
 }
 
 func (a Verbs) hostFwRemoveCmd() *cobra.Command {
-	c := a.fwVerb("remove", "Take the firewall's rules away", `Take the firewall's rules of a network, or of all, away. The next use of a VM puts
-them back, unless its network's config says enabled = false.
+	c := a.fwVerb("remove", "Remove the firewall rules", `Remove the firewall rules of one network, or of all networks. The next command that
+uses a VM of the network loads them again, unless the network's firewall has
+enabled = false in the config.
 
 Examples:
   aivm host fw remove --dry-run
@@ -61,7 +62,7 @@ Examples:
 `, func(ctx context.Context, e *provision.Env, network string) error {
 		r, err := e.FirewallRemove(ctx, network)
 		return a.Show(r, err, func() {
-			a.UI.Result("The firewall is gone until a VM of the network is used again; to keep it off: enabled = false in the config")
+			a.UI.Result("The firewall rules are removed until a VM of the network is used again; to disable the firewall: enabled = false in the config")
 		})
 	})
 	a.DryRunFlag(c)
@@ -70,8 +71,8 @@ Examples:
 
 func (a Verbs) hostFwStatusCmd() *cobra.Command {
 	var sudo bool
-	c := a.fwVerb("status", "Show whether the firewall's rules are in place", `Show whether the firewall's rules are in place, what a guest can reach, and what
-of other programs' rules stands in the way.
+	c := a.fwVerb("status", "Show whether the firewall rules are loaded", `Show whether the firewall rules are loaded, what a guest can reach, and which rules of
+other programs interfere with them.
 
 Examples:
   aivm host fw status
@@ -94,6 +95,6 @@ Examples:
 		}
 		return nil
 	})
-	c.Flags().BoolVar(&sudo, "sudo", false, "look where only root can")
+	c.Flags().BoolVar(&sudo, "sudo", false, "read the loaded rules with sudo")
 	return c
 }

@@ -11,7 +11,7 @@ import (
 )
 
 func (a Verbs) hostNetCmd() *cobra.Command {
-	c := cli.Group("net", "Look at, make and take away networks of VMs", `  aivm host net status
+	c := cli.Group("net", "Show, create and delete the networks of VMs", `  aivm host net status
   aivm host net create --dry-run
   aivm host net destroy aivm-net
 `, a.hostNetCreateCmd(), a.hostNetStatusCmd(), a.hostNetDestroyCmd())
@@ -19,14 +19,15 @@ func (a Verbs) hostNetCmd() *cobra.Command {
 	return c
 }
 
-// oneNetwork is the network a verb names, "" if none, and what it works with.
+// oneNetwork returns the network named in args, "" if there is none, and the
+// provision.Env of the run.
 func (a Verbs) oneNetwork(verb string, args []string) (string, *provision.Env, error) {
 	name := ""
 	switch {
 	case len(args) > 1:
-		return "", nil, ui.Usage("one network at a time, not %d", len(args)).Hint(ui.Cmd("aivm host net status"))
+		return "", nil, ui.Usage("%d networks are given: one at a time", len(args)).Hint(ui.CmdFor("to list them", "aivm host net status"))
 	case len(args) == 1 && args[0] == "":
-		return "", nil, ui.Usage("the name of a network is empty").Hint(ui.Cmd("aivm host net status"))
+		return "", nil, ui.Usage("the network's name is empty").Hint(ui.CmdFor("to list the networks", "aivm host net status"))
 	case len(args) == 1:
 		name = args[0]
 	}
@@ -36,11 +37,12 @@ func (a Verbs) oneNetwork(verb string, args []string) (string, *provision.Env, e
 
 func (a Verbs) hostNetCreateCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "create [NETWORK]", Short: "Make a network, with its firewall, before a VM needs it",
-		Long: `Make a network: libvirt's, its firewall, and its record. Without a name it is the
-one the next VM gets (defaults.network in the config). A new name gets a bridge and
-a subnet that are free; VMs made from then on use it if defaults.network.name says
-so. One that is there is put right: started, its firewall in place.
+		Use: "create [NETWORK]", Short: "Create a network with its firewall",
+		Long: `Create a libvirt network with its firewall and record it in the config. Creating a VM
+does this too. Without a name, it is the network the next VM uses (defaults.network in
+the config). A new name gets an unused bridge and subnet; to have new VMs use it, set
+defaults.network.name. An existing network is started if it is not active, and its
+firewall rules are loaded.
 
 Examples:
   aivm host net create --dry-run
@@ -54,9 +56,9 @@ Examples:
 			}
 			r, err := e.CreateNetwork(c.Context(), name)
 			return a.Show(r.Status, err, func() {
-				is := "is there"
+				is := "is created"
 				if r.Was {
-					is = "was there already"
+					is = "exists already"
 				}
 				n := r.Network
 				a.UI.Result("Network %s %s: bridge %s, %s, gateway %s", n.Name, is, n.Network.Bridge, n.Network.SubnetCIDR, n.Network.GatewayIP)
@@ -72,8 +74,8 @@ func (a Verbs) hostNetStatusCmd() *cobra.Command {
 	var sudo bool
 	c := &cobra.Command{
 		Use: "status [NETWORK]", Short: "Show the networks of VMs",
-		Long: `Show a network, or all: whether libvirt runs it, its bridge and subnet, its
-firewall, the VMs that use it and the addresses that are kept for them.
+		Long: `Show one network, or all: its state in libvirt, bridge, subnet and firewall, the VMs
+that use it, and the IP addresses reserved for them.
 
 Examples:
   aivm host net status
@@ -96,7 +98,7 @@ Examples:
 			return nil
 		},
 	}
-	c.Flags().BoolVar(&sudo, "sudo", false, "ask libvirt through sudo where it refuses you")
+	c.Flags().BoolVar(&sudo, "sudo", false, "query libvirt with sudo if it refuses you")
 	return c
 }
 
@@ -117,7 +119,7 @@ func (a Verbs) printNetworks(r provision.NetworksStatus) {
 		a.UI.Result("  firewall: %s", n.Firewall)
 		a.UI.Result("  VMs: %s", cli.OrDash(strings.Join(n.VMs, ", ")))
 		for _, g := range n.Addresses {
-			a.UI.Result("  address %s is kept for %s (%s)", g.Address, ui.Clean(g.VM), g.MAC)
+			a.UI.Result("  address %s is reserved for %s (%s)", g.Address, ui.Clean(g.VM), g.MAC)
 		}
 		for _, f := range n.Fix {
 			a.UI.Result("  fix: %s", f)
@@ -128,10 +130,10 @@ func (a Verbs) printNetworks(r provision.NetworksStatus) {
 func (a Verbs) hostNetDestroyCmd() *cobra.Command {
 	var force bool
 	c := &cobra.Command{
-		Use: "destroy NETWORK", Short: "Take a network away, with its firewall",
-		Long: `Take a network away: libvirt's, its firewall, and its record. It is made again when
-a VM needs it. One that VMs use stays; with --force it goes, its record stays, and
-the next start of a VM makes it again.
+		Use: "destroy NETWORK", Short: "Delete a network with its firewall",
+		Long: `Delete a libvirt network, its firewall and its record in the config. A network that VMs
+use is not deleted, except with --force: then those VMs lose their connection, the
+record is kept, and the next start of one of them creates the network again.
 
 Examples:
   aivm host net destroy aivm-net --dry-run
@@ -140,17 +142,17 @@ Examples:
 		ValidArgsFunction: a.CompleteNetwork,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) != 1 || args[0] == "" {
-				return ui.Usage("name one network").Hint(ui.Cmd("aivm list"))
+				return ui.Usage("give the name of one network").Hint(ui.CmdFor("to list the networks", "aivm host net status"))
 			}
 			e, err := a.Provision("net destroy")
 			if err != nil {
 				return err
 			}
 			r, err := e.DestroyNetwork(c.Context(), args[0], force)
-			return a.Show(r, err, func() { a.UI.Result("Network %s is gone", r.Network) })
+			return a.Show(r, err, func() { a.UI.Result("Network %s is deleted", r.Network) })
 		},
 	}
-	c.Flags().BoolVar(&force, "force", false, "take it away from VMs that use it")
+	c.Flags().BoolVar(&force, "force", false, "delete it although VMs use it")
 	a.DryRunFlag(c)
 	return c
 }

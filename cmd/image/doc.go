@@ -1,10 +1,10 @@
-// Package image has the commands about guest images: aivm image.
+// Package image implements "aivm image", the commands about guest images.
 package image
 
 import "aivm.dev/aivm/cmd/cli"
 
-// Verbs are the commands of this noun.
+// Verbs builds the commands of "aivm image".
 type Verbs struct{ *cli.App }
 
-// For returns them for a run.
+// For returns the Verbs of a run.
 func For(a *cli.App) Verbs { return Verbs{a} }

@@ -12,14 +12,14 @@ import (
 	"aivm.dev/aivm/provision"
 )
 
-// Cmd is `aivm image`.
+// Cmd builds "aivm image".
 func (a Verbs) Cmd() *cobra.Command {
-	return cli.Group("image", "List, get, check and remove guest images", `  aivm image list
+	return cli.Group("image", "List, fetch, verify and remove guest images", `  aivm image list
   aivm image fetch ubuntu-24.04
 `, a.imageListCmd(), a.FetchCmd("fetch"), a.imageVerifyCmd(), a.imageRemoveCmd())
 }
 
-// completeCached offers what the cache has.
+// completeCached offers the names of the images in the cache.
 func (a Verbs) completeCached(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	e, err := a.Provision("complete")
 	if err != nil {
@@ -30,9 +30,9 @@ func (a Verbs) completeCached(*cobra.Command, []string, string) ([]string, cobra
 
 func (a Verbs) imageListCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "list", Aliases: []string{"ls"}, Short: "List the guest images that are here and those that can be had", Args: cli.NoArgs,
-		Long: `List the guest images in the cache, with size, release, how they were verified
-and which VMs use them, and those that can be had. No server is asked.
+		Use: "list", Aliases: []string{"ls"}, Short: "List cached guest images and those available to fetch", Args: cli.NoArgs,
+		Long: `List the guest images in the cache, with their size, release, how they were verified
+and which VMs use them; then the images available to fetch. No server is contacted.
 
 Examples:
   aivm image list
@@ -68,7 +68,7 @@ func (a Verbs) printImages(l provision.ImageListing) {
 		case name == "" && i.Source != "":
 			name = i.Source + " (older)"
 		case name == "":
-			name = "in the storage pool alone"
+			name = "only in the storage pool"
 		}
 		size := i.Size
 		if i.State == "pool" {
@@ -81,7 +81,7 @@ func (a Verbs) printImages(l provision.ImageListing) {
 		a.UI.Result("  - %s | %s | size=%s | release=%s | verified=%s | used_by=%s | state=%s",
 			name, i.SHA256[:min(16, len(i.SHA256))], humanize.Bytes(uint64(size)), cli.OrDash(i.Release), cli.OrDash(i.Verified), cli.OrDash(used), i.State)
 	}
-	a.UI.Result("To be had")
+	a.UI.Result("Available")
 	for _, r := range l.Catalogue {
 		var marks []string
 		if r.MB > 0 {
@@ -91,7 +91,7 @@ func (a Verbs) printImages(l provision.ImageListing) {
 			marks = append(marks, "the default")
 		}
 		if r.Cached {
-			marks = append(marks, "is here")
+			marks = append(marks, "cached")
 		}
 		a.UI.Result("  - %s | %s | from=%s | arch=%s%s", r.Name, r.Title, r.From, strings.Join(r.Arches, ","), cli.Prefixed(" | ", strings.Join(marks, ", ")))
 	}
@@ -104,7 +104,8 @@ func (a Verbs) printImages(l provision.ImageListing) {
 	a.UI.Result("Cache: %s", l.Cache)
 }
 
-// FetchCmd is "image fetch IMAGE", and "host image-fetch --image IMAGE".
+// FetchCmd builds "image fetch IMAGE" or, with another use, aivm 0.3's
+// "host image-fetch --image IMAGE".
 func (a Verbs) FetchCmd(use string) *cobra.Command {
 	var name string
 	var again bool
@@ -113,10 +114,10 @@ func (a Verbs) FetchCmd(use string) *cobra.Command {
 		full, arg = "aivm host "+use, " --image "
 	}
 	c := &cobra.Command{
-		Use: use, Short: "Get a guest image into the cache",
-		Long: `Get a guest image into the cache, so that the first VM is quicker to make. Of an
-image of the catalogue the newest build is looked up, and fetched if it is newer
-than the one that is here. What a broken download left is gone on with.
+		Use: use, Short: "Download a guest image into the cache",
+		Long: `Download a guest image into the cache, so that creating the first VM takes less time.
+For an image of the catalogue ("aivm image list"), the newest build is downloaded if it
+is newer than the cached one. An interrupted download is resumed.
 
 Examples:
   ` + full + `
@@ -127,7 +128,7 @@ Examples:
 			case use != "fetch":
 				return cli.NoArgs(c, args)
 			case len(args) > 1:
-				return ui.Usage("one image at a time, not %d", len(args))
+				return ui.Usage("%d images are given: one at a time", len(args))
 			case len(args) == 1 && args[0] == "":
 				return ui.Usage("the image's name is empty").Hint(ui.Cmd("aivm image list"))
 			}
@@ -154,7 +155,7 @@ Examples:
 			return a.Show(r, err, func() {
 				what := "is in the cache"
 				if r.Newest {
-					what = "is in the cache, and the newest there is"
+					what = "is in the cache and is the newest build"
 				}
 				a.UI.Result("image %s (%s, %s, %d MB) %s", r.Image, r.SHA256[:min(16, len(r.SHA256))], r.Format, r.Size>>20, what)
 			})
@@ -164,22 +165,22 @@ Examples:
 		c.Use = "fetch [image]"
 	}
 	a.ImageFlag(c, &name, cli.ImageUsage)
-	c.Flags().BoolVar(&again, "again", false, "get it anew although it is here: build it again, read the file again")
+	c.Flags().BoolVar(&again, "again", false, "fetch, build or copy it again although it is cached")
 	a.DryRunFlag(c)
 	return c
 }
 
 func (a Verbs) imageVerifyCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "verify [image]...", Short: "Read images of the cache and compare their digests",
-		Long: `Read images of the cache, all of them or those named, and compare their digests
-with what they were when they were verified.
+		Use: "verify [image]...", Short: "Check cached images against their recorded digests",
+		Long: `Read the given images in the cache, or all of them, and compare their SHA-256 digests
+with those recorded when they were added.
 
 Examples:
   aivm image verify
   aivm image verify ubuntu-24.04 --json
 
-Exit status: 0 all is well; 1 wrong usage; 2 an image is damaged.`,
+Exit status: 0 all images are intact; 1 wrong usage; 2 an image is damaged.`,
 		ValidArgsFunction: a.completeCached,
 		RunE: func(c *cobra.Command, args []string) error {
 			e, err := a.Provision("image-verify")
@@ -209,15 +210,15 @@ Exit status: 0 all is well; 1 wrong usage; 2 an image is damaged.`,
 
 func (a Verbs) printVerified(vs []provision.Verified) {
 	if len(vs) == 0 {
-		a.UI.Result("There is no image in the cache.")
+		a.UI.Result("The cache has no images.")
 	}
-	sign := map[string]string{"ok": "✅", "damaged": "❌"}
+	icon := map[string]string{"ok": "✅", "damaged": "❌"}
 	for _, v := range vs {
 		name := strings.Join(v.Names, ", ")
 		if name == "" {
 			name = v.SHA256[:min(16, len(v.SHA256))]
 		}
-		a.UI.Result("%s %s - %s", sign[v.State], name, v.Detail)
+		a.UI.Result("%s %s - %s", icon[v.State], name, v.Detail)
 		for _, f := range v.Fix {
 			a.UI.Result("     fix: %s", f)
 		}
@@ -228,8 +229,8 @@ func (a Verbs) imageRemoveCmd() *cobra.Command {
 	var unused bool
 	c := &cobra.Command{
 		Use: "remove [image]...", Aliases: []string{"rm"}, Short: "Remove images no VM uses",
-		Long: `Remove images from the cache and from libvirt's storage pool. An image that a
-VM's disk stands on is never removed.
+		Long: `Remove images from the cache and from libvirt's storage pool. An image that the disk of
+a VM is based on is never removed.
 
 Examples:
   aivm image remove ubuntu-22.04
@@ -247,11 +248,11 @@ Examples:
 					a.UI.Result("every image is used by a VM: nothing was removed")
 					return
 				}
-				a.UI.Result("removed; %d MB are free again", r.Freed>>20)
+				a.UI.Result("removed; %d MB freed", r.Freed>>20)
 			})
 		},
 	}
-	c.Flags().BoolVar(&unused, "unused", false, "all that no VM uses, older releases and unfinished downloads too")
+	c.Flags().BoolVar(&unused, "unused", false, "remove all images no VM uses, including older builds and unfinished downloads")
 	a.DryRunFlag(c)
 	return c
 }

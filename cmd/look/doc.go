@@ -1,10 +1,10 @@
-// Package look has the commands that only look: status, list, editors.
+// Package look implements the commands that only show something: status, list, editors.
 package look
 
 import "aivm.dev/aivm/cmd/cli"
 
-// Verbs are the commands of this noun.
+// Verbs builds these commands.
 type Verbs struct{ *cli.App }
 
-// For returns them for a run.
+// For returns the Verbs of a run.
 func For(a *cli.App) Verbs { return Verbs{a} }

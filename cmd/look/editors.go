@@ -9,14 +9,14 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// EditorsCmd is `aivm editors`.
+// EditorsCmd builds "aivm editors".
 func (a Verbs) EditorsCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "editors",
-		Short: "Show which editors can open a VM and how each is started",
-		Long: `Show the editors aivm knows, which of them are on this machine, and the one that
-"aivm code" opens. Another one, once: --editor ID; for good: default in the section
-[editor] of the config.
+		Short: "List the editors aivm can open a folder with",
+		Long: `List the editors aivm knows, with how each is started if it is installed here. A star
+marks the one "aivm code" opens. To use another one, give "aivm code" --editor ID, or
+set "default" in the section [editor] of the config.
 
 Examples:
   aivm editors
@@ -36,19 +36,19 @@ Examples:
 				return a.UI.PrintJSON(map[string]any{"schema": 1, "editors": facts})
 			}
 			for _, f := range facts {
-				mark, how := " ", "not here"
+				mark, how := " ", "not installed"
 				if f.Default {
 					mark = "*"
 				}
 				switch {
 				case f.How == "built in":
-					how = "always there"
+					how = "always available"
 				case f.Found:
 					how = f.How + ": " + strings.Join(f.Command, " ")
 				case f.Why != "":
 					how = "not usable: " + f.Why
 				case f.Install != "":
-					how = "not here; " + f.Install
+					how = "not installed; " + f.Install
 				}
 				a.UI.Result("%s %-13s %-26s %s", mark, f.ID, f.Name, ui.Clean(how))
 			}

@@ -13,21 +13,22 @@ import (
 
 var sections = []string{"all", "folders", "networks", "vms"}
 
-// ListCmd is `aivm list`.
+// ListCmd builds "aivm list".
 func (a Verbs) ListCmd() *cobra.Command { return a.lister("all") }
 
-// VMListCmd is `aivm vm list`.
+// VMListCmd builds "aivm vm list".
 func (a Verbs) VMListCmd() *cobra.Command { return a.lister("vms") }
 
+// lister builds a list command; preset is the default of --section.
 func (a Verbs) lister(preset string) *cobra.Command {
 	var section string
 	c := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List VMs, networks and attached folders", Args: cli.NoArgs,
-		Long: `List VMs, networks and attached folders.
+		Long: `List VMs, networks and attached folders. No VM is contacted.
 
-The state of a folder is what this machine knows without asking the VM: ok is
-shared with it (aivm status asks whether the VM has mounted it), detaching is
-shared with it though it is not attached.
+Folder states: ok means that this machine shares the folder with the VM ("aivm status"
+also checks that the VM has mounted it); detaching means that the folder is still
+shared although it is no longer attached.
 
 Examples:
   aivm list
@@ -52,13 +53,13 @@ Examples:
 			return nil
 		},
 	}
-	c.Flags().StringVar(&section, "section", preset, "all, vms, networks or folders")
+	c.Flags().StringVar(&section, "section", preset, "what to list: all, vms, networks or folders")
 	_ = c.RegisterFlagCompletionFunc("section", cli.Fixed(sections...))
 	return c
 }
 
 func (a Verbs) printListing(l provision.Listing, section string) {
-	show := func(name, title string, rows int, print func()) {
+	show := func(name, title string, rows int, printRows func()) {
 		if section != "all" && section != name {
 			return
 		}
@@ -66,7 +67,7 @@ func (a Verbs) printListing(l provision.Listing, section string) {
 		if rows == 0 {
 			a.UI.Result("  (none)")
 		}
-		print()
+		printRows()
 	}
 	yes := map[bool]string{true: "yes", false: "no"}
 	show("vms", "Managed VMs", len(l.VMs), func() {
@@ -76,7 +77,7 @@ func (a Verbs) printListing(l provision.Listing, section string) {
 				mark = " | active"
 			}
 			if v.NotAdopted {
-				mark += " | not aivm's yet: aivm vm adopt " + v.Name
+				mark += " | not adopted yet: aivm vm adopt " + v.Name
 			}
 			a.UI.Result("  - %s | state=%s | address=%s | network=%s | cpus=%d | ram_mb=%d | disk_gb=%d%s", v.Name, v.State, cli.OrDash(v.Address), v.Network, v.CPUs, v.RAMMB, v.DiskGB, mark)
 		}

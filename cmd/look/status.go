@@ -6,14 +6,14 @@ import (
 	"aivm.dev/aivm/cmd/cli"
 )
 
-// StatusCmd is `aivm status`.
+// StatusCmd builds "aivm status".
 func (a Verbs) StatusCmd() *cobra.Command {
 	var vm string
 	var sudo, detail bool
 	c := &cobra.Command{
-		Use: "status", Short: "Show the state of this machine and of the VM that belongs here", Args: cli.NoArgs,
-		Long: `Show the state of this machine and of the VM that belongs to the working
-directory. Nothing is changed, and without --sudo nothing is asked of root.
+		Use: "status", Short: "Show the state of this machine and of the current directory's VM", Args: cli.NoArgs,
+		Long: `Show the state of this machine and of the VM of the current directory, or the VM
+--vm names. Nothing is changed. Without --sudo, nothing runs as root.
 
 Examples:
   aivm status
@@ -27,7 +27,7 @@ Examples:
 			return a.PrintStatus(c.Context(), e, vm, sudo, detail)
 		},
 	}
-	a.VMFlag(c, &vm, "the VM")
+	a.VMFlag(c, &vm, cli.VMUsage)
 	cli.StatusFlags(c, &sudo, &detail)
 	return c
 }

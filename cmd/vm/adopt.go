@@ -10,10 +10,12 @@ import (
 
 func (a Verbs) vmAdoptCmd() *cobra.Command {
 	var key string
-	c := a.VMVerb("adopt", "Take over a VM that aivm 0.3 made", `Take over a VM that aivm 0.3 made and the config names. What it is, its disk first,
-is shown before. It gets aivm's mark, a fixed address and aivm's SSH entry; its
-folders move to aivm's share at its next stop. Its host key is the one your
-known_hosts has; if there is none, its fingerprint has to be confirmed.
+	c := a.VMVerb("adopt", "Take over a VM created by aivm 0.3", `Take over a VM that was created by aivm 0.3 and is in the config. The VM, its disk
+first, is shown before anything changes. aivm then marks its libvirt domain as its
+own, reserves an address for it and writes an SSH alias. The VM's folders move to
+this version's shared directory the next time the VM stops. aivm pins the SSH host
+key that your known_hosts has for the VM; if it has none, you are asked to confirm
+the fingerprint.
 
 Examples:
   aivm vm adopt aivm-2404 --dry-run
@@ -21,7 +23,7 @@ Examples:
 `, func(ctx context.Context, e *provision.Env, name string) error {
 		return a.showVM(e.Adopt(ctx, provision.AdoptOptions{Name: name, HostKey: key}))
 	})
-	c.Flags().StringVar(&key, "host-key", "", "the fingerprint of its host key, SHA256:..., if you know it")
+	c.Flags().StringVar(&key, "host-key", "", "expected fingerprint of the VM's SSH host key, SHA256:...")
 	a.DryRunFlag(c)
 	return c
 }

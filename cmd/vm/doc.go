@@ -1,10 +1,10 @@
-// Package vm has the commands about one VM: aivm vm.
+// Package vm implements "aivm vm", the commands about one VM.
 package vm
 
 import "aivm.dev/aivm/cmd/cli"
 
-// Verbs are the commands of this noun.
+// Verbs builds the commands of "aivm vm".
 type Verbs struct{ *cli.App }
 
-// For returns them for a run.
+// For returns the Verbs of a run.
 func For(a *cli.App) Verbs { return Verbs{a} }

@@ -11,11 +11,12 @@ import (
 	"aivm.dev/aivm/provision"
 )
 
-// snapshotVerb declares a verb about one snapshot of a VM.
-func (a Verbs) snapshotVerb(use, short, long string, must bool, run func(context.Context, *provision.Env, provision.SnapshotOptions) error) *cobra.Command {
+// snapshotVerb builds a command about one snapshot of a VM. needsName makes the
+// snapshot's name a required argument.
+func (a Verbs) snapshotVerb(use, short, long string, needsName bool, run func(context.Context, *provision.Env, provision.SnapshotOptions) error) *cobra.Command {
 	var o provision.SnapshotOptions
 	arg := " [name]"
-	if must {
+	if needsName {
 		arg = " name"
 	}
 	c := &cobra.Command{
@@ -24,9 +25,9 @@ func (a Verbs) snapshotVerb(use, short, long string, must bool, run func(context
 		RunE: func(c *cobra.Command, args []string) error {
 			switch {
 			case len(args) > 1:
-				return ui.Usage("one snapshot at a time, not %d; the VM is named with --vm", len(args))
-			case len(args) == 1 && args[0] == "", must && len(args) == 0:
-				return ui.Usage("which snapshot?").Hint(ui.Cmd("aivm vm snapshots"), ui.Cmd(c.CommandPath()+" NAME"))
+				return ui.Usage("%d snapshots are given: one at a time; to choose a VM, use --vm", len(args))
+			case len(args) == 1 && args[0] == "", needsName && len(args) == 0:
+				return ui.Usage("the name of the snapshot is missing").Hint(ui.CmdFor("to list the snapshots", "aivm vm snapshots"), ui.Cmd(c.CommandPath()+" NAME"))
 			case len(args) == 1:
 				o.Name = args[0]
 			}
@@ -37,16 +38,17 @@ func (a Verbs) snapshotVerb(use, short, long string, must bool, run func(context
 			return run(c.Context(), e, o)
 		},
 	}
-	a.VMFlag(c, &o.VM, "the VM")
-	c.Flags().BoolVar(&o.StayOff, "stay-off", false, "do not start a VM again that was stopped for it")
+	a.VMFlag(c, &o.VM, cli.VMUsage)
+	c.Flags().BoolVar(&o.StayOff, "stay-off", false, "if the VM has to be stopped, do not start it again")
 	a.DryRunFlag(c)
 	return c
 }
 
 func (a Verbs) vmSnapshotCmd() *cobra.Command {
-	return a.snapshotVerb("snapshot", "Keep the disk of a VM as it is now", `Keep the disk of a VM as it is now, under a name, so that it can be gone back to.
-The VM has to be off for a moment: one that runs is stopped, after a question, and
-started again. Shared folders lie on this machine and are not part of it.
+	return a.snapshotVerb("snapshot", "Save the state of a VM's disk", `Save the present state of a VM's disk as a snapshot, to which "aivm vm rollback" can
+return. Without a name, one is made from the time. The VM has to be off meanwhile: a
+running VM is stopped, after a question, and started again. Shared folders are on
+this machine and not part of the snapshot.
 
 Examples:
   aivm vm snapshot before-upgrade
@@ -54,15 +56,16 @@ Examples:
 `, false, func(ctx context.Context, e *provision.Env, o provision.SnapshotOptions) error {
 		r, err := e.Snapshot(ctx, o)
 		return a.Show(r, err, func() {
-			a.UI.Result("Snapshot %s of VM %s is kept; to go back to it: aivm vm rollback %s --vm %s", r.Snapshot, r.VM, r.Snapshot, r.VM)
-			a.sayNotInIt(r)
+			a.UI.Result("Saved snapshot %s of VM %s; to return to it: aivm vm rollback %s --vm %s", r.Snapshot, r.VM, r.Snapshot, r.VM)
+			a.sayNotInSnapshot(r)
 		})
 	})
 }
 
 func (a Verbs) vmRollbackCmd() *cobra.Command {
-	return a.snapshotVerb("rollback", "Put the disk of a VM back to a snapshot", `Put the disk of a VM back to a snapshot. What it is now is kept first, as snapshot
-before-rollback-TIME, so that nothing is lost. Shared folders stay as they are.
+	return a.snapshotVerb("rollback", "Return a VM's disk to a snapshot", `Return a VM's disk to the state saved in a snapshot. The present state is saved
+first, as snapshot before-rollback-TIME, so nothing is lost. Shared folders do not
+change. A running VM is stopped, after a question, and started again.
 
 Examples:
   aivm vm rollback before-upgrade
@@ -72,20 +75,20 @@ Examples:
 		return a.Show(r, err, func() {
 			switch {
 			case !r.Changed:
-				a.UI.Result("The disk of VM %s is as in snapshot %s already", r.VM, r.Snapshot)
+				a.UI.Result("The disk of VM %s is already as in snapshot %s", r.VM, r.Snapshot)
 			case r.Kept == "":
 				a.UI.Result("VM %s is back at snapshot %s", r.VM, r.Snapshot)
 			default:
-				a.UI.Result("VM %s is back at snapshot %s; what it was before is kept as %s", r.VM, r.Snapshot, r.Kept)
+				a.UI.Result("VM %s is back at snapshot %s; its state before is saved as %s", r.VM, r.Snapshot, r.Kept)
 			}
-			a.sayNotInIt(r)
+			a.sayNotInSnapshot(r)
 		})
 	})
 }
 
 func (a Verbs) vmSnapshotDeleteCmd() *cobra.Command {
-	return a.snapshotVerb("snapshot-delete", "Delete a snapshot of a VM", `Delete a snapshot of a VM and give back what only it holds. The present and the
-other snapshots stay as they are.
+	return a.snapshotVerb("snapshot-delete", "Delete a snapshot of a VM", `Delete a snapshot of a VM and free the disk space that only it uses. The VM's present
+disk and its other snapshots do not change.
 
 Examples:
   aivm vm snapshot-delete before-upgrade
@@ -99,14 +102,15 @@ Examples:
 	})
 }
 
-// sayNotInIt says what a snapshot does not cover.
-func (a Verbs) sayNotInIt(r provision.SnapshotResult) {
+// sayNotInSnapshot prints what a snapshot does not include, and that the VM is off.
+func (a Verbs) sayNotInSnapshot(r provision.SnapshotResult) {
 	if r.Changed {
-		a.UI.Say("Not part of it: %s", strings.Join(r.NotInIt, "; "))
+		a.UI.Say("Not in the snapshot: %s", strings.Join(r.NotInIt, "; "))
 	}
 	a.sayOff(r)
 }
 
+// sayOff prints that the VM is off and the command to start it.
 func (a Verbs) sayOff(r provision.SnapshotResult) {
 	if r.State == "off" {
 		a.UI.Say("The VM is off; to start it: aivm vm up %s", r.VM)
@@ -114,8 +118,8 @@ func (a Verbs) sayOff(r provision.SnapshotResult) {
 }
 
 func (a Verbs) vmSnapshotsCmd() *cobra.Command {
-	return a.VMVerb("snapshots", "List the snapshots of a VM", `List the snapshots of a VM, what each holds that nothing else does, and what the
-disk takes on this machine.
+	return a.VMVerb("snapshots", "List the snapshots of a VM", `List the snapshots of a VM as a tree, with the disk space that only each of them uses,
+and the size of the VM's disk on this machine.
 
 Examples:
   aivm vm snapshots

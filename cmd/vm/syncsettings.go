@@ -14,10 +14,11 @@ func (a Verbs) vmSyncSettingsCmd() *cobra.Command {
 	var o provision.SyncOptions
 	var editorName string
 	var overwrite bool
-	c := a.VMVerb("sync-settings", "Bring your settings and dotfiles into a VM", `Bring your settings into a VM that runs: the files and directories that sync.paths
-names, your git identity without what belongs to this machine, and the editor's
-settings where its server in the guest reads them. What has not changed is not sent;
-what the guest changed is kept beside; files that hold a secret stay here.
+	c := a.VMVerb("sync-settings", "Copy your settings and dotfiles into a VM", `Copy your settings into a running VM: the files and directories in sync.paths of the
+config; your git configuration, without the parts that only work on this machine; and
+your editor's settings, to where its server in the guest reads them. Only changes are
+sent. A file that was changed in the guest is replaced, and the guest's version is
+kept as a backup. Files that seem to contain a secret are not sent.
 
 Examples:
   aivm vm sync-settings
@@ -25,7 +26,7 @@ Examples:
   aivm vm sync-settings --dry-run
 `, func(ctx context.Context, e *provision.Env, name string) error {
 		r, err := e.SyncSettings(ctx, name, editorName, o)
-		if r.Schema != 0 { // problems with some are an error beside the report
+		if r.Schema != 0 { // if some files failed, there is a result and an error: print both
 			if perr := a.Show(r, nil, func() { a.printSettings(r) }); perr != nil {
 				return perr
 			}
@@ -33,11 +34,11 @@ Examples:
 		return err
 	})
 	f := c.Flags()
-	f.StringSliceVar(&o.Paths, "paths", nil, "these instead of the configured ones (comma separated; HOST=GUEST for another place)")
-	f.BoolVar(&overwrite, "overwrite", true, "replace what the guest changed, keeping it beside; false: leave it")
-	f.StringVar(&editorName, "editor", "", "the editor whose settings are meant (default: the one code would open)")
+	f.StringSliceVar(&o.Paths, "paths", nil, "copy these files and directories instead of sync.paths (comma-separated; HOST=GUEST for another guest path)")
+	f.BoolVar(&overwrite, "overwrite", true, "replace files that were changed in the guest, keeping a backup; =false leaves them")
+	f.StringVar(&editorName, "editor", "", "editor whose settings to copy (default: the one aivm code opens)")
 	_ = c.RegisterFlagCompletionFunc("editor", cli.Fixed(editor.IDs()...))
-	f.StringSliceVar(&o.Extensions, "extensions", nil, "editor extensions to install in the guest (ids, comma separated; workspace: those you have here; none)")
+	f.StringSliceVar(&o.Extensions, "extensions", nil, cli.ExtensionsUsage)
 	cli.SecretFlag(c, &o.AllowSecret)
 	c.PreRun = func(c *cobra.Command, _ []string) {
 		if c.Flags().Changed("overwrite") {
@@ -57,12 +58,12 @@ func (a Verbs) printSettings(r provision.SyncResult) {
 	}{
 		{"copied", r.Copied},
 		{"merged", r.Merged},
-		{"not there on this machine", r.Missing},
-		{"changed in the guest, and left", r.Kept},
-		{"the guest's own is kept as", r.Backups},
-		{"changed on both sides, the guest keeps its own", r.Conflicts},
-		{"left out, for this machine only", r.LeftOut},
-		{"no longer listed, and left in the guest", r.Dropped},
+		{"does not exist on this machine", r.Missing},
+		{"changed in the guest, not replaced", r.Kept},
+		{"backup of the guest's version", r.Backups},
+		{"changed on both sides, the guest's version is kept", r.Conflicts},
+		{"not copied, only for this machine", r.LeftOut},
+		{"no longer in sync.paths, still in the guest", r.Dropped},
 		{"note", r.Notes},
 	} {
 		for _, n := range l.names {

@@ -230,7 +230,7 @@ func (g *gitWorld) refused(t *testing.T) {
 		t.Errorf("dirty: %+v", r)
 	}
 	r = g.aivm(g.repo, "git", "status")
-	if r.code != 0 || !strings.Contains(r.stdout, "Not committed there: M a.txt") || !strings.Contains(r.stdout, "1 commit behind") {
+	if r.code != 0 || !strings.Contains(r.stdout, "Not committed in the VM: M a.txt") || !strings.Contains(r.stdout, "1 commit behind") {
 		t.Errorf("status: %+v", r)
 	}
 	g.equal("the guest's file", g.there("tail -n1 a.txt"), "mine")

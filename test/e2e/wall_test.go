@@ -224,7 +224,7 @@ func (v *walled) config(t *testing.T) {
 		t.Errorf("with a port and an address allowed: %v", got)
 	}
 	write(t, store, text, 0o600)
-	if r := v.w.must("", "host", "fw", "apply"); !strings.Contains(r.stdout, "in place") {
+	if r := v.w.must("", "host", "fw", "apply"); !strings.Contains(r.stdout, "rules are loaded") {
 		t.Errorf("%+v", r)
 	}
 	v.reaches(t, true)
