@@ -67,7 +67,7 @@ func Run(args []string, w World) int {
 		err = fmt.Errorf("%w: %w", err, context.Canceled)
 	}
 	if ran.Name() == cli.SSHName {
-		err = ui.OwnOverSSH(err)
+		err = ui.AsSSHError(err)
 	}
 	a.UI.PrintError(err)
 	return ui.ExitCode(err)

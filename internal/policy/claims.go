@@ -5,27 +5,26 @@ import (
 	"strings"
 )
 
-// A Claim is one thing that is promised about the guests of a network. The table
-// Claims is the one source of the sentence `status` prints, of the table in
-// SECURITY.md, and of what the packet test proves (test/packets).
+// A Claim is one statement about what the guests of a network can reach or be reached by.
+// The list Claims is the only source of the sentence that "aivm status" prints, of the
+// table in SECURITY.md, and of what the packet test checks (test/packets).
 type Claim struct {
 	ID   string
-	Open bool   // the guest reaches it
-	Says string // as SECURITY.md has it
-	// Words are what the sentence of status has of it; "" if it says nothing
-	// about this policy.
+	Open bool   // whether guests can reach it
+	Says string // text of the row in SECURITY.md
+	// Words returns the claim's part of the sentence; "" if it has none for this policy.
 	Words func(Network) string
 }
 
 func always(s string) func(Network) string { return func(Network) string { return s } }
 
-// Claims is all that is promised.
+// Claims lists all claims.
 var Claims = []Claim{
 	{"internet", true, "public addresses of the internet, TCP, UDP and ICMP", always("the internet")},
-	{"gateway", true, "on its gateway: DHCP, DNS over UDP and TCP, echo", func(n Network) string {
+	{"gateway", true, "on its gateway: DHCP, DNS over UDP and TCP, ICMP echo", func(n Network) string {
 		return fmt.Sprintf("DHCP, DNS and echo of its gateway %s", n.Gateway)
 	}},
-	{"answers", true, "whoever on this machine began the conversation (ssh, the editor)", always("")},
+	{"answers", true, "replies in connections that this machine opened (ssh, the editor)", always("")},
 	{"ports", true, "the ports of this machine listed in allow_tcp_ports and allow_udp_ports", func(n Network) string {
 		var out []string
 		for _, p := range n.Ports {
@@ -43,18 +42,18 @@ var Claims = []Claim{
 		}
 		return strings.Join(out, ", ")
 	}},
-	{"host", false, "anything else of this machine, whichever of its addresses is used, IPv4 or IPv6; nor does it say by ARP which it has", always("other services of this machine")},
-	{"private", false, "private, link-local, carrier and multicast networks, IPv4 and IPv6", always("private networks")},
-	{"connected", false, "every network this machine is directly connected to, or reaches by a VPN or a routing table of its own, private or not", always("the networks this machine is connected to")},
-	{"metadata", false, "the addresses where clouds keep a machine's credentials", always("cloud metadata")},
+	{"host", false, "all other services of this machine, on any of its addresses, IPv4 or IPv6; ARP requests for addresses other than the gateway's are not answered", always("other services of this machine")},
+	{"private", false, "private, link-local, carrier-grade NAT and multicast networks, IPv4 and IPv6", always("private networks")},
+	{"connected", false, "every network this machine is directly connected to, or reaches through a VPN or an additional routing table, private or not", always("the networks this machine is connected to")},
+	{"metadata", false, "the addresses of cloud metadata services, which hand out a machine's credentials", always("cloud metadata")},
 	{"guests", false, "other VMs, of its own network and of others", always("other VMs")},
-	{"inward", false, "(from outside) nobody else can begin a conversation with a guest", always("")},
-	{"spoofing", false, "(under another name) packets with an address or card that is not the VM's own", always("")},
-	{"nat", false, "what a destination NAT of this machine (Docker's, yours) leads to, if its target is blocked", always("")},
-	{"flush", false, "anything of the above while its rules are gone and put back: what began meanwhile is cut off", always("")},
+	{"inward", false, "(inbound) connections to a guest from anywhere but this machine", always("")},
+	{"spoofing", false, "(spoofing) packets with an IP or MAC address that is not the VM's own", always("")},
+	{"nat", false, "targets of a destination NAT on this machine (Docker's, yours), if they are blocked", always("")},
+	{"flush", false, "any of the above through a connection opened while the rules were removed: it is cut off when they are loaded again", always("")},
 }
 
-// Sentence says what the guests of a network reach and what they do not.
+// Sentence describes what the guests of a network can reach and what they cannot.
 func Sentence(n Network) string {
 	var open, closed []string
 	for _, c := range Claims {
@@ -70,6 +69,7 @@ func Sentence(n Network) string {
 	return "reaches " + sequence(open, "and") + "; it does not reach " + sequence(closed, "or")
 }
 
+// sequence joins ss with commas, and with the word last before the final one.
 func sequence(ss []string, last string) string {
 	if len(ss) < 2 {
 		return strings.Join(ss, "")

@@ -2,8 +2,8 @@ package policy
 
 import "testing"
 
-// FuzzParse: what a person writes for ports, networks and services is read or
-// refused; what is read is written as it is read.
+// FuzzParse checks the parsers of ports, networks and endpoints: whatever they accept is
+// formatted and parsed again without a change.
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{"443", "8000-8100", "10.1.2.3:5432", "10.1.2.0/24:8000-8100", "[fd00::5]:443", "10.1.2.3:53/udp", "10.0.0.0/8", "::ffff:1.2.3.4", "fe80::1%eth0", "0-1", "1.2.3.4/33:1", "[1.2.3.4]:5"} {
 		f.Add(s)

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// ParsePorts reads "443" or "8000-8100".
+// ParsePorts parses a port or a range of ports: "443" or "8000-8100".
 func ParsePorts(proto, s string) (Ports, error) {
 	first, last, isRange := strings.Cut(s, "-")
 	if !isRange {
@@ -22,8 +22,8 @@ func ParsePorts(proto, s string) (Ports, error) {
 	return p, nil
 }
 
-// ParseEndpoint reads "10.1.2.3:5432", "10.1.2.0/24:8000-8100", "[fd00::5]:443",
-// each with "/udp" behind it or for TCP.
+// ParseEndpoint parses "10.1.2.3:5432", "10.1.2.0/24:8000-8100" or "[fd00::5]:443", with
+// "/udp" appended for UDP; the default is TCP.
 func ParseEndpoint(s string) (Endpoint, error) {
 	bad := fmt.Errorf("%q is not like \"10.1.2.3:5432\", \"10.1.2.0/24:8000-8100\", \"[fd00::5]:443\" or \"10.1.2.3:53/udp\"", s)
 	i := strings.LastIndexByte(s, ':')
@@ -52,7 +52,7 @@ func ParseEndpoint(s string) (Endpoint, error) {
 	return Endpoint{Net: p, Ports: ports}, nil
 }
 
-// ParseNet reads a network, or an address that stands for itself.
+// ParseNet parses a network, or a single address as a network of one address.
 func ParseNet(s string) (netip.Prefix, error) {
 	if p, err := netip.ParsePrefix(s); err == nil {
 		if p = p.Masked(); Usable(p) {

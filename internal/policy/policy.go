@@ -1,16 +1,16 @@
-// Package policy says what a guest may be reached by and what it may reach, as
-// data: networks, addresses and ports that are blocked, this machine's ports
-// that are open, exceptions in blocked networks, and which guest is whose.
+// Package policy describes as data what a guest may reach and what may reach it: blocked
+// networks, ports of the host that are open, exceptions in blocked networks, and the
+// MAC and IP address of each guest.
 //
-// It owns the types, what a person may write for them, their check, their
-// comparison, what is blocked in any case, and the sentences that say all of it
-// (Claims). It reads nothing of the machine and makes no rules: internal/wall
-// renders a policy for nftables. The privileged helper takes a policy and has
-// the rules made itself, so that nobody who can talk to it can load others.
+// It holds the types, their parsing, validation and comparison, the networks that are
+// always blocked, and the sentences that describe a policy (Claims). It reads nothing of
+// the host and makes no rules: internal/wall renders a policy as nftables rules. The
+// privileged helper accepts a policy and renders the rules itself, so that a process
+// that can talk to it cannot load other rules.
 //
-// Invariants: a policy that passes Check has no word in it that a rule could be
-// made of; two that are Same have the same rules, whatever the order and the
-// overlaps of their lists.
+// Invariants: no string in a policy that passes Check can inject nftables syntax; two
+// policies that are Same have the same rules, regardless of order and overlaps in their
+// lists.
 package policy
 
 import (
@@ -27,20 +27,20 @@ import (
 	"aivm.dev/aivm/internal/lazyre"
 )
 
-// Network is what holds for the guests of one libvirt network.
+// Network is the policy for the guests of one libvirt network.
 type Network struct {
 	Network string         `json:"network"`
-	Prefix  string         `json:"prefix"` // of the tables' name
+	Prefix  string         `json:"prefix"` // first part of the tables' names
 	Bridge  string         `json:"bridge"`
 	Subnet  netip.Prefix   `json:"subnet"`
 	Gateway netip.Addr     `json:"gateway"`
-	Block   []netip.Prefix `json:"block"` // IPv4 and IPv6, beyond what is always blocked
-	Ports   []Ports        `json:"ports"` // of this machine, open to guests
-	LAN     []Endpoint     `json:"lan"`   // open although blocked
+	Block   []netip.Prefix `json:"block"` // IPv4 and IPv6, in addition to those always blocked
+	Ports   []Ports        `json:"ports"` // ports of the host that guests may use
+	LAN     []Endpoint     `json:"lan"`   // exceptions in blocked networks
 	Guests  []Guest        `json:"guests"`
 }
 
-// Ports is a range of ports of one protocol.
+// Ports is a range of ports of one protocol, from First to Last inclusive.
 type Ports struct {
 	Proto string `json:"proto"` // "tcp" or "udp"
 	First uint16 `json:"first"`
@@ -55,7 +55,7 @@ func (p Ports) String() string {
 	return s
 }
 
-// Endpoint is a service somewhere in a blocked range.
+// Endpoint is a service in a blocked network: addresses and ports.
 type Endpoint struct {
 	Net netip.Prefix `json:"net"`
 	Ports
@@ -72,12 +72,12 @@ func (e Endpoint) String() string {
 	return host + ":" + e.Ports.String() + map[string]string{"udp": "/udp"}[e.Proto]
 }
 
-// Guest is one VM of the network: the only source its card may name.
+// Guest is one VM of the network: the MAC and IP address it may send from.
 type Guest struct {
 	MAC string     `json:"mac"` // lower case, colons
 	IP  netip.Addr `json:"ip"`
-	// Port is the card of this machine the guest hangs on, as libvirt's hook
-	// saw it when the VM started last; "" if it did not.
+	// Port is the tap device on the host that connects the guest to the bridge, such as
+	// vnet7, as reported to libvirt's hook at the VM's last start; "" if it is unknown.
 	Port string `json:"port,omitempty"`
 }
 
@@ -87,23 +87,24 @@ var (
 	prefixRE  = lazyre.New(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`)
 )
 
-// ValidNetwork reports whether s can name a network that has a wall.
+// ValidNetwork reports whether s can be the name of a network with a policy.
 func ValidNetwork(s string) bool { return networkRE.MatchString(s) }
 
-// limit bounds every list of a policy.
+// limit is the maximum length of each list in a policy.
 const limit = 4096
 
-// Check says what is wrong with the parameters, wherever they came from.
+// Check validates the policy, which may come from an untrusted process, and returns the
+// first problem.
 func (n Network) Check() error {
 	switch {
 	case !networkRE.MatchString(n.Network):
-		return fmt.Errorf("network name %q", n.Network)
+		return fmt.Errorf("invalid network name %q", n.Network)
 	case !bridgeRE.MatchString(n.Bridge):
-		return fmt.Errorf("bridge name %q", n.Bridge)
+		return fmt.Errorf("invalid bridge name %q", n.Bridge)
 	case !prefixRE.MatchString(n.Prefix):
-		return fmt.Errorf("table name %q", n.Prefix)
+		return fmt.Errorf("invalid table name %q", n.Prefix)
 	case !n.Subnet.IsValid() || !n.Subnet.Addr().Is4() || n.Subnet.Masked() != n.Subnet || n.Subnet.Bits() < 8:
-		return fmt.Errorf("subnet %q", n.Subnet)
+		return fmt.Errorf("invalid subnet %q: it must be an IPv4 network of at least 8 prefix bits", n.Subnet)
 	case !n.Subnet.Contains(n.Gateway):
 		return fmt.Errorf("gateway %s is not in subnet %s", n.Gateway, n.Subnet)
 	case len(n.Block) > limit || len(n.Ports) > limit || len(n.LAN) > limit || len(n.Guests) > limit:
@@ -111,7 +112,7 @@ func (n Network) Check() error {
 	}
 	for _, p := range n.Block {
 		if !Usable(p) {
-			return fmt.Errorf("blocked network %q", p)
+			return fmt.Errorf("invalid blocked network %q", p)
 		}
 	}
 	for _, p := range n.Ports {
@@ -121,7 +122,7 @@ func (n Network) Check() error {
 	}
 	for _, e := range n.LAN {
 		if !Usable(e.Net) {
-			return fmt.Errorf("allowed network %q", e.Net)
+			return fmt.Errorf("invalid allowed network %q", e.Net)
 		}
 		if err := e.check(); err != nil {
 			return err
@@ -129,34 +130,34 @@ func (n Network) Check() error {
 	}
 	for _, g := range n.Guests {
 		if m, err := net.ParseMAC(g.MAC); err != nil || len(m) != 6 || m.String() != g.MAC {
-			return fmt.Errorf("hardware address %q", g.MAC)
+			return fmt.Errorf("invalid MAC address %q", g.MAC)
 		}
 		if g.Port != "" && !bridgeRE.MatchString(g.Port) {
-			return fmt.Errorf("port %q of a guest", g.Port)
+			return fmt.Errorf("invalid tap device name %q of guest %s", g.Port, g.MAC)
 		}
 		if !n.Subnet.Contains(g.IP) {
-			return fmt.Errorf("address %s of a guest is not in subnet %s", g.IP, n.Subnet)
+			return fmt.Errorf("address %s of guest %s is not in subnet %s", g.IP, g.MAC, n.Subnet)
 		}
 	}
 	return nil
 }
 
-// Usable reports whether a network can stand in a policy: a whole one, of plain
-// IPv4 or IPv6.
+// Usable reports whether a policy may contain the network: it is valid, has no host bits
+// set, and is plain IPv4 or IPv6 without zone.
 func Usable(p netip.Prefix) bool {
 	return p.IsValid() && p.Masked() == p && p.Addr().Zone() == "" && !p.Addr().Is4In6()
 }
 
 func (p Ports) check() error {
 	if p.Proto != "tcp" && p.Proto != "udp" || p.First == 0 || p.Last < p.First {
-		return fmt.Errorf("port %s/%s", p, p.Proto)
+		return fmt.Errorf("invalid port %s/%s", p, p.Proto)
 	}
 	return nil
 }
 
-// Table is the name the tables of the network have. It carries a digest of
-// the network's name, so that two networks never share one, and always begins
-// with "aivm", so that nobody else's table can be meant.
+// Table returns the name of the network's nftables tables. It contains a digest of the
+// network's name, so that no two networks share it, and always begins with "aivm", so
+// that it never names another program's table.
 func (n Network) Table() string {
 	prefix := n.Prefix
 	if !strings.HasPrefix(prefix, "aivm") {
@@ -172,22 +173,22 @@ func (n Network) Table() string {
 	return prefix + "_" + name + "_" + hex.EncodeToString(sum[:5])
 }
 
-// Tables are the tables the rules live in, as nft names them.
+// Tables returns the three tables of the network with their family, as in nft commands.
 func (n Network) Tables() []string {
 	return []string{"inet " + n.Table(), "bridge " + n.Table(), "arp " + n.Table()}
 }
 
-// Same reports whether two policies come to the same.
-func (n Network) Same(o Network) bool { return reflect.DeepEqual(n.meant(), o.meant()) }
+// Same reports whether two policies mean the same.
+func (n Network) Same(o Network) bool { return reflect.DeepEqual(n.normalize(), o.normalize()) }
 
-// Without returns the policy with the guest of this card taken out.
+// Without returns the policy without the guest of this MAC address.
 func (n Network) Without(mac string) Network {
 	n.Guests = slices.DeleteFunc(slices.Clone(n.Guests), func(g Guest) bool { return g.MAC == strings.ToLower(mac) })
 	return n
 }
 
-// With returns the policy with a guest added; a card has one address, and stays
-// on its port.
+// With returns the policy with a guest added. If there is a guest with this MAC address,
+// its IP address is replaced and its Port kept.
 func (n Network) With(mac string, ip netip.Addr) Network {
 	port := n.port(mac)
 	n = n.Without(mac)
@@ -195,8 +196,8 @@ func (n Network) With(mac string, ip netip.Addr) Network {
 	return n
 }
 
-// OnPort returns the policy with the guest of this card on that port, "" for
-// none; ok is false if there is no such guest.
+// OnPort returns the policy with the Port of the guest of this MAC address set; ok is
+// false if there is no such guest.
 func (n Network) OnPort(mac, port string) (out Network, ok bool) {
 	n.Guests = slices.Clone(n.Guests)
 	for i, g := range n.Guests {
@@ -207,8 +208,8 @@ func (n Network) OnPort(mac, port string) (out Network, ok bool) {
 	return n, ok
 }
 
-// PortsOf returns the policy with its guests on the ports they have in another:
-// only the hook knows them.
+// PortsOf returns the policy with the Port of each guest taken from o. Only libvirt's hook
+// learns the ports, so a policy made from the config has none.
 func (n Network) PortsOf(o Network) Network {
 	for _, g := range n.Guests {
 		n, _ = n.OnPort(g.MAC, o.port(g.MAC))
@@ -216,6 +217,7 @@ func (n Network) PortsOf(o Network) Network {
 	return n
 }
 
+// port returns the Port of the guest of this MAC address, "" if there is none.
 func (n Network) port(mac string) string {
 	for _, g := range n.Guests {
 		if g.MAC == strings.ToLower(mac) {

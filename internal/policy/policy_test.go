@@ -17,7 +17,7 @@ func sample() Network {
 	}
 }
 
-// The document says what the table says.
+// SECURITY.md must have one row for each claim, with the same text.
 func TestSecurityHasEveryClaim(t *testing.T) {
 	b, err := os.ReadFile("../../SECURITY.md")
 	if err != nil {
@@ -36,7 +36,7 @@ func TestSecurityHasEveryClaim(t *testing.T) {
 		}
 	}
 	if rows != len(Claims) {
-		t.Errorf("SECURITY.md has %d lines, the table %d", rows, len(Claims))
+		t.Errorf("SECURITY.md has %d rows, Claims has %d", rows, len(Claims))
 	}
 }
 
@@ -57,7 +57,7 @@ func TestSentence(t *testing.T) {
 	}
 }
 
-// Two networks never share a table, and no table is anybody else's.
+// Two networks never share a table, and all table names begin with "aivm".
 func TestTables(t *testing.T) {
 	a, b := sample(), sample()
 	b.Network = "aivm_net"
@@ -75,17 +75,17 @@ func TestSame(t *testing.T) {
 	slices.Reverse(b.Guests)
 	b.Block = append(b.Block, prefixes("10.9.0.0/16", "10.0.0.0/8")...)
 	if !a.Same(b) {
-		t.Error("the order of guests, or what is covered already, counts")
+		t.Error("policies differ by the order of guests, or by networks that others contain")
 	}
 	if a.Same(a.Without("52:54:00:00:00:01")) || !a.Same(a.Without("52:54:00:00:00:01").With("52:54:00:00:00:01", netip.MustParseAddr("10.77.0.10"))) {
-		t.Error("a guest does not count")
+		t.Error("policies are the same although a guest is missing")
 	}
 	b, ok := a.OnPort("52:54:00:00:00:01", "vnet7")
 	if _, none := a.OnPort("52:54:00:00:00:09", "vnet7"); !ok || none || a.Same(b) || !a.Same(b.PortsOf(a)) || !b.Same(a.PortsOf(b)) {
-		t.Error("a port does not count, or is lost")
+		t.Error("policies are the same although a port differs, or PortsOf loses it")
 	}
 	if !b.Same(b.With("52:54:00:00:00:01", netip.MustParseAddr("10.77.0.10"))) {
-		t.Error("a guest that is named again loses its port")
+		t.Error("With loses the port of an existing guest")
 	}
 }
 

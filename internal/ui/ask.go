@@ -12,12 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxAnswer bounds a line read at a prompt.
+// maxAnswer is the maximum length of an answer, in bytes.
 const maxAnswer = 4096
 
-// Confirm asks a yes-or-no question and reads one line; an empty answer takes
-// the default, an unclear one asks again, the end of input is a no. Without a
-// terminal on stdin nobody can answer: an approval error (exit 3).
+// Confirm asks a yes-or-no question and reads one line. An empty answer is the default,
+// an unclear one is asked again, and the end of input means no. If stdin is not a
+// terminal, it returns an approval error (exit status 3).
 func (s *Streams) Confirm(ctx context.Context, question string, defaultYes bool) (bool, error) {
 	choice := "[y/N]"
 	if defaultYes {
@@ -43,8 +43,8 @@ func (s *Streams) Confirm(ctx context.Context, question string, defaultYes bool)
 	}
 }
 
-// AskLine asks for one line, such as a name to be typed, and returns it without
-// its line end and surrounding blanks.
+// AskLine asks for one line, such as a VM's name, and returns it without surrounding
+// white space.
 func (s *Streams) AskLine(ctx context.Context, question string) (string, error) {
 	answer, err := s.prompt(ctx, question, "")
 	if errors.Is(err, io.EOF) {
@@ -53,8 +53,8 @@ func (s *Streams) AskLine(ctx context.Context, question string) (string, error) 
 	return strings.TrimSpace(answer), err
 }
 
-// Choose shows a numbered menu and returns the index of the chosen item. It
-// asks again on bad input.
+// Choose shows a numbered menu and returns the index of the chosen item. It asks again
+// after an invalid answer.
 func (s *Streams) Choose(ctx context.Context, question string, items []string) (int, error) {
 	if len(items) == 0 {
 		return 0, Failed("nothing to choose from: %s", Clean(question))
@@ -77,7 +77,7 @@ func (s *Streams) Choose(ctx context.Context, question string, items []string) (
 		if err == nil && n >= 1 && n <= len(items) {
 			return n - 1, nil
 		}
-		ask = fmt.Sprintf("%q is not one of them; ", CleanTo(strings.TrimSpace(answer), 40))
+		ask = fmt.Sprintf("%q is not in the list; ", CleanTo(strings.TrimSpace(answer), 40))
 	}
 }
 
@@ -85,8 +85,8 @@ func (s *Streams) prompt(ctx context.Context, question, tail string) (string, er
 	return s.ask(ctx, question, CleanLines(question)+" "+tail)
 }
 
-// ask shows text and reads one line. The live line stays off the screen
-// meanwhile, and a prompt left by Ctrl-C ends its line.
+// ask shows text and reads one line. The live line is hidden until then. After an error,
+// such as Ctrl-C, a line feed ends the line of the prompt.
 func (s *Streams) ask(ctx context.Context, question, text string) (string, error) {
 	if !s.InTTY {
 		return "", NeedsApproval("there is no terminal to ask on: %s", Clean(question))
@@ -99,7 +99,7 @@ func (s *Streams) ask(ctx context.Context, question, text string) (string, error
 	_, err := io.WriteString(sink(s.Err), text)
 	s.mu.Unlock()
 	if err != nil {
-		return "", fmt.Errorf("asking: %w", err)
+		return "", fmt.Errorf("writing the question: %w", err)
 	}
 	line, err := readLine(ctx, s.In)
 	if err != nil {
@@ -110,9 +110,9 @@ func (s *Streams) ask(ctx context.Context, question, text string) (string, error
 	return line, err
 }
 
-// readLine takes exactly one line, byte by byte: what follows belongs to
-// whoever reads next, perhaps a child process. The end of input after some
-// bytes ends the line; before the first it is io.EOF.
+// readLine reads exactly one line, byte by byte, since the bytes after it are for the
+// next reader, which may be a child process. The end of input ends the line; if no byte
+// came before it, the error is io.EOF.
 func readLine(ctx context.Context, r io.Reader) (string, error) {
 	next, stop, err := byteReader(ctx, r)
 	if err != nil {
@@ -136,10 +136,10 @@ func readLine(ctx context.Context, r io.Reader) (string, error) {
 	}
 }
 
-// byteReader returns a function that reads one byte of r and gives up when ctx
-// is done. A read on a terminal cannot be interrupted, so a file is polled
-// together with a pipe that the cancellation writes to: no goroutine stays
-// behind to swallow the next line typed.
+// byteReader returns a function that reads one byte of r and fails when ctx is done. A
+// read from a terminal cannot be interrupted, so a file is polled together with a pipe
+// to which the cancellation writes. A goroutine that blocks in the read would remain and
+// consume the next line typed.
 func byteReader(ctx context.Context, r io.Reader) (next func() (byte, error), stop func(), err error) {
 	f, ok := r.(*os.File)
 	if !ok {
@@ -175,6 +175,7 @@ func byteReader(ctx context.Context, r io.Reader) (next func() (byte, error), st
 	return next, stop, nil
 }
 
+// waitReadable waits until f or wake can be read.
 func waitReadable(f, wake *os.File) error {
 	fc, err := f.SyscallConn()
 	if err != nil {
@@ -199,8 +200,8 @@ func waitReadable(f, wake *os.File) error {
 	return errors.Join(err, pollErr)
 }
 
-// readDetached reads one byte of something that is not a file (tests, pipes in
-// memory). A cancelled read stays behind until its reader delivers or closes.
+// readDetached reads one byte of a reader that is not a file (tests, pipes in memory). If
+// ctx ends first, the goroutine that reads remains until r delivers a byte or is closed.
 func readDetached(ctx context.Context, r io.Reader) (byte, error) {
 	type answer struct {
 		b   byte

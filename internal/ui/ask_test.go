@@ -29,7 +29,7 @@ func TestConfirm(t *testing.T) {
 		{"\n", true, true},
 		{"\n", false, false},
 		{"what\nhuh\ny\n", false, true},
-		{"", true, false}, // nobody there: not a yes, whatever the default
+		{"", true, false}, // end of input: no, whatever the default is
 		{"y", false, true},
 	} {
 		s, _ := asking(strings.NewReader(tc.in))
@@ -78,8 +78,9 @@ func TestChooseAsksAgain(t *testing.T) {
 	golden(t, "choose.txt", errs.String())
 }
 
-// What follows the answered line belongs to the next reader, a child perhaps.
-func TestOneLineIsTaken(t *testing.T) {
+// AskLine and Confirm must not read bytes after the line: they are for the next reader,
+// which may be a child process.
+func TestReadsOneLineOnly(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -119,7 +120,7 @@ func TestPromptEndsAtCtrlC(t *testing.T) {
 			t.Errorf("%s: the line was left open: %q", name, errs)
 		}
 	}
-	// The cancelled read of a file swallowed nothing.
+	// The cancelled read must not have consumed any input.
 	if _, err := io.WriteString(fileW, "y\n"); err != nil {
 		t.Fatal(err)
 	}

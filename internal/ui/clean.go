@@ -13,14 +13,14 @@ import (
 // (unicode.IsPrint, and the plain space) stays.
 func Clean(s string) string { return clean(s, "") }
 
-// CleanTo is Clean bounded to at most limit runes, the last being "…" when
-// something was cut. An escape is never cut in half.
+// CleanTo does what Clean does and shortens the result to at most limit runes, the last
+// one "…" if something was cut. It never cuts within an escape.
 func CleanTo(s string, limit int) string {
 	if limit <= 0 {
 		return ""
 	}
-	// Every rune of the input gives at least one of the output: what lies
-	// beyond limit+1 cannot show, and may be very long.
+	// Each input rune yields at least one output rune, so runes after limit+1 cannot be
+	// shown; cut them off first, since s may be very long.
 	n := 0
 	for i := range s {
 		if n > limit {
@@ -30,7 +30,7 @@ func CleanTo(s string, limit int) string {
 		n++
 	}
 	var b strings.Builder
-	used, last := 0, 0 // last: length of b when one more rune still fits
+	used, last := 0, 0 // last: length of b up to which "…" still fits
 	for len(s) > 0 {
 		piece, size := cleanRune(s, "")
 		w := utf8.RuneCountInString(piece)
@@ -47,7 +47,7 @@ func CleanTo(s string, limit int) string {
 	return b.String()
 }
 
-// CleanLines is Clean for text of several lines: line feeds and tabs stay.
+// CleanLines does what Clean does for a text of several lines: line feeds and tabs stay.
 func CleanLines(s string) string { return clean(s, "\n\t") }
 
 func clean(s, keep string) string {
@@ -73,7 +73,7 @@ func plain(s string) bool {
 	return true
 }
 
-// cleanRune returns how the first rune of s is shown and its size in s.
+// cleanRune returns the cleaned form of the first rune of s, and the rune's size in bytes.
 func cleanRune(s, keep string) (string, int) {
 	r, size := utf8.DecodeRuneInString(s)
 	switch {
@@ -95,8 +95,8 @@ func cleanRune(s, keep string) (string, int) {
 	return fmt.Sprintf(`\U%08x`, r), size
 }
 
-// oneLine folds a text of several lines (errors.Join, a program's last words)
-// into one, and cleans it.
+// oneLine joins the lines of a text (from errors.Join or a program's output) with "; "
+// and cleans it.
 func oneLine(s string) string {
 	var parts []string
 	for line := range strings.SplitSeq(s, "\n") {
@@ -107,8 +107,8 @@ func oneLine(s string) string {
 	return strings.Join(parts, "; ")
 }
 
-// Some returns a list for a sentence: the first names up to most, each harmless
-// and of at most 200 runes, and how many more there are ("a, b and 3 more").
+// Some lists names for a sentence: the first most names, each cleaned and shortened to
+// 200 runes, and the number of the others ("a, b and 3 more").
 func Some(names []string, most int) string {
 	shown := make([]string, 0, min(most, len(names)))
 	for _, n := range names[:min(most, len(names))] {

@@ -1,9 +1,9 @@
-// Package ui owns everything aivm says: streams, progress, tables, JSON, and
-// errors with their hints and exit statuses.
+// Package ui prints everything aivm prints: results, messages, progress, tables, JSON,
+// questions, and errors with their hints and exit statuses.
 //
-// It never decides anything and never touches the host. Invariants: results go
-// to stdout, talk to stderr; whatever came from outside is printed with
-// control characters made visible (Clean).
+// It makes no decisions and does not change the host. Invariants: results go to stdout,
+// everything else to stderr; text from outside is printed with its control characters
+// made visible (Clean).
 package ui
 
 import (
@@ -11,8 +11,8 @@ import (
 	"fmt"
 )
 
-// Exit statuses of the program. "ssh" passes the remote status and uses
-// ExitSSH for every failure of its own, as OpenSSH does.
+// Exit statuses of the program. "aivm ssh" returns the remote command's status, and
+// ExitSSH for all errors of its own, as OpenSSH does.
 const (
 	ExitOK          = 0
 	ExitUsage       = 1
@@ -22,7 +22,7 @@ const (
 	ExitSSH         = 255
 )
 
-// Error is a failure a person can act on: one sentence, then hints.
+// Error is an error with an exit status, a one-line message and hints on what to do.
 type Error struct {
 	Exit    int
 	Kind    string // "usage", "refused", "approval", "failed", "interrupted"
@@ -37,7 +37,7 @@ func (e *Error) Unwrap() error { return e.Err }
 // Hint adds hints and returns e.
 func (e *Error) Hint(h ...Hint) *Error { e.Hints = append(e.Hints, h...); return e }
 
-// HintLines returns the hints as a person reads them.
+// HintLines returns the hints as text, one line each.
 func (e *Error) HintLines() []string {
 	var out []string
 	for _, h := range e.Hints {
@@ -46,23 +46,23 @@ func (e *Error) HintLines() []string {
 	return out
 }
 
-// Hint says what to do next: a command that works when pasted, with what it is
-// for, or a remark alone.
+// Hint says what to do next: a command that works when pasted, optionally with its
+// purpose, or a remark without a command.
 type Hint struct {
 	Text    string `json:"text,omitempty"`
 	Command string `json:"command,omitempty"`
 }
 
-// Cmd is a hint that is a command.
+// Cmd returns a hint that is a command.
 func Cmd(command string) Hint { return Hint{Command: command} }
 
-// CmdFor is a command and what it is for.
+// CmdFor returns a hint that is a command, with a text that says what it is for.
 func CmdFor(text, command string) Hint { return Hint{Text: text, Command: command} }
 
-// Remark is a hint without a command.
+// Remark returns a hint without a command.
 func Remark(text string) Hint { return Hint{Text: text} }
 
-// String is the hint as a person reads it.
+// String returns the hint as one line: "TEXT: COMMAND", or the part that is set.
 func (h Hint) String() string {
 	switch {
 	case h.Text == "":
@@ -79,23 +79,25 @@ func newError(exit int, kind, format string, args []any) *Error {
 	err := fmt.Errorf(format, args...)
 	cause := errors.Unwrap(err)
 	if _, several := err.(interface{ Unwrap() []error }); several {
-		cause = err // a format with more than one %w: errors.Unwrap gives none of them
+		cause = err // with more than one %w, errors.Unwrap returns nil
 	}
 	return &Error{Exit: exit, Kind: kind, Message: err.Error(), Err: cause}
 }
 
-// Usage is a mistake on the command line.
+// Usage returns an error for a mistake on the command line (exit status 1).
 func Usage(format string, args ...any) *Error { return newError(ExitUsage, "usage", format, args) }
 
-// Refused is something aivm will not do as things are; nothing was changed.
+// Refused returns an error for something aivm will not do in the present state (exit
+// status 2). Nothing was changed.
 func Refused(format string, args ...any) *Error {
 	return newError(ExitRefused, "refused", format, args)
 }
 
-// Failed is something that was tried and went wrong.
+// Failed returns an error for something that was tried and failed (exit status 2).
 func Failed(format string, args ...any) *Error { return newError(ExitRefused, "failed", format, args) }
 
-// NeedsApproval is a plan that was declined, or could not be asked about.
+// NeedsApproval returns an error for a plan that was declined, or that could not be
+// approved because there was no way to ask (exit status 3).
 func NeedsApproval(format string, args ...any) *Error {
 	return newError(ExitApproval, "approval", format, args)
 }

@@ -13,35 +13,35 @@ import (
 	"unicode/utf8"
 )
 
-// Status is an error that says nothing: the exit status of a remote command
-// that has already spoken for itself.
+// Status returns an error that has an exit status and no message. It passes on the exit
+// status of a remote command, which has printed its own errors.
 func Status(exit int) *Error { return &Error{Exit: exit, Kind: "failed"} }
 
-// IsStatus reports whether err is a Status.
+// IsStatus reports whether err was made by Status.
 func IsStatus(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Message == "" && len(e.Hints) == 0
 }
 
-// OwnOverSSH gives a failure of aivm itself, of whatever kind, the one status
-// OpenSSH has for its own, and leaves a Status as it is: who reads the status
-// of a remote command has to know whose it is.
-func OwnOverSSH(err error) error {
+// AsSSHError gives an error of aivm itself the exit status 255, which OpenSSH uses for
+// its own errors, and returns a Status unchanged. So the caller of "aivm ssh" can tell
+// whether the remote command or aivm failed.
+func AsSSHError(err error) error {
 	if err == nil || IsStatus(err) {
 		return err
 	}
 	o := outcome(err)
-	// Without its causes: a cancelled context among them means 130.
+	// Err is left out: with context.Canceled among the causes, outcome would make it 130.
 	return &Error{Exit: ExitSSH, Kind: o.Kind, Message: o.Message, Hints: o.Hints}
 }
 
-// ExitCode maps an error to the exit status of the program: nil is 0, an
-// *Error its own, an interruption 130, everything else 2.
+// ExitCode returns the exit status for err: 0 for nil, the status of an *Error, 130 for
+// an interruption, 2 for everything else.
 func ExitCode(err error) int { return outcome(err).Exit }
 
-// outcome reduces any error to what is reported about it. An operation that
-// failed because its context was cancelled was interrupted, however the error
-// was wrapped on the way up; a refusal or a usage mistake stays one.
+// outcome reduces any error to what is reported about it: exit status, kind, message,
+// hints. An operation that failed because its context was cancelled is reported as
+// interrupted, however the error was wrapped; a refusal or usage error is not.
 func outcome(err error) Error {
 	if err == nil {
 		return Error{}
@@ -68,8 +68,8 @@ func outcome(err error) Error {
 	return out
 }
 
-// hints collects the hints of every *Error in the tree, outermost first, each
-// once.
+// hints collects the hints of all *Error values in the error tree, outermost first and
+// without repetitions.
 func hints(err error) []Hint {
 	var out []Hint
 	var walk func(error)
@@ -77,7 +77,7 @@ func hints(err error) []Hint {
 		if err == nil {
 			return
 		}
-		// Type switches and not errors.As: the walk itself unwraps.
+		// Type assertions instead of errors.As: this function unwraps by itself.
 		if e, ok := err.(*Error); ok {
 			for _, h := range e.Hints {
 				h = Hint{Text: oneLine(h.Text), Command: oneLine(h.Command)}
@@ -99,8 +99,9 @@ func hints(err error) []Hint {
 	return out
 }
 
-// PrintError reports err on stderr: one "error: ..." line, then its hints, or
-// one JSON object (CONTRACTS). nil and Status print nothing.
+// PrintError prints err on stderr: one "error: ..." line and a "hint: ..." line for each
+// hint, or with --json one object {"schema":1,"error":{"exit","kind","message","hints"}}.
+// It prints nothing for nil and for a Status.
 func (s *Streams) PrintError(err error) {
 	if err == nil {
 		return
@@ -130,31 +131,32 @@ func (s *Streams) PrintError(err error) {
 	s.write(s.Err, b.String())
 }
 
-// PrintJSON writes v as one object and a newline on stdout: indented for a
-// person at a terminal, on one line for a program. Every character a terminal
-// could obey is escaped (encoding/json leaves DEL, C1 and format characters).
+// PrintJSON writes v as one JSON value and a newline on stdout: indented on a terminal,
+// else on one line. All characters a terminal could interpret are escaped;
+// encoding/json leaves DEL, C1 controls and format characters unescaped.
 func (s *Streams) PrintJSON(v any) error {
 	text, err := encode(v, s.OutTTY)
 	if err != nil {
-		return fmt.Errorf("encoding the answer: %w", err)
+		return fmt.Errorf("encoding the result as JSON: %w", err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.erase()
 	defer s.draw()
 	if _, err := sink(s.Out).Write(text); err != nil {
-		return fmt.Errorf("writing the answer: %w", err)
+		return fmt.Errorf("writing the result: %w", err)
 	}
 	return nil
 }
 
-// writeJSON is for values made in this package, which always encode.
+// writeJSON writes v as JSON to w. It is only used for values that always encode.
 func (s *Streams) writeJSON(w io.Writer, indent bool, v any) {
 	if text, err := encode(v, indent); err == nil {
 		s.write(w, string(text))
 	}
 }
 
+// encode returns v as JSON with a newline; non-printable characters are \u escapes.
 func encode(v any, indent bool) ([]byte, error) {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
@@ -165,7 +167,8 @@ func encode(v any, indent bool) ([]byte, error) {
 	if err := enc.Encode(v); err != nil {
 		return nil, err
 	}
-	// In valid JSON anything outside ASCII, and DEL, stands inside a string.
+	// In valid JSON, DEL and characters outside ASCII occur only inside strings, so
+	// they can be replaced by \u escapes.
 	var out bytes.Buffer
 	for b := buf.Bytes(); len(b) > 0; {
 		r, size := utf8.DecodeRune(b)

@@ -1,8 +1,7 @@
 package ui
 
-// AddFlag puts a flag into a command line for a person to type: at its end, or
-// before the "--" behind which everything belongs to another program. line is
-// shell-quoted.
+// AddFlag adds a flag to the shell-quoted command line: at its end, or before a "--",
+// after which the arguments belong to another program.
 func AddFlag(line, flag string) string {
 	var quote byte
 	for i := 0; i < len(line); i++ {

@@ -2,7 +2,7 @@ package ui
 
 import "testing"
 
-func TestAddFlagStaysBeforeTheOtherProgramsWords(t *testing.T) {
+func TestAddFlagBeforeDashDash(t *testing.T) {
 	for line, want := range map[string]string{
 		"aivm code .":                       "aivm code . --yes",
 		"aivm ssh . -- make -j":             "aivm ssh . --yes -- make -j",

@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// Over ssh every failure of ours is 255, of whatever kind, and nothing else of
-// it changes; what the remote command returned passes.
-func TestOwnOverSSH(t *testing.T) {
+// AsSSHError gives every error of aivm the exit status 255 and changes nothing else of
+// it; the status of a remote command is unchanged.
+func TestAsSSHError(t *testing.T) {
 	for _, c := range []struct {
 		err  error
 		exit int
@@ -26,7 +26,7 @@ func TestOwnOverSSH(t *testing.T) {
 		{context.Canceled, 255, "interrupted"},
 		{fmt.Errorf("x"), 255, "failed"},
 	} {
-		got := outcome(OwnOverSSH(c.err))
+		got := outcome(AsSSHError(c.err))
 		was := outcome(c.err)
 		if got.Exit != c.exit || got.Kind != c.kind || got.Message != was.Message || !slices.Equal(got.HintLines(), was.HintLines()) {
 			t.Errorf("%v: %+v, was %+v", c.err, got, was)

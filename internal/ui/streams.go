@@ -10,34 +10,34 @@ import (
 	"golang.org/x/term"
 )
 
-// Streams is where everything a person or a program sees goes through. The zero
-// value of every unexported field is ready, so tests build it as a literal.
-// It must not be copied. All methods may be called from any goroutine.
+// Streams writes all output of a run and reads all answers. The zero value of every
+// unexported field is usable, so tests build it as a literal. It must not be copied.
+// All methods may be called from any goroutine.
 type Streams struct {
 	In       io.Reader
 	Out, Err io.Writer
-	// InTTY, OutTTY and ErrTTY say which of the three is a terminal. Questions
-	// need InTTY, live progress ErrTTY.
+	// InTTY, OutTTY and ErrTTY tell which of the three is a terminal. Questions need
+	// InTTY, live progress needs ErrTTY.
 	InTTY, OutTTY, ErrTTY bool
-	// Dumb marks a terminal that cannot move its cursor (TERM=dumb): progress
-	// is then written as plain lines.
+	// Dumb marks a terminal that cannot move its cursor (TERM=dumb); progress is then
+	// printed as plain lines.
 	Dumb bool
-	// JSON: results are objects, errors one object on stderr. Talk and progress
-	// are then silent unless a person watches stderr, so that what a program
-	// collects from it parses.
+	// JSON prints results as objects, and an error as one object on stderr. Messages and
+	// progress are then left out unless stderr is a terminal, so that a program that
+	// reads stderr gets only JSON.
 	JSON    bool
 	Quiet   bool
 	Verbose int
 	Color   bool
 
-	mu    sync.Mutex // guards what follows, and every write to Err and Out
-	tasks []*task    // the last one that is not suspended is drawn
-	drawn string     // the live line on the screen, "" if none
-	held  int        // > 0 while somebody else has the terminal
+	mu        sync.Mutex // guards the fields below, and every write to Err and Out
+	tasks     []*task    // the last one is drawn
+	drawn     string     // the live line on the screen, "" if none
+	suspended int        // > 0 while a prompt or a child process uses the terminal
 }
 
-// Std returns the streams of this process. Colour needs a terminal and is
-// switched off by a non-empty NO_COLOR (no-color.org) and by TERM=dumb.
+// Std returns the streams of this process. Colour is used on a terminal, unless
+// NO_COLOR is set and not empty (no-color.org) or TERM is "dumb".
 func Std() *Streams {
 	tty := func(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
 	s := &Streams{
@@ -49,7 +49,7 @@ func Std() *Streams {
 	return s
 }
 
-// Say tells a person something on stderr. Silent with -q.
+// Say prints a message on stderr, except with -q.
 func (s *Streams) Say(format string, args ...any) {
 	if s.silent() {
 		return
@@ -57,14 +57,14 @@ func (s *Streams) Say(format string, args ...any) {
 	s.write(s.Err, CleanLines(fmt.Sprintf(format, args...)))
 }
 
-// Result prints what was asked for on stdout. Bytes that must stay exactly as
-// they are (a file, a remote command's output) are written to Out instead.
+// Result prints a result on stdout, cleaned. Bytes that must not be changed (a file, a
+// remote command's output) are written to Out directly instead.
 func (s *Streams) Result(format string, args ...any) {
 	s.write(s.Out, CleanLines(fmt.Sprintf(format, args...)))
 }
 
-// Warn tells something that went on anyway, on stderr, also with -q. With JSON
-// it is an object of its own line: {"schema":1,"warning":{"message":...}}.
+// Warn prints a warning on stderr, also with -q. With JSON it is one object on a line of
+// its own: {"schema":1,"warning":{"message":...}}.
 func (s *Streams) Warn(format string, args ...any) {
 	text := oneLine(fmt.Sprintf(format, args...))
 	if s.JSON {
@@ -74,25 +74,25 @@ func (s *Streams) Warn(format string, args ...any) {
 	s.write(s.Err, s.paint("33", "warning:")+" "+text)
 }
 
-// Suspend takes the live line off the screen until resume is called, for a
-// child that uses the terminal itself (sudo, ssh). Calls nest.
+// Suspend removes the live line from the screen until resume is called, for a child
+// process that uses the terminal (sudo, ssh). Calls nest.
 func (s *Streams) Suspend() (resume func()) {
 	s.mu.Lock()
-	s.held++
+	s.suspended++
 	s.erase()
 	s.mu.Unlock()
 	var once sync.Once
 	return func() {
 		once.Do(func() {
 			s.mu.Lock()
-			s.held--
+			s.suspended--
 			s.draw()
 			s.mu.Unlock()
 		})
 	}
 }
 
-// silent reports whether talk and progress have nobody to reach.
+// silent reports whether messages and progress are left out.
 func (s *Streams) silent() bool { return s.Quiet || (s.JSON && !s.ErrTTY) }
 
 func (s *Streams) paint(code, text string) string {
@@ -102,8 +102,8 @@ func (s *Streams) paint(code, text string) string {
 	return "\x1b[" + code + "m" + text + "\x1b[0m"
 }
 
-// write puts text, ended by a newline, between two states of the live line. A
-// stream that cannot be written to (closed pipe) has nobody left to tell.
+// write erases the live line, writes text with a newline at its end, and redraws the live
+// line. A write error (closed pipe) is ignored: there is no place to report it.
 func (s *Streams) write(w io.Writer, text string) {
 	if !strings.HasSuffix(text, "\n") {
 		text += "\n"
@@ -115,7 +115,7 @@ func (s *Streams) write(w io.Writer, text string) {
 	s.draw()
 }
 
-// sink lets a Streams literal leave out a stream it does not care about.
+// sink returns w, or io.Discard if a Streams literal leaves the stream out.
 func sink(w io.Writer) io.Writer {
 	if w == nil {
 		return io.Discard

@@ -8,9 +8,9 @@ import (
 	"github.com/rogpeppe/go-internal/diff"
 )
 
-// Table writes rows under a header (none if nil) with columns two blanks apart.
-// Cells are cleaned and counted in terminal columns, so that wide characters
-// keep the lines straight. The last column is not padded.
+// Table writes rows under a header (none if nil), with two spaces between columns. Cells
+// are cleaned, and their width is counted in terminal columns, so that wide characters
+// keep columns aligned. The last column is not padded.
 func Table(w io.Writer, header []string, rows [][]string) {
 	all := rows
 	if len(header) > 0 {
@@ -42,11 +42,11 @@ func Table(w io.Writer, header []string, rows [][]string) {
 	_, _ = io.WriteString(w, b.String())
 }
 
-// Diff returns the unified diff from a to b, "" if they are equal. The text is
-// not cleaned: it may be meant for a file. Say cleans it.
+// Diff returns the unified diff from a to b, "" if they are equal. The text is not
+// cleaned, since it may be written to a file; Say cleans what it prints.
 func Diff(oldName, newName string, a, b []byte) string {
 	text := string(diff.Diff(oldName, a, newName, b))
-	// The first line is a "diff OLD NEW" command line nobody typed.
+	// Drop the first line, "diff OLD NEW".
 	_, rest, _ := strings.Cut(text, "\n")
 	return rest
 }

@@ -20,12 +20,12 @@ const (
 	barWidth   = 20
 )
 
-// Task is something a person waits for. All methods may be called from any
-// goroutine; after Done or Fail they do nothing.
+// Task shows the progress of something the user waits for. All methods may be called
+// from any goroutine; after Done or Fail they do nothing.
 type Task interface {
-	// Detail says what is being waited for right now.
+	// Detail sets the text that says what is currently being done.
 	Detail(format string, args ...any)
-	// Bytes reports how much of total is done; total <= 0 means unknown.
+	// Bytes reports that done of total bytes are transferred; total <= 0 means unknown.
 	Bytes(done, total int64)
 	// Fraction reports progress from 0 to 1.
 	Fraction(f float64)
@@ -33,18 +33,18 @@ type Task interface {
 	Fail()
 }
 
-// Task starts to show progress. On a terminal that is one line kept up to date
-// (label, detail, elapsed time), however little moves; otherwise plain lines:
-// at the start, every 10 seconds or 10 %, at the end.
+// Task starts to show progress. On a terminal it keeps one line up to date (label,
+// detail, elapsed time), even while no progress is reported; otherwise it prints plain
+// lines: at the start, every 10 seconds or 10 %, and at the end.
 //
-// A line of our own and not a progress bar library: those tried do not fit
-// label and detail to the terminal's width, do not share the screen with other
-// output, and draw only when the count moves.
+// No progress bar library is used: those tried do not fit label and detail to the
+// terminal's width, do not share the screen with other output, and redraw only when the
+// count changes.
 func (s *Streams) Task(label string) Task {
 	if s.silent() {
 		return noTask{}
 	}
-	t := &task{s: s, label: Clean(label), began: time.Now(), fraction: -1, over: make(chan struct{})}
+	t := &task{s: s, label: Clean(label), began: time.Now(), fraction: -1, stopCh: make(chan struct{})}
 	t.lastPlain = t.began
 	t.live = s.ErrTTY && !s.Dumb
 	s.mu.Lock()
@@ -67,20 +67,20 @@ func (noTask) Fraction(float64)      {}
 func (noTask) Done()                 {}
 func (noTask) Fail()                 {}
 
-// task is guarded by s.mu, except what never changes.
+// task implements Task. s.mu guards the fields that change.
 type task struct {
 	s       *Streams
 	label   string
 	began   time.Time
 	live    bool
-	over    chan struct{} // closed at the end
+	stopCh  chan struct{} // closed at the end
 	stopped sync.WaitGroup
 
 	ended       bool
 	detail      string
 	done, total int64
 	fraction    float64 // -1: unknown
-	firstBytes  int64   // what a resumed transfer began with
+	firstBytes  int64   // bytes already present when a resumed transfer began
 	firstAt     time.Time
 	lastPlain   time.Time
 	lastTenth   int
@@ -108,7 +108,8 @@ func (t *task) Fraction(f float64) { t.update(func() { t.fraction = bound(f) }) 
 func (t *task) Done()              { t.end("done") }
 func (t *task) Fail()              { t.end("failed") }
 
-// bound also turns NaN into 0: every comparison with it is false.
+// bound limits f to the range 0 to 1. NaN becomes 0, since all comparisons with it are
+// false.
 func bound(f float64) float64 {
 	switch {
 	case f >= 1:
@@ -126,8 +127,8 @@ func (t *task) update(change func()) {
 		return
 	}
 	change()
-	// A live line is drawn by the ticker: thousands of reports a second cost
-	// nothing then.
+	// A live line is drawn by the ticker only, so thousands of reports per second cost
+	// almost nothing.
 	if !t.live && t.fraction >= 0 && int(t.fraction*10) > t.lastTenth {
 		t.plainLine()
 	}
@@ -142,7 +143,7 @@ func (t *task) refresh() {
 	defer tick.Stop()
 	for {
 		select {
-		case <-t.over:
+		case <-t.stopCh:
 			return
 		case <-tick.C:
 		}
@@ -166,7 +167,7 @@ func (t *task) end(how string) {
 		return
 	}
 	t.ended = true
-	close(t.over)
+	close(t.stopCh)
 	s.tasks = slices.DeleteFunc(s.tasks, func(o *task) bool { return o == t })
 	s.erase()
 	_, _ = fmt.Fprintf(sink(s.Err), "%s: %s (%.1f s)\n", t.label, how, time.Since(t.began).Seconds())
@@ -219,7 +220,7 @@ func (t *task) liveLine(width int) string {
 	return fit(fit(t.title(), width-uniseg.StringWidth(tail))+tail, width)
 }
 
-// fit cuts s to at most width terminal columns.
+// fit shortens s to at most width terminal columns, ending in "…" if something was cut.
 func fit(s string, width int) string {
 	if uniseg.StringWidth(s) <= width {
 		return s
@@ -238,10 +239,10 @@ func fit(s string, width int) string {
 	return b.String() + "…"
 }
 
-// draw brings the live line up to date; s.mu is held. The line stays one column
-// short of the width: terminals differ in what they do at the last one.
+// draw redraws the live line; s.mu must be held. The line leaves the last column free,
+// since terminals differ in what they do there.
 func (s *Streams) draw() {
-	if s.held > 0 || len(s.tasks) == 0 {
+	if s.suspended > 0 || len(s.tasks) == 0 {
 		return
 	}
 	line := s.tasks[len(s.tasks)-1].liveLine(s.width() - 1)
@@ -252,7 +253,7 @@ func (s *Streams) draw() {
 	_, _ = io.WriteString(sink(s.Err), "\r\x1b[K"+line)
 }
 
-// erase takes the live line off the screen; s.mu is held.
+// erase removes the live line from the screen; s.mu must be held.
 func (s *Streams) erase() {
 	if s.drawn != "" {
 		s.drawn = ""

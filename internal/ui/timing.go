@@ -8,16 +8,16 @@ import (
 	"time"
 )
 
-// other is the bucket of time spent outside all named ones.
+// other is the bucket for time spent outside all named buckets.
 const other = "other"
 
-// Timing measures where the wall time of a run went. Every moment belongs to
-// exactly one bucket, the one started last and not stopped, so the figures add
-// up also when buckets nest or overlap. Safe from goroutines.
+// Timing divides the wall time of a run among named buckets. Each moment counts for one
+// bucket only, the running one that was started last, so the figures add up even if
+// buckets nest or overlap. It is safe for concurrent use.
 type Timing struct {
 	mu      sync.Mutex
 	began   time.Time
-	since   time.Time // until here every moment has been given to a bucket
+	since   time.Time // all time before this is counted in spent
 	order   []string
 	spent   map[string]time.Duration
 	running []*span
@@ -25,15 +25,15 @@ type Timing struct {
 
 type span struct{ bucket string }
 
-// NewTiming starts the clock. The named buckets are shown in this order even
-// if nothing was spent in them; others follow in the order of their start.
+// NewTiming starts measuring. Line shows the given buckets in this order even if no time
+// was spent in them; other buckets follow in the order of their start.
 func NewTiming(buckets ...string) *Timing {
 	now := time.Now()
 	return &Timing{began: now, since: now, order: slices.Clone(buckets), spent: map[string]time.Duration{}}
 }
 
-// Start gives the time from now until stop to bucket. An empty bucket counts
-// as none.
+// Start counts the time from now until stop is called for bucket. An empty name counts
+// for "other".
 func (t *Timing) Start(bucket string) (stop func()) {
 	if bucket == "" {
 		bucket = other
@@ -56,7 +56,7 @@ func (t *Timing) Start(bucket string) (stop func()) {
 	}
 }
 
-// settle gives the time since the last change to the bucket running now.
+// settle adds the time since the last change to the bucket that is running.
 func (t *Timing) settle() {
 	now := time.Now()
 	bucket := other
@@ -70,7 +70,7 @@ func (t *Timing) settle() {
 // Wall returns the time since NewTiming.
 func (t *Timing) Wall() time.Duration { return time.Since(t.began) }
 
-// Spent returns the time of each bucket so far, "other" included.
+// Spent returns the time of each bucket so far, including "other".
 func (t *Timing) Spent() map[string]time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -82,9 +82,9 @@ func (t *Timing) Spent() map[string]time.Duration {
 	return out
 }
 
-// Line returns "image 0.0 s · define 0.3 · boot 57.2": seconds that add up to
-// the wall time within 5 %. What was spent outside the buckets is named
-// "other" when it is 5 % or more, or when leaving it out would break the sum.
+// Line returns "image 0.0 s · define 0.3 · boot 57.2": seconds that add up to the wall
+// time within 5 %. "other" is shown if it is 5 % or more of the wall time, or if the sum
+// would be off by more than that without it.
 func (t *Timing) Line() string {
 	spent := t.Spent()
 	t.mu.Lock()
@@ -117,8 +117,8 @@ func (t *Timing) Line() string {
 	return strings.Join(parts, " · ")
 }
 
-// share rounds the figures to units by largest remainder, so that their sum is
-// the rounded sum and not off by half a unit each.
+// share rounds the figures to units by the largest remainder method, so that their sum
+// is the rounded total instead of being off by up to half a unit per figure.
 func share(names []string, spent map[string]time.Duration, unit time.Duration) []int64 {
 	out := make([]int64, len(names))
 	byRest := make([]int, len(names))

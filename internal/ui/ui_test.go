@@ -192,7 +192,7 @@ func TestPrintJSON(t *testing.T) {
 	}
 }
 
-func TestWhoHearsWhat(t *testing.T) {
+func TestQuietAndJSON(t *testing.T) {
 	for _, tc := range []struct {
 		name             string
 		quiet, json, tty bool
@@ -274,7 +274,7 @@ func TestTiming(t *testing.T) {
 			time.Sleep(44 * time.Millisecond)
 			stop()
 		}
-		// 7 x 0.044 = 0.308: single rounding would lose a tenth of it.
+		// 7 x 0.044 = 0.308: rounding each figure would give 0.28, a tenth less.
 		if got, want := tm.Line(), "b0 0.05 s · b1 0.05 · b2 0.05 · b3 0.04 · b4 0.04 · b5 0.04 · b6 0.04"; got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
@@ -333,12 +333,12 @@ func TestTaskOnATerminal(t *testing.T) {
 	})
 }
 
-// visible shows each redraw on a line of its own.
+// visible puts each redraw of the live line on a line of its own.
 func visible(s string) string {
 	return strings.ReplaceAll(strings.ReplaceAll(s, "\r\x1b[K", "\n<clear>"), "\x1b", "ESC")
 }
 
-// screen plays what a terminal would show of text and line erasures.
+// screen returns what a terminal shows after the text and line erasures in s.
 func screen(s string) string {
 	lines := strings.Split(s, "\n")
 	for i, l := range lines {
@@ -399,12 +399,12 @@ func TestBound(t *testing.T) {
 	}
 }
 
-// Every cause in a message can be asked for, not only a single one.
+// errors.Is finds every cause wrapped in a message, also if there are several.
 func TestCauses(t *testing.T) {
 	a, b := errors.New("a"), errors.New("b")
 	for _, err := range []error{Refused("x: %w", a), Failed("x: %w: %w", a, b), Usage("%w %w", b, a)} {
 		if !errors.Is(err, a) {
-			t.Errorf("%v does not know its cause", err)
+			t.Errorf("%v does not wrap its cause", err)
 		}
 	}
 	if err := Refused("x"); err.Err != nil {

@@ -9,13 +9,12 @@ import (
 	"aivm.dev/aivm/internal/policy"
 )
 
-// LocalNetworks returns the networks that are this machine's own business:
-// those of its addresses, what its routes reach without a router, and what
-// its VPNs and other routing tables lead to (reached). It asks the kernel; no
-// privilege.
+// LocalNetworks returns the networks the host is connected to: those of its addresses,
+// those it reaches without a router, and those behind its VPNs and additional routing
+// tables (localRoutes). It asks the kernel and needs no privileges.
 //
-// The whole world behind a tunnel is not a subnet: networks as wide as a
-// tunnel's halves of it (0.0.0.0/1) are left out.
+// Routes that stand for the internet, such as the two halves (0.0.0.0/1) that a VPN uses
+// in place of a default route, are left out.
 func LocalNetworks() ([]netip.Prefix, error) {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
@@ -45,7 +44,7 @@ func LocalNetworks() ([]netip.Prefix, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range reached(rs, func(link int) bool { return tunnels[link] }) {
+	for _, p := range localRoutes(rs, func(link int) bool { return tunnels[link] }) {
 		out = appendLocal(out, p)
 	}
 	slices.SortFunc(out, func(a, b netip.Prefix) int {
@@ -57,20 +56,22 @@ func LocalNetworks() ([]netip.Prefix, error) {
 	return slices.Compact(out), nil
 }
 
-// widest are the shortest prefixes that count as a subnet.
+// widest4 and widest6 are the shortest prefixes taken for a subnet.
 const widest4, widest6 = 8, 17
 
-// wide reports whether a network is so large that it stands for the internet.
+// wide reports whether a network is so large that it means the internet.
 func wide(p netip.Prefix) bool {
 	return p.Addr().Is4() && p.Bits() < widest4 || p.Addr().Is6() && p.Bits() < widest6
 }
 
+// appendLocal appends p unless it is unusable, loopback, wide, link-local or multicast.
 func appendLocal(out []netip.Prefix, p netip.Prefix) []netip.Prefix {
 	a := p.Addr()
 	switch {
 	case !policy.Usable(p), a.IsLoopback(), wide(p):
 		return out
-	// Always blocked, and one for every card that comes and goes.
+	// These are always blocked, and every interface has one, so that the list would
+	// change with each interface.
 	case a.IsLinkLocalUnicast(), a.IsMulticast():
 		return out
 	}

@@ -10,19 +10,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Route is one route of this machine, in whichever of its routing tables.
+// Route is one route of the host, in any of its routing tables.
 type Route struct {
 	Dst     netip.Prefix
 	Table   uint32
-	Link    int  // index of the interface it leaves by, 0 if it names none
-	Gateway bool // it leads to a router
+	Link    int  // index of the outgoing interface, 0 if the route names none
+	Gateway bool // the route goes through a router
 }
 
-// MainTable is the routing table that is used where no rule names another.
+// MainTable is the routing table the kernel uses if no rule selects another one.
 const MainTable = unix.RT_TABLE_MAIN
 
-// Routes asks the kernel for the unicast routes of all routing tables, IPv4
-// and IPv6; no privilege.
+// Routes reads the unicast routes of all routing tables from the kernel, IPv4 and IPv6.
+// It needs no privileges.
 func Routes() ([]Route, error) {
 	var out []Route
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
@@ -35,7 +35,8 @@ func Routes() ([]Route, error) {
 	return out, nil
 }
 
-// dumpRoutes reads one family's routes; again, if they changed meanwhile.
+// dumpRoutes reads the routes of one address family. If they change during the dump, it
+// tries again, up to 20 times.
 func dumpRoutes(family int) ([]Route, error) {
 	for range 20 {
 		b, err := syscall.NetlinkRIB(syscall.RTM_GETROUTE, family)
@@ -45,16 +46,16 @@ func dumpRoutes(family int) ([]Route, error) {
 		if err != nil {
 			return nil, err
 		}
-		if rs, whole, err := parseRoutes(b, byte(family)); err != nil || whole {
+		if rs, complete, err := parseRoutes(b, byte(family)); err != nil || complete {
 			return rs, err
 		}
 	}
-	return nil, errors.New("they change all the time")
+	return nil, errors.New("the routes changed during each of 20 dumps")
 }
 
-// parseRoutes reads RTM_NEWROUTE messages (rtnetlink(7)); whole is false if the
-// kernel says that the routes changed while it listed them.
-func parseRoutes(b []byte, family byte) (out []Route, whole bool, err error) {
+// parseRoutes parses RTM_NEWROUTE messages (rtnetlink(7)). complete is false if the
+// kernel reports that the routes changed during the dump (NLM_F_DUMP_INTR).
+func parseRoutes(b []byte, family byte) (out []Route, complete bool, err error) {
 	msgs, err := syscall.ParseNetlinkMessage(b)
 	if err != nil {
 		return nil, false, err
@@ -63,7 +64,7 @@ func parseRoutes(b []byte, family byte) (out []Route, whole bool, err error) {
 		if m.Header.Flags&unix.NLM_F_DUMP_INTR != 0 {
 			return nil, false, nil
 		}
-		// A kernel without the family answers for all others.
+		// A kernel without this family returns the routes of all others.
 		if m.Header.Type != syscall.RTM_NEWROUTE || len(m.Data) < unix.SizeofRtMsg || m.Data[0] != family {
 			continue
 		}
@@ -94,7 +95,7 @@ func parseRoutes(b []byte, family byte) (out []Route, whole bool, err error) {
 		}
 		addr, _ := netip.AddrFromSlice(dst)
 		if r.Dst = netip.PrefixFrom(addr, int(m.Data[1])).Masked(); !r.Dst.IsValid() {
-			return nil, false, fmt.Errorf("a route to %s/%d", addr, m.Data[1])
+			return nil, false, fmt.Errorf("invalid route to %s/%d", addr, m.Data[1])
 		}
 		if len(hops) == 0 {
 			hops = []Route{r}
@@ -106,8 +107,8 @@ func parseRoutes(b []byte, family byte) (out []Route, whole bool, err error) {
 	return out, true, nil
 }
 
-// nextHops reads the ways of a route that has several: struct rtnexthop, each
-// with attributes behind it.
+// nextHops parses the next hops of a multipath route: struct rtnexthop, each followed by
+// attributes.
 func nextHops(b []byte) []Route {
 	var out []Route
 	for len(b) >= unix.SizeofRtNexthop {
@@ -131,6 +132,7 @@ func nextHops(b []byte) []Route {
 	return out
 }
 
+// number reads a uint32 in the host's byte order, 0 if b is too short.
 func number(b []byte) uint32 {
 	if len(b) < 4 {
 		return 0
@@ -138,31 +140,32 @@ func number(b []byte) uint32 {
 	return binary.NativeEndian.Uint32(b)
 }
 
-// way is one interface in one routing table.
-type way struct {
+// tableLink is one interface in one routing table.
+type tableLink struct {
 	table uint32
 	link  int
 }
 
-// manyRoutes by one way, through a router, are a list of parts of the
-// internet, such as a country's, and no networks of somebody's.
+// manyRoutes is the limit above which the routes of one tableLink through a router are
+// taken for a list of internet networks, such as those of a country, and not for private
+// networks.
 const manyRoutes = 512
 
-// narrow are the prefixes that count as networks of somebody's where the same
-// way leads to the internet, too: tunnels that leave some networks out have
-// routes for all the rest, in pieces of every size.
+// narrow4 and narrow6 are the shortest prefixes taken for a private network if the same
+// tableLink also leads to the internet. A tunnel that excludes some networks has routes
+// for the rest of the internet, in pieces of every size.
 const narrow4, narrow6 = 16, 48
 
-// reached returns the networks the routes lead to that are this machine's own
-// business. In the main table, those are reached without a router or by a
-// tunnel; in others, which VPNs and rules of a person's make, all of them. The
-// internet is none: neither a default route nor what stands for one.
-func reached(rs []Route, tunnel func(link int) bool) []netip.Prefix {
-	world, routed := map[way]bool{}, map[way]int{}
+// localRoutes returns the networks that the routes connect the host to. In the main
+// table, these are the networks reached without a router or through a tunnel; in other
+// tables, which VPNs and custom rules use, all networks. Routes to the internet are left
+// out: default routes and the pieces that together replace one.
+func localRoutes(rs []Route, tunnel func(link int) bool) []netip.Prefix {
+	internet, routed := map[tableLink]bool{}, map[tableLink]int{}
 	for _, r := range rs {
-		w := way{r.Table, r.Link}
+		w := tableLink{r.Table, r.Link}
 		if wide(r.Dst) {
-			world[w] = true
+			internet[w] = true
 		}
 		if r.Gateway {
 			routed[w]++
@@ -170,13 +173,13 @@ func reached(rs []Route, tunnel func(link int) bool) []netip.Prefix {
 	}
 	var out []netip.Prefix
 	for _, r := range rs {
-		w, own := way{r.Table, r.Link}, r.Table != MainTable || tunnel(r.Link)
+		w, own := tableLink{r.Table, r.Link}, r.Table != MainTable || tunnel(r.Link)
 		switch {
 		case r.Gateway && (!own || routed[w] > manyRoutes):
 			continue
-		case own && world[w] && r.Dst.Bits() < map[bool]int{true: narrow4, false: narrow6}[r.Dst.Addr().Is4()]:
+		case own && internet[w] && r.Dst.Bits() < map[bool]int{true: narrow4, false: narrow6}[r.Dst.Addr().Is4()]:
 			continue
-		// A single address is a host's own, or a cached path, not a subnet.
+		// A single IPv6 address is the host's own or a cached route, not a subnet.
 		case r.Dst.Addr().Is6() && r.Dst.IsSingleIP():
 			continue
 		}

@@ -11,18 +11,18 @@ import (
 
 // Priorities of the chains.
 const (
-	// BeforeNAT comes before every destination NAT (-100) and after connection
-	// tracking (-200).
+	// BeforeNAT runs before any destination NAT (-100) and after connection tracking
+	// (-200).
 	BeforeNAT = -150
-	// beforeFilter comes before other people's filters (0), which may cut more
-	// and cannot give anything back.
+	// beforeFilter runs before other programs' filter chains (0). They may drop more
+	// packets, but cannot accept what is dropped here.
 	beforeFilter = -10
-	atBridge     = -300 // ebtables' filter is -200
-	atARP        = -10  // arptables' filter is 0
+	atBridge     = -300 // before the filter chain of ebtables (-200)
+	atARP        = -10  // before the filter chain of arptables (0)
 )
 
-// Script renders a policy: the ruleset that replaces the tables in one transaction.
-// local are the subnets this machine is directly connected to.
+// Script renders a policy as an nft script that replaces the network's tables in one
+// transaction. local are the networks the host is connected to (LocalNetworks).
 func Script(w Wall, local []netip.Prefix) string {
 	var b strings.Builder
 	b.WriteString(Removal(w))
@@ -37,17 +37,17 @@ func Script(w Wall, local []netip.Prefix) string {
 	set(&b, "ports", "inet_proto . inet_service", true, ports(w.OpenPorts()))
 	set(&b, "pairs", "ether_addr . ipv4_addr", false, pairs(w.Guests))
 	base(&b, "prerouting", "prerouting", BeforeNAT, fmt.Sprintf("iifname %q jump arriving", br))
-	// All that comes to the input hook is for this machine, whatever address it
-	// names: a transparent proxy takes packets for others.
+	// All packets at the input hook are for this host, whatever their destination
+	// address is: a transparent proxy accepts packets for other addresses.
 	base(&b, "input", "input", beforeFilter, fmt.Sprintf("iifname %q jump to_host", br))
 	base(&b, "forward", "forward", beforeFilter,
 		fmt.Sprintf("iifname %q jump to_net", br),
-		// Nobody starts a conversation with a guest from elsewhere; another
-		// network's guests least of all.
+		// No connection to a guest from other interfaces, including those of other
+		// guest networks.
 		fmt.Sprintf("oifname %q iifname != %q ct direction original drop", br, br))
-	// A conversation that was begun without being seen, by a guest while the
-	// rules were gone, looks as if this machine began it as soon as this machine
-	// says something in it. Those of TCP can be told: they do not begin with SYN.
+	// A connection that a guest opened while the rules and conntrack did not see it looks
+	// as if the host opened it, once the host sends a packet in it. For TCP this can be
+	// detected: the packet is new to conntrack but not a SYN.
 	base(&b, "output", "output", beforeFilter,
 		fmt.Sprintf("oifname %q ct state new tcp flags & (fin | syn | rst | ack) != syn drop", br))
 	chain(&b, "arriving",
@@ -55,9 +55,9 @@ func Script(w Wall, local []netip.Prefix) string {
 		"meta nfproto ipv4 ether saddr . ip saddr != @pairs drop",
 		"fib daddr type { local, broadcast } goto to_host",
 		"goto to_net")
-	// An answer belongs to a conversation the other side began. What a guest
-	// began is judged packet by packet: it may have begun while the rules were
-	// gone.
+	// Replies belong to a connection the other side opened. In connections a guest
+	// opened every packet is checked, since they may have been opened while the rules
+	// were removed.
 	answers := []string{
 		"ct direction reply ct state established accept",
 		"meta l4proto { icmp, icmpv6 } ct state related accept",
@@ -82,14 +82,14 @@ func Script(w Wall, local []netip.Prefix) string {
 	set(&b, "placed", "ether_addr", false, cards(placed(w.Guests)))
 	set(&b, "places", "ifname . ether_addr", false, places(w.Guests))
 	base(&b, "prerouting", "prerouting", atBridge,
-		// A guest that knows its neighbour's card and address is still not on
-		// its port.
+		// A guest that uses the MAC and IP address of another one sends from another
+		// tap device.
 		"ether saddr @placed iifname . ether saddr != @places drop",
 		"ether saddr @guests goto own",
 		fmt.Sprintf("ether type ip ip saddr %s drop", w.Subnet),
 		fmt.Sprintf("ether type arp arp saddr ip %s drop", w.Subnet))
-	// IPv6 is not among what a guest's card may send: the network has none, and
-	// nothing of neighbour discovery or router advertisements is wanted.
+	// A guest may not send IPv6: the network has none, and neighbour discovery and
+	// router advertisements are not wanted.
 	chain(&b, "own",
 		"ether type ip ether saddr . ip saddr @pairs accept",
 		"ether type ip ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",
@@ -98,10 +98,9 @@ func Script(w Wall, local []netip.Prefix) string {
 		"drop")
 	b.WriteString("}\n")
 
-	// This machine says of its addresses where the gateway is and nothing else:
-	// whichever of them it is asked for, it would answer (arp_ignore of Linux is
-	// 0). The question is dropped for its own sake and the answer for that of
-	// questions nft does not read, of another kind of hardware.
+	// The host answers ARP requests for the gateway's address only. By default
+	// (arp_ignore is 0) Linux answers for all of the host's addresses. Requests are
+	// dropped; replies too, since nft does not match requests of other hardware types.
 	fmt.Fprintf(&b, "table arp %s {\n", t)
 	base(&b, "input", "input", atARP, fmt.Sprintf("iifname %q arp operation request arp daddr ip != %s drop", br, w.Gateway))
 	base(&b, "output", "output", atARP, fmt.Sprintf("oifname %q arp operation reply arp saddr ip != %s drop", br, w.Gateway))
@@ -109,13 +108,14 @@ func Script(w Wall, local []netip.Prefix) string {
 	return b.String()
 }
 
-// Digest is that of the rules Script makes.
+// Digest returns the SHA-256 of Script, in hex.
 func Digest(w Wall, local []netip.Prefix) string {
 	sum := sha256.Sum256([]byte(Script(w, local)))
 	return hex.EncodeToString(sum[:])
 }
 
-// Removal takes the tables away, whether they are there or not.
+// Removal returns an nft script that deletes the network's tables, whether or not they
+// exist.
 func Removal(w Wall) string {
 	var b strings.Builder
 	for _, t := range w.Tables() {
@@ -124,6 +124,7 @@ func Removal(w Wall) string {
 	return b.String()
 }
 
+// set writes a set with its elements.
 func set(b *strings.Builder, name, typ string, interval bool, elements []string) {
 	fmt.Fprintf(b, "\tset %s {\n\t\ttype %s\n", name, typ)
 	if interval {
@@ -135,6 +136,7 @@ func set(b *strings.Builder, name, typ string, interval bool, elements []string)
 	b.WriteString("\t}\n")
 }
 
+// base writes a base chain, which is attached to a hook.
 func base(b *strings.Builder, name, hook string, priority int, rules ...string) {
 	chain(b, name, append([]string{fmt.Sprintf("type filter hook %s priority %d; policy accept;", hook, priority)}, rules...)...)
 }
@@ -177,7 +179,7 @@ func pairs(gs []Guest) []string {
 	return unique(out)
 }
 
-// placed are the guests whose port is known.
+// placed returns the guests whose Port is known.
 func placed(gs []Guest) []Guest {
 	var out []Guest
 	for _, g := range gs {

@@ -1,14 +1,14 @@
-// Package wall renders what a guest may reach (internal/policy) as rules of
-// nftables, and looks up which networks are this machine's own business.
+// Package wall renders a policy (internal/policy) as nftables rules, and finds the
+// networks the host is connected to.
 //
-// It owns the one generator of rules. The privileged helper and the libvirt hook
-// take a policy and make the rules themselves, so that nobody who can talk to
-// them can load rules of his own. It runs nothing and changes nothing;
-// LocalNetworks reads this machine's addresses and routes.
+// It is the only generator of rules. The privileged helper and the libvirt hook accept a
+// policy and render the rules with it, so that a process that can talk to them cannot
+// load other rules. The package runs no program and changes nothing; LocalNetworks reads
+// the host's addresses and routes.
 //
-// Invariants: the rules touch no table but the three named by Tables; a ruleset
-// replaces the one before in one transaction; whatever is not allowed from the
-// guest to this machine is dropped.
+// Invariants: the rules touch only the three tables named by Tables; a ruleset replaces
+// the previous one in one transaction; everything from a guest to the host that is not
+// allowed is dropped.
 package wall
 
 import (
@@ -17,7 +17,7 @@ import (
 	"aivm.dev/aivm/internal/policy"
 )
 
-// What callers know by the names it has here is internal/policy's.
+// These are the types of internal/policy, under the names callers of this package use.
 type (
 	Wall     = policy.Network
 	Ports    = policy.Ports
@@ -26,20 +26,20 @@ type (
 	Claim    = policy.Claim
 )
 
-// Claims is all that is promised; see internal/policy.
+// Claims is policy.Claims.
 var Claims = policy.Claims
 
-// ValidNetwork reports whether s can name a network that has a wall.
+// ValidNetwork calls policy.ValidNetwork.
 func ValidNetwork(s string) bool { return policy.ValidNetwork(s) }
 
-// Sentence says what the guests of a wall reach and what they do not.
+// Sentence calls policy.Sentence.
 func Sentence(w Wall) string { return policy.Sentence(w) }
 
-// ParsePorts reads "443" or "8000-8100".
+// ParsePorts calls policy.ParsePorts.
 func ParsePorts(proto, s string) (Ports, error) { return policy.ParsePorts(proto, s) }
 
-// ParseEndpoint reads "10.1.2.3:5432" and the like; see internal/policy.
+// ParseEndpoint calls policy.ParseEndpoint.
 func ParseEndpoint(s string) (Endpoint, error) { return policy.ParseEndpoint(s) }
 
-// ParseNet reads a network, or an address that stands for itself.
+// ParseNet calls policy.ParseNet.
 func ParseNet(s string) (netip.Prefix, error) { return policy.ParseNet(s) }

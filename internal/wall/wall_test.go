@@ -27,8 +27,8 @@ func sample() Wall {
 	}
 }
 
-// No table is anybody else's.
-func TestOnlyItsTables(t *testing.T) {
+// A script touches no table of other programs.
+func TestOnlyOwnTables(t *testing.T) {
 	a := sample()
 	a.Prefix = "filter"
 	for line := range strings.Lines(Script(a, nil)) {
@@ -73,7 +73,7 @@ func TestSameIsTheSameScript(t *testing.T) {
 	walls := make([]Wall, 120)
 	scripts := make([]string, len(walls))
 	for i := range walls {
-		if walls[i] = random(); i%2 == 1 { // the last one in other words
+		if walls[i] = random(); i%2 == 1 { // the previous one with its lists reordered and repeated
 			w := walls[i-1]
 			w.Block, w.Guests, w.LAN = slices.Concat(w.Block, w.Block), slices.Concat(w.Guests, w.Guests), slices.Concat(w.LAN, w.LAN)
 			slices.Reverse(w.Block)
@@ -98,10 +98,10 @@ func TestSameIsTheSameScript(t *testing.T) {
 	}
 }
 
-// Routes to routers in the main table, the internet by whichever table or
-// tunnel, in whichever pieces, and single addresses are not what this machine
-// is connected to; what VPNs lead to is.
-func TestReached(t *testing.T) {
+// localRoutes leaves out routes to routers in the main table, the internet through any
+// table or tunnel and in any pieces, and single addresses. It returns networks behind
+// VPNs.
+func TestLocalRoutes(t *testing.T) {
 	const lan, tun, vpn = 2, 7, 51820
 	route := func(dst string, table uint32, link int, gateway bool) Route {
 		return Route{netip.MustParsePrefix(dst), table, link, gateway}
@@ -109,19 +109,19 @@ func TestReached(t *testing.T) {
 	rs := []Route{
 		route("0.0.0.0/0", MainTable, lan, true), route("192.0.2.0/24", MainTable, lan, false), route("172.16.0.0/12", MainTable, lan, false),
 		route("10.0.0.0/8", MainTable, lan, true), route("198.51.100.0/24", MainTable, lan, true),
-		// OpenVPN: all of it, and a network it was told of.
+		// OpenVPN: the internet, and a pushed network.
 		route("0.0.0.0/1", MainTable, tun, true), route("128.0.0.0/1", MainTable, tun, true), route("198.51.7.0/24", MainTable, tun, true),
-		// WireGuard: all but what somebody excluded, and a network.
+		// WireGuard: the internet except excluded networks, and a private network.
 		route("8.0.0.0/7", vpn, tun, false), route("11.0.0.0/8", vpn, tun, false), route("172.64.0.0/10", vpn, tun, false), route("203.0.113.0/24", vpn, tun, false),
 		// strongSwan's table.
 		route("198.18.0.0/15", 220, lan, true), route("0.0.0.0/0", 221, lan, true),
 		route("2001:db8:1::/64", MainTable, lan, false), route("::/0", MainTable, lan, true), route("2000::/3", vpn, tun, false),
 		route("2400::/20", vpn, tun, false), route("2001:db8:7::/48", vpn, tun, false), route("2001:db8:9::1/128", MainTable, lan, false), route("fe80::/64", MainTable, lan, false),
 	}
-	for i := range 600 { // a country's networks, by another provider
+	for i := range 600 { // a country's networks, through another provider
 		rs = append(rs, route(fmt.Sprintf("5.%d.%d.0/24", i/256, i%256), 300, lan, true))
 	}
-	got := reached(rs, func(link int) bool { return link == tun })
+	got := localRoutes(rs, func(link int) bool { return link == tun })
 	if want := prefixes("192.0.2.0/24", "172.16.0.0/12", "198.51.7.0/24", "203.0.113.0/24", "198.18.0.0/15", "2001:db8:1::/64", "2001:db8:7::/48"); !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
@@ -130,7 +130,7 @@ func TestReached(t *testing.T) {
 	}
 }
 
-// FuzzRoutesRead: whatever the kernel's answer holds is read or refused.
+// FuzzRoutesRead checks that parseRoutes returns only valid routes for any input.
 func FuzzRoutesRead(f *testing.F) {
 	for _, family := range []int{syscall.AF_INET, syscall.AF_INET6} {
 		b, err := syscall.NetlinkRIB(syscall.RTM_GETROUTE, family)

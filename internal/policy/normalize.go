@@ -7,15 +7,15 @@ import (
 	"strings"
 )
 
-// always4 are addresses a cloud's machines learn their secrets from, blocked
-// whatever the config lists: the link-local one of most clouds, Alibaba's,
-// Oracle's old one, and Azure's, which is a public address.
+// always4 lists the addresses of cloud metadata services, which hand out a machine's
+// credentials. They are blocked regardless of the config: the link-local address of most
+// clouds, Alibaba's, Oracle's old one, and Azure's, which is a public address.
 var always4 = prefixes("169.254.169.254/32", "100.100.100.200/32", "192.0.0.192/32", "168.63.129.16/32")
 
-// always6 are the IPv6 ranges that lead into a private network, or stand for
-// IPv4 addresses behind a translator (NAT64, 6to4): configs of old list IPv4
-// only. Documentation ranges are not among them: mirrors of test machines live
-// there.
+// always6 lists the IPv6 ranges of private networks, and those that a translator maps to
+// IPv4 addresses (NAT64, 6to4). They are blocked regardless of the config, since old
+// configs list only IPv4 networks. The documentation ranges are not blocked, because the
+// mirrors of test machines use them.
 var always6 = prefixes("::/127", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16",
 	"fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8")
 
@@ -27,17 +27,16 @@ func prefixes(ss ...string) []netip.Prefix {
 	return out
 }
 
-// Blocked returns what guests do not reach, each family in order and without
-// networks that another one contains: what the policy lists, what is always
-// blocked, the guests' own network, and local, the networks that this machine is
-// connected to.
+// Blocked returns the networks guests may not reach, by family, sorted and without those
+// that another one contains: the policy's Block list, what is always blocked, the guests'
+// own subnet, and local, the networks the host is connected to.
 func (n Network) Blocked(local []netip.Prefix) (four, six []netip.Prefix) {
 	all := slices.Concat(n.Block, always4, always6, local, []netip.Prefix{n.Subnet})
 	return family(all, false), family(all, true)
 }
 
-// family returns the prefixes of one family in order, without those another
-// contains: packet filters refuse elements that overlap.
+// family returns the prefixes of one family, sorted and without those that another one
+// contains, since nftables refuses overlapping elements in a set.
 func family(ps []netip.Prefix, six bool) []netip.Prefix {
 	var in []netip.Prefix
 	for _, p := range ps {
@@ -57,8 +56,8 @@ func family(ps []netip.Prefix, six bool) []netip.Prefix {
 	return out
 }
 
-// OpenPorts returns the ports of this machine that are open to guests, in order;
-// ranges that touch or overlap are joined.
+// OpenPorts returns the host's ports that are open to guests, sorted; ranges that touch or
+// overlap are merged.
 func (n Network) OpenPorts() []Ports {
 	in := slices.Clone(n.Ports)
 	slices.SortFunc(in, func(a, b Ports) int {
@@ -75,20 +74,21 @@ func (n Network) OpenPorts() []Ports {
 	return joined
 }
 
-// meaning is a policy without order, repetitions and overlaps.
-type meaning struct {
+// normalForm is a policy with its lists sorted and without repetitions and overlaps.
+type normalForm struct {
 	table, bridge string
 	subnet        netip.Prefix
 	gateway       netip.Addr
 	four, six     []netip.Prefix
 	ports         []Ports
 	lan           []Endpoint
-	addresses     []Guest // without their ports
-	places        []Guest // those with a port, without their addresses
+	addresses     []Guest // all guests, without Port
+	places        []Guest // guests with a Port, without IP
 }
 
-func (n Network) meant() meaning {
-	m := meaning{table: n.Table(), bridge: n.Bridge, subnet: n.Subnet, gateway: n.Gateway, ports: n.OpenPorts(), lan: set(n.LAN)}
+// normalize returns the normal form, which is equal for policies with equal rules.
+func (n Network) normalize() normalForm {
+	m := normalForm{table: n.Table(), bridge: n.Bridge, subnet: n.Subnet, gateway: n.Gateway, ports: n.OpenPorts(), lan: set(n.LAN)}
 	m.four, m.six = n.Blocked(nil)
 	for _, g := range n.Guests {
 		m.addresses = append(m.addresses, Guest{MAC: g.MAC, IP: g.IP})
@@ -100,7 +100,7 @@ func (n Network) meant() meaning {
 	return m
 }
 
-// set sorts a list and leaves repetitions out; nil if it is empty.
+// set returns a sorted list without repetitions; nil if it is empty.
 func set[T interface {
 	comparable
 	key() string
