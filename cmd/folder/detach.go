@@ -78,7 +78,7 @@ func (a Verbs) sayCloneStays(r provision.DetachResult) {
 	back := "aivm attach " + shellescape.Quote(r.Folder) + " --mode git --vm " + r.VM + " --guest-dst " + shellescape.Quote(r.GuestDst)
 	switch {
 	case c == nil || !c.Known:
-		why := "the VM was not asked"
+		why := "aivm did not connect to the VM"
 		if c != nil {
 			why = c.Why
 		}

@@ -137,7 +137,7 @@ func TestLoadErrors(t *testing.T) {
 		"user":               {"[defaults.vm]\nuser = \"a b\"\n", `2:8: defaults.vm.user: must be a user name (1 to 32 of a-z, 0-9, '_', '-', starting with a letter), not "a b"`},
 		"other driver":       {"[defaults.vm]\nlibvirt_uri = \"xen:///system\"\n", `2:15: defaults.vm.libvirt_uri: must be qemu:///system, or qemu+unix:///system?socket=/PATH for another socket of this machine's libvirt, not "xen:///system"`},
 		"other machine":      {"[[vms]]\nname = \"a\"\n[vms.vm]\nlibvirt_uri = \"qemu+ssh://h/system\"\n", `4:15: vms[0].vm.libvirt_uri: must be qemu:///system, or`},
-		"session":            {"[defaults.vm]\nlibvirt_uri = \"qemu:///session\"\n", `2:15: defaults.vm.libvirt_uri: must be the system's libvirt and not the session's`},
+		"session":            {"[defaults.vm]\nlibvirt_uri = \"qemu:///session\"\n", `2:15: defaults.vm.libvirt_uri: must be the system's libvirt, qemu:///system: the session's`},
 		"socket":             {"[defaults.vm]\nlibvirt_uri = \"qemu:///system?socket=../x\"\n", `2:15: defaults.vm.libvirt_uri: must name a socket by its absolute path`},
 		"libvirt as a list":  {"[defaults.vm]\nlibvirt_uri = []\n", `2:15: defaults.vm.libvirt_uri: must be a string, not a list`},
 		"VM name":            {"[[vms]]\nname = \"a/../b\"\n", `2:8: vms[0].name: must be a VM name (1 to 63 of a-z, 0-9 and '-'), not "a/../b"; for example "a-b"`},

@@ -212,7 +212,7 @@ func TestQuietAndJSON(t *testing.T) {
 			t.Errorf("%s: %q, %q", tc.name, out, errs)
 		}
 	}
-	(&Streams{}).Say("nobody listens")
+	(&Streams{}).Say("no stream set")
 	s := &Streams{}
 	if err := s.PrintJSON(1); err != nil {
 		t.Error(err)

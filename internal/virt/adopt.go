@@ -13,17 +13,17 @@ import (
 	libvirt "github.com/digitalocean/go-libvirt"
 )
 
-// MarkDomain writes the mark into the metadata of a domain that has none. The
-// definition is not read and written back: libvirt changes the one element.
+// MarkDomain adds aivm's mark to the metadata of a domain that has none. libvirt changes
+// only this element; the definition is not redefined.
 func (c *Conn) MarkDomain(ctx context.Context, name string, owner int) error {
 	return c.SetMetadata(ctx, name, "aivm", MarkNS, markElement(owner))
 }
 
 func markElement(owner int) string { return fmt.Sprintf(`<mark owner=%q/>`, strconv.Itoa(owner)) }
 
-// MarkNetwork writes the mark into the metadata of a network that has none. A
-// libvirt before 9.7 cannot do that: there the definition is handed back word
-// for word with the element put in, which must then be all that differs.
+// MarkNetwork adds aivm's mark to the metadata of a network that has none. libvirt before
+// 9.7 has no call for that; there the network is redefined with its own XML plus the
+// mark, and it is an error if libvirt changes anything else.
 func (c *Conn) MarkNetwork(ctx context.Context, name string, owner int) error {
 	return c.withNetwork(ctx, name, func(n libvirt.Network) error {
 		flags := uint32(libvirt.DomainAffectConfig)
@@ -55,27 +55,27 @@ func (c *Conn) MarkNetwork(ctx context.Context, name string, owner int) error {
 			return err
 		}
 		if elements(now) != elements(marked) {
-			return fmt.Errorf("libvirt changed more of network %q than its mark; what it was:\n%s", name, desc)
+			return fmt.Errorf("libvirt changed more of network %q than its mark; its definition was:\n%s", name, desc)
 		}
 		return nil
 	})
 }
 
-// withMark puts the mark into a network's definition as text.
+// withMark inserts the mark into the text of a network's definition.
 func withMark(desc string, owner int) (string, error) {
 	if strings.Contains(desc, "<metadata>") {
 		return strings.Replace(desc, "<metadata>", "<metadata>"+MarkXML(owner), 1), nil
 	}
-	// Where libvirt itself puts it: behind the uuid.
+	// libvirt prints the metadata after the uuid.
 	_, after, ok := strings.Cut(desc, "</uuid>")
 	if !ok {
-		return "", errors.New("a network without a uuid")
+		return "", errors.New("the network's definition has no uuid")
 	}
 	return strings.TrimSuffix(desc, after) + "<metadata>" + MarkXML(owner) + "</metadata>" + after, nil
 }
 
-// elements is a document without what libvirt is free to write as it likes:
-// blanks between elements and the kind of quotes.
+// elements returns the XML tokens of a document in a form that does not depend on the white
+// space between elements and the kind of quotes, which libvirt may change.
 func elements(doc string) string {
 	var b strings.Builder
 	d := xml.NewDecoder(strings.NewReader(doc))
@@ -95,7 +95,8 @@ func elements(doc string) string {
 	}
 }
 
-// LeaseOf returns the address a network of anybody's has leased to a MAC.
+// LeaseOf returns the IPv4 address that any network, aivm's or not, has leased to a MAC
+// address; the zero Addr if there is none.
 func (c *Conn) LeaseOf(ctx context.Context, network, mac string) (ip netip.Addr, err error) {
 	err = c.withNetwork(ctx, network, func(n libvirt.Network) error {
 		leases, _, err := c.l.NetworkGetDhcpLeases(n, libvirt.OptString{mac}, 1, 0)
@@ -109,9 +110,9 @@ func (c *Conn) LeaseOf(ctx context.Context, network, mac string) (ip netip.Addr,
 	return ip, err
 }
 
-// SwapFilesystems takes the shared-folder devices a domain that is off was
-// defined with out of it, and puts one in: device by device, the definition is
-// not redefined.
+// SwapFilesystems replaces the shared-folder devices of a domain that is off with one
+// device, given as XML. It adds and removes single devices and does not redefine the
+// domain.
 func (c *Conn) SwapFilesystems(ctx context.Context, name, device string) error {
 	return c.withDomain(ctx, name, func(d libvirt.Domain) error {
 		desc, err := c.l.DomainGetXMLDesc(d, libvirt.DomainXMLInactive)
@@ -124,7 +125,7 @@ func (c *Conn) SwapFilesystems(ctx context.Context, name, device string) error {
 		}
 		own, err := ParseDomain("<domain><name>x</name><devices>" + device + "</devices></domain>")
 		if err != nil || len(own.Filesystems) != 1 {
-			return fmt.Errorf("reading the new device: %w", err)
+			return fmt.Errorf("parsing the new filesystem device: %w", err)
 		}
 		if !slices.Contains(dom.Filesystems, own.Filesystems[0]) {
 			if err := c.l.DomainAttachDeviceFlags(d, device, uint32(libvirt.DomainDeviceModifyConfig)); err != nil {
@@ -135,7 +136,7 @@ func (c *Conn) SwapFilesystems(ctx context.Context, name, device string) error {
 			if f == own.Filesystems[0] {
 				continue
 			}
-			b, err := xml.Marshal(oldFilesystem{Type: "mount", Driver: driverAttr{"virtiofs"}, Source: dirAttr{f.Source}, Target: dirAttr{f.Tag}})
+			b, err := xml.Marshal(filesystemXMLRef{Type: "mount", Driver: driverAttr{"virtiofs"}, Source: dirAttr{f.Source}, Target: dirAttr{f.Tag}})
 			if err != nil {
 				return err
 			}
@@ -147,8 +148,9 @@ func (c *Conn) SwapFilesystems(ctx context.Context, name, device string) error {
 	})
 }
 
-// oldFilesystem names a device by what libvirt finds it by: its target.
-type oldFilesystem struct {
+// filesystemXMLRef is a <filesystem> element that is sufficient to identify a device:
+// libvirt finds it by its target.
+type filesystemXMLRef struct {
 	XMLName xml.Name   `xml:"filesystem"`
 	Type    string     `xml:"type,attr"`
 	Driver  driverAttr `xml:"driver"`
@@ -164,8 +166,8 @@ type dirAttr struct {
 	Dir string `xml:"dir,attr"`
 }
 
-// RemoveFiles deletes files of a directory that is no pool, and the directory
-// if nothing else is in it, by making it a pool for the moment.
+// RemoveFiles deletes files in a directory that is not a pool, and the directory if it is
+// empty then, by making it a temporary pool.
 func (c *Conn) RemoveFiles(ctx context.Context, pool, dir string, names []string) error {
 	if err := c.EnsurePool(ctx, pool, dir); err != nil {
 		return err
@@ -182,7 +184,7 @@ func (c *Conn) RemoveFiles(ctx context.Context, pool, dir string, names []string
 		if err := c.l.StoragePoolDestroy(p); err != nil {
 			return err
 		}
-		_ = c.l.StoragePoolDelete(p, 0) // refused where something else is in it
+		_ = c.l.StoragePoolDelete(p, 0) // fails if the directory holds other files
 		return c.l.StoragePoolUndefine(p)
 	}))
 	return errors.Join(errs...)

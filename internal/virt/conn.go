@@ -1,16 +1,16 @@
-// Package virt speaks libvirt's RPC protocol; it is the only importer of
+// Package virt talks to libvirt over its RPC protocol; it is the only package that imports
 // go-libvirt.
 //
-// It owns the connection (dial with a context, every call bounded by one) and
-// the translation between libvirt's objects and plain structs. It never
-// decides what should exist, never builds XML (provision/domain and
-// provision/network do) and never changes an object it was not handed by name.
+// It holds the connection (a context bounds dialing and every call) and translates between
+// libvirt's objects and plain structs. It does not decide what should exist, does not
+// build domain and network XML (provision/domain and provision/network do), and changes
+// only objects it is given by name.
 //
-// Invariants: an error that means "does not exist" is ErrNotFound and nothing
-// else is; a cancelled context ends a hanging call by closing the connection
-// (go-libvirt's calls take no deadline), after which the Conn is dead, but not
-// before the daemon had a moment to finish: what was asked for may happen
-// after all, and must have happened when the caller has returned.
+// Invariants: ErrNotFound means that an object does not exist, and no other error does. A
+// cancelled context ends a hanging call by closing the connection, since go-libvirt's calls
+// have no deadline; the Conn cannot be used after that. Before, the daemon gets a moment to
+// finish (cancelGrace): it may execute the request after all, and should have done so by
+// the time the caller returns.
 package virt
 
 import (
@@ -27,18 +27,18 @@ import (
 	"github.com/digitalocean/go-libvirt/socket/dialers"
 )
 
-// Errors a caller branches on.
+// Errors that callers branch on.
 var (
-	// ErrNotFound: libvirt answered that the object does not exist.
+	// ErrNotFound means that libvirt reported that the object does not exist.
 	ErrNotFound = errors.New("not found")
-	// ErrDenied: the daemon runs but refuses this user.
+	// ErrDenied means that the daemon runs but refuses this user.
 	ErrDenied = errors.New("libvirt refuses this user")
-	// ErrNoDaemon: nothing answers on libvirt's socket.
+	// ErrNoDaemon means that nothing answers on libvirt's socket.
 	ErrNoDaemon = errors.New("libvirt is not running")
-	// ErrExists: a volume of that name is there already.
+	// ErrExists means that a volume with that name exists.
 	ErrExists = errors.New("exists already")
-	// ErrBusy: libvirt refuses for as long as something else goes on in the
-	// same storage pool; later it will do it.
+	// ErrBusy means that libvirt refuses while another operation runs in the same storage
+	// pool. It may succeed later.
 	ErrBusy = errors.New("libvirt is busy with the storage pool")
 )
 
@@ -49,9 +49,8 @@ type Conn struct {
 	uri URI
 }
 
-// Dial connects to the first of u's sockets that exists. It returns ErrNoDaemon
-// when nothing listens and ErrDenied when the socket or polkit refuses this
-// user.
+// Dial connects to the first of u's sockets that exists. The error is ErrNoDaemon if
+// nothing listens there, and ErrDenied if the socket's mode or polkit refuses this user.
 func Dial(ctx context.Context, u URI) (*Conn, error) {
 	var last error = ErrNoDaemon
 	if u.Own() {
@@ -72,12 +71,12 @@ func Dial(ctx context.Context, u URI) (*Conn, error) {
 	return nil, last
 }
 
-// openLimit is how long a daemon may take to say hello: a stuck one takes
-// connections for as long as its backlog lasts.
+// openLimit is how long a daemon may take to answer the first call. A daemon that hangs
+// still accepts connections until its backlog is full.
 const openLimit = 8 * time.Second
 
-// Adopt opens the hypervisor over a connection to u that was made elsewhere (the
-// root helper passes one for users outside group libvirt). It owns nc.
+// Adopt opens the hypervisor over nc, an existing connection to u. The privileged helper
+// passes one for users outside group libvirt. Adopt takes ownership of nc.
 func Adopt(ctx context.Context, nc net.Conn, u URI) (*Conn, error) {
 	c := &Conn{l: libvirt.NewWithDialer(dialers.NewAlreadyConnected(newWire(nc))), nc: nc, uri: u}
 	octx, cancel := context.WithTimeout(ctx, openLimit)
@@ -86,11 +85,11 @@ func Adopt(ctx context.Context, nc net.Conn, u URI) (*Conn, error) {
 	if err != nil {
 		_ = nc.Close()
 		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-			return nil, fmt.Errorf("libvirt takes connections but does not answer (%s)", openLimit)
+			return nil, fmt.Errorf("libvirt accepts connections but does not answer (waited %s)", openLimit)
 		}
-		// Authentication fails in many ways and codes (no polkit, no bus, no
-		// agent to ask). For a plain user whatever libvirt answers here is a
-		// refusal: root's connection tells whether it is more than that.
+		// Failed authentication has many error codes (no polkit, no D-Bus, no agent). For
+		// a user other than root any libvirt error here counts as a refusal; if there is
+		// another cause, root's connection shows it.
 		var le libvirt.Error
 		if errors.As(err, &le) && (os.Geteuid() != 0 || le.Code == uint32(libvirt.ErrAuthFailed)) {
 			return nil, fmt.Errorf("%w: %s", ErrDenied, le.Message)
@@ -105,19 +104,19 @@ func (c *Conn) Close() error {
 	if c == nil {
 		return nil
 	}
-	// The polite goodbye waits for an answer a dead daemon never gives.
+	// Disconnect waits for an answer, which a hanging daemon never sends.
 	_ = c.nc.SetDeadline(time.Now().Add(2 * time.Second))
 	_ = c.l.Disconnect()
 	return c.nc.Close()
 }
 
-// cancelGrace is how long a call goes on when its context has ended. A request
-// that is on its way cannot be taken back: a daemon that lives answers within
-// this, and then the next run sees what really was done.
+// cancelGrace is how long a call may continue after its context has ended. A request
+// already sent cannot be withdrawn; a working daemon answers within this time, so that the
+// next run observes its effect.
 const cancelGrace = 2 * time.Second
 
-// do runs one call and closes the connection when ctx ended a while ago:
-// pending calls then return at once (LIBRARIES.md §1).
+// do runs one call. cancelGrace after ctx ends it closes the connection, which makes
+// pending calls of go-libvirt return.
 func (c *Conn) do(ctx context.Context, f func() error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -139,8 +138,8 @@ func (c *Conn) do(ctx context.Context, f func() error) error {
 	return translate(err)
 }
 
-// translate turns libvirt's "no such object" codes into ErrNotFound, and a
-// lost connection into ErrNoDaemon. libvirt.IsNotFound knows domains only.
+// translate turns libvirt's "no such object" codes into ErrNotFound, and a lost connection
+// into ErrNoDaemon. go-libvirt's IsNotFound only handles domains.
 func translate(err error) error {
 	if err == nil {
 		return nil

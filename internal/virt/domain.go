@@ -12,11 +12,11 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// State is a domain's state in the words of `aivm list`.
+// State is a domain's state, as "aivm list" prints it.
 type State string
 
-// Domain states; everything libvirt calls blocked, paused for a reason or
-// dying is folded into the nearest of these.
+// Domain states. libvirt's other states (blocked, suspended, shutting down, crashed) are
+// mapped to the nearest of these.
 const (
 	Running State = "running"
 	Off     State = "off"
@@ -27,23 +27,23 @@ const (
 // MarkNS is the XML namespace of aivm's ownership mark in libvirt metadata.
 const MarkNS = "urn:aivm:mark:1"
 
-// Mark is what aivm wrote into the metadata of a domain or network it made.
-// The zero Mark means "not ours".
+// Mark is the mark in the metadata of a domain or network: whether aivm made it, and for
+// whom. The zero Mark means that aivm did not make it.
 type Mark struct {
 	Ours  bool
-	Owner int // uid of the person it belongs to
+	Owner int // uid of the user it belongs to
 }
 
 // By reports whether the object was made by aivm for this uid.
 func (m Mark) By(uid int) bool { return m.Ours && m.Owner == uid }
 
-// MarkXML renders the mark for the <metadata> element.
+// MarkXML returns the mark for the <metadata> element of a definition.
 func MarkXML(owner int) string {
 	return fmt.Sprintf(`<aivm:mark xmlns:aivm=%q owner=%q/>`, MarkNS, strconv.Itoa(owner))
 }
 
-// parseMark looks the mark up by namespace: libvirt rewrites prefixes and
-// whitespace of metadata, so text is never compared.
+// parseMark finds the mark by its XML namespace, since libvirt changes prefixes and white
+// space of metadata.
 func parseMark(metadata string) Mark {
 	var m struct {
 		Marks []struct {
@@ -64,8 +64,8 @@ func parseMark(metadata string) Mark {
 	return Mark{}
 }
 
-// parseElement reads the mark alone, as libvirt returns it when it is asked for
-// the one element of our namespace: without that namespace.
+// parseElement parses the single mark element that libvirt returns when asked for the
+// metadata of MarkNS. libvirt returns it without the namespace.
 func parseElement(element string) Mark {
 	var m struct {
 		XMLName xml.Name
@@ -78,22 +78,22 @@ func parseElement(element string) Mark {
 	return Mark{Ours: err == nil, Owner: uid}
 }
 
-// Domain is what aivm wants to know about one virtual machine.
+// Domain holds what aivm uses of one libvirt domain.
 type Domain struct {
-	Libvirt     URI // where it is
+	Libvirt     URI // the libvirt that has it
 	Name, UUID  string
-	ID          int // while it runs; another at each start
+	ID          int // while it runs; changes at each start
 	State       State
-	Crashed     bool // it is off because QEMU came to a bad end
+	Crashed     bool // it is off because QEMU crashed
 	Mark        Mark
 	Accel       string // "kvm" or "qemu"
 	VCPUs       int
 	RAMMB       int
 	MAC         string // of the first interface
 	Network     string
-	Tap         string       // this machine's end of that interface, while it runs
+	Tap         string       // the host's tap device of that interface, while it runs
 	Disks       []Disk       // of the running domain, or of the definition if it is off
-	Stored      []Disk       // of the persistent definition: what the next boot has
+	Stored      []Disk       // of the persistent definition, used from the next boot on
 	Filesystems []Filesystem // of the running domain, or of the definition if it is off
 	StoredFS    []Filesystem // of the persistent definition
 	SharedRAM   bool         // its memory can be shared with virtiofsd
@@ -106,10 +106,10 @@ type Disk struct{ Target, File, Serial, Alias string }
 // Filesystem is one virtiofs device of a domain.
 type Filesystem struct{ Source, Tag string }
 
-// Disk returns the disk with this serial as it is attached now.
+// Disk returns the currently attached disk with this serial.
 func (d *Domain) Disk(serial string) (Disk, bool) { return find(d.Disks, serial) }
 
-// StoredDisk returns the disk with this serial of the persistent definition.
+// StoredDisk returns the disk with this serial in the persistent definition.
 func (d *Domain) StoredDisk(serial string) (Disk, bool) { return find(d.Stored, serial) }
 
 func find(disks []Disk, serial string) (Disk, bool) {
@@ -121,7 +121,7 @@ func find(disks []Disk, serial string) (Disk, bool) {
 	return Disk{}, false
 }
 
-// Domain looks a domain up by name; ErrNotFound when libvirt says there is none.
+// Domain returns the domain with this name; ErrNotFound if there is none.
 func (c *Conn) Domain(ctx context.Context, name string) (*Domain, error) {
 	var out *Domain
 	err := c.do(ctx, func() error {
@@ -138,9 +138,9 @@ func (c *Conn) Domain(ctx context.Context, name string) (*Domain, error) {
 	return out, nil
 }
 
-// States returns the state of each domain of aivm's that belongs to owner, by
-// name. Reading marks and states alone is a tenth of the work that reading
-// definitions is, and `aivm list` needs no more; all of it is asked at once.
+// States returns the state of each domain with aivm's mark that belongs to owner, by name.
+// Reading marks and states takes a tenth of the time of reading definitions, and "aivm
+// list" needs no more. All calls are made concurrently.
 func (c *Conn) States(ctx context.Context, owner int) (map[string]State, error) {
 	out := map[string]State{}
 	err := c.do(ctx, func() error {
@@ -148,24 +148,24 @@ func (c *Conn) States(ctx context.Context, owner int) (map[string]State, error) 
 		if err != nil {
 			return err
 		}
-		type answer struct {
+		type result struct {
 			mark           string
 			markErr, stErr error
 			st             int32
 		}
-		answers := make([]answer, len(ds))
+		results := make([]result, len(ds))
 		var wg sync.WaitGroup
 		for i, d := range ds {
-			a := &answers[i]
+			a := &results[i]
 			wg.Go(func() {
 				a.mark, a.markErr = c.l.DomainGetMetadata(d, int32(libvirt.DomainMetadataElement), libvirt.OptString{MarkNS}, 0)
 			})
 			wg.Go(func() { a.st, _, a.stErr = c.l.DomainGetState(d, 0) })
 		}
 		wg.Wait()
-		for i, a := range answers {
-			// Of a domain without the mark libvirt says that it has no such
-			// metadata; of one that is gone by now, that it is gone.
+		for i, a := range results {
+			// ErrNoDomainMetadata means that the domain has no mark, ErrNotFound that it
+			// was removed since it was listed.
 			if isCode(a.markErr, libvirt.ErrNoDomainMetadata) || errors.Is(translate(a.markErr), ErrNotFound) || errors.Is(translate(a.stErr), ErrNotFound) {
 				continue
 			}
@@ -209,8 +209,7 @@ func (c *Conn) describe(d libvirt.Domain) (*Domain, error) {
 	out.Crashed = out.State == Off && libvirt.DomainShutoffReason(reason) == libvirt.DomainShutoffCrashed
 	out.Stored, out.StoredFS = out.Disks, out.Filesystems
 	if out.State != Off {
-		// A device that was asked to leave stays in the live XML until the
-		// guest lets go of it.
+		// A device being detached stays in the live XML until the guest releases it.
 		inactive, err := c.l.DomainGetXMLDesc(d, libvirt.DomainXMLInactive)
 		if err != nil {
 			return nil, err
@@ -224,7 +223,7 @@ func (c *Conn) describe(d libvirt.Domain) (*Domain, error) {
 	return out, nil
 }
 
-// ParseDomain reads a domain's XML as libvirt prints it. State is left empty.
+// ParseDomain parses a domain's XML as libvirt prints it. State is left empty.
 func ParseDomain(desc string) (*Domain, error) {
 	var x libvirtxml.Domain
 	if err := x.Unmarshal(desc); err != nil {
@@ -304,7 +303,7 @@ func memoryMB(v uint, unit string) int {
 	}
 }
 
-// Define makes (or replaces the persistent definition of) a domain.
+// Define creates a domain or replaces its persistent definition.
 func (c *Conn) Define(ctx context.Context, desc string) error {
 	return c.do(ctx, func() error {
 		_, err := c.l.DomainDefineXMLFlags(desc, libvirt.DomainDefineValidate)
@@ -312,7 +311,7 @@ func (c *Conn) Define(ctx context.Context, desc string) error {
 	})
 }
 
-// Start boots a defined domain. Starting a running domain is no error.
+// Start boots a defined domain, or resumes a paused one. A running domain is not an error.
 func (c *Conn) Start(ctx context.Context, name string) error {
 	return c.withDomain(ctx, name, func(d libvirt.Domain) error {
 		if st, _, err := c.l.DomainGetState(d, 0); err != nil {
@@ -326,12 +325,12 @@ func (c *Conn) Start(ctx context.Context, name string) error {
 	})
 }
 
-// Shutdown asks the guest to power off (ACPI); it does not wait.
+// Shutdown asks the guest to power off (ACPI) and does not wait for it.
 func (c *Conn) Shutdown(ctx context.Context, name string) error {
 	return c.withDomain(ctx, name, func(d libvirt.Domain) error { return c.l.DomainShutdownFlags(d, 0) })
 }
 
-// Destroy pulls the plug. A domain that is off is no error.
+// Destroy powers the domain off immediately. A domain that is off is not an error.
 func (c *Conn) Destroy(ctx context.Context, name string) error {
 	err := c.withDomain(ctx, name, func(d libvirt.Domain) error { return c.l.DomainDestroyFlags(d, 0) })
 	if isCode(err, libvirt.ErrOperationInvalid) {
@@ -340,8 +339,8 @@ func (c *Conn) Destroy(ctx context.Context, name string) error {
 	return err
 }
 
-// Undefine removes a domain's definition with everything libvirt keeps beside
-// it (managed save, NVRAM, snapshot metadata); disks stay.
+// Undefine removes a domain's definition and everything libvirt keeps with it (managed
+// save, NVRAM, snapshot metadata). Disks stay.
 func (c *Conn) Undefine(ctx context.Context, name string) error {
 	return c.withDomain(ctx, name, func(d libvirt.Domain) error {
 		return c.l.DomainUndefineFlags(d, libvirt.DomainUndefineManagedSave|libvirt.DomainUndefineNvram|
@@ -349,9 +348,9 @@ func (c *Conn) Undefine(ctx context.Context, name string) error {
 	})
 }
 
-// DetachDisk takes the disk with this serial out of the persistent definition
-// and asks a running guest to let go of it. The second part is asynchronous:
-// a guest that does not answer keeps the device until it is powered off.
+// DetachDisk removes the disk with this serial from the persistent definition and asks a
+// running guest to release it. It does not wait for the guest: one that does not respond
+// keeps the device until it is powered off.
 func (c *Conn) DetachDisk(ctx context.Context, name, serial string) error {
 	return c.withDomain(ctx, name, func(d libvirt.Domain) error {
 		inactive, err := c.l.DomainGetXMLDesc(d, libvirt.DomainXMLInactive)
@@ -375,7 +374,7 @@ func (c *Conn) DetachDisk(ctx context.Context, name, serial string) error {
 		}
 		if disk, ok := dom.Disk(serial); ok && disk.Alias != "" {
 			err := c.l.DomainDetachDeviceAlias(d, disk.Alias, uint32(libvirt.DomainDeviceModifyLive))
-			// A second request while the first is pending is refused; that is "under way".
+			// libvirt refuses a second request while the first one is pending.
 			if err != nil && !isCode(err, libvirt.ErrOperationFailed) && !isCode(err, libvirt.ErrOperationInvalid) && !isCode(err, libvirt.ErrInternalError) {
 				return err
 			}
@@ -384,8 +383,8 @@ func (c *Conn) DetachDisk(ctx context.Context, name, serial string) error {
 	})
 }
 
-// diskXML returns the one <disk> element with this serial, regenerated: it
-// only has to name the device for libvirt to find it.
+// diskXML returns the <disk> element with this serial. It is marshaled again, which is
+// sufficient for libvirt to identify the device.
 func diskXML(desc, serial string) (string, bool, error) {
 	var x libvirtxml.Domain
 	if err := x.Unmarshal(desc); err != nil {

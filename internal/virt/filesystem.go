@@ -11,11 +11,11 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// ErrNoSlot is returned when a VM has no place left for another device.
-var ErrNoSlot = errors.New("the VM has no free slot for another device")
+// ErrNoSlot means that a VM has no free PCI slot for another device.
+var ErrNoSlot = errors.New("the VM has no free PCI slot for another device")
 
-// ErrStays is returned when a running guest did not give a device back.
-var ErrStays = errors.New("the VM has not given the device back")
+// ErrStays means that a running guest did not release a device.
+var ErrStays = errors.New("the guest has not released the device")
 
 // HasFilesystem reports whether a filesystem with this tag is among fs.
 func HasFilesystem(fs []Filesystem, tag string) bool {
@@ -27,12 +27,12 @@ func HasFilesystem(fs []Filesystem, tag string) bool {
 	return false
 }
 
-// AttachFilesystem gives a domain a virtiofs device of its own for a directory,
-// in its definition and, if it runs, at once. What is there already stays.
+// AttachFilesystem adds a virtiofs device for one directory to a domain: to its definition
+// and, if the domain runs, to the running VM. A device that is already there is kept.
 func (c *Conn) AttachFilesystem(ctx context.Context, name string, f Filesystem) error {
 	dev := libvirtxml.DomainFilesystem{
 		AccessMode: "passthrough",
-		// As the device the domain is made with: see provision/domain.
+		// As in the device the domain is created with: see provision/domain.
 		Driver: &libvirtxml.DomainFilesystemDriver{Type: "virtiofs", Queue: 1024},
 		Source: &libvirtxml.DomainFilesystemSource{Mount: &libvirtxml.DomainFilesystemSourceMount{Dir: f.Source}},
 		Target: &libvirtxml.DomainFilesystemTarget{Dir: f.Tag},
@@ -46,8 +46,8 @@ func (c *Conn) AttachFilesystem(ctx context.Context, name string, f Filesystem) 
 		if err != nil {
 			return err
 		}
-		// Together where both are missing, so that the device has the same
-		// place after the next boot.
+		// If it is missing in both, it is added to both with one call, so that it has the
+		// same PCI address after the next boot.
 		var flags libvirt.DomainDeviceModifyFlags
 		if !HasFilesystem(now.StoredFS, f.Tag) {
 			flags |= libvirt.DomainDeviceModifyConfig
@@ -67,16 +67,17 @@ func (c *Conn) AttachFilesystem(ctx context.Context, name string, f Filesystem) 
 	})
 }
 
-// detachPoll is how long and how often a guest is waited for that was asked to
-// give a device back.
+// detachWait is how long DetachFilesystem waits for the guest to release the device, and
+// detachPoll how often it checks.
 const (
 	detachWait = 20 * time.Second
 	detachPoll = 100 * time.Millisecond
 )
 
-// DetachFilesystem takes the virtiofs device with this tag out of a domain's
-// definition and, if it runs, away from the guest, and waits until it is gone:
-// only then has its daemon ended. The guest must have unmounted it.
+// DetachFilesystem removes the virtiofs device with this tag from a domain's definition
+// and, if the domain runs, from the running VM. It waits until the guest has released the
+// device, since virtiofsd ends only then. The guest must have unmounted it; if it does not
+// release it within detachWait, the error is ErrStays.
 func (c *Conn) DetachFilesystem(ctx context.Context, name, tag string) error {
 	err := c.withDomain(ctx, name, func(d libvirt.Domain) error {
 		inactive, err := c.l.DomainGetXMLDesc(d, libvirt.DomainXMLInactive)
@@ -92,7 +93,7 @@ func (c *Conn) DetachFilesystem(ctx context.Context, name, tag string) error {
 	if err != nil {
 		return err
 	}
-	asked := false
+	requested := false
 	for deadline := time.Now().Add(detachWait); ; {
 		gone := false
 		err := c.withDomain(ctx, name, func(d libvirt.Domain) error {
@@ -100,10 +101,10 @@ func (c *Conn) DetachFilesystem(ctx context.Context, name, tag string) error {
 			if err != nil {
 				return err
 			}
-			if gone = now.State == Off || !HasFilesystem(now.Filesystems, tag); gone || asked {
+			if gone = now.State == Off || !HasFilesystem(now.Filesystems, tag); gone || requested {
 				return nil
 			}
-			asked = true
+			requested = true
 			live, err := c.l.DomainGetXMLDesc(d, 0)
 			if err != nil {
 				return err
@@ -113,7 +114,7 @@ func (c *Conn) DetachFilesystem(ctx context.Context, name, tag string) error {
 				return err
 			}
 			err = c.l.DomainDetachDeviceFlags(d, dev, uint32(libvirt.DomainDeviceModifyLive))
-			// A second request while the first is pending is refused; that is "under way".
+			// libvirt refuses a second request while the first one is pending; keep waiting.
 			if isCode(err, libvirt.ErrOperationFailed) || isCode(err, libvirt.ErrOperationInvalid) || isCode(err, libvirt.ErrInternalError) {
 				return nil
 			}
@@ -125,7 +126,7 @@ func (c *Conn) DetachFilesystem(ctx context.Context, name, tag string) error {
 		case err != nil:
 			return err
 		case time.Now().After(deadline):
-			return fmt.Errorf("domain %q, device %q: %w", name, tag, ErrStays)
+			return fmt.Errorf("detaching device %q from domain %q: %w", tag, name, ErrStays)
 		}
 		select {
 		case <-ctx.Done():
@@ -135,8 +136,8 @@ func (c *Conn) DetachFilesystem(ctx context.Context, name, tag string) error {
 	}
 }
 
-// filesystemXML returns the <filesystem> element with this tag, regenerated:
-// it only has to name the device for libvirt to find it.
+// filesystemXML returns the <filesystem> element with this tag. It is marshaled again, which
+// is sufficient for libvirt to identify the device.
 func filesystemXML(desc, tag string) (string, bool, error) {
 	var x libvirtxml.Domain
 	if err := x.Unmarshal(desc); err != nil {

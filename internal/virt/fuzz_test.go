@@ -25,8 +25,8 @@ const domainSeed = `<domain type='kvm' id='3'><name>a</name><uuid>c1c3e1c0-0d0f-
 <interface type='network'><mac address='52:54:00:01:02:03'/><source network='aivm-net'/></interface><interface type='user'/>
 <serial type='pty'><log file='/v/a.log' append='on'/></serial></devices></domain>`
 
-// FuzzDomainXML: what is read of a domain is in its XML, a mark is nothing but
-// an element of our namespace, and a device that is cut out is found again.
+// FuzzDomainXML checks that ParseDomain finds a mark only in aivm's namespace, sets no
+// state, and that diskXML and filesystemXML find every device it returns.
 func FuzzDomainXML(f *testing.F) {
 	f.Add(domainSeed)
 	f.Add("<domain><devices/></domain>")
@@ -37,19 +37,19 @@ func FuzzDomainXML(f *testing.F) {
 			return
 		}
 		if d.Mark.Ours && !strings.Contains(desc, "aivm") && !strings.Contains(desc, "&") {
-			t.Errorf("a mark out of nothing: %q", desc)
+			t.Errorf("a mark in XML that has none: %q", desc)
 		}
 		if d.State != "" {
-			t.Errorf("a state that was not asked for: %q", d.State)
+			t.Errorf("ParseDomain set the state %q", d.State)
 		}
 		for _, k := range d.Disks {
 			dev, ok, err := diskXML(desc, k.Serial)
 			if err != nil || !ok {
-				t.Fatalf("the disk %q is not found again: %v", k.Serial, err)
+				t.Fatalf("diskXML does not find disk %q: %v", k.Serial, err)
 			}
 			own, err := ParseDomain("<domain><devices>" + dev + "</devices></domain>")
 			if err != nil || len(own.Disks) != 1 || own.Disks[0].Serial != k.Serial {
-				t.Fatalf("%q was cut out as %q: %v", k.Serial, dev, err)
+				t.Fatalf("the XML of disk %q is %q: %v", k.Serial, dev, err)
 			}
 		}
 		for _, k := range d.Filesystems {
@@ -57,7 +57,7 @@ func FuzzDomainXML(f *testing.F) {
 				continue
 			}
 			if dev, ok, err := filesystemXML(desc, k.Tag); err != nil || !ok {
-				t.Fatalf("the device %q is not found again: %q %v", k.Tag, dev, err)
+				t.Fatalf("filesystemXML does not find device %q: %q %v", k.Tag, dev, err)
 			}
 		}
 	})
@@ -68,8 +68,8 @@ const networkSeed = `<network connections='1'><name>aivm-net</name><uuid>c1c3e1c
 <bridge name='virbr-aivm' stp='on' delay='0'/><mac address='52:54:00:f2:72:fa'/><ip address='10.77.0.1' netmask='255.255.255.0'><dhcp>
 <range start='10.77.0.100' end='10.77.0.254'/><host mac='52:54:00:01:02:03' name='a' ip='10.77.0.50'/></dhcp></ip><ip family='ipv6' address='fd00::1' prefix='64'/></network>`
 
-// FuzzNetworkXML: subnet and gateway fit each other; marking a definition marks
-// it and changes nothing else that is read of it, and nothing of its text.
+// FuzzNetworkXML checks that the gateway is in the subnet, and that withMark marks a
+// definition and changes nothing else of it.
 func FuzzNetworkXML(f *testing.F) {
 	f.Add(networkSeed, 1000)
 	f.Add(strings.Replace(networkSeed, "255.255.255.0", "ffff::", 1), 0)
@@ -87,7 +87,7 @@ func FuzzNetworkXML(f *testing.F) {
 				t.Errorf("reservation %+v", h)
 			}
 		}
-		// Only what libvirt itself printed is ever marked: take its layout.
+		// withMark only gets XML that libvirt printed: use its layout.
 		var x libvirtxml.Network
 		if x.Unmarshal(desc) != nil || x.UUID == "" || owner < 0 {
 			return
@@ -99,7 +99,7 @@ func FuzzNetworkXML(f *testing.F) {
 		}
 		before, err := ParseNetwork(own)
 		if err != nil {
-			return // a character that XML cannot hold
+			return // a character that XML does not allow
 		}
 		marked, err := withMark(own, owner)
 		if err != nil {
@@ -114,13 +114,13 @@ func FuzzNetworkXML(f *testing.F) {
 			t.Errorf("%+v became %+v", before, after)
 		}
 		if strings.Replace(marked, "<metadata>"+MarkXML(owner)+"</metadata>", "", 1) != own {
-			t.Errorf("more than the mark was put in:\n%s", marked)
+			t.Errorf("more than the mark was inserted:\n%s", marked)
 		}
 	})
 }
 
-// FuzzMark: a mark is what MarkXML writes, whatever prefix, quotes and
-// neighbours libvirt gives it, and nothing of another namespace.
+// FuzzMark checks that parseMark finds what MarkXML returns next to any other metadata, and
+// nothing of another namespace.
 func FuzzMark(f *testing.F) {
 	f.Add(1000, "o", "<o:x xmlns:o='urn:o'>t</o:x>", `<mark owner="7"/>`)
 	f.Add(0, "", "", "<mark/>")
@@ -134,7 +134,7 @@ func FuzzMark(f *testing.F) {
 		if m := parseMark(neighbour); m.Ours && !strings.Contains(neighbour, "aivm") && !strings.Contains(neighbour, "&") {
 			t.Errorf("%q is a mark", neighbour)
 		}
-		// Beside anything that is whole by itself.
+		// Next to any well-formed metadata.
 		var probe struct {
 			Inner string `xml:",innerxml"`
 		}
@@ -142,13 +142,13 @@ func FuzzMark(f *testing.F) {
 			return
 		}
 		if m := parseMark(neighbour + MarkXML(owner)); !m.By(owner) {
-			t.Errorf("beside %q: %+v", neighbour, m)
+			t.Errorf("next to %q: %+v", neighbour, m)
 		}
 	})
 }
 
-// FuzzLeases: whatever a guest calls itself and asks for, what comes out is
-// addresses of single cards.
+// FuzzLeases checks that readLeases returns only leases with one MAC address and a valid IP
+// address, without the names that guests choose.
 func FuzzLeases(f *testing.F) {
 	f.Add("52:54:00:01:02:03", "10.77.0.51", "host\x1b[2J", "01:52:54", 1)
 	f.Add("", "fe80::1%eth0", "", "", 0)
@@ -175,7 +175,7 @@ func btoi(b bool) int {
 	return 0
 }
 
-// script is a connection that says what it was given and takes anything.
+// script is a connection that returns the bytes of in and accepts any output.
 type script struct {
 	net.Conn
 	in  io.Reader
@@ -187,9 +187,9 @@ func (s *script) Write(p []byte) (int, error) { return s.out.Write(p) }
 func (s *script) Close() error                { return nil }
 func (s *script) SetDeadline(time.Time) error { return nil }
 
-// FuzzWire: whatever comes from the socket, reading ends, gives no more bytes
-// than came, and nothing is kept for what claims to be large. Packets that are
-// no part of a download pass unchanged.
+// FuzzWire checks that reading ends for any input, returns no more bytes than it got, and
+// allocates nothing for a packet that claims to be large. Packets that do not belong to a
+// download pass unchanged.
 func FuzzWire(f *testing.F) {
 	p := func(kind, status, proc uint32, body string) []byte {
 		var b []byte

@@ -11,7 +11,7 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// Network is what aivm wants to know about one libvirt network.
+// Network holds what aivm uses of one libvirt network.
 type Network struct {
 	Name, UUID string
 	Active     bool
@@ -21,17 +21,17 @@ type Network struct {
 	Gateway    netip.Addr   // first IPv4 address of the bridge
 	Subnet     netip.Prefix // masked
 	Hosts      []Reservation
-	HostsFile  bool          // its definition has dnsmasq answer from this machine's /etc/hosts
-	Leases     []Reservation // addresses in use by a guest, or until a while ago; only of our networks
+	HostsFile  bool          // by its definition, dnsmasq answers with names of the host's /etc/hosts
+	Leases     []Reservation // DHCP leases that have not expired; only for aivm's networks
 }
 
-// Reservation ties a MAC to an address in a network's DHCP service.
+// Reservation binds an IP address to a MAC address in a network's DHCP server.
 type Reservation struct {
 	MAC, Name string
 	IP        netip.Addr
 }
 
-// Network looks a network up by name; ErrNotFound when there is none.
+// Network returns the network with this name; ErrNotFound if there is none.
 func (c *Conn) Network(ctx context.Context, name string) (*Network, error) {
 	var out *Network
 	err := c.do(ctx, func() error {
@@ -48,7 +48,7 @@ func (c *Conn) Network(ctx context.Context, name string) (*Network, error) {
 	return out, nil
 }
 
-// Networks lists all networks, ours or not.
+// Networks returns all networks, including those that aivm did not make.
 func (c *Conn) Networks(ctx context.Context) ([]*Network, error) {
 	var out []*Network
 	err := c.do(ctx, func() error {
@@ -59,7 +59,7 @@ func (c *Conn) Networks(ctx context.Context) ([]*Network, error) {
 		for _, n := range ns {
 			k, err := c.describeNetwork(n)
 			if errors.Is(translate(err), ErrNotFound) {
-				continue // it went away since it was listed
+				continue // removed since it was listed
 			}
 			if err != nil {
 				return err
@@ -90,7 +90,7 @@ func (c *Conn) describeNetwork(n libvirt.Network) (*Network, error) {
 	}
 	out.Active, out.Autostart = active == 1, auto == 1
 	if out.Active && out.HostsFile && out.Mark.Ours {
-		// What was changed while it runs shows in its definition only.
+		// A change made while the network is active shows only in its definition.
 		if desc, err := c.l.NetworkGetXMLDesc(n, uint32(libvirt.NetworkXMLInactive)); err == nil {
 			if def, err := ParseNetwork(desc); err == nil && def.UUID == out.UUID {
 				out.HostsFile = def.HostsFile
@@ -98,8 +98,8 @@ func (c *Conn) describeNetwork(n libvirt.Network) (*Network, error) {
 		}
 	}
 	if out.Active && !out.Mark.Ours {
-		// A libvirt before 9.7 shows the mark of a network that was taken over
-		// while it runs in its definition only, until it is started anew.
+		// libvirt before 9.7 shows the mark of a network that was adopted while active
+		// only in its definition, until the network is restarted.
 		desc, err := c.l.NetworkGetXMLDesc(n, uint32(libvirt.NetworkXMLInactive))
 		if err == nil {
 			if def, err := ParseNetwork(desc); err == nil && def.UUID == out.UUID {
@@ -119,8 +119,8 @@ func (c *Conn) describeNetwork(n libvirt.Network) (*Network, error) {
 	return out, nil
 }
 
-// readLeases takes over what is an address of a card. The names in them are
-// what guests call themselves and are not looked at.
+// readLeases returns the leases that have one MAC address and a valid IP address. Their
+// host names are left out, since guests choose them.
 func readLeases(leases []libvirt.NetworkDhcpLease) []Reservation {
 	var out []Reservation
 	for _, l := range leases {
@@ -131,7 +131,7 @@ func readLeases(leases []libvirt.NetworkDhcpLease) []Reservation {
 	return out
 }
 
-// ParseNetwork reads a network's XML as libvirt prints it.
+// ParseNetwork parses a network's XML as libvirt prints it.
 func ParseNetwork(desc string) (*Network, error) {
 	var x libvirtxml.Network
 	if err := x.Unmarshal(desc); err != nil {
@@ -169,6 +169,7 @@ func ParseNetwork(desc string) (*Network, error) {
 	return out, nil
 }
 
+// maskBits counts the leading one bits of an IPv4 netmask in each byte.
 func maskBits(m netip.Addr) int {
 	n := 0
 	for _, b := range m.As4() {
@@ -179,13 +180,13 @@ func maskBits(m netip.Addr) int {
 	return n
 }
 
-// DefineNetwork makes a persistent network.
+// DefineNetwork defines a persistent network.
 func (c *Conn) DefineNetwork(ctx context.Context, desc string) error {
 	return c.do(ctx, func() error { _, err := c.l.NetworkDefineXML(desc); return err })
 }
 
-// StartNetwork starts a network and lets it start with the daemon. Others may
-// do the same at the same time.
+// StartNetwork starts a network and makes it start with the daemon. Several processes may
+// do this at the same time.
 func (c *Conn) StartNetwork(ctx context.Context, name string) error {
 	return c.withNetwork(ctx, name, func(n libvirt.Network) error {
 		active, err := c.l.NetworkIsActive(n)
@@ -203,8 +204,8 @@ func (c *Conn) StartNetwork(ctx context.Context, name string) error {
 	})
 }
 
-// RemoveNetwork stops a network and forgets its definition; one that is not
-// there is no error.
+// RemoveNetwork stops a network and removes its definition. A missing network is not an
+// error.
 func (c *Conn) RemoveNetwork(ctx context.Context, name string) error {
 	err := c.withNetwork(ctx, name, func(n libvirt.Network) error {
 		active, err := c.l.NetworkIsActive(n)
@@ -231,13 +232,14 @@ type hostXML struct {
 	IP      string   `xml:"ip,attr"`
 }
 
-// Reserve adds a DHCP reservation, now and for later starts. NetworkUpdate's
-// parameters went over the wire swapped in old daemons; the Compat call knows.
+// Reserve adds a DHCP reservation to the definition and, if active, the running network.
+// Old libvirt daemons expect the parameters of NetworkUpdate swapped;
+// NetworkUpdateCompat takes care of that.
 func (c *Conn) Reserve(ctx context.Context, network string, r Reservation) error {
 	return c.updateHost(ctx, network, libvirt.NetworkUpdateCommandAddLast, r)
 }
 
-// Unreserve takes a DHCP reservation away; one that is not there is no error.
+// Unreserve removes a DHCP reservation. A missing reservation is not an error.
 func (c *Conn) Unreserve(ctx context.Context, network string, r Reservation) error {
 	err := c.updateHost(ctx, network, libvirt.NetworkUpdateCommandDelete, r)
 	if isCode(err, libvirt.ErrOperationInvalid) {

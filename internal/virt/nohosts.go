@@ -10,14 +10,14 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// NoHosts is dnsmasq's option not to answer from this machine's /etc/hosts,
-// which libvirt passes on since 5.6; files of hosts libvirt itself writes are
-// read all the same.
+// NoHosts is the dnsmasq option that keeps it from answering with names of the host's
+// /etc/hosts. libvirt passes options to dnsmasq since 5.6. dnsmasq still reads the hosts
+// files that libvirt writes.
 const NoHosts = "no-hosts"
 
 const dnsmasqNS = "http://libvirt.org/schemas/network/dnsmasq/1.0"
 
-// DnsmasqOptions are the options of every network of aivm's.
+// DnsmasqOptions returns the dnsmasq options of aivm's networks.
 func DnsmasqOptions() *libvirtxml.NetworkDnsmasqOptions {
 	return &libvirtxml.NetworkDnsmasqOptions{Option: []libvirtxml.NetworkDnsmasqOption{{Value: NoHosts}}}
 }
@@ -34,8 +34,8 @@ func readsHosts(x libvirtxml.Network) bool {
 	return true
 }
 
-// HideHosts adds the option to the definition of a network made without it,
-// and changes no other word. One that runs has it from its next start on.
+// HideHosts adds NoHosts to the definition of a network without it and changes nothing
+// else. On an active network it takes effect at the next start.
 func (c *Conn) HideHosts(ctx context.Context, name string) error {
 	return c.withNetwork(ctx, name, func(n libvirt.Network) error {
 		read := func() (string, *Network, error) {
@@ -62,21 +62,21 @@ func (c *Conn) HideHosts(ctx context.Context, name string) error {
 			return err
 		}
 		if now.HostsFile || now.UUID != was.UUID || now.Mark != was.Mark || now.Bridge != was.Bridge || now.Subnet != was.Subnet || len(now.Hosts) != len(was.Hosts) {
-			return fmt.Errorf("libvirt changed more of network %q than was asked for; what it was:\n%s", name, desc)
+			return fmt.Errorf("libvirt changed more of network %q than its dnsmasq options; its definition was:\n%s", name, desc)
 		}
 		return nil
 	})
 }
 
-// withNoHosts puts the option into a network's definition as text, among the
-// options that are there, if any.
+// withNoHosts inserts NoHosts into the text of a network's definition, next to existing
+// dnsmasq options if there are any.
 func withNoHosts(desc string) (string, error) {
 	if before, after, ok := strings.Cut(desc, "<dnsmasq:options>"); ok {
 		return before + "<dnsmasq:options><dnsmasq:option value='" + NoHosts + "'/>" + after, nil
 	}
 	i := strings.LastIndex(desc, "</network>")
 	if i < 0 {
-		return "", errors.New("a network's definition without an end")
+		return "", errors.New("the network's definition has no </network>")
 	}
 	return desc[:i] + "<dnsmasq:options xmlns:dnsmasq='" + dnsmasqNS + "'><dnsmasq:option value='" + NoHosts + "'/></dnsmasq:options>\n" + desc[i:], nil
 }

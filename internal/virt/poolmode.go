@@ -13,13 +13,11 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// ownPoolName is the name, or the beginning of the name, of a pool that aivm
-// made; others have a mode that their owner chose.
+// ownPoolName is the name of aivm's pools, or its part before a "-".
 const ownPoolName = "aivm"
 
-// openPool reports whether users other than root and QEMU can enter the
-// directory of a pool of aivm's. A pool of somebody else's is never open in
-// this sense: aivm does not change its mode.
+// openPool reports whether x is a pool of aivm whose directory users other than root and
+// QEMU can enter. It is false for all other pools, whose mode aivm does not change.
 func openPool(x libvirtxml.StoragePool) bool {
 	if x.Name != ownPoolName && !strings.HasPrefix(x.Name, ownPoolName+"-") {
 		return false
@@ -31,8 +29,7 @@ func openPool(x libvirtxml.StoragePool) bool {
 	return err == nil && mode&0o027 != 0
 }
 
-// fillMode says whether the directory of a pool is open; libvirt knows its mode
-// after a refresh.
+// fillMode sets out.Open. libvirt knows the directory's mode only after a refresh.
 func (c *Conn) fillMode(p libvirt.StoragePool, out *Pool) error {
 	desc, err := c.l.StoragePoolGetXMLDesc(p, 0)
 	if err != nil {
@@ -49,11 +46,10 @@ func (c *Conn) fillMode(p libvirt.StoragePool, out *Pool) error {
 	return err
 }
 
-// poolPermissions returns the mode of a pool's directory: root lists it, the
-// group QEMU runs with enters it, nobody else does either. Without that group
-// QEMU could not reach its disks, so where libvirt does not name it the
-// directory can be entered by all, and the files in it are closed by their own
-// modes. closed says which of the two it is.
+// poolPermissions returns the mode for a pool's directory: root can list it, QEMU's group
+// can enter it, others can do neither. If libvirt does not report QEMU's group, all users
+// can enter the directory, since QEMU could not reach its disks otherwise; the modes of
+// the files protect them then. closed is true in the first case.
 func (c *Conn) poolPermissions() (p *libvirtxml.StoragePoolTargetPermissions, closed bool, err error) {
 	desc, err := c.l.ConnectGetCapabilities()
 	if err != nil {
@@ -66,8 +62,8 @@ func (c *Conn) poolPermissions() (p *libvirtxml.StoragePoolTargetPermissions, cl
 	return &libvirtxml.StoragePoolTargetPermissions{Mode: "0710", Group: gid}, true, nil
 }
 
-// qemuGroup reads from libvirt's capabilities the group that QEMU processes
-// run with: the "+UID:+GID" of the DAC security model.
+// qemuGroup finds the group of QEMU processes in libvirt's capabilities: the "+UID:+GID" of
+// the DAC security model.
 func qemuGroup(capabilities string) (gid string, ok bool) {
 	var x struct {
 		Models []libvirtxml.CapsHostSecModel `xml:"host>secmodel"`
@@ -90,10 +86,10 @@ func qemuGroup(capabilities string) (gid string, ok bool) {
 	return "", false
 }
 
-// closePool gives the directory of an open pool of aivm's the mode of a new
-// one. libvirt changes it only while the pool is stopped, which disturbs
-// no VM: their disks are named by path. The stop is refused while a volume is
-// being made (ErrBusy). It reports whether the pool is active afterwards.
+// closePool gives the directory of an open pool of aivm the mode of a new pool. libvirt
+// changes the mode only while the pool is stopped. That does not affect VMs, whose disks
+// are named by path. libvirt refuses the stop while a volume is being created (ErrBusy).
+// closePool reports whether the pool is active afterwards.
 func (c *Conn) closePool(p libvirt.StoragePool, active bool) (stillActive bool, err error) {
 	desc, err := c.l.StoragePoolGetXMLDesc(p, 0)
 	if err != nil {
@@ -110,7 +106,7 @@ func (c *Conn) closePool(p libvirt.StoragePool, active bool) (stillActive bool, 
 	if err != nil || !closed {
 		return active, err
 	}
-	// The owner stays who it is.
+	// Keep the owner.
 	perms.Owner = x.Target.Permissions.Owner
 	y := libvirtxml.StoragePool{
 		Type: x.Type, Name: x.Name, UUID: x.UUID,
@@ -131,14 +127,15 @@ func (c *Conn) closePool(p libvirt.StoragePool, active bool) (stillActive bool, 
 	return false, nil
 }
 
-// inPool runs calls on a pool and its volumes. They are repeated while the pool
-// is stopped for the moment in which another run changes its mode; a call that
-// libvirt refuses for that has done nothing.
+// inPool runs calls on a pool and its volumes. It repeats them while another run has
+// stopped the pool to change its mode. A call that libvirt refuses for that reason has had
+// no effect.
 func (c *Conn) inPool(ctx context.Context, f func() error) error {
-	return c.do(ctx, func() error { return whileStopped(ctx, f) })
+	return c.do(ctx, func() error { return retryStopped(ctx, f) })
 }
 
-func whileStopped(ctx context.Context, f func() error) error {
+// retryStopped repeats f while libvirt reports that the pool is not active.
+func retryStopped(ctx context.Context, f func() error) error {
 	for try := 1; ; try++ {
 		err := f()
 		var le libvirt.Error
@@ -151,6 +148,6 @@ func whileStopped(ctx context.Context, f func() error) error {
 	}
 }
 
-// stoppedTries is a second: stop, change of mode and start take a few
-// milliseconds.
+// stoppedTries, with betweenTries, adds up to one second. Stopping, changing the mode and
+// starting take a few milliseconds.
 const stoppedTries = 10

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// modeOf returns owner and mode as a test wants to see them.
+// modeOf returns the owner and mode of a file as "UID MODE".
 func modeOf(t *testing.T, path string) string {
 	t.Helper()
 	st, err := os.Lstat(path)
@@ -23,16 +23,16 @@ func modeOf(t *testing.T, path string) string {
 	return fmt.Sprintf("%d %04o", st.Sys().(*syscall.Stat_t).Uid, st.Mode().Perm())
 }
 
-// reads reports whether a user with no group of anybody's can read a file.
-func reads(path string) bool {
+// canRead reports whether a user who shares no group with others can read a file.
+func canRead(path string) bool {
 	c := exec.Command("cat", path)
 	c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 4399, Gid: 4399, Groups: []uint32{}}}
 	return c.Run() == nil
 }
 
-// The directory of a pool is closed to other users, the one an older aivm made
-// too, while it is in use: a volume that is made and read beside it is neither
-// lost nor refused. A pool of somebody else's stays as it is.
+// EnsurePool closes the directory of a pool to other users, also that of an older aivm, and
+// while the pool is in use: no volume created and read at the same time is lost or
+// refused. A pool that is not aivm's is not changed.
 func TestPoolIsClosed(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Fatal("becoming another user needs root; make unit runs it as root")
@@ -45,10 +45,10 @@ func TestPoolIsClosed(t *testing.T) {
 	if err := os.Chmod(top, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	ours, theirs := fmt.Sprintf("aivm-%08x", os.Getpid()), fmt.Sprintf("theirs-%d", os.Getpid())
+	aivmPool, otherPool := fmt.Sprintf("aivm-%08x", os.Getpid()), fmt.Sprintf("theirs-%d", os.Getpid())
 	t.Cleanup(func() {
 		c := daemon(t)
-		for _, n := range []string{ours, theirs} {
+		for _, n := range []string{aivmPool, otherPool} {
 			if p, err := c.l.StoragePoolLookupByName(n); err == nil {
 				_ = c.l.StoragePoolDestroy(p)
 				if err := c.l.StoragePoolUndefine(p); err != nil {
@@ -59,8 +59,8 @@ func TestPoolIsClosed(t *testing.T) {
 		_ = os.RemoveAll(top)
 	})
 	c := daemon(t)
-	// As aivm made them until now.
-	for _, n := range []string{ours, theirs} {
+	// With the mode that earlier versions of aivm used.
+	for _, n := range []string{aivmPool, otherPool} {
 		p, err := c.l.StoragePoolDefineXML(fmt.Sprintf(`<pool type='dir'><name>%s</name><target><path>%s/%s</path><permissions><mode>0711</mode></permissions></target></pool>`, n, top, n), 0)
 		if err == nil {
 			err = c.l.StoragePoolBuild(p, 0)
@@ -78,9 +78,9 @@ func TestPoolIsClosed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	dir := filepath.Join(top, ours)
+	dir := filepath.Join(top, aivmPool)
 	image := filepath.Join(dir, "base-1")
-	if !reads(image) {
+	if !canRead(image) {
 		t.Fatal("another user cannot read the image of an open pool: the test proves nothing")
 	}
 	p, err := c.PoolAt(ctx, dir)
@@ -88,7 +88,7 @@ func TestPoolIsClosed(t *testing.T) {
 		t.Fatalf("an open pool: %+v %v", p, err)
 	}
 
-	// Others make, find and read volumes all the while.
+	// Other connections create, find and read volumes at the same time.
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	for i := range 2 {
@@ -101,12 +101,12 @@ func TestPoolIsClosed(t *testing.T) {
 				default:
 				}
 				name := fmt.Sprintf("v%d-%d", i, n)
-				if err := other.CreateVolume(ctx, ours, NewVolume{Name: name, Format: "raw", Mode: "0600", Capacity: 512}); err != nil {
-					t.Errorf("a volume beside it: %v", err)
+				if err := other.CreateVolume(ctx, aivmPool, NewVolume{Name: name, Format: "raw", Mode: "0600", Capacity: 512}); err != nil {
+					t.Errorf("creating a volume at the same time: %v", err)
 					return
 				}
-				if _, err := other.ReadTail(ctx, ours, name, 512); err != nil {
-					t.Errorf("reading beside it: %v", err)
+				if _, err := other.ReadTail(ctx, aivmPool, name, 512); err != nil {
+					t.Errorf("reading a volume at the same time: %v", err)
 					return
 				}
 			}
@@ -114,7 +114,7 @@ func TestPoolIsClosed(t *testing.T) {
 	}
 	time.Sleep(50 * time.Millisecond)
 	for try := 0; ; try++ {
-		err := c.EnsurePool(ctx, ours, dir)
+		err := c.EnsurePool(ctx, aivmPool, dir)
 		if err == nil {
 			break
 		}
@@ -128,27 +128,27 @@ func TestPoolIsClosed(t *testing.T) {
 	if got := modeOf(t, dir); got != "0 0710" {
 		t.Errorf("the directory: %s", got)
 	}
-	if reads(image) {
+	if canRead(image) {
 		t.Error("another user still reads the image")
 	}
 	if p, err := c.PoolAt(ctx, dir); err != nil || p.Open || !p.Active || p.Volumes["base-1"].Capacity != 4096 {
 		t.Errorf("afterwards: %+v %v", p, err)
 	}
-	// It stays so when libvirt builds and starts it again, as after a reboot.
-	lp, err := c.l.StoragePoolLookupByName(ours)
+	// The mode is the same after libvirt builds and starts the pool again, as after a reboot.
+	lp, err := c.l.StoragePoolLookupByName(aivmPool)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := c.l.StoragePoolDestroy(lp); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.EnsurePool(ctx, ours, dir); err != nil {
+	if err := c.EnsurePool(ctx, aivmPool, dir); err != nil {
 		t.Fatal(err)
 	}
 	if got := modeOf(t, dir); got != "0 0710" {
 		t.Errorf("started again: %s", got)
 	}
-	// The group is QEMU's: it alone goes in.
+	// The directory's group is QEMU's.
 	st, err := os.Stat(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -161,15 +161,15 @@ func TestPoolIsClosed(t *testing.T) {
 		t.Errorf("the group is %d, QEMU's is %q", st.Sys().(*syscall.Stat_t).Gid, gid)
 	}
 
-	foreign := filepath.Join(top, theirs)
+	foreign := filepath.Join(top, otherPool)
 	if p, err := c.PoolAt(ctx, foreign); err != nil || p.Open {
-		t.Errorf("somebody else's pool: %+v %v", p, err)
+		t.Errorf("a pool that is not aivm's: %+v %v", p, err)
 	}
-	if err := c.EnsurePool(ctx, theirs, foreign); err != nil {
+	if err := c.EnsurePool(ctx, otherPool, foreign); err != nil {
 		t.Fatal(err)
 	}
 	if got := modeOf(t, foreign); got != "0 0711" {
-		t.Errorf("somebody else's pool was changed: %s", got)
+		t.Errorf("a pool that is not aivm's was changed: %s", got)
 	}
 }
 

@@ -13,22 +13,22 @@ import (
 	libvirt "github.com/digitalocean/go-libvirt"
 )
 
-// daemon is a connection to the libvirt of this machine.
+// daemon connects to the libvirt of this machine.
 func daemon(t *testing.T) *Conn {
 	t.Helper()
 	c, err := Dial(context.Background(), URI{})
 	if err != nil {
-		t.Fatalf("this test asks the libvirt of this machine (sudo systemctl start libvirtd, or sudo libvirtd -d): %v", err)
+		t.Fatalf("this test needs the libvirt of this machine (sudo systemctl start libvirtd, or sudo libvirtd -d): %v", err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
 	return c
 }
 
-// ownPool returns the name and the directory of a pool that is not there yet
-// and is gone after the test.
-func ownPool(t *testing.T) (name, dir string) {
+// newPool returns the name and directory for a pool that does not exist yet and is removed
+// after the test.
+func newPool(t *testing.T) (name, dir string) {
 	t.Helper()
-	// Not t.TempDir: libvirt's own user has to get in.
+	// Not t.TempDir: libvirt's user has to enter it.
 	top, err := os.MkdirTemp("/var/tmp", "aivm-virt-test-")
 	if err != nil {
 		t.Fatal(err)
@@ -47,9 +47,9 @@ func ownPool(t *testing.T) (name, dir string) {
 	return name, top + "/pool"
 }
 
-// All who make the same pool at the same time get it.
+// Several processes can make the same pool at the same time.
 func TestEnsurePoolAtOnce(t *testing.T) {
-	name, dir := ownPool(t)
+	name, dir := newPool(t)
 	start := make(chan struct{})
 	var wg sync.WaitGroup
 	for range 6 {
@@ -72,10 +72,10 @@ func TestEnsurePoolAtOnce(t *testing.T) {
 	}
 }
 
-// A pool can be looked into while others make volumes in it.
+// PoolAt works while other connections create volumes in the pool.
 func TestPoolAtWhileVolumesAreMade(t *testing.T) {
 	ctx := context.Background()
-	name, dir := ownPool(t)
+	name, dir := newPool(t)
 	c := daemon(t)
 	if err := c.EnsurePool(ctx, name, dir); err != nil {
 		t.Fatal(err)
@@ -105,8 +105,8 @@ func TestPoolAtWhileVolumesAreMade(t *testing.T) {
 			}
 		})
 	}
-	// Until libvirt has refused at least once, which is what the test is about;
-	// how often it does is a matter of luck.
+	// Until libvirt has refused a refresh at least once, which this test is about; how
+	// often it does so varies.
 	refused := 0
 	for began, n := time.Now(), 0; n < 30 || refused == 0 && time.Since(began) < 30*time.Second; n++ {
 		if p, err := c.l.StoragePoolLookupByName(name); err != nil {
@@ -125,7 +125,7 @@ func TestPoolAtWhileVolumesAreMade(t *testing.T) {
 
 func TestVolumes(t *testing.T) {
 	ctx := context.Background()
-	name, dir := ownPool(t)
+	name, dir := newPool(t)
 	c := daemon(t)
 	if err := c.EnsurePool(ctx, name, dir); err != nil {
 		t.Fatal(err)
@@ -135,7 +135,7 @@ func TestVolumes(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := c.CreateVolume(ctx, name, v); !errors.Is(err, ErrExists) {
-		t.Errorf("made twice: %v", err)
+		t.Errorf("created twice: %v", err)
 	}
 	if err := c.Upload(ctx, name, "v", bytes.NewReader(bytes.Repeat([]byte{1}, 4096)), 4096); err != nil {
 		t.Fatal(err)
@@ -154,12 +154,12 @@ func TestVolumes(t *testing.T) {
 	}
 }
 
-// A thousand reads of a volume over one connection, beside other calls: the
-// library alone gets stuck after some of them.
+// ReadVolume works a thousand times over one connection with other calls at the same time.
+// go-libvirt without wire hangs after some of them.
 func TestReadVolumeManyTimes(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	name, dir := ownPool(t)
+	name, dir := newPool(t)
 	c := daemon(t)
 	if err := c.EnsurePool(ctx, name, dir); err != nil {
 		t.Fatal(err)
@@ -193,15 +193,15 @@ func TestReadVolumeManyTimes(t *testing.T) {
 	}
 	<-done
 	if _, err := c.ReadVolume(ctx, dir+"/v", uint64(len(data))-10, 20); err == nil {
-		t.Error("reading over the end succeeded")
+		t.Error("reading past the end succeeded")
 	}
 	if _, err := c.ReadVolume(ctx, dir+"/w", 0, 1); !errors.Is(err, ErrNotFound) {
 		t.Errorf("a file in no pool: %v", err)
 	}
 }
 
-// A network that was made by something else gets the mark, whatever this
-// libvirt can do, and nothing else of it changes; the mark is seen at once.
+// MarkNetwork marks a network made by another program, with any version of libvirt, and
+// changes nothing else of it. The mark is visible immediately.
 func TestMarkNetwork(t *testing.T) {
 	ctx := context.Background()
 	c := daemon(t)

@@ -8,8 +8,7 @@ import (
 	libvirt "github.com/digitalocean/go-libvirt"
 )
 
-// InactiveXML is the persistent definition of a domain as libvirt has it, word
-// for word.
+// InactiveXML returns the persistent definition of a domain exactly as libvirt prints it.
 func (c *Conn) InactiveXML(ctx context.Context, name string) (string, error) {
 	var out string
 	err := c.withDomain(ctx, name, func(d libvirt.Domain) (err error) {
@@ -19,7 +18,7 @@ func (c *Conn) InactiveXML(ctx context.Context, name string) (string, error) {
 	return out, err
 }
 
-// CreateSnapshot has libvirt make the snapshot desc describes.
+// CreateSnapshot makes libvirt create the snapshot that desc describes.
 func (c *Conn) CreateSnapshot(ctx context.Context, name, desc string) error {
 	return c.withDomain(ctx, name, func(d libvirt.Domain) error {
 		_, err := c.l.DomainSnapshotCreateXML(d, desc, 0)
@@ -27,12 +26,12 @@ func (c *Conn) CreateSnapshot(ctx context.Context, name, desc string) error {
 	})
 }
 
-// KnowSnapshot tells libvirt of a snapshot that is in the disk, replacing what
-// it knew of it. The disk is not touched.
+// KnowSnapshot registers a snapshot that exists in the disk with libvirt, replacing
+// libvirt's record of it. The disk is not changed.
 func (c *Conn) KnowSnapshot(ctx context.Context, name, snapshot, desc string) error {
 	return c.withDomain(ctx, name, func(d libvirt.Domain) error {
-		// Over an old entry libvirt compares the two definitions and refuses a
-		// VM that got a device since; a new one it takes.
+		// The old record is removed first: when replacing a record, libvirt compares the
+		// domain definitions and refuses if the VM got a device since then.
 		if err := c.forgetSnapshot(d, snapshot); err != nil {
 			return err
 		}
@@ -41,7 +40,7 @@ func (c *Conn) KnowSnapshot(ctx context.Context, name, snapshot, desc string) er
 	})
 }
 
-// ForgetSnapshot takes a snapshot off libvirt's list and leaves the disk alone.
+// ForgetSnapshot removes libvirt's record of a snapshot. The disk is not changed.
 func (c *Conn) ForgetSnapshot(ctx context.Context, name, snapshot string) error {
 	return c.withDomain(ctx, name, func(d libvirt.Domain) error { return c.forgetSnapshot(d, snapshot) })
 }
@@ -57,8 +56,8 @@ func (c *Conn) forgetSnapshot(d libvirt.Domain, snapshot string) error {
 	return c.l.DomainSnapshotDelete(s, libvirt.DomainSnapshotDeleteMetadataOnly)
 }
 
-// RevertSnapshot puts the disk of a domain that is off back to a snapshot, and
-// its definition to the one libvirt keeps with the snapshot.
+// RevertSnapshot returns the disk of a domain that is off to a snapshot, and its definition
+// to the one libvirt recorded with the snapshot.
 func (c *Conn) RevertSnapshot(ctx context.Context, name, snapshot string) error {
 	return c.withDomain(ctx, name, func(d libvirt.Domain) error {
 		s, err := c.l.DomainSnapshotLookupByName(d, snapshot, 0)
@@ -69,8 +68,8 @@ func (c *Conn) RevertSnapshot(ctx context.Context, name, snapshot string) error 
 	})
 }
 
-// DeleteSnapshot removes a snapshot, from the disk too. One that libvirt does
-// not know is no error.
+// DeleteSnapshot deletes a snapshot, also from the disk. A snapshot unknown to libvirt is
+// not an error.
 func (c *Conn) DeleteSnapshot(ctx context.Context, name, snapshot string) error {
 	return c.withDomain(ctx, name, func(d libvirt.Domain) error {
 		s, err := c.l.DomainSnapshotLookupByName(d, snapshot, 0)
@@ -97,8 +96,8 @@ func (c *Conn) Snapshots(ctx context.Context, name string) ([]string, error) {
 	return out, err
 }
 
-// Metadata returns the element of this namespace in a domain's metadata; ""
-// when there is none.
+// Metadata returns the element of this namespace in a domain's metadata; "" if there is
+// none.
 func (c *Conn) Metadata(ctx context.Context, name, uri string) (string, error) {
 	var out string
 	err := c.withDomain(ctx, name, func(d libvirt.Domain) (err error) {
@@ -111,9 +110,8 @@ func (c *Conn) Metadata(ctx context.Context, name, uri string) (string, error) {
 	return out, err
 }
 
-// SetMetadata replaces the element of this namespace in a domain's metadata,
-// in the definition and, if it runs, in the running domain: nothing else of
-// either changes.
+// SetMetadata replaces the element of this namespace in a domain's metadata, in the
+// definition and, if the domain runs, in the running domain. Nothing else changes.
 func (c *Conn) SetMetadata(ctx context.Context, name, prefix, uri, element string) error {
 	return c.withDomain(ctx, name, func(d libvirt.Domain) error {
 		flags := libvirt.DomainAffectConfig
@@ -126,16 +124,16 @@ func (c *Conn) SetMetadata(ctx context.Context, name, prefix, uri, element strin
 	})
 }
 
-// maxRead bounds one ReadVolume.
+// maxRead is the maximum size of one ReadVolume, in bytes.
 const maxRead = 4 << 20
 
-// ReadVolume reads n bytes of the volume that lies at path, as they are in the
-// file; ErrNotFound when no pool has that file.
+// ReadVolume returns n bytes of the volume file at path, starting at offset in the file;
+// ErrNotFound if no pool has that file.
 func (c *Conn) ReadVolume(ctx context.Context, path string, offset, n uint64) ([]byte, error) {
 	if n > maxRead {
-		return nil, fmt.Errorf("reading %d bytes of %s at once", n, path)
+		return nil, fmt.Errorf("reading %d bytes of %s at once: the limit is %d", n, path, maxRead)
 	}
-	w := exact{left: n}
+	w := exact{missing: n}
 	err := c.do(ctx, func() error {
 		v, err := c.l.StorageVolLookupByPath(path)
 		if err != nil {
@@ -143,8 +141,8 @@ func (c *Conn) ReadVolume(ctx context.Context, path string, offset, n uint64) ([
 		}
 		return c.l.StorageVolDownload(v, &w, offset, n, 0)
 	})
-	if err == nil && w.left > 0 {
-		err = fmt.Errorf("%d bytes are missing", w.left)
+	if err == nil && w.missing > 0 {
+		err = fmt.Errorf("%d bytes are missing", w.missing)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading %s at %d: %w", path, offset, err)
@@ -152,15 +150,16 @@ func (c *Conn) ReadVolume(ctx context.Context, path string, offset, n uint64) ([
 	return w.b, nil
 }
 
-// exact takes no more than what was asked for.
+// exact is a writer that keeps the first bytes it gets, up to the number requested, and
+// drops the rest.
 type exact struct {
-	b    []byte
-	left uint64
+	b       []byte
+	missing uint64
 }
 
 func (e *exact) Write(p []byte) (int, error) {
-	take := min(uint64(len(p)), e.left)
+	take := min(uint64(len(p)), e.missing)
 	e.b = append(e.b, p[:take]...)
-	e.left -= take
+	e.missing -= take
 	return len(p), nil
 }

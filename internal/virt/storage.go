@@ -24,21 +24,21 @@ type Volume struct {
 	Modified             time.Time // zero if libvirt does not say
 }
 
-// Pool is a directory pool and what lies in it.
+// Pool is a directory pool with its volumes.
 type Pool struct {
-	Libvirt    URI // where it is
+	Libvirt    URI // the libvirt that has it
 	Name, Path string
 	Active     bool
-	// Open: it is aivm's, and users who have no business there can enter its
-	// directory; EnsurePool closes it.
+	// Open is set for a pool of aivm whose directory other users can enter. EnsurePool
+	// closes it.
 	Open    bool
 	Volumes map[string]Volume
 	Free    uint64 // bytes
 }
 
-// PoolAt finds the directory pool whose target is path, refreshed, with its
-// volumes; ErrNotFound when no pool has that target, ErrBusy when libvirt
-// cannot look into it for a longer time.
+// PoolAt returns the directory pool whose target is path, refreshed, with its volumes. The
+// error is ErrNotFound if no pool has that target, and ErrBusy if libvirt could not
+// refresh the pool within refreshLimit.
 func (c *Conn) PoolAt(ctx context.Context, path string) (*Pool, error) {
 	var out *Pool
 	err := c.inPool(ctx, func() error {
@@ -49,7 +49,7 @@ func (c *Conn) PoolAt(ctx context.Context, path string) (*Pool, error) {
 		for _, p := range pools {
 			desc, err := c.l.StoragePoolGetXMLDesc(p, 0)
 			if errors.Is(translate(err), ErrNotFound) {
-				continue // it went away since it was listed
+				continue // removed since it was listed
 			}
 			if err != nil {
 				return err
@@ -78,6 +78,7 @@ func (c *Conn) PoolAt(ctx context.Context, path string) (*Pool, error) {
 	return out, nil
 }
 
+// poolPath returns the target path of a pool, "" if it has none.
 func (c *Conn) poolPath(p libvirt.StoragePool) (string, error) {
 	desc, err := c.l.StoragePoolGetXMLDesc(p, 0)
 	if err != nil {
@@ -93,6 +94,7 @@ func (c *Conn) poolPath(p libvirt.StoragePool) (string, error) {
 	return x.Target.Path, nil
 }
 
+// fillPool refreshes an active pool and reads its mode and volumes into out.
 func (c *Conn) fillPool(ctx context.Context, p libvirt.StoragePool, out *Pool) error {
 	active, err := c.l.StoragePoolIsActive(p)
 	if err != nil || active == 0 {
@@ -145,13 +147,13 @@ func (c *Conn) fillPool(ctx context.Context, p libvirt.StoragePool, out *Pool) e
 	return nil
 }
 
-// refreshLimit is how long a look into a pool waits for its turn. Making a
-// volume without content, which is what aivm does, takes a moment.
+// refreshLimit is how long refresh retries while the pool is busy. Creating a volume
+// without content, which is what aivm does, takes only a moment.
 const refreshLimit = 10 * time.Second
 
-// refresh makes libvirt look at what lies in the pool's directory. It refuses
-// while a volume is being made there, with a code that says no more than
-// "internal error" (storagePoolRefresh in libvirt 9.0).
+// refresh makes libvirt read the pool's directory again. libvirt refuses that while a
+// volume is being created in the pool, with no more specific code than "internal error"
+// (storagePoolRefresh in libvirt 9.0).
 func (c *Conn) refresh(ctx context.Context, p libvirt.StoragePool) error {
 	for start := time.Now(); ; {
 		err := busyIf(libvirt.ErrInternalError, c.l.StoragePoolRefresh(p, 0))
@@ -164,6 +166,7 @@ func (c *Conn) refresh(ctx context.Context, p libvirt.StoragePool) error {
 	}
 }
 
+// busyIf wraps err in ErrBusy if libvirt returned this code.
 func busyIf(code libvirt.ErrorNumber, err error) error {
 	if isCode(err, code) {
 		return fmt.Errorf("%w: %w", ErrBusy, err)
@@ -171,31 +174,32 @@ func busyIf(code libvirt.ErrorNumber, err error) error {
 	return err
 }
 
-// betweenTries is how long something that is busy is let be.
+// betweenTries is the wait before a busy object is tried again.
 const betweenTries = 100 * time.Millisecond
 
-// timestamp reads libvirt's seconds and nanoseconds since 1970.
+// timestamp parses libvirt's "SECONDS.NANOSECONDS" since 1970; the zero time if it is
+// invalid.
 func timestamp(s string) time.Time {
 	sec, nsec, _ := strings.Cut(s, ".")
-	whole, err := strconv.ParseInt(sec, 10, 64)
+	seconds, err := strconv.ParseInt(sec, 10, 64)
 	if err != nil {
 		return time.Time{}
 	}
-	part, _ := strconv.ParseInt((nsec + "000000000")[:9], 10, 64)
-	return time.Unix(whole, part)
+	nanos, _ := strconv.ParseInt((nsec + "000000000")[:9], 10, 64)
+	return time.Unix(seconds, nanos)
 }
 
-// ensureTries is how often a pool is looked at again when a step failed:
-// whoever makes the same one at the same time is past that step by then.
+// ensureTries is how often EnsurePool tries. A step can fail because another process
+// makes the same pool at the same time; at the next try that process is past the step.
 const ensureTries = 5
 
-// errForeignPool is not cured by another try.
+// errForeignPool marks an error that another try does not fix.
 var errForeignPool = errors.New("not aivm's")
 
-// EnsurePool makes a directory pool at path (the directory too), active,
-// started with the daemon, and closed to users other than root and QEMU. A pool
-// that is already there is started, and closed if it is aivm's. Others may do
-// the same at the same time.
+// EnsurePool creates a directory pool at path, and the directory. The pool is active,
+// starts with the daemon, and only root and QEMU can enter its directory. An existing pool
+// is started, and closed to other users if it is aivm's. Several processes may do this at
+// the same time.
 func (c *Conn) EnsurePool(ctx context.Context, name, path string) error {
 	for try := 1; ; try++ {
 		err := c.ensurePool(ctx, name, path)
@@ -232,7 +236,7 @@ func (c *Conn) ensurePool(ctx context.Context, name, path string) error {
 		if at, err := c.poolPath(p); err != nil {
 			return err
 		} else if at != path {
-			return fmt.Errorf("a storage pool %q that is %w keeps its volumes in %s, not in %s", name, errForeignPool, at, path)
+			return fmt.Errorf("storage pool %q is %w: its directory is %s, not %s", name, errForeignPool, at, path)
 		}
 		running, err := c.l.StoragePoolIsActive(p)
 		if err != nil {
@@ -254,18 +258,18 @@ func (c *Conn) ensurePool(ctx context.Context, name, path string) error {
 	})
 }
 
-// NewVolume describes a volume to be made. Mode is octal ("0600").
+// NewVolume describes a volume to create. Mode is octal ("0600").
 type NewVolume struct {
 	Name, Format, Mode string
-	Capacity           uint64
-	BackingPath        string // with Format of the backing file "qcow2"
-	BackingFormat      string
-	// Zeroes makes a qcow2 whose discarded clusters read as zeroes. libvirt's own
-	// choice, version 0.10, shows what lies below again.
+	Capacity           uint64 // bytes
+	BackingPath        string // backing file, "" for none
+	BackingFormat      string // format of the backing file
+	// Zeroes creates a qcow2 of version 1.1, whose discarded clusters read as zeroes. With
+	// libvirt's default, version 0.10, they show the backing file's content again.
 	Zeroes bool
 }
 
-// CreateVolume makes a volume; ErrExists if one of that name is there.
+// CreateVolume creates a volume; ErrExists if there is one with that name.
 func (c *Conn) CreateVolume(ctx context.Context, pool string, v NewVolume) error {
 	x := libvirtxml.StorageVolume{
 		Name:     v.Name,
@@ -308,7 +312,7 @@ func (c *Conn) CreateVolume(ctx context.Context, pool string, v NewVolume) error
 	return nil
 }
 
-// Upload writes size bytes of r into a volume; ErrBusy while it is being made.
+// Upload writes size bytes of r into a volume; ErrBusy while the volume is being created.
 func (c *Conn) Upload(ctx context.Context, pool, name string, r io.Reader, size uint64) error {
 	err := c.inPool(ctx, func() error {
 		p, err := c.l.StoragePoolLookupByName(pool)
@@ -327,8 +331,8 @@ func (c *Conn) Upload(ctx context.Context, pool, name string, r io.Reader, size 
 	return nil
 }
 
-// ReadTail returns the last n bytes of a volume; the serial log of a VM lies
-// in the pool, so that a user in group libvirt can read it without sudo.
+// ReadTail returns the last n bytes of a volume. It is used for the serial log of a VM,
+// which is in the pool so that a user in group libvirt can read it without sudo.
 func (c *Conn) ReadTail(ctx context.Context, pool, name string, n uint64) ([]byte, error) {
 	buf := capture.Head{Limit: 1 << 20}
 	err := c.inPool(ctx, func() error {
@@ -359,8 +363,8 @@ func (c *Conn) ReadTail(ctx context.Context, pool, name string, n uint64) ([]byt
 	return buf.Bytes(), err
 }
 
-// DeleteVolume removes a volume; one that is not there is no error, and one
-// that is being made or copied is ErrBusy.
+// DeleteVolume deletes a volume. A missing volume is not an error; one that is being
+// created or copied is ErrBusy.
 func (c *Conn) DeleteVolume(ctx context.Context, pool, name string) error {
 	err := c.inPool(ctx, func() error {
 		p, err := c.l.StoragePoolLookupByName(pool)
@@ -369,7 +373,7 @@ func (c *Conn) DeleteVolume(ctx context.Context, pool, name string) error {
 		}
 		v, err := c.l.StorageVolLookupByName(p, name)
 		if errors.Is(translate(err), ErrNotFound) {
-			// A file libvirt has not seen yet (a log) shows after a refresh.
+			// libvirt finds a file it does not know yet (a log) after a refresh.
 			if err := c.refresh(ctx, p); err != nil {
 				return err
 			}

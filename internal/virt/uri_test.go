@@ -28,7 +28,7 @@ func TestParseURI(t *testing.T) {
 			t.Errorf("%s: %s, %v", in, u, err)
 		}
 		if again, err := ParseURI(u.String()); err != nil || again != u {
-			t.Errorf("%s is read back as %s, %v", u, again, err)
+			t.Errorf("%s is parsed as %s, %v", u, again, err)
 		}
 	}
 	for in, want := range map[string]string{
@@ -89,8 +89,8 @@ func TestVirsh(t *testing.T) {
 	}
 }
 
-// second is another socket of this machine's libvirt.
-func second(t *testing.T) URI {
+// proxySocket returns the URI of a socket that forwards to the host's libvirt.
+func proxySocket(t *testing.T) URI {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "aivm-uri-")
 	if err != nil {
@@ -125,13 +125,13 @@ func second(t *testing.T) URI {
 	return u
 }
 
-// What is asked over a socket of its own says so, and virsh takes what a person
-// is told to type.
+// Objects read over another socket carry its URI, and the virsh command line in hints works
+// with it.
 func TestDialAnotherSocket(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	u := second(t)
-	name, dir := ownPool(t)
+	u := proxySocket(t)
+	name, dir := newPool(t)
 	if err := daemon(t).EnsurePool(ctx, name, dir); err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +163,7 @@ func TestDialAnotherSocket(t *testing.T) {
 	}
 }
 
-func TestDialNobodyThere(t *testing.T) {
+func TestDialNoDaemon(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sock")
 	u, err := ParseURI("qemu:///system?socket=" + path)
 	if err != nil {

@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// Versions are libvirt's own and the hypervisor's: "9.0.0", "7.2.22".
+// Versions returns the versions of libvirt and of the hypervisor: "9.0.0", "7.2.22".
 func (c *Conn) Versions(ctx context.Context) (library, hypervisor string, err error) {
 	err = c.do(ctx, func() error {
 		lib, err := c.l.ConnectGetLibVersion()
@@ -19,6 +19,5 @@ func (c *Conn) Versions(ctx context.Context) (library, hypervisor string, err er
 	return library, hypervisor, err
 }
 
-// version takes libvirt's numbers apart: a million a major one, a thousand a
-// minor one.
+// version formats a libvirt version number: major * 1000000 + minor * 1000 + micro.
 func version(n uint64) string { return fmt.Sprintf("%d.%d.%d", n/1e6, n/1e3%1e3, n%1e3) }

@@ -8,37 +8,39 @@ import (
 	"sync"
 )
 
-// wire stands between go-libvirt and the daemon and ends downloads properly.
+// wire sits between go-libvirt and the daemon and works around the library's handling of
+// downloads.
 //
-// The library takes the first packet of a download for the daemon's reply, but
-// data may overtake that; and the empty packet the data end with for the whole
-// end: it neither tells the daemon that it is done, which then keeps the file
-// open, nor waits for what the daemon still says. A packet that comes before it
-// has struck the call off its list blocks it for ever (its issue 241). So data
-// wait here for the reply, the goodbye is said here, and what the daemon answers
-// to it goes no further.
+// go-libvirt takes the first packet of a download for the daemon's reply, although data
+// packets can arrive before it. It takes the empty packet after the data for the end of
+// the call: it sends the daemon no finish message, so that the daemon keeps the file open,
+// and does not wait for the daemon's answer to one. A packet that arrives before the
+// library has removed the call from its list blocks it permanently (go-libvirt issue 241).
+// So wire holds data packets back until the reply has come, sends the finish message, and
+// drops the daemon's answer to it.
 type wire struct {
 	net.Conn
 
 	out     sync.Mutex
-	outHead []byte // of the packet that is being written
-	outLeft int    // bytes of it still to come
-	pending []byte // goodbyes that wait for its end
+	outHead []byte // length field of the packet being written
+	outLeft int    // bytes of that packet still to be written
+	pending []byte // finish messages to send after that packet
 
-	in      []byte // bytes for the library
-	left    int    // bytes of the packet being read that are still in the socket
+	in      []byte // bytes ready for the library
+	unread  int    // bytes of the packet being read that are still in the socket
 	streams map[uint32]*stream
 }
 
-// stream is one download, by the serial of its call.
+// stream is the state of one download.
 type stream struct {
-	replied, ended, answered bool
-	held                     []byte // packets that came before the reply
+	replied, ended, answered bool   // reply received; data ended; answer to the finish message received
+	early                    []byte // packets that arrived before the reply
 }
 
 func newWire(nc net.Conn) *wire { return &wire{Conn: nc, streams: map[uint32]*stream{}} }
 
-// Of libvirt's RPC (src/rpc/virnetprotocol.x): a length, then six words.
+// Constants of libvirt's RPC (src/rpc/virnetprotocol.x). A packet starts with seven
+// 32-bit words, the first of which is its length.
 const (
 	headLen        = 28
 	typeStream     = 3
@@ -47,13 +49,13 @@ const (
 	// program is REMOTE_PROGRAM, procVolDownload REMOTE_PROC_STORAGE_VOL_DOWNLOAD.
 	program         = 0x20008086
 	procVolDownload = 209
-	// maxPacket is more than the daemon may send, maxHeld more than it sends
-	// before it is told to go on.
+	// maxPacket is more than libvirt's limit for a packet; maxEarly is more than the
+	// daemon sends before it has sent the reply.
 	maxPacket = 64 << 20
-	maxHeld   = 64 << 20
+	maxEarly  = 64 << 20
 )
 
-var errPacket = errors.New("libvirt sent more than it may")
+var errPacket = errors.New("libvirt sent more data than its protocol allows")
 
 type head struct{ length, program, version, procedure, kind, serial, status uint32 }
 
@@ -64,12 +66,12 @@ func parseHead(b []byte) (h head) {
 	return h
 }
 
-// Read is called by one goroutine of the library.
+// Read returns bytes for the library, which calls it from one goroutine.
 func (w *wire) Read(p []byte) (int, error) {
 	for len(w.in) == 0 {
-		if w.left > 0 {
-			n, err := w.Conn.Read(p[:min(len(p), w.left)])
-			w.left -= n
+		if w.unread > 0 {
+			n, err := w.Conn.Read(p[:min(len(p), w.unread)])
+			w.unread -= n
 			return n, err
 		}
 		var b [headLen]byte
@@ -79,7 +81,7 @@ func (w *wire) Read(p []byte) (int, error) {
 		h := parseHead(b[:])
 		body := max(int(h.length)-headLen, 0)
 		if h.procedure != procVolDownload || h.program != program {
-			w.in, w.left = b[:], body
+			w.in, w.unread = b[:], body
 			continue
 		}
 		if err := w.download(h, b[:], body); err != nil {
@@ -102,7 +104,7 @@ func (w *wire) download(h head, b []byte, body int) error {
 		w.streams[h.serial] = s
 	}
 	if h.kind != typeStream {
-		w.in, w.left = b, body
+		w.in, w.unread = b, body
 		if h.status != statusOK {
 			delete(w.streams, h.serial) // refused
 			return nil
@@ -110,17 +112,17 @@ func (w *wire) download(h head, b []byte, body int) error {
 		if s.replied = true; s.answered {
 			delete(w.streams, h.serial)
 		}
-		if len(s.held) > 0 {
+		if len(s.early) > 0 {
 			rest := make([]byte, body)
 			if _, err := io.ReadFull(w.Conn, rest); err != nil {
 				return err
 			}
-			w.in, w.left, s.held = append(append(b, rest...), s.held...), 0, nil
+			w.in, w.unread, s.early = append(append(b, rest...), s.early...), 0, nil
 		}
 		return nil
 	}
 	if s.ended {
-		// The answer to the goodbye, which may overtake the reply, too.
+		// The answer to the finish message, which can also arrive before the reply.
 		if s.answered = true; s.replied {
 			delete(w.streams, h.serial)
 		}
@@ -130,28 +132,28 @@ func (w *wire) download(h head, b []byte, body int) error {
 	if h.status != statusContinue || body == 0 {
 		s.ended = true
 		if h.status != statusContinue {
-			s.answered = true // failed: nothing follows
-		} else if err := w.goodbye(h); err != nil {
+			s.answered = true // the download failed: no answer follows
+		} else if err := w.sendFinish(h); err != nil {
 			return err
 		}
 	}
 	if s.replied {
-		if w.in, w.left = b, body; s.answered {
+		if w.in, w.unread = b, body; s.answered {
 			delete(w.streams, h.serial)
 		}
 		return nil
 	}
-	if len(s.held) > maxHeld {
+	if len(s.early) > maxEarly {
 		return errPacket
 	}
 	rest := make([]byte, body)
 	_, err := io.ReadFull(w.Conn, rest)
-	s.held = append(append(s.held, b...), rest...)
+	s.early = append(append(s.early, b...), rest...)
 	return err
 }
 
-// goodbye tells the daemon that a stream was taken to its end.
-func (w *wire) goodbye(h head) error {
+// sendFinish tells the daemon that a stream was read to its end.
+func (w *wire) sendFinish(h head) error {
 	b := make([]byte, 0, headLen)
 	for _, v := range []uint32{headLen, h.program, h.version, h.procedure, typeStream, h.serial, statusOK} {
 		b = binary.BigEndian.AppendUint32(b, v)
@@ -162,9 +164,10 @@ func (w *wire) goodbye(h head) error {
 	return w.flush()
 }
 
+// flush sends pending finish messages, unless a packet of the library is partly written.
 func (w *wire) flush() error {
 	if len(w.pending) == 0 || w.outLeft > 0 || len(w.outHead) > 0 {
-		return nil // never into the middle of a packet
+		return nil
 	}
 	b := w.pending
 	w.pending = nil
@@ -172,7 +175,7 @@ func (w *wire) flush() error {
 	return err
 }
 
-// Write passes packets on and keeps count of where one ends.
+// Write passes the library's bytes to the daemon and tracks where a packet ends.
 func (w *wire) Write(p []byte) (int, error) {
 	w.out.Lock()
 	defer w.out.Unlock()

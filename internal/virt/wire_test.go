@@ -13,7 +13,7 @@ func TestWithMark(t *testing.T) {
 	plain := "<network>\n  <name>old</name>\n  <uuid>u</uuid>\n  <bridge name='b'/>\n</network>\n"
 	for desc, what := range map[string]string{
 		plain: "no metadata",
-		strings.Replace(plain, "<uuid>", "<metadata>\n<x:y xmlns:x=\"urn:x\" a=\"b\"/>\n</metadata>\n<uuid>", 1): "somebody else's metadata",
+		strings.Replace(plain, "<uuid>", "<metadata>\n<x:y xmlns:x=\"urn:x\" a=\"b\"/>\n</metadata>\n<uuid>", 1): "another program's metadata",
 	} {
 		marked, err := withMark(desc, 1000)
 		if err != nil {
@@ -27,15 +27,15 @@ func TestWithMark(t *testing.T) {
 			t.Errorf("%s: more than the mark was changed:\n%s", what, marked)
 		}
 		if elements(marked) == elements(desc) || elements(marked) != elements(strings.ReplaceAll(marked, "\n", "\n   ")) {
-			t.Errorf("%s: elements are not compared", what)
+			t.Errorf("%s: elements does not show the mark, or depends on white space", what)
 		}
 	}
 	if _, err := withMark("<network/>", 0); err == nil {
-		t.Error("a network without a name")
+		t.Error("a network without a uuid was marked")
 	}
 }
 
-// packet is one of a download, as it goes over the wire.
+// packet returns a packet of a download in wire format.
 func packet(kind, serial, status uint32, body string) []byte {
 	var b []byte
 	for _, v := range []uint32{uint32(headLen + len(body)), program, 1, procVolDownload, kind, serial, status} {
@@ -44,21 +44,21 @@ func packet(kind, serial, status uint32, body string) []byte {
 	return append(b, body...)
 }
 
-// Whatever order the daemon's packets of a download come in, the library sees
-// the reply, the data, the end, and nothing after it.
+// In whatever order the daemon's packets of a download arrive, the library reads the
+// reply, the data, the end, and nothing after it.
 func TestWireOrdersDownloads(t *testing.T) {
-	reply, data, end, bye := packet(1, 7, statusOK, ""), packet(typeStream, 7, statusContinue, "data"), packet(typeStream, 7, statusContinue, ""), packet(typeStream, 7, statusOK, "")
+	reply, data, end, finish := packet(1, 7, statusOK, ""), packet(typeStream, 7, statusContinue, "data"), packet(typeStream, 7, statusContinue, ""), packet(typeStream, 7, statusOK, "")
 	other := packet(1, 8, statusOK, "next")
 	want := bytes.Join([][]byte{reply, data, end, other}, nil)
 	for what, order := range map[string][][]byte{
-		"as it should be":           {reply, data, end, bye, other},
-		"data first":                {data, reply, end, bye, other},
-		"all before the reply":      {data, end, reply, bye, other},
-		"even the answer to bye":    {data, end, bye, reply, other},
-		"the reply before the rest": {reply, data, end, bye, other},
+		"as it should be":           {reply, data, end, finish, other},
+		"data first":                {data, reply, end, finish, other},
+		"all before the reply":      {data, end, reply, finish, other},
+		"the finish answer, too":    {data, end, finish, reply, other},
+		"the reply before the rest": {reply, data, end, finish, other},
 	} {
 		here, there := net.Pipe()
-		said := make(chan []byte, 1)
+		sent := make(chan []byte, 1)
 		go func() {
 			var got []byte
 			for _, p := range order {
@@ -69,7 +69,7 @@ func TestWireOrdersDownloads(t *testing.T) {
 					got = b
 				}
 			}
-			said <- got
+			sent <- got
 			_ = there.Close()
 		}()
 		w := newWire(here)
@@ -80,16 +80,16 @@ func TestWireOrdersDownloads(t *testing.T) {
 		if !bytes.Equal(got, want) {
 			t.Errorf("%s:\n%q\n%q", what, got, want)
 		}
-		if g := <-said; !bytes.Equal(g, bye) {
-			t.Errorf("%s: the daemon was told %q", what, g)
+		if g := <-sent; !bytes.Equal(g, finish) {
+			t.Errorf("%s: the daemon was sent %q", what, g)
 		}
 		if len(w.streams) > 1 {
-			t.Errorf("%s: %d downloads are still remembered", what, len(w.streams))
+			t.Errorf("%s: %d downloads are still recorded", what, len(w.streams))
 		}
 	}
 }
 
-// A goodbye never lands inside a packet the library is writing.
+// A finish message is never sent inside a packet the library is writing.
 func TestWireWritesWholePackets(t *testing.T) {
 	here, there := net.Pipe()
 	w := newWire(here)
@@ -108,7 +108,7 @@ func TestWireWritesWholePackets(t *testing.T) {
 	}()
 	p := packet(0, 9, statusOK, "a long one")
 	_, _ = w.Write(p[:3])
-	_ = w.goodbye(head{program: program, version: 1, procedure: procVolDownload, serial: 7})
+	_ = w.sendFinish(head{program: program, version: 1, procedure: procVolDownload, serial: 7})
 	_, _ = w.Write(p[3:20])
 	_, _ = w.Write(p[20:])
 	_ = here.Close()

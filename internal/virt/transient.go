@@ -8,8 +8,8 @@ import (
 	libvirt "github.com/digitalocean/go-libvirt"
 )
 
-// Boot starts a domain that libvirt keeps no definition of: when it is off it
-// is gone.
+// Boot starts a transient domain: libvirt keeps no definition of it, and it no longer
+// exists once it is off.
 func (c *Conn) Boot(ctx context.Context, desc string) error {
 	return c.do(ctx, func() error {
 		_, err := c.l.DomainCreateXML(desc, libvirt.DomainStartValidate)
@@ -17,7 +17,7 @@ func (c *Conn) Boot(ctx context.Context, desc string) error {
 	})
 }
 
-// Download copies a whole volume, as its file is, to w.
+// Download copies the complete file of a volume to w.
 func (c *Conn) Download(ctx context.Context, pool, name string, w io.Writer) error {
 	err := c.inPool(ctx, func() error {
 		p, err := c.l.StoragePoolLookupByName(pool)
