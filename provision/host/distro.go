@@ -29,7 +29,7 @@ const (
 var managers = map[family]string{onDebian: aptManager, onUbuntu: aptManager, onFedora: "dnf", onRHEL: "dnf", onArch: "pacman", onSUSE: "zypper"}
 
 // oldest holds the oldest supported release of each family. They have libvirt with virtiofs and a
-// kernel that maps owners (5.12; RHEL 9 backports it to 5.14).
+// kernel that maps owners (Linux 5.12 and newer; RHEL 9 has 5.14).
 var oldest = map[family]struct {
 	version float64
 	name    string

@@ -235,7 +235,7 @@ func checkDisk(f Facts, id, label, dir string, least int) Check {
 	c.Detail = fmt.Sprintf("%d GiB free at %s", free, dir)
 	c.addEvidence("statfs of %s: %d GiB available to users", dir, free)
 	if free < least {
-		c.State, c.Fix = Bad, []string{"free disk space: df -h " + dir}
+		c.State, c.Fix = Bad, []string{"free up disk space: df -h " + dir}
 		c.Detail += fmt.Sprintf(", at least %d are needed", least)
 	}
 	return c

@@ -47,7 +47,7 @@ type Env struct {
 	// MakeKVM creates a KVM VM without memory and CPUs and closes it: a device that opens is no
 	// proof.
 	MakeKVM func() error
-	// Output runs a program for the doctor and returns what it printed, at most 5 s long.
+	// Output runs a program for the doctor, for at most 5 s, and returns what it printed.
 	Output func(ctx context.Context, argv ...string) (string, error)
 }
 

@@ -61,8 +61,8 @@ type Examination struct {
 	Net     netFact
 }
 
-// CallerFacts holds what the caller found out for the doctor: this package connects to no libvirt and no
-// guest, and runs nothing as root.
+// CallerFacts holds what the caller found out for the doctor: this package connects to no libvirt
+// and no guest, and runs nothing as root.
 type CallerFacts struct {
 	DiskDir, CacheDir string
 	Libvirt           *plan.Known[LibvirtFact]

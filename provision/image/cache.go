@@ -367,7 +367,7 @@ func writeErr(dir string, err error) error {
 	}
 	e := ui.Failed("writing to the image cache: %w", err)
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		e.Hint(ui.CmdFor("free space there", "df -h "+shellescape.Quote(dir)))
+		e.Hint(ui.CmdFor("free up space there", "df -h "+shellescape.Quote(dir)))
 	}
 	return e
 }

@@ -48,8 +48,8 @@ func (ix *index) locals() []string {
 	return out
 }
 
-// CachedImage is an image of the cache with the names that refer to it. An image without a name is an
-// older release that no new VM uses.
+// CachedImage is an image of the cache with the names that refer to it. An image without a name is
+// an older release that no new VM uses.
 type CachedImage struct {
 	Entry
 	Names    []string

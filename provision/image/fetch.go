@@ -113,8 +113,8 @@ func (f *Fetcher) Check(ref Ref) error {
 // answerLimit is how long DefaultReachable waits for a server.
 const answerLimit = 5 * time.Second
 
-// DefaultReachable reports whether the newest build of the default image is available: whether one of its
-// servers returns a list of digests that names it, within five seconds.
+// DefaultReachable reports whether the newest build of the default image is available: whether one
+// of its servers returns a list of digests that names it, within five seconds.
 func (f *Fetcher) DefaultReachable(ctx context.Context) bool {
 	r, _ := Find(Default)
 	if f.Check(Ref{Kind: KindCatalogue, Name: r.Name}) != nil {

@@ -131,7 +131,7 @@ func (w *watch) failure(err error) error {
 		case strings.Contains(l, "loop"):
 			return e.Hint(ui.CmdFor("load the kernel's loop devices", "sudo modprobe loop"))
 		case strings.Contains(l, "No space left"):
-			return e.Hint(ui.CmdFor("free space: the build needs 2 GiB below /var/cache", "df -h /var/cache"))
+			return e.Hint(ui.CmdFor("free up space: the build needs 2 GiB below /var/cache", "df -h /var/cache"))
 		}
 	}
 	return e
