@@ -80,7 +80,7 @@ func MovedBranches(h Host, g Guest) map[string]string { return compare.MovedBran
 // Updates returns the guest refs that a push of the host's branch sets.
 func Updates(h Host, g Guest) (ups []RefUpdate, kept []string) { return compare.Updates(h, g) }
 
-// Follows reports whether the guest should check out the host's branch.
+// ShouldSwitch reports whether the guest should check out the host's branch.
 func ShouldSwitch(h Host, g Guest) bool { return compare.ShouldSwitch(h, g) }
 
 // Stamp fingerprints everything Observe's result depends on.

@@ -148,8 +148,8 @@ func (m *machine) sync() *Round {
 	if out, code := m.apply(r); code != 0 || out != "" {
 		m.t.Fatalf("status %d, %q", code, out)
 	}
-	if left, _ := filepath.Glob(filepath.Join(m.guest, stateDir, "in.*")); len(left) > 0 {
-		m.t.Errorf("temporary files remain: %v", left)
+	if stale, _ := filepath.Glob(filepath.Join(m.guest, stateDir, "in.*")); len(stale) > 0 {
+		m.t.Errorf("temporary files remain: %v", stale)
 	}
 	if _, again := m.probe(); !again.Empty() {
 		m.t.Errorf("a second round sends %v %+v", again.Targets(), again.Report)

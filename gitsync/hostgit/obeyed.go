@@ -19,14 +19,14 @@ var obeyedNames = []string{".gitattributes", ".gitmodules", ".lfsconfig"}
 
 // Obeyed holds the files of the work tree that git obeys, and why.
 type Obeyed struct {
-	parts map[string]string // every path passed when git opens one: path relative to the work tree -> reason
-	ends  map[string]string // a file, or a folder whose entire content counts -> reason
+	traversed map[string]string // every path passed when git opens one: path relative to the work tree -> reason
+	targets   map[string]string // a file, or a folder whose entire content counts -> reason
 }
 
 // Obeyed collects the files that the settings of the repository and of its checked-out submodules
 // name.
 func (r Repo) Obeyed(ctx context.Context) (Obeyed, error) {
-	o := Obeyed{parts: map[string]string{}, ends: map[string]string{}}
+	o := Obeyed{traversed: map[string]string{}, targets: map[string]string{}}
 	subs, err := r.submodules(ctx, MaxDepth)
 	if err != nil {
 		return o, err
@@ -86,21 +86,21 @@ func (o Obeyed) add(r Repo, file, why string, folder bool) {
 	t, _ := writable.Trail(file)
 	in := r.inWorkTree(t)
 	for _, p := range in {
-		o.parts[p] = cmp.Or(o.parts[p], why)
+		o.traversed[p] = cmp.Or(o.traversed[p], why)
 	}
 	if len(t) > 0 && len(in) > 0 && folder && len(r.inWorkTree(t[len(t)-1:])) == 1 {
 		end := in[len(in)-1]
-		o.ends[end] = cmp.Or(o.ends[end], why)
+		o.targets[end] = cmp.Or(o.targets[end], why)
 	}
 }
 
 // Why returns the reason that git obeys the file p of a commit, "" if it does not.
 func (o Obeyed) Why(p string) string {
-	if w := o.parts[p]; w != "" {
+	if w := o.traversed[p]; w != "" {
 		return w
 	}
 	for d := path.Dir(p); d != "."; d = path.Dir(d) {
-		if w := o.ends[d]; w != "" {
+		if w := o.targets[d]; w != "" {
 			return w
 		}
 	}

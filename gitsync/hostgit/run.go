@@ -34,7 +34,7 @@ func ReadError(r Repo, err error) error {
 	return ui.Failed("reading the git repository of %s: %w", ui.Clean(r.Top), err).Hint(ui.Cmd("git -C " + shellescape.Quote(r.Top) + " status"))
 }
 
-// Show runs a git that only prints.
+// Show runs a git command that only prints.
 func (r Repo) Show(ctx context.Context, out io.Writer, args ...string) error {
 	_, err := Run(ctx, Call{Repo: r, Stdout: out, Args: args})
 	if err != nil && ctx.Err() == nil {

@@ -36,7 +36,7 @@ type settings struct {
 type source struct {
 	path, why string
 	trail     []string
-	idle      bool // its include condition is false for this repository
+	inactive  bool // its include condition is false for this repository
 }
 
 // settingsCache keeps the settings of a repository while the files they come from are unchanged.
@@ -106,11 +106,11 @@ func (r Repo) readSettings(ctx context.Context) (*settings, error) {
 
 // findSources lists the files that git reads, or would read if they existed.
 func (s *settings) findSources(r Repo) {
-	seen, idle := map[string]int{}, false
+	seen, inactive := map[string]int{}, false
 	add := func(path, why string) {
 		if i, ok := seen[path]; ok || path == "" {
-			if ok && !idle {
-				s.reads[i].idle = false
+			if ok && !inactive {
+				s.reads[i].inactive = false
 			}
 			return
 		}
@@ -119,21 +119,21 @@ func (s *settings) findSources(r Repo) {
 		if err != nil && len(t) == 0 {
 			t = []string{path}
 		}
-		s.reads = append(s.reads, source{path, why, t, idle})
+		s.reads = append(s.reads, source{path, why, t, inactive})
 	}
 	for _, v := range s.all {
-		idle = false
+		inactive = false
 		section, name := sectionOf(v.key)
 		switch {
 		case (section == "include" || section == "includeif") && name == "path":
-			idle = section == "includeif" && r.includeNeverApplies(subsectionOf(v.key))
+			inactive = section == "includeif" && r.includeNeverApplies(subsectionOf(v.key))
 			add(expand(v.value, dirOf(v.file)), v.key)
 		case v.key == "core.attributesfile", v.key == "core.excludesfile":
 			add(expand(v.value, r.Top), v.key)
 		}
 	}
-	idle = false
-	for _, v := range s.all { // a file git has read is not idle
+	inactive = false
+	for _, v := range s.all { // a file git has read is not inactive
 		add(v.file, "its configuration")
 	}
 	home := os.Getenv("HOME")

@@ -60,7 +60,7 @@ func runsProgram(key string) bool {
 // redirects the fetches of a partial clone.
 func (r Repo) trusted(s *settings) error {
 	for _, f := range s.reads {
-		if f.idle {
+		if f.inactive {
 			continue
 		}
 		for _, p := range f.trail {

@@ -104,18 +104,18 @@ type Remote struct {
 func Find(r hostgit.Repo, vm, dir string) (Remote, error) {
 	path, err := filepath.EvalSymlinks(filepath.Join(r.CommonDir, "config"))
 	if err != nil {
-		return Remote{}, fmt.Errorf("the repository's configuration: %w", err)
+		return Remote{}, fmt.Errorf("reading the repository's configuration: %w", err)
 	}
 	st, err := os.Stat(path)
 	if err != nil {
-		return Remote{}, fmt.Errorf("the repository's configuration: %w", err)
+		return Remote{}, fmt.Errorf("reading the repository's configuration: %w", err)
 	}
 	if !st.Mode().IsRegular() || st.Size() > 8<<20 {
 		return Remote{}, ui.Refused("%s is not a git configuration file (a regular file of at most 8 MB)", ui.Clean(path))
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return Remote{}, fmt.Errorf("the repository's configuration: %w", err)
+		return Remote{}, fmt.Errorf("reading the repository's configuration: %w", err)
 	}
 	sum := sha256.Sum256([]byte(dir))
 	url := URL(vm, dir)
