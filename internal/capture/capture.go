@@ -1,4 +1,4 @@
-// Package capture keeps a bounded part of what a program or a guest writes.
+// Package capture keeps a bounded part of the output of a program or a guest.
 package capture
 
 import (
@@ -7,9 +7,9 @@ import (
 	"sync"
 )
 
-// Head keeps the first Limit bytes that are written to it and lets the rest go.
-// A write never fails, so whoever writes is not stopped. It is used by one
-// goroutine at a time.
+// Head keeps the first Limit bytes that are written to it and discards the rest.
+// A write never fails, so it never stops the writing program. Only one goroutine
+// at a time may use it.
 type Head struct {
 	Limit int
 	buf   bytes.Buffer
@@ -33,8 +33,8 @@ func (h *Head) String() string { return h.buf.String() }
 // Over reports whether more than Limit bytes were written.
 func (h *Head) Over() bool { return h.over }
 
-// Tail keeps the last Limit bytes that are written to it. Goroutines may share
-// it.
+// Tail keeps the last Limit bytes that are written to it. Several goroutines may
+// use it.
 type Tail struct {
 	Limit int
 	mu    sync.Mutex
@@ -57,8 +57,8 @@ func (t *Tail) String() string {
 	return t.buf.String()
 }
 
-// LastLines returns the last n lines of a text that are not empty, without the
-// space around them, joined by sep.
+// LastLines returns the last n non-empty lines of a text, trimmed and joined by
+// sep.
 func LastLines(text string, n int, sep string) string {
 	var keep []string
 	for l := range strings.Lines(text) {

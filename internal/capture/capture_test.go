@@ -40,7 +40,8 @@ func TestLastLines(t *testing.T) {
 	}
 }
 
-// Lines come whole whatever the pieces they are written in, long ones in pieces.
+// Each gets complete lines, however they are split over writes, and lines longer
+// than Limit in pieces.
 func TestLines(t *testing.T) {
 	const text = "a\n\nbcd\nefghijk\nlmno\nz"
 	want := []string{"a", "", "bcd", "efgh", "ijk", "lmno", "z"}

@@ -2,9 +2,9 @@ package capture
 
 import "bytes"
 
-// Lines calls Each for every line that is written to it, without its end. A line
-// of more than Limit bytes is handed on in pieces, so that nobody can fill memory
-// with one. It is used by one goroutine at a time.
+// Lines calls Each for every line that is written to it, without the newline. A
+// line of more than Limit bytes is passed in pieces, so that one long line cannot
+// fill the memory. Only one goroutine at a time may use it.
 type Lines struct {
 	Limit int // 0: 1 MiB
 	Each  func(string)
@@ -42,7 +42,7 @@ func (l *Lines) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// Flush hands on what is there of a line that has not ended.
+// Flush passes the last line to Each if no newline ended it.
 func (l *Lines) Flush() {
 	if len(l.rest) > 0 {
 		l.Each(string(l.rest))

@@ -1,6 +1,5 @@
-// Package fileattrs gives a file that replaces another one what the other has
-// beside content, owner and mode: extended attributes, and with them access
-// lists and security labels.
+// Package fileattrs copies extended attributes, and with them access control lists
+// and security labels, to a file that is about to replace another one.
 package fileattrs
 
 import (
@@ -14,9 +13,9 @@ import (
 )
 
 // Keep copies the extended attributes of the file at path to the new file, and
-// takes away those the directory gave it. Owner and mode are to be set before,
-// since setting them changes attributes. Labels that only the system may set
-// are copied if it allows it.
+// removes those that the new file has from its directory. Set owner and mode
+// before, since setting them changes attributes. Attributes that only the kernel
+// or root may set (security.*, trusted.*) are copied where that is permitted.
 func Keep(to *os.File, path string) error {
 	from, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -32,29 +31,30 @@ func Keep(to *os.File, path string) error {
 		return fmt.Errorf("reading the attributes of %s: %w", to.Name(), err)
 	}
 	for _, n := range have {
-		if _, ok := value(from, n); !ok && !systems(n) {
+		if _, ok := value(from, n); !ok && !isPrivileged(n) {
 			if err := unix.Fremovexattr(int(to.Fd()), n); err != nil && !errors.Is(err, unix.ENODATA) {
-				return fmt.Errorf("taking the attribute %s away from %s: %w", n, to.Name(), err)
+				return fmt.Errorf("removing the attribute %s of %s: %w", n, to.Name(), err)
 			}
 		}
 	}
 	for _, n := range want {
 		v, ok := value(from, n)
 		if !ok {
-			continue // it went away, or is not for us to read
+			continue // it was removed since, or this process may not read it
 		}
 		if now, ok := value(to, n); ok && bytes.Equal(now, v) {
 			continue
 		}
-		if err := unix.Fsetxattr(int(to.Fd()), n, v, 0); err != nil && !systems(n) {
-			return fmt.Errorf("keeping the attribute %s of %s: %w", n, path, err)
+		if err := unix.Fsetxattr(int(to.Fd()), n, v, 0); err != nil && !isPrivileged(n) {
+			return fmt.Errorf("copying the attribute %s of %s: %w", n, path, err)
 		}
 	}
 	return nil
 }
 
-// systems are the attributes the kernel gives by its own rules.
-func systems(name string) bool {
+// isPrivileged reports whether the kernel lets only root, or nobody, set this
+// attribute.
+func isPrivileged(name string) bool {
 	return strings.HasPrefix(name, "security.") || strings.HasPrefix(name, "trusted.")
 }
 

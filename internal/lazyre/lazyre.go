@@ -1,11 +1,10 @@
-// Package lazyre has regular expressions that are compiled when they are first
-// used. A package's variables are made at every start of the program, also of
-// one that ends ten milliseconds later, and compiling takes a good part of
-// that.
+// Package lazyre provides regular expressions that are compiled at their first use.
+// Package variables are initialised at every start of the program, also when it
+// ends ten milliseconds later, and compiling takes a large part of that time.
 //
-// It owns nothing and touches nothing. Invariant: an expression that does not
-// compile panics at its first use, as regexp.MustCompile does at the start; so
-// each one needs a test that uses it.
+// It keeps no state outside the expressions. Invariant: an expression that does
+// not compile panics at its first use, as regexp.MustCompile does at program
+// start; so each expression needs a test that uses it.
 package lazyre
 
 import (
@@ -13,27 +12,27 @@ import (
 	"sync"
 )
 
-// Regexp is a regular expression, compiled at its first use. Safe from
-// several goroutines.
+// Regexp is a regular expression, compiled at its first use. Several goroutines
+// may use it.
 type Regexp struct{ compiled func() *regexp.Regexp }
 
-// New returns the expression without looking at it.
+// New returns the expression without parsing it.
 func New(expr string) *Regexp {
 	return &Regexp{sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })}
 }
 
-// MatchString is regexp's.
+// MatchString works as in package regexp.
 func (r *Regexp) MatchString(s string) bool { return r.compiled().MatchString(s) }
 
-// FindStringSubmatch is regexp's.
+// FindStringSubmatch works as in package regexp.
 func (r *Regexp) FindStringSubmatch(s string) []string { return r.compiled().FindStringSubmatch(s) }
 
-// ReplaceAllString is regexp's.
+// ReplaceAllString works as in package regexp.
 func (r *Regexp) ReplaceAllString(src, repl string) string {
 	return r.compiled().ReplaceAllString(src, repl)
 }
 
-// ReplaceAllStringFunc is regexp's.
+// ReplaceAllStringFunc works as in package regexp.
 func (r *Regexp) ReplaceAllStringFunc(src string, repl func(string) string) string {
 	return r.compiled().ReplaceAllStringFunc(src, repl)
 }

@@ -1,9 +1,9 @@
-// Package lockfile keeps two runs of aivm out of each other's way, and lets the
-// one that waits say for whom.
+// Package lockfile keeps runs of aivm apart by flocks on files, and tells a run
+// that waits which run holds the lock.
 //
-// It owns the lock files it is given and what stands in them: one line about
-// who holds the lock. Invariants: of several runs one holds a lock, also if the
-// file is removed by who holds it; what a killed run leaves is no lock.
+// It owns the lock files it is given and their content: one line that names the
+// holder's process and command. Invariants: only one run at a time holds a lock,
+// even if the holder removes the file; the file of a killed run locks nothing.
 package lockfile
 
 import (
@@ -22,13 +22,14 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// every is how often who waits tries again.
-const every = 100 * time.Millisecond
+// retryInterval is the time between two attempts to take a lock.
+const retryInterval = 100 * time.Millisecond
 
-// Lock takes the lock at path. who is what others are told who wait for it.
-// waiting is told, once, for whom this run waits, and told returns what is to
-// be done when that is over. waited says that somebody else held it: whatever
-// was looked at before may have changed.
+// Lock takes the lock at path, and waits while another run holds it. who describes
+// this run to the runs that wait for it. waiting is called at most once, with the
+// holder's description, when this run has to wait; the function it returns is
+// called when the wait ends. waited reports that another run held the lock:
+// everything that was observed before may have changed.
 func Lock(ctx context.Context, path, who string, waiting func(holder string) (over func(error))) (release func(), waited bool, err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, false, err
@@ -48,28 +49,29 @@ func Lock(ctx context.Context, path, who string, waiting func(holder string) (ov
 				}
 			}
 			if err == nil && !ok {
-				ok, err = l.TryLockContext(ctx, every)
+				ok, err = l.TryLockContext(ctx, retryInterval)
 			}
 		}
 		if err != nil || !ok {
 			_ = l.Close()
 			return nil, waited, err
 		}
-		mine, err := found(l, path)
+		current, err := isFileAt(l, path)
 		if err != nil {
 			_ = l.Close()
 			return nil, waited, err
 		}
-		if !mine {
-			// Who held it removed the file with what it was for. A lock on a
-			// file nobody else finds is none.
+		if !current {
+			// The previous holder removed the file, together with the object that
+			// the lock protects. Other runs cannot find the file that is locked
+			// here, so the lock excludes nobody.
 			_ = l.Close()
 			waited = true
 			continue
 		}
 		_ = os.WriteFile(path, fmt.Appendf(nil, "(process %d: %s)\n", os.Getpid(), who), 0o600)
 		return func() {
-			if mine, err := found(l, path); err == nil && mine {
+			if current, err := isFileAt(l, path); err == nil && current {
 				_ = os.Truncate(path, 0)
 			}
 			_ = l.Unlock()
@@ -77,7 +79,7 @@ func Lock(ctx context.Context, path, who string, waiting func(holder string) (ov
 	}
 }
 
-// Held reports whether somebody holds the lock at path. It makes no file.
+// Held reports whether a run holds the lock at path. It creates no file.
 func Held(path string) bool {
 	l := flock.New(path, flock.SetFlag(os.O_RDONLY))
 	ok, err := l.TryLock()
@@ -87,28 +89,29 @@ func Held(path string) bool {
 	return err == nil && !ok
 }
 
-// found reports whether the file at path is the one that is locked.
-func found(l *flock.Flock, path string) (bool, error) {
-	mine, err := l.Stat()
+// isFileAt reports whether the file at path is the one that l locks.
+func isFileAt(l *flock.Flock, path string) (bool, error) {
+	locked, err := l.Stat()
 	if err != nil {
 		return false, err
 	}
-	there, err := os.Stat(path)
+	atPath, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
-	return err == nil && os.SameFile(mine, there), err
+	return err == nil && os.SameFile(locked, atPath), err
 }
 
-// learn is how often who waits looks, 10 ms apart, for who has the lock.
-const learn = 50
+// holderReads is how often holder reads the file, 10 ms apart.
+const holderReads = 50
 
-// holder is who holds a lock, in words; or, if that one has let go meanwhile,
-// the lock is taken. Who has just taken it may not have written yet who he is:
-// then nothing stands there, or what a run left that was killed.
+// holder describes the run that holds the lock. If that run releases it in the
+// meantime, holder takes the lock and ok is true. A run that has just taken the
+// lock may not have written its line yet: then the file is empty, or has the line
+// of a run that was killed. So holder reads until it finds a process that exists.
 func holder(ctx context.Context, l *flock.Flock, path string) (who string, ok bool, err error) {
 	line := ""
-	for range learn {
+	for range holderReads {
 		if b, err := os.ReadFile(path); err == nil {
 			line = ui.CleanTo(strings.TrimSpace(string(b)), 120)
 		}
@@ -128,5 +131,5 @@ func holder(ctx context.Context, l *flock.Flock, path string) (who string, ok bo
 	if line == "" {
 		return "another aivm", false, nil
 	}
-	return "aivm " + line, false, nil // of another process namespace, say
+	return "aivm " + line, false, nil // for example of another PID namespace
 }

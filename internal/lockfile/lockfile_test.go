@@ -16,9 +16,9 @@ import (
 	"github.com/gofrs/flock"
 )
 
-// Of many who want a lock one has it, although each that had it removes the
-// file, as a run does that deletes what the lock was for.
-func TestOneHolderWhoeverRemovesTheFile(t *testing.T) {
+// Only one of many runs holds the lock, although half of the holders remove the
+// file, as a run does that deletes the object the lock protects.
+func TestOneHolderAlthoughTheFileIsRemoved(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "locks", "vm.lock")
 	var in, worst, turns atomic.Int32
 	var wg sync.WaitGroup
@@ -46,47 +46,47 @@ func TestOneHolderWhoeverRemovesTheFile(t *testing.T) {
 	}
 	wg.Wait()
 	if worst.Load() != 1 || turns.Load() < 20 {
-		t.Errorf("%d held it at once, in %d turns", worst.Load(), turns.Load())
+		t.Errorf("%d held the lock at once, in %d turns", worst.Load(), turns.Load())
 	}
 }
 
-// A file that is replaced between opening and locking it is no lock: the moment
-// is made here.
-func TestALockNobodyFindsIsNone(t *testing.T) {
+// A lock on a file that was removed or replaced between opening and locking it
+// does not count. The test produces that moment.
+func TestLockOnAReplacedFileDoesNotCount(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "l")
 	l := flock.New(path)
 	if ok, err := l.TryLock(); err != nil || !ok {
 		t.Fatal(ok, err)
 	}
 	defer l.Close()
-	for _, there := range []bool{true, false} {
+	for _, replaced := range []bool{true, false} {
 		_ = os.Remove(path)
-		if there {
+		if replaced {
 			if err := os.WriteFile(path, nil, 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if mine, err := found(l, path); mine || err != nil {
-			t.Errorf("%v: %v %v", there, mine, err)
+		if current, err := isFileAt(l, path); current || err != nil {
+			t.Errorf("replaced %v: %v %v", replaced, current, err)
 		}
 	}
 }
 
-func TestWhoWaitsSaysForWhom(t *testing.T) {
+func TestWaitNamesTheHolder(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "l")
 	release, waited, err := Lock(t.Context(), path, "aivm code . \x1b[2J", nil)
 	if err != nil || waited {
 		t.Fatal(waited, err)
 	}
 	if !Held(path) || Held(path+"-other") {
-		t.Error("whether it is held is not seen")
+		t.Error("Held is wrong")
 	}
 	if _, err := os.Stat(path + "-other"); err == nil {
-		t.Error("looking made a file")
+		t.Error("Held created a file")
 	}
-	heard, over := make(chan string, 1), make(chan error, 1)
+	named, over := make(chan string, 1), make(chan error, 1)
 	wait := func(holder string) func(error) {
-		heard <- holder
+		named <- holder
 		return func(err error) { over <- err }
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -95,8 +95,8 @@ func TestWhoWaitsSaysForWhom(t *testing.T) {
 		_, _, err := Lock(ctx, path, "two", wait)
 		done <- err
 	}()
-	if h := <-heard; !strings.Contains(h, "aivm (process ") || !strings.Contains(h, ": aivm code . ") || strings.Contains(h, "\x1b") {
-		t.Errorf("it waits for %q", h)
+	if h := <-named; !strings.Contains(h, "aivm (process ") || !strings.Contains(h, ": aivm code . ") || strings.Contains(h, "\x1b") {
+		t.Errorf("the holder is %q", h)
 	}
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
@@ -108,42 +108,42 @@ func TestWhoWaitsSaysForWhom(t *testing.T) {
 	go func() {
 		r, waited, err := Lock(t.Context(), path, "three", wait)
 		if err == nil && !waited {
-			err = errors.New("it did not wait")
+			err = errors.New("Lock did not wait")
 		}
 		if err == nil {
 			r()
 		}
 		done <- err
 	}()
-	<-heard
+	<-named
 	release()
 	if err := errors.Join(<-done, <-over); err != nil {
 		t.Error(err)
 	}
 	if Held(path) {
-		t.Error("it is held by nobody")
+		t.Error("Held reports a released lock")
 	}
 	if b, err := os.ReadFile(path); err != nil || len(b) > 0 {
-		t.Errorf("nobody holds it, and %q: %v", b, err)
+		t.Errorf("the released lock file has %q: %v", b, err)
 	}
 }
 
-// Who has the lock and has not said yet who he is, is not taken for the run that
-// was killed before; and who lets go by then is not waited for aloud.
-func TestWhoHasJustTakenItIsNamed(t *testing.T) {
+// A holder that has not written its line yet is not mistaken for the killed run
+// before it; and a wait for one that releases the lock by then is not reported.
+func TestNewHolderIsNamed(t *testing.T) {
 	gone := exec.Command("true")
 	if err := gone.Run(); err != nil {
 		t.Fatal(err)
 	}
 	stale := fmt.Sprintf("(process %d: aivm code . of before)\n", gone.Process.Pid)
-	for what, c := range map[string]struct{ left, then, want string }{
-		"what a killed run left": {stale, fmt.Sprintf("(process %d: aivm vm up)\n", os.Getpid()), "aivm vm up"},
-		"nothing yet":            {"", fmt.Sprintf("(process %d: aivm vm up)\n", os.Getpid()), "aivm vm up"},
-		"and he lets go":         {"", "", ""},
-		"killed, and he lets go": {stale, "", ""},
+	for what, c := range map[string]struct{ before, then, want string }{
+		"the line of a killed run":           {stale, fmt.Sprintf("(process %d: aivm vm up)\n", os.Getpid()), "aivm vm up"},
+		"no line yet":                        {"", fmt.Sprintf("(process %d: aivm vm up)\n", os.Getpid()), "aivm vm up"},
+		"no line, then released":             {"", "", ""},
+		"line of a killed run, then release": {stale, "", ""},
 	} {
 		path := filepath.Join(t.TempDir(), "l")
-		if err := os.WriteFile(path, []byte(c.left), 0o600); err != nil {
+		if err := os.WriteFile(path, []byte(c.before), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		l := flock.New(path)
@@ -160,17 +160,17 @@ func TestWhoHasJustTakenItIsNamed(t *testing.T) {
 			}
 			time.AfterFunc(150*time.Millisecond, func() { _ = l.Unlock() })
 		})
-		heard := ""
+		named := ""
 		release, waited, err := Lock(t.Context(), path, "me", func(holder string) func(error) {
-			heard = holder
+			named = holder
 			return func(error) {}
 		})
 		if err != nil || !waited {
 			t.Fatal(what, waited, err)
 		}
 		release()
-		if (c.want == "") != (heard == "") || !strings.Contains(heard, c.want) {
-			t.Errorf("%s: it waits for %q", what, heard)
+		if (c.want == "") != (named == "") || !strings.Contains(named, c.want) {
+			t.Errorf("%s: the holder is %q", what, named)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-// Package pause waits without keeping anybody from being interrupted.
+// Package pause waits for a time, or until the context ends.
 package pause
 
 import (
@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// For waits for d and returns nil, or returns the context's error as soon as it
-// ends.
+// For waits for d and returns nil; it returns the context's error as soon as the
+// context ends.
 func For(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()

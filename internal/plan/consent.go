@@ -8,15 +8,15 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Approval is what the person has agreed to in this run.
+// Approval holds what the user has approved in this run.
 type Approval struct {
 	Yes     bool // --yes: everything but Typed
 	YesSudo bool // --yes-sudo: the actions that run as root
 	shown   map[string]bool
 }
 
-// Approve marks actions as agreed to, as they are shown: the same action with
-// another diff or other packages is asked about again.
+// Approve records actions as approved in the form in which they were shown: an
+// action with another diff or other packages needs a new yes.
 func (ap *Approval) Approve(as ...Action) {
 	if ap.shown == nil {
 		ap.shown = map[string]bool{}
@@ -26,7 +26,7 @@ func (ap *Approval) Approve(as ...Action) {
 	}
 }
 
-// shown is all a person sees of an action.
+// shown returns everything the user sees of an action, as a key for Approval.
 func (a Action) shown() string {
 	return strings.Join(append([]string{a.ID, a.Why, a.Diff}, a.Shows...), "\x00")
 }
@@ -41,7 +41,7 @@ func (ap *Approval) covers(a Action) bool {
 	return true
 }
 
-// Open returns the actions of p that still need a yes.
+// Open returns the actions of p that are not approved yet.
 func (ap *Approval) Open(p Plan) []Action {
 	var out []Action
 	for _, a := range p.Actions {
@@ -52,26 +52,27 @@ func (ap *Approval) Open(p Plan) []Action {
 	return out
 }
 
-// Person is who is shown a plan and asked.
+// Person shows a plan to the user and asks for consent.
 type Person interface {
 	Say(format string, args ...any)
 	Confirm(ctx context.Context, question string, defaultYes bool) (bool, error)
 }
 
-// Consent shows the plan and asks once, if anything in it needs a yes that
-// was not given. later are sentences on what follows in the guest. there says that
-// there is somebody to ask; rerun is the command that would do without the question.
-func (ap *Approval) Consent(ctx context.Context, s Person, there bool, p Plan, later []string, rerun string) error {
+// Consent shows the plan and asks once, if an action in it needs approval and has
+// none. later describes what follows in the guest. canAsk is whether there is a
+// terminal to ask on; without one the error's hint is rerun, the command line of
+// this run, with --yes added.
+func (ap *Approval) Consent(ctx context.Context, s Person, canAsk bool, p Plan, later []string, rerun string) error {
 	open := ap.Open(p)
 	if len(open) == 0 {
 		return nil
 	}
-	if !there {
-		what := make([]string, 0, len(open))
+	if !canAsk {
+		reasons := make([]string, 0, len(open))
 		for _, a := range open {
-			what = append(what, a.Why)
+			reasons = append(reasons, a.Why)
 		}
-		return NoTerminal(what, rerun)
+		return NoTerminal(reasons, rerun)
 	}
 	s.Say("%s", Text(p, later))
 	ok, err := s.Confirm(ctx, "Continue?", true)
@@ -85,13 +86,15 @@ func (ap *Approval) Consent(ctx context.Context, s Person, there bool, p Plan, l
 	return nil
 }
 
-// NoTerminal is the error for a plan nobody can be asked about.
-func NoTerminal(what []string, rerun string) error {
-	return ui.NeedsApproval("this needs your approval and there is no terminal to ask on: %s", strings.Join(what, "; ")).
-		Hint(ui.CmdFor("to agree", ui.AddFlag(rerun, "--yes")), ui.CmdFor("to see all of it first", ui.AddFlag(rerun, "--dry-run")))
+// NoTerminal returns the error for actions that need approval when there is no
+// terminal to ask on. reasons are the actions' Why.
+func NoTerminal(reasons []string, rerun string) error {
+	return ui.NeedsApproval("this needs your approval and there is no terminal to ask on: %s", strings.Join(reasons, "; ")).
+		Hint(ui.CmdFor("to approve", ui.AddFlag(rerun, "--yes")), ui.CmdFor("to see all of it first", ui.AddFlag(rerun, "--dry-run")))
 }
 
-// Text is the plan as a person reads it.
+// Text formats the plan for the user: numbered actions, each with its commands
+// and diff, and [root] where it runs as root.
 func Text(p Plan, later []string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "On this %s aivm will:\n", map[Stage]string{Host: "machine", Guest: "guest"}[p.Stage])

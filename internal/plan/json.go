@@ -1,6 +1,6 @@
 package plan
 
-// Dry is the JSON of --dry-run (CONTRACTS: dry-run).
+// Dry is the JSON document that --dry-run prints with --json.
 type Dry struct {
 	Schema   int        `json:"schema"`
 	Verb     string     `json:"verb"`
@@ -28,7 +28,8 @@ type DryAction struct {
 	Consent Consent  `json:"consent"`
 }
 
-// Describe turns plans into the stages of a dry run.
+// Describe converts plans to the stages of a dry run. Lists are never null in
+// the JSON, and an action without Consent is "none".
 func Describe(plans ...Plan) []DryStage {
 	out := []DryStage{}
 	for _, p := range plans {

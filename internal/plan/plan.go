@@ -1,12 +1,12 @@
-// Package plan holds the one loop's middle: what is going to be done, as data.
+// Package plan describes as data what a run is going to change.
 //
-// It owns Action, Plan, the question of consent and the order of execution. It
-// never looks at the host and never decides what is wanted: an observer gives
+// It owns Action, Plan, the consent question and the order of execution. It
+// never observes the host and never decides what is wanted: an observer reads
 // facts, a pure function turns them into a Plan, and Runner applies it.
 //
-// Invariants: a Plan is safe to print at any time (no secret is in it); every
-// action is idempotent and forward-only, so a run killed anywhere is finished
-// by the next one; an action that needs consent is never run without it.
+// Invariants: a Plan is safe to print at any time (it contains no secret); every
+// action is idempotent and forward-only, so the next run finishes what a killed
+// run began; an action that needs consent never runs without it.
 package plan
 
 import (
@@ -16,73 +16,73 @@ import (
 	"aivm.dev/aivm/internal/root"
 )
 
-// Consent says what has to be said before an action may run.
+// Consent is the kind of approval an action needs before it may run.
 type Consent string
 
 const (
-	// None marks an action that only puts back what was approved before.
+	// None marks an action that only restores what was approved before.
 	None Consent = "none"
 	// Ask marks something new: the plan is shown and confirmed once (--yes counts).
 	Ask Consent = "ask"
-	// Typed marks what a plain --yes never covers by itself: the name of the
-	// thing is typed, or given on the command line.
+	// Typed marks an action that --yes alone never covers: the user types the name
+	// of the object, or gives it on the command line.
 	Typed Consent = "typed"
 )
 
-// Stage is where the actions of a Plan happen.
+// Stage is where the actions of a Plan run.
 type Stage string
 
-// The two stages: the host first, then, once the guest answers, the guest.
+// The two stages: first the host; once the guest answers, the guest.
 const (
 	Host  Stage = "host"
 	Guest Stage = "guest"
 )
 
-// An Action is one step. It is data until Runner runs it.
+// An Action is one step of a plan. It is data until Runner runs it.
 type Action struct {
 	ID      string   // "domain.define", "share.bind:TOKEN"; fault points are ID+":before" and ID+":after"
-	Why     string   // one sentence for a person, lower case, no full stop
+	Why     string   // one sentence for the user, lower case, no full stop
 	Shows   []string // commands or "write PATH"; never a secret
 	Diff    string   // unified diff, for files aivm does not own
 	Consent Consent  // zero value counts as None
 	Root    root.Op  // nil: runs as the user
-	// Do is what runs when Root is nil.
+	// Do runs when Root is nil.
 	Do func(context.Context) error
-	// Guard, if set, is held while a root action runs and its result is taken: a
-	// lock against other runs that do the same. Whoever gets it looks again,
-	// and returns ErrStale if there is nothing left to do.
+	// Guard, if set, takes a lock against other runs that do the same. The lock is
+	// held while a root action runs and its result is received. Guard observes
+	// again once it has the lock, and returns ErrStale if nothing remains to do.
 	Guard func(context.Context) (release func(), err error)
-	// Got takes what a root action hands back (an open descriptor).
+	// Got, if set, receives the result of a root action (an open descriptor).
 	Got func(context.Context, root.Result) error
-	// Again says that the facts change so much (packages appear, libvirt can
-	// be asked) that what follows is observed and planned anew. What was
-	// approved by its id stays approved.
+	// Again marks an action that changes the facts so much (packages appear,
+	// libvirt becomes reachable) that the rest is observed and planned again
+	// after it. Actions that are shown as before stay approved.
 	Again bool
-	// Fail, if set, is told the error of an action that failed and says whether
-	// the run ends with it: nil goes on with what follows, for work on several
-	// things of which one must not keep the others from being done.
+	// Fail, if set, receives the error of a failed action and returns the error
+	// that ends the run; nil continues with the next action. It is for work on
+	// several objects where one failure must not stop the others.
 	Fail func(error) error
-	// Timing names the bucket of the summary line this action's time belongs
-	// to ("image", "define", "boot", "share", "ssh", "editor").
+	// Timing names the bucket of the summary line to which this action's time
+	// is added ("image", "define", "boot", "share", "ssh", "editor").
 	Timing string
 }
 
-// A Plan is an ordered list of actions of one stage. It is made by a pure
-// function of (facts, wanted); an empty Plan is the warm path.
+// A Plan is an ordered list of actions of one stage. A pure function of (facts,
+// wanted) makes it; a plan without actions is the warm path.
 type Plan struct {
 	Stage   Stage
 	Actions []Action
-	// Notes are what a person is told about it, once a run, whether there is
-	// something to do or not.
+	// Notes are shown to the user once a run, also if there is nothing to do.
 	Notes []Note
 }
 
-// A Note is a sentence about a plan.
+// A Note is a sentence about a plan for the user.
 type Note struct {
 	Text string
-	Warn bool // it is a warning
-	// Said, if set, is called when it was said: to note that, for what is said once.
-	Said func()
+	Warn bool // print it as a warning
+	// OnPrint, if set, is called after the note was printed, to record that a note
+	// which is to be printed only once was printed.
+	OnPrint func()
 }
 
 // Empty reports whether there is nothing to do.
@@ -98,7 +98,7 @@ func (p Plan) Asks() bool {
 	return false
 }
 
-// Has reports whether an action of that id is in the plan.
+// Has reports whether the plan has an action with this ID.
 func (p Plan) Has(id string) bool {
 	return slices.ContainsFunc(p.Actions, func(a Action) bool { return a.ID == id })
 }
@@ -118,8 +118,8 @@ func (p *Plan) Say(text string) { p.Notes = append(p.Notes, Note{Text: text}) }
 // Warn adds a warning.
 func (p *Plan) Warn(text string) { p.Notes = append(p.Notes, Note{Text: text, Warn: true}) }
 
-// Known is a fact that could be read, or the reason why not.
-// Err != nil means unknown, never "absent".
+// Known is a fact, or the reason why it could not be read. Err != nil means
+// unknown, never "absent".
 type Known[T any] struct {
 	Value T
 	Err   error

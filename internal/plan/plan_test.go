@@ -27,7 +27,7 @@ func example() Plan {
 	}}
 }
 
-func open(ap *Approval, p Plan) (out []string) {
+func openIDs(ap *Approval, p Plan) (out []string) {
 	for _, a := range ap.Open(p) {
 		out = append(out, a.ID)
 	}
@@ -40,17 +40,17 @@ func TestApproval(t *testing.T) {
 		ap   Approval
 		want []string
 	}{
-		{"nothing said", Approval{}, []string{"make", "bind", "gone"}},
+		{"no flag given", Approval{}, []string{"make", "bind", "gone"}},
 		{"--yes never covers what has to be typed", Approval{Yes: true}, []string{"gone"}},
-		{"--yes-sudo covers root's part only", Approval{YesSudo: true}, []string{"make", "gone"}},
+		{"--yes-sudo covers only root actions", Approval{YesSudo: true}, []string{"make", "gone"}},
 	} {
-		if got := open(&c.ap, example()); !slices.Equal(got, c.want) {
+		if got := openIDs(&c.ap, example()); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %v", c.name, got)
 		}
 	}
 	ap := Approval{Yes: true}
 	ap.Approve(example().Actions[3])
-	if got := open(&ap, example()); got != nil {
+	if got := openIDs(&ap, example()); got != nil {
 		t.Errorf("typed: %v", got)
 	}
 }
@@ -60,41 +60,41 @@ func TestConsent(t *testing.T) {
 	s, _ := streams(false, "")
 	err := new(Approval).Consent(ctx, s, s.InTTY, example(), nil, "aivm code .")
 	var ue *ui.Error
-	if !errors.As(err, &ue) || ue.Exit != ui.ExitApproval || !slices.Contains(ue.HintLines(), "to agree: aivm code . --yes") {
+	if !errors.As(err, &ue) || ue.Exit != ui.ExitApproval || !slices.Contains(ue.HintLines(), "to approve: aivm code . --yes") {
 		t.Errorf("no terminal: %v", err)
 	}
-	s, said := streams(true, "n\n")
+	s, printed := streams(true, "n\n")
 	if err := new(Approval).Consent(ctx, s, s.InTTY, example(), []string{"mount it"}, "x"); ui.ExitCode(err) != ui.ExitApproval {
 		t.Errorf("no: %v", err)
 	}
 	for _, want := range []string{"[root]", "mk it", "+a", "mount it", "  1. start it"} {
-		if !strings.Contains(said.String(), want) {
-			t.Errorf("the question lacks %q:\n%s", want, said)
+		if !strings.Contains(printed.String(), want) {
+			t.Errorf("the question lacks %q:\n%s", want, printed)
 		}
 	}
-	if strings.Contains(said.String(), "\x1b[31m") {
-		t.Error("an escape got through")
+	if strings.Contains(printed.String(), "\x1b[31m") {
+		t.Error("an escape sequence reached the terminal")
 	}
 	var ap Approval
 	s, _ = streams(true, "y\n")
 	if err := ap.Consent(ctx, s, s.InTTY, example(), nil, "x"); err != nil || len(ap.Open(example())) != 0 {
-		t.Errorf("yes: %v %v", err, open(&ap, example()))
+		t.Errorf("yes: %v %v", err, openIDs(&ap, example()))
 	}
-	// What was agreed to is not asked again when the plan is made anew.
+	// An approved action is not asked about again when the plan is made again.
 	s, _ = streams(false, "")
 	if err := ap.Consent(ctx, s, s.InTTY, example(), nil, "x"); err != nil {
 		t.Errorf("again: %v", err)
 	}
 }
 
-// Approval holds for what was shown, not for a name.
-func TestApprovalIsForWhatWasShown(t *testing.T) {
+// An approval covers an action as it was shown, not every action with its ID.
+func TestApprovalCoversWhatWasShown(t *testing.T) {
 	var ap Approval
 	ap.Approve(example().Actions...)
 	p := example()
 	p.Actions[1].Diff = "+something else\n"
 	p.Actions[2].Shows = []string{"another command"}
-	if got := open(&ap, p); !slices.Equal(got, []string{"make", "bind"}) {
+	if got := openIDs(&ap, p); !slices.Equal(got, []string{"make", "bind"}) {
 		t.Errorf("%v", got)
 	}
 }

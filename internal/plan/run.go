@@ -8,41 +8,44 @@ import (
 	"aivm.dev/aivm/internal/root"
 )
 
-// ErrStale is returned by an action that found the facts changed under it (an
-// address taken meanwhile): the caller observes and plans again.
+// ErrStale is returned by an action that finds other facts than those it was
+// planned from (an address was taken in between): the caller observes and plans
+// again.
 var ErrStale = errors.New("the facts changed, observe again")
 
 // Runner applies plans.
 type Runner struct {
 	Root root.Applier
 	// Hook, if set, is called at every fault point; the test binary kills
-	// itself there. The shipped program sets none.
+	// itself there. The released program leaves it nil.
 	Hook func(point string)
-	// Started is called before each action; the returned functions take its
-	// progress and its end.
+	// Started is called before each action; the returned functions receive its
+	// progress and its result.
 	Started func(Action) (progress func(detail string, fraction float64), done func(error))
-	// Note, if set, is told what the privileged helper found worth saying.
+	// Note, if set, receives the remark of the privileged helper on an action
+	// that succeeded.
 	Note func(Action, string)
 }
 
 type progressKey struct{}
 
-// Report tells the person how far the running action is. A fraction below 0
-// is unknown.
+// Report shows the user the progress of the running action. fraction is 0 to 1;
+// below 0 it is unknown.
 func Report(ctx context.Context, detail string, fraction float64) {
 	if f, ok := ctx.Value(progressKey{}).(func(string, float64)); ok && f != nil {
 		f(detail, fraction)
 	}
 }
 
-// Run applies the actions in order and stops at the first error. After an
-// action marked Again it stops and reports true: observe and plan anew.
+// Run applies the actions in order and stops at the first error. It stops with
+// again set after an action marked Again and at ErrStale: the caller observes and
+// plans again.
 func (r Runner) Run(ctx context.Context, p Plan) (again bool, err error) {
 	for _, a := range p.Actions {
 		if err := ctx.Err(); err != nil {
 			return false, err
 		}
-		if err := r.one(ctx, a); err != nil {
+		if err := r.runAction(ctx, a); err != nil {
 			if errors.Is(err, ErrStale) {
 				return true, nil
 			}
@@ -60,8 +63,8 @@ func (r Runner) Run(ctx context.Context, p Plan) (again bool, err error) {
 	return false, nil
 }
 
-func (r Runner) one(ctx context.Context, a Action) (err error) {
-	point := func(when string) {
+func (r Runner) runAction(ctx context.Context, a Action) (err error) {
+	faultPoint := func(when string) {
 		if r.Hook != nil {
 			r.Hook(a.ID + ":" + when)
 		}
@@ -71,12 +74,12 @@ func (r Runner) one(ctx context.Context, a Action) (err error) {
 		progress, done = r.Started(a)
 	}
 	defer func() { done(err) }()
-	point("before")
-	inside := context.WithValue(ctx, progressKey{}, progress)
+	faultPoint("before")
+	actionCtx := context.WithValue(ctx, progressKey{}, progress)
 	switch {
 	case a.Root != nil:
 		if a.Guard != nil {
-			release, err := a.Guard(inside)
+			release, err := a.Guard(actionCtx)
 			if err != nil {
 				return fmt.Errorf("%s: %w", a.Why, err)
 			}
@@ -90,15 +93,15 @@ func (r Runner) one(ctx context.Context, a Action) (err error) {
 			r.Note(a, res.Note)
 		}
 		if a.Got != nil {
-			if err := a.Got(inside, res); err != nil {
+			if err := a.Got(actionCtx, res); err != nil {
 				return fmt.Errorf("%s: %w", a.Why, err)
 			}
 		}
 	case a.Do != nil:
-		if err := a.Do(inside); err != nil {
+		if err := a.Do(actionCtx); err != nil {
 			return fmt.Errorf("%s: %w", a.Why, err)
 		}
 	}
-	point("after")
+	faultPoint("after")
 	return nil
 }

@@ -24,16 +24,16 @@ type Applier interface {
 	Close() error
 }
 
-// Options say how root's rights are reached.
+// Options configure how New obtains root's rights.
 type Options struct {
 	Euid           int
 	Self           []string // argv prefix that starts this program: the helper is SELF root-apply
 	NonInteractive bool     // no terminal: sudo must not ask
 	Stderr         io.Writer
-	Builders       map[string]record.BuildFunc // by BuildImage.Distro; used where the action really runs
+	Builders       map[string]record.BuildFunc // by BuildImage.Distro; used in the process that runs the action
 }
 
-// Command is the hidden verb that becomes the helper; it calls Serve.
+// Command is the hidden verb of the helper; it calls Serve.
 const Command = "root-apply"
 
 // New returns an Applier. As root it executes in this process; otherwise it
@@ -62,7 +62,7 @@ func (l *local) Do(ctx context.Context, op record.Op, progress record.Progress) 
 
 func (l *local) Close() error { return nil }
 
-// executor is what runs actions, in the helper and in a root process alike.
+// executor runs actions, in the helper and in a process that is root already.
 type executor struct {
 	caller   int // see record.Check
 	builders map[string]record.BuildFunc
@@ -86,7 +86,7 @@ func (e executor) run(ctx context.Context, op record.Op, progress record.Progres
 		if err := exportroot.Make(o); err != nil {
 			return record.Result{}, err
 		}
-		return record.Result{}, manifest.NoteFolders(o.VMKey, func(fs []record.Bind) []record.Bind { return fs })
+		return record.Result{}, manifest.UpdateFolders(o.VMKey, func(fs []record.Bind) []record.Bind { return fs })
 	case record.Unexport:
 		return record.Result{}, errors.Join(exportroot.ForgetVM(o.VMKey), exportroot.Remove(o))
 	case record.Bind:
@@ -120,7 +120,7 @@ func (e executor) run(ctx context.Context, op record.Op, progress record.Progres
 		}
 		return record.Result{}, hookinstall.Install(ctx, progress)
 	case record.Nft:
-		return record.Result{}, nftload.PutWall(ctx, o, e.caller)
+		return record.Result{}, nftload.LoadWall(ctx, o, e.caller)
 	}
-	return record.Result{}, ui.Refused("the privileged helper knows no action %q", op.Kind())
+	return record.Result{}, ui.Refused("the privileged helper has no action %q", op.Kind())
 }

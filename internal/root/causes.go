@@ -11,9 +11,9 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// causes are the errors that keep their identity on the way from the helper: a
-// caller finds them with errors.Is as if the action had run in its own process.
-// The wire carries the words.
+// causes are the errors that keep their identity across the wire: a caller finds
+// them with errors.Is as if the action had run in its own process. The wire
+// carries the words.
 var causes = []struct {
 	word string
 	err  error
@@ -23,11 +23,11 @@ var causes = []struct {
 	{"access", syscall.EACCES},
 	{"not-permitted", syscall.EPERM},
 	{"read-only", syscall.EROFS},
-	{"permission", fs.ErrPermission}, // also without a number of the system's
+	{"permission", fs.ErrPermission}, // also without an errno
 	{"interrupted", context.Canceled},
 }
 
-// wireError turns any error into its record; remoteError is the way back.
+// wireError converts an error to its form on the wire; remoteError converts back.
 func wireError(err error) *errorLine {
 	l := &errorLine{Kind: "failed", Message: err.Error(), InUse: errors.Is(err, mount.ErrInUse)}
 	var e *ui.Error
@@ -45,8 +45,9 @@ func wireError(err error) *errorLine {
 	return l
 }
 
-// remoteError makes the error of a record, with the message and the hints it had
-// in the helper. A cause that is not known, as of another aivm's helper, is none.
+// remoteError returns the error of a wire line, with the message and the hints it
+// had in the helper. It ignores causes it does not know, as from another version
+// of aivm.
 func remoteError(l *errorLine) error {
 	as := ui.Failed
 	switch l.Kind {

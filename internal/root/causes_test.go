@@ -18,8 +18,8 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// TestCausesSurviveTheWire: what an action failed of in the helper is found by the
-// caller, at the other end of a real socket, as if it had run in his process.
+// The caller, at the other end of a real socket, finds the cause of an action's
+// failure by errors.Is as if the action had run in its own process.
 func TestCausesSurviveTheWire(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
@@ -28,7 +28,7 @@ func TestCausesSurviveTheWire(t *testing.T) {
 	roottest.Stage(t, work, unix.MS_PRIVATE)
 	all := []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EACCES, syscall.EPERM, syscall.EROFS, fs.ErrPermission, context.Canceled, root.ErrInUse}
 	var fails error
-	a := root.Joined(t, map[string]record.BuildFunc{
+	a := root.NewConnectedClient(t, map[string]record.BuildFunc{
 		"fails-1": func(context.Context, string, record.Progress) (string, error) { return "", fails },
 	})
 	full := filepath.Join(work, "full")
@@ -45,7 +45,7 @@ func TestCausesSurviveTheWire(t *testing.T) {
 		"in use":                     ui.Failed("/m %w: a shell", root.ErrInUse).Hint(ui.Remark("end it")),
 		"two of them":                errors.Join(syscall.ENOSPC, ui.Refused("no: %w", syscall.EPERM).Hint(ui.Remark("a"), ui.Remark("b"))),
 		"none of them":               ui.NeedsApproval("ask"),
-		"nor that":                   fmt.Errorf("no such thing: %w", fs.ErrNotExist),
+		"a cause not in the list":    fmt.Errorf("no such thing: %w", fs.ErrNotExist),
 	} {
 		if err == nil {
 			t.Fatalf("%s: no error", what)
@@ -57,7 +57,7 @@ func TestCausesSurviveTheWire(t *testing.T) {
 		}
 		for _, c := range all {
 			if errors.Is(got, c) != errors.Is(err, c) {
-				t.Errorf("%s: errors.Is(%v) is %v here, and %v in the helper", what, c, errors.Is(got, c), errors.Is(err, c))
+				t.Errorf("%s: errors.Is(%v) is %v in the client, and %v in the helper", what, c, errors.Is(got, c), errors.Is(err, c))
 			}
 		}
 		var here, there *ui.Error

@@ -29,7 +29,7 @@ type client struct {
 	h    *helper
 }
 
-// A helper is the running "sudo -- SELF root-apply".
+// A helper is a running "sudo -- SELF root-apply".
 type helper struct {
 	Conn    *net.UnixConn
 	Replies chan received // closed when the helper hangs up
@@ -43,8 +43,8 @@ type received struct {
 	err  error
 }
 
-// killWait bounds how long a cancelled action, or a closed helper, is waited
-// for: apt gets StopGrace to finish its package.
+// killWait is how long the client waits for a cancelled action, or for a closed
+// helper: apt gets StopGrace to finish its package.
 const killWait = program.StopGrace + 5*time.Second
 
 func (c *client) Do(ctx context.Context, op record.Op, progress record.Progress) (record.Result, error) {
@@ -53,7 +53,7 @@ func (c *client) Do(ctx context.Context, op record.Op, progress record.Progress)
 	if op == nil {
 		return record.Result{}, errors.New("no action given")
 	}
-	// The same check as in the helper, before anybody types a password.
+	// The same check as in the helper, before sudo asks for a password.
 	if err := record.Check(op, c.opts.Euid); err != nil {
 		return record.Result{}, err
 	}
@@ -75,14 +75,14 @@ func (c *client) Do(ctx context.Context, op record.Op, progress record.Progress)
 		return record.Result{}, c.lost(err)
 	}
 	done := ctx.Done()
-	var late <-chan time.Time
+	var deadline <-chan time.Time
 	for {
 		select {
 		case <-done:
 			done = nil
-			late = time.After(killWait)
-			_, _ = c.h.Conn.Write([]byte(`{"cancel":true}` + "\n")) // a dead helper shows below
-		case <-late:
+			deadline = time.After(killWait)
+			_, _ = c.h.Conn.Write([]byte(`{"cancel":true}` + "\n")) // a dead helper closes Replies
+		case <-deadline:
 			c.drop()
 			return record.Result{}, ctx.Err()
 		case r, ok := <-c.h.Replies:
@@ -109,7 +109,7 @@ func (c *client) Do(ctx context.Context, op record.Op, progress record.Progress)
 	}
 }
 
-// Close hangs up; the helper ends with that.
+// Close closes the connection, which ends the helper.
 func (c *client) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -124,7 +124,7 @@ func (c *client) drop() {
 	h := c.h
 	c.h = nil
 	h.Conn.Close()
-	// Descriptors that were still on their way.
+	// Close the descriptors of replies that nobody read.
 	for r := range h.Replies {
 		if r.file != nil {
 			r.file.Close()
@@ -136,7 +136,7 @@ func (c *client) drop() {
 	}
 }
 
-// lost explains a helper that stopped answering.
+// lost drops a helper that stopped answering and returns the error that says why.
 func (c *client) lost(cause error) error {
 	h := c.h
 	c.drop()
@@ -145,17 +145,17 @@ func (c *client) lost(cause error) error {
 		msg = cause.Error()
 	}
 	if msg == "" {
-		msg = "it ended without a word"
+		msg = "it exited without a message"
 	}
-	return ui.Failed("the privileged helper stopped: %s", msg).Hint(ui.Remark("run the command again, it goes on where it stopped"))
+	return ui.Failed("the privileged helper stopped: %s", msg).Hint(ui.Remark("run the command again, it continues where it stopped"))
 }
 
-// Start starts sudo and waits until the helper has said hello.
+// Start starts sudo and waits for the hello of the helper.
 //
-// The socket is the helper's stdin because sudo closes every descriptor above
-// 2. None of its three is the terminal, so sudo has no reason to take that
-// over (with use_pty it could put it into raw mode) for as long as the helper
-// lives; it asks for the password on /dev/tty.
+// The socket is the helper's stdin because sudo closes every descriptor above 2.
+// None of descriptors 0 to 2 is the terminal, so sudo does not take the terminal
+// over (with use_pty it could set raw mode) while the helper runs; it asks for the
+// password on /dev/tty.
 func (c *client) Start(ctx context.Context) (*helper, error) {
 	if len(c.opts.Self) == 0 {
 		return nil, errors.New("root: Options.Self is empty")
@@ -169,12 +169,12 @@ func (c *client) Start(ctx context.Context) (*helper, error) {
 	if err != nil {
 		return nil, err
 	}
-	theirs := os.NewFile(uintptr(fds[1]), "helper")
-	mine := os.NewFile(uintptr(fds[0]), "client")
-	nc, err := net.FileConn(mine)
-	mine.Close()
+	helperEnd := os.NewFile(uintptr(fds[1]), "helper")
+	clientEnd := os.NewFile(uintptr(fds[0]), "client")
+	nc, err := net.FileConn(clientEnd)
+	clientEnd.Close()
 	if err != nil {
-		theirs.Close()
+		helperEnd.Close()
 		return nil, err
 	}
 	args := []string{}
@@ -186,22 +186,22 @@ func (c *client) Start(ctx context.Context) (*helper, error) {
 		Conn:    nc.(*net.UnixConn),
 		Replies: make(chan received, 64),
 		exited:  make(chan struct{}),
-		// What sudo says when it may not ask goes into the error instead.
-		stderr: &relay{to: c.opts.Stderr, held: c.opts.NonInteractive, end: capture.Tail{Limit: 4096}},
+		// Where sudo may not ask, its message becomes part of the error instead.
+		stderr: &relay{to: c.opts.Stderr, muted: c.opts.NonInteractive, end: capture.Tail{Limit: 4096}},
 	}
 	cmd := exec.Command(sudo, args...)
-	cmd.Stdin = theirs
+	cmd.Stdin = helperEnd
 	cmd.Stdout = &capture.Tail{Limit: 1024}
 	cmd.Stderr = h.stderr
 	cmd.WaitDelay = 5 * time.Second
 	err = cmd.Start()
-	theirs.Close() // else the helper's end would never be seen
+	helperEnd.Close() // else read would not notice that the helper closed its end
 	if err != nil {
 		h.Conn.Close()
 		return nil, ui.Failed("starting sudo: %w", err)
 	}
 	go func() {
-		_ = cmd.Wait() // how it ended shows in stderr
+		_ = cmd.Wait() // stderr has the reason
 		close(h.exited)
 	}()
 	go h.read()
@@ -209,19 +209,19 @@ func (c *client) Start(ctx context.Context) (*helper, error) {
 	select {
 	case r, ok := <-h.Replies:
 		if ok && r.err == nil && r.Hello == wireVersion {
-			h.stderr.release()
+			h.stderr.unmute()
 			return h, nil
 		}
 		if ok && r.Hello != 0 {
 			h.Conn.Close()
-			return nil, ui.Failed("the privileged helper is of another version of aivm")
+			return nil, ui.Failed("sudo started another version of aivm as the privileged helper")
 		}
 	case <-ctx.Done():
 		h.Conn.Close()
 		return nil, ctx.Err()
 	}
 	h.Conn.Close()
-	// sudo says why on stderr, which is complete when it has ended.
+	// sudo prints the reason on stderr, which is complete once sudo has exited.
 	select {
 	case <-h.exited:
 	case <-time.After(10 * time.Second):
@@ -241,7 +241,7 @@ func (c *client) Start(ctx context.Context) (*helper, error) {
 		Hint(ui.Remark("ask the administrator for sudo rights, or run the command as root"))
 }
 
-// read turns the stream into replies until the helper hangs up.
+// read parses the stream into replies until the helper closes it.
 func (h *helper) read() {
 	defer close(h.Replies)
 	var buf []byte
@@ -265,13 +265,13 @@ func (h *helper) read() {
 			}
 			var r received
 			if jerr := json.Unmarshal(buf[:i], &r.reply); jerr != nil {
-				h.Replies <- received{err: fmt.Errorf("unreadable answer: %w", jerr)}
+				h.Replies <- received{err: fmt.Errorf("malformed reply: %w", jerr)}
 				return
 			}
 			buf = buf[i+1:]
 			if r.Result != nil && r.Result.File {
 				if len(files) == 0 {
-					h.Replies <- received{err: errors.New("a descriptor was promised and did not come")}
+					h.Replies <- received{err: errors.New("the reply announces a file descriptor and has none")}
 					return
 				}
 				r.file, files = files[0], files[1:]
@@ -279,7 +279,7 @@ func (h *helper) read() {
 			h.Replies <- r
 		}
 		if len(buf) > maxLine {
-			h.Replies <- received{err: errors.New("an answer without end")}
+			h.Replies <- received{err: fmt.Errorf("a reply is longer than %d bytes", maxLine)}
 			return
 		}
 		if err != nil || n <= 0 {
@@ -307,28 +307,28 @@ func passedFiles(oob []byte) []*os.File {
 	return out
 }
 
-// relay passes stderr on and remembers its end.
+// relay copies stderr to a writer, unless it is muted, and keeps its end.
 type relay struct {
-	mu   sync.Mutex
-	to   io.Writer
-	held bool
-	end  capture.Tail
+	mu    sync.Mutex
+	to    io.Writer
+	muted bool
+	end   capture.Tail
 }
 
 func (r *relay) Write(p []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	_, _ = r.end.Write(p)
-	if !r.held {
-		_, _ = r.to.Write(p) // talk; never a reason to stop
+	if !r.muted {
+		_, _ = r.to.Write(p) // only messages: a failed write must not end the helper
 	}
 	return len(p), nil
 }
 
-func (r *relay) release() {
+func (r *relay) unmute() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.held = false
+	r.muted = false
 }
 
 func (r *relay) last() string {

@@ -10,7 +10,7 @@ import (
 	"aivm.dev/aivm/internal/root/record"
 )
 
-// What the tests of this package look at beside what others use.
+// Unexported names that the tests of this package use.
 
 type (
 	Client    = client
@@ -25,9 +25,9 @@ var (
 	WireError   = wireError
 )
 
-// Joined is a client that is joined to a helper in this process by a socket, as
-// one that sudo started is.
-func Joined(t *testing.T, builders map[string]record.BuildFunc) Applier {
+// NewConnectedClient returns a client whose helper runs in this process, connected by a
+// socket pair like one that sudo started.
+func NewConnectedClient(t *testing.T, builders map[string]record.BuildFunc) Applier {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

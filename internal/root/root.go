@@ -1,18 +1,18 @@
-// Package root is the one place where aivm acts with root's rights.
+// Package root does everything in aivm that needs root's rights.
 //
 // It owns the helper process that executes typed records ("sudo aivm
 // root-apply"), the client that talks to it and the wire between them. The
-// packages below it own the parts: record the records and their checks,
-// exportroot and protect the folders, nftload the walls, hookinstall and hookrun
-// libvirt's hooks, hostsetup this machine, imagebuild images, manifest and
-// rootfile what is kept. What the rest of aivm uses of them has its name here.
-// The helper accepts nothing but these records, and shows each in words with
-// the nearest shell line before it runs.
+// packages below it own the parts: record has the records and their checks,
+// exportroot and protect the folders, nftload the firewalls, hookinstall and
+// hookrun libvirt's hooks, hostsetup the setup of this machine, imagebuild the
+// images, manifest and rootfile the files that root keeps. This package
+// re-exports what the rest of aivm uses of them. The helper accepts only these
+// records; each record has its nearest shell lines, which plans show.
 //
-// It never decides whether something should be done: that is plan's and the
-// person's business. Invariants: at most one sudo process per run; every path
-// and name in a record is checked again inside the helper; nothing recursive
-// is ever done at or below a directory that can hold a mount.
+// It never decides whether something should be done: plan and the user do.
+// Invariants: at most one sudo process per run; the helper checks every path and
+// name of a record again; nothing is done recursively at or below a directory
+// that can hold a mount.
 package root
 
 import (
@@ -29,7 +29,7 @@ import (
 	"aivm.dev/aivm/internal/root/rootfile"
 )
 
-// The records, what they leave behind, and what they are told meanwhile.
+// The records, their results and their progress callback.
 type (
 	Op            = record.Op
 	Export        = record.Export
@@ -51,7 +51,7 @@ type (
 	BuildFunc     = record.BuildFunc
 )
 
-// What root's part of aivm writes down for everybody to read.
+// What the helper and the hooks record on disk for users to read.
 type (
 	NetManifest = manifest.Net
 	VMManifest  = manifest.VM
@@ -59,7 +59,7 @@ type (
 	DeviceGuard = devguard.DeviceGuard
 )
 
-// Why protected paths, or device nodes, are not what they should be.
+// Errors that say why protected paths are writable, or device nodes possible.
 type (
 	OpenError     = protect.OpenError
 	FailedError   = protect.FailedError
@@ -70,27 +70,28 @@ type (
 const (
 	// ExportBase is the directory below which every VM has its export root.
 	ExportBase = rootfile.ExportBase
-	// MaxProtected bounds the paths of one Bind: each is a mount.
+	// MaxProtected is the most paths of one Bind: each is a mount.
 	MaxProtected = record.MaxProtected
-	// HookProgram is the copy of aivm libvirt's hooks run.
+	// HookProgram is the path of the copy of aivm that libvirt's hooks run.
 	HookProgram = rootfile.HookProgram
-	// HookCommand is the hidden verb that becomes the hook; it calls RunHook.
+	// HookCommand is the hidden verb of the hooks; it calls RunHook.
 	HookCommand = rootfile.HookCommand
 )
 
-// ErrInUse is a mount that somebody still holds: what Do says about it wraps
-// this, also when it comes from the helper, and names who.
+// ErrInUse is wrapped by the error of Do for a mount that is busy, also when the
+// helper reports it. The error names the processes that hold the mount.
 var ErrInUse = mount.ErrInUse
 
-// VMKey names a VM machine-wide: two users may each have a VM called "a".
+// VMKey returns the name of a VM that is unique on this machine: two users may
+// each have a VM called "a".
 func VMKey(uid int, vm string) string { return rootfile.VMKey(uid, vm) }
 
-// ExportRoot is the directory the virtiofs device of the VM with this key
-// serves.
+// ExportRoot returns the directory that the virtiofs device of the VM with this
+// key serves.
 func ExportRoot(vmKey string) string { return rootfile.ExportRoot(vmKey) }
 
-// ResolvedExport is ExportRoot as the mount table names it: /var or /var/lib
-// may be links on the administrator's machine.
+// ResolvedExport returns ExportRoot as the mount table names it: /var or /var/lib
+// may be symbolic links.
 func ResolvedExport(vmKey string) (string, error) { return rootfile.ResolvedExport(vmKey) }
 
 // ValidToken reports whether s can name a token directory.
@@ -103,42 +104,42 @@ func OpensLibvirt(path string) bool { return record.OpensSocket(path) }
 // none. Any user may.
 func ReadNetManifest(network string) (NetManifest, error) { return manifest.ReadNet(network) }
 
-// NetManifests are all manifests of networks that can be read. Any user may
-// ask.
+// NetManifests returns all manifests of networks that can be read. Any user may
+// call it.
 func NetManifests() ([]NetManifest, error) { return manifest.Nets() }
 
 // ReadVMManifest reads a VM's manifest; fs.ErrNotExist when there is none. Any
 // user may.
 func ReadVMManifest(vmKey string) (VMManifest, error) { return manifest.ReadVM(vmKey) }
 
-// ReadProtection returns what was written down for a token; fs.ErrNotExist if
-// nothing was.
+// ReadProtection reads the record of a token's protected paths; fs.ErrNotExist if
+// there is none.
 func ReadProtection(vmKey, token string) (Protection, error) { return protect.Read(vmKey, token) }
 
-// ReadDeviceGuard returns what was found when the VM started last;
-// fs.ErrNotExist if that was not in this boot of the machine, or without the
-// hook. Any user may ask.
+// ReadDeviceGuard reads what the hook recorded at the last start of the VM;
+// fs.ErrNotExist if the VM started in an earlier boot of this machine, or without
+// the hook. Any user may call it.
 func ReadDeviceGuard(vmKey string) (DeviceGuard, error) { return devguard.Read(vmKey) }
 
-// DeviceGuardNoted reports whether something was written down at a start of the
-// VM, in whatever boot.
-func DeviceGuardNoted(vmKey string) bool { return devguard.Noted(vmKey) }
+// DeviceGuardRecorded reports whether the hook ever recorded a start of the VM, in
+// this or an earlier boot.
+func DeviceGuardRecorded(vmKey string) bool { return devguard.Recorded(vmKey) }
 
-// HooksKnown reports whether hooks were ever put in place here, of whatever
-// version.
+// HooksKnown reports whether hooks were ever installed on this machine, by any
+// version of aivm.
 func HooksKnown() bool { return hookinstall.Known() }
 
-// HooksCurrent reports whether the hooks are in place and run this program.
-// Any user may ask; self is the running program.
+// HooksCurrent reports whether the hooks are installed and run the same program
+// as self, the running one. Any user may call it.
 func HooksCurrent(self string) (bool, error) { return hookinstall.Current(self) }
 
-// CheckArgs is the command that prints what the kernel holds of a network's
-// rules; it needs root's rights, and changes nothing.
+// CheckArgs returns the command that prints the rules of a network as the kernel
+// has them. The command needs root's rights and changes nothing.
 func CheckArgs(network string) []string { return hookrun.CheckArgs(network) }
 
-// RunHook is what libvirt runs: kind, object's name, operation, sub-operation,
-// extra; the object's XML on stdin. An error keeps the network or VM from
-// starting.
+// RunHook runs as libvirt's hook. args are kind, object's name, operation,
+// sub-operation and extra; stdin is the object's XML. An error keeps the network
+// or VM from starting.
 func RunHook(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
 	return hookrun.Run(ctx, hookrun.LockLimit, args, stdin, stdout)
 }

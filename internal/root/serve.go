@@ -18,13 +18,12 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Serve is the helper: it executes the records that come on stdin, which must
-// be one end of a unix socket pair, one after the other, until the other end
-// is closed. It does nothing for anybody but root started by the user who made
-// that socket.
+// Serve runs the helper: it executes the records that come on stdin, one after the
+// other, until the other end is closed. stdin must be one end of a unix socket
+// pair, made by the user who called sudo, or by root; the process must be root's.
 func Serve(ctx context.Context, stdin *os.File, builders map[string]record.BuildFunc) error {
 	if os.Geteuid() != 0 {
-		return ui.Refused("this is the privileged half of aivm and is started by it through sudo").Hint(ui.Cmd("aivm --help"))
+		return ui.Refused("root-apply is the privileged helper of aivm; only aivm itself starts it, through sudo").Hint(ui.Cmd("aivm --help"))
 	}
 	caller, err := sudoCaller(os.Getenv("SUDO_UID"))
 	if err != nil {
@@ -36,24 +35,25 @@ func Serve(ctx context.Context, stdin *os.File, builders map[string]record.Build
 	}
 	defer conn.Close()
 
-	// Ctrl-C and Ctrl-Z reach this process too, as part of the terminal's
-	// foreground group. The client decides: it cancels by a record, or by closing.
-	// Stopped while it holds a lock, this process would stop every start of a
-	// network or VM on the machine. Caught and not ignored, because ignoring is
-	// inherited by apt.
+	// Ctrl-C and Ctrl-Z also reach this process, as part of the terminal's
+	// foreground group. The client decides: it cancels by a record, or by closing
+	// the socket. If this process were stopped while it holds a lock, it would block
+	// every start of a network or VM on the machine. The signals are caught and not
+	// ignored, because apt would inherit that they are ignored.
 	sigs := make(chan os.Signal, 4)
 	signal.Notify(sigs, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGPIPE,
 		syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU)
 	defer signal.Stop(sigs)
-	// Nor is a program stopped that it starts. Where sudo gave it a session it
-	// leads its group already.
+	// With its own process group, the programs it starts are not stopped either.
+	// Where sudo gave this process a session it already leads its group.
 	_ = unix.Setpgid(0, 0)
 
 	s := &server{conn: conn, exec: executor{caller: caller, builders: builders}}
 	return s.loop(ctx)
 }
 
-// sudoCaller reads who called sudo; -1 is root itself, without sudo.
+// sudoCaller parses SUDO_UID, the uid of the user who called sudo; -1 is root
+// itself, without sudo.
 func sudoCaller(v string) (int, error) {
 	if v == "" {
 		return -1, nil
@@ -65,26 +65,27 @@ func sudoCaller(v string) (int, error) {
 	return n, nil
 }
 
+// peer returns stdin as a socket, if the caller of sudo or root made it.
 func peer(stdin *os.File, caller int) (*net.UnixConn, error) {
-	no := func(err error) error {
+	refused := func(err error) error {
 		return ui.Refused("stdin of the privileged helper is not a socket of aivm's: %w", err).
-			Hint(ui.Remark("if sudo logs its input here (log_input), except this program from it"))
+			Hint(ui.Remark("if sudo logs input on this machine (log_input), exempt this command in sudoers"))
 	}
 	cred, err := unix.GetsockoptUcred(int(stdin.Fd()), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {
-		return nil, no(err)
+		return nil, refused(err)
 	}
 	if caller >= 0 && int(cred.Uid) != caller && cred.Uid != 0 {
-		return nil, no(fmt.Errorf("it was made by uid %d, sudo was called by %d", cred.Uid, caller))
+		return nil, refused(fmt.Errorf("uid %d made it, uid %d called sudo", cred.Uid, caller))
 	}
 	c, err := net.FileConn(stdin)
 	if err != nil {
-		return nil, no(err)
+		return nil, refused(err)
 	}
 	uc, ok := c.(*net.UnixConn)
 	if !ok {
 		c.Close()
-		return nil, no(fmt.Errorf("it is %T", c))
+		return nil, refused(fmt.Errorf("it is %T", c))
 	}
 	return uc, nil
 }
@@ -101,17 +102,17 @@ func (s *server) loop(ctx context.Context) error {
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	// A record and the context its cancellation ends, made where records are
-	// read: a cancel that follows at once must not come before its action.
+	// A job is a record and the context that its cancellation ends. The reader makes
+	// the context: a cancel that follows at once must not be lost before the action.
 	type job struct {
 		request
 		ctx    context.Context
 		cancel context.CancelFunc
 	}
 	jobs := make(chan job)
-	bad := make(chan error, 1)
+	malformed := make(chan error, 1)
 	go func() {
-		// However reading ends, what runs now must end too.
+		// However reading ends, the running action must end too.
 		defer stop()
 		defer close(jobs)
 		cancelLast := func() {}
@@ -120,7 +121,7 @@ func (s *server) loop(ctx context.Context) error {
 		for sc.Scan() {
 			var r request
 			if err := record.StrictJSON(sc.Bytes(), &r); err != nil {
-				bad <- ui.Refused("malformed record: %w", err)
+				malformed <- ui.Refused("malformed record: %w", err)
 				return
 			}
 			if r.Cancel {
@@ -139,28 +140,29 @@ func (s *server) loop(ctx context.Context) error {
 		}
 	}()
 	for j := range jobs {
-		err := s.one(j.ctx, j.request)
+		err := s.handle(j.ctx, j.request)
 		j.cancel()
 		if err != nil {
 			return err
 		}
 	}
 	select {
-	case err := <-bad:
-		_ = s.send(reply{Error: wireError(err)}, nil) // it may be gone
+	case err := <-malformed:
+		_ = s.send(reply{Error: wireError(err)}, nil) // the client may be gone
 		return err
 	default:
 		return nil
 	}
 }
 
-// one runs one request; only a broken connection is an error of its own.
-func (s *server) one(ctx context.Context, r request) error {
+// handle runs one request and sends the reply. It returns only the errors of the
+// connection.
+func (s *server) handle(ctx context.Context, r request) error {
 	op, err := record.Decode(r.Kind, r.Op)
 	var res record.Result
 	if err == nil {
 		res, err = s.exec.run(ctx, op, func(line string, fraction float64) {
-			_ = s.send(reply{Progress: &progressLine{line, fraction}}, nil) // told again by the result
+			_ = s.send(reply{Progress: &progressLine{line, fraction}}, nil) // a broken connection also fails the result
 		})
 	}
 	if res.File != nil {

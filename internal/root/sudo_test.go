@@ -27,7 +27,8 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Builders of the test helper: one that tells its process, one that waits.
+// Builders of the test helper: pid-1 writes its process ID, wait-1 waits for the
+// cancellation.
 var testBuilders = map[string]record.BuildFunc{
 	"pid-1": func(_ context.Context, dir string, progress record.Progress) (string, error) {
 		progress("half way", 0.5)
@@ -47,13 +48,14 @@ const (
 	testPass = "correct horse"
 )
 
-// machine makes a user with sudo rights in a copy of /etc that only this
-// namespace sees, so that nothing is left of it.
-func machine(t *testing.T, work, sudoers string) (self string) {
+// addSudoer adds a user with sudo rights to a copy of /etc that only this mount
+// namespace sees, so that nothing remains after the test. It returns the path of a
+// copy of the test program that the user may run.
+func addSudoer(t *testing.T, work, sudoers string) (self string) {
 	t.Helper()
 	roottest.Stage(t, work, unix.MS_PRIVATE)
 	etc := filepath.Join(work, "etc")
-	// Without libvirt's, which other tests change at the same time.
+	// Without /etc/libvirt, which other tests change at the same time.
 	roottest.Sh(t, "mkdir "+etc+" && tar -C /etc --exclude=./libvirt -cf - . | tar -C "+etc+" -xpf -")
 	roottest.Must(t, unix.Mount(etc, "/etc", "", unix.MS_BIND, ""))
 	roottest.Sh(t, fmt.Sprintf("groupadd -g %d %s && useradd -M -u %[1]d -g %[1]d %[2]s && echo '%[2]s:%[3]s' | chpasswd", testUID, testUser, testPass))
@@ -66,7 +68,7 @@ func machine(t *testing.T, work, sudoers string) (self string) {
 	return self
 }
 
-// asUser is the client role, run as the throwaway user.
+// asUser returns the command of the client role, to run as the test user.
 func asUser(self, scene string) *exec.Cmd {
 	cmd := exec.Command(self, scene)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), roottest.RoleEnv + "=client", roottest.WorkEnv + "=" + os.Getenv(roottest.WorkEnv)}
@@ -75,7 +77,7 @@ func asUser(self, scene string) *exec.Cmd {
 	return cmd
 }
 
-// clientRole does, as a plain user, what a scene asks for, and prints it.
+// clientRole runs the actions of a scene as an ordinary user and prints the results.
 func clientRole() int {
 	self, err := os.Executable()
 	if err != nil {
@@ -103,11 +105,11 @@ func clientRole() int {
 			fmt.Printf("%s: done %s\n", op.Kind(), r.Note)
 		}
 	}
-	tell := func(l string, f float64) { fmt.Printf("progress %s %g\n", l, f) }
+	printProgress := func(l string, f float64) { fmt.Printf("progress %s %g\n", l, f) }
 	key := rootfile.VMKey(testUID, "a")
 	switch scene {
 	case "work", "tty":
-		try(ctx, record.BuildImage{Distro: "pid-1"}, tell)
+		try(ctx, record.BuildImage{Distro: "pid-1"}, printProgress)
 		if scene == "tty" {
 			fmt.Println("ready")
 			line, err := bufio.NewReader(os.Stdin).ReadString('\n')
@@ -126,7 +128,7 @@ func clientRole() int {
 		try(c2, record.BuildImage{Distro: "wait-1"}, func(string, float64) { cancel2() })
 		try(ctx, record.BuildImage{Distro: "pid-1"}, nil)
 	case "forged":
-		// A helper must not trust its client: send what Do would not.
+		// The helper must not trust its client: send records that Do refuses.
 		c := a.(*root.Client)
 		h, err := c.Start(ctx)
 		if err != nil {
@@ -145,9 +147,9 @@ func clientRole() int {
 		if _, open := <-h.Replies; open {
 			return 1
 		}
-		fmt.Println("hung up")
-	case "hang":
-		try(ctx, record.BuildImage{Distro: "wait-1"}, tell)
+		fmt.Println("connection closed")
+	case "wait":
+		try(ctx, record.BuildImage{Distro: "wait-1"}, printProgress)
 	case "ask":
 		try(ctx, record.Export{VMKey: key}, nil)
 	}
@@ -159,7 +161,7 @@ func TestThroughSudo(t *testing.T) {
 	if !ok {
 		return
 	}
-	self := machine(t, work, "%s ALL=(root) NOPASSWD: ALL")
+	self := addSudoer(t, work, "%s ALL=(root) NOPASSWD: ALL")
 	roottest.Folder(t, filepath.Join(work, "project"), testUID, 0o700)
 	var out, errs bytes.Buffer
 	cmd := asUser(self, "work")
@@ -169,14 +171,14 @@ func TestThroughSudo(t *testing.T) {
 	}
 	pid := regexp.MustCompile(`build-image: file (\d+),`).FindAllStringSubmatch(out.String(), -1)
 	if len(pid) != 2 || pid[0][1] != pid[1][1] {
-		t.Fatalf("not one helper for the whole run: %v\n%s%s", pid, &out, &errs)
+		t.Fatalf("more than one helper in the run: %v\n%s%s", pid, &out, &errs)
 	}
 	want := `progress half way 0.5
 build-image: file PID, writable false
 export: done
 bind: done
-bind: refused 2: WORK/project is not the folder that was looked at: it was replaced meanwhile | if that was you, run the command again
-export: refused 2: vm key "0-a" belongs to uid 0, not to 54321 who asks |
+bind: refused 2: folder WORK/project was replaced since aivm checked it | if you replaced it, run the command again
+export: refused 2: vm key "0-a" belongs to uid 0, not to uid 54321, who called sudo |
 build-image: error: context canceled
 build-image: file PID, writable false
 `
@@ -187,21 +189,21 @@ build-image: file PID, writable false
 	if m := roottest.One(t, filepath.Join(rootfile.ExportRoot(rootfile.VMKey(testUID, "a")), "p")); !m.Has("idmapped") {
 		t.Errorf("mounted with %v", m.Options)
 	}
-	if left, _ := os.ReadDir(imagebuild.Base); len(left) != 0 {
-		t.Errorf("builds left %v", left)
+	if remaining, _ := os.ReadDir(imagebuild.Base); len(remaining) != 0 {
+		t.Errorf("the builds did not remove %v", remaining)
 	}
-	gone(t, pid[0][1])
+	waitGone(t, pid[0][1])
 
 	cmd = asUser(self, "forged")
 	forged, err := cmd.Output()
 	roottest.Must(t, err)
-	if got := string(forged); strings.Count(got, "refused: ") != 4 || !strings.HasSuffix(got, "hung up\n") {
+	if got := string(forged); strings.Count(got, "refused: ") != 4 || !strings.HasSuffix(got, "connection closed\n") {
 		t.Errorf("forged records:\n%s", got)
 	}
 }
 
-// gone waits until a process has ended.
-func gone(t *testing.T, pid string) {
+// waitGone waits until a process has ended.
+func waitGone(t *testing.T, pid string) {
 	t.Helper()
 	for range 100 {
 		if _, err := os.Stat("/proc/" + pid); err != nil {
@@ -209,7 +211,7 @@ func gone(t *testing.T, pid string) {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	t.Errorf("the helper %s lives on", pid)
+	t.Errorf("the helper %s is still running", pid)
 }
 
 func TestHelperDiesWithItsClient(t *testing.T) {
@@ -217,8 +219,8 @@ func TestHelperDiesWithItsClient(t *testing.T) {
 	if !ok {
 		return
 	}
-	self := machine(t, work, "%s ALL=(root) NOPASSWD: ALL")
-	cmd := asUser(self, "hang")
+	self := addSudoer(t, work, "%s ALL=(root) NOPASSWD: ALL")
+	cmd := asUser(self, "wait")
 	out, err := cmd.StdoutPipe()
 	roottest.Must(t, err)
 	roottest.Must(t, cmd.Start())
@@ -227,9 +229,9 @@ func TestHelperDiesWithItsClient(t *testing.T) {
 	roottest.Must(t, err)
 	roottest.Must(t, cmd.Process.Kill())
 	_ = cmd.Wait()
-	gone(t, pid)
-	if left, _ := os.ReadDir(imagebuild.Base); len(left) != 0 {
-		t.Errorf("the build left %v", left)
+	waitGone(t, pid)
+	if remaining, _ := os.ReadDir(imagebuild.Base); len(remaining) != 0 {
+		t.Errorf("the build did not remove %v", remaining)
 	}
 }
 
@@ -238,7 +240,7 @@ func TestSudoThatWouldAsk(t *testing.T) {
 	if !ok {
 		return
 	}
-	self := machine(t, work, "%s ALL=(root) ALL")
+	self := addSudoer(t, work, "%s ALL=(root) ALL")
 	out, err := asUser(self, "ask").CombinedOutput()
 	roottest.Must(t, err)
 	if !strings.Contains(string(out), "export: approval 3: ") || !strings.Contains(string(out), "sudo -v") {
@@ -252,14 +254,14 @@ func TestSudoThatWouldAsk(t *testing.T) {
 	}
 }
 
-// On a terminal sudo asks once, and leaves the terminal alone while the helper
-// lives, also with use_pty.
+// On a terminal sudo asks once, and does not change the terminal while the helper
+// runs, also with use_pty.
 func TestSudoAsksOnceOnATerminal(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
 		return
 	}
-	self := machine(t, work, "Defaults use_pty\n%s ALL=(root) ALL")
+	self := addSudoer(t, work, "Defaults use_pty\n%s ALL=(root) ALL")
 	roottest.Folder(t, filepath.Join(work, "project"), testUID, 0o700)
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	roottest.Must(t, err)
@@ -302,7 +304,7 @@ func TestSudoAsksOnceOnATerminal(t *testing.T) {
 			now, err := unix.IoctlGetTermios(int(slave.Fd()), unix.TCGETS)
 			roottest.Must(t, err)
 			if *now != *before {
-				t.Errorf("the terminal was changed while the helper lives: %+v, before %+v", now, before)
+				t.Errorf("the terminal's settings changed while the helper runs: %+v, before %+v", now, before)
 			}
 			_, err = master.WriteString("typed\n")
 			roottest.Must(t, err)
@@ -310,7 +312,7 @@ func TestSudoAsksOnceOnATerminal(t *testing.T) {
 	}
 	roottest.Must(t, <-ended)
 	if !strings.Contains(seen.String(), `read "typed\n" <nil>`) {
-		t.Errorf("what is typed does not reach aivm: %q", &seen)
+		t.Errorf("typed input does not reach aivm: %q", &seen)
 	}
 	if asked != 1 {
 		t.Errorf("sudo asked %d times: %q", asked, &seen)

@@ -8,11 +8,11 @@ import (
 	"aivm.dev/aivm/internal/root/record"
 )
 
-// The conversation on the helper's stdin, one JSON object per line.
+// The protocol on the helper's stdin, one JSON object per line:
 //
 //	client: {"kind":"bind","op":{...}}   start an action
-//	client: {"cancel":true}              stop the running one
-//	helper: {"hello":1}                  sudo let it through
+//	client: {"cancel":true}              cancel the running action
+//	helper: {"hello":1}                  sudo started the helper
 //	helper: {"progress":{"line":"...","fraction":0.5}}
 //	helper: {"result":{"note":"...","file":true}}  with the descriptor by SCM_RIGHTS
 //	helper: {"error":{"kind":"refused","message":"...","hints":[...],"causes":["no-space"]}}
@@ -48,8 +48,8 @@ type errorLine struct {
 	Kind    string    `json:"kind"`
 	Message string    `json:"message"`
 	Hints   []ui.Hint `json:"hints,omitempty"`
-	InUse   bool      `json:"in_use,omitempty"` // it is ErrInUse
-	Causes  []string  `json:"causes,omitempty"` // which of causes it is
+	InUse   bool      `json:"in_use,omitempty"` // errors.Is ErrInUse
+	Causes  []string  `json:"causes,omitempty"` // words of the causes it wraps
 }
 
 func encodeOp(op record.Op) ([]byte, error) {

@@ -89,7 +89,7 @@ func TestRecordsRefused(t *testing.T) {
 
 func TestErrorsSurviveTheWire(t *testing.T) {
 	for _, e := range []*ui.Error{
-		ui.Refused("no %q", "x").Hint(ui.Remark("a"), ui.Remark("b")), ui.Failed("it went wrong"), ui.NeedsApproval("ask"),
+		ui.Refused("no %q", "x").Hint(ui.Remark("a"), ui.Remark("b")), ui.Failed("it failed"), ui.NeedsApproval("ask"),
 		ui.Failed("/m %w: a shell", mount.ErrInUse),
 	} {
 		b, err := json.Marshal(root.WireError(fmt.Errorf("around: %w", e)))
@@ -108,7 +108,7 @@ func TestErrorsSurviveTheWire(t *testing.T) {
 	}
 }
 
-func TestServeWantsRootAndASocket(t *testing.T) {
+func TestServeNeedsRootAndASocket(t *testing.T) {
 	f, err := os.Open(os.DevNull)
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +116,7 @@ func TestServeWantsRootAndASocket(t *testing.T) {
 	defer f.Close()
 	t.Setenv("SUDO_UID", "")
 	if err := root.Serve(t.Context(), f, nil); err == nil {
-		t.Error("it served /dev/null")
+		t.Error("Serve accepted /dev/null as stdin")
 	}
 	if _, err := root.SudoCaller("x"); err == nil {
 		t.Error("SUDO_UID=x was accepted")
@@ -137,7 +137,7 @@ func FuzzRecord(f *testing.F) {
 		if err != nil || record.Check(op, 1000) != nil {
 			return
 		}
-		// Whatever passes stays inside the export of its caller.
+		// Every record that passes names only exports of its caller.
 		switch o := op.(type) {
 		case record.Bind:
 			if !strings.HasPrefix(o.VMKey, "1000-") || strings.ContainsAny(o.Token, "/\n") || strings.Contains(o.VMKey, "/") {

@@ -405,7 +405,7 @@ func ObserveExports(key string) (x ExportFacts, err error) {
 		x.Paths[r.Token] = r.Path
 	}
 	_, err = root.ReadVMManifest(key)
-	noted := !errors.Is(err, fs.ErrNotExist) || root.DeviceGuardNoted(key)
+	noted := !errors.Is(err, fs.ErrNotExist) || root.DeviceGuardRecorded(key)
 	_, err = os.Lstat(root.ExportRoot(key))
 	x.HasDir = err == nil || noted || len(hf.Export) > 0
 	return x, nil

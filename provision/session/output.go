@@ -79,8 +79,8 @@ func (e *Session) printOnce(n plan.Note) {
 	} else {
 		e.UI.Say("%s", n.Text)
 	}
-	if n.Said != nil {
-		n.Said()
+	if n.OnPrint != nil {
+		n.OnPrint()
 	}
 }
 

@@ -169,7 +169,7 @@ func (e Part) offerReading(p *plan.Plan, f *loop.WallFacts) {
 	mark := e.State().OfferedPath(f.Network)
 	p.Notes = append(p.Notes, plan.Note{
 		Text: "only root can look at the firewall. To be asked for no password because of that, allow just this reading: " + f.Allow, Warn: true,
-		Said: func() {
+		OnPrint: func() {
 			if os.MkdirAll(filepath.Dir(mark), 0o700) == nil {
 				_ = os.WriteFile(mark, nil, 0o600) // else it is offered again
 			}

@@ -1,6 +1,6 @@
 // Package definition reads libvirt's definitions of networks and VMs, as far as
-// the privileged helper and the hooks need them: whose mark they bear, which
-// cards, disks and addresses they have. It changes none.
+// the privileged helper and the hooks need them: the owner in aivm's mark, network
+// interfaces, disks and addresses. It changes none.
 package definition
 
 import (
@@ -16,10 +16,10 @@ import (
 	"aivm.dev/aivm/internal/wall"
 )
 
-// NetworkDir is where libvirt keeps its networks' definitions.
+// NetworkDir is the directory of libvirt's network definitions.
 const NetworkDir = "/etc/libvirt/qemu/networks"
 
-// Network is what is looked at in a network's definition.
+// Network holds the parts of a network's definition that aivm reads.
 type Network struct {
 	UUID   string `xml:"uuid"`
 	Bridge struct {
@@ -38,8 +38,8 @@ type Network struct {
 	} `xml:"metadata>mark"`
 }
 
-// Owners are the users whose mark the network bears; one that nobody can have
-// set by accident is none.
+// Owners returns the uids in the network's marks of aivm. It ignores marks in another
+// namespace or without a valid uid.
 func (d Network) Owners() []int {
 	var out []int
 	for _, m := range d.Marks {
@@ -50,7 +50,7 @@ func (d Network) Owners() []int {
 	return out
 }
 
-// MadeFor reports whether aivm made the network for this user, and no other.
+// MadeFor reports whether aivm made the network for this user and nobody else.
 func (d Network) MadeFor(uid int) bool {
 	o := d.Owners()
 	return len(o) == 1 && o[0] == uid
@@ -59,8 +59,8 @@ func (d Network) MadeFor(uid int) bool {
 // MarkSpace is the namespace of aivm's mark (internal/virt).
 const MarkSpace = "urn:aivm:mark:1"
 
-// Guests adds to a wall who has an address kept in the network.
-func (d Network) Guests(w wall.Wall) wall.Wall {
+// AddGuests returns w with the guests that have a reservation in the network.
+func (d Network) AddGuests(w wall.Wall) wall.Wall {
 	for _, ip := range d.IPs {
 		for _, h := range ip.Hosts {
 			mac, merr := net.ParseMAC(h.MAC)
@@ -72,8 +72,8 @@ func (d Network) Guests(w wall.Wall) wall.Wall {
 	return w
 }
 
-// ReadNetwork reads a network's definition as libvirt keeps it;
-// fs.ErrNotExist for one that is not defined, or only runs.
+// ReadNetwork reads a network's persistent definition; fs.ErrNotExist for an
+// undefined or transient network.
 func ReadNetwork(name string) (Network, error) {
 	var d Network
 	path := filepath.Join(NetworkDir, name+".xml")
@@ -89,8 +89,8 @@ func ReadNetwork(name string) (Network, error) {
 	return d, nil
 }
 
-// HookedNetwork is the network libvirt hands to a hook of the network driver;
-// nothing, if it hands over none that can be read.
+// HookedNetwork reads the network definition that libvirt passes to a hook of the
+// network driver. It returns an empty one if the definition cannot be read.
 func HookedNetwork(stdin io.Reader) Network {
 	var d struct {
 		Network Network `xml:"network"`

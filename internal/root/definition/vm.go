@@ -7,7 +7,7 @@ import (
 	"strconv"
 )
 
-// VM is what a hook has to know of a VM's definition.
+// VM holds the parts of a VM's definition that the hooks read.
 type VM struct {
 	ID    string `xml:"id,attr"` // while it runs
 	Marks []struct {
@@ -32,11 +32,11 @@ type VM struct {
 	} `xml:"devices>interface"`
 }
 
-// readLimit bounds what is read of a definition: libvirt takes 4 MiB of a
-// person, and more from a file of its own.
+// readLimit is the most that is read of a definition, in bytes: libvirt accepts 4 MiB
+// from a client, and more from its own files.
 const readLimit = 64 << 20
 
-// ReadVM reads the definition of a VM that libvirt hands to a hook.
+// ReadVM reads the VM definition that libvirt passes to a hook.
 func ReadVM(stdin io.Reader) (VM, error) {
 	var d VM
 	if err := xml.NewDecoder(io.LimitReader(stdin, readLimit)).Decode(&d); err != nil {
@@ -45,8 +45,8 @@ func ReadVM(stdin io.Reader) (VM, error) {
 	return d, nil
 }
 
-// Owner is whose VM it is, if it is one of aivm's.
-func (d VM) Owner() (int, bool) {
+// Owner returns the uid of the VM's owner; ok is false if the VM is not aivm's.
+func (d VM) Owner() (uid int, ok bool) {
 	for _, m := range d.Marks {
 		if owner, err := strconv.Atoi(m.Owner); m.XMLName.Space == MarkSpace && err == nil && owner >= 0 {
 			return owner, true

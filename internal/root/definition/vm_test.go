@@ -8,8 +8,8 @@ import (
 	"aivm.dev/aivm/internal/root/definition"
 )
 
-// FuzzHookXML: what libvirt tells a hook of a VM is read to its end or refused;
-// only an element of our namespace makes somebody its owner.
+// The XML of a VM that libvirt passes to a hook is parsed or refused; only an element
+// in aivm's namespace sets an owner.
 func FuzzHookXML(f *testing.F) {
 	f.Add([]byte(`<domain type='kvm'><name>a</name><metadata><aivm:mark xmlns:aivm="urn:aivm:mark:1" owner="1000"/></metadata><devices><interface type='network'>` +
 		`<mac address='52:54:00:01:02:03'/><source network='aivm-net' bridge='virbr1'/><target dev='vnet7'/></interface></devices></domain>`))
@@ -24,12 +24,12 @@ func FuzzHookXML(f *testing.F) {
 		if ok && (owner < 0 || !bytes.Contains(b, []byte("aivm")) && !bytes.Contains(b, []byte("&"))) {
 			t.Errorf("owner %d of %q", owner, b)
 		}
-		// The definition for which a user's helper may put up a wall is read by
-		// the same decoder from a file; it has to be one document.
+		// The network definition for which a user's helper may load a firewall is read
+		// by the same decoder from a file; it has to be one document.
 		if xml.Unmarshal(b, new(struct {
 			XMLName xml.Name
 		})) != nil && ok && bytes.Count(b, []byte("urn:aivm:mark:1")) == 0 && !bytes.Contains(b, []byte("&")) {
-			t.Errorf("an owner from what is no document: %q", b)
+			t.Errorf("an owner from text that is not one XML document: %q", b)
 		}
 	})
 }

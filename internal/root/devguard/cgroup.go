@@ -15,8 +15,8 @@ import (
 	"aivm.dev/aivm/internal/root/virtiofsd"
 )
 
-// hasMknod reports whether a process has, or can get, CAP_MKNOD. The kernel
-// honours it in the first user namespace alone.
+// hasMknod reports whether a process has, or can get, CAP_MKNOD. The kernel honours it
+// only in the initial user namespace.
 func hasMknod(pid int) (bool, error) {
 	proc := fmt.Sprintf("/proc/%d", pid)
 	for _, set := range []string{"CapPrm:", "CapEff:", "CapInh:", "CapBnd:"} {
@@ -31,8 +31,8 @@ func hasMknod(pid int) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		// With an empty permitted set the bounding set alone gives nothing back
-		// without a program file that has capabilities; virtiofsd executes none.
+		// The bounding set alone gives no capability back: that needs the execution of a
+		// program file with capabilities, and virtiofsd executes none.
 		if set != "CapBnd:" && caps&(1<<unix.CAP_MKNOD) != 0 {
 			return true, nil
 		}
@@ -40,7 +40,7 @@ func hasMknod(pid int) (bool, error) {
 	return false, nil
 }
 
-// cgroupOf is the cgroup of version 2 a process is in, "/" at the top.
+// cgroupOf returns the path of a process's cgroup v2, "/" for the root cgroup.
 func cgroupOf(pid int) (string, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil {
@@ -53,11 +53,11 @@ func cgroupOf(pid int) (string, error) {
 			}
 		}
 	}
-	return "", fmt.Errorf("process %d is in no cgroup of version 2 that is seen here", pid)
+	return "", fmt.Errorf("process %d is in no cgroup v2 that is visible from here", pid)
 }
 
-// machineCgroup is the VM's own cgroup above that of one of its processes:
-// libvirt makes it below "machine" or "machine.slice".
+// machineCgroup returns the VM's cgroup, given that of one of its processes: libvirt
+// makes it below "machine" or "machine.slice".
 func machineCgroup(cgroup string) (string, bool) {
 	parts := strings.Split(cgroup, "/") // the first is empty
 	for i, p := range parts {
@@ -68,13 +68,13 @@ func machineCgroup(cgroup string) (string, bool) {
 	return "", false
 }
 
-// ownCgroup is for daemons libvirt gave no cgroup of the VM's.
+// ownCgroup is aivm's cgroup for daemons that libvirt did not put into a cgroup of the VM.
 const ownCgroup = "/aivm-virtiofsd"
 
-// denyDevices sees to it that the cgroup of a VM's process refuses to make device
-// nodes, and returns that cgroup. One that has a device policy already has
-// libvirt's. A process that is not in a cgroup of the VM is moved: what else is
-// in its cgroup, libvirt itself maybe, has to make device nodes.
+// denyDevices makes the cgroup of a VM's process refuse mknod of device nodes, and
+// returns that cgroup. An existing device policy is libvirt's and suffices. A process
+// that is not in a cgroup of the VM is moved into ownCgroup: other processes of its
+// cgroup, perhaps libvirt itself, must be able to make device nodes.
 func denyDevices(pid int) (string, error) {
 	top, err := cgroupMount()
 	if err != nil {
@@ -105,7 +105,7 @@ func denyDevices(pid int) (string, error) {
 	return vm, attachDeny(filepath.Join(top, vm))
 }
 
-// cgroupMount is where the hierarchy of version 2 is mounted.
+// cgroupMount returns the mount point of the cgroup v2 hierarchy.
 func cgroupMount() (string, error) {
 	ms, err := mountinfo.Read(mountinfo.Self)
 	if err != nil {
@@ -119,7 +119,8 @@ func cgroupMount() (string, error) {
 	return "", errors.New("no cgroup2 is mounted")
 }
 
-// oldDevices is the policy of version 1 for a process, "" for none at all.
+// oldDevices returns the device list of a process's cgroup v1; "" if the list is empty,
+// an error if there is none.
 func oldDevices(pid int) (string, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil {
@@ -141,5 +142,5 @@ func oldDevices(pid int) (string, error) {
 			}
 		}
 	}
-	return "", errors.New("no device policy of version 1")
+	return "", errors.New("no device policy of cgroup v1")
 }

@@ -1,6 +1,6 @@
-// Package devguard keeps the guests' root users from making device nodes in shared
-// folders: it attaches a policy to the cgroups of the VMs' virtiofsd processes
-// and notes whether that worked.
+// Package devguard keeps guest root from making device nodes in shared folders: it
+// attaches a device policy to the cgroups of the VMs' virtiofsd processes and records
+// whether that succeeded.
 package devguard
 
 import (
@@ -20,22 +20,21 @@ import (
 	"aivm.dev/aivm/internal/root/virtiofsd"
 )
 
-// A DeviceGuard is what libvirt's hook found, when a VM started, about device
-// nodes in its folders: virtiofsd has CAP_MKNOD and makes what the guest's root
-// asks for, unless a cgroup forbids it. The mount is nodev, but the same folder
-// is seen on this machine without it.
+// A DeviceGuard records, at the start of a VM, whether guest root can make device nodes
+// in its folders: virtiofsd has CAP_MKNOD and makes the nodes that guest root requests,
+// unless a cgroup forbids it. The token's mount is nodev, but the same folder is
+// accessible on this machine without nodev.
 type DeviceGuard struct {
 	Version int    `json:"version"`
-	Boot    string `json:"boot"`   // of this machine
-	Domain  int    `json:"domain"` // libvirt's id of the VM while it runs
-	Open    string `json:"open"`   // why virtiofsd may make device nodes; "" if it cannot
-	// Cgroups are those whose processes are kept from it, with all below them.
+	Boot    string `json:"boot"`   // boot ID of this machine
+	Domain  int    `json:"domain"` // libvirt's ID of the running VM
+	Open    string `json:"open"`   // why virtiofsd may be able to make device nodes; "" if it cannot
+	// Cgroups are the cgroups that forbid device nodes, to themselves and all below.
 	Cgroups []string `json:"cgroups,omitempty"`
 }
 
-// Read returns what was found when the VM started last;
-// fs.ErrNotExist if that was not in this boot of the machine, or without the
-// hook. Any user may ask.
+// Read reads the record of the VM's last start; fs.ErrNotExist if the VM started in an
+// earlier boot of this machine, or without the hook. Any user may call it.
 func Read(vmKey string) (DeviceGuard, error) {
 	var g DeviceGuard
 	if err := manifest.Read(rootfile.DeviceGuardPath(vmKey), &g); err != nil {
@@ -45,29 +44,28 @@ func Read(vmKey string) (DeviceGuard, error) {
 		return g, manifest.VersionError(rootfile.DeviceGuardPath(vmKey), g.Version)
 	}
 	if g.Boot != virtiofsd.BootID() {
-		return g, fmt.Errorf("%s: it is of an earlier boot: %w", rootfile.DeviceGuardPath(vmKey), fs.ErrNotExist)
+		return g, fmt.Errorf("%s: it was written in an earlier boot: %w", rootfile.DeviceGuardPath(vmKey), fs.ErrNotExist)
 	}
 	return g, nil
 }
 
-// Noted reports whether something was written down at a start of the
-// VM, in whatever boot. It goes with the VM's export root.
-func Noted(vmKey string) bool {
+// Recorded reports whether a record exists, from this or an earlier boot. It is removed with
+// the VM's export root.
+func Recorded(vmKey string) bool {
 	_, err := os.Lstat(rootfile.DeviceGuardPath(vmKey))
 	return err == nil
 }
 
-// Forget removes what was found at the VM's last start: it is about to
-// start again.
+// Forget removes the record of the VM's last start, before the VM starts again.
 func Forget(owner int, vm string) {
 	if key := rootfile.VMKey(owner, vm); rootfile.ValidVMKey(key) {
 		_ = os.Remove(rootfile.DeviceGuardPath(key))
 	}
 }
 
-// Guard keeps the daemons of a VM that has started from making device
-// nodes, and writes down whether that is so; domain is libvirt's id of it, "" for
-// a definition without a running VM. It keeps no VM from running.
+// Guard keeps the daemons of a started VM from making device nodes, and records whether
+// that succeeded. domain is libvirt's ID of the running VM, "" for a definition without
+// one. A failure does not stop the VM.
 func Guard(owner int, vm, domain string) {
 	key := rootfile.VMKey(owner, vm)
 	if !rootfile.ValidVMKey(key) {
@@ -80,14 +78,14 @@ func Guard(owner int, vm, domain string) {
 	g := DeviceGuard{Version: manifest.Version, Boot: virtiofsd.BootID(), Domain: id}
 	if g.Cgroups, err = guardDevices(id, vm); err != nil {
 		g.Open = err.Error()
-		fmt.Fprintf(os.Stderr, "aivm: the guest's root can make device nodes in the folders of VM %s: %v\n", vm, err)
+		fmt.Fprintf(os.Stderr, "aivm: guest root can make device nodes in the folders of VM %s: %v\n", vm, err)
 	}
 	if err := manifest.Write(rootfile.DeviceGuardPath(key), g); err != nil {
 		fmt.Fprintf(os.Stderr, "aivm: %v\n", err)
 	}
 }
 
-// startedDaemons returns the virtiofsd processes libvirt started for the running
+// startedDaemons returns the virtiofsd processes that libvirt started for the running
 // domain: those in its pid files, and their children, which serve the guest.
 func startedDaemons(id int) ([]int, error) {
 	files, err := virtiofsd.LibvirtPIDs(strconv.Itoa(id) + "-*-fs.pid")
@@ -109,7 +107,7 @@ func startedDaemons(id int) ([]int, error) {
 	for _, p := range procs {
 		v, err := virtiofsd.StatusField(p, "PPid:")
 		if err != nil || len(v) != 1 {
-			continue // it ended meanwhile
+			continue // it has ended
 		}
 		parent, err := strconv.Atoi(v[0])
 		if pid, perr := strconv.Atoi(filepath.Base(p)); err == nil && perr == nil && parents[parent] {
@@ -119,9 +117,9 @@ func startedDaemons(id int) ([]int, error) {
 	return out, nil
 }
 
-// guardDevices keeps the daemons of a running domain from making device nodes,
-// and those that libvirt starts for it later, with a folder that is attached. It
-// returns the cgroups that forbid it; an error says why nothing does.
+// guardDevices keeps the daemons of a running domain from making device nodes, and those
+// that libvirt starts later for a hot-plugged folder. It returns the cgroups that forbid
+// device nodes; an error says why none does.
 func guardDevices(id int, name string) (cgroups []string, err error) {
 	pids, err := startedDaemons(id)
 	if err != nil {
@@ -131,10 +129,10 @@ func guardDevices(id int, name string) (cgroups []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	pids = slices.DeleteFunc(pids, func(pid int) bool { return !daemons.Roots(pid) })
+	pids = slices.DeleteFunc(pids, func(pid int) bool { return !daemons.StartedByRoot(pid) })
 	if len(pids) == 0 {
-		// Later daemons come into the VM's cgroup, which QEMU is in by now. Where
-		// libvirt made none, DeviceGuard.Holds finds them unguarded.
+		// Libvirt puts later daemons into the VM's cgroup, in which QEMU is already. Where
+		// libvirt made no cgroup, DeviceGuard.Holds reports later daemons.
 		qemu, err := virtiofsd.LibvirtPIDs(name + ".pid")
 		if err != nil || len(qemu) != 1 {
 			return nil, err
@@ -152,7 +150,7 @@ func guardDevices(id int, name string) (cgroups []string, err error) {
 	for _, pid := range pids {
 		may, err := hasMknod(pid)
 		if errors.Is(err, fs.ErrNotExist) || err == nil && !may {
-			continue // it ended, or cannot
+			continue // it has ended, or cannot make device nodes
 		}
 		if err != nil {
 			return nil, err
@@ -171,20 +169,20 @@ func guardDevices(id int, name string) (cgroups []string, err error) {
 	return cgroups, nil
 }
 
-// An UnseenError says why it is not known whether device nodes can be made.
+// An UnseenError says why it is unknown whether guest root can make device nodes.
 type UnseenError struct{ Why error }
 
 func (e *UnseenError) Error() string { return e.Why.Error() }
 
 func (e *UnseenError) Unwrap() error { return e.Why }
 
-// Holds says why the guest's root may be able to make device nodes now, in the
-// running domain with this id; nil if it cannot, an UnseenError if that is not
-// known. Daemons that were started since, with folders of their own, must be in
-// the cgroups that the hook saw to. Any user may ask.
+// Holds checks that guest root of the running domain with this ID cannot make device
+// nodes. It returns nil, an error that says why guest root can, or an UnseenError if
+// that is unknown. Daemons that were started after the VM, for folders with their own
+// device, must be in one of g.Cgroups. Any user may call it.
 func (g DeviceGuard) Holds(domain int) error {
 	if g.Domain != domain {
-		return &UnseenError{errors.New("the VM was started since without aivm's hook")}
+		return &UnseenError{errors.New("the VM was last started without aivm's hook")}
 	}
 	if g.Open != "" {
 		return errors.New(g.Open)
@@ -194,7 +192,7 @@ func (g DeviceGuard) Holds(domain int) error {
 		return &UnseenError{err}
 	}
 	if len(pids) == 0 && len(g.Cgroups) > 0 {
-		return &UnseenError{fmt.Errorf("no virtiofsd of the VM's is noted in %s", virtiofsd.LibvirtState)}
+		return &UnseenError{fmt.Errorf("%s has no pid file of the VM's virtiofsd", virtiofsd.LibvirtState)}
 	}
 	for _, pid := range pids {
 		may, err := hasMknod(pid)
@@ -202,7 +200,7 @@ func (g DeviceGuard) Holds(domain int) error {
 			continue
 		}
 		if err != nil {
-			return &UnseenError{fmt.Errorf("virtiofsd (process %d) cannot be seen: %w", pid, err)}
+			return &UnseenError{fmt.Errorf("the capabilities of virtiofsd (process %d) cannot be read: %w", pid, err)}
 		}
 		if list, err := oldDevices(pid); err == nil && !strings.Contains(list, "m\n") {
 			continue
@@ -215,12 +213,12 @@ func (g DeviceGuard) Holds(domain int) error {
 			return &UnseenError{err}
 		}
 		if !slices.ContainsFunc(g.Cgroups, func(dir string) bool { return at == dir || strings.HasPrefix(at, dir+"/") }) {
-			return fmt.Errorf("virtiofsd (process %d) was started since the VM was and has CAP_MKNOD; it is seen to at the next start of the VM", pid)
+			return fmt.Errorf("virtiofsd (process %d) was started after the VM and has CAP_MKNOD; the next start of the VM fixes this", pid)
 		}
 	}
 	return nil
 }
 
-// ended reports whether there is no process of that number. One that is hidden
-// from who asks (hidepid of proc(5)) is there.
+// ended reports whether no process has this number. A process that /proc hides from the
+// user (hidepid in proc(5)) has not ended.
 func ended(pid int) bool { return errors.Is(unix.Kill(pid, 0), unix.ESRCH) }

@@ -18,8 +18,8 @@ import (
 	"aivm.dev/aivm/internal/root/virtiofsd"
 )
 
-// TestDeviceGuardHolds: what was found at another start of the VM, and processes
-// that cannot be seen, do not count as found to be harmless.
+// A record of another start of the VM, and processes that cannot be read, do not count
+// as safe.
 func TestDeviceGuardHolds(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
@@ -53,10 +53,10 @@ func TestDeviceGuardHolds(t *testing.T) {
 		}
 	}
 	roottest.Must(t, g.Holds(7))
-	unseen("started again without the hook", g.Holds(9), "started")
+	unseen("restarted without the hook", g.Holds(9), "started")
 	open := g
 	open.Open = "no cgroup2 is mounted"
-	unseen("what held then", open.Holds(9), "started")
+	unseen("a failure recorded at another start", open.Holds(9), "started")
 	if err := open.Holds(7); err == nil || errors.As(err, new(*devguard.UnseenError)) {
 		t.Errorf("%v", err)
 	}
@@ -65,20 +65,20 @@ func TestDeviceGuardHolds(t *testing.T) {
 	if err := other.Holds(7); err == nil || errors.As(err, new(*devguard.UnseenError)) || !strings.Contains(err.Error(), "has CAP_MKNOD") {
 		t.Errorf("in another cgroup: %v", err)
 	}
-	// No daemon ran when the VM started, so the hook wrote down no cgroup.
+	// No daemon ran when the VM started, so the hook recorded no cgroup.
 	none := g
 	none.Cgroups = nil
-	if err := none.Holds(7); err == nil || errors.As(err, new(*devguard.UnseenError)) || !strings.Contains(err.Error(), "started since") {
-		t.Errorf("of a VM that had no daemon when it started: %v", err)
+	if err := none.Holds(7); err == nil || errors.As(err, new(*devguard.UnseenError)) || !strings.Contains(err.Error(), "started after the VM") {
+		t.Errorf("a VM that had no daemon when it started: %v", err)
 	}
 	roottest.Must(t, os.Remove(file))
 	roottest.Must(t, none.Holds(7))
 	pid(fmt.Sprintln(daemon.Process.Pid))
 
-	// A user who may not see the processes of others.
+	// A user who may not see other users' processes.
 	asUser := func() error {
 		return mount.OnThread(func() error {
-			// The process would change all threads.
+			// The functions of package unix would change all threads.
 			for _, call := range [][4]uintptr{{unix.SYS_SETGROUPS}, {unix.SYS_SETRESGID, 4399, 4399, 4399}, {unix.SYS_SETRESUID, 4399, 4399, 4399}} {
 				if _, _, e := unix.RawSyscall(call[0], call[1], call[2], call[3]); e != 0 {
 					return e
@@ -89,11 +89,11 @@ func TestDeviceGuardHolds(t *testing.T) {
 	}
 	roottest.Must(t, asUser())
 	roottest.Must(t, unix.Mount("proc", "/proc", "proc", 0, "hidepid=2"))
-	unseen("hidden processes", asUser(), "cannot be seen")
+	unseen("hidden processes", asUser(), "cannot be read")
 	roottest.Must(t, unix.Unmount("/proc", 0))
 
 	pid("nonsense")
-	unseen("a file that says nothing", g.Holds(7), "no process number")
+	unseen("a pid file without a number", g.Holds(7), "not a process number")
 	roottest.Must(t, os.Remove(file))
 	unseen("no daemon at all", g.Holds(7), "libvirt")
 	pid(fmt.Sprintln(daemon.Process.Pid))

@@ -17,8 +17,8 @@ import (
 	"aivm.dev/aivm/internal/root/virtiofsd"
 )
 
-// A process whose cgroup got the policy can make no device node, root with all
-// capabilities too, and can go on using the devices it has.
+// A process in a cgroup with the policy cannot make device nodes, even as root with all
+// capabilities, and can still use existing devices.
 func TestNoDeviceNodes(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
@@ -27,14 +27,14 @@ func TestNoDeviceNodes(t *testing.T) {
 	roottest.Stage(t, work, syscall.MS_PRIVATE)
 	top, err := devguard.CgroupMount()
 	if err != nil {
-		// Nobody mounted it here, as in a root without systemd.
+		// No cgroup2 is mounted, as on a machine without systemd.
 		roottest.Must(t, os.Mkdir(filepath.Join(work, "cgroup"), 0o755))
 		roottest.Must(t, unix.Mount("none", filepath.Join(work, "cgroup"), "cgroup2", 0, ""))
 		top, err = devguard.CgroupMount()
 	}
 	roottest.Must(t, err)
-	// As libvirt names them: the VM's cgroup, and one for QEMU and what starts
-	// with it.
+	// Named as by libvirt: the VM's cgroup, and below it one for QEMU and the daemons
+	// that start with it.
 	machine := "/machine"
 	if _, err := os.Stat(filepath.Join(top, machine)); err != nil {
 		roottest.Must(t, os.Mkdir(filepath.Join(top, machine), 0o755))
@@ -62,14 +62,14 @@ func TestNoDeviceNodes(t *testing.T) {
 	if got != vm {
 		t.Errorf("the policy is at %s, not at %s", got, vm)
 	}
-	// Again, it finds the one that is there.
+	// A second call finds the existing policy.
 	if again, err := devguard.DenyDevices(c.Process.Pid); err != nil || again != vm {
 		t.Errorf("again: %s %v", again, err)
 	}
 	if n, err := devguard.DevicePolicies(filepath.Join(top, vm)); err != nil || n != 1 {
 		t.Errorf("%d policies, %v", n, err)
 	}
-	// What is plugged in later is in the VM's cgroup itself.
+	// Hot-plugged daemons are in the VM's cgroup itself.
 	roottest.Must(t, os.WriteFile(filepath.Join(top, vm, "cgroup.procs"), []byte(fmt.Sprint(c.Process.Pid)), 0o644))
 	fmt.Fprintf(in, "cd %s\nmknod b b 7 0; mknod c c 1 3; mkfifo p && echo fifo; echo x >/dev/null && echo null\n", work)
 	in.Close()
@@ -82,21 +82,21 @@ func TestNoDeviceNodes(t *testing.T) {
 			t.Errorf("the device node %s was made", n)
 		}
 	}
-	// A process that is in no cgroup of a VM's gets one; what it was in, and all
-	// else in there, stays free.
+	// A process that is in no VM's cgroup is moved into one; its old cgroup and the other
+	// processes in it are not restricted.
 	c = exec.Command("sh", "-c", "read x; mknod "+work+"/later b 7 0")
 	in, err = c.StdinPipe()
 	roottest.Must(t, err)
 	roottest.Must(t, c.Start())
 	if got, err := devguard.DenyDevices(c.Process.Pid); err != nil || got != devguard.OwnCgroup {
-		t.Errorf("in no VM's cgroup: %q %v", got, err)
+		t.Errorf("a process in no VM's cgroup: %q %v", got, err)
 	}
 	in.Close()
 	if err := c.Wait(); err == nil {
 		t.Error("a process that was moved made a device node")
 	}
 	roottest.Must(t, exec.Command("mknod", filepath.Join(work, "free"), "b", "7", "0").Run())
-	_ = os.Remove(filepath.Join(top, devguard.OwnCgroup)) // unless something real is in it
+	_ = os.Remove(filepath.Join(top, devguard.OwnCgroup)) // fails if a real daemon is in it
 	for cgroup, want := range map[string]string{
 		"/machine/qemu-7-a.libvirt-qemu/emulator":                        "/machine/qemu-7-a.libvirt-qemu",
 		"/machine/qemu-7-a.libvirt-qemu":                                 "/machine/qemu-7-a.libvirt-qemu",
@@ -107,7 +107,7 @@ func TestNoDeviceNodes(t *testing.T) {
 			t.Errorf("%s: %s, not %s", cgroup, got, want)
 		}
 	}
-	// A VM without a daemon: QEMU's cgroup is the one later daemons come into.
+	// A VM without a daemon: libvirt puts later daemons into QEMU's cgroup.
 	run := filepath.Join(work, "run")
 	roottest.Must(t, os.MkdirAll(filepath.Join(run, "libvirt/qemu"), 0o755))
 	roottest.Must(t, unix.Mount(run, "/run", "", unix.MS_BIND, ""))
@@ -117,7 +117,7 @@ func TestNoDeviceNodes(t *testing.T) {
 	roottest.Must(t, c.Start())
 	roottest.Must(t, os.WriteFile(filepath.Join(virtiofsd.LibvirtState, "a.pid"), []byte(fmt.Sprint(c.Process.Pid)), 0o644))
 	if got, err := devguard.GuardDevices(7, "a"); err != nil || got != nil {
-		t.Errorf("QEMU in no cgroup of the VM's: %v %v", got, err)
+		t.Errorf("QEMU in no VM's cgroup: %v %v", got, err)
 	}
 	other := fmt.Sprintf("%s/aivm-test-%d-b", machine, os.Getpid())
 	roottest.Must(t, os.Mkdir(filepath.Join(top, other), 0o755))
@@ -128,9 +128,9 @@ func TestNoDeviceNodes(t *testing.T) {
 	}
 	in.Close()
 	if err := c.Wait(); err == nil {
-		t.Error("what was plugged in later made a device node")
+		t.Error("a hot-plugged daemon made a device node")
 	}
-	// A process without the capability is let be.
+	// A process without the capability.
 	c = exec.Command("setpriv", "--inh-caps=-all", "--bounding-set=-all", "--reuid=4399", "--clear-groups", "sleep", "5")
 	roottest.Must(t, c.Start())
 	defer func() { _ = c.Process.Kill(); _ = c.Wait() }()

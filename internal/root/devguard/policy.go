@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// devicePolicies counts the device policies of a cgroup.
+// devicePolicies counts the device policies attached to a cgroup.
 func devicePolicies(dir string) (int, error) {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -26,7 +26,7 @@ func devicePolicies(dir string) (int, error) {
 	return int(query.count), nil
 }
 
-// attachDeny attaches the policy to a cgroup; one that is there stays.
+// attachDeny attaches the policy to a cgroup, in addition to existing ones.
 func attachDeny(dir string) error {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -45,9 +45,9 @@ func attachDeny(dir string) error {
 	return nil
 }
 
-// denyProgram loads a program of BPF_PROG_TYPE_CGROUP_DEVICE: its argument
-// begins with the kind of access in the upper half of 32 bits (struct
-// bpf_cgroup_dev_ctx in linux/bpf.h), of which BPF_DEVCG_ACC_MKNOD is the first.
+// denyProgram loads a program of type BPF_PROG_TYPE_CGROUP_DEVICE that refuses mknod. Its
+// context (struct bpf_cgroup_dev_ctx in linux/bpf.h) begins with a 32-bit word whose
+// upper half is the kind of access; the lowest bit of that is BPF_DEVCG_ACC_MKNOD.
 func denyProgram() (int, error) {
 	type insn struct {
 		code, regs uint8 // regs: source in the upper half
@@ -64,7 +64,7 @@ func denyProgram() (int, error) {
 		{code: 0x95},                      // exit
 	}
 	license := []byte("MIT\x00")
-	var pinned runtime.Pinner // the kernel gets addresses as numbers
+	var pinned runtime.Pinner // the kernel gets the addresses as integers
 	defer pinned.Unpin()
 	pinned.Pin(&program[0])
 	pinned.Pin(&license[0])

@@ -16,9 +16,9 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// bind is the share primitive. Everything is set on a detached clone, so the
-// mount appears below the export finished or not at all: read-only,
-// nosuid and the owner map reach every namespace it propagates to.
+// bind mounts a host folder on its token. It sets all attributes on a detached
+// clone, so the mount appears below the export complete or not at all: read-only,
+// nosuid and the owner map hold in every namespace it propagates to.
 func bind(o record.Bind) (note string, err error) {
 	src, err := openFolder(o.Src)
 	if err != nil {
@@ -30,8 +30,8 @@ func bind(o record.Bind) (note string, err error) {
 		return "", err
 	}
 	if st.Dev != o.Dev || st.Ino != o.Ino {
-		return "", ui.Refused("%s is not the folder that was looked at: it was replaced meanwhile", o.Src).
-			Hint(ui.Remark("if that was you, run the command again"))
+		return "", ui.Refused("folder %s was replaced since aivm checked it", o.Src).
+			Hint(ui.Remark("if you replaced it, run the command again"))
 	}
 
 	d, err := openExport(o.VMKey, false)
@@ -45,10 +45,10 @@ func bind(o record.Bind) (note string, err error) {
 	}
 	exports := mountinfo.At(ms, d.path)
 	if len(exports) != 1 {
-		return "", ui.Failed("%s is mounted %d times, once was expected", d.path, len(exports))
+		return "", ui.Failed("%s is mounted %d times instead of once", d.path, len(exports))
 	}
 	if _, ok := exports[0].Shared(); !ok {
-		return "", ui.Failed("%s is not a shared mount, the VM would not see the folder", d.path)
+		return "", ui.Failed("%s is not a shared mount: the VM would not see the folder", d.path)
 	}
 
 	tree, mapped, note, err := shareTree(src, o)
@@ -64,9 +64,8 @@ func bind(o record.Bind) (note string, err error) {
 			return "", fmt.Errorf("making %s: %w", point, err)
 		}
 	case 1:
-		if !ours(layers[0], exports[0]) {
-			return "", ui.Refused("something that is not ours is mounted on %s", point).
-				Hint(ui.Remark("look at it: grep " + o.Token + " /proc/self/mountinfo"))
+		if !isTokenMount(layers[0], exports[0]) {
+			return "", notTokenMount(point, o.Token)
 		}
 		same, err := sameTree(tree, d.fd, o.Token, mapped, layers[0])
 		if err != nil {
@@ -76,32 +75,31 @@ func bind(o record.Bind) (note string, err error) {
 			return note, nil
 		}
 		if same {
-			// A daemon that has it keeps it, and is given what it lacks; one
-			// that is going to be started must find it with all mounts on it.
-			served, err := protect.SettleServed(o, layers[0], exports[0])
+			// A daemon that serves the token keeps it, and gets the protecting mounts
+			// it lacks. A daemon that starts later must find all of them on the token.
+			served, err := protect.EnforceServed(o, layers[0], exports[0])
 			if err != nil || served {
 				return note, err
 			}
 		}
-		if err := protect.LetGo(layers[0], exports[0]); err != nil {
+		if err := protect.UnmountCopies(layers[0], exports[0]); err != nil {
 			return "", err
 		}
 		if err := mount.UnmountSoon(layers[0]); err != nil {
 			return "", err
 		}
 	default:
-		return "", ui.Refused("%d mounts lie on top of each other on %s", len(layers), point).
-			Hint(ui.Remark("look at them: grep " + o.Token + " /proc/self/mountinfo"))
+		return "", stacked(len(layers), point, o.Token)
 	}
 	if len(o.Protect) > 0 {
-		whole, missing, err := protect.Tree(tree, o.Protect)
+		protected, missing, err := protect.Tree(tree, o.Protect)
 		if err != nil {
 			return "", err
 		}
-		defer unix.Close(whole)
-		tree = whole
+		defer unix.Close(protected)
+		tree = protected
 		if len(missing) > 0 {
-			note = strings.TrimPrefix(note+"; ", "; ") + fmt.Sprintf("not protected, since they are missing or links: %s", strings.Join(missing, ", "))
+			note = strings.TrimPrefix(note+"; ", "; ") + fmt.Sprintf("not protected, because they are missing or links: %s", strings.Join(missing, ", "))
 		}
 	}
 	if err := unix.MoveMount(tree, "", d.fd, o.Token, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
@@ -116,13 +114,26 @@ func bind(o record.Bind) (note string, err error) {
 	}
 	made := mountinfo.At(ms, point)
 	if len(made) != 1 {
-		return "", ui.Failed("%s is mounted %d times, once was expected", point, len(made))
+		return "", ui.Failed("%s is mounted %d times instead of once", point, len(made))
 	}
-	return note, protect.Settle(o, made[0], exports[0])
+	return note, protect.Enforce(o, made[0], exports[0])
 }
 
-// openFolder opens a host folder without following any link: a guest with
-// write access to the parent could have planted one (shares.md 12).
+// notTokenMount is the error for a mount on a token that bind did not make.
+func notTokenMount(point, token string) error {
+	return ui.Refused("the mount on %s is not aivm's", point).
+		Hint(ui.CmdFor("to see it", "grep -F "+token+" /proc/self/mountinfo"))
+}
+
+// stacked is the error for n mounts on one mount point; of selects its lines in
+// the mount table.
+func stacked(n int, point, of string) error {
+	return ui.Refused("%d mounts lie on top of each other on %s", n, point).
+		Hint(ui.CmdFor("to see them", "grep -F "+of+" /proc/self/mountinfo"))
+}
+
+// openFolder opens a host folder without following any link: a guest with write
+// access to the parent could have put one there.
 func openFolder(path string) (int, error) {
 	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
@@ -132,16 +143,17 @@ func openFolder(path string) (int, error) {
 	case err == nil:
 		return fd, nil
 	case errors.Is(err, unix.ELOOP):
-		return -1, ui.Refused("a part of %s is a symbolic link now", path).Hint(ui.Remark("attach the folder the link leads to, if that is what you want"))
+		return -1, ui.Refused("path %s goes through a symbolic link", path).Hint(ui.Remark("to share the folder that the link leads to, attach that folder by its own path"))
 	case errors.Is(err, unix.ENOTDIR):
 		return -1, ui.Refused("%s is not a folder", path)
 	case errors.Is(err, unix.ENOENT):
-		return -1, ui.Refused("folder %s is gone", path)
+		return -1, ui.Refused("folder %s does not exist any more", path)
 	}
 	return -1, fmt.Errorf("opening folder %s: %w", path, err)
 }
 
-// shareTree clones the folder and dresses the clone.
+// shareTree clones the folder's mount and sets the clone's attributes and owner map.
+// mapped is false where the file system cannot map owners; note then says so.
 func shareTree(src int, o record.Bind) (tree int, mapped bool, note string, err error) {
 	tree, err = mount.Clone(src)
 	if err != nil {
@@ -154,8 +166,8 @@ func shareTree(src int, o record.Bind) (tree int, mapped bool, note string, err 
 	}()
 	attr := unix.MountAttr{
 		Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV,
-		// Out of the folder's own peer group: a mount somebody makes below
-		// the folder later must not appear in the guest.
+		// Out of the peer group of the folder's own mount: a mount made below the
+		// folder later must not appear in the guest.
 		Propagation: unix.MS_PRIVATE,
 	}
 	if o.RO {
@@ -163,7 +175,7 @@ func shareTree(src int, o record.Bind) (tree int, mapped bool, note string, err 
 	}
 	if err = unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
 		if errors.Is(err, unix.ENOSYS) {
-			err = ui.Refused("this kernel is too old to share folders safely (5.12 or newer is needed)")
+			err = ui.Refused("this kernel is too old to share folders safely: Linux 5.12 or later is needed")
 		}
 		return -1, false, "", fmt.Errorf("restricting the mount of %s: %w", o.Src, err)
 	}
@@ -179,23 +191,23 @@ func shareTree(src int, o record.Bind) (tree int, mapped bool, note string, err 
 	switch {
 	case err == nil:
 		return tree, true, "", nil
-	// EINVAL: the file system cannot. EPERM: the folder already lies on a
-	// mount with a map, which the clone keeps.
+	// EINVAL: the file system cannot map owners. EPERM: the folder's mount already
+	// has a map, which the clone keeps.
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EPERM):
 		return tree, false, fmt.Sprintf("the file system of %s cannot map owners: files made by root in the guest belong to root on this machine", o.Src), nil
 	}
 	return -1, false, "", fmt.Errorf("mapping the owner of %s: %w", o.Src, err)
 }
 
-// ours reports whether m is a token made by bind: directly on the export, with
-// the flags no token is without.
-func ours(m, export mountinfo.Mount) bool {
+// isTokenMount reports whether bind may have made m: it is directly on the export
+// and has the flags that every token has.
+func isTokenMount(m, export mountinfo.Mount) bool {
 	return m.Parent == export.ID && m.Has("nosuid") && m.Has("nodev")
 }
 
-// sameTree reports whether what is mounted on the token is what the new tree
-// would be. The owner through the map is compared too: a folder whose owner
-// changed needs a new map.
+// sameTree reports whether the mount on the token equals the new tree. It also
+// compares the owner seen through the map: a folder whose owner changed needs a
+// new map.
 func sameTree(tree, dir int, token string, mapped bool, m mountinfo.Mount) (bool, error) {
 	old, err := unix.Openat(dir, token, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -218,7 +230,7 @@ func sameTree(tree, dir int, token string, mapped bool, m mountinfo.Mount) (bool
 		fs[0].Flags&flags == fs[1].Flags&flags && (!mapped || m.Has("idmapped")), nil
 }
 
-// unbind takes a token away: the mount, then its directory.
+// unbind unmounts a token and removes its directory.
 func unbind(o record.Unbind) error {
 	d, err := openExport(o.VMKey, false)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -237,19 +249,17 @@ func unbind(o record.Unbind) error {
 	case 0:
 	case 1:
 		exports := mountinfo.At(ms, d.path)
-		if len(exports) != 1 || !ours(layers[0], exports[0]) {
-			return ui.Refused("something that is not ours is mounted on %s", point).
-				Hint(ui.Remark("look at it: grep " + o.Token + " /proc/self/mountinfo"))
+		if len(exports) != 1 || !isTokenMount(layers[0], exports[0]) {
+			return notTokenMount(point, o.Token)
 		}
-		if err := protect.LetGo(layers[0], exports[0]); err != nil {
+		if err := protect.UnmountCopies(layers[0], exports[0]); err != nil {
 			return err
 		}
 		if err := mount.UnmountSoon(layers[0]); err != nil {
 			return err
 		}
 	default:
-		return ui.Refused("%d mounts lie on top of each other on %s", len(layers), point).
-			Hint(ui.Remark("look at them: grep " + o.Token + " /proc/self/mountinfo"))
+		return stacked(len(layers), point, o.Token)
 	}
 	if err := d.removeToken(o.Token); err != nil {
 		return fmt.Errorf("removing %s: %w", point, err)

@@ -1,8 +1,8 @@
-// Package exportroot makes the export root of a VM, puts folders below it and takes
-// them away again, and puts them back before the VM starts.
+// Package exportroot makes the export root of a VM, mounts and unmounts folders
+// below it, and mounts them again before the VM starts.
 //
-// It never changes a folder itself, follows no link on the way to it, and never
-// unmounts lazily: a busy folder is an error that names who holds it.
+// It never changes a folder itself, follows no link in its path, and never unmounts
+// lazily: a busy folder is an error that names the processes that hold it.
 package exportroot
 
 import (
@@ -23,11 +23,12 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// A token nothing is bound to is told by its mode in the guest, too.
+// tokenMode is the mode of a token directory: the guest, too, recognises a token on
+// which nothing is mounted by it.
 const tokenMode = 0
 
-// exportDir is an open export root, with everybody else who changes mounts
-// below ExportBase held off until close.
+// exportDir is an open export root. It holds the lock for changes of mounts below
+// ExportBase until Close.
 type exportDir struct {
 	fd      int    // O_PATH
 	path    string // as in the mount table
@@ -39,8 +40,8 @@ func (d *exportDir) Close() {
 	d.release()
 }
 
-// openExport opens the export root. With create it makes what is missing; else
-// a missing one is fs.ErrNotExist.
+// openExport opens the export root and takes the lock. With create it makes missing
+// directories; without, a missing export root is fs.ErrNotExist.
 func openExport(vmKey string, create bool) (*exportDir, error) {
 	path, err := rootfile.ResolvedExport(vmKey)
 	if err != nil {
@@ -63,10 +64,10 @@ func openExport(vmKey string, create bool) (*exportDir, error) {
 	return &exportDir{fd: dirFD, path: path, release: release}, nil
 }
 
-// Make makes the root of a VM's shares a shared mount of its own. The mount
-// is a detached clone made private, then shared, and only then put in place:
-// a plain "mount --bind" would join the peer group of / where systemd shares
-// it, and every token would then be mounted twice.
+// Make makes the export root of a VM a shared mount of its own. It clones the
+// directory's mount, makes the detached clone private, then shared, and attaches
+// it only then: a plain "mount --bind" would join the peer group of / where systemd
+// makes that shared, and every token would then be mounted twice.
 func Make(o record.Export) error {
 	d, err := openExport(o.VMKey, true)
 	if err != nil {
@@ -88,8 +89,7 @@ func Make(o record.Export) error {
 		}
 		return nil
 	default:
-		return ui.Refused("%d mounts lie on top of each other on %s", len(layers), d.path).
-			Hint(ui.Remark("look at them: grep " + d.path + " /proc/self/mountinfo"))
+		return stacked(len(layers), d.path, d.path)
 	}
 	tree, err := mount.Clone(d.fd)
 	if err != nil {
@@ -107,7 +107,8 @@ func Make(o record.Export) error {
 	return nil
 }
 
-// Remove takes the export root away. It refuses while a token is there.
+// Remove unmounts and removes the export root. It refuses while a folder is mounted
+// below it.
 func Remove(o record.Unexport) error {
 	d, err := openExport(o.VMKey, false)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -128,24 +129,25 @@ func Remove(o record.Unexport) error {
 	if len(tokens) > 0 {
 		sort.Strings(tokens)
 		return ui.Refused("folders are still shared below %s: %s", d.path, strings.Join(tokens, ", ")).
-			Hint(ui.CmdFor("they go with the VM", "aivm vm delete NAME"))
+			Hint(ui.CmdFor("to delete the VM with its shares", "aivm vm delete NAME"))
 	}
 	entries, err := os.ReadDir(d.path)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		// What a run killed before its mount left; rmdir takes empty directories only.
+		// The directory of a run that was killed before it mounted; only an empty one
+		// is removed.
 		if err := d.removeToken(e.Name()); err != nil {
 			return ui.Refused("%s is not empty: %s: %w", d.path, e.Name(), err)
 		}
 	}
 	layers := mountinfo.At(ms, d.path)
 	if len(layers) > 1 {
-		return ui.Refused("%d mounts lie on top of each other on %s", len(layers), d.path)
+		return stacked(len(layers), d.path, d.path)
 	}
 	if len(layers) == 1 {
-		// Our own descriptor would keep the mount busy.
+		// This process's own descriptor would keep the mount busy.
 		unix.Close(d.fd)
 		d.fd = -1
 		if err := mount.Unmount(layers[0]); err != nil {
@@ -158,12 +160,12 @@ func Remove(o record.Unexport) error {
 	return nil
 }
 
-// exportFlags keep the guest's root from writing into the export root itself,
-// which is this machine's disk.
+// exportFlags keep the guest's root from writing into the export root itself, which
+// is on this machine's disk.
 const exportFlags = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
 
-// Writable returns the export root's directory through a clone of its own that
-// can be written, which nobody else can reach.
+// Writable returns the export root's directory through a detached, writable clone
+// of its mount, which no other process can access.
 func (d *exportDir) Writable() (int, error) {
 	fd, err := mount.Clone(d.fd)
 	if err != nil {
@@ -176,22 +178,21 @@ func (d *exportDir) Writable() (int, error) {
 	return fd, nil
 }
 
-// makeToken makes the directory a folder is going to be mounted on.
+// makeToken makes the directory on which a folder is going to be mounted.
 func (d *exportDir) makeToken(token string) error {
 	fd, err := d.Writable()
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	// One may be left by a run that was killed, or with another mode by an
-	// older aivm.
+	// A killed run may have made one, or an older aivm one with another mode.
 	if err := unix.Unlinkat(fd, token, unix.AT_REMOVEDIR); err != nil && !errors.Is(err, unix.ENOENT) {
 		return err
 	}
 	return unix.Mkdirat(fd, token, tokenMode)
 }
 
-// removeToken removes it again; it may be gone.
+// removeToken removes the directory of a token, if it exists.
 func (d *exportDir) removeToken(token string) error {
 	fd, err := d.Writable()
 	if err != nil {

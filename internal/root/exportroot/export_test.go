@@ -1,6 +1,6 @@
 package exportroot
 
-// What the tests of this package look at beside what others use.
+// Unexported names that the tests of this package use.
 
 var (
 	OpenExport   = openExport

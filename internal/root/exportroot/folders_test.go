@@ -18,8 +18,7 @@ import (
 	"aivm.dev/aivm/internal/root/roottest"
 )
 
-// The export root cannot be written through, and a token without a folder is
-// told by its mode.
+// Nobody can write into the export root, and a token without a folder has mode 0.
 func TestExportRootIsReadOnly(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
@@ -40,7 +39,7 @@ func TestExportRootIsReadOnly(t *testing.T) {
 		t.Errorf("an empty token has mode %v", st.Mode())
 	}
 	roottest.Do(t, record.Unbind{VMKey: roottest.Key, Token: "p"})
-	// One an older aivm made becomes read-only at the next VM start.
+	// An export root of an older aivm becomes read-only at the next VM start.
 	roottest.Must(t, unix.MountSetattr(unix.AT_FDCWD, exp, 0, &unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}))
 	roottest.Do(t, record.Export{VMKey: roottest.Key})
 	if m := roottest.One(t, exp); !m.Has("ro") {
@@ -49,32 +48,32 @@ func TestExportRootIsReadOnly(t *testing.T) {
 	roottest.Do(t, record.Unexport{VMKey: roottest.Key})
 }
 
-// After a reboot libvirt's hook puts back what was bound, before the VM starts.
-func TestHookBringsFoldersBack(t *testing.T) {
+// After a reboot libvirt's hook mounts the recorded folders before the VM starts.
+func TestHookMountsFoldersAgain(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
 		return
 	}
 	roottest.Stage(t, work, unix.MS_PRIVATE)
 	exp := rootfile.ExportRoot(roottest.Key)
-	names := []string{"kept", "gone", "linked", "theirs", "anew", "let-go"}
+	names := []string{"kept", "gone", "linked", "chowned", "recreated", "unbound"}
 	roottest.Do(t, record.Export{VMKey: roottest.Key})
 	if m, err := manifest.ReadVM(roottest.Key); err != nil || len(m.Folders) != 0 {
 		t.Errorf("%+v %v", m, err)
 	}
 	for _, n := range names {
 		b := roottest.BindOf(t, roottest.Folder(t, filepath.Join(work, "w", n), roottest.Owner, 0o755), n)
-		b.RO = n == "anew"
+		b.RO = n == "recreated"
 		roottest.Do(t, b)
 	}
-	roottest.Do(t, record.Unbind{VMKey: roottest.Key, Token: "let-go"})
-	// Bound again, nothing is written.
+	roottest.Do(t, record.Unbind{VMKey: roottest.Key, Token: "unbound"})
+	// A second bind of the same folder writes nothing.
 	before, err := os.Stat(rootfile.VMManifestPath(roottest.Key))
 	roottest.Must(t, err)
 	roottest.Do(t, roottest.BindOf(t, filepath.Join(work, "w", "kept"), "kept"))
 	after, err := os.Stat(rootfile.VMManifestPath(roottest.Key))
 	if roottest.Must(t, err); !os.SameFile(before, after) || before.Mode() != 0o644 {
-		t.Errorf("written again, or with mode %v", before.Mode())
+		t.Errorf("the manifest was written again, or has mode %v", before.Mode())
 	}
 
 	reboot := func() {
@@ -88,23 +87,23 @@ func TestHookBringsFoldersBack(t *testing.T) {
 	roottest.Must(t, os.Remove(filepath.Join(work, "w", "gone")))
 	roottest.Must(t, os.Rename(filepath.Join(work, "w", "linked"), filepath.Join(work, "w", "away")))
 	roottest.Must(t, os.Symlink("/etc", filepath.Join(work, "w", "linked")))
-	roottest.Must(t, os.Chown(filepath.Join(work, "w", "theirs"), roottest.Owner+1, roottest.Owner))
-	roottest.Must(t, os.Remove(filepath.Join(work, "w", "anew")))
-	roottest.Folder(t, filepath.Join(work, "w", "anew"), roottest.Owner, 0o700)
+	roottest.Must(t, os.Chown(filepath.Join(work, "w", "chowned"), roottest.Owner+1, roottest.Owner))
+	roottest.Must(t, os.Remove(filepath.Join(work, "w", "recreated")))
+	roottest.Folder(t, filepath.Join(work, "w", "recreated"), roottest.Owner, 0o700)
 	hook := func(mark string) error {
 		return hookrun.Run(t.Context(), hookrun.LockLimit, []string{"qemu", "a", "prepare", "begin", "-"},
 			strings.NewReader(`<domain><name>a</name><metadata>`+mark+`</metadata></domain>`), io.Discard)
 	}
-	const ours = `<aivm:mark xmlns:aivm="urn:aivm:mark:1" owner="0"/>`
-	// Somebody else's VM of that name has nothing to do with it.
-	for _, mark := range []string{"", `<m:mark xmlns:m="urn:other" owner="0"/>`, strings.Replace(ours, `"0"`, `"7"`, 1)} {
+	const ownMark = `<aivm:mark xmlns:aivm="urn:aivm:mark:1" owner="0"/>`
+	// Another user's VM of that name, or another program's, gets no folders.
+	for _, mark := range []string{"", `<m:mark xmlns:m="urn:other" owner="0"/>`, strings.Replace(ownMark, `"0"`, `"7"`, 1)} {
 		roottest.Must(t, hook(mark))
 		if len(mountinfo.At(roottest.MountTable(t), exp)) != 0 {
 			t.Fatalf("mounted for %q", mark)
 		}
 	}
 	for range 2 {
-		roottest.Must(t, hook(ours))
+		roottest.Must(t, hook(ownMark))
 		var got []string
 		for _, m := range mountinfo.Below(roottest.MountTable(t), exp) {
 			got = append(got, filepath.Base(m.Point)+map[bool]string{true: " ro"}[m.Has("ro")])
@@ -112,18 +111,18 @@ func TestHookBringsFoldersBack(t *testing.T) {
 				t.Errorf("%s: options %v", m.Point, m.Options)
 			}
 		}
-		if strings.Join(got, ", ") != "kept, anew ro" {
+		if strings.Join(got, ", ") != "kept, recreated ro" {
 			t.Errorf("mounted %v", got)
 		}
 		if _, shared := roottest.One(t, exp).Shared(); !shared {
 			t.Error("the export root is not shared")
 		}
 	}
-	// What cannot be read is no reason to keep a VM off.
+	// A manifest that cannot be read does not keep the VM from starting.
 	good, err := os.ReadFile(rootfile.VMManifestPath(roottest.Key))
 	roottest.Must(t, err)
 	roottest.Must(t, os.WriteFile(rootfile.VMManifestPath(roottest.Key), []byte("{"), 0o644))
-	roottest.Must(t, hook(ours))
+	roottest.Must(t, hook(ownMark))
 	roottest.Do(t, roottest.BindOf(t, filepath.Join(work, "w", "kept"), "kept"))
 	if m, err := manifest.ReadVM(roottest.Key); err != nil || len(m.Folders) != 1 {
 		t.Errorf("%+v %v", m, err)
@@ -132,11 +131,11 @@ func TestHookBringsFoldersBack(t *testing.T) {
 	reboot()
 	roottest.Do(t, record.Unexport{VMKey: roottest.Key})
 	if _, err := os.Lstat(rootfile.VMManifestPath(roottest.Key)); !os.IsNotExist(err) {
-		t.Errorf("the manifest stays: %v", err)
+		t.Errorf("the manifest was not removed: %v", err)
 	}
 }
 
-// The hook reaches a folder with its owner's rights and not with root's.
+// The hook opens a folder with its owner's rights and not with root's.
 func TestHookOpensAsTheOwner(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
@@ -147,20 +146,20 @@ func TestHookOpensAsTheOwner(t *testing.T) {
 	in := roottest.Folder(t, filepath.Join(closed, "in"), roottest.Owner, 0o755)
 	if fd, err := exportroot.OpenFolderAs(in, roottest.Owner); err == nil {
 		unix.Close(fd)
-		t.Error("a folder its owner cannot reach was opened")
+		t.Error("a folder that its owner cannot reach was opened")
 	}
 	roottest.Must(t, os.Chmod(closed, 0o711))
 	fd, err := exportroot.OpenFolderAs(in, roottest.Owner)
 	roottest.Must(t, err)
 	unix.Close(fd)
-	// This process is as it was.
+	// The credentials of this process did not change.
 	if b, err := os.ReadFile("/proc/self/status"); err != nil || !strings.Contains(string(b), "Uid:\t0\t0\t0\t0") {
 		t.Errorf("%v\n%s", err, b)
 	}
 }
 
-// A mount that is busy stays, and stays noted.
-func TestBusyFolderStaysNoted(t *testing.T) {
+// A busy mount stays, and so does its record.
+func TestBusyFolderStaysRecorded(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
 		return
@@ -181,7 +180,7 @@ func TestBusyFolderStaysNoted(t *testing.T) {
 	}
 }
 
-// Two VMs may have one folder, each in its own way.
+// Two VMs may share one folder with different access.
 func TestTwoVMsWithOneFolder(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {

@@ -12,10 +12,10 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// ownerNamespace returns a user namespace with the map. Only a process can
-// make one: cat, which ends with its stdin even if this process is killed.
+// ownerNamespace returns a user namespace with the owner map. Only a process can
+// have one: cat, which ends at the end of its stdin even if this process is killed.
 func ownerNamespace(uid, gid int) (*os.File, error) {
-	cat, err := program.Look("cat")
+	cat, err := program.Find("cat")
 	if err != nil {
 		return nil, err
 	}
@@ -32,14 +32,14 @@ func ownerNamespace(uid, gid int) (*os.File, error) {
 	if err := cmd.Start(); err != nil {
 		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EPERM) {
 			return nil, ui.Failed("making a user namespace: %w", err).
-				Hint(ui.CmdFor("owners are mapped with one; look at", "sysctl user.max_user_namespaces"))
+				Hint(ui.CmdFor("mapping owners needs one; to see the limit", "sysctl user.max_user_namespaces"))
 		}
 		return nil, fmt.Errorf("making a user namespace: %w", err)
 	}
 	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", cmd.Process.Pid))
 	stdin.Close()
 	_ = cmd.Process.Kill()
-	_ = cmd.Wait() // it was killed: its status says nothing
+	_ = cmd.Wait() // it was killed, so its status is no error
 	if err != nil {
 		return nil, fmt.Errorf("opening the user namespace: %w", err)
 	}

@@ -22,7 +22,7 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// fileSystems are where a folder to share may lie: the disk, and memory.
+// fileSystems returns a directory on disk and one on a tmpfs, by name.
 func fileSystems(t *testing.T, work string) map[string]string {
 	t.Helper()
 	disk, mem := filepath.Join(work, "disk"), filepath.Join(work, "mem")
@@ -32,7 +32,8 @@ func fileSystems(t *testing.T, work string) map[string]string {
 	return map[string]string{"disk": disk, "tmpfs": mem}
 }
 
-// The primitive, from what a VM does to what is then on the disk.
+// Bind maps owners: what the guest user and guest root write belongs to the
+// folder's owner and to nobody on the host.
 func TestBindGivesTheOwnerToTheGuestUser(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
@@ -43,8 +44,8 @@ func TestBindGivesTheOwnerToTheGuestUser(t *testing.T) {
 	vm := roottest.NewReceiver(t)
 	for name, dir := range fileSystems(t, work) {
 		src := roottest.Folder(t, filepath.Join(dir, "my project"), roottest.Owner, 0o755)
-		roottest.Must(t, os.WriteFile(filepath.Join(src, "mine"), []byte("x"), 0o600))
-		roottest.Must(t, os.Chown(filepath.Join(src, "mine"), roottest.Owner, roottest.Owner))
+		roottest.Must(t, os.WriteFile(filepath.Join(src, "own"), []byte("x"), 0o600))
+		roottest.Must(t, os.Chown(filepath.Join(src, "own"), roottest.Owner, roottest.Owner))
 		token := "t-" + name
 		if r := roottest.Do(t, roottest.BindOf(t, src, token)); r.Note != "" {
 			t.Fatalf("%s: note %q, want a file system that maps owners", name, r.Note)
@@ -57,13 +58,15 @@ func TestBindGivesTheOwnerToTheGuestUser(t *testing.T) {
 			}
 		}
 		const agent = "setpriv --reuid 1000 --regid 1000 --clear-groups sh -c "
-		if got := vm.OK("stat -c %u:%g " + in + " " + in + "/mine"); got != "1000:1000\n1000:1000" {
+		if got := vm.OK("stat -c %u:%g " + in + " " + in + "/own"); got != "1000:1000\n1000:1000" {
 			t.Errorf("%s: the guest sees owners %q", name, got)
 		}
-		// Writing as the guest's user: the owner's on the host.
-		vm.OK("mount -o remount,bind,rw " + filepath.Dir(in) + " && chmod 755 " + filepath.Dir(filepath.Dir(in)) + " " + filepath.Dir(in)) // as the virtiofs root is for the VM
-		vm.OK(agent + "'cd " + in + " && cat mine && echo y >made && mv made moved && ln moved hard && mkdir d && chmod 700 d && ln -s moved sym'")
-		// Writing as guest root: nobody's, and its setuid bit is worth nothing.
+		// Files written as the guest user belong to the folder's owner on the host. The
+		// virtiofs root is writable and accessible for the VM, too.
+		vm.OK("mount -o remount,bind,rw " + filepath.Dir(in) + " && chmod 755 " + filepath.Dir(filepath.Dir(in)) + " " + filepath.Dir(in))
+		vm.OK(agent + "'cd " + in + " && cat own && echo y >made && mv made moved && ln moved hard && mkdir d && chmod 700 d && ln -s moved sym'")
+		// Files written as guest root belong to nobody, and their setuid bit has no
+		// effect.
 		vm.OK("cd " + in + " && cp /usr/bin/id suid && chmod 4755 suid && echo r >root && mv root root2; cd /")
 		for f, want := range map[string]int{"moved": roottest.Owner, "d": roottest.Owner, "hard": roottest.Owner, "suid": record.Nobody, "root2": record.Nobody} {
 			var st unix.Stat_t
@@ -77,7 +80,7 @@ func TestBindGivesTheOwnerToTheGuestUser(t *testing.T) {
 		if out, err := id.Output(); err != nil || strings.TrimSpace(string(out)) == "0" {
 			t.Errorf("%s: a setuid file of guest root ran on the host as uid %q (%v)", name, out, err)
 		}
-		// Through the token itself not even that.
+		// Through the token, nosuid also holds.
 		if out := vm.OK("setpriv --reuid 1000 --regid 1000 --clear-groups " + in + "/suid -u"); out != "1000" {
 			t.Errorf("%s: nosuid does not hold on the token: %q", name, out)
 		}
@@ -111,7 +114,7 @@ func TestOwnersRootAndNobody(t *testing.T) {
 	}
 }
 
-func TestReadOnlyHoldsWhereItPropagatesTo(t *testing.T) {
+func TestReadOnlyHoldsInOtherNamespaces(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
 		return
@@ -142,7 +145,7 @@ func TestBindIsIdempotentAndNeverStacks(t *testing.T) {
 	if !ok {
 		return
 	}
-	// As systemd leaves it: everything is one shared tree.
+	// As systemd sets it up: all mounts are shared.
 	roottest.Stage(t, work, unix.MS_SHARED)
 	exp := rootfile.ExportRoot(roottest.Key)
 	roottest.Do(t, record.Export{VMKey: roottest.Key})
@@ -159,7 +162,7 @@ func TestBindIsIdempotentAndNeverStacks(t *testing.T) {
 	if again := roottest.One(t, filepath.Join(exp, "p")); again.ID != first.ID {
 		t.Error("a second bind replaced the mount")
 	}
-	// What is mounted below the folder, before or after, stays on the host.
+	// Mounts below the folder, made before or after, do not appear in the token.
 	sub := filepath.Join(src, "sub")
 	roottest.Must(t, os.Mkdir(sub, 0o755))
 	roottest.Must(t, unix.Mount("tmpfs", sub, "tmpfs", 0, ""))
@@ -169,7 +172,7 @@ func TestBindIsIdempotentAndNeverStacks(t *testing.T) {
 	roottest.Do(t, record.Unbind{VMKey: roottest.Key, Token: "p"})
 	roottest.Do(t, b)
 	if l := roottest.At(t, filepath.Join(exp, "p", "sub")); len(l) != 0 {
-		t.Error("a mount below the folder came along:", l)
+		t.Error("an earlier mount below the folder is in the token:", l)
 	}
 	roottest.Must(t, unix.Unmount(sub, 0))
 
@@ -184,10 +187,11 @@ func TestBindIsIdempotentAndNeverStacks(t *testing.T) {
 	}
 	roottest.One(t, filepath.Join(exp, "p"))
 
-	// The folder made anew: the record for the old one is refused, the new one replaces it.
+	// The folder was recreated: the record for the old one is refused, and the new
+	// folder replaces it.
 	roottest.Must(t, os.Rename(src, src+".old"))
 	roottest.Folder(t, src, roottest.Owner, 0o755)
-	roottest.Refuses(t, b, "replaced meanwhile")
+	roottest.Refuses(t, b, "was replaced since")
 	roottest.Do(t, roottest.BindOf(t, src, "p"))
 	if m := roottest.One(t, filepath.Join(exp, "p")); strings.Contains(m.Root, ".old") {
 		t.Error("the token still shows", m.Root)
@@ -224,11 +228,11 @@ func TestBindRefusals(t *testing.T) {
 	}
 	roottest.Do(t, record.Export{VMKey: roottest.Key})
 
-	// The guest owns the parent and plants a link where the child was.
+	// The guest owns the parent and puts a link in the place of the child.
 	roottest.Must(t, os.Rename(src, src+".away"))
 	roottest.Must(t, os.Symlink("/etc", src))
 	roottest.Refuses(t, b, "symbolic link")
-	// Also with the identity of what the link leads to.
+	// The same with the device and inode of the link's target.
 	evil := roottest.BindOf(t, "/etc", "c")
 	evil.Src = src
 	roottest.Refuses(t, evil, "symbolic link")
@@ -242,15 +246,15 @@ func TestBindRefusals(t *testing.T) {
 	roottest.Must(t, os.WriteFile(src, nil, 0o644))
 	roottest.Refuses(t, b, "not a folder")
 	roottest.Must(t, os.Remove(src))
-	roottest.Refuses(t, b, "gone")
+	roottest.Refuses(t, b, "does not exist")
 	roottest.Must(t, os.Rename(src+".away", src))
 
-	// Somebody else's mounts are left alone.
+	// Another program's mounts are not changed.
 	point := filepath.Join(exp, "c")
 	emptyToken(t, "c")
 	roottest.Must(t, unix.Mount("tmpfs", point, "tmpfs", 0, ""))
-	roottest.Refuses(t, b, "not ours")
-	roottest.Refuses(t, record.Unbind{VMKey: roottest.Key, Token: "c"}, "not ours")
+	roottest.Refuses(t, b, "not aivm's")
+	roottest.Refuses(t, record.Unbind{VMKey: roottest.Key, Token: "c"}, "not aivm's")
 	roottest.Must(t, unix.Unmount(point, 0))
 	roottest.Do(t, b)
 	roottest.Must(t, unix.Mount("tmpfs", point, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, ""))
@@ -259,14 +263,14 @@ func TestBindRefusals(t *testing.T) {
 	roottest.Must(t, unix.Unmount(point, 0))
 	roottest.Do(t, b)
 
-	// An export root in other hands.
+	// An export root that another user owns, or that is a link.
 	roottest.Must(t, os.MkdirAll(rootfile.ExportRoot("0-b"), 0o755))
 	roottest.Must(t, os.Chown(rootfile.ExportRoot("0-b"), roottest.Owner, roottest.Owner))
 	roottest.Refuses(t, record.Export{VMKey: "0-b"}, "not to root")
 	roottest.Must(t, os.Symlink("/etc", rootfile.ExportRoot("0-c")))
 	roottest.Refuses(t, record.Export{VMKey: "0-c"})
 	if len(roottest.At(t, "/etc")) != 0 {
-		t.Error("a link led a mount to /etc")
+		t.Error("a mount followed a link to /etc")
 	}
 }
 
@@ -305,17 +309,17 @@ func TestBusyTokenNamesItsHolder(t *testing.T) {
 	roottest.Do(t, roottest.BindOf(t, src, "p"))
 	in := filepath.Join(rootfile.ExportRoot(roottest.Key), "p")
 	who := fmt.Sprintf("sh (pid %d)", vm.PID)
-	for take, release := range map[string]string{"cd " + in: "cd /", "exec 7<" + in + "/f": "exec 7<&-"} {
-		vm.OK(take)
+	for use, release := range map[string]string{"cd " + in: "cd /", "exec 7<" + in + "/f": "exec 7<&-"} {
+		vm.OK(use)
 		roottest.Refuses(t, record.Unbind{VMKey: roottest.Key, Token: "p"}, "in use", who)
 		roottest.One(t, in)
 		vm.OK(release)
 	}
-	// What is let go of a moment later is waited for.
+	// Unbind waits for a process that closes the folder a moment later.
 	vm.OK("cd " + in + "; cd /; { exec 8<" + in + "; sleep 0.4; } & sleep 0.1")
 	roottest.Do(t, record.Unbind{VMKey: roottest.Key, Token: "p"})
 	roottest.Do(t, roottest.BindOf(t, src, "p"))
-	// A process of this namespace is named too.
+	// The error also names a process in this mount namespace.
 	f, err := os.Open(in)
 	roottest.Must(t, err)
 	roottest.Refuses(t, record.Unbind{VMKey: roottest.Key, Token: "p"}, fmt.Sprintf("(pid %d)", os.Getpid()))
@@ -326,7 +330,7 @@ func TestBusyTokenNamesItsHolder(t *testing.T) {
 	}
 }
 
-// What a killed run can leave, then the same run again.
+// The same actions succeed after a run that was killed at any step.
 func TestKilledRunsAreFinished(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
@@ -359,7 +363,7 @@ func TestKilledRunsAreFinished(t *testing.T) {
 	emptyToken(t, "p")
 	check("token directory only")
 
-	// And really killed, at twenty moments.
+	// A real process, killed at twenty moments.
 	self, err := os.Executable()
 	roottest.Must(t, err)
 	for i := range 20 {
@@ -407,7 +411,7 @@ func mountRole() int {
 	}
 }
 
-func TestErrorsAreForPeople(t *testing.T) {
+func TestInvalidRecordIsRefused(t *testing.T) {
 	var e *ui.Error
 	_, err := root.New(root.Options{Euid: 0}).Do(t.Context(), record.Unbind{VMKey: "../../etc", Token: "x"}, nil)
 	if !errors.As(err, &e) || e.Exit != ui.ExitRefused {

@@ -16,8 +16,8 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// RemoveOldShares does what the record says: what aivm 0.3 bound is unmounted,
-// and the directories that are empty go.
+// RemoveOldShares unmounts the folders that aivm 0.3 mounted, and removes the
+// directories that are empty.
 func RemoveOldShares(o record.OldShares) error {
 	top := record.OldSharesDir(o.BaseDir, o.VM)
 	fd, err := unix.Openat2(unix.AT_FDCWD, top, &unix.OpenHow{Flags: unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
@@ -29,21 +29,21 @@ func RemoveOldShares(o record.OldShares) error {
 	}
 	d := os.NewFile(uintptr(fd), top)
 	defer d.Close()
-	// Whoever else could write here could have put a directory of anybody's in
-	// the way of a mount that is to go.
+	// A user who can write here could have put another directory in the place of a
+	// mount point.
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
 	if st.Uid != 0 || st.Mode&0o022 != 0 {
-		return ui.Refused("%s can be written by others than root", top)
+		return ui.Refused("users other than root can write to directory %s", top)
 	}
 	ms, err := mountinfo.Read(mountinfo.Self)
 	if err != nil {
 		return err
 	}
 	below := mountinfo.Below(ms, top)
-	slices.Reverse(below) // what was mounted last goes first
+	slices.Reverse(below) // the last mount is unmounted first
 	for _, m := range below {
 		if m.Point == top {
 			continue
@@ -57,7 +57,7 @@ func RemoveOldShares(o record.OldShares) error {
 		return err
 	}
 	for _, n := range names {
-		_ = unix.Unlinkat(fd, n, unix.AT_REMOVEDIR) // one that is not empty stays
+		_ = unix.Unlinkat(fd, n, unix.AT_REMOVEDIR) // keeps a directory that is not empty
 	}
 	if err := removeEmpty(top); err != nil {
 		return err
@@ -65,7 +65,7 @@ func RemoveOldShares(o record.OldShares) error {
 	return removeEmpty(filepath.Dir(top))
 }
 
-// removeEmpty removes a directory if it is there and nothing is in it.
+// removeEmpty removes a directory if it exists and is empty.
 func removeEmpty(dir string) error {
 	err := unix.Rmdir(dir)
 	if err == nil || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY) {

@@ -15,7 +15,7 @@ func TestOldShares(t *testing.T) {
 	base := t.TempDir()
 	for _, bad := range []record.OldShares{{BaseDir: "/", VM: "a"}, {BaseDir: base, VM: ".."}, {BaseDir: base, VM: ""}, {BaseDir: "rel", VM: "a"}, {BaseDir: base + "/../x", VM: "a"}, {BaseDir: base, VM: "a/b"}} {
 		if record.Check(bad, -1) == nil {
-			t.Errorf("%+v is taken", bad)
+			t.Errorf("%+v was accepted", bad)
 		}
 	}
 	o := record.OldShares{BaseDir: base, VM: "old-vm"}
@@ -32,7 +32,7 @@ func TestOldShares(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, f := range []string{src + "/mine", top + "/kept/file"} {
+	for _, f := range []string{src + "/own", top + "/kept/file"} {
 		if err := os.WriteFile(f, []byte("x"), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -44,7 +44,7 @@ func TestOldShares(t *testing.T) {
 	if err := exportroot.RemoveOldShares(o); err != nil {
 		t.Fatal(err)
 	}
-	for path, want := range map[string]bool{src + "/mine": true, top + "/p": false, top + "/empty": false, top + "/kept/file": true, base + "/old-vm/images": true} {
+	for path, want := range map[string]bool{src + "/own": true, top + "/p": false, top + "/empty": false, top + "/kept/file": true, base + "/old-vm/images": true} {
 		if _, err := os.Stat(path); (err == nil) != want {
 			t.Errorf("%s: %v", path, err)
 		}
@@ -57,7 +57,7 @@ func TestOldShares(t *testing.T) {
 	if _, err := os.Stat(filepath.Dir(top)); err == nil {
 		t.Error("the empty directories are still there")
 	}
-	// A link in the way is not followed, a place others may write not trusted.
+	// Links are not followed, and directories that others can write are refused.
 	if err := os.MkdirAll(base+"/old-vm", 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,6 @@
 #!/bin/sh
 # aivm keeps the rules and folders of its VMs in place here.
-# Here a daemon that is asked whether it runs its hooks answers.
+# Removing this file shows that the daemon has loaded its hooks.
 f=@MANIFESTS@/asks-$PPID
 if [ -e "$f" ]; then
 	exec rm -f -- "$f"

@@ -1,10 +1,10 @@
 package hookinstall
 
-// What the tests of this package look at beside what others use.
+// Unexported names that the tests of this package use.
 
 var (
 	Catches    = catches
-	HooksTold  = hooksTold
-	Question   = question
+	LoadedPath = loadedPath
+	ReloadFile = reloadFile
 	ScriptText = scriptText
 )

@@ -13,8 +13,8 @@ import (
 	"aivm.dev/aivm/internal/root/roottest"
 )
 
-// defineVM defines a domain that is on a network, or on none, and whose
-// definition has this much text besides.
+// defineVM defines a domain on a network, or on none for "", with a description of text
+// bytes.
 func defineVM(t *testing.T, name, mark, network string, text int) {
 	t.Helper()
 	card := ""
@@ -28,9 +28,9 @@ func defineVM(t *testing.T, name, mark, network string, text int) {
 	t.Cleanup(func() { _, _ = roottest.Virsh("destroy", name) })
 }
 
-// A VM that is not aivm's, and on no network of aivm's, starts whatever is
-// wrong with aivm on this machine; so does a network that only has the name of
-// one of aivm's that is gone.
+// A VM that is neither aivm's nor on a network of aivm's starts whatever is wrong with
+// aivm on this machine. So does another program's network that has the name of a deleted
+// network of aivm's.
 func TestForeignStarts(t *testing.T) {
 	work, ok := roottest.Privately(t, syscall.CLONE_NEWNET)
 	if !ok {
@@ -44,7 +44,7 @@ func TestForeignStarts(t *testing.T) {
 	defineVM(t, "plain", "", "foreign", 0)
 	defineVM(t, "big", "", "foreign", big)
 	defineVM(t, "hooked", "", "hooked", big)
-	defineVM(t, "ours", roottest.Mark, "", big)
+	defineVM(t, "marked", roottest.Mark, "", big)
 	w := roottest.Wall("hooked", "brh")
 	roottest.Do(t, record.Hooks{})
 	roottest.Do(t, record.Nft{Wall: w})
@@ -61,20 +61,20 @@ func TestForeignStarts(t *testing.T) {
 		}
 	}
 
-	starts("a large definition", "big", "ours")
+	starts("a large definition", "big", "marked")
 	roottest.Sh(t, "nft delete table inet "+w.Table())
 	starts("a large definition on a network of aivm's", "hooked")
-	if !roottest.TableThere(w) {
+	if !roottest.RulesLoaded(w) {
 		t.Error("a VM with a large definition started without its network's rules")
 	}
 
-	// An aivm's VM whose name ends like this one's.
+	// A VM of aivm's whose name has the same end.
 	like := rootfile.VMManifestPath("0-x-plain")
 	roottest.Must(t, os.WriteFile(like, []byte("{"), 0o644))
 	good, err := os.ReadFile(rootfile.HookProgram)
 	roottest.Must(t, err)
 	roottest.Must(t, os.Remove(rootfile.HookProgram))
-	starts("the program is gone", "plain")
+	starts("the program is missing", "plain")
 	roottest.VirshFails(t, "No such file", "start", "hooked")
 	roottest.VirshOK(t, "net-destroy", "foreign")
 	roottest.VirshOK(t, "net-start", "foreign")
@@ -84,19 +84,19 @@ func TestForeignStarts(t *testing.T) {
 		t.Errorf("the program crashes, and a VM on a network of aivm's starts: %s", out)
 	}
 
-	// Somebody else's network with the name of one of aivm's that was taken away
-	// with virsh.
+	// Another program's network with the name of one of aivm's that was removed with
+	// virsh.
 	roottest.VirshOK(t, "net-destroy", "hooked")
 	roottest.VirshOK(t, "net-undefine", "hooked")
 	p := filepath.Join(t.TempDir(), "net")
 	roottest.Must(t, os.WriteFile(p, []byte(`<network><name>hooked</name><bridge name='brh'/></network>`), 0o600))
 	roottest.VirshOK(t, "net-define", p)
 	if out, err := roottest.Virsh("net-start", "hooked"); err != nil {
-		t.Errorf("the program crashes: somebody else's network does not start: %s", out)
+		t.Errorf("the program crashes: another program's network does not start: %s", out)
 	}
 	roottest.Must(t, os.WriteFile(rootfile.HookProgram, good, 0o755))
 
-	// Manifests that are no files, or not to be read.
+	// Manifests that are directories or broken links.
 	roottest.Must(t, os.Mkdir(filepath.Join(rootfile.ManifestDir, "net-*.json"), 0))
 	roottest.Must(t, os.Symlink("/nowhere", filepath.Join(rootfile.ManifestDir, "net-foreign.json")))
 	roottest.Must(t, os.Mkdir(filepath.Join(rootfile.ManifestDir, "net-default.json"), 0))

@@ -1,7 +1,7 @@
-// Package hookinstall puts libvirt's hook scripts and the program they start in
-// place, has running daemons look for them, and takes them away again.
+// Package hookinstall installs libvirt's hook scripts and the program they start,
+// signals running daemons to load them, and removes them again.
 //
-// It replaces no hook of somebody else's.
+// It never replaces a hook of another program.
 package hookinstall
 
 import (
@@ -22,26 +22,27 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// hookMark begins what only aivm writes.
+// hookMark is a line of aivm's hook scripts by which Install and Remove recognise them,
+// also those of other versions. It must not change.
 const hookMark = "# aivm keeps the rules and folders of its VMs in place here."
 
-// Known reports whether hooks were ever put in place here, of whatever
-// version.
+// Known reports whether hooks of any version were ever installed on this machine.
 func Known() bool {
-	_, err := os.Stat(hooksTold())
+	_, err := os.Stat(loadedPath())
 	return err == nil
 }
 
-// Current reports whether the hooks are in place and run this program.
-// Any user may ask; self is the running program.
+// Current reports whether the hooks are installed, loaded by the daemons, and run the
+// same program as self, the running one. Any user may call it.
 func Current(self string) (bool, error) {
-	told, err := os.ReadFile(hooksTold())
-	if err != nil || !bytes.Equal(told, toldText()) {
+	loaded, err := os.ReadFile(loadedPath())
+	if err != nil || !bytes.Equal(loaded, scriptsDigest()) {
 		return false, rootfile.IgnoreMissing(err)
 	}
 	for _, k := range rootfile.HookKinds {
 		b, err := os.ReadFile(rootfile.HookScript(k))
-		// Where /etc/libvirt is closed to users, what root noted counts.
+		// Where users may not read /etc/libvirt, only the digest that root recorded
+		// counts.
 		if errors.Is(err, fs.ErrPermission) {
 			continue
 		}
@@ -52,7 +53,7 @@ func Current(self string) (bool, error) {
 	return sameProgram(self, rootfile.HookProgram)
 }
 
-// sameProgram compares two files; one that is not there is another.
+// sameProgram compares the contents of two files; a missing b is different.
 func sameProgram(a, b string) (bool, error) {
 	fa, err := os.Open(a)
 	if err != nil {
@@ -82,9 +83,9 @@ func sameProgram(a, b string) (bool, error) {
 	}
 }
 
-// hooksLock makes the manifest directory if it is not there, and keeps everybody
-// else who changes the hooks off until release. It is no lock of a hook's: a
-// daemon may have to run one to its end before it can answer tellDaemon.
+// hooksLock makes the manifest directory if it is missing, and takes the lock for
+// changes of the hooks. The hooks themselves do not take this lock: a daemon may have
+// to finish a hook before it can answer reloadDaemon.
 func hooksLock() (release func(), err error) {
 	fd, err := rootfile.StepDown(rootfile.ManifestDir, rootfile.ManifestMode)
 	if err != nil {
@@ -94,9 +95,9 @@ func hooksLock() (release func(), err error) {
 	return rootfile.Lock("hooks")
 }
 
-// Install puts program and scripts in place and tells the daemons that
-// run. The note that they know comes last: killed before it, the next run tells
-// them again.
+// Install installs the program and the scripts, and makes running daemons load them. It
+// records last that they have: after a kill before that, the next run signals them
+// again.
 func Install(ctx context.Context, progress record.Progress) error {
 	release, err := hooksLock()
 	if err != nil {
@@ -115,7 +116,7 @@ func Install(ctx context.Context, progress record.Progress) error {
 		b, err := os.ReadFile(path)
 		switch {
 		case err == nil && !strings.Contains(string(b), hookMark):
-			return ui.Refused("%s is a hook of somebody else's", path).Hint(ui.CmdFor("give it another name", "sudo mv "+path+" "+path+"-mine"))
+			return ui.Refused("%s is a hook of another program", path).Hint(ui.CmdFor("to give it another name", "sudo mv "+path+" "+path+"-local"))
 		case err == nil && string(b) == scriptText(k):
 			if err := os.Chmod(path, 0o755); err != nil {
 				return err
@@ -124,49 +125,49 @@ func Install(ctx context.Context, progress record.Progress) error {
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			return err
 		}
-		// A daemon may have started while it was not there.
-		if err := os.Remove(hooksTold()); rootfile.IgnoreMissing(err) != nil {
+		// A daemon may have started while the script was missing.
+		if err := os.Remove(loadedPath()); rootfile.IgnoreMissing(err) != nil {
 			return err
 		}
-		if err := rootfile.WriteWhole(path, []byte(scriptText(k)), 0o755); err != nil {
+		if err := rootfile.WriteAtomic(path, []byte(scriptText(k)), 0o755); err != nil {
 			return err
 		}
 	}
-	told, err := os.ReadFile(hooksTold())
-	if err == nil && bytes.Equal(told, toldText()) {
+	loaded, err := os.ReadFile(loadedPath())
+	if err == nil && bytes.Equal(loaded, scriptsDigest()) {
 		return nil
 	}
-	if err := tellDaemons(ctx, progress); err != nil {
+	if err := reloadDaemons(ctx, progress); err != nil {
 		return err
 	}
-	// An older aivm knows another lock, and the administrator none.
+	// An older aivm takes another lock, and the administrator none.
 	for _, k := range rootfile.HookKinds {
 		if b, err := os.ReadFile(rootfile.HookScript(k)); err != nil || string(b) != scriptText(k) {
-			return ui.Failed("%s was changed while the daemons were told of it", rootfile.HookScript(k)).Hint(ui.Remark("run the command again"))
+			return ui.Failed("%s was changed while the daemons were loading it", rootfile.HookScript(k)).Hint(ui.Remark("run the command again"))
 		}
 	}
-	return rootfile.WriteWhole(hooksTold(), toldText(), 0o644)
+	return rootfile.WriteAtomic(loadedPath(), scriptsDigest(), 0o644)
 }
 
-// Remove takes away what Install made, unless a network still has a
-// wall. A daemon that goes on calling a hook that is gone finds none.
+// Remove removes what Install made. It refuses while a network or VM has a manifest.
+// A daemon that still has the hooks loaded ignores that the scripts are missing.
 func Remove() error {
-	done, err := hooksLock()
+	releaseHooks, err := hooksLock()
 	if err != nil {
 		return err
 	}
-	defer done()
+	defer releaseHooks()
 	release, err := manifest.Lock()
 	if err != nil {
 		return err
 	}
 	defer release()
-	left, err := filepath.Glob(filepath.Join(rootfile.ManifestDir, "*.json"))
+	manifests, err := filepath.Glob(filepath.Join(rootfile.ManifestDir, "*.json"))
 	if err != nil {
 		return err
 	}
-	if len(left) > 0 {
-		return ui.Refused("the hooks still keep something in place: %s", strings.Join(left, ", "))
+	if len(manifests) > 0 {
+		return ui.Refused("networks or VMs still need the hooks: %s", strings.Join(manifests, ", "))
 	}
 	for _, k := range rootfile.HookKinds {
 		b, err := os.ReadFile(rootfile.HookScript(k))
@@ -177,7 +178,7 @@ func Remove() error {
 			return err
 		}
 	}
-	for _, p := range []string{rootfile.HookProgram, filepath.Dir(rootfile.HookProgram), hooksTold()} {
+	for _, p := range []string{rootfile.HookProgram, filepath.Dir(rootfile.HookProgram), loadedPath()} {
 		if err := os.Remove(p); rootfile.IgnoreMissing(err) != nil {
 			return err
 		}
@@ -185,8 +186,8 @@ func Remove() error {
 	return nil
 }
 
-// rootDir makes a directory and those above it, and refuses one that somebody
-// but root could change.
+// rootDir makes a directory and its parents, and refuses one that users other than root
+// can change.
 func rootDir(dir string) error {
 	if dir == "/" {
 		return nil
@@ -201,16 +202,16 @@ func rootDir(dir string) error {
 	if err := unix.Stat(dir, &st); err != nil {
 		return err
 	}
-	// Group staff may write /usr/local on Debian; its members are root's
-	// equals by Debian's policy (9.1.2).
+	// Group staff may write /usr/local on Debian; its members are equivalent to root by
+	// Debian's policy (9.1.2).
 	if st.Uid != 0 || st.Mode&0o002 != 0 && st.Mode&unix.S_ISVTX == 0 {
-		return ui.Refused("directory %s can be changed by others than root", dir).Hint(ui.Cmd("ls -ld " + dir))
+		return ui.Refused("users other than root can change directory %s", dir).Hint(ui.Cmd("ls -ld " + dir))
 	}
 	return nil
 }
 
-// installProgram copies the running program, by the descriptor the kernel has
-// of it: the path may name another file by now.
+// installProgram copies the running program from /proc/self/exe: its path may name
+// another file by now.
 func installProgram() error {
 	dir := filepath.Dir(rootfile.HookProgram)
 	if err := rootDir(dir); err != nil {
@@ -221,7 +222,7 @@ func installProgram() error {
 		return err
 	}
 	if st.Uid != 0 || st.Mode&0o022 != 0 || st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return ui.Refused("directory %s can be changed by others than root", dir).Hint(ui.Cmd("ls -ld " + dir))
+		return ui.Refused("users other than root can change directory %s", dir).Hint(ui.Cmd("ls -ld " + dir))
 	}
 	const self = "/proc/self/exe"
 	same, err := sameProgram(self, rootfile.HookProgram)
@@ -235,5 +236,5 @@ func installProgram() error {
 	if err != nil {
 		return err
 	}
-	return rootfile.WriteWhole(rootfile.HookProgram, b, 0o755)
+	return rootfile.WriteAtomic(rootfile.HookProgram, b, 0o755)
 }

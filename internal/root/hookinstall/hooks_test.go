@@ -15,8 +15,8 @@ import (
 	"aivm.dev/aivm/internal/root/roottest"
 )
 
-// A libvirtd that started before the hooks existed is told of them; from then
-// on a network, or a VM, whose rules cannot be put up does not start.
+// A libvirtd that started before the hooks existed loads them; from then on a network or
+// VM whose rules cannot be loaded does not start.
 func TestFailingHookStopsTheStart(t *testing.T) {
 	work, ok := roottest.Privately(t, syscall.CLONE_NEWNET)
 	if !ok {
@@ -36,21 +36,21 @@ func TestFailingHookStopsTheStart(t *testing.T) {
 		t.Fatalf("installed, but not current: %v %v", ok, err)
 	}
 	roottest.Do(t, record.Nft{Wall: w})
-	if !roottest.TableThere(w) {
+	if !roottest.RulesLoaded(w) {
 		t.Fatal("no rules after loading them")
 	}
 	roottest.Sh(t, "nft flush ruleset")
 
 	roottest.VirshOK(t, "net-start", "hooked")
-	if !roottest.TableThere(w) {
+	if !roottest.RulesLoaded(w) {
 		t.Fatal("the network started without its rules")
 	}
 	roottest.Sh(t, "nft delete table inet "+w.Table())
 	roottest.VirshOK(t, "start", "hooked")
-	if !roottest.TableThere(w) {
+	if !roottest.RulesLoaded(w) {
 		t.Fatal("the VM started without its network's rules")
 	}
-	// Its card is bound to its port while it runs, and let go afterwards.
+	// Its MAC address is bound to its port while it runs, and not afterwards.
 	port := func() string {
 		t.Helper()
 		m, err := manifest.ReadNet("hooked")
@@ -60,9 +60,9 @@ func TestFailingHookStopsTheStart(t *testing.T) {
 	if list := roottest.VirshOK(t, "domiflist", "hooked"); port() == "" || !strings.Contains(list, port()+" ") {
 		t.Errorf("bound to port %q:\n%s", port(), list)
 	}
-	roottest.Do(t, record.Nft{Wall: w}) // who puts the rules up again does not know the port
+	roottest.Do(t, record.Nft{Wall: w}) // a record does not have the port
 	if port() == "" {
-		t.Error("the port is lost when the rules are put up again")
+		t.Error("the port is lost when the rules are loaded again")
 	}
 	roottest.VirshOK(t, "destroy", "hooked")
 	for end := time.Now().Add(5 * time.Second); port() != "" && time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
@@ -71,14 +71,14 @@ func TestFailingHookStopsTheStart(t *testing.T) {
 		t.Errorf("a VM that is off is still bound to port %q", port())
 	}
 	roottest.VirshOK(t, "net-destroy", "hooked")
-	if roottest.TableThere(w) {
+	if roottest.RulesLoaded(w) {
 		t.Error("the rules of a network that stopped are still there")
 	}
-	// A guest that is forgotten then does not bring them back; nor does a VM that
-	// stops after its network.
+	// Removing a guest from the record, and a VM that stops after its network, do not
+	// load the rules again.
 	roottest.Do(t, record.Nft{Wall: w, IfUp: true})
-	if roottest.TableThere(w) {
-		t.Error("the rules of a network that stopped are back")
+	if roottest.RulesLoaded(w) {
+		t.Error("the rules of a network that stopped are loaded again")
 	}
 	roottest.VirshOK(t, "net-start", "hooked")
 	roottest.VirshOK(t, "start", "hooked")
@@ -86,15 +86,15 @@ func TestFailingHookStopsTheStart(t *testing.T) {
 	roottest.VirshOK(t, "destroy", "hooked")
 	for end := time.Now().Add(5 * time.Second); port() != "" && time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 	}
-	if port() != "" || roottest.TableThere(w) {
-		t.Errorf("a VM that stopped after its network: port %q, rules there: %v", port(), roottest.TableThere(w))
+	if port() != "" || roottest.RulesLoaded(w) {
+		t.Errorf("a VM that stopped after its network: port %q, rules loaded: %v", port(), roottest.RulesLoaded(w))
 	}
 
-	// What the hook cannot do keeps both from starting, and says why.
+	// A failure of the hook keeps the network and the VM from starting, with the reason.
 	good, err := os.ReadFile(rootfile.NetManifestPath("hooked"))
 	roottest.Must(t, err)
 	roottest.Must(t, os.WriteFile(rootfile.NetManifestPath("hooked"), []byte("{"), 0o644))
-	roottest.VirshFails(t, "is not known", "net-start", "hooked")
+	roottest.VirshFails(t, "reading the firewall", "net-start", "hooked")
 	roottest.VirshOK(t, "net-start", "foreign")
 	roottest.Must(t, os.WriteFile(rootfile.NetManifestPath("hooked"), good, 0o644))
 	roottest.VirshOK(t, "net-start", "hooked")
@@ -103,7 +103,7 @@ func TestFailingHookStopsTheStart(t *testing.T) {
 	roottest.VirshOK(t, "net-destroy", "hooked")
 	roottest.Must(t, os.WriteFile(rootfile.NetManifestPath("hooked"), good, 0o644))
 
-	// Without the program ours stays off, and nobody else's does.
+	// Without the program only aivm's network does not start.
 	roottest.Must(t, os.Rename(rootfile.HookProgram, rootfile.HookProgram+".away"))
 	roottest.VirshFails(t, "No such file", "net-start", "hooked")
 	roottest.VirshOK(t, "net-destroy", "foreign")
@@ -137,7 +137,7 @@ func TestHooksAreRenewedAndRemoved(t *testing.T) {
 		}
 	}
 	current(false)
-	foreign := "/etc/libvirt/hooks/network.d/theirs"
+	foreign := "/etc/libvirt/hooks/network.d/foreign"
 	roottest.Must(t, os.MkdirAll(filepath.Dir(foreign), 0o755))
 	roottest.Must(t, os.WriteFile(foreign, []byte("#!/bin/sh\n"), 0o755))
 	roottest.Do(t, record.Hooks{})
@@ -147,7 +147,7 @@ func TestHooksAreRenewedAndRemoved(t *testing.T) {
 	if st.Mode() != 0o755 || st.Sys().(*syscall.Stat_t).Uid != 0 {
 		t.Errorf("the program: %v", st.Mode())
 	}
-	// An older program is replaced, the running one of a daemon undisturbed.
+	// An older program is replaced; a running one keeps its file.
 	roottest.Must(t, os.Truncate(rootfile.HookProgram, st.Size()-1))
 	current(false)
 	roottest.Do(t, record.Hooks{})
@@ -161,8 +161,8 @@ func TestHooksAreRenewedAndRemoved(t *testing.T) {
 	roottest.Do(t, record.Nft{Wall: w})
 	roottest.Refuses(t, record.Hooks{Remove: true}, "net-n.json")
 	roottest.Do(t, record.Nft{Wall: w, Remove: true})
-	if roottest.TableThere(w) {
-		t.Error("removed, and the rules are there")
+	if roottest.RulesLoaded(w) {
+		t.Error("the rules are loaded after they were removed")
 	}
 	roottest.Do(t, record.Nft{Wall: w, Remove: true})
 	roottest.Do(t, record.Hooks{Remove: true})
@@ -174,12 +174,12 @@ func TestHooksAreRenewedAndRemoved(t *testing.T) {
 		}
 	}
 	if _, err := os.Stat(foreign); err != nil {
-		t.Errorf("somebody else's hook: %v", err)
+		t.Errorf("another program's hook: %v", err)
 	}
 	roottest.Must(t, os.MkdirAll(filepath.Dir(rootfile.HookScript("qemu")), 0o755))
-	roottest.Must(t, os.WriteFile(rootfile.HookScript("qemu"), []byte("#!/bin/sh\nmine\n"), 0o755))
-	roottest.Refuses(t, record.Hooks{}, "somebody else's")
+	roottest.Must(t, os.WriteFile(rootfile.HookScript("qemu"), []byte("#!/bin/sh\nforeign\n"), 0o755))
+	roottest.Refuses(t, record.Hooks{}, "a hook of another program")
 	roottest.Must(t, os.Remove(rootfile.HookScript("qemu")))
 	roottest.Must(t, os.Chmod("/etc/libvirt/hooks", 0o777))
-	roottest.Refuses(t, record.Hooks{}, "others than root")
+	roottest.Refuses(t, record.Hooks{}, "users other than root")
 }

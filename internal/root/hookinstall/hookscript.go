@@ -8,29 +8,28 @@ import (
 	"aivm.dev/aivm/internal/root/rootfile"
 )
 
-// The hooks, shell scripts with a placeholder for each path and name that Go
-// code knows, too. network.sh and qemu.sh decide by themselves whether the
-// object is one of aivm's, and start the program only then: whatever is wrong
-// with the program, what is not aivm's starts. For aivm's own they fail if the
-// program does, since they must not start without their walls.
+// The hooks are shell scripts with placeholders for paths and names that Go code also
+// uses. network.sh and qemu.sh decide by themselves whether an object is aivm's, and
+// start the program only then, so that other objects start whatever is wrong with the
+// program. For aivm's objects the scripts fail if the program fails: they must not start
+// without their firewall.
 //
-// The object's XML is read as text, in which libvirt escapes what names and
-// descriptions hold. A definition may be megabytes long, so cat reads it; the
-// shell, which takes byte by byte, does where cat may not run.
+// The scripts read the object's XML as text, in which libvirt escapes names and
+// descriptions. A definition may have megabytes, so cat reads it; where cat may not run,
+// the shell reads it, byte by byte.
 //
-// Through env, because AppArmor's profile of libvirtd lets a hook run programs
-// of /usr/bin unconfined and none of /usr/local.
+// They start the program through env, because libvirtd's AppArmor profile lets a hook run
+// programs of /usr/bin unconfined, but none of /usr/local.
 //
-// network.sh: a network of that name may be somebody else's: then the program is
-// told, to take away what is still there of aivm's, and its failure is ignored.
+// network.sh: another program's network may have the name of one of aivm's. Then the
+// script runs the program to remove the stale rules, and ignores its failure.
 //
-// qemu.sh: a VM is aivm's by its mark, or because it is on a network that has a
-// wall. Of one that nothing is known of, only because it has a manifest.
+// qemu.sh: a VM is aivm's if it has the mark, or is on a network with a firewall of
+// aivm's. If libvirt passes no XML, it is aivm's if it has a manifest.
 //
-// daemon.sh is the hook of the daemon itself, run when it starts, ends, or has
-// looked for hooks anew: it answers a question (see question) by taking it away.
-// Its parent is the daemon. Nothing of aivm's runs in it, for it is run for
-// others' sake, too.
+// daemon.sh is the hook of the daemon itself, which runs it when it starts, stops, or has
+// loaded its hooks again. The script removes the reloadFile of its parent process, the
+// daemon. It does not start the program, since every daemon with hooks runs it.
 //
 //go:embed daemon.sh network.sh qemu.sh
 var scripts embed.FS
@@ -47,7 +46,7 @@ var placeholders = strings.NewReplacer(
 func scriptText(kind string) string {
 	b, err := scripts.ReadFile(kind + ".sh")
 	if err != nil {
-		panic(err) // it is built in
+		panic(err) // the file is embedded
 	}
 	return placeholders.Replace(string(b))
 }

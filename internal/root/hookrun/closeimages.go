@@ -16,11 +16,10 @@ import (
 // of VM disks (provision/domain, Base).
 var imageRE = lazyre.New(`^base-[0-9a-f]{32}(-[0-9]+)?(\.done)?$`)
 
-// closeImages takes other users' right to read away from the guest images
-// beside the disks of a VM that is about to start: an older aivm made them
-// 0444, and libvirt has no call that changes the mode of a volume. libvirt
-// gives the images of the VM to QEMU's user after this hook. What fails is said
-// and keeps no VM from starting.
+// closeImages removes other users' read permission from the guest images in the
+// directories of a VM's disks, before the VM starts: an older aivm made them 0444, and
+// libvirt cannot change the mode of a volume. After this hook libvirt gives the VM's
+// images to QEMU's user. A failure is reported and does not keep the VM from starting.
 func closeImages(d definition.VM) {
 	done := map[string]bool{}
 	for _, disk := range d.Disks {
@@ -30,13 +29,13 @@ func closeImages(d definition.VM) {
 		}
 		done[dir] = true
 		if err := closeImagesIn(dir); err != nil {
-			fmt.Fprintf(os.Stderr, "aivm: closing the guest images in %s to other users: %v\n", dir, err)
+			fmt.Fprintf(os.Stderr, "aivm: removing other users' read permission from the guest images in %s: %v\n", dir, err)
 		}
 	}
 }
 
-// closeImagesIn changes files in a directory of root's alone: in any other,
-// somebody could put another file under the name.
+// closeImagesIn changes files only in a directory that only root can write: in any
+// other, a user could replace a file.
 func closeImagesIn(dir string) error {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -82,8 +81,8 @@ func closeImage(dir int, name string) error {
 	return unix.Fchmod(fd, 0o400)
 }
 
-// closeExport takes other users' right to list the export roots away: an older
-// aivm made their directory 0755. What fails is said and keeps no VM from
+// closeExport removes other users' permission to list the export roots: an older aivm
+// made their directory 0755. A failure is reported and does not keep the VM from
 // starting.
 func closeExport() {
 	fd, err := rootfile.StepDown(rootfile.ExportBase, rootfile.PassMode)

@@ -1,7 +1,7 @@
-// Package hookrun is what libvirt's hooks do: before a network or VM starts they put
-// its walls and folders up again, and when it stops they take them down.
+// Package hookrun runs libvirt's hooks: before a network or VM starts it loads the
+// firewall and mounts the folders, and removes rules when a network stops.
 //
-// It asks libvirt nothing, which waits with its locks held.
+// It never calls libvirt, which waits for the hook with its locks held.
 package hookrun
 
 import (
@@ -18,20 +18,21 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// LockLimit is how long a hook waits for all its locks together: libvirt
-// waits with its own held.
+// LockLimit is how long a hook waits for all its locks together: libvirt waits for
+// the hook with its own locks held.
 const LockLimit = 10 * time.Second
 
-// Run is what libvirt runs (libvirt.org/hooks.html): kind, object's name,
-// operation, sub-operation, extra; the object's XML on stdin. An error keeps
-// the network or VM from starting. libvirt waits with its locks held, so
-// nothing here asks libvirt, and nothing takes long.
+// Run executes one call of a hook by libvirt (libvirt.org/hooks.html): args are kind,
+// object's name, operation, sub-operation and extra; stdin is the object's XML. An
+// error keeps the network or VM from starting. libvirt waits with its locks held, so
+// Run never calls libvirt and does nothing slow.
 //
-// lockLimit is how long to wait for all locks together. "check NETWORK" only reads: it prints what the kernel holds of the network's
-// rules, for a user who may not ask it (CheckArgs).
+// lockLimit is how long to wait for all locks together. The args "check NETWORK" are
+// not libvirt's: they print the network's rules as the kernel has them, for a user
+// who may not read them (CheckArgs).
 func Run(ctx context.Context, lockLimit time.Duration, args []string, stdin io.Reader, stdout io.Writer) error {
 	if os.Geteuid() != 0 {
-		return ui.Refused("this is aivm's hook and is run by libvirt").Hint(ui.Cmd("aivm --help"))
+		return ui.Refused("root-hook is aivm's hook; only libvirt runs it").Hint(ui.Cmd("aivm --help"))
 	}
 	if len(args) == 2 && args[0] == checkVerb {
 		return nftload.PrintRules(args[1], stdout)
@@ -45,11 +46,12 @@ func Run(ctx context.Context, lockLimit time.Duration, args []string, stdin io.R
 	case "network":
 		switch op {
 		case "start", "started", "port-created":
-			// At "start" the bridge is not there yet, so no guest is on it
-			// without rules; later, who flushed them meanwhile is answered.
-			return nftload.HookWall(ctx, name, definition.HookedNetwork(stdin))
+			// At "start" the bridge does not exist yet, so no guest is on it without
+			// rules. The later operations load the rules again if another program has
+			// flushed them.
+			return nftload.HookNetwork(ctx, name, definition.HookedNetwork(stdin))
 		case "stopped":
-			return nftload.HookLower(ctx, name)
+			return nftload.HookNetworkStopped(ctx, name)
 		}
 	case "qemu":
 		switch op {
@@ -58,7 +60,7 @@ func Run(ctx context.Context, lockLimit time.Duration, args []string, stdin io.R
 		case "started":
 			return hookStarted(name, stdin)
 		case "start", "stopped":
-			// Its cards are plugged in, and nothing runs behind them yet.
+			// At "start" the VM's interfaces are on the bridge and its CPUs do not run yet.
 			return hookPorts(ctx, op == "start", stdin)
 		}
 	}
@@ -67,16 +69,16 @@ func Run(ctx context.Context, lockLimit time.Duration, args []string, stdin io.R
 
 const checkVerb = "check"
 
-// CheckArgs is the command that prints what the kernel holds of a network's
-// rules; it needs root's rights, changes nothing, and is the same every time,
-// so that a line of sudoers can allow it and nothing else.
+// CheckArgs returns the command that prints a network's rules as the kernel has them.
+// The command needs root's rights and changes nothing. It is always the same, so that
+// a line of sudoers can allow it and nothing else.
 func CheckArgs(network string) []string {
 	return []string{rootfile.HookProgram, rootfile.HookCommand, checkVerb, network}
 }
 
-// hookPorts binds the VM's cards to the ports libvirt made for them, so that no
-// other guest can send under its card and address; when it stops they are let
-// go, for libvirt gives a port's name to another VM.
+// hookPorts binds the VM's MAC addresses to the bridge ports that libvirt made for
+// them, so that no other guest can send with its MAC and IP address. When the VM stops
+// it removes the bindings, because libvirt reuses a port's name for another VM.
 func hookPorts(ctx context.Context, starts bool, stdin io.Reader) error {
 	d, err := definition.ReadVM(stdin)
 	if err != nil {
@@ -93,9 +95,9 @@ func hookPorts(ctx context.Context, starts bool, stdin io.Reader) error {
 	return nil
 }
 
-// hookGuest runs before a VM starts: the walls of its networks are put up and
-// its folders put back, both a second time for a VM that is migrated or
-// restored, which is harmless.
+// hookGuest loads the firewalls of a VM's networks and mounts its folders, before the
+// VM starts. For a VM that is migrated or restored libvirt runs it twice, which is
+// harmless.
 func hookGuest(ctx context.Context, name string, stdin io.Reader) error {
 	d, err := definition.ReadVM(stdin)
 	if err != nil {
@@ -105,7 +107,7 @@ func hookGuest(ctx context.Context, name string, stdin io.Reader) error {
 		if i.Source.Network == "" {
 			continue
 		}
-		if err := nftload.HookWall(ctx, i.Source.Network, definition.Network{}); err != nil {
+		if err := nftload.HookNetwork(ctx, i.Source.Network, definition.Network{}); err != nil {
 			return err
 		}
 	}
@@ -113,19 +115,20 @@ func hookGuest(ctx context.Context, name string, stdin io.Reader) error {
 		devguard.Forget(owner, name)
 		closeImages(d)
 		closeExport()
-		return exportroot.PutBack(owner, name)
+		return exportroot.RestoreFolders(owner, name)
 	}
 	return nil
 }
 
-// hookStarted runs when a VM has started.
+// hookStarted finishes the protection of paths and denies device nodes, after a VM has
+// started.
 func hookStarted(name string, stdin io.Reader) error {
 	d, err := definition.ReadVM(stdin)
 	if err != nil {
 		return err
 	}
 	if owner, ok := d.Owner(); ok {
-		exportroot.Settle(owner, name)
+		exportroot.FinishProtection(owner, name)
 		devguard.Guard(owner, name, d.ID)
 	}
 	return nil

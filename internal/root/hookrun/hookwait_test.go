@@ -17,8 +17,8 @@ import (
 	"aivm.dev/aivm/internal/root/roottest"
 )
 
-// keepLock takes a lock as another process of root's would.
-func keepLock(t *testing.T, name string) *os.File {
+// holdLock takes a lock as another root process would.
+func holdLock(t *testing.T, name string) *os.File {
 	t.Helper()
 	f, err := os.OpenFile(filepath.Join(rootfile.LockDir, name), os.O_RDWR|os.O_CREATE, 0o600)
 	roottest.Must(t, err)
@@ -26,8 +26,8 @@ func keepLock(t *testing.T, name string) *os.File {
 	return f
 }
 
-// A hook waits once for a lock, not once for each folder, and a VM whose
-// folders cannot be put back for it does not start without them.
+// A hook waits once for a lock, not once for each folder, and a VM whose folders it
+// cannot mount because of the lock does not start.
 func TestHookWaitsOnceForALock(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
@@ -48,7 +48,7 @@ func TestHookWaitsOnceForALock(t *testing.T) {
 		return string(out), time.Since(began), err
 	}
 	const limit = 2 * time.Second // TestMain
-	lock := keepLock(t, "export")
+	lock := holdLock(t, "export")
 	out, took, err := hook("prepare")
 	if err == nil || !strings.Contains(out, "has held "+lock.Name()) {
 		t.Errorf("the VM would start without its folders: %v %s", err, out)
@@ -58,37 +58,37 @@ func TestHookWaitsOnceForALock(t *testing.T) {
 	}
 	lock.Close()
 	if out, _, err := hook("prepare"); err != nil || len(mountinfo.Below(roottest.MountTable(t), exp)) != 3 {
-		t.Errorf("the lock is free: %v %s", err, out)
+		t.Errorf("with the lock free: %v %s", err, out)
 	}
 
-	// A VM that runs has its folders. What is only in the way here does not end
-	// it, and is not waited for longer.
+	// A running VM has its folders. If the hook cannot unmount the protecting mounts on
+	// this machine, the VM runs on, and the hook does not wait longer.
 	for _, n := range []string{"a", "b", "c"} {
 		o := roottest.BindOf(t, filepath.Join(work, "w", n), n)
 		o.Protect = []string{"Makefile"}
 		roottest.Must(t, os.WriteFile(filepath.Join(o.Src, "Makefile"), nil, 0o644))
 		roottest.Do(t, o)
 	}
-	lock = keepLock(t, "export")
+	lock = holdLock(t, "export")
 	out, took, err = hook("started")
 	if err != nil || !strings.Contains(out, "has held "+lock.Name()) || took > limit+limit/2 {
 		t.Errorf("after the start: %v %v %s", err, took, out)
 	}
 	lock.Close()
 
-	// What it waited for one lock it does not wait for the next.
+	// The time it waited for one lock is subtracted from the wait for the next.
 	rootfile.LimitWaits(time.Second)
-	lock = keepLock(t, "one")
+	lock = holdLock(t, "one")
 	time.AfterFunc(700*time.Millisecond, func() { lock.Close() })
 	release, err := rootfile.Lock("one")
 	roottest.Must(t, err)
 	release()
-	defer keepLock(t, "two").Close()
+	defer holdLock(t, "two").Close()
 	began := time.Now()
 	if _, err := rootfile.Lock("two"); !errors.Is(err, rootfile.ErrLocked) {
 		t.Error(err)
 	}
 	if took := time.Since(began); took > 700*time.Millisecond {
-		t.Errorf("the second lock was waited for %v", took)
+		t.Errorf("it waited %v for the second lock", took)
 	}
 }

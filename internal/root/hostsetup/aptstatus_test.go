@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// FuzzAptStatus: apt's progress is a share of a whole, or no progress.
+// A parsed progress line of apt has a percentage from 0 to 100.
 func FuzzAptStatus(f *testing.F) {
 	f.Add("pmstatus:libc6:amd64:20.0:Unpacking")
 	f.Add("dlstatus:1:50.5:Retrieving file 1 of 2")

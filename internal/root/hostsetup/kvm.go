@@ -19,10 +19,10 @@ import (
 // Documentation/admin-guide/devices.txt).
 var kvmDevice = unix.Mkdev(10, 232)
 
-// OpenKVM does what QEMU's udev rule does. Without it QEMU's probe, which
-// still has root's rights, sees KVM and libvirt's later look, as QEMU's user,
-// does not: libvirt then distrusts its cache and probes again for every single
-// device of a definition, minutes in all.
+// OpenKVM gives group kvm access to /dev/kvm, as QEMU's udev rule does. Without it
+// QEMU's probe, which runs as root, can use KVM, and libvirt's later check, as QEMU's
+// user, cannot: libvirt then rejects its cached capabilities and probes again for every
+// device of a definition, which takes minutes in total.
 func OpenKVM() error {
 	g, err := user.LookupGroup("kvm")
 	if err != nil {
@@ -51,16 +51,16 @@ func OpenKVM() error {
 	return os.Chmod(path, 0o660)
 }
 
-// LoadKVM loads the kernel's module and looks whether the device came.
+// LoadKVM loads the kernel module and checks that /dev/kvm exists.
 func LoadKVM(ctx context.Context, o record.KVMModule) error {
 	if _, err := (program.Command{Argv: []string{"modprobe", "--", o.Name}}).Run(ctx); err != nil {
 		if ctx.Err() == nil && strings.Contains(err.Error(), "not supported") {
-			return ui.Failed("%w", err).Hint(ui.Remark("switch on Intel VT-x or AMD-V in the firmware"))
+			return ui.Failed("%w", err).Hint(ui.Remark("enable Intel VT-x or AMD-V in the firmware"))
 		}
 		return err
 	}
 	if _, err := os.Stat("/dev/kvm"); err != nil {
-		return ui.Failed("the module %s is loaded, but there is still no /dev/kvm: %w", o.Name, err).Hint(ui.Cmd("sudo dmesg | grep -i kvm"))
+		return ui.Failed("module %s is loaded, but /dev/kvm does not exist: %w", o.Name, err).Hint(ui.Cmd("sudo dmesg | grep -i kvm"))
 	}
 	return nil
 }

@@ -15,15 +15,16 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// A manager is how a package manager other than apt is driven: apt tells how
-// far it is and is taught to mend itself (packages.go), these print lines.
+// A manager describes a package manager other than apt: its commands and exit statuses.
+// These print lines as progress; apt reports percentages and has repairs of its own
+// (packages.go).
 type manager struct {
 	missing func(ctx context.Context, names []string) ([]string, error)
-	install []string // and the names
+	install []string // the install command, without the names
 	env     []string
-	fine    []int   // exit statuses that say that it worked, but
-	lock    string  // a file that is there while another one works, where the program does not wait itself
-	hint    ui.Hint // what helps most often when it fails
+	okExits []int   // further exit statuses that mean success
+	lock    string  // a file that exists while another one runs; "" if the program waits itself
+	hint    ui.Hint // the most frequent remedy for a failure
 }
 
 var rpmMissing = eachMissing("rpm", "-q", "--whatprovides", "--")
@@ -38,25 +39,24 @@ var otherManagers = map[string]manager{
 		missing: rpmMissing,
 		install: record.InstallArgv("zypper"),
 		env:     []string{"ZYPP_LOCK_TIMEOUT=600"},
-		// zypper(8): reboot needed, restart of itself needed, a repository was skipped.
-		fine: []int{102, 103, 106},
-		hint: ui.Cmd("sudo zypper refresh"),
+		// zypper(8): reboot needed, restart of zypper needed, a repository was skipped.
+		okExits: []int{102, 103, 106},
+		hint:    ui.Cmd("sudo zypper refresh"),
 	},
 	"pacman": {
 		missing: pacmanMissing,
 		install: record.InstallArgv("pacman"),
 		lock:    "/var/lib/pacman/db.lck",
-		hint:    ui.CmdFor("bring the whole system up to date first", "sudo pacman -Syu"),
+		hint:    ui.CmdFor("update the system first", "sudo pacman -Syu"),
 	},
 }
 
-// InstallWith brings the packages that are missing here with a manager that is
-// not apt.
+// InstallWith installs the missing ones of the packages with a manager other than apt.
 func InstallWith(ctx context.Context, o record.Packages, progress record.Progress) error {
 	m := otherManagers[o.Manager]
-	if _, err := program.Look(m.install[0]); err != nil {
-		return ui.Refused("this machine has no %s to install packages with", m.install[0]).
-			Hint(ui.CmdFor("install them by hand", strings.Join(o.Names, " ")))
+	if _, err := program.Find(m.install[0]); err != nil {
+		return ui.Refused("package manager %s is not installed on this machine", m.install[0]).
+			Hint(ui.Remark("install these packages yourself: " + strings.Join(o.Names, " ")))
 	}
 	names, err := m.missing(ctx, o.Names)
 	if err != nil || len(names) == 0 {
@@ -72,7 +72,7 @@ func InstallWith(ctx context.Context, o record.Packages, progress record.Progres
 	}
 	_, err = program.Command{Argv: slices.Concat(m.install, names), Env: m.env, Line: line}.Run(ctx)
 	var exit *exec.ExitError
-	if errors.As(err, &exit) && slices.Contains(m.fine, exit.ExitCode()) {
+	if errors.As(err, &exit) && slices.Contains(m.okExits, exit.ExitCode()) {
 		return nil
 	}
 	var e *ui.Error
@@ -82,8 +82,8 @@ func InstallWith(ctx context.Context, o record.Packages, progress record.Progres
 	return err
 }
 
-// Wait waits for the file that is there while another manager works; a manager
-// that was killed leaves it behind, and nobody but a person can tell.
+// Wait waits until the lock file of another running manager is gone. A killed manager
+// leaves the file, and only a person can tell the difference.
 func (m manager) Wait(ctx context.Context, progress record.Progress, limit time.Duration) error {
 	start := time.Now()
 	for m.lock != "" {
@@ -91,10 +91,10 @@ func (m manager) Wait(ctx context.Context, progress record.Progress, limit time.
 			return nil
 		}
 		if time.Since(start) > limit {
-			return ui.Failed("another package manager is at work: %s has been there for %v", m.lock, limit).
-				Hint(ui.CmdFor("if none is, one was killed", "sudo rm "+m.lock))
+			return ui.Failed("another package manager is running: its lock file %s has existed for %v", m.lock, limit).
+				Hint(ui.CmdFor("if none is running, remove the lock file of a killed one", "sudo rm "+m.lock))
 		}
-		progress("waiting for another package manager ("+m.lock+")", -1)
+		progress("waiting for another package manager (lock file "+m.lock+")", -1)
 		if err := pause.For(ctx, 500*time.Millisecond); err != nil {
 			return err
 		}
@@ -102,8 +102,8 @@ func (m manager) Wait(ctx context.Context, progress record.Progress, limit time.
 	return nil
 }
 
-// eachMissing asks a program about one name at a time: it fails for those that
-// are not installed.
+// eachMissing returns a function that runs a query program for each name and returns the
+// names for which it fails, since they are not installed.
 func eachMissing(argv ...string) func(context.Context, []string) ([]string, error) {
 	return func(ctx context.Context, names []string) ([]string, error) {
 		var out []string
@@ -116,8 +116,8 @@ func eachMissing(argv ...string) func(context.Context, []string) ([]string, erro
 	}
 }
 
-// pacmanMissing: "pacman -T" prints those that nothing installed provides, and
-// then fails with 127.
+// pacmanMissing returns the names that no installed package provides: "pacman -T" prints
+// them and exits with 127.
 func pacmanMissing(ctx context.Context, names []string) ([]string, error) {
 	var out []string
 	_, err := program.Command{

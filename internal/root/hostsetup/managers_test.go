@@ -19,19 +19,18 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// fakeProgram puts a shell script in the way of a program, wherever it is
-// looked for first; the namespace of the test takes it away.
+// fakeProgram replaces a program by a shell script, in dir and where Find looks first.
+// The mount ends with the test's namespace.
 func fakeProgram(t *testing.T, dir, name, script string) {
 	t.Helper()
 	p := filepath.Join(dir, name)
 	roottest.Must(t, os.WriteFile(p, []byte("#!/bin/sh\necho "+name+" \"$@\" >>"+dir+"/log\n"+script+"\n"), 0o755))
-	if real, err := program.Look(name); err == nil && real != p {
-		roottest.Must(t, unix.Mount(p, real, "", unix.MS_BIND, ""))
+	if installed, err := program.Find(name); err == nil && installed != p {
+		roottest.Must(t, unix.Mount(p, installed, "", unix.MS_BIND, ""))
 	}
 }
 
-// What dnf, zypper and pacman are really asked to do, and what is made of
-// their answers.
+// The commands that dnf, zypper and pacman get, and the handling of their results.
 func TestOtherManagers(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
@@ -53,19 +52,19 @@ func TestOtherManagers(t *testing.T) {
 		roottest.Must(t, os.Remove(bin+"/log"))
 		return string(b)
 	}
-	run := func(manager string, names ...string) (said string, err error) {
-		_, err = root.New(root.Options{}).Do(t.Context(), record.Packages{Manager: manager, Names: names}, func(l string, _ float64) { said += l + "\n" })
-		return said, err
+	run := func(manager string, names ...string) (lines string, err error) {
+		_, err = root.New(root.Options{}).Do(t.Context(), record.Packages{Manager: manager, Names: names}, func(l string, _ float64) { lines += l + "\n" })
+		return lines, err
 	}
 	rpms := "rpm -q --whatprovides -- there\nrpm -q --whatprovides -- libx\n"
-	for _, tt := range []struct{ manager, says, want string }{
+	for _, tt := range []struct{ manager, progress, want string }{
 		{"dnf", "Installing: x", rpms + "dnf -y --setopt=install_weak_deps=False install libx\n"},
 		{"zypper", "waits 600", rpms + "zypper --non-interactive install --no-recommends libx\n"},
 		{"pacman", "", "pacman -T -- there libx\npacman -S --needed --noconfirm libx\n"},
 	} {
-		said, err := run(tt.manager, "there", "libx")
-		if got := log(); err != nil || got != tt.want || !strings.Contains(said, tt.says) {
-			t.Errorf("%s: %v, said %q, ran\n%s", tt.manager, err, said, got)
+		lines, err := run(tt.manager, "there", "libx")
+		if got := log(); err != nil || got != tt.want || !strings.Contains(lines, tt.progress) {
+			t.Errorf("%s: %v, progress %q, ran\n%s", tt.manager, err, lines, got)
 		}
 		if _, err := run(tt.manager, "there"); err != nil || strings.Count(log(), "\n") != 1 {
 			t.Errorf("%s: an installed package: %v", tt.manager, err)
@@ -75,20 +74,20 @@ func TestOtherManagers(t *testing.T) {
 	if _, err := run("pacman", "libx"); err == nil || !strings.Contains(err.Error(), "error: 404") || !strings.Contains(errorHints(err), "pacman -Syu") {
 		t.Errorf("%v, hints %q", err, errorHints(err))
 	}
-	for status, fine := range map[string]bool{"102": true, "103": true, "104": false} {
+	for status, success := range map[string]bool{"102": true, "103": true, "104": false} {
 		t.Setenv("OUT", status)
-		if _, err := run("zypper", "libx"); (err == nil) != fine {
-			t.Errorf("zypper's %s: %v", status, err)
+		if _, err := run("zypper", "libx"); (err == nil) != success {
+			t.Errorf("zypper's exit status %s: %v", status, err)
 		}
 	}
-	// pacman does not wait for another one, so we do.
+	// pacman does not wait for another pacman, so aivm does.
 	roottest.Must(t, os.MkdirAll("/var/lib/pacman", 0o755))
 	roottest.Must(t, os.WriteFile("/var/lib/pacman/db.lck", nil, 0o644))
 	ctx, cancel := context.WithCancel(t.Context())
 	waited := ""
 	_, err := root.New(root.Options{}).Do(ctx, record.Packages{Manager: "pacman", Names: []string{"libx"}}, func(l string, _ float64) { waited = l; cancel() })
 	if !errors.Is(err, context.Canceled) || !strings.Contains(waited, "db.lck") {
-		t.Errorf("%v, said %q", err, waited)
+		t.Errorf("%v, progress %q", err, waited)
 	}
 	err = hostsetup.OtherManagers["pacman"].Wait(t.Context(), func(string, float64) {}, -time.Second)
 	if err == nil || !strings.Contains(errorHints(err), "rm /var/lib/pacman/db.lck") {

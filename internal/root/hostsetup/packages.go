@@ -1,5 +1,5 @@
-// Package hostsetup gives this machine what VMs need: packages, running daemons of
-// libvirt's, the device and the kernel's module of KVM.
+// Package hostsetup sets up this machine for VMs: packages, libvirt's daemons, KVM's
+// device and kernel module.
 //
 // It removes no package and stops no service.
 package hostsetup
@@ -26,23 +26,23 @@ import (
 // aptLocks are the files apt and dpkg lock (apt.conf(5), dpkg's lock-frontend).
 var aptLocks = []string{"/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"}
 
-// lockWait is how long another package manager may go on before we give up:
-// unattended upgrades on a fresh machine take minutes.
+// lockWait is how long to wait for another package manager: unattended upgrades on a
+// fresh machine take minutes.
 const lockWait = 10 * time.Minute
 
 var aptEnv = []string{"DEBIAN_FRONTEND=noninteractive", "NEEDRESTART_MODE=l", "NEEDRESTART_SUSPEND=1", "APT_LISTCHANGES_FRONTEND=none"}
 
-// aptExact has apt-get take a name for nothing but a name, where it is asked
-// for a regular expression if no package is called so, and remove nothing,
-// which nobody was asked about.
+// aptExact makes apt-get take names literally, where it would take a name as a regular
+// expression if no package has that name, and remove no package, since the user did not
+// approve that.
 var aptExact = []string{"--no-remove", "-o", "APT::Cmd::Pattern-Only=true"}
 
-// InstallApt brings the packages that are missing onto a Debian or Ubuntu
-// machine. Installed ones are neither upgraded nor marked.
+// InstallApt installs the missing ones of the packages on Debian or Ubuntu. Installed
+// ones are neither upgraded nor marked as manually installed.
 func InstallApt(ctx context.Context, o record.Packages, progress record.Progress) error {
-	if _, err := program.Look("apt-get"); err != nil {
-		return ui.Refused("packages can be installed with apt only, and this machine has no apt-get").
-			Hint(ui.CmdFor("install them by hand", strings.Join(o.Names, " ")))
+	if _, err := program.Find("apt-get"); err != nil {
+		return ui.Refused("aivm installs packages with apt on this machine, and it has no apt-get").
+			Hint(ui.Remark("install these packages yourself: " + strings.Join(o.Names, " ")))
 	}
 	names := missingPackages(ctx, o.Names)
 	if len(names) == 0 {
@@ -52,7 +52,7 @@ func InstallApt(ctx context.Context, o record.Packages, progress record.Progress
 		return err
 	}
 	if pending, _ := filepath.Glob("/var/lib/dpkg/updates/[0-9]*"); len(pending) > 0 {
-		// A dpkg that was killed; apt-get refuses to work before this.
+		// A dpkg was killed; until its work is finished apt-get refuses to run.
 		progress("finishing an interrupted installation", -1)
 		if _, err := (program.Command{Argv: []string{"dpkg", "--force-confold", "--configure", "-a"}, Env: aptEnv}).Run(ctx); err != nil {
 			return err
@@ -80,7 +80,7 @@ func InstallApt(ctx context.Context, o record.Packages, progress record.Progress
 	args := slices.Concat(aptExact, []string{"install", "-y", "--no-install-recommends", "--"}, names)
 	err := apt(ctx, progress, 0.1, 1, args...)
 	if err != nil && !updated && ctx.Err() == nil {
-		// Lists that are older than what the mirror still holds.
+		// The lists may name versions that the mirror no longer has.
 		if err := update(); err != nil {
 			return err
 		}
@@ -89,8 +89,8 @@ func InstallApt(ctx context.Context, o record.Packages, progress record.Progress
 	return err
 }
 
-// missingPackages returns those dpkg does not call installed. A dpkg-query
-// that fails knows none of the rest, which is then simply asked of apt.
+// missingPackages returns the packages that are not installed according to dpkg. A name
+// for which dpkg-query fails counts as missing; apt then decides.
 func missingPackages(ctx context.Context, names []string) []string {
 	var out []string
 	for _, n := range names {
@@ -102,8 +102,8 @@ func missingPackages(ctx context.Context, names []string) []string {
 	return out
 }
 
-// apt runs apt-get with its progress on a descriptor of its own, shown as the
-// part from..to of the whole.
+// apt runs apt-get and reports its progress, which it reads from a separate descriptor,
+// as fractions between from and to.
 func apt(ctx context.Context, progress record.Progress, from, to float64, args ...string) error {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -130,7 +130,7 @@ func apt(ctx context.Context, progress record.Progress, from, to float64, args .
 	}, args...)
 	_, err = program.Command{Argv: argv, Env: aptEnv, Files: []*os.File{w}}.Run(ctx)
 	w.Close()
-	// A daemon started by a package's script may keep the other end open.
+	// A daemon that a package's script started may keep the other end open.
 	select {
 	case <-done:
 	case <-time.After(time.Second):
@@ -153,7 +153,7 @@ func parseAptStatus(line string) (aptStatus, bool) {
 	if len(f) != 4 || f[0] != "pmstatus" && f[0] != "dlstatus" {
 		return aptStatus{}, false
 	}
-	// A package name may carry its architecture: "pmstatus:libc6:amd64:20.0:Unpacking".
+	// A package name may include its architecture: "pmstatus:libc6:amd64:20.0:Unpacking".
 	if _, err := strconv.ParseFloat(f[2], 64); err != nil {
 		if f[0] != "pmstatus" {
 			return aptStatus{}, false
@@ -169,8 +169,8 @@ func parseAptStatus(line string) (aptStatus, bool) {
 	return aptStatus{download: f[0] == "dlstatus", percent: p, text: f[3]}, true
 }
 
-// waitLocks waits until no other package manager is at work. apt-get waits for
-// some of its locks itself and fails at once on others.
+// waitLocks waits until no other package manager is running. apt-get itself waits for
+// some of its locks and fails at once on others.
 func waitLocks(ctx context.Context, progress record.Progress) error {
 	start := time.Now()
 	for {
@@ -186,9 +186,9 @@ func waitLocks(ctx context.Context, progress record.Progress) error {
 		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 		who := fmt.Sprintf("%s (pid %d)", strings.TrimSpace(string(comm)), pid)
 		if time.Since(start) > lockWait {
-			return ui.Failed("another package manager is at work: %s has held its lock for %v", who, lockWait)
+			return ui.Failed("another package manager is running: %s has held its lock for %v", who, lockWait)
 		}
-		progress("waiting for "+who+" to finish with the packages", -1)
+		progress("waiting for package manager "+who, -1)
 		if err := pause.For(ctx, 500*time.Millisecond); err != nil {
 			return err
 		}

@@ -19,11 +19,11 @@ import (
 	"aivm.dev/aivm/internal/root/roottest"
 )
 
-// aptRepo is a package source of one folder, with packages that hold nothing.
+// aptRepo is an apt repository in one folder, with empty packages.
 type aptRepo struct {
 	dir   string
 	index strings.Builder
-	more  string // lines of the next packages' control
+	more  string // further control lines of the packages added next
 }
 
 func (r *aptRepo) add(t *testing.T, name, postinst string) {
@@ -41,13 +41,13 @@ func (r *aptRepo) add(t *testing.T, name, postinst string) {
 	roottest.Must(t, os.WriteFile(filepath.Join(r.dir, "Packages"), []byte(r.index.String()), 0o644))
 }
 
-// The real apt and dpkg, on copies of what they keep.
+// The real apt and dpkg, with copies of their state directories.
 func TestPackages(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
 		return
 	}
-	if _, err := program.Look("apt-get"); err != nil {
+	if _, err := program.Find("apt-get"); err != nil {
 		roottest.Refuses(t, record.Packages{Manager: "apt", Names: []string{"git"}}, "no apt-get")
 		return
 	}
@@ -63,12 +63,12 @@ func TestPackages(t *testing.T) {
 	}
 	repo.add(t, "aivm-test-a", "true")
 
-	// No lists yet: they are fetched first, and progress goes forward.
-	last, said := -1.0, ""
+	// Without lists they are fetched first, and progress never decreases.
+	last, lines := -1.0, ""
 	progress := func(l string, f float64) {
-		said += l + "\n"
+		lines += l + "\n"
 		if f >= 0 && f < last {
-			t.Errorf("progress went from %g back to %g at %q", last, f, l)
+			t.Errorf("progress decreased from %g to %g at %q", last, f, l)
 		}
 		last = max(last, f)
 	}
@@ -78,27 +78,27 @@ func TestPackages(t *testing.T) {
 		return err
 	}
 	roottest.Must(t, install(t.Context(), "aivm-test-a", "dpkg"))
-	if !strings.Contains(said, "apt-get update") || !strings.Contains(said, "aivm-test-a") || last < 0.9 {
-		t.Errorf("last fraction %g, said %q", last, said)
+	if !strings.Contains(lines, "apt-get update") || !strings.Contains(lines, "aivm-test-a") || last < 0.9 {
+		t.Errorf("last fraction %g, progress %q", last, lines)
 	}
-	// In the source since the lists were fetched.
+	// A package that was added after the lists were fetched.
 	repo.add(t, "aivm-test-b", "true")
 	last = -1
 	roottest.Must(t, install(t.Context(), "aivm-test-a", "aivm-test-b"))
 	if m := hostsetup.MissingPackages(t.Context(), []string{"aivm-test-a", "aivm-test-b", "aivm-test-c"}); len(m) != 1 || m[0] != "aivm-test-c" {
 		t.Errorf("missing: %v", m)
 	}
-	// Not there at all; and one that fails to install, killed half way then mended.
+	// A package that does not exist; and one whose installation fails, and succeeds later.
 	roottest.Refuses(t, record.Packages{Manager: "apt", Names: []string{"aivm-test-c"}}, "apt-get", "exit status 100", "aivm-test-c")
-	repo.add(t, "aivm-test-d", "[ -e "+work+"/mended ] || { echo because >&2; exit 1; }")
+	repo.add(t, "aivm-test-d", "[ -e "+work+"/fixed ] || { echo because >&2; exit 1; }")
 	roottest.Refuses(t, record.Packages{Manager: "apt", Names: []string{"aivm-test-d"}}, "apt-get", "aivm-test-d")
-	roottest.Must(t, os.WriteFile(work+"/mended", nil, 0o644))
+	roottest.Must(t, os.WriteFile(work+"/fixed", nil, 0o644))
 	last = -1
 	roottest.Must(t, install(t.Context(), "aivm-test-d"))
 
-	// What apt takes for more than a name installs and removes nothing, and
-	// nothing that is there is removed for something new.
-	there := func() string {
+	// Names that apt interprets as more than a name install and remove nothing, and no
+	// installed package is removed because of a new one.
+	missing := func() string {
 		t.Helper()
 		return strings.Join(hostsetup.MissingPackages(t.Context(), []string{"aivm-test-a", "aivm-test-b", "aivm-test-d", "aivm-test-e", "aivm-test-f"}), " ")
 	}
@@ -108,20 +108,21 @@ func TestPackages(t *testing.T) {
 	for _, name := range []string{"aivm-test-a-", "aivm-test-e+", "aivm-test.e", "aivm-test-e.", "aivm-test-f"} {
 		last = -1
 		if err := install(t.Context(), name); err == nil {
-			t.Errorf("%s is installed", name)
+			t.Errorf("%s was installed", name)
 		}
 	}
-	if got := there(); got != "aivm-test-e aivm-test-f" {
+	if got := missing(); got != "aivm-test-e aivm-test-f" {
 		t.Fatalf("missing afterwards: %s", got)
 	}
 
-	// Installed: nothing is run, not even waited for.
+	// For an installed package nothing runs, and the lock is not waited for.
 	holdLock(t, "/var/lib/dpkg/lock-frontend")
 	roottest.Must(t, install(t.Context(), "aivm-test-a"))
-	// Missing: who is in the way is named, and Ctrl-C is obeyed.
+	// For a missing one, progress names the holder of the lock, and the wait can be
+	// cancelled.
 	ctx, cancel := context.WithCancel(t.Context())
-	_, err := root.Do(ctx, record.Packages{Manager: "apt", Names: []string{"aivm-test-c"}}, func(l string, _ float64) { said = l; cancel() })
-	if !errors.Is(err, context.Canceled) || !strings.Contains(said, "waiting for ") || !strings.Contains(said, "pid") {
-		t.Errorf("error %v, said %q", err, said)
+	_, err := root.Do(ctx, record.Packages{Manager: "apt", Names: []string{"aivm-test-c"}}, func(l string, _ float64) { lines = l; cancel() })
+	if !errors.Is(err, context.Canceled) || !strings.Contains(lines, "waiting for ") || !strings.Contains(lines, "pid") {
+		t.Errorf("error %v, progress %q", err, lines)
 	}
 }

@@ -14,18 +14,18 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// A daemon is a service aivm may start. Whether it runs is asked of its
-// socket: a pid file, or the socket's file, outlives the process.
+// A daemon is a service that aivm may start. Only a connection to its socket shows
+// whether it runs: pid file and socket file can outlive the process.
 type daemon struct {
 	Unit   string
-	Argv   []string // where systemd does not run
+	Argv   []string // the command where systemd does not run
 	Socket string
 	Wait   time.Duration
 }
 
 var daemons = map[string]daemon{
 	"libvirtd": {Unit: "libvirtd.service", Argv: []string{"libvirtd", "-d"}, Socket: "/run/libvirt/libvirt-sock", Wait: 60 * time.Second},
-	// The parts of a modular libvirt; systemd starts them when somebody connects.
+	// libvirt's modular daemons; systemd starts them at the first connection.
 	"virtqemud":    {Unit: "virtqemud.socket", Argv: []string{"virtqemud", "-d"}, Socket: "/run/libvirt/virtqemud-sock", Wait: 60 * time.Second},
 	"virtnetworkd": {Unit: "virtnetworkd.socket", Argv: []string{"virtnetworkd", "-d"}, Socket: "/run/libvirt/virtnetworkd-sock", Wait: 30 * time.Second},
 	"virtstoraged": {Unit: "virtstoraged.socket", Argv: []string{"virtstoraged", "-d"}, Socket: "/run/libvirt/virtstoraged-sock", Wait: 30 * time.Second},
@@ -33,15 +33,17 @@ var daemons = map[string]daemon{
 	"virtlogd": {Unit: "virtlogd.service", Argv: []string{"virtlogd", "-d"}, Socket: "/run/libvirt/virtlogd-sock", Wait: 30 * time.Second},
 }
 
-// StartService starts a service by its name, one of those a record may have.
+// StartService starts a service by its name, one of record.Services, and waits until its
+// socket answers.
 func StartService(ctx context.Context, name string, progress record.Progress) error {
 	return daemons[name].start(ctx, progress)
 }
 
-// systemdDir is there exactly where systemd is the init system (sd_booted(3)).
+// systemdDir exists exactly where systemd is the init system (sd_booted(3)).
 const systemdDir = "/run/systemd/system"
 
-// start starts the daemon and returns when its socket answers.
+// start starts the daemon, through systemd where it runs, and waits until its socket
+// answers.
 func (d daemon) start(ctx context.Context, progress record.Progress) error {
 	if _, err := os.Stat(systemdDir); err == nil {
 		d.Argv = []string{"systemctl", "start", d.Unit}
@@ -69,7 +71,7 @@ func (d daemon) StartDirectly(ctx context.Context, progress record.Progress) err
 		}
 		if time.Since(start) > d.Wait {
 			return ui.Failed("%s was started but does not answer on %s after %v: %w", name, d.Socket, d.Wait, err).
-				Hint(ui.Remark("look at its log: journalctl -u " + d.Unit))
+				Hint(ui.CmdFor("to see its log", "sudo journalctl -u "+d.Unit))
 		}
 		progress(fmt.Sprintf("waiting for %s to answer", name), -1)
 		if err := pause.For(ctx, 100*time.Millisecond); err != nil {
@@ -86,8 +88,8 @@ func (d daemon) answers(ctx context.Context) error {
 	return c.Close()
 }
 
-// DialSocket connects with root's rights; libvirt judges a connection by who
-// made it, so the descriptor carries them to its receiver.
+// DialSocket connects to libvirt's socket as root. libvirt checks the credentials of the
+// process that connected, so whoever receives the descriptor has root's access.
 func DialSocket(ctx context.Context, path string) (*os.File, error) {
 	c, err := (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, "unix", path)
 	if err != nil {

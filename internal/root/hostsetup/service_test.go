@@ -19,8 +19,8 @@ import (
 	"aivm.dev/aivm/internal/root/roottest"
 )
 
-// fakeDaemon listens on the socket of its argument as libvirtd would, until
-// the file beside it is gone.
+// fakeDaemon listens on the socket of its argument as libvirtd does, until the file
+// SOCKET.run is removed.
 func fakeDaemon() int {
 	sock := os.Args[1]
 	os.Remove(sock)
@@ -51,13 +51,13 @@ func fakeDaemon() int {
 
 func TestDaemonIsStartedOnceAndAwaited(t *testing.T) {
 	if _, err := os.Stat(hostsetup.SystemdDir); err == nil {
-		t.Log("systemd runs here: the daemon is started through it, which e2e tests cover")
+		t.Log("systemd runs on this machine: e2e tests cover the start through it")
 	}
 	dir := t.TempDir()
 	sock := filepath.Join(dir, "s")
 	roottest.Must(t, os.WriteFile(sock+".run", nil, 0o600))
 	t.Cleanup(func() { os.Remove(sock + ".run") })
-	// A socket file and a pid file of a daemon that was killed prove nothing.
+	// The socket file and pid file of a killed daemon do not count as a running one.
 	l, err := net.Listen("unix", sock)
 	roottest.Must(t, err)
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
@@ -111,15 +111,15 @@ func TestLockHolderIsNamed(t *testing.T) {
 	p := filepath.Join(t.TempDir(), "lock")
 	roottest.Must(t, os.WriteFile(p, nil, 0o600))
 	if got := hostsetup.LockHolder(p); got != 0 {
-		t.Errorf("free, but held by %d", got)
+		t.Errorf("the lock is free, but %d is reported", got)
 	}
-	// Locks belong to a process, so another one must hold it.
+	// Locks belong to a process, so another process must hold it.
 	held := holdLock(t, p)
 	if got := hostsetup.LockHolder(p); got != held {
 		t.Errorf("held by %d, found %d", held, got)
 	}
 	if got := hostsetup.LockHolder(filepath.Join(t.TempDir(), "none")); got != 0 {
-		t.Errorf("no file, but held by %d", got)
+		t.Errorf("no file exists, but %d is reported", got)
 	}
 }
 

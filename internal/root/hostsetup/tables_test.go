@@ -8,8 +8,8 @@ import (
 	"aivm.dev/aivm/internal/root/record"
 )
 
-// What a record may name can be done, and nothing else.
-func TestRecordsNameWhatCanBeDone(t *testing.T) {
+// The services and managers that a record may name are exactly those implemented here.
+func TestRecordsMatchImplementation(t *testing.T) {
 	if got, want := slices.Sorted(maps.Keys(daemons)), slices.Sorted(slices.Values(record.Services())); !slices.Equal(got, want) {
 		t.Errorf("services %q, records may name %q", got, want)
 	}

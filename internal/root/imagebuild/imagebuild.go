@@ -1,5 +1,5 @@
-// Package imagebuild has guest images built in a directory of root's and passes the
-// finished file back as an open descriptor. It removes no directory in which
+// Package imagebuild builds guest images in a directory of root's and passes the
+// finished file back as an open descriptor. It never removes a directory in which
 // something is mounted.
 package imagebuild
 
@@ -21,16 +21,15 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Base is where images are built: root's own, on a disk and not in a
-// memory file system.
+// Base is the directory in which images are built: root's own, and on a disk, not on a
+// tmpfs.
 const Base = "/var/cache/aivm/build"
 
-// Build lets the builder work in an empty directory and hands back the
-// open result. No name of it survives: the file lives as long as the
-// descriptor.
+// Build runs the builder in an empty directory and returns the open image. The file has
+// no name afterwards: it exists as long as the descriptor.
 func Build(ctx context.Context, build record.BuildFunc, o record.BuildImage, progress record.Progress) (res record.Result, err error) {
 	if build == nil {
-		return record.Result{}, ui.Refused("no image of %q can be built here", o.Distro)
+		return record.Result{}, ui.Refused("aivm cannot build images of %q", o.Distro)
 	}
 	if err := os.MkdirAll(filepath.Dir(Base), 0o755); err != nil {
 		return record.Result{}, err
@@ -44,7 +43,7 @@ func Build(ctx context.Context, build record.BuildFunc, o record.BuildImage, pro
 	}
 	defer lock.Close()
 
-	// Under the lock nobody else builds: what is here was left by a killed run.
+	// Under the lock nobody else builds, so existing directories are of killed runs.
 	var notes []string
 	old, err := os.ReadDir(Base)
 	if err != nil {
@@ -73,7 +72,7 @@ func Build(ctx context.Context, build record.BuildFunc, o record.BuildImage, pro
 		return record.Result{}, err
 	}
 	if filepath.Dir(path) != dir {
-		return record.Result{}, fmt.Errorf("the builder of %s answered with %q, which is not in its directory", o.Distro, path)
+		return record.Result{}, fmt.Errorf("the builder of %s returned %q, which is not in its directory", o.Distro, path)
 	}
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -82,7 +81,7 @@ func Build(ctx context.Context, build record.BuildFunc, o record.BuildImage, pro
 	return record.Result{File: os.NewFile(uintptr(fd), path), Note: strings.Join(notes, "; ")}, nil
 }
 
-// lockDir opens and locks a directory of root's that nobody else can enter.
+// lockDir opens and locks a directory that only root can enter.
 func lockDir(ctx context.Context, dir string, progress record.Progress) (*os.File, error) {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -121,21 +120,21 @@ func lockDir(ctx context.Context, dir string, progress record.Progress) (*os.Fil
 	}
 }
 
-// removeTree removes a build directory, unless something is mounted at or
-// below it: what a builder's chroot had mounted may be the machine's own /dev.
+// removeTree removes a build directory, unless something is mounted at or below it: a
+// builder's chroot may have the machine's own /dev mounted.
 func removeTree(dir string) error {
-	real, err := filepath.EvalSymlinks(filepath.Dir(dir))
+	resolved, err := filepath.EvalSymlinks(filepath.Dir(dir))
 	if err != nil {
 		return err
 	}
-	real = filepath.Join(real, filepath.Base(dir))
+	resolved = filepath.Join(resolved, filepath.Base(dir))
 	ms, err := mountinfo.Read(mountinfo.Self)
 	if err != nil {
 		return err
 	}
-	held := append(mountinfo.At(ms, real), mountinfo.Below(ms, real)...)
-	if len(held) > 0 {
-		return fmt.Errorf("%s is left in place: %s is still mounted", dir, held[0].Point)
+	mounted := append(mountinfo.At(ms, resolved), mountinfo.Below(ms, resolved)...)
+	if len(mounted) > 0 {
+		return fmt.Errorf("build directory %s was not removed: %s is still mounted", dir, mounted[0].Point)
 	}
 	return os.RemoveAll(dir)
 }

@@ -1,5 +1,5 @@
 package manifest
 
-// What the tests of this package look at beside what others use.
+// Unexported names that the tests of this package use.
 
 var ErrNewer = errNewer

@@ -1,8 +1,9 @@
-// Package manifest reads and writes what libvirt's hooks put back: one file a
-// network or VM in rootfile.ManifestDir, written by root, readable by all.
+// Package manifest reads and writes manifests, from which libvirt's hooks restore
+// firewall rules and folders: one file per network or VM in rootfile.ManifestDir,
+// written by root, readable by all.
 //
-// It believes only files that nobody but root could have written, and leaves
-// one of a later aivm as it is.
+// It trusts only files that no user but root can write, and never changes a
+// manifest of a later aivm.
 package manifest
 
 import (
@@ -17,17 +18,17 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Version is the format; a hook refuses one it does not know.
+// Version is the version of the format; a hook refuses a version it does not know.
 const Version = 1
 
-// manifestLimit bounds what is read of one, in bytes.
+// manifestLimit is the largest accepted manifest, in bytes.
 const manifestLimit = 1 << 20
 
-// errNewer is what a manifest of a later aivm is: it is left as it is.
+// errNewer is in the error for a manifest of a later aivm, which is never changed.
 var errNewer = errors.New("it was written by a later aivm")
 
-// VersionError says that the manifest at path has a version that this aivm does
-// not know.
+// VersionError returns the error for the manifest at path, whose version this aivm
+// does not know.
 func VersionError(path string, version int) error {
 	err := fmt.Errorf("%s has version %d, which this aivm does not know", path, version)
 	if version > Version {
@@ -36,7 +37,8 @@ func VersionError(path string, version int) error {
 	return err
 }
 
-// Read believes only what root alone could have written.
+// Read reads the manifest at path into v. It refuses a file that users other than
+// root can write, and a later version.
 func Read(path string, v any) error {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -48,13 +50,14 @@ func Read(path string, v any) error {
 		return err
 	}
 	if st.Uid != 0 || st.Mode&0o022 != 0 || st.Size > manifestLimit {
-		return ui.Refused("%s is not a file only root can write", path)
+		return ui.Refused("%s is not a file that only root can write, of at most %d bytes", path, manifestLimit)
 	}
 	b := make([]byte, st.Size)
 	if _, err := f.ReadAt(b, 0); err != nil && st.Size > 0 {
 		return err
 	}
-	// The version alone first: what else is in a later one may be of any shape.
+	// Read only the version first: the other keys of a later version may have other
+	// types.
 	var head struct {
 		Version int `json:"version"`
 	}
@@ -67,17 +70,17 @@ func Read(path string, v any) error {
 	return nil
 }
 
-// Write replaces a manifest, whole or not at all.
+// Write replaces a manifest atomically.
 func Write(path string, v any) error {
 	b, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return err
 	}
-	return rootfile.WriteWhole(path, append(b, '\n'), 0o644)
+	return rootfile.WriteAtomic(path, append(b, '\n'), 0o644)
 }
 
-// Lock makes the manifest directory if it is not there, and keeps everybody
-// else who changes rules or manifests off until release.
+// Lock makes the manifest directory if it is missing, and takes the lock for changes
+// of rules and manifests.
 func Lock() (release func(), err error) {
 	fd, err := rootfile.StepDown(rootfile.ManifestDir, rootfile.ManifestMode)
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 	"aivm.dev/aivm/internal/root/roottest"
 )
 
-// FuzzManifest: a manifest is one of this format, or an error that names the
-// file; of a later format it is told apart whatever else is in it.
+// Read returns a manifest of this format, or an error that names the file. It
+// recognises a later version whatever else is in the file.
 func FuzzManifest(f *testing.F) {
 	f.Add([]byte(`{"version":1,"owner":0,"wall":{"network":"n"},"local":["10.0.0.0/8"]}`))
 	f.Add([]byte(`{"version":2,"wall":"other"}`))
@@ -30,17 +30,17 @@ func FuzzManifest(f *testing.F) {
 		var n manifest.Net
 		err := manifest.Read(path, &n)
 		if os.Geteuid() != 0 {
-			return // not root's, so refused
+			return // refused, because root does not own it
 		}
 		if err != nil && !strings.Contains(err.Error(), path) && len(b) > 0 {
-			t.Errorf("which file? %v", err)
+			t.Errorf("the error does not name the file: %v", err)
 		}
 		if err == nil && n.Version > manifest.Version {
-			t.Errorf("version %d passes", n.Version)
+			t.Errorf("version %d was accepted", n.Version)
 		}
 		var v manifest.VM
 		if verr := manifest.Read(path, &v); errors.Is(err, manifest.ErrNewer) != errors.Is(verr, manifest.ErrNewer) {
-			t.Errorf("newer to one and not to the other: %v, %v", err, verr)
+			t.Errorf("newer as a Net and not as a VM, or the reverse: %v, %v", err, verr)
 		}
 		if err == nil {
 			_ = n.Wall.Check()
@@ -48,8 +48,8 @@ func FuzzManifest(f *testing.F) {
 	})
 }
 
-// What a later aivm wrote down is refused by its name and stays as it is, by
-// whoever asks: also by root, who replaces a damaged one.
+// A manifest of a later aivm is refused by an error that names the file, and not
+// changed, also for root, who may replace a damaged one.
 func TestManifestOfALaterAivm(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
@@ -76,10 +76,10 @@ func TestManifestOfALaterAivm(t *testing.T) {
 		}
 	}
 	if err := manifest.CheckOwner("damaged", 0); err != nil {
-		t.Errorf("root may not mend a damaged one: %v", err)
+		t.Errorf("root may not replace a damaged one: %v", err)
 	}
-	if err := manifest.NoteFolders("0-later", func(l []record.Bind) []record.Bind { return append(l, record.Bind{VMKey: "0-later", Token: "x"}) }); !errors.Is(err, manifest.ErrNewer) {
-		t.Errorf("noting a folder: %v", err)
+	if err := manifest.UpdateFolders("0-later", func(l []record.Bind) []record.Bind { return append(l, record.Bind{VMKey: "0-later", Token: "x"}) }); !errors.Is(err, manifest.ErrNewer) {
+		t.Errorf("recording a folder: %v", err)
 	}
 	if b, err := os.ReadFile(rootfile.VMManifestPath("0-later")); err != nil || string(b) != `{"version":9,"folders":{}}` {
 		t.Errorf("%q %v", b, err)

@@ -13,15 +13,15 @@ import (
 	"aivm.dev/aivm/internal/wall"
 )
 
-// Net is the wall of one libvirt network as it was last put up.
+// Net is the firewall of one libvirt network as it was last loaded.
 type Net struct {
 	Version int            `json:"version"`
 	Owner   int            `json:"owner"`          // uid
-	UUID    string         `json:"uuid,omitempty"` // libvirt's, of this network and no later one of its name
+	UUID    string         `json:"uuid,omitempty"` // libvirt's UUID of the network; a later network of that name has another
 	Wall    wall.Wall      `json:"wall"`
-	Local   []netip.Prefix `json:"local"`  // directly connected subnets, then
-	Script  string         `json:"script"` // digest of the rules that were loaded: another aivm makes others of the same wall
-	Digest  string         `json:"digest"` // of the tables as the kernel held them right after
+	Local   []netip.Prefix `json:"local"`  // directly connected subnets when it was loaded
+	Script  string         `json:"script"` // digest of the ruleset passed to nft: other versions of aivm generate others
+	Digest  string         `json:"digest"` // digest of the tables that the kernel had right after loading
 }
 
 // ReadNet reads a network's manifest; fs.ErrNotExist when there is
@@ -38,29 +38,28 @@ func ReadNet(network string) (Net, error) {
 		return m, fmt.Errorf("%s: %w", rootfile.NetManifestPath(network), err)
 	}
 	if m.Wall.Network != network {
-		return m, fmt.Errorf("%s is of network %q", rootfile.NetManifestPath(network), m.Wall.Network)
+		return m, fmt.Errorf("%s belongs to network %q", rootfile.NetManifestPath(network), m.Wall.Network)
 	}
 	return m, nil
 }
 
-// CheckOwner refuses a network whose manifest is another user's.
+// CheckOwner refuses a network whose manifest belongs to another user.
 func CheckOwner(network string, caller int) error {
 	m, err := ReadNet(network)
 	switch {
 	case errors.Is(err, errNewer):
 		return err
 	case errors.Is(err, fs.ErrNotExist), caller <= 0:
-		return nil // root may mend a damaged one by replacing it
+		return nil // root may replace a damaged one
 	case err != nil:
 		return ui.Refused("%w", err).Hint(ui.Cmd("sudo rm " + rootfile.NetManifestPath(network)))
 	case m.Owner != caller:
-		return ui.Refused("the wall of network %q belongs to uid %d, not to %d who asks", network, m.Owner, caller)
+		return ui.Refused("the firewall of network %q belongs to uid %d, not to uid %d, who called sudo", network, m.Owner, caller)
 	}
 	return nil
 }
 
-// Nets are all manifests of networks that can be read. Any user may
-// ask.
+// Nets returns all manifests of networks that can be read. Any user may call it.
 func Nets() ([]Net, error) {
 	entries, err := os.ReadDir(rootfile.ManifestDir)
 	if err != nil {
@@ -73,7 +72,7 @@ func Nets() ([]Net, error) {
 		if !ok || !json {
 			continue
 		}
-		// One that is damaged is its network's trouble, and said there.
+		// A damaged manifest is reported where its network is used.
 		if m, err := ReadNet(network); err == nil {
 			out = append(out, m)
 		}

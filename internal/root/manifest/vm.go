@@ -9,13 +9,12 @@ import (
 	"aivm.dev/aivm/internal/root/rootfile"
 )
 
-// VM is what of this machine a VM has: its folders, as they were last
-// bound. Bind and Unbind write it; libvirt's hook puts back what it says before
-// the VM starts. It belongs to a person through the VM's key and holds no
-// secret.
+// VM lists the shared folders of a VM, as they were last mounted. Bind and Unbind
+// write it; libvirt's hook mounts the folders again before the VM starts. The uid in
+// the VM's key is its owner. It contains no secret.
 type VM struct {
 	Version int           `json:"version"`
-	Folders []record.Bind `json:"folders"` // by token; Dev and Ino are of the day they were bound
+	Folders []record.Bind `json:"folders"` // by token; Dev and Ino as of the time of mounting
 }
 
 // ReadVM reads a VM's manifest; fs.ErrNotExist when there is none. Any
@@ -30,7 +29,7 @@ func ReadVM(vmKey string) (VM, error) {
 	}
 	for _, o := range m.Folders {
 		if o.VMKey != vmKey {
-			return m, fmt.Errorf("%s is of VM %q", rootfile.VMManifestPath(vmKey), o.VMKey)
+			return m, fmt.Errorf("%s belongs to VM %q", rootfile.VMManifestPath(vmKey), o.VMKey)
 		}
 		if err := record.Check(o, -1); err != nil {
 			return m, fmt.Errorf("%s: %w", rootfile.VMManifestPath(vmKey), err)
@@ -39,10 +38,10 @@ func ReadVM(vmKey string) (VM, error) {
 	return m, nil
 }
 
-// NoteFolders changes a VM's manifest; nothing is written if that changes
-// nothing. One that cannot be read is replaced: it is an aid, and what it said
-// is said again by the next binds.
-func NoteFolders(vmKey string, change func([]record.Bind) []record.Bind) error {
+// UpdateFolders changes the folders in a VM's manifest; it writes nothing if change
+// returns the same list. It replaces a manifest that cannot be read: the next binds
+// record the folders again.
+func UpdateFolders(vmKey string, change func([]record.Bind) []record.Bind) error {
 	release, err := Lock()
 	if err != nil {
 		return err
@@ -52,13 +51,13 @@ func NoteFolders(vmKey string, change func([]record.Bind) []record.Bind) error {
 	if errors.Is(err, errNewer) {
 		return err
 	}
-	was := slices.Clone(m.Folders)
+	before := slices.Clone(m.Folders)
 	if err != nil {
-		was, m = nil, VM{}
+		before, m = nil, VM{}
 	}
 	m.Version = Version
 	m.Folders = change(m.Folders)
-	if err == nil && slices.EqualFunc(was, m.Folders, sameBind) {
+	if err == nil && slices.EqualFunc(before, m.Folders, sameBind) {
 		return nil
 	}
 	return Write(rootfile.VMManifestPath(vmKey), m)

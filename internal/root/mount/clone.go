@@ -1,19 +1,19 @@
-// Package mount clones, finds and unmounts single mounts, in this process's mount
-// namespace and in those of others.
+// Package mount clones, finds and unmounts single mounts, in the mount namespace of
+// this process and in those of other processes.
 //
-// It unmounts nothing lazily, and does nothing recursive.
+// It never unmounts lazily or recursively.
 package mount
 
 import (
 	"golang.org/x/sys/unix"
 )
 
-// Clone clones the one mount dir lies on, beginning at dir.
+// Clone clones the mount on which dir is, with dir as its root, and no mounts below
+// it.
 //
-// Not recursively: what was looked at and approved is one folder on one file
-// system. Mounts below it (a disk, another user's FUSE, an export of ours)
-// were not, may not be able to map owners, and would come along unseen. They
-// appear as the directories they cover.
+// The user checked and approved one folder on one file system. Mounts below it (a
+// disk, another user's FUSE, an export of aivm's) were not checked and may be
+// unable to map owners. The guest sees the directories under them instead.
 func Clone(dir int) (int, error) {
 	return unix.OpenTree(dir, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 }

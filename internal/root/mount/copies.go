@@ -10,26 +10,27 @@ import (
 	"aivm.dev/aivm/internal/root/virtiofsd"
 )
 
-// A Copy is a token's mount in another mount namespace: virtiofsd's, or that
-// of any service with a view of its own of this machine.
+// A Copy is a token's mount in another mount namespace: that of a virtiofsd, or of
+// any service that has its own mount namespace.
 type Copy struct {
-	PID    int    // a process in it
-	NS     string // which it is
-	Daemon bool   // virtiofsd, started by libvirt, serving this token to a guest
-	Roots  bool   // virtiofsd of root's that names the token, whoever started it
-	Top    mountinfo.Mount
-	Below  []mountinfo.Mount // on it, parents first
+	PID           int    // a process in the namespace
+	NS            string // the namespace, as /proc/PID/ns/mnt links to it
+	Daemon        bool   // the process is a virtiofsd that libvirt started and that serves this token
+	RootVirtiofsd bool   // the process is a virtiofsd of root's that names the token, whoever started it
+	Top           mountinfo.Mount
+	Below         []mountinfo.Mount // mounts on it, parents first
 }
 
-// In runs f in the namespace.
+// In runs f in the copy's mount namespace.
 func (c Copy) In(f func() error) error { return InNamespace(c.PID, c.NS, f) }
 
-// Copies finds the token t in all other mount namespaces that belong to this
-// machine's own user namespace. It is known by what it shows and by what it lies
-// on: the export's own copy, or, where a daemon serves this token alone, nothing.
+// Copies finds the mounts of token t in all other mount namespaces that belong to
+// this process's user namespace. It recognises them by device and root directory,
+// and by their parent: a copy of the export's mount, or, where a daemon serves only
+// this token, none.
 //
-// The namespaces of users are passed over. What they hold of a token no guest
-// can reach, and they let nobody take it away.
+// It skips mount namespaces of other user namespaces, which users make. No guest
+// can access their copies of a token, and root cannot safely unmount them.
 func Copies(t, export mountinfo.Mount) ([]Copy, error) {
 	own, err := os.Readlink("/proc/self/ns/mnt")
 	if err != nil {
@@ -44,30 +45,30 @@ func Copies(t, export mountinfo.Mount) ([]Copy, error) {
 	if err != nil {
 		return nil, err
 	}
-	ours := map[string]bool{} // by namespace
+	ownUserns := map[string]bool{} // by mount namespace
 	found := map[string][]Copy{}
 	for _, p := range procs {
 		ns, err := os.Readlink(p + "/ns/mnt")
 		if err != nil || ns == own {
-			continue // it ended meanwhile, or sees what we see
+			continue // it has ended, or is in this process's namespace
 		}
-		if _, known := ours[ns]; !known {
+		if _, known := ownUserns[ns]; !known {
 			o, err := virtiofsd.OwnsMounts(p, ns, test.Userns)
 			if err != nil {
-				continue // it ended; another process in there will be asked
+				continue // it ended; the next process in this namespace is asked
 			}
-			ours[ns] = o
+			ownUserns[ns] = o
 		}
-		if !ours[ns] {
+		if !ownUserns[ns] {
 			continue
 		}
 		pid, err := strconv.Atoi(filepath.Base(p))
 		if err != nil {
 			return nil, fmt.Errorf("process %s: %w", p, err)
 		}
-		roots := virtiofsd.Serves(p, export.Point) && test.Roots(pid)
-		daemon := roots && test.Libvirts(pid)
-		if old := found[ns]; len(old) > 0 && (old[0].Daemon || !daemon && (old[0].Roots || !roots)) {
+		rootVirtiofsd := virtiofsd.Serves(p, export.Point) && test.StartedByRoot(pid)
+		daemon := rootVirtiofsd && test.StartedByLibvirt(pid)
+		if old := found[ns]; len(old) > 0 && (old[0].Daemon || !daemon && (old[0].RootVirtiofsd || !rootVirtiofsd)) {
 			continue
 		}
 		table, err := mountinfo.Read(p + "/mountinfo")
@@ -79,10 +80,10 @@ func Copies(t, export mountinfo.Mount) ([]Copy, error) {
 			if m.Dev != t.Dev || m.Root != t.Root || !m.Has("nosuid") || !m.Has("nodev") || m.Has("idmapped") != t.Has("idmapped") {
 				continue
 			}
-			if !(roots && m.Point == "/") && !LiesOnCopy(table, m, group) {
+			if !(rootVirtiofsd && m.Point == "/") && !LiesOnCopy(table, m, group) {
 				continue
 			}
-			here = append(here, Copy{PID: pid, NS: ns, Daemon: daemon, Roots: roots, Top: m, Below: mountinfo.Below(table, m.Point)})
+			here = append(here, Copy{PID: pid, NS: ns, Daemon: daemon, RootVirtiofsd: rootVirtiofsd, Top: m, Below: mountinfo.Below(table, m.Point)})
 		}
 		if len(here) > 0 {
 			found[ns] = here
@@ -95,8 +96,8 @@ func Copies(t, export mountinfo.Mount) ([]Copy, error) {
 	return out, nil
 }
 
-// LiesOnCopy reports whether m lies on a mount of this peer group, or on one that
-// receives from it; group 0 is none.
+// LiesOnCopy reports whether the parent of m is in this peer group, or a slave of
+// it; group 0 means no group.
 func LiesOnCopy(table []mountinfo.Mount, m mountinfo.Mount, group int) bool {
 	parent, ok := mountinfo.ByID(table, m.Parent)
 	if !ok || group == 0 {

@@ -13,11 +13,11 @@ import (
 	"aivm.dev/aivm/internal/root/mountinfo"
 )
 
-// Holders names the processes that keep a mount busy: "virtiofsd (pid 4242)".
-// A mount lives once in every namespace it propagated to, each time under
-// another id but in the same peer group; ids are unique on the machine. A
-// protected token has left its group, and has mounts on it: it is found by what
-// it lies on (Copies).
+// Holders returns the processes that keep a mount busy: "virtiofsd (pid 4242)".
+// A mount exists once in every namespace it propagated to, each time with another
+// ID but in the same peer group; IDs are unique on the machine. A protected token
+// is not in a peer group any more, and has mounts on it: Copies finds it by its
+// parent.
 func Holders(m mountinfo.Mount) []string {
 	ids := map[int]bool{m.ID: true}
 	own, _ := mountinfo.Read(mountinfo.Self)
@@ -60,7 +60,7 @@ func Holders(m mountinfo.Mount) []string {
 		}
 	}
 	if len(out) == 0 {
-		out = append(out, "by something that is not a process (a mount on top of it, or a loop device)")
+		out = append(out, "by something other than a process (a mount on top of it, or a loop device)")
 	}
 	return out
 }
@@ -86,7 +86,7 @@ func holdsMount(proc string, ids map[int]bool) bool {
 	return false
 }
 
-// mountID returns the id of the mount path lies on, or -1.
+// mountID returns the ID of the mount on which path is, or -1.
 func mountID(path string) int {
 	var st unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_NO_AUTOMOUNT, unix.STATX_MNT_ID, &st); err != nil || st.Mask&unix.STATX_MNT_ID == 0 {
@@ -95,8 +95,8 @@ func mountID(path string) int {
 	return int(st.Mnt_id)
 }
 
-// fdMountID reads "mnt_id:" of a /proc/PID/fdinfo file: descriptors are not
-// followed, that could block on a pipe's other end.
+// fdMountID reads "mnt_id:" of a /proc/PID/fdinfo file. It does not open the
+// descriptor itself, which could block on the other end of a pipe.
 func fdMountID(fdinfo string) int {
 	f, err := os.Open(fdinfo)
 	if err != nil {

@@ -10,9 +10,10 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// InNamespace runs f on a thread of its own that has left this process's mount
-// namespace: for that of process pid, if it is still the one known, or for a
-// private copy if pid is 0. The thread ends with f, and the copy with it.
+// InNamespace runs f on a separate thread in the mount namespace of process pid, if
+// that is still the namespace known (as /proc/PID/ns/mnt links to it). With pid 0
+// it runs f in a private copy of this process's namespace. The thread ends with f,
+// and the copy with it.
 func InNamespace(pid int, known string, f func() error) error {
 	ns := -1
 	if pid != 0 {
@@ -22,13 +23,13 @@ func InNamespace(pid int, known string, f func() error) error {
 		}
 		defer unix.Close(ns)
 		if now, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", ns)); err != nil || now != known {
-			return ui.Failed("process %d was replaced by another meanwhile", pid).Hint(ui.Remark("run the command again"))
+			return ui.Failed("process %d ended and another process has its number", pid).Hint(ui.Remark("run the command again"))
 		}
 	}
 	return OnThread(func() error {
 		if pid != 0 {
-			// A thread that shares its working directory with others may not
-			// change namespaces.
+			// A thread that shares its working directory with other threads may not
+			// change its mount namespace (setns(2)).
 			if err := unix.Unshare(unix.CLONE_FS); err != nil {
 				return err
 			}
@@ -47,8 +48,8 @@ func InNamespace(pid int, known string, f func() error) error {
 	})
 }
 
-// OnThread runs f on a thread that nobody uses afterwards, and never on the
-// first one: that one does not end, and /proc/self is what it sees.
+// OnThread runs f on a thread that ends afterwards, and never on the process's
+// first thread: that one does not end, and /proc/self shows its state.
 func OnThread(f func() error) error {
 	done := make(chan error)
 	go func() {

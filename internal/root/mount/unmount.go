@@ -12,11 +12,11 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// ErrInUse is a mount that somebody still holds; the error names who.
+// ErrInUse is wrapped by the error for a busy mount, which names the processes.
 var ErrInUse = errors.New("is in use")
 
-// Unmount takes one mount away, never lazily: a lazy umount is no revocation,
-// whoever holds a directory open goes on reading.
+// Unmount unmounts one mount, never lazily: a lazy unmount does not revoke access,
+// since a process that holds a directory open can still read it.
 func Unmount(m mountinfo.Mount) error {
 	err := unix.Unmount(m.Point, unix.UMOUNT_NOFOLLOW)
 	switch {
@@ -29,8 +29,9 @@ func Unmount(m mountinfo.Mount) error {
 	return fmt.Errorf("umount %s: %w", m.Point, err)
 }
 
-// UnmountSoon is Unmount for a token a guest has just let go of: virtiofsd
-// closes what the guest forgot only when it gets to it (shares.md 3).
+// UnmountSoon unmounts a token that a guest has just unmounted, and retries for a
+// second while it is busy: virtiofsd closes its descriptors with a delay after the
+// guest's FORGET requests (measured).
 func UnmountSoon(m mountinfo.Mount) error {
 	for range 20 {
 		switch err := unix.Unmount(m.Point, unix.UMOUNT_NOFOLLOW); {

@@ -1,9 +1,9 @@
 // Package mountinfo reads the kernel's mount table, /proc/PID/mountinfo.
 //
-// It owns the format (proc_pid_mountinfo(5)) and its octal escapes and nothing
-// else: it never mounts, and it never opens a file but the one it is asked
-// for. Invariant: a line it cannot read is an error, never a mount left out,
-// so "not in the table" can be trusted to mean "not mounted".
+// It owns only the format (proc_pid_mountinfo(5)) and its octal escapes: it never
+// mounts, and opens only the file it is given. Invariant: a line that it cannot parse
+// is an error and is never skipped, so that a mount which is not in the result is not
+// mounted.
 package mountinfo
 
 import (
@@ -22,8 +22,8 @@ const Self = "/proc/self/mountinfo"
 type Mount struct {
 	ID, Parent int
 	Dev        string   // "major:minor" of the file system
-	Root       string   // what of the file system is mounted; ends in "//deleted" when that folder is gone
-	Point      string   // where, seen from the reader's root
+	Root       string   // the mounted directory in the file system; ends in "//deleted" when it was deleted
+	Point      string   // the mount point, relative to the reader's root
 	Options    []string // of this mount: "rw", "nosuid", "idmapped"
 	Peers      []string // propagation: "shared:7", "master:3"
 	Type       string
@@ -31,13 +31,13 @@ type Mount struct {
 	Super      []string // of the file system
 }
 
-// Has reports whether this mount (not its file system) carries option opt.
+// Has reports whether this mount (not its file system) has option opt.
 func (m Mount) Has(opt string) bool { return slices.Contains(m.Options, opt) }
 
-// Shared returns the peer group new mounts below m propagate to.
+// Shared returns the peer group to which new mounts below m propagate.
 func (m Mount) Shared() (group int, ok bool) { return m.peer("shared:") }
 
-// Master returns the peer group m receives mounts from.
+// Master returns the peer group from which m receives mounts.
 func (m Mount) Master() (group int, ok bool) { return m.peer("master:") }
 
 func (m Mount) peer(prefix string) (int, bool) {
@@ -59,7 +59,7 @@ func Read(path string) ([]Mount, error) {
 	return Parse(b)
 }
 
-// Parse reads a whole table.
+// Parse parses a mount table.
 func Parse(b []byte) ([]Mount, error) {
 	var out []Mount
 	for i, line := range strings.Split(string(b), "\n") {
@@ -78,12 +78,13 @@ func Parse(b []byte) ([]Mount, error) {
 func parseLine(line string) (Mount, error) {
 	f := strings.Split(line, " ")
 	if len(f) < 10 {
-		return Mount{}, fmt.Errorf("%d fields, at least 10 expected", len(f))
+		return Mount{}, fmt.Errorf("%d fields instead of at least 10", len(f))
 	}
-	// Optional fields end at a lone "-"; none of the six before can be one.
+	// A field "-" ends the optional fields; none of the six fields before them can be
+	// "-".
 	dash := slices.Index(f[6:], "-") + 6
 	if dash < 6 || len(f) < dash+4 {
-		return Mount{}, fmt.Errorf("no separator with three fields after it")
+		return Mount{}, fmt.Errorf("no separator \"-\" with three fields after it")
 	}
 	id, err := strconv.Atoi(f[0])
 	if err != nil {
@@ -103,8 +104,8 @@ func parseLine(line string) (Mount, error) {
 	}, nil
 }
 
-// Unescape undoes the kernel's octal escapes (\040 for a space). A backslash
-// that begins no escape stays: some file systems print their source raw.
+// Unescape decodes the kernel's octal escapes (\040 for a space). It keeps a backslash
+// that does not begin an escape: some file systems print their source unescaped.
 func Unescape(s string) string {
 	if !strings.Contains(s, `\`) {
 		return s
@@ -123,8 +124,8 @@ func Unescape(s string) string {
 	return b.String()
 }
 
-// Escape writes a path as the table does (fs/proc_namespace.c: space, tab,
-// newline, backslash).
+// Escape encodes a path as the mount table does (fs/proc_namespace.c of Linux: space,
+// tab, newline, backslash).
 func Escape(s string) string {
 	return strings.NewReplacer(" ", `\040`, "\t", `\011`, "\n", `\012`, `\`, `\134`).Replace(s)
 }
@@ -153,7 +154,7 @@ func Below(ms []Mount, dir string) []Mount {
 	return out
 }
 
-// ByID returns the mount with this id.
+// ByID returns the mount with this ID.
 func ByID(ms []Mount, id int) (Mount, bool) {
 	for _, m := range ms {
 		if m.ID == id {

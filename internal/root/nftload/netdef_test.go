@@ -18,7 +18,7 @@ import (
 	"aivm.dev/aivm/internal/wall"
 )
 
-// networkFile is the definition of a network on bridge brx; more is put in.
+// networkFile writes the definition of a network on bridge brx, with more added to it.
 func networkFile(t *testing.T, name, more string) string {
 	t.Helper()
 	p := filepath.Join(t.TempDir(), name)
@@ -26,9 +26,10 @@ func networkFile(t *testing.T, name, more string) string {
 	return p
 }
 
-// A manifest is of one network, not of a name: the wall goes up for the network
-// aivm made, whatever became of it, and for nobody else's that has its name.
-func TestHookGoesByTheNetwork(t *testing.T) {
+// A manifest belongs to one network, not to a name: the hook loads the firewall for
+// the network that aivm made, also if it was redefined, and for no other network of
+// its name.
+func TestHookIdentifiesTheNetwork(t *testing.T) {
 	work, ok := roottest.Privately(t, syscall.CLONE_NEWNET)
 	if !ok {
 		return
@@ -39,9 +40,9 @@ func TestHookGoesByTheNetwork(t *testing.T) {
 	roottest.Do(t, record.Hooks{})
 	w := roottest.Wall("named", "brx")
 	uuid := func() string { return strings.TrimSpace(roottest.VirshOK(t, "net-uuid", "named")) }
-	gone := func() { _, _ = roottest.Virsh("net-destroy", "named"); _, _ = roottest.Virsh("net-undefine", "named") }
-	fresh := func(more string) {
-		gone()
+	undefine := func() { _, _ = roottest.Virsh("net-destroy", "named"); _, _ = roottest.Virsh("net-undefine", "named") }
+	redefine := func(more string) {
+		undefine()
 		roottest.VirshOK(t, "net-define", networkFile(t, "named", more))
 	}
 	manifest := func() manifest.Net {
@@ -50,66 +51,66 @@ func TestHookGoesByTheNetwork(t *testing.T) {
 		roottest.Must(t, err)
 		return m
 	}
-	is := func(what string, walled bool) {
+	wantRules := func(what string, want bool) {
 		t.Helper()
-		if roottest.TableThere(w) != walled {
-			t.Errorf("%s: rules there: %v, want %v", what, !walled, walled)
+		if roottest.RulesLoaded(w) != want {
+			t.Errorf("%s: rules loaded: %v, want %v", what, !want, want)
 		}
-		if _, err := os.Lstat(rootfile.NetManifestPath("named")); (err == nil) != walled {
+		if _, err := os.Lstat(rootfile.NetManifestPath("named")); (err == nil) != want {
 			t.Errorf("%s: manifest: %v", what, err)
 		}
 	}
 
-	fresh(roottest.Mark)
+	redefine(roottest.Mark)
 	roottest.Do(t, record.Nft{Wall: w})
 	if m := manifest(); m.UUID != uuid() {
 		t.Errorf("the manifest is of network %q, libvirt has %q", m.UUID, uuid())
 	}
-	roottest.Must(t, nftload.Load(t.Context(), wall.Removal(w)))
+	roottest.Must(t, nftload.LoadScript(t.Context(), wall.Removal(w)))
 	roottest.VirshOK(t, "net-start", "named")
-	is("the network aivm made", true)
+	wantRules("the network aivm made", true)
 
-	// virsh takes it away, and somebody makes another one of its name.
-	fresh("")
+	// The network is removed with virsh, and another program makes one of its name.
+	redefine("")
 	roottest.VirshOK(t, "net-start", "named")
-	is("a stranger's network of that name", false)
+	wantRules("another program's network of that name", false)
 
-	// Rules that nobody took away go, too; a network need not be defined to run.
-	fresh(roottest.Mark)
+	// Rules that are still loaded are removed, too, also for a transient network.
+	redefine(roottest.Mark)
 	roottest.Do(t, record.Nft{Wall: w})
-	gone()
-	is("before a stranger's", true)
+	undefine()
+	wantRules("before another program's network", true)
 	roottest.VirshOK(t, "net-create", networkFile(t, "named", ""))
-	is("a stranger's that only runs", false)
+	wantRules("another program's transient network", false)
 
-	// A manifest nobody can read keeps ours from starting, not the stranger's.
-	gone()
+	// A damaged manifest keeps aivm's network from starting, but not another program's.
+	undefine()
 	roottest.Must(t, os.WriteFile(rootfile.NetManifestPath("named"), []byte("{"), 0o644))
-	fresh("")
+	redefine("")
 	roottest.VirshOK(t, "net-start", "named")
-	fresh(roottest.Mark)
-	roottest.VirshFails(t, "is not known", "net-start", "named")
+	redefine(roottest.Mark)
+	roottest.VirshFails(t, "reading the firewall", "net-start", "named")
 	roottest.Must(t, os.Remove(rootfile.NetManifestPath("named")))
 
-	// Defined anew, by aivm: another UUID, the same mark.
+	// aivm defines the network again: another UUID, the same mark.
 	roottest.Do(t, record.Nft{Wall: w})
 	old := uuid()
-	fresh(roottest.Mark)
-	roottest.Must(t, nftload.Load(t.Context(), wall.Removal(w)))
+	redefine(roottest.Mark)
+	roottest.Must(t, nftload.LoadScript(t.Context(), wall.Removal(w)))
 	roottest.VirshOK(t, "net-start", "named")
-	is("made anew by aivm", true)
+	wantRules("redefined by aivm", true)
 	if m := manifest(); m.UUID != uuid() || m.UUID == old {
 		t.Errorf("the manifest is of network %q, libvirt has %q", m.UUID, uuid())
 	}
-	// Without its mark it is still the same network.
+	// Without its mark, the UUID still identifies the network.
 	roottest.VirshOK(t, "net-destroy", "named")
 	roottest.VirshOK(t, "net-define", networkFile(t, "named", "<uuid>"+uuid()+"</uuid>"))
 	roottest.VirshOK(t, "net-start", "named")
-	is("the same, its mark taken off", true)
+	wantRules("the same network without its mark", true)
 
-	// Taken over while it runs by an aivm that did not note UUIDs: the mark is in
-	// the definition and, before libvirt 9.7, not in what runs.
-	forget := func() {
+	// An older aivm that did not record UUIDs adopted the running network: the mark is
+	// in the persistent definition and, before libvirt 9.7, not in the live one.
+	clearUUID := func() {
 		m := manifest()
 		m.UUID = ""
 		b, err := json.Marshal(m)
@@ -117,30 +118,30 @@ func TestHookGoesByTheNetwork(t *testing.T) {
 		roottest.Must(t, os.WriteFile(rootfile.NetManifestPath("named"), b, 0o644))
 	}
 	roottest.VirshOK(t, "net-define", networkFile(t, "named", "<uuid>"+uuid()+"</uuid>"+roottest.Mark))
-	forget()
+	clearUUID()
 	dom := filepath.Join(t.TempDir(), "dom")
 	roottest.Must(t, os.WriteFile(dom, []byte(`<domain type='qemu'><name>hooked</name><memory unit='MiB'>16</memory><os><type arch='x86_64'>hvm</type></os><devices><interface type='network'><mac address='52:54:00:00:00:01'/><source network='named'/></interface></devices></domain>`), 0o600))
 	roottest.VirshOK(t, "define", dom)
-	roottest.Must(t, nftload.Load(t.Context(), wall.Removal(w)))
+	roottest.Must(t, nftload.LoadScript(t.Context(), wall.Removal(w)))
 	roottest.VirshOK(t, "start", "hooked")
-	is("taken over while it ran", true)
+	wantRules("adopted while it ran", true)
 	roottest.VirshOK(t, "destroy", "hooked")
 
-	// A VM on a stranger's network that ran before the manifest was left.
-	fresh(roottest.Mark)
+	// A VM starts on another program's network for which a stale manifest exists.
+	redefine(roottest.Mark)
 	roottest.Do(t, record.Nft{Wall: w})
-	kept, err := os.ReadFile(rootfile.NetManifestPath("named"))
+	stale, err := os.ReadFile(rootfile.NetManifestPath("named"))
 	roottest.Must(t, err)
-	fresh("")
+	redefine("")
 	roottest.VirshOK(t, "net-start", "named")
-	roottest.Must(t, os.WriteFile(rootfile.NetManifestPath("named"), kept, 0o644))
+	roottest.Must(t, os.WriteFile(rootfile.NetManifestPath("named"), stale, 0o644))
 	roottest.VirshOK(t, "start", "hooked")
-	is("a VM on a stranger's network", false)
+	wantRules("a VM on another program's network", false)
 	roottest.VirshOK(t, "destroy", "hooked")
 }
 
-// What another user's network left behind keeps nobody from the name.
-func TestWallLeftByAnotherUser(t *testing.T) {
+// A stale manifest of another user's network does not keep a user from using the name.
+func TestStaleWallOfAnotherUser(t *testing.T) {
 	work, ok := roottest.Privately(t, syscall.CLONE_NEWNET)
 	if !ok {
 		return
@@ -152,14 +153,14 @@ func TestWallLeftByAnotherUser(t *testing.T) {
 		roottest.Must(t, os.WriteFile(filepath.Join(definition.NetworkDir, "n.xml"), fmt.Appendf(nil, `<network><name>n</name><uuid>%s</uuid><metadata><aivm:mark xmlns:aivm="urn:aivm:mark:1" owner="%d"/></metadata><bridge name='b'/><ip address='10.99.0.1' prefix='24'/></network>`, uuid, owner), 0o600))
 	}
 	define(1000, "a")
-	roottest.Must(t, nftload.PutWall(t.Context(), record.Nft{Wall: w}, 1000))
+	roottest.Must(t, nftload.LoadWall(t.Context(), record.Nft{Wall: w}, 1000))
 	define(1001, "b")
-	roottest.Must(t, nftload.PutWall(t.Context(), record.Nft{Wall: w}, 1001))
+	roottest.Must(t, nftload.LoadWall(t.Context(), record.Nft{Wall: w}, 1001))
 	if m, err := manifest.ReadNet("n"); err != nil || m.Owner != 1001 || m.UUID != "b" {
 		t.Errorf("%+v %v", m, err)
 	}
-	if err := nftload.PutWall(t.Context(), record.Nft{Wall: w, Remove: true}, 1000); err == nil || !strings.Contains(err.Error(), "belongs to uid 1001") {
-		t.Errorf("taken away by the one before: %v", err)
+	if err := nftload.LoadWall(t.Context(), record.Nft{Wall: w, Remove: true}, 1000); err == nil || !strings.Contains(err.Error(), "belongs to uid 1001") {
+		t.Errorf("removed by the previous owner: %v", err)
 	}
 	all, err := manifest.Nets()
 	if err != nil || len(all) != 1 || all[0].Wall.Network != "n" {

@@ -1,8 +1,8 @@
-// Package nftload loads the rules of networks' walls into nftables and notes in
-// their manifests what the kernel then holds.
+// Package nftload loads the firewalls of networks into nftables and records in their
+// manifests a digest of the rules that the kernel then has.
 //
-// It makes the rules from checked parameters (internal/wall), touches no other
-// table, and takes rules away that were left by a network that is gone.
+// It generates the rules from checked parameters (internal/wall), changes no other
+// table, and removes stale rules of networks that no longer exist.
 package nftload
 
 import (
@@ -24,11 +24,12 @@ import (
 	"aivm.dev/aivm/internal/wall"
 )
 
-// nftLimit is long for a transaction that takes ten milliseconds.
+// nftLimit is how long nft may take; a transaction usually takes ten milliseconds.
 const nftLimit = 20 * time.Second
 
-// PutWall loads the rules of a network and records them for the hook.
-func PutWall(ctx context.Context, o record.Nft, caller int) error {
+// LoadWall executes the record: it loads the rules of a network and records them for
+// the hook, or removes both. caller is the uid of the user who called sudo, or -1.
+func LoadWall(ctx context.Context, o record.Nft, caller int) error {
 	if !o.Remove && caller > 0 {
 		if err := definedFor(o.Wall, caller); err != nil {
 			return err
@@ -41,9 +42,9 @@ func PutWall(ctx context.Context, o record.Nft, caller int) error {
 	defer release()
 	old, oldErr := manifest.ReadNet(o.Wall.Network)
 	now, nowErr := definition.ReadNetwork(o.Wall.Network)
-	if oldErr == nil && nowErr == nil && !o.Remove && !isOf(old, now) {
-		// Left over from another network of that name, maybe another user's.
-		if err := load(ctx, wall.Removal(old.Wall)); err != nil {
+	if oldErr == nil && nowErr == nil && !o.Remove && !isManifestOf(old, now) {
+		// The manifest is of an earlier network of that name, maybe another user's.
+		if err := loadScript(ctx, wall.Removal(old.Wall)); err != nil {
 			return err
 		}
 		oldErr = fs.ErrNotExist
@@ -54,7 +55,7 @@ func PutWall(ctx context.Context, o record.Nft, caller int) error {
 		if oldErr == nil {
 			o.Wall = old.Wall
 		}
-		if err := load(ctx, wall.Removal(o.Wall)); err != nil {
+		if err := loadScript(ctx, wall.Removal(o.Wall)); err != nil {
 			return err
 		}
 		if err := os.Remove(rootfile.NetManifestPath(o.Wall.Network)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -63,19 +64,19 @@ func PutWall(ctx context.Context, o record.Nft, caller int) error {
 		return nil
 	}
 	if nowErr == nil && now.MadeFor(max(caller, 0)) {
-		// Another run may have made a VM since the caller looked: it is not cut
-		// off again.
-		o.Wall = now.Guests(o.Wall)
+		// Another run may have made a VM after the caller made the record; without its
+		// reservation here that VM would lose its network access.
+		o.Wall = now.AddGuests(o.Wall)
 	}
 	owner := max(caller, 0)
 	if oldErr == nil {
 		owner = old.Owner
-		// Only the hook knows the ports, and it may have learned one since the
-		// caller looked.
+		// Only the hook knows the bridge ports, and it may have recorded one after the
+		// caller made the record.
 		o.Wall = o.Wall.PortsOf(old.Wall)
 	}
 	if oldErr == nil && old.Wall.Table() != o.Wall.Table() {
-		if err := load(ctx, wall.Removal(old.Wall)); err != nil {
+		if err := loadScript(ctx, wall.Removal(old.Wall)); err != nil {
 			return err
 		}
 	}
@@ -85,28 +86,29 @@ func PutWall(ctx context.Context, o record.Nft, caller int) error {
 	}
 	if o.IfUp && oldErr == nil {
 		m.Local, m.Script, m.Digest = old.Local, old.Script, old.Digest
-		return adjust(ctx, m)
+		return loadRulesIfUp(ctx, m)
 	}
-	return raise(ctx, m)
+	return loadRules(ctx, m)
 }
 
-// adjust puts a changed wall up where it is up already; the rules of a network
-// that stopped stay away, and the manifest alone is changed.
-func adjust(ctx context.Context, m manifest.Net) error {
+// loadRulesIfUp loads a manifest's changed rules if the network's rules are loaded
+// now; for a stopped network it only writes the manifest.
+func loadRulesIfUp(ctx context.Context, m manifest.Net) error {
 	if c, err := nftread.Read(m.Wall.Tables()); err == nil && c.Digest == "" {
 		return manifest.Write(rootfile.NetManifestPath(m.Wall.Network), m)
 	}
-	return raise(ctx, m)
+	return loadRules(ctx, m)
 }
 
-// raise puts the wall of a manifest up with the subnets as they are now and
-// records what the kernel then holds. The caller holds the lock of manifests.
-func raise(ctx context.Context, m manifest.Net) error {
+// loadRules loads the firewall of a manifest with the subnets to which this machine is
+// connected now, and writes the manifest with the digest of the rules that the kernel
+// then has. The caller holds the lock of manifests.
+func loadRules(ctx context.Context, m manifest.Net) error {
 	var err error
 	if m.Local, err = wall.LocalNetworks(); err != nil {
 		return err
 	}
-	if err := load(ctx, wall.Script(m.Wall, m.Local)); err != nil {
+	if err := loadScript(ctx, wall.Script(m.Wall, m.Local)); err != nil {
 		return err
 	}
 	c, err := nftread.Read(m.Wall.Tables())
@@ -114,14 +116,14 @@ func raise(ctx context.Context, m manifest.Net) error {
 		return ui.Failed("reading the firewall's rules back: %w", err).Hint(ui.Cmd("sudo nft list ruleset"))
 	}
 	if c.Digest == "" {
-		return ui.Failed("the rules of network %q were loaded, and the kernel does not show them", m.Wall.Network).
+		return ui.Failed("the kernel does not have the rules of network %q after loading them", m.Wall.Network).
 			Hint(ui.Remark("another program may be changing rules at the same time; try again"))
 	}
 	m.Script, m.Digest = wall.Digest(m.Wall, m.Local), c.Digest
 	return manifest.Write(rootfile.NetManifestPath(m.Wall.Network), m)
 }
 
-func load(ctx context.Context, script string) error {
+func loadScript(ctx context.Context, script string) error {
 	ctx, cancel := context.WithTimeout(ctx, nftLimit)
 	defer cancel()
 	_, err := (program.Command{Argv: []string{"nft", "-f", "-"}, Stdin: []byte(script)}).Run(ctx)
@@ -131,9 +133,9 @@ func load(ctx context.Context, script string) error {
 	return nil
 }
 
-// definedFor compares the record with the network's definition, as libvirt
-// keeps it: a user's helper puts up walls only for networks aivm made for that
-// user, on the bridge and subnet they really have.
+// definedFor compares the record with libvirt's definition of the network: a user's
+// helper loads rules only for networks that aivm made for that user, and only for the
+// bridge and address in their definition.
 func definedFor(w wall.Wall, caller int) error {
 	n, err := definition.ReadNetwork(w.Network)
 	if err != nil {
@@ -147,8 +149,8 @@ func definedFor(w wall.Wall, caller int) error {
 	case !n.MadeFor(caller):
 		return ui.Refused("network %q was not made by aivm for uid %d", w.Network, caller)
 	case n.Bridge.Name != w.Bridge || !gateway:
-		// The definitions root reads are those of the system's libvirt.
-		return ui.Refused("network %q has another bridge or address than the firewall's rules were asked for", w.Network).
+		// The definition is that of the system's libvirt (qemu:///system).
+		return ui.Refused("network %q has another bridge or address than the requested firewall", w.Network).
 			Hint(ui.Cmd(virt.URI{}.Virsh("net-dumpxml ") + w.Network))
 	}
 	return nil

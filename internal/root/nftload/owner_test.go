@@ -15,8 +15,8 @@ import (
 	"aivm.dev/aivm/internal/root/roottest"
 )
 
-// A user's helper puts up walls for that user's networks only, as libvirt has
-// them.
+// A user's helper loads rules only for that user's networks, with the bridge and
+// address that libvirt has.
 func TestWallOfAnotherUser(t *testing.T) {
 	work, ok := roottest.Privately(t, syscall.CLONE_NEWNET)
 	if !ok {
@@ -24,9 +24,9 @@ func TestWallOfAnotherUser(t *testing.T) {
 	}
 	roottest.StageHooks(t, work)
 	w := roottest.Wall("n", "b")
-	as := func(uid int, o record.Nft) error { return nftload.PutWall(t.Context(), o, uid) }
+	as := func(uid int, o record.Nft) error { return nftload.LoadWall(t.Context(), o, uid) }
 	if err := as(1000, record.Nft{Wall: w}); err == nil || !strings.Contains(err.Error(), "not defined") {
-		t.Errorf("a network that is not there: %v", err)
+		t.Errorf("an undefined network: %v", err)
 	}
 	roottest.Must(t, os.MkdirAll(definition.NetworkDir, 0o755))
 	define := func(owner, bridge string) {
@@ -47,8 +47,8 @@ func TestWallOfAnotherUser(t *testing.T) {
 	if err != nil || m.Owner != 1000 || !m.Wall.Same(w) || len(m.Digest) != 64 {
 		t.Errorf("%+v %v", m, err)
 	}
-	// A VM was made since the caller looked: libvirt keeps an address for it. One
-	// that is deleted has none any more.
+	// A VM that was made after the caller made the record has a reservation in the
+	// network; a deleted VM has none.
 	const kept = "<dhcp><host mac='52:54:00:AA:00:09' ip='10.99.0.9'/><host mac='52:54:00:aa:00:08' ip='192.0.2.8'/><host name='x' ip='10.99.0.7'/></dhcp>"
 	define("1000", "b")
 	def := filepath.Join(definition.NetworkDir, "n.xml")
@@ -58,15 +58,15 @@ func TestWallOfAnotherUser(t *testing.T) {
 	roottest.Must(t, as(1000, record.Nft{Wall: w}))
 	both := w.With("52:54:00:aa:00:09", netip.MustParseAddr("10.99.0.9"))
 	if m, err := manifest.ReadNet("n"); err != nil || !m.Wall.Same(both) || m.Wall.Same(w) {
-		t.Errorf("a VM made meanwhile: %+v %v", m.Wall.Guests, err)
+		t.Errorf("a VM made in between: %+v %v", m.Wall.Guests, err)
 	}
 	define("1000", "b")
 	roottest.Must(t, as(1000, record.Nft{Wall: w, IfUp: true}))
 	if m, err := manifest.ReadNet("n"); err != nil || !m.Wall.Same(w) {
-		t.Errorf("a VM that is deleted: %+v %v", m.Wall.Guests, err)
+		t.Errorf("a deleted VM: %+v %v", m.Wall.Guests, err)
 	}
 	if err := as(1001, record.Nft{Wall: w, Remove: true}); err == nil || !strings.Contains(err.Error(), "belongs to uid 1000") {
-		t.Errorf("removed by another: %v", err)
+		t.Errorf("removed by another user: %v", err)
 	}
 	roottest.Must(t, as(1000, record.Nft{Wall: w, Remove: true}))
 }

@@ -16,24 +16,23 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// lookLimit is how long nft may take: rule sets of tens of thousands of rules
-// are read in a second or two.
-const lookLimit = 20 * time.Second
+// listLimit is how long nft may take to list all rules: it lists tens of thousands in a
+// second or two.
+const listLimit = 20 * time.Second
 
-// ListRuleset has nft print all rules as JSON into a file without a name, of
-// which the caller gets the descriptor: an answer of any size, and root writes
-// at no path.
+// ListRuleset lets nft print all rules as JSON into an anonymous file (memfd), and
+// returns its descriptor: the output may have any size, and root writes to no path.
 func ListRuleset(ctx context.Context) (record.Result, error) {
-	path, err := program.Look("nft")
+	path, err := program.Find("nft")
 	if err != nil {
 		return record.Result{}, err
 	}
 	fd, err := unix.MemfdCreate("aivm-ruleset", unix.MFD_CLOEXEC)
 	if err != nil {
-		return record.Result{}, fmt.Errorf("making room for the answer of nft: %w", err)
+		return record.Result{}, fmt.Errorf("making a memfd for the output of nft: %w", err)
 	}
 	out := os.NewFile(uintptr(fd), "aivm-ruleset")
-	ctx, cancel := context.WithTimeout(ctx, lookLimit)
+	ctx, cancel := context.WithTimeout(ctx, listLimit)
 	defer cancel()
 	errs := capture.Tail{Limit: 4096}
 	cmd := exec.CommandContext(ctx, path, "-j", "list", "ruleset")

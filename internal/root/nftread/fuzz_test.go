@@ -21,9 +21,9 @@ func message(kind, flags uint16, data []byte) []byte {
 	return b
 }
 
-// FuzzAnswers: whatever a packet of netlink holds, taking it apart ends, and
-// attributes that are written are read back.
-func FuzzAnswers(f *testing.F) {
+// Parsing a netlink packet ends whatever it contains, and attributes that are encoded
+// again decode to the same value.
+func FuzzParseReplies(f *testing.F) {
 	chain := append([]byte{unix.NFPROTO_INET, 0, 0, 0}, bytes.Join([][]byte{
 		attr(unix.NFTA_CHAIN_TABLE, cstring("aivm_x")), attr(unix.NFTA_CHAIN_NAME, cstring("input")),
 		attr(unix.NFTA_CHAIN_HOOK|unix.NLA_F_NESTED, slices.Concat(attr(unix.NFTA_HOOK_HOOKNUM, []byte{0, 0, 0, 1}), attr(unix.NFTA_HOOK_PRIORITY, []byte{0xff, 0xff, 0xff, 0xf6}))),
@@ -33,21 +33,21 @@ func FuzzAnswers(f *testing.F) {
 	f.Add(message(unix.NLMSG_ERROR, 0, []byte{0xfe, 0xff, 0xff, 0xff}), false)
 	f.Add(message(subsystem<<8|unix.NFT_MSG_NEWRULE, unix.NLM_F_DUMP_INTR, chain), true)
 	f.Fuzz(func(t *testing.T, packet []byte, dump bool) {
-		out, done, err := answers(packet, dump)
+		out, done, err := parseReplies(packet, dump)
 		if err != nil && (out != nil || done) {
-			t.Error("an error and an answer")
+			t.Error("an error and a reply")
 		}
 		if !dump && len(out) > 1 {
-			t.Errorf("%d answers to one question", len(out))
+			t.Errorf("%d replies to one request", len(out))
 		}
 		total := 0
 		for _, m := range out {
 			if len(m[familyKey]) != 1 {
-				t.Error("an answer without its family")
+				t.Error("a reply without its family")
 			}
 			_ = asChain(m)
-			var kept bytes.Buffer
-			keep(&kept, m, unix.NFTA_CHAIN_NAME, unix.NFTA_CHAIN_HOOK, unix.NFTA_CHAIN_TYPE)
+			var content bytes.Buffer
+			appendAttrs(&content, m, unix.NFTA_CHAIN_NAME, unix.NFTA_CHAIN_HOOK, unix.NFTA_CHAIN_TYPE)
 			for kind, v := range m {
 				total += len(v)
 				_ = list(v)
@@ -65,21 +65,21 @@ func FuzzAnswers(f *testing.F) {
 	})
 }
 
-// What makes no difference to a table makes none to its digest, and what does
-// not look the same is not the same: kinds and lengths are part of it.
-func TestKeepTellsApart(t *testing.T) {
+// The digest ignores attributes that are not content, and differs for different content:
+// kinds and lengths of attributes are part of it.
+func TestAppendAttrsIsUnambiguous(t *testing.T) {
 	dig := func(m map[uint16][]byte) string {
 		var b bytes.Buffer
-		keep(&b, m, 1, 2)
+		appendAttrs(&b, m, 1, 2)
 		return b.String()
 	}
 	if dig(map[uint16][]byte{1: []byte("ab"), 2: []byte("c")}) == dig(map[uint16][]byte{1: []byte("a"), 2: []byte("bc")}) {
-		t.Error("two attributes run together")
+		t.Error("the boundary between two attributes is lost")
 	}
 	if dig(map[uint16][]byte{1: {}}) == dig(map[uint16][]byte{2: {}}) || dig(map[uint16][]byte{}) == dig(map[uint16][]byte{1: {}}) {
-		t.Error("an empty attribute is as one that is not there")
+		t.Error("an empty attribute equals a missing one")
 	}
 	if dig(map[uint16][]byte{1: {7}, 9: {1}}) != dig(map[uint16][]byte{1: {7}, 9: {2}}) {
-		t.Error("a counter makes a difference")
+		t.Error("a counter changes the digest")
 	}
 }

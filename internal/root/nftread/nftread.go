@@ -1,11 +1,10 @@
-// Package nftread asks the kernel for the content of nftables tables, without
-// the nft program: a process less wherever root looks, and what is compared is
-// what the kernel holds, not how a version of nft prints it.
+// Package nftread reads the content of nftables tables from the kernel by netlink,
+// without the nft program: this saves root a process, and compares what the kernel has,
+// not how a version of nft prints it.
 //
-// It owns the requests and what of the answers counts as content: flags, hooks,
-// policies, expressions, set elements, and not handles, counters or the order
-// in which a hash is walked (linux/netfilter/nf_tables.h). It changes nothing.
-// CAP_NET_ADMIN is needed.
+// It owns the requests, and decides which parts of the replies count as content: flags,
+// hooks, policies, expressions and set elements, but not handles, counters or the order
+// of a hash (linux/netfilter/nf_tables.h). It changes nothing. It needs CAP_NET_ADMIN.
 package nftread
 
 import (
@@ -23,22 +22,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Content is what the kernel holds of some tables, and of everybody's what can
-// get in their way.
+// Content is the digest of some tables, and, of all tables, the flow tables and chains
+// that can interfere with them.
 type Content struct {
-	Digest     string      `json:"digest"` // "" when one of the tables is not there
+	Digest     string      `json:"digest"` // "" when one of the tables does not exist
 	Flowtables []Flowtable `json:"flowtables,omitempty"`
 	Chains     []Chain     `json:"chains,omitempty"` // of all tables, those with a hook
 }
 
-// A Flowtable forwards what it knows past every filter.
+// A Flowtable forwards the packets of known connections past every filter.
 type Flowtable struct {
 	Table   string   `json:"table"`
 	Name    string   `json:"name"`
 	Devices []string `json:"devices,omitempty"`
 }
 
-// A Chain is where a table meets packets.
+// A Chain is a base chain: one with a hook, through which packets enter a table.
 type Chain struct {
 	Family   string `json:"family"`
 	Table    string `json:"table"`
@@ -50,13 +49,14 @@ type Chain struct {
 	Device   string `json:"device,omitempty"` // of family netdev
 }
 
-// families by the names nft gives them.
+// families maps nft's names of families to their numbers.
 var families = map[string]byte{"inet": unix.NFPROTO_INET, "bridge": unix.NFPROTO_BRIDGE, "arp": unix.NFPROTO_ARP}
 
-// errChanged: somebody changed tables while they were read.
+// errChanged is returned when another program changed tables during the read.
 var errChanged = errors.New("the tables were changed while they were read")
 
-// Read digests the tables, each named "FAMILY NAME", and lists all flow tables.
+// Read digests the tables, each named "FAMILY NAME", and lists all flow tables and base
+// chains.
 func Read(tables []string) (Content, error) {
 	var c Content
 	var err error
@@ -72,10 +72,10 @@ func Read(tables []string) (Content, error) {
 func read(tables []string) (Content, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
 	if err != nil {
-		return Content{}, fmt.Errorf("asking the kernel for its firewall rules: %w", err)
+		return Content{}, fmt.Errorf("opening a netlink socket to read firewall rules: %w", err)
 	}
 	defer unix.Close(fd)
-	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}) // a dump does not wait for anything
+	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}) // the kernel replies at once
 	var c Content
 	if c.Flowtables, err = flowtables(fd); err != nil {
 		return c, err
@@ -99,35 +99,35 @@ func read(tables []string) (Content, error) {
 	return c, nil
 }
 
-// table is all content of one table, in a fixed order.
+// table returns all content of one table, in a fixed order.
 func table(fd int, family byte, name string) ([]byte, error) {
 	var out bytes.Buffer
 	named := attr(1, cstring(name)) // NFTA_TABLE_NAME, and *_TABLE of the others
-	t, err := ask(fd, unix.NFT_MSG_GETTABLE, family, 0, named)
+	t, err := request(fd, unix.NFT_MSG_GETTABLE, family, 0, named)
 	if err != nil {
 		return nil, err
 	}
 	for _, m := range t {
-		keep(&out, m, unix.NFTA_TABLE_NAME, unix.NFTA_TABLE_FLAGS)
+		appendAttrs(&out, m, unix.NFTA_TABLE_NAME, unix.NFTA_TABLE_FLAGS)
 	}
 	for _, q := range []struct {
-		msg  uint16
-		what []uint16
+		msg   uint16
+		kinds []uint16
 	}{
 		{unix.NFT_MSG_GETCHAIN, []uint16{unix.NFTA_CHAIN_NAME, unix.NFTA_CHAIN_HOOK, unix.NFTA_CHAIN_POLICY, unix.NFTA_CHAIN_TYPE}},
 		{unix.NFT_MSG_GETRULE, []uint16{unix.NFTA_RULE_CHAIN, unix.NFTA_RULE_EXPRESSIONS}},
 		{unix.NFT_MSG_GETSET, []uint16{unix.NFTA_SET_NAME, unix.NFTA_SET_FLAGS, unix.NFTA_SET_KEY_TYPE, unix.NFTA_SET_KEY_LEN, unix.NFTA_SET_DATA_TYPE, unix.NFTA_SET_DATA_LEN}},
 	} {
-		ms, err := ask(fd, q.msg, family, unix.NLM_F_DUMP, named)
+		ms, err := request(fd, q.msg, family, unix.NLM_F_DUMP, named)
 		if err != nil {
 			return nil, err
 		}
 		for _, m := range ms {
-			// Kernels that do not filter send everybody's.
+			// Kernels that do not filter by table send the objects of all tables.
 			if !bytes.Equal(m[1], cstring(name)) {
 				continue
 			}
-			keep(&out, m, q.what...)
+			appendAttrs(&out, m, q.kinds...)
 			if q.msg == unix.NFT_MSG_GETSET {
 				if err := elements(fd, &out, family, named, m[unix.NFTA_SET_NAME]); err != nil {
 					return nil, err
@@ -139,7 +139,7 @@ func table(fd int, family byte, name string) ([]byte, error) {
 }
 
 func elements(fd int, out *bytes.Buffer, family byte, named, set []byte) error {
-	ms, err := ask(fd, unix.NFT_MSG_GETSETELEM, family, unix.NLM_F_DUMP, append(slices.Clone(named), attr(unix.NFTA_SET_ELEM_LIST_SET, set)...))
+	ms, err := request(fd, unix.NFT_MSG_GETSETELEM, family, unix.NLM_F_DUMP, append(slices.Clone(named), attr(unix.NFTA_SET_ELEM_LIST_SET, set)...))
 	if err != nil {
 		return err
 	}
@@ -147,29 +147,29 @@ func elements(fd int, out *bytes.Buffer, family byte, named, set []byte) error {
 	for _, m := range ms {
 		for _, e := range list(m[unix.NFTA_SET_ELEM_LIST_ELEMENTS]) {
 			var b bytes.Buffer
-			keep(&b, attrs(e), unix.NFTA_SET_ELEM_KEY, unix.NFTA_SET_ELEM_DATA, unix.NFTA_SET_ELEM_FLAGS, keyEnd)
+			appendAttrs(&b, attrs(e), unix.NFTA_SET_ELEM_KEY, unix.NFTA_SET_ELEM_DATA, unix.NFTA_SET_ELEM_FLAGS, keyEnd)
 			all = append(all, b.Bytes())
 		}
 	}
 	slices.SortFunc(all, bytes.Compare)
 	for _, e := range all {
-		keep(out, map[uint16][]byte{1: e}, 1)
+		appendAttrs(out, map[uint16][]byte{1: e}, 1)
 	}
 	return nil
 }
 
-// keyEnd is NFTA_SET_ELEM_KEY_END, the other end of a range of concatenations.
+// keyEnd is NFTA_SET_ELEM_KEY_END, the end of a range of concatenations.
 const keyEnd = 10
 
-// names of families, for people.
-var names = map[byte]string{
+// familyNames maps the numbers of all families to nft's names.
+var familyNames = map[byte]string{
 	unix.NFPROTO_INET: "inet", unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "ip6",
 	unix.NFPROTO_ARP: "arp", unix.NFPROTO_NETDEV: "netdev", unix.NFPROTO_BRIDGE: "bridge",
 }
 
-// chains lists everybody's chains that have a hook.
+// chains lists the base chains of all tables.
 func chains(fd int) ([]Chain, error) {
-	ms, err := ask(fd, unix.NFT_MSG_GETCHAIN, unix.NFPROTO_UNSPEC, unix.NLM_F_DUMP, nil)
+	ms, err := request(fd, unix.NFT_MSG_GETCHAIN, unix.NFPROTO_UNSPEC, unix.NLM_F_DUMP, nil)
 	if err != nil {
 		return nil, fmt.Errorf("reading the firewall's chains: %w", err)
 	}
@@ -182,7 +182,8 @@ func chains(fd int) ([]Chain, error) {
 	return out, nil
 }
 
-// asChain is a chain that has a hook; nil for one without.
+// asChain converts the attributes of a base chain; it returns nil for a chain without a
+// hook.
 func asChain(m map[uint16][]byte) *Chain {
 	h := attrs(m[unix.NFTA_CHAIN_HOOK])
 	num, prio, policy := h[unix.NFTA_HOOK_HOOKNUM], h[unix.NFTA_HOOK_PRIORITY], m[unix.NFTA_CHAIN_POLICY]
@@ -190,17 +191,17 @@ func asChain(m map[uint16][]byte) *Chain {
 		return nil
 	}
 	return &Chain{
-		Family: names[m[familyKey][0]], Table: text(m[unix.NFTA_CHAIN_TABLE]), Name: text(m[unix.NFTA_CHAIN_NAME]), Type: text(m[unix.NFTA_CHAIN_TYPE]),
+		Family: familyNames[m[familyKey][0]], Table: text(m[unix.NFTA_CHAIN_TABLE]), Name: text(m[unix.NFTA_CHAIN_NAME]), Type: text(m[unix.NFTA_CHAIN_TYPE]),
 		Hook: int(binary.BigEndian.Uint32(num)), Priority: int(int32(binary.BigEndian.Uint32(prio))),
 		Drops: len(policy) == 4 && binary.BigEndian.Uint32(policy) == 0, Device: text(h[unix.NFTA_HOOK_DEV]),
 	}
 }
 
-// familyKey is where ask puts the answer's family: no attribute has that kind.
+// familyKey is the key under which request stores the family of a reply: no attribute
+// has this kind.
 const familyKey = 0xffff
 
-// NFTA_FLOWTABLE_TABLE, _NAME and _HOOK, and NFTA_FLOWTABLE_HOOK_DEVS in the
-// last.
+// NFTA_FLOWTABLE_TABLE, _NAME and _HOOK, and NFTA_FLOWTABLE_HOOK_DEVS inside the last.
 const (
 	flowTable   = 1
 	flowName    = 2
@@ -209,9 +210,9 @@ const (
 )
 
 func flowtables(fd int) ([]Flowtable, error) {
-	ms, err := ask(fd, unix.NFT_MSG_GETFLOWTABLE, unix.NFPROTO_UNSPEC, unix.NLM_F_DUMP, nil)
+	ms, err := request(fd, unix.NFT_MSG_GETFLOWTABLE, unix.NFPROTO_UNSPEC, unix.NLM_F_DUMP, nil)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
-		return nil, nil // a kernel without them
+		return nil, nil // a kernel without flow tables
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading flow tables: %w", err)
@@ -230,8 +231,8 @@ func flowtables(fd int) ([]Flowtable, error) {
 // subsystem is NFNL_SUBSYS_NFTABLES, the upper byte of a message's type.
 const subsystem = 10
 
-// ask sends one request and returns the attributes of every answer.
-func ask(fd int, msg uint16, family byte, flags uint16, payload []byte) ([]map[uint16][]byte, error) {
+// request sends one request and returns the attributes of every reply.
+func request(fd int, msg uint16, family byte, flags uint16, payload []byte) ([]map[uint16][]byte, error) {
 	req := make([]byte, 20, 20+len(payload))
 	binary.NativeEndian.PutUint32(req, uint32(20+len(payload)))
 	binary.NativeEndian.PutUint16(req[4:], subsystem<<8|msg)
@@ -250,19 +251,19 @@ func ask(fd int, msg uint16, family byte, flags uint16, payload []byte) ([]map[u
 		if err != nil {
 			return nil, err
 		}
-		some, done, err := answers(buf[:n], flags&unix.NLM_F_DUMP != 0)
+		replies, done, err := parseReplies(buf[:n], flags&unix.NLM_F_DUMP != 0)
 		if err != nil {
 			return nil, err
 		}
-		if out = append(out, some...); done {
+		if out = append(out, replies...); done {
 			return out, nil
 		}
 	}
 }
 
-// answers takes one packet of the kernel's apart; done says that nothing more
-// of this answer comes.
-func answers(packet []byte, dump bool) (out []map[uint16][]byte, done bool, err error) {
+// parseReplies parses one packet from the kernel; done says that it is the last one for
+// this request.
+func parseReplies(packet []byte, dump bool) (out []map[uint16][]byte, done bool, err error) {
 	ms, err := syscall.ParseNetlinkMessage(packet)
 	if err != nil {
 		return nil, false, err
@@ -273,7 +274,7 @@ func answers(packet []byte, dump bool) (out []map[uint16][]byte, done bool, err 
 			return out, true, nil
 		case unix.NLMSG_ERROR:
 			if len(m.Data) < 4 {
-				return nil, false, errors.New("an error without a number")
+				return nil, false, errors.New("a netlink error without a number")
 			}
 			if no := int32(binary.NativeEndian.Uint32(m.Data)); no != 0 {
 				if syscall.Errno(-no) == unix.EINTR || syscall.Errno(-no) == unix.EAGAIN {
@@ -284,11 +285,11 @@ func answers(packet []byte, dump bool) (out []map[uint16][]byte, done bool, err 
 			return out, true, nil
 		}
 		if m.Header.Flags&unix.NLM_F_DUMP_INTR != 0 {
-			// The rest of this dump would be read as the next answer's.
+			// The rest of this dump would be read as the reply to the next request.
 			return nil, false, errChanged
 		}
 		if len(m.Data) < 4 {
-			return nil, false, errors.New("an answer without a header")
+			return nil, false, errors.New("a netlink reply without a header")
 		}
 		as := attrs(slices.Clone(m.Data[4:]))
 		as[familyKey] = []byte{m.Data[0]}
@@ -300,8 +301,9 @@ func answers(packet []byte, dump bool) (out []map[uint16][]byte, done bool, err 
 	return out, false, nil
 }
 
-// keep appends the attributes of these kinds that are there.
-func keep(b *bytes.Buffer, m map[uint16][]byte, kinds ...uint16) {
+// appendAttrs appends those attributes of m that are of these kinds, with kind and
+// length.
+func appendAttrs(b *bytes.Buffer, m map[uint16][]byte, kinds ...uint16) {
 	for _, k := range kinds {
 		if v, ok := m[k]; ok {
 			_, _ = fmt.Fprintf(b, "%d:%d:", k, len(v))
@@ -311,24 +313,24 @@ func keep(b *bytes.Buffer, m map[uint16][]byte, kinds ...uint16) {
 	_ = b.WriteByte('\n')
 }
 
-// kindMask takes NLA_F_NESTED and NLA_F_NET_BYTEORDER off an attribute's type.
+// kindMask removes NLA_F_NESTED and NLA_F_NET_BYTEORDER from an attribute's type.
 const kindMask = 0x3fff
 
-// attrs takes attributes apart; of one kind the last counts.
+// attrs parses attributes into a map by kind; of several of one kind the last counts.
 func attrs(b []byte) map[uint16][]byte {
 	out := map[uint16][]byte{}
-	each(b, func(kind uint16, v []byte) { out[kind] = v })
+	eachAttr(b, func(kind uint16, v []byte) { out[kind] = v })
 	return out
 }
 
-// list is a nest of attributes of one kind.
+// list parses a list of attributes of one kind.
 func list(b []byte) [][]byte {
 	var out [][]byte
-	each(b, func(_ uint16, v []byte) { out = append(out, v) })
+	eachAttr(b, func(_ uint16, v []byte) { out = append(out, v) })
 	return out
 }
 
-func each(b []byte, f func(kind uint16, v []byte)) {
+func eachAttr(b []byte, f func(kind uint16, v []byte)) {
 	for len(b) >= 4 {
 		n := int(binary.NativeEndian.Uint16(b))
 		if n < 4 || n > len(b) {

@@ -1,7 +1,7 @@
-// Package program runs other people's programs with root's rights.
+// Package program runs external programs with root's rights.
 //
-// It looks for them in the usual directories first, gives each a process group
-// of its own, and returns what a failed one said last.
+// It searches the system directories first, runs each program in its own process
+// group, and returns the last output of a failed one.
 package program
 
 import (
@@ -19,8 +19,8 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Look finds a program in the usual places first, whatever PATH says.
-func Look(name string) (string, error) {
+// Find returns the path of a program. It searches the system directories before PATH.
+func Find(name string) (string, error) {
 	for _, dir := range []string{"/usr/bin", "/bin", "/usr/sbin", "/sbin"} {
 		p := dir + "/" + name
 		if st, err := os.Stat(p); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
@@ -39,22 +39,23 @@ type Command struct {
 	Argv  []string
 	Env   []string // added to the environment
 	Stdin []byte
-	Files []*os.File // descriptors 3 and up
-	Line  func(string)
+	Files []*os.File   // descriptors 3 and up
+	Line  func(string) // if set, called for each line of stdout
 }
 
-// StopGrace is how long a program may take to end after it was told to: dpkg
-// finishes the package it is at.
+// StopGrace is how long a program may take to end after SIGINT: dpkg finishes the
+// package it is processing.
 const StopGrace = 60 * time.Second
 
-// outputLimit bounds what is kept of a program's output, and one line of it.
+// outputLimit is how much of a program's output, and of one line of it, is kept, in
+// bytes.
 const outputLimit = 1 << 20
 
-// Run runs p to its end and returns what it printed on stdout. It has a
-// process group of its own, so that Ctrl-C reaches it only through ctx, and a
-// failure carries argv, exit status and the last lines of stderr.
+// Run runs the program to its end and returns the end of its stdout. It runs in its
+// own process group, so that Ctrl-C reaches it only through ctx. The error of a failed
+// program has argv, exit status and the last lines of stderr.
 func (p Command) Run(ctx context.Context) ([]byte, error) {
-	path, err := Look(p.Argv[0])
+	path, err := Find(p.Argv[0])
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +80,7 @@ func (p Command) Run(ctx context.Context) ([]byte, error) {
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	// A daemon that keeps the pipes open is no failure of the program.
+	// A daemon that keeps the pipes open does not make the program fail.
 	if errors.Is(err, exec.ErrWaitDelay) {
 		return []byte(out.String()), nil
 	}

@@ -11,11 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What is below a folder's mount the guest can replace at any time, by a link to
-// anything on this machine too. So nothing here goes to it by its whole name:
-// every step begins at an open directory of the folder, and no link is followed.
+// The guest can replace everything below a folder's mount at any time, also by a
+// link to any path of this machine. So the functions in this file never open a file
+// by its absolute path: they start at an open directory of the folder and follow no
+// link.
 
-// openTop opens the directory at path, which is not the guest's to replace.
+// openTop opens the directory at path, which the guest cannot replace.
 func openTop(path string) (int, error) {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -24,9 +25,9 @@ func openTop(path string) (int, error) {
 	return fd, nil
 }
 
-// openBelow opens what is at rel, a link itself too, below an open directory. It
-// begins again where the kernel saw a mount go on its way (EXDEV), as when the
-// file it lay on is replaced.
+// openBelow opens the file, directory or link at rel below an open directory, with
+// O_PATH. It tries again when a mount in the path disappears during the lookup
+// (EXDEV), as when the file under the mount is replaced.
 func openBelow(top int, rel string) (fd int, err error) {
 	for range coverTries {
 		fd, err = unix.Openat2(top, rel, &unix.OpenHow{
@@ -40,14 +41,14 @@ func openBelow(top int, rel string) (fd int, err error) {
 	return fd, err
 }
 
-// notBelow reports whether err says that there is no such path below the top:
-// it is gone, or leads through a link or a file.
+// notBelow reports whether err says that no such path exists below the top
+// directory: it is missing, or goes through a link or a file.
 func notBelow(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP)
 }
 
 // A belowReader takes the stamps of paths below an open directory. It keeps the
-// directory of the last one open.
+// parent directory of the last path open.
 type belowReader struct {
 	top, dir int
 	name     string // of dir
@@ -62,7 +63,7 @@ func (b *belowReader) close() {
 	}
 }
 
-// stampOf takes the stamp of a path; see notBelow for its errors.
+// stampOf takes the stamp of a path; notBelow classifies its errors.
 func (b *belowReader) stampOf(rel string) (Stamp, *unix.Stat_t, error) {
 	if name := filepath.Dir(rel); b.dir < 0 || b.name != name {
 		b.close()
@@ -80,9 +81,10 @@ func (b *belowReader) stampOf(rel string) (Stamp, *unix.Stat_t, error) {
 	return stampOf(fd, b.dir)
 }
 
-// walkBelow calls f with each of the paths below top that is there, and with all
-// that is in those that are directories. What is on another mount is left out:
-// below a folder's mount there are those that protect other paths of it.
+// walkBelow calls f with each of the paths that exists below top, and with
+// everything below those that are directories. of is the path among paths to which
+// rel belongs. It does not enter other mounts: below a folder's mount these are the
+// mounts that protect other paths of it. More than most entries are an error.
 func walkBelow(top int, paths []string, most int, f func(rel, of string, st *unix.Stat_t) error) error {
 	w := walk{most: most, f: f}
 	for _, p := range paths {
@@ -100,7 +102,7 @@ type walk struct {
 
 func (w *walk) visit(rel, of string, st *unix.Stat_t) error {
 	if w.n++; w.n > w.most {
-		return fmt.Errorf("the protected directories hold more than %d files; the count ended in %s", w.most, of)
+		return fmt.Errorf("the protected directories contain more than %d files; counting stopped in %s", w.most, of)
 	}
 	return w.f(rel, of, st)
 }
@@ -131,7 +133,7 @@ func (w *walk) path(top int, p string) error {
 	return nil
 }
 
-// directory visits what is in one directory and returns the directories in it.
+// directory visits the entries of one directory and returns its subdirectories.
 func (w *walk) directory(at int, rel, of string) (below []string, err error) {
 	fd, err := unix.Openat2(at, rel, &unix.OpenHow{
 		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,

@@ -16,9 +16,9 @@ import (
 	"aivm.dev/aivm/internal/root/roottest"
 )
 
-// TestProtectFollowsNoLink: the guest puts a link where a directory on the way
-// to a protected one was. Root does not go there: nothing of what the link leads
-// to is read, or written down for the VM's owner.
+// The guest replaces a directory in the path of a protected one by a link. Root does
+// not follow it: it neither reads the link's target nor records anything of it for
+// the VM's owner.
 func TestProtectFollowsNoLink(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
@@ -26,7 +26,7 @@ func TestProtectFollowsNoLink(t *testing.T) {
 	}
 	roottest.Stage(t, work, unix.MS_PRIVATE)
 	roottest.Do(t, record.Export{VMKey: roottest.Key})
-	d := daemonFor(t, work)
+	d := startDaemon(t, work)
 	src, o := project(t, work)
 	at := filepath.Join(rootfile.ExportRoot(roottest.Key), o.Token)
 	outside := roottest.Folder(t, filepath.Join(work, "private"), 0, 0o700)
@@ -38,14 +38,14 @@ func TestProtectFollowsNoLink(t *testing.T) {
 	roottest.Must(t, os.WriteFile(filepath.Join(src, "sub/.husky/pre-commit"), nil, 0o755))
 	o.Protect = append(o.Protect, "sub/.husky")
 	roottest.Do(t, o)
-	roottest.Must(t, stands(t, src, o))
+	roottest.Must(t, check(t, src, o))
 	d.Fails("echo evil >"+at+"/sub/.husky/pre-commit", "Read-only")
 
 	roottest.Must(t, os.RemoveAll(filepath.Join(src, "sub"))) // as git switch does
 	d.OK("ln -s " + outside + " " + at + "/sub")
-	// Without rights, the check goes no further than the link.
+	// The check without root does not follow the link either.
 	e := new(protect.ReplacedError)
-	if err := stands(t, src, o); !errors.As(err, &e) || !slices.Contains(e.Paths, "sub/.husky") {
+	if err := check(t, src, o); !errors.As(err, &e) || !slices.Contains(e.Paths, "sub/.husky") {
 		t.Errorf("%v", err)
 	}
 	roottest.Do(t, o)
@@ -53,7 +53,7 @@ func TestProtectFollowsNoLink(t *testing.T) {
 	roottest.Must(t, err)
 	for rel := range p.Files {
 		if strings.HasPrefix(rel, "sub/") {
-			t.Errorf("root went through the guest's link to %s", rel)
+			t.Errorf("root followed the guest's link to %s", rel)
 		}
 	}
 	if _, ok := p.Paths["sub/.husky"]; ok {
@@ -66,12 +66,12 @@ func TestProtectFollowsNoLink(t *testing.T) {
 	if of, ok := files[[2]uint64{st.Dev, st.Ino}]; ok {
 		t.Errorf("a file elsewhere counts as one of %s", of)
 	}
-	if err := stands(t, src, o); err == nil || !strings.Contains(err.Error(), "sub/.husky") {
+	if err := check(t, src, o); err == nil || !strings.Contains(err.Error(), "sub/.husky") {
 		t.Errorf("%v", err)
 	}
-	holdsInGuest(d, at)
+	checkProtected(d, at)
 
-	// A link in a protected directory is a file there, and leads nowhere.
+	// A link in a protected directory counts as a file and is not followed.
 	roottest.Must(t, os.Symlink(outside, filepath.Join(src, ".git/hooks/lib")))
 	roottest.Do(t, o)
 	p, err = protect.Read(roottest.Key, o.Token)
@@ -81,8 +81,8 @@ func TestProtectFollowsNoLink(t *testing.T) {
 	}
 }
 
-// TestProtectReplacedBare: what was replaced in a protected directory was never
-// the VM's to write, unlike what had a mount of its own.
+// The VM could never write a file that was replaced below a protected directory,
+// unlike a path that had its own mount.
 func TestProtectReplacedBare(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
@@ -90,24 +90,24 @@ func TestProtectReplacedBare(t *testing.T) {
 	}
 	roottest.Stage(t, work, unix.MS_PRIVATE)
 	roottest.Do(t, record.Export{VMKey: roottest.Key})
-	d := daemonFor(t, work)
+	d := startDaemon(t, work)
 	src, o := project(t, work)
 	at := filepath.Join(rootfile.ExportRoot(roottest.Key), o.Token)
 	roottest.Do(t, o)
 	replaced := func(paths, bare string) {
 		t.Helper()
 		e := new(protect.ReplacedError)
-		if err := stands(t, src, o); !errors.As(err, &e) || strings.Join(e.Paths, " ") != paths || strings.Join(e.Bare, " ") != bare {
+		if err := check(t, src, o); !errors.As(err, &e) || strings.Join(e.Paths, " ") != paths || strings.Join(e.Bare, " ") != bare {
 			t.Errorf("%+v", err)
 		}
 	}
-	replace(t, src, ".git/hooks/pre-commit", "mine\n")
+	replace(t, src, ".git/hooks/pre-commit", "host\n")
 	d.Fails("echo evil >"+at+"/.git/hooks/pre-commit", "Read-only")
 	replaced(".git/hooks/pre-commit", "")
-	replace(t, src, "Makefile", "mine\n")
+	replace(t, src, "Makefile", "host\n")
 	d.OK("echo evil >" + at + "/Makefile")
 	replaced(".git/hooks/pre-commit Makefile", "Makefile")
-	// A directory on the way takes all in it along.
+	// A replaced directory in the path of a protected file also counts.
 	roottest.Do(t, o)
 	roottest.Must(t, os.Rename(filepath.Join(src, "web"), filepath.Join(src, "web2")))
 	roottest.Must(t, os.Mkdir(filepath.Join(src, "web"), 0o755))

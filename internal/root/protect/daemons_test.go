@@ -16,7 +16,7 @@ import (
 	"aivm.dev/aivm/internal/root/virtiofsd"
 )
 
-// impostor starts a process that says it is virtiofsd for the test's export root.
+// impostor starts a process that claims to be the virtiofsd of the test's export root.
 func impostor(t *testing.T, cmd *exec.Cmd) *os.Process {
 	t.Helper()
 	in, err := cmd.StdinPipe()
@@ -35,12 +35,12 @@ func impostor(t *testing.T, cmd *exec.Cmd) *os.Process {
 	return cmd.Process
 }
 
-const stranger = 4322 // no user of the machine, and not the owner
+const otherUID = 4322 // not a user of the machine, and not the owner
 
-// TestProtectBesideImpostors: processes of other users with the daemon's name
-// and arguments, also where they are root of a namespace of their own and hold
-// the mounts in it, neither count nor stand in the way.
-func TestProtectBesideImpostors(t *testing.T) {
+// Processes of other users with the daemon's name and arguments do not count as
+// daemons and do not disturb the protection, also if they are root in their own user
+// namespace and have the mounts in it.
+func TestProtectDespiteImpostors(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
 		return
@@ -55,65 +55,66 @@ func TestProtectBesideImpostors(t *testing.T) {
 		c := exec.Command(sh, args...)
 		c.SysProcAttr = &syscall.SysProcAttr{
 			Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-			UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: stranger, Size: 1}},
-			GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: stranger, Size: 1}},
+			UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: otherUID, Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: otherUID, Size: 1}},
 		}
 		impostor(t, c)
 	}
-	stranger := func() {
+	otherUser := func() {
 		impostor(t, exec.Command("unshare", append([]string{"-m", "--propagation", "slave", "setpriv", "--reuid", "4322", "--regid", "4322", "--clear-groups", sh}, args...)...))
 	}
 	ownRoot()
-	stranger()
+	otherUser()
 	for range 3 {
-		roottest.Do(t, o) // armed
+		roottest.Do(t, o) // before the daemon starts
 		ownRoot()
-		stranger()
-		if err := stands(t, src, o); err == nil {
+		otherUser()
+		if err := check(t, src, o); err == nil {
 			t.Fatal("an impostor counts as the VM's daemon")
 		}
-		d := daemonFor(t, work)
+		d := startDaemon(t, work)
 		roottest.Do(t, o)
-		if err := stands(t, src, o); err != nil {
+		if err := check(t, src, o); err != nil {
 			t.Error(err)
 		}
 		ownRoot()
-		stranger()
+		otherUser()
 		replace(t, src, "Makefile", "all:\n")
 		roottest.Do(t, o)
-		if err := stands(t, src, o); err != nil {
+		if err := check(t, src, o); err != nil {
 			t.Error(err)
 		}
-		holdsInGuest(d, at)
+		checkProtected(d, at)
 		roottest.Do(t, record.Unbind{VMKey: roottest.Key, Token: o.Token})
 		if out, _ := d.Run("cat " + at + "/Makefile"); strings.Contains(out, "all:") {
-			t.Errorf("after it was taken away the guest reads %q", out)
+			t.Errorf("after unbind the guest still reads %q", out)
 		}
 		d.End()
 	}
 	roottest.Do(t, record.Unexport{VMKey: roottest.Key})
 }
 
-// TestDaemonTest: what makes a process a daemon, each missing once.
+// A process counts as a daemon only if it has every property of one: each case lacks
+// one.
 func TestDaemonTest(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
 		return
 	}
 	roottest.Stage(t, work, unix.MS_PRIVATE)
-	d := daemonFor(t, work)
+	d := startDaemon(t, work)
 	is := func(pid int) bool {
 		t.Helper()
 		test, err := virtiofsd.NewDaemonTest()
 		roottest.Must(t, err)
-		return test.Libvirts(pid)
+		return test.StartedByLibvirt(pid)
 	}
 	if !is(d.PID) {
-		t.Error("the daemon is not known")
+		t.Error("the daemon is not recognised")
 	}
 	stray := roottest.Receive(t, fakeVirtiofsd(t, work), "-s")
 	if is(stray.PID) {
-		t.Error("one that libvirt did not start is taken for its own")
+		t.Error("a process that libvirt did not start counts as a daemon")
 	}
 	other := filepath.Join(work, "sh")
 	b, err := os.ReadFile("/bin/sh")
@@ -135,6 +136,6 @@ func TestDaemonTest(t *testing.T) {
 	}
 	roottest.Must(t, os.Chmod(virtiofsd.LibvirtState, 0o777))
 	if _, err := virtiofsd.NewDaemonTest(); err == nil {
-		t.Error("what anybody can write is believed")
+		t.Error("a directory that anybody can write is trusted")
 	}
 }

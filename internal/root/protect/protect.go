@@ -1,6 +1,6 @@
-// Package protect keeps guests from writing chosen paths of a shared folder: with
-// read-only mounts on them where the guest's requests are served, and with a
-// record of what holds that the folder's owner can check without rights.
+// Package protect keeps guests from writing protected paths of a shared folder. It
+// puts read-only mounts on the paths in the mount namespace of virtiofsd, and
+// records their state so that the folder's owner can check it without root.
 package protect
 
 import (
@@ -22,22 +22,23 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// A protected path is a read-only mount of it on itself, above the folder's
-// mount; the directories on the way to it are mounts of themselves too, since
-// a mount point cannot be renamed away from under what it carries, and the
-// name be taken by another.
+// A protected path is mounted read-only on itself, on top of the folder's mount.
+// Each directory in its path is also mounted on itself: a mount point cannot be
+// renamed, so the guest cannot move such a directory away and put another in its
+// place.
 //
-// These mounts belong where the guest's requests are served and nowhere else.
-// The kernel refuses to rename or remove whatever is a mount point anywhere in
-// the caller's mount namespace, by the file and not by the way to it: with
-// them in this machine's own namespace nobody here could save a Makefile or
-// run git config. So a tree is built with them before it appears (there is no
-// moment in which the guest could write), and once virtiofsd has it, they are
-// taken off here. In its namespace they stay for as long as it runs, except
-// those whose file is replaced on this machine: the kernel drops them, the
-// record says so (Protection), and the next bind puts them on again.
+// These mounts belong only into the mount namespace in which virtiofsd serves the
+// guest's requests. The kernel refuses to rename or remove a file that is a mount
+// point anywhere in the caller's mount namespace, whatever path the caller uses:
+// with these mounts in this machine's own namespace no program here could save a
+// Makefile or run git config. So the tree is built with them before it is attached
+// (the guest can write at no moment), and once virtiofsd has it, they are unmounted
+// here. In virtiofsd's namespace they stay as long as it runs, except where the
+// file is replaced on this machine: then the kernel drops the mount, the check of
+// the record notices it (Protection), and the next bind mounts it again.
 
-// A point is one mount of a protected tree.
+// A point is one mount of a protected tree: a protected path (ro), or a directory
+// in the path of one.
 type point struct {
 	rel string
 	ro  bool
@@ -56,19 +57,19 @@ func points(paths []string) []point {
 	for p, r := range ro {
 		out = append(out, point{p, r})
 	}
-	// A name sorts after the directories it lies in.
+	// A path sorts after the directories that contain it.
 	sort.Slice(out, func(i, j int) bool { return out[i].rel < out[j].rel })
 	return out
 }
 
-// Tree returns tree with the protecting mounts on it, as detached as
-// tree was; tree itself is used up. missing are paths that are not there or
-// lead through a link.
+// Tree returns a detached clone of the detached mount tree with the protecting
+// mounts on it; it consumes tree. missing are paths that do not exist or go through
+// a link.
 func Tree(tree int, paths []string) (out int, missing []string, err error) {
 	out = -1
 	err = mount.InNamespace(0, "", func() error {
-		// Mounts can be put together only where they are attached; this is a
-		// directory that is surely there, in a namespace nobody else sees.
+		// Mounts can be stacked only on an attached mount. ExportBase is a directory
+		// that always exists; the namespace is private to this thread.
 		if err := unix.MoveMount(tree, "", unix.AT_FDCWD, rootfile.ExportBase, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 			return err
 		}
@@ -91,12 +92,12 @@ func Tree(tree int, paths []string) (out int, missing []string, err error) {
 	return out, missing, nil
 }
 
-// coverTries bounds how often cover begins again.
+// coverTries is how often cover and openBelow try.
 const coverTries = 5
 
-// Cover puts the mount for p on itself. ok is false where there is no such
-// path, or only through a link, which a guest could have planted. It begins
-// again where the file was replaced meanwhile.
+// cover mounts p on itself. ok is false where the path does not exist, or goes
+// through a link, which a guest could have made. It tries again where the file was
+// replaced in between.
 func cover(tree int, p point) (ok bool, err error) {
 	for range coverTries {
 		if ok, err = coverOnce(tree, p); !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ESTALE) {
@@ -138,51 +139,51 @@ func coverOnce(tree int, p point) (ok bool, err error) {
 	return true, nil
 }
 
-// servedBy reports whether c is the daemon through which the guest is meant to
-// reach the folder. The one for all folders sees every token.
+// servedBy reports whether c is the daemon that is to serve the folder to the guest:
+// the one for only this folder if o.Own is set, else the one for all folders. The
+// latter sees every token.
 func servedBy(o record.Bind, c mount.Copy) bool { return c.Daemon && (!o.Own || c.Top.Point == "/") }
 
-// SettleServed is Settle for a token that a daemon serves already; served is
-// false where none does.
-func SettleServed(o record.Bind, t, export mountinfo.Mount) (served bool, err error) {
+// EnforceServed calls Enforce if a daemon already serves the token; served is false
+// where none does.
+func EnforceServed(o record.Bind, t, export mountinfo.Mount) (served bool, err error) {
 	all, err := mount.Copies(t, export)
 	if err == nil && !slices.ContainsFunc(all, func(c mount.Copy) bool { return servedBy(o, c) }) {
 		return false, nil
 	}
-	return true, Settle(o, t, export) // which fails likewise, and writes that down
+	return true, Enforce(o, t, export) // fails with the same error and records it
 }
 
-// Settle sees to it that every daemon that serves the token has the protecting
-// mounts, takes them off wherever else they are, and writes down what holds. A
-// daemon for which that fails keeps none of the others from it; what is written
-// down then says so.
-func Settle(o record.Bind, t, export mountinfo.Mount) error {
-	err := settleAll(o, t, export)
+// Enforce adds the protecting mounts in every daemon that serves the token, unmounts
+// them everywhere else, and records the resulting state. If it fails for one daemon
+// it still does the others, and records the failure.
+func Enforce(o record.Bind, t, export mountinfo.Mount) error {
+	err := enforceAll(o, t, export)
 	if err != nil {
-		// Never the record of before, which may say that all is well.
+		// Replace the previous record, which may say that the protection holds.
 		return errors.Join(err, writeProtection(o, failedProtection(o, t, err)))
 	}
 	return nil
 }
 
-func settleAll(o record.Bind, t, export mountinfo.Mount) error {
+func enforceAll(o record.Bind, t, export mountinfo.Mount) error {
 	all, err := mount.Copies(t, export)
 	if err != nil {
 		return err
 	}
-	// From before the mounts: whatever is replaced from here on is noticed. A
-	// guest can have this fail, by a directory with more files than are counted;
-	// the mounts are put on all the same.
+	// Take the stamps before mounting: the check notices every file that is replaced
+	// from here on. A guest can make this fail, with a directory of more files than
+	// are counted; the paths are mounted nevertheless.
 	stamps, stampErr := stampAll(t.Point, o.Protect)
 	served := slices.ContainsFunc(all, func(c mount.Copy) bool { return servedBy(o, c) })
 	var daemons []mount.Copy
 	var errs []error
 	late, linked := map[string]bool{}, map[string]bool{}
 	for _, c := range all {
-		if !c.Roots {
+		if !c.RootVirtiofsd {
 			continue
 		}
-		added, links, err := ensure(c, o.Protect)
+		added, links, err := addMissing(c, o.Protect)
 		if err != nil && alive(fmt.Sprintf("/proc/%d", c.PID)) {
 			errs = append(errs, err)
 		}
@@ -202,13 +203,13 @@ func settleAll(o record.Bind, t, export mountinfo.Mount) error {
 			errs = append(errs, err)
 		}
 		for _, c := range all {
-			if !c.Roots {
-				// Some other service's view of this machine.
-				_ = c.In(func() error { return dropBelow(c.Below, c.Top.Point) })
+			if !c.RootVirtiofsd {
+				// The mount namespace of some other service.
+				_ = c.In(func() error { return unmountBelow(c.Below, c.Top.Point) })
 			}
 		}
 	} else {
-		daemons = nil // what is written down does not hold yet
+		daemons = nil // no daemon has the mounts yet
 	}
 	if stampErr != nil {
 		errs = append(errs, stampErr)
@@ -227,9 +228,9 @@ func settleAll(o record.Bind, t, export mountinfo.Mount) error {
 	return writeProtection(o, p)
 }
 
-// uncover takes the protecting mounts off in this process's namespace: off the
-// token t, and off wherever else it appears because /var/lib, or a directory
-// above, is mounted at two places. What is taken off here stays elsewhere.
+// uncover unmounts the protecting mounts in this process's namespace, on the token t
+// and on its other copies where /var/lib, or a directory above it, is mounted twice.
+// The mounts in other namespaces stay.
 func uncover(t, export mountinfo.Mount) error {
 	ms, err := mountinfo.Read(mountinfo.Self)
 	if err != nil {
@@ -241,7 +242,7 @@ func uncover(t, export mountinfo.Mount) error {
 	})
 	for _, m := range ms {
 		if err := unix.MountSetattr(unix.AT_FDCWD, m.Point, unix.AT_RECURSIVE, &unix.MountAttr{Propagation: unix.MS_PRIVATE}); err != nil {
-			return fmt.Errorf("parting %s from the daemon's: %w", m.Point, err)
+			return fmt.Errorf("making %s private, apart from the daemon's mounts: %w", m.Point, err)
 		}
 	}
 	now, err := mountinfo.Read(mountinfo.Self)
@@ -249,29 +250,29 @@ func uncover(t, export mountinfo.Mount) error {
 		return err
 	}
 	for _, m := range ms {
-		if err := dropBelow(mountinfo.Below(now, m.Point), m.Point); err != nil {
+		if err := unmountBelow(mountinfo.Below(now, m.Point), m.Point); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// dropBelow unmounts ms, which lie below point, the deepest first. Nobody's
-// access hangs on them, so what is in use may go lazily.
-func dropBelow(ms []mountinfo.Mount, point string) error {
+// unmountBelow unmounts ms, the mounts below point, the deepest first. It unmounts
+// lazily, which is safe here: these mounts only restrict access.
+func unmountBelow(ms []mountinfo.Mount, point string) error {
 	for _, m := range slices.Backward(ms) {
 		if err := unix.Unmount(m.Point, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("taking %s off %s: %w", m.Point, point, err)
+			return fmt.Errorf("unmounting %s below %s: %w", m.Point, point, err)
 		}
 	}
 	return nil
 }
 
-// ensure puts on what is missing in the daemon's namespace. added are the paths
-// that had no mount; links are those that cannot have one, since they are links
-// or lead through one. A path for which that fails, as a guest can have it,
-// keeps none of the others from it.
-func ensure(c mount.Copy, paths []string) (added, links []string, err error) {
+// addMissing mounts the protecting mounts that are missing in the daemon's
+// namespace. added are the paths that had no mount; links are those that cannot have
+// one, since they are links or go through one. If it fails for one path, which a
+// guest can cause, it still does the others.
+func addMissing(c mount.Copy, paths []string) (added, links []string, err error) {
 	err = c.In(func() error {
 		top, err := unix.Open(c.Top.Point, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		if err != nil {
@@ -280,12 +281,12 @@ func ensure(c mount.Copy, paths []string) (added, links []string, err error) {
 		defer unix.Close(top)
 		var errs []error
 		for _, p := range points(paths) {
-			is, err := covered(top, p)
+			state, err := coverState(top, p)
 			if err != nil {
 				errs = append(errs, err)
 				continue
 			}
-			switch is {
+			switch state {
 			case pointLink:
 				links = append(links, p.rel)
 			case pointBare:
@@ -301,22 +302,22 @@ func ensure(c mount.Copy, paths []string) (added, links []string, err error) {
 		return errors.Join(errs...)
 	})
 	if err != nil {
-		return nil, nil, ui.Failed("protecting paths in the running VM: %w", err).Hint(ui.CmdFor("stop the VM, which protects them when it starts", "aivm vm down NAME"))
+		return nil, nil, ui.Failed("protecting paths in the running VM: %w", err).Hint(ui.CmdFor("stop the VM; its next start protects them", "aivm vm down NAME"))
 	}
 	return added, links, nil
 }
 
-// What covered finds at a path.
+// States of a path, from coverState.
 const (
-	pointGone = iota
-	pointLink // it is, or leads through, a link; or it is no file and no directory
-	pointBare
-	pointCovered
+	pointGone    = iota
+	pointLink    // a link, behind a link, or neither a file nor a directory
+	pointBare    // without its protecting mount
+	pointCovered // with it
 )
 
-// covered says whether the mount for p is there, by going the way the guest's
-// requests go.
-func covered(top int, p point) (int, error) {
+// coverState reports whether the mount for p exists. It opens the path in the same
+// way as the guest's requests do.
+func coverState(top int, p point) (int, error) {
 	at, err := openBelow(top, p.rel)
 	switch {
 	case errors.Is(err, unix.ENOENT):
@@ -347,10 +348,10 @@ func covered(top int, p point) (int, error) {
 	return pointCovered, nil
 }
 
-// LetGo takes a protected token out of every other namespace, where
-// it would outlive its removal here: a mount with mounts on it does not follow.
-// From a daemon's it must go; from those of other services as far as they let it.
-func LetGo(t, export mountinfo.Mount) error {
+// UnmountCopies unmounts a protected token in every other mount namespace: a mount
+// that has mounts on it is not unmounted there by propagation. It must succeed in
+// the daemons' namespaces; failures in those of other services are ignored.
+func UnmountCopies(t, export mountinfo.Mount) error {
 	all, err := mount.Copies(t, export)
 	if err != nil {
 		return err
@@ -358,16 +359,16 @@ func LetGo(t, export mountinfo.Mount) error {
 	var errs []error
 	for _, c := range all {
 		if len(c.Below) == 0 || c.Top.Point == "/" {
-			continue // it follows by itself, or goes with its daemon
+			continue // propagation unmounts it, or it ends with its daemon
 		}
 		err := c.In(func() error { return removeCopy(c) })
 		switch {
-		case err == nil, !c.Roots, !alive(fmt.Sprintf("/proc/%d", c.PID)):
+		case err == nil, !c.RootVirtiofsd, !alive(fmt.Sprintf("/proc/%d", c.PID)):
 		case errors.Is(err, unix.EBUSY):
 			errs = append(errs, ui.Failed("%s %w: %s", t.Point, mount.ErrInUse, strings.Join(mount.Holders(t), ", ")).
 				Hint(ui.CmdFor("stop what uses it in the VM, or stop the VM", "aivm vm down NAME")))
 		default:
-			errs = append(errs, fmt.Errorf("taking %s out of reach: %w", t.Point, err))
+			errs = append(errs, fmt.Errorf("unmounting %s in process %d: %w", t.Point, c.PID, err))
 		}
 	}
 	if len(errs) == 1 {
@@ -379,15 +380,15 @@ func LetGo(t, export mountinfo.Mount) error {
 	return uncover(t, export)
 }
 
-// removeCopy unmounts a copy of a token with all below it, in its namespace, and
-// never lazily (see mount.Unmount). Where something is in use, what was taken off
-// already is put on again.
+// removeCopy unmounts a copy of a token with all mounts on it, in its namespace, and
+// never lazily (see mount.Unmount). If one is in use, it mounts those again that it
+// has already unmounted.
 func removeCopy(c mount.Copy) error {
-	off := 0
+	unmounted := 0
 	err := error(nil)
 	for i := len(c.Below) - 1; i >= 0 && err == nil; i-- {
 		if err = unmountRetry(c.Below[i].Point); err == nil {
-			off++
+			unmounted++
 		}
 	}
 	if err == nil {
@@ -400,7 +401,7 @@ func removeCopy(c mount.Copy) error {
 		return errors.Join(err, oerr)
 	}
 	defer unix.Close(top)
-	for _, m := range c.Below[len(c.Below)-off:] {
+	for _, m := range c.Below[len(c.Below)-unmounted:] {
 		rel, rerr := filepath.Rel(c.Top.Point, m.Point)
 		if rerr == nil {
 			_, rerr = cover(top, point{rel, m.Has("ro")})
@@ -412,7 +413,8 @@ func removeCopy(c mount.Copy) error {
 	return err
 }
 
-// unmountRetry waits a moment for what a guest has just let go of.
+// unmountRetry unmounts, and retries for a second while the mount is busy: virtiofsd
+// closes files with a delay after the guest has.
 func unmountRetry(point string) error {
 	var err error
 	for range 20 {

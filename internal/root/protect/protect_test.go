@@ -19,17 +19,17 @@ import (
 	"aivm.dev/aivm/internal/root/virtiofsd"
 )
 
-// daemonFor is a receiver that passes for virtiofsd: by its program and
-// arguments, and by libvirt's record of what it started.
-func daemonFor(t *testing.T, work string, more ...string) *roottest.Receiver {
+// startDaemon starts a receiver that aivm takes for virtiofsd: it has the program name
+// and arguments of one, and libvirt's pid file.
+func startDaemon(t *testing.T, work string, more ...string) *roottest.Receiver {
 	t.Helper()
 	if len(more) == 0 {
-		more = []string{keeps}
+		more = []string{keepDescriptors}
 	}
 	return startedByLibvirt(t, work, roottest.Receive(t, append([]string{fakeVirtiofsd(t, work), "-s", "source=" + rootfile.ExportRoot(roottest.Key)}, more...)...))
 }
 
-// fakeVirtiofsd is a shell under that name.
+// fakeVirtiofsd returns the path of a shell called virtiofsd.
 func fakeVirtiofsd(t *testing.T, work string) string {
 	t.Helper()
 	sh := filepath.Join(work, "virtiofsd")
@@ -42,8 +42,8 @@ func fakeVirtiofsd(t *testing.T, work string) string {
 	return sh
 }
 
-// startedByLibvirt writes the process's number where libvirt does, in a /run of
-// the test's own.
+// startedByLibvirt writes a pid file of the process as libvirt does, in a private /run
+// of the test.
 func startedByLibvirt(t *testing.T, work string, r *roottest.Receiver) *roottest.Receiver {
 	t.Helper()
 	run := filepath.Join(work, "run")
@@ -55,8 +55,8 @@ func startedByLibvirt(t *testing.T, work string, r *roottest.Receiver) *roottest
 	return r
 }
 
-// project makes a folder with files that run, and returns the record that
-// shares it with them protected.
+// project makes a folder with host-executed files, and returns the record that shares
+// it with these files protected.
 func project(t *testing.T, work string) (string, record.Bind) {
 	t.Helper()
 	src := roottest.Folder(t, filepath.Join(work, "p"), 0, 0o755)
@@ -70,8 +70,9 @@ func project(t *testing.T, work string) (string, record.Bind) {
 	return src, o
 }
 
-// holdsInGuest is what a guest's root must not be able to do, and what it must.
-func holdsInGuest(d *roottest.Receiver, at string) {
+// checkProtected checks that guest root cannot write or replace the protected paths,
+// and can write the others.
+func checkProtected(d *roottest.Receiver, at string) {
 	d.T.Helper()
 	d.Fails("echo evil >"+at+"/Makefile", "Read-only")
 	d.Fails("echo evil >"+at+"/.git/config", "Read-only")
@@ -88,44 +89,44 @@ func holdsInGuest(d *roottest.Receiver, at string) {
 	d.OK("echo ref >" + at + "/.git/HEAD && mkdir " + at + "/src && mv " + at + "/src " + at + "/src2 && rmdir " + at + "/src2")
 }
 
-func TestProtectHoldsInTheDaemonAndNotHere(t *testing.T) {
+func TestProtectOnlyInTheDaemonsNamespace(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
 		return
 	}
 	roottest.Stage(t, work, unix.MS_SHARED)
 	roottest.Do(t, record.Export{VMKey: roottest.Key})
-	d := daemonFor(t, work)
+	d := startDaemon(t, work)
 	src, o := project(t, work)
 	point := filepath.Join(rootfile.ExportRoot(roottest.Key), o.Token)
 	roottest.Do(t, o)
-	holdsInGuest(d, point)
+	checkProtected(d, point)
 
-	// Here the person works on as if nothing were shared.
+	// On this machine the owner can change the files as if nothing were shared.
 	roottest.One(t, point)
 	ms, err := mountinfo.Read(mountinfo.Self)
 	roottest.Must(t, err)
 	if l := mountinfo.Below(ms, point); len(l) != 0 {
-		t.Fatalf("mounts stay on this machine: %v", l)
+		t.Fatalf("mounts remain on this machine: %v", l)
 	}
 	p, err := protect.Read(roottest.Key, o.Token)
 	roottest.Must(t, err)
 	if err := p.Holds(src, roottest.One(t, point)); err != nil {
 		t.Fatal(err)
 	}
-	roottest.Must(t, os.WriteFile(filepath.Join(src, "new"), []byte("mine"), 0o644))
+	roottest.Must(t, os.WriteFile(filepath.Join(src, "new"), []byte("host"), 0o644))
 	roottest.Must(t, os.Rename(filepath.Join(src, "new"), filepath.Join(src, "Makefile")))
 	roottest.Must(t, os.Rename(filepath.Join(src, "web"), filepath.Join(src, "web2")))
 	roottest.Must(t, os.Rename(filepath.Join(src, "web2"), filepath.Join(src, "web")))
-	roottest.Must(t, os.WriteFile(filepath.Join(src, ".git/hooks/mine"), []byte("mine"), 0o755))
+	roottest.Must(t, os.WriteFile(filepath.Join(src, ".git/hooks/host"), []byte("host"), 0o755))
 
-	// What was replaced is noticed without rights, and protected again.
+	// The check needs no root to notice replaced files; a bind protects them again.
 	if err := p.Holds(src, roottest.One(t, point)); err == nil || !strings.Contains(err.Error(), "replaced") {
 		t.Fatalf("%v", err)
 	}
 	roottest.Do(t, o)
-	holdsInGuest(d, point)
-	if got := d.OK("cat " + point + "/Makefile"); got != "mine" {
+	checkProtected(d, point)
+	if got := d.OK("cat " + point + "/Makefile"); got != "host" {
 		t.Fatalf("the guest sees %q", got)
 	}
 	p, err = protect.Read(roottest.Key, o.Token)
@@ -137,32 +138,32 @@ func TestProtectHoldsInTheDaemonAndNotHere(t *testing.T) {
 	// Busy in the guest: refused, and still protected.
 	d.OK("exec 7<" + point + "/.git/HEAD")
 	roottest.Refuses(t, record.Unbind{VMKey: roottest.Key, Token: o.Token}, "in use", "virtiofsd (pid")
-	holdsInGuest(d, point)
+	checkProtected(d, point)
 	d.OK("exec 7<&-; exec 8<" + point + "/Makefile")
 	roottest.Refuses(t, record.Unbind{VMKey: roottest.Key, Token: o.Token}, "in use")
-	holdsInGuest(d, point)
+	checkProtected(d, point)
 	d.OK("exec 8<&-")
 
-	// Let go: out of everybody's reach.
+	// After unbind no process can access the folder through the token.
 	roottest.Do(t, record.Unbind{VMKey: roottest.Key, Token: o.Token})
 	if l := roottest.At(t, point); len(l) != 0 {
 		t.Fatalf("%v", l)
 	}
-	if out, _ := d.Run("cat " + point + "/Makefile"); strings.Contains(out, "mine") {
+	if out, _ := d.Run("cat " + point + "/Makefile"); strings.Contains(out, "host") {
 		t.Fatalf("the guest still reads %q", out)
 	}
 	if _, err := protect.Read(roottest.Key, o.Token); !os.IsNotExist(err) {
 		t.Fatalf("%v", err)
 	}
 	roottest.Do(t, record.Unexport{VMKey: roottest.Key})
-	if b, err := os.ReadFile(filepath.Join(src, "Makefile")); err != nil || string(b) != "mine" {
+	if b, err := os.ReadFile(filepath.Join(src, "Makefile")); err != nil || string(b) != "host" {
 		t.Fatalf("%q, %v", b, err)
 	}
 }
 
-// TestProtectArmed: a daemon that starts later finds every mount in place, and
-// the next bind takes them off here.
-func TestProtectArmed(t *testing.T) {
+// A daemon that starts after the bind finds all protecting mounts, and the next bind
+// unmounts them on this machine.
+func TestProtectBeforeTheDaemonStarts(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
 		return
@@ -175,34 +176,34 @@ func TestProtectArmed(t *testing.T) {
 	if r := roottest.Do(t, o); !strings.Contains(r.Note, "justfile") || !strings.Contains(r.Note, "gone/Makefile") {
 		t.Fatalf("note %q", r.Note)
 	}
-	d := daemonFor(t, work)
-	holdsInGuest(d, point)
+	d := startDaemon(t, work)
+	checkProtected(d, point)
 	roottest.Do(t, o)
-	holdsInGuest(d, point)
+	checkProtected(d, point)
 	roottest.Must(t, os.Rename(filepath.Join(src, "Makefile"), filepath.Join(src, "Makefile.old")))
 	p, err := protect.Read(roottest.Key, o.Token)
 	roottest.Must(t, err)
 	if len(p.Daemons) != 1 {
 		t.Fatalf("%+v", p)
 	}
-	// The VM is started anew: its daemon is another, which is noticed.
+	// The VM is restarted: the check notices that its daemon is another process.
 	d.In.Close()
 	for d.Out.Scan() {
 	}
 	_ = d.Cmd.Wait()
 	if err := p.Holds(src, roottest.One(t, point)); err == nil {
-		t.Fatal("a daemon that ended still counts")
+		t.Fatal("the protection counts although its daemon has ended")
 	}
 	roottest.Do(t, o)
-	d = daemonFor(t, work)
+	d = startDaemon(t, work)
 	d.Fails("echo evil >"+point+"/.git/config", "Read-only")
 	roottest.Do(t, o)
 	d.Fails("echo evil >"+point+"/.git/config", "Read-only")
 	roottest.Do(t, record.Unbind{VMKey: roottest.Key, Token: o.Token})
 }
 
-// TestProtectOwnDaemon: a daemon for the folder alone, plugged later, finds the
-// protecting mounts although the one for all folders has them already.
+// A daemon for only this folder, hot-plugged later, also gets the protecting mounts,
+// although the daemon for all folders already has them.
 func TestProtectOwnDaemon(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
@@ -210,25 +211,25 @@ func TestProtectOwnDaemon(t *testing.T) {
 	}
 	roottest.Stage(t, work, unix.MS_PRIVATE)
 	roottest.Do(t, record.Export{VMKey: roottest.Key})
-	all := daemonFor(t, work)
+	all := startDaemon(t, work)
 	src, o := project(t, work)
 	o.Own = true
 	point := filepath.Join(rootfile.ExportRoot(roottest.Key), o.Token)
 	roottest.Do(t, o)
-	holdsInGuest(all, point)
-	own := startedByLibvirt(t, work, roottest.Receive(t, fakeVirtiofsd(t, work), "-s", "source="+point, keeps))
-	// As virtiofsd does: the token becomes the root of its namespace, and the
-	// shell is left with what is built into it.
+	checkProtected(all, point)
+	own := startedByLibvirt(t, work, roottest.Receive(t, fakeVirtiofsd(t, work), "-s", "source="+point, keepDescriptors))
+	// As virtiofsd does: the token becomes the root of its mount namespace. The shell
+	// then has only its builtin commands.
 	own.OK("mount --rbind " + point + " " + point + " && cd " + point + " && pivot_root . . && cd /")
 	p, err := protect.Read(roottest.Key, o.Token)
 	roottest.Must(t, err)
 	if err := p.Holds(src, roottest.One(t, point)); err == nil {
-		t.Fatal("it counts as protected before its daemon is known to have it")
+		t.Fatal("the path counts as protected before its daemon has the mounts")
 	}
 	roottest.Do(t, o)
 	own.Fails("echo evil >/Makefile", "Read-only")
 	own.Fails("echo evil >/.git/config", "Read-only")
-	holdsInGuest(all, point)
+	checkProtected(all, point)
 	p, err = protect.Read(roottest.Key, o.Token)
 	roottest.Must(t, err)
 	if err := p.Holds(src, roottest.One(t, point)); err != nil || len(p.Daemons) != 2 {
@@ -238,8 +239,8 @@ func TestProtectOwnDaemon(t *testing.T) {
 	roottest.Must(t, os.Rename(filepath.Join(src, "M"), filepath.Join(src, "Makefile")))
 }
 
-// TestProtectByHook: a VM that somebody starts without aivm is as protected, and
-// afterwards nothing is in the person's way here.
+// A VM that is started without aivm is protected as well, and after the start no
+// protecting mount remains on this machine.
 func TestProtectByHook(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
@@ -260,15 +261,15 @@ func TestProtectByHook(t *testing.T) {
 		}
 		_ = d.Cmd.Wait()
 	}
-	d := daemonFor(t, work)
+	d := startDaemon(t, work)
 	roottest.Do(t, o)
 	end(d)
 	for range 2 {
 		hook("prepare")
-		d := daemonFor(t, work)
-		holdsInGuest(d, point)
+		d := startDaemon(t, work)
+		checkProtected(d, point)
 		hook("started")
-		holdsInGuest(d, point)
+		checkProtected(d, point)
 		p, err := protect.Read(roottest.Key, o.Token)
 		roottest.Must(t, err)
 		if err := p.Holds(src, roottest.One(t, point)); err != nil {
@@ -281,16 +282,16 @@ func TestProtectByHook(t *testing.T) {
 	}
 }
 
-// TestProtectPaths: the helper judges the paths again.
+// The helper checks the paths itself.
 func TestProtectPaths(t *testing.T) {
 	for _, p := range []string{"../x", "/etc", "a/../../b", ".", "", "a//b", "a\x00b", "a/"} {
 		o := record.Bind{Src: "/p", VMKey: roottest.Key, Token: "t", Ino: 1, Protect: []string{p}}
 		if err := record.Check(o, -1); err == nil {
-			t.Errorf("%q was taken", p)
+			t.Errorf("%q was accepted", p)
 		}
 	}
 	o := record.Bind{Src: "/p", VMKey: roottest.Key, Token: "t", Ino: 1, Protect: make([]string, record.MaxProtected+1)}
 	if err := record.Check(o, -1); err == nil {
-		t.Error("any number of paths was taken")
+		t.Error("more than MaxProtected paths were accepted")
 	}
 }

@@ -20,61 +20,62 @@ import (
 	"aivm.dev/aivm/internal/root/virtiofsd"
 )
 
-// protectionBase holds what is known of protected tokens.
+// protectionBase is the directory of the records of protected tokens.
 const protectionBase = "/var/lib/aivm/protect"
 
-// A Protection is what holds for a protected token. The mounts are where only
-// root can look; this is written by root when they were made, for the person
-// whose folder it is, who can check all of it without rights.
+// A Protection is the recorded state of a token's protected paths. Only root can see
+// the mounts themselves; root writes this record when it makes them, and the
+// folder's owner can check all of it without root.
 type Protection struct {
 	Boot    string            `json:"boot"`
 	MountID int               `json:"mount_id"`        // of the token's mount on this machine
-	Daemons []Process         `json:"daemons"`         // in which the mounts are
+	Daemons []Process         `json:"daemons"`         // the processes that have the mounts
 	Paths   map[string]uint64 `json:"paths"`           // inode of each path that is mounted on itself
-	Files   map[string]Stamp  `json:"files,omitempty"` // the same and what lies in them, told from all other files
-	// Open are the paths that the guest can write all the same, until its
-	// daemon ends: to "open", "mapped", or "unknown" where nothing shows it.
+	Files   map[string]Stamp  `json:"files,omitempty"` // stamps of these paths and of the files below them
+	// Open are the paths that the guest can still write until its daemon ends:
+	// "open", "mapped", or "unknown" where descriptors do not show it.
 	Open map[string]string `json:"open,omitempty"`
-	// Late are the paths whose mounts came after the daemon had started: the
-	// guest may have opened them before.
+	// Late are the paths that were mounted after the daemon had started: the guest
+	// may have opened them before.
 	Late   []string `json:"late,omitempty"`
-	Links  []string `json:"links,omitempty"`  // what cannot be protected, since it is a link
-	Failed string   `json:"failed,omitempty"` // why nothing of it is known
+	Links  []string `json:"links,omitempty"`  // paths that cannot be protected because they are links
+	Failed string   `json:"failed,omitempty"` // why protecting failed, so that the state is unknown
 }
 
-// An OpenError is a protected path that the guest can write, since it opened it
-// before it was protected. That ends with the VM's daemon, at a restart.
+// An OpenError lists protected paths that the guest can still write, because it
+// opened them before they were protected. A restart of the VM ends that.
 type OpenError struct {
 	Paths   []string
-	Unknown bool // nothing shows whether the guest has it open
+	Unknown bool // whether the guest has them open cannot be seen
 }
 
 func (e *OpenError) Error() string {
 	if e.Unknown {
-		return some(e.Paths, "was", "were") + " protected while the VM ran, and whether it had opened it before cannot be seen: not protected until the VM is restarted"
+		return withVerb(e.Paths, "was", "were") + " protected after the VM had started, and the VM may have opened it before: not protected until the VM is restarted"
 	}
-	return "the VM opened " + strings.TrimSpace(some(e.Paths, "", "")) + " before it was protected, and can write it: not protected until the VM is restarted"
+	return "the VM opened " + strings.TrimSpace(withVerb(e.Paths, "", "")) + " before it was protected, and can write it: not protected until the VM is restarted"
 }
 
-// A FailedError says that protecting failed, so that nothing is known.
+// A FailedError says that protecting failed, so that the state is unknown.
 type FailedError struct{ Why string }
 
 func (e *FailedError) Error() string { return e.Why }
 
-// A ReplacedError is a protected path that was replaced on this machine: until
-// it is protected again, the guest can write it.
+// A ReplacedError lists protected paths that were replaced on this machine: the
+// guest can write them until they are protected again.
 type ReplacedError struct {
 	Paths []string
-	// Bare are those of Paths whose own mount went with them. The others lie in
-	// a protected directory, where the guest could not write.
+	// Bare are those of Paths that lost their own mount. The others are below a
+	// protected directory, where the guest could not write.
 	Bare []string
 }
 
 func (e *ReplacedError) Error() string {
-	return some(e.Paths, "was", "were") + " replaced on this machine since"
+	return withVerb(e.Paths, "was", "were") + " replaced on this machine after being protected"
 }
 
-// A Process is one that cannot be mistaken for a later one of the same number.
+// A Process identifies a process by its number and start time, since numbers are
+// reused.
 type Process struct {
 	PID     int    `json:"pid"`
 	Started uint64 `json:"started"`
@@ -84,8 +85,7 @@ func protectionPath(vmKey, token string) string {
 	return filepath.Join(protectionBase, vmKey, token)
 }
 
-// Read returns what was written down for a token; fs.ErrNotExist if
-// nothing was.
+// Read reads the record of a token; fs.ErrNotExist if there is none.
 func Read(vmKey, token string) (Protection, error) {
 	var p Protection
 	b, err := os.ReadFile(protectionPath(vmKey, token))
@@ -98,63 +98,63 @@ func Read(vmKey, token string) (Protection, error) {
 	return p, nil
 }
 
-// Holds says why the protection of the folder at src, whose token is the mount
-// t, does not hold any more; nil if it does.
+// Holds checks whether the protection of the folder at src, whose token is the mount
+// t, still holds; it returns nil, or an error that says why not.
 func (p Protection) Holds(src string, t mountinfo.Mount) error {
 	if p.Failed != "" {
 		return &FailedError{p.Failed}
 	}
 	if p.Boot != virtiofsd.BootID() {
-		return errors.New("this machine was started since")
+		return errors.New("this machine was rebooted after it was protected")
 	}
 	if p.MountID != t.ID {
-		return errors.New("the folder was shared again since")
+		return errors.New("the folder was mounted again after it was protected")
 	}
 	if len(p.Daemons) == 0 {
-		return errors.New("the VM was started since")
+		return errors.New("the VM was started after it was protected")
 	}
 	for _, d := range p.Daemons {
 		if now, err := startOf(d.PID); err != nil || now != d.Started {
-			return errors.New("the VM was started again since")
+			return errors.New("the VM was restarted after it was protected")
 		}
 	}
 	if len(p.Open) > 0 {
 		e := &OpenError{Unknown: true}
 		for rel, how := range p.Open {
 			e.Paths = append(e.Paths, rel)
-			e.Unknown = e.Unknown && how == heldUnknown
+			e.Unknown = e.Unknown && how == openUnknown
 		}
 		slices.Sort(e.Paths)
 		return e
 	}
 	for rel := range p.Paths {
 		if _, ok := p.Files[rel]; !ok {
-			return errors.New("an older aivm protected it, and nothing tells what the VM had opened before")
+			return errors.New("an older aivm protected it and did not record what the VM had opened before")
 		}
 	}
-	replaced, changed, twice, err := compare(src, p.Files)
+	replaced, changed, linked, err := compare(src, p.Files)
 	switch {
 	case err != nil:
 		return err
 	case len(replaced) > 0:
 		bare := slices.DeleteFunc(slices.Clone(replaced), func(rel string) bool { _, own := p.Paths[rel]; return !own })
 		return &ReplacedError{replaced, bare}
-	case len(twice) > 0:
-		return fmt.Errorf("%s a second name, by which the VM may write it", some(twice, "has", "have"))
+	case len(linked) > 0:
+		return fmt.Errorf("%s a second hard link, through which the VM may write it", withVerb(linked, "has", "have"))
 	case len(p.Links) > 0:
-		return fmt.Errorf("%s a symbolic link, or behind one", some(p.Links, "is", "are"))
+		return fmt.Errorf("%s a symbolic link, or below one", withVerb(p.Links, "is", "are"))
 	case len(changed) > 0:
-		return fmt.Errorf("%s touched on this machine since, and whether the VM can write it now is not known", some(changed, "was", "were"))
+		return fmt.Errorf("%s changed on this machine after being protected, and the VM may be able to write it now", withVerb(changed, "was", "were"))
 	}
 	return nil
 }
 
-// heldUnknown is what Protection.Open says where a daemon's descriptors do not
+// openUnknown is the value of Protection.Open where a daemon's descriptors do not
 // show what the guest can open.
-const heldUnknown = "unknown"
+const openUnknown = "unknown"
 
-// startOf reads when a process started, in ticks since boot (field 22 of
-// proc_pid_stat(5); the name in field 2 may hold anything).
+// startOf reads the start time of a process, in ticks since boot (field 22 of
+// proc_pid_stat(5); the name in field 2 may contain anything).
 func startOf(pid int) (uint64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -168,8 +168,8 @@ func startOf(pid int) (uint64, error) {
 	return strconv.ParseUint(fields[19], 10, 64)
 }
 
-// newProtection says what holds now that the daemons have the mounts: late are
-// those they had not yet.
+// newProtection determines the state of the protection, now that the daemons have
+// the mounts. late are the paths whose mounts were only now added.
 func newProtection(o record.Bind, t mountinfo.Mount, daemons []mount.Copy, stamps map[string]Stamp, late map[string]bool) (Protection, error) {
 	p := Protection{Boot: virtiofsd.BootID(), MountID: t.ID, Paths: map[string]uint64{}, Files: stamps}
 	for _, d := range daemons {
@@ -177,8 +177,8 @@ func newProtection(o record.Bind, t mountinfo.Mount, daemons []mount.Copy, stamp
 		if err != nil {
 			return p, err
 		}
-		if one := (Process{d.PID, started}); !slices.Contains(p.Daemons, one) {
-			p.Daemons = append(p.Daemons, one)
+		if process := (Process{d.PID, started}); !slices.Contains(p.Daemons, process) {
+			p.Daemons = append(p.Daemons, process)
 		}
 	}
 	if err := p.findPaths(o, t); err != nil {
@@ -187,29 +187,29 @@ func newProtection(o record.Bind, t mountinfo.Mount, daemons []mount.Copy, stamp
 	if len(daemons) == 0 {
 		return p, nil
 	}
-	p.keepLate(o, late)
-	still := len(late) == 0 || landed(daemons)
+	p.addLate(o, late)
+	opensDone := len(late) == 0 || waitForOpens(daemons)
 	var err error
-	if p.Open, err = held(o, t, daemons); err != nil {
+	if p.Open, err = stillWritable(o, t, daemons); err != nil {
 		return p, err
 	}
-	unseen := p.Late // what no descriptor may tell of
+	unseen := p.Late // paths for which descriptors may not show everything
 	if len(p.Late) > 0 && !slices.ContainsFunc(daemons, func(c mount.Copy) bool { return !showsAll(c) }) {
 		unseen = nil
 	}
-	if !still {
+	if !opensDone {
 		unseen = append(slices.Clone(unseen), slices.Collect(maps.Keys(late))...)
 	}
 	for _, rel := range readOnly(o.Protect) {
-		// Under a directory whose mount came late, too.
+		// Also for paths below a directory that was mounted late.
 		if slices.ContainsFunc(unseen, func(l string) bool { return l == rel || strings.HasPrefix(rel, l+"/") }) && p.Open[rel] == "" {
-			p.Open[rel] = heldUnknown
+			p.Open[rel] = openUnknown
 		}
 	}
 	return p, nil
 }
 
-// findPaths notes which of the paths are there.
+// findPaths sets p.Paths to the inodes of the paths that exist.
 func (p *Protection) findPaths(o record.Bind, t mountinfo.Mount) error {
 	top, err := openTop(t.Point)
 	if err != nil {
@@ -235,40 +235,40 @@ func (p *Protection) findPaths(o record.Bind, t mountinfo.Mount) error {
 	return nil
 }
 
-// keepLate notes what was protected late, now or earlier in the life of one of
-// these daemons.
-func (p *Protection) keepLate(o record.Bind, late map[string]bool) {
-	was, err := Read(o.VMKey, o.Token)
-	lives := was.Boot == p.Boot && slices.ContainsFunc(was.Daemons, func(d Process) bool { return slices.Contains(p.Daemons, d) })
+// addLate sets p.Late to the paths that were protected late, now or earlier in the
+// lifetime of one of these daemons.
+func (p *Protection) addLate(o record.Bind, late map[string]bool) {
+	previous, err := Read(o.VMKey, o.Token)
+	sameDaemon := previous.Boot == p.Boot && slices.ContainsFunc(previous.Daemons, func(d Process) bool { return slices.Contains(p.Daemons, d) })
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		lives = true // it was there, and says nothing
+		sameDaemon = true // the record exists but cannot be read
 	}
 	for _, pt := range points(o.Protect) {
-		now, there := p.Files[pt.rel]
-		if !there {
+		now, exists := p.Files[pt.rel]
+		if !exists {
 			continue
 		}
-		then, known := was.Files[pt.rel]
-		// A run that was killed may have put a mount back and not written it down.
+		then, known := previous.Files[pt.rel]
+		// A killed run may have mounted a path again without recording it.
 		other, touched := then.differs(now)
-		if late[pt.rel] || lives && (!known || other || touched || slices.Contains(was.Late, pt.rel)) {
+		if late[pt.rel] || sameDaemon && (!known || other || touched || slices.Contains(previous.Late, pt.rel)) {
 			p.Late = append(p.Late, pt.rel)
 		}
 	}
 }
 
-// failedProtection is what is written down where protecting failed. It names the
-// daemons and no files: the next run takes all that these daemons serve as
-// protected late (keepLate).
+// failedProtection returns the record for a failure of protecting. It names the
+// daemons and no files, so that the next run counts all paths that these daemons
+// serve as protected late (addLate).
 func failedProtection(o record.Bind, t mountinfo.Mount, err error) Protection {
 	p := Protection{Boot: virtiofsd.BootID(), MountID: t.ID, Failed: "protecting it failed: " + err.Error()}
-	if was, err := Read(o.VMKey, o.Token); err == nil {
-		p.Daemons = was.Daemons
+	if previous, err := Read(o.VMKey, o.Token); err == nil {
+		p.Daemons = previous.Daemons
 	}
 	return p
 }
 
-// writeProtection writes down what holds, readable by the VM's owner.
+// writeProtection writes the record, readable by the VM's owner.
 func writeProtection(o record.Bind, p Protection) error {
 	b, err := json.Marshal(p)
 	if err != nil {
@@ -298,12 +298,12 @@ func writeProtection(o record.Bind, p Protection) error {
 	return os.Rename(f.Name(), path)
 }
 
-// Forget removes what was written down for a token.
+// Forget removes the record of a token.
 func Forget(vmKey, token string) error {
 	path := protectionPath(vmKey, token)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	_ = os.Remove(filepath.Dir(path)) // if it was the VM's last one
+	_ = os.Remove(filepath.Dir(path)) // succeeds only after the VM's last token
 	return nil
 }

@@ -21,10 +21,9 @@ import (
 	"aivm.dev/aivm/internal/root/roottest"
 )
 
-// TestProtectMoreThanIsCounted: a guest that fills a protected directory keeps
-// nothing else of the folder from being protected again, and no mount stays here
-// in the person's way.
-func TestProtectMoreThanIsCounted(t *testing.T) {
+// A guest that fills a protected directory cannot keep other paths of the folder from
+// being protected again, and no mount remains on this machine.
+func TestProtectWithTooManyFiles(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
 		return
@@ -32,7 +31,7 @@ func TestProtectMoreThanIsCounted(t *testing.T) {
 	const most = protect.MaxCovered
 	roottest.Stage(t, work, unix.MS_PRIVATE)
 	roottest.Do(t, record.Export{VMKey: roottest.Key})
-	d := daemonFor(t, work)
+	d := startDaemon(t, work)
 	src, o := project(t, work)
 	at := filepath.Join(rootfile.ExportRoot(roottest.Key), o.Token)
 	roottest.Do(t, o)
@@ -43,37 +42,36 @@ func TestProtectMoreThanIsCounted(t *testing.T) {
 	}
 	o.Protect = append(o.Protect, ".husky")
 	replace(t, src, "Makefile", "all:\n")
-	roottest.Refuses(t, o, "more than 20000 files", "ended in .husky")
+	roottest.Refuses(t, o, "more than 20000 files", "stopped in .husky")
 	d.Fails("echo evil >"+at+"/Makefile", "Read-only")
 	d.Fails("echo evil >"+at+"/.husky/new", "Read-only")
-	if err := stands(t, src, o); !errors.As(err, new(*protect.FailedError)) || !strings.Contains(err.Error(), "more than 20000 files") {
+	if err := check(t, src, o); !errors.As(err, new(*protect.FailedError)) || !strings.Contains(err.Error(), "more than 20000 files") {
 		t.Errorf("%v", err)
 	}
 	replace(t, src, "Makefile", "more:\n")
 	roottest.Must(t, os.Rename(filepath.Join(src, "web"), filepath.Join(src, "web2")))
 	roottest.Must(t, os.Rename(filepath.Join(src, "web2"), filepath.Join(src, "web")))
 
-	// The same where it is the first time, and the daemon starts after it.
+	// The same if the first bind fails and the daemon starts after it.
 	d.End()
 	roottest.Refuses(t, o, "more than 20000 files")
-	d = daemonFor(t, work)
-	holdsInGuest(d, at)
+	d = startDaemon(t, work)
+	checkProtected(d, at)
 	roottest.Refuses(t, o, "more than 20000 files")
-	holdsInGuest(d, at)
-	replace(t, src, "Makefile", "mine:\n")
+	checkProtected(d, at)
+	replace(t, src, "Makefile", "host:\n")
 	replace(t, src, "web/package.json", "{}\n")
 }
 
-// TestProtectGoesOn: one path that cannot get its mount keeps none of the others
-// from theirs.
-func TestProtectGoesOn(t *testing.T) {
+// A path that cannot be mounted does not keep the others from being protected.
+func TestProtectContinuesAfterAFailure(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
 		return
 	}
 	roottest.Stage(t, work, unix.MS_PRIVATE)
 	roottest.Do(t, record.Export{VMKey: roottest.Key})
-	d := daemonFor(t, work)
+	d := startDaemon(t, work)
 	src, o := project(t, work)
 	at := filepath.Join(rootfile.ExportRoot(roottest.Key), o.Token)
 	roottest.Do(t, o)
@@ -81,23 +79,22 @@ func TestProtectGoesOn(t *testing.T) {
 	all := o
 	all.Protect = append([]string{long, ".git/" + long}, o.Protect...)
 	for _, rel := range o.Protect[1:] {
-		replace(t, src, rel, "mine\n")
+		replace(t, src, rel, "host\n")
 	}
 	roottest.Refuses(t, all, "protecting paths in the running VM", "xxx")
 	for _, rel := range o.Protect[1:] {
 		d.Fails("echo evil >"+at+"/"+rel, "Read-only")
-		replace(t, src, rel, "mine again\n") // no mount stays here
+		replace(t, src, rel, "host again\n") // no mount remains on this machine
 	}
-	if err := stands(t, src, o); !errors.As(err, new(*protect.FailedError)) {
+	if err := check(t, src, o); !errors.As(err, new(*protect.FailedError)) {
 		t.Errorf("%v", err)
 	}
 	roottest.Do(t, o)
-	roottest.Must(t, stands(t, src, o))
-	holdsInGuest(d, at)
+	roottest.Must(t, check(t, src, o))
+	checkProtected(d, at)
 }
 
-// TestProtectWhileItIsReplaced: a file that is replaced again and again gets its
-// mount all the same.
+// A file is mounted although it is replaced all the time.
 func TestProtectWhileItIsReplaced(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
@@ -105,7 +102,7 @@ func TestProtectWhileItIsReplaced(t *testing.T) {
 	}
 	roottest.Stage(t, work, unix.MS_PRIVATE)
 	roottest.Do(t, record.Export{VMKey: roottest.Key})
-	daemonFor(t, work)
+	startDaemon(t, work)
 	src, o := project(t, work)
 	at := filepath.Join(rootfile.ExportRoot(roottest.Key), o.Token)
 	roottest.Do(t, o)
@@ -113,17 +110,17 @@ func TestProtectWhileItIsReplaced(t *testing.T) {
 	roottest.Must(t, err)
 	all, err := mount.Copies(roottest.One(t, at), mountinfo.At(ms, rootfile.ExportRoot(roottest.Key))[0])
 	roottest.Must(t, err)
-	all = slices.DeleteFunc(all, func(c mount.Copy) bool { return !c.Roots })
+	all = slices.DeleteFunc(all, func(c mount.Copy) bool { return !c.RootVirtiofsd })
 	if len(all) != 1 {
 		t.Fatalf("%d daemons", len(all))
 	}
 	var replaced atomic.Int64
-	end, ended := make(chan bool), make(chan bool)
+	stop, stopped := make(chan bool), make(chan bool)
 	go func() {
-		defer close(ended)
+		defer close(stopped)
 		for {
 			select {
-			case <-end:
+			case <-stop:
 				return
 			case <-time.After(time.Millisecond):
 			}
@@ -135,19 +132,19 @@ func TestProtectWhileItIsReplaced(t *testing.T) {
 		}
 	}()
 	failed := int64(0)
-	// On one processor the other side may not get its turn for a while.
+	// On one processor the other goroutine may not run for a while.
 	for i, began := 0, time.Now(); i < 500 || replaced.Load() < 5 && time.Since(began) < 20*time.Second; i++ {
 		if i >= 500 {
 			time.Sleep(time.Millisecond)
 		}
-		if _, _, err := protect.Ensure(all[0], o.Protect); err != nil {
+		if _, _, err := protect.AddMissing(all[0], o.Protect); err != nil {
 			if failed++; failed == 1 {
 				t.Log(err)
 			}
 		}
 	}
-	close(end)
-	<-ended
+	close(stop)
+	<-stopped
 	if n := replaced.Load(); n < 5 || failed*20 > n {
 		t.Errorf("replaced %d times, %d failures", n, failed)
 	}

@@ -13,32 +13,32 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// A mount lies on one name of one file. When that name is taken away on this
-// machine, by a save that renames another file over it or by rm, the kernel
-// drops the mount. Only root can see that in the daemon's namespace; what
-// anybody can see is that the file is another, or that its name was touched: a
-// name cannot be taken away without a change of the file's and the directory's
-// ctime, which nobody can set.
+// A mount is on one name (directory entry) of one file. When that name is removed on
+// this machine, by a save that renames another file over it or by rm, the kernel
+// drops the mount. In the daemon's namespace only root can see that. But everybody
+// can see that the path leads to another file, or that its name was changed:
+// removing a name changes the ctime of the file and of the directory, which nobody
+// can set.
 
-// A Stamp tells whether a path still leads to the file it led to, by the same
-// name.
+// A Stamp identifies the file at a path, to check later whether the path still
+// leads to the same file by the same name.
 type Stamp struct {
-	ID    string `json:"id"`               // of the file, no other one's after it is gone
+	ID    string `json:"id"`               // of the file; not reused after its deletion
 	CTime int64  `json:"ctime"`            // in nanoseconds
-	Dir   int64  `json:"dir,omitempty"`    // ctime of the directory its name is in; 0: not known
-	Way   bool   `json:"way,omitempty"`    // a directory on the way, which the guest may change
-	IsDir bool   `json:"is_dir,omitempty"` // a protected directory, or one in it
+	Dir   int64  `json:"dir,omitempty"`    // ctime of the directory that has its name; 0: unknown
+	Way   bool   `json:"way,omitempty"`    // a directory in the path of a protected one, which the guest may change
+	IsDir bool   `json:"is_dir,omitempty"` // a protected directory, or one below it
 }
 
-// ctimeGrain is more than any file system's clock for ctime is behind: two
-// changes within it may have the same.
+// ctimeGrain is longer than the ctime granularity of any file system: two changes
+// within it may get the same ctime.
 const ctimeGrain = 20 * time.Millisecond
 
-// stampTries bounds how long stampAll waits for files to come to rest.
+// stampTries bounds how often stampAll waits until no file has a recent change.
 const stampTries = 5
 
-// stampOf takes the stamp of what fd is, whose name is in dir; both may be open
-// for no more than their place (O_PATH).
+// stampOf takes the stamp of the file fd, whose name is in the directory in. Both may
+// be opened with O_PATH.
 func stampOf(fd, in int) (Stamp, *unix.Stat_t, error) {
 	var st, dir unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -48,8 +48,8 @@ func stampOf(fd, in int) (Stamp, *unix.Stat_t, error) {
 		return Stamp{}, nil, err
 	}
 	s := Stamp{ID: fmt.Sprintf("%d", st.Ino), CTime: st.Ctim.Nano(), Dir: dir.Ctim.Nano(), IsDir: st.Mode&unix.S_IFMT == unix.S_IFDIR}
-	// The number of a file that is gone is given to the next one; with the
-	// generation in its handle, or the time it was made, it is unique.
+	// The inode number of a deleted file is reused. With the generation in the file
+	// handle, or the time of birth, it is unique.
 	if h, _, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH); err == nil {
 		s.ID += fmt.Sprintf(":%d:%x", h.Type(), h.Bytes())
 	} else {
@@ -57,15 +57,15 @@ func stampOf(fd, in int) (Stamp, *unix.Stat_t, error) {
 		if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BTIME, &sx); err == nil && sx.Mask&unix.STATX_BTIME != 0 {
 			s.ID += fmt.Sprintf(":%d.%d", sx.Btime.Sec, sx.Btime.Nsec)
 		} else if !s.IsDir {
-			s.Dir = 0 // then only an unchanged file is the same
+			s.Dir = 0 // then only a file with an unchanged ctime counts as the same
 		}
 	}
 	return s, &st, nil
 }
 
-// stampAll takes the stamps of all that is to be protected below a folder's mount
-// at point, once none of it is so new that its next change could have the same
-// time.
+// stampAll takes the stamps of all protected paths and files below a folder's mount
+// at point. It waits until no file was changed so recently that its next change
+// could get the same ctime.
 func stampAll(point string, paths []string) (map[string]Stamp, error) {
 	top, err := openTop(point)
 	if err != nil {
@@ -84,7 +84,7 @@ func stampAll(point string, paths []string) (map[string]Stamp, error) {
 				return nil
 			}
 			if err != nil {
-				return fmt.Errorf("looking at %s: %w", rel, err)
+				return fmt.Errorf("reading %s: %w", rel, err)
 			}
 			s.Way = way
 			if s.Dir > recent {
@@ -93,7 +93,7 @@ func stampAll(point string, paths []string) (map[string]Stamp, error) {
 			if !way && s.CTime > recent {
 				fresh = true
 				if try == stampTries {
-					s.CTime, s.Dir = 0, 0 // it does not come to rest: never the same again
+					s.CTime, s.Dir = 0, 0 // it keeps changing: it will never compare as the same
 				}
 			}
 			out[rel] = s
@@ -116,14 +116,14 @@ func stampAll(point string, paths []string) (map[string]Stamp, error) {
 		if !fresh || try == stampTries {
 			return out, nil
 		}
-		below.close() // its directory may be another by then
+		below.close() // the directory may be replaced while this sleeps
 		time.Sleep(ctimeGrain)
 	}
 }
 
-// differs says whether now is another file, or the same whose name may have been
-// gone for a while. A save in place changes the file's ctime and not that of the
-// directory its name is in.
+// differs reports whether now is another file, or the same file whose name may have
+// been removed in between (touched). A save in place changes the ctime of the file
+// but not that of its directory.
 func (s Stamp) differs(now Stamp) (other, touched bool) {
 	switch {
 	case now.ID != s.ID:
@@ -134,10 +134,10 @@ func (s Stamp) differs(now Stamp) (other, touched bool) {
 	return false, s.IsDir || s.Dir == 0 || now.Dir != s.Dir
 }
 
-// compare says what of it is not as it was below src: replaced, so that the
-// mount is gone; changed, so that nobody but root knows; twice, by a second name
-// a guest can write it.
-func compare(src string, was map[string]Stamp) (replaced, changed, twice []string, err error) {
+// compare returns the paths below src that changed since the stamps were taken:
+// replaced ones, whose mount the kernel dropped; changed ones, whose mount only root
+// can check; and linked ones, which have a second hard link that a guest can write.
+func compare(src string, stamps map[string]Stamp) (replaced, changed, linked []string, err error) {
 	top, err := unix.Open(src, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, nil, nil
@@ -148,8 +148,8 @@ func compare(src string, was map[string]Stamp) (replaced, changed, twice []strin
 	defer unix.Close(top)
 	below := newBelowReader(top)
 	defer below.close()
-	for _, rel := range slices.Sorted(maps.Keys(was)) {
-		s := was[rel]
+	for _, rel := range slices.Sorted(maps.Keys(stamps)) {
+		s := stamps[rel]
 		now, st, err := below.stampOf(rel)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -159,7 +159,7 @@ func compare(src string, was map[string]Stamp) (replaced, changed, twice []strin
 			continue
 		}
 		if err != nil {
-			return nil, nil, nil, fmt.Errorf("looking at %s: %w", rel, err)
+			return nil, nil, nil, fmt.Errorf("reading %s: %w", rel, err)
 		}
 		switch other, touched := s.differs(now); {
 		case other:
@@ -168,17 +168,17 @@ func compare(src string, was map[string]Stamp) (replaced, changed, twice []strin
 			changed = append(changed, rel)
 		}
 		if !s.IsDir && st.Nlink > 1 {
-			twice = append(twice, rel)
+			linked = append(linked, rel)
 		}
 	}
 	slices.Sort(replaced)
 	slices.Sort(changed)
-	slices.Sort(twice)
-	return replaced, changed, twice, nil
+	slices.Sort(linked)
+	return replaced, changed, linked, nil
 }
 
-// some names paths for a sentence, with the verb that fits.
-func some(paths []string, one, many string) string {
+// withVerb lists paths for a sentence, with the verb in the singular or plural.
+func withVerb(paths []string, one, many string) string {
 	const most = 8
 	verb := many
 	if len(paths) == 1 {

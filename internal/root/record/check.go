@@ -14,8 +14,8 @@ import (
 
 var (
 	tokenRE = lazyre.New(`^[a-z0-9][a-z0-9._-]*$`)
-	// apt takes a "-" at a name's end for "remove it" and a "+" for "install
-	// it", unless a package is called so: g++ and its kind end in two.
+	// apt reads a "-" at the end of a name as "remove it" and a "+" as "install it",
+	// unless a package has that name: g++ and similar ones end in two.
 	packageRE = lazyre.New(`^[a-z0-9][a-z0-9+.-]*([a-z0-9]|\+\+)$`)
 	distroRE  = lazyre.New(`^[a-z0-9][a-z0-9.-]{0,31}$`)
 )
@@ -23,15 +23,15 @@ var (
 // ValidToken reports whether s can name a token directory.
 func ValidToken(s string) bool { return len(s) <= 64 && tokenRE.MatchString(s) }
 
-// maxID leaves out 2^32-1, which the kernel keeps for "no id".
+// maxID excludes 2^32-1, which the kernel reserves for "no id".
 const maxID = 1<<32 - 2
 
-// Check checks every field of op again, where the rights are. caller is the
-// uid that asked through sudo, or -1 when root itself asked: a user's helper
-// touches no export but that user's.
+// Check checks every field of op; the helper calls it again for what its client
+// sent. caller is the uid of the user who called sudo, or -1 for root itself: a
+// user's helper changes only that user's exports.
 func Check(op Op, caller int) error {
 	bad := func(field string, v any) error {
-		return ui.Refused("action %q has an unusable %s %q", op.Kind(), field, fmt.Sprint(v))
+		return ui.Refused("action %q has an invalid %s %q", op.Kind(), field, fmt.Sprint(v))
 	}
 	key := func(k string) error {
 		if !rootfile.ValidVMKey(k) {
@@ -41,7 +41,7 @@ func Check(op Op, caller int) error {
 		if n, err := strconv.Atoi(uid); err != nil || strconv.Itoa(n) != uid || n > maxID {
 			return bad("vm key", k)
 		} else if caller >= 0 && n != caller {
-			return ui.Refused("vm key %q belongs to uid %d, not to %d who asks", k, n, caller)
+			return ui.Refused("vm key %q belongs to uid %d, not to uid %d, who called sudo", k, n, caller)
 		}
 		return nil
 	}
@@ -70,7 +70,7 @@ func Check(op Op, caller int) error {
 		case !filepath.IsAbs(o.Src), filepath.Clean(o.Src) != o.Src, o.Src == "/", strings.ContainsAny(o.Src, "\x00\n\r"):
 			return bad("folder", o.Src)
 		case o.Src == rootfile.ExportBase, strings.HasPrefix(o.Src, rootfile.ExportBase+"/"):
-			return ui.Refused("%s is where shared folders appear and cannot be shared itself", o.Src)
+			return ui.Refused("%s contains the export directories of VMs and cannot be shared", o.Src)
 		case o.UID < 0 || o.UID > maxID:
 			return bad("uid", o.UID)
 		case o.GID < 0 || o.GID > maxID:
@@ -87,7 +87,7 @@ func Check(op Op, caller int) error {
 		}
 		return key(o.VMKey)
 	case Packages:
-		if _, other := installers[o.Manager]; !other && o.Manager != "apt" {
+		if _, known := installers[o.Manager]; !known && o.Manager != "apt" {
 			return bad("package manager", o.Manager)
 		}
 		if len(o.Names) == 0 || len(o.Names) > 200 {
@@ -125,9 +125,9 @@ func Check(op Op, caller int) error {
 		return nil
 	case Nft:
 		if err := o.Wall.Check(); err != nil {
-			return ui.Refused("action %q has an unusable %w", op.Kind(), err)
+			return ui.Refused("action %q has an invalid %w", op.Kind(), err)
 		}
 		return nil
 	}
-	return ui.Refused("the privileged helper knows no action %q", op.Kind())
+	return ui.Refused("the privileged helper has no action %q", op.Kind())
 }

@@ -15,7 +15,7 @@ import (
 
 var goodBind = record.Bind{Src: "/home/u/my p", VMKey: "1000-a", Token: "p-0123", RO: true, UID: 1000, GID: 100, Dev: 3, Ino: 4}
 
-func TestValidateRefuses(t *testing.T) {
+func TestCheckRefuses(t *testing.T) {
 	bind := func(change func(*record.Bind)) record.Op { b := goodBind; change(&b); return b }
 	nft := func(change func(*wall.Wall)) record.Op {
 		w := roottest.Wall("n", "b")
@@ -97,7 +97,7 @@ func TestValidateRefuses(t *testing.T) {
 	}
 }
 
-func TestBindShowsItsMap(t *testing.T) {
+func TestBindShowsItsOwnerMap(t *testing.T) {
 	want := "mount --bind -o nosuid,nodev,ro,X-mount.idmap='u:1000:1000:1 u:65534:0:1 g:100:1000:1 g:65534:0:1' '/home/u/my p' /var/lib/aivm/export/1000-a/p-0123"
 	if got := goodBind.Shows(); len(got) != 1 || got[0] != want {
 		t.Errorf("got %q", got)

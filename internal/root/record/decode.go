@@ -10,7 +10,7 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// decoders is the whole of what the helper can be asked for.
+// decoders lists all actions that the helper accepts.
 var decoders = map[string]func(json.RawMessage) (Op, error){
 	Export{}.Kind():        decodeAs[Export],
 	Bind{}.Kind():          decodeAs[Bind],
@@ -39,7 +39,7 @@ func decodeAs[T Op](raw json.RawMessage) (Op, error) {
 	return v, nil
 }
 
-// StrictJSON reads one value, all of whose fields are known.
+// StrictJSON decodes exactly one value, and refuses fields that v does not have.
 func StrictJSON(raw []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.DisallowUnknownFields()
@@ -52,11 +52,11 @@ func StrictJSON(raw []byte, v any) error {
 	return nil
 }
 
-// Decode reads the record of an action of this kind.
+// Decode decodes the record of an action of this kind.
 func Decode(kind string, raw json.RawMessage) (Op, error) {
 	decode, ok := decoders[kind]
 	if !ok {
-		return nil, ui.Refused("the privileged helper knows no action %q", kind)
+		return nil, ui.Refused("the privileged helper has no action %q", kind)
 	}
 	op, err := decode(raw)
 	if err != nil {

@@ -4,15 +4,15 @@ import (
 	"path/filepath"
 )
 
-// OldShares takes the folders away that aivm 0.3 bound below the storage of a
-// VM, BaseDir/VM/shared-root, and then the directories that are empty. It
-// unmounts one by one, never lazily, and removes nothing but empty directories.
+// OldShares unmounts the folders that aivm 0.3 mounted below the storage of a VM,
+// BaseDir/VM/shared-root, and then removes the directories that are empty. It
+// unmounts one by one, never lazily, and removes only empty directories.
 type OldShares struct {
 	BaseDir string `json:"base_dir"`
 	VM      string `json:"vm"`
 }
 
-// OldSharesDir is where 0.3 bound a VM's folders.
+// OldSharesDir returns the directory below which aivm 0.3 mounted a VM's folders.
 func OldSharesDir(baseDir, vm string) string { return filepath.Join(baseDir, vm, "shared-root") }
 
 // Kind implements Op.

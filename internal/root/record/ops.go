@@ -1,9 +1,9 @@
-// Package record holds the typed records (Op) of everything privileged that aivm
-// ever does: their fields, their form in JSON, the check of every field, and
-// the nearest shell line to show to a person.
+// Package record holds the typed records (Op) of all privileged actions of aivm:
+// their fields, their JSON form, the check of every field, and the nearest shell
+// lines to show to the user.
 //
-// It executes nothing. What a record may name (package managers, services,
-// sockets, modules) is listed here, and the packages that execute go by it.
+// It executes nothing. It lists what a record may name (package managers,
+// services, sockets, modules); the packages that execute records use these lists.
 package record
 
 import (
@@ -18,26 +18,27 @@ import (
 	"aivm.dev/aivm/internal/wall"
 )
 
-// Op is one privileged action. The interface is sealed: the helper knows
-// exactly the kinds in this file.
+// Op is one privileged action. The interface is sealed: only the kinds of this
+// package exist.
 type Op interface {
 	Kind() string
-	// Shows returns the nearest shell lines, for people.
+	// Shows returns the nearest shell lines, for the user.
 	Shows() []string
 	sealed()
 }
 
 // Export makes the export root of a VM: a directory that is a shared mount of
-// its own, so that binds made later reach virtiofsd (shares.md 1).
+// its own (mount_namespaces(7)), so that folders mounted later also appear in the
+// mount namespace of a running virtiofsd.
 type Export struct {
 	VMKey string `json:"vm_key"`
 }
 
-// Bind puts a host folder onto a token with the share primitive: opened
-// without following links, cloned, made nosuid and nodev (read-only if RO),
-// owners mapped (guest uid 1000 = UID:GID, guest root = nobody), then moved
-// below the export root. Dev and Ino are the folder that was approved; another
-// inode at that path is refused.
+// Bind mounts a host folder on a token: the folder is opened without following
+// links, its mount is cloned, made nosuid and nodev (read-only if RO), given an
+// owner map (guest uid 1000 = UID:GID, guest root = nobody), and moved below the
+// export root. Dev and Ino identify the folder that was approved; another inode
+// at that path is refused.
 type Bind struct {
 	Src   string `json:"src"`
 	VMKey string `json:"vm_key"`
@@ -47,17 +48,17 @@ type Bind struct {
 	GID   int    `json:"gid"`
 	Dev   uint64 `json:"dev"`
 	Ino   uint64 `json:"ino"`
-	// Own says that the VM has a daemon for this folder alone: protecting mounts
-	// wait here until that one has them.
+	// Own says that the VM has a daemon for only this folder: the protecting mounts
+	// stay on this machine until that daemon has them.
 	Own bool `json:"own,omitempty"`
-	// Protect are paths below Src that the guest, its root included, can
-	// neither write nor replace.
+	// Protect are paths below Src that the guest, including its root, can neither
+	// write nor replace.
 	Protect []string `json:"protect,omitempty"`
 }
 
-// Unbind takes a token away again. It never unmounts lazily: a busy token is
-// an error. Forget leaves the mount alone and only sees to it that it does not
-// come back at the VM's next start.
+// Unbind unmounts a token. It never unmounts lazily: a busy token is an error.
+// With Forget it keeps the mount and only removes its record, so that the hook
+// does not mount the folder at the VM's next start.
 type Unbind struct {
 	VMKey  string `json:"vm_key"`
 	Token  string `json:"token"`
@@ -89,35 +90,35 @@ type KVMModule struct {
 	Name string `json:"name"` // "kvm_intel", "kvm_amd"
 }
 
-// Ruleset reads all rules of nftables, which only root may, and passes them as
-// JSON in an open descriptor. It changes nothing.
+// Ruleset reads all rules of nftables, which needs root, and passes them as JSON
+// in an open descriptor. It changes nothing.
 type Ruleset struct{}
 
-// LibvirtSocket opens libvirt's socket as root and passes the open descriptor
-// to the caller, for a user who may use sudo but is not in group libvirt.
+// LibvirtSocket opens libvirt's socket as root and passes the open descriptor to
+// the caller. It is for users who may use sudo but are not in group libvirt.
 type LibvirtSocket struct {
 	Path string `json:"path"`
 }
 
-// BuildImage builds a bootable guest image from the machine's own package
-// mirror and passes an open descriptor of the finished qcow2 to the caller, so
-// that root writes nothing at a path the caller chose.
+// BuildImage builds a bootable guest image from the machine's package mirror and
+// passes an open descriptor of the finished qcow2 to the caller, so that root
+// writes nothing to a path that the caller chose.
 type BuildImage struct {
 	Distro string `json:"distro"` // "debian-12"
 }
 
-// Hooks puts a root-owned copy of this program and three libvirt hook scripts
-// in place, and has running daemons look for them until they do. With Remove it
-// takes them away again, unless something still needs them.
+// Hooks installs a root-owned copy of this program and three libvirt hook scripts,
+// and signals running daemons until they have loaded the scripts. With Remove it
+// removes all of it, unless a network or VM still needs it.
 type Hooks struct {
 	Remove bool `json:"remove,omitempty"`
 }
 
-// Nft makes the firewall's rules of one network anew, in one transaction, and
-// records them for the network hook. The rules are made from the parameters
-// where the rights are; nobody hands in a ruleset. With Remove the rules and
-// the record go. With IfUp the rules of a network that stopped stay away, and
-// only the record is changed.
+// Nft replaces the firewall's rules of one network in one transaction, and records
+// them for the network hook. The helper generates the rules from the parameters;
+// callers cannot pass a ruleset. With Remove it deletes the rules and the record.
+// With IfUp it loads no rules for a network that is stopped, and only changes the
+// record.
 type Nft struct {
 	Wall   wall.Wall `json:"wall"`
 	Remove bool      `json:"remove,omitempty"`
@@ -251,7 +252,7 @@ func (o Hooks) Shows() []string {
 	if o.Remove {
 		return append(out, "rm "+rootfile.HookProgram)
 	}
-	return append([]string{"install -m 0755 (this program) " + rootfile.HookProgram}, append(out, "kill -HUP (libvirtd, to look for hooks)")...)
+	return append([]string{"install -m 0755 (this program) " + rootfile.HookProgram}, append(out, "kill -HUP (libvirtd, so that it loads the hooks)")...)
 }
 
 // Shows implements Op.
@@ -264,7 +265,7 @@ func (o Nft) Shows() []string {
 		return out
 	}
 	return []string{
-		"nft -f - (tables " + strings.Join(o.Wall.Tables(), " and ") + ", nothing else; to read them: aivm host fw apply --dry-run)",
+		"nft -f - (only tables " + strings.Join(o.Wall.Tables(), ", ") + "; to see the rules: aivm host fw apply --dry-run)",
 		"write " + rootfile.NetManifestPath(o.Wall.Network),
 	}
 }

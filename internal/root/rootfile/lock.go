@@ -11,35 +11,36 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// LockDir holds the files that root's part of aivm locks. The directory is
-// root's alone: whoever can open a file can lock it, for as long as he likes.
+// LockDir is the directory of the lock files of the helper and the hooks. Only root
+// can enter it: a user who can open a file can lock it indefinitely.
 const LockDir = "/var/lib/aivm/lock"
 
-// lockLimit is how long to wait for another aivm. What is done under a lock
-// takes a fraction of a second; a daemon that is told of its hooks may take 30
-// seconds. A hook waits for less, and for all its locks together (LimitWaits):
-// libvirt holds its own locks meanwhile.
+// lockLimit is how long to wait for another aivm. Work under a lock takes a fraction
+// of a second; a daemon may take 30 seconds until it has loaded its hooks. A hook
+// waits for a shorter time, for all its locks together (LimitWaits): libvirt waits for
+// the hook with its own locks held.
 const (
 	lockLimit = 45 * time.Second
 	lockTry   = 10 * time.Millisecond
 )
 
-// patience is how long this process waits for a lock, or, if it is to wait for
-// all its locks together, for those that are still to come.
-var patience = struct {
-	left  time.Duration
-	inAll bool
-}{left: lockLimit}
+// lockWait is how long this process waits for each lock, or, with total, for all
+// locks that it has not taken yet.
+var lockWait = struct {
+	remaining time.Duration
+	total     bool
+}{remaining: lockLimit}
 
-// LimitWaits has this process wait for all its locks together no longer than
-// limit, as a hook must.
-func LimitWaits(limit time.Duration) { patience.left, patience.inAll = limit, true }
+// LimitWaits makes limit the longest time that this process waits for all its locks
+// together, as a hook must.
+func LimitWaits(limit time.Duration) { lockWait.remaining, lockWait.total = limit, true }
 
-// ErrLocked is in the error of whoever could not get a lock within the limit.
-var ErrLocked = errors.New("another process of root's has held")
+// ErrLocked is in the error for a lock that could not be taken within the limit.
+var ErrLocked = errors.New("another root process has held")
 
-// Lock takes the lock of that name, made if it is not there. Who cannot get
-// it within the limit gets ErrLocked, so a network or VM does not start then.
+// Lock takes the lock of that name, and makes its file if it is missing. It returns
+// ErrLocked if it cannot take the lock within the limit; the network or VM then does
+// not start.
 func Lock(name string) (release func(), err error) {
 	dir, err := StepDown(LockDir, OwnMode)
 	if err != nil {
@@ -52,9 +53,9 @@ func Lock(name string) (release func(), err error) {
 		return nil, fmt.Errorf("opening %s: %w", path, err)
 	}
 	began := time.Now()
-	limit := patience.left
-	if patience.inAll {
-		defer func() { patience.left -= time.Since(began) }()
+	limit := lockWait.remaining
+	if lockWait.total {
+		defer func() { lockWait.remaining -= time.Since(began) }()
 	}
 	for {
 		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
@@ -68,7 +69,7 @@ func Lock(name string) (release func(), err error) {
 		if waited := time.Since(began); waited > limit {
 			unix.Close(fd)
 			return nil, ui.Failed("%w %s for %.0f s", ErrLocked, path, waited.Seconds()).
-				Hint(ui.CmdFor("see which, and end it if it is stuck", "sudo lslocks --output PID,COMMAND,PATH"))
+				Hint(ui.CmdFor("to see which process; end it if it is stuck", "sudo lslocks --output PID,COMMAND,PATH"))
 		}
 		time.Sleep(lockTry)
 	}

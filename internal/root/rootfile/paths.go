@@ -1,8 +1,8 @@
-// Package rootfile owns the files and directories that only root can change: where
-// they are, how they are made, locked and written.
+// Package rootfile owns the files and directories that only root can change: their
+// paths, and how they are made, locked and written.
 //
-// It opens directories one step at a time, follows no link, puts a mode right
-// that is wider than wanted, and replaces a file whole or not at all.
+// It opens directories one path component at a time, follows no link, restricts a mode
+// that is too permissive, and replaces files atomically.
 package rootfile
 
 import (
@@ -12,22 +12,22 @@ import (
 	"aivm.dev/aivm/internal/lazyre"
 )
 
-// stateDir holds ExportBase; only what is below it is ours to make.
+// stateDir contains ExportBase; aivm makes only directories below it.
 const stateDir = "/var/lib"
 
 // ExportBase is the directory below which every VM has its export root
-// (ExportBase/VMKEY) with one token directory per shared folder. It lies
-// outside VM storage, so nothing done to disks can reach a shared folder.
+// (ExportBase/VMKEY) with one token directory per shared folder. It is outside VM
+// storage, so that operations on disks cannot affect a shared folder.
 const ExportBase = "/var/lib/aivm/export"
 
-// ExportRoot is the directory the virtiofs device of the VM with this key
+// ExportRoot returns the directory that the virtiofs device of the VM with this key
 // serves. The key is the owner's uid and the VM's name (VMKey).
 func ExportRoot(vmKey string) string { return filepath.Join(ExportBase, vmKey) }
 
-// ResolvedExport is ExportRoot as the mount table names it: /var or /var/lib
-// may be links on the administrator's machine.
+// ResolvedExport returns ExportRoot as the mount table names it: /var or /var/lib may
+// be symbolic links.
 func ResolvedExport(vmKey string) (string, error) {
-	real, err := filepath.EvalSymlinks(stateDir)
+	resolved, err := filepath.EvalSymlinks(stateDir)
 	if err != nil {
 		return "", err
 	}
@@ -35,31 +35,33 @@ func ResolvedExport(vmKey string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return filepath.Join(real, rel), nil
+	return filepath.Join(resolved, rel), nil
 }
 
-// VMKey names a VM machine-wide: two users may each have a VM called "a".
+// VMKey returns the name of a VM that is unique on this machine: two users may each
+// have a VM called "a".
 func VMKey(uid int, vm string) string { return strconv.Itoa(uid) + "-" + vm }
 
-// ValidVMKey reports whether s has the form of a VM's key.
+// ValidVMKey reports whether s has the form of a VM key.
 func ValidVMKey(s string) bool { return vmKeyRE.MatchString(s) }
 
 var vmKeyRE = lazyre.New(`^[0-9]+-[a-z0-9-]{1,63}$`)
 
-// ManifestDir holds what the libvirt hooks put back, one file a network or VM,
-// written by the helper and owned by root. Everybody may read it: nothing in
-// it is secret, and the comparison before a guest is used needs it.
+// ManifestDir is the directory of the manifests, from which the libvirt hooks restore
+// rules and folders: one file per network or VM, written by the helper and owned by
+// root. Everybody may read it: nothing in it is secret, and each run compares it with
+// the actual state before it uses a VM.
 const ManifestDir = "/var/lib/aivm/manifest"
 
-// NetManifestPath is the manifest's path; the name was checked by Wall.Check or
-// libvirt, and contains no slash.
+// NetManifestPath returns the path of a network's manifest. Wall.Check or libvirt has
+// checked the name, which contains no slash.
 func NetManifestPath(network string) string {
 	return filepath.Join(ManifestDir, "net-"+network+".json")
 }
 
-// VMManifestPath is the path of a VM's manifest.
+// VMManifestPath returns the path of a VM's manifest.
 func VMManifestPath(vmKey string) string { return filepath.Join(ManifestDir, "vm-"+vmKey+".json") }
 
-// DeviceGuardPath is the path of what was found about device nodes when the VM
-// started last.
+// DeviceGuardPath returns the path of the record about device nodes that the hook
+// wrote at the VM's last start.
 func DeviceGuardPath(vmKey string) string { return filepath.Join(ManifestDir, "devices-"+vmKey) }

@@ -19,19 +19,19 @@ import (
 	"aivm.dev/aivm/internal/root/roottest"
 )
 
-// strangerUID is a user who has nothing to do with aivm.
-const strangerUID = 4399
+// otherUID is a user who does not use aivm.
+const otherUID = 4399
 
-// holderRole is a user who locks everything below the folders it is given that
-// he can open, says what, and keeps it until its input ends.
+// holderRole runs as another user: it locks every file below the given directories that
+// the user can open, prints the paths, and holds the locks until its stdin ends.
 func holderRole() int {
 	if err := unix.Setgroups(nil); err != nil {
 		panic(err)
 	}
-	if err := unix.Setresgid(strangerUID, strangerUID, strangerUID); err != nil {
+	if err := unix.Setresgid(otherUID, otherUID, otherUID); err != nil {
 		panic(err)
 	}
-	if err := unix.Setresuid(strangerUID, strangerUID, strangerUID); err != nil {
+	if err := unix.Setresuid(otherUID, otherUID, otherUID); err != nil {
 		panic(err)
 	}
 	if f, err := os.OpenFile("/etc/shadow", os.O_RDONLY, 0); err == nil {
@@ -59,7 +59,7 @@ func holderRole() int {
 	return 0
 }
 
-// lockingUser starts such a user and returns what he locked.
+// lockingUser starts a holderRole process and returns the paths that it locked.
 func lockingUser(t *testing.T, tops ...string) []string {
 	t.Helper()
 	c := exec.Command("/proc/self/exe")
@@ -82,8 +82,8 @@ func lockingUser(t *testing.T, tops ...string) []string {
 	return nil
 }
 
-// A user who locks every file and directory of aivm's and libvirt's that he can
-// open keeps no network and no VM from starting, and no helper from its work.
+// A user who locks every file and directory of aivm's and libvirt's that the user can
+// open keeps neither a network nor a VM from starting, nor the helper from working.
 func TestAnotherUsersLocks(t *testing.T) {
 	work, ok := roottest.Privately(t, syscall.CLONE_NEWNET)
 	if !ok {
@@ -99,14 +99,14 @@ func TestAnotherUsersLocks(t *testing.T) {
 	roottest.Do(t, record.Hooks{})
 	roottest.Do(t, record.Nft{Wall: w})
 	roottest.Do(t, record.Export{VMKey: roottest.Key})
-	// As an older aivm left them: open to be listed, and so to be locked.
+	// As an older aivm made them: everybody can list them, and so lock them.
 	for _, d := range []string{"/var/lib/aivm", rootfile.ExportBase} {
 		roottest.Must(t, os.Chmod(d, 0o755))
 	}
 
 	held := lockingUser(t, "/var/lib", "/run", "/usr/local", "/etc/libvirt")
 	if len(held) == 0 {
-		t.Fatal("the other user could lock nothing: the test proves nothing")
+		t.Fatal("the other user could not lock any file: the test proves nothing")
 	}
 	t.Logf("locked by another user: %s", strings.Join(held, " "))
 	within := func(what string, f func()) {
@@ -116,15 +116,15 @@ func TestAnotherUsersLocks(t *testing.T) {
 		select {
 		case <-done:
 		case <-time.After(20 * time.Second):
-			t.Fatalf("%s waits for a lock of another user's", what)
+			t.Fatalf("%s waits for a lock that another user holds", what)
 		}
 	}
 	within("the network's start", func() { roottest.VirshOK(t, "net-start", "hooked") })
-	if !roottest.TableThere(w) {
+	if !roottest.RulesLoaded(w) {
 		t.Error("the network started without its rules")
 	}
 	within("the VM's start", func() { roottest.VirshOK(t, "start", "hooked") })
-	within("the VM's end", func() { roottest.VirshOK(t, "destroy", "hooked") })
+	within("the VM's stop", func() { roottest.VirshOK(t, "destroy", "hooked") })
 	within("the helper", func() {
 		roottest.Do(t, record.Nft{Wall: w})
 		roottest.Do(t, record.Hooks{})
@@ -133,10 +133,10 @@ func TestAnotherUsersLocks(t *testing.T) {
 		roottest.Do(t, record.Unbind{VMKey: roottest.Key, Token: "tok"})
 		roottest.Do(t, record.Unexport{VMKey: roottest.Key})
 	})
-	within("the network's end", func() { roottest.VirshOK(t, "net-destroy", "hooked") })
+	within("the network's stop", func() { roottest.VirshOK(t, "net-destroy", "hooked") })
 
-	// What nobody but root can hold ends the wait by its limit, and the network
-	// stays off without its rules.
+	// A lock that only root can hold: the wait ends at its limit, and the network does
+	// not start without its rules.
 	lock, err := os.OpenFile(filepath.Join(rootfile.LockDir, "manifest"), os.O_RDWR, 0)
 	roottest.Must(t, err)
 	roottest.Must(t, unix.Flock(int(lock.Fd()), unix.LOCK_EX))
@@ -145,8 +145,8 @@ func TestAnotherUsersLocks(t *testing.T) {
 	if d := time.Since(began); d > 15*time.Second {
 		t.Errorf("the hook waited for %v", d)
 	}
-	if roottest.TableThere(w) {
-		t.Error("there are rules of a network that did not start")
+	if roottest.RulesLoaded(w) {
+		t.Error("rules of a network that did not start are loaded")
 	}
 	lock.Close()
 	roottest.VirshOK(t, "net-start", "hooked")

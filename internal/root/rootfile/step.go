@@ -10,17 +10,18 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Modes of directories: one that all can pass through, and one that is root's
-// alone, as an export root is. Below that the owners of every shared folder are
-// mapped to uid 1000, so whoever on the host happens to be uid 1000 would own
-// them if he could walk in.
+// Modes of directories: PassMode lets everybody pass through, OwnMode only root, as
+// for an export root. Below an export root the owner of every shared folder is mapped
+// to uid 1000, so the host's user with uid 1000 would own all of them if that user
+// could enter.
 const (
 	PassMode = 0o711
 	OwnMode  = 0o700
 )
 
-// StepInto opens the directory name in dir. With create it is made if missing,
-// and one that others could write, or that is wider than wanted, is put right.
+// StepInto opens the directory name in dir. With create it makes a missing directory,
+// and restricts the mode of one that others can write, or that is more permissive than
+// mode.
 func StepInto(dir int, name string, mode uint32, create bool) (int, error) {
 	if create {
 		if err := unix.Mkdirat(dir, name, mode); err != nil && !errors.Is(err, unix.EEXIST) {
@@ -40,9 +41,8 @@ func StepInto(dir int, name string, mode uint32, create bool) (int, error) {
 		unix.Close(fd)
 		return -1, ui.Refused("directory %q below %s belongs to uid %d, not to root", name, stateDir, st.Uid)
 	}
-	// 0022 on any of them would let somebody put a directory in the way; one that
-	// is root's alone must be exactly that (see OwnMode), and one that can only
-	// be passed through must not be listed or locked by others.
+	// With 0022 a user could replace a directory below it. A directory with OwnMode must
+	// have exactly that mode; one with PassMode must not let others list or lock it.
 	if create && (st.Mode&0o022 != 0 || mode == OwnMode && st.Mode&0o7777 != OwnMode || mode == PassMode && st.Mode&0o066 != 0) {
 		if err := unix.Fchmodat(dir, name, mode, 0); err != nil {
 			unix.Close(fd)
@@ -55,12 +55,12 @@ func StepInto(dir int, name string, mode uint32, create bool) (int, error) {
 // ManifestMode lets everybody read the manifests.
 const ManifestMode = 0o755
 
-// StepDown opens a directory below stateDir with O_PATH; what is missing on the
-// way is made.
+// StepDown opens a directory below stateDir with O_PATH, and makes it and its parents
+// if they are missing.
 func StepDown(path string, mode uint32) (int, error) { return StepDownIf(path, mode, true) }
 
-// StepDownIf is StepDown, which only opens unless create is set. Directories on
-// the way can be passed through by all.
+// StepDownIf opens a directory below stateDir with O_PATH. With create it makes it and
+// its parents, which get PassMode, if they are missing.
 func StepDownIf(path string, mode uint32, create bool) (int, error) {
 	fd, err := unix.Open(stateDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

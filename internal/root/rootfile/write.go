@@ -16,13 +16,14 @@ func IgnoreMissing(err error) error {
 	return err
 }
 
-// WriteWhole writes a file of root's by a temporary one beside it.
-func WriteWhole(path string, b []byte, mode os.FileMode) error {
+// WriteAtomic replaces a file by writing a temporary file in its directory and renaming
+// it.
+func WriteAtomic(path string, b []byte, mode os.FileMode) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".aivm-*")
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // gone already if all went well
+	defer os.Remove(f.Name()) // fails after the rename
 	_, err = f.Write(b)
 	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 	"aivm.dev/aivm/internal/wall"
 )
 
-// Wall is a wall with what walls have, for these names.
+// Wall returns a firewall with typical values for this network and bridge.
 func Wall(network, bridge string) wall.Wall {
 	return wall.Wall{
 		Network: network, Prefix: "aivm_sandbox", Bridge: bridge,
@@ -27,7 +27,8 @@ func Wall(network, bridge string) wall.Wall {
 	}
 }
 
-// StageHooks gives the namespace places of its own for hooks and program.
+// StageHooks prepares the namespace as Stage does, with empty directories for hooks and
+// program.
 func StageHooks(t *testing.T, work string) {
 	t.Helper()
 	Stage(t, work, unix.MS_PRIVATE)
@@ -37,8 +38,8 @@ func StageHooks(t *testing.T, work string) {
 	Must(t, os.Mkdir("/var/log/libvirt", 0o755))
 }
 
-// Libvirtd starts a real libvirtd in this mount and network namespace, and
-// stops it with all it made.
+// Libvirtd starts a real libvirtd in this mount and network namespace, and stops it and
+// its networks and VMs at the end of the test.
 func Libvirtd(t *testing.T) {
 	t.Helper()
 	Must(t, os.WriteFile("/etc/libvirt/qemu.conf", []byte("stdio_handler = \"file\"\nuser = \"root\"\ngroup = \"root\"\nsecurity_driver = \"none\"\nnamespaces = []\ncgroup_controllers = []\n"), 0o600))
@@ -63,7 +64,7 @@ func Virsh(args ...string) (string, error) {
 	return string(out), err
 }
 
-// VirshOK is Virsh, which must work.
+// VirshOK runs virsh, which must succeed.
 func VirshOK(t *testing.T, args ...string) string {
 	t.Helper()
 	out, err := Virsh(args...)
@@ -73,7 +74,7 @@ func VirshOK(t *testing.T, args ...string) string {
 	return out
 }
 
-// VirshFails wants a failure that carries these words to the person.
+// VirshFails runs virsh, which must fail with these words in its output.
 func VirshFails(t *testing.T, words string, args ...string) {
 	t.Helper()
 	if out, err := Virsh(args...); err == nil || !strings.Contains(out, words) {
@@ -81,7 +82,7 @@ func VirshFails(t *testing.T, words string, args ...string) {
 	}
 }
 
-// DefineNetwork defines a network; one called "hooked" bears root's mark.
+// DefineNetwork defines a network; one called "hooked" has aivm's mark, for root.
 func DefineNetwork(t *testing.T, name, bridge, octet string) {
 	t.Helper()
 	p := filepath.Join(t.TempDir(), name)
@@ -89,8 +90,8 @@ func DefineNetwork(t *testing.T, name, bridge, octet string) {
 	VirshOK(t, "net-define", p)
 }
 
-// TableThere reports whether the kernel holds the wall's table.
-func TableThere(w wall.Wall) bool {
+// RulesLoaded reports whether the kernel has the tables of the firewall.
+func RulesLoaded(w wall.Wall) bool {
 	c, err := nftread.Read(w.Tables())
 	return err == nil && c.Digest != ""
 }

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// A Receiver is a shell in a second mount namespace that receives what is
-// mounted here, as virtiofsd's does.
+// A Receiver is a shell in a second mount namespace, to which mounts propagate as to
+// that of virtiofsd.
 type Receiver struct {
 	T   *testing.T
 	In  io.WriteCloser
@@ -20,13 +20,13 @@ type Receiver struct {
 	PID int
 }
 
-// NewReceiver is Receive with a plain shell.
+// NewReceiver starts a receiver with sh.
 func NewReceiver(t *testing.T) *Receiver {
 	t.Helper()
 	return Receive(t, "sh")
 }
 
-// Receive is a receiver with a shell of one's own.
+// Receive starts a receiver with this shell and arguments.
 func Receive(t *testing.T, shell ...string) *Receiver {
 	t.Helper()
 	cmd := exec.Command("unshare", append([]string{"-m", "--propagation", "slave"}, shell...)...)
@@ -38,11 +38,11 @@ func Receive(t *testing.T, shell ...string) *Receiver {
 	Must(t, cmd.Start())
 	t.Cleanup(func() { in.Close(); _ = cmd.Wait() })
 	r := &Receiver{T: t, In: in, Out: bufio.NewScanner(out), Cmd: cmd, PID: cmd.Process.Pid}
-	r.Run("true") // the namespace is there now
+	r.Run("true") // waits until the namespace exists
 	return r
 }
 
-// Run runs a line there and returns what it printed, and its status.
+// Run runs a line in the shell and returns its output and exit status.
 func (r *Receiver) Run(line string) (string, int) {
 	r.T.Helper()
 	fmt.Fprintf(r.In, "{ %s\n} 2>&1; echo \"==$?\"\n", line)
@@ -61,7 +61,7 @@ func (r *Receiver) Run(line string) (string, int) {
 	return "", 0
 }
 
-// OK is Run, which must work.
+// OK runs a line, which must succeed.
 func (r *Receiver) OK(line string) string {
 	r.T.Helper()
 	out, code := r.Run(line)
@@ -71,7 +71,7 @@ func (r *Receiver) OK(line string) string {
 	return out
 }
 
-// Fails wants a failure with these words.
+// Fails runs a line, which must fail with these words.
 func (r *Receiver) Fails(line, want string) {
 	r.T.Helper()
 	if out, code := r.Run(line); code == 0 || !strings.Contains(out, want) {
@@ -79,7 +79,7 @@ func (r *Receiver) Fails(line, want string) {
 	}
 }
 
-// End ends the daemon as the stop of its VM does.
+// End ends the receiver as the stop of a VM ends its daemon.
 func (r *Receiver) End() {
 	r.In.Close()
 	for r.Out.Scan() {

@@ -1,6 +1,6 @@
-// Package roottest is the stage on which the tests of internal/root play: mount
-// namespaces with an empty /var/lib, shells in other namespaces, a libvirtd of
-// the test's own, and the roles the test binary plays when it is started again.
+// Package roottest sets up the environment of internal/root's tests: mount namespaces
+// with an empty /var/lib, shells in other namespaces, a libvirtd of the test's own, and
+// the roles in which a test starts its own binary again.
 package roottest
 
 import (
@@ -24,7 +24,7 @@ import (
 	"aivm.dev/aivm/internal/root/rootfile"
 )
 
-// MountTable is the mount table of this process.
+// MountTable returns the mount table of this process.
 func MountTable(t *testing.T) []mountinfo.Mount {
 	t.Helper()
 	ms, err := mountinfo.Read(mountinfo.Self)
@@ -32,17 +32,16 @@ func MountTable(t *testing.T) []mountinfo.Mount {
 	return ms
 }
 
-// What tells the test binary, when a test starts it again, where it is and which
-// role it plays.
+// Environment variables of a test binary that a test started again.
 const (
-	WorkEnv = "AIVM_ROOT_TEST_WORK" // set: in a mount namespace of the test's own; its folder
-	RoleEnv = "AIVM_ROOT_TEST_ROLE"
+	WorkEnv = "AIVM_ROOT_TEST_WORK" // work folder; set in the test's own mount namespace
+	RoleEnv = "AIVM_ROOT_TEST_ROLE" // role, a key of Main's roles
 )
 
-// Privately reports whether this is the process in which a test may mount: root
-// in a mount namespace of its own, with /var/lib replaced by an empty folder.
-// If it is not, it runs the test there and reports its result. more are
-// further namespaces it gets.
+// Privately reports whether this process may mount: it is root in a mount namespace of
+// its own, in which Stage replaces /var/lib by an empty folder in work. If it is not,
+// Privately runs the test again in such a process and reports its result; the caller
+// then returns. more are further namespace flags (CLONE_NEW*).
 func Privately(t *testing.T, more ...uintptr) (work string, ok bool) {
 	t.Helper()
 	if work := os.Getenv(WorkEnv); work != "" {
@@ -56,11 +55,12 @@ func Privately(t *testing.T, more ...uintptr) (work string, ok bool) {
 	if os.Geteuid() != 0 {
 		out, err := exec.Command("sudo", append([]string{"-n", "--", self}, args...)...).CombinedOutput()
 		if err != nil {
-			t.Fatalf("this test makes real mounts and needs root; as a user it uses sudo -n, which did not do: %v\n%s", err, out)
+			t.Fatalf("this test makes real mounts and needs root; it tried sudo -n, which failed: %v\n%s", err, out)
 		}
 		return "", false
 	}
-	// On the disk, and removed here, when the namespace and its mounts are gone.
+	// On the disk, and removed by this process, after the namespace and its mounts have
+	// ended.
 	dir, err := os.MkdirTemp("/var/tmp", "aivm-root-test-")
 	if err != nil {
 		t.Fatal(err)
@@ -81,13 +81,13 @@ func Privately(t *testing.T, more ...uintptr) (work string, ok bool) {
 	}
 	out, err := cmd.CombinedOutput()
 	if err != nil || !bytes.Contains(out, []byte("--- PASS: "+t.Name())) {
-		t.Fatalf("in a mount namespace of its own: %v\n%s", err, out)
+		t.Fatalf("the test in its own mount namespace: %v\n%s", err, out)
 	}
 	return "", false
 }
 
-// Stage prepares the namespace: propagation of / as asked, and /var/lib and
-// /var/cache empty.
+// Stage prepares the namespace: it sets the propagation of /, and mounts empty folders
+// on /var/lib and /var/cache.
 func Stage(t *testing.T, work string, rootPropagation uintptr) {
 	t.Helper()
 	Must(t, unix.Mount("", "/", "", rootPropagation|unix.MS_REC, ""))
@@ -107,7 +107,7 @@ func Must(t *testing.T, err error) {
 // Key is the VM key of the tests.
 const Key = "0-a"
 
-// Do executes an action as root, which must work.
+// Do executes an action as root, which must succeed.
 func Do(t *testing.T, op record.Op) record.Result {
 	t.Helper()
 	r, err := root.New(root.Options{Euid: 0}).Do(t.Context(), op, nil)
@@ -131,7 +131,7 @@ func Refuses(t *testing.T, op record.Op, wants ...string) {
 	}
 }
 
-// BindOf is the record for a folder as it is now.
+// BindOf returns the Bind record of a folder, with its present owner and inode.
 func BindOf(t *testing.T, src, token string) record.Bind {
 	t.Helper()
 	var st unix.Stat_t
@@ -139,7 +139,7 @@ func BindOf(t *testing.T, src, token string) record.Bind {
 	return record.Bind{Src: src, VMKey: Key, Token: token, UID: int(st.Uid), GID: int(st.Gid), Dev: st.Dev, Ino: st.Ino}
 }
 
-// At are the mounts on point, the lowest first.
+// At returns the mounts on point, the lowest first.
 func At(t *testing.T, point string) []mountinfo.Mount {
 	t.Helper()
 	ms, err := mountinfo.Read(mountinfo.Self)
@@ -147,7 +147,7 @@ func At(t *testing.T, point string) []mountinfo.Mount {
 	return mountinfo.At(ms, point)
 }
 
-// One is the only mount on point.
+// One returns the only mount on point, and fails the test if there is another number.
 func One(t *testing.T, point string) mountinfo.Mount {
 	t.Helper()
 	l := At(t, point)
@@ -157,7 +157,7 @@ func One(t *testing.T, point string) mountinfo.Mount {
 	return l[0]
 }
 
-// Folder makes a folder of this user.
+// Folder makes a folder with this owner and mode.
 func Folder(t *testing.T, path string, uid int, mode os.FileMode) string {
 	t.Helper()
 	Must(t, os.MkdirAll(path, 0o755))
@@ -166,10 +166,10 @@ func Folder(t *testing.T, path string, uid int, mode os.FileMode) string {
 	return path
 }
 
-// Owner is no user of the machine.
+// Owner is the uid of the tests' folders; no user of the machine has it.
 const Owner = 4321
 
-// Sh runs a line of shell, which must work.
+// Sh runs a shell command, which must succeed.
 func Sh(t *testing.T, line string) {
 	t.Helper()
 	if out, err := exec.Command("sh", "-c", line).CombinedOutput(); err != nil {
@@ -177,8 +177,8 @@ func Sh(t *testing.T, line string) {
 	}
 }
 
-// Main is TestMain of a test whose binary is started again: as the helper, with
-// these builders, as the hook, or in one of these roles.
+// Main is the TestMain of packages whose tests start their binary again: as the helper,
+// with these builders, as the hook, or in one of these roles.
 func Main(m *testing.M, roles map[string]func() int, builders map[string]record.BuildFunc) {
 	if len(os.Args) > 1 && os.Args[1] == root.Command {
 		if err := root.Serve(context.Background(), os.Stdin, builders); err != nil {
@@ -200,5 +200,5 @@ func Main(m *testing.M, roles map[string]func() int, builders map[string]record.
 	os.Exit(m.Run())
 }
 
-// HookLockLimit is how long a hook that the test binary plays waits for its locks.
+// HookLockLimit is how long the test binary, run as a hook, waits for its locks.
 const HookLockLimit = 2 * time.Second

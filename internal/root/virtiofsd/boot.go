@@ -5,11 +5,11 @@ import (
 	"strings"
 )
 
-// BootID tells one boot of this machine from another.
+// BootID returns the kernel's random ID of this boot; "" if it cannot be read.
 func BootID() string {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
-		return "" // ids of mounts and processes have to do
+		return "" // then callers compare only IDs of mounts and processes
 	}
 	return strings.TrimSpace(string(b))
 }

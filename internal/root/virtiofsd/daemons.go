@@ -1,5 +1,5 @@
-// Package virtiofsd tells the daemons that serve folders to libvirt's VMs from all
-// other processes. It reads /proc and libvirt's pid files, and changes nothing.
+// Package virtiofsd finds the virtiofsd processes that serve folders to libvirt's
+// VMs. It reads /proc and libvirt's pid files, and changes nothing.
 package virtiofsd
 
 import (
@@ -14,23 +14,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A process is believed to be a VM's virtiofsd by what only root can give it.
-// Its name and its arguments are whatever the user who started it wrote, and so
-// are its mounts where it has a user namespace of its own: they can only rule a
-// process out.
+// Only properties that root alone can set identify a process as a VM's virtiofsd.
+// The user who starts a process chooses its name and arguments, and, in a user
+// namespace, its mounts: these can only exclude a process.
 
-// LibvirtState is where libvirt writes the process numbers of what it started
-// for its VMs: "6-NAME-fs0-fs.pid". Only root can write there.
+// LibvirtState is the directory in which libvirt writes pid files of the processes
+// it starts for its VMs: "6-NAME-fs0-fs.pid". Only root can write there.
 const LibvirtState = "/run/libvirt/qemu"
 
-// A daemonTest tells the daemons of libvirt's VMs from all other processes, as
-// of the moment it was made.
+// A daemonTest recognises the daemons of libvirt's VMs, as of the moment it was
+// made.
 type daemonTest struct {
-	Userns  string       // our own user namespace
-	started map[int]bool // what libvirt says it started
+	Userns  string       // this process's user namespace
+	started map[int]bool // process numbers in libvirt's pid files
 }
 
-// NewDaemonTest reads what libvirt has started by now.
+// NewDaemonTest reads libvirt's pid files.
 func NewDaemonTest() (daemonTest, error) {
 	d := daemonTest{started: map[int]bool{}}
 	var err error
@@ -46,9 +45,9 @@ func NewDaemonTest() (daemonTest, error) {
 		return d, fmt.Errorf("reading %s: %w", LibvirtState, err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Uid != 0 || st.Mode&0o022 != 0 {
-		return d, fmt.Errorf("directory %s can be changed by others than root", LibvirtState)
+		return d, fmt.Errorf("users other than root can change directory %s", LibvirtState)
 	}
-	// A file that cannot be read now is of a VM that is starting or stopping.
+	// A file that cannot be read now belongs to a VM that is starting or stopping.
 	pids, _ := LibvirtPIDs("*.pid")
 	for _, pid := range pids {
 		d.started[pid] = true
@@ -56,9 +55,9 @@ func NewDaemonTest() (daemonTest, error) {
 	return d, nil
 }
 
-// LibvirtPIDs returns the process numbers in those of libvirt's pid files whose
-// name matches, and an error that names the first one without a number. Whether
-// such a process still runs, and is what libvirt started, is not checked.
+// LibvirtPIDs returns the process numbers in libvirt's pid files whose names match
+// the pattern, and an error that names the first file without a number. It does
+// not check that the process still runs and is the one that libvirt started.
 func LibvirtPIDs(pattern string) (pids []int, err error) {
 	files, err := filepath.Glob(filepath.Join(LibvirtState, pattern))
 	if err != nil {
@@ -67,7 +66,7 @@ func LibvirtPIDs(pattern string) (pids []int, err error) {
 	for _, f := range files {
 		b, rerr := os.ReadFile(f)
 		if errors.Is(rerr, fs.ErrNotExist) {
-			continue // that VM was stopped meanwhile
+			continue // the VM was stopped in between
 		}
 		pid, perr := strconv.Atoi(strings.TrimSpace(string(b)))
 		switch {
@@ -77,15 +76,15 @@ func LibvirtPIDs(pattern string) (pids []int, err error) {
 		case rerr != nil:
 			err = rerr
 		default:
-			err = fmt.Errorf("%s: %q is no process number", f, b)
+			err = fmt.Errorf("%s: %q is not a process number", f, b)
 		}
 	}
 	return pids, err
 }
 
-// Roots reports whether the process is a virtiofsd that root started in our own
-// user namespace.
-func (d daemonTest) Roots(pid int) bool {
+// StartedByRoot reports whether the process is a virtiofsd that root started in
+// this process's user namespace.
+func (d daemonTest) StartedByRoot(pid int) bool {
 	proc := fmt.Sprintf("/proc/%d", pid)
 	ids, err := StatusField(proc, "Uid:")
 	if err != nil || len(ids) != 4 {
@@ -99,8 +98,7 @@ func (d daemonTest) Roots(pid int) bool {
 	if ns, err := os.Readlink(proc + "/ns/user"); err != nil || ns != d.Userns {
 		return false
 	}
-	// A program that gives root's rights to whoever starts it (sudo, su) can be
-	// started under any name.
+	// A setuid program (sudo, su) can be started under any name.
 	exe, err := os.Readlink(proc + "/exe")
 	if err != nil || filepath.Base(strings.TrimSuffix(exe, " (deleted)")) != "virtiofsd" {
 		return false
@@ -112,11 +110,10 @@ func (d daemonTest) Roots(pid int) bool {
 	return st.Uid == 0 && st.Mode&(0o022|unix.S_ISUID|unix.S_ISGID) == 0
 }
 
-// Libvirts reports whether libvirt started the process, or its parent did whom
-// libvirt started: virtiofsd serves from a child in a process namespace of its
-// own.
-func (d daemonTest) Libvirts(pid int) bool {
-	if !d.Roots(pid) {
+// StartedByLibvirt reports whether libvirt started the virtiofsd, or its parent:
+// virtiofsd serves from a child process in a PID namespace.
+func (d daemonTest) StartedByLibvirt(pid int) bool {
+	if !d.StartedByRoot(pid) {
 		return false
 	}
 	if d.started[pid] {
@@ -127,11 +124,12 @@ func (d daemonTest) Libvirts(pid int) bool {
 		return false
 	}
 	p, err := strconv.Atoi(parent[0])
-	return err == nil && d.started[p] && d.Roots(p)
+	return err == nil && d.started[p] && d.StartedByRoot(p)
 }
 
-// Serves reports whether the process says on its command line that it serves
-// this export root or a token below it. Any process can say so.
+// Serves reports whether the command line of the process names this export root,
+// or a token below it, as the directory to serve. Any process can have such a
+// command line.
 func Serves(proc, export string) bool {
 	args, err := os.ReadFile(proc + "/cmdline")
 	if err != nil {
@@ -148,7 +146,8 @@ func Serves(proc, export string) bool {
 	return false
 }
 
-// StatusField reads the words of one line of proc_pid_status(5).
+// StatusField returns the words of one line of /proc/PID/status
+// (proc_pid_status(5)).
 func StatusField(proc, name string) ([]string, error) {
 	b, err := os.ReadFile(proc + "/status")
 	if err != nil {
@@ -162,12 +161,13 @@ func StatusField(proc, name string) ([]string, error) {
 	return nil, fmt.Errorf("%s/status has no %s", proc, name)
 }
 
-// nsGetUserns asks which user namespace a namespace belongs to (ioctl_ns(2)).
+// nsGetUserns is NS_GET_USERNS, which returns the user namespace that owns a
+// namespace (ioctl_ns(2)).
 const nsGetUserns = 0xb701
 
-// OwnsMounts reports whether the mount namespace ns, in which the process is,
-// belongs to the user namespace userns. In any other, a user decides what is
-// mounted where, and whoever enters it waits for his file systems.
+// OwnsMounts reports whether user namespace userns owns ns, the mount namespace of
+// the process. In any other user namespace a user decides what is mounted, and a
+// process that enters it can block on that user's file systems.
 func OwnsMounts(proc, ns, userns string) (bool, error) {
 	name := func(fd int) string {
 		s, _ := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
@@ -183,7 +183,7 @@ func OwnsMounts(proc, ns, userns string) (bool, error) {
 	}
 	owner, err := unix.IoctlRetInt(fd, nsGetUserns)
 	if errors.Is(err, unix.EPERM) {
-		return false, nil // it is out of our sight, so not our own
+		return false, nil // not visible from this user namespace, so another one
 	}
 	if err != nil {
 		return false, err

@@ -20,13 +20,13 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// PutBack runs before a VM starts: its export root and what was bound
-// there are put back, as after a reboot of this machine. A folder that is gone,
-// has another owner now, or has a link on its way is left out and keeps nobody
-// from starting his VM: the next aivm command names it. Without the export root
-// the VM must not start, for it could never see a folder again while it runs;
-// nor where another process holds the lock, for then none of them comes back.
-func PutBack(owner int, vm string) error {
+// RestoreFolders makes a VM's export root and mounts its recorded folders again,
+// before the VM starts, as after a reboot of this machine. It skips a folder that
+// does not exist any more, has another owner now, or has a link in its path: the
+// VM starts without it, and the next aivm command names it. An error keeps the VM
+// from starting: without the export root it could not see any folder as long as it
+// runs, and while another process holds the lock no folder can be mounted.
+func RestoreFolders(owner int, vm string) error {
 	key := rootfile.VMKey(owner, vm)
 	if !rootfile.ValidVMKey(key) {
 		return nil
@@ -36,8 +36,8 @@ func PutBack(owner int, vm string) error {
 		return nil
 	}
 	if err != nil {
-		// Its folders come back with the next aivm command.
-		fmt.Fprintf(os.Stderr, "aivm: the folders of VM %s are not known: %v\n", vm, err)
+		// The next aivm command mounts its folders again.
+		fmt.Fprintf(os.Stderr, "aivm: cannot read the list of folders of VM %s: %v\n", vm, err)
 		return nil
 	}
 	path, err := rootfile.ResolvedExport(key)
@@ -50,12 +50,12 @@ func PutBack(owner int, vm string) error {
 	}
 	if !exportedAt(ms, path) {
 		if err := Make(record.Export{VMKey: key}); err != nil {
-			return ui.Failed("the place for the folders of VM %q cannot be made: %w", vm, err)
+			return ui.Failed("making the export directory of VM %q: %w", vm, err)
 		}
 	}
 	for _, o := range m.Folders {
-		// One with protected paths may be there without the mounts that protect
-		// them: they are taken off here once a daemon has them.
+		// A mounted folder with protected paths may lack the protecting mounts, which
+		// are unmounted in this namespace once a daemon has them.
 		if len(mountinfo.At(ms, filepath.Join(path, o.Token))) > 0 && len(o.Protect) == 0 {
 			continue
 		}
@@ -64,24 +64,24 @@ func PutBack(owner int, vm string) error {
 			return err
 		}
 		if err != nil {
-			fmt.Fprintf(os.Stderr, "aivm: folder %s stays away from VM %s: %v\n", o.Src, vm, err)
+			fmt.Fprintf(os.Stderr, "aivm: VM %[2]s starts without folder %[1]s: %[3]v\n", o.Src, vm, err)
 		}
 	}
 	return nil
 }
 
-// Settle runs when a VM has started: its daemons have the mounts that
-// protect paths, and here they are only in the way. Where another process holds
-// the lock they stay until the next aivm command: that is no reason to end the
-// VM.
-func Settle(owner int, vm string) {
+// FinishProtection unmounts the mounts that protect paths in this namespace after a
+// VM has started: its daemons have them, and on this machine they only stop
+// programs from replacing the files. While another process holds the lock they
+// stay until the next aivm command; the VM runs on.
+func FinishProtection(owner int, vm string) {
 	key := rootfile.VMKey(owner, vm)
 	if !rootfile.ValidVMKey(key) {
 		return
 	}
 	m, err := manifest.ReadVM(key)
 	if err != nil {
-		return // said when it was about to start
+		return // RestoreFolders has reported it
 	}
 	for _, o := range m.Folders {
 		if len(o.Protect) == 0 {
@@ -90,7 +90,7 @@ func Settle(owner int, vm string) {
 		if err := bindAgain(o, owner); err != nil {
 			fmt.Fprintf(os.Stderr, "aivm: protecting folder %s from VM %s: %v\n", o.Src, vm, err)
 			if errors.Is(err, rootfile.ErrLocked) {
-				return // so would be the next
+				return // the next folder needs the same lock
 			}
 		}
 	}
@@ -105,9 +105,8 @@ func exportedAt(ms []mountinfo.Mount, path string) bool {
 	return shared
 }
 
-// bindAgain binds a folder as it was, if it is still the same person's: it may
-// have been made anew since, but not by somebody else, and the person must
-// still be able to get there.
+// bindAgain mounts a folder as recorded, if the same user still owns it and can
+// still reach it. The owner may have recreated the folder.
 func bindAgain(o record.Bind, owner int) error {
 	fd, err := openFolderAs(o.Src, owner)
 	if err != nil {
@@ -120,15 +119,16 @@ func bindAgain(o record.Bind, owner int) error {
 		return err
 	}
 	if int(st.Uid) != o.UID || int(st.Gid) != o.GID {
-		return fmt.Errorf("it belongs to %d:%d now, and belonged to %d:%d when it was shared", st.Uid, st.Gid, o.UID, o.GID)
+		return fmt.Errorf("its owner is %d:%d, and was %d:%d when it was shared", st.Uid, st.Gid, o.UID, o.GID)
 	}
 	o.Dev, o.Ino = st.Dev, st.Ino
 	_, err = bind(o)
 	return err
 }
 
-// openFolderAs is openFolder with no more rights than the user has, on a thread
-// of its own: the kernel takes root's own away from one with another fsuid.
+// openFolderAs opens a folder like openFolder, but with only the rights of the user.
+// It runs on a separate thread: the kernel drops root's file capabilities of a
+// thread whose fsuid is not 0.
 func openFolderAs(path string, uid int) (fd int, err error) {
 	if uid == 0 {
 		return openFolder(path)
@@ -138,7 +138,7 @@ func openFolderAs(path string, uid int) (fd int, err error) {
 		if n, err := strconv.Atoi(u.Gid); err == nil {
 			gid = n
 		}
-		ids, _ := u.GroupIds() // a group that cannot be found gives no right
+		ids, _ := u.GroupIds() // groups that cannot be looked up grant nothing
 		for _, g := range ids {
 			if n, err := strconv.Atoi(g); err == nil {
 				groups = append(groups, n)

@@ -11,21 +11,23 @@ import (
 	"aivm.dev/aivm/internal/root/rootfile"
 )
 
-// Bind binds a folder and notes it for the VM's next start.
+// Bind mounts a folder on its token and records it for the VM's next start. It
+// returns a remark for the user, or "".
 func Bind(o record.Bind) (string, error) {
 	note, err := bind(o)
 	if err != nil {
 		return "", err
 	}
-	return note, manifest.NoteFolders(o.VMKey, func(fs []record.Bind) []record.Bind { return with(fs, o) })
+	return note, manifest.UpdateFolders(o.VMKey, func(fs []record.Bind) []record.Bind { return with(fs, o) })
 }
 
-// Unbind forgets a folder first: a run that is killed in between
-// leaves a mount that everybody can see, and nothing that comes back by itself.
+// Unbind removes the record of a folder and then unmounts it. In this order, a run
+// that is killed in between leaves only a mount, which everybody can see, and the
+// hook does not mount the folder again.
 func Unbind(o record.Unbind) error {
-	var was []record.Bind
-	err := manifest.NoteFolders(o.VMKey, func(fs []record.Bind) []record.Bind {
-		was = slices.Clone(fs)
+	var before []record.Bind
+	err := manifest.UpdateFolders(o.VMKey, func(fs []record.Bind) []record.Bind {
+		before = slices.Clone(fs)
 		return without(fs, o.Token)
 	})
 	if err != nil {
@@ -35,15 +37,15 @@ func Unbind(o record.Unbind) error {
 		return nil
 	}
 	if err := unbind(o); err != nil {
-		back := manifest.NoteFolders(o.VMKey, func(fs []record.Bind) []record.Bind {
-			for _, f := range was {
+		restoreErr := manifest.UpdateFolders(o.VMKey, func(fs []record.Bind) []record.Bind {
+			for _, f := range before {
 				if f.Token == o.Token {
 					fs = with(fs, f)
 				}
 			}
 			return fs
 		})
-		return errors.Join(err, back)
+		return errors.Join(err, restoreErr)
 	}
 	return nil
 }
@@ -61,7 +63,7 @@ func without(fs []record.Bind, token string) []record.Bind {
 	return slices.DeleteFunc(slices.Clone(fs), func(f record.Bind) bool { return f.Token == token })
 }
 
-// ForgetVM removes a VM's manifest with its export root.
+// ForgetVM removes a VM's manifest and its record of device nodes.
 func ForgetVM(vmKey string) error {
 	if err := rootfile.IgnoreMissing(os.Remove(rootfile.DeviceGuardPath(vmKey))); err != nil {
 		return err

@@ -18,29 +18,30 @@ import (
 	"aivm.dev/aivm/internal/root/roottest"
 )
 
-// The descriptors of the daemon below are those of a shell: what it opens it
-// opens as virtiofsd does, and writes through /proc/self/fd as virtiofsd does.
-const keeps = "--inode-file-handles=never"
+// keepDescriptors is virtiofsd's option to keep descriptors instead of file handles.
+// The daemon in these tests is a shell: it opens files as virtiofsd does, and writes
+// through /proc/self/fd as virtiofsd does.
+const keepDescriptors = "--inode-file-handles=never"
 
-// stands says how the protection stands now, as its owner sees it.
-func stands(t *testing.T, src string, o record.Bind) error {
+// check checks the recorded protection as the folder's owner does.
+func check(t *testing.T, src string, o record.Bind) error {
 	t.Helper()
 	p, err := protect.Read(roottest.Key, o.Token)
 	roottest.Must(t, err)
 	return p.Holds(src, roottest.One(t, filepath.Join(rootfile.ExportRoot(roottest.Key), o.Token)))
 }
 
-// heldOpen wants the paths, and no others, to be known as open to the guest.
-func heldOpen(t *testing.T, src string, o record.Bind, paths ...string) {
+// wantOpen checks that exactly these paths are reported as open in the guest.
+func wantOpen(t *testing.T, src string, o record.Bind, paths ...string) {
 	t.Helper()
-	err := stands(t, src, o)
+	err := check(t, src, o)
 	e := new(protect.OpenError)
 	if !errors.As(err, &e) || !slices.Equal(e.Paths, paths) {
-		t.Errorf("%v: want the VM to hold open %v", err, paths)
+		t.Errorf("%v: want %v to be open in the VM", err, paths)
 	}
 }
 
-// replace saves a file as most editors and git do.
+// replace saves a file by renaming, as most editors and git do.
 func replace(t *testing.T, src, rel, text string) {
 	t.Helper()
 	tmp := filepath.Join(src, rel+".lock")
@@ -48,44 +49,44 @@ func replace(t *testing.T, src, rel, text string) {
 	roottest.Must(t, os.Rename(tmp, filepath.Join(src, rel)))
 }
 
-// TestProtectHeldDescriptor: what the guest opened while a file was being
-// replaced here stays open after the mount is back, for writing or to be opened
-// again for writing. It is found, until it is closed.
-func TestProtectHeldDescriptor(t *testing.T) {
+// A file that the guest opened while it was being replaced on this machine stays open
+// after it is mounted again, for writing or for a reopen with write access. The check
+// reports it until it is closed.
+func TestProtectOpenDescriptor(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
 		return
 	}
 	roottest.Stage(t, work, unix.MS_PRIVATE)
 	roottest.Do(t, record.Export{VMKey: roottest.Key})
-	d := daemonFor(t, work)
+	d := startDaemon(t, work)
 	src, o := project(t, work)
 	at := filepath.Join(rootfile.ExportRoot(roottest.Key), o.Token)
 	roottest.Do(t, o)
-	roottest.Must(t, stands(t, src, o))
+	roottest.Must(t, check(t, src, o))
 	closed := func() {
 		t.Helper()
 		roottest.Do(t, o)
-		if err := stands(t, src, o); err != nil {
+		if err := check(t, src, o); err != nil {
 			t.Errorf("with nothing open: %v", err)
 		}
-		holdsInGuest(d, at)
+		checkProtected(d, at)
 	}
 	for how, open := range map[string]string{
 		"for writing":    "exec 7>>" + at + "/.git/config",
 		"and can reopen": "exec 7<" + at + "/.git/config", // as an O_PATH descriptor
 	} {
 		replace(t, src, ".git/config", "[core]\n")
-		if err := stands(t, src, o); err == nil || !strings.Contains(err.Error(), ".git/config was replaced") {
+		if err := check(t, src, o); err == nil || !strings.Contains(err.Error(), ".git/config was replaced") {
 			t.Errorf("%s: %v", how, err)
 		}
 		d.OK(open)
 		for range 2 {
 			roottest.Do(t, o)
-			heldOpen(t, src, o, ".git/config")
+			wantOpen(t, src, o, ".git/config")
 		}
 		d.Fails("echo evil >"+at+"/.git/config", "Read-only")
-		d.OK("echo '\thooksPath = evil' >>/proc/self/fd/7") // so it is a hole
+		d.OK("echo '\thooksPath = evil' >>/proc/self/fd/7") // the descriptor bypasses the mount
 		if b, _ := os.ReadFile(filepath.Join(src, ".git/config")); !strings.Contains(string(b), "evil") {
 			t.Fatalf("%s: the attack does not work: %q", how, b)
 		}
@@ -93,17 +94,17 @@ func TestProtectHeldDescriptor(t *testing.T) {
 		closed()
 	}
 
-	// By a second name that is gone again, and by one that stays.
+	// Through a second hard link: one that is removed again, and one that stays.
 	replace(t, src, "Makefile", "all:\n")
 	d.OK("ln " + at + "/Makefile " + at + "/x && exec 7<" + at + "/x && rm " + at + "/x")
 	roottest.Do(t, o)
-	heldOpen(t, src, o, "Makefile")
+	wantOpen(t, src, o, "Makefile")
 	d.OK("exec 7<&-")
 	closed()
 	replace(t, src, "Makefile", "all:\n")
 	d.OK("ln " + at + "/Makefile " + at + "/second")
 	roottest.Do(t, o)
-	if err := stands(t, src, o); err == nil || !strings.Contains(err.Error(), "Makefile has a second name") {
+	if err := check(t, src, o); err == nil || !strings.Contains(err.Error(), "Makefile has a second hard link") {
 		t.Errorf("%v", err)
 	}
 	roottest.Must(t, os.Remove(filepath.Join(src, "second")))
@@ -120,34 +121,34 @@ func TestProtectHeldDescriptor(t *testing.T) {
 		roottest.Must(t, os.WriteFile(filepath.Join(src, ".git/hooks/pre-commit"), nil, 0o755))
 		d.OK("exec 7<" + at + "/.git/hooks" + open)
 		roottest.Do(t, o)
-		heldOpen(t, src, o, ".git/hooks")
+		wantOpen(t, src, o, ".git/hooks")
 		d.OK("exec 7<&-")
 		closed()
 	}
-	// What moves into it here may be open in the guest.
+	// A file that is moved into it on this machine may be open in the guest.
 	roottest.Must(t, os.WriteFile(filepath.Join(src, "web/commit-msg"), nil, 0o755))
 	d.OK("exec 7<" + at + "/web/commit-msg")
 	roottest.Must(t, os.Rename(filepath.Join(src, "web/commit-msg"), filepath.Join(src, ".git/hooks/commit-msg")))
-	if err := stands(t, src, o); err == nil {
-		t.Error("a file that moved into a protected directory is not noticed")
+	if err := check(t, src, o); err == nil {
+		t.Error("a file that was moved into a protected directory is not noticed")
 	}
 	roottest.Do(t, o)
-	heldOpen(t, src, o, ".git/hooks")
+	wantOpen(t, src, o, ".git/hooks")
 	d.OK("exec 7<&-")
 	closed()
 }
 
-// TestProtectHeldBeforeIt: what the guest holds from before the folder was
-// protected, or before another of its files was; a directory on the way is
-// enough, for what is found from there is found without the mounts.
-func TestProtectHeldBeforeIt(t *testing.T) {
+// Files that the guest opened before the folder, or another file of it, was protected
+// are reported. So are open directories in the path of a protected file, since a
+// lookup from there does not meet the mounts.
+func TestProtectOpenedBefore(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
 		return
 	}
 	roottest.Stage(t, work, unix.MS_PRIVATE)
 	roottest.Do(t, record.Export{VMKey: roottest.Key})
-	d := daemonFor(t, work)
+	d := startDaemon(t, work)
 	src, o := project(t, work)
 	roottest.Must(t, os.MkdirAll(filepath.Join(src, "web/src/deep"), 0o755))
 	at := filepath.Join(rootfile.ExportRoot(roottest.Key), o.Token)
@@ -163,43 +164,42 @@ func TestProtectHeldBeforeIt(t *testing.T) {
 	} {
 		d.OK("exec 7<" + at + open)
 		o.Protect = paths
-		// As a Bind that finds its token served; the one that replaces it is
+		// This Bind finds its token served. A Bind that replaces the mount would be
 		// refused while something is open.
 		roottest.Do(t, o)
 		if want == nil {
-			roottest.Must(t, stands(t, src, o))
+			roottest.Must(t, check(t, src, o))
 		} else {
-			heldOpen(t, src, o, want...)
+			wantOpen(t, src, o, want...)
 		}
 		switch open {
 		case "/web":
-			d.OK("echo evil >/proc/self/fd/7/package.json") // so it is a hole
+			d.OK("echo evil >/proc/self/fd/7/package.json") // the descriptor bypasses the mount
 		case "/web/src/deep":
 			d.Fails("echo evil >/proc/self/fd/7/../../package.json", "Read-only")
 		}
 		d.OK("exec 7<&-")
 		roottest.Do(t, o)
-		roottest.Must(t, stands(t, src, o))
+		roottest.Must(t, check(t, src, o))
 		roottest.Do(t, record.Unbind{VMKey: roottest.Key, Token: o.Token})
 		o.Protect = nil
 		roottest.Do(t, o)
 	}
-	// Another file comes to be protected, in a directory the guest has open.
+	// One more file is protected, in a directory that the guest has open.
 	o.Protect = paths[:3]
 	roottest.Do(t, o)
-	roottest.Must(t, stands(t, src, o))
+	roottest.Must(t, check(t, src, o))
 	d.OK("exec 7<" + at + "/web")
 	o.Protect = paths
 	roottest.Do(t, o)
-	heldOpen(t, src, o, "web/package.json")
+	wantOpen(t, src, o, "web/package.json")
 	d.OK("exec 7<&-")
 	roottest.Do(t, o)
-	roottest.Must(t, stands(t, src, o))
+	roottest.Must(t, check(t, src, o))
 }
 
-// TestProtectFileHandles: a daemon that opens by file handles shows nothing of
-// what the guest remembers. What was bare while it ran is not known to be
-// protected before it ends.
+// A daemon that opens by file handles does not show which files the guest has cached.
+// A path that lost its mount while it ran counts as protected only after it ended.
 func TestProtectFileHandles(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
@@ -209,43 +209,43 @@ func TestProtectFileHandles(t *testing.T) {
 	roottest.Do(t, record.Export{VMKey: roottest.Key})
 	src, o := project(t, work)
 	roottest.Do(t, o)
-	d := daemonFor(t, work, "--inode-file-handles=prefer")
+	d := startDaemon(t, work, "--inode-file-handles=prefer")
 	for range 2 {
 		roottest.Do(t, o)
-		roottest.Must(t, stands(t, src, o)) // it found every mount in place
+		roottest.Must(t, check(t, src, o)) // it had all mounts from its start
 	}
 	replace(t, src, "Makefile", "all:\n")
 	for range 2 {
 		roottest.Do(t, o)
-		heldOpen(t, src, o, "Makefile")
+		wantOpen(t, src, o, "Makefile")
 	}
 	d.End()
 	roottest.Do(t, o)
-	d = daemonFor(t, work, "--inode-file-handles=prefer")
+	d = startDaemon(t, work, "--inode-file-handles=prefer")
 	roottest.Do(t, o)
-	roottest.Must(t, stands(t, src, o))
-	// A run that was killed before it wrote down what it had done.
+	roottest.Must(t, check(t, src, o))
+	// A run that was killed after mounting and before writing the record.
 	replace(t, src, "Makefile", "all:\n")
 	ms, err := mountinfo.Read(mountinfo.Self)
 	roottest.Must(t, err)
 	all, err := mount.Copies(roottest.One(t, filepath.Join(rootfile.ExportRoot(roottest.Key), o.Token)), mountinfo.At(ms, rootfile.ExportRoot(roottest.Key))[0])
 	roottest.Must(t, err)
 	for _, c := range all {
-		if _, _, err := protect.Ensure(c, o.Protect); err != nil {
+		if _, _, err := protect.AddMissing(c, o.Protect); err != nil {
 			t.Fatal(err)
 		}
 	}
 	roottest.Do(t, o)
-	heldOpen(t, src, o, "Makefile")
+	wantOpen(t, src, o, "Makefile")
 	d.End()
 	roottest.Do(t, o)
-	daemonFor(t, work)
+	startDaemon(t, work)
 	roottest.Do(t, o)
-	roottest.Must(t, stands(t, src, o))
+	roottest.Must(t, check(t, src, o))
 }
 
-// TestProtectSameInode: the number of a file that is gone is given to the next
-// one, and a file can lose its name and get it back; the mount is gone each time.
+// The inode number of a deleted file is reused, and a file can lose its name and get
+// it back; the kernel drops the mount each time, and the check notices it.
 func TestProtectSameInode(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
@@ -253,7 +253,7 @@ func TestProtectSameInode(t *testing.T) {
 	}
 	roottest.Stage(t, work, unix.MS_PRIVATE)
 	roottest.Do(t, record.Export{VMKey: roottest.Key})
-	d := daemonFor(t, work)
+	d := startDaemon(t, work)
 	src, o := project(t, work)
 	at := filepath.Join(rootfile.ExportRoot(roottest.Key), o.Token)
 	file := filepath.Join(src, "Makefile")
@@ -274,29 +274,29 @@ func TestProtectSameInode(t *testing.T) {
 		},
 	} {
 		roottest.Do(t, o)
-		roottest.Must(t, stands(t, src, o))
+		roottest.Must(t, check(t, src, o))
 		change()
 		if _, code := d.Run("echo evil >" + at + "/Makefile"); code != 0 {
 			t.Errorf("%s: the mount is still there", name)
 		}
-		if err := stands(t, src, o); err == nil {
-			t.Errorf("%s: it counts as protected, and the guest wrote it", name)
+		if err := check(t, src, o); err == nil {
+			t.Errorf("%s: the file counts as protected, and the guest wrote it", name)
 		}
 	}
-	// A save in place changes no name: no hole, and nobody is bothered.
+	// A save in place changes no name: the mount stays, and the check is silent.
 	roottest.Do(t, o)
 	f, err := os.OpenFile(file, os.O_WRONLY|os.O_APPEND, 0)
 	roottest.Must(t, err)
 	_, err = f.WriteString("more:\n")
 	roottest.Must(t, err)
 	roottest.Must(t, f.Close())
-	roottest.Must(t, stands(t, src, o))
+	roottest.Must(t, check(t, src, o))
 	d.Fails("echo evil >"+at+"/Makefile", "Read-only")
-	// What leads through a link by now is not said to be protected.
+	// A path that goes through a link now does not count as protected.
 	roottest.Must(t, os.Rename(filepath.Join(src, "web"), filepath.Join(src, "web2")))
 	roottest.Must(t, os.Symlink("web2", filepath.Join(src, "web")))
 	roottest.Do(t, o)
-	if err := stands(t, src, o); err == nil || !strings.Contains(err.Error(), "web/package.json") {
+	if err := check(t, src, o); err == nil || !strings.Contains(err.Error(), "web/package.json") {
 		t.Errorf("%v", err)
 	}
 }

@@ -18,7 +18,7 @@ import (
 	"aivm.dev/aivm/internal/root/roottest"
 )
 
-// restart stops libvirtd and starts it anew, without waiting for its drivers.
+// restart restarts libvirtd without waiting for its drivers.
 func restart(t *testing.T) {
 	t.Helper()
 	b, err := os.ReadFile("/run/libvirtd.pid")
@@ -36,8 +36,9 @@ func restart(t *testing.T) {
 	t.Cleanup(func() { _ = syscall.Kill(again, syscall.SIGTERM) })
 }
 
-// A daemon that is still starting ignores the signal to look for hooks, and one
-// that started while they were gone does not know them: neither is believed.
+// Install waits until a daemon really runs its hooks: a daemon that is still starting
+// ignores the signal, and one that started while the scripts were missing has not loaded
+// them.
 func TestHooksAreInEffect(t *testing.T) {
 	work, ok := roottest.Privately(t, syscall.CLONE_NEWNET)
 	if !ok {
@@ -52,46 +53,46 @@ func TestHooksAreInEffect(t *testing.T) {
 		roottest.Do(t, record.Nft{Wall: w})
 		roottest.Sh(t, "nft flush ruleset")
 		roottest.VirshOK(t, "net-start", "hooked")
-		if !roottest.TableThere(w) {
+		if !roottest.RulesLoaded(w) {
 			t.Errorf("%s: the network started without its rules", when)
 		}
 		roottest.VirshOK(t, "net-destroy", "hooked")
-		left, err := filepath.Glob(filepath.Join(rootfile.ManifestDir, "asks-*"))
-		if err != nil || len(left) > 0 {
-			t.Errorf("%s: left behind: %v %v", when, left, err)
+		remaining, err := filepath.Glob(filepath.Join(rootfile.ManifestDir, "asks-*"))
+		if err != nil || len(remaining) > 0 {
+			t.Errorf("%s: not removed: %v %v", when, remaining, err)
 		}
 	}
 	for i := range 2 {
-		roottest.Sh(t, "rm -rf /etc/libvirt/hooks "+hookinstall.HooksTold())
+		roottest.Sh(t, "rm -rf /etc/libvirt/hooks "+hookinstall.LoadedPath())
 		restart(t)
 		roottest.Do(t, record.Hooks{})
-		inEffect(fmt.Sprint("told while it starts, ", i))
+		inEffect(fmt.Sprint("signalled while it starts, ", i))
 	}
-	// Somebody takes the scripts away; the note that they are known is left.
+	// The scripts are removed, and the record that they are loaded remains.
 	roottest.Sh(t, "rm -rf /etc/libvirt/hooks")
 	restart(t)
-	roottest.VirshOK(t, "net-list") // its drivers are there
+	roottest.VirshOK(t, "net-list") // waits for its drivers
 	roottest.Do(t, record.Hooks{})
-	inEffect("scripts that were gone")
+	inEffect("scripts that were missing")
 }
 
-// A daemon that cannot answer before its network's hook has ended is told of
-// its hooks all the same, by two at once too: that hook needs the manifests.
-func TestTellingADaemonKeepsNoHookWaiting(t *testing.T) {
+// Install does not block a hook that the daemon has to finish before it can answer, also
+// if two runs install at once: that hook needs the lock of manifests.
+func TestReloadingADaemonBlocksNoHook(t *testing.T) {
 	work, ok := roottest.Privately(t)
 	if !ok {
 		return
 	}
 	roottest.StageHooks(t, work)
 	roottest.Must(t, os.MkdirAll(rootfile.LockDir, rootfile.OwnMode))
-	// On this signal libvirtd starts to wait for what its other threads do.
+	// On this signal libvirtd waits for its other threads, as this script does.
 	daemon := filepath.Join(work, "libvirtd")
 	roottest.Must(t, os.WriteFile(daemon, []byte(`#!/bin/sh
-trap 'flock -w 20 `+rootfile.LockDir+`/manifest true || echo "waited in vain" >`+work+`/late; rm -f `+hookinstall.Question("$$")+`' HUP
+trap 'flock -w 20 `+rootfile.LockDir+`/manifest true || echo "could not lock" >`+work+`/late; rm -f `+hookinstall.ReloadFile("$$")+`' HUP
 echo $$ >/run/libvirtd.pid
 while :; do sleep 0.05; done
 `), 0o755))
-	// A shell sets no trap for a signal that the tests were started to ignore.
+	// A shell cannot trap a signal that was ignored when it started.
 	c := exec.Command("env", "--default-signal=HUP", daemon)
 	roottest.Must(t, c.Start())
 	t.Cleanup(func() { _ = c.Process.Kill(); _ = c.Wait() })
@@ -113,15 +114,15 @@ while :; do sleep 0.05; done
 	if late, err := os.ReadFile(filepath.Join(work, "late")); err == nil {
 		t.Errorf("the daemon's hook %s", late)
 	}
-	t.Logf("told after %v", time.Since(began))
+	t.Logf("loaded after %v", time.Since(began))
 	if ok, err := hookinstall.Current("/proc/self/exe"); !ok || err != nil {
 		t.Errorf("current: %v %v", ok, err)
 	}
 
-	// Somebody changes a script while the daemon is told: nothing is noted.
+	// A script changes while the daemon loads it: Install records nothing.
 	roottest.Must(t, os.WriteFile(rootfile.HookScript("qemu"), []byte(hookinstall.ScriptText("qemu")+"# older\n"), 0o755))
 	_, err := root.New(root.Options{Euid: 0}).Do(t.Context(), record.Hooks{}, func(line string, _ float64) {
-		if strings.HasPrefix(line, "telling ") {
+		if strings.HasPrefix(line, "making ") {
 			_ = os.Remove(rootfile.HookScript("network"))
 		}
 	})
@@ -129,7 +130,7 @@ while :; do sleep 0.05; done
 		t.Error(err)
 	}
 	if hookinstall.Known() {
-		t.Error("noted as known")
+		t.Error("recorded as loaded")
 	}
 	roottest.Do(t, record.Hooks{})
 }
