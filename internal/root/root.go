@@ -101,7 +101,7 @@ func ValidToken(s string) bool { return record.ValidToken(s) }
 func OpensLibvirt(path string) bool { return record.OpensSocket(path) }
 
 // ReadNetManifest reads a network's manifest; fs.ErrNotExist when there is
-// none. Any user may.
+// none. Any user may call it.
 func ReadNetManifest(network string) (NetManifest, error) { return manifest.ReadNet(network) }
 
 // NetManifests returns all manifests of networks that can be read. Any user may
@@ -109,7 +109,7 @@ func ReadNetManifest(network string) (NetManifest, error) { return manifest.Read
 func NetManifests() ([]NetManifest, error) { return manifest.Nets() }
 
 // ReadVMManifest reads a VM's manifest; fs.ErrNotExist when there is none. Any
-// user may.
+// user may call it.
 func ReadVMManifest(vmKey string) (VMManifest, error) { return manifest.ReadVM(vmKey) }
 
 // ReadProtection reads the record of a token's protected paths; fs.ErrNotExist if

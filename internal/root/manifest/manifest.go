@@ -50,7 +50,7 @@ func Read(path string, v any) error {
 		return err
 	}
 	if st.Uid != 0 || st.Mode&0o022 != 0 || st.Size > manifestLimit {
-		return ui.Refused("%s is not a file that only root can write, of at most %d bytes", path, manifestLimit)
+		return ui.Refused("%s is not a file that only root can write, or is larger than %d bytes", path, manifestLimit)
 	}
 	b := make([]byte, st.Size)
 	if _, err := f.ReadAt(b, 0); err != nil && st.Size > 0 {

@@ -25,7 +25,7 @@ type Net struct {
 }
 
 // ReadNet reads a network's manifest; fs.ErrNotExist when there is
-// none. Any user may.
+// none. Any user may call it.
 func ReadNet(network string) (Net, error) {
 	var m Net
 	if err := Read(rootfile.NetManifestPath(network), &m); err != nil {

@@ -18,7 +18,7 @@ type VM struct {
 }
 
 // ReadVM reads a VM's manifest; fs.ErrNotExist when there is none. Any
-// user may.
+// user may call it.
 func ReadVM(vmKey string) (VM, error) {
 	var m VM
 	if err := Read(rootfile.VMManifestPath(vmKey), &m); err != nil {

@@ -134,7 +134,7 @@ func coverOnce(tree int, p point) (ok bool, err error) {
 		}
 	}
 	if err := unix.MoveMount(clone, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
-		return false, fmt.Errorf("covering %s: %w", p.rel, err)
+		return false, fmt.Errorf("mounting %s on itself: %w", p.rel, err)
 	}
 	return true, nil
 }

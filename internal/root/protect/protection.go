@@ -105,17 +105,17 @@ func (p Protection) Holds(src string, t mountinfo.Mount) error {
 		return &FailedError{p.Failed}
 	}
 	if p.Boot != virtiofsd.BootID() {
-		return errors.New("this machine was rebooted after it was protected")
+		return errors.New("this machine was rebooted after the paths were protected")
 	}
 	if p.MountID != t.ID {
-		return errors.New("the folder was mounted again after it was protected")
+		return errors.New("the folder was mounted again after the paths were protected")
 	}
 	if len(p.Daemons) == 0 {
-		return errors.New("the VM was started after it was protected")
+		return errors.New("the VM was started after the paths were protected")
 	}
 	for _, d := range p.Daemons {
 		if now, err := startOf(d.PID); err != nil || now != d.Started {
-			return errors.New("the VM was restarted after it was protected")
+			return errors.New("the VM was restarted after the paths were protected")
 		}
 	}
 	if len(p.Open) > 0 {
@@ -129,7 +129,7 @@ func (p Protection) Holds(src string, t mountinfo.Mount) error {
 	}
 	for rel := range p.Paths {
 		if _, ok := p.Files[rel]; !ok {
-			return errors.New("an older aivm protected it and did not record what the VM had opened before")
+			return errors.New("an older aivm protected the paths and did not record what the VM had opened before")
 		}
 	}
 	replaced, changed, linked, err := compare(src, p.Files)
@@ -261,7 +261,7 @@ func (p *Protection) addLate(o record.Bind, late map[string]bool) {
 // daemons and no files, so that the next run counts all paths that these daemons
 // serve as protected late (addLate).
 func failedProtection(o record.Bind, t mountinfo.Mount, err error) Protection {
-	p := Protection{Boot: virtiofsd.BootID(), MountID: t.ID, Failed: "protecting it failed: " + err.Error()}
+	p := Protection{Boot: virtiofsd.BootID(), MountID: t.ID, Failed: "protecting the paths failed: " + err.Error()}
 	if previous, err := Read(o.VMKey, o.Token); err == nil {
 		p.Daemons = previous.Daemons
 	}
