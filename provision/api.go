@@ -16,7 +16,7 @@ import (
 	"aivm.dev/aivm/provision/walls"
 )
 
-// What cmd says and gets in the parts' own words.
+// The parts' option and result types that cmd uses.
 type (
 	Options         = session.Options
 	Seams           = session.Seams
@@ -50,7 +50,7 @@ type (
 	Prepared       = snapshots.Prepared
 )
 
-// What a verb about a VM came to.
+// The outcomes of verbs about a VM.
 const (
 	Started       = session.Started
 	Stopped       = session.Stopped
@@ -62,7 +62,7 @@ const (
 	AdoptedBefore = session.AdoptedBefore
 )
 
-// What the git verbs say of a repository and its clone.
+// How the git verbs compare a repository with its clone.
 const (
 	GitClone     = gitsync.Clone
 	GitSame      = gitsync.Same
@@ -72,20 +72,19 @@ const (
 	GitDiverged  = gitsync.Diverged
 )
 
-// The states of a Check that have a sign of their own.
+// The states of a Check that are printed with their own sign.
 const (
 	StateOK  = host.OK
 	StateBad = host.Bad
 )
 
-// Builders are the images that can be built here; the privileged helper runs
-// them.
+// Builders returns the functions that build images; the privileged helper runs them.
 func Builders() map[string]root.BuildFunc { return session.Builders() }
 
-// StorePath is where the config is: flag, "" for the default place.
+// StorePath returns the path of the config; flag is --config, "" for the default path.
 func StorePath(flag string) (string, error) { return session.StorePath(flag) }
 
-// What a result of the git verbs says in words.
+// The texts of the git verbs' results.
 var (
 	Compared = clones.Compared
 	Commits  = clones.Commits

@@ -26,25 +26,24 @@ type AttachResult struct {
 	Mounted  bool   `json:"mounted"`
 	Changed  bool   `json:"changed"`
 	Protect  bool   `json:"protect,omitempty"`
-	// Executed are the files this machine's tools run of a folder that is
-	// newly shared for writing.
+	// Executed lists the host-executed files of a folder that is newly shared for writing.
 	Executed []string `json:"executed,omitempty"`
 
-	Running bool   `json:"-"` // the VM, as far as is known
-	Remote  string `json:"-"` // the name of the clone in the repository, in mode git
+	Running bool   `json:"-"` // the VM runs; false if that is not known
+	Remote  string `json:"-"` // the git remote of the clone, in mode git
 	Opens   string `json:"-"` // the command that opens the folder
-	Config  string `json:"-"` // where it is recorded
+	Config  string `json:"-"` // the path of the config
 }
 
-// Attach makes a folder visible in a VM. A VM that is off is left off: the
-// folder is recorded, and mounted when it is next opened there.
+// Attach makes a folder available in a VM. A VM that is off stays off: the folder is recorded, and
+// mounted when it is next opened in the VM.
 func (e *Env) Attach(ctx context.Context, o target.FolderOptions) (AttachResult, error) {
 	e.Timing = ui.NewTiming("share", "ssh")
 	o.Attach = true
 	w, f, isNew, err := e.attach(ctx, o)
 	if errors.Is(err, target.ErrDetached) {
-		// It was attached when this run looked, and the run it then waited for
-		// took it away: it is attached anew, as it was, or as the folder around it.
+		// The folder (or its parent) was attached when this run read the config, and the run that
+		// this one waited for detached it: attach it again, with the same mode and options.
 		o.VM, o.Mode, o.Access, o.Protect = w.Name, string(w.Folder.Mode), w.Folder.Access, w.Folder.Protect
 		if w.Clone == nil {
 			o.GuestDst = w.OpenAt
@@ -69,9 +68,8 @@ func (e *Env) Attach(ctx context.Context, o target.FolderOptions) (AttachResult,
 	return r, nil
 }
 
-// wantFolder is what a folder verb is about, with the repository of a folder in
-// mode git.
-func (e *Env) wantFolder(ctx context.Context, o target.FolderOptions, create bool) (*target.Target, error) {
+// folderTarget returns the Target of a folder verb, with the repository if the folder is in mode git.
+func (e *Env) folderTarget(ctx context.Context, o target.FolderOptions, create bool) (*target.Target, error) {
 	w, err := e.Folder(ctx, o, create)
 	if linked := new(target.LinkedError); errors.As(err, &linked) && linked.Attachment != nil && !e.DryRun {
 		if kerr := e.recordLinked(ctx, *linked.Attachment); kerr != nil {
@@ -84,19 +82,19 @@ func (e *Env) wantFolder(ctx context.Context, o target.FolderOptions, create boo
 	return clones.For(e.Loop).Find(ctx, w)
 }
 
-// keepAway records that a folder has a link on its way, so that it stays away when
-// the link is gone. It needs nobody's consent, and has the VM to itself.
+// recordLinked records that the path of a folder contains a symbolic link, so that the folder stays
+// unmounted after the link is removed. It takes the VM's lock and needs no consent.
 func (e *Env) recordLinked(ctx context.Context, a share.Attachment) error {
 	release, _, err := e.Lock(ctx, a.VM)
 	if err != nil {
 		return err
 	}
 	defer release()
-	return e.RecordState(a, share.Linked, "store.link:"+share.Token(a.HostPath), "keep folder "+a.HostPath+" away until it is attached again").Do(ctx)
+	return e.RecordState(a, share.Linked, "store.link:"+share.Token(a.HostPath), "leave folder "+a.HostPath+" unmounted until it is attached again").Do(ctx)
 }
 
 func (e *Env) attach(ctx context.Context, o target.FolderOptions) (w *target.Target, f *loop.Facts, isNew bool, err error) {
-	if w, err = e.wantFolder(ctx, o, false); err != nil {
+	if w, err = e.folderTarget(ctx, o, false); err != nil {
 		return nil, nil, false, err
 	}
 	if w.NewVM {

@@ -20,13 +20,14 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// Code takes a folder from nothing to an editor opened on it in a VM.
+// Code opens an editor on a folder in a VM. It creates and starts the VM and attaches the folder if
+// necessary.
 func (e *Env) Code(ctx context.Context, o editors.CodeOptions) (res CodeResult, err error) {
 	e.Timing = ui.NewTiming("image", "define", "boot", "share", "ssh", "editor")
 	if _, _, err := editors.For(e.Loop).Lookup(o.Editor); err != nil {
-		return res, err // asked for by name and missing: before any work
+		return res, err // a named editor that is missing: refuse before any work
 	}
-	w, err := e.wantFolder(ctx, o.FolderOptions, true)
+	w, err := e.folderTarget(ctx, o.FolderOptions, true)
 	if err != nil {
 		return res, err
 	}
@@ -40,11 +41,11 @@ func (e *Env) Code(ctx context.Context, o editors.CodeOptions) (res CodeResult, 
 	w = settings.For(e.Loop).Gather(w, o.SyncOptions, found, false)
 	var first plan.Plan
 	if o.Snapshot {
-		seen, err := e.snapshotBeforeCode(ctx, w)
+		disk, err := e.snapshotBeforeCode(ctx, w)
 		if err != nil {
 			return res, err
 		}
-		if first, err = e.planSnapshotBefore(ctx, seen); err != nil {
+		if first, err = e.planSnapshotBefore(ctx, disk); err != nil {
 			return res, err
 		}
 	}
@@ -90,11 +91,11 @@ func (e *Env) Code(ctx context.Context, o editors.CodeOptions) (res CodeResult, 
 	return res, nil
 }
 
-// snapshotFirst keeps the disk of w's VM before `code` goes on; a VM that is
-// still to be made has none. A dry run gets what planFirst plans that for.
-func (e *Env) snapshotBeforeCode(ctx context.Context, w *target.Target) (seen *diskState, err error) {
+// snapshotBeforeCode takes a snapshot of the VM's disk before `code` continues; nothing for a VM
+// that does not exist yet. A dry run takes none and gets the diskState for planSnapshotBefore.
+func (e *Env) snapshotBeforeCode(ctx context.Context, w *target.Target) (dryDisk *diskState, err error) {
 	if w.NewVM {
-		e.UI.Say("There is no VM yet, so there is nothing to keep.")
+		e.UI.Say("There is no VM yet, so no snapshot is taken.")
 		return nil, nil
 	}
 	part := snapshots.For(e.Loop)
@@ -103,7 +104,7 @@ func (e *Env) snapshotBeforeCode(ctx context.Context, w *target.Target) (seen *d
 		if err != nil || d == nil {
 			return nil, err
 		}
-		f, err := part.LookAtSnapshots(ctx, d)
+		f, err := part.ObserveSnapshots(ctx, d)
 		if err != nil {
 			return nil, err
 		}
@@ -112,32 +113,32 @@ func (e *Env) snapshotBeforeCode(ctx context.Context, w *target.Target) (seen *d
 	name := ""
 	r, err := part.OnDisk(ctx, snapshots.SnapshotOptions{VM: w.Name, StayOff: true}, func(d *virt.Domain, f *domain.SnapFacts) ([]plan.Action, error) {
 		if name == "" {
-			name = f.NewName(beforeCode, e.Now())
+			name = f.NewName(snapshotPrefix, e.Now())
 		}
 		return domain.PlanSnapshot(d, f, name, part.Snapshots(ctx))
 	})
 	if err == nil {
-		e.UI.Say("Snapshot %s of VM %s is kept. Not part of it: %s", name, w.Name, strings.Join(part.NotInIt(r.W), "; "))
+		e.UI.Say("Snapshot %s of VM %s was taken. It does not include: %s", name, w.Name, strings.Join(part.NotInIt(r.W), "; "))
 	}
 	return nil, err
 }
 
-// beforeCode begins the names of these snapshots.
-const beforeCode = "before-code-"
+// snapshotPrefix begins the names of these snapshots.
+const snapshotPrefix = "before-code-"
 
-// disk is the disk of a VM and its snapshots, as they were at a time.
+// diskState holds a VM's domain and its snapshots at a point in time.
 type diskState struct {
 	domain *virt.Domain
 	facts  *domain.SnapFacts
 	at     time.Time
 }
 
-// planFirst is the snapshot that comes first, for a dry run to show.
-func (e *Env) planSnapshotBefore(ctx context.Context, seen *diskState) (plan.Plan, error) {
-	if seen == nil {
+// planSnapshotBefore plans the snapshot before `code`, for a dry run to show; disk may be nil.
+func (e *Env) planSnapshotBefore(ctx context.Context, disk *diskState) (plan.Plan, error) {
+	if disk == nil {
 		return plan.Plan{}, nil
 	}
 	part := snapshots.For(e.Loop)
-	as, err := domain.PlanSnapshot(seen.domain, seen.facts, seen.facts.NewName(beforeCode, seen.at), part.Snapshots(ctx))
-	return part.PlanOnDisk(ctx, seen.domain, as), err
+	as, err := domain.PlanSnapshot(disk.domain, disk.facts, disk.facts.NewName(snapshotPrefix, disk.at), part.Snapshots(ctx))
+	return part.PlanOnDisk(ctx, disk.domain, as), err
 }

@@ -16,17 +16,17 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// Converge brings what w is about to the wanted state: the host, then the guest,
-// then what is recorded. It returns what it is about then, and the facts of the last
-// look, with the connection to the guest open if w asked for it.
+// Converge brings w's VM and folder to the state that w asks for: first on the host, then in the
+// guest, then in the config. It returns the target as it is then and the facts of the last
+// observation, with the connection to the guest open if w asked for it.
 func (e *Env) Converge(ctx context.Context, w *target.Target) (*target.Target, *loop.Facts, error) {
 	return e.converge(ctx, w, plan.Plan{})
 }
 
-// converge is Converge; a dry run shows what comes first before its own plan.
+// converge is Converge; a dry run shows the plan first before its own.
 func (e *Env) converge(ctx context.Context, w *target.Target, first plan.Plan) (*target.Target, *loop.Facts, error) {
 	if w.NewVM || w.NewFolder {
-		// What cannot be recorded at the end is not begun.
+		// Do not begin what cannot be recorded at the end.
 		if err := config.CheckWritable(e.StorePath); err != nil {
 			return w, nil, err
 		}
@@ -36,7 +36,7 @@ func (e *Env) converge(ctx context.Context, w *target.Target, first plan.Plan) (
 	var last *planned
 	_, err := e.RunJob(ctx, loop.Job{
 		VM:           func() string { return w.Name },
-		FactsCurrent: func() bool { return !f.NewDomain() }, // another run may have made it
+		FactsCurrent: func() bool { return !f.NewDomain() }, // another run may have created the VM
 		Plan: func(ctx context.Context) (p plan.Plan, err error) {
 			if f != nil {
 				before = f.Progress
@@ -50,18 +50,18 @@ func (e *Env) converge(ctx context.Context, w *target.Target, first plan.Plan) (
 			e.observeForPlan(ctx, w, f)
 			is, err := e.planHost(ctx, w, f, last)
 			if taken := new(machine.TakenError); errors.As(err, &taken) {
-				// Nobody chose the name: the next one will do.
+				// The name is the default one: use the next.
 				if w, err = e.FreeName(w.Renamed()); err == nil {
 					err = plan.ErrStale
 				}
 			}
 			f.Skip(is.skipped)
-			if last, f.AliasPlanned = &is, is.alias; errors.Is(err, plan.ErrStale) {
-				last = nil // it was about another name
+			if last, f.AliasPlanned = &is, is.writesAlias; errors.Is(err, plan.ErrStale) {
+				last = nil // it was for another name
 			}
 			return is.Plan, err
 		},
-		Later:        func() []string { return e.later(w, f) },
+		Later:        func() []string { return e.laterSteps(w, f) },
 		NeedsConsent: func() string { return e.certainConsent(w) },
 		Dry:          func(p plan.Plan) error { return e.dry(w, f, first, p) },
 
@@ -77,7 +77,7 @@ func (e *Env) converge(ctx context.Context, w *target.Target, first plan.Plan) (
 			if !stale && w.NewVM && p.Has(machine.StoreVM) {
 				w = w.AlreadyRecorded()
 				if e.Verb == "create" {
-					// What is recorded is not created again.
+					// The VM is recorded now; `vm create` would refuse it.
 					e.Rerun = "aivm vm up " + w.Name
 				}
 			}
@@ -90,7 +90,7 @@ func (e *Env) converge(ctx context.Context, w *target.Target, first plan.Plan) (
 			return e.WithRerunHint(err)
 		},
 		Then: func(ctx context.Context, changed, locked bool) error {
-			err := e.inGuest(ctx, w, f, changed)
+			err := e.finishInGuest(ctx, w, f, changed)
 			if err != nil {
 				e.withdrawFolder(ctx, w, f, locked)
 				f.Close()
@@ -104,15 +104,16 @@ func (e *Env) converge(ctx context.Context, w *target.Target, first plan.Plan) (
 	return w, f, nil
 }
 
-// inGuest does the rest once the host is as it should be.
-func (e *Env) inGuest(ctx context.Context, w *target.Target, f *loop.Facts, changed bool) error {
+// finishInGuest does the rest after the host's plan was applied: it waits for the guest if
+// necessary, and runs GuestStage.
+func (e *Env) finishInGuest(ctx context.Context, w *target.Target, f *loop.Facts, changed bool) error {
 	if w.Guest && f.Conn == nil && (w.Boot || f.Running()) {
-		if err := e.wait(ctx, w, f); err != nil {
+		if err := e.waitForGuest(ctx, w, f); err != nil {
 			return err
 		}
 	}
 	if changed {
-		// libvirt's part of the facts is from before the plan ran.
+		// The facts from libvirt are from before the plan ran.
 		e.ObserveLibvirt(ctx, w, f)
 	}
 	err := e.GuestStage(ctx, w, f)
@@ -125,7 +126,7 @@ func (e *Env) inGuest(ctx context.Context, w *target.Target, f *loop.Facts, chan
 	return nil
 }
 
-// GuestStage plans and applies what is missing in the guest, then records.
+// GuestStage plans and applies what is missing in the guest, then records it in the config.
 func (e *Env) GuestStage(ctx context.Context, w *target.Target, f *loop.Facts) error {
 	if f.Conn != nil {
 		folders.ObserveDaemons(w, f)
@@ -142,30 +143,30 @@ func (e *Env) GuestStage(ctx context.Context, w *target.Target, f *loop.Facts) e
 	return err
 }
 
-// surelyAsks says what will need a yes that was not given, whatever libvirt
-// says; "" if nothing will for sure.
+// certainConsent names a step that will need consent which was not given, whatever libvirt reports;
+// "" if there is none.
 func (e *Env) certainConsent(w *target.Target) string {
 	switch {
 	case e.Approval.Yes:
 	case w.NewVM:
-		return "make the VM " + w.Name
+		return "create VM " + w.Name
 	case w.NewFolder && w.Folder != nil && (!e.Approval.YesSudo || w.Clone != nil):
 		return fmt.Sprintf("share folder %s with VM %s", w.Folder.HostPath, w.Name)
 	}
 	return ""
 }
 
-// later names the guest's part in the question about the host's.
-func (e *Env) later(w *target.Target, f *loop.Facts) []string {
+// laterSteps describes the steps in the guest, for the question about the host's plan.
+func (e *Env) laterSteps(w *target.Target, f *loop.Facts) []string {
 	var out []string
 	if w.NewFolder && w.Clone != nil {
-		out = append(out, fmt.Sprintf("make a clone of %s at %s and push branch %s to it", w.Folder.HostPath, w.Folder.GuestDst, f.Clone.Host.Value.Branch))
+		out = append(out, fmt.Sprintf("clone %s to %s and push branch %s to it", w.Folder.HostPath, w.Folder.GuestDst, f.Clone.Host.Value.Branch))
 	} else if w.NewFolder && w.Folder != nil {
-		out = append(out, fmt.Sprintf("mount %s (%s), readable%s for everything that runs there", w.Folder.GuestDst, w.Folder.Mode,
+		out = append(out, fmt.Sprintf("mount %s (%s), readable%s for every program in the VM", w.Folder.GuestDst, w.Folder.Mode,
 			map[bool]string{true: " and writable"}[w.Folder.Access == "rw"]))
 	}
 	if w.Settings != nil {
-		out = append(out, "bring your settings: "+session.Few(w.Settings.Wanted.Paths))
+		out = append(out, "copy your settings: "+session.Few(w.Settings.Wanted.Paths))
 	}
 	return out
 }

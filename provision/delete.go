@@ -29,42 +29,41 @@ import (
 // DeleteOptions are the flags of `vm delete`.
 type DeleteOptions struct {
 	Name string
-	// Typed says that the name was given on the command line together with
-	// --yes, which counts as typing it.
+	// Typed: the name is on the command line together with --yes, which counts as typing it.
 	Typed bool
-	// DiscardWork gives up what only the VM's clones have, unasked and unseen.
+	// DiscardWork discards the work that only the VM's clones have, without listing it.
 	DiscardWork bool
 }
 
-// Delete removes a VM with its disk, after its name was typed. What its clones
-// committed is fetched first; what else only they have is named, and needs the
-// name typed below that list, or DiscardWork. What is deleted is decided under
-// the VM's lock, after the question.
+// Delete deletes a VM with its disk, after the user typed its name. The commits in its clones are
+// fetched first. Other work that only the clones have is listed, and lost only if the user types
+// the name after the list, or with DiscardWork. The plan is made under the VM's lock, after the
+// question.
 func (e *Env) Delete(ctx context.Context, o DeleteOptions) (VMResult, error) {
 	dd, err := e.findDeletion(ctx, o.Name)
 	if err != nil {
 		return VMResult{}, err
 	}
-	name := dd.w.Name
+	name := dd.target.Name
 	if e.DryRun {
 		return VMResult{}, e.dryDelete(ctx, dd, o)
 	}
 	if err := config.CheckWritable(e.StorePath); err != nil {
-		return VMResult{}, err // else its record would outlive it
+		return VMResult{}, err // otherwise its record would remain
 	}
 	var seen []gitsync.CloneWork
 	if !o.Typed {
-		if seen, err = e.askForDeletion(ctx, dd, o); err != nil {
+		if seen, err = e.confirmDeletion(ctx, dd, o); err != nil {
 			return VMResult{}, err
 		}
 	}
-	is := session.Deleted
+	outcome := session.Deleted
 	_, err = e.RunJob(ctx, loop.Job{
 		VM: func() string { return name }, LockFirst: true,
 		Plan: func(ctx context.Context) (p plan.Plan, err error) {
 			dd, err = e.findDeletion(ctx, name)
 			if errors.As(err, new(*config.UnknownVMError)) || errors.Is(err, config.ErrNoVM) {
-				is = session.WasDeleted
+				outcome = session.WasDeleted
 				return p, nil
 			}
 			if err != nil {
@@ -84,26 +83,25 @@ func (e *Env) Delete(ctx context.Context, o DeleteOptions) (VMResult, error) {
 	if err != nil {
 		return VMResult{}, err
 	}
-	r := e.VMResult(name, "missing", is)
-	if is == session.Deleted {
+	r := e.VMResult(name, "missing", outcome)
+	if outcome == session.Deleted {
 		r.Network = dd.network
 	}
 	return r, nil
 }
 
-// deletion is a VM that is to go, as libvirt and the store have it.
+// deletion is a VM that is to be deleted, as in the config and libvirt.
 type deletion struct {
-	w       *target.Target
+	target  *target.Target
 	conn    *virt.Conn
-	domain  *virt.Domain // nil: libvirt has none of ours
+	domain  *virt.Domain // nil: libvirt has none of this user's
 	pool    *virt.Pool
 	network string
 }
 
-// lookForDeletion finds the VM in the store, or, for one whose creation was
-// killed before it was recorded or that was made with another home, in libvirt
-// by our mark. A domain of that name that is not ours is left alone; what else
-// the VM had carries this person's uid in its name.
+// findDeletion finds the VM in the config or, if its creation was interrupted before it was
+// recorded or it was created with another home, in libvirt by aivm's mark. A domain of that name
+// with another owner is not touched; all else of the VM has this user's uid in its name.
 func (e *Env) findDeletion(ctx context.Context, name string) (*deletion, error) {
 	w, err := e.VM(ctx, name, target.Cwd(), false)
 	if err != nil {
@@ -111,9 +109,9 @@ func (e *Env) findDeletion(ctx context.Context, name string) (*deletion, error) 
 			return nil, err
 		}
 	}
-	d := &deletion{w: w, network: w.Network.Network.Name}
-	// One that is damaged keeps nobody from deleting; what a later aivm made is
-	// not known here.
+	d := &deletion{target: w, network: w.Network.Network.Name}
+	// A damaged state file does not prevent the deletion. A VM of a later aivm is refused: it may
+	// have parts that this version does not know.
 	if _, err := e.State().Instance(w.Name); errors.Is(err, state.ErrLater) {
 		return nil, err
 	}
@@ -134,7 +132,7 @@ func (e *Env) findDeletion(ctx context.Context, name string) (*deletion, error) 
 			return nil, foreign
 		}
 		if foreign != nil {
-			e.WarnOnce(foreign.Error() + "; it is left alone")
+			e.WarnOnce(foreign.Error() + "; the domain is not touched")
 		} else {
 			d.domain, d.network = dom, dom.Network
 		}
@@ -143,8 +141,9 @@ func (e *Env) findDeletion(ctx context.Context, name string) (*deletion, error) 
 	return d, err
 }
 
-// unrecorded is a VM the store does not know. Nobody is asked for root's
-// rights because of a name that was mistyped.
+// unrecorded returns the Target for a VM that is not in the config, if there is a state file or a
+// domain of this user; else the error unknown. It does not use root, so that a mistyped name asks
+// for no password.
 func (e *Env) unrecorded(ctx context.Context, name string, unknown error) (*target.Target, error) {
 	if !errors.As(unknown, new(*config.UnknownVMError)) && !errors.Is(unknown, config.ErrNoVM) || name == "" {
 		return nil, unknown
@@ -169,42 +168,42 @@ func (e *Env) unrecorded(ctx context.Context, name string, unknown error) (*targ
 	return target.NewVM(store, name)
 }
 
-// remains is what there is of a VM outside of its domain and its volumes.
+// remains holds the parts of a VM other than its domain and volumes.
 type remains struct {
-	network  plan.Known[*virt.Network] // nil: it is gone
-	rules    firewall.Facts            // of it
+	network  plan.Known[*virt.Network] // nil: it no longer exists
+	rules    firewall.Facts            // of network
 	adopted  legacy03.Remains
 	exported plan.Known[folders.ExportFacts]
 	remotes  []remote
 	ssh      sshcfg.Remains
 }
 
-// remote is the remote of a folder in its repository.
+// remote is a folder in git mode with its remote in the repository.
 type remote struct {
 	folder share.Attachment
 	is     *gitsync.Remote
 }
 
-// lookForRemains looks for what else goes with the VM.
+// observeRemains reads what else is deleted with the VM.
 func (e *Env) observeRemains(ctx context.Context, dd *deletion) (r remains) {
-	name := dd.w.Name
-	r.adopted = legacy03.For(e.Loop).ObserveRemains(dd.w, dd.domain)
+	name := dd.target.Name
+	r.adopted = legacy03.For(e.Loop).ObserveRemains(dd.target, dd.domain)
 	r.network = session.Known(dd.conn.Network(ctx, dd.network))
 	if n := r.network.Value; n != nil {
-		r.rules = e.Firewall.Rules(ctx, n.Name, false) // of which only what anybody may read counts
+		r.rules = e.Firewall.Rules(ctx, n.Name, false) // without sudo: facts that every user may read are enough
 	}
 	r.exported.Value, r.exported.Err = folders.ObserveExports(e.Key(name))
-	for _, a := range share.RecordedFor(dd.w.Store.Config, name) {
+	for _, a := range share.RecordedFor(dd.target.Store.Config, name) {
 		r.remotes = append(r.remotes, remote{a, clones.RemoteOf(a)})
 	}
 	r.ssh = sshcfg.ObserveRemains(e.SSH, name, name)
 	return r
 }
 
-// planDelete is everything of a VM: domain, volumes, reservation, mounts, ssh
-// files, state, records. Host folders, the image cache and the network stay.
+// planDelete plans to remove all parts of a VM: domain, volumes, reservation, mounts, ssh files,
+// state, records. Host folders, the image cache and the network stay.
 func (e *Env) planDelete(ctx context.Context, dd *deletion, r remains) (plan.Plan, error) {
-	w, l, d, pool := dd.w, dd.conn, dd.domain, dd.pool
+	w, l, d, pool := dd.target, dd.conn, dd.domain, dd.pool
 	p := plan.Plan{Stage: plan.Host}
 	key := e.Key(w.Name)
 	in := domain.PoolFor(pool, e.BaseDir(w.Record.Paths), session.DefaultBaseDir)
@@ -225,7 +224,7 @@ func (e *Env) planDelete(ctx context.Context, dd *deletion, r remains) (plan.Pla
 	}
 	if h, ok := machine.Reservation(n, mac); ok {
 		p.Add(plan.Action{
-			ID: "network.unreserve:" + w.Name, Why: fmt.Sprintf("give the address %s back", h.IP), Consent: plan.Typed,
+			ID: "network.unreserve:" + w.Name, Why: fmt.Sprintf("release the address %s", h.IP), Consent: plan.Typed,
 			Shows: []string{fmt.Sprintf("virsh net-update %s delete ip-dhcp-host", n.Name)},
 			Do:    func(ctx context.Context) error { return l.Unreserve(ctx, n.Name, h) },
 		})
@@ -246,7 +245,7 @@ func (e *Env) planDelete(ctx context.Context, dd *deletion, r remains) (plan.Pla
 	}
 	p.Add(ssh...)
 	p.Add(plan.Action{
-		ID: "vm.forget", Why: "forget what was remembered about it", Shows: []string{"rm " + e.State().InstancePath(w.Name)}, Consent: plan.Typed,
+		ID: "vm.forget", Why: "remove its state files", Shows: []string{"rm " + e.State().InstancePath(w.Name)}, Consent: plan.Typed,
 		Do: func(context.Context) error {
 			if err := os.Remove(e.State().InstancePath(w.Name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return err

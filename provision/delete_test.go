@@ -16,7 +16,7 @@ import (
 	"aivm.dev/aivm/sshcfg"
 )
 
-// What goes with a VM, by what was seen of it.
+// planDelete removes the parts of a VM that were found.
 func TestPlanDelete(t *testing.T) {
 	w := newWorld(t)
 	store, err := w.Load()
@@ -63,7 +63,7 @@ func TestPlanDelete(t *testing.T) {
 		"unknown files":       {func(_ *deletion, r *remains) { r.ssh.Err = broken }, nil, broken},
 		"the network's first": {func(_ *deletion, r *remains) { r.network.Err, r.ssh.Err = broken, errors.New("other") }, nil, broken},
 	} {
-		d, r := &deletion{w: words}, remains{ssh: sshcfg.Remains{Layout: e.SSH, VM: "t", Alias: "t", Others: true}}
+		d, r := &deletion{target: words}, remains{ssh: sshcfg.Remains{Layout: e.SSH, VM: "t", Alias: "t", Others: true}}
 		tc.change(d, &r)
 		p, err := e.planDelete(t.Context(), d, r)
 		if !errors.Is(err, tc.err) {

@@ -23,17 +23,16 @@ type DetachResult struct {
 	Mode    string `json:"mode,omitempty"`
 	State   string `json:"state"` // "detached", "detaching", "none"
 	Changed bool   `json:"changed"`
-	// Special are device nodes, setuid and setgid files that appeared in it.
+	// Special lists device nodes, setuid and setgid files that appeared in the folder.
 	Special []folders.SpecialFile `json:"special,omitempty"`
-	// Clone is what is known of the clone of a folder in git mode.
+	// Clone is the work in the clone of a folder in git mode.
 	Clone *gitsync.CloneWork `json:"clone,omitempty"`
 
 	GuestDst string `json:"-"`
 }
 
-// Detach takes a folder away from a VM. The folder may be gone, the VM stopped,
-// deleted or dead: what counts is that nothing of the folder is mounted for the
-// VM any more. The folder itself is not touched.
+// Detach unmounts a folder from a VM and removes its record. It works also if the folder no longer
+// exists, or the VM is off, deleted or does not answer. The folder itself is not changed.
 func (e *Env) Detach(ctx context.Context, o folders.DetachOptions) (DetachResult, error) {
 	e.Timing = ui.NewTiming("share", "ssh")
 	part := folders.For(e.Loop)
@@ -55,10 +54,10 @@ func (e *Env) Detach(ctx context.Context, o folders.DetachOptions) (DetachResult
 	state := "detached"
 	vm := l.W.Name
 	_, err = e.RunJob(ctx, loop.Job{
-		VM: func() string { return vm }, LockFirst: true, // nobody is asked, and the guest once
+		VM: func() string { return vm }, LockFirst: true, // no question is asked, and the guest is probed only once
 		Plan: func(ctx context.Context) (p plan.Plan, err error) {
 			if !e.DryRun {
-				// Another run may have changed it while this one waited.
+				// Another run may have changed the attachment while this one waited.
 				if l, err = part.FindDetachment(ctx, o); err != nil {
 					return p, err
 				}
@@ -97,7 +96,7 @@ func (e *Env) Detach(ctx context.Context, o folders.DetachOptions) (DetachResult
 				return nil
 			}
 			if f.CanProbeFolders() {
-				// What lay below it in the guest, and was unmounted with it, comes back.
+				// Mount again what was below it in the guest and was unmounted with it.
 				if err := e.GuestStage(ctx, l.W, f); err != nil {
 					e.WarnOnce(err.Error())
 				}
@@ -118,8 +117,8 @@ func (e *Env) Detach(ctx context.Context, o folders.DetachOptions) (DetachResult
 	}, nil
 }
 
-// notAttached is the result where there was nothing to detach; any other error it
-// returns.
+// notAttached returns the result "none" if the error is that the folder is not attached; else it
+// returns the error.
 func notAttached(err error) (DetachResult, error) {
 	var none *folders.NotAttachedError
 	if !errors.As(err, &none) {

@@ -15,33 +15,33 @@ import (
 	"aivm.dev/aivm/provision/share"
 )
 
-// busy is a helper whose mount is in use some times.
+// busy is a privileged helper whose first times requests fail with err.
 type busy struct {
 	*looptest.World
 	times int
-	says  error
+	err   error
 }
 
 func (b *busy) Do(ctx context.Context, op root.Op, p root.Progress) (root.Result, error) {
 	if b.times--; b.times >= 0 {
 		b.Ops = append(b.Ops, op)
-		return root.Result{}, b.says
+		return root.Result{}, b.err
 	}
 	return b.World.Do(ctx, op, p)
 }
 
-// A folder the guest remembers again because another run looked at it is let go
-// of again; one that stays in use, or cannot go for another reason, is not.
+// If the guest uses the folder again because another run probed it, the folder is unmounted again.
+// It is not, if it stays in use or the unmount fails for another reason.
 func TestUnbindAgain(t *testing.T) {
 	inUse := fmt.Errorf("x %w: virtiofsd (pid 1)", root.ErrInUse)
 	for name, c := range map[string]struct {
 		times, asked int
-		says         error
+		err          error
 		ok           bool
 	}{
 		"once":          {1, 1, inUse, true},
 		"twice":         {2, 2, inUse, true},
-		"for good":      {9, 2, inUse, false},
+		"permanently":   {9, 2, inUse, false},
 		"another error": {1, 0, errors.New("no such helper"), false},
 	} {
 		w := newWorld(t)
@@ -51,10 +51,10 @@ func TestUnbindAgain(t *testing.T) {
 		in := looptest.SavedTarget(w, p)
 		g := &looptest.FakeGuest{Share: looptest.GuestAnswer(t, 1000)}
 		l := &folders.Detachment{W: in, Att: *in.Folder, Rec: true}
-		b := &busy{World: w, times: c.times, says: c.says}
+		b := &busy{World: w, times: c.times, err: c.err}
 		w.Root = b
 		rest := plan.Plan{Stage: plan.Host, Actions: []plan.Action{
-			{ID: "share.unbind:" + share.Token(p), Why: "take it away", Root: root.Unbind{VMKey: "4321-t", Token: share.Token(p)}},
+			{ID: "share.unbind:" + share.Token(p), Why: "unmount it", Root: root.Unbind{VMKey: "4321-t", Token: share.Token(p)}},
 			folders.For(w.Loop).DropRecord(l.Att),
 		}}
 		_, err := w.Run(t.Context(), rest)

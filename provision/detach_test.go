@@ -18,8 +18,8 @@ import (
 	"aivm.dev/aivm/provision/share"
 )
 
-// Detach needs neither the folder nor the VM.
-func TestDetachWithoutAnybody(t *testing.T) {
+// Detach needs neither the folder nor the VM to exist.
+func TestDetachWithoutFolderOrVM(t *testing.T) {
 	w := newWorld(t)
 	p := w.MakeFolder("p")
 	gone := w.Dir + "/gone/away"
@@ -49,8 +49,8 @@ func TestDetachWithoutAnybody(t *testing.T) {
 	}
 }
 
-// What a killed attach left mounted is taken away too; a part of an attached
-// folder is not a folder of its own; a VM that is not there is an error.
+// Detach also unmounts a folder that an interrupted attach left mounted. It refuses a subfolder of
+// an attached folder, and a VM that does not exist.
 func TestDetachWhatIsNotRecorded(t *testing.T) {
 	w := newWorld(t)
 	p, sub := w.MakeFolder("p"), w.MakeFolder("q/sub")
@@ -70,8 +70,8 @@ func TestDetachWhatIsNotRecorded(t *testing.T) {
 	}
 }
 
-// A folder in use stays attached, and is said to; with --force it is on its way
-// out, is not brought back, and goes with the VM's next stop.
+// A folder in use stays attached, with an error that says so. With --force its state is
+// "detaching": it is not mounted again, and is detached when the VM stops.
 func TestDetachInUse(t *testing.T) {
 	w := newWorld(t)
 	p := w.MakeFolder("p")
@@ -98,7 +98,7 @@ func TestDetachInUse(t *testing.T) {
 	looptest.ResetRun(w)
 	in := looptest.SavedTarget(w, "")
 	if len(in.Atts(nil)) != 0 {
-		t.Error("it is brought back")
+		t.Error("it would be mounted again")
 	}
 	f := &loop.Facts{}
 	shared := func() {
@@ -114,7 +114,7 @@ func TestDetachInUse(t *testing.T) {
 			t.Errorf("VM %s: planned %v", state, as)
 		}
 	}
-	// Unknown is not off.
+	// A VM in an unknown state does not count as off.
 	f.Domain.Domain = plan.Unknown[*virt.Domain](virt.ErrDenied)
 	if as := folders.For(w.Loop).PlanPendingDetach(in, f); len(as) != 0 {
 		t.Errorf("planned %v", as)
@@ -123,7 +123,7 @@ func TestDetachInUse(t *testing.T) {
 	if err != nil || l.Folders[0].State != "detaching" || len(l.Folders) != 1 {
 		t.Errorf("%+v %v", l.Folders, err)
 	}
-	// Not mounted any more: the record is all there is.
+	// If it is no longer mounted, only the record has to be removed.
 	w.MountLines = ""
 	looptest.ResetRun(w)
 	shared()
@@ -132,7 +132,8 @@ func TestDetachInUse(t *testing.T) {
 	}
 }
 
-// By the name it was typed by, and of several VMs by the store's rule.
+// Detach finds a folder by the path with a link that was typed, and by the config's rule if several
+// VMs have it.
 func TestDetachByOtherNames(t *testing.T) {
 	w := newWorld(t)
 	p := w.MakeFolder("p")

@@ -14,8 +14,8 @@ import (
 	"aivm.dev/aivm/provision/walls"
 )
 
-// InstallDeps installs what VMs need, and what building a guest image needs
-// where one can be built (`host install-deps`).
+// InstallDeps installs the packages that VMs need, and those for building a guest image if this
+// machine can build one (`host install-deps`).
 func (e *Env) InstallDeps(ctx context.Context) (Installed, error) {
 	e.Timing = ui.NewTiming("host")
 	changed, err := e.RunJob(ctx, loop.Job{
@@ -30,15 +30,14 @@ func (e *Env) InstallDeps(ctx context.Context) (Installed, error) {
 	return Installed{Schema: 1, Changed: changed}, err
 }
 
-// Installed is what `host install-deps` did.
+// Installed is the result of `host install-deps`.
 type Installed struct {
 	Changed bool `json:"changed"`
 	Schema  int  `json:"schema"`
 }
 
-// mend does what the doctor can do about what it sees, in the order in which
-// one thing needs another, and returns what was done.
-func (e *Env) mend(ctx context.Context, o DoctorOptions) ([]string, error) {
+// fix repairs what the doctor can repair, in the order of dependencies, and returns what it did.
+func (e *Env) fix(ctx context.Context, o DoctorOptions) ([]string, error) {
 	e.Timing = ui.NewTiming("host", "ssh")
 	done := []string{}
 	finished := false
@@ -48,7 +47,7 @@ func (e *Env) mend(ctx context.Context, o DoctorOptions) ([]string, error) {
 			if err != nil {
 				return p, e.WithRerunHint(err)
 			}
-			p = e.planMend(d, editors.For(e.Loop).Lacking())
+			p = e.planFix(d, editors.For(e.Loop).WithoutExtension())
 			return p, e.CheckInstalled(d.Host, host.Need{})
 		},
 		Applied: func(p plan.Plan, stale bool) {
@@ -72,13 +71,13 @@ func (e *Env) mend(ctx context.Context, o DoctorOptions) ([]string, error) {
 	return done, err
 }
 
-// planMend is what can be done about a diagnosis without a person's judgement;
-// lacking is the editor that can be given its extension, nil if there is none.
-func (e *Env) planMend(d checks.DoctorFacts, lacking *editor.Found) plan.Plan {
+// planFix plans the repairs that need no decision of the user; lacking is the editor to install an
+// extension for, or nil.
+func (e *Env) planFix(d checks.DoctorFacts, lacking *editor.Found) plan.Plan {
 	p := plan.Plan{Stage: plan.Host}
 	as, err := e.PlanHostTools(d.Host, host.Need{})
 	if err == nil && len(as) > 0 {
-		// More is seen when packages and daemons are there.
+		// More can be observed after packages are installed and daemons run.
 		as[len(as)-1].Again = true
 	}
 	p.Add(as...)
@@ -86,7 +85,7 @@ func (e *Env) planMend(d checks.DoctorFacts, lacking *editor.Found) plan.Plan {
 	seen := map[string]bool{}
 	for _, v := range d.VMs {
 		for _, a := range v.Plan {
-			// The Include line is one for all VMs.
+			// All VMs use the same Include line: plan it once.
 			if !seen[a.ID] {
 				seen[a.ID] = true
 				p.Add(a)
@@ -101,24 +100,23 @@ func (e *Env) planMend(d checks.DoctorFacts, lacking *editor.Found) plan.Plan {
 
 // DoctorOptions are the flags of `host doctor`.
 type DoctorOptions struct {
-	Sudo bool // look where only root can
+	Sudo bool // also read facts that only root may read
 	Fix  bool
 }
 
-// Diagnosis is what the doctor found: the status of this machine.
+// Diagnosis is the result of the doctor: the status of this machine.
 type Diagnosis struct {
 	Status
-	Mends []string `json:"mends"` // what --fix would do
-	Fixed []string `json:"fixed"` // what it has done
+	Fixable []string `json:"mends"` // what --fix would do
+	Fixed   []string `json:"fixed"` // what --fix did
 }
 
-// Doctor looks at this machine and says what keeps VMs from running or from
-// being reached; with Fix it mends what it can first. Without Sudo it does
-// nothing as root, except in a process that is root's.
+// Doctor checks this machine for what prevents VMs from running or from being reached; with Fix it
+// first repairs what it can. Without Sudo it does nothing as root, unless the process runs as root.
 func (e *Env) Doctor(ctx context.Context, o DoctorOptions) (Diagnosis, error) {
-	st := Diagnosis{Status: Status{Schema: 1, Config: e.StorePath, Tally: checks.Tally{Checks: []host.Check{}}, Wall: Wall{Writable: []string{}}}, Mends: []string{}, Fixed: []string{}}
+	st := Diagnosis{Status: Status{Schema: 1, Config: e.StorePath, Tally: checks.Tally{Checks: []host.Check{}}, Wall: Wall{Writable: []string{}}}, Fixable: []string{}, Fixed: []string{}}
 	if o.Fix {
-		fixed, err := e.mend(ctx, o)
+		fixed, err := e.fix(ctx, o)
 		if err != nil {
 			return st, err
 		}
@@ -131,14 +129,14 @@ func (e *Env) Doctor(ctx context.Context, o DoctorOptions) (Diagnosis, error) {
 	st.Add(host.Doctor(d.Host, d.Exam)...)
 	st.Add(checks.For(e.Loop).NetworksCheck(d), checks.For(e.Loop).SSHConfigCheck(d), editors.For(e.Loop).Check(), checks.StoreCheck(d))
 	if !o.Fix {
-		for _, a := range e.planMend(d, editors.For(e.Loop).Lacking()).Actions {
-			st.Mends = append(st.Mends, a.Why)
+		for _, a := range e.planFix(d, editors.For(e.Loop).WithoutExtension()).Actions {
+			st.Fixable = append(st.Fixable, a.Why)
 		}
 	}
 	return st, nil
 }
 
-// diagnoseAll is the look with the walls that are left over.
+// diagnoseAll reads the facts for the doctor, including stale firewalls.
 func (e *Env) diagnoseAll(ctx context.Context, sudo bool) (checks.DoctorFacts, error) {
 	d, err := checks.For(e.Loop).Diagnose(ctx, sudo)
 	if d.Net.Networks.Err == nil && d.Asked {

@@ -18,7 +18,7 @@ import (
 	"aivm.dev/aivm/provision/host"
 )
 
-// noEditor is a machine without editors.
+// noEditor returns the Env of a machine without editors.
 func noEditor() editor.Env {
 	e := editor.OSEnv()
 	e.LookPath = func(string) (string, error) { return "", os.ErrNotExist }
@@ -35,13 +35,13 @@ func verdicts(st Diagnosis) map[string]host.Check {
 	return by
 }
 
-// A person libvirt refuses: root is asked for nothing without --sudo, and with
-// it for two looks.
+// If libvirt refuses the user, doctor asks root for nothing without --sudo, and with it only to
+// read libvirt and the firewall rules.
 func TestDoctorAsksRootOnlyWithSudo(t *testing.T) {
 	w := newWorld(t)
 	w.Host.Euid = 4321
 	w.Editor = noEditor()
-	w.RootErr = errors.New("sudo said no")
+	w.RootErr = errors.New("sudo failed")
 	st, err := env(w).Doctor(context.Background(), DoctorOptions{})
 	if err != nil || len(w.Ops) != 0 {
 		t.Fatalf("%v, %v", w.Ops, err)
@@ -63,13 +63,13 @@ func TestDoctorAsksRootOnlyWithSudo(t *testing.T) {
 			t.Errorf("asked root for %#v", op)
 		}
 	}
-	if len(w.Ops) == 0 || !strings.Contains(w.Err.String(), "sudo said no") {
-		t.Errorf("ops %v, said %q", w.Ops, w.Err.String())
+	if len(w.Ops) == 0 || !strings.Contains(w.Err.String(), "sudo failed") {
+		t.Errorf("ops %v, printed %q", w.Ops, w.Err.String())
 	}
 }
 
-// What --fix plans is what the checks call bad and nobody has to decide.
-func TestPlanMend(t *testing.T) {
+// --fix plans repairs of bad checks that need no decision of the user.
+func TestPlanFix(t *testing.T) {
 	w := newWorld(t)
 	w.Editor = noEditor()
 	ssh := filepath.Join(w.Dir, "home", ".ssh")
@@ -83,7 +83,7 @@ func TestPlanMend(t *testing.T) {
 		},
 		Exam: host.Examination{UID: os.Getuid(), SSHPaths: []host.PathFact{
 			{Path: ssh, Exist: true, Mode: 0o777, UID: os.Getuid()},
-			{Path: "/somebody/else's", Exist: true, Mode: 0o777, UID: os.Getuid() + 1},
+			{Path: "/another/user's", Exist: true, Mode: 0o777, UID: os.Getuid() + 1},
 		}},
 		StaleFirewalls: plan.Yes([]root.NetManifest{{Wall: wall.Wall{Network: "gone"}}}),
 		VMs:            []checks.SSHEntry{{Plan: []plan.Action{{ID: "ssh.config:a"}, {ID: "ssh.include"}}}, {Plan: []plan.Action{{ID: "ssh.include"}}}},
@@ -91,7 +91,7 @@ func TestPlanMend(t *testing.T) {
 	d.Host.Libvirtd.Name = "libvirtd"
 	var ids []string
 	var chmod plan.Action
-	for _, a := range env(w).planMend(d, editors.For(w.Loop).Lacking()).Actions {
+	for _, a := range env(w).planFix(d, editors.For(w.Loop).WithoutExtension()).Actions {
 		ids = append(ids, a.ID)
 		if a.ID == "ssh.mode:"+ssh {
 			chmod = a

@@ -10,16 +10,16 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// dry is what would be done with a folder.
+// dry returns the DryRun of a verb about a VM or folder; first is a plan to show before p.
 func (e *Env) dry(w *target.Target, f *loop.Facts, first, p plan.Plan) error {
 	p.Actions = append(slices.Clone(first.Actions), p.Actions...)
 	g := plan.Plan{Stage: plan.Guest}
 	if f.Guest.Share.Mounts != nil || f.Guest.Boot.Installed {
-		if seen, err := e.planGuest(w, f); err == nil {
-			g = seen
+		if p, err := e.planGuest(w, f); err == nil {
+			g = p
 		}
 	} else {
-		for _, s := range e.later(w, f) {
+		for _, s := range e.laterSteps(w, f) {
 			g.Add(plan.Action{ID: "guest.mount", Why: s})
 		}
 	}

@@ -7,7 +7,7 @@ import (
 	"aivm.dev/aivm/provision/walls"
 )
 
-// env gives a World the verbs.
+// env returns the Env for a World.
 func env(w *looptest.World) *Env {
 	if w.Runner == nil {
 		w.Runner = newEnv(w.Session)

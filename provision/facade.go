@@ -1,15 +1,14 @@
-// Package provision is the facade of aivm: one function a verb, put together from
-// the parts (machine, folders, clones, settings, editors, walls, snapshots, images,
-// checks, legacy03).
+// Package provision is the facade of aivm: it has one function per verb, which calls the parts
+// (machine, folders, clones, settings, editors, walls, snapshots, images, checks, legacy03).
 //
-// A verb finds out what it is about (target), and hands the loop what to look at,
-// what is missing and what comes after (loop.Job); the loop shows the plan, asks,
-// locks and applies. The facade owns the order of things and what concerns more
-// than one part; the parts do not know each other.
+// A verb resolves its arguments to a Target (target), and describes to the loop how to observe and
+// plan, and what to do afterwards (loop.Job). The loop shows the plan, asks for consent, locks and
+// applies. The facade decides the order of steps and does what concerns more than one part; the
+// parts do not import each other.
 //
-// Invariants: observing changes nothing and needs no privilege; nothing runs that
-// was not in a plan; the warm path is one SSH connection, no process, not one byte
-// written. Results are returned and printed by cmd.
+// Invariants: observing changes nothing and needs no privileges; nothing runs that was not in a
+// plan; if nothing is missing (the warm path), a run makes one SSH connection, starts no process
+// and writes no byte. Results are returned, and printed by cmd.
 package provision
 
 import (
@@ -22,8 +21,8 @@ import (
 // Env has the verbs of one run.
 type Env struct{ loop.Loop }
 
-// New builds the world of one run from this process. It opens nothing:
-// connections are made when they are needed.
+// New creates the Env of one run from this process. It opens no connection; those are made when
+// they are needed.
 func New(o Options) (*Env, error) {
 	s, err := session.New(o)
 	if err != nil {
@@ -35,7 +34,7 @@ func New(o Options) (*Env, error) {
 	return newEnv(s), nil
 }
 
-// with joins a session with the verbs.
+// newEnv returns the Env for a session.
 func newEnv(s *session.Session) *Env {
 	e := &Env{loop.Loop{Finder: target.Finder{Session: s}}}
 	e.Runner = e

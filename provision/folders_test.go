@@ -20,8 +20,8 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// look is one look at this machine and, if it has one, the guest.
-func look(w *looptest.World, in *target.Target, g *looptest.FakeGuest) *loop.Facts {
+// observe reads the facts about the folders of in on the host and, if g is not nil, in the guest.
+func observe(w *looptest.World, in *target.Target, g *looptest.FakeGuest) *loop.Facts {
 	w.T.Helper()
 	f := &loop.Facts{}
 	var err error
@@ -37,8 +37,8 @@ func look(w *looptest.World, in *target.Target, g *looptest.FakeGuest) *loop.Fac
 	return f
 }
 
-// planShare plans in's folders, says what is said about the plan, and has f go on
-// without what it leaves out, as the loop does.
+// planShare plans the folders of in, prints the plan's notes, and adds the skipped folders to f,
+// like the loop.
 func planShare(w *looptest.World, in *target.Target, f *loop.Facts) ([]plan.Action, error) {
 	p, err := folders.For(w.Loop).PlanShare(in, f, f.Skipped)
 	w.PrintNotes(p.Plan)
@@ -46,9 +46,9 @@ func planShare(w *looptest.World, in *target.Target, f *loop.Facts) ([]plan.Acti
 	return p.Actions, err
 }
 
-// All folders of a VM are brought back, whichever was asked for; one that
-// cannot be is named and left out.
-func TestAllFoldersAreBroughtBack(t *testing.T) {
+// All folders of a VM are mounted again, whichever the verb names; one that cannot be mounted is
+// named and skipped.
+func TestAllFoldersAreMountedAgain(t *testing.T) {
 	w := newWorld(t)
 	p, q, r := w.MakeFolder("p"), w.MakeFolder("q"), w.MakeFolder("r")
 	gone := w.Dir + "/gone"
@@ -58,7 +58,7 @@ func TestAllFoldersAreBroughtBack(t *testing.T) {
 		w.Printed, w.Ops = nil, nil
 		w.Err.Reset()
 		in := looptest.SavedTarget(w, folder)
-		as, err := planShare(w, in, look(w, in, nil))
+		as, err := planShare(w, in, observe(w, in, nil))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -70,10 +70,10 @@ func TestAllFoldersAreBroughtBack(t *testing.T) {
 		if strings.Join(got, " ") != want {
 			t.Errorf("folder %q: planned %v, want %s", folder, got, want)
 		}
-		if said := w.Err.String(); !strings.Contains(said, "Skipping saved attachment "+gone+": host path is missing") {
-			t.Errorf("folder %q: said %q", folder, said)
+		if printed := w.Err.String(); !strings.Contains(printed, "Skipping saved attachment "+gone+": host path is missing") {
+			t.Errorf("folder %q: printed %q", folder, printed)
 		}
-		// What was asked for has to work, the rest does not.
+		// An error of the verb's own folder ends the run, that of another one does not.
 		for _, a := range as {
 			asked := folder != "" && strings.HasSuffix(a.ID, share.Token(folder))
 			if (a.Fail == nil) != asked {
@@ -86,14 +86,13 @@ func TestAllFoldersAreBroughtBack(t *testing.T) {
 	}
 	// The missing one itself is refused.
 	in := looptest.SavedTarget(w, gone)
-	if _, err := planShare(w, in, look(w, in, nil)); err == nil || !strings.Contains(err.Error(), "does not exist") {
+	if _, err := planShare(w, in, observe(w, in, nil)); err == nil || !strings.Contains(err.Error(), "does not exist") {
 		t.Errorf("%v", err)
 	}
 }
 
-// The guest's script is one for all, and what it says of one folder does not
-// keep the others away.
-func TestGuestTroubleWithOneFolder(t *testing.T) {
+// One script mounts all folders in the guest, and its error for one folder does not affect the others.
+func TestGuestErrorForOneFolder(t *testing.T) {
 	w := newWorld(t)
 	p, q := w.MakeFolder("p"), w.MakeFolder("q")
 	w.WriteConfig(p, q)
@@ -112,7 +111,7 @@ func TestGuestTroubleWithOneFolder(t *testing.T) {
 		w.Err.Reset()
 		in := looptest.SavedTarget(w, c.folder)
 		g := &looptest.FakeGuest{Share: looptest.GuestAnswer(t, 1000)}
-		f := look(w, in, g)
+		f := observe(w, in, g)
 		p, err := folders.For(w.Loop).PlanGuest(in, f)
 		as := p.Actions
 		if err != nil || len(as) != 1 || len(as[0].Shows) != 2 {
@@ -124,7 +123,7 @@ func TestGuestTroubleWithOneFolder(t *testing.T) {
 			t.Errorf("folder %q: %v, %d scripts", c.folder, err, len(g.Scripts))
 		}
 		if !c.fails && !strings.Contains(w.Err.String(), "Skipping saved attachment "+q) {
-			t.Errorf("folder %q: said %q", c.folder, w.Err.String())
+			t.Errorf("folder %q: printed %q", c.folder, w.Err.String())
 		}
 		if c.fails && !strings.Contains(err.Error(), "nothing is mounted there") {
 			t.Error(err)
@@ -132,8 +131,8 @@ func TestGuestTroubleWithOneFolder(t *testing.T) {
 	}
 }
 
-// Once the lock is held the store is read again: what another run took away
-// meanwhile is not brought back, what it attached is not asked for again.
+// Refresh reads the config again under the lock: a folder that another run detached is not mounted
+// again, and a folder that it attached needs no second consent.
 func TestRefresh(t *testing.T) {
 	w := newWorld(t)
 	p, q := w.MakeFolder("p"), w.MakeFolder("q")
@@ -159,8 +158,8 @@ func TestRefresh(t *testing.T) {
 	}
 }
 
-// Which record a folder belongs to, and what is refused.
-func TestWantFolder(t *testing.T) {
+// folderTarget finds the record that a folder belongs to, and refuses options that differ from it.
+func TestFolderTarget(t *testing.T) {
 	w := newWorld(t)
 	p := w.MakeFolder("p")
 	sub := w.MakeFolder("p/sub/dir")
@@ -168,13 +167,13 @@ func TestWantFolder(t *testing.T) {
 	looptest.UpdateConfig(w, func(c *config.Config) { c.Behavior.Verbose = 0 })
 	ask := func(o target.FolderOptions) (*target.Target, error) {
 		w.Store = nil
-		return env(w).wantFolder(t.Context(), o, false)
+		return env(w).folderTarget(t.Context(), o, false)
 	}
 	in, err := ask(target.FolderOptions{Folder: sub})
 	if err != nil || in.NewFolder || in.Folder.HostPath != p || in.OpenAt != sub {
 		t.Errorf("a subfolder: %+v %v", in, err)
 	}
-	// Nearest parent on the VM that is named.
+	// The nearest attached parent on the named VM.
 	looptest.UpdateConfig(w, func(c *config.Config) {
 		c.VMs = append(c.VMs, config.VM{Name: "u", NetworkName: "n", VM: config.VMSpec{Name: "u", User: "agent"}})
 		c.UpsertAttachment(config.Attachment{HostPath: w.MakeFolder("p/sub"), VMName: "u", Mode: "shared-root", Access: "rw", GuestDst: "/u"})
@@ -193,13 +192,13 @@ func TestWantFolder(t *testing.T) {
 			return
 		}
 		var ue *ui.Error
-		said := err.Error()
+		text := err.Error()
 		if errors.As(err, &ue) {
-			said += " | " + strings.Join(ue.HintLines(), " | ")
+			text += " | " + strings.Join(ue.HintLines(), " | ")
 		}
 		for _, want := range words {
-			if !strings.Contains(said, want) {
-				t.Errorf("%+v: no %q in %s", o, want, said)
+			if !strings.Contains(text, want) {
+				t.Errorf("%+v: no %q in %s", o, want, text)
 			}
 		}
 	}
@@ -207,15 +206,15 @@ func TestWantFolder(t *testing.T) {
 		refused(target.FolderOptions{Folder: p, VM: "t", Access: "ro", Attach: attach}, "Attachment access mismatch", "aivm detach "+p+" --vm t", "aivm attach "+p+" --vm t --access ro")
 		refused(target.FolderOptions{Folder: p, VM: "t", Mode: "git", Attach: attach}, "Attachment mode mismatch", "aivm detach "+p+" --vm t", "aivm attach "+p+" --vm t --mode git")
 	}
-	// A part of an attached folder in another way: attach may, code may not.
+	// attach may attach a subfolder of an attached folder with other options, code may not.
 	refused(target.FolderOptions{Folder: sub, VM: "t", GuestDst: "/srv/x"}, "Attachment guest_dst mismatch")
 	if in, err = ask(target.FolderOptions{Folder: sub, VM: "t", GuestDst: "/srv/x", Attach: true}); err != nil || !in.NewFolder || in.Folder.HostPath != sub {
 		t.Errorf("nested: %+v %v", in, err)
 	}
-	refused(target.FolderOptions{Folder: sub, VM: "t", Access: "ro", Attach: true}, "would not be read-only", "aivm attach "+p+" --vm t --access ro")
+	refused(target.FolderOptions{Folder: sub, VM: "t", Access: "ro", Attach: true}, "cannot be read-only", "aivm attach "+p+" --vm t --access ro")
 
-	// A link in the folder, where the VM may have put it: not followed, and the
-	// folder stays what it is.
+	// A link in the folder, which the VM may have created, is not followed, and the record of the
+	// folder does not change.
 	looptest.UpdateConfig(w, func(c *config.Config) { c.Attachments[0].State = "" })
 	out := filepath.Join(p, "out")
 	if err := os.Symlink(w.MakeFolder("elsewhere"), out); err != nil {
@@ -225,11 +224,10 @@ func TestWantFolder(t *testing.T) {
 		refused(target.FolderOptions{Folder: out, VM: "t", Attach: attach}, "leads out of folder "+p, "aivm attach "+w.MakeFolder("elsewhere"))
 	}
 	if r, _ := looptest.RecordOf(w, p); r.State != "" {
-		t.Errorf("for a link in it the folder is recorded as %+v", r)
+		t.Errorf("because of a link in it the folder is recorded as %+v", r)
 	}
 
-	// A link where the folder was: refused by name, by attach too, until it is
-	// detached.
+	// A link in place of the folder is refused, by attach too, until the folder is detached.
 	if err := os.Rename(p, p+".was"); err != nil {
 		t.Fatal(err)
 	}
@@ -238,7 +236,7 @@ func TestWantFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, attach := range []bool{false, true} {
-		refused(target.FolderOptions{Folder: p, VM: "t", Attach: attach}, "symbolic link now", other, "aivm detach "+p+" --vm t")
+		refused(target.FolderOptions{Folder: p, VM: "t", Attach: attach}, "now contains a symbolic link", other, "aivm detach "+p+" --vm t")
 	}
 	if r, _ := looptest.RecordOf(w, p); r.State != "link" {
 		t.Errorf("recorded as %+v", r)
@@ -249,11 +247,11 @@ func TestWantFolder(t *testing.T) {
 	if err := os.Rename(p+".was", p); err != nil {
 		t.Fatal(err)
 	}
-	refused(target.FolderOptions{Folder: p, VM: "t"}, "symbolic link was on its way", "aivm attach "+p+" --vm t")
+	refused(target.FolderOptions{Folder: p, VM: "t"}, "path contained a symbolic link", "aivm attach "+p+" --vm t")
 	if in, err = ask(target.FolderOptions{Folder: p, VM: "t", Attach: true}); err != nil || !in.NewFolder || in.Folder.State != "" {
 		t.Errorf("attached again: %+v %v", in, err)
 	}
-	// On its way out: opened again, it is asked about as a new one.
+	// A folder that is being detached counts as new if it is opened again.
 	looptest.UpdateConfig(w, func(c *config.Config) { c.Attachments[0].State = "detaching" })
 	if in, err = ask(target.FolderOptions{Folder: p, VM: "t", Access: "ro"}); err != nil || !in.NewFolder || in.Folder.Access != "ro" {
 		t.Errorf("detaching: %+v %v", in, err)
@@ -264,7 +262,7 @@ func TestSplit(t *testing.T) {
 	one := ui.Refused("x").Hint(ui.Remark("do it"))
 	each, rest := share.Split(fmt.Errorf("around: %w", errors.Join(&share.FolderError{Folder: "/p", Err: one}, errors.New("all"), nil)))
 	if len(each) != 0 || rest == nil {
-		// A join that was wrapped is one error about everything.
+		// A wrapped join is one error that concerns all folders.
 		t.Errorf("%v %v", each, rest)
 	}
 	each, rest = share.Split(errors.Join(&share.FolderError{Folder: "/p", Err: one}, errors.Join(&share.FolderError{Folder: "/q", Err: one}, errors.New("all"))))
@@ -273,9 +271,9 @@ func TestSplit(t *testing.T) {
 	}
 }
 
-// A link on the way to another folder: named, left out, and left out until it is
-// attached again, with the hook told.
-func TestALinkOnTheWayStaysRefused(t *testing.T) {
+// Another folder whose path contains a link is named and skipped until it is attached again, and
+// libvirt's hook is told to skip it too.
+func TestLinkedFolderStaysSkipped(t *testing.T) {
 	w := newWorld(t)
 	p, q := w.MakeFolder("p"), w.MakeFolder("q/c")
 	w.WriteConfig(p, q)
@@ -286,7 +284,7 @@ func TestALinkOnTheWayStaysRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	in := looptest.SavedTarget(w, p)
-	f := look(w, in, nil)
+	f := observe(w, in, nil)
 	f.Share.Noted = map[string]root.Bind{share.Token(q): {}}
 	as, err := planShare(w, in, f)
 	if err != nil {
@@ -304,7 +302,7 @@ func TestALinkOnTheWayStaysRefused(t *testing.T) {
 	if got := strings.Join(ids, " "); got != "share.bind: store.link: share.forget:" {
 		t.Errorf("planned %s", got)
 	}
-	// The link is taken away, and nothing comes back by itself.
+	// The link is removed: the folder is still skipped.
 	if err := os.Remove(q); err != nil {
 		t.Fatal(err)
 	}
@@ -313,22 +311,22 @@ func TestALinkOnTheWayStaysRefused(t *testing.T) {
 	}
 	looptest.ResetRun(w)
 	in = looptest.SavedTarget(w, p)
-	if as, err = planShare(w, in, look(w, in, nil)); err != nil || len(as) != 1 {
+	if as, err = planShare(w, in, observe(w, in, nil)); err != nil || len(as) != 1 {
 		t.Errorf("planned %v %v", as, err)
 	}
-	if said := w.Err.String(); !strings.Contains(said, "Skipping saved attachment "+q) || !strings.Contains(said, "aivm attach "+q+" --vm t") {
-		t.Errorf("said %q", said)
+	if printed := w.Err.String(); !strings.Contains(printed, "Skipping saved attachment "+q) || !strings.Contains(printed, "aivm attach "+q+" --vm t") {
+		t.Errorf("printed %q", printed)
 	}
 }
 
-// Of folders in folders, the innermost is the one a link took the place of.
-func TestLinkedAway(t *testing.T) {
+// FindLinked returns the innermost attached folder on the path that was replaced by a link.
+func TestFindLinked(t *testing.T) {
 	c := &config.Config{Attachments: []config.Attachment{{HostPath: "/p", VMName: "t"}, {HostPath: "/p/sub", VMName: "t"}, {HostPath: "/p/sub/deep", VMName: "other"}}}
-	for _, k := range []struct{ typed, real, want string }{
+	for _, k := range []struct{ typed, resolved, want string }{
 		{"/p/sub/x", "/etc", "/p/sub"}, {"/p/x", "/etc", "/p"}, {"/p/sub", "/p/sub", ""}, {"/p/x", "/p/y", ""}, {"/q", "/etc", ""},
 	} {
-		if r, ok := target.FindLinked(c, "t", k.typed, k.real); r.HostPath != k.want || ok != (k.want != "") {
-			t.Errorf("%s, which is %s: %q", k.typed, k.real, r.HostPath)
+		if r, ok := target.FindLinked(c, "t", k.typed, k.resolved); r.HostPath != k.want || ok != (k.want != "") {
+			t.Errorf("%s, which is %s: %q", k.typed, k.resolved, r.HostPath)
 		}
 	}
 }

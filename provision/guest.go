@@ -25,17 +25,17 @@ import (
 	"aivm.dev/aivm/provision/walls"
 )
 
-// wait holds on until the guest lets us in, says what is awaited, and gives up
-// early when the domain is no longer running.
-func (e *Env) wait(ctx context.Context, w *target.Target, f *loop.Facts) error {
+// waitForGuest waits until the guest accepts the login, with progress. It gives up early if the
+// domain stops running.
+func (e *Env) waitForGuest(ctx context.Context, w *target.Target, f *loop.Facts) error {
 	inst, err := e.State().Instance(w.Name)
 	if err != nil {
 		return err
 	}
 	if inst == nil {
-		return ui.Failed("what aivm knew of VM %q is gone, its host key too: %s", w.Name, e.SSH.VMDir(w.Name)).
-			Hint(ui.Remark("put that directory back from a backup"), ui.CmdFor("look at the VM", w.Libvirt.Virsh("console ")+w.Name),
-				ui.CmdFor("or give it up with its disk", "aivm vm delete "+w.Name))
+		return ui.Failed("the state directory of VM %q, with its host key, is missing: %s", w.Name, e.SSH.VMDir(w.Name)).
+			Hint(ui.Remark("restore that directory from a backup"), ui.CmdFor("check the VM on its console", w.Libvirt.Virsh("console ")+w.Name),
+				ui.CmdFor("or delete the VM and its disk", "aivm vm delete "+w.Name))
 	}
 	f.Inst = inst
 	t, done, err := e.GuestTarget(ctx, w, inst)
@@ -55,8 +55,8 @@ func (e *Env) wait(ctx context.Context, w *target.Target, f *loop.Facts) error {
 		task.Fail()
 		if ctx.Err() != nil {
 			return &ui.Error{
-				Exit: ui.ExitInterrupted, Kind: "interrupted", Message: "interrupted; the VM goes on booting",
-				Hints: []ui.Hint{ui.CmdFor("to go on", e.Rerun), ui.CmdFor("to stop it", "aivm vm down "+w.Name)}, Err: ctx.Err(),
+				Exit: ui.ExitInterrupted, Kind: "interrupted", Message: "interrupted; the VM continues to boot",
+				Hints: []ui.Hint{ui.CmdFor("to continue", e.Rerun), ui.CmdFor("to stop the VM", "aivm vm down "+w.Name)}, Err: ctx.Err(),
 			}
 		}
 		var hk *guest.HostKeyError
@@ -76,15 +76,15 @@ func (e *Env) wait(ctx context.Context, w *target.Target, f *loop.Facts) error {
 	return err
 }
 
-// planGuest is what is missing inside the guest.
+// planGuest plans what is missing in the guest.
 func (e *Env) planGuest(w *target.Target, f *loop.Facts) (plan.Plan, error) {
 	p := plan.Plan{Stage: plan.Guest}
 	if b := f.Guest.Boot; !f.Inst.Adopted && b.Installed && b.Finished && !b.Disabled {
 		p.Add(plan.Action{
-			ID: "cloudinit.off", Why: "switch cloud-init off, the first boot is over", Timing: "ssh",
+			ID: "cloudinit.off", Why: "disable cloud-init, since first boot is complete", Timing: "ssh",
 			Shows: []string{"touch /etc/cloud/cloud-init.disabled"},
 			Do: func(ctx context.Context) error {
-				return e.RunAsRoot(ctx, f.Conn, "switching cloud-init off", cloudinit.DisableScript(), nil)
+				return e.RunAsRoot(ctx, f.Conn, "disabling cloud-init", cloudinit.DisableScript(), nil)
 			},
 		})
 	}
@@ -101,13 +101,11 @@ func (e *Env) planGuest(w *target.Target, f *loop.Facts) (plan.Plan, error) {
 	return p, nil
 }
 
-// planFinish is what is recorded and cleaned up on the host once the guest is
-// as it should be.
+// planFinish plans what is recorded and cleaned up on the host after the guest's plan was applied.
 func (e *Env) planFinish(ctx context.Context, w *target.Target, f *loop.Facts) plan.Plan {
 	p := plan.Plan{Stage: plan.Host}
-	// cloud-init reads the seed in its first stages only; they are over when
-	// sshd has started with our keys, but a guest is asked and not trusted to
-	// be like others.
+	// cloud-init reads the seed only in its first stages. They are over when sshd has started with
+	// aivm's keys; the guest is asked all the same, since an image may do this differently.
 	b := f.Guest.Boot
 	if f.Conn != nil && (!b.Installed || b.Disabled || b.Finished || b.SeedRead) {
 		pool := domain.PoolFor(f.Domain.Pool.Value, e.BaseDir(w.Record.Paths), session.DefaultBaseDir)
@@ -119,7 +117,7 @@ func (e *Env) planFinish(ctx context.Context, w *target.Target, f *loop.Facts) p
 			in := *f.Inst
 			in.SeedLeft = false
 			p.Add(plan.Action{
-				ID: "seed.forget", Why: "remember that the seed is gone", Shows: []string{"write " + e.State().InstancePath(w.Name)},
+				ID: "seed.forget", Why: "record that the seed was removed", Shows: []string{"write " + e.State().InstancePath(w.Name)},
 				Do: func(context.Context) error { return e.State().SaveInstance(w.Name, in) },
 			})
 		}
@@ -127,7 +125,7 @@ func (e *Env) planFinish(ctx context.Context, w *target.Target, f *loop.Facts) p
 	if w.NewFolder && w.Folder != nil {
 		a := *w.Folder
 		p.Add(plan.Action{
-			ID: "store.attach:" + a.Tag, Why: "record the folder in the config", Shows: []string{"write " + e.StorePath},
+			ID: "store.attach:" + a.Tag, Why: "record folder " + a.HostPath + " in the config", Shows: []string{"write " + e.StorePath},
 			Do: func(ctx context.Context) error {
 				if a.Mode == share.Git {
 					if err := session.StateErr(e.State().VM(a.VM), e.State().NoteClone(a)); err != nil {
@@ -147,27 +145,27 @@ func (e *Env) planFinish(ctx context.Context, w *target.Target, f *loop.Facts) p
 	return p
 }
 
-// explainWait adds what the host knows to a wait that ended badly: the state of
-// the domain, the address, the last lines of the serial console.
+// explainWait adds to the error of a failed wait what the host knows: the state of the domain, the
+// address, the last lines of the serial console.
 func (e *Env) explainWait(ctx context.Context, w *target.Target, inst *state.Instance, err error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	msg := fmt.Sprintf("VM %q did not become reachable at %s", w.Name, inst.Address)
-	state := "unknown"
+	domainState := "unknown"
 	var serial, why []string
 	if l, lerr := e.Libvirt(ctx); lerr == nil {
 		if d, derr := l.Domain(ctx, w.Name); derr == nil {
-			state = string(d.State)
+			domainState = string(d.State)
 			if d.Crashed {
-				state += ", QEMU crashed or was killed"
-				why = []string{"what it said last: sudo tail -n 5 /var/log/libvirt/qemu/" + w.Name + ".log"}
+				domainState += ", QEMU crashed or was killed"
+				why = []string{"to see QEMU's last messages: sudo tail -n 5 /var/log/libvirt/qemu/" + w.Name + ".log"}
 			}
 		} else if errors.Is(derr, virt.ErrNotFound) {
-			state = "gone"
+			domainState = "gone"
 		}
 		serial = e.SerialTail(ctx, l, w, 12)
 	}
-	out := ui.Failed("%s: %w (domain state: %s)", msg, err, state)
+	out := ui.Failed("%s: %w (domain state: %s)", msg, err, domainState)
 	if errors.Is(err, loop.ErrNoBridge) {
 		return out.Hint(ui.Cmd("aivm vm restart " + w.Name))
 	}

@@ -24,24 +24,23 @@ import (
 	"aivm.dev/aivm/sshcfg"
 )
 
-// planned is what a look came to: what is missing on the host, and what the plan
-// has decided.
+// planned is the result of planning one observation: the plan for the host, and the values it decided.
 type planned struct {
 	plan.Plan
 	machine.Chosen
-	alias   bool         // the ssh entry is written
-	skipped loop.Skipped // the folders it goes on without
+	writesAlias bool         // the plan writes the ssh entry
+	skipped     loop.Skipped // the folders that the run does without
 }
 
-// planHost is everything missing on the host for w. before is what the last look
-// of this run decided, nil at the first: a decision stands.
+// planHost plans everything that is missing on the host for w. before is the result for the last
+// observation of this run, nil at the first: a decision does not change within a run.
 func (e *Env) planHost(ctx context.Context, w *target.Target, f *loop.Facts, before *planned) (planned, error) {
 	p := planned{Plan: plan.Plan{Stage: plan.Host}, Chosen: machine.CurrentChoice(w, f), skipped: f.Skipped}
 	if before != nil {
 		p.Record, p.Network = before.Record, before.Network
 	}
-	first, goOn, err := e.planBefore(w, f)
-	if p.Join(first); err != nil || !goOn {
+	first, proceed, err := e.planPrerequisites(w, f)
+	if p.Join(first); err != nil || !proceed {
 		return p, err
 	}
 	if f.StartsVM(w) {
@@ -71,46 +70,45 @@ func (e *Env) planHost(ctx context.Context, w *target.Target, f *loop.Facts, bef
 	if p.Join(alias); err != nil {
 		return p, err
 	}
-	p.alias = !alias.Empty()
+	p.writesAlias = !alias.Empty()
 	p.Add(machine.For(e.Loop).PlanStoreVM(w, p.Chosen)...)
 	p.Add(editors.PlanServer(f.Server)...)
 	return p, nil
 }
 
-// planBefore is what comes before the VM itself: access to libvirt, and the move of
-// one that was taken over. goOn is false when nothing more can be planned before
-// another look, and nothing more has to be read for this one.
-func (e *Env) planBefore(w *target.Target, f *loop.Facts) (p plan.Plan, goOn bool, err error) {
+// planPrerequisites plans what comes before the VM itself: access to libvirt, and the conversion of
+// an adopted VM. proceed is false if nothing more can be planned, and nothing more has to be read,
+// before another observation.
+func (e *Env) planPrerequisites(w *target.Target, f *loop.Facts) (p plan.Plan, proceed bool, err error) {
 	p.Stage = plan.Host
-	access, goOn, err := e.planAccess(w, f)
-	if p.Add(access...); err != nil || !goOn {
+	access, proceed, err := e.planAccess(w, f)
+	if p.Add(access...); err != nil || !proceed {
 		return p, false, err
 	}
 	if err := machine.For(e.Loop).CheckIdentity(w, f); err != nil {
 		return p, false, err
 	}
 	if w.Image != "" && !w.NewVM && f.Domain.Domain.Err == nil && f.Domain.Domain.Value != nil {
-		p.Say("VM " + w.Name + " has its disk already: --image counts when a VM is made")
+		p.Say("VM " + w.Name + " already has a disk: --image is ignored, it applies only to a new VM")
 	}
 	move, err := legacy03.For(e.Loop).PlanMove(w, f)
 	p.Add(move...)
 	return p, err == nil && len(move) == 0, err
 }
 
-// Walled has the rules of the VM's network in place before a guest behind them is
-// used.
+// PlanFirewall plans to load the missing rules of the VM's network before its guest is used.
 func (e *Env) PlanFirewall(w *target.Target, f *loop.Facts) (plan.Plan, error) {
 	return walls.For(e.Loop).PlanUse(w.Network, f)
 }
 
-// LookAtWall reads what Walled hangs on.
+// ObserveFirewall reads into f what PlanFirewall needs.
 func (e *Env) ObserveFirewall(ctx context.Context, w *target.Target, f *loop.Facts) {
 	walls.For(e.Loop).ObserveForUse(ctx, w.Network, f)
 }
 
-// planAccess sees to it that libvirt can be asked where the plan hangs on its
-// answer. goOn is false when nothing more can be planned before another look.
-func (e *Env) planAccess(w *target.Target, f *loop.Facts) (as []plan.Action, goOn bool, err error) {
+// planAccess plans what is needed to ask libvirt, if the plan depends on its answer: packages,
+// daemons, access. proceed is false if nothing more can be planned before another observation.
+func (e *Env) planAccess(w *target.Target, f *loop.Facts) (as []plan.Action, proceed bool, err error) {
 	if f.StartsVM(w) {
 		as, err := e.PlanHostTools(f.Creation.Host, host.Need{Image: f.NewDomain() && f.Creation.Image.Builds()})
 		if err != nil {
@@ -118,15 +116,15 @@ func (e *Env) planAccess(w *target.Target, f *loop.Facts) (as []plan.Action, goO
 		}
 		if len(as) > 0 {
 			as[len(as)-1].Again = true
-			// What libvirt knows is still hidden: start it, then look again. A
-			// libvirt that is not installed knows nothing, and all can be shown.
+			// If libvirt is installed but not running, start it and observe again. If it is not
+			// installed, it has no domains, and the complete plan can be shown.
 			return as, f.Domain.Domain.Err == nil, nil
 		}
 	}
-	asked := f.StartsVM(w) || w.Folder != nil && f.Conn == nil || f.Conn != nil && folders.NeedsLibvirt(w, f)
+	needsLibvirt := f.StartsVM(w) || w.Folder != nil && f.Conn == nil || f.Conn != nil && folders.NeedsLibvirt(w, f)
 	// A run was killed between the first login and the removal of the seed.
-	left := f.Conn != nil && f.Inst.SeedLeft && f.Guest.Boot.SeedRead && errors.Is(f.Virt.Err, virt.ErrDenied)
-	if asked && f.Domain.Domain.Err != nil || left {
+	staleSeed := f.Conn != nil && f.Inst.SeedLeft && f.Guest.Boot.SeedRead && errors.Is(f.Virt.Err, virt.ErrDenied)
+	if needsLibvirt && f.Domain.Domain.Err != nil || staleSeed {
 		open, err := e.PlanLibvirt(f.Virt.Err, f.Socket)
 		if err != nil {
 			return nil, false, err
@@ -136,9 +134,9 @@ func (e *Env) planAccess(w *target.Target, f *loop.Facts) (as []plan.Action, goO
 	return nil, true, nil
 }
 
-// planVM is the VM itself: image, network, address, disk, domain, boot.
+// planVM plans the VM itself: image, network, address, disk, domain, boot.
 func (e *Env) planVM(ctx context.Context, w *target.Target, f *loop.Facts) (planned, error) {
-	fresh := f.NewDomain()
+	newDomain := f.NewDomain()
 	baseDir, key := e.BaseDir(w.Record.Paths), e.Key(w.Name)
 	p := planned{Plan: plan.Plan{Stage: plan.Host}, skipped: f.Skipped}
 	c, notes, err := machine.Choose(w, f, f.Creation.Host, e.UID, key, baseDir)
@@ -155,7 +153,7 @@ func (e *Env) planVM(ctx context.Context, w *target.Target, f *loop.Facts) (plan
 	var imageActions []plan.Action
 	var base func() (domain.Base, error)
 	ownKey := ""
-	if fresh {
+	if newDomain {
 		own := sshcfg.PlanOwnKey(e.SSH, ids)
 		if p.Add(own...); len(own) > 0 {
 			ownKey = e.SSH.OwnKeyPath()
@@ -184,8 +182,8 @@ func (e *Env) planVM(ctx context.Context, w *target.Target, f *loop.Facts) (plan
 	}
 	p.Add(eas...)
 	pool := domain.PoolFor(f.Domain.Pool.Value, baseDir, session.DefaultBaseDir)
-	if !fresh && f.Domain.Pool.Err == nil {
-		// A killed "vm prepare" left one, which keeps the disk busy.
+	if !newDomain && f.Domain.Pool.Err == nil {
+		// An interrupted "vm prepare" leaves a copy, which keeps the disk in use.
 		p.Add(domain.PlanDropCopy(f.Domain.Pool.Value, w.Name, key, e.UID, pool, e.Domains(ctx))...)
 	}
 	das, err := domain.Plan(f.Domain, domain.Wanted{
@@ -211,7 +209,7 @@ func (e *Env) planVM(ctx context.Context, w *target.Target, f *loop.Facts) (plan
 	return p, nil
 }
 
-// planNetwork is the VM's network, and the rules in front of its start.
+// planNetwork plans the VM's network, and its firewall before the network starts.
 func (e *Env) planNetwork(ctx context.Context, w *target.Target, f *loop.Facts, c machine.Chosen) (plan.Plan, error) {
 	p, spec := plan.Plan{Stage: plan.Host}, c.Network.Network
 	hooks, err := walls.PlanHooks(f.Wall.Hooks)

@@ -18,9 +18,9 @@ const (
 	ofNew = "qemu+unix:///system?socket=/run/of-new"
 )
 
-// apart is a world in which the VM t is at a socket of its own, u at the usual
-// one, and new VMs at a third; dialled are those that were asked.
-func apart(t *testing.T) (w *looptest.World, dialled *[]string) {
+// worldWithSockets returns a World in which libvirt has the VM t at one socket, u at the default
+// one, and new VMs at a third; dialled lists the connections made.
+func worldWithSockets(t *testing.T) (w *looptest.World, dialled *[]string) {
 	t.Helper()
 	w = newWorld(t)
 	b, err := os.ReadFile(w.StorePath)
@@ -42,8 +42,7 @@ func apart(t *testing.T) (w *looptest.World, dialled *[]string) {
 	return w, dialled
 }
 
-// Each verb asks the libvirt of the VM it is about, and what it tells a person
-// to type asks the same.
+// Each verb uses the libvirt of its VM, and so do the commands in its hints.
 func TestWhichLibvirtIsAsked(t *testing.T) {
 	for name, tc := range map[string]struct {
 		run  func(*testing.T, *Env, *looptest.World) error
@@ -119,7 +118,7 @@ func TestWhichLibvirtIsAsked(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w, dialled := apart(t)
+			w, dialled := worldWithSockets(t)
 			if err := tc.run(t, env(w), w); err != nil {
 				t.Error(err)
 			}
@@ -134,7 +133,7 @@ func TestWhichLibvirtIsAsked(t *testing.T) {
 	}
 }
 
-// refused is nil for the error of a libvirt that lets nobody in.
+// refused returns nil for the error of a libvirt that refuses the user, else err.
 func refused(err error) error {
 	if err != nil && strings.Contains(err.Error(), virt.ErrDenied.Error()) {
 		return nil

@@ -13,7 +13,7 @@ import (
 	"aivm.dev/aivm/provision/walls"
 )
 
-// Listing is the JSON of `list` (CONTRACTS).
+// Listing is the JSON output of `list`.
 type Listing struct {
 	Schema   int                    `json:"schema"`
 	Store    string                 `json:"store"`
@@ -34,8 +34,7 @@ type ListedVM struct {
 	RAMMB   int    `json:"ram_mb"`
 	DiskGB  int    `json:"disk_gb"`
 	Image   string `json:"image"`
-	// NotAdopted: it is there without aivm's mark, as one that 0.3 made is until
-	// `vm adopt`.
+	// NotAdopted: the domain exists without aivm's mark; a VM of aivm 0.3 has none until `vm adopt`.
 	NotAdopted bool `json:"not_adopted,omitempty"`
 }
 
@@ -44,13 +43,13 @@ type ListedNetwork struct {
 	Name     string `json:"name"`
 	Bridge   string `json:"bridge"`
 	Subnet   string `json:"subnet"`
-	Firewall bool   `json:"firewall"` // its rules are in place, as far as this user may look
-	Rules    string `json:"rules"`    // how they are: "in place", "missing", "altered", "older", "unknown", "off"
+	Firewall bool   `json:"firewall"` // its rules are loaded, as far as this user may read them
+	Rules    string `json:"rules"`    // their state: "in place", "missing", "altered", "older", "unknown", "off"
 	VMs      int    `json:"vms"`
 }
 
-// Listing reads the store, the states of the domains and the mounts; nothing
-// is changed, no privilege is needed, and what cannot be read is "unknown".
+// Listing reads the config, the states of the domains and the mounts. It changes nothing and needs
+// no privileges; what cannot be read is "unknown".
 func (e *Env) Listing(ctx context.Context) (Listing, error) {
 	store, err := e.Load()
 	if err != nil {
@@ -58,12 +57,12 @@ func (e *Env) Listing(ctx context.Context) (Listing, error) {
 	}
 	c := store.Config
 	out := Listing{Schema: 1, Store: store.Path, ActiveVM: c.ActiveVM, VMs: []ListedVM{}, Networks: []ListedNetwork{}, Folders: []folders.ListedFolder{}}
-	// libvirt answers while the mount table is read.
+	// Ask libvirt while the mount table is read.
 	var states func(config.VM) string
-	var asked sync.WaitGroup
-	asked.Go(func() { states = checks.For(e.Loop).States(ctx, c.VMs) })
+	var wg sync.WaitGroup
+	wg.Go(func() { states = checks.For(e.Loop).States(ctx, c.VMs) })
 	out.Folders = folders.For(e.Loop).List(c)
-	asked.Wait()
+	wg.Wait()
 	for _, vm := range c.VMs {
 		l := ListedVM{Name: vm.Name, Alias: vm.Name, State: states(vm), Network: vm.NetworkName, CPUs: vm.VM.CPUs, RAMMB: vm.VM.RAMMB, DiskGB: vm.VM.DiskGB, Image: vm.Image.Name}
 		if l.State == string(virt.Missing) {

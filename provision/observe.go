@@ -28,8 +28,8 @@ import (
 	"aivm.dev/aivm/sshcfg"
 )
 
-// Observe reads the facts for w. The SSH dial and probe overlap the reads of
-// libvirt and of the host's mounts. It changes nothing and asks for nothing.
+// Observe reads the facts for w. The SSH login and probe run at the same time as the reads of
+// libvirt and of the host's mounts. It changes nothing and asks for no password or consent.
 func (e *Env) Observe(ctx context.Context, w *target.Target, before loop.Progress) (*loop.Facts, error) {
 	f := &loop.Facts{Progress: before}
 	inst, err := e.State().Instance(w.Name)
@@ -51,7 +51,7 @@ func (e *Env) Observe(ctx context.Context, w *target.Target, before loop.Progres
 	wg.Go(func() { f.Wall = walls.For(e.Loop).ObserveRules(ctx, w) })
 	e.ObserveLibvirt(ctx, w, f)
 	if d := f.Domain.Domain; d.Err == nil && (d.Value == nil || d.Value.State != virt.Running) {
-		cancelDial() // nobody can answer: do not wait for a route that leads nowhere
+		cancelDial() // the VM is off: do not wait for a login that cannot succeed
 	}
 	if atts := f.Atts(w); len(atts) > 0 || w.Boot || len(folders.PendingDetach(w)) > 0 {
 		if f.Share, err = e.Shared(w.Name, atts); err == nil {
@@ -73,14 +73,14 @@ func (e *Env) Observe(ctx context.Context, w *target.Target, before loop.Progres
 	if f.Conn != nil {
 		clones.Settle(ctx, w, f)
 	}
-	if host := new(*guest.HostKeyError); errors.As(f.ConnErr, host) {
+	if wrongKey := new(*guest.HostKeyError); errors.As(f.ConnErr, wrongKey) {
 		return nil, e.HostKeyRefusal(w.Name, f.ConnErr)
 	}
 	return f, nil
 }
 
-// lookFurther reads what the plan for this machine hangs on beside the facts of
-// Observe: what it is depends on them.
+// observeForPlan reads the other facts that the host's plan needs. Which those are depends on the
+// facts of Observe.
 func (e *Env) observeForPlan(ctx context.Context, w *target.Target, f *loop.Facts) {
 	if d := f.Domain.Domain; d.Err == nil && d.Value != nil || f.StartsVM(w) {
 		_, f.Keys.Pinned = e.SSH.PinnedKey(w.Name)
@@ -92,7 +92,7 @@ func (e *Env) observeForPlan(ctx context.Context, w *target.Target, f *loop.Fact
 		f.Creation.Identities = plan.Known[[]sshcfg.Identity]{Value: ids, Err: err}
 		f.Creation.ID = uuid.NewString()
 		if f.NewDomain() {
-			f.Creation.Image = images.For(e.Loop).Look(ctx, w)
+			f.Creation.Image = images.For(e.Loop).Observe(ctx, w)
 		}
 	}
 	e.observeRules(ctx, w, f)
@@ -102,10 +102,10 @@ func (e *Env) observeForPlan(ctx context.Context, w *target.Target, f *loop.Fact
 	}
 }
 
-// lookAtRules reads the rules of the network the VM is on, or comes to, if the plan
-// gets as far as that: reading who is behind them may need root's help.
+// observeRules reads the rules of the VM's network, or of the one it will get, if the plan will
+// include them: listing the guests of the network may need the privileged helper.
 func (e *Env) observeRules(ctx context.Context, w *target.Target, f *loop.Facts) {
-	if _, goOn, err := e.planBefore(w, f); err != nil || !goOn {
+	if _, proceed, err := e.planPrerequisites(w, f); err != nil || !proceed {
 		return
 	}
 	switch {
@@ -119,7 +119,7 @@ func (e *Env) observeRules(ctx context.Context, w *target.Target, f *loop.Facts)
 	}
 }
 
-// reach makes the one connection and asks the guest everything in one script.
+// connect opens the SSH connection, or uses the parked one, and runs the probe script.
 func (e *Env) connect(ctx context.Context, w *target.Target, f *loop.Facts) (guest.Conn, error) {
 	t, done, err := e.GuestTarget(ctx, w, f.Inst)
 	if err != nil {
@@ -140,7 +140,7 @@ func (e *Env) connect(ctx context.Context, w *target.Target, f *loop.Facts) (gue
 	settings.StartEarly(ctx, w, f, c)
 	err = e.Probe(ctx, c, w, f)
 	if refused := new(ssh.OpenChannelError); errors.As(err, &refused) && f.Settings.StopReceiver() {
-		// A server that allows one session only.
+		// The SSH server allows only one session: stop the receiver and try again.
 		err = e.Probe(ctx, c, w, f)
 	}
 	if err != nil {
@@ -150,7 +150,7 @@ func (e *Env) connect(ctx context.Context, w *target.Target, f *loop.Facts) (gue
 	return c, nil
 }
 
-// Probe runs the probe script, one exec for all rooms, and f takes what it says.
+// Probe runs the probe script, one command with the probes of all parts, and stores the answers in f.
 func (e *Env) Probe(ctx context.Context, c guest.Conn, w *target.Target, f *loop.Facts) error {
 	ps := []guest.Probe{machine.ClockProbe(), {Name: "boot", Script: cloudinit.ReadyProbe()}}
 	atts := f.Atts(w)
@@ -159,7 +159,7 @@ func (e *Env) Probe(ctx context.Context, c guest.Conn, w *target.Target, f *loop
 	}
 	ps = append(ps, settings.Probe(f)...)
 	if w.Store != nil {
-		// Last: it is the one that can hang.
+		// Last, because it is the only one that can block.
 		ps = append(ps, guest.Probe{Name: folders.ShareProbe, Script: share.GuestProbe(atts)})
 	}
 	var g loop.Guest

@@ -18,20 +18,20 @@ import (
 	"aivm.dev/aivm/provision/state"
 )
 
-// slowWall takes its time to read the rules, whatever becomes of the caller.
-type slowWall struct {
+// slowFirewall needs 100 ms to read the rules, even if the caller's context has ended.
+type slowFirewall struct {
 	session.FirewallState
 	read chan struct{}
 }
 
-func (s slowWall) Rules(context.Context, string, bool) firewall.Facts {
+func (s slowFirewall) Rules(context.Context, string, bool) firewall.Facts {
 	time.Sleep(100 * time.Millisecond)
 	close(s.read)
 	return firewall.Facts{}
 }
 
-// An observation that fails returns when everything it started has ended, so
-// that the next one meets nothing of it.
+// An observation that fails returns only after everything it started has ended, so that nothing
+// disturbs the next one.
 func TestFailedObservationWaits(t *testing.T) {
 	w := newWorld(t)
 	w.WriteConfig(w.MakeFolder("p"))
@@ -44,7 +44,7 @@ func TestFailedObservationWaits(t *testing.T) {
 		}
 		return head(path, limit)
 	}
-	slow := slowWall{read: make(chan struct{})}
+	slow := slowFirewall{read: make(chan struct{})}
 	w.Firewall = slow
 	if _, err := env(w).Observe(t.Context(), in, loop.NewProgress(in)); !errors.Is(err, broken) {
 		t.Error(err)
@@ -56,22 +56,22 @@ func TestFailedObservationWaits(t *testing.T) {
 	}
 }
 
-// noWall has no rules of any network.
-type noWall struct{ session.FirewallState }
+// noFirewall has no rules for any network.
+type noFirewall struct{ session.FirewallState }
 
-func (noWall) Rules(context.Context, string, bool) firewall.Facts { return firewall.Facts{} }
+func (noFirewall) Rules(context.Context, string, bool) firewall.Facts { return firewall.Facts{} }
 
-func (noWall) Hooks() (current, known bool, err error) { return true, true, nil }
+func (noFirewall) Hooks() (current, known bool, err error) { return true, true, nil }
 
-// What is read before a plan asks root for nothing while the plan still has to: who
-// is behind rules that are gone is read when libvirt can be asked.
-func TestRulesAreReadWhenThePlanComesToThem(t *testing.T) {
+// While the plan is still to get access to libvirt, the observation for it does not use root: the
+// guests behind missing rules are read when libvirt can be asked.
+func TestRulesAreReadOnlyIfThePlanIncludesThem(t *testing.T) {
 	w := newWorld(t)
 	folder := w.MakeFolder("p")
 	w.WriteConfig(folder)
 	in := looptest.SavedTarget(w, folder)
 	in.Guest, in.Folder.Mode, in.Network = true, share.Shared, config.Network{Network: config.DefaultConfig().Defaults.Network, Firewall: config.DefaultConfig().Defaults.Firewall}
-	w.Firewall = noWall{}
+	w.Firewall = noFirewall{}
 	f := &loop.Facts{Progress: loop.NewProgress(in), Conn: &looptest.FakeGuest{}, Inst: &state.Instance{MAC: "52:54:00:00:00:01", Address: "10.77.0.10"}}
 	f.Virt.Err, f.Domain.Domain.Err, f.Socket = virt.ErrDenied, virt.ErrDenied, w.URI().Socket()
 	e := env(w)

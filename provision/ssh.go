@@ -25,11 +25,11 @@ type SSHOptions struct {
 	Command []string // empty: a login shell
 }
 
-// Shell opens a shell in the folder inside the VM, or runs a command there. A
-// remote status that is not 0 is a ui.Status; every other error is aivm's own.
+// Shell opens a shell in the folder in the VM, or runs a command there. A remote exit status other
+// than 0 is a ui.Status; every other error is aivm's own.
 func (e *Env) Shell(ctx context.Context, o SSHOptions) error {
 	e.Timing = ui.NewTiming()
-	w, err := e.wantForShell(ctx, o.FolderOptions)
+	w, err := e.shellTarget(ctx, o.FolderOptions)
 	if err != nil {
 		return err
 	}
@@ -52,15 +52,15 @@ func (e *Env) Shell(ctx context.Context, o SSHOptions) error {
 	return e.remoteShell(ctx, w, f)
 }
 
-func (e *Env) wantForShell(ctx context.Context, o target.FolderOptions) (*target.Target, error) {
+func (e *Env) shellTarget(ctx context.Context, o target.FolderOptions) (*target.Target, error) {
 	if !o.NoFolder {
-		return e.wantFolder(ctx, o, true)
+		return e.folderTarget(ctx, o, true)
 	}
 	return e.VM(ctx, o.VM, "", false)
 }
 
-// remoteCommand runs argv in the folder over the connection that is already
-// there: binary-clean, with the remote exit status.
+// remoteCommand runs argv in the folder over the existing connection. It passes stdin, stdout and
+// stderr unchanged, and returns the remote exit status as a ui.Status.
 func (e *Env) remoteCommand(ctx context.Context, w *target.Target, f *loop.Facts, argv []string) error {
 	run := argv
 	if w.OpenAt != "" {
@@ -76,9 +76,8 @@ func (e *Env) remoteCommand(ctx context.Context, w *target.Target, f *loop.Facts
 	return nil
 }
 
-// remoteShell hands the terminal to the ssh program, which does terminals
-// best. It reads our own file only, so nothing of the user's configuration
-// can get in between.
+// remoteShell runs the ssh program on the terminal. ssh reads only the configuration file that aivm
+// wrote, so that the user's configuration cannot interfere.
 func (e *Env) remoteShell(ctx context.Context, w *target.Target, f *loop.Facts) error {
 	f.Close()
 	args := []string{"-F", e.SSH.ConfPath(w.Name)}

@@ -22,8 +22,8 @@ type lostGuest struct {
 
 func (g lostGuest) Run(context.Context, guest.Cmd) (int, error) { return -1, g.err }
 
-// A command whose connection broke says what to type next; that the VM is off
-// is said where libvirt can be asked (TestPairs: ssh beside down).
+// The error of a command whose connection was lost has a hint. If libvirt can be asked, it also
+// tells whether the VM is off (TestPairs: ssh beside down).
 func TestLostCommand(t *testing.T) {
 	w := newWorld(t)
 	lost := fmt.Errorf("%w: the guest went silent", guest.ErrLost)
@@ -32,9 +32,9 @@ func TestLostCommand(t *testing.T) {
 	if !errors.As(err, &ue) || !errors.Is(err, guest.ErrLost) || !slices.Contains(ue.HintLines(), "aivm status --vm t") {
 		t.Errorf("%v", err)
 	}
-	// In the middle of a run it says how to go on, too; settings say the same.
+	// In the middle of a run the error also has the command to continue with; so has that of settings.
 	err = w.WithRerunHint(w.ExplainLost(t.Context(), "t", lost))
-	if !errors.As(err, &ue) || !slices.Equal(ue.HintLines(), []string{"aivm status --vm t", "to go on where it stopped: aivm x"}) {
+	if !errors.As(err, &ue) || !slices.Equal(ue.HintLines(), []string{"aivm status --vm t", "to continue where it stopped: aivm x"}) {
 		t.Errorf("%v", err)
 	}
 	s := &loop.Settings{Round: &settingsync.Round{}}

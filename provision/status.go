@@ -15,37 +15,36 @@ import (
 	"aivm.dev/aivm/provision/walls"
 )
 
-// Status is the JSON of `status` (CONTRACTS).
+// Status is the JSON output of `status`.
 type Status struct {
 	Schema int    `json:"schema"`
 	Config string `json:"config"`
 	VM     string `json:"vm"`
 	checks.Tally
 	Wall Wall `json:"wall"`
-	// Details and Next are there with --detail.
+	// Details and Next are set with --detail.
 	Details []checks.Detail `json:"details,omitempty"`
 	Next    []string        `json:"next,omitempty"`
-	// Executed is what changed of the files this machine's tools run.
+	// Executed lists the changes of host-executed files.
 	Executed []folders.HostExecutedChange `json:"executed,omitempty"`
-	// Special are device nodes, setuid and setgid files that appeared in folders
-	// the VM can write.
+	// Special lists device nodes, setuid and setgid files that appeared in folders that the VM can
+	// write.
 	Special []folders.SpecialFile `json:"special,omitempty"`
 }
 
-// Wall says what the guest can reach and write.
+// Wall describes what the guest can reach and write.
 type Wall struct {
 	Sentence string   `json:"sentence"`
 	Writable []string `json:"writable"`
 }
 
-// Status looks at one VM, or at the host alone when there is no VM. It never
-// changes anything and never asks for rights; with sudo it may ask libvirt
-// through the root helper.
+// Status checks one VM, or only the host if there is no VM. It changes nothing and asks for no
+// password; with sudo it may connect to libvirt through the privileged helper.
 func (e *Env) Status(ctx context.Context, vmFlag string, sudo bool) (Status, error) {
 	return e.status(ctx, vmFlag, sudo, false)
 }
 
-// StatusInDetail adds what was seen, line by line, and what to type next.
+// StatusInDetail is Status with the facts, line by line, and the commands to try next.
 func (e *Env) StatusInDetail(ctx context.Context, vmFlag string, sudo bool) (Status, error) {
 	return e.status(ctx, vmFlag, sudo, true)
 }
@@ -85,9 +84,9 @@ func (e *Env) status(ctx context.Context, vmFlag string, sudo, detail bool) (Sta
 	}
 	defer f.Close()
 	n := checks.NetworkOf(ctx, w, f)
-	part, judge := folders.For(e.Loop), checks.For(e.Loop)
+	part, check := folders.For(e.Loop), checks.For(e.Loop)
 	seen := part.ObserveStatus(store.Config, w, f)
-	st.Add(checks.NetworkCheck(w, n), walls.For(e.Loop).Check(ctx, w, f), images.For(e.Loop).Check(w), judge.VMCheck(w, f), seen.Check(w, f), judge.AddressCheck(w, f, inst, n), checks.SSHCheck(w, f))
+	st.Add(checks.NetworkCheck(w, n), walls.For(e.Loop).Check(ctx, w, f), images.For(e.Loop).Check(w), check.VMCheck(w, f), seen.Check(w, f), check.AddressCheck(w, f, inst, n), checks.SSHCheck(w, f))
 	st.Add(seen.Strays(w)...)
 	executed, changes := part.HostExecutedCheck(ctx, w, f, seen)
 	st.Add(executed)
@@ -98,15 +97,14 @@ func (e *Env) status(ctx context.Context, vmFlag string, sudo, detail bool) (Sta
 	paths, sentence := seen.Writable()
 	st.Wall = Wall{Writable: paths, Sentence: fmt.Sprintf("VM %s %s. %s", w.Name, walls.AccessSentence(w.Network, f.WallRules()), sentence)}
 	if detail {
-		st.Details, st.Next = judge.Details(ctx, w, f, n), st.Tally.Next(w, f)
+		st.Details, st.Next = check.Details(ctx, w, f, n), st.Tally.Next(w, f)
 	}
 	return st, nil
 }
 
-// Look is observe for a person who wants to know what is wrong: what keeps
-// every plan from being made (another machine answers at the VM's address, its
-// state file is damaged) is a fact here. inst is the state file, or why it
-// cannot be read.
+// Inspect is Observe for status: errors that would prevent every plan (another machine answers at
+// the VM's address, the state file is damaged) become facts. inst is the content of the state file,
+// or why it cannot be read.
 func (e *Env) Inspect(ctx context.Context, w *target.Target) (f *loop.Facts, inst plan.Known[*state.Instance], err error) {
 	f, err = e.Observe(ctx, w, loop.NewProgress(w))
 	if err == nil {

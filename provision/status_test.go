@@ -40,38 +40,38 @@ func checkOf(st Status, id string) host.Check {
 	return st.Checks[i]
 }
 
-// What the guest can write is what is mounted for it, recorded or not.
-func TestWallTellsWhatIsMounted(t *testing.T) {
+// Status lists the mounted folders as writable, recorded or not.
+func TestWritableFolders(t *testing.T) {
 	w := newWorld(t)
-	mine, off, left, read := w.MakeFolder("mine"), w.MakeFolder("off"), w.MakeFolder("left over"), w.MakeFolder("read")
+	mine, off, stale, read := w.MakeFolder("mine"), w.MakeFolder("off"), w.MakeFolder("left over"), w.MakeFolder("read")
 	w.WriteConfig(mine, off)
 	if st := statusOf(w); len(st.Wall.Writable) != 0 || !strings.Contains(st.Wall.Sentence, "can write no folder") || checkOf(st, "stray").ID != "" {
 		t.Errorf("nothing is mounted: %+v", st)
 	}
 	w.AddShare(mine, "rw,nosuid,nodev,idmapped")
-	w.AddShare(left, "rw,nosuid,nodev,idmapped")
+	w.AddShare(stale, "rw,nosuid,nodev,idmapped")
 	w.AddShare(read, "ro,nosuid,nodev,idmapped")
 	gone := "gone-0a2da8d45b3d514bb0f997bf"
 	w.AddMount(gone, "0:998 /p//deleted TOKEN rw,nosuid,nodev - ext4 none rw")
 	st := statusOf(w)
 	point := "/var/lib/aivm/export/4321-t/"
-	want := []string{point + gone, left, mine}
+	want := []string{point + gone, stale, mine}
 	slices.Sort(st.Wall.Writable)
 	slices.Sort(want)
 	if !slices.Equal(st.Wall.Writable, want) {
 		t.Errorf("writable %q, want %q", st.Wall.Writable, want)
 	}
-	for _, c := range []struct{ token, says, fix string }{
-		{share.Token(left), "read and write " + left, "aivm attach '" + left + "' --vm t"},
+	for _, c := range []struct{ token, detail, fix string }{
+		{share.Token(stale), "read and write " + stale, "aivm attach '" + stale + "' --vm t"},
 		{share.Token(read), "can read " + read, "aivm attach " + read + " --vm t --access ro"},
 		{gone, point + gone, "sudo umount " + point + gone},
 	} {
 		got := checkOf(st, "stray:"+c.token)
-		if got.State != host.Bad || !strings.Contains(got.Detail, c.says) || got.Fix[0] != c.fix || !strings.HasPrefix(got.Fix[len(got.Fix)-1], "sudo umount ") {
+		if got.State != host.Bad || !strings.Contains(got.Detail, c.detail) || got.Fix[0] != c.fix || !strings.HasPrefix(got.Fix[len(got.Fix)-1], "sudo umount ") {
 			t.Errorf("%s: %+v", c.token, got)
 		}
 	}
-	if c := checkOf(st, "folders"); c.State != host.Bad || !strings.Contains(c.Detail, off+" is not shared") || !slices.Equal(c.Fix, []string{"aivm attach " + off + " --vm t"}) {
+	if c := checkOf(st, "folders"); c.State != host.Bad || !strings.Contains(c.Detail, off+" is not mounted for the VM") || !slices.Equal(c.Fix, []string{"aivm attach " + off + " --vm t"}) {
 		t.Errorf("%+v", c)
 	}
 	l, err := env(w).Listing(t.Context())
@@ -82,13 +82,13 @@ func TestWallTellsWhatIsMounted(t *testing.T) {
 	for _, f := range l.Folders {
 		got[f.HostPath] = f.State + " " + f.Access + " " + f.VM
 	}
-	if w := map[string]string{mine: "ok rw t", off: "detached rw t", left: "detaching rw t", read: "detaching ro t", point + gone: "detaching rw t"}; fmt.Sprint(got) != fmt.Sprint(w) {
+	if w := map[string]string{mine: "ok rw t", off: "detached rw t", stale: "detaching rw t", read: "detaching ro t", point + gone: "detaching rw t"}; fmt.Sprint(got) != fmt.Sprint(w) {
 		t.Errorf("listed %v, want %v", got, w)
 	}
 }
 
-// Mounts that cannot be read are not "no mounts".
-func TestWallUnknown(t *testing.T) {
+// If the mounts cannot be read, the writable folders are unknown, not none.
+func TestUnknownWritableFolders(t *testing.T) {
 	w := newWorld(t)
 	w.WriteConfig(w.MakeFolder("p"))
 	w.MountLines += "nonsense\n"
@@ -98,7 +98,7 @@ func TestWallUnknown(t *testing.T) {
 	}
 }
 
-// A list of checks is printed when it is needed most.
+// status prints its checks even if the state file is damaged.
 func TestStatusWithADamagedStateFile(t *testing.T) {
 	w := newWorld(t)
 	if err := os.MkdirAll(w.SSH.VMDir("t"), 0o700); err != nil {
@@ -117,25 +117,25 @@ func TestStatusWithADamagedStateFile(t *testing.T) {
 	}
 }
 
-func TestVMCheckLooksAtTheMark(t *testing.T) {
+func TestVMCheckReadsTheMark(t *testing.T) {
 	w := newWorld(t)
 	in := &target.Target{Name: "t"}
-	for mark, says := range map[virt.Mark]string{{Ours: true, Owner: 1}: "another user (uid 1)", {}: "aivm did not make"} {
+	for mark, detail := range map[virt.Mark]string{{Ours: true, Owner: 1}: "another user (uid 1)", {}: "aivm did not make"} {
 		f := &loop.Facts{Domain: domain.Facts{Domain: plan.Yes(&virt.Domain{Name: "t", State: virt.Running, Mark: mark})}}
-		if c := checks.For(w.Loop).VMCheck(in, f); c.State != host.Bad || !strings.Contains(c.Detail, says) {
+		if c := checks.For(w.Loop).VMCheck(in, f); c.State != host.Bad || !strings.Contains(c.Detail, detail) {
 			t.Errorf("%+v: %+v", mark, c)
 		}
 	}
-	ours := virt.Mark{Ours: true, Owner: 4321}
+	ownMark := virt.Mark{Ours: true, Owner: 4321}
 	for state, want := range map[virt.State]host.State{virt.Running: host.OK, virt.Off: host.Bad} {
-		f := &loop.Facts{Domain: domain.Facts{Domain: plan.Yes(&virt.Domain{Name: "t", State: state, Mark: ours})}}
+		f := &loop.Facts{Domain: domain.Facts{Domain: plan.Yes(&virt.Domain{Name: "t", State: state, Mark: ownMark})}}
 		if c := checks.For(w.Loop).VMCheck(in, f); c.State != want {
 			t.Errorf("%s: %+v", state, c)
 		}
 	}
 }
 
-// An address is right when the guest answers there or libvirt keeps it.
+// An address is correct if the guest answers there or libvirt reserves it.
 func TestAddressCheck(t *testing.T) {
 	w := newWorld(t)
 	in := plan.Yes(&state.Instance{Address: "10.7.0.10", MAC: "52:54:00:0a:00:01"})
@@ -143,7 +143,7 @@ func TestAddressCheck(t *testing.T) {
 		return plan.Yes(&virt.Network{Name: "n", Hosts: []virt.Reservation{{MAC: mac, IP: netip.MustParseAddr(ip)}}})
 	}
 	right := network("52:54:00:0A:00:01", "10.7.0.10")
-	ours := domain.Facts{Domain: plan.Yes(&virt.Domain{State: virt.Running, Mark: virt.Mark{Ours: true, Owner: 4321}})}
+	ownDomain := domain.Facts{Domain: plan.Yes(&virt.Domain{State: virt.Running, Mark: virt.Mark{Ours: true, Owner: 4321}})}
 	for _, c := range []struct {
 		name string
 		f    loop.Facts
@@ -152,13 +152,13 @@ func TestAddressCheck(t *testing.T) {
 		want host.State
 	}{
 		{"answers", loop.Facts{Conn: &looptest.FakeGuest{}}, in, plan.Unknown[*virt.Network](virt.ErrDenied), host.OK},
-		{"kept", loop.Facts{}, in, right, host.OK},
-		{"nobody can say", loop.Facts{}, in, plan.Unknown[*virt.Network](virt.ErrDenied), host.Unknown},
+		{"reserved", loop.Facts{}, in, right, host.OK},
+		{"libvirt unknown", loop.Facts{}, in, plan.Unknown[*virt.Network](virt.ErrDenied), host.Unknown},
 		{"another", loop.Facts{}, in, network("52:54:00:0a:00:01", "10.7.0.11"), host.Bad},
-		{"another's", loop.Facts{}, in, network("52:54:00:0a:00:02", "10.7.0.10"), host.Bad},
+		{"reserved for another", loop.Facts{}, in, network("52:54:00:0a:00:02", "10.7.0.10"), host.Bad},
 		{"no network", loop.Facts{}, in, plan.Yes[*virt.Network](nil), host.Bad},
 		{"none yet", loop.Facts{}, plan.Yes[*state.Instance](nil), right, host.Skipped},
-		{"forgotten", loop.Facts{Domain: ours}, plan.Yes[*state.Instance](nil), right, host.Bad},
+		{"no state file", loop.Facts{Domain: ownDomain}, plan.Yes[*state.Instance](nil), right, host.Bad},
 	} {
 		if got := checks.For(w.Loop).AddressCheck(&target.Target{Name: "t"}, &c.f, c.inst, c.net); got.State != c.want {
 			t.Errorf("%s: %+v", c.name, got)
@@ -186,8 +186,8 @@ func TestSSHCheck(t *testing.T) {
 	}
 }
 
-// The folders that are right on this machine may be missing in the guest: after
-// a reboot it has none but the one that is opened.
+// Folders that are mounted on the host may be missing in the guest: after a reboot of the guest,
+// only the opened one is mounted there.
 func TestFoldersCheckAsksTheGuest(t *testing.T) {
 	w := newWorld(t)
 	p, q := w.MakeFolder("p"), w.MakeFolder("q")
@@ -202,9 +202,9 @@ func TestFoldersCheckAsksTheGuest(t *testing.T) {
 	in := &target.Target{Name: "t"}
 	running := domain.Facts{Domain: plan.Yes(&virt.Domain{State: virt.Running})}
 	for _, c := range []struct {
-		name, says, detail string
-		f                  *loop.Facts
-		want               host.State
+		name, answer, detail string
+		f                    *loop.Facts
+		want                 host.State
 	}{
 		{"both", looptest.GuestAnswer(t, 1000, p, q), p + ", " + q, &loop.Facts{Conn: &looptest.FakeGuest{}}, host.OK},
 		{"one", looptest.GuestAnswer(t, 1000, p), q + ": nothing is mounted there", &loop.Facts{Conn: &looptest.FakeGuest{}}, host.Bad},
@@ -213,7 +213,7 @@ func TestFoldersCheckAsksTheGuest(t *testing.T) {
 		{"off", "", "does not run", &loop.Facts{ConnErr: loop.ErrNotTried}, host.Skipped},
 	} {
 		if g, ok := c.f.Conn.(*looptest.FakeGuest); ok {
-			g.Share = c.says
+			g.Share = c.answer
 			if err = env(w).Probe(t.Context(), g, &target.Target{Name: "t", Store: store}, c.f); err != nil {
 				t.Fatal(err)
 			}

@@ -10,7 +10,7 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// SyncSettings is the verb of its own: one VM, everything said.
+// SyncSettings copies the settings into one VM (`vm sync-settings`) and reports every file.
 func (e *Env) SyncSettings(ctx context.Context, name string, editorName string, o target.SyncOptions) (settings.SyncResult, error) {
 	var none settings.SyncResult
 	e.Timing = ui.NewTiming("ssh", "settings")
@@ -33,12 +33,12 @@ func (e *Env) SyncSettings(ctx context.Context, name string, editorName string, 
 	defer f.Close()
 	defer f.Settings.StopReceiver()
 	if f.Conn == nil {
-		return none, ui.Refused("VM %s does not run, so nothing can be brought into it", w.Name).
+		return none, ui.Refused("VM %s does not run, so no settings can be copied into it", w.Name).
 			Hint(ui.Cmd("aivm vm up "+w.Name), ui.CmdFor("then", e.Rerun))
 	}
 	s := f.Settings
 	if s.Err != nil {
-		failed, why := ui.Failed("your settings were not brought into the guest: %w", s.Err), (*ui.Error)(nil)
+		failed, why := ui.Failed("your settings were not copied into the guest: %w", s.Err), (*ui.Error)(nil)
 		if errors.As(s.Err, &why) {
 			failed.Hint(why.Hints...)
 		}
@@ -47,7 +47,7 @@ func (e *Env) SyncSettings(ctx context.Context, name string, editorName string, 
 	report := s.Report()
 	r := settings.SyncResult{Schema: 1, VM: w.Name, Report: settings.EmptyLists(report), Notes: s.Round.Notes}
 	if n := len(report.Problems); n > 0 {
-		e := ui.Failed("%d of your settings stayed here: %s", n, report.Problems[0])
+		e := ui.Failed("%d of your settings were not copied: %s", n, report.Problems[0])
 		for _, p := range report.Problems {
 			if p.Hint != "" {
 				e.Hint(ui.Remark(p.Hint))

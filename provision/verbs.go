@@ -11,14 +11,14 @@ import (
 	"aivm.dev/aivm/provision/walls"
 )
 
-// Verbs that one part does alone.
+// Verbs that concern only one part.
 
-// Adopt takes over a VM that aivm 0.3 made.
+// Adopt adopts a VM that aivm 0.3 made.
 func (e *Env) Adopt(ctx context.Context, o AdoptOptions) (VMResult, error) {
 	return legacy03.For(e.Loop).Adopt(ctx, o)
 }
 
-// Editors says which editors there are and how each would be started.
+// Editors lists the editors with how each would be started.
 func (e *Env) Editors() ([]EditorFact, error) { return editors.For(e.Loop).Editors() }
 
 // GitPush pushes the branch of the host to the guest's clone.
@@ -51,50 +51,50 @@ func (e *Env) GitLog(ctx context.Context, o GitOptions) error {
 	return clones.For(e.Loop).GitLog(ctx, o)
 }
 
-// FirewallStatus looks at the rules of a network, or of all.
+// FirewallStatus compares the rules of a network, or of all networks, with the wanted ones.
 func (e *Env) FirewallStatus(ctx context.Context, name string, sudo bool) (FirewallResult, error) {
 	return walls.For(e.Loop).Status(ctx, name, sudo)
 }
 
-// FirewallApply puts the rules of a network, or of all, in place.
+// FirewallApply loads the rules of a network, or of all networks.
 func (e *Env) FirewallApply(ctx context.Context, name string) (FirewallResult, error) {
 	return walls.For(e.Loop).ApplyRules(ctx, name)
 }
 
-// FirewallRemove takes the rules of a network away.
+// FirewallRemove removes the rules of a network.
 func (e *Env) FirewallRemove(ctx context.Context, name string) (FirewallResult, error) {
 	return walls.For(e.Loop).RemoveRules(ctx, name)
 }
 
-// NetworkStatus looks at a network, or at all. sudo lets libvirt be asked
-// through root.
+// NetworkStatus returns the state of a network, or of all networks. sudo: connect to libvirt
+// through the privileged helper if necessary.
 func (e *Env) NetworkStatus(ctx context.Context, name string, sudo bool) (NetworksStatus, error) {
 	return walls.For(e.Loop).NetworkStatus(ctx, name, sudo)
 }
 
-// CreateNetwork makes a network, with its firewall, before there is a VM for it.
+// CreateNetwork creates a network with its firewall, without a VM.
 func (e *Env) CreateNetwork(ctx context.Context, name string) (NetworkCreated, error) {
 	return walls.For(e.Loop).Create(ctx, name)
 }
 
-// DestroyNetwork takes a network away: libvirt's, its firewall, its record.
+// DestroyNetwork removes a network: libvirt's, its firewall, its record.
 func (e *Env) DestroyNetwork(ctx context.Context, name string, force bool) (NetworkResult, error) {
 	return walls.For(e.Loop).Destroy(ctx, name, force)
 }
 
-// Images lists the cache, what lies in the pools, and the catalogue.
+// Images lists the images in the cache and in the pools, and the catalogue.
 func (e *Env) Images(ctx context.Context) (ImageListing, error) {
 	return images.For(e.Loop).List(ctx)
 }
 
-// VerifyImages reads images of the cache, all of them without words, and compares
-// their digests.
+// VerifyImages reads the images that words name, or all images of the cache, and compares their
+// digests.
 func (e *Env) VerifyImages(ctx context.Context, words []string) ([]Verified, error) {
 	return images.For(e.Loop).Verify(ctx, words)
 }
 
-// RemoveImages takes images out of the cache and the pools: those named, or all
-// that no VM uses.
+// RemoveImages removes images from the cache and the pools: those that words name, or all that no
+// VM uses.
 func (e *Env) RemoveImages(ctx context.Context, words []string, unused bool) (ImagesRemoved, error) {
 	return images.For(e.Loop).RemoveImages(ctx, words, unused)
 }
@@ -104,30 +104,30 @@ func (e *Env) FetchImage(ctx context.Context, name string, again bool) (ImageFet
 	return images.For(e.Loop).Fetch(ctx, name, again)
 }
 
-// ImageWords are the values of --image that can be completed.
+// ImageWords returns the values of --image for shell completion.
 func (e *Env) ImageWords() []string { return images.For(e.Loop).ImageWords() }
 
-// Snapshot keeps the disk of a VM under a name.
+// Snapshot takes a snapshot of a VM's disk.
 func (e *Env) Snapshot(ctx context.Context, o SnapshotOptions) (SnapshotResult, error) {
 	return snapshots.For(e.Loop).Snapshot(ctx, o)
 }
 
-// Rollback puts the disk of a VM back to a snapshot, and keeps the present first.
+// Rollback returns the disk of a VM to a snapshot, after a snapshot of the present disk.
 func (e *Env) Rollback(ctx context.Context, o SnapshotOptions) (SnapshotResult, error) {
 	return snapshots.For(e.Loop).Rollback(ctx, o)
 }
 
-// SnapshotDelete gives a snapshot up.
+// SnapshotDelete deletes a snapshot.
 func (e *Env) SnapshotDelete(ctx context.Context, o SnapshotOptions) (SnapshotResult, error) {
 	return snapshots.For(e.Loop).SnapshotDelete(ctx, o)
 }
 
-// SnapshotListing reads the snapshots of a VM and what its disk takes.
+// SnapshotListing reads the snapshots of a VM and the space that its disk uses.
 func (e *Env) SnapshotListing(ctx context.Context, vm string) (SnapshotList, error) {
 	return snapshots.For(e.Loop).SnapshotListing(ctx, vm)
 }
 
-// Prepare makes a guest image of a VM.
+// Prepare creates a guest image from a VM.
 func (e *Env) Prepare(ctx context.Context, o PrepareOptions) (Prepared, error) {
 	return snapshots.For(e.Loop).Prepare(ctx, o)
 }

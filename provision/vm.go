@@ -21,14 +21,14 @@ import (
 
 // CreateOptions are the flags of `vm create`.
 type CreateOptions struct {
-	Name       string // "" = the default name
+	Name       string // "": the default name
 	Image      string
-	Size       host.Size // 0 = as configured, else chosen from the host
+	Size       host.Size // 0: as configured, else chosen from the host's resources
 	SetDefault bool
 }
 
-// Create makes a VM that must not exist yet and waits until it can be used.
-// A run that was killed half-way is finished: its record is not there yet.
+// Create creates a VM, which must not be in the config yet, and waits until it can be used. It
+// finishes the creation of a run that was interrupted: that VM is not recorded yet.
 func (e *Env) Create(ctx context.Context, o CreateOptions) (VMResult, error) {
 	e.Timing = ui.NewTiming("image", "define", "boot", "ssh")
 	store, err := e.Load()
@@ -41,7 +41,7 @@ func (e *Env) Create(ctx context.Context, o CreateOptions) (VMResult, error) {
 	}
 	if _, ok := store.Config.FindVM(name); ok {
 		return VMResult{}, ui.Refused("VM %q already exists in config store", name).
-			Hint(ui.CmdFor("start it", "aivm vm up "+name), ui.CmdFor("to make it anew", "aivm vm delete "+name+", then aivm vm create "+name))
+			Hint(ui.CmdFor("to start it", "aivm vm up "+name), ui.CmdFor("to create it again, delete it", "aivm vm delete "+name), ui.CmdFor("then", "aivm vm create "+name))
 	}
 	w, err := target.NewVM(store, name)
 	if err != nil {
@@ -85,7 +85,7 @@ func (e *Env) start(ctx context.Context, w *target.Target) (VMResult, error) {
 	}, nil
 }
 
-// Down stops a VM: politely, or at once with force.
+// Down stops a VM: by a shutdown of the guest, or at once with force.
 func (e *Env) Down(ctx context.Context, name string, force bool) (VMResult, error) {
 	vm, stopped, err := e.stop(ctx, name, force, nil)
 	if err == nil && !stopped {
@@ -107,7 +107,7 @@ func (e *Env) Restart(ctx context.Context, name string, force bool) (VMResult, e
 			_, err := e.Up(ctx, vm)
 			return err
 		}
-		p.Add(plan.Action{ID: "domain.start", Why: "start the VM " + vm, Shows: []string{"virsh start " + vm}})
+		p.Add(plan.Action{ID: "domain.start", Why: "start VM " + vm, Shows: []string{"virsh start " + vm}})
 		return e.Dry("restart", vm, p)
 	})
 	if err != nil {
@@ -116,7 +116,7 @@ func (e *Env) Restart(ctx context.Context, name string, force bool) (VMResult, e
 	return e.Up(ctx, vm)
 }
 
-// stop stops a VM, if it runs. dry says what a dry run ends with; nil: the plan.
+// stop stops a VM, if it runs. dry returns the result of a dry run; nil: the plan.
 func (e *Env) stop(ctx context.Context, name string, force bool, dry func(vm string, p plan.Plan) error) (vm string, stopped bool, err error) {
 	j := loop.Job{
 		VM: func() string { return vm },
@@ -142,12 +142,12 @@ func (e *Env) stop(ctx context.Context, name string, force bool, dry func(vm str
 	return vm, stopped, err
 }
 
-// Stopped is what is left to do once a VM is off.
+// Stopped finishes what had to wait until the VM was off: folders still being detached.
 func (e *Env) Stopped(ctx context.Context, vm string) error {
 	return folders.For(e.Loop).FinishPendingDetach(ctx, vm)
 }
 
-// WaitIP waits until the guest answers.
+// WaitIP waits up to limit until the guest answers.
 func (e *Env) WaitIP(ctx context.Context, name string, limit time.Duration) (r VMResult, err error) {
 	w, err := e.VM(ctx, name, target.Cwd(), false)
 	if err != nil {
@@ -158,7 +158,7 @@ func (e *Env) WaitIP(ctx context.Context, name string, limit time.Duration) (r V
 		return r, err
 	}
 	if in == nil {
-		return r, ui.Refused("VM %q was not made yet", w.Name).Hint(ui.Cmd("aivm vm up " + w.Name))
+		return r, ui.Refused("VM %q was not created yet", w.Name).Hint(ui.Cmd("aivm vm up " + w.Name))
 	}
 	if e.DryRun {
 		return r, &session.DryRun{Last: fmt.Sprintf("DRYRUN: would wait for %s at %s", w.Name, in.Address)}
@@ -189,7 +189,7 @@ func (e *Env) WaitIP(ctx context.Context, name string, limit time.Duration) (r V
 	return VMResult{Schema: 1, VM: w.Name, State: "running", Alias: w.Name, Address: in.Address, Outcome: session.Answers}, nil
 }
 
-// SSHEntry is the ssh entry of a VM.
+// SSHEntry is the JSON of a VM's ssh entry.
 type SSHEntry struct {
 	Alias      string   `json:"alias"`
 	File       string   `json:"file"`
@@ -203,7 +203,7 @@ type SSHEntry struct {
 	VM         string   `json:"vm"`
 }
 
-// SSHConfig returns the ssh entry of a VM, for configurations aivm cannot edit.
+// SSHConfig returns the ssh entry of a VM, for users whose configuration aivm cannot edit.
 func (e *Env) SSHConfig(ctx context.Context, name string) (SSHEntry, error) {
 	w, err := e.VM(ctx, name, target.Cwd(), false)
 	if err != nil {
@@ -214,7 +214,7 @@ func (e *Env) SSHConfig(ctx context.Context, name string) (SSHEntry, error) {
 		return SSHEntry{}, err
 	}
 	if in == nil {
-		return SSHEntry{}, ui.Refused("VM %q was not made yet", w.Name).Hint(ui.Cmd("aivm vm up " + w.Name))
+		return SSHEntry{}, ui.Refused("VM %q was not created yet", w.Name).Hint(ui.Cmd("aivm vm up " + w.Name))
 	}
 	st := e.Stanza(w.Name, *in)
 	b, err := sshcfg.Render(st)

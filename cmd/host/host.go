@@ -103,8 +103,8 @@ func (a Verbs) printDiagnosis(st provision.Diagnosis) {
 	for _, s := range st.Fixed {
 		a.UI.Say("Done: %s", s)
 	}
-	if len(st.Mends) > 0 {
-		a.UI.Say("aivm can fix: %s", strings.Join(st.Mends, "; "))
+	if len(st.Fixable) > 0 {
+		a.UI.Say("aivm can fix: %s", strings.Join(st.Fixable, "; "))
 		a.UI.Say("to fix it: aivm host doctor --fix")
 	}
 }

@@ -1,11 +1,10 @@
-// Package checks judges what was seen of this machine and of a VM, for status,
-// list and doctor.
+// Package checks turns facts about this machine and a VM into the checks of status, list and doctor.
 package checks
 
 import "aivm.dev/aivm/provision/loop"
 
-// Part is this part of a run.
+// Part holds the functions of this package for one run.
 type Part struct{ loop.Loop }
 
-// For returns the part for a run.
+// For returns the Part of a run.
 func For(l loop.Loop) Part { return Part{l} }

@@ -26,32 +26,32 @@ import (
 	"aivm.dev/aivm/sshcfg"
 )
 
-// Seen is one look at everything that VMs of this person depend on.
+// DoctorFacts holds what the doctor read: everything that this user's VMs depend on.
 type DoctorFacts struct {
 	Host           host.Facts
 	Exam           host.Examination
 	store          plan.Known[*config.Store]
 	Net            network.Facts
 	VMs            []SSHEntry
-	sshErr         error                          // of the configuration as a whole
-	staleIncludes  []sshcfg.GoneStore             // Include lines of configs that are gone
-	Asked          bool                           // libvirt said what it knows
-	StaleFirewalls plan.Known[[]root.NetManifest] // walls of networks that are gone
+	sshErr         error                          // of the ssh configuration itself
+	staleIncludes  []sshcfg.GoneStore             // Include lines for configs that no longer exist
+	Asked          bool                           // libvirt answered
+	StaleFirewalls plan.Known[[]root.NetManifest] // firewalls of networks that no longer exist
 }
 
-// Entry is a VM as the doctor sees it: its entry for ssh.
+// SSHEntry holds what the doctor read of one VM's ssh entry.
 type SSHEntry struct {
 	want       *target.Target
 	inst       *state.Instance
-	Plan       []plan.Action // what its entry lacks
-	err        error         // why there can be none, or it cannot be seen
+	Plan       []plan.Action // to write the entry, if it is missing or differs
+	err        error         // why the entry cannot be written or read
 	mismatches []sshcfg.Mismatch
-	edited     []sshcfg.Mismatch // in which its file says something else than was written
-	broken     error             // its file is no entry of ours any more
+	edited     []sshcfg.Mismatch // options in its file that differ from what aivm wrote
+	broken     error             // why its file is no longer an entry that aivm wrote
 }
 
-// Diagnose looks at everything, side by side where one need not wait for the
-// other.
+// Diagnose reads the facts for the doctor, concurrently where possible. sudo: use the privileged
+// helper for facts that only root may read.
 func (e Part) Diagnose(ctx context.Context, sudo bool) (DoctorFacts, error) {
 	var d DoctorFacts
 	d.Host = e.HostFacts()
@@ -79,7 +79,7 @@ func (e Part) Diagnose(ctx context.Context, sudo bool) (DoctorFacts, error) {
 	a.SSHServers = e.banners(ctx, d.VMs, states)
 	wg.Wait()
 	if sudo && !isRoot && seesRules {
-		// Through the one helper, which was started by now or is at this.
+		// Through the privileged helper, which askLibvirt may have started already.
 		rules = e.ruleset(ctx)
 	}
 	if (sudo || isRoot) && seesRules {
@@ -89,8 +89,8 @@ func (e Part) Diagnose(ctx context.Context, sudo bool) (DoctorFacts, error) {
 	return d, ctx.Err()
 }
 
-// askLibvirt fills in what libvirt knows, and returns the states of this
-// person's VMs.
+// askLibvirt stores libvirt's versions and networks in a and n, and returns the states of this user's
+// VMs.
 func (e Part) askLibvirt(ctx context.Context, sudo bool, a *host.CallerFacts, n *network.Facts) map[string]virt.State {
 	n.Libvirt = e.URI()
 	n.Routes, n.Interfaces = e.Routes()
@@ -125,7 +125,7 @@ func (e Part) askLibvirt(ctx context.Context, sudo bool, a *host.CallerFacts, n 
 	return states
 }
 
-// ruleset reads nftables' rules through the privileged helper.
+// ruleset reads the rules of nftables through the privileged helper.
 func (e Part) ruleset(ctx context.Context) plan.Known[[]byte] {
 	res, err := e.Root.Do(ctx, root.Ruleset{}, nil)
 	if err != nil {
@@ -136,14 +136,14 @@ func (e Part) ruleset(ctx context.Context) plan.Known[[]byte] {
 	return plan.Known[[]byte]{Value: b, Err: err}
 }
 
-// bannerLimit is how long a guest's server may take to say its name: the doctor
-// is a quick look, and an emulated guest may take a second.
+// bannerLimit is how long a guest's SSH server may take to send its first line. The doctor has to be
+// quick; an emulated guest may take a second, and counts as unknown then.
 const bannerLimit = 200 * time.Millisecond
 
-// banners asks the VMs that run for their server's first line. Nobody logs in,
-// which OpenSSH counts as a small offence: one look is far from its limit.
+// banners reads the first line of the SSH server of each running VM. OpenSSH penalizes a connection
+// without a login (PerSourcePenalties); one connection is far from its limit.
 func (e Part) banners(ctx context.Context, vms []SSHEntry, states map[string]virt.State) []host.SSHServer {
-	var running []*SSHEntry // examineSSH writes to other fields of them meanwhile
+	var running []*SSHEntry // examineSSH writes other fields of them concurrently
 	for i := range vms {
 		if p := &vms[i]; p.inst != nil && states[p.want.Name] == virt.Running {
 			running = append(running, p)
@@ -174,12 +174,12 @@ func (e Part) banner(ctx context.Context, addr string) (string, error) {
 	}
 	line, err := bufio.NewReader(io.LimitReader(c, 256)).ReadString('\n')
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = fmt.Errorf("it answers, but did not say its version within %s", bannerLimit)
+		err = fmt.Errorf("it accepts connections, but did not send its version within %s", bannerLimit)
 	}
 	return ui.CleanTo(strings.TrimSpace(line), 100), err
 }
 
-// patients are the VMs of the store.
+// sshEntries returns an SSHEntry for each VM in the config.
 func (e Part) sshEntries(store *config.Store) []SSHEntry {
 	var out []SSHEntry
 	for _, name := range store.Config.VMNames() {
@@ -192,14 +192,14 @@ func (e Part) sshEntries(store *config.Store) []SSHEntry {
 	return out
 }
 
-// sshLimit is how long ssh may take over its own configuration: a "Match exec"
-// in it can be anything.
+// sshLimit is how long ssh may take to read its configuration: a "Match exec" in it can run any
+// program.
 const sshLimit = 3 * time.Second
 
-// examineSSH looks at the configuration as a whole, then at each VM's entry.
+// examineSSH checks each VM's entry and then the ssh configuration itself.
 func (e Part) examineSSH(ctx context.Context, vms []SSHEntry) error {
 	if e.HostFacts().Tools["ssh"] == "" {
-		return nil // said by another check
+		return nil // another check reports that ssh is missing
 	}
 	ctx, cancel := context.WithTimeout(ctx, sshLimit)
 	defer cancel()
@@ -222,7 +222,7 @@ func (e Part) examineSSH(ctx context.Context, vms []SSHEntry) error {
 	err := sshcfg.Health(ctx, e.SSH, nil)
 	wg.Wait()
 	if ctx.Err() != nil && err != nil {
-		return ui.Failed("ssh did not come to an end with its configuration within %s", sshLimit).Hint(ui.Remark("look for a \"Match exec\" in it that takes long"))
+		return ui.Failed("ssh did not finish reading its configuration within %s", sshLimit).Hint(ui.Remark("look for a slow \"Match exec\" in it"))
 	}
 	return err
 }

@@ -15,7 +15,7 @@ import (
 	"aivm.dev/aivm/sshcfg"
 )
 
-// verdict makes a check of an error: what it says, and its hints as the fix.
+// verdict returns c with an error's message as its detail, and the error's hints as its fix.
 func verdict(c host.Check, state host.State, err error) host.Check {
 	c.State, c.Detail = state, err.Error()
 	var ue *ui.Error
@@ -25,8 +25,8 @@ func verdict(c host.Check, state host.State, err error) host.Check {
 	return c
 }
 
-// NetworksCheck looks for what is in the way of aivm's networks: those that
-// are there, and the one the next VM would get.
+// NetworksCheck looks for routes and firewalls that conflict with aivm's networks: the existing
+// ones, and the one that the next VM would get.
 func (e Part) NetworksCheck(d DoctorFacts) host.Check {
 	c := host.Check{ID: "networks", Label: "Bridges, subnets, routes", State: host.OK}
 	if d.Net.Routes.Err != nil {
@@ -43,16 +43,16 @@ func (e Part) NetworksCheck(d DoctorFacts) host.Check {
 		stolen, hides := d.Net.OverlappingRoutes(n)
 		switch {
 		case stolen != "":
-			bad = append(bad, fmt.Sprintf("%s takes the packets for network %s (%s): its VMs cannot be reached", stolen, n.Name, n.Subnet))
-			c.Fix = append(c.Fix, "take that route away (a VPN, another bridge): ip -4 route show")
+			bad = append(bad, fmt.Sprintf("a route sends the packets for network %s (%s) to %s: its VMs cannot be reached", n.Name, n.Subnet, stolen))
+			c.Fix = append(c.Fix, "find the route, of a VPN or another bridge, and remove it: ip -4 route show")
 		case hides != "":
-			good = append(good, fmt.Sprintf("%s on %s (%s hides nothing of it; hosts behind that route with these addresses cannot be reached from here)", n.Name, n.Subnet, hides))
+			good = append(good, fmt.Sprintf("%s on %s (the wider route through %s does not affect it; hosts behind that route with these addresses cannot be reached from this machine)", n.Name, n.Subnet, hides))
 		default:
 			good = append(good, fmt.Sprintf("%s on %s", n.Name, n.Subnet))
 		}
 	}
 	for _, m := range d.StaleFirewalls.Value {
-		bad = append(bad, fmt.Sprintf("the firewall of network %s is kept, and libvirt does not have that network any more", m.Wall.Network))
+		bad = append(bad, fmt.Sprintf("stale firewall of network %s, which libvirt no longer has", m.Wall.Network))
 		c.Fix = append(c.Fix, "aivm host doctor --fix")
 	}
 	if len(bad) > 0 {
@@ -70,11 +70,11 @@ func (e Part) NetworksCheck(d DoctorFacts) host.Check {
 	}
 	c.Detail = strings.Join(good, ", ")
 	if d.StaleFirewalls.Err != nil {
-		c.State, c.Detail = host.Unknown, fmt.Sprintf("whether a firewall is left of a network that is gone is not known: %v", d.StaleFirewalls.Err)
+		c.State, c.Detail = host.Unknown, fmt.Sprintf("stale firewalls are not known: %v", d.StaleFirewalls.Err)
 	}
 	if err := d.Net.Networks.Err; err != nil {
 		c.State = host.Unknown
-		c.Detail = fmt.Sprintf("no route is in the way of the default network; which networks libvirt has is not known: %v", err)
+		c.Detail = fmt.Sprintf("no route conflicts with the default network; libvirt's networks are not known: %v", err)
 		if errors.Is(err, virt.ErrDenied) {
 			c.Fix = []string{"aivm host doctor --sudo"}
 		}
@@ -82,12 +82,11 @@ func (e Part) NetworksCheck(d DoctorFacts) host.Check {
 	return c
 }
 
-// nextNetwork says which network a VM made now would get, if it is not there
-// yet.
+// nextNetwork names the network that the next VM would get; "" if that network exists already.
 func (e Part) nextNetwork(d DoctorFacts) (string, error) {
 	w := &target.Target{Store: d.store.Value, NetworkSpec: d.store.Value.Config.Defaults.Network}
 	f := d.Net
-	f.Networks.Err = nil // unknown: then only routes and interfaces can be in the way
+	f.Networks.Err = nil // if unknown, only routes and interfaces are checked for conflicts
 	spec, err := network.Choose(f, w.NetworkSpec, e.UID, !w.AutoNet())
 	if err != nil {
 		return "", err
@@ -103,8 +102,8 @@ func (e Part) nextNetwork(d DoctorFacts) (string, error) {
 	return fmt.Sprintf("the first VM gets %s on %s, which is free", spec.Name, spec.SubnetCIDR), nil
 }
 
-// SSHConfigCheck says whether ssh reads the person's configuration, and makes
-// of each VM's alias what was meant.
+// SSHConfigCheck checks that ssh can read the user's configuration, and that each VM's alias has the
+// options that aivm wrote.
 func (e Part) SSHConfigCheck(d DoctorFacts) host.Check {
 	c := host.Check{ID: "ssh-config", Label: "SSH configuration", State: host.OK}
 	if d.Host.Tools["ssh"] == "" {
@@ -117,7 +116,7 @@ func (e Part) SSHConfigCheck(d DoctorFacts) host.Check {
 		}
 		return verdict(c, host.Bad, d.sshErr)
 	}
-	c.Evidence = append(c.Evidence, "ssh -G: reads it to the end")
+	c.Evidence = append(c.Evidence, "ssh -G: reads it completely")
 	for _, g := range d.staleIncludes {
 		c.Evidence = append(c.Evidence, g.String())
 	}
@@ -156,11 +155,11 @@ func (e Part) SSHConfigCheck(d DoctorFacts) host.Check {
 	return c
 }
 
-// lacks says what is wrong with an entry that has to be written again.
+// explain returns why an entry has to be written again.
 func (p SSHEntry) explain() string {
 	var was []string
 	for _, m := range p.edited {
-		was = append(was, ui.CleanTo(fmt.Sprintf("%s is %s, not %s", m.Option, cmp.Or(m.Got, "not there"), m.Want), 120))
+		was = append(was, ui.CleanTo(fmt.Sprintf("%s is %s, not %s", m.Option, cmp.Or(m.Got, "missing"), m.Want), 120))
 	}
 	switch {
 	case p.broken != nil:
@@ -171,7 +170,7 @@ func (p SSHEntry) explain() string {
 	return "the entry or the Include line is missing or was changed"
 }
 
-// StoreCheck says whether the config can be used.
+// StoreCheck checks that the config can be read without errors and warnings.
 func StoreCheck(d DoctorFacts) host.Check {
 	c := host.Check{ID: "config", Label: "Config", State: host.OK}
 	switch {
@@ -183,7 +182,7 @@ func StoreCheck(d DoctorFacts) host.Check {
 	case len(d.store.Value.Warnings) > 0:
 		c.State, c.Detail, c.Fix = host.Bad, session.WarningText(d.store.Value.Path, d.store.Value.Warnings[0]), []string{"aivm config lint"}
 	default:
-		c.Evidence = []string{d.store.Value.Path + ": understood"}
+		c.Evidence = []string{d.store.Value.Path + ": valid"}
 		c.Detail = count(len(d.store.Value.Config.VMs), "VM") + ", " + count(len(d.store.Value.Config.Attachments), "folder")
 	}
 	return c

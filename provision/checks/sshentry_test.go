@@ -13,8 +13,8 @@ import (
 	"aivm.dev/aivm/sshcfg"
 )
 
-// An entry that somebody changed is named with what it says.
-func TestEntryThatWasChanged(t *testing.T) {
+// The check names the options of a changed ssh entry.
+func TestChangedEntry(t *testing.T) {
 	w := looptest.New(t)
 	e := For(w.Loop)
 	in := state.Instance{Address: "10.77.0.101", User: "agent", Identities: []string{"/k"}}
@@ -31,7 +31,7 @@ func TestEntryThatWasChanged(t *testing.T) {
 		"as written": {"", "", general}, // but no Include line
 		"a comment":  {"# Written", "# I wrote", general},
 		"an address": {"10.77.0.101", "10.0.0.9", "its entry was changed (" + path + "): HostName is 10.0.0.9, not 10.77.0.101"},
-		"gone":       {"    ProxyCommand none\n", "", "its entry was changed (" + path + "): ProxyCommand is not there, not none"},
+		"gone":       {"    ProxyCommand none\n", "", "its entry was changed (" + path + "): ProxyCommand is missing, not none"},
 		"unreadable": {"Host t\n", "Match all\n", "its entry was changed: " + path + ": not a stanza written by aivm"},
 	} {
 		if err := os.WriteFile(path, []byte(strings.Replace(string(text), tc.old, tc.new, 1)), 0o600); err != nil {

@@ -21,7 +21,7 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// Tally is a list of checks. Done and Total count those that are known.
+// Tally is a list of checks. Total counts those with a known result, Done those that are ok.
 type Tally struct {
 	Checks []host.Check `json:"checks"`
 	Done   int          `json:"done"`
@@ -46,7 +46,7 @@ func (s *Tally) Add(cs ...host.Check) {
 	}
 }
 
-// HostChecks say whether this machine has what VMs need, and how they run.
+// HostChecks checks that this machine has the programs that VMs need, and reports how VMs run.
 func (e Part) HostChecks() []host.Check {
 	f := e.HostFacts()
 	tools, pkgs := host.Missing(f, host.Need{})
@@ -63,7 +63,7 @@ func (e Part) HostChecks() []host.Check {
 	return []host.Check{deps, run}
 }
 
-// NetworkOf is the VM's network in libvirt; a nil one does not exist there.
+// NetworkOf returns the VM's network in libvirt; nil if libvirt has none.
 func NetworkOf(ctx context.Context, w *target.Target, f *loop.Facts) plan.Known[*virt.Network] {
 	if f.Virt.Err != nil {
 		return plan.Unknown[*virt.Network](f.Virt.Err)
@@ -71,7 +71,7 @@ func NetworkOf(ctx context.Context, w *target.Target, f *loop.Facts) plan.Known[
 	return session.Known(f.Virt.Value.Network(ctx, w.Network.Network.Name))
 }
 
-// NetworkCheck says whether the VM's network is there and runs.
+// NetworkCheck checks that the VM's network exists and is active.
 func NetworkCheck(w *target.Target, n plan.Known[*virt.Network]) host.Check {
 	up := []string{"aivm vm up " + w.Name}
 	c := host.NewCheck("network", "Libvirt network", host.Bad, "network %s does not exist", w.Network.Network.Name)
@@ -88,7 +88,7 @@ func NetworkCheck(w *target.Target, n plan.Known[*virt.Network]) host.Check {
 	return c
 }
 
-// VMCheck says whether the VM is there, ours, and runs.
+// VMCheck checks that the VM exists, is this user's, and runs.
 func (e Part) VMCheck(w *target.Target, f *loop.Facts) host.Check {
 	d := f.Domain.Domain
 	c := host.NewCheck("vm", "VM state", host.Bad, "%s does not exist in libvirt", w.Name)
@@ -99,7 +99,7 @@ func (e Part) VMCheck(w *target.Target, f *loop.Facts) host.Check {
 	case d.Value == nil:
 		return c
 	case !d.Value.Mark.By(e.UID):
-		// Whoever made it, what it is and does is not this person's VM.
+		// The domain has another owner: it is not this user's VM.
 		c.Detail, c.Fix = domain.CheckOwner(d.Value, e.UID).Error(), []string{"aivm vm create NAME"}
 		return c
 	case d.Value.State != virt.Running:
@@ -109,8 +109,8 @@ func (e Part) VMCheck(w *target.Target, f *loop.Facts) host.Check {
 	return host.NewCheck("vm", "VM state", host.OK, "%s is running (%d CPUs, %d MB)", w.Name, d.Value.VCPUs, d.Value.RAMMB)
 }
 
-// AddressCheck compares the address that is remembered with what is true: the
-// guest with the pinned key answers there, or libvirt keeps it for the VM.
+// AddressCheck checks the recorded address: the guest with the pinned key answers there, or libvirt
+// reserves it for the VM.
 func (e Part) AddressCheck(w *target.Target, f *loop.Facts, inst plan.Known[*state.Instance], n plan.Known[*virt.Network]) host.Check {
 	bad := func(fix []string, format string, args ...any) host.Check {
 		c := host.NewCheck("address", "VM address", host.Bad, format, args...)
@@ -118,38 +118,38 @@ func (e Part) AddressCheck(w *target.Target, f *loop.Facts, inst plan.Known[*sta
 		return c
 	}
 	made := f.Domain.Domain.Value != nil && f.Domain.Domain.Value.Mark.By(e.UID)
-	anew := []string{"aivm vm restart " + w.Name}
+	restart := []string{"aivm vm restart " + w.Name}
 	if !f.Running() {
-		anew = []string{"aivm vm up " + w.Name}
+		restart = []string{"aivm vm up " + w.Name}
 	}
 	in := inst.Value
 	switch {
 	case inst.Err != nil:
 		path := shellescape.Quote(e.State().InstancePath(w.Name))
-		return bad(append([]string{"mv " + path + " " + path + ".damaged"}, anew...), "%v", inst.Err)
+		return bad(append([]string{"mv " + path + " " + path + ".damaged"}, restart...), "%v", inst.Err)
 	case in == nil && made:
-		return bad(anew, "the VM is there, but its address is not remembered in %s", e.State().InstancePath(w.Name))
+		return bad(restart, "the VM exists, but its address is not recorded in %s", e.State().InstancePath(w.Name))
 	case in == nil:
 		return host.NewCheck("address", "VM address", host.Skipped, "none yet")
 	case f.Conn != nil:
 		return host.NewCheck("address", "VM address", host.OK, "%s (%s)", in.Address, in.MAC)
 	case n.Err != nil:
-		return host.NewCheck("address", "VM address", host.Unknown, "%s (%s) is remembered; whether libvirt keeps it for the VM is not known: %v", in.Address, in.MAC, n.Err)
+		return host.NewCheck("address", "VM address", host.Unknown, "%s (%s) is recorded; whether libvirt reserves it for the VM is not known: %v", in.Address, in.MAC, n.Err)
 	case n.Value == nil:
-		return bad(anew, "%s (%s) is remembered, but the network it is in does not exist", in.Address, in.MAC)
+		return bad(restart, "%s (%s) is recorded, but its network does not exist", in.Address, in.MAC)
 	}
 	for _, r := range n.Value.Hosts {
 		if strings.EqualFold(r.MAC, in.MAC) {
 			if r.IP.String() == in.Address {
-				return host.NewCheck("address", "VM address", host.OK, "%s (%s), kept for the VM in network %s", in.Address, in.MAC, n.Value.Name)
+				return host.NewCheck("address", "VM address", host.OK, "%s (%s), reserved for the VM in network %s", in.Address, in.MAC, n.Value.Name)
 			}
-			return bad(anew, "%s is remembered, but libvirt gives the VM %s", in.Address, r.IP)
+			return bad(restart, "%s is recorded, but libvirt reserves %s for the VM", in.Address, r.IP)
 		}
 	}
-	return bad(anew, "%s (%s) is remembered, but network %s does not keep it for the VM", in.Address, in.MAC, n.Value.Name)
+	return bad(restart, "%s (%s) is recorded, but network %s does not reserve it for the VM", in.Address, in.MAC, n.Value.Name)
 }
 
-// SSHCheck says whether the guest lets us in.
+// SSHCheck checks that the guest accepts the login.
 func SSHCheck(w *target.Target, f *loop.Facts) host.Check {
 	d := f.Domain.Domain
 	c := host.NewCheck("ssh", "SSH readiness", host.Bad, "%v", f.ConnErr)
@@ -167,8 +167,8 @@ func SSHCheck(w *target.Target, f *loop.Facts) host.Check {
 	return c
 }
 
-// States returns a function from a VM to its state. Of each libvirt that has
-// one of them it is asked once, for all of them.
+// States returns a function that returns the state of a VM. It asks each libvirt that has one of
+// the VMs once, for the states of all of them.
 func (e Part) States(ctx context.Context, vms []config.VM) func(config.VM) string {
 	asked := map[virt.URI]plan.Known[map[string]virt.State]{}
 	for _, vm := range vms {

@@ -22,8 +22,7 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// Detail is what was seen of one part of a VM, line by line, for a person who
-// looks for what is wrong.
+// Detail lists the facts about one part of a VM, line by line, for status --detail.
 type Detail struct {
 	ID    string   `json:"id"`
 	Title string   `json:"title"`
@@ -34,7 +33,7 @@ func (d *Detail) line(format string, args ...any) {
 	d.Lines = append(d.Lines, ui.Clean(fmt.Sprintf(format, args...)))
 }
 
-// Details are read for `status --detail` only: they cost some more questions.
+// Details reads the facts for `status --detail`, which need some more requests than `status`.
 func (e Part) Details(ctx context.Context, w *target.Target, f *loop.Facts, n plan.Known[*virt.Network]) []Detail {
 	return []Detail{e.domainDetail(f), e.storageDetail(ctx, w, f), e.networkDetail(f, n), e.mountDetail(w), e.sshDetail(w, f), guestDetail(f), e.serialDetail(ctx, w, f)}
 }
@@ -46,7 +45,7 @@ func (e Part) domainDetail(f *loop.Facts) Detail {
 	case f.Domain.Domain.Err != nil:
 		d.line("not known: %v", f.Domain.Domain.Err)
 	case v == nil:
-		d.line("there is none")
+		d.line("none")
 	default:
 		d.line("%s, uuid %s, %s", v.Name, v.UUID, v.State)
 		d.line("%s, %d CPUs, %d MiB", map[string]string{"kvm": "KVM", "qemu": "emulated"}[v.Accel], v.VCPUs, v.RAMMB)
@@ -62,7 +61,7 @@ func (e Part) domainDetail(f *loop.Facts) Detail {
 	return d
 }
 
-// storageDetail is how large the VM's disk has grown.
+// storageDetail lists the VM's volumes with their sizes.
 func (e Part) storageDetail(ctx context.Context, w *target.Target, f *loop.Facts) Detail {
 	dir := e.BaseDir(w.Record.Paths)
 	d := Detail{ID: "storage", Title: "storage at " + ui.Clean(dir)}
@@ -73,7 +72,7 @@ func (e Part) storageDetail(ctx context.Context, w *target.Target, f *loop.Facts
 	p, err := f.Virt.Value.PoolAt(ctx, dir)
 	switch {
 	case errors.Is(err, virt.ErrNotFound):
-		d.line("there is no pool")
+		d.line("no pool")
 		return d
 	case err != nil:
 		d.line("not known: %v", err)
@@ -105,28 +104,28 @@ func (e Part) networkDetail(f *loop.Facts, n plan.Known[*virt.Network]) Detail {
 		d.line("not known: %v", n.Err)
 		return d
 	case v == nil:
-		d.line("there is none")
+		d.line("none")
 		return d
 	}
 	d.line("%s, bridge %s, gateway %s, %s, running %v, autostart %v", v.Name, v.Bridge, v.Gateway, v.Subnet, v.Active, v.Autostart)
-	mine := ""
+	mac := ""
 	if f.Inst != nil {
-		mine = f.Inst.MAC
+		mac = f.Inst.MAC
 	}
 	for _, r := range v.Hosts {
-		if strings.EqualFold(r.MAC, mine) {
-			d.line("kept for the VM: %s (%s)", r.IP, r.MAC)
+		if strings.EqualFold(r.MAC, mac) {
+			d.line("reserved for the VM: %s (%s)", r.IP, r.MAC)
 		}
 	}
 	leased := false
 	for _, r := range v.Leases {
-		if strings.EqualFold(r.MAC, mine) {
+		if strings.EqualFold(r.MAC, mac) {
 			leased = true
 			d.line("lease: %s", r.IP)
 		}
 	}
 	if !leased {
-		d.line("no lease: the guest asked for no address, or a while ago")
+		d.line("no lease: the guest requested no address, or the lease has expired")
 	}
 	routes, _ := e.Routes()
 	if f.Inst != nil && routes.Err == nil {
@@ -137,7 +136,7 @@ func (e Part) networkDetail(f *loop.Facts, n plan.Known[*virt.Network]) Detail {
 	return d
 }
 
-// mountDetail is what of this machine lies in the VM's export root.
+// mountDetail lists the mounts in the VM's export root.
 func (e Part) mountDetail(w *target.Target) Detail {
 	d := Detail{ID: "mounts", Title: "mounts for the VM on this machine"}
 	at := root.ExportRoot(e.Key(w.Name))
@@ -175,7 +174,7 @@ func (e Part) sshDetail(w *target.Target, f *loop.Facts) Detail {
 		d.line("%s@%s, keys: %s", f.Inst.User, f.Inst.Address, strings.Join(f.Inst.Identities, ", "))
 	}
 	if f.Conn == nil && !errors.Is(f.ConnErr, loop.ErrNotTried) {
-		d.line("last try: %v", f.ConnErr)
+		d.line("last login: %v", f.ConnErr)
 	}
 	return d
 }
@@ -183,7 +182,7 @@ func (e Part) sshDetail(w *target.Target, f *loop.Facts) Detail {
 func guestDetail(f *loop.Facts) Detail {
 	d := Detail{ID: "guest", Title: "guest"}
 	if f.Conn == nil {
-		d.line("not asked: %v", f.ConnErr)
+		d.line("not known: %v", f.ConnErr)
 		return d
 	}
 	b := f.Guest.Boot
@@ -194,7 +193,7 @@ func guestDetail(f *loop.Facts) Detail {
 	return d
 }
 
-// coloursRE finds colours and cursor moves after they were made harmless.
+// coloursRE matches escape sequences for colours and cursor moves after they were escaped.
 var coloursRE = lazyre.New(`\\x1b\[[0-9;?]*[A-Za-z]`)
 
 func (e Part) serialDetail(ctx context.Context, w *target.Target, f *loop.Facts) Detail {
@@ -207,12 +206,12 @@ func (e Part) serialDetail(ctx context.Context, w *target.Target, f *loop.Facts)
 		d.line("%s", strings.TrimSpace(coloursRE.ReplaceAllString(s, "")))
 	}
 	if len(d.Lines) == 0 {
-		d.line("none, or not to be read")
+		d.line("none, or not readable")
 	}
 	return d
 }
 
-// Next are the commands worth typing, those that mend something first.
+// Next returns the commands to try next, those that fix a failed check first.
 func (s Tally) Next(w *target.Target, f *loop.Facts) []string {
 	var out []string
 	add := func(c string) {

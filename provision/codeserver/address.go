@@ -18,9 +18,9 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Address is where a browser on this machine finds the editor of one VM. The
-// host name is the VM's own, since cookies and sites know no ports. Browsers
-// resolve every name below localhost to this machine's loopback themselves.
+// Address is the address at which a browser on this machine opens the editor of one VM. Each VM has
+// its own host name, because cookies and sites are not separated by port. Browsers resolve every
+// name below localhost to the loopback address themselves.
 type Address struct {
 	Schema int    `json:"schema"`
 	Host   string `json:"host"` // aivm-RANDOM.localhost
@@ -29,14 +29,13 @@ type Address struct {
 
 const addressSchema = 1
 
-// Ports below those that the kernel hands out by itself.
+// The range is below the ports that the kernel assigns itself (net.ipv4.ip_local_port_range).
 const firstPort, lastPort = 20000, 32767
 
 var hostName = regexp.MustCompile(`^aivm-[0-9a-f]{20}\.localhost$`)
 
-// newAddress returns a name and a port nobody has seen. The name is not made
-// from the VM's: another user who knows it could have the browser send the
-// session's cookie to a server of his on another port.
+// newAddress returns a random host name and port. The name does not contain the VM's: another user who
+// can guess it could make the browser send the session cookie to his server on another port.
 func newAddress() Address {
 	var b [10]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
@@ -44,22 +43,22 @@ func newAddress() Address {
 	return Address{Schema: addressSchema, Host: "aivm-" + hex.EncodeToString(b[:]) + ".localhost", Port: firstPort + int(n.Int64())}
 }
 
-func (a Address) valid() bool {
+func (a Address) isValid() bool {
 	return hostName.MatchString(a.Host) && a.Port >= firstPort && a.Port <= lastPort
 }
 
-// authority is what the Host of every request has to be.
+// authority returns the value that the Host header of every request must have.
 func (a Address) authority() string { return net.JoinHostPort(a.Host, strconv.Itoa(a.Port)) }
 
-// record is the file that remembers the address of a VM. Who has it open holds
-// its lock: a second run beside it takes an address of its own, for that run.
+// record is the file with the address of a VM. The run that has it open holds its lock; a second
+// run at the same time uses another address, only for itself.
 type record struct {
 	file *os.File
 	Address
 }
 
-// openRecord returns the record, with an address whether it was there or not.
-// Its file is nil if another run holds it, or if path is empty.
+// openRecord opens the record at path and returns it with the address in it, or with a new one.
+// file is nil if another run holds the lock, or if path is empty.
 func openRecord(path string) (*record, error) {
 	r := &record{Address: newAddress()}
 	if path == "" {
@@ -86,20 +85,20 @@ func openRecord(path string) (*record, error) {
 	switch {
 	case err == nil && a.Schema > addressSchema:
 		_ = f.Close()
-		return nil, ui.Refused("the browser's address of the VM, %s, is of version %d; this aivm reads version %d", path, a.Schema, addressSchema).
-			Hint(ui.CmdFor("use the aivm that wrote it, or move the file away, and the editor gets another address", "mv "+path+" /tmp/"))
-	case err == nil && a.valid():
+		return nil, ui.Refused("the file with the VM's browser address, %s, has format version %d; this aivm reads version %d", path, a.Schema, addressSchema).
+			Hint(ui.CmdFor("use the aivm that wrote it, or move the file away to get another address", "mv "+path+" /tmp/"))
+	case err == nil && a.isValid():
 		r.Address = a
 	}
 	r.file = f
 	return r, nil
 }
 
-// renew takes another address, name and port: who took the port may be another
-// user, and must get nothing that a browser keeps for the name.
-func (r *record) renew() { r.Address = newAddress() }
+// replaceAddress sets a new host name and port. The name changes too: the process that uses the old
+// port may be another user's, and must not receive cookies that a browser keeps for the old name.
+func (r *record) replaceAddress() { r.Address = newAddress() }
 
-// save writes the address down in place, unless it stands there already.
+// save writes the address into the file in place, unless the file has it already.
 func (r *record) save() error {
 	if r.file == nil {
 		return nil
@@ -119,14 +118,14 @@ func (r *record) save() error {
 	return r.file.Truncate(int64(len(b)))
 }
 
-func (r *record) close() {
+func (r *record) closeFile() {
 	if r.file != nil {
 		_ = r.file.Close()
 	}
 }
 
-// listenBoth takes the port on both loopback addresses. A browser may try
-// either first, and what answers on the other one would be taken for the editor.
+// listenBoth listens on the port on both loopback addresses, since a browser may try either first and
+// would take whatever answers there for the editor.
 func listenBoth(port int) ([]net.Listener, error) {
 	text := strconv.Itoa(port)
 	l, err := net.Listen("tcp4", net.JoinHostPort("127.0.0.1", text))
@@ -138,13 +137,13 @@ func listenBoth(port int) ([]net.Listener, error) {
 	case err == nil:
 		return []net.Listener{l, l6}, nil
 	case errors.Is(err, unix.EADDRNOTAVAIL), errors.Is(err, unix.EAFNOSUPPORT):
-		return []net.Listener{l}, nil // no IPv6: nobody can answer there
+		return []net.Listener{l}, nil // without IPv6 nobody can listen on ::1
 	}
 	_ = l.Close()
 	return nil, err
 }
 
-// listen finds an address whose port is free and remembers it.
+// listen listens on the recorded address, or on a new one if its port is in use, and saves it.
 func (r *record) listen() ([]net.Listener, error) {
 	var last error
 	for range 50 {
@@ -160,7 +159,7 @@ func (r *record) listen() ([]net.Listener, error) {
 			return nil, err
 		}
 		last = err
-		r.renew()
+		r.replaceAddress()
 	}
 	return nil, fmt.Errorf("no free port between %d and %d: %w", firstPort, lastPort, last)
 }

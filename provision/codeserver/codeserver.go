@@ -1,15 +1,14 @@
-// Package codeserver gets code-server, the browser editor, as one archive for
-// the guest, and is the door between a browser here and that editor there.
+// Package codeserver gets code-server, the browser editor, as one archive for the guest, and serves
+// as the proxy between a browser on this machine and the editor in the guest.
 //
-// It owns the cache of archives ($XDG_CACHE_HOME/aivm/code-server) and the
-// proxy on this machine's loopback. It decides nothing about consent, opens no
-// connection to a guest (it is given a way to dial) and starts no browser.
+// It owns the cache of archives ($XDG_CACHE_HOME/aivm/code-server) and the proxy on the loopback
+// address. It does not ask for consent, opens no connection to a guest (Proxy.Dial does) and starts
+// no browser.
 //
-// Invariants: an archive appears in the cache under its name only when it is
-// whole; the proxy listens on loopback, answers only who knows its token, and
-// only under its own name, so that no page on another address can reach the
-// editor through the browser; the guest's editor asks for a password of its
-// own, which no browser ever sees.
+// Invariants: an archive gets its name in the cache only when it is complete; the proxy listens on
+// loopback only, and answers only browsers that know its token and use its host name, so that no
+// page of another origin can reach the editor through the browser; the editor in the guest has a
+// password, which no browser receives.
 package codeserver
 
 import (
@@ -29,66 +28,65 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Home is where code-server lies in the guest, below the home of its user, one
-// directory a version.
+// Home is the directory of code-server in the guest, below the guest user's home. It has one
+// subdirectory per version.
 const Home = ".local/share/aivm/code-server"
 
-// Version is the release that is fetched or built; Node the major version it
-// needs, which npm has as a package of its own.
+// Version is the release that is fetched or built. Node is the major version of Node.js it needs,
+// which is in npm as the package "node".
 const (
 	Version = "4.139.1"
 	Node    = "24"
 )
 
-// digests are the SHA-256 of Version's release archives, by architecture, as
-// GitHub's API shows them (releases/tags/vVERSION, assets[].digest).
+// digests maps architectures to the SHA-256 of Version's release archives, from GitHub's API
+// (releases/tags/vVERSION, assets[].digest).
 var digests = map[string]string{
 	"amd64": "53029be6c5781b7bca49b815fcc9a2a3fc111813ad8c9965b2c0f0d2985a0674",
 	"arm64": "0edb4b60d9c4744b2dd14b0911e3c2e6dd8c6f3c13bd58bda23ae744e59e7df1",
 }
 
-// Source is where archives come from.
+// Source fetches or builds archives of code-server.
 type Source struct {
 	Dir      string // of the cache
 	LookPath func(string) (string, error)
 	Environ  []string
-	Release  string // address of the release archive
-	SHA256   string // of that archive; without it the release is not fetched
+	Release  string // URL of the release archive
+	SHA256   string // of the release archive; if empty, the release is not fetched
 	Client   *download.Client
 }
 
-// silent is how long the release's server may send nothing.
-const silent = 20 * time.Second
+// stallLimit is how long the release's server may send nothing.
+const stallLimit = 20 * time.Second
 
-// NewSource is the usual one, with its cache in dir.
+// NewSource returns the Source for this machine, with its cache in dir.
 func NewSource(dir string) Source {
 	return Source{
 		Dir: dir, LookPath: exec.LookPath, Environ: os.Environ(),
-		// A network that swallows packets must not keep anybody from npm.
-		Client:  &download.Client{Stall: silent, OneTry: true},
+		// If the network drops packets, give up in time and build with npm.
+		Client:  &download.Client{Stall: stallLimit, OneTry: true},
 		Release: "https://github.com/coder/code-server/releases/download/v" + Version + "/code-server-" + Version + "-linux-" + runtime.GOARCH + ".tar.gz",
 		SHA256:  digests[runtime.GOARCH],
 	}
 }
 
-// Path is where the archive lies in the cache, whether it is there or not.
+// Path returns the path of the archive in the cache; the file may not exist.
 func (s Source) Path() string {
 	return filepath.Join(s.Dir, "code-server-"+Version+"-linux-"+runtime.GOARCH+".tar.gz")
 }
 
-// Cached reports whether the archive is there.
+// Cached reports whether the archive is in the cache.
 func (s Source) Cached() bool {
 	st, err := os.Stat(s.Path())
 	return err == nil && st.Mode().IsRegular()
 }
 
-// Progress is told what is being done; a fraction below 0 is unknown.
+// Progress is called with the present step; a fraction below 0 is unknown.
 type Progress = func(detail string, fraction float64)
 
-// Get sees to it that the archive is in the cache: the release where the
-// internet can be reached, else the npm package, built here. One run at a time
-// does it. Of what it made aside, only a part of the release is kept for the
-// next run.
+// Get gets the archive into the cache: it fetches the release or, if that fails, builds the npm
+// package. A lock lets one run at a time do this. After an error, a partly fetched release is kept
+// for the next run; all other temporary files are removed.
 func (s Source) Get(ctx context.Context, progress Progress) error {
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return err
@@ -120,18 +118,18 @@ func (s Source) Get(ctx context.Context, progress Progress) error {
 	out := filepath.Join(work, "archive")
 	if err := s.build(ctx, work, out, progress); err != nil {
 		return ui.Failed("code-server could be neither fetched (%w) nor built: %w", fetchErr, err).
-			Hint(ui.Remark("fetch "+s.Release+" elsewhere, then: --code-server-archive FILE"), ui.Remark("to build it: npm 10 or newer, a compiler, make and python3"))
+			Hint(ui.Remark("download "+s.Release+" on another machine, and use --code-server-archive FILE"), ui.Remark("building it needs npm 10 or newer, a compiler, make and python3"))
 	}
 	f, err := os.Open(out)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := s.place(f); err != nil {
+	if err := s.moveToCache(f); err != nil {
 		return err
 	}
 	for _, p := range download.Parts(s.Dir) {
-		_ = os.Remove(p) // of the release, which is not needed any more
+		_ = os.Remove(p) // a part of the release, no longer needed
 	}
 	return nil
 }
@@ -139,7 +137,7 @@ func (s Source) Get(ctx context.Context, progress Progress) error {
 // fetch downloads the release.
 func (s Source) fetch(ctx context.Context, progress Progress) error {
 	if s.SHA256 == "" {
-		return errors.New("no release of it is known for this architecture")
+		return errors.New("no release is known for this architecture")
 	}
 	progress("fetching the release", -1)
 	at := download.Place{Dir: s.Dir, What: "code-server", Err: func(err error) error {
@@ -153,15 +151,15 @@ func (s Source) fetch(ctx context.Context, progress Progress) error {
 	if err := t.From(ctx, []string{s.Release}); err != nil {
 		return err
 	}
-	err = s.place(t.File())
-	t.Drop() // a whole one that is refused is no use to the next run
+	err = s.moveToCache(t.File())
+	t.Drop() // a complete file that was refused is of no use to the next run
 	return err
 }
 
-// place gives a complete archive on the cache's file system its final name.
-// renameio wants that name before the file is written, and a part of a download
-// has one of its own.
-func (s Source) place(f *os.File) error {
+// moveToCache checks a complete archive in the cache's file system and renames it to its final name.
+// renameio is of no use: it needs the final name before the file is written, and a partial download
+// has another one.
+func (s Source) moveToCache(f *os.File) error {
 	if err := Check(f.Name()); err != nil {
 		return err
 	}
@@ -171,8 +169,8 @@ func (s Source) place(f *os.File) error {
 	return os.Rename(f.Name(), s.Path())
 }
 
-// build makes the npm package with a Node of its own, then packs what a guest
-// needs of it.
+// build installs and builds the npm package with its own Node.js in the directory work, then packs
+// what a guest needs of it into the file out.
 func (s Source) build(ctx context.Context, work, out string, progress Progress) error {
 	npm, err := s.LookPath("npm")
 	if err != nil {
@@ -189,7 +187,7 @@ func (s Source) build(ctx context.Context, work, out string, progress Progress) 
 	for _, step := range []struct {
 		what string
 		args []string
-		may  bool // an npm that does not know it needs no approval
+		may  bool // may fail: an npm without the command needs no approval
 	}{
 		{"fetching Node " + Node, []string{"install", "--no-audit", "--no-fund", "node@" + Node}, false},
 		{"fetching code-server " + Version, []string{"install", "--no-audit", "--no-fund", "code-server@" + Version}, false},
@@ -200,16 +198,16 @@ func (s Source) build(ctx context.Context, work, out string, progress Progress) 
 		cmd := exec.CommandContext(ctx, npm, step.args...)
 		cmd.Dir, cmd.Env = tree, env
 		cmd.WaitDelay = 5 * time.Second
-		said, err := cmd.CombinedOutput()
+		output, err := cmd.CombinedOutput()
 		if err != nil && !step.may {
-			return fmt.Errorf("npm %s: %w: %s", strings.Join(step.args, " "), err, lastLines(said))
+			return fmt.Errorf("npm %s: %w: %s", strings.Join(step.args, " "), err, lastLines(output))
 		}
 	}
 	progress("packing it", -1)
 	return pack(ctx, tree, out)
 }
 
-// withPath puts directories before the PATH.
+// withPath returns environ with the directories prepended to PATH.
 func withPath(environ []string, dirs ...string) []string {
 	var out []string
 	path := strings.Join(dirs, ":")
@@ -228,5 +226,5 @@ func lastLines(b []byte) string {
 	return ui.CleanTo(strings.Join(lines[max(0, len(lines)-3):], " / "), 400)
 }
 
-// IsMissing reports whether an archive that was named is not there.
+// IsMissing reports whether err means that the archive does not exist.
 func IsMissing(err error) bool { return errors.Is(err, fs.ErrNotExist) }

@@ -28,7 +28,7 @@ import (
 
 func quiet(string, float64) {}
 
-// fakeNPM installs a tree as npm leaves it, and notes what it was asked for.
+// fakeNPM installs a tree like npm's, and logs its arguments.
 const fakeNPM = `#!/bin/sh
 echo "$*" >>"$NPM_LOG"
 case "$*" in
@@ -48,7 +48,7 @@ esac
 
 func noNPM(string) (string, error) { return "", exec.ErrNotFound }
 
-// fetching is a source with a release of that content on a server.
+// fetching returns a Source whose release, with that content, is on a test server.
 func fetching(t *testing.T, s *downloadtest.Server, body []byte) Source {
 	t.Helper()
 	s.Put("/code-server.tar.gz", downloadtest.File{Data: body, ETag: `"1"`})
@@ -59,8 +59,8 @@ func fetching(t *testing.T, s *downloadtest.Server, body []byte) Source {
 	}
 }
 
-// A server that takes the connection and says nothing is given up in time; the
-// archive is built instead.
+// If a server accepts the connection and sends nothing, Get gives up in time and tries to build the
+// archive.
 func TestSilentReleaseServer(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -76,8 +76,8 @@ func TestSilentReleaseServer(t *testing.T) {
 	}
 }
 
-// The digests are whole ones: a short one would end in a panic, a wrong letter
-// in a release that is never taken.
+// The digests are complete and lower case: a short one would cause a panic, an upper-case one would
+// never match.
 func TestDigests(t *testing.T) {
 	for arch, d := range digests {
 		if b, err := hex.DecodeString(d); err != nil || len(b) != sha256.Size || strings.ToLower(d) != d {
@@ -97,7 +97,7 @@ func TestBuildWithNPM(t *testing.T) {
 	s := fetching(t, server, []byte("a release"))
 	server.Remove("/code-server.tar.gz")
 	s.Dir, s.LookPath, s.Environ = filepath.Join(dir, "cache"), func(string) (string, error) { return npm, nil }, append(os.Environ(), "NPM_LOG="+log)
-	// Of a release that could be fetched once, and now cannot.
+	// A part of a release that could be fetched once, and now cannot.
 	if err := errors.Join(os.Mkdir(s.Dir, 0o700), os.WriteFile(filepath.Join(s.Dir, download.Prefix+s.SHA256[:32]), []byte("a rel"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
@@ -119,17 +119,17 @@ func TestBuildWithNPM(t *testing.T) {
 	if err != nil || strings.Count(string(b), "\n") != 4 {
 		t.Errorf("%v\n%s", err, b)
 	}
-	if left, _ := filepath.Glob(filepath.Join(s.Dir, "work-*")); len(left) > 0 || download.Parts(s.Dir) != nil {
-		t.Errorf("left behind: %v %v", left, download.Parts(s.Dir))
+	if remaining, _ := filepath.Glob(filepath.Join(s.Dir, "work-*")); len(remaining) > 0 || download.Parts(s.Dir) != nil {
+		t.Errorf("left behind: %v %v", remaining, download.Parts(s.Dir))
 	}
-	// What is there is not made again.
+	// An archive in the cache is not built again.
 	if err := s.Get(t.Context(), quiet); err != nil {
 		t.Fatal(err)
 	}
 	if again, _ := os.ReadFile(log); string(again) != string(b) {
-		t.Error("npm was asked again")
+		t.Error("npm ran again")
 	}
-	// It runs where it is unpacked.
+	// The unpacked program runs in any directory.
 	if out, err := exec.Command("tar", "-xzf", s.Path(), "-C", dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v %s", err, out)
 	}
@@ -208,8 +208,8 @@ func TestFetchTheRelease(t *testing.T) {
 		t.Errorf("asked for %q", got)
 	}
 
-	// Another file than the one that was pinned, one that is no code-server,
-	// and an architecture without a release.
+	// A file with another digest than the pinned one, an archive that is not code-server's, and an
+	// architecture without a release.
 	for what, change := range map[string]func(s *Source){
 		"checksum": func(*Source) {
 			server.Put("/code-server.tar.gz", downloadtest.File{Data: release(t, "code-server-1/bin/code-server2")})
@@ -222,8 +222,8 @@ func TestFetchTheRelease(t *testing.T) {
 		if err := s.Get(t.Context(), quiet); err == nil || s.Cached() || !strings.Contains(err.Error(), what) {
 			t.Errorf("%s: %v", what, err)
 		}
-		if left := download.Parts(s.Dir); left != nil {
-			t.Errorf("%s: left behind: %v", what, left)
+		if parts := download.Parts(s.Dir); parts != nil {
+			t.Errorf("%s: left behind: %v", what, parts)
 		}
 	}
 	for name, text := range map[string]string{"text": "hello", "empty": ""} {
@@ -232,13 +232,12 @@ func TestFetchTheRelease(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := Check(p); err == nil {
-			t.Errorf("%s was taken", name)
+			t.Errorf("%s was accepted", name)
 		}
 	}
 }
 
-// TestLoginWaits: the editor needs a moment to start, and its session is taken,
-// nothing else that it sets.
+// Login waits until the editor has started, and keeps its session cookie and no other one.
 func TestLoginWaits(t *testing.T) {
 	ready := time.Now().Add(700 * time.Millisecond)
 	editor := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -264,12 +263,11 @@ func TestLoginWaits(t *testing.T) {
 	}
 }
 
-// TestInvitationEnds: an address is good for thirty seconds, and one that came
-// too late was not used.
-func TestInvitationEnds(t *testing.T) {
+// An address is valid for thirty seconds; one that is opened later does not count as used.
+func TestInviteExpires(t *testing.T) {
 	now := time.Now()
-	d := door{now: func() time.Time { return now }}
-	in := func(after time.Duration) (ok, done bool) {
+	d := gate{now: func() time.Time { return now }}
+	redeem := func(after time.Duration) (ok, done bool) {
 		token, used := d.invite()
 		now = now.Add(after)
 		ok = d.redeem(token)
@@ -279,23 +277,22 @@ func TestInvitationEnds(t *testing.T) {
 		default:
 		}
 		if d.redeem(token) {
-			t.Errorf("a token was good twice, after %v", after)
+			t.Errorf("a token was valid twice, after %v", after)
 		}
 		return ok, done
 	}
-	if ok, done := in(29 * time.Second); !ok || !done {
+	if ok, done := redeem(29 * time.Second); !ok || !done {
 		t.Errorf("after 29 seconds: %v %v", ok, done)
 	}
-	if ok, done := in(30 * time.Second); ok || done {
+	if ok, done := redeem(30 * time.Second); ok || done {
 		t.Errorf("after 30 seconds: %v %v", ok, done)
 	}
 	if d.redeem("") {
-		t.Error("no token is good")
+		t.Error("an empty token was accepted")
 	}
 }
 
-// TestPage: the page is for this user alone, wherever it lies, and what a killed
-// run left goes.
+// Pages are readable by this user only, in both directories, and pages of killed runs are removed.
 func TestPage(t *testing.T) {
 	top := t.TempDir()
 	open, closed := filepath.Join(top, "open"), filepath.Join(top, "closed")
@@ -339,8 +336,7 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// TestPagesAtOnce: a run that takes its page away takes no other run's
-// directory away.
+// A run that removes its page does not remove the directory of another run's page.
 func TestPagesAtOnce(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "open")
 	var runs sync.WaitGroup

@@ -8,15 +8,14 @@ import (
 	"strings"
 )
 
-// editorCookies are the cookies of the browser that the editor in the guest
-// reads, with what their values look like. Its session is added on the way and
-// known to no browser. All others stay here: a host name has one set of cookies
-// for all of its ports.
+// editorCookies maps the browser's cookies that the editor in the guest reads to the form of their
+// values. The editor's session cookie is added by the proxy and no browser has it. All other
+// cookies are removed: a host name has one set of cookies for all of its ports.
 var editorCookies = map[string]*regexp.Regexp{
 	"vscode.nls.locale": regexp.MustCompile(`^[A-Za-z0-9_-]{1,35}$`),
 }
 
-// editorSession returns those of the cookies that are code-server's session.
+// editorSession returns code-server's session cookie, if it is among all.
 func editorSession(all []*http.Cookie) (session []*http.Cookie) {
 	for _, c := range all {
 		if strings.HasPrefix(c.Name, "code-server-session") && len(session) == 0 {
@@ -26,11 +25,10 @@ func editorSession(all []*http.Cookie) (session []*http.Cookie) {
 	return session
 }
 
-// privateHeaders are a browser's credentials for somebody else.
+// privateHeaders are request headers with a browser's credentials for other servers.
 var privateHeaders = []string{"Authorization", "Proxy-Authorization", "Cookie", "Cookie2"}
 
-// filterRequest takes from a request what the guest must not see, and adds the
-// editor's session.
+// filterRequest removes from a request what the guest must not see, and adds the editor's session.
 func filterRequest(h http.Header, origin string, session []*http.Cookie) {
 	sent := (&http.Request{Header: h}).Cookies()
 	for _, name := range privateHeaders {
@@ -50,10 +48,9 @@ func filterRequest(h http.Header, origin string, session []*http.Cookie) {
 	}
 }
 
-// forbidden are headers of a response with which a guest would act beyond its
-// pages: on cookies and storage, on later connections, on what the browser
-// reports where, and on what it asks the person for.
-var forbidden = []string{
+// forbiddenHeaders are response headers that would affect more than the guest's pages: cookies and
+// storage, later connections, the browser's reports to servers, and its prompts.
+var forbiddenHeaders = []string{
 	"Set-Cookie", "Set-Cookie2", "Clear-Site-Data",
 	"Strict-Transport-Security", "Public-Key-Pins", "Public-Key-Pins-Report-Only", "Expect-Ct", "Alt-Svc",
 	"Www-Authenticate", "Proxy-Authenticate", "Authentication-Info", "Proxy-Authentication-Info",
@@ -61,10 +58,10 @@ var forbidden = []string{
 	"Sec-Session-Registration", "Secure-Session-Registration", "Set-Login",
 }
 
-// filterResponse takes them out, and what would share the editor with other
-// origins; then it says that no other origin may show or load it.
+// filterResponse removes forbiddenHeaders and the CORS headers, which would open the editor to other
+// origins. Then it adds headers that forbid other origins to frame or load it.
 func filterResponse(h http.Header) {
-	for _, name := range forbidden {
+	for _, name := range forbiddenHeaders {
 		h.Del(name)
 	}
 	for name := range h {
@@ -77,12 +74,11 @@ func filterResponse(h http.Header) {
 	h.Set("Referrer-Policy", "same-origin")
 }
 
-// filtered passes on what a server in the guest answers, without what it may
-// not say. It is a transport, so that informational answers and trailers, which
-// a reverse proxy copies by itself, do not get past it.
-type filtered struct{ next http.RoundTripper }
+// filteringTransport filters the responses of the server in the guest. It is a transport because
+// httputil.ReverseProxy copies informational responses and trailers itself.
+type filteringTransport struct{ next http.RoundTripper }
 
-func (f filtered) RoundTrip(r *http.Request) (*http.Response, error) {
+func (f filteringTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	res, err := f.next.RoundTrip(r.WithContext(untraced{r.Context()}))
 	if err != nil {
 		return nil, err
@@ -93,8 +89,8 @@ func (f filtered) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &out, nil
 }
 
-// untraced is a context without values: the reverse proxy learns of
-// informational answers (103 Early Hints) by one of them.
+// untraced is a context without values. One of the values is the trace by which the reverse proxy
+// receives informational responses (103 Early Hints).
 type untraced struct{ context.Context }
 
 func (untraced) Value(any) any { return nil }

@@ -18,13 +18,13 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// launcher is what the release has at bin/code-server: the program with its own
-// Node, wherever it lies.
+// launcher is the archive's bin/code-server, as in the release: it starts the program with the
+// Node.js of the archive, in whatever directory that is.
 //
 //go:embed launcher.sh
 var launcher string
 
-// pack writes the built tree as the release is: one directory with bin and lib.
+// pack writes the built tree to an archive with the release's layout: one directory with bin and lib.
 func pack(ctx context.Context, tree, out string) (err error) {
 	f, err := os.OpenFile(out, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -108,14 +108,14 @@ func putFile(path, name string, put func(string, int64, int64, io.Reader) error)
 	return put(name, mode, st.Size(), f)
 }
 
-// wanted leaves out what no guest runs: other systems' binaries, what compilers
-// left, source maps, and Copilot, which code-server cannot sign in to. That is
-// half of the whole, and minutes in an emulated guest.
+// wanted reports whether a file or directory belongs into the archive. It excludes what no guest
+// runs: other systems' binaries, intermediate files of compilers, source maps, and Copilot, which
+// code-server cannot sign in to. That is half of the size, and saves minutes in an emulated guest.
 func wanted(rel string, dir bool) bool {
 	base := filepath.Base(rel)
 	if !dir {
-		// The host of Copilot's agents; without it nothing else is missing, with
-		// it a slow guest starts it over and over.
+		// The host of Copilot's agents. Nothing else needs it, and a slow guest starts it again and
+		// again.
 		if strings.HasSuffix(rel, "/agentHost/node/agentHostMain.js") {
 			return false
 		}
@@ -140,7 +140,7 @@ func wanted(rel string, dir bool) bool {
 	return true
 }
 
-// Check reads the head of an archive and refuses what is not code-server.
+// Check reads an archive up to bin/code-server and refuses files that are not code-server's.
 func Check(path string) error {
 	f, err := os.Open(path)
 	if err != nil {

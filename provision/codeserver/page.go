@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// PageDir returns the directory of the pages that lead a browser to the editor:
-// aivm's own in the user's runtime directory if that is one, else below state.
+// PageDir returns the directory of the pages that forward a browser to the editor: aivm's in the
+// user's runtime directory if that is private to the user, else one below state.
 func PageDir(runtime, state string) string {
 	if st, err := os.Lstat(runtime); err == nil && filepath.IsAbs(runtime) && st.IsDir() && own(st) {
 		return filepath.Join(runtime, "aivm")
@@ -18,7 +18,7 @@ func PageDir(runtime, state string) string {
 	return filepath.Join(state, ".open") // no VM can have that name
 }
 
-// own reports whether a directory is this user's and nobody else's to enter.
+// own reports whether a directory belongs to this user and no other user can enter it.
 func own(st os.FileInfo) bool {
 	sys, ok := st.Sys().(*syscall.Stat_t)
 	return ok && int(sys.Uid) == os.Geteuid() && st.Mode().Perm()&0o077 == 0
@@ -29,15 +29,15 @@ const (
 	pageTries   = 100
 )
 
-// WritePage writes a page for this user's eyes that leads a browser to address.
-// The command line of a browser is public, the address with its token is not.
-// remove takes the page away, and the directory if it was the last one; what a
-// killed run left goes with the next page.
+// WritePage writes a page, readable by this user only, that forwards a browser to address. The
+// address with its token must not be on the browser's command line, which other users can read.
+// remove removes the page, and the directory if it is empty then. Pages of killed runs are removed
+// by the next call.
 func WritePage(dir, address string) (path string, remove func(), err error) {
 	var f *os.File
 	for range pageTries {
 		f, err = newPage(dir)
-		// Another run can take its own page away meanwhile, and the directory with it.
+		// Another run may remove the directory with its last page between two steps.
 		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) {
 			break
 		}
@@ -47,9 +47,9 @@ func WritePage(dir, address string) (path string, remove func(), err error) {
 	}
 	remove = func() {
 		_ = os.Remove(f.Name())
-		_ = os.Remove(dir) // fails while there are others
+		_ = os.Remove(dir) // fails while it has other pages
 	}
-	_, err = f.WriteString(forward(address))
+	_, err = f.WriteString(redirectPage(address))
 	if err = errors.Join(err, f.Close()); err != nil {
 		remove()
 		return "", nil, err
@@ -57,7 +57,7 @@ func WritePage(dir, address string) (path string, remove func(), err error) {
 	return f.Name(), remove, nil
 }
 
-// newPage makes an empty page, and the directory if it is not there.
+// newPage creates an empty page, and the directory if it does not exist.
 func newPage(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -67,7 +67,7 @@ func newPage(dir string) (*os.File, error) {
 	}
 	old, _ := filepath.Glob(filepath.Join(dir, pagePattern))
 	for _, p := range old {
-		if st, err := os.Lstat(p); err == nil && time.Since(st.ModTime()) > 2*Invitation {
+		if st, err := os.Lstat(p); err == nil && time.Since(st.ModTime()) > 2*InviteLifetime {
 			_ = os.Remove(p)
 		}
 	}

@@ -16,29 +16,29 @@ import (
 	"time"
 )
 
-// Secret returns a random word for a token or a password.
+// Secret returns 48 random hex digits, for a token or a password.
 func Secret() string {
 	var b [24]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
 	return hex.EncodeToString(b[:])
 }
 
-// Proxy is the way from a browser on this machine to the editor in a guest. The
-// guest's side of it is hostile: it is any web page, and any HTTP server.
+// Proxy forwards requests of a browser on this machine to the editor in a guest. The guest's side
+// is not trusted: it may serve any web page, and be any HTTP server.
 type Proxy struct {
 	Dial     func(ctx context.Context) (net.Conn, error) // to the editor
-	Password string                                      // the editor's own
+	Password string                                      // of the editor
 	Folder   string                                      // opened first
-	Record   string                                      // file that remembers the address; "": none does
+	Record   string                                      // file that stores the address; "": none
 
 	record    *record
 	listeners []net.Listener
-	door      door
+	door      gate
 	editor    []*http.Cookie // the editor's session, which no browser sees
 	server    *http.Server
 }
 
-// Listen takes the address of the VM, or another one if its port is taken.
+// Listen listens on the address of the VM, or on a new one if its port is in use.
 func (p *Proxy) Listen() error {
 	r, err := openRecord(p.Record)
 	if err != nil {
@@ -46,19 +46,19 @@ func (p *Proxy) Listen() error {
 	}
 	ls, err := r.listen()
 	if err != nil {
-		r.close()
+		r.closeFile()
 		return err
 	}
 	p.record, p.listeners = r, ls
-	p.door = door{own: r.authority(), folder: p.Folder, session: Secret(), now: time.Now}
+	p.door = gate{authority: r.authority(), folder: p.Folder, session: Secret(), now: time.Now}
 	return nil
 }
 
-// Origin is the address of the editor, for who has a session.
-func (p *Proxy) Origin() string { return "http://" + p.door.own }
+// Origin returns the URL of the editor without a path, for browsers that have a session.
+func (p *Proxy) Origin() string { return "http://" + p.door.authority }
 
-// Invite returns an address that opens the editor once, within Invitation, and
-// is closed when that has happened. An earlier one is no longer good.
+// Invite returns an address that opens the editor once, within InviteLifetime; used is closed when
+// it was opened. It invalidates the earlier address.
 func (p *Proxy) Invite() (address string, used <-chan struct{}) {
 	token, used := p.door.invite()
 	return p.Origin() + "/?" + url.Values{"tkn": {token}}.Encode(), used
@@ -85,7 +85,7 @@ func (p *Proxy) Login(ctx context.Context) error {
 			if p.editor = editorSession(res.Cookies()); len(p.editor) > 0 {
 				return nil
 			}
-			err = fmt.Errorf("it answers %s to its own password", res.Status)
+			err = fmt.Errorf("code-server answers %s to a login with its password", res.Status)
 		}
 		last = err
 		select {
@@ -103,11 +103,11 @@ func (p *Proxy) transport() *http.Transport {
 	}
 }
 
-// Serve passes requests on until ctx ends.
+// Serve forwards requests until ctx ends.
 func (p *Proxy) Serve(ctx context.Context) error {
-	defer p.record.close()
+	defer p.record.closeFile()
 	inner := &httputil.ReverseProxy{
-		Transport: filtered{p.transport()},
+		Transport: filteringTransport{p.transport()},
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.Scheme, r.Out.URL.Host = "http", "code-server"
 			r.Out.Host = r.In.Host // the editor compares it with Origin
@@ -129,7 +129,7 @@ func (p *Proxy) Serve(ctx context.Context) error {
 	for _, l := range p.listeners {
 		go func() { ended <- p.server.Serve(l) }()
 	}
-	// One that ends takes the other along: half of the pair is no address.
+	// If one listener ends, close both: the address needs the pair.
 	err := <-ended
 	_ = p.server.Close()
 	for range len(p.listeners) - 1 {

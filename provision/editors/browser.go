@@ -36,8 +36,8 @@ func (e Part) serverSource() codeserver.Source {
 	return codeserver.NewSource(filepath.Join(filepath.Dir(e.Cache.Dir), "code-server"))
 }
 
-// MissingServer is where code-server comes from if it is wanted and not here
-// yet; otherwise nil.
+// MissingServer returns the Source of code-server if w needs it and the cache does not have it;
+// otherwise nil.
 func (e Part) MissingServer(w *target.Target) *codeserver.Source {
 	if !w.Browser {
 		return nil
@@ -49,14 +49,14 @@ func (e Part) MissingServer(w *target.Target) *codeserver.Source {
 	return &src
 }
 
-// PlanServer has the archive of code-server fetched from src, if there is one.
+// PlanServer plans to get the archive of code-server from src; src may be nil.
 func PlanServer(src *codeserver.Source) []plan.Action {
 	if src == nil {
 		return nil
 	}
 	return []plan.Action{{
 		ID: "code-server.fetch", Consent: plan.Ask, Timing: "editor",
-		Why:   "fetch code-server " + codeserver.Version + " (about 150 MB), or build it with npm where its release cannot be reached",
+		Why:   "fetch code-server " + codeserver.Version + " (about 150 MB), or build it with npm if its release cannot be fetched",
 		Shows: []string{"fetch " + src.Release, "or: npm install node@" + codeserver.Node + " code-server@" + codeserver.Version, "write " + src.Path()},
 		Do: func(ctx context.Context) error {
 			return src.Get(ctx, func(detail string, fraction float64) { plan.Report(ctx, detail, fraction) })
@@ -64,8 +64,8 @@ func PlanServer(src *codeserver.Source) []plan.Action {
 	}}
 }
 
-// Serve brings code-server into the guest, starts it there, and serves
-// it to a browser on this machine until Ctrl-C.
+// Serve copies code-server into the guest, starts it there, and serves it to a browser on this
+// machine until Ctrl-C.
 func (e Part) Serve(ctx context.Context, w *target.Target, f *loop.Facts, o CodeOptions, res CodeResult) error {
 	stop := e.Timing.Start("editor")
 	dir, err := e.installServer(ctx, w, f, o.ServerArchive)
@@ -88,7 +88,7 @@ func (e Part) Serve(ctx context.Context, w *target.Target, f *loop.Facts, o Code
 		task.Fail()
 		return err
 	}
-	login, done := context.WithTimeoutCause(ctx, 5*time.Minute, errors.New("it did not answer in five minutes"))
+	login, done := context.WithTimeoutCause(ctx, 5*time.Minute, errors.New("no answer within five minutes"))
 	err = p.Login(login)
 	done()
 	stop()
@@ -97,19 +97,19 @@ func (e Part) Serve(ctx context.Context, w *target.Target, f *loop.Facts, o Code
 		if ctx.Err() != nil && context.Cause(ctx) == context.Canceled {
 			return nil
 		}
-		return ui.Failed("code-server in VM %s: %w", w.Name, err).Hint(ui.CmdFor("try it there", "aivm ssh . -- "+shellescape.Quote("./"+dir+"/bin/code-server")+" --version"))
+		return ui.Failed("code-server in VM %s: %w", w.Name, err).Hint(ui.CmdFor("try it in the guest", "aivm ssh . -- "+shellescape.Quote("./"+dir+"/bin/code-server")+" --version"))
 	}
 	task.Done()
 	first := e.openBrowser(ctx, o, p)
-	defer first.close()
+	defer first.remove()
 	res.Opened, res.URL, res.Seconds = true, first.address, session.Seconds(e.Timing)
 	if err := o.Serving(res); err != nil {
 		return err
 	}
 	if first.opened {
-		e.UI.Say("code-server serves %s of VM %s in the browser; Ctrl-C ends it", w.OpenAt, w.Name)
+		e.UI.Say("code-server shows %s of VM %s in the browser; press Ctrl-C to stop", w.OpenAt, w.Name)
 	} else {
-		e.UI.Say("code-server serves %s of VM %s; the address is good once, for %.0f seconds; Ctrl-C ends it", w.OpenAt, w.Name, codeserver.Invitation.Seconds())
+		e.UI.Say("code-server serves %s of VM %s; the address is valid once, for %.0f seconds; press Ctrl-C to stop", w.OpenAt, w.Name, codeserver.InviteLifetime.Seconds())
 	}
 	go e.offerAddresses(ctx, p)
 	err = p.Serve(ctx)
@@ -117,19 +117,19 @@ func (e Part) Serve(ctx context.Context, w *target.Target, f *loop.Facts, o Code
 		return ui.Failed("code-server in VM %s ended: %w", w.Name, cause).Hint(ui.CmdFor("to start it again", e.Rerun))
 	}
 	s.wait()
-	e.UI.Say("code-server in VM %s is stopped", w.Name)
+	e.UI.Say("code-server in VM %s was stopped", w.Name)
 	return err
 }
 
-// installServer sees to it that code-server is in the guest and returns its
-// directory there.
+// installServer copies code-server into the guest unless it is there, and returns its directory in
+// the guest. named is the archive of --code-server-archive, or "".
 func (e Part) installServer(ctx context.Context, w *target.Target, f *loop.Facts, named string) (string, error) {
 	archive, version := e.serverSource().Path(), codeserver.Version
 	if named != "" {
 		archive = e.Expand(named)
 		if err := codeserver.Check(archive); err != nil {
 			if codeserver.IsMissing(err) {
-				return "", ui.Refused("there is no code-server archive %s", ui.Clean(named)).Hint(ui.Cmd("ls -l " + shellescape.Quote(named)))
+				return "", ui.Refused("code-server archive %s does not exist", ui.Clean(named)).Hint(ui.Cmd("ls -l " + shellescape.Quote(named)))
 			}
 			return "", err
 		}
@@ -152,7 +152,7 @@ func (e Part) installServer(ctx context.Context, w *target.Target, f *loop.Facts
 	if err != nil {
 		return "", err
 	}
-	task := e.UI.Task("bringing code-server into " + w.Name)
+	task := e.UI.Task("copying code-server into " + w.Name)
 	var done int64
 	in := io.TeeReader(file, writerFunc(func(p []byte) (int, error) {
 		done += int64(len(p))
@@ -161,7 +161,7 @@ func (e Part) installServer(ctx context.Context, w *target.Target, f *loop.Facts
 	}))
 	err = guestarchive.Put(ctx, f.Conn, place, in)
 	if bad := new(guestarchive.UnpackError); errors.As(err, &bad) {
-		err = ui.Failed("unpacking code-server in the guest (status %d): %s", bad.Status, bad.Message).Hint(ui.CmdFor("is its disk full?", "aivm ssh . -- df -h"))
+		err = ui.Failed("unpacking code-server in the guest (status %d): %s", bad.Status, bad.Message).Hint(ui.CmdFor("check whether its disk is full", "aivm ssh . -- df -h"))
 	}
 	if err != nil {
 		task.Fail()
@@ -191,42 +191,41 @@ func fileDigest(path string) (string, error) {
 
 // server is code-server running in the guest.
 type server struct {
-	password string
-	found    chan struct{} // closed when the port is known
-	ended    chan struct{}
-	once     sync.Once
-	at       int
+	password   string
+	found      chan struct{} // closed when the port is known
+	ended      chan struct{}
+	once       sync.Once
+	portNumber int
 }
 
-// listening is what it says when it does; the guest is not believed more than a
-// port of its own loopback.
-var listening = lazyre.New(`listening on http://127\.0\.0\.1:(\d{1,5})/`)
+// listeningRE matches the line that code-server prints when it is ready. aivm takes only the port
+// from it: the guest cannot name another address.
+var listeningRE = lazyre.New(`listening on http://127\.0\.0\.1:(\d{1,5})/`)
 
 //go:embed launch.sh
 var launchText string
 
-// launch takes the password from stdin: arguments and environments of a program
-// can be read by others in the guest while it starts.
+// launch reads the password from stdin, because others in the guest can read the arguments and the
+// environment of a program that starts.
 //
-// code-server's outer process gives its inner one ten seconds to start, which
-// is not enough for an emulated guest. patience makes that five minutes, in the
-// outer process alone.
-var launch = strings.ReplaceAll(launchText, "@PATIENCE@", patience)
+// code-server's outer process gives its inner one ten seconds to start, which is not enough in an
+// emulated guest. raiseTimeout makes that five minutes, in the outer process only.
+var launch = strings.ReplaceAll(launchText, "@PATIENCE@", raiseTimeout)
 
-// patience is, in JavaScript: const s=setTimeout; globalThis.setTimeout =
+// raiseTimeout is this JavaScript, URL-encoded: const s=setTimeout; globalThis.setTimeout =
 // Object.setPrototypeOf((f,t,...a) => s(f, t===1e4 ? 3e5 : t, ...a), s);
 // delete process.env.NODE_OPTIONS
-const patience = "const%20s%3DsetTimeout%3BglobalThis.setTimeout%3DObject.setPrototypeOf%28%28f%2Ct%2C...a%29%3D%3Es%28f%2Ct%3D%3D%3D1e4%3F3e5%3At%2C...a%29%2Cs%29%3Bdelete%20process.env.NODE_OPTIONS"
+const raiseTimeout = "const%20s%3DsetTimeout%3BglobalThis.setTimeout%3DObject.setPrototypeOf%28%28f%2Ct%2C...a%29%3D%3Es%28f%2Ct%3D%3D%3D1e4%3F3e5%3At%2C...a%29%2Cs%29%3Bdelete%20process.env.NODE_OPTIONS"
 
 func (e Part) startServer(ctx context.Context, cancel context.CancelCauseFunc, w *target.Target, f *loop.Facts, dir string) *server {
 	s := &server{password: codeserver.Secret(), found: make(chan struct{}), ended: make(chan struct{})}
 	var last string
 	out := &capture.Lines{Limit: 4096, Each: func(line string) {
 		last = line
-		if m := listening.FindStringSubmatch(line); m != nil {
+		if m := listeningRE.FindStringSubmatch(line); m != nil {
 			if port, err := strconv.Atoi(m[1]); err == nil && port > 0 && port < 1<<16 {
 				s.once.Do(func() {
-					s.at = port
+					s.portNumber = port
 					close(s.found)
 				})
 			}
@@ -251,13 +250,13 @@ func (e Part) startServer(ctx context.Context, cancel context.CancelCauseFunc, w
 func (s *server) port(ctx context.Context) (int, error) {
 	select {
 	case <-s.found:
-		return s.at, nil
+		return s.portNumber, nil
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
 }
 
-// wait gives it a moment to end after its context did.
+// wait waits up to three seconds for code-server to end after its context did.
 func (s *server) wait() {
 	select {
 	case <-s.ended:

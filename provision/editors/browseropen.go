@@ -13,24 +13,24 @@ import (
 	"aivm.dev/aivm/provision/codeserver"
 )
 
-// opening is how a person gets to the editor's first page.
-type opening struct {
-	address string // to print: with a token if no browser was started on it
-	opened  bool
-	close   func() // takes the page away
+// firstPage is the way to the editor's first page.
+type firstPage struct {
+	address string // to print; it has a token if no browser was started
+	opened  bool   // a browser was started
+	remove  func() // removes the page file
 }
 
-// openBrowser has the desktop's browser open the editor. The token reaches it
-// in a file that only this user can read, since command lines are public. On a
-// machine without a desktop, in a session from elsewhere, or with a browser that
-// cannot read the file, the address has to do.
-func (e Part) openBrowser(ctx context.Context, o CodeOptions, p *codeserver.Proxy) opening {
-	say := func(why string) opening {
+// openBrowser starts the desktop's browser on the editor. The browser reads the token from a file
+// that only this user can read, since other users can read command lines. Without a desktop, in a
+// remote session, or with a browser that cannot read the file, the user opens the printed address
+// instead.
+func (e Part) openBrowser(ctx context.Context, o CodeOptions, p *codeserver.Proxy) firstPage {
+	say := func(why string) firstPage {
 		address, _ := p.Invite()
 		if why != "" {
-			e.UI.Warn("no browser is opened: %s", why)
+			e.UI.Warn("no browser was started: %s", why)
 		}
-		return opening{address: address, close: func() {}}
+		return firstPage{address: address, remove: func() {}}
 	}
 	_, remote := editor.RemoteSession(e.Editor)
 	if o.NoBrowser || remote || e.Getenv("DISPLAY") == "" && e.Getenv("WAYLAND_DISPLAY") == "" && e.Getenv("BROWSER") == "" {
@@ -57,14 +57,14 @@ func (e Part) openBrowser(ctx context.Context, o CodeOptions, p *codeserver.Prox
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	go e.awaitBrowser(ctx, p, used, ended, remove)
-	return opening{address: p.Origin() + "/", opened: true, close: remove}
+	return firstPage{address: p.Origin() + "/", opened: true, remove: remove}
 }
 
-// awaitBrowser takes the page away once the browser has come for it, and prints
-// an address if it does not come.
+// awaitBrowser removes the page after the browser has opened it, and prints an address if the
+// browser fails or does not open it in time.
 func (e Part) awaitBrowser(ctx context.Context, p *codeserver.Proxy, used <-chan struct{}, ended <-chan error, remove func()) {
 	defer remove()
-	late := time.NewTimer(codeserver.Invitation - 5*time.Second)
+	late := time.NewTimer(codeserver.InviteLifetime - 5*time.Second)
 	defer late.Stop()
 	for {
 		select {
@@ -74,36 +74,36 @@ func (e Part) awaitBrowser(ctx context.Context, p *codeserver.Proxy, used <-chan
 			return
 		case err := <-ended:
 			if err == nil {
-				ended = nil // it has handed the file on
+				ended = nil // it passed the file to another process
 				continue
 			}
 			e.UI.Warn("the browser could not be started: %v", err)
 		case <-late.C:
 			e.UI.Warn("the browser has not opened the editor")
 		}
-		e.sayAddress(p)
+		e.printAddress(p)
 		return
 	}
 }
 
-func (e Part) sayAddress(p *codeserver.Proxy) {
+func (e Part) printAddress(p *codeserver.Proxy) {
 	address, _ := p.Invite()
-	e.UI.Say("to open it by hand, once and within %.0f seconds: %s", codeserver.Invitation.Seconds(), address)
+	e.UI.Say("to open it yourself, once and within %.0f seconds: %s", codeserver.InviteLifetime.Seconds(), address)
 }
 
-// offerAddresses prints another address for each Enter, until ctx ends: a
-// browser that was closed has lost its session.
+// offerAddresses prints another address for each Enter, until ctx ends: a closed browser has lost
+// its session.
 func (e Part) offerAddresses(ctx context.Context, p *codeserver.Proxy) {
 	if !e.InTTY || e.JSON {
 		return
 	}
-	// In the background a read from the terminal must fail, not stop this run.
+	// If aivm runs in the background, a read from the terminal must fail instead of stopping it.
 	signal.Ignore(syscall.SIGTTIN)
 	for {
-		_, err := e.UI.AskLine(ctx, "Enter: another address; Ctrl-C: end.")
+		_, err := e.UI.AskLine(ctx, "Press Enter for another address, Ctrl-C to stop.")
 		if err != nil || errors.Is(ctx.Err(), context.Canceled) {
 			return
 		}
-		e.sayAddress(p)
+		e.printAddress(p)
 	}
 }

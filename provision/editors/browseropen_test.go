@@ -21,20 +21,20 @@ import (
 	"aivm.dev/aivm/sshcfg"
 )
 
-// screen is what was said so far.
-type screen struct {
+// output collects what was printed.
+type output struct {
 	mu sync.Mutex
 	b  bytes.Buffer
 }
 
-func (s *screen) Write(p []byte) (int, error) {
+func (s *output) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.b.Write(p)
 }
 
-// until waits for n addresses with a token and returns the text.
-func (s *screen) until(t *testing.T, n int) string {
+// until waits for n addresses with a token, and returns the text printed so far.
+func (s *output) until(t *testing.T, n int) string {
 	t.Helper()
 	token := regexp.MustCompile(`\?tkn=[0-9a-f]{48}`)
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
@@ -45,13 +45,12 @@ func (s *screen) until(t *testing.T, n int) string {
 			return text
 		}
 		if time.Now().After(end) {
-			t.Fatalf("%d addresses do not come:\n%s", n, text)
+			t.Fatalf("fewer than %d addresses were printed:\n%s", n, text)
 		}
 	}
 }
 
-// TestOpenBrowser: the token is in the page alone; where no browser can be had,
-// it is in the address that is printed.
+// The token is only in the page; if no browser can be started, it is in the printed address.
 func TestOpenBrowser(t *testing.T) {
 	dir := t.TempDir()
 	script := func(name, text string) string {
@@ -68,15 +67,15 @@ func TestOpenBrowser(t *testing.T) {
 		ssh     bool
 		options CodeOptions
 		opened  bool
-		says    string // besides, that no browser is opened
+		warning string
 	}{
-		"a browser":              {browser: works, opened: true},
-		"one that fails":         {browser: fails, opened: true, says: "could not be started: exit status 3"},
-		"one that is not there":  {browser: dir + "/none", says: "no browser listed in $BROWSER"},
-		"none wanted":            {browser: works, options: CodeOptions{NoBrowser: true}},
-		"no desktop":             {},
-		"a session from afar":    {browser: works, ssh: true},
-		"one that starts a snap": {browser: script("snapped", "exec /snap/bin/firefox"), says: "a snap"},
+		"a browser":               {browser: works, opened: true},
+		"one that fails":          {browser: fails, opened: true, warning: "could not be started: exit status 3"},
+		"one that does not exist": {browser: dir + "/none", warning: "no browser listed in $BROWSER"},
+		"none wanted":             {browser: works, options: CodeOptions{NoBrowser: true}},
+		"no desktop":              {},
+		"a remote session":        {browser: works, ssh: true},
+		"one that starts a snap":  {browser: script("snapped", "exec /snap/bin/firefox"), warning: "a snap"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			values := map[string]string{"BROWSER": tc.browser, "XDG_RUNTIME_DIR": "/nowhere"}
@@ -85,8 +84,8 @@ func TestOpenBrowser(t *testing.T) {
 			}
 			env := editor.OSEnv()
 			env.Getenv = func(name string) string { return values[name] }
-			said := &screen{}
-			e := For(looptest.LoopOn((&session.Session{Editor: env, Getenv: env.Getenv, SSH: sshcfg.Layout{StateDir: filepath.Join(dir, "state")}}).SetStreams(&ui.Streams{Err: said, Out: said})))
+			printed := &output{}
+			e := For(looptest.LoopOn((&session.Session{Editor: env, Getenv: env.Getenv, SSH: sshcfg.Layout{StateDir: filepath.Join(dir, "state")}}).SetStreams(&ui.Streams{Err: printed, Out: printed})))
 			p := &codeserver.Proxy{Folder: "/work"}
 			if err := p.Listen(); err != nil {
 				t.Fatal(err)
@@ -95,17 +94,17 @@ func TestOpenBrowser(t *testing.T) {
 			go func() { _ = p.Serve(ctx) }()
 			defer cancel()
 			o := e.openBrowser(ctx, tc.options, p)
-			defer o.close()
+			defer o.remove()
 			if o.opened != tc.opened || strings.Contains(o.address, "tkn=") == tc.opened || !strings.HasPrefix(o.address, p.Origin()+"/") {
 				t.Errorf("%+v", o)
 			}
 			switch {
-			case tc.says != "" && tc.opened:
-				if text := said.until(t, 1); !strings.Contains(text, tc.says) {
+			case tc.warning != "" && tc.opened:
+				if text := printed.until(t, 1); !strings.Contains(text, tc.warning) {
 					t.Errorf("%s", text)
 				}
-			case tc.says != "":
-				if text := said.b.String(); !strings.Contains(text, tc.says) {
+			case tc.warning != "":
+				if text := printed.b.String(); !strings.Contains(text, tc.warning) {
 					t.Errorf("%s", text)
 				}
 			case tc.opened:
@@ -120,7 +119,7 @@ func TestOpenBrowser(t *testing.T) {
 					t.Errorf("%s\n%s", argv, page)
 				}
 			}
-			o.close()
+			o.remove()
 			if l, _ := os.ReadDir(filepath.Join(dir, "state", ".open")); len(l) > 0 {
 				t.Errorf("left behind: %v", l)
 			}
@@ -128,11 +127,11 @@ func TestOpenBrowser(t *testing.T) {
 	}
 }
 
-// TestOfferAddresses: each Enter on a terminal prints another address.
+// Each Enter on a terminal prints another address.
 func TestOfferAddresses(t *testing.T) {
 	r, w := io.Pipe()
-	said := &screen{}
-	e := For(looptest.LoopOn(new(session.Session).SetStreams(&ui.Streams{In: r, InTTY: true, Err: said, Out: said})))
+	printed := &output{}
+	e := For(looptest.LoopOn(new(session.Session).SetStreams(&ui.Streams{In: r, InTTY: true, Err: printed, Out: printed})))
 	p := &codeserver.Proxy{}
 	if err := p.Listen(); err != nil {
 		t.Fatal(err)
@@ -147,7 +146,7 @@ func TestOfferAddresses(t *testing.T) {
 	}()
 	for n := range 2 {
 		_, _ = io.WriteString(w, "\n")
-		said.until(t, n+1)
+		printed.until(t, n+1)
 	}
 	_ = w.Close()
 	<-done

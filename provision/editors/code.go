@@ -15,11 +15,11 @@ import (
 type CodeOptions struct {
 	target.FolderOptions
 	target.SyncOptions
-	Editor        string // "" = the VM's own setting, the config's, then auto
-	Snapshot      bool   // keep the VM's disk first
+	Editor        string // "": the VM's setting, else the config's, else auto
+	Snapshot      bool   // snapshot the VM's disk first
 	NoBrowser     bool
 	ServerArchive string
-	// Serving is told of code-server once it answers; it is served after that.
+	// Serving is called with the result when code-server answers, before it is served.
 	Serving func(CodeResult) error
 }
 
@@ -44,14 +44,14 @@ type CodeResult struct {
 	Timing *ui.Timing    `json:"-"`
 }
 
-// Lookup finds the editor before any work. A nil editor with a reason
-// means: do everything else and print the recipe.
+// Lookup finds the editor, before any other work. If the editor is nil and there is a reason, the
+// caller does everything else and prints the recipe.
 func (e Part) Lookup(want string) (*editor.Found, string, error) {
 	if want == "" {
 		want = "auto"
 	}
 	if reason, remote := editor.RemoteSession(e.Editor); remote && want == "auto" {
-		return nil, "No editor is started here: " + reason, nil
+		return nil, "No editor is started on this machine: " + reason, nil
 	}
 	f, err := editor.Lookup(e.Editor, want)
 	if err != nil {
@@ -63,8 +63,8 @@ func (e Part) Lookup(want string) (*editor.Found, string, error) {
 	return &f, "", nil
 }
 
-// offerExtension looks once, when the alias is made, whether the editor can
-// open SSH hosts.
+// offerExtension checks once, when the alias is written, whether the editor can open SSH hosts, and
+// offers to install the extension.
 func (e Part) offerExtension(ctx context.Context, f editor.Found) {
 	stop := e.Timing.Start("editor")
 	defer stop()
@@ -74,16 +74,16 @@ func (e Part) offerExtension(ctx context.Context, f editor.Found) {
 	}
 	cmd := fmt.Sprintf("%s --install-extension %s", strings.Join(f.Argv, " "), f.Editor.Extension)
 	if err != nil {
-		e.UI.Warn("whether %s has its Remote-SSH extension could not be seen: %v; if the window stays empty: %s", f.Editor.Name, err, cmd)
+		e.UI.Warn("could not check whether %s has its Remote-SSH extension: %v; if the window stays empty, run: %s", f.Editor.Name, err, cmd)
 		return
 	}
 	if e.InTTY && !e.JSON {
-		if yes, err := e.UI.Confirm(ctx, fmt.Sprintf("%s lacks the extension %s, without which it cannot open the VM. Install it?", f.Editor.Name, f.Editor.Extension), true); err == nil && yes {
+		if yes, err := e.UI.Confirm(ctx, fmt.Sprintf("%s needs the extension %s to open the VM. Install it?", f.Editor.Name, f.Editor.Extension), true); err == nil && yes {
 			if err := editor.Open(ctx, f, []string{"--install-extension", f.Editor.Extension}, e.Stderr, e.Stderr); err != nil {
 				e.UI.Warn("installing the extension: %v", err)
 			}
 			return
 		}
 	}
-	e.UI.Warn("%s lacks the extension %s; to install it: %s", f.Editor.Name, f.Editor.Extension, cmd)
+	e.UI.Warn("%s does not have the extension %s; to install it, run: %s", f.Editor.Name, f.Editor.Extension, cmd)
 }

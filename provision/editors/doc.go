@@ -4,8 +4,8 @@ package editors
 
 import "aivm.dev/aivm/provision/loop"
 
-// Part is this part of a run.
+// Part holds the functions of this package for one run.
 type Part struct{ loop.Loop }
 
-// For returns the part for a run.
+// For returns the Part of a run.
 func For(l loop.Loop) Part { return Part{l} }

@@ -24,17 +24,16 @@ type EditorFact struct {
 	Found     bool     `json:"found"`
 	How       string   `json:"how,omitempty"` // path, snap, folder, flatpak, built in
 	Command   []string `json:"command,omitempty"`
-	Extension string   `json:"extension,omitempty"` // that opens SSH hosts, if it has to be installed
+	Extension string   `json:"extension,omitempty"` // the extension that opens SSH hosts, if it has to be installed
 	OpenSSH   bool     `json:"openssh"`             // uses ssh itself, with its pinned host key
 	Server    string   `json:"server,omitempty"`    // its folder in the guest
 	Settings  string   `json:"settings,omitempty"`  // its settings on this machine
 	Default   bool     `json:"default"`
-	Why       string   `json:"why,omitempty"` // what is there and will not do
+	Why       string   `json:"why,omitempty"` // why a program that was found cannot be used
 	Install   string   `json:"install,omitempty"`
 }
 
-// Editors says which editors there are and how each would be started. It
-// starts none.
+// Editors lists the editors with how each would be started. It starts none.
 func (e Part) Editors() ([]EditorFact, error) {
 	s, err := e.Load()
 	if err != nil {
@@ -65,20 +64,20 @@ func (e Part) Editors() ([]EditorFact, error) {
 	return out, nil
 }
 
-// WithEditor is w with the editor that was found. What it cannot do is refused
-// before any work.
+// WithEditor returns w with the editor. It refuses flags that the editor does not support.
 func (e Part) WithEditor(w *target.Target, found *editor.Found, o CodeOptions) (*target.Target, error) {
 	browser := found != nil && found.Editor.Kind == editor.Browser
 	switch {
 	case !browser && (o.NoBrowser || o.ServerArchive != ""):
-		return w, ui.Usage("--no-browser and --code-server-archive belong to --editor code-server").Hint(ui.Cmd(ui.AddFlag(e.Rerun, "--editor code-server")))
+		return w, ui.Usage("--no-browser and --code-server-archive need --editor code-server").Hint(ui.Cmd(ui.AddFlag(e.Rerun, "--editor code-server")))
 	case found != nil && found.Editor.Kind != editor.Desktop && (o.Profile != "" || o.DataDir != ""):
 		return w, ui.Usage("%s supports neither --profile nor --user-data-dir", found.Editor.Name)
 	}
 	return w.OpenedIn(found, browser && o.ServerArchive == ""), nil
 }
 
-// checkConfigFile names a setting that keeps the editor from seeing our alias.
+// checkConfigFile warns of a setting that makes the editor read another ssh configuration, without
+// the VM's alias.
 func (e Part) checkConfigFile(f editor.Found, o target.SyncOptions) {
 	if f.Editor.ConfigFileKey == "" {
 		return
@@ -86,17 +85,17 @@ func (e Part) checkConfigFile(f editor.Found, o target.SyncOptions) {
 	file := editor.SettingsFile(editor.UserDir(e.Editor, f, o.DataDir), o.Profile)
 	b, err := hostfile.ReadFollowed(file, 16<<20)
 	if err != nil || !strings.Contains(string(b), f.Editor.ConfigFileKey) {
-		return // none, or not ours to worry about: the editor itself will say
+		return // there is no such setting, or the editor itself will report the error
 	}
 	value, ok := settingsync.StringSetting(string(b), f.Editor.ConfigFileKey)
 	if !ok || value == "" || filepath.Clean(e.Expand(value)) == filepath.Clean(e.SSH.SSHConfigPath) {
 		return
 	}
-	e.UI.Warn("%s reads the SSH configuration %s (%s in %s), where the alias of the VM is not", f.Editor.Name, ui.Clean(value), f.Editor.ConfigFileKey, file)
+	e.UI.Warn("%s reads the SSH configuration %s (%s in %s), which does not have the VM's alias", f.Editor.Name, ui.Clean(value), f.Editor.ConfigFileKey, file)
 	e.UI.Warn("add this as the first line of %s: Include %s", ui.Clean(value), filepath.Join(e.SSH.ConfigDir, "*.conf"))
 }
 
-// Open starts a program on the folder.
+// Open starts an editor on the folder.
 func (e Part) Open(ctx context.Context, w *target.Target, f *loop.Facts, found editor.Found, o CodeOptions) error {
 	if f.AliasPlanned && !found.Editor.BuiltIn {
 		e.offerExtension(ctx, found)
@@ -110,7 +109,8 @@ func (e Part) Open(ctx context.Context, w *target.Target, f *loop.Facts, found e
 	return editor.Open(ctx, found, args, e.Stderr, e.Stderr)
 }
 
-// Choose finds the editor of a verb: flag, the VM's, the config's, auto.
+// Choose finds the editor of a verb: from the flag, else the VM's setting, else the config's, else
+// auto.
 func (e Part) Choose(flag string, w *target.Target) (*editor.Found, string, error) {
 	for _, id := range []string{flag, w.Record.Editor.Default, configEditor(w.Store)} {
 		if id == "" || id == editor.Auto {
@@ -132,9 +132,9 @@ func configEditor(s *config.Store) string {
 	return s.Config.Editor.Default
 }
 
-// Lacking is the first editor that would be used, if neither it nor another one
-// has the extension it needs; otherwise nil.
-func (e Part) Lacking() *editor.Found {
+// WithoutExtension returns the editor that would be used, if no editor has the extension it needs;
+// otherwise nil.
+func (e Part) WithoutExtension() *editor.Found {
 	if _, remote := editor.RemoteSession(e.Editor); remote {
 		return nil
 	}
@@ -150,7 +150,7 @@ func (e Part) Lacking() *editor.Found {
 	return &f
 }
 
-// PlanExtension gives f, if there is one, the extension with which it opens VMs.
+// PlanExtension plans to install the extension with which f opens VMs; f may be nil.
 func (e Part) PlanExtension(f *editor.Found) []plan.Action {
 	if f == nil {
 		return nil
@@ -164,18 +164,17 @@ func (e Part) PlanExtension(f *editor.Found) []plan.Action {
 	}}
 }
 
-// Check says which editors are here, and whether they can open a VM. None
-// is needed: the recipe is printed then.
+// Check lists the editors and whether they can open a VM. Without any, aivm prints the recipe instead.
 func (e Part) Check() host.Check {
 	c := host.Check{ID: "editor", Label: "Editors", State: host.OK}
 	if reason, remote := editor.RemoteSession(e.Editor); remote {
-		c.State, c.Detail = host.Skipped, "none is started here: "+reason
+		c.State, c.Detail = host.Skipped, "none is started on this machine: "+reason
 		return c
 	}
 	var good, bad []string
 	for _, f := range e.Found() {
 		if f.Editor.Extension == "" {
-			continue // a browser, a terminal, instructions: always there
+			continue // a browser, a terminal, instructions: always available
 		}
 		has, err := editor.ExtensionOnDisk(e.Editor, f)
 		c.Evidence = append(c.Evidence, fmt.Sprintf("%s: %s (%s), %s on disk: %v", f.Editor.ID, strings.Join(f.Argv, " "), f.How, f.Editor.Extension, has))
@@ -186,13 +185,13 @@ func (e Part) Check() host.Check {
 		case has:
 			good = append(good, f.Editor.Name)
 		default:
-			bad = append(bad, fmt.Sprintf("%s lacks the extension %s, without which it opens no VM", f.Editor.Name, f.Editor.Extension))
+			bad = append(bad, fmt.Sprintf("%s needs the extension %s to open VMs", f.Editor.Name, f.Editor.Extension))
 			c.Fix = append(c.Fix, extensionCommand(f))
 		}
 	}
 	switch {
 	case len(good) > 0:
-		// One that works is enough.
+		// One editor that works is enough.
 		c.State, c.Detail = host.OK, strings.Join(append(good, bad...), "; ")
 	case len(bad) > 0:
 		if c.State == host.OK {
@@ -201,7 +200,7 @@ func (e Part) Check() host.Check {
 		c.Detail = strings.Join(bad, "; ")
 	default:
 		_, err := editor.Lookup(e.Editor, editor.Auto)
-		c.State, c.Detail = host.Skipped, "none is started, and the recipe is printed instead"
+		c.State, c.Detail = host.Skipped, "no editor was found; aivm prints instructions instead"
 		if err != nil {
 			c.Detail += ": " + err.Error()
 		}
@@ -212,7 +211,7 @@ func (e Part) Check() host.Check {
 	return c
 }
 
-// Found are those of the table that are found here.
+// Found returns the editors that are installed.
 func (e Part) Found() []editor.Found {
 	var out []editor.Found
 	for _, id := range editor.IDs() {

@@ -29,11 +29,11 @@ func TestPlans(t *testing.T) {
 	}
 }
 
-// The archive is looked for only where code-server is wanted.
+// MissingServer checks the cache only if the target needs code-server.
 func TestMissingServer(t *testing.T) {
 	e := For(looptest.New(t).Loop)
 	if src := e.MissingServer(&target.Target{}); src != nil {
-		t.Errorf("not wanted, and missing: %+v", src)
+		t.Errorf("missing although not needed: %+v", src)
 	}
 	w := (&target.Target{}).OpenedIn(nil, true)
 	if src := e.MissingServer(w); src == nil || src.Cached() {

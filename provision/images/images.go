@@ -17,16 +17,16 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// Look finds out what the words for w's image stand for here and now, and how it
-// could be got. A server is asked only where that decides.
-func (e Part) Look(ctx context.Context, w *target.Target) (f loop.ImageFacts) {
-	asked, old, err := w.ImageRef()
+// Observe finds out which image w means and how to get it. It asks a server only if the choice
+// depends on it.
+func (e Part) Observe(ctx context.Context, w *target.Target) (f loop.ImageFacts) {
+	wanted, old, err := w.ImageRef()
 	if err != nil {
 		f.Err = err
 		return f
 	}
-	f.Auto = asked.Kind == image.KindAuto
-	ref, note, err := e.resolveImage(ctx, w, asked)
+	f.Auto = wanted.Kind == image.KindAuto
+	ref, note, err := e.resolveImage(ctx, w, wanted)
 	if err == nil {
 		f.Ref = ref
 		f.Entry, f.Cached, err = e.Cache.Lookup(ref)
@@ -54,8 +54,8 @@ func (e Part) Look(ctx context.Context, w *target.Target) (f loop.ImageFacts) {
 	return f
 }
 
-// Plan gets the guest image into the cache. base gives it to later
-// actions; before it is there, base is an error.
+// Plan plans to get the guest image into the cache. base returns the image to later actions, or an
+// error while the cache does not have it.
 func (e Part) Plan(w *target.Target, f loop.ImageFacts) (p plan.Plan, base func() (domain.Base, error), err error) {
 	p.Stage = plan.Host
 	if f.Err != nil {
@@ -64,7 +64,7 @@ func (e Part) Plan(w *target.Target, f loop.ImageFacts) (p plan.Plan, base func(
 	ref, entry, ok := f.Ref, f.Entry, f.Cached
 	base = func() (domain.Base, error) {
 		if !ok {
-			return domain.Base{}, errors.New("the guest image is not there yet")
+			return domain.Base{}, errors.New("the guest image is not in the cache yet")
 		}
 		return domain.Base{SHA256: entry.SHA256, Format: entry.Format, Size: entry.Size, Disk: entry.VirtualSize, Open: domain.OpenFile(entry.Path)}, nil
 	}
@@ -77,8 +77,8 @@ func (e Part) Plan(w *target.Target, f loop.ImageFacts) (p plan.Plan, base func(
 	if f.Unfit != nil {
 		return p, nil, f.Unfit
 	}
-	had := entry.SHA256
-	set := func(got image.Entry, err error) error {
+	previous := entry.SHA256
+	setEntry := func(got image.Entry, err error) error {
 		if err == nil {
 			entry, ok = got, true
 			if e.Fetched == nil {
@@ -91,19 +91,19 @@ func (e Part) Plan(w *target.Target, f loop.ImageFacts) (p plan.Plan, base func(
 	report := func(ctx context.Context) image.Progress {
 		return func(line string, fraction float64) { plan.Report(ctx, line, fraction) }
 	}
-	// claim waits for another run that gets an image; it may be the one wanted.
+	// claim waits for another run that gets an image. found: that run got this image.
 	claim := func(ctx context.Context) (found bool, release func(), err error) {
 		got, found, release, err := e.Cache.Claim(ctx, ref, report(ctx))
-		if err == nil && found && f.Refetch && got.SHA256 == had {
-			found = false // still the old one
+		if err == nil && found && f.Refetch && got.SHA256 == previous {
+			found = false // still the old image
 		}
 		if err == nil && found {
-			err = set(got, nil)
+			err = setEntry(got, nil)
 		}
 		return found, release, err
 	}
-	// own gets it while no other run does.
-	own := func(get func(context.Context) (image.Entry, error)) func(context.Context) error {
+	// exclusive calls get while no other run gets an image.
+	exclusive := func(get func(context.Context) (image.Entry, error)) func(context.Context) error {
 		return func(ctx context.Context) error {
 			found, release, err := claim(ctx)
 			if err != nil {
@@ -113,15 +113,15 @@ func (e Part) Plan(w *target.Target, f loop.ImageFacts) (p plan.Plan, base func(
 			if found {
 				return nil
 			}
-			return set(get(ctx))
+			return setEntry(get(ctx))
 		}
 	}
 	a := plan.Action{Consent: plan.Ask, Timing: "image"}
 	switch ref.Kind {
 	case image.KindCatalogue, image.KindURL:
-		a.ID, a.Why = "image.fetch:"+ref.String(), fetchSentence(ref, f.Host, ok)
+		a.ID, a.Why = "image.fetch:"+ref.String(), downloadText(ref, f.Host, ok)
 		a.Shows = []string{"GET " + f.From, "write " + e.Cache.Dir + "/"}
-		a.Do = own(func(ctx context.Context) (image.Entry, error) {
+		a.Do = exclusive(func(ctx context.Context) (image.Entry, error) {
 			got, _, err := e.fetcher(w).Fetch(ctx, ref, report(ctx))
 			return got, err
 		})
@@ -142,16 +142,16 @@ func (e Part) Plan(w *target.Target, f loop.ImageFacts) (p plan.Plan, base func(
 				return errors.New("the privileged helper passed no image")
 			}
 			defer res.File.Close()
-			return set(e.Cache.Add(ctx, res.File, ref, image.BuiltFromPackages, report(ctx)))
+			return setEntry(e.Cache.Add(ctx, res.File, ref, image.BuiltFromPackages, report(ctx)))
 		}
 	case image.KindFile:
 		a.ID, a.Why = "image.import", "copy the image "+ref.Path+" into the cache"
 		a.Shows = []string{"write " + e.Cache.Dir + "/"}
-		a.Do = own(func(ctx context.Context) (image.Entry, error) { return e.Cache.AddFile(ctx, ref, report(ctx)) })
-	default: // made here: there is nothing to get it from
+		a.Do = exclusive(func(ctx context.Context) (image.Entry, error) { return e.Cache.AddFile(ctx, ref, report(ctx)) })
+	default: // created by vm prepare: there is no source to get it from
 		if !ok {
-			return p, nil, ui.Failed("the file of the image %s is damaged or gone", ref).
-				Hint(ui.Cmd("aivm image verify "+ref.String()), ui.CmdFor("to make it anew", "aivm vm prepare NAME --as "+ref.String()))
+			return p, nil, ui.Failed("the file of image %s is damaged or missing", ref).
+				Hint(ui.Cmd("aivm image verify "+ref.String()), ui.CmdFor("to create it again", "aivm vm prepare NAME --as "+ref.String()))
 		}
 		return p, base, nil
 	}
@@ -159,8 +159,9 @@ func (e Part) Plan(w *target.Target, f loop.ImageFacts) (p plan.Plan, base func(
 	return p, base, nil
 }
 
-// fetchSentence says what a download will be.
-func fetchSentence(ref image.Ref, host string, there bool) string {
+// downloadText describes a download, with its size and how it is verified. cached: the cache has an
+// older build.
+func downloadText(ref image.Ref, host string, cached bool) string {
 	if ref.Kind == image.KindURL {
 		return "download the guest image from " + host + " and compare its digest"
 	}
@@ -168,11 +169,11 @@ func fetchSentence(ref image.Ref, host string, there bool) string {
 	how := "over https (its list of digests is not signed)"
 	switch {
 	case ref.Pinned():
-		how = "and compare the digest that was given"
+		how = "and compare it with the given digest"
 	case r.Signed:
 		how = "and verify Ubuntu's signature"
 	}
-	if there {
+	if cached {
 		return fmt.Sprintf("look for a newer %s on %s, download it (about %d MB) %s", r.Name, host, r.MB, how)
 	}
 	return fmt.Sprintf("download the newest %s from %s (about %d MB) %s", r.Name, host, r.MB, how)
@@ -189,12 +190,11 @@ type Fetched struct {
 	Verified string `json:"verified,omitempty"`
 	Changed  bool   `json:"changed"`
 
-	Newest bool `json:"-"` // its server was asked, and has none that is newer
+	Newest bool `json:"-"` // the server has no newer build
 }
 
-// Fetch gets an image into the cache and does nothing else. One of the
-// catalogue is looked up: a newer build is fetched. again gets it anew also
-// where nothing says that it is old.
+// Fetch gets an image into the cache and does nothing else. For an image of the catalogue it
+// fetches a newer build, if there is one. again: fetch the image even if the cache has it.
 func (e Part) Fetch(ctx context.Context, name string, again bool) (Fetched, error) {
 	e.Timing = ui.NewTiming("image")
 	store, err := e.Load()
@@ -205,11 +205,11 @@ func (e Part) Fetch(ctx context.Context, name string, again bool) (Fetched, erro
 	if w, err = w.WithImage(name); err != nil {
 		return Fetched{}, err
 	}
-	asked, _, err := w.ImageRef()
+	wanted, _, err := w.ImageRef()
 	if err != nil {
 		return Fetched{}, err
 	}
-	ref, _, err := e.resolveImage(ctx, w, asked)
+	ref, _, err := e.resolveImage(ctx, w, wanted)
 	if err != nil {
 		return Fetched{}, err
 	}
@@ -222,7 +222,7 @@ func (e Part) Fetch(ctx context.Context, name string, again bool) (Fetched, erro
 	}
 	var base func() (domain.Base, error)
 	tried, err := e.RunJob(ctx, loop.Job{Plan: func(ctx context.Context) (p plan.Plan, err error) {
-		f := e.Look(ctx, w)
+		f := e.Observe(ctx, w)
 		if p, base, err = e.Plan(w, f); err != nil || !f.Builds() {
 			return p, err
 		}
@@ -247,7 +247,7 @@ func (e Part) Fetch(ctx context.Context, name string, again bool) (Fetched, erro
 	}, nil
 }
 
-// Check says whether the image of w's VM is in the cache.
+// Check checks whether the image of w's VM is in the cache.
 func (e Part) Check(w *target.Target) host.Check {
 	ref, _, err := w.ImageRef()
 	if err != nil {
@@ -258,13 +258,13 @@ func (e Part) Check(w *target.Target) host.Check {
 	case err != nil:
 		return host.NewCheck("image", "Base image cache", "unknown", "%v", err)
 	case !ok:
-		return host.NewCheck("image", "Base image cache", "skipped", "%s is not in the cache; the VM does not need it any more", ref)
+		return host.NewCheck("image", "Base image cache", "skipped", "%s is not in the cache; the VM no longer needs it", ref)
 	}
 	return host.NewCheck("image", "Base image cache", "ok", "%s (%d MB)", ent.Source, ent.Size>>20)
 }
 
-// Name is the name to record for the image of a new VM: what "auto" stands for
-// now, when it may be something else later.
+// Name returns the image to record in the config: for a new VM what "auto" means now, since it may
+// mean another image later.
 func Name(w *target.Target, f loop.ImageFacts) string {
 	if w.NewVM && f.Auto {
 		return f.Ref.String()

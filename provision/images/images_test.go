@@ -20,7 +20,7 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// builder is root's side: it takes a while and passes an image.
+// builder acts as the privileged helper: it takes a while and passes an image.
 type builder struct {
 	file  string
 	built *atomic.Int32
@@ -35,9 +35,9 @@ func (b builder) Do(context.Context, root.Op, root.Progress) (root.Result, error
 
 func (builder) Close() error { return nil }
 
-// Runs of one person that need the same image at the same time, each for a VM
-// of its own: one builds, or copies, and the others use that.
-func TestImageIsGotOnce(t *testing.T) {
+// If several runs of one user need the same image at the same time, each for another VM, one run
+// builds or copies it and the others use that.
+func TestImageIsCreatedOnce(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "image.qcow2")
 	if out, err := exec.Command("qemu-img", "create", "-q", "-f", "qcow2", file, "1M").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -54,14 +54,14 @@ func TestImageIsGotOnce(t *testing.T) {
 			w.Root, w.Timing = builder{file, &built}, ui.NewTiming("image")
 			worlds = append(worlds, w)
 			in := &target.Target{Store: &config.Store{Config: config.DefaultConfig()}, Image: name}
-			p, base, err := For(w.Loop).Plan(in, For(w.Loop).Look(t.Context(), in))
+			p, base, err := For(w.Loop).Plan(in, For(w.Loop).Observe(t.Context(), in))
 			if err != nil || len(p.Actions) != 1 {
 				t.Fatalf("%v %v", p, err)
 			}
 			plans, bases = append(plans, p), append(bases, base)
 		}
 		var wg sync.WaitGroup
-		var again atomic.Int32
+		var staleRuns atomic.Int32
 		for i, w := range worlds {
 			wg.Go(func() {
 				stale, err := w.Run(context.Background(), plans[i])
@@ -69,7 +69,7 @@ func TestImageIsGotOnce(t *testing.T) {
 					t.Error(err)
 				}
 				if stale {
-					again.Add(1)
+					staleRuns.Add(1)
 				}
 				b, err := bases[i]()
 				if err != nil || b.Size == 0 {
@@ -78,11 +78,11 @@ func TestImageIsGotOnce(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if strings.HasPrefix(name, "packages:") && (built.Load() != 1 || again.Load() != 2) {
-			t.Errorf("built %d times, %d looked again", built.Load(), again.Load())
+		if strings.HasPrefix(name, "packages:") && (built.Load() != 1 || staleRuns.Load() != 2) {
+			t.Errorf("built %d times, %d runs were stale", built.Load(), staleRuns.Load())
 		}
 		in := &target.Target{Store: &config.Store{Config: config.DefaultConfig()}, Image: name}
-		p, _, err := For(first.Loop).Plan(in, For(first.Loop).Look(t.Context(), in))
+		p, _, err := For(first.Loop).Plan(in, For(first.Loop).Observe(t.Context(), in))
 		if err != nil || len(p.Actions) != 0 {
 			t.Errorf("still to do: %v %v", p, err)
 		}

@@ -21,20 +21,20 @@ import (
 
 // ImageListing is the JSON of "image list".
 type ImageListing struct {
-	Schema    int              `json:"schema"`
-	Cache     string           `json:"cache"`
-	Images    []ListedImage    `json:"images"`
-	Catalogue []ListedRelease  `json:"catalogue"`
-	Usage     string           `json:"usage"` // "known", or why libvirt could not be asked who uses what
-	Parts     int64            `json:"parts"` // bytes of unfinished downloads
-	pools     map[string]inUse // by the first digits of the SHA-256
+	Schema    int                  `json:"schema"`
+	Cache     string               `json:"cache"`
+	Images    []ListedImage        `json:"images"`
+	Catalogue []ListedRelease      `json:"catalogue"`
+	Usage     string               `json:"usage"` // "known", or "unknown: " and why libvirt could not be asked which VMs use the images
+	Parts     int64                `json:"parts"` // bytes of unfinished downloads
+	pools     map[string]poolUsage // by the first 32 digits of the SHA-256
 }
 
-// ListedImage is an image of the cache or, without a path, of a pool alone.
+// ListedImage is an image in the cache or, without a path, only in a pool.
 type ListedImage struct {
 	Names       []string `json:"names"` // none: an older release
 	Source      string   `json:"source,omitempty"`
-	SHA256      string   `json:"sha256"` // of one in a pool alone: the first 32 digits
+	SHA256      string   `json:"sha256"` // of an image only in a pool: the first 32 digits
 	State       string   `json:"state"`  // "ok", "damaged", "pool"
 	Format      string   `json:"format,omitempty"`
 	Size        int64    `json:"size"`
@@ -44,10 +44,10 @@ type ListedImage struct {
 	Added       string   `json:"added,omitempty"`
 	Path        string   `json:"path,omitempty"`
 	Pooled      int64    `json:"pooled"`  // bytes in libvirt's storage pools
-	UsedBy      []string `json:"used_by"` // VMs; another person's with the uid
+	UsedBy      []string `json:"used_by"` // VMs; those of another user with the uid
 }
 
-// ListedRelease is an image that can be had.
+// ListedRelease is an image of the catalogue.
 type ListedRelease struct {
 	Name    string   `json:"name"`
 	Title   string   `json:"title"`
@@ -59,17 +59,17 @@ type ListedRelease struct {
 	Signed  bool     `json:"signed"`
 }
 
-// inUse is an image in the pools and who uses it.
-type inUse struct {
+// poolUsage holds the pools that an image is in, and its users.
+type poolUsage struct {
 	bytes int64
 	users []string
-	where []pooled
+	where []poolRef
 }
 
-type pooled struct{ pool, dir string }
+type poolRef struct{ pool, dir string }
 
-// List lists the cache, what lies in the pools, and the catalogue. Nothing is
-// changed and no privilege used.
+// List lists the images in the cache and in the pools, and the catalogue. It changes nothing and
+// uses no privileges.
 func (e Part) List(ctx context.Context) (ImageListing, error) {
 	out := ImageListing{Schema: 1, Cache: e.Cache.Dir, Images: []ListedImage{}, Usage: "known"}
 	kept, err := e.Cache.List()
@@ -83,13 +83,13 @@ func (e Part) List(ctx context.Context) (ImageListing, error) {
 	if err != nil && !e.LibvirtAbsent(err) {
 		out.Usage = "unknown: " + err.Error()
 	}
-	left := map[string]bool{}
+	poolOnly := map[string]bool{}
 	for sum := range out.pools {
-		left[sum] = true
+		poolOnly[sum] = true
 	}
 	for _, k := range kept {
 		sum := k.SHA256[:min(32, len(k.SHA256))]
-		delete(left, sum)
+		delete(poolOnly, sum)
 		i := ListedImage{
 			Names: k.Names, Source: k.Source, SHA256: k.SHA256, State: "ok", Format: k.Format, Size: k.Size, VirtualSize: k.VirtualSize,
 			Release: k.Release, Verified: k.Verified, Added: k.Added, Path: k.Path, Pooled: out.pools[sum].bytes, UsedBy: out.pools[sum].users,
@@ -99,7 +99,7 @@ func (e Part) List(ctx context.Context) (ImageListing, error) {
 		}
 		out.Images = append(out.Images, i)
 	}
-	for sum := range left {
+	for sum := range poolOnly {
 		p := out.pools[sum]
 		out.Images = append(out.Images, ListedImage{SHA256: sum, State: "pool", Pooled: p.bytes, UsedBy: p.users})
 	}
@@ -137,8 +137,8 @@ func (e Part) catalogue(kept []image.CachedImage) []ListedRelease {
 	return out
 }
 
-// inPools is what lies in the pools of all VMs of this person's, and who uses it.
-func (e Part) inPools(ctx context.Context, l *virt.Conn) (map[string]inUse, error) {
+// inPools lists the base images in the pools of this user's VMs, with the VMs that use them.
+func (e Part) inPools(ctx context.Context, l *virt.Conn) (map[string]poolUsage, error) {
 	store, err := e.Load()
 	if err != nil {
 		return nil, err
@@ -148,7 +148,7 @@ func (e Part) inPools(ctx context.Context, l *virt.Conn) (map[string]inUse, erro
 		dirs = append(dirs, e.BaseDir(vm.Paths))
 	}
 	slices.Sort(dirs)
-	out := map[string]inUse{}
+	out := map[string]poolUsage{}
 	for _, dir := range slices.Compact(dirs) {
 		p, err := l.PoolAt(ctx, dir)
 		if errors.Is(err, virt.ErrNotFound) {
@@ -158,12 +158,12 @@ func (e Part) inPools(ctx context.Context, l *virt.Conn) (map[string]inUse, erro
 			return nil, err
 		}
 		if !p.Active {
-			return nil, fmt.Errorf("the storage pool at %s does not run", dir)
+			return nil, fmt.Errorf("the storage pool at %s is not active", dir)
 		}
 		for _, b := range domain.Bases(p) {
 			u := out[b.Sum]
 			u.bytes += int64(b.Bytes)
-			u.where = append(u.where, pooled{p.Name, dir})
+			u.where = append(u.where, poolRef{p.Name, dir})
 			for _, key := range b.Users {
 				u.users = append(u.users, e.vmOf(key))
 			}
@@ -173,7 +173,7 @@ func (e Part) inPools(ctx context.Context, l *virt.Conn) (map[string]inUse, erro
 	return out, nil
 }
 
-// vmOf names the VM of a key for people: another person's with his uid.
+// vmOf returns the name of the VM with that key; for a VM of another user, with the uid.
 func (e Part) vmOf(key string) string {
 	uid, name, ok := strings.Cut(key, "-")
 	if !ok || uid == strconv.Itoa(e.UID) {
@@ -182,7 +182,7 @@ func (e Part) vmOf(key string) string {
 	return name + " (uid " + uid + ")"
 }
 
-// Verified is the outcome of "image verify" for one image.
+// Verified is the result of "image verify" for one image.
 type Verified struct {
 	Names  []string `json:"names"`
 	SHA256 string   `json:"sha256"`
@@ -191,8 +191,7 @@ type Verified struct {
 	Fix    []string `json:"fix,omitempty"`
 }
 
-// Verify reads images of the cache, all of them without words, and
-// compares their digests.
+// Verify reads the images that words name, or all images of the cache, and compares their digests.
 func (e Part) Verify(ctx context.Context, words []string) ([]Verified, error) {
 	kept, err := e.selected(words)
 	if err != nil {
@@ -211,7 +210,7 @@ func (e Part) Verify(ctx context.Context, words []string) ([]Verified, error) {
 			task.Done()
 		case errors.Is(err, image.ErrDamaged):
 			task.Fail()
-			v.State, v.Detail, v.Fix = "damaged", err.Error(), again(k)
+			v.State, v.Detail, v.Fix = "damaged", err.Error(), refetchCommand(k)
 		default:
 			task.Fail()
 			return out, err
@@ -221,8 +220,9 @@ func (e Part) Verify(ctx context.Context, words []string) ([]Verified, error) {
 	return out, nil
 }
 
-// again is how an image is got anew.
-func again(k image.CachedImage) []string {
+// refetchCommand returns the command to fetch an image again or, if that is not possible, to remove
+// it.
+func refetchCommand(k image.CachedImage) []string {
 	for _, n := range k.Names {
 		if r, err := image.Parse(n); err == nil && r.Kind != image.KindLocal && r.Kind != image.KindURL {
 			return []string{"aivm image fetch " + shellescape.Quote(n) + " --again"}
@@ -264,12 +264,12 @@ type Removed struct {
 	Schema  int   `json:"schema"`
 }
 
-// RemoveImages takes images out of the cache and the pools: those named, or all
-// that no VM uses. One that is used stays, and is named.
+// RemoveImages removes images from the cache and the pools: those that words name, or all that no
+// VM uses. It refuses to remove an image that a VM uses.
 func (e Part) RemoveImages(ctx context.Context, words []string, unused bool) (Removed, error) {
 	out := Removed{Schema: 1}
 	if len(words) > 0 == unused {
-		return out, ui.Usage("name the images to remove, or say --unused").Hint(ui.Cmd("aivm image list"), ui.Cmd("aivm image remove --unused"))
+		return out, ui.Usage("name the images to remove, or use --unused").Hint(ui.Cmd("aivm image list"), ui.Cmd("aivm image remove --unused"))
 	}
 	_, err := e.RunJob(ctx, loop.Job{Plan: func(ctx context.Context) (p plan.Plan, err error) {
 		list, err := e.listForRemoval(ctx)
@@ -287,8 +287,8 @@ func (e Part) RemoveImages(ctx context.Context, words []string, unused bool) (Re
 	return out, err
 }
 
-// planRemovals is the removal of the chosen images of a list, or of those that no VM
-// uses, and how many bytes that gives back.
+// planRemovals plans to remove the chosen images, or those of them that no VM uses. freed is how
+// many bytes that frees.
 func (e Part) planRemovals(list ImageListing, chosen []ListedImage, unused bool) (p plan.Plan, freed int64, err error) {
 	p.Stage = plan.Host
 	for _, i := range chosen {
@@ -296,11 +296,11 @@ func (e Part) planRemovals(list ImageListing, chosen []ListedImage, unused bool)
 			if unused {
 				continue
 			}
-			return p, 0, ui.Refused("the image %s is used by %s", i.label(), strings.Join(i.UsedBy, ", ")).
-				Hint(ui.CmdFor("its VMs go with", "aivm vm delete NAME"), ui.CmdFor("what is not used goes with", "aivm image remove --unused"))
+			return p, 0, ui.Refused("image %s is used by %s", i.label(), strings.Join(i.UsedBy, ", ")).
+				Hint(ui.CmdFor("to delete its VMs", "aivm vm delete NAME"), ui.CmdFor("to remove only unused images", "aivm image remove --unused"))
 		}
 		if unused && i.State == "pool" {
-			continue // perhaps another person's, who is about to use it
+			continue // it may be another user's, who is about to use it
 		}
 		freed += i.Size + i.Pooled
 		p.Add(e.planRemoval(i, list.pools[i.SHA256[:min(32, len(i.SHA256))]])...)
@@ -322,8 +322,8 @@ func (i ListedImage) label() string {
 	return i.SHA256[:min(16, len(i.SHA256))]
 }
 
-// listForRemoval is the list with libvirt's word on who uses what: not knowing
-// is no leave to remove.
+// listForRemoval returns the list with the VMs that use each image. It returns an error if those
+// are not known.
 func (e Part) listForRemoval(ctx context.Context) (ImageListing, error) {
 	l, err := e.List(ctx)
 	if err != nil || l.Usage == "known" {
@@ -333,7 +333,7 @@ func (e Part) listForRemoval(ctx context.Context) (ImageListing, error) {
 		return l, err
 	}
 	if l, err = e.List(ctx); err == nil && l.Usage != "known" {
-		err = ui.Refused("who uses the images is %s", l.Usage).Hint(ui.Cmd("aivm host doctor"))
+		err = ui.Refused("the VMs that use the images are %s", l.Usage).Hint(ui.Cmd("aivm host doctor"))
 	}
 	return l, err
 }
@@ -359,11 +359,11 @@ func (e Part) chosen(list ImageListing, words []string) ([]ListedImage, error) {
 	return out, nil
 }
 
-func (e Part) planRemoval(i ListedImage, at inUse) []plan.Action {
+func (e Part) planRemoval(i ListedImage, at poolUsage) []plan.Action {
 	var out []plan.Action
 	for _, w := range at.where {
 		out = append(out, plan.Action{
-			ID: "image.unpool:" + i.SHA256[:8], Why: fmt.Sprintf("take the image %s out of the storage pool %s", i.label(), w.pool),
+			ID: "image.unpool:" + i.SHA256[:8], Why: fmt.Sprintf("remove image %s from the storage pool %s", i.label(), w.pool),
 			Shows: []string{domain.PooledShows(w.pool, i.SHA256)}, Consent: plan.Ask,
 			Do: func(ctx context.Context) error {
 				l, err := e.Libvirt(ctx)
@@ -376,7 +376,7 @@ func (e Part) planRemoval(i ListedImage, at inUse) []plan.Action {
 	}
 	if i.State != "pool" {
 		out = append(out, plan.Action{
-			ID: "image.remove:" + i.SHA256[:8], Why: fmt.Sprintf("remove the image %s from the cache (%d MB)", i.label(), i.Size>>20),
+			ID: "image.remove:" + i.SHA256[:8], Why: fmt.Sprintf("remove image %s from the cache (%d MB)", i.label(), i.Size>>20),
 			Shows: []string{"rm " + shellescape.Quote(i.Path)}, Consent: plan.Ask,
 			Do: func(ctx context.Context) error { return e.Cache.Remove(ctx, i.SHA256, nil) },
 		})
@@ -384,7 +384,7 @@ func (e Part) planRemoval(i ListedImage, at inUse) []plan.Action {
 	return out
 }
 
-// ImageWords are the values of --image that can be completed.
+// ImageWords returns the values of --image for shell completion.
 func (e Part) ImageWords() []string {
 	out := image.Known()
 	for _, n := range e.Cache.Names() {

@@ -11,42 +11,42 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// How an image is got, by what was found: nothing is asked or read for it.
+// Plan depends on the facts only: it asks no server and reads no file.
 func TestPlanFromFacts(t *testing.T) {
 	broken := errors.New("broken")
 	built := image.Ref{Kind: image.KindPackages, Name: image.Debian12}
 	list := image.Ref{Kind: image.KindCatalogue, Name: image.Default}
 	for name, k := range map[string]struct {
-		facts         loop.ImageFacts
-		id, says, err string
-		builds, there bool
+		facts          loop.ImageFacts
+		id, note, err  string
+		builds, cached bool
 	}{
-		"here":               {facts: loop.ImageFacts{Ref: built, Cached: true, Notes: []string{"n"}}, there: true},
-		"to be built":        {facts: loop.ImageFacts{Ref: built, Notes: []string{"n"}}, id: "image.build:debian-12", says: "n", builds: true},
-		"to be built again":  {facts: loop.ImageFacts{Ref: built, Cached: true, Refetch: true}, id: "image.build:debian-12", builds: true, there: true},
-		"to be fetched":      {facts: loop.ImageFacts{Ref: list, Host: "h", From: "https://h/x"}, id: "image.fetch:" + image.Default},
-		"a file":             {facts: loop.ImageFacts{Ref: image.Ref{Kind: image.KindFile, Path: "/x"}}, id: "image.import"},
-		"a file that is bad": {facts: loop.ImageFacts{Ref: image.Ref{Kind: image.KindFile, Path: "/x"}, Unfit: broken, Notes: []string{"n"}}, err: "broken", says: "n"},
-		"made here and gone": {facts: loop.ImageFacts{Ref: image.Ref{Kind: image.KindLocal, Name: "mine"}}, err: "damaged or gone"},
-		"unknown":            {facts: loop.ImageFacts{Ref: built, Err: broken}, err: "broken"},
+		"in the cache":      {facts: loop.ImageFacts{Ref: built, Cached: true, Notes: []string{"n"}}, cached: true},
+		"to be built":       {facts: loop.ImageFacts{Ref: built, Notes: []string{"n"}}, id: "image.build:debian-12", note: "n", builds: true},
+		"to be built again": {facts: loop.ImageFacts{Ref: built, Cached: true, Refetch: true}, id: "image.build:debian-12", builds: true, cached: true},
+		"to be fetched":     {facts: loop.ImageFacts{Ref: list, Host: "h", From: "https://h/x"}, id: "image.fetch:" + image.Default},
+		"a file":            {facts: loop.ImageFacts{Ref: image.Ref{Kind: image.KindFile, Path: "/x"}}, id: "image.import"},
+		"a damaged file":    {facts: loop.ImageFacts{Ref: image.Ref{Kind: image.KindFile, Path: "/x"}, Unfit: broken, Notes: []string{"n"}}, err: "broken", note: "n"},
+		"prepared, missing": {facts: loop.ImageFacts{Ref: image.Ref{Kind: image.KindLocal, Name: "mine"}}, err: "damaged or missing"},
+		"unknown":           {facts: loop.ImageFacts{Ref: built, Err: broken}, err: "broken"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, base, err := For(looptest.New(t).Loop).Plan(&target.Target{}, k.facts)
 			if k.err != "" && (err == nil || !strings.Contains(err.Error(), k.err)) || k.err == "" && err != nil {
 				t.Fatal(err)
 			}
-			id, says := "", ""
+			id, note := "", ""
 			if len(p.Actions) > 0 {
 				id = p.Actions[0].ID
 			}
 			if len(p.Notes) > 0 {
-				says = p.Notes[0].Text
+				note = p.Notes[0].Text
 			}
-			if id != k.id || says != k.says || k.facts.Builds() != k.builds {
-				t.Errorf("planned %q, said %q, builds %v", id, says, k.facts.Builds())
+			if id != k.id || note != k.note || k.facts.Builds() != k.builds {
+				t.Errorf("planned %q, note %q, builds %v", id, note, k.facts.Builds())
 			}
 			if k.err == "" {
-				if _, err := base(); (err == nil) != k.there {
+				if _, err := base(); (err == nil) != k.cached {
 					t.Errorf("the base: %v", err)
 				}
 			}
@@ -54,7 +54,7 @@ func TestPlanFromFacts(t *testing.T) {
 	}
 }
 
-// A new VM is recorded with what "auto" stood for, another with what it said.
+// A new VM is recorded with the image that "auto" means; an existing record keeps its name.
 func TestName(t *testing.T) {
 	f := loop.ImageFacts{Auto: true, Ref: image.Ref{Kind: image.KindPackages, Name: image.Debian12}}
 	w := &target.Target{NewVM: true}

@@ -8,8 +8,7 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// fetcher gets images for w; one for a run, so that a server is asked once
-// whether it answers.
+// fetcher returns the run's Fetcher. There is one per run, so that each server is tried only once.
 func (e Part) fetcher(w *target.Target) *image.Fetcher {
 	if e.Fetcher == nil {
 		e.Fetcher = &image.Fetcher{Cache: e.Cache, Mirrors: w.Mirrors()}
@@ -17,13 +16,11 @@ func (e Part) fetcher(w *target.Target) *image.Fetcher {
 	return e.Fetcher
 }
 
-// fallback is what "auto" stands for when Ubuntu's server does not answer.
+// fallback is the image that "auto" means if Ubuntu's server does not answer.
 var fallback = image.Ref{Kind: image.KindPackages, Name: image.Debian12}
 
-// resolveImage turns "auto" into what it stands for here and now, with a
-// sentence for the person where that is not the first choice: what the cache
-// has of the catalogue's default, the default itself if its server answers,
-// else the build from packages.
+// resolveImage resolves "auto" to the catalogue's default if the cache has it or its server
+// answers, else to fallback, with a note for the user. Any other ref is returned unchanged.
 func (e Part) resolveImage(ctx context.Context, w *target.Target, ref image.Ref) (image.Ref, string, error) {
 	if ref.Kind != image.KindAuto {
 		return ref, "", nil
@@ -44,10 +41,10 @@ func (e Part) resolveImage(ctx context.Context, w *target.Target, ref image.Ref)
 		return def, "", nil
 	}
 	r, _ := image.Find(image.Default)
-	return fallback, r.Host() + " does not answer: the VM gets Debian 12, built from this machine's package mirror", nil
+	return fallback, r.Host() + " does not answer: the VM will use Debian 12, built from this machine's package mirror", nil
 }
 
-// cachedImage looks for an image without asking any server.
+// cachedImage looks up an image in the cache without asking any server.
 func (e Part) cachedImage(ref image.Ref) (image.Entry, bool, error) {
 	if ref.Kind != image.KindAuto {
 		return e.Cache.Lookup(ref)
@@ -60,8 +57,8 @@ func (e Part) cachedImage(ref image.Ref) (image.Entry, bool, error) {
 	return image.Entry{}, false, nil
 }
 
-// RoomFor makes a disk large enough for the image, where its size was not asked
-// for; an image that is not here yet is looked at when the disk is made.
+// RoomFor returns the size of the disk in GB: gb, or more if the image needs it and the user gave
+// no size. An image that is not in the cache yet is checked when the disk is created.
 func RoomFor(w *target.Target, base func() (domain.Base, error), gb int) (int, error) {
 	b, err := base()
 	if err != nil || b.Disk <= int64(gb)<<30 {

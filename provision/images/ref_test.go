@@ -15,7 +15,7 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// What --image, our keys and 0.3's mean together.
+// ImageRef combines --image, this version's config keys and those of aivm 0.3.
 func TestImageRef(t *testing.T) {
 	sum, sum2 := strings.Repeat("a", 64), strings.Repeat("b", 128)
 	old := "https://cloud-images.ubuntu.com/noble/20260225/noble-server-cloudimg-amd64.img"
@@ -24,19 +24,19 @@ func TestImageRef(t *testing.T) {
 		image            config.Image
 		note             bool
 	}{
-		{name: "nothing said", want: "auto"},
+		{name: "nothing given", want: "auto"},
 		{name: "a name", image: config.Image{Name: "ubuntu-22.04"}, want: "ubuntu-22.04"},
 		{name: "a name and a digest", image: config.Image{Name: "ubuntu-22.04", SHA256: strings.ToUpper(sum)}, want: "ubuntu-22.04#sha256=" + sum},
 		{name: "auto and a digest", image: config.Image{Name: "auto", SHA512: sum2}, want: "auto#sha512=" + sum2},
 		{name: "an address and a digest", image: config.Image{Name: "https://h.example/x", SHA256: sum}, want: "https://h.example/x#sha256=" + sum},
-		{name: "the flag counts as a whole", flag: "debian-12", image: config.Image{Name: "ubuntu-22.04", SHA256: sum, UbuntuImgURL: old}, want: "debian-12"},
+		{name: "the flag replaces name and digest", flag: "debian-12", image: config.Image{Name: "ubuntu-22.04", SHA256: sum, UbuntuImgURL: old}, want: "debian-12"},
 		{name: "the digest in the flag", flag: "https://h.example/x#sha512=" + sum2, image: config.Image{SHA256: sum}, want: "https://h.example/x#sha512=" + sum2},
 		{name: "0.3's pinned daily build", image: config.Image{Name: "auto", UbuntuImgURL: old, CacheName: "noble-base.img"}, want: "ubuntu-24.04", note: true},
 		{name: "0.3's, minimal", image: config.Image{UbuntuImgURL: "https://cloud-images.ubuntu.com/minimal/releases/noble/release-20250101/x.img"}, want: "ubuntu-24.04-minimal", note: true},
 		{name: "0.3's with its digest", image: config.Image{UbuntuImgURL: old, SHA256: sum}, want: old + "#sha256=" + sum},
-		{name: "0.3's of somebody else's", image: config.Image{UbuntuImgURL: "https://h.example/noble/x.img"}, want: "https://h.example/noble/x.img"},
+		{name: "0.3's with another server", image: config.Image{UbuntuImgURL: "https://h.example/noble/x.img"}, want: "https://h.example/noble/x.img"},
 		{name: "0.3's file", image: config.Image{UbuntuImgURL: "file:///srv/x.img"}, want: "/srv/x.img"},
-		{name: "our name counts more", image: config.Image{Name: "debian-13", UbuntuImgURL: old}, want: "debian-13"},
+		{name: "the name overrides 0.3's key", image: config.Image{Name: "debian-13", UbuntuImgURL: old}, want: "debian-13"},
 	} {
 		w := &target.Target{Store: &config.Store{Config: config.DefaultConfig()}}
 		w.Record.Image = tt.image
@@ -55,12 +55,12 @@ func TestImageRef(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := w.WithImage("No Such"); err == nil {
-		t.Error("a bad name passes")
+		t.Error("a bad name was accepted")
 	}
 }
 
-// "auto" is what the cache has of the default, the default if its server
-// answers, else the build; the server is asked once a run.
+// "auto" means the default if the cache has it or its server answers, else the build from packages;
+// the server is asked once per run.
 func TestAuto(t *testing.T) {
 	auto := image.Ref{Kind: image.KindAuto}
 	yes, no := true, false
@@ -91,7 +91,7 @@ func TestAuto(t *testing.T) {
 	}
 }
 
-// addImage puts a raw image into the cache, with a disk of that size.
+// addImage adds a raw image with a disk of that size to the cache.
 func addImage(t *testing.T, w *looptest.World, ref image.Ref, size int64) image.Entry {
 	t.Helper()
 	p := filepath.Join(w.Dir, "disk")
@@ -115,7 +115,7 @@ func addImage(t *testing.T, w *looptest.World, ref image.Ref, size int64) image.
 	return ent
 }
 
-// A disk is never smaller than the image's: its end would be cut off.
+// A disk is never smaller than the image's, whose end would be cut off.
 func TestDiskHasRoomForTheImage(t *testing.T) {
 	base := func() (domain.Base, error) { return domain.Base{Disk: 10<<30 + 1}, nil }
 	w := &target.Target{}
@@ -124,22 +124,22 @@ func TestDiskHasRoomForTheImage(t *testing.T) {
 	}
 	w.Size.DiskGB = 8
 	if _, err := RoomFor(w, base, 8); err == nil {
-		t.Error("a disk that was asked for is too small")
+		t.Error("a requested size that is too small was accepted")
 	}
 	if gb, err := RoomFor(w, base, 12); gb != 12 || err != nil {
 		t.Error(gb, err)
 	}
 }
 
-// What would be downloaded is said with its size and how it is verified; what
-// is there is not planned again, unless the config wants a look.
+// The plan of a download names its size and how it is verified. A cached image is not planned
+// again, unless the config has redownload.
 func TestPlanDownload(t *testing.T) {
 	e := looptest.New(t)
 	plan := func(im config.Image) string {
 		t.Helper()
 		w := &target.Target{Store: &config.Store{Config: config.DefaultConfig()}}
 		w.Record.Image = im
-		p, _, err := For(e.Loop).Plan(w, For(e.Loop).Look(t.Context(), w))
+		p, _, err := For(e.Loop).Plan(w, For(e.Loop).Observe(t.Context(), w))
 		if err != nil {
 			return "error: " + err.Error()
 		}
@@ -152,7 +152,7 @@ func TestPlanDownload(t *testing.T) {
 	got := plan(config.Image{Name: "ubuntu-24.04", Mirror: []string{"https://mirror.example/u/"}})
 	for _, w := range []string{"image.fetch:ubuntu-24.04", "600 MB", "Ubuntu's signature", "GET https://mirror.example/u/releases/noble/release/"} {
 		if !strings.Contains(got, w) {
-			t.Errorf("%q lacks %q", got, w)
+			t.Errorf("%q does not contain %q", got, w)
 		}
 	}
 	e.Fetcher = nil

@@ -1,7 +1,6 @@
-// Package loop holds the one loop of a verb (Bring) and what the parts of a run
-// share: the facts of a look at the world (Facts), what goes from look to look
-// (Progress), and the way to have the whole of a VM looked at or brought to a
-// state (Runner), which one part alone cannot.
+// Package loop runs verbs (RunJob) and holds what the parts of a run share: the facts of
+// one observation (Facts), what is carried from one observation to the next (Progress), and
+// the operations on a complete VM that concern several parts (Runner).
 package loop
 
 import (
@@ -13,33 +12,35 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// Loop is what a part works with: the session of the run, the finder of targets,
-// and the Runner.
+// Loop holds what a part works with: the session of the run, the finder of targets, and the
+// Runner.
 type Loop struct {
 	target.Finder
 	Runner
 }
 
-// Runner looks at a VM as a whole and brings it to a state. The facade is the
-// one there is.
+// Runner observes and changes a complete VM, with all of its parts. The facade
+// (provision.Env) implements it.
 type Runner interface {
-	// Converge brings what w is about to the wanted state, and returns what it is
-	// about then: another run may have changed the store. The facts are those of the
-	// last look; their connection to the guest is open if w asked for it.
+	// Converge brings w's VM and folder to the state that w asks for. It returns the target
+	// as it is then, since another run may have changed the config, and the facts of the
+	// last observation; their connection to the guest is open if w asked for it.
 	Converge(ctx context.Context, w *target.Target) (*target.Target, *Facts, error)
-	// Observe looks, and changes nothing. before is what the run has done so far.
+	// Observe reads the facts for w and changes nothing. before is what the run has done
+	// so far.
 	Observe(ctx context.Context, w *target.Target, before Progress) (*Facts, error)
-	// Look is Observe for a person who wants to know what is wrong: what keeps
-	// plans from being made is a fact.
+	// Inspect is Observe for status and doctor: an error that would prevent a plan becomes
+	// a fact.
 	Inspect(ctx context.Context, w *target.Target) (*Facts, plan.Known[*state.Instance], error)
-	// GuestStage plans and applies what is missing in the guest, and records it.
+	// GuestStage plans and applies what is missing in the guest, and records it in the
+	// config.
 	GuestStage(ctx context.Context, w *target.Target, f *Facts) error
-	// Probe asks the guest again what it has; f takes what it says.
+	// Probe runs the probe script in the guest again and stores the answer in f.
 	Probe(ctx context.Context, c guest.Conn, w *target.Target, f *Facts) error
-	// Stopped does what is left to do once a VM is off.
+	// Stopped finishes what had to wait until the VM was off: folders still being detached.
 	Stopped(ctx context.Context, vm string) error
-	// LookAtWall has f hold what the rules of w's network hang on.
+	// ObserveFirewall reads into f what PlanFirewall depends on.
 	ObserveFirewall(ctx context.Context, w *target.Target, f *Facts)
-	// Walled plans what is missing of the rules of w's network.
+	// PlanFirewall plans the rules that are missing for w's network.
 	PlanFirewall(w *target.Target, f *Facts) (plan.Plan, error)
 }

@@ -26,112 +26,111 @@ import (
 	"aivm.dev/aivm/sshcfg"
 )
 
-// Facts is one pass over the world, unprivileged.
+// Facts holds what one observation read, without privileges.
 type Facts struct {
-	Progress // what was found and done before
+	Progress // what earlier observations and actions of this run found and did
 
 	Inst    *state.Instance
-	Virt    plan.Known[*virt.Conn] // the connection itself
-	Socket  string                 // of a libvirt that refuses this user
+	Virt    plan.Known[*virt.Conn] // the connection to libvirt
+	Socket  string                 // of libvirt, if it refuses this user
 	Absent  bool                   // libvirt is not installed
 	Domain  domain.Facts
 	Net     network.Facts
 	Share   share.HostFacts
 	Conn    guest.Conn // nil unless the guest answered
-	ConnErr error      // why not
+	ConnErr error      // why Conn is nil
 	Guest   Guest
-	Wall    *WallFacts // nil: not looked at yet
+	Wall    *WallFacts // nil: not read yet
 
-	Creation     Creation                   // what hangs on the VM being made or started
+	Creation     Creation                   // read only if the VM is created or started
 	Keys         Keys                       // of the VM
-	SSH          sshcfg.Facts               // the person's ssh configuration
-	Server       *codeserver.Source         // of the code-server that is missing; nil: none is
-	HostExecuted *plan.Known[hostexec.List] // of a new folder: what this machine's tools run of it
-	AliasPlanned bool                       // the plan of this look writes the ssh entry
+	SSH          sshcfg.Facts               // the user's ssh configuration
+	Server       *codeserver.Source         // of code-server, if its archive has to be fetched; else nil
+	HostExecuted *plan.Known[hostexec.List] // the host-executed files of a new folder
+	AliasPlanned bool                       // the plan made from these facts writes the ssh entry
 }
 
-// Made is what the plan of a VM that is made or started hangs on.
+// Creation holds the facts that only the plan to create or start a VM needs.
 type Creation struct {
 	Host       host.Facts
 	Identities plan.Known[[]sshcfg.Identity]
-	Image      ImageFacts // of a disk that is made
-	ID         string     // for a VM that has none
+	Image      ImageFacts // for a disk that is created
+	ID         string     // the UUID for a VM that has none
 }
 
-// ImageFacts is what getting a VM's image hangs on.
+// ImageFacts holds what the plan to get a VM's image needs.
 type ImageFacts struct {
-	Ref     image.Ref   // what the words stand for here and now
-	Err     error       // why that is not known
-	Auto    bool        // the words leave it to aivm
-	Entry   image.Entry // of the cache
-	Cached  bool        // it is in the cache
-	Refetch bool        // it is to be got although it is there
-	Notes   []string    // what a person should know of the choice
+	Ref     image.Ref   // the image that --image or the config means on this host today
+	Err     error       // why Ref is not known
+	Auto    bool        // neither --image nor the config names one; aivm chooses
+	Entry   image.Entry // the cache's entry
+	Cached  bool        // the cache has it
+	Refetch bool        // get it although the cache has it
+	Notes   []string    // what the user should know about the choice
 	From    string      // where it is fetched from
 	Host    string      // the server that is asked first
-	Unfit   error       // why it cannot be got
+	Unfit   error       // why it can be neither fetched nor built
 }
 
-// Builds reports whether the image has to be built on this machine. What is not
-// known is not built.
+// Builds reports whether the image has to be built on this machine; false if the image is
+// not known.
 func (f ImageFacts) Builds() bool {
 	return f.Err == nil && f.Ref.Kind == image.KindPackages && (!f.Cached || f.Refetch)
 }
 
-// Keys says why the host keys of a VM cannot be read; nil: they can.
+// Keys holds the errors of reading a VM's host keys; nil: readable.
 type Keys struct {
-	Own    error // the one made here
-	Pinned error // the one it has to show
+	Own    error // the host key that aivm generated for the VM
+	Pinned error // the host key that the VM must show
 }
 
-// Makes reports whether w's VM is made or started.
+// StartsVM reports whether this run creates or starts w's VM.
 func (f *Facts) StartsVM(w *target.Target) bool { return w.Boot && f.Conn == nil && !f.Running() }
 
-// Atts are the folders w is concerned with, as far as its VM can have them.
+// Atts returns w's folders without the skipped ones; none while the VM has no device for them.
 func (f *Facts) Atts(w *target.Target) []share.Attachment { return f.AttsWithout(w, f.Skipped) }
 
-// AttsBut is Atts without other folders than the run goes on without.
-func (f *Facts) AttsWithout(w *target.Target, left Skipped) []share.Attachment {
+// AttsWithout is Atts with another set of skipped folders.
+func (f *Facts) AttsWithout(w *target.Target, skipped Skipped) []share.Attachment {
 	if f.LacksFolderDevice() {
 		return nil
 	}
-	return w.Atts(left)
+	return w.Atts(skipped)
 }
 
-// Unmoved reports whether the VM was taken over and does not have aivm's device
-// for folders yet.
+// LacksFolderDevice reports whether the VM was adopted from aivm 0.3 and does not have aivm's
+// virtiofs device for folders yet.
 func (f *Facts) LacksFolderDevice() bool {
 	return f.Inst != nil && f.Inst.Adopted && !f.Inst.HasFolderDevice
 }
 
-// LeaveOut has the run go on without these folders.
-func (f *Facts) Skip(left Skipped) { f.Skipped = f.Skipped.With(left) }
+// Skip adds folders to those that this run skips.
+func (f *Facts) Skip(skipped Skipped) { f.Skipped = f.Skipped.With(skipped) }
 
-// Running reports whether libvirt says that the VM runs.
+// Running reports whether libvirt lists the VM as running.
 func (f *Facts) Running() bool {
 	d := f.Domain.Domain
 	return d.Err == nil && d.Value != nil && d.Value.State == virt.Running
 }
 
-// Guest is what the one probe script in the guest said.
+// Guest holds what the probe script in the guest printed.
 type Guest struct {
 	Boot  cloudinit.Status
 	Share share.GuestFacts
-	Clock time.Duration // how far ahead of this machine's, at least
-	// ShareErr says that nobody serves the VM's folders: whatever touches them
-	// in the guest waits for good.
+	Clock time.Duration // by how much it is ahead of this machine's clock, at least
+	// ShareErr is set if no virtiofsd serves the VM's folders: every access to them in the
+	// guest blocks indefinitely.
 	ShareErr error
 }
 
-// DialLimit is how long a VM that libvirt knows nothing against may take to
-// answer before it counts as unreachable.
+// DialLimit is how long a VM that libvirt does not report as off may take to answer before
+// it counts as unreachable.
 const DialLimit = 5 * time.Second
 
-// ErrNotTried is the reason for what nobody asked.
+// ErrNotTried is the reason why a fact that was not read is unknown.
 var ErrNotTried = errors.New("not tried")
 
-// ObserveLibvirt asks for the domain, and for pool and networks only where a
-// plan can hang on them.
+// ObserveLibvirt reads the domain, and the pool and networks only if a plan may need them.
 func (e Loop) ObserveLibvirt(ctx context.Context, w *target.Target, f *Facts) {
 	f.Net.Libvirt = e.URI()
 	l, err := e.Libvirt(ctx)
@@ -140,7 +139,7 @@ func (e Loop) ObserveLibvirt(ctx context.Context, w *target.Target, f *Facts) {
 			f.Socket = e.URI().Socket()
 		}
 		if f.Absent = e.LibvirtAbsent(err); f.Absent {
-			// Not installed: there is nothing it could know of.
+			// libvirt is not installed, so there are no domains, pools or networks.
 			f.Domain.Domain, f.Domain.Pool = plan.Yes[*virt.Domain](nil), plan.Yes[*virt.Pool](nil)
 			f.Net.Networks = plan.Yes[[]*virt.Network](nil)
 			f.Net.Routes, f.Net.Interfaces = e.Routes()
@@ -174,7 +173,8 @@ func (e Loop) observeRest(ctx context.Context, l *virt.Conn, w *target.Target, f
 	f.Net.Routes, f.Net.Interfaces = e.Routes()
 }
 
-// GuestTarget is how the guest is reached; ok is false before the VM has a state.
+// GuestTarget returns the address, user, pinned host key and login methods for the guest. The
+// function it returns closes the connection to the ssh agent.
 func (e Loop) GuestTarget(ctx context.Context, w *target.Target, inst *state.Instance) (guest.Target, func(), error) {
 	pinned, err := e.SSH.PinnedKey(w.Name)
 	if err != nil {
@@ -187,25 +187,25 @@ func (e Loop) GuestTarget(ctx context.Context, w *target.Target, inst *state.Ins
 	return guest.Target{Addr: netip.AddrPortFrom(netip.MustParseAddr(inst.Address), 22).String(), User: inst.User, HostKey: pinned, Auth: auth}, done, nil
 }
 
-// WallFacts are the rules of the network a look was about.
+// WallFacts holds the firewall rules of one network.
 type WallFacts struct {
 	Network string
 	Rules   firewall.Facts
-	// Guests are those that rules have to let through beside those they know; nil:
-	// the rules know some.
+	// Guests are the guests that the rules must let through in addition to those they
+	// already contain; nil: the rules contain some.
 	Guests  plan.Known[[]wall.Guest]
-	Hooks   plan.Known[Hooks] // libvirt's; read where rules are missing, or a network is started
-	Allow   string            // the command that lets this user read the rules; "": nothing asks for a password
-	Offered bool              // this user was told it
+	Hooks   plan.Known[Hooks] // of libvirt; read if rules are missing or a network is started
+	Allow   string            // the command that lets this user read the rules; "": no password is needed
+	Offered bool              // Allow was shown to this user before
 }
 
-// Hooks says how it stands with libvirt's hooks.
+// Hooks is the state of libvirt's hooks.
 type Hooks struct {
-	Current bool // they are in place and run this program
-	Known   bool // they were in place once
+	Current bool // installed, and they run this program
+	Known   bool // were installed once
 }
 
-// WallRules are the rules as far as they were looked at.
+// WallRules returns the rules that were read, or nil.
 func (f *Facts) WallRules() *firewall.Facts {
 	if f.Wall == nil {
 		return nil
@@ -213,22 +213,22 @@ func (f *Facts) WallRules() *firewall.Facts {
 	return &f.Wall.Rules
 }
 
-// Asks reports whether the guest can be asked about its folders.
+// CanProbeFolders reports whether the guest answers and access to its folders does not block.
 func (f *Facts) CanProbeFolders() bool { return f.Conn != nil && f.Guest.ShareErr == nil }
 
-// Plugged reports whether the VM has a device for the token, now or after its
-// next start; a libvirt that cannot be asked may have.
+// HasDevice reports whether the VM has a virtiofs device for the token, now or after its next
+// start; false if libvirt cannot be asked.
 func HasDevice(f *Facts, token string) bool {
 	d := f.Domain.Domain
 	return d.Err == nil && d.Value != nil && (virt.HasFilesystem(d.Value.Filesystems, token) || virt.HasFilesystem(d.Value.StoredFS, token))
 }
 
-// NewDomain reports whether a disk would have to be made.
+// NewDomain reports whether the VM has no domain, so that its disk has to be created.
 func (f *Facts) NewDomain() bool {
 	return f.Domain.Domain.Err == nil && f.Domain.Domain.Value == nil
 }
 
-// NetworkNamed is libvirt's network of that name, nil if there is none.
+// NetworkNamed returns libvirt's network of that name, or nil.
 func NetworkNamed(f *Facts, name string) *virt.Network {
 	for _, n := range f.Net.Networks.Value {
 		if n.Name == name {

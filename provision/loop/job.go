@@ -8,60 +8,59 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// maxRounds bounds how often the world may change between two looks before that
-// is said.
+// maxRounds is how often RunJob observes and plans before it gives up because the host
+// keeps changing.
 const maxRounds = 12
 
-// A Job is one verb as the loop sees it. Only Plan is needed.
+// Job describes one verb to RunJob. Only Plan is required.
 type Job struct {
-	// VM is the name of the VM that is changed; one run at a time works on a VM.
-	// nil: the verb is about no VM. It is a function since a name nobody chose may
-	// be given up for the next.
+	// VM returns the name of the VM that is changed; its lock lets one run at a time work
+	// on it. nil: the verb concerns no VM. It is a function because a default name that is
+	// taken is replaced by the next one.
 	VM func() string
-	// LockFirst takes the lock before the first look, for what asks no question:
-	// a second look would cost a login.
+	// LockFirst takes the lock before the first observation, for verbs that ask no
+	// question: observing twice would cost a second login.
 	LockFirst bool
-	// Trust says that the first look counts under the lock too, if nobody was
-	// waited for and nobody was asked. nil: it is looked again.
+	// FactsCurrent reports whether the facts read before the lock was taken are still valid
+	// under it, if the lock was free and no question was asked. nil: observe again.
 	FactsCurrent func() bool
 
-	// Plan looks at the world and returns what is missing. plan.ErrStale has it
-	// called again.
+	// Plan observes and returns what is missing. If it returns plan.ErrStale, it is called
+	// again.
 	Plan func(ctx context.Context) (plan.Plan, error)
-	// Later are sentences on what follows in the guest.
+	// Later returns sentences about the steps that follow in the guest.
 	Later func() []string
-	// Needs says what of the verb needs a yes although this plan does not show it
-	// yet; "" if nothing does for sure.
+	// NeedsConsent names a step that will certainly need consent although this plan does
+	// not contain it yet; "" if there is none.
 	NeedsConsent func() string
-	// Dry is what a dry run ends with; nil: the plan.
+	// Dry returns the result of a dry run; nil: the plan.
 	Dry func(plan.Plan) error
-	// Before is called once, before a person is asked.
+	// Before is called once, before the user is asked.
 	Before func()
 
-	// Refresh reads the records again, after another run may have changed them.
+	// Refresh reads the config again, after another run may have changed it.
 	Refresh func() error
-	// Gone says why a look that failed is no wonder; nil if it is one.
+	// ExplainError returns the cause of a failed observation if another run is the cause
+	// (it deleted the VM, say); otherwise nil.
 	ExplainError func() error
-	// Keep is called instead of Again before a look that follows at once.
+	// KeepConn is called instead of CloseFacts if the next observation follows immediately.
 	KeepConn func()
-	// Again closes what the last look opened: another follows, or none.
+	// CloseFacts closes the connections that the last observation opened.
 	CloseFacts func()
-	// Ran is told of a plan that was applied. stale says that it was cut short by
-	// an action that wants another look.
+	// Applied is called with a plan that was applied. stale: an action asked for another
+	// observation, so the rest of the plan did not run.
 	Applied func(p plan.Plan, stale bool)
-	// Failed is told the error of a plan that could not be applied, and returns
-	// what the verb ends with; nil: Then follows. locked says that the lock is held.
+	// Failed is called with the error of a plan that could not be applied, and returns the
+	// verb's error; if that is nil, Then is called. locked: this run holds the lock.
 	Failed func(ctx context.Context, p plan.Plan, locked bool, err error) error
-	// Leave is called before the lock is given back, however the verb ends.
+	// BeforeUnlock is called before the lock is released, however the verb ends.
 	BeforeUnlock func()
-	// Then is the rest, still under the lock. changed says that the last plan was
-	// not empty.
+	// Then does the rest, still under the lock. changed: the last plan was not empty.
 	Then func(ctx context.Context, changed, locked bool) error
 }
 
-// Bring runs the one loop for a verb: look and plan, show, ask for consent, take
-// the lock, apply. It returns whether anything was applied. A dry run ends with
-// a *session.DryRun.
+// RunJob runs a verb: observe and plan, show the plan, ask for consent, take the lock,
+// apply. It returns whether anything was applied. A dry run ends with a *session.DryRun.
 func (e Loop) RunJob(ctx context.Context, j Job) (applied bool, err error) {
 	r := round{Loop: e, job: j, unlock: func() {}}
 	defer func() {
@@ -84,7 +83,7 @@ func (e Loop) RunJob(ctx context.Context, j Job) (applied bool, err error) {
 		}
 		if err != nil {
 			call(j.CloseFacts)
-			if again, err := r.lookFailed(ctx, err); !again {
+			if again, err := r.observeFailed(ctx, err); !again {
 				return applied, err
 			}
 			continue
@@ -93,7 +92,7 @@ func (e Loop) RunJob(ctx context.Context, j Job) (applied bool, err error) {
 			call(j.CloseFacts)
 			return false, r.dry(p)
 		}
-		again, err := r.agree(ctx, p)
+		again, err := r.consentAndLock(ctx, p)
 		if err != nil {
 			call(j.CloseFacts)
 			return applied, err
@@ -124,11 +123,11 @@ func (e Loop) RunJob(ctx context.Context, j Job) (applied bool, err error) {
 		}
 		return applied, err
 	}
-	return applied, ui.Failed("the host keeps changing under aivm, %d looks were not enough", maxRounds).Hint(ui.CmdFor("try again", e.Rerun))
+	return applied, ui.Failed("the host keeps changing while aivm works; gave up after planning %d times", maxRounds).Hint(ui.CmdFor("try again", e.Rerun))
 }
 
-// Agree has a plan agreed to; later are sentences on what follows it. It is the one
-// place where that is asked.
+// AskConsent asks for consent to a plan; later are sentences about the steps that follow it.
+// aivm asks for consent nowhere else.
 func (e Loop) AskConsent(ctx context.Context, p plan.Plan, later []string) error {
 	return e.Approval.Consent(ctx, e.UI, e.InTTY, p, later, e.Rerun)
 }
@@ -139,7 +138,7 @@ func call(f func()) {
 	}
 }
 
-// round is the state of a loop between two looks.
+// round is the state of RunJob between two observations.
 type round struct {
 	Loop
 	job    Job
@@ -158,10 +157,10 @@ func (r *round) lock(ctx context.Context) (waited bool, err error) {
 	return waited, nil
 }
 
-// lookFailed decides whether a look that failed is made again: half of what was
-// seen may be from before another run's work, half from after it. That run is
-// waited for.
-func (r *round) lookFailed(ctx context.Context, err error) (again bool, _ error) {
+// observeFailed decides whether to observe again after an error. If another run holds the
+// VM's lock, the facts may be partly from before and partly from after its work: wait for
+// it, then observe again.
+func (r *round) observeFailed(ctx context.Context, err error) (again bool, _ error) {
 	if r.job.VM == nil || r.locked || r.DryRun || errors.Is(err, context.Canceled) {
 		return false, err
 	}
@@ -176,8 +175,8 @@ func (r *round) lookFailed(ctx context.Context, err error) (again bool, _ error)
 		return true, nil
 	}
 	if r.job.ExplainError != nil {
-		if gone := r.job.ExplainError(); gone != nil {
-			return false, gone // that run has ended by now
+		if cause := r.job.ExplainError(); cause != nil {
+			return false, cause // the other run has ended by now
 		}
 	}
 	return false, err
@@ -208,23 +207,23 @@ func (r *round) dry(p plan.Plan) error {
 	return r.Dry(r.Verb, vm, p)
 }
 
-// agree has a plan agreed to and takes the lock for it. again says that it is to
-// be looked at once more.
-func (r *round) agree(ctx context.Context, p plan.Plan) (again bool, err error) {
+// consentAndLock asks for consent to the plan and takes the lock for it. again: observe and
+// plan once more before applying.
+func (r *round) consentAndLock(ctx context.Context, p plan.Plan) (again bool, err error) {
 	j := r.job
 	if r.Verbose > 0 && !p.Empty() && !r.locked && j.Later != nil {
 		r.UI.Say("%s", plan.Text(p, r.later()))
 	}
-	asks := len(r.Approval.Open(p)) > 0
-	if j.NeedsConsent != nil && !asks && !p.Empty() && !r.InTTY {
+	needsAnswer := len(r.Approval.Open(p)) > 0
+	if j.NeedsConsent != nil && !needsAnswer && !p.Empty() && !r.InTTY {
 		if why := j.NeedsConsent(); why != "" {
-			// Nothing is started, and root not bothered, for a plan that is
-			// refused all the same.
+			// Refuse now: start nothing and use no root for a verb that will be
+			// refused later.
 			return false, plan.NoTerminal([]string{why}, r.Rerun)
 		}
 	}
-	if asks && r.InTTY {
-		// Nobody waits for a person at a prompt.
+	if needsAnswer && r.InTTY {
+		// Release the lock: another run must not wait for the user at this prompt.
 		r.unlock()
 		r.unlock, r.locked = func() {}, false
 	}
@@ -238,13 +237,13 @@ func (r *round) agree(ctx context.Context, p plan.Plan) (again bool, err error) 
 	if p.Empty() || r.locked || j.VM == nil {
 		return false, nil
 	}
-	// Something is to be changed. Whoever had to wait, for the lock or a person,
-	// looks again.
+	// The plan changes something. If this run waited, for the lock or for an answer, the
+	// facts may be outdated: observe again.
 	waited, err := r.lock(ctx)
 	if err != nil {
 		return false, err
 	}
-	if !waited && !asks && j.FactsCurrent != nil && j.FactsCurrent() {
+	if !waited && !needsAnswer && j.FactsCurrent != nil && j.FactsCurrent() {
 		return false, nil
 	}
 	if j.KeepConn != nil {

@@ -15,15 +15,16 @@ import (
 	"aivm.dev/aivm/provision/session"
 )
 
-// world is a session whose jobs note what happens to them.
+// world is a session whose jobs record which of their functions are called.
 type world struct {
 	*looptest.World
-	said []string
+	calls []string
 }
 
-func (w *world) note(s string) { w.said = append(w.said, s) }
+func (w *world) note(s string) { w.calls = append(w.calls, s) }
 
-// action does something, and may be the one that fails or wants another look.
+// action returns an action that records its call, and may fail (err) or ask for another
+// observation (again).
 func (w *world) action(id string, consent plan.Consent, again bool, err error) plan.Action {
 	return plan.Action{ID: id, Why: id, Consent: consent, Again: again, Do: func(context.Context) error {
 		w.note("do " + id)
@@ -31,12 +32,12 @@ func (w *world) action(id string, consent plan.Consent, again bool, err error) p
 	}}
 }
 
-// job returns these plans, one for each look; the last one again and again.
+// job returns a Job that returns these plans, one for each call; the last one repeatedly.
 func (w *world) job(plans ...any) loop.Job {
 	return loop.Job{
 		VM: func() string { return "t" },
 		Plan: func(context.Context) (plan.Plan, error) {
-			w.note("look")
+			w.note("observe")
 			p := plans[0]
 			if len(plans) > 1 {
 				plans = plans[1:]
@@ -61,7 +62,7 @@ func (w *world) job(plans ...any) loop.Job {
 	}
 }
 
-func TestBring(t *testing.T) {
+func TestRunJob(t *testing.T) {
 	boom := errors.New("boom")
 	for name, c := range map[string]struct {
 		plans   func(*world) []any
@@ -72,38 +73,38 @@ func TestBring(t *testing.T) {
 	}{
 		"nothing to do": {
 			plans: func(*world) []any { return []any{plan.Plan{}} },
-			want:  "look, then",
+			want:  "observe, then",
 		},
-		"looked again under the lock": {
+		"observed again under the lock": {
 			plans:   func(w *world) []any { return []any{plan.Plan{Actions: []plan.Action{w.action("a", "", false, nil)}}} },
-			want:    "look, close, refresh, look, do a, then, changed, locked, leave",
+			want:    "observe, close, refresh, observe, do a, then, changed, locked, leave",
 			applied: true,
 		},
-		"done by another run before the lock was there": {
+		"done by another run before this one had the lock": {
 			plans: func(w *world) []any {
 				return []any{plan.Plan{Actions: []plan.Action{w.action("a", "", false, nil)}}, plan.Plan{}}
 			},
-			want: "look, close, refresh, look, then, locked, leave",
+			want: "observe, close, refresh, observe, then, locked, leave",
 		},
-		"trusted": {
+		"facts still current": {
 			plans:   func(w *world) []any { return []any{plan.Plan{Actions: []plan.Action{w.action("a", "", false, nil)}}} },
 			change:  func(_ *world, j *loop.Job) { j.FactsCurrent = func() bool { return true } },
-			want:    "look, do a, then, changed, locked, leave",
+			want:    "observe, do a, then, changed, locked, leave",
 			applied: true,
 		},
 		"locked first": {
 			plans:   func(w *world) []any { return []any{plan.Plan{Actions: []plan.Action{w.action("a", "", false, nil)}}} },
 			change:  func(_ *world, j *loop.Job) { j.LockFirst = true },
-			want:    "look, do a, then, changed, locked, leave",
+			want:    "observe, do a, then, changed, locked, leave",
 			applied: true,
 		},
 		"no VM, no lock": {
 			plans:   func(w *world) []any { return []any{plan.Plan{Actions: []plan.Action{w.action("a", "", false, nil)}}} },
 			change:  func(_ *world, j *loop.Job) { j.VM = nil },
-			want:    "look, do a, then, changed",
+			want:    "observe, do a, then, changed",
 			applied: true,
 		},
-		"an action that wants another look": {
+		"an action that asks for another observation": {
 			plans: func(w *world) []any {
 				return []any{
 					plan.Plan{Actions: []plan.Action{w.action("a", "", true, nil), w.action("b", "", false, nil)}},
@@ -111,58 +112,58 @@ func TestBring(t *testing.T) {
 				}
 			},
 			change:  func(_ *world, j *loop.Job) { j.LockFirst = true },
-			want:    "look, do a, stale, close, look, do b, then, changed, locked, leave",
+			want:    "observe, do a, stale, close, observe, do b, then, changed, locked, leave",
 			applied: true,
 		},
-		"a plan that is stale": {
+		"a stale plan": {
 			plans: func(*world) []any { return []any{plan.ErrStale, plan.Plan{}} },
-			want:  "look, close, look, then",
+			want:  "observe, close, observe, then",
 		},
-		"a look that fails": {
+		"an observation that fails": {
 			plans: func(*world) []any { return []any{boom} },
-			want:  "look, close", err: "boom",
+			want:  "observe, close", err: "boom",
 		},
-		"a look that fails because the VM is gone": {
+		"an observation that fails because the VM was deleted": {
 			plans:  func(*world) []any { return []any{boom} },
 			change: func(_ *world, j *loop.Job) { j.ExplainError = func() error { return errors.New("it was deleted") } },
-			want:   "look, close", err: "it was deleted",
+			want:   "observe, close", err: "it was deleted",
 		},
 		"an action that fails": {
 			plans:  func(w *world) []any { return []any{plan.Plan{Actions: []plan.Action{w.action("a", "", false, boom)}}} },
 			change: func(_ *world, j *loop.Job) { j.LockFirst = true },
-			want:   "look, do a, close, leave", err: "boom", applied: true,
+			want:   "observe, do a, close, leave", err: "boom", applied: true,
 		},
-		"one that fails, and is seen to": {
+		"an action that fails, and is handled": {
 			plans: func(w *world) []any { return []any{plan.Plan{Actions: []plan.Action{w.action("a", "", false, boom)}}} },
 			change: func(w *world, j *loop.Job) {
 				j.LockFirst = true
-				j.Failed = func(context.Context, plan.Plan, bool, error) error { w.note("seen to"); return nil }
+				j.Failed = func(context.Context, plan.Plan, bool, error) error { w.note("handled"); return nil }
 			},
-			want: "look, do a, seen to, then, changed, locked, leave", applied: true,
+			want: "observe, do a, handled, then, changed, locked, leave", applied: true,
 		},
 		"nobody to ask": {
 			plans: func(w *world) []any {
 				return []any{plan.Plan{Actions: []plan.Action{w.action("a", plan.Ask, false, nil)}}}
 			},
-			want: "look, close", err: "no terminal to ask on",
+			want: "observe, close", err: "no terminal to ask on",
 		},
-		"what will be asked for later": {
+		"consent needed later": {
 			plans:  func(w *world) []any { return []any{plan.Plan{Actions: []plan.Action{w.action("a", "", true, nil)}}} },
 			change: func(_ *world, j *loop.Job) { j.NeedsConsent = func() string { return "share it" } },
-			want:   "look, close", err: "share it",
+			want:   "observe, close", err: "share it",
 		},
-		"agreed to before": {
+		"consent given in advance": {
 			plans: func(w *world) []any {
 				return []any{plan.Plan{Actions: []plan.Action{w.action("a", plan.Ask, false, nil)}}}
 			},
 			change:  func(w *world, j *loop.Job) { w.Approval.Yes = true; j.Before = func() { w.note("shown") } },
-			want:    "look, shown, close, refresh, look, do a, then, changed, locked, leave",
+			want:    "observe, shown, close, refresh, observe, do a, then, changed, locked, leave",
 			applied: true,
 		},
-		"always another look": {
+		"always stale": {
 			plans:  func(*world) []any { return []any{plan.ErrStale} },
-			want:   strings.Repeat("look, close, ", 11) + "look, close",
-			err:    "12 looks were not enough",
+			want:   strings.Repeat("observe, close, ", 11) + "observe, close",
+			err:    "gave up after planning 12 times",
 			change: func(*world, *loop.Job) {},
 		},
 	} {
@@ -174,7 +175,7 @@ func TestBring(t *testing.T) {
 				c.change(w, &j)
 			}
 			applied, err := w.RunJob(t.Context(), j)
-			if got := strings.Join(w.said, ", "); got != c.want {
+			if got := strings.Join(w.calls, ", "); got != c.want {
 				t.Errorf("got  %s\nwant %s", got, c.want)
 			}
 			if (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
@@ -190,8 +191,8 @@ func TestBring(t *testing.T) {
 	}
 }
 
-// A dry run ends with its plan and does nothing; it takes no lock either.
-func TestBringDry(t *testing.T) {
+// A dry run ends with its plan, does nothing and takes no lock.
+func TestRunJobDry(t *testing.T) {
 	w := &world{World: looptest.New(t)}
 	w.DryRun, w.Verb = true, "x"
 	j := w.job(plan.Plan{Stage: plan.Host, Actions: []plan.Action{w.action("a", plan.Ask, false, nil)}})
@@ -201,14 +202,14 @@ func TestBringDry(t *testing.T) {
 	if !errors.As(err, &dry) || dry.Verb != "x" || dry.VM != "t" || !dry.Asks || !dry.Host.Has("a") {
 		t.Fatalf("%v %+v", err, dry)
 	}
-	if want := []string{"look", "close"}; !slices.Equal(w.said, want) {
-		t.Errorf("%q", w.said)
+	if want := []string{"observe", "close"}; !slices.Equal(w.calls, want) {
+		t.Errorf("%q", w.calls)
 	}
 }
 
-// A look that fails while another run is at work on the VM may have seen half of
-// it: it is waited for, and looked at again.
-func TestBringWaitsForAnotherRun(t *testing.T) {
+// If an observation fails while another run works on the VM, RunJob waits for that run and
+// observes again: the facts may be half of its work.
+func TestRunJobWaitsForAnotherRun(t *testing.T) {
 	w := &world{World: looptest.New(t)}
 	w.Timing = ui.NewTiming()
 	release, _, err := w.Lock(t.Context(), "t")
@@ -220,19 +221,19 @@ func TestBringWaitsForAnotherRun(t *testing.T) {
 	if _, err := w.RunJob(t.Context(), j); err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"look", "close", "refresh", "look", "then, locked", "leave"}; !slices.Equal(w.said, want) {
-		t.Errorf("%q", w.said)
+	if want := []string{"observe", "close", "refresh", "observe", "then, locked", "leave"}; !slices.Equal(w.calls, want) {
+		t.Errorf("%q", w.calls)
 	}
-	// What the other run did may be the end of it.
+	// The other run may have deleted the VM.
 	release, _, err = w.Lock(t.Context(), "t")
 	if err != nil {
 		t.Fatal(err)
 	}
 	time.AfterFunc(300*time.Millisecond, release)
-	w.said = nil
+	w.calls = nil
 	j = w.job(errors.New("half of it"), plan.Plan{})
-	j.Refresh = func() error { return errors.New("it was deleted meanwhile") }
-	if _, err := w.RunJob(t.Context(), j); err == nil || !strings.Contains(err.Error(), "deleted meanwhile") {
+	j.Refresh = func() error { return errors.New("the VM was deleted by another run") }
+	if _, err := w.RunJob(t.Context(), j); err == nil || !strings.Contains(err.Error(), "deleted by another run") {
 		t.Errorf("%v", err)
 	}
 	if w.LockHeld("t") {

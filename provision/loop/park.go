@@ -7,8 +7,8 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// Park keeps the connection to the guest for the next look: a login costs more
-// than everything else of it.
+// Park keeps the connection to the guest open for the next observation: a login costs more
+// than all the rest of one.
 func (e Loop) Park(w *target.Target, f *Facts) {
 	if f.Conn == nil {
 		return
@@ -19,7 +19,8 @@ func (e Loop) Park(w *target.Target, f *Facts) {
 	e.Parked, e.ParkedVM, f.Conn = f.Conn, w.Name, nil
 }
 
-// Unpark returns it, with what the guest says now in f, if it is to this VM and still alive.
+// Unpark returns the parked connection and probes the guest again into f. It returns false,
+// and closes the connection, if that is to another VM or dead.
 func (e Loop) Unpark(ctx context.Context, w *target.Target, f *Facts) (guest.Conn, bool) {
 	c := e.Parked
 	if c == nil {
@@ -35,7 +36,7 @@ func (e Loop) Unpark(ctx context.Context, w *target.Target, f *Facts) (guest.Con
 	return nil, false
 }
 
-// Close ends the connection to the guest, if there is one. f may be nil.
+// Close closes the connection to the guest, if there is one. f may be nil.
 func (f *Facts) Close() {
 	if f != nil && f.Conn != nil {
 		_ = f.Conn.Close()

@@ -18,16 +18,16 @@ import (
 	"aivm.dev/aivm/settingsync"
 )
 
-// Progress is what a run has found and done that another look would not show: it
-// goes from look to look. Actions and observations change it, plans do not.
+// Progress holds what a run found and did that another observation would not show; it is
+// carried from one observation to the next. Actions and observations change it, plans do not.
 type Progress struct {
-	Skipped   Skipped        // saved folders this run goes on without
-	Checksums *hostexec.List // what was written down of what this machine's tools run of a folder
+	Skipped   Skipped        // recorded folders that this run does without
+	Checksums *hostexec.List // the recorded checksums of a folder's host-executed files
 	Clone     *Clone         // of the folder in mode git; nil: there is none
-	Settings  *Settings      // nil: none are brought
+	Settings  *Settings      // nil: none are sent
 }
 
-// Begin is the progress of a run that has done nothing yet.
+// NewProgress returns the Progress of a run that has done nothing yet.
 func NewProgress(w *target.Target) Progress {
 	var p Progress
 	if w.Clone != nil {
@@ -40,10 +40,10 @@ func NewProgress(w *target.Target) Progress {
 	return p
 }
 
-// Left are folders that are left out, by their path here, and why.
+// Skipped maps the host paths of skipped folders to the reasons.
 type Skipped map[string]error
 
-// And returns both together; neither is changed.
+// With returns l and more together; neither is changed.
 func (l Skipped) With(more Skipped) Skipped {
 	if len(more) == 0 {
 		return l
@@ -54,14 +54,14 @@ func (l Skipped) With(more Skipped) Skipped {
 	return out
 }
 
-// But returns all but one; l is not changed.
+// Without returns l without one folder; l is not changed.
 func (l Skipped) Without(folder string) Skipped {
 	out := maps.Clone(l)
 	delete(out, folder)
 	return out
 }
 
-// Linked are those with a link on the way that is new, sorted.
+// Linked returns the folders whose path now contains a symbolic link, sorted.
 func (l Skipped) Linked() []string {
 	var out []string
 	for folder, why := range l {
@@ -73,7 +73,7 @@ func (l Skipped) Linked() []string {
 	return out
 }
 
-// Clone is what a run knows of a repository and its clone.
+// Clone holds what a run knows about a repository and its clone in the VM.
 type Clone struct {
 	Remote gitsync.Remote
 	Host   plan.Known[gitsync.Host]
@@ -82,12 +82,12 @@ type Clone struct {
 	Unchanged    bool // both sides are as they were when there was nothing to do
 	HadWork      bool // there was something to do
 	Stamp, Saved state.GitStamp
-	Problem      error // what kept commits from moving
+	Problem      error // why commits were not pushed or fetched
 	Result       Moves
-	Release      func() // gives the repository's lock back; nil: it is not held
+	Release      func() // releases the repository's lock; nil: it is not held
 }
 
-// Moves is what a run moved.
+// Moves lists what a run cloned, fetched and pushed.
 type Moves struct {
 	Cloned  bool
 	Fetched []gitsync.Fetched
@@ -95,16 +95,16 @@ type Moves struct {
 	Wip     string // what became of the uncommitted state
 }
 
-// Settings is what a run knows and does of settings.
+// Settings holds the state of copying settings into the guest.
 type Settings struct {
 	Wanted   *settingsync.Wanted // with what the guest is known to have
-	Round    *settingsync.Round  // of the last look
-	Done     *settingsync.Report // of what was sent; nil: nothing was
-	Err      error               // why nothing, or not all, was done
+	Round    *settingsync.Round  // of the last observation
+	Done     *settingsync.Report // of what was sent; nil: nothing was sent
+	Err      error               // why nothing, or not everything, was sent
 	Receiver *Receiver           // if it is started already
 }
 
-// Report is what was done, or would be.
+// Report returns the report of what was sent or, before that, of what would be sent.
 func (s *Settings) Report() settingsync.Report {
 	switch {
 	case s.Done != nil:
@@ -115,22 +115,22 @@ func (s *Settings) Report() settingsync.Report {
 	return settingsync.Report{}
 }
 
-// Receiver is the program in the guest that takes settings. It may be started
-// while the guest still says what it has: then the shell and perl, a fifth of
-// the whole in an emulated guest, start beside that and not after it. What it
-// is not given before the connection ends it did not need.
+// Receiver is the program in the guest that unpacks settings. It may be started while the
+// probe still runs: the start of the shell and perl, a fifth of the time of a sync in an
+// emulated guest, then overlaps with the probe. If nothing is sent to it before the
+// connection ends, it does nothing.
 type Receiver struct {
 	Conn        guest.Conn
 	In          *io.PipeWriter
 	Cancel      context.CancelFunc
-	Done        chan struct{} // closed at its end; only then the rest is read
+	Done        chan struct{} // closed when it has ended; only then the fields below are read
 	Out, Stderr capture.Head
 	Code        int
 	Err         error
 }
 
-// Ended reports whether it is of no use any more: a server may refuse a second
-// session.
+// Ended reports whether the program has ended. It may end at once: a server may refuse a
+// second session.
 func (r *Receiver) Ended() bool {
 	select {
 	case <-r.Done:
@@ -140,8 +140,7 @@ func (r *Receiver) Ended() bool {
 	}
 }
 
-// Unneeded ends a receiver that was given nothing, and reports whether there
-// was one.
+// StopReceiver ends a receiver that nothing was sent to, and reports whether there was one.
 func (s *Settings) StopReceiver() bool {
 	if s == nil || s.Receiver == nil {
 		return false
@@ -153,10 +152,10 @@ func (s *Settings) StopReceiver() bool {
 	return true
 }
 
-// Give sends the archive and returns the program's status.
+// Send sends the archive and returns the program's exit status.
 func (r *Receiver) Send(ctx context.Context, archive []byte) (int, error) {
 	defer context.AfterFunc(ctx, r.Cancel)()
-	_, _ = r.In.Write(archive) // if nobody reads, the end says why
+	_, _ = r.In.Write(archive) // if the program does not read, its exit status tells why
 	_ = r.In.Close()
 	<-r.Done
 	return r.Code, r.Err

@@ -13,8 +13,8 @@ import (
 	"aivm.dev/aivm/settingsync"
 )
 
-// Each look has a list of its own: what is left out later is not in an earlier one.
-func TestLeft(t *testing.T) {
+// Skipped is copied, not changed: a folder skipped later is not in the set of earlier facts.
+func TestSkipped(t *testing.T) {
 	gone, link := errors.New("gone"), fmt.Errorf("it %w", share.ErrLink)
 	var none Skipped
 	one := none.With(Skipped{"/b": link})
@@ -35,8 +35,8 @@ func TestLeft(t *testing.T) {
 	}
 }
 
-// What a run knows begins with what is wanted, and does not reach back into it.
-func TestBegin(t *testing.T) {
+// NewProgress starts from what the target wants, and changing it does not change the target.
+func TestNewProgress(t *testing.T) {
 	if p := NewProgress(&target.Target{}); p.Clone != nil || p.Settings != nil {
 		t.Errorf("%+v", p)
 	}
@@ -48,11 +48,11 @@ func TestBegin(t *testing.T) {
 	p.Settings.Wanted.Known = "now"
 	p.Clone.Guest = gitsync.Guest{State: gitsync.Clone}
 	if w.Settings.Wanted.Known != "then" {
-		t.Error("what is wanted was changed")
+		t.Error("the target was changed")
 	}
 }
 
-// A report is of what was sent, or of what would be.
+// Report returns what was sent or, before that, what would be sent.
 func TestSettingsReport(t *testing.T) {
 	s := &Settings{}
 	if r := s.Report(); len(r.Copied) != 0 {
@@ -68,8 +68,8 @@ func TestSettingsReport(t *testing.T) {
 	}
 }
 
-// A VM that was taken over has no device for folders until its next stop.
-func TestFoldersOfATakenOverVM(t *testing.T) {
+// An adopted VM has no device for folders until its next stop.
+func TestFoldersOfAnAdoptedVM(t *testing.T) {
 	w := &target.Target{Name: "t", Folder: &share.Attachment{HostPath: "/p", VM: "t", Mode: share.SharedRoot, Access: "rw", GuestDst: "/p", Tag: share.Token("/p")}}
 	for _, c := range []struct {
 		inst *state.Instance

@@ -18,8 +18,8 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// BootLimit is how long a boot may take: generous with KVM, and long enough
-// for an emulated CPU on a busy machine.
+// BootLimit returns how long a boot may take: generous with KVM, and long enough for an
+// emulated CPU on a busy machine.
 func (e Loop) BootLimit() time.Duration {
 	if accel, _ := host.Accel(e.HostFacts()); accel == "kvm" {
 		return 4 * time.Minute
@@ -27,18 +27,18 @@ func (e Loop) BootLimit() time.Duration {
 	return 10 * time.Minute
 }
 
-// ErrNotRunning ends a wait for a guest whose domain has stopped.
+// The causes with which WatchDomain ends a wait for a guest.
 var (
 	ErrNotRunning = errors.New("the domain is no longer running")
 	ErrPaused     = errors.New("the domain was paused, as QEMU does when the disk is full")
-	ErrNoBridge   = errors.New("its network was stopped while it ran, and libvirt does not plug it in again")
+	ErrNoBridge   = errors.New("its network was stopped while it ran, and libvirt does not reconnect it")
 )
 
-// sysNet shows the interfaces of this machine, and what each is plugged into
-// (sysfs-class-net, "master").
+// sysNet lists the interfaces of this machine. An interface that is in a bridge has the link
+// "master" (Linux, Documentation/ABI/testing/sysfs-class-net).
 const sysNet = "/sys/class/net"
 
-// unplugged reports whether the interface is there and in no bridge.
+// withoutBridge reports whether the interface exists and is in no bridge.
 func withoutBridge(tap string) bool {
 	if tap == "" {
 		return false
@@ -50,19 +50,19 @@ func withoutBridge(tap string) bool {
 	return errors.Is(err, fs.ErrNotExist)
 }
 
-// WatchDomain cancels the context when libvirt says that the domain stopped, or
-// when nobody can reach it.
+// WatchDomain cancels the context with a cause when the domain has stopped, is paused, or is
+// disconnected from its network at two checks in a row.
 func (e Loop) WatchDomain(ctx context.Context, name string) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	go func() {
-		loose := 0
+		detached := 0
 		for {
 			if pause.For(ctx, 2*time.Second) != nil {
 				return
 			}
 			l, err := e.Libvirt(ctx)
 			if err != nil {
-				continue // could not ask: not a reason to stop waiting
+				continue // libvirt did not answer: no reason to stop waiting
 			}
 			d, err := l.Domain(ctx, name)
 			if errors.Is(err, virt.ErrNoDaemon) {
@@ -73,8 +73,8 @@ func (e Loop) WatchDomain(ctx context.Context, name string) (context.Context, fu
 				return
 			}
 			if err != nil || d.State != virt.Running || !withoutBridge(d.Tap) {
-				loose = 0
-			} else if loose++; loose > 1 {
+				detached = 0
+			} else if detached++; detached > 1 {
 				cancel(ErrNoBridge)
 				return
 			}
@@ -87,8 +87,8 @@ func (e Loop) WatchDomain(ctx context.Context, name string) (context.Context, fu
 	return ctx, func() { cancel(context.Canceled) }
 }
 
-// SerialTail returns the last lines the guest wrote to its serial console,
-// made harmless.
+// SerialTail returns the last n lines that the guest wrote to its serial console, with
+// control characters escaped.
 func (e Loop) SerialTail(ctx context.Context, l *virt.Conn, w *target.Target, n int) []string {
 	pool, err := l.PoolAt(ctx, e.BaseDir(w.Record.Paths))
 	if err != nil {
@@ -101,7 +101,8 @@ func (e Loop) SerialTail(ctx context.Context, l *virt.Conn, w *target.Target, n 
 	return LastSerial(b, n)
 }
 
-// LastSerial are the last n lines of a serial console that are not empty, clean.
+// LastSerial returns the last n lines of b that are not empty, with control characters
+// escaped.
 func LastSerial(b []byte, n int) []string {
 	var out []string
 	for _, s := range strings.FieldsFunc(string(b), func(r rune) bool { return r == '\n' || r == '\r' }) {
@@ -112,5 +113,5 @@ func LastSerial(b []byte, n int) []string {
 	return out[max(0, len(out)-n):]
 }
 
-// SerialLines are shown of what the guest wrote to its console last.
+// SerialLines is how many of the last console lines are shown.
 const SerialLines = 12

@@ -12,25 +12,25 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// Chosen is what a plan decides about a VM: values that the words and the config
-// leave open.
+// Chosen holds what a plan decides about a VM: values that the command line and the config leave
+// open.
 type Chosen struct {
-	Record   config.VM       // sizes and image of a VM that is made, its network
-	Network  config.Network  // with the values a new one gets
-	MAC      string          // of the VM's card
-	Address  netip.Addr      // that is kept for it
+	Record   config.VM       // with the sizes and image of a VM that is created, and its network
+	Network  config.Network  // with the values of a new network
+	MAC      string          // of the VM's network interface
+	Address  netip.Addr      // reserved for the VM
 	Accel    string          // "kvm" or "qemu"
-	Instance *state.Instance // what is remembered from then on; nil: nothing yet
+	Instance *state.Instance // the content of instance.json after the plan; nil: there is none yet
 }
 
-// Given returns what stands without a decision.
+// CurrentChoice returns the values that hold without any decision.
 func CurrentChoice(w *target.Target, f *loop.Facts) Chosen {
 	return Chosen{Record: w.Record, Network: w.Network, Instance: f.Inst}
 }
 
-// Choose decides network, address and size of a VM that is made or started. key is
-// its name on this machine, baseDir where its disk goes. The sentences are for the
-// person: where a choice is not what they may expect.
+// Choose decides the network, address and sizes of a VM that is created or started. key is its
+// unique name on this machine, baseDir the directory of its disk. The strings tell the user of
+// choices that they may not expect.
 func Choose(w *target.Target, f *loop.Facts, m host.Facts, uid int, key, baseDir string) (Chosen, []string, error) {
 	c := CurrentChoice(w, f)
 	spec, err := network.Choose(f.Net, w.NetworkSpec, uid, !w.NewNet || !w.AutoNet())
@@ -69,13 +69,13 @@ func Choose(w *target.Target, f *loop.Facts, m host.Facts, uid int, key, baseDir
 	return c, notes, nil
 }
 
-// address is the VM's fixed address: the one reserved, the one decided before, or
-// the first free one.
+// address returns the VM's fixed address: the reserved one, else the one in instance.json if it is
+// free, else the first free one.
 func address(f *loop.Facts, spec config.NetworkSpec, mac string) (netip.Addr, error) {
 	n := loop.NetworkNamed(f, spec.Name)
 	ip, reserved, err := network.Address(spec, n, mac)
 	if err != nil {
-		return ip, ui.Refused("%w", err).Hint(ui.Cmd("aivm list"), ui.Cmd("aivm vm delete NAME of a VM you no longer need"))
+		return ip, ui.Refused("%w", err).Hint(ui.Cmd("aivm list"), ui.CmdFor("delete a VM that you no longer need", "aivm vm delete NAME"))
 	}
 	if !reserved && f.Inst != nil {
 		if old, perr := netip.ParseAddr(f.Inst.Address); perr == nil && network.Free(spec, n, mac, old) {

@@ -16,14 +16,14 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// What a plan decides about a VM is what Choose and Remember return: neither the
-// target nor the facts are changed by it.
+// Choose and InstanceFor return what a plan decides about a VM, and change neither the target nor
+// the facts.
 func TestChoose(t *testing.T) {
 	c := config.DefaultConfig()
 	net := c.NewNetwork("aivm-net")
 	record := c.NewVM("t", net.Name)
 	libvirts := &virt.Network{Name: "aivm-net", Mark: virt.Mark{Ours: true, Owner: 7}, Bridge: "virbr-x", Subnet: netip.MustParsePrefix("10.9.8.0/24"), Gateway: netip.MustParseAddr("10.9.8.1")}
-	there := &virt.Domain{Name: "t", UUID: "u", MAC: "52:54:00:01:02:03", State: virt.Off}
+	existing := &virt.Domain{Name: "t", UUID: "u", MAC: "52:54:00:01:02:03", State: virt.Off}
 	for name, k := range map[string]struct {
 		newVM    bool
 		domain   *virt.Domain
@@ -35,11 +35,11 @@ func TestChoose(t *testing.T) {
 		cpus     int
 		made     bool
 	}{
-		"the first VM":                   {newVM: true, spec: net.Network.SubnetCIDR, mac: network.MAC("7-t"), cpus: 2, made: true},
-		"in a network of ours":           {newVM: true, networks: []*virt.Network{libvirts}, spec: "10.9.8.0/24", mac: network.MAC("7-t"), cpus: 2, made: true},
-		"one that is there":              {domain: there, spec: net.Network.SubnetCIDR, mac: there.MAC, cpus: 5, inst: &state.Instance{UUID: "u", Address: "10.77.0.99"}, address: "10.77.0.99"},
-		"one that was not recorded":      {newVM: true, domain: there, spec: net.Network.SubnetCIDR, mac: there.MAC, cpus: 3, inst: &state.Instance{UUID: "u", CreatedWith: &state.CreatedWith{CPUs: 3, RAMMB: 1024, DiskGB: 9}}},
-		"an address from somewhere else": {domain: there, spec: net.Network.SubnetCIDR, mac: there.MAC, cpus: 5, inst: &state.Instance{UUID: "u", Address: "192.0.2.1"}},
+		"the first VM":                    {newVM: true, spec: net.Network.SubnetCIDR, mac: network.MAC("7-t"), cpus: 2, made: true},
+		"in one of aivm's networks":       {newVM: true, networks: []*virt.Network{libvirts}, spec: "10.9.8.0/24", mac: network.MAC("7-t"), cpus: 2, made: true},
+		"an existing VM":                  {domain: existing, spec: net.Network.SubnetCIDR, mac: existing.MAC, cpus: 5, inst: &state.Instance{UUID: "u", Address: "10.77.0.99"}, address: "10.77.0.99"},
+		"an existing VM without a record": {newVM: true, domain: existing, spec: net.Network.SubnetCIDR, mac: existing.MAC, cpus: 3, inst: &state.Instance{UUID: "u", CreatedWith: &state.CreatedWith{CPUs: 3, RAMMB: 1024, DiskGB: 9}}},
+		"an address of another network":   {domain: existing, spec: net.Network.SubnetCIDR, mac: existing.MAC, cpus: 5, inst: &state.Instance{UUID: "u", Address: "192.0.2.1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := &target.Target{Name: "t", Record: record, Network: net, NetworkSpec: net.Network, NewVM: k.newVM, NewNet: k.newVM}

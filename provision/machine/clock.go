@@ -16,25 +16,24 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// A guest whose host was suspended, or that was paused for a full disk, goes on
-// with the time it had. TLS, make and git then fail in ways nobody looks for in
-// the clock.
+// After the host was suspended, or the VM was paused because of a full disk, the guest's clock is
+// behind. TLS, make and git then fail with errors that do not name the clock.
 
-// clockSlack is how far a guest's clock may be off before it is set.
+// clockSlack is how far a guest's clock may differ before it is set.
 const clockSlack = 2 * time.Second
 
-// ClockProbe asks for the time. It comes first in the probe, close to when the
-// script was sent; a guest that has no answer costs nothing.
+// ClockProbe returns the probe for the guest's time. It is the first one of the script, close to
+// the time at which the script was sent. A guest without an answer is no error.
 func ClockProbe() guest.Probe {
 	return guest.Probe{Name: "clock", Script: "date +%s.%N 2>/dev/null || :"}
 }
 
-// ClockOff is how far the clock that said out is ahead (or, below 0, behind),
-// at least: the guest read it at some moment between sent and got, so what is
-// between these is no error of it. An answer that is no time is no error either.
+// ClockOff returns by how much the guest's clock, which printed out, is ahead (below 0: behind), at
+// least. The guest read it some time between sent and got, so a time between these counts as
+// correct. An answer that is no time gives 0.
 func ClockOff(out []byte, sent, got time.Time) time.Duration {
-	whole, frac, _ := strings.Cut(strings.TrimSpace(string(out)), ".")
-	sec, err := strconv.ParseInt(whole, 10, 64)
+	seconds, frac, _ := strings.Cut(strings.TrimSpace(string(out)), ".")
+	sec, err := strconv.ParseInt(seconds, 10, 64)
 	if err != nil || sec < 0 || sec > 1<<40 || len(frac) > 9 {
 		return 0
 	}
@@ -45,7 +44,7 @@ func ClockOff(out []byte, sent, got time.Time) time.Duration {
 		}
 	}
 	at := time.Unix(sec, nsec)
-	// Wall clocks only: the monotonic one stands still while a host sleeps.
+	// Compare wall clocks: the monotonic clock stops while the host is suspended.
 	switch ahead, behind := at.Sub(got.Round(0)), sent.Round(0).Sub(at); {
 	case ahead > 0:
 		return ahead
@@ -55,7 +54,7 @@ func ClockOff(out []byte, sent, got time.Time) time.Duration {
 	return 0
 }
 
-// PlanClock sets a clock that is off.
+// PlanClock plans to set the guest's clock if it differs by more than clockSlack.
 func (e Part) PlanClock(w *target.Target, f *loop.Facts) []plan.Action {
 	off := f.Guest.Clock
 	if off >= -clockSlack && off <= clockSlack {
@@ -71,7 +70,7 @@ func (e Part) PlanClock(w *target.Target, f *loop.Facts) []plan.Action {
 		Shows: []string{"date -s @NOW (in the guest)"},
 		Do: func(ctx context.Context) error {
 			if err := setClock(ctx, f.Conn, time.Now); err != nil {
-				// No reason to keep anybody from working.
+				// Only a warning: the VM can be used all the same.
 				e.WarnOnce(fmt.Sprintf("the clock of VM %s is %s %s and could not be set: %v", w.Name, roughDuration(off), way, err))
 			}
 			return nil
@@ -79,7 +78,7 @@ func (e Part) PlanClock(w *target.Target, f *loop.Facts) []plan.Action {
 	}}
 }
 
-// span is a duration without digits nobody needs.
+// roughDuration formats a duration in days or in seconds.
 func roughDuration(d time.Duration) string {
 	if d > 48*time.Hour {
 		return fmt.Sprintf("%.0f days", math.Round(d.Hours()/24))
@@ -87,14 +86,14 @@ func roughDuration(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
-// setClock sets the guest's clock to this machine's. How long a command takes
-// to get there is measured with one that does the same and sets nothing.
+// setClock sets the guest's clock to this machine's. To account for the time a command takes to
+// start, it first runs one that only reads the clock.
 func setClock(ctx context.Context, c guest.Conn, now func() time.Time) error {
 	run := func(argv ...string) error {
-		said := capture.Head{Limit: session.GuestOutputLimit}
-		code, err := c.Run(ctx, guest.Cmd{Argv: argv, Stderr: &said})
+		stderr := capture.Head{Limit: session.GuestOutputLimit}
+		code, err := c.Run(ctx, guest.Cmd{Argv: argv, Stderr: &stderr})
 		if err == nil && code != 0 {
-			err = fmt.Errorf("status %d: %s", code, session.LastLine(said.String()))
+			err = fmt.Errorf("status %d: %s", code, session.LastLine(stderr.String()))
 		}
 		return err
 	}

@@ -12,8 +12,8 @@ func TestClockOff(t *testing.T) {
 	sent := time.Unix(1_800_000_000, 0)
 	got := sent.Add(3 * time.Second) // a slow guest
 	for _, c := range []struct {
-		said string
-		want time.Duration
+		answer string
+		want   time.Duration
 	}{
 		{"1800000000.000000000\n", 0},
 		{"1800000002.999999999\n", 0},
@@ -21,7 +21,7 @@ func TestClockOff(t *testing.T) {
 		{"1800000005.500000000\n", 2500 * time.Millisecond},
 		{"1799999999.250000000\n", -750 * time.Millisecond},
 		{"1800003603\n", time.Hour},
-		// What a hostile guest might say.
+		// Answers of a hostile guest.
 		{"", 0},
 		{"-5.0\n", 0},
 		{"99999999999999999999\n", 0},
@@ -30,8 +30,8 @@ func TestClockOff(t *testing.T) {
 		{"NaN\n", 0},
 		{"1799996400.0000000000000\n", 0},
 	} {
-		if off := ClockOff([]byte(c.said), sent, got); off != c.want {
-			t.Errorf("%q: %s, not %s", c.said, off, c.want)
+		if off := ClockOff([]byte(c.answer), sent, got); off != c.want {
+			t.Errorf("%q: %s, not %s", c.answer, off, c.want)
 		}
 	}
 }

@@ -14,8 +14,8 @@ import (
 	"aivm.dev/aivm/provision/session"
 )
 
-// PoolForDeletion is the pool, started if it has to be: volumes of a pool that
-// does not run are unknown, not gone.
+// PoolForDeletion returns the storage pool at dir, and starts it if necessary: the volumes of an
+// inactive pool are unknown, not absent. nil: there is neither a pool nor the directory.
 func (e Part) PoolForDeletion(ctx context.Context, l *virt.Conn, dir string) (*virt.Pool, error) {
 	pool, err := l.PoolAt(ctx, dir)
 	if err != nil && !errors.Is(err, virt.ErrNotFound) {
@@ -28,7 +28,7 @@ func (e Part) PoolForDeletion(ctx context.Context, l *virt.Conn, dir string) (*v
 		return nil, nil
 	}
 	if e.DryRun {
-		return nil, ui.Refused("the storage pool at %s is not active, so what is in it cannot be told", dir).Hint(ui.Cmd(e.Virsh("pool-list --all")))
+		return nil, ui.Refused("the storage pool at %s is not active, so its volumes are not known", dir).Hint(ui.Cmd(e.Virsh("pool-list --all")))
 	}
 	if err := l.EnsurePool(ctx, domain.PoolFor(pool, dir, session.DefaultBaseDir), dir); err != nil {
 		return nil, err
@@ -36,7 +36,7 @@ func (e Part) PoolForDeletion(ctx context.Context, l *virt.Conn, dir string) (*v
 	return l.PoolAt(ctx, dir)
 }
 
-// Reservation is the DHCP entry of a VM in its network, if there is one.
+// Reservation returns the DHCP reservation of a VM in its network, if there is one.
 func Reservation(n *virt.Network, mac string) (virt.Reservation, bool) {
 	if n == nil {
 		return virt.Reservation{}, false

@@ -18,18 +18,18 @@ import (
 	"aivm.dev/aivm/sshcfg"
 )
 
-// TakenError says why a domain is not, or cannot be, this person's VM: another
-// name is the way out where nobody chose this one.
+// TakenError is the refusal of a domain that is not this user's VM, or cannot be used as such, if the
+// name is the default one: the caller tries the next name.
 type TakenError struct{ Err error }
 
-// Error says what Err says.
+// Error returns the text of Err.
 func (e *TakenError) Error() string { return e.Err.Error() }
 
-// Unwrap returns the refusal.
+// Unwrap returns Err.
 func (e *TakenError) Unwrap() error { return e.Err }
 
-// CheckIdentity refuses a domain that is not this person's, or that there is no
-// way into from here: with a *TakenError where nobody chose the name.
+// CheckIdentity refuses a domain that is not this user's, or that aivm cannot log in to. The error
+// is a *TakenError if the name is the default one.
 func (e Part) CheckIdentity(w *target.Target, f *loop.Facts) error {
 	d := f.Domain.Domain
 	if d.Err != nil || d.Value == nil {
@@ -47,8 +47,8 @@ func (e Part) CheckIdentity(w *target.Target, f *loop.Facts) error {
 		case keyErr != nil:
 			return ui.Failed("the pinned host key of VM %q cannot be read: %w", w.Name, keyErr).Hint(ui.Cmd("ls -l " + shellescape.Quote(e.SSH.VMDir(w.Name))))
 		case f.Inst == nil && f.Running():
-			return ui.Refused("the address of VM %q is not remembered in %s any more", w.Name, e.State().InstancePath(w.Name)).
-				Hint(ui.CmdFor("to have it read anew", "aivm vm restart "+w.Name))
+			return ui.Refused("the state file of VM %q with its address, %s, is missing", w.Name, e.State().InstancePath(w.Name)).
+				Hint(ui.CmdFor("to write it again", "aivm vm restart "+w.Name))
 		}
 	}
 	if err != nil && w.AutoName {
@@ -57,8 +57,8 @@ func (e Part) CheckIdentity(w *target.Target, f *loop.Facts) error {
 	return err
 }
 
-// PlanAlias writes the ssh stanza and the Include line. A configuration that
-// cannot be edited never keeps a VM from being used: the line to add is said.
+// PlanAlias plans to write the ssh entry and the Include line. If ~/.ssh/config cannot be edited, the
+// plan has a warning with the line to add instead: the VM can be used all the same.
 func (e Part) PlanAlias(w *target.Target, f *loop.Facts, c Chosen) (plan.Plan, error) {
 	p := plan.Plan{Stage: plan.Host}
 	if c.Instance == nil {
@@ -79,10 +79,10 @@ func (e Part) PlanAlias(w *target.Target, f *loop.Facts, c Chosen) (plan.Plan, e
 	return p, nil
 }
 
-// StoreVM is the id of the action that records a new VM.
+// StoreVM is the ID of the action that records a new VM.
 const StoreVM = "store.vm"
 
-// PlanStoreVM records a VM that is new to the store, once it exists.
+// PlanStoreVM plans to record a new VM in the config, after the VM is created.
 func (e Part) PlanStoreVM(w *target.Target, c Chosen) []plan.Action {
 	if !w.NewVM {
 		return nil
@@ -94,7 +94,7 @@ func (e Part) PlanStoreVM(w *target.Target, c Chosen) []plan.Action {
 		record.Image.Name, record.VM.CPUs, record.VM.RAMMB, record.VM.DiskGB = m.Image, m.CPUs, m.RAMMB, m.DiskGB
 	}
 	return []plan.Action{{
-		ID: StoreVM, Why: fmt.Sprintf("record the VM %s in the config", w.Name), Shows: []string{"write " + e.StorePath},
+		ID: StoreVM, Why: fmt.Sprintf("record VM %s in the config", w.Name), Shows: []string{"write " + e.StorePath},
 		Do: func(ctx context.Context) error {
 			return config.Update(ctx, e.StorePath, func(c *config.Config) error {
 				if _, ok := c.FindVM(w.Name); ok {
@@ -121,24 +121,24 @@ func authorizedKeys(ids []sshcfg.Identity) []string {
 	return out
 }
 
-// SyncFirst has the guest write to its disk what it has of the seed: user, keys
-// and network. The kernel keeps it in memory for half a minute, and a guest that
-// is switched off at once within that time would come back as somebody else,
-// with no seed to tell it.
+// SyncFirstBoot plans a sync in the guest after the first boot, before the seed is removed. The
+// kernel keeps written data in memory for up to half a minute; a guest that is switched off in that
+// time would boot without its user, keys and network, and without a seed to set them up.
 func SyncFirstBoot(f *loop.Facts) plan.Action {
 	return plan.Action{
-		ID: "seed.sync", Why: "have the guest write its first boot to its disk", Shows: []string{"sync"}, Timing: "boot",
+		ID: "seed.sync", Why: "finish first boot (sync the guest's disk)", Shows: []string{"sync"}, Timing: "boot",
 		Do: func(ctx context.Context) error {
 			code, err := f.Conn.Run(ctx, guest.Cmd{Argv: []string{"sync"}})
 			if err == nil && code != 0 {
-				err = fmt.Errorf("sync ended with status %d in the guest", code)
+				err = fmt.Errorf("sync in the guest exited with status %d", code)
 			}
 			return err
 		},
 	}
 }
 
-// CheckAlias asks ssh, once when the alias was made, what it will really do.
+// CheckAlias runs ssh -G once, after the alias was written, and warns if the user's configuration
+// changes what ssh does with it.
 func (e Part) CheckAlias(ctx context.Context, w *target.Target, f *loop.Facts) error {
 	if !f.AliasPlanned {
 		return nil

@@ -17,9 +17,8 @@ import (
 	"aivm.dev/aivm/sshcfg"
 )
 
-// Remember returns what has to be known about the VM once it is as c says. ownKey
-// is the path of aivm's own key if the guest lets it in although ids does not have
-// it yet.
+// InstanceFor returns the content of instance.json for a VM with the values in c. ownKey is the path
+// of aivm's own key if the guest will accept it but ids does not contain it yet; else "".
 func InstanceFor(w *target.Target, f *loop.Facts, c Chosen, ids []sshcfg.Identity, ownKey string) state.Instance {
 	in := state.Instance{Schema: 1, User: w.Record.VM.User}
 	if f.Inst != nil {
@@ -45,8 +44,8 @@ func InstanceFor(w *target.Target, f *loop.Facts, c Chosen, ids []sshcfg.Identit
 	return in
 }
 
-// PlanState writes what has to be known about the VM before it exists: its host
-// key, uuid, address and keys.
+// PlanState plans to write the VM's state before the VM exists: its host key, and instance.json with
+// UUID, address and keys.
 func (e Part) PlanState(w *target.Target, f *loop.Facts, in state.Instance) []plan.Action {
 	keyErr := f.Keys.Own
 	if in.Adopted {
@@ -58,20 +57,20 @@ func (e Part) PlanState(w *target.Target, f *loop.Facts, in state.Instance) []pl
 	}
 	dir := e.SSH.VMDir(w.Name)
 	return []plan.Action{{
-		ID: "vm.state", Why: "make the VM's host key and remember its address", Shows: []string{"write " + dir + "/"}, Timing: "define",
+		ID: "vm.state", Why: "create the VM's host key and record its address", Shows: []string{"write " + dir + "/"}, Timing: "define",
 		Do: func(context.Context) error {
 			if err := e.State().SaveInstance(w.Name, in); err != nil {
 				return session.StateErr(dir, err)
 			}
 			if in.Adopted {
-				return nil // its host key is its own
+				return nil // the guest generated its host key itself
 			}
 			return session.StateErr(dir, e.hostKey(w.Name))
 		},
 	}}
 }
 
-// hostKey makes the guest's host key unless there is one.
+// hostKey creates the VM's host key if there is none, and writes its known_hosts file.
 func (e Part) hostKey(vm string) error {
 	hk, err := e.SSH.LoadHostKey(vm)
 	if errors.Is(err, os.ErrNotExist) {
@@ -86,7 +85,7 @@ func (e Part) hostKey(vm string) error {
 	return e.SSH.WriteKnownHosts(vm, vm, hk.Public)
 }
 
-// Seed renders the first boot's settings from the state directory.
+// Seed renders the seed of the first boot from the files in the state directory.
 func (e Part) Seed(ctx context.Context, w *target.Target, mac string) ([]byte, error) {
 	hk, err := e.SSH.LoadHostKey(w.Name)
 	if err != nil {
@@ -98,7 +97,7 @@ func (e Part) Seed(ctx context.Context, w *target.Target, mac string) ([]byte, e
 	}
 	inst, err := e.State().Instance(w.Name)
 	if err != nil || inst == nil {
-		return nil, fmt.Errorf("the state of VM %q is not written yet: %w", w.Name, err)
+		return nil, fmt.Errorf("the state of VM %q has not been written: %w", w.Name, err)
 	}
 	return cloudinit.Seed(cloudinit.Guest{
 		InstanceID: inst.UUID, Hostname: w.Name, User: inst.User, AuthorizedKeys: authorizedKeys(ids),

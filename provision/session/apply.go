@@ -17,8 +17,8 @@ import (
 	"aivm.dev/aivm/provision/host"
 )
 
-// Run says what is to be said about a plan and applies it, with progress, timing
-// and fault points.
+// Run prints a plan's notes and applies the plan, with progress, timing and fault points. It
+// returns true if an action asked for another observation.
 func (e *Session) Run(ctx context.Context, p plan.Plan) (bool, error) {
 	e.PrintNotes(p)
 	r := plan.Runner{Root: e.Root, Hook: e.Hook, Note: func(_ plan.Action, note string) { e.WarnOnce(note) }, Started: func(a plan.Action) (func(string, float64), func(error)) {
@@ -37,7 +37,7 @@ func (e *Session) Run(ctx context.Context, p plan.Plan) (bool, error) {
 		}
 		return progress, func(err error) {
 			stop()
-			// Stale is no failure: somebody else was quicker.
+			// ErrStale is no failure: another process was quicker.
 			if err != nil && !errors.Is(err, plan.ErrStale) {
 				task.Fail()
 				return
@@ -48,8 +48,8 @@ func (e *Session) Run(ctx context.Context, p plan.Plan) (bool, error) {
 	return r.Run(ctx, p)
 }
 
-// Lock takes the VM's lock; waited says that somebody else held it. The store is
-// read again after it: another run may have written it since.
+// Lock takes the VM's lock; waited: another run held it. The config is read again after that,
+// since another run may have written it.
 func (e *Session) Lock(ctx context.Context, vm string) (release func(), waited bool, err error) {
 	path := e.State().LockPath(vm)
 	release, waited, err = lockfile.Lock(ctx, path, e.Rerun, func(holder string) func(error) {
@@ -70,14 +70,14 @@ func (e *Session) Lock(ctx context.Context, vm string) (release func(), waited b
 	return release, waited, err
 }
 
-// LockHeld reports whether another run changes the VM at this moment.
+// LockHeld reports whether a run holds the VM's lock now.
 func (e *Session) LockHeld(vm string) bool { return lockfile.Held(e.State().LockPath(vm)) }
 
-// DropLock removes the lock file of a VM that is gone, while it is held.
+// DropLock removes the lock file of a deleted VM, while this run holds the lock.
 func (e *Session) DropLock(vm string) { _ = os.Remove(e.State().LockPath(vm)) }
 
-// PlanMachine is what this machine lacks, once: packages that were installed in
-// this run and whose programs are still not found are not installed for ever.
+// PlanHostTools plans what this machine lacks. If this run installed packages and their programs
+// are still not found, it returns an error instead of installing them again and again.
 func (e *Session) PlanHostTools(f host.Facts, need host.Need) ([]plan.Action, error) {
 	if err := e.CheckInstalled(f, need); err != nil {
 		return nil, err
@@ -94,13 +94,13 @@ func (e *Session) PlanHostTools(f host.Facts, need host.Need) ([]plan.Action, er
 	return as, err
 }
 
-// FoundNothing is the error for packages that are there and programs that are
-// not.
+// CheckInstalled returns an error if packages that this run installed did not provide the
+// programs that were missing.
 func (e *Session) CheckInstalled(f host.Facts, need host.Need) error {
 	tools, packages := host.Missing(f, need)
 	if len(packages) == 0 || !slices.Equal(packages, e.installed) {
 		return nil
 	}
-	return ui.Failed("installed is %s, and still not found: %s", strings.Join(packages, " "), strings.Join(tools, ", ")).
-		Hint(ui.CmdFor("look where the files went, or install it anew by hand", strings.Join(packages, " ")), ui.Cmd("aivm host doctor -v"))
+	return ui.Failed("packages were installed (%s), but these programs are still not found: %s", strings.Join(packages, " "), strings.Join(tools, ", ")).
+		Hint(ui.Remark("check where their files are, or reinstall them: "+strings.Join(packages, " ")), ui.Cmd("aivm host doctor -v"))
 }

@@ -5,20 +5,20 @@ import (
 	"aivm.dev/aivm/internal/plan"
 )
 
-// DryRun ends a verb that was only asked what it would do. It is an error, so
-// that nothing after it runs; cmd prints it and takes it for success.
+// DryRun is the result of a verb with --dry-run. It is an error, so that nothing after it
+// runs; cmd prints it and exits with 0.
 type DryRun struct {
 	plan.Dry
-	// Clones are what would be lost with a VM, or left in it.
+	// Clones lists the work in clones that would be lost with the VM, or stay in it.
 	Clones []gitsync.CloneWork `json:"clones,omitempty"`
-	// For a person: the rules that would be loaded, the plans, and a sentence on
-	// what would be opened or awaited then.
+	// For the text output only: the rules that would be loaded, the plans, and a sentence
+	// about what would be opened or waited for then.
 	Rules       []string  `json:"-"`
 	Host, Guest plan.Plan `json:"-"`
 	Last        string    `json:"-"`
 }
 
-// Error says what it is.
+// Error returns "dry run".
 func (*DryRun) Error() string { return "dry run" }
 
 // Dry returns the DryRun of a plan that concerns no folder.

@@ -14,17 +14,19 @@ import (
 	"aivm.dev/aivm/internal/virt"
 )
 
-// Resume says how to go on after a run that stopped in the middle.
+// WithRerunHint adds to err, the error of a run that stopped in the middle, the command to
+// continue with. An error with hints keeps its own; a canceled context becomes a ui.Error
+// "interrupted".
 func (e *Session) WithRerunHint(err error) error {
 	if errors.Is(err, context.Canceled) {
-		return &ui.Error{Exit: ui.ExitInterrupted, Kind: "interrupted", Message: "interrupted; nothing is lost", Hints: []ui.Hint{ui.CmdFor("to go on", e.Rerun)}, Err: err}
+		return &ui.Error{Exit: ui.ExitInterrupted, Kind: "interrupted", Message: "interrupted; nothing is lost", Hints: []ui.Hint{ui.CmdFor("to continue", e.Rerun)}, Err: err}
 	}
 	var ue *ui.Error
 	switch {
 	case !errors.As(err, &ue):
 		ue = ui.Failed("%w", err)
 		err = ue
-	case errors.Is(err, guest.ErrLost): // what is hinted at comes first
+	case errors.Is(err, guest.ErrLost): // keep its hints and add more
 	case len(ue.Hints) > 0:
 		return err
 	}
@@ -36,18 +38,18 @@ func (e *Session) WithRerunHint(err error) error {
 		dir := shellescape.Quote(filepath.Dir(pe.Path))
 		switch {
 		case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-			ue.Hint(ui.Cmd("make room there: df -h " + dir))
+			ue.Hint(ui.CmdFor("free some space there", "df -h "+dir))
 		case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
 			ue.Hint(ui.Cmd("ls -ld " + dir))
 		}
 	}
-	ue.Hint(ui.CmdFor("to go on where it stopped", e.Rerun))
+	ue.Hint(ui.CmdFor("to continue where it stopped", e.Rerun))
 	return err
 }
 
-// ExplainLost says of a connection that broke in the middle of something
-// whether it went with the VM, and what to type then. A guest that is switched
-// off closes nothing: it goes silent. Any other error is returned as it is.
+// ExplainLost asks libvirt about a VM whose SSH connection was lost, and adds to err whether
+// the VM was deleted or switched off, with a hint. (A guest that is switched off does not
+// close the connection: it goes silent.) Any other error is returned unchanged.
 func (e *Session) ExplainLost(ctx context.Context, vm string, err error) error {
 	if !errors.Is(err, guest.ErrLost) {
 		return err
@@ -55,15 +57,15 @@ func (e *Session) ExplainLost(ctx context.Context, vm string, err error) error {
 	if l, lerr := e.Libvirt(ctx); lerr == nil {
 		switch d, derr := l.Domain(ctx, vm); {
 		case errors.Is(derr, virt.ErrNotFound):
-			return ui.Failed("%w: the VM is gone", err).Hint(ui.Cmd("aivm list"))
+			return ui.Failed("%w: the VM no longer exists", err).Hint(ui.Cmd("aivm list"))
 		case derr == nil && d.State != virt.Running:
-			return ui.Failed("%w: the VM was switched off meanwhile", err).Hint(ui.Cmd("aivm vm up " + vm))
+			return ui.Failed("%w: the VM was switched off while aivm was running", err).Hint(ui.Cmd("aivm vm up " + vm))
 		}
 	}
 	return ui.Failed("%w", err).Hint(ui.Cmd("aivm status --vm " + vm))
 }
 
-// StateErr explains an error of writing a VM's state directory; nil stays nil.
+// StateErr wraps an error of writing a VM's state directory, with hints; nil stays nil.
 func StateErr(dir string, err error) error {
 	if err == nil {
 		return nil

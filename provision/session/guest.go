@@ -10,8 +10,8 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// AsRoot runs a script in the guest as root and returns its last words on
-// failure.
+// RunAsRoot runs a script in the guest as root. Its error has the exit status and the last line
+// of stderr; what names the action.
 func (e *Session) RunAsRoot(ctx context.Context, c guest.Conn, what, script string, out *capture.Head) error {
 	stderr := capture.Head{Limit: GuestOutputLimit}
 	cmd := guest.Cmd{Argv: []string{"sudo", "-n", "sh", "-s"}, Stdin: strings.NewReader(script), Stderr: &stderr}
@@ -28,10 +28,10 @@ func (e *Session) RunAsRoot(ctx context.Context, c guest.Conn, what, script stri
 	return nil
 }
 
-// GuestWords is how much is kept of what a program in a guest writes.
+// GuestOutputLimit is how many bytes of a guest program's output are kept.
 const GuestOutputLimit = 256 << 10
 
-// LastLine is the last line of what a program wrote, clean and cut to 300 bytes.
+// LastLine returns the last line of s, with control characters escaped, cut to 300 bytes.
 func LastLine(s string) string {
 	return ui.CleanTo(capture.LastLines(s, 1, ""), 300)
 }

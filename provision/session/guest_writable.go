@@ -17,7 +17,7 @@ import (
 	"aivm.dev/aivm/sshcfg"
 )
 
-// Person is whose sessions on this machine a shared folder could act on.
+// Person returns the user whose sessions on this machine could run files of a shared folder.
 func (e *Session) Person() share.Person {
 	self, err := os.Executable()
 	if err != nil {
@@ -26,8 +26,8 @@ func (e *Session) Person() share.Person {
 	return share.Person{Home: e.Home, Login: e.SSH.Home, Getenv: e.originalEnv, Self: self}
 }
 
-// given is an environment variable as this run got it: distrust takes folders
-// out of some, and they lead into those folders all the same.
+// originalEnv returns an environment variable as this run received it. Distrust removes folders
+// from some variables of this process, but the user's sessions still search those folders.
 func (e *Session) originalEnv(name string) string {
 	if was, ok := e.originalPaths[name]; ok {
 		return was
@@ -35,7 +35,7 @@ func (e *Session) originalEnv(name string) string {
 	return e.Getenv(name)
 }
 
-// guestFolders are the recorded folders that a VM can write.
+// guestFolders returns the attached folders that a VM can write.
 func guestFolders(c *config.Config) []sshcfg.GuestFolder {
 	var out []sshcfg.GuestFolder
 	for _, r := range c.Attachments {
@@ -46,9 +46,9 @@ func guestFolders(c *config.Config) []sshcfg.GuestFolder {
 	return out
 }
 
-// Distrust has nothing of the folders decide what this run does: programs and
-// libraries are looked up elsewhere, ssh's configuration is not taken from
-// there, and a program of ours that lies there gets no rights.
+// Distrust keeps files in folders that a guest can write from influencing this run: it removes
+// them from the search paths for programs and libraries, aivm takes no ssh configuration from
+// them, and if aivm's own program lies in one, it gets no root rights.
 func (e *Session) Distrust(folders []sshcfg.GuestFolder) {
 	if len(folders) == 0 {
 		return
@@ -82,8 +82,8 @@ func (e *Session) Distrust(folders []sshcfg.GuestFolder) {
 	}
 	self := e.Person().Self
 	if f, guests := in(self); guests && self != "" && e.Root != nil {
-		e.Root = noRoot{e.Root, ui.Refused("the aivm that runs now, %s, lies in a folder that VM %s can write, and does not get root's rights", ui.Clean(self), f.VM).
-			Hint(ui.CmdFor("put it where no guest writes", "sudo install -m 755 "+shellescape.Quote(self)+" /usr/local/bin/aivm"), ui.CmdFor("then use that one", "/usr/local/bin/aivm list"))}
+		e.Root = noRoot{e.Root, ui.Refused("this aivm program, %s, lies in a folder that VM %s can write, so it does not use sudo", ui.Clean(self), f.VM).
+			Hint(ui.CmdFor("copy it to a directory that no guest can write", "sudo install -m 755 "+shellescape.Quote(self)+" /usr/local/bin/aivm"), ui.CmdFor("then use that one", "/usr/local/bin/aivm list"))}
 	}
 }
 
@@ -93,7 +93,7 @@ type noRoot struct {
 	why error
 }
 
-// Do refuses, with why.
+// Do returns the reason of the refusal.
 func (r noRoot) Do(context.Context, root.Op, root.Progress) (root.Result, error) {
 	return root.Result{}, r.why
 }

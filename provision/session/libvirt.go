@@ -14,8 +14,7 @@ import (
 	"aivm.dev/aivm/provision/share"
 )
 
-// Apply runs a plan nobody has to be asked about, and says how to go on where it
-// stopped.
+// Apply runs a plan that needs no consent, and adds the command to continue with to an error.
 func (e *Session) Apply(ctx context.Context, p plan.Plan) error {
 	if _, err := e.Run(ctx, p); err != nil {
 		return e.WithRerunHint(err)
@@ -23,8 +22,8 @@ func (e *Session) Apply(ctx context.Context, p plan.Plan) error {
 	return nil
 }
 
-// LibvirtWithHelp connects to libvirt, through the root helper where this user
-// may not, after starting it where it does not run.
+// LibvirtWithHelp connects to libvirt. It starts the daemon if that is not running, and asks the
+// privileged helper to open the socket if this user may not.
 func (e *Session) LibvirtWithHelp(ctx context.Context) (*virt.Conn, error) {
 	l, err := e.Libvirt(ctx)
 	if err == nil {
@@ -32,7 +31,7 @@ func (e *Session) LibvirtWithHelp(ctx context.Context) (*virt.Conn, error) {
 	}
 	p := plan.Plan{Stage: plan.Host}
 	if e.DryRun && errors.Is(err, virt.ErrDenied) {
-		// Even asking would need root: say so and stop.
+		// Reading needs root too: show that action and stop.
 		open, perr := e.PlanLibvirt(err, e.URI().Socket())
 		if perr != nil {
 			return nil, perr
@@ -74,35 +73,35 @@ func (e *Session) LibvirtWithHelp(ctx context.Context) (*virt.Conn, error) {
 	return e.Libvirt(ctx)
 }
 
-// PlanLibvirt gets access to a libvirt that refuses this user with err: root opens
-// the socket and passes it on; nothing is changed by that.
+// PlanLibvirt plans access to libvirt after it refused this user with err: the privileged helper
+// opens the socket and passes the descriptor on, which changes nothing.
 func (e *Session) PlanLibvirt(err error, socket string) (plan.Action, error) {
 	switch own := e.URI().Own(); {
 	case !errors.Is(err, virt.ErrDenied) && own:
-		return plan.Action{}, ui.Failed("libvirt cannot be asked: %w", err).Hint(ui.Cmd("aivm host doctor"), ui.CmdFor("the socket is named by libvirt_uri in the config", "aivm config edit"))
+		return plan.Action{}, ui.Failed("cannot connect to libvirt: %w", err).Hint(ui.Cmd("aivm host doctor"), ui.CmdFor("libvirt_uri in the config names the socket", "aivm config edit"))
 	case !errors.Is(err, virt.ErrDenied):
-		return plan.Action{}, ui.Failed("libvirt cannot be asked: %w", err).Hint(ui.Cmd("aivm host doctor"), ui.Cmd("sudo systemctl status libvirtd"))
+		return plan.Action{}, ui.Failed("cannot connect to libvirt: %w", err).Hint(ui.Cmd("aivm host doctor"), ui.Cmd("sudo systemctl status libvirtd"))
 	}
 	if err := checkRootOpens(socket, err); err != nil {
 		return plan.Action{}, err
 	}
 	return plan.Action{
-		ID: "libvirt.open", Why: "talk to libvirt, which this user may not do directly",
+		ID: "libvirt.open", Why: "connect to libvirt as root, since this user may not",
 		Root: root.LibvirtSocket{Path: socket}, Got: e.adoptLibvirt, Again: true,
 	}, nil
 }
 
-// rootOpens refuses a socket that root does not open: which ones it does is
-// written in the program, and no config can add to it.
+// checkRootOpens refuses a socket that is not in the privileged helper's list. The list is part
+// of the program; no config can extend it.
 func checkRootOpens(socket string, denied error) error {
 	if root.OpensLibvirt(socket) {
 		return nil
 	}
-	return ui.Refused("%w, and root opens only the system's own sockets of libvirt for aivm", denied).
-		Hint(ui.Cmd("ls -l "+socket), ui.CmdFor("the socket is named by libvirt_uri in the config", "aivm config edit"))
+	return ui.Refused("%w, and aivm's root helper opens only libvirt's system sockets", denied).
+		Hint(ui.Cmd("ls -l "+socket), ui.CmdFor("libvirt_uri in the config names the socket", "aivm config edit"))
 }
 
-// Known makes "libvirt says there is none" the known absence it is.
+// Known turns a result of libvirt into a fact: virt.ErrNotFound becomes the known value nil.
 func Known[T any](v *T, err error) plan.Known[*T] {
 	if errors.Is(err, virt.ErrNotFound) {
 		return plan.Yes[*T](nil)
@@ -110,13 +109,14 @@ func Known[T any](v *T, err error) plan.Known[*T] {
 	return plan.Known[*T]{Value: v, Err: err}
 }
 
-// LibvirtAbsent reports whether libvirt is not there at all, as opposed to
-// stopped or closed to us.
+// LibvirtAbsent reports whether libvirt is not installed, as opposed to stopped or not
+// permitted to this user.
 func (e *Session) LibvirtAbsent(err error) bool {
 	return errors.Is(err, virt.ErrNoDaemon) && e.HostFacts().Tools["libvirtd"] == "" && e.HostFacts().Tools["virtqemud"] == ""
 }
 
-// LibvirtAsRoot has root open the socket, for looking only.
+// LibvirtAsRoot connects to libvirt through the privileged helper, which opens the socket, for
+// verbs that only read.
 func (e *Session) LibvirtAsRoot(ctx context.Context) (*virt.Conn, error) {
 	socket := e.URI().Socket()
 	if err := checkRootOpens(socket, virt.ErrDenied); err != nil {
@@ -132,10 +132,10 @@ func (e *Session) LibvirtAsRoot(ctx context.Context) (*virt.Conn, error) {
 	return e.Libvirt(ctx)
 }
 
-// MountTable is this machine's mount table as it is now.
+// MountTable reads this machine's mount table.
 func (e *Session) MountTable() ([]byte, error) { return e.Host.Head(mountinfo.Self, 64<<20) }
 
-// Shared reads what the VM's device shows, and the folders of atts.
+// Shared reads the VM's export root from the mount table, and the folders of atts.
 func (e *Session) Shared(vm string, atts []share.Attachment) (share.HostFacts, error) {
 	table, err := e.MountTable()
 	if err != nil {

@@ -14,15 +14,15 @@ import (
 	"aivm.dev/aivm/provision/host"
 )
 
-// asked notes what root is asked for, and does nothing.
-type asked struct{ ops []root.Op }
+// recorder records the requests to the privileged helper and returns an error.
+type recorder struct{ ops []root.Op }
 
-func (a *asked) Do(_ context.Context, op root.Op, _ root.Progress) (root.Result, error) {
+func (a *recorder) Do(_ context.Context, op root.Op, _ root.Progress) (root.Result, error) {
 	a.ops = append(a.ops, op)
 	return root.Result{}, errors.New("not done")
 }
 
-func (a *asked) Close() error { return nil }
+func (a *recorder) Close() error { return nil }
 
 func uri(t *testing.T, s string) virt.URI {
 	t.Helper()
@@ -33,9 +33,9 @@ func uri(t *testing.T, s string) virt.URI {
 	return u
 }
 
-// denied is a session whose libvirt, wherever it is, refuses this user.
-func denied() (*Session, *asked) {
-	a := &asked{}
+// denied returns a session whose libvirt, at any socket, refuses this user.
+func denied() (*Session, *recorder) {
+	a := &recorder{}
 	return &Session{
 		UI: &ui.Streams{}, Root: a, Host: host.OSEnv(), Timing: ui.NewTiming(), Rerun: "aivm x",
 		DialVirt: func(_ context.Context, u virt.URI) (*virt.Conn, error) {
@@ -44,12 +44,11 @@ func denied() (*Session, *asked) {
 	}, a
 }
 
-// No config has root open another socket than those it knows: root is not even
-// asked.
+// No config makes aivm ask root to open a socket that is not in its list.
 func TestRootOpensItsOwnSocketsOnly(t *testing.T) {
 	for _, tc := range []struct {
 		uri  string
-		open string // "": refused
+		open string // the socket that root opens; "": refused
 	}{
 		{virt.SystemURI, virt.URI{}.Socket()},
 		{"qemu:///system?socket=/run/libvirt/virtqemud-sock", "/run/libvirt/virtqemud-sock"},
@@ -78,7 +77,7 @@ func TestRootOpensItsOwnSocketsOnly(t *testing.T) {
 				t.Fatalf("%s, %s: no error", tc.uri, name)
 			}
 			if tc.open == "" {
-				if len(a.ops) != 0 || !strings.Contains(err.Error(), "root opens only the system's own sockets") {
+				if len(a.ops) != 0 || !strings.Contains(err.Error(), "root helper opens only libvirt's system sockets") {
 					t.Errorf("%s, %s: root was asked for %v: %v", tc.uri, name, a.ops, err)
 				}
 				if hints := strings.Join(HintsOf(err), "; "); !strings.Contains(hints, "aivm config edit") {
@@ -93,7 +92,7 @@ func TestRootOpensItsOwnSocketsOnly(t *testing.T) {
 	}
 }
 
-// Where nothing listens at a socket of a person's choice, no daemon is started.
+// If nothing listens at a socket that the user configured, no daemon is started.
 func TestNothingListensAtTheSocket(t *testing.T) {
 	e, a := denied()
 	e.DialVirt = virt.Dial
@@ -104,8 +103,7 @@ func TestNothingListensAtTheSocket(t *testing.T) {
 	}
 }
 
-// A run asks the libvirt of its VM, one without a VM that of VMs still to be
-// made; hints name the same.
+// A run uses the libvirt of its VM; without a VM, that of new VMs. Hints name the same one.
 func TestURI(t *testing.T) {
 	e, _ := denied()
 	if e.URI() != (virt.URI{}) {

@@ -27,20 +27,19 @@ import (
 // Check is one line of a check list.
 type Check = host.Check
 
-// The states of a Check that have a sign of their own.
+// The states of a Check that are printed with their own sign.
 const (
 	StateOK  = host.OK
 	StateBad = host.Bad
 )
 
-// Builders are the images that can be built here; the privileged helper runs
-// them.
+// Builders returns the functions that build images; the privileged helper runs them.
 func Builders() map[string]root.BuildFunc { return image.Builders() }
 
-// Options are what the command line says about the world.
+// Options are the settings of a run from the command line.
 type Options struct {
 	UI           *ui.Streams
-	Config       string // --config, "" = the default place
+	Config       string // --config; "": the default path
 	Yes, YesSudo bool
 	DryRun       bool
 	NoFirewall   bool
@@ -49,8 +48,8 @@ type Options struct {
 	Seams        *Seams // nil in the shipped program
 }
 
-// New builds the world of one run from this process. It opens nothing:
-// connections are made when they are needed.
+// New creates the session of one run from this process. It opens no connection; those are made
+// when they are needed.
 func New(o Options) (*Session, error) {
 	path, err := StorePath(o.Config)
 	if err != nil {
@@ -82,7 +81,7 @@ func New(o Options) (*Session, error) {
 	e.SetStreams(o.UI)
 	o.Seams.applyTo(e)
 	e.SetDefaults()
-	// [behavior] yes_sudo; a store that cannot be read is reported by the verb.
+	// For [behavior] yes_sudo and Distrust. If the config cannot be read, the verb reports it.
 	if st, err := config.Load(path); err == nil {
 		e.Store = st
 		e.Distrust(guestFolders(&st.Config))
@@ -91,10 +90,10 @@ func New(o Options) (*Session, error) {
 	return e, nil
 }
 
-// suspending is where sudo talks: between two states of the live line.
+// sudoOutput writes sudo's messages while the progress line is suspended.
 type sudoOutput struct{ s *ui.Streams }
 
-// Write prints lines of sudo, clean.
+// Write prints p with control characters escaped.
 func (w sudoOutput) Write(p []byte) (int, error) {
 	defer w.s.Suspend()()
 	if w.s.Err == nil {
@@ -103,7 +102,7 @@ func (w sudoOutput) Write(p []byte) (int, error) {
 	return io.WriteString(w.s.Err, ui.CleanLines(string(p)))
 }
 
-// StorePath is where the config is: flag, "" for the default place.
+// StorePath returns the path of the config; flag is --config, "" for the default path.
 func StorePath(flag string) (string, error) {
 	if flag == "" {
 		return config.DefaultPath()
@@ -128,9 +127,8 @@ func cacheDir(home string) string {
 	return filepath.Join(base, "aivm", "images")
 }
 
-// Seams replaces what a run asks of the world outside: this machine, libvirt,
-// the guest, root. All of it at once, so that a test that gives them depends on
-// no machine (test/record).
+// Seams replaces all that a run accesses: this machine, libvirt, the guest, root. A test that
+// sets them depends on no machine (test/record).
 type Seams struct {
 	UID, GID  int
 	Host      host.Env
@@ -140,7 +138,7 @@ type Seams struct {
 	DialVirt  func(context.Context, virt.URI) (*virt.Conn, error)
 	DialGuest func(context.Context, guest.Target) (guest.Conn, error)
 	HostKeyOf func(ctx context.Context, addr string) (ssh.PublicKey, error)
-	DialNet   func(ctx context.Context, network, addr string) (net.Conn, error) // to a guest's server, for its first line
+	DialNet   func(ctx context.Context, network, addr string) (net.Conn, error) // to a guest's SSH server, for its first line
 	Routes    func() (plan.Known[[]network.Route], []string)
 	Firewall  FirewallState
 	Now       func() time.Time
@@ -160,7 +158,7 @@ func (s *Seams) applyTo(e *Session) {
 	}
 }
 
-// Fill sets what is not replaced to the real thing.
+// SetDefaults sets the functions that are still nil to the real ones.
 func (e *Session) SetDefaults() {
 	if e.DialVirt == nil {
 		e.DialVirt = virt.Dial

@@ -15,7 +15,8 @@ import (
 	"aivm.dev/aivm/sshcfg"
 )
 
-// Auth turns the identities a VM was made with into login methods.
+// Auth returns the login methods for the identities that a VM was created with, and a function
+// that closes the connection to the ssh agent.
 func (e *Session) Auth(ctx context.Context, inst *state.Instance) ([]ssh.AuthMethod, func(), error) {
 	ids, err := e.SSH.IdentitiesAt(ctx, inst.Identities, e.Getenv)
 	if err != nil {
@@ -36,7 +37,7 @@ func closeFunc(c io.Closer) func() {
 	}
 }
 
-// Stanza is the ssh entry of a VM.
+// Stanza returns the ssh entry of a VM.
 func (e *Session) Stanza(vm string, in state.Instance) sshcfg.Stanza {
 	return sshcfg.Stanza{
 		Alias: vm, HostName: in.Address, User: in.User, Port: 22,
@@ -44,22 +45,21 @@ func (e *Session) Stanza(vm string, in state.Instance) sshcfg.Stanza {
 	}
 }
 
-// HostKeyRefusal explains a guest that showed another host key than the one
-// aivm gave it.
+// HostKeyRefusal returns the error for a guest that showed another host key than the pinned one.
 func (e *Session) HostKeyRefusal(vm string, err error) error {
 	return ui.Refused("the machine at the address of VM %q is not that VM: %w", vm, err).
-		Hint(ui.Remark("something else answers there, or the guest replaced its host key"),
-			ui.CmdFor("look from the console", e.Virsh("console ")+vm),
-			ui.CmdFor("start afresh if you do not trust it", "aivm vm delete "+vm))
+		Hint(ui.Remark("another machine answers there, or the guest replaced its host key"),
+			ui.CmdFor("check on the console", e.Virsh("console ")+vm),
+			ui.CmdFor("delete the VM if you do not trust it", "aivm vm delete "+vm))
 }
 
-// WarnOnce says a warning once per run, however often plans are made.
+// WarnOnce prints a warning once per run, however often plans are made.
 func (e *Session) WarnOnce(s string) { e.printOnce(plan.Note{Text: s, Warn: true}) }
 
-// NoteOnce says something once per run.
+// NoteOnce prints a note once per run.
 func (e *Session) NoteOnce(s string) { e.printOnce(plan.Note{Text: s}) }
 
-// SayNotes says what is to be said about a plan, once a run.
+// PrintNotes prints a plan's notes, each once per run.
 func (e *Session) PrintNotes(p plan.Plan) {
 	for _, n := range p.Notes {
 		e.printOnce(n)
@@ -84,8 +84,8 @@ func (e *Session) printOnce(n plan.Note) {
 	}
 }
 
-// Few names the first five of many, for a sentence; a sixth that is alone takes no
-// more room than its number.
+// Few joins the first five names and the number of the others, for a sentence; six names are
+// all written, since the sixth needs no more room than "1 more".
 func Few(names []string) string {
 	if len(names) == 6 {
 		return ui.Some(names, 6)
@@ -93,7 +93,7 @@ func Few(names []string) string {
 	return ui.Some(names, 5)
 }
 
-// ShellLine is a command line as a person pastes it.
+// ShellLine quotes argv as a command line that can be pasted into a shell.
 func ShellLine(argv []string) string {
 	words := make([]string, len(argv))
 	for i, a := range argv {
@@ -102,7 +102,7 @@ func ShellLine(argv []string) string {
 	return strings.Join(words, " ")
 }
 
-// Seconds are the buckets of a timing, in seconds.
+// Seconds returns a timing's buckets in seconds.
 func Seconds(t *ui.Timing) map[string]float64 {
 	out := map[string]float64{}
 	for k, d := range t.Spent() {
@@ -111,7 +111,7 @@ func Seconds(t *ui.Timing) map[string]float64 {
 	return out
 }
 
-// HintsOf returns the commands a person is told with an error.
+// HintsOf returns the commands in an error's hints.
 func HintsOf(err error) []string {
 	var ue *ui.Error
 	if !errors.As(err, &ue) {
@@ -126,8 +126,8 @@ func HintsOf(err error) []string {
 	return out
 }
 
-// Alone is an error without the join around it, if it is the only one, so that
-// it is printed with its hints.
+// UnwrapSingle returns the only error of an errors.Join, so that it is printed with its hints;
+// any other error is returned unchanged.
 func UnwrapSingle(err error) error {
 	if l, ok := err.(interface{ Unwrap() []error }); ok && len(l.Unwrap()) == 1 {
 		return l.Unwrap()[0]

@@ -2,7 +2,7 @@ package session
 
 import "aivm.dev/aivm/internal/ui"
 
-// Outcome is what a verb about a VM came to.
+// Outcome is the result of a verb about a VM.
 type Outcome string
 
 // The outcomes.
@@ -12,12 +12,12 @@ const (
 	WasOff        Outcome = "was off"
 	Answers       Outcome = "answers"
 	Deleted       Outcome = "deleted"
-	WasDeleted    Outcome = "was deleted meanwhile"
+	WasDeleted    Outcome = "was deleted by another run"
 	Adopted       Outcome = "adopted"
 	AdoptedBefore Outcome = "adopted before"
 )
 
-// VMResult is what the verbs about a VM return: its state, and what they came to.
+// VMResult is what the verbs about a VM return: its state and the outcome.
 type VMResult struct {
 	Schema  int                `json:"schema"`
 	VM      string             `json:"vm"`
@@ -27,13 +27,13 @@ type VMResult struct {
 	Seconds map[string]float64 `json:"seconds,omitempty"`
 
 	Outcome Outcome    `json:"-"`
-	Network string     `json:"-"` // of a VM that was deleted
-	Timing  *ui.Timing `json:"-"` // of one that was started
+	Network string     `json:"-"` // of a deleted VM
+	Timing  *ui.Timing `json:"-"` // of a started VM
 }
 
-// VMResult returns the result for a VM, with the address that is remembered.
-func (e *Session) VMResult(vm, state string, is Outcome) VMResult {
-	r := VMResult{Schema: 1, VM: vm, State: state, Alias: vm, Outcome: is}
+// VMResult returns the result for a VM, with the address in its instance.json.
+func (e *Session) VMResult(vm, state string, outcome Outcome) VMResult {
+	r := VMResult{Schema: 1, VM: vm, State: state, Alias: vm, Outcome: outcome}
 	if in, err := e.State().Instance(vm); err == nil && in != nil {
 		r.Address = in.Address
 	}

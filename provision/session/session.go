@@ -30,17 +30,17 @@ import (
 	"aivm.dev/aivm/sshcfg"
 )
 
-// DefaultBaseDir is where VM disks lie unless paths.base_dir says otherwise.
+// DefaultBaseDir is the directory of VM disks unless paths.base_dir in the config names another.
 const DefaultBaseDir = "/var/lib/libvirt/aivm"
 
-// Session is what a verb works with: the outside world as values and functions,
-// made once by cmd. It is used by one goroutine, except where noted.
+// Session holds what a verb works with, as values and functions. cmd creates one per run. It is
+// used by one goroutine, except where noted.
 type Session struct {
 	UI         Console
-	InTTY      bool // a person can be asked
-	JSON       bool // results are for a program: what only a person would read is left out
+	InTTY      bool // the user can be asked
+	JSON       bool // --json: texts for people are left out
 	Verbose    int
-	Stdin      io.Reader // of what runs in a guest, and of ssh
+	Stdin      io.Reader // of programs in a guest, and of ssh
 	Stdout     io.Writer
 	Stderr     io.Writer
 	StorePath  string
@@ -54,75 +54,75 @@ type Session struct {
 	Root       root.Applier
 	Approval   plan.Approval
 	DryRun     bool
-	NoFirewall bool               // --no-firewall: this once
+	NoFirewall bool               // --no-firewall: for this run
 	Verb       string             // for the JSON of a dry run
 	Rerun      string             // the command line as typed, for hints
 	Hook       func(point string) // fault points; nil in the shipped program
-	Firewall   FirewallState      // the walls as they are on this machine
-	// What is asked of the world outside; Seams replaces it.
+	Firewall   FirewallState      // the firewall state of this machine
+	// The access to the outside; Seams replaces it.
 	DialVirt  func(context.Context, virt.URI) (*virt.Conn, error)
 	DialGuest func(context.Context, guest.Target) (guest.Conn, error)
-	// AwaitGuest waits until a guest lets us in.
+	// AwaitGuest waits until a guest accepts the login.
 	AwaitGuest func(ctx context.Context, t guest.Target, phase func(guest.Phase, time.Duration)) (guest.Conn, error)
 	HostKeyOf  func(ctx context.Context, addr string) (ssh.PublicKey, error)
-	DialNet    func(ctx context.Context, network, addr string) (net.Conn, error) // to a guest's server
+	DialNet    func(ctx context.Context, network, addr string) (net.Conn, error) // to a guest's SSH server
 	Routes     func() (routes plan.Known[[]network.Route], interfaces []string)
 	Now        func() time.Time // the time of day
 
 	Fetcher       *image.Fetcher
-	ServerAnswers *bool           // whether the default image's server does
-	Fetched       map[string]bool // images this run has got, by Ref
+	ServerAnswers *bool           // whether the default image's server answers; nil: not tried
+	Fetched       map[string]bool // images that this run fetched or built, by Ref
 	Store         *config.Store
 	Timing        *ui.Timing
 	once          sync.Once
 	facts         host.Facts
 	Printed       map[string]bool
-	originalPaths map[string]string        // what distrust changed in the environment, as it was
-	GuestWritable map[string]bool          // folders a guest may have for writing, as this run found
-	installed     []string                 // packages, in this run
-	libvirt       atomic.Pointer[virt.URI] // of the VM the run is about
+	originalPaths map[string]string        // the environment variables that Distrust changed, with their original values
+	GuestWritable map[string]bool          // folders that this run checked and a guest may write
+	installed     []string                 // packages that this run installed
+	libvirt       atomic.Pointer[virt.URI] // that has the VM of this run
 	mu            sync.Mutex               // guards conns
 	conns         map[virt.URI]*virt.Conn
-	Parked        guest.Conn // to the guest, between two looks at the VM ParkedVM
+	Parked        guest.Conn // to the guest of ParkedVM, between two observations
 	ParkedVM      string
 }
 
-// Console tells a person what a run does, and asks. It prints no results: those
-// are returned.
+// Console prints what a run does, and asks the user. It does not print results, which are
+// returned.
 type Console interface {
 	Say(format string, args ...any)
 	Warn(format string, args ...any)
 	Task(label string) ui.Task
-	// Suspend leaves the terminal to another program until resume is called.
+	// Suspend hides the progress line, so that another program can use the terminal, until
+	// resume is called.
 	Suspend() (resume func())
 	Confirm(ctx context.Context, question string, defaultYes bool) (bool, error)
 	Choose(ctx context.Context, question string, items []string) (int, error)
 	AskLine(ctx context.Context, question string) (string, error)
 }
 
-// On has the session speak through s, and returns it.
+// SetStreams makes the session print to and read from s, and returns the session.
 func (e *Session) SetStreams(s *ui.Streams) *Session {
 	e.UI, e.InTTY, e.JSON, e.Verbose = s, s.InTTY, s.JSON, s.Verbose
 	e.Stdin, e.Stdout, e.Stderr = s.In, s.Out, s.Err
 	return e
 }
 
-// Wallkeeper is how the composer sees what keeps walls in place on this
-// machine.
+// FirewallState reads the state of aivm's firewall on this machine.
 type FirewallState interface {
-	// Hooks reports whether libvirt's hooks are in place and run this program,
-	// and whether any ever were.
+	// Hooks reports whether libvirt's hooks are installed and run this program, and whether
+	// they were ever installed.
 	Hooks() (current, known bool, err error)
-	// Rules reads the rules of a network. sudo says that sudo may be used where
-	// this user may not ask the kernel; it never asks for a password.
+	// Rules reads the rules of a network. sudo: use sudo if this user may not ask the kernel;
+	// it never asks for a password.
 	Rules(ctx context.Context, network string, sudo bool) firewall.Facts
-	// Manifests are the walls root keeps, of all networks and users.
+	// Manifests reads the manifests below /var/lib/aivm, of all networks and users.
 	Manifests() ([]root.NetManifest, error)
-	// Ruleset is everybody's rules, as nft prints them in JSON.
+	// Ruleset reads all rules of the kernel, as nft prints them in JSON.
 	Ruleset(ctx context.Context, sudo bool) ([]byte, error)
 }
 
-// Close ends the connections of this run.
+// Close closes the connections of this run.
 func (e *Session) Close() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -136,11 +136,10 @@ func (e *Session) Close() {
 	}
 }
 
-// UseLibvirt has this run ask the libvirt at u, which has the VM it is about.
+// UseLibvirt makes this run use the libvirt at u, which has the VM of the run.
 func (e *Session) UseLibvirt(u virt.URI) { e.libvirt.Store(&u) }
 
-// URI is the libvirt that this run asks: that of the VM it is about, else the
-// one of VMs still to be made.
+// URI returns the URI of the libvirt that this run uses: that of its VM, else that of new VMs.
 func (e *Session) URI() virt.URI {
 	if u := e.libvirt.Load(); u != nil {
 		return *u
@@ -153,15 +152,15 @@ func (e *Session) URI() virt.URI {
 	return virt.URI{}
 }
 
-// Virsh returns a command line for people that asks the libvirt of this run.
+// Virsh returns a virsh command line, for hints, that connects to the libvirt of this run.
 func (e *Session) Virsh(words string) string { return e.URI().Virsh(words) }
 
-// Libvirt returns the connection to the libvirt of this run, made on first use.
+// Libvirt returns the connection to the libvirt of this run, opened on first use.
 func (e *Session) Libvirt(ctx context.Context) (*virt.Conn, error) {
 	return e.LibvirtAt(ctx, e.URI())
 }
 
-// LibvirtAt is Libvirt for one VM of many.
+// LibvirtAt is Libvirt for another URI.
 func (e *Session) LibvirtAt(ctx context.Context, u virt.URI) (*virt.Conn, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -176,7 +175,7 @@ func (e *Session) LibvirtAt(ctx context.Context, u virt.URI) (*virt.Conn, error)
 	return c, nil
 }
 
-// keep has later questions to u go over c; e.mu is held.
+// saveConn saves the connection to u for later use; e.mu is held.
 func (e *Session) saveConn(u virt.URI, c *virt.Conn) {
 	if e.conns == nil {
 		e.conns = map[virt.URI]*virt.Conn{}
@@ -184,7 +183,7 @@ func (e *Session) saveConn(u virt.URI, c *virt.Conn) {
 	e.conns[u] = c
 }
 
-// hangUp closes the connections to libvirt; e.mu is held.
+// closeConns closes the connections to libvirt; e.mu is held.
 func (e *Session) closeConns() {
 	for _, c := range e.conns {
 		_ = c.Close()
@@ -192,7 +191,7 @@ func (e *Session) closeConns() {
 	e.conns = nil
 }
 
-// DropLibvirt forgets a connection that went bad, so that the next use dials
+// DropLibvirt closes the connections to libvirt after an error, so that the next use connects
 // again.
 func (e *Session) DropLibvirt() {
 	e.mu.Lock()
@@ -200,7 +199,7 @@ func (e *Session) DropLibvirt() {
 	e.closeConns()
 }
 
-// adoptLibvirt takes over a connection the root helper opened.
+// adoptLibvirt uses the connection to libvirt that the privileged helper opened.
 func (e *Session) adoptLibvirt(ctx context.Context, res root.Result) error {
 	if res.File == nil {
 		return errors.New("the privileged helper passed no connection to libvirt")
@@ -221,8 +220,8 @@ func (e *Session) adoptLibvirt(ctx context.Context, res root.Result) error {
 	return nil
 }
 
-// Domains and networks are the lazy views the rooms take: they are asked for
-// when an action runs, so that a plan can be made before libvirt exists.
+// Domains returns a function that connects to libvirt when an action runs, so that a plan can be
+// made before libvirt is installed.
 func (e *Session) Domains(ctx context.Context) func() (domain.Libvirt, error) {
 	return func() (domain.Libvirt, error) { return e.Libvirt(ctx) }
 }
@@ -232,23 +231,22 @@ func (e *Session) Networks(ctx context.Context) func() (network.Libvirt, error) 
 	return func() (network.Libvirt, error) { return e.Libvirt(ctx) }
 }
 
-// HostFacts reads the host once per run; ForgetHost makes the next call read
-// again, after packages were installed.
+// HostFacts reads the host's facts once per run, and again after ForgetHost.
 func (e *Session) HostFacts() host.Facts {
 	e.once.Do(func() { e.facts = host.Observe(e.Host) })
 	return e.facts
 }
 
-// ForgetHost has the next HostFacts read this machine again.
+// ForgetHost makes the next HostFacts read the host again, after packages were installed.
 func (e *Session) ForgetHost() { e.once = sync.Once{} }
 
-// State is where this person's aivm keeps what it knows of the VMs.
+// State returns the user's state directory.
 func (e *Session) State() state.Dir { return state.Dir{Layout: e.SSH} }
 
-// Key names a VM machine-wide.
+// Key returns the name of a VM that is unique on this machine.
 func (e *Session) Key(vm string) string { return root.VMKey(e.UID, vm) }
 
-// Expand resolves a leading ~ of a configured path.
+// Expand replaces a leading ~ of a configured path with the home directory.
 func (e *Session) Expand(p string) string {
 	if p == "~" {
 		return e.Home
@@ -259,7 +257,7 @@ func (e *Session) Expand(p string) string {
 	return p
 }
 
-// BaseDir is where the disks of VMs with these paths lie, absolute.
+// BaseDir returns the absolute directory of VM disks for a VM's paths.
 func (e *Session) BaseDir(p config.Paths) string {
 	if p.BaseDir == "" {
 		return DefaultBaseDir
@@ -267,8 +265,8 @@ func (e *Session) BaseDir(p config.Paths) string {
 	return filepath.Clean(e.Expand(p.BaseDir))
 }
 
-// Load reads the store, once for all looks of a run, and tells about unknown
-// keys. Changes go through config.Update, which reads again under its lock.
+// Load reads the config, once per run, and warns about unknown keys. Changes go through
+// config.Update, which reads it again under its lock.
 func (e *Session) Load() (*config.Store, error) {
 	if e.Store == nil {
 		s, err := config.Load(e.StorePath)
@@ -284,13 +282,13 @@ func (e *Session) Load() (*config.Store, error) {
 	return s, nil
 }
 
-// Reload has the next load read the store again.
+// Reload makes the next Load read the config again.
 func (e *Session) Reload() { e.Store = nil }
 
-// Fresh forgets what this run has read and said, as another run would begin.
+// ResetRun forgets what this run read and printed, as if another run began.
 func (e *Session) ResetRun() { e.Store, e.Printed = nil, nil }
 
-// WarningText is a warning about the store, with file and line.
+// WarningText returns a warning about the config with file and line.
 func WarningText(path string, w config.Warning) string {
 	if w.Line > 0 {
 		return path + ":" + strconv.Itoa(w.Line) + ": " + w.Message

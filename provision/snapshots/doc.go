@@ -1,11 +1,11 @@
-// Package snapshots keeps the disk of a VM and puts it back, and makes guest
-// images of VMs.
+// Package snapshots takes, lists and deletes snapshots of a VM's disk, rolls a disk back to one,
+// and creates guest images from VMs.
 package snapshots
 
 import "aivm.dev/aivm/provision/loop"
 
-// Part is this part of a run.
+// Part holds the functions of this package for one run.
 type Part struct{ loop.Loop }
 
-// For returns the part for a run.
+// For returns the Part of a run.
 func For(l loop.Loop) Part { return Part{l} }

@@ -23,16 +23,16 @@ type SnapshotList struct {
 	Present   Present          `json:"present"`
 }
 
-// ListedDisk is a disk and what it takes. Sizes are bytes; -1 is unknown.
+// ListedDisk is a disk with the space it uses. Sizes are bytes; -1: unknown.
 type ListedDisk struct {
 	Path      string `json:"path"`
 	Capacity  int64  `json:"capacity"`
-	Used      int64  `json:"used"`      // of this machine
-	Snapshots int64  `json:"snapshots"` // of that, only for snapshots
-	Free      int64  `json:"free"`      // where it lies
+	Used      int64  `json:"used"`      // on the host
+	Snapshots int64  `json:"snapshots"` // the part of Used that only snapshots need
+	Free      int64  `json:"free"`      // in the pool
 }
 
-// ListedSnapshot is one snapshot. Own is what deleting it gives back.
+// ListedSnapshot is one snapshot. Own is how many bytes its deletion frees; -1: unknown.
 type ListedSnapshot struct {
 	Name    string `json:"name"`
 	Parent  string `json:"parent,omitempty"`
@@ -42,16 +42,16 @@ type ListedSnapshot struct {
 
 // Present is the disk as it is now.
 type Present struct {
-	On      string `json:"on,omitempty"` // the snapshot it stands on
+	On      string `json:"on,omitempty"` // the snapshot that the disk is based on
 	Changed bool   `json:"changed"`
 }
 
-// SnapshotListing reads the snapshots of a VM and what its disk takes.
+// SnapshotListing reads the snapshots of a VM and the space that its disk uses.
 func (e Part) SnapshotListing(ctx context.Context, vm string) (SnapshotList, error) {
 	out := SnapshotList{Schema: 1, Snapshots: []ListedSnapshot{}}
 	var l *virt.Conn
 	var f *domain.SnapFacts
-	w, d, err := e.lookAtDisk(ctx, vm, func(_ *target.Target, d *virt.Domain) (err error) {
+	w, d, err := e.findDisk(ctx, vm, func(_ *target.Target, d *virt.Domain) (err error) {
 		if l, err = e.Libvirt(ctx); err == nil {
 			f, err = domain.ObserveSnapshots(ctx, l, d, true)
 		}
@@ -87,7 +87,7 @@ func (e Part) SnapshotListing(ctx context.Context, vm string) (SnapshotList, err
 	return out, nil
 }
 
-// Tree is the listing as a person reads it, a line each.
+// Tree returns the listing as lines of text.
 func (l SnapshotList) Tree() []string {
 	out := []string{fmt.Sprintf("Snapshots of VM %s (%s)", l.VM, l.State)}
 	if len(l.Snapshots) == 0 {
@@ -99,11 +99,11 @@ func (l SnapshotList) Tree() []string {
 			if s.Parent != parent {
 				continue
 			}
-			made := "at a time not known"
+			created := "unknown time"
 			if t, err := time.Parse(time.RFC3339, s.Created); err == nil {
-				made = t.Local().Format("2006-01-02 15:04:05")
+				created = t.Local().Format("2006-01-02 15:04:05")
 			}
-			out = append(out, fmt.Sprintf("%s- %s | %s | own=%s", indent, ui.Clean(s.Name), made, size(s.Own)))
+			out = append(out, fmt.Sprintf("%s- %s | %s | own=%s", indent, ui.Clean(s.Name), created, size(s.Own)))
 			if s.Name == l.Present.On {
 				out = append(out, indent+"  - "+l.Present.text())
 			}
@@ -118,7 +118,7 @@ func (l SnapshotList) Tree() []string {
 	if len(l.Snapshots) > 0 {
 		disk += fmt.Sprintf(", %s of it only for snapshots", size(l.Disk.Snapshots))
 	}
-	return append(out, disk+fmt.Sprintf("; %s free in its place", size(l.Disk.Free)))
+	return append(out, disk+fmt.Sprintf("; %s free in the pool", size(l.Disk.Free)))
 }
 
 func (p Present) text() string {

@@ -9,8 +9,7 @@ import (
 	"aivm.dev/aivm/provision/loop/looptest"
 )
 
-// A VM that runs is stopped first, with a yes of its own, but only if there is
-// something to do.
+// A running VM is stopped first, with its own consent, but only if there is something to do.
 func TestPlanOnDisk(t *testing.T) {
 	e := For(looptest.New(t).Loop)
 	what := []plan.Action{{ID: "snapshot.create"}}
@@ -28,7 +27,7 @@ func TestPlanOnDisk(t *testing.T) {
 		var got []string
 		for _, a := range p.Actions {
 			got = append(got, a.ID)
-			if a.ID == "domain.shutdown" && (a.Consent != plan.Ask || !strings.Contains(a.Why, "nobody writes to it")) {
+			if a.ID == "domain.shutdown" && (a.Consent != plan.Ask || !strings.Contains(a.Why, "not in use")) {
 				t.Errorf("%+v", a)
 			}
 		}
@@ -40,14 +39,14 @@ func TestPlanOnDisk(t *testing.T) {
 
 func TestPlanForgetBrowser(t *testing.T) {
 	e := For(looptest.New(t).Loop)
-	if e.knownToBrowser("t") {
-		t.Error("known to a browser that was never opened")
+	if e.hasBrowserAddress("t") {
+		t.Error("there is an address although no browser was opened")
 	}
-	as := e.planForgetBrowser("t")
+	as := e.planForgetBrowserAddress("t")
 	if len(as) != 1 || as[0].ID != "browser.forget" || as[0].Shows[0] != "rm "+e.State().BrowserPath("t") {
 		t.Fatalf("%+v", as)
 	}
 	if err := as[0].Do(t.Context()); err != nil {
-		t.Errorf("gone meanwhile: %v", err)
+		t.Errorf("already removed: %v", err)
 	}
 }

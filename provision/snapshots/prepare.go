@@ -29,7 +29,7 @@ import (
 type PrepareOptions struct {
 	Name    string
 	As      string // name of the image
-	Replace bool   // an image of that name may be there: the name goes to the new one
+	Replace bool   // --replace: an image of that name may exist; the name moves to the new image
 }
 
 // Prepared is what `vm prepare` prints with --json.
@@ -44,23 +44,22 @@ type Prepared struct {
 	Timing *ui.Timing `json:"-"`
 }
 
-// preparation is a VM an image is made of.
+// preparation holds the facts about a VM from which an image is created.
 type preparation struct {
 	w     *target.Target
 	ref   image.Ref
 	l     *virt.Conn
 	d     *virt.Domain
 	pool  *virt.Pool
-	chain []virt.Volume // its disk, and what that stands on
+	chain []virt.Volume // its disk and the backing files
 	inst  *state.Instance
-	facts *loop.Facts // the rules its copy is behind
+	facts *loop.Facts // with the firewall of the copy
 	spec  domain.Spec
-	got   image.Entry
+	entry image.Entry
 }
 
-// Prepare makes an image of a VM: new VMs from it come with what is installed
-// in it, and their first boot is short. The VM is off meanwhile; its disk is
-// only read.
+// Prepare creates an image from a VM: new VMs from it have the programs that are installed in it,
+// and their first boot is short. The VM is off during that; its disk is only read.
 func (e Part) Prepare(ctx context.Context, o PrepareOptions) (Prepared, error) {
 	e.Timing = ui.NewTiming("stop", "boot", "image")
 	if o.As == "" {
@@ -70,7 +69,7 @@ func (e Part) Prepare(ctx context.Context, o PrepareOptions) (Prepared, error) {
 		return Prepared{}, err
 	}
 	pr := &preparation{}
-	var was virt.State // of the VM, before it was stopped
+	var stateBefore virt.State // of the VM, before it was stopped
 	begun, dropped := false, false
 	drop := func(ctx context.Context) {
 		dropped = true
@@ -79,21 +78,21 @@ func (e Part) Prepare(ctx context.Context, o PrepareOptions) (Prepared, error) {
 	_, err := e.RunJob(ctx, loop.Job{
 		VM: func() string { return o.Name },
 		Plan: func(ctx context.Context) (plan.Plan, error) {
-			now, err := e.lookForPrepare(ctx, o)
+			now, err := e.findForPrepare(ctx, o)
 			if err != nil {
 				return plan.Plan{}, err
 			}
 			*pr = *now
 			o.Name = pr.w.Name
 			if !begun {
-				// Another run may have started or stopped it since the last look.
-				was = pr.d.State
+				// Another run may have started or stopped the VM since the last observation.
+				stateBefore = pr.d.State
 			}
 			return e.planPrepare(ctx, pr)
 		},
 		Dry: func(p plan.Plan) error {
-			if was != virt.Off {
-				p.Add(plan.Action{ID: "domain.start", Why: "start the VM " + o.Name + " again", Shows: []string{"virsh start " + o.Name}})
+			if stateBefore != virt.Off {
+				p.Add(plan.Action{ID: "domain.start", Why: "start VM " + o.Name + " again", Shows: []string{"virsh start " + o.Name}})
 			}
 			return e.Dry("prepare", o.Name, p)
 		},
@@ -116,34 +115,34 @@ func (e Part) Prepare(ctx context.Context, o PrepareOptions) (Prepared, error) {
 		},
 	})
 	if begun && !dropped {
-		drop(ctx) // a later look failed
+		drop(ctx) // a later observation failed
 	}
-	if begun && was != virt.Off && ctx.Err() == nil {
+	if begun && stateBefore != virt.Off && ctx.Err() == nil {
 		err = errors.Join(err, e.startAgain(ctx, o.Name))
 	}
 	if err != nil {
 		return Prepared{}, e.WithRerunHint(err)
 	}
-	return Prepared{Schema: 1, VM: o.Name, Image: o.As, SHA256: pr.got.SHA256, Size: pr.got.Size, Seconds: session.Seconds(e.Timing), Timing: e.Timing}, nil
+	return Prepared{Schema: 1, VM: o.Name, Image: o.As, SHA256: pr.entry.SHA256, Size: pr.entry.Size, Seconds: session.Seconds(e.Timing), Timing: e.Timing}, nil
 }
 
-// dropCopy removes what is temporary, also after Ctrl-C.
+// dropCopy removes the copy of the VM, also after Ctrl-C.
 func (e Part) dropCopy(ctx context.Context, pr *preparation) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
 	if err := domain.DropCopy(ctx, pr.l, pr.w.Name, e.Key(pr.w.Name), e.UID, pr.pool.Name, pr.pool.Path); err != nil {
-		e.UI.Warn("the copy of VM %s could not be removed: %v; the next run that starts it or makes an image of it does", pr.w.Name, err)
+		e.UI.Warn("the copy of VM %s could not be removed: %v; the next run that starts the VM or creates an image from it will remove it", pr.w.Name, err)
 	}
 }
 
-// lookForPrepare finds the VM, its disk, and whatever speaks against it.
-func (e Part) lookForPrepare(ctx context.Context, o PrepareOptions) (_ *preparation, err error) {
+// findForPrepare finds the VM and its disk, and refuses a VM that no image can be created from.
+func (e Part) findForPrepare(ctx context.Context, o PrepareOptions) (_ *preparation, err error) {
 	ref := image.Ref{Kind: image.KindLocal, Name: o.As}
 	if e.Cache.Has(ref) && !o.Replace {
-		return nil, ui.Refused("there is an image %s already", o.As).Hint(ui.CmdFor("to let the name go to the new one", ui.AddFlag(e.Rerun, "--replace")), ui.Cmd("aivm image list"))
+		return nil, ui.Refused("image %s exists already", o.As).Hint(ui.CmdFor("to give the name to the new image", ui.AddFlag(e.Rerun, "--replace")), ui.Cmd("aivm image list"))
 	}
 	if e.HostFacts().Tools["qemu-img"] == "" {
-		return nil, ui.Refused("making an image of a VM needs qemu-img, which is not on this machine").Hint(ui.Cmd("aivm host install-deps"))
+		return nil, ui.Refused("creating an image from a VM needs qemu-img, which is not installed").Hint(ui.Cmd("aivm host install-deps"))
 	}
 	w, d, err := e.OwnVM(ctx, o.Name)
 	if err != nil {
@@ -153,12 +152,12 @@ func (e Part) lookForPrepare(ctx context.Context, o PrepareOptions) (_ *preparat
 		if err == nil {
 			return
 		}
-		if _, gone := e.Refresh(w); gone != nil {
-			err = gone // another run has deleted it
+		if _, rerr := e.Refresh(w); rerr != nil {
+			err = rerr // another run has deleted the VM
 		}
 	}()
 	if d == nil {
-		return nil, ui.Refused("VM %q is not made yet", w.Name).Hint(ui.Cmd("aivm vm up " + w.Name))
+		return nil, ui.Refused("VM %q does not exist in libvirt yet", w.Name).Hint(ui.Cmd("aivm vm up " + w.Name))
 	}
 	pr := &preparation{w: w, ref: ref, d: d}
 	if pr.inst, err = e.State().Instance(w.Name); err != nil {
@@ -176,11 +175,11 @@ func (e Part) lookForPrepare(ctx context.Context, o PrepareOptions) (_ *preparat
 		return nil, err
 	}
 	if err != nil || !pr.pool.Active {
-		return nil, ui.Refused("the storage pool at %s does not run", dir).Hint(ui.Cmd("aivm vm up " + w.Name))
+		return nil, ui.Refused("the storage pool at %s is not active", dir).Hint(ui.Cmd("aivm vm up " + w.Name))
 	}
 	disk, ok := d.StoredDisk(domain.DiskSerial)
 	if !ok {
-		return nil, ui.Refused("VM %q has no disk of aivm's", w.Name)
+		return nil, ui.Refused("VM %q has no disk that aivm created", w.Name)
 	}
 	if pr.chain, err = domain.Chain(pr.pool, disk.File); err != nil {
 		return nil, err
@@ -192,7 +191,7 @@ func (e Part) lookForPrepare(ctx context.Context, o PrepareOptions) (_ *preparat
 	return pr, nil
 }
 
-// planPrepare is all of it but the start afterwards.
+// planPrepare plans all steps but the start of the VM afterwards.
 func (e Part) planPrepare(ctx context.Context, pr *preparation) (plan.Plan, error) {
 	w, dir, key := pr.w, e.BaseDir(pr.w.Record.Paths), e.Key(pr.w.Name)
 	p := plan.Plan{Stage: plan.Host}
@@ -201,7 +200,7 @@ func (e Part) planPrepare(ctx context.Context, pr *preparation) (plan.Plan, erro
 		a.Why += " while its disk is copied"
 		p.Add(a)
 	}
-	// The copy is a guest like any other: no wall, no start.
+	// The copy is not trusted either: it needs the firewall before its start.
 	rules, err := e.PlanFirewall(w, pr.facts)
 	if p.Join(rules); err != nil {
 		return p, err
@@ -209,24 +208,24 @@ func (e Part) planPrepare(ctx context.Context, pr *preparation) (plan.Plan, erro
 	drop := domain.PlanDropCopy(pr.pool, w.Name, key, e.UID, pr.pool.Name, e.Domains(ctx))
 	p.Add(drop...)
 	p.Add(plan.Action{
-		ID: "copy.boot", Why: "boot a copy of VM " + w.Name + ", which shares nothing with this machine", Consent: plan.Ask, Timing: "boot",
+		ID: "copy.boot", Why: "boot a copy of VM " + w.Name + " without shared folders", Consent: plan.Ask, Timing: "boot",
 		Shows: []string{"qemu-img create -f qcow2 -b " + pr.chain[0].Path + " " + domain.CopyPath(dir, key), "virsh create (" + domain.CopyName(w.Name) + ")"},
 		Do: func(ctx context.Context) error {
 			return domain.MakeCopy(ctx, pr.l, pr.pool.Name, dir, pr.chain[0], key, pr.spec)
 		},
 	}, plan.Action{
-		ID: "copy.clean", Why: "clean the copy: machine id, host keys, keys people log in with, first boot's state, logs, aivm's own files", Consent: plan.Ask, Timing: "boot",
+		ID: "copy.clean", Why: "clean the copy: remove machine id, host keys, authorized keys, cloud-init's state, logs, aivm's files", Consent: plan.Ask, Timing: "boot",
 		Shows: []string{"ssh " + pr.inst.Address + " sudo sh -s"},
 		Do:    func(ctx context.Context) error { return e.cleanCopy(ctx, pr) },
 	}, plan.Action{
-		ID: "image.make:" + pr.ref.Name, Why: "put its disk into the image cache as " + pr.ref.Name, Consent: plan.Ask, Timing: "image",
+		ID: "image.make:" + pr.ref.Name, Why: "add its disk to the image cache as " + pr.ref.Name, Consent: plan.Ask, Timing: "image",
 		Shows: []string{"qemu-img convert -O qcow2 COPY IMAGE", "write " + e.Cache.Dir + "/"},
-		Do:    func(ctx context.Context) error { return e.takeImage(ctx, pr) },
+		Do:    func(ctx context.Context) error { return e.addImage(ctx, pr) },
 	})
 	return p, nil
 }
 
-// startAgain brings a VM back that ran before.
+// startAgain starts a VM that ran before.
 func (e Part) startAgain(ctx context.Context, name string) error {
 	w, err := e.VM(ctx, name, "", false)
 	if err != nil {
@@ -237,11 +236,10 @@ func (e Part) startAgain(ctx context.Context, name string) error {
 	return err
 }
 
-// offLimit is how long the copy may take to be off once it is clean.
+// offLimit is how long the copy may take to power off after it was cleaned.
 const offLimit = 90 * time.Second
 
-// cleanCopy waits for the copy, which answers where its VM does, cleans it, and
-// waits until it is off.
+// cleanCopy waits for the copy, which has the VM's address, cleans it, and waits until it is off.
 func (e Part) cleanCopy(ctx context.Context, pr *preparation) error {
 	copied := domain.CopyName(pr.w.Name)
 	t, done, err := e.GuestTarget(ctx, pr.w, pr.inst)
@@ -270,7 +268,7 @@ func (e Part) cleanCopy(ctx context.Context, pr *preparation) error {
 		return err
 	}
 	if got := session.LastLine(out.String()); got != cloudinit.CleanedLine {
-		return ui.Failed("cleaning the copy ended with %q", got)
+		return ui.Failed("cleaning the copy failed: its last line is %q", got)
 	}
 	_ = c.Close()
 	plan.Report(ctx, "waiting until it is off", -1)
@@ -291,21 +289,21 @@ func (e Part) cleanCopy(ctx context.Context, pr *preparation) error {
 	}
 }
 
-// explainCopy shows what the copy wrote to its console.
+// explainCopy adds the last lines of the copy's console to the error.
 func (e Part) explainCopy(ctx context.Context, pr *preparation, err error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	out := ui.Failed("the copy of VM %s did not become reachable: %w", pr.w.Name, err)
 	if b, rerr := pr.l.ReadTail(ctx, pr.pool.Name, domain.CopySerial(e.Key(pr.w.Name)), 8<<10); rerr == nil {
 		for _, s := range loop.LastSerial(b, loop.SerialLines) {
-			out.Hint(ui.CmdFor("serial", s))
+			out.Hint(ui.Remark("serial: " + s))
 		}
 	}
-	return out.Hint(ui.CmdFor("does the VM itself start?", "aivm vm up "+pr.w.Name))
+	return out.Hint(ui.CmdFor("check whether the VM itself starts", "aivm vm up "+pr.w.Name))
 }
 
-// takeImage brings the copy's disk into the cache.
-func (e Part) takeImage(ctx context.Context, pr *preparation) error {
+// addImage adds the copy's disk to the cache.
+func (e Part) addImage(ctx context.Context, pr *preparation) error {
 	var err error
 	if pr.pool, err = pr.l.PoolAt(ctx, pr.pool.Path); err != nil {
 		return err
@@ -315,7 +313,7 @@ func (e Part) takeImage(ctx context.Context, pr *preparation) error {
 	if err != nil {
 		return err
 	}
-	f := flattener{env: e, l: pr.l, pool: pr.pool.Name, report: func(line string, fraction float64) { plan.Report(ctx, line, fraction) }}
-	pr.got, err = f.into(ctx, chain, pr.ref, fmt.Sprintf("made here from VM %s", pr.w.Name))
+	f := diskExporter{env: e, l: pr.l, pool: pr.pool.Name, report: func(line string, fraction float64) { plan.Report(ctx, line, fraction) }}
+	pr.entry, err = f.addToCache(ctx, chain, pr.ref, fmt.Sprintf("created here from VM %s", pr.w.Name))
 	return err
 }

@@ -19,7 +19,7 @@ import (
 type SnapshotOptions struct {
 	VM      string
 	Name    string // of the snapshot
-	StayOff bool   // do not start a VM again that was stopped for it
+	StayOff bool   // do not restart a VM that was stopped for the verb
 }
 
 // SnapshotResult is what the verbs that change snapshots print with --json.
@@ -27,15 +27,15 @@ type SnapshotResult struct {
 	Schema   int      `json:"schema"`
 	VM       string   `json:"vm"`
 	Snapshot string   `json:"snapshot"`
-	Kept     string   `json:"kept,omitempty"` // what a rollback kept of the present
+	Kept     string   `json:"kept,omitempty"` // the snapshot that a rollback made of the present disk
 	State    string   `json:"state"`
 	NotInIt  []string `json:"not_in_it"`
 
-	Changed bool `json:"-"` // the disk
+	Changed bool `json:"-"` // the disk was changed
 }
 
-// Snapshot keeps the disk of a VM under a name. A VM that runs is stopped for
-// it, if that is agreed to, and started again.
+// Snapshot takes a snapshot of a VM's disk. A running VM is stopped for it, with the user's
+// consent, and started again.
 func (e Part) Snapshot(ctx context.Context, o SnapshotOptions) (SnapshotResult, error) {
 	if o.Name != "" {
 		if err := domain.CheckSnapshotName(o.Name); err != nil {
@@ -55,30 +55,29 @@ func (e Part) Snapshot(ctx context.Context, o SnapshotOptions) (SnapshotResult, 
 	return e.result(r, o, name, ""), nil
 }
 
-// Rollback puts the disk of a VM back to a snapshot, and keeps the present
-// first.
+// Rollback returns the disk of a VM to a snapshot. It takes a snapshot of the present disk first.
 func (e Part) Rollback(ctx context.Context, o SnapshotOptions) (SnapshotResult, error) {
-	keepAs, kept := "", false
+	saveAs, saved := "", false
 	r, err := e.OnDisk(ctx, o, func(d *virt.Domain, f *domain.SnapFacts) ([]plan.Action, error) {
-		if keepAs == "" {
-			keepAs = f.NewName(domain.BeforeRollback, e.Now())
+		if saveAs == "" {
+			saveAs = f.NewName(domain.BeforeRollback, e.Now())
 		}
-		as, err := domain.PlanRollback(d, f, o.Name, keepAs, func() { kept = true }, e.Snapshots(ctx))
-		if len(as) > 0 && e.knownToBrowser(d.Name) {
-			as = append(e.planForgetBrowser(d.Name), as...)
+		as, err := domain.PlanRollback(d, f, o.Name, saveAs, func() { saved = true }, e.Snapshots(ctx))
+		if len(as) > 0 && e.hasBrowserAddress(d.Name) {
+			as = append(e.planForgetBrowserAddress(d.Name), as...)
 		}
 		return as, err
 	})
 	if err != nil {
 		return SnapshotResult{}, err
 	}
-	if !r.changed || !kept {
-		keepAs = ""
+	if !r.changed || !saved {
+		saveAs = ""
 	}
-	return e.result(r, o, o.Name, keepAs), nil
+	return e.result(r, o, o.Name, saveAs), nil
 }
 
-// SnapshotDelete gives a snapshot up.
+// SnapshotDelete deletes a snapshot.
 func (e Part) SnapshotDelete(ctx context.Context, o SnapshotOptions) (SnapshotResult, error) {
 	r, err := e.OnDisk(ctx, o, func(d *virt.Domain, f *domain.SnapFacts) ([]plan.Action, error) {
 		return domain.PlanDeleteSnapshot(d, f, o.Name, e.Snapshots(ctx))
@@ -89,21 +88,20 @@ func (e Part) SnapshotDelete(ctx context.Context, o SnapshotOptions) (SnapshotRe
 	return e.result(r, o, o.Name, ""), nil
 }
 
-// Snapshots is the lazy view of libvirt that domain's actions take.
+// Snapshots returns a function that connects to libvirt when an action runs.
 func (e Part) Snapshots(ctx context.Context) func() (domain.Snapshots, error) {
 	return func() (domain.Snapshots, error) { return e.Libvirt(ctx) }
 }
 
-// diskRun is what a verb on a disk did.
+// diskRun is the result of OnDisk.
 type diskRun struct {
-	W       *target.Target
-	was     virt.State
-	changed bool
+	W           *target.Target
+	stateBefore virt.State
+	changed     bool
 }
 
-// OnDisk stops the VM if it runs, applies what do plans for its disk, and
-// starts it again. What is planned is shown and asked for as everywhere; under
-// the lock it is planned anew.
+// OnDisk stops the VM if it runs, applies the actions that do plans for its disk, and starts the VM
+// again. The plan is shown and needs consent as usual; do is called again under the lock.
 func (e Part) OnDisk(ctx context.Context, o SnapshotOptions, do func(*virt.Domain, *domain.SnapFacts) ([]plan.Action, error)) (*diskRun, error) {
 	if e.Timing == nil {
 		e.Timing = ui.NewTiming("define", "boot", "ssh")
@@ -114,8 +112,8 @@ func (e Part) OnDisk(ctx context.Context, o SnapshotOptions, do func(*virt.Domai
 	r.changed, err = e.RunJob(ctx, loop.Job{
 		VM: func() string { return o.VM },
 		Plan: func(ctx context.Context) (p plan.Plan, err error) {
-			w, d, err := e.lookAtDisk(ctx, o.VM, func(_ *target.Target, d *virt.Domain) error {
-				f, err := e.LookAtSnapshots(ctx, d)
+			w, d, err := e.findDisk(ctx, o.VM, func(_ *target.Target, d *virt.Domain) error {
+				f, err := e.ObserveSnapshots(ctx, d)
 				if err != nil {
 					return err
 				}
@@ -127,14 +125,14 @@ func (e Part) OnDisk(ctx context.Context, o SnapshotOptions, do func(*virt.Domai
 				o.VM, r.W = w.Name, w
 			}
 			if err == nil && !begun {
-				// Another run may have started or stopped it since the last look.
-				r.was = d.State
+				// Another run may have started or stopped the VM since the last observation.
+				r.stateBefore = d.State
 			}
 			return p, err
 		},
 		Dry: func(p plan.Plan) error {
-			if r.was != virt.Off && !p.Empty() && !o.StayOff {
-				p.Add(plan.Action{ID: "domain.start", Why: "start the VM " + o.VM + " again", Shows: []string{"virsh start " + o.VM}})
+			if r.stateBefore != virt.Off && !p.Empty() && !o.StayOff {
+				p.Add(plan.Action{ID: "domain.start", Why: "start VM " + o.VM + " again", Shows: []string{"virsh start " + o.VM}})
 			}
 			return e.Dry(e.Verb, o.VM, p)
 		},
@@ -150,27 +148,27 @@ func (e Part) OnDisk(ctx context.Context, o SnapshotOptions, do func(*virt.Domai
 	if err != nil {
 		return nil, err
 	}
-	if !r.changed || r.was == virt.Off || o.StayOff {
+	if !r.changed || r.stateBefore == virt.Off || o.StayOff {
 		return r, nil
 	}
-	// It ran, so it is to run again, with its folders.
+	// The VM ran before: start it again, with its folders.
 	w, err := target.Recorded(r.W.Store, r.W.Name)
 	if err != nil {
 		return nil, err
 	}
 	_, f, err := e.Converge(ctx, w.Started())
 	if err != nil {
-		return nil, fmt.Errorf("the disk is done, but starting VM %q again failed: %w", w.Name, err)
+		return nil, fmt.Errorf("the disk was changed, but starting VM %q again failed: %w", w.Name, err)
 	}
 	f.Close()
 	return r, nil
 }
 
-// lookAtDisk finds a VM and reads of its disk what do wants. A domain that is
-// gone before all was read is looked for once more, and so is its record.
-func (e Part) lookAtDisk(ctx context.Context, name string, do func(*target.Target, *virt.Domain) error) (w *target.Target, d *virt.Domain, err error) {
+// findDisk finds a VM and calls do to read its disk. If the domain disappears meanwhile, it reads
+// the config again and tries once more.
+func (e Part) findDisk(ctx context.Context, name string, do func(*target.Target, *virt.Domain) error) (w *target.Target, d *virt.Domain, err error) {
 	for range 2 {
-		if w, d, err = e.withDisk(ctx, name); err == nil {
+		if w, d, err = e.requireDomain(ctx, name); err == nil {
 			err = do(w, d)
 		}
 		if err == nil || w == nil {
@@ -186,8 +184,8 @@ func (e Part) lookAtDisk(ctx context.Context, name string, do func(*target.Targe
 	return w, d, err
 }
 
-// withDisk is ours for a VM that must be there.
-func (e Part) withDisk(ctx context.Context, name string) (*target.Target, *virt.Domain, error) {
+// requireDomain is OwnVM for a VM that must exist in libvirt.
+func (e Part) requireDomain(ctx context.Context, name string) (*target.Target, *virt.Domain, error) {
 	w, d, err := e.OwnVM(ctx, name)
 	if err == nil && d == nil {
 		err = ui.Refused("VM %q does not exist in libvirt, so it has no disk", w.Name).Hint(ui.Cmd("aivm vm up " + w.Name))
@@ -195,8 +193,8 @@ func (e Part) withDisk(ctx context.Context, name string) (*target.Target, *virt.
 	return w, d, err
 }
 
-// LookAtSnapshots reads what there is of snapshots of a VM.
-func (e Part) LookAtSnapshots(ctx context.Context, d *virt.Domain) (*domain.SnapFacts, error) {
+// ObserveSnapshots reads the snapshots of a VM.
+func (e Part) ObserveSnapshots(ctx context.Context, d *virt.Domain) (*domain.SnapFacts, error) {
 	l, err := e.Libvirt(ctx)
 	if err != nil {
 		return nil, err
@@ -211,7 +209,8 @@ func (e Part) LookAtSnapshots(ctx context.Context, d *virt.Domain) (*domain.Snap
 	return f, nil
 }
 
-// PlanOnDisk is as, which are for the disk of d, after a stop if the VM runs.
+// PlanOnDisk returns the plan with the actions as, for the disk of d, after a stop of the VM if it
+// runs.
 func (e Part) PlanOnDisk(ctx context.Context, d *virt.Domain, as []plan.Action) plan.Plan {
 	p := plan.Plan{Stage: plan.Host}
 	if len(as) == 0 {
@@ -219,14 +218,14 @@ func (e Part) PlanOnDisk(ctx context.Context, d *virt.Domain, as []plan.Action) 
 	}
 	for _, a := range domain.PlanStop(d, false, e.Domains(ctx)) {
 		a.Consent = plan.Ask
-		a.Why += ", since a disk can only be kept or put back while nobody writes to it"
+		a.Why += ", since a snapshot or rollback needs a disk that is not in use"
 		p.Add(a)
 	}
 	p.Add(as...)
 	return p
 }
 
-// NotInIt says what a snapshot of the disk does not cover.
+// NotInIt lists what a snapshot of the disk does not include.
 func (e Part) NotInIt(w *target.Target) []string {
 	out := []string{"the VM's CPUs, memory and devices"}
 	for _, a := range w.Store.Config.VMAttachments(w.Name) {
@@ -238,26 +237,28 @@ func (e Part) NotInIt(w *target.Target) []string {
 }
 
 func (e Part) result(r *diskRun, o SnapshotOptions, name, kept string) SnapshotResult {
-	res := SnapshotResult{Schema: 1, VM: r.W.Name, Snapshot: name, Kept: kept, State: string(r.was), NotInIt: e.NotInIt(r.W), Changed: r.changed}
-	if r.was != virt.Off && r.changed && o.StayOff {
+	res := SnapshotResult{Schema: 1, VM: r.W.Name, Snapshot: name, Kept: kept, State: string(r.stateBefore), NotInIt: e.NotInIt(r.W), Changed: r.changed}
+	if r.stateBefore != virt.Off && r.changed && o.StayOff {
 		res.State = string(virt.Off)
-	} else if r.was == virt.Paused && r.changed {
+	} else if r.stateBefore == virt.Paused && r.changed {
 		res.State = string(virt.Running)
 	}
 	return res
 }
 
-// knownToBrowser reports whether a browser knows the VM's editor by an address.
-func (e Part) knownToBrowser(vm string) bool {
+// hasBrowserAddress reports whether a browser has opened the VM's editor at an address that is
+// recorded.
+func (e Part) hasBrowserAddress(vm string) bool {
 	_, err := os.Lstat(e.State().BrowserPath(vm))
 	return err == nil
 }
 
-// planForgetBrowser has the VM's editor get another address.
-func (e Part) planForgetBrowser(vm string) []plan.Action {
+// planForgetBrowserAddress plans to remove the record of the editor's address, so that the editor
+// gets another one.
+func (e Part) planForgetBrowserAddress(vm string) []plan.Action {
 	path := e.State().BrowserPath(vm)
 	return []plan.Action{{
-		ID: "browser.forget", Why: "have a browser know the VM's editor by another address, since what it keeps for the old one is of the VM as it is now",
+		ID: "browser.forget", Why: "give the VM's editor another browser address, since the browser has data of the present disk for the old one",
 		Shows: []string{"rm " + path},
 		Do: func(context.Context) error {
 			if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {

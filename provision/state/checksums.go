@@ -16,24 +16,24 @@ import (
 	"aivm.dev/aivm/provision/share"
 )
 
-// Seen is what was written down of the files that this machine's tools run of a
-// folder, before a guest could reach it.
+// Checksums is the record of a folder's host-executed files, made before the guest could
+// write the folder.
 type Checksums struct {
 	Schema   int             `json:"schema"`
 	Folder   string          `json:"folder"`
-	Attached time.Time       `json:"attached,omitzero"` // when the first of its lists was made; an older aivm did not write it
+	Attached time.Time       `json:"attached,omitzero"` // when the folder's first record was written; older versions of aivm did not write this
 	Files    []hostexec.File `json:"files"`
 	Cut      string          `json:"cut,omitempty"`
 }
 
 const checksumsSchema = 1
 
-// SeenPath returns the file of that list.
+// ChecksumsPath returns the path of a folder's record.
 func (d Dir) ChecksumsPath(a share.Attachment) string {
 	return filepath.Join(d.VM(a.VM), "executed", share.Token(a.HostPath)+".json")
 }
 
-// Seen reads the list of a folder; fs.ErrNotExist if there is none.
+// Checksums reads the record of a folder; fs.ErrNotExist if there is none.
 func (d Dir) Checksums(a share.Attachment) (Checksums, error) {
 	path := d.ChecksumsPath(a)
 	b, err := os.ReadFile(path)
@@ -45,19 +45,19 @@ func (d Dir) Checksums(a share.Attachment) (Checksums, error) {
 		return Checksums{}, fmt.Errorf("%s: %w", path, err)
 	}
 	if s.Schema > checksumsSchema {
-		return Checksums{}, laterFormat("the list of files of "+ui.Clean(a.HostPath), path, s.Schema, checksumsSchema)
+		return Checksums{}, laterFormat("the record of checksums of "+ui.Clean(a.HostPath), path, s.Schema, checksumsSchema)
 	}
 	return s, nil
 }
 
-// SeenFiles reads only the files of that list.
+// ChecksumFiles reads only the list of files of a folder's record.
 func (d Dir) ChecksumFiles(a share.Attachment) (hostexec.List, error) {
 	s, err := d.Checksums(a)
 	return hostexec.List{Files: s.Files, Cut: s.Cut}, err
 }
 
-// AttachedAt returns when a folder was attached; zero if nothing was written
-// down then. Where the list does not tell it, it is when it was written.
+// AttachedAt returns when a folder was attached: the time in its record or, if an older aivm
+// wrote that, the record's modification time. Zero if there is no record.
 func (d Dir) AttachedAt(a share.Attachment) time.Time {
 	if s, err := d.Checksums(a); err == nil && !s.Attached.IsZero() {
 		return s.Attached
@@ -69,7 +69,7 @@ func (d Dir) AttachedAt(a share.Attachment) time.Time {
 	return st.ModTime()
 }
 
-// SaveSeen writes the list of a folder, with the time of its first list.
+// SaveChecksums writes the record of a folder and keeps the time of the first one.
 func (d Dir) SaveChecksums(a share.Attachment, l hostexec.List) error {
 	if _, err := d.Checksums(a); errors.Is(err, ErrLater) {
 		return err
@@ -83,9 +83,9 @@ func (d Dir) SaveChecksums(a share.Attachment, l hostexec.List) error {
 	if err != nil {
 		return err
 	}
-	defer f.Cleanup() //nolint:errcheck // after the rename there is nothing left to clean
+	defer f.Cleanup() //nolint:errcheck // after the rename there is nothing to clean up
 	if s.Attached.IsZero() {
-		// By the clock that files get their times from.
+		// The file system's clock: it is compared with the times of files.
 		st, err := f.Stat()
 		if err != nil {
 			return err
@@ -105,7 +105,7 @@ func (d Dir) SaveChecksums(a share.Attachment, l hostexec.List) error {
 	return nil
 }
 
-// ForgetSeen removes the list of a folder that is no longer attached.
+// ForgetChecksums removes the record of a folder that is no longer attached.
 func (d Dir) ForgetChecksums(a share.Attachment) {
 	_ = os.Remove(d.ChecksumsPath(a))
 	_ = os.Remove(filepath.Dir(d.ChecksumsPath(a)))

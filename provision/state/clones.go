@@ -9,22 +9,22 @@ import (
 	"aivm.dev/aivm/provision/share"
 )
 
-// cloneNote names a clone that was made in a VM. It outlives detach and a record
-// that was taken out of the config, for the clone does too.
+// cloneNote records a clone that was created in a VM. It stays after a detach, and after the
+// record was removed from the config, because the clone stays too.
 type cloneNote struct {
 	Schema   int    `json:"schema"`
 	Folder   string `json:"folder"`
 	GuestDst string `json:"guest_dst"`
 }
 
-// cloneNotePath is the note of one clone: a repository can have several in a VM,
-// one at each place.
+// cloneNotePath returns the path of the note of one clone. A repository can have several
+// clones in a VM, at different guest paths.
 func (d Dir) cloneNotePath(a share.Attachment) string {
 	return filepath.Join(d.VM(a.VM), "clone-"+share.Token(a.HostPath+"\x00"+a.GuestDst)+".json")
 }
 
-// cloneNotes are the notes of a VM, also those of earlier versions, which named
-// them after the repository alone.
+// cloneNotes returns the paths of a VM's notes, including those of earlier versions of aivm,
+// whose names depend on the repository alone.
 func (d Dir) cloneNotes(vm string) []string {
 	var out []string
 	l, _ := os.ReadDir(d.VM(vm))
@@ -36,9 +36,8 @@ func (d Dir) cloneNotes(vm string) []string {
 	return out
 }
 
-// NoteClone writes down that the VM has a clone of the folder. Without the note
-// only the records of the config name those that are attached, so a record is
-// not removed before.
+// NoteClone records that the VM has a clone of the folder. A record must not be removed from
+// the config before: without the note, only the config names the clone.
 func (d Dir) NoteClone(a share.Attachment) error {
 	path := d.cloneNotePath(a)
 	b, err := json.Marshal(cloneNote{Schema: 1, Folder: a.HostPath, GuestDst: a.GuestDst})
@@ -54,7 +53,7 @@ func (d Dir) NoteClone(a share.Attachment) error {
 	return err
 }
 
-// Clones reads the notes of a VM. One that cannot be read is passed over.
+// Clones reads the notes of a VM, and skips those that cannot be read.
 func (d Dir) Clones(vm string) []share.Attachment {
 	var out []share.Attachment
 	for _, path := range d.cloneNotes(vm) {

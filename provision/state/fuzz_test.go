@@ -13,9 +13,9 @@ import (
 	"aivm.dev/aivm/sshcfg"
 )
 
-// FuzzInstance: a VM's state file is read or refused by its name; what is
-// written is read back, with what a later aivm added; one of a later format is
-// never written over.
+// FuzzInstance: a VM's state file is read, or refused with an error that names it. What is
+// written is read back, with the keys that a later aivm added. A file of a later format is
+// never overwritten.
 func FuzzInstance(f *testing.F) {
 	f.Add([]byte(`{"schema":1,"uuid":"u","mac":"52:54:00:01:02:03","address":"10.77.0.50","user":"agent","identities":["/k"],"seed_left":true,"future":{"a":[1]}}`))
 	f.Add([]byte(`{"schema":2,"address":7}`))
@@ -38,7 +38,7 @@ func FuzzInstance(f *testing.F) {
 			}
 			if errors.Is(err, ErrLater) {
 				if err := d.SaveInstance("vm", Instance{Address: "10.0.0.1"}); !errors.Is(err, ErrLater) {
-					t.Errorf("written over: %v", err)
+					t.Errorf("overwritten: %v", err)
 				}
 				if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, data) {
 					t.Errorf("%q became %q: %v", data, now, err)

@@ -18,10 +18,9 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Instance is what has to be known to reach a VM without asking libvirt. It
-// lies beside the VM's host key in the state directory, is written before the
-// VM is defined, and says what was decided then; libvirt is the judge of what
-// is true now.
+// Instance is the content of instance.json: what aivm needs to reach a VM without asking
+// libvirt. It is written before the VM is defined and holds what was decided then; libvirt
+// knows what is true now.
 type Instance struct {
 	Schema          int          `json:"schema"`
 	UUID            string       `json:"uuid"`
@@ -29,31 +28,31 @@ type Instance struct {
 	Address         string       `json:"address"`
 	User            string       `json:"user"`
 	Identities      []string     `json:"identities"`          // private key files, or public ones held by an agent
-	Adopted         bool         `json:"adopted,omitempty"`   // made by aivm 0.3 and taken over: its host key is its own
-	HasFolderDevice bool         `json:"moved,omitempty"`     // one taken over has aivm's device for folders
-	SeedLeft        bool         `json:"seed_left,omitempty"` // the first boot's seed was not removed yet
-	CreatedWith     *CreatedWith `json:"made,omitempty"`      // what the VM was made as; nil for one of an earlier aivm
+	Adopted         bool         `json:"adopted,omitempty"`   // made by aivm 0.3 and adopted: the guest generated its host key itself
+	HasFolderDevice bool         `json:"moved,omitempty"`     // an adopted VM has got aivm's virtiofs device for folders
+	SeedLeft        bool         `json:"seed_left,omitempty"` // the seed of the first boot was not removed yet
+	CreatedWith     *CreatedWith `json:"made,omitempty"`      // nil for a VM of an earlier aivm
 
-	unknownKeys map[string]json.RawMessage // what a later aivm added
+	unknownKeys map[string]json.RawMessage // keys that a later aivm added
 }
 
-// Made is what was chosen when the VM was made, for the run that records it in
-// the config: it may be another one than the run that chose.
+// CreatedWith holds the image and sizes that a VM was created with. The run that records them
+// in the config may be another one than the run that chose them.
 type CreatedWith struct {
-	Image  string `json:"image"` // as in the config
+	Image  string `json:"image"` // in the config's notation
 	CPUs   int    `json:"cpus"`
 	RAMMB  int    `json:"ram_mb"`
 	DiskGB int    `json:"disk_gb"`
 }
 
-// instanceSchema is the version of instance.json this program writes.
+// instanceSchema is the version of instance.json that this program writes.
 const instanceSchema = 1
 
 // InstancePath returns the path of a VM's instance.json.
 func (d Dir) InstancePath(vm string) string { return filepath.Join(d.VM(vm), "instance.json") }
 
-// Instance reads the instance of a VM; nil without an error when the VM has
-// none. ErrLater is in the chain of the error for one that a later aivm wrote.
+// Instance reads a VM's instance.json; nil without an error if there is none. The error wraps
+// ErrLater if a later aivm wrote the file.
 func (d Dir) Instance(vm string) (*Instance, error) {
 	b, err := os.ReadFile(d.InstancePath(vm))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -73,22 +72,21 @@ func (d Dir) Instance(vm string) (*Instance, error) {
 	}
 	if err != nil {
 		return nil, ui.Refused("the state file of VM %q is damaged: %s: %w", vm, d.InstancePath(vm), err).
-			Hint(ui.CmdFor("move it away, and what it said is asked of libvirt", "mv "+shellescape.Quote(d.InstancePath(vm))+" /tmp/"), ui.CmdFor("then", "aivm vm restart "+vm))
+			Hint(ui.CmdFor("move it away", "mv "+shellescape.Quote(d.InstancePath(vm))+" /tmp/"), ui.CmdFor("then, to write it again from libvirt's data", "aivm vm restart "+vm))
 	}
 	return &in, nil
 }
 
-// later refuses a file whose format is newer than this program: it is neither
-// understood nor written over.
+// laterFormat returns the refusal of a file whose format is newer than this program.
 func laterFormat(what, path string, has, known int) error {
-	return ui.Refused("%s is in version %d of its format, this aivm knows %d: %s: %w", what, has, known, path, ErrLater).
+	return ui.Refused("%s has format version %d, this aivm reads version %d: %s: %w", what, has, known, path, ErrLater).
 		Hint(ui.Remark("use the aivm that wrote it"))
 }
 
-// ErrLater is in the chain of a refusal of what a later aivm wrote.
+// ErrLater is wrapped by the refusal of a file that a later aivm wrote.
 var ErrLater = errors.New("written by a later aivm")
 
-// UnmarshalJSON keeps what a later aivm of the same format added.
+// UnmarshalJSON keeps unknown keys, which a later aivm with the same format version added.
 func (in *Instance) UnmarshalJSON(b []byte) error {
 	type known Instance
 	var k known
@@ -101,7 +99,7 @@ func (in *Instance) UnmarshalJSON(b []byte) error {
 	}
 	for _, key := range instanceKeys() {
 		for had := range all {
-			if strings.EqualFold(had, key) { // as encoding/json reads them
+			if strings.EqualFold(had, key) { // encoding/json ignores case too
 				delete(all, had)
 			}
 		}
@@ -112,7 +110,7 @@ func (in *Instance) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// MarshalJSON writes it with what was kept.
+// MarshalJSON writes the unknown keys too.
 func (in Instance) MarshalJSON() ([]byte, error) {
 	type known Instance
 	b, err := json.Marshal(known(in))
@@ -137,7 +135,7 @@ func instanceKeys() []string {
 	return out
 }
 
-// SaveInstance writes the instance of a VM, but never over one of a later format.
+// SaveInstance writes a VM's instance.json, but never overwrites one of a later format.
 func (d Dir) SaveInstance(vm string, in Instance) error {
 	if _, err := d.Instance(vm); errors.Is(err, ErrLater) {
 		return err

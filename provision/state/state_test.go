@@ -11,9 +11,9 @@ import (
 	"aivm.dev/aivm/sshcfg"
 )
 
-// The list of a folder keeps the time of its first writing, is for its owner
-// alone, and leaves no other file behind.
-func TestSaveSeen(t *testing.T) {
+// A folder's record keeps the time of the first one, is readable by its owner only, and leaves
+// no temporary file.
+func TestSaveChecksums(t *testing.T) {
 	d := Dir{Layout: sshcfg.Layout{StateDir: t.TempDir()}}
 	a := share.Attachment{VM: "work", HostPath: "/home/p/x"}
 	before := time.Now().Add(-time.Minute)
@@ -38,8 +38,8 @@ func TestSaveSeen(t *testing.T) {
 	}
 }
 
-// A run that was killed while it wrote leaves a temporary file, which must not
-// keep the directory of a VM that is gone. What is not ours stays.
+// A run that is killed while it writes leaves a temporary file, which must not keep the
+// directory of a deleted VM. Files that are not aivm's stay.
 func TestForgetKilledWrites(t *testing.T) {
 	d := Dir{Layout: sshcfg.Layout{StateDir: t.TempDir()}}
 	d.SaveSettings("none", "x") // no directory: not written, no error
@@ -49,7 +49,7 @@ func TestForgetKilledWrites(t *testing.T) {
 		}
 		d.SaveSettings(vm, "x")
 		if d.Settings(vm) != "x" {
-			t.Error("not kept")
+			t.Error("not saved")
 		}
 		if err := os.WriteFile(filepath.Join(d.VM(vm), ".settings.state712"), nil, 0o600); err != nil {
 			t.Fatal(err)

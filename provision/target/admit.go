@@ -6,9 +6,9 @@ import (
 	"aivm.dev/aivm/sshcfg"
 )
 
-// mayReach refuses a folder that a guest must not get without a word: homes,
-// keys, the system's and our own files, and, if it is to write the folder, what
-// this machine runs by itself.
+// checkFolder refuses folders that a guest must not get unless the user allows it by name:
+// homes, keys, the system's and aivm's own files and, if the guest is to write the folder,
+// folders with files that this machine runs by itself.
 func (e Finder) checkFolder(folder string, writable bool, allow []string) error {
 	if e.GuestWritable[folder] {
 		return nil
@@ -28,7 +28,7 @@ func (e Finder) checkFolder(folder string, writable bool, allow []string) error 
 		}
 	}
 	for _, a := range found.Active {
-		e.WarnOnce("what a VM writes into " + ui.Clean(folder) + " can run in this shell: " + ui.Clean(a.String()) + "; to leave such an environment: deactivate, or open another terminal outside the folder")
+		e.WarnOnce("files that a VM writes into " + ui.Clean(folder) + " can run in this shell: " + ui.Clean(a.String()) + "; to leave this environment, run deactivate or open a terminal outside the folder")
 	}
 	if found.Cut != "" {
 		e.WarnOnce(SearchCutShort(folder, found))
@@ -39,12 +39,13 @@ func (e Finder) checkFolder(folder string, writable bool, allow []string) error 
 	return nil
 }
 
-// CutShort says that more may lead into the folder than was found.
+// SearchCutShort returns the warning that not all links and settings that lead into the folder
+// were searched for.
 func SearchCutShort(folder string, found share.Leads) string {
-	return "not all that could lead into " + ui.Clean(folder) + " was looked at: there is too much in " + ui.Clean(found.Cut)
+	return "the search for links and settings that lead into " + ui.Clean(folder) + " is incomplete: " + ui.Clean(found.Cut) + " has too many entries"
 }
 
-// writableBy is a folder as one that its VM can write, if it can.
+// writableBy returns the folder if its VM can write it, otherwise nothing.
 func writableBy(a *share.Attachment) []sshcfg.GuestFolder {
 	if !a.Exposes() {
 		return nil

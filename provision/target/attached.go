@@ -12,14 +12,13 @@ import (
 	"aivm.dev/aivm/provision/share"
 )
 
-// All folders of a VM are one matter: each look asks for all of them, and each
-// run that brings the VM to a state brings them all back. The folder a verb was
-// given has to work; another one that does not is named and left out.
+// Each observation reads all folders of a VM, and each run that starts the VM mounts all of
+// them again. If the verb's own folder cannot be mounted, the verb fails; another folder that
+// cannot be mounted is named and skipped.
 
-// Atts are the folders this run is concerned with: the one the verb was given,
-// and what else is attached to the VM and can be mounted, without those it goes on
-// without.
-func (w *Target) Atts(without map[string]error) []share.Attachment {
+// Atts returns the folders that this run mounts: the verb's own folder, and the other folders
+// attached to the VM that can be mounted, without the skipped ones.
+func (w *Target) Atts(skipped map[string]error) []share.Attachment {
 	var out []share.Attachment
 	taken := map[string]bool{}
 	if w.Folder != nil && w.Folder.Mode.Mounts() {
@@ -27,7 +26,7 @@ func (w *Target) Atts(without map[string]error) []share.Attachment {
 		taken[w.Folder.GuestDst] = true
 	}
 	for _, a := range w.Others() {
-		if without[a.HostPath] == nil && share.Check(a) == nil && !taken[a.GuestDst] {
+		if skipped[a.HostPath] == nil && share.Check(a) == nil && !taken[a.GuestDst] {
 			out = append(out, a)
 			taken[a.GuestDst] = true
 		}
@@ -35,8 +34,7 @@ func (w *Target) Atts(without map[string]error) []share.Attachment {
 	return out
 }
 
-// Others are the saved folders of the VM that are mounted in it, without the
-// one the verb was given.
+// Others returns the recorded folders of the VM that are mounted in it, without the verb's own.
 func (w *Target) Others() []share.Attachment {
 	if w.Store == nil {
 		return nil
@@ -51,12 +49,12 @@ func (w *Target) Others() []share.Attachment {
 	return out
 }
 
-// ErrDetached: a run that was waited for took the folder away.
+// ErrDetached is the cause if another run detached the folder while this run waited.
 var ErrDetached = errors.New("detached")
 
-// Refresh returns w by the store as it is now, once this run has the VM's lock:
-// another run may have attached or detached folders meanwhile, and nothing that was
-// taken away is brought back.
+// Refresh reads the config again after this run got the VM's lock, and returns w with it:
+// another run may have attached or detached folders before. It does not attach again what
+// that run detached.
 func (e Finder) Refresh(w *Target) (*Target, error) {
 	e.Reload()
 	store, err := e.Load()
@@ -65,8 +63,8 @@ func (e Finder) Refresh(w *Target) (*Target, error) {
 	}
 	w = w.with(func(t *Target) { t.Store = store })
 	if _, ok := store.Config.FindVM(w.Name); !ok && !w.NewVM {
-		// Nothing recreates a VM by itself, a run that waited least of all.
-		return w, ui.Failed("VM %s was deleted meanwhile", w.Name).Hint(ui.CmdFor("to make it anew", "aivm vm create "+w.Name))
+		// A run that waited does not recreate a VM that another run deleted.
+		return w, ui.Failed("VM %s was deleted by another run", w.Name).Hint(ui.CmdFor("to create it again", "aivm vm create "+w.Name))
 	}
 	if w.Folder == nil {
 		return w, nil
@@ -74,15 +72,15 @@ func (e Finder) Refresh(w *Target) (*Target, error) {
 	r, ok := store.Config.FindAttachment(w.Folder.HostPath, w.Name)
 	switch {
 	case !ok && !w.NewFolder:
-		return w, ui.Failed("folder %s was %w from VM %s meanwhile", w.Folder.HostPath, ErrDetached, w.Name).Hint(ui.Cmd(e.Rerun))
+		return w, ui.Failed("folder %s was %w from VM %s by another run", w.Folder.HostPath, ErrDetached, w.Name).Hint(ui.Cmd(e.Rerun))
 	case ok && w.NewFolder:
 		return w.takeRecorded(*r)
 	}
 	return w, nil
 }
 
-// takeRecorded is w with a folder that another run recorded while this one
-// waited, if it is the same wish.
+// takeRecorded returns w with its folder as recorded by another run while this one waited; an
+// error if that run attached it with other options.
 func (w *Target) takeRecorded(r config.Attachment) (*Target, error) {
 	a := share.Recorded(r)
 	switch {
@@ -98,7 +96,7 @@ func (w *Target) takeRecorded(r config.Attachment) (*Target, error) {
 	return w.with(func(t *Target) { t.NewFolder = a.State != share.Attached }), nil
 }
 
-// RecordState writes the state of an attachment into the store.
+// RecordState returns the action that writes an attachment's state into the config.
 func (e Finder) RecordState(a share.Attachment, s share.State, id, why string) plan.Action {
 	return plan.Action{
 		ID: id, Why: why, Shows: []string{"write " + e.StorePath},
@@ -113,14 +111,14 @@ func (e Finder) RecordState(a share.Attachment, s share.State, id, why string) p
 	}
 }
 
-// TooMany refuses the folder after the last in mode shared.
+// TooMany returns the refusal of a folder in mode shared when the VM has the maximum of them.
 func TooMany(vm, folder string) error {
 	q := "aivm attach " + shellescape.Quote(folder) + " --vm " + vm
-	return ui.Refused("VM %s has no room for the device of folder %s: %d folders in mode shared are the most there can be", vm, folder, share.MaxShared).
-		Hint(ui.CmdFor("any number of folders share one device", q+" --mode shared-root"), ui.CmdFor("or give the VM a clone of a repository", q+" --mode git"), ui.CmdFor("or detach one that is not needed", "aivm list"))
+	return ui.Refused("VM %s cannot get another device for folder %s: it can have %d folders in mode shared", vm, folder, share.MaxShared).
+		Hint(ui.CmdFor("in this mode all folders use one device", q+" --mode shared-root"), ui.CmdFor("or give the VM a clone of a repository", q+" --mode git"), ui.CmdFor("or find a folder to detach", "aivm list"))
 }
 
-// checkRoom refuses the folder after the last in mode shared.
+// checkRoom refuses a folder in mode shared if the VM has the maximum of them.
 func (w *Target) checkRoom(a share.Attachment) error {
 	n := 0
 	for _, o := range w.Others() {
@@ -134,7 +132,7 @@ func (w *Target) checkRoom(a share.Attachment) error {
 	return nil
 }
 
-// Opens is the command that opens the folder, starting the VM if it must.
+// OpenCommand returns the command that opens the folder, and starts the VM if necessary.
 func (w *Target) OpenCommand() string {
 	cmd := "aivm code " + shellescape.Quote(w.Folder.HostPath)
 	for _, a := range w.Store.Config.AttachmentsOf(w.Folder.HostPath) {

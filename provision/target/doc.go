@@ -1,6 +1,6 @@
-// Package target turns the words of a command line into what the run is about:
-// which VM, which folder, which network. It reads the store and the person's
-// folders, and refuses what no guest may get; it asks neither libvirt nor a guest.
+// Package target resolves the arguments of a command line to a Target: which VM, which folder,
+// which network. It reads the config and the user's folders, and refuses folders that no guest
+// may get; it asks neither libvirt nor a guest.
 package target
 
 import "aivm.dev/aivm/provision/session"

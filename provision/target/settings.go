@@ -2,10 +2,10 @@ package target
 
 import "aivm.dev/aivm/settingsync"
 
-// SyncOptions are the flags that concern settings.
+// SyncOptions are the flags for copying settings.
 type SyncOptions struct {
 	Sync        *bool    // nil: as configured
-	Paths       []string // instead of the configured ones
+	Paths       []string // instead of the configured paths
 	Overwrite   *bool
 	AllowSecret []string
 	Extensions  []string
@@ -13,9 +13,9 @@ type SyncOptions struct {
 	DataDir     string // its --user-data-dir
 }
 
-// Settings are those that are wanted in the guest.
+// Settings holds the settings to copy into the guest.
 type Settings struct {
 	Wanted settingsync.Wanted
-	// Early says that there is most likely something to send.
+	// Early: there is most likely something to send, so start the receiving program early.
 	Early bool
 }

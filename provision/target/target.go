@@ -22,44 +22,44 @@ import (
 	"aivm.dev/aivm/provision/share"
 )
 
-// Target is the state a verb asks for, as far as it is known before looking at
-// the host: names and folders, no addresses. Nobody changes one: what the words
-// leave open, or another run has changed, is a new Target.
+// Target is the state that a verb asks for, as far as the command line and the config tell:
+// names and folders, no addresses. A Target is never changed: its methods return changed
+// copies.
 type Target struct {
 	Store       *config.Store
 	Name        string
 	Record      config.VM
 	Network     config.Network
-	NetworkSpec config.NetworkSpec // as the config has it
-	Libvirt     virt.URI           // the one that has the VM
-	NewVM       bool               // no record in the store yet
+	NetworkSpec config.NetworkSpec // the network's values in the config
+	Libvirt     virt.URI           // the libvirt that has the VM
+	NewVM       bool               // the config has no record of the VM yet
 	NewNet      bool
-	AutoName    bool // nobody chose the name: take the next if it is taken
-	renamed     int  // how often that happened
-	Active      bool // make it active_vm when it is recorded
+	AutoName    bool // the name is the default one: if it is taken, use the next
+	renamed     int  // how often the name was replaced
+	Active      bool // make it active_vm when it is recorded, if there is none
 	SetActive   bool // even if another one is
 
 	Folder    *share.Attachment // nil: no folder
 	NewFolder bool
-	NewTyped  bool   // the folder is reached by a link that is not recorded yet
+	NewTyped  bool   // the folder was typed with a symbolic link that is not recorded yet
 	typed     string // the folder as typed, absolute
-	OpenAt    string // where the editor or shell goes, below folder.GuestDst
-	Reviewed  bool   // what this machine's tools run of the folder was looked at by the person
-	Clone     *Clone // set if folder is in mode git
+	OpenAt    string // guest path that the editor or shell opens, in Folder.GuestDst
+	Reviewed  bool   // --reviewed: the user checked the folder's host-executed files
+	Clone     *Clone // set if Folder is in mode git
 
-	Settings *Settings // nil: none are brought
-	Browser  bool      // code-server has to be here
+	Settings *Settings // nil: none are copied
+	Browser  bool      // the archive of code-server is needed
 	Editor   *editor.Found
 
-	Boot  bool // has to run
-	Guest bool // has to answer over SSH
-	// NoSudo: what this user may not read stays unknown.
+	Boot  bool // the VM must run
+	Guest bool // connect to the guest over SSH, if the VM runs
+	// NoSudo: facts that this user may not read stay unknown.
 	NoSudo       bool
 	Size         host.Size
-	Image        string // --image, "" = the record's
-	RefetchImage bool   // get the image although it is there
+	Image        string // --image; "": as recorded
+	RefetchImage bool   // get the image although the cache has it
 
-	LoginLimit time.Duration // how long the guest may take to let us in at a look; 0: DialLimit
+	LoginLimit time.Duration // how long the login may take in one observation; 0: DialLimit
 }
 
 // with returns a copy of w that fn has changed.
@@ -69,105 +69,104 @@ func (w *Target) with(fn func(*Target)) *Target {
 	return &t
 }
 
-// Started is w with a VM that has to run, and to answer over SSH.
+// Started returns w with the VM running and answering over SSH.
 func (w *Target) Started() *Target {
 	return w.with(func(t *Target) { t.Boot, t.Guest = true, true })
 }
 
-// Asked is w with a guest that is asked, if its VM runs.
+// WithGuest returns w with a connection to the guest, if its VM runs.
 func (w *Target) WithGuest() *Target { return w.with(func(t *Target) { t.Guest = true }) }
 
-// NotByRoot is w looked at without sudo: what this user may not read stays unknown.
+// WithoutSudo returns w without the use of sudo: facts that this user may not read stay unknown.
 func (w *Target) WithoutSudo() *Target { return w.with(func(t *Target) { t.NoSudo = true }) }
 
-// GuestAlone is Asked for what is in the guest and not shared with it.
+// WithoutFolders is WithGuest for facts in the guest that do not concern shared folders.
 func (w *Target) WithoutFolders() *Target {
 	return w.with(func(t *Target) { t.Store, t.Guest = nil, true })
 }
 
-// Known is w with a VM that is recorded by now.
+// AlreadyRecorded returns w with its VM recorded in the config.
 func (w *Target) AlreadyRecorded() *Target { return w.with(func(t *Target) { t.NewVM = false }) }
 
-// OpenedAt is w, with the editor or shell going to a path in the guest.
+// OpenedAt returns w with the path in the guest that the editor or shell opens.
 func (w *Target) OpenedAt(path string) *Target {
 	return w.with(func(t *Target) { t.OpenAt = path })
 }
 
-// OpenedIn is w with the editor that is going to be opened; browser says that
-// code-server has to be here for it.
+// OpenedIn returns w with the editor to open; browser: it needs the archive of code-server.
 func (w *Target) OpenedIn(found *editor.Found, browser bool) *Target {
 	return w.with(func(t *Target) { t.Editor, t.Browser = found, browser })
 }
 
-// WithClone is w with what is wanted of its folder's clone.
+// WithClone returns w with its folder's clone.
 func (w *Target) WithClone(c Clone) *Target { return w.with(func(t *Target) { t.Clone = &c }) }
 
-// WithSettings is w with the settings that are wanted in the guest.
+// WithSettings returns w with the settings to copy into the guest.
 func (w *Target) WithSettings(s Settings) *Target {
 	return w.with(func(t *Target) { t.Settings = &s })
 }
 
-// FetchedAgain is w with its image fetched although it is there.
+// FetchedAgain returns w with its image fetched although the cache has it.
 func (w *Target) FetchedAgain() *Target { return w.with(func(t *Target) { t.RefetchImage = true }) }
 
-// Sized is w with these sizes for a VM that is made; 0 leaves one as it is.
+// Sized returns w with these sizes for a VM that is created; 0 keeps a size as it is.
 func (w *Target) Sized(s host.Size) *Target {
 	return w.with(func(t *Target) {
 		t.Size.CPUs, t.Size.RAMMB, t.Size.DiskGB = cmp.Or(s.CPUs, t.Size.CPUs), cmp.Or(s.RAMMB, t.Size.RAMMB), cmp.Or(s.DiskGB, t.Size.DiskGB)
 	})
 }
 
-// Default is w with a VM that becomes active_vm, even if another one is.
+// AsActive returns w with a VM that becomes active_vm, even if another one is.
 func (w *Target) AsActive() *Target {
 	return w.with(func(t *Target) { t.Active, t.SetActive = true, true })
 }
 
-// ResolveFolder checks a folder argument: absolute, existing, a directory that can be
-// read. It returns the path as typed (absolute, links kept) and as it really is.
-func ResolveFolder(arg string) (typed, real string, err error) {
+// ResolveFolder resolves a folder argument, which must be a directory that can be read. It
+// returns the absolute path as typed, with symbolic links, and with links resolved.
+func ResolveFolder(arg string) (typed, resolved string, err error) {
 	if strings.ContainsAny(arg, "\n\r\x00") {
-		return "", "", ui.Refused("folder %q has a line break in its name", arg).Hint(ui.Remark("rename it: neither ssh nor systemd can carry such a path"))
+		return "", "", ui.Refused("folder %q has a line break in its name", arg).Hint(ui.Remark("rename it: neither ssh nor systemd accepts such a path"))
 	}
 	typed, err = filepath.Abs(arg)
 	if err != nil {
 		return "", "", ui.Refused("the working directory is gone: %w", err).Hint(ui.Remark("cd to a folder that exists and try again"))
 	}
-	// $PWD keeps the links a person walked through; Getwd honours it.
-	real, err = filepath.EvalSymlinks(typed)
+	// filepath.Abs uses $PWD, which keeps the links in the path that the user typed.
+	resolved, err = filepath.EvalSymlinks(typed)
 	if err != nil {
 		return "", "", noFolder(typed, err)
 	}
-	st, err := os.Stat(real)
+	st, err := os.Stat(resolved)
 	if err != nil {
-		return "", "", ui.Refused("folder %s cannot be looked at: %w", ui.Clean(typed), err)
+		return "", "", ui.Refused("cannot read the properties of folder %s: %w", ui.Clean(typed), err)
 	}
 	if !st.IsDir() {
 		return "", "", ui.Refused("host_src must be an existing directory: %s is a file", ui.Clean(typed)).
 			Hint(ui.CmdFor("open the folder it lies in", "aivm code "+shellescape.Quote(filepath.Dir(typed))))
 	}
-	f, err := os.Open(real)
+	f, err := os.Open(resolved)
 	if err != nil {
-		return "", "", ui.Refused("folder %s cannot be read: %w", ui.Clean(typed), err).Hint(ui.Cmd("ls -ld " + shellescape.Quote(real)))
+		return "", "", ui.Refused("folder %s cannot be read: %w", ui.Clean(typed), err).Hint(ui.Cmd("ls -ld " + shellescape.Quote(resolved)))
 	}
 	_ = f.Close()
-	return typed, real, nil
+	return typed, resolved, nil
 }
 
-// noFolder says why a folder cannot be found, and makes one only where that is
-// what is missing.
+// noFolder returns the error for a folder that cannot be found. Its hint is mkdir only if nothing
+// exists at the path.
 func noFolder(typed string, err error) error {
 	if errors.Is(err, fs.ErrPermission) {
-		return ui.Refused("folder %s cannot be reached by you: %w", ui.Clean(typed), err).Hint(ui.Cmd("namei -l " + shellescape.Quote(typed)))
+		return ui.Refused("no permission to enter the path of folder %s: %w", ui.Clean(typed), err).Hint(ui.Cmd("namei -l " + shellescape.Quote(typed)))
 	}
 	e := ui.Refused("host_src must be an existing directory: %s", ui.Clean(typed))
 	if _, lerr := os.Lstat(typed); lerr == nil || !errors.Is(err, fs.ErrNotExist) {
-		return e.Hint(ui.CmdFor("see where the links lead", "namei -l "+shellescape.Quote(typed)))
+		return e.Hint(ui.CmdFor("to see where its links lead", "namei -l "+shellescape.Quote(typed)))
 	}
 	return e.Hint(ui.Cmd("mkdir -p " + shellescape.Quote(typed)))
 }
 
-// VM resolves the VM of a verb by the rules of the store: flag, folder,
-// active_vm, the only one there is; otherwise a person is asked.
+// VM resolves the VM of a verb in this order: flag, folder, active_vm, the only VM in the config;
+// otherwise the user is asked.
 func (e Finder) VM(ctx context.Context, flag, folder string, create bool) (*Target, error) {
 	store, err := e.Load()
 	if err != nil {
@@ -196,7 +195,7 @@ func (e Finder) VM(ctx context.Context, flag, folder string, create bool) (*Targ
 	return w, err
 }
 
-// Recorded is a VM of the store, with its network.
+// Recorded returns the Target for a VM in the config, with its network.
 func Recorded(store *config.Store, name string) (*Target, error) {
 	w := &Target{Store: store, Name: name}
 	vm, ok := store.Config.FindVM(name)
@@ -215,11 +214,11 @@ func Recorded(store *config.Store, name string) (*Target, error) {
 	return w, nil
 }
 
-// firstVM is the VM that is made when there is none.
+// firstVM returns the Target for the VM that is created if there is none.
 func (e Finder) firstVM(store *config.Store) (*Target, error) {
 	if !e.InTTY && !e.Approval.Yes && !e.DryRun {
 		return nil, ui.NeedsApproval("No managed VM found for this folder. Re-run with --yes to create one automatically").
-			Hint(ui.Cmd(ui.AddFlag(e.Rerun, "--yes")), ui.CmdFor("to see all of it first", ui.AddFlag(e.Rerun, "--dry-run")))
+			Hint(ui.Cmd(ui.AddFlag(e.Rerun, "--yes")), ui.CmdFor("to see the complete plan first", ui.AddFlag(e.Rerun, "--dry-run")))
 	}
 	w, err := NewVM(store, store.Config.Defaults.VM.Name)
 	if err != nil {
@@ -229,7 +228,7 @@ func (e Finder) firstVM(store *config.Store) (*Target, error) {
 	return e.FreeName(w.with(func(t *Target) { t.AutoName = true }))
 }
 
-// NewVM is a VM that has no record yet.
+// NewVM returns the Target for a VM that is not in the config yet.
 func NewVM(store *config.Store, name string) (*Target, error) {
 	if err := config.ValidateVMName(name); err != nil {
 		return nil, err
@@ -261,7 +260,7 @@ func NewVM(store *config.Store, name string) (*Target, error) {
 	return w, nil
 }
 
-// Renamed is w with the next default name, when the one before is somebody else's.
+// Renamed returns w with the next default name, for a name that is taken by another owner.
 func (w *Target) Renamed() *Target {
 	base := w.Store.Config.Defaults.VM.Name
 	for n := w.renamed + 1; ; n++ {
@@ -281,7 +280,8 @@ func (w *Target) Renamed() *Target {
 	}
 }
 
-// Cwd is the folder a VM verb without a name looks up; "" when it is gone.
+// Cwd returns the working directory, by which a verb without a name finds its VM; "" if it no
+// longer exists.
 func Cwd() string {
 	d, err := os.Getwd()
 	if err != nil {
@@ -290,8 +290,8 @@ func Cwd() string {
 	return d
 }
 
-// Ours resolves a VM and its domain, refusing one that is not this person's.
-// A nil domain means that libvirt has none.
+// OwnVM resolves a VM and its domain, and refuses a domain of another owner. The domain is nil
+// if libvirt has none.
 func (e Finder) OwnVM(ctx context.Context, name string) (*Target, *virt.Domain, error) {
 	w, err := e.VM(ctx, name, Cwd(), false)
 	if err != nil {
@@ -311,7 +311,7 @@ func (e Finder) OwnVM(ctx context.Context, name string) (*Target, *virt.Domain, 
 	return w, d, e.checkOwner(w, d)
 }
 
-// Strays is what the VM's device shows although no attachment asks for it.
+// StaleMounts returns the mounts in the VM's export root that belong to no attachment.
 func StaleMounts(hf share.HostFacts, atts []share.Attachment) []share.ExportedFolder {
 	var out []share.ExportedFolder
 	unwanted := hf.Strays(atts)
@@ -323,21 +323,21 @@ func StaleMounts(hf share.HostFacts, atts []share.Attachment) []share.ExportedFo
 	return out
 }
 
-// StateLost refuses a VM of this person's whose host key and address are not
-// here: made with another HOME or XDG_STATE_HOME, or its files are gone. There
-// is no way into it from here.
+// StateLost returns the refusal of a VM of this user without host key and address in the state
+// directory: it was created with another HOME or XDG_STATE_HOME, or its files were removed. aivm
+// cannot log in to it.
 func (e Finder) StateLost(w *Target) error {
 	dir := e.SSH.VMDir(w.Name)
-	err := ui.Refused("VM %q exists, but what is needed to get into it (host key, address) is not in %s", w.Name, dir).
-		Hint(ui.Remark("was it made with another HOME or XDG_STATE_HOME? then use that"), ui.Remark("or bring "+shellescape.Quote(dir)+" back from a backup"))
+	err := ui.Refused("VM %q exists, but its host key and address, which aivm needs to log in, are not in %s", w.Name, dir).
+		Hint(ui.Remark("if it was created with another HOME or XDG_STATE_HOME, use that"), ui.Remark("or restore "+shellescape.Quote(dir)+" from a backup"))
 	if w.NewVM {
-		err.Hint(ui.CmdFor("or make one of another name", "aivm vm create NAME"))
+		err.Hint(ui.CmdFor("or create a VM with another name", "aivm vm create NAME"))
 	}
-	return err.Hint(ui.CmdFor("to give it and its disk up", "aivm vm delete "+w.Name))
+	return err.Hint(ui.CmdFor("to delete the VM and its disk", "aivm vm delete "+w.Name))
 }
 
-// AutoNet reports whether the network's values are the built-in defaults, so
-// that a conflict may be avoided instead of refused.
+// AutoNet reports whether the network's values are the built-in defaults, so that aivm may choose
+// others if they conflict, instead of refusing.
 func (w *Target) AutoNet() bool {
 	return w.NetworkSpec == config.DefaultConfig().Defaults.Network
 }

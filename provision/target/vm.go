@@ -11,8 +11,8 @@ import (
 	"aivm.dev/aivm/sshcfg"
 )
 
-// FreeName refuses a name for a new VM under which ssh reaches something else
-// today. A name nobody chose is replaced by the next that is free.
+// FreeName refuses a name for a new VM if it already means another host to ssh. A default name
+// is replaced by the next free one.
 func (e Finder) FreeName(w *Target) (*Target, error) {
 	taken := sshcfg.Taken(e.SSH, w.Name)
 	for err, tries := taken, 0; err != nil; err, tries = sshcfg.Taken(e.SSH, w.Name), tries+1 {
@@ -24,8 +24,8 @@ func (e Finder) FreeName(w *Target) (*Target, error) {
 	return w, nil
 }
 
-// Identities are the keys a guest of this VM lets in: the configured one, and
-// our own where the configured one may not work without a question.
+// Identities returns the keys that the guest accepts: the configured one, and aivm's own key if
+// using the configured one may need a passphrase.
 func (e Finder) Identities(ctx context.Context, w *Target) ([]sshcfg.Identity, error) {
 	ids, err := e.SSH.Identities(ctx, e.Expand(w.Record.Paths.SSHIdentityFile), e.Getenv)
 	if err != nil {
@@ -34,16 +34,16 @@ func (e Finder) Identities(ctx context.Context, w *Target) ([]sshcfg.Identity, e
 	if w.Record.Paths.SSHIdentityFile == "" || len(ids) < 2 {
 		return ids, nil
 	}
-	// Both exist: ours is let in only where the configured key needs the agent
-	// and the agent does not have it now.
+	// Both exist: add aivm's own key only if the configured one needs the ssh agent and the
+	// agent does not have it now.
 	if ids[0].Usable() {
 		return ids[:1], nil
 	}
 	return ids, nil
 }
 
-// WithImage is w with --image, if it is given, which counts for what the config says of the image
-// as a whole: a digest there is that of another one.
+// WithImage returns w with --image, if that is given. It replaces all of the config's values for
+// the image: a digest there belongs to another image.
 func (w *Target) WithImage(name string) (*Target, error) {
 	if name == "" {
 		return w, nil
@@ -59,8 +59,8 @@ func (w *Target) WithImage(name string) (*Target, error) {
 	}), nil
 }
 
-// ImageRef is the image a new disk is made from, by --image or the record; note
-// is what a person should know about how 0.3's keys were read.
+// ImageRef returns the image for a new disk, from --image or the record; note tells the user how
+// keys of aivm 0.3 were read.
 func (w *Target) ImageRef() (ref image.Ref, note string, err error) {
 	c := w.Record.Image
 	switch name := c.Name; {
@@ -87,7 +87,7 @@ func (w *Target) ImageRef() (ref image.Ref, note string, err error) {
 	return ref, note, nil
 }
 
-// Mirrors are the servers to ask first: the record's, else the defaults'.
+// Mirrors returns the servers to ask first: the record's, else the defaults'.
 func (w *Target) Mirrors() []string {
 	if len(w.Record.Image.Mirror) > 0 || w.Store == nil {
 		return w.Record.Image.Mirror
@@ -95,15 +95,15 @@ func (w *Target) Mirrors() []string {
 	return w.Store.Config.Defaults.Image.Mirror
 }
 
-// NotAdopted refuses a VM of the store that aivm 0.3 made and nobody has taken
-// over: it is listed and can be reached by ssh, and nothing else.
+// NotAdopted returns the refusal of a VM in the config that aivm 0.3 made and `vm adopt` has not
+// adopted: it can be listed and reached by ssh, and nothing else.
 func NotAdopted(vm string) error {
-	return ui.Refused("VM name %q is taken by a domain aivm did not make, nor has taken over", vm).
-		Hint(ui.CmdFor("made by aivm 0.3? see what taking it over means", "aivm vm adopt "+vm+" --dry-run"),
-			ui.CmdFor("to get into it as it is", "ssh "+vm), ui.CmdFor("not yours? give your VM another name", "aivm config edit"))
+	return ui.Refused("VM name %q is taken by a domain that aivm neither created nor adopted", vm).
+		Hint(ui.CmdFor("made by aivm 0.3? see what adopting it changes", "aivm vm adopt "+vm+" --dry-run"),
+			ui.CmdFor("to log in to it as it is", "ssh "+vm), ui.CmdFor("not yours? give your VM another name", "aivm config edit"))
 }
 
-// checkOurs refuses a VM of the store that is somebody else's, or nobody's yet.
+// checkOwner refuses a VM in the config whose domain has another owner, or no mark.
 func (e Finder) checkOwner(w *Target, d *virt.Domain) error {
 	if !d.Mark.Ours {
 		return NotAdopted(w.Name)

@@ -8,7 +8,7 @@ import (
 	"aivm.dev/aivm/provision/share"
 )
 
-// What a run decides is a new Target: the one it was given stays as it is.
+// The methods of Target return changed copies; the original does not change.
 func TestTargetsAreCopied(t *testing.T) {
 	store := &config.Store{Config: config.DefaultConfig()}
 	w, err := NewVM(store, store.Config.Defaults.VM.Name)
@@ -37,6 +37,6 @@ func TestTargetsAreCopied(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	if was.Name != w.Name || w.Boot || w.Guest || w.NoSudo || !w.NewVM || w.SetActive || w.RefetchImage || w.OpenAt != "" || w.Store == nil || *w.Folder != folder || w.Record.Image.Name != was.Record.Image.Name {
-		t.Errorf("it was changed: %+v", w)
+		t.Errorf("the original was changed: %+v", w)
 	}
 }

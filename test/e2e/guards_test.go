@@ -31,7 +31,7 @@ func checkGone(t *testing.T, w *world, network string) {
 	if r := w.must("", "host", "fw", "status"); !strings.Contains(r.stdout, network+": left over") {
 		t.Errorf("%+v", r)
 	}
-	if r := w.aivm("", "host", "doctor"); !strings.Contains(r.stdout, "the firewall of network "+network+" is kept") {
+	if r := w.aivm("", "host", "doctor"); !strings.Contains(r.stdout, "stale firewall of network "+network) {
 		t.Errorf("the doctor: %+v", r)
 	}
 	w.must("", "host", "fw", "apply")

@@ -54,7 +54,7 @@ var waitingFor = regexp.MustCompile(`waiting for aivm \(process (\d+): ([^)]*)\)
 
 // mayRefuse are words of a verb whose object the other one took away, changed,
 // or is about to use. Each is a whole sentence with what to type.
-var mayRefuse = regexp.MustCompile(`not found in config store|does not exist|No VM definitions|is not running|does not run|is off|was switched off|stopped|shut|is running|runs|no snapshot|No snapshot|not attached|is in use|gone|did not answer|was lost|closed|broken|refused|no longer running|did not become reachable|vanished|changed|meanwhile`)
+var mayRefuse = regexp.MustCompile(`not found in config store|does not exist|No VM definitions|is not running|does not run|is off|was switched off|stopped|shut|is running|runs|no snapshot|No snapshot|not attached|is in use|gone|did not answer|was lost|closed|broken|refused|no longer running|did not become reachable|vanished|changed|by another run|meanwhile`)
 
 // ended is one side's outcome.
 type ended struct {

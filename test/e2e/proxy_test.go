@@ -69,7 +69,7 @@ func checkOpened(t *testing.T, w *world, b *browser, origin string) {
 	}
 	other := chromium.Start(t).NewPage()
 	other.Open(origin + "?tkn=" + html.UnescapeString(token[1]))
-	if !other.Until("document.body.innerText.includes('good once')", 20*time.Second) {
+	if !other.Until("document.body.innerText.includes('valid once')", 20*time.Second) {
 		t.Errorf("the token for the second time, in another browser: %s", other.Text())
 	}
 }

@@ -75,7 +75,7 @@ func session(t *testing.T, p *codeserver.Proxy) string {
 		t.Errorf("the session: %+v %v", k, res.Header)
 	}
 	<-used
-	if res, body := raw(t, loop, get+"\r\n"); res.StatusCode != http.StatusForbidden || len(res.Cookies()) > 0 || !strings.Contains(body, "good once") {
+	if res, body := raw(t, loop, get+"\r\n"); res.StatusCode != http.StatusForbidden || len(res.Cookies()) > 0 || !strings.Contains(body, "valid once") {
 		t.Errorf("an invitation for the second time: %s %s", res.Status, body)
 	}
 	old, _ := p.Invite()

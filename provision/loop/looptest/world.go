@@ -1,6 +1,4 @@
-// Package looptest has a World for tests of the parts: a person with one VM, on a
-// machine where libvirt refuses them and root only writes down what it is asked
-// for.
+// Package looptest provides World, a Loop for tests of the parts.
 package looptest
 
 import (
@@ -29,20 +27,20 @@ import (
 	"aivm.dev/aivm/sshcfg"
 )
 
-// World is the Loop of a person with the VM "t", on a machine whose libvirt
-// refuses him, whose mount table has more lines than are true, and where root
-// only writes down what it is asked for.
+// World is the Loop of a user with the VM "t", on a machine where libvirt refuses the user,
+// the mount table has additional lines (MountLines), and the privileged helper only records
+// its requests (Ops).
 type World struct {
 	loop.Loop
 	T          *testing.T
 	Dir        string
 	Out, Err   bytes.Buffer
-	MountLines string // lines after the real mount table
+	MountLines string // appended to the real mount table
 	Ops        []root.Op
 	RootErr    error
 }
 
-// New returns a World without folders.
+// New returns a World without folders, with an empty export root mounted.
 func New(t *testing.T) *World {
 	t.Helper()
 	dir, err := filepath.EvalSymlinks(t.TempDir())
@@ -73,7 +71,7 @@ func New(t *testing.T) *World {
 	return w
 }
 
-// Records writes a store with the VM and these folders of it.
+// WriteConfig writes a config with the VM and these folders attached to it.
 func (w *World) WriteConfig(folders ...string) {
 	w.T.Helper()
 	const vm = "schema_version = 5\n[[networks]]\nname = \"n\"\n[networks.network]\nname = \"n\"\n[[vms]]\nname = \"t\"\nnetwork_name = \"n\"\n[vms.vm]\nname = \"t\"\n"
@@ -86,7 +84,7 @@ func (w *World) WriteConfig(folders ...string) {
 	}
 }
 
-// MakeFolder makes a folder of the host.
+// MakeFolder creates a folder on the host and returns its path.
 func (w *World) MakeFolder(name string) string {
 	w.T.Helper()
 	p := filepath.Join(w.Dir, name)
@@ -96,7 +94,7 @@ func (w *World) MakeFolder(name string) string {
 	return p
 }
 
-// Bind adds the export root (token ""), or a token on it, to the mount table.
+// AddMount adds the export root (token ""), or the mount of a token in it, to the mount table.
 func (w *World) AddMount(token, rest string) {
 	if token == "" {
 		w.MountLines += "900000 1 0:999 / " + root.ExportRoot("4321-t") + " ro " + rest + "\n"
@@ -105,7 +103,7 @@ func (w *World) AddMount(token, rest string) {
 	w.MountLines += fmt.Sprintf("%d 900000 %s\n", 900001+strings.Count(w.MountLines, "\n"), strings.Replace(rest, "TOKEN", root.ExportRoot("4321-t")+"/"+token, 1))
 }
 
-// Share adds the bind of a folder, as root makes it, to the mount table.
+// AddShare adds the bind mount of a folder, as the helper makes it, to the mount table.
 func (w *World) AddShare(folder, options string) {
 	w.T.Helper()
 	hf, err := share.ObserveHost("0-x", []share.Attachment{{HostPath: folder}}, nil)
@@ -116,23 +114,23 @@ func (w *World) AddShare(folder, options string) {
 	w.AddMount(share.Token(folder), fmt.Sprintf("%s %s TOKEN %s - %s none rw", f.MountDev, mountinfo.Escape(f.MountRoot), options, f.Type))
 }
 
-// Do notes what root is asked for.
+// Do records the request and returns RootErr.
 func (w *World) Do(_ context.Context, op root.Op, _ root.Progress) (root.Result, error) {
 	w.Ops = append(w.Ops, op)
 	return root.Result{}, w.RootErr
 }
 
-// Close ends nothing.
+// Close does nothing.
 func (w *World) Close() error { return nil }
 
-// FakeGuest answers every probe for folders with share, and notes scripts.
+// FakeGuest answers every probe for folders with Share, and records the scripts it is to run.
 type FakeGuest struct {
 	guest.Conn
 	Share   string
 	Scripts []string
 }
 
-// Probe answers "end" to all but the question about folders.
+// Probe answers the probe for folders with g.Share, and all others with "end".
 func (g *FakeGuest) Probe(_ context.Context, ps []guest.Probe) (map[string][]byte, error) {
 	out := map[string][]byte{}
 	for _, p := range ps {
@@ -146,7 +144,7 @@ func (g *FakeGuest) Probe(_ context.Context, ps []guest.Probe) (map[string][]byt
 	return out, nil
 }
 
-// Run notes the script.
+// Run records the script on stdin.
 func (g *FakeGuest) Run(_ context.Context, c guest.Cmd) (int, error) {
 	var b bytes.Buffer
 	_, err := b.ReadFrom(c.Stdin)
@@ -154,10 +152,11 @@ func (g *FakeGuest) Run(_ context.Context, c guest.Cmd) (int, error) {
 	return 0, err
 }
 
-// Close ends nothing.
+// Close does nothing.
 func (g *FakeGuest) Close() error { return nil }
 
-// Says is a guest's answer: each folder mounted at its own path, with this owner.
+// GuestAnswer returns a guest's answer to the probe for folders: each folder is mounted at its
+// own path, with this owner.
 func GuestAnswer(t *testing.T, owner int, folders ...string) string {
 	t.Helper()
 	var mounts, dirs, pass string
@@ -179,7 +178,7 @@ func GuestAnswer(t *testing.T, owner int, folders ...string) string {
 	return "aivm-share 2\n" + mounts + "aivm-share dirs\n" + dirs + "aivm-share pass\n" + pass + "aivm-share same\naivm-share list\naivm-share end\n"
 }
 
-// RecordOf returns the record of a folder on the VM.
+// RecordOf returns the config's record of a folder attached to the VM.
 func RecordOf(w *World, folder string) (config.Attachment, bool) {
 	w.T.Helper()
 	s, err := config.Load(w.StorePath)
@@ -193,8 +192,7 @@ func RecordOf(w *World, folder string) (config.Attachment, bool) {
 	return *r, true
 }
 
-// Fresh has the World forget what was read, said and done, as another run would
-// begin.
+// ResetRun forgets what was read, printed and requested, as if another run began.
 func ResetRun(w *World) {
 	w.ResetRun()
 	w.Ops, w.RootErr = nil, nil
@@ -202,8 +200,7 @@ func ResetRun(w *World) {
 	w.Err.Reset()
 }
 
-// Saved is a run on the VM t with all its folders, of which the verb was given
-// one (or none).
+// SavedTarget returns the Target for the recorded VM t; folder is the verb's folder, or "".
 func SavedTarget(w *World, folder string) *target.Target {
 	w.T.Helper()
 	w.Reload()
@@ -211,14 +208,14 @@ func SavedTarget(w *World, folder string) *target.Target {
 	if err != nil {
 		w.T.Fatal(err)
 	}
-	in := &target.Target{Name: "t", Store: store}
+	t := &target.Target{Name: "t", Store: store}
 	if folder != "" {
-		in.Folder = FolderOf(folder)
+		t.Folder = FolderOf(folder)
 	}
-	return in
+	return t
 }
 
-// Set changes the store.
+// UpdateConfig changes the config with fn.
 func UpdateConfig(w *World, fn func(*config.Config)) {
 	w.T.Helper()
 	if err := config.Update(w.T.Context(), w.StorePath, func(c *config.Config) error { fn(c); return nil }); err != nil {
@@ -226,10 +223,10 @@ func UpdateConfig(w *World, fn func(*config.Config)) {
 	}
 }
 
-// FolderOf returns a folder shared for writing with the VM, in mode shared-root.
+// FolderOf returns the attachment of a folder that is shared read-write, in mode shared-root.
 func FolderOf(path string) *share.Attachment {
 	return &share.Attachment{HostPath: path, VM: "t", Mode: share.SharedRoot, Access: "rw", GuestDst: path, Tag: share.Token(path)}
 }
 
-// In returns a Loop on a session without verbs.
+// LoopOn returns a Loop for a session, without a Runner.
 func LoopOn(s *session.Session) loop.Loop { return loop.Loop{Finder: target.Finder{Session: s}} }

@@ -17,20 +17,20 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// A folder whose run failed does not stay within the guest's reach.
-func TestLetGo(t *testing.T) {
+// After a failed run, the guest has no access to the folder that was to be attached.
+func TestWithdrawFolder(t *testing.T) {
 	for name, c := range map[string]struct {
 		saved, notBound, known bool
 		rootErr                error
 		unbinds                int
 		warns                  bool
 	}{
-		"bound, not recorded":  {unbinds: 1},
-		"recorded meanwhile":   {saved: true},
-		"attached before":      {known: true},
-		"not bound":            {notBound: true},
-		"the guest holds it":   {rootErr: errors.New("in use"), unbinds: 1, warns: true},
-		"recorded and unbound": {saved: true, notBound: true},
+		"mounted, not recorded":   {unbinds: 1},
+		"recorded by another run": {saved: true},
+		"attached before":         {known: true},
+		"not mounted":             {notBound: true},
+		"in use in the guest":     {rootErr: errors.New("in use"), unbinds: 1, warns: true},
+		"recorded, not mounted":   {saved: true, notBound: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -54,15 +54,15 @@ func TestLetGo(t *testing.T) {
 			if c.unbinds > 0 && w.Ops[0] != (root.Unbind{VMKey: "4321-t", Token: share.Token(p)}) {
 				t.Errorf("root did %v", w.Ops)
 			}
-			if got := w.Err.String(); strings.Contains(got, "within reach") != c.warns || strings.Contains(got, "aivm vm down t, then sudo umount /var/lib/aivm/export/4321-t/p-") != c.warns {
-				t.Errorf("said %q", got)
+			if got := w.Err.String(); strings.Contains(got, "may still have access") != c.warns || strings.Contains(got, "aivm vm down t, then sudo umount /var/lib/aivm/export/4321-t/p-") != c.warns {
+				t.Errorf("printed %q", got)
 			}
 		})
 	}
 }
 
-// An interrupted run tidies up as well, and with the guest gone.
-func TestLetGoAfterAnInterrupt(t *testing.T) {
+// An interrupted run unmounts the folder too, also without a connection to the guest.
+func TestWithdrawFolderAfterAnInterrupt(t *testing.T) {
 	w := newWorld(t)
 	p := w.MakeFolder("p")
 	w.AddShare(p, "rw,nosuid,nodev,idmapped")
@@ -79,19 +79,19 @@ func TestLetGoAfterAnInterrupt(t *testing.T) {
 		t.Errorf("root did %v", w.Ops)
 	}
 	if ok, err := l.TryLock(); ok || err != nil {
-		t.Errorf("the lock was given back: %v", err)
+		t.Errorf("the lock was released: %v", err)
 	}
 }
 
-// A folder with a new owner: the guest lets go, this machine shares it anew.
-func TestPlanShareAnew(t *testing.T) {
+// If a folder has a new owner, it is unmounted in the guest and mounted again on the host.
+func TestPlanShareAgain(t *testing.T) {
 	w := newWorld(t)
 	p := w.MakeFolder("p")
 	w.WriteConfig(p)
 	w.AddShare(p, "rw,nosuid,nodev,idmapped")
 	in := looptest.SavedTarget(w, p)
 	g := &looptest.FakeGuest{Share: looptest.GuestAnswer(t, 1000, p)}
-	look := func() *loop.Facts {
+	observe := func() *loop.Facts {
 		t.Helper()
 		f := &loop.Facts{Conn: g}
 		var err error
@@ -103,31 +103,31 @@ func TestPlanShareAnew(t *testing.T) {
 		}
 		return f
 	}
-	if as, err := planShare(w, in, look()); err != nil || len(as) != 0 {
-		t.Fatalf("all is well, planned %v %v", as, err)
+	if as, err := planShare(w, in, observe()); err != nil || len(as) != 0 {
+		t.Fatalf("nothing is missing, planned %v %v", as, err)
 	}
 	g.Share = looptest.GuestAnswer(t, 65534, p)
-	f := look()
+	f := observe()
 	as, err := planShare(w, in, f)
 	token := share.Token(p)
 	if err != nil || len(as) != 2 || as[0].ID != "share.release:"+token || as[1].ID != "share.bind:"+token {
 		t.Fatalf("planned %v %v", as, err)
 	}
-	// The guest has nothing then, and what is planned for it next knows that.
+	// The folder is not mounted in the guest then, and the facts for the guest's plan show that.
 	g.Share = looptest.GuestAnswer(t, 1000)
 	if err := as[0].Do(t.Context()); err != nil || len(g.Scripts) != 1 || len(f.Guest.Share.Mounts) != 0 {
 		t.Errorf("%v, %d scripts, %v", err, len(g.Scripts), f.Guest.Share.Mounts)
 	}
-	// Nobody to let go: the bind alone.
-	f = look()
+	// Without a connection to the guest: only the mount on the host.
+	f = observe()
 	f.Conn, f.Share.Tokens = nil, nil
 	if as, err := planShare(w, in, f); err != nil || len(as) != 1 {
 		t.Errorf("planned %v %v", as, err)
 	}
 }
 
-// What attach says to type makes the folder appear in that VM.
-func TestOpens(t *testing.T) {
+// OpenCommand returns the command that opens the folder in its VM.
+func TestOpenCommand(t *testing.T) {
 	w := newWorld(t)
 	w.WriteConfig("/p q")
 	store, err := w.Load()
@@ -144,7 +144,7 @@ func TestOpens(t *testing.T) {
 	}
 }
 
-// Who waited for a run that deleted the VM does not make it anew.
+// A run that waited for one that deleted the VM does not create the VM again.
 func TestRefreshAfterADeletion(t *testing.T) {
 	w := newWorld(t)
 	in := &target.Target{Name: "t"}
@@ -154,7 +154,7 @@ func TestRefreshAfterADeletion(t *testing.T) {
 	if err := os.WriteFile(w.StorePath, []byte("schema_version = 5\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Refresh(in); err == nil || !strings.Contains(err.Error(), "VM t was deleted meanwhile") {
+	if _, err := w.Refresh(in); err == nil || !strings.Contains(err.Error(), "VM t was deleted by another run") {
 		t.Errorf("%v", err)
 	}
 	in.NewVM = true

@@ -21,21 +21,21 @@ import (
 	"aivm.dev/aivm/provision/session"
 )
 
-// flattener makes one file of a disk and what it stands on. The volumes belong
-// to libvirt: they are downloaded through it, and qemu-img runs as the user.
-type flattener struct {
+// diskExporter converts a disk and its backing files to one image file. The volumes belong to
+// libvirt: they are downloaded through it, and qemu-img runs as the user.
+type diskExporter struct {
 	env    Part
 	l      *virt.Conn
 	pool   string
 	report func(line string, fraction float64)
 }
 
-// workPrefix names the directories it works in, in the image cache.
+// workPrefix begins the names of its working directories in the image cache.
 const workPrefix = ".prepare-"
 
-// into adds the disk to the cache. It holds the right to get images: what a
-// killed run left is removed by the next.
-func (f flattener) into(ctx context.Context, chain []virt.Volume, ref image.Ref, verified string) (image.Entry, error) {
+// addToCache adds the disk, the first volume of chain, to the cache as ref. It holds the cache's
+// lock, under which it also removes the working directories of killed runs.
+func (f diskExporter) addToCache(ctx context.Context, chain []virt.Volume, ref image.Ref, verified string) (image.Entry, error) {
 	cache := f.env.Cache
 	release, err := cache.LockFetch(ctx, f.report)
 	if err != nil {
@@ -46,12 +46,12 @@ func (f flattener) into(ctx context.Context, chain []virt.Volume, ref image.Ref,
 	for _, d := range old {
 		_ = os.RemoveAll(d)
 	}
-	if err := f.room(chain); err != nil {
+	if err := f.checkFreeSpace(chain); err != nil {
 		return image.Entry{}, err
 	}
 	dir, err := os.MkdirTemp(cache.Dir, workPrefix)
 	if err != nil {
-		return image.Entry{}, ui.Failed("making a directory for the image: %w", err)
+		return image.Entry{}, ui.Failed("creating a directory for the image: %w", err)
 	}
 	defer os.RemoveAll(dir)
 	files := make([]layer, 0, len(chain))
@@ -63,7 +63,7 @@ func (f flattener) into(ctx context.Context, chain []virt.Volume, ref image.Ref,
 		files = append(files, l)
 	}
 	out := filepath.Join(dir, "image.qcow2")
-	argv, err := flattenArgv(files, out)
+	argv, err := convertArgv(files, out)
 	if err != nil {
 		return image.Entry{}, err
 	}
@@ -78,11 +78,12 @@ func (f flattener) into(ctx context.Context, chain []virt.Volume, ref image.Ref,
 	return cache.Add(ctx, r, ref, verified, f.report)
 }
 
-// layer is a file of the chain, on this side of libvirt.
+// layer is a local file with the content of one volume of the chain.
 type layer struct{ path, format string }
 
-// fetch is a volume as a file: the cache's own where it is a guest image of it.
-func (f flattener) fetch(ctx context.Context, v virt.Volume, to string) (layer, error) {
+// fetch returns a volume as a file: the cache's file if the volume is a base image from the cache,
+// else a download at the path to.
+func (f diskExporter) fetch(ctx context.Context, v virt.Volume, to string) (layer, error) {
 	kept, err := f.env.Cache.List()
 	if err != nil {
 		return layer{}, err
@@ -107,18 +108,18 @@ func (f flattener) fetch(ctx context.Context, v virt.Volume, to string) (layer, 
 	return layer{to, v.Format}, file.Close()
 }
 
-// countingWriter says how far a download is. The stream goes on when a write
-// fails, so the error is kept.
+// countingWriter reports the progress of a download. libvirt's stream continues after a failed
+// write, so the error is stored.
 type countingWriter struct {
 	w           io.Writer
 	ctx         context.Context
 	done, total int64
-	said        time.Time
+	lastReport  time.Time
 	err         error
 	report      func(string, float64)
 }
 
-// Write counts and passes on.
+// Write writes b and reports the progress.
 func (c *countingWriter) Write(b []byte) (int, error) {
 	if c.err == nil {
 		c.err = c.ctx.Err()
@@ -128,15 +129,15 @@ func (c *countingWriter) Write(b []byte) (int, error) {
 	}
 	n, err := c.w.Write(b)
 	c.done, c.err = c.done+int64(n), err
-	if time.Since(c.said) > 200*time.Millisecond {
-		c.said = time.Now()
+	if time.Since(c.lastReport) > 200*time.Millisecond {
+		c.lastReport = time.Now()
 		c.report("copying the disk", min(float64(c.done)/float64(max(c.total, 1)), 1))
 	}
 	return n, err
 }
 
-// room refuses what would fill the disk.
-func (f flattener) room(chain []virt.Volume) error {
+// checkFreeSpace refuses a chain that may not fit into the cache's file system.
+func (f diskExporter) checkFreeSpace(chain []virt.Volume) error {
 	var need uint64
 	for _, v := range chain {
 		need += 2 * v.Allocation // the copy, and its part of the image
@@ -146,14 +147,14 @@ func (f flattener) room(chain []virt.Volume) error {
 		return nil
 	}
 	if free := st.Bavail * uint64(st.Bsize); need > free {
-		return ui.Failed("making the image may need %d MB and %s has %d MB free", need>>20, f.env.Cache.Dir, free>>20).Hint(ui.Cmd("make room there: df -h " + f.env.Cache.Dir))
+		return ui.Failed("creating the image may need %d MB, but %s has %d MB free", need>>20, f.env.Cache.Dir, free>>20).Hint(ui.CmdFor("free some space there", "df -h "+f.env.Cache.Dir))
 	}
 	return nil
 }
 
-// flattenArgv is the qemu-img that makes one file of layers, the topmost first.
-// Every format is named: none is guessed from what a guest wrote.
-func flattenArgv(layers []layer, out string) ([]string, error) {
+// convertArgv returns the qemu-img command that converts layers, the topmost first, to the file
+// out. It names the format of each layer, so that qemu-img guesses none from what a guest wrote.
+func convertArgv(layers []layer, out string) ([]string, error) {
 	var node any
 	for i := len(layers) - 1; i >= 0; i-- {
 		n := map[string]any{
@@ -161,9 +162,9 @@ func flattenArgv(layers []layer, out string) ([]string, error) {
 			"file": map[string]any{"driver": "file", "filename": layers[i].path, "locking": "off"},
 		}
 		if layers[i].format == image.QCOW2 {
-			n["backing"] = node // nil: none, whatever the header says
+			n["backing"] = node // nil: no backing file, even if the header names one
 		} else if node != nil {
-			return nil, fmt.Errorf("a %s disk stands on another one", layers[i].format)
+			return nil, fmt.Errorf("a %s disk has a backing file", layers[i].format)
 		}
 		node = n
 	}
@@ -174,7 +175,7 @@ func flattenArgv(layers []layer, out string) ([]string, error) {
 	return []string{"qemu-img", "convert", "-p", "-O", "qcow2", "-W", "--", "json:" + string(src), out}, nil
 }
 
-func (f flattener) convert(ctx context.Context, argv []string) error {
+func (f diskExporter) convert(ctx context.Context, argv []string) error {
 	c := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	var stderr bytes.Buffer
 	c.Stdout, c.Stderr = &percent{report: f.report}, &stderr
@@ -188,15 +189,15 @@ func (f flattener) convert(ctx context.Context, argv []string) error {
 	return nil
 }
 
-// percent reads qemu-img's progress, "    (12.34/100%)\r".
+// percent parses the progress that qemu-img prints, "    (12.34/100%)\r".
 type percent struct{ report func(string, float64) }
 
-// Write reports the last figure in b.
+// Write reports the last percentage in b.
 func (p *percent) Write(b []byte) (int, error) {
 	if at := bytes.LastIndexByte(b, '('); at >= 0 {
 		figure, _, _ := bytes.Cut(b[at+1:], []byte("/"))
 		if v, err := strconv.ParseFloat(string(figure), 64); err == nil {
-			p.report("making one file of it", v/100)
+			p.report("converting to one file", v/100)
 		}
 	}
 	return len(b), nil

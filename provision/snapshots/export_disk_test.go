@@ -12,9 +12,9 @@ import (
 	"aivm.dev/aivm/provision/image"
 )
 
-// Real qemu-img makes one file of three layers, and follows nothing that the
-// files themselves name.
-func TestFlatten(t *testing.T) {
+// qemu-img converts three layers to one file, and does not follow the backing files that their
+// headers name.
+func TestConvert(t *testing.T) {
 	dir := t.TempDir()
 	at := func(n string) string { return filepath.Join(dir, n) }
 	run := func(argv ...string) {
@@ -40,22 +40,22 @@ func TestFlatten(t *testing.T) {
 	run("qemu-io", "-c", "write -P 0x41 65536 512", at("disk"))
 	run("qemu-img", "create", "-q", "-f", "qcow2", "-b", at("disk"), "-F", "qcow2", at("copy"))
 	run("qemu-io", "-c", "write -P 0x42 131072 512", at("copy"))
-	// The names in the headers lead nowhere any more, as after a download.
+	// The files named in the headers no longer exist, as after a download.
 	for _, n := range []string{"base", "disk", "copy"} {
 		if err := os.Rename(at(n), at(n+".got")); err != nil {
 			t.Fatal(err)
 		}
 	}
-	argv, err := flattenArgv([]layer{{at("copy.got"), "qcow2"}, {at("disk.got"), "qcow2"}, {at("base.got"), "raw"}}, at("out"))
+	argv, err := convertArgv([]layer{{at("copy.got"), "qcow2"}, {at("disk.got"), "qcow2"}, {at("base.got"), "raw"}}, at("out"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var said []float64
-	fl := flattener{report: func(_ string, f float64) { said = append(said, f) }}
+	var reported []float64
+	fl := diskExporter{report: func(_ string, f float64) { reported = append(reported, f) }}
 	if err := fl.convert(context.Background(), argv); err != nil {
 		t.Fatal(err)
 	}
-	if len(said) == 0 {
+	if len(reported) == 0 {
 		t.Error("no progress")
 	}
 	run("qemu-img", "convert", "-O", "raw", at("out"), at("flat"))
@@ -72,10 +72,10 @@ func TestFlatten(t *testing.T) {
 	if format, size, err := image.Inspect(out, st.Size()); err != nil || format != image.QCOW2 || size != 2<<20 {
 		t.Errorf("%s %d %v", format, size, err)
 	}
-	if _, err := flattenArgv([]layer{{"a", "raw"}, {"b", "qcow2"}}, "c"); err == nil {
-		t.Error("a raw file on another one passes")
+	if _, err := convertArgv([]layer{{"a", "raw"}, {"b", "qcow2"}}, "c"); err == nil {
+		t.Error("a raw file with a backing file was accepted")
 	}
-	bad, _ := flattenArgv([]layer{{at("none"), "qcow2"}}, at("out2"))
+	bad, _ := convertArgv([]layer{{at("none"), "qcow2"}}, at("out2"))
 	if err := fl.convert(context.Background(), bad); err == nil || !strings.Contains(err.Error(), "qemu-img") {
 		t.Error(err)
 	}

@@ -21,7 +21,7 @@ import (
 	"aivm.dev/aivm/provision/snapshots"
 )
 
-// tapped calls before once, before the first request of a procedure goes out.
+// tapped calls before once, before the first request of a procedure is sent.
 type tapped struct {
 	net.Conn
 	procedure uint32
@@ -40,8 +40,8 @@ func (c tapped) Write(b []byte) (int, error) {
 
 const getMetadata = 265 // REMOTE_PROC_DOMAIN_GET_METADATA
 
-// vanishing is a world with a VM in the libvirt of this machine, which goes,
-// and what else before does, between two of the questions about it.
+// vanishing returns a World with a VM in this machine's libvirt that is undefined between two
+// requests about it; before is called then too.
 func vanishing(t *testing.T, before func(w *looptest.World)) (w *looptest.World, vm string) {
 	t.Helper()
 	w = newWorld(t)
@@ -66,7 +66,7 @@ func vanishing(t *testing.T, before func(w *looptest.World)) (w *looptest.World,
 		t.Fatal(err)
 	}
 	if err := virsh("define", desc); err != nil {
-		t.Fatalf("this test asks the libvirt of this machine: %v", err)
+		t.Fatalf("this test needs this machine's libvirt: %v", err)
 	}
 	t.Cleanup(func() { _ = virsh("undefine", vm) })
 	var once sync.Once
@@ -85,28 +85,27 @@ func vanishing(t *testing.T, before func(w *looptest.World)) (w *looptest.World,
 	return w, vm
 }
 
-// A VM that another run deletes while it is looked at is said to be gone, in
-// words of aivm, and only once that run is done; another one does not take its
-// place.
-func TestAVMThatVanishesWhileItIsLookedAt(t *testing.T) {
+// If another run deletes the VM during an observation, aivm reports that with its own message,
+// after the other run is done, and does not use another VM instead.
+func TestVMDeletedDuringObservation(t *testing.T) {
 	for what, c := range map[string]struct {
 		want      string
-		delete    bool // by another run of aivm, which is at it for a moment
+		deleted   bool // by another run of aivm, which takes a moment
 		unnamed   bool // the VM is the active one, of two
-		interrupt bool // while that other run is waited for
+		interrupt bool // while this run waits for the other
 	}{
-		"undefined by hand":      {want: "does not exist in libvirt"},
-		"deleted by another run": {want: "was deleted meanwhile", delete: true},
-		"not named":              {want: "was deleted meanwhile", delete: true, unnamed: true},
-		"interrupted":            {want: "interrupted", delete: true, interrupt: true},
+		"undefined with virsh":   {want: "does not exist in libvirt"},
+		"deleted by another run": {want: "was deleted by another run", deleted: true},
+		"not named":              {want: "was deleted by another run", deleted: true, unnamed: true},
+		"interrupted":            {want: "interrupted", deleted: true, interrupt: true},
 	} {
-		const left = "schema_version = 5\n[[networks]]\nname = \"n\"\n[networks.network]\nname = \"n\"\n[[vms]]\nname = \"left\"\nnetwork_name = \"n\"\n[vms.vm]\nname = \"left\"\n"
+		const remaining = "schema_version = 5\n[[networks]]\nname = \"n\"\n[networks.network]\nname = \"n\"\n[[vms]]\nname = \"other\"\nnetwork_name = \"n\"\n[vms.vm]\nname = \"other\"\n"
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		var vm string
 		var w *looptest.World
 		w, vm = vanishing(t, func(w *looptest.World) {
-			if !c.delete {
+			if !c.deleted {
 				close(done)
 				return
 			}
@@ -119,7 +118,7 @@ func TestAVMThatVanishesWhileItIsLookedAt(t *testing.T) {
 				if c.interrupt {
 					cancel()
 				}
-				if err := os.WriteFile(w.StorePath, []byte(left), 0o600); err != nil {
+				if err := os.WriteFile(w.StorePath, []byte(remaining), 0o600); err != nil {
 					t.Error(err)
 				}
 				if !c.interrupt {
@@ -134,7 +133,7 @@ func TestAVMThatVanishesWhileItIsLookedAt(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			both = fmt.Appendf(nil, "active_vm = %q\n%s%s", vm, both, left[strings.Index(left, "[[vms]]"):])
+			both = fmt.Appendf(nil, "active_vm = %q\n%s%s", vm, both, remaining[strings.Index(remaining, "[[vms]]"):])
 			if err := os.WriteFile(w.StorePath, both, 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -146,8 +145,8 @@ func TestAVMThatVanishesWhileItIsLookedAt(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), c.want) || !errors.As(err, new(*ui.Error)) {
 			t.Errorf("%s: snapshot: %v", what, err)
 		}
-		if c.delete != strings.Contains(w.Err.String(), "waiting for aivm") {
-			t.Errorf("%s: said: %s", what, w.Err.String())
+		if c.deleted != strings.Contains(w.Err.String(), "waiting for aivm") {
+			t.Errorf("%s: printed: %s", what, w.Err.String())
 		}
 	}
 	w, vm := vanishing(t, func(*looptest.World) {})

@@ -17,12 +17,11 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// letGo takes a folder that was to be attached away from the VM again, after a
-// run that failed before it was recorded: guest root can get at what is bound,
-// and nothing would say so. It is the one thing of a failed run that is undone.
-// f may be nil; with a connection in it the guest is asked to let go first.
-// locked says that this run holds the VM's lock. Whatever goes wrong here is
-// said beside the error the run ends with.
+// withdrawFolder unmounts a new folder from the VM after a run that failed before the folder was
+// recorded: root in the guest can read what is mounted in the export root, and without a record
+// nothing would show that. It is the only step of a failed run that is undone. f may be nil; if it
+// has a connection, the folder is unmounted in the guest first. locked: this run holds the VM's
+// lock. An error here is printed as a warning, in addition to the run's own error.
 func (e *Env) withdrawFolder(ctx context.Context, w *target.Target, f *loop.Facts, locked bool) {
 	if w.Folder == nil || !w.NewFolder {
 		return
@@ -33,7 +32,7 @@ func (e *Env) withdrawFolder(ctx context.Context, w *target.Target, f *loop.Fact
 	if !locked {
 		release, _, err := e.Lock(ctx, w.Name)
 		if err != nil {
-			return // another run is at work on this VM, perhaps with this folder
+			return // another run works on this VM, perhaps with this folder
 		}
 		defer release()
 	}
@@ -42,7 +41,7 @@ func (e *Env) withdrawFolder(ctx context.Context, w *target.Target, f *loop.Fact
 		return
 	}
 	err := func() error {
-		// Not the store as this run knows it: another may have recorded it.
+		// Read the config again: another run may have recorded the folder.
 		store, err := config.Load(e.StorePath)
 		if err != nil {
 			return err
@@ -56,7 +55,7 @@ func (e *Env) withdrawFolder(ctx context.Context, w *target.Target, f *loop.Fact
 			return nil
 		}
 		if f != nil && f.Conn != nil {
-			// Whether it did shows when the token is taken away.
+			// If that failed, the unmount below fails.
 			_ = folders.ReleaseInGuest(ctx, f.Conn, []share.Attachment{a}, nil)
 		}
 		p := plan.Plan{Stage: plan.Host}
@@ -67,14 +66,14 @@ func (e *Env) withdrawFolder(ctx context.Context, w *target.Target, f *loop.Fact
 		}
 		op := root.Unbind{VMKey: e.Key(w.Name), Token: token}
 		p.Add(plan.Action{
-			ID: "share.unbind:" + token, Why: fmt.Sprintf("take folder %s out of VM %s's reach again", a.HostPath, w.Name), Shows: op.Shows(), Root: op,
+			ID: "share.unbind:" + token, Why: fmt.Sprintf("unmount folder %s from VM %s again", a.HostPath, w.Name), Shows: op.Shows(), Root: op,
 		})
 		_, err = e.Run(ctx, p)
 		return err
 	}()
 	if err != nil {
 		point := shellescape.Quote(root.ExportRoot(e.Key(w.Name)) + "/" + token)
-		e.UI.Warn("folder %s may still be within reach of VM %s, though it was not attached: %v", a.HostPath, w.Name, err)
-		e.UI.Warn("to see it: aivm status --vm %s; to take it away: aivm vm down %s, then sudo umount %s", w.Name, w.Name, point)
+		e.UI.Warn("VM %[2]s may still have access to folder %[1]s, although it was not attached: %[3]v", a.HostPath, w.Name, err)
+		e.UI.Warn("to check: aivm status --vm %s; to unmount it: aivm vm down %s, then sudo umount %s", w.Name, w.Name, point)
 	}
 }
