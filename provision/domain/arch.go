@@ -6,7 +6,7 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// board is what of a definition depends on the architecture.
+// archDevices are the parts of a definition that depend on the architecture.
 type archDevices struct {
 	os       *libvirtxml.DomainOS
 	features *libvirtxml.DomainFeatureList
@@ -22,7 +22,7 @@ func archSettings(arch, accel string) (archDevices, error) {
 	case ARM:
 		return virt64(accel), nil
 	}
-	return archDevices{}, fmt.Errorf("there is no definition of a VM for the architecture %q", arch)
+	return archDevices{}, fmt.Errorf("aivm has no definition of a VM for the architecture %q", arch)
 }
 
 func operatingSystem(arch, machine string) *libvirtxml.DomainOS {
@@ -48,17 +48,18 @@ func q35(accel string) archDevices {
 	return b
 }
 
-// virt64 is the board of 64-bit ARM, of which nothing was ever booted here: what
-// is left out and why comes from libvirt's sources and documentation.
+// virt64 returns the settings for 64-bit ARM. No such VM was ever booted in aivm's tests;
+// what is left out, and why, comes from libvirt's sources and documentation.
 //
 //   - UEFI: QEMU's virt machine has no firmware of its own, and libvirt refuses
 //     ACPI without UEFI there (src/qemu/qemu_domain.c, "ACPI requires UEFI on
-//     this architecture"). firmware='efi' has libvirt choose one of those
-//     installed, since 5.2 (formatdomain, "BIOS bootloader").
-//   - No <gic>: without one libvirt takes the newest version that the
-//     accelerator offers, and version 2 under emulation, for the sake of MSI
+//     this architecture"). With firmware='efi' libvirt chooses an installed
+//     one, since 5.2 (formatdomain, "BIOS bootloader").
+//   - No <gic>: without one libvirt uses the newest version that the
+//     accelerator offers, and version 2 under emulation, because of MSI
 //     (qemuDomainDefEnableDefaultFeatures).
-//   - No <apic> and no timers: they are x86's; the ARM timer is always there.
+//   - No <apic> and no timers: they exist on x86 only; the ARM timer is always
+//     present.
 //   - No <pm>: it is a property of PIIX4 and ICH9 ("setting ACPI S3 not
 //     supported", qemuValidateDomainDefPM).
 //   - No migratable='on': libvirt refuses it where QEMU's CPU has no such
@@ -78,8 +79,8 @@ func virt64(accel string) archDevices {
 	return b
 }
 
-// emulated is a CPU with every feature that emulation has; AES instructions
-// among them.
+// emulated returns a CPU with every feature that QEMU's emulation has, including the AES
+// instructions.
 func emulated() *libvirtxml.DomainCPU {
 	return &libvirtxml.DomainCPU{Mode: "maximum", Check: "none"}
 }

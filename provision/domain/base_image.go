@@ -16,14 +16,14 @@ import (
 	"aivm.dev/aivm/internal/virt"
 )
 
-// Base is the guest image the disk is an overlay of.
+// Base is the guest image that a VM's disk is an overlay of.
 //
-// In the pool it is a volume that all VMs of all users share. Whoever needs it
-// first puts it there, and several may be first, or be killed while they are
-// at it. libvirt can neither rename a volume nor lock one, but it makes a name
-// only once. So a volume has one writer, who makes it; a marker beside it says
-// that it is complete; and who finds one that is not and does not grow takes
-// the next name, and never the volume away from somebody who is only slow.
+// In the pool it is a volume that all VMs of all users share. The first run that needs it
+// uploads it; several runs may do so at the same time, or be killed during the upload.
+// libvirt can neither rename nor lock a volume, but it creates each name only once. So a
+// volume has one writer, the run that created it. A marker volume beside it shows that it
+// is complete. A run that finds an incomplete volume that does not grow uploads the image
+// under the next name; it does not delete the volume of a run that is only slow.
 type Base struct {
 	SHA256 string // hexadecimal; names the volume
 	Format string // "qcow2" or "raw"
@@ -32,8 +32,8 @@ type Base struct {
 	Open   func() (io.ReadCloser, error)
 }
 
-// nth is the nth name of the image's volume: the first, unless a run that did
-// not finish has left a part of it under that name.
+// volumeName returns the nth name of the image's volume. n is 1 unless an interrupted run
+// has left an incomplete volume of that name.
 func (b Base) volumeName(n int) string {
 	name := basePrefix + b.SHA256[:min(sumDigits, len(b.SHA256))]
 	if n > 1 {
@@ -44,15 +44,15 @@ func (b Base) volumeName(n int) string {
 
 const marker = ".done"
 
-// split sorts what the pool has of the image into complete volumes and parts,
-// volumes without a marker: somebody writes them, or did.
+// findVolumes returns the image's volumes in the pool: the complete ones, and parts, those
+// without a marker, which another run is writing or has left behind.
 func (b Base) findVolumes(p *virt.Pool) (complete, parts []virt.Volume) {
 	if p == nil {
 		return nil, nil
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.Volumes)) {
-		rest, ours := strings.CutPrefix(name, b.volumeName(1))
-		if n, err := strconv.Atoi(strings.TrimPrefix(rest, "-")); !ours || rest != "" && (err != nil || name != b.volumeName(n)) {
+		rest, isBase := strings.CutPrefix(name, b.volumeName(1))
+		if n, err := strconv.Atoi(strings.TrimPrefix(rest, "-")); !isBase || rest != "" && (err != nil || name != b.volumeName(n)) {
 			continue
 		}
 		if hasVolume(p, name+marker) {
@@ -64,7 +64,7 @@ func (b Base) findVolumes(p *virt.Pool) (complete, parts []virt.Volume) {
 	return complete, parts
 }
 
-// in finds a complete volume of the image in the pool.
+// completeIn returns the name of a complete volume of the image in the pool.
 func (b Base) completeIn(p *virt.Pool) (volume string, ok bool) {
 	complete, _ := b.findVolumes(p)
 	if len(complete) == 0 {
@@ -73,7 +73,7 @@ func (b Base) completeIn(p *virt.Pool) (volume string, ok bool) {
 	return complete[0].Name, true
 }
 
-// free is the first name that is not in use, not even by a marker.
+// freeName returns the first name that neither a volume nor a marker has.
 func (b Base) freeName(p *virt.Pool) string {
 	n := 1
 	for hasVolume(p, b.volumeName(n)) || hasVolume(p, b.volumeName(n)+marker) {
@@ -82,17 +82,17 @@ func (b Base) freeName(p *virt.Pool) string {
 	return b.volumeName(n)
 }
 
-// stallAfter is how long a volume may stay as it is before its writer
-// counts as dead. Wrong is only slow: then both write, each their own.
+// stallAfter is how long a volume may stay unchanged before its writer counts as dead. If
+// that is wrong, both runs upload the image, each its own volume: slower, but correct.
 const stallAfter = 10 * time.Second
 
-// pace is how a volume that somebody else writes is waited for.
+// uploadWait has the times of the wait for another run's upload.
 type uploadWait struct {
 	stall time.Duration // stallAfter
-	poll  time.Duration // between two looks
+	poll  time.Duration // between two checks
 }
 
-// pacing is w's pace, the usual one if it has none.
+// waitOrDefault returns w.wait, or the default times if it is not set.
 func (w Wanted) waitOrDefault() uploadWait {
 	if w.wait != (uploadWait{}) {
 		return w.wait
@@ -100,13 +100,13 @@ func (w Wanted) waitOrDefault() uploadWait {
 	return uploadWait{stall: stallAfter, poll: 500 * time.Millisecond}
 }
 
-// watch knows since when the parts of a base have not changed.
+// growthWatch records, by name, since when the incomplete volumes of a base have not changed.
 type growthWatch map[string]struct {
 	volume virt.Volume
 	since  time.Time
 }
 
-// growing returns a part that was written to less than stall ago.
+// growing returns an incomplete volume that was written to less than stall ago.
 func (w growthWatch) growing(parts []virt.Volume, stall time.Duration) (virt.Volume, bool) {
 	now := time.Now()
 	for _, v := range parts {
@@ -126,16 +126,16 @@ func (w growthWatch) growing(parts []virt.Volume, stall time.Duration) (virt.Vol
 	return virt.Volume{}, false
 }
 
-// readPool reads the pool anew.
+// readPool reads the pool again.
 func readPool(ctx context.Context, l Libvirt, baseDir string) (*virt.Pool, error) {
 	p, err := l.PoolAt(ctx, baseDir)
 	if errors.Is(err, virt.ErrNotFound) || err == nil && !p.Active {
-		return nil, fmt.Errorf("the storage pool at %s is gone: %w", baseDir, plan.ErrStale)
+		return nil, fmt.Errorf("the storage pool at %s does not exist any more: %w", baseDir, plan.ErrStale)
 	}
 	return p, err
 }
 
-// uploadBase puts the image into the pool, unless somebody else does or did.
+// uploadBase uploads the image to the pool, unless another run does or did.
 func uploadBase(ctx context.Context, l Libvirt, pool string, w Wanted) error {
 	base, err := w.Base()
 	if err != nil {
@@ -152,7 +152,7 @@ func uploadBase(ctx context.Context, l Libvirt, pool string, w Wanted) error {
 		}
 		_, parts := base.findVolumes(p)
 		if v, ok := seen.growing(parts, wait.stall); ok {
-			plan.Report(ctx, "waiting for another aivm that puts the image there", min(float64(v.Allocation)/float64(max(base.Size, 1)), 1))
+			plan.Report(ctx, "waiting for another aivm that uploads the image", min(float64(v.Allocation)/float64(max(base.Size, 1)), 1))
 			if err := pause.For(ctx, wait.poll); err != nil {
 				return err
 			}
@@ -161,7 +161,7 @@ func uploadBase(ctx context.Context, l Libvirt, pool string, w Wanted) error {
 		name := base.freeName(p)
 		switch err := writeVolume(ctx, l, pool, name, base); {
 		case errors.Is(err, virt.ErrExists):
-			continue // somebody was quicker
+			continue // another run created it first
 		case err != nil:
 			return err
 		}
@@ -171,17 +171,18 @@ func uploadBase(ctx context.Context, l Libvirt, pool string, w Wanted) error {
 	}
 }
 
-// write makes the volume and fills it; ErrExists if somebody else makes it.
+// writeVolume creates the volume and uploads the image; virt.ErrExists if another run has
+// created it.
 func writeVolume(ctx context.Context, l Libvirt, pool, name string, base Base) error {
 	r, err := base.Open()
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	// Created raw so that libvirt takes the bytes as they are; a refresh then
-	// reads the format from the header. 0400: nobody writes to a base, and nobody
-	// but QEMU, whose user libvirt gives the file to when a VM starts, reads it: an
-	// image that was made of a VM may hold secrets.
+	// Created as raw, so that libvirt takes the bytes as they are; a refresh then reads the
+	// format from the header. Mode 0400: nobody writes to a base, and only QEMU, whose user
+	// libvirt makes the file's owner when a VM starts, reads it: an image that was made of
+	// a VM may hold secrets.
 	if err := l.CreateVolume(ctx, pool, virt.NewVolume{Name: name, Format: "raw", Mode: "0400", Capacity: uint64(base.Size)}); err != nil {
 		return err
 	}
@@ -192,9 +193,10 @@ func writeVolume(ctx context.Context, l Libvirt, pool, name string, base Base) e
 	return nil
 }
 
-// finish marks the volume this run has written, and removes what is not needed
-// any more: its own, if another one was completed meanwhile, or the parts dead
-// runs left. It reports false when its own was taken for such a part.
+// markComplete marks the volume this run has written as complete, and deletes what is not
+// needed any more: its own volume, if another one was completed first, else the incomplete
+// ones of dead runs. It reports false if another run took its volume for such a one and
+// deleted it.
 func markComplete(ctx context.Context, l Libvirt, pool, name string, base Base, baseDir string) (bool, error) {
 	p, err := readPool(ctx, l, baseDir)
 	if err != nil {
@@ -213,14 +215,14 @@ func markComplete(ctx context.Context, l Libvirt, pool, name string, base Base, 
 	_, parts := base.findVolumes(p)
 	for _, v := range parts {
 		if v.Name != name && !hasOverlay(p, v) {
-			// One that cannot be removed takes room and does no harm.
+			// A part that cannot be deleted only takes up space.
 			_ = l.DeleteVolume(ctx, pool, v.Name)
 		}
 	}
 	return true, nil
 }
 
-// backs reports whether a disk in the pool is an overlay of v.
+// hasOverlay reports whether a disk in the pool is an overlay of v.
 func hasOverlay(p *virt.Pool, v virt.Volume) bool {
 	for _, o := range p.Volumes {
 		if o.Backing != "" && o.Backing == v.Path {
@@ -234,7 +236,7 @@ type progressReader struct {
 	r           io.Reader
 	ctx         context.Context
 	done, total int64
-	reported    time.Time
+	lastReport  time.Time
 }
 
 func (p *progressReader) Read(b []byte) (int, error) {
@@ -243,8 +245,8 @@ func (p *progressReader) Read(b []byte) (int, error) {
 	}
 	n, err := p.r.Read(b)
 	p.done += int64(n)
-	if time.Since(p.reported) > 100*time.Millisecond {
-		p.reported = time.Now()
+	if time.Since(p.lastReport) > 100*time.Millisecond {
+		p.lastReport = time.Now()
 		plan.Report(p.ctx, "", float64(p.done)/float64(max(p.total, 1)))
 	}
 	return n, err

@@ -17,8 +17,8 @@ import (
 	"aivm.dev/aivm/internal/virt"
 )
 
-// storage is a libvirt with one pool and many callers. A hook, if set, is called
-// before a call does anything, without the lock.
+// storage is a fake libvirt with one pool and many callers. hook, if set, is called
+// before a call does anything, without the lock held.
 type storage struct {
 	Libvirt // what is not here must not be called
 	mu      sync.Mutex
@@ -130,10 +130,10 @@ func wantBase(content string) Wanted {
 	}, Seed: func() ([]byte, error) { return []byte("seed"), nil }, wait: quick}
 }
 
-// quick waits for other runs only as long as a test has to.
+// quick has short times for the wait for other runs.
 var quick = uploadWait{stall: 200 * time.Millisecond, poll: 5 * time.Millisecond}
 
-// do runs one action of the plan that was made from the facts then.
+// do runs one action of a plan made earlier, from the facts of that time.
 func do(t *testing.T, p *storage, then *virt.Pool, w Wanted, id string, reported *bytes.Buffer) error {
 	t.Helper()
 	as, err := Plan(Facts{Domain: plan.Yes[*virt.Domain](nil), Pool: plan.Yes(then)}, w, "aivm", func() (Libvirt, error) { return p, nil })
@@ -169,8 +169,8 @@ func then(t *testing.T, p *storage) *virt.Pool {
 
 var old = time.Now().Add(-time.Hour)
 
-// What was half-written when the plan was made is complete now, and a disk
-// stands on it.
+// A volume that was incomplete when the plan was made is complete now, and a disk is
+// backed by it.
 func TestUploadLooksAgain(t *testing.T) {
 	p := newPool(virt.Volume{Name: "base-abc", Modified: old})
 	planned := then(t, p)
@@ -181,7 +181,7 @@ func TestUploadLooksAgain(t *testing.T) {
 	}
 }
 
-// A volume that grows is somebody's, who is waited for.
+// The run waits for the writer of a volume that grows.
 func TestUploadWaits(t *testing.T) {
 	p := newPool(virt.Volume{Name: "base-abc", Modified: time.Now()})
 	var wg sync.WaitGroup
@@ -202,8 +202,8 @@ func TestUploadWaits(t *testing.T) {
 	wg.Wait()
 }
 
-// A part a dead run left is not waited for and not written to. It goes when
-// the image is there, unless a disk stands on it.
+// The run neither waits for nor writes to the incomplete volume of a dead run. It deletes
+// the volume when the image is complete, unless a disk is backed by it.
 func TestUploadAfterADeadRun(t *testing.T) {
 	p := newPool(
 		virt.Volume{Name: "base-abc", Modified: old},
@@ -216,18 +216,19 @@ func TestUploadAfterADeadRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	if time.Since(start) > quick.stall {
-		t.Error("waited for the dead")
+		t.Error("waited for a dead run")
 	}
 	if got := p.names(); got != "1000-x.qcow2 base-abc-2 base-abc-3.done base-abc-4 base-abc-4.done base-abc-x base-abcd" {
 		t.Errorf("%s", got)
 	}
-	// The disk is made on the volume that is complete, wherever it is.
+	// The disk is backed by the complete volume, whatever its name.
 	if err := do(t, p, then(t, p), wantBase("image"), "disk.create", nil); err != nil || p.vols["1000-work.qcow2"].Backing != "/pool/base-abc-4" {
 		t.Errorf("%v %+v", err, p.vols["1000-work.qcow2"])
 	}
 }
 
-// A part that was just left by a killed run may be somebody's: for a moment.
+// An incomplete volume whose writer was just killed counts as being written for a short
+// time.
 func TestUploadTakesOver(t *testing.T) {
 	p := newPool(virt.Volume{Name: "base-abc", Modified: time.Now()})
 	if err := do(t, p, then(t, p), wantBase("image"), "image.upload", nil); err != nil {
@@ -238,8 +239,8 @@ func TestUploadTakesOver(t *testing.T) {
 	}
 }
 
-// Whoever is slow and was taken for dead loses nothing: its volume is gone, and
-// it finds the other one; if that is not complete yet, it begins anew.
+// A slow run that another one took for dead loses nothing: its volume is deleted, and it
+// uses the other one; if that is not complete yet, it uploads again.
 func TestUploadTakenForDead(t *testing.T) {
 	for _, complete := range []bool{true, false} {
 		p := newPool()
@@ -270,7 +271,7 @@ func TestUploadTakenForDead(t *testing.T) {
 	}
 }
 
-// Of many at once one writes.
+// Of many runs at once, one uploads.
 func TestUploadAtOnce(t *testing.T) {
 	p := newPool()
 	planned := then(t, p)
@@ -309,7 +310,7 @@ func TestUploadFails(t *testing.T) {
 	}
 }
 
-// libvirt refuses to look while anybody makes a volume; it is asked again.
+// libvirt refuses to read the pool while a volume is being created; the call is repeated.
 func TestBusyIsWaitedFor(t *testing.T) {
 	p := newPool()
 	planned := then(t, p)
@@ -323,7 +324,7 @@ func TestBusyIsWaitedFor(t *testing.T) {
 	}
 }
 
-// What another run made since the plan is a reason to look again.
+// A volume or domain that another run made since the plan gives ErrStale.
 func TestMadeMeanwhile(t *testing.T) {
 	p := newPool(virt.Volume{Name: "base-abc"}, virt.Volume{Name: "base-abc.done"})
 	planned := then(t, p)

@@ -10,8 +10,8 @@ import (
 	"aivm.dev/aivm/internal/virt"
 )
 
-// patient is a libvirt that is asked again while it is busy with the pool:
-// others make their volumes in it, too.
+// busyRetrier repeats a call while libvirt is busy with the pool, in which other runs
+// create their volumes too.
 type busyRetrier struct{ Libvirt }
 
 const (
@@ -32,6 +32,7 @@ func (l busyRetrier) DeleteVolume(ctx context.Context, pool, name string) error 
 	return whileBusy(ctx, func() error { return l.Libvirt.DeleteVolume(ctx, pool, name) })
 }
 
+// whileBusy repeats f while it returns virt.ErrBusy, for at most busyLimit.
 func whileBusy(ctx context.Context, f func() error) error {
 	for start := time.Now(); ; {
 		err := f()

@@ -1,10 +1,10 @@
-// Package domain owns the libvirt domain of a VM: its XML, its disk and seed
-// volumes, and its life cycle (define, start, stop, delete).
+// Package domain owns the libvirt domain of a VM: its XML, its disk and seed volumes,
+// and its life cycle (define, start, stop, delete).
 //
-// It never touches a domain without aivm's mark and this person's uid, never
-// reads, changes and redefines a domain, and never deletes a disk except for
-// `vm delete`. Invariants: a disk that is already there is used, never
-// replaced; the seed is 0600 and leaves with the first boot.
+// It never touches a domain without aivm's mark and this user's uid, never reads a
+// definition to change and redefine it, and deletes a disk only for `vm delete`.
+// Invariants: an existing disk is used, never replaced; the seed has mode 0600 and is
+// removed after the first boot.
 package domain
 
 import (
@@ -20,11 +20,11 @@ import (
 	"aivm.dev/aivm/internal/virt"
 )
 
-// PoolName is the libvirt storage pool of all VMs whose disks lie in the
-// default directory.
+// PoolName is the libvirt storage pool of all VMs whose disks are in the default
+// directory.
 const PoolName = "aivm"
 
-// Libvirt is what this room needs of libvirt.
+// Libvirt has the calls this package makes to libvirt.
 type Libvirt interface {
 	PoolAt(ctx context.Context, path string) (*virt.Pool, error)
 	EnsurePool(ctx context.Context, name, path string) error
@@ -40,7 +40,7 @@ type Libvirt interface {
 	Domain(ctx context.Context, name string) (*virt.Domain, error)
 }
 
-// Facts is what libvirt says. A nil value that is known means absent.
+// Facts is what was read from libvirt. A known nil value means absent.
 type Facts struct {
 	Domain plan.Known[*virt.Domain]
 	Pool   plan.Known[*virt.Pool]
@@ -52,11 +52,11 @@ type Wanted struct {
 	Key     string // root.VMKey; names the volumes
 	DiskGB  int
 	BaseDir string
-	Base    func() (Base, error) // lazily: the image may still have to be built
+	Base    func() (Base, error) // a function, since the image may still have to be built
 	Seed    func() ([]byte, error)
 	Boot    bool // start it too
-	// Elsewhere: its disk does not lie in the pool, as that of a VM that was
-	// taken over does not.
+	// Elsewhere is set if its disk is not in the pool, as that of an adopted VM of aivm
+	// 0.3.
 	Elsewhere bool
 
 	wait uploadWait // of the wait for another run that uploads the image
@@ -67,16 +67,16 @@ func diskVolume(key string) string   { return key + ".qcow2" }
 func seedVolume(key string) string   { return key + ".seed" }
 func serialVolume(key string) string { return key + ".serial.log" }
 
-// DiskPath, SeedPath and SerialPath are where a VM's files lie.
+// DiskPath, SeedPath and SerialPath return the paths of a VM's files.
 func DiskPath(baseDir, key string) string   { return baseDir + "/" + diskVolume(key) }
 func SeedPath(baseDir, key string) string   { return baseDir + "/" + seedVolume(key) }
 func SerialPath(baseDir, key string) string { return baseDir + "/" + serialVolume(key) }
 
-// SerialVolume names the serial log in the pool.
+// SerialVolume returns the volume name of a VM's serial log.
 func SerialVolume(key string) string { return serialVolume(key) }
 
-// PoolFor names the pool for a base directory: the default name for the
-// default place, a name of its own for any other.
+// PoolFor returns the name of the pool for a base directory: that of the existing pool p,
+// PoolName for the default directory, or a name with a hash of any other directory.
 func PoolFor(p *virt.Pool, baseDir, defaultDir string) string {
 	if p != nil {
 		return p.Name
@@ -87,6 +87,7 @@ func PoolFor(p *virt.Pool, baseDir, defaultDir string) string {
 	return fmt.Sprintf("%s-%x", PoolName, fnv32(baseDir))
 }
 
+// fnv32 returns the 32-bit FNV-1a hash of s.
 func fnv32(s string) uint32 {
 	h := uint32(2166136261)
 	for i := 0; i < len(s); i++ {
@@ -102,13 +103,13 @@ func CheckOwner(d *virt.Domain, owner int) error {
 	}
 	if d.Mark.Ours {
 		return ui.Refused("VM name %q is taken: the domain of that name belongs to another user (uid %d)", d.Name, d.Mark.Owner).
-			Hint(ui.CmdFor("choose another name", "aivm vm create NAME, then aivm code . --vm NAME"), ui.Cmd(d.Libvirt.Virsh("list --all")))
+			Hint(ui.CmdFor("choose another name", "aivm vm create NAME && aivm code . --vm NAME"), ui.Cmd(d.Libvirt.Virsh("list --all")))
 	}
 	return ui.Refused("VM name %q is taken by a domain aivm did not make", d.Name).
-		Hint(ui.CmdFor("choose another name", "aivm vm create NAME, then aivm code . --vm NAME"), ui.Cmd(d.Libvirt.Virsh("dominfo ")+d.Name))
+		Hint(ui.CmdFor("choose another name", "aivm vm create NAME && aivm code . --vm NAME"), ui.Cmd(d.Libvirt.Virsh("dominfo ")+d.Name))
 }
 
-// Plan returns what is missing until the VM exists (and runs, if w.Boot).
+// Plan plans what is missing until the VM exists and, with w.Boot, runs.
 func Plan(f Facts, w Wanted, pool string, lv func() (Libvirt, error)) ([]plan.Action, error) {
 	if f.Domain.Err != nil {
 		return nil, fmt.Errorf("reading the domain %q: %w", w.Spec.Name, f.Domain.Err)
@@ -125,11 +126,11 @@ func Plan(f Facts, w Wanted, pool string, lv func() (Libvirt, error)) ([]plan.Ac
 		}
 		out = a
 	} else if d.State != virt.Running && f.Pool.Err == nil && !active(f.Pool.Value) {
-		// The volumes of a pool that does not run are unknown, not gone.
+		// The volumes of an inactive pool are unknown, not missing.
 		return []plan.Action{ensurePool(w, pool, plan.None, lv)}, nil
 	} else if d.State != virt.Running && f.Pool.Err == nil && !w.Elsewhere && !hasVolume(f.Pool.Value, diskVolume(w.Key)) {
-		return nil, ui.Refused("the disk of VM %q is gone: %s", w.Spec.Name, DiskPath(w.BaseDir, w.Key)).
-			Hint(ui.CmdFor("put the file back, or give the VM up", "aivm vm delete "+w.Spec.Name))
+		return nil, ui.Refused("the disk of VM %q is missing: %s", w.Spec.Name, DiskPath(w.BaseDir, w.Key)).
+			Hint(ui.CmdFor("restore the file, or delete the VM", "aivm vm delete "+w.Spec.Name))
 	}
 	if p := f.Pool.Value; active(p) && p.Open && (d == nil || w.Boot && d.State != virt.Running) {
 		out = append([]plan.Action{restrictPool(w, pool, lv)}, out...)
@@ -144,7 +145,7 @@ func Plan(f Facts, w Wanted, pool string, lv func() (Libvirt, error)) ([]plan.Ac
 	return out, nil
 }
 
-// startErr adds what helps when QEMU cannot start.
+// startErr adds hints to the error of starting a VM.
 func startErr(name string, err error) error {
 	if err == nil {
 		return nil
@@ -153,6 +154,7 @@ func startErr(name string, err error) error {
 		Hint(ui.Cmd("aivm host doctor"), ui.Cmd("sudo tail /var/log/libvirt/qemu/"+name+".log"))
 }
 
+// hasVolume reports whether the pool has a volume of that name; false for a nil pool.
 func hasVolume(p *virt.Pool, name string) bool {
 	if p == nil {
 		return false
@@ -161,6 +163,7 @@ func hasVolume(p *virt.Pool, name string) bool {
 	return ok
 }
 
+// planCreate plans to create the VM's volumes and to define its domain.
 func planCreate(f Facts, w Wanted, pool string, lv func() (Libvirt, error)) ([]plan.Action, error) {
 	if f.Pool.Err != nil {
 		return nil, fmt.Errorf("reading the storage pool: %w", f.Pool.Err)
@@ -172,21 +175,21 @@ func planCreate(f Facts, w Wanted, pool string, lv func() (Libvirt, error)) ([]p
 	base, err := w.Base()
 	if _, there := base.completeIn(f.Pool.Value); err != nil || !there {
 		out = append(out, plan.Action{
-			ID: "image.upload", Why: "put the guest image into the storage pool, once for all VMs",
+			ID: "image.upload", Why: "upload the guest image to the storage pool, once for all VMs",
 			Shows: []string{"virsh vol-upload"}, Consent: plan.Ask, Timing: "image",
 			Do: with(lv, func(ctx context.Context, l Libvirt) error { return uploadBase(ctx, l, pool, w) }),
 		})
 	}
 	if !hasVolume(f.Pool.Value, diskVolume(w.Key)) {
 		out = append(out, plan.Action{
-			ID: "disk.create", Why: fmt.Sprintf("make a disk of %d GB (it grows as it is used) at %s", w.DiskGB, DiskPath(w.BaseDir, w.Key)),
+			ID: "disk.create", Why: fmt.Sprintf("create a disk of up to %d GB (it grows as it is used) at %s", w.DiskGB, DiskPath(w.BaseDir, w.Key)),
 			Shows: []string{"qemu-img create -f qcow2 -b BASE " + DiskPath(w.BaseDir, w.Key)}, Consent: plan.Ask, Timing: "define",
 			Do: with(lv, func(ctx context.Context, l Libvirt) error { return makeDisk(ctx, l, pool, w) }),
 		})
 	}
 	out = append(out,
 		plan.Action{
-			ID: "seed.create", Why: "write the first boot's settings (user, key, host key) to a seed only root can read",
+			ID: "seed.create", Why: "write the settings of the first boot (user, key, host key) to a seed disk that only root can read",
 			Shows: []string{"write " + SeedPath(w.BaseDir, w.Key)}, Consent: plan.Ask, Timing: "define",
 			Do: with(lv, func(ctx context.Context, l Libvirt) error { return writeSeed(ctx, l, pool, w) }),
 		},
@@ -198,10 +201,11 @@ func planCreate(f Facts, w Wanted, pool string, lv func() (Libvirt, error)) ([]p
 	return out, nil
 }
 
+// active reports whether the pool exists and is active.
 func active(p *virt.Pool) bool { return p != nil && p.Active }
 
-// ensurePool makes or starts the pool. What lies in it is seen only then, so
-// the rest is planned anew.
+// ensurePool is the action that defines or starts the pool. The pool's volumes are known
+// only after that, so what follows is planned again.
 func ensurePool(w Wanted, pool string, c plan.Consent, lv func() (Libvirt, error)) plan.Action {
 	return plan.Action{
 		ID: "pool.ensure", Why: "keep VM disks in the libvirt storage pool " + w.BaseDir,
@@ -211,12 +215,12 @@ func ensurePool(w Wanted, pool string, c plan.Consent, lv func() (Libvirt, error
 	}
 }
 
-// restrictPool gives the directory of a pool that an older aivm made the mode of a
-// new one: it was open to every user who knew the name of a file in it, and
-// QEMU's command line names them.
+// restrictPool is the action that gives the directory of a pool an older aivm created the
+// mode of a new one. With the old mode every user who knew a file's name could open it,
+// and QEMU's command line shows the names.
 func restrictPool(w Wanted, pool string, lv func() (Libvirt, error)) plan.Action {
 	return plan.Action{
-		ID: "pool.close", Why: "close the directory of VM disks to other users: " + w.BaseDir,
+		ID: "pool.close", Why: "deny other users access to the directory of VM disks " + w.BaseDir,
 		Shows:  []string{"chmod 0710 " + w.BaseDir},
 		Timing: "define",
 		Do:     with(lv, func(ctx context.Context, l Libvirt) error { return l.EnsurePool(ctx, pool, w.BaseDir) }),
@@ -230,6 +234,8 @@ func accelName(a string) string {
 	return "emulated CPU"
 }
 
+// with turns f into an action's Do: it connects to libvirt and retries while libvirt is
+// busy with the pool.
 func with(lv func() (Libvirt, error), f func(context.Context, Libvirt) error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		l, err := lv()
@@ -240,7 +246,7 @@ func with(lv func() (Libvirt, error), f func(context.Context, Libvirt) error) fu
 	}
 }
 
-// makeDisk makes the overlay on the image as it lies in the pool now.
+// makeDisk creates the VM's overlay on the image that is in the pool now.
 func makeDisk(ctx context.Context, l Libvirt, pool string, w Wanted) error {
 	base, err := w.Base()
 	if err != nil {
@@ -255,7 +261,7 @@ func makeDisk(ctx context.Context, l Libvirt, pool string, w Wanted) error {
 	}
 	volume, ok := base.completeIn(p)
 	if !ok {
-		return fmt.Errorf("the guest image is not in the storage pool any more: %w", plan.ErrStale)
+		return fmt.Errorf("the guest image was removed from the storage pool: %w", plan.ErrStale)
 	}
 	return staleIfExists(l.CreateVolume(ctx, pool, virt.NewVolume{
 		Name: diskVolume(w.Key), Format: "qcow2", Mode: "0600", Capacity: uint64(w.DiskGB) << 30,
@@ -263,15 +269,16 @@ func makeDisk(ctx context.Context, l Libvirt, pool string, w Wanted) error {
 	}))
 }
 
-// TooSmall refuses a disk that would cut off the end of the image's.
+// TooSmall refuses a disk of gb GB that is smaller than the disk in the image, of image
+// bytes.
 func TooSmall(image int64, gb int) error {
 	need := (image + 1<<30 - 1) >> 30
-	return ui.Refused("a disk of %d GB is smaller than the one in the image, which has %d GB", gb, need).
-		Hint(ui.Remark(fmt.Sprintf("ask for a larger one: --disk-gb %d, or defaults.vm.disk_gb in the config", need)))
+	return ui.Refused("a disk of %d GB is smaller than the disk in the image, which has %d GB", gb, need).
+		Hint(ui.Remark(fmt.Sprintf("use a larger disk: --disk-gb %d, or defaults.vm.disk_gb in the config", need)))
 }
 
-// staleIfExists makes a volume that another run has made since the plan a
-// reason to look again.
+// staleIfExists adds ErrStale to the error that a volume exists: another run has created
+// it since the plan, so the facts must be observed again.
 func staleIfExists(err error) error {
 	if errors.Is(err, virt.ErrExists) {
 		return fmt.Errorf("%w: %w", err, plan.ErrStale)
@@ -279,8 +286,8 @@ func staleIfExists(err error) error {
 	return err
 }
 
-// define makes the domain. Somebody else may have made one of that name since
-// the plan; libvirt refuses then, and whose it is shows another look.
+// define defines the domain. If another process has defined one of that name since the
+// plan, libvirt refuses, and ErrStale makes the run observe and plan again.
 func define(ctx context.Context, l Libvirt, s Spec) error {
 	desc, err := XML(s)
 	if err != nil {
@@ -298,7 +305,7 @@ func define(ctx context.Context, l Libvirt, s Spec) error {
 	case d.UUID == s.UUID:
 		return err
 	}
-	return fmt.Errorf("a domain %q was made meanwhile: %w", s.Name, plan.ErrStale)
+	return fmt.Errorf("another process defined a domain %q: %w", s.Name, plan.ErrStale)
 }
 
 func writeSeed(ctx context.Context, l Libvirt, pool string, w Wanted) error {
@@ -315,8 +322,8 @@ func writeSeed(ctx context.Context, l Libvirt, pool string, w Wanted) error {
 	return l.Upload(ctx, pool, seedVolume(w.Key), bytes.NewReader(b), uint64(len(b)))
 }
 
-// PlanRemoveSeed returns the action that takes the seed away after the first
-// boot; none when it is gone already.
+// PlanRemoveSeed plans to remove the seed after the first boot; no actions if it is
+// already gone.
 func PlanRemoveSeed(f Facts, name, key, pool string, lv func() (Libvirt, error)) []plan.Action {
 	attached := false
 	if d := f.Domain.Value; f.Domain.Err == nil && d != nil {
@@ -337,7 +344,7 @@ func PlanRemoveSeed(f Facts, name, key, pool string, lv func() (Libvirt, error))
 	}}
 }
 
-// OpenFile is Base.Open for a file of the cache.
+// OpenFile returns a Base.Open for a file of the cache.
 func OpenFile(path string) func() (io.ReadCloser, error) {
 	return func() (io.ReadCloser, error) { return os.Open(path) }
 }

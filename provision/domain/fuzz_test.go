@@ -12,8 +12,8 @@ import (
 
 var errBeyond = errors.New("beyond the end")
 
-// fileOf reads from bytes as libvirt reads from a volume: all or an error. It
-// counts what is asked for.
+// fileOf reads from bytes as libvirt reads from a volume: all n bytes or an error. It
+// counts the bytes.
 func fileOf(b []byte, asked *uint64) readAt {
 	return func(at, n uint64) ([]byte, error) {
 		*asked += n
@@ -24,7 +24,7 @@ func fileOf(b []byte, asked *uint64) readAt {
 	}
 }
 
-// qcowSeed is a small file with one snapshot.
+// qcowSeed is a small qcow2 file with one snapshot.
 func qcowSeed() []byte {
 	b := make([]byte, 8192)
 	be := binary.BigEndian
@@ -53,9 +53,8 @@ func qcowSeed() []byte {
 	return b
 }
 
-// FuzzQcow2: whatever a disk's file says of itself, reading it ends, asks for no
-// more than a bounded amount, and what snapshots hold is no more than could be
-// in the disk.
+// FuzzQcow2 checks that reading any file ends and reads a bounded number of bytes, and that
+// the snapshots hold no more than the disk could.
 func FuzzQcow2(f *testing.F) {
 	f.Add(qcowSeed())
 	f.Add(qcowSeed()[:104])
@@ -81,7 +80,7 @@ func FuzzQcow2(f *testing.F) {
 			}
 		}
 		if current > 1 {
-			t.Errorf("%d snapshots are the present", current)
+			t.Errorf("%d snapshots are current", current)
 		}
 		u, err := q.count(fileOf(b, &asked))
 		if err != nil {
@@ -97,9 +96,8 @@ func FuzzQcow2(f *testing.F) {
 	})
 }
 
-// FuzzTree: what is remembered of the tree is read back as it was; whatever
-// stands there, each snapshot has at most one parent that exists, and nobody is
-// his own ancestor's ancestor because of what is put in between.
+// FuzzTree checks that a recorded tree is read back as it was written. From any metadata,
+// each snapshot gets at most one parent, which exists, and no snapshot is its own ancestor.
 func FuzzTree(f *testing.F) {
 	f.Add(`<aivms:snapshots xmlns:aivms="urn:aivm:snapshots:1" current="b"><aivms:snapshot name="a"/><aivms:snapshot name="b" parent="a"/></aivms:snapshots>`, "a b c")
 	f.Add(`<snapshots current="x"><snapshot name="x" parent="y"/><snapshot name="y" parent="x"/></snapshots>`, "x y z")
@@ -124,7 +122,7 @@ func FuzzTree(f *testing.F) {
 		current := 0
 		for _, s := range facts.Snapshots {
 			if _, ok := facts.Find(s.Parent); s.Parent != "" && !ok {
-				t.Errorf("%q stands on %q, which is not there", s.Name, s.Parent)
+				t.Errorf("%q has parent %q, which does not exist", s.Name, s.Parent)
 			}
 			if s.Current {
 				current++
@@ -132,7 +130,7 @@ func FuzzTree(f *testing.F) {
 			up := s.Name
 			for i := 0; up != ""; i++ {
 				if i > len(facts.Snapshots) {
-					t.Fatalf("%q stands on itself: %+v of %q", s.Name, facts.Snapshots, element)
+					t.Fatalf("%q is its own ancestor: %+v of %q", s.Name, facts.Snapshots, element)
 				}
 				p, _ := facts.Find(up)
 				up = p.Parent
@@ -152,7 +150,7 @@ func FuzzTree(f *testing.F) {
 		for _, s := range facts.Snapshots {
 			rest := facts.treeWithout(s.Name)
 			if rest.has(s.Name) || rest.Current == s.Name {
-				t.Errorf("%q is still there: %+v", s.Name, rest)
+				t.Errorf("%q still exists: %+v", s.Name, rest)
 			}
 		}
 	})

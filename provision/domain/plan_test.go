@@ -38,7 +38,7 @@ func pool(volumes ...string) *virt.Pool {
 	return p
 }
 
-// opened is a pool that an older aivm made.
+// opened is a pool whose directory has the mode of an older aivm.
 func opened(p *virt.Pool) *virt.Pool {
 	p.Open = true
 	return p
@@ -66,7 +66,7 @@ func TestPlanVM(t *testing.T) {
 		{"off, in an open pool", dom(virt.Off, 1000), opened(pool("1000-work.qcow2")), "pool.close domain.start", ""},
 		{"running, in an open pool", dom(virt.Running, 1000), opened(pool("1000-work.qcow2")), "", ""},
 		{"running", dom(virt.Running, 1000), nil, "", ""},
-		{"its disk is gone", dom(virt.Off, 1000), pool(), "", "the disk of VM \"work\" is gone"},
+		{"its disk is gone", dom(virt.Off, 1000), pool(), "", "the disk of VM \"work\" is missing"},
 		// What cannot be seen is not gone.
 		{"its pool is off", dom(virt.Off, 1000), off, "pool.ensure", ""},
 		{"its pool is undefined", dom(virt.Off, 1000), nil, "pool.ensure", ""},
@@ -82,7 +82,7 @@ func TestPlanVM(t *testing.T) {
 	}
 	unread := plan.Unknown[*virt.Domain](errors.New("no answer"))
 	if _, err := Plan(Facts{Domain: unread, Pool: plan.Yes(pool())}, wanted(), "aivm", nil); err == nil || !strings.Contains(err.Error(), "no answer") {
-		t.Errorf("could not read was taken for absent: %v", err)
+		t.Errorf("unreadable counted as absent: %v", err)
 	}
 }
 
@@ -123,7 +123,7 @@ func TestPlanRemoveSeed(t *testing.T) {
 	}
 }
 
-// What a person is told to type asks the libvirt that has the domain.
+// The commands in hints use the libvirt that has the domain.
 func TestTakenNameIsShownWhereItIs(t *testing.T) {
 	own, err := virt.ParseURI("qemu:///system?socket=/run/own")
 	if err != nil {

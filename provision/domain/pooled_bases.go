@@ -12,12 +12,12 @@ import (
 	"aivm.dev/aivm/internal/virt"
 )
 
-// A PooledBase is a guest image as it lies in a pool.
+// A PooledBase is a guest image in a pool.
 type PooledBase struct {
 	Sum     string // the first digits of its SHA-256
 	Bytes   uint64
 	Users   []string // keys of the VMs whose disks are overlays of it
-	Growing bool     // somebody is putting it there
+	Growing bool     // another run is uploading it
 }
 
 const (
@@ -25,15 +25,15 @@ const (
 	sumDigits  = 32
 )
 
-// Bases lists the guest images of a pool, with who uses each.
+// Bases returns the guest images of a pool and the VMs that use each.
 func Bases(p *virt.Pool) []PooledBase {
 	if p == nil {
 		return nil
 	}
 	out := map[string]*PooledBase{}
 	sumOf := func(volume string) string {
-		rest, ours := strings.CutPrefix(volume, basePrefix)
-		if !ours || len(rest) < sumDigits {
+		rest, isBase := strings.CutPrefix(volume, basePrefix)
+		if !isBase || len(rest) < sumDigits {
 			return ""
 		}
 		return rest[:sumDigits]
@@ -66,12 +66,12 @@ func Bases(p *virt.Pool) []PooledBase {
 	return list
 }
 
-// RemoveBase takes an image that no disk is an overlay of out of the pool.
+// RemoveBase removes an image from the pool, if no disk is an overlay of it.
 //
-// Another run may be about to make one. The marker goes first: whoever looks
-// for the image from then on does not find it and puts it there again under
-// another name. Who had found it before has made its disk by the second look,
-// or is told by libvirt that the volume is gone.
+// Another run may be about to create an overlay. So the marker is deleted first: a run
+// that searches for the image from then on does not find it and uploads it under another
+// name. A run that had found it before has created its overlay by the second check, or
+// libvirt tells it that the volume does not exist.
 func RemoveBase(ctx context.Context, l Libvirt, pool, baseDir, sum string) error {
 	l = busyRetrier{l}
 	b := Base{SHA256: sum}
@@ -110,6 +110,7 @@ func RemoveBase(ctx context.Context, l Libvirt, pool, baseDir, sum string) error
 	return nil
 }
 
+// unused returns an error if a VM uses the image or another run uploads it.
 func unused(p *virt.Pool, sum string) error {
 	for _, b := range Bases(p) {
 		switch {
@@ -117,13 +118,13 @@ func unused(p *virt.Pool, sum string) error {
 		case len(b.Users) > 0:
 			return ui.Refused("the image is used by %s", strings.Join(b.Users, ", "))
 		case b.Growing:
-			return ui.Refused("another aivm is putting the image into the storage pool just now").Hint(ui.Remark("try again in a minute"))
+			return ui.Refused("another aivm is uploading the image to the storage pool").Hint(ui.Remark("try again in a minute"))
 		}
 	}
 	return nil
 }
 
-// PooledShows is what a person is shown of RemoveBase.
+// PooledShows returns the command that a plan shows for RemoveBase.
 func PooledShows(pool, sum string) string {
 	return fmt.Sprintf("virsh vol-delete --pool %s %s", pool, Base{SHA256: sum}.volumeName(1))
 }

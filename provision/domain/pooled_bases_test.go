@@ -42,10 +42,10 @@ func TestRemoveBase(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := p.names(); got != "1000-work.seed" {
-		t.Errorf("left: %s", got)
+		t.Errorf("remaining: %s", got)
 	}
 	if !strings.HasSuffix(p.did[0], marker) {
-		t.Errorf("the volume goes before its marker: %v", p.did)
+		t.Errorf("the volume was deleted before its marker: %v", p.did)
 	}
 
 	p = basePool(disk)
@@ -54,7 +54,7 @@ func TestRemoveBase(t *testing.T) {
 		t.Errorf("%v: %s", err, p.names())
 	}
 
-	// Another run makes a disk of it between the two looks: it is put back.
+	// Another run creates a disk on it between the two checks: the marker is restored.
 	p = basePool()
 	p.hook = func(call string) {
 		if strings.HasPrefix(call, "delete") && strings.HasSuffix(call, marker) {
@@ -66,10 +66,10 @@ func TestRemoveBase(t *testing.T) {
 		t.Error("an image in use was removed")
 	}
 	if p.names() != was {
-		t.Errorf("left: %s\nwant: %s", p.names(), was)
+		t.Errorf("remaining: %s\nwant: %s", p.names(), was)
 	}
 
-	// Somebody is writing it.
+	// Another run is uploading it.
 	p = newPool(virt.Volume{Name: Base{SHA256: sum}.volumeName(1), Modified: time.Now()})
 	if err := RemoveBase(ctx, p, "aivm", "/pool", sum); err == nil || p.names() == "" {
 		t.Errorf("%v", err)
@@ -87,12 +87,12 @@ func TestChain(t *testing.T) {
 	}
 	for _, top := range []string{"/pool/loop", "/pool/off", "/pool/none"} {
 		if _, err := Chain(p, top); err == nil {
-			t.Errorf("%s passes", top)
+			t.Errorf("%s was accepted", top)
 		}
 	}
 }
 
-// The copy goes whole; a domain of that name that is not it stays.
+// All of the copy is deleted; another domain of that name stays.
 func TestDropCopy(t *testing.T) {
 	ctx := context.Background()
 	const key = "1000-work"
@@ -113,7 +113,7 @@ func TestDropCopy(t *testing.T) {
 			t.Fatalf("%s: %v", tt.name, err)
 		}
 		if (l.destroyed != "") != tt.gone || p.names() != key+".qcow2" {
-			t.Errorf("%s: destroyed %q, left %s", tt.name, l.destroyed, p.names())
+			t.Errorf("%s: destroyed %q, remaining %s", tt.name, l.destroyed, p.names())
 		}
 	}
 }

@@ -10,32 +10,31 @@ import (
 	"aivm.dev/aivm/internal/virt"
 )
 
-// To make an image of a VM, a copy of it is booted and cleaned: a domain that
-// libvirt forgets when it is off, on an overlay of the VM's disk. The VM's own
-// disk is only read. What a killed run left, the next run that touches the VM
-// takes away.
+// To make an image of a VM, aivm boots and cleans a copy of it: a transient domain, which
+// libvirt forgets when it is off, on an overlay of the VM's disk. The VM's own disk is
+// only read. If the run is killed, the next run that touches the VM removes the copy.
 
-// CopyName is the domain of the copy.
+// CopyName returns the name of the copy's domain.
 func CopyName(vm string) string { return vm + "-prepare" }
 
 func copyVolume(key string) string { return key + ".prepare.qcow2" }
 func copySerial(key string) string { return key + ".prepare.log" }
 
-// PlanDropCopy takes the copy of a VM away; none if there is nothing of it.
+// PlanDropCopy plans to remove the copy of a VM; no actions if nothing of it exists.
 func PlanDropCopy(p *virt.Pool, name, key string, owner int, pool string, lv func() (Libvirt, error)) []plan.Action {
 	if !hasVolume(p, copyVolume(key)) && len(logVolumes(p, copySerial(key))) == 0 {
 		return nil
 	}
 	dir := p.Path
 	return []plan.Action{{
-		ID: "copy.drop", Why: "remove the copy of VM " + name + " an image was to be made from",
+		ID: "copy.drop", Why: "remove the copy of VM " + name + " that was made to prepare an image",
 		Shows: []string{"virsh destroy " + CopyName(name), "virsh vol-delete --pool " + pool + " " + copyVolume(key)},
 		Do:    with(lv, func(ctx context.Context, l Libvirt) error { return DropCopy(ctx, l, name, key, owner, pool, dir) }),
 	}}
 }
 
-// DropCopy ends the copy's domain, if it is ours, and deletes its volumes; dir
-// is where the pool lies.
+// DropCopy stops the copy's domain, if aivm made it, and deletes its volumes. dir is the
+// pool's directory.
 func DropCopy(ctx context.Context, l Libvirt, name, key string, owner int, pool, dir string) error {
 	d, err := l.Domain(ctx, CopyName(name))
 	switch {
@@ -45,7 +44,7 @@ func DropCopy(ctx context.Context, l Libvirt, name, key string, owner int, pool,
 	case d.Mark.By(owner):
 		disk, ok := d.Disk(DiskSerial)
 		if !ok || disk.File == "" || !isCopy(disk.File, key) {
-			break // a VM of that name, not the copy
+			break // a VM that happens to have that name
 		}
 		if err := l.Destroy(ctx, d.Name); err != nil && !errors.Is(err, virt.ErrNotFound) {
 			return err
@@ -58,13 +57,13 @@ func DropCopy(ctx context.Context, l Libvirt, name, key string, owner int, pool,
 	return l.DeleteVolume(ctx, pool, copyVolume(key))
 }
 
+// isCopy reports whether file is the path of the copy's disk.
 func isCopy(file, key string) bool {
 	v := "/" + copyVolume(key)
 	return len(file) > len(v) && file[len(file)-len(v):] == v
 }
 
-// Chain is the disk of a VM and what it stands on, the topmost first, as the
-// pool has them.
+// Chain returns the volumes of a VM's disk and its backing files, the disk first.
 func Chain(p *virt.Pool, top string) ([]virt.Volume, error) {
 	var out []virt.Volume
 	for path := top; path != ""; {
@@ -82,17 +81,17 @@ func Chain(p *virt.Pool, top string) ([]virt.Volume, error) {
 	return out, nil
 }
 
-// MakeCopy makes the overlay on a VM's disk and boots the copy from it. s is
-// the VM as it is.
+// MakeCopy creates an overlay on a VM's disk and boots the copy from it. s is the VM's own
+// spec.
 func MakeCopy(ctx context.Context, l Copier, pool, baseDir string, disk virt.Volume, key string, s Spec) error {
 	err := l.CreateVolume(ctx, pool, virt.NewVolume{
 		Name: copyVolume(key), Format: "qcow2", Mode: "0600", Capacity: disk.Capacity, BackingPath: disk.Path, BackingFormat: "qcow2",
-		Zeroes: true, // so that what is deleted in the copy is not in the image
+		Zeroes: true, // so that files deleted in the copy leave nothing in the image
 	})
 	if err != nil {
 		return err
 	}
-	// No shared folders, no seed: it sees nothing of the host.
+	// No shared folders and no seed: the copy has no access to the host.
 	s.Name, s.SeedPath, s.ExportRoot = CopyName(s.Name), "", ""
 	s.DiskPath, s.SerialLog = baseDir+"/"+copyVolume(key), baseDir+"/"+copySerial(key)
 	desc, err := XML(s)
@@ -100,24 +99,24 @@ func MakeCopy(ctx context.Context, l Copier, pool, baseDir string, disk virt.Vol
 		return err
 	}
 	if d, err := l.Domain(ctx, s.Name); err == nil {
-		return ui.Refused("a domain %q is there already, which the copy would be called", s.Name).Hint(ui.Cmd(d.Libvirt.Virsh("dominfo ") + s.Name))
+		return ui.Refused("a domain %q exists already, and the copy would have the same name", s.Name).Hint(ui.Cmd(d.Libvirt.Virsh("dominfo ") + s.Name))
 	} else if !errors.Is(err, virt.ErrNotFound) {
 		return err
 	}
 	if err := l.Boot(ctx, desc); err != nil {
 		return ui.Failed("starting the copy of VM %s: %w", strings.TrimSuffix(s.Name, "-prepare"), err).
-			Hint(ui.CmdFor("does the VM itself start?", "aivm vm up "+strings.TrimSuffix(s.Name, "-prepare")))
+			Hint(ui.CmdFor("check whether the VM itself starts", "aivm vm up "+strings.TrimSuffix(s.Name, "-prepare")))
 	}
 	return nil
 }
 
-// CopyPath is where the copy's disk lies.
+// CopyPath returns the path of the copy's disk.
 func CopyPath(baseDir, key string) string { return baseDir + "/" + copyVolume(key) }
 
-// CopySerial names the copy's serial log in the pool.
+// CopySerial returns the volume name of the copy's serial log.
 func CopySerial(key string) string { return copySerial(key) }
 
-// Copier is what making a copy needs beyond Libvirt.
+// Copier has the calls that making a copy needs in addition to Libvirt.
 type Copier interface {
 	Libvirt
 	Boot(ctx context.Context, desc string) error

@@ -7,20 +7,20 @@ import (
 	"time"
 )
 
-// readAt reads n bytes of a disk's file.
+// readAt reads n bytes at an offset of a disk's file.
 type readAt func(offset, n uint64) ([]byte, error)
 
-// qcow2 is what of a disk's file its snapshots are told from: QEMU's
-// docs/interop/qcow2.txt has the layout.
+// qcow2 has the parts of a disk's file that describe its snapshots. QEMU's
+// docs/interop/qcow2.txt has the format.
 type qcow2 struct {
 	clusterBits uint
 	entry       uint64 // bytes of an L2 entry
 	capacity    uint64
-	active      []uint64 // the L1 table of the present
+	active      []uint64 // the L1 table of the present disk
 	snapshots   []innerSnapshot
 }
 
-// inner is one snapshot inside the file.
+// innerSnapshot is one snapshot inside the file.
 type innerSnapshot struct {
 	id, name string
 	at       time.Time
@@ -28,9 +28,9 @@ type innerSnapshot struct {
 }
 
 const (
-	// maxSnapshots bounds how many snapshots are read, maxL1 the entries of one
-	// table: a disk of 64 TB has 131072. maxTables bounds those of all tables
-	// together, 128 MB of them: a damaged file can name one table 4096 times.
+	// maxSnapshots is how many snapshots are read, maxL1 the entries of one L1 table (a disk
+	// of 64 TB has 131072), and maxTables the entries of all L1 tables together, which take
+	// 128 MB: a damaged file can name one table 4096 times.
 	maxSnapshots = 4096
 	maxL1        = 1 << 17
 	maxTables    = 1 << 24
@@ -61,7 +61,7 @@ func readQcow2(read readAt) (*qcow2, error) {
 	}
 	n, at := be32(h[60:]), be64(h[64:])
 	if n > maxSnapshots {
-		return nil, fmt.Errorf("%w: it says that it has %d snapshots", errNotQcow2, n)
+		return nil, fmt.Errorf("%w: its header claims %d snapshots", errNotQcow2, n)
 	}
 	total := len(q.active)
 	for range n {
@@ -79,7 +79,7 @@ func readQcow2(read readAt) (*qcow2, error) {
 		}
 		s := innerSnapshot{id: string(text[:idLen]), name: string(text[idLen:]), at: time.Unix(int64(be32(e[16:])), int64(be32(e[20:])))}
 		if total += int(be32(e[8:])); total > maxTables {
-			return nil, fmt.Errorf("%w: its snapshots are larger than any disk", errNotQcow2)
+			return nil, fmt.Errorf("%w: the tables of its snapshots are too large", errNotQcow2)
 		}
 		if s.l1, err = readL1(read, be64(e), be32(e[8:])); err != nil {
 			return nil, err
@@ -90,6 +90,7 @@ func readQcow2(read readAt) (*qcow2, error) {
 	return q, nil
 }
 
+// readL1 reads an L1 table of n entries at an offset, and masks the flags off.
 func readL1(read readAt, at uint64, n uint32) ([]uint64, error) {
 	if n > maxL1 {
 		return nil, fmt.Errorf("%w: damaged table", errNotQcow2)
@@ -108,8 +109,8 @@ func readL1(read readAt, at uint64, n uint32) ([]uint64, error) {
 	return out, nil
 }
 
-// same reports whether the present is exactly what a snapshot holds: writing
-// anything makes a table of its own.
+// equals reports whether the present disk is exactly what a snapshot holds. A write to the
+// disk after the snapshot would have given it an L2 table of its own.
 func (q *qcow2) equals(s innerSnapshot) bool {
 	for i := range max(len(q.active), len(s.l1)) {
 		if tableAt(q.active, i) != tableAt(s.l1, i) {
@@ -119,6 +120,7 @@ func (q *qcow2) equals(s innerSnapshot) bool {
 	return true
 }
 
+// tableAt returns the ith entry of an L1 table, 0 beyond its end.
 func tableAt(l1 []uint64, i int) uint64 {
 	if i < len(l1) {
 		return l1[i]
@@ -126,14 +128,14 @@ func tableAt(l1 []uint64, i int) uint64 {
 	return 0
 }
 
-// use is who holds how many bytes of the file alone.
+// usage is how many bytes of the file the snapshots hold.
 type usage struct {
-	own  []uint64 // by snapshot: what deleting it gives back
-	kept uint64   // held by snapshots and not by the present
+	own  []uint64 // by snapshot: what deleting it frees
+	kept uint64   // held by snapshots and not by the present disk
 }
 
-// count adds up who holds which cluster. A cluster stands at the same place of
-// the disk for whoever holds it, so one column of tables at a time is enough.
+// count adds up which snapshots hold which clusters. A cluster is at the same guest offset
+// for all its holders, so it is enough to compare one column of L2 tables at a time.
 func (q *qcow2) count(read readAt) (usage, error) {
 	owners := [][]uint64{q.active}
 	for _, s := range q.snapshots {
@@ -155,7 +157,7 @@ func (q *qcow2) count(read readAt) (usage, error) {
 		}
 		u.add(at, cluster) // the table itself
 		if len(tables) < 2 && at[0] != 0 {
-			continue // all hold the same
+			continue // all have the same table
 		}
 		for t := range tables {
 			b, err := read(t, cluster)
@@ -181,8 +183,8 @@ func (q *qcow2) count(read readAt) (usage, error) {
 	return u, nil
 }
 
-// add counts one place of the disk: held[0] is the present's cluster, the rest
-// the snapshots', 0 none.
+// add counts one guest offset: held[0] is the cluster of the present disk, the others those
+// of the snapshots; 0 means none.
 func (u *usage) add(held []uint64, size uint64) {
 	for o := 1; o < len(held); o++ {
 		if held[o] == 0 || held[o] == held[0] {

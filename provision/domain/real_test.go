@@ -16,9 +16,8 @@ import (
 	"aivm.dev/aivm/internal/virt"
 )
 
-// Several first runs at once, after one that was killed in the middle, with
-// the libvirt of this machine and a pool of this test's own: all get a disk,
-// and one of them uploaded.
+// Several first runs at once, after one that was killed during its upload, with the
+// libvirt of this machine and a pool of the test: all get a disk, and one of them uploads.
 func TestFirstRunsAtOnce(t *testing.T) {
 	ctx := context.Background()
 	top, err := os.MkdirTemp("/var/tmp", "aivm-domain-test-")

@@ -9,9 +9,9 @@ import (
 	"aivm.dev/aivm/internal/virt"
 )
 
-// logVolumes returns the volumes of a serial log: the log itself, and those
-// virtlogd made of it when it grew, which have a number behind its name
-// (virRotatingFileWriterRollover in libvirt's virrotatingfile.c).
+// logVolumes returns the volumes of a serial log: the log itself and the files virtlogd
+// rotated it to, which have a number after its name (virRotatingFileWriterRollover in
+// libvirt's virrotatingfile.c).
 func logVolumes(p *virt.Pool, log string) []string {
 	var out []string
 	if p == nil {
@@ -27,7 +27,7 @@ func logVolumes(p *virt.Pool, log string) []string {
 	return out
 }
 
-// deleteLogs deletes a serial log and what was rotated of it until now.
+// deleteLogs deletes a serial log and its rotated files.
 func deleteLogs(ctx context.Context, l Libvirt, pool, dir, log string) error {
 	p, err := l.PoolAt(ctx, dir)
 	if errors.Is(err, virt.ErrNotFound) {

@@ -13,7 +13,7 @@ import (
 	"aivm.dev/aivm/internal/virt"
 )
 
-// Snapshots is what the snapshot verbs need of libvirt.
+// Snapshots has the libvirt calls of the snapshot commands.
 type Snapshots interface {
 	Domain(ctx context.Context, name string) (*virt.Domain, error)
 	InactiveXML(ctx context.Context, name string) (string, error)
@@ -28,23 +28,23 @@ type Snapshots interface {
 	ReadVolume(ctx context.Context, path string, offset, n uint64) ([]byte, error)
 }
 
-// Snapshot is one state of a disk that is kept.
+// Snapshot is one saved state of a disk.
 type Snapshot struct {
 	Name    string
-	Parent  string // "" = the first of a line, or not known
+	Parent  string // "" = it has none, or it is not known
 	At      time.Time
 	Own     uint64 // bytes that only this snapshot holds
-	Current bool   // the present stands on it
+	Current bool   // the present disk is based on it
 }
 
-// SnapFacts is what a VM's disk and libvirt say of its snapshots. What is in
-// the disk counts: libvirt's list and the tree are put right by it.
+// SnapFacts is what is known about the snapshots of a VM's disk. What is in the disk's
+// file counts; libvirt's list and the tree are corrected by it.
 type SnapFacts struct {
 	Disk      virt.Disk
 	Snapshots []Snapshot // oldest first
-	Kept      uint64     // bytes held for snapshots and not by the present
+	Kept      uint64     // bytes held for snapshots and not used by the present disk
 	Counted   bool       // Own and Kept are known
-	Changed   bool       // the present differs from the snapshot it stands on
+	Changed   bool       // the present disk differs from the snapshot it is based on
 }
 
 // Find returns the snapshot of that name.
@@ -56,7 +56,7 @@ func (f *SnapFacts) Find(name string) (Snapshot, bool) {
 	return f.Snapshots[i], true
 }
 
-// Current is the snapshot the present stands on; "" for none.
+// Current returns the name of the snapshot the present disk is based on; "" for none.
 func (f *SnapFacts) Current() string {
 	for _, s := range f.Snapshots {
 		if s.Current {
@@ -71,8 +71,8 @@ const (
 	treePrefix = "aivms"
 )
 
-// tree is what only aivm knows, kept in the domain's metadata: which snapshot
-// stands on which. libvirt puts the namespace in and takes it out.
+// tree records which snapshot is based on which. Only aivm knows that, and stores it in the
+// domain's metadata. libvirt adds and removes the XML namespace.
 type tree struct {
 	XMLName xml.Name `xml:"snapshots"`
 	Current string   `xml:"current,attr,omitempty"`
@@ -84,6 +84,7 @@ type branch struct {
 	Parent string `xml:"parent,attr,omitempty"`
 }
 
+// parseTree parses the metadata element; an invalid one gives an empty tree.
 func parseTree(element string) tree {
 	var t tree
 	if element == "" || xml.Unmarshal([]byte(element), &t) != nil {
@@ -98,13 +99,13 @@ func (t *tree) has(name string) bool {
 	return slices.ContainsFunc(t.Known, func(k branch) bool { return k.Name == name })
 }
 
-// ObserveSnapshots reads the snapshots of a domain's disk. sizes says whether
-// their sizes are wanted, too, which reads more of the file.
+// ObserveSnapshots reads the snapshots of a domain's disk. With sizes it also reads their
+// sizes, for which it reads more of the file.
 func ObserveSnapshots(ctx context.Context, l Snapshots, d *virt.Domain, sizes bool) (*SnapFacts, error) {
 	f := &SnapFacts{}
 	disk, ok := d.StoredDisk(DiskSerial)
 	if !ok && len(d.Stored) > 0 {
-		disk, ok = d.Stored[0], true // one that aivm did not define
+		disk, ok = d.Stored[0], true // a domain that aivm did not define
 	}
 	if !ok || disk.File == "" {
 		return nil, fmt.Errorf("the VM %q has no disk in a file", d.Name)
@@ -118,7 +119,7 @@ func ObserveSnapshots(ctx context.Context, l Snapshots, d *virt.Domain, sizes bo
 	read := func(at, n uint64) ([]byte, error) { return l.ReadVolume(ctx, disk.File, at, n) }
 	q, err := readQcow2(read)
 	if errors.Is(err, virt.ErrNotFound) {
-		// The disk lies in no pool: libvirt's own list is all there is.
+		// The disk is not in a pool: libvirt's list is the only source.
 		names, err := l.Snapshots(ctx, d.Name)
 		if err != nil {
 			return nil, err
@@ -150,6 +151,7 @@ func ObserveSnapshots(ctx context.Context, l Snapshots, d *virt.Domain, sizes bo
 	return f, nil
 }
 
+// fill sets the snapshots from the disk's file and the tree.
 func (f *SnapFacts) fill(q *qcow2, t tree) {
 	order := slices.Clone(q.snapshots)
 	sort.SliceStable(order, func(i, j int) bool { return order[i].at.Before(order[j].at) })
@@ -166,8 +168,8 @@ func (f *SnapFacts) fill(q *qcow2, t tree) {
 	}
 	f.applyTree(t)
 	if same != "" {
-		// Seen and not remembered: a run may have been killed before it could
-		// write down what it had done.
+		// The disk's content counts, not the tree: a run may have been killed before it
+		// recorded what it had done.
 		f.Changed = false
 		for i := range f.Snapshots {
 			f.Snapshots[i].Current = f.Snapshots[i].Name == same
@@ -175,9 +177,9 @@ func (f *SnapFacts) fill(q *qcow2, t tree) {
 	}
 }
 
-// apply puts what is remembered of the tree onto what is there. A snapshot
-// nobody wrote down was made by a run that was killed right after: it stands on
-// what was current then, and the present stands on it.
+// applyTree sets parents and the current snapshot from the recorded tree. A snapshot that is
+// not recorded was made by a run that was killed right after: its parent is the snapshot
+// that was current then, and the present disk is based on it.
 func (f *SnapFacts) applyTree(t tree) {
 	parents := map[string]string{}
 	for _, k := range t.Known {
@@ -192,7 +194,7 @@ func (f *SnapFacts) applyTree(t tree) {
 			s.Parent, current = current, s.Name
 		}
 	}
-	// One that is gone hands its children to its own parent.
+	// The children of a deleted snapshot get its parent.
 	exists := func(n string) bool { _, ok := f.Find(n); return ok }
 	up := func(n string) string {
 		for range len(t.Known) + 1 {
@@ -210,9 +212,9 @@ func (f *SnapFacts) applyTree(t tree) {
 	f.breakCycles()
 }
 
-// breakCycles sets a snapshot that stands on itself, by whatever way, on nothing:
-// the metadata is anybody's to write who may talk to libvirt, and a circle would
-// be in nobody's listing.
+// breakCycles removes the parent of a snapshot that is its own ancestor. Everybody who may
+// talk to libvirt can write the metadata, and snapshots in a cycle would be missing from
+// every listing.
 func (f *SnapFacts) breakCycles() {
 	for i := range f.Snapshots {
 		s := &f.Snapshots[i]
@@ -231,7 +233,7 @@ func (f *SnapFacts) breakCycles() {
 	}
 }
 
-// tree is what is to be remembered of f.
+// tree returns the tree to record for f, with the given current snapshot.
 func (f *SnapFacts) tree(current string) tree {
 	t := tree{Current: current}
 	for _, s := range f.Snapshots {
@@ -240,8 +242,7 @@ func (f *SnapFacts) tree(current string) tree {
 	return t
 }
 
-// without is the tree once a snapshot is gone: what stood on it stands on what
-// it stood on.
+// treeWithout returns the tree after a snapshot is deleted: its children get its parent.
 func (f *SnapFacts) treeWithout(name string) tree {
 	gone, _ := f.Find(name)
 	to := func(n string) string {

@@ -14,14 +14,13 @@ import (
 	"aivm.dev/aivm/internal/virt"
 )
 
-// Snapshots are qcow2's own, inside the disk's file, made by libvirt on a VM
-// that is off. Why not overlays: docs/architecture.md.
+// Snapshots are internal qcow2 snapshots, inside the disk's file. libvirt makes them while
+// the VM is off. docs/architecture.md says why they are not overlays.
 
-// QEMU takes a name that is a number for the number of a snapshot, hence the
-// letter first.
+// A name must start with a letter: QEMU takes a number for the id of a snapshot.
 var snapshotRE = lazyre.New(`^[A-Za-z][A-Za-z0-9._-]{0,62}$`)
 
-// CheckSnapshotName refuses a name that could mean something else somewhere.
+// CheckSnapshotName refuses a name that QEMU, libvirt or a shell could misread.
 func CheckSnapshotName(name string) error {
 	if snapshotRE.MatchString(name) {
 		return nil
@@ -30,10 +29,10 @@ func CheckSnapshotName(name string) error {
 		Hint(ui.CmdFor("for example", "aivm vm snapshot before-upgrade"))
 }
 
-// BeforeRollback names what a rollback keeps of the present.
+// BeforeRollback is the prefix of the snapshots that save the disk before a rollback.
 const BeforeRollback = "before-rollback-"
 
-// Stamp makes a name of a moment, one that f does not have yet.
+// NewName returns a snapshot name made of prefix and the time, one that does not exist yet.
 func (f *SnapFacts) NewName(prefix string, now time.Time) string {
 	name := prefix + now.Format("20060102-150405")
 	for n, base := 2, name; ; n++ {
@@ -44,6 +43,8 @@ func (f *SnapFacts) NewName(prefix string, now time.Time) string {
 	}
 }
 
+// snapshotXML returns the XML to create a snapshot, or, with a domain's definition, to
+// redefine an existing one that was made at the time at.
 func snapshotXML(name, target, definition string, at time.Time) (string, error) {
 	var esc strings.Builder
 	if err := xml.EscapeText(&esc, []byte(name)); err != nil {
@@ -53,8 +54,8 @@ func snapshotXML(name, target, definition string, at time.Time) (string, error) 
 	if definition != "" {
 		desc += fmt.Sprintf("<state>shutoff</state><creationTime>%d</creationTime>", at.Unix())
 	}
-	// The seed of a first boot is no qcow2 and no part of it; libvirt leaves out
-	// by itself what is not named here and cannot be written.
+	// The seed of a first boot is not qcow2 and not part of the snapshot. libvirt itself
+	// leaves out disks that are not named here and are read-only.
 	desc += "<disks><disk name='" + target + "' snapshot='internal'/>"
 	if definition == "" {
 		return desc + "</disks></domainsnapshot>", nil
@@ -62,31 +63,31 @@ func snapshotXML(name, target, definition string, at time.Time) (string, error) 
 	return desc + "</disks>" + definition + "</domainsnapshot>", nil
 }
 
-// PlanSnapshot keeps the disk as it is now under a name.
+// PlanSnapshot plans to save the present state of the disk as a snapshot.
 func PlanSnapshot(d *virt.Domain, f *SnapFacts, name string, lv func() (Snapshots, error)) ([]plan.Action, error) {
 	if err := CheckSnapshotName(name); err != nil {
 		return nil, err
 	}
 	if s, there := f.Find(name); there {
-		return nil, ui.Refused("VM %q has a snapshot %q already, of %s", d.Name, name, s.At.Format(time.DateTime)).
-			Hint(ui.CmdFor("choose another name, or", "aivm vm snapshots "+d.Name), ui.CmdFor("to take it away", "aivm vm snapshot-delete "+name+" --vm "+d.Name))
+		return nil, ui.Refused("VM %q already has a snapshot %q, of %s", d.Name, name, s.At.Format(time.DateTime)).
+			Hint(ui.CmdFor("choose another name; those in use", "aivm vm snapshots "+d.Name), ui.CmdFor("or delete the old one", "aivm vm snapshot-delete "+name+" --vm "+d.Name))
 	}
-	return []plan.Action{snapshotAction("snapshot.create", "keep the disk of "+d.Name+" as it is now as snapshot "+name, d, name, lv)}, nil
+	return []plan.Action{snapshotAction("snapshot.create", "save the present disk of "+d.Name+" as snapshot "+name, d, name, lv)}, nil
 }
 
-// keep is the action that makes a snapshot and notes where it stands.
+// snapshotAction is the action that creates a snapshot and records its parent.
 func snapshotAction(id, why string, d *virt.Domain, name string, lv func() (Snapshots, error)) plan.Action {
 	return plan.Action{
 		ID: id, Why: why, Shows: []string{"virsh snapshot-create-as " + d.Name + " " + name},
 		Do: withSnapshots(lv, d, func(ctx context.Context, l Snapshots, f *SnapFacts) error {
 			if _, there := f.Find(name); there {
-				return fmt.Errorf("a snapshot %q was made meanwhile: %w", name, plan.ErrStale)
+				return fmt.Errorf("another process made a snapshot %q: %w", name, plan.ErrStale)
 			}
 			desc, err := snapshotXML(name, f.Disk.Target, "", time.Time{})
 			if err != nil {
 				return err
 			}
-			// libvirt refuses a name it has on its list, though the disk has it no more.
+			// libvirt refuses a name on its list even if the disk has no such snapshot.
 			if err := l.ForgetSnapshot(ctx, d.Name, name); err != nil {
 				return err
 			}
@@ -99,8 +100,9 @@ func snapshotAction(id, why string, d *virt.Domain, name string, lv func() (Snap
 	}
 }
 
-// PlanRollback puts the disk back to a snapshot, keeping the present first as
-// keepAs unless a snapshot holds exactly that. kept is told when that was done.
+// PlanRollback plans to return the disk to a snapshot. It first saves the present state as
+// snapshot keepAs, unless a snapshot already has exactly that state. kept is called when
+// it was saved.
 func PlanRollback(d *virt.Domain, f *SnapFacts, name, keepAs string, kept func(), lv func() (Snapshots, error)) ([]plan.Action, error) {
 	s, there := f.Find(name)
 	if !there {
@@ -111,12 +113,12 @@ func PlanRollback(d *virt.Domain, f *SnapFacts, name, keepAs string, kept func()
 	}
 	var out []plan.Action
 	if f.Changed {
-		a := snapshotAction("snapshot.keep", "keep the disk as it is now as snapshot "+keepAs, d, keepAs, lv)
+		a := snapshotAction("snapshot.keep", "save the present disk as snapshot "+keepAs, d, keepAs, lv)
 		a.Consent = plan.Ask
 		do := a.Do
 		a.Do = withSnapshots(lv, d, func(ctx context.Context, _ Snapshots, now *SnapFacts) error {
 			if !now.Changed {
-				return nil // what looked like a change while it ran was none
+				return nil // while the VM ran, the disk only seemed to differ
 			}
 			if err := do(ctx); err != nil {
 				return err
@@ -127,14 +129,14 @@ func PlanRollback(d *virt.Domain, f *SnapFacts, name, keepAs string, kept func()
 		out = append(out, a)
 	}
 	return append(out, plan.Action{
-		ID: "snapshot.rollback", Why: fmt.Sprintf("put the disk of %s back to snapshot %s of %s", d.Name, name, s.At.Format(time.DateTime)),
+		ID: "snapshot.rollback", Why: fmt.Sprintf("roll back the disk of %s to snapshot %s of %s", d.Name, name, s.At.Format(time.DateTime)),
 		Shows: []string{"virsh snapshot-revert " + d.Name + " " + name}, Consent: plan.Ask,
 		Do: withSnapshots(lv, d, func(ctx context.Context, l Snapshots, f *SnapFacts) error {
 			if _, there := f.Find(name); !there {
 				return noSnapshot(d.Name, name, f)
 			}
-			// Reverting also puts back the definition libvirt keeps with the
-			// snapshot. Only the disk is to change: let it keep the present one.
+			// Reverting also restores the definition that libvirt stores with the snapshot.
+			// Only the disk is to change, so store the present definition first.
 			if err := redefineSnapshot(ctx, l, d.Name, name, f); err != nil {
 				return err
 			}
@@ -146,16 +148,18 @@ func PlanRollback(d *virt.Domain, f *SnapFacts, name, keepAs string, kept func()
 	}), nil
 }
 
-// PlanDeleteSnapshot gives a snapshot up. What others need of it stays.
+// PlanDeleteSnapshot plans to delete a snapshot. Data that other snapshots or the present
+// disk need is kept.
 func PlanDeleteSnapshot(d *virt.Domain, f *SnapFacts, name string, lv func() (Snapshots, error)) ([]plan.Action, error) {
 	if _, there := f.Find(name); !there {
 		return nil, noSnapshot(d.Name, name, f)
 	}
 	return []plan.Action{{
-		ID: "snapshot.delete:" + name, Why: fmt.Sprintf("delete snapshot %s of %s, which then cannot be gone back to, with the commits and files that only it has", name, d.Name),
+		ID: "snapshot.delete:" + name, Why: fmt.Sprintf("delete snapshot %s of %s for good, with the commits and files that only it has", name, d.Name),
 		Shows: []string{"virsh snapshot-delete " + d.Name + " " + name}, Consent: plan.Ask,
 		Do: withSnapshots(lv, d, func(ctx context.Context, l Snapshots, f *SnapFacts) error {
-			// Killed in between, the tree names one that is gone; apply skips it.
+			// If the run is killed in between, the tree names a deleted snapshot;
+			// applyTree ignores that.
 			if _, there := f.Find(name); there {
 				if err := redefineSnapshot(ctx, l, d.Name, name, f); err != nil {
 					return err
@@ -177,7 +181,8 @@ func noSnapshot(vm, name string, f *SnapFacts) error {
 	return e.Hint(ui.Cmd("aivm vm snapshots " + vm))
 }
 
-// know has libvirt keep a snapshot with the present definition of the domain.
+// redefineSnapshot makes libvirt store a snapshot with the present definition of the
+// domain.
 func redefineSnapshot(ctx context.Context, l Snapshots, vm, name string, f *SnapFacts) error {
 	def, err := l.InactiveXML(ctx, vm)
 	if err != nil {
@@ -191,6 +196,7 @@ func redefineSnapshot(ctx context.Context, l Snapshots, vm, name string, f *Snap
 	return l.KnowSnapshot(ctx, vm, name, desc)
 }
 
+// saveTree stores the tree in the domain's metadata.
 func saveTree(ctx context.Context, l Snapshots, vm string, t tree) error {
 	element, err := t.encode()
 	if err != nil {
@@ -199,8 +205,8 @@ func saveTree(ctx context.Context, l Snapshots, vm string, t tree) error {
 	return l.SetMetadata(ctx, vm, treePrefix, treeNS, element)
 }
 
-// withSnapshots runs f on what is true when the action runs, for the same VM,
-// off.
+// withSnapshots turns f into an action's Do. When the action runs, it checks that the
+// domain is the same one and is off, and gives f its present snapshots.
 func withSnapshots(lv func() (Snapshots, error), d *virt.Domain, f func(context.Context, Snapshots, *SnapFacts) error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		l, err := lv()
@@ -210,11 +216,11 @@ func withSnapshots(lv func() (Snapshots, error), d *virt.Domain, f func(context.
 		now, err := l.Domain(ctx, d.Name)
 		switch {
 		case errors.Is(err, virt.ErrNotFound) || err == nil && (now.UUID != d.UUID || now.Mark != d.Mark):
-			return fmt.Errorf("the domain %q is another one now: %w", d.Name, plan.ErrStale)
+			return fmt.Errorf("the domain %q was replaced by another one: %w", d.Name, plan.ErrStale)
 		case err != nil:
 			return err
 		case now.State != virt.Off:
-			return ui.Failed("VM %q was started meanwhile; snapshots are made of a VM that is off", d.Name).Hint(ui.Cmd("aivm vm down " + d.Name))
+			return ui.Failed("VM %q was started while aivm was running; it must be off for this", d.Name).Hint(ui.Cmd("aivm vm down " + d.Name))
 		}
 		facts, err := ObserveSnapshots(ctx, l, now, false)
 		if err != nil {

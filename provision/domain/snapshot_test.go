@@ -15,8 +15,8 @@ import (
 	"aivm.dev/aivm/internal/virt"
 )
 
-// diskVM is a VM of this test's own in the libvirt of this machine, with a disk
-// in a pool; it is never started.
+// diskVM is a VM of the test in the libvirt of this machine, with a disk in a pool; it is
+// never started.
 type diskVM struct {
 	t          *testing.T
 	name, file string
@@ -57,7 +57,7 @@ func newDiskVM(t *testing.T) *diskVM {
 	return v
 }
 
-// write puts a pattern onto the disk, at two places far from each other.
+// write writes a pattern to the disk, at two offsets far apart.
 func (v *diskVM) write(pattern int) {
 	v.t.Helper()
 	run(v.t, "qemu-io", "-c", fmt.Sprintf("write -P %d 0 1M", pattern), "-c", fmt.Sprintf("write -P %d 1G 1M", pattern), v.file)
@@ -130,8 +130,8 @@ func (v *diskVM) delete(l Snapshots, name string) error {
 	return apply(as)
 }
 
-// shape is the tree in one line: "a b<a *c<a" with * for where the present
-// stands, ! when it has changed since.
+// shape is the tree in one line: "a b<a *c<a", with * for the current snapshot, followed by
+// ! if the disk has changed since.
 func (v *diskVM) shape() string {
 	v.t.Helper()
 	_, f := v.facts()
@@ -171,7 +171,7 @@ func TestSnapshotsForReal(t *testing.T) {
 	}
 	must(v.snapshot(v.l, "two"))
 	v.write(3)
-	// A device added since: the definition stays as it is now.
+	// A device added since the snapshot stays: rolling back keeps the present definition.
 	run(t, "virsh", "-q", "-c", virt.SystemURI, "attach-interface", v.name, "network", "default", "--config")
 	before, err := v.l.InactiveXML(context.Background(), v.name)
 	must(err)
@@ -186,19 +186,19 @@ func TestSnapshotsForReal(t *testing.T) {
 	if !kept || !v.holds(1) || v.shape() != "*one two<one kept<two" {
 		t.Errorf("kept %v, %s", kept, v.shape())
 	}
-	// Nothing has changed since: nothing is kept twice.
+	// Nothing has changed since: nothing is saved again.
 	if kept, err := v.rollback(v.l, "kept", "again"); err != nil || kept || !v.holds(3) {
 		t.Errorf("kept %v, %v", kept, err)
 	}
 	if kept, err := v.rollback(v.l, "kept", "again"); err != nil || kept {
-		t.Errorf("to where it is: kept %v, %v", kept, err)
+		t.Errorf("to the present state: kept %v, %v", kept, err)
 	}
 	_, f := v.facts()
 	size := map[string]uint64{}
 	for _, s := range f.Snapshots {
 		size[s.Name] = s.Own
 	}
-	// Two megabytes, and what finds them.
+	// Two megabytes, and the metadata for them.
 	if size["one"] < 2<<20 || size["one"] > 3<<20 || size["two"] != size["one"] || size["kept"] != 0 || f.Kept < 4<<20 || f.Kept > 6<<20 {
 		t.Errorf("sizes %v, kept %d", size, f.Kept)
 	}
@@ -207,7 +207,7 @@ func TestSnapshotsForReal(t *testing.T) {
 		t.Errorf("%s", got)
 	}
 	if _, now := v.facts(); now.Kept > f.Kept-2<<20 || now.Kept < 2<<20 {
-		t.Errorf("deleting gave back %d of %d", f.Kept-now.Kept, f.Kept)
+		t.Errorf("deleting freed %d of %d", f.Kept-now.Kept, f.Kept)
 	}
 	if kept, err := v.rollback(v.l, "one", "again"); err != nil || kept || !v.holds(1) {
 		t.Errorf("%v %v", kept, err)
@@ -219,14 +219,14 @@ func TestSnapshotsForReal(t *testing.T) {
 	}
 	run(t, "qemu-img", "check", "-q", v.file)
 	if err := v.delete(v.l, "one"); err == nil {
-		t.Error("deleted one that is not there")
+		t.Error("deleted a snapshot that does not exist")
 	}
 }
 
 type calls = Snapshots
 
-// dying stands for an aivm that is killed at its nth change: done or not, it
-// hears no more of it and does nothing after it.
+// dying simulates an aivm that is killed at its nth change, before or after the change is
+// made. It gets no result and makes no further change.
 type dying struct {
 	calls
 	left  int
@@ -270,8 +270,8 @@ func (d *dying) SetMetadata(ctx context.Context, n, p, u, e string) error {
 	return d.step(func() error { return d.calls.SetMetadata(ctx, n, p, u, e) })
 }
 
-// Killed at every change of every verb, the same command again finishes, and no
-// state of the disk is lost on the way.
+// A command that was killed at any of its changes finishes when it is run again, and no state
+// of the disk is lost.
 func TestSnapshotsKilledAnywhere(t *testing.T) {
 	v := newDiskVM(t)
 	pattern := 1
@@ -318,12 +318,12 @@ func TestSnapshotsKilledAnywhere(t *testing.T) {
 			}
 			if _, twice := f.Find(keep + "b"); twice {
 				if _, there := f.Find(keep); there {
-					t.Errorf("%d %v: the present was kept twice: %s", n, after, v.shape())
+					t.Errorf("%d %v: the present disk was saved twice: %s", n, after, v.shape())
 				}
 				keep += "b"
 			}
 			if _, err := v.rollback(v.l, keep, "x"); err != nil || !v.holds(present) {
-				t.Fatalf("%d %v: what the rollback kept is lost: %v, %s", n, after, err, v.shape())
+				t.Fatalf("%d %v: the snapshot the rollback saved is lost: %v, %s", n, after, err, v.shape())
 			}
 			die(func(l Snapshots) error { return v.delete(l, keep) })
 			if _, f := v.facts(); true {
@@ -361,7 +361,7 @@ func TestSnapshotNames(t *testing.T) {
 	}
 	for _, n := range []string{"", "1", "-a", "a b", "a\nb", "a'", "../x", "a/b", strings.Repeat("a", 64), "é", "<x>"} {
 		if CheckSnapshotName(n) == nil {
-			t.Errorf("%q is taken", n)
+			t.Errorf("%q was accepted", n)
 		}
 	}
 	f := &SnapFacts{}
@@ -375,7 +375,8 @@ func TestSnapshotNames(t *testing.T) {
 	}
 }
 
-// A damaged or hostile file is an error, never a loop, a panic or all memory.
+// A damaged or hostile file gives an error, never an endless loop, a panic or unbounded
+// memory.
 func TestReadQcow2Damaged(t *testing.T) {
 	file := make([]byte, 4096)
 	copy(file, "QFI\xfb")

@@ -11,41 +11,42 @@ import (
 	"aivm.dev/aivm/internal/virt"
 )
 
-// StopLimit is how long a guest may take to power off before aivm gives up.
+// StopLimit is how long aivm waits for a guest to power off.
 const StopLimit = 120 * time.Second
 
-// PlanStop returns the action that stops a running VM: asked politely, or,
-// with force, by pulling the plug.
+// PlanStop plans to stop a running VM: by the power button, or, with force, by ending
+// QEMU at once.
 func PlanStop(d *virt.Domain, force bool, lv func() (Libvirt, error)) []plan.Action {
 	if d == nil || d.State == virt.Off {
 		return nil
 	}
 	if force {
 		return []plan.Action{{
-			ID: "domain.destroy", Why: "switch the VM " + d.Name + " off at once", Shows: []string{"virsh destroy " + d.Name},
+			ID: "domain.destroy", Why: "switch off VM " + d.Name + " at once", Shows: []string{"virsh destroy " + d.Name},
 			Do: with(lv, func(ctx context.Context, l Libvirt) error {
 				if err := l.Destroy(ctx, d.Name); !errors.Is(err, virt.ErrNotFound) {
 					return err
 				}
-				return nil // it is gone altogether
+				return nil // the domain does not exist any more
 			}),
 		}}
 	}
 	var out []plan.Action
 	if d.State == virt.Paused {
-		// QEMU pauses a guest by itself when the disk here is full: pulling the
-		// plug then would lose what the guest has not written.
+		// QEMU pauses a guest by itself when the host's disk is full. Ending QEMU then
+		// would lose what the guest has not yet written.
 		out = append(out, plan.Action{
-			ID: "domain.resume", Why: "let the paused VM " + d.Name + " go on", Shows: []string{"virsh resume " + d.Name},
+			ID: "domain.resume", Why: "resume the paused VM " + d.Name, Shows: []string{"virsh resume " + d.Name},
 			Do: with(lv, func(ctx context.Context, l Libvirt) error { return l.Start(ctx, d.Name) }),
 		})
 	}
 	return append(out, plan.Action{
-		ID: "domain.shutdown", Why: "shut the VM " + d.Name + " down", Shows: []string{"virsh shutdown " + d.Name},
+		ID: "domain.shutdown", Why: "shut down VM " + d.Name, Shows: []string{"virsh shutdown " + d.Name},
 		Do: with(lv, func(ctx context.Context, l Libvirt) error { return shutdown(ctx, l, d.Name) }),
 	})
 }
 
+// shutdown presses the VM's power button until it is off, for at most StopLimit.
 func shutdown(ctx context.Context, l Libvirt, name string) error {
 	start := time.Now()
 	asked := time.Time{}
@@ -62,9 +63,9 @@ func shutdown(ctx context.Context, l Libvirt, name string) error {
 		}
 		if time.Since(start) > StopLimit {
 			return ui.Failed("VM %q did not power off within %s", name, StopLimit).
-				Hint(ui.CmdFor("switch it off at once", "aivm vm down "+name+" --force"), ui.CmdFor("look at it", d.Libvirt.Virsh("console ")+name))
+				Hint(ui.CmdFor("switch it off at once", "aivm vm down "+name+" --force"), ui.CmdFor("open its console", d.Libvirt.Virsh("console ")+name))
 		}
-		// A guest early in its boot drops the power button: press it again.
+		// A guest early in its boot ignores the power button: press it again.
 		if time.Since(asked) > 20*time.Second {
 			if err := l.Shutdown(ctx, name); err != nil {
 				return err
@@ -80,8 +81,8 @@ func shutdown(ctx context.Context, l Libvirt, name string) error {
 	}
 }
 
-// PlanDelete returns the actions that remove the domain and its volumes. The
-// caller has had the name typed.
+// PlanDelete plans to remove the domain and its volumes. The caller has made the user type
+// the VM's name.
 func PlanDelete(f Facts, name, key, pool string, lv func() (Libvirt, error)) ([]plan.Action, error) {
 	if f.Domain.Err != nil {
 		return nil, f.Domain.Err
@@ -102,7 +103,7 @@ func PlanDelete(f Facts, name, key, pool string, lv func() (Libvirt, error)) ([]
 					return err
 				}
 				if now.UUID != f.Domain.Value.UUID || now.Mark != f.Domain.Value.Mark {
-					return fmt.Errorf("the domain %q is another one now: %w", name, plan.ErrStale)
+					return fmt.Errorf("the domain %q was replaced by another one: %w", name, plan.ErrStale)
 				}
 				if err := l.Destroy(ctx, name); err != nil && !errors.Is(err, virt.ErrNotFound) {
 					return err
@@ -137,7 +138,7 @@ func PlanDelete(f Facts, name, key, pool string, lv func() (Libvirt, error)) ([]
 	return out, nil
 }
 
-// Disk returns the VM's disk volume, for the question before a deletion.
+// Disk returns the VM's disk volume, whose size the question before a deletion shows.
 func Disk(p *virt.Pool, key string) (virt.Volume, bool) {
 	if p == nil {
 		return virt.Volume{}, false

@@ -6,15 +6,15 @@ import (
 	"aivm.dev/aivm/internal/virt"
 )
 
-// Serials of the two disks, by which they are found again whatever name the
-// guest or libvirt gives them.
+// Serials of the two disks. aivm finds the disks by them, whatever device name the guest
+// or libvirt uses.
 const (
 	DiskSerial = "aivm-disk"
 	SeedSerial = "aivm-seed"
 )
 
-// SparePorts is how many PCIe devices can be hot-plugged later: 24 shared
-// folders, the limit aivm promises, and two more.
+// SparePorts is how many PCIe devices can be hot-plugged later: 24 shared folders, the
+// documented limit, and two more.
 const SparePorts = 26
 
 // fixedPorts are the root ports taken by the devices of the first definition.
@@ -26,13 +26,12 @@ const (
 	ARM = "aarch64"
 )
 
-// Arch returns libvirt's name of an architecture that Go names; "" if there are
-// no VMs for it.
+// Arch returns libvirt's name of a GOARCH; "" if aivm has no VMs for it.
 func Arch(goarch string) string {
 	return map[string]string{"amd64": X86, "arm64": ARM}[goarch]
 }
 
-// Spec is everything the definition of a VM depends on.
+// Spec has the values that the definition of a VM depends on.
 type Spec struct {
 	Name, UUID string
 	Owner      int
@@ -50,9 +49,9 @@ type Spec struct {
 	MAC        string
 }
 
-// XML renders the domain in its final form: it is never redefined later
-// (libvirtxml drops what it does not know), so everything folders, snapshots
-// and agents will need is here from the first boot.
+// XML returns the definition of the domain in its final form. aivm never redefines it,
+// because libvirtxml drops elements it does not know. So it has everything folders,
+// snapshots and agents will need from the first boot.
 func XML(s Spec) (string, error) {
 	u := func(v uint) *uint { return &v }
 	m, err := archSettings(s.Arch, s.Accel)
@@ -63,7 +62,7 @@ func XML(s Spec) (string, error) {
 		Type: s.Accel, Name: s.Name, UUID: s.UUID,
 		Metadata: &libvirtxml.DomainMetadata{XML: virt.MarkXML(s.Owner)},
 		Memory:   &libvirtxml.DomainMemory{Value: uint(s.RAMMB), Unit: "MiB"},
-		// Shared memory is what virtiofs needs; it cannot be added to a running VM.
+		// virtiofs needs shared memory, which cannot be added to a running VM.
 		MemoryBacking: &libvirtxml.DomainMemoryBacking{
 			MemorySource: &libvirtxml.DomainMemorySource{Type: "memfd"},
 			MemoryAccess: &libvirtxml.DomainMemoryAccess{Mode: "shared"},
@@ -86,7 +85,7 @@ func XML(s Spec) (string, error) {
 	}}
 	if s.SeedPath != "" {
 		d.Disks = append(d.Disks, libvirtxml.DomainDisk{
-			// virtio-blk, not a CD-ROM: cloud kernels have no AHCI (test-host.md).
+			// virtio-blk, not a CD-ROM: the kernels of cloud images have no AHCI driver.
 			Device:   "disk",
 			Driver:   &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "raw"},
 			Source:   &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: s.SeedPath}},
@@ -109,7 +108,7 @@ func XML(s Spec) (string, error) {
 		MAC:    &libvirtxml.DomainInterfaceMAC{Address: s.MAC},
 		Source: &libvirtxml.DomainInterfaceSource{Network: &libvirtxml.DomainInterfaceSourceNetwork{Network: s.Network}},
 		Model:  &libvirtxml.DomainInterfaceModel{Type: "virtio"},
-		// Ports that are isolated do not reach each other on the bridge.
+		// Isolated ports cannot exchange packets on the bridge.
 		PortOptions: &libvirtxml.DomainInterfacePortOptions{Isolated: "yes"},
 	}}
 	d.Serials = []libvirtxml.DomainSerial{{
@@ -130,19 +129,19 @@ func XML(s Spec) (string, error) {
 	return x.Marshal()
 }
 
-// shareDevice is the device over a VM's export root.
+// shareDevice returns the virtiofs device that serves a VM's export directory.
 func shareDevice(exportRoot, tag string) libvirtxml.DomainFilesystem {
 	return libvirtxml.DomainFilesystem{
 		AccessMode: "passthrough",
 		Driver:     &libvirtxml.DomainFilesystemDriver{Type: "virtiofs", Queue: 1024},
-		// No <cache>: virtiofsd's own default is "auto", the best for source
-		// trees (libvirt-probes.md), and libvirt knows only none and always.
+		// No <cache>: libvirt knows only "none" and "always". Without it virtiofsd uses
+		// its default "auto", which measured best for source trees.
 		Source: &libvirtxml.DomainFilesystemSource{Mount: &libvirtxml.DomainFilesystemSourceMount{Dir: exportRoot}},
 		Target: &libvirtxml.DomainFilesystemTarget{Dir: tag},
 	}
 }
 
-// ShareDevice is its XML, for a VM that was defined without it.
+// ShareDevice returns the XML of shareDevice, for a VM that was defined without it.
 func ShareDevice(exportRoot, tag string) (string, error) {
 	x := shareDevice(exportRoot, tag)
 	return x.Marshal()

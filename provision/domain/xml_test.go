@@ -24,7 +24,7 @@ func spec(accel string) Spec {
 	}
 }
 
-// The definition is golden, passes libvirt's own schema, and reads back.
+// The definition equals the golden file, passes the schema of libvirt, and reads back.
 func TestXML(t *testing.T) {
 	for name, s := range map[string]Spec{
 		"kvm": spec("kvm"), "qemu": spec("qemu"),
@@ -70,8 +70,7 @@ func onARM(s Spec) Spec {
 	return s
 }
 
-// The architecture is this machine's, as Go names it; without one it is x86_64,
-// and one that nobody described is refused.
+// The architecture is that of GOARCH, x86_64 by default; one without a definition is refused.
 func TestArch(t *testing.T) {
 	s := spec("kvm")
 	none, err := XML(s)
