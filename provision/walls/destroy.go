@@ -21,9 +21,9 @@ type NetworkResult struct {
 	State   string `json:"state"`
 }
 
-// Destroy takes a network away: libvirt's, its firewall, its record. One
-// that VMs use stays, unless force is given; then its record stays with them,
-// and the next start of one of them makes it again.
+// Destroy removes a network: libvirt's network, its firewall and its record. It refuses if
+// VMs use the network, unless force is given; then the record stays, and the next start of
+// one of these VMs creates the network again.
 func (e Part) Destroy(ctx context.Context, name string, force bool) (NetworkResult, error) {
 	_, err := e.RunJob(ctx, loop.Job{Plan: func(ctx context.Context) (plan.Plan, error) {
 		n, err := e.observeDestroy(ctx, name, force)
@@ -35,12 +35,12 @@ func (e Part) Destroy(ctx context.Context, name string, force bool) (NetworkResu
 	return NetworkResult{Schema: 1, Network: name, State: "missing"}, err
 }
 
-// removal is a network that is to go.
+// removal is a network that is to be removed.
 type removal struct {
 	config.Network
-	users []string       // VMs of the store
+	users []string       // VMs of the config that use it
 	conn  *virt.Conn     // nil: libvirt does not have it
-	rules firewall.Facts // of it
+	rules firewall.Facts // its firewall rules
 }
 
 func (e Part) observeDestroy(ctx context.Context, name string, force bool) (u removal, err error) {
@@ -56,7 +56,7 @@ func (e Part) observeDestroy(ctx context.Context, name string, force bool) (u re
 	u.users = store.Config.NetworkUsers(n.Name)
 	if len(u.users) > 0 && !force {
 		return u, ui.Refused("Network '%s' is referenced by managed VMs: %s", n.Name, strings.Join(u.users, ", ")).
-			Hint(ui.CmdFor("give the VMs up first", "aivm vm delete NAME"), ui.CmdFor("or cut them off until they are started anew", ui.AddFlag(e.Rerun, "--force")))
+			Hint(ui.CmdFor("delete the VMs first", "aivm vm delete NAME"), ui.CmdFor("or remove it and cut them off until their next start", ui.AddFlag(e.Rerun, "--force")))
 	}
 	l, err := e.LibvirtWithHelp(ctx)
 	if err != nil {
@@ -81,7 +81,7 @@ func (e Part) planDestroy(n removal) plan.Plan {
 	network := n.Network.Network
 	if n.conn != nil {
 		p.Add(plan.Action{
-			ID: "network.remove:" + n.Name, Why: "stop the network " + n.Name + " and forget its definition", Consent: plan.Ask,
+			ID: "network.remove:" + n.Name, Why: "stop network " + n.Name + " and remove its definition", Consent: plan.Ask,
 			Shows: []string{"virsh net-destroy " + network.Name, "virsh net-undefine " + network.Name},
 			Do:    func(ctx context.Context) error { return n.conn.RemoveNetwork(ctx, network.Name) },
 		})
@@ -91,7 +91,7 @@ func (e Part) planDestroy(n removal) plan.Plan {
 	}
 	if len(n.users) == 0 {
 		p.Add(plan.Action{
-			ID: "store.network:" + n.Name, Why: "remove its record from the config", Shows: []string{"write " + e.StorePath}, Consent: plan.Ask,
+			ID: "store.network:" + n.Name, Why: "remove network " + n.Name + " from the config", Shows: []string{"write " + e.StorePath}, Consent: plan.Ask,
 			Do: func(ctx context.Context) error {
 				return config.Update(ctx, e.StorePath, func(c *config.Config) error { c.RemoveNetwork(n.Name); return nil })
 			},

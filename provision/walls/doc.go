@@ -1,11 +1,11 @@
-// Package walls plans the networks of VMs and the firewall rules in front of
-// them, and says how they are.
+// Package walls plans the networks of VMs and their firewall rules, and reports the state
+// of both.
 package walls
 
 import "aivm.dev/aivm/provision/loop"
 
-// Part is this part of a run.
+// Part has the functions of this package for one run.
 type Part struct{ loop.Loop }
 
-// For returns the part for a run.
+// For returns the Part of a run.
 func For(l loop.Loop) Part { return Part{l} }

@@ -15,7 +15,7 @@ import (
 	"aivm.dev/aivm/provision/loop"
 )
 
-// Result is what the verbs of `host fw` print with --json.
+// Result is what the commands of `host fw` print with --json.
 type Result struct {
 	Schema   int             `json:"schema"`
 	Networks []ResultNetwork `json:"networks"`
@@ -32,7 +32,7 @@ type ResultNetwork struct {
 	InTheWay []string `json:"in_the_way"`
 }
 
-// networksNamed are the networks a verb of `host fw` is about: the one named, or all.
+// networksNamed returns the networks a command of `host fw` is about: the one named, or all.
 func (e Part) networksNamed(name string) ([]config.Network, error) {
 	store, err := e.Load()
 	if err != nil {
@@ -51,7 +51,7 @@ func (e Part) networksNamed(name string) ([]config.Network, error) {
 	return []config.Network{*n}, nil
 }
 
-// Status looks at the rules of a network, or of all.
+// Status reads the state of the rules of a network, or of all.
 func (e Part) Status(ctx context.Context, name string, sudo bool) (Result, error) {
 	out := Result{Schema: 1, Networks: []ResultNetwork{}}
 	ns, err := e.networksNamed(name)
@@ -75,31 +75,31 @@ func (e Part) Status(ctx context.Context, name string, sudo bool) (Result, error
 		}
 		out.Networks = append(out.Networks, k)
 	}
-	left := e.staleFirewallsNow(ctx)
-	for _, m := range left.Value {
+	stale := e.staleFirewallsNow(ctx)
+	for _, m := range stale.Value {
 		if name != "" && m.Wall.Network != name {
 			continue
 		}
 		out.Networks = slices.DeleteFunc(out.Networks, func(k ResultNetwork) bool { return k.Network == m.Wall.Network })
 		out.Networks = append(out.Networks, ResultNetwork{
-			Network: m.Wall.Network, State: "left over", Why: "libvirt does not have this network any more; to forget it: aivm host fw apply",
-			Tables: m.Wall.Tables(), Sentence: "There is no guest behind it.", InTheWay: []string{},
+			Network: m.Wall.Network, State: "left over", Why: "libvirt no longer has this network; to remove its firewall: aivm host fw apply",
+			Tables: m.Wall.Tables(), Sentence: "It has no guest.", InTheWay: []string{},
 		})
 	}
-	if errors.Is(left.Err, errNotAsked) {
-		return out, nil // what the config has is all that can be told
+	if errors.Is(stale.Err, errNotAsked) {
+		return out, nil // only the networks of the config are known
 	}
-	return out, left.Err
+	return out, stale.Err
 }
 
-// ApplyRules puts the rules of a network, or of all, in place.
+// ApplyRules loads the rules of a network, or of all.
 func (e Part) ApplyRules(ctx context.Context, name string) (Result, error) {
 	var scripts []string
 	_, err := e.RunJob(ctx, loop.Job{
 		Plan: func(ctx context.Context) (p plan.Plan, err error) {
-			look, err := e.observeApply(ctx, name)
+			facts, err := e.observeApply(ctx, name)
 			if err == nil {
-				p, scripts, err = e.planApply(look)
+				p, scripts, err = e.planApply(facts)
 			}
 			return p, err
 		},
@@ -115,15 +115,15 @@ func (e Part) ApplyRules(ctx context.Context, name string) (Result, error) {
 	return e.result(ctx, name)
 }
 
-// applyFacts is what `host fw apply` hangs on.
+// applyFacts are the facts that the plan of `host fw apply` depends on.
 type applyFacts struct {
-	stale    []root.NetManifest // of networks that are gone
+	stale    []root.NetManifest // of networks that libvirt no longer has
 	networks []config.Network
 	rules    []*loop.WallFacts // of each of them
 	hooks    plan.Known[loop.Hooks]
 }
 
-// observeApply reads the rules of a network, or of all.
+// observeApply reads the rules of a network, or of all, and the stale firewalls.
 func (e Part) observeApply(ctx context.Context, name string) (l applyFacts, err error) {
 	ns, err := e.networksNamed(name)
 	if err != nil {
@@ -146,7 +146,7 @@ func (e Part) observeApply(ctx context.Context, name string) (l applyFacts, err 
 	for _, n := range ns {
 		if !slices.ContainsFunc(have, func(k *virt.Network) bool { return k.Name == n.Network.Name }) {
 			if name != "" && len(l.stale) == 0 {
-				return l, ui.Refused("network %q is not there yet: its firewall comes with it", n.Name).Hint(ui.Cmd("aivm host net create " + n.Name))
+				return l, ui.Refused("network %q does not exist yet; its firewall is created with it", n.Name).Hint(ui.Cmd("aivm host net create " + n.Name))
 			}
 			continue
 		}
@@ -166,8 +166,8 @@ func (e Part) observeApply(ctx context.Context, name string) (l applyFacts, err 
 	return l, nil
 }
 
-// planApply is what is missing of the rules that were looked at, and those that
-// would be loaded, whole.
+// planApply plans to load the missing rules and to remove stale firewalls. scripts are the
+// complete nftables scripts that would be loaded.
 func (e Part) planApply(l applyFacts) (p plan.Plan, scripts []string, err error) {
 	p.Stage = plan.Host
 	p.Add(PlanRemoveStale(l.stale)...)
@@ -190,7 +190,7 @@ func (e Part) planApply(l applyFacts) (p plan.Plan, scripts []string, err error)
 	return p, scripts, nil
 }
 
-// ruleScripts are the rules that actions load.
+// ruleScripts returns the nftables scripts that actions load.
 func ruleScripts(as []plan.Action, f *loop.Facts) []string {
 	var out []string
 	for _, a := range as {
@@ -201,8 +201,8 @@ func ruleScripts(as []plan.Action, f *loop.Facts) []string {
 	return out
 }
 
-// guests are the VMs libvirt keeps an address for in a network: the rules have
-// to know all of them.
+// guests returns the VMs for which libvirt reserves an address in a network; the rules must
+// have all of them.
 func (e Part) guests(ctx context.Context, n config.Network) ([]wall.Guest, error) {
 	l, err := e.LibvirtWithHelp(ctx)
 	if err != nil {
@@ -225,7 +225,7 @@ func (e Part) guests(ctx context.Context, n config.Network) ([]wall.Guest, error
 	return w.Guests, nil
 }
 
-// RemoveRules takes the rules of a network away.
+// RemoveRules removes the rules of a network, or of all.
 func (e Part) RemoveRules(ctx context.Context, name string) (Result, error) {
 	_, err := e.RunJob(ctx, loop.Job{Plan: func(ctx context.Context) (plan.Plan, error) {
 		p := plan.Plan{Stage: plan.Host}
@@ -249,7 +249,7 @@ func (e Part) RemoveRules(ctx context.Context, name string) (Result, error) {
 	return e.result(ctx, name)
 }
 
-// result is how the rules are after they were changed; only --json asks for it.
+// result reads the state of the rules after they were changed; it is empty without --json.
 func (e Part) result(ctx context.Context, name string) (Result, error) {
 	if !e.JSON {
 		return Result{}, nil

@@ -16,8 +16,8 @@ import (
 	"aivm.dev/aivm/provision/network"
 )
 
-// Create makes a network, with its firewall, before there is a VM for
-// it; one that is there is put right. name "" is the one the next VM gets.
+// Create creates a network with its firewall before any VM uses it; an existing one is
+// repaired. name "" means the network the next VM gets.
 func (e Part) Create(ctx context.Context, name string) (Created, error) {
 	var n config.Network
 	changed, err := e.RunJob(ctx, loop.Job{
@@ -42,22 +42,22 @@ func (e Part) Create(ctx context.Context, name string) (Created, error) {
 	return c, err
 }
 
-// Created is a network that was made, or put right.
+// Created is the result of Create.
 type Created struct {
 	Network config.Network
-	Was     bool           // nothing was missing
-	Status  NetworksStatus // for --json only
+	Was     bool           // it existed and nothing was missing
+	Status  NetworksStatus // only with --json
 }
 
-// createFacts is a network that is to be there, and what its plan hangs on.
+// createFacts is a network to be created, and the facts its plan depends on.
 type createFacts struct {
 	network config.Network
-	known   bool // it is recorded
+	known   bool // the config has a record of it
 	facts   network.Facts
-	wall    loop.Facts // its rules, and libvirt's hooks
+	wall    loop.Facts // its firewall rules, and libvirt's hooks
 }
 
-// observeCreate chooses the network's values and reads what is there of it.
+// observeCreate chooses the network's values and reads what of it exists.
 func (e Part) observeCreate(ctx context.Context, name string) (m createFacts, err error) {
 	store, err := e.Load()
 	if err != nil {
@@ -90,7 +90,7 @@ func (e Part) observeCreate(ctx context.Context, name string) (m createFacts, er
 	return m, nil
 }
 
-// namedNetwork is the record of that name, or the one a new network gets.
+// namedNetwork returns the record of that name, or the one a new network gets.
 func namedNetwork(store *config.Store, name string) (n config.Network, known bool, err error) {
 	c := &store.Config
 	if name == "" {
@@ -100,13 +100,13 @@ func namedNetwork(store *config.Store, name string) (n config.Network, known boo
 		return *have, true, nil
 	}
 	if !wall.ValidNetwork(name) {
-		return n, false, ui.Usage("%q cannot name a network: use letters, digits, '_', '.' and '-'", name).Hint(ui.Cmd("aivm host net create aivm-net"))
+		return n, false, ui.Usage("%q is not a valid network name: use letters, digits, '_', '.' and '-'", name).Hint(ui.Cmd("aivm host net create aivm-net"))
 	}
 	return c.NewNetwork(name), false, nil
 }
 
-// planNetwork is what is missing of a network: its definition, its rules in
-// front of its start, its record.
+// planNetwork plans what is missing of a network: its definition, its rules before its
+// start, its record.
 func (e Part) planNetwork(ctx context.Context, m createFacts) (plan.Plan, error) {
 	p := plan.Plan{Stage: plan.Host}
 	n, f := m.network, m.facts
@@ -159,8 +159,8 @@ type NetworksStatus struct {
 	Networks []NetworkStatus `json:"networks"`
 }
 
-// NetworkStatus is one network of it. State is "running", "off", "missing",
-// "not ours" (somebody else's has the name) or "unknown".
+// NetworkStatus is one network in a NetworksStatus. State is "running", "off", "missing",
+// "not ours" (another user's or program's network has the name) or "unknown".
 type NetworkStatus struct {
 	Name      string         `json:"name"`
 	State     string         `json:"state"`
@@ -178,16 +178,15 @@ type NetworkStatus struct {
 	Addresses []NetworkGuest `json:"addresses"`
 }
 
-// NetworkGuest is an address that is kept for a VM.
+// NetworkGuest is an address that is reserved for a VM.
 type NetworkGuest struct {
 	VM      string `json:"vm"`
 	MAC     string `json:"mac"`
 	Address string `json:"address"`
 }
 
-// NetworkStatus looks at a network, or at all: those of the config, and those
-// aivm made for this user that are not in it. sudo lets libvirt be asked
-// through root.
+// NetworkStatus reads the state of a network, or of all: those of the config, and those aivm
+// made for this user that are not in it. With sudo, libvirt may be asked as root.
 func (e Part) NetworkStatus(ctx context.Context, name string, sudo bool) (NetworksStatus, error) {
 	out := NetworksStatus{Schema: 1, Networks: []NetworkStatus{}}
 	store, err := e.Load()
@@ -217,12 +216,13 @@ func (e Part) NetworkStatus(ctx context.Context, name string, sudo bool) (Networ
 		}
 	}
 	if name != "" && len(out.Networks) == 0 {
-		return out, ui.Refused("there is no network %s of aivm's", name).Hint(ui.Cmd("aivm host net create "+shellescape.Quote(name)), ui.Cmd("aivm host net status"))
+		return out, ui.Refused("aivm has no network %s", name).Hint(ui.Cmd("aivm host net create "+shellescape.Quote(name)), ui.Cmd("aivm host net status"))
 	}
 	return out, nil
 }
 
-// networksNow are libvirt's networks, asked without help, or with root's.
+// networksNow returns libvirt's networks; with sudo it asks as root if libvirt refuses this
+// user.
 func (e Part) networksNow(ctx context.Context, sudo bool) ([]*virt.Network, error) {
 	l, err := e.Libvirt(ctx)
 	if errors.Is(err, virt.ErrDenied) && sudo {
@@ -237,6 +237,7 @@ func (e Part) networksNow(ctx context.Context, sudo bool) ([]*virt.Network, erro
 	return l.Networks(ctx)
 }
 
+// networkStatus compares a network of the config, or of the defaults, with libvirt's.
 func (e Part) networkStatus(ctx context.Context, store *config.Store, n config.Network, recorded bool, k *virt.Network, haveErr error) NetworkStatus {
 	s := NetworkStatus{
 		Name: n.Name, Fix: []string{}, Recorded: recorded, Bridge: n.Network.Bridge, Subnet: n.Network.SubnetCIDR, Gateway: n.Network.GatewayIP,
@@ -252,7 +253,7 @@ func (e Part) networkStatus(ctx context.Context, store *config.Store, n config.N
 		}
 		return s
 	case k == nil:
-		s.State, s.Why, s.Fix = string(virt.Missing), "it is made when a VM needs it", []string{create}
+		s.State, s.Why, s.Fix = string(virt.Missing), "it is created when a VM needs it", []string{create}
 		return s
 	case !k.Mark.By(e.UID):
 		s.State, s.Why, s.Fix = "not ours", "libvirt has a network of this name that aivm did not make for this user", []string{e.Virsh("net-dumpxml ") + k.Name}
@@ -265,7 +266,7 @@ func (e Part) networkStatus(ctx context.Context, store *config.Store, n config.N
 	s.Autostart = k.Autostart
 	if is := network.SpecOf(k); recorded && (is.Bridge != n.Network.Bridge || is.SubnetCIDR != n.Network.SubnetCIDR || is.GatewayIP != n.Network.GatewayIP) {
 		s.Why = fmt.Sprintf("libvirt has bridge %s, %s, gateway %s; the config says bridge %s, %s, gateway %s", is.Bridge, is.SubnetCIDR, is.GatewayIP, n.Network.Bridge, n.Network.SubnetCIDR, n.Network.GatewayIP)
-		s.Fix = []string{"to make it as the config says: aivm host net destroy " + shellescape.Quote(n.Name) + " --force", create}
+		s.Fix = []string{"aivm host net destroy " + shellescape.Quote(n.Name) + " --force", create}
 		s.Bridge, s.Subnet, s.Gateway = is.Bridge, is.SubnetCIDR, is.GatewayIP
 	}
 	for _, h := range k.Hosts {

@@ -24,19 +24,19 @@ import (
 	"aivm.dev/aivm/provision/session"
 )
 
-// OS is the real FirewallState of this machine.
+// OS reads the real firewall and hooks of this machine (session.FirewallState).
 type OS struct{}
 
-// Hooks compares the program of libvirt's hooks with the one that runs.
+// Hooks reports whether libvirt's hooks run a copy of the running program.
 func (OS) Hooks() (current, known bool, err error) {
 	current, err = root.HooksCurrent("/proc/self/exe")
 	return current, root.HooksKnown(), err
 }
 
-// Manifests reads what root keeps below /var/lib/aivm.
+// Manifests reads the manifests of firewalls below /var/lib/aivm.
 func (OS) Manifests() ([]root.NetManifest, error) { return root.NetManifests() }
 
-// Rules reads the manifest and, as root or by sudo, the kernel's rules.
+// Rules reads the manifest and, as root or with sudo, the kernel's rules.
 func (OS) Rules(ctx context.Context, network string, sudo bool) firewall.Facts {
 	var f firewall.Facts
 	m, err := root.ReadNetManifest(network)
@@ -59,7 +59,8 @@ func (OS) Rules(ctx context.Context, network string, sudo bool) firewall.Facts {
 	return f
 }
 
-// Ruleset runs nft, by sudo where this user may not.
+// Ruleset returns the output of `nft -j list ruleset`, run with sudo if the user is not
+// root.
 func (OS) Ruleset(ctx context.Context, sudo bool) ([]byte, error) {
 	argv := []string{"nft", "-j", "list", "ruleset"}
 	switch {
@@ -81,17 +82,17 @@ func (OS) Ruleset(ctx context.Context, sudo bool) ([]byte, error) {
 	return out, nil
 }
 
-// sudoLimit is long for a program that reads a table.
+// sudoLimit is how long reading the rules may take; normally it takes well under a second.
 const sudoLimit = 20 * time.Second
 
-// rulesBySudo has the root-owned copy of aivm read the rules: one sudo, whose
-// exact command a line of sudoers can allow.
+// rulesBySudo makes the root-owned copy of aivm read the rules, by one sudo whose exact
+// command a line in sudoers can allow.
 func rulesBySudo(ctx context.Context, network string) plan.Known[nftread.Content] {
 	var k plan.Known[nftread.Content]
 	argv := root.CheckArgs(network)
 	if _, err := os.Stat(argv[0]); err != nil {
-		// Somebody took it away; this program does the same for whoever may run
-		// anything.
+		// The copy was removed. The running program does the same for a user who may run
+		// any command with sudo.
 		if argv[0], err = os.Executable(); err != nil {
 			return plan.Unknown[nftread.Content](err)
 		}
@@ -104,7 +105,7 @@ func rulesBySudo(ctx context.Context, network string) plan.Known[nftread.Content
 	out, err := cmd.Output()
 	var ee *exec.ExitError
 	switch {
-	case errors.As(err, &ee) && ee.ExitCode() == 1: // sudo's own; ours is 2
+	case errors.As(err, &ee) && ee.ExitCode() == 1: // sudo's own status; aivm's is 2
 		k.Err = fmt.Errorf("%w: %s", firewall.ErrPasswordNeeded, session.LastLine(stderr.String()))
 	case errors.Is(err, exec.ErrNotFound):
 		k.Err = errors.New("only root can read the firewall's rules, and sudo is not installed")
@@ -118,7 +119,8 @@ func rulesBySudo(ctx context.Context, network string) plan.Known[nftread.Content
 	return k
 }
 
-// sudoersLine allows the reading of a network's rules and nothing else.
+// sudoersLine returns a line of sudoers that allows the user to read a network's rules and
+// nothing else.
 func sudoersLine(user, network string) string {
 	line := user + " ALL=(root) NOPASSWD:"
 	for _, w := range root.CheckArgs(network) {
@@ -127,22 +129,22 @@ func sudoersLine(user, network string) string {
 	return line
 }
 
-// unreadable is the refusal to use a guest behind a wall nobody could look at.
+// unreadableRules refuses to use a guest whose firewall rules cannot be read.
 func (e Part) unreadableRules(f *loop.WallFacts, err error) error {
-	r := ui.Refused("whether the firewall of network %q is in place could not be read: %w", f.Network, err)
+	r := ui.Refused("cannot read whether the firewall of network %q is loaded: %w", f.Network, err)
 	if errors.Is(err, firewall.ErrPasswordNeeded) {
-		r.Hint(ui.CmdFor("run it in a terminal, or allow just this reading", f.Allow))
+		r.Hint(ui.CmdFor("run the command in a terminal, or allow sudo to read just these rules", f.Allow))
 	}
-	return r.Hint(ui.CmdFor("to go on without the firewall, this once", ui.AddFlag(e.Rerun, "--no-firewall")))
+	return r.Hint(ui.CmdFor("to continue without the firewall, this once", ui.AddFlag(e.Rerun, "--no-firewall")))
 }
 
-// allow is the command that lets this user read the rules of a network.
+// allow returns the command that lets this user read the rules of a network with sudo.
 func (e Part) allow(network string) string {
 	user := e.Getenv("USER")
 	if user == "" {
 		user = fmt.Sprintf("#%d", e.UID) // sudoers(5)
 	}
-	// sudo passes over files with a dot in their name (sudoers(5), @includedir).
+	// sudo ignores files with a dot in their name (sudoers(5), @includedir).
 	file := "/etc/sudoers.d/aivm-" + strings.ReplaceAll(network, ".", "_")
 	return "echo " + shellescape.Quote(sudoersLine(user, network)) + " | sudo tee " + shellescape.Quote(file)
 }

@@ -18,7 +18,7 @@ import (
 	"aivm.dev/aivm/provision/network"
 )
 
-// idsOf are the ids of a plan's actions, in order.
+// idsOf returns the ids of a plan's actions, in order.
 func idsOf(p plan.Plan) string {
 	out := make([]string, 0, len(p.Actions))
 	for _, a := range p.Actions {
@@ -27,7 +27,7 @@ func idsOf(p plan.Plan) string {
 	return strings.Join(out, " ")
 }
 
-// named is a network as a new config has it.
+// named returns a network as a new config has it.
 func named(name string) config.Network {
 	d := config.DefaultConfig().Defaults
 	n := config.Network{Name: name, Network: d.Network, Firewall: d.Firewall}
@@ -35,12 +35,12 @@ func named(name string) config.Network {
 	return n
 }
 
-// noRules are the facts of a network that never had rules.
+// noRules returns the facts of a network that never had rules.
 func noRules(name string) *loop.WallFacts {
 	return &loop.WallFacts{Network: name, Guests: plan.Yes([]wall.Guest{})}
 }
 
-// inPlace are the facts of a network whose rules are as the config wants them.
+// inPlace returns the facts of a network whose rules are loaded as the config wants them.
 func inPlace(t *testing.T, n config.Network) *loop.WallFacts {
 	t.Helper()
 	w, err := firewall.Want(n.Firewall, n.Network, []wall.Guest{})
@@ -52,7 +52,7 @@ func inPlace(t *testing.T, n config.Network) *loop.WallFacts {
 	}}
 }
 
-// What "host fw apply" does, by what was seen of the networks.
+// The plan of "host fw apply", by the facts about the networks.
 func TestPlanApply(t *testing.T) {
 	a, b := named("a"), named("b")
 	gone := []root.NetManifest{{Wall: wall.Wall{Network: "gone"}}}
@@ -84,7 +84,7 @@ func TestPlanApply(t *testing.T) {
 	}
 }
 
-// A network comes with its rules in front of its start, and is recorded last.
+// A network's rules are loaded before its start, and it is recorded last.
 func TestPlanNetwork(t *testing.T) {
 	n := named("a")
 	off := &virt.Network{Name: "a", Mark: virt.Mark{Ours: true, Owner: 4321}, Bridge: n.Network.Bridge, Gateway: netip.MustParseAddr(n.Network.GatewayIP), Subnet: netip.MustParsePrefix(n.Network.SubnetCIDR)}
@@ -108,7 +108,7 @@ func TestPlanNetwork(t *testing.T) {
 	}
 }
 
-// What goes with a network: libvirt's, its rules, and its record if no VM has it.
+// Destroying a network removes libvirt's network, its rules, and its record if no VM uses it.
 func TestPlanDestroy(t *testing.T) {
 	n := named("a")
 	for _, c := range []struct {
@@ -127,7 +127,7 @@ func TestPlanDestroy(t *testing.T) {
 	}
 }
 
-// A VM that is deleted goes out of rules that know it, and only those are loaded.
+// A deleted VM is removed from rules that have it; other rules are not touched.
 func TestPlanForget(t *testing.T) {
 	const mac = "52:54:00:00:00:01"
 	knows := wall.Wall{Network: "a"}.With(mac, netip.MustParseAddr("10.77.0.10"))

@@ -11,12 +11,12 @@ import (
 	"aivm.dev/aivm/internal/virt"
 )
 
-// Left are the walls of this user's that are kept for networks libvirt
-// does not have any more: virsh took them away. The hook takes one away when
-// somebody else's network gets the name; these are all the others.
+// StaleFirewalls returns the firewalls of this user that root keeps for networks libvirt no
+// longer has, because they were removed with virsh. (The hook itself removes a firewall when
+// another network gets its name.)
 //
-// What a socket of a person's choice leads to is no judge of what is over: root
-// keeps walls for the networks of the system's libvirt.
+// If the user has chosen another libvirt socket it returns none: root keeps firewalls for the
+// networks of the system's libvirt only.
 func (e Part) StaleFirewalls(networks []*virt.Network) ([]root.NetManifest, error) {
 	if e.URI().Own() {
 		return nil, nil
@@ -32,8 +32,8 @@ func (e Part) StaleFirewalls(networks []*virt.Network) ([]root.NetManifest, erro
 	}), nil
 }
 
-// staleFirewallsNow are the walls that are left over, unknown where libvirt cannot be asked
-// without help: looking asks root for nothing.
+// staleFirewallsNow returns the stale firewalls; unknown if libvirt refuses this user, since
+// a command that only reads does not use root.
 func (e Part) staleFirewallsNow(ctx context.Context) plan.Known[[]root.NetManifest] {
 	l, err := e.Libvirt(ctx)
 	if err != nil {
@@ -43,21 +43,21 @@ func (e Part) staleFirewallsNow(ctx context.Context) plan.Known[[]root.NetManife
 	if err != nil {
 		return plan.Unknown[[]root.NetManifest](err)
 	}
-	left, err := e.StaleFirewalls(have)
-	return plan.Known[[]root.NetManifest]{Value: left, Err: err}
+	stale, err := e.StaleFirewalls(have)
+	return plan.Known[[]root.NetManifest]{Value: stale, Err: err}
 }
 
-// errNotAsked: libvirt cannot be asked by this user, now.
+// errNotAsked is wrapped if this user cannot ask libvirt without root's help.
 var errNotAsked = errors.New("libvirt was not asked for its networks")
 
-// PlanRemoveStale takes them away. They keep nobody away from anything, so nobody
-// is asked.
-func PlanRemoveStale(left []root.NetManifest) []plan.Action {
+// PlanRemoveStale plans to remove stale firewalls. It needs no consent: no guest is behind
+// them.
+func PlanRemoveStale(stale []root.NetManifest) []plan.Action {
 	var out []plan.Action
-	for _, m := range left {
+	for _, m := range stale {
 		op := root.Nft{Wall: m.Wall, Remove: true}
 		out = append(out, plan.Action{
-			ID: "firewall.forget:" + m.Wall.Network, Why: fmt.Sprintf("forget the firewall of network %s, which libvirt does not have any more", m.Wall.Network),
+			ID: "firewall.forget:" + m.Wall.Network, Why: fmt.Sprintf("remove the stale firewall of network %s, which libvirt no longer has", m.Wall.Network),
 			Shows: op.Shows(), Root: op, Consent: plan.None,
 		})
 	}

@@ -15,8 +15,9 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// compare is how the rules of a network are, seen from a look that changes
-// nothing: the guests are those the rules know.
+// compare compares the rules of a network with the config, for a command that changes
+// nothing: it takes the guests from the manifest. It returns the wanted rules, their state
+// and why they differ.
 func compare(n config.Network, rules firewall.Facts) (wall.Wall, firewall.State, string, error) {
 	var guests []wall.Guest
 	if m := rules.Manifest.Value; m != nil {
@@ -30,29 +31,29 @@ func compare(n config.Network, rules firewall.Facts) (wall.Wall, firewall.State,
 	return want, state, why, err
 }
 
-// off is how list says that the config switched a firewall off.
+// off is the state of a firewall that the config switches off.
 const off = "off"
 
-// Listed says whether the rules of a network are in place. Who may not ask
-// the kernel is told that they were put up.
+// Listed reports, for `aivm list`, whether the rules of a network are loaded, and their
+// state. Without root the kernel cannot be read; then a manifest counts as loaded rules.
 func (e Part) Listed(ctx context.Context, n config.Network) (bool, string) {
 	if !n.Firewall.Enabled {
 		return false, off
 	}
 	rules := e.Firewall.Rules(ctx, n.Network.Name, false)
-	_, state, _, _ := compare(n, rules) // why not is status's business
+	_, state, _, _ := compare(n, rules) // `aivm status` reports why
 	up := state == firewall.Loaded || state == firewall.Unknown && rules.Manifest.Err == nil && rules.Manifest.Value != nil
 	return up, string(state)
 }
 
-// Check is status's line on the rules of the VM's network.
+// Check returns the line of `aivm status` about the rules of the VM's network.
 func (e Part) Check(ctx context.Context, w *target.Target, f *loop.Facts) host.Check {
-	c := host.NewCheck("firewall", "Firewall", host.OK, "the rules of network %s are in place", w.Network.Name)
+	c := host.NewCheck("firewall", "Firewall", host.OK, "the rules of network %s are loaded", w.Network.Name)
 	if !w.Network.Firewall.Enabled {
-		return host.NewCheck("firewall", "Firewall", host.Skipped, "switched off in the config: the guest reaches this machine and its networks")
+		return host.NewCheck("firewall", "Firewall", host.Skipped, "switched off in the config: the guest can access this machine and its networks")
 	}
 	if f.Wall == nil {
-		return host.NewCheck("firewall", "Firewall", host.Unknown, "not looked at")
+		return host.NewCheck("firewall", "Firewall", host.Unknown, "the rules were not read")
 	}
 	want, state, why, err := compare(w.Network, f.Wall.Rules)
 	apply := "aivm host fw apply --network " + shellescape.Quote(w.Network.Name)
@@ -60,7 +61,7 @@ func (e Part) Check(ctx context.Context, w *target.Target, f *loop.Facts) host.C
 	case err != nil:
 		c.State, c.Detail = host.Unknown, err.Error()
 		if f.Wall.Rules.Manifest.Value != nil && e.UID != 0 && w.NoSudo {
-			c.Detail = "put up before; whether nobody changed them only root can see"
+			c.Detail = "loaded earlier; only root can check that nothing changed them since"
 			c.Fix = []string{"aivm status --sudo"}
 		}
 		return c
@@ -80,13 +81,13 @@ func (e Part) Check(ctx context.Context, w *target.Target, f *loop.Facts) host.C
 		for _, k := range cs {
 			what = append(what, fmt.Sprintf("%s (chain %s)", k.What, k.Chain))
 		}
-		c.Detail = "the rules are in place, and those of another program cut the guest off from " + strings.Join(what, ", ")
+		c.Detail = "the rules are loaded, but those of another program block the guest's access to " + strings.Join(what, ", ")
 	}
 	return c
 }
 
-// cutOffs are what a guest of the wall needs and other programs' rules drop; nil
-// where that cannot be seen: it explains a trouble, and is none.
+// cutOffs returns the traffic that a guest needs and that other programs' rules drop; nil
+// if the rules cannot be read. That is not an error, since cutOffs only explains one.
 func (e Part) cutOffs(ctx context.Context, want wall.Wall, sudo bool) []firewall.CutOff {
 	b, err := e.Firewall.Ruleset(ctx, sudo)
 	if err != nil {
@@ -99,7 +100,7 @@ func (e Part) cutOffs(ctx context.Context, want wall.Wall, sudo bool) []firewall
 	return cs
 }
 
-// WhyCutOff names what cuts the guest off, for a VM that does not answer.
+// WhyCutOff returns the rules of other programs that cut off a VM that does not answer.
 func (e Part) WhyCutOff(ctx context.Context, w *target.Target) []string {
 	want, err := firewall.Want(w.Network.Firewall, w.Network.Network, nil)
 	if err != nil {
@@ -112,7 +113,7 @@ func (e Part) WhyCutOff(ctx context.Context, w *target.Target) []string {
 	return out
 }
 
-// uplink is the card of the default route; "" if there is none.
+// uplink returns the interface of the default route; "" if there is none.
 func (e Part) uplink() string {
 	rs, _ := e.Routes()
 	for _, r := range rs.Value {
@@ -123,23 +124,24 @@ func (e Part) uplink() string {
 	return ""
 }
 
-// AccessSentence is the first half of status's sentence: what the guest can get at.
+// AccessSentence returns the first half of the sentence of `aivm status` on what the guest can
+// access.
 func AccessSentence(n config.Network, rules *firewall.Facts) string {
 	const everything = "reaches the internet, this machine and its networks"
 	if !n.Firewall.Enabled {
 		return everything + " (the firewall is switched off in the config)"
 	}
 	if rules == nil {
-		return "reaches what its firewall lets through, which was not looked at"
+		return "reaches what its firewall allows; the rules were not read"
 	}
 	want, state, _, err := compare(n, *rules)
 	switch {
 	case state == firewall.Loaded:
 		return wall.Sentence(want)
 	case err != nil && rules.Manifest.Value != nil:
-		return wall.Sentence(want) + " (if nobody changed the rules: " + err.Error() + ")"
+		return wall.Sentence(want) + " (unless the rules were changed since: " + err.Error() + ")"
 	case err != nil:
-		return "reaches what could not be told: " + err.Error()
+		return "reaches an unknown set of addresses: " + err.Error()
 	}
-	return everything + fmt.Sprintf(" (the rules are %s; the next use puts them in place)", state)
+	return everything + fmt.Sprintf(" (the rules are %s; the next use of the VM loads them)", state)
 }

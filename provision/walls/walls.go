@@ -21,7 +21,8 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// ObserveRules reads the rules of the VM's network, as far as it has one yet.
+// ObserveRules reads the rules of the VM's network; nil if the network does not exist yet or
+// the command does not use it.
 func (e Part) ObserveRules(ctx context.Context, w *target.Target) *loop.WallFacts {
 	if w.NewNet || e.NoFirewall || !w.Boot && !w.Guest {
 		return nil
@@ -29,7 +30,8 @@ func (e Part) ObserveRules(ctx context.Context, w *target.Target) *loop.WallFact
 	return e.RulesOf(ctx, w.Network.Network.Name, !w.NoSudo)
 }
 
-// RulesOf reads the rules of a network.
+// RulesOf reads the rules of a network, and, if sudo would ask for a password, the command
+// that allows reading them without one.
 func (e Part) RulesOf(ctx context.Context, network string, sudo bool) *loop.WallFacts {
 	f := &loop.WallFacts{Network: network, Rules: e.Firewall.Rules(ctx, network, sudo)}
 	if errors.Is(f.Rules.Kernel.Err, firewall.ErrPasswordNeeded) {
@@ -40,14 +42,14 @@ func (e Part) RulesOf(ctx context.Context, network string, sudo bool) *loop.Wall
 	return f
 }
 
-// ObserveForStart has f hold what the start of a network hangs on, which may be another
-// one than that of the last look: its rules, and libvirt's hooks.
+// ObserveForStart reads into f what the start of a network depends on: its rules and
+// libvirt's hooks. The network may be another one than f had before.
 func (e Part) ObserveForStart(ctx context.Context, network string, f *loop.Facts) {
 	e.observeRules(ctx, network, f)
 	e.observeHooks(f)
 }
 
-// see has f hold the rules of a network.
+// observeRules reads the rules of a network into f, unless f has them.
 func (e Part) observeRules(ctx context.Context, network string, f *loop.Facts) {
 	if f.Wall != nil && f.Wall.Network == network {
 		return
@@ -64,8 +66,8 @@ func (e Part) observeHooks(f *loop.Facts) {
 	h.Value.Current, h.Value.Known, h.Err = e.Firewall.Hooks()
 }
 
-// ObserveForUse has f hold what the use of a VM that runs already hangs on: the rules of
-// its network and, where some are missing, libvirt's hooks.
+// ObserveForUse reads into f what using a running VM depends on: the rules of its network and,
+// if some are missing, libvirt's hooks.
 func (e Part) ObserveForUse(ctx context.Context, n config.Network, f *loop.Facts) {
 	e.observeRules(ctx, n.Network.Name, f)
 	f.Wall.Guests.Value, f.Wall.Guests.Err = e.guestsToAdd(ctx, n, f)
@@ -77,9 +79,9 @@ func (e Part) ObserveForUse(ctx context.Context, n config.Network, f *loop.Facts
 	}
 }
 
-// known are the guests that rules have to let through beside those they know: nil
-// if they know some. Rules that were taken away know nobody, and libvirt does:
-// others may run on this network, and must not be cut off by what is for this VM.
+// guestsToAdd returns the guests that the rules must allow if there is no manifest; nil if there
+// is one, since it has the guests. Without a manifest libvirt's reservations are used: other
+// VMs may run in this network, and loading rules for this VM must not cut them off.
 func (e Part) guestsToAdd(ctx context.Context, n config.Network, f *loop.Facts) ([]wall.Guest, error) {
 	if e.NoFirewall || !n.Firewall.Enabled {
 		return nil, nil
@@ -97,14 +99,14 @@ func (e Part) guestsToAdd(ctx context.Context, n config.Network, f *loop.Facts) 
 	return guests, nil
 }
 
-// Plan puts the rules of the network in place before a guest behind them is used,
-// or started. guests are those that have an address in it; nil: those the rules
-// know already, and this one. The rules were read: f.Wall is about this network.
+// Plan plans to load the rules of the network before a guest in it is used or started.
+// guests are those that have an address in it; nil means those in the manifest, and this
+// one. f.Wall must have the rules of this network.
 func (e Part) Plan(n config.Network, f *loop.Facts, guests []wall.Guest) (plan.Plan, error) {
 	p := plan.Plan{Stage: plan.Host}
 	fw, spec := n.Firewall, n.Network
 	if e.NoFirewall {
-		p.Warn(fmt.Sprintf("the firewall of network %s is not looked at, this once", spec.Name))
+		p.Warn(fmt.Sprintf("the firewall of network %s is not checked, this once (--no-firewall)", spec.Name))
 		return p, nil
 	}
 	rules := f.Wall.Rules
@@ -142,7 +144,7 @@ func (e Part) Plan(n config.Network, f *loop.Facts, guests []wall.Guest) (plan.P
 	return p, nil
 }
 
-// PlanUse is Plan for a VM that runs already; f holds what ObserveForUse has read.
+// PlanUse works like Plan for a running VM; f has what ObserveForUse has read.
 func (e Part) PlanUse(n config.Network, f *loop.Facts) (plan.Plan, error) {
 	none := plan.Plan{Stage: plan.Host}
 	if f.Wall.Guests.Err != nil {
@@ -152,33 +154,33 @@ func (e Part) PlanUse(n config.Network, f *loop.Facts) (plan.Plan, error) {
 	if err != nil || p.Empty() {
 		return p, err
 	}
-	// A login made while the rules were gone is one they do not know: the next
-	// look makes a new one.
+	// A login made while the rules were missing may be blocked by them: observing again
+	// makes a new one.
 	p.Actions[len(p.Actions)-1].Again = true
 	hooks, err := PlanHooks(f.Wall.Hooks)
 	p.Actions = append(hooks, p.Actions...)
 	return p, err
 }
 
-// offerReading names the line of sudoers that saves the password, once for each
-// network, if rules are put up that only root can read.
+// offerReading adds a note, once for each network, that names the line of sudoers by which
+// reading the rules needs no password. It does so only when rules are loaded.
 func (e Part) offerReading(p *plan.Plan, f *loop.WallFacts) {
 	if p.Empty() || f.Offered || f.Allow == "" || e.DryRun {
 		return
 	}
 	mark := e.State().OfferedPath(f.Network)
 	p.Notes = append(p.Notes, plan.Note{
-		Text: "only root can look at the firewall. To be asked for no password because of that, allow just this reading: " + f.Allow, Warn: true,
+		Text: "only root can read the firewall's rules; to avoid the password prompt, allow just that: " + f.Allow, Warn: true,
 		OnPrint: func() {
 			if os.MkdirAll(filepath.Dir(mark), 0o700) == nil {
-				_ = os.WriteFile(mark, nil, 0o600) // else it is offered again
+				_ = os.WriteFile(mark, nil, 0o600) // if that fails, the note appears again
 			}
 		},
 	})
 }
 
-// PlanForget takes a VM that is deleted out of the rules of its network. Of these
-// only the manifest counts here, which anybody may read.
+// PlanForget plans to remove a deleted VM from the rules of its network. It uses only the
+// manifest, which everybody may read.
 func PlanForget(rules firewall.Facts, network, mac, vm string) []plan.Action {
 	m := rules.Manifest
 	if m.Err != nil || m.Value == nil {
@@ -190,13 +192,13 @@ func PlanForget(rules firewall.Facts, network, mac, vm string) []plan.Action {
 	}
 	op := root.Nft{Wall: without, IfUp: true}
 	return []plan.Action{{
-		ID: firewall.ID(network), Why: fmt.Sprintf("take %s out of the firewall of network %s", vm, network),
+		ID: firewall.ID(network), Why: fmt.Sprintf("remove %s from the firewall of network %s", vm, network),
 		Shows: op.Shows(), Root: op, Consent: plan.Typed,
 	}}
 }
 
-// GuestsOf are the cards and addresses libvirt keeps for the VMs of a network,
-// with this one.
+// GuestsOf returns the MAC and IP addresses that libvirt reserves for the VMs of a network,
+// and this one.
 func GuestsOf(n *virt.Network, mac string, ip netip.Addr) []wall.Guest {
 	var w wall.Wall
 	if n != nil {
@@ -207,8 +209,8 @@ func GuestsOf(n *virt.Network, mac string, ip netip.Addr) []wall.Guest {
 	return w.With(mac, ip).Guests
 }
 
-// BeforeStart puts the rules in front of the start of the network: no guest is
-// ever on it without them.
+// BeforeStart inserts the actions for the rules before the start of the network, so that no
+// guest is ever on it without them.
 func BeforeStart(network string, nas, rules []plan.Action) []plan.Action {
 	for i, a := range nas {
 		if a.ID == "network.start:"+network {
@@ -218,31 +220,31 @@ func BeforeStart(network string, nas, rules []plan.Action) []plan.Action {
 	return append(nas, rules...)
 }
 
-// warnOfPorts tells who comes from 0.3 what its ports do not open any more.
+// warnOfPorts warns users of aivm 0.3 that allowed ports no longer open ports on the LAN.
 func warnOfPorts(p *plan.Plan, fw config.Firewall) {
 	ports := append(append([]string{}, fw.AllowTCPPorts...), fw.AllowUDPPorts...)
 	if len(ports) > 0 && len(fw.AllowLAN) == 0 {
-		p.Warn(fmt.Sprintf("allowed ports (%s) are open on this machine only; 0.3 opened them on the whole LAN: for a service there, allow_lan = [\"ADDRESS:PORT\"]", strings.Join(ports, ", ")))
+		p.Warn(fmt.Sprintf("allowed ports (%s) are open on this machine only, while aivm 0.3 opened them on the entire LAN; for a service on the LAN set allow_lan = [\"ADDRESS:PORT\"]", strings.Join(ports, ", ")))
 	}
 }
 
-// PlanHooks puts libvirt's hooks in place: with them the rules of a network and
-// the folders of a VM come back whenever libvirt starts it, and it does not
-// start without. An old copy of this program is renewed without a question.
+// PlanHooks plans to install libvirt's hooks. They load the rules of a network and mount the
+// folders of a VM whenever libvirt starts it, and prevent the start if that fails. An old
+// copy of aivm in the hooks is replaced without asking.
 func PlanHooks(h plan.Known[loop.Hooks]) ([]plan.Action, error) {
 	if h.Err != nil {
-		return nil, ui.Failed("libvirt's hooks cannot be looked at: %w", h.Err).Hint(ui.Cmd("ls -l /etc/libvirt/hooks/network.d " + root.HookProgram))
+		return nil, ui.Failed("libvirt's hooks cannot be read: %w", h.Err).Hint(ui.Cmd("ls -l /etc/libvirt/hooks/network.d " + root.HookProgram))
 	}
 	if h.Value.Current {
 		return nil, nil
 	}
 	op := root.Hooks{}
 	a := plan.Action{
-		ID: "host.hooks", Why: "have libvirt put rules and folders back in place when it starts a network or VM",
+		ID: "host.hooks", Why: "install libvirt hooks that load the firewall rules and mount the folders when a network or VM starts",
 		Shows: op.Shows(), Consent: plan.Ask, Root: op, Timing: "host",
 	}
 	if h.Value.Known {
-		a.Why, a.Consent = "renew the copy of aivm that libvirt's hooks run", plan.None
+		a.Why, a.Consent = "update the copy of aivm that libvirt's hooks run", plan.None
 	}
 	return []plan.Action{a}, nil
 }

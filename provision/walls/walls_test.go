@@ -24,8 +24,8 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// fakeKeeper shows walls as a test wants them.
-type fakeKeeper struct {
+// fakeFirewall has the firewall state that a test sets.
+type fakeFirewall struct {
 	current, known bool
 	rules          firewall.Facts
 	ruleset        string
@@ -33,9 +33,9 @@ type fakeKeeper struct {
 	manifests      []root.NetManifest
 }
 
-func (k *fakeKeeper) Hooks() (bool, bool, error) { return k.current, k.known, nil }
+func (k *fakeFirewall) Hooks() (bool, bool, error) { return k.current, k.known, nil }
 
-func (k *fakeKeeper) Rules(_ context.Context, network string, sudo bool) firewall.Facts {
+func (k *fakeFirewall) Rules(_ context.Context, network string, sudo bool) firewall.Facts {
 	k.asked = append(k.asked, network)
 	if !sudo && k.rules.Kernel.Err == nil && k.rules.Manifest.Value != nil {
 		f := k.rules
@@ -45,15 +45,14 @@ func (k *fakeKeeper) Rules(_ context.Context, network string, sudo bool) firewal
 	return k.rules
 }
 
-func (k *fakeKeeper) Manifests() ([]root.NetManifest, error) {
+func (k *fakeFirewall) Manifests() ([]root.NetManifest, error) {
 	return slices.Clone(k.manifests), nil
 }
 
-func (k *fakeKeeper) Ruleset(context.Context, bool) ([]byte, error) { return []byte(k.ruleset), nil }
+func (k *fakeFirewall) Ruleset(context.Context, bool) ([]byte, error) { return []byte(k.ruleset), nil }
 
-// walledWorld is a world whose network "n" has a wall that is in place, with
-// the VM t behind it.
-func walledWorld(t *testing.T) (*looptest.World, *fakeKeeper, *target.Target) {
+// firewallWorld is a world whose network "n" has its rules loaded, with the VM t in it.
+func firewallWorld(t *testing.T) (*looptest.World, *fakeFirewall, *target.Target) {
 	t.Helper()
 	w := looptest.New(t)
 	n := config.Network{Name: "n", Network: config.DefaultConfig().Defaults.Network, Firewall: config.DefaultConfig().Defaults.Firewall}
@@ -62,19 +61,19 @@ func walledWorld(t *testing.T) (*looptest.World, *fakeKeeper, *target.Target) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &fakeKeeper{current: true, known: true, ruleset: `{"nftables":[]}`, rules: firewall.Facts{
+	k := &fakeFirewall{current: true, known: true, ruleset: `{"nftables":[]}`, rules: firewall.Facts{
 		Manifest: plan.Yes(&root.NetManifest{Wall: built, Script: wall.Digest(built, nil), Digest: "d"}), Kernel: plan.Yes(nftread.Content{Digest: "d"}),
 	}}
 	w.Firewall = k
 	return w, k, &target.Target{Name: "t", Network: n, Guest: true, Boot: true}
 }
 
-// behind are the facts of the VM t that runs behind the wall.
-func behind() *loop.Facts {
+// runningGuest returns the facts of the running VM t.
+func runningGuest() *loop.Facts {
 	return &loop.Facts{Inst: &state.Instance{MAC: "52:54:00:00:00:01", Address: "10.77.0.10"}}
 }
 
-func TestRunningWall(t *testing.T) {
+func TestPlanUse(t *testing.T) {
 	ids := func(as []plan.Action) string {
 		var out []string
 		for _, a := range as {
@@ -84,54 +83,58 @@ func TestRunningWall(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name   string
-		change func(*looptest.World, *fakeKeeper, *target.Target, *loop.Facts)
+		change func(*looptest.World, *fakeFirewall, *target.Target, *loop.Facts)
 		want   string // ids of the actions
 		err    string
 		says   string
 	}{
-		{name: "in place", change: func(*looptest.World, *fakeKeeper, *target.Target, *loop.Facts) {}},
-		{name: "flushed", change: func(_ *looptest.World, k *fakeKeeper, _ *target.Target, _ *loop.Facts) {
+		{name: "in place", change: func(*looptest.World, *fakeFirewall, *target.Target, *loop.Facts) {}},
+		{name: "flushed", change: func(_ *looptest.World, k *fakeFirewall, _ *target.Target, _ *loop.Facts) {
 			k.rules.Kernel.Value.Digest = ""
 		}, want: "firewall.rules:n"},
-		{name: "flushed, and an old program in the hooks", change: func(_ *looptest.World, k *fakeKeeper, _ *target.Target, _ *loop.Facts) {
+		{name: "flushed, and an old program in the hooks", change: func(_ *looptest.World, k *fakeFirewall, _ *target.Target, _ *loop.Facts) {
 			k.rules.Kernel.Value.Digest, k.current = "", false
 		}, want: "host.hooks firewall.rules:n"},
-		{name: "altered", change: func(_ *looptest.World, k *fakeKeeper, _ *target.Target, _ *loop.Facts) {
+		{name: "altered", change: func(_ *looptest.World, k *fakeFirewall, _ *target.Target, _ *loop.Facts) {
 			k.rules.Kernel.Value.Digest = "x"
 		}, want: "firewall.rules:n"},
-		{name: "a VM the rules do not know", change: func(_ *looptest.World, _ *fakeKeeper, _ *target.Target, f *loop.Facts) { f.Inst.Address = "10.77.0.11" }, want: "firewall.rules:n"},
-		{name: "taken away, and libvirt does not tell who else is there", change: func(_ *looptest.World, k *fakeKeeper, _ *target.Target, _ *loop.Facts) { k.rules.Manifest.Value = nil }, err: "libvirt"},
-		{name: "unreadable", change: func(_ *looptest.World, k *fakeKeeper, _ *target.Target, _ *loop.Facts) {
+		{name: "a VM the rules do not know", change: func(_ *looptest.World, _ *fakeFirewall, _ *target.Target, f *loop.Facts) {
+			f.Inst.Address = "10.77.0.11"
+		}, want: "firewall.rules:n"},
+		{name: "removed, and libvirt does not answer which guests there are", change: func(_ *looptest.World, k *fakeFirewall, _ *target.Target, _ *loop.Facts) {
+			k.rules.Manifest.Value = nil
+		}, err: "libvirt"},
+		{name: "unreadable", change: func(_ *looptest.World, k *fakeFirewall, _ *target.Target, _ *loop.Facts) {
 			k.rules.Kernel.Err = errors.New("no netlink here")
 		}, err: "no netlink here"},
-		{name: "unreadable, once", change: func(w *looptest.World, k *fakeKeeper, _ *target.Target, _ *loop.Facts) {
+		{name: "unreadable, once", change: func(w *looptest.World, k *fakeFirewall, _ *target.Target, _ *loop.Facts) {
 			k.rules.Kernel.Err, w.NoFirewall = errors.New("no netlink here"), true
 		}, says: "this once"},
-		{name: "sudo would ask, nobody there", change: func(_ *looptest.World, k *fakeKeeper, _ *target.Target, _ *loop.Facts) {
+		{name: "sudo would ask, nobody there", change: func(_ *looptest.World, k *fakeFirewall, _ *target.Target, _ *loop.Facts) {
 			k.rules.Kernel.Err = firewall.ErrPasswordNeeded
 		}, err: "sudo would ask"},
-		{name: "sudo asks a person", change: func(w *looptest.World, k *fakeKeeper, _ *target.Target, _ *loop.Facts) {
+		{name: "sudo asks a person", change: func(w *looptest.World, k *fakeFirewall, _ *target.Target, _ *loop.Facts) {
 			k.rules.Kernel.Err, w.InTTY = firewall.ErrPasswordNeeded, true
 		}, want: "firewall.rules:n", says: "NOPASSWD: /usr/local/libexec/aivm/aivm root-hook check n"},
-		{name: "switched off", change: func(_ *looptest.World, _ *fakeKeeper, w *target.Target, _ *loop.Facts) {
+		{name: "switched off", change: func(_ *looptest.World, _ *fakeFirewall, w *target.Target, _ *loop.Facts) {
 			w.Network.Firewall.Enabled = false
 		}, want: "firewall.remove:n"},
-		{name: "switched off and gone", change: func(_ *looptest.World, k *fakeKeeper, w *target.Target, _ *loop.Facts) {
+		{name: "switched off and gone", change: func(_ *looptest.World, k *fakeFirewall, w *target.Target, _ *loop.Facts) {
 			w.Network.Firewall.Enabled, k.rules.Manifest.Value = false, nil
 		}},
-		{name: "ports of 0.3", change: func(_ *looptest.World, _ *fakeKeeper, w *target.Target, _ *loop.Facts) {
+		{name: "ports of 0.3", change: func(_ *looptest.World, _ *fakeFirewall, w *target.Target, _ *loop.Facts) {
 			w.Network.Firewall.AllowTCPPorts = []string{"8080"}
 		}, want: "firewall.rules:n", says: "allow_lan"},
-		{name: "a bad endpoint", change: func(_ *looptest.World, _ *fakeKeeper, w *target.Target, _ *loop.Facts) {
+		{name: "a bad endpoint", change: func(_ *looptest.World, _ *fakeFirewall, w *target.Target, _ *loop.Facts) {
 			w.Network.Firewall.AllowLAN = []string{"x"}
 		}, err: "allow_lan"},
-		{name: "a flow table", change: func(_ *looptest.World, k *fakeKeeper, _ *target.Target, _ *loop.Facts) {
+		{name: "a flow table", change: func(_ *looptest.World, k *fakeFirewall, _ *target.Target, _ *loop.Facts) {
 			k.rules.Kernel.Value.Flowtables = []nftread.Flowtable{{Table: "t", Name: "fast", Devices: []string{"virbr-aivm"}}}
 		}, says: "flow table fast"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			e, k, w := walledWorld(t)
-			f := behind()
+			e, k, w := firewallWorld(t)
+			f := runningGuest()
 			c.change(e, k, w, f)
 			For(e.Loop).ObserveForUse(t.Context(), w.Network, f)
 			p, err := For(e.Loop).PlanUse(w.Network, f)
@@ -148,10 +151,10 @@ func TestRunningWall(t *testing.T) {
 				t.Errorf("planned %q, want %q (%v)", ids(as), c.want, err)
 			}
 			if !strings.Contains(e.Err.String(), c.says) || c.says == "" && e.Err.Len() > 0 {
-				t.Errorf("said %q, want %q", e.Err.String(), c.says)
+				t.Errorf("printed %q, want %q", e.Err.String(), c.says)
 			}
 			if c.want != "" && as[len(as)-1].Consent != plan.None && as[len(as)-1].Consent != "" && c.want != "firewall.remove:n" {
-				t.Error("what was approved before is asked about again")
+				t.Error("approved rules need consent again")
 			}
 		})
 	}
@@ -159,12 +162,12 @@ func TestRunningWall(t *testing.T) {
 
 // The line of sudoers is offered once for each network, and not by a dry run.
 func TestOfferedOnce(t *testing.T) {
-	e, k, w := walledWorld(t)
+	e, k, w := firewallWorld(t)
 	k.rules.Kernel.Err, e.InTTY, e.DryRun = firewall.ErrPasswordNeeded, true, true
 	for i, want := range []bool{false, true, false} {
 		e.Err.Reset()
 		e.ResetRun()
-		f := behind()
+		f := runningGuest()
 		For(e.Loop).ObserveForUse(t.Context(), w.Network, f)
 		p, err := For(e.Loop).PlanUse(w.Network, f)
 		if err != nil {
@@ -179,7 +182,7 @@ func TestOfferedOnce(t *testing.T) {
 }
 
 func TestSentenceOfStatus(t *testing.T) {
-	e, k, w := walledWorld(t)
+	e, k, w := firewallWorld(t)
 	_ = e
 	if got := AccessSentence(w.Network, &k.rules); !strings.HasPrefix(got, "reaches the internet and DHCP") {
 		t.Errorf("%s", got)
@@ -189,7 +192,7 @@ func TestSentenceOfStatus(t *testing.T) {
 		t.Errorf("%s", got)
 	}
 	k.rules.Kernel.Err = errors.New("only root")
-	if got := AccessSentence(w.Network, &k.rules); !strings.Contains(got, "if nobody changed the rules: only root") {
+	if got := AccessSentence(w.Network, &k.rules); !strings.Contains(got, "unless the rules were changed since: only root") {
 		t.Errorf("%s", got)
 	}
 	w.Network.Firewall.Enabled = false
@@ -198,7 +201,7 @@ func TestSentenceOfStatus(t *testing.T) {
 	}
 }
 
-// sudo's own refusal is not the reader's failure, and neither is "no rules".
+// A refusal by sudo is told apart from a failure of the program that reads the rules.
 func TestRulesBySudo(t *testing.T) {
 	bin := t.TempDir()
 	t.Setenv("PATH", bin)
@@ -226,32 +229,32 @@ func TestRulesBySudo(t *testing.T) {
 	}
 }
 
-// Only what is kept of one's own networks that are gone is taken away.
-func TestLeftWalls(t *testing.T) {
-	w, k, _ := walledWorld(t)
+// Only firewalls of this user whose network is gone are removed.
+func TestStaleFirewalls(t *testing.T) {
+	w, k, _ := firewallWorld(t)
 	w.UID = 1000
-	wallOf := func(network, uuid string, owner int) root.NetManifest {
+	manifest := func(network, uuid string, owner int) root.NetManifest {
 		return root.NetManifest{Owner: owner, UUID: uuid, Wall: wall.Wall{Network: network}}
 	}
 	k.manifests = []root.NetManifest{
-		wallOf("here", "1", 1000), wallOf("gone", "2", 1000), wallOf("others", "3", 1001),
-		wallOf("taken", "4", 1000), wallOf("anew", "5", 1000), wallOf("older", "", 1000),
+		manifest("here", "1", 1000), manifest("gone", "2", 1000), manifest("others", "3", 1001),
+		manifest("taken", "4", 1000), manifest("recreated", "5", 1000), manifest("older", "", 1000),
 	}
-	mine := virt.Mark{Ours: true, Owner: 1000}
-	left, err := For(w.Loop).StaleFirewalls([]*virt.Network{
-		{Name: "here", UUID: "1"}, {Name: "taken", UUID: "40"}, {Name: "anew", UUID: "50", Mark: mine}, {Name: "older", UUID: "6", Mark: mine},
+	mark := virt.Mark{Ours: true, Owner: 1000}
+	stale, err := For(w.Loop).StaleFirewalls([]*virt.Network{
+		{Name: "here", UUID: "1"}, {Name: "taken", UUID: "40"}, {Name: "recreated", UUID: "50", Mark: mark}, {Name: "older", UUID: "6", Mark: mark},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var got []string
-	for _, a := range PlanRemoveStale(left) {
+	for _, a := range PlanRemoveStale(stale) {
 		got = append(got, a.ID)
 		if op, ok := a.Root.(root.Nft); !ok || !op.Remove || a.Consent != plan.None {
 			t.Errorf("%+v", a)
 		}
 	}
 	if s := strings.Join(got, " "); s != "firewall.forget:gone firewall.forget:taken" {
-		t.Errorf("forgets %q", s)
+		t.Errorf("removes %q", s)
 	}
 }

@@ -188,7 +188,7 @@ func (v *walled) altered(t *testing.T) {
 	if r := v.w.aivm("", "status"); !strings.Contains(r.stdout, "altered") {
 		t.Errorf("status does not see a rule more: %s", r.stdout)
 	}
-	if r := v.w.must("", "vm", "up", v.vm, "--no-firewall"); !strings.Contains(r.stderr, "not looked at") {
+	if r := v.w.must("", "vm", "up", v.vm, "--no-firewall"); !strings.Contains(r.stderr, "is not checked") {
 		t.Errorf("%+v", r)
 	}
 	if n := listedNetwork(t, v.w); n.Firewall || n.Rules != "altered" {
