@@ -29,36 +29,36 @@ import (
 // AdoptOptions are the flags of `vm adopt`.
 type AdoptOptions struct {
 	Name    string
-	HostKey string // the fingerprint the person vouches for, "SHA256:..."
+	HostKey string // the host key's fingerprint that the user confirms, "SHA256:..."
 }
 
-// adoption is a VM aivm 0.3 made, as it was found.
+// adoption is a VM made by aivm 0.3, as it was observed.
 type adoption struct {
 	w       *target.Target
 	conn    *virt.Conn
 	domain  *virt.Domain
 	network *virt.Network
 	ip      netip.Addr
-	leased  bool // it has ip now
+	leased  bool // the VM has a DHCP lease for ip now
 	key     ssh.PublicKey
-	known   bool // key is from the user's known_hosts
+	known   bool // key is from the user's known_hosts, or aivm has pinned it before
 	ssh     sshEntry
 }
 
-// entry is what the VM's entry for ssh hangs on.
+// sshEntry has the facts that the VM's entry in the ssh configuration depends on.
 type sshEntry struct {
 	keys   plan.Known[[]sshcfg.Identity]
 	config sshcfg.Facts
 }
 
-// scanLimit is how long a guest may take to show its host key; an emulated one
-// on a busy machine needs many seconds for a key exchange.
+// scanLimit is how long a guest may take to present its host key: an emulated one on a busy
+// machine needs many seconds for a key exchange.
 const scanLimit = 45 * time.Second
 
-// Adopt takes over a VM that aivm 0.3 made: once, on request, after its disk
-// was shown. Everything is added to it device by device and mark by mark;
-// nothing of it is defined anew. The mark comes last: until it is there, the VM
-// is not aivm's, and the same command goes on.
+// Adopt adopts a VM that aivm 0.3 made: once, on request, after showing its disk. It adds
+// devices and marks to the domain one by one and never redefines it. The domain's mark comes
+// last: until it is set, the VM is not aivm's, and the same command can be run again to
+// finish.
 func (e Part) Adopt(ctx context.Context, o AdoptOptions) (session.VMResult, error) {
 	var a *adoption
 	name := ""
@@ -74,7 +74,7 @@ func (e Part) Adopt(ctx context.Context, o AdoptOptions) (session.VMResult, erro
 				if was == nil {
 					is = session.AdoptedBefore
 				}
-				return p, nil // perhaps by another run
+				return p, nil // already adopted, perhaps by another run
 			}
 			if was != nil && a.domain.UUID == was.domain.UUID && a.ip == was.ip {
 				a.key, a.known = was.key, was.known
@@ -105,12 +105,12 @@ func (e Part) Adopt(ctx context.Context, o AdoptOptions) (session.VMResult, erro
 		return session.VMResult{}, err
 	}
 	if is == session.Adopted && len(a.w.Store.Config.VMAttachments(name)) > 0 && a.domain.State != virt.Off && !e.JSON {
-		e.UI.Say("Its folders stay where they are until its next stop: aivm vm restart %s", name)
+		e.UI.Say("its folders stay mounted as aivm 0.3 mounted them until it is stopped: aivm vm restart %s", name)
 	}
 	return e.VMResult(name, string(a.domain.State), is), nil
 }
 
-// observeAdoption finds the VM in the store, where 0.3 wrote it, and in libvirt.
+// observeAdoption reads the VM from the config, where 0.3 recorded it, and from libvirt.
 func (e Part) observeAdoption(ctx context.Context, name string) (*adoption, error) {
 	w, err := e.VM(ctx, name, target.Cwd(), false)
 	if err != nil {
@@ -123,8 +123,8 @@ func (e Part) observeAdoption(ctx context.Context, name string) (*adoption, erro
 	a.domain, err = a.conn.Domain(ctx, w.Name)
 	switch d := a.domain; {
 	case errors.Is(err, virt.ErrNotFound):
-		return nil, ui.Refused("VM %q does not exist in libvirt, so there is nothing to take over", w.Name).
-			Hint(ui.CmdFor("to make it", "aivm vm up "+w.Name), ui.CmdFor("to forget its record", "aivm vm delete "+w.Name))
+		return nil, ui.Refused("VM %q does not exist in libvirt, so it cannot be adopted", w.Name).
+			Hint(ui.CmdFor("to create it", "aivm vm up "+w.Name), ui.CmdFor("to remove its record", "aivm vm delete "+w.Name))
 	case err != nil:
 		return nil, err
 	case d.Mark.By(e.UID):
@@ -132,7 +132,7 @@ func (e Part) observeAdoption(ctx context.Context, name string) (*adoption, erro
 	case d.Mark.Ours:
 		return nil, ui.Refused("VM %q belongs to another user (uid %d)", w.Name, d.Mark.Owner)
 	case d.Network == "" || d.MAC == "":
-		return nil, ui.Refused("VM %q has no network device in a network of libvirt's, so aivm could not reach it", w.Name).
+		return nil, ui.Refused("VM %q has no network device in a libvirt network, so aivm could not reach it", w.Name).
 			Hint(ui.Cmd(e.Virsh("domiflist ") + w.Name))
 	}
 	a.network, err = a.conn.Network(ctx, a.domain.Network)
@@ -148,7 +148,7 @@ func (e Part) observeAdoption(ctx context.Context, name string) (*adoption, erro
 	}
 	if a.network.Active {
 		ip, err := a.conn.LeaseOf(ctx, a.network.Name, a.domain.MAC)
-		if err != nil && !errors.Is(err, virt.ErrNotFound) { // it has just gone
+		if err != nil && !errors.Is(err, virt.ErrNotFound) { // not found: the network was just removed
 			return nil, err
 		}
 		a.ip, a.leased = ip, ip.IsValid() && a.domain.State != virt.Off
@@ -163,12 +163,12 @@ func (e Part) observeAdoption(ctx context.Context, name string) (*adoption, erro
 	return a, nil
 }
 
-// vouch finds the host key the VM has to show from now on: the one the user's
-// ssh has checked so far, or one the person confirms by its fingerprint.
+// confirmHostKey finds the host key that aivm will pin for the VM: the one in the user's
+// known_hosts, or one whose fingerprint the user confirms.
 func (e Part) confirmHostKey(ctx context.Context, a *adoption, o AdoptOptions) error {
 	name := a.w.Name
 	if pinned, err := e.SSH.PinnedKey(name); err == nil {
-		a.key, a.known = pinned, true // a run that was killed got that far
+		a.key, a.known = pinned, true // an interrupted run has pinned it
 		return nil
 	}
 	if a.leased {
@@ -182,37 +182,37 @@ func (e Part) confirmHostKey(ctx context.Context, a *adoption, o AdoptOptions) e
 		}
 	}
 	if !a.leased {
-		return ui.Refused("VM %q does not run, so its address and host key cannot be told", name).
-			Hint(ui.CmdFor("start it as it was", e.Virsh("start ")+name), ui.CmdFor("then", e.Rerun))
+		return ui.Refused("VM %q is not running, so its address and host key cannot be read", name).
+			Hint(ui.CmdFor("start it without changes", e.Virsh("start ")+name), ui.CmdFor("then", e.Rerun))
 	}
 	sctx, cancel := context.WithTimeout(ctx, scanLimit)
 	defer cancel()
 	key, err := e.HostKeyOf(sctx, netip.AddrPortFrom(a.ip, 22).String())
 	if err != nil {
-		return ui.Refused("your known_hosts has no host key for %s, and the VM does not show one: %w", a.ip, err).
-			Hint(ui.CmdFor("is it up?", e.Virsh("console ")+name))
+		return ui.Refused("your known_hosts has no host key for %s, and the VM presents none: %w", a.ip, err).
+			Hint(ui.CmdFor("check on its console whether it has booted", e.Virsh("console ")+name))
 	}
 	a.key = key
 	shown := ssh.FingerprintSHA256(key)
-	look := "compare it on the console: " + e.Virsh("console ") + name + ", then: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"
+	compare := "to compare it, open the console with: " + e.Virsh("console ") + name + ", and there run: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"
 	switch {
 	case o.HostKey == shown || e.DryRun:
 		return nil
 	case o.HostKey != "":
-		return ui.Refused("the machine at %s shows the host key %s, not %s", a.ip, shown, ui.CleanTo(o.HostKey, 80)).Hint(ui.Remark(look))
+		return ui.Refused("the machine at %s presents the host key %s, not %s", a.ip, shown, ui.CleanTo(o.HostKey, 80)).Hint(ui.Remark(compare))
 	case !e.InTTY:
-		return ui.NeedsApproval("your known_hosts has no host key for VM %q at %s; it shows %s, which has to be confirmed", name, a.ip, shown).
-			Hint(ui.Remark(look), ui.CmdFor("if it is that", ui.AddFlag(e.Rerun, "--host-key "+shown)))
+		return ui.NeedsApproval("your known_hosts has no host key for VM %q at %s; the key it presents, %s, must be confirmed", name, a.ip, shown).
+			Hint(ui.Remark(compare), ui.CmdFor("if it is the same", ui.AddFlag(e.Rerun, "--host-key "+shown)))
 	}
-	e.UI.Say("%s", look)
-	ok, err := e.UI.Confirm(ctx, fmt.Sprintf("The machine at %s shows the host key %s. Is that VM %s?", a.ip, shown, name), false)
+	e.UI.Say("%s", compare)
+	ok, err := e.UI.Confirm(ctx, fmt.Sprintf("The machine at %s presents the host key %s. Is that VM %s?", a.ip, shown, name), false)
 	if err == nil && !ok {
 		err = ui.NeedsApproval("nothing was changed")
 	}
 	return err
 }
 
-// observeEntry reads the keys for the VM, and the user's configuration.
+// observeEntry reads the VM's keys and the user's ssh configuration.
 func (e Part) observeEntry(ctx context.Context, w *target.Target) (out sshEntry) {
 	out.keys.Value, out.keys.Err = e.Identities(ctx, w)
 	if out.keys.Err == nil {
@@ -221,7 +221,7 @@ func (e Part) observeEntry(ctx context.Context, w *target.Target) (out sshEntry)
 	return out
 }
 
-// planAdoption is what is missing until the VM is aivm's.
+// planAdoption plans what is missing until the VM is adopted.
 func (e Part) planAdoption(a *adoption) (plan.Plan, error) {
 	p := plan.Plan{Stage: plan.Host}
 	w, d, n := a.w, a.domain, a.network
@@ -231,7 +231,7 @@ func (e Part) planAdoption(a *adoption) (plan.Plan, error) {
 	}
 	in := state.Instance{UUID: d.UUID, MAC: d.MAC, Address: a.ip.String(), User: w.Record.VM.User, Identities: sshcfg.StanzaIdentities(ids), Adopted: true}
 	p.Add(plan.Action{
-		ID: "adopt.state", Why: fmt.Sprintf("remember its address %s, its keys, and its host key %s", a.ip, ssh.FingerprintSHA256(a.key)),
+		ID: "adopt.state", Why: fmt.Sprintf("record its address %s, its keys, and its host key %s", a.ip, ssh.FingerprintSHA256(a.key)),
 		Shows: []string{"write " + e.SSH.VMDir(w.Name) + "/"}, Consent: plan.Ask,
 		Do: func(context.Context) error {
 			if err := e.State().SaveInstance(w.Name, in); err != nil {
@@ -242,14 +242,14 @@ func (e Part) planAdoption(a *adoption) (plan.Plan, error) {
 	})
 	if !n.Mark.Ours {
 		p.Add(plan.Action{
-			ID: "adopt.network", Why: "mark the network " + n.Name + " as aivm's; every VM in it then gets aivm's firewall", Consent: plan.Ask,
+			ID: "adopt.network", Why: "mark network " + n.Name + " as aivm's; every VM in it then gets aivm's firewall", Consent: plan.Ask,
 			Shows: []string{"virsh net-metadata " + n.Name + " --uri " + virt.MarkNS},
 			Do:    func(ctx context.Context) error { return a.conn.MarkNetwork(ctx, n.Name, e.UID) },
 		})
 	}
 	if r := (virt.Reservation{MAC: d.MAC, Name: w.Name, IP: a.ip}); !hasReservation(n, r) {
 		p.Add(plan.Action{
-			ID: "adopt.reserve", Why: fmt.Sprintf("keep the address %s for it", a.ip), Consent: plan.Ask,
+			ID: "adopt.reserve", Why: fmt.Sprintf("reserve the address %s for it", a.ip), Consent: plan.Ask,
 			Shows: []string{fmt.Sprintf("virsh net-update %s add ip-dhcp-host \"<host mac='%s' name='%s' ip='%s'/>\"", n.Name, r.MAC, r.Name, r.IP)},
 			Do:    func(ctx context.Context) error { return a.conn.Reserve(ctx, n.Name, r) },
 		})
@@ -267,15 +267,15 @@ func (e Part) planAdoption(a *adoption) (plan.Plan, error) {
 	}
 	p.Add(e.planAdoptRecords(w, n)...)
 	p.Add(plan.Action{
-		ID: "adopt.domain", Why: fmt.Sprintf("mark the VM %s as aivm's, with its disk %s", w.Name, diskOf(d)), Consent: plan.Ask,
+		ID: "adopt.domain", Why: fmt.Sprintf("mark VM %s as aivm's, with its disk %s", w.Name, diskOf(d)), Consent: plan.Ask,
 		Shows: []string{"virsh metadata " + w.Name + " --uri " + virt.MarkNS},
 		Do:    func(ctx context.Context) error { return a.conn.MarkDomain(ctx, w.Name, e.UID) },
 	})
 	return p, nil
 }
 
-// planAdoptRecords gives the VM's folders the names they have below aivm's
-// export root: 0.3 named them after the folder alone, and two could be one.
+// planAdoptRecords plans to give the VM's folders in the config their present tokens. 0.3
+// named them after the last part of the path, so two folders could have the same name.
 func (e Part) planAdoptRecords(w *target.Target, n *virt.Network) []plan.Action {
 	change := func(c *config.Config) bool {
 		changed := false
@@ -299,13 +299,14 @@ func (e Part) planAdoptRecords(w *target.Target, n *virt.Network) []plan.Action 
 		return nil
 	}
 	return []plan.Action{{
-		ID: "adopt.records", Why: "name its folders in the config as aivm shares them", Shows: []string{"write " + e.StorePath}, Consent: plan.Ask,
+		ID: "adopt.records", Why: "update the tags of its folders and its network in the config", Shows: []string{"write " + e.StorePath}, Consent: plan.Ask,
 		Do: func(ctx context.Context) error {
 			return config.Update(ctx, e.StorePath, func(c *config.Config) error { change(c); return nil })
 		},
 	}}
 }
 
+// hasReservation reports whether the network reserves r's address for r's MAC address.
 func hasReservation(n *virt.Network, r virt.Reservation) bool {
 	for _, h := range n.Hosts {
 		if strings.EqualFold(h.MAC, r.MAC) && h.IP == r.IP {
@@ -315,6 +316,7 @@ func hasReservation(n *virt.Network, r virt.Reservation) bool {
 	return false
 }
 
+// diskOf returns the path of the domain's first disk in a file, for a message.
 func diskOf(d *virt.Domain) string {
 	for _, k := range d.Stored {
 		if k.File != "" {
@@ -324,7 +326,7 @@ func diskOf(d *virt.Domain) string {
 	return "(none in a file)"
 }
 
-// showAdoption shows what is going to be taken over.
+// showAdoption prints the VM that is about to be adopted.
 func (e Part) showAdoption(a *adoption) {
 	d := a.domain
 	e.UI.Say("VM %s (%s): %d CPUs, %d MB of memory, network %s, address %s", d.Name, d.State, d.VCPUs, d.RAMMB, d.Network, a.ip)
@@ -333,26 +335,25 @@ func (e Part) showAdoption(a *adoption) {
 			e.UI.Say("  disk %s: %s", k.Target, ui.Clean(k.File))
 		}
 	}
-	where := "as your known_hosts has it"
+	where := "as in your known_hosts"
 	if !a.known {
 		where = "as you confirmed"
 	}
 	e.UI.Say("  host key %s, %s", ssh.FingerprintSHA256(a.key), where)
 	for _, r := range a.w.Store.Config.VMAttachments(d.Name) {
-		e.UI.Say("  folder %s: shared anew at its next stop", ui.Clean(r.HostPath))
+		e.UI.Say("  folder %s: stays as it is until the VM is stopped, then aivm shares it", ui.Clean(r.HostPath))
 	}
-	e.UI.Say("From then on \"aivm vm delete %s\" deletes it with its disk.", d.Name)
+	e.UI.Say("once it is adopted, \"aivm vm delete %s\" deletes it with its disk", d.Name)
 }
 
-// adoptedDir is a directory of a VM 0.3 made, and what of it goes with the VM.
+// adoptedDir is a directory of a VM of 0.3, and the files in it that are deleted with the VM.
 type adoptedDir struct {
 	dir   string
 	files []string
 }
 
-// adoptedFiles returns what `vm delete` takes away of a VM that 0.3 made, in the
-// order of its disks. Only what lies below the VM's own directory, where 0.3 put
-// it.
+// adoptedFiles returns the files of a VM of 0.3 that `vm delete` deletes, in the order of its
+// disks. It returns only files below the VM's own directory, where 0.3 created them.
 func adoptedFiles(d *virt.Domain, baseDir, vm, image string) []adoptedDir {
 	var out []adoptedDir
 	own := filepath.Join(baseDir, vm) + "/"
@@ -370,7 +371,7 @@ func adoptedFiles(d *virt.Domain, baseDir, vm, image string) []adoptedDir {
 	for i, a := range out {
 		switch {
 		case a.dir == filepath.Join(baseDir, vm, "images") && image != "" && filepath.Base(image) == image:
-			out[i].files = append(a.files, image) // each VM had a copy of its own
+			out[i].files = append(a.files, image) // in 0.3 each VM had its own copy
 		case a.dir == filepath.Join(baseDir, vm, "cloud-init"):
 			out[i].files = append(a.files, "user-data", "meta-data", "network-config")
 		}

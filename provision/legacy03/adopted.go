@@ -24,8 +24,8 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// PlanMove gives a VM that was taken over, and is off, aivm's device for folders
-// instead of those 0.3 gave it. One that runs keeps what it has until it stops.
+// PlanMove plans to give an adopted VM that is off aivm's virtiofs device instead of the folder
+// devices of 0.3. A running VM keeps its devices until it stops.
 func (e Part) PlanMove(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
 	d := f.Domain.Domain.Value
 	switch {
@@ -37,8 +37,8 @@ func (e Part) PlanMove(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
 		return nil, ui.Refused("VM %q was made without shared memory, so folders of this machine cannot be shared with it", w.Name).
 			Hint(ui.CmdFor("use a clone of the repository instead", "aivm attach FOLDER --mode git --vm "+w.Name))
 	case d.State != virt.Off:
-		return nil, ui.Refused("the folders of VM %q, which was taken over, can be shared by aivm once it was stopped", w.Name).
-			Hint(ui.Cmd("aivm vm restart "+w.Name), ui.CmdFor("until then", "ssh "+w.Name))
+		return nil, ui.Refused("adopted VM %q must be stopped once before aivm can share folders with it", w.Name).
+			Hint(ui.Cmd("aivm vm restart "+w.Name), ui.CmdFor("until then, only ssh works", "ssh "+w.Name))
 	}
 	device, err := domain.ShareDevice(root.ExportRoot(e.Key(w.Name)), share.FSTag)
 	if err != nil {
@@ -48,10 +48,10 @@ func (e Part) PlanMove(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
 	in.HasFolderDevice = true
 	old := root.OldShares{BaseDir: e.BaseDir(w.Record.Paths), VM: w.Name}
 	return []plan.Action{{
-		ID: "adopt.unbind", Why: "take the folders away that aivm 0.3 bound for " + w.Name, Shows: old.Shows(), Root: old, Timing: "define",
+		ID: "adopt.unbind", Why: "unmount the folders that aivm 0.3 mounted for VM " + w.Name, Shows: old.Shows(), Root: old, Timing: "define",
 	}, {
-		ID: "adopt.move", Why: "share the folders of " + w.Name + " through aivm's one device from now on", Again: true, Timing: "define",
-		Shows: []string{"virsh attach-device " + w.Name + " (virtiofs " + share.FSTag + ") --config", "virsh detach-device " + w.Name + " (what 0.3 shared folders with) --config"},
+		ID: "adopt.move", Why: "replace the folder devices of aivm 0.3 in VM " + w.Name + " by aivm's one virtiofs device", Again: true, Timing: "define",
+		Shows: []string{"virsh attach-device " + w.Name + " (virtiofs " + share.FSTag + ") --config", "virsh detach-device " + w.Name + " (the folder devices of 0.3) --config"},
 		Do: func(ctx context.Context) error {
 			l, err := e.Libvirt(ctx)
 			if err != nil {
@@ -65,8 +65,8 @@ func (e Part) PlanMove(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
 	}}, nil
 }
 
-// Shell gets into a VM nobody has taken over yet the way 0.3 did: by the
-// entry it left in the user's ssh configuration. It reports false for any other.
+// Shell opens a shell in a VM of 0.3 that is not adopted, as 0.3 did: by the entry it wrote
+// to the user's ssh configuration. It reports false for any other VM.
 func (e Part) Shell(ctx context.Context, w *target.Target, command []string) (bool, error) {
 	if inst, err := e.State().Instance(w.Name); w.NewVM || err != nil || inst != nil {
 		return false, nil
@@ -111,7 +111,8 @@ func (e Part) Shell(ctx context.Context, w *target.Target, command []string) (bo
 	return true, fmt.Errorf("starting ssh: %w", err)
 }
 
-// Unadopted is the state of a VM of the store that is there without aivm's mark.
+// Unadopted returns the state of a VM of the config whose domain has no mark of aivm, and
+// whether it is such a VM.
 func (e Part) Unadopted(ctx context.Context, vm config.VM) (virt.State, bool) {
 	u, err := vm.VM.Libvirt()
 	if err != nil {
@@ -128,13 +129,13 @@ func (e Part) Unadopted(ctx context.Context, vm config.VM) (virt.State, bool) {
 	return d.State, true
 }
 
-// Remains is what aivm 0.3 left of a VM that is to go.
+// Remains is what aivm 0.3 left on disk for a VM that is to be deleted.
 type Remains struct {
-	Adopted bool   // the VM was taken over
-	Address string // the file in which 0.3 kept the VM's address; empty if it is not there
+	Adopted bool   // the VM is an adopted one
+	Address string // the file in which 0.3 cached the VM's address; empty if it does not exist
 }
 
-// ObserveRemains looks for what aivm 0.3 left of a VM, d, that was taken over.
+// ObserveRemains finds what aivm 0.3 left on disk for the adopted VM with the domain d.
 func (e Part) ObserveRemains(w *target.Target, d *virt.Domain) (r Remains) {
 	in, err := e.State().Instance(w.Name)
 	if err != nil || in == nil || !in.Adopted || d == nil {
@@ -148,7 +149,7 @@ func (e Part) ObserveRemains(w *target.Target, d *virt.Domain) (r Remains) {
 	return r
 }
 
-// PlanDeleteAdopted removes the files of a VM that was taken over.
+// PlanDeleteAdopted plans to remove the files of an adopted VM.
 func (e Part) PlanDeleteAdopted(w *target.Target, conn *virt.Conn, d *virt.Domain, r Remains) (out []plan.Action) {
 	if !r.Adopted {
 		return nil
@@ -156,11 +157,11 @@ func (e Part) PlanDeleteAdopted(w *target.Target, conn *virt.Conn, d *virt.Domai
 	base := e.BaseDir(w.Record.Paths)
 	defer func() {
 		old := root.OldShares{BaseDir: base, VM: w.Name}
-		out = append(out, plan.Action{ID: "adopt.unbind", Why: "take the folders away that aivm 0.3 bound for it", Shows: old.Shows(), Root: old, Consent: plan.Typed})
+		out = append(out, plan.Action{ID: "adopt.unbind", Why: "unmount the folders that aivm 0.3 mounted for it", Shows: old.Shows(), Root: old, Consent: plan.Typed})
 	}()
 	if cached := r.Address; cached != "" {
 		out = append(out, plan.Action{
-			ID: "adopt.forget", Why: "forget the address aivm 0.3 remembered", Shows: []string{"rm " + cached}, Consent: plan.Typed,
+			ID: "adopt.forget", Why: "delete the address that aivm 0.3 cached", Shows: []string{"rm " + cached}, Consent: plan.Typed,
 			Do: func(context.Context) error {
 				if err := os.Remove(cached); err != nil && !errors.Is(err, os.ErrNotExist) {
 					return err
@@ -178,7 +179,7 @@ func (e Part) PlanDeleteAdopted(w *target.Target, conn *virt.Conn, d *virt.Domai
 			shows[i] = "rm " + dir + "/" + f
 		}
 		out = append(out, plan.Action{
-			ID: "adopt.delete:" + dir, Why: "delete what aivm 0.3 kept of it in " + dir, Shows: shows, Consent: plan.Typed,
+			ID: "adopt.delete:" + dir, Why: "delete the files of aivm 0.3 in " + dir, Shows: shows, Consent: plan.Typed,
 			Do: func(ctx context.Context) error { return conn.RemoveFiles(ctx, pool, dir, files) },
 		})
 	}

@@ -24,8 +24,8 @@ func ids(as []plan.Action) (out []string) {
 	return out
 }
 
-// found is a VM of 0.3 whose network, reservation and records are to be made
-// aivm's, on a machine where ssh knows nothing of aivm.
+// found returns a VM of 0.3 whose network, reservation and records still have to be adopted,
+// on a machine whose ssh configuration has nothing of aivm.
 func found(t *testing.T, e Part) *adoption {
 	t.Helper()
 	store, err := e.Load()
@@ -65,7 +65,7 @@ func TestPlanAdoption(t *testing.T) {
 		err    error
 	}{
 		"all": {func(*adoption) {}, "adopt.state adopt.network adopt.reserve ssh.config:t ssh.include adopt.domain", nil},
-		"a network of ours": {func(a *adoption) {
+		"a network of aivm's": {func(a *adoption) {
 			a.network.Mark = virt.Mark{Ours: true, Owner: e.UID}
 		}, "adopt.state adopt.reserve ssh.config:t ssh.include adopt.domain", nil},
 		"reserved": {func(a *adoption) {
@@ -111,7 +111,7 @@ func TestPlanDeleteAdopted(t *testing.T) {
 	a.w.Record.Image.CacheName = "noble.img"
 	a.domain.Stored = []virt.Disk{{File: "/images/t/images/t.qcow2"}, {File: "/images/t/cloud-init/seed.iso"}, {File: "/home/u/data.img"}}
 	if as := e.PlanDeleteAdopted(a.w, nil, a.domain, Remains{}); as != nil {
-		t.Errorf("not taken over: %v", ids(as))
+		t.Errorf("not adopted: %v", ids(as))
 	}
 	as := e.PlanDeleteAdopted(a.w, nil, a.domain, Remains{Adopted: true})
 	if got := ids(as); !slices.Equal(got, []string{"adopt.delete:/images/t/images", "adopt.delete:/images/t/cloud-init", "adopt.unbind"}) {
