@@ -24,7 +24,7 @@ func (e *Env) dry(w *target.Target, f *loop.Facts, first, p plan.Plan) error {
 		}
 	}
 	d := &session.DryRun{
-		Dry:  plan.Dry{Schema: 1, Verb: e.Verb, VM: w.Name, Asks: len(e.Approval.Open(p)) > 0, Stages: plan.Describe(p, g)},
+		Dry:  plan.Dry{Schema: 1, Verb: e.Verb, VM: w.Name, NeedsConsent: len(e.Approval.Open(p)) > 0, Stages: plan.Describe(p, g)},
 		Host: p, Guest: g,
 	}
 	if w.Folder != nil {

@@ -2,14 +2,14 @@ package plan
 
 // Dry is the JSON document that --dry-run prints with --json.
 type Dry struct {
-	Schema   int        `json:"schema"`
-	Verb     string     `json:"verb"`
-	VM       string     `json:"vm,omitempty"`
-	Folder   string     `json:"folder,omitempty"`
-	GuestDst string     `json:"guest_dst,omitempty"`
-	Asks     bool       `json:"asks"`
-	Stages   []DryStage `json:"stages"`
-	Then     string     `json:"then,omitempty"`
+	Schema       int        `json:"schema"`
+	Verb         string     `json:"verb"`
+	VM           string     `json:"vm,omitempty"`
+	Folder       string     `json:"folder,omitempty"`
+	GuestDst     string     `json:"guest_dst,omitempty"`
+	NeedsConsent bool       `json:"asks"`
+	Stages       []DryStage `json:"stages"`
+	Then         string     `json:"then,omitempty"`
 }
 
 // DryStage is one stage of a dry run.

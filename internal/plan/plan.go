@@ -88,8 +88,8 @@ type Note struct {
 // Empty reports whether there is nothing to do.
 func (p Plan) Empty() bool { return len(p.Actions) == 0 }
 
-// Asks reports whether any action needs consent.
-func (p Plan) Asks() bool {
+// NeedsConsent reports whether any action needs consent.
+func (p Plan) NeedsConsent() bool {
 	for _, a := range p.Actions {
 		if a.Consent == Ask || a.Consent == Typed {
 			return true

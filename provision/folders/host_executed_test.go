@@ -154,7 +154,7 @@ func TestProtectIsPlanned(t *testing.T) {
 	looptest.ResetRun(w)
 	for what, o := range map[string]target.FolderOptions{
 		"mismatch":              {Folder: p, Protect: true},
-		"nothing of it":         {Folder: p + "/sub", Protect: true},
+		"none of its files":     {Folder: p + "/sub", Protect: true},
 		"is for folders the VM": {Folder: w.MakeFolder("r"), Protect: true, Access: "ro"},
 	} {
 		looptest.ResetRun(w)

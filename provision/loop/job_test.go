@@ -199,7 +199,7 @@ func TestRunJobDry(t *testing.T) {
 	j.LockFirst = true
 	_, err := w.RunJob(t.Context(), j)
 	var dry *session.DryRun
-	if !errors.As(err, &dry) || dry.Verb != "x" || dry.VM != "t" || !dry.Asks || !dry.Host.Has("a") {
+	if !errors.As(err, &dry) || dry.Verb != "x" || dry.VM != "t" || !dry.NeedsConsent || !dry.Host.Has("a") {
 		t.Fatalf("%v %+v", err, dry)
 	}
 	if want := []string{"observe", "close"}; !slices.Equal(w.calls, want) {

@@ -23,5 +23,5 @@ func (*DryRun) Error() string { return "dry run" }
 
 // Dry returns the DryRun of a plan that concerns no folder.
 func (e *Session) Dry(verb, vm string, p plan.Plan) *DryRun {
-	return &DryRun{Dry: plan.Dry{Schema: 1, Verb: verb, VM: vm, Asks: p.Asks(), Stages: plan.Describe(p)}, Host: p}
+	return &DryRun{Dry: plan.Dry{Schema: 1, Verb: verb, VM: vm, NeedsConsent: p.NeedsConsent(), Stages: plan.Describe(p)}, Host: p}
 }
