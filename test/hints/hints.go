@@ -13,8 +13,8 @@ import (
 
 // programs are what a hint's command can begin with.
 var programs = []string{
-	"aivm", "apt-get", "btrfs", "cat", "chattr", "chmod", "chown", "code", "cp", "curl", "df", "dmesg", "du", "echo", "export", "findmnt", "getent", "git", "host", "id", "install", "ip", "iptables",
-	"journalctl", "kill", "ln", "ls", "lsattr", "lslocks", "lsmod", "man", "mkdir", "mmdebstrap", "modprobe", "mount", "mv", "nft", "pgrep", "ping", "ps", "qemu-img", "readlink", "resolvectl", "rm", "rpm-ostree", "rsync", "scp", "sh", "ss", "ssh", "ssh-add", "ssh-keygen", "stat", "sudo",
+	"aivm", "apt-get", "btrfs", "cat", "chattr", "chmod", "chown", "code", "cp", "curl", "df", "diff", "dmesg", "du", "echo", "export", "findmnt", "fuser", "getent", "git", "host", "id", "install", "ip", "iptables",
+	"journalctl", "kill", "ln", "ls", "lsattr", "lslocks", "lsmod", "man", "mkdir", "mmdebstrap", "modprobe", "mount", "mv", "namei", "nft", "pgrep", "ping", "ps", "qemu-img", "readlink", "resolvectl", "rm", "rpm-ostree", "rsync", "scp", "sh", "ss", "ssh", "ssh-add", "ssh-keygen", "stat", "sudo", "sysctl",
 	"systemctl", "tail", "test", "timedatectl", "touch", "umount", "uname", "unset", "virsh", "virt-host-validate", "xdg-open",
 }
 
@@ -25,7 +25,7 @@ func IsCommand(text string) bool {
 		if name, _, set := strings.Cut(w, "="); set && regexp.MustCompile(`^[A-Z_]+$`).MatchString(name) {
 			continue
 		}
-		return slices.Contains(programs, w)
+		return slices.Contains(programs, strings.TrimPrefix(w, "/usr/local/bin/"))
 	}
 	return false
 }
