@@ -179,7 +179,7 @@ func (l Layout) readOnly(cause error) error {
 	return ui.Refused("%w", fmt.Errorf("%w: %w", ErrReadOnly, cause)).Hint(
 		ui.Remark("add this as the first line of "+l.sshConfig()+": "+line),
 		ui.CmdFor("or print the entry and put it where you like", "aivm vm ssh-config NAME"),
-		ui.CmdFor("or name another file to hold the line", ConfigEnv+"=FILE, then use ssh -F FILE"),
+		ui.Remark("or let another file hold the line: set "+ConfigEnv+"=FILE and use ssh -F FILE"),
 	)
 }
 

@@ -173,7 +173,7 @@ func fetchError(p Peer, err error) error {
 	switch {
 	case errors.Is(err, errTooBig):
 		return ui.Refused("VM %s sent more than %d MB; nothing was fetched", p.VM, lim.Bytes>>20).
-			Hint(ui.CmdFor("see its size", "ssh "+p.VM+" du -sh "+quoteTwice(p.Dir)+"/.git"), ui.Remark("to allow more: aivm git fetch --max-size SIZE"))
+			Hint(ui.CmdFor("see its size", "ssh "+p.VM+" du -sh "+quoteTwice(p.Dir)+"/.git"), ui.CmdFor("to allow more", "aivm git fetch --max-size SIZE"))
 	case errors.Is(err, errTooSlow), errors.Is(err, errQuiet):
 		return ui.Failed("fetching from VM %s: %w; nothing was fetched", p.VM, err).Hint(hint)
 	}

@@ -200,7 +200,7 @@ func (f *Fetcher) resolve(ctx context.Context, ref Ref, progress Progress) (reso
 		return pin(got, ref, r)
 	}
 	return resolved{}, ui.Failed("cannot look up the newest build of %s: %w", r.Name, errors.Join(errs...)).
-		Hint(ui.CmdFor("try again", "aivm image fetch "+r.Name), ui.Remark("to build an image without that server: --image "+KindPackages+":"+Debian12), ui.Remark("to use another server: set image.mirror in the config (aivm config edit)"))
+		Hint(ui.CmdFor("try again", "aivm image fetch "+r.Name), ui.Remark("to build an image without that server: --image "+KindPackages+":"+Debian12), ui.CmdFor("to use another server, set image.mirror in the config", "aivm config edit"))
 }
 
 // pin makes the digest in ref the wanted one, and refuses it before the download if the newest
@@ -305,7 +305,7 @@ func explain(err error, ref Ref) error {
 	e := ui.Failed("fetching the image %s: %w", ui.Clean(ref.String()), err)
 	switch te.Kind {
 	case download.Checksum:
-		e.Hint(ui.Remark("the download was deleted; to use another server: set image.mirror in the config (aivm config edit)"))
+		e.Hint(ui.CmdFor("the download was deleted; to use another server, set image.mirror in the config", "aivm config edit"))
 	case download.Redirect:
 		e.Hint(ui.Remark("give the URL it redirects to, with https, or use another server"))
 	default:

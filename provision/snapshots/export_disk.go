@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"al.essio.dev/pkg/shellescape"
 	"golang.org/x/sys/unix"
 
 	"aivm.dev/aivm/internal/ui"
@@ -147,7 +148,7 @@ func (f diskExporter) checkFreeSpace(chain []virt.Volume) error {
 		return nil
 	}
 	if free := st.Bavail * uint64(st.Bsize); need > free {
-		return ui.Failed("creating the image may need %d MB, but %s has %d MB free", need>>20, f.env.Cache.Dir, free>>20).Hint(ui.CmdFor("free some space there", "df -h "+f.env.Cache.Dir))
+		return ui.Failed("creating the image may need %d MB, but %s has %d MB free", need>>20, f.env.Cache.Dir, free>>20).Hint(ui.CmdFor("free some space there", "df -h "+shellescape.Quote(f.env.Cache.Dir)))
 	}
 	return nil
 }
