@@ -18,9 +18,9 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// PinnedKey is the host key a VM has to show: the public half of the one made
-// here, or, of a VM that was taken over, the one in its known_hosts. The error
-// wraps fs.ErrNotExist when there is neither.
+// PinnedKey returns the host key that a VM must have: the public key of the one aivm made,
+// or, for an adopted VM, the one in its known_hosts file. The error wraps fs.ErrNotExist if
+// there is neither.
 func (l Layout) PinnedKey(vm string) (ssh.PublicKey, error) {
 	hk, err := l.LoadHostKey(vm)
 	if err == nil {
@@ -44,25 +44,26 @@ func (l Layout) PinnedKey(vm string) (ssh.PublicKey, error) {
 	return key, nil
 }
 
-// KnownKey looks up which host key the user's own known_hosts has for an
-// address, hashed or not; the ed25519 one if there are several, nil if none.
+// KnownKey returns the host key that the user's known_hosts has for an address, hashed or
+// not: the ed25519 key if there are several, nil if there is none.
 func (l Layout) KnownKey(ip string) (ssh.PublicKey, error) {
 	path := filepath.Join(l.Home, ".ssh", "known_hosts")
 	if l.SSHConfigPath != "" {
-		// Beside the configuration that was named, if there is one there.
+		// Next to the configuration file that the user named, if it exists there.
 		if p := filepath.Join(filepath.Dir(l.SSHConfigPath), "known_hosts"); isFile(p) {
 			path = p
 		}
 	}
 	g := guard{layout: l}
 	if f, _ := g.through(path); f != nil || !isFile(path) {
-		return nil, nil // there is none, or a guest can write it: the key is not taken from there
+		return nil, nil // there is no file, or a guest can write it, so its keys are not trusted
 	}
 	check, err := knownhosts.New(path)
 	if err != nil {
 		return nil, ui.Failed("reading %s: %w", path, err)
 	}
-	// The one way to ask it is with a key that cannot be right.
+	// The library only compares keys. Comparing with a new key fails with an error that
+	// lists the known ones.
 	_, probe, err := newKey("")
 	if err != nil {
 		return nil, err
@@ -86,8 +87,8 @@ func isFile(path string) bool {
 	return err == nil && st.Mode().IsRegular()
 }
 
-// PlanRemoveLegacy takes the block aivm 0.3 wrote for a VM out of the user's
-// configuration: its markers and what is between them, and nothing else.
+// PlanRemoveLegacy plans to remove the block that aivm 0.3 wrote for a VM from the user's
+// configuration: its markers and the lines between them.
 func PlanRemoveLegacy(f Facts, vm string) ([]plan.Action, error) {
 	l, c := f.Layout, f.Config.Value
 	if f.Guarded != nil {
@@ -105,7 +106,7 @@ func PlanRemoveLegacy(f Facts, vm string) ([]plan.Action, error) {
 	}
 	return []plan.Action{{
 		ID:      "ssh.legacy:" + vm,
-		Why:     fmt.Sprintf("take the entry aivm 0.3 wrote for %s out of %s", vm, c.Path),
+		Why:     fmt.Sprintf("remove the block aivm 0.3 wrote for %s from %s", vm, c.Path),
 		Shows:   writeShows(c),
 		Diff:    unified(c, out),
 		Consent: plan.Ask,
@@ -116,8 +117,8 @@ func PlanRemoveLegacy(f Facts, vm string) ([]plan.Action, error) {
 	}}, nil
 }
 
-// withoutLegacy removes the blocks of one VM. A block without an end stays:
-// what belongs to it cannot be told.
+// withoutLegacy returns data without the blocks of one VM. A block without an end marker
+// is kept, since it is unknown which lines belong to it.
 func withoutLegacy(data []byte, vm string) []byte {
 	begin, end := "# >>> aivm:"+vm+" >>>", "# <<< aivm:"+vm+" <<<"
 	lines := bytes.SplitAfter(data, []byte("\n"))

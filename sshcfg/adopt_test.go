@@ -71,7 +71,7 @@ func TestPinnedAndKnownKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, err := l.PinnedKey("work"); err != nil || string(got.Marshal()) != string(pub.Marshal()) {
-		t.Errorf("taken over: %v", err)
+		t.Errorf("the key of an adopted VM: %v", err)
 	}
 	own, err := NewHostKey()
 	if err != nil {
@@ -81,7 +81,7 @@ func TestPinnedAndKnownKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, err := l.PinnedKey("work"); err != nil || string(got.Marshal()) != string(own.Public.Marshal()) {
-		t.Errorf("made here: %v", err)
+		t.Errorf("a key aivm made: %v", err)
 	}
 
 	if k, err := l.KnownKey("10.77.0.101"); k != nil || err != nil {
@@ -99,6 +99,6 @@ func TestPinnedAndKnownKeys(t *testing.T) {
 		t.Errorf("hashed: %v %v", k, err)
 	}
 	if k, err := l.KnownKey("10.77.0.9"); k != nil || err != nil {
-		t.Errorf("another: %v %v", k, err)
+		t.Errorf("an unknown address: %v %v", k, err)
 	}
 }

@@ -15,37 +15,37 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// agentPatience bounds talking to an agent: one that hangs must not hang us.
-// Signing has no limit, since a person may have to touch a key.
-const agentPatience = 2 * time.Second
+// agentTimeout is the time limit for requests to the agent, which may hang. Signing has no
+// limit, since the user may have to touch a hardware key.
+const agentTimeout = 2 * time.Second
 
-// dialAgent connects to the agent of SSH_AUTH_SOCK; nil without an error when
-// there is none, which is a fact and not a failure.
+// dialAgent connects to the agent of SSH_AUTH_SOCK. It returns nil without an error if there
+// is no agent.
 func dialAgent(ctx context.Context, getenv func(string) string) (net.Conn, error) {
 	sock := getenv("SSH_AUTH_SOCK")
 	if sock == "" {
 		return nil, nil
 	}
-	d := net.Dialer{Timeout: agentPatience}
+	d := net.Dialer{Timeout: agentTimeout}
 	c, err := d.DialContext(ctx, "unix", sock)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		return nil, nil // a stale socket of an agent that is gone
+		return nil, nil // the stale socket of an agent that has ended
 	}
 	return c, nil
 }
 
-// markInAgent sets InAgent of every key that needs the agent. An agent that
-// does not answer counts as one that holds nothing: then our own key is used.
+// markInAgent sets InAgent of the keys that need the agent. An agent that does not answer
+// counts as one without keys; aivm's own key is used then.
 func markInAgent(ctx context.Context, ids []Identity, getenv func(string) string) error {
 	c, err := dialAgent(ctx, getenv)
 	if c == nil || err != nil {
 		return err
 	}
 	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(agentPatience)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(agentTimeout)); err != nil {
 		return nil
 	}
 	keys, err := agent.NewClient(c).List()
@@ -62,10 +62,10 @@ func markInAgent(ctx context.Context, ids []Identity, getenv func(string) string
 	return nil
 }
 
-// AuthMethods is how our own client logs in: one publickey method whose
-// signers are exactly ids that work without a question. Keys in files come
-// first, then those of the agent, which may want a touch. The agent is
-// connected only if one of its keys is used; close the Closer after login.
+// AuthMethods returns the login method for aivm's SSH client: one publickey method with the
+// keys of ids that work without asking the user. Keys from files come first, then those in
+// the agent, which may require touching a device. The agent is contacted only if one of its
+// keys is used. Close the Closer after the login.
 func AuthMethods(ids []Identity, getenv func(string) string) ([]ssh.AuthMethod, io.Closer, error) {
 	var signers, fromAgent []ssh.Signer
 	var errs []error
@@ -98,7 +98,7 @@ func AuthMethods(ids []Identity, getenv func(string) string) ([]ssh.AuthMethod, 
 		}
 		s := find(fromAgent, id.Public)
 		if err != nil || s == nil {
-			errs = append(errs, ui.Failed("the ssh agent no longer has %s", id.Path))
+			errs = append(errs, ui.Failed("the ssh agent no longer has the key %s", id.Path))
 			continue
 		}
 		signers = append(signers, s)
@@ -106,11 +106,11 @@ func AuthMethods(ids []Identity, getenv func(string) string) ([]ssh.AuthMethod, 
 	if len(signers) > 0 {
 		return []ssh.AuthMethod{ssh.PublicKeys(signers...)}, closer, nil
 	}
-	closer.Close() //nolint:errcheck // nothing was done with it
+	closer.Close() //nolint:errcheck // the connection was not used
 	if len(errs) > 0 {
 		return nil, closers(nil), errors.Join(errs...)
 	}
-	e := ui.Refused("no ssh key works without a question")
+	e := ui.Refused("no ssh key works without a passphrase: the ssh agent has none of them")
 	for _, id := range ids {
 		if id.NeedsAgent() {
 			e.Hint(ui.Cmd("ssh-add " + id.Path))
@@ -119,8 +119,9 @@ func AuthMethods(ids []Identity, getenv func(string) string) ([]ssh.AuthMethod, 
 	return nil, closers(nil), e
 }
 
+// agentSigners returns the agent's keys.
 func agentSigners(c net.Conn) ([]ssh.Signer, error) {
-	if err := c.SetDeadline(time.Now().Add(agentPatience)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(agentTimeout)); err != nil {
 		return nil, err
 	}
 	s, err := agent.NewClient(c).Signers()
@@ -130,6 +131,7 @@ func agentSigners(c net.Conn) ([]ssh.Signer, error) {
 	return s, c.SetDeadline(time.Time{})
 }
 
+// find returns the signer for a public key, nil if there is none.
 func find(signers []ssh.Signer, pub ssh.PublicKey) ssh.Signer {
 	for _, s := range signers {
 		if bytes.Equal(s.PublicKey().Marshal(), pub.Marshal()) {

@@ -1,47 +1,47 @@
-// Package sshcfg makes "ssh ALIAS" work with the plain OpenSSH client, and
-// with whatever is built on it: scp, rsync, git, editors.
+// Package sshcfg makes "ssh ALIAS" work with the OpenSSH client and with the programs
+// that use it: scp, rsync, git, editors.
 //
-// It owns one directory with one 0600 file per VM (Layout.ConfigDir), one
-// Include line in the user's SSH configuration between two markers that name
-// this directory, aivm's own client key, and per VM the pinned host key and its known_hosts file
-// (Layout.StateDir). It never connects to a guest, never reads or changes the
-// user's known_hosts, and never writes a private key it did not make.
+// It writes a directory with one file of mode 0600 per VM (Layout.ConfigDir), one Include
+// line in the user's SSH configuration between two markers that name this directory,
+// aivm's client key, and for each VM the pinned host key and a known_hosts file
+// (Layout.StateDir). It does not connect to guests, does not change the user's
+// known_hosts (adopting a VM of aivm 0.3 reads it, see KnownKey), and writes no private key
+// but those it makes.
 //
 // Invariants:
 //
-//   - Each store, which is a ConfigDir, has its own Include line and changes no
-//     other store's. Markers of earlier versions name no directory: the Include
-//     between them says whose they are.
-//   - Outside our markers no byte of the user's configuration changes. The
-//     file keeps its mode, owner, line ends, byte order mark and the symlinks
-//     that lead to it, and its first version is kept in StateDir.
-//   - A key file is made once and never replaced.
-//   - Every value that reaches a stanza was checked for what ssh would expand
-//     or split; a value that cannot be written so that every ssh reads the same
-//     is refused.
-//   - Host keys are always checked, against a file of ours that holds exactly
-//     one key.
-//   - All paths come from a Layout, so that nothing depends on the process's
-//     environment but DefaultLayout's arguments and SSHHome.
+//   - A store is the set of files in one ConfigDir. Each store has its own Include line and
+//     does not change those of other stores. The markers of earlier versions name no
+//     directory; the Include between them tells to which store they belong.
+//   - No byte of the user's configuration outside aivm's markers changes. The file keeps
+//     its mode, owner, line endings, byte order mark and the symlinks that lead to it. Its
+//     first version is saved in StateDir.
+//   - A key file is written once and never replaced.
+//   - Every value in a stanza is checked for characters that ssh expands or splits at. A
+//     value that cannot be written such that all ssh releases read it the same way is
+//     refused.
+//   - Host keys are always checked, against a file of aivm that holds exactly one key.
+//   - All paths come from a Layout, so that nothing depends on the environment except
+//     through DefaultLayout's arguments and SSHHome.
 //
 // # Which home
 //
-// OpenSSH reads the configuration below the home directory of the password
-// database, not below $HOME, while a "~" inside an Include line follows $HOME
-// (checked with OpenSSH 9.2). Two things follow: callers build the Layout with
-// SSHHome, and the Include line holds an absolute path, which means the same
-// under sudo, in a container, or in a test with another HOME. XDG directories
-// follow $HOME as their specification says.
+// OpenSSH reads the configuration below the home directory of the password database, not
+// below $HOME, but a "~" in an Include line means $HOME (checked with OpenSSH 9.2).
+// Therefore callers build the Layout with SSHHome, and the Include line has an absolute
+// path, which is the same under sudo, in a container, or in a test with another HOME. XDG
+// directories are relative to $HOME, as their specification says.
 //
 // # A configuration that cannot be edited
 //
-// Where ~/.ssh/config is generated (nix, home-manager, a dotfile repository
-// mounted read-only) the environment variable AIVM_SSH_CONFIG names another
-// file to hold the Include line; then ssh has to be called with "-F FILE"
-// (Layout.SSHArgs), and editors have to be told the same. Or the Include line
-// is written by hand, anywhere before the first other directive: it is
-// recognised without markers and left alone.
+// If ~/.ssh/config is generated (nix, home-manager, a dotfile repository mounted
+// read-only), the environment variable AIVM_SSH_CONFIG can name another file for the
+// Include line. ssh then has to be called with "-F FILE" (Layout.SSHArgs), and editors have
+// to be configured the same way. Alternatively the user adds the Include line manually,
+// anywhere before the first other directive; it is recognised without markers and not
+// changed.
 //
-// What replacing a file by rename cannot keep: access control lists, extended
-// attributes and further hard links of the user's configuration.
+// The user's configuration is replaced by rename. Its extended attributes, which include
+// access control lists, are copied (internal/fileattrs). A file with several hard links is
+// refused, since the other names would keep the old content.
 package sshcfg

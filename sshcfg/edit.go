@@ -14,9 +14,10 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// edit applies change to the user's configuration: under this store's lock and
-// the one beside the file against other runs of aivm, and compared once more
-// before the rename against editors, which know no lock. Nothing is written when change changes nothing.
+// edit applies change to the user's configuration. It holds this store's lock, and one next
+// to the file that all stores use. Since text editors use no locks, the file is compared
+// again before the rename, and the edit repeated if it has changed. Nothing is written if
+// change returns the same bytes.
 func (l Layout) edit(ctx context.Context, change func([]byte) ([]byte, error)) error {
 	unlock, err := l.lock(ctx)
 	if err != nil {
@@ -34,10 +35,11 @@ func (l Layout) edit(ctx context.Context, change func([]byte) ([]byte, error)) e
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	return ui.Failed("%s is being changed by another program all the time", l.sshConfig()).
-		Hint(ui.Remark("close it there and run the command again"))
+	return ui.Failed("another program keeps changing %s", l.sshConfig()).
+		Hint(ui.Remark("close the file there and run the command again"))
 }
 
+// tryEdit does one try of edit; done is false if the file changed in between.
 func (l Layout) tryEdit(ctx context.Context, change func([]byte) ([]byte, error)) (done bool, err error) {
 	if err := l.Guarded(); err != nil {
 		return false, err
@@ -67,19 +69,19 @@ func (l Layout) tryEdit(ctx context.Context, change func([]byte) ([]byte, error)
 			return false, l.readOnly(err)
 		}
 	}
-	unlock, err := l.lockBeside(ctx, f.Target)
+	unlock, err := l.lockConfig(ctx, f.Target)
 	if err != nil {
 		return false, err
 	}
 	defer unlock()
 	t, err := tempFor(f.Target, out, mode)
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return false, err // adding the line by hand would not work either
+		return false, err // without the hints of readOnly: the user could not add the line either
 	}
 	if err != nil {
 		return false, l.readOnly(err)
 	}
-	defer t.Cleanup() //nolint:errcheck // after the rename there is nothing left to clean
+	defer t.Cleanup() //nolint:errcheck // after the rename there is nothing to clean up
 	if f.Exists {
 		if err := errors.Join(keepOwner(t.File, f), fileattrs.Keep(t.File, f.Target)); err != nil {
 			return false, l.readOnly(err)
@@ -92,13 +94,13 @@ func (l Layout) tryEdit(ctx context.Context, change func([]byte) ([]byte, error)
 		l.beforeSwap()
 	}
 	again, err := readFile(l.sshConfig())
-	if err != nil || !same(f, again) {
+	if err != nil || !unchanged(f, again) {
 		return false, nil
 	}
 	if f.Exists {
 		err = t.CloseAtomicallyReplace()
 	} else {
-		err = os.Link(t.Name(), f.Target) // never over a file that just appeared
+		err = os.Link(t.Name(), f.Target) // unlike a rename, fails if the file was created in between
 		if errors.Is(err, fs.ErrExist) {
 			return false, nil
 		}
@@ -109,12 +111,13 @@ func (l Layout) tryEdit(ctx context.Context, change func([]byte) ([]byte, error)
 	return true, syncDir(filepath.Dir(f.Target))
 }
 
-func same(a, b File) bool {
+// unchanged reports whether two reads of a file found the same file and content.
+func unchanged(a, b File) bool {
 	return a.Exists == b.Exists && a.Target == b.Target && a.Mode == b.Mode &&
 		a.dev == b.dev && a.ino == b.ino && bytes.Equal(a.Data, b.Data)
 }
 
-// keepOwner gives the new file the old one's owner and group.
+// keepOwner gives the new file the owner and group of the old one.
 func keepOwner(t *os.File, f File) error {
 	st, err := t.Stat()
 	if err != nil {
@@ -127,5 +130,5 @@ func keepOwner(t *os.File, f File) error {
 	if err := t.Chown(f.uid, f.gid); err != nil {
 		return err
 	}
-	return t.Chmod(f.Mode) // chown may have cleared bits
+	return t.Chmod(f.Mode) // chown may have cleared mode bits
 }

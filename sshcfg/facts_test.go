@@ -11,7 +11,7 @@ import (
 	"aivm.dev/aivm/internal/plan"
 )
 
-// What is planned hangs on the facts alone: none of these files is there.
+// The plans depend on the facts only: none of these files exists.
 func TestPlansOfFacts(t *testing.T) {
 	l := Layout{Home: "/no/home", ConfigDir: "/no/conf", StateDir: "/no/state"}
 	st := Stanza{
@@ -23,7 +23,7 @@ func TestPlansOfFacts(t *testing.T) {
 	}
 	path := l.ConfPath("a")
 	own := File{Path: path, Target: path, Exists: true, Mode: 0o600, Data: text}
-	with, err := ensureInclude([]byte("Host x\n"), l.in([]byte("Host x\n")))
+	with, err := ensureInclude([]byte("Host x\n"), l.storeIn([]byte("Host x\n")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,21 +35,21 @@ func TestPlansOfFacts(t *testing.T) {
 		ids    []string
 		err    error
 	}{
-		"all is there":       {func(*Facts) {}, nil, nil},
-		"no file":            {func(f *Facts) { f.Own = plan.Yes(File{Path: path, Target: path}) }, []string{"ssh.config:a"}, nil},
-		"other text":         {func(f *Facts) { f.Own.Value.Data = []byte("x") }, []string{"ssh.config:a"}, nil},
-		"open to others":     {func(f *Facts) { f.Own.Value.Mode = 0o644 }, []string{"ssh.config:a"}, nil},
-		"a link":             {func(f *Facts) { f.Own.Value.Target = "/else/where" }, []string{"ssh.config:a"}, nil},
-		"open directory":     {func(f *Facts) { f.DirMode = plan.Yes(fs.FileMode(0o755)) }, []string{"ssh.config:a"}, nil},
-		"unknown directory":  {func(f *Facts) { f.DirMode.Err = broken }, nil, broken},
-		"unknown file":       {func(f *Facts) { f.Own.Err = broken }, nil, broken},
-		"no Include":         {func(f *Facts) { f.Config.Value.Data = []byte("Host x\n") }, []string{"ssh.include"}, nil},
-		"no configuration":   {func(f *Facts) { f.Config = plan.Yes(File{Path: l.sshConfig()}) }, []string{"ssh.include"}, nil},
-		"taken":              {func(f *Facts) { f.Clashes = []Clash{{File: "/no/x", Line: 3}} }, nil, ErrAliasTaken},
-		"of 0.3":             {func(f *Facts) { f.Clashes = []Clash{{File: "/no/x", Line: 3, Legacy: true}} }, nil, nil},
-		"a guest's":          {func(f *Facts) { f.Own.Value.Data, f.Guarded = nil, ErrGuest }, nil, ErrGuest},
-		"unreadable":         {func(f *Facts) { f.Own.Value.Data, f.Config.Err = nil, broken }, []string{"ssh.config:a"}, ErrReadOnly},
-		"not to be replaced": {func(f *Facts) { f.Config.Value.Data, f.Config.Value.Blocked = nil, broken }, nil, ErrReadOnly},
+		"nothing to do":     {func(*Facts) {}, nil, nil},
+		"no file":           {func(f *Facts) { f.Own = plan.Yes(File{Path: path, Target: path}) }, []string{"ssh.config:a"}, nil},
+		"other text":        {func(f *Facts) { f.Own.Value.Data = []byte("x") }, []string{"ssh.config:a"}, nil},
+		"wrong mode":        {func(f *Facts) { f.Own.Value.Mode = 0o644 }, []string{"ssh.config:a"}, nil},
+		"a link":            {func(f *Facts) { f.Own.Value.Target = "/else/where" }, []string{"ssh.config:a"}, nil},
+		"open directory":    {func(f *Facts) { f.DirMode = plan.Yes(fs.FileMode(0o755)) }, []string{"ssh.config:a"}, nil},
+		"unknown directory": {func(f *Facts) { f.DirMode.Err = broken }, nil, broken},
+		"unknown file":      {func(f *Facts) { f.Own.Err = broken }, nil, broken},
+		"no Include":        {func(f *Facts) { f.Config.Value.Data = []byte("Host x\n") }, []string{"ssh.include"}, nil},
+		"no configuration":  {func(f *Facts) { f.Config = plan.Yes(File{Path: l.sshConfig()}) }, []string{"ssh.include"}, nil},
+		"taken":             {func(f *Facts) { f.Clashes = []Clash{{File: "/no/x", Line: 3}} }, nil, ErrAliasTaken},
+		"of 0.3":            {func(f *Facts) { f.Clashes = []Clash{{File: "/no/x", Line: 3, Legacy: true}} }, nil, nil},
+		"guest can write":   {func(f *Facts) { f.Own.Value.Data, f.Guarded = nil, ErrGuest }, nil, ErrGuest},
+		"unreadable":        {func(f *Facts) { f.Own.Value.Data, f.Config.Err = nil, broken }, []string{"ssh.config:a"}, ErrReadOnly},
+		"not replaceable":   {func(f *Facts) { f.Config.Value.Data, f.Config.Value.Blocked = nil, broken }, nil, ErrReadOnly},
 	} {
 		f := all
 		tc.change(&f)
@@ -65,13 +65,13 @@ func TestPlansOfFacts(t *testing.T) {
 		ids    []string
 		err    error
 	}{
-		"the last":           {func(*Remains) {}, []string{"ssh.remove:a", "ssh.include.remove"}, nil},
-		"others":             {func(r *Remains) { r.Others = true }, []string{"ssh.remove:a"}, nil},
-		"no files":           {func(r *Remains) { r.Files = nil }, []string{"ssh.include.remove"}, nil},
-		"no Include":         {func(r *Remains) { r.Config.Value.Data = []byte("Host x\n") }, []string{"ssh.remove:a"}, nil},
-		"not to be replaced": {func(r *Remains) { r.Config.Value.Blocked = broken }, []string{"ssh.remove:a"}, nil},
-		"unreadable":         {func(r *Remains) { r.Config.Err = ErrGuest }, []string{"ssh.remove:a"}, nil},
-		"unknown":            {func(r *Remains) { r.Err = broken }, nil, broken},
+		"the last":        {func(*Remains) {}, []string{"ssh.remove:a", "ssh.include.remove"}, nil},
+		"others":          {func(r *Remains) { r.Others = true }, []string{"ssh.remove:a"}, nil},
+		"no files":        {func(r *Remains) { r.Files = nil }, []string{"ssh.include.remove"}, nil},
+		"no Include":      {func(r *Remains) { r.Config.Value.Data = []byte("Host x\n") }, []string{"ssh.remove:a"}, nil},
+		"not replaceable": {func(r *Remains) { r.Config.Value.Blocked = broken }, []string{"ssh.remove:a"}, nil},
+		"unreadable":      {func(r *Remains) { r.Config.Err = ErrGuest }, []string{"ssh.remove:a"}, nil},
+		"unknown":         {func(r *Remains) { r.Err = broken }, nil, broken},
 	} {
 		r := gone
 		tc.change(&r)
@@ -90,11 +90,11 @@ func TestPlansOfFacts(t *testing.T) {
 		ids    []string
 		err    error
 	}{
-		"there":              {func(*Facts) {}, []string{"ssh.legacy:a"}, nil},
-		"not there":          {func(f *Facts) { f.Config.Value.Data = with }, nil, nil},
-		"a guest's":          {func(f *Facts) { f.Guarded = ErrGuest }, nil, ErrGuest},
-		"unreadable":         {func(f *Facts) { f.Config.Err = broken }, nil, ErrReadOnly},
-		"not to be replaced": {func(f *Facts) { f.Config.Value.Blocked = broken }, nil, ErrReadOnly},
+		"a block":         {func(*Facts) {}, []string{"ssh.legacy:a"}, nil},
+		"no block":        {func(f *Facts) { f.Config.Value.Data = with }, nil, nil},
+		"guest can write": {func(f *Facts) { f.Guarded = ErrGuest }, nil, ErrGuest},
+		"unreadable":      {func(f *Facts) { f.Config.Err = broken }, nil, ErrReadOnly},
+		"not replaceable": {func(f *Facts) { f.Config.Value.Blocked = broken }, nil, ErrReadOnly},
 	} {
 		f := Facts{Layout: l, Config: plan.Yes(conf)}
 		tc.change(&f)
@@ -105,7 +105,7 @@ func TestPlansOfFacts(t *testing.T) {
 	}
 }
 
-func TestDepartures(t *testing.T) {
+func TestDifferences(t *testing.T) {
 	l := newLayout(t)
 	want := stanzaFor(l, "a")
 	apply(t, l, want)
@@ -120,13 +120,13 @@ func TestDepartures(t *testing.T) {
 		"another address":    {"HostName 10.77.0.50", "HostName 10.77.0.51", "HostName is 10.77.0.51, not 10.77.0.50", false},
 		"another user":       {"    User ", "    User not-", "User is not-" + want.User + ", not " + want.User, false},
 		"another name":       {"Host a", "Host b", "Host is b, not a", false},
-		"an option is gone":  {"    ForwardAgent no\n", "", "ForwardAgent is none, not no", false},
+		"a missing option":   {"    ForwardAgent no\n", "", "ForwardAgent is none, not no", false},
 		"an option is twice": {"    ForwardAgent no\n", "    ForwardAgent yes\n    ForwardAgent no\n", "ForwardAgent is yes no, not no", false},
 		"an Include":         {"Host a\n", "Include /x\nHost a\n", "", true},
 		"two hosts":          {"Host a\n", "Host b\nHost a\n", "", true},
 	} {
 		write(t, path, strings.Replace(text, tc.old, tc.new, 1), 0o600)
-		ms, err := Observe(l, want).Departures(want)
+		ms, err := Observe(l, want).Differences(want)
 		if (err != nil) != tc.err || err != nil && !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -141,7 +141,7 @@ func TestDepartures(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	if ms, err := Observe(l, want).Departures(want); len(ms) > 0 || err != nil {
+	if ms, err := Observe(l, want).Differences(want); len(ms) > 0 || err != nil {
 		t.Errorf("no file: %v %v", ms, err)
 	}
 }

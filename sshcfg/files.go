@@ -17,23 +17,23 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// File is a file as it was read.
+// File is the result of reading a file.
 type File struct {
-	Path   string // as named
+	Path   string // as given
 	Target string // where its symlinks lead; Path if there are none
 	Exists bool
 	Mode   fs.FileMode
 	Data   []byte
-	// Blocked says why Target cannot be replaced; nil when it can.
+	// Blocked is the reason why Target cannot be replaced; nil if it can.
 	Blocked error
 
 	uid, gid int
 	dev, ino uint64
 }
 
-// readFile reads a regular file through its symlinks. A missing file, also at
-// the end of a dangling link, is a File that does not exist; anything else that
-// keeps it from being read is an error.
+// readFile reads a regular file, following symlinks. For a missing file, including the
+// target of a dangling link, it returns a File with Exists false. If the file cannot be
+// read for another reason, it returns an error.
 func readFile(path string) (File, error) {
 	f := File{Path: path}
 	target, err := resolve(path)
@@ -41,7 +41,7 @@ func readFile(path string) (File, error) {
 		return f, err
 	}
 	f.Target = target
-	// O_NONBLOCK: a FIFO in the file's place must not hang us.
+	// O_NONBLOCK: opening a FIFO must not block.
 	fh, err := os.OpenFile(target, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		f.Blocked = dirBlocked(filepath.Dir(target))
@@ -76,11 +76,12 @@ func readFile(path string) (File, error) {
 		f.uid, f.gid, f.dev, f.ino = int(s.Uid), int(s.Gid), s.Dev, s.Ino
 		links = uint64(s.Nlink)
 	}
-	// A file without its owner's write bit says "not by programs"; rename
-	// would not ask, and root is never asked. Nor would it of the file's other
-	// names, which would keep the old content from then on.
+	// A rename replaces a file without its owner's write bit too, and for root the mode
+	// never matters; the bit is respected here, since its absence means that programs
+	// should not change the file. A rename would also leave the file's other hard links
+	// with the old content.
 	if links > 1 {
-		f.Blocked = fmt.Errorf("%s has %d names (hard links), which a new file would part; find the others with: find DIRECTORY -samefile %s", target, links, target)
+		f.Blocked = fmt.Errorf("%s has %d names (hard links), and the others would keep the old content; find them with: find DIRECTORY -samefile %s", target, links, target)
 	} else if f.Mode&0o200 == 0 {
 		f.Blocked = fmt.Errorf("%s is read-only (mode %04o)", target, f.Mode)
 	} else {
@@ -89,10 +90,11 @@ func readFile(path string) (File, error) {
 	return f, nil
 }
 
+// maxFile is the maximum size of a file to read, in bytes.
 const maxFile = 16 << 20
 
-// dirBlocked says why nothing can be renamed into dir. A missing ~/.ssh is
-// made later, so then its parent counts.
+// dirBlocked returns the reason why no file can be renamed into dir, nil if one can. If dir
+// is a missing .ssh, which is created later, it checks its parent.
 func dirBlocked(dir string) error {
 	err := unix.Access(dir, unix.W_OK|unix.X_OK)
 	if errors.Is(err, unix.ENOENT) && filepath.Base(dir) == ".ssh" {
@@ -100,7 +102,7 @@ func dirBlocked(dir string) error {
 		err = unix.Access(dir, unix.W_OK|unix.X_OK)
 	}
 	if err != nil {
-		return fmt.Errorf("%s cannot be written: %w", dir, err)
+		return fmt.Errorf("%s is not writable: %w", dir, err)
 	}
 	if st, err := os.Stat(dir); err == nil && st.Mode().Perm()&0o200 == 0 {
 		return fmt.Errorf("%s is read-only (mode %04o)", dir, st.Mode().Perm())
@@ -108,8 +110,8 @@ func dirBlocked(dir string) error {
 	return nil
 }
 
-// resolve follows every symlink, and a last one even if it dangles, which
-// filepath.EvalSymlinks does not.
+// resolve follows all symlinks of a path. Unlike filepath.EvalSymlinks, it also resolves a
+// last one that dangles.
 func resolve(path string) (string, error) {
 	for range 40 {
 		dir, err := filepath.EvalSymlinks(filepath.Dir(path))
@@ -135,10 +137,10 @@ func resolve(path string) (string, error) {
 	return "", fmt.Errorf("%s: too many symbolic links", path)
 }
 
-// makeDir makes a directory of ours with mode 0700, or tightens it.
+// makeDir creates a directory of aivm with mode 0700, or changes its mode to that.
 func makeDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return ui.Failed("making %s: %w", dir, err)
+		return ui.Failed("creating %s: %w", dir, err)
 	}
 	st, err := os.Stat(dir)
 	if err != nil {
@@ -146,13 +148,13 @@ func makeDir(dir string) error {
 	}
 	if st.Mode().Perm() != 0o700 {
 		if err := os.Chmod(dir, 0o700); err != nil {
-			return ui.Failed("tightening %s: %w", dir, err)
+			return ui.Failed("changing the mode of %s to 0700: %w", dir, err)
 		}
 	}
 	return nil
 }
 
-// replaceOwn writes a file of ours: whole or not at all, mode 0600.
+// replaceOwn writes a file of aivm atomically, with mode 0600.
 func replaceOwn(path string, data []byte) error {
 	if err := makeDir(filepath.Dir(path)); err != nil {
 		return err
@@ -161,15 +163,15 @@ func replaceOwn(path string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	defer t.Cleanup() //nolint:errcheck // after the rename there is nothing left to clean
+	defer t.Cleanup() //nolint:errcheck // after the rename there is nothing to clean up
 	if err := t.CloseAtomicallyReplace(); err != nil {
 		return ui.Failed("writing %s: %w", path, err)
 	}
 	return syncDir(filepath.Dir(path))
 }
 
-// createOwn writes a file of ours that must not exist yet. The error wraps
-// fs.ErrExist if it does. Linking, unlike renaming, never replaces.
+// createOwn writes a file of aivm that must not exist yet; if it does, the error wraps
+// fs.ErrExist. It uses link, which unlike rename never replaces a file.
 func createOwn(path string, data []byte, mode fs.FileMode) error {
 	if err := makeDir(filepath.Dir(path)); err != nil {
 		return err
@@ -178,7 +180,7 @@ func createOwn(path string, data []byte, mode fs.FileMode) error {
 	if err != nil {
 		return err
 	}
-	defer t.Cleanup() //nolint:errcheck // removing the second name is all it does
+	defer t.Cleanup() //nolint:errcheck // it only removes the temporary name
 	if err := t.Sync(); err != nil {
 		return ui.Failed("writing %s: %w", path, err)
 	}
@@ -188,8 +190,8 @@ func createOwn(path string, data []byte, mode fs.FileMode) error {
 	return syncDir(filepath.Dir(path))
 }
 
-// tempFor makes the file that will become path, in its directory: a rename
-// must not cross file systems.
+// tempFor creates the temporary file that will become path. It is in the same directory,
+// since a rename cannot cross file systems.
 func tempFor(path string, data []byte, mode fs.FileMode) (*renameio.PendingFile, error) {
 	t, err := renameio.TempFile(filepath.Dir(path), path)
 	if err != nil {
@@ -205,21 +207,22 @@ func tempFor(path string, data []byte, mode fs.FileMode) (*renameio.PendingFile,
 	return t, nil
 }
 
+// syncDir syncs a directory, so that a rename in it survives a crash.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return ui.Failed("syncing %s: %w", dir, err)
 	}
 	defer d.Close()
-	// Some file systems cannot sync a directory; the file itself is safe.
+	// Some file systems cannot sync a directory; the file's content is synced already.
 	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.ENOTSUP) {
 		return ui.Failed("syncing %s: %w", dir, err)
 	}
 	return nil
 }
 
-// lock serialises everything that writes the user's SSH configuration. The
-// kernel lets go of it when the process dies.
+// lock takes this store's lock for writing the user's SSH configuration. The kernel
+// releases it when the process ends.
 func (l Layout) lock(ctx context.Context) (unlock func(), err error) {
 	if err := makeDir(l.StateDir); err != nil {
 		return nil, err

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// sshLines are what a user's configuration is put together from. Nothing in it
-// makes ssh run or look up anything: "Match exec" and canonical names would.
+// sshLines are the lines from which FuzzOtherHosts builds a user's configuration. They make
+// ssh execute and look up nothing, as "Match exec" and canonical names would.
 var sshLines = []string{
 	"Host x", "Host other *.lan", "Host !a *", "Host *", "Host a?", "Match all", "Match host x", "Match host a,x user root", "Match originalhost a",
 	"User u", "  User \"two words\"", "\tPort 2222", "Port=22", "HostName 192.168.1.1", "IdentityFile ~/.ssh/k", "IdentityFile /k%h", "IdentitiesOnly yes",
@@ -21,10 +21,9 @@ var sshLines = []string{
 	beginMarker, endMarker, "# >>> aivm store /o/aivm/ssh >>>", "Include /o/aivm/ssh/*.conf", "# <<< aivm store /o/aivm/ssh <<<", "GlobalKnownHostsFile none", "RequestTTY force", "PermitLocalCommand no", "Host x y z",
 }
 
-// FuzzOtherHosts puts a configuration together, lets aivm put its line into it,
-// and asks the real ssh about hosts that are not aivm's: they mean what they
-// meant. The plan that was applied leaves nothing to plan, and taking the line
-// out again leaves the file as it was. ssh is asked about one file in four.
+// FuzzOtherHosts builds a configuration, applies aivm's plan to it, and checks with the real
+// ssh that the options of other hosts are unchanged. After that there is nothing to plan,
+// and removing the Include restores the file. ssh is run for one file in four.
 func FuzzOtherHosts(f *testing.F) {
 	at := func(lines ...string) []byte {
 		var b []byte
@@ -62,10 +61,10 @@ func FuzzOtherHosts(f *testing.F) {
 		want := stanzaFor(l, "aivm-vm")
 		as, err := Plan(Observe(l, want), want)
 		if err != nil {
-			return // damaged markers, named
+			return // damaged markers are refused
 		}
 		hash := sha256.Sum256([]byte(in))
-		ask := hash[0]&3 == 0 && form&4 == 0 // ssh itself does not read a file with a mark of its byte order
+		ask := hash[0]&3 == 0 && form&4 == 0 // ssh does not read a file with a byte order mark
 		hosts := []string{"x", "a1", "q.lan"}
 		before := map[string]string{}
 		for _, h := range hosts {
@@ -80,32 +79,32 @@ func FuzzOtherHosts(f *testing.F) {
 		}
 		for h, was := range before {
 			if now := sshG(t, l.sshConfig(), h); now != was {
-				t.Errorf("%s means something else in %q, which was %q:\n%s\nand was\n%s", h, got, in, now, was)
+				t.Errorf("the options of %s differ with %q, made from %q:\n%s\nbefore:\n%s", h, got, in, now, was)
 			}
 		}
 		if ask && !strings.Contains(sshG(t, l.sshConfig(), "aivm-vm"), "\nhostname 10.77.0.50\n") {
 			t.Errorf("the alias is not resolved by %q", got)
 		}
-		back, err := removeInclude([]byte(got), l.in([]byte(got)))
+		back, err := removeInclude([]byte(got), l.storeIn([]byte(got)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		plain, err := removeInclude([]byte(in), l.in([]byte(in)))
+		plain, err := removeInclude([]byte(in), l.storeIn([]byte(in)))
 		if err != nil || !bytes.Equal(back, plain) {
 			t.Errorf("%q became %q and then %q: %v", in, got, back, err)
 		}
 	})
 }
 
-// FuzzScan: reading anybody's configuration for what it adds to the alias ends,
-// also where files include themselves, and never fails.
+// FuzzScan checks that scanning any configuration ends, even if files include themselves,
+// and does not fail.
 func FuzzScan(f *testing.F) {
 	f.Add("Include c\nHost a\n  RemoteForward 1 h:2\nMatch exec \"x\"\n SendEnv A\n", "Include ~/.ssh/*\n")
 	f.Add("Host \"a b\" !a *\nInclude \"x\nHost=a\n\\", "Host a\r\nUser=\"\"\r\n")
 	f.Fuzz(func(t *testing.T, in, other string) {
 		l := newLayout(t)
 		if strings.Contains(in+other, "Include") && strings.ContainsAny(in+other, "~/") && !strings.Contains(in+other, "~/.ssh/*") {
-			return // somebody else's files
+			return // it would read files outside the test's directory
 		}
 		write(t, l.sshConfig(), in, 0o600)
 		write(t, filepath.Join(filepath.Dir(l.sshConfig()), "c"), other, 0o600)
@@ -118,13 +117,13 @@ func FuzzScan(f *testing.F) {
 	})
 }
 
-// FuzzKeyFiles: what stands where a key should be is a key or an error.
+// FuzzKeyFiles checks that reading any content as a key returns a key or an error.
 func FuzzKeyFiles(f *testing.F) {
 	dir := f.TempDir()
 	l := DefaultLayout(dir, noenv)
 	k, err := l.LoadHostKey("none")
 	if err == nil {
-		f.Fatalf("%+v of nothing", k)
+		f.Fatalf("a host key of a VM without one: %+v", k)
 	}
 	f.Add([]byte("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA9hLkfGPgvPDxSl2p7tBKpUE5e6rhQbLrWvSqrxlZ4P me@x\n"), "#c\n")
 	f.Add([]byte("-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\n-----END OPENSSH PRIVATE KEY-----\n"), "")
@@ -140,7 +139,7 @@ func FuzzKeyFiles(f *testing.F) {
 				t.Fatal("no key and no error")
 			}
 			if l := authorizedLine(id.Public); strings.ContainsAny(l, "\n\r\x00") {
-				t.Errorf("%q has a second line", l)
+				t.Errorf("%q has a line break", l)
 			}
 		}
 		if p, _, err := readPublic(path + ".pub"); err == nil && p == nil {

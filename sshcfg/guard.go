@@ -11,17 +11,17 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// ErrGuest: a guest can write the configuration ssh reads. Test with errors.Is.
-var ErrGuest = errors.New("a VM can write what ssh reads")
+// ErrGuest means that a guest can write the configuration ssh reads. Test with errors.Is.
+var ErrGuest = errors.New("a VM can write files that ssh reads")
 
-// A GuestFolder is a folder of this machine that a VM can write, or is to get:
-// then it has no VM yet.
+// A GuestFolder is a folder of the host that a VM can write. VM is "" for a folder that is
+// about to be attached.
 type GuestFolder struct{ Path, VM string }
 
-// Guarded refuses a configuration that ssh would read from a folder a guest can
-// write, with links followed: it could hold commands that ssh runs (Match exec,
-// ProxyCommand), and a link in the place of a file we would write. Nothing of
-// it is read, written or given to ssh then. It starts nothing.
+// Guarded returns an error if ssh would read its configuration, links followed, from a
+// folder that a guest can write. The guest could put commands there that ssh runs (Match
+// exec, ProxyCommand), or a link in place of a file that aivm writes. After an error the
+// configuration must not be read, written or passed to ssh. Guarded starts no program.
 func (l Layout) Guarded() error {
 	if len(l.Guests) == 0 {
 		return nil
@@ -30,20 +30,22 @@ func (l Layout) Guarded() error {
 	if f, lead := g.through(l.sshConfig()); f != nil {
 		q := shellescape.Quote(l.sshConfig())
 		return g.refuse(l.sshConfig()+" leads to "+lead, *f).
-			Hint(ui.CmdFor("or check its content, then make it a file of its own", "cp --remove-destination -- \"$(readlink -f "+q+")\" "+q))
+			Hint(ui.CmdFor("or check its content, then replace the link by a copy", "cp --remove-destination -- \"$(readlink -f "+q+")\" "+q))
 	}
 	s := scanner{home: l.Home, skip: filepath.Clean(l.ConfigDir), base: filepath.Join(l.Home, ".ssh"), guard: &g}
 	s.file(l.sshConfig(), yes, 0)
-	return g.found
+	return g.refusal
 }
 
-// guard judges what a scanner comes by.
+// guard checks the files a scanner is about to read.
 type guard struct {
-	layout Layout
-	tracer hostfile.Tracer
-	found  error
+	layout  Layout
+	tracer  hostfile.Tracer
+	refusal error
 }
 
+// through returns the guest folder that path leads through, links followed, and the place
+// in it; nil if there is none.
 func (g *guard) through(path string) (*GuestFolder, string) {
 	if abs, err := filepath.Abs(path); err == nil {
 		path = abs
@@ -57,26 +59,28 @@ func (g *guard) through(path string) (*GuestFolder, string) {
 	return nil, ""
 }
 
+// refuse returns the error for a configuration in the guest folder f.
 func (g *guard) refuse(what string, f GuestFolder) *ui.Error {
 	if f.VM == "" {
-		return ui.Refused("%w: %s, and ssh on this machine could be made to run what the VM wants", ErrGuest, ui.Clean(what)).
-			Hint(ui.CmdFor("to let the guest only read it", "aivm attach "+shellescape.Quote(f.Path)+" --access ro"))
+		return ui.Refused("%w: %s, so the VM could make ssh on this machine run commands", ErrGuest, ui.Clean(what)).
+			Hint(ui.CmdFor("to let the guest only read the folder", "aivm attach "+shellescape.Quote(f.Path)+" --access ro"))
 	}
-	return ui.Refused("%w: %s, which VM %s can write, so ssh on this machine could be made to run what that VM wants", ErrGuest, ui.Clean(what), f.VM).
-		Hint(ui.Cmd("aivm detach " + shellescape.Quote(f.Path) + " --vm " + f.VM))
+	return ui.Refused("%w: %s, which VM %s can write, so that VM could make ssh on this machine run commands", ErrGuest, ui.Clean(what), f.VM).
+		Hint(ui.CmdFor("to detach the folder", "aivm detach "+shellescape.Quote(f.Path)+" --vm "+f.VM))
 }
 
-// include judges an Include of the file from, before anything is read of it: a
-// file that is there, or one that a guest could make where the pattern fits.
+// include checks an Include in the file from, before any included file is read. It sets
+// refusal and returns false if an included file is in a guest folder, or if a guest could
+// create one there that matches the pattern.
 func (g *guard) include(from, pattern string, names []string) bool {
-	if g.found != nil {
+	if g.refusal != nil {
 		return false
 	}
 	parts := strings.Split(filepath.Clean(pattern), "/")
 	for _, f := range g.layout.Guests {
 		if n := len(strings.Split(f.Path, "/")); n < len(parts) {
 			if fits, _ := filepath.Match(strings.Join(parts[:n], "/"), f.Path); fits {
-				g.found = g.refuse(from+" includes "+pattern+" in "+f.Path, f)
+				g.refusal = g.refuse(from+" includes "+pattern+" in "+f.Path, f)
 				return false
 			}
 		}
@@ -87,7 +91,7 @@ func (g *guard) include(from, pattern string, names []string) bool {
 	}
 	for _, n := range append([]string{plain}, names...) {
 		if f, lead := g.through(n); f != nil {
-			g.found = g.refuse(from+" includes "+pattern+", which leads to "+lead, *f)
+			g.refusal = g.refuse(from+" includes "+pattern+", which leads to "+lead, *f)
 			return false
 		}
 	}

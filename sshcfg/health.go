@@ -2,13 +2,12 @@ package sshcfg
 
 import "context"
 
-// probeAlias is a name nobody has; ssh only has to read its configuration.
+// probeAlias is an unused host name, for which ssh only reads its configuration.
 const probeAlias = "aivm-doctor"
 
-// Health says what keeps ssh, or aivm, from reading the user's configuration:
-// a line ssh stops at, or markers of ours that are not whole. It runs "ssh -G"
-// once, and with it the user's own "Match exec" commands, as every connection
-// does.
+// Health returns what prevents ssh or aivm from using the user's configuration: a line at
+// which ssh fails, or damaged aivm markers; nil if there is nothing. It runs "ssh -G" once,
+// which executes the user's "Match exec" commands, as every connection does.
 func Health(ctx context.Context, l Layout, run Runner) error {
 	if err := l.Guarded(); err != nil {
 		return err
@@ -17,7 +16,7 @@ func Health(ctx context.Context, l Layout, run Runner) error {
 	if err != nil {
 		return l.readOnly(err)
 	}
-	if _, err := ensureInclude(f.Data, l.in(f.Data)); err != nil {
+	if _, err := ensureInclude(f.Data, l.storeIn(f.Data)); err != nil {
 		return l.explain(err)
 	}
 	if !f.Exists {

@@ -18,8 +18,8 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 
 func noenv(string) string { return "" }
 
-// newLayout is a Layout in a fresh directory. Its SystemConfig does not exist,
-// so that the machine's own does not reach the tests.
+// newLayout returns a Layout in a new directory. Its SystemConfig does not exist, so that
+// the machine's own does not affect the tests.
 func newLayout(t testing.TB) Layout {
 	t.Helper()
 	l := DefaultLayout(t.TempDir(), noenv)
@@ -35,7 +35,7 @@ func stanzaFor(l Layout, alias string) Stanza {
 	}
 }
 
-// apply observes, plans and runs, as provision does.
+// apply observes, plans and executes the plan, as provision does.
 func apply(t testing.TB, l Layout, want Stanza) []plan.Action {
 	t.Helper()
 	as, err := Plan(Observe(l, want), want)
@@ -111,7 +111,7 @@ func golden(t *testing.T, name string, got []byte) {
 	}
 }
 
-// sshG is what the real ssh makes of a host.
+// sshG returns the output of "ssh -G" for a host with the real ssh.
 func sshG(t testing.TB, file, host string) string {
 	t.Helper()
 	c := exec.Command("ssh", "-G", "-F", file, "--", host)

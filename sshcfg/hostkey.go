@@ -16,33 +16,33 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// HostKey is a guest's ed25519 host key. We make it, cloud-init hands it to
-// the guest, and ssh accepts nothing else (no trust on first use).
+// HostKey is a guest's ed25519 host key. aivm makes it, cloud-init installs it in the
+// guest, and ssh accepts no other key (no trust on first use).
 type HostKey struct {
 	PrivatePEM []byte // OpenSSH format
 	Public     ssh.PublicKey
 }
 
-// NewHostKey makes a host key.
+// NewHostKey generates a host key.
 func NewHostKey() (HostKey, error) {
 	pemBytes, pub, err := newKey("aivm host key")
 	return HostKey{PrivatePEM: pemBytes, Public: pub}, err
 }
 
-// AuthorizedKey is the public half in one line, without a line end.
+// AuthorizedKey returns the public key as one line, without a line feed.
 func (k HostKey) AuthorizedKey() string { return authorizedLine(k.Public) }
 
 func (l Layout) hostKeyPath(vm string) string {
 	return filepath.Join(l.VMDir(vm), "host_ed25519")
 }
 
-// KnownHostsPath is the file with the one key accepted for this VM.
+// KnownHostsPath returns the path of the file with the one host key accepted for this VM.
 func (l Layout) KnownHostsPath(vm string) string {
 	return filepath.Join(l.VMDir(vm), "known_hosts")
 }
 
-// LoadHostKey reads the pinned host key of a VM. The error wraps
-// fs.ErrNotExist when there is none.
+// LoadHostKey reads the pinned host key of a VM. The error wraps fs.ErrNotExist if there
+// is none.
 func (l Layout) LoadHostKey(vm string) (HostKey, error) {
 	if err := checkVM(vm); err != nil {
 		return HostKey{}, err
@@ -62,8 +62,8 @@ func (l Layout) LoadHostKey(vm string) (HostKey, error) {
 	return HostKey{PrivatePEM: data, Public: s.PublicKey()}, nil
 }
 
-// SaveHostKey keeps the host key of a VM. Saving the same key again is fine;
-// another one never replaces it, and the error then wraps fs.ErrExist.
+// SaveHostKey writes the host key of a VM. Saving the same key again is not an error. A
+// different key is refused, with an error that wraps fs.ErrExist.
 func (l Layout) SaveHostKey(vm string, k HostKey) error {
 	if err := checkVM(vm); err != nil {
 		return err
@@ -75,11 +75,11 @@ func (l Layout) SaveHostKey(vm string, k HostKey) error {
 	if old, rerr := os.ReadFile(l.hostKeyPath(vm)); rerr == nil && bytes.Equal(old, k.PrivatePEM) {
 		return nil
 	}
-	return ui.Refused("%q has another host key already, it is not replaced: %w", vm, err)
+	return ui.Refused("VM %q already has another host key, which is not replaced: %w", vm, err)
 }
 
-// WriteKnownHosts writes the known_hosts file of a VM: the one line that binds
-// the stanza's HostKeyAlias to the pinned key. An unchanged file is not touched.
+// WriteKnownHosts writes the known_hosts file of a VM: one line that binds the stanza's
+// HostKeyAlias to the pinned key. A file that already has this content is not written.
 func (l Layout) WriteKnownHosts(vm, alias string, pub ssh.PublicKey) error {
 	if err := checkVM(vm); err != nil {
 		return err
@@ -95,8 +95,8 @@ func (l Layout) WriteKnownHosts(vm, alias string, pub ssh.PublicKey) error {
 	return replaceOwn(path, line)
 }
 
-// checkHostKeyAlias keeps out what known_hosts gives a meaning: wildcards,
-// negation, lists, hashes, markers, comments.
+// checkHostKeyAlias refuses characters with a meaning in known_hosts: wildcards, negation,
+// lists, hashes, markers, comments.
 func checkHostKeyAlias(s string) error {
 	if s == "" || len(s) > 255 {
 		return ui.Refused("host key alias %q is empty or too long", s)
@@ -106,17 +106,18 @@ func checkHostKeyAlias(s string) error {
 		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '_':
 		case (c == '-' || c == '.') && i > 0:
 		default:
-			return ui.Refused("host key alias %q holds a character that is not allowed", s)
+			return ui.Refused("host key alias %q contains a character that is not allowed", s)
 		}
 	}
 	return nil
 }
 
-// newKey makes an ed25519 key pair in OpenSSH's own format.
+// newKey generates an ed25519 key pair: the private key in OpenSSH's format, and the public
+// key.
 func newKey(comment string) ([]byte, ssh.PublicKey, error) {
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
-		return nil, nil, ui.Failed("making a key: %w", err)
+		return nil, nil, ui.Failed("generating a key: %w", err)
 	}
 	block, err := ssh.MarshalPrivateKey(private, comment)
 	if err != nil {

@@ -18,8 +18,8 @@ var (
 	bracket  = lazyre.New(`\[[!^]?\]?(?:\[[:.=].*?[:.=]\]|\\.|[^\]\\])*\]`)
 )
 
-// expand returns the patterns that an Include's argument can mean to ssh: as it
-// is written and, from OpenSSH 9.9 on, with ${VARIABLE} and tokens replaced.
+// expand returns the patterns that the argument of an Include can mean to ssh: the argument
+// as written and, since OpenSSH 9.9, with ${VARIABLE} and tokens replaced.
 func (s *scanner) expand(a string) []string {
 	var out []string
 	for _, a := range []string{a, s.tokens(a)} {
@@ -32,8 +32,8 @@ func (s *scanner) expand(a string) []string {
 	return out
 }
 
-// tilde replaces ~ and ~user as glob(3) does. A relative path is one of ~/.ssh.
-// To glob(3), ~ is $HOME; that of the password database counts as well.
+// tilde replaces ~ and ~user, and makes relative paths relative to ~/.ssh. For glob(3), ~ is
+// $HOME; the result includes the home directory of the password database as well.
 func (s *scanner) tilde(a string) []string {
 	home := os.Getenv("HOME")
 	if !filepath.IsAbs(home) {
@@ -57,8 +57,8 @@ func (s *scanner) tilde(a string) []string {
 	return []string{u.HomeDir + a[len(m[0]):]}
 }
 
-// tokens replaces variables and tokens. What depends on the connection becomes
-// a *, so that nothing it could name is missed.
+// tokens replaces ${VARIABLE} and % tokens. A token that depends on the connection becomes a
+// *, so that the pattern matches all files it could name.
 func (s *scanner) tokens(a string) string {
 	a = envToken.ReplaceAllStringFunc(a, func(v string) string { return os.Getenv(v[2 : len(v)-1]) })
 	return token.ReplaceAllStringFunc(a, func(t string) string {
@@ -82,8 +82,8 @@ func (s *scanner) tokens(a string) string {
 	})
 }
 
-// goGlob writes a pattern of glob(3) for filepath.Glob. A bracket that only
-// glob(3) understands becomes a ?, one that is never closed stands for itself.
+// goGlob converts a pattern of glob(3) for filepath.Glob. A bracket expression that only
+// glob(3) supports becomes a ?, and a bracket that is not closed is escaped.
 func goGlob(pattern string) string {
 	parts := strings.Split(pattern, "/")
 	for i, p := range parts {

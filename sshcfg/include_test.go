@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestGuardedIncludes: each way of writing an Include that ssh follows into a
-// folder of a guest is refused. ssh itself says first that it follows it.
+// TestGuardedIncludes checks that Guarded refuses every form of Include with which ssh reads
+// a file in a guest folder. It first checks with the real ssh that it reads the file.
 func TestGuardedIncludes(t *testing.T) {
 	me, err := user.Current()
 	if err != nil {
@@ -41,7 +41,7 @@ func TestGuardedIncludes(t *testing.T) {
 	}
 	for _, tc := range []struct {
 		line  string
-		since string // of OpenSSH, "" for all that aivm supports
+		since string // first OpenSSH release with it, "" for all that aivm supports
 	}{
 		{"Include HOME/d/x", ""},
 		{"Include HOME/d/[!_]", ""},

@@ -18,28 +18,29 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Identity is a key a guest lets in.
+// Identity is a client key that a guest accepts.
 type Identity struct {
-	Path    string // the private key file, or a .pub whose other half is in the agent
-	Public  ssh.PublicKey
-	Comment string
-	Ours    bool // made by aivm, not the user's
-	Half    bool // ours, and the file of its public half is missing
-	// Encrypted, Hardware and AgentOnly keys work only through the agent, so
-	// that nothing ever asks for a passphrase behind a progress line. AgentOnly
-	// means that there is no private key file at all.
+	Path          string // the private key file, or a .pub file whose private key is in the agent
+	Public        ssh.PublicKey
+	Comment       string
+	AivmKey       bool // made by aivm, not by the user
+	PublicMissing bool // it is aivm's key and its .pub file is missing
+	// Encrypted, Hardware and AgentOnly keys are only used through the agent, so that no
+	// program asks for a passphrase while a progress line is shown. AgentOnly means that
+	// there is no private key file.
 	Encrypted, Hardware, AgentOnly bool
-	// InAgent is looked up only for a key that needs the agent.
+	// InAgent means that the agent has the key. It is only set for a key that needs the
+	// agent.
 	InAgent bool
 }
 
-// NeedsAgent reports whether the key cannot be used from its file alone.
+// NeedsAgent reports whether the key can only be used through the agent.
 func (i Identity) NeedsAgent() bool { return i.Encrypted || i.Hardware || i.AgentOnly }
 
-// Usable reports whether the key can log in now, without a question.
+// Usable reports whether the key works for a login now, without asking the user.
 func (i Identity) Usable() bool { return !i.NeedsAgent() || i.InAgent }
 
-// AuthorizedKey is the line for the guest's authorized_keys, without line end.
+// AuthorizedKey returns the line for the guest's authorized_keys, without a line feed.
 func (i Identity) AuthorizedKey() string {
 	line := authorizedLine(i.Public)
 	if i.Comment != "" {
@@ -48,20 +49,19 @@ func (i Identity) AuthorizedKey() string {
 	return line
 }
 
-// OwnKeyPath is where aivm's own client key lies or would lie.
+// OwnKeyPath returns the path of aivm's client key, whether or not it exists.
 func (l Layout) OwnKeyPath() string { return filepath.Join(l.StateDir, ownKeyName) }
 
-// Identities observes the keys for our guests: the configured one, if one is
-// configured, then our own if it exists. It changes nothing and asks nothing.
-// The agent is asked only when a key needs it. A configured key that cannot be
-// read is an error, never silently left out.
+// Identities returns the client keys for guests: the configured one if there is one, then
+// aivm's own if it exists. It changes nothing and does not ask the user. It contacts the
+// agent only if a key needs it. A configured key that cannot be read is an error.
 func (l Layout) Identities(ctx context.Context, configured string, getenv func(string) string) ([]Identity, error) {
 	var ids []Identity
 	if configured != "" {
 		path := expandHome(configured, l.Home)
 		if !filepath.IsAbs(path) {
-			return nil, ui.Refused("the configured ssh key %q is not an absolute path", configured).
-				Hint(ui.Cmd("aivm config show"))
+			return nil, ui.Refused("the path of the configured ssh key, %q, is not absolute", configured).
+				Hint(ui.CmdFor("to see the config", "aivm config show"))
 		}
 		path = filepath.Clean(path)
 		if path != l.OwnKeyPath() {
@@ -75,9 +75,9 @@ func (l Layout) Identities(ctx context.Context, configured string, getenv func(s
 	own, err := readIdentity(l.OwnKeyPath())
 	switch {
 	case err == nil:
-		own.Ours = true
+		own.AivmKey = true
 		_, err := os.Lstat(l.OwnKeyPath() + ".pub")
-		own.Half = errors.Is(err, fs.ErrNotExist)
+		own.PublicMissing = errors.Is(err, fs.ErrNotExist)
 		ids = append(ids, own)
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
@@ -93,10 +93,10 @@ func (l Layout) Identities(ctx context.Context, configured string, getenv func(s
 	return ids, nil
 }
 
-// StanzaIdentities is the order of IdentityFile lines: keys that work from
-// their file first, so that ssh never asks for a passphrase while another key
-// would do. It does not depend on what the agent holds today, or a stanza would
-// be rewritten at every change of the agent.
+// StanzaIdentities returns the paths for the IdentityFile lines: keys that work without the
+// agent first, so that ssh does not ask for a passphrase if another key works. The order
+// does not depend on the agent's present keys, or the stanza would be rewritten whenever
+// they change.
 func StanzaIdentities(ids []Identity) []string {
 	var plain, agent []string
 	for _, id := range ids {
@@ -109,22 +109,22 @@ func StanzaIdentities(ids []Identity) []string {
 	return append(plain, agent...)
 }
 
-// PlanOwnKey is the action that makes our own key: needed while none of ids
-// works without a question, or when only the half of it is there.
+// PlanOwnKey returns the action that makes aivm's client key. It is needed if none of ids is
+// usable, or if aivm's key exists and its .pub file is missing.
 func PlanOwnKey(l Layout, ids []Identity) []plan.Action {
-	path, why := l.OwnKeyPath(), "make an ssh key of aivm's own for the VMs"
+	path, why := l.OwnKeyPath(), "create an ssh key of aivm's own for the VMs"
 	for _, id := range ids {
-		if id.Ours {
-			if !id.Half {
+		if id.AivmKey {
+			if !id.PublicMissing {
 				return nil
 			}
-			why = "write the missing public half of aivm's own ssh key"
+			why = "write the missing .pub file of aivm's own ssh key"
 			break
 		}
 		if id.Usable() {
 			return nil
 		}
-		why = fmt.Sprintf("make an ssh key of aivm's own too: %s needs the agent, which does not hold it", id.Path)
+		why = fmt.Sprintf("create an ssh key of aivm's own: %s only works through the ssh agent, which does not have it", id.Path)
 	}
 	return []plan.Action{{
 		ID:      "ssh.key",
@@ -136,9 +136,9 @@ func PlanOwnKey(l Layout, ids []Identity) []plan.Action {
 	}}
 }
 
-// CreateOwnKey makes our client key: ed25519, OpenSSH format, 0600, with its
-// .pub beside it. An existing private key is never overwritten; a missing .pub
-// is written from it, so a run killed between the two is finished by the next.
+// CreateOwnKey makes aivm's client key: ed25519, OpenSSH format, mode 0600, and the .pub
+// file next to it. An existing private key is not overwritten, and a missing .pub file is
+// written from it, so that the next run completes one that was killed in between.
 func CreateOwnKey(l Layout) error {
 	pemBytes, _, err := newKey("aivm")
 	if err != nil {
@@ -159,8 +159,8 @@ func CreateOwnKey(l Layout) error {
 	return err
 }
 
-// readIdentity reads a private key file, or, as OpenSSH does, a public key
-// file whose private half is expected in the agent.
+// readIdentity reads a private key file or, as OpenSSH does, a public key file whose
+// private key is expected to be in the agent.
 func readIdentity(path string) (Identity, error) {
 	id, err := readPrivate(path)
 	if err == nil {
@@ -172,7 +172,7 @@ func readIdentity(path string) (Identity, error) {
 	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errNotPrivate) {
 		return id, err
 	}
-	// "key.pub" named directly, or "key" of which only key.pub is on disk.
+	// The path is that of a .pub file, or only the .pub file exists.
 	for _, p := range []string{path, path + ".pub"} {
 		if pub, comment, perr := readPublic(p); perr == nil {
 			return Identity{Path: p, Public: pub, Comment: comment, AgentOnly: true}, nil
@@ -181,13 +181,14 @@ func readIdentity(path string) (Identity, error) {
 	return id, err
 }
 
-var errNotPrivate = errors.New("no private key in it")
+var errNotPrivate = errors.New("it contains no private key")
 
+// readPrivate reads a private key file.
 func readPrivate(path string) (Identity, error) {
 	id := Identity{Path: path}
 	fail := func(err error) (Identity, error) {
 		return id, ui.Refused("the ssh key %s cannot be used: %w", path, err).
-			Hint(ui.Remark("set another key with ssh_identity_file in the configuration, or leave it empty for a key of aivm's own"), ui.Cmd("aivm config path"))
+			Hint(ui.CmdFor("set ssh_identity_file in the config to another key, or leave it empty to use aivm's own key", "aivm config edit"))
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -197,11 +198,11 @@ func readPrivate(path string) (Identity, error) {
 	if block == nil {
 		return fail(errNotPrivate)
 	}
-	// The same test as ssh's own (authfile.c, sshkey_perm_ok): it ignores a
-	// private key that others may read, which would look like a refused login.
+	// The same check as in ssh (authfile.c, sshkey_perm_ok): ssh ignores a private key that
+	// others can read, and the login would just be refused.
 	if st, err := os.Stat(path); err == nil && st.Mode().Perm()&0o077 != 0 {
 		if s, ok := st.Sys().(*syscall.Stat_t); ok && int(s.Uid) == os.Getuid() {
-			return id, ui.Refused("the ssh key %s is open to others (mode %04o), so ssh ignores it", path, st.Mode().Perm()).
+			return id, ui.Refused("other users can read the ssh key %s (mode %04o), so ssh ignores it", path, st.Mode().Perm()).
 				Hint(ui.Cmd("chmod 600 " + path))
 		}
 	}
@@ -220,9 +221,9 @@ func readPrivate(path string) (Identity, error) {
 		if id.Public == nil {
 			id.Public = missing.PublicKey
 		}
-		if id.Public == nil { // the old PEM format hides the public half too
+		if id.Public == nil { // the old PEM format encrypts the public key too
 			if id.Public, _, err = readPublic(path + ".pub"); err != nil {
-				return fail(fmt.Errorf("it is encrypted, and its public half: %w", err))
+				return fail(fmt.Errorf("it is encrypted, and its .pub file cannot be read: %w", err))
 			}
 		}
 	default:
@@ -231,9 +232,9 @@ func readPrivate(path string) (Identity, error) {
 	return id, nil
 }
 
-// publicOfOpenSSH reads the public half, which OpenSSH's format (PROTOCOL.key)
-// stores in the clear even for encrypted and hardware keys. x/crypto does not
-// give it for the latter.
+// publicOfOpenSSH reads the public key from a private key file. OpenSSH's format
+// (PROTOCOL.key) stores it unencrypted, also for encrypted and hardware keys.
+// golang.org/x/crypto does not return it for hardware keys.
 func publicOfOpenSSH(block *pem.Block) ssh.PublicKey {
 	const magic = "openssh-key-v1\x00"
 	body, ok := bytes.CutPrefix(block.Bytes, []byte(magic))
@@ -256,6 +257,7 @@ func publicOfOpenSSH(block *pem.Block) ssh.PublicKey {
 	return pub
 }
 
+// readPublic reads a public key file and returns the key and its comment.
 func readPublic(path string) (ssh.PublicKey, string, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {

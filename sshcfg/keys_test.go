@@ -43,18 +43,18 @@ func TestOwnKey(t *testing.T) {
 		t.Error("modes")
 	}
 	got, err = l.Identities(ctx, "", noenv)
-	if err != nil || len(got) != 1 || !got[0].Ours || !got[0].Usable() || got[0].Comment != "aivm" {
+	if err != nil || len(got) != 1 || !got[0].AivmKey || !got[0].Usable() || got[0].Comment != "aivm" {
 		t.Fatalf("%+v, %v", got, err)
 	}
 	if as := PlanOwnKey(l, got); len(as) != 0 {
 		t.Error(as)
 	}
-	// ssh-keygen reads both halves as one pair.
+	// ssh-keygen derives the same public key from the private key.
 	out, err := exec.Command("ssh-keygen", "-y", "-f", l.OwnKeyPath()).Output()
 	if err != nil || !strings.HasPrefix(read(t, l.OwnKeyPath()+".pub"), strings.TrimSpace(string(out))) {
 		t.Errorf("%s %v", out, err)
 	}
-	// Never overwritten; a lost public half comes back.
+	// The key is never overwritten; a missing .pub file is written again.
 	before := read(t, l.OwnKeyPath())
 	pub := read(t, l.OwnKeyPath()+".pub")
 	if err := os.Remove(l.OwnKeyPath() + ".pub"); err != nil {
@@ -76,7 +76,7 @@ func TestOwnKey(t *testing.T) {
 	}
 }
 
-func TestOwnKeyMadeByManyAtOnce(t *testing.T) {
+func TestOwnKeyConcurrently(t *testing.T) {
 	l := newLayout(t)
 	var wg sync.WaitGroup
 	errs := make([]error, 8)
@@ -92,7 +92,7 @@ func TestOwnKeyMadeByManyAtOnce(t *testing.T) {
 		t.Errorf("%v, %v", got, err)
 	}
 	if es, _ := os.ReadDir(l.StateDir); len(es) != 2 {
-		t.Errorf("left behind: %v", es)
+		t.Errorf("leftover files: %v", es)
 	}
 }
 
@@ -134,7 +134,7 @@ func TestConfiguredKeys(t *testing.T) {
 			continue
 		}
 		g := got[0]
-		if g.Encrypted != c.encrypted || g.Hardware != c.hardware || g.AgentOnly != c.only || g.Comment != c.comment || g.Ours || g.InAgent || g.Public == nil {
+		if g.Encrypted != c.encrypted || g.Hardware != c.hardware || g.AgentOnly != c.only || g.Comment != c.comment || g.AivmKey || g.InAgent || g.Public == nil {
 			t.Errorf("%s: %+v", c.configured, g)
 		}
 		if needs := c.encrypted || c.hardware || c.only; (len(PlanOwnKey(l, got)) == 1) != needs {
@@ -160,8 +160,8 @@ func TestConfiguredKeys(t *testing.T) {
 	}
 }
 
-// fakeHardwareKey is an sk-ssh-ed25519 key file as PROTOCOL.u2f describes it,
-// with a handle that no token knows.
+// fakeHardwareKey returns an sk-ssh-ed25519 key file as described in OpenSSH's PROTOCOL.u2f,
+// with a key handle of no real token.
 func fakeHardwareKey(t *testing.T) string {
 	t.Helper()
 	pub, _, err := ed25519.GenerateKey(rand.Reader)
@@ -186,7 +186,7 @@ func fakeHardwareKey(t *testing.T) string {
 		Pub, Priv         []byte
 	}{"none", "none", "", 1, blob, priv})
 	data := pem.EncodeToMemory(&pem.Block{Type: "OPENSSH PRIVATE KEY", Bytes: append([]byte("openssh-key-v1\x00"), body...)})
-	// The real tool agrees that this is such a key.
+	// ssh-keygen accepts it as such a key.
 	f := filepath.Join(t.TempDir(), "k")
 	write(t, f, string(data), 0o600)
 	if out, err := exec.Command("ssh-keygen", "-y", "-f", f).CombinedOutput(); err != nil || !strings.HasPrefix(string(out), kind) {
@@ -196,7 +196,7 @@ func fakeHardwareKey(t *testing.T) string {
 }
 
 func TestStanzaIdentities(t *testing.T) {
-	got := StanzaIdentities([]Identity{{Path: "/enc", Encrypted: true, InAgent: true}, {Path: "/plain"}, {Path: "/ours", Ours: true}})
+	got := StanzaIdentities([]Identity{{Path: "/enc", Encrypted: true, InAgent: true}, {Path: "/plain"}, {Path: "/ours", AivmKey: true}})
 	if !slices.Equal(got, []string{"/plain", "/ours", "/enc"}) {
 		t.Error(got)
 	}

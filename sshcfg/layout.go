@@ -10,35 +10,35 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// ConfigEnv names the environment variable that puts the Include line into
-// another file than ~/.ssh/config.
+// ConfigEnv is the environment variable that names the file for the Include line, instead
+// of ~/.ssh/config.
 const ConfigEnv = "AIVM_SSH_CONFIG"
 
-// Layout says where everything of this package lies. All paths are absolute.
+// Layout holds the paths of all files this package uses. All paths are absolute.
 type Layout struct {
 	// Home is the home directory ssh uses: SSHHome outside tests.
 	Home string
 	// ConfigDir holds one 0600 file per VM; mode 0700.
 	ConfigDir string
-	// StateDir holds our key, the lock, the backup, and a directory per VM.
+	// StateDir holds aivm's client key, the lock, the backup, and one directory per VM.
 	StateDir string
-	// SSHConfigPath is the file that gets the Include line; empty means
-	// Home/.ssh/config.
+	// SSHConfigPath is the file that gets the Include line; "" means Home/.ssh/config.
 	SSHConfigPath string
-	// SystemConfig is read after the user's file, by ssh and by Verify (to
-	// name the line that adds something); empty means /etc/ssh/ssh_config.
+	// SystemConfig is the file ssh reads after the user's; "" means /etc/ssh/ssh_config.
+	// Verify reads it to name the line an option comes from.
 	SystemConfig string
-	// Guests are the folders VMs can write; see Guarded.
+	// Guests lists the folders VMs can write; see Guarded.
 	Guests []GuestFolder
 
-	// beforeSwap, if set, is called between the last look at the user's file and
-	// its replacement: tests change it then.
+	// beforeSwap, if set, is called before the last check of the user's file and its
+	// replacement. Tests change the file in it.
 	beforeSwap func()
 }
 
-// DefaultLayout follows the XDG base directory specification: a relative
-// XDG path is ignored, and defaults lie below $HOME (below home if HOME is not
-// set). home is where ssh looks for .ssh/config: pass SSHHome's result.
+// DefaultLayout returns the Layout of a real run. It follows the XDG base directory
+// specification: relative XDG paths are ignored, and the defaults are below $HOME (below
+// home if HOME is not set). home is the directory where ssh reads .ssh/config: pass the
+// result of SSHHome.
 func DefaultLayout(home string, getenv func(string) string) Layout {
 	base := home
 	if h := getenv("HOME"); filepath.IsAbs(h) {
@@ -61,11 +61,10 @@ func DefaultLayout(home string, getenv func(string) string) Layout {
 	return l
 }
 
-// SSHHome is the home directory OpenSSH uses: that of the real user id in the
-// password database, whatever $HOME says (ssh.c, getpwuid(getuid())). Writing
-// below another $HOME would make an alias that ssh never sees. A static binary
-// reads /etc/passwd only; for a user it does not list (LDAP, sssd) $HOME is the
-// best answer there is.
+// SSHHome returns the home directory OpenSSH uses: that of the real user ID in the password
+// database, regardless of $HOME (ssh.c, getpwuid(getuid())). ssh would not read an alias
+// written below another $HOME. A static binary reads /etc/passwd only; for a user who is
+// not listed there (LDAP, sssd), $HOME is used.
 func SSHHome() (string, error) {
 	u, err := user.LookupId(strconv.Itoa(os.Getuid()))
 	if err == nil && filepath.IsAbs(u.HomeDir) {
@@ -73,15 +72,15 @@ func SSHHome() (string, error) {
 	}
 	h, herr := os.UserHomeDir()
 	if herr != nil || !filepath.IsAbs(h) {
-		return "", ui.Failed("cannot tell the home directory of user id %d", os.Getuid()).
+		return "", ui.Failed("the home directory of user ID %d is unknown", os.Getuid()).
 			Hint(ui.Remark("set HOME to an absolute path"))
 	}
 	return h, nil
 }
 
-// SSHArgs is what ssh, scp and sftp need before their other arguments to read
-// the configuration this Layout writes: nothing when it is the one they read
-// anyway, else "-F FILE". With -F ssh does not read /etc/ssh/ssh_config.
+// SSHArgs returns the arguments that make ssh, scp and sftp read the configuration of this
+// Layout: none if it is the file they read by default, else "-F FILE". With -F, ssh does
+// not read /etc/ssh/ssh_config.
 func (l Layout) SSHArgs() []string {
 	if h, err := SSHHome(); err == nil && filepath.Join(h, ".ssh", "config") == l.sshConfig() {
 		return nil
@@ -89,11 +88,11 @@ func (l Layout) SSHArgs() []string {
 	return []string{"-F", l.sshConfig()}
 }
 
-// ConfPath is the file of the VM with this alias.
+// ConfPath returns the path of the stanza file of the VM with this alias.
 func (l Layout) ConfPath(alias string) string { return filepath.Join(l.ConfigDir, alias+".conf") }
 
-// BackupPath is where the user's configuration was saved before our first
-// change to it.
+// BackupPath returns the path of the copy of the user's configuration from before aivm's
+// first change to it.
 func (l Layout) BackupPath() string { return filepath.Join(l.StateDir, "ssh_config.before-aivm") }
 
 func (l Layout) sshConfig() string {
@@ -117,10 +116,11 @@ const (
 	lockName   = "ssh.lock"
 )
 
-// VMDir is the directory with the state of one VM.
+// VMDir returns the directory with the state of one VM.
 func (l Layout) VMDir(vm string) string { return filepath.Join(l.StateDir, vm) }
 
-// checkVM keeps a VM's name from leaving StateDir or meeting a file of ours.
+// checkVM refuses VM names whose directory would be outside StateDir, or would be one of
+// aivm's other files in it.
 func checkVM(vm string) error {
 	switch vm {
 	case "", ".", "..", ownKeyName, ownKeyName + ".pub", lockName, "ssh_config.before-aivm":
@@ -132,9 +132,9 @@ func checkVM(vm string) error {
 	return nil
 }
 
-// ValidAlias accepts [a-z0-9-], at most 63 characters, starting with a letter
-// or a digit. Capitals are refused since editors lower-case the authority of a
-// remote URI, and everything else since ssh, URIs or shells give it a meaning.
+// ValidAlias accepts names of [a-z0-9-], at most 63 characters, starting with a letter or a
+// digit. Capitals are refused because editors convert the host part of a remote URI to
+// lower case; other characters have a meaning in ssh, URIs or shells.
 func ValidAlias(s string) error {
 	bad := func(why string) error {
 		return ui.Refused("ssh alias %q %s", s, why).
@@ -153,13 +153,13 @@ func ValidAlias(s string) error {
 		case c == '-':
 			return bad("starts with a hyphen")
 		default:
-			return bad("holds a character that is not allowed")
+			return bad("contains a character that is not allowed")
 		}
 	}
 	return nil
 }
 
-// expandHome turns "~" and "~/x" into paths below home.
+// expandHome replaces a leading "~" by home in "~" and "~/PATH".
 func expandHome(p, home string) string {
 	if p == "~" {
 		return home

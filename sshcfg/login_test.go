@@ -18,8 +18,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// startAgent starts a real ssh-agent. Its socket has its own short directory:
-// a socket's path is limited to 108 bytes.
+// startAgent starts a real ssh-agent and returns a getenv with its socket. The socket is in
+// a directory with a short name, since a socket's path is limited to 108 bytes.
 func startAgent(t *testing.T) func(string) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ag")
@@ -50,7 +50,7 @@ func startAgent(t *testing.T) func(string) string {
 	}
 }
 
-// sshAdd loads an encrypted key, its passphrase given by an askpass program.
+// sshAdd adds an encrypted key to the agent; an askpass program supplies the passphrase.
 func sshAdd(t *testing.T, sock, key, passphrase string) {
 	t.Helper()
 	ask := filepath.Join(t.TempDir(), "ask")
@@ -62,8 +62,8 @@ func sshAdd(t *testing.T, sock, key, passphrase string) {
 	}
 }
 
-// server is an SSH server on loopback that lets in the given keys, answers any
-// command with what it saw, and records every publickey try.
+// server is an SSH server on loopback that accepts the given keys, answers every command
+// with the user's name, and records every key offered.
 type server struct {
 	port  int
 	mu    sync.Mutex
@@ -136,7 +136,7 @@ func (s *server) seen() []string {
 	return slices.Clone(s.tries)
 }
 
-// openssh logs in with the real client over the alias.
+// openssh logs in with the real ssh client over the alias.
 func openssh(l Layout, alias string, getenv func(string) string) (string, error) {
 	c := exec.Command("ssh", append(l.SSHArgs(), "--", alias, "true")...)
 	c.Env = append(os.Environ(), "SSH_AUTH_SOCK="+getenv("SSH_AUTH_SOCK"), "SSH_ASKPASS=/bin/false", "SSH_ASKPASS_REQUIRE=force")
@@ -144,8 +144,8 @@ func openssh(l Layout, alias string, getenv func(string) string) (string, error)
 	return string(out), err
 }
 
-// TestLogin proves the whole room: keys, pinned host key, stanza and Include,
-// with the real ssh and with our own client, against a server on loopback.
+// TestLogin tests keys, pinned host key, stanza and Include together, with the real ssh and
+// with aivm's client, against a server on loopback.
 func TestLogin(t *testing.T) {
 	l := newLayout(t)
 	write(t, l.sshConfig(), "Host *\n  User nobody\n  Port 1\n  ProxyCommand /bin/false\n  StrictHostKeyChecking no\n", 0o600)
@@ -162,7 +162,7 @@ func TestLogin(t *testing.T) {
 
 	ctx := context.Background()
 	ids, err := l.Identities(ctx, enc, withAgent)
-	if err != nil || len(ids) != 2 || !ids[0].Encrypted || !ids[0].InAgent || !ids[1].Ours {
+	if err != nil || len(ids) != 2 || !ids[0].Encrypted || !ids[0].InAgent || !ids[1].AivmKey {
 		t.Fatalf("%+v, %v", ids, err)
 	}
 	host, err := NewHostKey()
@@ -177,7 +177,7 @@ func TestLogin(t *testing.T) {
 		"both keys, agent":             {[]ssh.PublicKey{ids[0].Public, ids[1].Public}, withAgent, false},
 		"both keys, no agent":          {[]ssh.PublicKey{ids[0].Public, ids[1].Public}, noenv, false},
 		"encrypted key only, agent":    {[]ssh.PublicKey{ids[0].Public}, withAgent, false},
-		"our key only, agent":          {[]ssh.PublicKey{ids[1].Public}, withAgent, false},
+		"aivm's key only, agent":       {[]ssh.PublicKey{ids[1].Public}, withAgent, false},
 		"encrypted key only, no agent": {[]ssh.PublicKey{ids[0].Public}, noenv, true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -206,15 +206,15 @@ func TestLogin(t *testing.T) {
 				User: "agent", Auth: methods, HostKeyCallback: ssh.FixedHostKey(host.Public),
 			})
 			if (err != nil) != c.fails {
-				t.Errorf("our client: %v", err)
+				t.Errorf("aivm's client: %v", err)
 			}
 			if err == nil {
 				client.Close()
 			}
-			// No other key is ever offered, however many the agent holds.
-			ours := []string{ssh.FingerprintSHA256(ids[0].Public), ssh.FingerprintSHA256(ids[1].Public)}
+			// No other key is offered, however many the agent has.
+			allowedKeys := []string{ssh.FingerprintSHA256(ids[0].Public), ssh.FingerprintSHA256(ids[1].Public)}
 			for _, k := range s.seen() {
-				if !slices.Contains(ours, k) {
+				if !slices.Contains(allowedKeys, k) {
 					t.Errorf("offered %s", k)
 				}
 			}
@@ -247,7 +247,7 @@ func TestAuthMethodsWithoutAKey(t *testing.T) {
 	if _, _, err := AuthMethods([]Identity{{Path: filepath.Join(t.TempDir(), "k")}}, noenv); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
-	// A stale socket is an agent that holds nothing.
+	// A stale socket counts as an agent without keys.
 	sock := filepath.Join(t.TempDir(), "s")
 	write(t, sock, "", 0o600)
 	if err := markInAgent(context.Background(), []Identity{{Encrypted: true}}, func(string) string { return sock }); err != nil {

@@ -16,29 +16,30 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Why a plan is refused; test with errors.Is.
+// Reasons why a plan is refused; test with errors.Is.
 var (
-	// ErrReadOnly: the user's configuration cannot be changed or read by us.
+	// ErrReadOnly means that aivm cannot read or change the user's configuration.
 	ErrReadOnly = errors.New("the ssh configuration cannot be edited")
-	// ErrAliasTaken: the user's own configuration has a Host of that name.
+	// ErrAliasTaken means that the alias has a Host line in the user's configuration, or
+	// belongs to a VM of another store.
 	ErrAliasTaken = errors.New("the ssh alias is taken")
 )
 
-// Facts is what Observe saw.
+// Facts holds what Observe found.
 type Facts struct {
-	Layout  Layout
-	Config  plan.Known[File]        // the user's configuration
-	same    map[string]bool         // what else it calls ConfigDir
-	Guarded error                   // why nothing of it may be used
-	Own     plan.Known[File]        // our file of the alias
-	DirMode plan.Known[fs.FileMode] // of ConfigDir; 0 if it is missing
-	// Clashes are looked for only while we have no file for the alias: once we
-	// have, the question was answered.
+	Layout     Layout
+	Config     plan.Known[File]        // the user's configuration
+	otherPaths map[string]bool         // other paths it uses for ConfigDir
+	Guarded    error                   // why it must not be used; nil if it may
+	Own        plan.Known[File]        // the alias's stanza file
+	DirMode    plan.Known[fs.FileMode] // of ConfigDir; 0 if it is missing
+	// Clashes is only filled in if the stanza file does not exist yet; if it does, the alias
+	// was checked when the file was written.
 	Clashes []Clash
 }
 
-// Observe reads the user's configuration and our file. It only reads files
-// and starts nothing, so it fits the warm path.
+// Observe reads the user's configuration and the alias's stanza file. It only reads files
+// and starts no program, so that it is cheap enough for every run.
 func Observe(l Layout, want Stanza) Facts {
 	f := Facts{Layout: l, Config: known(readFile(l.sshConfig()))}
 	if err := ValidAlias(want.Alias); err != nil {
@@ -46,7 +47,7 @@ func Observe(l Layout, want Stanza) Facts {
 		return f
 	}
 	if f.Guarded = l.Guarded(); f.Guarded == nil {
-		f.same = l.spellings(f.Config.Value.Data)
+		f.otherPaths = l.spellings(f.Config.Value.Data)
 	}
 	f.Own = known(readFile(l.ConfPath(want.Alias)))
 	st, err := os.Stat(l.ConfigDir)
@@ -64,10 +65,9 @@ func Observe(l Layout, want Stanza) Facts {
 
 func known[T any](v T, err error) plan.Known[T] { return plan.Known[T]{Value: v, Err: err} }
 
-// Plan says what makes "ssh ALIAS" mean want; nothing when it does already.
-// An error that wraps ErrReadOnly comes with the actions that can be done all
-// the same (our own file), so that the rest may work where only the Include
-// line has to be added by hand.
+// Plan returns the actions that make "ssh ALIAS" use want; none if it does already. With an
+// error that wraps ErrReadOnly it still returns the action for aivm's own file, so that the
+// alias works once the user has added the Include line manually.
 func Plan(f Facts, want Stanza) ([]plan.Action, error) {
 	text, err := Render(want)
 	if err != nil {
@@ -89,7 +89,7 @@ func Plan(f Facts, want Stanza) ([]plan.Action, error) {
 			return nil, ui.Refused("%w: %s already has a \"Host %s\"", ErrAliasTaken, c, want.Alias).
 				Hint(ui.Remark("rename that Host, or give the VM another name with --vm NAME"))
 		}
-		legacy = fmt.Sprintf("; the block aivm 0.3 left at %s stays and no longer counts", c)
+		legacy = fmt.Sprintf("; the block aivm 0.3 wrote at %s stays but no longer has an effect", c)
 	}
 	var as []plan.Action
 	own := f.Own.Value
@@ -97,7 +97,7 @@ func Plan(f Facts, want Stanza) ([]plan.Action, error) {
 		f.DirMode.Value != 0o700 || !bytes.Equal(own.Data, text) {
 		as = append(as, plan.Action{
 			ID:      "ssh.config:" + want.Alias,
-			Why:     fmt.Sprintf("let \"ssh %s\" reach the VM, with its host key pinned%s", want.Alias, legacy),
+			Why:     fmt.Sprintf("write the ssh alias %s for the VM, with its host key pinned%s", want.Alias, legacy),
 			Shows:   []string{"write " + path},
 			Consent: plan.None,
 			Timing:  "ssh",
@@ -111,10 +111,11 @@ func Plan(f Facts, want Stanza) ([]plan.Action, error) {
 	return append(as, inc...), err
 }
 
-// sameDirLink reports whether only directories on the way are links, such as a
-// ~/.config that lies elsewhere; the file itself must not be one.
+// sameDirLink reports whether only directories of the path are links, such as a ~/.config
+// elsewhere, and not the file itself.
 func sameDirLink(f File) bool { return filepath.Base(f.Path) == filepath.Base(f.Target) }
 
+// planInclude plans to add or repair aivm's Include in the user's configuration.
 func planInclude(f Facts) ([]plan.Action, error) {
 	l := f.Layout
 	if f.Guarded != nil {
@@ -123,7 +124,7 @@ func planInclude(f Facts) ([]plan.Action, error) {
 	if f.Config.Err != nil {
 		return nil, l.readOnly(f.Config.Err)
 	}
-	c, in := f.Config.Value, store{l, f.same}
+	c, in := f.Config.Value, store{l, f.otherPaths}
 	out, err := ensureInclude(c.Data, in)
 	if err != nil {
 		return nil, l.explain(err)
@@ -134,9 +135,9 @@ func planInclude(f Facts) ([]plan.Action, error) {
 	if c.Blocked != nil {
 		return nil, l.readOnly(c.Blocked)
 	}
-	why := "read aivm's files first in " + c.Path
+	why := "add an Include line at the top of " + c.Path
 	if own, _ := in.ownBlocks(splitLines(c.Data)); len(own) > 0 {
-		why = "put aivm's Include back in order: ssh takes the first value it reads, so it has to come before everything else in " + c.Path
+		why = "move aivm's Include line to the top of " + c.Path + ": ssh uses the first value it reads for an option"
 	}
 	return []plan.Action{{
 		ID:      "ssh.include",
@@ -146,31 +147,33 @@ func planInclude(f Facts) ([]plan.Action, error) {
 		Consent: plan.Ask,
 		Timing:  "ssh",
 		Do: func(ctx context.Context) error {
-			return l.edit(ctx, func(data []byte) ([]byte, error) { return ensureInclude(data, l.in(data)) })
+			return l.edit(ctx, func(data []byte) ([]byte, error) { return ensureInclude(data, l.storeIn(data)) })
 		},
 	}}, nil
 }
 
+// writeShows returns what a plan shows for writing c.
 func writeShows(c File) []string {
 	if c.Target != c.Path {
-		return []string{"write " + c.Target + " (where " + c.Path + " leads)"}
+		return []string{"write " + c.Target + " (" + c.Path + " is a link to it)"}
 	}
 	return []string{"write " + c.Path}
 }
 
+// unified returns the unified diff from the content of c to out.
 func unified(c File, out []byte) string {
 	old := c.Path
 	if !c.Exists {
 		old = "/dev/null"
 	}
 	d := diff.Diff(old, c.Data, c.Path, out)
-	// The library puts a "diff OLD NEW" line before the two file names.
+	// Drop the library's first line, "diff OLD NEW".
 	_, d, _ = bytes.Cut(d, []byte("\n"))
 	return string(d)
 }
 
-// readOnly is the error for a configuration we cannot change: what to add by
-// hand, and how to get the stanza itself.
+// readOnly returns the error for a configuration that aivm cannot change. Its hints are the
+// line to add manually, and the command that prints the stanza.
 func (l Layout) readOnly(cause error) error {
 	line, err := l.IncludeLine()
 	if err != nil {
@@ -178,11 +181,12 @@ func (l Layout) readOnly(cause error) error {
 	}
 	return ui.Refused("%w", fmt.Errorf("%w: %w", ErrReadOnly, cause)).Hint(
 		ui.Remark("add this as the first line of "+l.sshConfig()+": "+line),
-		ui.CmdFor("or print the entry and put it where you like", "aivm vm ssh-config NAME"),
-		ui.Remark("or let another file hold the line: set "+ConfigEnv+"=FILE and use ssh -F FILE"),
+		ui.CmdFor("or print the Host block of a VM and add it yourself", "aivm vm ssh-config NAME"),
+		ui.Remark("or set "+ConfigEnv+"=FILE to have the line written to FILE, and use ssh -F FILE"),
 	)
 }
 
+// explain turns a *markerError into an error with hints, and returns others unchanged.
 func (l Layout) explain(err error) error {
 	var m *markerError
 	if errors.As(err, &m) {
@@ -191,21 +195,21 @@ func (l Layout) explain(err error) error {
 	return err
 }
 
-// Remains is what a VM that is to go has here, as ObserveRemains saw it.
+// Remains holds what ObserveRemains found of a VM that is to be deleted.
 type Remains struct {
 	Layout    Layout
 	VM, Alias string
-	Err       error    // why the rest is not known
-	Files     []string // those that are there
+	Err       error    // why the other fields are not known
+	Files     []string // existing files of the VM
 	Others    bool     // other VMs have files too
-	// Config is the user's configuration; it is read only without Others. Its
-	// error is why it cannot be edited.
-	Config plan.Known[File]
-	same   map[string]bool // what else it calls ConfigDir
+	// Config is the user's configuration, read only if Others is false. Its error is the
+	// reason why it cannot be edited.
+	Config     plan.Known[File]
+	otherPaths map[string]bool // other paths it uses for ConfigDir
 }
 
-// ObserveRemains looks for the files of a VM and its alias and, if no other VM
-// has any, reads the user's configuration.
+// ObserveRemains finds the files of a VM and its alias. If no other VM has files, it also
+// reads the user's configuration.
 func ObserveRemains(l Layout, vm, alias string) Remains {
 	r := Remains{Layout: l, VM: vm, Alias: alias}
 	if r.Err = ValidAlias(alias); r.Err == nil {
@@ -230,15 +234,15 @@ func ObserveRemains(l Layout, vm, alias string) Remains {
 		r.Config.Err = err
 	} else {
 		r.Config = known(readFile(l.sshConfig()))
-		r.same = l.spellings(r.Config.Value.Data)
+		r.otherPaths = l.spellings(r.Config.Value.Data)
 	}
 	return r
 }
 
-// PlanRemove removes the host key and known_hosts of the VM, then our file of
-// the alias, and with the last VM the Include line. A configuration that cannot
-// be edited never keeps a VM from being deleted: an Include that matches nothing
-// is harmless, so then it stays, and the plan says so.
+// PlanRemove plans to remove the host key, known_hosts and stanza file of a VM and, with the
+// last VM, the Include line. If the configuration cannot be edited, the VM can still be
+// deleted: the Include line stays, which is harmless since it matches no file, and the plan
+// says so.
 func PlanRemove(r Remains) ([]plan.Action, error) {
 	if r.Err != nil {
 		return nil, r.Err
@@ -252,7 +256,7 @@ func PlanRemove(r Remains) ([]plan.Action, error) {
 		}
 		as = append(as, plan.Action{
 			ID:      "ssh.remove:" + r.Alias,
-			Why:     fmt.Sprintf("forget the ssh alias %s and the VM's host key", r.Alias),
+			Why:     fmt.Sprintf("remove the ssh alias %s and the VM's host key", r.Alias),
 			Shows:   shows,
 			Consent: plan.None, // part of "vm delete", which is typed
 			Do:      func(context.Context) error { return removeOwn(r.Files, l.VMDir(r.VM)) },
@@ -264,7 +268,7 @@ func PlanRemove(r Remains) ([]plan.Action, error) {
 	c, err := r.Config.Value, r.Config.Err
 	var out []byte
 	if err == nil {
-		out, err = removeInclude(c.Data, store{l, r.same})
+		out, err = removeInclude(c.Data, store{l, r.otherPaths})
 	}
 	switch {
 	case err == nil && bytes.Equal(out, c.Data):
@@ -280,23 +284,23 @@ func PlanRemove(r Remains) ([]plan.Action, error) {
 	}
 	return append(as, plan.Action{
 		ID:      "ssh.include.remove",
-		Why:     "it is this config's last VM: take the Include line of " + l.ConfigDir + " out of " + c.Path,
+		Why:     "remove the Include line of " + l.ConfigDir + " from " + c.Path + ": this config has no other VM",
 		Shows:   writeShows(c),
 		Diff:    unified(c, out),
 		Consent: plan.Ask,
 		Do: func(ctx context.Context) error {
 			return l.edit(ctx, func(data []byte) ([]byte, error) {
-				// Another aivm may have made a VM since.
+				// Another aivm process may have created a VM since the plan.
 				if others, err := l.otherConfs(r.Alias); err != nil || others {
 					return data, err
 				}
-				return removeInclude(data, l.in(data))
+				return removeInclude(data, l.storeIn(data))
 			})
 		},
 	}), nil
 }
 
-// otherConfs reports whether files of other VMs exist.
+// otherConfs reports whether stanza files of other VMs exist.
 func (l Layout) otherConfs(alias string) (bool, error) {
 	es, err := os.ReadDir(l.ConfigDir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -310,14 +314,14 @@ func (l Layout) otherConfs(alias string) (bool, error) {
 	return false, nil
 }
 
-// removeOwn removes files of ours, and dir if nothing else is in it: the sync
-// manifest of another package may be.
+// removeOwn removes files of aivm, and dir if it is empty then. Another package may have a
+// sync manifest in it.
 func removeOwn(paths []string, dir string) error {
 	for _, p := range paths {
 		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return ui.Failed("removing %s: %w", p, err)
 		}
 	}
-	os.Remove(dir) //nolint:errcheck // stays when it is not empty
+	os.Remove(dir) //nolint:errcheck // fails if it is not empty
 	return nil
 }

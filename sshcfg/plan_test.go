@@ -43,7 +43,7 @@ func TestFirstAndSecondRun(t *testing.T) {
 	if as := apply(t, l, want); len(as) != 0 {
 		t.Errorf("second run: %v", ids(as))
 	}
-	// Another VM only needs its own file; a new address only that again.
+	// Another VM only needs its own file, and so does a new address.
 	if got := ids(apply(t, l, stanzaFor(l, "b"))); !slices.Equal(got, []string{"ssh.config:b"}) {
 		t.Error(got)
 	}
@@ -58,7 +58,7 @@ func TestFirstAndSecondRun(t *testing.T) {
 		t.Error(got)
 	}
 	if es, _ := filepath.Glob(filepath.Join(l.Home, ".ssh", "*")); len(es) != 1 {
-		t.Errorf("left behind: %v", es)
+		t.Errorf("leftover files: %v", es)
 	}
 }
 
@@ -98,7 +98,7 @@ func TestKeepsSymlinkModeAndBackup(t *testing.T) {
 	if got := read(t, l.BackupPath()); got != "Host x\r\n  User y\r\n" {
 		t.Errorf("backup %q", got)
 	}
-	// The first version is the one worth keeping.
+	// The backup of the first version is not overwritten.
 	write(t, filepath.Join(dots, "ssh_config"), "Host changed\n", 0o640)
 	apply(t, l, stanzaFor(l, "a"))
 	if got := read(t, l.BackupPath()); got != "Host x\r\n  User y\r\n" {
@@ -151,7 +151,7 @@ func TestReadOnly(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
-		"link in a circle": func(t *testing.T, l Layout) {
+		"circular link": func(t *testing.T, l Layout) {
 			if err := os.MkdirAll(filepath.Join(l.Home, ".ssh"), 0o700); err != nil {
 				t.Fatal(err)
 			}
@@ -160,7 +160,7 @@ func TestReadOnly(t *testing.T) {
 			}
 		},
 	}
-	if os.Getuid() != 0 { // nothing is unreadable for root
+	if os.Getuid() != 0 { // root can read all files
 		setups["unreadable"] = func(t *testing.T, l Layout) { write(t, l.sshConfig(), "Host x\n", 0) }
 	}
 	for name, setup := range setups {
@@ -176,7 +176,7 @@ func TestReadOnly(t *testing.T) {
 			if h := hints(err); !strings.Contains(h, line) || !strings.Contains(h, "aivm vm ssh-config NAME") {
 				t.Errorf("hints %q", h)
 			}
-			// Our own file can be written all the same.
+			// aivm's own file can still be written.
 			if got := ids(as); !slices.Equal(got, []string{"ssh.config:a"}) {
 				t.Error(got)
 			}
@@ -193,7 +193,7 @@ func chmod(t *testing.T, dir string, m os.FileMode) {
 	t.Cleanup(func() { os.Chmod(dir, 0o700) })
 }
 
-func TestReadOnlyWithLineByHand(t *testing.T) {
+func TestReadOnlyWithManualLine(t *testing.T) {
 	l := newLayout(t)
 	line, _ := l.IncludeLine()
 	write(t, l.sshConfig(), line+"\nHost x\n", 0o444)
@@ -245,7 +245,7 @@ func TestBlockOf03(t *testing.T) {
 		t.Error(got)
 	}
 	if !strings.Contains(sshG(t, l.sshConfig(), "a"), "\nhostname 10.77.0.50\n") {
-		t.Error("the old block wins")
+		t.Error("ssh uses the values of the old block")
 	}
 }
 
@@ -284,7 +284,7 @@ func TestRemove(t *testing.T) {
 		t.Errorf("state of a: %v", err)
 	}
 	if read(t, l.sshConfig()) == before {
-		t.Error("the Include went with another VM still there")
+		t.Error("the Include was removed although there is another VM")
 	}
 	if got := remove("b"); !slices.Equal(got, []string{"ssh.remove:b", "ssh.include.remove"}) {
 		t.Error(got)
@@ -293,14 +293,14 @@ func TestRemove(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 	if read(t, filepath.Join(l.VMDir("b_VM"), "sync.json")) != "{}" {
-		t.Error("a file of somebody else went")
+		t.Error("a file of another package was removed")
 	}
 	if got := remove("b"); len(got) != 0 {
 		t.Error(got)
 	}
 }
 
-func TestRemoveNeverFailsForTheInclude(t *testing.T) {
+func TestRemoveWithReadOnlyConfig(t *testing.T) {
 	l := newLayout(t)
 	apply(t, l, stanzaFor(l, "a"))
 	if err := os.Chmod(l.sshConfig(), 0o400); err != nil {
@@ -312,7 +312,7 @@ func TestRemoveNeverFailsForTheInclude(t *testing.T) {
 	}
 }
 
-func TestEditorInBetween(t *testing.T) {
+func TestFileChangedDuringEdit(t *testing.T) {
 	l := newLayout(t)
 	write(t, l.sshConfig(), "Host x\n", 0o600)
 	n := 0
@@ -329,7 +329,7 @@ func TestEditorInBetween(t *testing.T) {
 	if got := read(t, l.sshConfig()); !strings.HasPrefix(got, storeBegin) || !strings.HasSuffix(got, "Host saved3\n") {
 		t.Errorf("%q", got)
 	}
-	// And one that makes the file where there was none.
+	// The same if the file does not exist and is created in between.
 	l = saving(newLayout(t))
 	n = 2
 	apply(t, l, stanzaFor(l, "a"))
@@ -338,7 +338,7 @@ func TestEditorInBetween(t *testing.T) {
 	}
 }
 
-func TestWritersLoseNothing(t *testing.T) {
+func TestConcurrentEdits(t *testing.T) {
 	l := newLayout(t)
 	write(t, l.sshConfig(), "Host x\n", 0o600)
 	var wg sync.WaitGroup
@@ -397,9 +397,9 @@ func TestDefaultLayout(t *testing.T) {
 	}
 }
 
-// Two stores with state directories of their own write into one file, again and
-// again at the same time: each line is there at the end, and what the user wrote.
-func TestTwoStoresAtOnce(t *testing.T) {
+// Two stores with different state directories repeatedly edit the same file concurrently: in
+// the end it has the Include of each, and the user's lines.
+func TestTwoStoresConcurrently(t *testing.T) {
 	a := newLayout(t)
 	b := a
 	b.ConfigDir, b.StateDir = filepath.Join(a.Home, "two", "aivm", "ssh"), filepath.Join(a.Home, "twostate", "aivm")
@@ -411,9 +411,9 @@ func TestTwoStoresAtOnce(t *testing.T) {
 			for n := range 21 {
 				err := l.edit(t.Context(), func(data []byte) ([]byte, error) {
 					if n%2 == 1 {
-						return removeInclude(data, l.in(data))
+						return removeInclude(data, l.storeIn(data))
 					}
-					return ensureInclude(data, l.in(data))
+					return ensureInclude(data, l.storeIn(data))
 				})
 				if err != nil {
 					t.Error(err)
@@ -428,7 +428,7 @@ func TestTwoStoresAtOnce(t *testing.T) {
 		if strings.Count(got, line+"\n") != 1 {
 			t.Errorf("%s in %q", line, got)
 		}
-		out, err := removeInclude([]byte(got), l.in([]byte(got)))
+		out, err := removeInclude([]byte(got), l.storeIn([]byte(got)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -438,6 +438,6 @@ func TestTwoStoresAtOnce(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 	if es, err := os.ReadDir(filepath.Dir(a.sshConfig())); err != nil || len(es) != 1 {
-		t.Errorf("beside it: %v %v", es, err)
+		t.Errorf("leftover files: %v %v", es, err)
 	}
 }

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// directive is one line of an ssh configuration, with where it stands and
-// whether it applies to the alias that was asked about.
+// directive is one line of an ssh configuration, with its position and whether it applies
+// to the scanner's alias.
 type directive struct {
 	file    string
 	line    int
@@ -18,8 +18,8 @@ type directive struct {
 	applies applies
 }
 
-// applies is how sure we are: what a Match line asks for can be known to ssh
-// alone (exec, the address, the local network).
+// applies tells whether a line applies to an alias. It is maybe for a Match line whose
+// criteria only ssh can evaluate (exec, the address, the local network).
 type applies int
 
 const (
@@ -28,31 +28,32 @@ const (
 	yes
 )
 
-// scanner reads configurations as ssh does, Include files in place, and never
-// fails: a file it cannot read or a line it does not understand is left out.
-// github.com/kevinburke/ssh_config is of no use on files that are not ours: it
-// refuses a whole file for one Match line, follows every Include itself (a FIFO
-// blocks it, a path a guest can write is read), and does not say on which line a
-// Host stands. It reads back what we wrote (readBack).
+// scanner reads configurations as ssh does, with Include files in place. It never fails: a
+// file it cannot read or a line it does not understand is left out.
+//
+// github.com/kevinburke/ssh_config is not used for files of the user: it refuses a complete
+// file because of one Match line, reads every Include itself (a FIFO blocks it, and so it
+// would read files a guest can write), and does not report the line of a Host. It is used
+// to check the files aivm writes (readBack).
 type scanner struct {
 	alias string
-	home  string // what ~ means
-	base  string // what a relative Include is relative to
-	skip  string // directory of our own files
+	home  string // value of ~
+	base  string // directory for relative Include paths
+	skip  string // aivm's ConfigDir, which is not read
 	files int
 	out   []directive
-	guard *guard // judges what is included; nil: nobody does
+	guard *guard // checks Include lines; nil for no check
 }
 
-// ssh's own limit is 16 levels (READCONF_MAX_DEPTH); the number of files is
-// ours, against a glob that catches a whole home.
+// maxDepth is ssh's limit for nested Includes (READCONF_MAX_DEPTH). maxFiles is aivm's own
+// limit, for an Include whose pattern matches a complete home directory.
 const (
 	maxDepth = 16
 	maxFiles = 500
 )
 
-// directives is what ssh reads for an alias: the user's file, then the
-// system's unless the user's is named with -F. Our own files are left out.
+// directives returns the lines ssh reads for an alias: those of the user's file, then those
+// of the system's file unless ssh is called with -F. aivm's own files are left out.
 func (l Layout) directives(alias string) []directive {
 	s := scanner{alias: alias, home: l.Home, skip: filepath.Clean(l.ConfigDir), base: filepath.Join(l.Home, ".ssh")}
 	s.file(l.sshConfig(), yes, 0)
@@ -63,6 +64,7 @@ func (l Layout) directives(alias string) []directive {
 	return s.out
 }
 
+// file scans the file at path; parent tells whether its Include line applies.
 func (s *scanner) file(path string, parent applies, depth int) {
 	if depth > maxDepth || s.files >= maxFiles || filepath.Dir(path) == s.skip {
 		return
@@ -75,6 +77,7 @@ func (s *scanner) file(path string, parent applies, depth int) {
 	s.data(path, f.Data, parent, depth)
 }
 
+// data scans the content of the file at path.
 func (s *scanner) data(path string, data []byte, parent applies, depth int) {
 	active := parent
 	for i, x := range splitLines(data) {
@@ -107,7 +110,7 @@ func (s *scanner) data(path string, data []byte, parent applies, depth int) {
 	}
 }
 
-// hostApplies is ssh's rule: one matching pattern and no matching negated one.
+// hostApplies follows ssh's rule for Host: a pattern matches, and no negated pattern does.
 func hostApplies(patterns []string, alias string) applies {
 	hit := no
 	for _, p := range patterns {
@@ -122,6 +125,7 @@ func hostApplies(patterns []string, alias string) applies {
 	return hit
 }
 
+// matchApplies returns yes for "Match all", and maybe for all other criteria.
 func matchApplies(args []string) applies {
 	if len(args) == 1 && strings.EqualFold(args[0], "all") {
 		return yes
@@ -129,7 +133,7 @@ func matchApplies(args []string) applies {
 	return maybe
 }
 
-// matchPattern matches * and ? as ssh_config(5) PATTERNS says.
+// matchPattern matches s against a pattern with * and ?, as in ssh_config(5), PATTERNS.
 func matchPattern(p, s string) bool {
 	for p != "" {
 		switch {
@@ -152,15 +156,15 @@ func matchPattern(p, s string) bool {
 	return s == ""
 }
 
-// parseLine splits a line into its lower-case keyword and arguments; an empty
-// keyword means blank, a comment or not understood.
+// parseLine splits a line into its keyword, in lower case, and its arguments. The keyword is
+// empty for a blank line, a comment, or a line that cannot be parsed.
 func parseLine(text string) (string, []string) {
 	text = strings.Trim(text, " \t\r\n\f\v")
 	if text == "" || text[0] == '#' {
 		return "", nil
 	}
 	kw, rest, ok := keyword(text)
-	if ok && kw == "" { // what stood there was "" or =
+	if ok && kw == "" { // the line starts with "" or =
 		kw, rest, ok = keyword(rest)
 	}
 	if !ok || kw == "" || kw[0] == '#' {
@@ -173,8 +177,8 @@ func parseLine(text string) (string, []string) {
 	return strings.ToLower(kw), args
 }
 
-// keyword follows strdelim of OpenSSH's misc.c: a keyword ends at a blank or
-// at =, and a part of it may be quoted.
+// keyword splits the keyword off a line, like strdelim in OpenSSH's misc.c: a keyword ends
+// at white space or =, and a part of it may be quoted.
 func keyword(s string) (kw, rest string, ok bool) {
 	const blanks = " \t\r\n"
 	i := strings.IndexAny(s, blanks+"=\"")
@@ -194,9 +198,9 @@ func keyword(s string) (kw, rest string, ok bool) {
 
 var errQuote = errors.New("a quote is not closed")
 
-// splitArgs follows argv_split of OpenSSH's misc.c: single and double quotes,
-// a backslash before a quote, a backslash or (outside quotes) a space, and a
-// comment from # at the start of a word.
+// splitArgs splits a line's arguments, like argv_split in OpenSSH's misc.c. It handles
+// single and double quotes, a backslash before a quote, a backslash or (outside quotes) a
+// space, and a comment from a # at the start of a word.
 func splitArgs(s string) ([]string, error) {
 	var args []string
 	for i := 0; i < len(s); {
@@ -234,23 +238,23 @@ func splitArgs(s string) ([]string, error) {
 	return args, nil
 }
 
-// Clash is a Host line of the user's that names an alias of ours.
+// Clash is a Host line that already uses the alias of a VM.
 type Clash struct {
 	File string
 	Line int
-	// Legacy marks a block written by aivm 0.3. It is left alone: it comes
-	// after our Include, so ours wins.
+	// Legacy marks a line in a block written by aivm 0.3. It is not changed: it comes after
+	// aivm's Include, so that aivm's values take effect.
 	Legacy bool
-	// Store is the directory of another store of aivm's that has a VM of that
-	// name; empty if the line is nobody's but the user's.
+	// Store is the ConfigDir of another store that has a VM with this alias; "" if the line
+	// was written by the user.
 	Store string
 }
 
 func (c Clash) String() string { return fmt.Sprintf("%s line %d", c.File, c.Line) }
 
-// Others lists where the user's own configuration, or a file it includes,
-// already has a Host line naming alias literally. Patterns that merely match
-// it do not count: our stanza comes first.
+// Others returns the Host lines in the user's configuration, and in the files it includes,
+// that name alias literally. Patterns that match it do not count, since aivm's stanza comes
+// first.
 func Others(l Layout, alias string) []Clash {
 	var cs []Clash
 	for _, d := range l.directives(alias) {
@@ -258,7 +262,7 @@ func Others(l Layout, alias string) []Clash {
 			cs = append(cs, Clash{File: d.file, Line: d.line, Store: storeOf(d.file, alias)})
 		}
 	}
-	blocks := map[string][][2]int{} // file -> 0.3's blocks, read once
+	blocks := map[string][][2]int{} // blocks of aivm 0.3 by file
 	for i, c := range cs {
 		bs, ok := blocks[c.File]
 		if !ok {
@@ -274,8 +278,8 @@ func Others(l Layout, alias string) []Clash {
 	return cs
 }
 
-// legacyBlocks finds 0.3's blocks, "# >>> aivm:NAME >>>" to "# <<< aivm:NAME
-// <<<", as line ranges counted from 1.
+// legacyBlocks returns the line ranges, counted from 1, of the blocks of aivm 0.3: from
+// "# >>> aivm:NAME >>>" to "# <<< aivm:NAME <<<".
 func legacyBlocks(data []byte) [][2]int {
 	var out [][2]int
 	name, from := "", 0

@@ -9,8 +9,8 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// The markers earlier versions put round their line in the user's configuration.
-// They do not say whose line it is: see Layout.markers for those written now.
+// These are the markers that earlier versions wrote around their Include line. They do not
+// name a store; for the present ones see the function markers.
 const (
 	beginMarker = "# >>> aivm >>>"
 	endMarker   = "# <<< aivm <<<"
@@ -18,22 +18,22 @@ const (
 
 var bom = []byte("\xef\xbb\xbf")
 
-// includeGlob is the pattern our Include names. A directory whose name ssh
-// would take for a pattern or expand (newer releases expand % and ${ here,
-// older ones do not) is refused.
+// includeGlob returns the pattern for aivm's Include line. It refuses a directory whose name
+// ssh would take for a pattern or would expand (newer releases expand % and ${ here, older
+// ones do not).
 func (l Layout) includeGlob() (string, error) {
 	if err := checkPath("Include", l.ConfigDir); err != nil {
 		return "", err
 	}
 	if strings.ContainsAny(l.ConfigDir, "*?[]{}%") {
-		return "", ui.Refused("the directory %q cannot be named in an ssh Include line", l.ConfigDir).
+		return "", ui.Refused("the directory %q cannot be written in an ssh Include line", l.ConfigDir).
 			Hint(ui.Remark("set XDG_CONFIG_HOME to a directory without * ? [ ] { } %"))
 	}
 	return filepath.Join(l.ConfigDir, "*.conf"), nil
 }
 
-// IncludeLine is the line that has to stand before every other directive of
-// the user's configuration.
+// IncludeLine returns the line that must be before all other directives in the user's
+// configuration.
 func (l Layout) IncludeLine() (string, error) {
 	glob, err := l.includeGlob()
 	if err != nil {
@@ -42,12 +42,13 @@ func (l Layout) IncludeLine() (string, error) {
 	return "Include " + quoteWord(glob), nil
 }
 
-// line is one line with its terminator. ssh ends lines at \n alone.
+// line is one line of a configuration. Only \n ends a line, as for ssh.
 type line struct {
-	start, end int // byte offsets, end behind the terminator
+	start, end int // byte offsets; end is after the \n
 	text       string
 }
 
+// splitLines splits data into lines; their text has no white space around it.
 func splitLines(data []byte) []line {
 	var ls []line
 	for at := 0; at < len(data); {
@@ -65,7 +66,8 @@ func splitLines(data []byte) []line {
 	return ls
 }
 
-// markerError names damaged markers; line numbers count from 1.
+// markerError describes damaged markers. remove lists the lines whose removal repairs them,
+// counted from 1.
 type markerError struct {
 	what   string
 	remove []int
@@ -73,12 +75,12 @@ type markerError struct {
 
 func (e *markerError) Error() string { return e.what }
 
-// block is the range from a begin marker's line to its end marker's.
+// block is the range from the line of a begin marker to that of its end marker.
 type block struct{ first, last int } // indexes into lines
 
-// findBlock returns the block between these two markers, nil if there is none.
-// Anything but one begin followed by one end is an error: guessing could eat
-// the user's lines.
+// findBlock returns the block between these two markers, nil if there is none. It is an
+// error if there is not exactly one begin marker followed by one end marker: a wrong guess
+// could remove the user's lines.
 func findBlock(ls []line, begin, end string) (*block, error) {
 	type mark struct {
 		at    int
@@ -106,14 +108,14 @@ func findBlock(ls []line, begin, end string) (*block, error) {
 	}
 	switch {
 	case len(ms) == 1 && ms[0].begin:
-		e.what = fmt.Sprintf("line %d begins aivm's block and nothing ends it", ms[0].at+1)
+		e.what = fmt.Sprintf("line %d begins aivm's block, but there is no end marker", ms[0].at+1)
 	case len(ms) == 1:
-		e.what = fmt.Sprintf("line %d ends aivm's block and nothing begins it", ms[0].at+1)
+		e.what = fmt.Sprintf("line %d ends aivm's block, but there is no begin marker", ms[0].at+1)
 	case len(ms) == 2 && !ms[0].begin && ms[1].begin:
-		e.what = fmt.Sprintf("the end marker on line %d stands before the begin marker on line %d", ms[0].at+1, ms[1].at+1)
+		e.what = fmt.Sprintf("the end marker on line %d is before the begin marker on line %d", ms[0].at+1, ms[1].at+1)
 	case pairs:
-		// Keep the first pair, the others go with what is between them.
-		e.what = fmt.Sprintf("aivm's block stands there %d times, again on line %d", len(ms)/2, ms[2].at+1)
+		// Keep the first pair; remove the others with the lines between them.
+		e.what = fmt.Sprintf("aivm's block is there %d times, again on line %d", len(ms)/2, ms[2].at+1)
 		e.remove = nil
 		for i := 2; i < len(ms); i += 2 {
 			for n := ms[i].at; n <= ms[i+1].at; n++ {
@@ -121,7 +123,7 @@ func findBlock(ls []line, begin, end string) (*block, error) {
 			}
 		}
 	default:
-		// Name the line where the alternation breaks.
+		// Name the first marker that is not the expected one of begin and end.
 		at := ms[len(ms)-1].at
 		for i, m := range ms {
 			if m.begin != (i%2 == 0) {
@@ -134,7 +136,8 @@ func findBlock(ls []line, begin, end string) (*block, error) {
 	return nil, e
 }
 
-// damaged turns a markerError into what the user sees.
+// damaged returns the error for damaged markers in the file at path, with a hint on which
+// lines to remove.
 func damaged(path string, err *markerError) error {
 	nums := make([]string, len(err.remove))
 	for i, n := range err.remove {
@@ -148,10 +151,10 @@ func damaged(path string, err *markerError) error {
 		Hint(ui.Remark("remove " + word + strings.Join(nums, ", ") + " of " + path + ", then run the command again; aivm writes its block again"))
 }
 
-// ensureInclude returns data with this store's block before every directive but
-// the Includes of other stores. It returns data itself when that is so already,
-// or when a line added by hand does the same. Every byte outside the block
-// stays, in its order.
+// ensureInclude returns data with this store's block before all directives except the
+// Includes of other stores. It returns data unchanged if the block is there already, or if
+// the user has added the Include line manually. All bytes outside the block are kept in
+// their order.
 func ensureInclude(data []byte, l store) ([]byte, error) {
 	want, err := l.IncludeLine()
 	if err != nil {
@@ -163,14 +166,14 @@ func ensureInclude(data []byte, l store) ([]byte, error) {
 		return nil, err
 	}
 	if len(own) == 0 {
-		if l.byHand(ls) {
+		if l.hasUnmarkedInclude(ls) {
 			return data, nil
 		}
 		return insertTop(data, l.renderBlock(data, want)), nil
 	}
 	if b := own[0]; len(own) == 1 && onlyStores(ls[:b.first]) {
-		ours, foreign := l.inner(data, ls[b.first+1:b.last])
-		if len(foreign) == 0 && len(ours) == 1 && (ours[0] == want || l.otherSpelling(ours[0])) {
+		includes, foreign := l.inner(data, ls[b.first+1:b.last])
+		if len(foreign) == 0 && len(includes) == 1 && (includes[0] == want || l.otherSpelling(includes[0])) {
 			return data, nil
 		}
 		return cutBlocks(data, ls, own, func(block) []byte { return concat(l.renderBlock(data, want), foreign) }), nil
@@ -178,8 +181,8 @@ func ensureInclude(data []byte, l store) ([]byte, error) {
 	return insertTop(l.withoutBlocks(data, ls, own), l.renderBlock(data, want)), nil
 }
 
-// removeInclude returns data without this store's block; lines of others that
-// found their way between the markers stay.
+// removeInclude returns data without this store's block. Other lines between the markers
+// are kept.
 func removeInclude(data []byte, l store) ([]byte, error) {
 	ls := splitLines(data)
 	own, err := l.ownBlocks(ls)
@@ -189,7 +192,8 @@ func removeInclude(data []byte, l store) ([]byte, error) {
 	return l.withoutBlocks(data, ls, own), nil
 }
 
-// withoutBlocks replaces blocks of ours with what others wrote into them.
+// withoutBlocks returns data without the given blocks, except for lines in them that are
+// not aivm's.
 func (l store) withoutBlocks(data []byte, ls []line, own []block) []byte {
 	return cutBlocks(data, ls, own, func(b block) []byte {
 		_, foreign := l.inner(data, ls[b.first+1:b.last])
@@ -197,8 +201,9 @@ func (l store) withoutBlocks(data []byte, ls []line, own []block) []byte {
 	})
 }
 
-// cutBlocks replaces each block, in the order of the file, with what put says.
-func cutBlocks(data []byte, ls []line, blocks []block, put func(block) []byte) []byte {
+// cutBlocks replaces each block, given in the order of the file, with the bytes that
+// replacement returns for it.
+func cutBlocks(data []byte, ls []line, blocks []block, replacement func(block) []byte) []byte {
 	var out []byte
 	at := 0
 	for _, b := range blocks {
@@ -206,29 +211,29 @@ func cutBlocks(data []byte, ls []line, blocks []block, put func(block) []byte) [
 		if start == 0 && bytes.HasPrefix(data, bom) {
 			start = len(bom)
 		}
-		out = append(append(out, data[at:start]...), put(b)...)
+		out = append(append(out, data[at:start]...), replacement(b)...)
 		at = ls[b.last].end
 	}
 	return append(out, data[at:]...)
 }
 
-// inner splits what stands between the markers into this store's Include lines
-// and the bytes of everything else.
-func (l store) inner(data []byte, ls []line) (ours []string, foreign []byte) {
+// inner splits the lines between the markers into this store's Include lines and the bytes
+// of all other lines.
+func (l store) inner(data []byte, ls []line) (includes []string, foreign []byte) {
 	for _, x := range ls {
 		switch {
-		case l.mine(x.text):
-			ours = append(ours, x.text)
+		case l.isOwnInclude(x.text):
+			includes = append(includes, x.text)
 		case x.text != "":
 			foreign = append(foreign, data[x.start:x.end]...)
 		}
 	}
-	return ours, foreign
+	return includes, foreign
 }
 
-// byHand reports whether an Include of our files stands, without markers,
-// before every directive but other Includes.
-func (l Layout) byHand(ls []line) bool {
+// hasUnmarkedInclude reports whether there is an Include of this store's files, without
+// markers, before all directives except other Includes.
+func (l Layout) hasUnmarkedInclude(ls []line) bool {
 	glob, err := l.includeGlob()
 	if err != nil {
 		return false
@@ -250,6 +255,8 @@ func (l Layout) byHand(ls []line) bool {
 	return false
 }
 
+// renderBlock returns the Include line between its markers, with the line endings that most
+// lines of data have.
 func (l Layout) renderBlock(data []byte, include string) []byte {
 	eol := "\n"
 	if n := bytes.Count(data, []byte("\n")); n > 0 && 2*bytes.Count(data, []byte("\r\n")) > n {
@@ -259,6 +266,7 @@ func (l Layout) renderBlock(data []byte, include string) []byte {
 	return []byte(begin + eol + include + eol + end + eol)
 }
 
+// insertTop inserts blk at the start of data, after a byte order mark.
 func insertTop(data, blk []byte) []byte {
 	at := 0
 	if bytes.HasPrefix(data, bom) {

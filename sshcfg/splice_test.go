@@ -12,11 +12,11 @@ import (
 var fixed = Layout{Home: "/h", ConfigDir: "/h/.config/aivm/ssh", StateDir: "/h/s"}
 
 const (
-	inc  = "Include /h/.config/aivm/ssh/*.conf\n"
-	blk  = "# >>> aivm store /h/.config/aivm/ssh >>>\n" + inc + "# <<< aivm store /h/.config/aivm/ssh <<<\n"
-	crlf = "# >>> aivm store /h/.config/aivm/ssh >>>\r\nInclude /h/.config/aivm/ssh/*.conf\r\n# <<< aivm store /h/.config/aivm/ssh <<<\r\n"
-	mark = "\xef\xbb\xbf"
-	// What earlier versions wrote.
+	inc     = "Include /h/.config/aivm/ssh/*.conf\n"
+	blk     = "# >>> aivm store /h/.config/aivm/ssh >>>\n" + inc + "# <<< aivm store /h/.config/aivm/ssh <<<\n"
+	crlf    = "# >>> aivm store /h/.config/aivm/ssh >>>\r\nInclude /h/.config/aivm/ssh/*.conf\r\n# <<< aivm store /h/.config/aivm/ssh <<<\r\n"
+	bomText = "\xef\xbb\xbf"
+	// The block that earlier versions wrote.
 	earlier = "# >>> aivm >>>\n" + inc + "# <<< aivm <<<\n"
 )
 
@@ -30,20 +30,20 @@ func TestEnsureInclude(t *testing.T) {
 		"no final newline":           {"Host x", blk + "Host x"},
 		"crlf":                       {"Host x\r\n\tUser y\r\n", crlf + "Host x\r\n\tUser y\r\n"},
 		"mostly lf":                  {"a\nb\nc\r\n", blk + "a\nb\nc\r\n"},
-		"byte order mark":            {mark + "Host x\n", mark + blk + "Host x\n"},
-		"byte order mark alone":      {mark, mark + blk},
+		"byte order mark":            {bomText + "Host x\n", bomText + blk + "Host x\n"},
+		"byte order mark alone":      {bomText, bomText + blk},
 		"comment first":              {"# mine\nHost x\n", blk + "# mine\nHost x\n"},
-		"stands":                     {blk + "Host x\n", blk + "Host x\n"},
-		"stands with crlf":           {crlf + "Host x\r\n", crlf + "Host x\r\n"},
-		"stands below comments":      {"# mine\n\n" + blk + "Host x\n", "# mine\n\n" + blk + "Host x\n"},
-		"stands after the mark":      {mark + blk + "Host x\n", mark + blk + "Host x\n"},
+		"present":                    {blk + "Host x\n", blk + "Host x\n"},
+		"present with crlf":          {crlf + "Host x\r\n", crlf + "Host x\r\n"},
+		"present below comments":     {"# mine\n\n" + blk + "Host x\n", "# mine\n\n" + blk + "Host x\n"},
+		"present after the mark":     {bomText + blk + "Host x\n", bomText + blk + "Host x\n"},
 		"below a host":               {"Host x\n  User y\n" + blk + "  Port 1\n", blk + "Host x\n  User y\n  Port 1\n"},
 		"below a global option":      {"User y\n" + blk, blk + "User y\n"},
 		"below another include":      {"Include other\n" + blk, blk + "Include other\n"},
-		"below a host, mark":         {mark + "Host x\n" + blk + "z\n", mark + blk + "Host x\nz\n"},
+		"below a host, mark":         {bomText + "Host x\n" + blk + "z\n", bomText + blk + "Host x\nz\n"},
 		"end without newline":        {"Host x\n" + strings.TrimSuffix(blk, "\n"), blk + "Host x\n"},
 		"another store":              {"# c\n" + other + "Host x\n", blk + "# c\n" + other + "Host x\n"},
-		"another store, mark":        {mark + other + "Host x\n", mark + blk + other + "Host x\n"},
+		"another store, mark":        {bomText + other + "Host x\n", bomText + blk + other + "Host x\n"},
 		"another store first":        {other + blk + "Host x\n", other + blk + "Host x\n"},
 		"another store's, and more":  {strings.Replace(other, "Inc", "User u\nInc", 1) + blk, blk + strings.Replace(other, "Inc", "User u\nInc", 1)},
 		"another's with no marker":   {bare + blk, blk + bare},
@@ -55,18 +55,18 @@ func TestEnsureInclude(t *testing.T) {
 		"earlier, below a host":      {"Host x\n" + earlier, blk + "Host x\n"},
 		"both, and one is enough":    {earlier + "Host x\n" + blk, blk + "Host x\n"},
 		"emptied":                    {strings.Replace(blk, inc, "", 1) + "Host x\n", blk + "Host x\n"},
-		"emptied, nobody's":          {"# >>> aivm >>>\n# <<< aivm <<<\nHost x\n", blk + "# >>> aivm >>>\n# <<< aivm <<<\nHost x\n"},
+		"emptied, no store":          {"# >>> aivm >>>\n# <<< aivm <<<\nHost x\n", blk + "# >>> aivm >>>\n# <<< aivm <<<\nHost x\n"},
 		"lines of the user inside":   {"# >>> aivm >>>\nHost q\n" + inc + "# note\n# <<< aivm <<<\nHost x\n", blk + "Host q\n# note\nHost x\n"},
-		"by hand":                    {inc + "Host x\n", inc + "Host x\n"},
-		"by hand, tilde and quotes":  {"# c\nInclude other\ninclude=\"~/.config/aivm/ssh/*.conf\" # mine\nHost x\n", "# c\nInclude other\ninclude=\"~/.config/aivm/ssh/*.conf\" # mine\nHost x\n"},
-		"by hand but below a host":   {"Host x\n" + inc, blk + "Host x\n" + inc},
-		"by hand but commented":      {"#" + inc, blk + "#" + inc},
+		"manual":                     {inc + "Host x\n", inc + "Host x\n"},
+		"manual, tilde and quotes":   {"# c\nInclude other\ninclude=\"~/.config/aivm/ssh/*.conf\" # mine\nHost x\n", "# c\nInclude other\ninclude=\"~/.config/aivm/ssh/*.conf\" # mine\nHost x\n"},
+		"manual but below a host":    {"Host x\n" + inc, blk + "Host x\n" + inc},
+		"manual but commented":       {"#" + inc, blk + "#" + inc},
 		"blocks of 0.3":              {"# >>> aivm:a >>>\nHost a\n# <<< aivm:a <<<\n", blk + "# >>> aivm:a >>>\nHost a\n# <<< aivm:a <<<\n"},
 		"not text":                   {"\x00\xff\n\r\r\n", blk + "\x00\xff\n\r\r\n"},
-		"indented markers are ours":  {"  # >>> aivm >>> \n  " + inc + "\t# <<< aivm <<<\n", "  # >>> aivm >>> \n  " + inc + "\t# <<< aivm <<<\n"},
+		"indented markers":           {"  # >>> aivm >>> \n  " + inc + "\t# <<< aivm <<<\n", "  # >>> aivm >>> \n  " + inc + "\t# <<< aivm <<<\n"},
 		"like a marker, but no more": {"# >>> aivm >>> x\n", blk + "# >>> aivm >>> x\n"},
 	} {
-		got, err := ensureInclude([]byte(c[0]), fixed.in([]byte(c[0])))
+		got, err := ensureInclude([]byte(c[0]), fixed.storeIn([]byte(c[0])))
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		} else if string(got) != c[1] {
@@ -81,14 +81,14 @@ func TestRemoveInclude(t *testing.T) {
 		"top":      {blk + "Host x\n", "Host x\n"},
 		"middle":   {"a\n" + blk + "b", "a\nb"},
 		"crlf":     {crlf + "b\r\n", "b\r\n"},
-		"mark":     {mark + blk + "b\n", mark + "b\n"},
+		"mark":     {bomText + blk + "b\n", bomText + "b\n"},
 		"earlier":  {earlier + "b\n", "b\n"},
 		"both":     {blk + "a\n" + earlier + "b\n", "a\nb\n"},
 		"others":   {strings.ReplaceAll(earlier+blk, "/h/", "/o/") + "b\n", strings.ReplaceAll(earlier+blk, "/h/", "/o/") + "b\n"},
 		"the user": {"# >>> aivm >>>\n" + inc + "Host q\n# <<< aivm <<<\n", "Host q\n"},
-		"by hand":  {inc, inc},
+		"manual":   {inc, inc},
 	} {
-		got, err := removeInclude([]byte(c[0]), fixed.in([]byte(c[0])))
+		got, err := removeInclude([]byte(c[0]), fixed.storeIn([]byte(c[0])))
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		} else if string(got) != c[1] {
@@ -100,17 +100,17 @@ func TestRemoveInclude(t *testing.T) {
 func TestDamagedMarkers(t *testing.T) {
 	b, e := beginMarker+"\n", endMarker+"\n"
 	for name, c := range map[string]struct{ in, what, remove string }{
-		"no end":         {"Host x\n" + b + inc, "line 2 begins", "remove line 2 of"},
-		"no begin":       {inc + e, "line 2 ends", "remove line 2 of"},
-		"reversed":       {e + inc + b, "end marker on line 1", "remove lines 1, 3 of"},
-		"twice":          {earlier + "x\n" + earlier, "2 times, again on line 5", "remove lines 5, 6, 7 of"},
-		"two begins":     {b + b + e, "line 2", "remove lines 1, 2, 3 of"},
-		"two ends":       {b + e + e, "line 3", "remove lines 1, 2, 3 of"},
-		"nested":         {b + b + e + e, "line 2", "remove lines 1, 2, 3, 4 of"},
-		"crlf, no end":   {"\r\n" + strings.TrimSuffix(b, "\n") + "\r\n", "line 2 begins", "remove line 2 of"},
-		"one in another": {b + "# >>> aivm store HERE >>>\n" + inc + e + "# <<< aivm store HERE <<<\n", "inside the one", "remove lines 1, 2, 4, 5 of"},
-		"ours, no end":   {"# >>> aivm store HERE >>>\n", "line 1 begins", "remove line 1 of"},
-		"after the mark": {mark + e, "line 1 ends", "remove line 1 of"},
+		"no end":          {"Host x\n" + b + inc, "line 2 begins", "remove line 2 of"},
+		"no begin":        {inc + e, "line 2 ends", "remove line 2 of"},
+		"reversed":        {e + inc + b, "end marker on line 1", "remove lines 1, 3 of"},
+		"twice":           {earlier + "x\n" + earlier, "2 times, again on line 5", "remove lines 5, 6, 7 of"},
+		"two begins":      {b + b + e, "line 2", "remove lines 1, 2, 3 of"},
+		"two ends":        {b + e + e, "line 3", "remove lines 1, 2, 3 of"},
+		"nested":          {b + b + e + e, "line 2", "remove lines 1, 2, 3, 4 of"},
+		"crlf, no end":    {"\r\n" + strings.TrimSuffix(b, "\n") + "\r\n", "line 2 begins", "remove line 2 of"},
+		"one in another":  {b + "# >>> aivm store HERE >>>\n" + inc + e + "# <<< aivm store HERE <<<\n", "inside the one", "remove lines 1, 2, 4, 5 of"},
+		"present, no end": {"# >>> aivm store HERE >>>\n", "line 1 begins", "remove line 1 of"},
+		"after the mark":  {bomText + e, "line 1 ends", "remove line 1 of"},
 	} {
 		l := newLayout(t)
 		path := l.sshConfig()
@@ -127,7 +127,7 @@ func TestDamagedMarkers(t *testing.T) {
 		if h := hints(err); !strings.Contains(h, c.remove) {
 			t.Errorf("%s: hint %q", name, h)
 		}
-		// What the hint says does help.
+		// Removing the lines that the hint names repairs the markers.
 		var m *markerError
 		if !errors.As(err, &m) {
 			t.Fatalf("%s: %T", name, err)
@@ -142,19 +142,19 @@ func TestDamagedMarkers(t *testing.T) {
 				rest = append(rest, c.in[x.start:x.end]...)
 			}
 		}
-		if _, err := ensureInclude(rest, l.in(rest)); err != nil {
+		if _, err := ensureInclude(rest, l.storeIn(rest)); err != nil {
 			t.Errorf("%s: after the repair: %v", name, err)
 		}
 		if got := read(t, path); got != c.in {
-			t.Errorf("%s: written: %q", name, got)
+			t.Errorf("%s: the file was written: %q", name, got)
 		}
 	}
 }
 
-// outside is data without our block, as the user sees their own bytes.
+// outside returns data without aivm's block: the user's own bytes.
 func outside(t *testing.T, data []byte) []byte {
 	t.Helper()
-	out, err := removeInclude(data, fixed.in(data))
+	out, err := removeInclude(data, fixed.storeIn(data))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,12 +162,12 @@ func outside(t *testing.T, data []byte) []byte {
 }
 
 func FuzzEnsureInclude(f *testing.F) {
-	for _, s := range []string{"", "Host x\n", mark, mark + blk, crlf, "a\r\nb", blk + "Host *\n", earlier + "Host *\n", strings.ReplaceAll(blk, "/h/", "/o/") + "Host *\n" + blk, earlier + strings.ReplaceAll(blk, "/h/", "/o/") + blk, "Host *\n" + blk + "\n", "# >>> aivm >>>\nx\n" + inc + "y\n# <<< aivm <<<", "# >>> aivm >>>\n"} {
+	for _, s := range []string{"", "Host x\n", bomText, bomText + blk, crlf, "a\r\nb", blk + "Host *\n", earlier + "Host *\n", strings.ReplaceAll(blk, "/h/", "/o/") + "Host *\n" + blk, earlier + strings.ReplaceAll(blk, "/h/", "/o/") + blk, "Host *\n" + blk + "\n", "# >>> aivm >>>\nx\n" + inc + "y\n# <<< aivm <<<", "# >>> aivm >>>\n"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
 		keep := bytes.Clone(in)
-		once, err := ensureInclude(in, fixed.in(in))
+		once, err := ensureInclude(in, fixed.storeIn(in))
 		if !bytes.Equal(in, keep) {
 			t.Fatal("the input was changed")
 		}
@@ -181,12 +181,12 @@ func FuzzEnsureInclude(f *testing.F) {
 		if got, want := outside(t, once), outside(t, in); !bytes.Equal(got, want) {
 			t.Fatalf("changed outside the markers:\n got %q\nwant %q", got, want)
 		}
-		twice, err := ensureInclude(once, fixed.in(once))
+		twice, err := ensureInclude(once, fixed.storeIn(once))
 		if err != nil || !bytes.Equal(once, twice) {
-			t.Fatalf("twice is not once: %v\n%q\n%q", err, once, twice)
+			t.Fatalf("a second call changes the result: %v\n%q\n%q", err, once, twice)
 		}
 		ls := splitLines(once)
-		if own, _ := fixed.in(once).ownBlocks(ls); len(own) == 0 && !fixed.byHand(ls) {
+		if own, _ := fixed.storeIn(once).ownBlocks(ls); len(own) == 0 && !fixed.hasUnmarkedInclude(ls) {
 			t.Fatalf("no Include: %q", once)
 		} else if len(own) > 0 {
 			if !onlyStores(ls[:own[0].first]) {
@@ -199,8 +199,8 @@ func FuzzEnsureInclude(f *testing.F) {
 	})
 }
 
-// TestOtherHostsUnchanged asks the real ssh: whatever the user's file says,
-// every other host means the same before and after.
+// TestOtherHostsUnchanged checks with the real ssh that the options of all other hosts are
+// the same before and after.
 func TestOtherHostsUnchanged(t *testing.T) {
 	for name, in := range map[string]string{
 		"empty":     "",
@@ -249,8 +249,8 @@ func TestIncludeLine(t *testing.T) {
 	}
 }
 
-// TestIncludeUnderAnotherHome shows why the path is absolute: ssh's Include
-// expands "~" with $HOME, although it reads the config of the passwd home.
+// TestIncludeUnderAnotherHome shows why the Include has an absolute path: ssh expands "~" in
+// it with $HOME, although it reads the configuration of the passwd home.
 func TestIncludeUnderAnotherHome(t *testing.T) {
 	l := newLayout(t)
 	apply(t, l, stanzaFor(l, "a"))
@@ -261,7 +261,7 @@ func TestIncludeUnderAnotherHome(t *testing.T) {
 	tilde := filepath.Join(t.TempDir(), "c")
 	write(t, tilde, "Include ~/.config/aivm/ssh/*.conf\n", 0o600)
 	if strings.Contains(sshG(t, tilde, "a"), "10.77.0.50") {
-		t.Error("a tilde no longer follows HOME: the reason in the package comment is outdated")
+		t.Error("~ no longer means $HOME: the reason in the package comment is outdated")
 	}
 	if _, err := os.Stat(l.ConfPath("a")); err != nil {
 		t.Error(err)

@@ -14,22 +14,22 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Stanza is what is wanted for one VM.
+// Stanza holds the values of a VM's "Host" block.
 type Stanza struct {
 	Alias        string
 	HostName     string // the guest's address
 	User         string
 	Port         int
-	Identities   []string // absolute paths, in the order to be tried
+	Identities   []string // absolute paths of client keys, in the order to try
 	KnownHosts   string   // absolute path
-	HostKeyAlias string   // the name the pinned key has in KnownHosts
+	HostKeyAlias string   // the name of the pinned key in KnownHosts
 }
 
-// pinned are the options that do not depend on the VM. Each takes away
-// something a user's "Host *" (or a system file) could add, or pins the way in.
-// RequestTTY and RemoteCommand are absent on purpose: editors run their own
-// command over the alias and stumble over either (vscode-remote-release 10412).
-// ConnectTimeout equals Remote-SSH's own default, so it shortens nothing there.
+// pinned lists the options that are the same for all VMs. Each disables something that a
+// user's "Host *" or the system's file could add, or fixes how to log in. RequestTTY and
+// RemoteCommand are left out because editors run their own command over the alias and fail
+// with either (vscode-remote-release issue 10412). ConnectTimeout has the default of
+// Remote-SSH, so that it does not shorten its timeout.
 var pinned = [][2]string{
 	{"IdentitiesOnly", "yes"},
 	{"PubkeyAuthentication", "yes"},
@@ -62,8 +62,8 @@ var pinned = [][2]string{
 	{"ServerAliveCountMax", "4"},
 }
 
-// Render writes the file of one VM. It refuses what ssh would split or expand:
-// line breaks, NUL, quotes and backslashes (releases differ), "${", relative
+// Render returns the content of a VM's stanza file. It refuses values that ssh would split
+// or expand: line breaks, NUL, quotes and backslashes (ssh releases differ), "${", relative
 // and "~" paths. A "%" in a path is doubled, since ssh expands tokens there.
 func Render(s Stanza) ([]byte, error) {
 	if err := ValidAlias(s.Alias); err != nil {
@@ -82,8 +82,8 @@ func Render(s Stanza) ([]byte, error) {
 		return nil, err
 	}
 	if len(s.Identities) == 0 {
-		// Without one, IdentitiesOnly would offer the user's default keys.
-		return nil, ui.Refused("no ssh key for %q", s.Alias)
+		// With IdentitiesOnly but no IdentityFile, ssh would offer the user's default keys.
+		return nil, ui.Refused("there is no ssh key for %q", s.Alias)
 	}
 	var b bytes.Buffer
 	line := func(k, v string) { fmt.Fprintf(&b, "    %s %s\n", k, v) }
@@ -111,21 +111,22 @@ func Render(s Stanza) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// ParseOurs reads a file written by Render, with github.com/kevinburke/ssh_config
-// and with our own scanner, which must agree. Anything but exactly one Host with
-// one plain name is refused: such a file is not ours any more.
-func ParseOurs(data []byte) (Stanza, error) {
-	s, _, err := parseOurs(data)
+// ParseEntry parses a file written by Render. It uses github.com/kevinburke/ssh_config and
+// this package's scanner, which must agree. A file that does not have exactly one Host with
+// one plain name is refused: it was changed.
+func ParseEntry(data []byte) (Stanza, error) {
+	s, _, err := parseEntry(data)
 	return s, err
 }
 
-func parseOurs(data []byte) (Stanza, *ssh_config.Config, error) {
+// parseEntry does the work of ParseEntry and also returns the library's parse result.
+func parseEntry(data []byte) (Stanza, *ssh_config.Config, error) {
 	bad := func(format string, args ...any) (Stanza, *ssh_config.Config, error) {
-		return Stanza{}, nil, ui.Refused("not a stanza written by aivm: "+format, args...)
+		return Stanza{}, nil, ui.Refused("it is not a file written by aivm: "+format, args...)
 	}
 	lines := splitLines(data)
 	for _, x := range lines {
-		// The library would read what it names, whatever that is.
+		// The library would read the included file, wherever that is.
 		if kw, _ := parseLine(x.text); kw == "include" {
 			return bad("it has an Include")
 		}
@@ -135,9 +136,9 @@ func parseOurs(data []byte) (Stanza, *ssh_config.Config, error) {
 		return bad("%w", err)
 	}
 	var s Stanza
-	// Hosts[0] is the library's implicit one, for lines above the first Host.
+	// Hosts[0] is implicit: the library uses it for lines before the first Host.
 	if len(cfg.Hosts) != 2 || len(cfg.Hosts[1].Patterns) != 1 {
-		return bad("it has not exactly one Host")
+		return bad("it does not have exactly one Host")
 	}
 	host := cfg.Hosts[1]
 	s.Alias = host.Patterns[0].String()
@@ -154,13 +155,13 @@ func parseOurs(data []byte) (Stanza, *ssh_config.Config, error) {
 			_, args = parseLine(lines[n-1].text)
 		}
 		if len(args) != 1 {
-			return bad("%s has not one value", kv.Key)
+			return bad("%s does not have exactly one value", kv.Key)
 		}
 		v := args[0]
-		// The library takes a # in quotes for the start of a comment, knows only
-		// UTF-8, and trims every space of Unicode.
+		// The library takes a # in quotes for the start of a comment, only handles UTF-8,
+		// and trims all Unicode white space; such values are not compared.
 		if kv.Comment == "" && utf8.ValidString(v) && kv.Value != strings.TrimRightFunc(v, unicode.IsSpace) {
-			return bad("%s can be read as %q and as %q", kv.Key, kv.Value, v)
+			return bad("%s is ambiguous: %q or %q", kv.Key, kv.Value, v)
 		}
 		switch strings.ToLower(kv.Key) {
 		case "hostname":
@@ -169,7 +170,7 @@ func parseOurs(data []byte) (Stanza, *ssh_config.Config, error) {
 			s.User = v
 		case "port":
 			if s.Port, err = strconv.Atoi(v); err != nil {
-				return bad("port %q", v)
+				return bad("invalid port %q", v)
 			}
 		case "identityfile":
 			s.Identities = append(s.Identities, strings.ReplaceAll(v, "%%", "%"))
@@ -182,8 +183,8 @@ func parseOurs(data []byte) (Stanza, *ssh_config.Config, error) {
 	return s, cfg, nil
 }
 
-// writeEntry writes the file of one VM and reads it back: what ssh is told must
-// be what was meant, also on a disk or a file system that lies.
+// writeEntry writes a VM's stanza file and reads it back, to detect a write that a faulty
+// disk or file system did not store.
 func writeEntry(path string, text []byte, want Stanza) error {
 	if err := replaceOwn(path, text); err != nil {
 		return err
@@ -191,41 +192,41 @@ func writeEntry(path string, text []byte, want Stanza) error {
 	return readBack(path, want)
 }
 
-// readBack fails if the file does not say want and the pinned options.
+// readBack returns an error unless the file contains want and the pinned options.
 func readBack(path string, want Stanza) error {
 	f, err := readFile(path)
 	if err != nil {
 		return ui.Failed("reading %s back: %w", path, err)
 	}
-	ms, err := departures(path, f.Data, want)
+	ms, err := differences(path, f.Data, want)
 	if err != nil {
-		return ui.Failed("%s does not say what was written into it: %w", path, err)
+		return ui.Failed("%s does not contain what was written to it: %w", path, err)
 	}
 	if len(ms) > 0 {
-		return ui.Failed("%s does not say what was written into it: %s is %s, not %s", path, ms[0].Option, ms[0].Got, ms[0].Want).
-			Hint(ui.Remark("if another aivm changed it meanwhile, run the command again"))
+		return ui.Failed("%s does not contain what was written to it: %s is %s, not %s", path, ms[0].Option, ms[0].Got, ms[0].Want).
+			Hint(ui.Remark("if another aivm process changed it, run the command again"))
 	}
 	return nil
 }
 
-// Departures are the options in which our file of the alias, if there is one,
-// says something else than want. It is an error if it is no entry of ours any
-// more, or cannot be read.
-func (f Facts) Departures(want Stanza) ([]Mismatch, error) {
+// Differences returns the options whose value in the alias's stanza file, if it exists, is
+// not that of want. It is an error if the file cannot be read, or is not one that aivm
+// wrote.
+func (f Facts) Differences(want Stanza) ([]Mismatch, error) {
 	own := f.Own.Value
 	if f.Own.Err != nil || !own.Exists {
 		return nil, f.Own.Err
 	}
-	ms, err := departures(own.Path, own.Data, want)
+	ms, err := differences(own.Path, own.Data, want)
 	if err != nil {
 		return nil, ui.Failed("%s: %w", own.Path, err)
 	}
 	return ms, nil
 }
 
-// departures compares what a file says with want and the pinned options.
-func departures(path string, data []byte, want Stanza) (ms []Mismatch, err error) {
-	got, cfg, err := parseOurs(data)
+// differences compares the content of a stanza file with want and the pinned options.
+func differences(path string, data []byte, want Stanza) (ms []Mismatch, err error) {
+	got, cfg, err := parseEntry(data)
 	if err != nil {
 		return nil, err
 	}
@@ -243,7 +244,7 @@ func departures(path string, data []byte, want Stanza) (ms []Mismatch, err error
 		}
 	}
 	for _, kv := range pinned {
-		// All of them: ssh takes the first, whatever comes later.
+		// All values are checked: ssh uses the first one, whatever comes later.
 		all, err := cfg.GetAll(got.Alias, kv[0])
 		if err != nil {
 			return nil, err
@@ -255,8 +256,8 @@ func departures(path string, data []byte, want Stanza) (ms []Mismatch, err error
 	return ms, nil
 }
 
-// checkWord accepts letters, digits and the given further characters, not at
-// the start for those that are no letters ("-oProxyCommand=...").
+// checkWord accepts letters, digits and the characters in more. A hyphen is not accepted at
+// the start ("-oProxyCommand=...").
 func checkWord(what, s, more string) error {
 	if s == "" {
 		return ui.Refused("ssh %s is empty", what)
@@ -266,13 +267,13 @@ func checkWord(what, s, more string) error {
 		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
 		case strings.IndexByte(more, c) >= 0 && (i > 0 || c != '-'):
 		default:
-			return ui.Refused("ssh %s %q holds a character that is not allowed", what, s)
+			return ui.Refused("ssh %s %q contains a character that is not allowed", what, s)
 		}
 	}
 	return nil
 }
 
-// quotePath writes a path for an option in which ssh expands tokens.
+// quotePath returns a path for an option in which ssh expands tokens: % doubled, and quoted.
 func quotePath(what, p string) (string, error) {
 	if err := checkPath(what, p); err != nil {
 		return "", err
@@ -280,7 +281,7 @@ func quotePath(what, p string) (string, error) {
 	return quoteWord(strings.ReplaceAll(p, "%", "%%")), nil
 }
 
-// checkPath refuses paths that no quoting carries through every ssh release.
+// checkPath refuses paths that cannot be quoted in a way all ssh releases accept.
 func checkPath(what, p string) error {
 	if !filepath.IsAbs(p) {
 		return ui.Refused("the path %q for %s is not absolute", p, what)
@@ -291,16 +292,16 @@ func checkPath(what, p string) error {
 				Hint(ui.Remark("use a path without quotes, backslashes and control characters"))
 		}
 	}
-	if strings.HasSuffix(p, " ") { // parsers trim it, quotes or not
+	if strings.HasSuffix(p, " ") { // some parsers trim it even inside quotes
 		return ui.Refused("the path %q for %s ends in a space", p, what)
 	}
 	if strings.Contains(p, "${") {
-		return ui.Refused("the path %q for %s holds ${, which ssh would expand", p, what)
+		return ui.Refused("the path %q for %s contains ${, which ssh would expand", p, what)
 	}
 	return nil
 }
 
-// quoteWord puts quotes round what ssh would otherwise split or cut.
+// quoteWord puts s in double quotes if ssh would otherwise split or cut it.
 func quoteWord(s string) string {
 	for _, c := range []byte(s) {
 		switch {

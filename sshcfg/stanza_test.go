@@ -38,7 +38,7 @@ func TestRenderAndBack(t *testing.T) {
 			t.Errorf("%q: %v", p, err)
 			continue
 		}
-		got, err := ParseOurs(text)
+		got, err := ParseEntry(text)
 		if err != nil {
 			t.Errorf("%q: %v", p, err)
 			continue
@@ -46,7 +46,7 @@ func TestRenderAndBack(t *testing.T) {
 		if d := cmp.Diff(want, got); d != "" {
 			t.Errorf("%q (-want +got):\n%s", p, d)
 		}
-		// And ssh itself reads the same: it prints known hosts files expanded.
+		// ssh reads the same path: it prints known hosts files expanded.
 		file := t.TempDir() + "/c"
 		write(t, file, string(text), 0o600)
 		if g := sshG(t, file, "a"); !strings.Contains(g, "\nuserknownhostsfile "+p+"\n") {
@@ -92,18 +92,18 @@ func TestRenderRefuses(t *testing.T) {
 	}
 }
 
-func TestParseOursRefuses(t *testing.T) {
+func TestParseEntryRefuses(t *testing.T) {
 	for _, s := range []string{
 		"", "Host *\n", "Host a b\n", "Host a\nHost b\n", "Host a\n  Port x\n", "Host A\n", "Match all\n", "\x00",
 		"Host a\n  Port 22 23\n", "Host a\n  User 'b'\n", "Host a\n  Include /dev/zero\n", "Include /dev/zero\nHost a\n",
 	} {
-		if got, err := ParseOurs([]byte(s)); err == nil {
+		if got, err := ParseEntry([]byte(s)); err == nil {
 			t.Errorf("%q: %+v", s, got)
 		}
 	}
 }
 
-// Each value of the entry that says something else is named.
+// readBack names each value that differs.
 func TestReadBack(t *testing.T) {
 	want := example()
 	text, err := Render(want)
@@ -131,9 +131,9 @@ func TestReadBack(t *testing.T) {
 		"ForwardAgent is yes no": func(s string) string {
 			return strings.Replace(s, "    HostName", "    ForwardAgent yes\n    HostName", 1)
 		},
-		"ProxyCommand is , not none":  func(s string) string { return strings.Replace(s, "    ProxyCommand none\n", "", 1) },
-		"not a stanza written by":     func(s string) string { return s[:len(s)/2] + "\nMatch exec true\n" },
-		"it has not exactly one Host": func(string) string { return "" },
+		"ProxyCommand is , not none":        func(s string) string { return strings.Replace(s, "    ProxyCommand none\n", "", 1) },
+		"not a file written by":             func(s string) string { return s[:len(s)/2] + "\nMatch exec true\n" },
+		"it does not have exactly one Host": func(string) string { return "" },
 	} {
 		write(t, path, change(string(text)), 0o600)
 		if err := readBack(path, want); err == nil || !strings.Contains(err.Error(), option) || !strings.Contains(err.Error(), path) {
@@ -144,7 +144,7 @@ func TestReadBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := readBack(path, want); err == nil {
-		t.Error("a file that is not there says it all")
+		t.Error("a missing file is accepted")
 	}
 }
 
@@ -160,7 +160,7 @@ func FuzzRender(f *testing.F) {
 		if n := bytes.Count(text, []byte("\n")); n != len(pinned)+8 {
 			t.Fatalf("%d lines:\n%s", n, text)
 		}
-		got, err := ParseOurs(text)
+		got, err := ParseEntry(text)
 		if err != nil {
 			t.Fatalf("%v\n%s", err, text)
 		}

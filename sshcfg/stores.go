@@ -18,21 +18,22 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// One person can have several stores: another XDG_CONFIG_HOME, another HOME.
-// They share one ~/.ssh/config, in which each owns the block whose markers name
-// its ConfigDir, and touches no other.
+// One user can have several stores, with another XDG_CONFIG_HOME or HOME each. They share
+// one ~/.ssh/config. Each store owns the block whose markers name its ConfigDir, and does
+// not change other blocks.
 const (
 	storeBegin, storeBeginEnd = "# >>> aivm store ", " >>>"
 	storeEnd, storeEndEnd     = "# <<< aivm store ", " <<<"
-	storeGlob                 = "/aivm/ssh/*.conf" // how every store's Include ends
+	storeGlob                 = "/aivm/ssh/*.conf" // end of the Include of every store
 )
 
-// markers returns the lines round the Include of the store with this ConfigDir.
+// markers returns the marker lines around the Include of the store with this ConfigDir.
 func markers(configDir string) (begin, end string) {
 	return storeBegin + configDir + storeBeginEnd, storeEnd + configDir + storeEndEnd
 }
 
-// markedStore returns the ConfigDir a begin marker names, "" if the line is none.
+// markedStore returns the ConfigDir that a begin marker names; "" if the line is not a begin
+// marker.
 func markedStore(text string) string {
 	dir, ok := strings.CutPrefix(text, storeBegin)
 	if dir, end := strings.CutSuffix(dir, storeBeginEnd); ok && end {
@@ -41,49 +42,49 @@ func markedStore(text string) string {
 	return ""
 }
 
-// store is the store of a Layout, and by which other paths than ConfigDir a
-// configuration names its directory.
+// store is the store of a Layout, with the other paths by which a configuration names its
+// ConfigDir.
 type store struct {
 	Layout
-	same map[string]bool
+	otherPaths map[string]bool
 }
 
-// in is the store as data, a configuration, names it.
-func (l Layout) in(data []byte) store { return store{l, l.spellings(data)} }
+// storeIn returns the store of l, with the other paths that the configuration data uses for
+// its ConfigDir.
+func (l Layout) storeIn(data []byte) store { return store{l, l.spellings(data)} }
 
-// spellings are the directories in data, named by markers or by an Include below
-// one, that are this store's by another path.
+// spellings returns the paths other than ConfigDir, in markers and the Includes after them,
+// that lead to the same directory as ConfigDir.
 func (l Layout) spellings(data []byte) map[string]bool {
-	var same map[string]bool
+	var paths map[string]bool
 	marked := false
 	for _, x := range splitLines(data) {
 		dir := markedStore(x.text)
 		if marked = marked || dir != "" || x.text == beginMarker; dir == "" && marked {
 			dir = includedStore(x.text)
 		}
-		if dir != "" && dir != l.ConfigDir && !same[dir] && l.sameDir(dir) {
-			if same == nil {
-				same = map[string]bool{}
+		if dir != "" && dir != l.ConfigDir && !paths[dir] && l.sameDir(dir) {
+			if paths == nil {
+				paths = map[string]bool{}
 			}
-			same[dir] = true
+			paths[dir] = true
 		}
 	}
-	return same
+	return paths
 }
 
-// is reports whether dir is this store's directory.
-func (l store) is(dir string) bool { return dir == l.ConfigDir || l.same[dir] }
+// isDir reports whether dir is this store's ConfigDir, also by another path.
+func (l store) isDir(dir string) bool { return dir == l.ConfigDir || l.otherPaths[dir] }
 
-// ownBlocks finds this store's blocks in the order of the file: the one whose
-// markers name it, under whatever spelling of the directory, and one of an
-// earlier version if its Include names this store's directory. The error is a
-// markerError; damaged markers of other stores are not looked for.
+// ownBlocks returns this store's blocks in the order of the file: those whose markers name
+// its ConfigDir, by any path, and one of an earlier version if its Include names the
+// ConfigDir. The error is a *markerError. Damaged markers of other stores are ignored.
 func (l store) ownBlocks(ls []line) ([]block, error) {
 	var own []block
 	seen := map[string]bool{}
 	dirs := []string{l.ConfigDir}
 	for _, x := range ls {
-		if dir := markedStore(x.text); dir != "" && l.is(dir) {
+		if dir := markedStore(x.text); dir != "" && l.isDir(dir) {
 			dirs = append(dirs, dir)
 		}
 	}
@@ -105,14 +106,14 @@ func (l store) ownBlocks(ls []line) ([]block, error) {
 	if err != nil {
 		return nil, err
 	}
-	if b != nil && slices.ContainsFunc(ls[b.first+1:b.last], func(x line) bool { return l.mine(x.text) }) {
+	if b != nil && slices.ContainsFunc(ls[b.first+1:b.last], func(x line) bool { return l.isOwnInclude(x.text) }) {
 		own = append(own, *b)
 	}
 	slices.SortFunc(own, func(a, b block) int { return a.first - b.first })
 	for i := 1; i < len(own); i++ {
 		if a, b := own[i-1], own[i]; b.first < a.last {
 			return nil, &markerError{
-				what:   fmt.Sprintf("the block that begins on line %d stands inside the one that begins on line %d", b.first+1, a.first+1),
+				what:   fmt.Sprintf("the block that begins on line %d is inside the one that begins on line %d", b.first+1, a.first+1),
 				remove: sorted(a.first+1, a.last+1, b.first+1, b.last+1),
 			}
 		}
@@ -125,21 +126,21 @@ func sorted(ns ...int) []int {
 	return ns
 }
 
-// mine reports whether a line is an Include of this store's files alone.
-func (l store) mine(text string) bool {
+// isOwnInclude reports whether a line is an Include of this store's files only.
+func (l store) isOwnInclude(text string) bool {
 	dir := includedStore(text)
-	return dir != "" && l.is(dir)
+	return dir != "" && l.isDir(dir)
 }
 
-// otherSpelling reports whether a line is an Include of this store's files by
-// another path, such as through a link.
+// otherSpelling reports whether a line is an Include of this store's files by another path
+// than ConfigDir, such as through a symlink.
 func (l store) otherSpelling(text string) bool {
 	dir := includedStore(text)
-	return dir != l.ConfigDir && l.mine(text)
+	return dir != l.ConfigDir && l.isOwnInclude(text)
 }
 
-// includedStore returns the absolute directory whose *.conf files a line
-// includes, and nothing else; "" if the line is no such Include.
+// includedStore returns the absolute directory whose *.conf files a line includes; "" if the
+// line is not an Include of exactly one such pattern.
 func includedStore(text string) string {
 	kw, args := parseLine(text)
 	if kw != "include" || len(args) != 1 || !filepath.IsAbs(args[0]) {
@@ -152,7 +153,7 @@ func includedStore(text string) string {
 	return dir
 }
 
-// sameDir reports whether dir is this store's directory by another path.
+// sameDir reports whether dir is ConfigDir or another path to the same directory.
 func (l Layout) sameDir(dir string) bool {
 	if dir == l.ConfigDir {
 		return true
@@ -168,8 +169,8 @@ func (l Layout) sameDir(dir string) bool {
 	return err == nil && os.SameFile(a, b)
 }
 
-// onlyStores reports whether lines hold nothing but comments and the marked
-// Includes of stores, whose files say something about their own VMs only.
+// onlyStores reports whether the lines are only comments and marked Includes of stores. The
+// files of a store only apply to its own VMs.
 func onlyStores(ls []line) bool {
 	marked := false
 	for _, x := range ls {
@@ -193,12 +194,12 @@ type GoneStore struct {
 }
 
 func (g GoneStore) String() string {
-	return fmt.Sprintf("line %d of %s includes %s, which does not exist; remove it with its two markers if that config is gone for good", g.Line, g.File, g.Dir)
+	return fmt.Sprintf("line %d of %s includes %s, which does not exist; if you no longer use that config, remove the line and its two markers", g.Line, g.File, g.Dir)
 }
 
-// GoneStores lists the marked lines in the user's configuration that include a
-// directory which does not exist. They do no harm and are never changed: the
-// directory may be on a disk that is not mounted.
+// GoneStores returns the marked Include lines in the user's configuration whose directory
+// does not exist. They do no harm, and aivm does not change them: the directory may be on a
+// disk that is not mounted.
 func GoneStores(l Layout) []GoneStore {
 	f, err := readFile(l.sshConfig())
 	if err != nil {
@@ -224,8 +225,8 @@ func GoneStores(l Layout) []GoneStore {
 	return gone
 }
 
-// storeOf returns the ConfigDir of the store that wrote file for a VM of this
-// alias, "" if it is no such file.
+// storeOf returns the ConfigDir of the store that wrote file for a VM with this alias; "" if
+// file is not such a file.
 func storeOf(file, alias string) string {
 	dir := filepath.Dir(file)
 	if filepath.Base(file) != alias+".conf" || !strings.HasSuffix(dir+"/*.conf", storeGlob) {
@@ -235,24 +236,24 @@ func storeOf(file, alias string) string {
 	if err != nil || !f.Exists {
 		return ""
 	}
-	if s, err := ParseOurs(f.Data); err != nil || s.Alias != alias {
+	if s, err := ParseEntry(f.Data); err != nil || s.Alias != alias {
 		return ""
 	}
 	return dir
 }
 
-// storeClash is the error for a name that a VM of another store has.
+// storeClash returns the error for an alias that a VM of another store has.
 func storeClash(c Clash, alias string) error {
 	config := filepath.Join(filepath.Dir(c.Store), "config.toml")
 	return ui.Refused("%w: another config of aivm, %s, has a VM %s (%s)", ErrAliasTaken, config, alias, c).
-		Hint(ui.CmdFor("give this VM another name", "aivm vm create NAME"), ui.CmdFor("see what the other config has", "aivm --config "+shellescape.Quote(config)+" list"))
+		Hint(ui.CmdFor("to give this VM another name", "aivm vm create NAME"), ui.CmdFor("to list the VMs of the other config", "aivm --config "+shellescape.Quote(config)+" list"))
 }
 
-// lockBeside takes the lock on the file that every store of this person shares:
-// the state directories, with the stores' own locks, may differ. The lock is a
-// file beside the configuration, there for as long as it is held. Nothing is
-// written into it and no link is followed: the directory may be a shared one.
-func (l Layout) lockBeside(ctx context.Context, target string) (unlock func(), err error) {
+// lockConfig takes the lock that all stores of the user share. The stores' own locks are
+// not sufficient, since they are in different state directories. The lock is a file next to
+// the configuration, which exists while the lock is held. Nothing is written into it and no
+// link is followed, since other users may be able to write the directory.
+func (l Layout) lockConfig(ctx context.Context, target string) (unlock func(), err error) {
 	path := filepath.Join(filepath.Dir(target), "."+filepath.Base(target)+".aivm-lock")
 	ctx, cancel := context.WithTimeout(ctx, lockLimit)
 	defer cancel()
@@ -261,8 +262,8 @@ func (l Layout) lockBeside(ctx context.Context, target string) (unlock func(), e
 		switch {
 		case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 			return nil, ui.Failed("locking %s: %w", target, err).Hint(ui.Cmd("df -h " + shellescape.Quote(filepath.Dir(target))))
-		case errors.Is(err, errNotOurs):
-			return nil, ui.Failed("locking %s: %w", target, err).Hint(ui.CmdFor("see what it is", "ls -ld "+shellescape.Quote(path)))
+		case errors.Is(err, errBadLockFile):
+			return nil, ui.Failed("locking %s: %w", target, err).Hint(ui.CmdFor("to see what it is", "ls -ld "+shellescape.Quote(path)))
 		case err != nil:
 			return nil, l.readOnly(err)
 		}
@@ -273,29 +274,29 @@ func (l Layout) lockBeside(ctx context.Context, target string) (unlock func(), e
 		}
 		if ok {
 			return func() {
-				os.Remove(path) //nolint:errcheck // one that stays is taken by the next run
+				os.Remove(path) //nolint:errcheck // if it stays, the next run locks it
 				f.Close()
 			}, nil
 		}
 		f.Close()
 		select {
 		case <-ctx.Done():
-			return nil, ui.Failed("waiting for %s, held by another aivm: %w", path, ctx.Err()).Hint(ui.CmdFor("see who has it", "fuser -v "+shellescape.Quote(path)))
+			return nil, ui.Failed("waiting for %s, held by another aivm: %w", path, ctx.Err()).Hint(ui.CmdFor("to see which process holds it", "fuser -v "+shellescape.Quote(path)))
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }
 
-// lockLimit is how long a run waits for others that write the configuration.
+// lockLimit is how long a run waits while other runs write the configuration.
 const lockLimit = 30 * time.Second
 
-var errNotOurs = errors.New("the lock file is not a plain file of this user")
+var errBadLockFile = errors.New("the lock file is not a plain file of this user")
 
-// openLock opens or makes a lock file. O_NONBLOCK: it may be a FIFO.
+// openLock opens or creates a lock file. O_NONBLOCK is set since the file may be a FIFO.
 func openLock(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
 	if errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.EISDIR) || errors.Is(err, syscall.ENXIO) {
-		return nil, fmt.Errorf("%w: %s", errNotOurs, path)
+		return nil, fmt.Errorf("%w: %s", errBadLockFile, path)
 	}
 	if err != nil {
 		return nil, err
@@ -303,7 +304,7 @@ func openLock(path string) (*os.File, error) {
 	st, err := f.Stat()
 	if err == nil {
 		if s, ok := st.Sys().(*syscall.Stat_t); !st.Mode().IsRegular() || !ok || int(s.Uid) != os.Geteuid() {
-			err = fmt.Errorf("%w: %s", errNotOurs, path)
+			err = fmt.Errorf("%w: %s", errBadLockFile, path)
 		}
 	}
 	if err != nil {
@@ -313,8 +314,8 @@ func openLock(path string) (*os.File, error) {
 	return f, nil
 }
 
-// tryLock locks an open file, if it is still the one that others find at path:
-// who held it removed it.
+// tryLock locks an open file. It returns false if another process holds the lock, or if the
+// file is no longer the one at path, because its last holder removed it.
 func tryLock(f *os.File, path string) (bool, error) {
 	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.EINTR) {
@@ -323,7 +324,7 @@ func tryLock(f *os.File, path string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	mine, err := f.Stat()
+	locked, err := f.Stat()
 	if err != nil {
 		return false, err
 	}
@@ -331,5 +332,5 @@ func tryLock(f *os.File, path string) (bool, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
-	return err == nil && os.SameFile(mine, there), err
+	return err == nil && os.SameFile(locked, there), err
 }

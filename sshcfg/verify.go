@@ -12,10 +12,10 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// Runner runs a program without a terminal and returns what it wrote.
+// Runner runs a program without a terminal and returns its output.
 type Runner func(ctx context.Context, argv []string) (stdout, stderr []byte, err error)
 
-// Exec is the Runner that really runs programs.
+// Exec is the Runner that runs real programs.
 func Exec(ctx context.Context, argv []string) (stdout, stderr []byte, err error) {
 	var out, errw bytes.Buffer
 	c := exec.CommandContext(ctx, argv[0], argv[1:]...)
@@ -24,12 +24,12 @@ func Exec(ctx context.Context, argv []string) (stdout, stderr []byte, err error)
 	return out.Bytes(), errw.Bytes(), err
 }
 
-// Mismatch is a way in which ssh would do something else than was meant.
+// Mismatch is an option whose effective value is not the intended one.
 type Mismatch struct {
-	Option string // as "ssh -G" spells it; "include": ssh does not read our file at all
-	Want   string // empty: the option should not be there
+	Option string // as "ssh -G" prints it; "include" if ssh does not read the stanza file at all
+	Want   string // "" if the option should not be set
 	Got    string
-	File   string // where it comes from, if it was found
+	File   string // file and line the value comes from, if known
 	Line   int
 	Hint   string
 }
@@ -43,7 +43,7 @@ func (m Mismatch) String() string {
 	case m.Option == "include":
 		return "ssh does not read " + m.Want + at
 	case m.Want == "":
-		return fmt.Sprintf("%s %s is added to the connection%s", m.Option, m.Got, at)
+		return fmt.Sprintf("your ssh configuration adds %s %s%s", m.Option, m.Got, at)
 	}
 	return fmt.Sprintf("%s is %s, not %s%s", m.Option, orNone(m.Got), m.Want, at)
 }
@@ -55,26 +55,26 @@ func orNone(s string) string {
 	return s
 }
 
-// added are options ssh collects from every matching block, so that no stanza
-// of ours can take a user's away (checked: "SendEnv -*" does not either).
-var added = []string{
+// accumulated lists the options that ssh collects from all matching blocks. A stanza cannot
+// disable the user's values of them ("SendEnv -*" does not either).
+var accumulated = []string{
 	"identityfile", "certificatefile", "sendenv", "setenv",
 	"remoteforward", "localforward", "dynamicforward",
 }
 
-// foreign are options our stanza leaves alone, because editors trip over
-// them or because they have no value that means "none", and which break or
-// bend the alias when a user's "Host *" sets them.
-var foreign = []string{
+// unpinned lists the options that the stanza does not set, because editors fail with them or
+// because they have no value that means "none", and that break or change the alias if the
+// user's "Host *" sets them.
+var unpinned = []string{
 	"requesttty", "remotecommand", "sessiontype", "stdinnull",
 	"forkafterauthentication", "bindaddress", "bindinterface", "pkcs11provider",
 }
 
-// Verify asks ssh what it makes of the alias and compares that with what it
-// makes of our file alone: the same program says both, so releases that spell
-// values differently do not matter. It needs two processes of some
-// milliseconds and belongs behind a change, not on the warm path. (ssh runs
-// the user's own "Match exec" commands then, as at every connection.)
+// Verify compares the options ssh uses for the alias with those it would use with the
+// stanza file alone. Both are printed by the same ssh, so differences between releases in
+// how values are spelled do not matter. It starts two processes that take some
+// milliseconds, so it is called after a change and not on every run. ssh executes the
+// user's "Match exec" commands for it, as for every connection.
 func Verify(ctx context.Context, l Layout, alias string, want Stanza, run Runner) ([]Mismatch, error) {
 	if run == nil {
 		run = Exec
@@ -96,7 +96,7 @@ func Verify(ctx context.Context, l Layout, alias string, want Stanza, run Runner
 	}
 	if !f.Exists || !bytes.Equal(f.Data, text) {
 		return []Mismatch{{
-			Option: "include", Want: own, File: "", Hint: "run the command again: aivm's file of this VM is missing or was changed",
+			Option: "include", Want: own, File: "", Hint: "run the command again: the file was changed or removed",
 		}}, nil
 	}
 	ref, err := effective(ctx, run, []string{"-F", own}, alias)
@@ -107,16 +107,17 @@ func Verify(ctx context.Context, l Layout, alias string, want Stanza, run Runner
 	if err != nil {
 		var e *ui.Error
 		if c, cerr := readFile(l.sshConfig()); cerr == nil && bytes.HasPrefix(c.Data, bom) && errors.As(err, &e) {
-			// It was unreadable to ssh before us: we keep every byte, this one too.
-			e.Hint(ui.Remark(l.sshConfig() + " begins with a byte order mark, at which OpenSSH stops; save it as UTF-8 without one"))
+			// ssh could not read the file before aivm's change either; aivm keeps the mark,
+			// as it keeps all other bytes.
+			e.Hint(ui.Remark(l.sshConfig() + " begins with a byte order mark, which OpenSSH does not accept; save the file as UTF-8 without it"))
 		}
 		return nil, err
 	}
-	lost := true
+	ignored := true
 	for _, k := range []string{"hostname", "user", "userknownhostsfile", "hostkeyalias"} {
-		lost = lost && !slices.Equal(ref[k], got[k])
+		ignored = ignored && !slices.Equal(ref[k], got[k])
 	}
-	if lost {
+	if ignored {
 		line, _ := l.IncludeLine()
 		return []Mismatch{{
 			Option: "include", Want: own, Hint: "the first line of " + l.sshConfig() + " should be: " + line,
@@ -125,7 +126,7 @@ func Verify(ctx context.Context, l Layout, alias string, want Stanza, run Runner
 	return compare(ref, got, alias, l.directives(alias)), nil
 }
 
-// effective runs "ssh -G" and collects its values by option.
+// effective runs "ssh -G" and returns the values it prints, by option in lower case.
 func effective(ctx context.Context, run Runner, args []string, alias string) (map[string][]string, error) {
 	argv := slices.Concat([]string{"ssh", "-G"}, args, []string{"--", alias})
 	out, stderr, err := run(ctx, argv)
@@ -136,28 +137,30 @@ func effective(ctx context.Context, run Runner, args []string, alias string) (ma
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		said := strings.TrimSpace(string(stderr))
-		return nil, ui.Failed("%s failed: %w: %s", strings.Join(argv, " "), err, said).
-			Hint(ui.Cmd("ssh itself cannot read its configuration; repair the line it names"))
+		message := strings.TrimSpace(string(stderr))
+		return nil, ui.Failed("%s failed: %w: %s", strings.Join(argv, " "), err, message).
+			Hint(ui.Remark("ssh cannot read its own configuration; fix the line that the message names"))
 	}
 	m := map[string][]string{}
 	for l := range strings.Lines(string(out)) {
 		k, v, _ := strings.Cut(strings.TrimRight(l, "\r\n"), " ")
 		if v == "none" && k != "canonicaldomains" {
-			continue // some releases print it, some leave the option out
+			continue // some ssh releases print "none", others leave the option out
 		}
 		m[strings.ToLower(k)] = append(m[strings.ToLower(k)], v)
 	}
 	return m, nil
 }
 
+// compare returns the mismatches between ref, the options of the stanza file alone, and got,
+// the options ssh uses.
 func compare(ref, got map[string][]string, alias string, ds []directive) []Mismatch {
 	var ms []Mismatch
 	single := []string{"hostname", "port", "user", "userknownhostsfile", "hostkeyalias"}
 	for _, kv := range pinned {
 		single = append(single, strings.ToLower(kv[0]))
 	}
-	for _, k := range append(single, foreign...) {
+	for _, k := range append(single, unpinned...) {
 		w, g := strings.Join(ref[k], ", "), strings.Join(got[k], ", ")
 		if w == g {
 			continue
@@ -166,10 +169,10 @@ func compare(ref, got map[string][]string, alias string, ds []directive) []Misma
 		m.locate(ds, alias, 0)
 		ms = append(ms, m)
 	}
-	for _, k := range added {
+	for _, k := range accumulated {
 		extra := 0
 		for _, v := range without(got[k], ref[k]) {
-			if !harmless(k, v) {
+			if !harmlessEnv(k, v) {
 				m := Mismatch{Option: k, Got: v}
 				m.locate(ds, alias, extra)
 				ms = append(ms, m)
@@ -185,7 +188,7 @@ func compare(ref, got map[string][]string, alias string, ds []directive) []Misma
 	return ms
 }
 
-// without is a minus b, one for one.
+// without returns a without the elements of b; each element of b removes one of a.
 func without(a, b []string) []string {
 	rest := slices.Clone(b)
 	var out []string
@@ -199,9 +202,9 @@ func without(a, b []string) []string {
 	return out
 }
 
-// harmless says that nothing of the host's goes along: language and terminal,
-// which Debian's own /etc/ssh/ssh_config sends to every host.
-func harmless(option, value string) bool {
+// harmlessEnv reports whether the option only sends variables for language and terminal,
+// which Debian's /etc/ssh/ssh_config sends to every host.
+func harmlessEnv(option, value string) bool {
 	if option != "sendenv" && option != "setenv" {
 		return false
 	}
@@ -213,8 +216,8 @@ func harmless(option, value string) bool {
 	return strings.HasPrefix(name, "LC_")
 }
 
-// locate finds the line an option comes from: one with that very value, else
-// the nth that may apply, since ssh prints collected values in reading order.
+// locate sets File and Line to the line the option comes from: one with the same value, else
+// the nth line that may apply, since ssh prints collected values in the order it reads them.
 func (m *Mismatch) locate(ds []directive, alias string, nth int) {
 	var hit *directive
 	seen := 0
@@ -234,9 +237,9 @@ func (m *Mismatch) locate(ds []directive, alias string, nth int) {
 	}
 	what := m.Option + " " + m.Got
 	if hit == nil {
-		m.Hint = "look for " + what + " with: ssh -vG " + alias
+		m.Hint = "find where " + what + " is set: ssh -vG " + alias
 		return
 	}
 	m.File, m.Line = hit.file, hit.line
-	m.Hint = fmt.Sprintf("keep line %d of %s from this VM: put it below a Host line that leaves it out, such as \"Host * !%s\"", hit.line, hit.file, alias)
+	m.Hint = fmt.Sprintf("exclude this VM from line %d of %s: put the line below a Host line such as \"Host * !%s\"", hit.line, hit.file, alias)
 }

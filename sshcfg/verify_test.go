@@ -10,11 +10,12 @@ import (
 	"testing"
 )
 
-// verifyIn applies the stanza over a user's file and asks the real ssh.
+// verifyIn applies the stanza with this user's configuration and calls Verify with the real
+// ssh.
 func verifyIn(t *testing.T, user string) (Layout, []Mismatch) {
 	t.Helper()
 	l := newLayout(t)
-	// ssh takes a relative Include from the passwd home, not from our test's.
+	// ssh resolves a relative Include in the passwd home, not in the test's home.
 	user += "Host *\nInclude " + filepath.Join(l.Home, ".ssh", "more") + "\n"
 	write(t, l.sshConfig(), user, 0o600)
 	write(t, filepath.Join(l.Home, ".ssh", "more"), "Host *\n  SendEnv TOKEN_MORE\n", 0o600)
@@ -27,7 +28,7 @@ func verifyIn(t *testing.T, user string) (Layout, []Mismatch) {
 	return l, ms
 }
 
-func TestVerifyFindsWhatIsAdded(t *testing.T) {
+func TestVerifyFindsAddedOptions(t *testing.T) {
 	l, ms := verifyIn(t, `Host x
   RemoteForward 1111 localhost:1
 Host *
@@ -59,7 +60,7 @@ Match user agent
 			t.Errorf("%+v", m)
 		}
 		if m.File == l.sshConfig() {
-			at[m.Option+" "+m.Got] = m.Line - 3 // our block stands above
+			at[m.Option+" "+m.Got] = m.Line - 3 // aivm's block comes before
 		}
 	}
 	want := map[string]int{
@@ -87,7 +88,7 @@ Match user agent
 	}
 }
 
-// The hint of a Mismatch has to be true: with it followed nothing is left.
+// Following the hint of a Mismatch resolves it.
 func TestVerifyHintHelps(t *testing.T) {
 	_, ms := verifyIn(t, "Host * !a\n  RemoteForward 8080 localhost:80\n  SendEnv SECRET\n")
 	for _, m := range ms {
@@ -110,13 +111,13 @@ func TestVerifyIncludeLost(t *testing.T) {
 	l := newLayout(t)
 	want := stanzaFor(l, "a")
 	apply(t, l, want)
-	// Below a Host the Include is read as part of it.
+	// Below a Host line the Include only applies to that host.
 	write(t, l.sshConfig(), "Host x\n"+read(t, l.sshConfig()), 0o600)
 	ms, err := Verify(context.Background(), l, "a", want, nil)
 	if err != nil || len(ms) != 1 || ms[0].Option != "include" || !strings.Contains(ms[0].Hint, "Include "+l.ConfigDir) {
 		t.Errorf("%+v, %v", ms, err)
 	}
-	// A value that wins because it stands above the Include is named.
+	// A value that takes effect because it comes before the Include is reported.
 	write(t, l.sshConfig(), "Include first\n"+strings.TrimPrefix(read(t, l.sshConfig()), "Host x\n"), 0o600)
 	write(t, filepath.Join(l.Home, ".ssh", "first"), "# c\nHost *\n  User me\n  ForwardAgent yes\n", 0o600)
 	file := read(t, l.sshConfig())
@@ -140,9 +141,9 @@ func TestVerifyFailures(t *testing.T) {
 	apply(t, l, want)
 	write(t, l.sshConfig(), read(t, l.sshConfig())+"NoSuchOption yes\n", 0o600)
 	if _, err := Verify(context.Background(), l, "a", want, nil); err == nil || !strings.Contains(strings.ToLower(err.Error()), "nosuchoption") {
-		t.Errorf("what ssh says is not passed on: %v", err)
+		t.Errorf("the message of ssh is missing: %v", err)
 	}
-	write(t, l.sshConfig(), mark+"# c\n", 0o600)
+	write(t, l.sshConfig(), bomText+"# c\n", 0o600)
 	apply(t, l, want)
 	if _, err := Verify(context.Background(), l, "a", want, nil); err == nil || !strings.Contains(hints(err), "byte order mark") {
 		t.Errorf("%v %s", err, hints(err))
@@ -160,8 +161,8 @@ func TestVerifyFailures(t *testing.T) {
 	}
 }
 
-// TestVerifyReadsTheFileSSHReads: -F only where ssh would read another file.
-func TestVerifyReadsTheFileSSHReads(t *testing.T) {
+// Verify passes -F to ssh only if ssh would read another file by default.
+func TestVerifyConfigFile(t *testing.T) {
 	l := newLayout(t)
 	apply(t, l, stanzaFor(l, "a"))
 	var argvs []string
@@ -190,7 +191,7 @@ func TestVerifyReadsTheFileSSHReads(t *testing.T) {
 	}
 }
 
-func TestScanIsPatient(t *testing.T) {
+func TestScanSkipsBadLines(t *testing.T) {
 	l := newLayout(t)
 	dir := filepath.Join(l.Home, ".ssh")
 	write(t, l.sshConfig(), "Include config\nInclude missing/*\nInclude [\nInclude dir\n\"Host\" q\nHost \"open\nHost a\n", 0o600)

@@ -213,7 +213,7 @@ func (e Part) examineSSH(ctx context.Context, vms []SSHEntry) error {
 		f := sshcfg.Observe(e.SSH, st)
 		p.Plan, p.err = sshcfg.Plan(f, st)
 		if len(p.Plan) > 0 {
-			p.edited, p.broken = f.Departures(st)
+			p.edited, p.broken = f.Differences(st)
 		}
 		if p.err == nil && len(p.Plan) == 0 {
 			wg.Go(func() { p.mismatches, p.err = sshcfg.Verify(ctx, e.SSH, p.want.Name, st, nil) })

@@ -32,7 +32,7 @@ func TestChangedEntry(t *testing.T) {
 		"a comment":  {"# Written", "# I wrote", general},
 		"an address": {"10.77.0.101", "10.0.0.9", "its entry was changed (" + path + "): HostName is 10.0.0.9, not 10.77.0.101"},
 		"gone":       {"    ProxyCommand none\n", "", "its entry was changed (" + path + "): ProxyCommand is missing, not none"},
-		"unreadable": {"Host t\n", "Match all\n", "its entry was changed: " + path + ": not a stanza written by aivm"},
+		"unreadable": {"Host t\n", "Match all\n", "its entry was changed: " + path + ": it is not a file written by aivm"},
 	} {
 		if err := os.WriteFile(path, []byte(strings.Replace(string(text), tc.old, tc.new, 1)), 0o600); err != nil {
 			t.Fatal(err)

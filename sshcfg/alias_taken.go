@@ -9,29 +9,29 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// ownNames mean this machine, or nobody, on every machine.
-var ownNames = []string{"localhost", "ip6-localhost", "ip6-loopback", "ip6-localnet", "ip6-mcastprefix", "ip6-allnodes", "ip6-allrouters", "broadcasthost"}
+// reservedNames lists host names that mean the local machine or no machine, everywhere.
+var reservedNames = []string{"localhost", "ip6-localhost", "ip6-loopback", "ip6-localnet", "ip6-mcastprefix", "ip6-allnodes", "ip6-allrouters", "broadcasthost"}
 
-// Taken returns an error that says what else "ssh ALIAS" would mean, nil if
-// nothing. A name is this machine's own, a VM of another store has it, or a Host
-// or Match line of the user's configuration is about it: one with a pattern that
-// matches it and holds more than wildcards, since "Host *" is about no host. An
-// alias that has a file of ours was found free before.
+// Taken returns an error if "ssh ALIAS" already means something else: if the alias is a
+// name of the host itself, the alias of a VM in another store, or named by a Host or Match
+// line of the user's configuration. A line names it if it has a matching pattern that
+// consists of more than wildcards; "Host *" names no host. An alias for which aivm has a
+// file was checked earlier and is not checked again.
 func Taken(l Layout, alias string) error {
 	if f, err := readFile(l.ConfPath(alias)); err == nil && f.Exists {
 		return nil
 	}
 	refuse := func(format string, args ...any) error {
 		return ui.Refused("VM name %q cannot be an ssh alias: "+format, append([]any{alias}, args...)...).
-			Hint(ui.CmdFor("give the VM another name", "aivm vm create NAME"), ui.CmdFor("see what the name means to ssh now", "ssh -G "+alias))
+			Hint(ui.CmdFor("to give the VM another name", "aivm vm create NAME"), ui.CmdFor("to see what the name means to ssh now", "ssh -G "+alias))
 	}
 	own, _ := os.Hostname()
 	own, _, _ = strings.Cut(strings.ToLower(own), ".")
 	hosts, _ := os.ReadFile("/etc/hosts")
-	if alias == own || slices.Contains(ownNames, alias) || slices.Contains(ownIn(string(hosts)), alias) {
-		return refuse("it is a name of this machine itself")
+	if alias == own || slices.Contains(reservedNames, alias) || slices.Contains(loopbackNames(string(hosts)), alias) {
+		return refuse("it is a name of this machine")
 	}
-	var legacy []Clash // blocks of aivm 0.3, which come after our Include: see Plan
+	var legacy []Clash // blocks of aivm 0.3, which come after aivm's Include: see Plan
 	for _, c := range Others(l, alias) {
 		if c.Legacy {
 			legacy = append(legacy, c)
@@ -41,22 +41,23 @@ func Taken(l Layout, alias string) error {
 		if slices.ContainsFunc(legacy, func(c Clash) bool { return c.File == d.file && c.Line == d.line }) {
 			continue
 		}
-		for _, patterns := range d.about() {
+		for _, patterns := range d.hostPatterns() {
 			if hostApplies(patterns, alias) == yes && slices.ContainsFunc(patterns, func(p string) bool {
 				return strings.Trim(p, "*?") != "" && matchPattern(p, alias)
 			}) {
 				if store := storeOf(d.file, alias); store != "" {
 					return storeClash(Clash{File: d.file, Line: d.line, Store: store}, alias)
 				}
-				return refuse("%s line %d is about it: %s %s", d.file, d.line, map[string]string{"host": "Host", "match": "Match"}[d.keyword], strings.Join(d.args, " "))
+				return refuse("%s line %d already uses it: %s %s", d.file, d.line, map[string]string{"host": "Host", "match": "Match"}[d.keyword], strings.Join(d.args, " "))
 			}
 		}
 	}
 	return nil
 }
 
-// about returns the lists of patterns by which a line names hosts.
-func (d directive) about() [][]string {
+// hostPatterns returns the pattern lists of a Host line, or of the host criteria of a Match
+// line.
+func (d directive) hostPatterns() [][]string {
 	switch d.keyword {
 	case "host":
 		return [][]string{d.args}
@@ -76,9 +77,9 @@ func (d directive) about() [][]string {
 	return nil
 }
 
-// ownIn returns the names that a hosts file gives to loopback and the like
-// (hosts(5)), in lower case.
-func ownIn(hosts string) []string {
+// loopbackNames returns the names that a hosts file (hosts(5)) gives to loopback,
+// multicast and unspecified addresses, in lower case.
+func loopbackNames(hosts string) []string {
 	var out []string
 	for line := range strings.Lines(hosts) {
 		line, _, _ = strings.Cut(line, "#")

@@ -4,9 +4,9 @@ import (
 	"context"
 )
 
-// IdentitiesAt reads the keys a VM was made with, by the paths its stanza
-// names. A key that is gone is left out while another is there: the agent is
-// asked only when none of the others works from its file.
+// IdentitiesAt reads the client keys at these paths, which are those in a VM's stanza. A key
+// that cannot be read is left out if there is another one. The agent is contacted only if
+// all keys need it.
 func (l Layout) IdentitiesAt(ctx context.Context, paths []string, getenv func(string) string) ([]Identity, error) {
 	var ids []Identity
 	var firstErr error
@@ -19,7 +19,7 @@ func (l Layout) IdentitiesAt(ctx context.Context, paths []string, getenv func(st
 			}
 			continue
 		}
-		id.Ours = p == l.OwnKeyPath()
+		id.AivmKey = p == l.OwnKeyPath()
 		plain = plain || !id.NeedsAgent()
 		ids = append(ids, id)
 	}
