@@ -1,21 +1,21 @@
 set -eu
 fail() { printf '%s\n' "$1" >&2; exit 1; }
 [ "$(id -u)" = 0 ] || fail 'cleaning a guest needs root in it'
-[ -e /etc/cloud/cloud-init.disabled ] || fail 'the first boot of this VM is not over'
-[ -x /usr/libexec/netplan/generate ] || [ -x /lib/netplan/generate ] || fail 'the guest has no netplan, by which its clones would find their network'
+[ -e /etc/cloud/cloud-init.disabled ] || fail 'the first boot of this VM is not finished'
+[ -x /usr/libexec/netplan/generate ] || [ -x /lib/netplan/generate ] || fail 'the guest has no netplan, which VMs made from it need to configure their network'
 command -v systemctl >/dev/null || fail 'the guest has no systemd'
 export LC_ALL=C
 quiet() { "$@" >/dev/null 2>&1 || true; }
-# Overwritten and not only deleted, for file systems zeroFree does not know.
+# Overwrite files before deleting them, for file systems that zerofree.pl does not support.
 wipe() { for f in "$@"; do if [ -f "$f" ] && [ ! -L "$f" ]; then quiet shred -n 0 -z "$f"; fi; done; rm -f "$@"; }
 quiet systemctl stop apt-daily.timer apt-daily-upgrade.timer unattended-upgrades.service rsyslog.service syslog.socket cron.service
-# From here on the journal is written to memory.
+# From here on journald writes to memory only.
 mkdir -p /run/systemd/journald.conf.d
 printf '[Journal]\nStorage=volatile\n' >/run/systemd/journald.conf.d/aivm.conf
 quiet systemctl restart systemd-journald.service
 quiet systemctl stop systemd-random-seed.service systemd-timesyncd.service
 
-# Ours, of this VM.
+# aivm's units and files for this VM.
 for u in /etc/systemd/system/aivm-*.service; do
 	[ -e "$u" ] || continue
 	quiet systemctl disable "${u##*/}"
@@ -24,7 +24,7 @@ done
 rm -rf --one-file-system /var/lib/aivm /usr/lib/aivm
 rm -f /usr/local/sbin/aivm-* /etc/aivm-clone /etc/aivm-grow
 
-# Who it is, and who may log in.
+# The identity of the guest, and the keys that can log in.
 getent passwd | cut -d: -f6 | sort -u | while read -r home; do
 	wipe "$home/.ssh/authorized_keys" "$home/.ssh/authorized_keys2"
 	rm -rf --one-file-system "$home/.local/state/aivm"
@@ -36,8 +36,8 @@ printf 'localhost\n' >/etc/hostname
 sed -i '/^127\.0\.1\.1[[:space:]]/d' /etc/hosts
 rm -f /var/lib/dhcp/* /var/lib/NetworkManager/*.lease
 
-# The first boot's state, with what the seed said. cloud-init stays off: the unit
-# below does its part.
+# The state of the first boot, with data from the seed. cloud-init stays off; the unit
+# aivm-clone below replaces it.
 find /var/lib/cloud -xdev -type f -size +0 -exec shred -n 0 -z {} + 2>/dev/null || true
 rm -rf --one-file-system /var/lib/cloud/instance /var/lib/cloud/instances /var/lib/cloud/data /var/lib/cloud/sem /var/lib/cloud/seed
 rm -f /etc/netplan/50-cloud-init.yaml
@@ -52,7 +52,7 @@ find /var/log -xdev -type f -exec truncate -s 0 {} +
 find /var/cache/apt/archives -xdev -type f -name '*.deb' -delete 2>/dev/null || true
 find /tmp /var/tmp -xdev -mindepth 1 -delete 2>/dev/null || true
 
-# What makes a clone of it.
+# The units for the first boot of a VM made from the image.
 mkdir -p /usr/lib/aivm
 cat >@RUNNER@ <<'AIVM'
 @RUN@
@@ -68,14 +68,14 @@ cat >/etc/systemd/system/aivm-grow.service <<'AIVM'
 AIVM
 mkdir -p /etc/systemd/system/multi-user.target.wants
 ln -sf ../aivm-clone.service ../aivm-grow.service /etc/systemd/system/multi-user.target.wants/
-printf '%s\n' 'The first boot of a VM made from this image is still to come.' >@MARK@
-printf '%s\n' 'The disk is still to be used whole.' >@GROWMARK@
+printf '%s\n' 'The first boot of a VM made from this image is pending.' >@MARK@
+printf '%s\n' 'The root file system has not been grown to the size of the disk yet.' >@GROWMARK@
 dev=$(findmnt -nro SOURCE /) fs=$(findmnt -nro FSTYPE /)
 start=$(cat "/sys/class/block/${dev#/dev/}/start" 2>/dev/null || echo 0)
 sync
 quiet fstrim -a
 [ -s @RUNNER@ ] && [ ! -s /etc/machine-id ] && [ -z "$(ls /etc/ssh/ssh_host_* 2>/dev/null)" ] || fail 'the guest could not be cleaned'
-# Nothing is written any more: no shutdown saves and logs things anew.
+# Make all file systems read-only, so that a shutdown does not save state and write logs again.
 echo u >/proc/sysrq-trigger
 n=0
 until grep -Eq '^[^ ]+ / [^ ]+ ro[, ]' /proc/mounts; do
@@ -84,7 +84,7 @@ until grep -Eq '^[^ ]+ / [^ ]+ ro[, ]' /proc/mounts; do
 	sleep 0.1
 done
 case $fs in
-ext*) perl - "$dev" "$start" <<'AIVM' || fail 'what is free on the disk could not be overwritten'
+ext*) perl - "$dev" "$start" <<'AIVM' || fail 'the free blocks of the disk could not be overwritten'
 @ZERO@
 AIVM
 	sync ;;

@@ -9,23 +9,23 @@ import (
 	"al.essio.dev/pkg/shellescape"
 )
 
-// A prepared image is the disk of a VM, cleaned so that other VMs can be made
-// from it. Their first boot does without cloud-init, which takes most of the
-// time of one: a unit in the image runs the script the seed brings, before
-// network and sshd start. The script comes from the aivm that makes the VM, so
-// an old image does what a new aivm wants.
+// A prepared image is the disk of a VM, cleaned so that other VMs can be created from it. A
+// VM created from it is called a clone here. Its first boot runs without cloud-init, which
+// takes most of the time of a first boot: instead, a systemd unit in the image runs a script
+// from the seed before network and sshd start. The script is from the aivm that creates the
+// VM, so that an old image also works with a new aivm.
 const (
-	cloneFile   = "aivm-clone" // on the seed, beside cloud-init's files
+	cloneFile   = "aivm-clone" // the script on the seed, next to cloud-init's files
 	cloneRunner = "/usr/lib/aivm/clone"
-	cloneMark   = "/etc/aivm-clone" // first boot of a clone still to come
+	cloneMark   = "/etc/aivm-clone" // not empty until the clone's first boot is finished
 	growRunner  = "/usr/lib/aivm/grow"
-	growMark    = "/etc/aivm-grow"
-	seedSerial  = "aivm-seed" // of the seed's disk: provision/domain
+	growMark    = "/etc/aivm-grow" // not empty until the file system was grown
+	seedSerial  = "aivm-seed"      // serial number of the seed's disk, set in provision/domain
 )
 
-// CloneScript is what the first boot of a VM on a prepared image does: what
-// UserData says of name, user and keys, in shell. The network needs nothing:
-// the image takes an address by DHCP on its one device.
+// CloneScript returns the script for the first boot of a VM on a prepared image. It sets host
+// name, user and keys like UserData. The network needs no setup: the image uses DHCP on its
+// only device.
 func CloneScript(g Guest) ([]byte, error) {
 	if err := g.Check(); err != nil {
 		return nil, err
@@ -46,39 +46,39 @@ func CloneScript(g Guest) ([]byte, error) {
 	return []byte(r.Replace(cloneScript)), nil
 }
 
-// The words of printf's argument list are one line of the file each. What a
-// shell does itself is done by it: where the CPU is emulated, a program takes a
-// quarter of a second to start.
+// cloneScript writes files with printf, whose arguments become one line each. It uses shell
+// builtins where possible: with an emulated CPU, starting a program takes a quarter of a
+// second.
 //
 //go:embed clone.sh
 var cloneScript string
 
-// CleanScript makes a running guest one that other VMs can be made from, and
-// powers it off without letting anything write again. It is a POSIX shell
-// script for guest root (sudo -n sh -s), and refuses before it changes anything
-// where the guest is not one aivm has brought through its first boot.
+// CleanScript returns a POSIX shell script for guest root (sudo -n sh -s) that cleans a
+// running guest so that other VMs can be created from its disk, and powers it off without
+// any further write. It fails before it changes anything if the guest has not finished a
+// first boot set up by aivm.
 //
-// What goes: machine id, host keys, the keys people log in with, cloud-init's
-// state and the seed's, logs, aivm's own lists and units, package files,
-// temporary files. What is free on the disk, then and before, is given back to
-// the host or overwritten, so that it is not in the copy. What else lies on the
-// disk stays: that is what one prepares a VM for.
+// It removes: machine ID, host keys, authorized login keys, the state of cloud-init and of
+// the seed, logs, aivm's own lists and units, package files, temporary files. Blocks that
+// are free on the disk, also from earlier deletions, are discarded or overwritten, so that
+// deleted data is not in the copy. Everything else on the disk is kept: it is what the
+// image is made for.
 func CleanScript() string {
-	part := func(s string) string { return strings.TrimSuffix(s, "\n") } // the template ends its line
+	part := func(s string) string { return strings.TrimSuffix(s, "\n") } // clean.sh has the line feed
 	return strings.NewReplacer("@RUNNER@", cloneRunner, "@MARK@", cloneMark, "@GROW@", growRunner, "@GROWMARK@", growMark,
 		"@RUN@", part(cloneRun), "@GROWRUN@", part(growRun), "@UNIT@", part(cloneUnit), "@GROWUNIT@", part(growUnit), "@ZERO@", part(zeroFree)).Replace(cleanScript)
 }
 
-// CleanedLine is the last line of CleanScript when all went well.
+// CleanedLine is the last line that CleanScript prints on success.
 const CleanedLine = "aivm: cleaned for cloning"
 
 //go:embed clean.sh
 var cleanScript string
 
-// zeroFree overwrites the free blocks of an ext4 that fstrim cannot give back,
-// because they share a cluster of 64 KiB of the disk's file with blocks in use:
-// there lies what was deleted at any time, the seed's private host key too.
-// Arguments: device, and its first sector on the disk.
+// zeroFree is a Perl script that overwrites the free blocks of an ext4 file system that
+// fstrim cannot discard, because they share a 64 KiB cluster of the qcow2 file with used
+// blocks. They contain data deleted at any time, possibly the private host key from the
+// seed. Arguments: the device, and its first sector on the disk.
 //
 //go:embed zerofree.pl
 var zeroFree string
@@ -86,8 +86,8 @@ var zeroFree string
 //go:embed clonerun.sh
 var cloneRunText string
 
-// The seed is found by the serial number aivm gives its disk. A mark that is
-// empty is one that is done with.
+// cloneRun finds the seed by the serial number of its disk. It empties the mark file when
+// the first boot is finished.
 var cloneRun = strings.NewReplacer("@SERIAL@", seedSerial, "@SCRIPT@", cloneFile, "@MARK@", cloneMark).Replace(cloneRunText)
 
 const cloneUnit = `[Unit]
@@ -113,12 +113,13 @@ WantedBy=multi-user.target
 //go:embed grow.sh
 var growRunText string
 
-// A disk larger than the image's is used whole; nobody waits for that, so it
-// takes what the first login leaves of the CPU.
+// growRun grows the root partition and file system if the VM's disk is larger than the
+// image's. It runs with idle priority, since nothing waits for it and it must not delay the
+// first login.
 var growRun = strings.ReplaceAll(growRunText, "@MARK@", growMark)
 
 const growUnit = `[Unit]
-Description=aivm: use the whole disk of a VM made from a prepared image
+Description=aivm: grow the root file system of a VM made from a prepared image
 ConditionFileNotEmpty=` + growMark + `
 After=multi-user.target
 

@@ -10,8 +10,7 @@ import (
 	"testing"
 )
 
-// The scripts are ones a plain sh reads, and nothing in them was left to be
-// filled in.
+// The scripts are valid POSIX shell, and all placeholders in them are replaced.
 func TestCloneScriptsAreShell(t *testing.T) {
 	clone, err := CloneScript(guest(t))
 	if err != nil {
@@ -24,16 +23,16 @@ func TestCloneScriptsAreShell(t *testing.T) {
 			t.Errorf("%s: %v\n%s", name, err, out)
 		}
 		if strings.Contains(s, "@RUN") || strings.Contains(s, "@HOST") || strings.Contains(s, "@UNIT") || strings.Contains(s, "@MARK") {
-			t.Errorf("%s has a gap:\n%s", name, s)
+			t.Errorf("%s has a placeholder:\n%s", name, s)
 		}
 	}
 	if !strings.Contains(CleanScript(), CleanedLine) {
-		t.Error("the clean script never says that it is through")
+		t.Error("the clean script does not print CleanedLine")
 	}
 }
 
-// What was deleted on an ext4 is gone from all clusters that are not free as a
-// whole, and what is there stays.
+// zerofree.pl removes deleted data from all clusters that are only partly free, and changes
+// no existing file.
 func TestZeroFree(t *testing.T) {
 	dir := t.TempDir()
 	disk := filepath.Join(dir, "disk")
@@ -78,14 +77,14 @@ func TestZeroFree(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// A cluster that is free as a whole is fstrim's.
+		// A completely free cluster is discarded by fstrim instead.
 		n, _ := strconv.Atoi(start)
 		shift := n * 512 % 65536
 		padded := append(make([]byte, shift), after...)
 		for at := 0; at < len(padded); at += 65536 {
 			c := string(padded[at:min(at+65536, len(padded))])
 			if strings.Contains(c, "GONE") && strings.Contains(c, "KEPT") {
-				t.Errorf("start %s: a cluster in use, at %d, has what was deleted", start, at)
+				t.Errorf("start %s: the used cluster at %d contains deleted data", start, at)
 			}
 		}
 		for i := 0; i < 120; i += 2 {
@@ -96,8 +95,8 @@ func TestZeroFree(t *testing.T) {
 	}
 }
 
-// Values arrive as they are, whatever a shell would make of them: the script
-// runs here on a tree of its own, with programs that only write down.
+// The clone script writes values unchanged, including characters with a meaning in shell.
+// The script runs in a directory of the test, with stubs for the programs it calls.
 func TestCloneScriptKeepsValues(t *testing.T) {
 	g := guest(t)
 	g.AuthorizedKeys = []string{g.AuthorizedKeys[0] + " it's $(touch /tmp/x) `id` \\n %s", g.AuthorizedKeys[0]}
@@ -157,6 +156,6 @@ func TestCloneScriptKeepsValues(t *testing.T) {
 		t.Errorf("the host key: %v %v", st, err)
 	}
 	if _, err := os.Stat(filepath.Join(root, "etc/ssh/ssh_host_rsa_key")); err == nil {
-		t.Error("another host key is left")
+		t.Error("the image's host key was not removed")
 	}
 }

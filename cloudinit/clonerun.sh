@@ -9,7 +9,7 @@ while [ "$n" -lt 300 ]; do
 		mkdir -p /run/aivm-clone
 		mount -t iso9660 -o ro "/dev/${d%/serial}" /run/aivm-clone
 		if ! [ -s /run/aivm-clone/@SCRIPT@ ]; then
-			echo 'aivm: the seed was made by a version that knows no prepared images'
+			echo 'aivm: the seed was made by a version of aivm without prepared images'
 			exit 1
 		fi
 		. /run/aivm-clone/@SCRIPT@
@@ -20,5 +20,5 @@ while [ "$n" -lt 300 ]; do
 	sleep 0.1
 	n=$((n + 1))
 done
-echo 'aivm: this VM is made from a prepared image and has no seed: it gets no name, user or keys'
+echo 'aivm: this VM is made from a prepared image but has no seed, so host name, user and keys are not set'
 exit 1

@@ -15,9 +15,9 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
-// hostKey returns a key pair made for these tests alone.
+// hostKey returns a key pair made only for these tests.
 func hostKey(t *testing.T) (private, public string) {
 	t.Helper()
 	b, err := os.ReadFile("testdata/host-key")
@@ -75,22 +75,22 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// TestSchema asks cloud-init itself.
+// TestSchema validates the user-data with cloud-init itself.
 func TestSchema(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "user-data")
 	if err := os.WriteFile(path, files(t, guest(t))["user-data"], 0o600); err != nil {
 		t.Fatal(err)
 	}
 	out, err := exec.Command("cloud-init", "schema", "-c", path).CombinedOutput()
-	// 22.4 names the kind, 25.1 the file.
+	// cloud-init 22.4 prints the first message, 25.1 the second.
 	valid := bytes.Contains(out, []byte("Valid cloud-config")) || bytes.Contains(out, []byte("Valid schema"))
 	if err != nil || !valid || bytes.Contains(out, []byte("DEPRECAT")) {
 		t.Errorf("cloud-init schema: %v\n%s", err, out)
 	}
 }
 
-// TestYAMLReadsBack has the parser cloud-init uses read what we wrote: every
-// string must come back as JSON has it.
+// TestYAMLReadsBack parses the files with PyYAML, which cloud-init uses: every string must be
+// the same as in JSON.
 func TestYAMLReadsBack(t *testing.T) {
 	all := files(t, guest(t))
 	odd, err := encode("", []string{
@@ -117,14 +117,14 @@ func TestYAMLReadsBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		if d := cmp.Diff(want, got); d != "" {
-			t.Errorf("%s changed on its way (-want +got):\n%s", name, d)
+			t.Errorf("PyYAML reads %s differently (-want +got):\n%s", name, d)
 		}
 	}
 }
 
 func TestRefused(t *testing.T) {
 	const otherPublic = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAICcFTk5rlHVWxAsdGlVuPeBgBN1jkLuvQO12wY0YgbGK"
-	for name, spoil := range map[string]func(*Guest){
+	for name, change := range map[string]func(*Guest){
 		"instance id":      func(g *Guest) { g.InstanceID = "../x" },
 		"no instance id":   func(g *Guest) { g.InstanceID = "" },
 		"host name quote":  func(g *Guest) { g.Hostname = `a"b` },
@@ -156,7 +156,7 @@ func TestRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := guest(t)
-			spoil(&g)
+			change(&g)
 			b, err := Seed(g)
 			var fe *FieldError
 			if !errors.As(err, &fe) || b != nil {
@@ -169,8 +169,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestRefusedKeepsSecrets: a private key given where a public one belongs is
-// not repeated in the message.
+// A private key given in place of a public one does not appear in the error.
 func TestRefusedKeepsSecrets(t *testing.T) {
 	g := guest(t)
 	g.AuthorizedKeys = []string{g.HostKeyPrivatePEM}
@@ -180,7 +179,7 @@ func TestRefusedKeepsSecrets(t *testing.T) {
 	}
 }
 
-func TestOtherKeyKindIsRefused(t *testing.T) {
+func TestOtherKeyTypeIsRefused(t *testing.T) {
 	g := guest(t)
 	dir := t.TempDir()
 	path := filepath.Join(dir, "k")

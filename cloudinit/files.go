@@ -12,8 +12,7 @@ import (
 	"aivm.dev/aivm/internal/guestuser"
 )
 
-// userData is the part of the cloud-config vocabulary we use; the order of the
-// fields is the order in the file.
+// userData has the cloud-config keys that aivm sets, in their order in the file.
 type userData struct {
 	CloudInitModules   []string    `json:"cloud_init_modules"`
 	CloudConfigModules []string    `json:"cloud_config_modules"`
@@ -59,9 +58,9 @@ type (
 	}
 )
 
-// sshdConf closes password logins before sshd starts for the first time. In
-// sshd_config the first value wins, and the directory is included on top. The
-// editor's connection is a forward, so forwarding is switched on by name.
+// sshdConf disables password logins before sshd starts for the first time. sshd uses the
+// first value of an option, and includes the directory at the top of sshd_config. TCP
+// forwarding is enabled explicitly, since editors connect through it.
 const sshdConf = `# Written once by aivm.
 PasswordAuthentication no
 KbdInteractiveAuthentication no
@@ -70,32 +69,33 @@ X11Forwarding no
 AllowTcpForwarding yes
 `
 
-// sysctlConf: editors and build tools watch whole source trees; the kernel's
-// own limits follow the memory of the guest and are used up quickly.
+// sysctlConf raises the limits of inotify. Editors and build tools watch complete source
+// trees, and the kernel's default limits, which depend on the guest's memory, are exceeded
+// quickly.
 const sysctlConf = `# Written once by aivm.
 fs.inotify.max_user_watches = 524288
 fs.inotify.max_user_instances = 1024
 `
 
-// updatedbDropIn covers a locate that is installed later; firstBootScript the
-// one that is there. Without them every guest would index the shared folders
-// of the host once a day.
+// updatedbDropIn keeps a plocate that is installed later from indexing shared folders, which
+// every guest would otherwise do once a day. firstBootScript does the same for a locate that
+// is already installed.
 const updatedbDropIn = `# Written once by aivm: shared folders are not indexed.
 [Service]
 ExecStart=
 ExecStart=updatedb.plocate --add-prunefs virtiofs
 `
 
-// firstBootScript runs in cloud-init's last stage, after SSH answers. Each
-// step stands alone, so none can keep another from happening. The last one
-// switches cloud-init off for all later boots.
+// firstBootScript runs in cloud-init's last stage, when SSH is already up. If one of its
+// steps fails, the others are executed anyway. The last one switches cloud-init off for all
+// later boots.
 //
 //go:embed firstboot.sh
 var firstBootScript string
 
-// keepConf lets the seed leave as soon as SSH answers, while cloud-init still
-// works: should the guest be switched off before it is through, the next boot
-// trusts what was read from the seed and keeps network, host key and name.
+// keepConf makes it possible to remove the seed as soon as SSH is up, while cloud-init still
+// runs. If the guest is switched off before cloud-init has finished, the next boot uses the
+// data already read from the seed, and keeps network, host key and host name.
 const keepConf = `# Written once by aivm.
 network: {config: disabled}
 ssh_deletekeys: false
@@ -103,15 +103,15 @@ preserve_hostname: true
 manual_cache_clean: true
 `
 
-// UserData returns the user-data file: "#cloud-config" and JSON, which is the
-// only encoding that PyYAML reads back unchanged for every string.
+// UserData returns the user-data file: "#cloud-config" and JSON. JSON is used because PyYAML
+// reads every string in it unchanged.
 func UserData(g Guest) ([]byte, error) {
 	if err := g.Check(); err != nil {
 		return nil, err
 	}
 	data := userData{
 		CloudInitModules: []string{"write_files", "set_hostname", "update_etc_hosts", "users_groups", "ssh"},
-		// Growing the disk needs no login to wait for it.
+		// Growing the disk runs after sshd has started, so that it delays no login.
 		CloudConfigModules: []string{"growpart", "resizefs", "grub_dpkg", "runcmd"},
 		CloudFinalModules:  []string{"scripts_user", "final_message"},
 		Hostname:           g.Hostname,
@@ -122,15 +122,15 @@ func UserData(g Guest) ([]byte, error) {
 			SSHAuthorizedKeys: g.AuthorizedKeys,
 		}},
 		DisableRoot: true,
-		// The schema wants at least one type; with ssh_keys given none is
-		// generated, and ssh_deletekeys removes those an image came with.
+		// The schema requires at least one type. With ssh_keys given, no key is generated,
+		// and ssh_deletekeys removes the keys of the image.
 		SSHDeletekeys: true, SSHGenkeytypes: []string{"ed25519"},
 		SSHKeys: hostKeys{
 			Private: strings.TrimRight(g.HostKeyPrivatePEM, "\n") + "\n",
 			Public:  g.HostKeyPublic,
 		},
-		// An image keeps the package sources it was built with: the default
-		// would write a mirror that a closed network may not reach.
+		// Keep the package sources of the image: the default would write a mirror that may
+		// be unreachable from a closed network.
 		Apt: aptConfig{PreserveSourcesList: true},
 		WriteFiles: []file{
 			{"/etc/cloud/cloud.cfg.d/99-aivm-keep.cfg", "0644", keepConf},
@@ -173,17 +173,15 @@ type (
 	}
 )
 
-// NetworkConfig returns the network-config file (version 2): the one device by
-// its MAC address, IPv4 by DHCP. IPv6 is off to the last bit: a router
-// advertisement would be a second way out that no rule of ours covers, and
-// waiting for a link-local address costs a second before the network counts
-// as up. The client identifier is the MAC address, so that a reservation
-// holds for a copied disk too.
+// NetworkConfig returns the network-config file (version 2): the only device, by its MAC
+// address, with IPv4 by DHCP. IPv6 is disabled completely: a router advertisement would open
+// another route that aivm's firewall does not cover, and waiting for a link-local address
+// delays the network by a second. The DHCP client identifier is the MAC address, so that a
+// reservation also works for a copied disk.
 //
-// The device is not "optional": netplan before 1.0 starts
-// systemd-networkd-wait-online all the same, which without a single required
-// device waits for its whole limit of two minutes (systemd issue 29388), and
-// sshd waits with it.
+// The device is not "optional": netplan before 1.0 starts systemd-networkd-wait-online even
+// so, which waits for its limit of two minutes if no device is required (systemd issue
+// 29388), and sshd waits for it.
 func NetworkConfig(g Guest) ([]byte, error) {
 	if err := g.Check(); err != nil {
 		return nil, err
@@ -197,10 +195,10 @@ func NetworkConfig(g Guest) ([]byte, error) {
 	}}})
 }
 
-// encode writes JSON that PyYAML accepts too: it takes neither DEL nor the C1
-// controls as they are, and folds NEL like the end of a line. encoding/json
-// escapes the other troublemakers itself. Characters beyond the BMP stay as
-// they are, since YAML would read a JSON pair of escapes as two characters.
+// encode returns v as JSON that PyYAML reads correctly too, with head before it. PyYAML does
+// not accept unescaped DEL and C1 controls, and treats NEL as a line break, so these are
+// escaped; encoding/json escapes the other problematic characters. Characters outside the
+// BMP are not escaped, since YAML would read a JSON surrogate pair as two characters.
 func encode(head string, v any) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)

@@ -9,52 +9,50 @@ import (
 	"strings"
 )
 
-// DisableScript mends a guest whose first boot was cut short before
-// firstBootScript could switch cloud-init off. It returns a POSIX shell script that ends cloud-init's part in a
-// guest, to be run there as root (sudo -n sh -c SCRIPT) after the first boot
-// and before the seed is deleted. It can be run any number of times.
+// DisableScript returns a POSIX shell script that switches cloud-init off in a guest whose
+// first boot was interrupted before firstBootScript did so. Guest root runs it
+// (sudo -n sh -c SCRIPT) after the first boot and before the seed is deleted. Running it
+// again is harmless.
 //
-// It refuses unless the first boot is over and what the next boot needs lies
-// on the disk: the network configuration cloud-init wrote (netplan, networkd,
-// ifupdown or NetworkManager) and the host key. Then it writes
+// It fails unless the first boot is finished and the disk has what the next boot needs: the
+// network configuration written by cloud-init (netplan, networkd, ifupdown or
+// NetworkManager) and the host key. Then it writes
 //
-//   - /etc/cloud/cloud.cfg.d/99-aivm-keep.cfg: should somebody switch
-//     cloud-init on again, it keeps network, host keys and host name although
-//     there is no seed any more;
+//   - /etc/cloud/cloud.cfg.d/99-aivm-keep.cfg: if the user enables cloud-init again, it
+//     keeps network, host keys and host name although there is no seed;
 //   - /etc/cloud/cloud-init.disabled: no later boot starts cloud-init;
 //
-// and syncs, because a guest that is killed a second later must come back with
-// the user and keys the seed can no longer give it. It prints one line,
-// "cloud-init off, network from FILE".
+// and syncs, so that a guest killed right after it still has the user and keys, which the
+// deleted seed cannot supply again. It prints one line, "cloud-init off, network from FILE".
 func DisableScript() string { return disableScript }
 
 //go:embed disable.sh
 var disableScript string
 
-// Status is what a guest says about cloud-init.
+// Status is the state of cloud-init as the guest reports it.
 type Status struct {
 	Installed  bool
 	Disabled   bool     // no later boot starts it
-	Finished   bool     // a first boot is over, whether or not it had errors
-	SeedRead   bool     // the stages that read the seed are over
+	Finished   bool     // a first boot is finished, with or without errors
+	SeedRead   bool     // the stages that read the seed are finished
 	Stage      string   // "init-local", "init", "modules-config", "modules-final" while one runs
 	Datasource string   // "DataSourceNoCloud [seed=/dev/vdb]..." once known
-	Errors     []string // what cloud-init reports; from the guest, so hostile
+	Errors     []string // errors cloud-init reports; not trusted, since the guest sends them
 }
 
-// ReadyProbe returns a shell snippet that tells how far cloud-init is, for
-// ParseReady. It needs no rights and starts no program: "cloud-init status"
-// is Python and takes a second in an emulated guest.
+// ReadyProbe returns a shell snippet that prints the state of cloud-init for ParseReady. It
+// needs no privileges and starts no program: "cloud-init status" is a Python program that
+// takes a second in an emulated guest.
 func ReadyProbe() string { return readyProbe }
 
 //go:embed ready.sh
 var readyProbe string
 
-// maxErrors bounds what a guest can make us show.
+// maxErrors is the maximum number of errors taken from a guest.
 const maxErrors = 20
 
-// ParseReady reads what ReadyProbe printed. Output that was cut short is an
-// error, never "not installed".
+// ParseReady parses the output of ReadyProbe. Incomplete output is an error, and not taken
+// for "not installed".
 func ParseReady(out []byte) (Status, error) {
 	var r Status
 	ended := false
@@ -70,8 +68,8 @@ func ParseReady(out []byte) (Status, error) {
 		case "finished":
 			r.Finished = true
 		case "status":
-			// Written again at every step; a half-written one only costs
-			// the name of the stage.
+			// cloud-init rewrites this file in every stage; if it is incomplete, only the
+			// stage's name is missing.
 			r.readStatus(rest)
 		case "result":
 			if err := r.readResult(rest); err != nil {
@@ -85,7 +83,7 @@ func ParseReady(out []byte) (Status, error) {
 		return Status{}, fmt.Errorf("reading the state of cloud-init: %w", err)
 	}
 	if !ended {
-		return Status{}, fmt.Errorf("reading the state of cloud-init: the answer of the guest is cut short")
+		return Status{}, fmt.Errorf("reading the state of cloud-init: the guest's output is incomplete")
 	}
 	return r, nil
 }

@@ -21,7 +21,7 @@ func TestParseReady(t *testing.T) {
 		{name: "empty", in: "", fails: true},
 		{name: "cut short", in: "installed\nfinished\n", fails: true},
 		{name: "bad result", in: "installed\nresult {\nend\n", fails: true},
-		{name: "not there", in: "end\n", want: Status{}},
+		{name: "not installed", in: "end\n", want: Status{}},
 		{name: "running", in: "installed\nstatus {\"v1\": {\"datasource\": \"DataSourceNoCloud [seed=/dev/vdb][dsmode=net]\", \"stage\": \"modules-config\"}}\nend\n", want: Status{Installed: true, Stage: "modules-config", Datasource: "DataSourceNoCloud [seed=/dev/vdb][dsmode=net]"}},
 		{name: "half a status", in: "installed\nstatus {\"v1\": {\nend\n", want: Status{Installed: true}},
 		{name: "stage null", in: "installed\nstatus {\"v1\": {\"stage\": null}}\nend\n", want: Status{Installed: true}},
@@ -54,8 +54,8 @@ func FuzzParseReady(f *testing.F) {
 	})
 }
 
-// guestTree makes the script act on a directory instead of /, by rewriting the
-// absolute paths in it.
+// guestTree creates files in a directory, and returns it with the script changed to act on
+// the directory instead of /.
 func guestTree(t *testing.T, script string, files map[string]string) (string, string) {
 	t.Helper()
 	root := t.TempDir()
@@ -126,8 +126,8 @@ func TestDisableScript(t *testing.T) {
 	if err != nil || !strings.Contains(string(keep), "network: {config: disabled}\n") {
 		t.Errorf("%v\n%s", err, keep)
 	}
-	// Two of the keys are the base configuration's, which 25.1 knows in no
-	// cloud-config any more.
+	// Two of the keys belong to the base configuration; cloud-init 25.1 does not accept them
+	// in a cloud-config.
 	rest := regexp.MustCompile(`(?m)^(manual_cache_clean|network):.*\n?`).ReplaceAll(keep, nil)
 	schema := filepath.Join(t.TempDir(), "keep")
 	if err := os.WriteFile(schema, append([]byte("#cloud-config\n"), rest...), 0o600); err != nil {
@@ -138,7 +138,7 @@ func TestDisableScript(t *testing.T) {
 	}
 
 	for missing, sentence := range map[string]string{
-		"var/lib/cloud/instance/boot-finished": "not over",
+		"var/lib/cloud/instance/boot-finished": "not finished",
 		"etc/netplan/50-cloud-init.yaml":       "no network",
 		"etc/ssh/ssh_host_ed25519_key":         "host key",
 	} {
@@ -150,7 +150,7 @@ func TestDisableScript(t *testing.T) {
 			t.Errorf("without %s: %v\n%s", missing, err, out)
 		}
 		if _, err := os.Stat(filepath.Join(root, "etc/cloud/cloud-init.disabled")); err == nil {
-			t.Errorf("without %s: switched off all the same", missing)
+			t.Errorf("without %s: cloud-init was switched off", missing)
 		}
 	}
 }
@@ -160,8 +160,8 @@ func TestFirstBootScript(t *testing.T) {
 		{"absent", "", ""},
 		{"debian", "PRUNE_BIND_MOUNTS=\"yes\"\nPRUNEFS=\"NFS afs\"\nPRUNEPATHS=\"/tmp\"\n", "PRUNE_BIND_MOUNTS=\"yes\"\nPRUNEFS=\"virtiofs NFS afs\"\nPRUNEPATHS=\"/tmp\"\n"},
 		{"spaces", "PRUNEFS = \"\"\n", "PRUNEFS = \"virtiofs \"\n"},
-		{"there first", "PRUNEFS=\"virtiofs NFS\"\n", "PRUNEFS=\"virtiofs NFS\"\n"},
-		{"there last", "PRUNEFS=\"NFS virtiofs\"\n", "PRUNEFS=\"NFS virtiofs\"\n"},
+		{"present, first", "PRUNEFS=\"virtiofs NFS\"\n", "PRUNEFS=\"virtiofs NFS\"\n"},
+		{"present, last", "PRUNEFS=\"NFS virtiofs\"\n", "PRUNEFS=\"NFS virtiofs\"\n"},
 		{"a longer word", "PRUNEFS=\"myvirtiofs\"\n", "PRUNEFS=\"virtiofs myvirtiofs\"\n"},
 		{"a comment", "# PRUNEFS=\"x\"\n", "# PRUNEFS=\"x\"\nPRUNEFS=\"virtiofs\"\n"},
 	} {
@@ -181,7 +181,7 @@ func TestFirstBootScript(t *testing.T) {
 				t.Errorf("%v, got\n%swant\n%s", err, got, c.want)
 			}
 			if _, err := os.Stat(filepath.Join(root, "etc/cloud/cloud-init.disabled")); err != nil {
-				t.Errorf("cloud-init stays on: %v", err)
+				t.Errorf("cloud-init is not switched off: %v", err)
 			}
 			if lang, err := os.ReadFile(filepath.Join(root, "etc/default/locale")); string(lang) != "LANG=C.UTF-8\n" {
 				t.Errorf("locale: %v %q", err, lang)

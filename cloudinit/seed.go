@@ -10,16 +10,14 @@ import (
 // Label is the file system label by which cloud-init finds the seed.
 const Label = "cidata"
 
-// Seed returns the bytes of the seed disk: an ISO 9660 image labelled "cidata"
-// with cloud-init's three files and the one for prepared images (CloneScript),
-// about 56 KiB, the same bytes for the same Guest. It
-// holds the guest's private host key: give it to libvirt as a volume of mode
-// 0600, attach it as a read-only virtio-blk disk (cloud kernels have no AHCI)
-// and delete it after the first boot.
+// Seed returns the content of the seed disk: an ISO 9660 image labelled "cidata" with
+// cloud-init's three files and the script for prepared images (CloneScript), about 56 KiB,
+// the same bytes for the same Guest. It contains the guest's private host key: give it to
+// libvirt as a volume of mode 0600, attach it as a read-only virtio-blk disk (cloud kernels
+// have no AHCI driver), and delete it after the first boot.
 //
-// The image is laid out here and not by a library because those write through
-// temporary files, where the key does not belong, and put the time of day
-// into the result.
+// No library is used for the image, because those available write temporary files, which
+// must not contain the key, and put the current time into the image.
 func Seed(g Guest) ([]byte, error) {
 	user, err := UserData(g)
 	if err != nil {
@@ -46,7 +44,7 @@ type isoFile struct {
 	data []byte
 }
 
-// Layout, in sectors (ECMA-119 6.2.1: sixteen belong to the system).
+// Positions in the image, in sectors (ECMA-119 6.2.1: the first sixteen are reserved).
 const (
 	sectorSize    = 2048
 	sectorVolume  = 16
@@ -59,7 +57,7 @@ const (
 
 const flagDirectory = 2
 
-// isoImage lays out one directory of files with Rock Ridge names.
+// isoImage returns an ISO 9660 image with one directory of files with Rock Ridge names.
 func isoImage(label string, files []isoFile) ([]byte, error) {
 	root := directoryRecord("\x00", sectorRoot, sectorSize, flagDirectory,
 		append(suspStart(), append(rockExtension(), rockAttributes(0o040555, 2)...)...))
@@ -70,8 +68,8 @@ func isoImage(label string, files []isoFile) ([]byte, error) {
 		if len(f.data) > math.MaxInt32 {
 			return nil, errors.New("a seed file is too large")
 		}
-		// The plain name differs from the real one in case alone, so that a
-		// reader without Rock Ridge finds the file too.
+		// The ISO name differs from the Rock Ridge name only in case, so that a reader
+		// without Rock Ridge finds the file too.
 		plain := strings.ToUpper(f.name) + ".;1"
 		root = append(root, directoryRecord(plain, sectors, len(f.data), 0,
 			append(rockAttributes(0o100400, 1), rockName(f.name)...))...)
@@ -121,7 +119,7 @@ func volumeDescriptor(b []byte, label string, sectors int) {
 	b[881] = 1
 }
 
-// pathTable lists the root directory alone (ECMA-119 9.4).
+// pathTable returns a path table with only the root directory (ECMA-119 9.4).
 func pathTable(order binary.AppendByteOrder) []byte {
 	b := []byte{1, 0}
 	b = order.AppendUint32(b, sectorRoot)
@@ -129,8 +127,8 @@ func pathTable(order binary.AppendByteOrder) []byte {
 	return append(b, 0, 0)
 }
 
-// directoryRecord is one entry of a directory (ECMA-119 9.1), dated
-// 1980-01-01 so that the image depends on nothing but its content.
+// directoryRecord returns one entry of a directory (ECMA-119 9.1). Its date is always
+// 1980-01-01, so that the image depends only on its content.
 func directoryRecord(name string, sector, size int, flags byte, systemUse []byte) []byte {
 	b := make([]byte, 33, 128)
 	put32(b[2:], sector)
@@ -151,18 +149,18 @@ func directoryRecord(name string, sector, size int, flags byte, systemUse []byte
 	return b
 }
 
-// suspStart says that system use fields follow the sharing protocol (IEEE
-// P1281 5.3).
+// suspStart returns the SP field, which indicates that the system use fields follow the
+// sharing protocol (IEEE P1281 5.3).
 func suspStart() []byte { return []byte{'S', 'P', 7, 1, 0xbe, 0xef, 0} }
 
-// rockExtension names the protocol used: Rock Ridge (IEEE P1282 4.3), with
-// empty description and source.
+// rockExtension returns the ER field, which names the extension used: Rock Ridge (IEEE P1282
+// 4.3), with empty description and source.
 func rockExtension() []byte {
 	const id = "RRIP_1991A"
 	return append([]byte{'E', 'R', 8 + byte(len(id)), 1, byte(len(id)), 0, 0, 1}, id...)
 }
 
-// rockAttributes is the PX field: mode, links, owner root (IEEE P1282 4.1.1).
+// rockAttributes returns the PX field: mode, number of links, owner root (IEEE P1282 4.1.1).
 func rockAttributes(mode, links int) []byte {
 	b := make([]byte, 36)
 	copy(b, []byte{'P', 'X', 36, 1})
@@ -171,7 +169,7 @@ func rockAttributes(mode, links int) []byte {
 	return b
 }
 
-// rockName is the NM field: the name as it is (IEEE P1282 4.1.4).
+// rockName returns the NM field: the real file name (IEEE P1282 4.1.4).
 func rockName(name string) []byte {
 	return append([]byte{'N', 'M', 5 + byte(len(name)), 1, 0}, name...)
 }

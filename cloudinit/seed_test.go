@@ -21,12 +21,12 @@ func TestSeedIsFound(t *testing.T) {
 	}
 	for _, want := range []string{"LABEL=cidata\n", "TYPE=iso9660\n"} {
 		if !strings.Contains(string(out), want) {
-			t.Errorf("blkid says\n%swithout %s", out, want)
+			t.Errorf("blkid printed\n%swithout %s", out, want)
 		}
 	}
 }
 
-// TestSeedReadsBack has a library by other people read the files.
+// TestSeedReadsBack reads the files with another library.
 func TestSeedReadsBack(t *testing.T) {
 	disk, err := diskfs.Open(writeSeed(t), diskfs.WithOpenMode(diskfs.ReadOnly))
 	if err != nil {
@@ -63,7 +63,7 @@ func TestSeedReadsBack(t *testing.T) {
 	}
 }
 
-func TestSeedIsSmallAndTheSame(t *testing.T) {
+func TestSeedIsSmallAndReproducible(t *testing.T) {
 	a, err := Seed(guest(t))
 	if err != nil {
 		t.Fatal(err)
@@ -80,7 +80,8 @@ func TestSeedIsSmallAndTheSame(t *testing.T) {
 	}
 }
 
-// TestImageEdges: sizes around a sector, and more than a directory holds.
+// TestImageEdges tests file sizes around a sector, and more files than fit into the
+// directory.
 func TestImageEdges(t *testing.T) {
 	for _, n := range []int{0, 1, sectorSize - 1, sectorSize, sectorSize + 1} {
 		image, err := isoImage("x", []isoFile{{"a", bytes.Repeat([]byte{'a'}, n)}, {"b", []byte("end")}})
