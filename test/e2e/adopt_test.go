@@ -13,9 +13,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// TestAdopt takes over a VM as aivm 0.3 left it: nothing but ssh before, once
-// on request, killed at every action, its folders at the next stop, and gone
-// without a trace at the end.
+// TestAdopt adopts a VM of aivm 0.3. Before, only ssh and list work; adopt is killed at every fault
+// point; folders move to the export directory at the next stop; vm delete leaves nothing.
 func TestAdopt(t *testing.T) {
 	w := rootWorld(t)
 	o := makeOld(t, w, guestImage(t))
@@ -40,7 +39,7 @@ func TestAdopt(t *testing.T) {
 }
 
 func checkNotAdopted(t *testing.T, w *world, o *oldVM) {
-	xml, store := virsh(t, "dumpxml", o.name), read(t, filepath.Join(w.home, ".config/aivm/config.toml"))
+	xml, config := virsh(t, "dumpxml", o.name), read(t, filepath.Join(w.home, ".config/aivm/config.toml"))
 	var l struct {
 		VMs []struct {
 			Name, State string
@@ -73,8 +72,8 @@ func checkNotAdopted(t *testing.T, w *world, o *oldVM) {
 			t.Errorf("%v: %+v", args, r)
 		}
 	}
-	if virsh(t, "dumpxml", o.name) != xml || read(t, filepath.Join(w.home, ".config/aivm/config.toml")) != store {
-		t.Error("something was changed before it was asked for")
+	if virsh(t, "dumpxml", o.name) != xml || read(t, filepath.Join(w.home, ".config/aivm/config.toml")) != config {
+		t.Error("the definition or the config changed before vm adopt")
 	}
 }
 
@@ -82,25 +81,25 @@ func checkAdopt(t *testing.T, w *world, o *oldVM) {
 	xml := virsh(t, "dumpxml", "--inactive", o.name)
 	known := filepath.Join(w.home, ".ssh/known_hosts")
 	lines := read(t, known)
-	print := ssh.FingerprintSHA256(o.host)
+	fingerprint := ssh.FingerprintSHA256(o.host)
 	if r := w.aivm("", "vm", "adopt", o.name); r.code != 3 || !strings.Contains(r.stderr, "images/"+o.name+".qcow2") {
-		t.Errorf("without a yes: %+v", r)
+		t.Errorf("without --yes: %+v", r)
 	}
 	write(t, known, "", 0o600)
-	if r := w.aivm("", "vm", "adopt", o.name, "--yes"); r.code != 3 || !strings.Contains(r.stderr, print) {
+	if r := w.aivm("", "vm", "adopt", o.name, "--yes"); r.code != 3 || !strings.Contains(r.stderr, fingerprint) {
 		t.Errorf("an unknown host key: %+v", r)
 	}
-	if r := w.aivm("", "vm", "adopt", o.name, "--yes", "--host-key", "SHA256:else"); r.code != 2 || !strings.Contains(r.stderr, print) {
+	if r := w.aivm("", "vm", "adopt", o.name, "--yes", "--host-key", "SHA256:else"); r.code != 2 || !strings.Contains(r.stderr, fingerprint) {
 		t.Errorf("another host key: %+v", r)
 	}
-	if r := w.aivm("", "vm", "adopt", o.name, "--host-key", print, "--dry-run"); r.code != 0 || !strings.Contains(r.stdout, print) {
-		t.Errorf("a fingerprint that was confirmed: %+v", r)
+	if r := w.aivm("", "vm", "adopt", o.name, "--host-key", fingerprint, "--dry-run"); r.code != 0 || !strings.Contains(r.stdout, fingerprint) {
+		t.Errorf("the right --host-key: %+v", r)
 	}
 	write(t, known, lines, 0o600)
 	if points := walk(t, w, "", nil, "vm", "adopt", o.name, "--yes"); len(points) < 12 {
-		t.Errorf("killed only at %v", points)
+		t.Errorf("killed at only %v", points)
 	}
-	// The one thing that is new in its definition is the mark.
+	// Adopting adds only the mark to the definition.
 	plain := func(s string) string {
 		return regexp.MustCompile(`(?s)\s*<metadata>.*</metadata>`).ReplaceAllString(s, "")
 	}
@@ -118,12 +117,12 @@ func checkAdopt(t *testing.T, w *world, o *oldVM) {
 	if g := w.ssh(nil, "-G", o.name).stdout; !strings.Contains(g, "stricthostkeychecking true") || !strings.Contains(g, ".local/state/aivm/"+o.name+"/known_hosts") {
 		t.Errorf("ssh -G: %s", g)
 	}
-	// Still running with what 0.3 gave it.
+	// The VM still runs with the devices of 0.3.
 	if r := w.aivm(o.project, "code", ".", "--yes"); r.code != 2 || !strings.Contains(r.stderr, "aivm vm restart "+o.name) {
-		t.Errorf("code before its stop: %+v", r)
+		t.Errorf("code before the VM was stopped: %+v", r)
 	}
 	if r := w.aivm("", "vm", "adopt", o.name, "--yes"); r.code != 0 || !strings.Contains(r.stdout, "already") {
-		t.Errorf("twice: %+v", r)
+		t.Errorf("a second vm adopt: %+v", r)
 	}
 }
 
@@ -139,13 +138,13 @@ func checkMoved(t *testing.T, w *world, o *oldVM) {
 	}
 	xml := virsh(t, "dumpxml", "--inactive", o.name)
 	if strings.Contains(xml, "aivm-shared-root") || !strings.Contains(xml, "/var/lib/aivm/export/0-"+o.name) {
-		t.Errorf("its devices:\n%s", xml)
+		t.Errorf("devices after the restart:\n%s", xml)
 	}
 	if m := read(t, "/proc/self/mountinfo"); strings.Contains(m, o.name+"/shared-root") {
-		t.Errorf("0.3's mounts are still there")
+		t.Errorf("the mounts of 0.3 still exist")
 	}
 	warm := w.run(o.project, nil, []string{"FAKECODE_QUICK=1"}, filepath.Join(bin, "aivm"), "code", ".", "--dry-run")
 	if warm.code != 0 || !strings.Contains(warm.stdout, "Nothing would change") {
-		t.Errorf("a second run: %+v", warm)
+		t.Errorf("code --dry-run after code: %+v", warm)
 	}
 }

@@ -22,19 +22,19 @@ func newBrowser(t *testing.T) *browser {
 	return &browser{t, chromium.Start(t).NewPage()}
 }
 
-// call sends one command and reads until its answer.
+// call sends one DevTools command and returns its result.
 func (b *browser) call(method string, params map[string]any) map[string]any {
 	b.t.Helper()
 	return b.Call(method, params)
 }
 
-// eval returns what an expression of the page is.
+// eval returns the value of a JavaScript expression in the page.
 func (b *browser) eval(expr string) any {
 	b.t.Helper()
 	return b.Eval(expr)
 }
 
-// until waits for an expression to be true.
+// until waits until a JavaScript expression is true.
 func (b *browser) until(what, expr string, limit time.Duration) {
 	b.t.Helper()
 	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(300 * time.Millisecond) {
@@ -46,7 +46,7 @@ func (b *browser) until(what, expr string, limit time.Duration) {
 	b.t.Fatalf("the page never shows: %s\n%v", what, b.eval("document.body && document.body.innerText.slice(0, 2000)"))
 }
 
-// shot keeps a picture of the page and returns where.
+// shot saves a screenshot of the page and returns its path.
 func (b *browser) shot(name string) string {
 	b.t.Helper()
 	data, _ := b.call("Page.captureScreenshot", map[string]any{"format": "png"})["data"].(string)
@@ -64,18 +64,18 @@ func (b *browser) shot(name string) string {
 	return path
 }
 
-// doubleClick clicks twice in the middle of the element an expression gives.
+// doubleClick double-clicks the middle of the element that a JavaScript expression returns.
 func (b *browser) doubleClick(element string) {
 	b.t.Helper()
 	b.click(element, 1, 2)
 }
 
-// click clicks there, with the counts that the clicks have.
+// click clicks the middle of an element once for each clickCount (Input.dispatchMouseEvent).
 func (b *browser) click(element string, counts ...int) {
 	b.t.Helper()
 	at, ok := b.eval(fmt.Sprintf("(() => { const r = (%s).getBoundingClientRect(); return [r.x + r.width/2, r.y + r.height/2] })()", element)).([]any)
 	if !ok {
-		b.t.Fatalf("there is no %s", element)
+		b.t.Fatalf("the page has no element %s", element)
 	}
 	for _, n := range counts {
 		for _, kind := range []string{"mousePressed", "mouseReleased"} {

@@ -2,10 +2,10 @@
 
 package e2e
 
-// What `make test` tries, and how often; counts_long_test.go is for
-// `make test-long`, which tries all.
+// How much `make test` runs. counts_long_test.go has the numbers of `make test-long`, which runs
+// everything.
 const (
 	longRun    = false
-	pairRounds = 1 // of each pair in TestPairs
-	gitCuts    = 5 // moments at which the connection to the clone ends
+	pairRounds = 1 // how often TestPairs runs each pair
+	gitCuts    = 5 // how often the connection to the clone is cut
 )

@@ -1,7 +1,6 @@
-// Package e2e proves aivm from the outside on the real thing: libvirt, QEMU,
-// virtiofsd, dnsmasq, cloud-init and OpenSSH. The one stand-in is the editor
-// (test/fakecode). It needs root: `make test` starts it through sudo where it
-// must.
+// Package e2e tests the aivm program with real VMs: libvirt, QEMU, virtiofsd, dnsmasq, cloud-init
+// and OpenSSH. Only the editor is a substitute (test/fakecode). The tests need root; `make test`
+// uses sudo where necessary.
 package e2e
 
 import (
@@ -20,19 +19,19 @@ import (
 	"time"
 )
 
-// cacheHome holds the guest image between runs; it is rebuilt when missing.
+// cacheHome keeps the guest image between test runs. A missing image is rebuilt.
 const cacheHome = "/var/cache/aivm-test"
 
-// bin holds the programs under test, built once.
+// bin is the directory of the programs under test. TestMain builds them once.
 var bin string
 
 func TestMain(m *testing.M) {
 	if os.Getenv("AIVM_E2E") == "" {
-		fmt.Println("e2e: these tests make real VMs; run them with: make test")
+		fmt.Println("e2e: these tests create real VMs; run them with: make test")
 		os.Exit(0)
 	}
 	if os.Geteuid() != 0 {
-		fmt.Fprintln(os.Stderr, "e2e: root is needed (make test uses sudo)")
+		fmt.Fprintln(os.Stderr, "e2e: these tests need root (make test uses sudo)")
 		os.Exit(1)
 	}
 	os.Exit(run(m))
@@ -58,32 +57,32 @@ func run(m *testing.M) int {
 		}
 	}
 	sweep()
-	// `vm delete` keeps the network for the next VM; those that the tests made go,
-	// those of a run that was killed too, and nobody else's.
-	theirs := networks()
+	// `vm delete` keeps the network for the next VM. So networks that these tests or an earlier,
+	// killed run created are removed here; all others stay.
+	existing := networks()
 	if b, err := os.ReadFile(networksBefore); err == nil {
-		theirs = map[string]bool{}
+		existing = map[string]bool{}
 		for _, n := range strings.Fields(string(b)) {
-			theirs[n] = true
+			existing[n] = true
 		}
-		removeNetworks(theirs)
-	} else if err := os.WriteFile(networksBefore, []byte(strings.Join(slices.Sorted(maps.Keys(theirs)), "\n")), 0o600); err != nil {
+		removeNetworks(existing)
+	} else if err := os.WriteFile(networksBefore, []byte(strings.Join(slices.Sorted(maps.Keys(existing)), "\n")), 0o600); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	code := m.Run()
-	removeNetworks(theirs)
+	removeNetworks(existing)
 	_ = os.Remove(networksBefore)
 	return code
 }
 
-// networksBefore lists, while the tests run, libvirt's networks from before.
+// networksBefore is a file that lists, while the tests run, the libvirt networks that existed before.
 const networksBefore = cacheHome + "/networks-before"
 
-// removeNetworks removes the tests' networks that are not of these names.
-func removeNetworks(theirs map[string]bool) {
+// removeNetworks removes the networks that tests created: aivm-net* and e2e-*, except those in keep.
+func removeNetworks(keep map[string]bool) {
 	for n := range networks() {
-		if !theirs[n] && (strings.HasPrefix(n, "aivm-net") || strings.HasPrefix(n, "e2e-")) {
+		if !keep[n] && (strings.HasPrefix(n, "aivm-net") || strings.HasPrefix(n, "e2e-")) {
 			_ = exec.Command("virsh", "-c", "qemu:///system", "net-destroy", n).Run()
 			_ = exec.Command("virsh", "-c", "qemu:///system", "net-undefine", n).Run()
 			_ = os.Remove("/var/lib/aivm/manifest/net-" + n + ".json")
@@ -100,17 +99,18 @@ func networks() map[string]bool {
 	return names
 }
 
-// world is one person's surroundings: a home, an environment, a way to run.
+// world is the environment in which a test runs programs as one user: home directory, environment
+// variables, user name.
 type world struct {
 	t    *testing.T
 	home string
 	user string // "" = root
 	env  []string
-	log  string // of the editor's stand-in
+	log  string // file in which test/fakecode logs
 }
 
-// rootWorld has an empty home of its own and keeps away from root's real
-// ssh configuration.
+// rootWorld returns a world of root with an empty temporary home. It does not use root's real ssh
+// configuration.
 func rootWorld(t *testing.T) *world {
 	t.Helper()
 	home := t.TempDir()
@@ -128,16 +128,16 @@ type result struct {
 	took           time.Duration
 }
 
-// start runs a program in this world; dir "" is the home.
+// run runs a program in this world, for at most 15 minutes. dir "" is the home.
 func (w *world) run(dir string, stdin []byte, env []string, argv ...string) result {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 	defer cancel()
 	if w.user != "" {
-		argv = append([]string{"sudo", "-u", w.user, "env", "-i", "-C", cmp(dir, w.home)}, append(append(append([]string{}, w.env...), env...), argv...)...)
+		argv = append([]string{"sudo", "-u", w.user, "env", "-i", "-C", firstNonEmpty(dir, w.home)}, append(append(append([]string{}, w.env...), env...), argv...)...)
 	}
 	c := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	c.Dir = cmp(dir, w.home)
+	c.Dir = firstNonEmpty(dir, w.home)
 	if w.user == "" {
 		c.Env = append(append([]string{}, w.env...), env...)
 		if p, err := exec.LookPath(filepath.Join(bin, argv[0])); err == nil {
@@ -160,7 +160,7 @@ func (w *world) run(dir string, stdin []byte, env []string, argv ...string) resu
 	return r
 }
 
-func cmp(a, b string) string {
+func firstNonEmpty(a, b string) string {
 	if a != "" {
 		return a
 	}
@@ -182,21 +182,22 @@ func (w *world) must(dir string, args ...string) result {
 	return r
 }
 
-// ssh runs the plain OpenSSH client on an alias.
+// ssh runs the OpenSSH client with this world's ssh configuration.
 func (w *world) ssh(stdin []byte, args ...string) result {
 	w.t.Helper()
 	return w.run("", stdin, nil, append([]string{"ssh", "-F", filepath.Join(w.home, ".ssh/config"), "-o", "BatchMode=yes"}, args...)...)
 }
 
-// guest runs a shell line in the guest and returns its output. These lines share
-// a connection, since a login takes one to two seconds where the CPU is emulated.
+// guest runs a shell command in the guest and returns its stdout. It fails the test unless the
+// command exits 0. Calls share one SSH connection, because a login takes one to two seconds with an
+// emulated CPU.
 func (w *world) guest(alias, line string) string {
 	w.t.Helper()
 	return w.output(line, "-o", "ControlMaster=auto", "-o", "ControlPath="+filepath.Join(bin, "ssh-%C"), "-o", "ControlPersist=60",
 		"-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=2", alias, line)
 }
 
-// login is guest with a login of its own, for those who count logins.
+// login is guest with a new SSH connection, for tests that count logins.
 func (w *world) login(alias, line string) string {
 	w.t.Helper()
 	return w.output(line, alias, line)
@@ -211,8 +212,8 @@ func (w *world) output(line string, args ...string) string {
 	return strings.TrimRight(r.stdout, "\n")
 }
 
-// steps returns how the test runs its steps on one VM: each says how long it
-// took, and the first that fails is the last, for what follows stands on it.
+// steps returns a function that runs one step of a test as a subtest and logs how long it took.
+// The test ends at the first step that fails, because later steps depend on it.
 func (w *world) steps() func(name string, f func(t *testing.T)) {
 	t := w.t
 	return func(name string, f func(t *testing.T)) {
@@ -235,7 +236,7 @@ func virsh(t *testing.T, args ...string) string {
 	return string(out)
 }
 
-// guestImage is the guest image in the tests' cache, built if it is missing.
+// guestImage returns the path of the guest image in the tests' cache and builds it if it is missing.
 func guestImage(t *testing.T) string {
 	t.Helper()
 	find := func() []string {
@@ -271,7 +272,7 @@ func read(t *testing.T, path string) string {
 	return string(b)
 }
 
-// opened returns the last summary of the editor's stand-in.
+// opened returns the last summary that test/fakecode logged.
 func (w *world) opened() (rec struct {
 	Event, Alias, Path, Error string
 	Asked, Forward, Folder    bool
@@ -302,8 +303,8 @@ func write(t *testing.T, path, text string, mode os.FileMode) {
 	}
 }
 
-// run2 runs a program of the host and returns its output.
-func run2(t *testing.T, argv ...string) string {
+// runHost runs a program on the host and returns its output.
+func runHost(t *testing.T, argv ...string) string {
 	t.Helper()
 	out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
 	if err != nil {

@@ -19,13 +19,14 @@ import (
 
 const gitConfig = "[user]\n\tname = Host\n\temail = host@example.org\n[init]\n\tdefaultBranch = main\n"
 
-// newGitWorld has its repository in a folder whose name a shell would split.
+// newGitWorld returns a gitWorld whose repository path has spaces and other characters that are
+// special in a shell.
 func newGitWorld(w *world, vm string) *gitWorld {
 	return &gitWorld{world: w, vm: vm, repo: filepath.Join(w.home, "work", "my repo é & 'q'"), dst: "/home/agent/work/my repo é & 'q'"}
 }
 
-// all is a repository and its clone in a VM: used both ways, cut off, lied to,
-// and detached.
+// all tests git mode with a repository and its clone in a VM: push, fetch and pull; cut connections;
+// a guest whose git lies; detach.
 func (g *gitWorld) all(t *testing.T) {
 	g.host("init", "-q", g.repo)
 	g.commit("a.txt", "one\n")
@@ -33,22 +34,22 @@ func (g *gitWorld) all(t *testing.T) {
 	g.config = readAll(t, filepath.Join(g.repo, ".git/config"))
 	step := g.steps()
 	step("attached", g.attached)
-	step("code, and again with nothing to move", g.warm)
-	step("both ways", g.bothWays)
-	step("what git obeys", g.obeys)
-	step("plain git", g.plain)
+	step("code, and again with nothing to transfer", g.warm)
+	step("push, fetch and pull", g.pushPull)
+	step("filters and configuration of the guest", g.guestFilters)
+	step("plain git", g.plainGit)
 	step("refused", g.refused)
 	step("uncommitted", g.uncommitted)
-	step("cut at random points", g.cut)
-	step("a guest that lies", g.lies)
-	step("what only the VM has", g.onlyThere)
-	step("detached", g.gone)
+	step("connections cut at random", g.cutConnections)
+	step("a guest whose git lies", g.lyingGuest)
+	step("what only the VM has", g.onlyInVM)
+	step("detached", g.detached)
 }
 
 type gitWorld struct {
 	*world
 	vm, repo, dst string
-	config        string // the repository's configuration before aivm came
+	config        string // .git/config of the repository before aivm changed it
 }
 
 func readAll(t *testing.T, path string) string {
@@ -60,7 +61,7 @@ func readAll(t *testing.T, path string) string {
 	return string(b)
 }
 
-// host runs the plain git of this machine.
+// host runs git on the host, in the repository or, before it exists, in the home.
 func (g *gitWorld) host(args ...string) string {
 	g.t.Helper()
 	dir := g.repo
@@ -84,15 +85,15 @@ func (g *gitWorld) commit(name, text string) string {
 	return g.git("rev-parse", "HEAD")
 }
 
-// there runs a line in the clone.
-func (g *gitWorld) there(line string) string {
+// inClone runs a shell command in the clone.
+func (g *gitWorld) inClone(line string) string {
 	g.t.Helper()
 	return g.guest(g.vm, `cd "/home/agent/work/my repo é & 'q'" && `+line)
 }
 
-func (g *gitWorld) commitThere(name, text string) string {
+func (g *gitWorld) commitInClone(name, text string) string {
 	g.t.Helper()
-	return g.there("printf %s " + text + " >" + name + " && git add -A && git -c user.name=G -c user.email=g@example.org commit -q -m " + name + " && git rev-parse HEAD")
+	return g.inClone("printf %s " + text + " >" + name + " && git add -A && git -c user.name=G -c user.email=g@example.org commit -q -m " + name + " && git rev-parse HEAD")
 }
 
 func (g *gitWorld) equal(what, got, want string) {
@@ -102,7 +103,8 @@ func (g *gitWorld) equal(what, got, want string) {
 	}
 }
 
-// attached: killed at every action in the long run; the clone is what is here.
+// attached attaches the repository and checks the clone. In `make test-long` attach is killed at
+// every fault point first.
 func (g *gitWorld) attached(t *testing.T) {
 	attach := []string{"attach", ".", "--mode", "git", "--yes"}
 	if longRun {
@@ -114,9 +116,9 @@ func (g *gitWorld) attached(t *testing.T) {
 		}
 	}
 	r := g.must(g.repo, attach...)
-	g.equal("the guest's commit", g.there("git rev-parse HEAD"), g.git("rev-parse", "HEAD"))
-	g.equal("the guest's tag", g.there("git tag"), "v1")
-	g.equal("the guest's files", g.there("git status --porcelain && cat a.txt"), "one")
+	g.equal("the clone's HEAD", g.inClone("git rev-parse HEAD"), g.git("rev-parse", "HEAD"))
+	g.equal("the guest's tag", g.inClone("git tag"), "v1")
+	g.equal("the guest's files", g.inClone("git status --porcelain && cat a.txt"), "one")
 	g.equal("the remote", g.git("remote"), "aivm-"+g.vm)
 	if !strings.Contains(r.stdout, "Guest clone ready at "+g.dst) {
 		t.Errorf("%+v", r)
@@ -158,37 +160,37 @@ func (g *gitWorld) warm(t *testing.T) {
 	g.run(g.repo, nil, []string{"FAKECODE_QUICK=1"}, filepath.Join(bin, "aivm"), "code", ".")
 	var n, m int
 	_, _ = fmt.Sscan(before, &n)
-	if _, _ = fmt.Sscan(logins(), &m); m-n != 2 { // the run's one and the count's own
+	if _, _ = fmt.Sscan(logins(), &m); m-n != 2 { // one login of the run, one of this count
 		t.Errorf("%d logins", m-n-1)
 	}
 	if !sameMap(files, snapshot(t, g.repo)) {
-		t.Error("a run with nothing to move wrote to the repository")
+		t.Error("a run with nothing to transfer wrote to the repository")
 	}
 	if ids := dryActions(t, g.must(g.repo, "code", ".", "--dry-run", "--json").stdout); len(ids) != 0 {
-		t.Errorf("to be done: %v", ids)
+		t.Errorf("the dry run of a run with nothing to do plans %v", ids)
 	}
 }
 
-func (g *gitWorld) bothWays(t *testing.T) {
-	theirs := g.commitThere("b.txt", "two")
-	g.there("git branch agent/idea")
+func (g *gitWorld) pushPull(t *testing.T) {
+	guestCommit := g.commitInClone("b.txt", "two")
+	g.inClone("git branch agent/idea")
 	at := g.commit("c.txt", "three\n")
 	r := g.aivm(g.repo, "ssh", ".", "--", "git", "log", "--format=%s", "-1")
 	if r.code != 0 || strings.TrimSpace(r.stdout) != "b.txt" || !strings.Contains(r.stderr, "has diverged (new commits: 1 on this machine, 1 in VM") {
 		t.Errorf("diverged: %+v", r)
 	}
-	g.equal("fetched", g.git("rev-parse", "aivm-"+g.vm+"/main")+g.git("rev-parse", "aivm-"+g.vm+"/agent/idea"), theirs+theirs)
+	g.equal("fetched", g.git("rev-parse", "aivm-"+g.vm+"/main")+g.git("rev-parse", "aivm-"+g.vm+"/agent/idea"), guestCommit+guestCommit)
 	g.equal("the host's branch", g.git("rev-parse", "main"), at)
 	if r := g.aivm(g.repo, "git", "pull"); r.code != 2 || !strings.Contains(r.stderr, "only fast-forwards") {
-		t.Errorf("pull of two ways: %+v", r)
+		t.Errorf("pull of a diverged branch: %+v", r)
 	}
 	g.git("merge", "-q", "--no-edit", "aivm-"+g.vm+"/main")
 	g.must(g.repo, "git", "push")
-	g.equal("the guest's commit", g.there("git rev-parse HEAD && git status --porcelain"), g.git("rev-parse", "main"))
+	g.equal("the guest's commit", g.inClone("git rev-parse HEAD && git status --porcelain"), g.git("rev-parse", "main"))
 
-	g.there("printf '#!/bin/sh\\n' >run.sh && chmod +x run.sh")
-	theirs = g.commitThere("Makefile", "all:")
-	g.must(g.repo, "git", "fetch") // on a busy machine the VM may not answer diff in time, which then shows what there is
+	g.inClone("printf '#!/bin/sh\\n' >run.sh && chmod +x run.sh")
+	guestCommit = g.commitInClone("Makefile", "all:")
+	g.must(g.repo, "git", "fetch") // on a busy host diff may not reach the VM in time and then shows what was fetched before
 	if out := g.must(g.repo, "git", "diff", "--stat").stdout; !strings.Contains(out, "Makefile") {
 		t.Errorf("diff: %s", out)
 	}
@@ -197,33 +199,33 @@ func (g *gitWorld) bothWays(t *testing.T) {
 	}
 	r = g.aivm(g.repo, "git", "pull")
 	if r.code != 3 || !strings.Contains(r.stderr, "Makefile") || !strings.Contains(r.stderr, "run.sh (executable)") {
-		t.Errorf("pull of what this machine runs: %+v", r)
+		t.Errorf("pull of host-executed files: %+v", r)
 	}
 	g.must(g.repo, "git", "pull", "--yes")
-	g.equal("pulled", g.git("rev-parse", "main"), theirs)
-	g.equal("its file", readAll(t, filepath.Join(g.repo, "Makefile")), "all:")
+	g.equal("pulled", g.git("rev-parse", "main"), guestCommit)
+	g.equal("the pulled file", readAll(t, filepath.Join(g.repo, "Makefile")), "all:")
 
 	g.git("switch", "-q", "-c", "feature/x")
 	at = g.commit("d.txt", "four\n")
 	g.must(g.repo, "code", ".")
-	g.equal("the guest follows", g.there("git symbolic-ref --short HEAD && git rev-parse HEAD && git status --porcelain"), "feature/x\n"+at)
+	g.equal("the clone after a branch switch on the host", g.inClone("git symbolic-ref --short HEAD && git rev-parse HEAD && git status --porcelain"), "feature/x\n"+at)
 	g.git("switch", "-q", "main")
 	g.must(g.repo, "git", "push")
 }
 
-func (g *gitWorld) plain(t *testing.T) {
+func (g *gitWorld) plainGit(t *testing.T) {
 	at := g.commit("e.txt", "five\n")
 	g.git("push", "-q", "aivm-"+g.vm, "main")
-	g.equal("pushed by hand", g.there("git rev-parse main && git status --porcelain"), at)
-	theirs := g.commitThere("f.txt", "six")
+	g.equal("pushed with git push", g.inClone("git rev-parse main && git status --porcelain"), at)
+	guestCommit := g.commitInClone("f.txt", "six")
 	g.git("fetch", "-q", "aivm-"+g.vm)
-	g.equal("fetched by hand", g.git("rev-parse", "aivm-"+g.vm+"/main"), theirs)
+	g.equal("fetched with git fetch", g.git("rev-parse", "aivm-"+g.vm+"/main"), guestCommit)
 	g.must(g.repo, "git", "pull")
-	g.equal("pulled", g.git("rev-parse", "main"), theirs)
+	g.equal("pulled", g.git("rev-parse", "main"), guestCommit)
 }
 
 func (g *gitWorld) refused(t *testing.T) {
-	g.there("echo mine >>a.txt")
+	g.inClone("echo mine >>a.txt")
 	g.commit("g.txt", "seven\n")
 	r := g.aivm(g.repo, "git", "push")
 	if r.code != 2 || !strings.Contains(r.stderr, "not clean: a.txt") {
@@ -233,23 +235,23 @@ func (g *gitWorld) refused(t *testing.T) {
 	if r.code != 0 || !strings.Contains(r.stdout, "Not committed in the VM: M a.txt") || !strings.Contains(r.stdout, "1 commit behind") {
 		t.Errorf("status: %+v", r)
 	}
-	g.equal("the guest's file", g.there("tail -n1 a.txt"), "mine")
+	g.equal("the guest's file", g.inClone("tail -n1 a.txt"), "mine")
 	if r := g.aivm(g.repo, "code", "."); r.code != 0 || !strings.Contains(r.stderr, "not clean: a.txt") {
-		t.Errorf("code opens all the same: %+v", r)
+		t.Errorf("code with a clone that is not clean: %+v", r)
 	}
-	g.there("git checkout -q a.txt")
+	g.inClone("git checkout -q a.txt")
 	g.must(g.repo, "git", "push")
 	other := filepath.Join(g.home, "work", "other")
 	g.host("clone", "-q", g.repo, other)
 	g.guest(g.vm, "mkdir -p work/other && echo x >work/other/mine")
 	if r := g.aivm(other, "attach", ".", "--mode", "git", "--yes"); r.code != 2 || !strings.Contains(r.stderr, "not empty and is not a git repo") {
-		t.Errorf("something else in its place: %+v", r)
+		t.Errorf("attach with other files at the guest path: %+v", r)
 	}
 	if r := g.must("", "list", "--json"); strings.Contains(r.stdout, other) {
-		t.Error("a record of what was refused is left")
+		t.Error("the refused folder was recorded")
 	}
 	if text := readAll(t, filepath.Join(other, ".git/config")); strings.Contains(text, "aivm") {
-		t.Errorf("the remote of what was refused is left:\n%s", text)
+		t.Errorf("the refused attach left a remote:\n%s", text)
 	}
 }
 
@@ -260,17 +262,17 @@ func (g *gitWorld) uncommitted(t *testing.T) {
 	if r := g.must(g.repo, "git", "push", "--include-uncommitted"); !strings.Contains(r.stdout, "its folder shows the files") {
 		t.Errorf("%+v", r)
 	}
-	g.equal("the guest's files", g.there("cat a.txt new.txt"), "uncommitted\nnew")
-	g.equal("here", g.git("status", "--porcelain")+g.git("rev-parse", "HEAD"), before)
+	g.equal("the guest's files", g.inClone("cat a.txt new.txt"), "uncommitted\nnew")
+	g.equal("the host's repository", g.git("status", "--porcelain")+g.git("rev-parse", "HEAD"), before)
 	at := g.commit("h.txt", "eight\n")
 	g.must(g.repo, "git", "push")
-	g.equal("the guest's commit", g.there("git rev-parse HEAD && git status --porcelain"), at)
+	g.equal("the guest's commit", g.inClone("git rev-parse HEAD && git status --porcelain"), at)
 }
 
-// cutter passes bytes to the guest's SSH port until its budget is spent.
+// cutter is a proxy to the guest's SSH port that closes the connection after a number of bytes.
 type cutter struct {
-	left atomic.Int64
-	ln   net.Listener
+	budget atomic.Int64 // bytes until the connection is closed
+	ln     net.Listener
 }
 
 func newCutter(t *testing.T, to string) *cutter {
@@ -298,7 +300,7 @@ func newCutter(t *testing.T, to string) *cutter {
 				buf := make([]byte, 4<<10)
 				for {
 					n, err := src.Read(buf)
-					if err != nil || c.left.Add(int64(-n)) <= 0 {
+					if err != nil || c.budget.Add(int64(-n)) <= 0 {
 						return
 					}
 					if _, err := dst.Write(buf[:n]); err != nil {
@@ -313,7 +315,7 @@ func newCutter(t *testing.T, to string) *cutter {
 	return c
 }
 
-func (g *gitWorld) cut(t *testing.T) {
+func (g *gitWorld) cutConnections(t *testing.T) {
 	state := filepath.Join(g.home, ".local/state/aivm")
 	key, err := ssh.ParsePrivateKey([]byte(readAll(t, filepath.Join(state, "id_ed25519"))))
 	if err != nil {
@@ -344,12 +346,12 @@ func (g *gitWorld) cut(t *testing.T) {
 	for i := range gitCuts {
 		ctx := t.Context()
 		g.commit("cut", random(20_000))
-		c.left.Store(1 << 40)
+		c.budget.Store(1 << 40)
 		conn, err := guest.Dial(ctx, guest.Target{Addr: c.ln.Addr().String(), User: "agent", HostKey: pub, Auth: []ssh.AuthMethod{ssh.PublicKeys(key)}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		// The guest commits too, and says that all it has is whole.
+		// The guest checks its repository with git fsck and commits to another branch.
 		var out strings.Builder
 		script := `cd "$1" && git fsck --full --strict >/dev/null 2>/tmp/fsck || { cat /tmp/fsck; exit 1; }
 git checkout -q -B side && head -c 15000 /dev/urandom | base64 >side && git add side && git -c user.name=G -c user.email=g@x commit -q -m side && git checkout -q main`
@@ -368,7 +370,7 @@ git checkout -q -B side && head -c 15000 /dev/urandom | base64 >side && git add 
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.left.Store(1 + rng.Int64N(75_000))
+		c.budget.Store(1 + rng.Int64N(75_000))
 		p := gitsync.Peer{Conn: conn, VM: g.vm, Dir: g.dst}
 		_, _, err = gitsync.Fetch(ctx, p, &h, gu)
 		if err == nil {
@@ -383,23 +385,23 @@ git checkout -q -B side && head -c 15000 /dev/urandom | base64 >side && git add 
 		_ = conn.Close()
 		g.git("fsck", "--full", "--strict")
 	}
-	t.Logf("%d of %d came through before the cut", through, gitCuts)
+	t.Logf("%d of %d transfers ended before the cut", through, gitCuts)
 	if through > gitCuts*7/10 {
-		t.Error("the cuts came too late to mean anything")
+		t.Error("most transfers ended before the cut, so this test shows too little")
 	}
 	g.must(g.repo, "git", "push")
 	g.must(g.repo, "git", "fetch")
-	g.equal("the guest's commit", g.there("git fsck --full && git rev-parse main && git status --porcelain"), g.git("rev-parse", "main"))
-	g.equal("fetched", g.git("rev-parse", "aivm-"+g.vm+"/side"), g.there("git rev-parse side"))
-	if left, _ := filepath.Glob(filepath.Join(g.home, "work", "*", ".git/objects/tmp_*")); len(left) > 0 {
-		t.Errorf("left: %v", left)
+	g.equal("the guest's commit", g.inClone("git fsck --full && git rev-parse main && git status --porcelain"), g.git("rev-parse", "main"))
+	g.equal("fetched", g.git("rev-parse", "aivm-"+g.vm+"/side"), g.inClone("git rev-parse side"))
+	if leftover, _ := filepath.Glob(filepath.Join(g.home, "work", "*", ".git/objects/tmp_*")); len(leftover) > 0 {
+		t.Errorf("leftover temporary files: %v", leftover)
 	}
 }
 
-func (g *gitWorld) lies(t *testing.T) {
+func (g *gitWorld) lyingGuest(t *testing.T) {
 	config, refs := readAll(t, filepath.Join(g.repo, ".git/config")), g.git("for-each-ref")
-	g.commitThere("liar", "x")
-	// The guest's git floods whoever fetches, and claims a commit it lacks.
+	g.commitInClone("liar", "x")
+	// The guest's git sends 20 MB of zeros to a fetch, and lists commits that it does not have.
 	lie := `#!/bin/sh
 case "$*" in
 *upload-pack*) exec head -c 20000000 /dev/zero ;;
@@ -414,14 +416,14 @@ exec /usr/bin/git "$@"
 		t.Errorf("%+v", r)
 	}
 	if r := g.aivm(g.repo, "code", "."); r.code != 0 {
-		t.Errorf("the editor has to open all the same: %+v", r)
+		t.Errorf("code must open the editor although the fetch failed: %+v", r)
 	}
 	g.guest(g.vm, "sudo -n rm /usr/local/bin/git")
-	g.equal("the configuration", readAll(t, filepath.Join(g.repo, ".git/config")), config)
+	g.equal(".git/config", readAll(t, filepath.Join(g.repo, ".git/config")), config)
 	g.equal("the refs", g.git("for-each-ref"), refs)
 	g.git("fsck", "--full", "--strict")
-	// More than is agreed to.
-	g.there("head -c 3000000 /dev/urandom >big && git add big && git -c user.name=G -c user.email=g@x commit -q -m big")
+	// More than --max-size allows.
+	g.inClone("head -c 3000000 /dev/urandom >big && git add big && git -c user.name=G -c user.email=g@x commit -q -m big")
 	if r := g.aivm(g.repo, "git", "fetch", "--max-size", "1MB"); r.code != 2 || !strings.Contains(r.stderr, "--max-size") {
 		t.Errorf("%+v", r)
 	}

@@ -16,15 +16,15 @@ import (
 	"time"
 )
 
-// checkGone: what is kept of a network that virsh took away is named and
-// forgotten.
-func checkGone(t *testing.T, w *world, network string) {
+// checkStaleNetwork removes a network with virsh. fw status and doctor must name its stale firewall,
+// and fw apply must remove it.
+func checkStaleNetwork(t *testing.T, w *world, network string) {
 	manifest := "/var/lib/aivm/manifest/net-" + network + ".json"
 	rules := func() bool {
-		return strings.Contains(run2(t, "nft", "list", "tables"), strings.ReplaceAll(network, "-", "_"))
+		return strings.Contains(runHost(t, "nft", "list", "tables"), strings.ReplaceAll(network, "-", "_"))
 	}
 	if _, err := os.Stat(manifest); err != nil || !rules() {
-		t.Fatalf("before it is gone: %v, rules there: %v", err, rules())
+		t.Fatalf("before the network is removed: manifest: %v, rules loaded: %v", err, rules())
 	}
 	virsh(t, "net-destroy", network)
 	virsh(t, "net-undefine", network)
@@ -36,15 +36,15 @@ func checkGone(t *testing.T, w *world, network string) {
 	}
 	w.must("", "host", "fw", "apply")
 	if _, err := os.Stat(manifest); !errors.Is(err, fs.ErrNotExist) || rules() {
-		t.Errorf("afterwards: %v, rules there: %v", err, rules())
+		t.Errorf("after fw apply: manifest: %v, rules loaded: %v", err, rules())
 	}
 	if r := w.must("", "host", "fw", "status"); strings.Contains(r.stdout, "left over") {
 		t.Errorf("%+v", r)
 	}
 }
 
-// watchArguments looks at the arguments of every process while the test runs,
-// and returns what it saw of those that hold a secret.
+// watchArguments reads the command line of every process each 200 ms while the test runs. The
+// function it returns gives the last command line that contained a secret, or "".
 func watchArguments(t *testing.T, secrets ...string) func() string {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -72,8 +72,8 @@ func watchArguments(t *testing.T, secrets ...string) func() string {
 	return func() string { mu.Lock(); defer mu.Unlock(); return found }
 }
 
-// checkSecrets: what aivm keeps is its owner's alone, and no private key or
-// password is in what it prints, in whatever form, or in a process's arguments.
+// checkSecrets tests that only the user can read aivm's files, and that no private key or password
+// is in aivm's output or in the arguments of a process.
 func checkSecrets(t *testing.T, w *world, vm, project string, seen func() string) {
 	for _, top := range []string{filepath.Join(w.home, ".local/state/aivm"), filepath.Join(w.home, ".config/aivm")} {
 		_ = filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
@@ -90,14 +90,14 @@ func checkSecrets(t *testing.T, w *world, vm, project string, seen func() string
 	secrets := []string{"hunter2-of-the-store", "PRIVATE KEY"}
 	for _, f := range []string{"id_ed25519", vm + "/host_ed25519"} {
 		for _, line := range strings.Split(read(t, filepath.Join(w.home, ".local/state/aivm", f)), "\n") {
-			// The first line and a half hold what every such key holds.
+			// Lines with these beginnings are the same in every such key.
 			if len(line) > 60 && !strings.HasPrefix(line, "b3BlbnNzaC1rZXk") && !strings.HasPrefix(line, "QyNTUxOQ") {
 				secrets = append(secrets, line)
 			}
 		}
 	}
 	if len(secrets) < 4 {
-		t.Fatalf("found only %d secrets to look for", len(secrets))
+		t.Fatalf("found only %d secrets to search for", len(secrets))
 	}
 	for _, args := range [][]string{
 		{"code", ".", "--yes", "-vv", "--dry-run"},
@@ -117,15 +117,15 @@ func checkSecrets(t *testing.T, w *world, vm, project string, seen func() string
 		}
 	}
 	if at := seen(); at != "" {
-		t.Errorf("a password in the arguments of %s", at)
+		t.Errorf("the password is in the arguments of %s", at)
 	}
 	if strings.Contains(virsh(t, "dumpxml", "--security-info", vm), "hunter2") {
-		t.Error("a password in the definition")
+		t.Error("the password is in the definition")
 	}
 }
 
 func checkClock(t *testing.T, w *world, vm, project string) {
-	// The guest said it at some time while it was asked.
+	// The guest read its clock between began and now; off is the least difference that is possible.
 	off := func() float64 {
 		began := time.Now()
 		s, err := strconv.ParseFloat(w.guest(vm, "date +%s.%N"), 64)
@@ -145,27 +145,26 @@ func checkClock(t *testing.T, w *world, vm, project string) {
 		}
 	}
 	if r := w.must(project, "code", "."); strings.Contains(r.stderr, "clock") {
-		t.Errorf("set without need: %s", r.stderr)
+		t.Errorf("code set a clock that was right: %s", r.stderr)
 	}
 }
 
-// snapshots takes some, loses the daemon of the shares, and rolls back, with
-// kills at every action while the VM is off. rebooted is the boot after the
-// first one.
+// checkSnapshots creates snapshots, kills virtiofsd, rolls back and deletes snapshots. While the VM is
+// off, aivm is killed before and after each action. rebooted starts the VM after the first snapshot.
 func checkSnapshots(t *testing.T, w *world, vm, project string, rebooted func(*testing.T)) {
 	w.guest(vm, "echo one >~/state; sync")
 	if r := w.aivm(project, "vm", "snapshot", "one"); r.code != 3 || !strings.Contains(r.stderr, "--yes") {
-		t.Errorf("a VM that runs is not stopped without a yes: %+v", r)
+		t.Errorf("a snapshot of a running VM without --yes: %+v", r)
 	}
 	if r := w.must(project, "vm", "snapshot", "one", "--yes", "--stay-off"); !strings.Contains(r.stderr, "shared folder") {
-		t.Errorf("what is not covered is not said: %+v", r)
+		t.Errorf("vm snapshot does not name the folders it does not cover: %+v", r)
 	}
-	// Killed at every action with the VM off, then finished.
+	// Killed before and after each action with the VM off, then run to the end.
 	faulty := filepath.Join(bin, "aivm-faulty")
 	kill := func(point string, args ...string) {
 		t.Helper()
 		if r := w.run(project, nil, []string{"AIVM_KILL_AT=" + point}, append([]string{faulty}, args...)...); r.code != -1 {
-			t.Errorf("killed at %s: %+v", point, r)
+			t.Errorf("not killed at %s: %+v", point, r)
 		}
 	}
 	kill("snapshot.create:before", "vm", "snapshot", "two")
@@ -175,21 +174,21 @@ func checkSnapshots(t *testing.T, w *world, vm, project string, rebooted func(*t
 	}
 	rebooted(t)
 	w.guest(vm, "echo two >~/state; head -c 20000000 /dev/urandom >~/grown; sync")
-	// The share's daemon dies: a clear message, and the next start heals it.
+	// virtiofsd dies: code fails with a hint, and the next start of the VM repairs it.
 	write(t, filepath.Join(project, "after"), "x\n", 0o644)
 	for _, p := range virtiofsds(vm) {
 		_ = syscall.Kill(p, syscall.SIGKILL)
 	}
 	if r, _ := w.peak(project, 100*time.Second, "code", "."); r.code == 0 || r.took > 95*time.Second || !strings.Contains(r.stderr, "aivm vm restart "+vm+" --force") {
-		t.Errorf("without its virtiofsd: exit %d after %s\n%s", r.code, r.took, r.stderr)
+		t.Errorf("code without virtiofsd: exit %d after %s\n%s", r.code, r.took, r.stderr)
 	}
-	// A guest whose programs wait for the daemon does not power off.
+	// --force, because a guest whose programs wait for virtiofsd does not power off.
 	w.must(project, "vm", "down", "--force")
 	record := filepath.Join(w.home, ".local/state/aivm", vm, "browser.json")
 	write(t, record, `{"schema":1,"host":"aivm-00112233445566778899.localhost","port":25000}`, 0o600)
 	r := w.must(project, "vm", "rollback", "one", "--yes")
 	if _, err := os.Stat(record); err == nil {
-		t.Error("after a rollback a browser knows the editor by the same address")
+		t.Error("the browser's address of the editor is still recorded after a rollback")
 	}
 	if !strings.Contains(r.stdout, "before-rollback-") {
 		t.Errorf("%+v", r)
@@ -213,12 +212,12 @@ func checkSnapshots(t *testing.T, w *world, vm, project string, rebooted func(*t
 	kill("snapshot.rollback:before", "vm", "rollback", kept, "--yes")
 	kill("snapshot.rollback:after", "vm", "rollback", kept, "--yes")
 	if r := w.must(project, "vm", "rollback", kept, "--yes"); !strings.Contains(r.stdout, "already") {
-		t.Errorf("after a kill: %+v", r)
+		t.Errorf("rollback after a kill at its end: %+v", r)
 	}
 	if longRun {
 		w.must(project, "vm", "up")
 		if got := w.guest(vm, "cat ~/state; stat -c %s ~/grown"); got != "two\n20000000" {
-			t.Errorf("what the rollback kept: %q", got)
+			t.Errorf("the snapshot that the rollback kept has %q", got)
 		}
 		w.must(project, "vm", "down")
 	}
@@ -236,7 +235,7 @@ func checkSnapshots(t *testing.T, w *world, vm, project string, rebooted func(*t
 	}
 }
 
-// virtiofsds are the processes that share folders with a VM.
+// virtiofsds returns the process IDs of a VM's virtiofsd.
 func virtiofsds(vm string) (out []int) {
 	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, p := range procs {

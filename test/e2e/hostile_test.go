@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// peak runs aivm, for at most limit, and returns what it took of memory, too.
+// peak runs aivm for at most limit and then interrupts it. It also returns aivm's peak memory in MB.
 func (w *world) peak(dir string, limit time.Duration, args ...string) (result, int64) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
@@ -22,7 +22,7 @@ func (w *world) peak(dir string, limit time.Duration, args ...string) (result, i
 	c := exec.CommandContext(ctx, filepath.Join(bin, "aivm"), args...)
 	c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
 	c.WaitDelay = 15 * time.Second
-	c.Dir, c.Env = cmp(dir, w.home), w.env
+	c.Dir, c.Env = firstNonEmpty(dir, w.home), w.env
 	var out, errw tailOf
 	c.Stdout, c.Stderr = &out, &errw
 	began := time.Now()
@@ -41,7 +41,8 @@ func (w *world) peak(dir string, limit time.Duration, args ...string) (result, i
 	return r, kb >> 10
 }
 
-// tailOf keeps the end of what a program says; a guest can make it say much.
+// tailOf keeps at most the last MB of a program's output, because a guest can make aivm print
+// endlessly.
 type tailOf struct {
 	mu sync.Mutex
 	b  []byte
@@ -56,17 +57,17 @@ func (o *tailOf) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// hostile is a guest that does what it can against the aivm that uses it.
+// hostile is a VM whose guest attacks aivm.
 type hostile struct {
 	t       *testing.T
 	w       *world
 	vm      string
 	project string
-	most    int64 // MB of memory aivm took at most
+	peakMB  int64 // most memory that a run of aivm used
 }
 
-// checkHostile: whatever the guest does, aivm ends in time, within 100 MB,
-// prints nothing a terminal would obey, and touches nothing outside.
+// checkHostile tests a guest that attacks aivm. Every command must end in time and use less than
+// 100 MB, print no escape sequences, and not follow links out of the folder.
 func checkHostile(t *testing.T, w *world, vm, project string) {
 	h := &hostile{w: w, vm: vm, project: project}
 	for _, s := range []struct {
@@ -77,38 +78,37 @@ func checkHostile(t *testing.T, w *world, vm, project string) {
 		{"commands", h.commands},
 		{"names and links", h.names},
 		{"repositories", h.repositories},
-		{"files held open", h.held},
+		{"files held open", h.heldOpen},
 		{"DHCP and DNS", h.services},
-		{"files held open until a restart", h.released},
-		{"a full disk", h.full},
-		{"another host key", h.key},
+		{"files held open until a restart", h.heldUntilRestart},
+		{"a full disk", h.fullDisk},
+		{"another host key", h.hostKey},
 		{"another address", h.address},
 	} {
 		t.Run(s.name, func(t *testing.T) { h.t, w.t = t, t; s.f() })
 	}
 	w.t = t
-	t.Logf("aivm took %d MB at most", h.most)
+	t.Logf("aivm used %d MB at most", h.peakMB)
 }
 
-// run runs aivm on the hostile guest, for at most limit; a guest that does not
-// let it come to an end is left by Ctrl-C.
+// run runs aivm on the hostile guest for at most limit, then interrupts it like Ctrl-C. It checks
+// memory and escape sequences.
 func (h *hostile) run(dir string, limit time.Duration, args ...string) result {
 	h.t.Helper()
 	r, mb := h.w.peak(dir, limit, args...)
-	h.most = max(h.most, mb)
+	h.peakMB = max(h.peakMB, mb)
 	if mb > 100 {
-		h.t.Errorf("aivm %v took %d MB", args, mb)
+		h.t.Errorf("aivm %v used %d MB", args, mb)
 	}
 	if strings.ContainsAny(r.stdout+r.stderr, "\x1b\x07\r") {
-		h.t.Errorf("aivm %v: an escape got through: %q %q", args, r.stdout, r.stderr)
+		h.t.Errorf("aivm %v printed control characters of the guest: %q %q", args, r.stdout, r.stderr)
 	}
 	return r
 }
 
-// answers: what comes instead of those of a login.
+// answers tests logins whose shell prints endlessly, prints escape sequences or nonsense, or hangs.
 func (h *hostile) answers() {
-	// Whatever is misbehaving does so for the next n logins, then the guest is
-	// itself again: there is no other way back in.
+	// .bashrc misbehaves for the next n logins only, because a login is the only way to repair it.
 	h.w.guest(h.vm, `cp ~/.bashrc ~/bashrc.good; cat >~/.bashrc <<'EOF'
 if [ -s /tmp/evil ]; then
 	read n what </tmp/evil
@@ -131,16 +131,16 @@ printf 'exec /bin/echo nonsense\n' >/tmp/evil-nonsense`)
 	}
 	evil(1, "hang")
 	if r := h.run(h.project, 8*time.Second, "status"); r.took > 15*time.Second {
-		h.t.Errorf("a guest that hangs held Ctrl-C up for %s", r.took)
+		h.t.Errorf("with a guest that hangs, aivm ended only %s after its start, despite Ctrl-C after 8 s", r.took)
 	}
 	h.w.guest(h.vm, "rm -f /tmp/evil; mv ~/bashrc.good ~/.bashrc; pkill -x sleep; true")
 }
 
-// commands: endless output is passed on and takes no memory, and Ctrl-C ends
-// what hangs.
+// commands tests that `aivm ssh` passes on endless output without buffering it, and that Ctrl-C
+// ends a command that hangs.
 func (h *hostile) commands() {
 	r, mb := h.w.peak(h.project, 6*time.Second, "ssh", ".", "--", "yes", "to everything")
-	if h.most = max(h.most, mb); mb > 100 || r.took > 15*time.Second {
+	if h.peakMB = max(h.peakMB, mb); mb > 100 || r.took > 15*time.Second {
 		h.t.Errorf("endless output: %d MB, %s", mb, r.took)
 	}
 	if r := h.run(h.project, 5*time.Second, "ssh", ".", "--", "sleep", "1000"); r.took > 12*time.Second {
@@ -149,19 +149,20 @@ func (h *hostile) commands() {
 	h.w.guest(h.vm, "pkill -x yes; pkill -x sleep; true")
 }
 
-// names: a terminal would obey them, and links lead out of the folder.
+// names tests file names with escape sequences and line breaks, and links that lead out of the
+// folder.
 func (h *hostile) names() {
 	const bad = `"$(printf 'a\033]0;x\007b')"`
 	h.w.guest(h.vm, `cd `+h.project+` && mkdir -p `+bad+`/.vscode && echo '{}' >`+bad+`/.vscode/tasks.json && mkdir "$(printf 'two\nlines')" sub &&
 ln -sfn /etc out && ln -sfn ../../.ssh keys && ln -sfn / "$(printf 'to\nroot')"`)
 	for _, link := range []string{"out", "keys"} {
 		if r := h.run(h.project, time.Minute, "attach", link, "--yes"); r.code != 2 {
-			h.t.Errorf("attaching what the guest's link %s leads to: %+v", link, r)
+			h.t.Errorf("attach of %s, a link made by the guest: %+v", link, r)
 		}
 	}
 	for _, name := range []string{"to\nroot", "two\nlines"} {
 		if r := h.run(h.project, time.Minute, "attach", filepath.Join(h.project, name), "--yes"); r.code != 2 || !strings.Contains(r.stderr, "line break") {
-			h.t.Errorf("attaching %q: %+v", name, r)
+			h.t.Errorf("attach of %q: %+v", name, r)
 		}
 	}
 	odd := filepath.Join(h.project, "a\x1b]0;x\x07b")
@@ -170,8 +171,7 @@ ln -sfn /etc out && ln -sfn ../../.ssh keys && ln -sfn / "$(printf 'to\nroot')"`
 	for _, args := range [][]string{{"status"}, {"status", "--json"}, {"status", "--detail"}, {"list"}, {"code", "."}} {
 		h.run(h.project, time.Minute, args...)
 	}
-	// What is attached already becomes a link: it is not followed when the folder
-	// has to be mounted anew.
+	// The guest replaces an attached folder by a link: mounting the folder again must not follow it.
 	sub := filepath.Join(h.project, "sub")
 	write(h.t, filepath.Join(sub, "marker"), "x\n", 0o644)
 	h.w.must(h.project, "attach", sub, "--yes", "--guest-dst", "/srv/sub")
@@ -180,23 +180,23 @@ ln -sfn /etc out && ln -sfn ../../.ssh keys && ln -sfn / "$(printf 'to\nroot')"`
 	}
 	tokens, err := filepath.Glob("/var/lib/aivm/export/0-" + h.vm + "/*/marker")
 	if err != nil || len(tokens) != 1 {
-		h.t.Fatalf("where sub is mounted: %v %v", tokens, err)
+		h.t.Fatalf("want one export mount with sub's marker: %v %v", tokens, err)
 	}
 	h.w.guest(h.vm, "sudo -n umount /srv/sub; cd "+h.project+" && mv sub was && ln -s /etc sub")
-	run2(h.t, "umount", "-l", filepath.Dir(tokens[0]))
+	runHost(h.t, "umount", "-l", filepath.Dir(tokens[0]))
 	if r := h.run(h.project, 2*time.Minute, "code", "."); r.code != 0 || !strings.Contains(r.stderr, sub) {
-		h.t.Errorf("a folder that became a link: %+v", r)
+		h.t.Errorf("code with an attached folder that became a link: %+v", r)
 	}
 	if got := h.w.guest(h.vm, "ls -a /srv/sub/ 2>&1; true"); strings.Contains(got, "libvirt") {
-		h.t.Errorf("the guest sees this machine's /etc:\n%s", got)
+		h.t.Errorf("the guest sees the host's /etc:\n%s", got)
 	}
 	h.w.guest(h.vm, "cd "+h.project+" && rm sub && mv was sub")
 	h.w.must(h.project, "detach", sub)
 	h.w.guest(h.vm, `cd `+h.project+` && rm -rf out keys sub "$(printf 'to\nroot')" "$(printf 'two\nlines')" `+bad)
 }
 
-// repositories: their hooks and settings run nothing on this machine, whatever
-// verb looks at them.
+// repositories tests that no aivm command runs hooks, filters or programs configured in a repository
+// that the guest created.
 func (h *hostile) repositories() {
 	repo := filepath.Join(h.project, "repo")
 	h.w.guest(h.vm, `set -e; mkdir `+repo+`; cd `+repo+`; git init -q .; printf '#!/bin/sh\ntouch `+repo+`/RAN-$(basename "$0")\n' >/tmp/hook; chmod +x /tmp/hook
@@ -209,23 +209,23 @@ git config core.pager .git/hooks/pager; git config filter.x.clean .git/hooks/cle
 		h.t.Errorf("status does not name the hooks: %s", r.stdout)
 	}
 	if r := h.run(repo, time.Minute, "attach", ".", "--mode", "git", "--yes"); r.code != 2 || !strings.Contains(r.stderr, "git mode is refused") {
-		h.t.Errorf("git mode in a tree the guest can write: %+v", r)
+		h.t.Errorf("git mode in a folder the guest can write: %+v", r)
 	}
 	for _, args := range [][]string{{"code", "."}, {"git", "status", "."}, {"git", "push", "."}, {"git", "pull", "."}, {"status", "--detail"}, {"ssh", ".", "--", "true"}} {
 		h.run(repo, time.Minute, args...)
 	}
 	if ran, err := filepath.Glob(filepath.Join(repo, "RAN-*")); err != nil || len(ran) > 0 {
-		h.t.Errorf("this machine ran %v %v", ran, err)
+		h.t.Errorf("the host ran %v %v", ran, err)
 	}
 	h.w.guest(h.vm, "rm -rf "+repo)
 }
 
-// services: what a guest can tell the network's DHCP and DNS service.
+// services tests a guest that sends hostile DHCP and DNS requests, and a network that is destroyed.
 func (h *hostile) services() {
 	before := h.w.must(h.project, "vm", "wait-ip", h.vm).stdout
 	r := h.w.ssh([]byte(dhcpGames), h.vm, "sudo -n python3 -")
 	if r.code != 0 || !strings.Contains(r.stdout, "played") {
-		h.t.Fatalf("the games: %+v", r)
+		h.t.Fatalf("dhcpGames: %+v", r)
 	}
 	for _, args := range [][]string{{"status"}, {"status", "--detail"}, {"list"}, {"vm", "wait-ip", h.vm}, {"host", "net", "status"}, {"code", "."}} {
 		if r := h.run(h.project, time.Minute, args...); r.code != 0 {
@@ -233,14 +233,14 @@ func (h *hostile) services() {
 		}
 	}
 	if now := h.w.must(h.project, "vm", "wait-ip", h.vm).stdout; now != before {
-		h.t.Errorf("the address was %q and is %q", before, now)
+		h.t.Errorf("the address changed from %q to %q", before, now)
 	}
-	// Its network goes from under it: nobody waits for it to answer. It comes up
-	// at its address again.
+	// The network is destroyed while the VM runs: code fails at once instead of waiting for SSH, and
+	// after a restart the VM has its address again.
 	network := netOf(read(h.t, filepath.Join(h.w.home, ".config/aivm/config.toml")))
 	virsh(h.t, "net-destroy", network)
 	if r := h.run(h.project, 90*time.Second, "code", "."); r.code != 2 || r.took > 60*time.Second || !strings.Contains(r.stderr, "aivm vm restart "+h.vm) {
-		h.t.Errorf("its network was stopped: after %s %+v", r.took, r)
+		h.t.Errorf("code with a destroyed network, after %s: %+v", r.took, r)
 	}
 	h.w.must(h.project, "vm", "restart", h.vm, "--yes")
 	if now := h.w.must(h.project, "vm", "wait-ip", h.vm).stdout; now != before {
@@ -248,9 +248,9 @@ func (h *hostile) services() {
 	}
 }
 
-// dhcpGames gives its address back, asks for the gateway's, the next VM's and
-// many more under its own and invented cards, calls itself what a terminal
-// would obey and what others are called, and asks the DNS service for rubbish.
+// dhcpGames releases the guest's address; requests the gateway's, the next VMs' and many other
+// addresses with its own and invented MAC addresses; uses host names with escape sequences and names
+// of others; and sends invalid DNS requests.
 const dhcpGames = `
 import os, random, socket, struct, subprocess
 route = subprocess.check_output(['ip', '-4', 'route', 'show', 'default'], text=True).split()
@@ -289,9 +289,10 @@ for i in range(500):
 print('played')
 `
 
-// full: the guest's disk. What needs no room works, what needs some says so.
-func (h *hostile) full() {
-	// With root's own reserve; what is allocated is not written.
+// fullDisk tests a guest with a full disk: what writes nothing works, attach works or fails with a
+// hint.
+func (h *hostile) fullDisk() {
+	// Also uses up the blocks reserved for root. fallocate does not write data.
 	h.w.guest(h.vm, `sudo -n sh -c 'fallocate -l $(($(stat -f -c "%f * %S" /) - 16777216)) /filler; cat /dev/zero >/filler2 2>/dev/null; df /; true'`)
 	if r := h.run(h.project, 2*time.Minute, "code", "."); r.code != 0 {
 		h.t.Errorf("code with a full disk: %+v", r)
@@ -305,42 +306,42 @@ func (h *hostile) full() {
 	h.w.must(extra, "attach", ".", "--yes", "--guest-dst", "/srv/full/of/it")
 }
 
-// key: another one. Nobody logs in, nothing is sent.
-func (h *hostile) key() {
+// hostKey tests a guest with another SSH host key: aivm must not log in.
+func (h *hostile) hostKey() {
 	h.w.guest(h.vm, `sudo -n sh -c 'cp -p /etc/ssh/ssh_host_ed25519_key /root/good; rm /etc/ssh/ssh_host_ed25519_key*; ssh-keygen -q -t ed25519 -N "" -f /etc/ssh/ssh_host_ed25519_key
 nohup sh -c "until [ -e `+h.trigger("key")+` ]; do sleep 1; done; cp -p /root/good /etc/ssh/ssh_host_ed25519_key; ssh-keygen -yf /root/good >/etc/ssh/ssh_host_ed25519_key.pub; systemctl restart ssh; touch /tmp/restarted" >/dev/null 2>&1 & systemctl restart ssh'`)
 	for _, args := range [][]string{{"code", "."}, {"ssh", ".", "--", "true"}} {
 		if r := h.run(h.project, 20*time.Second, args...); r.code == 0 || !strings.Contains(r.stderr, "not that VM") {
-			h.t.Errorf("%v, another host key: %+v", args, r)
+			h.t.Errorf("%v with another host key: %+v", args, r)
 		}
 	}
 	write(h.t, h.trigger("key"), "", 0o644)
-	// sshd reads the key for each connection: before it is restarted, too.
-	h.back("with its own key", "test -e /tmp/restarted")
+	// sshd reads the key for each connection, so logins work before its restart already.
+	h.await("with its own host key", "test -e /tmp/restarted")
 }
 
-// trigger is a file of the shared folder for which a guest waits that nobody can
-// log in to.
+// trigger returns the path of a file in the shared folder for which the guest waits. The test creates
+// it while it cannot log in.
 func (h *hostile) trigger(what string) string { return filepath.Join(h.project, "restore-"+what) }
 
-// back waits until a command succeeds in the guest.
-func (h *hostile) back(how, command string) {
+// await waits until a command succeeds in the guest.
+func (h *hostile) await(how, command string) {
 	h.t.Helper()
 	for began := time.Now(); h.w.ssh(nil, h.vm, command).code != 0; time.Sleep(time.Second) {
 		if time.Since(began) > 2*time.Minute {
-			h.t.Fatalf("the guest does not come back %s", how)
+			h.t.Fatalf("the guest is not reachable %s after 2 minutes", how)
 		}
 	}
 }
 
-// address: one that is not its own. aivm does not follow it there.
+// address tests a guest that changes its IP address: aivm does not use the other address.
 func (h *hostile) address() {
 	h.w.guest(h.vm, `sudo -n sh -c 'dev=$(ip -o -4 route show default | sed "s/.* dev \([^ ]*\).*/\1/"); own=$(ip -o -4 addr show dev $dev | sed "s/.* inet \([^ ]*\).*/\1/")
 nohup sh -c "sleep 1; ip addr del $own dev $dev; ip addr add \${own%.*}.77/24 dev $dev; until [ -e `+h.trigger("address")+` ]; do sleep 1; done; ip addr flush dev $dev; ip addr add $own dev $dev; ip link set $dev up" >/dev/null 2>&1 &'`)
 	time.Sleep(3 * time.Second)
 	if r := h.run("", 20*time.Second, "vm", "wait-ip", h.vm, "--timeout", "6"); r.code != 2 || !strings.Contains(r.stderr, "did not become reachable") {
-		h.t.Errorf("an address that is not its own: %+v", r)
+		h.t.Errorf("wait-ip with another address in the guest: %+v", r)
 	}
 	write(h.t, h.trigger("address"), "", 0o644)
-	h.back("to its address", "true")
+	h.await("at its own address", "true")
 }

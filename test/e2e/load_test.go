@@ -14,15 +14,15 @@ import (
 	"time"
 )
 
-// checkLoad: eight VMs, twenty commands at once on one store, libvirt started
-// anew in the middle, no room for the state of a new VM.
+// checkLoad tests eight VMs, twenty concurrent commands on one config while libvirt restarts, and
+// a full state directory.
 func checkLoad(t *testing.T, w *world, vm, project string) {
-	// Seven more that are defined, one of them running, with nothing on its disk.
+	// Seven more VMs with empty disks; one of them runs.
 	xml := virsh(t, "dumpxml", "--inactive", vm)
 	for i := 1; i <= 7; i++ {
 		name := fmt.Sprintf("%s-%d", vm, i)
 		disk := fmt.Sprintf("/var/lib/libvirt/aivm/0-%s.qcow2", name)
-		run2(t, "qemu-img", "create", "-q", "-f", "qcow2", disk, "1G")
+		runHost(t, "qemu-img", "create", "-q", "-f", "qcow2", disk, "1G")
 		x := xml
 		for from, to := range map[string]string{"<name>" + vm + "<": "<name>" + name + "<", "/0-" + vm + ".": "/0-" + name + ".", "/export/0-" + vm: "/export/0-" + name} {
 			x = strings.ReplaceAll(x, from, to)
@@ -30,7 +30,7 @@ func checkLoad(t *testing.T, w *world, vm, project string) {
 		x = cutBetween(cutBetween(cutBetween(x, "<uuid>", "</uuid>"), "<mac ", "/>"), "<aivms:snapshots", "</aivms:snapshots>")
 		f := filepath.Join(w.home, "x.xml")
 		write(t, f, strings.Replace(x, "<memory unit='KiB'>1572864<", "<memory unit='KiB'>262144<", 1), 0o600)
-		run2(t, "mkdir", "-p", "/var/lib/aivm/export/0-"+name)
+		runHost(t, "mkdir", "-p", "/var/lib/aivm/export/0-"+name)
 		virsh(t, "-q", "define", f)
 		_ = os.Remove(f)
 		t.Cleanup(func() {
@@ -39,8 +39,8 @@ func checkLoad(t *testing.T, w *world, vm, project string) {
 			_ = os.Remove(disk)
 			_ = os.Remove("/var/lib/aivm/export/0-" + name)
 		})
-		store := read(t, filepath.Join(w.home, ".config/aivm/config.toml"))
-		write(t, filepath.Join(w.home, ".config/aivm/config.toml"), store+fmt.Sprintf("\n[[vms]]\nname = %q\nnetwork_name = %q\n\n[vms.vm]\nname = %q\n", name, netOf(store), name), 0o600)
+		config := read(t, filepath.Join(w.home, ".config/aivm/config.toml"))
+		write(t, filepath.Join(w.home, ".config/aivm/config.toml"), config+fmt.Sprintf("\n[[vms]]\nname = %q\nnetwork_name = %q\n\n[vms.vm]\nname = %q\n", name, netOf(config), name), 0o600)
 	}
 	virsh(t, "start", vm+"-1")
 	states := func() map[string]string {
@@ -59,7 +59,7 @@ func checkLoad(t *testing.T, w *world, vm, project string) {
 	if s := states(); len(s) != 8 || s[vm] != "running" || s[vm+"-1"] != "running" || s[vm+"-2"] != "off" {
 		t.Errorf("%v", s)
 	}
-	// Twenty at once on one store, libvirt restarted in the middle.
+	// Twenty concurrent commands on one config; libvirt restarts while they run.
 	var wg sync.WaitGroup
 	results := make([]result, 20)
 	names := make([]string, 20)
@@ -82,7 +82,7 @@ func checkLoad(t *testing.T, w *world, vm, project string) {
 	restartLibvirt(t)
 	wg.Wait()
 	for i, r := range results {
-		// Cut off in the middle is allowed, with what to type next.
+		// The restart may make a command fail, but with a hint.
 		if r.code != 0 && !strings.Contains(r.stderr, "hint") {
 			t.Errorf("%s: %+v", names[i], r)
 		}
@@ -97,7 +97,7 @@ func checkLoad(t *testing.T, w *world, vm, project string) {
 		}
 	}
 	if out := w.must("", "list", "--section", "folders").stdout; strings.Count(out, "guest_dst="+w.home+"/many/") != 8 {
-		t.Errorf("records are lost:\n%s", out)
+		t.Errorf("attachments are missing in the config:\n%s", out)
 	}
 	for i := 1; i <= 7; i++ {
 		w.must("", "vm", "delete", fmt.Sprintf("%s-%d", vm, i), "--yes")
@@ -108,12 +108,14 @@ func checkLoad(t *testing.T, w *world, vm, project string) {
 	checkNoRoom(t, w, vm)
 }
 
-func netOf(store string) string {
-	_, after, _ := strings.Cut(store, "network_name = \"")
+// netOf returns the first network_name in a config.
+func netOf(config string) string {
+	_, after, _ := strings.Cut(config, "network_name = \"")
 	name, _, _ := strings.Cut(after, "\"")
 	return name
 }
 
+// cutBetween removes the first part of s that begins with from and ends with to.
 func cutBetween(s, from, to string) string {
 	i := strings.Index(s, from)
 	if i < 0 {
@@ -123,7 +125,7 @@ func cutBetween(s, from, to string) string {
 	return s[:i] + s[i+j+len(to):]
 }
 
-// restartLibvirt stops the daemon and starts it as it was; VMs go on.
+// restartLibvirt restarts libvirtd, by systemd if systemd runs it. VMs keep running.
 func restartLibvirt(t *testing.T) {
 	t.Helper()
 	b, err := os.ReadFile("/run/libvirtd.pid")
@@ -132,7 +134,7 @@ func restartLibvirt(t *testing.T) {
 		t.Fatalf("%v %v", err, perr)
 	}
 	if exec.Command("systemctl", "is-active", "--quiet", "libvirtd").Run() == nil {
-		run2(t, "systemctl", "restart", "libvirtd")
+		runHost(t, "systemctl", "restart", "libvirtd")
 		return
 	}
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
@@ -144,27 +146,26 @@ func restartLibvirt(t *testing.T) {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	run2(t, "libvirtd", "-d")
+	runHost(t, "libvirtd", "-d")
 }
 
-// checkNoRoom: the state directory is full in the middle of making a VM. It
-// ends with what to do, leaves no VM, and goes on once there is room.
+// checkNoRoom runs vm create with a full state directory: it fails with a hint and leaves no VM.
 func checkNoRoom(t *testing.T, w *world, vm string) {
 	state := filepath.Join(w.home, "full")
 	if err := os.MkdirAll(state, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	run2(t, "mount", "-t", "tmpfs", "-o", "size=64k,mode=0700", "tmpfs", state)
+	runHost(t, "mount", "-t", "tmpfs", "-o", "size=64k,mode=0700", "tmpfs", state)
 	t.Cleanup(func() { _ = exec.Command("umount", "-q", state).Run() })
-	run2(t, "sh", "-c", "head -c 60000 /dev/zero >"+state+"/filler || true")
+	runHost(t, "sh", "-c", "head -c 60000 /dev/zero >"+state+"/filler || true")
 	env := []string{"XDG_STATE_HOME=" + state}
 	r := w.run("", nil, env, filepath.Join(bin, "aivm"), "vm", "create", vm+"-full", "--yes")
 	if r.code != 2 || !strings.Contains(r.stderr, "df -h") {
 		t.Errorf("a full disk: %+v", r)
 	}
 	if strings.Contains(virsh(t, "list", "--all", "--name"), vm+"-full") {
-		t.Error("a VM was made that nobody could get into")
+		t.Error("vm create left a VM whose keys could not be saved")
 	}
-	run2(t, "umount", state)
+	runHost(t, "umount", state)
 	_ = os.Remove(state)
 }

@@ -10,9 +10,9 @@ import (
 	"testing"
 )
 
-// TestLong is what takes longer than everything else together where CPUs are
-// emulated (make test-long): a walk over more files than virtiofsd may have
-// open, and as many folders with a device of their own as fit.
+// TestLong walks over more files than virtiofsd may have open, and attaches as many folders with
+// their own devices as fit. With an emulated CPU it takes longer than all other tests together, so
+// it runs only in `make test-long`.
 func TestLong(t *testing.T) {
 	w := rootWorld(t)
 	const vm = "e2e-long"
@@ -37,13 +37,13 @@ func TestLong(t *testing.T) {
 	chownAll(t, w.home+"/use")
 	w.must(small, "code", ".", "--yes")
 	w.must(big, "attach", ".", "--yes")
-	t.Run("a walk", func(t *testing.T) {
+	t.Run("a walk over 300,000 files", func(t *testing.T) {
 		w.t = t
 		if got := w.guest(vm, "cd "+big+" && find . -type f -size -1 | wc -l"); got != fmt.Sprint(files) {
 			t.Errorf("the guest found %s files", got)
 		}
 		if got := w.guest(vm, "echo more >>"+small+"/f && cat "+small+"/f && touch "+big+"/new && rm "+big+"/new"); got != "small\nmore" {
-			t.Errorf("afterwards the guest reads %q", got)
+			t.Errorf("after the walk the guest reads %q", got)
 		}
 	})
 	w.t = t
@@ -63,7 +63,7 @@ func TestLong(t *testing.T) {
 				t.Fatalf("folder %d: %+v", i+1, r)
 			}
 			if i == 24 && (r.code != 2 || !strings.Contains(r.stderr, "--mode shared-root") || !strings.Contains(r.stderr, "--mode git")) {
-				t.Errorf("the 25th: %+v", r)
+				t.Errorf("the 25th folder: %+v", r)
 			}
 		}
 		all := "for d in " + filepath.Join(w.home, "use") + "/own*; do cat $d/f; echo; done | sort -n | tr '\\n' ' '"
@@ -71,7 +71,7 @@ func TestLong(t *testing.T) {
 		for i := range 24 {
 			want += fmt.Sprint(i) + " "
 		}
-		// own24 is no folder of the guest's.
+		// own24 is not attached.
 		if got := w.guest(vm, all); strings.TrimSpace(got) != strings.TrimSpace(want) {
 			t.Errorf("the guest reads %q", got)
 		}
@@ -83,14 +83,13 @@ func TestLong(t *testing.T) {
 			w.must(dir, "detach", ".")
 		}
 		if n := strings.Count(virsh(t, "dumpxml", vm, "--inactive"), "virtiofs'"); n != 1 {
-			t.Errorf("%d devices are left in the definition", n)
+			t.Errorf("%d virtiofs devices in the definition after all detaches, want 1", n)
 		}
 	})
 	w.t = t
 }
 
-// TestMany restores two hundred folders of a VM that was off, and shows one of
-// them to a second VM too.
+// TestMany starts a VM with two hundred attached folders, and attaches one of them to a second VM too.
 func TestMany(t *testing.T) {
 	w := rootWorld(t)
 	const one, two, n = "e2e-many", "e2e-second", 200
@@ -112,7 +111,7 @@ func TestMany(t *testing.T) {
 	r := w.must("", "vm", "up", one, "--yes")
 	t.Logf("up with %d folders: %.1f s", n, r.took.Seconds())
 	all := "cat " + filepath.Join(w.home, "use") + "/many*/f | sort -n | uniq | wc -l; grep -c virtiofs /proc/self/mountinfo"
-	if got := w.guest(one, all); got != fmt.Sprintf("%d\n%d", n, n+1) { // the device's own mount too
+	if got := w.guest(one, all); got != fmt.Sprintf("%d\n%d", n, n+1) { // +1: the mount of the device
 		t.Errorf("the guest reads %q", got)
 	}
 	w.must("", "vm", "create", two, "--yes")
@@ -120,11 +119,11 @@ func TestMany(t *testing.T) {
 	w.guest(one, "echo one >>"+first+"/f")
 	w.guest(two, "echo two >>"+first+"/f")
 	if got := w.guest(one, "cat "+first+"/f") + w.guest(two, "ls -d "+filepath.Join(w.home, "use")+"/*"); got != "0\none\ntwo"+first {
-		t.Errorf("the two VMs have %q", got)
+		t.Errorf("the two VMs read %q", got)
 	}
 	w.must("", "vm", "delete", two, "--yes")
 	if got := w.guest(one, "cat "+first+"/f; "+all); got != fmt.Sprintf("0\none\ntwo\n%d\n%d", n+2, n+1) {
-		t.Errorf("after the second VM is deleted, the first has %q", got)
+		t.Errorf("after the second VM is deleted, the first reads %q", got)
 	}
 	r = w.must("", "vm", "delete", one, "--yes")
 	t.Logf("deleted with %d folders: %.1f s", n, r.took.Seconds())

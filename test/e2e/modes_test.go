@@ -20,11 +20,11 @@ type modeRule struct {
 	re      *regexp.Regexp
 	owners  []string
 	mode    fs.FileMode
-	others  string // "none", "pass", "list", "read"
-	hits    int
+	others  string // what other users may do: "none", "pass" (enter a directory), "list", "read"
+	hits    int    // how many paths matched
 }
 
-// modeTable reads the table for one VM of one user.
+// modeTable reads the table in docs/files.md, for one VM of one user.
 func modeTable(t *testing.T, home, vm string) []*modeRule {
 	t.Helper()
 	b, err := os.ReadFile("../../docs/files.md")
@@ -54,36 +54,34 @@ func modeTable(t *testing.T, home, vm string) []*modeRule {
 		out = append(out, r)
 	}
 	if len(out) < 40 {
-		t.Fatalf("docs/files.md: only %d rows were understood", len(out))
+		t.Fatalf("docs/files.md: only %d rows could be parsed", len(out))
 	}
 	return out
 }
 
-// openAsBefore gives what an older aivm made the modes it made it with.
-func openAsBefore(t *testing.T) {
+// setOldModes sets the more open modes with which an older aivm created its directories.
+func setOldModes(t *testing.T) {
 	t.Helper()
-	run2(t, "sh", "-c", "chmod 0711 /var/lib/libvirt/aivm; chmod 0444 /var/lib/libvirt/aivm/base-*; chmod 0755 /var/lib/aivm /var/lib/aivm/export")
+	runHost(t, "sh", "-c", "chmod 0711 /var/lib/libvirt/aivm; chmod 0444 /var/lib/libvirt/aivm/base-*; chmod 0755 /var/lib/aivm /var/lib/aivm/export")
 }
 
-// checkModes walks what aivm, and libvirt for it, made for one VM of a user,
-// compares owners and modes with docs/files.md, and has a second user try to
-// open all of it.
+// checkModes walks all files that aivm and libvirt created for one VM of a user, compares owners and
+// modes with docs/files.md, and lets a second user try to open them.
 func checkModes(t *testing.T, home string, uid int, vm string, running bool) {
 	t.Helper()
 	rules := modeTable(t, home, vm)
-	qemu, err := strconv.Atoi(strings.TrimSpace(run2(t, "id", "-u", "libvirt-qemu")))
+	qemu, err := strconv.Atoi(strings.TrimSpace(runHost(t, "id", "-u", "libvirt-qemu")))
 	if err != nil {
 		t.Fatal(err)
 	}
 	names := map[int]string{0: "root", qemu: "QEMU", uid: "you"}
-	// Of directories that are not aivm's alone, what carries the VM's name or
-	// aivm's; of aivm's own, everything.
+	// In shared directories, check paths with the VM's name or aivm's; in aivm's own, all paths.
 	named := func(p string) bool {
 		return strings.Contains(p, vm) || strings.Contains(filepath.Base(p), "aivm")
 	}
 	all := func(string) bool { return true }
 	var paths []string
-	seen := map[string]string{} // path -> what others may
+	seen := map[string]string{} // path -> modeRule.others
 	walk := func(top string, want func(string) bool) {
 		_ = filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
 			if d == nil || !want(p) || d.Type()&fs.ModeSymlink != 0 {
@@ -91,7 +89,7 @@ func checkModes(t *testing.T, home string, uid int, vm string, running bool) {
 			}
 			st, serr := os.Lstat(p)
 			if serr != nil {
-				return nil // gone meanwhile
+				return nil // removed while the walk ran
 			}
 			sys := st.Sys().(*syscall.Stat_t)
 			i := slices.IndexFunc(rules, func(r *modeRule) bool { return r.re.MatchString(p) })
@@ -109,7 +107,7 @@ func checkModes(t *testing.T, home string, uid int, vm string, running bool) {
 			}
 			paths = append(paths, p)
 			seen[p] = r.others
-			// Below an export root lie people's folders.
+			// Below an export directory are mounts of users' folders.
 			if filepath.Dir(p) == "/var/lib/aivm/export" {
 				return fs.SkipDir
 			}
@@ -125,7 +123,7 @@ func checkModes(t *testing.T, home string, uid int, vm string, running bool) {
 	for _, top := range []string{"/etc/libvirt", "/run/libvirt/qemu", "/var/log/libvirt", "/var/lib/libvirt/qemu"} {
 		walk(top, named)
 	}
-	// What this user made elsewhere on the machine is nobody's knowledge.
+	// The user must own no files in directories that docs/files.md does not list.
 	for _, top := range []string{"/tmp", "/var/tmp", "/run", "/dev/shm", "/var/lock"} {
 		_ = filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
 			if d != nil && err == nil {
@@ -142,7 +140,7 @@ func checkModes(t *testing.T, home string, uid int, vm string, running bool) {
 		}
 	}
 
-	// The images and disks QEMU's command line names, as anybody can read it.
+	// The images and disks that QEMU's command line names, which every user can read.
 	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	onLine := 0
 	for _, p := range procs {
@@ -153,20 +151,20 @@ func checkModes(t *testing.T, home string, uid int, vm string, running bool) {
 		for _, m := range regexp.MustCompile(`/var/lib/libvirt/aivm/[^",\x00]+`).FindAllString(string(b), -1) {
 			onLine++
 			if _, err := os.Lstat(m); seen[m] == "" && err == nil { // the seed is gone after the first boot
-				t.Errorf("QEMU's command line names %s, which the walk has not met", m)
+				t.Errorf("QEMU's command line names %s, which the walk did not find", m)
 				paths = append(paths, m)
 				seen[m] = "none"
 			}
 		}
 	}
 	if running && onLine < 2 {
-		t.Errorf("QEMU's command line names %d files: the test proves nothing", onLine)
+		t.Errorf("QEMU's command line names only %d files, so this test shows nothing", onLine)
 	}
 
-	// A second user, with a group of his own alone, tries what the path is for.
+	// A second user, who is in no other group, tries to open every path.
 	const other = "aivm-e2e-other"
 	_ = exec.Command("userdel", "-r", other).Run()
-	run2(t, "useradd", "-m", "-s", "/bin/sh", other)
+	runHost(t, "useradd", "-m", "-s", "/bin/sh", other)
 	defer func() { _ = exec.Command("userdel", "-r", other).Run() }()
 	c := exec.Command("sudo", "-u", other, "sh", "-c", `while IFS= read -r p; do
 		if [ -d "$p" ]; then
@@ -196,7 +194,7 @@ func checkModes(t *testing.T, home string, uid int, vm string, running bool) {
 		}
 	}
 	if reached == 0 {
-		t.Error("the second user reached nothing at all, not even the program of the hooks: the test proves nothing")
+		t.Error("the second user could open no path, not even the hooks' program, so this test shows nothing")
 	}
-	t.Logf("%d paths; another user reached %d of them, as documented", len(paths), reached)
+	t.Logf("%d paths; another user could open %d of them, as documented", len(paths), reached)
 }

@@ -12,10 +12,10 @@ import (
 	"time"
 )
 
-// TestPairs starts every two verbs together on one VM. Most pairs need no guest:
-// the VM's disk is a stump, and what waits for it is interrupted after a moment,
-// while it holds the VM's lock. Those with a guest are tried on a VM that runs,
-// with make test-long.
+// TestPairs runs every pair of commands concurrently on one VM. Most pairs need no guest: the VM's
+// disk is a placeholder that does not boot, and a command that waits for the guest is interrupted
+// after a few seconds, while it holds the VM's lock. `make test-long` also runs pairs that need a
+// guest, on a running VM.
 func TestPairs(t *testing.T) {
 	table, mu := map[string][]string{}, &sync.Mutex{}
 	t.Cleanup(func() { printTable(t, table) })
@@ -44,25 +44,25 @@ func pairConfig(t *testing.T, w *world, vm string, n int, more string) {
 	for _, p := range []string{"p1", "p2"} {
 		write(t, filepath.Join(w.home, p, "Makefile"), "all:\n", 0o644)
 	}
-	// A text editor that a person would have open for a moment. At the top: a
-	// comment at the end of a record goes with the record.
+	// $EDITOR stays open for 0.2 s and adds a comment. The comment is in the first line, because one
+	// at the end of a record is deleted with the record.
 	write(t, filepath.Join(w.home, "editor"), "#!/bin/sh\nsleep 0.2\nsed -i '1i # edited' \"$1\"\n", 0o755)
-	write(t, filepath.Join(w.home, "other.img"), string(stump(7)), 0o644)
+	write(t, filepath.Join(w.home, "other.img"), string(placeholderDisk(7)), 0o644)
 	w.env = append(w.env, "EDITOR="+filepath.Join(w.home, "editor"))
 }
 
-// stump is enough of a disk to be taken for one.
-func stump(n byte) []byte {
+// placeholderDisk returns a 64 KB disk image with a boot sector and nothing to boot.
+func placeholderDisk(n byte) []byte {
 	img := make([]byte, 64<<10)
 	img[0], img[510], img[511] = n, 0x55, 0xaa
 	return img
 }
 
-// offPairs tries the pairs of one lane on a VM of its own.
+// offPairs runs the pairs of one lane, which has its own VM.
 func offPairs(t *testing.T, lane, lanes int, table map[string][]string, mu *sync.Mutex) {
 	w := rootWorld(t)
 	vm := fmt.Sprintf("e2e-pr%d", lane)
-	home, err := os.MkdirTemp("/var/tmp", "aivm-e2e-pairs-") // where QEMU's own user can read
+	home, err := os.MkdirTemp("/var/tmp", "aivm-e2e-pairs-") // QEMU's user must be able to read it
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,29 +79,29 @@ func offPairs(t *testing.T, lane, lanes int, table map[string][]string, mu *sync
 	w.home = home
 	w.env = append(w.env, "HTTPS_PROXY=http://127.0.0.1:1")
 	image := filepath.Join(home, "tiny.img")
-	write(t, image, string(stump(byte(lane))), 0o644)
+	write(t, image, string(placeholderDisk(byte(lane))), 0o644)
 	pairConfig(t, w, vm, lane, "cpus = 1\nram_mb = 512\ndisk_gb = 4\n[defaults.image]\nname = \""+image+"\"\n")
 	t.Cleanup(func() { w.t = t; w.aivm("", "vm", "delete", vm, "--yes") })
 
 	p := &pairWorld{world: w, vm: vm, table: table, mu: mu}
-	p.again = func() {
+	p.reset = func() {
 		state := strings.TrimSpace(domstate(vm))
-		store := string(mustRead(w.t, filepath.Join(home, ".config/aivm/config.toml")))
-		if state == "" || !strings.Contains(store, "[[vms]]") {
-			// Killed when it is recorded: nobody waits for a stump.
+		config := string(mustRead(w.t, filepath.Join(home, ".config/aivm/config.toml")))
+		if state == "" || !strings.Contains(config, "[[vms]]") {
+			// Killed as soon as the VM is recorded, because it never boots.
 			r := w.run("", nil, []string{"AIVM_KILL_AT=store.vm:after"}, filepath.Join(bin, "aivm-faulty"), "vm", "create", vm, "--yes")
 			if r.code != -1 && r.code != 0 {
-				w.t.Fatalf("making the VM: %+v", r)
+				w.t.Fatalf("vm create: %+v", r)
 			}
 			state = "running"
 		}
 		if state != "shut off" {
 			w.must("", "vm", "down", vm, "--force")
 		}
-		if store = string(mustRead(w.t, filepath.Join(home, ".config/aivm/config.toml"))); !strings.Contains(store, filepath.Join(home, "p1")+`"`) {
+		if config = string(mustRead(w.t, filepath.Join(home, ".config/aivm/config.toml"))); !strings.Contains(config, filepath.Join(home, "p1")+`"`) {
 			w.must("", "attach", "p1", "--yes")
 		}
-		if strings.Contains(store, filepath.Join(home, "p2")+`"`) {
+		if strings.Contains(config, filepath.Join(home, "p2")+`"`) {
 			w.must("", "detach", "p2")
 		}
 		if r := w.must("", "vm", "snapshots", vm); !strings.Contains(r.stdout, "base") {
@@ -110,8 +110,8 @@ func offPairs(t *testing.T, lane, lanes int, table map[string][]string, mu *sync
 	}
 	n := 0
 	snapshot := func() string { n++; return fmt.Sprintf("s%d", n) }
-	// A stump does not heed a shutdown, nor mount anything: what asks it, because
-	// the other one has started it, is stopped too.
+	// A VM that does not boot neither shuts down nor mounts anything. So commands that ask it to,
+	// after the other command has started it, are interrupted too.
 	const moment = 3 * time.Second
 	verbs := func() []pairVerb {
 		return []pairVerb{
@@ -119,11 +119,11 @@ func offPairs(t *testing.T, lane, lanes int, table map[string][]string, mu *sync
 			{name: "ssh", argv: []string{"ssh", "p1", "--yes", "--", "true"}, lock: "vm image", stop: moment, ends: []int{130, 255}},
 			{name: "up", argv: []string{"vm", "up", vm, "--yes"}, lock: "vm", stop: moment, ends: []int{130}},
 			{name: "attach", argv: []string{"attach", "p2", "--yes"}, lock: "vm", stop: 2 * moment, ends: []int{130}},
-			{name: "detach", argv: []string{"detach", "p2"}, lock: "vm", stop: 2 * moment, ends: []int{130}, ready: []string{"attach", "p2", "--yes"}},
-			{name: "down", argv: []string{"vm", "down", vm, "--force"}, lock: "vm", takes: true},
-			{name: "delete", argv: []string{"vm", "delete", vm, "--yes"}, lock: "vm", takes: true},
-			{name: "snapshot", argv: []string{"vm", "snapshot", snapshot(), "--vm", vm, "--yes"}, lock: "vm", takes: true, stop: 2 * moment, ends: []int{130}},
-			{name: "rollback", argv: []string{"vm", "rollback", "base", "--vm", vm, "--yes"}, lock: "vm", takes: true, stop: 2 * moment, ends: []int{130}},
+			{name: "detach", argv: []string{"detach", "p2"}, lock: "vm", stop: 2 * moment, ends: []int{130}, setup: []string{"attach", "p2", "--yes"}},
+			{name: "down", argv: []string{"vm", "down", vm, "--force"}, lock: "vm", disrupts: true},
+			{name: "delete", argv: []string{"vm", "delete", vm, "--yes"}, lock: "vm", disrupts: true},
+			{name: "snapshot", argv: []string{"vm", "snapshot", snapshot(), "--vm", vm, "--yes"}, lock: "vm", disrupts: true, stop: 2 * moment, ends: []int{130}},
+			{name: "rollback", argv: []string{"vm", "rollback", "base", "--vm", vm, "--yes"}, lock: "vm", disrupts: true, stop: 2 * moment, ends: []int{130}},
 			{name: "fw apply", argv: []string{"host", "fw", "apply", "--yes"}},
 			{name: "image fetch", argv: []string{"image", "fetch", "./other.img", "--again", "--yes"}, lock: "image"},
 			{name: "config init", argv: []string{"config", "init", "--defaults"}, ends: []int{2}}, // there are defaults
@@ -163,7 +163,7 @@ var ofEachClass = []string{
 	"delete+delete", "delete+status", "snapshot+rollback", "snapshot+list", "up+fw apply", "image fetch+image fetch", "config init+config edit",
 }
 
-// domstate is "" for a domain that is not there.
+// domstate returns the state of a domain as virsh prints it, or "" if there is no such domain.
 func domstate(vm string) string {
 	out, err := exec.Command("virsh", "-q", "-c", "qemu:///system", "domstate", vm).Output()
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// onPairs tries the pairs that need a guest, on a VM that runs.
+// onPairs runs the pairs that need a guest, on a running VM.
 func onPairs(t *testing.T, table map[string][]string, mu *sync.Mutex) {
 	w := rootWorld(t)
 	const vm = "e2e-pron"
@@ -30,12 +30,12 @@ func onPairs(t *testing.T, table map[string][]string, mu *sync.Mutex) {
 	w.must("", "attach", "repo", "--mode", "git", "--yes")
 
 	p := &pairWorld{world: w, vm: vm, table: table, mu: mu}
-	p.again = func() {
+	p.reset = func() {
 		if strings.TrimSpace(domstate(vm)) != "running" {
 			w.must("", "vm", "up", vm, "--yes")
 		}
-		store := string(mustRead(w.t, filepath.Join(w.home, ".config/aivm/config.toml")))
-		if strings.Contains(store, filepath.Join(w.home, "p2")+`"`) {
+		config := string(mustRead(w.t, filepath.Join(w.home, ".config/aivm/config.toml")))
+		if strings.Contains(config, filepath.Join(w.home, "p2")+`"`) {
 			w.must("", "detach", "p2")
 		}
 	}
@@ -51,13 +51,13 @@ func onPairs(t *testing.T, table map[string][]string, mu *sync.Mutex) {
 	fetch := pairVerb{name: "git fetch", argv: []string{"git", "fetch", "repo"}, lock: "vm git"}
 	settings := pairVerb{name: "sync-settings", argv: []string{"vm", "sync-settings", vm, "--paths", "~/.tmux.conf"}, lock: "vm"}
 	attach := pairVerb{name: "attach", argv: []string{"attach", "p2", "--yes"}, lock: "vm"}
-	detach := pairVerb{name: "detach", argv: []string{"detach", "p2"}, lock: "vm", ready: []string{"attach", "p2", "--yes"}}
+	detach := pairVerb{name: "detach", argv: []string{"detach", "p2"}, lock: "vm", setup: []string{"attach", "p2", "--yes"}}
 	up := pairVerb{name: "up", argv: []string{"vm", "up", vm, "--yes"}, lock: "vm"}
 	fw := pairVerb{name: "fw apply", argv: []string{"host", "fw", "apply", "--yes"}}
 	edit := pairVerb{name: "config edit", argv: []string{"config", "edit"}}
 	status := pairVerb{name: "status", argv: []string{"status", "--vm", vm}}
 	list := pairVerb{name: "list", argv: []string{"list"}}
-	down := pairVerb{name: "down", argv: []string{"vm", "down", vm}, lock: "vm", takes: true}
+	down := pairVerb{name: "down", argv: []string{"vm", "down", vm}, lock: "vm", disrupts: true}
 
 	guest := []pairVerb{code, ssh, push, fetch, settings, attach, detach}
 	var pairs [][2]pairVerb
@@ -90,15 +90,15 @@ func onPairs(t *testing.T, table map[string][]string, mu *sync.Mutex) {
 			t.Errorf("the repository: %+v", r)
 		}
 	}
-	// What switches it off costs a boot each.
+	// Pairs with down cost a boot each, so they run once.
 	for _, a := range guest {
 		p.pair(t, a, down, 1)
 	}
 	p.t = t
-	p.again()
+	p.reset()
 	if got := w.guest(vm, "cd "+filepath.Join(w.home, "p1")+" && cat Makefile"); got != "all:" {
-		t.Errorf("after all of it the guest reads %q", got)
+		t.Errorf("after all pairs the guest reads %q", got)
 	}
-	// Deleted under a person who works in it: the end of it.
-	p.pair(t, code, pairVerb{name: "delete", argv: []string{"vm", "delete", vm, "--yes"}, lock: "vm", takes: true}, 2)
+	// Last, delete during code.
+	p.pair(t, code, pairVerb{name: "delete", argv: []string{"vm", "delete", vm, "--yes"}, lock: "vm", disrupts: true}, 2)
 }

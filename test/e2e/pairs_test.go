@@ -16,58 +16,59 @@ import (
 	"time"
 )
 
-// A pairVerb is one side of a pair.
+// A pairVerb is one command of a pair.
 type pairVerb struct {
 	name string
 	argv []string
-	// lock says what others it waits for: "vm" is the VM's lock, "image" the
-	// cache's, "git" the repository's; a verb may take several.
+	// lock lists the locks that the command takes: "vm" (the VM's), "image" (the cache's),
+	// "git" (the repository's).
 	lock string
-	// stop interrupts it after a while, as a person does: it waits for a guest
-	// that never comes.
+	// stop is the time after which the command is interrupted, because it waits for a guest that
+	// never boots.
 	stop time.Duration
-	// ends are statuses besides 0 that say no more than that; takes says that
-	// it takes away what others work on, so that these may be refused.
-	ends  []int
-	takes bool
-	// ready is done before the pair.
-	ready []string
+	// ends lists exit statuses that are accepted besides 0.
+	ends []int
+	// disrupts is set for a command that may make the other one fail, because it removes or stops
+	// what that one uses.
+	disrupts bool
+	// setup is a command to run before the pair.
+	setup []string
 }
 
 const (
-	beside = "runs beside"
-	waits  = "one waits"
+	concurrent = "concurrent"
+	oneWaits   = "one waits"
 )
 
-// expected is the outcome of a pair: two wait for each other if both take the
-// same lock, and run beside each other if not.
+// expected returns whether one command of a pair has to wait for the other: if both take the same
+// lock.
 func expected(a, b pairVerb) string {
 	for _, l := range strings.Fields(a.lock) {
 		if slices.Contains(strings.Fields(b.lock), l) {
-			return waits
+			return oneWaits
 		}
 	}
-	return beside
+	return concurrent
 }
 
 var waitingFor = regexp.MustCompile(`waiting for aivm \(process (\d+): ([^)]*)\)?`)
 
-// mayRefuse are words of a verb whose object the other one took away, changed,
-// or is about to use. Each is a whole sentence with what to type.
+// mayRefuse matches the error of a command whose VM, folder or snapshot the other command removed,
+// changed, or is about to use.
 var mayRefuse = regexp.MustCompile(`not found in config store|does not exist|No VM definitions|is not running|does not run|is off|was switched off|stopped|shut|is running|runs|no snapshot|No snapshot|not attached|is in use|gone|did not answer|was lost|closed|broken|refused|no longer running|did not become reachable|vanished|changed|by another run|meanwhile`)
 
-// ended is one side's outcome.
-type ended struct {
+// outcome is the result of one command of a pair.
+type outcome struct {
 	result
 	pid  int
-	hung bool
+	hung bool // killed after 150 s
 }
 
-// together starts both and waits until both have ended. The second one starts a
-// bit later in each round, so that it meets the first one at another place.
-func (w *world) together(a, b pairVerb, round int) [2]ended {
+// runBoth starts both commands and waits until both have ended. The delay between them depends on the
+// round, so that they meet at different points.
+func (w *world) runBoth(a, b pairVerb, round int) [2]outcome {
 	w.t.Helper()
-	var out [2]ended
+	var out [2]outcome
 	var wg sync.WaitGroup
 	for i, v := range []pairVerb{a, b} {
 		ctx, cancel := context.WithTimeout(context.Background(), 150*time.Second)
@@ -90,35 +91,34 @@ func (w *world) together(a, b pairVerb, round int) [2]ended {
 				defer stop.Stop()
 			}
 			_ = c.Wait()
-			out[i] = ended{result{c.ProcessState.ExitCode(), stdout.String(), stderr.String(), time.Since(began)}, c.Process.Pid, ctx.Err() != nil}
+			out[i] = outcome{result{c.ProcessState.ExitCode(), stdout.String(), stderr.String(), time.Since(began)}, c.Process.Pid, ctx.Err() != nil}
 		})
 	}
 	wg.Wait()
 	return out
 }
 
-// pairWorld is a VM on which pairs are tried, and what was seen.
+// pairWorld is a VM on which pairs run, and the table of their results.
 type pairWorld struct {
 	*world
 	vm    string
-	again func() // makes it ready after a pair that took it away or switched it
-	// lines of the table, by pair.
-	table map[string][]string
-	mu    *sync.Mutex
+	reset func()              // restores the VM's initial state before a pair
+	table map[string][]string // exit statuses of each round, by pair
+	mu    *sync.Mutex         // protects table
 }
 
-// pair runs one pair and judges it.
+// pair runs one pair and checks its results.
 func (p *pairWorld) pair(t *testing.T, a, b pairVerb, round int) {
 	p.t = t
-	p.again()
+	p.reset()
 	for _, v := range []pairVerb{a, b} {
-		if len(v.ready) > 0 {
-			if r := p.aivm("", v.ready...); r.code != 0 {
-				t.Fatalf("making ready for %s: %+v", v.name, r)
+		if len(v.setup) > 0 {
+			if r := p.aivm("", v.setup...); r.code != 0 {
+				t.Fatalf("setup of %s: %+v", v.name, r)
 			}
 		}
 	}
-	out := p.together(a, b, round)
+	out := p.runBoth(a, b, round)
 	want := expected(a, b)
 	waited := 0
 	for i, e := range out {
@@ -128,7 +128,7 @@ func (p *pairWorld) pair(t *testing.T, a, b pairVerb, round int) {
 		}
 		at := fmt.Sprintf("%s beside %s, round %d, after %.1f s", me.name, other.name, round, e.took.Seconds())
 		if e.hung {
-			t.Errorf("%s: it did not end\n%s%s", at, e.stdout, e.stderr)
+			t.Errorf("%s: killed after 150 s\n%s%s", at, e.stdout, e.stderr)
 			continue
 		}
 		if strings.Contains(e.stderr, "panic:") || strings.Contains(e.stderr, "goroutine ") {
@@ -139,19 +139,19 @@ func (p *pairWorld) pair(t *testing.T, a, b pairVerb, round int) {
 			if m[1] != fmt.Sprint(out[1-i].pid) {
 				t.Errorf("%s: it waits for process %s, the other is %d:\n%s", at, m[1], out[1-i].pid, e.stderr)
 			}
-			// By the words the other was started with.
+			// The message names the other process by its command line.
 			if first := other.argv[0]; !strings.Contains(m[2], first) {
 				t.Errorf("%s: it waits for %q, the other is %v", at, m[2], other.argv)
 			}
-			if want == beside {
-				t.Errorf("%s: it waits, and should run beside the other:\n%s", at, e.stderr)
+			if want == concurrent {
+				t.Errorf("%s: it waits, although they take no common lock:\n%s", at, e.stderr)
 			}
 		} else if strings.Contains(e.stderr, "waiting for another aivm") {
-			t.Errorf("%s: it waits and does not say for whom:\n%s", at, e.stderr)
+			t.Errorf("%s: it waits and does not name the other process:\n%s", at, e.stderr)
 		}
 		switch {
 		case e.code == 0, slices.Contains(me.ends, e.code):
-		case other.takes && strings.Contains(e.stderr, "error: ") && mayRefuse.MatchString(e.stderr):
+		case other.disrupts && strings.Contains(e.stderr, "error: ") && mayRefuse.MatchString(e.stderr):
 		default:
 			t.Errorf("%s: exit %d\n%s%s", at, e.code, e.stdout, e.stderr)
 		}
@@ -163,14 +163,15 @@ func (p *pairWorld) pair(t *testing.T, a, b pairVerb, round int) {
 	p.table[key] = append(p.table[key], fmt.Sprintf("%d+%d", out[0].code, out[1].code)+strings.Repeat("w", waited))
 }
 
-// records: nothing that was recorded is lost, and what both did is there.
-func (p *pairWorld) records(t *testing.T, a, b pairVerb, out [2]ended) {
+// records checks that the config lost no record and has the changes of both commands, that ssh's
+// configuration is intact, and that no lock is held.
+func (p *pairWorld) records(t *testing.T, a, b pairVerb, out [2]outcome) {
 	t.Helper()
 	at := a.name + " beside " + b.name
 	if r := p.aivm("", "config", "lint"); r.code != 0 {
-		t.Errorf("%s: the store: %+v", at, r)
+		t.Errorf("%s: config lint: %+v", at, r)
 	}
-	store := string(mustRead(t, filepath.Join(p.home, ".config/aivm/config.toml")))
+	config := string(mustRead(t, filepath.Join(p.home, ".config/aivm/config.toml")))
 	did := func(name string) bool {
 		return a.name == name && out[0].code == 0 || b.name == name && out[1].code == 0
 	}
@@ -184,21 +185,21 @@ func (p *pairWorld) records(t *testing.T, a, b pairVerb, out [2]ended) {
 		"# edited":                      did("config edit"),
 		"settings_exclude = [\"pairs\"": true,
 	} {
-		if want && !strings.Contains(store, what) {
-			t.Errorf("%s: the store lost %q:\n%s", at, what, store)
+		if want && !strings.Contains(config, what) {
+			t.Errorf("%s: the config lost %q:\n%s", at, what, config)
 		}
 	}
-	if did("detach") && !tried("attach") && strings.Contains(store, filepath.Join(p.home, "p2")+`"`) {
-		t.Errorf("%s: the folder is still recorded:\n%s", at, store)
+	if did("detach") && !tried("attach") && strings.Contains(config, filepath.Join(p.home, "p2")+`"`) {
+		t.Errorf("%s: the folder is still recorded:\n%s", at, config)
 	}
-	if did("delete") && (tried("up") || tried("down") || tried("attach") || tried("snapshot") || tried("rollback")) && (strings.Contains(store, "[[vms]]") || domstate(p.vm) != "") {
-		t.Errorf("%s: the VM was made anew (%q):\n%s", at, domstate(p.vm), store)
+	if did("delete") && (tried("up") || tried("down") || tried("attach") || tried("snapshot") || tried("rollback")) && (strings.Contains(config, "[[vms]]") || domstate(p.vm) != "") {
+		t.Errorf("%s: the deleted VM was created again (%q):\n%s", at, domstate(p.vm), config)
 	}
-	if n := strings.Count(store, "[[vms]]"); n > 1 {
-		t.Errorf("%s: %d records of VMs:\n%s", at, n, store)
+	if n := strings.Count(config, "[[vms]]"); n > 1 {
+		t.Errorf("%s: %d records of VMs:\n%s", at, n, config)
 	}
-	if n := strings.Count(store, filepath.Join(p.home, "p2")+`"`); n > 2 { // host_path and guest_dst
-		t.Errorf("%s: the folder is recorded twice:\n%s", at, store)
+	if n := strings.Count(config, filepath.Join(p.home, "p2")+`"`); n > 2 { // host_path and guest_dst
+		t.Errorf("%s: the folder is recorded twice:\n%s", at, config)
 	}
 	if !gone {
 		conf := string(mustRead(t, filepath.Join(p.home, ".ssh/config")))
@@ -206,7 +207,7 @@ func (p *pairWorld) records(t *testing.T, a, b pairVerb, out [2]ended) {
 			t.Errorf("%s: ~/.ssh/config:\n%s", at, conf)
 		}
 	}
-	// Nobody holds a lock any more.
+	// No lock is held any more.
 	locks, _ := filepath.Glob(filepath.Join(p.home, ".local/state/aivm/locks/*.lock"))
 	for _, l := range locks {
 		if out, err := exec.Command("flock", "-n", l, "true").CombinedOutput(); err != nil {
@@ -224,7 +225,7 @@ func mustRead(t *testing.T, path string) []byte {
 	return b
 }
 
-// print logs the table.
+// printTable logs the table.
 func printTable(t *testing.T, table map[string][]string) {
 	t.Helper()
 	var lines []string
@@ -232,5 +233,5 @@ func printTable(t *testing.T, table map[string][]string) {
 		lines = append(lines, k+strings.Join(v, " "))
 	}
 	slices.Sort(lines)
-	t.Logf("pairs, what is expected, the statuses of each round (w: one waited)\n%s", strings.Join(lines, "\n"))
+	t.Logf("pairs, expected behaviour, exit statuses of each round (w: one waited)\n%s", strings.Join(lines, "\n"))
 }

@@ -9,8 +9,9 @@ import (
 	"testing"
 )
 
-// checkPrepare makes an image of the VM, after a run that is killed while its
-// copy runs, and a VM of the image: itself, and nobody the first one was.
+// checkPrepare makes an image of the VM, after a run that is killed while the copy is booted, and
+// creates a VM from the image. The clone has the VM's programs and files but its own identity: no
+// keys, logs or machine ID of the VM.
 func checkPrepare(t *testing.T, w *world, vm string) {
 	const name, clone = "e2e-tools", "e2e-clone"
 	identity := `cat /etc/machine-id; sudo -n cat /etc/ssh/ssh_host_ed25519_key | sed -n 4p; cat ~/.ssh/authorized_keys; hostname`
@@ -20,22 +21,22 @@ func checkPrepare(t *testing.T, w *world, vm string) {
 		echo E2E-LOG-MARK | sudo -n tee /var/log/e2e.log >/dev/null; echo kept >~/in-the-home; sync`)
 	w.must("", "vm", "down", vm)
 	disk := "/var/lib/libvirt/aivm/0-" + vm + ".qcow2"
-	sum := run2(t, "sha256sum", disk)
-	clear := func() {
+	sum := runHost(t, "sha256sum", disk)
+	removeAll := func() {
 		w.aivm("", "vm", "delete", clone, "--yes")
 		w.aivm("", "image", "remove", name, "--yes")
 	}
-	clear() // of a run that was killed
-	t.Cleanup(clear)
+	removeAll() // of an earlier, killed run
+	t.Cleanup(removeAll)
 
 	if r := w.aivm("", "vm", "prepare", vm, "--as", "ubuntu-24.04", "--yes"); r.code != 1 {
-		t.Errorf("a name of the catalogue: %+v", r)
+		t.Errorf("--as with a name of the catalogue: %+v", r)
 	}
 	if r := w.aivm("", "vm", "prepare", vm, "--as", name); r.code != 3 {
 		t.Errorf("without approval: %+v", r)
 	}
 	if r := w.run("", nil, []string{"AIVM_KILL_AT=copy.boot:after"}, filepath.Join(bin, "aivm-faulty"), "vm", "prepare", vm, "--as", name, "--yes"); r.code != -1 {
-		t.Fatalf("it was to be killed: %+v", r)
+		t.Fatalf("not killed at copy.boot:after: %+v", r)
 	}
 	if s := strings.TrimSpace(virsh(t, "domstate", vm+"-prepare")); s != "running" {
 		t.Fatalf("the copy is %s", s)
@@ -49,35 +50,35 @@ func checkPrepare(t *testing.T, w *world, vm string) {
 	if err := json.Unmarshal([]byte(r.stdout), &made); err != nil || made.Size == 0 {
 		t.Fatalf("%v: %+v", err, r)
 	}
-	if now := run2(t, "sha256sum", disk); now != sum {
-		t.Error("the VM's own disk was changed")
+	if now := runHost(t, "sha256sum", disk); now != sum {
+		t.Error("vm prepare changed the VM's own disk")
 	}
-	if left, _ := filepath.Glob("/var/lib/libvirt/aivm/*prepare*"); left != nil {
-		t.Errorf("left in the pool: %v", left)
+	if leftover, _ := filepath.Glob("/var/lib/libvirt/aivm/*prepare*"); leftover != nil {
+		t.Errorf("leftovers in the pool: %v", leftover)
 	}
-	if left, _ := filepath.Glob(filepath.Join(cacheHome, "aivm/images/.prepare-*")); left != nil {
-		t.Errorf("left in the cache: %v", left)
+	if leftover, _ := filepath.Glob(filepath.Join(cacheHome, "aivm/images/.prepare-*")); leftover != nil {
+		t.Errorf("leftovers in the cache: %v", leftover)
 	}
 	img := filepath.Join(cacheHome, "aivm/images", made.SHA256+".qcow2")
 	for _, text := range []string{secret, "E2E-LOG-MARK"} {
-		// Nothing in it is compressed, and what was deleted was given back.
+		// grep can find it: the image is not compressed. Blocks of deleted files were discarded.
 		if err := exec.Command("grep", "-qaF", "--", text, img).Run(); err == nil {
 			t.Errorf("%.12s... of the VM is in the image", text)
 		}
 	}
 	if r := w.aivm("", "vm", "prepare", vm, "--as", name, "--yes"); r.code != 2 || !strings.Contains(r.stderr, "--replace") {
-		t.Errorf("a name that is taken: %+v", r)
+		t.Errorf("--as with a name in use: %+v", r)
 	}
 
 	r = w.must("", "vm", "create", clone, "--image", name, "--yes", "--json")
-	t.Logf("a VM of it is usable after %.1f s: %s", r.took.Seconds(), strings.TrimSpace(r.stdout))
+	t.Logf("a VM of the image is usable after %.1f s: %s", r.took.Seconds(), strings.TrimSpace(r.stdout))
 	after := strings.Split(w.guest(clone, identity), "\n")
 	if len(after) != len(before) || after[0] == before[0] || len(after[0]) != 32 || after[1] == before[1] || after[len(after)-1] != clone {
-		t.Errorf("who it is: %q, and it was %q", after, before)
+		t.Errorf("identity of the clone: %q, of the VM: %q", after, before)
 	}
 	for what, line := range map[string]string{
 		"what was installed": `[ "$(e2e-tool)" = tool ] && [ "$(cat ~/in-the-home)" = kept ]`,
-		// A pattern that does not find itself: sudo writes its command to the journal.
+		// The pattern does not match itself, because sudo logs the command line.
 		"the log":           `! sudo -n grep -rq 'E2E-LOG-MAR[K]' /var/log`,
 		"user and sudo":     `[ "$(id -u):$(id -un)" = 1000:agent ] && sudo -n true`,
 		"one host key":      `[ "$(ls /etc/ssh/ssh_host_*_key)" = /etc/ssh/ssh_host_ed25519_key ]`,
@@ -95,11 +96,11 @@ func checkPrepare(t *testing.T, w *world, vm string) {
 		t.Errorf("the clone's seed is still there: %v", err)
 	}
 	if r := w.aivm("", "image", "remove", name, "--yes"); r.code != 2 || !strings.Contains(r.stderr, clone) {
-		t.Errorf("an image that is used: %+v", r)
+		t.Errorf("image remove of an image in use: %+v", r)
 	}
 	w.must("", "vm", "delete", clone, "--yes")
 	w.must("", "image", "remove", name, "--yes")
-	if left, _ := filepath.Glob("/var/lib/libvirt/aivm/base-" + made.SHA256[:32] + "*"); left != nil {
-		t.Errorf("left in the pool: %v", left)
+	if leftover, _ := filepath.Glob("/var/lib/libvirt/aivm/base-" + made.SHA256[:32] + "*"); leftover != nil {
+		t.Errorf("leftovers in the pool: %v", leftover)
 	}
 }

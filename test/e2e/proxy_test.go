@@ -15,9 +15,9 @@ import (
 	"aivm.dev/aivm/test/chromium"
 )
 
-// browserStandIn is a $BROWSER that writes down what it was started with; the
-// real Chromium is driven by the test.
-func browserStandIn(t *testing.T, w *world) string {
+// fakeBrowser creates a $BROWSER that records its arguments and the page it gets. The test opens that
+// page in the real Chromium.
+func fakeBrowser(t *testing.T, w *world) string {
 	t.Helper()
 	path := filepath.Join(w.home, "bin", "browser")
 	write(t, path, `#!/bin/sh
@@ -29,9 +29,8 @@ mv "$HOME/browser.part" "$HOME/browser.argv"
 	return path
 }
 
-// checkOpened: the browser gets a file that only this user can read, and what
-// others see of its command line opens nothing. The real one is led to the
-// editor by it, once.
+// checkOpened tests how the browser gets its token: by a file that only the user can read, never on
+// the command line. The file leads Chromium to the editor and is then removed; the token works once.
 func checkOpened(t *testing.T, w *world, b *browser, origin string) {
 	t.Helper()
 	read := func(name string) string {
@@ -54,10 +53,10 @@ func checkOpened(t *testing.T, w *world, b *browser, origin string) {
 	}
 	token := regexp.MustCompile(`tkn=([0-9a-f]{48})`).FindStringSubmatch(read("browser.page"))
 	if token == nil || strings.Contains(strings.Join(argv, " "), token[1]) {
-		t.Fatalf("%q, started as %q", token, argv)
+		t.Fatalf("the page has the token %q, the browser's command line is %q", token, argv)
 	}
 	if !b.Until(fmt.Sprintf("location.href.startsWith(%q)", origin+"?folder="), time.Minute) {
-		t.Fatalf("the page leads to %v: %s", b.Eval("location.href"), b.Text())
+		t.Fatalf("the page redirects to %v: %s", b.Eval("location.href"), b.Text())
 	}
 	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if _, err := os.Stat(page); err != nil {
@@ -65,16 +64,16 @@ func checkOpened(t *testing.T, w *world, b *browser, origin string) {
 		}
 	}
 	if _, err := os.Stat(page); err == nil {
-		t.Errorf("%s is still there", page)
+		t.Errorf("%s still exists", page)
 	}
 	other := chromium.Start(t).NewPage()
 	other.Open(origin + "?tkn=" + html.UnescapeString(token[1]))
 	if !other.Until("document.body.innerText.includes('valid once')", 20*time.Second) {
-		t.Errorf("the token for the second time, in another browser: %s", other.Text())
+		t.Errorf("the token used a second time, in another browser: %s", other.Text())
 	}
 }
 
-// guestServer notes in the guest what its port 3000 is sent.
+// guestServer starts an HTTP server on port 3000 of the guest that logs requests in /tmp/seen.log.
 const guestServer = `cat >/tmp/seen.py <<'EOF'
 import http.server
 class H(http.server.BaseHTTPRequestHandler):
@@ -91,9 +90,9 @@ EOF
 nohup python3 /tmp/seen.py >/dev/null 2>&1 & echo $! >/tmp/seen.pid
 for i in $(seq 100); do ss -Hltn 'sport = 3000' | grep -q . && exit 0; sleep 0.1; done; exit 1`
 
-// checkOrigins: a page of another origin reaches nothing in the guest with the
-// session that the browser has, and a server in the guest gets no cookie of a
-// service of this machine, nor the session.
+// checkOrigins tests the proxy's origins: a page of another origin cannot use the browser's session
+// to reach the guest, and a server in the guest gets neither the session cookie nor cookies of
+// services on the host.
 func checkOrigins(t *testing.T, w *world, vm string, b *browser, origin string) {
 	t.Helper()
 	w.guest(vm, guestServer)
@@ -114,29 +113,29 @@ func checkOrigins(t *testing.T, w *world, vm string, b *browser, origin string) 
 	}
 	ask := func(path string) any { return b.Eval("fetch('/proxy/3000/" + path + "').then(r => r.status)") }
 	if got := ask("before"); got != 200.0 {
-		t.Errorf("the editor's own page gets %v of a port of the guest", got)
+		t.Errorf("the editor's page gets status %v from a port of the guest", got)
 	}
 	tab := b.NewPage()
 	for _, name := range []string{"127.0.0.1", "localhost", host} {
 		tab.Open(strings.Replace(service.URL, "127.0.0.1", name, 1))
 		if !tab.Until(fmt.Sprintf("document.title === 'service' && location.hostname === %q", name), 20*time.Second) {
-			t.Fatalf("the service is not reached as %s: %s", name, tab.Text())
+			t.Fatalf("the service is not reachable as %s: %s", name, tab.Text())
 		}
 		tab.Eval(fmt.Sprintf("(%s)(%q)", attack, strings.TrimSuffix(origin, "/")))
 	}
 	time.Sleep(2 * time.Second)
 	if got := ask("after"); got != 200.0 {
-		t.Errorf("the editor's own page gets %v afterwards", got)
+		t.Errorf("the editor's page gets status %v after the attack", got)
 	}
 	seen := w.guest(vm, "cat /tmp/seen.log; kill $(cat /tmp/seen.pid)")
 	for _, want := range []string{"GET /before", "GET /after"} {
 		if !strings.Contains(seen, want) {
-			t.Errorf("no %s in the guest", want)
+			t.Errorf("the server in the guest got no %s", want)
 		}
 	}
 	for _, bad := range []string{"attack", "s3rvice", "login", "aivm-session", "guest=1", "tkn"} {
 		if strings.Contains(seen, bad) {
-			t.Errorf("a server in the guest was sent %q:\n%s", bad, seen)
+			t.Errorf("the server in the guest got %q:\n%s", bad, seen)
 		}
 	}
 }

@@ -13,8 +13,8 @@ import (
 	"testing"
 )
 
-// killWalk kills a cold `code` that brings settings with SIGKILL at each of its
-// fault points in turn. One boot is enough for all of them.
+// killWalk kills the first `code` of a new VM, with settings sync, with SIGKILL at each of its fault
+// points. All runs together need one boot.
 func killWalk(t *testing.T, w *world, project string) {
 	points := walk(t, w, project, []string{"FAKECODE_WRITE=from-the-editor"}, "code", ".", "--sync-paths", "~/.gitignore,~/.tmux.conf", "--yes")
 	if got := w.guest("e2efirst", "cat .gitignore .tmux.conf"); got != "*.swp\nset -g mouse on" {
@@ -29,7 +29,7 @@ func killWalk(t *testing.T, w *world, project string) {
 		t.Errorf("the editor: %+v", rec)
 	}
 	if b, err := os.ReadFile(filepath.Join(project, "from-the-editor")); err != nil || len(b) == 0 {
-		t.Errorf("what the editor wrote: %v %q", err, b)
+		t.Errorf("the file that the editor wrote: %v %q", err, b)
 	}
 }
 
@@ -44,7 +44,7 @@ func checkVM(t *testing.T, w *world, vm, project string) {
 		t.Error("the seed is still in the definition")
 	}
 	if _, err := os.Stat("/var/lib/libvirt/aivm/0-" + vm + ".seed"); !os.IsNotExist(err) {
-		t.Errorf("the seed is still there: %v", err)
+		t.Errorf("the seed still exists: %v", err)
 	}
 	for what, line := range map[string]string{
 		"user":           `[ "$(id -u):$(id -un)" = 1000:agent ]`,
@@ -68,9 +68,9 @@ func checkVM(t *testing.T, w *world, vm, project string) {
 	if err != nil || !strings.HasSuffix(string(cfg), "Host other\n\tUser me\n") || !strings.HasPrefix(string(cfg), "# >>> aivm store ") {
 		t.Errorf("~/.ssh/config: %v\n%s", err, cfg)
 	}
-	store, err := os.ReadFile(filepath.Join(w.home, ".config/aivm/config.toml"))
-	if err != nil || !strings.HasPrefix(string(store), "# mine\n[defaults.vm]\nname = \"e2efirst\"\nram_mb = 2048 # enough\n") && !strings.Contains(string(store), "ram_mb = 2048 # enough\n") {
-		t.Errorf("the store lost something: %v\n%s", err, store)
+	config, err := os.ReadFile(filepath.Join(w.home, ".config/aivm/config.toml"))
+	if err != nil || !strings.HasPrefix(string(config), "# mine\n[defaults.vm]\nname = \"e2efirst\"\nram_mb = 2048 # enough\n") && !strings.Contains(string(config), "ram_mb = 2048 # enough\n") {
+		t.Errorf("the config lost lines or comments: %v\n%s", err, config)
 	}
 	for _, p := range []string{".local/state/aivm/e2efirst/host_ed25519", ".local/state/aivm/id_ed25519", ".config/aivm/ssh/e2efirst.conf"} {
 		if st, err := os.Stat(filepath.Join(w.home, p)); err != nil || st.Mode().Perm() != 0o600 {
@@ -84,8 +84,8 @@ func checkShare(t *testing.T, w *world, vm, project string) {
 	if got := w.guest(vm, "cat "+q+"/hello.txt"); got != "hello" {
 		t.Errorf("the guest reads %q", got)
 	}
-	// The mount table of the guest: the device and the folder, without what its
-	// kernel mounts by itself where the daemon announces the tokens.
+	// The guest's virtiofs mounts: the device and the folder. The mounts that the kernel adds below
+	// /run/aivm/share, if virtiofsd announces submounts, do not count.
 	mi := w.guest(vm, `grep ' - virtiofs ' /proc/self/mountinfo | grep -v ' /run/aivm/share/'`)
 	if n := strings.Count(mi, "\n") + 1; n != 2 {
 		t.Errorf("%d virtiofs mounts:\n%s", n, mi)
@@ -107,12 +107,12 @@ func checkShare(t *testing.T, w *world, vm, project string) {
 	if got := w.guest(vm, "stat -c %U "+q+"/by-host && cat "+q+"/by-host"); got != "agent\nhost" {
 		t.Errorf("the guest sees %q", got)
 	}
-	if out := run2(t, "findmnt", "-rno", "OPTIONS", "-R", "/var/lib/aivm/export/0-"+vm); !strings.Contains(out, "nosuid") || !strings.Contains(out, "nodev") || !strings.Contains(out, "idmapped") {
-		t.Errorf("the token's mount: %s", out)
+	if out := runHost(t, "findmnt", "-rno", "OPTIONS", "-R", "/var/lib/aivm/export/0-"+vm); !strings.Contains(out, "nosuid") || !strings.Contains(out, "nodev") || !strings.Contains(out, "idmapped") {
+		t.Errorf("options of the mounts below the export directory: %s", out)
 	}
 }
 
-// checkWarm: a second run asks nothing, logs in once, writes not one byte.
+// checkWarm tests that a repeated `code` needs no consent, logs in once, and writes nothing.
 func checkWarm(t *testing.T, w *world, vm, project string) {
 	count := func() int {
 		n, err := strconv.Atoi(w.login(vm, `sudo -n journalctl -u ssh -o cat --no-pager | grep -c 'Accepted publickey'`))
@@ -121,28 +121,28 @@ func checkWarm(t *testing.T, w *world, vm, project string) {
 		}
 		return n
 	}
-	w.must(project, "code", ".") // takes away what the first run had to leave (seed)
+	w.must(project, "code", ".") // removes the seed, which the first run could not
 	before, logins, xml := snapshot(t, w.home), count(), virsh(t, "dumpxml", vm)
 	r := w.run(project, nil, []string{"FAKECODE_QUICK=1"}, filepath.Join(bin, "aivm"), "code", ".")
 	if r.code != 0 {
 		t.Fatalf("%+v", r)
 	}
-	if n := count() - logins; n != 2 { // the run's one and this count's own
-		t.Errorf("%d logins in a warm run", n-1)
+	if n := count() - logins; n != 2 { // one login of the run, one of this count
+		t.Errorf("%d logins in a repeated run, want 1", n-1)
 	}
 	after := snapshot(t, w.home)
 	delete(before, "code.log")
 	delete(after, "code.log")
 	if !sameMap(before, after) {
-		t.Errorf("a warm run wrote:\n%v\n%v", before, after)
+		t.Errorf("a repeated run wrote files: before\n%v\nafter\n%v", before, after)
 	}
 	if now := virsh(t, "dumpxml", vm); now != xml {
-		t.Error("a warm run changed the domain")
+		t.Error("a repeated run changed the domain")
 	}
 	checkTiming(t, r)
 }
 
-// checkTiming: the figures of the timing line add up to the wall time.
+// checkTiming checks that the figures in the timing line add up to the wall time.
 func checkTiming(t *testing.T, r result) {
 	t.Helper()
 	lines := strings.Split(strings.TrimSpace(r.stderr), "\n")
@@ -166,7 +166,7 @@ func checkTiming(t *testing.T, r result) {
 	}
 }
 
-// snapshot is every file below dir with its size, mode and change time.
+// snapshot returns size, mode and change time of every file below dir, except below dir/work.
 func snapshot(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	out := map[string]string{}
@@ -208,7 +208,7 @@ func checkSSH(t *testing.T, w *world, project string) {
 	if r := w.aivm(project, "ssh", ".", "--", "sh", "-c", "pwd; echo oops >&2; exit 42"); r.code != 42 || r.stdout != project+"\n" || r.stderr != "oops\n" {
 		t.Errorf("%+v", r)
 	}
-	// From a subfolder of an attached folder, and arguments exactly as given.
+	// In a subfolder of an attached folder; the arguments must arrive unchanged.
 	sub := filepath.Join(project, "d")
 	if r := w.aivm(sub, "ssh", ".", "--", "printf", "%s|", "a b", "$HOME", "x'y", "--", "-n"); r.stdout != `a b|$HOME|x'y|--|-n|` || r.code != 0 {
 		t.Errorf("%+v", r)

@@ -16,18 +16,18 @@ import (
 	"time"
 )
 
-// settings: a person's files in the guest, in an editor's stand-in, in a fork's,
-// and in a real browser.
+// settings syncs a user's settings to the guest and opens a folder in test/fakecode, in a fork of
+// Visual Studio Code (also test/fakecode), and in code-server with a real browser.
 func (f *firstVM) settings(t *testing.T) {
 	w, vm := f.w, f.vm
 	project := filepath.Join(w.home, "work", "p")
 	write(t, filepath.Join(project, "page.txt"), "from the host\n", 0o644)
 	write(t, filepath.Join(project, ".vscode/extensions.json"), `{"recommendations": ["golang.go"]}`, 0o644)
 	step := w.steps()
-	step("settings arrive", func(t *testing.T) { checkArrival(t, w, vm, project) })
-	step("nothing changed sends nothing", func(t *testing.T) { checkNothingSent(t, w, vm, project, f.bridge) })
-	step("what the guest has is kept", func(t *testing.T) { checkKept(t, w, vm) })
-	step("the verb", func(t *testing.T) { checkSyncVerb(t, w, vm) })
+	step("settings are in the guest after the first launch", func(t *testing.T) { checkArrival(t, w, vm, project) })
+	step("unchanged settings are not sent again", func(t *testing.T) { checkNothingSent(t, w, vm, project, f.bridge) })
+	step("changes made in the guest are kept", func(t *testing.T) { checkKept(t, w, vm) })
+	step("vm sync-settings", func(t *testing.T) { checkSyncVerb(t, w, vm) })
 	step("a fork", func(t *testing.T) { checkFork(t, w, vm, project) })
 	step("a browser", func(t *testing.T) { checkBrowser(t, w, vm, project) })
 }
@@ -66,13 +66,13 @@ func checkArrival(t *testing.T, w *world, vm, project string) {
 			t.Fatal(err)
 		}
 		if r := w.ssh(nil, vm, "cat "+f); r.stdout != string(b) {
-			t.Errorf("%s has other bytes", f)
+			t.Errorf("%s differs in the guest", f)
 		}
 	}
 }
 
-// received is what the VM's interface got, by the kernel's count: its bridge is
-// its own.
+// received returns how many bytes the host sent to the VM, by the kernel's counter of the bridge,
+// which only this VM uses.
 func received(t *testing.T, bridge string) int {
 	t.Helper()
 	b, err := os.ReadFile("/sys/class/net/" + bridge + "/statistics/tx_bytes")
@@ -86,15 +86,15 @@ func received(t *testing.T, bridge string) int {
 	return n
 }
 
-// checkNothingSent: a second run asks, and sends none of the 200 KB; the files
-// in the guest are not touched; there is one login and no further exec.
+// checkNothingSent tests that a repeated run compares the settings but does not send the 200 KB
+// file again, does not write the files in the guest, and logs in once.
 func checkNothingSent(t *testing.T, w *world, vm, project, bridge string) {
 	state := func() string {
 		return w.login(vm, `stat -c '%n %i %z' .gitconfig .tmux.conf .config/tool/big.txt .local/state/aivm/sync; sudo -n journalctl -u ssh -o cat --no-pager | grep -c 'Accepted publickey'`)
 	}
 	quick := []string{"FAKECODE_QUICK=1"}
 	aivm := filepath.Join(bin, "aivm")
-	w.run(project, nil, quick, aivm, "code", ".", "--sync-paths", syncPaths) // what a first run leaves to the next
+	w.run(project, nil, quick, aivm, "code", ".", "--sync-paths", syncPaths) // finishes what the first run left to the second
 	was := state()
 	runs, more := 0, 1<<20
 	for ; runs < 6 && more > 8<<10; runs += 2 {
@@ -108,7 +108,7 @@ func checkNothingSent(t *testing.T, w *world, vm, project, bridge string) {
 		w.run(project, nil, quick, aivm, "code", ".")
 		plain := received(t, bridge) - before
 		t.Logf("warm with settings %d bytes, without %d", sent, plain)
-		more = sent - plain // on a busy machine the kernel sends some of it twice
+		more = sent - plain // on a busy host TCP retransmits some of it
 	}
 	if more > 8<<10 {
 		t.Errorf("%d bytes more than without settings", more)
@@ -127,7 +127,7 @@ func checkNothingSent(t *testing.T, w *world, vm, project, bridge string) {
 	if wasFiles != nowFiles {
 		t.Errorf("files were written again:\n%s\n%s", wasFiles, nowFiles)
 	}
-	if n := nowLogins - wasLogins - 1; n != runs { // one is this look's own
+	if n := nowLogins - wasLogins - 1; n != runs { // one login is that of state
 		t.Errorf("%d logins for %d runs", n, runs)
 	}
 }
@@ -158,13 +158,13 @@ func checkSyncVerb(t *testing.T, w *world, vm string) {
 	}
 	r = w.must("", "vm", "sync-settings", "--paths", "~/.bashrc", "--dry-run")
 	if strings.Contains(w.guest(vm, "cat .bashrc"), "ghp_") {
-		t.Error("it was sent")
+		t.Error("a dry run sent .bashrc")
 	}
 	_ = r
 }
 
-// checkFork: Cursor's stand-in gets the folder, and Cursor's server Cursor's
-// settings.
+// checkFork tests the editor Cursor: its substitute opens the folder, and its server in the guest
+// gets Cursor's settings.
 func checkFork(t *testing.T, w *world, vm, project string) {
 	cursor := filepath.Join(w.home, ".local/bin/cursor")
 	write(t, cursor, "#!/bin/sh\nexec "+filepath.Join(bin, "code")+" \"$@\"\n", 0o755)
@@ -187,19 +187,19 @@ func checkFork(t *testing.T, w *world, vm, project string) {
 	}
 }
 
-// checkBrowser: the real code-server in the guest, a real Chromium here.
+// checkBrowser opens the folder in a real code-server in the guest and a real Chromium on the host.
 func checkBrowser(t *testing.T, w *world, vm, project string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 	defer cancel()
 	b := newBrowser(t)
 	c := exec.CommandContext(ctx, filepath.Join(bin, "aivm"), "code", ".", "--editor", "code-server", "--yes", "--sync-paths", "~/.config/Code/User/settings.json")
-	c.Dir, c.Env = project, append(w.env, "BROWSER="+browserStandIn(t, w))
+	c.Dir, c.Env = project, append(w.env, "BROWSER="+fakeBrowser(t, w))
 	out, err := c.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var said strings.Builder
-	c.Stderr = &said
+	var stderr strings.Builder
+	c.Stderr = &stderr
 	began := time.Now()
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
@@ -213,7 +213,7 @@ func checkBrowser(t *testing.T, w *world, vm, project string) {
 	if !regexp.MustCompile(`^http://aivm-[0-9a-f]{20}\.localhost:\d+/$`).MatchString(url) {
 		cancel()
 		<-ended
-		t.Fatalf("no address without a token: %q\n%s", url, &said)
+		t.Fatalf("stdout is not an address without a token: %q\n%s", url, &stderr)
 	}
 	t.Logf("code-server is served after %v", time.Since(began).Round(time.Second))
 	checkOpened(t, w, b, url)
@@ -222,9 +222,9 @@ func checkBrowser(t *testing.T, w *world, vm, project string) {
 		checkEdit(t, b, project)
 	}
 	t.Logf("screenshot: %s, %v in all", b.shot("code-server"), time.Since(began).Round(time.Second))
-	// Its own ports: systemd-resolved has some that are open.
+	// Only ports of node: systemd-resolved listens on others.
 	if got := w.guest(vm, `sudo -n ss -Hltnp | grep '"node"' | grep -vc ' 127\.0\.0\.1:' || true`); got != "0" {
-		t.Errorf("%s ports of it are open to the network", got)
+		t.Errorf("code-server listens on %s ports besides loopback", got)
 	}
 	if err := c.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
@@ -232,28 +232,28 @@ func checkBrowser(t *testing.T, w *world, vm, project string) {
 	select {
 	case err := <-ended:
 		if err != nil {
-			t.Errorf("after Ctrl-C: %v\n%s", err, &said)
+			t.Errorf("after Ctrl-C: %v\n%s", err, &stderr)
 		}
 	case <-time.After(20 * time.Second):
-		t.Error("Ctrl-C does not end it")
+		t.Error("aivm code still runs 20 s after Ctrl-C")
 	}
 	if st, err := os.Stat(filepath.Join(w.home, ".local/state/aivm", vm, "browser.json")); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("the file with the editor's address: %v %v", st, err)
 	}
 	if got := w.guest(vm, `sleep 2; pgrep -xc node || true`); got != "0" {
-		t.Errorf("%s processes of it are left in the guest", got)
+		t.Errorf("%s node processes still run in the guest", got)
 	}
 }
 
-// checkEdit edits a file of the folder in the editor that the browser shows.
+// checkEdit edits and saves a file of the folder in the browser.
 func checkEdit(t *testing.T, b *browser, project string) {
 	t.Helper()
 	const row = `[...document.querySelectorAll('.explorer-folders-view .monaco-list-row')].find(r => r.innerText.trim() === 'page.txt')`
-	// A guest that is emulated on a busy machine may lose its window at first;
-	// a person reloads it then.
+	// On a busy host an emulated guest may be too slow for the editor's keep-alives at first: the
+	// window says that it reconnects, and a user reloads it.
 	for end := time.Now().Add(6 * time.Minute); b.eval(`!!(`+row+`)`) != true && time.Now().Before(end); time.Sleep(time.Second) {
 		if b.eval(`!!document.body && document.body.innerText.includes('Attempting to reconnect')`) == true {
-			t.Log("the window is reloaded")
+			t.Log("reload the window")
 			b.call("Page.reload", nil)
 			time.Sleep(5 * time.Second)
 		}

@@ -13,9 +13,9 @@ import (
 	"time"
 )
 
-// all is the life of a VM's folders: attached many at once, nested, linked and
-// read-only, detached in every state, killed in the middle, and in the long run
-// brought back by the guest after its reboot.
+// all tests shared folders: many attached concurrently, nested, linked and read-only ones; detach in
+// every state; runs that are killed; and in `make test-long` mounts that the guest restores after its
+// reboot.
 func (s *shares) all(t *testing.T) {
 	step := s.w.steps()
 	step("the first folder", func(t *testing.T) {
@@ -29,7 +29,7 @@ func (s *shares) all(t *testing.T) {
 	step("killed at every action", s.killed)
 	if longRun {
 		step("guest reboot", s.guestReboot)
-		step("the daemon dies", s.daemonDies)
+		step("virtiofsd dies", s.daemonDies)
 		s.w.must("", "vm", "restart", s.vm, "--force", "--yes")
 	}
 }
@@ -37,10 +37,10 @@ func (s *shares) all(t *testing.T) {
 type shares struct {
 	w       *world
 	vm, top string
-	made    map[string]string // folder -> what is in its file
+	made    map[string]string // folder -> content of its file f
 }
 
-// folder makes a folder of the host with one file in it.
+// folder creates a host folder with one file, f.
 func (s *shares) folder(name string) string {
 	s.w.t.Helper()
 	p := filepath.Join(s.top, name)
@@ -52,9 +52,10 @@ func (s *shares) folder(name string) string {
 	return p
 }
 
+// q quotes a string for the shell.
 func q(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-// visible checks that the guest sees these folders as they are.
+// visible checks that the guest reads the file f of each of these folders.
 func (s *shares) visible(t *testing.T, folders ...string) {
 	t.Helper()
 	line, want := "", ""
@@ -109,7 +110,7 @@ func (s *shares) twenty(t *testing.T) {
 			t.Errorf("%s is %q", d, states[d])
 		}
 	}
-	// One device, and nothing that is not attached.
+	// One virtiofs device, and in it only the attached folders.
 	if n := strings.Count(virsh(t, "dumpxml", s.vm), "<filesystem"); n != 1 {
 		t.Errorf("%d devices", n)
 	}
@@ -126,25 +127,25 @@ func (s *shares) special(t *testing.T) {
 	outer, inner := s.folder("nest"), s.folder("nest/in/ner")
 	w.must(inner, "attach", ".", "--yes")
 	w.must(outer, "attach", ".", "--yes")
-	real := s.folder("real")
+	target := s.folder("real")
 	link := filepath.Join(s.top, "li nk")
-	if err := os.Symlink(real, link); err != nil {
+	if err := os.Symlink(target, link); err != nil {
 		t.Fatal(err)
 	}
 	w.must("", "attach", link, "--yes")
-	s.made[link] = s.made[real]
-	s.visible(t, outer, inner, real, link)
+	s.made[link] = s.made[target]
+	s.visible(t, outer, inner, target, link)
 	delete(s.made, link)
 	ro := s.folder("ro")
 	w.must(ro, "attach", ".", "--access", "ro", "--yes")
 	if r := w.ssh(nil, s.vm, "sudo -n sh -c 'mount -o remount,rw "+q(ro)+"; touch "+q(ro+"/x")+"'"); r.code == 0 {
 		t.Error("guest root wrote into a read-only folder")
 	}
-	// Taken on purpose, and refused with the commands that change it.
+	// Another access mode is refused, with the commands that change it.
 	if r := w.aivm(ro, "code", ".", "--access", "rw"); r.code != 2 || !strings.Contains(r.stderr, "aivm detach "+ro+" --vm "+s.vm) || !strings.Contains(r.stderr, "--access rw") {
 		t.Errorf("%+v", r)
 	}
-	// A place in the guest that is not empty.
+	// A guest path that is not empty.
 	full := s.folder("full")
 	w.guest(s.vm, "sudo -n mkdir -p "+q(full)+" && echo mine | sudo -n tee "+q(full+"/mine")+" >/dev/null")
 	if r := w.aivm(full, "attach", ".", "--yes"); r.code != 2 || !strings.Contains(r.stderr, "not empty") {
@@ -153,7 +154,7 @@ func (s *shares) special(t *testing.T) {
 	if got := w.guest(s.vm, "cat "+q(full+"/mine")); got != "mine" || s.states(t)[full] != "" {
 		t.Errorf("%q, %v", got, s.states(t))
 	}
-	// Deleted and made again.
+	// A folder that was deleted and created again.
 	again := s.folder("many/0")
 	if err := os.RemoveAll(again); err != nil {
 		t.Fatal(err)
@@ -193,12 +194,12 @@ func (s *shares) detach(t *testing.T) {
 	if r := w.aivm("", "detach", filepath.Join(outer, "in")); r.code != 2 || !strings.Contains(r.stderr, "aivm detach "+outer) {
 		t.Errorf("%+v", r)
 	}
-	// What lies in it stays attached.
+	// An attached folder inside the detached one stays attached.
 	w.must("", "detach", outer)
 	inner := filepath.Join(outer, "in/ner")
 	s.visible(t, inner)
 	if r := w.ssh(nil, s.vm, "test -e "+q(outer+"/f")); r.code == 0 {
-		t.Error("a detached folder is still there")
+		t.Error("the guest still sees a detached folder")
 	}
 	if r := w.must("", "detach", gone); !strings.Contains(r.stdout, "Nothing to do") {
 		t.Errorf("%+v", r)
@@ -206,14 +207,14 @@ func (s *shares) detach(t *testing.T) {
 	link := filepath.Join(s.top, "li nk")
 	w.must("", "detach", link)
 	if r := w.ssh(nil, s.vm, "test -L "+q(link)); r.code == 0 {
-		t.Error("the link stays in the guest")
+		t.Error("the link still exists in the guest")
 	}
 	if m, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(m), "/real ") || strings.Contains(string(m), "/nest ") {
-		t.Error("a detached folder is still mounted here")
+		t.Error("a detached folder is still mounted on the host")
 	}
 }
 
-// killed kills attach and detach at each action in turn; the next run finishes.
+// killed kills attach and detach at each fault point; the last run finishes.
 func (s *shares) killed(t *testing.T) {
 	w := s.w
 	f := s.folder("killed")
@@ -225,20 +226,20 @@ func (s *shares) killed(t *testing.T) {
 	m := walk(t, w, f, nil, "detach", ".")
 	t.Logf("attach killed at %d points, detach at %d", len(n), len(m))
 	if len(n) < 6 || len(m) < 8 {
-		t.Errorf("only %v and %v", n, m)
+		t.Errorf("killed at only %v and %v", n, m)
 	}
 	if st := s.states(t)[f]; st != "" {
-		t.Errorf("detached, and %q", st)
+		t.Errorf("after detach list shows the folder as %q", st)
 	}
 	if b, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(b), "/killed ") {
-		t.Error("still mounted")
+		t.Error("the detached folder is still mounted")
 	}
 }
 
 func (s *shares) guestReboot(t *testing.T) {
 	w := s.w
-	// A detach that was killed after the guest let go leaves the folder on the
-	// guest's list until the next command.
+	// A detach that was killed after the guest unmounted the folder leaves it in the guest's list of
+	// folders until the next command.
 	w.must(filepath.Join(s.top, "p x"), "ssh", ".", "--", "true")
 	boot := w.guest(s.vm, "cat /proc/sys/kernel/random/boot_id")
 	w.ssh(nil, s.vm, "sudo -n systemctl reboot")
@@ -246,10 +247,10 @@ func (s *shares) guestReboot(t *testing.T) {
 		r := w.ssh(nil, "-o", "ConnectTimeout=3", s.vm, "cat /proc/sys/kernel/random/boot_id")
 		return r.code == 0 && strings.TrimSpace(r.stdout) != boot
 	})
-	// Nobody but the guest itself was at work.
+	// No aivm command ran since the reboot: the guest mounted the folders itself.
 	s.visible(t, filepath.Join(s.top, "p x"), filepath.Join(s.top, "many/19"), filepath.Join(s.top, "nest/in/ner"), filepath.Join(s.top, "ro"))
 	if r := w.ssh(nil, s.vm, "test -e "+q(filepath.Join(s.top, "many/1/f"))); r.code == 0 {
-		t.Error("a folder on its way out came back")
+		t.Error("the guest mounted a folder again that is being detached")
 	}
 	r := w.must(filepath.Join(s.top, "p x"), "code", ".", "--dry-run")
 	if !strings.Contains(r.stdout, "Nothing would change.") {
@@ -261,18 +262,18 @@ func (s *shares) await(t *testing.T, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(6 * time.Minute); !ok(); time.Sleep(time.Second) {
 		if time.Now().After(end) {
-			t.Fatal("it does not come back")
+			t.Fatal("the guest is not reachable after 6 minutes")
 		}
 	}
 }
 
-// hostReboot: the VM off and every mount lost, as after a reboot of this
-// machine. Somebody else starts the VM.
+// hostReboot simulates a reboot of the host: the VM is off and all mounts are gone. virsh starts the
+// VM, so libvirt's hook must mount the folders.
 func (s *shares) hostReboot(t *testing.T) {
 	w := s.w
 	w.must("", "vm", "down", s.vm, "--force")
 	if st := s.states(t)[filepath.Join(s.top, "many/1")]; st != "" {
-		t.Errorf("a folder on its way out is %q after the VM's stop", st)
+		t.Errorf("a folder that was being detached is %q after the VM's stop", st)
 	}
 	exp := "/var/lib/aivm/export/0-" + s.vm
 	b, err := os.ReadFile("/proc/self/mountinfo")
@@ -280,9 +281,9 @@ func (s *shares) hostReboot(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, m := range regexp.MustCompile(regexp.QuoteMeta(exp)+`/\S+`).FindAllString(string(b), -1) {
-		run2(t, "umount", m)
+		runHost(t, "umount", m)
 	}
-	run2(t, "umount", exp)
+	runHost(t, "umount", exp)
 	missing, linked := filepath.Join(s.top, "many/3"), filepath.Join(s.top, "many/4")
 	for _, p := range []string{missing, linked} {
 		if err := os.Rename(p, p+".was"); err != nil {
@@ -292,16 +293,16 @@ func (s *shares) hostReboot(t *testing.T) {
 	if err := os.Symlink("/etc", linked); err != nil {
 		t.Fatal(err)
 	}
-	// The hook runs the program of this run, whoever put his there meanwhile.
-	run2(t, "install", "-m", "0755", filepath.Join(bin, "aivm"), "/usr/local/libexec/aivm/aivm")
+	// Install the aivm under test for the hook, because a concurrent run may have installed another.
+	runHost(t, "install", "-m", "0755", filepath.Join(bin, "aivm"), "/usr/local/libexec/aivm/aivm")
 	virsh(t, "start", s.vm)
 	if b, _ = os.ReadFile("/proc/self/mountinfo"); !strings.Contains(string(b), exp+" ") || strings.Contains(string(b), "many/4") {
-		t.Fatalf("libvirt's hook did not put the folders back:\n%s", b)
+		t.Fatalf("libvirt's hook did not mount the folders:\n%s", b)
 	}
 	s.await(t, func() bool { return w.ssh(nil, "-o", "ConnectTimeout=3", s.vm, "true").code == 0 })
 	s.visible(t, filepath.Join(s.top, "p x"), filepath.Join(s.top, "many/19"), filepath.Join(s.top, "nest/in/ner"))
 	if r := w.ssh(nil, s.vm, "test -e "+q(linked+"/passwd")); r.code == 0 {
-		t.Error("a link took the guest to /etc")
+		t.Error("the guest sees the host's /etc through a link")
 	}
 	r := w.must("", "vm", "up", s.vm)
 	for _, want := range []string{"Skipping saved attachment " + missing + ": host path is missing", "Skipping saved attachment " + linked + ": a part of"} {
@@ -309,7 +310,7 @@ func (s *shares) hostReboot(t *testing.T) {
 			t.Errorf("no %q in %s", want, r.stderr)
 		}
 	}
-	// The link gone, it stays away until it is attached again.
+	// After the link is replaced by the folder, the folder is mounted only when it is attached again.
 	if err := os.Remove(linked); err != nil {
 		t.Fatal(err)
 	}
@@ -325,7 +326,8 @@ func (s *shares) hostReboot(t *testing.T) {
 	s.visible(t, missing)
 	w.must("", "attach", linked, "--yes")
 	s.visible(t, linked)
-	// Host and guest lose everything while the VM runs: one command, no question.
+	// All mounts on host and guest are lost while the VM runs: one command restores them without a
+	// question.
 	all := w.guest(s.vm, `grep ' - virtiofs ' /proc/self/mountinfo | cut -d' ' -f5 | grep -vx /run/aivm/share | sort -r | while read -r m; do sudo -n umount "$(printf %b "$m")" || exit 1; done; echo 2 | sudo -n tee /proc/sys/vm/drop_caches`)
 	if all != "2" {
 		t.Errorf("%q", all)
@@ -333,7 +335,7 @@ func (s *shares) hostReboot(t *testing.T) {
 	time.Sleep(time.Second)
 	b, _ = os.ReadFile("/proc/self/mountinfo")
 	for _, m := range regexp.MustCompile(regexp.QuoteMeta(exp)+`/\S+`).FindAllString(string(b), -1) {
-		run2(t, "umount", m)
+		runHost(t, "umount", m)
 	}
 	w.must(filepath.Join(s.top, "p x"), "ssh", ".", "--", "true")
 	s.visible(t, filepath.Join(s.top, "p x"), filepath.Join(s.top, "many/19"), filepath.Join(s.top, "nest/in/ner"), filepath.Join(s.top, "ro"))
@@ -354,13 +356,13 @@ func (s *shares) daemonDies(t *testing.T) {
 	}
 	w.must("", "detach", filepath.Join(s.top, "many/5"))
 	if st := s.states(t)[filepath.Join(s.top, "many/5")]; st != "" {
-		t.Errorf("detached, and %q", st)
+		t.Errorf("after detach list shows the folder as %q", st)
 	}
 }
 
-// untouched: with the VM gone, the folders hold what the test wrote, and no
-// mount, list or token is left.
-func (s *shares) untouched(t *testing.T) {
+// unchanged tests that after vm delete the folders contain exactly what the test wrote, and that no
+// mount, export directory or manifest remains.
+func (s *shares) unchanged(t *testing.T) {
 	for f, want := range s.made {
 		b, err := os.ReadFile(filepath.Join(f, "f"))
 		if err != nil || string(b) != want {
@@ -383,10 +385,10 @@ func (s *shares) untouched(t *testing.T) {
 	}
 	for _, p := range []string{"/var/lib/aivm/export/0-" + s.vm, "/var/lib/aivm/manifest/vm-0-" + s.vm + ".json"} {
 		if _, err := os.Lstat(p); err == nil {
-			t.Errorf("%s is left", p)
+			t.Errorf("leftover: %s", p)
 		}
 	}
 	if b, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(b), "0-"+s.vm) {
-		t.Error("a mount is left")
+		t.Error("a mount of the deleted VM still exists")
 	}
 }

@@ -14,8 +14,8 @@ import (
 	"testing"
 )
 
-// What is another one for each VM, process and run, and no part of a state.
-var chance = []struct{ is, name string }{
+// volatileParts match what differs between VMs, processes and runs and is not part of a state.
+var volatileParts = []struct{ pattern, name string }{
 	{`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`, "UUID"},
 	{`52:54:00(:[0-9a-f]{2}){3}`, "MAC"},
 	{`AAAA[A-Za-z0-9+/]{30,}=*`, "KEY"},
@@ -32,28 +32,28 @@ var chance = []struct{ is, name string }{
 	{`(st_ino|ino|inode|dev|device)"?[:=] ?"?\d+`, "$1=N"},
 }
 
-var chances = func() (rs []*regexp.Regexp) {
-	for _, c := range chance {
-		rs = append(rs, regexp.MustCompile(c.is))
+var volatileRegexps = func() (rs []*regexp.Regexp) {
+	for _, v := range volatileParts {
+		rs = append(rs, regexp.MustCompile(v.pattern))
 	}
 	return rs
 }()
 
+// scrub replaces the volatile parts of a text by their names.
 func scrub(s string) string {
-	for i, r := range chances {
-		s = r.ReplaceAllString(s, chance[i].name)
+	for i, r := range volatileRegexps {
+		s = r.ReplaceAllString(s, volatileParts[i].name)
 	}
 	return s
 }
 
-// state is all that aivm and libvirt hold of a VM, by name of the thing: the
-// definition, its network, the mounts, rules, files with owners and modes on
-// this machine, mounts and files in the guest. Of two runs that came to the same
-// end it is the same.
+// state returns everything that aivm and libvirt keep of a VM, by name: the definition, its network,
+// mounts, firewall rules, and files with owners and modes on the host, mounts and files in the guest.
+// Volatile parts are scrubbed, so two runs with the same result have the same state.
 func state(t *testing.T, w *world, vm, network string) map[string]string {
 	t.Helper()
 	table := strings.ReplaceAll(network, "-", "_")
-	ours := func(name string) bool {
+	ofVM := func(name string) bool {
 		return strings.Contains(name, vm) || strings.Contains(name, network) || strings.Contains(name, table)
 	}
 	s := map[string]string{}
@@ -67,22 +67,22 @@ func state(t *testing.T, w *world, vm, network string) map[string]string {
 	var lines []string
 	for line := range strings.Lines(string(mounts)) {
 		// proc_pid_mountinfo(5): 4 root, 5 mount point, 6 options, after " - " type
-		if f := strings.Fields(line); strings.HasPrefix(f[4], "/var/lib/aivm/") && ours(f[4]) {
+		if f := strings.Fields(line); strings.HasPrefix(f[4], "/var/lib/aivm/") && ofVM(f[4]) {
 			lines = append(lines, scrub(strings.Join(f[3:6], " ")))
 		}
 	}
 	sort.Strings(lines)
 	s["mounts"] = strings.Join(lines, "\n")
-	for _, table := range strings.Split(run2(t, "nft", "list", "tables"), "\n") {
-		if strings.Contains(table, "aivm") && ours(table) {
-			s["nft "+table] = scrub(run2(t, append([]string{"nft", "-s", "list"}, strings.Fields(table)...)...))
+	for _, table := range strings.Split(runHost(t, "nft", "list", "tables"), "\n") {
+		if strings.Contains(table, "aivm") && ofVM(table) {
+			s["nft "+table] = scrub(runHost(t, append([]string{"nft", "-s", "list"}, strings.Fields(table)...)...))
 		}
 	}
 	for _, top := range []string{".ssh", ".config", ".local"} {
 		files(t, s, filepath.Join(w.home, top), func(string) bool { return true })
 	}
 	for _, top := range []string{"/var/lib/aivm", "/var/lib/libvirt/aivm"} {
-		files(t, s, top, ours) // others' are there too
+		files(t, s, top, ofVM) // these directories also have files of other VMs
 	}
 	if strings.TrimSpace(s["running"]) == "running" {
 		s["guest"] = scrub(w.guest(vm, `grep virtiofs /proc/self/mountinfo | cut -d' ' -f4- | sort
@@ -91,25 +91,24 @@ func state(t *testing.T, w *world, vm, network string) map[string]string {
 	return s
 }
 
-// files adds what is below top and ours by its path; a mount is somebody's
-// folder and is left alone.
-func files(t *testing.T, s map[string]string, top string, ours func(string) bool) {
+// files adds to s the files below top whose paths match. It skips mounts, which are users' folders.
+func files(t *testing.T, s map[string]string, top string, match func(string) bool) {
 	t.Helper()
 	_ = filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
-			return nil // was there and is gone, or never was
+			return nil // missing, or removed while the walk ran
 		}
 		if d.IsDir() && strings.HasPrefix(p, "/var/lib/aivm/export/") && strings.Count(p, "/") > 5 {
 			return fs.SkipDir
 		}
 		info, err := d.Info()
-		if err != nil || !ours(p) {
+		if err != nil || !match(p) {
 			return nil
 		}
 		st := info.Sys().(*syscall.Stat_t)
 		base := filepath.Base(p)
 		if strings.HasSuffix(base, ".prev") || base == "settings.state" || strings.HasPrefix(base, "git-") && strings.HasSuffix(base, ".json") {
-			return nil // what a file held before; what a second run with nothing to do remembers
+			return nil // backups, and caches of the last settings sync and git run
 		}
 		what := fmt.Sprintf("%s %d:%d", info.Mode(), st.Uid, st.Gid)
 		switch {
@@ -131,7 +130,7 @@ func files(t *testing.T, s map[string]string, top string, ours func(string) bool
 	})
 }
 
-// same says where two states differ.
+// same reports an error for each difference between two states.
 func same(t *testing.T, what string, got, want map[string]string) {
 	t.Helper()
 	all := map[string]bool{}
@@ -146,16 +145,16 @@ func same(t *testing.T, what string, got, want map[string]string) {
 		b, isB := want[k]
 		switch {
 		case !isA:
-			t.Errorf("%s: %s is not there, after an undisturbed run it is", what, k)
+			t.Errorf("%s: %s is missing; it exists after an undisturbed run", what, k)
 		case !isB:
-			t.Errorf("%s: %s is there, after an undisturbed run it is not: %.300s", what, k, a)
+			t.Errorf("%s: %s exists; it does not after an undisturbed run: %.300s", what, k, a)
 		case a != b:
 			t.Errorf("%s: %s differs from an undisturbed run's:\n%s", what, k, lineDiff(a, b))
 		}
 	}
 }
 
-// lineDiff is the lines only one of two texts has.
+// lineDiff returns the lines that only one of two texts has.
 func lineDiff(got, want string) string {
 	count := map[string]int{}
 	for _, l := range strings.Split(want, "\n") {
@@ -168,14 +167,14 @@ func lineDiff(got, want string) string {
 	for l, n := range count {
 		switch {
 		case n > 0:
-			out = append(out, "\tonly here:  "+l)
+			out = append(out, "\tgot:  "+l)
 		case n < 0:
-			out = append(out, "\tonly there: "+l)
+			out = append(out, "\twant: "+l)
 		}
 	}
 	sort.Strings(out)
 	if len(out) == 0 {
-		return "\tthe order of its lines"
+		return "\tonly the order of lines differs"
 	}
 	return strings.Join(out, "\n")
 }

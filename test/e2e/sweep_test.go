@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sweep removes what a run that was killed left: VMs whose names begin with
-// e2e, their disks, networks, and mounts. Nobody else has such names, and one
-// run at a time is on a machine.
+// sweep removes what an earlier, killed test run did not: VMs whose names begin with e2e, their
+// disks, networks, and mounts. Only these tests use such names, and only one test run is on a host
+// at a time.
 func sweep() {
 	virsh := func(args ...string) string {
 		out, _ := exec.Command("virsh", append([]string{"-q", "-c", "qemu:///system"}, args...)...).Output()
@@ -33,7 +33,7 @@ func sweep() {
 	}
 	table, _ := os.ReadFile("/proc/self/mountinfo")
 	mounts := strings.Split(string(table), "\n")
-	slices.Reverse(mounts) // those on others first
+	slices.Reverse(mounts) // nested mounts first
 	for _, line := range mounts {
 		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], "/var/lib/aivm/export/") && strings.Contains(f[4], "-e2e") {
 			_ = unix.Unmount(f[4], unix.UMOUNT_NOFOLLOW)
@@ -41,11 +41,11 @@ func sweep() {
 	}
 	for _, pattern := range []string{
 		"/var/lib/libvirt/aivm/[0-9]*-e2e*", "/var/lib/aivm/manifest/vm-[0-9]*-e2e*.json", "/var/lib/aivm/manifest/devices-[0-9]*-e2e*",
-		// Empty directories: what is still mounted is not looked into.
+		// os.Remove removes these directories only if they are empty; a mounted one stays.
 		"/var/lib/aivm/export/[0-9]*-e2e*/*", "/var/lib/aivm/export/[0-9]*-e2e*",
 	} {
-		left, _ := filepath.Glob(pattern)
-		for _, p := range left {
+		leftover, _ := filepath.Glob(pattern)
+		for _, p := range leftover {
 			_ = os.Remove(p)
 		}
 	}

@@ -14,8 +14,8 @@ const (
 	userUID  = 4321
 )
 
-// userWorld makes a throwaway user who may use sudo and is in no group that
-// libvirt knows. Everything of it is removed afterwards.
+// userWorld creates a temporary user who may use sudo and is not in group libvirt. The cleanup
+// removes the user and the home.
 func userWorld(t *testing.T) *world {
 	t.Helper()
 	home := "/home/" + userName
@@ -25,12 +25,12 @@ func userWorld(t *testing.T) *world {
 		_ = os.Remove(sudoers)
 	}
 	remove()
-	run2(t, "useradd", "-m", "-u", "4321", "-s", "/bin/bash", userName)
-	// As many distributions make it: what is in it must be closed by itself.
-	run2(t, "chmod", "0755", home)
+	runHost(t, "useradd", "-m", "-u", "4321", "-s", "/bin/bash", userName)
+	// Many distributions create homes with mode 0755, so aivm's files in it must have their own modes.
+	runHost(t, "chmod", "0755", home)
 	t.Cleanup(remove)
 	write(t, sudoers, userName+" ALL=(ALL) NOPASSWD: ALL\n", 0o440)
-	// Counts how often sudo is started, and is sudo otherwise.
+	// A wrapper that logs each start of sudo.
 	write(t, filepath.Join(home, "shim/sudo"), "#!/bin/sh\necho \"$*\" >>"+home+"/sudo.log\nexec /usr/bin/sudo \"$@\"\n", 0o755)
 	w := &world{t: t, home: home, user: userName, log: filepath.Join(home, "code.log")}
 	w.env = []string{
@@ -40,6 +40,7 @@ func userWorld(t *testing.T) *world {
 	return w
 }
 
+// sudos returns how often sudo was started since the last call.
 func (w *world) sudos() int {
 	b, err := os.ReadFile(filepath.Join(w.home, "sudo.log"))
 	if err != nil {
@@ -49,8 +50,8 @@ func (w *world) sudos() int {
 	return strings.Count(string(b), "\n")
 }
 
-// TestUser is a cold run and its aftermath for a user with sudo who is not in
-// group libvirt, beside networks and VMs of another user.
+// TestUser tests aivm for a user with sudo who is not in group libvirt: the first `code`, owners and
+// modes of files, the number of sudo calls, and VMs of another user.
 func TestUser(t *testing.T) {
 	w := userWorld(t)
 	image := guestImage(t)
@@ -58,12 +59,12 @@ func TestUser(t *testing.T) {
 	if r := w.run("", nil, nil, "sh", "-c", "mkdir -p proj/.hidden && echo mine >proj/f && chmod 700 proj"); r.code != 0 {
 		t.Fatalf("%+v", r)
 	}
-	// The person's own key, with a passphrase, works through the agent.
+	// The user's own SSH key has a passphrase and is in an ssh-agent.
 	key := filepath.Join(w.home, ".ssh/id_ed25519")
 	if r := w.run("", nil, nil, "sh", "-c", "mkdir -m 700 .ssh; ssh-keygen -q -t ed25519 -N secret -f "+key+
 		" && eval $(ssh-agent -a "+w.home+"/agent) >/dev/null && echo $SSH_AGENT_PID >agent.pid"+
 		" && printf '#!/bin/sh\necho secret\n' >ask && chmod 700 ask && DISPLAY=x SSH_ASKPASS_REQUIRE=force SSH_ASKPASS=./ask ssh-add -q "+key); r.code != 0 {
-		t.Fatalf("the agent: %+v", r)
+		t.Fatalf("ssh-agent: %+v", r)
 	}
 	t.Cleanup(func() { w.run("", nil, nil, "sh", "-c", "kill $(cat agent.pid)") })
 	w.env = append(w.env, "SSH_AUTH_SOCK="+w.home+"/agent")
@@ -74,18 +75,18 @@ func TestUser(t *testing.T) {
 	t.Cleanup(func() { w.aivm("", "vm", "delete", vm, "--yes") })
 
 	if r := w.run(project, nil, nil, "/usr/bin/sudo", filepath.Join(bin, "aivm"), "code", "."); r.code != 2 || !strings.Contains(r.stderr, "without sudo") {
-		t.Errorf("started through sudo: %+v", r)
+		t.Errorf("aivm started by sudo: %+v", r)
 	}
-	// The cache is closed to other users.
+	// The user cannot read the tests' cache, so the image is copied.
 	img := filepath.Join(w.home, "guest.qcow2")
-	run2(t, "install", "-m", "0644", "-o", userName, image, img)
+	runHost(t, "install", "-m", "0644", "-o", userName, image, img)
 	cold := w.run(project, nil, []string{"FAKECODE_WRITE=from-the-editor"}, filepath.Join(bin, "aivm"), "code", ".", "--yes", "--image", img)
 	if cold.code != 0 {
-		t.Fatalf("cold: exit %d\n%s", cold.code, cold.stderr)
+		t.Fatalf("the first code: exit %d\n%s", cold.code, cold.stderr)
 	}
 	checkTiming(t, cold)
 	if n := w.sudos(); n != 1 {
-		t.Errorf("a cold run started sudo %d times", n)
+		t.Errorf("the first code started sudo %d times, want 1", n)
 	}
 	if rec := w.opened(); rec.Error != "" || rec.Asked || !rec.Forward || !rec.Folder {
 		t.Errorf("the editor: %+v", rec)
@@ -93,19 +94,19 @@ func TestUser(t *testing.T) {
 		vm = rec.Alias
 	}
 	t.Run("owners and modes", func(t *testing.T) { checkModes(t, w.home, userUID, vm, true) })
-	// The plug is pulled at once: the guest comes back as who it was.
+	// The VM is powered off immediately after its first boot: the guest must keep its identity.
 	for _, argv := range [][]string{{"vm", "down", vm, "--force"}, {"vm", "up", vm}} {
 		if r := w.run(project, nil, nil, append([]string{filepath.Join(bin, "aivm")}, argv...)...); r.code != 0 {
 			t.Fatalf("%v: exit %d\n%s", argv, r.code, r.stderr)
 		}
 		if argv[1] == "down" {
 			t.Run("owners and modes while it is off", func(t *testing.T) { checkModes(t, w.home, userUID, vm, false) })
-			openAsBefore(t)
+			setOldModes(t)
 		}
 	}
 	t.Run("owners and modes of an older aivm's files", func(t *testing.T) { checkModes(t, w.home, userUID, vm, true) })
 	w.sudos()
-	// The plain client, with the user's real configuration.
+	// The OpenSSH client with the user's real configuration.
 	ssh := func(line string) result {
 		return w.run("", nil, nil, "ssh", "-o", "BatchMode=yes", vm, line)
 	}
@@ -122,31 +123,31 @@ func TestUser(t *testing.T) {
 		}
 	}
 	if b, err := os.ReadFile(filepath.Join(w.home, ".config/aivm/ssh", vm+".conf")); err != nil || !strings.Contains(string(b), "IdentityFile "+key) || strings.Count(string(b), "IdentityFile ") != 1 {
-		t.Errorf("the ssh entry does not use the person's key alone: %v\n%s", err, b)
+		t.Errorf("the ssh entry does not use exactly the user's key: %v\n%s", err, b)
 	}
 	if _, err := os.Stat("/var/lib/libvirt/aivm/4321-" + vm + ".seed"); !os.IsNotExist(err) {
-		t.Errorf("the seed is still there after the first run: %v", err)
+		t.Errorf("the seed still exists after the first run: %v", err)
 	}
 	if xml := virsh(t, "dumpxml", vm); !strings.Contains(xml, "owner='4321'") && !strings.Contains(xml, `owner="4321"`) {
 		t.Error("the domain lacks the owner's mark")
 	}
 	warm := w.run(project, nil, []string{"FAKECODE_QUICK=1"}, filepath.Join(bin, "aivm"), "code", ".")
 	if n := w.sudos(); warm.code != 0 || n > 1 {
-		t.Errorf("a warm run started sudo %d times: %+v", n, warm)
+		t.Errorf("a repeated code started sudo %d times: %+v", n, warm)
 	}
-	// Another user's VM is not ours: not to be deleted, not to be taken.
+	// Another user can neither use nor delete this VM.
 	other := rootWorld(t)
 	if r := other.aivm("", "vm", "create", vm, "--yes", "--image", image); r.code != 2 || !strings.Contains(r.stderr, "belongs to another user") {
-		t.Errorf("root takes the user's VM: %+v", r)
+		t.Errorf("vm create by root with the name of the user's VM: %+v", r)
 	}
 	if r := other.aivm("", "vm", "delete", vm, "--yes"); r.code != 2 {
-		t.Errorf("root deletes the user's VM: %+v", r)
+		t.Errorf("vm delete by root of the user's VM: %+v", r)
 	}
 	w.must("", "vm", "delete", vm, "--yes")
 	if n := w.sudos(); n != 1 {
 		t.Errorf("delete started sudo %d times", n)
 	}
-	if out := run2(t, "sh", "-c", "virsh -c qemu:///system list --all --name; cat /proc/self/mountinfo; ls /var/lib/libvirt/aivm /var/lib/aivm/export"); strings.Contains(out, "4321-") {
-		t.Errorf("something is left:\n%s", out)
+	if out := runHost(t, "sh", "-c", "virsh -c qemu:///system list --all --name; cat /proc/self/mountinfo; ls /var/lib/libvirt/aivm /var/lib/aivm/export"); strings.Contains(out, "4321-") {
+		t.Errorf("leftovers of the VM:\n%s", out)
 	}
 }

@@ -7,16 +7,16 @@ import (
 	"testing"
 )
 
-// walk runs a command until it ends with 0, killed with SIGKILL at each of its
-// fault points in turn: each run goes on where the last one died, and dies at
-// the first point nobody died at yet. It returns the points.
+// walk runs a command again and again until it exits 0. Each run continues where the previous one
+// was killed and is killed with SIGKILL at its first fault point at which no run was killed yet.
+// It returns the fault points.
 func walk(t *testing.T, w *world, dir string, env []string, args ...string) []string {
 	t.Helper()
 	return walkUntil(t, w, dir, env, "", args...)
 }
 
-// walkUntil walks a command that refuses to do again what is done, and then says
-// so with these words.
+// walkUntil is walk for a command that refuses to repeat what is done already: a run that fails
+// with the text done in stderr counts as success.
 func walkUntil(t *testing.T, w *world, dir string, env []string, done string, args ...string) []string {
 	t.Helper()
 	log := filepath.Join(t.TempDir(), "points")
@@ -33,6 +33,6 @@ func walkUntil(t *testing.T, w *world, dir string, env []string, done string, ar
 		}
 		return points
 	}
-	t.Fatalf("%v meets new points for ever", args)
+	t.Fatalf("%v: no end after 150 runs, each killed at another fault point", args)
 	return nil
 }

@@ -1,8 +1,10 @@
-// Command aivm-faulty is aivm with a hook at its fault points. With AIVM_KILL_AT
-// it kills itself with SIGKILL at the point of that name; with AIVM_WALK, the
-// path of a file, at the first point that is not in the file, after it added
-// it. Run again and again with one file it dies once at every point. It exists
-// for tests only; the shipped program has no such switch.
+// Command aivm-faulty is aivm that can kill itself with SIGKILL at a fault point, for tests:
+//
+//   - AIVM_KILL_AT=NAME: at the fault point NAME;
+//   - AIVM_WALK=FILE: at the first fault point that FILE does not list, after adding it to FILE.
+//     Repeated runs with the same FILE are killed once at each fault point.
+//
+// The shipped program has no such switch.
 package main
 
 import (
@@ -18,15 +20,15 @@ import (
 func main() {
 	at, walk := os.Getenv("AIVM_KILL_AT"), os.Getenv("AIVM_WALK")
 	os.Exit(cmd.Main(os.Args[1:], func(point string) {
-		if point == at || walk != "" && first(walk, point) {
+		if point == at || walk != "" && addPoint(walk, point) {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-			select {} // no step further while the signal is on its way
+			select {} // do not continue until the signal is delivered
 		}
 	}))
 }
 
-// first adds a point to the file and reports whether it was not there.
-func first(walk, point string) bool {
+// addPoint adds a fault point to the file and reports whether it was missing there.
+func addPoint(walk, point string) bool {
 	b, err := os.ReadFile(walk)
 	if err == nil && slices.Contains(strings.Split(string(b), "\n"), point) {
 		return false

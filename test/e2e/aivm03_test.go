@@ -21,10 +21,9 @@ import (
 	"aivm.dev/aivm/cloudinit"
 )
 
-// oldVM is a VM as aivm 0.3 left it: its definition, its files and their
-// places, a network without a mark, a lease instead of a reservation, a block
-// in ~/.ssh/config, a host key in ~/.ssh/known_hosts, a folder bound below VM
-// storage, and the store that names all of it.
+// oldVM is a VM as aivm 0.3 creates it: definition and files at 0.3's paths, a network without
+// aivm's mark, a DHCP lease instead of a reservation, a block in ~/.ssh/config, a host key in
+// ~/.ssh/known_hosts, a folder bind-mounted below VM storage, and a config that names all of it.
 type oldVM struct {
 	name, net, bridge, base, key, project string
 	host                                  ssh.PublicKey
@@ -51,7 +50,8 @@ func authorizedLine(k ssh.PublicKey) string {
 	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(k)))
 }
 
-func answers(ip string) bool {
+// sshPortOpen reports whether the address accepts connections on port 22.
+func sshPortOpen(ip string) bool {
 	c, err := net.DialTimeout("tcp", ip+":22", time.Second)
 	if err != nil {
 		return false
@@ -60,7 +60,7 @@ func answers(ip string) bool {
 	return true
 }
 
-// makeOld makes it and waits until it can be logged into.
+// makeOld creates such a VM from an image and waits until ssh can log in.
 func makeOld(t *testing.T, w *world, image string) *oldVM {
 	t.Helper()
 	o := &oldVM{name: "aivm-2404", net: "net-of-0-3", bridge: "virbr-aivmold", base: "/var/lib/libvirt/aivm", key: filepath.Join(w.home, ".ssh/id_ed25519"), project: filepath.Join(w.home, "old-project")}
@@ -71,7 +71,7 @@ func makeOld(t *testing.T, w *world, image string) *oldVM {
 			{"virsh", "-c", "qemu:///system", "undefine", "--snapshots-metadata", o.name},
 			{"virsh", "-c", "qemu:///system", "net-destroy", o.net},
 			{"virsh", "-c", "qemu:///system", "net-undefine", o.net},
-			// Once adopted it has a wall, which would come back with its name.
+			// An adopted network has firewall rules, which the hook would load again.
 			{"rm", "-f", "/var/lib/aivm/manifest/net-" + o.net + ".json"},
 			{"umount", filepath.Join(dir, "shared-root/old-project")},
 			{"sh", "-c", "cd " + dir + " && rm -f images/* cloud-init/* && rmdir shared-root/* shared-root images cloud-init . ; rmdir " + dir},
@@ -79,12 +79,12 @@ func makeOld(t *testing.T, w *world, image string) *oldVM {
 			_ = exec.Command(argv[0], argv[1:]...).Run()
 		}
 	}
-	remove() // what a killed run left
+	remove() // of an earlier, killed run
 	t.Cleanup(remove)
 	write(t, filepath.Join(o.project, "f"), "from 0.3\n", 0o644)
-	run2(t, "mkdir", "-p", dir+"/images", dir+"/cloud-init", dir+"/shared-root/old-project")
-	run2(t, "qemu-img", "convert", "-O", "qcow2", image, dir+"/images/noble-base.img")
-	run2(t, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", dir+"/images/noble-base.img", dir+"/images/"+o.name+".qcow2", "10G")
+	runHost(t, "mkdir", "-p", dir+"/images", dir+"/cloud-init", dir+"/shared-root/old-project")
+	runHost(t, "qemu-img", "convert", "-O", "qcow2", image, dir+"/images/noble-base.img")
+	runHost(t, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", dir+"/images/noble-base.img", dir+"/images/"+o.name+".qcow2", "10G")
 	priv, pub := keyPair(t)
 	write(t, o.key, string(priv), 0o600)
 	write(t, o.key+".pub", authorizedLine(pub)+"\n", 0o644)
@@ -101,18 +101,18 @@ func makeOld(t *testing.T, w *world, image string) *oldVM {
 	for _, f := range []string{"user-data", "meta-data", "network-config"} {
 		write(t, dir+"/cloud-init/"+f, "#\n", 0o644)
 	}
-	run2(t, "mount", "--bind", o.project, dir+"/shared-root/old-project")
+	runHost(t, "mount", "--bind", o.project, dir+"/shared-root/old-project")
 	define := func(verb, text string) {
 		f := filepath.Join(t.TempDir(), "x.xml")
 		write(t, f, text, 0o600)
-		run2(t, "virsh", "-q", "-c", "qemu:///system", verb, f)
+		runHost(t, "virsh", "-q", "-c", "qemu:///system", verb, f)
 	}
 	define("net-define", fmt.Sprintf(`<network><name>%s</name><forward mode='nat'/><bridge name='%s' stp='on' delay='0'/>
 <ip address='10.88.77.1' prefix='24'><dhcp><range start='10.88.77.100' end='10.88.77.200'/></dhcp></ip></network>`, o.net, o.bridge))
 	virsh(t, "net-autostart", o.net)
 	virsh(t, "net-start", o.net)
-	// What virt-install makes of 0.3's arguments, without KVM and firmware, which
-	// this machine may not have; the seed is where a cloud kernel finds it.
+	// The domain that virt-install makes of 0.3's arguments, without KVM and firmware, which the
+	// host may lack. The seed is a virtio disk, because cloud kernels have no driver for others.
 	define("define", fmt.Sprintf(`<domain type='qemu'><name>%[1]s</name><memory unit='MiB'>1536</memory><vcpu>1</vcpu>
 <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>
 <os><type arch='x86_64' machine='q35'>hvm</type><boot dev='hd'/></os><features><acpi/><apic/></features><cpu mode='maximum' check='none'/>
@@ -165,9 +165,9 @@ guest_dst = %[7]q
 tag = "old-project"
 `, o.name, o.net, o.bridge, o.base, o.key, o.key+".pub", o.project), 0o600)
 	ip := ""
-	for began := time.Now(); ip == "" || !answers(ip); time.Sleep(time.Second) {
+	for began := time.Now(); ip == "" || !sshPortOpen(ip); time.Sleep(time.Second) {
 		if time.Since(began) > 12*time.Minute {
-			t.Fatal("the VM of 0.3 does not come up")
+			t.Fatal("the VM of 0.3 has no open SSH port after 12 minutes")
 		}
 		for _, f := range strings.Fields(virsh(t, "net-dhcp-leases", o.net)) {
 			if strings.HasPrefix(f, "10.88.77.") {
@@ -180,11 +180,11 @@ tag = "old-project"
 		"\n    IdentitiesOnly yes\n    StrictHostKeyChecking accept-new\n    UserKnownHostsFile "+filepath.Join(w.home, ".ssh/known_hosts")+"\n# <<< aivm:"+o.name+" <<<\n", 0o600)
 	for began := time.Now(); w.ssh(nil, o.name, "true").code != 0; time.Sleep(time.Second) {
 		if time.Since(began) > 12*time.Minute {
-			t.Fatal("the VM of 0.3 lets nobody in")
+			t.Fatal("ssh cannot log in to the VM of 0.3 after 12 minutes")
 		}
 	}
 	if _, err := os.Stat(filepath.Join(w.home, ".local")); err == nil {
-		t.Fatal("0.3 left no state of this aivm")
+		t.Fatal("~/.local exists, but 0.3 keeps no state there")
 	}
 	return o
 }

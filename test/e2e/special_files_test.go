@@ -9,18 +9,18 @@ import (
 	"testing"
 )
 
-// checkSpecial has the guest's root and user make what could give rights on
-// this machine, in the folder project of a running VM: device nodes are not
-// made, setuid files are named by status, and neither is used by anybody.
+// checkSpecial creates device nodes and setuid files in a shared folder, as root and as the user of
+// the guest. The host must not get device nodes where libvirt's hook could forbid them, status must
+// name all of them, and setuid files must not belong to root.
 func checkSpecial(t *testing.T, w *world, vm, project string, ssh func(string) result) {
 	t.Helper()
 	key := "0-" + vm
 	if w.user != "" {
-		key = strings.TrimSpace(run2(t, "id", "-u", w.user)) + "-" + vm
+		key = strings.TrimSpace(runHost(t, "id", "-u", w.user)) + "-" + vm
 	}
 	guard, err := os.ReadFile("/var/lib/aivm/manifest/devices-" + key)
 	if err != nil {
-		t.Errorf("what libvirt's hook found when the VM started: %v", err)
+		t.Errorf("libvirt's hook wrote no devices file when the VM started: %v", err)
 	}
 	t.Logf("the hook wrote: %s", strings.Join(strings.Fields(string(guard)), " "))
 	var g struct{ Open string }
@@ -39,9 +39,9 @@ func checkSpecial(t *testing.T, w *world, vm, project string, ssh func(string) r
 			t.Logf("%s: %v", n, st.Mode())
 		}
 	}
-	// Where no cgroup could be used the hook has said so, and status names them.
+	// If the hook could not use a cgroup, it recorded that, and status names the device nodes.
 	if made > 0 && g.Open == "" {
-		t.Errorf("the guest's root made %d device nodes in a folder of this machine, and the hook says that it cannot", made)
+		t.Errorf("the guest's root created %d device nodes in a host folder, although the hook recorded that it cannot", made)
 	}
 	status := w.must("", "status", "--vm", vm, "--json")
 	var st struct {
@@ -63,12 +63,12 @@ func checkSpecial(t *testing.T, w *world, vm, project string, ssh func(string) r
 			t.Errorf("%+v", c)
 		}
 	}
-	// Nobody's rights, or the owner's, who made the folder; never root's.
+	// The owner is nobody or the folder's owner, never root.
 	if out, err := exec.Command("stat", "-c", "%u %n", filepath.Join(project, "setid-root"), filepath.Join(project, "setid-user")).Output(); err != nil || strings.HasPrefix(string(out), "0 ") || strings.Contains(string(out), "\n0 ") {
-		t.Errorf("setuid files of the guest belong to: %s %v", out, err)
+		t.Errorf("setuid files made in the guest belong to: %s %v", out, err)
 	}
 	ssh("cd '" + project + "' && sudo -n rm -rf deep null fifo setid-user setid-root")
 	if r := w.must("", "status", "--vm", vm, "--json"); strings.Contains(r.stdout, `"special":[`) {
-		t.Errorf("after they were removed: %s", r.stdout)
+		t.Errorf("status still lists special files after they were removed: %s", r.stdout)
 	}
 }

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// TestWalk kills every verb at each of its actions, then at random moments, and
-// wants the end to be that of a run nobody disturbed.
+// TestWalk kills every command at each of its fault points, then at random moments. The final state
+// must be the same as after an undisturbed run.
 func TestWalk(t *testing.T) {
 	w := rootWorld(t)
 	const vm, network = "e2ewalk", "e2e-walk"
@@ -37,14 +37,14 @@ func TestWalk(t *testing.T) {
 	step := w.steps()
 	step("code, cold", x.cold)
 	step("attach and detach", x.folders)
-	step("what was lost", x.restored)
+	step("code after a loss", x.restored)
 	step("settings", x.settings)
 	step("git", x.commits)
 	step("off and on", x.power)
 	step("snapshots", x.snapshots)
 	step("an image", x.image)
-	step("at random moments", x.anytime)
-	step("delete", x.gone)
+	step("at random moments", x.randomKills)
+	step("delete", x.deleted)
 }
 
 type walker struct {
@@ -61,13 +61,13 @@ func (x *walker) git(t *testing.T, args ...string) string {
 	return strings.TrimSpace(r.stdout)
 }
 
-// killed walks a command and wants at least so many points.
+// killed walks a command and checks that it was killed at least at so many fault points.
 func (x *walker) killed(t *testing.T, dir string, least int, args ...string) {
 	t.Helper()
 	points := walk(t, x.w, dir, nil, args...)
 	t.Logf("%s: killed at %d points", strings.Join(args, " "), len(points))
 	if len(points) < least {
-		t.Errorf("%v was killed only at %v", args, points)
+		t.Errorf("%v was killed at only %v", args, points)
 	}
 }
 
@@ -99,19 +99,19 @@ func (x *walker) folders(t *testing.T) {
 		same(t, "attach "+mode, x.state(t), attached)
 		x.killed(t, dir, 2, "detach", ".", "--yes")
 		same(t, "detach "+mode, x.state(t), detached)
-		if memo, _ := filepath.Glob(filepath.Join(x.w.home, ".local/state/aivm/"+x.vm+"/git-*")); memo != nil {
-			t.Errorf("detach left %v", memo)
+		if leftover, _ := filepath.Glob(filepath.Join(x.w.home, ".local/state/aivm/"+x.vm+"/git-*")); leftover != nil {
+			t.Errorf("detach left %v in the state directory", leftover)
 		}
 	}
 }
 
-// restored takes away what `code` and `host fw apply` put back.
+// restored deletes firewall tables, a mount and ssh files, which `host fw apply` and `code` restore.
 func (x *walker) restored(t *testing.T) {
 	want := x.state(t)
 	flush := func() {
-		for _, table := range strings.Split(run2(t, "nft", "list", "tables"), "\n") {
+		for _, table := range strings.Split(runHost(t, "nft", "list", "tables"), "\n") {
 			if strings.Contains(table, "aivm") {
-				run2(t, append([]string{"nft", "delete"}, strings.Fields(table)...)...)
+				runHost(t, append([]string{"nft", "delete"}, strings.Fields(table)...)...)
 			}
 		}
 	}
@@ -147,21 +147,21 @@ func (x *walker) commits(t *testing.T) {
 	x.git(t, "add", "-A")
 	x.git(t, "commit", "-qm", "two")
 	x.killed(t, x.repo, 2, "git", "push", "--yes")
-	there := func(line string) string { t.Helper(); return x.w.guest(x.vm, "cd ~/repo && "+line) }
-	if a, b := x.git(t, "rev-parse", "HEAD"), there("git rev-parse HEAD && git status --porcelain && git fsck --full 2>&1"); a != b {
-		t.Errorf("pushed %s, and the guest says %s", a, b)
+	inClone := func(line string) string { t.Helper(); return x.w.guest(x.vm, "cd ~/repo && "+line) }
+	if a, b := x.git(t, "rev-parse", "HEAD"), inClone("git rev-parse HEAD && git status --porcelain && git fsck --full 2>&1"); a != b {
+		t.Errorf("pushed %s, but the guest's HEAD and git fsck are %s", a, b)
 	}
-	c := there("echo three >c && git add -A && git -c user.name=G -c user.email=g@example.org commit -qm three && git rev-parse HEAD")
+	c := inClone("echo three >c && git add -A && git -c user.name=G -c user.email=g@example.org commit -qm three && git rev-parse HEAD")
 	x.killed(t, x.repo, 2, "git", "fetch", "--yes")
 	if got := x.git(t, "rev-parse", "refs/remotes/aivm-"+x.vm+"/main"); got != c {
-		t.Errorf("fetched %s, committed was %s", got, c)
+		t.Errorf("fetched %s, want the guest's commit %s", got, c)
 	}
 	if out := x.git(t, "fsck", "--full"); out != "" {
 		t.Error(out)
 	}
 	x.killed(t, x.repo, 2, "git", "pull", "--yes")
 	if got := x.git(t, "rev-parse", "HEAD"); got != c {
-		t.Errorf("pulled %s, committed was %s", got, c)
+		t.Errorf("pulled %s, want the guest's commit %s", got, c)
 	}
 }
 
@@ -170,7 +170,7 @@ func (x *walker) power(t *testing.T) {
 	x.killed(t, "", 2, "vm", "down", x.vm, "--yes")
 	off := x.state(t)
 	if strings.TrimSpace(off["running"]) != "shut off" {
-		t.Errorf("it is %s", off["running"])
+		t.Errorf("after vm down the VM is %s", off["running"])
 	}
 	x.killed(t, "", 2, "vm", "up", x.vm, "--yes")
 	same(t, "down and up", x.state(t), want)
@@ -179,7 +179,7 @@ func (x *walker) power(t *testing.T) {
 func (x *walker) snapshots(t *testing.T) {
 	x.w.guest(x.vm, "echo one >~/kept; sync")
 	x.w.must("", "vm", "down", x.vm, "--yes")
-	// What a snapshot leaves that was made and deleted undisturbed: an empty list.
+	// A snapshot that was created and deleted undisturbed leaves an empty list in the definition.
 	x.w.must("", "vm", "snapshot", "other", "--vm", x.vm, "--yes")
 	x.w.must("", "vm", "snapshot-delete", "other", "--vm", x.vm, "--yes")
 	before := x.state(t)
@@ -187,7 +187,7 @@ func (x *walker) snapshots(t *testing.T) {
 	once := func(done string, args ...string) {
 		t.Helper()
 		if points := walkUntil(t, x.w, "", nil, done, args...); len(points) < 2 {
-			t.Errorf("%v was killed only at %v", args, points)
+			t.Errorf("%v was killed at only %v", args, points)
 		}
 	}
 	once("already", "vm", "snapshot", "first", "--vm", x.vm, "--yes")
@@ -199,10 +199,10 @@ func (x *walker) snapshots(t *testing.T) {
 	x.w.must("", "vm", "down", x.vm, "--yes")
 	x.killed(t, "", 2, "vm", "rollback", "first", "--vm", x.vm, "--yes")
 	if s := names(); !strings.Contains(s, "before-rollback-") {
-		t.Errorf("the present was not kept:\n%s", s)
+		t.Errorf("rollback kept no snapshot of the present:\n%s", s)
 	}
 	disk := "/var/lib/libvirt/aivm/0-" + x.vm + ".qcow2"
-	run2(t, "qemu-img", "check", "-q", disk)
+	runHost(t, "qemu-img", "check", "-q", disk)
 	for line := range strings.Lines(names()) {
 		if f := strings.Fields(line); len(f) > 0 {
 			for _, n := range f {
@@ -212,18 +212,18 @@ func (x *walker) snapshots(t *testing.T) {
 			}
 		}
 	}
-	run2(t, "qemu-img", "check", "-q", disk)
-	same(t, "without snapshots", x.state(t), before)
+	runHost(t, "qemu-img", "check", "-q", disk)
+	same(t, "all snapshots deleted", x.state(t), before)
 	x.w.must("", "vm", "up", x.vm, "--yes")
 	if got := x.w.guest(x.vm, "cat ~/kept"); got != "one" {
-		t.Errorf("rolled back to %q", got)
+		t.Errorf("after the rollback ~/kept is %q", got)
 	}
 }
 
-// image fetches a file of this machine's, killed and not.
+// image fetches a local file, killed at each fault point, and verifies it.
 func (x *walker) image(t *testing.T) {
 	file := filepath.Join(x.w.home, "small.qcow2")
-	run2(t, "qemu-img", "create", "-q", "-f", "qcow2", file, "64M")
+	runHost(t, "qemu-img", "create", "-q", "-f", "qcow2", file, "64M")
 	cache := []string{"XDG_CACHE_HOME=" + filepath.Join(x.w.home, "cache")}
 	points := walk(t, x.w, "", cache, "image", "fetch", file, "--yes")
 	t.Logf("image fetch: killed at %d points", len(points))
@@ -233,17 +233,17 @@ func (x *walker) image(t *testing.T) {
 	if r := x.w.run("", nil, cache, filepath.Join(bin, "aivm"), "image", "verify", file); r.code != 0 {
 		t.Errorf("%+v", r)
 	}
-	left, _ := filepath.Glob(filepath.Join(x.w.home, "cache/aivm/images/.*"))
-	for _, p := range left {
+	leftover, _ := filepath.Glob(filepath.Join(x.w.home, "cache/aivm/images/.*"))
+	for _, p := range leftover {
 		if !strings.HasSuffix(p, ".lock") {
-			t.Errorf("left behind: %s", p)
+			t.Errorf("leftover file: %s", p)
 		}
 	}
 }
 
-// anytime kills verbs at moments nobody chose. What went before is always
-// readable, and at the end everything is as it was.
-func (x *walker) anytime(t *testing.T) {
+// randomKills kills commands at random moments. list and status must work in between, and at the
+// end the state must be as before.
+func (x *walker) randomKills(t *testing.T) {
 	want := x.state(t)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("the seed is %d", seed)
@@ -268,12 +268,12 @@ func (x *walker) anytime(t *testing.T) {
 		after := time.Duration(rnd.Float64() * v.longS * float64(time.Second))
 		ctx, cancel := context.WithTimeout(context.Background(), after)
 		c := exec.CommandContext(ctx, filepath.Join(bin, "aivm"), v.args...) // SIGKILL at the deadline
-		c.Dir, c.Env = cmp(v.dir, x.w.home), x.w.env
+		c.Dir, c.Env = firstNonEmpty(v.dir, x.w.home), x.w.env
 		out, err := c.CombinedOutput()
 		if ctx.Err() != nil {
 			died++
 		} else if err != nil {
-			t.Errorf("%d: %v was not killed and says %v\n%s", i, v.args, err, out)
+			t.Errorf("%d: %v was not killed and failed: %v\n%s", i, v.args, err, out)
 		}
 		cancel()
 		if i%8 == 7 {
@@ -284,7 +284,7 @@ func (x *walker) anytime(t *testing.T) {
 		}
 	}
 	t.Logf("%d of 40 were killed before their end", died)
-	if died < 5 { // on a fast machine many end before their moment comes
+	if died < 5 { // on a fast host many commands end before they would be killed
 		t.Errorf("only %d of 40 were killed", died)
 	}
 	x.w.must(x.project, "code", ".", "--yes")
@@ -298,16 +298,16 @@ func (x *walker) anytime(t *testing.T) {
 	}
 }
 
-func (x *walker) gone(t *testing.T) {
+func (x *walker) deleted(t *testing.T) {
 	if points := walkUntil(t, x.w, "", nil, "not found", "vm", "delete", x.vm, "--yes"); len(points) < 20 {
 		t.Errorf("killed only at %v", points)
 	}
-	// TestGuards and TestUse search the whole machine after a delete.
+	// TestGuards and TestUse search the entire host after a delete.
 	if s := x.w.must("", "list", "--json").stdout + virsh(t, "list", "--all", "--name"); strings.Contains(s, x.vm) {
-		t.Errorf("it is still known: %s", s)
+		t.Errorf("list or virsh still name VM %s: %s", x.vm, s)
 	}
-	if left, _ := filepath.Glob("/var/lib/libvirt/aivm/0-" + x.vm + "*"); left != nil {
-		t.Errorf("left in the pool: %v", left)
+	if leftover, _ := filepath.Glob("/var/lib/libvirt/aivm/0-" + x.vm + "*"); leftover != nil {
+		t.Errorf("leftover files in the pool: %v", leftover)
 	}
 	for _, p := range []string{x.project, x.folder} {
 		if b := readAll(t, filepath.Join(p, "hello")); b != "hello\n" {

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// holdScript waits until it can open a file for writing, keeps it open, and
-// writes when it is told.
+// holdScript waits until it can open a file for writing, keeps it open, and writes to it when
+// /tmp/held-go appears.
 const holdScript = `
 import os, sys, time
 while True:
@@ -29,8 +29,8 @@ open("/tmp/held-wrote", "w")
 while not os.path.exists("/tmp/held-end"): time.sleep(0.1)
 `
 
-// impostors starts processes of a second user that say they are the VM's
-// virtiofsd; one is root of namespaces of its own, and has the mounts in them.
+// impostors starts two processes of another host user whose command lines look like the VM's
+// virtiofsd. One of them is root in its own user and mount namespaces and has the mounts there.
 func impostors(t *testing.T, vm string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("/var/tmp", "aivm-e2e-impostor-")
@@ -75,58 +75,58 @@ func impostors(t *testing.T, vm string) {
 	}
 }
 
-// held: a guest opens a protected file while git replaces it here, and writes it
-// when it is protected again. That is shown until the VM was restarted, which
-// services does.
-func (h *hostile) held() {
+// heldOpen tests a guest that opens a protected file while git on the host replaces it, and writes
+// to it after it is protected again. attach and status must report that until the VM is restarted,
+// which services does.
+func (h *hostile) heldOpen() {
 	prot := h.prot()
 	write(h.t, filepath.Join(prot, "Makefile"), "all:\n", 0o644)
-	run2(h.t, "git", "init", "-q", prot)
+	runHost(h.t, "git", "init", "-q", prot)
 	impostors(h.t, h.vm)
 	h.w.must(prot, "attach", ".", "--protect", "--yes")
 	config := filepath.Join(prot, ".git/config")
 	if r := h.status(prot); !strings.Contains(r, "✅ Host-executed files") {
 		h.t.Errorf("%s", r)
 	}
-	// A guest that only looked: it forgets the file when it is asked to.
+	// A guest that only reads the file: its kernel drops the file from its cache on request.
 	impostors(h.t, h.vm)
-	run2(h.t, "git", "-C", prot, "config", "user.name", "me")
+	runHost(h.t, "git", "-C", prot, "config", "user.name", "me")
 	h.w.guest(h.vm, "sleep 1.5; sudo -n cat "+config+" "+prot+"/Makefile >/dev/null")
 	if r := h.status(prot); strings.Contains(r, "✅ Files") || !strings.Contains(r, ".git/config was replaced") {
-		h.t.Errorf("replaced: %s", r)
+		h.t.Errorf("status after git replaced .git/config: %s", r)
 	}
 	h.w.must(prot, "attach", ".")
 	if r := h.status(prot); strings.Contains(r, "not protected") {
-		h.t.Errorf("after a guest that only looked: %s", r)
+		h.t.Errorf("status after the guest only read the file: %s", r)
 	}
-	// One that keeps it.
+	// A guest that keeps the file open.
 	if r := h.w.ssh([]byte(holdScript), h.vm, "cat >/tmp/hold.py; sudo -n sh -c 'setsid python3 /tmp/hold.py "+config+" >/dev/null 2>&1 </dev/null &'"); r.code != 0 {
 		h.t.Fatalf("%+v", r)
 	}
-	run2(h.t, "git", "-C", prot, "config", "user.name", "you")
+	runHost(h.t, "git", "-C", prot, "config", "user.name", "you")
 	h.w.guest(h.vm, "for i in $(seq 100); do [ -e /tmp/held-got ] && exit; sleep 0.2; done; exit 1")
 	for range 2 {
 		r := h.run(prot, 2*time.Minute, "attach", ".")
 		if r.code != 0 || !strings.Contains(r.stderr, "the VM opened .git/config before it was protected") || !strings.Contains(r.stderr, "aivm vm restart "+h.vm) {
-			h.t.Errorf("attach says nothing of what the VM holds: %+v", r)
+			h.t.Errorf("attach does not report the file that the VM holds open: %+v", r)
 		}
 	}
 	h.w.guest(h.vm, "! echo evil 2>/dev/null >>"+config+"; touch /tmp/held-go; for i in $(seq 100); do [ -e /tmp/held-wrote ] && exit; sleep 0.2; done; exit 1")
 	if got := read(h.t, config); !strings.Contains(got, "/evil") {
-		h.t.Fatalf("the attack does not work: %q", got)
+		h.t.Fatalf("the guest could not write to the file it holds open, so this test shows nothing: %q", got)
 	}
 	if r := h.status(prot); strings.Contains(r, "✅ Files") || !strings.Contains(r, "not protected until the VM is restarted") || !strings.Contains(r, "aivm vm restart "+h.vm) {
-		h.t.Errorf("while it is open: %s", r)
+		h.t.Errorf("status while the file is open: %s", r)
 	}
 }
 
-// released: after the restart nothing is open any more, and the mounts were
-// there before the guest was.
-func (h *hostile) released() {
+// heldUntilRestart tests that after a restart no file is open any more and that the protecting
+// mounts existed before the guest booted.
+func (h *hostile) heldUntilRestart() {
 	prot := h.prot()
 	config := filepath.Join(prot, ".git/config")
 	if r := h.status(prot); strings.Contains(r, "not protected") {
-		h.t.Errorf("after the restart: %s", r)
+		h.t.Errorf("status after the restart: %s", r)
 	}
 	h.w.guest(h.vm, "! sudo -n sh -c 'echo evil >>"+config+"' 2>/dev/null; ! sudo -n mv "+prot+"/.git "+prot+"/x 2>/dev/null")
 	impostors(h.t, h.vm)
@@ -136,7 +136,7 @@ func (h *hostile) released() {
 	}
 }
 
-// prot is the folder whose files are protected.
+// prot returns the path of the folder with protected files.
 func (h *hostile) prot() string { return filepath.Join(filepath.Dir(h.project), "kept") }
 
 func (h *hostile) status(dir string) string {

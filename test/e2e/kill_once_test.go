@@ -9,9 +9,9 @@ import (
 	"testing"
 )
 
-// TestAlone kills a cold `code` from a clean start, once at each point around
-// the definition, the start, the seed's removal and the share, and wants the
-// next run to come to the end of a run nobody disturbed. Each costs a boot.
+// TestAlone kills the first `code` of a new VM once at each fault point around the definition, the
+// start, the seed's removal and the share. The next run must reach the same state as an undisturbed
+// run. Each fault point costs a boot.
 func TestAlone(t *testing.T) {
 	w := rootWorld(t)
 	const vm, network = "e2ekill", "e2e-alone"
@@ -38,13 +38,13 @@ func TestAlone(t *testing.T) {
 			w.t = t
 			w.must("", "vm", "delete", vm, "--yes")
 			if r := w.run(project, nil, []string{"AIVM_KILL_AT=" + at}, filepath.Join(bin, "aivm-faulty"), "code", ".", "--yes"); r.code != -1 {
-				t.Fatalf("it was to be killed: exit %d\n%s", r.code, r.stderr)
+				t.Fatalf("not killed at %s: exit %d\n%s", at, r.code, r.stderr)
 			}
 			w.must(project, "code", ".", "--yes")
 			same(t, at, state(t, w, vm, network), want)
 		})
 	}
 	if w.t = t; killed < 12 {
-		t.Errorf("killed only at %d of %v", killed, points)
+		t.Errorf("killed at only %d points of %v", killed, points)
 	}
 }

@@ -13,28 +13,28 @@ import (
 	"time"
 )
 
-// wall is the firewall around a real VM: what it reaches and what not, with the
-// rules and without them, and how the rules come back. The rest is proved with
-// packets (test/packets).
-func (f *firstVM) wall(t *testing.T) {
-	v := &walled{w: f.w, vm: f.vm}
-	v.neighbourhood(t)
+// firewall tests the firewall with a real VM: what the guest reaches with and without the rules, and
+// how removed or altered rules are restored. test/packets tests single packets.
+func (f *firstVM) firewall(t *testing.T) {
+	v := &firewalledVM{w: f.w, vm: f.vm}
+	v.addHostServices(t)
 	n := listedNetwork(t, f.w)
 	if !n.Firewall || n.Rules != "in place" {
-		t.Fatalf("before anything was done to it: %+v", n)
+		t.Fatalf("the network before this test changed it: %+v", n)
 	}
 	v.gw, v.network = strings.TrimSuffix(n.Subnet, "0/24")+"1", n.Name
 	step := f.w.steps()
-	step("with the rules", func(t *testing.T) { v.reaches(t, true) })
-	step("status tells", v.told)
-	step("without them everything is open", v.open)
-	step("altered", v.altered)
+	step("with the rules", func(t *testing.T) { v.checkReachable(t, true) })
+	step("status", v.status)
+	step("without the rules", v.rulesRemoved)
+	step("altered rules", v.rulesAltered)
 	step("ports and addresses of the config", v.config)
-	step("a stranger on the bridge", v.stranger)
+	step("an unknown machine on the bridge", v.unknownMachine)
 	step("no-firewall", v.noFirewall)
-	step("off and on, by libvirt's own means", v.hooks)
+	step("restarted with virsh", v.hooks)
 }
 
+// listed is a network as `aivm list --json` prints it.
 type listed struct {
 	Name, Bridge, Subnet, Rules string
 	Firewall                    bool
@@ -49,21 +49,21 @@ func listedNetwork(t *testing.T, w *world) listed {
 	return l.Networks[0]
 }
 
-// walled is a VM and what stands around it.
-type walled struct {
+// firewalledVM is a VM with services on the host and on a LAN, which the firewall closes to it.
+type firewalledVM struct {
 	w                *world
 	vm, gw, network  string
-	lan              string // a service in a subnet this machine is connected to
-	service, another string // ports of this machine
+	lan              string // address/port of a service in a subnet the host is connected to
+	service, another string // ports of services on the host
 }
 
-// neighbourhood is a LAN in a network namespace, on a public subnet this
-// machine is directly connected to, and two services of this machine's.
-func (v *walled) neighbourhood(t *testing.T) {
-	_ = exec.Command("ip", "netns", "del", "e2e-lan").Run() // of a run that was killed
-	run2(t, "ip", "netns", "add", "e2e-lan")
+// addHostServices creates a LAN in a network namespace, with a public subnet to which the host is
+// directly connected, and starts a service there and two on the host.
+func (v *firewalledVM) addHostServices(t *testing.T) {
+	_ = exec.Command("ip", "netns", "del", "e2e-lan").Run() // of an earlier, killed run
+	runHost(t, "ip", "netns", "add", "e2e-lan")
 	t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", "e2e-lan").Run() })
-	run2(t, "sh", "-ec", `ip link add e2e-lan0 type veth peer name eth0 netns e2e-lan
+	runHost(t, "sh", "-ec", `ip link add e2e-lan0 type veth peer name eth0 netns e2e-lan
 		ip addr add 198.18.77.1/24 dev e2e-lan0; ip link set e2e-lan0 up
 		ip netns exec e2e-lan sh -ec 'ip link set lo up; ip link set eth0 up; ip addr add 198.18.77.9/24 dev eth0; ip route add default via 198.18.77.1'`)
 	v.lan = "198.18.77.9/4455"
@@ -92,9 +92,9 @@ func (v *walled) neighbourhood(t *testing.T) {
 	}
 }
 
-// ask tries TCP addresses (HOST/PORT) from the guest, all in one login, and
-// says which of them answered.
-func (v *walled) ask(t *testing.T, addrs ...string) map[string]bool {
+// connect tries TCP addresses (HOST/PORT) from the guest, all in one login, and returns which of them
+// accepted a connection.
+func (v *firewalledVM) connect(t *testing.T, addrs ...string) map[string]bool {
 	t.Helper()
 	script := "for a in " + strings.Join(addrs, " ") + `; do (timeout 8 bash -c "exec 3<>/dev/tcp/$a" 2>/dev/null && echo "yes $a" || echo "no $a") & done; wait`
 	out := map[string]bool{}
@@ -105,9 +105,9 @@ func (v *walled) ask(t *testing.T, addrs ...string) map[string]bool {
 	return out
 }
 
-// mirror is the address, HOST/PORT, of the package mirror the guest knows: the
-// one place in the internet that is there on every test machine.
-func (v *walled) mirror(t *testing.T) string {
+// mirror returns the address (HOST/PORT) of the guest's package mirror: the only internet host that
+// every test machine can reach.
+func (v *firewalledVM) mirror(t *testing.T) string {
 	t.Helper()
 	u, err := url.Parse(v.w.guest(v.vm, `grep -rhoE 'https?://[^/ ]+' /etc/apt/sources.list /etc/apt/sources.list.d | head -n1`))
 	if err != nil || u.Host == "" {
@@ -120,25 +120,27 @@ func (v *walled) mirror(t *testing.T) string {
 	return u.Hostname() + "/" + port
 }
 
-func (v *walled) reaches(t *testing.T, walled bool) {
+// checkReachable checks that the guest reaches the mirror and the gateway's DNS, and the services
+// unless the rules are loaded.
+func (v *firewalledVM) checkReachable(t *testing.T, withRules bool) {
 	t.Helper()
 	mirror := v.mirror(t)
 	closed := []string{v.gw + "/" + v.service, "198.18.77.1/" + v.another, v.lan}
-	got := v.ask(t, append(closed, mirror, v.gw+"/53")...)
+	got := v.connect(t, append(closed, mirror, v.gw+"/53")...)
 	for _, a := range closed {
-		if got[a] == walled {
-			t.Errorf("%s: reached: %v, with the rules: %v", a, got[a], walled)
+		if got[a] == withRules {
+			t.Errorf("%s: reached: %v, rules loaded: %v", a, got[a], withRules)
 		}
 	}
 	for _, a := range []string{mirror, v.gw + "/53"} {
 		if !got[a] {
-			t.Errorf("%s is not reached", a)
+			t.Errorf("the guest does not reach %s", a)
 		}
 	}
 	v.w.guest(v.vm, "ping -c1 -W5 "+v.gw)
 }
 
-func (v *walled) told(t *testing.T) {
+func (v *firewalledVM) status(t *testing.T) {
 	st := v.w.must("", "status", "--json").stdout
 	for _, want := range []string{"reaches the internet and DHCP, DNS and echo of its gateway " + v.gw, `"id":"firewall"`} {
 		if !strings.Contains(st, want) {
@@ -148,127 +150,128 @@ func (v *walled) told(t *testing.T) {
 	if r := v.w.must("", "host", "fw", "status"); !strings.Contains(r.stdout, v.network+": in place") {
 		t.Errorf("%+v", r)
 	}
-	// Another build of aivm may have put its own copy into the hooks meanwhile;
-	// the rules are what counts.
+	// Another build of aivm may have installed its own copy for the hooks while this test ran, so
+	// only the rules are checked.
 	if r := v.w.must("", "host", "fw", "apply", "--dry-run"); strings.Contains(r.stdout, "nft -f") {
 		t.Errorf("%+v", r)
 	}
 }
 
-func (v *walled) tables(t *testing.T) int {
+// tables returns the number of the network's nftables tables.
+func (v *firewalledVM) tables(t *testing.T) int {
 	t.Helper()
-	return strings.Count(run2(t, "nft", "list", "tables"), strings.ReplaceAll(v.network, "-", "_")+"_")
+	return strings.Count(runHost(t, "nft", "list", "tables"), strings.ReplaceAll(v.network, "-", "_")+"_")
 }
 
-// open takes the rules away: the same guest reaches all of it, and the next
-// command closes it again.
-func (v *walled) open(t *testing.T) {
+// rulesRemoved removes the rules: the guest reaches all services until the next command loads the
+// rules again.
+func (v *firewalledVM) rulesRemoved(t *testing.T) {
 	if r := v.w.must("", "host", "fw", "remove", "--dry-run"); !strings.Contains(r.stdout, "nft delete table") || v.tables(t) != 3 {
 		t.Errorf("%+v", r)
 	}
-	// Another VM of this network, as libvirt knows it.
+	// A reservation of another VM in this network.
 	const other = "<host mac='52:54:00:aa:bb:01' ip='10.94.8.77'/>"
 	virsh(t, "net-update", v.network, "add", "ip-dhcp-host", other, "--live", "--config")
 	defer virsh(t, "net-update", v.network, "delete", "ip-dhcp-host", other, "--live", "--config")
 	v.w.must("", "host", "fw", "remove", "--yes")
 	if v.tables(t) != 0 {
-		t.Errorf("removed, but: %s", run2(t, "nft", "list", "tables"))
+		t.Errorf("tables after fw remove: %s", runHost(t, "nft", "list", "tables"))
 	}
-	v.reaches(t, false)
+	v.checkReachable(t, false)
 	v.w.must("", "vm", "up", v.vm, "--yes")
-	v.reaches(t, true)
-	if !strings.Contains(run2(t, "nft", "list", "ruleset"), "52:54:00:aa:bb:01") {
-		t.Error("the rules that came back for one VM cut off the others")
+	v.checkReachable(t, true)
+	if !strings.Contains(runHost(t, "nft", "list", "ruleset"), "52:54:00:aa:bb:01") {
+		t.Error("the reloaded rules contain only this VM and cut off the others")
 	}
 }
 
-func (v *walled) altered(t *testing.T) {
-	table := strings.Fields(run2(t, "sh", "-c", "nft list tables | grep 'inet aivm.*"+strings.ReplaceAll(v.network, "-", "_")+"_'"))[2]
-	run2(t, "nft", "insert", "rule", "inet", table, "to_host", "accept")
+func (v *firewalledVM) rulesAltered(t *testing.T) {
+	table := strings.Fields(runHost(t, "sh", "-c", "nft list tables | grep 'inet aivm.*"+strings.ReplaceAll(v.network, "-", "_")+"_'"))[2]
+	runHost(t, "nft", "insert", "rule", "inet", table, "to_host", "accept")
 	if r := v.w.aivm("", "status"); !strings.Contains(r.stdout, "altered") {
-		t.Errorf("status does not see a rule more: %s", r.stdout)
+		t.Errorf("status does not report an added rule: %s", r.stdout)
 	}
 	if r := v.w.must("", "vm", "up", v.vm, "--no-firewall"); !strings.Contains(r.stderr, "is not checked") {
 		t.Errorf("%+v", r)
 	}
 	if n := listedNetwork(t, v.w); n.Firewall || n.Rules != "altered" {
-		t.Errorf("--no-firewall mended it, or list does not tell: %+v", n)
+		t.Errorf("--no-firewall repaired the rules, or list does not report that they are altered: %+v", n)
 	}
 	r := v.w.must("", "vm", "up", v.vm)
 	if !strings.Contains(r.stderr, "reload the firewall") {
 		t.Errorf("%+v", r)
 	}
-	// Mended: nothing is done a second time.
+	// The rules are repaired, so the second run does nothing.
 	if r := v.w.must("", "vm", "up", v.vm); strings.Contains(r.stderr, "firewall") {
 		t.Errorf("%+v", r)
 	}
-	v.reaches(t, true)
+	v.checkReachable(t, true)
 }
 
-func (v *walled) config(t *testing.T) {
-	store := filepath.Join(v.w.home, ".config/aivm/config.toml")
-	b, err := os.ReadFile(store)
+func (v *firewalledVM) config(t *testing.T) {
+	path := filepath.Join(v.w.home, ".config/aivm/config.toml")
+	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	text := string(b)
 	i := strings.Index(text, "[networks.firewall]")
 	if i < 0 {
-		t.Fatalf("the store has no firewall section:\n%s", text)
+		t.Fatalf("the config has no firewall section:\n%s", text)
 	}
 	i += len("[networks.firewall]\n")
-	write(t, store, text[:i]+"allow_tcp_ports = ["+v.service+"]\nallow_lan = [\"198.18.77.9:4455\"]\n"+text[i:], 0o600)
+	write(t, path, text[:i]+"allow_tcp_ports = ["+v.service+"]\nallow_lan = [\"198.18.77.9:4455\"]\n"+text[i:], 0o600)
 	v.w.must("", "vm", "up", v.vm)
-	got := v.ask(t, v.gw+"/"+v.service, v.gw+"/"+v.another, v.lan)
+	got := v.connect(t, v.gw+"/"+v.service, v.gw+"/"+v.another, v.lan)
 	if !got[v.gw+"/"+v.service] || !got[v.lan] || got[v.gw+"/"+v.another] {
-		t.Errorf("with a port and an address allowed: %v", got)
+		t.Errorf("with one port and one address allowed: %v", got)
 	}
-	write(t, store, text, 0o600)
+	write(t, path, text, 0o600)
 	if r := v.w.must("", "host", "fw", "apply"); !strings.Contains(r.stdout, "rules are loaded") {
 		t.Errorf("%+v", r)
 	}
-	v.reaches(t, true)
+	v.checkReachable(t, true)
 }
 
-// stranger is a machine on the bridge that is no VM of ours.
-func (v *walled) stranger(t *testing.T) {
+// unknownMachine tests a machine on the bridge that is not a VM of aivm: the rules give it nothing.
+func (v *firewalledVM) unknownMachine(t *testing.T) {
 	bridge := listedNetwork(t, v.w).Bridge
-	_ = exec.Command("ip", "netns", "del", "e2e-two").Run() // of a run that was killed
-	run2(t, "ip", "netns", "add", "e2e-two")
+	_ = exec.Command("ip", "netns", "del", "e2e-two").Run() // of an earlier, killed run
+	runHost(t, "ip", "netns", "add", "e2e-two")
 	t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", "e2e-two").Run() })
 	second := strings.TrimSuffix(v.gw, ".1")
-	run2(t, "sh", "-ec", `ip link add e2e-two0 type veth peer name eth0 netns e2e-two; ip link set e2e-two0 master `+bridge+` up
+	runHost(t, "sh", "-ec", `ip link add e2e-two0 type veth peer name eth0 netns e2e-two; ip link set e2e-two0 master `+bridge+` up
 		ip netns exec e2e-two sh -ec 'ip link set lo up; ip link set eth0 up; ip addr add `+second+`.77/24 dev eth0; ip route add default via `+v.gw+`'`)
 	try := func(addr string) bool {
 		return exec.Command("ip", "netns", "exec", "e2e-two", "timeout", "4", "bash", "-c", "exec 3<>/dev/tcp/"+addr).Run() == nil
 	}
 	for _, a := range []string{v.gw + "/53", second + ".10/22", v.gw + "/" + v.service} {
 		if try(a) {
-			t.Errorf("a stranger reaches %s", a)
+			t.Errorf("an unknown machine on the bridge reaches %s", a)
 		}
 	}
 	v.w.must("", "host", "fw", "remove", "--yes")
 	if !try(v.gw + "/53") {
-		t.Error("without the rules the stranger should reach the gateway")
+		t.Error("without the rules the unknown machine does not reach the gateway, so this test shows nothing")
 	}
 	v.w.must("", "host", "fw", "apply", "--yes")
-	run2(t, "ip", "link", "del", "e2e-two0")
+	runHost(t, "ip", "link", "del", "e2e-two0")
 }
 
-func (v *walled) noFirewall(t *testing.T) {
-	run2(t, "sh", "-c", "nft list tables | grep '"+strings.ReplaceAll(v.network, "-", "_")+"_' | while read l; do nft delete $l; done")
+func (v *firewalledVM) noFirewall(t *testing.T) {
+	runHost(t, "sh", "-c", "nft list tables | grep '"+strings.ReplaceAll(v.network, "-", "_")+"_' | while read l; do nft delete $l; done")
 	if r := v.w.must("", "vm", "up", v.vm, "--no-firewall"); !strings.Contains(r.stderr, "this once") || v.tables(t) != 0 {
 		t.Errorf("%+v", r)
 	}
-	v.w.must("", "vm", "up", v.vm) // it is not remembered
+	v.w.must("", "vm", "up", v.vm) // --no-firewall is for one run only
 	if v.tables(t) != 3 {
-		t.Error("the next use did not put the rules back")
+		t.Error("the next command did not load the rules again")
 	}
 }
 
-// hooks shuts the VM down, restarts its network and starts it with virsh: the
-// rules are back, and the guest has the address and the keys that it had.
-func (v *walled) hooks(t *testing.T) {
+// hooks shuts the VM down, restarts its network and starts the VM with virsh. libvirt's hooks must load
+// the rules, and the guest must keep its address and keys.
+func (v *firewalledVM) hooks(t *testing.T) {
 	facts := `sudo -n cat /etc/ssh/ssh_host_ed25519_key.pub ~/.ssh/authorized_keys; id; ip -4 -o addr show scope global | awk '{print $4}'; cat ~/kept`
 	v.w.guest(v.vm, "echo kept > ~/kept; sync")
 	before := v.w.guest(v.vm, facts)
@@ -281,22 +284,22 @@ func (v *walled) hooks(t *testing.T) {
 	}
 	virsh(t, "net-destroy", v.network)
 	if v.tables(t) != 0 {
-		t.Error("the rules of a stopped network are still there")
+		t.Error("the rules of a stopped network are still loaded")
 	}
 	virsh(t, "net-start", v.network)
 	if v.tables(t) != 3 {
 		t.Error("the network started without its rules")
 	}
-	run2(t, "sh", "-c", "nft list tables | grep '"+strings.ReplaceAll(v.network, "-", "_")+"_' | while read l; do nft delete $l; done")
+	runHost(t, "sh", "-c", "nft list tables | grep '"+strings.ReplaceAll(v.network, "-", "_")+"_' | while read l; do nft delete $l; done")
 	began := time.Now()
 	virsh(t, "start", v.vm)
 	if v.tables(t) != 3 {
 		t.Error("the VM started without its network's rules")
 	}
 	v.w.must("", "vm", "up", v.vm)
-	t.Logf("a later boot: %.1f s", time.Since(began).Seconds())
-	v.reaches(t, true)
+	t.Logf("second boot: %.1f s", time.Since(began).Seconds())
+	v.checkReachable(t, true)
 	if after := v.w.guest(v.vm, facts); after != before {
-		t.Errorf("a later boot changed:\n%s\nto\n%s", before, after)
+		t.Errorf("the second boot changed:\n%s\nto\n%s", before, after)
 	}
 }

@@ -10,12 +10,13 @@ import (
 	"testing"
 )
 
-func checkAttach(t, whole *testing.T, w *world, vm string) {
-	// Below root's own home in the guest, where agent may not walk: made
-	// traversable on the way.
+// checkAttach attaches a folder below /root, and a read-only folder. outer is the test whose cleanup
+// removes the folder below /root.
+func checkAttach(t, outer *testing.T, w *world, vm string) {
+	// In the guest, the user agent may not enter /root; attach must make the path accessible.
 	dir := filepath.Join("/root", fmt.Sprintf("aivm-e2e-%d", os.Getpid()), "deep", "er")
 	write(t, filepath.Join(dir, "f"), "deep\n", 0o600)
-	whole.Cleanup(func() {
+	outer.Cleanup(func() {
 		_ = os.Remove(filepath.Join(dir, "f"))
 		for d := dir; d != "/root"; d = filepath.Dir(d) {
 			_ = os.Remove(d)
@@ -29,13 +30,13 @@ func checkAttach(t, whole *testing.T, w *world, vm string) {
 		t.Errorf("the guest reads %q", got)
 	}
 	if r := w.aivm(dir, "attach", ".", "--access", "ro"); r.code != 2 || !strings.Contains(r.stderr, "aivm detach") {
-		t.Errorf("another access: %+v", r)
+		t.Errorf("attach with another --access: %+v", r)
 	}
 	ro := filepath.Join(w.home, "ro")
 	write(t, filepath.Join(ro, "f"), "only to read\n", 0o644)
 	w.must(ro, "attach", ".", "--access", "ro", "--guest-dst", "/srv/ro", "--yes")
 	if r := w.ssh(nil, vm, "cat /srv/ro/f && sudo -n mount -o remount,rw /srv/ro; sudo -n touch /srv/ro/x"); r.code == 0 || !strings.Contains(r.stdout, "only to read") {
-		t.Errorf("ro does not hold against guest root: %+v", r)
+		t.Errorf("guest root can write to a read-only folder: %+v", r)
 	}
 	if _, err := os.Stat(filepath.Join(ro, "x")); !os.IsNotExist(err) {
 		t.Error("the guest wrote into a read-only share")
@@ -66,8 +67,8 @@ func checkFacts(t *testing.T, w *world, vm, project string) {
 		t.Fatal(err)
 	}
 	for _, c := range st.Checks {
-		// The guest made a repository in the folder, and with it what git here
-		// obeys, and a setuid file: both are named.
+		// The guest created a repository, which contains host-executed files, and a setuid file in the
+		// folder. Status must name both.
 		if want := map[bool]string{true: "bad", false: "ok"}[c.ID == "executed" || c.ID == "special"]; c.State != want {
 			t.Errorf("%s is %s, want %s", c.ID, c.State, want)
 		}
@@ -83,9 +84,9 @@ func checkFacts(t *testing.T, w *world, vm, project string) {
 	}
 }
 
-// checkTwo: three runs attach three folders at once, beside a fourth that opens
-// one of them; nothing is lost and nobody fails.
-func checkTwo(t *testing.T, w *world) {
+// checkConcurrent attaches three folders concurrently, and runs `ssh` in one of them at the same time.
+// All must succeed, and all folders must be recorded.
+func checkConcurrent(t *testing.T, w *world) {
 	var wg sync.WaitGroup
 	dirs := []string{"one", "two", "three", "one"}
 	results := make([]result, len(dirs))
@@ -109,7 +110,7 @@ func checkTwo(t *testing.T, w *world) {
 	}
 	for _, d := range dirs {
 		if out := w.must("", "list", "--section", "folders"); !strings.Contains(out.stdout, "/at-once/"+d+" ") {
-			t.Errorf("the record of %s is lost:\n%s", d, out.stdout)
+			t.Errorf("folder %s is not recorded:\n%s", d, out.stdout)
 		}
 	}
 }

@@ -15,12 +15,12 @@ import (
 	"time"
 )
 
-// owner is whom the folders of these tests belong to on this machine: neither
-// root nor the uid of the guest's user.
+// owner is the host uid that owns the folders of these tests: neither root nor the uid of the guest
+// user.
 const owner = 4321
 
-// use: folders used the way people and programs do, in both mounting modes and
-// from both sides, and the protection of what this machine runs.
+// use does with folders what users and programs do, in both sharing modes, from the guest and from the
+// host, and tests host-executed and protected files.
 func (f *firstVM) use(t *testing.T) {
 	w, vm := f.w, f.vm
 	root, own, prot := w.project("root"), w.project("own"), w.project("prot")
@@ -30,7 +30,7 @@ func (f *firstVM) use(t *testing.T) {
 	}
 	chownAll(t, prot)
 	before := manifest(t, prot)
-	// What the groups before changed in their folders is none of this one's.
+	// Review the changes of earlier groups, so that status reports only those of this one.
 	for _, dir := range []string{f.project, filepath.Join(w.home, "work", "p")} {
 		if strings.Contains(w.must("", "list", "--json").stdout, jsonString(t, dir)) {
 			w.must(dir, "attach", ".", "--reviewed")
@@ -39,14 +39,14 @@ func (f *firstVM) use(t *testing.T) {
 
 	step := w.steps()
 	step("attach", func(t *testing.T) { attachAll(t, w, vm, root, own, prot) })
-	step("used from the guest", func(t *testing.T) { useBoth(t, w, vm, root, own) })
-	step("used from here", func(t *testing.T) { useHere(t, w, vm, root, own) })
-	step("what this machine runs", func(t *testing.T) { checkExecuted(t, w, vm, root) })
-	step("protected", func(t *testing.T) { checkProtected(t, w, vm, prot, before) })
-	step("a device of its own", func(t *testing.T) { checkOwn(t, w, vm, own) })
+	step("used from the guest", func(t *testing.T) { useInGuest(t, w, vm, root, own) })
+	step("used from the host", func(t *testing.T) { useOnHost(t, w, vm, root, own) })
+	step("host-executed files", func(t *testing.T) { checkHostExecuted(t, w, vm, root) })
+	step("protected files", func(t *testing.T) { checkProtected(t, w, vm, prot, before) })
+	step("a folder with its own device", func(t *testing.T) { checkOwnDevice(t, w, vm, own) })
 }
 
-// project makes a folder of owner's.
+// project creates a folder that belongs to owner.
 func (w *world) project(name string) string {
 	w.t.Helper()
 	dir := filepath.Join(w.home, "use", name)
@@ -75,7 +75,7 @@ func attachAll(t *testing.T, w *world, vm, root, own, prot string) {
 	write(t, filepath.Join(root, ".envrc"), "true\n", 0o644)
 	chownAll(t, root)
 	if r := w.must(root, "code", ".", "--yes"); !strings.Contains(r.stderr, "can write them now: .envrc, Makefile") {
-		t.Errorf("what this machine runs was not named: %s", r.stderr)
+		t.Errorf("code does not name the host-executed files: %s", r.stderr)
 	}
 	var res struct {
 		Mode     string
@@ -89,11 +89,12 @@ func attachAll(t *testing.T, w *world, vm, root, own, prot string) {
 		t.Errorf("%+v %v", res, err)
 	}
 	if got := w.guest(vm, "for i in $(seq 60); do systemctl is-active -q aivm-folders-guard && break; sleep 1; done; systemctl is-active aivm-folders-guard"); got != "active" {
-		t.Errorf("the guard of descriptors is %s", got)
+		t.Errorf("aivm-folders-guard in the guest is %s", got)
 	}
 }
 
-// useScript uses the directory it is given in every way it knows.
+// useScript does file system operations of many kinds in its directory arguments, compares the
+// results, and prints the entries of the first directory as JSON (see entry).
 const useScript = `
 import fcntl, hashlib, json, mmap, os, socket, sqlite3, stat, subprocess, sys
 def use(top):
@@ -158,17 +159,16 @@ for top in sys.argv[2:]:
 print(json.dumps(ref))
 `
 
-// entry is one file of a folder, as useScript tells it.
+// entry is one file of a folder, as useScript prints it.
 type entry struct {
-	P string `json:"p"`
-	M uint32 `json:"m"`
-	H string `json:"h"`
-	N uint64 `json:"n"`
-	T int64  `json:"t"`
+	P string `json:"p"` // path, hexadecimal
+	M uint32 `json:"m"` // st_mode
+	H string `json:"h"` // SHA-256 of the content, or the link's target in hexadecimal
+	N uint64 `json:"n"` // number of links
+	T int64  `json:"t"` // modification time in ns
 }
 
-// manifest is what a folder holds: every name, type, permission, content and
-// link, all of it owner's.
+// manifest lists all entries of a folder, sorted by path, and checks that they belong to owner.
 func manifest(t *testing.T, dir string) []entry {
 	t.Helper()
 	var out []entry
@@ -234,7 +234,7 @@ func differences(a, b []entry) string {
 	return out.String()
 }
 
-func useBoth(t *testing.T, w *world, vm, root, own string) {
+func useInGuest(t *testing.T, w *world, vm, root, own string) {
 	r := w.ssh([]byte(useScript), vm, "python3 - /home/agent/ref "+root+"/use "+own+"/use")
 	if r.code != 0 {
 		t.Fatalf("%+v", r)
@@ -245,14 +245,14 @@ func useBoth(t *testing.T, w *world, vm, root, own string) {
 	}
 	for _, dir := range []string{root, own} {
 		if d := differences(want, manifest(t, dir+"/use")); d != "" {
-			t.Errorf("%s here and in the guest:\n%s", dir, d)
+			t.Errorf("%s differs between host and guest:\n%s", dir, d)
 		}
 	}
 }
 
-// useHere makes 10,000 files on this machine, which the guest sees as they are,
-// and edits what the guest has looked at.
-func useHere(t *testing.T, w *world, vm, root, own string) {
+// useOnHost creates 10,000 files on the host, which the guest must see unchanged, and edits a file
+// that the guest has read.
+func useOnHost(t *testing.T, w *world, vm, root, own string) {
 	for _, dir := range []string{root, own} {
 		for i := range 10000 {
 			if i%500 == 0 {
@@ -276,18 +276,18 @@ func useHere(t *testing.T, w *world, vm, root, own string) {
 		if err := os.Chtimes(dir+"/here/seven/f3998", mtime, mtime); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(1100 * time.Millisecond) // what cache=auto lets the guest believe
+		time.Sleep(1100 * time.Millisecond) // with cache=auto the guest caches metadata for 1 s
 		if got := w.guest(vm, "cd "+dir+"/here/seven && cat f3998 && stat -c ' %Y' f3998"); got != "edited here 1600000000" {
 			t.Errorf("%s: the guest sees %q", dir, got)
 		}
 		n := len(manifest(t, dir+"/here"))
 		if n != 10000+20-1 {
-			t.Errorf("%s/here holds %d", dir, n)
+			t.Errorf("%s/here has %d entries", dir, n)
 		}
 	}
 }
 
-func checkExecuted(t *testing.T, w *world, vm, root string) {
+func checkHostExecuted(t *testing.T, w *world, vm, root string) {
 	type status struct {
 		Checks   []struct{ ID, State, Detail string }
 		Executed []struct {
@@ -295,7 +295,7 @@ func checkExecuted(t *testing.T, w *world, vm, root string) {
 			Silent               bool
 		}
 	}
-	look := func() (state string, st status) {
+	readStatus := func() (state string, st status) {
 		t.Helper()
 		if err := json.Unmarshal([]byte(w.must(root, "status", "--json").stdout), &st); err != nil {
 			t.Fatal(err)
@@ -307,11 +307,11 @@ func checkExecuted(t *testing.T, w *world, vm, root string) {
 		}
 		return state, st
 	}
-	if state, st := look(); state != "ok" || len(st.Executed) != 0 {
+	if state, st := readStatus(); state != "ok" || len(st.Executed) != 0 {
 		t.Errorf("%s %+v", state, st.Executed)
 	}
 	w.guest(vm, "cd "+root+" && mkdir -p .vscode && echo '{}' >.vscode/tasks.json && echo evil >>.envrc && rm Makefile && ln -s /etc/passwd Makefile")
-	state, st := look()
+	state, st := readStatus()
 	if state != "bad" || len(st.Executed) != 3 {
 		t.Fatalf("%s %+v", state, st.Executed)
 	}
@@ -322,12 +322,13 @@ func checkExecuted(t *testing.T, w *world, vm, root string) {
 		}
 	}
 	w.must(root, "attach", ".", "--reviewed")
-	if state, st := look(); state != "ok" || len(st.Executed) != 0 {
-		t.Errorf("reviewed: %s %+v", state, st.Executed)
+	if state, st := readStatus(); state != "ok" || len(st.Executed) != 0 {
+		t.Errorf("after --reviewed: %s %+v", state, st.Executed)
 	}
 }
 
-// attack is what a guest's root tries to get one of its own files run here.
+// attack is a script for the guest's root. It tries to change protected files and prints each attempt
+// that succeeds.
 const attack = `cd "$1" || exit 1
 did() { if sh -c "$1" >/dev/null 2>&1; then echo "did: $1"; fi; }
 did 'echo evil >Makefile'; did 'echo evil >.git/hooks/post-checkout'; did 'echo evil >>.git/config'; did 'echo evil >web/package.json'
@@ -348,14 +349,14 @@ func checkProtected(t *testing.T, w *world, vm, prot string, before []entry) {
 	if d := differences(before, manifest(t, prot)); d != "" {
 		t.Errorf("the guest changed:\n%s", d)
 	}
-	w.must(prot, "attach", ".") // mounted again, after the attack let go of it
-	// The rest is written as ever, and here all of it.
+	w.must(prot, "attach", ".") // mounts the folder again, which the attack unmounted
+	// The guest can write all other files, the host all.
 	w.guest(vm, "cd "+prot+" && echo a >main.go && mv main.go web/ && echo x >.git/index && mkdir sub && rmdir sub")
 	for _, cmd := range []string{"mv Makefile M && mv M Makefile", "echo all2: >N && mv N Makefile", "mv web web2 && mv web2 web", "echo h >.git/hooks/mine", "rm .git/hooks/mine"} {
-		run2(t, "sh", "-c", "cd "+prot+" && "+cmd)
+		runHost(t, "sh", "-c", "cd "+prot+" && "+cmd)
 	}
 	chownAll(t, prot)
-	// What was replaced here is protected again by the next command.
+	// The next command protects files again that were replaced on the host.
 	if r := w.must(prot, "status"); !strings.Contains(r.stdout, "not fully protected: Makefile was replaced") {
 		t.Errorf("%s", r.stdout)
 	}
@@ -367,13 +368,14 @@ func checkProtected(t *testing.T, w *world, vm, prot string, before []entry) {
 	if b, err := os.ReadFile(filepath.Join(prot, "Makefile")); err != nil || string(b) != "all2:\n" {
 		t.Errorf("%q %v", b, err)
 	}
-	if out := run2(t, "cat", "/proc/self/mountinfo"); strings.Contains(out, "/prot-") {
-		t.Error("its mounts are still there")
+	if out := runHost(t, "cat", "/proc/self/mountinfo"); strings.Contains(out, "/prot-") {
+		t.Error("the folder's mounts still exist after detach")
 	}
 }
 
-// checkOwn: what a device of its own promises, until it is gone.
-func checkOwn(t *testing.T, w *world, vm, own string) {
+// checkOwnDevice tests --mode shared: read-only access, other options refused, detach of a folder in
+// use, and the removal of the devices.
+func checkOwnDevice(t *testing.T, w *world, vm, own string) {
 	ro := w.project("ro")
 	write(t, filepath.Join(ro, "f"), "only to read\n", 0o644)
 	w.must(ro, "attach", ".", "--mode", "shared", "--access", "ro", "--yes")
@@ -381,7 +383,7 @@ func checkOwn(t *testing.T, w *world, vm, own string) {
 		t.Errorf("%+v", r)
 	}
 	if r := w.aivm(ro, "attach", ".", "--mode", "shared-root"); r.code != 2 || !strings.Contains(r.stderr, "aivm detach") {
-		t.Errorf("another mode: %+v", r)
+		t.Errorf("attach with another mode: %+v", r)
 	}
 	devices := func() (live, stored int) {
 		return strings.Count(virsh(t, "dumpxml", vm), "virtiofs'"), strings.Count(virsh(t, "dumpxml", vm, "--inactive"), "virtiofs'")
@@ -390,7 +392,7 @@ func checkOwn(t *testing.T, w *world, vm, own string) {
 		t.Errorf("%d devices, %d in the definition", live, stored)
 	}
 	before := manifest(t, own)
-	// In use there: it stays, whole.
+	// A folder in use in the guest is not detached and stays unchanged.
 	w.guest(vm, "sh -c 'cd "+own+" && exec sleep 600' >/dev/null 2>&1 </dev/null & echo")
 	if r := w.aivm(own, "detach", "."); r.code != 2 || !strings.Contains(r.stderr, "sleep (pid") {
 		t.Errorf("%+v", r)
@@ -405,7 +407,7 @@ func checkOwn(t *testing.T, w *world, vm, own string) {
 		t.Errorf("%d devices, %d in the definition after detach", live, stored)
 	}
 	if out, _ := w.run("", nil, nil, "pgrep", "-f", "virtiofsd.*"+vm+"/own-").stdout, 0; out != "" {
-		t.Errorf("its daemon runs: %s", out)
+		t.Errorf("its virtiofsd still runs: %s", out)
 	}
 	if !reflect.DeepEqual(before, manifest(t, own)) {
 		t.Error("detaching changed the folder")
