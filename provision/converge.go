@@ -48,18 +48,18 @@ func (e *Env) converge(ctx context.Context, w *target.Target, first plan.Plan) (
 				return p, err
 			}
 			e.observeForPlan(ctx, w, f)
-			is, err := e.planHost(ctx, w, f, last)
+			next, err := e.planHost(ctx, w, f, last)
 			if taken := new(machine.TakenError); errors.As(err, &taken) {
 				// The name is the default one: use the next.
 				if w, err = e.FreeName(w.Renamed()); err == nil {
 					err = plan.ErrStale
 				}
 			}
-			f.Skip(is.skipped)
-			if last, f.AliasPlanned = &is, is.writesAlias; errors.Is(err, plan.ErrStale) {
+			f.Skip(next.skipped)
+			if last, f.AliasPlanned = &next, next.writesAlias; errors.Is(err, plan.ErrStale) {
 				last = nil // it was for another name
 			}
-			return is.Plan, err
+			return next.Plan, err
 		},
 		Later:        func() []string { return e.laterSteps(w, f) },
 		NeedsConsent: func() string { return e.certainConsent(w) },

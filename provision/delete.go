@@ -51,9 +51,9 @@ func (e *Env) Delete(ctx context.Context, o DeleteOptions) (VMResult, error) {
 	if err := config.CheckWritable(e.StorePath); err != nil {
 		return VMResult{}, err // otherwise its record would remain
 	}
-	var seen []gitsync.CloneWork
+	var listed []gitsync.CloneWork
 	if !o.Typed {
-		if seen, err = e.confirmDeletion(ctx, dd, o); err != nil {
+		if listed, err = e.confirmDeletion(ctx, dd, o); err != nil {
 			return VMResult{}, err
 		}
 	}
@@ -69,7 +69,7 @@ func (e *Env) Delete(ctx context.Context, o DeleteOptions) (VMResult, error) {
 			if err != nil {
 				return p, err
 			}
-			if err := e.recheckWork(ctx, dd, o, seen); err != nil {
+			if err := e.recheckWork(ctx, dd, o, listed); err != nil {
 				return p, err
 			}
 			if p, err = e.planDelete(ctx, dd, e.observeRemains(ctx, dd)); err == nil {
@@ -125,7 +125,7 @@ func (e *Env) findDeletion(ctx context.Context, name string) (*deletion, error) 
 		return nil, err
 	default:
 		foreign := domain.CheckOwner(dom, e.UID)
-		if in, ierr := e.State().Instance(w.Name); foreign != nil && !dom.Mark.Ours && !w.NewVM && ierr == nil && in == nil {
+		if inst, ierr := e.State().Instance(w.Name); foreign != nil && !dom.Mark.Ours && !w.NewVM && ierr == nil && inst == nil {
 			return nil, target.NotAdopted(w.Name)
 		}
 		if foreign != nil && w.NewVM {
@@ -148,11 +148,11 @@ func (e *Env) unrecorded(ctx context.Context, name string, unknown error) (*targ
 	if !errors.As(unknown, new(*config.UnknownVMError)) && !errors.Is(unknown, config.ErrNoVM) || name == "" {
 		return nil, unknown
 	}
-	in, err := e.State().Instance(name)
+	inst, err := e.State().Instance(name)
 	if err != nil {
 		return nil, unknown
 	}
-	if in == nil {
+	if inst == nil {
 		l, err := e.Libvirt(ctx)
 		if err != nil {
 			return nil, unknown
@@ -180,8 +180,8 @@ type remains struct {
 
 // remote is a folder in git mode with its remote in the repository.
 type remote struct {
-	folder share.Attachment
-	is     *gitsync.Remote
+	folder    share.Attachment
+	gitRemote *gitsync.Remote
 }
 
 // observeRemains reads what else is deleted with the VM.
@@ -206,9 +206,9 @@ func (e *Env) planDelete(ctx context.Context, dd *deletion, r remains) (plan.Pla
 	w, l, d, pool := dd.target, dd.conn, dd.domain, dd.pool
 	p := plan.Plan{Stage: plan.Host}
 	key := e.Key(w.Name)
-	in := domain.PoolFor(pool, e.BaseDir(w.Record.Paths), session.DefaultBaseDir)
-	p.Add(domain.PlanDropCopy(pool, w.Name, key, e.UID, in, e.Domains(ctx))...)
-	as, err := domain.PlanDelete(domain.Facts{Domain: plan.Yes(d), Pool: plan.Yes(pool)}, w.Name, key, in, e.Domains(ctx))
+	poolName := domain.PoolFor(pool, e.BaseDir(w.Record.Paths), session.DefaultBaseDir)
+	p.Add(domain.PlanDropCopy(pool, w.Name, key, e.UID, poolName, e.Domains(ctx))...)
+	as, err := domain.PlanDelete(domain.Facts{Domain: plan.Yes(d), Pool: plan.Yes(pool)}, w.Name, key, poolName, e.Domains(ctx))
 	if err != nil {
 		return p, err
 	}
@@ -237,7 +237,7 @@ func (e *Env) planDelete(ctx context.Context, dd *deletion, r remains) (plan.Pla
 	}
 	p.Add(folders.PlanUnexport(key, r.exported.Value)...)
 	for _, m := range r.remotes {
-		p.Add(clones.PlanRemoveRemote(m.folder, m.is, plan.Typed)...)
+		p.Add(clones.PlanRemoveRemote(m.folder, m.gitRemote, plan.Typed)...)
 	}
 	ssh, err := sshcfg.PlanRemove(r.ssh)
 	if err != nil {

@@ -37,25 +37,25 @@ func (e *Env) clonesWork(ctx context.Context, dd *deletion, o DeleteOptions, fet
 // off is started first, if the user wants its commits. It returns the work that was printed.
 func (e *Env) confirmDeletion(ctx context.Context, dd *deletion, o DeleteOptions) ([]gitsync.CloneWork, error) {
 	name := dd.target.Name
-	seen, err := e.clonesWork(ctx, dd, o, true)
+	work, err := e.clonesWork(ctx, dd, o, true)
 	if err != nil {
 		return nil, err
 	}
-	if off := dd.domain != nil && dd.domain.State == virt.Off; off && clones.UnknownIn(seen) && e.InTTY && !e.JSON && !dd.target.NewVM {
+	if off := dd.domain != nil && dd.domain.State == virt.Off; off && clones.UnknownIn(work) && e.InTTY && !e.JSON && !dd.target.NewVM {
 		yes, err := e.UI.Confirm(ctx, fmt.Sprintf("VM %s is off, so work that only its clones have cannot be listed. Start it to list that, and to fetch its commits?", name), true)
 		if err != nil {
 			return nil, err
 		}
 		if yes {
-			if dd, seen, err = e.startAndRecheck(ctx, dd, o); err != nil {
+			if dd, work, err = e.startAndRecheck(ctx, dd, o); err != nil {
 				return nil, err
 			}
 		}
 	}
-	e.printDeletion(ctx, dd, o, seen)
+	e.printDeletion(ctx, dd, o, work)
 	if !e.InTTY {
 		flags := " --yes"
-		if len(clones.Missed(seen)) > 0 {
+		if len(clones.Missed(work)) > 0 {
 			flags += " " + discardFlag
 		}
 		return nil, ui.NeedsApproval("deleting VM %q needs its name typed and there is no terminal", name).Hint(ui.Cmd("aivm vm delete " + name + flags))
@@ -67,7 +67,7 @@ func (e *Env) confirmDeletion(ctx context.Context, dd *deletion, o DeleteOptions
 	if got != name {
 		return nil, ui.NeedsApproval("%q is not the name; nothing was deleted", got)
 	}
-	return seen, nil
+	return work, nil
 }
 
 // beginDeletion marks the deletion as confirmed, for a later run if this one is interrupted.
@@ -98,13 +98,13 @@ func (e *Env) startAndRecheck(ctx context.Context, dd *deletion, o DeleteOptions
 	if dd, err = e.findDeletion(ctx, dd.target.Name); err != nil {
 		return nil, nil, err
 	}
-	seen, err := e.clonesWork(ctx, dd, o, true)
-	return dd, seen, err
+	work, err := e.clonesWork(ctx, dd, o, true)
+	return dd, work, err
 }
 
 // recheckWork reads the clones again under the VM's lock and fetches new commits too. It refuses
 // the deletion if more would be lost than the user confirmed.
-func (e *Env) recheckWork(ctx context.Context, dd *deletion, o DeleteOptions, seen []gitsync.CloneWork) error {
+func (e *Env) recheckWork(ctx context.Context, dd *deletion, o DeleteOptions, work []gitsync.CloneWork) error {
 	name := dd.target.Name
 	if dd.domain != nil {
 		_ = os.Remove(e.State().DeletingPath(name)) // of an earlier deletion that did not finish
@@ -119,7 +119,7 @@ func (e *Env) recheckWork(ctx context.Context, dd *deletion, o DeleteOptions, se
 	lost := clones.Missed(now)
 	all := ui.CmdFor("or delete it with all of this work", "aivm vm delete "+name+" --yes "+discardFlag)
 	switch {
-	case len(lost) == 0 || !o.Typed && clones.SameWork(seen, now):
+	case len(lost) == 0 || !o.Typed && clones.SameWork(work, now):
 		return nil
 	case !o.Typed:
 		return ui.NeedsApproval("the work that only VM %s has changed after it was listed; nothing was deleted: %s", name, clones.MissedText(lost)).
@@ -136,7 +136,7 @@ func (e *Env) recheckWork(ctx context.Context, dd *deletion, o DeleteOptions, se
 }
 
 // printDeletion prints what will be lost and what will not.
-func (e *Env) printDeletion(ctx context.Context, dd *deletion, o DeleteOptions, seen []gitsync.CloneWork) {
+func (e *Env) printDeletion(ctx context.Context, dd *deletion, o DeleteOptions, work []gitsync.CloneWork) {
 	w := dd.target
 	if v, ok := domain.Disk(dd.pool, e.Key(w.Name)); ok {
 		e.UI.Say("VM %s: its disk %s (%d MB used of %d GB) will be deleted permanently.", w.Name, v.Path, v.Allocation>>20, v.Capacity>>30)
@@ -158,7 +158,7 @@ func (e *Env) printDeletion(ctx context.Context, dd *deletion, o DeleteOptions, 
 	}
 	for _, a := range clones.For(e.Loop).List(w) {
 		e.UI.Say("  repository %s is not changed; its clone %s in the VM is deleted", a.HostPath, a.GuestDst)
-		for _, c := range seen {
+		for _, c := range work {
 			if c.Folder == a.HostPath && c.GuestDst == a.GuestDst {
 				for _, l := range c.Lines() {
 					e.UI.Say("    %s", l)

@@ -48,9 +48,9 @@ func TestUnbindAgain(t *testing.T) {
 		p := w.MakeFolder("p")
 		w.WriteConfig(p)
 		w.Timing = ui.NewTiming()
-		in := looptest.SavedTarget(w, p)
+		tgt := looptest.SavedTarget(w, p)
 		g := &looptest.FakeGuest{Share: looptest.GuestAnswer(t, 1000)}
-		l := &folders.Detachment{W: in, Att: *in.Folder, Rec: true}
+		l := &folders.Detachment{W: tgt, Att: *tgt.Folder, Rec: true}
 		b := &busy{World: w, times: c.times, err: c.err}
 		w.Root = b
 		rest := plan.Plan{Stage: plan.Host, Actions: []plan.Action{

@@ -96,8 +96,8 @@ func TestDetachInUse(t *testing.T) {
 		t.Errorf("recorded as %+v", r)
 	}
 	looptest.ResetRun(w)
-	in := looptest.SavedTarget(w, "")
-	if len(in.Atts(nil)) != 0 {
+	tgt := looptest.SavedTarget(w, "")
+	if len(tgt.Atts(nil)) != 0 {
 		t.Error("it would be mounted again")
 	}
 	f := &loop.Facts{}
@@ -110,13 +110,13 @@ func TestDetachInUse(t *testing.T) {
 	shared()
 	for state, want := range map[virt.State]int{virt.Running: 0, virt.Off: 2} {
 		f.Domain.Domain = plan.Yes(&virt.Domain{State: state})
-		if as := folders.For(w.Loop).PlanPendingDetach(in, f); len(as) != want {
+		if as := folders.For(w.Loop).PlanPendingDetach(tgt, f); len(as) != want {
 			t.Errorf("VM %s: planned %v", state, as)
 		}
 	}
 	// A VM in an unknown state does not count as off.
 	f.Domain.Domain = plan.Unknown[*virt.Domain](virt.ErrDenied)
-	if as := folders.For(w.Loop).PlanPendingDetach(in, f); len(as) != 0 {
+	if as := folders.For(w.Loop).PlanPendingDetach(tgt, f); len(as) != 0 {
 		t.Errorf("planned %v", as)
 	}
 	l, err := env(w).Listing(t.Context())

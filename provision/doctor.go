@@ -82,12 +82,12 @@ func (e *Env) planFix(d checks.DoctorFacts, lacking *editor.Found) plan.Plan {
 	}
 	p.Add(as...)
 	p.Add(host.PlanSSHPaths(d.Exam)...)
-	seen := map[string]bool{}
+	planned := map[string]bool{}
 	for _, v := range d.VMs {
 		for _, a := range v.Plan {
 			// All VMs use the same Include line: plan it once.
-			if !seen[a.ID] {
-				seen[a.ID] = true
+			if !planned[a.ID] {
+				planned[a.ID] = true
 				p.Add(a)
 			}
 		}

@@ -20,27 +20,27 @@ import (
 	"aivm.dev/aivm/provision/target"
 )
 
-// observe reads the facts about the folders of in on the host and, if g is not nil, in the guest.
-func observe(w *looptest.World, in *target.Target, g *looptest.FakeGuest) *loop.Facts {
+// observe reads the facts about the folders of tgt on the host and, if g is not nil, in the guest.
+func observe(w *looptest.World, tgt *target.Target, g *looptest.FakeGuest) *loop.Facts {
 	w.T.Helper()
 	f := &loop.Facts{}
 	var err error
-	if f.Share, err = w.Shared("t", in.Atts(nil)); err != nil {
+	if f.Share, err = w.Shared("t", tgt.Atts(nil)); err != nil {
 		w.T.Fatal(err)
 	}
 	if g != nil {
 		f.Conn = g
-		if err = env(w).Probe(w.T.Context(), g, in, f); err != nil {
+		if err = env(w).Probe(w.T.Context(), g, tgt, f); err != nil {
 			w.T.Fatal(err)
 		}
 	}
 	return f
 }
 
-// planShare plans the folders of in, prints the plan's notes, and adds the skipped folders to f,
+// planShare plans the folders of tgt, prints the plan's notes, and adds the skipped folders to f,
 // like the loop.
-func planShare(w *looptest.World, in *target.Target, f *loop.Facts) ([]plan.Action, error) {
-	p, err := folders.For(w.Loop).PlanShare(in, f, f.Skipped)
+func planShare(w *looptest.World, tgt *target.Target, f *loop.Facts) ([]plan.Action, error) {
+	p, err := folders.For(w.Loop).PlanShare(tgt, f, f.Skipped)
 	w.PrintNotes(p.Plan)
 	f.Skip(p.Skipped)
 	return p.Actions, err
@@ -57,8 +57,8 @@ func TestAllFoldersAreMountedAgain(t *testing.T) {
 	for _, folder := range []string{"", p} {
 		w.Printed, w.Ops = nil, nil
 		w.Err.Reset()
-		in := looptest.SavedTarget(w, folder)
-		as, err := planShare(w, in, observe(w, in, nil))
+		tgt := looptest.SavedTarget(w, folder)
+		as, err := planShare(w, tgt, observe(w, tgt, nil))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -75,8 +75,8 @@ func TestAllFoldersAreMountedAgain(t *testing.T) {
 		}
 		// An error of the verb's own folder ends the run, that of another one does not.
 		for _, a := range as {
-			asked := folder != "" && strings.HasSuffix(a.ID, share.Token(folder))
-			if (a.Fail == nil) != asked {
+			own := folder != "" && strings.HasSuffix(a.ID, share.Token(folder))
+			if (a.Fail == nil) != own {
 				t.Errorf("folder %q: %s ends the run: %v", folder, a.ID, a.Fail == nil)
 			}
 			if a.Fail != nil && a.Fail(errors.New("busy")) != nil {
@@ -85,8 +85,8 @@ func TestAllFoldersAreMountedAgain(t *testing.T) {
 		}
 	}
 	// The missing one itself is refused.
-	in := looptest.SavedTarget(w, gone)
-	if _, err := planShare(w, in, observe(w, in, nil)); err == nil || !strings.Contains(err.Error(), "does not exist") {
+	tgt := looptest.SavedTarget(w, gone)
+	if _, err := planShare(w, tgt, observe(w, tgt, nil)); err == nil || !strings.Contains(err.Error(), "does not exist") {
 		t.Errorf("%v", err)
 	}
 }
@@ -109,10 +109,10 @@ func TestGuestErrorForOneFolder(t *testing.T) {
 	} {
 		w.Printed = nil
 		w.Err.Reset()
-		in := looptest.SavedTarget(w, c.folder)
+		tgt := looptest.SavedTarget(w, c.folder)
 		g := &looptest.FakeGuest{Share: looptest.GuestAnswer(t, 1000)}
-		f := observe(w, in, g)
-		p, err := folders.For(w.Loop).PlanGuest(in, f)
+		f := observe(w, tgt, g)
+		p, err := folders.For(w.Loop).PlanGuest(tgt, f)
 		as := p.Actions
 		if err != nil || len(as) != 1 || len(as[0].Shows) != 2 {
 			t.Fatalf("planned %v %v", as, err)
@@ -137,23 +137,23 @@ func TestRefresh(t *testing.T) {
 	w := newWorld(t)
 	p, q := w.MakeFolder("p"), w.MakeFolder("q")
 	w.WriteConfig(p, q)
-	in := looptest.SavedTarget(w, p)
+	tgt := looptest.SavedTarget(w, p)
 	w.WriteConfig(p)
-	if now, err := w.Refresh(in); err != nil || len(now.Atts(nil)) != 1 || len(in.Atts(nil)) != 2 {
+	if now, err := w.Refresh(tgt); err != nil || len(now.Atts(nil)) != 1 || len(tgt.Atts(nil)) != 2 {
 		t.Errorf("%v %v", err, now.Atts(nil))
 	}
 	w.WriteConfig()
-	if _, err := w.Refresh(in); err == nil || !strings.Contains(err.Error(), "detached") {
+	if _, err := w.Refresh(tgt); err == nil || !strings.Contains(err.Error(), "detached") {
 		t.Errorf("%v", err)
 	}
-	in = looptest.SavedTarget(w, "")
-	in.Folder, in.NewFolder = looptest.FolderOf(p), true
+	tgt = looptest.SavedTarget(w, "")
+	tgt.Folder, tgt.NewFolder = looptest.FolderOf(p), true
 	w.WriteConfig(p)
-	if now, err := w.Refresh(in); err != nil || now.NewFolder {
+	if now, err := w.Refresh(tgt); err != nil || now.NewFolder {
 		t.Errorf("%v new %v", err, now.NewFolder)
 	}
-	in.Folder.Access = "ro"
-	if _, err := w.Refresh(in); err == nil || !strings.Contains(err.Error(), "Attachment access mismatch") {
+	tgt.Folder.Access = "ro"
+	if _, err := w.Refresh(tgt); err == nil || !strings.Contains(err.Error(), "Attachment access mismatch") {
 		t.Errorf("%v", err)
 	}
 }
@@ -169,20 +169,20 @@ func TestFolderTarget(t *testing.T) {
 		w.Store = nil
 		return env(w).folderTarget(t.Context(), o, false)
 	}
-	in, err := ask(target.FolderOptions{Folder: sub})
-	if err != nil || in.NewFolder || in.Folder.HostPath != p || in.OpenAt != sub {
-		t.Errorf("a subfolder: %+v %v", in, err)
+	tgt, err := ask(target.FolderOptions{Folder: sub})
+	if err != nil || tgt.NewFolder || tgt.Folder.HostPath != p || tgt.OpenAt != sub {
+		t.Errorf("a subfolder: %+v %v", tgt, err)
 	}
 	// The nearest attached parent on the named VM.
 	looptest.UpdateConfig(w, func(c *config.Config) {
 		c.VMs = append(c.VMs, config.VM{Name: "u", NetworkName: "n", VM: config.VMSpec{Name: "u", User: "agent"}})
 		c.UpsertAttachment(config.Attachment{HostPath: w.MakeFolder("p/sub"), VMName: "u", Mode: "shared-root", Access: "rw", GuestDst: "/u"})
 	})
-	if in, err = ask(target.FolderOptions{Folder: sub, VM: "t"}); err != nil || in.NewFolder || in.Folder.HostPath != p {
-		t.Errorf("with another VM's record in between: %+v %v", in, err)
+	if tgt, err = ask(target.FolderOptions{Folder: sub, VM: "t"}); err != nil || tgt.NewFolder || tgt.Folder.HostPath != p {
+		t.Errorf("with another VM's record in between: %+v %v", tgt, err)
 	}
-	if in, err = ask(target.FolderOptions{Folder: sub}); err != nil || in.Name != "u" || in.OpenAt != "/u/dir" {
-		t.Errorf("nearest: %+v %v", in, err)
+	if tgt, err = ask(target.FolderOptions{Folder: sub}); err != nil || tgt.Name != "u" || tgt.OpenAt != "/u/dir" {
+		t.Errorf("nearest: %+v %v", tgt, err)
 	}
 	refused := func(o target.FolderOptions, words ...string) {
 		t.Helper()
@@ -208,8 +208,8 @@ func TestFolderTarget(t *testing.T) {
 	}
 	// attach may attach a subfolder of an attached folder with other options, code may not.
 	refused(target.FolderOptions{Folder: sub, VM: "t", GuestDst: "/srv/x"}, "Attachment guest_dst mismatch")
-	if in, err = ask(target.FolderOptions{Folder: sub, VM: "t", GuestDst: "/srv/x", Attach: true}); err != nil || !in.NewFolder || in.Folder.HostPath != sub {
-		t.Errorf("nested: %+v %v", in, err)
+	if tgt, err = ask(target.FolderOptions{Folder: sub, VM: "t", GuestDst: "/srv/x", Attach: true}); err != nil || !tgt.NewFolder || tgt.Folder.HostPath != sub {
+		t.Errorf("nested: %+v %v", tgt, err)
 	}
 	refused(target.FolderOptions{Folder: sub, VM: "t", Access: "ro", Attach: true}, "cannot be read-only", "aivm attach "+p+" --vm t --access ro")
 
@@ -248,13 +248,13 @@ func TestFolderTarget(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused(target.FolderOptions{Folder: p, VM: "t"}, "path contained a symbolic link", "aivm attach "+p+" --vm t")
-	if in, err = ask(target.FolderOptions{Folder: p, VM: "t", Attach: true}); err != nil || !in.NewFolder || in.Folder.State != "" {
-		t.Errorf("attached again: %+v %v", in, err)
+	if tgt, err = ask(target.FolderOptions{Folder: p, VM: "t", Attach: true}); err != nil || !tgt.NewFolder || tgt.Folder.State != "" {
+		t.Errorf("attached again: %+v %v", tgt, err)
 	}
 	// A folder that is being detached counts as new if it is opened again.
 	looptest.UpdateConfig(w, func(c *config.Config) { c.Attachments[0].State = "detaching" })
-	if in, err = ask(target.FolderOptions{Folder: p, VM: "t", Access: "ro"}); err != nil || !in.NewFolder || in.Folder.Access != "ro" {
-		t.Errorf("detaching: %+v %v", in, err)
+	if tgt, err = ask(target.FolderOptions{Folder: p, VM: "t", Access: "ro"}); err != nil || !tgt.NewFolder || tgt.Folder.Access != "ro" {
+		t.Errorf("detaching: %+v %v", tgt, err)
 	}
 }
 
@@ -283,10 +283,10 @@ func TestLinkedFolderStaysSkipped(t *testing.T) {
 	if err := os.Symlink("/etc", q); err != nil {
 		t.Fatal(err)
 	}
-	in := looptest.SavedTarget(w, p)
-	f := observe(w, in, nil)
+	tgt := looptest.SavedTarget(w, p)
+	f := observe(w, tgt, nil)
 	f.Share.Noted = map[string]root.Bind{share.Token(q): {}}
-	as, err := planShare(w, in, f)
+	as, err := planShare(w, tgt, f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -310,8 +310,8 @@ func TestLinkedFolderStaysSkipped(t *testing.T) {
 		t.Fatal(err)
 	}
 	looptest.ResetRun(w)
-	in = looptest.SavedTarget(w, p)
-	if as, err = planShare(w, in, observe(w, in, nil)); err != nil || len(as) != 1 {
+	tgt = looptest.SavedTarget(w, p)
+	if as, err = planShare(w, tgt, observe(w, tgt, nil)); err != nil || len(as) != 1 {
 		t.Errorf("planned %v %v", as, err)
 	}
 	if printed := w.Err.String(); !strings.Contains(printed, "Skipping saved attachment "+q) || !strings.Contains(printed, "aivm attach "+q+" --vm t") {

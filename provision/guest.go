@@ -114,11 +114,11 @@ func (e *Env) planFinish(ctx context.Context, w *target.Target, f *loop.Facts) p
 			p.Add(as...)
 		}
 		if f.Domain.Domain.Err == nil && f.Domain.Pool.Err == nil && f.Inst != nil && f.Inst.SeedLeft {
-			in := *f.Inst
-			in.SeedLeft = false
+			inst := *f.Inst
+			inst.SeedLeft = false
 			p.Add(plan.Action{
 				ID: "seed.forget", Why: "record that the seed was removed", Shows: []string{"write " + e.State().InstancePath(w.Name)},
-				Do: func(context.Context) error { return e.State().SaveInstance(w.Name, in) },
+				Do: func(context.Context) error { return e.State().SaveInstance(w.Name, inst) },
 			})
 		}
 	}

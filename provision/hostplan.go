@@ -168,9 +168,9 @@ func (e *Env) planVM(ctx context.Context, w *target.Target, f *loop.Facts) (plan
 			return p, err
 		}
 	}
-	in := machine.InstanceFor(w, f, c, ids, ownKey)
-	c.Instance = &in
-	p.Add(machine.For(e.Loop).PlanState(w, f, in)...)
+	inst := machine.InstanceFor(w, f, c, ids, ownKey)
+	c.Instance = &inst
+	p.Add(machine.For(e.Loop).PlanState(w, f, inst)...)
 	p.Add(imageActions...)
 	walled, err := e.planNetwork(ctx, w, f, c)
 	if p.Join(walled); err != nil {
@@ -188,11 +188,11 @@ func (e *Env) planVM(ctx context.Context, w *target.Target, f *loop.Facts) (plan
 	}
 	das, err := domain.Plan(f.Domain, domain.Wanted{
 		Spec: domain.Spec{
-			Name: w.Name, UUID: in.UUID, Owner: e.UID, Arch: domain.Arch(f.Creation.Host.Arch), Accel: c.Accel, VCPUs: c.Record.VM.CPUs, RAMMB: c.Record.VM.RAMMB,
+			Name: w.Name, UUID: inst.UUID, Owner: e.UID, Arch: domain.Arch(f.Creation.Host.Arch), Accel: c.Accel, VCPUs: c.Record.VM.CPUs, RAMMB: c.Record.VM.RAMMB,
 			DiskPath: domain.DiskPath(baseDir, key), SeedPath: domain.SeedPath(baseDir, key), SerialLog: domain.SerialPath(baseDir, key),
 			ExportRoot: root.ExportRoot(key), FSTag: share.FSTag, Network: c.Network.Network.Name, MAC: c.MAC,
 		},
-		Elsewhere: in.Adopted, Key: key, DiskGB: c.Record.VM.DiskGB, BaseDir: baseDir, Base: base, Boot: true,
+		Elsewhere: inst.Adopted, Key: key, DiskGB: c.Record.VM.DiskGB, BaseDir: baseDir, Base: base, Boot: true,
 		Seed: func() ([]byte, error) { return machine.For(e.Loop).Seed(ctx, w, c.MAC) },
 	}, pool, e.Domains(ctx))
 	if err != nil {

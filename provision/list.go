@@ -70,8 +70,8 @@ func (e *Env) Listing(ctx context.Context) (Listing, error) {
 				l.State, l.NotAdopted = string(s), true
 			}
 		}
-		if in, err := e.State().Instance(vm.Name); err == nil && in != nil {
-			l.Address = in.Address
+		if inst, err := e.State().Instance(vm.Name); err == nil && inst != nil {
+			l.Address = inst.Address
 		}
 		out.VMs = append(out.VMs, l)
 	}

@@ -35,8 +35,8 @@ func (s slowFirewall) Rules(context.Context, string, bool) firewall.Facts {
 func TestFailedObservationWaits(t *testing.T) {
 	w := newWorld(t)
 	w.WriteConfig(w.MakeFolder("p"))
-	in := looptest.SavedTarget(w, "")
-	in.Boot, in.Network = true, config.Network{Network: config.NetworkSpec{Name: "n"}}
+	tgt := looptest.SavedTarget(w, "")
+	tgt.Boot, tgt.Network = true, config.Network{Network: config.NetworkSpec{Name: "n"}}
 	head, broken := w.Host.Head, errors.New("unreadable")
 	w.Host.Head = func(path string, limit int) ([]byte, error) {
 		if path == mountinfo.Self {
@@ -46,7 +46,7 @@ func TestFailedObservationWaits(t *testing.T) {
 	}
 	slow := slowFirewall{read: make(chan struct{})}
 	w.Firewall = slow
-	if _, err := env(w).Observe(t.Context(), in, loop.NewProgress(in)); !errors.Is(err, broken) {
+	if _, err := env(w).Observe(t.Context(), tgt, loop.NewProgress(tgt)); !errors.Is(err, broken) {
 		t.Error(err)
 	}
 	select {
@@ -69,14 +69,14 @@ func TestRulesAreReadOnlyIfThePlanIncludesThem(t *testing.T) {
 	w := newWorld(t)
 	folder := w.MakeFolder("p")
 	w.WriteConfig(folder)
-	in := looptest.SavedTarget(w, folder)
-	in.Guest, in.Folder.Mode, in.Network = true, share.Shared, config.Network{Network: config.DefaultConfig().Defaults.Network, Firewall: config.DefaultConfig().Defaults.Firewall}
+	tgt := looptest.SavedTarget(w, folder)
+	tgt.Guest, tgt.Folder.Mode, tgt.Network = true, share.Shared, config.Network{Network: config.DefaultConfig().Defaults.Network, Firewall: config.DefaultConfig().Defaults.Firewall}
 	w.Firewall = noFirewall{}
-	f := &loop.Facts{Progress: loop.NewProgress(in), Conn: &looptest.FakeGuest{}, Inst: &state.Instance{MAC: "52:54:00:00:00:01", Address: "10.77.0.10"}}
+	f := &loop.Facts{Progress: loop.NewProgress(tgt), Conn: &looptest.FakeGuest{}, Inst: &state.Instance{MAC: "52:54:00:00:00:01", Address: "10.77.0.10"}}
 	f.Virt.Err, f.Domain.Domain.Err, f.Socket = virt.ErrDenied, virt.ErrDenied, w.URI().Socket()
 	e := env(w)
-	e.observeForPlan(t.Context(), in, f)
-	p, err := e.planHost(t.Context(), in, f, nil)
+	e.observeForPlan(t.Context(), tgt, f)
+	p, err := e.planHost(t.Context(), tgt, f, nil)
 	if err != nil || len(p.Actions) != 1 || p.Actions[0].ID != "libvirt.open" {
 		t.Fatalf("%+v %v", p.Actions, err)
 	}

@@ -85,16 +85,16 @@ func (e *Env) status(ctx context.Context, vmFlag string, sudo, detail bool) (Sta
 	defer f.Close()
 	n := checks.NetworkOf(ctx, w, f)
 	part, check := folders.For(e.Loop), checks.For(e.Loop)
-	seen := part.ObserveStatus(store.Config, w, f)
-	st.Add(checks.NetworkCheck(w, n), walls.For(e.Loop).Check(ctx, w, f), images.For(e.Loop).Check(w), check.VMCheck(w, f), seen.Check(w, f), check.AddressCheck(w, f, inst, n), checks.SSHCheck(w, f))
-	st.Add(seen.Strays(w)...)
-	executed, changes := part.HostExecutedCheck(ctx, w, f, seen)
-	st.Add(executed)
+	folderStatus := part.ObserveStatus(store.Config, w, f)
+	st.Add(checks.NetworkCheck(w, n), walls.For(e.Loop).Check(ctx, w, f), images.For(e.Loop).Check(w), check.VMCheck(w, f), folderStatus.Check(w, f), check.AddressCheck(w, f, inst, n), checks.SSHCheck(w, f))
+	st.Add(folderStatus.Strays(w)...)
+	hostExecuted, changes := part.HostExecutedCheck(ctx, w, f, folderStatus)
+	st.Add(hostExecuted)
 	st.Executed = changes
-	special, files := part.SpecialCheck(ctx, w, f, seen)
+	special, files := part.SpecialCheck(ctx, w, f, folderStatus)
 	st.Add(special)
 	st.Special = files
-	paths, sentence := seen.Writable()
+	paths, sentence := folderStatus.Writable()
 	st.Wall = Wall{Writable: paths, Sentence: fmt.Sprintf("VM %s %s. %s", w.Name, walls.AccessSentence(w.Network, f.WallRules()), sentence)}
 	if detail {
 		st.Details, st.Next = check.Details(ctx, w, f, n), st.Tally.Next(w, f)

@@ -43,19 +43,19 @@ func checkOf(st Status, id string) host.Check {
 // Status lists the mounted folders as writable, recorded or not.
 func TestWritableFolders(t *testing.T) {
 	w := newWorld(t)
-	mine, off, stale, read := w.MakeFolder("mine"), w.MakeFolder("off"), w.MakeFolder("left over"), w.MakeFolder("read")
-	w.WriteConfig(mine, off)
+	writable, off, stale, read := w.MakeFolder("mine"), w.MakeFolder("off"), w.MakeFolder("left over"), w.MakeFolder("read")
+	w.WriteConfig(writable, off)
 	if st := statusOf(w); len(st.Wall.Writable) != 0 || !strings.Contains(st.Wall.Sentence, "can write no folder") || checkOf(st, "stray").ID != "" {
 		t.Errorf("nothing is mounted: %+v", st)
 	}
-	w.AddShare(mine, "rw,nosuid,nodev,idmapped")
+	w.AddShare(writable, "rw,nosuid,nodev,idmapped")
 	w.AddShare(stale, "rw,nosuid,nodev,idmapped")
 	w.AddShare(read, "ro,nosuid,nodev,idmapped")
 	gone := "gone-0a2da8d45b3d514bb0f997bf"
 	w.AddMount(gone, "0:998 /p//deleted TOKEN rw,nosuid,nodev - ext4 none rw")
 	st := statusOf(w)
 	point := "/var/lib/aivm/export/4321-t/"
-	want := []string{point + gone, stale, mine}
+	want := []string{point + gone, stale, writable}
 	slices.Sort(st.Wall.Writable)
 	slices.Sort(want)
 	if !slices.Equal(st.Wall.Writable, want) {
@@ -82,7 +82,7 @@ func TestWritableFolders(t *testing.T) {
 	for _, f := range l.Folders {
 		got[f.HostPath] = f.State + " " + f.Access + " " + f.VM
 	}
-	if w := map[string]string{mine: "ok rw t", off: "detached rw t", stale: "detaching rw t", read: "detaching ro t", point + gone: "detaching rw t"}; fmt.Sprint(got) != fmt.Sprint(w) {
+	if w := map[string]string{writable: "ok rw t", off: "detached rw t", stale: "detaching rw t", read: "detaching ro t", point + gone: "detaching rw t"}; fmt.Sprint(got) != fmt.Sprint(w) {
 		t.Errorf("listed %v, want %v", got, w)
 	}
 }
@@ -119,17 +119,17 @@ func TestStatusWithADamagedStateFile(t *testing.T) {
 
 func TestVMCheckReadsTheMark(t *testing.T) {
 	w := newWorld(t)
-	in := &target.Target{Name: "t"}
+	tgt := &target.Target{Name: "t"}
 	for mark, detail := range map[virt.Mark]string{{Ours: true, Owner: 1}: "another user (uid 1)", {}: "aivm did not make"} {
 		f := &loop.Facts{Domain: domain.Facts{Domain: plan.Yes(&virt.Domain{Name: "t", State: virt.Running, Mark: mark})}}
-		if c := checks.For(w.Loop).VMCheck(in, f); c.State != host.Bad || !strings.Contains(c.Detail, detail) {
+		if c := checks.For(w.Loop).VMCheck(tgt, f); c.State != host.Bad || !strings.Contains(c.Detail, detail) {
 			t.Errorf("%+v: %+v", mark, c)
 		}
 	}
 	ownMark := virt.Mark{Ours: true, Owner: 4321}
 	for state, want := range map[virt.State]host.State{virt.Running: host.OK, virt.Off: host.Bad} {
 		f := &loop.Facts{Domain: domain.Facts{Domain: plan.Yes(&virt.Domain{Name: "t", State: state, Mark: ownMark})}}
-		if c := checks.For(w.Loop).VMCheck(in, f); c.State != want {
+		if c := checks.For(w.Loop).VMCheck(tgt, f); c.State != want {
 			t.Errorf("%s: %+v", state, c)
 		}
 	}
@@ -138,7 +138,7 @@ func TestVMCheckReadsTheMark(t *testing.T) {
 // An address is correct if the guest answers there or libvirt reserves it.
 func TestAddressCheck(t *testing.T) {
 	w := newWorld(t)
-	in := plan.Yes(&state.Instance{Address: "10.7.0.10", MAC: "52:54:00:0a:00:01"})
+	tgt := plan.Yes(&state.Instance{Address: "10.7.0.10", MAC: "52:54:00:0a:00:01"})
 	network := func(mac, ip string) plan.Known[*virt.Network] {
 		return plan.Yes(&virt.Network{Name: "n", Hosts: []virt.Reservation{{MAC: mac, IP: netip.MustParseAddr(ip)}}})
 	}
@@ -151,12 +151,12 @@ func TestAddressCheck(t *testing.T) {
 		net  plan.Known[*virt.Network]
 		want host.State
 	}{
-		{"answers", loop.Facts{Conn: &looptest.FakeGuest{}}, in, plan.Unknown[*virt.Network](virt.ErrDenied), host.OK},
-		{"reserved", loop.Facts{}, in, right, host.OK},
-		{"libvirt unknown", loop.Facts{}, in, plan.Unknown[*virt.Network](virt.ErrDenied), host.Unknown},
-		{"another", loop.Facts{}, in, network("52:54:00:0a:00:01", "10.7.0.11"), host.Bad},
-		{"reserved for another", loop.Facts{}, in, network("52:54:00:0a:00:02", "10.7.0.10"), host.Bad},
-		{"no network", loop.Facts{}, in, plan.Yes[*virt.Network](nil), host.Bad},
+		{"answers", loop.Facts{Conn: &looptest.FakeGuest{}}, tgt, plan.Unknown[*virt.Network](virt.ErrDenied), host.OK},
+		{"reserved", loop.Facts{}, tgt, right, host.OK},
+		{"libvirt unknown", loop.Facts{}, tgt, plan.Unknown[*virt.Network](virt.ErrDenied), host.Unknown},
+		{"another", loop.Facts{}, tgt, network("52:54:00:0a:00:01", "10.7.0.11"), host.Bad},
+		{"reserved for another", loop.Facts{}, tgt, network("52:54:00:0a:00:02", "10.7.0.10"), host.Bad},
+		{"no network", loop.Facts{}, tgt, plan.Yes[*virt.Network](nil), host.Bad},
 		{"none yet", loop.Facts{}, plan.Yes[*state.Instance](nil), right, host.Skipped},
 		{"no state file", loop.Facts{Domain: ownDomain}, plan.Yes[*state.Instance](nil), right, host.Bad},
 	} {
@@ -199,7 +199,7 @@ func TestFoldersCheckAsksTheGuest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := &target.Target{Name: "t"}
+	tgt := &target.Target{Name: "t"}
 	running := domain.Facts{Domain: plan.Yes(&virt.Domain{State: virt.Running})}
 	for _, c := range []struct {
 		name, answer, detail string
@@ -218,7 +218,7 @@ func TestFoldersCheckAsksTheGuest(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		got := folders.For(w.Loop).ObserveStatus(store.Config, in, c.f).Check(in, c.f)
+		got := folders.For(w.Loop).ObserveStatus(store.Config, tgt, c.f).Check(tgt, c.f)
 		if got.State != c.want || !strings.Contains(got.Detail, c.detail) {
 			t.Errorf("%s: %+v", c.name, got)
 		}

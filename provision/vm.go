@@ -153,17 +153,17 @@ func (e *Env) WaitIP(ctx context.Context, name string, limit time.Duration) (r V
 	if err != nil {
 		return r, err
 	}
-	in, err := e.State().Instance(w.Name)
+	inst, err := e.State().Instance(w.Name)
 	if err != nil {
 		return r, err
 	}
-	if in == nil {
+	if inst == nil {
 		return r, ui.Refused("VM %q was not created yet", w.Name).Hint(ui.Cmd("aivm vm up " + w.Name))
 	}
 	if e.DryRun {
-		return r, &session.DryRun{Last: fmt.Sprintf("DRYRUN: would wait for %s at %s", w.Name, in.Address)}
+		return r, &session.DryRun{Last: fmt.Sprintf("DRYRUN: would wait for %s at %s", w.Name, inst.Address)}
 	}
-	t, done, err := e.GuestTarget(ctx, w, in)
+	t, done, err := e.GuestTarget(ctx, w, inst)
 	if err != nil {
 		return r, err
 	}
@@ -182,11 +182,11 @@ func (e *Env) WaitIP(ctx context.Context, name string, limit time.Duration) (r V
 		if cause := context.Cause(wctx); errors.Is(cause, loop.ErrNotRunning) {
 			err = cause
 		}
-		return r, e.explainWait(ctx, w, in, err)
+		return r, e.explainWait(ctx, w, inst, err)
 	}
 	task.Done()
 	_ = c.Close()
-	return VMResult{Schema: 1, VM: w.Name, State: "running", Alias: w.Name, Address: in.Address, Outcome: session.Answers}, nil
+	return VMResult{Schema: 1, VM: w.Name, State: "running", Alias: w.Name, Address: inst.Address, Outcome: session.Answers}, nil
 }
 
 // SSHEntry is the JSON of a VM's ssh entry.
@@ -209,14 +209,14 @@ func (e *Env) SSHConfig(ctx context.Context, name string) (SSHEntry, error) {
 	if err != nil {
 		return SSHEntry{}, err
 	}
-	in, err := e.State().Instance(w.Name)
+	inst, err := e.State().Instance(w.Name)
 	if err != nil {
 		return SSHEntry{}, err
 	}
-	if in == nil {
+	if inst == nil {
 		return SSHEntry{}, ui.Refused("VM %q was not created yet", w.Name).Hint(ui.Cmd("aivm vm up " + w.Name))
 	}
-	st := e.Stanza(w.Name, *in)
+	st := e.Stanza(w.Name, *inst)
 	b, err := sshcfg.Render(st)
 	if err != nil {
 		return SSHEntry{}, err

@@ -35,7 +35,7 @@ func TestWithdrawFolder(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			p := w.MakeFolder("p")
-			in := &target.Target{Name: "t", Folder: looptest.FolderOf(p), NewFolder: !c.known}
+			tgt := &target.Target{Name: "t", Folder: looptest.FolderOf(p), NewFolder: !c.known}
 			if _, err := w.Load(); err != nil { // what this run knew when it began
 				t.Fatal(err)
 			}
@@ -47,7 +47,7 @@ func TestWithdrawFolder(t *testing.T) {
 			}
 			w.RootErr = c.rootErr
 			g := &looptest.FakeGuest{}
-			env(w).withdrawFolder(t.Context(), in, &loop.Facts{Conn: g}, false)
+			env(w).withdrawFolder(t.Context(), tgt, &loop.Facts{Conn: g}, false)
 			if len(w.Ops) != c.unbinds || len(g.Scripts) != c.unbinds {
 				t.Fatalf("root did %v, the guest ran %d scripts", w.Ops, len(g.Scripts))
 			}
@@ -89,26 +89,26 @@ func TestPlanShareAgain(t *testing.T) {
 	p := w.MakeFolder("p")
 	w.WriteConfig(p)
 	w.AddShare(p, "rw,nosuid,nodev,idmapped")
-	in := looptest.SavedTarget(w, p)
+	tgt := looptest.SavedTarget(w, p)
 	g := &looptest.FakeGuest{Share: looptest.GuestAnswer(t, 1000, p)}
 	observe := func() *loop.Facts {
 		t.Helper()
 		f := &loop.Facts{Conn: g}
 		var err error
-		if f.Share, err = w.Shared("t", []share.Attachment{*in.Folder}); err != nil {
+		if f.Share, err = w.Shared("t", []share.Attachment{*tgt.Folder}); err != nil {
 			t.Fatal(err)
 		}
-		if err = env(w).Probe(t.Context(), g, in, f); err != nil {
+		if err = env(w).Probe(t.Context(), g, tgt, f); err != nil {
 			t.Fatal(err)
 		}
 		return f
 	}
-	if as, err := planShare(w, in, observe()); err != nil || len(as) != 0 {
+	if as, err := planShare(w, tgt, observe()); err != nil || len(as) != 0 {
 		t.Fatalf("nothing is missing, planned %v %v", as, err)
 	}
 	g.Share = looptest.GuestAnswer(t, 65534, p)
 	f := observe()
-	as, err := planShare(w, in, f)
+	as, err := planShare(w, tgt, f)
 	token := share.Token(p)
 	if err != nil || len(as) != 2 || as[0].ID != "share.release:"+token || as[1].ID != "share.bind:"+token {
 		t.Fatalf("planned %v %v", as, err)
@@ -121,7 +121,7 @@ func TestPlanShareAgain(t *testing.T) {
 	// Without a connection to the guest: only the mount on the host.
 	f = observe()
 	f.Conn, f.Share.Tokens = nil, nil
-	if as, err := planShare(w, in, f); err != nil || len(as) != 1 {
+	if as, err := planShare(w, tgt, f); err != nil || len(as) != 1 {
 		t.Errorf("planned %v %v", as, err)
 	}
 }
@@ -134,12 +134,12 @@ func TestOpenCommand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := &target.Target{Store: store, Name: "t", Folder: looptest.FolderOf("/p q")}
-	if got := in.OpenCommand(); got != "aivm code '/p q'" {
+	tgt := &target.Target{Store: store, Name: "t", Folder: looptest.FolderOf("/p q")}
+	if got := tgt.OpenCommand(); got != "aivm code '/p q'" {
 		t.Error(got)
 	}
-	in.Store.Config.Attachments = append(in.Store.Config.Attachments, config.Attachment{HostPath: "/p q", VMName: "u"})
-	if got := in.OpenCommand(); got != "aivm code '/p q' --vm t" {
+	tgt.Store.Config.Attachments = append(tgt.Store.Config.Attachments, config.Attachment{HostPath: "/p q", VMName: "u"})
+	if got := tgt.OpenCommand(); got != "aivm code '/p q' --vm t" {
 		t.Error(got)
 	}
 }
@@ -147,18 +147,18 @@ func TestOpenCommand(t *testing.T) {
 // A run that waited for one that deleted the VM does not create the VM again.
 func TestRefreshAfterADeletion(t *testing.T) {
 	w := newWorld(t)
-	in := &target.Target{Name: "t"}
-	if _, err := w.Refresh(in); err != nil {
+	tgt := &target.Target{Name: "t"}
+	if _, err := w.Refresh(tgt); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(w.StorePath, []byte("schema_version = 5\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Refresh(in); err == nil || !strings.Contains(err.Error(), "VM t was deleted by another run") {
+	if _, err := w.Refresh(tgt); err == nil || !strings.Contains(err.Error(), "VM t was deleted by another run") {
 		t.Errorf("%v", err)
 	}
-	in.NewVM = true
-	if _, err := w.Refresh(in); err != nil {
+	tgt.NewVM = true
+	if _, err := w.Refresh(tgt); err != nil {
 		t.Error(err)
 	}
 }

@@ -157,15 +157,15 @@ func (e Part) SSHConfigCheck(d DoctorFacts) host.Check {
 
 // explain returns why an entry has to be written again.
 func (p SSHEntry) explain() string {
-	var was []string
+	var changed []string
 	for _, m := range p.edited {
-		was = append(was, ui.CleanTo(fmt.Sprintf("%s is %s, not %s", m.Option, cmp.Or(m.Got, "missing"), m.Want), 120))
+		changed = append(changed, ui.CleanTo(fmt.Sprintf("%s is %s, not %s", m.Option, cmp.Or(m.Got, "missing"), m.Want), 120))
 	}
 	switch {
 	case p.broken != nil:
 		return "its entry was changed: " + ui.Clean(p.broken.Error())
-	case len(was) > 0:
-		return fmt.Sprintf("its entry was changed (%s): %s", p.edited[0].File, ui.Some(was, 3))
+	case len(changed) > 0:
+		return fmt.Sprintf("its entry was changed (%s): %s", p.edited[0].File, ui.Some(changed, 3))
 	}
 	return "the entry or the Include line is missing or was changed"
 }

@@ -122,31 +122,31 @@ func (e Part) AddressCheck(w *target.Target, f *loop.Facts, inst plan.Known[*sta
 	if !f.Running() {
 		restart = []string{"aivm vm up " + w.Name}
 	}
-	in := inst.Value
+	recorded := inst.Value
 	switch {
 	case inst.Err != nil:
 		path := shellescape.Quote(e.State().InstancePath(w.Name))
 		return bad(append([]string{"mv " + path + " " + path + ".damaged"}, restart...), "%v", inst.Err)
-	case in == nil && made:
+	case recorded == nil && made:
 		return bad(restart, "the VM exists, but its address is not recorded in %s", e.State().InstancePath(w.Name))
-	case in == nil:
+	case recorded == nil:
 		return host.NewCheck("address", "VM address", host.Skipped, "none yet")
 	case f.Conn != nil:
-		return host.NewCheck("address", "VM address", host.OK, "%s (%s)", in.Address, in.MAC)
+		return host.NewCheck("address", "VM address", host.OK, "%s (%s)", recorded.Address, recorded.MAC)
 	case n.Err != nil:
-		return host.NewCheck("address", "VM address", host.Unknown, "%s (%s) is recorded; whether libvirt reserves it for the VM is not known: %v", in.Address, in.MAC, n.Err)
+		return host.NewCheck("address", "VM address", host.Unknown, "%s (%s) is recorded; whether libvirt reserves it for the VM is not known: %v", recorded.Address, recorded.MAC, n.Err)
 	case n.Value == nil:
-		return bad(restart, "%s (%s) is recorded, but its network does not exist", in.Address, in.MAC)
+		return bad(restart, "%s (%s) is recorded, but its network does not exist", recorded.Address, recorded.MAC)
 	}
 	for _, r := range n.Value.Hosts {
-		if strings.EqualFold(r.MAC, in.MAC) {
-			if r.IP.String() == in.Address {
-				return host.NewCheck("address", "VM address", host.OK, "%s (%s), reserved for the VM in network %s", in.Address, in.MAC, n.Value.Name)
+		if strings.EqualFold(r.MAC, recorded.MAC) {
+			if r.IP.String() == recorded.Address {
+				return host.NewCheck("address", "VM address", host.OK, "%s (%s), reserved for the VM in network %s", recorded.Address, recorded.MAC, n.Value.Name)
 			}
-			return bad(restart, "%s is recorded, but libvirt reserves %s for the VM", in.Address, r.IP)
+			return bad(restart, "%s is recorded, but libvirt reserves %s for the VM", recorded.Address, r.IP)
 		}
 	}
-	return bad(restart, "%s (%s) is recorded, but network %s does not reserve it for the VM", in.Address, in.MAC, n.Value.Name)
+	return bad(restart, "%s (%s) is recorded, but network %s does not reserve it for the VM", recorded.Address, recorded.MAC, n.Value.Name)
 }
 
 // SSHCheck checks that the guest accepts the login.
@@ -170,10 +170,10 @@ func SSHCheck(w *target.Target, f *loop.Facts) host.Check {
 // States returns a function that returns the state of a VM. It asks each libvirt that has one of
 // the VMs once, for the states of all of them.
 func (e Part) States(ctx context.Context, vms []config.VM) func(config.VM) string {
-	asked := map[virt.URI]plan.Known[map[string]virt.State]{}
+	answers := map[virt.URI]plan.Known[map[string]virt.State]{}
 	for _, vm := range vms {
 		u, err := vm.VM.Libvirt()
-		if _, done := asked[u]; done || err != nil {
+		if _, done := answers[u]; done || err != nil {
 			continue
 		}
 		var k plan.Known[map[string]virt.State]
@@ -181,11 +181,11 @@ func (e Part) States(ctx context.Context, vms []config.VM) func(config.VM) strin
 		if k.Err = err; err == nil {
 			k.Value, k.Err = l.States(ctx, e.UID)
 		}
-		asked[u] = k
+		answers[u] = k
 	}
 	return func(vm config.VM) string {
 		u, err := vm.VM.Libvirt()
-		k := asked[u]
+		k := answers[u]
 		switch s, ok := k.Value[vm.Name]; {
 		case err != nil:
 			return "unknown"

@@ -65,8 +65,8 @@ func newPage(dir string) (*os.File, error) {
 	if err := os.Chmod(dir, 0o700); err != nil {
 		return nil, err
 	}
-	old, _ := filepath.Glob(filepath.Join(dir, pagePattern))
-	for _, p := range old {
+	pages, _ := filepath.Glob(filepath.Join(dir, pagePattern))
+	for _, p := range pages {
 		if st, err := os.Lstat(p); err == nil && time.Since(st.ModTime()) > 2*InviteLifetime {
 			_ = os.Remove(p)
 		}

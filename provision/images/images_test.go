@@ -53,8 +53,8 @@ func TestImageIsCreatedOnce(t *testing.T) {
 			w.Cache = first.Cache
 			w.Root, w.Timing = builder{file, &built}, ui.NewTiming("image")
 			worlds = append(worlds, w)
-			in := &target.Target{Store: &config.Store{Config: config.DefaultConfig()}, Image: name}
-			p, base, err := For(w.Loop).Plan(in, For(w.Loop).Observe(t.Context(), in))
+			tgt := &target.Target{Store: &config.Store{Config: config.DefaultConfig()}, Image: name}
+			p, base, err := For(w.Loop).Plan(tgt, For(w.Loop).Observe(t.Context(), tgt))
 			if err != nil || len(p.Actions) != 1 {
 				t.Fatalf("%v %v", p, err)
 			}
@@ -81,8 +81,8 @@ func TestImageIsCreatedOnce(t *testing.T) {
 		if strings.HasPrefix(name, "packages:") && (built.Load() != 1 || staleRuns.Load() != 2) {
 			t.Errorf("built %d times, %d runs were stale", built.Load(), staleRuns.Load())
 		}
-		in := &target.Target{Store: &config.Store{Config: config.DefaultConfig()}, Image: name}
-		p, _, err := For(first.Loop).Plan(in, For(first.Loop).Observe(t.Context(), in))
+		tgt := &target.Target{Store: &config.Store{Config: config.DefaultConfig()}, Image: name}
+		p, _, err := For(first.Loop).Plan(tgt, For(first.Loop).Observe(t.Context(), tgt))
 		if err != nil || len(p.Actions) != 0 {
 			t.Errorf("still to do: %v %v", p, err)
 		}

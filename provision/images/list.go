@@ -72,7 +72,7 @@ type poolRef struct{ pool, dir string }
 // uses no privileges.
 func (e Part) List(ctx context.Context) (ImageListing, error) {
 	out := ImageListing{Schema: 1, Cache: e.Cache.Dir, Images: []ListedImage{}, Usage: "known"}
-	kept, err := e.Cache.List()
+	cachedImages, err := e.Cache.List()
 	if err != nil {
 		return out, err
 	}
@@ -87,7 +87,7 @@ func (e Part) List(ctx context.Context) (ImageListing, error) {
 	for sum := range out.pools {
 		poolOnly[sum] = true
 	}
-	for _, k := range kept {
+	for _, k := range cachedImages {
 		sum := k.SHA256[:min(32, len(k.SHA256))]
 		delete(poolOnly, sum)
 		i := ListedImage{
@@ -111,15 +111,15 @@ func (e Part) List(ctx context.Context) (ImageListing, error) {
 			out.Images[i].UsedBy = []string{}
 		}
 	}
-	slices.SortStableFunc(out.Images[len(kept):], func(a, b ListedImage) int { return strings.Compare(a.SHA256, b.SHA256) })
-	out.Catalogue = e.catalogue(kept)
+	slices.SortStableFunc(out.Images[len(cachedImages):], func(a, b ListedImage) int { return strings.Compare(a.SHA256, b.SHA256) })
+	out.Catalogue = e.catalogue(cachedImages)
 	_, out.Parts = e.Cache.Parts()
 	return out, nil
 }
 
-func (e Part) catalogue(kept []image.CachedImage) []ListedRelease {
+func (e Part) catalogue(cachedImages []image.CachedImage) []ListedRelease {
 	cached := func(name string) bool {
-		return slices.ContainsFunc(kept, func(k image.CachedImage) bool { return slices.Contains(k.Names, name) })
+		return slices.ContainsFunc(cachedImages, func(k image.CachedImage) bool { return slices.Contains(k.Names, name) })
 	}
 	var out []ListedRelease
 	for _, r := range image.Releases() {
@@ -193,12 +193,12 @@ type Verified struct {
 
 // Verify reads the images that words name, or all images of the cache, and compares their digests.
 func (e Part) Verify(ctx context.Context, words []string) ([]Verified, error) {
-	kept, err := e.selected(words)
+	cachedImages, err := e.selected(words)
 	if err != nil {
 		return nil, err
 	}
 	out := []Verified{}
-	for _, k := range kept {
+	for _, k := range cachedImages {
 		v := Verified{Names: k.Names, SHA256: k.SHA256, State: "ok", Detail: k.Verified}
 		if v.Names == nil {
 			v.Names = []string{}
@@ -345,10 +345,10 @@ func (e Part) chosen(list ImageListing, words []string) ([]ListedImage, error) {
 	var out []ListedImage
 	for _, w := range words {
 		n := len(out)
-		kept, err := e.Cache.Select(w)
+		cachedImages, err := e.Cache.Select(w)
 		for _, i := range list.Images {
-			in := slices.ContainsFunc(kept, func(k image.CachedImage) bool { return k.SHA256 == i.SHA256 })
-			if in || i.State == "pool" && len(w) >= 8 && strings.HasPrefix(i.SHA256, strings.ToLower(w[:min(32, len(w))])) {
+			inCache := slices.ContainsFunc(cachedImages, func(k image.CachedImage) bool { return k.SHA256 == i.SHA256 })
+			if inCache || i.State == "pool" && len(w) >= 8 && strings.HasPrefix(i.SHA256, strings.ToLower(w[:min(32, len(w))])) {
 				out = append(out, i)
 			}
 		}

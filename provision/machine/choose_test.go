@@ -64,12 +64,12 @@ func TestChoose(t *testing.T) {
 			if sub := netip.MustParsePrefix(got.Network.Network.SubnetCIDR); !sub.Contains(got.Address) {
 				t.Errorf("address %s is not in %s", got.Address, sub)
 			}
-			in := InstanceFor(w, f, got, nil, "/key")
-			if in.MAC != got.MAC || in.Address != got.Address.String() || in.UUID == "" || in.SeedLeft != k.made || (in.CreatedWith != nil) != (k.made || k.inst != nil && k.inst.CreatedWith != nil) {
-				t.Errorf("%+v", in)
+			inst := InstanceFor(w, f, got, nil, "/key")
+			if inst.MAC != got.MAC || inst.Address != got.Address.String() || inst.UUID == "" || inst.SeedLeft != k.made || (inst.CreatedWith != nil) != (k.made || k.inst != nil && k.inst.CreatedWith != nil) {
+				t.Errorf("%+v", inst)
 			}
-			if k.made && (in.CreatedWith.CPUs != 2 || !cmp.Equal(in.Identities, []string{"/key"})) {
-				t.Errorf("%+v %+v", in.CreatedWith, in)
+			if k.made && (inst.CreatedWith.CPUs != 2 || !cmp.Equal(inst.Identities, []string{"/key"})) {
+				t.Errorf("%+v %+v", inst.CreatedWith, inst)
 			}
 			if d := cmp.Diff(target.Record, w.Record) + cmp.Diff(target.Network, w.Network); d != "" {
 				t.Errorf("the target was changed: %s", d)

@@ -20,38 +20,38 @@ import (
 // InstanceFor returns the content of instance.json for a VM with the values in c. ownKey is the path
 // of aivm's own key if the guest will accept it but ids does not contain it yet; else "".
 func InstanceFor(w *target.Target, f *loop.Facts, c Chosen, ids []sshcfg.Identity, ownKey string) state.Instance {
-	in := state.Instance{Schema: 1, User: w.Record.VM.User}
+	inst := state.Instance{Schema: 1, User: w.Record.VM.User}
 	if f.Inst != nil {
-		in = *f.Inst
+		inst = *f.Inst
 	}
-	in.MAC, in.Address = c.MAC, c.Address.String()
+	inst.MAC, inst.Address = c.MAC, c.Address.String()
 	if d := f.Domain.Domain.Value; d != nil {
-		in.UUID = d.UUID
+		inst.UUID = d.UUID
 	}
-	if in.UUID == "" {
-		in.UUID = f.Creation.ID
+	if inst.UUID == "" {
+		inst.UUID = f.Creation.ID
 	}
-	in.SeedLeft = in.SeedLeft || f.NewDomain()
+	inst.SeedLeft = inst.SeedLeft || f.NewDomain()
 	if vm := c.Record.VM; f.NewDomain() {
-		in.CreatedWith = &state.CreatedWith{Image: c.Record.Image.Name, CPUs: vm.CPUs, RAMMB: vm.RAMMB, DiskGB: vm.DiskGB}
+		inst.CreatedWith = &state.CreatedWith{Image: c.Record.Image.Name, CPUs: vm.CPUs, RAMMB: vm.RAMMB, DiskGB: vm.DiskGB}
 	}
-	if len(in.Identities) == 0 || f.NewDomain() {
-		in.Identities = sshcfg.StanzaIdentities(ids)
-		if ownKey != "" && !slices.Contains(in.Identities, ownKey) {
-			in.Identities = append([]string{ownKey}, in.Identities...)
+	if len(inst.Identities) == 0 || f.NewDomain() {
+		inst.Identities = sshcfg.StanzaIdentities(ids)
+		if ownKey != "" && !slices.Contains(inst.Identities, ownKey) {
+			inst.Identities = append([]string{ownKey}, inst.Identities...)
 		}
 	}
-	return in
+	return inst
 }
 
 // PlanState plans to write the VM's state before the VM exists: its host key, and instance.json with
 // UUID, address and keys.
-func (e Part) PlanState(w *target.Target, f *loop.Facts, in state.Instance) []plan.Action {
+func (e Part) PlanState(w *target.Target, f *loop.Facts, inst state.Instance) []plan.Action {
 	keyErr := f.Keys.Own
-	if in.Adopted {
+	if inst.Adopted {
 		keyErr = f.Keys.Pinned
 	}
-	same := f.Inst != nil && reflect.DeepEqual(*f.Inst, in)
+	same := f.Inst != nil && reflect.DeepEqual(*f.Inst, inst)
 	if same && keyErr == nil {
 		return nil
 	}
@@ -59,10 +59,10 @@ func (e Part) PlanState(w *target.Target, f *loop.Facts, in state.Instance) []pl
 	return []plan.Action{{
 		ID: "vm.state", Why: "create the VM's host key and record its address", Shows: []string{"write " + dir + "/"}, Timing: "define",
 		Do: func(context.Context) error {
-			if err := e.State().SaveInstance(w.Name, in); err != nil {
+			if err := e.State().SaveInstance(w.Name, inst); err != nil {
 				return session.StateErr(dir, err)
 			}
-			if in.Adopted {
+			if inst.Adopted {
 				return nil // the guest generated its host key itself
 			}
 			return session.StateErr(dir, e.hostKey(w.Name))

@@ -29,8 +29,8 @@ func (e *Session) Person() share.Person {
 // originalEnv returns an environment variable as this run received it. Distrust removes folders
 // from some variables of this process, but the user's sessions still search those folders.
 func (e *Session) originalEnv(name string) string {
-	if was, ok := e.originalPaths[name]; ok {
-		return was
+	if original, ok := e.originalPaths[name]; ok {
+		return original
 	}
 	return e.Getenv(name)
 }
@@ -55,7 +55,7 @@ func (e *Session) Distrust(folders []sshcfg.GuestFolder) {
 	}
 	e.SSH.Guests = append(slices.Clip(e.SSH.Guests), folders...)
 	var t hostfile.Tracer
-	in := func(path string) (sshcfg.GuestFolder, bool) {
+	findFolder := func(path string) (sshcfg.GuestFolder, bool) {
 		way := t.Follow(path)
 		for _, f := range folders {
 			if _, in := way.Through(t.Folder(f.Path)); in {
@@ -66,22 +66,22 @@ func (e *Session) Distrust(folders []sshcfg.GuestFolder) {
 	}
 	for _, name := range share.PathVars() {
 		dirs := filepath.SplitList(os.Getenv(name))
-		kept := slices.DeleteFunc(slices.Clone(dirs), func(d string) bool {
-			_, guests := in(d)
+		remaining := slices.DeleteFunc(slices.Clone(dirs), func(d string) bool {
+			_, guests := findFolder(d)
 			return filepath.IsAbs(d) && guests
 		})
-		if len(kept) < len(dirs) {
+		if len(remaining) < len(dirs) {
 			if _, ok := e.originalPaths[name]; !ok {
 				if e.originalPaths == nil {
 					e.originalPaths = map[string]string{}
 				}
 				e.originalPaths[name] = os.Getenv(name)
 			}
-			_ = os.Setenv(name, strings.Join(kept, string(filepath.ListSeparator)))
+			_ = os.Setenv(name, strings.Join(remaining, string(filepath.ListSeparator)))
 		}
 	}
 	self := e.Person().Self
-	if f, guests := in(self); guests && self != "" && e.Root != nil {
+	if f, guests := findFolder(self); guests && self != "" && e.Root != nil {
 		e.Root = noRoot{e.Root, ui.Refused("this aivm program, %s, lies in a folder that VM %s can write, so it does not use sudo", ui.Clean(self), f.VM).
 			Hint(ui.CmdFor("copy it to a directory that no guest can write", "sudo install -m 755 "+shellescape.Quote(self)+" /usr/local/bin/aivm"), ui.CmdFor("then use that one", "/usr/local/bin/aivm list"))}
 	}

@@ -38,10 +38,10 @@ func closeFunc(c io.Closer) func() {
 }
 
 // Stanza returns the ssh entry of a VM.
-func (e *Session) Stanza(vm string, in state.Instance) sshcfg.Stanza {
+func (e *Session) Stanza(vm string, inst state.Instance) sshcfg.Stanza {
 	return sshcfg.Stanza{
-		Alias: vm, HostName: in.Address, User: in.User, Port: 22,
-		Identities: in.Identities, KnownHosts: e.SSH.KnownHostsPath(vm), HostKeyAlias: vm,
+		Alias: vm, HostName: inst.Address, User: inst.User, Port: 22,
+		Identities: inst.Identities, KnownHosts: e.SSH.KnownHostsPath(vm), HostKeyAlias: vm,
 	}
 }
 

@@ -34,8 +34,8 @@ type VMResult struct {
 // VMResult returns the result for a VM, with the address in its instance.json.
 func (e *Session) VMResult(vm, state string, outcome Outcome) VMResult {
 	r := VMResult{Schema: 1, VM: vm, State: state, Alias: vm, Outcome: outcome}
-	if in, err := e.State().Instance(vm); err == nil && in != nil {
-		r.Address = in.Address
+	if inst, err := e.State().Instance(vm); err == nil && inst != nil {
+		r.Address = inst.Address
 	}
 	return r
 }

@@ -43,8 +43,8 @@ func (f diskExporter) addToCache(ctx context.Context, chain []virt.Volume, ref i
 		return image.Entry{}, err
 	}
 	defer release()
-	old, _ := filepath.Glob(filepath.Join(cache.Dir, workPrefix+"*"))
-	for _, d := range old {
+	staleDirs, _ := filepath.Glob(filepath.Join(cache.Dir, workPrefix+"*"))
+	for _, d := range staleDirs {
 		_ = os.RemoveAll(d)
 	}
 	if err := f.checkFreeSpace(chain); err != nil {
@@ -85,11 +85,11 @@ type layer struct{ path, format string }
 // fetch returns a volume as a file: the cache's file if the volume is a base image from the cache,
 // else a download at the path to.
 func (f diskExporter) fetch(ctx context.Context, v virt.Volume, to string) (layer, error) {
-	kept, err := f.env.Cache.List()
+	cachedImages, err := f.env.Cache.List()
 	if err != nil {
 		return layer{}, err
 	}
-	for _, k := range kept {
+	for _, k := range cachedImages {
 		if k.Complete && strings.HasPrefix(v.Name, "base-"+k.SHA256[:32]) {
 			return layer{k.Path, k.Format}, nil
 		}

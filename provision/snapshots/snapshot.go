@@ -164,7 +164,7 @@ func (e Part) OnDisk(ctx context.Context, o SnapshotOptions, do func(*virt.Domai
 	return r, nil
 }
 
-// findDisk finds a VM and calls do to read its disk. If the domain disappears meanwhile, it reads
+// findDisk finds a VM and calls do to read its disk. If the domain disappears during that, it reads
 // the config again and tries once more.
 func (e Part) findDisk(ctx context.Context, name string, do func(*target.Target, *virt.Domain) error) (w *target.Target, d *virt.Domain, err error) {
 	for range 2 {

@@ -31,10 +31,10 @@ func FuzzInstance(f *testing.F) {
 		if err := os.WriteFile(path, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		in, err := d.Instance("vm")
+		inst, err := d.Instance("vm")
 		if err != nil {
-			if in != nil || !strings.Contains(err.Error(), path) {
-				t.Errorf("%+v, %v", in, err)
+			if inst != nil || !strings.Contains(err.Error(), path) {
+				t.Errorf("%+v, %v", inst, err)
 			}
 			if errors.Is(err, ErrLater) {
 				if err := d.SaveInstance("vm", Instance{Address: "10.0.0.1"}); !errors.Is(err, ErrLater) {
@@ -46,23 +46,23 @@ func FuzzInstance(f *testing.F) {
 			}
 			return
 		}
-		if _, err := netip.ParseAddr(in.Address); err != nil {
-			t.Errorf("address %q", in.Address)
+		if _, err := netip.ParseAddr(inst.Address); err != nil {
+			t.Errorf("address %q", inst.Address)
 		}
-		in.SeedLeft = !in.SeedLeft
-		if err := d.SaveInstance("vm", *in); err != nil {
+		inst.SeedLeft = !inst.SeedLeft
+		if err := d.SaveInstance("vm", *inst); err != nil {
 			t.Fatal(err)
 		}
 		back, err := d.Instance("vm")
 		if err != nil {
 			t.Fatal(err)
 		}
-		if in.Schema = instanceSchema; len(back.unknownKeys) != len(in.unknownKeys) {
-			t.Errorf("%v became %v", in.unknownKeys, back.unknownKeys)
+		if inst.Schema = instanceSchema; len(back.unknownKeys) != len(inst.unknownKeys) {
+			t.Errorf("%v became %v", inst.unknownKeys, back.unknownKeys)
 		}
-		in.unknownKeys, back.unknownKeys = nil, nil
-		if !reflect.DeepEqual(in, back) {
-			t.Errorf("%+v became %+v", in, back)
+		inst.unknownKeys, back.unknownKeys = nil, nil
+		if !reflect.DeepEqual(inst, back) {
+			t.Errorf("%+v became %+v", inst, back)
 		}
 	})
 }

@@ -65,16 +65,16 @@ func (d Dir) Instance(vm string) (*Instance, error) {
 	if json.Unmarshal(b, &head) == nil && head.Schema > instanceSchema {
 		return nil, laterFormat(fmt.Sprintf("the state file of VM %q", vm), d.InstancePath(vm), head.Schema, instanceSchema)
 	}
-	var in Instance
-	err = json.Unmarshal(b, &in)
+	var inst Instance
+	err = json.Unmarshal(b, &inst)
 	if err == nil {
-		_, err = netip.ParseAddr(in.Address)
+		_, err = netip.ParseAddr(inst.Address)
 	}
 	if err != nil {
 		return nil, ui.Refused("the state file of VM %q is damaged: %s: %w", vm, d.InstancePath(vm), err).
 			Hint(ui.CmdFor("move it away", "mv "+shellescape.Quote(d.InstancePath(vm))+" /tmp/"), ui.CmdFor("then, to write it again from libvirt's data", "aivm vm restart "+vm))
 	}
-	return &in, nil
+	return &inst, nil
 }
 
 // laterFormat returns the refusal of a file whose format is newer than this program.
@@ -87,7 +87,7 @@ func laterFormat(what, path string, has, known int) error {
 var ErrLater = errors.New("written by a later aivm")
 
 // UnmarshalJSON keeps unknown keys, which a later aivm with the same format version added.
-func (in *Instance) UnmarshalJSON(b []byte) error {
+func (inst *Instance) UnmarshalJSON(b []byte) error {
 	type known Instance
 	var k known
 	if err := json.Unmarshal(b, &k); err != nil {
@@ -104,20 +104,20 @@ func (in *Instance) UnmarshalJSON(b []byte) error {
 			}
 		}
 	}
-	if *in = Instance(k); len(all) > 0 {
-		in.unknownKeys = all
+	if *inst = Instance(k); len(all) > 0 {
+		inst.unknownKeys = all
 	}
 	return nil
 }
 
 // MarshalJSON writes the unknown keys too.
-func (in Instance) MarshalJSON() ([]byte, error) {
+func (inst Instance) MarshalJSON() ([]byte, error) {
 	type known Instance
-	b, err := json.Marshal(known(in))
-	if err != nil || len(in.unknownKeys) == 0 {
+	b, err := json.Marshal(known(inst))
+	if err != nil || len(inst.unknownKeys) == 0 {
 		return b, err
 	}
-	rest, err := json.Marshal(in.unknownKeys)
+	rest, err := json.Marshal(inst.unknownKeys)
 	if err != nil {
 		return nil, err
 	}
@@ -136,12 +136,12 @@ func instanceKeys() []string {
 }
 
 // SaveInstance writes a VM's instance.json, but never overwrites one of a later format.
-func (d Dir) SaveInstance(vm string, in Instance) error {
+func (d Dir) SaveInstance(vm string, inst Instance) error {
 	if _, err := d.Instance(vm); errors.Is(err, ErrLater) {
 		return err
 	}
-	in.Schema = instanceSchema
-	b, err := json.MarshalIndent(in, "", "  ")
+	inst.Schema = instanceSchema
+	b, err := json.MarshalIndent(inst, "", "  ")
 	if err != nil {
 		return err
 	}

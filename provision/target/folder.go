@@ -218,14 +218,14 @@ func (w *Target) WithSaved(o FolderOptions, r config.Attachment, resolved string
 
 // FindLinked returns the record of the innermost attached folder on the path typed that now is,
 // or leads through, a symbolic link.
-func FindLinked(c *config.Config, vm, typed, resolved string) (in config.Attachment, found bool) {
+func FindLinked(c *config.Config, vm, typed, resolved string) (rec config.Attachment, found bool) {
 	for _, r := range c.Attachments {
 		p := filepath.Clean(r.HostPath)
-		if (vm == "" || r.VMName == vm) && Within(typed, p) && !Within(resolved, p) && (!found || len(p) > len(filepath.Clean(in.HostPath))) {
-			in, found = r, true
+		if (vm == "" || r.VMName == vm) && Within(typed, p) && !Within(resolved, p) && (!found || len(p) > len(filepath.Clean(rec.HostPath))) {
+			rec, found = r, true
 		}
 	}
-	return in, found
+	return rec, found
 }
 
 // LinkedError refuses a folder whose path contains a symbolic link: the user never consented to
@@ -249,7 +249,7 @@ func (e *LinkedError) Unwrap() error { return e.Err }
 
 func linkedError(r config.Attachment, typed, resolved string) error {
 	a := share.Recorded(r)
-	if is, err := filepath.EvalSymlinks(r.HostPath); err == nil && is == filepath.Clean(r.HostPath) {
+	if resolvedPath, err := filepath.EvalSymlinks(r.HostPath); err == nil && resolvedPath == filepath.Clean(r.HostPath) {
 		return ui.Refused("%s leads out of folder %s through a symbolic link, which VM %s may have created, to %s", ui.Clean(typed), ui.Clean(r.HostPath), r.VMName, ui.Clean(resolved)).
 			Hint(ui.CmdFor("to share the target of the link", "aivm attach "+shellescape.Quote(resolved)+" --vm "+r.VMName))
 	}

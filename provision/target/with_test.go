@@ -16,13 +16,13 @@ func TestTargetsAreCopied(t *testing.T) {
 		t.Fatal(err)
 	}
 	w = w.with(func(t *Target) { t.Folder = &share.Attachment{HostPath: "/p", VM: t.Name} })
-	was, folder := *w, *w.Folder
+	before, folder := *w, *w.Folder
 	next := w.Renamed()
 	if next.Name != w.Name+"-2" || next.Record.Name != next.Name || next.Record.VM.Name != next.Name || next.Folder.VM != next.Name {
 		t.Errorf("renamed: %+v", next)
 	}
-	if again := next.Renamed(); again.Name != w.Name+"-3" {
-		t.Errorf("renamed again: %s", again.Name)
+	if third := next.Renamed(); third.Name != w.Name+"-3" {
+		t.Errorf("renamed again: %s", third.Name)
 	}
 	if s := w.Sized(host.Size{CPUs: 3}); s.Size.CPUs != 3 || s.Size.RAMMB != w.Size.RAMMB {
 		t.Errorf("sized: %+v", s.Size)
@@ -36,7 +36,7 @@ func TestTargetsAreCopied(t *testing.T) {
 	if s := w.WithGuest().WithoutSudo().AlreadyRecorded().AsActive().FetchedAgain().OpenedAt("/x").WithoutFolders(); !s.Guest || !s.NoSudo || s.NewVM || !s.SetActive || !s.RefetchImage || s.OpenAt != "/x" || s.Store != nil {
 		t.Errorf("%+v", s)
 	}
-	if was.Name != w.Name || w.Boot || w.Guest || w.NoSudo || !w.NewVM || w.SetActive || w.RefetchImage || w.OpenAt != "" || w.Store == nil || *w.Folder != folder || w.Record.Image.Name != was.Record.Image.Name {
+	if before.Name != w.Name || w.Boot || w.Guest || w.NoSudo || !w.NewVM || w.SetActive || w.RefetchImage || w.OpenAt != "" || w.Store == nil || *w.Folder != folder || w.Record.Image.Name != before.Record.Image.Name {
 		t.Errorf("the original was changed: %+v", w)
 	}
 }
