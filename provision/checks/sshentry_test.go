@@ -17,8 +17,8 @@ import (
 func TestChangedEntry(t *testing.T) {
 	w := looptest.New(t)
 	e := For(w.Loop)
-	in := state.Instance{Address: "10.77.0.101", User: "agent", Identities: []string{"/k"}}
-	text, err := sshcfg.Render(e.Stanza("t", in))
+	inst := state.Instance{Address: "10.77.0.101", User: "agent", Identities: []string{"/k"}}
+	text, err := sshcfg.Render(e.Stanza("t", inst))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,17 +27,17 @@ func TestChangedEntry(t *testing.T) {
 		t.Fatal(err)
 	}
 	const general = "the entry or the Include line is missing or was changed"
-	for name, tc := range map[string]struct{ old, new, want string }{
+	for name, tc := range map[string]struct{ from, to, want string }{
 		"as written": {"", "", general}, // but no Include line
 		"a comment":  {"# Written", "# I wrote", general},
 		"an address": {"10.77.0.101", "10.0.0.9", "its entry was changed (" + path + "): HostName is 10.0.0.9, not 10.77.0.101"},
 		"gone":       {"    ProxyCommand none\n", "", "its entry was changed (" + path + "): ProxyCommand is missing, not none"},
 		"unreadable": {"Host t\n", "Match all\n", "its entry was changed: " + path + ": it is not a file written by aivm"},
 	} {
-		if err := os.WriteFile(path, []byte(strings.Replace(string(text), tc.old, tc.new, 1)), 0o600); err != nil {
+		if err := os.WriteFile(path, []byte(strings.Replace(string(text), tc.from, tc.to, 1)), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		vms := []SSHEntry{{want: &target.Target{Name: "t"}, inst: &in}}
+		vms := []SSHEntry{{want: &target.Target{Name: "t"}, inst: &inst}}
 		d := DoctorFacts{Host: host.Facts{Tools: map[string]string{"ssh": "/usr/bin/ssh"}}, VMs: vms}
 		d.sshErr = e.examineSSH(t.Context(), vms)
 		c := e.SSHConfigCheck(d)
