@@ -20,7 +20,7 @@ import (
 // storage is a fake libvirt with one pool and many callers. hook, if set, is called
 // before a call does anything, without the lock held.
 type storage struct {
-	Libvirt // what is not here must not be called
+	Libvirt // nil: the methods not defined below must not be called
 	mu      sync.Mutex
 	vols    map[string]virt.Volume
 	did     []string
@@ -62,7 +62,7 @@ func (p *storage) call(f func() error, words ...string) error {
 		p.busy--
 		return fmt.Errorf("%s: %w", c, virt.ErrBusy)
 	}
-	if words[0] != "look" {
+	if words[0] != "unrecorded" {
 		p.did = append(p.did, c)
 	}
 	return f()
@@ -72,7 +72,7 @@ func (p *storage) PoolAt(_ context.Context, path string) (out *virt.Pool, err er
 	err = p.call(func() error {
 		out = &virt.Pool{Name: "aivm", Path: path, Active: true, Volumes: maps.Clone(p.vols)}
 		return nil
-	}, "look")
+	}, "unrecorded")
 	return out, err
 }
 
@@ -91,12 +91,12 @@ func (p *storage) Upload(_ context.Context, _, name string, r io.Reader, _ uint6
 		n, err := r.Read(buf)
 		if n > 0 {
 			err = p.call(func() error {
-				if v, ok := p.vols[name]; ok { // else the file is written to without its name
+				if v, ok := p.vols[name]; ok { // false: the volume was deleted during the upload
 					v.Allocation++
 					p.vols[name] = v
 				}
 				return nil
-			}, "look")
+			}, "unrecorded")
 		}
 		if errors.Is(err, io.EOF) {
 			return p.call(func() error { return nil }, "uploaded", name)
@@ -208,7 +208,7 @@ func TestUploadAfterADeadRun(t *testing.T) {
 	p := newPool(
 		virt.Volume{Name: "base-abc", Modified: old},
 		virt.Volume{Name: "base-abc-2", Modified: old}, virt.Volume{Name: "1000-x.qcow2", Backing: "/pool/base-abc-2"},
-		virt.Volume{Name: "base-abc-3.done"}, // its volume was deleted by hand
+		virt.Volume{Name: "base-abc-3.done"}, // its volume was deleted manually
 		virt.Volume{Name: "base-abcd", Modified: old}, virt.Volume{Name: "base-abc-x", Modified: old},
 	)
 	start := time.Now()

@@ -96,7 +96,7 @@ func fnv32(s string) uint32 {
 	return h
 }
 
-// CheckOwner refuses a domain that is not this person's.
+// CheckOwner refuses a domain that does not belong to this user.
 func CheckOwner(d *virt.Domain, owner int) error {
 	if d == nil || d.Mark.By(owner) {
 		return nil

@@ -108,7 +108,7 @@ func FuzzTree(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// XML cannot hold every character; what it can is read back.
+		// XML cannot hold every character; those it can hold are read back.
 		if back := parseTree(text); !tr.equal(back) && printable(element) {
 			t.Errorf("%+v, written %q, read %+v", tr, text, back)
 		}
@@ -139,7 +139,7 @@ func FuzzTree(f *testing.F) {
 		if current > 1 {
 			t.Errorf("%d are current", current)
 		}
-		// Written down and read again it is the same.
+		// Written and read again, the tree is the same.
 		again := &SnapFacts{Snapshots: append([]Snapshot(nil), facts.Snapshots...)}
 		again.applyTree(facts.tree(facts.Current()))
 		for i := range again.Snapshots {

@@ -67,7 +67,7 @@ func TestPlanVM(t *testing.T) {
 		{"running, in an open pool", dom(virt.Running, 1000), opened(pool("1000-work.qcow2")), "", ""},
 		{"running", dom(virt.Running, 1000), nil, "", ""},
 		{"its disk is gone", dom(virt.Off, 1000), pool(), "", "the disk of VM \"work\" is missing"},
-		// What cannot be seen is not gone.
+		// The volumes of an inactive pool are not missing.
 		{"its pool is off", dom(virt.Off, 1000), off, "pool.ensure", ""},
 		{"its pool is undefined", dom(virt.Off, 1000), nil, "pool.ensure", ""},
 		{"a stranger's", dom(virt.Off, -1), pool(), "", "aivm did not make"},

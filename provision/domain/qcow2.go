@@ -190,14 +190,14 @@ func (u *usage) add(held []uint64, size uint64) {
 		if held[o] == 0 || held[o] == held[0] {
 			continue
 		}
-		first, alone := true, true
+		first, unshared := true, true
 		for k := 1; k < len(held); k++ {
 			if k != o && held[k] == held[o] {
-				alone = false
+				unshared = false
 				first = first && k > o
 			}
 		}
-		if alone {
+		if unshared {
 			u.own[o-1] += size
 		}
 		if first {

@@ -121,7 +121,7 @@ func (v *diskVM) rollback(l Snapshots, name, keepAs string) (bool, error) {
 	return kept, apply(as)
 }
 
-func (v *diskVM) delete(l Snapshots, name string) error {
+func (v *diskVM) deleteSnapshot(l Snapshots, name string) error {
 	d, f := v.facts()
 	as, err := PlanDeleteSnapshot(d, f, name, func() (Snapshots, error) { return l, nil })
 	if err != nil {
@@ -202,7 +202,7 @@ func TestSnapshotsForReal(t *testing.T) {
 	if size["one"] < 2<<20 || size["one"] > 3<<20 || size["two"] != size["one"] || size["kept"] != 0 || f.Kept < 4<<20 || f.Kept > 6<<20 {
 		t.Errorf("sizes %v, kept %d", size, f.Kept)
 	}
-	must(v.delete(v.l, "two"))
+	must(v.deleteSnapshot(v.l, "two"))
 	if got := v.shape(); got != "one *kept<one" {
 		t.Errorf("%s", got)
 	}
@@ -212,13 +212,13 @@ func TestSnapshotsForReal(t *testing.T) {
 	if kept, err := v.rollback(v.l, "one", "again"); err != nil || kept || !v.holds(1) {
 		t.Errorf("%v %v", kept, err)
 	}
-	must(v.delete(v.l, "one"))
-	must(v.delete(v.l, "kept"))
+	must(v.deleteSnapshot(v.l, "one"))
+	must(v.deleteSnapshot(v.l, "kept"))
 	if got := v.shape(); got != "!" || !v.holds(1) {
 		t.Errorf("after the last one: %q", got)
 	}
 	run(t, "qemu-img", "check", "-q", v.file)
-	if err := v.delete(v.l, "one"); err == nil {
+	if err := v.deleteSnapshot(v.l, "one"); err == nil {
 		t.Error("deleted a snapshot that does not exist")
 	}
 }
@@ -229,18 +229,18 @@ type calls = Snapshots
 // made. It gets no result and makes no further change.
 type dying struct {
 	calls
-	left  int
-	after bool
+	remaining int
+	after     bool
 }
 
 var errKilled = errors.New("killed")
 
 func (d *dying) step(f func() error) error {
-	d.left--
+	d.remaining--
 	switch {
-	case d.left > 0:
+	case d.remaining > 0:
 		return f()
-	case d.left == 0 && d.after:
+	case d.remaining == 0 && d.after:
 		_ = f()
 	}
 	return errKilled
@@ -281,11 +281,11 @@ func TestSnapshotsKilledAnywhere(t *testing.T) {
 	}
 	kills := 0
 	for n := 1; ; n++ {
-		any := false
+		anyKilled := false
 		for _, after := range []bool{false, true} {
 			die := func(f func(Snapshots) error) {
-				if err := f(&dying{calls: v.l, left: n, after: after}); errors.Is(err, errKilled) {
-					any = true
+				if err := f(&dying{calls: v.l, remaining: n, after: after}); errors.Is(err, errKilled) {
+					anyKilled = true
 					kills++
 				} else if err != nil {
 					t.Fatalf("%d %v: %v", n, after, err)
@@ -325,10 +325,10 @@ func TestSnapshotsKilledAnywhere(t *testing.T) {
 			if _, err := v.rollback(v.l, keep, "x"); err != nil || !v.holds(present) {
 				t.Fatalf("%d %v: the snapshot the rollback saved is lost: %v, %s", n, after, err, v.shape())
 			}
-			die(func(l Snapshots) error { return v.delete(l, keep) })
+			die(func(l Snapshots) error { return v.deleteSnapshot(l, keep) })
 			if _, f := v.facts(); true {
 				if _, there := f.Find(keep); there {
-					if err := v.delete(v.l, keep); err != nil {
+					if err := v.deleteSnapshot(v.l, keep); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -336,14 +336,14 @@ func TestSnapshotsKilledAnywhere(t *testing.T) {
 					t.Errorf("%s", v.shape())
 				}
 			}
-			if err := v.delete(v.l, name); err != nil {
+			if err := v.deleteSnapshot(v.l, name); err != nil {
 				t.Fatal(err)
 			}
 			if got := v.shape(); strings.TrimPrefix(got, "*") != "base" && got != "*base !" && got != "base !" {
 				t.Errorf("%d %v: %s", n, after, got)
 			}
 		}
-		if !any {
+		if !anyKilled {
 			break
 		}
 	}

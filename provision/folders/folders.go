@@ -168,11 +168,11 @@ func (e Part) PlanShare(w *target.Target, f *loop.Facts, skipped loop.Skipped) (
 			Fail: func(err error) error { e.WarnOnce(err.Error()); return nil },
 		})
 	}
-	plugs, err := e.planAttachDevices(w, f, p.Skipped)
-	for _, plug := range plugs {
-		p.Add(plug)
+	attach, err := e.planAttachDevices(w, f, p.Skipped)
+	for _, dev := range attach {
+		p.Add(dev)
 		for _, act := range as {
-			if b, ok := act.Root.(root.Bind); ok && len(b.Protect) > 0 && plug.ID == "share.plug:"+b.Token {
+			if b, ok := act.Root.(root.Bind); ok && len(b.Protect) > 0 && dev.ID == "share.plug:"+b.Token {
 				// The folder's virtiofsd now has the read-only mounts in its own mount
 				// namespace, so the host no longer needs them.
 				act.ID, act.Consent = "share.settle:"+b.Token, plan.None

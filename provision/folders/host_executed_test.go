@@ -75,20 +75,20 @@ func TestChecksumsAreRecordedAndCompared(t *testing.T) {
 	}
 	w.WriteConfig(p)
 	looptest.ResetRun(w)
-	look := func() (host.Check, []HostExecutedChange) {
+	check := func() (host.Check, []HostExecutedChange) {
 		in := looptest.SavedTarget(w, p)
 		s := StatusFacts{atts: in.Atts(nil)}
 		return For(w.Loop).HostExecutedCheck(t.Context(), in, &loop.Facts{}, s)
 	}
-	if c, ch := look(); c.State != host.OK || len(ch) != 0 {
+	if c, ch := check(); c.State != host.OK || len(ch) != 0 {
 		t.Errorf("%+v %v", c, ch)
 	}
 	file(w, p+"/Makefile", "evil:\n")
-	if c, ch := look(); c.State != host.OK || len(ch) != 1 || ch[0].Path != "Makefile" || ch[0].Change != "changed" || !strings.Contains(c.Detail, "Makefile (changed)") {
+	if c, ch := check(); c.State != host.OK || len(ch) != 1 || ch[0].Path != "Makefile" || ch[0].Change != "changed" || !strings.Contains(c.Detail, "Makefile (changed)") {
 		t.Errorf("%+v %v", c, ch)
 	}
 	file(w, p+"/.git/hooks/post-checkout", "evil")
-	c, ch := look()
+	c, ch := check()
 	if c.State != host.Bad || len(ch) != 2 || !strings.Contains(c.Detail, ".git/hooks/post-checkout (new)") || !strings.Contains(strings.Join(c.Fix, "\n"), "--reviewed") {
 		t.Errorf("%+v %v", c, ch)
 	}
@@ -99,12 +99,12 @@ func TestChecksumsAreRecordedAndCompared(t *testing.T) {
 	if err := as[0].Do(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if c, ch := look(); c.State != host.OK || len(ch) != 0 {
+	if c, ch := check(); c.State != host.OK || len(ch) != 0 {
 		t.Errorf("%+v %v", c, ch)
 	}
 	// A folder that was attached without a list, and a read-only one.
 	w.State().ForgetChecksums(share.Attachment{HostPath: p, VM: "t"})
-	if c, _ := look(); c.State != host.Unknown {
+	if c, _ := check(); c.State != host.Unknown {
 		t.Errorf("%+v", c)
 	}
 	q := w.MakeFolder("q")

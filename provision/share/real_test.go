@@ -141,7 +141,7 @@ func TestHostPlanConverges(t *testing.T) {
 	// Another folder has the same name now.
 	must(t, os.Rename(a.HostPath, a.HostPath+".old"))
 	must(t, os.Mkdir(a.HostPath, 0o755))
-	expect("folder made anew", bindA+"=none")
+	expect("folder created again", bindA+"=none")
 	must(t, os.Remove(a.HostPath))
 	must(t, os.Mkdir(a.HostPath, 0o755))
 	expect("folder deleted and created again", bindA+"=none")

@@ -160,7 +160,7 @@ func TestPlanUse(t *testing.T) {
 	}
 }
 
-// The line of sudoers is offered once for each network, and not by a dry run.
+// The note about sudoers is printed once for each network, and not by a dry run.
 func TestOfferedOnce(t *testing.T) {
 	e, k, w := firewallWorld(t)
 	k.rules.Kernel.Err, e.InTTY, e.DryRun = firewall.ErrPasswordNeeded, true, true
