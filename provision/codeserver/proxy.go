@@ -33,7 +33,7 @@ type Proxy struct {
 
 	record    *record
 	listeners []net.Listener
-	door      gate
+	gate      gate
 	editor    []*http.Cookie // the editor's session, which no browser sees
 	server    *http.Server
 }
@@ -50,17 +50,17 @@ func (p *Proxy) Listen() error {
 		return err
 	}
 	p.record, p.listeners = r, ls
-	p.door = gate{authority: r.authority(), folder: p.Folder, session: Secret(), now: time.Now}
+	p.gate = gate{authority: r.authority(), folder: p.Folder, session: Secret(), now: time.Now}
 	return nil
 }
 
 // Origin returns the URL of the editor without a path, for browsers that have a session.
-func (p *Proxy) Origin() string { return "http://" + p.door.authority }
+func (p *Proxy) Origin() string { return "http://" + p.gate.authority }
 
 // Invite returns an address that opens the editor once, within InviteLifetime; used is closed when
 // it was opened. It invalidates the earlier address.
 func (p *Proxy) Invite() (address string, used <-chan struct{}) {
-	token, used := p.door.invite()
+	token, used := p.gate.invite()
 	return p.Origin() + "/?" + url.Values{"tkn": {token}}.Encode(), used
 }
 
@@ -120,7 +120,7 @@ func (p *Proxy) Serve(ctx context.Context) error {
 		},
 	}
 	p.server = &http.Server{
-		Handler: p.door.guard(inner), ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0),
+		Handler: p.gate.guard(inner), ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0),
 		BaseContext: func(net.Listener) context.Context { return ctx }, DisableGeneralOptionsHandler: true,
 	}
 	stop := context.AfterFunc(ctx, func() { _ = p.server.Close() })

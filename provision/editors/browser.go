@@ -210,7 +210,7 @@ var launchText string
 //
 // code-server's outer process gives its inner one ten seconds to start, which is not enough in an
 // emulated guest. raiseTimeout makes that five minutes, in the outer process only.
-var launch = strings.ReplaceAll(launchText, "@PATIENCE@", raiseTimeout)
+var launch = strings.ReplaceAll(launchText, "@RAISE_TIMEOUT@", raiseTimeout)
 
 // raiseTimeout is this JavaScript, URL-encoded: const s=setTimeout; globalThis.setTimeout =
 // Object.setPrototypeOf((f,t,...a) => s(f, t===1e4 ? 3e5 : t, ...a), s);
