@@ -148,7 +148,7 @@ func damaged(path string, err *markerError) error {
 		word = "lines "
 	}
 	return ui.Refused("the aivm markers in %s are damaged: %w", path, err).
-		Hint(ui.Remark("remove " + word + strings.Join(nums, ", ") + " of " + path + ", then run the command again; aivm writes its block again"))
+		Hint(ui.Remark("remove " + word + strings.Join(nums, ", ") + " of " + path + ", then run the command again, which writes the block again"))
 }
 
 // ensureInclude returns data with this store's block before all directives except the

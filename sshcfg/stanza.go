@@ -204,7 +204,7 @@ func readBack(path string, want Stanza) error {
 	}
 	if len(ms) > 0 {
 		return ui.Failed("%s does not contain what was written to it: %s is %s, not %s", path, ms[0].Option, ms[0].Got, ms[0].Want).
-			Hint(ui.Remark("if another aivm process changed it, run the command again"))
+			Hint(ui.Remark("if another process changed it, run the command again"))
 	}
 	return nil
 }

@@ -120,10 +120,10 @@ func (a *App) VMFlag(c *cobra.Command, to *string, usage string) {
 func (a *App) FolderFlags(c *cobra.Command, o *provision.FolderOptions) {
 	f := c.Flags()
 	a.VMFlag(c, &o.VM, "VM to use in this run (default: that of the folder, else the active VM)")
-	f.StringVar(&o.Mode, "mode", "", "how the VM gets the folder: shared-root (default) or shared (both virtiofs), git (a clone in the VM)")
+	f.StringVar(&o.Mode, "mode", "", "how the VM gets the folder: shared-root (default; virtiofs), shared (virtiofs, with a device of its own), git (a clone in the VM)")
 	f.StringVar(&o.Access, "access", "", "rw (default): the VM may write the folder; ro: it may only read")
 	f.StringVar(&o.GuestDst, "guest-dst", "", "path of the folder in the guest (default: same as on this machine)")
-	f.StringArrayVar(&o.AllowSensitive, "allow-sensitive", nil, "share this `PATH` although it holds keys, holds files that run on this machine at once, or is a system directory")
+	f.StringArrayVar(&o.AllowSensitive, "allow-sensitive", nil, "share this `PATH` although it holds keys, holds files this machine runs by itself (~/.bashrc, autostart), or is a system directory")
 	f.BoolVar(&o.Protect, "protect", false, "make host-executed files in the folder read-only for the VM: git hooks, editor tasks, Makefiles ...")
 	f.StringVar(&a.HostSrc, "host-src", "", "the folder")
 	_ = f.MarkHidden("host-src")

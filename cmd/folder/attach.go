@@ -39,7 +39,7 @@ Examples:
 		},
 	}
 	a.FolderFlags(c, &o)
-	c.Flags().BoolVar(&o.Reviewed, "reviewed", false, "confirm that you reviewed the host-executed files: aivm status reports changes from their present content on")
+	c.Flags().BoolVar(&o.Reviewed, "reviewed", false, "confirm that you reviewed the changed host-executed files; aivm status then reports only later changes")
 	return c
 }
 

@@ -31,7 +31,7 @@ func (a Verbs) fwVerb(use, short, long string, run func(context.Context, *provis
 			return run(c.Context(), e, network)
 		},
 	}
-	c.Flags().StringVar(&network, "network", "", "network whose firewall is meant (default: all)")
+	c.Flags().StringVar(&network, "network", "", "only the firewall of this network (default: all networks)")
 	_ = c.RegisterFlagCompletionFunc("network", a.CompleteNetwork)
 	return c
 }

@@ -10,12 +10,12 @@ import (
 
 func (a Verbs) vmAdoptCmd() *cobra.Command {
 	var key string
-	c := a.VMVerb("adopt", "Take over a VM created by aivm 0.3", `Take over a VM that was created by aivm 0.3 and is in the config. The VM, its disk
-first, is shown before anything changes. aivm then marks its libvirt domain as its
-own, reserves an address for it and writes an SSH alias. The VM's folders move to
-this version's shared directory the next time the VM stops. aivm pins the SSH host
-key that your known_hosts has for the VM; if it has none, you are asked to confirm
-the fingerprint.
+	c := a.VMVerb("adopt", "Take over a VM created by aivm 0.3", `Take over a VM that was created by aivm 0.3 and is in the config. The VM and its disk
+are shown before anything changes. aivm then marks the libvirt domain as its own,
+reserves an address for the VM and writes an SSH alias. The VM's folders move to this
+version's export directory the next time the VM stops. aivm pins the SSH host key that
+your known_hosts has for the VM; if it has none, you are asked to confirm the
+fingerprint.
 
 Examples:
   aivm vm adopt aivm-2404 --dry-run

@@ -46,9 +46,9 @@ func (a Verbs) snapshotVerb(use, short, long string, needsName bool, run func(co
 
 func (a Verbs) vmSnapshotCmd() *cobra.Command {
 	return a.snapshotVerb("snapshot", "Save the state of a VM's disk", `Save the present state of a VM's disk as a snapshot, to which "aivm vm rollback" can
-return. Without a name, one is made from the time. The VM has to be off for a
-moment: a running VM is stopped, after a question, and started again. Shared folders are on
-this machine and not part of the snapshot.
+return. Without a name, the snapshot is named after the time. The VM has to be off for
+a moment: a running VM is stopped, after a question, and started again. Shared folders
+are on this machine and not part of the snapshot.
 
 Examples:
   aivm vm snapshot before-upgrade
