@@ -125,7 +125,7 @@ func (e *Env) findDeletion(ctx context.Context, name string) (*deletion, error) 
 		return nil, err
 	default:
 		foreign := domain.CheckOwner(dom, e.UID)
-		if inst, ierr := e.State().Instance(w.Name); foreign != nil && !dom.Mark.Ours && !w.NewVM && ierr == nil && inst == nil {
+		if inst, ierr := e.State().Instance(w.Name); foreign != nil && !dom.Mark.Exists && !w.NewVM && ierr == nil && inst == nil {
 			return nil, target.NotAdopted(w.Name)
 		}
 		if foreign != nil && w.NewVM {

@@ -39,7 +39,7 @@ func TestPlanDelete(t *testing.T) {
 	}{
 		"nothing": {func(*deletion, *remains) {}, nothing, nil},
 		"a domain that is off": {func(d *deletion, _ *remains) {
-			d.domain = &virt.Domain{Name: "t", State: virt.Off, MAC: mac, Mark: virt.Mark{Ours: true, Owner: e.UID}, Stored: []virt.Disk{{File: disk, Serial: domain.DiskSerial}}}
+			d.domain = &virt.Domain{Name: "t", State: virt.Off, MAC: mac, Mark: virt.Mark{Exists: true, Owner: e.UID}, Stored: []virt.Disk{{File: disk, Serial: domain.DiskSerial}}}
 		}, append([]string{"domain.delete"}, nothing...), nil},
 		"an address": {func(d *deletion, r *remains) {
 			d.domain = &virt.Domain{Name: "t", State: virt.Off, MAC: mac}

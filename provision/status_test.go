@@ -120,13 +120,13 @@ func TestStatusWithADamagedStateFile(t *testing.T) {
 func TestVMCheckReadsTheMark(t *testing.T) {
 	w := newWorld(t)
 	tgt := &target.Target{Name: "t"}
-	for mark, detail := range map[virt.Mark]string{{Ours: true, Owner: 1}: "another user (uid 1)", {}: "aivm did not make"} {
+	for mark, detail := range map[virt.Mark]string{{Exists: true, Owner: 1}: "another user (uid 1)", {}: "aivm did not make"} {
 		f := &loop.Facts{Domain: domain.Facts{Domain: plan.Yes(&virt.Domain{Name: "t", State: virt.Running, Mark: mark})}}
 		if c := checks.For(w.Loop).VMCheck(tgt, f); c.State != host.Bad || !strings.Contains(c.Detail, detail) {
 			t.Errorf("%+v: %+v", mark, c)
 		}
 	}
-	ownMark := virt.Mark{Ours: true, Owner: 4321}
+	ownMark := virt.Mark{Exists: true, Owner: 4321}
 	for state, want := range map[virt.State]host.State{virt.Running: host.OK, virt.Off: host.Bad} {
 		f := &loop.Facts{Domain: domain.Facts{Domain: plan.Yes(&virt.Domain{Name: "t", State: state, Mark: ownMark})}}
 		if c := checks.For(w.Loop).VMCheck(tgt, f); c.State != want {
@@ -143,7 +143,7 @@ func TestAddressCheck(t *testing.T) {
 		return plan.Yes(&virt.Network{Name: "n", Hosts: []virt.Reservation{{MAC: mac, IP: netip.MustParseAddr(ip)}}})
 	}
 	right := network("52:54:00:0A:00:01", "10.7.0.10")
-	ownDomain := domain.Facts{Domain: plan.Yes(&virt.Domain{State: virt.Running, Mark: virt.Mark{Ours: true, Owner: 4321}})}
+	ownDomain := domain.Facts{Domain: plan.Yes(&virt.Domain{State: virt.Running, Mark: virt.Mark{Exists: true, Owner: 4321}})}
 	for _, c := range []struct {
 		name string
 		f    loop.Facts

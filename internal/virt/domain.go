@@ -27,15 +27,15 @@ const (
 // MarkNS is the XML namespace of aivm's ownership mark in libvirt metadata.
 const MarkNS = "urn:aivm:mark:1"
 
-// Mark is the mark in the metadata of a domain or network: whether aivm made it, and for
-// whom. The zero Mark means that aivm did not make it.
+// Mark is aivm's mark in the metadata of a domain or network. The zero Mark means that aivm
+// did not make the object.
 type Mark struct {
-	Ours  bool
-	Owner int // uid of the user it belongs to
+	Exists bool // aivm made the object
+	Owner  int  // uid of the user it belongs to
 }
 
 // By reports whether the object was made by aivm for this uid.
-func (m Mark) By(uid int) bool { return m.Ours && m.Owner == uid }
+func (m Mark) By(uid int) bool { return m.Exists && m.Owner == uid }
 
 // MarkXML returns the mark for the <metadata> element of a definition.
 func MarkXML(owner int) string {
@@ -57,7 +57,7 @@ func parseMark(metadata string) Mark {
 	for _, k := range m.Marks {
 		if k.XMLName.Space == MarkNS && k.XMLName.Local == "mark" {
 			if uid, err := strconv.Atoi(k.Owner); err == nil {
-				return Mark{Ours: true, Owner: uid}
+				return Mark{Exists: true, Owner: uid}
 			}
 		}
 	}
@@ -75,7 +75,7 @@ func parseElement(element string) Mark {
 		return Mark{}
 	}
 	uid, err := strconv.Atoi(m.Owner)
-	return Mark{Ours: err == nil, Owner: uid}
+	return Mark{Exists: err == nil, Owner: uid}
 }
 
 // Domain holds what aivm uses of one libvirt domain.

@@ -14,8 +14,8 @@ import (
 // ErrNoSlot means that a VM has no free PCI slot for another device.
 var ErrNoSlot = errors.New("the VM has no free PCI slot for another device")
 
-// ErrStays means that a running guest did not release a device.
-var ErrStays = errors.New("the guest has not released the device")
+// ErrStillAttached means that a running guest did not release a device.
+var ErrStillAttached = errors.New("the guest has not released the device")
 
 // HasFilesystem reports whether a filesystem with this tag is among fs.
 func HasFilesystem(fs []Filesystem, tag string) bool {
@@ -77,7 +77,7 @@ const (
 // DetachFilesystem removes the virtiofs device with this tag from a domain's definition
 // and, if the domain runs, from the running VM. It waits until the guest has released the
 // device, since virtiofsd ends only then. The guest must have unmounted it; if it does not
-// release it within detachWait, the error is ErrStays.
+// release it within detachWait, the error is ErrStillAttached.
 func (c *Conn) DetachFilesystem(ctx context.Context, name, tag string) error {
 	err := c.withDomain(ctx, name, func(d libvirt.Domain) error {
 		inactive, err := c.l.DomainGetXMLDesc(d, libvirt.DomainXMLInactive)
@@ -126,7 +126,7 @@ func (c *Conn) DetachFilesystem(ctx context.Context, name, tag string) error {
 		case err != nil:
 			return err
 		case time.Now().After(deadline):
-			return fmt.Errorf("detaching device %q from domain %q: %w", tag, name, ErrStays)
+			return fmt.Errorf("detaching device %q from domain %q: %w", tag, name, ErrStillAttached)
 		}
 		select {
 		case <-ctx.Done():

@@ -36,7 +36,7 @@ func FuzzDomainXML(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if d.Mark.Ours && !strings.Contains(desc, "aivm") && !strings.Contains(desc, "&") {
+		if d.Mark.Exists && !strings.Contains(desc, "aivm") && !strings.Contains(desc, "&") {
 			t.Errorf("a mark in XML that has none: %q", desc)
 		}
 		if d.State != "" {
@@ -125,20 +125,20 @@ func FuzzMark(f *testing.F) {
 	f.Add(1000, "o", "<o:x xmlns:o='urn:o'>t</o:x>", `<mark owner="7"/>`)
 	f.Add(0, "", "", "<mark/>")
 	f.Fuzz(func(t *testing.T, owner int, prefix, neighbour, element string) {
-		if m := parseMark(MarkXML(owner)); m != (Mark{Ours: true, Owner: owner}) {
+		if m := parseMark(MarkXML(owner)); m != (Mark{Exists: true, Owner: owner}) {
 			t.Errorf("%d became %+v", owner, m)
 		}
-		if m := parseElement(element); m.Ours && !strings.Contains(element, "mark") {
+		if m := parseElement(element); m.Exists && !strings.Contains(element, "mark") {
 			t.Errorf("%q is a mark", element)
 		}
-		if m := parseMark(neighbour); m.Ours && !strings.Contains(neighbour, "aivm") && !strings.Contains(neighbour, "&") {
+		if m := parseMark(neighbour); m.Exists && !strings.Contains(neighbour, "aivm") && !strings.Contains(neighbour, "&") {
 			t.Errorf("%q is a mark", neighbour)
 		}
 		// Next to any well-formed metadata.
 		var probe struct {
 			Inner string `xml:",innerxml"`
 		}
-		if xml.Unmarshal([]byte("<m>"+neighbour+"</m>"), &probe) != nil || probe.Inner != neighbour || parseMark(neighbour).Ours {
+		if xml.Unmarshal([]byte("<m>"+neighbour+"</m>"), &probe) != nil || probe.Inner != neighbour || parseMark(neighbour).Exists {
 			return
 		}
 		if m := parseMark(neighbour + MarkXML(owner)); !m.By(owner) {

@@ -89,7 +89,7 @@ func (c *Conn) describeNetwork(n libvirt.Network) (*Network, error) {
 		return nil, err
 	}
 	out.Active, out.Autostart = active == 1, auto == 1
-	if out.Active && out.HostsFile && out.Mark.Ours {
+	if out.Active && out.HostsFile && out.Mark.Exists {
 		// A change made while the network is active shows only in its definition.
 		if desc, err := c.l.NetworkGetXMLDesc(n, uint32(libvirt.NetworkXMLInactive)); err == nil {
 			if def, err := ParseNetwork(desc); err == nil && def.UUID == out.UUID {
@@ -97,7 +97,7 @@ func (c *Conn) describeNetwork(n libvirt.Network) (*Network, error) {
 			}
 		}
 	}
-	if out.Active && !out.Mark.Ours {
+	if out.Active && !out.Mark.Exists {
 		// libvirt before 9.7 shows the mark of a network that was adopted while active
 		// only in its definition, until the network is restarted.
 		desc, err := c.l.NetworkGetXMLDesc(n, uint32(libvirt.NetworkXMLInactive))
@@ -109,7 +109,7 @@ func (c *Conn) describeNetwork(n libvirt.Network) (*Network, error) {
 			return nil, err
 		}
 	}
-	if out.Active && out.Mark.Ours {
+	if out.Active && out.Mark.Exists {
 		leases, _, err := c.l.NetworkGetDhcpLeases(n, nil, 1, 0)
 		if err != nil {
 			return nil, err

@@ -221,7 +221,7 @@ func TestMarkNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	before, err := c.Network(ctx, name)
-	if err != nil || before.Mark.Ours {
+	if err != nil || before.Mark.Exists {
 		t.Fatalf("%+v %v", before, err)
 	}
 	if err := c.MarkNetwork(ctx, name, 1234); err != nil {

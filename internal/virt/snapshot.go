@@ -26,9 +26,9 @@ func (c *Conn) CreateSnapshot(ctx context.Context, name, desc string) error {
 	})
 }
 
-// KnowSnapshot registers a snapshot that exists in the disk with libvirt, replacing
+// RedefineSnapshot registers a snapshot that exists in the disk with libvirt, replacing
 // libvirt's record of it. The disk is not changed.
-func (c *Conn) KnowSnapshot(ctx context.Context, name, snapshot, desc string) error {
+func (c *Conn) RedefineSnapshot(ctx context.Context, name, snapshot, desc string) error {
 	return c.withDomain(ctx, name, func(d libvirt.Domain) error {
 		// The old record is removed first: when replacing a record, libvirt compares the
 		// domain definitions and refuses if the VM got a device since then.

@@ -23,7 +23,7 @@ func TestNetworksCheck(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	own := &virt.Network{Name: "n", Bridge: "virbr-n", Subnet: netip.MustParsePrefix("10.77.0.0/24"), Active: true, Mark: virt.Mark{Ours: true, Owner: w.UID}}
+	own := &virt.Network{Name: "n", Bridge: "virbr-n", Subnet: netip.MustParsePrefix("10.77.0.0/24"), Active: true, Mark: virt.Mark{Exists: true, Owner: w.UID}}
 	route := func(dst, iface string) network.Route {
 		return network.Route{Interface: iface, Dst: netip.MustParsePrefix(dst)}
 	}

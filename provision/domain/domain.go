@@ -101,7 +101,7 @@ func CheckOwner(d *virt.Domain, owner int) error {
 	if d == nil || d.Mark.By(owner) {
 		return nil
 	}
-	if d.Mark.Ours {
+	if d.Mark.Exists {
 		return ui.Refused("VM name %q is taken: the domain of that name belongs to another user (uid %d)", d.Name, d.Mark.Owner).
 			Hint(ui.CmdFor("choose another name", "aivm vm create NAME && aivm code . --vm NAME"), ui.Cmd(d.Libvirt.Virsh("list --all")))
 	}

@@ -45,7 +45,7 @@ func opened(p *virt.Pool) *virt.Pool {
 }
 
 func dom(state virt.State, owner int) *virt.Domain {
-	return &virt.Domain{Name: "work", UUID: "u", State: state, Mark: virt.Mark{Ours: owner >= 0, Owner: owner}}
+	return &virt.Domain{Name: "work", UUID: "u", State: state, Mark: virt.Mark{Exists: owner >= 0, Owner: owner}}
 }
 
 func TestPlanVM(t *testing.T) {
@@ -131,7 +131,7 @@ func TestTakenNameIsShownWhereItIs(t *testing.T) {
 	}
 	for _, d := range []virt.Domain{
 		{Name: "a", Libvirt: own},
-		{Name: "a", Libvirt: own, Mark: virt.Mark{Ours: true, Owner: 1}},
+		{Name: "a", Libvirt: own, Mark: virt.Mark{Exists: true, Owner: 1}},
 	} {
 		err := CheckOwner(&d, 2)
 		var ue *ui.Error

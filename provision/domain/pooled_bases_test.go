@@ -101,8 +101,8 @@ func TestDropCopy(t *testing.T) {
 		d    *virt.Domain
 		gone bool
 	}{
-		{"the copy", &virt.Domain{Name: "work-prepare", Mark: virt.Mark{Ours: true, Owner: 1000}, Disks: []virt.Disk{{Serial: DiskSerial, File: CopyPath("/pool", key)}}}, true},
-		{"a VM that happens to have that name", &virt.Domain{Name: "work-prepare", Mark: virt.Mark{Ours: true, Owner: 1000}, Disks: []virt.Disk{{Serial: DiskSerial, File: "/pool/1000-work-prepare.qcow2"}}}, false},
+		{"the copy", &virt.Domain{Name: "work-prepare", Mark: virt.Mark{Exists: true, Owner: 1000}, Disks: []virt.Disk{{Serial: DiskSerial, File: CopyPath("/pool", key)}}}, true},
+		{"a VM that happens to have that name", &virt.Domain{Name: "work-prepare", Mark: virt.Mark{Exists: true, Owner: 1000}, Disks: []virt.Disk{{Serial: DiskSerial, File: "/pool/1000-work-prepare.qcow2"}}}, false},
 		{"somebody else's", &virt.Domain{Name: "work-prepare", Disks: []virt.Disk{{Serial: DiskSerial, File: CopyPath("/pool", key)}}}, false},
 		{"gone already", nil, false},
 	} {

@@ -19,7 +19,7 @@ type Snapshots interface {
 	InactiveXML(ctx context.Context, name string) (string, error)
 	CreateSnapshot(ctx context.Context, name, desc string) error
 	ForgetSnapshot(ctx context.Context, name, snapshot string) error
-	KnowSnapshot(ctx context.Context, name, snapshot, desc string) error
+	RedefineSnapshot(ctx context.Context, name, snapshot, desc string) error
 	RevertSnapshot(ctx context.Context, name, snapshot string) error
 	DeleteSnapshot(ctx context.Context, name, snapshot string) error
 	Snapshots(ctx context.Context, name string) ([]string, error)

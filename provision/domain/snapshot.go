@@ -193,7 +193,7 @@ func redefineSnapshot(ctx context.Context, l Snapshots, vm, name string, f *Snap
 	if err != nil {
 		return err
 	}
-	return l.KnowSnapshot(ctx, vm, name, desc)
+	return l.RedefineSnapshot(ctx, vm, name, desc)
 }
 
 // saveTree stores the tree in the domain's metadata.

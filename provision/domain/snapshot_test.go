@@ -250,8 +250,8 @@ func (d *dying) CreateSnapshot(ctx context.Context, n, x string) error {
 	return d.step(func() error { return d.calls.CreateSnapshot(ctx, n, x) })
 }
 
-func (d *dying) KnowSnapshot(ctx context.Context, n, s, x string) error {
-	return d.step(func() error { return d.calls.KnowSnapshot(ctx, n, s, x) })
+func (d *dying) RedefineSnapshot(ctx context.Context, n, s, x string) error {
+	return d.step(func() error { return d.calls.RedefineSnapshot(ctx, n, s, x) })
 }
 
 func (d *dying) ForgetSnapshot(ctx context.Context, n, s string) error {

@@ -85,7 +85,7 @@ func (e Part) detachDevice(w *target.Target, token, folder string) plan.Action {
 				return err
 			}
 			err = l.DetachFilesystem(ctx, w.Name, token)
-			if errors.Is(err, virt.ErrStays) {
+			if errors.Is(err, virt.ErrStillAttached) {
 				return ui.Refused("VM %s does not release the device of folder %s: a program in the VM uses the folder", w.Name, folder).
 					Hint(ui.CmdFor("stop the VM, which releases everything", "aivm vm down "+w.Name))
 			}

@@ -129,7 +129,7 @@ func (e Part) observeAdoption(ctx context.Context, name string) (*adoption, erro
 		return nil, err
 	case d.Mark.By(e.UID):
 		return a, nil
-	case d.Mark.Ours:
+	case d.Mark.Exists:
 		return nil, ui.Refused("VM %q belongs to another user (uid %d)", w.Name, d.Mark.Owner)
 	case d.Network == "" || d.MAC == "":
 		return nil, ui.Refused("VM %q has no network device in a libvirt network, so aivm could not reach it", w.Name).
@@ -143,7 +143,7 @@ func (e Part) observeAdoption(ctx context.Context, name string) (*adoption, erro
 	if err != nil {
 		return nil, err
 	}
-	if m := a.network.Mark; m.Ours && !m.By(e.UID) {
+	if m := a.network.Mark; m.Exists && !m.By(e.UID) {
 		return nil, ui.Refused("network %q of VM %q belongs to another user (uid %d)", a.network.Name, w.Name, m.Owner)
 	}
 	if a.network.Active {
@@ -240,7 +240,7 @@ func (e Part) planAdoption(a *adoption) (plan.Plan, error) {
 			return session.StateErr(e.SSH.VMDir(w.Name), e.SSH.WriteKnownHosts(w.Name, w.Name, a.key))
 		},
 	})
-	if !n.Mark.Ours {
+	if !n.Mark.Exists {
 		p.Add(plan.Action{
 			ID: "adopt.network", Why: "mark network " + n.Name + " as aivm's; every VM in it then gets aivm's firewall", Consent: plan.Ask,
 			Shows: []string{"virsh net-metadata " + n.Name + " --uri " + virt.MarkNS},

@@ -76,7 +76,7 @@ func (e Part) Shell(ctx context.Context, w *target.Target, command []string) (bo
 		return false, nil
 	}
 	d, err := l.Domain(ctx, w.Name)
-	if err != nil || d.Mark.Ours {
+	if err != nil || d.Mark.Exists {
 		return false, nil
 	}
 	if d.State != virt.Running {
@@ -123,7 +123,7 @@ func (e Part) Unadopted(ctx context.Context, vm config.VM) (virt.State, bool) {
 		return "", false
 	}
 	d, err := l.Domain(ctx, vm.Name)
-	if err != nil || d.Mark.Ours {
+	if err != nil || d.Mark.Exists {
 		return "", false
 	}
 	return d.State, true

@@ -66,7 +66,7 @@ func TestPlanAdoption(t *testing.T) {
 	}{
 		"all": {func(*adoption) {}, "adopt.state adopt.network adopt.reserve ssh.config:t ssh.include adopt.domain", nil},
 		"a network of aivm's": {func(a *adoption) {
-			a.network.Mark = virt.Mark{Ours: true, Owner: e.UID}
+			a.network.Mark = virt.Mark{Exists: true, Owner: e.UID}
 		}, "adopt.state adopt.reserve ssh.config:t ssh.include adopt.domain", nil},
 		"reserved": {func(a *adoption) {
 			a.network.Hosts = []virt.Reservation{{MAC: "52:54:00:00:00:01", IP: a.ip}}

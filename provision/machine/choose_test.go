@@ -22,7 +22,7 @@ func TestChoose(t *testing.T) {
 	c := config.DefaultConfig()
 	net := c.NewNetwork("aivm-net")
 	record := c.NewVM("t", net.Name)
-	libvirts := &virt.Network{Name: "aivm-net", Mark: virt.Mark{Ours: true, Owner: 7}, Bridge: "virbr-x", Subnet: netip.MustParsePrefix("10.9.8.0/24"), Gateway: netip.MustParseAddr("10.9.8.1")}
+	libvirts := &virt.Network{Name: "aivm-net", Mark: virt.Mark{Exists: true, Owner: 7}, Bridge: "virbr-x", Subnet: netip.MustParsePrefix("10.9.8.0/24"), Gateway: netip.MustParseAddr("10.9.8.1")}
 	existing := &virt.Domain{Name: "t", UUID: "u", MAC: "52:54:00:01:02:03", State: virt.Off}
 	for name, k := range map[string]struct {
 		newVM    bool

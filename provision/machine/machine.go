@@ -36,7 +36,7 @@ func (e Part) CheckIdentity(w *target.Target, f *loop.Facts) error {
 		return nil
 	}
 	err := domain.CheckOwner(d.Value, e.UID)
-	if err != nil && !w.NewVM && !d.Value.Mark.Ours {
+	if err != nil && !w.NewVM && !d.Value.Mark.Exists {
 		return target.NotAdopted(w.Name)
 	}
 	if err == nil {

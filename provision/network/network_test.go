@@ -26,7 +26,7 @@ func lnet(name, bridge, subnet string, owner int, hosts ...virt.Reservation) *vi
 	p := netip.MustParsePrefix(subnet)
 	n := &virt.Network{Name: name, Bridge: bridge, Subnet: p, Gateway: p.Addr().Next(), Hosts: hosts, Active: true, Autostart: true}
 	if owner >= 0 {
-		n.Mark = virt.Mark{Ours: true, Owner: owner}
+		n.Mark = virt.Mark{Exists: true, Owner: owner}
 	}
 	return n
 }

@@ -105,7 +105,7 @@ func NotAdopted(vm string) error {
 
 // checkOwner refuses a VM in the config whose domain has another owner, or no mark.
 func (e Finder) checkOwner(w *Target, d *virt.Domain) error {
-	if !d.Mark.Ours {
+	if !d.Mark.Exists {
 		return NotAdopted(w.Name)
 	}
 	return domain.CheckOwner(d, e.UID)

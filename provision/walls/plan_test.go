@@ -87,7 +87,7 @@ func TestPlanApply(t *testing.T) {
 // A network's rules are loaded before its start, and it is recorded last.
 func TestPlanNetwork(t *testing.T) {
 	n := named("a")
-	off := &virt.Network{Name: "a", Mark: virt.Mark{Ours: true, Owner: 4321}, Bridge: n.Network.Bridge, Gateway: netip.MustParseAddr(n.Network.GatewayIP), Subnet: netip.MustParsePrefix(n.Network.SubnetCIDR)}
+	off := &virt.Network{Name: "a", Mark: virt.Mark{Exists: true, Owner: 4321}, Bridge: n.Network.Bridge, Gateway: netip.MustParseAddr(n.Network.GatewayIP), Subnet: netip.MustParsePrefix(n.Network.SubnetCIDR)}
 	open := n
 	open.Firewall.Enabled = false
 	fresh := network.Facts{Networks: plan.Yes([]*virt.Network(nil))}

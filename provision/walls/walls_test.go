@@ -240,7 +240,7 @@ func TestStaleFirewalls(t *testing.T) {
 		manifest("here", "1", 1000), manifest("gone", "2", 1000), manifest("others", "3", 1001),
 		manifest("taken", "4", 1000), manifest("recreated", "5", 1000), manifest("older", "", 1000),
 	}
-	mark := virt.Mark{Ours: true, Owner: 1000}
+	mark := virt.Mark{Exists: true, Owner: 1000}
 	stale, err := For(w.Loop).StaleFirewalls([]*virt.Network{
 		{Name: "here", UUID: "1"}, {Name: "taken", UUID: "40"}, {Name: "recreated", UUID: "50", Mark: mark}, {Name: "older", UUID: "6", Mark: mark},
 	})
