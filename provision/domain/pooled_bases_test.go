@@ -103,7 +103,7 @@ func TestDropCopy(t *testing.T) {
 	}{
 		{"the copy", &virt.Domain{Name: "work-prepare", Mark: virt.Mark{Exists: true, Owner: 1000}, Disks: []virt.Disk{{Serial: DiskSerial, File: CopyPath("/pool", key)}}}, true},
 		{"a VM that happens to have that name", &virt.Domain{Name: "work-prepare", Mark: virt.Mark{Exists: true, Owner: 1000}, Disks: []virt.Disk{{Serial: DiskSerial, File: "/pool/1000-work-prepare.qcow2"}}}, false},
-		{"somebody else's", &virt.Domain{Name: "work-prepare", Disks: []virt.Disk{{Serial: DiskSerial, File: CopyPath("/pool", key)}}}, false},
+		{"another user's", &virt.Domain{Name: "work-prepare", Disks: []virt.Disk{{Serial: DiskSerial, File: CopyPath("/pool", key)}}}, false},
 		{"gone already", nil, false},
 	} {
 		p := newPool(virt.Volume{Name: copyVolume(key)}, virt.Volume{Name: copySerial(key)}, virt.Volume{Name: key + ".qcow2"})

@@ -160,7 +160,7 @@ type NetworksStatus struct {
 }
 
 // NetworkStatus is one network in a NetworksStatus. State is "running", "off", "missing",
-// "not ours" (another user's or program's network has the name) or "unknown".
+// "foreign" (another user's or program's network has the name) or "unknown".
 type NetworkStatus struct {
 	Name      string         `json:"name"`
 	State     string         `json:"state"`
@@ -256,7 +256,7 @@ func (e Part) networkStatus(ctx context.Context, store *config.Store, n config.N
 		s.State, s.Why, s.Fix = string(virt.Missing), "it is created when a VM needs it", []string{create}
 		return s
 	case !k.Mark.By(e.UID):
-		s.State, s.Why, s.Fix = "not ours", "libvirt has a network of this name that aivm did not make for this user", []string{e.Virsh("net-dumpxml ") + k.Name}
+		s.State, s.Why, s.Fix = "foreign", "libvirt has a network of this name that aivm did not make for this user", []string{e.Virsh("net-dumpxml ") + k.Name}
 		return s
 	case !k.Active:
 		s.State, s.Why, s.Fix = string(virt.Off), "it is started when a VM needs it", []string{create}

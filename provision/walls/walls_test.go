@@ -113,7 +113,7 @@ func TestPlanUse(t *testing.T) {
 		{name: "sudo would ask, nobody there", change: func(_ *looptest.World, k *fakeFirewall, _ *target.Target, _ *loop.Facts) {
 			k.rules.Kernel.Err = firewall.ErrPasswordNeeded
 		}, err: "sudo would ask"},
-		{name: "sudo asks a person", change: func(w *looptest.World, k *fakeFirewall, _ *target.Target, _ *loop.Facts) {
+		{name: "sudo needsPassword a person", change: func(w *looptest.World, k *fakeFirewall, _ *target.Target, _ *loop.Facts) {
 			k.rules.Kernel.Err, w.InTTY = firewall.ErrPasswordNeeded, true
 		}, want: "firewall.rules:n", says: "NOPASSWD: /usr/local/libexec/aivm/aivm root-hook check n"},
 		{name: "switched off", change: func(_ *looptest.World, _ *fakeFirewall, w *target.Target, _ *loop.Facts) {
@@ -207,10 +207,10 @@ func TestRulesBySudo(t *testing.T) {
 	t.Setenv("PATH", bin)
 	for _, c := range []struct {
 		script, digest, err string
-		asks                bool
+		needsPassword       bool
 	}{
 		{script: "echo '{\"digest\":\"abc\"}'", digest: "abc"},
-		{script: "echo 'sudo: a password is required' >&2; exit 1", err: "a password is required", asks: true},
+		{script: "echo 'sudo: a password is required' >&2; exit 1", err: "a password is required", needsPassword: true},
 		{script: "echo 'error: netlink' >&2; exit 2", err: "netlink"},
 		{script: "echo rubbish", err: "invalid character"},
 		{script: "", err: "sudo is not installed"},
@@ -223,7 +223,7 @@ func TestRulesBySudo(t *testing.T) {
 			}
 		}
 		k := rulesBySudo(t.Context(), "n")
-		if k.Value.Digest != c.digest || (k.Err == nil) != (c.err == "") || k.Err != nil && !strings.Contains(k.Err.Error(), c.err) || errors.Is(k.Err, firewall.ErrPasswordNeeded) != c.asks {
+		if k.Value.Digest != c.digest || (k.Err == nil) != (c.err == "") || k.Err != nil && !strings.Contains(k.Err.Error(), c.err) || errors.Is(k.Err, firewall.ErrPasswordNeeded) != c.needsPassword {
 			t.Errorf("%q: %+v", c.script, k)
 		}
 	}
