@@ -156,8 +156,8 @@ func offPairs(t *testing.T, lane, lanes int, table map[string][]string, mu *sync
 	}
 }
 
-// ofEachClass are pairs that show each class of locks once, with verbs that
-// record, that remove what the other one uses, and that take no lock.
+// ofEachClass lists the pairs that `make test` runs: each kind of lock once, with commands that write
+// records, that remove what the other command uses, and that take no lock.
 var ofEachClass = []string{
 	"code+delete", "code+image fetch", "ssh+up", "up+down", "attach+attach", "attach+detach", "attach+config edit",
 	"delete+delete", "delete+status", "snapshot+rollback", "snapshot+list", "up+fw apply", "image fetch+image fetch", "config init+config edit",

@@ -1,5 +1,5 @@
-// Package hints runs the commands that the hints of an error name, as a shell
-// runs them when they are pasted. It is used by the tests that show the hints.
+// Package hints checks the hints of errors: it runs their commands as bash does when they are pasted.
+// Tests that produce hints use it.
 package hints
 
 import (
@@ -11,15 +11,15 @@ import (
 	"strings"
 )
 
-// programs are what a hint's command can begin with.
+// programs lists the programs with which a hint's command can begin.
 var programs = []string{
 	"aivm", "apt-get", "btrfs", "cat", "chattr", "chmod", "chown", "code", "cp", "curl", "df", "diff", "dmesg", "du", "echo", "export", "findmnt", "fuser", "getent", "git", "host", "id", "install", "ip", "iptables",
 	"journalctl", "kill", "ln", "ls", "lsattr", "lslocks", "lsmod", "man", "mkdir", "mmdebstrap", "modprobe", "mount", "mv", "namei", "nft", "pgrep", "ping", "ps", "qemu-img", "readlink", "resolvectl", "rm", "rpm-ostree", "rsync", "scp", "sh", "ss", "ssh", "ssh-add", "ssh-keygen", "stat", "sudo", "sysctl",
 	"systemctl", "tail", "test", "timedatectl", "touch", "umount", "uname", "unset", "virsh", "virt-host-validate", "xdg-open",
 }
 
-// IsCommand reports whether text begins as a command does: with one of the known
-// programs, perhaps behind variables that are set for it.
+// IsCommand reports whether text begins like a command: with one of programs, after optional
+// NAME=value assignments.
 func IsCommand(text string) bool {
 	for _, w := range strings.Fields(text) {
 		if name, _, set := strings.Cut(w, "="); set && regexp.MustCompile(`^[A-Z_]+$`).MatchString(name) {
@@ -30,16 +30,16 @@ func IsCommand(text string) bool {
 	return false
 }
 
-// A Hint is one line below an error: what the command is for, and the command.
-// Command is empty for a remark.
+// A Hint is one line below an error: the purpose of a command, and the command. Command is empty for a
+// remark, Text for a command without a purpose.
 type Hint struct{ Text, Command string }
 
-// Parse splits a hint as it is printed, "what it is for: command" or one of both.
+// Parse splits a printed hint, "purpose: command", "command" or "remark".
 func Parse(line string) Hint {
 	if IsCommand(line) {
 		return Hint{Command: line}
 	}
-	// The text may have a colon itself.
+	// The purpose may contain a colon too.
 	for i := range line {
 		for _, sep := range []string{": ", "? "} {
 			if rest, ok := strings.CutPrefix(line[i:], sep); ok && IsCommand(rest) {
@@ -50,7 +50,7 @@ func Parse(line string) Hint {
 	return Hint{Text: line}
 }
 
-// Of returns the hints of what a command printed to stderr.
+// Of returns the hints in the stderr of a command.
 func Of(stderr string) (out []Hint) {
 	for line := range strings.Lines(stderr) {
 		if text, ok := strings.CutPrefix(strings.TrimSpace(line), "hint: "); ok {
@@ -70,9 +70,8 @@ func Error(stderr string) string {
 	return ""
 }
 
-// Split returns the commands that bash runs for a line, each as its words. The
-// programs are shell functions that print how they were called and succeed, so
-// nothing is run.
+// Split returns the argument lists of the commands that bash runs for a line. The programs are shell
+// functions that print their arguments and return 0, so nothing is executed.
 func Split(line string) ([][]string, error) {
 	script := "set -e\np() { printf '%s\\0' \"$@\"; printf '\\n'; }\n"
 	for _, c := range append(slices.Clone(programs), "tee") {
@@ -97,23 +96,23 @@ func Split(line string) ([][]string, error) {
 		cmds, rest = append(cmds, strings.Split(rest[:end], "\x00")), rest[end+2:]
 	}
 	if len(cmds) == 0 {
-		return nil, errors.New("it runs nothing")
+		return nil, errors.New("the line runs no command")
 	}
 	return cmds, nil
 }
 
-// A Try runs aivm with these words where the failed command ran, and returns its
-// exit status and what it printed to stderr.
+// A Try runs aivm with these arguments in the environment in which the failed command ran, and returns
+// its exit status and stderr.
 type Try func(args []string) (status int, stderr string)
 
-// Check runs what a hint of a failed command names and says what is wrong with
-// it; "" if nothing. A command of aivm's has to be understood and must not end
-// with the error that it is the way out of. follows is the hint before, which is
-// done first where the text of this one begins with "then".
+// Check runs the command of a hint h and returns what is wrong with it, or "". An aivm command must have
+// valid arguments and must not end with the error (failed) to which the hint belongs. If the text of h
+// begins with "then", the command of follows, the hint before it, is run first. fill replaces
+// placeholders in commands.
 func Check(h, follows Hint, fill *strings.Replacer, failed string, try Try) string {
 	if h.Command == "" {
 		if regexp.MustCompile(`\baivm [a-z]`).MatchString(h.Text) {
-			return "it names a command inside a sentence"
+			return "a sentence contains a command"
 		}
 		return ""
 	}
@@ -133,7 +132,7 @@ func Check(h, follows Hint, fill *strings.Replacer, failed string, try Try) stri
 		}
 	}
 	for i, c := range cmds {
-		// What follows in one line finds the machine as the first one left it.
+		// Only the first command of a line is run, because later ones depend on its effects.
 		if c[0] != "aivm" || i > 0 {
 			continue
 		}
@@ -142,9 +141,9 @@ func Check(h, follows Hint, fill *strings.Replacer, failed string, try Try) stri
 			status, stderr = try(c[1:])
 		}
 		switch e := Error(stderr); {
-		case status == 0, status == 3, e == "": // done, wants a yes, or found something to report
+		case status == 0, status == 3, e == "": // success, consent required, or a report without an error
 		case e == failed:
-			return "it ends with the same error"
+			return "the command ends with the same error"
 		default:
 			return fmt.Sprintf("exit %d, %s", status, stderr)
 		}
@@ -152,7 +151,7 @@ func Check(h, follows Hint, fill *strings.Replacer, failed string, try Try) stri
 	return ""
 }
 
-// dry adds --dry-run; what is behind "--" stays there.
+// dry inserts --dry-run before "--", or at the end.
 func dry(args []string) []string {
 	at := slices.Index(args, "--")
 	if at < 0 {

@@ -1,6 +1,6 @@
-// Package house holds the rules of the house as tests: who may import whom,
-// what is linked, how packages and files look, what must not be in the tree.
+// Package house tests rules for the source code: import directions between packages, linked modules,
+// sizes of packages and files, pure planners, words and names (docs/words.md), and files that must not
+// be committed.
 //
-// It owns no rule that a linter already has, reads the sources only, and
-// builds nothing, so that it costs a second on every run.
+// It repeats no rule of a linter. It only reads sources; the test of planners also type-checks them.
 package house

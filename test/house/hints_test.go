@@ -10,10 +10,8 @@ import (
 	"aivm.dev/aivm/test/hints"
 )
 
-// TestHintsAreCommands fails on a hint that is made as a command (ui.Cmd,
-// ui.CmdFor) and would not run when pasted: it begins with a sentence, or has
-// one behind the command. What it does is shown where it is run, in test/record
-// and test/script.
+// TestHintsAreCommands fails on a command of ui.Cmd or ui.CmdFor that could not be pasted: it begins
+// with a sentence, or one follows the command. test/record and test/script run the commands.
 func TestHintsAreCommands(t *testing.T) {
 	seen := 0
 	for _, name := range tracked(t) {

@@ -7,24 +7,23 @@ import (
 	"testing"
 )
 
-// core are the packages below provision that every verb uses, the lowest first:
-// each may import those before it.
+// core lists the packages below provision that every command uses. Each may import those before it.
 var core = []string{"state", "session", "target", "loop"}
 
-// stage is what tests of core and parts are set up with; only they import it.
-const stage = "provision/loop/looptest"
+// looptest is the package with which tests of core and parts set up a loop. Only tests may import it.
+const looptest = "provision/loop/looptest"
 
-// parts are what a run is put together from. None knows another: what one needs
-// of another goes through the loop, or is handed to it by the facade.
+// parts lists the packages below provision from which the facade composes a run. A part must not import
+// another one: it calls the loop, or gets a value from the facade.
 var parts = []string{"machine", "folders", "clones", "settings", "editors", "walls", "snapshots", "images", "checks", "legacy03"}
 
-// inner are the packages below a domain package, the lowest first, "" for itself:
-// each may import those before it; tests may import all of them.
-var inner = map[string][]string{
+// subpackages lists, for a subject package, the packages below it and itself (""). Each may import
+// those before it; tests may import all of them.
+var subpackages = map[string][]string{
 	"gitsync": {"writable", "guestscript", "hostgit", "remoteconfig", "compare", "transfer", "onlyinvm", "carry", "pull", "", "gittest", "clonetest"},
 }
 
-// layer returns the storey of a package of ours, "" if it has none.
+// layer returns the layer of a package of this module, or "" if it has none.
 func layer(dir string) string {
 	top, below, _ := strings.Cut(dir, "/")
 	switch {
@@ -38,15 +37,15 @@ func layer(dir string) string {
 		return "noun"
 	case dir == "provision":
 		return "composer"
-	case dir == stage:
-		return "stage"
+	case dir == looptest:
+		return "looptest"
 	case top == "provision" && slices.Contains(core, below):
 		return "core"
 	case top == "provision" && slices.Contains(parts, below):
 		return "part"
 	case top == "provision" && below != "",
 		slices.Contains([]string{"cloudinit", "sshcfg", "gitsync", "settingsync"}, top):
-		return "domain"
+		return "subject"
 	case top == "internal" && below != "":
 		return "base"
 	case top == "test" && below != "":
@@ -55,31 +54,31 @@ func layer(dir string) string {
 	return ""
 }
 
-// mayImport is DESIGN "The house": each storey and those it looks down on.
-// Tests under test/ see the whole house.
+// mayImport lists the layers that each layer may import (docs/architecture.md, "Packages"). The tests
+// below test/ may import all of them.
 var mayImport = map[string][]string{
 	"main":     {"cmd", "base"},
 	"cmd":      {"noun", "cli", "composer", "base"},
 	"noun":     {"cli", "composer", "base"},
 	"cli":      {"composer", "base"},
-	"composer": {"part", "core", "stage", "domain", "base"},
-	"part":     {"core", "stage", "domain", "base"},
-	"core":     {"core", "stage", "domain", "base"},
-	"stage":    {"core", "domain", "base"},
-	"domain":   {"base"},
+	"composer": {"part", "core", "looptest", "subject", "base"},
+	"part":     {"core", "looptest", "subject", "base"},
+	"core":     {"core", "looptest", "subject", "base"},
+	"looptest": {"core", "subject", "base"},
+	"subject":  {"base"},
 	"base":     {"base"},
-	"test":     {"main", "cmd", "noun", "cli", "composer", "part", "core", "stage", "domain", "base", "test"},
+	"test":     {"main", "cmd", "noun", "cli", "composer", "part", "core", "looptest", "subject", "base", "test"},
 }
 
-// only names packages of others that one place alone may import, and why.
-var only = []struct{ imported, by, why string }{
-	{"github.com/digitalocean/go-libvirt", "internal/virt", "its calls know no context; internal/virt wraps them"},
-	{"golang.org/x/term", "internal/ui", "what is a terminal is asked once, in ui.Std"},
+// restricted lists packages of other modules that only one package may import, with the reason.
+var restricted = []struct{ imported, by, why string }{
+	{"github.com/digitalocean/go-libvirt", "internal/virt", "its calls take no context; internal/virt wraps them"},
+	{"golang.org/x/term", "internal/ui", "only ui.Std tests whether a stream is a terminal"},
 }
 
-// complaint judges one import of the package in dir, "" if it is allowed.
-func complaint(dir, imp string) string {
-	for _, o := range only {
+// violation returns which rule an import of the package in dir violates, or "".
+func violation(dir, imp string) string {
+	for _, o := range restricted {
 		if (imp == o.imported || strings.HasPrefix(imp, o.imported+"/")) && dir != o.by && layer(dir) != "test" {
 			return "imports " + imp + ", which is for " + o.by + ": " + o.why
 		}
@@ -89,20 +88,20 @@ func complaint(dir, imp string) string {
 	}
 	to := strings.TrimPrefix(strings.TrimPrefix(imp, module), "/")
 	if to == dir {
-		return "" // a package_test of its own
+		return "" // its external test package
 	}
 	from := layer(dir)
-	if sameRoom(dir, imp) {
-		room, below, _ := strings.Cut(dir, "/")
+	if sameSubject(dir, imp) {
+		subject, below, _ := strings.Cut(dir, "/")
 		_, toBelow, _ := strings.Cut(to, "/")
-		order := inner[room]
+		order := subpackages[subject]
 		if at := slices.Index(order, toBelow); at < 0 || at >= slices.Index(order, below) {
-			return "imports " + to + ", which is not before it in the list of packages of " + room
+			return "imports " + to + ", which is not before it in the list of packages of " + subject
 		}
 		return ""
 	}
-	if from == "domain" && strings.HasPrefix(to, dir+"/") {
-		return "" // a room's own inner package
+	if from == "subject" && strings.HasPrefix(to, dir+"/") {
+		return "" // a package below the subject package
 	}
 	if from == "core" && layer(to) == "core" && slices.Index(core, dir[len("provision/"):]) <= slices.Index(core, to[len("provision/"):]) {
 		return "imports " + to + ", which is not below it"
@@ -113,38 +112,39 @@ func complaint(dir, imp string) string {
 	return ""
 }
 
-// sameRoom reports whether an import of the package in dir is one of the packages
-// that inner orders together with it.
-func sameRoom(dir, imp string) bool {
-	room, _, _ := strings.Cut(dir, "/")
-	return inner[room] != nil && (imp == module+"/"+room || strings.HasPrefix(imp, module+"/"+room+"/"))
+// sameSubject reports whether the package in dir and the imported one are in the same list of
+// subpackages.
+func sameSubject(dir, imp string) bool {
+	subject, _, _ := strings.Cut(dir, "/")
+	return subpackages[subject] != nil && (imp == module+"/"+subject || strings.HasPrefix(imp, module+"/"+subject+"/"))
 }
 
+// TestImportDirections checks the imports of all packages against mayImport and restricted.
 func TestImportDirections(t *testing.T) {
 	packages := goFiles(t)
 	for _, dir := range slices.Sorted(maps.Keys(packages)) {
 		if layer(dir) == "" {
-			t.Errorf("%s belongs to no storey of the house: see DESIGN and layer in this test", dir)
+			t.Errorf("%s belongs to no layer: see docs/architecture.md and the function layer in this test", dir)
 			continue
 		}
 		for _, f := range packages[dir] {
 			for _, imp := range f.imports {
-				if f.test && sameRoom(dir, imp) {
+				if f.test && sameSubject(dir, imp) {
 					continue
 				}
-				if c := complaint(dir, imp); c != "" {
-					t.Errorf("%s %s", f.path, c)
+				if v := violation(dir, imp); v != "" {
+					t.Errorf("%s %s", f.path, v)
 				}
-				if imp == module+"/"+stage && !f.test {
-					t.Errorf("%s imports %s, which is for tests", f.path, stage)
+				if imp == module+"/"+looptest && !f.test {
+					t.Errorf("%s imports %s, which is for tests", f.path, looptest)
 				}
 			}
 		}
 	}
 }
 
-// The rule is tested against what it must catch: a rule that finds nothing
-// looks the same as one that looks at nothing.
+// TestImportRuleCatches tests the rule with imports that it must find, because a rule that checks
+// nothing finds nothing either.
 func TestImportRuleCatches(t *testing.T) {
 	for _, tc := range []struct {
 		dir, imp string
@@ -196,11 +196,11 @@ func TestImportRuleCatches(t *testing.T) {
 		{"provision/domain", "libvirt.org/go/libvirtxml", true},
 		{"sshcfg", "golang.org/x/crypto/ssh", true},
 	} {
-		if c := complaint(tc.dir, tc.imp); (c == "") != tc.allowed {
-			t.Errorf("%s importing %s: %q", tc.dir, tc.imp, c)
+		if v := violation(tc.dir, tc.imp); (v == "") != tc.allowed {
+			t.Errorf("%s importing %s: %q", tc.dir, tc.imp, v)
 		}
 	}
-	for dir, want := range map[string]string{"pkg": "", "provision/x": "domain", "internal": "", "test": "", ".": "", "docs": ""} {
+	for dir, want := range map[string]string{"pkg": "", "provision/x": "subject", "internal": "", "test": "", ".": "", "docs": ""} {
 		if got := layer(dir); got != want {
 			t.Errorf("layer(%q) = %q", dir, got)
 		}

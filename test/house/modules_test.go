@@ -15,8 +15,8 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the list of linked modules")
 
-// A new module in the program is a reviewed diff of testdata/linked.txt
-// (go test ./test/house -update) and a line in docs/dependencies.md.
+// TestLinkedModules compares the modules linked into aivm with testdata/linked.txt. A new module needs
+// a reviewed change of that file (go test ./test/house -update) and a row in docs/dependencies.md.
 func TestLinkedModules(t *testing.T) {
 	cmd := exec.Command("go", "list", "-deps", "-f", "{{with .Module}}{{if not .Main}}{{.Path}}{{end}}{{end}}", "./cmd/aivm")
 	cmd.Dir = root
@@ -38,7 +38,7 @@ func TestLinkedModules(t *testing.T) {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(got, "\n")); d != "" {
-		t.Errorf("the program links other modules than were reviewed (-reviewed +linked):\n%s", d)
+		t.Errorf("aivm links other modules than testdata/linked.txt lists (-reviewed +linked):\n%s", d)
 	}
 }
 
@@ -51,7 +51,7 @@ func stderrOf(err error) string {
 
 var requireLine = regexp.MustCompile(`(?m)^(?:require )?\s*([^\s/]+\.[^\s]*) v\S+( // indirect)?$`)
 
-// required returns the modules of go.mod; true if direct.
+// required returns the modules in go.mod, with true for direct dependencies.
 func required(t *testing.T) map[string]bool {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(root, "go.mod"))
@@ -70,6 +70,8 @@ func required(t *testing.T) map[string]bool {
 
 var row = regexp.MustCompile("(?m)^\\| `([^`]+)` \\| (.+) \\| (.+) \\|$")
 
+// TestEveryDependencyIsExplained checks that docs/dependencies.md has a row for every direct dependency
+// and for no module that go.mod does not require.
 func TestEveryDependencyIsExplained(t *testing.T) {
 	b, err := os.ReadFile(filepath.Join(root, "docs", "dependencies.md"))
 	if err != nil {
@@ -91,7 +93,7 @@ func TestEveryDependencyIsExplained(t *testing.T) {
 			t.Errorf("docs/dependencies.md explains %s, which go.mod does not require", m)
 		}
 	}
-	// What we import counts as direct whatever go.mod says about it yet.
+	// Imported modules count as direct even if go.mod still marks them as indirect.
 	direct := map[string]string{}
 	for m, isDirect := range modules {
 		if isDirect {
@@ -114,7 +116,7 @@ func TestEveryDependencyIsExplained(t *testing.T) {
 	}
 }
 
-// moduleOf returns the longest module path that imp lies in.
+// moduleOf returns the longest module path that is a prefix of the import path, or "".
 func moduleOf(imp string, modules map[string]bool) string {
 	best := ""
 	for m := range modules {

@@ -14,14 +14,13 @@ import (
 	"golang.org/x/tools/go/ssa/ssautil"
 )
 
-// A planner is a function that returns a plan or actions. What it is given are
-// facts and words; what it finds it returns. It is held to that by the calls it
-// makes, through all of our code, and not by the imports of its package: so a
-// subject keeps what looks, what plans and what acts beside each other, and none
-// of the planning can touch the machine through a function of another package.
+// A planner is a function that returns a plan or actions. It may only compute them from its arguments.
+// These tests follow its calls through all code of this module. A rule on imports would be weaker: it
+// would separate observing, planning and acting of one subject into packages, and it would miss a
+// planner that touches the host through a function of another package.
 
-// program is our packages as SSA, with those of the rule's own test; others'
-// packages are known by their types.
+// program loads the packages of this module and testdata/pure as SSA. Of other modules it loads only
+// the types.
 var program = sync.OnceValues(func() (*ssa.Program, error) {
 	ps, err := packages.Load(&packages.Config{Mode: packages.LoadSyntax, Dir: root}, "./...", "./test/house/testdata/pure")
 	if err != nil {
@@ -37,7 +36,7 @@ var program = sync.OnceValues(func() (*ssa.Program, error) {
 	return prog, nil
 })
 
-// functions are ours, in order, without those of tests.
+// functions returns the functions of this module without those of tests, sorted by name.
 func functions(t *testing.T) (*ssa.Program, []*ssa.Function) {
 	t.Helper()
 	prog, err := program()
@@ -49,8 +48,8 @@ func functions(t *testing.T) (*ssa.Program, []*ssa.Function) {
 		if f.Pkg == nil || f.Synthetic != "" {
 			continue
 		}
-		switch dir := of(f); {
-		case !strings.HasPrefix(f.Pkg.Pkg.Path(), module+"/"), dir == "internal/plan", dir == stage:
+		switch dir := dirOf(f); {
+		case !strings.HasPrefix(f.Pkg.Pkg.Path(), module+"/"), dir == "internal/plan", dir == looptest:
 		case strings.HasPrefix(dir, "test/") && !strings.HasSuffix(dir, "testdata/pure"):
 		default:
 			out = append(out, f)
@@ -60,17 +59,17 @@ func functions(t *testing.T) (*ssa.Program, []*ssa.Function) {
 	return prog, out
 }
 
-// of is the directory of a function's package.
-func of(f *ssa.Function) string { return strings.TrimPrefix(f.Pkg.Pkg.Path(), module+"/") }
+// dirOf returns the directory of a function's package, relative to the module.
+func dirOf(f *ssa.Function) string { return strings.TrimPrefix(f.Pkg.Pkg.Path(), module+"/") }
 
-// short is a name of ours as one reads it in the code.
+// short removes the module path from a name.
 func short(s string) string { return strings.ReplaceAll(s, module+"/", "") }
 
-// plans reports whether a function is a planner.
-func plans(f *ssa.Function) bool { return f.Parent() == nil && planned(f.Signature) }
+// isPlanner reports whether a function is a planner.
+func isPlanner(f *ssa.Function) bool { return f.Parent() == nil && returnsPlan(f.Signature) }
 
-// planned reports whether a function returns a plan or actions.
-func planned(s *types.Signature) bool {
+// returnsPlan reports whether a function returns a plan or actions.
+func returnsPlan(s *types.Signature) bool {
 	rs := s.Results()
 	for i := range rs.Len() {
 		s := strings.TrimLeft(types.TypeString(rs.At(i).Type(), nil), "*[]")
@@ -81,40 +80,43 @@ func planned(s *types.Signature) bool {
 	return false
 }
 
+// TestPlannersArePure fails on planners that do more than compute, and checks the rule with
+// testdata/pure: it must catch exactly the functions named Bad*.
 func TestPlannersArePure(t *testing.T) {
 	prog, all := functions(t)
 	c := &purity{prog: prog, known: map[*ssa.Function]string{}}
 	n, caught := 0, map[string]bool{}
 	for _, f := range all {
-		if !plans(f) {
+		if !isPlanner(f) {
 			continue
 		}
 		n++
 		why := c.effect(f)
-		if strings.HasSuffix(of(f), "testdata/pure") {
+		if strings.HasSuffix(dirOf(f), "testdata/pure") {
 			caught[f.Name()] = why != ""
 			continue
 		}
 		if why != "" {
-			t.Errorf("%s plans, and %s", short(f.String()), why)
+			t.Errorf("%s is a planner, but %s", short(f.String()), why)
 		}
 	}
-	for name, is := range caught {
-		if is != strings.HasPrefix(name, "Bad") {
-			t.Errorf("the rule takes testdata/pure.%s for %v", name, is)
+	for name, bad := range caught {
+		if bad != strings.HasPrefix(name, "Bad") {
+			t.Errorf("testdata/pure.%s: caught: %v", name, bad)
 		}
 	}
 	if n < 70 || len(caught) < 10 {
-		t.Errorf("the rule found %d planners, %d of them its own", n, len(caught))
+		t.Errorf("the rule found only %d planners, %d of them in testdata/pure", n, len(caught))
 	}
 }
 
-// Only its package makes and changes a Target: all others have copies.
+// TestTargetsDoNotChange fails on code outside provision/target that changes a Target that is not its
+// own copy.
 func TestTargetsDoNotChange(t *testing.T) {
 	prog, all := functions(t)
 	caught := map[string]bool{}
 	for _, f := range all {
-		if of(f) == "provision/target" {
+		if dirOf(f) == "provision/target" {
 			continue
 		}
 		for _, b := range f.Blocks {
@@ -124,7 +126,7 @@ func TestTargetsDoNotChange(t *testing.T) {
 					continue
 				}
 				if what := changed(s.Addr); strings.HasPrefix(what, "*target.Target") {
-					if strings.HasSuffix(of(f), "testdata/pure") {
+					if strings.HasSuffix(dirOf(f), "testdata/pure") {
 						caught[f.Name()] = true
 						continue
 					}
@@ -134,21 +136,22 @@ func TestTargetsDoNotChange(t *testing.T) {
 		}
 	}
 	if !caught["Forbidden"] || caught["Allowed"] || caught["GoodCopy"] {
-		t.Errorf("the rule catches %v", caught)
+		t.Errorf("the rule catches %v in testdata/pure, want Forbidden only", caught)
 	}
 }
 
-// purity finds what a function does beyond computing.
+// purity finds side effects of functions.
 type purity struct {
 	prog  *ssa.Program
-	known map[*ssa.Function]string // "": nothing
+	known map[*ssa.Function]string // results of effect
 }
 
+// effect describes the first side effect of a function and of those it calls, or returns "".
 func (c *purity) effect(f *ssa.Function) string {
 	if why, ok := c.known[f]; ok {
 		return why
 	}
-	c.known[f] = "" // of a function that calls itself
+	c.known[f] = "" // ends the recursion for a function that calls itself
 	why := c.find(f)
 	c.known[f] = why
 	return why
@@ -166,7 +169,7 @@ func (c *purity) find(f *ssa.Function) string {
 	return ""
 }
 
-// step is what one instruction does.
+// step describes the side effect of one instruction, or returns "".
 func (c *purity) step(in ssa.Instruction) string {
 	switch in := in.(type) {
 	case *ssa.Store:
@@ -181,19 +184,19 @@ func (c *purity) step(in ssa.Instruction) string {
 		}
 	case ssa.CallInstruction:
 		call := in.Common()
-		for _, g := range given(call) {
+		for _, g := range functionArgs(call) {
 			if why := c.effect(g); why != "" {
 				return why
 			}
 		}
 		if call.IsInvoke() {
-			// A planner behind an interface is looked at for itself.
-			if of := named(call.Value.Type()); slices.Contains(outside, of) && !planned(call.Method.Type().(*types.Signature)) {
+			// A planner behind an interface is checked by itself.
+			if of := named(call.Value.Type()); slices.Contains(hostInterfaces, of) && !returnsPlan(call.Method.Type().(*types.Signature)) {
 				return "calls " + of + "." + call.Method.Name()
 			}
 			return ""
 		}
-		if field := worldly(call.Value); field != "" {
+		if field := hostField(call.Value); field != "" {
 			return "calls " + field
 		}
 		if g := call.StaticCallee(); g != nil {
@@ -208,11 +211,11 @@ func (c *purity) step(in ssa.Instruction) string {
 	return ""
 }
 
-// worlds are the types whose functions are the world outside, as values.
-var worlds = []string{"session.Session", "host.Env", "editor.Env"}
+// hostStructs are structs with function-valued fields that access the host.
+var hostStructs = []string{"session.Session", "host.Env", "editor.Env"}
 
-// worldly is the field of one of worlds that a called function comes from; "": none.
-func worldly(called ssa.Value) string {
+// hostField returns the field of one of hostStructs that holds the called function, or "".
+func hostField(called ssa.Value) string {
 	var of types.Type
 	field := 0
 	switch v := called.(type) {
@@ -227,16 +230,16 @@ func worldly(called ssa.Value) string {
 	default:
 		return ""
 	}
-	if !slices.Contains(worlds, named(of)) {
+	if !slices.Contains(hostStructs, named(of)) {
 		return ""
 	}
 	return named(of) + "." + of.Underlying().(*types.Struct).Field(field).Name()
 }
 
-// given are the functions of ours that a call is handed and may make use of at
-// once, as slices.SortFunc does. One with a context or an error in front is what
-// an action does later.
-func given(call *ssa.CallCommon) (out []*ssa.Function) {
+// functionArgs returns the functions that a call gets as arguments and may call itself, as
+// slices.SortFunc does. It omits those whose first parameter is a context or an error, because an
+// action calls these later.
+func functionArgs(call *ssa.CallCommon) (out []*ssa.Function) {
 	for _, a := range call.Args {
 		if m, ok := a.(*ssa.MakeClosure); ok {
 			a = m.Fn
@@ -253,18 +256,18 @@ func given(call *ssa.CallCommon) (out []*ssa.Function) {
 	return out
 }
 
-// outside are the interfaces behind which the world is.
-var outside = []string{"session.Console", "session.FirewallState", "guest.Conn", "loop.Runner", "root.Applier"}
+// hostInterfaces are interfaces whose implementations access the host, libvirt, a guest or the user.
+var hostInterfaces = []string{"session.Console", "session.FirewallState", "guest.Conn", "loop.Runner", "root.Applier"}
 
-// facts are the types of what a planner is given.
+// facts are the types of planners' arguments.
 var facts = []string{
 	"target.Target", "target.Clone", "target.Settings", "session.Session", "state.Instance", "config.Config", "config.VM",
 	"loop.Facts", "loop.Progress", "loop.Clone", "loop.Settings", "loop.Guest", "loop.WallFacts", "domain.Facts", "network.Facts", "share.HostFacts", "share.GuestFacts",
 	"firewall.Facts", "image.Facts", "images.Facts", "sshcfg.Facts", "gitsync.Guest", "gitsync.Host",
 }
 
-// changed is what a store to addr changes of what a function was given; "": it is
-// its own.
+// changed returns which field of facts, or which global variable, a store to addr changes. It returns
+// "" for the function's own values.
 func changed(addr ssa.Value) string {
 	switch a := addr.(type) {
 	case *ssa.Global:
@@ -286,13 +289,13 @@ func changed(addr ssa.Value) string {
 	return ""
 }
 
-// named is the name of a type, without the pointer.
+// named returns the name of a type with its package, without the pointer.
 func named(t types.Type) string {
 	return strings.TrimPrefix(types.TypeString(t, func(p *types.Package) string { return p.Name() }), "*")
 }
 
-// touches reports whether a function of others, or of internal/virt's connection,
-// reads or changes this machine, the network or the clock.
+// touches reports whether a function of another module, or of virt.Conn, reads or changes the host, the
+// network or the clock.
 func touches(f *ssa.Function) bool {
 	var path string
 	switch {

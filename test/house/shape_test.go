@@ -14,12 +14,14 @@ import (
 
 const (
 	maxLines = 500 // of a file
-	maxFiles = 20  // of a package, tests not counted
+	maxFiles = 20  // of a package, without tests
 )
 
-// nameless are package names that say nothing about what is inside.
-var nameless = []string{"util", "utils", "common", "helper", "helpers", "context", "misc", "lib", "shared"}
+// vagueNames are package names that do not tell what a package contains.
+var vagueNames = []string{"util", "utils", "common", "helper", "helpers", "context", "misc", "lib", "shared"}
 
+// TestPackagesSayWhatTheyAre checks package names, package comments, and the sizes of packages and
+// files.
 func TestPackagesSayWhatTheyAre(t *testing.T) {
 	packages := goFiles(t)
 	for _, dir := range slices.Sorted(maps.Keys(packages)) {
@@ -40,25 +42,25 @@ func TestPackagesSayWhatTheyAre(t *testing.T) {
 				t.Errorf("%s has %d lines, more than %d: split it by responsibility", f.path, f.lines, maxLines)
 			}
 		}
-		if slices.Contains(nameless, name) || slices.Contains(nameless, path.Base(dir)) {
-			t.Errorf("%s: a package named %q says nothing", dir, name)
+		if slices.Contains(vagueNames, name) || slices.Contains(vagueNames, path.Base(dir)) {
+			t.Errorf("%s: the package name %q does not tell what the package contains", dir, name)
 		}
 		if count > maxFiles {
-			t.Errorf("%s has %d files, more than %d: take it apart by subject", dir, count, maxFiles)
+			t.Errorf("%s has %d files, more than %d: split it by subject", dir, count, maxFiles)
 		}
 		want := "Package " + name + " "
 		switch {
 		case len(docs) == 0:
 			t.Errorf("%s has no package comment", dir)
 		case len(docs) > 1:
-			t.Errorf("%s has %d package comments, one is read", dir, len(docs))
+			t.Errorf("%s has %d package comments; only one is allowed", dir, len(docs))
 		case name != "main" && !strings.HasPrefix(docs[0], want):
 			t.Errorf("%s: the package comment does not begin with %q", dir, want)
 		}
 	}
 }
 
-// Spelled in two halves, so that this file does not contain what it forbids.
+// The texts are split in two, so that this file does not contain what it forbids.
 var (
 	machinePath = regexp.MustCompile(`(^|[^\w.~/-])/wo` + `rk/(main|shared|\.library)\b`)
 	registries  = []string{
@@ -68,9 +70,9 @@ var (
 	hostOfURL = regexp.MustCompile(`https?://(?:[^/@\s]*@)?([A-Za-z0-9.-]+)`)
 )
 
-// mirrors returns the package hosts this machine is set up with, except the
-// public ones: a distribution's own name may well be said in our texts.
-func mirrors(t *testing.T) []string {
+// packageHosts returns the hosts of package registries that are configured on this machine, except
+// public ones, which sources and documents may name.
+func packageHosts(t *testing.T) []string {
 	t.Helper()
 	var texts []string
 	if out, err := exec.Command("go", "env", "GOPROXY").Output(); err == nil {
@@ -82,7 +84,7 @@ func mirrors(t *testing.T) []string {
 			t.Fatal(err)
 		}
 		for _, n := range names {
-			if b, err := os.ReadFile(n); err == nil { // unreadable: not ours to know
+			if b, err := os.ReadFile(n); err == nil { // skip unreadable files
 				texts = append(texts, string(b))
 			}
 		}
@@ -101,12 +103,12 @@ func mirrors(t *testing.T) []string {
 	return hosts
 }
 
-// foreign returns what of text belongs to a machine and not into the tree.
-func foreign(text string, hosts []string) []string {
+// machineSpecific returns the paths and registry hosts in text that are specific to one machine.
+func machineSpecific(text string, hosts []string) []string {
 	var out []string
 	for line := range strings.SplitSeq(text, "\n") {
 		if machinePath.MatchString(line) {
-			out = append(out, "a path of one machine: "+strings.TrimSpace(line))
+			out = append(out, "a path that is specific to one machine: "+strings.TrimSpace(line))
 		}
 		for _, h := range hosts {
 			if strings.Contains(line, h) {
@@ -117,31 +119,33 @@ func foreign(text string, hosts []string) []string {
 	return out
 }
 
+// TestNothingOfOneMachineIsTracked fails on tracked files that contain paths or registry hosts of one
+// machine.
 func TestNothingOfOneMachineIsTracked(t *testing.T) {
-	hosts := append(slices.Clone(registries), mirrors(t)...)
+	hosts := append(slices.Clone(registries), packageHosts(t)...)
 	for _, name := range tracked(t) {
 		b, err := os.ReadFile(filepath.Join(root, filepath.FromSlash(name)))
 		if os.IsNotExist(err) {
-			continue // deleted, not committed yet
+			continue // deleted, but the deletion is not committed yet
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, what := range foreign(string(b), hosts) {
+		for _, what := range machineSpecific(string(b), hosts) {
 			t.Errorf("%s contains %s", name, what)
 		}
 	}
 	bad := "cd /wo" + "rk/main && curl https://deb.debian" + ".org/x"
-	if got := foreign(bad, registries); len(got) != 2 {
+	if got := machineSpecific(bad, registries); len(got) != 2 {
 		t.Errorf("the rule finds %q in %q", got, bad)
 	}
-	if got := foreign("net/wo"+"rk/main and /home/x/wo"+"rk/main", registries); len(got) != 0 {
-		t.Errorf("the rule finds %q in innocent paths", got)
+	if got := machineSpecific("net/wo"+"rk/main and /home/x/wo"+"rk/main", registries); len(got) != 0 {
+		t.Errorf("the rule finds %q in paths that are allowed", got)
 	}
 }
 
-// The scripts of the checkout are the lint script's business too, but a script
-// that does not parse must fail `go test` as well.
+// TestShellScriptsParse parses all shell scripts with bash -n. The lint script checks more, but a
+// syntax error must fail `go test` too.
 func TestShellScriptsParse(t *testing.T) {
 	for _, name := range tracked(t) {
 		if !strings.HasSuffix(name, ".sh") {

@@ -16,7 +16,7 @@ import (
 
 const module = "aivm.dev/aivm"
 
-// root is the top of the checkout, seen from this package.
+// root is the top of the checkout, relative to this package.
 const root = "../.."
 
 type file struct {
@@ -27,8 +27,7 @@ type file struct {
 	ast     *ast.File
 }
 
-// goFiles returns every Go file of the checkout, tracked or not yet, by the
-// directory it lies in.
+// goFiles returns all Go files of the checkout by directory, also those git does not track.
 func goFiles(t *testing.T) map[string][]file {
 	t.Helper()
 	out := map[string][]file{}
@@ -72,15 +71,15 @@ func goFiles(t *testing.T) map[string][]file {
 		t.Fatal(err)
 	}
 	if len(out) < 5 {
-		t.Fatalf("only %d packages found: looking in the wrong place", len(out))
+		t.Fatalf("only %d packages found below %s: not the top of the checkout", len(out), root)
 	}
 	return out
 }
 
-// tracked returns the paths git knows, below root.
+// tracked returns the paths that git tracks, relative to root.
 func tracked(t *testing.T) []string {
 	t.Helper()
-	// A checkout of another user (CI, sudo) is read here, never executed.
+	// git refuses a checkout of another user (CI, sudo) by default. Only its list of files is read here.
 	cmd := exec.Command("git", "-c", "safe.directory=*", "ls-files", "-z")
 	cmd.Dir = root
 	out, err := cmd.Output()

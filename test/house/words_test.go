@@ -15,17 +15,17 @@ import (
 	"unicode"
 )
 
-// wordsFile has the words and the names that are out, in two tables.
+// wordsFile has two tables: words and names that must not be used.
 const wordsFile = "docs/words.md"
 
-// A word is a word or phrase that is out, and what to write.
+// A word is a word or phrase that must not be used, and what to write instead.
 type word struct {
 	text, instead string
 	re            *regexp.Regexp
 }
 
-// table returns the rows of the Markdown table below a heading: its first two
-// cells, one row for each of the comma-separated terms in the first one.
+// table returns the first two cells of each row of the Markdown table below a heading. A first cell with
+// several comma-separated terms gives a row for each.
 func table(t *testing.T, text, heading string) (rows [][2]string) {
 	t.Helper()
 	_, after, found := strings.Cut(text, "\n## "+heading+"\n")
@@ -43,7 +43,7 @@ func table(t *testing.T, text, heading string) (rows [][2]string) {
 		}
 	}
 	if len(rows) < 10 {
-		t.Fatalf("%s: only %d rows were understood below %q", wordsFile, len(rows), heading)
+		t.Fatalf("%s: only %d rows could be parsed below %q", wordsFile, len(rows), heading)
 	}
 	return rows
 }
@@ -65,11 +65,11 @@ func outWords(t *testing.T) (words []word, names map[string]string) {
 	return words, names
 }
 
-// quoted says where text is another program's, aivm 0.3's, or the list itself.
+// quoted lists files that TestWords skips: the list itself, and texts of others.
 var quoted = []string{wordsFile, "test/house/words_test.go", "LICENSE"}
 
-// TestWords fails on a word that docs/words.md has out: in comments and strings
-// of Go, in scripts, and in the documents.
+// TestWords fails on words that docs/words.md rules out, in Go comments and strings, scripts and
+// documents.
 func TestWords(t *testing.T) {
 	words, _ := outWords(t)
 	check := func(at, text string) {
@@ -87,7 +87,7 @@ func TestWords(t *testing.T) {
 		case ".md", ".sh", ".pl", ".awk":
 			b, err := os.ReadFile(filepath.Join(root, name))
 			if os.IsNotExist(err) {
-				continue // removed, and not committed yet
+				continue // deleted, but the deletion is not committed yet
 			}
 			if err != nil {
 				t.Fatal(err)
@@ -129,8 +129,8 @@ func parsed(t *testing.T, name string) (*token.FileSet, *ast.File) {
 	return fset, f
 }
 
-// TestNames fails on a declared name, or a file name, that docs/words.md has
-// out, and on one that hides a builtin of Go.
+// TestNames fails on declared names and file names that docs/words.md rules out, and on names that
+// shadow a builtin of Go.
 func TestNames(t *testing.T) {
 	words, out := outWords(t)
 	for _, name := range tracked(t) {
@@ -168,9 +168,9 @@ func TestNames(t *testing.T) {
 			}
 			for _, id := range ids {
 				at := name + ":" + strconv.Itoa(fset.Position(id.Pos()).Line)
-				// A method hides nothing; nobody misses the functions of complex numbers.
+				// A method shadows nothing. real, imag and complex are rarely needed.
 				if types.Universe.Lookup(id.Name) != nil && !method && !slices.Contains([]string{"real", "imag", "complex", "print", "println"}, id.Name) {
-					t.Errorf("%s: %s hides Go's own", at, id.Name)
+					t.Errorf("%s: %s shadows a builtin of Go", at, id.Name)
 				}
 				if instead, bad := out[strings.ToLower(id.Name)]; bad {
 					t.Errorf("%s: the name %s is out: %s", at, id.Name, instead)

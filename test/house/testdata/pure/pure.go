@@ -1,4 +1,4 @@
-// Package pure has planners that the rule must catch, and some that it must not.
+// Package pure has planners that TestPlannersArePure must catch (Bad*), and some that it must not.
 package pure
 
 import (
@@ -49,7 +49,7 @@ func size(name string) int {
 	return int(st.Size())
 }
 
-// BadCall calls a function of its own at once.
+// BadCall calls a function literal immediately.
 func BadCall() []plan.Action {
 	func() { _ = os.Remove("x") }()
 	return nil
@@ -60,7 +60,7 @@ func BadClock() (plan.Plan, error) {
 	return plan.Plan{Notes: []plan.Note{{Text: time.Now().String()}}}, nil
 }
 
-// BadTarget changes what it was given.
+// BadTarget changes its argument.
 func BadTarget(w *target.Target) (*plan.Plan, error) {
 	w.Boot = true
 	return nil, nil
@@ -72,7 +72,7 @@ func BadFacts(f *loop.Facts) plan.Plan {
 	return plan.Plan{}
 }
 
-// BadSay tells a person something.
+// BadSay prints to the console.
 func BadSay(e loop.Loop) plan.Plan {
 	e.UI.Say("x")
 	return plan.Plan{}
@@ -83,13 +83,13 @@ func BadEnviron(e loop.Loop) plan.Plan {
 	return plan.Plan{Notes: []plan.Note{{Text: e.Getenv("HOME")}}}
 }
 
-// BadAsk asks libvirt.
+// BadAsk calls libvirt.
 func BadAsk(ctx context.Context, l *virt.Conn) (plan.Action, error) {
 	_, err := l.Domain(ctx, "x")
 	return plan.Action{}, err
 }
 
-// Forbidden is no planner, and changes a target that is not its own.
+// Forbidden is not a planner and changes a target that is not its own copy.
 func Forbidden(w *target.Target) { w.Guest = true }
 
 // Allowed changes a copy.
