@@ -9,27 +9,27 @@ var hostRows = []row{
 	{"status-bare", all(proj, bare), "status", false},
 	{"status-host-rebooted", all(attached, hostRebooted), "status", false},
 	{"status-guest-rebooted", all(attached, rebooted), "status", false},
-	{"status-wall-gone", all(attached, wallGone), "status", false},
-	{"status-impostor", all(attached, impostor), "status", false},
-	{"status-silent", all(attached, silent), "status", false},
-	{"status-closed", all(attached, noGroup), "status", false},
+	{"status-wall-gone", all(attached, firewallFlushed), "status", false},
+	{"status-impostor", all(attached, wrongHostKey), "status", false},
+	{"status-silent", all(attached, guestUnreachable), "status", false},
+	{"status-closed", all(attached, libvirtDenied), "status", false},
 	{"status-stopped", all(attached, stopped), "status", false},
 	{"status-clone", all(cloned, committed), "status", false},
-	{"status-old", old, "status", false},
+	{"status-old", vm03, "status", false},
 	{"status-paused", all(attached, paused), "status --detail", false},
 	{"vm-status", attached, "vm status box", false},
 	{"list", attached, "list", false},
 	{"list-json", all(attached, ran("vm create other --yes --image "+imageFile)), "list --json", false},
 	{"list-off", all(attached, off), "list", false},
-	{"list-detached", all(attached, unbound), "list", false},
+	{"list-detached", all(attached, unmounted), "list", false},
 	{"list-lost", all(attached, lostFolder, lostDomain), "list", false},
 	{"list-empty", nil, "list", false},
-	{"list-closed", all(attached, noGroup), "list", false},
-	{"list-old", old, "list", false},
+	{"list-closed", all(attached, libvirtDenied), "list", false},
+	{"list-old", vm03, "list", false},
 	{"doctor", nil, "host doctor", false},
 	{"doctor-json", attached, "host doctor --json", false},
 	{"doctor-bare", bare, "host doctor", false},
-	{"doctor-sudo", all(attached, noGroup), "host doctor --sudo", false},
+	{"doctor-sudo", all(attached, libvirtDenied), "host doctor --sudo", false},
 	{"doctor-stopped", stopped, "host doctor", false},
 	{"doctor-no-kvm", noKVM, "host doctor -v", false},
 	{"doctor-alias-gone", all(attached, aliasGone), "host doctor", false},
@@ -40,15 +40,15 @@ var hostRows = []row{
 	{"doctor-fix-nothing", nil, "host doctor --fix --yes", true},
 	{"install-deps", bare, "host install-deps --yes", true},
 	{"install-deps-nothing", nil, "host install-deps --yes", true},
-	{"fw-apply", all(created, wallGone), "host fw apply --yes", false},
+	{"fw-apply", all(created, firewallFlushed), "host fw apply --yes", false},
 	{"fw-apply-in-place", created, "host fw apply", false},
 	{"fw-apply-dry-run", created, "host fw apply --dry-run", false},
 	{"fw-apply-config", all(created, lan), "host fw apply --yes", true},
 	{"fw-status", created, "host fw status", false},
-	{"fw-status-json", all(created, wallChanged), "host fw status --json", false},
-	{"fw-status-sudo", all(created, wallInTheWay), "host fw status --sudo", false},
+	{"fw-status-json", all(created, firewallAltered), "host fw status --json", false},
+	{"fw-status-sudo", all(created, foreignChains), "host fw status --sudo", false},
 	{"fw-remove", created, "host fw remove --yes", true},
-	{"fw-off", all(created, wallOff), "host fw apply --yes", true},
+	{"fw-off", all(created, firewallDisabled), "host fw apply --yes", true},
 	{"net-create", nil, "host net create --yes", true},
 	{"net-create-named", created, "host net create second --yes", true},
 	{"net-create-there", created, "host net create aivm-net --yes", true},
@@ -60,12 +60,12 @@ var hostRows = []row{
 	{"net-destroy", all(created, ran("vm delete box --yes")), "host net destroy aivm-net --yes", true},
 }
 
-// lan opens services in the config; wallOff asks for no firewall.
+// lan allows services in the config; firewallDisabled disables the firewall.
 func lan(w *world) {
 	w.edit(storePath, "enabled = true", "enabled = true\nallow_lan = [\"192.0.2.7:443\"]\nallow_tcp_ports = [\"8080\"]")
 }
 
-func wallOff(w *world) { w.edit(storePath, "enabled = true", "enabled = false") }
+func firewallDisabled(w *world) { w.edit(storePath, "enabled = true", "enabled = false") }
 
 var settingsRows = []row{
 	{"settings", all(created, dotfiles), "vm sync-settings box", true},
@@ -102,15 +102,15 @@ func editorSettings(w *world) {
 }
 
 var storeRows = []row{
-	{"adopt", old, "vm adopt --yes", true},
-	{"adopt-refused", old, "vm adopt", true},
-	{"adopt-stranger", all(old, oldStranger), "vm adopt --yes", true},
-	{"adopt-stranger-asked", all(old, oldStranger, typed("y\ny\n")), "vm adopt", false},
-	{"adopt-off", all(old, oldOff), "vm adopt --yes", true},
+	{"adopt", vm03, "vm adopt --yes", true},
+	{"adopt-refused", vm03, "vm adopt", true},
+	{"adopt-stranger", all(vm03, vm03UnknownHostKey), "vm adopt --yes", true},
+	{"adopt-stranger-asked", all(vm03, vm03UnknownHostKey, typed("y\ny\n")), "vm adopt", false},
+	{"adopt-off", all(vm03, vm03Off), "vm adopt --yes", true},
 	{"adopt-again", adopted, "vm adopt --yes", true},
-	{"adopt-before-code", old, "code . --yes", true},
-	{"adopt-before-ssh", old, "ssh . -- hostname", true},
-	{"adopt-before-delete", old, "vm delete aivm-2404 --yes", true},
+	{"adopt-before-code", vm03, "code . --yes", true},
+	{"adopt-before-ssh", vm03, "ssh . -- hostname", true},
+	{"adopt-before-delete", vm03, "vm delete aivm-2404 --yes", true},
 	{"adopted-code", adopted, "code . --yes", true},
 	{"adopted-restart", adopted, "vm restart --yes", true},
 	{"adopted-moved-code", all(adopted, ran("vm restart --yes")), "code . --yes", true},

@@ -1,33 +1,35 @@
-// Package record holds what the program plans and does, as golden files: each
-// case is a state of a made-up machine and a command line, and its file under
-// testdata/golden has everything that came of it.
+// Package record tests what aivm plans and does, with golden files. A case is a state of a simulated
+// host and a command line; its file in testdata/golden has all results.
 //
-// The program is driven from outside, through cmd.Run with provision.Seams.
-// What it meets there is made of recorded facts: a Debian 12 with files and
-// programs (machine_test.go), a libvirtd that speaks the RPC wire and keeps
-// domains, networks, pools and volumes in memory (libvirtd_test.go and beside),
-// a privileged helper that writes down its records and changes the facts as
-// root would (root_test.go), and guests whose user really runs what he is asked
-// to in a directory of this machine, while what their root is asked to run is
-// written down and believed done (guest_test.go). Nothing boots, nothing needs
-// root or a network.
+// The tests call cmd.Run with provision.Seams. The simulated host consists of recorded facts: files
+// and programs of a Debian 12 (machine_test.go); a libvirtd that implements libvirt's RPC protocol and
+// keeps domains, networks, pools and volumes in memory (libvirtd_test.go, domains_test.go,
+// networks_test.go, pools_test.go, snapshots_test.go); a privileged helper that notes its records and
+// changes the facts as root would (root_test.go); and guests (guest_test.go). Commands of a guest's
+// user are executed in a directory of the real host; commands of its root are only noted and count as
+// successful. No VM boots, and the tests need neither root nor a network.
 //
-// A golden file has these sections, each only if there is something to say:
-// the command line and its exit status, stdout, stderr, the plan (what
-// --dry-run --json says right before), the privileged records with the rules
-// they load, what libvirt was asked for (definitions included), what the guest
-// was asked for (scripts, standard input, archives), what was started in it
-// beside that, programs that were started, and every file below the person's
-// home that was made, changed or removed: the store, ssh's files, the state of
-// the VM. A text of more than thirty lines has a file of its own, named by its
-// digest. What differs at each run (keys, identities, inodes, times) is numbered.
+// A golden file has these sections, if they are not empty:
 //
-// To add a state, write a function func(*world) in states_test.go that changes
-// the world, mostly by running commands in it (world.run) or by changing the
-// facts, and a row in one of the tables of cases. Then
+//   - the plan, as --dry-run --json prints it before the command runs, and the files it changed;
+//   - the command line and its exit status, stdout, stderr;
+//   - the privileged records, with the rules they load;
+//   - the calls of libvirt, with definitions;
+//   - what was sent to the guest: scripts, standard input, archives;
+//   - what was started in the guest concurrently;
+//   - the programs started on the host;
+//   - the files below the user's home that were created, changed or removed: the config, ssh's files,
+//     the VM's state.
+//
+// A text of more than thirty lines has its own file, named by its digest. What differs in each run
+// (keys, UUIDs, inodes, times) is replaced by a number or a placeholder.
+//
+// To add a case, write a function func(*world) in states_test.go that brings the world into the state,
+// mostly by running commands (world.run) or by changing facts, and add a row to one of the tables of
+// cases. Then run
 //
 //	go test ./test/record -update
 //
-// writes the files, and git shows what became of them. A row whose file is
-// missing fails, and so does a file without a row.
+// to write the golden files, and read git's diff of them. A row without a file fails, and so does a
+// file without a row.
 package record

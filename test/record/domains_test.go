@@ -12,20 +12,19 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// domain is a VM as libvirt keeps it: its definition and, while it runs, what
-// became of it.
+// domain is a libvirt domain: its definition and, while it runs, its live definition.
 type domain struct {
-	name         string
-	uuid         libvirt.UUID
-	config, live *libvirtxml.Domain
-	state        libvirt.DomainState
-	reason       int32
-	id           int32
-	meta         []element
-	snaps        []string
-	stuck        bool // a device that was asked to leave stays
-	deaf         bool // it does not switch off when asked to
-	transient    bool // it is gone when it is off
+	name            string
+	uuid            libvirt.UUID
+	config, live    *libvirtxml.Domain
+	state           libvirt.DomainState
+	reason          int32
+	id              int32
+	meta            []element
+	snaps           []string
+	ignoresDetach   bool // the guest does not release a device that is detached
+	ignoresShutdown bool // the guest ignores a shutdown
+	transient       bool // the domain is removed when it stops
 }
 
 // element is one element of a domain's metadata.
@@ -41,7 +40,7 @@ func (e element) marked() string {
 
 func (e element) plain() string { return "<" + e.local + e.rest }
 
-// parseMeta reads the elements of a definition's metadata.
+// parseMeta parses the elements of a definition's metadata.
 func parseMeta(text string) []element {
 	var x struct {
 		Els []struct {
@@ -71,7 +70,7 @@ func parseMeta(text string) []element {
 	return out
 }
 
-// uuidOf makes the identity of what was defined without one.
+// uuidOf parses a UUID, or derives one from another text.
 func uuidOf(text string) (u libvirt.UUID) {
 	if b, err := hex.DecodeString(strings.ReplaceAll(text, "-", "")); err == nil && len(b) == len(u) {
 		copy(u[:], b)
@@ -149,8 +148,7 @@ func (l *libvirtd) define(text string) (*domain, error) {
 	return d, nil
 }
 
-// start gives a domain what a running one has: an id, names of its devices, a
-// card of this machine.
+// start sets what a running domain has: an ID, aliases of its devices, and names of its tap interfaces.
 func (l *libvirtd) start(d *domain) error {
 	text, err := d.config.Marshal()
 	if err != nil {
@@ -184,8 +182,8 @@ func (l *libvirtd) stop(d *domain) {
 	}
 }
 
-// devices changes the devices of the definition, of the running domain, or
-// both.
+// devices applies f to the devices of the definition, of the running domain, or of both, depending on
+// the flags.
 func (d *domain) devices(flags uint32, f func(*libvirtxml.DomainDeviceList) error) error {
 	var to []*libvirtxml.Domain
 	if flags&uint32(libvirt.DomainDeviceModifyConfig) != 0 || flags == 0 && d.live == nil {
@@ -214,7 +212,7 @@ func (d *domain) attach(text string, flags uint32) error {
 }
 
 func (d *domain) detach(text string, flags uint32) error {
-	if d.stuck && flags&uint32(libvirt.DomainDeviceModifyLive) != 0 {
+	if d.ignoresDetach && flags&uint32(libvirt.DomainDeviceModifyLive) != 0 {
 		return nil
 	}
 	if strings.HasPrefix(strings.TrimSpace(text), "<disk") {
@@ -292,7 +290,7 @@ func (l *libvirtd) domainCalls() {
 			if !d.running() {
 				return fail(libvirt.ErrOperationInvalid, "Requested operation is not valid: domain is not running")
 			}
-			if !d.deaf {
+			if !d.ignoresShutdown {
 				l.stop(d)
 			}
 			return nil

@@ -5,7 +5,7 @@ import (
 	"os/exec"
 )
 
-// git runs git as the person, at a time that is always the same.
+// git runs git as the user, with a fixed time.
 func (w *world) git(dir string, args ...string) {
 	w.t.Helper()
 	program, err := lookReal("git")
@@ -21,7 +21,7 @@ func (w *world) git(dir string, args ...string) {
 	}
 }
 
-// repo has the folder as a repository with a commit.
+// repo makes the folder a repository with one commit.
 func repo(w *world) {
 	proj(w)
 	w.git(projDir, "init", "-q", "-b", "main")
@@ -46,12 +46,12 @@ func uncommitted(w *world) {
 
 func branched(w *world) { w.git(projDir, "checkout", "-q", "-b", "topic") }
 
-// cloned has a clone of the repository in box.
+// cloned has the repository attached to box in git mode.
 var cloned = all(repo, created, ran("attach . --yes --mode git"))
 
 const clone = guestHome + "/proj"
 
-// guestCommitted has a commit made in the VM.
+// guestCommitted adds a commit to the clone.
 func guestCommitted(w *world) {
 	w.write(clone+"/guest.go", "package main // by an agent\n", 0o644)
 	w.git(clone, "add", ".")
@@ -66,7 +66,8 @@ func guestBranch(w *world) {
 
 func guestDirty(w *world) { w.write(clone+"/main.go", "package main // dirty\n", 0o644) }
 
-func guestObeyed(w *world) {
+// guestHostExecuted commits a host-executed file in the clone.
+func guestHostExecuted(w *world) {
 	w.write(clone+"/.envrc", "export A=1\n", 0o644)
 	guestCommitted(w)
 }
@@ -79,14 +80,15 @@ func cloneGone(w *world) {
 	w.must(os.RemoveAll(clone))
 }
 
-func otherInPlace(w *world) { w.write(clone+"/file", "not a clone\n", 0o644) }
+// guestPathNotEmpty has other files at the guest path of the clone.
+func guestPathNotEmpty(w *world) { w.write(clone+"/file", "not a clone\n", 0o644) }
 
 var gitRows = []row{
 	{"git-attach", all(repo, created), "attach . --yes --mode git", true},
 	{"git-attach-off", all(repo, created, off), "attach . --yes --mode git", true},
 	{"git-attach-uncommitted", all(repo, uncommitted, created), "attach . --yes --mode git", true},
 	{"git-attach-no-repo", all(proj, created), "attach . --yes --mode git", true},
-	{"git-attach-in-the-way", all(repo, created, otherInPlace), "attach . --yes --mode git", true},
+	{"git-attach-in-the-way", all(repo, created, guestPathNotEmpty), "attach . --yes --mode git", true},
 	{"git-attach-tag", all(repo, tagged, created), "attach . --yes --mode git --guest-dst /home/agent/elsewhere", true},
 	{"git-code-fresh", repo, "code . --yes --mode git --image " + imageFile, true},
 	{"git-code-warm", all(cloned, ran("code .")), "code .", true},
@@ -107,7 +109,7 @@ var gitRows = []row{
 	{"git-fetch-off", all(cloned, off), "git fetch", false},
 	{"git-pull", all(cloned, guestCommitted), "git pull", true},
 	{"git-pull-diverged", all(cloned, committed, guestCommitted), "git pull", true},
-	{"git-pull-obeyed", all(cloned, guestObeyed), "git pull", true},
+	{"git-pull-obeyed", all(cloned, guestHostExecuted), "git pull", true},
 	{"git-pull-dirty-here", all(cloned, guestCommitted, uncommitted), "git pull", true},
 	{"git-status", all(cloned, committed, guestBranch), "git status", false},
 	{"git-status-json", all(cloned, guestCommitted), "git status --json", false},

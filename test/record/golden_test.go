@@ -17,7 +17,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// goldenDir is made absolute at the start: commands run elsewhere.
+// goldenDir is absolute, because cases change the working directory.
 var goldenDir = func() string {
 	p, err := filepath.Abs("testdata/golden")
 	if err != nil {
@@ -56,12 +56,12 @@ func quoteAll(argv []string) string {
 	return strings.Join(out, " ")
 }
 
-// visible shows bytes that have no sign.
+// visible replaces NUL and CR bytes by \0 and \r.
 func visible(b []byte) string {
 	return strings.NewReplacer("\x00", "\\0\n", "\r", "\\r").Replace(string(b))
 }
 
-// blob is content of a file or stream: text as it is, the rest by its digest.
+// blob returns the content of a file or stream: text unchanged, other data as size and digest.
 func blob(b []byte) string {
 	if utf8.Valid(b) && len(b) < 64<<10 {
 		return visible(b)
@@ -81,7 +81,7 @@ func stdinText(b []byte) string {
 	return "\nstdin: binary\n" // a git pack: its bytes depend on the compressor
 }
 
-// seedText is the content of a seed disk.
+// seedText returns the files of a seed disk (ISO 9660).
 func seedText(b []byte) string {
 	const sector = 2048
 	var out strings.Builder
@@ -103,14 +103,14 @@ func seedText(b []byte) string {
 	return out.String()
 }
 
-// imageBytes is a guest image as far as anybody looks at it.
+// imageBytes returns a guest image: a qcow2 header, and this content in a cluster.
 func imageBytes(content string) []byte {
 	b := (&qcow{capacity: 3 << 30}).bytes()
 	copy(b[(20+1)*cluster:], content)
 	return b
 }
 
-// tree is every file below the person's home, with mode and content.
+// tree returns mode and content of every file below the user's home.
 func tree(t *testing.T) map[string]string {
 	t.Helper()
 	out := map[string]string{}
@@ -145,7 +145,7 @@ func tree(t *testing.T) map[string]string {
 	return out
 }
 
-// gitText is what of a repository's own files people would tell apart.
+// gitText returns HEAD, config, refs and info of a git directory, without objects, hooks and logs.
 func gitText(dir string) string {
 	var b strings.Builder
 	_ = filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
@@ -189,13 +189,13 @@ func treeDiff(before, after map[string]string) string {
 	return b.String()
 }
 
-// names numbers what differs at each run.
-type names struct {
+// numbering replaces values that differ in each run by KIND-NUMBER, in the order of their occurrence.
+type numbering struct {
 	seen map[string]string
 	n    map[string]int
 }
 
-func (n *names) of(kind, what string) string {
+func (n *numbering) of(kind, what string) string {
 	if n.seen[what] == "" {
 		n.n[kind]++
 		n.seen[what] = fmt.Sprintf("%s-%d", kind, n.n[kind])
@@ -239,15 +239,15 @@ var replaced = []struct {
 	{regexp.MustCompile(`"release": "20\d\d-\d\d-\d\d"`), `"release": "DAY"`},
 	{regexp.MustCompile(`, of uid \d+\)`), ", of uid OWNER)"},
 	{regexp.MustCompile(`127\.0\.0\.1:\d{4,5}`), "127.0.0.1:PORT"},
-	{regexp.MustCompile(`\{"host":"[0-9a-f]{64}"`), `{"host":"STAMP"`}, // times of files are in it
+	{regexp.MustCompile(`\{"host":"[0-9a-f]{64}"`), `{"host":"STAMP"`}, // a digest that includes modification times
 	{regexp.MustCompile(`process \d+`), "process N"},
 	{regexp.MustCompile(`/\.prepare-\d+`), "/.prepare-N"},
 	{regexp.MustCompile(`20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)`), "TIME"},
 }
 
-// settle takes out what differs from run to run.
-func settle(s string) string {
-	n := &names{seen: map[string]string{}, n: map[string]int{}}
+// normalize replaces everything that differs from run to run.
+func normalize(s string) string {
+	n := &numbering{seen: map[string]string{}, n: map[string]int{}}
 	for _, k := range numbered {
 		s = k.re.ReplaceAllStringFunc(s, func(m string) string {
 			if strings.Contains(hostPublic, m) {
@@ -265,13 +265,13 @@ func settle(s string) string {
 	return strings.ReplaceAll(s, "(N seconds)", "(N s)")
 }
 
-// long texts get a file of their own.
+// longText is the number of lines above which a text gets its own file.
 const longText = 30
 
 var textFiles = map[string]bool{}
 
-// shorten moves blocks of indented lines that are long into files.
-func shorten(t *testing.T, s string) string {
+// splitLongTexts moves long blocks of indented lines into their own files.
+func splitLongTexts(t *testing.T, s string) string {
 	t.Helper()
 	lines := strings.Split(s, "\n")
 	var out []string
@@ -300,7 +300,7 @@ func shorten(t *testing.T, s string) string {
 				t.Fatal(err)
 			}
 		} else if _, err := os.Stat(filepath.Join(goldenDir, name)); err != nil {
-			t.Errorf("a text that is in no golden file:\n%s", b.String())
+			t.Errorf("no golden file has this text:\n%s", b.String())
 		}
 		out = append(out, fmt.Sprintf("  (%d lines: %s)", j-i, name))
 		i = j

@@ -24,22 +24,22 @@ import (
 	"aivm.dev/aivm/internal/guest"
 )
 
-// guestVM is the inside of a VM: what is mounted in it, how far its first boot
-// is, and a home directory on this machine in which what its user runs is
-// really run. What its root is asked to run is written down and believed done.
+// guestVM simulates a guest: its mounts, its first boot, and its user's home, a directory on the real
+// host in which the user's commands are executed. Commands of its root are only noted and count as
+// successful.
 type guestVM struct {
-	w         *world
-	name, mac string
-	mu        sync.Mutex
-	mounts    []gmount
-	device    bool // the device of all folders is mounted
-	list      string
-	boot      string // the answer to the probe of cloud-init
-	clock     string
-	noAnswer  bool
-	badKey    bool
-	rootFails string // a script with this text in it ends with status 9
-	rootSays  string
+	w          *world
+	name, mac  string
+	mu         sync.Mutex
+	mounts     []gmount
+	device     bool   // the virtiofs device of the export directory is mounted
+	list       string // the list of folders in the guest
+	boot       string // the answer to the probe "boot", about cloud-init
+	clock      string // the answer to the probe "clock"
+	noAnswer   bool   // logins fail: no route to host
+	badKey     bool   // the guest has another host key
+	rootFails  string // a root script that contains this text exits 9
+	rootPrints string // and prints this
 }
 
 type gmount struct {
@@ -58,15 +58,15 @@ func (w *world) guest(name string) *guestVM {
 	return g
 }
 
-// dialGuest is the login: whoever has the address, if he runs.
+// dialGuest simulates the SSH login to the running VM that has the address.
 func (w *world) dialGuest(ctx context.Context, t guest.Target) (guest.Conn, error) {
 	ap, err := netip.ParseAddrPort(t.Addr)
 	if err != nil || t.HostKey == nil || t.User == "" {
 		return nil, fmt.Errorf("login to %q as %q: %w", t.Addr, t.User, err)
 	}
 	w.virt.mu.Lock()
-	name, mac := w.holder(ap.Addr().String())
-	up := w.virt.runs(mac) != nil
+	name, mac := w.reservedFor(ap.Addr().String())
+	up := w.virt.runningWith(mac) != nil
 	w.virt.mu.Unlock()
 	g := w.guest(name)
 	g.mac = mac
@@ -80,8 +80,8 @@ func (w *world) dialGuest(ctx context.Context, t guest.Target) (guest.Conn, erro
 	return &conn{g: g}, nil
 }
 
-// holder is the VM an address is kept for.
-func (w *world) holder(ip string) (name, mac string) {
+// reservedFor returns the VM with a reservation or lease of an address.
+func (w *world) reservedFor(ip string) (name, mac string) {
 	for _, n := range w.virt.networks {
 		for _, i := range n.x.IPs {
 			if i.DHCP == nil {
@@ -102,8 +102,8 @@ func (w *world) holder(ip string) (name, mac string) {
 	return "", ""
 }
 
-// runs is the running domain with this card.
-func (l *libvirtd) runs(mac string) *domain {
+// runningWith returns the running domain with this MAC address, or nil.
+func (l *libvirtd) runningWith(mac string) *domain {
 	for _, d := range l.domains {
 		if d.state == libvirt.DomainRunning && d.live.Devices.Interfaces[0].MAC.Address == mac {
 			return d
@@ -134,29 +134,29 @@ func (c *conn) Probe(ctx context.Context, ps []guest.Probe) (map[string][]byte, 
 			answer = []byte(c.g.folders(p.Script))
 		default:
 			var b bytes.Buffer
-			code, err := c.g.really(ctx, []string{"sh", "-c", p.Script}, bytes.NewReader(p.Stdin), &b, io.Discard)
+			code, err := c.g.runAsUser(ctx, []string{"sh", "-c", p.Script}, bytes.NewReader(p.Stdin), &b, io.Discard)
 			if err != nil || code != 0 {
 				return nil, fmt.Errorf("probe %q: status %d, %w", p.Name, code, err)
 			}
 			answer = []byte(strings.ReplaceAll(b.String(), guestHome, "/home/agent"))
 		}
 		out[p.Name] = answer
-		said := ""
+		text := ""
 		if p.Name != "clock" && p.Name != "boot" {
-			said = "answer:\n" + indent(visible(answer))
+			text = "answer:\n" + indent(visible(answer))
 		}
 		script := "\n" + indent(p.Script)
-		if c.g.w.again(p.Name + script) {
+		if c.g.w.alreadyShown(p.Name + script) {
 			script = " (as before)\n"
 		}
-		c.g.w.note(sectionGuest, "probe "+p.Name+script+said)
+		c.g.w.note(sectionGuest, "probe "+p.Name+script+text)
 	}
 	return out, nil
 }
 
 var setLine = regexp.MustCompile(`(?m)^set -- (.*)$`)
 
-// folders answers the probe for folders.
+// folders returns the answer to the probe "share", about mounts and directories.
 func (g *guestVM) folders(script string) string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -215,20 +215,20 @@ func (c *conn) Run(ctx context.Context, cmd guest.Cmd) (int, error) {
 			script = string(b)
 		}
 		w.note(sectionGuest, "run "+quoteAll(cmd.Argv)+stdinText([]byte(script)))
-		return c.g.asRoot(script, cmd)
+		return c.g.runAsRoot(script, cmd)
 	}
 	if cmd.Argv[0] == "sync" {
 		w.note(sectionGuest, "run sync")
 		return 0, nil
 	}
 	var in bytes.Buffer
-	stdin, said := cmd.Stdin, "\n"
+	stdin, input := cmd.Stdin, "\n"
 	if _, stream := stdin.(*io.PipeReader); stream {
 		of := "git"
 		if cmd.Argv[0] == "perl" {
 			of = "settings"
 		}
-		said = "\nstdin: a stream of " + of + "\n"
+		input = "\nstdin: a stream of " + of + "\n"
 	} else if stdin != nil {
 		stdin = io.TeeReader(stdin, &in)
 	}
@@ -241,37 +241,37 @@ func (c *conn) Run(ctx context.Context, cmd guest.Cmd) (int, error) {
 	}
 	section := sectionGuest
 	if cmd.Argv[0] == "perl" {
-		// The receiver of settings is started while the guest is probed: its
-		// place among the probes differs from run to run.
-		section = sectionBeside
+		// The receiver of settings starts while the guest is probed, so its position among the probes
+		// differs from run to run.
+		section = sectionConcurrent
 	}
-	at := w.reserve(section)
-	code, err := c.g.really(ctx, cmd.Argv, stdin, stdout, stderr)
+	at := w.reserveNote(section)
+	code, err := c.g.runAsUser(ctx, cmd.Argv, stdin, stdout, stderr)
 	end := ""
 	if _, stream := cmd.Stdin.(*io.PipeReader); !stream && (code != 0 || err != nil) {
 		end = fmt.Sprintf("status %d", code)
 	}
 	if in.Len() > 0 {
-		said = stdinText(in.Bytes())
+		input = stdinText(in.Bytes())
 	}
-	w.fill(section, at, "run "+quoteAll(cmd.Argv)+said+end)
+	w.fillNote(section, at, "run "+quoteAll(cmd.Argv)+input+end)
 	return code, err
 }
 
-// asRoot believes what root of the guest was asked to do done.
-func (g *guestVM) asRoot(script string, cmd guest.Cmd) (int, error) {
+// runAsRoot executes nothing. It changes the simulated guest as the known commands in the script would.
+func (g *guestVM) runAsRoot(script string, cmd guest.Cmd) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.rootFails != "" && strings.Contains(script, g.rootFails) {
 		if cmd.Stdout != nil {
-			fmt.Fprint(cmd.Stdout, g.rootSays)
+			fmt.Fprint(cmd.Stdout, g.rootPrints)
 		}
 		return 9, nil
 	}
 	if strings.Contains(script, cloudinit.CleanedLine) {
 		fmt.Fprintln(cmd.Stdout, cloudinit.CleanedLine)
 		g.w.virt.mu.Lock()
-		g.w.virt.stop(g.w.virt.runs(g.mac))
+		g.w.virt.stop(g.w.virt.runningWith(g.mac))
 		g.w.virt.mu.Unlock()
 	}
 	for line := range strings.Lines(script) {
@@ -302,15 +302,15 @@ func (g *guestVM) mount(m gmount) {
 	g.mounts = append(g.mounts, m)
 }
 
-// reboot is the guest's own part of being switched off and on.
+// reboot clears the guest's mounts, as a reboot does.
 func (g *guestVM) reboot() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.mounts, g.device = nil, false
 }
 
-// really runs what the guest's user is asked to run, in a home on this machine.
-func (g *guestVM) really(ctx context.Context, argv []string, in io.Reader, out, errw io.Writer) (int, error) {
+// runAsUser executes a command of the guest's user in guestHome.
+func (g *guestVM) runAsUser(ctx context.Context, argv []string, in io.Reader, out, errw io.Writer) (int, error) {
 	argv = slices.Clone(argv)
 	for i := range argv {
 		argv[i] = strings.ReplaceAll(argv[i], "/home/agent", guestHome)
@@ -347,7 +347,7 @@ func (g *guestVM) really(ctx context.Context, argv []string, in io.Reader, out, 
 	}
 	err = c.Wait()
 	if _, stream := in.(*io.PipeReader); in != nil && !stream {
-		<-fed // a stream may stay open when the program has ended
+		<-fed // not for a stream, which may stay open after the program has ended
 	}
 	var ee *exec.ExitError
 	if errors.As(err, &ee) {
@@ -380,7 +380,7 @@ func (c *conn) PutTar(_ context.Context, dir string, r io.Reader) error {
 	return x.Run()
 }
 
-// tarText is an archive for people: names, modes and contents.
+// tarText lists an archive: names, modes and contents.
 func tarText(b []byte) string {
 	var out strings.Builder
 	tr := tar.NewReader(bytes.NewReader(b))

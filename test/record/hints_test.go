@@ -8,11 +8,11 @@ import (
 	"aivm.dev/aivm/test/hints"
 )
 
-// placeholders stand for what only the person knows.
+// placeholders replaces words in hints that the user has to fill in.
 var placeholders = strings.NewReplacer("vm create NAME", "vm create spare", "NAME", "box", "FOLDER", homeDir+"/proj", "PROGRAM", "true", "SIZE", "5GB", "IMAGE", imageFile, "FILE", homeDir+"/f", "PATH", homeDir+"/elsewhere")
 
-// checkHints runs what the hints of a failed command name, in the state that it
-// left. A command that changes something is asked for its plan.
+// checkHints runs the commands in the hints of a failed command, in the world in which it ended. Commands
+// with a dry run are only run with --dry-run.
 func (w *world) checkHints(t *testing.T, failed outcome) {
 	t.Helper()
 	stderr := failed.err
@@ -26,7 +26,7 @@ func (w *world) checkHints(t *testing.T, failed outcome) {
 		stderr = "error: " + j.Error.Message + "\nhint: " + strings.Join(j.Error.Hints, "\nhint: ")
 	}
 	try := func(args []string) (int, string) {
-		if strings.Join(args, " ") == "config edit" { // it wants a terminal
+		if strings.Join(args, " ") == "config edit" { // needs a terminal
 			return 0, ""
 		}
 		o := w.try(args...)

@@ -1,6 +1,6 @@
 package record
 
-// A key pair of the person's, made for these tests and let in nowhere.
+// The user's SSH key pair, created for these tests. No system accepts it.
 const (
 	privateKey = `-----BEGIN OPENSSH PRIVATE KEY-----
 b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZW
@@ -13,5 +13,5 @@ sdW/EM9plZE+8YKdvLMCAAAADnBlcnNvbkBleGFtcGxlAQIDBAUGBw==
 	publicKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKVOH0WpbVQgij0E3t9tJdG0sdW/EM9plZE+8YKdvLMC person@example\n"
 )
 
-// hostPublic is the host key of a guest that aivm did not make.
+// hostPublic is the host key of a guest that aivm did not create.
 const hostPublic = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIIAjK9Gk5EadFJDzWljmleIaq813ifSKK0J0RfiufL4"

@@ -11,17 +11,16 @@ import (
 	libvirt "github.com/digitalocean/go-libvirt"
 )
 
-// libvirtd answers libvirt's RPC from memory: domains, networks, pools and
-// volumes, as a libvirt 9.0 prints them. It does no more than what is asked of
-// it here, and calls it does not know are an error that fails the case.
+// libvirtd simulates the RPC protocol of libvirt 9.0, with domains, networks, pools and volumes in
+// memory. It implements only the calls that aivm uses; another call is an error and fails the case.
 type libvirtd struct {
 	mu       sync.Mutex
 	domains  []*domain
-	networks []*netw
+	networks []*virtNetwork
 	pools    []*pool
 	nextID   int32
 	calls    map[uint32]call
-	note     func(what, text string) // writes down what was asked for
+	note     func(what, text string) // notes a call for the golden file
 	unknown  []uint32
 	uploads  map[int32]*upload
 }
@@ -31,7 +30,7 @@ type upload struct {
 	data []byte
 }
 
-// A call takes the bytes of its arguments and returns those of its results.
+// A call takes its XDR-encoded arguments and returns its XDR-encoded results.
 type call func(args []byte) ([]byte, error)
 
 func newLibvirtd(note func(what, text string)) *libvirtd {
@@ -44,7 +43,7 @@ func newLibvirtd(note func(what, text string)) *libvirtd {
 	return l
 }
 
-// on registers a call: what it takes and gives is in go-libvirt's structs.
+// on registers the function of an RPC procedure. Arguments and results are structs of go-libvirt.
 func on[A, R any](l *libvirtd, proc uint32, f func(A) (R, error)) {
 	l.calls[proc] = func(args []byte) ([]byte, error) {
 		var a A
@@ -168,7 +167,7 @@ func (l *libvirtd) answer(p packet, body []byte) (out, down []byte, err error) {
 	f, ok := l.calls[p.proc]
 	if !ok {
 		l.unknown = append(l.unknown, p.proc)
-		return nil, nil, fmt.Errorf("the fake libvirtd knows no call %d", p.proc)
+		return nil, nil, fmt.Errorf("the simulated libvirtd does not implement call %d", p.proc)
 	}
 	out, err = f(body)
 	return out, nil, err
@@ -187,7 +186,7 @@ func (l *libvirtd) stream(c net.Conn, p packet, body []byte) error {
 		l.uploaded(u.vol)
 	}
 	l.mu.Unlock()
-	if done { // the end of an upload, or the goodbye of a download
+	if done { // the end of an upload or a download
 		return p.write(c, typeStream, statusOK, nil)
 	}
 	return nil
@@ -211,7 +210,7 @@ func (l *libvirtd) connectCalls() {
 	})
 }
 
-// capabilities is the part of a real daemon's answer that is looked at.
+// capabilities is the part of a real daemon's answer that aivm reads.
 const capabilities = `<capabilities>
   <host>
     <secmodel>

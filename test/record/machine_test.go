@@ -19,26 +19,26 @@ import (
 	"aivm.dev/aivm/provision/network"
 )
 
-// machine is what a run is told of the host: recorded on a Debian 12 and made
-// of files, so that it is the same wherever the tests run.
+// machine is the simulated host: facts recorded on a Debian 12, so that the tests give the same results
+// everywhere.
 type machine struct {
-	files    map[string]string
-	execs    []string
-	dial     map[string]error
-	free     uint64
-	cpus     int
-	kvm      error
-	noGroup  bool // libvirt refuses this user
-	noVirt   bool // libvirt does not run
-	hooks    bool // libvirt's hooks are in place
-	hadHooks bool
-	local    []netip.Prefix
-	routes   []network.Route
-	walls    map[string]root.NetManifest
-	loaded   map[string]string // digest of what the kernel holds, by network
-	kernel   error             // why it cannot be read
-	chains   []nftread.Chain
-	ruleset  string
+	files          map[string]string
+	execs          []string
+	dial           map[string]error
+	free           uint64
+	cpus           int
+	kvm            error
+	libvirtDenied  bool // libvirt refuses this user
+	libvirtStopped bool // libvirt does not run
+	hooksCurrent   bool // libvirt's hooks are up to date
+	hooksInstalled bool // libvirt's hooks are installed
+	local          []netip.Prefix
+	routes         []network.Route
+	walls          map[string]root.NetManifest
+	loaded         map[string]string // digest of the loaded rules, by network
+	kernel         error             // why the loaded rules cannot be read
+	chains         []nftread.Chain
+	ruleset        string
 }
 
 const (
@@ -70,7 +70,7 @@ func newMachine() *machine {
 			"/sys/module/apparmor/parameters/enabled": "Y\n", "/etc/apparmor.d/usr.lib.libvirt.virt-aa-helper": "",
 			"/etc/group": "root:x:0:\nlibvirt:x:112:u\nkvm:x:104:u\n", "/usr/bin/aivm": "",
 		},
-		execs: allPrograms, dial: map[string]error{}, free: 248340447232, cpus: 8, hooks: true, hadHooks: true,
+		execs: allPrograms, dial: map[string]error{}, free: 248340447232, cpus: 8, hooksCurrent: true, hooksInstalled: true,
 		local:  []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
 		routes: []network.Route{{Interface: "eth0", Dst: netip.MustParsePrefix("0.0.0.0/0")}, {Interface: "eth0", Dst: netip.MustParsePrefix("192.0.2.0/24")}},
 		walls:  map[string]root.NetManifest{}, loaded: map[string]string{},
@@ -78,17 +78,17 @@ func newMachine() *machine {
 	}
 }
 
-// bare takes away what a machine has only after packages were installed.
+// bare removes what a host has only after packages were installed.
 func (m *machine) bare() {
 	m.execs = []string{"/usr/bin/ssh", "/usr/bin/git"}
 	for _, f := range []string{"/run/libvirt/libvirt-sock", "/run/libvirt/virtlogd-sock", "/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/lib/EXTLINUX/gptmbr.bin"} {
 		delete(m.files, f)
 	}
-	m.noVirt, m.hooks, m.hadHooks = true, false, false
+	m.libvirtStopped, m.hooksCurrent, m.hooksInstalled = true, false, false
 }
 
 func (m *machine) stopVirt() {
-	m.noVirt = true
+	m.libvirtStopped = true
 	m.dial["/run/libvirt/libvirt-sock"] = fs.ErrNotExist
 	delete(m.files, "/run/libvirt/libvirt-sock")
 }
@@ -104,7 +104,7 @@ func (m *machine) fsys() fstest.MapFS {
 	return fsys
 }
 
-// day is when everything happens.
+// day is the current time in all cases.
 var day = time.Date(2027, 3, 1, 12, 0, 0, 0, time.UTC)
 
 func (m *machine) env(w *world) host.Env {
@@ -156,12 +156,14 @@ func (m *machine) env(w *world) host.Env {
 	}
 }
 
-// keeper is the machine's walls: provision.FirewallState.
-type keeper struct{ m *machine }
+// firewallState implements session.FirewallState with the simulated firewall.
+type firewallState struct{ m *machine }
 
-func (k keeper) Hooks() (current, known bool, err error) { return k.m.hooks, k.m.hadHooks, nil }
+func (k firewallState) Hooks() (current, known bool, err error) {
+	return k.m.hooksCurrent, k.m.hooksInstalled, nil
+}
 
-func (k keeper) Rules(_ context.Context, network string, _ bool) firewall.Facts {
+func (k firewallState) Rules(_ context.Context, network string, _ bool) firewall.Facts {
 	f := firewall.Facts{Local: plan.Yes(k.m.local)}
 	if man, ok := k.m.walls[network]; ok {
 		f.Manifest.Value = &man
@@ -171,7 +173,7 @@ func (k keeper) Rules(_ context.Context, network string, _ bool) firewall.Facts 
 	return f
 }
 
-func (k keeper) Manifests() ([]root.NetManifest, error) {
+func (k firewallState) Manifests() ([]root.NetManifest, error) {
 	var out []root.NetManifest
 	for _, name := range sorted(k.m.walls) {
 		out = append(out, k.m.walls[name])
@@ -179,10 +181,12 @@ func (k keeper) Manifests() ([]root.NetManifest, error) {
 	return out, nil
 }
 
-func (k keeper) Ruleset(context.Context, bool) ([]byte, error) { return []byte(k.m.ruleset), nil }
+func (k firewallState) Ruleset(context.Context, bool) ([]byte, error) {
+	return []byte(k.m.ruleset), nil
+}
 
-// putWall is what root does with a wall: it loads and records it.
-func (m *machine) putWall(o root.Nft, uuid string) {
+// applyNft changes the simulated firewall as the privileged record Nft does.
+func (m *machine) applyNft(o root.Nft, uuid string) {
 	if o.Remove {
 		delete(m.walls, o.Wall.Network)
 		delete(m.loaded, o.Wall.Network)

@@ -12,16 +12,15 @@ import (
 	"testing"
 )
 
-// mirror is a server with one build of Debian 12. Its certificate is the only
-// one that is believed.
+// mirror is an HTTPS server with one build of Debian 12. Only its certificate is trusted.
 type mirror struct {
 	*httptest.Server
 	image  []byte
-	broken bool // the image is not what the list says
+	broken bool // the image does not match SHA512SUMS
 }
 
-// theMirror is started with the first case that needs it: certificates are read
-// once in a process.
+// theMirror is one server for all cases, because Go reads the trusted certificates only once in a
+// process.
 var theMirror *mirror
 
 const certFile = top + ".pem"
@@ -57,7 +56,7 @@ func (m *mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// mirrored has a server of images in the config.
+// mirrored has the server as a mirror in the config.
 func mirrored(w *world) {
 	theMirror.image, theMirror.broken = imageBytes("debian"), false
 	w.write(storePath, "schema_version = 5\n\n[defaults.image]\nmirror = [\""+theMirror.URL+"\"]\n", 0o600)
@@ -65,13 +64,13 @@ func mirrored(w *world) {
 
 func mirrorBroken(*world) { theMirror.broken = true }
 
-// newer has another build on the server.
-func newer(*world) { theMirror.image = imageBytes("debian, a later build") }
+// mirrorNewer has a later build on the server.
+func mirrorNewer(*world) { theMirror.image = imageBytes("debian, a later build") }
 
 var mirrorRows = []row{
 	{"mirror-fetch", mirrored, "image fetch debian-12 --yes", true},
 	{"mirror-fetch-again", all(mirrored, ran("image fetch debian-12 --yes")), "image fetch debian-12 --yes", true},
-	{"mirror-fetch-anew", all(mirrored, ran("image fetch debian-12 --yes"), newer), "image fetch debian-12 --again --yes", true},
+	{"mirror-fetch-anew", all(mirrored, ran("image fetch debian-12 --yes"), mirrorNewer), "image fetch debian-12 --again --yes", true},
 	{"mirror-fetch-broken", all(mirrored, mirrorBroken), "image fetch debian-12 --yes", false},
 	{"mirror-create", mirrored, "vm create box --yes --image debian-12", true},
 	{"mirror-list", all(mirrored, ran("image fetch debian-12 --yes")), "image list", false},

@@ -10,8 +10,8 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// netw is a network as libvirt keeps it.
-type netw struct {
+// virtNetwork is a libvirt network.
+type virtNetwork struct {
 	name      string
 	uuid      libvirt.UUID
 	x         *libvirtxml.Network
@@ -20,9 +20,9 @@ type netw struct {
 	leases    []libvirt.NetworkDhcpLease
 }
 
-func (n *netw) ref() libvirt.Network { return libvirt.Network{Name: n.name, UUID: n.uuid} }
+func (n *virtNetwork) ref() libvirt.Network { return libvirt.Network{Name: n.name, UUID: n.uuid} }
 
-func (l *libvirtd) networkNamed(name string) *netw {
+func (l *libvirtd) networkNamed(name string) *virtNetwork {
 	for _, n := range l.networks {
 		if n.name == name {
 			return n
@@ -31,7 +31,7 @@ func (l *libvirtd) networkNamed(name string) *netw {
 	return nil
 }
 
-func (l *libvirtd) network(ref libvirt.Network) (*netw, error) {
+func (l *libvirtd) network(ref libvirt.Network) (*virtNetwork, error) {
 	for _, n := range l.networks {
 		if n.uuid == ref.UUID {
 			return n, nil
@@ -40,14 +40,14 @@ func (l *libvirtd) network(ref libvirt.Network) (*netw, error) {
 	return nil, fail(libvirt.ErrNoNetwork, "Network not found: no network with matching uuid '%s' (%s)", uuidText(ref.UUID), ref.Name)
 }
 
-func (l *libvirtd) defineNetwork(text string) (*netw, error) {
+func (l *libvirtd) defineNetwork(text string) (*virtNetwork, error) {
 	var x libvirtxml.Network
 	if err := x.Unmarshal(text); err != nil {
 		return nil, fail(libvirt.ErrXMLError, "%v", err)
 	}
 	n := l.networkNamed(x.Name)
 	if n == nil {
-		n = &netw{name: x.Name}
+		n = &virtNetwork{name: x.Name}
 		l.networks = append(l.networks, n)
 	}
 	if x.UUID == "" {
@@ -64,14 +64,14 @@ func (l *libvirtd) defineNetwork(text string) (*netw, error) {
 	return n, nil
 }
 
-// lease lets a card have an address, as after a boot.
-func (n *netw) lease(mac, ip, name string) {
+// lease adds a DHCP lease, as after a boot.
+func (n *virtNetwork) lease(mac, ip, name string) {
 	n.leases = append(n.leases, libvirt.NetworkDhcpLease{
 		Iface: n.x.Bridge.Name, Expirytime: 1795993081, Type: 0, Mac: libvirt.OptString{mac}, Ipaddr: ip, Prefix: 24, Hostname: libvirt.OptString{name},
 	})
 }
 
-func (l *libvirtd) withNetwork(ref libvirt.Network, what string, f func(*netw) error) error {
+func (l *libvirtd) withNetwork(ref libvirt.Network, what string, f func(*virtNetwork) error) error {
 	n, err := l.network(ref)
 	if err != nil {
 		return err
@@ -120,7 +120,7 @@ func (l *libvirtd) networkCalls() {
 		return r, err
 	})
 	on(l, 48, func(a libvirt.NetworkSetAutostartArgs) (none, error) {
-		return none{}, l.withNetwork(a.Net, "", func(n *netw) error { n.autostart = a.Autostart != 0; return nil })
+		return none{}, l.withNetwork(a.Net, "", func(n *virtNetwork) error { n.autostart = a.Autostart != 0; return nil })
 	})
 	on(l, 341, func(a libvirt.NetworkGetDhcpLeasesArgs) (r libvirt.NetworkGetDhcpLeasesRet, err error) {
 		n, err := l.network(a.Net)
@@ -144,19 +144,19 @@ func (l *libvirtd) networkCalls() {
 		return r, err
 	})
 	on(l, 39, func(a libvirt.NetworkCreateArgs) (none, error) {
-		return none{}, l.withNetwork(a.Net, "start network", func(n *netw) error { n.active = true; return nil })
+		return none{}, l.withNetwork(a.Net, "start network", func(n *virtNetwork) error { n.active = true; return nil })
 	})
 	on(l, 42, func(a libvirt.NetworkDestroyArgs) (none, error) {
-		return none{}, l.withNetwork(a.Net, "stop network", func(n *netw) error { n.active, n.leases = false, nil; return nil })
+		return none{}, l.withNetwork(a.Net, "stop network", func(n *virtNetwork) error { n.active, n.leases = false, nil; return nil })
 	})
 	on(l, 49, func(a libvirt.NetworkUndefineArgs) (none, error) {
-		return none{}, l.withNetwork(a.Net, "undefine network", func(n *netw) error {
-			l.networks = slices.DeleteFunc(l.networks, func(o *netw) bool { return o == n })
+		return none{}, l.withNetwork(a.Net, "undefine network", func(n *virtNetwork) error {
+			l.networks = slices.DeleteFunc(l.networks, func(o *virtNetwork) bool { return o == n })
 			return nil
 		})
 	})
 	on(l, 444, func(a libvirt.NetworkSetMetadataArgs) (none, error) {
-		// This libvirt is older than the call.
+		// The simulated libvirt 9.0 does not have this call.
 		return none{}, fail(libvirt.ErrNoSupport, "this function is not supported by the connection driver: virNetworkSetMetadata")
 	})
 	on(l, 291, func(a libvirt.NetworkUpdateArgs) (none, error) {
@@ -169,7 +169,7 @@ func (l *libvirtd) networkCalls() {
 		if err := xml.Unmarshal([]byte(a.XML), &h); err != nil {
 			return none{}, err
 		}
-		return none{}, l.withNetwork(a.Net, fmt.Sprintf("update (command %d, flags %d) network", a.Command, a.Flags), func(n *netw) error {
+		return none{}, l.withNetwork(a.Net, fmt.Sprintf("update (command %d, flags %d) network", a.Command, a.Flags), func(n *virtNetwork) error {
 			l.note("host", a.XML)
 			if len(n.x.IPs) == 0 {
 				return fail(libvirt.ErrOperationInvalid, "no address")

@@ -5,13 +5,13 @@ import (
 	"strings"
 )
 
-// old has the VM aivm-2404 as aivm 0.3 left it: no mark, a lease instead of a
-// reservation, a block in ~/.ssh/config, a host key in known_hosts, a folder
-// below VM storage (test/e2e/old_test.go makes the same in a real libvirt).
-func old(w *world) {
+// vm03 has the VM aivm-2404 as aivm 0.3 creates it: no mark, a DHCP lease instead of a reservation, a
+// block in ~/.ssh/config, a host key in known_hosts, a folder below VM storage. test/e2e/aivm03_test.go
+// creates the same in a real libvirt.
+func vm03(w *world) {
 	proj(w)
 	const name, dir, ip, mac = "aivm-2404", "/var/lib/libvirt/aivm/aivm-2404", "10.88.77.101", "52:54:00:a0:03:01"
-	w.write(storePath, strings.NewReplacer("VM", name, "PROJ", projDir, "HOME", homeDir).Replace(oldStore), 0o600)
+	w.write(storePath, strings.NewReplacer("VM", name, "PROJ", projDir, "HOME", homeDir).Replace(vm03Config), 0o600)
 	n, err := w.virt.defineNetwork("<network><name>net-of-0-3</name><uuid>27dbbd5f-3047-4b6c-9628-3ce6835aa523</uuid><forward mode='nat'/><bridge name='virbr-aivmold' stp='on' delay='0'/>" +
 		"<ip address='10.88.77.1' prefix='24'><dhcp><range start='10.88.77.100' end='10.88.77.200'/></dhcp></ip></network>")
 	w.must(err)
@@ -34,7 +34,7 @@ func old(w *world) {
 		"    IdentitiesOnly yes\n    StrictHostKeyChecking accept-new\n    UserKnownHostsFile "+homeDir+"/.ssh/known_hosts\n# <<< aivm:"+name+" <<<\n", 0o600)
 }
 
-const oldStore = `schema_version = 5
+const vm03Config = `schema_version = 5
 active_vm = "VM"
 
 [[networks]]
@@ -75,8 +75,8 @@ guest_dst = "PROJ"
 tag = "proj"
 `
 
-func oldOff(w *world) { w.virt.stop(w.virt.domainNamed("aivm-2404")) }
+func vm03Off(w *world) { w.virt.stop(w.virt.domainNamed("aivm-2404")) }
 
-func oldStranger(w *world) { w.write(homeDir+"/.ssh/known_hosts", "", 0o600) }
+func vm03UnknownHostKey(w *world) { w.write(homeDir+"/.ssh/known_hosts", "", 0o600) }
 
-var adopted = all(old, ran("vm adopt --yes"))
+var adopted = all(vm03, ran("vm adopt --yes"))

@@ -10,7 +10,7 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// pool is a directory pool; its files are in memory.
+// pool is a libvirt pool of type dir, with its files in memory.
 type pool struct {
 	name   string
 	uuid   libvirt.UUID
@@ -19,7 +19,7 @@ type pool struct {
 	vols   []*volume
 }
 
-// volume is a file of a pool: bytes, or a disk with snapshots.
+// volume is a file of a pool. disk is set if it is a qcow2 disk.
 type volume struct {
 	pool *pool
 	name string
@@ -84,7 +84,7 @@ func (l *libvirtd) volumeAt(path string) *volume {
 	return nil
 }
 
-// addVolume makes a volume of a definition.
+// addVolume creates a volume from a definition.
 func (l *libvirtd) addVolume(p *pool, text string) (*volume, error) {
 	var x libvirtxml.StorageVolume
 	if err := x.Unmarshal(text); err != nil {
@@ -105,8 +105,7 @@ func (l *libvirtd) addVolume(p *pool, text string) (*volume, error) {
 	return v, nil
 }
 
-// uploaded writes down what came: what a first boot reads in full, an image by
-// its digest.
+// uploaded notes the data of an upload: the files of a seed, or size and digest of an image.
 func (l *libvirtd) uploaded(v *volume) {
 	if strings.HasSuffix(v.name, ".seed") {
 		l.note("upload volume "+v.name, seedText(v.data))

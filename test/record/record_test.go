@@ -12,24 +12,24 @@ import (
 	"testing"
 )
 
-// A row is one case: a state, and a command line typed in it.
+// A row is one case: a state, and a command line.
 type row struct {
-	name  string // of the golden file
-	state func(*world)
-	line  string // the words of the command line, without "aivm"
-	dry   bool   // the verb has a dry run, which is recorded too
+	name  string       // of the golden file
+	state func(*world) // brings a new world into the state; may be nil
+	line  string       // the arguments of aivm, separated by spaces
+	dry   bool         // the command has --dry-run, whose plan is recorded too
 }
 
 func TestRecord(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
-		t.Skip("images are those of this machine's architecture, and the record is of amd64")
+		t.Skip("the golden files are for amd64, and images depend on the architecture")
 	}
 	startMirror(t)
 	rows := slices.Concat(codeRows, folderRows, vmRows, gitRows, hostRows, settingsRows, storeRows, oddRows, mirrorRows)
 	var known []string
 	for _, r := range rows {
 		if slices.Contains(known, r.name) {
-			t.Fatalf("two cases are called %s", r.name)
+			t.Fatalf("two cases have the name %s", r.name)
 		}
 		known = append(known, r.name)
 		t.Run(r.name, func(t *testing.T) { record(t, r) })
@@ -71,7 +71,7 @@ func record(t *testing.T, r row) {
 	}
 	before := tree(t)
 	if r.dry {
-		w.forget()
+		w.resetNotes()
 		o := w.try(dryArgs(args)...)
 		add("plan", fmt.Sprintf("status %d\n%s%s", o.status, pretty(o.out), o.err))
 		if len(w.notes[sectionRoot])+len(w.notes[sectionVirt]) > 0 {
@@ -82,7 +82,7 @@ func record(t *testing.T, r row) {
 		}
 		before = tree(t)
 	}
-	w.forget()
+	w.resetNotes()
 	o := w.try(args...)
 	add("command", fmt.Sprintf("aivm %s\nstatus %d", strings.Join(args, " "), o.status))
 	add("stdout", pretty(o.out))
@@ -94,7 +94,7 @@ func record(t *testing.T, r row) {
 		add("programs started", startedText(string(c)))
 	}
 	add("files", treeDiff(before, tree(t)))
-	got := shorten(t, settle(b.String()))
+	got := splitLongTexts(t, normalize(b.String()))
 	w.checkHints(t, o)
 	path := filepath.Join(goldenDir, r.name+".golden")
 	if *update {
@@ -112,7 +112,7 @@ func record(t *testing.T, r row) {
 	}
 }
 
-// startedText has those in order that are started side by side.
+// startedText sorts consecutive calls of ssh -G, because aivm starts them concurrently.
 func startedText(s string) string {
 	lines := strings.Split(strings.TrimSpace(s), "\n")
 	for i := 0; i < len(lines); {
@@ -126,7 +126,7 @@ func startedText(s string) string {
 	return strings.Join(lines, "\n")
 }
 
-// pretty lays JSON out in lines.
+// pretty indents JSON.
 func pretty(s string) string {
 	var b bytes.Buffer
 	if !strings.HasPrefix(s, "{") || json.Indent(&b, []byte(s), "", "\t") != nil {
@@ -135,7 +135,7 @@ func pretty(s string) string {
 	return b.String()
 }
 
-// dryArgs asks for the plan; what is behind "--" stays there.
+// dryArgs inserts --dry-run --json before "--", or at the end.
 func dryArgs(args []string) []string {
 	at := slices.Index(args, "--")
 	if at < 0 {

@@ -16,8 +16,7 @@ import (
 	"aivm.dev/aivm/internal/wall"
 )
 
-// helper stands for the privileged helper: it writes down what it is asked for
-// and changes the facts as root would.
+// helper simulates the privileged helper: it notes each record and changes the facts as root would.
 type helper struct{ w *world }
 
 func (h helper) Do(_ context.Context, op root.Op, _ root.Progress) (root.Result, error) {
@@ -57,20 +56,20 @@ func (h helper) Do(_ context.Context, op root.Op, _ root.Progress) (root.Result,
 		for _, f := range []string{"/run/libvirt/libvirt-sock", "/run/libvirt/virtlogd-sock", "/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/lib/EXTLINUX/gptmbr.bin"} {
 			m.files[f] = ""
 		}
-		m.noVirt = false
+		m.libvirtStopped = false
 	case root.Service:
-		m.noVirt, m.dial = false, map[string]error{}
+		m.libvirtStopped, m.dial = false, map[string]error{}
 		m.files["/run/libvirt/libvirt-sock"] = ""
 	case root.KVMDevice, root.KVMModule:
 		m.kvm = nil
 	case root.Hooks:
-		m.hooks, m.hadHooks = !o.Remove, !o.Remove
+		m.hooksCurrent, m.hooksInstalled = !o.Remove, !o.Remove
 	case root.Nft:
 		uuid := ""
 		if n := w.virt.networkNamed(o.Wall.Network); n != nil {
 			uuid = uuidText(n.uuid)
 		}
-		m.putWall(o, uuid)
+		m.applyNft(o, uuid)
 	case root.LibvirtSocket:
 		f, err := w.socket()
 		return root.Result{File: f}, err
@@ -84,7 +83,7 @@ func (h helper) Do(_ context.Context, op root.Op, _ root.Progress) (root.Result,
 
 func (h helper) Close() error { return nil }
 
-// result is an open descriptor with this content.
+// result returns an open memfd with this content.
 func result(text string) (root.Result, error) {
 	fd, err := unix.MemfdCreate("record", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -98,15 +97,15 @@ func result(text string) (root.Result, error) {
 	return root.Result{File: f}, err
 }
 
-// socket is libvirt's socket as root opens it for somebody.
+// socket returns a connected socket of the simulated libvirtd, as the helper opens it for a user.
 func (w *world) socket() (*os.File, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	theirs := os.NewFile(uintptr(fds[1]), "libvirtd")
-	c, err := net.FileConn(theirs)
-	_ = theirs.Close()
+	server := os.NewFile(uintptr(fds[1]), "libvirtd")
+	c, err := net.FileConn(server)
+	_ = server.Close()
 	if err != nil {
 		return nil, err
 	}
@@ -118,8 +117,8 @@ func (w *world) unbind(key, token string) {
 	w.binds = slices.DeleteFunc(w.binds, func(b root.Bind) bool { return b.VMKey == key && b.Token == token })
 }
 
-// mountTable is the host's, as the kernel would show it: the disk this test
-// lies on, and what root has bound.
+// mountTable returns /proc/self/mountinfo of the host: the file system of this test's directory, and
+// the mounts that the helper made.
 func (w *world) mountTable() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n", mountID(top))

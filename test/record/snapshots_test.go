@@ -9,8 +9,8 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// qcow is a disk's file as far as its snapshots are told from it: each state
-// of the disk is a generation, with a table and one cluster of its own.
+// qcow is a simulated qcow2 file with the parts that aivm reads for snapshots. Each state of the disk
+// is a generation with its own L2 table and one cluster.
 type qcow struct {
 	capacity uint64
 	now      int
@@ -26,7 +26,7 @@ type snap struct {
 
 const cluster = 4 << 10
 
-// bytes lays the file out as QEMU's docs/interop/qcow2.txt has it.
+// bytes encodes the file in the format of QEMU's docs/interop/qcow2.txt.
 func (q *qcow) bytes() []byte {
 	const l1At, tableAt, l2At = 1, 2, 20
 	dataAt := l2At + q.last + 1
@@ -63,7 +63,7 @@ func (q *qcow) bytes() []byte {
 	return b
 }
 
-// write makes the present another than before.
+// write changes the disk: its present state becomes a new generation.
 func (q *qcow) write() { q.last++; q.now = q.last }
 
 func (l *libvirtd) diskOf(d *domain) *qcow {

@@ -16,7 +16,7 @@ import (
 	"aivm.dev/aivm/provision/network"
 )
 
-// Each function brings a fresh world into a state.
+// Each function brings a new world into a state. The VM of most states is "box", the folder projDir.
 
 const (
 	projDir   = homeDir + "/proj"
@@ -24,7 +24,7 @@ const (
 	stateDir  = homeDir + "/.local/state/aivm"
 )
 
-// all is one state after the other.
+// all combines states: it runs the functions one after the other.
 func all(fs ...func(*world)) func(*world) {
 	return func(w *world) {
 		for _, f := range fs {
@@ -33,17 +33,17 @@ func all(fs ...func(*world)) func(*world) {
 	}
 }
 
-// ran is a state made by a command that goes well.
+// ran is the state after a successful command.
 func ran(line string) func(*world) { return func(w *world) { w.run(strings.Fields(line)...) } }
 
-// proj makes the folder most cases are about and stands in it.
+// proj creates the folder of most cases and makes it the working directory.
 func proj(w *world) {
 	w.write(projDir+"/main.go", "package main\n", 0o644)
 	w.write(projDir+"/Makefile", "all:\n\tgo build\n", 0o644)
 	w.cwd = projDir
 }
 
-// bare is a machine on which nothing was installed.
+// bare is a host without the packages that aivm needs.
 func bare(w *world) { w.machine.bare() }
 
 func noKVM(w *world) {
@@ -51,52 +51,53 @@ func noKVM(w *world) {
 	w.machine.kvm = fs.ErrNotExist
 }
 
-func noGroup(w *world)  { w.machine.noGroup = true }
-func stopped(w *world)  { w.machine.stopVirt() }
-func newHooks(w *world) { w.machine.hooks, w.machine.hadHooks = false, false }
-func oldHooks(w *world) { w.machine.hooks = false }
-func terminal(w *world) { w.tty = true }
+func libvirtDenied(w *world) { w.machine.libvirtDenied = true }
+func stopped(w *world)       { w.machine.stopVirt() }
+func noHooks(w *world)       { w.machine.hooksCurrent, w.machine.hooksInstalled = false, false }
+func outdatedHooks(w *world) { w.machine.hooksCurrent = false }
+func terminal(w *world)      { w.tty = true }
 
 func typed(s string) func(*world) { return func(w *world) { w.tty, w.answers = true, s } }
 
-// taken has a VPN that leads to the default subnet.
-func taken(w *world) {
+// subnetInUse adds a VPN route to the default subnet.
+func subnetInUse(w *world) {
 	w.machine.routes = append(w.machine.routes, network.Route{Interface: "tun0", Dst: netip.MustParsePrefix("10.77.0.0/16")})
 }
 
-// created has the VM box, which runs.
+// created has the running VM box.
 var created = ran("vm create box --yes --image " + imageFile)
 
-// attached has box, which runs, with the folder.
+// attached has the running VM box with the folder attached.
 var attached = all(proj, created, ran("attach . --yes"))
 
-// opened has the VM of the folder, made by code.
+// opened has a VM that `aivm code` created for the folder.
 var opened = all(proj, ran("code . --yes --image "+imageFile))
 
-// off switches box off.
+// off stops box with aivm.
 func off(w *world) {
 	w.run("vm", "down", "box", "--yes")
 	w.guest("box").reboot()
 }
 
-// outside has the domain switched off by somebody else.
-func outside(w *world) {
+// stoppedWithoutAivm stops box without aivm.
+func stoppedWithoutAivm(w *world) {
 	w.virt.stop(w.virt.domainNamed("box"))
 	w.guest("box").reboot()
 }
 
 func paused(w *world) { w.virt.domainNamed("box").state = libvirt.DomainPaused }
 
-// silent has a guest that runs and answers nobody.
-func silent(w *world) { w.guest("box").noAnswer = true }
+// guestUnreachable is a running guest that cannot be reached by SSH.
+func guestUnreachable(w *world) { w.guest("box").noAnswer = true }
 
-func impostor(w *world) { w.guest("box").badKey = true }
+// wrongHostKey is a guest with another host key.
+func wrongHostKey(w *world) { w.guest("box").badKey = true }
 
-// rebooted has a guest that restarted by itself.
+// rebooted is a guest that rebooted without aivm.
 func rebooted(w *world) { w.guest("box").reboot() }
 
 func hostRebooted(w *world) {
-	outside(w)
+	stoppedWithoutAivm(w)
 	w.binds, w.exports = nil, nil
 	for _, n := range w.virt.networks {
 		n.active, n.leases = false, nil
@@ -110,26 +111,26 @@ func booting(w *world) {
 	w.guest("box").boot = "installed\nstatus {\"v1\": {\"datasource\": \"DataSourceNoCloud [seed=/dev/vdb]\", \"stage\": \"modules-final\"}}\nend\n"
 }
 
-// wallGone has rules that somebody flushed; wallChanged others instead.
-func wallGone(w *world)    { w.machine.loaded = map[string]string{} }
-func wallChanged(w *world) { w.machine.loaded["aivm-net"] = "of somebody else" }
-func wallUnknown(w *world) {
+// firewallFlushed is a host whose firewall rules were flushed, firewallAltered one with other rules instead.
+func firewallFlushed(w *world) { w.machine.loaded = map[string]string{} }
+func firewallAltered(w *world) { w.machine.loaded["aivm-net"] = "of somebody else" }
+func firewallUnreadable(w *world) {
 	w.machine.kernel = errors.New("reading the rules as root: sudo: a password is required")
 }
 
-func wallInTheWay(w *world) {
+func foreignChains(w *world) {
 	w.machine.chains = []nftread.Chain{{Family: "ip", Table: "docker", Name: "pre", Type: "nat", Hook: 0, Priority: -400}}
 }
 
-// newSubnet is a network card that came since the rules were made.
+// newSubnet adds a network interface after the rules were loaded.
 func newSubnet(w *world) {
 	w.machine.local = append(w.machine.local, netip.MustParsePrefix("203.0.113.0/24"))
 }
 
-// unbound has the folder's mount taken away on the host.
-func unbound(w *world) { w.binds = nil }
+// unmounted removes the folder's mount on the host.
+func unmounted(w *world) { w.binds = nil }
 
-// moved has another directory at the folder's place.
+// replacedFolder replaces the folder by another directory.
 func replacedFolder(w *world) {
 	w.must(os.Rename(projDir, projDir+".old"))
 	w.write(projDir+"/main.go", "package other\n", 0o644)
@@ -141,27 +142,27 @@ func lostFolder(w *world) {
 	w.must(os.RemoveAll(projDir))
 }
 
-// lostState has the state of box gone, host key and address with it.
+// lostState removes the state directory of box, with its host key and address.
 func lostState(w *world) { w.must(os.RemoveAll(stateDir + "/box")) }
 
-// lostDomain has box gone from libvirt.
+// lostDomain removes box from libvirt.
 func lostDomain(w *world) { w.virt.domains = nil }
 
 func lostStore(w *world) { w.must(os.Remove(storePath)) }
 
-// strangers has a domain of that name that is not aivm's.
-func strangers(w *world) {
+// foreignDomain defines a domain named box that is not aivm's.
+func foreignDomain(w *world) {
 	_, err := w.virt.define(`<domain type="kvm"><name>box</name><memory unit="MiB">1024</memory><vcpu>1</vcpu><os><type arch="x86_64">hvm</type></os><devices></devices></domain>`)
 	w.must(err)
 }
 
-func strangersNetwork(w *world) {
+func foreignNetwork(w *world) {
 	n, err := w.virt.defineNetwork(`<network><name>aivm-net</name><forward mode="nat"/><bridge name="virbr7"/><ip address="10.77.0.1" prefix="24"/></network>`)
 	w.must(err)
 	n.active = true
 }
 
-// sshConfig is a person's own configuration; readOnly cannot be written.
+// sshConfig is a user's own ssh configuration.
 func sshConfig(w *world) {
 	w.write(homeDir+"/.ssh/config", "# mine\nHost *\n\tServerAliveInterval 30\n\nHost work\n\tHostName work.example.org\n", 0o600)
 }
@@ -170,29 +171,31 @@ func sshTaken(w *world) {
 	w.write(homeDir+"/.ssh/config", "Host box\n\tHostName box.example.org\n", 0o600)
 }
 
-// aliasGone has the entry of box removed by hand.
+// aliasGone removes the ssh entry of box.
 func aliasGone(w *world) { w.must(os.Remove(homeDir + "/.config/aivm/ssh/box.conf")) }
 
 func noEditor(w *world) { w.editors = nil }
 
 func withImage(w *world) { w.run("image", "fetch", imageFile, "--yes") }
 
-// guards is a folder with what this machine's tools run.
-func guards(w *world) {
+// hostExecuted adds host-executed files to the folder.
+func hostExecuted(w *world) {
 	w.write(projDir+"/.vscode/tasks.json", "{\"version\": \"2.0.0\"}\n", 0o644)
 	w.write(projDir+"/.envrc", "export A=1\n", 0o644)
 }
 
+// stray adds a mount of a folder that is not recorded.
 func stray(w *world) {
 	w.binds = append(w.binds, root.Bind{Src: homeDir + "/gone", VMKey: "4321-box", Token: "gone-0123456789abcdef01234567", Ino: 7})
 }
 
+// busyGuest has a process in the guest that uses the folder.
 func busyGuest(w *world) {
 	g := w.guest("box")
-	g.rootFails, g.rootSays = "release ", "aivm-share-held "+w.token()+" 812 node\naivm-share-error busy "+w.token()+" "+projDir+"\n"
+	g.rootFails, g.rootPrints = "release ", "aivm-share-held "+w.token()+" 812 node\naivm-share-error busy "+w.token()+" "+projDir+"\n"
 }
 
-// token is that of the first folder.
+// token returns the token of the first shared folder.
 func (w *world) token() string {
 	if len(w.binds) == 0 {
 		w.t.Fatal("no folder is shared")
@@ -200,41 +203,42 @@ func (w *world) token() string {
 	return w.binds[0].Token
 }
 
+// fullDir has a guest path that is not empty.
 func fullDir(w *world) {
 	g := w.guest("box")
-	g.rootFails, g.rootSays = "folder ", "aivm-share-error full - "+projDir+"\n"
+	g.rootFails, g.rootPrints = "folder ", "aivm-share-error full - "+projDir+"\n"
 }
 
 func rootRefuses(kind string) func(*world) {
 	return func(w *world) { w.rootErr[kind] = errors.New("the privileged helper stopped: out of luck") }
 }
 
-func little(w *world) {
+func smallMachine(w *world) {
 	w.machine.cpus, w.machine.free = 1, 2<<30
 	w.machine.files["/proc/meminfo"] = "MemTotal:        1024000 kB\nMemAvailable:     300000 kB\n"
 }
 
 func dirtyDisk(w *world) { w.virt.diskOf(w.virt.domainNamed("box")).write() }
 
-// wallAsks has rules that only sudo could read, which asks for a password.
-func wallAsks(w *world) {
+// firewallNeedsPassword has rules that only root can read, and sudo asks for a password.
+func firewallNeedsPassword(w *world) {
 	w.machine.kernel = fmt.Errorf("%w: a password is required", firewall.ErrPasswordNeeded)
 }
 
-// strangersDefault has a domain with the name aivm would choose.
-func strangersDefault(w *world) {
+// foreignDefaultDomain defines a domain with aivm's default name.
+func foreignDefaultDomain(w *world) {
 	_, err := w.virt.define(`<domain type="kvm"><name>aivm</name><memory unit="MiB">1024</memory><vcpu>1</vcpu><os><type arch="x86_64">hvm</type></os><devices></devices></domain>`)
 	w.must(err)
 }
 
-// linked stands in the folder by way of a symbolic link.
+// linked has a symbolic link to the folder in the home, which is the working directory.
 func linked(w *world) {
 	w.must(os.Symlink(projDir, homeDir+"/link"))
 	w.cwd = homeDir
 }
 
-// two has a second folder attached.
-func two(w *world) {
+// twoFolders attaches a second folder.
+func twoFolders(w *world) {
 	w.write(homeDir+"/second/a.txt", "a\n", 0o644)
 	w.cwd = homeDir + "/second"
 	w.run("attach", ".", "--yes")
@@ -243,19 +247,18 @@ func two(w *world) {
 
 func secondLost(w *world) { w.must(os.RemoveAll(homeDir + "/second")) }
 
-// changedTools has this machine's tools run other files of the folder than
-// when it was attached.
-func changedTools(w *world) {
+// hostExecutedChanged changes host-executed files of the folder after it was attached.
+func hostExecutedChanged(w *world) {
 	w.write(projDir+"/Makefile", "all:\n\tcurl example.org\n", 0o644)
 	w.write(projDir+"/.envrc", "export A=1\n", 0o644)
 }
 
-func special(w *world) {
+func setuidFile(w *world) {
 	w.write(projDir+"/setuid", "#!/bin/sh\n", 0o755)
 	w.must(os.Chmod(projDir+"/setuid", 0o755|os.ModeSetuid))
 }
 
-// docker has rules of another program that drop what guests send.
+// docker adds nftables rules of Docker and ufw that drop packets of guests.
 func docker(w *world) {
 	w.machine.ruleset = `{"nftables": [{"metainfo": {"version": "1.0.6", "release_name": "Lester Gooch #5", "json_schema_version": 1}},
 {"table": {"family": "ip", "name": "filter", "handle": 1}},
@@ -269,14 +272,14 @@ func docker(w *world) {
 {"rule": {"family": "inet", "table": "ufw", "chain": "input", "handle": 4, "expr": [{"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}}, {"accept": null}]}}]}`
 }
 
-// vpn has the whole internet behind a tunnel.
+// vpn routes all internet addresses through a tunnel.
 func vpn(w *world) {
 	w.machine.routes = append(w.machine.routes, network.Route{Interface: "wg0", Dst: netip.MustParsePrefix("0.0.0.0/1")}, network.Route{Interface: "wg0", Dst: netip.MustParsePrefix("128.0.0.0/1")})
 	w.machine.files["/sys/class/net/wg0/mtu"] = "1420\n"
 	w.machine.files["/proc/net/route"] += "wg0\t00000000\t00000000\t0001\t0\t0\t0\t00000080\t0\t0\t0\nwg0\t00000080\t00000000\t0001\t0\t0\t0\t00000080\t0\t0\t0\n"
 }
 
-func serialSaid(w *world) {
+func serialLog(w *world) {
 	w.virt.mu.Lock()
 	defer w.virt.mu.Unlock()
 	p := w.virt.poolNamed("aivm")
@@ -292,11 +295,10 @@ func crashed(w *world) {
 	w.guest("box").reboot()
 }
 
-// openPool is a pool whose directory anybody can enter, as earlier versions
-// made it.
+// openPool is a pool whose directory every user can enter, as earlier versions of aivm created it.
 func openPool(w *world) { w.virt.poolNamed("aivm").x.Target.Permissions.Mode = "0711" }
 
-// hostsFile is a network made without the option no-hosts.
+// hostsFile is a network without dnsmasq's option no-hosts, as earlier versions created it.
 func hostsFile(w *world) { w.virt.networkNamed("aivm-net").x.DnsmasqOptions = nil }
 
 func damagedImage(w *world) {
@@ -315,7 +317,7 @@ func withExtension(w *world) {
 	w.dir(homeDir + "/.vscode/extensions/ms-vscode-remote.remote-ssh-0.120.0")
 }
 
-func strangersNetworkBeside(w *world) {
+func foreignDefaultNetwork(w *world) {
 	n, err := w.virt.defineNetwork(`<network><name>default</name><forward mode="nat"/><bridge name="virbr0"/><ip address="192.168.122.1" prefix="24"/></network>`)
 	w.must(err)
 	n.active = true

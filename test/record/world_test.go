@@ -31,28 +31,29 @@ import (
 	"aivm.dev/aivm/sshcfg"
 )
 
-// Everything lies at one place, since paths are in digests, tokens and the
-// width of columns. Other runs of these tests wait for it.
+// All files are below one fixed directory, because digests, tokens and column widths depend on paths.
+// Concurrent runs of these tests wait for a lock.
 const (
-	top       = "/tmp/aivm-record"
-	homeDir   = top + "/home"
-	guestHome = top + "/guest/home"
-	binDir    = top + "/bin"
-	calls     = top + "/calls"
-	imageFile = top + "/image.qcow2"
-	asideDir  = top + ".old"
-	// uid is the person's, whoever runs the tests.
+	top          = "/tmp/aivm-record"
+	homeDir      = top + "/home"
+	guestHome    = top + "/guest/home"
+	binDir       = top + "/bin"
+	calls        = top + "/calls"
+	imageFile    = top + "/image.qcow2"
+	oldWorldsDir = top + ".old"
+	// uid is the simulated user's, independent of the user who runs the tests.
 	uid = 4321
 )
 
 var (
-	realPath = os.Getenv("PATH")
-	aside    int // worlds that were left
+	realPath  = os.Getenv("PATH")
+	oldWorlds int // number of directories moved to oldWorldsDir
 )
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
-		// Another user's file is opened, not made: sysctl fs.protected_regular.
+		// Without O_CREATE first: sysctl fs.protected_regular forbids O_CREATE on another user's file
+		// in a sticky directory.
 		f, err := os.Open(top + ".lock")
 		if errors.Is(err, fs.ErrNotExist) {
 			f, err = os.OpenFile(top+".lock", os.O_RDONLY|os.O_CREATE, 0o644)
@@ -66,14 +67,14 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		for _, d := range []string{top, asideDir} {
+		for _, d := range []string{top, oldWorldsDir} {
 			if err := os.RemoveAll(d); err != nil {
 				fmt.Fprintln(os.Stderr, err)
 				return 1
 			}
 			defer os.RemoveAll(d)
 		}
-		if err := os.Mkdir(asideDir, 0o755); err != nil {
+		if err := os.Mkdir(oldWorldsDir, 0o755); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
@@ -86,7 +87,7 @@ func TestMain(m *testing.M) {
 			"HOME": homeDir, "PATH": binDir, "USER": "u", "LANG": "C.UTF-8", "TERM": "dumb", "TZ": "UTC",
 			"XDG_CONFIG_HOME": homeDir + "/.config", "XDG_STATE_HOME": homeDir + "/.local/state", "XDG_CACHE_HOME": homeDir + "/.cache",
 			"XDG_RUNTIME_DIR": top + "/run", "GIT_CONFIG_NOSYSTEM": "1",
-			// Nothing of a network can be reached.
+			// No connection to the network works.
 			"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9",
 		} {
 			_ = os.Setenv(k, v)
@@ -101,11 +102,11 @@ const (
 	sectionRoot section = iota
 	sectionVirt
 	sectionGuest
-	sectionBeside
+	sectionConcurrent
 	sections
 )
 
-// world is a machine with a person, before whom a command is typed.
+// world is the simulated host, with its user, in which a command runs.
 type world struct {
 	t       *testing.T
 	machine *machine
@@ -115,26 +116,26 @@ type world struct {
 	exports []string
 	rootErr map[string]error // by kind of record
 	serving sync.WaitGroup
-	editors []string // commands of editors that are there
+	editors []string // commands of installed editors
 	tty     bool
-	answers string // what is typed
+	answers string // stdin: what the user types
 	args    []string
 	cwd     string
 
 	mu    sync.Mutex
-	said  map[string]bool // scripts that were shown
+	shown map[string]bool // scripts that were noted in full already
 	notes [sections][]string
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	// What was there is put aside and removed at the end: ext4 is slow to take
-	// inodes that were freed a moment ago.
-	aside++
-	if err := os.Rename(top, fmt.Sprintf("%s/%d", asideDir, aside)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	// The previous directory is renamed and removed at the end, because ext4 is slow in reusing inodes
+	// that were freed just before.
+	oldWorlds++
+	if err := os.Rename(top, fmt.Sprintf("%s/%d", oldWorldsDir, oldWorlds)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		t.Fatal(err)
 	}
-	w := &world{t: t, machine: newMachine(), guests: map[string]*guestVM{}, said: map[string]bool{}, rootErr: map[string]error{}, editors: []string{"code"}, cwd: homeDir}
+	w := &world{t: t, machine: newMachine(), guests: map[string]*guestVM{}, shown: map[string]bool{}, rootErr: map[string]error{}, editors: []string{"code"}, cwd: homeDir}
 	w.virt = newLibvirtd(func(what, text string) {
 		if text != "" {
 			what += "\n" + indent(strings.TrimSpace(text))
@@ -160,7 +161,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// lookReal finds a program of this machine.
+// lookReal finds a program of the real host.
 func lookReal(name string) (string, error) {
 	for _, d := range filepath.SplitList(realPath) {
 		p := filepath.Join(d, name)
@@ -171,7 +172,7 @@ func lookReal(name string) (string, error) {
 	return "", exec.ErrNotFound
 }
 
-// fakeQemuImg makes an image where the real one would put its result.
+// fakeQemuImg is a substitute for qemu-img: it copies imageFile to its last argument.
 const fakeQemuImg = `#!/bin/sh
 l=qemu-img
 for a; do l="$l [$a]" last=$a; done
@@ -180,8 +181,8 @@ PATH=/usr/bin:/bin
 exec cp ` + imageFile + ` "$last"
 `
 
-// fakeSSH writes down how it was called; with -G it says what the file of the
-// VM has, as ssh would.
+// fakeSSH is a substitute for ssh: it logs its arguments. With -G it prints the options in the VM's
+// configuration file.
 const fakeSSH = `#!/bin/sh
 l=ssh
 for a; do l="$l [$a]" last=$a; done
@@ -245,15 +246,15 @@ func (w *world) note(s section, text string) {
 	w.notes[s] = append(w.notes[s], strings.TrimRight(text, "\n"))
 }
 
-// reserve keeps a place for what is known later; fill takes it.
-func (w *world) reserve(s section) (at int) {
+// reserveNote adds an empty note, which fillNote replaces later, and returns its index.
+func (w *world) reserveNote(s section) (at int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.notes[s] = append(w.notes[s], "")
 	return len(w.notes[s]) - 1
 }
 
-func (w *world) fill(s section, at int, text string) {
+func (w *world) fillNote(s section, at int, text string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.notes[s][at] = strings.TrimRight(text, "\n")
@@ -261,7 +262,7 @@ func (w *world) fill(s section, at int, text string) {
 
 func (w *world) seams() *provision.Seams {
 	m := w.machine
-	look := func(name string) (string, error) {
+	lookPath := func(name string) (string, error) {
 		base := filepath.Base(name)
 		if name == base && slices.Contains(w.editors, base) {
 			return binDir + "/" + base, nil
@@ -271,7 +272,7 @@ func (w *world) seams() *provision.Seams {
 	return &provision.Seams{
 		UID: uid, GID: uid, Host: m.env(w),
 		Editor: editor.Env{
-			LookPath: look, Stat: func(string) error { return fs.ErrNotExist }, Getenv: os.Getenv,
+			LookPath: lookPath, Stat: func(string) error { return fs.ErrNotExist }, Getenv: os.Getenv,
 			Geteuid: func() int { return uid }, Environ: os.Environ,
 		},
 		SSH: sshcfg.Layout{
@@ -281,14 +282,14 @@ func (w *world) seams() *provision.Seams {
 		Root: helper{w},
 		DialVirt: func(ctx context.Context, u virt.URI) (*virt.Conn, error) {
 			switch {
-			case m.noVirt:
+			case m.libvirtStopped:
 				return nil, virt.ErrNoDaemon
-			case m.noGroup:
+			case m.libvirtDenied:
 				return nil, fmt.Errorf("%w: /run/libvirt/libvirt-sock", virt.ErrDenied)
 			}
-			ours, theirs := net.Pipe()
-			w.serving.Go(func() { w.virt.serve(theirs) })
-			return virt.Adopt(ctx, ours, u)
+			client, server := net.Pipe()
+			w.serving.Go(func() { w.virt.serve(server) })
+			return virt.Adopt(ctx, client, u)
 		},
 		DialGuest: w.dialGuest,
 		HostKeyOf: func(context.Context, string) (ssh.PublicKey, error) {
@@ -296,12 +297,12 @@ func (w *world) seams() *provision.Seams {
 			return k, err
 		},
 		DialNet: func(context.Context, string, string) (net.Conn, error) {
-			ours, theirs := net.Pipe()
+			client, server := net.Pipe()
 			w.serving.Go(func() {
-				_, _ = theirs.Write([]byte("SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u7\r\n"))
-				_ = theirs.Close()
+				_, _ = server.Write([]byte("SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u7\r\n"))
+				_ = server.Close()
 			})
-			return ours, nil
+			return client, nil
 		},
 		Routes: func() (plan.Known[[]network.Route], []string) {
 			names := []string{"lo", "eth0"}
@@ -313,34 +314,34 @@ func (w *world) seams() *provision.Seams {
 			}
 			return plan.Yes(rs), names
 		},
-		Firewall: keeper{m}, Now: func() time.Time { return day },
+		Firewall: firewallState{m}, Now: func() time.Time { return day },
 	}
 }
 
-// result is what came of a command.
+// outcome is the result of a command.
 type outcome struct {
 	args     []string
 	status   int
 	out, err string
 }
 
-// try runs a command line.
+// try runs aivm with these arguments.
 func (w *world) try(args ...string) outcome {
 	w.t.Helper()
 	w.must(os.Chdir(w.cwd))
-	var out, errw locked
+	var out, errw lockedBuffer
 	s := &ui.Streams{In: strings.NewReader(w.answers), Out: &out, Err: &errw, InTTY: w.tty, Dumb: true}
 	status := cmd.Run(args, cmd.World{UI: s, Seams: w.seams()})
 	w.serving.Wait()
 	w.virt.mu.Lock()
 	defer w.virt.mu.Unlock()
 	if len(w.virt.unknown) > 0 {
-		w.t.Fatalf("aivm %q: libvirt was asked for calls %v, which the fake does not know", args, w.virt.unknown)
+		w.t.Fatalf("aivm %q: the simulated libvirtd does not implement calls %v", args, w.virt.unknown)
 	}
 	return outcome{args, status, out.String(), errw.String()}
 }
 
-// run runs a command line that has to go well.
+// run runs aivm with these arguments and fails the test unless it exits 0.
 func (w *world) run(args ...string) {
 	w.t.Helper()
 	if o := w.try(args...); o.status != 0 {
@@ -348,38 +349,38 @@ func (w *world) run(args ...string) {
 	}
 }
 
-type locked struct {
+type lockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
 }
 
-func (l *locked) Write(p []byte) (int, error) {
+func (l *lockedBuffer) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.Write(p)
 }
 
-func (l *locked) String() string {
+func (l *lockedBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
 }
 
-// forget drops what was noted so far: what follows is the case.
-func (w *world) forget() {
+// resetNotes drops all notes so far, so that the golden file has only those of the case's command.
+func (w *world) resetNotes() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.notes, w.said = [sections][]string{}, map[string]bool{}
+	w.notes, w.shown = [sections][]string{}, map[string]bool{}
 	if err := os.Remove(calls); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		w.t.Fatal(err)
 	}
 }
 
-// again reports whether a script was shown before.
-func (w *world) again(script string) bool {
+// alreadyShown reports whether a script was noted in full before.
+func (w *world) alreadyShown(script string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	was := w.said[script]
-	w.said[script] = true
+	was := w.shown[script]
+	w.shown[script] = true
 	return was
 }

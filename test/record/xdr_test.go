@@ -6,9 +6,8 @@ import (
 	"reflect"
 )
 
-// The wire of libvirt is XDR (RFC 4506); the arguments and results of its calls
-// are exported structs of go-libvirt, so that a walk over their fields is all
-// that is needed.
+// libvirt's RPC uses XDR (RFC 4506). go-libvirt exports structs for the arguments and results of all
+// calls, so encoding and decoding walk over the fields of these structs.
 
 func pad(n int) int { return (4 - n%4) % 4 }
 
