@@ -43,8 +43,8 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"verdict":   cmdVerdict,
 }
 
-// cmdRC runs a program and wants exactly this exit status: rc 3 aivm code .
-// A program killed by a signal has 128 and its number, as in a shell.
+// cmdRC runs a program and checks its exit status: rc 3 aivm code .
+// For a program killed by a signal it is 128 plus the signal's number, as in a shell.
 func cmdRC(ts *testscript.TestScript, neg bool, args []string) {
 	want, err := strconv.Atoi(args[0])
 	if neg || err != nil || len(args) < 2 {
@@ -70,8 +70,8 @@ func wantStatus(ts *testscript.TestScript, want int, err error) {
 	}
 }
 
-// tree describes every file below roots: kind, mode, owner, link target,
-// content and time of change, so that writing the same bytes again shows too.
+// tree describes every file below roots: kind, mode, owner, link target, content, inode and modification
+// time. So writing the same content again is a difference too.
 func tree(roots []string) (string, error) {
 	var b strings.Builder
 	for _, root := range roots {
@@ -118,11 +118,11 @@ type kept struct {
 	was   string
 }
 
-// trees of "keep", by script and name.
+// trees has the trees that "keep" recorded, by script and name.
 var trees = map[*testscript.TestScript]map[string]kept{}
 
-// cmdKeep remembers how trees look now: keep NAME PATH...; without paths the
-// script's home, with the ssh configuration, the store and the state in it.
+// cmdKeep records the present state of directory trees: keep NAME PATH... Without paths it records the
+// script's home, which contains the ssh configuration, the config and the state directory.
 func cmdKeep(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: keep NAME [PATH...]")
@@ -145,13 +145,13 @@ func cmdKeep(ts *testscript.TestScript, neg bool, args []string) {
 	trees[ts][args[0]] = kept{roots, was}
 }
 
-// cmdKept wants a tree to be as it was: kept NAME.
+// cmdKept checks that the trees recorded by keep did not change: kept NAME.
 func cmdKept(ts *testscript.TestScript, neg bool, args []string) {
 	treesMu.Lock()
 	k, ok := trees[ts][args[0]]
 	treesMu.Unlock()
 	if !ok {
-		ts.Fatalf("nothing was kept as %q", args[0])
+		ts.Fatalf("no tree was recorded with keep %s", args[0])
 	}
 	is, err := tree(k.roots)
 	ts.Check(err)
@@ -163,7 +163,7 @@ func cmdKept(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// cmdStore writes a store with names of the script's own: store [vm NAME...].
+// cmdStore writes a config with the script's own names, and with records of VMs: store [VM...].
 func cmdStore(ts *testscript.TestScript, neg bool, args []string) {
 	e := ts.Getenv
 	net := fmt.Sprintf("name = %q\nbridge = %q\nsubnet_cidr = \"%[3]s.0/24\"\ngateway_ip = \"%[3]s.1\"\ndhcp_start = \"%[3]s.100\"\ndhcp_end = \"%[3]s.200\"\n",
@@ -182,7 +182,7 @@ func cmdStore(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(e("STORE"), []byte(b.String()), 0o600))
 }
 
-// cmdAttached adds a record to the store: attached FOLDER VM.
+// cmdAttached adds an attachment to the config: attached FOLDER VM.
 func cmdAttached(ts *testscript.TestScript, neg bool, args []string) {
 	f, err := os.OpenFile(ts.Getenv("STORE"), os.O_APPEND|os.O_WRONLY, 0)
 	ts.Check(err)
@@ -191,8 +191,8 @@ func cmdAttached(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(errors.Join(err, f.Close()))
 }
 
-// cmdTemplate fills in a file of the script and writes it to out.xml: template
-// FILE ARG1...; MARK4242 is what aivm puts into the metadata of uid 4242's.
+// cmdTemplate replaces ARG1, ARG2, ... in a file and writes the result to out.xml: template FILE ARG...
+// It replaces MARK4242 by aivm's mark for the owner with uid 4242.
 func cmdTemplate(ts *testscript.TestScript, neg bool, args []string) {
 	text := strings.ReplaceAll(ts.ReadFile(args[0]), "MARK4242", virt.MarkXML(4242))
 	for i, a := range args[1:] {
@@ -201,7 +201,7 @@ func cmdTemplate(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs("out.xml"), []byte(text), 0o644))
 }
 
-// cmdSmallfs mounts a file system of SIZE at DIR and, with "full", fills it.
+// cmdSmallfs mounts a tmpfs of a size and, with "full", fills it: smallfs SIZE DIR [full].
 func cmdSmallfs(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: smallfs SIZE DIR [full]")
@@ -223,7 +223,8 @@ func cmdSmallfs(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// cmdReadonly makes a directory a read-only mount: not even root writes there.
+// cmdReadonly makes a directory a read-only mount, to which root cannot write either: readonly DIR.
+// With "!" it unmounts it.
 func cmdReadonly(ts *testscript.TestScript, neg bool, args []string) {
 	dir := ts.MkAbs(args[0])
 	if neg {
@@ -235,9 +236,8 @@ func cmdReadonly(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Defer(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 }
 
-// cmdChanges says that the script may change libvirt from here on, and takes
-// away at its end whatever is left of it: domains and networks with the
-// script's names, the pool at $BASE, export directories.
+// cmdChanges allows the script to change libvirt from here on. At the end of the script it removes the
+// domains and networks with the script's names, and the pool at $BASE.
 func cmdChanges(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(changeEnv, "1")
 	vm, net, base := ts.Getenv("VM"), ts.Getenv("NET"), ts.Getenv("BASE")
@@ -262,9 +262,9 @@ func cmdChanges(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
-// cmdHints wants the last command's stderr to be one error line and hints that
-// each name something to type or to do, and runs what they want typed, for its
-// plan if it changes something. With "alone", stderr has nothing else.
+// cmdHints checks that the last command's stderr has one error line and at least one hint, and runs the
+// hints' commands, with --dry-run where they have one. With "alone", stderr must contain nothing else:
+// hints [alone].
 func cmdHints(ts *testscript.TestScript, neg bool, args []string) {
 	stderr := ts.ReadFile("stderr")
 	var errs, count int
@@ -273,19 +273,19 @@ func cmdHints(ts *testscript.TestScript, neg bool, args []string) {
 		case strings.HasPrefix(line, "error: "):
 			errs++
 			if text := strings.TrimSpace(line); strings.HasSuffix(text, ".") && !strings.HasSuffix(text, "...") {
-				ts.Fatalf("the sentence ends with a full stop: %s", text)
+				ts.Fatalf("the error ends with a full stop: %s", text)
 			}
 		case strings.HasPrefix(line, "hint: "):
 			count++
 		case strings.HasPrefix(line, "warning: "):
 		default:
 			if slices.Contains(args, "alone") {
-				ts.Fatalf("more than an error and hints is printed: %q", line)
+				ts.Fatalf("stderr has more than an error and hints: %q", line)
 			}
 		}
 	}
 	if errs != 1 || count == 0 {
-		ts.Fatalf("%d errors and %d hints, want one and some", errs, count)
+		ts.Fatalf("%d errors and %d hints, want one error and at least one hint", errs, count)
 	}
 	sudos := len(sudoRuns(ts))
 	fill := strings.NewReplacer("vm create NAME", "vm create spare", "NAME", ts.Getenv("VM"), "FOLDER", ts.Getenv("WORK"), "PROGRAM", "true", "FILE", ts.Getenv("WORK")+"/hintfile", "PATH", ts.Getenv("WORK")+"/elsewhere")
@@ -301,16 +301,16 @@ func cmdHints(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("SUDOCOUNTED", strconv.Itoa(counted+len(sudoRuns(ts))-sudos))
 }
 
-// hintEnv is the environment that a hint's command is run with: the script's,
-// but nothing that kills it or lets it change libvirt.
+// hintEnv lists the variables of the script's environment that a hint's command gets: none that kills it
+// or allows it to change libvirt.
 var hintEnv = []string{
 	"HOME", "USER", "PATH", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "AIVM_SSH_CONFIG", "HTTPS_PROXY", "TERM", "LC_ALL", codeEnv, "EDITOR", "VISUAL",
 	"VIRTUAL_ENV", "SSL_CERT_FILE", "CURL_HOME", "GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL",
 }
 
-// runHint runs aivm where the script is.
+// runHint runs aivm in the script's working directory.
 func runHint(ts *testscript.TestScript, args []string) (status int, stderr string) {
-	if strings.Join(args, " ") == "config edit" { // it wants a terminal
+	if strings.Join(args, " ") == "config edit" { // needs a terminal
 		return 0, ""
 	}
 	c := exec.Command("aivm", args...)
@@ -330,8 +330,8 @@ func runHint(ts *testscript.TestScript, args []string) (status int, stderr strin
 	return c.ProcessState.ExitCode(), b.String()
 }
 
-// cmdSudocount wants sudo to have been started so often by this script since
-// the last count, by sudo's own log: sudocount N.
+// cmdSudocount checks how often this script started sudo since the last sudocount, according to sudo's
+// log: sudocount N.
 func cmdSudocount(ts *testscript.TestScript, neg bool, args []string) {
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
@@ -343,7 +343,7 @@ func cmdSudocount(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// sudoRuns are the lines of sudo's log that this script caused.
+// sudoRuns returns the lines of sudo's log that belong to this script.
 func sudoRuns(ts *testscript.TestScript) (out []string) {
 	b, err := os.ReadFile(ts.Getenv("SUDOLOG"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -357,12 +357,12 @@ func sudoRuns(ts *testscript.TestScript) (out []string) {
 	return out
 }
 
-// cmdJSON looks into JSON: json FILE .path.0.key [VALUE]. VALUE is JSON or a
-// plain string; "!" before json wants the path to be absent.
+// cmdJSON checks a value in JSON: json FILE .path.0.key [VALUE]. VALUE is JSON or a plain string. With
+// "!" the path must not exist.
 func cmdJSON(ts *testscript.TestScript, neg bool, args []string) {
 	var v any
 	text := strings.TrimSpace(ts.ReadFile(args[0]))
-	// Of several objects, warnings before an error, the last one.
+	// Of several objects, e.g. warnings before an error, the last one is checked.
 	ts.Check(json.Unmarshal([]byte(text[strings.LastIndexByte(text, '\n')+1:]), &v))
 	found := true
 	for _, k := range strings.Split(strings.TrimPrefix(args[1], "."), ".") {
@@ -385,7 +385,7 @@ func cmdJSON(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	if found == neg {
-		ts.Fatalf("%s: there = %v", args[1], found)
+		ts.Fatalf("%s: exists: %v", args[1], found)
 	}
 	if neg || len(args) < 3 {
 		return

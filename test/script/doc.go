@@ -1,14 +1,12 @@
-// Package script proves the command line from the outside, without booting a
-// guest: every file of testdata/script is a shell-like script that runs the
-// real program against the real sudo, ssh and libvirt of this machine, in a
-// home of its own.
+// Package script tests the command line without booting a guest. Every file in testdata/script is a
+// script (testscript, txtar) that runs aivm with the real sudo, ssh and libvirt of the host, in its own
+// home.
 //
-// It owns what the scripts need: a mount namespace that takes users, small
-// file systems and hidden sockets with it when it ends, commands to compare
-// trees and JSON, a terminal to type on, and a guard that lets no script
-// change anything but VMs, networks and pools named "scr...".
+// It provides what the scripts need: a mount namespace, in which users, small file systems and hidden
+// sockets disappear at the end; commands to compare directory trees and JSON; a pseudo terminal; and
+// checks that no script changes anything but VMs, networks and pools named "scr...".
 //
-// Invariants: nothing is left on the machine, however the run ends (the guard
-// outlives the tests and sweeps); every fault is made for real; no test is
-// skipped: what is missing is an error that says what to do.
+// Invariants: nothing remains on the host, however the run ends (the process guard outlives the tests
+// and removes leftovers); faults are produced, not simulated; no test is skipped: a missing
+// prerequisite is an error that says what to do.
 package script

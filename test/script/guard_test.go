@@ -15,11 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stageEnv tells the inner process where its directory is. The outer one, the
-// guard, makes the mount namespace and sweeps when the inner one has ended.
+// stageEnv passes the directory of the tests to the inner process, which runs them. The outer process,
+// the guard, creates the mount namespace and removes leftovers after the inner one has ended.
 const stageEnv = "AIVM_SCRIPT_STAGE"
 
-// stageBase is on a file system libvirt's daemon sees too, outside every home.
+// stageBase is outside of homes, on a file system that libvirt's daemon sees too.
 const stageBase = "/var/tmp/aivm-script-"
 
 func TestMain(m *testing.M) {
@@ -29,14 +29,14 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, programs)
 }
 
-// guard runs the tests as root in a mount namespace of their own and leaves
-// the machine as it was, also when they crash or are killed.
+// guard runs the tests as root in their own mount namespace and restores the host afterwards, also if
+// they crash or are killed.
 func guard() int {
 	if os.Geteuid() != 0 {
 		return throughSudo()
 	}
-	// One suite at a time on a machine. The directory itself is locked, so that
-	// no file of it stays behind.
+	// Only one run of these tests at a time. The lock is on the existing directory, so that no lock file
+	// remains.
 	l, err := os.Open(filepath.Dir(stageBase))
 	if err == nil {
 		err = unix.Flock(int(l.Fd()), unix.LOCK_EX)
@@ -45,14 +45,14 @@ func guard() int {
 		return complain("locking the script suite: %v", err)
 	}
 	defer l.Close()
-	// What an earlier run left when it was killed together with its guard.
+	// Leftovers of an earlier run that was killed together with its guard.
 	sweep()
 	dir, err := os.MkdirTemp(filepath.Dir(stageBase), filepath.Base(stageBase))
 	if err == nil {
 		err = os.Chmod(dir, 0o755)
 	}
 	if err != nil {
-		return complain("making the stage: %v", err)
+		return complain("creating the tests' directory: %v", err)
 	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Args[0] = os.Args[0]
@@ -70,13 +70,13 @@ func guard() int {
 		}
 	}()
 	err = cmd.Wait()
-	left := sweep()
+	leftover := sweep()
 	var ee *exec.ExitError
 	switch {
-	case err == nil && len(left) == 0:
+	case err == nil && len(leftover) == 0:
 		return 0
 	case err == nil:
-		return complain("the scripts left behind (removed now):\n  %s", strings.Join(left, "\n  "))
+		return complain("the scripts did not remove (removed now):\n  %s", strings.Join(leftover, "\n  "))
 	case errors.As(err, &ee) && ee.ExitCode() > 0:
 		return ee.ExitCode()
 	}
@@ -88,10 +88,10 @@ func complain(format string, args ...any) int {
 	return 1
 }
 
-// throughSudo starts the guard again as root, without a question.
+// throughSudo starts the guard again as root. It fails if sudo asks for a password.
 func throughSudo() int {
 	if out, err := exec.Command("sudo", "-n", "true").CombinedOutput(); err != nil {
-		return complain("the script suite needs root: it makes users, mounts and libvirt networks.\nRun it as root, or as a user whose sudo asks nothing (sudo -n true says: %v: %s)",
+		return complain("the script tests need root: they create users, mounts and libvirt networks.\nRun them as root, or as a user whose sudo needs no password (sudo -n true: %v: %s)",
 			err, strings.TrimSpace(string(out)))
 	}
 	self, err := os.Executable()
@@ -111,8 +111,7 @@ func throughSudo() int {
 	return 0
 }
 
-// virsh returns what virsh prints, "" when it fails: what is not there need
-// not be removed.
+// virsh returns the output of virsh, or "" if it fails, because what does not exist need not be removed.
 func virsh(args ...string) string {
 	out, err := exec.Command("virsh", append([]string{"-q", "-c", "qemu:///system"}, args...)...).Output()
 	if err != nil {
@@ -121,16 +120,16 @@ func virsh(args ...string) string {
 	return string(out)
 }
 
-// sweep removes everything a script may have made outside its namespace, and
-// returns what there was: domains and networks named "scr...", pools and
-// directories of stages, export directories, manifests.
+// sweep removes everything that scripts may have created outside their namespace, and returns a list of
+// it: domains, networks and links named "scr...", pools and directories below stageBase, export
+// directories, manifests.
 func sweep() []string {
-	var gone []string
+	var removed []string
 	for _, n := range strings.Fields(virsh("list", "--all", "--name")) {
 		if strings.HasPrefix(n, "scr") {
 			virsh("destroy", n)
 			virsh("undefine", n)
-			gone = append(gone, "domain "+n)
+			removed = append(removed, "domain "+n)
 		}
 	}
 	for _, n := range strings.Fields(virsh("net-list", "--all", "--name")) {
@@ -138,20 +137,20 @@ func sweep() []string {
 			virsh("net-destroy", n)
 			virsh("net-undefine", n)
 			_ = os.Remove("/var/lib/aivm/manifest/net-" + n + ".json")
-			gone = append(gone, "network "+n)
+			removed = append(removed, "network "+n)
 		}
 	}
 	for _, n := range strings.Fields(virsh("pool-list", "--all", "--name")) {
 		if strings.Contains(virsh("pool-dumpxml", n), "<path>"+stageBase) {
 			virsh("pool-destroy", n)
 			virsh("pool-undefine", n)
-			gone = append(gone, "pool "+n)
+			removed = append(removed, "pool "+n)
 		}
 	}
 	links, _ := filepath.Glob("/sys/class/net/scr*")
 	for _, l := range links {
 		if exec.Command("ip", "link", "delete", filepath.Base(l)).Run() == nil {
-			gone = append(gone, "link "+filepath.Base(l))
+			removed = append(removed, "link "+filepath.Base(l))
 		}
 	}
 	exports, _ := filepath.Glob("/var/lib/aivm/export/*-scr*")
@@ -160,19 +159,19 @@ func sweep() []string {
 		for _, t := range tokens {
 			_ = os.Remove(t) // its mount ended with the namespace
 		}
-		if os.Remove(d) == nil { // empty, or it stays and is seen
-			gone = append(gone, d)
+		if os.Remove(d) == nil { // fails if the directory is not empty
+			removed = append(removed, d)
 		}
 	}
 	manifests, _ := filepath.Glob("/var/lib/aivm/manifest/*-scr*.json")
 	for _, m := range manifests {
 		if os.Remove(m) == nil {
-			gone = append(gone, m)
+			removed = append(removed, m)
 		}
 	}
 	dirs, _ := filepath.Glob(stageBase + "*")
 	for _, d := range dirs {
-		_ = os.RemoveAll(d) // our own stage; its mounts ended with the namespace
+		_ = os.RemoveAll(d) // has no mounts any more: they ended with the namespace
 	}
-	return gone
+	return removed
 }

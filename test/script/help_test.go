@@ -13,8 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// Every page of --help is a golden file: a change of what the program promises
-// is a diff somebody reads (go test ./test/script -run TestHelp -update).
+// TestHelp compares every page of --help with its golden file, so that changes of help texts are reviewed
+// as diffs (go test ./test/script -run TestHelp -update).
 func TestHelp(t *testing.T) {
 	var seen []string
 	var walk func(path []string)
@@ -23,15 +23,15 @@ func TestHelp(t *testing.T) {
 		text := help(t, path)
 		seen = append(seen, name+".txt")
 		golden(t, name+".txt", text)
-		if len(path) == 0 || path[0] != "completion" { // cobra's own words
-			judgeHelp(t, name, path, text)
+		if len(path) == 0 || path[0] != "completion" { // these texts are cobra's
+			checkHelp(t, name, path, text)
 		}
 		for _, sub := range subcommands(text) {
 			walk(append(slices.Clone(path), sub))
 		}
 	}
 	walk(nil)
-	walk([]string{"vm", "destroy"}) // hidden, but promised
+	walk([]string{"vm", "destroy"}) // hidden, but kept for compatibility
 	if len(seen) < 25 {
 		t.Errorf("only %d pages were found", len(seen))
 	}
@@ -48,7 +48,7 @@ func TestHelp(t *testing.T) {
 
 func help(t *testing.T, path []string) string {
 	t.Helper()
-	// Neither a home nor a store nor libvirt is needed for it.
+	// It works without a home, a config and libvirt.
 	cmd := exec.Command("aivm", append(slices.Clone(path), "--help")...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent"}
 	var stderr strings.Builder
@@ -74,7 +74,7 @@ func golden(t *testing.T, name, text string) {
 		return
 	}
 	if d := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(text, "\n")); d != "" {
-		t.Errorf("%s (-golden +is):\n%s", name, d)
+		t.Errorf("%s (-golden +got):\n%s", name, d)
 	}
 }
 
@@ -96,9 +96,9 @@ func subcommands(text string) []string {
 	return out
 }
 
-// judgeHelp wants two examples that begin with a command there is, the exit
-// statuses, and lines that fit on a terminal.
-func judgeHelp(t *testing.T, name string, path []string, text string) {
+// checkHelp checks that a page has at least two examples with existing commands and flags, the exit
+// statuses, and no line of more than 100 characters.
+func checkHelp(t *testing.T, name string, path []string, text string) {
 	t.Helper()
 	_, examples, ok := strings.Cut(text, "Examples:\n")
 	examples, _, _ = strings.Cut(examples, "\n\n")
@@ -108,14 +108,14 @@ func judgeHelp(t *testing.T, name string, path []string, text string) {
 	}
 	for _, m := range found {
 		if !strings.HasPrefix(m[1], strings.Join(append([]string{"aivm"}, path...), " ")) && len(path) > 0 && path[0] != "vm" {
-			t.Errorf("%s: the example %q is another command's", name, m[1])
+			t.Errorf("%s: the example %q is of another command", name, m[1])
 		}
 		if c := realCommand(m[1]); c != "" {
 			t.Errorf("%s: the example %q: %s", name, m[1], c)
 		}
 	}
 	if !strings.Contains(text, "Exit status: ") {
-		t.Errorf("%s names no exit statuses", name)
+		t.Errorf("%s does not list exit statuses", name)
 	}
 	prose, _, _ := strings.Cut(text, "\nFlags:")
 	for line := range strings.Lines(prose) {
@@ -125,7 +125,7 @@ func judgeHelp(t *testing.T, name string, path []string, text string) {
 	}
 }
 
-// pages are help pages by path, since many hints name the same command.
+// pages caches help pages by command path, because many hints contain the same command.
 var pages sync.Map
 
 func page(path []string) (text, complaint string) {
@@ -143,8 +143,8 @@ func page(path []string) (text, complaint string) {
 	return string(out), ""
 }
 
-// realCommand asks the program whether the command and the flags a text tells
-// people to type exist; "" if they do.
+// realCommand checks that the command and the flags of a command line exist. It returns what is missing,
+// or "".
 func realCommand(line string) string {
 	words := strings.Fields(line)
 	args := []string{}
@@ -157,8 +157,7 @@ func realCommand(line string) string {
 	if len(args) > 1 && args[0] == "help" && !slices.Contains([]string{"plan", "tree", "raw"}, args[1]) {
 		args = args[1:] // "help vm create" is about vm create
 	}
-	// The first word that is no command ends the path; flags are looked up in
-	// the page of what was found.
+	// The first word that is not a command ends the path. Flags are searched in the help page of the path.
 	text, depth := "", 0
 	for {
 		var bad string

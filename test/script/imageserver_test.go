@@ -20,8 +20,8 @@ import (
 	"aivm.dev/aivm/provision/image"
 )
 
-// imageserver shows one release over https as Ubuntu does, signed with a key of
-// its own: imageserver DIR. DIR gets url, ca.pem, keys.gpg and the image.
+// imageserver serves one release over https as Ubuntu's server does, signed with its own key:
+// imageserver DIR. It writes url, ca.pem, keys.gpg, sum and disk.img to DIR.
 func imageserver() {
 	dir := os.Args[1]
 	r, _ := image.Find(image.Default)
@@ -30,10 +30,10 @@ func imageserver() {
 	disk[510], disk[511] = 0x55, 0xaa
 	list := fmt.Appendf(nil, "%x *%s\n", sha256.Sum256(disk), file)
 	key, err := openpgp.NewEntity("script", "", "s@example.org", &packet.Config{Algorithm: packet.PubKeyAlgoRSA, RSABits: 2048})
-	oops(err)
+	must(err)
 	var sig, ring bytes.Buffer
-	oops(openpgp.ArmoredDetachSign(&sig, key, bytes.NewReader(list), &packet.Config{DefaultHash: crypto.SHA512}))
-	oops(key.Serialize(&ring))
+	must(openpgp.ArmoredDetachSign(&sig, key, bytes.NewReader(list), &packet.Config{DefaultHash: crypto.SHA512}))
+	must(key.Serialize(&ring))
 	files := map[string][]byte{r.Dir + "/" + file: disk, r.Dir + "/" + r.Sums: list, r.Dir + "/" + r.Sums + ".gpg": sig.Bytes()}
 	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		b, ok := files[req.URL.Path]
@@ -45,24 +45,17 @@ func imageserver() {
 	}))
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
 	for name, b := range map[string][]byte{"ca.pem": ca, "keys.gpg": ring.Bytes(), "sum": list[:64], "disk.img": disk, "url": []byte(s.URL)} {
-		oops(os.WriteFile(filepath.Join(dir, name+".new"), b, 0o644))
-		oops(os.Rename(filepath.Join(dir, name+".new"), filepath.Join(dir, name)))
+		must(os.WriteFile(filepath.Join(dir, name+".new"), b, 0o644))
+		must(os.Rename(filepath.Join(dir, name+".new"), filepath.Join(dir, name)))
 	}
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, unix.SIGINT, unix.SIGTERM)
-	oops(os.WriteFile(filepath.Join(dir, "ready"), nil, 0o644))
+	must(os.WriteFile(filepath.Join(dir, "ready"), nil, 0o644))
 	<-stop
 }
 
-func oops(err error) {
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "SCRIPT BUG:", err)
-		os.Exit(97)
-	}
-}
-
-// cmdHostkeys makes a file the machine's keyring of Ubuntu's image keys, for
-// this suite alone: hostkeys FILE; "!" takes it away again.
+// cmdHostkeys installs a file as the host's keyring of Ubuntu's image keys, in the tests' mount namespace
+// only: hostkeys FILE. With "!" it removes it.
 func cmdHostkeys(ts *testscript.TestScript, neg bool, args []string) {
 	const path = "/usr/share/keyrings/ubuntu-cloudimage-keyring.gpg"
 	if neg {

@@ -22,7 +22,7 @@ import (
 	"aivm.dev/aivm/internal/config"
 )
 
-// programs are what the scripts find in PATH besides the machine's own.
+// programs are commands that scripts find in PATH in addition to the host's.
 var programs = map[string]func(){
 	"aivm":   aivm,
 	"code":   code,
@@ -33,12 +33,12 @@ var programs = map[string]func(){
 	"imageserver": imageserver,
 }
 
-// Environment of the program under test; the shipped one knows none of it.
+// Environment variables of the program under test. The shipped program does not have them.
 const (
 	changeEnv = "AIVM_TEST_CHANGE" // "1": this script may change libvirt
 	killEnv   = "AIVM_TEST_KILL"   // pattern of a fault point: SIGKILL there
 	intEnv    = "AIVM_TEST_INT"    // the same with SIGINT
-	dropEnv   = "AIVM_TEST_DROP"   // the same, and libvirt's connections die (hiding relay)
+	dropEnv   = "AIVM_TEST_DROP"   // the same, but libvirt's connections are closed (hiding relay)
 	relayEnv  = "AIVM_TEST_RELAY"  // process id of the relay, set by hiding
 	pointsEnv = "AIVM_TEST_POINTS" // file that gets a line for each fault point
 	codeEnv   = "FAKE_CODE_LOG"    // file that gets a JSON array for each start of code
@@ -72,15 +72,15 @@ func aivm() {
 	}))
 }
 
-// mayChange is called before the first action of a run. It stops a script that
-// did not mean to change anything, or that would touch what is not a test's.
+// mayChange is called before the first action of a run. It ends a script that did not call "changes", or
+// whose config names VMs, networks or directories that are not a test's.
 func mayChange() {
 	bug := func(format string, args ...any) {
 		fmt.Fprintf(os.Stderr, "SCRIPT BUG: "+format+"\n", args...)
 		os.Exit(97)
 	}
 	if os.Getenv(changeEnv) != "1" {
-		bug("something is about to be changed without %s=1", changeEnv)
+		bug("the script is about to change something without %s=1", changeEnv)
 	}
 	file, err := config.DefaultPath()
 	if err != nil {
@@ -104,7 +104,7 @@ func mayChange() {
 		own = own && strings.HasPrefix(n.Network.Name, "scr")
 	}
 	if !own {
-		bug("the store %s names things that are not a script's", file)
+		bug("the config %s names VMs, networks or directories that are not a script's", file)
 	}
 }
 
@@ -122,8 +122,8 @@ func appendLine(file, text string) {
 	}
 }
 
-// code stands in for VS Code where none is opened: it records how it was
-// started, and has the extension.
+// code is a substitute for Visual Studio Code that opens nothing: it logs its arguments, and lists
+// Remote-SSH as an installed extension.
 func code() {
 	if b, err := json.Marshal(os.Args[1:]); err == nil && os.Getenv(codeEnv) != "" {
 		appendLine(os.Getenv(codeEnv), string(b))
@@ -133,8 +133,7 @@ func code() {
 	}
 }
 
-// as runs a command as one of the stage's users, with that user's home below
-// $WORK: as USER PROGRAM ARG...
+// as runs a command as one of the tests' users, with that user's home below $WORK: as USER PROGRAM ARG...
 func as() {
 	u, err := user.Lookup(os.Args[1])
 	must(err)
@@ -157,17 +156,17 @@ func as() {
 	must(syscall.Exec(prog, os.Args[2:], os.Environ()))
 }
 
-// hiding runs a command in a mount namespace where libvirt is not as it is:
+// hiding runs a command in a mount namespace in which libvirt or a program is hidden:
 //
-//	hiding libvirt PROGRAM ARG...   nothing listens, and it cannot be started
-//	hiding socket MODE PROGRAM ...  a socket that takes connections and is silent
-//	hiding program NAME PROGRAM ... NAME is not installed
-//	hiding relay PROGRAM ARG...     the real one, behind a relay that can be killed
+//	hiding libvirt PROGRAM ARG...   libvirt has no socket and cannot be started
+//	hiding socket MODE PROGRAM ...  libvirt's socket accepts connections and never answers
+//	hiding program NAME PROGRAM ... the program NAME is not installed
+//	hiding relay PROGRAM ARG...     libvirt is reached through a relay that can be killed
 func hiding() {
 	runtime.LockOSThread()
 	must(unix.Unshare(unix.CLONE_NEWNS))
 	must(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
-	// A second libvirtd would take over the machine's domains: none can start.
+	// A second libvirtd would take over the host's domains, so none can be started.
 	no := filepath.Join(os.Getenv("WORK"), ".no-daemon")
 	must(os.WriteFile(no, []byte("#!/bin/sh\necho \"$0: out of order\" >&2\nexit 7\n"), 0o755))
 	for _, d := range []string{"libvirtd", "virtlogd", "virtqemud"} {
@@ -189,7 +188,7 @@ func hiding() {
 		must(err)
 		args = args[1:]
 		must(unix.Mount("tmpfs", "/run/libvirt", "tmpfs", 0, "mode=755"))
-		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0) // without CLOEXEC: it goes on listening
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0) // without CLOEXEC, so that it still listens after exec
 		must(err)
 		must(unix.Bind(fd, &unix.SockaddrUnix{Name: "/run/libvirt/libvirt-sock"}))
 		must(unix.Listen(fd, 5))
@@ -197,7 +196,7 @@ func hiding() {
 	case "program":
 		for _, dir := range []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"} {
 			if p := filepath.Join(dir, args[0]); exists(p) {
-				must(unix.Mount("/dev/null", p, "", unix.MS_BIND, "")) // no program: a device
+				must(unix.Mount("/dev/null", p, "", unix.MS_BIND, "")) // a device is not executable
 			}
 		}
 		args = args[1:]
@@ -216,7 +215,7 @@ func hiding() {
 		must(err)
 		must(os.Setenv(relayEnv, strconv.Itoa(c.Process.Pid)))
 	default:
-		must(fmt.Errorf("hiding what?"))
+		must(fmt.Errorf("usage: hiding libvirt|socket|program|relay ..."))
 	}
 	prog, err := exec.LookPath(args[0])
 	must(err)
@@ -228,8 +227,7 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// relay passes connections of one socket on to another until it is killed:
-// relay LISTEN TO.
+// relay forwards connections from one Unix socket to another until it is killed: relay LISTEN TO.
 func relay() {
 	l, err := net.Listen("unix", os.Args[1])
 	must(err)
@@ -241,20 +239,20 @@ func relay() {
 		must(err)
 		for _, way := range [][2]net.Conn{{a, b}, {b, a}} {
 			go func() {
-				_, _ = io.Copy(way[0], way[1]) // ends with either side
+				_, _ = io.Copy(way[0], way[1]) // ends when one side is closed
 				_ = way[0].Close()
 			}()
 		}
 	}
 }
 
-// dropLibvirt kills the relay and returns when its connections are gone.
+// dropLibvirt kills the relay and returns when its connections are closed.
 func dropLibvirt() {
 	pid, err := strconv.Atoi(os.Getenv(relayEnv))
 	must(err)
 	must(unix.Kill(pid, unix.SIGKILL))
 	for {
-		// Nobody waits for it: it stays as a zombie, without descriptors.
+		// No process waits for the relay, so it becomes a zombie, which has no descriptors.
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		if err != nil || strings.Contains(string(b), ") Z ") {
 			return

@@ -16,18 +16,19 @@ import (
 
 var update = flag.Bool("update", false, "rewrite golden files")
 
-// users of the stage, by uid: "sudoer" may do everything with sudo and is
-// asked nothing, "plain" has no sudo.
+// users are the tests' users with their uids: "sudoer" may use sudo without a password, "plain" has no
+// sudo.
 var users = map[string]int{"sudoer": 54321, "plain": 54322}
 
-// stage prepares the namespace: users in a copy of /etc that nobody else sees.
+// stage prepares the mount namespace: it bind-mounts a copy of /etc with the tests' users, and a copy of
+// the keyrings. It returns the tests' directory.
 func stage(t *testing.T) (dir string) {
 	t.Helper()
 	dir = os.Getenv(stageEnv)
 	etc := filepath.Join(dir, "etc")
 	const hooks = "/etc/libvirt/hooks"
 	sh(t, "mkdir -p "+hooks+" && cp -a /etc "+etc)
-	// Those of the daemon, which runs outside and is asked about them.
+	// Not a copy of libvirt's hooks: the daemon runs outside the namespace and executes the host's.
 	for _, m := range [][2]string{{hooks, etc + "/libvirt/hooks"}, {etc, "/etc"}} {
 		if err := unix.Mount(m[0], m[1], "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 			t.Fatal(err)
@@ -36,7 +37,7 @@ func stage(t *testing.T) (dir string) {
 	for name, uid := range users {
 		sh(t, fmt.Sprintf("groupadd -g %d %s && useradd -M -d %s/home-%[2]s -u %[1]d -g %[1]d %[2]s", uid, name, dir))
 	}
-	// A copy of the keyrings too: see hostkeys.
+	// The command hostkeys changes this copy.
 	rings := filepath.Join(dir, "keyrings")
 	sh(t, "mkdir -p /usr/share/keyrings && cp -a /usr/share/keyrings "+rings)
 	if err := unix.Mount(rings, "/usr/share/keyrings", "", unix.MS_BIND, ""); err != nil {
@@ -48,7 +49,7 @@ func stage(t *testing.T) (dir string) {
 		t.Fatal(err)
 	}
 	sh(t, "visudo -cq -f /etc/sudoers.d/aivm-script && touch "+log+" && chmod 644 "+log)
-	// The programs' directory was made for this user alone.
+	// testscript created the programs' directory with mode 0700.
 	bin := filepath.SplitList(os.Getenv("PATH"))[0]
 	if err := os.Chmod(filepath.Dir(bin), 0o755); err != nil {
 		t.Fatal(err)
@@ -84,7 +85,7 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// setup gives a script a home, and names in libvirt that are its alone.
+// setup gives a script a home, and names in libvirt that no other script uses.
 func setup(e *testscript.Env, dir string, files []string) error {
 	name := strings.TrimPrefix(filepath.Base(e.WorkDir), "script-")
 	n := slices.IndexFunc(files, func(f string) bool { return filepath.Base(f) == name+".txtar" })
@@ -105,7 +106,7 @@ func setup(e *testscript.Env, dir string, files []string) error {
 		"STORE":           home + "/.config/aivm/config.toml", "STATE": home + "/.local/state/aivm",
 		"VM": fmt.Sprintf("scr%d", n), "NET": fmt.Sprintf("scrnet%d", n), "BRIDGE": fmt.Sprintf("virbr-scr%d", n), "SUB": fmt.Sprintf("10.99.%d", n+20),
 		"SUDOLOG": dir + "/sudo.log", "BASE": e.WorkDir + "/pool", "NL": "\n", "CR": "\r", "ESC": "\x1b",
-		// "auto" is the same on every machine: no server of images answers.
+		// No image server can be reached, so that the image "auto" is the same on every host.
 		"HTTPS_PROXY": "http://127.0.0.1:1",
 		"TERM":        "xterm", "LC_ALL": "C.UTF-8", codeEnv: e.WorkDir + "/code.log",
 	} {

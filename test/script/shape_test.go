@@ -9,11 +9,9 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// shapes are the objects other programs read, as they were promised: every
-// key has to be there with a value of this kind. A string of the form "a|b" is
-// one of these words; an array's element stands for all of them. Keys that
-// end in "?" may be left out. What is not here must not appear: fields are
-// only ever added, and then here too.
+// shapes are the JSON objects of aivm's documented interface. Every key must exist, with a value of the
+// same type, except those that end in "?". A string "a|b" allows these words only; the element of an
+// array stands for all elements. Other keys must not occur: a new field is added here too.
 var shapes = map[string]string{
 	"error": `{"schema":1,"error":{"exit":2,"kind":"usage|refused|failed|approval|interrupted","message":"…","hints":["aivm …"]}}`,
 	"status": `{"schema":1,"config":"PATH","vm":"NAME","checks":[{"id":"firewall","label":"Firewall","state":"ok|bad|unknown|skipped","detail":"…","fix":["aivm …"]}],
@@ -32,7 +30,7 @@ var shapes = map[string]string{
 	"warning": `{"schema":1,"warning":{"message":"…"}}`,
 }
 
-// cmdShape wants a file to hold one object of a promised shape: shape FILE KIND.
+// cmdShape checks that a file has one JSON object of one of shapes, in one line: shape FILE KIND.
 func cmdShape(ts *testscript.TestScript, _ bool, args []string) {
 	var want, got any
 	if err := json.Unmarshal([]byte(shapes[args[1]]), &want); err != nil {
@@ -43,13 +41,14 @@ func cmdShape(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("not one JSON object: %v", err)
 	}
 	if strings.Count(text, "\n") != 1 || !strings.HasSuffix(text, "\n") {
-		ts.Fatalf("for a program an object is one line")
+		ts.Fatalf("the JSON object is not exactly one line")
 	}
 	if bad := compareShape("", want, got); len(bad) > 0 {
-		ts.Fatalf("%s is not of the shape %q:\n%s", args[0], args[1], strings.Join(bad, "\n"))
+		ts.Fatalf("%s does not have the shape %q:\n%s", args[0], args[1], strings.Join(bad, "\n"))
 	}
 }
 
+// compareShape returns the differences between a value and a shape. at is the path of the value.
 func compareShape(at string, want, got any) []string {
 	bad := func(format string, args ...any) []string { return []string{at + ": " + fmt.Sprintf(format, args...)} }
 	var out []string
@@ -71,7 +70,7 @@ func compareShape(at string, want, got any) []string {
 		}
 		for k := range g {
 			if !known[k] {
-				out = append(out, bad("%s was not promised", k)...)
+				out = append(out, bad("%s is not in the shape", k)...)
 			}
 		}
 	case []any:

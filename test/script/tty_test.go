@@ -16,11 +16,10 @@ import (
 
 var treesMu sync.Mutex
 
-// cmdTTY runs a program on a terminal of its own, with all three streams on
-// it, and plays the person: tty STATUS FILE PROGRAM ARG... The file's lines are
-// "expect TEXT" (wait until it stands there), "send TEXT" (a line), "key ^C".
-// What stood on the terminal is stdout afterwards. testscript's own ttyin
-// types everything at once, which is too early for a key that is a signal.
+// cmdTTY runs a program with all three streams on a pseudo terminal, and simulates a user: tty STATUS FILE
+// PROGRAM ARG... The lines of FILE are "expect TEXT" (wait for it), "send TEXT" (and Enter), "key ^C". The
+// output on the terminal becomes stdout. testscript's own ttyin sends all input at once, which is too
+// early for a key that is a signal.
 func cmdTTY(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 3 {
 		ts.Fatalf("usage: tty STATUS FILE PROGRAM ARG...")
@@ -50,7 +49,7 @@ func cmdTTY(ts *testscript.TestScript, neg bool, args []string) {
 			if !ok {
 				_ = cmd.Process.Kill()
 				_ = cmd.Wait()
-				ts.Fatalf("%q never stood on the terminal:\n%s", text, s.text())
+				ts.Fatalf("%q did not appear on the terminal:\n%s", text, s.text())
 			}
 			seen = at
 		case "send":
@@ -68,6 +67,7 @@ func cmdTTY(ts *testscript.TestScript, neg bool, args []string) {
 	wantStatus(ts, want, err)
 }
 
+// screen collects the output on a terminal.
 type screen struct {
 	mu      sync.Mutex
 	b       strings.Builder
@@ -87,7 +87,7 @@ func (s *screen) read(f *os.File) {
 		case s.changed <- struct{}{}:
 		default:
 		}
-		if err != nil { // EIO when the last process has closed the terminal
+		if err != nil { // EIO after the last process has closed the terminal
 			return
 		}
 	}
@@ -99,6 +99,7 @@ func (s *screen) text() string {
 	return s.b.String()
 }
 
+// wait waits at most 15 s for a text after an offset and returns the offset of its end.
 func (s *screen) wait(text string, from int) (int, bool) {
 	late := time.After(15 * time.Second)
 	for {
@@ -144,7 +145,7 @@ func openTerminal() (ctrl, tty *os.File, err error) {
 	return ctrl, tty, err
 }
 
-// environ is the script's environment, which testscript does not hand out.
+// environ returns the script's environment, which testscript does not export.
 func environ(ts *testscript.TestScript) []string {
 	out := []string{"WORK=" + ts.Getenv("WORK"), "PWD=" + ts.MkAbs(".")}
 	for _, k := range []string{

@@ -8,9 +8,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// cmdVerdict wants a check of the last command's JSON to have a state, and its
-// detail, fixes and evidence together to fit a pattern: verdict ID STATE
-// [PATTERN].
+// cmdVerdict checks the state of a check in the last command's JSON, and that its detail, fixes and
+// evidence match a pattern: verdict ID STATE [PATTERN].
 func cmdVerdict(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: verdict ID STATE [PATTERN]")
@@ -31,9 +30,9 @@ func cmdVerdict(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("%s is %s, want %s\n%s", c.ID, c.State, args[1], text)
 		}
 		if len(args) > 2 && !regexp.MustCompile(args[2]).MatchString(text) {
-			ts.Fatalf("%s does not say %q:\n%s", c.ID, args[2], text)
+			ts.Fatalf("%s does not match %q:\n%s", c.ID, args[2], text)
 		}
 		return
 	}
-	ts.Fatalf("there is no check %q", args[0])
+	ts.Fatalf("stdout has no check %q", args[0])
 }

@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cmdXattr gives a file an extended attribute, "xattr FILE NAME HEX", or with !
-// wants that it has another value or none; "xattr FILE NAME = HEX" wants it.
+// cmdXattr sets an extended attribute of a file: xattr FILE NAME HEX. With "=" it checks the value: xattr
+// FILE NAME = HEX. With "!" and "=" the attribute must be missing or have another value.
 func cmdXattr(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 3 && len(args) != 4 {
 		ts.Fatalf("usage: xattr FILE NAME [=] HEX")

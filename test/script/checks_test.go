@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// A judge that finds nothing looks the same as one that looks at nothing: each
-// is shown what it must catch.
+// A check that finds nothing may be a check that does not work. So these tests give each check what it
+// must find.
 
 func TestRealCommandCatches(t *testing.T) {
 	for line, ok := range map[string]bool{
@@ -53,7 +53,7 @@ func TestCompareShapeCatches(t *testing.T) {
 			t.Fatal(err)
 		}
 		if out := compareShape("", want, got); len(out) != bad {
-			t.Errorf("%s:\n%d complaints, want %d: %v", text, len(out), bad, out)
+			t.Errorf("%s:\n%d errors, want %d: %v", text, len(out), bad, out)
 		}
 	}
 }
@@ -61,14 +61,14 @@ func TestCompareShapeCatches(t *testing.T) {
 func TestTreeCatches(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "f")
-	look := func() string {
+	state := func() string {
 		s, err := tree([]string{dir})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return s
 	}
-	seen := map[string]bool{look(): true}
+	seen := map[string]bool{state(): true}
 	for _, change := range []func() error{
 		func() error { return os.WriteFile(file, []byte("a"), 0o600) },
 		func() error { return os.WriteFile(file, []byte("b"), 0o600) },
@@ -82,8 +82,8 @@ func TestTreeCatches(t *testing.T) {
 		if err := change(); err != nil {
 			t.Fatal(err)
 		}
-		if now := look(); seen[now] {
-			t.Errorf("a change does not show:\n%s", now)
+		if now := state(); seen[now] {
+			t.Errorf("tree does not show a change:\n%s", now)
 		} else {
 			seen[now] = true
 		}
