@@ -112,7 +112,7 @@ func TestDifferences(t *testing.T) {
 	path := l.ConfPath("a")
 	text := read(t, path)
 	for name, tc := range map[string]struct {
-		old, new, want string
+		old, replacement, want string
 		err            bool
 	}{
 		"as written":         {"", "", "", false},
@@ -125,7 +125,7 @@ func TestDifferences(t *testing.T) {
 		"an Include":         {"Host a\n", "Include /x\nHost a\n", "", true},
 		"two hosts":          {"Host a\n", "Host b\nHost a\n", "", true},
 	} {
-		write(t, path, strings.Replace(text, tc.old, tc.new, 1), 0o600)
+		write(t, path, strings.Replace(text, tc.old, tc.replacement, 1), 0o600)
 		ms, err := Observe(l, want).Differences(want)
 		if (err != nil) != tc.err || err != nil && !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: %v", name, err)

@@ -196,8 +196,8 @@ func fakeHardwareKey(t *testing.T) string {
 }
 
 func TestStanzaIdentities(t *testing.T) {
-	got := StanzaIdentities([]Identity{{Path: "/enc", Encrypted: true, InAgent: true}, {Path: "/plain"}, {Path: "/ours", AivmKey: true}})
-	if !slices.Equal(got, []string{"/plain", "/ours", "/enc"}) {
+	got := StanzaIdentities([]Identity{{Path: "/enc", Encrypted: true, InAgent: true}, {Path: "/plain"}, {Path: "/aivm", AivmKey: true}})
+	if !slices.Equal(got, []string{"/plain", "/aivm", "/enc"}) {
 		t.Error(got)
 	}
 }

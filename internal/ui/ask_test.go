@@ -33,7 +33,7 @@ func TestConfirm(t *testing.T) {
 		{"y", false, true},
 	} {
 		s, _ := asking(strings.NewReader(tc.in))
-		if yes, err := s.Confirm(t.Context(), "go on?", tc.def); yes != tc.yes || err != nil {
+		if yes, err := s.Confirm(t.Context(), "continue?", tc.def); yes != tc.yes || err != nil {
 			t.Errorf("%q, default %v: %v, %v", tc.in, tc.def, yes, err)
 		}
 	}
@@ -49,7 +49,7 @@ func TestConfirm(t *testing.T) {
 func TestNobodyToAsk(t *testing.T) {
 	s, _ := asking(strings.NewReader("y\n"))
 	s.InTTY = false
-	_, err := s.Confirm(t.Context(), "go on?", true)
+	_, err := s.Confirm(t.Context(), "continue?", true)
 	if ExitCode(err) != ExitApproval {
 		t.Errorf("got %v", err)
 	}
@@ -112,7 +112,7 @@ func TestPromptEndsAtCtrlC(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(50*time.Millisecond, cancel)
 		began := time.Now()
-		_, err := s.Confirm(ctx, "go on?", true)
+		_, err := s.Confirm(ctx, "continue?", true)
 		if !errors.Is(err, context.Canceled) || time.Since(began) > time.Second {
 			t.Errorf("%s after %s: %v", name, time.Since(began), err)
 		}
@@ -126,7 +126,7 @@ func TestPromptEndsAtCtrlC(t *testing.T) {
 	}
 	_ = fileW.Close()
 	s, _ := asking(fileR)
-	if yes, err := s.Confirm(t.Context(), "go on?", false); !yes || err != nil {
+	if yes, err := s.Confirm(t.Context(), "continue?", false); !yes || err != nil {
 		t.Errorf("%v, %v", yes, err)
 	}
 }
@@ -135,11 +135,11 @@ func TestPromptHidesTheLiveLine(t *testing.T) {
 	s, errs := asking(strings.NewReader("y\n"))
 	s.ErrTTY = true
 	task := s.Task("boot")
-	if _, err := s.Confirm(t.Context(), "go on?", false); err != nil {
+	if _, err := s.Confirm(t.Context(), "continue?", false); err != nil {
 		t.Fatal(err)
 	}
 	task.Done()
-	if got := visible(errs.String()); !strings.Contains(got, "<clear>go on? [y/N] ") {
+	if got := visible(errs.String()); !strings.Contains(got, "<clear>continue? [y/N] ") {
 		t.Errorf("got %q", got)
 	}
 }

@@ -359,14 +359,14 @@ func TestTasksFromManyGoroutines(t *testing.T) {
 			for j := range 50 {
 				task.Bytes(int64(j), 50)
 				task.Detail("step %d", j)
-				s.Say("said %d-%d", i, j)
+				s.Say("line %d-%d", i, j)
 			}
 			task.Done()
 		})
 	}
 	wg.Wait()
 	for line := range strings.SplitSeq(strings.TrimSuffix(screen(errs.String()), "\n"), "\n") {
-		if !strings.HasPrefix(line, "said ") && !strings.Contains(line, ": done (") {
+		if !strings.HasPrefix(line, "line ") && !strings.Contains(line, ": done (") {
 			t.Fatalf("garbled: %q", line)
 		}
 	}

@@ -90,7 +90,7 @@ func TestWireOrdersDownloads(t *testing.T) {
 }
 
 // A finish message is never sent inside a packet the library is writing.
-func TestWireWritesWholePackets(t *testing.T) {
+func TestWireDoesNotSplitPackets(t *testing.T) {
 	here, there := net.Pipe()
 	w := newWire(here)
 	read := make(chan []byte)
