@@ -113,7 +113,7 @@ func TestDifferences(t *testing.T) {
 	text := read(t, path)
 	for name, tc := range map[string]struct {
 		old, replacement, want string
-		err            bool
+		err                    bool
 	}{
 		"as written":         {"", "", "", false},
 		"a comment":          {"# Written", "# I wrote", "", false},

@@ -101,7 +101,7 @@ func checkNothingSent(t *testing.T, w *world, vm, project, bridge string) {
 		before := received(t, bridge)
 		r := w.run(project, nil, quick, aivm, "code", ".", "--sync-paths", syncPaths)
 		sent := received(t, bridge) - before
-		if r.code != 0 || strings.Contains(r.stderr, "Settings:") || strings.Contains(r.stderr, "bring your") {
+		if r.code != 0 || strings.Contains(r.stderr, "Settings:") || strings.Contains(r.stderr, "copy your settings") {
 			t.Errorf("%+v", r)
 		}
 		before = received(t, bridge)
