@@ -19,7 +19,7 @@ import (
 	"aivm.dev/aivm/cmd/git"
 	"aivm.dev/aivm/cmd/host"
 	"aivm.dev/aivm/cmd/image"
-	"aivm.dev/aivm/cmd/look"
+	"aivm.dev/aivm/cmd/show"
 	"aivm.dev/aivm/cmd/vm"
 	store "aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/root"
@@ -118,13 +118,13 @@ Examples:
 		return e.Hint(ui.Cmd(c.CommandPath() + " --help"))
 	})
 	c.SetHelpCommand(a.helpCmd())
-	vms, here, folders, images := vm.For(a.App), look.For(a.App), folder.For(a.App), image.For(a.App)
+	vms, views, folders, images := vm.For(a.App), show.For(a.App), folder.For(a.App), image.For(a.App)
 	// aivm 0.3 had these commands below "vm"; they work in both places.
 	folderCmds := func() []*cobra.Command {
 		return []*cobra.Command{folders.SSHCmd(), folders.CodeCmd(), folders.AttachCmd(), folders.DetachCmd()}
 	}
 	c.AddCommand(folderCmds()...)
-	c.AddCommand(vms.Cmd(append(folderCmds(), here.VMListCmd())...), here.StatusCmd(), here.ListCmd(), here.EditorsCmd(), images.Cmd(), git.For(a.App).Cmd(),
+	c.AddCommand(vms.Cmd(append(folderCmds(), views.VMListCmd())...), views.StatusCmd(), views.ListCmd(), views.EditorsCmd(), images.Cmd(), git.For(a.App).Cmd(),
 		host.For(a.App).Cmd(images.FetchCmd("image-fetch")), config.For(a.App).Cmd(), a.rootApplyCmd(), a.rootHookCmd())
 	c.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		return pflag.NormalizedName(strings.ReplaceAll(name, "_", "-"))

@@ -1,5 +1,5 @@
-// Package look implements the commands that only show something: status, list, editors.
-package look
+// Package show implements the commands that only show something: status, list, editors.
+package show
 
 import "aivm.dev/aivm/cmd/cli"
 
