@@ -45,9 +45,9 @@ func Script(w Wall, local []netip.Prefix) string {
 		// No connection to a guest from other interfaces, including those of other
 		// guest networks.
 		fmt.Sprintf("oifname %q iifname != %q ct direction original drop", br, br))
-	// A connection that a guest opened while the rules and conntrack did not see it looks
-	// as if the host opened it, once the host sends a packet in it. For TCP this can be
-	// detected: the packet is new to conntrack but not a SYN.
+	// If a guest opens a connection while the rules are removed, conntrack does not see its
+	// start. The host's next packet in it then looks as if the host opened the connection.
+	// For TCP this can be detected: the packet is new to conntrack but is not a SYN.
 	base(&b, "output", "output", beforeFilter,
 		fmt.Sprintf("oifname %q ct state new tcp flags & (fin | syn | rst | ack) != syn drop", br))
 	chain(&b, "arriving",
