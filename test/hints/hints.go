@@ -13,7 +13,7 @@ import (
 
 // programs lists the programs with which a hint's command can begin.
 var programs = []string{
-	"aivm", "apt-get", "btrfs", "cat", "chattr", "chmod", "chown", "code", "cp", "curl", "df", "diff", "dmesg", "du", "echo", "export", "findmnt", "fuser", "getent", "git", "host", "id", "install", "ip", "iptables",
+	"aivm", "apt-get", "btrfs", "cat", "chattr", "chmod", "chown", "code", "cp", "curl", "df", "diff", "dmesg", "du", "echo", "export", "findmnt", "fuser", "getent", "git", "grep", "host", "id", "install", "ip", "iptables",
 	"journalctl", "kill", "ln", "ls", "lsattr", "lslocks", "lsmod", "man", "mkdir", "mmdebstrap", "modprobe", "mount", "mv", "namei", "nft", "pgrep", "ping", "ps", "qemu-img", "readlink", "resolvectl", "rm", "rpm-ostree", "rsync", "scp", "sh", "ss", "ssh", "ssh-add", "ssh-keygen", "stat", "sudo", "sysctl",
 	"systemctl", "tail", "test", "timedatectl", "touch", "umount", "uname", "unset", "virsh", "virt-host-validate", "xdg-open",
 }

@@ -73,6 +73,7 @@ var quoted = []string{wordsFile, "test/house/words_test.go", "LICENSE"}
 func TestWords(t *testing.T) {
 	words, _ := outWords(t)
 	check := func(at, text string) {
+		text = strings.ReplaceAll(text, `"mends"`, "") // a key of `host doctor --json`, which stays
 		for _, w := range words {
 			if m := w.re.FindString(text); m != "" {
 				t.Errorf("%s: %q is out: write %s (docs/words.md)", at, strings.TrimSpace(m), w.instead)
