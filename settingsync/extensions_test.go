@@ -38,7 +38,7 @@ func TestExtensions(t *testing.T) {
 func TestRecommendedIsOffered(t *testing.T) {
 	m := newMachine(t)
 	folder := filepath.Join(m.host, "p")
-	m.write(folder, ".vscode/extensions.json", "{\n// ours\n\"recommendations\": [\"golang.go\", \"x; rm -rf /\", \"--force\", \"a.b\",],\n}", 0o644)
+	m.write(folder, ".vscode/extensions.json", "{\n// a comment\n\"recommendations\": [\"golang.go\", \"x; rm -rf /\", \"--force\", \"a.b\",],\n}", 0o644)
 	if got := Recommended(folder); !slices.Equal(got, []string{"golang.go", "a.b"}) {
 		t.Errorf("%q", got)
 	}

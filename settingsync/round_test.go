@@ -294,14 +294,14 @@ func TestChangedMeanwhileAndFailures(t *testing.T) {
 	m.write(m.guest, "f", "seen", 0o644)
 	m.opts.Paths = []string{"~/f"}
 	_, r := m.probe()
-	m.write(m.guest, "f", "changed after the look", 0o644)
-	if _, code := m.apply(r); code != StatusChanged || m.read("f") != "changed after the look" {
+	m.write(m.guest, "f", "changed after the probe", 0o644)
+	if _, code := m.apply(r); code != StatusChanged || m.read("f") != "changed after the probe" {
 		t.Errorf("status %d, %q", code, m.read("f"))
 	}
 	_ = os.Remove(filepath.Join(m.guest, "f"))
 	_, r = m.probe()
-	m.write(m.guest, "f", "made after the look", 0o644)
-	if _, code := m.apply(r); code != StatusChanged || m.read("f") != "made after the look" {
+	m.write(m.guest, "f", "created after the probe", 0o644)
+	if _, code := m.apply(r); code != StatusChanged || m.read("f") != "created after the probe" {
 		t.Errorf("status %d, %q", code, m.read("f"))
 	}
 	// If one directory cannot be written, the other files arrive, and the failed one is not

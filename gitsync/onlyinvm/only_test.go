@@ -61,7 +61,7 @@ func TestFindOnly(t *testing.T) {
 	check("a fresh clone", o, false, len(o.Lines()) == 0)
 
 	p.GitG("checkout", "-q", "--detach")
-	p.GitG("tag", "theirs")
+	p.GitG("tag", "guest-tag")
 	gittest.WriteFile(t, filepath.Join(p.Guest, "x.o"), "x")
 	o = only(p, false)
 	check("refs to a commit the host has, and ignored files", o, false, o.Ignored == 1)

@@ -192,8 +192,8 @@ func (e Part) inspectClone(ctx context.Context, w *target.Target, conn guest.Con
 			problem = nil // in a rebase the refs can still be compared
 		}
 	}
-	comparable := problem == nil
-	if comparable {
+	canCompare := problem == nil
+	if canCompare {
 		out.Remote = f.Clone.Remote.Name
 		if fetch && g.State == gitsync.Clone && len(gitsync.MovedBranches(f.Clone.Host.Value, g)) > 0 {
 			if problem = e.beginGit(ctx, cw, f); problem == nil {
@@ -206,16 +206,16 @@ func (e Part) inspectClone(ctx context.Context, w *target.Target, conn guest.Con
 		h, g = f.Clone.Host.Value, f.Clone.Guest
 	}
 	news := g.Heads
-	if comparable {
+	if canCompare {
 		news = gitsync.MovedBranches(h, g)
 	}
-	if out.Only, err = gitsync.FindOnly(ctx, h, comparable, g, news, answers, why); err != nil {
+	if out.Only, err = gitsync.FindOnly(ctx, h, canCompare, g, news, answers, why); err != nil {
 		fail(err)
 		return
 	}
 	switch {
 	case g.State != gitsync.Clone:
-	case !comparable:
+	case !canCompare:
 		out.Only.Incomplete = append(out.Only.Incomplete, "the clone could not be compared with "+a.HostPath+": "+problem.Error())
 	case problem != nil:
 		out.Only.Incomplete = append(out.Only.Incomplete, "its new commits could not be fetched: "+problem.Error())
