@@ -27,7 +27,7 @@ if [ "${1-}" = one ]; then
 	execs=$(sed -n 's/.*execs: \([0-9]*\).*/\1/p' <<<"$last") new=$(sed -n 's/.*new interesting: \([0-9]*\).*/\1/p' <<<"$last")
 	line="$(printf '%-34s %-18s' "$pkg" "$target") ${execs:-0} execs, ${new:-0} new"
 	# Go 1.26 may call the end of the time a failure of the target
-	# (golang/go#75804, mended in 1.27): then there is that line, and no input.
+	# (golang/go#75804, fixed in 1.27): then there is that line, and no input.
 	if [ "$rc" = 1 ] && grep -aqxE ' +context deadline exceeded' "$out" && ! grep -aqE 'Failing input|panic|fatal error|^ +[a-z0-9_]+_test\.go' "$out"; then
 		rc=0
 	fi

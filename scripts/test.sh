@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs all tests and prints the seconds of each suite and the totals. Started
-# as a user it goes on as root through sudo: mounts, users and VMs need it.
+# as a user it continues as root through sudo: mounts, users and VMs need it.
 #
 #   scripts/test.sh [suite...]     suites: lint unit script fuzz e2e (default: all five), long
 #   RUN=PATTERN                    only these tests of them, as of go test -run

@@ -3,6 +3,7 @@ package target
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 
@@ -183,6 +184,11 @@ func (w *Target) WithSaved(o FolderOptions, r config.Attachment, resolved string
 	}
 	switch {
 	case o.Mode != "" && a.Mode != mode:
+		if mode == share.Git { // else the command to change it would end with this
+			if _, err := gitsync.Find(a.HostPath); err != nil {
+				return w, err
+			}
+		}
 		return w, changeRefused("mode", r, string(saved), string(mode))
 	case o.Access != "" && a.Access != access:
 		return w, changeRefused("access", r, r.Access, access)
@@ -299,16 +305,19 @@ func (e Finder) ownDirs() []string {
 // the commands to change it. what is the config key.
 func changeRefused(what string, a config.Attachment, saved, asked string) error {
 	flag := "--" + strings.ReplaceAll(what, "_", "-") + " " + shellescape.Quote(asked)
+	folder := shellescape.Quote(a.HostPath) + " --vm " + a.VMName
+	// aivm 0.3 has the same words, but knows no --protect.
+	message := fmt.Sprintf("Attachment %s mismatch: %s is attached to %s with %s, not %s", what, ui.Clean(a.HostPath), a.VMName, saved, asked)
 	if what == "protect" {
 		flag = "--protect"
+		how := "without"
+		if asked == "no" {
+			flag, how = "", "with"
+		}
+		message = fmt.Sprintf("%s is attached to %s %s --protect", ui.Clean(a.HostPath), a.VMName, how)
 	}
-	folder := shellescape.Quote(a.HostPath) + " --vm " + a.VMName
-	reason := "with " + saved + ", not " + asked
-	if what == "protect" {
-		reason = "without --protect"
-	}
-	return ui.Refused("Attachment %s mismatch: %s is attached to %s %s", what, ui.Clean(a.HostPath), a.VMName, reason).
-		Hint(ui.CmdFor("to use it as it is", "aivm code "+folder), ui.CmdFor("to change it", "aivm detach "+folder), ui.CmdFor("then", "aivm attach "+folder+" "+flag))
+	return ui.Refused("%s", message).
+		Hint(ui.CmdFor("to use it as it is", "aivm code "+folder), ui.CmdFor("to change it", "aivm detach "+folder), ui.CmdFor("then", strings.TrimSpace("aivm attach "+folder+" "+flag)))
 }
 
 func yesNo(b bool) string {
