@@ -68,9 +68,12 @@ func (ap *Approval) Consent(ctx context.Context, s Person, canAsk bool, p Plan, 
 		return nil
 	}
 	if !canAsk {
-		reasons := make([]string, 0, len(open))
-		for _, a := range open {
-			reasons = append(reasons, a.Why)
+		var reasons []string
+		rows := Plan{Actions: open}
+		for i := 0; i < len(open); {
+			n := rows.Row(i)
+			reasons = append(reasons, rows.RowWhy(i, n))
+			i += n
 		}
 		return NoTerminal(reasons, rerun)
 	}
@@ -93,17 +96,22 @@ func NoTerminal(reasons []string, rerun string) error {
 		Hint(ui.CmdFor("to approve", ui.AddFlag(rerun, "--yes")), ui.CmdFor("to see all of it first", ui.AddFlag(rerun, "--dry-run")))
 }
 
-// Text formats the plan for the user: numbered actions, each with its commands
-// and diff, and [root] where it runs as root.
+// Text formats the plan for the user: numbered actions, or rows of them, each with
+// its commands and diff, and [root] where it runs as root.
 func Text(p Plan, later []string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "On this %s aivm will:\n", map[Stage]string{Host: "machine", Guest: "guest"}[p.Stage])
+	row, number := 0, 0
 	for i, a := range p.Actions {
-		mark := ""
-		if a.Root != nil {
-			mark = "  [root]"
+		if row == 0 {
+			mark := ""
+			if a.Root != nil {
+				mark = "  [root]"
+			}
+			row, number = p.Row(i), number+1
+			fmt.Fprintf(&b, "%3d. %s%s\n", number, ui.Clean(p.RowWhy(i, row)), mark)
 		}
-		fmt.Fprintf(&b, "%3d. %s%s\n", i+1, ui.Clean(a.Why), mark)
+		row--
 		for _, sh := range a.Shows {
 			fmt.Fprintf(&b, "       %s\n", ui.Clean(sh))
 		}

@@ -11,6 +11,7 @@ package plan
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"aivm.dev/aivm/internal/root"
@@ -42,6 +43,7 @@ const (
 type Action struct {
 	ID      string   // "domain.define", "share.bind:TOKEN"; fault points are ID+":before" and ID+":after"
 	Why     string   // one sentence for the user, lower case, no full stop
+	Group   string   // Why of several such actions in a row, with %d for their number; "": each is shown
 	Shows   []string // commands or "write PATH"; never a secret
 	Diff    string   // unified diff, for files aivm does not own
 	Consent Consent  // zero value counts as None
@@ -101,6 +103,24 @@ func (p Plan) NeedsConsent() bool {
 // Has reports whether the plan has an action with this ID.
 func (p Plan) Has(id string) bool {
 	return slices.ContainsFunc(p.Actions, func(a Action) bool { return a.ID == id })
+}
+
+// Row returns how many actions from the i-th on are shown as one: those in a row
+// with the same Group, at least 1.
+func (p Plan) Row(i int) int {
+	n := 1
+	for p.Actions[i].Group != "" && i+n < len(p.Actions) && p.Actions[i+n].Group == p.Actions[i].Group {
+		n++
+	}
+	return n
+}
+
+// RowWhy returns the sentence for the n actions from the i-th on.
+func (p Plan) RowWhy(i, n int) string {
+	if n == 1 {
+		return p.Actions[i].Why
+	}
+	return fmt.Sprintf(p.Actions[i].Group, n)
 }
 
 // Add appends actions.

@@ -145,3 +145,24 @@ func TestDescribe(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 }
+
+func TestActionsInARowAreShownAsOne(t *testing.T) {
+	unmount := func(id string) Action {
+		return Action{ID: id, Why: "unmount folder " + id, Group: "unmount %d folders", Shows: []string{"umount " + id}, Consent: Typed}
+	}
+	p := Plan{Stage: Host, Actions: []Action{unmount("a"), unmount("b"), {ID: "x", Why: "remove the rest"}, unmount("c")}}
+	want := `On this machine aivm will:
+  1. unmount 2 folders
+       umount a
+       umount b
+  2. remove the rest
+  3. unmount folder c`
+	if got := Text(p, nil); got != want {
+		t.Errorf("got\n%s", got)
+	}
+	var ap Approval
+	err := ap.Consent(t.Context(), nil, false, p, nil, "aivm vm delete v")
+	if err == nil || !strings.Contains(err.Error(), "unmount 2 folders; unmount folder c") {
+		t.Errorf("without a terminal: %v", err)
+	}
+}

@@ -420,7 +420,7 @@ func PlanUnexport(key string, x ExportFacts) (as []plan.Action) {
 		if folder == "" {
 			folder = t
 		}
-		as = append(as, plan.Action{ID: "share.unbind:" + t, Why: "unmount folder " + folder, Shows: op.Shows(), Consent: plan.Typed, Root: op})
+		as = append(as, plan.Action{ID: "share.unbind:" + t, Why: "unmount folder " + folder, Group: "unmount %d folders", Shows: op.Shows(), Consent: plan.Typed, Root: op})
 	}
 	if x.HasDir {
 		op := root.Unexport{VMKey: key}

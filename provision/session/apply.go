@@ -21,12 +21,19 @@ import (
 // returns true if an action asked for another observation.
 func (e *Session) Run(ctx context.Context, p plan.Plan) (bool, error) {
 	e.PrintNotes(p)
+	// Several actions that are shown as one have one progress line.
+	var task ui.Task
+	next, remaining := 0, 0
 	r := plan.Runner{Root: e.Root, Hook: e.Hook, Note: func(_ plan.Action, note string) { e.WarnOnce(note) }, Started: func(a plan.Action) (func(string, float64), func(error)) {
 		stop := func() {}
 		if a.Timing != "" {
 			stop = e.Timing.Start(a.Timing)
 		}
-		task := e.UI.Task(a.Why)
+		if remaining == 0 {
+			remaining = p.Row(next)
+			task = e.UI.Task(p.RowWhy(next, remaining))
+		}
+		next, remaining = next+1, remaining-1
 		progress := func(detail string, fraction float64) {
 			if detail != "" {
 				task.Detail("%s", detail)
@@ -39,13 +46,20 @@ func (e *Session) Run(ctx context.Context, p plan.Plan) (bool, error) {
 			stop()
 			// ErrStale is no failure: another process was quicker.
 			if err != nil && !errors.Is(err, plan.ErrStale) {
+				remaining = 0
 				task.Fail()
 				return
 			}
-			task.Done()
+			if remaining == 0 {
+				task.Done()
+			}
 		}
 	}}
-	return r.Run(ctx, p)
+	again, err := r.Run(ctx, p)
+	if remaining > 0 { // it was interrupted between two of them, or is to be planned again
+		task.Fail()
+	}
+	return again, err
 }
 
 // Lock takes the VM's lock; waited: another run held it. The config is read again after that,
