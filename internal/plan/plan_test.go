@@ -156,13 +156,14 @@ func TestActionsInARowAreShownAsOne(t *testing.T) {
        umount a
        umount b
   2. remove the rest
-  3. unmount folder c`
+  3. unmount folder c
+       umount c`
 	if got := Text(p, nil); got != want {
 		t.Errorf("got\n%s", got)
 	}
 	var ap Approval
 	err := ap.Consent(t.Context(), nil, false, p, nil, "aivm vm delete v")
-	if err == nil || !strings.Contains(err.Error(), "unmount 2 folders; unmount folder c") {
+	if err == nil || !strings.Contains(err.Error(), "unmount 3 folders") {
 		t.Errorf("without a terminal: %v", err)
 	}
 }

@@ -18,6 +18,11 @@ import (
 func (f *firstVM) firewall(t *testing.T) {
 	v := &firewalledVM{w: f.w, vm: f.vm}
 	v.addHostServices(t)
+	// The host has joined a network since the rules were loaded.
+	if n := listedNetwork(t, f.w); n.Rules != "older" {
+		t.Errorf("after the host joined a network: %+v", n)
+	}
+	f.w.must("", "vm", "up", f.vm)
 	n := listedNetwork(t, f.w)
 	if !n.Firewall || n.Rules != "in place" {
 		t.Fatalf("the network before this test changed it: %+v", n)

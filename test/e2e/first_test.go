@@ -20,7 +20,7 @@ type firstVM struct {
 // programs, syncs settings, tests its firewall, and deletes it after virsh has removed its domain.
 // To run one group only:
 //
-//	RUN=TestFirstVM/wall scripts/test.sh e2e
+//	RUN=TestFirstVM/firewall scripts/test.sh e2e
 func TestFirstVM(t *testing.T) {
 	w := rootWorld(t)
 	f := &firstVM{w: w, vm: "e2efirst", net: "e2e-net1", bridge: "vbr-e2e1"}
@@ -36,7 +36,7 @@ func TestFirstVM(t *testing.T) {
 	f.group("life", f.life)
 	f.group("settings", f.settings)
 	f.group("use", f.use)
-	f.group("wall", f.firewall)
+	f.group("firewall", f.firewall)
 	f.group("deleted", f.deleted)
 }
 

@@ -31,10 +31,9 @@ func (f *firstVM) use(t *testing.T) {
 	chownAll(t, prot)
 	before := manifest(t, prot)
 	// Review the changes of earlier groups, so that status reports only those of this one.
-	for _, dir := range []string{f.project, filepath.Join(w.home, "work", "p")} {
-		if strings.Contains(w.must("", "list", "--json").stdout, jsonString(t, dir)) {
-			w.must(dir, "attach", ".", "--reviewed")
-		}
+	w.must(f.project, "attach", ".", "--reviewed")
+	if other := filepath.Join(w.home, "work", "p"); exists(other) {
+		w.must(other, "attach", ".", "--reviewed")
 	}
 
 	step := w.steps()
@@ -414,11 +413,7 @@ func checkOwnDevice(t *testing.T, w *world, vm, own string) {
 	}
 }
 
-func jsonString(t *testing.T, s string) string {
-	t.Helper()
-	b, err := json.Marshal(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }

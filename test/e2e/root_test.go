@@ -265,4 +265,7 @@ func checkClients(t *testing.T, w *world, vm, project string) {
 	git("-C", repo, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "x")
 	git("-C", repo, "push", "-q", vm+":bare.git", "HEAD:refs/heads/main")
 	git("clone", "-q", vm+":bare.git", repo+"2")
+	if err := os.RemoveAll(repo + "2"); err != nil { // its configuration names the VM
+		t.Fatal(err)
+	}
 }
