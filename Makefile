@@ -22,7 +22,7 @@ test-long:
 	@scripts/test.sh long
 
 # The end-to-end suite with Debian 13's libvirt, QEMU and virtiofsd, in a separate
-# root file system. Options: RUN=TestShares, SUITES="unit script e2e".
+# root file system. Options: RUN=TestSecondVM/shares, SUITES="unit script e2e".
 test-trixie:
 	@scripts/otherhost.sh trixie $(SUITES)
 

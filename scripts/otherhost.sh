@@ -7,7 +7,7 @@
 #   scripts/otherhost.sh RELEASE [suite...]      suites as in scripts/test.sh (default: e2e)
 #   scripts/otherhost.sh RELEASE -- COMMAND...   any command, in a copy of the checkout
 #
-#   RUN=TestRoot     only these tests (a pattern for go test -run)
+#   RUN=TestFirstVM/life     only these tests (a pattern for go test -run)
 #   BACKEND=nftables the firewall backend of libvirt's networks, instead of iptables;
 #                    the default of many distributions (libvirt 10.4 and newer)
 #   FRESH=1          recreate the release's root

@@ -89,8 +89,11 @@ func (e Part) cloneTarget(ctx context.Context, o Options) (*target.Target, error
 			Hint(ui.CmdFor("to create a clone of it in the VM", "aivm attach "+shellescape.Quote(real)+" --mode git --vm "+w.Name))
 	}
 	if a := share.Recorded(r); a.Mode != share.Git {
-		return nil, ui.Refused("%s is attached to VM %s in mode %s: the VM uses the files directly, so there is nothing to push or fetch", ui.Clean(a.HostPath), w.Name, a.Mode).
-			Hint(ui.CmdFor("to use a clone instead", "aivm detach "+shellescape.Quote(a.HostPath)+" --vm "+w.Name), ui.CmdFor("then", "aivm attach "+shellescape.Quote(a.HostPath)+" --mode git --vm "+w.Name))
+		err := ui.Refused("%s is attached to VM %s in mode %s: the VM uses the files directly, so there is nothing to push or fetch", ui.Clean(a.HostPath), w.Name, a.Mode)
+		if _, e := gitsync.Find(a.HostPath); e != nil {
+			return nil, err.Hint(ui.Remark("a clone instead needs a git repository, and the folder is in none"), ui.Cmd("aivm list"))
+		}
+		return nil, err.Hint(ui.CmdFor("to use a clone instead", "aivm detach "+shellescape.Quote(a.HostPath)+" --vm "+w.Name), ui.CmdFor("then", "aivm attach "+shellescape.Quote(a.HostPath)+" --mode git --vm "+w.Name))
 	}
 	if w, err = w.WithSaved(target.FolderOptions{}, r, real, share.Git, ""); err != nil {
 		return nil, err

@@ -113,6 +113,11 @@ func (e Part) Adopt(ctx context.Context, o AdoptOptions) (session.VMResult, erro
 // observeAdoption reads the VM from the config, where 0.3 recorded it, and from libvirt.
 func (e Part) observeAdoption(ctx context.Context, name string) (*adoption, error) {
 	w, err := e.VM(ctx, name, target.Cwd(), false)
+	if errors.As(err, new(*config.UnknownVMError)) && name != "" {
+		// A domain of the name may exist, so creating the VM is no way out.
+		return nil, ui.Refused("%w", errors.Unwrap(err)).
+			Hint(ui.Remark("only VMs that aivm 0.3 recorded in this config can be adopted"), ui.Cmd("aivm vm list"), ui.Cmd("aivm config path"))
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -111,7 +111,7 @@ type Try func(args []string) (status int, stderr string)
 // placeholders in commands.
 func Check(h, follows Hint, fill *strings.Replacer, failed string, try Try) string {
 	if h.Command == "" {
-		if regexp.MustCompile(`\baivm [a-z]`).MatchString(h.Text) {
+		if regexp.MustCompile(`\baivm (attach|code|config|detach|editors|git|host|image|list|ssh|status|vm) `).MatchString(h.Text) {
 			return "a sentence contains a command"
 		}
 		return ""
@@ -126,9 +126,10 @@ func Check(h, follows Hint, fill *strings.Replacer, failed string, try Try) stri
 			return err.Error()
 		}
 		for _, c := range before {
-			if c[0] == "aivm" {
-				try(append(slices.Clone(c[1:]), "--yes"))
+			if c[0] != "aivm" { // virsh, git: not run here, so what follows it is not either
+				return ""
 			}
+			try(append(slices.Clone(c[1:]), "--yes"))
 		}
 	}
 	for i, c := range cmds {
