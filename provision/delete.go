@@ -9,6 +9,7 @@ import (
 	"aivm.dev/aivm/gitsync"
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/clones"
 	"aivm.dev/aivm/provision/domain"
@@ -147,6 +148,10 @@ func (e *Env) findDeletion(ctx context.Context, name string) (*deletion, error) 
 func (e *Env) unrecorded(ctx context.Context, name string, unknown error) (*target.Target, error) {
 	if !errors.As(unknown, new(*config.UnknownVMError)) && !errors.Is(unknown, config.ErrNoVM) || name == "" {
 		return nil, unknown
+	}
+	if named := new(config.UnknownVMError); errors.As(unknown, &named) {
+		// Creating it is no way out.
+		unknown = ui.Refused("%w", named).Hint(ui.Cmd("aivm vm list"))
 	}
 	inst, err := e.State().Instance(name)
 	if err != nil {

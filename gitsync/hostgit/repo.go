@@ -187,7 +187,7 @@ func (r *Repo) Guarded(folders map[string]string) error {
 			q := shellescape.Quote(w)
 			return ui.Refused("git mode is refused for %s: VM %s can write %s, so that VM could choose what git runs on this machine", ui.Clean(r.Top), vm, ui.Clean(w)).
 				Hint(ui.CmdFor("detach the folder first", "aivm detach "+q+" --vm "+vm),
-					ui.CmdFor("and, if that VM needs it, attach it read-only", "aivm attach "+q+" --vm "+vm+" --access ro"),
+					ui.CmdFor("then, if that VM needs it, attach it read-only", "aivm attach "+q+" --vm "+vm+" --access ro"),
 					ui.Remark("or clone the repository to a folder that no VM can write: git clone --no-hardlinks "+shellescape.Quote(r.Top)+" FOLDER"))
 		}
 	}

