@@ -204,7 +204,8 @@ func TestFolderTarget(t *testing.T) {
 	}
 	for _, attach := range []bool{false, true} {
 		refused(target.FolderOptions{Folder: p, VM: "t", Access: "ro", Attach: attach}, "Attachment access mismatch", "aivm detach "+p+" --vm t", "aivm attach "+p+" --vm t --access ro")
-		refused(target.FolderOptions{Folder: p, VM: "t", Mode: "git", Attach: attach}, "Attachment mode mismatch", "aivm detach "+p+" --vm t", "aivm attach "+p+" --vm t --mode git")
+		refused(target.FolderOptions{Folder: p, VM: "t", Mode: "shared", Attach: attach}, "Attachment mode mismatch", "aivm detach "+p+" --vm t", "aivm attach "+p+" --vm t --mode shared")
+		refused(target.FolderOptions{Folder: p, VM: "t", Mode: "git", Attach: attach}, "requires a Git worktree", "git -C "+p+" init")
 	}
 	// attach may attach a subfolder of an attached folder with other options, code may not.
 	refused(target.FolderOptions{Folder: sub, VM: "t", GuestDst: "/srv/x"}, "Attachment guest_dst mismatch")

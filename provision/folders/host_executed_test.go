@@ -153,7 +153,7 @@ func TestProtectIsPlanned(t *testing.T) {
 	w.WriteConfig(w.MakeFolder("p"))
 	looptest.ResetRun(w)
 	for what, o := range map[string]target.FolderOptions{
-		"mismatch":              {Folder: p, Protect: true},
+		"without --protect":     {Folder: p, Protect: true},
 		"none of its files":     {Folder: p + "/sub", Protect: true},
 		"is for folders the VM": {Folder: w.MakeFolder("r"), Protect: true, Access: "ro"},
 	} {
