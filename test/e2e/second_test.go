@@ -20,6 +20,7 @@ type secondVM struct {
 //	RUN=TestSecondVM/git scripts/test.sh e2e
 func TestSecondVM(t *testing.T) {
 	w := rootWorld(t)
+	w.env = append(w.env, "FAKECODE_QUICK=1") // one case opens the editor
 	s := &secondVM{w: w, vm: "e2esecond", net: "e2e-net2", project: filepath.Join(w.home, "work", "guarded")}
 	write(t, filepath.Join(w.home, ".config/aivm/config.toml"), "[defaults.vm]\nname = \""+s.vm+"\"\nram_mb = 1536\ncpus = 1\npassword = \"hunter2-of-the-store\"\n"+
 		// Its own network, because the test removes it with virsh at the end.
