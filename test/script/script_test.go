@@ -79,7 +79,7 @@ func TestScripts(t *testing.T) {
 		t.Fatal(err)
 	}
 	testscript.Run(t, testscript.Params{
-		Files: files, WorkdirRoot: work, UpdateScripts: *update, ContinueOnError: true, RequireUniqueNames: true, RequireExplicitExec: false,
+		Files: files, WorkdirRoot: work, UpdateScripts: *update, RequireUniqueNames: true, RequireExplicitExec: false,
 		Setup: func(e *testscript.Env) error { return setup(e, dir, files) },
 		Cmds:  commands,
 	})
