@@ -307,7 +307,7 @@ func checkHostExecuted(t *testing.T, w *world, vm, root string) {
 		return state, st
 	}
 	if state, st := readStatus(); state != "ok" || len(st.Executed) != 0 {
-		t.Errorf("%s %+v", state, st.Executed)
+		t.Errorf("%s %+v %+v", state, st.Executed, st.Checks)
 	}
 	w.guest(vm, "cd "+root+" && mkdir -p .vscode && echo '{}' >.vscode/tasks.json && echo evil >>.envrc && rm Makefile && ln -s /etc/passwd Makefile")
 	state, st := readStatus()

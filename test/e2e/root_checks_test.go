@@ -17,6 +17,7 @@ func checkAttach(t, outer *testing.T, w *world, vm string) {
 	dir := filepath.Join("/root", fmt.Sprintf("aivm-e2e-%d", os.Getpid()), "deep", "er")
 	write(t, filepath.Join(dir, "f"), "deep\n", 0o600)
 	outer.Cleanup(func() {
+		w.aivm("", "detach", dir)
 		_ = os.Remove(filepath.Join(dir, "f"))
 		for d := dir; d != "/root"; d = filepath.Dir(d) {
 			_ = os.Remove(d)
