@@ -114,7 +114,8 @@ func (s *shares) twenty(t *testing.T) {
 	if n := strings.Count(virsh(t, "dumpxml", s.vm), "<filesystem"); n != 1 {
 		t.Errorf("%d devices", n)
 	}
-	if got := s.w.guest(s.vm, "sudo -n ls /run/aivm/share"); strings.Count(got, "\n")+1 != len(states) {
+	// Where a test unmounted a folder itself, an empty directory stays until the VM is deleted.
+	if got := s.w.guest(s.vm, "sudo -n ls /run/aivm/share | grep -v ^sub-"); strings.Count(got, "\n")+1 != len(states) {
 		t.Errorf("guest root sees\n%s\n%d folders are attached: %v", got, len(states), states)
 	}
 	if r := s.w.ssh(nil, s.vm, "sudo -n touch /run/aivm/share/x"); r.code == 0 {
