@@ -127,7 +127,7 @@ declare -A excused=(
   [gitsync/onlyinvm/insideone.sh]=SC2086   # the name of an object, or nothing
   [gitsync/onlyinvm/refs.sh]=SC2086        # names of objects, or nothing
   [provision/editors/launch.sh]=SC2164     # without a home it fails at the program
-  [provision/share/watch.sh]=SC2013        # numbers of devices
+  [provision/share/watchers.sh]=SC2013        # numbers of devices
 )
 for f in "${!excused[@]}"; do
   [[ -f $f ]] || complain "the list of excused pieces names $f, which does not exist"
