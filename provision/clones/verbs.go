@@ -85,6 +85,9 @@ func (e Part) cloneTarget(ctx context.Context, o Options) (*target.Target, error
 	}
 	r, ok := w.SavedFor(real)
 	if !ok {
+		if _, err := gitsync.Find(real); err != nil {
+			return nil, err
+		}
 		return nil, ui.Refused("%s is not attached to VM %s", ui.Clean(real), w.Name).
 			Hint(ui.CmdFor("to create a clone of it in the VM", "aivm attach "+shellescape.Quote(real)+" --mode git --vm "+w.Name))
 	}

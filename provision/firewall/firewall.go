@@ -85,7 +85,7 @@ func Want(fw config.Firewall, spec config.NetworkSpec, guests []wall.Guest) (wal
 		w.LAN = append(w.LAN, e)
 	}
 	if err := w.Check(); err != nil {
-		return w, bad("it has an invalid value", err)
+		return w, bad("network settings", err)
 	}
 	return w, nil
 }

@@ -51,12 +51,12 @@ func TestWantRefuses(t *testing.T) {
 		"allow_lan: \"10.1.2.3:0\"": func(f *config.Firewall, _ *config.NetworkSpec) {
 			f.AllowLAN = []string{"10.1.2.3:0"}
 		},
-		"allow_tcp_ports":        func(f *config.Firewall, _ *config.NetworkSpec) { f.AllowTCPPorts = []string{"70000"} },
-		"block_cidrs":            func(f *config.Firewall, _ *config.NetworkSpec) { f.BlockCIDRs = []string{"10.0.0.0/33"} },
-		"subnet_cidr":            func(_ *config.Firewall, n *config.NetworkSpec) { n.SubnetCIDR = "" },
-		"gateway_ip":             func(_ *config.Firewall, n *config.NetworkSpec) { n.GatewayIP = "" },
-		"is not in subnet":       func(_ *config.Firewall, n *config.NetworkSpec) { n.GatewayIP = "10.9.0.1" },
-		"an invalid value: brid": func(_ *config.Firewall, n *config.NetworkSpec) { n.Bridge = "" },
+		"allow_tcp_ports":     func(f *config.Firewall, _ *config.NetworkSpec) { f.AllowTCPPorts = []string{"70000"} },
+		"block_cidrs":         func(f *config.Firewall, _ *config.NetworkSpec) { f.BlockCIDRs = []string{"10.0.0.0/33"} },
+		"subnet_cidr":         func(_ *config.Firewall, n *config.NetworkSpec) { n.SubnetCIDR = "" },
+		"gateway_ip":          func(_ *config.Firewall, n *config.NetworkSpec) { n.GatewayIP = "" },
+		"is not in subnet":    func(_ *config.Firewall, n *config.NetworkSpec) { n.GatewayIP = "10.9.0.1" },
+		"invalid bridge name": func(_ *config.Firewall, n *config.NetworkSpec) { n.Bridge = "" },
 	} {
 		fw, spec := defaults()
 		change(&fw, &spec)
