@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"al.essio.dev/pkg/shellescape"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
 
@@ -113,7 +114,7 @@ func AuthMethods(ids []Identity, getenv func(string) string) ([]ssh.AuthMethod, 
 	e := ui.Refused("no ssh key works without a passphrase: the ssh agent has none of them")
 	for _, id := range ids {
 		if id.NeedsAgent() {
-			e.Hint(ui.Cmd("ssh-add " + id.Path))
+			e.Hint(ui.Cmd("ssh-add " + shellescape.Quote(id.Path)))
 		}
 	}
 	return nil, closers(nil), e

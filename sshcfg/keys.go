@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 
+	"al.essio.dev/pkg/shellescape"
 	"golang.org/x/crypto/ssh"
 
 	"aivm.dev/aivm/internal/plan"
@@ -203,7 +204,7 @@ func readPrivate(path string) (Identity, error) {
 	if st, err := os.Stat(path); err == nil && st.Mode().Perm()&0o077 != 0 {
 		if s, ok := st.Sys().(*syscall.Stat_t); ok && int(s.Uid) == os.Getuid() {
 			return id, ui.Refused("other users can read the ssh key %s (mode %04o), so ssh ignores it", path, st.Mode().Perm()).
-				Hint(ui.Cmd("chmod 600 " + path))
+				Hint(ui.Cmd("chmod 600 " + shellescape.Quote(path)))
 		}
 	}
 	id.Public = publicOfOpenSSH(block)

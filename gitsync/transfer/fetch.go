@@ -89,7 +89,7 @@ func Fetch(ctx context.Context, p Peer, h *compare.Host, g compare.Guest) (moved
 		return nil, notes, nil
 	}
 	if err := q.admit(); err != nil {
-		return nil, notes, ui.Failed("writing to the repository: %w", err).Hint(ui.Cmd("ls -ld "+h.Objects()), ui.Cmd("df -h "+h.Objects()))
+		return nil, notes, ui.Failed("writing to the repository: %w", err).Hint(ui.Cmd("ls -ld "+shellescape.Quote(h.Objects())), ui.Cmd("df -h "+shellescape.Quote(h.Objects())))
 	}
 	if p.RemoteIsNew {
 		kept, err := keepForced(ctx, *h, news)

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"al.essio.dev/pkg/shellescape"
+
 	"aivm.dev/aivm/gitsync/compare"
 	"aivm.dev/aivm/gitsync/hostgit"
 	"aivm.dev/aivm/internal/ui"
@@ -32,7 +34,7 @@ func newQuarantine(h compare.Host) (*quarantine, error) {
 	dropQuarantines(h)
 	dir, err := os.MkdirTemp(h.Objects(), quarantinePrefix+"*")
 	if err != nil {
-		return nil, ui.Failed("writing to the repository: %w", err).Hint(ui.Cmd("ls -ld "+h.Objects()), ui.Cmd("df -h "+h.Objects()))
+		return nil, ui.Failed("writing to the repository: %w", err).Hint(ui.Cmd("ls -ld "+shellescape.Quote(h.Objects())), ui.Cmd("df -h "+shellescape.Quote(h.Objects())))
 	}
 	if err := os.Mkdir(filepath.Join(dir, "pack"), 0o777); err != nil {
 		return nil, err

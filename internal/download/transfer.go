@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"al.essio.dev/pkg/shellescape"
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 
@@ -364,7 +365,7 @@ func (t *Transfer) checkSpace() error {
 	}
 	free := int64(st.Bavail) * st.Bsize
 	if need := t.meta.Total - t.done; need > free {
-		return ui.Failed("%s needs %d MB more and %s has %d MB free", t.place.What, need>>20, t.place.Dir, free>>20).Hint(ui.CmdFor("free space there; to see it", "df -h "+t.place.Dir))
+		return ui.Failed("%s needs %d MB more and %s has %d MB free", t.place.What, need>>20, t.place.Dir, free>>20).Hint(ui.CmdFor("free space there; to see it", "df -h "+shellescape.Quote(t.place.Dir)))
 	}
 	return nil
 }

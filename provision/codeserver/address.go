@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strconv"
 
+	"al.essio.dev/pkg/shellescape"
 	"golang.org/x/sys/unix"
 
 	"aivm.dev/aivm/internal/ui"
@@ -86,7 +87,7 @@ func openRecord(path string) (*record, error) {
 	case err == nil && a.Schema > addressSchema:
 		_ = f.Close()
 		return nil, ui.Refused("the file with the VM's browser address, %s, has format version %d; this aivm reads version %d", path, a.Schema, addressSchema).
-			Hint(ui.CmdFor("use the aivm that wrote it, or move the file away to get another address", "mv "+path+" /tmp/"))
+			Hint(ui.CmdFor("use the aivm that wrote it, or move the file away to get another address", "mv "+shellescape.Quote(path)+" /tmp/"))
 	case err == nil && a.isValid():
 		r.Address = a
 	}

@@ -3,6 +3,8 @@ package host
 import (
 	"fmt"
 
+	"al.essio.dev/pkg/shellescape"
+
 	"aivm.dev/aivm/internal/ui"
 )
 
@@ -92,7 +94,7 @@ func Choose(f Facts, request Size, diskDir string) (Size, []string, error) {
 		impossible(ui.Remark(fmt.Sprintf("request at least %d GiB, or 0 to let aivm choose", minDiskGB)),
 			"a disk of %d GiB requested, a VM needs %d", request.DiskGB, minDiskGB)
 	case err == nil && free < minDiskGB:
-		impossible(ui.CmdFor("free up disk space", "df -h "+ui.Clean(diskDir)),
+		impossible(ui.CmdFor("free up disk space", "df -h "+shellescape.Quote(ui.Clean(diskDir))),
 			"only %d GiB free at %s, a VM needs %d", free, ui.Clean(diskDir), minDiskGB)
 	case request.DiskGB == 0:
 		got.DiskGB = min(pick(diskTiers, free), max(free*3/4, minDiskGB))

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"al.essio.dev/pkg/shellescape"
 	"github.com/google/renameio/v2"
 
 	"aivm.dev/aivm/internal/ui"
@@ -77,11 +78,11 @@ func (c Cache) loadIndex() (index, error) {
 	default:
 		if err := json.Unmarshal(b, &ix); err != nil {
 			return ix, ui.Refused("the index of the image cache is damaged: %s: %w", c.indexPath(), err).
-				Hint(ui.CmdFor("delete it; images are fetched or built again", "rm "+c.indexPath()))
+				Hint(ui.CmdFor("delete it; images are fetched or built again", "rm "+shellescape.Quote(c.indexPath())))
 		}
 		if ix.Schema != indexSchema {
 			return ix, ui.Refused("the index of the image cache was written by another version of aivm: %s", c.indexPath()).
-				Hint(ui.CmdFor("delete it; images are fetched or built again", "rm "+c.indexPath()))
+				Hint(ui.CmdFor("delete it; images are fetched or built again", "rm "+shellescape.Quote(c.indexPath())))
 		}
 	}
 	if ix.Sources == nil {

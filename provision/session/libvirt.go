@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"al.essio.dev/pkg/shellescape"
+
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/root"
 	"aivm.dev/aivm/internal/root/mountinfo"
@@ -98,7 +100,7 @@ func checkRootOpens(socket string, denied error) error {
 		return nil
 	}
 	return ui.Refused("%w, and aivm's root helper opens only libvirt's system sockets", denied).
-		Hint(ui.Cmd("ls -l "+socket), ui.CmdFor("libvirt_uri in the config names the socket", "aivm config edit"))
+		Hint(ui.Cmd("ls -l "+shellescape.Quote(socket)), ui.CmdFor("libvirt_uri in the config names the socket", "aivm config edit"))
 }
 
 // Known turns a result of libvirt into a fact: virt.ErrNotFound becomes the known value nil.

@@ -104,7 +104,7 @@ func (f diskExporter) fetch(ctx context.Context, v virt.Volume, to string) (laye
 		return layer{}, err
 	}
 	if w.err != nil {
-		return layer{}, ui.Failed("writing the copy of the disk: %w", w.err).Hint(ui.Cmd("df -h " + f.env.Cache.Dir))
+		return layer{}, ui.Failed("writing the copy of the disk: %w", w.err).Hint(ui.Cmd("df -h " + shellescape.Quote(f.env.Cache.Dir)))
 	}
 	return layer{to, v.Format}, file.Close()
 }

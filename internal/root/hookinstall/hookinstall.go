@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"al.essio.dev/pkg/shellescape"
 	"golang.org/x/sys/unix"
 
 	"aivm.dev/aivm/internal/root/manifest"
@@ -205,7 +206,7 @@ func rootDir(dir string) error {
 	// Group staff may write /usr/local on Debian; its members are equivalent to root by
 	// Debian's policy (9.1.2).
 	if st.Uid != 0 || st.Mode&0o002 != 0 && st.Mode&unix.S_ISVTX == 0 {
-		return ui.Refused("users other than root can change directory %s", dir).Hint(ui.Cmd("ls -ld " + dir))
+		return ui.Refused("users other than root can change directory %s", dir).Hint(ui.Cmd("ls -ld " + shellescape.Quote(dir)))
 	}
 	return nil
 }
@@ -222,7 +223,7 @@ func installProgram() error {
 		return err
 	}
 	if st.Uid != 0 || st.Mode&0o022 != 0 || st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return ui.Refused("users other than root can change directory %s", dir).Hint(ui.Cmd("ls -ld " + dir))
+		return ui.Refused("users other than root can change directory %s", dir).Hint(ui.Cmd("ls -ld " + shellescape.Quote(dir)))
 	}
 	const self = "/proc/self/exe"
 	same, err := sameProgram(self, rootfile.HookProgram)
