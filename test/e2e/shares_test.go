@@ -297,7 +297,7 @@ func (s *shares) hostReboot(t *testing.T) {
 	// Install the aivm under test for the hook, because a concurrent run may have installed another.
 	runHost(t, "install", "-m", "0755", filepath.Join(bin, "aivm"), "/usr/local/libexec/aivm/aivm")
 	virsh(t, "start", s.vm)
-	if b, _ = os.ReadFile("/proc/self/mountinfo"); !strings.Contains(string(b), exp+" ") || strings.Contains(string(b), "many/4") {
+	if b, _ = os.ReadFile("/proc/self/mountinfo"); !strings.Contains(string(b), exp+" ") || strings.Contains(string(b), "/f/many/4 ") {
 		t.Fatalf("libvirt's hook did not mount the folders:\n%s", b)
 	}
 	s.await(t, func() bool { return w.ssh(nil, "-o", "ConnectTimeout=3", s.vm, "true").code == 0 })
