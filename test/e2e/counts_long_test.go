@@ -3,7 +3,8 @@
 package e2e
 
 const (
-	longRun    = true
-	pairRounds = 5
-	gitCuts    = 50
+	longRun       = true
+	pairRounds    = 5
+	gitCuts       = 50
+	foldersAtOnce = 20
 )

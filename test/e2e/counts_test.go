@@ -5,7 +5,8 @@ package e2e
 // How much `make test` runs. counts_long_test.go has the numbers of `make test-long`, which runs
 // everything.
 const (
-	longRun    = false
-	pairRounds = 1 // how often TestPairs runs each pair
-	gitCuts    = 5 // how often the connection to the clone is cut
+	longRun       = false
+	pairRounds    = 1 // how often TestPairs runs each pair
+	gitCuts       = 5 // how often the connection to the clone is cut
+	foldersAtOnce = 8 // folders attached by as many commands at the same time
 )

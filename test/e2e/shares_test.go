@@ -23,7 +23,7 @@ func (s *shares) all(t *testing.T) {
 		s.w.must(first, "code", ".", "--yes")
 		s.visible(t, first)
 	})
-	step("twenty at once", s.twenty)
+	step("many at once", s.atOnce)
 	step("special folders", s.special)
 	step("detach", s.detach)
 	step("killed at every action", s.killed)
@@ -87,10 +87,13 @@ func (s *shares) states(t *testing.T) map[string]string {
 	return out
 }
 
-func (s *shares) twenty(t *testing.T) {
+// last returns the last of the folders that were attached at once, below s.top.
+func (s *shares) last() string { return fmt.Sprintf("many/%d", foldersAtOnce-1) }
+
+func (s *shares) atOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	var dirs []string
-	for i := range 20 {
+	for i := range foldersAtOnce {
 		dirs = append(dirs, s.folder(fmt.Sprintf("many/%d", i)))
 	}
 	results := make([]result, len(dirs))
@@ -249,7 +252,7 @@ func (s *shares) guestReboot(t *testing.T) {
 		return r.code == 0 && strings.TrimSpace(r.stdout) != boot
 	})
 	// No aivm command ran since the reboot: the guest mounted the folders itself.
-	s.visible(t, filepath.Join(s.top, "p x"), filepath.Join(s.top, "many/19"), filepath.Join(s.top, "nest/in/ner"), filepath.Join(s.top, "ro"))
+	s.visible(t, filepath.Join(s.top, "p x"), filepath.Join(s.top, s.last()), filepath.Join(s.top, "nest/in/ner"), filepath.Join(s.top, "ro"))
 	if r := w.ssh(nil, s.vm, "test -e "+q(filepath.Join(s.top, "many/1/f"))); r.code == 0 {
 		t.Error("the guest mounted a folder again that is being detached")
 	}
@@ -301,7 +304,7 @@ func (s *shares) hostReboot(t *testing.T) {
 		t.Fatalf("libvirt's hook did not mount the folders:\n%s", b)
 	}
 	s.await(t, func() bool { return w.ssh(nil, "-o", "ConnectTimeout=3", s.vm, "true").code == 0 })
-	s.visible(t, filepath.Join(s.top, "p x"), filepath.Join(s.top, "many/19"), filepath.Join(s.top, "nest/in/ner"))
+	s.visible(t, filepath.Join(s.top, "p x"), filepath.Join(s.top, s.last()), filepath.Join(s.top, "nest/in/ner"))
 	if r := w.ssh(nil, s.vm, "test -e "+q(linked+"/passwd")); r.code == 0 {
 		t.Error("the guest sees the host's /etc through a link")
 	}
@@ -339,7 +342,7 @@ func (s *shares) hostReboot(t *testing.T) {
 		runHost(t, "umount", m)
 	}
 	w.must(filepath.Join(s.top, "p x"), "ssh", ".", "--", "true")
-	s.visible(t, filepath.Join(s.top, "p x"), filepath.Join(s.top, "many/19"), filepath.Join(s.top, "nest/in/ner"), filepath.Join(s.top, "ro"))
+	s.visible(t, filepath.Join(s.top, "p x"), filepath.Join(s.top, s.last()), filepath.Join(s.top, "nest/in/ner"), filepath.Join(s.top, "ro"))
 }
 
 func (s *shares) daemonDies(t *testing.T) {
