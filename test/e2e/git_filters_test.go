@@ -97,7 +97,7 @@ printf 'version https://git-lfs.github.com/spec/v1\noid sha256:ba7816bf8f01cfea4
 		t.Errorf("pull accepted --run-filters of another list: %+v", r)
 	}
 	r = g.must(g.repo, "git", "pull", "--yes")
-	if !strings.Contains(r.stderr, "without the filter lfs") || !strings.Contains(r.stderr, "lfs pull") {
+	if !strings.Contains(r.stderr, "the filter lfs was not run") || !strings.Contains(r.stderr, "lfs pull") {
 		t.Errorf("pull does not report the filter that it did not run: %+v", r)
 	}
 	g.must(g.repo, "git", "status")
