@@ -92,7 +92,7 @@ func (h *hostile) heldOpen() {
 	impostors(h.t, h.vm)
 	runHost(h.t, "git", "-C", prot, "config", "user.name", "me")
 	h.w.guest(h.vm, "sleep 1.5; sudo -n cat "+config+" "+prot+"/Makefile >/dev/null")
-	if r := h.status(prot); strings.Contains(r, "✅ Files") || !strings.Contains(r, ".git/config was replaced") {
+	if r := h.status(prot); strings.Contains(r, "✅ Host-executed files") || !strings.Contains(r, ".git/config was replaced") {
 		h.t.Errorf("status after git replaced .git/config: %s", r)
 	}
 	h.w.must(prot, "attach", ".")
@@ -115,7 +115,7 @@ func (h *hostile) heldOpen() {
 	if got := read(h.t, config); !strings.Contains(got, "/evil") {
 		h.t.Fatalf("the guest could not write to the file it holds open, so this test shows nothing: %q", got)
 	}
-	if r := h.status(prot); strings.Contains(r, "✅ Files") || !strings.Contains(r, "not protected until the VM is restarted") || !strings.Contains(r, "aivm vm restart "+h.vm) {
+	if r := h.status(prot); strings.Contains(r, "✅ Host-executed files") || !strings.Contains(r, "not protected until the VM is restarted") || !strings.Contains(r, "aivm vm restart "+h.vm) {
 		h.t.Errorf("status while the file is open: %s", r)
 	}
 }
