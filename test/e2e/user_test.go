@@ -74,7 +74,7 @@ func TestUser(t *testing.T) {
 	vm := "aivm"
 	t.Cleanup(func() { w.aivm("", "vm", "delete", vm, "--yes") })
 
-	if r := w.run(project, nil, nil, "/usr/bin/sudo", filepath.Join(bin, "aivm"), "code", "."); r.code != 2 || !strings.Contains(r.stderr, "without sudo") {
+	if r := w.run(project, nil, nil, "/usr/bin/sudo", filepath.Join(bin, "aivm"), "code", "."); r.code != 2 || !strings.Contains(r.stderr, "was started with sudo: run it without") {
 		t.Errorf("aivm started by sudo: %+v", r)
 	}
 	// The user cannot read the tests' cache, so the image is copied.
