@@ -71,7 +71,8 @@ func (a Verbs) printDetached(r provision.DetachResult) {
 }
 
 // sayCloneStays prints that the clone stays in the VM and what exists only in it. It
-// suggests rm only if nothing would be lost.
+// suggests rm only if nothing would be lost, and not in what is mounted inside: that may be a
+// shared folder.
 func (a Verbs) sayCloneStays(r provision.DetachResult) {
 	c := r.Clone
 	at := fmt.Sprintf("The clone %s in VM %s", r.GuestDst, r.VM)
@@ -83,14 +84,14 @@ func (a Verbs) sayCloneStays(r provision.DetachResult) {
 			why = c.Why
 		}
 		a.UI.Say("%s stays, if it exists. What exists only in it is unknown: %s", at, why)
-		a.UI.Say("to fetch its commits: aivm vm up %s, then: %s", r.VM, back)
+		a.UI.Say("to fetch its commits: aivm vm up %s && %s", r.VM, back)
 	case c.Only.Holds():
 		a.UI.Say("%s stays. What is listed above exists only there; to attach it again: %s", at, back)
 	default:
 		for _, l := range c.Lines() {
 			a.UI.Say("%s", l)
 		}
-		a.UI.Say("%s stays; to remove it: ssh %s rm -rf %s", at, r.VM, shellescape.Quote(shellescape.Quote(r.GuestDst)))
+		a.UI.Say("%s stays; to remove it: ssh %s rm -rf --one-file-system -- %s", at, r.VM, shellescape.Quote(shellescape.Quote(r.GuestDst)))
 	}
 	a.UI.Say("Commits fetched from it stay in refs/remotes/aivm-%s/ of %s", r.VM, r.Folder)
 }

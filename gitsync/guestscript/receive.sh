@@ -1,6 +1,6 @@
 h=$1/.git/@HOOKS@
 if [ ! -x "$h/push-to-checkout" ] && [ -d "$1/.git" ]; then
-  rm -rf "$1"/.git/aivm-hooks-*
+  rm -rf --one-file-system "$1"/.git/aivm-hooks-*
   mkdir -p "$h" && printf '%s' "$2" >"$h/.new" && chmod 755 "$h/.new" && mv -f "$h/.new" "$h/push-to-checkout" || exit 1
 fi
 exec git -c core.hooksPath="$h" -c receive.denyCurrentBranch=updateInstead -c receive.autogc=false -c receive.shallowUpdate=true \

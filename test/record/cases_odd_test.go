@@ -51,7 +51,7 @@ var oddRows = []row{
 	}), "code .", true},
 	{"code-which-vm", all(proj, created, ran("vm create other --yes --image "+imageFile), typed("2\ny\n")), "code .", false},
 	{"code-disk-full", all(proj, rootRefuses("export")), "code . --yes --image " + imageFile, false},
-	{"vm-up-silent-said", all(created, off, guestUnreachable, serialLog), "vm up box", false},
+	{"vm-up-silent-reported", all(created, off, guestUnreachable, serialLog), "vm up box", false},
 	{"vm-up-silent-cut-off", all(created, off, guestUnreachable, docker), "vm up box", false},
 	{"vm-up-crashed", all(created, crashed), "vm up box", true},
 	{"vm-down-deaf-force", all(created, func(w *world) { w.virt.domainNamed("box").ignoresShutdown = true }), "vm down box --force --yes", false},

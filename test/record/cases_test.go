@@ -46,7 +46,7 @@ var codeRows = []row{
 	{"code-new-subnet", all(attached, newSubnet), "code .", true},
 	{"code-old-hooks", all(attached, off, outdatedHooks), "code .", true},
 	{"code-clock-behind", all(attached, clockBehind), "code .", false},
-	{"code-first-boot-goes-on", all(proj, created, booting), "code . --yes", false},
+	{"code-first-boot-continues", all(proj, created, booting), "code . --yes", false},
 	{"code-alias-gone", all(attached, aliasGone), "code .", true},
 	{"code-impostor", all(attached, wrongHostKey), "code .", true},
 	{"code-silent", all(attached, guestUnreachable, off), "code .", true},

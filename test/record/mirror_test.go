@@ -70,7 +70,7 @@ func mirrorNewer(*world) { theMirror.image = imageBytes("debian, a later build")
 var mirrorRows = []row{
 	{"mirror-fetch", mirrored, "image fetch debian-12 --yes", true},
 	{"mirror-fetch-again", all(mirrored, ran("image fetch debian-12 --yes")), "image fetch debian-12 --yes", true},
-	{"mirror-fetch-anew", all(mirrored, ran("image fetch debian-12 --yes"), mirrorNewer), "image fetch debian-12 --again --yes", true},
+	{"mirror-fetch-newer", all(mirrored, ran("image fetch debian-12 --yes"), mirrorNewer), "image fetch debian-12 --again --yes", true},
 	{"mirror-fetch-broken", all(mirrored, mirrorBroken), "image fetch debian-12 --yes", false},
 	{"mirror-create", mirrored, "vm create box --yes --image debian-12", true},
 	{"mirror-list", all(mirrored, ran("image fetch debian-12 --yes")), "image list", false},
