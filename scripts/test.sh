@@ -123,7 +123,7 @@ for suite in "${suites[@]}"; do
 	long)
 		wait "$image" || true
 		image=
-		AIVM_E2E=1 gotest long -parallel 4 -timeout 300m -tags long -p 1 -run "${RUN:-^(TestLong|TestMany|TestAlone|TestAdopt|TestPairs|TestFirstVM|TestSecondVM|TestUpgrade|TestWalk)\$}" ./test/upgrade ./test/e2e
+		AIVM_E2E=1 gotest long -parallel 4 -timeout 300m -tags long -p 1 -run "${RUN:-^(TestLong|TestMany|TestAlone|TestAdopt|TestPairs|TestFirstVM|TestSecondVM|TestUpgrade|TestUser|TestWalk)\$}" ./test/upgrade ./test/e2e
 		;;
 	*)
 		echo "there is no suite $suite" >&2

@@ -149,10 +149,17 @@ func checkClock(t *testing.T, w *world, vm, project string) {
 	}
 }
 
-// checkSnapshots creates snapshots, kills virtiofsd, rolls back and deletes snapshots. While the VM is
-// off, aivm is killed before and after each action. rebooted starts the VM after the first snapshot.
-func checkSnapshots(t *testing.T, w *world, vm, project string, rebooted func(*testing.T)) {
-	w.guest(vm, "echo one >~/state; sync")
+// snapshots creates snapshots, kills virtiofsd, rolls back and deletes snapshots. While the VM is off,
+// aivm is killed before and after each action. The network is destroyed before the VM is shut down, and
+// virsh starts both.
+func (s *secondVM) snapshots(t *testing.T) {
+	w, vm, project := s.w, s.vm, s.project
+	v := &firewalledVM{w: w, vm: vm}
+	v.addHostServices(t)
+	v.setNetwork(listedNetwork(t, w))
+	w.guest(vm, "echo one >~/state; echo kept >~/kept; sync")
+	facts, address := w.guest(vm, guestFacts), w.must("", "vm", "wait-ip", vm).stdout
+	v.networkDestroyed(t, project)
 	if r := w.aivm(project, "vm", "snapshot", "one"); r.code != 3 || !strings.Contains(r.stderr, "--yes") {
 		t.Errorf("a snapshot of a running VM without --yes: %+v", r)
 	}
@@ -172,7 +179,14 @@ func checkSnapshots(t *testing.T, w *world, vm, project string, rebooted func(*t
 	if r := w.aivm(project, "vm", "snapshot", "two"); r.code != 2 || !strings.Contains(r.stderr, "already") {
 		t.Errorf("%+v", r)
 	}
-	rebooted(t)
+	s.shares.hostReboot(t, v.startByVirsh)
+	if s.hostile != nil {
+		s.hostile.heldUntilRestart(t)
+	}
+	v.checkReachable(t, true)
+	if now := w.guest(vm, guestFacts); now != facts {
+		t.Errorf("the second boot changed:\n%s\nto\n%s", facts, now)
+	}
 	w.guest(vm, "echo two >~/state; head -c 20000000 /dev/urandom >~/grown; sync")
 	// virtiofsd dies: code fails with a hint, and the next start of the VM repairs it.
 	write(t, filepath.Join(project, "after"), "x\n", 0o644)
@@ -227,11 +241,18 @@ func checkSnapshots(t *testing.T, w *world, vm, project string, rebooted func(*t
 		t.Errorf("%s", r.stdout)
 	}
 	w.must(project, "vm", "rollback", "one", "--yes")
+	if r := w.aivm("", "vm", "status", vm); r.code != 0 || !strings.Contains(r.stdout, "aivm vm up "+vm) {
+		t.Errorf("%+v", r)
+	}
+	virsh(t, "net-destroy", v.network) // code starts it again
 	if r := w.must(project, "code", ".", "--snapshot"); !strings.Contains(r.stderr, "Snapshot before-code-") {
 		t.Errorf("%+v", r)
 	}
 	if got := w.guest(vm, "cat ~/state; ls ~/grown 2>/dev/null; cat "+project+"/after"); got != "one\nx" {
 		t.Errorf("after the rollback: %q", got)
+	}
+	if now := w.must("", "vm", "wait-ip", vm).stdout; now != address {
+		t.Errorf("after a restart the address is %q, was %q", now, address)
 	}
 }
 

@@ -77,7 +77,7 @@ func impostors(t *testing.T, vm string) {
 
 // heldOpen tests a guest that opens a protected file while git on the host replaces it, and writes
 // to it after it is protected again. attach and status must report that until the VM is restarted,
-// which services does.
+// which happens in the group "snapshots".
 func (h *hostile) heldOpen() {
 	prot := h.prot()
 	write(h.t, filepath.Join(prot, "Makefile"), "all:\n", 0o644)
@@ -122,7 +122,8 @@ func (h *hostile) heldOpen() {
 
 // heldUntilRestart tests that after a restart no file is open any more and that the protecting
 // mounts existed before the guest booted.
-func (h *hostile) heldUntilRestart() {
+func (h *hostile) heldUntilRestart(t *testing.T) {
+	h.t = t
 	prot := h.prot()
 	config := filepath.Join(prot, ".git/config")
 	if r := h.status(prot); strings.Contains(r, "not protected") {

@@ -10,6 +10,7 @@ type secondVM struct {
 	w                *world
 	vm, net, project string
 	shares           *shares
+	hostile          *hostile
 	repo             *gitWorld
 	made             bool // the VM exists
 }
@@ -35,15 +36,7 @@ func TestSecondVM(t *testing.T) {
 	s.group("guards", s.guards)
 	s.group("shares", s.shares.all)
 	s.group("load", func(t *testing.T) { checkLoad(t, w, s.vm, s.project) })
-	s.group("snapshots", func(t *testing.T) {
-		checkSnapshots(t, w, s.vm, s.project, func(t *testing.T) {
-			if len(s.shares.made) == 0 { // only this group runs
-				w.must("", "vm", "up", s.vm)
-				return
-			}
-			s.shares.hostReboot(t)
-		})
-	})
+	s.group("snapshots", s.snapshots)
 	s.group("git", s.repo.all)
 	s.group("deleted", s.deleted)
 }
@@ -70,7 +63,7 @@ func (s *secondVM) guards(t *testing.T) {
 	step := w.steps()
 	step("secrets", func(t *testing.T) { checkSecrets(t, w, vm, project, seen) })
 	step("the clock", func(t *testing.T) { checkClock(t, w, vm, project) })
-	step("a hostile guest", func(t *testing.T) { checkHostile(t, w, vm, project) })
+	step("a hostile guest", func(t *testing.T) { s.hostile = checkHostile(t, w, vm, project) })
 }
 
 // deleted deletes the VM and checks its folders, the repository, leftovers on the host, and the stale

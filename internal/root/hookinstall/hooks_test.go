@@ -2,6 +2,7 @@ package hookinstall_test
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -110,17 +111,20 @@ func TestFailingHookStopsTheStart(t *testing.T) {
 	roottest.VirshOK(t, "net-start", "foreign")
 	roottest.Must(t, os.Rename(rootfile.HookProgram+".away", rootfile.HookProgram))
 
+	// The hook's CPU time, because the time it takes depends on what else this machine does.
 	var best time.Duration
 	for range 5 {
-		began := time.Now()
-		roottest.Sh(t, rootfile.HookScript("network")+" hooked start begin - </dev/null")
-		if d := time.Since(began); best == 0 || d < best {
+		c := exec.Command("sh", "-c", rootfile.HookScript("network")+" hooked start begin -")
+		if out, err := c.CombinedOutput(); err != nil {
+			t.Fatalf("the hook: %v\n%s", err, out)
+		}
+		if d := c.ProcessState.UserTime() + c.ProcessState.SystemTime(); best == 0 || d < best {
 			best = d
 		}
 	}
-	t.Logf("the hook takes %v", best)
+	t.Logf("the hook needs %v of CPU time", best)
 	if best > 50*time.Millisecond {
-		t.Errorf("the hook takes %v", best)
+		t.Errorf("the hook needs %v of CPU time", best)
 	}
 }
 
