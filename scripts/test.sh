@@ -101,7 +101,7 @@ for suite in "${suites[@]}"; do
 		;;
 	unit)
 		mapfile -t packages < <(go list ./... | grep -vE '/test/(script|e2e|upgrade)')
-		gotest unit "${packages[@]}"
+		gotest unit -p 4 "${packages[@]}" # some wait more than they compute
 		;;
 	script) gotest script ./test/script/... ;;
 	fuzz)
