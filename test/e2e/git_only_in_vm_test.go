@@ -90,7 +90,7 @@ func (g *gitWorld) detached(t *testing.T) {
 	write(t, filepath.Join(inside, "kept"), "x\n", 0o644)
 	g.must(inside, "attach", ".", "--vm", g.vm, "--yes", "--guest-dst", g.dst+"/inside")
 	r := g.must(g.repo, "detach", ".")
-	command := regexp.MustCompile(`ssh `+g.vm+` (rm -rf .*)`).FindStringSubmatch(r.stderr)
+	command := regexp.MustCompile(`ssh ` + g.vm + ` (rm -rf .*)`).FindStringSubmatch(r.stderr)
 	if command == nil || !strings.Contains(command[1], g.dst) {
 		t.Fatalf("detach does not name the remaining clone: %+v", r)
 	}
