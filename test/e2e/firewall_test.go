@@ -172,6 +172,12 @@ func (v *firewalledVM) tables(t *testing.T) int {
 	return strings.Count(runHost(t, "nft", "list", "tables"), strings.ReplaceAll(v.network, "-", "_")+"_")
 }
 
+// deleteTables deletes the network's nftables tables with nft.
+func (v *firewalledVM) deleteTables(t *testing.T) {
+	t.Helper()
+	runHost(t, "sh", "-c", "nft list tables | { grep '"+strings.ReplaceAll(v.network, "-", "_")+"_' || true; } | while read l; do nft delete $l; done")
+}
+
 // rulesRemoved removes the rules: the guest reaches all services until the next command loads the
 // rules again.
 func (v *firewalledVM) rulesRemoved(t *testing.T) {
@@ -268,7 +274,7 @@ func (v *firewalledVM) unknownMachine(t *testing.T) {
 }
 
 func (v *firewalledVM) noFirewall(t *testing.T) {
-	runHost(t, "sh", "-c", "nft list tables | grep '"+strings.ReplaceAll(v.network, "-", "_")+"_' | while read l; do nft delete $l; done")
+	v.deleteTables(t)
 	if r := v.w.must("", "vm", "up", v.vm, "--no-firewall"); !strings.Contains(r.stderr, "this once") || v.tables(t) != 0 {
 		t.Errorf("%+v", r)
 	}
@@ -296,13 +302,12 @@ func (v *firewalledVM) networkDestroyed(t *testing.T, project string) {
 
 // startByVirsh starts the network and the VM with virsh: libvirt's hooks must load the rules each time.
 func (v *firewalledVM) startByVirsh(t *testing.T) {
-	if v.tables(t) == 0 {
-		virsh(t, "net-start", v.network)
-	}
+	v.deleteTables(t)
+	virsh(t, "net-start", v.network)
 	if v.tables(t) != 3 {
 		t.Error("the network started without its rules")
 	}
-	runHost(t, "sh", "-c", "nft list tables | grep '"+strings.ReplaceAll(v.network, "-", "_")+"_' | while read l; do nft delete $l; done")
+	v.deleteTables(t)
 	virsh(t, "start", v.vm)
 	if v.tables(t) != 3 {
 		t.Error("the VM started without its network's rules")
