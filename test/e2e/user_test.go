@@ -106,9 +106,10 @@ func TestUser(t *testing.T) {
 		t.Run("owners and modes of an older aivm's files", func(t *testing.T) { checkModes(t, w.home, userUID, vm, true) })
 		w.sudos()
 	}
-	// The OpenSSH client with the user's real configuration.
+	// The OpenSSH client with the user's real configuration. The guest may still be busy with the end of its
+	// first boot.
 	ssh := func(line string) result {
-		return w.run("", nil, nil, "ssh", "-o", "BatchMode=yes", vm, line)
+		return w.run("", nil, nil, "ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=90", vm, line)
 	}
 	if r := ssh("cd " + project + " && cat f && echo x >by-agent && sudo -n touch by-root && stat -c %U f"); r.stdout != "mine\nagent\n" {
 		t.Errorf("in the guest: %+v", r)
