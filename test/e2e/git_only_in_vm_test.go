@@ -89,6 +89,7 @@ func (g *gitWorld) detached(t *testing.T) {
 	inside := filepath.Join(g.home, "inside")
 	write(t, filepath.Join(inside, "kept"), "x\n", 0o644)
 	g.must(inside, "attach", ".", "--vm", g.vm, "--yes", "--guest-dst", g.dst+"/inside")
+	g.inClone("echo inside >>.git/info/exclude")
 	r := g.must(g.repo, "detach", ".")
 	command := regexp.MustCompile(`ssh ` + g.vm + ` (rm -rf .*)`).FindStringSubmatch(r.stderr)
 	if command == nil || !strings.Contains(command[1], g.dst) {
