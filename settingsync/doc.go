@@ -13,6 +13,7 @@
 //   - Nothing in the guest is lost: a file that is replaced and is not what aivm sent before is kept
 //     beside the new one, and nothing is ever deleted.
 //   - A symbolic link on the host is followed only where no guest could have created it.
+//   - A git configuration that a guest can write causes no file outside its folder to be read.
 //   - A host file that cannot be read is reported, and never counts as absent.
 //   - A guest's answer is checked, and can only cause aivm to send the user's own files again.
 //

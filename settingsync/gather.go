@@ -28,6 +28,7 @@ const (
 // Options select what is copied into a guest.
 type Options struct {
 	Home        string   // the host home, absolute
+	ConfigHome  string   // $XDG_CONFIG_HOME of the host, "" for Home/.config
 	Paths       []string // "~/x", "/abs/below/home", "HOST=GUEST"
 	Overwrite   bool
 	AllowSecret []string // files that are sent even if they contain secrets
@@ -62,7 +63,8 @@ type Item struct {
 	Link  string // the target, if it is a symbolic link
 	Data  []byte
 	Sum   string // SHA-256 of Data in hex; "-> target" for a link
-	Plain bool   // its secrets were already removed by a filter
+	Plain bool   // its secrets were already removed by a filter, or it has none
+	git   bool   // a git configuration, not filtered yet
 }
 
 // Dir is a parent directory of an item.
@@ -104,6 +106,7 @@ type Wanted struct {
 	Problems   []Problem
 	Client     bool     // keybindings or snippets are listed
 	GitLeftOut []string // git variables that the filter removed
+	GitSSH     []string // addresses that git replaces by one of ssh
 	Known      State    // the guest's state as last read, if any
 	roots      []string // guest paths of the listed paths
 	total      int
@@ -133,6 +136,7 @@ func Gather(o Options) *Wanted {
 		w.roots = append(w.roots, guest)
 		w.add(entry, host, guest)
 	}
+	w.addGit()
 	w.readSettings(listed)
 	slices.SortFunc(w.Dirs, func(a, b Dir) int { return strings.Compare(a.Guest, b.Guest) })
 	w.Dirs = slices.CompactFunc(w.Dirs, func(a, b Dir) bool { return a.Guest == b.Guest })
@@ -197,44 +201,6 @@ func (w *Wanted) addParents(host, guest string) {
 		}
 		w.Dirs = append(w.Dirs, Dir{g, mode})
 	}
-}
-
-func isGitConfig(guest string) bool {
-	return path.Base(guest) == ".gitconfig" || strings.HasSuffix("/"+guest, "/.config/git/config")
-}
-
-func (w *Wanted) filterGit(it *Item) bool {
-	g, err := FilterGit(string(it.Data), it.Host, GitRules{
-		Home: w.Home, AllowSecret: w.allowed(it.Host),
-		Read: func(name string) (string, error) {
-			real, err := resolve(name, w.Untrusted)
-			if err != nil {
-				return "", err
-			}
-			b, err := hostfile.Read(real, 1<<20)
-			return string(b), err
-		},
-	})
-	if err != nil {
-		p := Problem{Path: it.Host, What: reason(err)}
-		if se := new(SyntaxError); errors.As(err, &se) {
-			p.Line, p.What = se.Line, fmt.Sprintf("column %d: %s", se.Column, se.What)
-		}
-		w.Problems = append(w.Problems, p)
-		return false
-	}
-	for _, n := range g.Notes {
-		w.addProblem(it.Host, n)
-	}
-	w.GitLeftOut = append(w.GitLeftOut, g.LeftOut...)
-	it.Data, it.Plain = []byte(g.Text), true
-	for _, place := range slices.Sorted(keysOf(g.Extra)) {
-		text := g.Extra[place]
-		w.Items = append(w.Items, Item{Host: it.Host, Guest: place, From: it.From, Mode: 0o600, Time: it.Time, Data: []byte(text), Sum: sum([]byte(text)), Plain: true})
-		w.roots = append(w.roots, place)
-		w.addParents(place, place)
-	}
-	return true
 }
 
 // allowed reports whether a file was named with --allow-secret.

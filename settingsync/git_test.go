@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -69,6 +70,14 @@ func TestParseGitReadsWhatGitReads(t *testing.T) {
 	}
 }
 
+// sendBelowHome is a GitRules.Send for which every file below /home/me exists.
+func sendBelowHome(name, _ string) (string, error) {
+	if rest, ok := strings.CutPrefix(name, "/home/me/"); ok {
+		return rest, nil
+	}
+	return "", errOutside
+}
+
 func TestFilterGit(t *testing.T) {
 	files := map[string]string{
 		"/home/me/.gitconfig": `[user]
@@ -129,7 +138,7 @@ func TestFilterGit(t *testing.T) {
 		"/home/me/work.inc": "[user]\n\temail = ann@work.test\n\tsigningkey = X\n",
 		"/home/me/broken":   "[x",
 	}
-	r := GitRules{Home: "/home/me", Read: func(p string) (string, error) {
+	r := GitRules{Home: "/home/me", Send: sendBelowHome, Read: func(p, _ string) (string, error) {
 		if s, ok := files[p]; ok {
 			return s, nil
 		}
@@ -174,9 +183,10 @@ func TestFilterGit(t *testing.T) {
 // again changes nothing.
 func FuzzFilterGit(f *testing.F) {
 	f.Add(oddConfig)
+	f.Add("[core]\nexcludesFile=~/a\nexcludesFile=/etc/x\nattributesFile\n[commit]\ntemplate=:(optional)~/t\ntemplate=~x/t\n[blame]\nignoreRevsFile=%(prefix)/x\n[fetch \"fsck\"]\nskipList=~/../x\n[url \"git@a:\"]\ninsteadOf=https://a/\n[safe]\ndirectory=~x/y\n")
 	f.Add("[credential \"x\"]\nhelper=y\n[core]\nfsmonitor=/x\nhooksPath\n[url \"https://a:b@c/\"]\ninsteadOf=d\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		r := GitRules{Home: "/home/me", Read: func(string) (string, error) { return text, nil }}
+		r := GitRules{Home: "/home/me", Send: sendBelowHome, Read: func(string, string) (string, error) { return text, nil }}
 		g, err := FilterGit(text, "/home/me/.gitconfig", r)
 		if err != nil {
 			return
@@ -189,12 +199,15 @@ func FuzzFilterGit(f *testing.F) {
 			if v.section == "credential" || v.section == "core" && (v.key == "fsmonitor" || v.key == "hookspath" || v.key == "sshcommand") || v.section == "include" {
 				t.Errorf("%q lets %s through", text, v.name())
 			}
+			if _, ok := fileVariable(v); ok && (path.IsAbs(v.value) || strings.HasPrefix(v.value, "~") && !strings.HasPrefix(v.value, "~/")) {
+				t.Errorf("%q lets %s = %q through", text, v.name(), v.value)
+			}
 			if urlWithPassword(v.value) || v.section == "url" && urlWithPassword(v.sub) {
 				t.Errorf("%q lets %q through", text, v.value)
 			}
 		}
 		// Conditional includes get a new file name each time.
-		r.Read = func(string) (string, error) { return "", nil }
+		r.Read = func(string, string) (string, error) { return "", nil }
 		again, err := FilterGit(g.Text, "/home/me/.gitconfig", r)
 		if err != nil {
 			t.Fatal(err)

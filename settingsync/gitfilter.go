@@ -12,8 +12,13 @@ import (
 
 // GitRules are the parameters of FilterGit.
 type GitRules struct {
-	Home        string // the host home
-	Read        func(path string) (string, error)
+	Home string // the host home
+	// Read returns the content of a configuration that the file by includes.
+	Read func(name, by string) (string, error)
+	// Send arranges for a file that a variable in the file by names to be sent, and returns its path
+	// in the guest. The variable is left out on an error; errSecret is one that was reported.
+	Send        func(name, by string) (string, error)
+	Extra       int // how many files for conditional includes other configurations have
 	AllowSecret bool
 }
 
@@ -24,7 +29,14 @@ type GitFiltered struct {
 	LeftOut []string          // names of removed variables
 	Found   []Secret
 	Notes   []string // includes that could not be read
-	nested  int
+	// Problems are files that a variable names and that exist, but are not sent.
+	Problems []Problem
+	// Files are the variables that name a file, sent or not, without those of conditional includes.
+	Files map[string]bool
+	// SSH are the addresses that git replaces by one of ssh.
+	SSH    []string
+	extra  int // GitRules.Extra
+	nested int
 }
 
 // maxIncludes bounds the nesting of includes, as git does.
@@ -35,15 +47,21 @@ const conditionalDir = ".config/aivm/git/"
 
 // FilterGit replaces includes in a git configuration by their content, and removes what belongs to
 // the host or could be used against it: credential helpers, tokens, signing keys, programs at host
-// paths. A conditional include stays conditional: its content goes to a separate file, and "~/" in
-// its condition becomes the host home, since folders keep their path in the guest.
+// paths. Files that variables name are sent by r.Send. A conditional include stays conditional: its
+// content goes to a separate file, and "~/" in its condition becomes the host home, since folders
+// keep their path in the guest.
 func FilterGit(text, file string, r GitRules) (GitFiltered, error) {
-	g := GitFiltered{Extra: map[string]string{}}
+	g := GitFiltered{Extra: map[string]string{}, Files: map[string]bool{}, extra: r.Extra}
 	vars, err := g.resolveIncludes(text, file, r, 0)
 	if err != nil {
 		return GitFiltered{}, err
 	}
-	g.Text = writeGit(vars)
+	for _, v := range vars {
+		if _, ok := fileVariable(v); ok {
+			g.Files[v.name()] = true
+		}
+	}
+	g.Text = writeGit(withoutHidden(vars))
 	return g, nil
 }
 
@@ -68,6 +86,13 @@ func (g *GitFiltered) resolveIncludes(text, file string, r GitRules, depth int) 
 		case v.section == "include" || v.section == "includeif":
 			continue
 		}
+		if _, ok := fileVariable(v); ok {
+			sent, done := g.sendFile(v, file, r)
+			if done {
+				out = append(out, sent)
+				continue
+			}
+		}
 		if !r.AllowSecret {
 			if found := gitSecret(v); found != "" {
 				g.Found = append(g.Found, Secret{Line: v.line, Kind: found})
@@ -79,6 +104,9 @@ func (g *GitFiltered) resolveIncludes(text, file string, r GitRules, depth int) 
 		if !keep {
 			g.LeftOut = append(g.LeftOut, v.nameWithoutPassword())
 			continue
+		}
+		if v.section == "url" && sshAddress(v.sub) && (v.key == "insteadof" || v.key == "pushinsteadof") {
+			g.SSH = append(g.SSH, v.value)
 		}
 		out = append(out, v)
 	}
@@ -102,7 +130,16 @@ func (g *GitFiltered) readInclude(v gitVar, file string, r GitRules, depth int) 
 		return nil, false
 	}
 	name := hostPath(v.value, path.Dir(file), r.Home)
-	text, err := r.Read(name)
+	var text string
+	var err error
+	if strings.HasPrefix(v.value, "~") || strings.HasPrefix(v.value, "%(prefix)") {
+		if name, err = expandGitPath(v.value, r.Home); err != nil {
+			name = v.value
+		}
+	}
+	if err == nil {
+		text, err = r.Read(name, file)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, false // git ignores it too
 	}
@@ -119,7 +156,7 @@ func (g *GitFiltered) readInclude(v gitVar, file string, r GitRules, depth int) 
 
 func (g *GitFiltered) writeConditional(v gitVar, file string, r GitRules, depth int) (gitVar, bool) {
 	vars, ok := g.readInclude(v, file, r, depth)
-	if !ok || len(vars) == 0 {
+	if vars = withoutHidden(vars); !ok || len(vars) == 0 {
 		return v, false
 	}
 	for _, kind := range []string{"gitdir:", "gitdir/i:"} {
@@ -132,7 +169,7 @@ func (g *GitFiltered) writeConditional(v gitVar, file string, r GitRules, depth 
 			}
 		}
 	}
-	place := conditionalDir + strconv.Itoa(len(g.Extra)+1)
+	place := conditionalDir + strconv.Itoa(g.extra+len(g.Extra)+1)
 	g.Extra[place] = writeGit(vars)
 	v.value = "~/" + place
 	return v, true
@@ -158,7 +195,7 @@ var gitHostOnly = []string{
 	"gui.recentrepo", "uploadpack.", "receive.", "http.extraheader", "http.*.extraheader", "http.cookiefile", "http.*.cookiefile",
 	"http.sslkey", "http.*.sslkey", "http.sslcert", "http.*.sslcert", "http.sslcertpasswordprotected", "http.*.sslcertpasswordprotected",
 	"http.sslcainfo", "http.*.sslcainfo", "http.sslcapath", "http.*.sslcapath", "http.proxyauthmethod", "http.*.proxyauthmethod",
-	"http.proxysslcert", "http.proxysslkey", "http.delegation", "imap.", "sendemail.", "svn.", "svn-remote.", "github.", "gitlab.", "hub.",
+	"http.proxysslcert", "http.*.proxysslcert", "http.proxysslkey", "http.*.proxysslkey", "http.proxysslcainfo", "http.*.proxysslcainfo", "http.delegation", "http.*.delegation", "fsmonitor.", "imap.", "sendemail.", "svn.", "svn-remote.", "github.", "gitlab.", "hub.",
 	"diff.external", "gc.*.logexpiry", "instaweb.", "lfs.", "bugtraq.", "init.templatedir", "interactive.difffilter", "scalar.",
 }
 
@@ -166,7 +203,7 @@ var gitHostOnly = []string{
 var gitPrograms = []string{
 	"core.pager", "core.editor", "sequence.editor", "pager.", "diff.*.command", "diff.*.textconv", "difftool.", "mergetool.",
 	"merge.*.driver", "browser.", "man.", "web.browser", "rebase.instructionformat", "gui.", "guitool.", "help.browser", "alias.", "trailer.",
-	"ssh.variant", "merge.tool", "diff.tool",
+	"ssh.variant", "merge.tool", "diff.tool", "help.htmlpath", "tar.*.command",
 }
 
 func gitMatches(v gitVar, patterns []string) bool {
@@ -196,7 +233,14 @@ func keepGitVar(v gitVar, home string) (gitVar, bool) {
 		return v, false
 	}
 	if v.section == "url" {
-		return v, !urlWithPassword(v.sub) && !urlWithPassword(v.value)
+		return v, !urlWithPassword(v.sub) && !urlWithPassword(v.value) && !hostAddress(v.sub)
+	}
+	if v.section == "safe" && strings.HasPrefix(v.value, "~") {
+		// Folders keep their path, so "~/" is the host home. git cannot expand the name of a user that
+		// the guest does not have, and then refuses every command.
+		rest, own := strings.CutPrefix(v.value, "~/")
+		v.value = home + "/" + rest
+		return v, own
 	}
 	if (v.section == "http" || v.section == "https" || v.section == "remote") && strings.Contains(v.key, "proxy") {
 		return v, !loopback(v.value) && !urlWithPassword(v.value)
@@ -211,6 +255,22 @@ func keepGitVar(v gitVar, home string) (gitVar, bool) {
 		v.value = "~/" + rest
 	}
 	return v, true
+}
+
+// hostAddress reports whether a repository's address is a path of this machine or a server on it.
+func hostAddress(s string) bool {
+	return path.IsAbs(s) || strings.HasPrefix(strings.ToLower(s), "file://") || loopback(s)
+}
+
+// sshAddress reports whether git uses ssh for a repository's address, as git decides it: by its
+// scheme, or by a colon before the first slash.
+func sshAddress(s string) bool {
+	if scheme, _, ok := strings.Cut(s, "://"); ok {
+		scheme = strings.ToLower(scheme)
+		return scheme == "ssh" || scheme == "git+ssh" || scheme == "ssh+git"
+	}
+	host, _, _ := strings.Cut(s, "/")
+	return strings.Contains(host, ":")
 }
 
 // hostProgram reports whether a command contains a path of the host.

@@ -13,6 +13,7 @@ type gitVar struct {
 	value        string
 	bare         bool // no "=": true
 	line         int
+	hidden       bool // not written; hides earlier values of the variable
 }
 
 // name returns the variable's name as `git config --list` prints it.

@@ -77,6 +77,7 @@ type Guest struct {
 	Extensions map[string][]string
 	HasServer  map[string]bool // server folders with an installed server
 	Detailed   bool            // DetailProbe's answer: contents were read
+	HasSSHKey  bool            // reported only if the git configuration needs one
 	State      State           // if it was read and has an id
 	stats      map[string]string
 }
@@ -104,7 +105,7 @@ func (w *Wanted) Probe() string {
 		read = "if [ " + quotedStateFile + " -ef " + quotedStateFile + "." + id + " ]; then printf 'known\\0'; else " + readState + "; fi"
 	}
 	return probeHead + "if [ -f " + quotedStateFile + " ]; then " + read + "\n" +
-		w.servedScript() + w.findScript(false) + "else\n" + w.detailScript() + "fi\n" + probeTail
+		w.servedScript() + w.keyScript() + w.findScript(false) + "else\n" + w.detailScript() + "fi\n" + probeTail
 }
 
 // DetailProbe returns the script that reads contents, for when the state is not enough.
@@ -139,7 +140,7 @@ func (w *Wanted) detailScript() string {
 		fmt.Fprintf(&s, "for f in $(ls -t -d %s); do [ -x \"$f\" ] && { printf 'server %d %%s\\0' \"$f\"; break; }; done\n", patterns, i)
 		fmt.Fprintf(&s, "[ ! -d %s/extensions ] || { printf 'extensions %d '; ls %s/extensions | head -n 2000 | tr '\\n' ' '; printf '\\0'; }\n", d, i, d)
 	}
-	return s.String() + w.servedScript() + w.findScript(true)
+	return s.String() + w.servedScript() + w.keyScript() + w.findScript(true)
 }
 
 // servedScript reports which editors have a server in the guest; it starts no program.
@@ -155,6 +156,14 @@ func (w *Wanted) servedScript() string {
 		fmt.Fprintf(&s, "if [ -d %s/cli/servers ] || [ -d %s/bin ]; then printf 'served %d\\0'; fi\n", d, d, i)
 	}
 	return s.String()
+}
+
+// keyScript reports whether the guest user has an SSH key, if that matters; it starts no program.
+func (w *Wanted) keyScript() string {
+	if len(w.GitSSH) == 0 {
+		return ""
+	}
+	return "for f in ./.ssh/id_*; do case $f in *.pub) continue;; esac; if [ -f \"$f\" ]; then printf 'sshkey\\0'; break; fi; done\n"
 }
 
 // statFormat is find's format for what changes with every write: inode, size, times.
@@ -229,6 +238,8 @@ func (w *Wanted) ParseGuest(answer []byte) (Guest, error) {
 			g.Home = rest
 		case word == "full":
 			g.Detailed = true
+		case word == "sshkey":
+			g.HasSSHKey = true
 		case word == "state":
 			g.Manifest, g.State, state = readManifest(rest), State(rest+"\x00"), true
 		case strings.HasPrefix(r, "S"):

@@ -37,9 +37,6 @@ func reason(err error) string {
 	if pe := new(fs.PathError); errors.As(err, &pe) {
 		return pe.Err.Error()
 	}
-	if err == nil {
-		return "too large"
-	}
 	return err.Error()
 }
 

@@ -133,28 +133,36 @@ func (t *tree) readLink(h *os.File, rel string) {
 	t.Items = append(t.Items, Item{Host: at, Guest: path.Join(t.guest, rel), From: t.entry, Mode: 0o777, Link: target, Sum: "-> " + target})
 }
 
-// readFile reads the file with the handle h.
+// readFile adds the file with the handle h.
 func (w *Wanted) readFile(entry, host, guest string, h *os.File) {
-	f, st, err := hostfile.Reopen(h)
+	it, err := w.readItem(entry, host, guest, h)
 	if err != nil {
 		w.addProblem(host, reason(err))
 		return
 	}
+	it.git = isGitConfig(guest)
+	w.Items = append(w.Items, it)
+}
+
+var errTooLarge = fmt.Errorf("too large for settings (at most %d MiB per file, %d MiB in total)", maxFile>>20, maxTotal>>20)
+
+// readItem reads the file with the handle h, within the limits of a round.
+func (w *Wanted) readItem(entry, host, guest string, h *os.File) (Item, error) {
+	f, st, err := hostfile.Reopen(h)
+	if err != nil {
+		return Item{}, err
+	}
 	defer f.Close()
 	if st.Size() > maxFile || w.total+int(st.Size()) > maxTotal {
-		w.addProblem(host, fmt.Sprintf("too large for settings (at most %d MiB per file, %d MiB in total)", maxFile>>20, maxTotal>>20))
-		return
+		return Item{}, errTooLarge
 	}
 	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil || len(b) > maxFile {
-		w.addProblem(host, reason(err))
-		return
+	if err != nil {
+		return Item{}, err
+	}
+	if len(b) > maxFile {
+		return Item{}, errTooLarge
 	}
 	w.total += len(b)
-	it := Item{Host: host, Guest: guest, From: entry, Mode: st.Mode().Perm(), Time: st.ModTime(), Data: b}
-	if isGitConfig(guest) && !w.filterGit(&it) {
-		return
-	}
-	it.Sum = sum(it.Data)
-	w.Items = append(w.Items, it)
+	return Item{Host: host, Guest: guest, From: entry, Mode: st.Mode().Perm(), Time: st.ModTime(), Data: b, Sum: sum(b)}, nil
 }

@@ -13,17 +13,19 @@ import (
 
 // Report describes what a round does, for people and as JSON.
 type Report struct {
-	Copied    []string  `json:"copied"`
-	Unchanged int       `json:"unchanged"`
-	Missing   []string  `json:"skipped_missing"`
-	Kept      []string  `json:"skipped_exists"` // changed in the guest, so not replaced
-	Backups   []string  `json:"kept_beside"`    // where the guest's own files were kept
-	Merged    []string  `json:"merged"`
-	Conflicts []string  `json:"settings_kept"` // keys both sides changed
-	LeftOut   []string  `json:"settings_left_out"`
-	Dropped   []string  `json:"no_longer_listed"`
-	Problems  []Problem `json:"problems"`
-	Bytes     int64     `json:"bytes"`
+	Copied     []string  `json:"copied"`
+	Unchanged  int       `json:"unchanged"`
+	Missing    []string  `json:"skipped_missing"`
+	Kept       []string  `json:"skipped_exists"` // changed in the guest, so not replaced
+	Backups    []string  `json:"kept_beside"`    // where the guest's own files were kept
+	Merged     []string  `json:"merged"`
+	Conflicts  []string  `json:"settings_kept"` // keys both sides changed
+	LeftOut    []string  `json:"settings_left_out"`
+	GitLeftOut []string  `json:"git_left_out"`      // variables of the git configuration
+	GitSSH     []string  `json:"git_needs_ssh_key"` // addresses that git replaces by one of ssh, if the guest has no key
+	Dropped    []string  `json:"no_longer_listed"`
+	Problems   []Problem `json:"problems"`
+	Bytes      int64     `json:"bytes"`
 }
 
 // Round is what has to be sent, given what the guest has.
@@ -123,11 +125,27 @@ func NewRound(w *Wanted, g Guest, now time.Time) *Round {
 	if w.Client {
 		r.noteOnce("client", "keybindings and snippets are not sent: the editor on this machine applies them in the guest too")
 	}
-	if len(w.GitLeftOut) > 0 && len(r.files) > 0 {
-		names := slices.Compact(slices.Sorted(slices.Values(w.GitLeftOut)))
+	r.Report.GitLeftOut = slices.Compact(slices.Sorted(slices.Values(w.GitLeftOut)))
+	if names := r.Report.GitLeftOut; len(names) > 0 && len(r.files) > 0 {
 		r.noteOnce("git "+strings.Join(names, ","), "not sent from the git configuration: "+strings.Join(names, ", "))
 	}
+	r.noteSSH(w, g)
 	return r
+}
+
+// noteSSH notes that git in the guest uses ssh without a key.
+func (r *Round) noteSSH(w *Wanted, g Guest) {
+	isKey := func(s send) bool { return strings.HasPrefix(s.Guest, ".ssh/id_") && path.Ext(s.Guest) != ".pub" }
+	if len(w.GitSSH) == 0 || g.HasSSHKey || slices.ContainsFunc(r.files, isKey) {
+		return
+	}
+	names := slices.Compact(slices.Sorted(slices.Values(w.GitSSH)))
+	r.Report.GitSSH = names
+	shown := strings.Join(names[:min(len(names), 5)], ", ")
+	if n := len(names) - 5; n > 0 {
+		shown += fmt.Sprintf(" and %d more", n)
+	}
+	r.noteOnce("git ssh "+shown, "git in the guest uses ssh for "+shown+" (url.*.insteadOf in your git configuration), and the guest has no SSH key")
 }
 
 // selectNewProblems adds problems that were not reported before to NewProblems, and forgets those

@@ -27,7 +27,7 @@ func (e Part) Gather(w *target.Target, o target.SyncOptions, found *editor.Found
 		return w
 	}
 	opts := settingsync.Options{
-		Home: e.Home, Paths: s.Paths, Overwrite: s.Overwrite, AllowSecret: o.AllowSecret,
+		Home: e.Home, ConfigHome: e.Getenv("XDG_CONFIG_HOME"), Paths: s.Paths, Overwrite: s.Overwrite, AllowSecret: o.AllowSecret,
 		Exclude: s.SettingsExclude, Include: s.SettingsInclude,
 		Editors: e.editorPlaces(found, o), Untrusted: untrusted(w),
 	}
@@ -207,7 +207,7 @@ type SyncResult struct {
 
 // EmptyLists replaces nil lists, which would be null in JSON, by empty ones.
 func EmptyLists(r settingsync.Report) settingsync.Report {
-	for _, l := range []*[]string{&r.Copied, &r.Missing, &r.Kept, &r.Backups, &r.Merged, &r.Conflicts, &r.LeftOut, &r.Dropped} {
+	for _, l := range []*[]string{&r.Copied, &r.Missing, &r.Kept, &r.Backups, &r.Merged, &r.Conflicts, &r.LeftOut, &r.GitLeftOut, &r.GitSSH, &r.Dropped} {
 		if *l == nil {
 			*l = []string{}
 		}

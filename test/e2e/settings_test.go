@@ -25,6 +25,7 @@ func (f *firstVM) settings(t *testing.T) {
 	write(t, filepath.Join(project, ".vscode/extensions.json"), `{"recommendations": ["golang.go"]}`, 0o644)
 	step := w.steps()
 	step("settings are in the guest after the first launch", func(t *testing.T) { checkArrival(t, w, vm, project) })
+	step("git in the guest has the files of the configuration", func(t *testing.T) { checkGit(t, w, vm) })
 	step("unchanged settings are not sent again", func(t *testing.T) { checkNothingSent(t, w, vm, project, f.bridge) })
 	step("changes made in the guest are kept", func(t *testing.T) { checkKept(t, w, vm) })
 	step("vm sync-settings", func(t *testing.T) { checkSyncVerb(t, w, vm) })
@@ -36,7 +37,9 @@ func (f *firstVM) settings(t *testing.T) {
 }
 
 func dotfiles(t *testing.T, w *world) {
-	write(t, filepath.Join(w.home, ".gitconfig"), "[user]\n\tname = Ann Other\n\temail = ann@example.org\n\tsigningkey = ABC\n[credential]\n\thelper = store\n[core]\n\tfsmonitor = /usr/bin/x\n[alias]\n\tco = checkout\n", 0o640)
+	write(t, filepath.Join(w.home, ".gitconfig"), "[user]\n\tname = Ann Other\n\temail = ann@example.org\n\tsigningkey = ABC\n[credential]\n\thelper = store\n[core]\n\tfsmonitor = /usr/bin/x\n[alias]\n\tco = checkout\n[commit]\n\ttemplate = ~/.config/commit template\n", 0o640)
+	write(t, filepath.Join(w.home, ".config/commit template"), "why?\n", 0o644)
+	write(t, filepath.Join(w.home, ".config/git/ignore"), "*.ignored\n", 0o644)
 	write(t, filepath.Join(w.home, ".gitignore"), "*.swp\n", 0o644)
 	write(t, filepath.Join(w.home, ".tmux.conf"), "set -g mouse on\n", 0o600)
 	write(t, filepath.Join(w.home, ".bashrc"), "alias ll='ls -l'\nexport GITHUB_TOKEN=gh"+"p_R7kQ2mV9xT4bN8cZ1wJ6hL3pD5sF0gYa2Eu\n", 0o644)
@@ -71,6 +74,14 @@ func checkArrival(t *testing.T, w *world, vm, project string) {
 		if r := w.ssh(nil, vm, "cat "+f); r.stdout != string(b) {
 			t.Errorf("%s differs in the guest", f)
 		}
+	}
+}
+
+// checkGit commits in the guest, with the template and the ignored files of the host.
+func checkGit(t *testing.T, w *world, vm string) {
+	got := w.guest(vm, `rm -rf g && git init -q g && cd g && touch f x.ignored && GIT_EDITOR='sh -c "echo done >>\"\$1\"" sh' git commit -q --allow-empty && git log --format=%s:%b && git status --porcelain; rm -rf ~/g`)
+	if got != "why?:done\n\n?? f" {
+		t.Errorf("git in the guest: %q", got)
 	}
 }
 
