@@ -179,7 +179,7 @@ func TestGitsDefaultFiles(t *testing.T) {
 func TestListedGitFilesAreSentOnce(t *testing.T) {
 	m := newMachine(t)
 	outside := t.TempDir()
-	m.write(outside, "template", "theirs\n", 0o644)
+	m.write(outside, "template", "the group's\n", 0o644)
 	m.write(m.host, ".gitconfig", "[commit]\n\ttemplate = "+outside+"/template\n[core]\n\texcludesFile = ~/.gitignore\n\tattributesFile = ~/dots/attributes\n[mailmap]\n\tfile = ~/dots/deep/mailmap\n", 0o600)
 	m.write(m.host, ".gitignore", "*.o\n", 0o644)
 	m.write(m.host, "dots/attributes", "*.bin -diff\n", 0o644)

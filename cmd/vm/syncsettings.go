@@ -17,8 +17,9 @@ func (a Verbs) vmSyncSettingsCmd() *cobra.Command {
 	c := a.VMVerb("sync-settings", "Copy your settings and dotfiles into a VM", `Copy your settings into a running VM: the files and directories in sync.paths of the
 config; your git configuration with the files that it names, without the parts that
 only work on this machine; and your editor's settings, to where its server in the guest
-reads them. Only changes are sent. A file that was changed in the guest is replaced, and the guest's version is
-kept as a backup. Files that seem to contain a secret are not sent.
+reads them. Only changes are sent. A file that was changed in the guest is replaced, and
+the guest's version is kept as a backup. Files that seem to contain a secret are not
+sent.
 
 Examples:
   aivm vm sync-settings
