@@ -108,10 +108,10 @@ func (e *Env) snapshotBeforeCode(ctx context.Context, w *target.Target) (dryDisk
 		if err != nil {
 			return nil, err
 		}
-		return &diskState{d, f, e.Now()}, nil
+		return &diskState{d, f, e.OpenSessions(w.Name), e.Now()}, nil
 	}
 	name := ""
-	r, err := part.OnDisk(ctx, snapshots.SnapshotOptions{VM: w.Name, StayOff: true}, func(d *virt.Domain, f *domain.SnapFacts) ([]plan.Action, error) {
+	r, err := part.OnDisk(ctx, snapshots.SnapshotOptions{VM: w.Name, StayOff: true, StartsAfter: true}, func(d *virt.Domain, f *domain.SnapFacts) ([]plan.Action, error) {
 		if name == "" {
 			name = f.NewName(snapshotPrefix, e.Now())
 		}
@@ -130,6 +130,7 @@ const snapshotPrefix = "before-code-"
 type diskState struct {
 	domain *virt.Domain
 	facts  *domain.SnapFacts
+	open   []string // the sessions that end when the VM is stopped
 	at     time.Time
 }
 
@@ -140,5 +141,5 @@ func (e *Env) planSnapshotBefore(ctx context.Context, disk *diskState) (plan.Pla
 	}
 	part := snapshots.For(e.Loop)
 	as, err := domain.PlanSnapshot(disk.domain, disk.facts, disk.facts.NewName(snapshotPrefix, disk.at), part.Snapshots(ctx))
-	return part.PlanOnDisk(ctx, disk.domain, as), err
+	return part.PlanOnDisk(ctx, disk.domain, disk.open, as), err
 }

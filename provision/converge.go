@@ -165,6 +165,11 @@ func (e *Env) laterSteps(w *target.Target, f *loop.Facts) []string {
 		out = append(out, fmt.Sprintf("mount %s (%s), readable%s for every program in the VM", w.Folder.GuestDst, w.Folder.Mode,
 			map[bool]string{true: " and writable"}[w.Folder.Access == "rw"]))
 	}
+	if f.StartsVM(w) && !w.NewVM {
+		if paths := loop.GuestPaths(w.Others()); len(paths) > 0 {
+			out = append(out, "mount its folders again: "+session.Few(paths))
+		}
+	}
 	if w.Settings != nil {
 		out = append(out, "copy your settings: "+session.Few(w.Settings.Wanted.Paths))
 	}

@@ -151,6 +151,9 @@ func (e *Env) printDeletion(ctx context.Context, dd *deletion, o DeleteOptions, 
 			e.UI.Say("  its snapshots are deleted too, with commits and files that only they have: %s", ui.Some(names, 10))
 		}
 	}
+	if open := e.OpenSessions(w.Name); len(open) > 0 {
+		e.UI.Say("  this ends what is open in it: %s", ui.Some(open, 5))
+	}
 	for _, a := range w.Store.Config.VMAttachments(w.Name) {
 		if at := share.Recorded(a); at.Mode != share.Git {
 			e.UI.Say("  folder %s is not changed", a.HostPath)

@@ -204,9 +204,28 @@ func (e *Env) planVM(ctx context.Context, w *target.Target, f *loop.Facts) (plan
 		return p, err
 	}
 	p.Add(folders.For(e.Loop).PlanStaleDevices(w, f, p.skipped)...)
+	if d := f.Domain.Domain.Value; f.Domain.Domain.Err == nil && d != nil && d.State == virt.Off {
+		p.Add(e.planDisk(ctx, f)...)
+		p.Join(machine.For(e.Loop).PlanSizes(w, d, f.Creation.Host, e.Domains(ctx)))
+	}
 	p.Add(das...)
 	p.Chosen = c
 	return p, nil
+}
+
+// planDisk plans what the VM's disk lacks to give freed space back. A VM starts without it too.
+func (e *Env) planDisk(ctx context.Context, f *loop.Facts) []plan.Action {
+	as := domain.PlanDisk(f.Domain.Domain.Value, f.Domain.OldDisk, e.Domains(ctx))
+	for i, a := range as {
+		as[i].Fail = func(err error) error {
+			if ctx.Err() != nil || errors.Is(err, plan.ErrStale) {
+				return err
+			}
+			e.UI.Warn("space that the guest frees stays allocated on this machine: %s failed: %v", a.Shows[0], err)
+			return nil
+		}
+	}
+	return as
 }
 
 // planNetwork plans the VM's network, and its firewall before the network starts.

@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"cmp"
 	"context"
 	"sort"
 	"sync"
@@ -34,6 +35,9 @@ type ListedVM struct {
 	RAMMB   int    `json:"ram_mb"`
 	DiskGB  int    `json:"disk_gb"`
 	Image   string `json:"image"`
+	// Configured is set if the config has other sizes. Where libvirt does not say what a VM has (state
+	// "missing" or "unknown"), CPUs and RAMMB are those of the config.
+	Configured *checks.Configured `json:"configured,omitempty"`
 	// NotAdopted: the domain exists without aivm's mark; a VM of aivm 0.3 has none until `vm adopt`.
 	NotAdopted bool `json:"not_adopted,omitempty"`
 }
@@ -58,13 +62,17 @@ func (e *Env) Listing(ctx context.Context) (Listing, error) {
 	c := store.Config
 	out := Listing{Schema: 1, Store: store.Path, ActiveVM: c.ActiveVM, VMs: []ListedVM{}, Networks: []ListedNetwork{}, Folders: []folders.ListedFolder{}}
 	// Ask libvirt while the mount table is read.
-	var states func(config.VM) string
+	var briefs func(config.VM) virt.Brief
 	var wg sync.WaitGroup
-	wg.Go(func() { states = checks.For(e.Loop).States(ctx, c.VMs) })
+	wg.Go(func() { briefs = checks.For(e.Loop).Briefs(ctx, c.VMs) })
 	out.Folders = folders.For(e.Loop).List(c)
 	wg.Wait()
 	for _, vm := range c.VMs {
-		l := ListedVM{Name: vm.Name, Alias: vm.Name, State: states(vm), Network: vm.NetworkName, CPUs: vm.VM.CPUs, RAMMB: vm.VM.RAMMB, DiskGB: vm.VM.DiskGB, Image: vm.Image.Name}
+		is, check := briefs(vm), checks.For(e.Loop)
+		l := ListedVM{
+			Name: vm.Name, Alias: vm.Name, State: string(is.State), Network: vm.NetworkName, Image: vm.Image.Name,
+			CPUs: cmp.Or(is.VCPUs, vm.VM.CPUs), RAMMB: cmp.Or(is.RAMMB, vm.VM.RAMMB), DiskGB: check.DiskGB(vm, is), Configured: check.Configured(vm, is),
+		}
 		if l.State == string(virt.Missing) {
 			if s, there := legacy03.For(e.Loop).Unadopted(ctx, vm); there {
 				l.State, l.NotAdopted = string(s), true

@@ -16,6 +16,7 @@ import (
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/clones"
+	"aivm.dev/aivm/provision/domain"
 	"aivm.dev/aivm/provision/editors"
 	"aivm.dev/aivm/provision/folders"
 	"aivm.dev/aivm/provision/images"
@@ -91,6 +92,10 @@ func (e *Env) observeForPlan(ctx context.Context, w *target.Target, f *loop.Fact
 		ids, err := e.Identities(ctx, w)
 		f.Creation.Identities = plan.Known[[]sshcfg.Identity]{Value: ids, Err: err}
 		f.Creation.ID = uuid.NewString()
+		if d := f.Domain.Domain.Value; d != nil && d.State == virt.Off && d.Mark.By(e.UID) && f.Virt.Err == nil {
+			// A file that cannot be read stays as it is.
+			f.Domain.OldDisk, _ = domain.OldDisk(ctx, f.Virt.Value, d)
+		}
 		if f.NewDomain() {
 			f.Creation.Image = images.For(e.Loop).Observe(ctx, w)
 		}

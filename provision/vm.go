@@ -9,6 +9,7 @@ import (
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
+	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/domain"
 	"aivm.dev/aivm/provision/folders"
 	"aivm.dev/aivm/provision/host"
@@ -87,7 +88,7 @@ func (e *Env) start(ctx context.Context, w *target.Target) (VMResult, error) {
 
 // Down stops a VM: by a shutdown of the guest, or at once with force.
 func (e *Env) Down(ctx context.Context, name string, force bool) (VMResult, error) {
-	vm, stopped, err := e.stop(ctx, name, force, nil)
+	vm, stopped, err := e.stop(ctx, name, force, false)
 	if err == nil && !stopped {
 		err = e.Stopped(ctx, vm)
 	}
@@ -102,31 +103,33 @@ func (e *Env) Down(ctx context.Context, name string, force bool) (VMResult, erro
 
 // Restart stops a VM and starts it again.
 func (e *Env) Restart(ctx context.Context, name string, force bool) (VMResult, error) {
-	vm, _, err := e.stop(ctx, name, force, func(vm string, p plan.Plan) error {
-		if p.Empty() {
-			_, err := e.Up(ctx, vm)
-			return err
-		}
-		p.Add(plan.Action{ID: "domain.start", Why: "start VM " + vm, Shows: []string{"virsh start " + vm}})
-		return e.Dry("restart", vm, p)
-	})
+	vm, _, err := e.stop(ctx, name, force, true)
 	if err != nil {
 		return VMResult{}, err
 	}
 	return e.Up(ctx, vm)
 }
 
-// stop stops a VM, if it runs. dry returns the result of a dry run; nil: the plan.
-func (e *Env) stop(ctx context.Context, name string, force bool, dry func(vm string, p plan.Plan) error) (vm string, stopped bool, err error) {
+// stop stops a VM, if it runs. If restart is set, the caller starts it again: the plan says so, and
+// gives the VM the sizes of the config before it stops, so that nothing is left to ask once it is off.
+func (e *Env) stop(ctx context.Context, name string, force, restart bool) (vm string, stopped bool, err error) {
+	var w *target.Target
 	j := loop.Job{
 		VM: func() string { return vm },
 		Plan: func(ctx context.Context) (plan.Plan, error) {
-			w, d, err := e.OwnVM(ctx, name)
-			if err != nil {
+			var d *virt.Domain
+			var err error
+			if w, d, err = e.OwnVM(ctx, name); err != nil {
 				return plan.Plan{}, err
 			}
 			vm = w.Name
-			return plan.Plan{Stage: plan.Host, Actions: domain.PlanStop(d, force, e.Domains(ctx))}, nil
+			p := plan.Plan{Stage: plan.Host}
+			stop := domain.EndsSessions(domain.PlanStop(d, force, e.Domains(ctx)), e.OpenSessions(vm))
+			if restart && len(stop) > 0 {
+				p = machine.For(e.Loop).PlanSizes(w, d, e.HostFacts(), e.Domains(ctx))
+			}
+			p.Add(stop...)
+			return p, nil
 		},
 		Then: func(ctx context.Context, changed, _ bool) error {
 			if !changed {
@@ -135,8 +138,15 @@ func (e *Env) stop(ctx context.Context, name string, force bool, dry func(vm str
 			return e.Stopped(ctx, vm)
 		},
 	}
-	if dry != nil {
-		j.Dry = func(p plan.Plan) error { return dry(vm, p) }
+	if restart {
+		j.Follow = func() []plan.Action { return loop.StartAgain(w) }
+		j.Dry = func(p plan.Plan) error {
+			if p.Empty() {
+				_, err := e.Up(ctx, vm)
+				return err
+			}
+			return e.Dry("restart", vm, p)
+		}
 	}
 	stopped, err = e.RunJob(ctx, j)
 	return vm, stopped, err

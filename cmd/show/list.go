@@ -28,7 +28,8 @@ func (a Verbs) lister(preset string) *cobra.Command {
 
 Folder states: ok means that this machine shares the folder with the VM ("aivm status"
 also checks that the VM has mounted it); detaching means that the folder is still
-shared although it is no longer attached.
+shared although it is no longer attached. CPUs and memory are those a VM has; where the
+config has others, it says so and how to apply them.
 
 Examples:
   aivm list
@@ -75,6 +76,12 @@ func (a Verbs) printListing(l provision.Listing, section string) {
 			mark := ""
 			if v.Name == l.ActiveVM {
 				mark = " | active"
+			}
+			if d := v.Configured; d != nil {
+				mark += " | " + d.Text()
+				if d.Apply != "" {
+					mark += ": " + d.Apply
+				}
 			}
 			if v.NotAdopted {
 				mark += " | not adopted yet: aivm vm adopt " + v.Name

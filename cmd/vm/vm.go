@@ -75,7 +75,8 @@ Examples:
 
 func (a Verbs) vmUpCmd() *cobra.Command {
 	c := a.VMVerb("up", "Start a VM", `Start a VM and wait until it can be used. If its creation was interrupted, it is
-completed first.
+completed first. If cpus or ram_mb were changed in the config, the VM gets them, after
+a question.
 
 Examples:
   aivm vm up
@@ -89,7 +90,8 @@ Examples:
 
 func (a Verbs) vmDownCmd() *cobra.Command {
 	var force bool
-	c := a.VMVerb("down", "Stop a VM", `Shut a VM down and wait until it is off.
+	c := a.VMVerb("down", "Stop a VM", `Shut a VM down and wait until it is off. If an ssh session or an editor is connected
+to it, you are asked.
 
 Examples:
   aivm vm down
@@ -107,7 +109,9 @@ const forceOffUsage = "switch the VM off at once; data not yet written to its di
 
 func (a Verbs) vmRestartCmd() *cobra.Command {
 	var force bool
-	c := a.VMVerb("restart", "Stop a VM and start it again", `Shut a VM down, start it again and wait until it can be used.
+	c := a.VMVerb("restart", "Stop a VM and start it again", `Shut a VM down, start it again and wait until it can be used. If cpus or ram_mb were
+changed in the config, the VM gets them, after a question. If an ssh session or an
+editor is connected to it, you are asked too.
 
 Examples:
   aivm vm restart

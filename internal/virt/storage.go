@@ -1,6 +1,7 @@
 package virt
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -33,7 +34,6 @@ type Pool struct {
 	// closes it.
 	Open    bool
 	Volumes map[string]Volume
-	Free    uint64 // bytes
 }
 
 // PoolAt returns the directory pool whose target is path, refreshed, with its volumes. The
@@ -62,9 +62,6 @@ func (c *Conn) PoolAt(ctx context.Context, path string) (*Pool, error) {
 				continue
 			}
 			out = &Pool{Libvirt: c.uri, Name: x.Name, Path: path, Volumes: map[string]Volume{}}
-			if x.Available != nil {
-				out.Free = x.Available.Value
-			}
 			return c.fillPool(ctx, p, out)
 		}
 		return nil
@@ -258,15 +255,14 @@ func (c *Conn) ensurePool(ctx context.Context, name, path string) error {
 	})
 }
 
-// NewVolume describes a volume to create. Mode is octal ("0600").
+// NewVolume describes a volume to create. Mode is octal ("0600"). A qcow2 gets version 1.1:
+// with libvirt's default, 0.10, space that the guest discards stays allocated, because 0.10
+// cannot mark a cluster as zero, and libvirt has no checkpoints of the disk.
 type NewVolume struct {
 	Name, Format, Mode string
 	Capacity           uint64 // bytes
 	BackingPath        string // backing file, "" for none
 	BackingFormat      string // format of the backing file
-	// Zeroes creates a qcow2 of version 1.1, whose discarded clusters read as zeroes. With
-	// libvirt's default, version 0.10, they show the backing file's content again.
-	Zeroes bool
 }
 
 // CreateVolume creates a volume; ErrExists if there is one with that name.
@@ -279,10 +275,10 @@ func (c *Conn) CreateVolume(ctx context.Context, pool string, v NewVolume) error
 			Permissions: &libvirtxml.StorageVolumeTargetPermissions{Mode: v.Mode},
 		},
 	}
-	if v.Format == "raw" {
+	switch v.Format {
+	case "raw":
 		x.Allocation = &libvirtxml.StorageVolumeSize{Unit: "bytes", Value: 0}
-	}
-	if v.Zeroes {
+	case "qcow2":
 		x.Target.Compat = "1.1"
 	}
 	if v.BackingPath != "" {
@@ -327,6 +323,24 @@ func (c *Conn) Upload(ctx context.Context, pool, name string, r io.Reader, size 
 	})
 	if err != nil {
 		return fmt.Errorf("uploading volume %q (%s bytes): %w", name, strconv.FormatUint(size, 10), err)
+	}
+	return nil
+}
+
+// WriteVolume overwrites the bytes of the volume file at path from offset on, with one
+// message to libvirt, which writes it with one call: if this process is killed, all of b is
+// written or nothing. The rest of the file does not change. ErrNotFound if no pool has that
+// file, ErrBusy while the volume is being created or copied.
+func (c *Conn) WriteVolume(ctx context.Context, path string, offset uint64, b []byte) error {
+	err := c.do(ctx, func() error {
+		v, err := c.l.StorageVolLookupByPath(path)
+		if err != nil {
+			return err
+		}
+		return busyIf(libvirt.ErrOperationInvalid, c.l.StorageVolUpload(v, bytes.NewReader(b), offset, uint64(len(b)), 0))
+	})
+	if err != nil {
+		return fmt.Errorf("writing %d bytes of %s at %d: %w", len(b), path, offset, err)
 	}
 	return nil
 }

@@ -91,7 +91,7 @@ func (e Part) Diagnose(ctx context.Context, sudo bool) (DoctorFacts, error) {
 
 // askLibvirt stores libvirt's versions and networks in a and n, and returns the states of this user's
 // VMs.
-func (e Part) askLibvirt(ctx context.Context, sudo bool, a *host.CallerFacts, n *network.Facts) map[string]virt.State {
+func (e Part) askLibvirt(ctx context.Context, sudo bool, a *host.CallerFacts, n *network.Facts) map[string]virt.Brief {
 	n.Libvirt = e.URI()
 	n.Routes, n.Interfaces = e.Routes()
 	n.Networks = plan.Unknown[[]*virt.Network](errors.New("libvirt was not asked"))
@@ -118,7 +118,7 @@ func (e Part) askLibvirt(ctx context.Context, sudo bool, a *host.CallerFacts, n 
 	k.Value.Library, k.Value.QEMU, k.Err = l.Versions(ctx)
 	a.Libvirt = &k
 	n.Networks.Value, n.Networks.Err = l.Networks(ctx)
-	states, err := l.States(ctx, e.UID)
+	states, err := l.Briefs(ctx, e.UID)
 	if err != nil {
 		return nil
 	}
@@ -142,10 +142,10 @@ const bannerLimit = 200 * time.Millisecond
 
 // banners reads the first line of the SSH server of each running VM. OpenSSH penalizes a connection
 // without a login (PerSourcePenalties); one connection is far from its limit.
-func (e Part) banners(ctx context.Context, vms []SSHEntry, states map[string]virt.State) []host.SSHServer {
+func (e Part) banners(ctx context.Context, vms []SSHEntry, states map[string]virt.Brief) []host.SSHServer {
 	var running []*SSHEntry // examineSSH writes other fields of them concurrently
 	for i := range vms {
-		if p := &vms[i]; p.inst != nil && states[p.want.Name] == virt.Running {
+		if p := &vms[i]; p.inst != nil && states[p.want.Name].State == virt.Running {
 			running = append(running, p)
 		}
 	}

@@ -104,9 +104,75 @@ func (e Part) VMCheck(w *target.Target, f *loop.Facts) host.Check {
 		return c
 	case d.Value.State != virt.Running:
 		c.Detail = fmt.Sprintf("%s is %s", w.Name, d.Value.State)
-		return c
+	default:
+		c = host.NewCheck("vm", "VM state", host.OK, "%s is running (%d CPUs, %d MB)", w.Name, d.Value.VCPUs, d.Value.RAMMB)
 	}
-	return host.NewCheck("vm", "VM state", host.OK, "%s is running (%d CPUs, %d MB)", w.Name, d.Value.VCPUs, d.Value.RAMMB)
+	if diff := e.Configured(w.Record, virt.Brief{State: d.Value.State, VCPUs: d.Value.VCPUs, RAMMB: d.Value.RAMMB}); diff != nil {
+		if d.Value.State != virt.Running {
+			c.Detail += fmt.Sprintf(" (%d CPUs, %d MB)", d.Value.VCPUs, d.Value.RAMMB)
+		}
+		c.Detail += "; " + diff.Text()
+		if diff.Apply != "" {
+			c.Fix = []string{diff.Apply}
+		}
+	}
+	return c
+}
+
+// Configured has the sizes that the config gives a VM, if they are not those that it has: 0 for a
+// size that does not differ. Apply is the command that gives it CPUs and memory; "" if only the disk
+// differs, which keeps the size that it was created with.
+type Configured struct {
+	CPUs   int    `json:"cpus,omitempty"`
+	RAMMB  int    `json:"ram_mb,omitempty"`
+	DiskGB int    `json:"disk_gb,omitempty"`
+	Apply  string `json:"apply,omitempty"`
+}
+
+// DiskGB returns the size of a VM's disk: that it was created with, or the one in the config if that
+// is not recorded or libvirt does not have the VM.
+func (e Part) DiskGB(vm config.VM, has virt.Brief) int {
+	if inst, err := e.State().Instance(vm.Name); has.VCPUs > 0 && err == nil && inst != nil && inst.CreatedWith != nil && inst.CreatedWith.DiskGB > 0 {
+		return inst.CreatedWith.DiskGB
+	}
+	return vm.VM.DiskGB
+}
+
+// Configured compares the sizes in the config with those that the VM has; nil if they are the same.
+func (e Part) Configured(vm config.VM, has virt.Brief) *Configured {
+	var c Configured
+	differs := func(to *int, want, is int) {
+		if want > 0 && is > 0 && want != is {
+			*to = want
+		}
+	}
+	differs(&c.CPUs, vm.VM.CPUs, has.VCPUs)
+	differs(&c.RAMMB, vm.VM.RAMMB, has.RAMMB)
+	differs(&c.DiskGB, vm.VM.DiskGB, e.DiskGB(vm, has))
+	if c == (Configured{}) {
+		return nil
+	}
+	if c.CPUs > 0 || c.RAMMB > 0 {
+		c.Apply = "aivm vm up " + vm.Name
+		if has.State != virt.Off {
+			c.Apply = "aivm vm restart " + vm.Name
+		}
+	}
+	return &c
+}
+
+// Text names the differences: "the config has cpus=4, ram_mb=8192".
+func (c Configured) Text() string {
+	var parts []string
+	add := func(format string, n int) {
+		if n > 0 {
+			parts = append(parts, fmt.Sprintf(format, n))
+		}
+	}
+	add("cpus=%d", c.CPUs)
+	add("ram_mb=%d", c.RAMMB)
+	add("disk_gb=%d (a disk keeps its size)", c.DiskGB)
+	return "the config has " + strings.Join(parts, ", ")
 }
 
 // AddressCheck checks the recorded address: the guest with the pinned key answers there, or libvirt
@@ -167,35 +233,35 @@ func SSHCheck(w *target.Target, f *loop.Facts) host.Check {
 	return c
 }
 
-// States returns a function that returns the state of a VM. It asks each libvirt that has one of
-// the VMs once, for the states of all of them.
-func (e Part) States(ctx context.Context, vms []config.VM) func(config.VM) string {
-	answers := map[virt.URI]plan.Known[map[string]virt.State]{}
+// Briefs returns a function that returns the state of a VM, and its sizes, which are 0 if libvirt
+// does not say. It asks each libvirt that has one of the VMs once, for all of them.
+func (e Part) Briefs(ctx context.Context, vms []config.VM) func(config.VM) virt.Brief {
+	answers := map[virt.URI]plan.Known[map[string]virt.Brief]{}
 	for _, vm := range vms {
 		u, err := vm.VM.Libvirt()
 		if _, done := answers[u]; done || err != nil {
 			continue
 		}
-		var k plan.Known[map[string]virt.State]
+		var k plan.Known[map[string]virt.Brief]
 		l, err := e.LibvirtAt(ctx, u)
 		if k.Err = err; err == nil {
-			k.Value, k.Err = l.States(ctx, e.UID)
+			k.Value, k.Err = l.Briefs(ctx, e.UID)
 		}
 		answers[u] = k
 	}
-	return func(vm config.VM) string {
+	return func(vm config.VM) virt.Brief {
 		u, err := vm.VM.Libvirt()
 		k := answers[u]
-		switch s, ok := k.Value[vm.Name]; {
+		switch b, ok := k.Value[vm.Name]; {
 		case err != nil:
-			return "unknown"
+			return virt.Brief{State: "unknown"}
 		case k.Err != nil && e.LibvirtAbsent(k.Err):
-			return string(virt.Missing)
+			return virt.Brief{State: virt.Missing}
 		case k.Err != nil:
-			return "unknown"
+			return virt.Brief{State: "unknown"}
 		case ok:
-			return string(s)
+			return b
 		}
-		return string(virt.Missing)
+		return virt.Brief{State: virt.Missing}
 	}
 }

@@ -38,12 +38,19 @@ type Libvirt interface {
 	Undefine(ctx context.Context, name string) error
 	DetachDisk(ctx context.Context, name, serial string) error
 	Domain(ctx context.Context, name string) (*virt.Domain, error)
+	Resize(ctx context.Context, name string, vcpus, ramMB int) error
+	SetDiscard(ctx context.Context, name, target string) error
+	ReadVolume(ctx context.Context, path string, offset, n uint64) ([]byte, error)
+	WriteVolume(ctx context.Context, path string, offset uint64, b []byte) error
 }
 
 // Facts is what was read from libvirt. A known nil value means absent.
 type Facts struct {
 	Domain plan.Known[*virt.Domain]
 	Pool   plan.Known[*virt.Pool]
+	// OldDisk: the disk has a qcow2 version that is changed before the next start. It is read only
+	// for a VM that is to be started.
+	OldDisk bool
 }
 
 // Wanted is the VM as it should be.

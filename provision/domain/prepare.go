@@ -86,7 +86,6 @@ func Chain(p *virt.Pool, top string) ([]virt.Volume, error) {
 func MakeCopy(ctx context.Context, l Copier, pool, baseDir string, disk virt.Volume, key string, s Spec) error {
 	err := l.CreateVolume(ctx, pool, virt.NewVolume{
 		Name: copyVolume(key), Format: "qcow2", Mode: "0600", Capacity: disk.Capacity, BackingPath: disk.Path, BackingFormat: "qcow2",
-		Zeroes: true, // so that files deleted in the copy leave nothing in the image
 	})
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -18,6 +19,7 @@ type qcow2 struct {
 	capacity    uint64
 	active      []uint64 // the L1 table of the present disk
 	snapshots   []innerSnapshot
+	leastExtra  uint64 // bytes of further data that each entry of the snapshot table has at least
 }
 
 // innerSnapshot is one snapshot inside the file.
@@ -49,7 +51,7 @@ func readQcow2(read readAt) (*qcow2, error) {
 	}
 	be32, be64 := binary.BigEndian.Uint32, binary.BigEndian.Uint64
 	version := be32(h[4:])
-	q := &qcow2{clusterBits: uint(be32(h[20:])), capacity: be64(h[24:]), entry: 8}
+	q := &qcow2{clusterBits: uint(be32(h[20:])), capacity: be64(h[24:]), entry: 8, leastExtra: math.MaxUint64}
 	if string(h[:4]) != "QFI\xfb" || version < 2 || version > 3 || q.clusterBits < 9 || q.clusterBits > 21 {
 		return nil, errNotQcow2
 	}
@@ -73,6 +75,7 @@ func readQcow2(read readAt) (*qcow2, error) {
 		if extra > 1<<16 {
 			return nil, fmt.Errorf("%w: damaged snapshot table", errNotQcow2)
 		}
+		q.leastExtra = min(q.leastExtra, extra)
 		text, err := read(at+40+extra, idLen+nameLen)
 		if err != nil {
 			return nil, err

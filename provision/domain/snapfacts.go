@@ -103,11 +103,8 @@ func (t *tree) has(name string) bool {
 // sizes, for which it reads more of the file.
 func ObserveSnapshots(ctx context.Context, l Snapshots, d *virt.Domain, sizes bool) (*SnapFacts, error) {
 	f := &SnapFacts{}
-	disk, ok := d.StoredDisk(DiskSerial)
-	if !ok && len(d.Stored) > 0 {
-		disk, ok = d.Stored[0], true // a domain that aivm did not define
-	}
-	if !ok || disk.File == "" {
+	disk, ok := mainDisk(d)
+	if !ok {
 		return nil, fmt.Errorf("the VM %q has no disk in a file", d.Name)
 	}
 	f.Disk = disk

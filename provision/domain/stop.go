@@ -46,6 +46,16 @@ func PlanStop(d *virt.Domain, force bool, lv func() (Libvirt, error)) []plan.Act
 	})
 }
 
+// EndsSessions returns the actions of a stop with the programs that are connected to the guest: if
+// there are any, they are named, and the user is asked.
+func EndsSessions(stop []plan.Action, sessions []string) []plan.Action {
+	if last := len(stop) - 1; last >= 0 && len(sessions) > 0 {
+		stop[last].Consent = plan.Ask
+		stop[last].Why += "; this ends what is open in it: " + ui.Some(sessions, 5)
+	}
+	return stop
+}
+
 // shutdown presses the VM's power button until it is off, for at most StopLimit.
 func shutdown(ctx context.Context, l Libvirt, name string) error {
 	start := time.Now()

@@ -44,6 +44,19 @@ func pick(tiers []tier, have int) int {
 	return tiers[len(tiers)-1].value
 }
 
+// CheckSizes returns why a VM cannot have so many CPUs and MB of memory on this machine, or nil.
+func (f Facts) CheckSizes(cpus, ramMB int) error {
+	switch {
+	case cpus > f.CPUs:
+		return fmt.Errorf("%d CPUs, and this machine has %d", cpus, f.CPUs)
+	case ramMB != 0 && ramMB < minRAMMB:
+		return fmt.Errorf("%d MB of memory, and a VM needs %d", ramMB, minRAMMB)
+	case f.MemErr == nil && ramMB > f.MemTotalMB:
+		return fmt.Errorf("%d MB of memory, and this machine has %d", ramMB, f.MemTotalMB)
+	}
+	return nil
+}
+
 // Choose fills in the sizes that are 0 and checks the others against the host. Disks are thin, so a
 // requested disk may exceed the free space, with a warning; a chosen one never does. diskDir is the
 // directory of the disk.

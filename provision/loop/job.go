@@ -3,6 +3,7 @@ package loop
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
@@ -28,6 +29,9 @@ type Job struct {
 	// Plan observes and returns what is missing. If it returns plan.ErrStale, it is called
 	// again.
 	Plan func(ctx context.Context) (plan.Plan, error)
+	// Follow returns what the verb does after the plan, if the plan is not empty: it is shown with
+	// the plan and not run by RunJob.
+	Follow func() []plan.Action
 	// Later returns sentences about the steps that follow in the guest.
 	Later func() []string
 	// NeedsConsent names a step that will certainly need consent although this plan does
@@ -196,7 +200,16 @@ func (r *round) later() []string {
 	return r.job.Later()
 }
 
+// withFollow returns the plan as the user sees it: with what follows.
+func (r *round) withFollow(p plan.Plan) plan.Plan {
+	if r.job.Follow != nil && !p.Empty() {
+		p.Actions = append(slices.Clone(p.Actions), r.job.Follow()...)
+	}
+	return p
+}
+
 func (r *round) dry(p plan.Plan) error {
+	p = r.withFollow(p)
 	if r.job.Dry != nil {
 		return r.job.Dry(p)
 	}
@@ -212,7 +225,7 @@ func (r *round) dry(p plan.Plan) error {
 func (r *round) consentAndLock(ctx context.Context, p plan.Plan) (again bool, err error) {
 	j := r.job
 	if r.Verbose > 0 && !p.Empty() && !r.locked && j.Later != nil {
-		r.UI.Say("%s", plan.Text(p, r.later()))
+		r.UI.Say("%s", plan.Text(r.withFollow(p), r.later()))
 	}
 	needsAnswer := len(r.Approval.Open(p)) > 0
 	if j.NeedsConsent != nil && !needsAnswer && !p.Empty() && !r.InTTY {
@@ -231,7 +244,7 @@ func (r *round) consentAndLock(ctx context.Context, p plan.Plan) (again bool, er
 		r.shown = true
 		call(j.Before)
 	}
-	if err := r.AskConsent(ctx, p, r.later()); err != nil {
+	if err := r.AskConsent(ctx, r.withFollow(p), r.later()); err != nil {
 		return false, err
 	}
 	if p.Empty() || r.locked || j.VM == nil {

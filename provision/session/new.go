@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/connections"
 	"aivm.dev/aivm/internal/editor"
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/plan"
@@ -142,6 +144,8 @@ type Seams struct {
 	Routes    func() (plan.Known[[]network.Route], []string)
 	Firewall  FirewallState
 	Now       func() time.Time
+	// Connections returns the programs that are connected to a guest; nil: there are none.
+	Connections func(netip.AddrPort) []connections.Holder
 }
 
 func (s *Seams) applyTo(e *Session) {
@@ -151,6 +155,9 @@ func (s *Seams) applyTo(e *Session) {
 	e.UID, e.GID, e.Host, e.Editor, e.SSH, e.Root = s.UID, s.GID, s.Host, s.Editor, s.SSH, s.Root
 	e.DialVirt, e.DialGuest, e.HostKeyOf, e.DialNet = s.DialVirt, s.DialGuest, s.HostKeyOf, s.DialNet
 	e.Routes, e.Firewall, e.Now = s.Routes, s.Firewall, s.Now
+	if e.Connections = s.Connections; e.Connections == nil {
+		e.Connections = func(netip.AddrPort) []connections.Holder { return nil }
+	}
 	if dial := s.DialGuest; dial != nil {
 		e.AwaitGuest = func(ctx context.Context, t guest.Target, _ func(guest.Phase, time.Duration)) (guest.Conn, error) {
 			return dial(ctx, t)
@@ -177,5 +184,8 @@ func (e *Session) SetDefaults() {
 	}
 	if e.Now == nil {
 		e.Now = time.Now
+	}
+	if e.Connections == nil {
+		e.Connections = func(a netip.AddrPort) []connections.Holder { return connections.To("/proc", a) }
 	}
 }

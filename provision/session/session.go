@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/connections"
 	"aivm.dev/aivm/internal/editor"
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/plan"
@@ -67,7 +69,9 @@ type Session struct {
 	HostKeyOf  func(ctx context.Context, addr string) (ssh.PublicKey, error)
 	DialNet    func(ctx context.Context, network, addr string) (net.Conn, error) // to a guest's SSH server
 	Routes     func() (routes plan.Known[[]network.Route], interfaces []string)
-	Now        func() time.Time // the time of day
+	// Connections returns the programs of this machine that are connected to an address.
+	Connections func(addr netip.AddrPort) []connections.Holder
+	Now         func() time.Time // the time of day
 
 	Fetcher       *image.Fetcher
 	ServerAnswers *bool           // whether the default image's server answers; nil: not tried

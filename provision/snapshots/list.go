@@ -3,6 +3,7 @@ package snapshots
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -29,7 +30,7 @@ type ListedDisk struct {
 	Capacity  int64  `json:"capacity"`
 	Used      int64  `json:"used"`      // on the host
 	Snapshots int64  `json:"snapshots"` // the part of Used that only snapshots need
-	Free      int64  `json:"free"`      // in the pool
+	Free      int64  `json:"free"`      // what QEMU may still write to the file system of Path
 }
 
 // ListedSnapshot is one snapshot. Own is how many bytes its deletion frees; -1: unknown.
@@ -62,8 +63,11 @@ func (e Part) SnapshotListing(ctx context.Context, vm string) (SnapshotList, err
 	}
 	out.VM, out.State = w.Name, string(d.State)
 	out.Disk = ListedDisk{Path: f.Disk.File, Capacity: -1, Used: -1, Snapshots: -1, Free: -1}
+	// libvirt's figure for the pool includes the blocks that only root may use.
+	if free, err := e.Host.DiskFree(filepath.Dir(f.Disk.File)); err == nil {
+		out.Disk.Free = int64(free)
+	}
 	if pool, err := l.PoolAt(ctx, e.BaseDir(w.Record.Paths)); err == nil {
-		out.Disk.Free = int64(pool.Free)
 		for _, v := range pool.Volumes {
 			if v.Path == f.Disk.File {
 				out.Disk.Capacity, out.Disk.Used = int64(v.Capacity), int64(v.Allocation)
@@ -118,7 +122,7 @@ func (l SnapshotList) Tree() []string {
 	if len(l.Snapshots) > 0 {
 		disk += fmt.Sprintf(", %s of it only for snapshots", size(l.Disk.Snapshots))
 	}
-	return append(out, disk+fmt.Sprintf("; %s free in the pool", size(l.Disk.Free)))
+	return append(out, disk+fmt.Sprintf("; %s free in %s", size(l.Disk.Free), ui.Clean(filepath.Dir(l.Disk.Path))))
 }
 
 func (p Present) text() string {

@@ -23,7 +23,7 @@ func TestPlanOnDisk(t *testing.T) {
 		{virt.Off, what, "snapshot.create"},
 		{virt.Running, what, "domain.shutdown snapshot.create"},
 	} {
-		p := e.PlanOnDisk(t.Context(), &virt.Domain{Name: "t", State: tc.state}, tc.as)
+		p := e.PlanOnDisk(t.Context(), &virt.Domain{Name: "t", State: tc.state}, nil, tc.as)
 		var got []string
 		for _, a := range p.Actions {
 			got = append(got, a.ID)

@@ -55,6 +55,7 @@ type preparation struct {
 	inst  *state.Instance
 	facts *loop.Facts // with the firewall of the copy
 	spec  domain.Spec
+	open  []string // the sessions that end when the VM is stopped
 	entry image.Entry
 }
 
@@ -90,12 +91,13 @@ func (e Part) Prepare(ctx context.Context, o PrepareOptions) (Prepared, error) {
 			}
 			return e.planPrepare(ctx, pr)
 		},
-		Dry: func(p plan.Plan) error {
-			if stateBefore != virt.Off {
-				p.Add(plan.Action{ID: "domain.start", Why: "start VM " + o.Name + " again", Shows: []string{"virsh start " + o.Name}})
+		Follow: func() []plan.Action {
+			if stateBefore == virt.Off {
+				return nil
 			}
-			return e.Dry("prepare", o.Name, p)
+			return loop.StartAgain(pr.w)
 		},
+		Dry: func(p plan.Plan) error { return e.Dry("prepare", o.Name, p) },
 		Refresh: func() error {
 			if pr.w == nil {
 				return nil
@@ -186,6 +188,7 @@ func (e Part) findForPrepare(ctx context.Context, o PrepareOptions) (_ *preparat
 	}
 	accel, _ := host.Accel(e.HostFacts())
 	pr.spec = domain.Spec{Name: w.Name, UUID: uuid.NewString(), Owner: e.UID, Arch: domain.Arch(e.HostFacts().Arch), Accel: accel, VCPUs: d.VCPUs, RAMMB: d.RAMMB, Network: d.Network, MAC: d.MAC}
+	pr.open = e.OpenSessions(w.Name)
 	pr.facts = &loop.Facts{Inst: pr.inst}
 	e.ObserveFirewall(ctx, w, pr.facts)
 	return pr, nil
@@ -195,11 +198,12 @@ func (e Part) findForPrepare(ctx context.Context, o PrepareOptions) (_ *preparat
 func (e Part) planPrepare(ctx context.Context, pr *preparation) (plan.Plan, error) {
 	w, dir, key := pr.w, e.BaseDir(pr.w.Record.Paths), e.Key(pr.w.Name)
 	p := plan.Plan{Stage: plan.Host}
-	for _, a := range domain.PlanStop(pr.d, false, e.Domains(ctx)) {
-		a.Consent, a.Timing = plan.Ask, "stop"
-		a.Why += " while its disk is copied"
-		p.Add(a)
+	stop := domain.PlanStop(pr.d, false, e.Domains(ctx))
+	for i := range stop {
+		stop[i].Consent, stop[i].Timing = plan.Ask, "stop"
+		stop[i].Why += " while its disk is copied"
 	}
+	p.Add(domain.EndsSessions(stop, pr.open)...)
 	// The copy is not trusted either: it needs the firewall before its start.
 	rules, err := e.PlanFirewall(w, pr.facts)
 	if p.Join(rules); err != nil {

@@ -20,6 +20,8 @@ type SnapshotOptions struct {
 	VM      string
 	Name    string // of the snapshot
 	StayOff bool   // do not restart a VM that was stopped for the verb
+	// StartsAfter: the caller starts the VM itself, which the plan that is shown then says.
+	StartsAfter bool
 }
 
 // SnapshotResult is what the verbs that change snapshots print with --json.
@@ -118,7 +120,7 @@ func (e Part) OnDisk(ctx context.Context, o SnapshotOptions, do func(*virt.Domai
 					return err
 				}
 				as, err := do(d, f)
-				p = e.PlanOnDisk(ctx, d, as)
+				p = e.PlanOnDisk(ctx, d, e.OpenSessions(d.Name), as)
 				return err
 			})
 			if w != nil {
@@ -130,11 +132,11 @@ func (e Part) OnDisk(ctx context.Context, o SnapshotOptions, do func(*virt.Domai
 			}
 			return p, err
 		},
-		Dry: func(p plan.Plan) error {
-			if r.stateBefore != virt.Off && !p.Empty() && !o.StayOff {
-				p.Add(plan.Action{ID: "domain.start", Why: "start VM " + o.VM + " again", Shows: []string{"virsh start " + o.VM}})
+		Follow: func() []plan.Action {
+			if r.stateBefore == virt.Off || o.StayOff && !o.StartsAfter {
+				return nil
 			}
-			return e.Dry(e.Verb, o.VM, p)
+			return loop.StartAgain(r.W)
 		},
 		Refresh: func() error {
 			if r.W == nil {
@@ -210,17 +212,18 @@ func (e Part) ObserveSnapshots(ctx context.Context, d *virt.Domain) (*domain.Sna
 }
 
 // PlanOnDisk returns the plan with the actions as, for the disk of d, after a stop of the VM if it
-// runs.
-func (e Part) PlanOnDisk(ctx context.Context, d *virt.Domain, as []plan.Action) plan.Plan {
+// runs, which ends sessions.
+func (e Part) PlanOnDisk(ctx context.Context, d *virt.Domain, sessions []string, as []plan.Action) plan.Plan {
 	p := plan.Plan{Stage: plan.Host}
 	if len(as) == 0 {
 		return p
 	}
-	for _, a := range domain.PlanStop(d, false, e.Domains(ctx)) {
-		a.Consent = plan.Ask
-		a.Why += ", since a snapshot or rollback needs a disk that is not in use"
-		p.Add(a)
+	stop := domain.PlanStop(d, false, e.Domains(ctx))
+	for i := range stop {
+		stop[i].Consent = plan.Ask
+		stop[i].Why += ", since a snapshot or rollback needs a disk that is not in use"
 	}
+	p.Add(domain.EndsSessions(stop, sessions)...)
 	p.Add(as...)
 	return p
 }

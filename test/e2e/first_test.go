@@ -68,6 +68,8 @@ func (f *firstVM) life(t *testing.T) {
 	step("the share", func(t *testing.T) { checkShare(t, w, vm, project) })
 	step("a second run changes nothing", func(t *testing.T) { checkWarm(t, w, vm, project) })
 	step("ssh", func(t *testing.T) { checkSSH(t, w, project) })
+	step("disk space", func(t *testing.T) { checkDiskSpace(t, w, vm) })
+	step("an open session", func(t *testing.T) { checkOpenSession(t, w, vm) })
 	step("plain clients", func(t *testing.T) { checkClients(t, w, vm, project) })
 	step("attach", func(inner *testing.T) { checkAttach(inner, t, w, vm) })
 	step("status and list", func(t *testing.T) { checkFacts(t, w, vm, project) })

@@ -197,7 +197,7 @@ func (s *secondVM) snapshots(t *testing.T) {
 		t.Errorf("code without virtiofsd: exit %d after %s\n%s", r.code, r.took, r.stderr)
 	}
 	// --force, because a guest whose programs wait for virtiofsd does not power off.
-	w.must(project, "vm", "down", "--force")
+	w.must(project, "vm", "down", "--force", "--yes")
 	record := filepath.Join(w.home, ".local/state/aivm", vm, "browser.json")
 	write(t, record, `{"schema":1,"host":"aivm-00112233445566778899.localhost","port":25000}`, 0o600)
 	kill("snapshot.keep:after", "vm", "rollback", "one", "--yes")

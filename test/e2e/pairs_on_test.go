@@ -57,7 +57,7 @@ func onPairs(t *testing.T, table map[string][]string, mu *sync.Mutex) {
 	edit := pairVerb{name: "config edit", argv: []string{"config", "edit"}}
 	status := pairVerb{name: "status", argv: []string{"status", "--vm", vm}}
 	list := pairVerb{name: "list", argv: []string{"list"}}
-	down := pairVerb{name: "down", argv: []string{"vm", "down", vm}, lock: "vm", disrupts: true}
+	down := pairVerb{name: "down", argv: []string{"vm", "down", vm, "--yes"}, lock: "vm", disrupts: true}
 
 	guest := []pairVerb{code, ssh, push, fetch, settings, attach, detach}
 	var pairs [][2]pairVerb

@@ -281,7 +281,7 @@ func (s *shares) hostReboot(t *testing.T, start func(*testing.T)) {
 		w.must("", "vm", "up", s.vm)
 		return
 	}
-	w.must("", "vm", "down", s.vm) // it is off; this completes detaching
+	w.must("", "vm", "down", s.vm, "--yes") // it is off; this completes detaching
 	if st := s.states(t)[filepath.Join(s.top, "many/1")]; st != "" {
 		t.Errorf("a folder that was being detached is %q after the VM's stop", st)
 	}

@@ -95,7 +95,7 @@ func TestUser(t *testing.T) {
 	}
 	t.Run("owners and modes", func(t *testing.T) { checkModes(t, w.home, userUID, vm, true) })
 	off := func() {
-		w.must("", "vm", "down", vm, "--force")
+		w.must("", "vm", "down", vm, "--force", "--yes")
 		t.Run("owners and modes while it is off", func(t *testing.T) { checkModes(t, w.home, userUID, vm, false) })
 	}
 	if longRun {

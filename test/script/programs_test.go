@@ -30,6 +30,8 @@ var programs = map[string]func(){
 	"hiding": hiding,
 	"relay":  relay,
 
+	"connected": connected,
+
 	"imageserver": imageserver,
 }
 
@@ -243,6 +245,28 @@ func relay() {
 				_ = way[0].Close()
 			}()
 		}
+	}
+}
+
+// connected gives this machine the address of a guest, and keeps a connection to its port 22 until the
+// file "connected", which it writes, is removed: connected ADDRESS
+func connected() {
+	addr := os.Args[1]
+	must(exec.Command("ip", "addr", "add", addr+"/32", "dev", "lo").Run())
+	defer func() { _ = exec.Command("ip", "addr", "del", addr+"/32", "dev", "lo").Run() }()
+	// It fails where an sshd listens on all addresses, which then accepts the connection.
+	if l, err := net.Listen("tcp", addr+":22"); err == nil {
+		defer l.Close()
+	}
+	c, err := net.Dial("tcp", addr+":22")
+	must(err)
+	defer c.Close()
+	must(os.WriteFile("connected", nil, 0o600))
+	for {
+		if _, err := os.Stat("connected"); err != nil {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
 	}
 }
 
