@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"aivm.dev/aivm/provision/machine"
 
@@ -13,6 +14,7 @@ import (
 	"aivm.dev/aivm/provision/folders"
 	"aivm.dev/aivm/provision/loop"
 	"aivm.dev/aivm/provision/session"
+	"aivm.dev/aivm/provision/share"
 	"aivm.dev/aivm/provision/target"
 )
 
@@ -166,7 +168,8 @@ func (e *Env) laterSteps(w *target.Target, f *loop.Facts) []string {
 			map[bool]string{true: " and writable"}[w.Folder.Access == "rw"]))
 	}
 	if f.StartsVM(w) && !w.NewVM {
-		if paths := loop.GuestPaths(w.Others()); len(paths) > 0 {
+		atts := slices.DeleteFunc(f.Atts(w), func(a share.Attachment) bool { return w.NewFolder && a.HostPath == w.Folder.HostPath })
+		if paths := loop.GuestPaths(atts); len(paths) > 0 {
 			out = append(out, "mount its folders again: "+session.Few(paths))
 		}
 	}
