@@ -29,6 +29,7 @@ type DetachResult struct {
 	Clone *gitsync.CloneWork `json:"clone,omitempty"`
 
 	GuestDst string `json:"-"`
+	Remote   string `json:"-"` // the clone's name as a git remote; "" if the repository is gone
 }
 
 // Detach unmounts a folder from a VM and removes its record. It works also if the folder no longer
@@ -51,7 +52,7 @@ func (e *Env) Detach(ctx context.Context, o folders.DetachOptions) (DetachResult
 	}
 	var f *loop.Facts
 	var attached time.Time
-	state := "detached"
+	state, remoteName := "detached", ""
 	vm := l.W.Name
 	_, err = e.RunJob(ctx, loop.Job{
 		VM: func() string { return vm }, LockFirst: true, // no question is asked, and the guest is probed only once
@@ -67,7 +68,11 @@ func (e *Env) Detach(ctx context.Context, o folders.DetachOptions) (DetachResult
 			}
 			var unremote []plan.Action
 			if l.Rec {
-				unremote = clones.PlanRemoveRemote(l.Att, clones.RemoteOf(l.Att), plan.None)
+				m := clones.RemoteOf(l.Att)
+				if m != nil {
+					remoteName = m.Name
+				}
+				unremote = clones.PlanRemoveRemote(l.Att, m, plan.None)
 			}
 			attached = e.State().AttachedAt(l.Att)
 			return part.PlanDetach(l, f, unremote), nil
@@ -113,7 +118,7 @@ func (e *Env) Detach(ctx context.Context, o folders.DetachOptions) (DetachResult
 	a := l.Att
 	return DetachResult{
 		Schema: 1, VM: l.W.Name, Folder: a.HostPath, Mode: string(a.Mode), State: state, Changed: true, Special: l.Special, Clone: clone,
-		GuestDst: a.GuestDst,
+		GuestDst: a.GuestDst, Remote: remoteName,
 	}, nil
 }
 

@@ -93,5 +93,7 @@ func (a Verbs) sayCloneStays(r provision.DetachResult) {
 		}
 		a.UI.Say("%s stays; to remove it: ssh %s rm -rf --one-file-system -- %s", at, r.VM, shellescape.Quote(shellescape.Quote(r.GuestDst)))
 	}
-	a.UI.Say("Commits fetched from it stay in refs/remotes/aivm-%s/ of %s", r.VM, r.Folder)
+	if r.Remote != "" {
+		a.UI.Say("Commits fetched from it stay in refs/remotes/%s/ of %s", r.Remote, r.Folder)
+	}
 }

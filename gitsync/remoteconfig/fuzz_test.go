@@ -14,8 +14,8 @@ import (
 
 var vmName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,30}$`)
 
-// FuzzRemote checks that in any configuration aivm's section is added at the end and removed byte
-// for byte, that everything before it is unchanged, and, for some inputs, that git still reads the
+// FuzzRemote checks that in any configuration aivm's sections are added at the end and removed byte
+// for byte, in any order, that everything before it is unchanged, and, for some inputs, that git still reads the
 // same settings.
 func FuzzRemote(f *testing.F) {
 	f.Add("[core]\n\tbare = false\n", "aivm", "/home/agent/p", 0)
@@ -50,6 +50,32 @@ func FuzzRemote(f *testing.F) {
 		without, ok := again.withoutSection()
 		if !ok || string(without) != text {
 			t.Errorf("%q became %q (%v)", text, without, ok)
+		}
+		// A second clone, of a work tree: whichever section is removed first, the file is restored.
+		// (Of a file that ends in a carriage return and has no other line end, two line ends are read.)
+		other := guest + "-2"
+		if strings.HasSuffix(text, "\r") && !strings.Contains(text, "\n") {
+			return
+		}
+		for _, order := range [][]string{{guest, other}, {other, guest}} {
+			for _, g := range []string{guest, other} {
+				m, err := Find(r, vm, g)
+				if err != nil {
+					return // another program's remotes have both names
+				}
+				if err := m.Add(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, g := range order {
+				m, err := Find(r, vm, g)
+				if removed, rerr := m.Remove(t.Context()); err != nil || rerr != nil || !removed {
+					t.Fatalf("removing %q of %q: %v %v %v", g, order, err, rerr, removed)
+				}
+			}
+			if b, err := os.ReadFile(path); err != nil || string(b) != text {
+				t.Errorf("%q became %q, removed in the order %q (%v)", text, b, order, err)
+			}
 		}
 		if n&7 != 0 {
 			return

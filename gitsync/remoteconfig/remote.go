@@ -10,6 +10,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -93,6 +95,8 @@ func variants(name, url string) []string {
 type Remote struct {
 	Name    string
 	Present bool // the section is in the file
+	top     string
+	vm, dir string
 	path    string
 	text    []byte
 	url     string
@@ -106,38 +110,49 @@ func Find(r hostgit.Repo, vm, dir string) (Remote, error) {
 	if err != nil {
 		return Remote{}, fmt.Errorf("reading the repository's configuration: %w", err)
 	}
-	st, err := os.Stat(path)
+	m := Remote{top: r.Top, vm: vm, dir: dir, path: path, url: URL(vm, dir)}
+	return m.reread()
+}
+
+// reread returns the remote as the file has it now.
+func (m Remote) reread() (Remote, error) {
+	st, err := os.Stat(m.path)
 	if err != nil {
 		return Remote{}, fmt.Errorf("reading the repository's configuration: %w", err)
 	}
 	if !st.Mode().IsRegular() || st.Size() > 8<<20 {
-		return Remote{}, ui.Refused("%s is not a git configuration file (a regular file of at most 8 MB)", ui.Clean(path))
+		return Remote{}, ui.Refused("%s is not a git configuration file (a regular file of at most 8 MB)", ui.Clean(m.path))
 	}
-	text, err := os.ReadFile(path)
-	if err != nil {
+	if m.text, err = os.ReadFile(m.path); err != nil {
 		return Remote{}, fmt.Errorf("reading the repository's configuration: %w", err)
 	}
-	sum := sha256.Sum256([]byte(dir))
-	url := URL(vm, dir)
-	names := []string{"aivm-" + vm, "aivm-" + vm + "-" + hex.EncodeToString(sum[:4])}
+	sum := sha256.Sum256([]byte(m.dir))
+	names := []string{"aivm-" + m.vm, "aivm-" + m.vm + "-" + hex.EncodeToString(sum[:4])}
+	found := func(name string, present bool) (Remote, error) {
+		m.Name, m.Present = name, present
+		return m, nil
+	}
 	for _, n := range names {
-		for _, v := range variants(n, url) {
-			if bytes.Contains(text, []byte(v)) {
-				return Remote{Name: n, Present: true, path: path, text: text, url: url}, nil
+		for _, v := range variants(n, m.url) {
+			if bytes.Contains(m.text, []byte(v)) {
+				return found(n, true)
 			}
 		}
 	}
+	// The user created or changed it, and its url is the one aivm would write. Both names are
+	// checked before a free one is used, or the clone would get a second remote.
 	for _, n := range names {
-		if !strings.Contains(strings.ToLower(string(text)), strings.ToLower("[remote "+quoteValue(n)+"]")) {
-			return Remote{Name: n, path: path, text: text, url: url}, nil
-		}
-		if sectionURL(text, n) == url {
-			// The user created or changed it, and its url is the one aivm would write.
-			return Remote{Name: n, Present: true, path: path, text: text, url: url}, nil
+		if sectionURL(m.text, n) == m.url {
+			return found(n, true)
 		}
 	}
-	q := shellescape.Quote(r.Top)
-	return Remote{}, ui.Refused("the remote %s of %s is not aivm's: its url is %s", names[0], ui.Clean(r.Top), ui.Clean(sectionURL(text, names[0]))).
+	for _, n := range names {
+		if !strings.Contains(strings.ToLower(string(m.text)), strings.ToLower("[remote "+quoteValue(n)+"]")) {
+			return found(n, false)
+		}
+	}
+	q := shellescape.Quote(m.top)
+	return Remote{}, ui.Refused("the remote %s of %s is not aivm's: its url is %s", names[0], ui.Clean(m.top), ui.Clean(sectionURL(m.text, names[0]))).
 		Hint(ui.CmdFor("list the remotes", "git -C "+q+" remote -v"), ui.CmdFor("rename it", "git -C "+q+" remote rename "+names[0]+" "+names[0]+"-old"))
 }
 
@@ -181,11 +196,30 @@ func (m Remote) withoutSection() (out []byte, ok bool) {
 			}
 			if first := len(v) - len(strings.TrimLeft(v, "\r\n")); first > 0 && len(after) > 0 {
 				before = m.text[:i+first] // text follows the section now, so the line before it keeps its newline
+				after = withNote(after, v)
 			}
 			return append(bytes.Clone(before), after...), true
 		}
 	}
 	return nil, false
+}
+
+// nextSection matches the section of another clone of aivm's at the start of a text: two work trees
+// of one repository have the same configuration.
+var nextSection = regexp.MustCompile(`^\[remote "(aivm-[^"\\\r\n]+)"\]\r?\n\turl = "[^\r\n]*"\r?\n\tfetch = \+refs/heads/\*:refs/remotes/([^\r\n]+)/\*\r?\n\ttagOpt = --no-tags\r?\n`)
+
+// withNote moves the comment about how the file ended, which the removed section has, to the section
+// of another clone that follows it. So the last one that is removed restores the file to the byte.
+func withNote(after []byte, removed string) []byte {
+	at := nextSection.FindSubmatchIndex(after)
+	if at == nil || !bytes.Equal(after[at[2]:at[3]], after[at[4]:at[5]]) {
+		return after
+	}
+	i := strings.LastIndex(removed, "\t#")
+	if i < 0 {
+		return after
+	}
+	return slices.Concat(after[:at[1]], []byte(removed[i:]), after[at[1]:])
 }
 
 // sectionEnds reports whether the text after the section starts a new section, or is empty or
@@ -218,31 +252,45 @@ func (m Remote) RemoveDiff() string {
 	return string(diff.Diff(m.path, m.text, m.path, out))
 }
 
-// Add writes the section, unless it is present.
+// Add writes the section into the file as it is then, unless the file has it.
 func (m Remote) Add(ctx context.Context) error {
 	if m.Present {
 		return nil
 	}
-	return m.replace(ctx, m.withSection())
+	return m.replace(ctx, func(now Remote) ([]byte, error) {
+		switch {
+		case now.Present:
+			return nil, nil
+		case now.Name != m.Name:
+			return nil, ui.Failed("%s got a remote %q from another program while aivm was running", ui.Clean(m.path), m.Name).Hint(ui.Remark("run the command again"))
+		}
+		return now.withSection(), nil
+	})
 }
 
-// Remove removes exactly the text that Add wrote. It keeps a section that the user changed; removed
-// reports which happened.
+// Remove removes exactly the text that Add wrote from the file as it is then: its other lines may
+// have changed since Find. It keeps a section that the user changed; removed reports which happened.
 func (m Remote) Remove(ctx context.Context) (removed bool, err error) {
-	out, ok := m.withoutSection()
-	if !ok {
+	if _, ok := m.withoutSection(); !ok {
 		return false, nil
 	}
-	return true, m.replace(ctx, out)
+	err = m.replace(ctx, func(now Remote) ([]byte, error) {
+		var out []byte
+		if now.Name == m.Name {
+			out, removed = now.withoutSection()
+		}
+		return out, nil
+	})
+	return removed && err == nil, err
 }
 
 // lockTimeout is how long Add and Remove wait for another git process to release the
 // configuration's lock.
 const lockTimeout = 5 * time.Second
 
-// replace writes the file as git does, under git's own lock, so that neither overwrites the other's
-// changes.
-func (m Remote) replace(ctx context.Context, text []byte) error {
+// replace writes what edit makes of the present file, as git does, under git's own lock, so that
+// neither overwrites the other's changes. The file stays as it is if edit returns nil.
+func (m Remote) replace(ctx context.Context, edit func(now Remote) ([]byte, error)) error {
 	lock := m.path + ".lock"
 	st, err := os.Stat(m.path)
 	if err != nil {
@@ -273,12 +321,13 @@ func (m Remote) replace(ctx context.Context, text []byte) error {
 			_ = os.Remove(lock)
 		}
 	}()
-	now, err := os.ReadFile(m.path)
+	now, err := m.reread()
 	if err != nil {
 		return err
 	}
-	if !bytes.Equal(now, m.text) {
-		return ui.Failed("%s changed while aivm was running", ui.Clean(m.path)).Hint(ui.Remark("run the command again"))
+	text, err := edit(now)
+	if err != nil || text == nil {
+		return err
 	}
 	if err := f.Chmod(st.Mode().Perm()); err != nil {
 		return err

@@ -125,3 +125,69 @@ func TestRemoteOfSomebodyElse(t *testing.T) {
 		t.Errorf("locked: %v", err)
 	}
 }
+
+// TestRemoteOfAChangedFile: between Find and the change, another program or another action of the
+// same plan wrote the file.
+func TestRemoteOfAChangedFile(t *testing.T) {
+	p := clonetest.New(t)
+	file := filepath.Join(p.Host, ".git/config")
+	before := gittest.ReadFile(t, file)
+	r, err := hostgit.Find(p.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	find := func(dir string) remoteconfig.Remote {
+		t.Helper()
+		m, err := remoteconfig.Find(r, "vm", dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	a := find("/a")
+	gittest.WriteFile(t, file, before+"[x]\n\ty = 1\n")
+	if err := a.Add(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Add(t.Context()); err != nil || strings.Count(gittest.ReadFile(t, file), "vm:/a") != 1 {
+		t.Errorf("added twice: %v\n%s", err, gittest.ReadFile(t, file))
+	}
+	b := find("/b")
+	if err := b.Add(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	a, b = find("/a"), find("/b")
+	for _, m := range []remoteconfig.Remote{a, b} {
+		if ok, err := m.Remove(t.Context()); !ok || err != nil {
+			t.Fatalf("%s: %v %v", m.Name, ok, err)
+		}
+	}
+	if ok, err := a.Remove(t.Context()); ok || err != nil {
+		t.Errorf("removed twice: %v %v", ok, err)
+	}
+	gittest.Equal(t, "the file", gittest.ReadFile(t, file), before+"[x]\n\ty = 1\n")
+	// Another program takes the name.
+	c := find("/c")
+	p.GitH("remote", "add", c.Name, "elsewhere:/c")
+	text := gittest.ReadFile(t, file)
+	if err := c.Add(t.Context()); err == nil || !strings.Contains(err.Error(), "from another program") {
+		t.Errorf("the name was taken: %v", err)
+	}
+	gittest.Equal(t, "the file", gittest.ReadFile(t, file), text)
+	// The user changes the section after Find.
+	d := find("/d")
+	if err := d.Add(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	d = find("/d")
+	p.GitH("config", "remote."+d.Name+".pushurl", "elsewhere")
+	if ok, err := d.Remove(t.Context()); ok || err != nil {
+		t.Errorf("removed what the user changed: %v %v", ok, err)
+	}
+	// A section that the user changed is found also if the first name is free.
+	p.GitH("remote", "remove", "aivm-vm")
+	p.GitH("config", "remote."+d.Name+".tagOpt", "--tags")
+	if m := find("/d"); m.Name != d.Name || !m.Present {
+		t.Errorf("%s %v, want %s", m.Name, m.Present, d.Name)
+	}
+}
