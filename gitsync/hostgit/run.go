@@ -68,6 +68,7 @@ type Call struct {
 	Env           []string // added to environ
 	Stdin         io.Reader
 	Stdout        io.Writer  // nil: the output is returned
+	Stderr        io.Writer  // receives standard error too, if set
 	Files         []*os.File // from descriptor 3 on
 	// Limits of a process that reads data from a guest, in bytes and seconds; 0 is none.
 	Memory, CPU uint64
@@ -86,7 +87,15 @@ func (e *GitError) Error() string {
 	if words != "" {
 		words = ": " + ui.CleanTo(strings.ReplaceAll(words, "\n", "; "), 600)
 	}
-	return fmt.Sprintf("git %s: status %d%s", ui.CleanTo(strings.Join(e.Args, " "), 120), e.Exit, words)
+	return fmt.Sprintf("git %s: status %d%s", ui.CleanTo(strings.Join(withoutSettings(e.Args), " "), 120), e.Exit, words)
+}
+
+// withoutSettings returns git's arguments from the command on, without the settings before it.
+func withoutSettings(args []string) []string {
+	for len(args) > 2 && args[0] == "-c" {
+		args = args[2:]
+	}
+	return args
 }
 
 // environ returns the environment for git: without git's own variables, which could redirect it to
@@ -139,6 +148,9 @@ func launch(ctx context.Context, c Call, off []string) ([]byte, error) {
 	if c.Stdout != nil {
 		cmd.Stdout = c.Stdout
 	}
+	if c.Stderr != nil {
+		cmd.Stderr = io.MultiWriter(&stderr, c.Stderr)
+	}
 	if err := cmd.Start(); err != nil {
 		if errors.Is(err, exec.ErrNotFound) {
 			return nil, ui.Refused("git is not installed on this machine").Hint(ui.Cmd("sudo apt-get install git"))
@@ -153,13 +165,13 @@ func launch(ctx context.Context, c Call, off []string) ([]byte, error) {
 	var exited *exec.ExitError
 	switch {
 	case ctx.Err() != nil:
-		return nil, fmt.Errorf("git %s: %w", c.Args[0], context.Cause(ctx))
+		return nil, fmt.Errorf("git %s: %w", withoutSettings(c.Args)[0], context.Cause(ctx))
 	case errors.As(err, &exited):
 		return out.Bytes(), &GitError{Args: c.Args, Exit: exited.ExitCode(), Stderr: stderr.String()}
 	case err != nil:
-		return out.Bytes(), fmt.Errorf("git %s: %w%s", c.Args[0], err, colonSuffix(stderr.String()))
+		return out.Bytes(), fmt.Errorf("git %s: %w%s", withoutSettings(c.Args)[0], err, colonSuffix(stderr.String()))
 	case out.Over():
-		return nil, fmt.Errorf("git %s printed more than %d MB", c.Args[0], maxOutput>>20)
+		return nil, fmt.Errorf("git %s printed more than %d MB", withoutSettings(c.Args)[0], maxOutput>>20)
 	}
 	return out.Bytes(), nil
 }

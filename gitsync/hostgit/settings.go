@@ -104,6 +104,22 @@ func (r Repo) readSettings(ctx context.Context) (*settings, error) {
 	return s, nil
 }
 
+// FsckSettings returns the user's own settings fetch.fsck.ID of how grave a fault of a fetched object
+// is, by the ID in lower case. Of several values the last one counts, as in git.
+func (r Repo) FsckSettings(ctx context.Context) (map[string]string, error) {
+	s, err := r.settings(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	for _, v := range s.all {
+		if id, ok := strings.CutPrefix(v.key, "fetch.fsck."); ok {
+			out[strings.ToLower(id)] = v.value
+		}
+	}
+	return out, nil
+}
+
 // findSources lists the files that git reads, or would read if they existed.
 func (s *settings) findSources(r Repo) {
 	seen, inactive := map[string]int{}, false

@@ -67,8 +67,12 @@ func Fetch(ctx context.Context, p Peer, h *compare.Host, g compare.Guest) (moved
 		return nil, notes, err
 	}
 	if len(wants) > 0 && len(have) < len(wants) || q.complete(ctx, wants) != nil {
-		if err := p.receive(ctx, *h, q, wants, slices.Sorted(maps.Keys(news))); err != nil {
-			return nil, notes, fetchError(p, err)
+		seen := faults{}
+		if err := p.receive(ctx, *h, q, wants, slices.Sorted(maps.Keys(news)), seen); err != nil {
+			return nil, notes, fetchError(p, *h, err)
+		}
+		if n := seen.note(p.VM); n != "" {
+			notes = append(notes, n)
 		}
 		if err := q.complete(ctx, wants); err != nil {
 			return nil, notes, ui.Refused("VM %s did not send all objects of its commits; nothing was fetched: %w", p.VM, err).
@@ -167,7 +171,7 @@ func Track(ctx context.Context, h *compare.Host, to map[string]string, why strin
 	return moved, err
 }
 
-func fetchError(p Peer, err error) error {
+func fetchError(p Peer, h compare.Host, err error) error {
 	hint := ui.CmdFor("try again", "aivm git fetch")
 	lim := p.Limits.withDefaults(DefaultLimits)
 	switch {
@@ -178,8 +182,13 @@ func fetchError(p Peer, err error) error {
 		return ui.Failed("fetching from VM %s: %w; nothing was fetched", p.VM, err).Hint(hint)
 	}
 	var ge *hostgit.GitError
-	if errors.As(err, &ge) && len(ge.Args) > 6 && slices.Contains(ge.Args, "index-pack") {
-		return ui.Refused("VM %s sent invalid objects; nothing was fetched: %s", p.VM, ui.CleanTo(strings.TrimSpace(ge.Stderr), 300)).
+	if errors.As(err, &ge) {
+		if refusal := faultRefusal(p, h, ge.Stderr); refusal != nil {
+			return refusal
+		}
+	}
+	if ge != nil && len(ge.Args) > 6 && slices.Contains(ge.Args, "index-pack") {
+		return ui.Refused("VM %s sent invalid objects; nothing was fetched: %s", p.VM, ui.CleanTo(strings.ReplaceAll(strings.TrimSpace(ge.Stderr), "\n", "; "), 300)).
 			Hint(ui.CmdFor("check the clone", "ssh "+p.VM+" git -C "+quoteTwice(p.Dir)+" fsck --full"))
 	}
 	return ui.Failed("fetching from VM %s: %w; nothing was fetched", p.VM, err).Hint(hint)
@@ -221,16 +230,16 @@ func haves(ctx context.Context, h compare.Host) ([]string, error) {
 func uploadPack(dir string) []string { return []string{"env", "LC_ALL=C", "git", "upload-pack", dir} }
 
 // receive fetches a pack with everything that wants need into the quarantine.
-func (p Peer) receive(ctx context.Context, h compare.Host, q *quarantine, wants, branches []string) error {
+func (p Peer) receive(ctx context.Context, h compare.Host, q *quarantine, wants, branches []string, seen faults) error {
 	if why := h.NeedsGitProgram(); why != "" {
 		p.Notef("fetching with the git program: %s", why)
-		return p.receiveProgram(ctx, h, q, branches)
+		return p.receiveProgram(ctx, h, q, branches, seen)
 	}
 	p.Notef("fetching with go-git's protocol, index-pack --strict")
-	return p.receiveStream(ctx, h, q, wants)
+	return p.receiveStream(ctx, h, q, wants, seen)
 }
 
-func (p Peer) receiveStream(ctx context.Context, h compare.Host, q *quarantine, wants []string) error {
+func (p Peer) receiveStream(ctx context.Context, h compare.Host, q *quarantine, wants []string, seen faults) error {
 	haves, err := haves(ctx, h)
 	if err != nil {
 		return err
@@ -283,7 +292,7 @@ func (p Peer) receiveStream(ctx context.Context, h compare.Host, q *quarantine, 
 		}
 		demux := sideband.NewDemuxer(sideband.Sideband64k, r)
 		demux.Progress = progressWriter{p}
-		return q.index(s.ctx, demux, p.Limits.withDefaults(DefaultLimits))
+		return q.index(s.ctx, demux, p.Limits.withDefaults(DefaultLimits), seen)
 	}()
 	return s.end(err)
 }
@@ -301,20 +310,28 @@ func (c progressWriter) Write(b []byte) (int, error) {
 
 // receiveProgram fetches with the git program over the same connection: its "fd" transport
 // (git-remote-fd(1)) uses a service that is already running.
-func (p Peer) receiveProgram(ctx context.Context, h compare.Host, q *quarantine, branches []string) error {
+func (p Peer) receiveProgram(ctx context.Context, h compare.Host, q *quarantine, branches []string, seen faults) error {
 	var in strings.Builder
 	for _, b := range branches {
 		in.WriteString("refs/heads/" + b + "\n")
 	}
+	accept, err := faultSeverities(ctx, h)
+	if err != nil {
+		return err
+	}
+	set, err := accept.fetchArgs(ctx, h)
+	if err != nil {
+		return err
+	}
 	lim := p.Limits.withDefaults(DefaultLimits)
 	return p.runHostGit(ctx, uploadPack(p.Dir), hostgit.Call{
-		Repo: h.Repo, Env: q.env(), Stdin: strings.NewReader(in.String()), Memory: lim.Memory, CPU: uint64(lim.CPU.Seconds()),
-		Args: []string{
+		Repo: h.Repo, Env: q.env(), Stdin: strings.NewReader(in.String()), Stderr: seen.reader(), Memory: lim.Memory, CPU: uint64(lim.CPU.Seconds()),
+		Args: append(set,
 			"-c", "fetch.fsckObjects=true", "-c", "fetch.unpackLimit=1", "-c", "protocol.fd.allow=always", "-c", "core.bigFileThreshold=32m",
 			"-c", "fetch.writeCommitGraph=false", "-c", "fetch.prune=false", "-c", "remote.pushDefault=",
 			"fetch", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--recurse-submodules=no", "--no-show-forced-updates",
 			"--refmap=", "--quiet", "--stdin", hostgit.OpenConnection,
-		},
+		),
 	})
 }
 

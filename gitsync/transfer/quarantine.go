@@ -85,13 +85,17 @@ func (q *quarantine) env() []string {
 }
 
 // index indexes a pack: git unpacks, hashes and checks each object (--strict), and completes deltas
-// against the repository's objects.
-func (q *quarantine) index(ctx context.Context, pack io.Reader, lim Limits) error {
-	_, err := hostgit.Run(ctx, hostgit.Call{
-		Repo: q.h.Repo, Env: q.env(), Stdin: pack, Memory: lim.Memory, CPU: uint64(lim.CPU.Seconds()),
+// against the repository's objects. The faults that git accepted are counted in seen.
+func (q *quarantine) index(ctx context.Context, pack io.Reader, lim Limits, seen faults) error {
+	accept, err := faultSeverities(ctx, q.h)
+	if err != nil {
+		return err
+	}
+	_, err = hostgit.Run(ctx, hostgit.Call{
+		Repo: q.h.Repo, Env: q.env(), Stdin: pack, Stderr: seen.reader(), Memory: lim.Memory, CPU: uint64(lim.CPU.Seconds()),
 		Args: []string{
 			"-c", "pack.threads=2", "-c", "core.bigFileThreshold=32m", "-c", "pack.deltaCacheLimit=0",
-			"index-pack", "--strict", "--stdin", "--fix-thin", fmt.Sprintf("--max-input-size=%d", lim.Bytes),
+			"index-pack", accept.strict(), "--stdin", "--fix-thin", fmt.Sprintf("--max-input-size=%d", lim.Bytes),
 		},
 	})
 	return err
