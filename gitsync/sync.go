@@ -38,7 +38,7 @@ func PushBranch(ctx context.Context, p transfer.Peer, h *compare.Host, g *compar
 	case compare.Diverged:
 		return sent, diverged(p, *h), nil
 	case compare.Unseen:
-		return sent, ui.Failed("branch %[2]s of VM %[1]s has commits that were not fetched yet", p.VM, ui.Clean(h.Branch)).Hint(ui.Cmd("aivm git fetch " + shellescape.Quote(h.Repo.Top))), nil
+		return sent, ui.Refused("branch %[2]s of VM %[1]s has commits that were not fetched yet", p.VM, ui.Clean(h.Branch)).Hint(ui.Cmd("aivm git fetch " + shellescape.Quote(h.Repo.Top))), nil
 	}
 	ups, kept := compare.Updates(*h, *g)
 	for _, t := range kept {

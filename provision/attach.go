@@ -11,6 +11,7 @@ import (
 	"aivm.dev/aivm/provision/clones"
 	"aivm.dev/aivm/provision/folders"
 	"aivm.dev/aivm/provision/loop"
+	"aivm.dev/aivm/provision/session"
 	"aivm.dev/aivm/provision/share"
 	"aivm.dev/aivm/provision/target"
 )
@@ -28,6 +29,8 @@ type AttachResult struct {
 	Protect  bool   `json:"protect,omitempty"`
 	// Executed lists the host-executed files of a folder that is newly shared for writing.
 	Executed []string `json:"executed,omitempty"`
+	// GitProblem is what prevented the transfer of commits, in mode git.
+	GitProblem *session.Problem `json:"git_problem,omitempty"`
 
 	Running bool   `json:"-"` // the VM runs; false if that is not known
 	Remote  string `json:"-"` // the git remote of the clone, in mode git
@@ -63,7 +66,7 @@ func (e *Env) Attach(ctx context.Context, o target.FolderOptions) (AttachResult,
 		Running: running, Opens: w.OpenCommand(), Config: e.StorePath,
 	}
 	if w.Clone != nil {
-		r.Remote = f.Clone.Remote.Name
+		r.Remote, r.GitProblem = f.Clone.Remote.Name, clones.ProblemOf(w, f)
 	}
 	return r, nil
 }

@@ -67,7 +67,8 @@ func (e *Env) Code(ctx context.Context, o editors.CodeOptions) (res CodeResult, 
 	res = CodeResult{
 		Schema: 1, VM: w.Name, Alias: w.Name, Address: f.Inst.Address, Folder: w.Folder.HostPath, GuestDst: w.OpenAt,
 		Mode: string(w.Folder.Mode), Access: w.Folder.Access, Recipe: recipe,
-		Found: found, Why: why, Timing: e.Timing,
+		GitProblem: clones.ProblemOf(w, f),
+		Found:      found, Why: why, Timing: e.Timing,
 	}
 	kind := editor.Print
 	if found != nil {

@@ -15,6 +15,9 @@ func (a Verbs) printPushed(r provision.GitResult) {
 	switch {
 	case len(r.Pushed) > 0:
 		a.UI.Result("Pushed to VM %s: %s", r.VM, strings.Join(r.Pushed, ", "))
+		if r.Relation == provision.GitVMAhead {
+			a.UI.Say("branch %s was not pushed, since VM %s is %s ahead; to pull them: aivm git pull %s", r.Branch, r.VM, provision.Commits(r.Behind), q)
+		}
 	case r.Relation == provision.GitVMAhead:
 		a.UI.Result("Nothing to push: VM %s is %s ahead on %s", r.VM, provision.Commits(r.Behind), r.Branch)
 		a.UI.Say("to pull them: aivm git pull %s", q)
@@ -33,7 +36,10 @@ func (a Verbs) printFetched(r provision.GitResult) {
 	for _, l := range r.FetchedLines() {
 		a.UI.Result("%s", l)
 	}
-	if len(r.Fetched) == 0 {
+	switch {
+	case len(r.LeftOut) > 0:
+		a.UI.Result("Not fetched from VM %s: %s", r.VM, ui.Some(r.LeftOut, 10))
+	case len(r.Fetched) == 0:
 		a.UI.Result("Nothing new in VM %s", r.VM)
 	}
 }

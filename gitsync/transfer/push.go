@@ -264,10 +264,12 @@ func refusalError(p Peer, ups []compare.RefUpdate, got map[string]string) error 
 	case strings.Contains(low, "shallow"):
 		return ui.Refused("the clone in VM %s refuses a push from a shallow clone: %s", p.VM, ui.CleanTo(why, 200)).
 			Hint(ui.CmdFor("fetch the complete history first", "git fetch --unshallow"))
-	case strings.Contains(low, "non-fast-forward"), strings.Contains(low, "failed to update ref"), strings.Contains(low, "lock"), strings.Contains(low, "fetch first"):
+	case strings.Contains(low, "non-fast-forward"), strings.Contains(low, "fetch first"):
+		return ui.Refused("the clone in VM %s got other commits while it was pushed to: %s", p.VM, ui.CleanTo(why, 200)).Hint(ui.CmdFor("try again", "aivm git push"))
+	case strings.Contains(low, "failed to update ref"), strings.Contains(low, "lock"), low == "atomic transaction failed":
 		return ui.Failed("the clone in VM %s changed while it was pushed to: %s", p.VM, ui.CleanTo(why, 200)).Hint(ui.CmdFor("try again", "aivm git push"))
 	}
-	return ui.Failed("git in VM %s refused the push: %s", p.VM, ui.CleanTo(why, 200)).Hint(ui.CmdFor("see the clone's state", "ssh "+p.VM+" git -C "+quoteTwice(p.Dir)+" status"))
+	return ui.Refused("git in VM %s refused the push: %s", p.VM, ui.CleanTo(why, 200)).Hint(ui.CmdFor("see the clone's state", "ssh "+p.VM+" git -C "+quoteTwice(p.Dir)+" status"))
 }
 
 // pushProgram pushes with the git program over the same connection.

@@ -13,6 +13,10 @@ import (
 // again.
 var ErrStale = errors.New("the facts changed, observe again")
 
+// ErrUnneeded is returned by an action that had nothing to do, as the actions before
+// it showed. The run continues.
+var ErrUnneeded = errors.New("nothing to do")
+
 // Runner applies plans.
 type Runner struct {
 	Root root.Applier
@@ -20,7 +24,7 @@ type Runner struct {
 	// itself there. The released program leaves it nil.
 	Hook func(point string)
 	// Started is called before each action; the returned functions receive its
-	// progress and its result.
+	// progress and its result, which may be ErrUnneeded.
 	Started func(Action) (progress func(detail string, fraction float64), done func(error))
 	// Note, if set, receives the remark of the privileged helper on an action
 	// that succeeded.
@@ -45,7 +49,7 @@ func (r Runner) Run(ctx context.Context, p Plan) (again bool, err error) {
 		if err := ctx.Err(); err != nil {
 			return false, err
 		}
-		if err := r.runAction(ctx, a); err != nil {
+		if err := r.runAction(ctx, a); err != nil && !errors.Is(err, ErrUnneeded) {
 			if errors.Is(err, ErrStale) {
 				return true, nil
 			}
@@ -98,7 +102,10 @@ func (r Runner) runAction(ctx context.Context, a Action) (err error) {
 			}
 		}
 	case a.Do != nil:
-		if err := a.Do(actionCtx); err != nil {
+		if err := a.Do(actionCtx); errors.Is(err, ErrUnneeded) {
+			faultPoint("after")
+			return err
+		} else if err != nil {
 			return fmt.Errorf("%s: %w", a.Why, err)
 		}
 	}

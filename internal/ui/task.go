@@ -21,7 +21,7 @@ const (
 )
 
 // Task shows the progress of something the user waits for. All methods may be called
-// from any goroutine; after Done or Fail they do nothing.
+// from any goroutine; after one of those that end it they do nothing.
 type Task interface {
 	// Detail sets the text that says what is currently being done.
 	Detail(format string, args ...any)
@@ -31,6 +31,9 @@ type Task interface {
 	Fraction(f float64)
 	Done()
 	Fail()
+	// Refuse ends the task as one that was refused, Skip as one that turned out to be unnecessary.
+	Refuse()
+	Skip()
 }
 
 // Task starts to show progress. On a terminal it keeps one line up to date (label,
@@ -66,6 +69,8 @@ func (noTask) Bytes(int64, int64)    {}
 func (noTask) Fraction(float64)      {}
 func (noTask) Done()                 {}
 func (noTask) Fail()                 {}
+func (noTask) Refuse()               {}
+func (noTask) Skip()                 {}
 
 // task implements Task. s.mu guards the fields that change.
 type task struct {
@@ -107,6 +112,8 @@ func (t *task) Bytes(done, total int64) {
 func (t *task) Fraction(f float64) { t.update(func() { t.fraction = bound(f) }) }
 func (t *task) Done()              { t.end("done") }
 func (t *task) Fail()              { t.end("failed") }
+func (t *task) Refuse()            { t.end("refused") }
+func (t *task) Skip()              { t.end("nothing to do") }
 
 // bound limits f to the range 0 to 1. NaN becomes 0, since all comparisons with it are
 // false.

@@ -37,6 +37,7 @@ func (e Part) GitPull(ctx context.Context, o Options) (GitResult, error) {
 func (e Part) fastForward(ctx context.Context, w *target.Target, f *loop.Facts, o Options) (GitResult, error) {
 	h := &f.Clone.Host.Value
 	r := Result(w, f)
+	r.LeftOut = LeftOut(f)
 	if !e.JSON {
 		for _, l := range r.FetchedLines() {
 			o.Line(l)
@@ -48,6 +49,9 @@ func (e Part) fastForward(ctx context.Context, w *target.Target, f *loop.Facts, 
 	case gitsync.Diverged:
 		return r, ui.Refused("branch %s has diverged (new commits: %d on this machine, %d in VM %s); aivm only fast-forwards", ui.Clean(h.Branch), h.Ahead, h.Behind, w.Name).
 			Hint(ui.CmdFor("merge them", "git -C "+shellescape.Quote(w.Folder.HostPath)+" merge "+shellescape.Quote(remoteBranch)), ui.CmdFor("or rebase yours onto them", "git -C "+shellescape.Quote(w.Folder.HostPath)+" rebase "+shellescape.Quote(remoteBranch)))
+	case gitsync.Unseen:
+		return r, ui.Refused("branch %s of VM %s was left out of the fetch, so it cannot be pulled", ui.Clean(h.Branch), w.Name).
+			Hint(ui.Cmd("aivm git fetch " + shellescape.Quote(w.Folder.HostPath)))
 	default:
 		return r, nil
 	}
@@ -80,7 +84,7 @@ func (e Part) fastForward(ctx context.Context, w *target.Target, f *loop.Facts, 
 		return r, err
 	}
 	r = Result(w, f)
-	r.Changes, r.Runs, r.Filters, r.FiltersRan = in.changes, in.hazards, in.filters, len(allowed) > 0
+	r.LeftOut, r.Changes, r.Runs, r.Filters, r.FiltersRan = LeftOut(f), in.changes, in.hazards, in.filters, len(allowed) > 0
 	r.Count, r.RanFilters = n, allowed
 	if len(allowed) == 0 {
 		r.ManualCommands = in.manualCommands(w, f.Clone.Host.Value.Branch, from)

@@ -56,6 +56,12 @@ type GitResult struct {
 	Filters  []gitsync.Filter      `json:"filters,omitempty"` // pull: filters that the host's git would run
 	// FiltersRan means that the filters ran; otherwise the files are as committed.
 	FiltersRan bool `json:"filters_ran,omitempty"`
+	// LeftOut lists the guest's branches that a fetch or pull did not fetch, and KeptTags the tags that
+	// a push did not send, since the guest's of that name points to another object.
+	LeftOut  []string `json:"left_out,omitempty"`
+	KeptTags []string `json:"kept_tags,omitempty"`
+	// GuestBranch is the branch checked out in the guest after a push.
+	GuestBranch string `json:"guest_branch,omitempty"`
 
 	// Not in JSON.
 	Answers        bool             `json:"-"` // the VM answers
@@ -118,6 +124,11 @@ func (e Part) GitPush(ctx context.Context, o Options) (GitResult, error) {
 	}
 	defer f.Close()
 	r := Result(w, f)
+	_, r.KeptTags = gitsync.Updates(f.Clone.Host.Value, f.Clone.Guest)
+	r.GuestBranch = f.Clone.Guest.Head
+	if len(r.KeptTags) > 0 {
+		e.WarnOnce(fmt.Sprintf("tags that point to another object in VM %s were not pushed: %s", w.Name, ui.Some(r.KeptTags, 10)))
+	}
 	if r.Wip == "" && !e.JSON {
 		if all, err := gitsync.HostStatus(ctx, w.Clone.Repo); err == nil {
 			dirty, _ := Compared(all)
@@ -134,10 +145,12 @@ func (e Part) GitFetch(ctx context.Context, o Options) (GitResult, error) {
 		return GitResult{}, err
 	}
 	defer f.Close()
+	r := Result(w, f)
+	r.LeftOut = LeftOut(f)
 	if e.JSON {
-		return Result(w, f), nil
+		return r, nil
 	}
-	return Result(w, f), e.sayFetchedHazards(ctx, w, f)
+	return r, e.sayFetchedHazards(ctx, w, f)
 }
 
 // FetchedLines describes what was fetched, one line per branch.

@@ -25,19 +25,21 @@ type CodeOptions struct {
 
 // CodeResult is what `code --json` prints.
 type CodeResult struct {
-	Schema   int                `json:"schema"`
-	VM       string             `json:"vm"`
-	Alias    string             `json:"alias"`
-	Address  string             `json:"address"`
-	Folder   string             `json:"folder"`
-	GuestDst string             `json:"guest_dst"`
-	Mode     string             `json:"mode"`
-	Access   string             `json:"access"`
-	Opened   bool               `json:"opened"`
-	Editor   string             `json:"editor,omitempty"`
-	URL      string             `json:"url,omitempty"` // of code-server
-	Recipe   editor.Recipe      `json:"recipe"`
-	Seconds  map[string]float64 `json:"seconds"`
+	Schema   int    `json:"schema"`
+	VM       string `json:"vm"`
+	Alias    string `json:"alias"`
+	Address  string `json:"address"`
+	Folder   string `json:"folder"`
+	GuestDst string `json:"guest_dst"`
+	Mode     string `json:"mode"`
+	Access   string `json:"access"`
+	Opened   bool   `json:"opened"`
+	Editor   string `json:"editor,omitempty"`
+	URL      string `json:"url,omitempty"` // of code-server
+	// GitProblem is what prevented the transfer of commits, of a folder in git mode.
+	GitProblem *session.Problem   `json:"git_problem,omitempty"`
+	Recipe     editor.Recipe      `json:"recipe"`
+	Seconds    map[string]float64 `json:"seconds"`
 
 	Found  *editor.Found `json:"-"` // the editor of the run; nil: none
 	Why    string        `json:"-"` // why none

@@ -24,6 +24,7 @@ func (e *Session) Run(ctx context.Context, p plan.Plan) (bool, error) {
 	// Several actions that are shown as one have one progress line.
 	var task ui.Task
 	next, remaining := 0, 0
+	needed := false // one of the actions of the line had something to do
 	r := plan.Runner{Root: e.Root, Hook: e.Hook, Note: func(_ plan.Action, note string) { e.WarnOnce(note) }, Started: func(a plan.Action) (func(string, float64), func(error)) {
 		stop := func() {}
 		if a.Timing != "" {
@@ -31,7 +32,7 @@ func (e *Session) Run(ctx context.Context, p plan.Plan) (bool, error) {
 		}
 		if remaining == 0 {
 			remaining = p.Row(next)
-			task = e.UI.Task(p.RowWhy(next, remaining))
+			task, needed = e.UI.Task(p.RowWhy(next, remaining)), false
 		}
 		next, remaining = next+1, remaining-1
 		progress := func(detail string, fraction float64) {
@@ -44,15 +45,24 @@ func (e *Session) Run(ctx context.Context, p plan.Plan) (bool, error) {
 		}
 		return progress, func(err error) {
 			stop()
+			unneeded := errors.Is(err, plan.ErrUnneeded)
+			needed = needed || !unneeded
+			var ue *ui.Error
+			switch {
 			// ErrStale is no failure: another process was quicker.
-			if err != nil && !errors.Is(err, plan.ErrStale) {
-				remaining = 0
-				task.Fail()
+			case err == nil, unneeded, errors.Is(err, plan.ErrStale):
+				if remaining == 0 && !needed {
+					task.Skip()
+				} else if remaining == 0 {
+					task.Done()
+				}
 				return
+			case errors.As(err, &ue) && ue.Kind == "refused":
+				task.Refuse()
+			default:
+				task.Fail()
 			}
-			if remaining == 0 {
-				task.Done()
-			}
+			remaining = 0
 		}
 	}}
 	again, err := r.Run(ctx, p)

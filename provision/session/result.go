@@ -39,3 +39,11 @@ func (e *Session) VMResult(vm, state string, outcome Outcome) VMResult {
 	}
 	return r
 }
+
+// A Problem is what a command could not do of its work, in the JSON output of one that continued
+// without it.
+type Problem struct {
+	Kind    string   `json:"kind"` // "refused" or "failed"
+	Message string   `json:"message"`
+	Hints   []string `json:"hints"`
+}
