@@ -21,8 +21,9 @@ import (
 // be unnecessary, does not say "done". aivm git ends with the refusal, code continues.
 func TestRefusedIsNotDone(t *testing.T) {
 	for name, k := range map[string]struct {
-		before func(p *clonetest.Pair)
-		lines  string // of the progress, "ID: end", 		refused string // the error of aivm git push
+		before  func(p *clonetest.Pair)
+		lines   string // of the progress, without the times
+		refused string // the error of aivm git push
 	}{
 		"pushed": {func(p *clonetest.Pair) { p.CommitH("b", "2") }, "push branch main to VM vm: done", ""},
 		"diverged": {func(p *clonetest.Pair) { p.CommitH("b", "2"); p.CommitG("c", "3") },

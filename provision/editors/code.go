@@ -8,6 +8,7 @@ import (
 	"aivm.dev/aivm/internal/ui"
 
 	"aivm.dev/aivm/internal/editor"
+	"aivm.dev/aivm/provision/session"
 	"aivm.dev/aivm/provision/target"
 )
 
