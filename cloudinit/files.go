@@ -60,13 +60,15 @@ type (
 
 // sshdConf disables password logins before sshd starts for the first time. sshd uses the
 // first value of an option, and includes the directory at the top of sshd_config. TCP
-// forwarding is enabled explicitly, since editors connect through it.
+// forwarding is enabled explicitly, since editors connect through it. With SHLVL, aivm makes bash skip
+// a ~/.bashrc that lets no command run (internal/guest, StartupError).
 const sshdConf = `# Written once by aivm.
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin no
 X11Forwarding no
 AllowTcpForwarding yes
+AcceptEnv SHLVL
 `
 
 // sysctlConf raises the limits of inotify. Editors and build tools watch complete source

@@ -115,6 +115,9 @@ Examples:
 				e.Hint(ui.CmdFor("if you mean the folder or file of that name", c.CommandPath()+" "+cli.QuoteWord("./"+w)))
 			}
 		}
+		if line, ok := a.CommandHint(c); ok && c.Name() == cli.SSHName {
+			e.Hint(ui.CmdFor("put -- before the command", line))
+		}
 		return e.Hint(ui.Cmd(c.CommandPath() + " --help"))
 	})
 	c.SetHelpCommand(a.helpCmd())

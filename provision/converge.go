@@ -118,6 +118,7 @@ func (e *Env) finishInGuest(ctx context.Context, w *target.Target, f *loop.Facts
 		// The facts from libvirt are from before the plan ran.
 		e.ObserveLibvirt(ctx, w, f)
 	}
+	e.WarnStartup(w, f.Conn)
 	err := e.GuestStage(ctx, w, f)
 	if err == nil {
 		err = clones.For(e.Loop).End(w, f)

@@ -152,6 +152,10 @@ func (e *Env) connect(ctx context.Context, w *target.Target, f *loop.Facts) (gue
 		_ = c.Close()
 		return nil, err
 	}
+	if guest.BypassesStartup(c) {
+		// The receiver was started before that was known: another program may be reading.
+		f.Settings.StopReceiver()
+	}
 	return c, nil
 }
 
@@ -175,7 +179,7 @@ func (e *Env) Probe(ctx context.Context, c guest.Conn, w *target.Target, f *loop
 		err = nil
 	}
 	if err != nil {
-		return err
+		return e.ExplainStartup(ctx, w, err)
 	}
 	if w.Clone != nil {
 		f.Clone.Stamp.Guest = gitsync.GuestStamp(out["git"])

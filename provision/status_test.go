@@ -174,13 +174,15 @@ func TestSSHCheck(t *testing.T) {
 		want host.State
 	}{
 		{loop.Facts{Domain: on, Conn: &looptest.FakeGuest{}}, host.OK},
+		{loop.Facts{Domain: on, Conn: startupGuest{bypass: true}}, host.Bad},
+		{loop.Facts{Domain: on, ConnErr: &guest.StartupError{}}, host.Bad},
 		{loop.Facts{Domain: on, ConnErr: guest.ErrUnreachable}, host.Bad},
 		{loop.Facts{Domain: on, ConnErr: loop.ErrNotTried}, host.Skipped},
 		{loop.Facts{Domain: off, ConnErr: guest.ErrUnreachable}, host.Skipped},
 		{loop.Facts{Domain: off, ConnErr: fmt.Errorf("no: %w", &guest.HostKeyError{})}, host.Bad},
 	} {
 		got := checks.SSHCheck(&target.Target{Name: "t"}, &c.f)
-		if errors.Is(c.f.ConnErr, guest.ErrUnreachable) && c.want == host.Bad && len(got.Fix) == 0 || got.State != c.want {
+		if (errors.Is(c.f.ConnErr, guest.ErrUnreachable) || c.f.Conn != nil) && c.want == host.Bad && len(got.Fix) == 0 || got.State != c.want {
 			t.Errorf("%v: %+v", c.f.ConnErr, got)
 		}
 	}

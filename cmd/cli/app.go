@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/provision"
@@ -69,6 +70,54 @@ func UnknownCommand(c *cobra.Command, name string) error {
 
 // Consents lists the flags that are left out of a command line shown for typing again.
 var Consents = []string{"--dry-run", "--dry_run", "--yes", "-y"}
+
+// CommandHint returns this run's command line with "--" before the second word that is neither a
+// flag nor the value of one; false if there is none. c is the command that runs.
+func (a *App) CommandHint(c *cobra.Command) (string, bool) {
+	at := wordAt(c, a.Args, strings.Count(c.CommandPath(), " ")+1)
+	if at < 0 {
+		return "", false
+	}
+	return Typed(slices.Concat(a.Args[:at], []string{"--"}, a.Args[at:]), nil), true
+}
+
+// wordAt returns the index in args of word n, from 0, that is neither a flag nor the value of one, or
+// -1. Flags that c does not have count as flags without a value.
+func wordAt(c *cobra.Command, args []string, n int) int {
+	for i := 0; i < len(args); i++ {
+		w := args[i]
+		switch {
+		case w == "--":
+			return -1
+		case len(w) > 1 && w[0] == '-':
+			if takesNext(c.Flags(), w) {
+				i++
+			}
+		case n == 0:
+			return i
+		default:
+			n--
+		}
+	}
+	return -1
+}
+
+// takesNext reports whether the flag or flags in the word w have the next word as their value.
+func takesNext(flags *pflag.FlagSet, w string) bool {
+	if name, long := strings.CutPrefix(w, "--"); long {
+		f := flags.Lookup(name) // of name=value there is none
+		return f != nil && f.NoOptDefVal == ""
+	}
+	for i := 1; i < len(w); i++ {
+		switch f := flags.ShorthandLookup(w[i : i+1]); {
+		case f == nil:
+			return false
+		case f.NoOptDefVal == "":
+			return i == len(w)-1
+		}
+	}
+	return false
+}
 
 // Rerun returns this run's command line for typing again, without the flags in Consents.
 func (a *App) Rerun() string { return Typed(a.Args, Consents) }

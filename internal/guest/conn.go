@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -17,6 +18,7 @@ type conn struct {
 	addr   string
 	client *ssh.Client
 	raw    *monitoredConn
+	bypass atomic.Bool // send startupEnv with each command
 
 	gone    chan struct{} // closed when the transport has ended
 	closing chan struct{} // closed by Close and kill

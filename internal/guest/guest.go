@@ -70,8 +70,9 @@ type Cmd struct {
 type Conn interface {
 	// Probe runs all parts in one exec and returns the output of each. If parts fail, it returns a
 	// *ProbeError that names them together with the output of the others. If it ends while a part
-	// runs, it returns a *StuckError together with the output of the earlier parts. With any other
-	// error there is no output.
+	// runs, it returns a *StuckError together with the output of the earlier parts. If the login
+	// shell does not run the script, it returns a *StartupError. With any other error there is no
+	// output.
 	Probe(ctx context.Context, ps []Probe) (map[string][]byte, error)
 	// Run runs a program and returns its exit status, 128+n for signal n. err is nil whatever the
 	// status is; it is set if there is no status (ErrNoStatus, ErrLost), if a stream of the caller

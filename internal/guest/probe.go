@@ -48,10 +48,10 @@ func (c *conn) Probe(ctx context.Context, ps []Probe) (map[string][]byte, error)
 	// The marker is random, so that the output of a part cannot contain it by accident, nor because
 	// an attacker wrote it to a file that the part prints.
 	marker := newMarker()
-	frames := &frames{marker: []byte(marker), ps: ps, out: make(map[string][]byte, len(ps))}
-	stderr := tail{limit: MaxAnswer}
-	script := strings.NewReader(probeScript(marker, ps))
-	_, err := c.exec(ctx, "exec sh -s", false, script, frames, &stderr)
+	frames, stderr, err := c.probe(ctx, marker, ps)
+	if startup := new(StartupError); errors.As(err, &startup) {
+		return nil, err
+	}
 	if err != nil {
 		if at := frames.current(); at != "" && frames.started {
 			return frames.out, &StuckError{At: at, Err: err}
@@ -59,14 +59,26 @@ func (c *conn) Probe(ctx context.Context, ps []Probe) (map[string][]byte, error)
 		return nil, fmt.Errorf("probing the guest: %w", err)
 	}
 	if at := frames.current(); at != "" {
-		return nil, fmt.Errorf("probing the guest: it stopped at %q%s", at, lastWords(stderr.String()))
+		return nil, fmt.Errorf("probing the guest: it stopped at %q%s", at, lastWords(stderr))
 	}
 	if len(frames.failed.Names) > 0 {
-		frames.failed.Stderr = stderr.String()
+		frames.failed.Stderr = stderr
 		return frames.out, &frames.failed
 	}
 	return frames.out, nil
 }
+
+// probeOnce sends the script of a probe and returns its output, the end of its stderr, and its status.
+func (c *conn) probeOnce(ctx context.Context, marker string, ps []Probe) (*frames, string, int, error) {
+	f := &frames{marker: []byte(marker), ps: ps, out: make(map[string][]byte, len(ps))}
+	stderr := tail{limit: MaxAnswer}
+	exit, err := c.exec(ctx, "exec /bin/sh -s "+probeArg, false, strings.NewReader(probeScript(marker, ps)), f, &stderr)
+	return f, stderr.String(), exit, err
+}
+
+// probeArg is the argument of the shell that executes a probe. A shell without it is one that a
+// start-up file executed, which reads the script as its input too.
+const probeArg = "aivm"
 
 func newMarker() string {
 	var b [16]byte
@@ -79,6 +91,7 @@ func newMarker() string {
 // a syntax error, an exit or a changed directory does not affect the other parts.
 func probeScript(marker string, ps []Probe) string {
 	var b strings.Builder
+	b.WriteString("[ \"$1\" = " + probeArg + " ] || exit 1\n")
 	b.WriteString("LC_ALL=C.UTF-8; export LC_ALL\n")
 	fmt.Fprintf(&b, "printf '%%s\\n' '%s -1 0'\n", marker)
 	for i, p := range ps {

@@ -7,12 +7,10 @@ import (
 	"fmt"
 	"io"
 	"reflect"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"al.essio.dev/pkg/shellescape"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -22,7 +20,7 @@ const stopGrace = 500 * time.Millisecond
 
 // Run implements Conn.
 func (c *conn) Run(ctx context.Context, cmd Cmd) (int, error) {
-	line, err := commandLine(cmd.Argv)
+	line, err := CommandLine(cmd.Argv)
 	if err != nil {
 		return -1, err
 	}
@@ -53,20 +51,6 @@ func (c *conn) PutTar(ctx context.Context, dir string, tar io.Reader) error {
 	return nil
 }
 
-// commandLine quotes argv for the login shell to which sshd passes it. With "exec" the shell does not
-// treat the first word as a keyword, an alias or an assignment, and signals reach the program.
-func commandLine(argv []string) (string, error) {
-	switch {
-	case len(argv) == 0 || argv[0] == "":
-		return "", errors.New("running in the guest: no program is given")
-	case strings.HasPrefix(argv[0], "-"):
-		return "", fmt.Errorf("running in the guest: %q is not the name of a program", argv[0])
-	case slices.ContainsFunc(argv, func(a string) bool { return strings.ContainsRune(a, 0) }):
-		return "", errors.New("running in the guest: an argument contains a NUL byte")
-	}
-	return "exec " + shellescape.QuoteCommand(argv), nil
-}
-
 // exec runs one command line and returns its exit status if err is nil.
 func (c *conn) exec(parent context.Context, line string, spare bool, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
 	if err := parent.Err(); err != nil {
@@ -83,7 +67,7 @@ func (c *conn) exec(parent context.Context, line string, spare bool, stdin io.Re
 	defer errOut.shut()
 
 	result := make(chan error, 1)
-	go func() { result <- r.session(c.client, line, spare, stdin, out, errOut) }()
+	go func() { result <- r.session(c, line, spare, stdin, out, errOut) }()
 
 	var err error
 	stopped := false
@@ -150,8 +134,8 @@ type running struct {
 	failed error // of the caller's streams
 }
 
-func (r *running) session(client *ssh.Client, line string, spare bool, stdin io.Reader, out, errOut *output) error {
-	s, err := newSession(r.ctx, client, spare)
+func (r *running) session(c *conn, line string, spare bool, stdin io.Reader, out, errOut *output) error {
+	s, err := newSession(r.ctx, c.client, spare)
 	if err != nil {
 		return err
 	}
@@ -166,6 +150,11 @@ func (r *running) session(client *ssh.Client, line string, spare bool, stdin io.
 		s.Stdin = &input{r, stdin}
 	}
 	s.Stdout, s.Stderr = out, errOut
+	if c.bypass.Load() {
+		if _, err := s.SendRequest("env", false, startupEnv); err != nil {
+			return err
+		}
+	}
 	if err := s.Start(line); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"encoding/binary"
@@ -37,6 +38,10 @@ type server struct {
 	execs       atomic.Int32
 	sessions    atomic.Int32
 	maxSessions int32 // 0: no limit
+
+	shell     string // the login shell, "sh" if empty
+	home      string // its HOME, if set
+	acceptEnv bool   // AcceptEnv SHLVL
 
 	mu    sync.Mutex
 	conns map[net.Conn]bool
@@ -172,13 +177,21 @@ func (s *server) serve(c net.Conn) {
 func (s *server) session(sc *ssh.ServerConn, ch ssh.Channel, reqs <-chan *ssh.Request) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	var env []string
 	for req := range reqs {
 		switch req.Type {
+		case "env":
+			var v struct{ Name, Value string }
+			ok := ssh.Unmarshal(req.Payload, &v) == nil && s.acceptEnv && v.Name == "SHLVL"
+			if ok {
+				env = append(env, v.Name+"="+v.Value)
+			}
+			_ = req.Reply(ok, nil)
 		case "exec":
 			s.execs.Add(1)
 			_ = req.Reply(true, nil)
 			line := string(req.Payload[4:])
-			s.wg.Go(func() { s.run(ctx, sc, ch, line) })
+			s.wg.Go(func() { s.run(ctx, sc, ch, env, line) })
 		case "signal":
 			cancel()
 		default:
@@ -187,7 +200,7 @@ func (s *server) session(sc *ssh.ServerConn, ch ssh.Channel, reqs <-chan *ssh.Re
 	}
 }
 
-func (s *server) run(ctx context.Context, sc *ssh.ServerConn, ch ssh.Channel, line string) {
+func (s *server) run(ctx context.Context, sc *ssh.ServerConn, ch ssh.Channel, env []string, line string) {
 	defer ch.Close()
 	status := func(n uint32) {
 		_, _ = ch.SendRequest("exit-status", false, binary.BigEndian.AppendUint32(nil, n))
@@ -220,10 +233,13 @@ func (s *server) run(ctx context.Context, sc *ssh.ServerConn, ch ssh.Channel, li
 		status(0)
 		return
 	}
-	cmd := exec.Command("sh", "-c", line)
+	cmd := exec.Command(cmp.Or(s.shell, "sh"), "-c", line)
 	// Not the PATH of the test process: with a directory on it that cannot be read, the error would
 	// be "permission denied" instead of "not found".
-	cmd.Env = []string{"PATH=/usr/bin:/bin"}
+	cmd.Env = append([]string{"PATH=/usr/bin:/bin", "SSH_CLIENT=192.0.2.1 1 22"}, env...)
+	if s.home != "" {
+		cmd.Env = append(cmd.Env, "HOME="+s.home)
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	in, err := cmd.StdinPipe()
 	if err != nil {

@@ -222,6 +222,11 @@ func SSHCheck(w *target.Target, f *loop.Facts) host.Check {
 	wrongKey := new(*guest.HostKeyError)
 	switch {
 	case f.Conn != nil:
+		if fault, repair := loop.StartupFault(w.Name, f.Conn); fault != "" {
+			c := host.NewCheck("ssh", "SSH readiness", host.Bad, "%s", fault)
+			c.Fix = []string{repair}
+			return c
+		}
 		return host.NewCheck("ssh", "SSH readiness", host.OK, "ssh %s", w.Name)
 	case errors.As(f.ConnErr, wrongKey), guest.IsUnreachable(f.ConnErr) && f.Running():
 		c.Fix = []string{w.Libvirt.Virsh("console ") + w.Name}

@@ -11,9 +11,8 @@ import (
 
 	"aivm.dev/aivm/provision/session"
 
-	"al.essio.dev/pkg/shellescape"
-
 	"aivm.dev/aivm/internal/config"
+	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/root"
 	"aivm.dev/aivm/internal/ui"
@@ -66,8 +65,9 @@ func (e Part) PlanMove(w *target.Target, f *loop.Facts) ([]plan.Action, error) {
 }
 
 // Shell opens a shell in a VM of 0.3 that is not adopted, as 0.3 did: by the entry it wrote
-// to the user's ssh configuration. It reports false for any other VM.
-func (e Part) Shell(ctx context.Context, w *target.Target, command []string) (bool, error) {
+// to the user's ssh configuration. flags are ssh's options for a terminal. It reports false for any
+// other VM.
+func (e Part) Shell(ctx context.Context, w *target.Target, command, flags []string) (bool, error) {
 	if inst, err := e.State().Instance(w.Name); w.NewVM || err != nil || inst != nil {
 		return false, nil
 	}
@@ -86,12 +86,13 @@ func (e Part) Shell(ctx context.Context, w *target.Target, command []string) (bo
 		return true, err
 	}
 	args := append(e.SSH.SSHArgs(), "-o", "StrictHostKeyChecking=yes", "-o", "ForwardAgent=no")
-	if e.InTTY && len(command) == 0 {
-		args = append(args, "-t")
-	}
-	args = append(args, "--", w.Name)
-	for _, c := range command {
-		args = append(args, shellescape.Quote(c))
+	args = append(append(args, flags...), "--", w.Name)
+	if len(command) > 0 {
+		line, err := guest.CommandLine(command)
+		if err != nil {
+			return true, err
+		}
+		args = append(args, line)
 	}
 	if e.DryRun {
 		return true, &session.DryRun{Last: "DRYRUN: would open a shell in VM " + w.Name + ", as it is"}

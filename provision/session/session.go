@@ -40,6 +40,7 @@ const DefaultBaseDir = "/var/lib/libvirt/aivm"
 type Session struct {
 	UI         Console
 	InTTY      bool // the user can be asked
+	OutTTY     bool // stdout is a terminal
 	JSON       bool // --json: texts for people are left out
 	Verbose    int
 	Stdin      io.Reader // of programs in a guest, and of ssh
@@ -107,7 +108,7 @@ type Console interface {
 
 // SetStreams makes the session print to and read from s, and returns the session.
 func (e *Session) SetStreams(s *ui.Streams) *Session {
-	e.UI, e.InTTY, e.JSON, e.Verbose = s, s.InTTY, s.JSON, s.Verbose
+	e.UI, e.InTTY, e.OutTTY, e.JSON, e.Verbose = s, s.InTTY, s.OutTTY, s.JSON, s.Verbose
 	e.Stdin, e.Stdout, e.Stderr = s.In, s.Out, s.Err
 	return e
 }

@@ -75,6 +75,7 @@ func checkHostile(t *testing.T, w *world, vm, project string) *hostile {
 		f    func()
 	}{
 		{"answers", h.answers},
+		{"start-up file", h.startupFile},
 		{"commands", h.commands},
 		{"names and links", h.names},
 		{"repositories", h.repositories},
@@ -134,6 +135,29 @@ printf 'exec /bin/echo nonsense\n' >/tmp/evil-nonsense`)
 		h.t.Errorf("with a guest that hangs, aivm ended only %s after its start, despite Ctrl-C after 8 s", r.took)
 	}
 	h.w.guest(h.vm, "rm -f /tmp/evil; mv ~/bashrc.good ~/.bashrc; pkill -x sleep; true")
+}
+
+// startupFile tests a ~/.bashrc with which no command over SSH runs, and one that reads the commands
+// itself. aivm runs the command anyway, and its warning has a command that repairs the file.
+func (h *hostile) startupFile() {
+	for _, line := range []string{"exit 0", "exec dash"} {
+		h.w.guest(h.vm, "cp ~/.bashrc ~/bashrc.good; { echo '"+line+"'; cat ~/bashrc.good; } >~/bashrc.bad; mv ~/bashrc.bad ~/.bashrc")
+		r := h.run(h.project, time.Minute, "ssh", ".", "--", "sh", "-c", "echo ran; exit 7")
+		_, repair, ok := strings.Cut(r.stderr, "to fix it: ssh ")
+		if r.code != 7 || r.stdout != "ran\n" || !ok {
+			h.t.Fatalf("with %q in ~/.bashrc: %+v", line, r)
+		}
+		if s := h.run(h.project, time.Minute, "status"); !strings.Contains(s.stdout, "~/.bashrc ends the shell") {
+			h.t.Errorf("status with %q in ~/.bashrc: %+v", line, s)
+		}
+		if f := h.w.run("", nil, nil, "sh", "-c", "ssh -F "+filepath.Join(h.w.home, ".ssh/config")+" "+repair); f.code != 0 {
+			h.t.Fatalf("ssh %s: %+v", repair, f)
+		}
+		if r := h.run(h.project, time.Minute, "ssh", ".", "--", "true"); r.code != 0 || strings.Contains(r.stderr, "bashrc") {
+			h.t.Errorf("after the repair: %+v", r)
+		}
+		h.w.guest(h.vm, "mv ~/bashrc.good ~/.bashrc")
+	}
 }
 
 // commands tests that `aivm ssh` passes on endless output without buffering it, and that Ctrl-C

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -226,6 +227,34 @@ func checkSSH(t *testing.T, w *world, project string) {
 	}
 	if r := w.run(project, []byte("echo in-$(pwd)\nexit 7\n"), nil, aivm, "ssh", "."); r.code != 7 || !strings.Contains(r.stdout, "in-"+project) {
 		t.Errorf("a shell without a terminal: %+v", r)
+	}
+	checkTerminal(t, w, project)
+}
+
+// checkTerminal runs commands on a pseudo terminal (script(1)), also with a terminal that the guest
+// does not know.
+func checkTerminal(t *testing.T, w *world, project string) {
+	onTerminal := func(term, line string) result {
+		return w.run(project, nil, []string{"TERM=" + term}, "script", "-qec", filepath.Join(bin, "aivm")+" ssh "+line, "/dev/null")
+	}
+	if r := onTerminal("xterm", ". -- sh -c 'tty; test -t 2 && pwd; exit 7'"); r.code != 7 || !strings.Contains(r.stdout, "/dev/pts/") || !strings.Contains(r.stdout, project) || strings.Contains(r.stdout, "onnection") {
+		t.Errorf("a command on a terminal: %+v", r)
+	}
+	if r := onTerminal("xterm", ". -T -- tty"); r.code != 1 || !strings.Contains(r.stdout, "not a tty") {
+		t.Errorf("-T: %+v", r)
+	}
+	if r := w.aivm(project, "ssh", "-tt", ".", "--", "tty"); r.code != 0 || !strings.HasPrefix(r.stdout, "/dev/pts/") {
+		t.Errorf("-tt: %+v", r)
+	}
+	// The entry of a terminal that only this machine knows is installed in the guest. No other is.
+	if out, err := exec.Command("sh", "-c", `infocmp -x xterm-256color | sed 's/^xterm-256color|[^,]*,/aivm-e2e|a new terminal,/' | HOME="$1" tic -x -o "$1/.terminfo" -`, "sh", w.home).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if r := onTerminal("aivm-e2e", ". -- sh -c 'clear && echo TERM is $TERM; ls ~/.terminfo/a'"); r.code != 0 || !strings.Contains(r.stdout, "TERM is aivm-e2e") {
+		t.Errorf("a terminal that the guest does not know: %+v", r)
+	}
+	if r := onTerminal("aivm-e2e-2", ". -- sh -c 'clear && echo TERM is $TERM'"); r.code != 0 || !strings.Contains(r.stdout, "TERM is xterm-256color") || !strings.Contains(r.stdout, "does not know the terminal aivm-e2e-2") {
+		t.Errorf("a terminal that no machine knows: %+v", r)
 	}
 }
 
