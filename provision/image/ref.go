@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"aivm.dev/aivm/internal/download"
 	"aivm.dev/aivm/internal/lazyre"
@@ -90,6 +91,9 @@ var (
 func Parse(s string) (Ref, error) {
 	if strings.ContainsAny(s, "\n\r\x00") {
 		return Ref{}, ui.Usage("image %q contains a line break", s)
+	}
+	if !utf8.ValidString(s) {
+		return Ref{}, ui.Usage("image %q is not valid UTF-8, so the config cannot name it", s)
 	}
 	plain, r, err := cutDigest(s)
 	if err != nil {

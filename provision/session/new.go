@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/crypto/ssh"
 
@@ -115,6 +117,9 @@ func StorePath(flag string) (string, error) {
 		}
 	}
 	abs, err := filepath.Abs(flag)
+	if err == nil && !utf8.ValidString(abs) {
+		err = errors.New("the path is not valid UTF-8, and ssh's configuration and libvirt's definitions name it")
+	}
 	if err != nil {
 		return "", ui.Usage("--config %q: %w", flag, err)
 	}

@@ -19,6 +19,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/ui"
@@ -195,11 +196,11 @@ func Token(hostPath string) string {
 	return name + "-" + hex.EncodeToString(sum[:12])
 }
 
-// checkPath refuses a path that is not absolute and clean or has line breaks. Every
+// checkPath refuses a path that is not absolute and clean, has line breaks or is not valid UTF-8. Every
 // path that goes into a privileged record or a script passes through it.
 func checkPath(what, p string) error {
-	if !path.IsAbs(p) || path.Clean(p) != p || strings.ContainsAny(p, "\x00\n\r") {
-		return ui.Refused("%s %q cannot be used: it must be an absolute path without line breaks", what, p)
+	if !path.IsAbs(p) || path.Clean(p) != p || strings.ContainsAny(p, "\x00\n\r") || !utf8.ValidString(p) {
+		return ui.Refused("%s %q cannot be used: it must be an absolute path in UTF-8 without line breaks", what, p)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"unicode/utf8"
 
 	"al.essio.dev/pkg/shellescape"
 
@@ -60,6 +61,9 @@ func (e Finder) Folder(ctx context.Context, o FolderOptions, create bool) (*Targ
 	if o.GuestDst != "" && (!filepath.IsAbs(o.GuestDst) || strings.ContainsAny(o.GuestDst, "\n\r\x00")) {
 		return nil, ui.Usage("--guest-dst must be an absolute path in the guest, not %q", o.GuestDst).
 			Hint(ui.Remark("for example: --guest-dst /home/agent/" + shellescape.Quote(filepath.Base(typed))))
+	}
+	if !utf8.ValidString(o.GuestDst) {
+		return nil, ui.Usage("--guest-dst must be valid UTF-8, not %q", o.GuestDst)
 	}
 	dst := resolved
 	if o.GuestDst != "" {

@@ -122,7 +122,8 @@ func (w *Target) AsActive() *Target {
 }
 
 // ResolveFolder resolves a folder argument, which must be a directory that can be read. It
-// returns the absolute path as typed, with symbolic links, and with links resolved.
+// returns the absolute path as typed, with symbolic links, and with links resolved; both are valid
+// UTF-8 without line breaks.
 func ResolveFolder(arg string) (typed, resolved string, err error) {
 	if strings.ContainsAny(arg, "\n\r\x00") {
 		return "", "", ui.Refused("folder %q has a line break in its name", arg).Hint(ui.Remark("rename it: neither ssh nor systemd accepts such a path"))
@@ -131,10 +132,16 @@ func ResolveFolder(arg string) (typed, resolved string, err error) {
 	if err != nil {
 		return "", "", ui.Refused("the working directory is gone: %w", err).Hint(ui.Remark("cd to a folder that exists and try again"))
 	}
+	if err := checkUTF8(typed); err != nil {
+		return "", "", err
+	}
 	// filepath.Abs uses $PWD, which keeps the links in the path that the user typed.
 	resolved, err = filepath.EvalSymlinks(typed)
 	if err != nil {
 		return "", "", noFolder(typed, err)
+	}
+	if err := checkUTF8(resolved); err != nil {
+		return "", "", err
 	}
 	st, err := os.Stat(resolved)
 	if err != nil {
