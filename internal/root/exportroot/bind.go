@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -18,42 +19,44 @@ import (
 
 // bind mounts a host folder on its token. It sets all attributes on a detached
 // clone, so the mount appears below the export complete or not at all: read-only,
-// nosuid and the owner map hold in every namespace it propagates to.
-func bind(o record.Bind) (note string, err error) {
+// nosuid and the owner map hold in every namespace it propagates to. was are the
+// groups of the mount that exists already; while that is in use it stays, so groups
+// are those of the mount in the end.
+func bind(o record.Bind, was []int) (note string, groups []int, err error) {
 	src, err := openFolder(o.Src)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	defer unix.Close(src)
 	var st unix.Stat_t
 	if err := unix.Fstat(src, &st); err != nil {
-		return "", err
+		return "", nil, err
 	}
 	if st.Dev != o.Dev || st.Ino != o.Ino {
-		return "", ui.Refused("folder %s was replaced since aivm checked it", o.Src).
+		return "", nil, ui.Refused("folder %s was replaced since aivm checked it", o.Src).
 			Hint(ui.Remark("if you replaced it, run the command again"))
 	}
 
 	d, err := openExport(o.VMKey, false)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	defer d.Close()
 	ms, err := mountinfo.Read(mountinfo.Self)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	exports := mountinfo.At(ms, d.path)
 	if len(exports) != 1 {
-		return "", ui.Failed("%s is mounted %d times instead of once", d.path, len(exports))
+		return "", nil, ui.Failed("%s is mounted %d times instead of once", d.path, len(exports))
 	}
 	if _, ok := exports[0].Shared(); !ok {
-		return "", ui.Failed("%s is not a shared mount: the VM would not see the folder", d.path)
+		return "", nil, ui.Failed("%s is not a shared mount: the VM would not see the folder", d.path)
 	}
 
 	tree, mapped, note, err := shareTree(src, o)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	defer unix.Close(tree)
 
@@ -61,40 +64,44 @@ func bind(o record.Bind) (note string, err error) {
 	switch layers := mountinfo.At(ms, point); len(layers) {
 	case 0:
 		if err := d.makeToken(o.Token); err != nil {
-			return "", fmt.Errorf("making %s: %w", point, err)
+			return "", nil, fmt.Errorf("making %s: %w", point, err)
 		}
 	case 1:
 		if !isTokenMount(layers[0], exports[0]) {
-			return "", notTokenMount(point, o.Token)
+			return "", nil, notTokenMount(point, o.Token)
 		}
 		same, err := sameTree(tree, d.fd, o.Token, mapped, layers[0])
 		if err != nil {
-			return "", err
+			return "", nil, err
 		}
-		if same && len(o.Protect) == 0 {
-			return note, nil
+		regroup := same && mapped && !slices.Equal(was, o.Groups)
+		if same && !regroup && len(o.Protect) == 0 {
+			return note, o.Groups, nil
 		}
-		if same {
+		if same && len(o.Protect) > 0 {
 			// A daemon that serves the token keeps it, and gets the protecting mounts
 			// it lacks. A daemon that starts later must find all of them on the token.
 			served, err := protect.EnforceServed(o, layers[0], exports[0])
 			if err != nil || served {
-				return note, err
+				return note, was, err
 			}
 		}
 		if err := protect.UnmountCopies(layers[0], exports[0]); err != nil {
-			return "", err
+			return "", nil, err
 		}
 		if err := mount.UnmountSoon(layers[0]); err != nil {
-			return "", err
+			if regroup && errors.Is(err, mount.ErrInUse) {
+				return note, was, nil
+			}
+			return "", nil, err
 		}
 	default:
-		return "", stacked(len(layers), point, o.Token)
+		return "", nil, stacked(len(layers), point, o.Token)
 	}
 	if len(o.Protect) > 0 {
 		protected, missing, err := protect.Tree(tree, o.Protect)
 		if err != nil {
-			return "", err
+			return "", nil, err
 		}
 		defer unix.Close(protected)
 		tree = protected
@@ -103,20 +110,20 @@ func bind(o record.Bind) (note string, err error) {
 		}
 	}
 	if err := unix.MoveMount(tree, "", d.fd, o.Token, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return "", fmt.Errorf("mounting %s: %w", point, err)
+		return "", nil, fmt.Errorf("mounting %s: %w", point, err)
 	}
 	if len(o.Protect) == 0 {
-		return note, protect.Forget(o.VMKey, o.Token)
+		return note, o.Groups, protect.Forget(o.VMKey, o.Token)
 	}
 	ms, err = mountinfo.Read(mountinfo.Self)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	made := mountinfo.At(ms, point)
 	if len(made) != 1 {
-		return "", ui.Failed("%s is mounted %d times instead of once", point, len(made))
+		return "", nil, ui.Failed("%s is mounted %d times instead of once", point, len(made))
 	}
-	return note, protect.Enforce(o, made[0], exports[0])
+	return note, o.Groups, protect.Enforce(o, made[0], exports[0])
 }
 
 // notTokenMount is the error for a mount on a token that bind did not make.
@@ -179,7 +186,7 @@ func shareTree(src int, o record.Bind) (tree int, mapped bool, note string, err 
 		}
 		return -1, false, "", fmt.Errorf("restricting the mount of %s: %w", o.Src, err)
 	}
-	ns, err := ownerNamespace(o.UID, o.GID)
+	ns, err := ownerNamespace(o)
 	if err != nil {
 		return -1, false, "", err
 	}

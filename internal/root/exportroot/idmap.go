@@ -12,9 +12,9 @@ import (
 	"aivm.dev/aivm/internal/ui"
 )
 
-// ownerNamespace returns a user namespace with the owner map. Only a process can
+// ownerNamespace returns a user namespace with the owner map of a folder. Only a process can
 // have one: cat, which ends at the end of its stdin even if this process is killed.
-func ownerNamespace(uid, gid int) (*os.File, error) {
+func ownerNamespace(o record.Bind) (*os.File, error) {
 	cat, err := program.Find("cat")
 	if err != nil {
 		return nil, err
@@ -22,8 +22,8 @@ func ownerNamespace(uid, gid int) (*os.File, error) {
 	cmd := exec.Command(cat)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER,
-		UidMappings: record.OwnerMap(uid),
-		GidMappings: record.OwnerMap(gid),
+		UidMappings: record.OwnerMap(o.UID),
+		GidMappings: record.GroupMap(o.GID, o.Groups),
 	}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {

@@ -14,10 +14,19 @@ import (
 // Bind mounts a folder on its token and records it for the VM's next start. It
 // returns a remark for the user, or "".
 func Bind(o record.Bind) (string, error) {
-	note, err := bind(o)
+	var was []int
+	if m, err := manifest.ReadVM(o.VMKey); err == nil {
+		for _, f := range m.Folders {
+			if f.Token == o.Token {
+				was = f.Groups
+			}
+		}
+	}
+	note, groups, err := bind(o, was)
 	if err != nil {
 		return "", err
 	}
+	o.Groups = groups
 	return note, manifest.UpdateFolders(o.VMKey, func(fs []record.Bind) []record.Bind { return with(fs, o) })
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"unsafe"
 
@@ -122,8 +123,37 @@ func bindAgain(o record.Bind, owner int) error {
 		return fmt.Errorf("its owner is %d:%d, and was %d:%d when it was shared", st.Uid, st.Gid, o.UID, o.GID)
 	}
 	o.Dev, o.Ino = st.Dev, st.Ino
-	_, err = bind(o)
+	o.Groups = stillIn(o, owner)
+	_, _, err = bind(o, o.Groups)
 	return err
+}
+
+// stillIn returns the recorded groups of a folder without those that the user who
+// shared it (root: the folder's owner) has left. A group or user that cannot be looked
+// up counts as unchanged: root recorded it.
+func stillIn(o record.Bind, owner int) []int {
+	if len(o.Groups) == 0 {
+		return nil
+	}
+	if owner == 0 {
+		owner = o.UID
+	}
+	u, err := user.LookupId(strconv.Itoa(owner))
+	if err != nil {
+		return o.Groups
+	}
+	ids, err := u.GroupIds()
+	if err != nil {
+		return o.Groups
+	}
+	return slices.DeleteFunc(slices.Clone(o.Groups), func(g int) bool {
+		id := strconv.Itoa(g)
+		if slices.Contains(ids, id) {
+			return false
+		}
+		_, err := user.LookupGroupId(id)
+		return err == nil
+	})
 }
 
 // openFolderAs opens a folder like openFolder, but with only the rights of the user.

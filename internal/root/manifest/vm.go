@@ -64,8 +64,6 @@ func UpdateFolders(vmKey string, change func([]record.Bind) []record.Bind) error
 }
 
 func sameBind(a, b record.Bind) bool {
-	protect := slices.Equal(a.Protect, b.Protect)
-	a.Protect, b.Protect = nil, nil
-	return protect && a.Own == b.Own && a.Src == b.Src && a.VMKey == b.VMKey && a.Token == b.Token && a.RO == b.RO &&
+	return slices.Equal(a.Protect, b.Protect) && slices.Equal(a.Groups, b.Groups) && a.Own == b.Own && a.Src == b.Src && a.VMKey == b.VMKey && a.Token == b.Token && a.RO == b.RO &&
 		a.UID == b.UID && a.GID == b.GID && a.Dev == b.Dev && a.Ino == b.Ino
 }

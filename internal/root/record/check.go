@@ -79,6 +79,8 @@ func Check(op Op, caller int) error {
 			return bad("inode", o.Ino)
 		case len(o.Protect) > MaxProtected:
 			return bad("number of protected paths", len(o.Protect))
+		case !slices.Equal(o.Groups, Mappable(o.GID, o.Groups)):
+			return bad("list of groups", o.Groups)
 		}
 		for _, p := range o.Protect {
 			if !filepath.IsLocal(p) || filepath.Clean(p) != p || p == "." || strings.ContainsRune(p, 0) {

@@ -2,6 +2,7 @@ package record_test
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -101,5 +102,44 @@ func TestBindShowsItsOwnerMap(t *testing.T) {
 	want := "mount --bind -o nosuid,nodev,ro,X-mount.idmap='u:1000:1000:1 u:65534:0:1 g:100:1000:1 g:65534:0:1' '/home/u/my p' /var/lib/aivm/export/1000-a/p-0123"
 	if got := goodBind.Shows(); len(got) != 1 || got[0] != want {
 		t.Errorf("got %q", got)
+	}
+	b := goodBind
+	b.Groups = []int{1000, 5555}
+	if want := "g:100:1000:1 g:65534:0:1 g:1000:100:1 g:5555:5555:1'"; !strings.Contains(b.Shows()[0], want) {
+		t.Errorf("got %q, want %q", b.Shows(), want)
+	}
+}
+
+// No group is mapped twice, on either side, and root's and nobody's are not mapped.
+func TestGroupMapIsOneToOne(t *testing.T) {
+	many := []int{1000, 0, 65534, 65533, 5555, 27, 999, 5555, -1, 1<<32 - 1}
+	for i := range 3 * record.MaxGroups {
+		many = append(many, 20000+i)
+	}
+	for _, gid := range []int{0, 100, 1000, 5555, 65533, 65534, 1<<32 - 2} {
+		groups := record.Mappable(gid, many)
+		if len(groups) != record.MaxGroups {
+			t.Errorf("gid %d: %d groups", gid, len(groups))
+		}
+		disk, guest, bytes := map[int]bool{}, map[int]bool{}, 0
+		for _, m := range record.GroupMap(gid, groups) {
+			if disk[m.ContainerID] || guest[m.HostID] || m.Size != 1 {
+				t.Errorf("gid %d: %+v is mapped twice", gid, m)
+			}
+			disk[m.ContainerID], guest[m.HostID] = true, true
+			bytes += len(fmt.Sprintf("%d %d 1\n", 1<<32-2, 1<<32-2))
+		}
+		if bytes >= 4096 {
+			t.Errorf("the map has up to %d bytes", bytes)
+		}
+		if gid != 0 && disk[0] || gid != 0 && guest[1000] && !disk[gid] {
+			t.Errorf("gid %d: %v", gid, disk)
+		}
+	}
+	for _, groups := range [][]int{{0}, {65534}, {100}, {5555, 27}, {27, 27}, {-5}, make([]int, 1000)} {
+		b := goodBind
+		if b.Groups = groups; record.Check(b, -1) == nil {
+			t.Errorf("groups %v are accepted", groups)
+		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"al.essio.dev/pkg/shellescape"
 
@@ -36,8 +37,8 @@ type Export struct {
 
 // Bind mounts a host folder on a token: the folder is opened without following
 // links, its mount is cloned, made nosuid and nodev (read-only if RO), given an
-// owner map (guest uid 1000 = UID:GID, guest root = nobody), and moved below the
-// export root. Dev and Ino identify the folder that was approved; another inode
+// owner map (guest uid 1000 = UID:GID, guest root = nobody, Groups as GuestGroup says),
+// and moved below the export root. Dev and Ino identify the folder that was approved; another inode
 // at that path is refused.
 type Bind struct {
 	Src   string `json:"src"`
@@ -46,8 +47,11 @@ type Bind struct {
 	RO    bool   `json:"ro,omitempty"`
 	UID   int    `json:"uid"`
 	GID   int    `json:"gid"`
-	Dev   uint64 `json:"dev"`
-	Ino   uint64 `json:"ino"`
+	// Groups are other groups that the folder's owner is in, sorted: the guest can use
+	// them in this folder.
+	Groups []int  `json:"groups,omitempty"`
+	Dev    uint64 `json:"dev"`
+	Ino    uint64 `json:"ino"`
 	// Own says that the VM has a daemon for only this folder: the protecting mounts
 	// stay on this machine until that daemon has them.
 	Own bool `json:"own,omitempty"`
@@ -192,9 +196,9 @@ func (o Bind) Shows() []string {
 	var ids []string
 	for _, kind := range []struct {
 		letter string
-		owner  int
-	}{{"u", o.UID}, {"g", o.GID}} {
-		for _, m := range OwnerMap(kind.owner) {
+		ids    []syscall.SysProcIDMap
+	}{{"u", OwnerMap(o.UID)}, {"g", GroupMap(o.GID, o.Groups)}} {
+		for _, m := range kind.ids {
 			ids = append(ids, fmt.Sprintf("%s:%d:%d:%d", kind.letter, m.ContainerID, m.HostID, m.Size))
 		}
 	}
