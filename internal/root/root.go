@@ -100,6 +100,12 @@ func ValidToken(s string) bool { return record.ValidToken(s) }
 // OpensLibvirt reports whether LibvirtSocket may open path.
 func OpensLibvirt(path string) bool { return record.OpensSocket(path) }
 
+// Mappable returns the groups that a folder of group gid can have mapped besides gid.
+func Mappable(gid int, groups []int) []int { return record.Mappable(gid, groups) }
+
+// GuestGroup returns the gid in the guest of a mapped group g of a folder of group gid.
+func GuestGroup(gid, g int) int { return record.GuestGroup(gid, g) }
+
 // ReadNetManifest reads a network's manifest; fs.ErrNotExist when there is
 // none. Any user may call it.
 func ReadNetManifest(network string) (NetManifest, error) { return manifest.ReadNet(network) }

@@ -121,7 +121,7 @@ func (e Part) PlanShare(w *target.Target, f *loop.Facts, skipped loop.Skipped) (
 	p.skipUnusable(w, f)
 	atts := f.AttsWithout(w, p.Skipped)
 	isNew := func(a share.Attachment) bool { return w.NewFolder && a.HostPath == w.Folder.HostPath }
-	observed := f.Share.WithGuestOwners(f.Guest.Share, atts)
+	observed := f.Share.WithGuestOwners(f.Guest.Share, atts).WithRunning(f.Running() || f.Conn != nil)
 	as, err := share.PlanHost(observed, e.Key(w.Name), atts, isNew)
 	more, err := splitErrors(w, err)
 	if p.skip(more); err != nil {

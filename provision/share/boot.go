@@ -74,12 +74,16 @@ func bootFile() (version, text string) {
 // aivm writes, including script and units, so that a newer aivm replaces them.
 type list struct {
 	text, mark, version, script string
-	maxInodes                   int // how many inodes the guest may cache
+	groups                      []string // "group GID NAME", of which the guest's user is a member
+	maxInodes                   int      // how many inodes the guest may cache
 }
 
-// bootList builds the list, parents before the folders in them.
-func bootList(atts []Attachment) list {
+// bootList builds the list: groups, then folders, parents before the folders in them.
+func bootList(atts []Attachment, groups []string) list {
 	var b strings.Builder
+	for _, g := range groups {
+		b.WriteString(g + "\n")
+	}
 	for _, a := range atts {
 		kind := "folder"
 		if slices.ContainsFunc(atts, func(o Attachment) bool { return below(a.GuestDst, o.GuestDst) }) {
@@ -90,11 +94,17 @@ func bootList(atts []Attachment) list {
 	version, script := bootFile()
 	sum := sha256.Sum256([]byte(version + b.String()))
 	mark := "# aivm " + hex.EncodeToString(sum[:16])
-	return list{text: mark + "\n" + b.String(), mark: mark, version: version, script: script}
+	return list{text: mark + "\n" + b.String(), mark: mark, version: version, script: script, groups: groups}
 }
 
 //go:embed install.sh
 var installText string
+
+//go:embed join_group.sh
+var joinGroupText string
+
+// joinText defines the shell function that makes the guest's user a member of a group.
+var joinText = places.Replace(joinGroupText)
 
 // install returns the shell lines that write the list, script and units. The number of
 // inodes the guest may cache is not part of the mark, since it is not read on every
@@ -102,8 +112,15 @@ var installText string
 // Folders of the previous list that are not on this one are unmounted first. If the
 // guest's disk is full or read-only, its folders work until it reboots.
 func (l list) install() string {
+	var groups strings.Builder
+	if len(l.groups) > 0 {
+		groups.WriteString(joinText)
+	}
+	for _, g := range l.groups {
+		groups.WriteString("join_" + g + "\n")
+	}
 	return strings.NewReplacer(
-		"@LIST@", bootListPath, "@BOOT@", bootPath, "@UNIT@", unitPath, "@WANTS@", wantsPath, "@WANTS_DIR@", path.Dir(wantsPath), "@GUARD@", guardPath, "@GUARD_UNIT@", guardUnitPath, "@GUARD_WANTS@", guardWantsPath, "@MOST@", maxInodesPath,
+		"@GROUPS@\n", groups.String(), "@LIST@", bootListPath, "@BOOT@", bootPath, "@UNIT@", unitPath, "@WANTS@", wantsPath, "@WANTS_DIR@", path.Dir(wantsPath), "@GUARD@", guardPath, "@GUARD_UNIT@", guardUnitPath, "@GUARD_WANTS@", guardWantsPath, "@MOST@", maxInodesPath,
 		"@COUNT@", strconv.Itoa(l.maxInodes), "@TEXT@", quote(l.text), "@VERSION@", quote(l.version), "@BOOT_TEXT@", quote(l.script),
 		"@UNIT_TEXT@", quote(bootUnit), "@GUARD_TEXT@", quote(guardScript), "@GUARD_UNIT_TEXT@", quote(guardUnit), "@ENVIRONMENT@", quote(environment),
 	).Replace(strings.TrimSuffix(installText, "\n"))

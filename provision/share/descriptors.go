@@ -58,7 +58,7 @@ func inodeLimit(limit int) int {
 // ObserveDaemons reads how many files the VM's virtiofsd processes may have open, if
 // PlanGuest is going to write that into the guest. It needs no privileges.
 func (f *HostFacts) ObserveDaemons(g GuestFacts, atts []Attachment) {
-	if atts = f.usable(atts); g.needsList(bootList(atts), atts) {
+	if atts = f.usable(atts); g.needsList(bootList(atts, f.guestGroups(atts)), atts) {
 		f.OpenFiles = f.daemonLimit()
 	}
 }

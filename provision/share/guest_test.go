@@ -36,7 +36,7 @@ aivm-share end
 `
 
 func answerP() string {
-	return strings.NewReplacer("TOKEN", tokP, "MARK", bootList([]Attachment{attP}).mark).Replace(rightP)
+	return strings.NewReplacer("TOKEN", tokP, "MARK", bootList([]Attachment{attP}, nil).mark).Replace(rightP)
 }
 
 func guestP(t *testing.T, edit ...string) GuestFacts {

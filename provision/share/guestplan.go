@@ -51,7 +51,7 @@ func PlanGuest(f GuestFacts, host HostFacts, atts []Attachment) (script string, 
 		}
 	}
 	links := g.links()
-	list := bootList(atts)
+	list := bootList(atts, host.guestGroups(atts))
 	newList := f.needsList(list, atts)
 	if len(g.todo) == 0 && len(links) == 0 && !newList {
 		return "", nil, nil

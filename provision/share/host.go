@@ -23,6 +23,7 @@ type Folder struct {
 	Err                error  // why it cannot be shared; the other fields are then not valid
 	Dev, Ino           uint64 // of the directory itself
 	UID, GID           int
+	Groups             []int    // other groups that the guest's user gets in the folder (ownerGroups)
 	Type               string   // of its file system: "ext4"
 	MountDev           string   // "major:minor" as the mount table has it
 	MountRoot          string   // the folder's path inside its file system
@@ -38,12 +39,15 @@ type HostFacts struct {
 	Tokens     map[string][]mountinfo.Mount // mounts in it, by token
 	Folders    map[string]Folder            // by HostPath
 
+	GroupNames map[int]string // of the groups in Folders that have a name
+
 	// Noted is what libvirt's hook mounts before the VM starts, by token; nil if that is
 	// not known, as for a VM that an older aivm made.
 	Noted map[string]root.Bind
 
 	OpenFiles int // how many files the VM's virtiofsd processes may have open; 0: not known
 
+	vmRuns     bool                       // the VM runs (WithRunning)
 	mounts     []mountinfo.Mount          // the complete mount table
 	wrongOwner map[string]bool            // tokens whose owner the guest sees wrongly (WithGuestOwners)
 	protection map[string]ProtectionFacts // by token (WithProtection)
@@ -74,8 +78,14 @@ func ObserveHost(vmKey string, atts []Attachment, table []byte) (HostFacts, erro
 			f.Tokens[t] = append(f.Tokens[t], m)
 		}
 	}
+	groups := groupLookup{}
 	for _, a := range atts {
-		f.Folders[a.HostPath] = observeFolder(a.HostPath, ms)
+		folder := observeFolder(a.HostPath, ms)
+		if folder.Err == nil && a.Mode.Mounts() {
+			folder.Groups = groups.ofOwner(folder.UID, folder.GID)
+			f.nameGroups(folder.Groups)
+		}
+		f.Folders[a.HostPath] = folder
 	}
 	if m, err := root.ReadVMManifest(vmKey); err == nil {
 		f.Noted = map[string]root.Bind{}
@@ -182,8 +192,27 @@ func (f HostFacts) Mounted(a Attachment) bool {
 // records it.
 func (f HostFacts) hookBinds(a Attachment) bool {
 	o, ok := f.Noted[Token(a.HostPath)]
-	return f.Noted == nil || ok && o.Src == a.HostPath && o.RO == (a.Access == string(ReadOnly))
+	return f.Noted == nil || ok && o.Src == a.HostPath && o.RO == (a.Access == string(ReadOnly)) && slices.Equal(o.Groups, f.groups(a))
 }
+
+// WithRunning returns f for a VM that runs or not. The mount of a folder keeps its groups
+// while the VM runs: it cannot be replaced while the guest uses it.
+func (f HostFacts) WithRunning(runs bool) HostFacts {
+	f.vmRuns = runs
+	return f
+}
+
+// groups returns the groups that the mount of a should map.
+func (f HostFacts) groups(a Attachment) []int {
+	if o, ok := f.Noted[Token(a.HostPath)]; ok && f.vmRuns && f.Mounted(a) {
+		return o.Groups
+	}
+	return f.Folders[a.HostPath].Groups
+}
+
+// MappedGroups returns the other groups that the folder's present mount maps, or if it is
+// not mounted, those that its next mount will map.
+func (f HostFacts) MappedGroups(a Attachment) []int { return f.WithRunning(true).groups(a) }
 
 // Unwanted returns the tokens that libvirt's hook would mount although they belong to
 // none of atts and are not mounted: an interrupted run recorded them.
@@ -259,7 +288,7 @@ func PlanHost(f HostFacts, vmKey string, atts []Attachment, isNew func(Attachmen
 		}
 		op := root.Bind{
 			Src: a.HostPath, VMKey: vmKey, Token: Token(a.HostPath), RO: a.Access == string(ReadOnly),
-			UID: folder.UID, GID: folder.GID, Dev: folder.Dev, Ino: folder.Ino,
+			UID: folder.UID, GID: folder.GID, Groups: f.groups(a), Dev: folder.Dev, Ino: folder.Ino,
 		}
 		op.Own = a.Mode == Shared
 		how := "read and write"

@@ -24,6 +24,7 @@ reader() {
 	# --no-block: the script does not wait for the guard; after the next boot systemd starts it.
 	{ systemctl daemon-reload && systemctl restart --no-block aivm-folders-guard.service; } >/dev/null 2>&1 </dev/null &
 }
+@GROUPS@
 l_most=
 [ -r @MOST@ ] && read -r l_most <@MOST@
 [ "$l_most" = @COUNT@ ] || put @MOST@ @COUNT@"$nl"
