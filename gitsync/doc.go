@@ -20,6 +20,7 @@
 //   - writable: whether a path on the host is in a folder that a guest can write
 //   - guestscript: the scripts the guest user runs in the clone
 //   - hostgit: runs the host's git, reads its configuration, lists what git would run
+//   - outside: what git needs from outside a folder that is shared
 //   - remoteconfig: the remote's section in .git/config
 //   - compare: the state of the host repository and of the clone, and how they differ
 //   - transfer: fetch, push, quarantine, refs kept of deleted clones

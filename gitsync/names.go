@@ -7,6 +7,7 @@ import (
 	"aivm.dev/aivm/gitsync/compare"
 	"aivm.dev/aivm/gitsync/hostgit"
 	"aivm.dev/aivm/gitsync/onlyinvm"
+	"aivm.dev/aivm/gitsync/outside"
 	"aivm.dev/aivm/gitsync/pull"
 	"aivm.dev/aivm/gitsync/remoteconfig"
 	"aivm.dev/aivm/gitsync/transfer"
@@ -18,6 +19,8 @@ type (
 	Repo        = hostgit.Repo
 	Filter      = hostgit.Filter
 	StatusEntry = hostgit.StatusEntry
+	Need        = outside.Need
+	OutsideKind = outside.Kind
 	Remote      = remoteconfig.Remote
 	Host        = compare.Host
 	Guest       = compare.Guest
@@ -35,6 +38,14 @@ type (
 // Clone is the GuestState of a guest in which the clone exists.
 const Clone = compare.Clone
 
+// What git needs a directory outside a folder for.
+const (
+	OutsideWorktree  = outside.Worktree
+	OutsideSubmodule = outside.Submodule
+	OutsideParent    = outside.Parent
+	OutsideObjects   = outside.Objects
+)
+
 // The possible relations of the guest's branch to the host's.
 const (
 	Same      = compare.Same
@@ -47,6 +58,10 @@ const (
 
 // Find returns the repository that contains folder, an absolute path without symbolic links.
 func Find(folder string) (Repo, error) { return hostgit.Find(folder) }
+
+// FindOutside returns what git needs from outside a folder to work in it, an absolute path
+// without symbolic links. A guest may have written the folder.
+func FindOutside(folder string) []Need { return outside.Find(folder) }
 
 // HostStatus lists the uncommitted files of the host's work tree.
 func HostStatus(ctx context.Context, r Repo) ([]StatusEntry, error) {

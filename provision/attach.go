@@ -31,6 +31,10 @@ type AttachResult struct {
 	Executed []string `json:"executed,omitempty"`
 	// GitProblem is what prevented the transfer of commits, in mode git.
 	GitProblem *session.Problem `json:"git_problem,omitempty"`
+	// Unmapped lists the users and groups of files that the VM cannot change.
+	Unmapped []folders.UnmappedOwner `json:"unmapped,omitempty"`
+	// Repositories lists what git needs in the folder and the VM does not have.
+	Repositories []folders.RepositoryOutside `json:"repositories,omitempty"`
 
 	Running bool   `json:"-"` // the VM runs; false if that is not known
 	Remote  string `json:"-"` // the git remote of the clone, in mode git
@@ -63,6 +67,7 @@ func (e *Env) Attach(ctx context.Context, o target.FolderOptions) (AttachResult,
 	r := AttachResult{
 		Schema: 1, VM: w.Name, Folder: w.Folder.HostPath, GuestDst: w.Folder.GuestDst,
 		Mode: string(w.Folder.Mode), Access: w.Folder.Access, Mounted: f.Conn != nil, Changed: isNew, Protect: w.Folder.Protect, Executed: folders.HostExecutedNames(f),
+		Unmapped: folders.UnmappedOwners(w, f), Repositories: folders.For(e.Loop).RepositoriesOutside(w, f),
 		Running: running, Opens: w.OpenCommand(), Config: e.StorePath,
 	}
 	if w.Clone != nil {

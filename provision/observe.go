@@ -57,6 +57,8 @@ func (e *Env) Observe(ctx context.Context, w *target.Target, before loop.Progres
 	if atts := f.Atts(w); len(atts) > 0 || w.Boot || len(folders.PendingDetach(w)) > 0 {
 		if f.Share, err = e.Shared(w.Name, atts); err == nil {
 			folders.For(e.Loop).ObserveHostExecuted(ctx, w, f)
+			folders.For(e.Loop).ObserveOwners(ctx, w, f)
+			folders.ObserveRepository(w, f)
 		} else {
 			cancelDial()
 		}

@@ -25,6 +25,10 @@ type Status struct {
 	// Details and Next are set with --detail.
 	Details []checks.Detail `json:"details,omitempty"`
 	Next    []string        `json:"next,omitempty"`
+	// Unmapped lists the users and groups of files in folders that the VM cannot change.
+	Unmapped []folders.UnmappedOwner `json:"unmapped,omitempty"`
+	// Repositories lists what git needs in the folders and the VM does not have.
+	Repositories []folders.RepositoryOutside `json:"repositories,omitempty"`
 	// Executed lists the changes of host-executed files.
 	Executed []folders.HostExecutedChange `json:"executed,omitempty"`
 	// Special lists device nodes, setuid and setgid files that appeared in folders that the VM can
@@ -94,6 +98,14 @@ func (e *Env) status(ctx context.Context, vmFlag string, sudo, detail bool) (Sta
 	special, files := part.SpecialCheck(ctx, w, f, folderStatus)
 	st.Add(special)
 	st.Special = files
+	if c, owners, ok := part.OwnersCheck(ctx, w, f, folderStatus); ok {
+		st.Add(c)
+		st.Unmapped = owners
+	}
+	if c, repos, ok := part.RepositoryCheck(w, folderStatus); ok {
+		st.Add(c)
+		st.Repositories = repos
+	}
 	paths, sentence := folderStatus.Writable()
 	st.Wall = Wall{Writable: paths, Sentence: fmt.Sprintf("VM %s %s. %s", w.Name, walls.AccessSentence(w.Network, f.WallRules()), sentence)}
 	if detail {

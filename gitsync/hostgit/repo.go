@@ -13,6 +13,7 @@ import (
 	"al.essio.dev/pkg/shellescape"
 
 	"aivm.dev/aivm/gitsync/writable"
+	"aivm.dev/aivm/internal/hostfile"
 	"aivm.dev/aivm/internal/ui"
 )
 
@@ -112,16 +113,10 @@ func resolve(base, p string) (string, error) {
 	return filepath.EvalSymlinks(p)
 }
 
-// ReadSmall reads a file of git's that is at most 1 MB.
+// ReadSmall reads a file of git's, a regular one of at most 1 MB. It opens the file only once
+// and without blocking: a guest may be able to replace it by a pipe at any time.
 func ReadSmall(path string) (string, error) {
-	st, err := os.Stat(path)
-	if err != nil {
-		return "", err
-	}
-	if !st.Mode().IsRegular() || st.Size() > 1<<20 {
-		return "", errors.New(path + " is not a regular file of at most 1 MB")
-	}
-	b, err := os.ReadFile(path)
+	b, err := hostfile.ReadFollowed(path, 1<<20)
 	return string(b), err
 }
 

@@ -103,6 +103,16 @@ func OpensLibvirt(path string) bool { return record.OpensSocket(path) }
 // Mappable returns the groups that a folder of group gid can have mapped besides gid.
 func Mappable(gid int, groups []int) []int { return record.Mappable(gid, groups) }
 
+// OwnersOnDisk returns the ids on disk that the mount of a folder of this owner maps
+// always: the guest user's and guest root's.
+func OwnersOnDisk(owner int) []int {
+	var out []int
+	for _, m := range record.OwnerMap(owner) {
+		out = append(out, m.ContainerID)
+	}
+	return out
+}
+
 // GuestGroup returns the gid in the guest of a mapped group g of a folder of group gid.
 func GuestGroup(gid, g int) int { return record.GuestGroup(gid, g) }
 

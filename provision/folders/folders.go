@@ -127,6 +127,8 @@ func (e Part) PlanShare(w *target.Target, f *loop.Facts, skipped loop.Skipped) (
 	if p.skip(more); err != nil {
 		return p, err
 	}
+	p.noteUnmapped(w, f)
+	e.noteRepository(&p, w, f)
 	byID := map[string]share.Attachment{}
 	for _, a := range atts {
 		byID["share.bind:"+share.Token(a.HostPath)] = a

@@ -143,6 +143,9 @@ var mapsOwners = map[string][2]int{
 // noOwners holds the file systems that cannot.
 var noOwners = map[string]bool{"nfs": true, "nfs4": true, "cifs": true, "smb3": true, "9p": true, "ecryptfs": true, "drvfs": true, "afs": true, "vboxsf": true}
 
+// CannotMapOwners reports whether mounts of this type of file system are known not to map owners.
+func CannotMapOwners(fs string) bool { return noOwners[fs] || strings.HasPrefix(fs, "fuse") }
+
 // idmapKernel is the first kernel that maps the owners of a mount: mount_setattr(2) with
 // MOUNT_ATTR_IDMAP.
 const idmapKernel = "Linux 5.12"
@@ -158,7 +161,7 @@ func checkKernel(f Facts, x Examination) Check {
 	c.addEvidence("mount_setattr: supported")
 	fs := x.HomeFS.Value
 	since, known := mapsOwners[fs]
-	cannot := noOwners[fs] || strings.HasPrefix(fs, "fuse")
+	cannot := CannotMapOwners(fs)
 	switch {
 	case x.HomeFS.Err != nil:
 		c.addEvidence("file system of the home directory: %v", x.HomeFS.Err)

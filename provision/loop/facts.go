@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"aivm.dev/aivm/cloudinit"
+	"aivm.dev/aivm/gitsync"
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/hostexec"
 	"aivm.dev/aivm/internal/plan"
@@ -47,6 +48,7 @@ type Facts struct {
 	SSH          sshcfg.Facts               // the user's ssh configuration
 	Server       *codeserver.Source         // of code-server, if its archive has to be fetched; else nil
 	HostExecuted *plan.Known[hostexec.List] // the host-executed files of a new folder
+	Outside      []gitsync.Need             // what git needs from outside the verb's folder
 	AliasPlanned bool                       // the plan made from these facts writes the ssh entry
 }
 

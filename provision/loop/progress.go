@@ -11,6 +11,7 @@ import (
 	"aivm.dev/aivm/internal/capture"
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/hostexec"
+	"aivm.dev/aivm/internal/ownership"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/provision/share"
 	"aivm.dev/aivm/provision/state"
@@ -24,7 +25,9 @@ type Progress struct {
 	Skipped   Skipped        // recorded folders that this run does without
 	Checksums *hostexec.List // the recorded checksums of a folder's host-executed files
 	Clone     *Clone         // of the folder in mode git; nil: there is none
-	Settings  *Settings      // nil: none are sent
+	// Unmapped are the files of a new folder that the VM cannot change; nil: not searched.
+	Unmapped *plan.Known[ownership.List]
+	Settings *Settings // nil: none are sent
 }
 
 // NewProgress returns the Progress of a run that has done nothing yet.

@@ -15,7 +15,12 @@ import (
 var shapes = map[string]string{
 	"error": `{"schema":1,"error":{"exit":2,"kind":"usage|refused|failed|approval|interrupted","message":"…","hints":["aivm …"]}}`,
 	"status": `{"schema":1,"config":"PATH","vm":"NAME","checks":[{"id":"firewall","label":"Firewall","state":"ok|bad|unknown|skipped","detail":"…","fix":["aivm …"]}],
-		"done":7,"total":9,"wall":{"sentence":"…","writable":["/p"]},"details?":[{"id":"domain","title":"…","lines":["…"]}],"next?":["aivm …"],"special?":[{"folder":"/p","path":"dev/sda","what":"setuid","owner":1000}]}`,
+		"done":7,"total":9,"wall":{"sentence":"…","writable":["/p"]},"details?":[{"id":"domain","title":"…","lines":["…"]}],"next?":["aivm …"],"special?":[{"folder":"/p","path":"dev/sda","what":"setuid","owner":1000}],
+		"unmapped?":[{"folder":"/p","kind":"user|group","id":0,"name?":"root","files":1,"paths":["f"]}],
+		"repositories?":[{"folder":"/p","kind":"worktree|submodule|gitdir|parent|objects","path":"/main/.git","file":".git","attach?":"aivm …"}]}`,
+	"attach": `{"schema":1,"vm":"a","folder":"/p","guest_dst":"/p","mode":"git|shared|shared-root","access":"rw|ro","mounted":false,"changed":true,"protect?":true,"executed?":["Makefile"],
+		"unmapped?":[{"folder":"/p","kind":"user|group","id":0,"name?":"root","files":1,"paths":["f"]}],
+		"repositories?":[{"folder":"/p","kind":"worktree|submodule|gitdir|parent|objects","path":"/main/.git","file":".git","attach?":"aivm …"}]}`,
 	"doctor": `{"schema":1,"config":"PATH","vm":"","checks":[{"id":"firewall","label":"Firewall","state":"ok|bad|unknown|skipped","detail":"…","fix":["aivm …"],"evidence?":["…"]}],
 		"done":7,"total":9,"wall":{"sentence":"…","writable":["/p"]},"mends":["…"],"fixed":["…"]}`,
 	"list": `{"schema":1,"store":"PATH","active_vm":"a",
