@@ -22,10 +22,12 @@ func userWorld(t *testing.T) *world {
 	sudoers := "/etc/sudoers.d/" + userName
 	remove := func() {
 		_ = exec.Command("userdel", "-r", userName).Run()
+		_ = exec.Command("groupdel", groupName).Run()
 		_ = os.Remove(sudoers)
 	}
 	remove()
-	runHost(t, "useradd", "-m", "-u", "4321", "-s", "/bin/bash", userName)
+	runHost(t, "groupadd", "-g", groupGID, groupName)
+	runHost(t, "useradd", "-m", "-u", "4321", "-G", groupName, "-s", "/bin/bash", userName)
 	// Many distributions create homes with mode 0755, so aivm's files in it must have their own modes.
 	runHost(t, "chmod", "0755", home)
 	t.Cleanup(remove)
@@ -59,6 +61,7 @@ func TestUser(t *testing.T) {
 	if r := w.run("", nil, nil, "sh", "-c", "mkdir -p proj/.hidden && echo mine >proj/f && chmod 700 proj"); r.code != 0 {
 		t.Fatalf("%+v", r)
 	}
+	groupFiles(t, project)
 	// The user's own SSH key has a passphrase and is in an ssh-agent.
 	key := filepath.Join(w.home, ".ssh/id_ed25519")
 	if r := w.run("", nil, nil, "sh", "-c", "mkdir -m 700 .ssh; ssh-keygen -q -t ed25519 -N secret -f "+key+
@@ -83,6 +86,9 @@ func TestUser(t *testing.T) {
 	cold := w.run(project, nil, []string{"FAKECODE_WRITE=from-the-editor"}, filepath.Join(bin, "aivm"), "code", ".", "--yes", "--image", img)
 	if cold.code != 0 {
 		t.Fatalf("the first code: exit %d\n%s", cold.code, cold.stderr)
+	}
+	if !strings.Contains(cold.stderr, "group 5556 (foreign)") {
+		t.Errorf("the first code does not name the file that the VM cannot change:\n%s", cold.stderr)
 	}
 	checkTiming(t, cold)
 	if n := w.sudos(); n != 1 {
@@ -114,6 +120,7 @@ func TestUser(t *testing.T) {
 	if r := ssh("cd " + project + " && cat f && echo x >by-agent && sudo -n touch by-root && stat -c %U f"); r.stdout != "mine\nagent\n" {
 		t.Errorf("in the guest: %+v", r)
 	}
+	t.Run("files of the owner's groups", func(t *testing.T) { checkGroups(t, w, vm, project, ssh) })
 	t.Run("device nodes and setuid files", func(t *testing.T) { checkSpecial(t, w, vm, project, ssh) })
 	for name, want := range map[string]uint32{"by-agent": userUID, "by-root": 65534, "from-the-editor": userUID} {
 		st, err := os.Stat(filepath.Join(project, name))
