@@ -136,6 +136,11 @@ func (s *search) directory(ctx context.Context, rel string) (below []string) {
 	}
 	d := os.NewFile(uintptr(fd), rel)
 	defer d.Close()
+	var dir unix.Stat_t
+	if err := unix.Fstat(fd, &dir); err != nil {
+		s.cut("%s cannot be read: %v", rel, err)
+		return nil
+	}
 	for !s.full {
 		entries, err := d.ReadDir(readAtOnce)
 		for _, e := range entries {
@@ -145,7 +150,7 @@ func (s *search) directory(ctx context.Context, rel string) (below []string) {
 				return nil
 			}
 			p := path.Join(rel, e.Name())
-			s.check(fd, e.Name(), p)
+			s.check(fd, dir.Dev, e.Name(), p)
 			if e.IsDir() {
 				below = append(below, p)
 			}
@@ -165,13 +170,16 @@ func (s *search) directory(ctx context.Context, rel string) (below []string) {
 }
 
 // check adds a file to what is found if its user or group is not mapped.
-func (s *search) check(dir int, name, rel string) {
+func (s *search) check(dir int, dev uint64, name, rel string) {
 	var st unix.Stat_t
-	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT); err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
 			s.cut("the state of %s cannot be read: %v", rel, err)
 		}
 		return
+	}
+	if st.Dev != dev {
+		return // another mount: the guest sees the directory it covers
 	}
 	if id := int(st.Uid); !slices.Contains(s.mapped.UIDs, id) {
 		s.add(owner{User, id}, rel)

@@ -9,6 +9,9 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/root/mountinfo"
 )
 
 // etc replaces /etc by a copy with these users and groups.
@@ -88,5 +91,40 @@ func TestGroupsOfAnotherUser(t *testing.T) {
 	}
 	if got := (groupLookup{}).ofOwner(4321, 4321); !slices.Equal(got, []int{5555}) {
 		t.Errorf("got %v, want only the group of both", got)
+	}
+}
+
+// The mount of a running VM is not replaced because of its groups; that of a VM that is off is,
+// once.
+func TestChangedGroupsArePlanned(t *testing.T) {
+	f := hostP()
+	f.Export = []mountinfo.Mount{{ID: 9, Options: []string{"ro"}, Peers: []string{"shared:1"}}}
+	f.Tokens[tokP][0].Parent, f.Tokens[tokP][0].Dev, f.Tokens[tokP][0].Root = 9, "8:1", "/srv/my p"
+	folder := f.Folders[attP.HostPath]
+	folder.MountDev, folder.MountRoot, folder.Groups = "8:1", "/srv/my p", []int{5555}
+	f.Folders[attP.HostPath] = folder
+	for _, c := range []struct {
+		what   string
+		runs   bool
+		noted  map[string]root.Bind
+		bind   bool
+		groups []int
+	}{
+		{"recorded", false, map[string]root.Bind{tokP: {Src: attP.HostPath, Groups: []int{5555}}}, false, nil},
+		{"recorded by an older aivm", false, map[string]root.Bind{tokP: {Src: attP.HostPath}}, true, []int{5555}},
+		{"recorded by an older aivm, running", true, map[string]root.Bind{tokP: {Src: attP.HostPath}}, false, nil},
+		{"left, running", true, map[string]root.Bind{tokP: {Src: attP.HostPath, Groups: []int{5555, 5556}}}, false, nil},
+		{"access differs, running", true, map[string]root.Bind{tokP: {Src: attP.HostPath, RO: true, Groups: []int{5556}}}, true, []int{5556}},
+		{"no manifest", false, nil, false, nil},
+	} {
+		f.Noted = c.noted
+		as, err := PlanHost(f.WithRunning(c.runs), "0-a", []Attachment{attP}, nil)
+		if err != nil || len(as) > 0 != c.bind {
+			t.Errorf("%s: %v %v", c.what, as, err)
+			continue
+		}
+		if c.bind && !slices.Equal(as[0].Root.(root.Bind).Groups, c.groups) {
+			t.Errorf("%s: %+v", c.what, as[0].Root)
+		}
 	}
 }
