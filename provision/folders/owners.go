@@ -109,7 +109,7 @@ func unmappedText(a share.Attachment, l []UnmappedOwner) string {
 }
 
 // chownUnmapped returns the command that gives these files to the folder's owner and group.
-// It works directory by directory (-execdir), so that a VM that writes the folder meanwhile
+// It works directory by directory (-execdir), so that a VM that writes the folder during it
 // cannot lead it out of the folder through a link.
 func chownUnmapped(a share.Attachment, folder share.Folder, l []UnmappedOwner) string {
 	var tests []string
