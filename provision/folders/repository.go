@@ -35,6 +35,7 @@ type RepositoryOutside struct {
 	// Attach is the command that shares it; "" if there is none.
 	Attach string `json:"attach,omitempty"`
 	text   string
+	clone  string // the command that attaches the folder in mode git instead; "" if there is none
 }
 
 // noteRepository warns about what git lacks in the verb's folder. That the folder is only a
@@ -42,7 +43,7 @@ type RepositoryOutside struct {
 func (e Part) noteRepository(p *Planned, w *target.Target, f *loop.Facts) {
 	for _, r := range e.RepositoriesOutside(w, f) {
 		if gitsync.OutsideParent != gitsync.OutsideKind(r.Kind) || w.NewFolder {
-			p.Warn(r.text + r.hints(*w.Folder))
+			p.Warn(r.text + r.hints())
 		}
 	}
 }
@@ -88,7 +89,10 @@ func (e Part) repositoriesOutside(a share.Attachment, needs []gitsync.Need, othe
 			r.text = fmt.Sprintf("git will not work in %s in VM %s: its git directory %s is not shared", folder, a.VM, path)
 		}
 		guest := n.File != "" && !n.Confirmed && written != ""
-		if guest {
+		if !guest {
+			r.clone = cloneInstead(a)
+		} else {
+			// No hint at mode git: it would send the repository that the VM named to the VM.
 			r.text += fmt.Sprintf(" (only %s says so, which VM %s can write)", ui.Clean(n.File), written)
 		}
 		if !home && (filepath.IsAbs(n.Named) || a.GuestDst == a.HostPath) {
@@ -123,12 +127,15 @@ func hasNeed(a share.Attachment, n gitsync.Need, others []share.Attachment) bool
 }
 
 // hints returns the end of a sentence, with the commands that help.
-func (r RepositoryOutside) hints(a share.Attachment) string {
-	clone := "; for a clone in the VM instead: " + cloneInstead(a)
-	if r.Attach == "" {
-		return clone
+func (r RepositoryOutside) hints() string {
+	out := ""
+	if r.Attach != "" {
+		out = "; to share it too: " + r.Attach
 	}
-	return "; to share it too: " + r.Attach + clone
+	if r.clone != "" {
+		out += "; for a clone in the VM instead: " + r.clone
+	}
+	return out
 }
 
 // cloneInstead returns the command that attaches a shared folder in mode git.
@@ -147,10 +154,11 @@ func (e Part) RepositoryCheck(w *target.Target, s StatusFacts) (c host.Check, al
 		}
 		for _, r := range e.repositoriesOutside(a, gitsync.FindOutside(a.HostPath), share.RecordedAll(w.Store.Config)) {
 			notes, all = append(notes, r.text), append(all, r)
-			if r.Attach != "" {
-				c.Fix = append(c.Fix, r.Attach)
+			for _, fix := range []string{r.Attach, r.clone} {
+				if fix != "" {
+					c.Fix = append(c.Fix, fix)
+				}
 			}
-			c.Fix = append(c.Fix, cloneInstead(a))
 		}
 	}
 	c.Detail = strings.Join(notes, "; ")
