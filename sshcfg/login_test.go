@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -234,6 +235,145 @@ func TestLogin(t *testing.T) {
 			t.Errorf("%v\n%s", err, out)
 		}
 	})
+}
+
+// reachable returns a Layout whose alias "a" leads to a server on loopback.
+func reachable(t *testing.T) (Layout, Stanza) {
+	t.Helper()
+	l := newLayout(t)
+	if err := CreateOwnKey(l); err != nil {
+		t.Fatal(err)
+	}
+	host, err := NewHostKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := readIdentity(l.OwnKeyPath())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := startServer(t, host, own.Public)
+	want := stanzaFor(l, "a")
+	want.HostName, want.Port = "127.0.0.1", s.port
+	if err := l.WriteKnownHosts("a", want.HostKeyAlias, host.Public); err != nil {
+		t.Fatal(err)
+	}
+	return l, want
+}
+
+// The alias works with the real ssh whatever the user's "Host *" sets; in its former form, it
+// did not with most of these lines.
+func TestLoginDespiteUserOptions(t *testing.T) {
+	l, want := reachable(t)
+	for _, line := range hostile {
+		write(t, l.sshConfig(), "Host *\n  "+line+"\nMatch final all\n  "+line+"\n", 0o600)
+		apply(t, l, want)
+		out, err := openssh(l, "a", noenv)
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != 7 || !strings.Contains(out, "hello agent") {
+			t.Errorf("%s: %v\n%s", line, err, out)
+		}
+	}
+	if err := Login(context.Background(), l, "a", nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// What the stanza cannot set is found by Verify, and Login fails with what ssh printed.
+func TestLoginFails(t *testing.T) {
+	l, want := reachable(t)
+	for line, message := range map[string]string{
+		"RemoteCommand tmux":            "remote command",
+		"IdentityFile /nonexistent/key": "",
+		"RequestTTY force":              "",
+	} {
+		write(t, l.sshConfig(), "Host *\n  "+line+"\n", 0o600)
+		apply(t, l, want)
+		ms, err := Verify(context.Background(), l, "a", want, nil)
+		if err != nil || len(ms) != 1 || ms[0].Elsewhere() || ms[0].Line != 5 {
+			t.Errorf("%s: %v, %v", line, ms, err)
+		}
+		err = Login(context.Background(), l, "a", nil)
+		if (err != nil) != (message != "") || err != nil && !strings.Contains(err.Error(), message) {
+			t.Errorf("%s: %v", line, err)
+		}
+		if err != nil && !strings.Contains(hints(err), "ssh -v -F "+l.sshConfig()+" a true") {
+			t.Errorf("%s: %s", line, hints(err))
+		}
+	}
+}
+
+// A key that RequiredRSASize excludes is named; another key next to it is enough.
+func TestSmallRSAKey(t *testing.T) {
+	l := newLayout(t)
+	write(t, l.sshConfig(), "Host *\n  RequiredRSASize 4096\n", 0o600)
+	small := filepath.Join(l.Home, ".ssh", "small")
+	keygen(t, small, "", "-t", "rsa", "-b", "2048")
+	want := stanzaFor(l, "a")
+	want.Identities = []string{small}
+	apply(t, l, want)
+	ms, err := Verify(context.Background(), l, "a", want, nil)
+	if err != nil || len(ms) != 1 || ms[0].Line != 5 || ms[0].Elsewhere() || !strings.Contains(ms[0].String(), "only RSA keys of 4096 bits") {
+		t.Errorf("%v, %v", ms, err)
+	}
+	if err := CreateOwnKey(l); err != nil {
+		t.Fatal(err)
+	}
+	want.Identities = []string{small, l.OwnKeyPath()}
+	apply(t, l, want)
+	if ms, err = Verify(context.Background(), l, "a", want, nil); err != nil || len(ms) > 0 {
+		t.Errorf("%v, %v", ms, err)
+	}
+}
+
+// A guest decides what a login prints and when it ends: neither fills memory, nor the
+// terminal, nor holds the run.
+func TestLoginHostile(t *testing.T) {
+	l := newLayout(t)
+	apply(t, l, stanzaFor(l, "a"))
+	exit := func(script string) (out, errw []byte, err error) {
+		return Exec(context.Background(), []string{"sh", "-c", script})
+	}
+	_, long, err := exit("yes | head -c 9000000 >&2; exit 255")
+	if len(long) > maxOutput || err == nil {
+		t.Errorf("%d bytes, %v", len(long), err)
+	}
+	run := func(context.Context, []string) ([]byte, []byte, error) {
+		return exit("printf '\\033]0;title\\007 no\\n' >&2; exit 255")
+	}
+	if err := Login(context.Background(), l, "a", run); err == nil || strings.ContainsAny(err.Error(), "\033\007") {
+		t.Errorf("%q", err)
+	}
+	run = func(context.Context, []string) ([]byte, []byte, error) { return exit("exit 3") }
+	if err := Login(context.Background(), l, "a", run); err != nil {
+		t.Error(err) // the status of the command in the VM
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	_, _, err = Exec(ctx, []string{"sh", "-c", "sleep 60 & sleep 60"})
+	if took := time.Since(start); err == nil || took > 20*time.Second {
+		t.Errorf("%v after %s", err, took)
+	}
+	run = func(ctx context.Context, _ []string) ([]byte, []byte, error) {
+		d, ok := ctx.Deadline()
+		if !ok || time.Until(d) > LoginLimit {
+			t.Error("a login without a limit")
+		}
+		return exit("exit 0")
+	}
+	if err := Login(context.Background(), l, "a", run); err != nil {
+		t.Error(err)
+	}
+	// A configuration that a guest can write is not passed to ssh.
+	l.Guests = []GuestFolder{{Path: filepath.Dir(l.sshConfig()), VM: "v"}}
+	run = func(context.Context, []string) ([]byte, []byte, error) {
+		t.Error("ssh was started")
+		return nil, nil, nil
+	}
+	if err := Login(context.Background(), l, "a", run); !errors.Is(err, ErrGuest) {
+		t.Error(err)
+	}
 }
 
 func TestAuthMethodsWithoutAKey(t *testing.T) {

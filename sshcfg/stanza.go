@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -30,7 +31,26 @@ type Stanza struct {
 // RemoteCommand are left out because editors run their own command over the alias and fail
 // with either (vscode-remote-release issue 10412). ConnectTimeout has the default of
 // Remote-SSH, so that it does not shorten its timeout.
+//
+// Options that came after OpenSSH 8.7 are left out, since an older ssh refuses the complete
+// file because of one; IgnoreUnknown would replace the user's own. A list that begins with
+// "-" is OpenSSH's default list of that release without one that is in none of them: there
+// is no other way to write "the default". With BindAddress, ssh ignores BindInterface, which
+// has no value that means "none".
 var pinned = [][2]string{
+	{"AddressFamily", "inet"},
+	{"BindAddress", "0.0.0.0"},
+	{"Ciphers", "-3des-cbc"},
+	{"KexAlgorithms", "-diffie-hellman-group1-sha1"},
+	{"MACs", "-hmac-md5"},
+	{"PubkeyAcceptedAlgorithms", "-ssh-dss"},
+	{"RevokedHostKeys", "none"},
+	{"PKCS11Provider", "none"},
+	{"ClearAllForwardings", "no"},
+	{"ExitOnForwardFailure", "no"},
+	{"SessionType", "default"},
+	{"StdinNull", "no"},
+	{"ForkAfterAuthentication", "no"},
 	{"IdentitiesOnly", "yes"},
 	{"PubkeyAuthentication", "yes"},
 	{"PreferredAuthentications", "publickey"},
@@ -62,10 +82,32 @@ var pinned = [][2]string{
 	{"ServerAliveCountMax", "4"},
 }
 
+// addedPins lists the options of pinned that earlier versions of aivm did not write. An entry
+// without them is of such a version, and was not changed by anyone.
+var addedPins = []string{
+	"AddressFamily", "BindAddress", "Ciphers", "KexAlgorithms", "MACs", "PubkeyAcceptedAlgorithms", "RevokedHostKeys",
+	"PKCS11Provider", "ClearAllForwardings", "ExitOnForwardFailure", "SessionType", "StdinNull", "ForkAfterAuthentication",
+}
+
 // Render returns the content of a VM's stanza file. It refuses values that ssh would split
 // or expand: line breaks, NUL, quotes and backslashes (ssh releases differ), "${", relative
 // and "~" paths. A "%" in a path is doubled, since ssh expands tokens there.
 func Render(s Stanza) ([]byte, error) {
+	opts, err := s.options()
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	b.WriteString("# Written by aivm for one VM; changes made here are overwritten.\n")
+	fmt.Fprintf(&b, "Host %s\n", s.Alias)
+	for _, kv := range opts {
+		fmt.Fprintf(&b, "    %s %s\n", kv[0], kv[1])
+	}
+	return b.Bytes(), nil
+}
+
+// options returns the options of the block, with quoted values, in their order.
+func (s Stanza) options() ([][2]string, error) {
 	if err := ValidAlias(s.Alias); err != nil {
 		return nil, err
 	}
@@ -85,30 +127,20 @@ func Render(s Stanza) ([]byte, error) {
 		// With IdentitiesOnly but no IdentityFile, ssh would offer the user's default keys.
 		return nil, ui.Refused("there is no ssh key for %q", s.Alias)
 	}
-	var b bytes.Buffer
-	line := func(k, v string) { fmt.Fprintf(&b, "    %s %s\n", k, v) }
-	b.WriteString("# Written by aivm for one VM; changes made here are overwritten.\n")
-	fmt.Fprintf(&b, "Host %s\n", s.Alias)
-	line("HostName", s.HostName)
-	line("Port", strconv.Itoa(s.Port))
-	line("User", s.User)
+	out := [][2]string{{"HostName", s.HostName}, {"Port", strconv.Itoa(s.Port)}, {"User", s.User}}
 	for _, id := range s.Identities {
 		q, err := quotePath("IdentityFile", id)
 		if err != nil {
 			return nil, err
 		}
-		line("IdentityFile", q)
+		out = append(out, [2]string{"IdentityFile", q})
 	}
 	kh, err := quotePath("UserKnownHostsFile", s.KnownHosts)
 	if err != nil {
 		return nil, err
 	}
-	line("UserKnownHostsFile", kh)
-	line("HostKeyAlias", s.HostKeyAlias)
-	for _, kv := range pinned {
-		line(kv[0], kv[1])
-	}
-	return b.Bytes(), nil
+	out = append(out, [2]string{"UserKnownHostsFile", kh}, [2]string{"HostKeyAlias", s.HostKeyAlias})
+	return append(out, pinned...), nil
 }
 
 // ParseEntry parses a file written by Render. It uses github.com/kevinburke/ssh_config and
@@ -210,7 +242,7 @@ func readBack(path string, want Stanza) error {
 }
 
 // Differences returns the options whose value in the alias's stanza file, if it exists, is
-// not that of want. It is an error if the file cannot be read, or is not one that aivm
+// not that of want. Options that earlier versions of aivm did not write may be missing. It is an error if the file cannot be read, or is not one that aivm
 // wrote.
 func (f Facts) Differences(want Stanza) ([]Mismatch, error) {
 	own := f.Own.Value
@@ -224,7 +256,8 @@ func (f Facts) Differences(want Stanza) ([]Mismatch, error) {
 	return ms, nil
 }
 
-// differences compares the content of a stanza file with want and the pinned options.
+// differences compares the content of a stanza file with want and the pinned options. Those
+// of addedPins may be missing.
 func differences(path string, data []byte, want Stanza) (ms []Mismatch, err error) {
 	got, cfg, err := parseEntry(data)
 	if err != nil {
@@ -248,6 +281,9 @@ func differences(path string, data []byte, want Stanza) (ms []Mismatch, err erro
 		all, err := cfg.GetAll(got.Alias, kv[0])
 		if err != nil {
 			return nil, err
+		}
+		if len(all) == 0 && slices.Contains(addedPins, kv[0]) {
+			continue
 		}
 		if len(all) != 1 || all[0] != kv[1] {
 			ms = append(ms, Mismatch{Option: kv[0], Got: strings.Join(all, " "), Want: kv[1], File: path})

@@ -8,21 +8,10 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 
 	"aivm.dev/aivm/internal/ui"
 )
-
-// Runner runs a program without a terminal and returns its output.
-type Runner func(ctx context.Context, argv []string) (stdout, stderr []byte, err error)
-
-// Exec is the Runner that runs real programs.
-func Exec(ctx context.Context, argv []string) (stdout, stderr []byte, err error) {
-	var out, errw bytes.Buffer
-	c := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	c.Stdout, c.Stderr = &out, &errw
-	err = c.Run()
-	return out.Bytes(), errw.Bytes(), err
-}
 
 // Mismatch is an option whose effective value is not the intended one.
 type Mismatch struct {
@@ -41,11 +30,21 @@ func (m Mismatch) String() string {
 	}
 	switch {
 	case m.Option == "include":
-		return "ssh does not read " + m.Want + at
+		return "ssh does not read its entry, " + m.Want + at
+	case m.Option == "requiredrsasize":
+		return fmt.Sprintf("your ssh configuration accepts only RSA keys of %s bits%s, and the VM's has %s", m.Got, at, m.Want)
 	case m.Want == "":
 		return fmt.Sprintf("your ssh configuration adds %s %s%s", m.Option, m.Got, at)
 	}
-	return fmt.Sprintf("%s is %s, not %s%s", m.Option, orNone(m.Got), m.Want, at)
+	return fmt.Sprintf("%s is %s, not %s%s", m.Option, short(orNone(m.Got)), short(m.Want), at)
+}
+
+// short cuts a list of algorithms.
+func short(s string) string {
+	if first, _, more := strings.Cut(s, ","); more && len(s) > 60 {
+		return first + ",..."
+	}
+	return s
 }
 
 func orNone(s string) string {
@@ -62,19 +61,41 @@ var accumulated = []string{
 	"remoteforward", "localforward", "dynamicforward",
 }
 
-// unpinned lists the options that the stanza does not set, because editors fail with them or
-// because they have no value that means "none", and that break or change the alias if the
-// user's "Host *" sets them.
-var unpinned = []string{
-	"requesttty", "remotecommand", "sessiontype", "stdinnull",
-	"forkafterauthentication", "bindaddress", "bindinterface", "pkcs11provider",
+// unpinned lists the options that the stanza does not set, because editors fail with them, and
+// that break or change the alias if the user's "Host *" sets them.
+var unpinned = []string{"requesttty", "remotecommand"}
+
+// Elsewhere reports whether the option decides which machine and account the alias leads to,
+// or how that machine is recognized. It only differs if ssh does not read the stanza, reads
+// another value first, or the stanza was changed. ssh must not be used over the alias then.
+func (m Mismatch) Elsewhere() bool {
+	return m.Option == "include" || slices.Contains(deciding(), m.Option)
 }
 
-// Verify compares the options ssh uses for the alias with those it would use with the
-// stanza file alone. Both are printed by the same ssh, so differences between releases in
-// how values are spelled do not matter. It starts two processes that take some
-// milliseconds, so it is called after a change and not on every run. ssh executes the
-// user's "Match exec" commands for it, as for every connection.
+// deciding returns the options of the stanza that Elsewhere is about.
+func deciding() []string {
+	out := []string{"hostname", "port", "user", "userknownhostsfile", "hostkeyalias"}
+	for _, kv := range pinned {
+		if !slices.Contains(addedPins, kv[0]) {
+			out = append(out, strings.ToLower(kv[0]))
+		}
+	}
+	return out
+}
+
+// defaults lists values that work as well as those of the stanza: an entry of an earlier aivm
+// leaves them to ssh. Its other defaults are the values of the stanza.
+var defaults = map[string]string{"addressfamily": "any", "bindaddress": ""}
+
+// Added reports whether the option is one that ssh collects from all blocks, so that the
+// alias works with it.
+func (m Mismatch) Added() bool { return slices.Contains(accumulated, m.Option) && m.Want == "" }
+
+// Verify compares the options ssh uses for the alias with those of the stanza alone. Both
+// are printed by the same ssh, so differences between releases in how values are spelled do
+// not matter. Whether the stanza file is up to date does not matter either: what ssh makes of
+// the alias is compared. It starts two processes that take some milliseconds. ssh executes
+// the user's "Match exec" commands for it, as for every connection.
 func Verify(ctx context.Context, l Layout, alias string, want Stanza, run Runner) ([]Mismatch, error) {
 	if run == nil {
 		run = Exec
@@ -82,28 +103,23 @@ func Verify(ctx context.Context, l Layout, alias string, want Stanza, run Runner
 	if err := ValidAlias(alias); err != nil {
 		return nil, err
 	}
-	text, err := Render(want)
+	opts, err := want.options()
 	if err != nil {
 		return nil, err
 	}
 	if err := l.Guarded(); err != nil {
 		return nil, err
 	}
-	own := l.ConfPath(alias)
-	f, err := readFile(own)
-	if err != nil {
-		return nil, ui.Failed("reading %s: %w", own, err)
+	args := []string{"-F", "none"}
+	for _, kv := range opts {
+		args = append(args, "-o", kv[0]+" "+kv[1])
 	}
-	if !f.Exists || !bytes.Equal(f.Data, text) {
-		return []Mismatch{{
-			Option: "include", Want: own, File: "", Hint: "run the command again: the file was changed or removed",
-		}}, nil
-	}
-	ref, err := effective(ctx, run, []string{"-F", own}, alias)
-	if err != nil {
-		return nil, err
-	}
+	var ref map[string][]string
+	var refErr error
+	var wg sync.WaitGroup
+	wg.Go(func() { ref, refErr = effective(ctx, run, args, alias) })
 	got, err := effective(ctx, run, l.SSHArgs(), alias)
+	wg.Wait()
 	if err != nil {
 		var e *ui.Error
 		if c, cerr := readFile(l.sshConfig()); cerr == nil && bytes.HasPrefix(c.Data, bom) && errors.As(err, &e) {
@@ -113,17 +129,25 @@ func Verify(ctx context.Context, l Layout, alias string, want Stanza, run Runner
 		}
 		return nil, err
 	}
+	if refErr != nil {
+		return nil, refErr
+	}
 	ignored := true
-	for _, k := range []string{"hostname", "user", "userknownhostsfile", "hostkeyalias"} {
+	for _, k := range []string{"hostname", "userknownhostsfile", "hostkeyalias"} {
 		ignored = ignored && !slices.Equal(ref[k], got[k])
 	}
 	if ignored {
+		own := l.ConfPath(alias)
+		if f, err := readFile(own); err == nil && !f.Exists {
+			return []Mismatch{{Option: "include", Want: own, Hint: "run the command again: the file was removed"}}, nil
+		}
 		line, _ := l.IncludeLine()
 		return []Mismatch{{
 			Option: "include", Want: own, Hint: "the first line of " + l.sshConfig() + " should be: " + line,
 		}}, nil
 	}
-	return compare(ref, got, alias, l.directives(alias)), nil
+	ms := compare(ref, got, alias, l.directives(alias))
+	return append(ms, smallKeys(want, got, alias, l.directives(alias))...), nil
 }
 
 // effective runs "ssh -G" and returns the values it prints, by option in lower case.
@@ -137,7 +161,7 @@ func effective(ctx context.Context, run Runner, args []string, alias string) (ma
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		message := strings.TrimSpace(string(stderr))
+		message := ui.CleanTo(strings.TrimSpace(string(stderr)), 500)
 		return nil, ui.Failed("%s failed: %w: %s", strings.Join(argv, " "), err, message).
 			Hint(ui.Remark("ssh cannot read its own configuration; fix the line that the message names"))
 	}
@@ -156,13 +180,13 @@ func effective(ctx context.Context, run Runner, args []string, alias string) (ma
 // the options ssh uses.
 func compare(ref, got map[string][]string, alias string, ds []directive) []Mismatch {
 	var ms []Mismatch
-	single := []string{"hostname", "port", "user", "userknownhostsfile", "hostkeyalias"}
-	for _, kv := range pinned {
-		single = append(single, strings.ToLower(kv[0]))
+	single := deciding()
+	for _, k := range addedPins {
+		single = append(single, strings.ToLower(k))
 	}
 	for _, k := range append(single, unpinned...) {
 		w, g := strings.Join(ref[k], ", "), strings.Join(got[k], ", ")
-		if w == g {
+		if d, ok := defaults[k]; w == g || ok && d == g {
 			continue
 		}
 		m := Mismatch{Option: k, Want: orNone(w), Got: g}
