@@ -80,7 +80,9 @@ func readFile(path string) (File, error) {
 	// never matters; the bit is respected here, since its absence means that programs
 	// should not change the file. A rename would also leave the file's other hard links
 	// with the old content.
-	if links > 1 {
+	if why := unreplaceable(target); why != "" {
+		f.Blocked = fmt.Errorf("%s %s", target, why)
+	} else if links > 1 {
 		f.Blocked = fmt.Errorf("%s has %d names (hard links), and the others would keep the old content; find them with: find DIRECTORY -samefile %s", target, links, target)
 	} else if f.Mode&0o200 == 0 {
 		f.Blocked = fmt.Errorf("%s is read-only (mode %04o)", target, f.Mode)
@@ -107,7 +109,33 @@ func dirBlocked(dir string) error {
 	if st, err := os.Stat(dir); err == nil && st.Mode().Perm()&0o200 == 0 {
 		return fmt.Errorf("%s is read-only (mode %04o)", dir, st.Mode().Perm())
 	}
+	if why := attributeBlocks(dir, unix.STATX_ATTR_APPEND); why != "" {
+		return fmt.Errorf("%s %s", dir, why) // files can be created in it, but not renamed
+	}
 	return nil
+}
+
+// unreplaceable returns why no file can be renamed over path although the directory is
+// writable; "" if one can, or the file system does not say.
+func unreplaceable(path string) string {
+	return attributeBlocks(path, unix.STATX_ATTR_IMMUTABLE|unix.STATX_ATTR_APPEND|unix.STATX_ATTR_MOUNT_ROOT)
+}
+
+// attributeBlocks describes the first of these attributes that path has; "" if it has none.
+func attributeBlocks(path string, attributes uint64) string {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st); err != nil {
+		return ""
+	}
+	switch has := st.Attributes & attributes; {
+	case has&unix.STATX_ATTR_IMMUTABLE != 0:
+		return "is immutable (chattr +i)"
+	case has&unix.STATX_ATTR_APPEND != 0:
+		return "can only be appended to (chattr +a)"
+	case has&unix.STATX_ATTR_MOUNT_ROOT != 0:
+		return "is a mount point, so that no other file can take its place"
+	}
+	return ""
 }
 
 // resolve follows all symlinks of a path. Unlike filepath.EvalSymlinks, it also resolves a

@@ -109,11 +109,15 @@ func (l Layout) systemConfig() string {
 	return "/etc/ssh/ssh_config"
 }
 
+// madePath returns the path of the record that aivm made the user's configuration.
+func (l Layout) madePath() string { return filepath.Join(l.StateDir, madeName) }
+
 func (l Layout) lockPath() string { return filepath.Join(l.StateDir, lockName) }
 
 const (
 	ownKeyName = "id_ed25519"
 	lockName   = "ssh.lock"
+	madeName   = "ssh_config.made"
 )
 
 // VMDir returns the directory with the state of one VM.
@@ -123,7 +127,7 @@ func (l Layout) VMDir(vm string) string { return filepath.Join(l.StateDir, vm) }
 // aivm's other files in it.
 func checkVM(vm string) error {
 	switch vm {
-	case "", ".", "..", ownKeyName, ownKeyName + ".pub", lockName, "ssh_config.before-aivm":
+	case "", ".", "..", ownKeyName, ownKeyName + ".pub", lockName, "ssh_config.before-aivm", madeName:
 		return ui.Refused("%q cannot name a VM's state directory", vm)
 	}
 	if strings.ContainsAny(vm, "/\x00\r\n") {

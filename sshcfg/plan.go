@@ -205,6 +205,7 @@ type Remains struct {
 	// Config is the user's configuration, read only if Others is false. Its error is the
 	// reason why it cannot be edited.
 	Config     plan.Known[File]
+	made       *made           // aivm made it
 	otherPaths map[string]bool // other paths it uses for ConfigDir
 }
 
@@ -235,12 +236,13 @@ func ObserveRemains(l Layout, vm, alias string) Remains {
 	} else {
 		r.Config = known(readFile(l.sshConfig()))
 		r.otherPaths = l.spellings(r.Config.Value.Data)
+		r.made = l.readMade(r.Config.Value)
 	}
 	return r
 }
 
 // PlanRemove plans to remove the host key, known_hosts and stanza file of a VM and, with the
-// last VM, the Include line. If the configuration cannot be edited, the VM can still be
+// last VM, the Include line, or the configuration if aivm made it and it has nothing else. If the configuration cannot be edited, the VM can still be
 // deleted: the Include line stays, which is harmless since it matches no file, and the plan
 // says so.
 func PlanRemove(r Remains) ([]plan.Action, error) {
@@ -282,10 +284,14 @@ func PlanRemove(r Remains) ([]plan.Action, error) {
 		}
 		return as, nil
 	}
+	why, shows := "remove the Include line of "+l.ConfigDir+" from "+c.Path+": this config has no other VM", writeShows(c)
+	if r.made != nil && len(out) == 0 {
+		why, shows = "remove "+c.Path+", which aivm created and which contains nothing else", []string{"rm " + c.Target}
+	}
 	return append(as, plan.Action{
 		ID:      "ssh.include.remove",
-		Why:     "remove the Include line of " + l.ConfigDir + " from " + c.Path + ": this config has no other VM",
-		Shows:   writeShows(c),
+		Why:     why,
+		Shows:   shows,
 		Diff:    unified(c, out),
 		Consent: plan.Ask,
 		Do: func(ctx context.Context) error {
