@@ -47,7 +47,7 @@ func (e *Env) fix(ctx context.Context, o DoctorOptions) ([]string, error) {
 			if err != nil {
 				return p, e.WithRerunHint(err)
 			}
-			p = e.planFix(d, editors.For(e.Loop).WithoutExtension())
+			p = e.planFix(d, editors.For(e.Loop).WithoutExtension(ctx))
 			return p, e.CheckInstalled(d.Host, host.Need{})
 		},
 		Applied: func(p plan.Plan, stale bool) {
@@ -127,9 +127,9 @@ func (e *Env) Doctor(ctx context.Context, o DoctorOptions) (Diagnosis, error) {
 		return st, err
 	}
 	st.Add(host.Doctor(d.Host, d.Exam)...)
-	st.Add(checks.For(e.Loop).NetworksCheck(d), checks.For(e.Loop).SSHConfigCheck(d), editors.For(e.Loop).Check(), checks.StoreCheck(d))
+	st.Add(checks.For(e.Loop).NetworksCheck(d), checks.For(e.Loop).SSHConfigCheck(d), editors.For(e.Loop).Check(ctx), checks.StoreCheck(d))
 	if !o.Fix {
-		for _, a := range e.planFix(d, editors.For(e.Loop).WithoutExtension()).Actions {
+		for _, a := range e.planFix(d, editors.For(e.Loop).WithoutExtension(ctx)).Actions {
 			st.Fixable = append(st.Fixable, a.Why)
 		}
 	}

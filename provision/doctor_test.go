@@ -91,7 +91,7 @@ func TestPlanFix(t *testing.T) {
 	d.Host.Libvirtd.Name = "libvirtd"
 	var ids []string
 	var chmod plan.Action
-	for _, a := range env(w).planFix(d, editors.For(w.Loop).WithoutExtension()).Actions {
+	for _, a := range env(w).planFix(d, editors.For(w.Loop).WithoutExtension(t.Context())).Actions {
 		ids = append(ids, a.ID)
 		if a.ID == "ssh.mode:"+ssh {
 			chmod = a

@@ -43,6 +43,9 @@ func (e *Env) dry(w *target.Target, f *loop.Facts, first, p plan.Plan) error {
 				}
 			}
 			d.Last = "DRYRUN: would open " + w.OpenAt + " in " + name + " via host " + w.Name
+			if w.Editor == nil {
+				d.Last = "DRYRUN: would print how to open " + w.OpenAt + " via host " + w.Name + "; no editor is started"
+			}
 		case "ssh":
 			d.Then = "ssh -t " + w.Name
 			d.Last = "DRYRUN: would open a shell in " + w.OpenAt + " via host " + w.Name

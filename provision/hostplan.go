@@ -44,6 +44,9 @@ func (e *Env) planHost(ctx context.Context, w *target.Target, f *loop.Facts, bef
 		return p, err
 	}
 	if f.StartsVM(w) {
+		if w.NoEditor != "" {
+			p.Say(w.NoEditor) // before the boot, in which an editor can be installed
+		}
 		vm, err := e.planVM(ctx, w, f)
 		if p.Notes = append(p.Notes, vm.Notes...); err != nil {
 			return p, err

@@ -1,11 +1,13 @@
 package editor
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // extensionDirs returns the directories in which a found editor keeps its extensions: the one set in
@@ -31,10 +33,28 @@ func extensionDirs(env Env, f Found) []string {
 	return dirs
 }
 
-// ExtensionOnDisk reports whether the extension that opens SSH hosts is installed, by the names of
-// the extension directories ("PUBLISHER.NAME-VERSION"). Unlike RemoteExtension it starts nothing; it
-// may be wrong for an editor that is configured to use another directory.
-func ExtensionOnDisk(env Env, f Found) (bool, error) {
+// askLimit is how long an editor may take to list its extensions.
+const askLimit = 15 * time.Second
+
+// HasExtension reports whether the extension that opens SSH hosts is installed: it is in the
+// editor's directory, or the editor itself lists it. Reading the directory costs next to nothing;
+// the editor is asked only if the extension is not there, because it may be configured to use
+// another directory, and takes a second or more.
+func HasExtension(ctx context.Context, env Env, f Found) (bool, error) {
+	if f.Editor.BuiltIn || f.Editor.Extension == "" {
+		return true, nil
+	}
+	if has, err := extensionOnDisk(env, f); has && err == nil {
+		return true, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	return remoteExtension(ctx, f)
+}
+
+// extensionOnDisk reports whether the extension that opens SSH hosts is installed, by the names of
+// the extension directories ("PUBLISHER.NAME-VERSION"). It starts nothing.
+func extensionOnDisk(env Env, f Found) (bool, error) {
 	dirs := extensionDirs(env, f)
 	if len(dirs) == 0 {
 		return false, errors.New("cannot look for extensions: HOME is not set")

@@ -35,19 +35,19 @@ func TestExtensionOnDisk(t *testing.T) {
 		if c.dir != "" {
 			mkdir(c.dir)
 		}
-		got, err := ExtensionOnDisk(host(nil, append(c.environ, "HOME="+home)...), c.found)
+		got, err := extensionOnDisk(host(nil, append(c.environ, "HOME="+home)...), c.found)
 		if err != nil || got != c.want {
 			t.Errorf("%s: %v, %v", c.name, got, err)
 		}
 	}
-	if _, err := ExtensionOnDisk(host(nil), Found{Editor: code}); err == nil {
+	if _, err := extensionOnDisk(host(nil), Found{Editor: code}); err == nil {
 		t.Error("no error without HOME")
 	}
 	mkdir("f")
 	if err := os.WriteFile(filepath.Join(home, "f/extensions"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ExtensionOnDisk(host(nil, "VSCODE_EXTENSIONS="+home+"/f/extensions"), Found{Editor: code}); err == nil {
+	if _, err := extensionOnDisk(host(nil, "VSCODE_EXTENSIONS="+home+"/f/extensions"), Found{Editor: code}); err == nil {
 		t.Error("no error for a directory that cannot be read")
 	}
 }

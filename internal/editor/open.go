@@ -116,9 +116,9 @@ func Open(ctx context.Context, f Found, args []string, stdout, stderr io.Writer)
 	return err
 }
 
-// RemoteExtension runs the editor to find out whether the extension that opens SSH hosts is
-// installed. That takes a second or more, so it is done once, when an alias is created.
-func RemoteExtension(ctx context.Context, f Found) (installed bool, err error) {
+// remoteExtension runs the editor to find out whether the extension that opens SSH hosts is
+// installed. That takes a second or more.
+func remoteExtension(ctx context.Context, f Found) (installed bool, err error) {
 	printed, err := start(ctx, f, []string{"--list-extensions"}, cmp.Or(f.launcher, launcherLimit))
 	if err != nil {
 		return false, fmt.Errorf("listing the extensions of %s: %w", f.Editor.Name, err)

@@ -114,17 +114,17 @@ func TestRemoteExtension(t *testing.T) {
 		`echo ms-vscode-remote.remote-ssh >&2`:                                          false,
 		`:`:                                                                             false,
 	} {
-		got, err := RemoteExtension(t.Context(), launcher(t, script))
+		got, err := remoteExtension(t.Context(), launcher(t, script))
 		if err != nil || got != want {
 			t.Errorf("%s: %v, %v", script, got, err)
 		}
 	}
-	if _, err := RemoteExtension(t.Context(), launcher(t, "echo no display >&2; exit 1")); err == nil || !strings.Contains(err.Error(), "no display") {
+	if _, err := remoteExtension(t.Context(), launcher(t, "echo no display >&2; exit 1")); err == nil || !strings.Contains(err.Error(), "no display") {
 		t.Errorf("a failing editor: %v", err)
 	}
 	slow := launcher(t, "sleep 1")
 	slow.launcher = 200 * time.Millisecond
-	if _, err := RemoteExtension(t.Context(), slow); !errors.Is(err, errStillRunning) {
+	if _, err := remoteExtension(t.Context(), slow); !errors.Is(err, errStillRunning) {
 		t.Errorf("a slow editor: %v", err)
 	}
 }

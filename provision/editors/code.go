@@ -3,7 +3,6 @@ package editors
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"aivm.dev/aivm/internal/ui"
 
@@ -66,16 +65,24 @@ func (e Part) Lookup(want string) (*editor.Found, string, error) {
 	return &f, "", nil
 }
 
-// offerExtension checks once, when the alias is written, whether the editor can open SSH hosts, and
-// offers to install the extension.
+// NoEditor returns what the plan says if no editor will be opened, for the reason why of Lookup.
+func (e Part) NoEditor(why string) string {
+	if _, remote := editor.RemoteSession(e.Editor); !remote {
+		first := editor.Editors()[0]
+		why += "; to install " + first.Name + ": " + first.Install
+	}
+	return why + "; aivm will print how to open the folder (--editor print does so without this note)"
+}
+
+// offerExtension checks whether the editor can open SSH hosts, and offers to install the extension.
 func (e Part) offerExtension(ctx context.Context, f editor.Found) {
 	stop := e.Timing.Start("editor")
 	defer stop()
-	ok, err := editor.RemoteExtension(ctx, f)
+	ok, err := editor.HasExtension(ctx, e.Editor, f)
 	if ok {
 		return
 	}
-	cmd := fmt.Sprintf("%s --install-extension %s", strings.Join(f.Argv, " "), f.Editor.Extension)
+	cmd := extensionCommand(f)
 	if err != nil {
 		e.UI.Warn("could not check whether %s has its Remote-SSH extension: %v; if the window stays empty, run: %s", f.Editor.Name, err, cmd)
 		return

@@ -76,28 +76,38 @@ func (e Part) WithEditor(w *target.Target, found *editor.Found, o CodeOptions) (
 	return w.OpenedIn(found, browser && o.ServerArchive == ""), nil
 }
 
-// checkConfigFile warns of a setting that makes the editor read another ssh configuration, without
-// the VM's alias.
-func (e Part) checkConfigFile(f editor.Found, o target.SyncOptions) {
+// ConfigFile returns the ssh configuration that the editor's settings name, and the settings file;
+// "" if they name none.
+func (e Part) ConfigFile(f editor.Found, o target.SyncOptions) (named, settings string) {
 	if f.Editor.ConfigFileKey == "" {
-		return
+		return "", ""
 	}
 	file := editor.SettingsFile(editor.UserDir(e.Editor, f, o.DataDir), o.Profile)
 	b, err := hostfile.ReadFollowed(file, 16<<20)
 	if err != nil || !strings.Contains(string(b), f.Editor.ConfigFileKey) {
-		return // there is no such setting, or the editor itself will report the error
+		return "", "" // there is no such setting, or the editor itself will report the error
 	}
 	value, ok := settingsync.StringSetting(string(b), f.Editor.ConfigFileKey)
-	if !ok || value == "" || filepath.Clean(e.Expand(value)) == filepath.Clean(e.SSH.SSHConfigPath) {
+	if value = filepath.Clean(e.Expand(value)); !ok || !filepath.IsAbs(value) {
+		return "", ""
+	}
+	return value, file
+}
+
+// checkConfigFile warns of a setting that makes the editor read another ssh configuration, without
+// the VM's alias. For an editor that runs ssh, the alias is checked in that configuration instead.
+func (e Part) checkConfigFile(f editor.Found, o target.SyncOptions) {
+	named, settings := e.ConfigFile(f, o)
+	if named == "" || f.Editor.OpenSSH || named == filepath.Clean(e.SSH.SSHConfigPath) {
 		return
 	}
-	e.UI.Warn("%s reads the SSH configuration %s (%s in %s), which does not have the VM's alias", f.Editor.Name, ui.Clean(value), f.Editor.ConfigFileKey, file)
-	e.UI.Warn("add this as the first line of %s: Include %s", ui.Clean(value), filepath.Join(e.SSH.ConfigDir, "*.conf"))
+	e.UI.Warn("%s reads the SSH configuration %s (%s in %s), which does not have the VM's alias", f.Editor.Name, ui.Clean(named), f.Editor.ConfigFileKey, settings)
+	e.UI.Warn("add this as the first line of %s: Include %s", ui.Clean(named), filepath.Join(e.SSH.ConfigDir, "*.conf"))
 }
 
 // Open starts an editor on the folder.
 func (e Part) Open(ctx context.Context, w *target.Target, f *loop.Facts, found editor.Found, o CodeOptions) error {
-	if f.AliasPlanned && !found.Editor.BuiltIn {
+	if !found.Editor.BuiltIn {
 		e.offerExtension(ctx, found)
 	}
 	defer e.Timing.Start("editor")()
@@ -134,7 +144,7 @@ func configEditor(s *config.Store) string {
 
 // WithoutExtension returns the editor that would be used, if no editor has the extension it needs;
 // otherwise nil.
-func (e Part) WithoutExtension() *editor.Found {
+func (e Part) WithoutExtension(ctx context.Context) *editor.Found {
 	if _, remote := editor.RemoteSession(e.Editor); remote {
 		return nil
 	}
@@ -143,7 +153,10 @@ func (e Part) WithoutExtension() *editor.Found {
 		return nil
 	}
 	for _, k := range e.Found() {
-		if has, err := editor.ExtensionOnDisk(e.Editor, k); has || err != nil {
+		if k.Editor.Extension == "" {
+			continue
+		}
+		if has, err := editor.HasExtension(ctx, e.Editor, k); has || err != nil {
 			return nil
 		}
 	}
@@ -165,7 +178,7 @@ func (e Part) PlanExtension(f *editor.Found) []plan.Action {
 }
 
 // Check lists the editors and whether they can open a VM. Without any, aivm prints the recipe instead.
-func (e Part) Check() host.Check {
+func (e Part) Check(ctx context.Context) host.Check {
 	c := host.Check{ID: "editor", Label: "Editors", State: host.OK}
 	if reason, remote := editor.RemoteSession(e.Editor); remote {
 		c.State, c.Detail = host.Skipped, "none is started on this machine: "+reason
@@ -176,8 +189,8 @@ func (e Part) Check() host.Check {
 		if f.Editor.Extension == "" {
 			continue // a browser, a terminal, instructions: always available
 		}
-		has, err := editor.ExtensionOnDisk(e.Editor, f)
-		c.Evidence = append(c.Evidence, fmt.Sprintf("%s: %s (%s), %s on disk: %v", f.Editor.ID, strings.Join(f.Argv, " "), f.How, f.Editor.Extension, has))
+		has, err := editor.HasExtension(ctx, e.Editor, f)
+		c.Evidence = append(c.Evidence, fmt.Sprintf("%s: %s (%s), %s installed: %v", f.Editor.ID, strings.Join(f.Argv, " "), f.How, f.Editor.Extension, has))
 		switch {
 		case err != nil:
 			c.State = host.Unknown

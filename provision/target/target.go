@@ -50,6 +50,7 @@ type Target struct {
 	Settings *Settings // nil: none are copied
 	Browser  bool      // the archive of code-server is needed
 	Editor   *editor.Found
+	NoEditor string // why there is no editor to open, and what to do about it
 
 	Boot  bool // the VM must run
 	Guest bool // connect to the guest over SSH, if the VM runs
@@ -96,6 +97,11 @@ func (w *Target) OpenedAt(path string) *Target {
 // OpenedIn returns w with the editor to open; browser: it needs the archive of code-server.
 func (w *Target) OpenedIn(found *editor.Found, browser bool) *Target {
 	return w.with(func(t *Target) { t.Editor, t.Browser = found, browser })
+}
+
+// WithoutEditor returns w with the reason why no editor will be opened.
+func (w *Target) WithoutEditor(why string) *Target {
+	return w.with(func(t *Target) { t.NoEditor = why })
 }
 
 // WithClone returns w with its folder's clone.

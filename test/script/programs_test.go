@@ -125,12 +125,12 @@ func appendLine(file, text string) {
 }
 
 // code is a substitute for Visual Studio Code that opens nothing: it logs its arguments, and lists
-// Remote-SSH as an installed extension.
+// Remote-SSH as an installed extension, unless FAKE_CODE_BARE is set.
 func code() {
 	if b, err := json.Marshal(os.Args[1:]); err == nil && os.Getenv(codeEnv) != "" {
 		appendLine(os.Getenv(codeEnv), string(b))
 	}
-	if len(os.Args) > 1 && os.Args[1] == "--list-extensions" {
+	if len(os.Args) > 1 && os.Args[1] == "--list-extensions" && os.Getenv("FAKE_CODE_BARE") == "" {
 		fmt.Println("ms-vscode-remote.remote-ssh")
 	}
 }
