@@ -38,6 +38,9 @@ func (e *Env) Code(ctx context.Context, o editors.CodeOptions) (res CodeResult, 
 	if w, err = editors.For(e.Loop).WithEditor(w, found, o); err != nil {
 		return res, err
 	}
+	if found == nil {
+		w = w.WithoutEditor(editors.For(e.Loop).NoEditor(why))
+	}
 	w = settings.For(e.Loop).Gather(w, o.SyncOptions, found, false)
 	var first plan.Plan
 	if o.Snapshot {
@@ -60,7 +63,7 @@ func (e *Env) Code(ctx context.Context, o editors.CodeOptions) (res CodeResult, 
 	if err != nil {
 		return res, err
 	}
-	if err := machine.For(e.Loop).CheckAlias(ctx, w, f); err != nil {
+	if err := machine.For(e.Loop).CheckAlias(ctx, w, f, e.aliasUser(found, o)); err != nil {
 		return res, err
 	}
 	settings.For(e.Loop).Say(f)
@@ -90,6 +93,15 @@ func (e *Env) Code(ctx context.Context, o editors.CodeOptions) (res CodeResult, 
 	}
 	res.Seconds = session.Seconds(e.Timing)
 	return res, nil
+}
+
+// aliasUser returns the editor, if it connects over the alias with ssh; nil otherwise.
+func (e *Env) aliasUser(found *editor.Found, o editors.CodeOptions) *machine.AliasUser {
+	if found == nil || !found.Editor.OpenSSH || found.Editor.Kind.NeedsNoLauncher() {
+		return nil
+	}
+	file, _ := editors.For(e.Loop).ConfigFile(*found, o.SyncOptions)
+	return &machine.AliasUser{Name: found.Editor.Name, ConfigFile: file}
 }
 
 // snapshotBeforeCode takes a snapshot of the VM's disk before `code` continues; nothing for a VM

@@ -35,6 +35,8 @@ type ListedVM struct {
 	RAMMB   int    `json:"ram_mb"`
 	DiskGB  int    `json:"disk_gb"`
 	Image   string `json:"image"`
+	// AliasFault: why ssh cannot use the alias, by the files of its configuration.
+	AliasFault string `json:"alias_fault,omitempty"`
 	// Configured is set if the config has other sizes. Where libvirt does not say what a VM has (state
 	// "missing" or "unknown"), CPUs and RAMMB are those of the config.
 	Configured *checks.Configured `json:"configured,omitempty"`
@@ -79,7 +81,7 @@ func (e *Env) Listing(ctx context.Context) (Listing, error) {
 			}
 		}
 		if inst, err := e.State().Instance(vm.Name); err == nil && inst != nil {
-			l.Address = inst.Address
+			l.Address, l.AliasFault = inst.Address, checks.For(e.Loop).AliasFault(vm, inst)
 		}
 		out.VMs = append(out.VMs, l)
 	}

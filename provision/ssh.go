@@ -61,7 +61,7 @@ func (e *Env) Shell(ctx context.Context, o SSHOptions) error {
 	defer f.Close()
 	w = clones.For(e.Loop).InClone(ctx, w, f)
 	folders.For(e.Loop).ReportHostExecuted(w, f)
-	if err := machine.For(e.Loop).CheckAlias(ctx, w, f); err != nil {
+	if err := machine.For(e.Loop).CheckAlias(ctx, w, f, nil); err != nil {
 		return err
 	}
 	if len(o.Command) > 0 && !terminal {

@@ -90,7 +90,7 @@ func (e *Env) status(ctx context.Context, vmFlag string, sudo, detail bool) (Sta
 	n := checks.NetworkOf(ctx, w, f)
 	part, check := folders.For(e.Loop), checks.For(e.Loop)
 	folderStatus := part.ObserveStatus(store.Config, w, f)
-	st.Add(checks.NetworkCheck(w, n), walls.For(e.Loop).Check(ctx, w, f), images.For(e.Loop).Check(w), check.VMCheck(w, f), folderStatus.Check(w, f), check.AddressCheck(w, f, inst, n), checks.SSHCheck(w, f))
+	st.Add(checks.NetworkCheck(w, n), walls.For(e.Loop).Check(ctx, w, f), images.For(e.Loop).Check(w), check.VMCheck(w, f), folderStatus.Check(w, f), check.AddressCheck(w, f, inst, n), checks.SSHCheck(w, f), check.AliasCheck(ctx, w, inst.Value))
 	st.Add(folderStatus.Strays(w)...)
 	hostExecuted, changes := part.HostExecutedCheck(ctx, w, f, folderStatus)
 	st.Add(hostExecuted)

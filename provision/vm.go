@@ -77,7 +77,7 @@ func (e *Env) start(ctx context.Context, w *target.Target) (VMResult, error) {
 		return VMResult{}, err
 	}
 	defer f.Close()
-	if err := machine.For(e.Loop).CheckAlias(ctx, w, f); err != nil {
+	if err := machine.For(e.Loop).CheckAlias(ctx, w, f, nil); err != nil {
 		return VMResult{}, err
 	}
 	return VMResult{

@@ -81,7 +81,7 @@ func Login(ctx context.Context, l Layout, alias string, run Runner) error {
 	case err == nil, errors.As(err, &exit) && exit.Exited() && exit.ExitCode() != sshFailed:
 		return nil
 	}
-	message := capture.LastLines(string(stderr), 2, "; ")
+	message := strings.TrimSuffix(capture.LastLines(string(stderr), 2, "; "), ".")
 	if message == "" {
 		message = err.Error()
 	}

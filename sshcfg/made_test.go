@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// deleteVM removes the files of the VM, as "vm delete" does, and returns what the plan said.
+// deleteVM removes the files of the VM, as "vm delete" does, and returns the reasons in the plan.
 func deleteVM(t *testing.T, l Layout, alias string) string {
 	t.Helper()
 	as, err := PlanRemove(ObserveRemains(l, alias, alias))
@@ -77,7 +77,7 @@ func TestMadeConfigIsRemoved(t *testing.T) {
 			_, ferr := os.Lstat(l.sshConfig())
 			_, derr := os.Lstat(filepath.Dir(l.sshConfig()))
 			if (ferr == nil) != tc.file || (derr == nil) != tc.dir || strings.Contains(why, "which aivm created") == tc.file {
-				t.Errorf("file: %v, directory: %v, said %q", ferr, derr, why)
+				t.Errorf("file: %v, directory: %v, plan %q", ferr, derr, why)
 			}
 			if tc.file && strings.Contains(read(t, l.sshConfig()), l.ConfigDir) {
 				t.Errorf("the Include line stays: %q", read(t, l.sshConfig()))

@@ -64,6 +64,27 @@ func (l Layout) directives(alias string) []directive {
 	return s.out
 }
 
+// Includes reports whether ssh reads the entry of an alias: an Include of it is in the user's
+// configuration or the system's, in lines that apply to the alias. It starts no program, so
+// that a Match line counts as one that applies.
+func (l Layout) Includes(alias string) bool {
+	entry := l.ConfPath(alias)
+	s := scanner{alias: alias, home: l.Home, base: filepath.Join(l.Home, ".ssh")}
+	for _, d := range l.directives(alias) {
+		if d.keyword != "include" || d.applies == no {
+			continue
+		}
+		for _, a := range d.args {
+			for _, p := range s.expand(a) {
+				if fits, err := filepath.Match(filepath.Base(p), filepath.Base(entry)); err == nil && fits && l.sameDir(filepath.Dir(p)) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
 // file scans the file at path; parent tells whether its Include line applies.
 func (s *scanner) file(path string, parent applies, depth int) {
 	if depth > maxDepth || s.files >= maxFiles || filepath.Dir(path) == s.skip {

@@ -29,8 +29,12 @@ func (m Mismatch) String() string {
 		at = fmt.Sprintf(" (%s line %d)", m.File, m.Line)
 	}
 	switch {
+	case m.Option == "include" && m.File == "":
+		return "its entry is missing: " + m.Want
+	case m.Option == "include" && m.Line > 0:
+		return fmt.Sprintf("ssh does not read its entry %s: the Include on line %d of %s belongs to the Host or Match above it", m.Want, m.Line, m.File)
 	case m.Option == "include":
-		return "ssh does not read its entry, " + m.Want + at
+		return fmt.Sprintf("ssh does not read its entry %s: %s does not include it", m.Want, m.File)
 	case m.Option == "requiredrsasize":
 		return fmt.Sprintf("your ssh configuration accepts only RSA keys of %s bits%s, and the VM's has %s", m.Got, at, m.Want)
 	case m.Want == "":
@@ -110,6 +114,19 @@ func Verify(ctx context.Context, l Layout, alias string, want Stanza, run Runner
 	if err := l.Guarded(); err != nil {
 		return nil, err
 	}
+	missing := func() []Mismatch {
+		own := l.ConfPath(alias)
+		if f, err := readFile(own); err == nil && !f.Exists {
+			return []Mismatch{{Option: "include", Want: own, Hint: "run the command again: the file was removed"}}
+		}
+		line, _ := l.IncludeLine()
+		return []Mismatch{{
+			Option: "include", Want: own, File: l.sshConfig(), Line: l.includedAt(), Hint: "the first line of " + l.sshConfig() + " should be: " + line,
+		}}
+	}
+	if f, err := readFile(l.sshConfig()); err == nil && !f.Exists && len(l.SSHArgs()) > 0 {
+		return missing(), nil // ssh -F fails if there is no file
+	}
 	args := []string{"-F", "none"}
 	for _, kv := range opts {
 		args = append(args, "-o", kv[0]+" "+kv[1])
@@ -137,17 +154,26 @@ func Verify(ctx context.Context, l Layout, alias string, want Stanza, run Runner
 		ignored = ignored && !slices.Equal(ref[k], got[k])
 	}
 	if ignored {
-		own := l.ConfPath(alias)
-		if f, err := readFile(own); err == nil && !f.Exists {
-			return []Mismatch{{Option: "include", Want: own, Hint: "run the command again: the file was removed"}}, nil
-		}
-		line, _ := l.IncludeLine()
-		return []Mismatch{{
-			Option: "include", Want: own, Hint: "the first line of " + l.sshConfig() + " should be: " + line,
-		}}, nil
+		return missing(), nil
 	}
-	ms := compare(ref, got, alias, l.directives(alias))
-	return append(ms, smallKeys(want, got, alias, l.directives(alias))...), nil
+	ds := l.directives(alias)
+	return append(compare(ref, got, alias, ds), smallKeys(want, got, alias, ds)...), nil
+}
+
+// includedAt returns the number of the first line of the user's configuration that is an
+// Include of this store's files; 0 if there is none.
+func (l Layout) includedAt() int {
+	f, err := readFile(l.sshConfig())
+	if err != nil {
+		return 0
+	}
+	in := l.storeIn(f.Data)
+	for i, x := range splitLines(f.Data) {
+		if in.isOwnInclude(x.text) || l.hasUnmarkedInclude([]line{x}) {
+			return i + 1
+		}
+	}
+	return 0
 }
 
 // effective runs "ssh -G" and returns the values it prints, by option in lower case.

@@ -86,6 +86,9 @@ func (a Verbs) printListing(l provision.Listing, section string) {
 			if v.NotAdopted {
 				mark += " | not adopted yet: aivm vm adopt " + v.Name
 			}
+			if v.AliasFault != "" {
+				mark += " | ssh " + v.Alias + " does not work: " + v.AliasFault + "; aivm host doctor"
+			}
 			a.UI.Result("  - %s | state=%s | address=%s | network=%s | cpus=%d | ram_mb=%d | disk_gb=%d%s", v.Name, v.State, cli.OrDash(v.Address), v.Network, v.CPUs, v.RAMMB, v.DiskGB, mark)
 		}
 	})

@@ -47,7 +47,11 @@ type SSHEntry struct {
 	err        error         // why the entry cannot be written or read
 	mismatches []sshcfg.Mismatch
 	edited     []sshcfg.Mismatch // options in its file that differ from what aivm wrote
+	path       string            // of its file
+	absent     bool              // its file does not exist
 	broken     error             // why its file is no longer an entry that aivm wrote
+	loginErr   error             // why a login over the alias failed
+	loggedIn   bool              // a login over the alias worked
 }
 
 // Diagnose reads the facts for the doctor, concurrently where possible. sudo: use the privileged
@@ -84,6 +88,9 @@ func (e Part) Diagnose(ctx context.Context, sudo bool) (DoctorFacts, error) {
 	}
 	if (sudo || isRoot) && seesRules {
 		a.Ruleset = &rules
+	}
+	if d.sshErr == nil {
+		e.tryLogins(ctx, d.VMs, a.SSHServers, states == nil)
 	}
 	d.Exam, d.Asked = exam.With(a), a.Libvirt != nil
 	return d, ctx.Err()
@@ -140,6 +147,9 @@ func (e Part) ruleset(ctx context.Context) plan.Known[[]byte] {
 // quick; an emulated guest may take a second, and counts as unknown then.
 const bannerLimit = 200 * time.Millisecond
 
+// errSlowBanner is the error of a guest that accepted the connection.
+var errSlowBanner = fmt.Errorf("it accepts connections, but did not send its version within %s", bannerLimit)
+
 // banners reads the first line of the SSH server of each running VM. OpenSSH penalizes a connection
 // without a login (PerSourcePenalties); one connection is far from its limit.
 func (e Part) banners(ctx context.Context, vms []SSHEntry, states map[string]virt.Brief) []host.SSHServer {
@@ -174,7 +184,7 @@ func (e Part) banner(ctx context.Context, addr string) (string, error) {
 	}
 	line, err := bufio.NewReader(io.LimitReader(c, 256)).ReadString('\n')
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = fmt.Errorf("it accepts connections, but did not send its version within %s", bannerLimit)
+		err = errSlowBanner
 	}
 	return ui.CleanTo(strings.TrimSpace(line), 100), err
 }
@@ -205,18 +215,8 @@ func (e Part) examineSSH(ctx context.Context, vms []SSHEntry) error {
 	defer cancel()
 	var wg sync.WaitGroup
 	for i := range vms {
-		p := &vms[i]
-		if p.err != nil || p.inst == nil {
-			continue
-		}
-		st := e.Stanza(p.want.Name, *p.inst)
-		f := sshcfg.Observe(e.SSH, st)
-		p.Plan, p.err = sshcfg.Plan(f, st)
-		if len(p.Plan) > 0 {
-			p.edited, p.broken = f.Differences(st)
-		}
-		if p.err == nil && len(p.Plan) == 0 {
-			wg.Go(func() { p.mismatches, p.err = sshcfg.Verify(ctx, e.SSH, p.want.Name, st, nil) })
+		if p := &vms[i]; p.err == nil && p.inst != nil {
+			wg.Go(func() { e.examineEntry(ctx, p) })
 		}
 	}
 	err := sshcfg.Health(ctx, e.SSH, nil)

@@ -1,7 +1,6 @@
 package checks
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -122,26 +121,22 @@ func (e Part) SSHConfigCheck(d DoctorFacts) host.Check {
 	}
 	var good, bad []string
 	for _, p := range d.VMs {
-		name := p.want.Name
-		switch {
-		case errors.Is(p.err, sshcfg.ErrReadOnly):
+		if errors.Is(p.err, sshcfg.ErrReadOnly) {
 			return verdict(c, host.Unknown, p.err)
+		}
+		name := p.want.Name
+		added, excludes := p.additions()
+		detail, fix := p.fault()
+		switch {
 		case p.err != nil:
-			k := verdict(c, host.Bad, p.err)
-			bad, c.Fix = append(bad, name+": "+k.Detail), k.Fix
-		case p.inst == nil:
-		case len(p.Plan) > 0:
-			bad = append(bad, fmt.Sprintf("ssh %s does not reach its VM: %s", name, p.explain()))
-			c.Fix = append(c.Fix, "aivm host doctor --fix")
-		case len(p.mismatches) > 0:
-			for _, m := range p.mismatches {
-				bad = append(bad, fmt.Sprintf("ssh %s: %s", name, m))
-				if m.Hint != "" {
-					c.Fix = append(c.Fix, m.Hint)
-				}
-			}
-		default:
+			bad, c.Fix = append(bad, name+": "+detail), fix
+		case detail != "":
+			bad, c.Fix = append(bad, fmt.Sprintf("ssh %s does not reach its VM: %s", name, detail)), append(c.Fix, fix...)
+		case len(added) > 0:
+			bad, c.Fix = append(bad, fmt.Sprintf("ssh %s: %s", name, strings.Join(added, "; "))), append(c.Fix, excludes...)
+		case p.inst != nil:
 			good = append(good, name)
+			c.Evidence = append(c.Evidence, fmt.Sprintf("ssh %s: %s", name, map[bool]string{true: "logs in", false: "no login was tried"}[p.loggedIn]))
 		}
 	}
 	switch {
@@ -153,21 +148,6 @@ func (e Part) SSHConfigCheck(d DoctorFacts) host.Check {
 		c.Detail = "ssh reads it; no VM is in it yet"
 	}
 	return c
-}
-
-// explain returns why an entry has to be written again.
-func (p SSHEntry) explain() string {
-	var changed []string
-	for _, m := range p.edited {
-		changed = append(changed, ui.CleanTo(fmt.Sprintf("%s is %s, not %s", m.Option, cmp.Or(m.Got, "missing"), m.Want), 120))
-	}
-	switch {
-	case p.broken != nil:
-		return "its entry was changed: " + ui.Clean(p.broken.Error())
-	case len(changed) > 0:
-		return fmt.Sprintf("its entry was changed (%s): %s", p.edited[0].File, ui.Some(changed, 3))
-	}
-	return "the entry or the Include line is missing or was changed"
 }
 
 // StoreCheck checks that the config can be read without errors and warnings.

@@ -26,7 +26,7 @@ func TestChangedEntry(t *testing.T) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	const general = "the entry or the Include line is missing or was changed"
+	general := "ssh does not read its entry " + path + ": " + e.SSH.SSHConfigPath + " does not include it"
 	for name, tc := range map[string]struct{ from, to, want string }{
 		"as written": {"", "", general}, // but no Include line
 		"a comment":  {"# Written", "# I wrote", general},

@@ -227,7 +227,7 @@ func SSHCheck(w *target.Target, f *loop.Facts) host.Check {
 			c.Fix = []string{repair}
 			return c
 		}
-		return host.NewCheck("ssh", "SSH readiness", host.OK, "ssh %s", w.Name)
+		return host.NewCheck("ssh", "SSH readiness", host.OK, "the guest accepts the login")
 	case errors.As(f.ConnErr, wrongKey), guest.IsUnreachable(f.ConnErr) && f.Running():
 		c.Fix = []string{w.Libvirt.Virsh("console ") + w.Name}
 	case d.Err == nil && !f.Running():

@@ -136,24 +136,3 @@ func SyncFirstBoot(f *loop.Facts) plan.Action {
 		},
 	}
 }
-
-// CheckAlias runs ssh -G once, after the alias was written, and warns if the user's configuration
-// changes what ssh does with it.
-func (e Part) CheckAlias(ctx context.Context, w *target.Target, f *loop.Facts) error {
-	if !f.AliasPlanned {
-		return nil
-	}
-	stop := e.Timing.Start("ssh")
-	defer stop()
-	ms, err := sshcfg.Verify(ctx, e.SSH, w.Name, e.Stanza(w.Name, *f.Inst), nil)
-	if err != nil {
-		return err
-	}
-	for _, m := range ms {
-		e.UI.Warn("ssh %s: %s", w.Name, m)
-		if m.Hint != "" {
-			e.UI.Warn("%s", m.Hint)
-		}
-	}
-	return nil
-}

@@ -83,6 +83,9 @@ func New(o Options) (*Session, error) {
 		DryRun:   o.DryRun, NoFirewall: o.NoFirewall, Verb: o.Verb, Rerun: o.Rerun, Hook: o.Hook, Timing: ui.NewTiming(),
 	}
 	e.SetStreams(o.UI)
+	if o.Seams == nil {
+		e.LoginSSH = LoginSSH
+	}
 	o.Seams.applyTo(e)
 	e.SetDefaults()
 	// For [behavior] yes_sudo and Distrust. If the config cannot be read, the verb reports it.
@@ -168,6 +171,11 @@ func (s *Seams) applyTo(e *Session) {
 			return dial(ctx, t)
 		}
 	}
+}
+
+// LoginSSH is the real LoginSSH of a session.
+func LoginSSH(ctx context.Context, l sshcfg.Layout, alias string) error {
+	return sshcfg.Login(ctx, l, alias, nil)
 }
 
 // SetDefaults sets the functions that are still nil to the real ones.

@@ -69,7 +69,9 @@ type Session struct {
 	AwaitGuest func(ctx context.Context, t guest.Target, phase func(guest.Phase, time.Duration)) (guest.Conn, error)
 	HostKeyOf  func(ctx context.Context, addr string) (ssh.PublicKey, error)
 	DialNet    func(ctx context.Context, network, addr string) (net.Conn, error) // to a guest's SSH server
-	Routes     func() (routes plan.Known[[]network.Route], interfaces []string)
+	// LoginSSH logs in over an alias with the real ssh; nil where no guest is real.
+	LoginSSH func(ctx context.Context, l sshcfg.Layout, alias string) error
+	Routes   func() (routes plan.Known[[]network.Route], interfaces []string)
 	// Connections returns the programs of this machine that are connected to an address.
 	Connections func(addr netip.AddrPort) []connections.Holder
 	Now         func() time.Time // the time of day

@@ -73,6 +73,7 @@ func (f *firstVM) life(t *testing.T) {
 	step("plain clients", func(t *testing.T) { checkClients(t, w, vm, project) })
 	step("attach", func(inner *testing.T) { checkAttach(inner, t, w, vm) })
 	step("status and list", func(t *testing.T) { checkFacts(t, w, vm, project) })
+	step("the alias", func(t *testing.T) { checkAlias(t, w, vm, project) })
 	step("concurrent commands", func(t *testing.T) { checkConcurrent(t, w) })
 	if longRun {
 		step("prepare", func(t *testing.T) { checkPrepare(t, w, vm) })

@@ -24,7 +24,7 @@ var shapes = map[string]string{
 	"doctor": `{"schema":1,"config":"PATH","vm":"","checks":[{"id":"firewall","label":"Firewall","state":"ok|bad|unknown|skipped","detail":"…","fix":["aivm …"],"evidence?":["…"]}],
 		"done":7,"total":9,"wall":{"sentence":"…","writable":["/p"]},"mends":["…"],"fixed":["…"]}`,
 	"list": `{"schema":1,"store":"PATH","active_vm":"a",
-		"vms":[{"name":"a","state":"running|off|paused|missing|unknown","alias":"a","address":"10.77.0.50","network":"aivm-net","cpus":4,"ram_mb":8192,"disk_gb":40,"image":"…","configured?":{"cpus?":4,"ram_mb?":8192,"disk_gb?":40,"apply?":"aivm …"}}],
+		"vms":[{"name":"a","state":"running|off|paused|missing|unknown","alias":"a","address":"10.77.0.50","network":"aivm-net","cpus":4,"ram_mb":8192,"disk_gb":40,"image":"…","configured?":{"cpus?":4,"ram_mb?":8192,"disk_gb?":40,"apply?":"aivm …"},"alias_fault?":"…","not_adopted?":true}],
 		"networks":[{"name":"aivm-net","bridge":"…","subnet":"…","firewall":true,"rules?":"in place|missing|altered|older|unknown|off","vms":1}],
 		"folders":[{"host_path":"/p","vm":"a","mode":"git|shared|shared-root","access":"rw|ro","guest_dst":"/home/agent/p","state":"ok|detached|detaching|missing|unknown"}]}`,
 	"dry-run": `{"schema":1,"verb":"code","vm?":"a","folder?":"/p","guest_dst?":"/p","asks":true,
