@@ -74,6 +74,7 @@ func Run(args []string, w World) int {
 }
 
 func (a app) root() *cobra.Command {
+	var version bool
 	c := &cobra.Command{
 		Use:   "aivm",
 		Short: "Run coding agents on a folder in its own Ubuntu VM",
@@ -92,6 +93,9 @@ Examples:
 			if len(args) > 0 {
 				return cli.UnknownCommand(c, args[0])
 			}
+			if version {
+				return a.printVersion()
+			}
 			return c.Help()
 		},
 		PersistentPreRunE: func(c *cobra.Command, _ []string) error { return a.prepare(c) },
@@ -103,12 +107,16 @@ Examples:
 	f.CountVarP(&a.Verbose, "verbose", "v", "print more details; -vv prints even more")
 	f.BoolVarP(&a.UI.Quiet, "quiet", "q", false, "print only results and errors")
 	f.BoolVar(&a.UI.JSON, "json", false, "print results and errors as JSON")
+	c.Flags().BoolVar(&version, "version", false, "print the version of aivm")
 	c.SetOut(a.UI.Out)
 	c.SetErr(a.UI.Err)
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		// pflag stops at the first wrong flag, so a --json after it was not parsed.
 		own, _, _ := strings.Cut("\x00"+strings.Join(a.Args, "\x00")+"\x00", "\x00--\x00")
 		a.UI.JSON = a.UI.JSON || strings.Contains(own+"\x00", "\x00--json\x00")
+		if c.HasSubCommands() && c.Flags().NArg() > 0 { // the flag belongs to a command that does not exist
+			return cli.UnknownCommand(c, c.Flags().Arg(0))
+		}
 		e := ui.Usage("%w", err)
 		for _, w := range a.Args {
 			if _, serr := os.Lstat(w); serr == nil && strings.HasPrefix(w, "-") {
@@ -128,7 +136,7 @@ Examples:
 	}
 	c.AddCommand(folderCmds()...)
 	c.AddCommand(vms.Cmd(append(folderCmds(), views.VMListCmd())...), views.StatusCmd(), views.ListCmd(), views.EditorsCmd(), images.Cmd(), git.For(a.App).Cmd(),
-		host.For(a.App).Cmd(images.FetchCmd("image-fetch")), config.For(a.App).Cmd(), a.rootApplyCmd(), a.rootHookCmd())
+		host.For(a.App).Cmd(images.FetchCmd("image-fetch")), config.For(a.App).Cmd(), a.versionCmd(), a.completionCmd(), a.rootApplyCmd(), a.rootHookCmd())
 	c.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		return pflag.NormalizedName(strings.ReplaceAll(name, "_", "-"))
 	})
@@ -152,7 +160,7 @@ func addUnderscoreAliases(c *cobra.Command) {
 // keys and editor are not root's), refuses 0.3's --recreate flags, and sets the
 // verbosity.
 func (a app) prepare(c *cobra.Command) error {
-	if harmless := []string{root.Command, root.HookCommand, "help", "__complete", "__completeNoDesc", "completion"}; slices.Contains(harmless, c.Name()) ||
+	if harmless := []string{root.Command, root.HookCommand, "help", "version", "__complete", "__completeNoDesc", "completion"}; slices.Contains(harmless, c.Name()) ||
 		c.HasParent() && slices.Contains(harmless, c.Parent().Name()) {
 		return nil
 	}

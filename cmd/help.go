@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -9,14 +10,14 @@ import (
 	"aivm.dev/aivm/internal/wall"
 )
 
-// helpCmd builds "aivm help": the help of a command, or one of the pages plan, tree
-// and raw, which aivm 0.3 had too.
+// helpCmd builds "aivm help": the help of a command, or one of the pages plan, tree,
+// raw and completion, which aivm 0.3 had too.
 func (a app) helpCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "help [command]", Short: "Help about any command; the pages plan, tree and raw",
-		Long: `Print the help of a command, or one of three pages: "plan", the usual steps; "tree",
-all commands; "raw", commands of virsh, nft and ssh that show the state of a VM.
-Nothing is executed.
+		Use: "help [command]", Short: "Help about any command; the pages plan, tree, raw and completion",
+		Long: `Print the help of a command, or one of four pages: "plan", the usual steps; "tree",
+all commands; "raw", commands of virsh, nft and ssh that show the state of a VM;
+"completion", how to turn on completion in your shell. Nothing is executed.
 
 Examples:
   aivm help vm create
@@ -44,7 +45,7 @@ Examples:
 			return at.Help()
 		},
 	}
-	c.AddCommand(a.helpPlanCmd(), a.helpTreeCmd(), a.helpRawCmd())
+	c.AddCommand(a.helpPlanCmd(), a.helpTreeCmd(), a.helpRawCmd(), a.helpCompletionCmd())
 	return c
 }
 
@@ -124,6 +125,11 @@ Examples:
 			if err != nil {
 				return err
 			}
+			if a.HostSrc != "" {
+				if cwd, err = filepath.Abs(a.HostSrc); err != nil {
+					return err
+				}
+			}
 			r, err := s.Resolve(cwd, vm)
 			if err != nil {
 				return err
@@ -152,5 +158,7 @@ Examples:
 		},
 	}
 	a.VMFlag(c, &vm, cli.VMUsage)
+	c.Flags().StringVar(&a.HostSrc, "host-src", "", "the folder")
+	_ = c.Flags().MarkHidden("host-src")
 	return c
 }

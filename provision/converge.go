@@ -169,7 +169,9 @@ func (e *Env) laterSteps(w *target.Target, f *loop.Facts) []string {
 			map[bool]string{true: " and writable"}[w.Folder.Access == "rw"]))
 	}
 	if f.StartsVM(w) && !w.NewVM {
-		atts := slices.DeleteFunc(f.Atts(w), func(a share.Attachment) bool { return w.NewFolder && w.Folder != nil && a.HostPath == w.Folder.HostPath })
+		atts := slices.DeleteFunc(f.Atts(w), func(a share.Attachment) bool {
+			return w.NewFolder && w.Folder != nil && a.HostPath == w.Folder.HostPath
+		})
 		if paths := loop.GuestPaths(atts); len(paths) > 0 {
 			out = append(out, "mount its folders again: "+session.Few(paths))
 		}

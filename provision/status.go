@@ -62,7 +62,7 @@ func (e *Env) status(ctx context.Context, vmFlag string, sudo, detail bool) (Sta
 	res, err := store.Resolve(target.Cwd(), vmFlag)
 	if err != nil {
 		if vmFlag != "" {
-			return st, err
+			return st, checks.For(e.Loop).ExplainUnknown(ctx, store, err)
 		}
 		st.Add(checks.For(e.Loop).HostChecks()...)
 		return st, nil

@@ -3,10 +3,12 @@ package provision
 import (
 	"context"
 
+	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/provision/clones"
 	"aivm.dev/aivm/provision/editors"
 	"aivm.dev/aivm/provision/images"
 	"aivm.dev/aivm/provision/legacy03"
+	"aivm.dev/aivm/provision/share"
 	"aivm.dev/aivm/provision/snapshots"
 	"aivm.dev/aivm/provision/walls"
 )
@@ -131,3 +133,11 @@ func (e *Env) SnapshotListing(ctx context.Context, vm string) (SnapshotList, err
 func (e *Env) Prepare(ctx context.Context, o PrepareOptions) (Prepared, error) {
 	return snapshots.For(e.Loop).Prepare(ctx, o)
 }
+
+// SnapshotNames returns the names and times of a VM's snapshots, newest first, for completion.
+func (e *Env) SnapshotNames(ctx context.Context, vm string) (names, times []string) {
+	return snapshots.For(e.Loop).Names(ctx, vm)
+}
+
+// Cloned reports whether an attached folder is in mode git.
+func Cloned(a config.Attachment) bool { return share.Recorded(a).Mode == share.Git }

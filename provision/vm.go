@@ -13,6 +13,7 @@ import (
 	"aivm.dev/aivm/provision/domain"
 	"aivm.dev/aivm/provision/folders"
 	"aivm.dev/aivm/provision/host"
+	"aivm.dev/aivm/provision/legacy03"
 	"aivm.dev/aivm/provision/loop"
 	"aivm.dev/aivm/provision/machine"
 	"aivm.dev/aivm/provision/session"
@@ -66,7 +67,7 @@ func (e *Env) Up(ctx context.Context, name string) (VMResult, error) {
 	e.Timing = ui.NewTiming("define", "boot", "ssh")
 	w, err := e.VM(ctx, name, target.Cwd(), false)
 	if err != nil {
-		return VMResult{}, err
+		return VMResult{}, e.ExplainUnknown(ctx, e.Store, err)
 	}
 	return e.start(ctx, w)
 }
@@ -168,7 +169,7 @@ func (e *Env) WaitIP(ctx context.Context, name string, limit time.Duration) (r V
 		return r, err
 	}
 	if inst == nil {
-		return r, ui.Refused("VM %q was not created yet", w.Name).Hint(ui.Cmd("aivm vm up " + w.Name))
+		return r, e.notCreated(ctx, w)
 	}
 	if e.DryRun {
 		return r, &session.DryRun{Last: fmt.Sprintf("DRYRUN: would wait for %s at %s", w.Name, inst.Address)}
@@ -199,6 +200,15 @@ func (e *Env) WaitIP(ctx context.Context, name string, limit time.Duration) (r V
 	return VMResult{Schema: 1, VM: w.Name, State: "running", Alias: w.Name, Address: inst.Address, Outcome: session.Answers}, nil
 }
 
+// notCreated returns the refusal of a VM without a state file: it was not created yet, or made by aivm
+// 0.3 and not adopted.
+func (e *Env) notCreated(ctx context.Context, w *target.Target) error {
+	if _, foreign := legacy03.For(e.Loop).Unadopted(ctx, w.Record); foreign {
+		return target.NotAdopted(w.Name)
+	}
+	return ui.Refused("VM %q was not created yet", w.Name).Hint(ui.Cmd("aivm vm up " + w.Name))
+}
+
 // SSHEntry is the JSON of a VM's ssh entry.
 type SSHEntry struct {
 	Alias      string   `json:"alias"`
@@ -224,7 +234,7 @@ func (e *Env) SSHConfig(ctx context.Context, name string) (SSHEntry, error) {
 		return SSHEntry{}, err
 	}
 	if inst == nil {
-		return SSHEntry{}, ui.Refused("VM %q was not created yet", w.Name).Hint(ui.Cmd("aivm vm up " + w.Name))
+		return SSHEntry{}, e.notCreated(ctx, w)
 	}
 	st := e.Stanza(w.Name, *inst)
 	b, err := sshcfg.Render(st)

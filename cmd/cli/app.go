@@ -27,6 +27,7 @@ type App struct {
 	Verbose      int
 	Recreate     bool // 0.3's --recreate and --recreate_if_needed
 	HostSrc      string
+	noEffect     bool // 0.3's --force of code, ssh and attach
 }
 
 // Close closes the connections the run opened.

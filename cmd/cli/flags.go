@@ -3,11 +3,14 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"al.essio.dev/pkg/shellescape"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/ui"
@@ -57,6 +60,9 @@ func (a *App) OnFolder(verb string, args []string) (*provision.Env, string, erro
 	if err != nil {
 		return nil, "", err
 	}
+	if a.noEffect {
+		a.UI.Warn("--force has no effect here, as in aivm 0.3: what is refused stays refused")
+	}
 	e, err := a.Provision(verb)
 	return e, folder, err
 }
@@ -66,9 +72,33 @@ func (a *App) DryRunFlag(c *cobra.Command) {
 	c.Flags().BoolVar(&a.DryRun, "dry-run", false, "show what would be done, change nothing")
 }
 
-// GuardFlags declares --no-firewall, for commands that connect to a guest.
+// GuardFlags declares --no-firewall, for commands that connect to a guest, and its opposite, aivm
+// 0.3's --ensure_firewall, hidden.
 func (a *App) GuardFlags(c *cobra.Command) {
 	c.Flags().BoolVar(&a.noFirewall, "no-firewall", false, "do not check or load the VM's firewall rules in this run")
+	c.Flags().AddFlag(&pflag.Flag{Name: "ensure-firewall", Value: ensured{&a.noFirewall}, NoOptDefVal: "true", Hidden: true})
+}
+
+// ensured implements pflag.Value for --ensure-firewall, with the values that 0.3 accepted.
+type ensured struct{ skip *bool }
+
+// String implements pflag.Value.
+func (v ensured) String() string { return strconv.FormatBool(v.skip == nil || !*v.skip) }
+
+// Type implements pflag.Value.
+func (ensured) Type() string { return "bool" }
+
+// Set implements pflag.Value.
+func (v ensured) Set(s string) error {
+	switch strings.ToLower(s) {
+	case "1", "true", "yes", "on", "y", "t":
+		*v.skip = false
+	case "0", "false", "no", "off", "n", "f":
+		*v.skip = true
+	default:
+		return fmt.Errorf("%q is neither true nor false", s)
+	}
+	return nil
 }
 
 // RecreateFlags declares aivm 0.3's flags that replaced a VM, hidden; the root command
@@ -127,6 +157,8 @@ func (a *App) FolderFlags(c *cobra.Command, o *provision.FolderOptions) {
 	f.BoolVar(&o.Protect, "protect", false, "make host-executed files in the folder read-only for the VM: git hooks, editor tasks, Makefiles ...")
 	f.StringVar(&a.HostSrc, "host-src", "", "the folder")
 	_ = f.MarkHidden("host-src")
+	f.BoolVar(&a.noEffect, "force", false, "without effect, as in aivm 0.3")
+	_ = f.MarkHidden("force")
 	_ = c.RegisterFlagCompletionFunc("mode", Fixed("shared-root", "shared", "git"))
 	_ = c.RegisterFlagCompletionFunc("access", Fixed("rw", "ro"))
 	a.GuardFlags(c)
@@ -151,49 +183,6 @@ func (a *App) folder(args []string) (string, error) {
 	return ".", nil
 }
 
-// Fixed returns a completion function that offers words.
-func Fixed(words ...string) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-	return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		return words, cobra.ShellCompDirectiveNoFileComp
-	}
-}
-
-// completeVM offers the names of the VMs in the config.
-func (a *App) completeVM(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	return a.completeFromStore(args, (*config.Config).VMNames)
-}
-
-// CompleteFolder offers directories.
-func CompleteFolder(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-	return nil, cobra.ShellCompDirectiveFilterDirs
-}
-
-// CompleteNetwork offers the names of the networks in the config.
-func (a *App) CompleteNetwork(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	return a.completeFromStore(args, func(c *config.Config) (names []string) {
-		for _, n := range c.Networks {
-			names = append(names, n.Name)
-		}
-		return names
-	})
-}
-
-// completeFromStore offers names from the config, for the first argument only.
-func (a *App) completeFromStore(args []string, names func(*config.Config) []string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	path, err := a.StorePath()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	s, err := config.Load(path)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	return names(&s.Config), cobra.ShellCompDirectiveNoFileComp
-}
-
 // ImageUsage is the description of --image.
 const ImageUsage = "guest image: auto, a name from aivm image list, an https URL with #sha256=HEX, or a file"
 
@@ -201,19 +190,6 @@ const ImageUsage = "guest image: auto, a name from aivm image list, an https URL
 func (a *App) ImageFlag(c *cobra.Command, to *string, usage string) {
 	c.Flags().StringVar(to, "image", "", usage)
 	_ = c.RegisterFlagCompletionFunc("image", a.CompleteImage)
-}
-
-// CompleteImage offers the images of the catalogue, those prepared on this host, and
-// files.
-func (a *App) CompleteImage(c *cobra.Command, _ []string, toComplete string) ([]string, cobra.ShellCompDirective) {
-	if strings.ContainsAny(toComplete, "/~") {
-		return nil, cobra.ShellCompDirectiveDefault
-	}
-	e, err := a.Provision("complete")
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveDefault
-	}
-	return e.ImageWords(), cobra.ShellCompDirectiveDefault
 }
 
 // Prefixed returns prefix+s, or "" if s is empty.
@@ -270,14 +246,4 @@ func oneName(args []string, flag string) (string, error) {
 		return args[0], nil
 	}
 	return flag, nil
-}
-
-// CompleteAttached offers the attached folders in the config.
-func (a *App) CompleteAttached(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	return a.completeFromStore(args, func(c *config.Config) (folders []string) {
-		for _, r := range c.Attachments {
-			folders = append(folders, r.HostPath)
-		}
-		return folders
-	})
 }

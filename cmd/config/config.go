@@ -24,7 +24,8 @@ func (a Verbs) configInitCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "init", Short: "Write the defaults for new VMs to the config", Args: cli.NoArgs,
 		Long: `Write the defaults for new VMs to the config, so that you can edit them. This is
-optional: "aivm code ." works without it. No VM is created.
+optional: "aivm code ." works without it. No VM is created. The answer e writes them
+and opens them in a text editor, like "aivm config edit".
 
 Examples:
   aivm config init --defaults
@@ -35,17 +36,23 @@ Examples:
 			if err != nil {
 				return err
 			}
+			edit := false
 			if !defaults && !a.Yes {
 				if !a.UI.InTTY {
 					return ui.NeedsApproval("writing the config needs your approval and there is no terminal: re-run with --yes or --defaults").
 						Hint(ui.Cmd("aivm config init --defaults"))
 				}
-				ok, err := a.UI.Confirm(c.Context(), "Write the built-in defaults to "+path+"?", true)
+				answer, err := a.UI.ConfirmOrEdit(c.Context(), "Write the built-in defaults to "+path+" (e: and edit them)?")
 				if err != nil {
 					return err
 				}
-				if !ok {
+				if answer == ui.No {
 					return ui.NeedsApproval("nothing was changed")
+				}
+				if edit = answer == ui.Edit; edit {
+					if _, err := a.textEditor(""); err != nil {
+						return err
+					}
 				}
 			}
 			if a.DryRun {
@@ -56,6 +63,11 @@ Examples:
 				return err
 			}
 			a.UI.Result("Updated config defaults: %s", path)
+			if edit {
+				if err := a.edit(c, path, ""); err != nil {
+					return err
+				}
+			}
 			a.UI.Result("No VM created.")
 			a.UI.Say("You do not need an SSH key: aivm creates its own with the first VM.")
 			return nil

@@ -34,31 +34,42 @@ problems.`,
 			if err != nil {
 				return err
 			}
-			if from != "" {
-				path, err = a.applyEarlierCopy(c, from)
-			} else {
-				err = a.editCopy(c, path, editor)
+			if from == "" {
+				return a.edit(c, path, editor)
 			}
-			if err != nil {
+			if path, err = a.applyEarlierCopy(c, from); err != nil {
 				return err
 			}
-			ps, err := config.Lint(path)
-			if err != nil {
-				return err
-			}
-			for _, p := range ps {
-				a.UI.Result("%s", p)
-			}
-			if len(ps) > 0 {
-				return ui.Refused("%d problems in %s", len(ps), path).Hint(ui.CmdFor("to fix them", "aivm config edit"))
-			}
-			return nil
+			return a.check(path)
 		},
 	}
 	c.Flags().StringVar(&editor, "editor", "", "text editor to use, with its flags")
 	c.Flags().StringVar(&from, "from", "", "write the copy `FILE`, kept by an earlier edit, to the config")
 	c.MarkFlagsMutuallyExclusive("editor", "from")
 	return c
+}
+
+// edit opens a copy of the config in the text editor of flag, writes it back, and checks it.
+func (a Verbs) edit(c *cobra.Command, path, flag string) error {
+	if err := a.editCopy(c, path, flag); err != nil {
+		return err
+	}
+	return a.check(path)
+}
+
+// check prints the problems of the config.
+func (a Verbs) check(path string) error {
+	ps, err := config.Lint(path)
+	if err != nil {
+		return err
+	}
+	for _, p := range ps {
+		a.UI.Result("%s", p)
+	}
+	if len(ps) > 0 {
+		return ui.Refused("%d problems in %s", len(ps), path).Hint(ui.CmdFor("to fix them", "aivm config edit"))
+	}
+	return nil
 }
 
 // textEditor returns the command line of the text editor: the flag, $EDITOR, $VISUAL, or

@@ -23,7 +23,7 @@ func (a Verbs) Cmd() *cobra.Command {
 func (a Verbs) gitVerb(name, short, long string, o *provision.GitOptions, run func(*provision.Env, context.Context, provision.GitOptions) error) *cobra.Command {
 	c := &cobra.Command{
 		Use: name + " [folder]", Short: short, Long: long + cli.ExitStatuses,
-		ValidArgsFunction: a.CompleteAttached,
+		ValidArgsFunction: a.CompleteCloned,
 		RunE: func(c *cobra.Command, args []string) error {
 			e, folder, err := a.OnFolder("git "+name, args)
 			if err != nil {

@@ -3,6 +3,7 @@ package vm
 import (
 	"context"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -21,7 +22,12 @@ func (a Verbs) snapshotVerb(use, short, long string, needsName bool, run func(co
 	}
 	c := &cobra.Command{
 		Use: use + arg, Short: short, Long: long + cli.ExitStatuses,
-		ValidArgsFunction: cobra.NoFileCompletions,
+		ValidArgsFunction: func(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			if !needsName || len(args) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return a.completeSnapshot(c, o.VM)
+		},
 		RunE: func(c *cobra.Command, args []string) error {
 			switch {
 			case len(args) > 1:
@@ -42,6 +48,27 @@ func (a Verbs) snapshotVerb(use, short, long string, needsName bool, run func(co
 	c.Flags().BoolVar(&o.StayOff, "stay-off", false, "if the VM has to be stopped, do not start it again")
 	a.DryRunFlag(c)
 	return c
+}
+
+// completionLimit is how long a person who pressed Tab waits for libvirt.
+const completionLimit = time.Second
+
+// completeSnapshot offers the snapshots of a VM, newest first.
+func (a Verbs) completeSnapshot(c *cobra.Command, vm string) ([]string, cobra.ShellCompDirective) {
+	const directive = cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
+	e, err := a.Provision("complete")
+	if err != nil {
+		return nil, directive
+	}
+	ctx, cancel := context.WithTimeout(c.Context(), completionLimit)
+	defer cancel()
+	names, times := e.SnapshotNames(ctx, vm)
+	for i, at := range times {
+		if at != "" {
+			names[i] = cobra.CompletionWithDesc(names[i], at)
+		}
+	}
+	return names, directive
 }
 
 func (a Verbs) vmSnapshotCmd() *cobra.Command {

@@ -14,6 +14,7 @@ type Problem struct {
 	Line, Column int
 	Key          string // "vms[0].vm.cpus"
 	Message      string
+	used         bool // the value has its effect all the same
 }
 
 func (p Problem) String() string {
@@ -25,10 +26,11 @@ func (p Problem) String() string {
 }
 
 // A Warning is something in the config file that was ignored: an unknown key, or a value without
-// effect.
+// effect. If Used is set, it was read as something else, and has its effect.
 type Warning struct {
 	Line         int
 	Key, Message string
+	Used         bool
 }
 
 // binder turns a document into a Config and collects what is wrong with it.
@@ -45,8 +47,10 @@ var retired = map[string]bool{"vms.verbosity": true}
 func bind(doc *document) (Config, *binder) {
 	b := &binder{doc: doc}
 	c := DefaultConfig()
+	b.bareSections(&c)
 	b.table(reflect.ValueOf(&c).Elem(), doc.root, "", "")
 	b.records(&c)
+	b.networks(&c)
 	return c, b
 }
 
@@ -63,12 +67,46 @@ func (b *binder) note(at int, key, format string, args ...any) {
 	b.notes = append(b.notes, b.newProblem(at, key, fmt.Sprintf(format, args...)))
 }
 
+// bareSections lists the sections of [defaults] that aivm 0.3's manual prints without "defaults.".
+var bareSections = map[string]bool{"firewall": true, "sync": true}
+
+// bareSections reads the sections that aivm 0.3's manual prints at the top level as those of
+// [defaults], which have priority, and reports it.
+func (b *binder) bareSections(c *Config) {
+	defaults := reflect.ValueOf(&c.Defaults).Elem()
+	for _, k := range b.doc.root.kids {
+		if !bareSections[k.key] || k.shape != isTable {
+			continue
+		}
+		own := "[[vms]]"
+		if k.key == "firewall" {
+			own = "[[networks]]"
+		}
+		i := fieldOf(defaults.Type(), k.key)
+		b.table(defaults.Field(i), k, k.key, k.key)
+		note := fmt.Sprintf("[%s] is read as [defaults.%[1]s], for what is created from now on; records in %s have sections of their own", k.key, own)
+		proper := b.doc.root.child("defaults").sub(k.key)
+		for _, kid := range k.kids {
+			if proper != nil && proper.child(kid.key) != nil {
+				note += fmt.Sprintf("; its %s is ignored, since [defaults.%s] has that too", kid.key, k.key)
+				break
+			}
+		}
+		p := b.newProblem(k.at, k.key, note)
+		p.used = true
+		b.notes = append(b.notes, p)
+	}
+}
+
 // table sets the fields of struct v from table n. path is the key in messages ("vms[0].vm"), schema
 // the same without indices ("vms.vm").
 func (b *binder) table(v reflect.Value, n *node, path, schema string) {
 	t := v.Type()
 	for _, k := range n.kids {
 		key, skey := joinKey(path, bareOrQuoted(k.key)), joinKey(schema, k.key)
+		if bareSections[skey] && k.shape == isTable {
+			continue // read before
+		}
 		i := fieldOf(t, k.key)
 		if i < 0 {
 			if !retired[skey] {
@@ -103,7 +141,7 @@ func unknownKey(t reflect.Type, key, schema string) string {
 	}
 	near := nearest(key, known)
 	if schema == "" && fieldOf(reflect.TypeFor[Defaults](), key) >= 0 {
-		near = "defaults." + key // 0.3's manual prints [sync] and [firewall] bare
+		near = "defaults." + key
 	}
 	if near == "" {
 		return fmt.Sprintf("unknown key %q", key)

@@ -85,7 +85,7 @@ func Load(path string) (*Store, error) {
 		return nil, problemError(path, sortProblems(b.problems))
 	}
 	for _, p := range sortProblems(read) {
-		s.Warnings = append(s.Warnings, Warning{Line: p.Line, Key: p.Key, Message: p.Message})
+		s.Warnings = append(s.Warnings, Warning{Line: p.Line, Key: p.Key, Message: p.Message, Used: p.used})
 	}
 	return s, nil
 }

@@ -214,15 +214,15 @@ func TestWarnings(t *testing.T) {
 	}, "\n"))
 	s := mustLoad(t, path)
 	want := []Warning{
-		{1, "color", `unknown key "color"`},
-		{2, "defaults.vm.allow_password_login", "has no effect: guests accept SSH keys only"},
-		{3, "defaults.vm.cpuz", `unknown key "cpuz"; did you mean "cpus"?`},
-		{5, "firewal", `unknown key "firewal"`},
-		{7, "sync", `unknown key "sync"; did you mean "defaults.sync"?`},
-		{9, "vms[0].vm.name", `is "other", but the record is called "My_VM"`},
-		{9, "vms[0].name", `"My_VM" is a name that only aivm 0.3 allowed; host names and ssh aliases can only contain a-z, 0-9 and '-'`},
-		{16, `attachments[0]."odd key"`, `unknown key "odd key"`},
-		{17, "attachments[1]", `this folder is already attached to VM "My_VM" on line 13`},
+		{1, "color", `unknown key "color"`, false},
+		{2, "defaults.vm.allow_password_login", "has no effect: guests accept SSH keys only", false},
+		{3, "defaults.vm.cpuz", `unknown key "cpuz"; did you mean "cpus"?`, false},
+		{5, "firewal", `unknown key "firewal"`, false},
+		{7, "sync", "[sync] is read as [defaults.sync], for what is created from now on; records in [[vms]] have sections of their own", true},
+		{9, "vms[0].vm.name", `is "other", but the record is called "My_VM"`, false},
+		{9, "vms[0].name", `"My_VM" is a name that only aivm 0.3 allowed; host names and ssh aliases can only contain a-z, 0-9 and '-'`, false},
+		{16, `attachments[0]."odd key"`, `unknown key "odd key"`, false},
+		{17, "attachments[1]", `this folder is already attached to VM "My_VM" on line 13`, false},
 	}
 	if diff := cmp.Diff(want, s.Warnings); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
@@ -235,7 +235,7 @@ func TestWarnings(t *testing.T) {
 	for _, p := range ps {
 		keys = append(keys, p.Key)
 	}
-	if diff := cmp.Diff([]string{"color", "defaults.vm.cpuz", "firewal", "sync", `attachments[0]."odd key"`}, keys); diff != "" {
+	if diff := cmp.Diff([]string{"color", "defaults.vm.cpuz", "firewal", `attachments[0]."odd key"`}, keys); diff != "" {
 		t.Error(diff)
 	}
 	if got := ps[1].String(); got != `line 3, column 1: defaults.vm.cpuz: unknown key "cpuz"; did you mean "cpus"?` {

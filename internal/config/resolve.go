@@ -52,6 +52,9 @@ func (e *UnknownVMError) Error() string {
 	return "VM not found in config store: " + e.Name
 }
 
+// Similar returns the known name that is most similar, "" if none is.
+func (e *UnknownVMError) Similar() string { return nearest(e.Name, e.Known) }
+
 // AttachmentsOf returns the attachments of the folder or, if it has none, of its nearest attached
 // parent: a subfolder of an attached project belongs to that project. folder is absolute and
 // contains no symbolic links.

@@ -19,27 +19,52 @@ const maxAnswer = 4096
 // an unclear one is asked again, and the end of input means no. If stdin is not a
 // terminal, it returns an approval error (exit status 3).
 func (s *Streams) Confirm(ctx context.Context, question string, defaultYes bool) (bool, error) {
-	choice := "[y/N]"
+	choice, otherwise := "[y/N]", No
 	if defaultYes {
-		choice = "[Y/n]"
+		choice, otherwise = "[Y/n]", Yes
 	}
+	answer, err := s.answer(ctx, question, choice, "please answer y or n:", otherwise, map[string]Answer{})
+	return answer == Yes, err
+}
+
+// An Answer is what ConfirmOrEdit returns.
+type Answer int
+
+// The answers.
+const (
+	No Answer = iota
+	Yes
+	Edit
+)
+
+// ConfirmOrEdit asks as Confirm does, with Yes as the default, and accepts e for Edit.
+func (s *Streams) ConfirmOrEdit(ctx context.Context, question string) (Answer, error) {
+	return s.answer(ctx, question, "[Y/e/n]", "please answer y, e or n:", Yes, map[string]Answer{"e": Edit, "edit": Edit})
+}
+
+// answer asks until an answer is clear: y, n, one of more, or none, which is otherwise.
+func (s *Streams) answer(ctx context.Context, question, choice, again string, otherwise Answer, more map[string]Answer) (Answer, error) {
 	for {
-		answer, err := s.prompt(ctx, question, choice+" ")
+		line, err := s.prompt(ctx, question, choice+" ")
 		if errors.Is(err, io.EOF) {
-			return false, nil
+			return No, nil
 		}
 		if err != nil {
-			return false, err
+			return No, err
 		}
-		switch strings.ToLower(strings.TrimSpace(answer)) {
+		line = strings.ToLower(strings.TrimSpace(line))
+		switch line {
 		case "":
-			return defaultYes, nil
+			return otherwise, nil
 		case "y", "yes":
-			return true, nil
+			return Yes, nil
 		case "n", "no":
-			return false, nil
+			return No, nil
 		}
-		choice = "please answer y or n:"
+		if other, ok := more[line]; ok {
+			return other, nil
+		}
+		choice = again
 	}
 }
 

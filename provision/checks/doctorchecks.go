@@ -3,8 +3,10 @@ package checks
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
+	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/host"
@@ -150,6 +152,9 @@ func (e Part) SSHConfigCheck(d DoctorFacts) host.Check {
 	return c
 }
 
+// ignored reports whether the warning is about something without effect.
+func ignored(w config.Warning) bool { return !w.Used }
+
 // StoreCheck checks that the config can be read without errors and warnings.
 func StoreCheck(d DoctorFacts) host.Check {
 	c := host.Check{ID: "config", Label: "Config", State: host.OK}
@@ -159,8 +164,9 @@ func StoreCheck(d DoctorFacts) host.Check {
 		if len(c.Fix) == 0 {
 			c.Fix = []string{"aivm config lint", "aivm config edit"}
 		}
-	case len(d.store.Value.Warnings) > 0:
-		c.State, c.Detail, c.Fix = host.Bad, session.WarningText(d.store.Value.Path, d.store.Value.Warnings[0]), []string{"aivm config lint"}
+	case slices.ContainsFunc(d.store.Value.Warnings, ignored):
+		w := d.store.Value.Warnings[slices.IndexFunc(d.store.Value.Warnings, ignored)]
+		c.State, c.Detail, c.Fix = host.Bad, session.WarningText(d.store.Value.Path, w), []string{"aivm config lint"}
 	default:
 		c.Evidence = []string{d.store.Value.Path + ": valid"}
 		c.Detail = count(len(d.store.Value.Config.VMs), "VM") + ", " + count(len(d.store.Value.Config.Attachments), "folder")

@@ -13,7 +13,6 @@ import (
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/internal/virt"
-	"aivm.dev/aivm/provision/domain"
 	"aivm.dev/aivm/provision/host"
 	"aivm.dev/aivm/provision/loop"
 	"aivm.dev/aivm/provision/session"
@@ -100,8 +99,8 @@ func (e Part) VMCheck(w *target.Target, f *loop.Facts) host.Check {
 		return c
 	case !d.Value.Mark.By(e.UID):
 		// The domain has another owner: it is not this user's VM.
-		c.Detail, c.Fix = domain.CheckOwner(d.Value, e.UID).Error(), []string{"aivm vm create NAME"}
-		return c
+		c.Fix = nil
+		return verdict(c, host.Bad, target.CheckOwner(w, d.Value, e.UID))
 	case d.Value.State != virt.Running:
 		c.Detail = fmt.Sprintf("%s is %s", w.Name, d.Value.State)
 	default:

@@ -103,6 +103,11 @@ func fnv32(s string) uint32 {
 	return h
 }
 
+// Foreign returns the sentence about a domain that is not aivm's, for every command the same.
+func Foreign(vm string) string {
+	return fmt.Sprintf("VM name %q is taken by a domain that aivm neither created nor adopted", vm)
+}
+
 // CheckOwner refuses a domain that does not belong to this user.
 func CheckOwner(d *virt.Domain, owner int) error {
 	if d == nil || d.Mark.By(owner) {
@@ -112,8 +117,10 @@ func CheckOwner(d *virt.Domain, owner int) error {
 		return ui.Refused("VM name %q is taken: the domain of that name belongs to another user (uid %d)", d.Name, d.Mark.Owner).
 			Hint(ui.CmdFor("choose another name", "aivm vm create NAME && aivm code . --vm NAME"), ui.Cmd(d.Libvirt.Virsh("list --all")))
 	}
-	return ui.Refused("VM name %q is taken by a domain aivm did not make", d.Name).
-		Hint(ui.CmdFor("choose another name", "aivm vm create NAME && aivm code . --vm NAME"), ui.Cmd(d.Libvirt.Virsh("dominfo ")+d.Name))
+	// Only a VM in the config can be adopted, see target.NotAdopted.
+	return ui.Refused("%s", Foreign(d.Name)).
+		Hint(ui.Remark("made by aivm 0.3? adopt it with the config that has its record (vm adopt --config FILE)"),
+			ui.CmdFor("not yours? choose another name", "aivm vm create NAME && aivm code . --vm NAME"), ui.Cmd(d.Libvirt.Virsh("dominfo ")+d.Name))
 }
 
 // Plan plans what is missing until the VM exists and, with w.Boot, runs.

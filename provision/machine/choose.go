@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"errors"
 	"net/netip"
 
 	"aivm.dev/aivm/internal/config"
@@ -74,8 +75,11 @@ func Choose(w *target.Target, f *loop.Facts, m host.Facts, uid int, key, baseDir
 func address(f *loop.Facts, spec config.NetworkSpec, mac string) (netip.Addr, error) {
 	n := loop.NetworkNamed(f, spec.Name)
 	ip, reserved, err := network.Address(spec, n, mac)
-	if err != nil {
+	if errors.Is(err, network.ErrFull) {
 		return ip, ui.Refused("%w", err).Hint(ui.Cmd("aivm list"), ui.CmdFor("delete a VM that you no longer need", "aivm vm delete NAME"))
+	}
+	if err != nil {
+		return ip, err
 	}
 	if !reserved && f.Inst != nil {
 		if old, perr := netip.ParseAddr(f.Inst.Address); perr == nil && network.Free(spec, n, mac, old) {

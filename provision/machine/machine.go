@@ -35,10 +35,10 @@ func (e Part) CheckIdentity(w *target.Target, f *loop.Facts) error {
 	if d.Err != nil || d.Value == nil {
 		return nil
 	}
-	err := domain.CheckOwner(d.Value, e.UID)
-	if err != nil && !w.NewVM && !d.Value.Mark.Exists {
+	if !w.NewVM && !d.Value.Mark.Exists {
 		return target.NotAdopted(w.Name)
 	}
+	err := domain.CheckOwner(d.Value, e.UID)
 	if err == nil {
 		keyErr := f.Keys.Pinned
 		switch {

@@ -76,7 +76,7 @@ func Choose(f Facts, spec config.NetworkSpec, owner int, fixed bool) (config.Net
 		if err != nil {
 			return spec, err
 		}
-		return layout(spec, sub), nil
+		return on(spec, sub), nil
 	}
 	return spec, ui.Refused("no free network name like %q", base).Hint(ui.Cmd(f.Libvirt.Virsh("net-list --all")))
 }
@@ -104,7 +104,7 @@ func ChooseForName(f Facts, spec config.NetworkSpec, owner int) (config.NetworkS
 	if err != nil {
 		return spec, err
 	}
-	return layout(spec, sub), nil
+	return on(spec, sub), nil
 }
 
 // numbered returns the i-th bridge name like this one; the name of an interface has at most 15
@@ -119,9 +119,8 @@ func SpecOf(n *virt.Network) config.NetworkSpec {
 }
 
 func fromNetwork(spec config.NetworkSpec, n *virt.Network) config.NetworkSpec {
-	spec = layout(spec, n.Subnet)
-	spec.Bridge, spec.GatewayIP = n.Bridge, n.Gateway.String()
-	return spec
+	spec.Bridge, spec.SubnetCIDR, spec.GatewayIP, spec.DHCPStart, spec.DHCPEnd = n.Bridge, n.Subnet.Masked().String(), n.Gateway.String(), "", ""
+	return spec.Filled()
 }
 
 func (f Facts) bridgeTaken(name string) bool {
@@ -167,14 +166,13 @@ func (f Facts) overlap(p netip.Prefix, ownBridge string) string {
 	return ""
 }
 
-// layout derives gateway and DHCP range from a subnet, as 0.3 does: .1 is the gateway, .100-.200
-// are for guests that are not aivm's VMs; aivm's reservations are below that range.
-func layout(spec config.NetworkSpec, p netip.Prefix) config.NetworkSpec {
-	a := p.Masked().Addr().As4()
-	at := func(n byte) string { b := a; b[3] = n; return netip.AddrFrom4(b).String() }
-	spec.SubnetCIDR, spec.GatewayIP = p.Masked().String(), at(1)
-	spec.DHCPStart, spec.DHCPEnd = at(100), at(200)
-	return spec
+// on returns spec with the subnet p: unchanged if it has that already, with the gateway and DHCP range
+// that the user may have set, else with those that follow from p.
+func on(spec config.NetworkSpec, p netip.Prefix) config.NetworkSpec {
+	if is, err := netip.ParsePrefix(spec.SubnetCIDR); err == nil && is.Masked() == p.Masked() {
+		return spec
+	}
+	return spec.OnSubnet(p)
 }
 
 // Conflict returns the reason why a network of this spec cannot be created, or nil.
@@ -189,6 +187,13 @@ func Conflict(f Facts, spec config.NetworkSpec, owner int) error {
 				Hint(ui.CmdFor("set another name in the config (defaults.network.name)", "aivm config edit"), ui.Cmd(f.Libvirt.Virsh("net-dumpxml ")+spec.Name))
 		}
 		return nil
+	}
+	key, problem := spec.Misfit()
+	if key == "" {
+		key, problem = spec.NoRoom()
+	}
+	if key != "" {
+		return ui.Refused("network %q: %s %s", spec.Name, key, problem).Hint(ui.Cmd("aivm config edit"))
 	}
 	if f.bridgeTaken(spec.Bridge) {
 		return ui.Refused("bridge %q of network %q is already used by another network or interface", spec.Bridge, spec.Name).
@@ -237,15 +242,9 @@ func Address(spec config.NetworkSpec, n *virt.Network, mac string) (netip.Addr, 
 		}
 		taken[n.Gateway] = true
 	}
-	if g, err := netip.ParseAddr(spec.GatewayIP); err == nil {
-		taken[g] = true
-	}
-	start, end := rangeOf(spec)
 	var leasedAddr netip.Addr
-	for a := sub.Masked().Addr().Next(); sub.Contains(a); a = a.Next() {
-		inRange := start.IsValid() && a.Compare(start) >= 0 && a.Compare(end) <= 0
-		last := !sub.Contains(a.Next())
-		if taken[a] || inRange || last || a.As4()[3] < 10 {
+	for a := range spec.VMAddresses(sub) {
+		if taken[a] {
 			continue
 		}
 		if !leased(n, mac, a) {
@@ -257,6 +256,9 @@ func Address(spec config.NetworkSpec, n *virt.Network, mac string) (netip.Addr, 
 	}
 	if leasedAddr.IsValid() {
 		return leasedAddr, false, nil
+	}
+	if key, problem := spec.NoRoom(); key != "" {
+		return netip.Addr{}, false, ui.Refused("network %q: %s %s", spec.Name, key, problem).Hint(ui.Cmd("aivm config edit"))
 	}
 	return netip.Addr{}, false, fmt.Errorf("%w for a VM in %s", ErrFull, sub)
 }

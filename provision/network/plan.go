@@ -123,7 +123,7 @@ func Plan(f Facts, w Wanted, lv func() (Libvirt, error)) ([]plan.Action, error) 
 				if err != nil {
 					return err
 				}
-				return start(ctx, l, w.Spec.Name)
+				return start(ctx, l, w.Spec)
 			},
 		})
 	}
@@ -161,10 +161,15 @@ func define(ctx context.Context, l Libvirt, w Wanted) error {
 
 // start starts the network. If it was removed since the plan, start returns ErrStale, and the facts
 // are observed again.
-func start(ctx context.Context, l Libvirt, name string) error {
-	err := l.StartNetwork(ctx, name)
+func start(ctx context.Context, l Libvirt, spec config.NetworkSpec) error {
+	err := l.StartNetwork(ctx, spec.Name)
 	if errors.Is(err, virt.ErrNotFound) {
 		return fmt.Errorf("%w: %w", err, plan.ErrStale)
+	}
+	if err != nil && ctx.Err() == nil {
+		if gateway, perr := netip.ParseAddr(spec.GatewayIP); perr == nil {
+			return explainStart(err, spec.Name, spec.Bridge, gateway)
+		}
 	}
 	return err
 }

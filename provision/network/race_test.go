@@ -38,7 +38,7 @@ func TestCreatedByAnotherProcess(t *testing.T) {
 		}
 	}
 	l := fake{nil, fmt.Errorf("network: %w", virt.ErrNotFound)}
-	if err := start(context.Background(), l, "aivm-net"); !errors.Is(err, plan.ErrStale) {
+	if err := start(context.Background(), l, defaults()); !errors.Is(err, plan.ErrStale) {
 		t.Errorf("a network that was removed: %v", err)
 	}
 }
@@ -47,7 +47,7 @@ func TestCreatedByAnotherProcess(t *testing.T) {
 // create one network, and each VM gets its own address.
 func TestFirstRunsAtOnce(t *testing.T) {
 	ctx := context.Background()
-	spec := layout(defaults(), netip.MustParsePrefix("10.213.77.0/24"))
+	spec := defaults().OnSubnet(netip.MustParsePrefix("10.213.77.0/24"))
 	spec.Name, spec.Bridge = fmt.Sprintf("nettest%d", os.Getpid()), fmt.Sprintf("virbr-n%d", os.Getpid()%10000000)
 	t.Cleanup(func() {
 		for _, verb := range []string{"net-destroy", "net-undefine"} {

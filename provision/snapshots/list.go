@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/dustin/go-humanize"
 
+	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/domain"
@@ -89,6 +91,43 @@ func (e Part) SnapshotListing(ctx context.Context, vm string) (SnapshotList, err
 	}
 	out.Present = Present{On: f.Current(), Changed: f.Changed || d.State != virt.Off}
 	return out, nil
+}
+
+// Names returns the names of a VM's snapshots, newest first, each with its time, for completion: it
+// asks no person, uses no root, and returns nothing if anything is missing.
+func (e Part) Names(ctx context.Context, vm string) (names, times []string) {
+	store, err := config.Load(e.StorePath)
+	if err != nil {
+		return nil, nil
+	}
+	r, err := store.Resolve(target.Cwd(), vm)
+	if err != nil {
+		return nil, nil
+	}
+	w, err := target.Recorded(store, r.VM)
+	if err != nil {
+		return nil, nil
+	}
+	l, err := e.LibvirtAt(ctx, w.Libvirt)
+	if err != nil {
+		return nil, nil
+	}
+	d, err := l.Domain(ctx, w.Name)
+	if err != nil || !d.Mark.By(e.UID) {
+		return nil, nil
+	}
+	f, err := domain.ObserveSnapshots(ctx, l, d, false)
+	if err != nil {
+		return nil, nil
+	}
+	for _, s := range slices.Backward(f.Snapshots) {
+		at := ""
+		if !s.At.IsZero() {
+			at = s.At.Local().Format("2006-01-02 15:04")
+		}
+		names, times = append(names, s.Name), append(times, at)
+	}
+	return names, times
 }
 
 // Tree returns the listing as lines of text.

@@ -84,7 +84,7 @@ func (e Finder) Folder(ctx context.Context, o FolderOptions, create bool) (*Targ
 	}
 	w, err := e.VM(ctx, o.VM, resolved, create)
 	if err != nil {
-		return nil, err
+		return nil, offerCreation(e.ExplainUnknown(ctx, store, err))
 	}
 	if w, err = w.WithImage(o.Image); err != nil {
 		return nil, err
@@ -133,6 +133,16 @@ func (e Finder) Folder(ctx context.Context, o FolderOptions, create bool) (*Targ
 		return w.OpenedAt(filepath.Join(dst, strings.TrimPrefix(resolved, folder.HostPath))), nil
 	}
 	return w, session.UnwrapSingle(errors.Join(share.Check(folder), share.CheckProtect(folder, share.RecordedAll(w.Store.Config)), w.checkRoom(folder)))
+}
+
+// offerCreation adds to the refusal of a VM name that does not exist the command that creates the VM.
+func offerCreation(err error) error {
+	var unknown *config.UnknownVMError
+	var refusal *ui.Error
+	if errors.As(err, &unknown) && unknown.Source == "flag" && len(unknown.Known) > 0 && config.ValidateVMName(unknown.Name) == nil && errors.As(err, &refusal) {
+		refusal.Hint(ui.CmdFor("to create it", "aivm vm create "+unknown.Name))
+	}
+	return err
 }
 
 // SavedFor returns the record of a folder attached to the VM or, if there is none, of its

@@ -179,7 +179,8 @@ func noFolder(typed string, err error) error {
 }
 
 // VM resolves the VM of a verb in this order: flag, folder, active_vm, the only VM in the config;
-// otherwise the user is asked.
+// otherwise the user is asked. create: a VM that does not exist may be created, with the name of
+// flag, or the default one if there is none yet.
 func (e Finder) VM(ctx context.Context, flag, folder string, create bool) (*Target, error) {
 	store, err := e.Load()
 	if err != nil {
@@ -188,8 +189,11 @@ func (e Finder) VM(ctx context.Context, flag, folder string, create bool) (*Targ
 	res, err := store.Resolve(folder, flag)
 	name := res.VM
 	var amb *config.AmbiguousError
+	var unknown *config.UnknownVMError
 	switch {
 	case err == nil:
+	case create && errors.As(err, &unknown) && unknown.Source == "flag" && config.ValidateVMName(flag) == nil:
+		return e.namedVM(ctx, store, unknown, err)
 	case errors.Is(err, config.ErrNoVM) && create:
 		return e.firstVM(store)
 	case errors.As(err, &amb) && e.InTTY:
@@ -239,6 +243,33 @@ func (e Finder) firstVM(store *config.Store) (*Target, error) {
 	}
 	e.UseLibvirt(w.Libvirt)
 	return e.FreeName(w.with(func(t *Target) { t.AutoName = true }))
+}
+
+// namedVM returns the Target for the VM of --vm, which does not exist; err is the refusal of the name.
+func (e Finder) namedVM(ctx context.Context, store *config.Store, unknown *config.UnknownVMError, err error) (*Target, error) {
+	if foreign := e.ExplainUnknown(ctx, store, err); foreign != err {
+		return nil, foreign
+	}
+	name, similar := unknown.Name, unknown.Similar()
+	if !e.InTTY && !e.Approval.Yes && !e.DryRun {
+		refusal := ui.NeedsApproval("VM not found in config store: %s. Re-run with --yes to create it", name)
+		if similar != "" {
+			refusal.Hint(ui.Remark("did you mean --vm " + similar + "?"))
+		}
+		return nil, refusal.Hint(ui.CmdFor("to create it", ui.AddFlag(e.Rerun, "--yes")), ui.CmdFor("to see the complete plan first", ui.AddFlag(e.Rerun, "--dry-run")))
+	}
+	w, err := NewVM(store, name)
+	if err != nil {
+		return nil, err
+	}
+	e.UseLibvirt(w.Libvirt)
+	if w, err = e.FreeName(w); err != nil {
+		return nil, err
+	}
+	if similar != "" {
+		e.WarnOnce("VM " + name + " does not exist yet and is created; did you mean --vm " + similar + "?")
+	}
+	return w, nil
 }
 
 // NewVM returns the Target for a VM that is not in the config yet.
@@ -308,7 +339,7 @@ func Cwd() string {
 func (e Finder) OwnVM(ctx context.Context, name string) (*Target, *virt.Domain, error) {
 	w, err := e.VM(ctx, name, Cwd(), false)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, e.ExplainUnknown(ctx, e.Store, err)
 	}
 	l, err := e.LibvirtWithHelp(ctx)
 	if err != nil {
@@ -321,7 +352,7 @@ func (e Finder) OwnVM(ctx context.Context, name string) (*Target, *virt.Domain, 
 	if err != nil {
 		return w, nil, err
 	}
-	return w, d, e.checkOwner(w, d)
+	return w, d, CheckOwner(w, d, e.UID)
 }
 
 // StaleMounts returns the mounts in the VM's export root that belong to no attachment.

@@ -2,8 +2,10 @@ package target
 
 import (
 	"context"
+	"errors"
 	"strings"
 
+	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/domain"
@@ -98,15 +100,38 @@ func (w *Target) Mirrors() []string {
 // NotAdopted returns the refusal of a VM in the config that aivm 0.3 made and `vm adopt` has not
 // adopted: it can be listed and reached by ssh, and nothing else.
 func NotAdopted(vm string) error {
-	return ui.Refused("VM name %q is taken by a domain that aivm neither created nor adopted", vm).
+	return ui.Refused("%s", domain.Foreign(vm)).
 		Hint(ui.CmdFor("made by aivm 0.3? see what adopting it changes", "aivm vm adopt "+vm+" --dry-run"),
 			ui.CmdFor("to log in to it as it is", "ssh "+vm), ui.CmdFor("not yours? give your VM another name", "aivm config edit"))
 }
 
-// checkOwner refuses a VM in the config whose domain has another owner, or no mark.
-func (e Finder) checkOwner(w *Target, d *virt.Domain) error {
+// CheckOwner refuses a VM in the config whose domain has another owner, or no mark.
+func CheckOwner(w *Target, d *virt.Domain, uid int) error {
 	if !d.Mark.Exists {
 		return NotAdopted(w.Name)
 	}
-	return domain.CheckOwner(d, e.UID)
+	return domain.CheckOwner(d, uid)
+}
+
+// ExplainUnknown returns err or, if it is about a VM name that is not in the config, but that a domain
+// of another owner has, the refusal of that domain.
+func (e Finder) ExplainUnknown(ctx context.Context, store *config.Store, err error) error {
+	var unknown *config.UnknownVMError
+	if !errors.As(err, &unknown) || unknown.Source != "flag" {
+		return err
+	}
+	u, uerr := store.Config.LibvirtOf(unknown.Name)
+	if uerr != nil {
+		return err
+	}
+	l, lerr := e.LibvirtAt(ctx, u)
+	if lerr != nil {
+		return err
+	}
+	if d, derr := l.Domain(ctx, unknown.Name); derr == nil {
+		if foreign := domain.CheckOwner(d, e.UID); foreign != nil {
+			return foreign
+		}
+	}
+	return err
 }

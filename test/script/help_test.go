@@ -23,9 +23,7 @@ func TestHelp(t *testing.T) {
 		text := help(t, path)
 		seen = append(seen, name+".txt")
 		golden(t, name+".txt", text)
-		if len(path) == 0 || path[0] != "completion" { // these texts are cobra's
-			checkHelp(t, name, path, text)
-		}
+		checkHelp(t, name, path, text)
 		for _, sub := range subcommands(text) {
 			walk(append(slices.Clone(path), sub))
 		}
@@ -154,7 +152,7 @@ func realCommand(line string) string {
 		}
 		args = append(args, w)
 	}
-	if len(args) > 1 && args[0] == "help" && !slices.Contains([]string{"plan", "tree", "raw"}, args[1]) {
+	if len(args) > 1 && args[0] == "help" && !slices.Contains([]string{"plan", "tree", "raw", "completion"}, args[1]) {
 		args = args[1:] // "help vm create" is about vm create
 	}
 	// The first word that is not a command ends the path. Flags are searched in the help page of the path.

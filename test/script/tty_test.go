@@ -17,7 +17,7 @@ import (
 var treesMu sync.Mutex
 
 // cmdTTY runs a program with all three streams on a pseudo terminal, and simulates a user: tty STATUS FILE
-// PROGRAM ARG... The lines of FILE are "expect TEXT" (wait for it), "send TEXT" (and Enter), "key ^C". The
+// PROGRAM ARG... The lines of FILE are "expect TEXT" (wait for it), "send TEXT" (and Enter), "key ^C", "type TEXT" (without Enter). The
 // output on the terminal becomes stdout. testscript's own ttyin sends all input at once, which is too
 // early for a key that is a signal.
 func cmdTTY(ts *testscript.TestScript, neg bool, args []string) {
@@ -55,8 +55,11 @@ func cmdTTY(ts *testscript.TestScript, neg bool, args []string) {
 		case "send":
 			_, err = ctrl.WriteString(os.Expand(text, ts.Getenv) + "\r")
 			ts.Check(err)
+		case "type":
+			_, err = ctrl.WriteString(os.Expand(text, ts.Getenv))
+			ts.Check(err)
 		case "key":
-			_, err = ctrl.WriteString(map[string]string{"^C": "\x03", "^D": "\x04"}[text])
+			_, err = ctrl.WriteString(map[string]string{"^C": "\x03", "^D": "\x04", "Tab": "\t"}[text])
 			ts.Check(err)
 		}
 	}
@@ -150,7 +153,7 @@ func environ(ts *testscript.TestScript) []string {
 	out := []string{"WORK=" + ts.Getenv("WORK"), "PWD=" + ts.MkAbs(".")}
 	for _, k := range []string{
 		"PATH", "TMPDIR", "HOME", "USER", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "AIVM_SSH_CONFIG", "TERM", "LC_ALL",
-		"NO_COLOR", changeEnv, killEnv, intEnv, pointsEnv, codeEnv,
+		"NO_COLOR", "EDITOR", changeEnv, killEnv, intEnv, pointsEnv, codeEnv,
 	} {
 		if v := ts.Getenv(k); v != "" {
 			out = append(out, k+"="+v)
