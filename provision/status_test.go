@@ -120,7 +120,7 @@ func TestStatusWithADamagedStateFile(t *testing.T) {
 func TestVMCheckReadsTheMark(t *testing.T) {
 	w := newWorld(t)
 	tgt := &target.Target{Name: "t"}
-	for mark, detail := range map[virt.Mark]string{{Exists: true, Owner: 1}: "another user (uid 1)", {}: "aivm did not make"} {
+	for mark, detail := range map[virt.Mark]string{{Exists: true, Owner: 1}: "another user (uid 1)", {}: "aivm neither created nor adopted"} {
 		f := &loop.Facts{Domain: domain.Facts{Domain: plan.Yes(&virt.Domain{Name: "t", State: virt.Running, Mark: mark})}}
 		if c := checks.For(w.Loop).VMCheck(tgt, f); c.State != host.Bad || !strings.Contains(c.Detail, detail) {
 			t.Errorf("%+v: %+v", mark, c)

@@ -70,7 +70,7 @@ func TestPlanVM(t *testing.T) {
 		// The volumes of an inactive pool are not missing.
 		{"its pool is off", dom(virt.Off, 1000), off, "pool.ensure", ""},
 		{"its pool is undefined", dom(virt.Off, 1000), nil, "pool.ensure", ""},
-		{"a stranger's", dom(virt.Off, -1), pool(), "", "aivm did not make"},
+		{"a stranger's", dom(virt.Off, -1), pool(), "", "aivm neither created nor adopted"},
 		{"another user's", dom(virt.Running, 7), pool(), "", "belongs to another user (uid 7)"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
