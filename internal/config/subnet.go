@@ -169,8 +169,11 @@ func (b *binder) network(n *node, s *NetworkSpec) {
 		to        *string
 		otherwise string
 	}{
-		{"bridge", &s.Bridge, d.Bridge}, {"subnet_cidr", &s.SubnetCIDR, d.SubnetCIDR},
-		{"gateway_ip", &s.GatewayIP, ""}, {"dhcp_start", &s.DHCPStart, ""}, {"dhcp_end", &s.DHCPEnd, ""},
+		{"bridge", &s.Bridge, d.Bridge},
+		{"subnet_cidr", &s.SubnetCIDR, d.SubnetCIDR},
+		{"gateway_ip", &s.GatewayIP, ""},
+		{"dhcp_start", &s.DHCPStart, ""},
+		{"dhcp_end", &s.DHCPEnd, ""},
 	} {
 		if !given(k.key) {
 			*k.to = k.otherwise

@@ -26,8 +26,10 @@ func TestRefusedIsNotDone(t *testing.T) {
 		refused string // the error of aivm git push
 	}{
 		"pushed": {func(p *clonetest.Pair) { p.CommitH("b", "2") }, "push branch main to VM vm: done", ""},
-		"diverged": {func(p *clonetest.Pair) { p.CommitH("b", "2"); p.CommitG("c", "3") },
-			"fetch commits from VM vm: done; push branch main to VM vm: refused", "has diverged"},
+		"diverged": {
+			func(p *clonetest.Pair) { p.CommitH("b", "2"); p.CommitG("c", "3") },
+			"fetch commits from VM vm: done; push branch main to VM vm: refused", "has diverged",
+		},
 		"the VM is ahead": {func(p *clonetest.Pair) { p.CommitG("c", "3") }, "fetch commits from VM vm: done; push branch main to VM vm: nothing to do", ""},
 		"uncommitted files in the VM": {func(p *clonetest.Pair) {
 			p.CommitH("a.txt", "2")
