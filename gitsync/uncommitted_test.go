@@ -98,7 +98,9 @@ func TestUncommitted(t *testing.T) {
 	gittest.Equal(t, "the guest's status", p.GitG("status", "--porcelain"), "")
 	// Uncommitted changes reverted on the host are reverted in the guest too.
 	gittest.WriteFile(t, filepath.Join(p.Host, "a.txt"), "five\n")
-	sendUncommitted(p)
+	if outcome := sendUncommitted(p); !strings.Contains(outcome, "shows the files") {
+		t.Errorf("outcome %q", outcome)
+	}
 	p.GitH("checkout", "-q", "a.txt")
 	if outcome := sendUncommitted(p); !strings.Contains(outcome, "what had been sent was removed") {
 		t.Errorf("outcome %q", outcome)
