@@ -8,6 +8,7 @@ import (
 	"aivm.dev/aivm/provision/editors"
 	"aivm.dev/aivm/provision/settings"
 	"aivm.dev/aivm/provision/target"
+	"aivm.dev/aivm/settingsync"
 )
 
 // SyncSettings copies the settings into one VM (`vm sync-settings`) and reports every file.
@@ -46,8 +47,8 @@ func (e *Env) SyncSettings(ctx context.Context, name string, editorName string, 
 	}
 	report := s.Report()
 	r := settings.SyncResult{Schema: 1, VM: w.Name, Report: settings.EmptyLists(report), Notes: s.Round.Notes}
-	if n := len(report.Problems); n > 0 {
-		e := ui.Failed("%d of your settings were not copied: %s", n, report.Problems[0])
+	if len(report.Problems) > 0 {
+		e := ui.Failed("%d of your settings were not copied: %s", distinctPaths(report.Problems), report.Problems[0])
 		for _, p := range report.Problems {
 			if p.Hint != "" {
 				e.Hint(ui.Remark(p.Hint))
@@ -56,4 +57,13 @@ func (e *Env) SyncSettings(ctx context.Context, name string, editorName string, 
 		return r, e
 	}
 	return r, nil
+}
+
+// distinctPaths returns how many files the problems are about: a file with several secrets has several.
+func distinctPaths(problems []settingsync.Problem) int {
+	paths := map[string]bool{}
+	for _, p := range problems {
+		paths[p.Path] = true
+	}
+	return len(paths)
 }

@@ -3,9 +3,8 @@
 // has.
 //
 // It owns the reading of files below the host home, the three-way merge of editor settings, the
-// filter of git configurations, the search for secrets, the manifest kept in the guest, and the
-// archive that is sent. It never opens a connection, starts no program, and never writes on the
-// host.
+// filter of git configurations, the manifest kept in the guest, and the archive that is sent. It
+// never opens a connection, starts no program, and never writes on the host.
 //
 // Invariants:
 //

@@ -135,7 +135,9 @@ func FilterSettings(text string, r SettingsRules) (Filtered, error) {
 			line := 1 + strings.Count(text[:m.keyStart], "\n")
 			if found := Scan(text[m.keyStart:m.val.end]); len(found) > 0 {
 				drop[m.key] = true
-				f.Found = append(f.Found, Secret{Line: line + found[0].Line - 1, Kind: found[0].Kind})
+				for _, s := range found {
+					f.Found = append(f.Found, Secret{Line: line + s.Line - 1, Kind: s.Kind})
+				}
 			}
 		}
 	}

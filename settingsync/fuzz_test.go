@@ -101,19 +101,3 @@ func FuzzExtensions(f *testing.F) {
 		}
 	})
 }
-
-// FuzzSecrets: the search for secrets ends in time, returns lines that exist, and never contains
-// the secret.
-func FuzzSecrets(f *testing.F) {
-	f.Add("token = gh" + "p_aB3dE5fG7hI9jK1lM3nO5pQ7rS9tU1vW3xY5\n")
-	f.Add("-----BEGIN RSA PRIVATE KEY-----\nx\n")
-	f.Add("export AWS_SECRET_ACCESS_KEY='" + strings.Repeat("aB3/", 10) + "'\nhttps://u:p@h/\n")
-	f.Add(strings.Repeat("a=", 5000))
-	f.Fuzz(func(t *testing.T, text string) {
-		for _, s := range Scan(text) {
-			if s.Line < 1 || s.Line > strings.Count(text, "\n")+1 || s.Kind == "" {
-				t.Errorf("%+v", s)
-			}
-		}
-	})
-}

@@ -253,15 +253,9 @@ func (w *Wanted) readSettings(listed map[string]bool) {
 			w.Problems = append(w.Problems, p)
 			continue
 		}
-		for _, f := range s.Found {
-			w.Problems = append(w.Problems, secretProblem(file, f))
-		}
+		w.Problems = append(w.Problems, secretProblems(file, s.Found)...)
 		w.Settings = append(w.Settings, s)
 	}
-}
-
-func secretProblem(file string, s Secret) Problem {
-	return Problem{Path: file, Line: s.Line, What: s.Kind + " was found, so it is not sent", Hint: "to send it anyway: --allow-secret " + file}
 }
 
 func sum(b []byte) string {

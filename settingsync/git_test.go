@@ -217,3 +217,49 @@ func FuzzFilterGit(f *testing.F) {
 		}
 	})
 }
+
+// TestGitSectionsAreGits: aivm knows each section that the installed git documents.
+func TestGitSectionsAreGits(t *testing.T) {
+	c := exec.Command("git", "help", "--config")
+	out, err := c.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for line := range strings.Lines(string(out)) {
+		section, _, ok := strings.Cut(strings.ToLower(strings.TrimSpace(line)), ".")
+		if !ok || strings.Contains(section, " ") {
+			continue
+		}
+		n++
+		if !gitSectionKnown(gitVar{section: section}) {
+			t.Errorf("git's section %q is not known", section)
+		}
+	}
+	if n < 300 {
+		t.Errorf("only %d variables", n)
+	}
+}
+
+// TestNoTokenOfAToolIsSent: sections of other tools stay on this machine, and so do commands that
+// contain a password.
+func TestNoTokenOfAToolIsSent(t *testing.T) {
+	g, err := FilterGit("[user]\n\tname = Ann\n[azure]\n\tpat = abcdefgh\n[jira \"work\"]\n\tlogin = ann\n\tkey = Eichel\n[delta]\n\tnavigate = true\n[alias]\n\tst = status\n"+
+		"\tup = \"!curl -u ann:Eichel9laub https://work.test/up\"\n\tup2 = \"!curl -sSu ann:Eichel9laub https://work.test/up\"\n\tup3 = \"!curl --user=ann:Eichel9laub -T x https://work.test\"\n"+
+		"\tup4 = \"!curl -H 'PRIVATE-TOKEN: Eichel9laubEichel9' https://work.test\"\n[http]\n\tproxy = http://ann:Eichel9laub@proxy.work.test:3128\n[hook \"x\"]\n\tcommand = x\n", "/home/ann/.gitconfig", GitRules{Home: "/home/ann"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(g.Text, "Eichel") || strings.Contains(g.Text, "abcdefgh") || strings.Contains(g.Text, "hook") {
+		t.Errorf("sent: %s", g.Text)
+	}
+	for _, keep := range []string{"name = ", "navigate = ", "st = "} {
+		if !strings.Contains(g.Text, keep) {
+			t.Errorf("%q is missing in %s", keep, g.Text)
+		}
+	}
+	want := []string{"azure.pat", "jira.work.login", "jira.work.key", "alias.up", "alias.up2", "alias.up3", "alias.up4", "http.proxy", "hook.x.command"}
+	if !slices.Equal(g.LeftOut, want) {
+		t.Errorf("left out %q, want %q", g.LeftOut, want)
+	}
+}

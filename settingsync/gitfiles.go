@@ -365,7 +365,7 @@ func (s *gitSender) readNamed(entry, host, real, guest string) error {
 	s.roots = append(s.roots, guest)
 	if !s.allowed(host) {
 		if found := scanFile(it); found != nil {
-			s.Problems = append(s.Problems, secretProblem(host, *found))
+			s.Problems = append(s.Problems, found...)
 			return errSecret
 		}
 	}

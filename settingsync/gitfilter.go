@@ -47,9 +47,9 @@ const conditionalDir = ".config/aivm/git/"
 
 // FilterGit replaces includes in a git configuration by their content, and removes what belongs to
 // the host or could be used against it: credential helpers, tokens, signing keys, programs at host
-// paths. Files that variables name are sent by r.Send. A conditional include stays conditional: its
-// content goes to a separate file, and "~/" in its condition becomes the host home, since folders
-// keep their path in the guest.
+// paths, sections of unknown tools. Files that variables name are sent by r.Send. A conditional include
+// stays conditional: its content goes to a separate file, and "~/" in its condition becomes the host
+// home, since folders keep their path in the guest.
 func FilterGit(text, file string, r GitRules) (GitFiltered, error) {
 	g := GitFiltered{Extra: map[string]string{}, Files: map[string]bool{}, extra: r.Extra}
 	vars, err := g.resolveIncludes(text, file, r, 0)
@@ -229,7 +229,7 @@ func gitMatches(v gitVar, patterns []string) bool {
 // keepGitVar reports whether a variable is sent, and rewrites a path below the home directory to
 // ~/.
 func keepGitVar(v gitVar, home string) (gitVar, bool) {
-	if strings.ContainsRune(v.value+v.sub, 0) || strings.ContainsRune(v.sub, '\n') || gitMatches(v, gitHostOnly) {
+	if strings.ContainsRune(v.value+v.sub, 0) || strings.ContainsRune(v.sub, '\n') || gitMatches(v, gitHostOnly) || !gitSectionKnown(v) {
 		return v, false
 	}
 	if v.section == "url" {
@@ -308,22 +308,4 @@ func urlWithPassword(s string) bool {
 	authority, _, _ := strings.Cut(rest, "/")
 	user, _, at := strings.Cut(authority, "@")
 	return at && strings.Contains(user, ":")
-}
-
-// gitSecret returns the kind of secret in a variable's name or value, "" if there is none.
-func gitSecret(v gitVar) string {
-	for _, word := range []string{"token", "password", "passwd", "secret", "apikey"} {
-		if strings.Contains(v.key, word) && v.value != "" && v.section != "credential" {
-			return "a value named " + v.key
-		}
-	}
-	for _, s := range []string{v.value, v.sub, v.key + " = " + v.value} {
-		if urlWithPassword(s) {
-			continue // removed by keepGitVar without a report
-		}
-		if found := Scan(s); len(found) > 0 {
-			return found[0].Kind
-		}
-	}
-	return ""
 }

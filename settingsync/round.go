@@ -223,7 +223,7 @@ func (r *Round) addItem(w *Wanted, g Guest, it Item) {
 	}
 	if !it.Plain && !w.allowed(it.Host) {
 		if found := scanFile(it); found != nil {
-			r.Report.Problems = append(r.Report.Problems, secretProblem(it.Host, *found))
+			r.Report.Problems = append(r.Report.Problems, found...)
 			return
 		}
 	}
@@ -233,21 +233,6 @@ func (r *Round) addItem(w *Wanted, g Guest, it Item) {
 	r.Report.Copied = append(r.Report.Copied, tilde(it.Guest))
 	r.manifest.Files[it.Guest] = Entry{Sum: it.Sum, From: it.From}
 	r.files = append(r.files, s)
-}
-
-// scanFile searches a file for secrets; a binary file only for private keys.
-func scanFile(it Item) *Secret {
-	text := string(it.Data)
-	if strings.ContainsRune(text[:min(len(text), 8000)], 0) {
-		if i := strings.Index(text, "PRIVATE KEY-----"); i >= 0 {
-			return &Secret{1, "a private key"}
-		}
-		return nil
-	}
-	if found := Scan(text); len(found) > 0 {
-		return &found[0]
-	}
-	return nil
 }
 
 func (r *Round) addSetting(g Guest, s Setting) {

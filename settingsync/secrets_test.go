@@ -1,62 +1,53 @@
 package settingsync
 
 import (
-	"strconv"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
-
-	"github.com/rogpeppe/go-internal/txtar"
 )
 
-func corpus(t *testing.T, name string) []txtar.File {
-	t.Helper()
-	a, err := txtar.ParseFile("testdata/" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(a.Files) < 40 {
-		t.Fatalf("only %d files in %s", len(a.Files), name)
-	}
-	return a.Files
-}
-
-// TestNoSecretIsMissed: each file's first secret is found on its line.
-func TestNoSecretIsMissed(t *testing.T) {
-	for _, f := range corpus(t, "secrets.txtar") {
-		name, at, _ := strings.Cut(f.Name, " ")
-		line, err := strconv.Atoi(at)
-		if err != nil {
-			t.Fatalf("%s: %v", f.Name, err)
-		}
-		text := strings.ReplaceAll(string(f.Data), "¦", "")
-		got := Scan(text)
-		if len(got) == 0 || got[0].Line != line || got[0].Kind == "" {
-			t.Errorf("%s: %v, want line %d", name, got, line)
-		}
-		for _, s := range got {
-			if v := strings.TrimSpace(strings.Split(text, "\n")[s.Line-1]); len(v) > 20 && strings.Contains(s.Kind, v[len(v)-10:]) {
-				t.Errorf("%s: the result contains the secret: %q", name, s.Kind)
-			}
+// TestEverySecretIsNamed: a report names each place, ten of a file, and how many there are.
+func TestEverySecretIsNamed(t *testing.T) {
+	m := newMachine(t)
+	token := "gh" + "p_aB3dE5fG7hI9jK1lM3nO5pQ7rS9tU1vW3xY5"
+	m.write(m.host, ".bashrc", "a\nexport GITHUB_TOKEN="+token+"\nexport PGPASSWORD=Sommer"+"regen7 X="+token+"\n", 0o644)
+	m.write(m.host, ".env", strings.Repeat("T="+token+"\n", 25), 0o644)
+	m.write(m.host, ".wide", "\xff\xfe"+strings.Join(strings.Split("\n"+token, ""), "\x00")+"\x00", 0o644)
+	m.write(m.host, ".config/Code/User/settings.json", "{\n\"a\": [\"x\",\n\""+token+"\",\n\""+token+"\"]}\n", 0o644)
+	m.opts.Paths = []string{"~/.bashrc", "~/.env", "~/.wide", "~/.config/Code/User/settings.json"}
+	r := m.sync()
+	var got []string
+	hints := 0
+	for _, p := range r.Report.Problems {
+		got = append(got, strings.ReplaceAll(strings.TrimPrefix(p.String(), m.host+"/"), " was found, so it is not sent", ""))
+		if p.Hint != "" {
+			hints++
 		}
 	}
-}
-
-func TestOrdinaryFilesPass(t *testing.T) {
-	alarms := 0
-	for _, f := range corpus(t, "ordinary.txtar") {
-		for _, s := range Scan(string(f.Data)) {
-			alarms++
-			t.Logf("%s:%d: %s: %s", f.Name, s.Line, s.Kind, strings.Split(string(f.Data), "\n")[s.Line-1])
-		}
+	want := []string{".bashrc:2: a GitHub token", ".bashrc:3: a value called pgpassword", ".bashrc:3: a GitHub token"}
+	for i := range 10 {
+		want = append(want, fmt.Sprintf(".env:%d: a GitHub token", i+1))
 	}
-	if alarms > 1 {
-		t.Errorf("%d false alarms, at most 1", alarms)
+	want = append(want, ".env: 25 places with secrets were found, of which the first 10 are named", ".wide:2: a GitHub token", ".config/Code/User/settings.json:3: a GitHub token", ".config/Code/User/settings.json:4: a GitHub token")
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if hints != 4 {
+		t.Errorf("%d hints, want one for each file", hints)
+	}
+	if strings.Contains(fmt.Sprint(r.Report), "aB3dE5") {
+		t.Error("the report contains the secret")
 	}
 }
 
-func BenchmarkScan(b *testing.B) {
-	text := strings.Repeat("alias ll='ls -alF'\nexport PATH=\"$HOME/bin:$PATH\"\n[ -f ~/.fzf.bash ] && . ~/.fzf.bash\n", 50)
-	for b.Loop() {
-		Scan(text)
+// TestUnsearchableFileIsRefused: a file that cannot be searched completely is not sent.
+func TestUnsearchableFileIsRefused(t *testing.T) {
+	m := newMachine(t)
+	m.write(m.host, "slow.yaml", strings.Repeat("kind: secret\n", 9<<20/13), 0o644)
+	m.opts.Paths = []string{"~/slow.yaml"}
+	r := m.sync()
+	if len(r.Report.Problems) != 1 || !strings.Contains(r.Report.Problems[0].String(), "slow.yaml: it needs too much time to be searched for secrets, so it is not sent") || r.Report.Problems[0].Hint == "" {
+		t.Errorf("%+v", r.Report.Problems)
 	}
 }
