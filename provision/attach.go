@@ -108,7 +108,7 @@ func (e *Env) attach(ctx context.Context, o target.FolderOptions) (w *target.Tar
 	if w.NewVM {
 		return nil, nil, false, ui.Refused("VM %q does not exist yet", w.Name).Hint(ui.Cmd("aivm code " + shellescape.Quote(o.Folder)))
 	}
-	isNew = w.NewFolder
+	isNew = w.NewFolder || w.NewProtect
 	w, f, err = e.Converge(ctx, w.WithGuest())
 	return w, f, isNew, err
 }

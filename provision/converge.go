@@ -27,7 +27,7 @@ func (e *Env) Converge(ctx context.Context, w *target.Target) (*target.Target, *
 
 // converge is Converge; a dry run shows the plan first before its own.
 func (e *Env) converge(ctx context.Context, w *target.Target, first plan.Plan) (*target.Target, *loop.Facts, error) {
-	if w.NewVM || w.NewFolder {
+	if w.NewVM || w.NewFolder || w.NewProtect {
 		// Do not begin what cannot be recorded at the end.
 		if err := config.CheckWritable(e.StorePath); err != nil {
 			return w, nil, err

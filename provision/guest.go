@@ -139,8 +139,13 @@ func (e *Env) planFinish(ctx context.Context, w *target.Target, f *loop.Facts) p
 				})
 			},
 		})
-	} else if w.NewTyped {
+		return p
+	}
+	if w.NewTyped {
 		p.Add(folders.For(e.Loop).RecordTyped(*w.Folder))
+	}
+	if w.NewProtect {
+		p.Add(folders.For(e.Loop).RecordProtect(*w.Folder))
 	}
 	return p
 }

@@ -141,6 +141,10 @@ func (e Part) PlanShare(w *target.Target, f *loop.Facts, skipped loop.Skipped) (
 	for _, act := range as {
 		a, bind := byID[act.ID]
 		if bind && waitsForStart(w, f, a) {
+			if token := share.Token(a.HostPath); w.NewProtect && a.HostPath == w.Folder.HostPath && (f.Share.Noted[token].Token != "" || f.Share.Mounted(a)) {
+				op := root.Unbind{VMKey: e.Key(w.Name), Token: token, Forget: true}
+				p.Add(plan.Action{ID: "share.forget:" + token, Why: "unmount folder " + a.HostPath + " until the VM starts, so that libvirt's hook does not mount it without protection", Shows: op.Shows(), Root: op})
+			}
 			continue
 		}
 		if !bind {
@@ -238,6 +242,21 @@ func (e Part) RecordTyped(a share.Attachment) plan.Action {
 			return config.Update(ctx, e.StorePath, func(c *config.Config) error {
 				if r, ok := c.FindAttachment(a.HostPath, a.VM); ok && r.TypedPath == "" {
 					r.TypedPath = a.Typed
+				}
+				return nil
+			})
+		},
+	}
+}
+
+// RecordProtect records that a recorded folder is protected.
+func (e Part) RecordProtect(a share.Attachment) plan.Action {
+	return plan.Action{
+		ID: "store.protect:" + a.Tag, Why: "record in the config that host-executed files of " + a.HostPath + " are protected", Shows: []string{"write " + e.StorePath},
+		Do: func(ctx context.Context) error {
+			return config.Update(ctx, e.StorePath, func(c *config.Config) error {
+				if r, ok := c.FindAttachment(a.HostPath, a.VM); ok {
+					r.Protect = true
 				}
 				return nil
 			})

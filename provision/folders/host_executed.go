@@ -141,7 +141,7 @@ func (e Part) ReportHostExecuted(w *target.Target, f *loop.Facts) {
 		return
 	}
 	e.UI.Say("programs on this machine run files of %s, and VM %s can write them now: %s", w.Folder.HostPath, w.Name, ui.Clean(f.Checksums.Names(namesShown)))
-	e.UI.Say("to see later what changed: aivm status --vm %s; to make them read-only in the VM: aivm detach %s && aivm attach %s --protect", w.Name, q, q)
+	e.UI.Say("to see later what changed: aivm status --vm %s; to make them read-only in the VM: aivm attach %s --protect", w.Name, q)
 }
 
 // HostExecutedNames returns the paths of the host-executed files, for JSON.

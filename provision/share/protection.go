@@ -116,7 +116,7 @@ func CheckProtect(a Attachment, others []Attachment) error {
 	}
 	if o := FindBypass(a, others); o != nil && below(a.HostPath, o.HostPath) {
 		return ui.Refused("%s lies in %s, which VM %s can write: none of its files would be protected", a.HostPath, o.HostPath, o.VM).
-			Hint(ui.CmdFor("to protect that one instead, detach it", "aivm detach "+quote(o.HostPath)+" --vm "+quote(o.VM)), ui.CmdFor("then attach it again", "aivm attach "+quote(o.HostPath)+" --vm "+quote(o.VM)+" --protect"))
+			Hint(ui.CmdFor("to protect that one instead", "aivm attach "+quote(o.HostPath)+" --vm "+quote(o.VM)+" --protect"))
 	}
 	if o := FindBypass(a, others); o != nil {
 		return ui.Refused("VM %s can write %s, so the files there would not be protected in %s", o.VM, o.HostPath, a.HostPath).

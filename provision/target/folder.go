@@ -55,8 +55,7 @@ func (e Finder) Folder(ctx context.Context, o FolderOptions, create bool) (*Targ
 		return nil, gitAccess(resolved)
 	}
 	if mode == share.Git && o.Protect {
-		return nil, ui.Refused("--protect makes no sense with --mode git: the guest has its own clone and cannot write %s", ui.Clean(resolved)).
-			Hint(ui.CmdFor("leave it out", "aivm attach "+shellescape.Quote(resolved)+" --mode git"))
+		return nil, protectClone(resolved)
 	}
 	if o.GuestDst != "" && (!filepath.IsAbs(o.GuestDst) || strings.ContainsAny(o.GuestDst, "\n\r\x00")) {
 		return nil, ui.Usage("--guest-dst must be an absolute path in the guest, not %q", o.GuestDst).
@@ -105,6 +104,9 @@ func (e Finder) Folder(ctx context.Context, o FolderOptions, create bool) (*Targ
 				}
 				e.Distrust(writableBy(w.Folder))
 			}
+			if w.NewProtect {
+				return w, share.CheckProtect(*w.Folder, share.RecordedAll(w.Store.Config))
+			}
 			return w, nil
 		}
 	}
@@ -133,6 +135,12 @@ func (e Finder) Folder(ctx context.Context, o FolderOptions, create bool) (*Targ
 		return w.OpenedAt(filepath.Join(dst, strings.TrimPrefix(resolved, folder.HostPath))), nil
 	}
 	return w, session.UnwrapSingle(errors.Join(share.Check(folder), share.CheckProtect(folder, share.RecordedAll(w.Store.Config)), w.checkRoom(folder)))
+}
+
+// protectClone returns the refusal of --protect for a folder in mode git.
+func protectClone(folder string) error {
+	return ui.Refused("--protect makes no sense with --mode git: the guest has its own clone and cannot write %s", ui.Clean(folder)).
+		Hint(ui.CmdFor("leave it out", "aivm attach "+shellescape.Quote(folder)+" --mode git"))
 }
 
 // offerCreation adds to the refusal of a VM name that does not exist the command that creates the VM.
@@ -208,8 +216,14 @@ func (w *Target) WithSaved(o FolderOptions, r config.Attachment, resolved string
 		return w, changeRefused("access", r, r.Access, access)
 	case o.GuestDst != "" && filepath.Clean(o.GuestDst) != filepath.Join(a.GuestDst, strings.TrimPrefix(resolved, a.HostPath)):
 		return w, changeRefused("guest_dst", r, a.GuestDst, o.GuestDst)
-	case o.Protect && !a.Protect && a.State != share.Detaching:
-		return w, changeRefused("protect", r, yesNo(a.Protect), yesNo(true))
+	case o.Protect && a.Mode == share.Git:
+		return w, protectClone(a.HostPath)
+	case o.Protect && !a.Protect && a.Access == string(share.ReadOnly):
+		return w, ui.Refused("VM %s can only read %s, so there is nothing to protect", a.VM, ui.Clean(a.HostPath)).
+			Hint(ui.Cmd("aivm code " + shellescape.Quote(a.HostPath) + " --vm " + a.VM))
+	case o.Protect && !a.Protect && a.State == share.Attached && resolved != a.HostPath:
+		return w, ui.Refused("%s lies in %s, which VM %s has without --protect", ui.Clean(resolved), ui.Clean(a.HostPath), a.VM).
+			Hint(ui.CmdFor("to protect all of it", "aivm attach "+shellescape.Quote(a.HostPath)+" --vm "+a.VM+" --protect"))
 	case a.State == share.Linked && !o.Attach:
 		return w, ui.Refused("folder %s is no longer shared: its path contained a symbolic link, which the VM may have created", ui.Clean(a.HostPath)).
 			Hint(ui.CmdFor("if it is the folder you mean, attach it again", "aivm attach "+shellescape.Quote(a.HostPath)+" --vm "+a.VM))
@@ -218,7 +232,8 @@ func (w *Target) WithSaved(o FolderOptions, r config.Attachment, resolved string
 	if newTyped {
 		a.Typed = w.typed
 	}
-	if a.State == share.Detaching {
+	newProtect := o.Protect && !a.Protect && a.State == share.Attached
+	if a.State == share.Detaching || newProtect {
 		a.Protect = o.Protect
 	}
 	newFolder := a.State != share.Attached
@@ -233,6 +248,7 @@ func (w *Target) WithSaved(o FolderOptions, r config.Attachment, resolved string
 	return w.with(func(t *Target) {
 		t.Folder, t.OpenAt = &a, filepath.Join(a.GuestDst, rel)
 		t.NewFolder, t.NewTyped, t.Reviewed = newFolder, t.NewTyped || newTyped, o.Reviewed
+		t.NewProtect = newProtect
 	}), nil
 }
 

@@ -41,11 +41,13 @@ type Target struct {
 
 	Folder    *share.Attachment // nil: no folder
 	NewFolder bool
-	NewTyped  bool   // the folder was typed with a symbolic link that is not recorded yet
-	typed     string // the folder as typed, absolute
-	OpenAt    string // guest path that the editor or shell opens, in Folder.GuestDst
-	Reviewed  bool   // --reviewed: the user checked the folder's host-executed files
-	Clone     *Clone // set if Folder is in mode git
+	// NewProtect: the recorded folder is protected from now on (--protect).
+	NewProtect bool
+	NewTyped   bool   // the folder was typed with a symbolic link that is not recorded yet
+	typed      string // the folder as typed, absolute
+	OpenAt     string // guest path that the editor or shell opens, in Folder.GuestDst
+	Reviewed   bool   // --reviewed: the user checked the folder's host-executed files
+	Clone      *Clone // set if Folder is in mode git
 
 	Settings *Settings // nil: none are copied
 	Browser  bool      // the archive of code-server is needed

@@ -84,8 +84,17 @@ func attachAll(t *testing.T, w *world, vm, root, own, prot string) {
 	if err := json.Unmarshal([]byte(w.must(own, "attach", ".", "--mode", "shared", "--yes", "--json").stdout), &res); err != nil || res.Mode != "shared" || res.Protect || len(res.Executed) != 0 {
 		t.Errorf("%+v %v", res, err)
 	}
-	if err := json.Unmarshal([]byte(w.must(prot, "attach", ".", "--protect", "--yes", "--json").stdout), &res); err != nil || !res.Protect || len(res.Executed) != 4 {
+	if err := json.Unmarshal([]byte(w.must(prot, "attach", ".", "--yes", "--json").stdout), &res); err != nil || res.Protect || len(res.Executed) != 4 {
 		t.Errorf("%+v %v", res, err)
+	}
+	// It is protected afterwards, while the guest has it mounted and has read its files.
+	w.guest(vm, "cat "+prot+"/Makefile "+prot+"/.git/config >/dev/null && echo x >>"+prot+"/Makefile && sed -i '$d' "+prot+"/Makefile")
+	chownAll(t, prot)
+	if err := json.Unmarshal([]byte(w.must(prot, "attach", ".", "--protect", "--json").stdout), &res); err != nil || !res.Protect {
+		t.Errorf("%+v %v", res, err)
+	}
+	if r := w.must(prot, "list", "--json"); !strings.Contains(r.stdout, `"protect":true`) {
+		t.Errorf("%+v", r)
 	}
 	if got := w.guest(vm, "for i in $(seq 60); do systemctl is-active -q aivm-folders-guard && break; sleep 1; done; systemctl is-active aivm-folders-guard"); got != "active" {
 		t.Errorf("aivm-folders-guard in the guest is %s", got)
