@@ -95,7 +95,8 @@ func (e Part) repositoriesOutside(a share.Attachment, needs []gitsync.Need, othe
 			// No hint at mode git: it would send the repository that the VM named to the VM.
 			r.text += fmt.Sprintf(" (only %s says so, which VM %s can write)", ui.Clean(n.File), written)
 		}
-		if !home && (filepath.IsAbs(n.Named) || a.GuestDst == a.HostPath) {
+		// A command with escapes instead of control characters would not work.
+		if !home && ui.Clean(n.Top) == n.Top && (filepath.IsAbs(n.Named) || a.GuestDst == a.HostPath) {
 			r.Attach = "aivm attach " + shellescape.Quote(n.Top) + " --vm " + a.VM
 			if n.Kind == gitsync.OutsideObjects || guest {
 				r.Attach += " --access ro"
