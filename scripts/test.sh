@@ -121,6 +121,7 @@ for suite in "${suites[@]}"; do
 		e2e
 		;;
 	long)
+		gotest long-scan -timeout 60m -tags long -run "${RUN:-^TestFewAlarms\$}" ./internal/secretscan
 		wait "$image" || true
 		image=
 		AIVM_E2E=1 gotest long -parallel 4 -timeout 300m -tags long -p 1 -run "${RUN:-^(TestLong|TestMany|TestAlone|TestAdopt|TestPairs|TestFirstVM|TestSecondVM|TestUpgrade|TestUser|TestWalk)\$}" ./test/upgrade ./test/e2e
