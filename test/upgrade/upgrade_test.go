@@ -31,13 +31,13 @@ const first = "a201b70f6cf71b08e1d4459693f72e1f1c471fe0"
 var olds = []older{
 	// Nothing of the VM is planned. On the host the copy of the program that libvirt's hooks run
 	// differs, the pool may be open to others, and the network may resolve names of /etc/hosts.
-	{"the commit before", "HEAD~1", true, regexp.MustCompile(`^(host\..*|pool\.close|network\.hosts:.*)$`), regexp.MustCompile(`^domain\.start$`), ""},
-	// It recorded folders of a VM that is off and mounted them at the next start.
-	{"the first one", first, false, regexp.MustCompile(`^(host\..*|firewall\.rules:.*|network\.hosts:.*|share\.export|pool\.close)$`), regexp.MustCompile(`^(domain\.start|share\.bind:p[12]-.*)$`), "executed"},
+	{"the commit before", "HEAD~1", true, regexp.MustCompile(`^(host\..*|pool\.close|network\.hosts:.*)$`), regexp.MustCompile(`^(domain\.start|guest\.mount)$`), ""},
+	// It recorded folders of a VM that is off and mounted them at the next start. Its ssh entry lacks options.
+	{"the first one", first, false, regexp.MustCompile(`^(host\..*|firewall\.rules:.*|network\.hosts:.*|share\.export|pool\.close)$`), regexp.MustCompile(`^(domain\.start|share\.bind:p[12]-.*|ssh\.config:.*|guest\.mount)$`), "executed"},
 }
 
 // never matches actions that would recreate what exists.
-var never = regexp.MustCompile(`^(vm\.state|key\..*|ssh\..*|image\..*|network\.(define|reserve).*|pool\.ensure|disk\..*|domain\.define.*)$`)
+var never = regexp.MustCompile(`^(vm\.state|key\..*|ssh\.(include|key|remove|legacy).*|image\..*|network\.(define|reserve).*|pool\.ensure|disk\..*|domain\.define.*)$`)
 
 // checkout unpacks an older commit; ok is false if the checkout lacks that history.
 func checkout(t *testing.T, commit string) (dir, hash string, ok bool) {
