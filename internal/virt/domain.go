@@ -361,9 +361,14 @@ func (c *Conn) Start(ctx context.Context, name string) error {
 	})
 }
 
-// Shutdown asks the guest to power off (ACPI) and does not wait for it.
+// Shutdown asks the guest to power off (ACPI) and does not wait for it. A domain that is off is not an
+// error: the guest may have powered off since its state was read.
 func (c *Conn) Shutdown(ctx context.Context, name string) error {
-	return c.withDomain(ctx, name, func(d libvirt.Domain) error { return c.l.DomainShutdownFlags(d, 0) })
+	err := c.withDomain(ctx, name, func(d libvirt.Domain) error { return c.l.DomainShutdownFlags(d, 0) })
+	if isCode(err, libvirt.ErrOperationInvalid) {
+		return nil
+	}
+	return err
 }
 
 // Destroy powers the domain off immediately. A domain that is off is not an error.
