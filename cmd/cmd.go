@@ -136,7 +136,7 @@ Examples:
 	}
 	c.AddCommand(folderCmds()...)
 	c.AddCommand(vms.Cmd(append(folderCmds(), views.VMListCmd())...), views.StatusCmd(), views.ListCmd(), views.EditorsCmd(), images.Cmd(), git.For(a.App).Cmd(),
-		host.For(a.App).Cmd(images.FetchCmd("image-fetch")), config.For(a.App).Cmd(), a.versionCmd(), a.completionCmd(), a.rootApplyCmd(), a.rootHookCmd())
+		host.For(a.App).Cmd(images.FetchCmd("image-fetch")), config.For(a.App).Cmd(), a.versionCmd(), a.completionCmd(), a.tcshCmd(), a.rootApplyCmd(), a.rootHookCmd())
 	c.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		return pflag.NormalizedName(strings.ReplaceAll(name, "_", "-"))
 	})

@@ -57,6 +57,12 @@ var shells = []shell{{
 		return c.GenFishCompletion(out, descriptions)
 	},
 }, {
+	name: "tcsh", now: "eval \"`aivm completion tcsh`\"", always: "aivm completion tcsh >> ~/.tcshrc",
+	script: func(_ *cobra.Command, out *bytes.Buffer, _ bool) error {
+		out.WriteString(tcshScript)
+		return nil
+	},
+}, {
 	name: "powershell", now: "aivm completion powershell | Out-String | Invoke-Expression", always: "Add-Content $PROFILE 'aivm completion powershell | Out-String | Invoke-Expression'",
 	script: func(c *cobra.Command, out *bytes.Buffer, descriptions bool) error {
 		if descriptions {
@@ -151,7 +157,7 @@ Examples:
 			return nil
 		},
 	}
-	c.Flags().StringVar(&name, "shell", "", "bash, zsh, fish or powershell")
+	c.Flags().StringVar(&name, "shell", "", "bash, zsh, fish, tcsh or powershell")
 	_ = c.RegisterFlagCompletionFunc("shell", cli.Fixed(shellNames()...))
 	return c
 }
