@@ -148,12 +148,19 @@ func TestProtectIsPlanned(t *testing.T) {
 		t.Errorf("with the VM off: %v %v", as, err)
 	}
 
-	// Refused: a folder inside a writable one, a read-only folder, and one that is
-	// attached without --protect.
+	// A folder that is attached already is protected from now on. Refused: a folder inside a
+	// writable one, and a read-only folder.
 	w.WriteConfig(w.MakeFolder("p"))
 	looptest.ResetRun(w)
+	later, err := w.Finder.Folder(t.Context(), target.FolderOptions{Folder: p, Protect: true, VM: "t", Attach: true}, false)
+	if err != nil || !later.NewProtect || later.NewFolder || !later.Folder.Protect {
+		t.Errorf("an attached folder: %v %+v", err, later)
+	}
+	looptest.ResetRun(w)
+	if _, err := w.Finder.Folder(t.Context(), target.FolderOptions{Folder: p + "/sub", Protect: true, VM: "t"}, false); err == nil || !strings.Contains(err.Error(), "without --protect") {
+		t.Errorf("code --protect of a folder inside an attached one: %v", err)
+	}
 	for what, o := range map[string]target.FolderOptions{
-		"without --protect":     {Folder: p, Protect: true},
 		"none of its files":     {Folder: p + "/sub", Protect: true},
 		"is for folders the VM": {Folder: w.MakeFolder("r"), Protect: true, Access: "ro"},
 	} {
