@@ -17,6 +17,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"aivm.dev/aivm/gitsync/writable"
 	"aivm.dev/aivm/internal/hostfile"
 )
 
@@ -100,7 +101,7 @@ func Find(folder string) []Need {
 		}
 		f.add(n)
 	}
-	if common != gitDir && !within(common, folder) && !within(common, top(gitDir)) {
+	if common != gitDir && !writable.Within(common, folder) && !writable.Within(common, top(gitDir)) {
 		f.add(Need{Kind: GitDir, Path: common, Named: common, File: f.rel(filepath.Join(gitDir, "commondir")), Top: top(common)})
 	}
 	objects := filepath.Join(common, "objects")
@@ -122,7 +123,7 @@ type finder struct {
 // add keeps a need that lies outside the folder and can be attached.
 func (f *finder) add(n Need) {
 	known := slices.ContainsFunc(f.needs, func(o Need) bool { return o.Path == n.Path })
-	if n.Path == "" || known || within(n.Path, f.folder) || len(f.needs) == MaxNeeds || !utf8.ValidString(n.Path+n.Named) || strings.ContainsAny(n.Path, "\n\r") {
+	if n.Path == "" || known || writable.Within(n.Path, f.folder) || len(f.needs) == MaxNeeds || !utf8.ValidString(n.Path+n.Named) || strings.ContainsAny(n.Path, "\n\r") {
 		return
 	}
 	f.needs = append(f.needs, n)
@@ -141,7 +142,7 @@ func (f *finder) above() {
 
 // rel returns a path of the folder relative to it, and others as they are.
 func (f *finder) rel(p string) string {
-	if within(p, f.folder) {
+	if writable.Within(p, f.folder) {
 		if r, err := filepath.Rel(f.folder, p); err == nil {
 			return r
 		}
@@ -244,8 +245,4 @@ func isDir(p string) bool {
 // isObjects reports whether p is the object store of a repository.
 func isObjects(p string) bool {
 	return isDir(p) && (isDir(filepath.Join(p, "pack")) || isDir(filepath.Join(p, "info")))
-}
-
-func within(p, dir string) bool {
-	return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
 }

@@ -3,6 +3,7 @@ package ownership_test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"aivm.dev/aivm/internal/ownership"
+	"aivm.dev/aivm/internal/root/roottest"
 )
 
 func must(t *testing.T, err error) {
@@ -74,5 +76,32 @@ func TestFindIsBounded(t *testing.T) {
 	must(t, os.Symlink("/etc", link))
 	if _, err := ownership.Find(t.Context(), link, ownership.Ids{}); err == nil {
 		t.Error("a link was followed")
+	}
+}
+
+// On overlayfs, files have another device than their directory. What is mounted in the folder is not
+// the guest's.
+func TestFindOnOverlay(t *testing.T) {
+	work, ok := roottest.Privately(t)
+	if !ok {
+		return
+	}
+	for _, d := range []string{"lower/d", "upper", "work", "p", "other"} {
+		must(t, os.MkdirAll(filepath.Join(work, d), 0o755))
+	}
+	must(t, os.WriteFile(filepath.Join(work, "lower/d/f"), nil, 0o644))
+	must(t, os.Lchown(filepath.Join(work, "lower/d/f"), 20000, 20000))
+	must(t, os.Mkdir(filepath.Join(work, "lower/mounted"), 0o755))
+	// The lower directory on a device of its own, as in a container.
+	must(t, unix.Mount("tmpfs", filepath.Join(work, "other"), "tmpfs", 0, ""))
+	must(t, exec.Command("cp", "-a", filepath.Join(work, "lower"), filepath.Join(work, "other")).Run())
+	dir := filepath.Join(work, "p")
+	must(t, unix.Mount("overlay", dir, "overlay", 0, "lowerdir="+work+"/other/lower,upperdir="+work+"/upper,workdir="+work+"/work"))
+	must(t, os.Lchown(filepath.Join(work, "upper"), 20001, 0))
+	must(t, unix.Mount(filepath.Join(work, "upper"), filepath.Join(dir, "mounted"), "", unix.MS_BIND, ""))
+	l, err := ownership.Find(t.Context(), dir, ownership.Ids{UIDs: []int{0}, GIDs: []int{0}})
+	must(t, err)
+	if got := fmt.Sprint(l.Unmapped); got != "[{user 20000  1 [d/f]} {group 20000  1 [d/f]}]" || l.Cut != "" {
+		t.Errorf("got %s %q", got, l.Cut)
 	}
 }
