@@ -1,18 +1,15 @@
 package network
 
 import (
-	"bytes"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"os/user"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
+	"aivm.dev/aivm/internal/sockets"
 	"aivm.dev/aivm/internal/ui"
 )
 
@@ -34,11 +31,7 @@ type Listener struct {
 // returns nothing if it cannot read them.
 func Listeners(gateway netip.Addr) (found []Listener) {
 	for _, table := range []string{"tcp", "tcp6", "udp", "udp6"} {
-		b, err := os.ReadFile("/proc/net/" + table)
-		if err != nil {
-			continue
-		}
-		for _, l := range parseSockets(b, strings.HasPrefix(table, "tcp")) {
+		for _, l := range onDNSPort(sockets.Table("/proc", table), strings.HasPrefix(table, "tcp")) {
 			if l.Addr == gateway || l.Addr.IsUnspecified() {
 				found = append(found, l)
 			}
@@ -47,29 +40,23 @@ func Listeners(gateway netip.Addr) (found []Listener) {
 	if len(found) == 0 {
 		return nil
 	}
-	holders, servers := map[string]int{}, []int{}
-	dirs, _ := filepath.Glob("/proc/[0-9]*")
-	for _, d := range dirs {
-		pid, _ := strconv.Atoi(filepath.Base(d))
-		if slices.Contains(dnsServers, program(pid)) && libvirtsNetwork(pid) == "" {
-			servers = append(servers, pid)
+	holders, servers := map[string]sockets.Process{}, []sockets.Process{}
+	for _, p := range sockets.Processes("/proc") {
+		if slices.Contains(dnsServers, p.Name()) && libvirtsNetwork(p) == "" {
+			servers = append(servers, p)
 		}
-		fds, _ := os.ReadDir(d + "/fd") // refused for other users' processes
-		for _, fd := range fds {
-			if to, err := os.Readlink(d + "/fd/" + fd.Name()); err == nil && strings.HasPrefix(to, "socket:[") {
-				holders[strings.TrimSuffix(strings.TrimPrefix(to, "socket:["), "]")] = pid
-			}
+		for inode := range p.Inodes() {
+			holders[inode] = p
 		}
 	}
 	for i := range found {
 		l := &found[i]
-		if pid := holders[l.inode]; pid != 0 {
-			l.PID = pid
-		} else if len(servers) == 1 {
-			l.PID, l.Likely = servers[0], true
+		p, seen := holders[l.inode]
+		if !seen && len(servers) == 1 {
+			p, l.Likely = servers[0], true
 		}
-		if l.PID != 0 {
-			l.Program, l.libvirt = program(l.PID), libvirtsNetwork(l.PID)
+		if seen || l.Likely {
+			l.PID, l.Program, l.libvirt = p.PID(), p.Name(), libvirtsNetwork(p)
 		}
 	}
 	return found
@@ -82,54 +69,24 @@ var dnsServers = []string{
 	"pihole-FTL", "smartdns", "stubby", "systemd-resolve", "technitium", "unbound",
 }
 
-// program returns the name of a process; "" if it ended.
-func program(pid int) string {
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-	return strings.TrimSuffix(string(b), "\n")
-}
-
 // libvirtsNetwork returns the network whose DNS server the process is, "" for any other process.
-func libvirtsNetwork(pid int) string {
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	for _, arg := range bytes.Split(b, []byte{0}) {
-		if conf, ok := strings.CutPrefix(string(arg), "--conf-file=/var/lib/libvirt/dnsmasq/"); ok {
+func libvirtsNetwork(p sockets.Process) string {
+	for _, arg := range p.Args() {
+		if conf, ok := strings.CutPrefix(arg, "--conf-file=/var/lib/libvirt/dnsmasq/"); ok {
 			return strings.TrimSuffix(conf, ".conf")
 		}
 	}
 	return ""
 }
 
-// parseSockets returns the sockets of a table like /proc/net/udp that listen on the DNS port.
-func parseSockets(table []byte, tcp bool) (found []Listener) {
-	const listen = "0A"
-	for line := range strings.Lines(string(table)) {
-		f := strings.Fields(line)
-		if len(f) < 10 || tcp && f[3] != listen {
-			continue
-		}
-		addr, port, ok := strings.Cut(f[1], ":")
-		if n, err := strconv.ParseUint(port, 16, 16); !ok || err != nil || n != dnsPort {
-			continue
-		}
-		if a, ok := kernelAddr(addr); ok {
-			found = append(found, Listener{Addr: a, UID: f[7], inode: f[9]})
+// onDNSPort returns the sockets that listen on the DNS port.
+func onDNSPort(table []sockets.Socket, tcp bool) (found []Listener) {
+	for _, s := range table {
+		if s.Local.Port() == dnsPort && (!tcp || s.State == sockets.Listen) {
+			found = append(found, Listener{Addr: s.Local.Addr(), UID: strconv.Itoa(s.UID), inode: s.Inode})
 		}
 	}
 	return found
-}
-
-// kernelAddr parses an address of /proc/net: hexadecimal, each four bytes in the order of this machine,
-// which is little-endian on all that aivm supports.
-func kernelAddr(s string) (netip.Addr, bool) {
-	b, err := hex.DecodeString(s)
-	if err != nil || len(b) != 4 && len(b) != 16 {
-		return netip.Addr{}, false
-	}
-	for i := 0; i < len(b); i += 4 {
-		slices.Reverse(b[i : i+4])
-	}
-	a, ok := netip.AddrFromSlice(b)
-	return a.Unmap(), ok
 }
 
 // String returns who listens: "dnsmasq (process 812)", or what is known.

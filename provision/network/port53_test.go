@@ -16,12 +16,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"aivm.dev/aivm/internal/plan"
+	"aivm.dev/aivm/internal/sockets"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/test/hints"
 )
 
-func TestParseSockets(t *testing.T) {
+func TestOnDNSPort(t *testing.T) {
 	const udp = `   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops
   101: 01084D0A:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000   101        0 5001 2 0000000000000000 0
   102: 00000000:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 5002 2 0000000000000000 0
@@ -32,7 +33,7 @@ func TestParseSockets(t *testing.T) {
   106: 0000000000000000FFFF000001084D0A:0035 00000000000000000000000000000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 5006 2 0 0
 `
 	var got []string
-	for _, l := range parseSockets([]byte(udp), false) {
+	for _, l := range onDNSPort(sockets.Parse([]byte(udp)), false) {
 		got = append(got, l.Addr.String()+" "+l.UID+" "+l.inode)
 	}
 	if want := "10.77.8.1 101 5001, 0.0.0.0 0 5002, :: 0 5005, 10.77.8.1 0 5006"; strings.Join(got, ", ") != want {
@@ -42,7 +43,7 @@ func TestParseSockets(t *testing.T) {
    0: 0100007F:0035 00000000:0000 0A 00000000:00000000 00:00000000 00000000   101        0 1 1 0 100 0 0 10 0
    1: 0100007F:0035 0200007F:9999 01 00000000:00000000 00:00000000 00000000   101        0 2 1 0 100 0 0 10 0
 `
-	if ls := parseSockets([]byte(tcp), true); len(ls) != 1 || ls[0].Addr.String() != "127.0.0.1" || ls[0].inode != "1" {
+	if ls := onDNSPort(sockets.Parse([]byte(tcp)), true); len(ls) != 1 || ls[0].Addr.String() != "127.0.0.1" || ls[0].inode != "1" {
 		t.Errorf("%+v", ls)
 	}
 }

@@ -15,11 +15,11 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"aivm.dev/aivm/internal/config"
-	"aivm.dev/aivm/internal/connections"
 	"aivm.dev/aivm/internal/editor"
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/sockets"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/host"
@@ -153,7 +153,7 @@ type Seams struct {
 	Firewall  FirewallState
 	Now       func() time.Time
 	// Connections returns the programs that are connected to a guest; nil: there are none.
-	Connections func(netip.AddrPort) []connections.Holder
+	Connections func(netip.AddrPort) []sockets.Holder
 }
 
 func (s *Seams) applyTo(e *Session) {
@@ -164,7 +164,7 @@ func (s *Seams) applyTo(e *Session) {
 	e.DialVirt, e.DialGuest, e.HostKeyOf, e.DialNet = s.DialVirt, s.DialGuest, s.HostKeyOf, s.DialNet
 	e.Routes, e.Firewall, e.Now = s.Routes, s.Firewall, s.Now
 	if e.Connections = s.Connections; e.Connections == nil {
-		e.Connections = func(netip.AddrPort) []connections.Holder { return nil }
+		e.Connections = func(netip.AddrPort) []sockets.Holder { return nil }
 	}
 	if dial := s.DialGuest; dial != nil {
 		e.AwaitGuest = func(ctx context.Context, t guest.Target, _ func(guest.Phase, time.Duration)) (guest.Conn, error) {
@@ -199,6 +199,6 @@ func (e *Session) SetDefaults() {
 		e.Now = time.Now
 	}
 	if e.Connections == nil {
-		e.Connections = func(a netip.AddrPort) []connections.Holder { return connections.To("/proc", a) }
+		e.Connections = func(a netip.AddrPort) []sockets.Holder { return sockets.ConnectedTo("/proc", a) }
 	}
 }

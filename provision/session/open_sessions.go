@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strconv"
 
-	"aivm.dev/aivm/internal/connections"
+	"aivm.dev/aivm/internal/sockets"
 	"aivm.dev/aivm/internal/ui"
 )
 
@@ -36,14 +36,14 @@ func (e *Session) OpenSessions(vm string) []string {
 
 // isSession reports whether somebody works over a connection. Other runs of aivm connect for a
 // moment; only its ssh, and the one that serves an editor to a browser, stay.
-func isSession(h connections.Holder) bool {
+func isSession(h sockets.Holder) bool {
 	return !h.Idle && (h.Program != "aivm" || h.Listens || slices.Contains(h.Args, "ssh"))
 }
 
 // shells are the programs that only pass on who started a program: not worth a mention.
 var shells = []string{"sh", "bash", "dash", "zsh", "fish", "ksh", "tcsh", "csh", "nu", "sudo", "systemd", "init", ""}
 
-func holderText(h connections.Holder) string {
+func holderText(h sockets.Holder) string {
 	if h.PID == 0 {
 		name := strconv.Itoa(h.UID)
 		if u, err := user.LookupId(name); err == nil {

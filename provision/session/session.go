@@ -16,11 +16,11 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"aivm.dev/aivm/internal/config"
-	"aivm.dev/aivm/internal/connections"
 	"aivm.dev/aivm/internal/editor"
 	"aivm.dev/aivm/internal/guest"
 	"aivm.dev/aivm/internal/plan"
 	"aivm.dev/aivm/internal/root"
+	"aivm.dev/aivm/internal/sockets"
 	"aivm.dev/aivm/internal/ui"
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/domain"
@@ -73,7 +73,7 @@ type Session struct {
 	LoginSSH func(ctx context.Context, l sshcfg.Layout, alias string) error
 	Routes   func() (routes plan.Known[[]network.Route], interfaces []string)
 	// Connections returns the programs of this machine that are connected to an address.
-	Connections func(addr netip.AddrPort) []connections.Holder
+	Connections func(addr netip.AddrPort) []sockets.Holder
 	Now         func() time.Time // the time of day
 
 	Fetcher       *image.Fetcher

@@ -1,4 +1,4 @@
-package connections
+package sockets
 
 import (
 	"crypto/ed25519"
@@ -17,7 +17,7 @@ import (
 )
 
 // The kernel's own tables: this process has a connection to itself, and listens.
-func TestTo(t *testing.T) {
+func TestConnectedTo(t *testing.T) {
 	for _, ip := range []string{"127.0.0.1", "::1"} {
 		l, err := net.Listen("tcp", net.JoinHostPort(ip, "0"))
 		if err != nil && ip == "::1" {
@@ -28,20 +28,20 @@ func TestTo(t *testing.T) {
 		}
 		defer l.Close()
 		addr := l.Addr().(*net.TCPAddr).AddrPort()
-		if got := To("/proc", addr); got != nil {
+		if got := ConnectedTo("/proc", addr); got != nil {
 			t.Errorf("without a connection: %+v", got)
 		}
 		c, err := net.Dial("tcp", addr.String())
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := To("/proc", addr)
+		got := ConnectedTo("/proc", addr)
 		if len(got) != 1 || got[0].PID != os.Getpid() || got[0].UID != os.Getuid() || !got[0].Listens || got[0].Program == "" || got[0].Parent == "" || !slices.Equal(got[0].Args, os.Args) {
 			t.Errorf("%+v", got)
 		}
 		c.Close()
 		l.Close()
-		if got := To("/proc", addr); got != nil {
+		if got := ConnectedTo("/proc", addr); got != nil {
 			t.Errorf("after it was closed: %+v", got)
 		}
 	}
@@ -126,7 +126,7 @@ func TestIdle(t *testing.T) {
 		t.Helper()
 		var hs []Holder
 		for began := time.Now(); time.Since(began) < 30*time.Second; time.Sleep(50 * time.Millisecond) {
-			if hs = slices.DeleteFunc(To("/proc", addr), func(h Holder) bool { return h.PID == os.Getpid() }); ok(hs) {
+			if hs = slices.DeleteFunc(ConnectedTo("/proc", addr), func(h Holder) bool { return h.PID == os.Getpid() }); ok(hs) {
 				return
 			}
 		}
@@ -163,18 +163,20 @@ func TestUnseen(t *testing.T) {
 		"   3: zz 0 1\n   4: 0102000A:C352 02C858:0016 01 0:0 0:0 0 7 0 4244\n")
 	put("net/tcp6", head+
 		"   0: 0000000000000000FFFF00000102000A:C350 0000000000000000FFFF000002C8580A:0016 01 00000000:00000000 00:00000000 00000000  1000        0 4245 1 0\n")
-	got := To(root, netip.MustParseAddrPort("10.88.200.2:22"))
+	got := ConnectedTo(root, netip.MustParseAddrPort("10.88.200.2:22"))
 	if len(got) != 2 || got[0].UID != 1000 || got[1].UID != 1001 || got[0].PID != 0 || got[0].Program != "" {
 		t.Errorf("%+v", got)
 	}
 }
 
-func FuzzParseSocket(f *testing.F) {
+func FuzzParse(f *testing.F) {
 	f.Add("   0: 0102000A:C350 02C8580A:0016 01 00000000:00000000 00:00000000 00000000  1001        0 4242 1 0 20 0")
 	f.Add("0: : : : : : : : : :")
 	f.Fuzz(func(t *testing.T, line string) {
-		if s, ok := parseSocket(line); ok && (!s.remote.IsValid() || s.inode == "") {
-			t.Errorf("%q: %+v", line, s)
+		for _, s := range Parse([]byte(line)) {
+			if !s.Local.IsValid() || !s.Remote.IsValid() || s.Inode == "" {
+				t.Errorf("%q: %+v", line, s)
+			}
 		}
 	})
 }
