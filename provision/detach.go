@@ -30,6 +30,10 @@ type DetachResult struct {
 
 	GuestDst string `json:"-"`
 	Remote   string `json:"-"` // the clone's name as a git remote; "" if the repository is gone
+	// RemoveClone is the command that deletes the clone. CloneIn is set instead if the clone lies in a
+	// folder that the VM shares: that folder.
+	RemoveClone string `json:"-"`
+	CloneIn     string `json:"-"`
 }
 
 // Detach unmounts a folder from a VM and removes its record. It works also if the folder no longer
@@ -116,10 +120,14 @@ func (e *Env) Detach(ctx context.Context, o folders.DetachOptions) (DetachResult
 		return notAttached(err)
 	}
 	a := l.Att
-	return DetachResult{
+	r := DetachResult{
 		Schema: 1, VM: l.W.Name, Folder: a.HostPath, Mode: string(a.Mode), State: state, Changed: true, Special: l.Special, Clone: clone,
 		GuestDst: a.GuestDst, Remote: remoteName,
-	}, nil
+	}
+	if clone != nil {
+		r.RemoveClone, r.CloneIn = clones.For(e.Loop).RemoveCommand(l.W, a)
+	}
+	return r, nil
 }
 
 // notAttached returns the result "none" if the error is that the folder is not attached; else it

@@ -70,9 +70,8 @@ func (a Verbs) printDetached(r provision.DetachResult) {
 	}
 }
 
-// sayCloneStays prints that the clone stays in the VM and what exists only in it. It
-// suggests rm only if nothing would be lost, and not in what is mounted inside: that may be a
-// shared folder.
+// sayCloneStays prints that the clone stays in the VM and what exists only in it, and how to
+// remove it if nothing would be lost.
 func (a Verbs) sayCloneStays(r provision.DetachResult) {
 	c := r.Clone
 	at := fmt.Sprintf("The clone %s in VM %s", r.GuestDst, r.VM)
@@ -91,7 +90,11 @@ func (a Verbs) sayCloneStays(r provision.DetachResult) {
 		for _, l := range c.Lines() {
 			a.UI.Say("%s", l)
 		}
-		a.UI.Say("%s stays; to remove it: ssh %s rm -rf --one-file-system -- %s", at, r.VM, shellescape.Quote(shellescape.Quote(r.GuestDst)))
+		if r.CloneIn != "" {
+			a.UI.Say("%s stays. It lies in folder %s of this machine, which VM %s shares", at, ui.Clean(r.CloneIn), r.VM)
+		} else {
+			a.UI.Say("%s stays; to remove it: %s", at, r.RemoveClone)
+		}
 	}
 	if r.Remote != "" {
 		a.UI.Say("Commits fetched from it stay in refs/remotes/%s/ of %s", r.Remote, r.Folder)

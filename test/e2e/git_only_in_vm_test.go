@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -22,7 +23,7 @@ git init -q own && cd own && echo x >x && git add x && ` + commit + `x && cd .. 
 				t.Errorf("%s does not name %q:\n%s", what, n, r.stderr)
 			}
 		}
-		if r.code != code || strings.Contains(r.stderr, "rm -rf") {
+		if r.code != code || strings.Contains(r.stderr, "-delete") {
 			t.Errorf("%s: exit %d\n%s", what, r.code, r.stderr)
 		}
 	}
@@ -83,12 +84,26 @@ func (g *gitWorld) detached(t *testing.T) {
 	// The existing clone is used. The host has everything that it contains, so it may be removed.
 	g.must(g.repo, "attach", ".", "--mode", "git", "--yes")
 	guestCommit := g.commitInClone("unmerged", "x")
+	// A folder is attached inside the clone: the command that removes the clone keeps its files.
+	inside := filepath.Join(g.home, "inside")
+	write(t, filepath.Join(inside, "kept"), "x\n", 0o644)
+	g.must(inside, "attach", ".", "--vm", g.vm, "--yes", "--guest-dst", g.dst+"/inside")
+	g.inClone("echo inside >>.git/info/exclude")
 	r := g.must(g.repo, "detach", ".")
-	if !strings.Contains(r.stderr, "rm -rf") || !strings.Contains(r.stderr, g.dst) {
-		t.Errorf("detach does not name the remaining clone: %+v", r)
+	_, command, ok := strings.Cut(r.stderr, "stays; to remove it: ")
+	command, _, _ = strings.Cut(command, "\n")
+	if !ok || !strings.HasPrefix(command, "ssh -F "+g.home+"/.config/aivm/ssh/"+g.vm+".conf "+g.vm+" ") {
+		t.Fatalf("detach does not print how to remove the clone: %+v", r)
 	}
 	g.equal(".git/config", readAll(t, g.repo+"/.git/config"), g.config)
-	g.inClone("test -f a.txt && rm -rf ../my*")
+	g.inClone("test -f a.txt && test -f inside/kept")
+	g.run("", nil, nil, "sh", "-c", command) // ends with an error, because of the folder
+	g.equal("the folder inside the clone", read(t, filepath.Join(inside, "kept")), "x\n")
+	g.guest(g.vm, "! test -e "+q(g.dst)+"/.git && test -f "+q(g.dst)+"/inside/kept")
+	g.must(inside, "detach", ".")
+	if r := g.run("", nil, nil, "sh", "-c", command); r.code != 0 {
+		t.Errorf("removing the clone: %+v", r)
+	}
 	r = g.must(g.repo, "attach", ".", "--mode", "git", "--yes")
 	g.equal("the new clone", g.git("rev-parse", "aivm-"+g.vm+"/main"), g.git("rev-parse", "main"))
 	if ref := g.git("for-each-ref", "--format=%(refname)", "--contains", guestCommit, "refs/aivm"); ref == "" || !strings.Contains(r.stderr, ref) {

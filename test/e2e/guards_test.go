@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"aivm.dev/aivm/cloudinit"
 )
 
 // checkStaleNetwork removes a network with virsh. fw status and doctor must name its stale firewall,
@@ -121,6 +123,20 @@ func checkSecrets(t *testing.T, w *world, vm, project string, seen func() string
 	}
 	if strings.Contains(virsh(t, "dumpxml", "--security-info", vm), "hunter2") {
 		t.Error("the password is in the definition")
+	}
+}
+
+// checkCleanRefused runs the script of `vm prepare` in a VM with folders, as if the VM had taken the place
+// of its copy: it ends before it deletes anything.
+func checkCleanRefused(t *testing.T, w *world, vm string) {
+	const facts = "cat /etc/machine-id /etc/hostname ~/.ssh/authorized_keys && sudo -n sha256sum /etc/ssh/ssh_host_ed25519_key && ls /var/lib/aivm"
+	before := w.guest(vm, facts)
+	r := w.ssh([]byte(cloudinit.CleanScript()), vm, "sudo -n sh -s")
+	if r.code == 0 || !strings.Contains(r.stderr, "this VM has shared folders") {
+		t.Errorf("%+v", r)
+	}
+	if now := w.guest(vm, facts); now != before {
+		t.Errorf("the script changed\n%s\nto\n%s", before, now)
 	}
 }
 

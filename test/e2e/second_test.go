@@ -62,6 +62,7 @@ func (s *secondVM) guards(t *testing.T) {
 	w.must(project, "code", ".", "--yes", "-vv")
 	step := w.steps()
 	step("secrets", func(t *testing.T) { checkSecrets(t, w, vm, project, seen) })
+	step("the script that cleans a copy", func(t *testing.T) { checkCleanRefused(t, w, vm) })
 	step("the clock", func(t *testing.T) { checkClock(t, w, vm, project) })
 	step("a hostile guest", func(t *testing.T) { s.hostile = checkHostile(t, w, vm, project) })
 }
