@@ -76,7 +76,7 @@ func unlinkHints(e *ui.Error, r Repo, linked map[writable.FileID]string) *ui.Err
 func (r Repo) linkedObjects() (linked map[writable.FileID]string, systems map[string]bool) {
 	linked, systems = map[writable.FileID]string{}, map[string]bool{}
 	objects := filepath.Join(r.CommonDir, "objects")
-	for _, store := range append([]string{objects}, alternates(objects, 5)...) {
+	for _, store := range append([]string{objects}, alternates(objects)...) {
 		es, _ := os.ReadDir(store)
 		for _, e := range es {
 			if e.Name() != "pack" && len(e.Name()) != 2 {

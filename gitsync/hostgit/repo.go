@@ -7,11 +7,11 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"al.essio.dev/pkg/shellescape"
 
+	"aivm.dev/aivm/gitsync/outside"
 	"aivm.dev/aivm/gitsync/writable"
 	"aivm.dev/aivm/internal/hostfile"
 	"aivm.dev/aivm/internal/ui"
@@ -135,27 +135,29 @@ func (r Repo) Places() []string {
 			}
 		}
 	}
-	return append(out, alternates(filepath.Join(r.CommonDir, "objects"), 5)...)
+	return append(out, alternates(filepath.Join(r.CommonDir, "objects"))...)
 }
 
 // alternates lists the object stores that objects borrows from, directly and indirectly: their
-// content becomes part of what is pushed.
-func alternates(objects string, depth int) []string {
-	text, err := ReadSmall(filepath.Join(objects, "info/alternates"))
-	if err != nil || depth == 0 { // git stops at the same depth
-		return nil
-	}
-	var out []string
-	for _, l := range strings.Split(text, "\n") {
-		if l == "" || strings.HasPrefix(l, "#") {
-			continue
+// content becomes part of what is pushed. It reads each store once, however many name it.
+func alternates(objects string) (out []string) {
+	seen := map[string]bool{objects: true}
+	level := []string{objects}
+	for range outside.MaxDepth {
+		var next []string
+		for _, o := range level {
+			text, err := ReadSmall(filepath.Join(o, "info/alternates"))
+			if err != nil {
+				continue
+			}
+			for _, l := range outside.Alternates(text) {
+				if p, err := resolve(o, l); err == nil && !seen[p] {
+					seen[p] = true
+					next = append(next, p)
+				}
+			}
 		}
-		if q, err := strconv.Unquote(l); err == nil && strings.HasPrefix(l, `"`) {
-			l = q
-		}
-		if p, err := resolve(objects, l); err == nil {
-			out = append(append(out, p), alternates(p, depth-1)...)
-		}
+		out, level = append(out, next...), next
 	}
 	return out
 }

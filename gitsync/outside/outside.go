@@ -52,7 +52,8 @@ const (
 	MaxNeeds    = 8
 	maxFile     = 64 << 10
 	maxBorrowed = 32 // object stores followed
-	maxDepth    = 5  // git follows alternates of alternates that deep
+	// MaxDepth is how deep git follows alternates of alternates.
+	MaxDepth = 5
 )
 
 // Find returns what git needs from outside the folder, an absolute path without symbolic
@@ -153,25 +154,33 @@ func (f *finder) rel(p string) string {
 // borrowed adds the object stores that objects borrows from.
 func (f *finder) borrowed(objects string, depth int) {
 	file := filepath.Join(objects, "info/alternates")
-	for line := range strings.SplitSeq(small(file), "\n") {
-		if line == "" || line[0] == '#' {
-			continue
-		}
+	for _, line := range Alternates(small(file)) {
 		if f.followed++; f.followed > maxBorrowed {
 			return
-		}
-		if q, err := strconv.Unquote(line); err == nil && line[0] == '"' {
-			line = q
 		}
 		p := resolve(objects, line)
 		if p == "" || !isObjects(p) {
 			continue
 		}
 		f.add(Need{Kind: Objects, Path: p, Named: absolute(objects, line), File: f.rel(file), Top: top(p)})
-		if depth < maxDepth {
+		if depth < MaxDepth {
 			f.borrowed(p, depth+1)
 		}
 	}
+}
+
+// Alternates returns the object stores that the text of a file info/alternates names, as it names them.
+func Alternates(text string) (out []string) {
+	for line := range strings.SplitSeq(text, "\n") {
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		if q, err := strconv.Unquote(line); err == nil && line[0] == '"' {
+			line = q
+		}
+		out = append(out, line)
+	}
+	return out
 }
 
 // top returns the folder that contains a git directory or object store with all that git
