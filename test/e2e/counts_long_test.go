@@ -7,4 +7,5 @@ const (
 	pairRounds    = 5
 	gitCuts       = 50
 	foldersAtOnce = 20
+	killsOfAction = 2
 )

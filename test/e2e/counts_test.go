@@ -8,5 +8,6 @@ const (
 	longRun       = false
 	pairRounds    = 1 // how often TestPairs runs each pair
 	gitCuts       = 5 // how often the connection to the clone is cut
-	foldersAtOnce = 8 // folders attached by as many commands at the same time
+	foldersAtOnce = 6 // folders attached by as many commands at the same time
+	killsOfAction = 1 // a walk kills after each action; in the long run also before it
 )

@@ -150,7 +150,11 @@ func checkClock(t *testing.T, w *world, vm, project string) {
 		}
 		return max(s-float64(time.Now().UnixNano())/1e9, 0) + min(s-float64(began.UnixNano())/1e9, 0)
 	}
-	for _, jump := range []string{"2019-03-01", "+3 days", "-1 hour"} {
+	jumps := []string{"2019-03-01", "+3 days"}
+	if longRun {
+		jumps = append(jumps, "-1 hour")
+	}
+	for _, jump := range jumps {
 		w.guest(vm, "sudo -n date -s '"+jump+"' >/dev/null")
 		r := w.must(project, "code", ".")
 		if !strings.Contains(r.stderr, "set the clock") {

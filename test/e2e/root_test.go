@@ -22,7 +22,7 @@ func killWalk(t *testing.T, w *world, project string) {
 		t.Errorf("the settings in the guest: %q", got)
 	}
 	t.Logf("killed at %d points", len(points))
-	if len(points) < 30 {
+	if len(points) < 15*killsOfAction {
 		t.Errorf("only %d fault points: %v", len(points), points)
 	}
 	rec := w.opened()

@@ -230,7 +230,7 @@ func (s *shares) killed(t *testing.T) {
 	}
 	m := walk(t, w, f, nil, "detach", ".")
 	t.Logf("attach killed at %d points, detach at %d", len(n), len(m))
-	if len(n) < 6 || len(m) < 8 {
+	if len(n) < 3*killsOfAction || len(m) < 4*killsOfAction {
 		t.Errorf("killed at only %v and %v", n, m)
 	}
 	if st := s.states(t)[f]; st != "" {

@@ -9,7 +9,9 @@ import (
 
 // walk runs a command again and again until it exits 0. Each run continues where the previous one
 // was killed and is killed with SIGKILL at its first fault point at which no run was killed yet.
-// It returns the fault points.
+// It returns the fault points. In `make test` these are the points after actions: nothing is written
+// between one action and the next, so a kill before an action leaves what a kill after the previous
+// one left. `make test-long` kills at both.
 func walk(t *testing.T, w *world, dir string, env []string, args ...string) []string {
 	t.Helper()
 	return walkUntil(t, w, dir, env, "", args...)
@@ -21,6 +23,9 @@ func walkUntil(t *testing.T, w *world, dir string, env []string, done string, ar
 	t.Helper()
 	log := filepath.Join(t.TempDir(), "points")
 	env = append([]string{"AIVM_WALK=" + log}, env...)
+	if killsOfAction == 1 {
+		env = append(env, "AIVM_WALK_AFTER=1")
+	}
 	for range 150 {
 		r := w.run(dir, nil, env, append([]string{filepath.Join(bin, "aivm-faulty")}, args...)...)
 		if r.code == -1 {

@@ -2,7 +2,8 @@
 //
 //   - AIVM_KILL_AT=NAME: at the fault point NAME;
 //   - AIVM_WALK=FILE: at the first fault point that FILE does not list, after adding it to FILE.
-//     Repeated runs with the same FILE are killed once at each fault point.
+//     Repeated runs with the same FILE are killed once at each fault point. With AIVM_WALK_AFTER=1 the
+//     fault points before actions do not count.
 //
 // The shipped program has no such switch.
 package main
@@ -19,8 +20,10 @@ import (
 
 func main() {
 	at, walk := os.Getenv("AIVM_KILL_AT"), os.Getenv("AIVM_WALK")
+	onlyAfter := os.Getenv("AIVM_WALK_AFTER") == "1"
 	os.Exit(cmd.Main(os.Args[1:], func(point string) {
-		if point == at || walk != "" && addPoint(walk, point) {
+		inWalk := walk != "" && !(onlyAfter && strings.HasSuffix(point, ":before"))
+		if point == at || inWalk && addPoint(walk, point) {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {} // do not continue until the signal is delivered
 		}
