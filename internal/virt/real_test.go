@@ -87,12 +87,15 @@ func TestPoolAtWhileVolumesAreMade(t *testing.T) {
 	for w := range 3 {
 		c := daemon(t)
 		wg.Go(func() {
+			took := 15 * time.Millisecond
 			for i := 0; ; i++ {
+				// The pool is idle for a part of the time, also if creating a volume takes long.
 				select {
 				case <-stop:
 					return
-				case <-time.After(30 * time.Millisecond):
+				case <-time.After(2 * took):
 				}
+				began := time.Now()
 				v := fmt.Sprintf("v%d-%d", w, i)
 				if err := c.CreateVolume(ctx, name, NewVolume{Name: v, Format: "qcow2", Mode: "0600", Capacity: 1 << 30}); err != nil {
 					t.Error(err)
@@ -102,6 +105,7 @@ func TestPoolAtWhileVolumesAreMade(t *testing.T) {
 					t.Error(err)
 					return
 				}
+				took = time.Since(began)
 			}
 		})
 	}

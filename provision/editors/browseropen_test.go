@@ -60,7 +60,7 @@ func TestOpenBrowser(t *testing.T) {
 		}
 		return path
 	}
-	works := script("works", `cat "$1" >"`+dir+`/page"; echo "$@" >"`+dir+`/argv"`)
+	works := script("works", `cat "$1" >"`+dir+`/page"; echo "$@" >"`+dir+`/argv.new"; mv "`+dir+`/argv.new" "`+dir+`/argv"`)
 	fails := script("fails", "exit 3")
 	for name, tc := range map[string]struct {
 		browser string
