@@ -83,7 +83,11 @@ func (a Verbs) applyEarlierCopy(c *cobra.Command, from string) (string, error) {
 	if err != nil {
 		return "", ui.Usage("--from %q: %w", from, err)
 	}
-	k, err := config.OpenEditCopy(file)
+	dir, err := a.copiesDir()
+	if err != nil {
+		return "", err
+	}
+	k, err := config.OpenEditCopy(dir, file)
 	if err != nil {
 		return "", ui.Refused("%s cannot be applied to the config: %w", file, err).Hint(ui.CmdFor("to start a new edit", "aivm config edit"))
 	}

@@ -71,13 +71,16 @@ func NewEditCopy(ctx context.Context, dir, path, who string) (c *EditCopy, done 
 // ErrNoEditCopy reports that a file was not created by NewEditCopy.
 var ErrNoEditCopy = errors.New("it is not a copy created by aivm config edit")
 
-// OpenEditCopy returns the copy at path. The error is ErrNoEditCopy if NewEditCopy did not create
-// it.
-func OpenEditCopy(path string) (*EditCopy, error) {
+// OpenEditCopy returns the copy at path, an absolute path. The error is ErrNoEditCopy if it is not in a
+// directory that NewEditCopy created below copies: a guest can write the same files into a shared folder,
+// and the directory of a copy is deleted when the copy is applied.
+func OpenEditCopy(copies, path string) (*EditCopy, error) {
 	dir := filepath.Dir(filepath.Dir(path))
-	if filepath.Base(filepath.Dir(path)) != copyDir {
+	if filepath.Base(filepath.Dir(path)) != copyDir || !sameDir(filepath.Dir(dir), copies) {
 		return nil, ErrNoEditCopy
 	}
+	dir = filepath.Join(copies, filepath.Base(dir))
+	path = filepath.Join(dir, copyDir, filepath.Base(path))
 	of, err := os.ReadFile(filepath.Join(dir, copyOf))
 	if err != nil {
 		return nil, ErrNoEditCopy
@@ -91,6 +94,15 @@ func OpenEditCopy(path string) (*EditCopy, error) {
 		return nil, ErrNoEditCopy
 	}
 	return c, nil
+}
+
+func sameDir(a, b string) bool {
+	x, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y)
 }
 
 // Open reports whether another run waits for the editor of this copy.
@@ -131,7 +143,7 @@ func SavedCopies(dir, path string) []*EditCopy {
 	names, _ := filepath.Glob(filepath.Join(dir, "*", copyDir, filepath.Base(path)))
 	var saved []*EditCopy
 	for _, n := range names {
-		c, err := OpenEditCopy(n)
+		c, err := OpenEditCopy(dir, n)
 		if err != nil || c.Store != path || c.Open() {
 			continue
 		}

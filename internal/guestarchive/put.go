@@ -38,6 +38,10 @@ var unpack string
 // maxStderr is how many bytes of tar's stderr are kept.
 const maxStderr = 64 << 10
 
+// StatusShared is the status of an UnpackError if the place is in a folder of another machine, which the
+// guest has mounted. Nothing was written or deleted then.
+const StatusShared = 3
+
 // UnpackError reports that the guest could not unpack an archive.
 type UnpackError struct {
 	Status  int    // exit status of the shell in the guest
@@ -54,7 +58,8 @@ func Has(ctx context.Context, c guest.Conn, p Place) (bool, error) {
 	return err == nil && code == 0, err
 }
 
-// Put unpacks a .tar.gz, without its top directory. If the guest cannot unpack it, for example
+// Put unpacks a .tar.gz, without its top directory, and replaces the version if it exists without its
+// program. It deletes nothing that is mounted there. If the guest cannot unpack it, for example
 // because its disk is full, the error is an *UnpackError.
 func Put(ctx context.Context, c guest.Conn, p Place, archive io.Reader) error {
 	if err := p.check(); err != nil {

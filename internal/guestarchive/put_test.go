@@ -12,7 +12,10 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"aivm.dev/aivm/internal/guest"
+	"aivm.dev/aivm/internal/root/roottest"
 )
 
 // localConn runs the commands for a guest on this machine, with home as HOME.
@@ -88,6 +91,46 @@ func TestPut(t *testing.T) {
 	}
 	if b, err := os.ReadFile(filepath.Join(h.home, p.Dir(), "lib/a")); err != nil || strings.TrimSpace(string(b)) != "lib/a" {
 		t.Errorf("%q %v", b, err)
+	}
+}
+
+// TestPutKeepsFolders checks that Put deletes nothing of folders of another machine: what is mounted in
+// a version or in the rest of a killed run stays, and in a shared folder nothing is written or deleted.
+func TestPutKeepsFolders(t *testing.T) {
+	work, ok := roottest.Privately(t)
+	if !ok {
+		return
+	}
+	h := localConn{home: filepath.Join(work, "home")}
+	p := Place{Home: "share/tool", Version: "1.2", Program: "bin/tool"}
+	folder := filepath.Join(work, "folder")
+	for _, d := range []string{folder, filepath.Join(h.home, p.Dir(), "lib"), filepath.Join(h.home, p.Home, "in.killed")} {
+		roottest.Must(t, os.MkdirAll(d, 0o755))
+	}
+	roottest.Must(t, unix.Mount("tmpfs", folder, "tmpfs", 0, ""))
+	mine := filepath.Join(folder, "mine")
+	roottest.Must(t, os.WriteFile(mine, nil, 0o644))
+	for _, at := range []string{p.Dir() + "/lib", p.Home + "/in.killed"} {
+		roottest.Must(t, unix.Mount(folder, filepath.Join(h.home, at), "", unix.MS_BIND, ""))
+	}
+	if err := Put(t.Context(), h, p, archive(t, "bin/tool")); !errors.As(err, new(*UnpackError)) {
+		t.Errorf("a version in which a folder is mounted: %v", err)
+	}
+	if _, err := os.Stat(mine); err != nil {
+		t.Error(err)
+	}
+	// The guest sees a shared folder as virtiofs. Here findmnt says so.
+	bin := filepath.Join(work, "bin")
+	roottest.Must(t, os.Mkdir(bin, 0o755))
+	roottest.Must(t, os.WriteFile(filepath.Join(bin, "findmnt"), []byte("#!/bin/sh\nfor at; do :; done\n[ \"$at\" = other ] && echo virtiofs || echo ext4\n"), 0o755))
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	roottest.Must(t, os.MkdirAll(filepath.Join(h.home, "other"), 0o755))
+	var bad *UnpackError
+	if err := Put(t.Context(), h, Place{Home: "other/tool", Version: "1.2", Program: "bin/tool"}, archive(t, "bin/tool")); !errors.As(err, &bad) || bad.Status != StatusShared {
+		t.Errorf("a shared folder: %v", err)
+	}
+	if in, err := os.ReadDir(filepath.Join(h.home, "other")); err != nil || len(in) > 0 {
+		t.Errorf("written into a shared folder: %v %v", in, err)
 	}
 }
 

@@ -161,7 +161,11 @@ func (e Part) installServer(ctx context.Context, w *target.Target, f *loop.Facts
 	}))
 	err = guestarchive.Put(ctx, f.Conn, place, in)
 	if bad := new(guestarchive.UnpackError); errors.As(err, &bad) {
-		err = ui.Failed("unpacking code-server in the guest (status %d): %s", bad.Status, bad.Message).Hint(ui.CmdFor("check whether its disk is full", "aivm ssh . -- df -h"))
+		hint := ui.CmdFor("check whether its disk is full", "aivm ssh . -- df -h")
+		if bad.Status == guestarchive.StatusShared {
+			hint = ui.CmdFor("to see the folders that the VM shares", "aivm list --section folders")
+		}
+		err = ui.Failed("unpacking code-server in the guest (status %d): %s", bad.Status, bad.Message).Hint(hint)
 	}
 	if err != nil {
 		task.Fail()
