@@ -26,6 +26,7 @@ func (s *shares) all(t *testing.T) {
 	})
 	step("many at once", s.atOnce)
 	step("special folders", s.special)
+	step("code-server in a folder", s.serverInFolder)
 	step("detach", s.detach)
 	step("killed at every action", s.killed)
 	if longRun {
