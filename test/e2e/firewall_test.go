@@ -39,6 +39,10 @@ func (f *firstVM) firewall(t *testing.T) {
 	step("no-firewall", v.noFirewall)
 }
 
+// lanNamespace and unknownNamespace are the network namespaces of these tests; the host's end of each
+// is an interface of the same name with a 0 at its end.
+const lanNamespace, unknownNamespace = "e2e-lan", "e2e-two"
+
 // listed is a network as `aivm list --json` prints it.
 type listed struct {
 	Name, Bridge, Subnet, Rules string
@@ -69,14 +73,13 @@ func (v *firewalledVM) setNetwork(n listed) {
 // addHostServices creates a LAN in a network namespace, with a public subnet to which the host is
 // directly connected, and starts a service there and two on the host.
 func (v *firewalledVM) addHostServices(t *testing.T) {
-	_ = exec.Command("ip", "netns", "del", "e2e-lan").Run() // of an earlier, killed run
-	runHost(t, "ip", "netns", "add", "e2e-lan")
-	t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", "e2e-lan").Run() })
+	runHost(t, "ip", "netns", "add", lanNamespace)
+	t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", lanNamespace).Run() })
 	runHost(t, "sh", "-ec", `ip link add e2e-lan0 type veth peer name eth0 netns e2e-lan
 		ip addr add 198.18.77.1/24 dev e2e-lan0; ip link set e2e-lan0 up
 		ip netns exec e2e-lan sh -ec 'ip link set lo up; ip link set eth0 up; ip addr add 198.18.77.9/24 dev eth0; ip route add default via 198.18.77.1'`)
 	v.lan = "198.18.77.9/4455"
-	c := exec.Command("ip", "netns", "exec", "e2e-lan", "socat", "TCP4-LISTEN:4455,fork,reuseaddr", "EXEC:echo lan")
+	c := exec.Command("ip", "netns", "exec", lanNamespace, "socat", "TCP4-LISTEN:4455,fork,reuseaddr", "EXEC:echo lan")
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -251,14 +254,13 @@ func (v *firewalledVM) config(t *testing.T) {
 // unknownMachine tests a machine on the bridge that is not a VM of aivm: the rules give it nothing.
 func (v *firewalledVM) unknownMachine(t *testing.T) {
 	bridge := listedNetwork(t, v.w).Bridge
-	_ = exec.Command("ip", "netns", "del", "e2e-two").Run() // of an earlier, killed run
-	runHost(t, "ip", "netns", "add", "e2e-two")
-	t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", "e2e-two").Run() })
+	runHost(t, "ip", "netns", "add", unknownNamespace)
+	t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", unknownNamespace).Run() })
 	second := strings.TrimSuffix(v.gw, ".1")
 	runHost(t, "sh", "-ec", `ip link add e2e-two0 type veth peer name eth0 netns e2e-two; ip link set e2e-two0 master `+bridge+` up
 		ip netns exec e2e-two sh -ec 'ip link set lo up; ip link set eth0 up; ip addr add `+second+`.77/24 dev eth0; ip route add default via `+v.gw+`'`)
 	try := func(addr string) bool {
-		return exec.Command("ip", "netns", "exec", "e2e-two", "timeout", "4", "bash", "-c", "exec 3<>/dev/tcp/"+addr).Run() == nil
+		return exec.Command("ip", "netns", "exec", unknownNamespace, "timeout", "4", "bash", "-c", "exec 3<>/dev/tcp/"+addr).Run() == nil
 	}
 	for _, a := range []string{v.gw + "/53", second + ".10/22", v.gw + "/" + v.service} {
 		if try(a) {

@@ -65,9 +65,27 @@ func setOldModes(t *testing.T) {
 	runHost(t, "sh", "-c", "chmod 0711 /var/lib/libvirt/aivm; chmod 0444 /var/lib/libvirt/aivm/base-*; chmod 0755 /var/lib/aivm /var/lib/aivm/export")
 }
 
+// ownedInTemp returns the files that belong to uid in the directories in which everybody may create
+// files.
+func ownedInTemp(uid int) map[string]bool {
+	owned := map[string]bool{}
+	for _, top := range []string{"/tmp", "/var/tmp", "/run", "/dev/shm", "/var/lock"} {
+		_ = filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
+			if d != nil && err == nil {
+				if st, err := os.Lstat(p); err == nil && int(st.Sys().(*syscall.Stat_t).Uid) == uid {
+					owned[p] = true
+				}
+			}
+			return nil
+		})
+	}
+	return owned
+}
+
 // checkModes walks all files that aivm and libvirt created for one VM of a user, compares owners and
-// modes with docs/files.md, and lets a second user try to open them.
-func checkModes(t *testing.T, home string, uid int, vm string, running bool) {
+// modes with docs/files.md, and lets a second user try to open them. earlier has the user's files in
+// temporary directories from before the test.
+func checkModes(t *testing.T, home string, uid int, vm string, running bool, earlier map[string]bool) {
 	t.Helper()
 	rules := modeTable(t, home, vm)
 	qemu, err := strconv.Atoi(strings.TrimSpace(runHost(t, "id", "-u", "libvirt-qemu")))
@@ -124,15 +142,10 @@ func checkModes(t *testing.T, home string, uid int, vm string, running bool) {
 		walk(top, named)
 	}
 	// The user must own no files in directories that docs/files.md does not list.
-	for _, top := range []string{"/tmp", "/var/tmp", "/run", "/dev/shm", "/var/lock"} {
-		_ = filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
-			if d != nil && err == nil {
-				if st, err := os.Lstat(p); err == nil && int(st.Sys().(*syscall.Stat_t).Uid) == uid {
-					t.Errorf("%s was made by the user and is not in docs/files.md", p)
-				}
-			}
-			return nil
-		})
+	for p := range ownedInTemp(uid) {
+		if !earlier[p] {
+			t.Errorf("%s was made by the user and is not in docs/files.md", p)
+		}
 	}
 	for _, r := range rules {
 		if r.hits == 0 {

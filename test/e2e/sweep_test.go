@@ -11,7 +11,7 @@ import (
 )
 
 // sweep removes what an earlier, killed test run did not: VMs whose names begin with e2e, their
-// disks, networks, and mounts. Only these tests use such names, and only one test run is on a host
+// disks, networks, network namespaces, and mounts. Only these tests use such names, and only one test run is on a host
 // at a time.
 func sweep() {
 	virsh := func(args ...string) string {
@@ -30,6 +30,11 @@ func sweep() {
 			virsh("net-undefine", name)
 			_ = os.Remove("/var/lib/aivm/manifest/net-" + name + ".json")
 		}
+	}
+	// The host end of a namespace's veth pair has an address, which the firewall's rules take up.
+	for _, name := range []string{lanNamespace, unknownNamespace} {
+		_ = exec.Command("ip", "netns", "del", name).Run()
+		_ = exec.Command("ip", "link", "del", name+"0").Run()
 	}
 	table, _ := os.ReadFile("/proc/self/mountinfo")
 	mounts := strings.Split(string(table), "\n")

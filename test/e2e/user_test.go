@@ -56,6 +56,8 @@ func (w *world) sudos() int {
 // modes of files, the number of sudo calls, and VMs of another user.
 func TestUser(t *testing.T) {
 	w := userWorld(t)
+	// Other tests, also those of an earlier, killed run, have folders of the same owner in /tmp.
+	earlier := ownedInTemp(userUID)
 	image := guestImage(t)
 	project := filepath.Join(w.home, "proj")
 	if r := w.run("", nil, nil, "sh", "-c", "mkdir -p proj/.hidden && echo mine >proj/f && chmod 700 proj"); r.code != 0 {
@@ -99,17 +101,17 @@ func TestUser(t *testing.T) {
 	} else {
 		vm = rec.Alias
 	}
-	t.Run("owners and modes", func(t *testing.T) { checkModes(t, w.home, userUID, vm, true) })
+	t.Run("owners and modes", func(t *testing.T) { checkModes(t, w.home, userUID, vm, true, earlier) })
 	off := func() {
 		w.must("", "vm", "down", vm, "--force", "--yes")
-		t.Run("owners and modes while it is off", func(t *testing.T) { checkModes(t, w.home, userUID, vm, false) })
+		t.Run("owners and modes while it is off", func(t *testing.T) { checkModes(t, w.home, userUID, vm, false, earlier) })
 	}
 	if longRun {
 		// The VM is powered off immediately after its first boot: the guest must keep its identity.
 		off()
 		setOldModes(t)
 		w.must("", "vm", "up", vm)
-		t.Run("owners and modes of an older aivm's files", func(t *testing.T) { checkModes(t, w.home, userUID, vm, true) })
+		t.Run("owners and modes of an older aivm's files", func(t *testing.T) { checkModes(t, w.home, userUID, vm, true, earlier) })
 		w.sudos()
 	}
 	// The OpenSSH client with the user's real configuration. The guest may still be busy with the end of its
