@@ -127,7 +127,7 @@ func joinKey(path, key string) string {
 
 func fieldOf(t reflect.Type, key string) int {
 	for i := range t.NumField() {
-		if t.Field(i).Tag.Get("toml") == key {
+		if name, tagged := t.Field(i).Tag.Lookup("toml"); tagged && name == key {
 			return i
 		}
 	}
@@ -137,7 +137,9 @@ func fieldOf(t reflect.Type, key string) int {
 func unknownKey(t reflect.Type, key, schema string) string {
 	var known []string
 	for i := range t.NumField() {
-		known = append(known, t.Field(i).Tag.Get("toml"))
+		if name, tagged := t.Field(i).Tag.Lookup("toml"); tagged {
+			known = append(known, name)
+		}
 	}
 	near := nearest(key, known)
 	if schema == "" && fieldOf(reflect.TypeFor[Defaults](), key) >= 0 {
@@ -159,7 +161,11 @@ func (b *binder) field(v reflect.Value, tag reflect.StructTag, n *node, key, sch
 		b.table(v, n, key, schema)
 	case reflect.Slice:
 		if v.Type().Elem().Kind() == reflect.Struct {
-			b.recordList(v, n, key, schema)
+			if tag.Get("list") == "named" {
+				b.namedTables(v, n, key, schema)
+			} else {
+				b.recordList(v, n, key, schema)
+			}
 			return
 		}
 		b.list(v, tag, n, key)
@@ -262,6 +268,8 @@ func emptyRecord(t reflect.Type) reflect.Value {
 		v.Set(reflect.ValueOf(emptyVM()))
 	case reflect.TypeFor[Attachment]():
 		v.Set(reflect.ValueOf(emptyAttachment()))
+	case reflect.TypeFor[Template]():
+		v.Set(reflect.ValueOf(NewTemplate("")))
 	}
 	return v
 }

@@ -57,7 +57,9 @@ func suggestName(name string) string {
 // checks maps the values of check tags to rules. A rule returns what is wrong, worded to follow the
 // key in a message ("must be ..."), or "".
 var checks = map[string]func(string) string{
-	"plain": checkPlain,
+	"plain":        checkPlain,
+	"templatename": checkTemplateName,
+	"workspace":    checkWorkspace,
 	"vmname": func(s string) string {
 		if s == "" || storedName.MatchString(s) && len(s) <= maxName {
 			return ""

@@ -13,7 +13,7 @@ const Schema = 5
 //	toml   the key
 //	check  a rule of check.go for the value (for a list: for each element)
 //	list   "ports": elements may be numbers or strings; "or one": a single
-//	       string stands for a list of one
+//	       string stands for a list of one; "named": the records are tables [KEY.NAME]
 //	write  "always" or "nonzero": written in a new record even if it is the
 //	       default, because it identifies the record or 0.3 needs it;
 //	       "changed": used by 0.3 only, or seldom needed: written only if it
@@ -27,6 +27,8 @@ type Config struct {
 	Networks      []Network    `toml:"networks"`
 	VMs           []VM         `toml:"vms"`
 	Attachments   []Attachment `toml:"attachments"`
+	Run           Run          `toml:"run"`
+	Templates     []Template   `toml:"templates" list:"named"`
 }
 
 // Behavior is [behavior].

@@ -53,7 +53,11 @@ func rewrite(data []byte, have, want *Config) ([]byte, *Config, error) {
 		if f.Kind() != reflect.Slice {
 			continue
 		}
-		order, err := e.records(key, f, to.Field(i))
+		edit := e.records
+		if t.Field(i).Tag.Get("list") == "named" {
+			edit = e.tables
+		}
+		order, err := edit(key, f, to.Field(i))
 		if err != nil {
 			return nil, nil, err
 		}
@@ -68,10 +72,10 @@ func (e *editor) fields(path []any, from, to reflect.Value) error {
 	t := from.Type()
 	for i := range t.NumField() {
 		f, g, tag := from.Field(i), to.Field(i), t.Field(i).Tag
-		key := tag.Get("toml")
+		key, tagged := tag.Lookup("toml")
 		var err error
 		switch {
-		case same(f, g):
+		case same(f, g), !tagged:
 		case f.Kind() == reflect.Struct:
 			err = e.fields(append(append([]any{}, path...), key), f, g)
 		case f.Kind() != reflect.Slice:
@@ -128,6 +132,8 @@ func recordID(v reflect.Value) string {
 		return r.Name
 	case Attachment:
 		return r.VMName + "\x00" + filepath.Clean(r.HostPath)
+	case Template:
+		return r.Name
 	}
 	return ""
 }

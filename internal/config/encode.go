@@ -106,7 +106,10 @@ func pairs(v, base reflect.Value, table []string, every bool) []pair {
 	t := v.Type()
 	for i := range t.NumField() {
 		f, tag := v.Field(i), t.Field(i).Tag
-		key := tag.Get("toml")
+		key, tagged := tag.Lookup("toml")
+		if !tagged {
+			continue
+		}
 		if f.Kind() == reflect.Struct {
 			sub := append(append([]string{}, table...), key)
 			below = append(below, pairs(f, base.Field(i), sub, every)...)
