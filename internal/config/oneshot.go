@@ -206,3 +206,68 @@ func (d *document) removeTable(n *node) ([]edit, error) {
 func (d *document) defines(i int, n *node) bool {
 	return n.item == i || slices.ContainsFunc(n.kids, func(k *node) bool { return d.defines(i, k) })
 }
+
+// An Entry is one value of a TOML text: of a key that is no table. Value is a string, bool, int64,
+// float64 or time.Time, a []any of these, or nil for a list that contains tables.
+type Entry struct {
+	Key          []string
+	Line, Column int
+	Value        any
+}
+
+// Name returns the key in TOML notation.
+func (e Entry) Name() string { return dottedKey(e.Key) }
+
+// Known reports whether the config has such a key.
+func Known(key []string) bool {
+	t := reflect.TypeFor[Config]()
+	for i := 0; i < len(key); i++ {
+		if t.Kind() != reflect.Struct {
+			return false
+		}
+		f := fieldOf(t, key[i])
+		if f < 0 {
+			return false
+		}
+		named := t.Field(f).Tag.Get("list") == "named"
+		if t = t.Field(f).Type; named {
+			t = t.Elem()
+			i++ // the name
+		}
+	}
+	return len(key) > 0
+}
+
+// Entries returns the values of a TOML text in the order of their tables, or a *FileError with the
+// position of its first mistake; path is used in the error only. The text may be hostile.
+func Entries(path string, text []byte) ([]Entry, error) {
+	doc, err := parse(text)
+	if err != nil {
+		return nil, fileError(path, text, err)
+	}
+	var out []Entry
+	doc.entries(doc.root, nil, &out)
+	return out, nil
+}
+
+func (d *document) entries(n *node, path []string, out *[]Entry) {
+	for _, k := range n.kids {
+		key := append(slices.Clip(path), k.key)
+		if k.shape == isTable && len(k.kids) > 0 {
+			d.entries(k, key, out)
+			continue
+		}
+		e := Entry{Key: key, Value: k.val}
+		e.Line, e.Column = d.position(k.at)
+		if k.shape == isList {
+			list := []any{}
+			for _, elem := range k.kids {
+				list = append(list, elem.val)
+			}
+			if e.Value = list; slices.ContainsFunc(k.kids, func(elem *node) bool { return elem.shape != isLeaf }) {
+				e.Value = nil
+			}
+		}
+		*out = append(*out, e)
+	}
+}
