@@ -22,6 +22,10 @@ type Boot struct {
 	Append   string `json:"append"` // the kernel's command line
 }
 
+// Version names what Extract makes of an image: it is a part of the key of whatever
+// is saved after such a boot.
+const Version = "1"
+
 // Bounds of what is taken out of an image.
 const (
 	maxKernel = 128 << 20

@@ -3,7 +3,9 @@ package qemu
 import (
 	"fmt"
 	"os"
+	"regexp"
 	"strconv"
+	"strings"
 )
 
 // firstFD is the number of a child's first inherited file; QMP uses it.
@@ -128,4 +130,14 @@ func onOff(b bool) string {
 		return "on"
 	}
 	return "off"
+}
+
+var inheritedFile = regexp.MustCompile(`(fd=|addr\.str=|/proc/self/fd/)\d+`)
+
+// Shape returns what of a command line a saved VM depends on beside the program: the
+// devices and their order. Files, the boot and the disk's layers are not in it.
+func Shape(c Config) string {
+	c.Incoming, c.Log, c.NIC, c.Disk = true, nil, nil, []Layer{{Format: "qcow2"}}
+	a := c.arguments(nil)
+	return inheritedFile.ReplaceAllString(strings.Join(a.argv[1:], "\n"), "${1}N")
 }

@@ -104,6 +104,9 @@ func SocketPair(name string) (qemuEnd *os.File, own net.Conn, err error) {
 	return far, own, nil
 }
 
+// FilePair is SocketPair for a process that passes its end on.
+func FilePair(name string) (qemuEnd, own *os.File, err error) { return socketPair(name) }
+
 func socketPair(name string) (near, far *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
