@@ -56,6 +56,38 @@ func (a *App) completeFromStore(args []string, names func(*config.Config) []stri
 	return names(&s.Config), cobra.ShellCompDirectiveNoFileComp
 }
 
+// CompleteTemplate offers the names of the templates in the config, as the value of a flag.
+func (a *App) CompleteTemplate(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return a.completeFromStore(nil, (*config.Config).TemplateNames)
+}
+
+// CompleteRun offers the names of the runs that are alive and not given yet.
+func (a *App) CompleteRun(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	e, err := a.Provision("complete")
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	runs, err := e.Runs()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	var names []string
+	for _, r := range runs {
+		if !slices.Contains(args, r.Name) {
+			names = append(names, r.Name)
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// CompleteOneRun is CompleteRun for the first argument only.
+func (a *App) CompleteOneRun(c *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	return a.CompleteRun(c, args, word)
+}
+
 // CompleteImage offers the images of the catalogue, those prepared on this host, and
 // files.
 func (a *App) CompleteImage(c *cobra.Command, _ []string, toComplete string) ([]string, cobra.ShellCompDirective) {

@@ -108,7 +108,9 @@ var mutations = []func(c *Config, s string, n int) bool{
 		return true
 	},
 	func(c *Config, s string, n int) bool {
-		c.UpsertTemplate(Template{Name: "abc"[n%3 : n%3+1], Image: "auto", Script: s, CPUs: n})
+		tm, _ := c.TemplateNamed("abc"[n%3 : n%3+1])
+		tm.Script = s
+		c.UpsertTemplate(tm)
 		return true
 	},
 	func(c *Config, _ string, n int) bool { c.Run.CPUs = n; return true },

@@ -102,6 +102,18 @@ func (c *Config) TemplateNamed(name string) (Template, bool) {
 	return NewTemplate(name), name == DefaultTemplate
 }
 
+// TemplateNames lists the templates in the order of the file; the default one exists without a section.
+func (c *Config) TemplateNames() []string {
+	var names []string
+	for _, t := range c.Templates {
+		names = append(names, t.Name)
+	}
+	if !slices.Contains(names, DefaultTemplate) {
+		names = append(names, DefaultTemplate)
+	}
+	return names
+}
+
 // UpsertTemplate replaces the template of the same name or appends t.
 func (c *Config) UpsertTemplate(t Template) {
 	if have, ok := c.FindTemplate(t.Name); ok {

@@ -63,18 +63,18 @@ func TestOneShotKeys(t *testing.T) {
 
 func TestOneShotMistakes(t *testing.T) {
 	for text, want := range map[string]string{
-		"[run]\nworkspace = \"all\"":            `:2:1: run.workspace: must be rw, ro or none, not "all"`,
-		"[run]\ncpus = -1":                      `:2:1: run.cpus: must be from 0 to`,
-		"[run]\nask = \"yes\"":                  `:2:1: run.ask: must be true or false`,
-		"[run]\ntimeout = \"1\"":                `:2:1: run.timeout: must be a duration like "30m"`,
-		"[run]\ntemplate = \"A B\"":             `:2:1: run.template: must be the name of a template`,
-		"run = 1":                               `:1:1: run: must be a table`,
-		"templates = 1":                         `:1:1: templates: must be tables ([templates.NAME])`,
+		"[run]\nworkspace = \"all\"":            `:2:13: run.workspace: must be rw, ro or none, not "all"`,
+		"[run]\ncpus = -1":                      `:2:8: run.cpus: must be from 0 to`,
+		"[run]\nask = \"yes\"":                  `:2:7: run.ask: must be true or false`,
+		"[run]\ntimeout = \"1\"":                `:2:11: run.timeout: must be a duration like "30m"`,
+		"[run]\ntemplate = \"A B\"":             `:2:12: run.template: must be the name of a template`,
+		"run = 1":                               `:1:7: run: must be a table`,
+		"templates = 1":                         `:1:13: templates: must be tables ([templates.NAME])`,
 		"[[templates]]\nname = 'a'":             `:1:3: templates: must be tables ([templates.NAME])`,
-		"[templates]\na = 1":                    `:2:1: templates.a: must be a table`,
-		"[templates.'../x']":                    `:1:12: templates."../x": must be the name of a template`,
+		"[templates]\na = 1":                    `:2:5: templates.a: must be a table`,
+		"[templates.'../x']":                    `:1:2: templates."../x": must be the name of a template`,
 		"[templates.a]\npackages = ['-x']":      `:2:13: templates.a.packages[0]: must be a package name`,
-		"[templates.a]\nimage = \"\\u0007\"":    `:2:1: templates.a.image: must not contain control`,
+		"[templates.a]\nimage = \"\\u0007\"":    `:2:9: templates.a.image: must not contain control`,
 		"[templates.'']\n":                      `templates."": must be the name of a template`,
 		"[templates.a]\n\"\" = 1\nmemory = 512": "",
 	} {

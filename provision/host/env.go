@@ -47,6 +47,8 @@ type Env struct {
 	// MakeKVM creates a KVM VM without memory and CPUs and closes it: a device that opens is no
 	// proof.
 	MakeKVM func() error
+	// OneShot tries what "aivm run" needs; nil: it cannot be tried.
+	OneShot func(ctx context.Context, templates string) OneShot
 	// Output runs a program for the doctor, for at most 5 s, and returns what it printed.
 	Output func(ctx context.Context, argv ...string) (string, error)
 }
