@@ -1,0 +1,15 @@
+// Package jail confines the process that serves folders to a guest, so that a mistake in it does not
+// give the guest the rest of the host.
+//
+// There are two jails, and a process has one of them:
+//
+//   - Namespaces: the process starts in its own user, mount, pid, network, ipc and uts namespaces. Its
+//     root is an empty read-only tmpfs; it has descriptors of private, nosuid, nodev, noexec mounts of
+//     the exports (read-only where asked) and of its own /proc/self/fd, and nothing else can be named.
+//   - Landlock: for hosts that restrict user namespaces. The process can open files only in the
+//     exports, and its own program. Names and attributes of other files stay visible to it.
+//
+// Both end with no_new_privs and a seccomp filter for all threads that allows what the server does
+// and nothing else: no sockets, programs, new processes, mounts, ptrace or ioctl. Prove then tries
+// what the jail must prevent.
+package jail
