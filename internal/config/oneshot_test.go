@@ -68,7 +68,7 @@ func TestOneShotMistakes(t *testing.T) {
 		"[run]\nask = \"yes\"":                  `:2:7: run.ask: must be true or false`,
 		"[run]\ntimeout = \"1\"":                `:2:11: run.timeout: must be a duration like "30m"`,
 		"[run]\ntemplate = \"A B\"":             `:2:12: run.template: must be the name of a template`,
-		"run = 1":                               `:1:7: run: must be a table`,
+		"run = 1":                               `:1:1: run: must be a table`,
 		"templates = 1":                         `:1:13: templates: must be tables ([templates.NAME])`,
 		"[[templates]]\nname = 'a'":             `:1:3: templates: must be tables ([templates.NAME])`,
 		"[templates]\na = 1":                    `:2:5: templates.a: must be a table`,

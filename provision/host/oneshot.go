@@ -117,7 +117,7 @@ func (o *OneShot) disk() Check {
 	case memoryFileSystems[o.CacheFS]:
 		c.State, c.Detail, c.Fix = Bad, fmt.Sprintf("%s is on %s: templates there would take memory", o.Cache, o.CacheFS), fix
 	case o.TmpFile != nil:
-		c.State, c.Detail, c.Fix = Bad, fmt.Sprintf("%s is on %s, which has no files without a name (O_TMPFILE): %v", o.Cache, o.CacheFS, o.TmpFile), fix
+		c.Detail, c.Fix = fmt.Sprintf("%s is on %s, which has no files without a name (O_TMPFILE: %v); a run that is killed while it starts can leave an empty file", o.Cache, o.CacheFS, o.TmpFile), fix
 	}
 	return c
 }

@@ -15,7 +15,7 @@ const looptest = "provision/loop/looptest"
 
 // parts lists the packages below provision from which the facade composes a run. A part must not import
 // another one: it calls the loop, or gets a value from the facade.
-var parts = []string{"machine", "folders", "clones", "settings", "editors", "walls", "snapshots", "images", "checks", "legacy03"}
+var parts = []string{"machine", "folders", "clones", "settings", "editors", "walls", "snapshots", "images", "checks", "legacy03", "templates", "oneshot", "runs"}
 
 // subpackages lists, for a subject package, the packages below it and itself (""). Each may import
 // those before it; tests may import all of them.
