@@ -1,0 +1,476 @@
+package userstack
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// labVariable is set in the environment of a test process that has a network namespace
+// of its own: as root, the tests run again in one, so that nothing they do leaves it.
+const labVariable = "AIVM_TEST_NETWORK_NAMESPACE"
+
+func TestMain(m *testing.M) {
+	if os.Args[0] == Name {
+		os.Exit(Main(os.Args[1:]))
+	}
+	if os.Getuid() != 0 || os.Getenv(labVariable) != "" {
+		os.Exit(m.Run())
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), labVariable+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	runtime.LockOSThread()
+	if err := cmd.Run(); err != nil {
+		if cmd.ProcessState == nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		os.Exit(1)
+	}
+}
+
+// namespace is a network namespace.
+type namespace struct{ fd int }
+
+// newNamespace makes a network namespace that lives as long as the test.
+func newNamespace(t *testing.T) namespace {
+	t.Helper()
+	made := make(chan namespace)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends, the namespace stays
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			made <- namespace{-1}
+			return
+		}
+		fd, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			fd = -1
+		}
+		made <- namespace{fd}
+	}()
+	ns := <-made
+	if ns.fd < 0 {
+		t.Fatal("no network namespace")
+	}
+	t.Cleanup(func() { unix.Close(ns.fd) })
+	return ns
+}
+
+// do runs f in the namespace; sockets it opens stay there.
+func (ns namespace) do(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if err := unix.Setns(ns.fd, unix.CLONE_NEWNET); err != nil {
+			panic(err)
+		}
+		f()
+	}()
+	<-done
+}
+
+func ip(t *testing.T, args string) {
+	t.Helper()
+	if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
+		t.Errorf("ip %s: %v: %s", args, err, out)
+	}
+}
+
+// Addresses of the lab: this machine, with a LAN and a metadata service, and behind its
+// router an origin with public and private addresses. 198.51.100.0/24 answers nothing.
+var (
+	labPublic    = "203.0.113.10"
+	labForbidden = []string{"127.0.0.1", "127.8.8.8", "192.168.77.2", "169.254.169.254", "192.168.77.1", "10.1.2.3", "172.16.5.5", "198.18.0.5", "100.64.0.9"}
+)
+
+// newLab builds the namespaces and returns the origin's.
+func newLab(t *testing.T) namespace {
+	t.Helper()
+	if os.Getenv(labVariable) == "" {
+		t.Skip("needs root, for network namespaces")
+	}
+	origin := newNamespace(t)
+	ip(t, "link set lo up")
+	origin.do(func() {
+		ip(t, fmt.Sprintf("link add o0 type veth peer name h0 netns %d", os.Getpid()))
+		ip(t, "link set lo up")
+		ip(t, "addr add 192.168.77.1/24 dev o0")
+		ip(t, "link set o0 up")
+		for _, a := range []string{labPublic, "203.0.113.20", "10.1.2.3", "172.16.5.5", "198.18.0.5", "100.64.0.9"} {
+			ip(t, "addr add "+a+"/32 dev lo")
+		}
+		ip(t, "route add blackhole 198.51.100.0/24")
+	})
+	ip(t, "addr add 192.168.77.2/24 dev h0")
+	ip(t, "link set h0 up")
+	ip(t, "route add default via 192.168.77.1")
+	ip(t, "link add metadata type dummy")
+	ip(t, "addr add 169.254.169.254/32 dev metadata")
+	ip(t, "link set metadata up")
+	t.Cleanup(func() {
+		ip(t, "link del h0")
+		ip(t, "link del metadata")
+	})
+	if t.Failed() {
+		t.FailNow()
+	}
+	return origin
+}
+
+// listen accepts in the namespace and hands the connections to handle.
+func (ns namespace) listen(t *testing.T, at string, handle func(net.Conn)) {
+	t.Helper()
+	var l net.Listener
+	var err error
+	ns.do(func() { l, err = net.Listen("tcp4", at) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go handle(c)
+		}
+	}()
+}
+
+func echo(c net.Conn) { _, _ = io.Copy(c, c); c.Close() }
+
+// start starts the network process and returns its guest.
+func start(t *testing.T, resolvers ...netip.AddrPort) (*guest, *Stack) {
+	t.Helper()
+	link, conn := socketPair(t)
+	s, err := Start(t.Context(), Config{Link: link, Log: t.Output(), Resolvers: append([]netip.AddrPort{}, resolvers...)})
+	if err != nil {
+		conn.Close()
+		t.Fatal(err)
+	}
+	g := newGuest(t, conn)
+	t.Cleanup(func() { s.Close() })
+	return g, s
+}
+
+// here is the namespace of the test process.
+func here(t *testing.T) namespace {
+	t.Helper()
+	fd, err := unix.Open("/proc/self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	return namespace{fd}
+}
+
+// TestNothingPrivateIsReached listens on this machine's loopback, LAN and metadata
+// addresses, and on private ones beyond: nothing arrives, and the guest is refused at
+// once. A public address answers, by name too.
+func TestNothingPrivateIsReached(t *testing.T) {
+	origin := newLab(t)
+	machine := here(t)
+	var arrived atomic.Value
+	for _, a := range labForbidden {
+		ns := machine
+		if strings.HasPrefix(a, "10.") || strings.HasPrefix(a, "172.") || strings.HasPrefix(a, "198.18.") || strings.HasPrefix(a, "100.") || a == "192.168.77.1" {
+			ns = origin
+		}
+		ns.listen(t, a+":80", func(c net.Conn) { arrived.Store("TCP at " + a); c.Close() })
+		var p net.PacketConn
+		var err error
+		ns.do(func() { p, err = net.ListenPacket("udp4", a+":53") })
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { p.Close() })
+		go func() {
+			if n, _, err := p.ReadFrom(make([]byte, 100)); err == nil {
+				arrived.Store(fmt.Sprintf("%d bytes of UDP at %s", n, a))
+			}
+		}()
+	}
+	origin.listen(t, labPublic+":80", echo)
+	dns := zone{records: map[string][]string{
+		"www.example.net.": {"A " + labPublic}, "lan.example.net.": {"A 192.168.77.2"}, "metadata.example.net.": {"A 169.254.169.254"},
+		"rebind.example.net.": {"A 127.0.0.1", "A " + labPublic},
+	}}.serve(t, "127.0.0.53:53")
+
+	g, s := start(t, dns)
+	t.Logf("Landlock version %d", s.Landlock())
+	for _, a := range append(labForbidden, "0.0.0.0", "0.0.0.1", "255.255.255.255", "224.0.0.1", "192.0.0.1") {
+		begin := time.Now()
+		// What is not unicast gets no answer at all.
+		silent := a == "0.0.0.0" || a == "255.255.255.255" || a == "224.0.0.1"
+		wait := 5 * time.Second
+		if silent {
+			wait = 200 * time.Millisecond
+		}
+		if _, err := g.dial(a+":80", wait); err == nil || !silent && !strings.Contains(err.Error(), "refused") {
+			t.Errorf("TCP to %s: %v", a, err)
+		}
+		if took := time.Since(begin); took > time.Second {
+			t.Errorf("TCP to %s: refused after %v", a, took)
+		}
+		if !silent && a != "192.0.0.1" {
+			c := g.udp(a + ":53")
+			_, _ = c.Write(mustQuery("www.example.net."))
+			_ = c.SetDeadline(time.Now().Add(time.Second))
+			if n, err := c.Read(make([]byte, 512)); err == nil {
+				t.Errorf("%d bytes of UDP from %s", n, a)
+			}
+			c.Close()
+		}
+	}
+	for name, want := range map[string]string{
+		"www.example.net": labPublic, "lan.example.net": "", "metadata.example.net": "", "rebind.example.net": labPublic,
+	} {
+		resolver := net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) { return g.udp("192.0.0.1:53"), nil }}
+		addrs, _ := resolver.LookupHost(t.Context(), name+".")
+		if got := strings.Join(addrs, " "); got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+	c := g.mustDial(labPublic + ":80")
+	defer c.Close()
+	_, _ = c.Write([]byte("hello"))
+	if _, err := io.ReadFull(c, make([]byte, 5)); err != nil {
+		t.Error(err)
+	}
+	if what := arrived.Load(); what != nil {
+		t.Error(what)
+	}
+}
+
+// TestAddressesOfLater checks that an address this machine gets while the network runs
+// is refused a second later.
+func TestAddressesOfLater(t *testing.T) {
+	origin := newLab(t)
+	origin.listen(t, labPublic+":80", echo)
+	g, _ := start(t)
+	g.mustDial(labPublic + ":80").Close()
+	ip(t, "addr add 203.0.113.77/24 dev metadata")
+	time.Sleep(machineTTL + 100*time.Millisecond)
+	for _, a := range []string{"203.0.113.77:80", labPublic + ":80"} {
+		if _, err := g.dial(a, 2*time.Second); err == nil {
+			t.Errorf("connected to %s", a)
+		}
+	}
+}
+
+// usage returns the CPU seconds and the peak resident megabytes of the network process.
+func (s *Stack) usage(t *testing.T) (cpu, rss float64) {
+	t.Helper()
+	dir := filepath.Join("/proc", strconv.Itoa(s.process.Pid))
+	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	user, _ := strconv.ParseFloat(fields[11], 64)
+	system, _ := strconv.ParseFloat(fields[12], 64)
+	status, err := os.ReadFile(filepath.Join(dir, "status"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		if v, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			kb, _ := strconv.ParseFloat(strings.Fields(v)[0], 64)
+			rss = kb / 1024
+		}
+	}
+	return (user + system) / 100, rss
+}
+
+// TestTransfers moves data through the network process and prints what it cost: the bars
+// for 2 GiB in one flow are 30 MB of memory, for 200 flows 100 MB.
+func TestTransfers(t *testing.T) {
+	origin := newLab(t)
+	size := int64(256 << 20)
+	if testing.Short() {
+		size = 16 << 20
+	}
+	if os.Getenv("AIVM_TEST_LONG") != "" {
+		size = 2 << 30
+	}
+	origin.listen(t, labPublic+":80", func(c net.Conn) { // what it gets is counted, then size bytes are sent
+		defer c.Close()
+		n, _ := io.Copy(io.Discard, c)
+		fmt.Fprintf(c, "%16d", n)
+	})
+	origin.listen(t, labPublic+":81", func(c net.Conn) {
+		defer c.Close()
+		_, _ = io.Copy(c, io.LimitReader(zeros{}, size))
+	})
+	origin.listen(t, labPublic+":82", func(c net.Conn) {
+		defer c.Close()
+		_, _ = io.Copy(c, io.LimitReader(zeros{}, size/200))
+	})
+	report := func(t *testing.T, s *Stack, bytes int64, began time.Time, bar float64) {
+		took := time.Since(began)
+		cpu, rss := s.usage(t)
+		gb := float64(bytes) / 1e9
+		t.Logf("%.2f GB: %.0f MB/s, %.2f CPU s/GB, peak RSS %.0f MB", gb, gb*1000/took.Seconds(), cpu/gb, rss)
+		if rss > bar {
+			t.Errorf("peak RSS %.0f MB, more than %.0f", rss, bar)
+		}
+	}
+	t.Run("download", func(t *testing.T) {
+		g, s := start(t)
+		began := time.Now()
+		n, err := io.Copy(io.Discard, plainReader{g.mustDial(labPublic + ":81")})
+		if n != size || err != nil {
+			t.Fatalf("%d bytes, %v", n, err)
+		}
+		report(t, s, n, began, rssOneFlow)
+	})
+	t.Run("upload", func(t *testing.T) {
+		g, s := start(t)
+		began := time.Now()
+		c := g.mustDial(labPublic + ":80")
+		if _, err := io.Copy(c, io.LimitReader(zeros{}, size)); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.CloseWrite()
+		got, err := io.ReadAll(c)
+		if strings.TrimSpace(string(got)) != fmt.Sprint(size) {
+			t.Fatalf("the server got %s of %d bytes, %v", got, size, err)
+		}
+		report(t, s, size, began, rssOneFlow)
+	})
+	t.Run("200 flows", func(t *testing.T) {
+		g, s := start(t)
+		began := time.Now()
+		total := make(chan int64)
+		for range 200 {
+			go func() {
+				c, err := g.dial(labPublic+":82", 60*time.Second)
+				if err != nil {
+					t.Error(err)
+					total <- 0
+					return
+				}
+				n, err := io.Copy(io.Discard, plainReader{c})
+				if n != size/200 || err != nil {
+					t.Errorf("%d bytes, %v", n, err)
+				}
+				total <- n
+			}()
+		}
+		var sum int64
+		for range 200 {
+			sum += <-total
+		}
+		report(t, s, sum, began, rssManyFlows)
+	})
+	t.Run("200 flows that nobody reads", func(t *testing.T) {
+		g, s := start(t)
+		began := time.Now()
+		for range 200 {
+			g.mustDial(labPublic + ":81")
+		}
+		time.Sleep(2 * time.Second)
+		report(t, s, 1e9, began, rssManyFlows)
+	})
+}
+
+const (
+	rssOneFlow   = 40
+	rssManyFlows = 110
+)
+
+// plainReader hides a connection's other methods from io.Copy.
+type plainReader struct{ io.Reader }
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
+// TestFloodsThroughTheProcess floods the real process, with sockets of this machine.
+func TestFloodsThroughTheProcess(t *testing.T) {
+	for kind, to := range floods {
+		t.Run(kind, func(t *testing.T) {
+			origin := newLab(t)
+			origin.listen(t, labPublic+":80", echo)
+			origin.listen(t, "203.0.113.20:80", echo)
+			g, s := start(t)
+			before := g.requests("203.0.113.20:80", 5)
+			cpu, _ := s.usage(t)
+			began := time.Now()
+			stop := g.flood(to)
+			time.Sleep(500 * time.Millisecond)
+			during := g.requests("203.0.113.20:80", 20)
+			sent := stop()
+			after, rss := s.usage(t)
+			t.Logf("%d SYNs in %v; requests took %v, before %v; CPU %.2f s, peak RSS %.0f MB", sent, time.Since(began), during, before, after-cpu, rss)
+			checkFlood(t, before, during)
+			if rss > 64 {
+				t.Errorf("peak RSS %.0f MB", rss)
+			}
+		})
+	}
+}
+
+// TestProcessEnds checks that the process ends with QEMU's end of the link, with the
+// parent's control, and that it says why it could not start.
+func TestProcessEnds(t *testing.T) {
+	link, conn := socketPair(t)
+	s, err := Start(t.Context(), Config{Link: link, Resolvers: []netip.AddrPort{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	select {
+	case <-s.Done():
+	case <-time.After(10 * time.Second):
+		t.Fatal("it runs on without QEMU")
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+
+	link, conn = socketPair(t)
+	defer conn.Close()
+	if s, err = Start(t.Context(), Config{Link: link, Resolvers: []netip.AddrPort{}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+
+	link, conn = socketPair(t)
+	defer conn.Close()
+	if s, err = Start(t.Context(), Config{Link: link, Resolvers: []netip.AddrPort{}}); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = conn.Write([]byte{0xff, 0xff, 0xff, 0xff})
+	<-s.Done()
+	if err := s.Close(); err == nil {
+		t.Error("a frame of 4 GiB is no failure")
+	}
+
+	file, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Start(t.Context(), Config{Link: file}); err == nil || !strings.Contains(err.Error(), "socket to QEMU") {
+		t.Errorf("with a link that is no socket: %v", err)
+	}
+}
