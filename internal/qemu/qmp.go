@@ -109,7 +109,7 @@ func readLine(r *bufio.Reader) ([]byte, error) {
 			return nil, errors.New("QEMU sent a line that is too long")
 		case errors.Is(err, bufio.ErrBufferFull):
 			continue
-		case errors.Is(err, io.EOF):
+		case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
 			return nil, errClosed
 		}
 		return line, err

@@ -58,10 +58,10 @@ func Start(ctx context.Context, c Config) (*VM, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer far.Close()
 	conn, err := net.FileConn(near)
 	_ = near.Close()
 	if err != nil {
+		_ = far.Close()
 		return nil, err
 	}
 	a := c.arguments(far)
@@ -71,7 +71,9 @@ func Start(ctx context.Context, c Config) (*VM, error) {
 	v.cmd.ExtraFiles = a.files
 	v.cmd.Dir = "/"
 	v.cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}
-	if err := startChild(v.cmd); err != nil {
+	err = startChild(v.cmd)
+	_ = far.Close() // QEMU's end is QEMU's only: its close is QEMU's end
+	if err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("starting QEMU: %w", err)
 	}
