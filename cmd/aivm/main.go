@@ -5,8 +5,16 @@ import (
 	"os"
 
 	"aivm.dev/aivm/cmd"
+	"aivm.dev/aivm/internal/userfs"
+	"aivm.dev/aivm/internal/userstack"
 )
 
 func main() {
+	switch os.Args[0] { // aivm starts itself under these names
+	case userfs.Arg0:
+		os.Exit(userfs.Main(os.Args[1:]))
+	case userstack.Name:
+		os.Exit(userstack.Main(os.Args[1:]))
+	}
 	os.Exit(cmd.Main(os.Args[1:], nil))
 }

@@ -13,7 +13,7 @@ func (e Finder) checkFolder(folder string, writable bool, allow []string) error 
 	if e.GuestWritable[folder] {
 		return nil
 	}
-	if err := share.Refuse(folder, e.Home, e.ownDirs(), allow); err != nil {
+	if err := share.Refuse(folder, e.Home, e.OwnDirs(), allow); err != nil {
 		return err
 	}
 	found, err := share.RefuseLeads(folder, e.Person(), writable, allow)

@@ -325,9 +325,9 @@ func (e Finder) checkShare(folder, dst string, writable bool, allow []string) er
 	return share.CheckGuestDst(dst)
 }
 
-// ownDirs returns aivm's own directories, which are never shared with a guest, and the config
+// OwnDirs returns aivm's own directories, which are never shared with a guest, and the config
 // file, wherever --config places it: a guest that can write it decides what is shared next.
-func (e Finder) ownDirs() []string {
+func (e Finder) OwnDirs() []string {
 	return []string{e.StorePath, filepath.Dir(e.SSH.ConfigDir), e.SSH.StateDir, e.SSH.ConfigDir, e.Cache.Dir, session.DefaultBaseDir, "/var/lib/aivm", "/var/cache/aivm"}
 }
 
