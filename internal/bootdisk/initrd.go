@@ -63,3 +63,17 @@ func writeInitrd(w io.Writer, agent []byte, modules []module) error {
 	c.entry("TRAILER!!!", 0, 0, 0, nil)
 	return c.err
 }
+
+// ReplaceAgent appends another agent to the initrd in f, which is written from its
+// end: the kernel unpacks one archive after the other, and the last one's files win.
+func ReplaceAgent(f io.WriteSeeker, agent []byte) error {
+	n, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	c := &cpio{w: f, n: n}
+	c.pad()
+	c.entry("init", 0o100755, 0, 0, agent)
+	c.entry("TRAILER!!!", 0, 0, 0, nil)
+	return c.err
+}

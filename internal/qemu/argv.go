@@ -55,7 +55,10 @@ func (c *Config) arguments(qmp *os.File) arguments {
 		a.add("-incoming", "defer")
 	} else {
 		a.add("-kernel", c.Kernel)
-		if c.Initrd != "" {
+		switch {
+		case c.InitrdFile != nil:
+			a.add("-initrd", a.path(c.InitrdFile))
+		case c.Initrd != "":
 			a.add("-initrd", c.Initrd)
 		}
 		a.add("-append", c.Append)
@@ -101,7 +104,9 @@ func (c *Config) addDisk(a *arguments) {
 	below := ""
 	for i, l := range c.Disk {
 		top := i == len(c.Disk)-1
-		access := "read-only=" + onOff(!top) + ",discard=unmap"
+		// No flush: nothing of a run outlives the machine, and a template is synced
+		// when it is complete.
+		access := "read-only=" + onOff(!top) + ",discard=unmap,cache.no-flush=on"
 		a.add("-blockdev", fmt.Sprintf("driver=file,node-name=file%d,filename=%s,locking=off,%s", i, a.path(l.File), access))
 		node := fmt.Sprintf("driver=%s,node-name=disk%d,file=file%d,%s", l.Format, i, i, access)
 		if l.Format == "qcow2" {
@@ -110,7 +115,9 @@ func (c *Config) addDisk(a *arguments) {
 		a.add("-blockdev", node)
 		below = fmt.Sprintf("disk%d", i)
 	}
-	a.add("-device", "virtio-blk-pci,drive="+below+",id=vda,addr=4")
+	// A full disk of the host is an error in the guest; QEMU's default is to stop the
+	// guest and wait.
+	a.add("-device", "virtio-blk-pci,drive="+below+",id=vda,addr=4,werror=report,rerror=report")
 }
 
 // slotID names a spare PCI slot.

@@ -25,6 +25,8 @@ type Config struct {
 	ShareRAM bool
 	// Kernel, Initrd and Append are for a direct boot. A resume needs none of them.
 	Kernel, Initrd, Append string
+	// InitrdFile is used in place of Initrd.
+	InitrdFile *os.File
 	// Disk lists the layers of the disk, the lowest first. The last one is written
 	// to, the others are opened read-only.
 	Disk  []Layer

@@ -18,8 +18,8 @@ import (
 	"aivm.dev/aivm/internal/qemu"
 )
 
-// Draft is a template that is being made. The order is: NewDraft, Boot as often as
-// the setup needs (with a card, ended by PowerOff), Boot once more without a card,
+// Draft is a template that is being made. The order is: NewDraft, Start as often as
+// the setup needs (with a card, ended by PowerOff), Start once more without a card,
 // Session.Prepare, Save, Publish. The caller holds Store.Lock of the name and calls
 // Discard at the end, whatever happened.
 type Draft struct {
@@ -70,6 +70,10 @@ func (s Store) NewDraft(ctx context.Context, key Key, program qemu.Program, imag
 	defer disk.Close()
 	return d, bootdisk.Overlay(disk, key.diskBytes())
 }
+
+// Disk is the file of the draft's disk above the image. It may be copied and replaced
+// while no VM of the draft runs.
+func (d *Draft) Disk() string { return d.path(diskFile) }
 
 func (d *Draft) path(name string) string { return filepath.Join(d.dir, name) }
 

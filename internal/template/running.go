@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -21,12 +22,21 @@ import (
 // spareSlots is the number of devices that a run can add: a card and a folder.
 const spareSlots = 2
 
+// How long the agent may take to answer: a resumed one waits for the host already.
+const (
+	resumeAnswers = 10 * time.Second
+	bootAnswers   = 4 * time.Minute
+)
+
 // Options are what differs from run to run.
 type Options struct {
 	// NIC is hot-plugged; nil for none. Resume and Cold take its socket over.
 	NIC *qemu.NIC
 	// Log receives the guest's console; nil discards it.
 	Log *os.File
+	// Agent replaces the template's first program of the guest in a Cold boot: the one
+	// of this aivm, when the template has that of another.
+	Agent []byte
 }
 
 // Running is a VM whose guest runs and that has not been spoken to.
@@ -71,7 +81,11 @@ func (e *Silent) Unwrap() error { return e.Err }
 // Connect connects to the agent in the guest. If it fails, the VM has been killed,
 // and the error is a *Silent or, if QEMU ended, a *qemu.Ended.
 func (r *Running) Connect(ctx context.Context) (*guestd.Session, error) {
-	s, err := guestd.Connect(ctx, r.Control)
+	limit := resumeAnswers
+	if r.Cold {
+		limit = bootAnswers
+	}
+	s, err := guestd.ConnectWithin(ctx, r.Control, limit)
 	if err == nil {
 		r.step("agent")
 		return s, nil
@@ -182,9 +196,12 @@ func (s Store) Cold(ctx context.Context, t Template, o Options) (*Running, error
 	c.Log, c.ShareRAM = o.Log, true
 	t.boot(&c, t.Dir)
 	layers, err := s.layers(t, &open)
+	if err == nil && o.Agent != nil {
+		err = replaceAgent(&c, o.Agent, &open)
+	}
 	if err == nil {
 		c.Disk = layers
-		c.RAM, err = memory(c.MemoryMiB)
+		c.RAM, err = memory("ram", int64(c.MemoryMiB)<<20)
 	}
 	if err == nil {
 		open = append(open, c.RAM)
@@ -203,14 +220,32 @@ func (m Meta) boot(c *qemu.Config, dir string) {
 	c.Kernel, c.Initrd, c.Append = filepath.Join(dir, m.Boot.Kernel), filepath.Join(dir, m.Boot.Initrd), m.Boot.Append
 }
 
-// memory returns a file in memory for a VM that is not saved.
-func memory(mib int) (*os.File, error) {
-	fd, err := unix.MemfdCreate("ram", unix.MFD_CLOEXEC)
+// replaceAgent boots with a copy of the initrd that has another agent.
+func replaceAgent(c *qemu.Config, agent []byte, open *files) error {
+	initrd, err := open.open(filepath.Dir(c.Initrd), filepath.Base(c.Initrd), os.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	f, err := memory("initrd", 0)
+	if err != nil {
+		return err
+	}
+	*open = append(*open, f)
+	if _, err := io.Copy(f, initrd); err != nil {
+		return err
+	}
+	c.InitrdFile = f
+	return bootdisk.ReplaceAgent(f, agent)
+}
+
+// memory returns a file in memory.
+func memory(name string, size int64) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("memfd_create", err)
 	}
-	f := os.NewFile(uintptr(fd), "ram")
-	return f, f.Truncate(int64(mib) << 20)
+	f := os.NewFile(uintptr(fd), name)
+	return f, f.Truncate(size)
 }
 
 // layers opens the disk of a template and an overlay for this run.

@@ -210,6 +210,11 @@ func (s Store) Lock(ctx context.Context, name, who string, waiting func(holder s
 	return lockfile.Lock(ctx, s.lockPath(name), who, waiting)
 }
 
+// Building reports whether the lock of a name is held: its template is being built.
+func (s Store) Building(name string) bool {
+	return NameForm.MatchString(name) && lockfile.Held(s.lockPath(name))
+}
+
 // CheckDir makes the store's directory and refuses one in memory: pages of a saved
 // memory that runs only read would be allocated in it.
 func (s Store) CheckDir() error {
