@@ -1,7 +1,9 @@
 package qemu
 
 import (
+	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"regexp"
 	"strconv"
@@ -101,19 +103,30 @@ func (c *Config) addDisk(a *arguments) {
 	if len(c.Disk) == 0 {
 		return
 	}
-	below := ""
+	below := "" // none, whatever the image's header names
 	for i, l := range c.Disk {
 		top := i == len(c.Disk)-1
 		// No flush: nothing of a run outlives the machine, and a template is synced
 		// when it is complete.
-		access := "read-only=" + onOff(!top) + ",discard=unmap,cache.no-flush=on"
-		a.add("-blockdev", fmt.Sprintf("driver=file,node-name=file%d,filename=%s,locking=off,%s", i, a.path(l.File), access))
-		node := fmt.Sprintf("driver=%s,node-name=disk%d,file=file%d,%s", l.Format, i, i, access)
-		if l.Format == "qcow2" {
-			node += ",backing=" + below // empty: none, whatever the image's header names
+		node := func(driver, name string, more map[string]any) {
+			m := map[string]any{"driver": driver, "node-name": name, "read-only": !top, "discard": "unmap", "cache": map[string]any{"no-flush": true}}
+			maps.Copy(m, more)
+			b, err := json.Marshal(m)
+			if err != nil {
+				panic(err) // strings and booleans only
+			}
+			a.add("-blockdev", string(b))
 		}
-		a.add("-blockdev", node)
-		below = fmt.Sprintf("disk%d", i)
+		file, disk := fmt.Sprintf("file%d", i), fmt.Sprintf("disk%d", i)
+		node("file", file, map[string]any{"filename": a.path(l.File), "locking": "off"})
+		more := map[string]any{"file": file}
+		if l.Format == "qcow2" {
+			if more["backing"] = nil; i > 0 {
+				more["backing"] = below
+			}
+		}
+		node(l.Format, disk, more)
+		below = disk
 	}
 	// A full disk of the host is an error in the guest; QEMU's default is to stop the
 	// guest and wait.

@@ -283,5 +283,5 @@ func runs(ctx context.Context, p Program, accel string) error {
 		return fmt.Errorf("a guest of four instructions did not end within %s", guestLimit)
 	}
 	text := ui.CleanTo(capture.LastLines(words.String(), 3, "; "), 400)
-	return fmt.Errorf("QEMU: %s", strings.TrimPrefix(text, p.Path+": "))
+	return fmt.Errorf("QEMU: %s", strings.TrimPrefix(text, filepath.Base(p.Path)+": "))
 }

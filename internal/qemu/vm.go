@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -65,7 +66,7 @@ func Start(ctx context.Context, c Config) (*VM, error) {
 		return nil, err
 	}
 	a := c.arguments(far)
-	v := &VM{words: &capture.Tail{Limit: 4096}, name: a.argv[0], net: netdev(c.Program.Version), slots: c.SpareSlots, done: make(chan struct{})}
+	v := &VM{words: &capture.Tail{Limit: 4096}, name: filepath.Base(a.argv[0]), net: netdev(c.Program.Version), slots: c.SpareSlots, done: make(chan struct{})}
 	v.cmd = exec.Command(a.argv[0], a.argv[1:]...) //nolint:noctx // a VM outlives the context of its start; Kill ends it
 	v.cmd.Stderr = v.words
 	v.cmd.ExtraFiles = a.files
