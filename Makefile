@@ -1,4 +1,4 @@
-.PHONY: build test lint unit script e2e fuzz test-long test-trixie bench
+.PHONY: build test lint unit script e2e fuzz test-long test-trixie bench programs
 
 build:
 	go build -trimpath -ldflags=-s -o bin/aivm ./cmd/aivm
@@ -29,3 +29,8 @@ test-trixie:
 # Performance figures, each with its reference and its limit.
 bench:
 	@scripts/bench.sh
+
+# The agents of one-shot VMs, which aivm embeds: after each change of internal/guestd/agent
+# or internal/guestd/wire.
+programs:
+	@scripts/programs.sh

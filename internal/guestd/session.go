@@ -61,13 +61,18 @@ type Session struct {
 // Connect performs the handshake on conn, the host's end of ControlPort, within 10
 // seconds. It closes conn if it fails.
 func Connect(ctx context.Context, conn net.Conn) (*Session, error) {
+	return ConnectWithin(ctx, conn, handshakeLimit)
+}
+
+// ConnectWithin is Connect with another limit, for a VM that is still booting.
+func ConnectWithin(ctx context.Context, conn net.Conn, limit time.Duration) (*Session, error) {
 	s := &Session{
 		conn: conn, send: make(chan struct{}, 1), done: make(chan struct{}),
 		pending: map[uint32]chan<- wire.ReplyMessage{}, running: map[uint32]*Process{}, pool: totalCredit,
 	}
 	s.send <- struct{}{}
 	r := bufio.NewReaderSize(conn, 256<<10)
-	if err := s.handshake(ctx, r); err != nil {
+	if err := s.handshake(ctx, r, limit); err != nil {
 		conn.Close()
 		return nil, err
 	}
@@ -75,10 +80,10 @@ func Connect(ctx context.Context, conn net.Conn) (*Session, error) {
 	return s, nil
 }
 
-func (s *Session) handshake(ctx context.Context, r *bufio.Reader) error {
+func (s *Session) handshake(ctx context.Context, r *bufio.Reader, limit time.Duration) error {
 	stop := context.AfterFunc(ctx, func() { s.conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if err := s.conn.SetDeadline(time.Now().Add(handshakeLimit)); err != nil {
+	if err := s.conn.SetDeadline(time.Now().Add(limit)); err != nil {
 		return fmt.Errorf("connecting to the agent in the guest: %w", err)
 	}
 	var nonce [wire.NonceSize]byte
@@ -91,7 +96,7 @@ func (s *Session) handshake(ctx context.Context, r *bufio.Reader) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Errorf("the agent in the guest did not answer within %v: %w", handshakeLimit, err)
+		return fmt.Errorf("the agent in the guest did not answer within %v: %w", limit, err)
 	case err != nil:
 		return fmt.Errorf("connecting to the agent in the guest: %w", lost(err))
 	case !stop():

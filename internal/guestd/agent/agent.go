@@ -7,7 +7,9 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -37,7 +39,7 @@ func Main(args []string) int {
 	return 2
 }
 
-// serveSocket serves one connection.
+// serveSocket serves connections until the socket is closed.
 func serveSocket(number string) int {
 	fd, err := strconv.Atoi(number)
 	if err != nil {
@@ -45,8 +47,12 @@ func serveSocket(number string) int {
 	}
 	unix.CloseOnExec(fd)
 	s := newServer(fd, false)
-	if err := s.serve(); err != nil {
+	for err == nil {
+		err = s.serve()
+	}
+	if !errors.Is(err, io.EOF) {
 		fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
 	return 0
 }

@@ -124,7 +124,7 @@ func loadModule(path string) error {
 		flags = unix.MODULE_INIT_COMPRESSED_FILE
 	}
 	err = unix.FinitModule(int(f.Fd()), "", flags)
-	if errors.Is(err, unix.EEXIST) {
+	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENODEV) { // loaded, or of no use on this machine
 		return nil
 	}
 	return err

@@ -15,6 +15,7 @@ import (
 type port struct {
 	fd      int
 	virtual bool // a virtio port, to which hosts come and go
+	r       *bufio.Reader
 
 	mu  sync.Mutex // of writing
 	err error      // why it can no longer be written
@@ -54,38 +55,50 @@ func (p *port) send(frame []byte) error {
 	return p.err
 }
 
-// accept waits for the greeting of a host, answers it, and returns what follows it.
+func newPort(fd int, virtual bool) *port {
+	p := &port{fd: fd, virtual: virtual}
+	p.r = bufio.NewReaderSize(p, 64<<10)
+	return p
+}
+
+// accept waits for the greeting of a host and answers it.
 //
 // A port without a host is always at its end for read and poll. So the wait is for a
 // change: edge-triggered.
-func (p *port) accept() (*bufio.Reader, error) {
+func (p *port) accept() error {
 	wait, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer unix.Close(wait)
 	change := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(p.fd)}
 	if err := unix.EpollCtl(wait, unix.EPOLL_CTL_ADD, p.fd, &change); err != nil {
-		return nil, err
+		return err
 	}
-	r := bufio.NewReaderSize(p, 64<<10)
 	var scan wire.Scanner
 	for {
-		b, err := r.ReadByte()
+		b, err := p.r.ReadByte()
 		if errors.Is(err, io.EOF) && p.virtual {
 			if _, err := unix.EpollWait(wait, make([]unix.EpollEvent, 1), -1); err != nil && !errors.Is(err, unix.EINTR) {
-				return nil, err
+				return err
 			}
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if nonce, complete := scan.Byte(b); complete {
 			p.mu.Lock()
 			p.err = nil
 			p.mu.Unlock()
-			return r, p.send(wire.Answer(nonce))
+			return p.send(wire.Answer(nonce))
 		}
 	}
+}
+
+// greeted reports whether what comes next is another greeting: the host has closed
+// its connection and opened one so soon that the port's end was not seen.
+func (p *port) greeted() (bool, error) {
+	b, err := p.r.Peek(len(wire.HostMagic))
+	return string(b) == wire.HostMagic, err
 }

@@ -27,26 +27,33 @@ type server struct {
 }
 
 func newServer(fd int, init bool) *server {
-	s := &server{port: &port{fd: fd, virtual: init}, init: init, running: map[uint32]*command{}, reaper: newReaper()}
+	s := &server{port: newPort(fd, init), init: init, running: map[uint32]*command{}, reaper: newReaper()}
 	s.spare = s.newLeader()
 	return s
 }
 
 // serve serves one connection. It returns an error if there can be no other.
 func (s *server) serve() error {
-	r, err := s.port.accept()
-	if err != nil {
+	if err := s.port.accept(); err != nil {
 		return fmt.Errorf("waiting for the host: %w", err)
 	}
-	frames := wire.Reader{R: r, Accept: wire.FromHost}
+	frames := wire.Reader{R: s.port.r, Accept: wire.FromHost}
 	for {
-		h, payload, err := frames.Next()
-		if err == nil {
+		again, err := s.port.greeted()
+		var h wire.Header
+		var payload []byte
+		if err == nil && !again {
+			h, payload, err = frames.Next()
+		}
+		if err == nil && !again {
 			err = s.dispatch(h, payload)
 		}
-		if err != nil {
+		switch {
+		case errors.Is(err, errPrepared):
+			return nil
+		case err != nil || again:
 			s.endAll()
-			if !errors.Is(err, io.EOF) {
+			if err != nil && !errors.Is(err, io.EOF) {
 				logf("connection of the host: %v", err)
 			}
 			if s.init {
@@ -56,6 +63,9 @@ func (s *server) serve() error {
 		}
 	}
 }
+
+// errPrepared ends a connection: the next bytes are of another host.
+var errPrepared = errors.New("prepared to be saved")
 
 // reply answers a request. Once the connection is lost, nobody reads the answer.
 func (s *server) reply(id uint32, m wire.ReplyMessage) {
@@ -104,7 +114,8 @@ func (s *server) dispatch(h wire.Header, payload []byte) error {
 		if err := json.Unmarshal(payload, &r); err != nil {
 			return err
 		}
-		go func() { s.replyError(h.Stream, s.prepare(r)) }()
+		s.replyError(h.Stream, s.prepare(r))
+		return errPrepared
 	case wire.Flush:
 		go func() { s.replyError(h.Stream, s.flush()) }()
 	case wire.PowerOff:

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -254,12 +255,19 @@ func leadStart(r leadRequest) (tty, pid int, err error) {
 	}
 	defer done()
 	attr.Sys.Setpgid = true
+	// Traced, it stops before its first instruction, until it is in the foreground.
+	attr.Sys.Ptrace = true
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	pid, err = syscall.ForkExec(r.Program.Path, r.Program.Argv, attr)
 	if err != nil {
 		return 0, 0, err
 	}
-	// In case it has already been stopped because it was in the background.
-	err = unix.IoctlSetPointerInt(tty, unix.TIOCSPGRP, pid)
-	_ = unix.Kill(-pid, unix.SIGCONT)
-	return tty, pid, err
+	if _, err := unix.Wait4(pid, nil, 0, nil); err != nil {
+		return 0, 0, err
+	}
+	if err := unix.IoctlSetPointerInt(tty, unix.TIOCSPGRP, pid); err != nil {
+		return 0, 0, err
+	}
+	return tty, pid, unix.PtraceDetach(pid)
 }

@@ -11,12 +11,13 @@ import (
 const Version = 1
 
 const (
-	hostMagic  = "aivm\x00run"
+	// HostMagic begins a greeting. No frame begins so.
+	HostMagic  = "aivm\x00run"
 	guestMagic = "aivm\x00vm\x01"
 	// NonceSize is the length of a greeting's nonce.
 	NonceSize = 8
 	// GreetingSize is the length of the host's greeting.
-	GreetingSize = len(hostMagic) + NonceSize
+	GreetingSize = len(HostMagic) + NonceSize
 	// AnswerSize is the length of the agent's answer.
 	AnswerSize = len(guestMagic) + NonceSize + 4
 	// maxStale is what may come before the answer: bytes of an earlier connection.
@@ -24,7 +25,7 @@ const (
 )
 
 // Greeting is what the host sends first.
-func Greeting(nonce [NonceSize]byte) []byte { return append([]byte(hostMagic), nonce[:]...) }
+func Greeting(nonce [NonceSize]byte) []byte { return append([]byte(HostMagic), nonce[:]...) }
 
 // Answer is the agent's answer to a greeting.
 func Answer(nonce [NonceSize]byte) []byte {
@@ -40,8 +41,8 @@ func (s *Scanner) Byte(b byte) (nonce [NonceSize]byte, complete bool) {
 		s.last = s.last[:copy(s.last, s.last[1:])]
 	}
 	s.last = append(s.last, b)
-	if len(s.last) == GreetingSize && string(s.last[:len(hostMagic)]) == hostMagic {
-		copy(nonce[:], s.last[len(hostMagic):])
+	if len(s.last) == GreetingSize && string(s.last[:len(HostMagic)]) == HostMagic {
+		copy(nonce[:], s.last[len(HostMagic):])
 		s.last = s.last[:0]
 		return nonce, true
 	}
