@@ -285,7 +285,7 @@ func TestSetupAsks(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(w.Dir, "templates")); err == nil || b.boots != 0 {
 		t.Error("something was written")
 	}
-	p := e.plan(facts{Spec: Spec{Name: "x", ScriptSHA256: strings.Repeat("b", 64)}, Rebuild: "there is none", Steps: []stepFact{{step: step{name: stepTools}}, {step: step{name: stepScript}}}}, &work{Part: e})
+	p := e.plan(facts{Source: Source{Cached: true}, Spec: Spec{Name: "x", ScriptSHA256: strings.Repeat("b", 64)}, Rebuild: "there is none", Steps: []stepFact{{step: step{name: stepTools}}, {step: step{name: stepScript}}}}, &work{Part: e})
 	var text []string
 	for _, a := range p.Actions {
 		text = append(text, a.ID+": "+a.Why)

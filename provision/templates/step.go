@@ -33,7 +33,7 @@ var (
 
 // defaultPackages are installed in every template that is made from an image.
 var defaultPackages = []string{
-	"bash", "ca-certificates", "curl", "fd-find", "file", "git", "jq", "make", "openssl", "patch", "procps",
+	"bash", "ca-certificates", "curl", "fd-find", "file", "git", "jq", "libatomic1", "make", "openssl", "patch", "procps",
 	"python3", "python3-pip", "python3-venv", "ripgrep", "sqlite3", "sudo", "tar", "xz-utils",
 }
 
