@@ -20,6 +20,7 @@ import (
 	"aivm.dev/aivm/cmd/host"
 	"aivm.dev/aivm/cmd/image"
 	"aivm.dev/aivm/cmd/run"
+	"aivm.dev/aivm/cmd/setup"
 	"aivm.dev/aivm/cmd/show"
 	"aivm.dev/aivm/cmd/vm"
 	store "aivm.dev/aivm/internal/config"
@@ -136,7 +137,7 @@ Examples:
 		return []*cobra.Command{folders.SSHCmd(), folders.CodeCmd(), folders.AttachCmd(), folders.DetachCmd()}
 	}
 	c.AddCommand(folderCmds()...)
-	c.AddCommand(run.For(a.App).Cmd(), run.For(a.App).RunsCmd())
+	c.AddCommand(setup.For(a.App).Cmd(), run.For(a.App).Cmd(), run.For(a.App).RunsCmd())
 	c.AddCommand(vms.Cmd(append(folderCmds(), views.VMListCmd())...), views.StatusCmd(), views.ListCmd(), views.EditorsCmd(), images.Cmd(), git.For(a.App).Cmd(),
 		host.For(a.App).Cmd(images.FetchCmd("image-fetch")), config.For(a.App).Cmd(), a.versionCmd(), a.completionCmd(), a.tcshCmd(), a.rootApplyCmd(), a.rootHookCmd())
 	c.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
