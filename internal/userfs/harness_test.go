@@ -82,7 +82,7 @@ func guestRole() int {
 		fmt.Fprintln(os.Stderr, "mounting:", err)
 		return 99
 	}
-	cmd := exec.Command("bash", "-euxc", script)
+	cmd := exec.Command("bash", "-euc", script)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), roleEnv+"=", "LC_ALL=C.UTF-8", "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
@@ -158,7 +158,7 @@ func bdi(dir string) string {
 
 // trial is a server of an ordinary user with its exports below Dir.
 type trial struct {
-	t     *testing.T
+	t     testing.TB
 	Dir   string // of the host: "0", "1" are the exports, "canary" a file outside
 	guest *os.File
 	host  *exec.Cmd
@@ -168,7 +168,7 @@ type trial struct {
 }
 
 // newTrial starts a server in a jail. Exports "0" is writable, "1" read-only.
-func newTrial(t *testing.T, kind jail.Kind) *trial {
+func newTrial(t testing.TB, kind jail.Kind) *trial {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root")
@@ -297,4 +297,32 @@ func eachJail(t *testing.T, test func(t *testing.T, kind jail.Kind)) {
 	for _, kind := range []jail.Kind{jail.Namespaces, jail.Landlock} {
 		t.Run(string(kind), func(t *testing.T) { test(t, kind) })
 	}
+}
+
+// execChown gives everything below dir to the user of the server.
+func execChown(dir string) ([]byte, error) {
+	return exec.Command("chown", "-hR", fmt.Sprintf("%d:%d", testUID, testUID), dir).CombinedOutput()
+}
+
+// snapshot describes a directory: names, contents, times and modes.
+func snapshot(t *testing.T, dir string) string {
+	t.Helper()
+	out := &strings.Builder{}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		p := filepath.Join(dir, e.Name())
+		text, err := os.ReadFile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var st unix.Stat_t
+		if err := unix.Stat(p, &st); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintln(out, e.Name(), string(text), st.Mode, st.Nlink, st.Mtim, st.Ctim)
+	}
+	return out.String()
 }

@@ -156,12 +156,12 @@ func TestWritten(t *testing.T) {
 				t.Errorf("export %d", w.Export)
 			}
 		}
-		for _, want := range []string{"Makefile", ".git/hooks/pre-commit", "sub/.envrc"} {
+		for _, want := range []string{"Makefile", ".git", ".git/hooks/pre-commit", "sub/.envrc"} {
 			if !got[want] {
 				t.Errorf("%s is not reported: %v", want, r.Written)
 			}
 		}
-		if len(got) != 3 || r.Error != "" {
+		if len(got) != 4 || r.Error != "" {
 			t.Errorf("reported %v, error %q", r.Written, r.Error)
 		}
 	})

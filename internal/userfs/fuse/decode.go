@@ -70,6 +70,16 @@ func (r *Request) ReplySize() int {
 	return small
 }
 
+// Quick reports whether answering r usually takes less time than another thread needs to wake up:
+// everything but reading, writing and flushing data.
+func (r *Request) Quick() bool {
+	switch r.Op {
+	case Read, Write, Fsync, Fsyncdir, Fallocate, CopyFileRange:
+		return false
+	}
+	return true
+}
+
 // fields reads integers from the beginning of a body; short is set if the body ends too early.
 type fields struct {
 	b     []byte

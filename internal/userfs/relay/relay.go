@@ -63,36 +63,29 @@ func Serve(server Server, stream io.ReadWriter, idle func()) error {
 	return err
 }
 
-// work reads and answers one request after the other.
+// work reads and answers one request after the other. A request that takes long is answered while
+// another worker reads; for the others, waking it up would take longer than the answer.
 func (s *session) work() error {
 	in, out := make([]byte, small), make([]byte, small)
 	for {
+		s.read.Lock()
 		msg, bigIn, err := s.next(in)
 		if err != nil {
+			s.read.Unlock()
 			return err
 		}
 		r, err := fuse.Parse(msg)
 		if err != nil {
+			s.read.Unlock()
 			return fmt.Errorf("a request of the guest is malformed: %w", err)
 		}
-		buf, bigOut := out, false
-		if n := r.ReplySize(); n > len(out) {
-			if bigIn {
-				return errors.New("a request of the guest is malformed: no request has much data in both directions")
-			}
-			buf, bigOut = s.take(), true
+		quick := r.Quick() && s.in.Buffered() == 0
+		if !quick {
+			s.read.Unlock()
 		}
-		reply := s.server.Serve(&r, buf)
-		if bigIn {
-			s.put(msg)
-		}
-		if reply != nil {
-			s.write.Lock()
-			_, err = s.out.Write(reply)
-			s.write.Unlock()
-		}
-		if bigOut {
-			s.put(buf)
+		err = s.answer(&r, msg, bigIn, out)
+		if quick {
+			s.read.Unlock()
 		}
 		if err != nil {
 			return err
@@ -100,11 +93,34 @@ func (s *session) work() error {
 	}
 }
 
+// answer answers a request, in out if the reply fits, and puts its message back if it is big.
+func (s *session) answer(r *fuse.Request, msg []byte, bigIn bool, out []byte) error {
+	bigOut := r.ReplySize() > len(out)
+	if bigOut {
+		if bigIn {
+			return errors.New("a request of the guest is malformed: no request has much data in both directions")
+		}
+		out = s.take()
+	}
+	reply := s.server.Serve(r, out)
+	if bigIn {
+		s.put(msg)
+	}
+	var err error
+	if reply != nil {
+		s.write.Lock()
+		_, err = s.out.Write(reply)
+		s.write.Unlock()
+	}
+	if bigOut {
+		s.put(out)
+	}
+	return err
+}
+
 // next reads the next message, into buf if it fits. Otherwise big is true and the message is to be
 // put back.
 func (s *session) next(buf []byte) (msg []byte, big bool, err error) {
-	s.read.Lock()
-	defer s.read.Unlock()
 	head, err := s.in.Peek(4)
 	if err != nil {
 		return nil, false, err
