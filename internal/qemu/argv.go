@@ -90,7 +90,7 @@ func (c *Config) arguments(qmp *os.File) arguments {
 	}
 	c.addDisk(&a)
 	if c.NIC != nil {
-		a.add("-netdev", fmt.Sprintf("%s%d", netdev(c.Program.Version), a.inherit(c.NIC.Socket)),
+		a.add("-netdev", fmt.Sprintf("socket,id=net0,fd=%d", a.inherit(c.NIC.Socket)),
 			"-device", fmt.Sprintf("virtio-net-pci,netdev=net0,id=nic0,mac=%s,host_mtu=%d,romfile=,addr=5", c.NIC.MAC, c.NIC.MTU))
 	}
 	return a
@@ -136,15 +136,6 @@ func (c *Config) addDisk(a *arguments) {
 // slotID names a spare PCI slot.
 func slotID(i int) string { return "spare" + strconv.Itoa(i) }
 
-// netdev begins the description of a card's link, up to the descriptor's number.
-// QEMU 7.2 brought "stream"; before it "socket" has the same framing.
-func netdev(v Version) string {
-	if v.AtLeast(7, 2) {
-		return "stream,id=net0,server=off,addr.type=fd,addr.str="
-	}
-	return "socket,id=net0,fd="
-}
-
 func onOff(b bool) string {
 	if b {
 		return "on"
@@ -152,7 +143,7 @@ func onOff(b bool) string {
 	return "off"
 }
 
-var inheritedFile = regexp.MustCompile(`(fd=|addr\.str=|/proc/self/fd/)\d+`)
+var inheritedFile = regexp.MustCompile(`(fd=|/proc/self/fd/)\d+`)
 
 // Shape returns what of a command line a saved VM depends on beside the program: the
 // devices and their order. Files, the boot and the disk's layers are not in it.

@@ -43,11 +43,6 @@ func TestArguments(t *testing.T) {
 			c.Log = files(1)[0]
 			c.NIC = &NIC{Socket: files(1)[0], MAC: "52:54:00:00:00:01", MTU: 65520}
 		},
-		"qemu-6.2": func(c *Config) {
-			c.Program.Version = Version{Major: 6, Minor: 2}
-			c.MachineType = "pc-q35-6.2"
-			c.NIC = &NIC{Socket: files(1)[0], MAC: "52:54:00:00:00:01", MTU: 1500}
-		},
 		"aarch64": func(c *Config) {
 			c.Program = Program{Path: "/usr/bin/qemu-system-aarch64", Arch: "aarch64", Version: Version{Major: 7, Minor: 2}, Machine: "virt-7.2"}
 		},

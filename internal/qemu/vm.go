@@ -27,7 +27,6 @@ type VM struct {
 	qmp    *qmp
 	words  *capture.Tail // QEMU's stderr
 	name   string
-	net    string // how a card's link is described
 	slots  int
 	mu     sync.Mutex
 	used   int  // spare slots in use
@@ -66,7 +65,7 @@ func Start(ctx context.Context, c Config) (*VM, error) {
 		return nil, err
 	}
 	a := c.arguments(far)
-	v := &VM{words: &capture.Tail{Limit: 4096}, name: filepath.Base(a.argv[0]), net: netdev(c.Program.Version), slots: c.SpareSlots, done: make(chan struct{})}
+	v := &VM{words: &capture.Tail{Limit: 4096}, name: filepath.Base(a.argv[0]), slots: c.SpareSlots, done: make(chan struct{})}
 	v.cmd = exec.Command(a.argv[0], a.argv[1:]...) //nolint:noctx // a VM outlives the context of its start; Kill ends it
 	v.cmd.Stderr = v.words
 	v.cmd.ExtraFiles = a.files

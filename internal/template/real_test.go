@@ -203,14 +203,14 @@ func TestCard(t *testing.T) {
 	}
 	defer r.Close()
 	got, err := output(t.Context(), session, `for i in $(seq 100); do n=$(grep -l 52:54:00:12:34:56 /sys/class/net/*/address) && break; sleep 0.1; done
-d=${n%/address}; cat $d/mtu; ip link set ${d##*/} up; ip addr add 10.0.0.2/24 dev ${d##*/}; ping -c 1 -W 1 10.0.0.1 2>&1; ip a; dmesg | tail; true`)
-	if err != nil || !strings.HasPrefix(got, "65520") {
+d=${n%/address}; cat $d/mtu; ip link set ${d##*/} up; ip addr add 10.0.0.2/24 dev ${d##*/}; ping -c 1 -W 1 10.0.0.1 >/dev/null 2>&1; true`)
+	if err != nil || got != "65520" {
 		t.Error(got, err)
 	}
 	_ = own.SetReadDeadline(time.Now().Add(10 * time.Second))
 	b := make([]byte, 64)
 	if n, err := own.Read(b); err != nil || n < 4 {
-		t.Error(n, err, got)
+		t.Error(n, err)
 	}
 }
 
