@@ -114,7 +114,7 @@ type Diagnosis struct {
 // Doctor checks this machine for what prevents VMs from running or from being reached; with Fix it
 // first repairs what it can. Without Sudo it does nothing as root, unless the process runs as root.
 func (e *Env) Doctor(ctx context.Context, o DoctorOptions) (Diagnosis, error) {
-	st := Diagnosis{Status: Status{Schema: 1, Config: e.StorePath, Tally: checks.Tally{Checks: []host.Check{}}, Wall: Wall{Writable: []string{}}}, Fixable: []string{}, Fixed: []string{}}
+	st := Diagnosis{Status: Status{Schema: 1, Config: e.StorePath, Tally: checks.Tally{Checks: []host.Check{}}, Wall: Wall{Writable: []string{}}, OneShots: e.OneShots(ctx)}, Fixable: []string{}, Fixed: []string{}}
 	if o.Fix {
 		fixed, err := e.fix(ctx, o)
 		if err != nil {
@@ -127,6 +127,7 @@ func (e *Env) Doctor(ctx context.Context, o DoctorOptions) (Diagnosis, error) {
 		return st, err
 	}
 	st.Add(host.Doctor(d.Host, d.Exam)...)
+	st.Add(checks.For(e.Loop).OneShotChecks(ctx)...)
 	st.Add(checks.For(e.Loop).NetworksCheck(d), checks.For(e.Loop).SSHConfigCheck(d), editors.For(e.Loop).Check(ctx), checks.StoreCheck(d))
 	if !o.Fix {
 		for _, a := range e.planFix(d, editors.For(e.Loop).WithoutExtension(ctx)).Actions {

@@ -1,5 +1,6 @@
 // Package provision is the facade of aivm: it has one function per verb, which calls the parts
-// (machine, folders, clones, settings, editors, walls, snapshots, images, checks, legacy03).
+// (machine, folders, clones, settings, editors, walls, snapshots, images, checks, legacy03, and
+// templates, oneshot, runs).
 //
 // A verb resolves its arguments to a Target (target), and describes to the loop how to observe and
 // plan, and what to do afterwards (loop.Job). The loop shows the plan, asks for consent, locks and
@@ -12,6 +13,7 @@
 package provision
 
 import (
+	"aivm.dev/aivm/provision/checks"
 	"aivm.dev/aivm/provision/loop"
 	"aivm.dev/aivm/provision/session"
 	"aivm.dev/aivm/provision/target"
@@ -30,6 +32,9 @@ func New(o Options) (*Env, error) {
 	}
 	if s.Firewall == nil {
 		s.Firewall = walls.OS{}
+	}
+	if o.Seams == nil { // the folder server is this program, not a test's
+		s.Host.OneShot = checks.TryOneShot
 	}
 	return newEnv(s), nil
 }

@@ -3,6 +3,7 @@ package provision
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"sort"
 	"sync"
 
@@ -10,7 +11,9 @@ import (
 	"aivm.dev/aivm/internal/virt"
 	"aivm.dev/aivm/provision/checks"
 	"aivm.dev/aivm/provision/folders"
+	"aivm.dev/aivm/provision/host"
 	"aivm.dev/aivm/provision/legacy03"
+	"aivm.dev/aivm/provision/templates"
 	"aivm.dev/aivm/provision/walls"
 )
 
@@ -22,6 +25,71 @@ type Listing struct {
 	VMs      []ListedVM             `json:"vms"`
 	Networks []ListedNetwork        `json:"networks"`
 	Folders  []folders.ListedFolder `json:"folders"`
+	OneShots
+}
+
+// OneShots lists what there is of one-shot VMs.
+type OneShots struct {
+	Templates []TemplateListed `json:"templates"`
+	Runs      []RunRecord      `json:"runs"`
+}
+
+// OneShots reads the templates and the runs. What cannot be read is a warning, and left out.
+func (e *Env) OneShots(ctx context.Context) OneShots {
+	out, warnings := e.readOneShots(ctx)
+	for _, w := range warnings {
+		e.WarnOnce(w)
+	}
+	return out
+}
+
+// readOneShots is OneShots without printing, so that it can run beside other observations.
+func (e *Env) readOneShots(ctx context.Context) (out OneShots, warnings []string) {
+	out = OneShots{Templates: []TemplateListed{}, Runs: []RunRecord{}}
+	ts, err := e.Templates(ctx)
+	if err != nil {
+		warnings = append(warnings, "the templates are not known: "+err.Error())
+	}
+	rs, err := e.Runs()
+	if err != nil {
+		warnings = append(warnings, "the runs are not known: "+err.Error())
+	}
+	out.Templates, out.Runs = append(out.Templates, ts...), append(out.Runs, rs...)
+	return out, warnings
+}
+
+// Check reports whether "aivm run" can resume the template that it uses; wanted is its name.
+func (o OneShots) Check(wanted string) host.Check {
+	c := host.NewCheck("templates", "Template of aivm run", host.Skipped, "none yet")
+	setup := "aivm setup"
+	if wanted == "" {
+		wanted = config.DefaultTemplate
+	}
+	if wanted != config.DefaultTemplate {
+		setup += " --template " + wanted
+	}
+	c.Fix = []string{setup}
+	for _, t := range o.Templates {
+		switch {
+		case t.Name != wanted:
+			continue
+		case t.State == templates.StateReady:
+			c.State, c.Fix = host.OK, []string{}
+		case t.State == templates.StateStale:
+			c.State = host.Bad
+		}
+		c.Detail = t.Name + " is " + t.State
+		if t.Why != "" {
+			c.Detail += ": " + t.Why
+		}
+		if t.State == templates.StateReady && t.Accel == "tcg" {
+			c.Detail += "; emulation, several times slower than KVM"
+		}
+	}
+	if n := len(o.Runs); n > 0 {
+		c.Detail += fmt.Sprintf("; %d running", n)
+	}
+	return c
 }
 
 // ListedVM is one VM of a Listing.
@@ -65,10 +133,15 @@ func (e *Env) Listing(ctx context.Context) (Listing, error) {
 	out := Listing{Schema: 1, Store: store.Path, ActiveVM: c.ActiveVM, VMs: []ListedVM{}, Networks: []ListedNetwork{}, Folders: []folders.ListedFolder{}}
 	// Ask libvirt while the mount table is read.
 	var briefs func(config.VM) virt.Brief
+	var warnings []string
 	var wg sync.WaitGroup
 	wg.Go(func() { briefs = checks.For(e.Loop).Briefs(ctx, c.VMs) })
+	wg.Go(func() { out.OneShots, warnings = e.readOneShots(ctx) })
 	out.Folders = folders.For(e.Loop).List(c)
 	wg.Wait()
+	for _, w := range warnings {
+		e.WarnOnce(w)
+	}
 	for _, vm := range c.VMs {
 		is, check := briefs(vm), checks.For(e.Loop)
 		l := ListedVM{

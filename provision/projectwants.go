@@ -3,6 +3,7 @@ package provision
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"aivm.dev/aivm/internal/config"
 	"aivm.dev/aivm/internal/projectfile"
@@ -27,11 +28,20 @@ func (e *Env) ProjectWants(folder string) projectfile.Wants {
 	return read()
 }
 
-// MissingPackages returns the packages that a project asks for and the template does not have by the
-// config.
-func MissingPackages(w projectfile.Wants, c *config.Config, template string) []string {
+// packagesHint returns the command that builds the template with the packages that the project asks for
+// in addition; "" if the template has them all by the config.
+func packagesHint(w projectfile.Wants, c *config.Config, template string) string {
 	t, _ := c.TemplateNamed(template)
-	return slices.DeleteFunc(slices.Clone(w.Packages), func(p string) bool { return slices.Contains(t.Packages, p) })
+	all := slices.Clone(t.Packages)
+	for _, p := range w.Packages {
+		if !slices.Contains(all, p) {
+			all = append(all, p)
+		}
+	}
+	if len(all) == len(t.Packages) {
+		return ""
+	}
+	return "aivm setup --template " + template + " --packages " + strings.Join(all, ",")
 }
 
 // VMPIImport reads a file of vmpi and returns what it means for the config. It changes nothing.

@@ -22,6 +22,7 @@ type Status struct {
 	VM     string `json:"vm"`
 	checks.Tally
 	Wall Wall `json:"wall"`
+	OneShots
 	// Details and Next are set with --detail.
 	Details []checks.Detail `json:"details,omitempty"`
 	Next    []string        `json:"next,omitempty"`
@@ -53,18 +54,34 @@ func (e *Env) StatusInDetail(ctx context.Context, vmFlag string, sudo bool) (Sta
 	return e.status(ctx, vmFlag, sudo, true)
 }
 
+// RunReadiness checks only what "aivm run" needs: QEMU, the folder server, memory, the directory of the
+// templates, and the template. ready: a run would resume.
+func (e *Env) RunReadiness(ctx context.Context) (st Status, ready bool, err error) {
+	store, err := e.Load()
+	if err != nil {
+		return Status{}, false, err
+	}
+	st = Status{Schema: 1, Config: store.Path, Tally: checks.Tally{Checks: []host.Check{}}, Wall: Wall{Writable: []string{}}, OneShots: e.OneShots(ctx)}
+	st.Add(checks.For(e.Loop).OneShotChecks(ctx)...)
+	template := st.OneShots.Check(store.Config.Run.Template)
+	st.Add(template)
+	return st, template.State == host.OK && st.Done == st.Total, nil
+}
+
 func (e *Env) status(ctx context.Context, vmFlag string, sudo, detail bool) (Status, error) {
 	store, err := e.Load()
 	if err != nil {
 		return Status{}, err
 	}
 	st := Status{Schema: 1, Config: store.Path, Tally: checks.Tally{Checks: []host.Check{}}, Wall: Wall{Writable: []string{}}}
+	st.OneShots = e.OneShots(ctx)
+	oneShot := st.OneShots.Check(store.Config.Run.Template)
 	res, err := store.Resolve(target.Cwd(), vmFlag)
 	if err != nil {
 		if vmFlag != "" {
 			return st, checks.For(e.Loop).ExplainUnknown(ctx, store, err)
 		}
-		st.Add(checks.For(e.Loop).HostChecks()...)
+		st.Add(append(checks.For(e.Loop).HostChecks(), oneShot)...)
 		return st, nil
 	}
 	st.VM = res.VM
@@ -108,6 +125,7 @@ func (e *Env) status(ctx context.Context, vmFlag string, sudo, detail bool) (Sta
 	}
 	paths, sentence := folderStatus.Writable()
 	st.Wall = Wall{Writable: paths, Sentence: fmt.Sprintf("VM %s %s. %s", w.Name, walls.AccessSentence(w.Network, f.WallRules()), sentence)}
+	st.Add(oneShot)
 	if detail {
 		st.Details, st.Next = check.Details(ctx, w, f, n), st.Tally.Next(w, f)
 	}

@@ -68,6 +68,7 @@ Examples:
 	f.StringVar(&from, "import", "", "take the settings of vmpi's `FILE` (.vmpirc.json, .yaml) over into the config, and build nothing")
 	a.ImageFlag(c, &o.Image, cli.ImageUsage)
 	a.DryRunFlag(c)
+	_ = c.RegisterFlagCompletionFunc("template", a.CompleteTemplate)
 	return c
 }
 

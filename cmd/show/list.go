@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"aivm.dev/aivm/cmd/cli"
@@ -11,7 +12,7 @@ import (
 	"aivm.dev/aivm/provision"
 )
 
-var sections = []string{"all", "folders", "networks", "vms"}
+var sections = []string{"all", "folders", "networks", "runs", "templates", "vms"}
 
 // ListCmd builds "aivm list".
 func (a Verbs) ListCmd() *cobra.Command { return a.lister("all") }
@@ -23,13 +24,15 @@ func (a Verbs) VMListCmd() *cobra.Command { return a.lister("vms") }
 func (a Verbs) lister(preset string) *cobra.Command {
 	var section string
 	c := &cobra.Command{
-		Use: "list", Aliases: []string{"ls"}, Short: "List VMs, networks and attached folders", Args: cli.NoArgs,
-		Long: `List VMs, networks and attached folders. No VM is contacted.
+		Use: "list", Aliases: []string{"ls"}, Short: "List VMs, networks, attached folders, templates and runs", Args: cli.NoArgs,
+		Long: `List VMs, networks and attached folders, and of one-shot VMs the templates and the runs
+that are alive. No VM is contacted.
 
 Folder states: ok means that this machine shares the folder with the VM ("aivm status"
 also checks that the VM has mounted it); detaching means that the folder is still
 shared although it is no longer attached. CPUs and memory are those a VM has; where the
-config has others, it says so and how to apply them.
+config has others, it says so and how to apply them. A template is ready, stale (a run
+boots it, which takes longer; "aivm setup" builds it again) or building.
 
 Examples:
   aivm list
@@ -54,7 +57,7 @@ Examples:
 			return nil
 		},
 	}
-	c.Flags().StringVar(&section, "section", preset, "what to list: all, vms, networks or folders")
+	c.Flags().StringVar(&section, "section", preset, "what to list: all, vms, networks, folders, templates or runs")
 	_ = c.RegisterFlagCompletionFunc("section", cli.Fixed(sections...))
 	return c
 }
@@ -100,6 +103,20 @@ func (a Verbs) printListing(l provision.Listing, section string) {
 	show("folders", "Attached Folders", len(l.Folders), func() {
 		for _, f := range l.Folders {
 			a.UI.Result("  - %s | vm=%s | mode=%s | access=%s | guest_dst=%s | state=%s", f.HostPath, f.VM, f.Mode, f.Access, f.GuestDst, f.State)
+		}
+	})
+	show("templates", "Templates of aivm run", len(l.Templates), func() {
+		for _, t := range l.Templates {
+			why := ""
+			if t.Why != "" {
+				why = " | " + ui.Clean(t.Why)
+			}
+			a.UI.Result("  - %s | state=%s | size=%s | image=%s | cpus=%d | memory_mb=%d%s", t.Name, t.State, humanize.Bytes(uint64(max(t.Size, 0))), cli.OrDash(ui.Clean(t.Image)), t.CPUs, t.MemoryMB, why)
+		}
+	})
+	show("runs", "Runs", len(l.Runs), func() {
+		for _, r := range l.Runs {
+			a.UI.Result("  - %s | state=%s | template=%s | folder=%s | command=%s", r.Name, r.State, r.Template, cli.OrDash(ui.Clean(r.Folder)), ui.CleanTo(strings.Join(r.Argv, " "), 60))
 		}
 	})
 	a.UI.Result("Config store: %s", l.Store)
