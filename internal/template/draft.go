@@ -199,7 +199,7 @@ func (d *Draft) Save(ctx context.Context, r *Running) error {
 	if err := r.VM.Save(ctx, state); err != nil {
 		return err
 	}
-	b, err := readBounded(d.path(stateFile), maxState)
+	b, err := readBounded(d.path(stateFile), qemu.MaxState)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package template
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -144,16 +145,12 @@ func (s Store) Resume(ctx context.Context, t Template, o Options) (*Running, err
 	defer func() { open.close() }()
 	c := t.Key.config(t.Program)
 	c.Incoming, c.Log = true, o.Log
-	err := t.usable()
+	state, err := t.state()
 	if err == nil {
 		c.RAM, err = open.open(t.Dir, ramFile, os.O_RDWR)
 	}
 	if err == nil {
 		c.Disk, err = s.layers(t, &open)
-	}
-	var state *os.File
-	if err == nil {
-		state, err = open.open(t.Dir, stateFile, os.O_RDONLY)
 	}
 	if err == nil {
 		r.step("files")
@@ -163,29 +160,23 @@ func (s Store) Resume(ctx context.Context, t Template, o Options) (*Running, err
 		closeNIC(o.NIC)
 		return nil, fmt.Errorf("resuming the template %s: %w", t.Key.Name, err)
 	}
-	err = r.VM.Resume(ctx, state)
+	err = r.VM.Resume(ctx, bytes.NewReader(state))
 	r.step("state")
 	return r.run(ctx, o, err)
 }
 
-// usable compares the state with its digest. A state that was changed on the disk can
-// do to QEMU what its author wants.
-func (t Template) usable() error {
+// state reads the state of the devices and compares it with its digest. A state that
+// was changed on the disk can do to QEMU what its author wants.
+func (t Template) state() ([]byte, error) {
 	if t.Damaged != "" {
-		return errors.New(t.Damaged)
+		return nil, errors.New(t.Damaged)
 	}
-	b, err := readBounded(filepath.Join(t.Dir, stateFile), maxState)
-	if err != nil {
-		return err
+	b, err := readBounded(filepath.Join(t.Dir, stateFile), qemu.MaxState)
+	if err == nil && digest(b) != t.StateDigest {
+		err = errors.New("the file of its devices was changed or truncated")
 	}
-	if digest(b) != t.StateDigest {
-		return errors.New("the file of its devices was changed or truncated")
-	}
-	return nil
+	return b, err
 }
-
-// maxState bounds the saved state of the devices.
-const maxState = 64 << 20
 
 // Cold boots a run from a template's disk: when the template cannot be resumed.
 func (s Store) Cold(ctx context.Context, t Template, o Options) (*Running, error) {

@@ -140,7 +140,7 @@ func TestDamaged(t *testing.T) {
 	} {
 		s := Store{t.TempDir()}
 		tm := fake(t, s, "default", time.Now())
-		if err := tm.usable(); err != nil {
+		if _, err := tm.state(); err != nil {
 			t.Fatal(err)
 		}
 		if err := damage(tm.Dir); err != nil {
