@@ -40,6 +40,9 @@ type VM struct {
 type Ended struct{ Words, Status string }
 
 func (e *Ended) Error() string {
+	if e.Words == "" && strings.Contains(e.Status, unix.SIGBUS.String()) {
+		return "QEMU ended: there was no space on the disk for the guest's memory, or its file was truncated (" + e.Status + ")"
+	}
 	if e.Words == "" {
 		return "QEMU ended without a message: " + e.Status
 	}

@@ -326,3 +326,48 @@ func TestDiesWithParent(t *testing.T) {
 		}
 	}
 }
+
+// TestHotplugFails adds devices whose other end is gone or whose description is wrong:
+// an error, and the VM lives.
+func TestHotplugFails(t *testing.T) {
+	p := installed(t)
+	c := base(t, p)
+	c.RAM, c.Kernel, c.ShareRAM = open(t, "ram", 128<<20), counter(t), true
+	v, err := Start(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Kill()
+	end := func() *os.File {
+		far, own, err := FilePair("end")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = own.Close()
+		return far
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for _, tag := range []string{"", "fs,queue-size=1", "FS", strings.Repeat("a", 40)} {
+		if err := v.HotplugFS(ctx, tag, end()); err == nil || !strings.Contains(err.Error(), "not a tag") {
+			t.Errorf("%q: %v", tag, err)
+		}
+	}
+	if err := v.HotplugNIC(ctx, NIC{Socket: end(), MAC: "x", MTU: 1500}); err == nil || !strings.Contains(err.Error(), "not a MAC") {
+		t.Error(err)
+	}
+	if err := v.HotplugFS(ctx, "fs0", end()); err == nil {
+		t.Error("a folder without a server was added")
+	} else {
+		t.Log(err)
+	}
+	if err := v.HotplugNIC(ctx, NIC{Socket: end(), MAC: "52:54:00:00:00:01", MTU: 1500}); err != nil {
+		t.Error(err)
+	}
+	if err := v.HotplugNIC(ctx, NIC{Socket: end(), MAC: "52:54:00:00:00:02", MTU: 1500}); err == nil || !strings.Contains(err.Error(), "slots") {
+		t.Error(err)
+	}
+	if err := v.Cont(ctx); err != nil {
+		t.Error(err)
+	}
+}
