@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 
 	"aivm.dev/aivm/internal/capture"
@@ -90,7 +91,11 @@ func extract(ctx context.Context, image, dir string, agent []byte) (Boot, error)
 // commandLine is the command line of a guest's kernel. A panic ends QEMU, which is
 // started with -no-reboot.
 func commandLine(uuid string) string {
-	return "console=ttyS0 quiet loglevel=3 panic=-1 no_timer_check random.trust_cpu=on aivm.root=UUID=" + uuid
+	console := map[string]string{"arm64": "ttyAMA0"}[runtime.GOARCH]
+	if console == "" {
+		console = "ttyS0"
+	}
+	return "console=" + console + " quiet loglevel=3 panic=-1 no_timer_check random.trust_cpu=on aivm.root=UUID=" + uuid
 }
 
 // rawDisk opens an image as a raw disk: itself, or a copy in dir that has no name any

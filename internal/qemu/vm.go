@@ -69,7 +69,8 @@ func Start(ctx context.Context, c Config) (*VM, error) {
 	}
 	a := c.arguments(far)
 	v := &VM{words: &capture.Tail{Limit: 4096}, name: filepath.Base(a.argv[0]), slots: c.SpareSlots, done: make(chan struct{})}
-	v.cmd = exec.Command(a.argv[0], a.argv[1:]...) //nolint:noctx // a VM outlives the context of its start; Kill ends it
+	// Without ctx: a VM outlives the context of its start. Kill ends it.
+	v.cmd = exec.Command(a.argv[0], a.argv[1:]...)
 	v.cmd.Stderr = v.words
 	v.cmd.ExtraFiles = a.files
 	v.cmd.Dir = "/"

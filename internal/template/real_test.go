@@ -69,6 +69,9 @@ func build(t *testing.T, s Store, k Key, p qemu.Program, image string, agent []b
 		t.Fatal(err)
 	}
 	defer d.Discard()
+	if _, err := os.Stat(d.Disk()); err != nil {
+		t.Error(err)
+	}
 	r, err := d.Start(ctx, Options{})
 	if err != nil {
 		t.Fatal(err)

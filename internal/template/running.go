@@ -186,7 +186,11 @@ func (s Store) Cold(ctx context.Context, t Template, o Options) (*Running, error
 	c := t.Key.config(t.Program)
 	c.Log, c.ShareRAM = o.Log, true
 	t.boot(&c, t.Dir)
-	layers, err := s.layers(t, &open)
+	var layers []qemu.Layer
+	err := t.bootable()
+	if err == nil {
+		layers, err = s.layers(t, &open)
+	}
 	if err == nil && o.Agent != nil {
 		err = replaceAgent(&c, o.Agent, &open)
 	}
@@ -204,6 +208,22 @@ func (s Store) Cold(ctx context.Context, t Template, o Options) (*Running, error
 		return nil, fmt.Errorf("booting the template %s: %w", t.Key.Name, err)
 	}
 	return r.run(ctx, o, nil)
+}
+
+// bootable says why a damaged template cannot even be booted: without its disk it is
+// nothing.
+func (t Template) bootable() error {
+	if t.DiskBytes == 0 || t.Boot.Kernel == "" || !sizeIs(t.Dir, diskFile, t.DiskBytes) {
+		return errors.New(orDamaged(t.Damaged))
+	}
+	return nil
+}
+
+func orDamaged(why string) string {
+	if why == "" {
+		return "the file of its disk is missing or truncated"
+	}
+	return why
 }
 
 // boot sets what a direct boot needs.
