@@ -116,6 +116,7 @@ is there any more.
 
 Examples:
   aivm runs stop NAME            end one
+  aivm runs stop build test      end two
 ` + cli.ExitStatuses,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {

@@ -65,7 +65,11 @@ func (i Ignored) String() string {
 	if i.Key != "" {
 		at += ": " + i.Key
 	}
-	return ui.Clean(at + " is ignored: " + i.Why)
+	verb := " is ignored: "
+	if strings.Contains(i.Key, ", ") {
+		verb = " are ignored: "
+	}
+	return ui.Clean(at + verb + i.Why)
 }
 
 // Remarks returns one line for each ignored key, at most 9.
@@ -82,7 +86,7 @@ func (w Wants) Remarks() []string {
 
 // Ignore adds a remark.
 func (w *Wants) Ignore(file string, line int, key, format string, args ...any) {
-	w.Ignored = append(w.Ignored, Ignored{Key: ui.CleanTo(key, 80), File: file, Line: line, Why: ui.CleanTo(fmt.Sprintf(format, args...), 300)})
+	w.Ignored = append(w.Ignored, Ignored{Key: ui.CleanTo(key, 160), File: file, Line: line, Why: ui.CleanTo(fmt.Sprintf(format, args...), 300)})
 }
 
 // Or returns w, with what it does not ask for taken from other.

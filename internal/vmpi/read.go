@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"aivm.dev/aivm/internal/projectfile"
 )
@@ -286,8 +287,8 @@ func wantsOf(path string, o Options) projectfile.Wants {
 		}
 		w.AddPackages(path, f.packagesLine, "guestPackages", list)
 	}
-	for _, key := range f.otherKeys() {
-		w.Ignore(path, 0, key, "a project can only set memory, CPUs and packages; aivm setup --import shows what it means for %s", o.trusted())
+	if keys := f.otherKeys(); len(keys) > 0 {
+		w.Ignore(path, 0, strings.Join(keys, ", "), "a project can only set memory, CPUs and packages; aivm setup --import shows what else it means for %s", o.trusted())
 	}
 	return w
 }

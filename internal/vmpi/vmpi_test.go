@@ -119,7 +119,7 @@ func TestProject(t *testing.T) {
 			t.Errorf("%s does not name the config", g)
 		}
 	}
-	want := []string{"piConfigDir", "stateDir", "network.policy", "network.providers", "network.allowedDomains", "network.localServices", "rootfsExtraMb", "secrets"}
+	want := []string{"piConfigDir, stateDir, network.policy, network.providers, network.allowedDomains, network.localServices, rootfsExtraMb, secrets"}
 	if d := cmp.Diff(want, keys); d != "" {
 		t.Error(d)
 	}
