@@ -1,6 +1,7 @@
 package userstack
 
 import (
+	"bytes"
 	"context"
 	"net"
 	"net/netip"
@@ -27,6 +28,7 @@ func newGuest(t *testing.T, conn net.Conn) *guest {
 	mac, _ := net.ParseMAC(GuestMAC)
 	peer, _ := net.ParseMAC(GatewayMAC)
 	e := &engine{link: newLink(conn, MTU, peer, mac)}
+	e.link.features = stack.CapabilityNone // it checks checksums, as a kernel does
 	if err := e.buildStack(); err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +40,10 @@ func newGuest(t *testing.T, conn net.Conn) *guest {
 	e.stack.SetSpoofing(nicID, false)
 	e.stack.AddProtocolAddress(nicID, tcpip.ProtocolAddress{Protocol: ipv4.ProtocolNumber, AddressWithPrefix: address.WithPrefix()}, stack.AddressProperties{})
 	g := &guest{engine: e, t: t}
+	// As with QEMU and a kernel, receiving does not wait for sending.
+	received := make(chan []byte, 1<<16)
 	go func() {
+		defer close(received)
 		in := newFrames(conn)
 		for {
 			frame, err := in.next()
@@ -46,8 +51,13 @@ func newGuest(t *testing.T, conn net.Conn) *guest {
 				return
 			}
 			if len(frame) > ethernetSize && frame[12] == 8 && frame[13] == 0 {
-				e.link.inject(frame[ethernetSize:])
+				received <- bytes.Clone(frame[ethernetSize:])
 			}
+		}
+	}()
+	go func() {
+		for packet := range received {
+			e.link.inject(packet)
 		}
 	}()
 	t.Cleanup(func() { conn.Close() })

@@ -29,6 +29,10 @@ func TestMain(m *testing.M) {
 		os.Exit(Main(os.Args[1:]))
 	}
 	if os.Getuid() != 0 || os.Getenv(labVariable) != "" {
+		runtime.LockOSThread() // the main thread's namespace is what /proc and "ip" take for ours
+		if os.Getenv(labVariable) != "" {
+			_ = exec.Command("ip", "link", "set", "lo", "up").Run()
+		}
 		os.Exit(m.Run())
 	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
@@ -106,7 +110,6 @@ func newLab(t *testing.T) namespace {
 		t.Skip("needs root, for network namespaces")
 	}
 	origin := newNamespace(t)
-	ip(t, "link set lo up")
 	origin.do(func() {
 		ip(t, fmt.Sprintf("link add o0 type veth peer name h0 netns %d", os.Getpid()))
 		ip(t, "link set lo up")
@@ -120,12 +123,10 @@ func newLab(t *testing.T) namespace {
 	ip(t, "addr add 192.168.77.2/24 dev h0")
 	ip(t, "link set h0 up")
 	ip(t, "route add default via 192.168.77.1")
-	ip(t, "link add metadata type dummy")
-	ip(t, "addr add 169.254.169.254/32 dev metadata")
-	ip(t, "link set metadata up")
+	ip(t, "addr add 169.254.169.254/32 dev lo")
 	t.Cleanup(func() {
 		ip(t, "link del h0")
-		ip(t, "link del metadata")
+		ip(t, "addr del 169.254.169.254/32 dev lo")
 	})
 	if t.Failed() {
 		t.FailNow()
@@ -217,8 +218,9 @@ func TestNothingPrivateIsReached(t *testing.T) {
 	t.Logf("Landlock version %d", s.Landlock())
 	for _, a := range append(labForbidden, "0.0.0.0", "0.0.0.1", "255.255.255.255", "224.0.0.1", "192.0.0.1") {
 		begin := time.Now()
-		// What is not unicast gets no answer at all.
-		silent := a == "0.0.0.0" || a == "255.255.255.255" || a == "224.0.0.1"
+		// What is not unicast gets no answer at all; loopback addresses never leave a guest
+		// that is not hostile.
+		silent := strings.HasPrefix(a, "127.") || a == "0.0.0.0" || a == "255.255.255.255" || a == "224.0.0.1"
 		wait := 5 * time.Second
 		if silent {
 			wait = 200 * time.Millisecond
@@ -266,7 +268,7 @@ func TestAddressesOfLater(t *testing.T) {
 	origin.listen(t, labPublic+":80", echo)
 	g, _ := start(t)
 	g.mustDial(labPublic + ":80").Close()
-	ip(t, "addr add 203.0.113.77/24 dev metadata")
+	ip(t, "addr add 203.0.113.77/24 dev h0")
 	time.Sleep(machineTTL + 100*time.Millisecond)
 	for _, a := range []string{"203.0.113.77:80", labPublic + ":80"} {
 		if _, err := g.dial(a, 2*time.Second); err == nil {
@@ -411,16 +413,12 @@ func TestFloodsThroughTheProcess(t *testing.T) {
 			origin.listen(t, labPublic+":80", echo)
 			origin.listen(t, "203.0.113.20:80", echo)
 			g, s := start(t)
-			before := g.requests("203.0.113.20:80", 5)
+			g.mustDial("203.0.113.20:80").Close()
 			cpu, _ := s.usage(t)
 			began := time.Now()
-			stop := g.flood(to)
-			time.Sleep(500 * time.Millisecond)
-			during := g.requests("203.0.113.20:80", 20)
-			sent := stop()
+			sent := g.checkFlood(t, to)
 			after, rss := s.usage(t)
-			t.Logf("%d SYNs in %v; requests took %v, before %v; CPU %.2f s, peak RSS %.0f MB", sent, time.Since(began), during, before, after-cpu, rss)
-			checkFlood(t, before, during)
+			t.Logf("%d SYNs in %v; CPU %.2f s, peak RSS %.0f MB", sent, time.Since(began), after-cpu, rss)
 			if rss > 64 {
 				t.Errorf("peak RSS %.0f MB", rss)
 			}
