@@ -63,12 +63,12 @@ func serve(args []string, control *os.File, r *reporter) error {
 		_, _ = io.Copy(io.Discard, control) // the end of the socket, however it comes, is the sign to end
 		failed <- nil
 	}()
-	go func() { failed <- transport(c, t) }()
+	go func() { failed <- transport(t) }()
 	return <-failed
 }
 
 // transport serves t to the guest until the guest's end is closed.
-func transport(c settings, t *tree.Tree) error {
+func transport(t *tree.Tree) error {
 	// A blocking read takes one system call a request; through Go's poller it takes three.
 	if err := unix.SetNonblock(transportFD, false); err != nil {
 		return err

@@ -4,10 +4,9 @@
 // folders exist. The guest sees one file system whose root has a directory per export: "0", "1" and
 // so on. What it may do there, and how it is kept inside, is described in package tree.
 //
-// The server has one of two transports. With Config.Relay, FUSE messages come over a stream, to which
-// the guest's agent copies what its kernel writes to /dev/fuse. With Config.VhostUser, QEMU connects
-// the guest's virtio-fs driver to it (package vhost), which needs RAM that is shared with the server.
-// The guest mounts with default_permissions, allow_other, nosuid and nodev.
+// FUSE messages come over a stream (package relay), to which the guest's agent copies what its kernel
+// writes to /dev/fuse. The guest mounts with default_permissions, allow_other, nosuid and nodev, and
+// max_read=1048576.
 //
 // The server ends when the process that started it ends, or when the guest's end is closed.
 package userfs

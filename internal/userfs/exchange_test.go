@@ -104,7 +104,7 @@ def attempt(f):
     except OSError:
         pass
 def use(path):
-    data = open(path, "rb").read()
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK); data = os.read(fd, 4096); os.close(fd)
     assert b"secret" not in data and b"root:" not in data, data
 def write(path):
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK); os.write(fd, b"+"); os.close(fd)
@@ -114,7 +114,7 @@ def listing(path):
     names = os.listdir(path)
     assert "passwd" not in names and "shadow" not in names, names
 def make(path):
-    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_NONBLOCK, 0o600))
 def create(path):
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)); os.unlink(path)
 while not os.path.exists("/stop"):

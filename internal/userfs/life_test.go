@@ -149,15 +149,20 @@ func TestIdle(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	for what, c := range map[string]Config{
 		"no transport": {Exports: []Export{{Dir: t.TempDir()}}},
-		"no export":    {Relay: os.Stdin},
+		"no export":    {},
+		"vhost-user":   {Exports: []Export{{Dir: t.TempDir()}}},
 	} {
-		if what == "no export" {
-			r, w, err := os.Pipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer w.Close()
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		defer w.Close()
+		switch what {
+		case "no export":
 			c.Relay = r
+		case "vhost-user":
+			c.VhostUser = r
 		}
 		if s, err := Start(context.Background(), c); err == nil {
 			s.Close()

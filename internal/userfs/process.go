@@ -25,10 +25,9 @@ const (
 
 // settings are the server's argument.
 type settings struct {
-	Jail      jail.Kind
-	Entered   bool // Landlock is in force: the program has executed itself
-	VhostUser bool
-	Exports   []Export
+	Jail    jail.Kind
+	Entered bool // Landlock is in force: the program has executed itself
+	Exports []Export
 }
 
 // event is a line that the server writes to its control socket.
@@ -59,7 +58,7 @@ func (c *control) end() {
 
 // start starts the server in one jail and waits until it is ready.
 func start(ctx context.Context, c Config, kind jail.Kind, transport *os.File, dirs []*os.File) (*Server, error) {
-	arg, err := json.Marshal(settings{Jail: kind, VhostUser: c.VhostUser != nil, Exports: c.Exports})
+	arg, err := json.Marshal(settings{Jail: kind, Exports: c.Exports})
 	if err != nil {
 		return nil, err
 	}

@@ -36,7 +36,7 @@ func BenchmarkFolder(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		defer os.RemoveAll(direct)
+		b.Cleanup(func() { os.RemoveAll(direct) })
 		for _, dir := range []string{direct, "0"} {
 			cmd := tr.command("echo in $PWD; cd " + dir + "\n" + workload)
 			cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr

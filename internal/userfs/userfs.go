@@ -34,11 +34,11 @@ type Export struct {
 	ReadOnly bool
 }
 
-// A Config says what to serve and to whom. Exactly one of Relay and VhostUser is set.
+// A Config says what to serve and to whom.
 type Config struct {
 	Exports   []Export
 	Relay     *os.File    // the host's end of the stream; Start closes it
-	VhostUser *os.File    // a listening or connected Unix socket for QEMU; Start closes it
+	VhostUser *os.File    // refused: virtio-fs is not implemented
 	Program   []string    // this program, by default /proc/self/exe
 	Jails     []jail.Kind // those to try, by default all
 }
@@ -94,14 +94,19 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	return nil, noJail(reasons)
 }
 
+// transport returns the guest's end of the configured transport.
 func (c *Config) transport() (*os.File, error) {
 	switch {
-	case (c.Relay == nil) == (c.VhostUser == nil):
-		return nil, errors.New("a folder server has exactly one transport")
-	case c.Relay != nil:
-		return c.Relay, nil
+	case c.VhostUser != nil:
+		c.VhostUser.Close()
+		if c.Relay != nil {
+			c.Relay.Close()
+		}
+		return nil, errors.New("the folder server has no vhost-user transport; use the relay")
+	case c.Relay == nil:
+		return nil, errors.New("the folder server has no transport")
 	}
-	return c.VhostUser, nil
+	return c.Relay, nil
 }
 
 // noJail is the error of a host on which the server cannot be confined.
