@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -101,7 +102,11 @@ func (e *Env) runDefaults(o *RunOptions, cwd string) error {
 
 // runBoot finds the template of a run.
 func (e *Env) runBoot(ctx context.Context, o oneshot.Options) (oneshot.Boot, error) {
-	b, note, err := oneshot.Find(ctx, filepath.Join(filepath.Dir(e.Cache.Dir), "templates"), o)
+	var debug io.Writer
+	if o.Debug {
+		debug = e.Stderr
+	}
+	b, note, err := oneshot.Find(ctx, filepath.Join(filepath.Dir(e.Cache.Dir), "templates"), o, debug)
 	if err != nil {
 		return nil, err
 	}

@@ -29,8 +29,9 @@ type Stored struct {
 	log      *os.File
 }
 
-// Find returns the template that a run asks for. note is what the user is to know about it.
-func Find(ctx context.Context, dir string, o Options) (b *Stored, note string, err error) {
+// Find returns the template that a run asks for. note is what the user is to know about it. The VM's
+// console is written to debug; nil: to nothing.
+func Find(ctx context.Context, dir string, o Options, debug io.Writer) (b *Stored, note string, err error) {
 	store := template.Store{Dir: dir}
 	t, ok, err := store.Find(o.Template)
 	if err != nil {
@@ -55,10 +56,25 @@ func Find(ctx context.Context, dir string, o Options) (b *Stored, note string, e
 	if o.MemoryMiB != 0 && o.MemoryMiB != t.Key.MemoryMiB || o.CPUs != 0 && o.CPUs != t.Key.CPUs {
 		s.size(o)
 	}
-	if o.Debug {
-		s.log = os.Stderr
+	if debug != nil {
+		if s.log, err = console(debug); err != nil {
+			return nil, "", ui.Failed("making a pipe: %w", err)
+		}
 	}
 	return s, note, nil
+}
+
+// console returns a pipe, from which the VM's console is written to w.
+func console(w io.Writer) (*os.File, error) {
+	r, end, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		defer r.Close()
+		_, _ = io.Copy(w, r)
+	}()
+	return end, nil
 }
 
 // size gives the VM other sizes than the template's, which prevents a resume.

@@ -77,7 +77,15 @@ func (r Runner) Run(parent context.Context, o Options) (int, error) {
 	close(started)
 	<-watched
 	if received, ok := context.Cause(ctx).(signalled); ok {
-		return 128 + int(received), nil
+		if err != nil {
+			return 128 + int(received), nil
+		}
+		ctx = context.WithoutCancel(ctx) // the command has started: it is told
+		select {
+		case <-u.asked: // Attach sees it
+		default:
+			signals <- syscall.Signal(received)
+		}
 	}
 	var notStarted *guestd.StartError
 	if errors.As(err, &notStarted) {

@@ -153,12 +153,13 @@ func makeTemplate(dir, image string) error {
 		return err
 	}
 	defer d.Discard()
-	r, err := d.Start(ctx, template.Options{Log: os.Stderr})
+	r, err := d.Start(ctx, template.Options{})
 	if err != nil {
 		return err
 	}
-	s, err := r.Connect(ctx)
+	s, err := guestd.ConnectWithin(ctx, r.Control, 5*time.Minute)
 	if err != nil {
+		r.Close()
 		return err
 	}
 	if err := s.Prepare(ctx, []string{"/bin/true"}, []string{"/bin/sh", "-c", "id"}, []string{"/bin/bash", "-lc", "true"}); err != nil {

@@ -90,8 +90,8 @@ func TestSignals(t *testing.T) {
 
 func TestTimeout(t *testing.T) {
 	dir := folder(t, nil)
-	s := start(t, dir, "--timeout", "1s", "--", "sh", "-c", "echo up; exec sleep 100")
-	if code := s.end(t, 8*time.Second); code != 124 {
+	s := start(t, dir, "--timeout", "10s", "--", "sh", "-c", "echo up; exec sleep 100")
+	if code := s.end(t, 16*time.Second); code != 124 {
 		t.Errorf("status %d: %s", code, s.errout)
 	}
 	nothingLeft(t)
