@@ -31,6 +31,9 @@ func begin(t *testing.T, kind jail.Kind) (*Server, *os.File) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
+	if s.Jail() != kind {
+		t.Errorf("the server is in the jail %s", s.Jail())
+	}
 	return s, guest
 }
 
@@ -138,7 +141,7 @@ func TestKill(t *testing.T) {
 func TestIdle(t *testing.T) {
 	s, _ := begin(t, jail.Namespaces)
 	time.Sleep(time.Second)
-	if n := residentKiB(t, s.PID()); n > 20<<10 {
+	if n := residentKiB(t, s.PID()); n > 40<<10 {
 		t.Errorf("an idle server has %d KiB", n)
 	} else {
 		t.Logf("an idle server has %d KiB", n)

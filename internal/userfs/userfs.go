@@ -34,7 +34,7 @@ type Export struct {
 	ReadOnly bool
 }
 
-// A Config says what to serve and to whom.
+// A Config says what to serve, and through which transport.
 type Config struct {
 	Exports   []Export
 	Relay     *os.File    // the host's end of the stream; Start closes it

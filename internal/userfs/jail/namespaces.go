@@ -122,7 +122,7 @@ func emptyRoot() error {
 }
 
 // DropCapabilities gives up the capabilities that EnterNamespaces needed. In a program with cgo this
-// is possible for one thread only; there the filter keeps the others from using theirs.
+// is possible for one thread only; there the filter keeps the other threads from using them.
 func DropCapabilities() error {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var none [2]unix.CapUserData

@@ -24,8 +24,8 @@
 //
 // Every file that is created belongs to the user of the server. The user's own uid and gid are shown
 // as they are, all others as 65534. chown to the same owner succeeds; chown to another one fails with
-// EPERM, except for the guest's root, for whom it succeeds without effect: otherwise `sudo tar x` and
-// `npm install` as root would fail.
+// EPERM. For the guest's root it succeeds without effect: otherwise `sudo tar x` and `npm install` as
+// root would fail.
 //
 // # Caches and locks
 //
