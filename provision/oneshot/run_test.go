@@ -172,7 +172,7 @@ func (fakeEntry) ID() string                              { return "r1" }
 func (e fakeEntry) Serve(_ context.Context, vm *VM) error { e.vm = vm; return nil }
 func (e fakeEntry) Close()                                { e.add("close record") }
 func (l *lab) run(t *testing.T, o Options) (int, error)   { return l.runner(t).Run(t.Context(), o) }
-func (l *lab) said(text string) bool                      { return strings.Contains(strings.Join(l.texts, "\n"), text) }
+func (l *lab) printed(text string) bool                   { return strings.Contains(strings.Join(l.texts, "\n"), text) }
 func (l *lab) kinds(prefix string) (out []string) {
 	return slices.DeleteFunc(slices.Clone(l.events), func(e string) bool { return !strings.HasPrefix(e, prefix) })
 }
@@ -213,7 +213,7 @@ func TestRun(t *testing.T) {
 	if !slices.Equal(l.events, []string{"resume network=false", "start", "flush", "kill", "close folders", "close record"}) {
 		t.Errorf("%q", l.events)
 	}
-	if !l.said(".envrc") || l.entries[0].Folder != dir || l.entries[0].Argv[0] != "x" {
+	if !l.printed(".envrc") || l.entries[0].Folder != dir || l.entries[0].Argv[0] != "x" {
 		t.Errorf("%q %+v", l.texts, l.entries)
 	}
 }
@@ -250,7 +250,7 @@ func TestBoots(t *testing.T) {
 		if code, err := l.run(t, plain("true")); err != nil || code != 0 {
 			t.Errorf("%s: %d %v", name, code, err)
 		}
-		if !l.happened("cold network=false") || !l.said("booted instead") || name == "silent" && len(l.kinds("kill")) != 2 {
+		if !l.happened("cold network=false") || !l.printed("booted instead") || name == "silent" && len(l.kinds("kill")) != 2 {
 			t.Errorf("%s: %q %q", name, l.events, l.texts)
 		}
 	}
@@ -270,7 +270,7 @@ func TestRefusedFolder(t *testing.T) {
 func TestNotStarted(t *testing.T) {
 	for errno, want := range map[syscall.Errno]int{syscall.ENOENT: 127, syscall.EACCES: 126} {
 		l := &lab{start: func(guestd.Command) error { return &guestd.StartError{Name: "x", Reason: "no", Errno: errno} }}
-		if code, err := l.run(t, plain("x")); err != nil || code != want || !l.said("does not start") || !l.happened("kill") {
+		if code, err := l.run(t, plain("x")); err != nil || code != want || !l.printed("does not start") || !l.happened("kill") {
 			t.Errorf("%v: %d %v %q", errno, code, err, l.texts)
 		}
 	}
@@ -289,7 +289,7 @@ func TestPathConflict(t *testing.T) {
 		}
 		return nil
 	}
-	if _, err := l.run(t, plain("x")); err != nil || l.started.Dir != Workspace || !l.said(Workspace) || len(l.setups[1].Mounts[0].Also) != 0 {
+	if _, err := l.run(t, plain("x")); err != nil || l.started.Dir != Workspace || !l.printed(Workspace) || len(l.setups[1].Mounts[0].Also) != 0 {
 		t.Errorf("%v %+v", err, l.setups)
 	}
 }
@@ -308,7 +308,7 @@ func TestSignals(t *testing.T) {
 	l = &lab{waits: make(chan struct{})}
 	o := plain("x")
 	o.Timeout = 10 * time.Millisecond
-	if code, err := l.run(t, o); err != nil || code != 124 || !l.happened("flush") || !l.said("longer than") {
+	if code, err := l.run(t, o); err != nil || code != 124 || !l.happened("flush") || !l.printed("longer than") {
 		t.Errorf("%d %v %q", code, err, l.events)
 	}
 }

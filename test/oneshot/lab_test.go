@@ -23,7 +23,7 @@ import (
 )
 
 const (
-	onlyUser = 4410 // of the tests, if they are started as root
+	onlyUser = 4416 // of the tests, if they are started as root
 	maxRun   = 4 * time.Minute
 	makeEnv  = "AIVM_ONESHOT_MAKE" // the image, for the process that makes the template
 )
