@@ -1,14 +1,14 @@
-.PHONY: build test lint unit script e2e fuzz test-long test-trixie bench programs
+.PHONY: build test lint unit script e2e oneshot fuzz test-long test-trixie bench programs
 
 build:
 	go build -trimpath -ldflags=-s -o bin/aivm ./cmd/aivm
 
-# All tests: lint, unit, scripts, fuzzing, end to end on a real VM.
+# All tests: lint, unit, scripts, fuzzing, end to end on a real VM, one-shot VMs.
 test:
 	@scripts/test.sh
 
 # One part of them.
-lint unit script e2e:
+lint unit script e2e oneshot:
 	@scripts/test.sh $@
 
 # Fuzzes every parser of external input for 30 seconds; make test fuzzes those

@@ -2,7 +2,7 @@
 # Runs all tests and prints the seconds of each suite and the totals. Started
 # as a user it continues as root through sudo: mounts, users and VMs need it.
 #
-#   scripts/test.sh [suite...]     suites: lint unit script fuzz e2e (default: all five), long
+#   scripts/test.sh [suite...]     suites: lint unit script fuzz e2e oneshot (default: all six), long
 #   RUN=PATTERN                    only these tests of them, as of go test -run
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,10 +14,10 @@ if [ "$(id -u)" != 0 ]; then
 		bash scripts/test.sh "$@"
 fi
 suites=("$@")
-[ "${#suites[@]}" -gt 0 ] || suites=(lint unit script fuzz e2e)
+[ "${#suites[@]}" -gt 0 ] || suites=(lint unit script fuzz e2e oneshot)
 log=$(mktemp -d)
-lane="" image=""
-trap '[ -z "$lane$image" ] || kill $lane $image 2>/dev/null; rm -rf "$log"' EXIT
+lane="" image="" runs=""
+trap '[ -z "$lane$image$runs" ] || kill $lane $image $runs 2>/dev/null; rm -rf "$log"' EXIT
 began=$SECONDS
 scripts/deps.sh
 echo "== what tests need: $((SECONDS - began)) s"
@@ -29,7 +29,11 @@ gotest() {
 	shift
 	echo "== $name"
 	go test -v -vet=off ${RUN:+-run "$RUN"} "$@" >"$log/$name" 2>&1 || rc=$?
-	local p f s
+	count "$name" "$rc" "$((SECONDS - start))"
+}
+# count NAME STATUS SECONDS: adds the results of a suite that ran
+count() {
+	local name=$1 rc=$2 p f s
 	p=$(grep -cE '^ *--- PASS' "$log/$name" || true)
 	f=$(grep -cE '^ *--- FAIL' "$log/$name" || true)
 	s=$(grep -cE '^ *--- SKIP' "$log/$name" || true)
@@ -43,7 +47,7 @@ gotest() {
 	fi
 	grep -E '^ *--- SKIP' -A2 "$log/$name" || true
 	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
-	echo "== $name: $p passed, $f failed, $s skipped in $((SECONDS - start)) s"
+	echo "== $name: $p passed, $f failed, $s skipped in $3 s"
 }
 
 # The guest image of the end-to-end tests is built, if it is missing, while other
@@ -54,7 +58,7 @@ fetch_image() {
 	go build -o "$log/aivm" ./cmd/aivm
 	HOME="$log" XDG_CACHE_HOME=$cache "$log/aivm" image fetch packages:debian-12 --yes >"$log/image" 2>&1 || cat "$log/image"
 }
-case " ${suites[*]} " in *" e2e "* | *" long "*)
+case " ${suites[*]} " in *" e2e "* | *" oneshot "* | *" long "*)
 	fetch_image &
 	image=$!
 	;;
@@ -97,8 +101,29 @@ e2e() {
 	[ "$rc" = 0 ] || [ "$f" -gt 0 ] || f=1
 	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
 }
+
+# oneshot: one-shot VMs of an ordinary user, in the template that the image makes as it is. They
+# run when the second lane has ended, so that two guests at a time have the processors.
+oneshot() {
+	local first
+	first=$(compgen -G "$cache/aivm/images/*.qcow2" | head -n 1)
+	AIVM_ONESHOT=1 AIVM_ONESHOT_IMAGE=$first go test -v -vet=off ${RUN:+-run "$RUN"} -timeout 20m ./test/oneshot
+}
+oneshot_beside() {
+	(
+		tail --pid="$lane" -f /dev/null
+		start=$SECONDS rc=0
+		oneshot >"$log/oneshot" 2>&1 || rc=$?
+		echo "$rc $((SECONDS - start))" >"$log/oneshot-ended"
+	) &
+	runs=$!
+}
 if [ -z "${RUN:-}" ]; then
-	case " ${suites[*]} " in *" e2e "*) second_lane ;; esac
+	case " ${suites[*]} " in *" e2e "*)
+		second_lane
+		case " ${suites[*]} " in *" oneshot "*) oneshot_beside ;; esac
+		;;
+	esac
 fi
 for suite in "${suites[@]}"; do
 	case $suite in
@@ -127,6 +152,21 @@ for suite in "${suites[@]}"; do
 		wait "$image" || true
 		image=
 		e2e
+		;;
+	oneshot)
+		echo "== oneshot"
+		if [ -n "$runs" ]; then
+			wait "$runs" || true
+			runs=
+		else
+			wait "$image" || true
+			image=
+			start=$SECONDS rc=0
+			oneshot >"$log/oneshot" 2>&1 || rc=$?
+			echo "$rc $((SECONDS - start))" >"$log/oneshot-ended"
+		fi
+		read -r rc took <"$log/oneshot-ended" || rc=1 took=0
+		count oneshot "$rc" "$took"
 		;;
 	long)
 		gotest long-scan -timeout 60m -tags long -run "${RUN:-^TestFewAlarms\$}" ./internal/secretscan

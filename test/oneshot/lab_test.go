@@ -62,8 +62,8 @@ func exitOn(err error) {
 func setUp() (remove func(), err error) {
 	remove = func() {}
 	lab.uid, lab.dir = os.Getuid(), os.Getenv("AIVM_ONESHOT_DIR")
-	if lab.dir == "" {
-		if lab.dir, err = os.MkdirTemp("", "aivm-oneshot-"); err != nil {
+	if lab.dir == "" { // not in /tmp, which may be a tmpfs: a template's memory must not be on one
+		if lab.dir, err = os.MkdirTemp("/var/tmp", "aivm-oneshot-"); err != nil {
 			return nil, err
 		}
 		remove = func() { _ = os.RemoveAll(lab.dir) }
@@ -113,6 +113,11 @@ func needTemplate() error {
 	if err != nil {
 		return err
 	}
+	// The user may not be able to read the image where it is.
+	readable := filepath.Join(lab.dir, "image.qcow2")
+	if out, err := exec.Command("install", "-m", "0444", image, readable).CombinedOutput(); err != nil {
+		return fmt.Errorf("copying the image: %w\n%s", err, out)
+	}
 	own := filepath.Join(lab.dir, "bin", "make-template")
 	b, err := os.ReadFile(self)
 	if err == nil {
@@ -122,7 +127,7 @@ func needTemplate() error {
 		return err
 	}
 	c := command(context.Background(), lab.home, own, "-test.run=^$", store)
-	c.Env = append(c.Env, "AIVM_ONESHOT=1", makeEnv+"="+image)
+	c.Env = append(c.Env, "AIVM_ONESHOT=1", makeEnv+"="+readable)
 	if out, err := c.CombinedOutput(); err != nil {
 		return fmt.Errorf("making the template: %w\n%s", err, out)
 	}
