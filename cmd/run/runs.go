@@ -19,7 +19,7 @@ func (a Verbs) RunsCmd() *cobra.Command {
 		Long: `List the VMs of "aivm run" that run now.
 
 Examples:
-  aivm runs                       list them
+  aivm runs
   aivm runs exec NAME -- ps aux   run a second command in one
   aivm runs stop NAME             end one
 ` + cli.ExitStatuses,
