@@ -168,7 +168,7 @@ func TestHostileFlood(t *testing.T) {
 	sent := make(chan struct{})
 	s := attack(t, func(h *hostile) {
 		id, credit := h.started()
-		flood(h, id, min(credit, 200_000), 1)
+		flood(h, id, min(credit, 50_000), 1)
 		close(sent)
 		io.Copy(io.Discard, h.file)
 	})

@@ -184,9 +184,9 @@ func mountSystem() error {
 	}
 	for path, mode := range map[string]os.FileMode{
 		"/dev/null": 0o666, "/dev/zero": 0o666, "/dev/full": 0o666, "/dev/random": 0o666, "/dev/urandom": 0o666,
-		"/dev/tty": 0o666, "/dev/ptmx": 0o666,
+		"/dev/tty": 0o666, "/dev/ptmx": 0o666, "/dev/fuse": 0o666,
 	} {
-		if err := os.Chmod(path, mode); err != nil {
+		if err := os.Chmod(path, mode); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}

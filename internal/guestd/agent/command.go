@@ -32,7 +32,7 @@ type command struct {
 	once     sync.Once
 }
 
-// A program is what to execute, as whom and where.
+// A program is what to execute, by which user and where.
 type program struct {
 	Path     string
 	Argv     []string

@@ -19,8 +19,11 @@ const (
 	maxMounts  = 64
 )
 
-// mounts are the folders of the host in this guest, in the order they were mounted.
-type mounts struct{ served, bound []string }
+// mounts are the folders of the host in this guest.
+type mounts struct {
+	served map[string]string // where each file server is mounted, by transport and tag
+	bound  []string          // in the order they were mounted
+}
 
 // A conflictError says that a folder cannot be mounted at a path.
 type conflictError struct{ path, reason string }
@@ -93,16 +96,16 @@ func (g *guest) checkPath(path string, earlier []string) error {
 // within reports whether path is dir or below it.
 func within(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
 
-// setMounts mounts the folders.
+// setMounts mounts the folders, all or none. A file server stays mounted.
 func (g *guest) setMounts(r wire.SetupRequest) error {
-	served := map[string]string{}
 	for _, m := range r.Mounts {
-		source, err := g.serve(m, served)
+		source, err := g.serve(m)
 		if err != nil {
 			return err
 		}
 		for _, path := range append([]string{m.Path}, m.Also...) {
 			if err := g.bind(filepath.Join(source, strconv.Itoa(m.Export)), path, m.ReadOnly); err != nil {
+				g.mounts.unbind()
 				return fmt.Errorf("%s: %w", path, err)
 			}
 		}
@@ -111,16 +114,16 @@ func (g *guest) setMounts(r wire.SetupRequest) error {
 }
 
 // serve mounts the file server of a folder, once.
-func (g *guest) serve(m wire.Mount, served map[string]string) (string, error) {
+func (g *guest) serve(m wire.Mount) (string, error) {
 	kind := m.Transport
 	if kind == "" {
 		kind = wire.Relay
 	}
-	key := kind + " " + m.Tag
-	if dir, ok := served[key]; ok {
+	key := strings.TrimSpace(kind + " " + m.Tag)
+	if dir, ok := g.mounts.served[key]; ok {
 		return dir, nil
 	}
-	dir := filepath.Join(servedRoot, strconv.Itoa(len(served)))
+	dir := filepath.Join(servedRoot, strconv.Itoa(len(g.mounts.served)))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
@@ -133,8 +136,10 @@ func (g *guest) serve(m wire.Mount, served map[string]string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("file server %s: %w", key, err)
 	}
-	served[key] = dir
-	g.mounts.served = append(g.mounts.served, dir)
+	if g.mounts.served == nil {
+		g.mounts.served = map[string]string{}
+	}
+	g.mounts.served[key] = dir
 	return dir, nil
 }
 
@@ -196,10 +201,19 @@ func (m *mounts) sync() error {
 	return errors.Join(failed...)
 }
 
-// unmount unmounts the folders.
-func (m *mounts) unmount() {
-	for _, dir := range slices.Backward(slices.Concat(m.served, m.bound)) {
+// unbind unmounts the folders, but not their file servers.
+func (m *mounts) unbind() {
+	for _, dir := range slices.Backward(m.bound) {
 		_ = unix.Unmount(dir, unix.MNT_DETACH)
 	}
-	*m = mounts{}
+	m.bound = nil
+}
+
+// unmount unmounts the folders and their file servers.
+func (m *mounts) unmount() {
+	m.unbind()
+	for _, dir := range m.served {
+		_ = unix.Unmount(dir, unix.MNT_DETACH)
+	}
+	m.served = nil
 }

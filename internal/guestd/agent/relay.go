@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -44,13 +45,21 @@ func mountRelay(dir string) error {
 		unix.Close(fuse)
 		return err
 	}
-	go func() {
-		logf("folder requests: %v", toHost(fuse, port))
-	}()
-	go func() {
+	var both sync.WaitGroup
+	both.Go(func() {
+		if err := toHost(fuse, port); !errors.Is(err, unix.ENODEV) { // unmounted
+			logf("folder requests: %v", err)
+		}
+	})
+	both.Go(func() {
 		logf("folder answers: %v", fromHost(port, fuse))
 		// Nothing will be answered any more: requests fail instead of waiting.
-		_ = unix.Unmount(dir, unix.MNT_FORCE)
+		_ = unix.Unmount(dir, unix.MNT_FORCE|unix.MNT_DETACH)
+	})
+	go func() {
+		both.Wait()
+		unix.Close(port)
+		unix.Close(fuse)
 	}()
 	return nil
 }
