@@ -9,7 +9,6 @@ import (
 	"runtime"
 	"strings"
 
-	"aivm.dev/aivm/internal/lockfile"
 	"aivm.dev/aivm/internal/program"
 	"aivm.dev/aivm/internal/qemu"
 	"aivm.dev/aivm/internal/template"
@@ -94,7 +93,7 @@ func (h hypervisor) Published(m *Machinery) ([]Published, error) {
 
 // Building reports whether a setup holds the lock of the name.
 func (h hypervisor) Building(name string) bool {
-	return lockfile.Held(filepath.Join(h.dir, ".lock-"+name))
+	return h.store().Building(name)
 }
 
 // Begin begins a template.
@@ -123,7 +122,7 @@ func (h hypervisor) Begin(ctx context.Context, d DraftSpec) (_ Draft, err error)
 	if err != nil {
 		return nil, writeError(h.dir, err)
 	}
-	return &draft{Draft: td, disk: filepath.Join(h.dir, ".draft-"+d.Spec.Name, "disk.qcow2"), release: release}, nil
+	return &draft{Draft: td, disk: td.Disk(), release: release}, nil
 }
 
 // draft is the real Draft.

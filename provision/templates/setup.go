@@ -33,8 +33,8 @@ type Result struct {
 
 // The bytes that the steps of a plan take, for its text, measured with Debian 12.
 const (
-	toolsDownloadMB = 110
-	toolsDiskMB     = 420
+	toolsDownloadMB = 80
+	toolsDiskMB     = 450
 )
 
 // Setup builds the template that o names, if there is none that fits. source finds the disk that it
