@@ -55,7 +55,7 @@ func (m tmux) see(text string) {
 func TestTerminal(t *testing.T) {
 	m := newTmux(t, folder(t, nil))
 	m.keys("aivm run --name term", "Enter")
-	m.see("$ ")
+	m.see("$")
 	m.keys("PS1='guest> '; stty size; echo grün", "Enter")
 	m.see("30 100")
 	m.see("grün")
