@@ -2,6 +2,7 @@ package record
 
 import (
 	"fmt"
+	"os"
 	"strings"
 )
 
@@ -10,8 +11,11 @@ import (
 // creates the same in a real libvirt.
 func vm03(w *world) {
 	proj(w)
-	const name, dir, ip, mac = "aivm-2404", "/var/lib/libvirt/aivm/aivm-2404", "10.88.77.101", "52:54:00:a0:03:01"
-	w.write(storePath, strings.NewReplacer("VM", name, "PROJ", projDir, "HOME", homeDir).Replace(vm03Config), 0o600)
+	// Not 0.3's /var/lib/libvirt/aivm: aivm asks whether it exists, which differs between machines.
+	const base = top + "/base"
+	const name, dir, ip, mac = "aivm-2404", base + "/aivm-2404", "10.88.77.101", "52:54:00:a0:03:01"
+	w.must(os.MkdirAll(base, 0o755))
+	w.write(storePath, strings.NewReplacer("VM", name, "PROJ", projDir, "HOME", homeDir, "BASE", base).Replace(vm03Config), 0o600)
 	n, err := w.virt.defineNetwork("<network><name>net-of-0-3</name><uuid>27dbbd5f-3047-4b6c-9628-3ce6835aa523</uuid><forward mode='nat'/><bridge name='virbr-aivmold' stp='on' delay='0'/>" +
 		"<ip address='10.88.77.1' prefix='24'><dhcp><range start='10.88.77.100' end='10.88.77.200'/></dhcp></ip></network>")
 	w.must(err)
@@ -62,7 +66,7 @@ allow_password_login = false
 password = "hunter2-of-0.3"
 
 [vms.paths]
-base_dir = "/var/lib/libvirt/aivm"
+base_dir = "BASE"
 ssh_identity_file = "HOME/.ssh/id_ed25519"
 ssh_pubkey_path = "HOME/.ssh/id_ed25519.pub"
 
