@@ -1,10 +1,12 @@
 package userstack
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -118,7 +120,7 @@ func (e *engine) run() error {
 	in := newFrames(e.link.conn)
 	for {
 		frame, err := in.next()
-		if err == io.EOF {
+		if err == io.EOF || errors.Is(err, syscall.ECONNRESET) { // a reset: it ended with frames unread
 			return nil
 		}
 		if err != nil {

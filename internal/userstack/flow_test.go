@@ -163,7 +163,10 @@ func (g *guest) flood(to func(i int) netip.AddrPort) (stop func() int) {
 				return
 			default:
 			}
-			for due := int(time.Since(start).Seconds() * 10000); i < due; i++ {
+			due := int(time.Since(start).Seconds() * 10000)
+			skipped := max(0, due-i-100) // held up: what was not sent then is not sent now
+			start = start.Add(time.Duration(skipped) * 100 * time.Microsecond)
+			for due -= skipped; i < due; i++ {
 				_ = g.link.send(typeIPv4, syn(netip.AddrPortFrom(GuestAddress.Addr(), uint16(1024+i%30000)), to(i)))
 				sent++
 			}
@@ -217,22 +220,26 @@ func TestFloodHoldsUpNoRequest(t *testing.T) {
 	}
 }
 
-// requests connects, writes a byte and reads it back, and returns the sorted times.
+// requests connects, writes a byte and reads it back, and returns the sorted times. One
+// that fails counts as never answered; so do those left when 15 seconds are over.
 func (g *guest) requests(to string, n int) []time.Duration {
-	var took []time.Duration
-	for range n {
+	const never = time.Hour
+	took := slices.Repeat([]time.Duration{never}, n)
+	begin := time.Now()
+	for i := range n {
+		if time.Since(begin) > 15*time.Second {
+			break
+		}
 		start := time.Now()
-		c, err := g.dial(to, 10*time.Second)
+		c, err := g.dial(to, 5*time.Second)
 		if err != nil {
-			g.t.Errorf("a request: %v", err)
 			continue
 		}
 		_, _ = c.Write([]byte("x"))
 		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
-		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
-			g.t.Errorf("a request: %v", err)
+		if _, err := io.ReadFull(c, make([]byte, 1)); err == nil {
+			took[i] = time.Since(start)
 		}
-		took = append(took, time.Since(start))
 		c.Close()
 	}
 	slices.Sort(took)
@@ -255,9 +262,6 @@ func (g *guest) checkFlood(t *testing.T, to func(i int) netip.AddrPort) (sent in
 		sent += stop()
 		late := latest()
 		calmest = min(calmest, late)
-		if len(before) == 0 || len(during) == 0 {
-			t.Fatal("no request succeeded")
-		}
 		t.Logf("requests took %v, before %v; a sleep was late by %v", during, before, late)
 		if during[len(during)*9/10-1] <= bar {
 			return sent
