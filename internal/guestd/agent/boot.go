@@ -130,12 +130,18 @@ func loadModule(path string) error {
 	return err
 }
 
-// switchRoot mounts the device and makes it the root directory. What the initrd had,
-// but the agent, is removed from memory.
+// switchRoot mounts the device and makes it the root directory, as large as the disk
+// has room for. What the initrd had, but the agent, is removed from memory.
 func switchRoot(device string) error {
 	const root = "/sysroot"
+	if err := growPartition(device); err != nil {
+		logf("the partition of the root file system keeps its size: %v", err)
+	}
 	if err := (mountPoint{device, root, "ext4", unix.MS_NOATIME, ""}).mount(); err != nil {
 		return err
+	}
+	if err := growFileSystem(device, root); err != nil {
+		logf("the root file system keeps its size: %v", err)
 	}
 	for _, dir := range []string{"/proc", "/sys", "/dev"} {
 		if err := os.MkdirAll(root+dir, 0o755); err != nil {
@@ -145,7 +151,7 @@ func switchRoot(device string) error {
 			return fmt.Errorf("moving %s: %w", dir, err)
 		}
 	}
-	for _, path := range []string{"/lib", "/modules.list"} {
+	for _, path := range []string{"/lib", "/modules", "/modules.list"} {
 		if err := os.RemoveAll(path); err != nil {
 			return err
 		}
