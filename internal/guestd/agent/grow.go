@@ -36,7 +36,7 @@ func growPartition(device string) error {
 	}
 	number, err := sysNumber(dir + "/partition")
 	if errors.Is(err, os.ErrNotExist) {
-		return nil // a whole disk
+		return nil // an entire disk
 	}
 	if err != nil {
 		return err
