@@ -22,12 +22,16 @@ import (
 //
 //	/init              as process 1 of a VM
 //	agent serve FD     on an open socket, for tests: without anything only process 1 may do
-//	agent lead         leads the session of a terminal (lead.go)
+//	agent lead         leads the session of a terminal (terminal.go)
+//	agent relay        passes on the messages of the folder server (relay.go)
 func Main(args []string) int {
 	// Threads wait in system calls: there is always a processor for the one that returns.
 	runtime.GOMAXPROCS(max(4, runtime.NumCPU()))
 	debug.SetGCPercent(400)
 	switch {
+	case len(args) > 1 && args[1] == "relay":
+		runtime.GOMAXPROCS(2) // one for each direction
+		return relayMain()
 	case len(args) > 1 && args[1] == "lead":
 		return lead()
 	case len(args) > 2 && args[1] == "serve":

@@ -49,6 +49,9 @@ func (s *server) prepare(r wire.PrepareRequest) error {
 		}
 	}
 	s.guest.limits.killAll()
+	if err := g.mounts.keepRelay(); err != nil {
+		return err
+	}
 	unix.Sync()
 	return nil
 }

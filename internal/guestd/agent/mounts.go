@@ -23,6 +23,9 @@ const (
 type mounts struct {
 	served map[string]string // where each file server is mounted, by transport and tag
 	bound  []string          // in the order they were mounted
+	reaper *reaper
+	spare  *relay // waits for the folder server
+	relay  *relay // serves it
 }
 
 // A conflictError says that a folder cannot be mounted at a path.
@@ -129,7 +132,7 @@ func (g *guest) serve(m wire.Mount) (string, error) {
 	}
 	var err error
 	if kind == wire.Relay {
-		err = mountRelay(dir)
+		err = g.mounts.startRelay(dir)
 	} else {
 		err = unix.Mount(m.Tag, dir, "virtiofs", unix.MS_NOSUID|unix.MS_NODEV, "")
 	}
@@ -146,6 +149,45 @@ func (g *guest) serve(m wire.Mount) (string, error) {
 		}
 	}
 	return dir, nil
+}
+
+// keepRelay sees to it that a relay waits.
+func (m *mounts) keepRelay() error {
+	if m.spare != nil {
+		if m.spare.wait() == nil {
+			return nil
+		}
+		m.spare.kill()
+		m.spare = nil
+	}
+	l, err := newRelay(m.reaper)
+	if err != nil {
+		return err
+	}
+	if err := l.wait(); err != nil {
+		l.kill()
+		return err
+	}
+	m.spare = l
+	return nil
+}
+
+// startRelay mounts the folder server behind the port aivm.fs at dir.
+func (m *mounts) startRelay(dir string) error {
+	port, err := waitFor(wire.FSPort, findPort)
+	if err != nil {
+		return fmt.Errorf("the virtio port %s: %w", wire.FSPort, err)
+	}
+	if err := m.keepRelay(); err != nil {
+		return err
+	}
+	l := m.spare
+	m.spare = nil
+	if err := l.serve(port, dir); err != nil {
+		return err
+	}
+	m.relay = l
+	return nil
 }
 
 // readAhead makes the kernel read up to 1 MiB of a file ahead, the largest message of
@@ -233,4 +275,8 @@ func (m *mounts) unmount() {
 		_ = unix.Unmount(dir, unix.MNT_DETACH)
 	}
 	m.served = nil
+	if m.relay != nil {
+		m.relay.end()
+		m.relay = nil
+	}
 }

@@ -29,6 +29,11 @@ type server struct {
 func newServer(fd int, init bool) *server {
 	s := &server{port: newPort(fd, init), init: init, running: map[uint32]*command{}, reaper: newReaper()}
 	s.spare = s.newLeader()
+	s.guest.mounts.reaper = s.reaper
+	if init {
+		// One that cannot start now is started, or fails, when it is needed.
+		s.guest.mounts.spare, _ = newRelay(s.reaper)
+	}
 	return s
 }
 
