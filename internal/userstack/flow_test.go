@@ -248,7 +248,7 @@ func (g *guest) requests(to string, n int) []time.Duration {
 
 // checkFlood makes requests during a flood, and fails the test when more than one in ten
 // took more than 250 ms in each of three floods. On a machine that has no CPU left for a
-// sleeping goroutine nothing can be said, and the test is skipped. It returns how many
+// sleeping goroutine the figures mean nothing, and the test is skipped. It returns how many
 // SYNs were sent.
 func (g *guest) checkFlood(t *testing.T, to func(i int) netip.AddrPort) (sent int) {
 	t.Helper()

@@ -39,7 +39,7 @@ type verdict struct {
 	icmp   []byte // an IPv4 packet that refuses the guest's
 }
 
-// judge checks a frame: the addresses must be the guest's own, the packet a whole IPv4
+// judge checks a frame: the addresses must be the guest's own, the packet a complete IPv4
 // packet without options. TCP goes to the stack, and DNS and echo requests to the
 // gateway; ARP for the gateway is answered; other unicast is refused by ICMP.
 func (g *gatekeeper) judge(frame []byte) verdict {

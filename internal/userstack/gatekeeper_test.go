@@ -131,7 +131,7 @@ func TestFrames(t *testing.T) {
 		sizes = append(sizes, n)
 	}
 	for name, from := range map[string]io.Reader{
-		"whole": bytes.NewReader(stream), "halves": iotest.HalfReader(bytes.NewReader(stream)),
+		"at once": bytes.NewReader(stream), "halves": iotest.HalfReader(bytes.NewReader(stream)),
 		"bytes": iotest.OneByteReader(bytes.NewReader(stream)), "with the end": iotest.DataErrReader(bytes.NewReader(stream)),
 	} {
 		f := newFrames(from)
@@ -172,7 +172,7 @@ func FuzzFrames(f *testing.F) {
 	})
 }
 
-// FuzzGuestFrame gives a whole network any frame with the right MAC addresses.
+// FuzzGuestFrame gives a complete network any frame with the right MAC addresses.
 func FuzzGuestFrame(f *testing.F) {
 	g := testGate()
 	me, far := GuestAddress.Addr(), netip.MustParseAddr("203.0.113.1")
@@ -181,9 +181,9 @@ func FuzzGuestFrame(f *testing.F) {
 	f.Add(uint16(typeIPv4), packet(me, GatewayAddress, protocolUDP, append([]byte{1, 1, 0, 53, 0, 41, 0, 0}, mustQuery("a.example.net.")...)))
 	f.Add(uint16(typeIPv4), packet(me, GatewayAddress, protocolICMP, make([]byte, 8)))
 	f.Add(uint16(typeARP), make([]byte, 28))
-	ours, theirs := net.Pipe()
-	go func() { _, _ = io.Copy(io.Discard, theirs) }()
-	e, err := newEngine(ours, settings{Resolvers: []netip.AddrPort{}}, io.Discard)
+	link, peer := net.Pipe()
+	go func() { _, _ = io.Copy(io.Discard, peer) }()
+	e, err := newEngine(link, settings{Resolvers: []netip.AddrPort{}}, io.Discard)
 	if err != nil {
 		f.Fatal(err)
 	}

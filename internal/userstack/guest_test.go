@@ -138,12 +138,12 @@ func socketPair(t testing.TB) (*os.File, net.Conn) {
 func inProcess(t *testing.T, dial func(context.Context, netip.AddrPort) (*net.TCPConn, error)) (*guest, *engine) {
 	t.Helper()
 	file, conn := socketPair(t)
-	ours, err := net.FileConn(file)
+	link, err := net.FileConn(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	file.Close()
-	e, err := newEngine(ours, settings{}, t.Output())
+	e, err := newEngine(link, settings{}, t.Output())
 	if err != nil {
 		t.Fatal(err)
 	}

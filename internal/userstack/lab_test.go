@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 		os.Exit(Main(os.Args[1:]))
 	}
 	if os.Getuid() != 0 || os.Getenv(labVariable) != "" {
-		runtime.LockOSThread() // the main thread's namespace is what /proc and "ip" take for ours
+		runtime.LockOSThread() // the main thread's namespace is what /proc and "ip" read
 		if os.Getenv(labVariable) != "" {
 			_ = exec.Command("ip", "link", "set", "lo", "up").Run()
 		}

@@ -126,8 +126,8 @@ func Start(ctx context.Context, c Config) (*Stack, error) {
 	}
 	if err != nil {
 		_ = s.Close()
-		if said := words.String(); said != "" {
-			return nil, fmt.Errorf("the network process ended: %s", said)
+		if output := words.String(); output != "" {
+			return nil, fmt.Errorf("the network process ended: %s", output)
 		}
 		return nil, fmt.Errorf("the network process did not start: %w", err)
 	}

@@ -49,8 +49,8 @@ type guestScript struct {
 	name string
 	text string
 	env  []string
-	// user: the person's own, so it is run as a program (it may have any interpreter) and its failure
-	// is reported as theirs.
+	// user: the script that --script names. It is run as a program (it may have any interpreter), and
+	// its failure is reported as one of that file.
 	user bool
 }
 
@@ -73,7 +73,8 @@ type registry struct {
 func (s Spec) steps(disk string, r registry) []step {
 	apt := guestScript{name: "apt", text: aptScript, env: []string{"PACKAGES=" + strings.Join(defaultPackages, " ")}}
 	tools := step{name: stepTools, scripts: []guestScript{
-		apt, {name: "tools", text: toolsScript},
+		apt,
+		{name: "tools", text: toolsScript},
 		{name: "node", text: nodeScript, env: []string{"NPM_REGISTRY=" + r.URL}},
 	}}
 	tools.digest = digest(stepTools, disk, s.DiskGB, apt.text, apt.env, toolsScript, nodeScript, r.URL)

@@ -44,7 +44,7 @@ func TestRefusals(t *testing.T) {
 		{[]string{"run", "--"}, "no command"},
 		{[]string{"run", "--workspace", "x", "--", "true"}, "rw, ro or none"},
 		{[]string{"run", "--template", "absent", "--", "true"}, "aivm setup --template absent"},
-		{[]string{"run", "--mount", "/etc:/data", "--", "true"}, "system"},
+		{[]string{"run", "--workspace", "none", "--mount", "/etc:/data", "--", "true"}, "system"},
 		{[]string{"run", "--", "true"}, ".ssh"}, // the folder looks like a home
 		{[]string{"run", "--no-such-flag"}, "flag"},
 		{[]string{"runs", "exec", "absent", "--", "true"}, "no run named absent"},

@@ -75,7 +75,7 @@ func TestTerminal(t *testing.T) {
 	m.see("40 120")
 	m.keys("exit 3", "Enter")
 	m.see("host>")
-	m.keys("clear; echo status $?; stty -a | grep -o ' icanon'", "Enter")
+	m.keys("s=$?; clear; echo status $s; stty -a | grep -o ' icanon'", "Enter")
 	m.see("status 3")
 	m.see("icanon")
 	nothingLeft(t)

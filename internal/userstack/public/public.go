@@ -41,7 +41,7 @@ var (
 )
 
 // Allowed reports whether a is on the public internet. Addresses that hold an IPv4
-// address (IPv4-mapped, NAT64, 6to4, Teredo) are refused as a whole.
+// address (IPv4-mapped, NAT64, 6to4, Teredo) are all refused.
 func Allowed(a netip.Addr) bool {
 	switch {
 	case !a.IsValid() || a.Zone() != "":
