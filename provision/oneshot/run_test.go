@@ -172,7 +172,7 @@ func (fakeEntry) ID() string                              { return "r1" }
 func (e fakeEntry) Serve(_ context.Context, vm *VM) error { e.vm = vm; return nil }
 func (e fakeEntry) Close()                                { e.add("close record") }
 func (l *lab) run(t *testing.T, o Options) (int, error)   { return l.runner(t).Run(t.Context(), o) }
-func (l *lab) printed(text string) bool { return strings.Contains(strings.Join(l.texts, "\n"), text) }
+func (l *lab) printed(text string) bool                   { return strings.Contains(strings.Join(l.texts, "\n"), text) }
 
 func (l *lab) kinds(prefix string) (out []string) {
 	return slices.DeleteFunc(slices.Clone(l.events), func(e string) bool { return !strings.HasPrefix(e, prefix) })

@@ -8,8 +8,8 @@ arm64) arch=arm64 ;;
 *) echo "npm has no Node for this architecture" >&2; exit 1 ;;
 esac
 case $registry in
-https://*) proto==https ;;
-http://*) proto==http,https ;;
+https://*) proto="=https" ;;
+http://*) proto="=http,https" ;;
 *) echo "the npm registry is no http address: $registry" >&2; exit 1 ;;
 esac
 work=$(mktemp -d /root/.aivm-setup/npm.XXXXXX)

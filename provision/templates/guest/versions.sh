@@ -20,5 +20,6 @@ v patch patch --version
 v file file --version
 v sqlite3 sqlite3 --version
 v sudo sudo --version
+# shellcheck source=/dev/null
 . /etc/os-release
 echo "os=$ID-$VERSION_ID"
