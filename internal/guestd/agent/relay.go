@@ -35,7 +35,7 @@ type relay struct {
 	pid    int
 	conn   *os.File
 	answer *json.Decoder
-	waits  bool          // it has said that it waits
+	waits  bool          // it has reported that it waits
 	gone   chan struct{} // closed when it has ended
 	done   chan struct{} // closed when what it served is unmounted after that
 }
