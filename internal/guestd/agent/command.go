@@ -29,7 +29,6 @@ type command struct {
 	lead     *leader
 	ended    chan unix.WaitStatus
 	done     chan struct{}
-	once     sync.Once
 }
 
 // A program is what to execute, by which user and where.

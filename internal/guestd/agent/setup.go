@@ -46,10 +46,15 @@ func (s *server) setup(r wire.SetupRequest) error {
 		name string
 		do   func(wire.SetupRequest) error
 	}{
-		{"entropy", reseed}, {"clock", setClock}, {"host name", g.setHostname},
-		{"machine-id", g.setMachineID}, {"SSH host key", g.setHostKey}, {"user", g.setUser},
+		{"entropy", reseed},
+		{"clock", setClock},
+		{"host name", g.setHostname},
+		{"machine-id", g.setMachineID},
+		{"SSH host key", g.setHostKey},
+		{"user", g.setUser},
 		{"limits", func(r wire.SetupRequest) error { return g.limits.set(r.Limits) }},
-		{"network", g.setNetwork}, {"folders", g.setMounts},
+		{"network", g.setNetwork},
+		{"folders", g.setMounts},
 	}
 	if !s.init {
 		steps = nil
