@@ -38,15 +38,15 @@ func TestCompareShapeCatches(t *testing.T) {
 		t.Fatal(err)
 	}
 	for text, bad := range map[string]int{
-		`{"schema":1,"store":"/s","active_vm":"","vms":[],"networks":[],"folders":[]}`:                                                                                                    0,
-		`{"schema":2,"store":"/s","active_vm":"","vms":[],"networks":[],"folders":[]}`:                                                                                                    1,
-		`{"schema":1,"store":"/s","vms":[],"networks":[],"folders":[]}`:                                                                                                                   1,
-		`{"schema":1,"store":7,"active_vm":null,"vms":[],"networks":[],"folders":[]}`:                                                                                                     2,
-		`{"schema":1,"store":"/s","active_vm":"","vms":null,"networks":{},"folders":[]}`:                                                                                                  2,
-		`{"schema":1,"store":"/s","active_vm":"","vms":[],"networks":[],"folders":[],"more":1}`:                                                                                           1,
-		`{"schema":1,"store":"/s","active_vm":"","vms":[],"networks":[],"folders":[{"host_path":"/p","vm":"a","mode":"tunnel","access":"rw","guest_dst":"/p","state":"ok"}]}`:             1,
-		`{"schema":1,"store":"/s","active_vm":"","vms":[],"networks":[{"name":"n","bridge":"b","subnet":"s","firewall":"yes","vms":"1"}],"folders":[]}`:                                   2,
-		`{"schema":1,"store":"/s","active_vm":"","vms":[{"name":"a","state":"running","alias":"a","address":"","network":"n","cpus":1,"ram_mb":1}],"networks":[],"folders":[],"extra":0}`: 3,
+		`{"schema":1,"store":"/s","active_vm":"","vms":[],"networks":[],"folders":[],"templates":[],"runs":[]}`:                                                                                                    0,
+		`{"schema":2,"store":"/s","active_vm":"","vms":[],"networks":[],"folders":[],"templates":[],"runs":[]}`:                                                                                                    1,
+		`{"schema":1,"store":"/s","vms":[],"networks":[],"folders":[],"templates":[],"runs":[]}`:                                                                                                                   1,
+		`{"schema":1,"store":7,"active_vm":null,"vms":[],"networks":[],"folders":[],"templates":[],"runs":[]}`:                                                                                                     2,
+		`{"schema":1,"store":"/s","active_vm":"","vms":null,"networks":{},"folders":[],"templates":[],"runs":[]}`:                                                                                                  2,
+		`{"schema":1,"store":"/s","active_vm":"","vms":[],"networks":[],"folders":[],"more":1,"templates":[],"runs":[]}`:                                                                                           1,
+		`{"schema":1,"store":"/s","active_vm":"","vms":[],"networks":[],"folders":[{"host_path":"/p","vm":"a","mode":"tunnel","access":"rw","guest_dst":"/p","state":"ok"}],"templates":[],"runs":[]}`:             1,
+		`{"schema":1,"store":"/s","active_vm":"","vms":[],"networks":[{"name":"n","bridge":"b","subnet":"s","firewall":"yes","vms":"1"}],"folders":[],"templates":[],"runs":[]}`:                                   2,
+		`{"schema":1,"store":"/s","active_vm":"","vms":[{"name":"a","state":"running","alias":"a","address":"","network":"n","cpus":1,"ram_mb":1}],"networks":[],"folders":[],"extra":0,"templates":[],"runs":[]}`: 3,
 	} {
 		var got any
 		if err := json.Unmarshal([]byte(text), &got); err != nil {
