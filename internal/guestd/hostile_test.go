@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -233,6 +234,30 @@ func TestHostileSilence(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 		cancel()
+	}
+}
+
+// TestHostileReader checks that a guest that does not read does not delay signals: it counts as gone.
+func TestHostileReader(t *testing.T) {
+	release := make(chan struct{})
+	s := attack(t, func(h *hostile) {
+		h.started()
+		<-release
+	})
+	defer close(release)
+	p, err := s.Start(t.Context(), guestd.Command{Argv: []string{"x"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	for err == nil {
+		err = p.Signal(syscall.SIGTERM)
+	}
+	if took := time.Since(began); !errors.Is(err, guestd.ErrStuck) || took > 10*time.Second {
+		t.Errorf("after %v: %v", took, err)
+	}
+	if _, err := p.Wait(); !errors.Is(err, guestd.ErrStuck) {
+		t.Errorf("got %v", err)
 	}
 }
 

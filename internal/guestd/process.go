@@ -101,7 +101,7 @@ func (s *Session) Start(ctx context.Context, c Command) (*Process, error) {
 		// The answer may still come: then it must not run.
 		p.out.w, p.err.w = io.Discard, io.Discard
 		p.attend(nil)
-		p.s.post(wire.Signal, p.id, wire.Number(uint32(syscall.SIGKILL)))
+		_ = p.tell(wire.Signal, wire.Number(uint32(syscall.SIGKILL)))
 		return nil, fmt.Errorf("starting %s in the guest: %w", c.Argv[0], err)
 	case err != nil:
 		s.mu.Lock()
@@ -165,7 +165,7 @@ func (p *Process) tell(t wire.Type, payload []byte) error {
 	case <-p.ended:
 		return nil
 	default:
-		return p.s.write(context.Background(), wire.Frame(t, p.id, payload))
+		return p.s.tell(wire.Frame(t, p.id, payload))
 	}
 }
 
@@ -255,7 +255,11 @@ func (p *Process) feed(r io.Reader) {
 			break
 		}
 	}
-	_ = p.tell(wire.StdinEnd, nil)
+	select {
+	case <-p.ended:
+	default:
+		p.s.post(wire.StdinEnd, p.id, nil)
+	}
 }
 
 // allowance waits until input may be sent, and says how much, at most limit. It is

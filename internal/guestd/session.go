@@ -34,11 +34,15 @@ const (
 const (
 	handshakeLimit = 10 * time.Second
 	writeLimit     = 30 * time.Second // for one frame: an agent always reads
+	tellLimit      = 2 * time.Second  // for a frame on whose arrival a user waits, such as a signal
 	maxPending     = 64
 )
 
 // ErrGone is wrapped by the errors of a session whose VM closed the connection.
 var ErrGone = errors.New("the VM ended")
+
+// ErrStuck is wrapped by the errors of a session whose guest does not read any more.
+var ErrStuck = errors.New("the guest does not read what it is sent")
 
 // ErrProtocol is wrapped by the errors of a session whose guest broke the protocol.
 var ErrProtocol = wire.ErrProtocol
@@ -197,6 +201,23 @@ func (s *Session) reply(id uint32, payload []byte) error {
 
 // write writes one frame.
 func (s *Session) write(ctx context.Context, frame []byte) error {
+	return s.writeWithin(ctx, writeLimit, frame)
+}
+
+// tell writes one frame within tellLimit, or the session ends: what waits for a guest that does not read
+// would wait with it.
+func (s *Session) tell(frame []byte) error {
+	ctx, cancel := context.WithTimeout(context.Background(), tellLimit)
+	defer cancel()
+	err := s.writeWithin(ctx, tellLimit, frame)
+	if err != nil && ctx.Err() != nil {
+		s.fail(fmt.Errorf("sending to the agent in the guest: %w", ErrStuck)) // another frame is not read
+		return s.Err()
+	}
+	return err
+}
+
+func (s *Session) writeWithin(ctx context.Context, limit time.Duration, frame []byte) error {
 	select {
 	case <-s.send:
 	case <-s.done:
@@ -205,11 +226,14 @@ func (s *Session) write(ctx context.Context, frame []byte) error {
 		return ctx.Err()
 	}
 	defer func() { s.send <- struct{}{} }()
-	err := s.conn.SetWriteDeadline(time.Now().Add(writeLimit))
+	err := s.conn.SetWriteDeadline(time.Now().Add(limit))
 	if err == nil {
 		_, err = s.conn.Write(frame)
 	}
 	if err != nil {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			err = fmt.Errorf("%w: %w", ErrStuck, err)
+		}
 		// A part of the frame may have been written: nothing can follow it.
 		s.fail(fmt.Errorf("sending to the agent in the guest: %w", lost(err)))
 		return s.Err()

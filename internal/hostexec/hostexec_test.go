@@ -65,6 +65,20 @@ func TestMatch(t *testing.T) {
 	}
 }
 
+// A directory that is put in place with its contents is known by its own name.
+func TestMatchDir(t *testing.T) {
+	for rel, want := range map[string]Kind{
+		".git/hooks": Silent, ".git": Silent, "sub/.git/hooks": Silent, ".git/info": Silent, ".git/modules": Silent, ".git/modules/lib": Silent, ".git/modules/a/b": Silent,
+		".git/modules/lib/hooks": Silent, ".git/worktrees": Silent, ".git/worktrees/w": Silent, ".git/objects": "", ".git/refs/heads": "", ".git/modules/lib/objects/ab": "",
+		".vscode": Silent, "a/.vscode/": Silent, ".husky": Silent, ".idea": Silent, ".idea/runConfigurations": Silent, ".claude": Silent, ".kiro/settings": Silent, ".venv/bin": Silent,
+		".cargo": Asked, ".mvn": Asked, ".yarn": Asked, "src": "", "hooks": "", "my.vscode": "", ".envrc": Silent, "Makefile": Asked,
+	} {
+		if kind, ok := MatchDir(rel); ok != (want != "") || ok && kind != want {
+			t.Errorf("MatchDir(%q) = %q, %v, want %q", rel, kind, ok, want)
+		}
+	}
+}
+
 func TestScanFindsExecutedFiles(t *testing.T) {
 	dir := t.TempDir()
 	for _, rel := range []string{

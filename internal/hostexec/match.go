@@ -54,6 +54,43 @@ func Match(rel string) (Kind, bool) {
 	return "", false
 }
 
+// MatchDir is Match for what may be a directory or a link to one, which was put at rel with its contents:
+// it also knows the directories that hold host-executed files, .git/hooks or .vscode.
+func MatchDir(rel string) (Kind, bool) {
+	rel = path.Clean(rel)
+	if kind, ok := Match(rel); ok {
+		return kind, true
+	}
+	if holdsGit(rel) {
+		return Silent, true
+	}
+	kind, ok := Kind(""), false
+	for _, d := range lookup().dirs[path.Base(rel)] {
+		if (rel == d.path || strings.HasSuffix(rel, "/"+d.path)) && (!ok || d.kind == Silent) {
+			kind, ok = d.kind, true
+		}
+	}
+	return kind, ok
+}
+
+// holdsGit reports whether a directory at rel in a git directory can hold files that matchGitDir knows.
+func holdsGit(rel string) bool {
+	parts := strings.Split(rel, "/")
+	i := slices.Index(parts, ".git")
+	if i < 0 || i == len(parts)-1 {
+		return false
+	}
+	switch parts = parts[i+1:]; parts[0] {
+	case "hooks", "info":
+		return len(parts) == 1
+	case "worktrees":
+		return len(parts) <= 2
+	case "modules": // modules/NAME is a git directory, and NAME may have slashes
+		return len(parts) <= 2 || !slices.ContainsFunc(parts[2:], func(p string) bool { return slices.Contains(gitData, p) })
+	}
+	return false
+}
+
 // isConfigProgram reports whether name is a configuration file that is a program: vite.config.ts,
 // .eslintrc.cjs.
 func isConfigProgram(name string) bool {

@@ -129,10 +129,17 @@ var (
 type names struct {
 	silent, asked           map[string]bool
 	silentPaths, askedPaths map[string][]string // by their base name
+	dirs                    map[string][]knownDir
+}
+
+// knownDir is a directory that has files of the lists.
+type knownDir struct {
+	path string
+	kind Kind
 }
 
 var lookup = sync.OnceValue(func() names {
-	n := names{silent: map[string]bool{}, asked: map[string]bool{}, silentPaths: map[string][]string{}, askedPaths: map[string][]string{}}
+	n := names{silent: map[string]bool{}, asked: map[string]bool{}, silentPaths: map[string][]string{}, askedPaths: map[string][]string{}, dirs: map[string][]knownDir{}}
 	for _, s := range silentNames {
 		n.silent[s] = true
 	}
@@ -149,6 +156,25 @@ var lookup = sync.OnceValue(func() names {
 	}
 	for _, p := range askedPaths {
 		n.askedPaths[path.Base(p)] = append(n.askedPaths[path.Base(p)], p)
+	}
+	seen := map[string]bool{}
+	add := func(dir string, kind Kind) {
+		for ; dir != "." && !seen[dir]; dir = path.Dir(dir) {
+			seen[dir] = true
+			n.dirs[path.Base(dir)] = append(n.dirs[path.Base(dir)], knownDir{dir, kind})
+		}
+	}
+	for _, p := range silentPaths {
+		add(path.Dir(p), Silent)
+	}
+	for _, d := range silentDirs {
+		add(d, Silent)
+	}
+	for _, p := range askedPaths {
+		add(path.Dir(p), Asked)
+	}
+	for _, d := range askedDirs {
+		add(d, Asked)
 	}
 	return n
 })

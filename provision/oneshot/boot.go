@@ -115,7 +115,7 @@ func (u *run) bootVM(ctx context.Context, b Boot) error {
 		if !errors.As(err, &stale) || ctx.Err() != nil {
 			return err
 		}
-		u.child.close()
+		u.endChildren()
 		why = "its saved state does not work here: " + ui.CleanTo(err.Error(), 300)
 	}
 	u.UI.Warn("template %s: %s; the VM is booted instead, which takes longer", b.Template(), why)
@@ -242,6 +242,13 @@ func (u *run) setup(ctx context.Context) error {
 	return nil
 }
 
+// endChildren ends the VM and what served it, and reports what the guest changed, however the run ends.
+func (u *run) endChildren() {
+	served := u.child.folders
+	u.child.close()
+	u.reportChanges(served)
+}
+
 // reportChanges names the files that programs of this machine run or obey and that the guest changed.
 // The server has ended, so that its list is final.
 func (u *run) reportChanges(served FolderServer) {
@@ -249,7 +256,7 @@ func (u *run) reportChanges(served FolderServer) {
 		return
 	}
 	written, cut := served.Written()
-	if len(written) == 0 {
+	if len(written) == 0 && !cut {
 		return
 	}
 	var names []string
@@ -262,11 +269,14 @@ func (u *run) reportChanges(served FolderServer) {
 			names = append(names, filepath.Join(u.folders[w.Export].Host, w.Path))
 		}
 	}
-	more := ""
-	if cut {
-		more = ", and further ones"
+	list := "their names are not known"
+	if len(names) > 0 {
+		list = ui.Some(names, 12)
+		if cut {
+			list += ", and further ones"
+		}
 	}
-	u.UI.Warn("the run changed files that programs on this machine run or obey; review them before you use them: %s%s", ui.Some(names, 12), more)
+	u.UI.Warn("the run changed files that programs on this machine run or obey; review them before you use them: %s", list)
 }
 
 // ended reports whether a signal ends programs.

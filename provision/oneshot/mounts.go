@@ -120,13 +120,19 @@ func (o Options) Folders(cwd string) (folders []Folder, note string, err error) 
 		if i := slices.IndexFunc(folders, func(g Folder) bool { return g.Guest == f.Guest || slices.Contains(g.Also, f.Guest) }); i >= 0 {
 			return nil, "", ui.Usage("%s and %s are both at %s in the guest", ui.Clean(folders[i].Host), ui.Clean(f.Host), ui.Clean(f.Guest))
 		}
-		// The guest's root could write it through the folder that holds it.
-		if i := slices.IndexFunc(folders, func(g Folder) bool { return f.ReadOnly && !g.ReadOnly && within(f.Host, g.Host) }); i >= 0 {
-			return nil, "", ui.Usage("%s would be read-only, but it lies in %s, which the guest can write", ui.Clean(f.Host), ui.Clean(folders[i].Host))
-		}
 		folders = append(folders, f)
 	}
-	return folders, note, nil
+	return folders, note, checkReadOnly(folders)
+}
+
+// checkReadOnly refuses a read-only folder that lies in one that the guest can write.
+func checkReadOnly(folders []Folder) error {
+	for _, f := range folders {
+		if i := slices.IndexFunc(folders, func(g Folder) bool { return f.ReadOnly && !g.ReadOnly && within(f.Host, g.Host) }); i >= 0 {
+			return ui.Usage("%s would be read-only, but it lies in %s, which the guest can write", ui.Clean(f.Host), ui.Clean(folders[i].Host))
+		}
+	}
+	return nil
 }
 
 // within reports whether p is dir or lies below it.

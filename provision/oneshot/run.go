@@ -258,21 +258,27 @@ func (u *run) attach(ctx context.Context, p terminal.Process, signals <-chan os.
 	done()
 	forced := result.Received != 0 || result.TimedOut
 	switch {
+	case forced && sessionFailed(err):
+		// The command was to end, and nothing of the guest counts any more.
+		result.Exit = guestd.Exit{Signal: syscall.SIGKILL}
 	case err == nil, forced && errors.Is(err, terminal.ErrNoEnd), errors.Is(err, syscall.EPIPE) && !errors.Is(err, guestd.ErrGone):
 		// Nobody reads the output any more: the command got SIGPIPE, as it would here.
 	default:
 		return 0, u.explain(ui.Failed("running the command: %w", err))
 	}
 	u.flush(ctx, forced)
-	served := u.child.folders
 	done = u.timings.Step("end the VM")
 	u.close()
 	done()
-	u.reportChanges(served)
 	if result.TimedOut {
 		u.UI.Warn("the command ran longer than %s and was ended", u.options.Timeout)
 	}
 	return result.Code(), nil
+}
+
+// sessionFailed reports whether the error is that of a connection whose guest is gone or hostile.
+func sessionFailed(err error) bool {
+	return errors.Is(err, guestd.ErrStuck) || errors.Is(err, guestd.ErrGone) || errors.Is(err, guestd.ErrProtocol)
 }
 
 // flush writes what the guest has not written to the folders yet. A guest that was told to end has little
@@ -292,7 +298,7 @@ func (u *run) flush(ctx context.Context, forced bool) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	if err := u.child.guest.Flush(ctx); err != nil && ctx.Err() != nil {
+	if err := u.child.guest.Flush(ctx); err != nil && (ctx.Err() != nil || errors.Is(err, guestd.ErrStuck)) {
 		u.UI.Warn("the guest did not confirm that everything is written to the folder")
 	}
 }
@@ -316,7 +322,7 @@ func (u *run) explain(err error) error {
 
 // close ends everything of the run that still exists.
 func (u *run) close() {
-	u.child.close()
+	u.endChildren()
 	if u.entry != nil {
 		u.entry.Close()
 		u.entry = nil

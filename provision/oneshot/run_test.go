@@ -39,6 +39,8 @@ type lab struct {
 	waits    chan struct{} // the command ends when it is closed or a signal arrives; nil: at once
 	signals  []syscall.Signal
 	changed  []userfs.Written
+	cut      bool
+	fails    error // of the command
 	refuse   error
 	connects int
 	vm       *VM
@@ -145,20 +147,23 @@ func (p fakeProcess) Stops() <-chan struct{}        { return p.stops }
 func (p fakeProcess) Continue() error               { return nil }
 func (p fakeProcess) Wait() (guestd.Exit, error) {
 	if p.waits == nil {
-		return p.exit, nil
+		return p.exit, p.fails
 	}
 	select {
 	case <-p.waits:
 		return p.exit, nil
 	case s := <-p.told:
 		p.signals = append(p.signals, s)
+		if p.fails != nil {
+			return guestd.Exit{}, p.fails
+		}
 		return guestd.Exit{Signal: s}, nil
 	}
 }
 
 type fakeServer struct{ *lab }
 
-func (s fakeServer) Written() ([]userfs.Written, bool) { return s.changed, false }
+func (s fakeServer) Written() ([]userfs.Written, bool) { return s.changed, s.cut }
 func (s fakeServer) Close() error                      { s.add("close folders"); return nil }
 
 type fakeStack struct{ *lab }
@@ -217,6 +222,40 @@ func TestRun(t *testing.T) {
 	}
 	if !l.printed(".envrc") || l.entries[0].Folder != dir || l.entries[0].Argv[0] != "x" {
 		t.Errorf("%q %+v", l.texts, l.entries)
+	}
+}
+
+// What the guest changed is reported however the run ends.
+func TestChangesAreReported(t *testing.T) {
+	changed := []userfs.Written{{Path: ".envrc"}}
+	failed := errors.New("failed")
+	for name, l := range map[string]*lab{
+		"protocol":   {fails: guestd.ErrProtocol},
+		"setup":      {setup: func(guestd.Setup) error { return failed }},
+		"start":      {start: func(guestd.Command) error { return failed }},
+		"no command": {start: func(guestd.Command) error { return &guestd.StartError{Name: "x", Errno: syscall.ENOENT} }},
+		"no answer":  {answers: func(int) error { return failed }},
+	} {
+		l.changed = changed
+		if _, err := l.run(t, plain("x")); err == nil && name != "no command" || !l.printed(".envrc") {
+			t.Errorf("%s: %v %q", name, err, l.texts)
+		}
+	}
+	l := &lab{cut: true}
+	if _, err := l.run(t, plain("x")); err != nil || !l.printed("run or obey") {
+		t.Errorf("only that there are more is known: %v %q", err, l.texts)
+	}
+}
+
+// A guest that is stuck or breaks the protocol when it is to end does not change the status.
+func TestTimeoutOfAFailedGuest(t *testing.T) {
+	for _, fails := range []error{guestd.ErrStuck, guestd.ErrGone, guestd.ErrProtocol} {
+		l := &lab{waits: make(chan struct{}), fails: fails}
+		o := plain("x")
+		o.Timeout = 10 * time.Millisecond
+		if code, err := l.run(t, o); err != nil || code != 124 {
+			t.Errorf("%v: %d %v", fails, code, err)
+		}
 	}
 }
 

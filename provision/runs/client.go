@@ -20,31 +20,32 @@ import (
 // endsWithin is how long a run may take to end after it was asked to.
 const endsWithin = 7 * time.Second
 
-// dial connects to the aivm of a run.
-func (r Registry) dial(rec Record) (*net.UnixConn, error) {
+// dial connects to the aivm of a run, which is a process of this user: pid.
+func (r Registry) dial(rec Record) (c *net.UnixConn, pid int, err error) {
 	dir, err := os.OpenFile(filepath.Join(r.Dir, rec.ID), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, ui.Failed("the run %s ended", rec.Name)
+		return nil, 0, ui.Failed("the run %s ended", rec.Name)
 	}
 	defer dir.Close()
-	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: controlPath(dir), Net: "unix"})
+	c, err = net.DialUnix("unix", nil, &net.UnixAddr{Name: controlPath(dir), Net: "unix"})
 	if err != nil {
-		return nil, ui.Failed("the run %s does not answer: it is just starting, or it ends: %w", rec.Name, err)
+		return nil, 0, ui.Failed("the run %s does not answer: it is just starting, or it ends: %w", rec.Name, err)
 	}
-	return c, nil
+	uid, pid, err := peer(c)
+	if err != nil || uid != os.Geteuid() {
+		c.Close()
+		return nil, 0, ui.Failed("the run %s belongs to another user", rec.Name)
+	}
+	return c, pid, nil
 }
 
 // Stop asks a run to end and waits until it has. A run that does not answer is killed.
 func (r Registry) Stop(rec Record) error {
-	c, err := r.dial(rec)
+	c, pid, err := r.dial(rec)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	uid, pid, err := peer(c)
-	if err != nil || uid != os.Geteuid() {
-		return ui.Failed("the run %s belongs to another user", rec.Name)
-	}
 	if err := json.NewEncoder(c).Encode(request{Stop: true}); err != nil {
 		return ui.Failed("asking the run %s to end: %w", rec.Name, err)
 	}
@@ -71,7 +72,7 @@ type Streams struct {
 
 // Exec starts a command in the VM of a run.
 func (r Registry) Exec(rec Record, cmd Command, s Streams) (Process, error) {
-	c, err := r.dial(rec)
+	c, _, err := r.dial(rec)
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"al.essio.dev/pkg/shellescape"
 	"golang.org/x/sys/unix"
 
 	"aivm.dev/aivm/internal/ui"
@@ -94,16 +95,21 @@ func (r Registry) Register(rec Record) (*Registered, error) {
 	if err := os.MkdirAll(r.Dir, 0o700); err != nil {
 		return nil, ui.Failed("recording the run: %w", err)
 	}
+	if err := r.check(); err != nil {
+		return nil, err
+	}
 	if rec.Name != "" { // names are given out one at a time
 		names, err := lockFile(filepath.Join(r.Dir, ".names"), unix.LOCK_EX)
 		if err != nil {
 			return nil, ui.Failed("recording the run: %w", err)
 		}
 		defer names.Close()
-		all, err := r.List()
-		if err != nil {
-			return nil, err
-		}
+	}
+	all, err := r.List() // it also removes the records of runs that were killed
+	if err != nil {
+		return nil, err
+	}
+	if rec.Name != "" {
 		if slices.ContainsFunc(all, func(o Record) bool { return o.Name == rec.Name || o.ID == rec.Name }) {
 			return nil, ui.Refused("a run named %s is there already", rec.Name).
 				Hint(ui.CmdFor("run a command in it", "aivm runs exec "+rec.Name+" -- COMMAND"), ui.CmdFor("or stop it", "aivm runs stop "+rec.Name))
@@ -119,6 +125,24 @@ func (r Registry) Register(rec Record) (*Registered, error) {
 		return nil, ui.Failed("recording the run: %w", err)
 	}
 	return reg, nil
+}
+
+// check refuses a directory of runs in which others could put runs of theirs, or remove this user's.
+func (r Registry) check() error {
+	for _, dir := range []string{filepath.Dir(r.Dir), r.Dir} {
+		var st unix.Stat_t
+		if err := unix.Stat(dir, &st); err != nil {
+			return ui.Failed("reading the runs: %s: %w", dir, err)
+		}
+		switch {
+		case int(st.Uid) != os.Geteuid():
+			return ui.Refused("%s, which has the records of runs, belongs to another user", ui.Clean(dir))
+		case st.Mode&0o022 != 0:
+			return ui.Refused("others can write %s, which has the records of runs", ui.Clean(dir)).
+				Hint(ui.CmdFor("look at what is in it, then", "chmod go-w "+shellescape.Quote(dir)))
+		}
+	}
+	return nil
 }
 
 // create makes the directory of a run under another name, so that nobody sees it without its lock.
@@ -195,6 +219,9 @@ func (r Registry) List() ([]Record, error) {
 	}
 	if err != nil {
 		return nil, ui.Failed("reading the runs: %w", err)
+	}
+	if err := r.check(); err != nil {
+		return nil, err
 	}
 	var out []Record
 	for _, e := range entries[:min(len(entries), maxRuns)] {

@@ -10,10 +10,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"aivm.dev/aivm/internal/guestd"
 	"aivm.dev/aivm/internal/ui"
@@ -132,9 +135,11 @@ func TestKilledRunIsRemoved(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(r.Dir, newPrefix+"young"), 0o700); err != nil { // a run that starts now
 		t.Fatal(err)
 	}
-	if l, err := r.List(); err != nil || len(l) != 0 {
-		t.Errorf("%+v %v", l, err)
+	own, err := r.Register(Record{}) // as a plain run does
+	if err != nil {
+		t.Fatal(err)
 	}
+	own.Close()
 	e, err := os.ReadDir(r.Dir)
 	if err != nil || len(e) != 2 {
 		t.Errorf("left: %v %v", e, err)
@@ -295,7 +300,7 @@ func TestStop(t *testing.T) {
 func TestNoRequest(t *testing.T) {
 	r, rec, _ := serving(t, func(p *command) { p.exit <- guestd.Exit{} })
 	for _, text := range []string{"\n", "{}", `{"exec":{"argv":["x"]}}`, `{"stop":"x"}`, "GET / HTTP/1.1\r\n\r\n", strings.Repeat("[", 100000)} {
-		c, err := r.dial(rec)
+		c, _, err := r.dial(rec)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -314,5 +319,81 @@ func TestNoRequest(t *testing.T) {
 	}
 	if x, err := p.Wait(); err != nil || x.Code != 0 {
 		t.Errorf("%+v %v", x, err)
+	}
+}
+
+// A directory in which another user can put runs is refused.
+func TestOthersDirectory(t *testing.T) {
+	for _, which := range []string{"", "runs"} {
+		parent := filepath.Join(t.TempDir(), "aivm")
+		r := Registry{filepath.Join(parent, "runs")}
+		if err := os.MkdirAll(r.Dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		dir := filepath.Join(parent, which)
+		refused := func(what string) {
+			var refusal *ui.Error
+			if _, err := r.Register(Record{}); !errors.As(err, &refusal) || refusal.Kind != "refused" {
+				t.Errorf("%s %s: %v", dir, what, err)
+			}
+			if _, err := r.List(); err == nil {
+				t.Errorf("%s %s: listed", dir, what)
+			}
+		}
+		for _, mode := range []os.FileMode{0o770, 0o707} {
+			if err := os.Chmod(dir, mode); err != nil {
+				t.Fatal(err)
+			}
+			refused(mode.String())
+		}
+		if err := os.Chmod(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if os.Geteuid() == 0 {
+			if err := os.Chown(dir, 65534, 65534); err != nil {
+				t.Fatal(err)
+			}
+			refused("of another user")
+		}
+	}
+}
+
+// Nothing is sent to a socket of another user.
+func TestOthersSocket(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("listening as another user needs root")
+	}
+	r := Registry{t.TempDir()}
+	g, err := r.Register(Record{Name: "work"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	t.Chdir(filepath.Join(r.Dir, g.ID))
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: controlName}); err != nil {
+		t.Fatal(err)
+	}
+	listening := make(chan error)
+	go func() {
+		runtime.LockOSThread() // not unlocked: the thread, and its user, end with the function
+		if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, 65534, 65534, 65534); e != 0 {
+			listening <- e
+			return
+		}
+		listening <- unix.Listen(fd, 1)
+	}()
+	if err := <-listening; err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Exec(g.Record, Command{Argv: []string{"x"}}, Streams{}); err == nil || !strings.Contains(err.Error(), "another user") {
+		t.Errorf("exec: %v", err)
+	}
+	if err := r.Stop(g.Record); err == nil || !strings.Contains(err.Error(), "another user") {
+		t.Errorf("stop: %v", err)
 	}
 }

@@ -328,7 +328,14 @@ func (e Finder) checkShare(folder, dst string, writable bool, allow []string) er
 // OwnDirs returns aivm's own directories, which are never shared with a guest, and the config
 // file, wherever --config places it: a guest that can write it decides what is shared next.
 func (e Finder) OwnDirs() []string {
-	return []string{e.StorePath, filepath.Dir(e.SSH.ConfigDir), e.SSH.StateDir, e.SSH.ConfigDir, e.Cache.Dir, session.DefaultBaseDir, "/var/lib/aivm", "/var/cache/aivm"}
+	own := []string{e.StorePath, filepath.Dir(e.SSH.ConfigDir), e.SSH.StateDir, e.SSH.ConfigDir, e.Cache.Dir, session.DefaultBaseDir, "/var/lib/aivm", "/var/cache/aivm"}
+	if e.Cache.Dir != "" {
+		own = append(own, filepath.Join(filepath.Dir(e.Cache.Dir), "templates"))
+	}
+	if runtime := e.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(runtime) {
+		own = append(own, filepath.Join(runtime, "aivm")) // the runs
+	}
+	return own
 }
 
 // changeRefused returns the refusal of a flag that differs from the recorded attachment, with
