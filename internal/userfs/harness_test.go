@@ -170,6 +170,14 @@ type trial struct {
 // newTrial starts a server in a jail. Exports "0" is writable, "1" read-only.
 func newTrial(t testing.TB, kind jail.Kind) *trial {
 	t.Helper()
+	tr := newFolders(t)
+	tr.start(kind)
+	return tr
+}
+
+// newFolders makes the folders of a trial.
+func newFolders(t testing.TB) *trial {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root")
 	}
@@ -192,7 +200,6 @@ func newTrial(t testing.TB, kind jail.Kind) *trial {
 	}
 	tr.write("1/file", "read-only\n")
 	tr.write("outside/canary", "secret\n")
-	tr.start(kind)
 	return tr
 }
 

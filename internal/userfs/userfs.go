@@ -54,6 +54,7 @@ type Written struct {
 type Server struct {
 	jail    jail.Kind
 	pid     int
+	exports int
 	control *control
 	done    chan struct{}
 

@@ -103,7 +103,7 @@ func (t *Tree) learn(dir *node, name string, st *unix.Statx_t) (*node, error) {
 	defer t.mu.Unlock()
 	n := t.byFile[key]
 	if n == nil || !n.is(st) {
-		if len(t.nodes) >= maxNodes {
+		if len(t.nodes) >= t.maxNodes {
 			return nil, syscall.ENFILE
 		}
 		t.lastID++

@@ -52,6 +52,7 @@ type Tree struct {
 	handles  map[uint64]*handle
 	lastFile uint64
 	limit    int // of handles
+	maxNodes int
 }
 
 // fileKey is a file as the host identifies it. One file in two exports is two nodes, because the
@@ -111,6 +112,7 @@ func New(exports []Export, proc int, changed func(export int, rel string)) (*Tre
 	}
 	usable := int(min(files.Cur, 1<<20)) - spareFiles
 	t.limit = min(maxHandles, usable/2)
+	t.maxNodes = maxNodes
 	t.maxOpen = min(usable-t.limit, 1<<16)
 	for i, e := range exports {
 		var st unix.Statx_t
