@@ -7,6 +7,8 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -20,6 +22,9 @@ import (
 
 // memoryGoal is what the server's garbage collector tries to stay below.
 const memoryGoal = 96 << 20
+
+// memoryLimit is how much the server can have at all: more than what the limits of package tree add up to.
+const memoryLimit = 1 << 30
 
 // Main is the server's process. args are its arguments without the name; it returns the exit status.
 func Main(args []string) int {
@@ -50,6 +55,11 @@ func serve(args []string, control *os.File, r *reporter) error {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return fmt.Errorf("switching core dumps off: %w", err)
 	}
+	if !c.Entered { // otherwise it is in force already
+		if err := limitMemory(); err != nil {
+			return fmt.Errorf("limiting the memory: %w", err)
+		}
+	}
 	t, err := enter(c, r.changed)
 	if err != nil {
 		return err
@@ -65,6 +75,30 @@ func serve(args []string, control *os.File, r *reporter) error {
 	}()
 	go func() { failed <- transport(t) }()
 	return <-failed
+}
+
+// limitMemory lets the kernel refuse more than memoryLimit of memory in addition to what the process
+// has mapped: programs built with the race detector map much that they do not use.
+func limitMemory() error {
+	b, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return err
+	}
+	fields := strings.Fields(string(b))
+	if len(fields) < 6 {
+		return fmt.Errorf("/proc/self/statm has %d fields", len(fields))
+	}
+	pages, err := strconv.ParseUint(fields[5], 10, 64)
+	if err != nil {
+		return err
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_DATA, &limit); err != nil {
+		return err
+	}
+	limit.Max = min(limit.Max, pages*uint64(os.Getpagesize())+memoryLimit)
+	limit.Cur = min(limit.Cur, limit.Max)
+	return unix.Setrlimit(unix.RLIMIT_DATA, &limit)
 }
 
 // transport serves t to the guest until the guest's end is closed.
@@ -155,17 +189,16 @@ func (r *reporter) changed(export int, rel string) {
 	if _, ok := hostexec.Match(rel); !ok {
 		return
 	}
-	w := Written{export, rel}
+	w := Written{export, shorten(rel)}
 	r.mu.Lock()
-	known := r.seen[w] || r.cut
-	if !known && len(r.seen) >= maxWritten {
+	defer r.mu.Unlock() // held until the event is sent: nobody changes a file that is known but not reported
+	if r.seen[w] || r.cut {
+		return
+	}
+	if len(r.seen) >= maxWritten {
 		r.cut = true
-	} else if !known {
+	} else {
 		r.seen[w] = true
 	}
-	cut := r.cut
-	r.mu.Unlock()
-	if !known {
-		r.send(event{Written: true, Export: export, Path: []byte(rel), Cut: cut})
-	}
+	_ = r.out.Encode(event{Written: true, Export: export, Path: []byte(w.Path), Cut: r.cut}) // as in send
 }

@@ -40,11 +40,29 @@ type event struct {
 	Cut     bool   `json:",omitempty"` // there are more written files than are reported
 }
 
-// Limits of the events: the longest path, and the longest line.
+// Limits of the events: the longest path, how much of its end is kept if it is longer, and the longest
+// line.
 const (
-	maxPath  = 64 << 10
+	maxPath  = 4096
+	maxEnd   = 1024
 	maxEvent = 2 << 20
 )
+
+// shorten replaces directories in the middle of a path that is too long by "...".
+func shorten(path string) string {
+	const mark = "/.../"
+	if len(path) <= maxPath {
+		return path
+	}
+	begin, end := path[:maxPath-maxEnd-len(mark)], path[len(path)-maxEnd:]
+	if i := strings.LastIndexByte(begin, '/'); i > 0 {
+		begin = begin[:i]
+	}
+	if i := strings.IndexByte(end, '/'); i >= 0 {
+		end = end[i+1:]
+	}
+	return begin + mark + end
+}
 
 // control is the parent's end of the control socket.
 type control struct{ file *os.File }
@@ -79,7 +97,7 @@ func start(ctx context.Context, c Config, kind jail.Kind, transport *os.File, di
 	cmd.SysProcAttr = jail.Process(kind)
 	words := &tail{}
 	cmd.Stderr = words
-	s := &Server{jail: kind, control: &control{parent}, done: make(chan struct{})}
+	s := &Server{jail: kind, exports: len(c.Exports), control: &control{parent}, done: make(chan struct{})}
 	ended, err := run(cmd)
 	child.Close()
 	if err != nil {
@@ -160,10 +178,13 @@ func (s *Server) events(ready chan<- error) error {
 			default:
 			}
 		case e.Written:
+			if e.Export < 0 || e.Export >= s.exports {
+				continue
+			}
 			s.mu.Lock()
-			s.cut = s.cut || e.Cut || len(s.written) >= maxWritten || len(e.Path) > maxPath
+			s.cut = s.cut || e.Cut || len(s.written) >= maxWritten
 			if !s.cut {
-				s.written = append(s.written, Written{e.Export, string(e.Path)})
+				s.written = append(s.written, Written{e.Export, shorten(string(e.Path))})
 			}
 			s.mu.Unlock()
 		}

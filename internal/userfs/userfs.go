@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -118,15 +119,21 @@ func noJail(reasons []string) error {
 	)
 }
 
+// openExports opens the exports. Their paths have no links: the caller has resolved them, so a link is
+// one that appeared since, and could lead to a folder the user has not agreed to.
 func openExports(exports []Export) ([]*os.File, error) {
 	if len(exports) == 0 || len(exports) > maxExports {
 		return nil, fmt.Errorf("a folder server has 1 to %d exports, not %d", maxExports, len(exports))
 	}
 	var dirs []*os.File
 	for _, e := range exports {
-		fd, err := unix.Open(e.Dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		fd, err := unix.Openat2(unix.AT_FDCWD, e.Dir, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
 		if err != nil {
 			closeAll(dirs)
+			if err == unix.ELOOP {
+				return nil, ui.Refused("the path of the folder %s contains a symbolic link, which was not there before", e.Dir).Hint(
+					ui.Remark("find out who replaced the folder, or name it by its real path"))
+			}
 			return nil, fmt.Errorf("opening the folder %s: %w", e.Dir, err)
 		}
 		dirs = append(dirs, os.NewFile(uintptr(fd), e.Dir))
@@ -197,6 +204,9 @@ func try(ctx context.Context, kind jail.Kind) error {
 		return err
 	}
 	defer os.Remove(dir)
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return err
+	}
 	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"syscall"
 	"unsafe"
 
@@ -43,8 +44,10 @@ func Process(kind Kind) *syscall.SysProcAttr {
 // returns the descriptors of dirs in their private mounts, and one of /proc/self/fd, which becomes the
 // working directory.
 func EnterNamespaces(dirs []Dir) (exports []int, proc int, err error) {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return nil, -1, fmt.Errorf("making mounts private: %w", err)
+	// Mounts that the host makes or removes later appear and disappear here too, where they are shared
+	// (with systemd, everywhere): what is a mount point must be known. Nothing goes the other way.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return nil, -1, fmt.Errorf("making mounts slaves of the host's: %w", err)
 	}
 	for _, d := range dirs {
 		fd, err := privateMount(d)
@@ -56,7 +59,7 @@ func EnterNamespaces(dirs []Dir) (exports []int, proc int, err error) {
 	if proc, err = clone("/proc/self/fd"); err != nil {
 		return nil, -1, fmt.Errorf("mounting /proc/self/fd: %w", err)
 	}
-	if err := emptyRoot(); err != nil {
+	if err := emptyRoot(exports); err != nil {
 		return nil, -1, err
 	}
 	return exports, proc, unix.Fchdir(proc)
@@ -100,20 +103,35 @@ func same(a, b int) error {
 	return nil
 }
 
-// emptyRoot makes an empty read-only file system the root, and unmounts everything else.
-func emptyRoot() error {
+// emptyRoot makes an empty read-only file system the root, and unmounts everything else. The exports
+// are attached in it, because the kernel passes later mounts of the host on to attached mounts only, and
+// refuses (EBUSY) to remove a mount point that is attached; but nobody may search the root.
+func emptyRoot(exports []int) error {
 	const at = "/proc" // exists everywhere, and what is mounted there is not needed by path any more
-	if err := unix.Mount("tmpfs", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=4k,nr_inodes=2,mode=500"); err != nil {
+	options := fmt.Sprintf("size=4k,nr_inodes=%d,mode=700", 2+len(exports))
+	if err := unix.Mount("tmpfs", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options); err != nil {
 		return fmt.Errorf("mounting the empty root: %w", err)
 	}
 	if err := unix.Chdir(at); err != nil {
 		return err
+	}
+	for i, fd := range exports {
+		name := strconv.Itoa(i)
+		if err := unix.Mkdir(name, 0); err != nil {
+			return err
+		}
+		if err := unix.MoveMount(fd, "", unix.AT_FDCWD, name, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return fmt.Errorf("attaching export %d: %w", i, err)
+		}
 	}
 	if err := unix.PivotRoot(".", "."); err != nil {
 		return fmt.Errorf("changing the root: %w", err)
 	}
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
 		return fmt.Errorf("unmounting the old root: %w", err)
+	}
+	if err := unix.Chmod("/", 0); err != nil {
+		return fmt.Errorf("closing the root: %w", err)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("making the root read-only: %w", err)

@@ -121,14 +121,19 @@ func list(dir int, name string) error {
 	return err
 }
 
-// leave fails if ".." leads out of an export.
+// leave fails if ".." leads out of an export to anything but the empty root, which nobody may search.
 func leave(fd int) error {
 	up, err := unix.Openat(fd, "..", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil
 	}
 	defer unix.Close(up)
-	if err := same(fd, up); err != nil {
+	root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("opening the root: %w", err)
+	}
+	defer unix.Close(root)
+	if same(fd, up) != nil && (same(root, up) != nil || list(root, "0") == nil) {
 		return fmt.Errorf("the process in the jail could still reach the directory above it")
 	}
 	return nil

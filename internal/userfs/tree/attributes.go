@@ -129,11 +129,8 @@ func (t *Tree) chmod(n *node, fd int, mode uint32) error {
 		}
 		bits |= uint32(st.Mode) & unix.S_ISGID
 	}
-	if err := unix.Fchmodat(t.proc, link(fd), bits, 0); err != nil {
-		return err
-	}
 	t.noteFile(n)
-	return nil
+	return unix.Fchmodat(t.proc, link(fd), bits, 0)
 }
 
 func (t *Tree) truncate(n *node, fd int, in fuse.SetattrIn) error {

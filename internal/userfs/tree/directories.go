@@ -11,12 +11,23 @@ import (
 	"aivm.dev/aivm/internal/userfs/fuse"
 )
 
-// direntBuffer is how much of a directory is read from the host at once.
-const direntBuffer = 32 << 10
+const (
+	direntBuffer = 32 << 10 // how much of a directory is read from the host at once
+	maxKept      = 8 << 20  // what all handles keep of it for the next request
+)
+
+// dropBuffer forgets the entries that were not given to the guest yet.
+func (h *handle) dropBuffer() {
+	if h.buffer != nil {
+		h.seek = h.seek || len(h.entries) > 0
+		h.entries, h.buffer = nil, nil
+		h.kept.Add(-direntBuffer)
+	}
+}
 
 // openDir answers OPENDIR.
 func (t *Tree) openDir(id uint64, p *fuse.Reply) error {
-	h := &handle{fd: -1}
+	h := &handle{fd: -1, kept: &t.kept}
 	if id != fuse.RootID {
 		dir, fd, err := t.useDir(id)
 		if err != nil {
@@ -73,23 +84,29 @@ func (t *Tree) readDir(in fuse.ReadIn, plus bool, p *fuse.Reply) error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if in.Offset != h.next || in.Offset == 0 {
+	defer func() {
+		if t.kept.Load() > maxKept {
+			h.dropBuffer() // the next request reads them again
+		}
+	}()
+	if in.Offset != h.next || in.Offset == 0 || h.seek {
 		if _, err := unix.Seek(h.fd, int64(in.Offset), 0); err != nil {
 			return err
 		}
-		h.entries, h.next = nil, in.Offset
+		h.entries, h.next, h.seek = nil, in.Offset, false
 	}
 	for {
 		if len(h.entries) == 0 {
 			if h.buffer == nil {
 				h.buffer = make([]byte, direntBuffer)
+				t.kept.Add(direntBuffer)
 			}
 			n, err := unix.Getdents(h.fd, h.buffer)
 			if err != nil && p.Size() == 0 {
 				return err
 			}
 			if err != nil || n == 0 {
-				h.buffer = nil
+				h.dropBuffer()
 				return nil
 			}
 			h.entries = h.buffer[:n]

@@ -22,6 +22,8 @@ type handle struct {
 	entries []byte // read from the host, not given to the guest yet
 	next    uint64 // offset of the first of them
 	buffer  []byte
+	seek    bool // the descriptor is not at next: entries were dropped
+	kept    *atomic.Int64
 }
 
 // addHandle adds h to the table and keeps its node's descriptor open, so that the attributes of a
@@ -67,6 +69,7 @@ func (h *handle) kind() uint32 {
 func (h *handle) done() {
 	if h.users.Add(-1) == 0 && h.fd >= 0 {
 		unix.Close(h.fd)
+		h.dropBuffer()
 	}
 }
 
@@ -115,6 +118,9 @@ func (t *Tree) openFile(id uint64, flags uint32, p *fuse.Reply) error {
 		return err
 	}
 	defer t.release(n)
+	if write || host&unix.O_TRUNC != 0 {
+		t.noteFile(n)
+	}
 	fd, err := t.reopen(path, host)
 	if err != nil {
 		return err
@@ -127,9 +133,6 @@ func (t *Tree) openFile(id uint64, flags uint32, p *fuse.Reply) error {
 	h, err := t.addHandle(&handle{fd: fd, node: n, write: write})
 	if err != nil {
 		return err
-	}
-	if write || host&unix.O_TRUNC != 0 {
-		t.noteFile(n)
 	}
 	var reply uint32
 	if t.unchanged(n, &st) {

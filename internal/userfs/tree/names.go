@@ -103,17 +103,17 @@ func (t *Tree) learn(dir *node, name string, st *unix.Statx_t) (*node, error) {
 	defer t.mu.Unlock()
 	n := t.byFile[key]
 	if n == nil || !n.is(st) {
-		if len(t.nodes) >= t.maxNodes {
+		if t.count >= t.maxNodes {
 			return nil, syscall.ENFILE
 		}
+		t.count++
 		t.lastID++
 		n = &node{id: t.lastID, key: key, born: st.Btime, kind: uint32(st.Mode) & unix.S_IFMT, mount: st.Mnt_id, fd: -1}
 		t.nodes[n.id] = n
 		t.byFile[key] = n
-		n.parent, n.name = dir, name
-	}
-	if n.parent != nil && !within(dir, n) {
-		n.parent, n.name = dir, name
+		t.place(n, dir, name)
+	} else if n.parent != nil && !within(dir, n) {
+		t.place(n, dir, name)
 	}
 	n.lookups++
 	return n, nil
@@ -143,6 +143,7 @@ func (t *Tree) create(id uint64, in fuse.MakeIn, p *fuse.Reply) error {
 		return err
 	}
 	defer t.release(dir)
+	t.note(dir, in.Name)
 	flags := openFlags(in.Flags)
 	file, err := openBeneath(fd, in.Name, uint32(flags)|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, in.Mode&permissions)
 	if err == unix.EEXIST && in.Flags&unix.O_EXCL == 0 {
@@ -151,7 +152,6 @@ func (t *Tree) create(id uint64, in fuse.MakeIn, p *fuse.Reply) error {
 	if err != nil {
 		return err
 	}
-	t.note(dir, in.Name)
 	var st unix.Statx_t
 	err = statFD(file, &st)
 	if err == nil && uint32(st.Mode)&unix.S_IFMT != unix.S_IFREG {
@@ -200,15 +200,16 @@ func (t *Tree) make(op fuse.Opcode, id uint64, in fuse.MakeIn, p *fuse.Reply) er
 		return err
 	}
 	defer t.release(dir)
+	if kind := in.Mode & unix.S_IFMT; op == fuse.Mknod && kind != unix.S_IFREG && kind != 0 {
+		return syscall.EPERM
+	}
+	t.note(dir, in.Name)
 	switch op {
 	case fuse.Mkdir:
 		err = unix.Mkdirat(fd, in.Name, in.Mode&(permissions|unix.S_ISVTX))
 	case fuse.Symlink:
 		err = unix.Symlinkat(in.Target, fd, in.Name)
 	default:
-		if kind := in.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != 0 {
-			return syscall.EPERM
-		}
 		var file int
 		if file, err = openBeneath(fd, in.Name, unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_WRONLY, in.Mode&permissions); err == nil {
 			unix.Close(file)
@@ -217,8 +218,14 @@ func (t *Tree) make(op fuse.Opcode, id uint64, in fuse.MakeIn, p *fuse.Reply) er
 	if err != nil {
 		return err
 	}
-	t.note(dir, in.Name)
 	return t.entry(dir, fd, in.Name, p)
+}
+
+// notMount fails with EACCES if name in dir is a mount point. Removing or replacing it would detach
+// the user's mount: the kernel prevents that only for mounts it knows in the namespace of the jail.
+func notMount(dir *node, fd int, name string) error {
+	var st unix.Statx_t
+	return statName(dir, fd, name, &st)
 }
 
 // remove answers UNLINK and RMDIR.
@@ -228,11 +235,11 @@ func (t *Tree) remove(id uint64, name string, flags int) error {
 		return err
 	}
 	defer t.release(dir)
-	if err := unix.Unlinkat(fd, name, flags); err != nil {
+	if err := notMount(dir, fd, name); err != nil {
 		return err
 	}
 	t.note(dir, name)
-	return nil
+	return unix.Unlinkat(fd, name, flags)
 }
 
 // rename answers RENAME and RENAME2.
@@ -253,12 +260,18 @@ func (t *Tree) rename(id uint64, in fuse.RenameIn) error {
 	if from.key.export != to.key.export {
 		return syscall.EXDEV
 	}
+	if err := notMount(from, fromFD, in.Old); err != nil {
+		return err
+	}
+	if err := notMount(to, toFD, in.New); err != nil && err != unix.ENOENT {
+		return err
+	}
+	t.note(from, in.Old)
+	t.note(to, in.New)
 	if err := unix.Renameat2(fromFD, in.Old, toFD, in.New, uint(in.Flags)); err != nil {
 		return err
 	}
 	t.moved(to, toFD, in.New)
-	t.note(from, in.Old)
-	t.note(to, in.New)
 	if in.Flags&unix.RENAME_EXCHANGE != 0 {
 		t.moved(from, fromFD, in.Old)
 	}
@@ -274,7 +287,7 @@ func (t *Tree) moved(dir *node, fd int, name string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n := t.byFile[keyOf(dir.key.export, &st)]; n != nil && n.parent != nil && n.is(&st) && !within(dir, n) {
-		n.parent, n.name = dir, name
+		t.place(n, dir, name)
 	}
 }
 
@@ -299,9 +312,10 @@ func (t *Tree) link(id uint64, in fuse.LinkIn, p *fuse.Reply) error {
 		return err
 	}
 	defer t.release(n)
+	t.noteFile(n) // under the name it had: from now on the guest can change it under the new one
+	t.note(dir, in.Name)
 	if err := unix.Linkat(t.proc, link(file), fd, in.Name, unix.AT_SYMLINK_FOLLOW); err != nil {
 		return err
 	}
-	t.note(dir, in.Name)
 	return t.entry(dir, fd, in.Name, p)
 }

@@ -4,8 +4,11 @@ import (
 	"container/list"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -19,7 +22,7 @@ const Valid = time.Second
 
 // Limits of one tree, whatever the guest asks for.
 const (
-	maxNodes    = 400_000 // names and inodes the guest's kernel knows
+	maxNodes    = 400_000 // names and inodes the guest's kernel knows, and the directories above them
 	maxHandles  = 16_384  // open files and directories
 	maxDevices  = 255     // file systems in the exports
 	minFiles    = 256     // descriptors without which there is no point in starting
@@ -43,6 +46,7 @@ type Tree struct {
 
 	mu       sync.Mutex
 	nodes    map[uint64]*node
+	count    int // of nodes in memory: also those that are forgotten, but are parents or in use
 	byFile   map[fileKey]*node
 	lastID   uint64
 	open     *list.List // nodes with a descriptor, the most recently used first
@@ -53,6 +57,7 @@ type Tree struct {
 	lastFile uint64
 	limit    int // of handles
 	maxNodes int
+	kept     atomic.Int64 // bytes that directory handles keep
 }
 
 // fileKey is a file as the host identifies it. One file in two exports is two nodes, because the
@@ -81,8 +86,10 @@ type node struct {
 	parent  *node // nil for the root of an export
 	name    string
 	lookups uint64
-	fd      int // -1 if closed
-	pins    int // operations and handles that use fd
+	fd      int  // -1 if closed
+	pins    int  // operations and handles that use fd
+	entries int  // counted nodes whose parent this is
+	dropped bool // not counted any more
 	element *list.Element
 
 	seen stamp // when data was last given to the guest
@@ -238,6 +245,7 @@ func (t *Tree) releaseLocked(n *node) {
 	if n.pins == 0 && (n.lookups == 0 || n.kind != unix.S_IFDIR) {
 		t.closeNode(n) // a file is opened again by its name; directories are used more often
 	}
+	t.drop(n)
 }
 
 // openPath opens one component of dir as an O_PATH descriptor, whatever it is. A mount point is
@@ -283,14 +291,16 @@ func (t *Tree) reopen(fd int, flags int) (int, error) {
 func (t *Tree) path(n *node, name string) string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	rel := name
-	for depth := 0; n != nil && n.parent != nil && depth < 4096; n, depth = n.parent, depth+1 {
-		rel = n.name + "/" + rel
+	names := []string{name}
+	for ; n != nil && n.parent != nil && len(names) < 4096; n = n.parent {
+		names = append(names, n.name)
 	}
-	return rel
+	slices.Reverse(names)
+	return strings.Join(names, "/")
 }
 
-// note reports that the guest changed name in the directory n.
+// note reports that the guest is about to change name in the directory n. It is called before the
+// change, so that none is missing if the server is killed; a change that then fails is reported too.
 func (t *Tree) note(n *node, name string) {
 	if t.changed != nil {
 		t.changed(n.key.export, t.path(n, name))
@@ -333,6 +343,28 @@ func (t *Tree) forget(f fuse.Forgotten) {
 	}
 	if n.pins == 0 {
 		t.closeNode(n)
+	}
+	t.drop(n)
+}
+
+// place records where a node is.
+func (t *Tree) place(n, dir *node, name string) {
+	old := n.parent
+	dir.entries++
+	n.parent, n.name = dir, name
+	if old != nil {
+		old.entries--
+		t.drop(old)
+	}
+}
+
+// drop stops counting a node that nothing refers to, and those above it that this was the last entry of.
+func (t *Tree) drop(n *node) {
+	for n.parent != nil && n.lookups == 0 && n.pins == 0 && n.entries == 0 && !n.dropped {
+		n.dropped = true
+		t.count--
+		n = n.parent
+		n.entries--
 	}
 }
 
